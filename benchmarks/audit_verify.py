@@ -85,7 +85,7 @@ def append(database: Database, tenant_id: str, events: int) -> None:
 
 
 def _event(number: int) -> AuditEvent:
-    """Return one as `crypto.records` makes it: half are released keys, one in 50 is refused, the rest are sums."""
+    """Return one as the crypto service makes it: half are released keys, one in 50 is refused, the rest are sums."""
     refused, released = number % 50 == 0, number % 2 == 1
     details = {"operation": "data-key" if released else "encrypt", "at": "2026-11-25T12:00:10.123+00:00"}
     more = {"code": "object_not_found"} if refused else {"bytes": "32"} if released else {"count": "241", "bytes": "96"}

@@ -24,7 +24,7 @@ from benchmarks.dashboard_browser import (
 from benchmarks.dashboard_rows import QUICK, SERVICES, Amounts, fill_audit, fill_tenants, fill_usage
 from benchmarks.report import Check, Result, spread
 from benchmarks.stack import Stack
-from devstack.postgres import PostgresServer
+from devstack.servers.postgres import PostgresServer
 
 TENANT = "acme-corp-12345"
 _PAINT_SECONDS, _INTERACTION_SECONDS = 1.5, 0.5

@@ -15,7 +15,7 @@ from benchmarks import report
 from benchmarks.connected import connect, connected_stack
 from benchmarks.report import Check, Result, percentile, spread
 from benchmarks.stack import Stack
-from devstack.postgres import PostgresServer
+from devstack.servers.postgres import PostgresServer
 from tests.ports import free_port
 from tests.stories.applications import Application, running
 from tests.stories.holders import Holders

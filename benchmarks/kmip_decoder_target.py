@@ -8,9 +8,9 @@ import sys
 import atheris
 
 with atheris.instrument_imports():
-    from crypto.kmip import ttlv
+    from crypto_service.kmip.codec import ttlv
 
-from crypto.kmip.items import Item, ItemType
+from crypto_service.kmip.codec.ttlv import Item, ItemType
 
 
 def one_input(data: bytes) -> None:

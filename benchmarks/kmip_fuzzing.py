@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from benchmarks.kmip_mutations import Mutator
 from benchmarks.kmip_stand import Stand
-from crypto.kmip import ttlv
-from crypto.kmip.enums import CryptographicAlgorithm, Operation
-from crypto.kmip.items import Item, ItemType, Value
-from crypto.kmip.tags import Tag
-from tests.crypto.kmip import oasis_xml
-from tests.crypto.kmip.oasis_xml import Known, Node
+from crypto_service.kmip.codec import ttlv
+from crypto_service.kmip.codec.enums import CryptographicAlgorithm, Operation
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item, ItemType, Value
+from tests.crypto_service.kmip import oasis_xml
+from tests.crypto_service.kmip.oasis_xml import Known, Node
 
 _SAMPLES = 2000
 

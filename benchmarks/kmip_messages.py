@@ -1,9 +1,8 @@
 """The few KMIP messages that the benchmarks send, made with the product's codec and understood by every server."""
 
-from crypto.kmip.enums import BlockCipherMode, CryptographicAlgorithm, ObjectType, Operation
-from crypto.kmip.items import Item, ItemType, Value
-from crypto.kmip.tags import Tag
-from crypto.kmip.ttlv import decode, encode
+from crypto_service.kmip.codec.enums import BlockCipherMode, CryptographicAlgorithm, ObjectType, Operation
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item, ItemType, Value, decode, encode
 
 _ENCRYPT_AND_DECRYPT = 0x0C
 _KEY_BITS = 256

@@ -4,9 +4,9 @@ import itertools
 import random
 from collections.abc import Sequence
 
-from crypto.kmip import ttlv
-from crypto.kmip.items import Item, ItemType, Value
-from crypto.kmip.tags import Tag
+from crypto_service.kmip.codec import ttlv
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item, ItemType, Value
 
 _WORDS = (0, 1, 2, 3, 7, 8, 31, 32, 127, 128, 255, 256, 4096, 65_535, 65_536, 2**31 - 1)
 _TEXTS = ("", "x", "x-", "x-a", "Name", "State", "Digest", "\0", "../..", "' or 1=1 --", "é" * 40, "a" * 5000)

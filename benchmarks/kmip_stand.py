@@ -16,17 +16,17 @@ import structlog
 
 from core.names import l2_key
 from core.tenants.lifecycle import State
-from crypto.interfaces import Caller, Entry, Parts, ServiceKey
-from crypto.kmip import ttlv
-from crypto.kmip.dispatch import Dispatcher
-from crypto.kmip.enums import Operation, ResultStatus
-from crypto.kmip.fields import choice, number, octets, structure, text
-from crypto.kmip.items import Item
-from crypto.kmip.objects import ObjectStore
-from crypto.kmip.server import KmipConnection
-from crypto.kmip.tags import Tag
-from crypto.operations import KeyedOperations
-from crypto.registry import Connections
+from crypto_service.interfaces import Caller, Entry, Parts, ServiceKey
+from crypto_service.keys.operations import KeyedOperations
+from crypto_service.kmip.codec import ttlv
+from crypto_service.kmip.codec.enums import Operation, ResultStatus
+from crypto_service.kmip.codec.fields import choice, number, octets, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.dispatch import Dispatcher
+from crypto_service.kmip.objects.store import ObjectStore
+from crypto_service.kmip.server import KmipConnection
+from crypto_service.server.connection_registry import Connections
 from database.services.managed_objects import ObjectRow
 
 LIMIT = 1 << 20

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.stack import Stack
-from devstack import process
+from devstack.servers import process
 
 _GONE_SECONDS = 10.0
 

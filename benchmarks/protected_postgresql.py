@@ -17,7 +17,7 @@ from benchmarks.report import Check, Result
 from benchmarks.stack import Stack
 from benchmarks.two_sides import Cases, Side, compare, network, plot, protected, relayed, sides
 from config.secrets import Role
-from devstack.postgres import PostgresServer
+from devstack.servers.postgres import PostgresServer
 
 _TENANT = "bench-corp-1"
 _PROGRAM = "protected_program.py"

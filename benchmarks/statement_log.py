@@ -11,7 +11,7 @@ from psycopg import sql
 from benchmarks.stack import Stack
 from config.secrets import Role
 from database.postgres.access import login
-from devstack.postgres import PostgresServer
+from devstack.servers.postgres import PostgresServer
 
 _ROLES = {login(role): role for role in (Role.WORKER, Role.MARKETPLACE)}
 _ENTRY = re.compile(r"\S+ \S+ \S+ \[(\d+)\] (?:\S+ \S+ )?([A-Z]+):  (.*)", re.DOTALL)

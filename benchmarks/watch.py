@@ -26,7 +26,7 @@ from benchmarks.report import Check, Result, percentile, spread
 from benchmarks.stack import Stack
 from benchmarks.watch_rows import SERVICE, make_keys, write_rows
 from core.names import watch_workflow
-from devstack.postgres import PostgresServer
+from devstack.servers.postgres import PostgresServer
 from tests.kms.customer_openbao import CustomerOpenBao
 
 _LIMIT_SECONDS = 5.0

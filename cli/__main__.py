@@ -17,21 +17,21 @@ from openkcm.errors import OpenKcmError
 _PROGRAM = "openkcm"
 _VERSION_FLAG = "--version"
 _MODULES = {
-    "cli.stack": ("up", "down", "status", "doctor"),
-    "cli.enable": ("enable",),
-    "cli.tenant": ("tenant",),
-    "cli.service": ("service",),
-    "cli.coverage": ("coverage",),
-    "cli.root_key": ("root-key",),
-    "cli.audit": ("audit",),
-    "cli.boundaries": ("check-boundaries",),
-    "cli.report": ("report",),
-    "cli.leaving": ("offboard", "restore"),
-    "cli.rotate": ("rotate",),
+    "devstack.cli": ("up", "down", "status", "doctor"),
+    "devstack.marketplace_simulator.enable": ("enable",),
+    "cli.tenants.commands": ("tenant",),
+    "cli.services.commands": ("service",),
+    "cli.services.coverage": ("coverage",),
+    "cli.root_keys.commands": ("root-key",),
+    "cli.audit.commands": ("audit",),
+    "cli.isolation": ("check-boundaries",),
+    "cli.reports": ("report",),
+    "cli.offboarding": ("offboard", "restore"),
+    "cli.rotation": ("rotate",),
     "openkcm.cli.agent": ("agent",),
     "openkcm.cli.run": ("run",),
     "openkcm.cli.backfill": ("backfill",),
-    "cli.protection": ("protection",),
+    "cli.services.protected_fields": ("protection",),
     "cli.setup": ("setup",),
 }
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""

@@ -19,7 +19,7 @@ from streamlit.runtime.pages_manager import PagesManager
 from config.settings import load_settings
 from core.errors.platform import SettingsInvalid
 from dashboard import downloads, wiring
-from dashboard.edge import Edge
+from dashboard.auth.middleware import Edge
 from dashboard.library_logs import hand_over_logs
 from dashboard.wiring import Develop, Parts
 from openkcm.logging import configure_logs
@@ -27,7 +27,7 @@ from openkcm.logging import configure_logs
 _SCRIPT = Path(__file__).with_name("app.py")
 _GRACE_SECONDS = 5
 _LOOK_SECONDS = 0.1
-_AT_FIRST_USE = ("dashboard.desk", "pandas", "pyarrow")
+_AT_FIRST_USE = ("dashboard.router", "pandas", "pyarrow")
 """What the script imports only when somebody comes; loaded before that, nobody is the one who waits for it."""
 
 

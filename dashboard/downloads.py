@@ -14,12 +14,16 @@ from core.audit import AuditFilter
 from core.errors.compliance import CertificateMissing
 from core.errors.tenants import AccessRefused, SessionEnded
 from core.tenants.roles import Permission
-from dashboard import cookies, refusal_page, report_actions, stream
-from dashboard.edge import PLACE_HEADER, SOURCE_HEADER
-from dashboard.pages import left
-from dashboard.places import Place, PlaceKind, named
-from dashboard.seat import Seat
-from dashboard.views import audit_query, report_query
+from dashboard.audit import stream
+from dashboard.audit import view as audit_query
+from dashboard.auth import access_denied_page as refusal_page
+from dashboard.auth import cookies
+from dashboard.auth.middleware import PLACE_HEADER, SOURCE_HEADER
+from dashboard.auth.routes import Place, PlaceKind, named
+from dashboard.offboarding import section as left
+from dashboard.page_context import Seat
+from dashboard.reports import actions as report_actions
+from dashboard.reports import view as report_query
 from dashboard.wiring import Parts
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError

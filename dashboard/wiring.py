@@ -18,11 +18,11 @@ from config.secrets import (
 )
 from config.settings import LOOPBACK, Settings
 from core.errors.platform import SettingsInvalid
-from dashboard.claims import ClaimNames, SignOn
-from dashboard.guard import Guard
-from dashboard.places import DEVELOPMENT_SIGN_ON
-from dashboard.seat import Addresses, Seat
-from dashboard.temporal_bridge import TemporalBridge
+from dashboard.auth.authorization import Guard
+from dashboard.auth.claims import ClaimNames, SignOn
+from dashboard.auth.routes import DEVELOPMENT_SIGN_ON
+from dashboard.page_context import Addresses, Seat
+from dashboard.workflow_bridge import TemporalBridge
 from database.connection.database import Database
 from database.platform.operators import Operations
 from workflows.client.workflow_client import Gateway

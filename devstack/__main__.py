@@ -9,10 +9,11 @@ from typing import IO
 from config.secrets import ensure_secrets
 from config.settings import Settings, load_settings
 from core.errors.platform import ComponentFailed
-from devstack import control, process
-from devstack.components import addresses, components
-from devstack.server import make_private
-from devstack.supervisor import Supervisor
+from devstack.servers import process
+from devstack.servers.base import make_private
+from devstack.stack import control
+from devstack.stack.components import addresses, components
+from devstack.stack.supervisor import Supervisor
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
 

@@ -6,12 +6,12 @@ from functools import partial
 from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret, read_secret_lines
 from config.settings import Settings
 from dashboard.__main__ import main
-from dashboard.claims import ClaimNames
-from dashboard.development_sign_on import DevelopmentSignOn
-from dashboard.market import Market
-from dashboard.places import DEVELOPMENT_SIGN_ON
+from dashboard.auth.claims import ClaimNames
+from dashboard.auth.routes import DEVELOPMENT_SIGN_ON
 from dashboard.wiring import Development, utc_now
-from storefront.sender import Sender
+from devstack.marketplace_simulator.client import Sender
+from devstack.marketplace_simulator.page import Market
+from devstack.oidc_provider import DevelopmentSignOn
 
 
 def develop(settings: Settings, origin: str, client_secret: str, names: ClaimNames) -> Development:
@@ -36,7 +36,7 @@ def develop(settings: Settings, origin: str, client_secret: str, names: ClaimNam
 
 
 def _draw_marketplace(market: Market) -> None:
-    from dashboard.pages import marketplace  # noqa: PLC0415 - it loads pandas, which nothing before the first page needs
+    from devstack.marketplace_simulator import page as marketplace  # noqa: PLC0415 - it loads pandas, which nothing before the first page needs
 
     marketplace.draw(market)
 

@@ -19,13 +19,13 @@ from config.settings import Settings, config_file
 from core.errors.platform import VaultRefused
 from database.postgres.access import MIGRATOR, OWNER, login
 from database.schema import lint as gate
-from devstack import control
-from devstack.components import port_conflicts, servers
-from devstack.control import Status
-from devstack.ports import holder, is_free, variable
-from devstack.reports import State
-from devstack.server import check_access, http_answer
-from devstack.temporal import SEARCH_ATTRIBUTES
+from devstack.servers.base import check_access, http_answer
+from devstack.servers.ports import holder, is_free, variable
+from devstack.servers.temporal import SEARCH_ATTRIBUTES
+from devstack.stack import control
+from devstack.stack.components import port_conflicts, servers
+from devstack.stack.control import Status
+from devstack.stack.status import State
 from openkcm.errors import OpenKcmError, os_reason
 from vault.auth.client import ROLE_PREFIX, VaultSession
 from workflows.client.connection import client_runtime, connection

@@ -19,9 +19,9 @@ from config.settings import Settings, load_settings
 from core.errors.platform import SettingsInvalid
 from database.connection.database import Database
 from marketplace.app import Offer, create_app
-from marketplace.enrolment_routes import EnrolmentOffer
-from marketplace.issuers import Issuers
-from marketplace.transactions import ENROLMENT_THREADS, THREADS
+from marketplace.db_executor import ENROLMENT_THREADS, THREADS
+from marketplace.enrolment.jwks import Issuers
+from marketplace.enrolment.routes import EnrolmentOffer
 from openkcm.contract.client_files import Offer as Addresses
 from openkcm.logging import configure_logs
 from workflows.client.workflow_client import Gateway

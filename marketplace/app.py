@@ -16,17 +16,19 @@ from core.correlation import correlation_id
 from core.errors.requests import Unauthorized
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
-from marketplace import openapi, page
-from marketplace.acceptance import accept, look_up
-from marketplace.answers import EventAnswer, StatusAnswer, status_answer
-from marketplace.bodies import read_body
-from marketplace.edge import CODE, Edge
-from marketplace.enrolment_routes import EnrolmentFront, EnrolmentOffer, add_routes
-from marketplace.envelopes import read_event
-from marketplace.problems import answer, problem
-from marketplace.signature import SignatureCheck
-from marketplace.sweep import EnrolmentSweep, Sweep
-from marketplace.transactions import ENROLMENT_THREADS, Transactions
+from marketplace.db_executor import ENROLMENT_THREADS, Transactions
+from marketplace.enrolment.relay import EnrolmentSweep
+from marketplace.enrolment.routes import EnrolmentFront, EnrolmentOffer, add_routes
+from marketplace.events.accept import accept, look_up
+from marketplace.events.parse import read_event
+from marketplace.events.relay import Sweep
+from marketplace.events.signature import SignatureCheck
+from marketplace.http import openapi
+from marketplace.http import openapi_page as page
+from marketplace.http.body import read_body
+from marketplace.http.middleware import CODE, Edge
+from marketplace.http.problems import answer, problem
+from marketplace.schemas import EventAnswer, StatusAnswer, status_answer
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import OpenKcmError
 from workflows.client.workflow_client import Gateway

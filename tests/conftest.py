@@ -16,8 +16,8 @@ import hypothesis
 import pytest
 
 from database.connection.database import Database
-from devstack.postgres import PostgresServer
-from devstack.temporal import TemporalServer
+from devstack.servers.postgres import PostgresServer
+from devstack.servers.temporal import TemporalServer
 from tests import ports, tiers, timing
 from tests.database.fixtures import Field, Server, clone, configure, prepare
 from tests.vault import server as vault_server

@@ -5,7 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from devstack import ports
+from devstack.servers import ports
 
 
 def free_port() -> int:
@@ -17,7 +17,7 @@ def free_ports(count: int, neighbours: int = 0) -> tuple[int, ...]:
     """Return `count` free ports, each followed by `neighbours` ports that are free as well.
 
     A port that is free now can be taken before the server binds it. The kernel does not assign these ports to
-    connections (`devstack.ports.free_port`), so only another test can take one: a locked file reserves each port.
+    connections (`devstack`), so only another test can take one: a locked file reserves each port.
     """
     found: list[int] = []
     while len(found) < count:

@@ -10,7 +10,7 @@ import pytest
 from cli.__main__ import main
 from database.schema import lint as gate
 from devstack.doctor import CRYPTO_PROBLEMS, PINNED
-from devstack.temporal import SEARCH_ATTRIBUTES
+from devstack.servers.temporal import SEARCH_ATTRIBUTES
 from tools.docs import architecture_page, error_classes, exported_metrics, generated, rows
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +79,7 @@ def test_every_error_code_is_documented_once():
     assert all(page.count(f"| `{code}` |") == 1 for code in codes)
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "devstack/doctor.py", ROOT / "devstack/components.py"], ids=str)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "devstack/doctor.py", ROOT / "devstack/stack/components.py"], ids=str)
 def test_every_metric_that_a_page_or_a_health_check_names_is_exported(page):
     assert set(METRIC.findall(page.read_text(encoding="utf-8"))) <= CLAIMS | {name for name, *_ in exported_metrics()}
 
@@ -108,7 +108,7 @@ def test_a_hint_names_a_section_that_exists():
     for file, page, anchor in found:
         sections = headings(ROOT / page)
         # A guide of the dashboard names another guide as a whole, and a page of one table has no sections.
-        whole = not anchor and (file == "dashboard/views/guides.py" or len(sections) == 1)
+        whole = not anchor and (file == "dashboard/services/setup_guides.py" or len(sections) == 1)
         assert whole or anchor in sections, f"{file}: {page}#{anchor}"
 
 

@@ -84,7 +84,7 @@ class Code:
     def _module(self, name: str) -> Module | None:
         if name not in self._modules:
             path = self._root / f"{name.replace('.', '/')}.py"
-            known = name.partition(".")[0] in self._packages and path.exists()
+            known = f"{name}.".startswith(tuple(f"{package}." for package in self._packages)) and path.exists()
             tree = ast.parse(path.read_text(encoding="utf-8")) if known else None
             self._modules[name] = None if tree is None else Module(name, tree)
         return self._modules[name]

@@ -26,16 +26,16 @@ from core.services import CryptoOperation
 from core.tenants.lifecycle import Move
 from core.tenants.provisioning import Step
 from core.usage import BOUNDS, BUCKETS, Latency, bucket
-from crypto.kmip.enums import Operation
-from crypto.kmip.fields import text
-from crypto.kmip.tags import Tag
-from dashboard import navigation
+from crypto_service.kmip.codec.enums import Operation
+from crypto_service.kmip.codec.fields import text
+from crypto_service.kmip.codec.tags import Tag
+from dashboard import router as navigation
 from database.services.agents import ProtectionUseRow
 from database.usage import UsesRow
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from tests.concurrency import wait_until
-from tests.crypto.kmip.messages import batch_item
-from tests.crypto.kmip.scene import creation
+from tests.crypto_service.kmip.messages import batch_item
+from tests.crypto_service.kmip.scene import creation
 from tests.stories import browser, connected
 from tests.stories.browser import Visitor, drawn
 from tests.stories.clients import Program, data_key

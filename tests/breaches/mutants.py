@@ -35,10 +35,10 @@ def _one_key_for(whom: str, place: str) -> Source:
     """Have texts of the same `whom` sealed with the same key, in the context that `place` returns."""
     key = f"key = ServiceKey(key.version, {whom})\n        return"
     return _crypto(
-        ("crypto.operations", _PLACE, _OF_OBJECTS + place),
-        ("crypto.operations", _SEALS, _SEALS.replace("return", key)),
-        ("crypto.operations", _OPENS, _OPENS.replace("return", key)),
-        ("crypto.operations", _REWRAPS, f"active = old = ServiceKey(old.version, {whom})\n"),
+        ("crypto_service.keys.operations", _PLACE, _OF_OBJECTS + place),
+        ("crypto_service.keys.operations", _SEALS, _SEALS.replace("return", key)),
+        ("crypto_service.keys.operations", _OPENS, _OPENS.replace("return", key)),
+        ("crypto_service.keys.operations", _REWRAPS, f"active = old = ServiceKey(old.version, {whom})\n"),
     )
 
 
@@ -46,13 +46,13 @@ CRYPTO = (
     _breach(
         "the context leaves out the object",
         "a ciphertext opens in any place of its service",
-        _crypto(("crypto.operations", _PLACE, _OF_OBJECTS + _PLACE.replace("resource)", '"anywhere")'))),
+        _crypto(("crypto_service.keys.operations", _PLACE, _OF_OBJECTS + _PLACE.replace("resource)", '"anywhere")'))),
         "https-decrypt-other-resource",
     ),
     _breach(
         "the context leaves out the purpose",
         "a data key's text opens through decrypt, without the record of a released key",
-        _crypto(("crypto.operations", _PLACE, _OF_OBJECTS + _PLACE.replace("purpose,", "Purpose.DATA,"))),
+        _crypto(("crypto_service.keys.operations", _PLACE, _OF_OBJECTS + _PLACE.replace("purpose,", "Purpose.DATA,"))),
         "https-decrypt-data-key-as-data",
     ),
     _breach(
@@ -80,11 +80,11 @@ CRYPTO = (
         "whoever has an authority of its own is anybody it likes",
         _crypto(
             (
-                "crypto.callers",
+                "crypto_service.authentication",
                 "(dns,) = names.get_values_for_type(x509.DNSName)",
                 'dns = names.get_values_for_type(x509.UniformResourceIdentifier)[0].split("/")[2]',
             ),
-            ("crypto.callers", "            _prove(leaf, row)\n", ""),
+            ("crypto_service.authentication", "            _prove(leaf, row)\n", ""),
         ),
         "certificate-with-other-tenant-in-uri",
     ),
@@ -92,15 +92,15 @@ CRYPTO = (
         "a revoked certificate is let in, and so is a service that was disconnected",
         "who was shut out goes on",
         _crypto(
-            ("crypto.callers", "if row.revoked_at is not None:", "if False:"),
-            ("crypto.callers", "if row.service_state is not ServiceState.CONNECTED:", "if False:"),
+            ("crypto_service.authentication", "if row.revoked_at is not None:", "if False:"),
+            ("crypto_service.authentication", "if row.service_state is not ServiceState.CONNECTED:", "if False:"),
         ),
         "revoked-on-new-connection",
     ),
     _breach(
         "what is remembered of callers outlives their revocation",
         "who was shut out goes on for as long as the cache lasts",
-        _crypto(("crypto.callers", "elif tenant in self._tenants:", "elif False:")),
+        _crypto(("crypto_service.authentication", "elif tenant in self._tenants:", "elif False:")),
         "revoked-on-new-connection",
         "revoked-on-open-connection",
     ),
@@ -109,7 +109,7 @@ CRYPTO = (
         "keys are used and nobody can know",
         _crypto(
             (
-                "crypto.operations",
+                "crypto_service.keys.operations",
                 "await self._journal.write((_entry(caller, operation, resource, self._timer() - began, size=size),))",
                 "pass",
             )
@@ -121,7 +121,7 @@ CRYPTO = (
         "attempts leave no trace",
         _crypto(
             (
-                "crypto.operations",
+                "crypto_service.keys.operations",
                 "await self._journal.write((_entry(caller, operation, subject, took, refused=refused.code),))",
                 "pass",
             )
@@ -133,7 +133,7 @@ CRYPTO = (
         "keys are fetched and nobody can know",
         _crypto(
             (
-                "crypto.kmip.dispatch",
+                "crypto_service.kmip.dispatch",
                 "if outcome.entry is not None]",
                 "if outcome.entry is not None and (outcome.entry.refused or outcome.entry.operation != 'get')]",
             )
@@ -145,7 +145,7 @@ CRYPTO = (
         "what was tried and refused stands in no stream",
         _crypto(
             (
-                "crypto.delivery",
+                "crypto_service.audit.shipper",
                 "tx.audit.append_all(found.events[first : first + _AT_ONCE])",
                 "tx.audit.append_all([one for one in found.events if one.outcome == 'success'])",
             ),
@@ -157,7 +157,7 @@ CRYPTO = (
         "altered and stolen texts are answered as if they opened",
         _crypto(
             (
-                "crypto.primitives",
+                "crypto_service.keys.primitives",
                 (
                     "        return AESGCM(key).decrypt(nonce, ciphertext, associated_data)\n    except InvalidTag:"
                     "  # a text shorter than the tag also ends here\n        raise CiphertextRefused from None"
@@ -174,7 +174,7 @@ CRYPTO = (
     _breach(
         "a request may say whose it is",
         "the payload has a field for the tenant",
-        _crypto(("crypto.api", 'extra="forbid", strict=True', 'extra="ignore", strict=True')),
+        _crypto(("crypto_service.https.schemas", 'extra="forbid", strict=True', 'extra="ignore", strict=True')),
         "https-claim-in-payload",
     ),
 )

@@ -22,9 +22,9 @@ from typing import Any
 
 from core.errors.platform import DatabaseUnavailable
 from core.services import CryptoOperation
-from crypto.delivery import Delivery
-from crypto.interfaces import Entry
-from crypto.journal import FileJournal
+from crypto_service.audit.shipper import Delivery
+from crypto_service.audit.wal import FileJournal
+from crypto_service.interfaces import Entry
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName
 

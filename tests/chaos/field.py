@@ -29,10 +29,10 @@ from database.provisioning import StepRow
 from database.schema.setup import prepare_database
 from database.services.repository import ServiceRequestRow
 from database.tenants import TenantRow
-from devstack.openbao import OpenBaoServer
-from devstack.postgres import PostgresServer
-from devstack.server import Server
-from devstack.temporal import TemporalServer
+from devstack.servers.base import Server
+from devstack.servers.openbao import OpenBaoServer
+from devstack.servers.postgres import PostgresServer
+from devstack.servers.temporal import TemporalServer
 from openkcm.contract.audit_events import verify_chain
 from openkcm.contract.services import ServiceKind
 from tests.activities.connecting import csr_of

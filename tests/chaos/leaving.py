@@ -20,7 +20,7 @@ from core.messages.tenants import LeaveRequest
 from core.tenants.lifecycle import State
 from core.tenants.offboarding import KEPT
 from database.offboarding import ShredRow
-from devstack.postgres import PostgresServer
+from devstack.servers.postgres import PostgresServer
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from openkcm.verification.erasure_certificate import ShredStatement, shred_message, statement_text

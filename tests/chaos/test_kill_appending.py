@@ -21,9 +21,9 @@ from psycopg.conninfo import make_conninfo
 
 from compliance.audit.export import begin_export
 from core.audit import AuditFilter
-from crypto.journal import journal_folder, waiting_bytes
+from crypto_service.audit.wal import journal_folder, waiting_bytes
 from database.connection.database import Database
-from devstack.postgres import PostgresServer
+from devstack.servers.postgres import PostgresServer
 from openkcm.verification.audit_export import verify_export
 from openkcm.verification.public_keys import PublicKeys
 from tests.chaos.appending import APPENDER, DELIVERY, JOURNAL, SERVICE, Lair

@@ -14,15 +14,15 @@ from typing import Any, cast
 import typer
 from typer.testing import CliRunner, Result
 
-import cli.boundaries
-import cli.coverage
-import cli.leaving
-import cli.protection
-import cli.root_key
-import cli.rotate
-import cli.service
-import cli.tenant
-from cli.access import Question
+import cli.isolation
+import cli.offboarding
+import cli.root_keys.commands
+import cli.rotation
+import cli.services.commands
+import cli.services.coverage
+import cli.services.protected_fields
+import cli.tenants.commands
+from cli.connections import Question
 from config.settings import Settings
 from core.tenants.locks import LockReason
 from database.connection.database import Database
@@ -74,14 +74,14 @@ class Desk:
         """Run a command as a person does who is not at a terminal."""
         app = typer.Typer()
         app.callback()(lambda: None)
-        cli.root_key.register(app, self._ask)
-        cli.rotate.register(app, self._ask)
-        cli.tenant.register(app, self._ask)
-        cli.leaving.register(app, self._ask)
-        cli.boundaries.register(app, self._ask)
-        cli.coverage.register(app)
-        cli.protection.register(app)
-        cli.service.register(app)
+        cli.root_keys.commands.register(app, self._ask)
+        cli.rotation.register(app, self._ask)
+        cli.tenants.commands.register(app, self._ask)
+        cli.offboarding.register(app, self._ask)
+        cli.isolation.register(app, self._ask)
+        cli.services.coverage.register(app)
+        cli.services.protected_fields.register(app)
+        cli.services.commands.register(app)
         return CliRunner().invoke(app, list(words), input=typed)
 
     def run(self, *words: str, status: int = 0, typed: str | None = None) -> Any:

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from temporalio.client import Client
 from typer.testing import CliRunner
 
-import cli.service
-import cli.tenant
+import cli.services.commands
+import cli.tenants.commands
 from config.settings import Settings
 from database.connection.database import Database
 from tests.activities.provisioning import Provisioning
@@ -88,8 +88,8 @@ class Command:
 def application() -> typer.Typer:
     app = typer.Typer()
     app.callback()(lambda: None)
-    cli.service.register(app)
-    cli.tenant.register(app)
+    cli.services.commands.register(app)
+    cli.tenants.commands.register(app)
     return app
 
 

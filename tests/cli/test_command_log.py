@@ -12,7 +12,7 @@ import h2.connection
 import h2.events
 import pytest
 
-from cli.access import ask_gateway
+from cli.connections import ask_gateway
 from config.secrets import ensure_secrets
 from config.settings import Settings
 from core.errors.platform import TemporalUnavailable

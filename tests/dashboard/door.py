@@ -22,7 +22,7 @@ from database.services.repository import LeafRow
 from openkcm.contract.names import service_spiffe
 from openkcm.verification.reports.signed_file import Form
 from tests.compliance.reports.render.builders import a_standing
-from tests.crypto.https.authority import Issuer, pem, root, signed
+from tests.crypto_service.https.authority import Issuer, pem, root, signed
 from tests.dashboard.approval_door import ApprovalRequests, request
 from tests.dashboard.root_key_door import INTAKE_PRIVATE, RootKeyRequests
 from tests.dashboard.rotation_door import RotationRequests

@@ -7,9 +7,9 @@ from typing import Any
 
 from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
 
-from dashboard import cookies
-from dashboard.claims import ClaimNames
-from dashboard.guard import Guard
+from dashboard.auth import cookies
+from dashboard.auth.authorization import Guard
+from dashboard.auth.claims import ClaimNames
 from database.connection.database import Database
 
 NAMES = ClaimNames("openkcm_tenant", "openkcm_roles")

@@ -21,14 +21,14 @@ from core.tenants.locks import HEALTHY, LockReason, closes
 from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import Step, steps_of
 from core.tenants.roles import Person, PersonRole
-from dashboard.market import Market
-from dashboard.seat import Addresses, Seat
-from dashboard.views.standing import standing
+from dashboard.components.tenant_status import standing
+from dashboard.page_context import Addresses, Seat
 from database.connection.database import Database
 from database.offboarding import DoomedRow, ShredRow
 from database.root_keys import RootKeyRequestRow
 from database.services.repository import ServiceRequestRow
 from database.usage import UsesRow
+from devstack.marketplace_simulator.page import Market
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.door import FakeAuthority, FakeGateway
 from tests.dashboard.root_key_door import INTAKE_PUBLIC
@@ -258,4 +258,4 @@ def _said(node: object) -> dict[str, None]:
 def _draw(page, seat) -> None:
     import importlib  # noqa: PLC0415 - AppTest runs this function's source as a script of its own
 
-    importlib.import_module(f"dashboard.pages.{page}").draw(seat)
+    importlib.import_module(page if "." in page else f"dashboard.{page}.page").draw(seat)

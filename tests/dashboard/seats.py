@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 from core.tenants.roles import Person, PersonRole
-from dashboard.seat import Addresses, Seat
-from dashboard.temporal_bridge import TemporalBridge
+from dashboard.page_context import Addresses, Seat
+from dashboard.workflow_bridge import TemporalBridge
 from database.connection.database import Database
 
 TENANT = "acme-corp-12345"

@@ -13,20 +13,18 @@ from core.tenants.approvals import Action, ApprovalState, Choice
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import PersonRole
-from dashboard import (
-    approval_actions,
-    authority_actions,
-    join_actions,
-    leaving_actions,
-    protection_actions,
-    report_actions,
-    root_key_actions,
-    rotation_actions,
-    service_actions,
-    standing_actions,
-)
-from dashboard.seat import Seat
-from dashboard.views import rotation
+from dashboard.approvals import actions as approval_actions
+from dashboard.certificates import actions as authority_actions
+from dashboard.offboarding import actions as leaving_actions
+from dashboard.page_context import Seat
+from dashboard.reports import actions as report_actions
+from dashboard.root_keys import actions as root_key_actions
+from dashboard.rotation import actions as rotation_actions
+from dashboard.rotation import view as rotation
+from dashboard.services import actions as join_actions
+from dashboard.services import actions as protection_actions
+from dashboard.services import actions as service_actions
+from dashboard.tenants import actions as standing_actions
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from config.settings import load_settings
 from dashboard import downloads
-from dashboard.edge import PLACE_HEADER, Edge
+from dashboard.auth.middleware import PLACE_HEADER, Edge
 from dashboard.wiring import Parts
 from database.connection.database import Database
 from database.offboarding import ShredRow

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.integration
 
 
 def _script(error) -> None:
-    from dashboard import front_door  # noqa: PLC0415 - AppTest runs the text of this function
+    from dashboard import sign_in_page as front_door  # noqa: PLC0415 - AppTest runs the text of this function
 
     front_door.draw_refusal(error)
 

@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from database.connection.database import Database
 from database.postgres.access import MIGRATOR, PROCESSES, login
 from database.schema.setup import prepare_database
-from devstack.postgres import PostgresServer
+from devstack.servers.postgres import PostgresServer
 
 
 @dataclass(frozen=True)

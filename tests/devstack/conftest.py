@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from config.secrets import ensure_secrets
-from devstack.openbao import OpenBaoServer
-from devstack.postgres import PostgresServer
-from devstack.server import Server
-from devstack.temporal import TemporalServer
+from devstack.servers.base import Server
+from devstack.servers.openbao import OpenBaoServer
+from devstack.servers.postgres import PostgresServer
+from devstack.servers.temporal import TemporalServer
 from tests.ports import free_ports
 
 NewServer = Callable[..., Server]

@@ -17,9 +17,9 @@ from config.settings import Settings
 from core import names as ids
 from core.keys.rotation import KeyState
 from core.tenants.lifecycle import State
-from crypto import wiring
-from crypto.interfaces import Caller
-from crypto.keyring import CachedKeyring
+from crypto_service import wiring
+from crypto_service.interfaces import Caller
+from crypto_service.keys.key_cache import CachedKeyring
 from database.connection.database import Database
 from kms.key_cache import OpenedRootKeys
 from kms.platform import PlatformRootKey
@@ -36,7 +36,7 @@ Estate = dict[tuple[str, int], bytes]
 
 
 class _Here:
-    """`crypto.interfaces.Blocking` that lets its one caller wait, and `Changes` that tells of none."""
+    """`crypto_service.interfaces.Blocking` that lets its one caller wait, and `Changes` that tells of none."""
 
     async def run(self, _tenant_id: str, work: Callable[[], Result]) -> Result:
         return work()

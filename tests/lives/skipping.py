@@ -15,7 +15,7 @@ from temporalio.api.workflow.v1 import WorkflowExecutionOptions
 from temporalio.api.workflowservice.v1 import UpdateWorkflowExecutionOptionsRequest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 
-from devstack.temporal import TemporalServer
+from devstack.servers.temporal import TemporalServer
 
 EVENTS = 100
 """After so many events the server suggests to continue as new; as it comes it does after 4096, and years have more."""

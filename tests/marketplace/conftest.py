@@ -17,8 +17,8 @@ from standardwebhooks import Webhook
 from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import TenantUnknown
 from marketplace.app import Offer, create_app
-from marketplace.enrolment_routes import EnrolmentOffer
-from marketplace.issuers import Issuers
+from marketplace.enrolment.jwks import Issuers
+from marketplace.enrolment.routes import EnrolmentOffer
 from openkcm.contract.client_files import Offer as Addresses
 from tests.concurrency import wait_until_async
 from workflows.client.workflow_client import Gateway

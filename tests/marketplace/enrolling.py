@@ -15,7 +15,7 @@ from config.settings import WorkloadIssuer
 from core.names import CANARY_TENANT_ID, ca_key
 from core.tenants.lifecycle import State
 from database.services.enrolment import JoinTokenRow
-from marketplace.issuers import Issuers
+from marketplace.enrolment.jwks import Issuers
 from openkcm.contract.csr import new_key, request_of
 from openkcm.contract.enrolment import JoinToken, join_token
 from openkcm.contract.services import ServiceKind

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from temporalio.client import Client
 
-from devstack.temporal import TemporalServer
+from devstack.servers.temporal import TemporalServer
 from tests.concurrency import wait_until_async
 from tests.marketplace.conftest import an_event, running
 from tests.ports import free_port

@@ -1,7 +1,7 @@
-"""What the crypto service does for one request after the other (crypto/operations.py, callers.py, keyring.py).
+"""What the crypto service does for one request after the other.
 
 A look at the caller and the last check with the answer are one step each; what can come between the parts of these is
-explored with the real code by tests/crypto/core/test_model.py.
+explored with the real code by tests/crypto_service/core/test_model.py.
 """
 
 from collections.abc import Iterator

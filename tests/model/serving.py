@@ -22,17 +22,17 @@ from core.keys.encryption_context import Context, Purpose
 from core.keys.rotation import KeyState
 from core.names import l2_key
 from core.services import ServiceState
-from crypto import ciphertext
-from crypto.callers import CertificateCallers
-from crypto.interfaces import Caller, ServiceKey
-from crypto.keyring import MATERIAL, CachedKeyring
-from crypto.operations import KeyedOperations
+from crypto_service.authentication import CertificateCallers
+from crypto_service.interfaces import Caller, ServiceKey
+from crypto_service.keys import ciphertext
+from crypto_service.keys.key_cache import MATERIAL, CachedKeyring
+from crypto_service.keys.operations import KeyedOperations
 from database.keys import ServiceKeyRow
 from database.postgres.notify import mark
 from database.services.repository import CallerRow
 from openkcm.errors import OpenKcmError
-from tests.crypto.core.stage import IDENTITIES, MINE
-from tests.crypto.core.world import ADDRESS, REGION, Changes, Clock, Journal
+from tests.crypto_service.core.stage import IDENTITIES, MINE
+from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Clock, Journal
 from tests.model.service import NEWEST
 from tests.model.state import ACTIVE, AWAY, DESTROYED, OPENING, UP, T, Tenant
 

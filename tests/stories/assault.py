@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from crypto.kmip import ttlv
-from crypto.kmip.enums import BatchErrorContinuationOption, ResultStatus
-from crypto.kmip.fields import choice, octets, structure, text
-from crypto.kmip.items import Item
-from crypto.kmip.tags import Tag
-from tests.crypto.https.wire import Reply
-from tests.crypto.kmip.messages import message
+from crypto_service.kmip.codec import ttlv
+from crypto_service.kmip.codec.enums import BatchErrorContinuationOption, ResultStatus
+from crypto_service.kmip.codec.fields import choice, octets, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from tests.crypto_service.https.wire import Reply
+from tests.crypto_service.kmip.messages import message
 from tests.stories.attacks import Attacks, Attempt
 from tests.stories.estates import Estate
 from tests.stories.wires import HttpsWire, KmipWire, post

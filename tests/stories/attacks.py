@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crypto.ciphertext import from_text, to_text
-from crypto.kmip.enums import Operation, QueryFunction
-from crypto.kmip.fields import choice, number, structure, text
-from crypto.kmip.items import Item
-from crypto.kmip.tags import Tag
-from tests.crypto.kmip.messages import batch_item, encoded, message
-from tests.crypto.kmip.scene import VALUE, a_name, attribute, custom
+from crypto_service.keys.ciphertext import from_text, to_text
+from crypto_service.kmip.codec.enums import Operation, QueryFunction
+from crypto_service.kmip.codec.fields import choice, number, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from tests.crypto_service.kmip.messages import batch_item, encoded, message
+from tests.crypto_service.kmip.scene import VALUE, a_name, attribute, custom
 from tests.stories import estates
 from tests.stories.estates import ABOUT_OBJECTS, BY_NAME, WITH_TEXT, WITHOUT_TEXT, Estate
 from tests.stories.wires import post

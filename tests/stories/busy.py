@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from crypto.ciphertext import from_text, header
-from crypto.kmip.enums import Operation
-from crypto.kmip.fields import octets, text
-from crypto.kmip.items import Item
-from crypto.kmip.tags import Tag
+from crypto_service.keys.ciphertext import from_text, header
+from crypto_service.kmip.codec.enums import Operation
+from crypto_service.kmip.codec.fields import octets, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
 from openkcm.sdk.client import Client
 from openkcm.sdk.errors import ClientError
-from tests.crypto.kmip.messages import batch_item
-from tests.crypto.kmip.scene import gcm
+from tests.crypto_service.kmip.messages import batch_item
+from tests.crypto_service.kmip.scene import gcm
 from tests.stories.connected import ONCE, Service
 from tests.stories.kmip_wire import activated_key, ask, value_of
 from tests.stories.wires import HttpsWire, post

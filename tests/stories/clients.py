@@ -8,12 +8,12 @@ from pathlib import Path
 from ssl import SSLError, SSLSocket
 from typing import Any, TypeVar
 
-from crypto.kmip.enums import Operation
-from crypto.kmip.fields import choice, octets, text
-from crypto.kmip.items import Item
-from crypto.kmip.tags import Tag
-from tests.crypto.kmip.messages import batch_item, encoded, message
-from tests.crypto.kmip.scene import creation, gcm
+from crypto_service.kmip.codec.enums import Operation
+from crypto_service.kmip.codec.fields import choice, octets, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from tests.crypto_service.kmip.messages import batch_item, encoded, message
+from tests.crypto_service.kmip.scene import creation, gcm
 from tests.stories.connected import Service, connect
 from tests.stories.kmip_wire import activated_key, send
 from tests.stories.stack import Stack

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from playwright.sync_api import Browser
 
-from devstack.postgres import PostgresServer
+from devstack.servers.postgres import PostgresServer
 from tests.stories import browser
 from tests.stories.browser import Visitor
 from tests.stories.clients import Program, start_program

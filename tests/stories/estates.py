@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from crypto.kmip.enums import (
+from crypto_service.kmip.codec.enums import (
     CryptographicAlgorithm,
     DigitalSignatureAlgorithm,
     ObjectType,
@@ -14,11 +14,11 @@ from crypto.kmip.enums import (
     RevocationReasonCode,
     WrappingMethod,
 )
-from crypto.kmip.fields import choice, long, number, octets, structure, text
-from crypto.kmip.items import Item
-from crypto.kmip.tags import Tag
-from tests.crypto.kmip.messages import batch_item
-from tests.crypto.kmip.scene import VALUE, a_date, a_name, attribute, custom, gcm
+from crypto_service.kmip.codec.fields import choice, long, number, octets, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from tests.crypto_service.kmip.messages import batch_item
+from tests.crypto_service.kmip.scene import VALUE, a_date, a_name, attribute, custom, gcm
 from tests.stories.connected import Service
 from tests.stories.kmip_wire import ask, value_of
 from tests.stories.wires import HttpsWire, post

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from crypto.kmip import ttlv
+from crypto_service.kmip.codec import ttlv
 from database.services.repository import LeafRow
 from openkcm.contract.names import TENANT_DOMAIN, service_spiffe, tenant_dns
 from tests.stories.assault import same, unchanging

@@ -3,13 +3,13 @@
 import ssl
 from typing import Any
 
-from crypto.kmip import ttlv
-from crypto.kmip.enums import Operation, ResultReason, RevocationReasonCode
-from crypto.kmip.fields import choice, structure, text
-from crypto.kmip.items import Item
-from crypto.kmip.tags import Tag
-from tests.crypto.kmip.messages import batch_item, message
-from tests.crypto.kmip.scene import creation
+from crypto_service.kmip.codec import ttlv
+from crypto_service.kmip.codec.enums import Operation, ResultReason, RevocationReasonCode
+from crypto_service.kmip.codec.fields import choice, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from tests.crypto_service.kmip.messages import batch_item, message
+from tests.crypto_service.kmip.scene import creation
 
 _HEADER = 8
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from crypto.kmip.items import Item
+from crypto_service.kmip.codec.ttlv import Item
 from openkcm.contract.audit_events import verify_chain
 from tests.stories.connected import connect
 from tests.stories.estates import Estate, attributes_of, settle

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from devstack import process
+from devstack.servers import process
 from tests.concurrency import wait_until
 from tests.stories.stack import Stack
 

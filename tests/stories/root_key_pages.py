@@ -5,7 +5,7 @@ from contextlib import suppress
 from playwright.sync_api import Locator, Page, expect
 
 from core.keys.root_keys import RootKeyMode
-from dashboard.views.root_key_guides import ENTRIES, NAMES
+from dashboard.root_keys.guides import ENTRIES, NAMES
 from tests.stories.browser import drawn
 from tests.stories.holders import Holder
 

@@ -25,7 +25,7 @@ from config.settings import Settings
 from core import names as ids
 from core.tenants.provisioning import EventKind, MarketplaceEvent
 from database.connection.database import Database
-from devstack.postgres import PostgresServer
+from devstack.servers.postgres import PostgresServer
 from openkcm.contract.audit_events import StoredRecord
 from tests.concurrency import wait_until
 from tests.ports import free_ports

@@ -13,9 +13,9 @@ from typing import Self
 
 import pytest
 
-from crypto.kmip.items import ItemType
-from crypto.kmip.tags import Tag
-from tests.crypto.https.wire import RECEIVE
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import ItemType
+from tests.crypto_service.https.wire import RECEIVE
 from tests.stories.clients import OK, Program, data_key, get, start_program
 from tests.stories.connected import Service, connect
 from tests.stories.outages import children_of

@@ -13,14 +13,14 @@ from time import time
 import pytest
 
 from config.secrets import Role
-from crypto.endpoints import ENDPOINTS
-from crypto.kmip.enums import Operation
-from crypto.kmip.served import OPERATIONS
-from crypto.kmip.tags import Tag
-from crypto.tls import new_identity, server_context
+from crypto_service.https.routes import ENDPOINTS
+from crypto_service.kmip.codec.enums import Operation
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.operation_table import OPERATIONS
+from crypto_service.server.tls import new_identity, server_context
 from tests.concurrency import wait_until
-from tests.crypto.kmip.messages import batch_item
-from tests.crypto.kmip.scene import a_name
+from tests.crypto_service.kmip.messages import batch_item
+from tests.crypto_service.kmip.scene import a_name
 from tests.stories import estates
 from tests.stories.assault import HttpsAssault, KmipAssault, Outcome, same
 from tests.stories.attacks import Attacks, requests_of

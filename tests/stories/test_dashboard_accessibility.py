@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from core.keys.root_keys import RootKeyMode
-from dashboard import navigation
+from dashboard import router as navigation
 from tests.stories.browser import SIGN_IN, drawn
 from tests.stories.dashboard_pages import ADA, OLGA, fill_connect
 from tests.stories.holders import Holders

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from config.secrets import OIDC_CLIENT_SECRET
-from devstack.own import PythonProcess
+from devstack.servers.python_process import PythonProcess
 from tests.ports import free_ports
 from tests.stories import openbao_issuer
 from tests.stories.browser import SIGN_IN, Visitor, drawn, title

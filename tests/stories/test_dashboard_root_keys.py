@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from core.keys.root_keys import RootKeyMode
-from dashboard.views.root_key import NO_FALLBACK
+from dashboard.root_keys.view import NO_FALLBACK
 from tests.concurrency import wait_until
 from tests.stories.browser import Visitor
 from tests.stories.clients import OK, SERVICE, Program

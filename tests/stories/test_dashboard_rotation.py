@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Error, expect
 
 from core.keys.rotation import MEANING, Stage
-from dashboard.pages.left import CERTIFICATE
+from dashboard.offboarding.section import CERTIFICATE
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.erasure_certificate import read_certificate
 from tests.concurrency import wait_until

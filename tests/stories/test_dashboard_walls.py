@@ -8,8 +8,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from core.tenants.roles import OPERATORS
-from dashboard import cookies
-from dashboard.guard import NOBODY, STRANGER
+from dashboard.auth import cookies
+from dashboard.auth.authorization import NOBODY, STRANGER
 from openkcm.contract.audit_events import AuditName
 from tests.concurrency import wait_until
 from tests.stories.browser import SIGN_IN, title

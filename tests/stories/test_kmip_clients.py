@@ -14,9 +14,8 @@ from ssl import SSLSocket
 import pytest
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap
 
-from crypto.kmip import ttlv
-from crypto.kmip.attributes import RULES
-from crypto.kmip.enums import (
+from crypto_service.kmip.codec import ttlv
+from crypto_service.kmip.codec.enums import (
     BlockCipherMode,
     CryptographicAlgorithm,
     CryptographicUsageMask,
@@ -31,11 +30,12 @@ from crypto.kmip.enums import (
     State,
     WrappingMethod,
 )
-from crypto.kmip.fields import choice, number, octets, structure, text
-from crypto.kmip.items import Item
-from crypto.kmip.tags import Tag
-from tests.crypto.kmip.messages import batch_item, version
-from tests.crypto.kmip.scene import VALUE, a_name, attribute, cbc, creation, custom, gcm
+from crypto_service.kmip.codec.fields import choice, number, octets, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.objects.attributes import RULES
+from tests.crypto_service.kmip.messages import batch_item, version
+from tests.crypto_service.kmip.scene import VALUE, a_name, attribute, cbc, creation, custom, gcm
 from tests.stories.connected import Service, connect
 from tests.stories.kmip_wire import ask, part_of, reason_of, revocation, send, value_of
 from tests.stories.tenants import new_tenant

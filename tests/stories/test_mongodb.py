@@ -12,7 +12,7 @@ import pytest
 from bson.binary import Binary
 from pymongo.errors import EncryptionError
 
-from crypto.kmip.enums import RevocationReasonCode
+from crypto_service.kmip.codec.enums import RevocationReasonCode
 from tests.concurrency import wait_until
 from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, locked
 from tests.stories.kmip_wire import ask, revocation

@@ -19,7 +19,7 @@ from core.errors.keys import KeyUnavailable, WrongContext
 from core.errors.platform import VaultRefused
 from core.errors.services import CallerRefused
 from core.errors.tenants import TenantOffboarded, TenantUnknown
-from dashboard.claims import FRESH
+from dashboard.auth.claims import FRESH
 from tests.cli.offline import verdict
 from tests.concurrency import wait_until
 from tests.stories.busy import Busy

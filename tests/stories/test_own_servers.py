@@ -9,8 +9,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from config.secrets import DATABASE_ADMIN, VAULT_ADMIN, ensure_secret
-from devstack.postgres import PostgresServer
-from devstack.temporal import TemporalServer
+from devstack.servers.postgres import PostgresServer
+from devstack.servers.temporal import TemporalServer
 from tests.ports import free_ports
 from tests.stories.stack import document_of, run_openkcm
 from tests.vault.server import start as start_openbao

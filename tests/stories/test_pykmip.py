@@ -1,6 +1,6 @@
 """An independent KMIP client calls every operation it has on the running service, in every version of KMIP 1.x.
 
-tests/crypto/kmip/test_pykmip.py calls the dispatcher with it; what it cannot send (custom attributes, batches) is in
+test_pykmip.py of the codec calls the dispatcher with it; what it cannot send (custom attributes, batches) is in
 test_kmip_clients.py.
 """
 

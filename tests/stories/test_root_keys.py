@@ -17,7 +17,7 @@ from core import names as ids
 from core.errors.keys import RootKeyDisabled
 from core.keys.encryption_context import Context, Purpose
 from core.keys.root_keys import Credentials, credentials_context, parse_place
-from crypto.interfaces import ServiceKey
+from crypto_service.interfaces import ServiceKey
 from kms.egress_policy import Reach
 from kms.platform import PlatformRootKey
 from kms.providers import CustomerRootKeys
@@ -169,7 +169,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Holders], AbstractContextManager[Non
     "5xx": ("aws-kms", "root_key_failing", _aws(500, "KMSInternalException")),
     "5 s late": ("openbao", "root_key_slow", _slow),
 }
-"""Others are in tests/keystores, where each answer of a provider has its code."""
+"""Others are in tests/kms, where each answer of a provider has its code."""
 LOCKING = {"denied", "key swapped"}
 
 

@@ -18,13 +18,13 @@ from core.errors.keys import KeyUnavailable, KeyVersionRetired
 from core.errors.platform import VaultRefused
 from core.keys.rotation import Scope
 from core.messages.keys import RotateRequest
-from crypto.kmip.enums import Operation, ResultReason
-from crypto.kmip.fields import text
-from crypto.kmip.items import Item
-from crypto.kmip.tags import Tag
+from crypto_service.kmip.codec.enums import Operation, ResultReason
+from crypto_service.kmip.codec.fields import text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
 from openkcm.sdk.errors import ClientError
 from tests.concurrency import wait_until
-from tests.crypto.kmip.messages import batch_item
+from tests.crypto_service.kmip.messages import batch_item
 from tests.stories.busy import Busy, Text
 from tests.stories.connected import AT_ONCE_SECONDS, connect, refused
 from tests.stories.kmip_wire import reason_of, send

@@ -12,14 +12,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from crypto.kmip.enums import Operation, QueryFunction, ResultReason
-from crypto.kmip.fields import choice
-from crypto.kmip.tags import Tag
+from crypto_service.kmip.codec.enums import Operation, QueryFunction, ResultReason
+from crypto_service.kmip.codec.fields import choice
+from crypto_service.kmip.codec.tags import Tag
 from openkcm.sdk.client import Client
 from openkcm.sdk.errors import AccessRefused
 from tests.cli.service_stand import a_request
 from tests.concurrency import wait_until
-from tests.crypto.kmip.messages import batch_item
+from tests.crypto_service.kmip.messages import batch_item
 from tests.stories.clients import Program
 from tests.stories.connected import AT_ONCE_SECONDS, ONCE, Service, connect, is_closed, refused
 from tests.stories.kmip_wire import reason_of, send

@@ -11,7 +11,7 @@ from uuid import uuid4
 import psycopg
 from playwright.sync_api import Page, expect
 
-from devstack.postgres import PostgresServer
+from devstack.servers.postgres import PostgresServer
 from openkcm.sdk.client import Client
 from tests.concurrency import wait_until
 from tests.stories.browser import Visitor

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from core import names as ids
-from devstack import process
+from devstack.servers import process
 from tests.concurrency import wait_until
 from tests.stories.outages import all_listen, hanging
 from tests.stories.sockets import listening_addresses

@@ -23,14 +23,14 @@ from core.keys.rotation import Scope
 from core.messages.keys import RotateRequest
 from core.messages.tenants import LeaveRequest, StandingMove
 from core.tenants.policy import TenantPolicy
-from crypto.kmip.enums import Operation
-from crypto.kmip.fields import octets, text
-from crypto.kmip.items import Item
-from crypto.kmip.tags import Tag
+from crypto_service.kmip.codec.enums import Operation
+from crypto_service.kmip.codec.fields import octets, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
 from openkcm.errors import OpenKcmError
 from openkcm.sdk.errors import ClientError
-from tests.crypto.kmip.messages import batch_item
-from tests.crypto.kmip.scene import creation, gcm
+from tests.crypto_service.kmip.messages import batch_item
+from tests.crypto_service.kmip.scene import creation, gcm
 from tests.stories.busy import Busy
 from tests.stories.clients import OK, Program, data_key
 from tests.stories.stack import REGION, Stack

@@ -6,8 +6,8 @@ import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from crypto.kmip.items import Item
-from tests.crypto.https.wire import Reply, Wire
+from crypto_service.kmip.codec.ttlv import Item
+from tests.crypto_service.https.wire import Reply, Wire
 from tests.stories.kmip_wire import receive
 
 PATIENCE_SECONDS = 30

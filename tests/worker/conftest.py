@@ -10,7 +10,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from config.settings import Settings
-from devstack.temporal import TemporalServer
+from devstack.servers.temporal import TemporalServer
 from tests.activities.conftest import (
     key_server,
     parts,

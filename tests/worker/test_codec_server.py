@@ -18,7 +18,7 @@ from temporalio.converter import WorkflowSerializationContext
 from config import secrets
 from config.secrets import Role, ensure_secret
 from core.errors.platform import VaultRefused
-from devstack.ports import free_port
+from devstack.servers.ports import free_port
 from tests.stories.sockets import listening_addresses
 from vault.transit.payload_keys import TransitPayloadKeys
 from worker.payload_codec import ENCODING, Keyring, TenantCodec

@@ -5,8 +5,8 @@ import pytest
 from activities.metrics import COUNTERS, Metrics
 from config.settings import Settings
 from core.keys.rotation import Stuck
-from devstack.components import components
-from devstack.server import http_answer
+from devstack.servers.base import http_answer
+from devstack.stack.components import components
 from tests.ports import free_port
 from tools.docs import exported_metrics
 from worker.__main__ import metrics_runtime, report_ready

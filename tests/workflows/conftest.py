@@ -8,7 +8,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from core import names as ids
-from devstack.temporal import TemporalServer
+from devstack.servers.temporal import TemporalServer
 from tests.workflows.entities import Entity
 from tests.workflows.scripted import Script
 

@@ -60,7 +60,7 @@ def fingerprints(source: str) -> dict[str, dict[str, list[str]]]:
 def all_fingerprints() -> dict[str, dict[str, list[str]]]:
     """Return the fingerprints of all workflows in the package."""
     found: dict[str, dict[str, list[str]]] = {}
-    for path in sorted((ROOT / "workflows").glob("*.py")):
+    for path in sorted((ROOT / "workflows").rglob("*.py")):
         found |= fingerprints(path.read_text(encoding="utf-8"))
     return found
 
@@ -70,7 +70,7 @@ def test_no_workflow_changed_its_commands_without_a_new_record():
 
 
 def test_a_reordered_step_changes_the_fingerprint():
-    source = (ROOT / "workflows" / "provision.py").read_text(encoding="utf-8")
+    source = (ROOT / "workflows" / "provisioning.py").read_text(encoding="utf-8")
     first, second = "IsolationActivities.check_boundaries", "RecordActivities.activate"
     swapped = source.replace(first, "\0").replace(second, first).replace("\0", second)
     assert swapped != source

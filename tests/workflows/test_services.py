@@ -12,7 +12,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from core import names as ids
 from core.errors.tenants import TenantClosed
 from core.messages.services import EnrolInput, ServiceInput, ServiceMemory
-from devstack.temporal import TemporalServer
+from devstack.servers.temporal import TemporalServer
 from tests.concurrency import wait_until_async
 from tests.ports import free_ports
 from tests.workflows.entities import a_tenant_id, fast_forward, refused, summaries

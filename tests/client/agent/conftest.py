@@ -24,7 +24,7 @@ from openkcm.agent.signals import Bell
 from openkcm.contract.services import ServiceKind
 from openkcm.credentials.store import ServiceFolder
 from tests.client.agent.control import SERVICE, TENANT, ControlServer, as_leaf, certify
-from tests.crypto.https.stage import Stage
+from tests.crypto_service.https.stage import Stage
 
 
 class Time:

@@ -20,9 +20,9 @@ from openkcm.sdk.client import Client
 from tests.client.agent.conftest import Told, assert_whole
 from tests.concurrency import wait_until
 from tests.contracts.authorities import p256
-from tests.crypto.core.world import Home, World
-from tests.crypto.running.conftest import service, world
-from tests.crypto.running.process import Service
+from tests.crypto_service.core.world import Home, World
+from tests.crypto_service.running.conftest import service, world
+from tests.crypto_service.running.process import Service
 from tests.database.fixtures import Field, Server, clone
 
 __all__ = ["service", "world"]

@@ -9,8 +9,8 @@ from openkcm.agent.schedule import Clock
 from openkcm.credentials.store import ServiceFolder
 from openkcm.sdk.errors import Unavailable
 from tests.client.agent.control import SERVICE, TENANT
-from tests.crypto.https.authority import _authority
-from tests.crypto.https.stage import Stage
+from tests.crypto_service.https.authority import _authority
+from tests.crypto_service.https.stage import Stage
 
 REAL = datetime(2026, 11, 26, 12, tzinfo=UTC)
 TOLD = "Thu, 26 Nov 2026 12:00:00 GMT"

@@ -6,7 +6,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from devstack.postgres import PostgresServer
+from devstack.servers.postgres import PostgresServer
 from tests.client.field_encryption.stand import Stand
 from tests.stories.mongo import mongo_server
 

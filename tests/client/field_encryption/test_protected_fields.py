@@ -14,7 +14,7 @@ from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.field_encryption.protected_fields import ProtectionUnreadable, ServiceProtection
 from openkcm.field_encryption.service_client import CryptoService
 from tests.concurrency import wait_until
-from tests.crypto.https.stage import SERVICE, TENANT, Stage
+from tests.crypto_service.https.stage import SERVICE, TENANT, Stage
 
 pytestmark = pytest.mark.integration  # the crypto service listens on loopback
 

@@ -12,8 +12,8 @@ from core.tenants.lifecycle import Move, State
 from openkcm.sdk.client import Client
 from openkcm.sdk.errors import AccessRefused
 from tests.contracts.authorities import p256
-from tests.crypto.core.world import HOUR, Home, World
-from tests.crypto.running.process import Service
+from tests.crypto_service.core.world import HOUR, Home, World
+from tests.crypto_service.running.process import Service
 
 
 @pytest.fixture

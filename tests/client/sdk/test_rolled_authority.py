@@ -17,8 +17,8 @@ from openkcm.sdk.client import Client
 from openkcm.sdk.errors import ClientError
 from tests.client.sdk.test_real_service import home, key, refusal, serving
 from tests.contracts.authorities import p256
-from tests.crypto.core.world import HOUR, Home, World
-from tests.crypto.running.process import Service
+from tests.crypto_service.core.world import HOUR, Home, World
+from tests.crypto_service.running.process import Service
 from vault.pki.certificates import RevocationList
 
 __all__ = ["home", "key", "serving"]  # fixtures that pytest finds here by their names

@@ -10,7 +10,7 @@ import pytest
 from database.connection.database import Database
 from database.postgres.access import MIGRATOR, OWNER, PROCESSES, login, pads
 from database.schema.migrate import read_migrations
-from devstack.postgres import PostgresServer
+from devstack.servers.postgres import PostgresServer
 from openkcm.contract.audit_events import verify_chain
 from tests.database.builders import a_connected_service, an_audit_event
 from tests.database.fixtures import Field, Server, prepare

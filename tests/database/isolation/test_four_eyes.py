@@ -37,11 +37,12 @@ from core.tenants.approvals import Action, ApprovalState, Choice
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import PersonRole
-from dashboard import approval_actions, standing_actions
-from dashboard.seat import Seat
-from dashboard.temporal_bridge import TemporalBridge
+from dashboard.approvals import actions as approval_actions
+from dashboard.page_context import Seat
+from dashboard.tenants import actions as standing_actions
+from dashboard.workflow_bridge import TemporalBridge
 from database.root_keys import RootKeyRequestRow
-from devstack.temporal import TemporalServer
+from devstack.servers.temporal import TemporalServer
 from openkcm.errors import OpenKcmError
 from tests.dashboard.scene import Scene
 from tests.database.fixtures import Field

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.client.field_encryption.running.programs import MongoProgram, Program, client_folder
-from tests.crypto.core.world import Home, World
-from tests.crypto.running.conftest import service, world
-from tests.crypto.running.process import Service
+from tests.crypto_service.core.world import Home, World
+from tests.crypto_service.running.conftest import service, world
+from tests.crypto_service.running.process import Service
 
 __all__ = ["service", "world"]
 

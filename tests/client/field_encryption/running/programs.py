@@ -20,8 +20,8 @@ from core.protected_fields import parse_field
 from database import commands as protecting
 from openkcm.contract.protected_fields import Mode, Store
 from tests.contracts.authorities import p256
-from tests.crypto.core.world import Home
-from tests.crypto.running.process import Service
+from tests.crypto_service.core.world import Home
+from tests.crypto_service.running.process import Service
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 DEMO = REPOSITORY / "tests" / "client" / "field_encryption" / "demo"

@@ -8,11 +8,11 @@ from activities.isolation.crypto_api_suite import FrontAttacks
 from compliance.isolation.crypto_api.session import Side
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from core.tenants.lifecycle import State
-from crypto.interfaces import Caller
+from crypto_service.interfaces import Caller
 from tests.activities.conftest import unused_port
 from tests.compliance.isolation.crypto_api.doors import Doors, attacks_on, connected, hang_up
 from tests.compliance.isolation.crypto_api.walls import CUSTOMERS
-from tests.crypto.core.world import REGION, Home, World
+from tests.crypto_service.core.world import REGION, Home, World
 from tests.database.fixtures import Server, clone
 from tests.vault.server import Server as Vault
 

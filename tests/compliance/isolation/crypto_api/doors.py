@@ -24,13 +24,14 @@ from core.errors.platform import DatabaseUnavailable
 from core.isolation import CheckResult
 from core.messages.base import StepInput
 from core.messages.services import CertificateStep, EnrolStep, ServiceStep
-from crypto import serving, wiring
-from crypto.delivery import Delivery
-from crypto.journal import journal_folder
-from crypto.tls import IdentityShelf
+from crypto_service import wiring
+from crypto_service.audit.shipper import Delivery
+from crypto_service.audit.wal import journal_folder
+from crypto_service.processes import worker_process as serving
+from crypto_service.server.tls import IdentityShelf
 from database.services.repository import LeafRow
 from tests.contracts.authorities import p256, request
-from tests.crypto.core.world import Home, Shelf, World
+from tests.crypto_service.core.world import Home, Shelf, World
 from tests.ports import free_port
 from worker.wiring import utc_now
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from compliance.isolation.crypto_api import kmip_client as ttlv
 from compliance.isolation.crypto_api.kmip_client import BadTtlv, Node, _alike, _Tag
-from crypto.kmip import ttlv as theirs
+from crypto_service.kmip.codec import ttlv as theirs
 
 TAGS = st.integers(0x420001, 0x420120)
 LEAVES = st.one_of(

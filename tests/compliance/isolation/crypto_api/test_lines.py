@@ -18,7 +18,7 @@ from compliance.isolation.crypto_api.kmip_client import ENDED as KMIP_ENDED
 from compliance.isolation.crypto_api.kmip_client import KmipDoor
 from compliance.isolation.crypto_api.model import FrontsAway, FrontsFailing, Identity
 from compliance.isolation.crypto_api.tls_client import dial, trust
-from tests.crypto.https import authority
+from tests.crypto_service.https import authority
 
 pytestmark = pytest.mark.integration
 

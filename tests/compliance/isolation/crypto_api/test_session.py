@@ -10,7 +10,7 @@ from compliance.isolation.crypto_api.model import FrontsFailing
 from compliance.isolation.crypto_api.session import KeptSides, Side
 from core.errors.platform import VaultUnavailable
 from tests.compliance.isolation.crypto_api.doors import Doors, connected, hang_up
-from tests.crypto.core.world import Home
+from tests.crypto_service.core.world import Home
 
 
 @pytest.fixture

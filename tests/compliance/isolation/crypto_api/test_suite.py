@@ -14,7 +14,7 @@ import pytest
 import compliance.isolation.crypto_api.audit_check
 import compliance.isolation.crypto_api.session
 import compliance.isolation.crypto_api.suite
-import crypto.https
+import crypto_service.https.server
 from activities.audit import RecordedSigner
 from activities.isolation import crypto_api_suite as front_attacks
 from activities.isolation.assessment import ExaminationActivities
@@ -33,16 +33,16 @@ from core.isolation import CheckResult
 from core.messages.compliance import ExamineInput
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from core.tenants.lifecycle import Move, State
-from crypto.delivery import Delivery
-from crypto.operations import KeyedOperations
+from crypto_service.audit.shipper import Delivery
+from crypto_service.keys.operations import KeyedOperations
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.names import service_spiffe, tenant_dns
 from tests.activities.counting import UNCOUNTED
 from tests.compliance.isolation.crypto_api.doors import ACTIVITIES, Doors, StepByStep, attacks_on, broken, probes_of
 from tests.compliance.isolation.crypto_api.walls import WALLS
 from tests.concurrency import wait_until
-from tests.crypto.core.world import Home, World
-from tests.crypto.https import authority
+from tests.crypto_service.core.world import Home, World
+from tests.crypto_service.https import authority
 from tests.database.fixtures import Field
 from tests.vault.server import Server
 from vault.pki.certificates import Issuer, Leaf, LeafNames, build_leaf, hex_serial
@@ -212,7 +212,7 @@ def test_a_connection_that_is_cut_in_the_middle_is_no_breach(attacks, customer, 
     def with_a_cut(*owners: Owner) -> Iterator[Trial]:
         for number, trial in enumerate(attack(*owners)):
             if number == 1:
-                monkeypatch.setattr(crypto.https._HttpsConnection, "_answer", cut)
+                monkeypatch.setattr(crypto_service.https.server._HttpsConnection, "_answer", cut)
             yield trial
 
     monkeypatch.setattr(compliance.isolation.crypto_api.suite, "on_another_tenant", with_a_cut)

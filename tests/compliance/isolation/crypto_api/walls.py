@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-import crypto.callers
-import crypto.https
-import crypto.kmip.operations.cipher
-import crypto.operations
+import crypto_service.authentication
+import crypto_service.https.server
+import crypto_service.keys.operations
+import crypto_service.kmip.operations.crypto
 from core import names as ids
 from core.errors.keys import KeyNotUsable
 from core.errors.services import ObjectNotFound
 from core.keys.encryption_context import Purpose
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
-from crypto import ciphertext
-from crypto.callers import CertificateCallers
-from crypto.interfaces import Caller
-from crypto.journal import FileJournal
-from crypto.keyring import CachedKeyring
-from crypto.kmip.objects import ObjectStore
+from crypto_service.audit.wal import FileJournal
+from crypto_service.authentication import CertificateCallers
+from crypto_service.interfaces import Caller
+from crypto_service.keys import ciphertext
+from crypto_service.keys.key_cache import CachedKeyring
+from crypto_service.kmip.objects.store import ObjectStore
 from openkcm.errors import InvalidName
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -31,12 +31,12 @@ ONE_KEY, SHARED = bytes(32), "shared-by-all"
 
 
 def _skip_the_resource(patch: pytest.MonkeyPatch) -> None:
-    place = crypto.operations._place
+    place = crypto_service.keys.operations._place
 
     def anywhere(caller, purpose, resource) -> Any:
         return place(caller, purpose, resource if purpose is Purpose.MANAGED_OBJECT else "anything")
 
-    patch.setattr(crypto.operations, "_place", anywhere)
+    patch.setattr(crypto_service.keys.operations, "_place", anywhere)
 
 
 def _skip_the_purpose(patch: pytest.MonkeyPatch) -> None:
@@ -46,17 +46,17 @@ def _skip_the_purpose(patch: pytest.MonkeyPatch) -> None:
         del purpose
         sealed = ciphertext.from_text(text)
         head = ciphertext.header(sealed)
-        place = crypto.operations._place(caller, head.purpose, resource)
+        place = crypto_service.keys.operations._place(caller, head.purpose, resource)
         return ciphertext.unseal(await self._keyring.key(caller, head.key_version), place, sealed)
 
-    patch.setattr(crypto.operations.KeyedOperations, "_decrypt", decrypt)
+    patch.setattr(crypto_service.keys.operations.KeyedOperations, "_decrypt", decrypt)
 
 
 def _share_keys(**said: str) -> Break:
     """One key where the place says no more than this; what KMIP seals stays as it is."""
 
     def down(patch: pytest.MonkeyPatch) -> None:
-        place, derived = crypto.operations._place, ciphertext._derived
+        place, derived = crypto_service.keys.operations._place, ciphertext._derived
 
         def anywhere(caller, purpose, resource) -> Any:
             own = place(caller, purpose, resource)
@@ -66,7 +66,7 @@ def _share_keys(**said: str) -> Break:
             shared = SHARED.encode() in context
             return derived(replace(key, material=ONE_KEY) if shared else key, salt, context)
 
-        patch.setattr(crypto.operations, "_place", anywhere)
+        patch.setattr(crypto_service.keys.operations, "_place", anywhere)
         patch.setattr(ciphertext, "_derived", alike)
 
     return down
@@ -76,7 +76,7 @@ def _one_key_for_all_objects(patch: pytest.MonkeyPatch) -> None:
     async def key(_batch, _managed) -> Any:
         return ONE_KEY
 
-    patch.setattr(crypto.kmip.operations.cipher, "_key", key)
+    patch.setattr(crypto_service.kmip.operations.crypto, "_key", key)
 
 
 CUSTOMERS: dict[str, Caller] = {}
@@ -151,7 +151,7 @@ def _tell_a_strangers_ciphertext(patch: pytest.MonkeyPatch) -> None:
     def telling(key, context, text) -> Any:
         try:
             return unseal(key, context, text)
-        except crypto.operations.CiphertextRefused:
+        except crypto_service.keys.operations.CiphertextRefused:
             if text in sealed:
                 raise InvalidName("ciphertext", "your own") from None
             raise
@@ -169,7 +169,7 @@ def _claimed(data: bytes) -> Caller | None:
 
 
 def _believe_headers(patch: pytest.MonkeyPatch) -> None:
-    front, refresh = crypto.https._HttpsConnection, CertificateCallers.refresh
+    front, refresh = crypto_service.https.server._HttpsConnection, CertificateCallers.refresh
     received, current = front.received, front.current
     claims: dict[int, Caller] = {}
 
@@ -192,19 +192,19 @@ def _believe_headers(patch: pytest.MonkeyPatch) -> None:
 
 
 def _take_unknown_fields(patch: pytest.MonkeyPatch) -> None:
-    parse = crypto.https.api.parse
+    parse = crypto_service.https.server.api.parse
 
     def lenient(model, body) -> Any:
         for tenant_id in ids.PLATFORM_TENANTS:
             body = body.replace(f', "tenant_id": "{tenant_id}"'.encode(), b"")
         return parse(model, body)
 
-    patch.setattr(crypto.https.api, "parse", lenient)
+    patch.setattr(crypto_service.https.server.api, "parse", lenient)
 
 
 def _trust_the_uri(patch: pytest.MonkeyPatch) -> None:
     """The URI says whose a certificate is, its serial is looked for there, and nobody asks who signed it."""
-    presented = crypto.callers._presented
+    presented = crypto_service.authentication._presented
 
     def by_uri(der) -> Any:
         leaf = presented(der)
@@ -212,8 +212,8 @@ def _trust_the_uri(patch: pytest.MonkeyPatch) -> None:
         (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
         return dataclasses.replace(leaf, tenant_id=uri.removeprefix("spiffe://").partition(".")[0])
 
-    patch.setattr(crypto.callers, "_presented", by_uri)
-    patch.setattr(crypto.callers, "_prove", lambda *_: None)
+    patch.setattr(crypto_service.authentication, "_presented", by_uri)
+    patch.setattr(crypto_service.authentication, "_prove", lambda *_: None)
 
 
 def _admit_what_is_not_on_record(patch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Commands of the audit stream: export, forwarding, reconciliation."""

@@ -1,0 +1,139 @@
+"""`openkcm audit`: hand out a tenant's audit stream, its crypto-shred certificate and the public keys, and verify them.
+
+`verify` is for whoever was given a file: it reads no settings, connects to nothing and writes nothing but the text
+it is asked for, so it runs on a machine that has only the file and the public key.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from cli.audit.forward import stream
+from cli.audit.reconcile import reconcile
+from cli.audited import on_record
+from cli.connections import Tenant, named, operator_database
+from compliance.audit.export import begin_export
+from compliance.audit.ocsf import NOT_VERIFIABLE, ocsf_line
+from config.settings import load_settings
+from core.audit import AuditFilter
+from core.errors.compliance import CertificateMissing
+from database.platform.scheduled import PlatformQueries
+from openkcm.cli import output
+from openkcm.cli.audit import verify
+from openkcm.cli.files import new_file
+from openkcm.contract.audit_events import AuditName
+from openkcm.errors import PublicKeyRefused
+from openkcm.verification.erasure_certificate import certificate_file
+from openkcm.verification.public_keys import PublicKeys
+
+Out = Annotated[Path, typer.Option("--out", help="The file to make; one that is there is never written over.")]
+KeysOut = Annotated[Path | None, typer.Option("--out", help="The file to make; default: print them.")]
+
+
+def register(app: typer.Typer) -> None:
+    audit = typer.Typer(help="Hand out and verify audit streams and crypto-shred certificates.", no_args_is_help=True)
+    audit.command("export")(export)
+    audit.command("stream")(stream)
+    audit.command("certificate")(certificate)
+    audit.command("public-key")(public_key)
+    audit.command("verify")(verify)
+    audit.command("reconcile")(reconcile)
+    app.add_typer(audit, name="audit")
+
+
+class Format(StrEnum):
+    JSONL = "jsonl"
+    OCSF = "ocsf"
+
+
+def export(
+    tenant: Tenant,
+    out: Out,
+    *,
+    form: Annotated[
+        Format, typer.Option("--format", help="jsonl: what can be verified; ocsf: a rendering for other tools.")
+    ] = Format.JSONL,
+    as_json: output.AsJson = False,
+) -> None:
+    """Write a tenant's whole audit stream into a file that anybody can verify, or into one for other tools."""
+    tenant_id, records = named(tenant), 0
+
+    def handed_out(number: int) -> None:
+        nonlocal records
+        records = number
+
+    with (
+        operator_database(load_settings()) as database,
+        on_record(database, tenant_id, AuditName.EXPORTED, "audit stream", format=form),
+    ):
+        keys = PublicKeys.on_record(PlatformQueries(database).audit_keys())
+        with database.tenant_tx(tenant_id) as tx:
+            begun = begin_export(tx, AuditFilter(), datetime.now(UTC), keys.fingerprint)
+        with new_file(out) as file:
+            rendered = begun.rendered(database, handed_out, ocsf_line)
+            for lines in begun.lines(database, handed_out) if form is Format.JSONL else rendered:
+                file.write(lines.encode())
+    head = begun.header.signed_head
+    document = {
+        "tenant_id": tenant_id,
+        "file": str(out),
+        "events": records,
+        "format": form,
+        "verifiable": form is Format.JSONL,
+        "signed": 0 if head is None else head.seq,
+        "key": "" if head is None else head.key,
+        "fingerprint": "" if head is None else head.fingerprint,
+    }
+
+    def show(console: Console) -> None:
+        console.print(Text(f"{out}: {records} records, signed up to record {document['signed']}"))
+        if form is not Format.JSONL:
+            console.print(Text(f"{out} is {NOT_VERIFIABLE}"))
+        elif head is not None:
+            console.print(Text(f"the signature is by {head.key}, fingerprint {head.fingerprint or 'unknown'}"))
+
+    output.answer(document, as_json=as_json, show=show)
+
+
+def certificate(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> None:
+    """Write the certificate of what was destroyed when a tenant left into a file that anybody can verify."""
+    tenant_id = named(tenant)
+    with (
+        operator_database(load_settings()) as database,
+        on_record(database, tenant_id, AuditName.EXPORTED, "crypto-shred certificate", format="json"),
+    ):
+        with database.tenant_tx(tenant_id) as tx:
+            stored = tx.leaving.certificate()
+        if stored is None:
+            raise CertificateMissing
+        with new_file(out) as file:
+            file.write(certificate_file(stored.statement, stored.signature, stored.key).encode())
+    document = {"tenant_id": tenant_id, "file": str(out), "key": stored.key}
+    output.answer(document, as_json=as_json, show=lambda console: console.print(Text(f"{out}: signed by {stored.key}")))
+
+
+def public_key(out: KeysOut = None, *, as_json: output.AsJson = False) -> None:
+    """Hand out the public keys by which audit streams and certificates are verified."""
+    with operator_database(load_settings()) as database:
+        keys = PublicKeys.on_record(PlatformQueries(database).audit_keys())
+    if not keys.all():
+        raise PublicKeyRefused(
+            "no public key is on record yet", "the worker records them when it starts: openkcm status"
+        )
+    if out is not None:
+        with new_file(out) as file:
+            file.write(keys.file().encode())
+    listed = [{"key": one.name, "fingerprint": one.fingerprint, "pem": one.pem} for one in keys.all()]
+
+    def show(console: Console) -> None:
+        if out is None:
+            console.print(Text(keys.file()), soft_wrap=True, end="")
+        for one in keys.all() if out is not None else ():
+            console.print(Text(f"{one.name}  {one.fingerprint}"), soft_wrap=True)
+
+    output.answer({"file": out and str(out), "keys": listed}, as_json=as_json, show=show)

@@ -1,0 +1,171 @@
+"""`openkcm audit reconcile`: hold the key server's own audit log against our audit streams (docs/double-entry.md)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from cli.connections import named, operator_database
+from cli.tenants.commands import every_tenant
+from compliance.reconciliation.ledger import Closed, Log, close, our_records
+from compliance.reconciliation.model import LATE, Difference, OurRecord, Severity
+from compliance.reconciliation.vault_log import files_of, read_log
+from config.settings import load_settings
+from core.errors.compliance import AuditDiffers, VaultLogUnknown
+from core.errors.tenants import TenantUnknown
+from database.connection.database import Database
+from openkcm.cli import output
+from openkcm.contract.names import RESERVED_PREFIX
+from openkcm.errors import FileRefused
+
+_SETTLED = timedelta(seconds=10)
+"""How old what is judged must be: by then the crypto service's records are in the streams."""
+
+Which = Annotated[str, typer.Argument(help="The marketplace account id, unless --all.")]
+All = Annotated[bool, typer.Option("--all", help="Every tenant, the platform's own too.")]
+Files = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--vault-log", help="The key server's audit log; rotated ones, .gz too, by repeating it, oldest first."
+    ),
+]
+Since = Annotated[
+    datetime | None, typer.Option("--since", help="From when on, UTC; default: as far as the log reaches.")
+]
+Until = Annotated[datetime | None, typer.Option("--until", help="Until when, UTC; default: ten seconds ago.")]
+
+
+def reconcile(  # noqa: PLR0913 - one for each option
+    tenant: Which = "",
+    every: All = False,  # noqa: FBT002 - an option
+    vault_log: Files = None,
+    since: Since = None,
+    until: Until = None,
+    *,
+    as_json: output.AsJson = False,
+) -> None:
+    """Compare the key server's own audit log with the audit streams.
+
+    Exit status: 0 without differences, 1 when they differ, 2 wrong usage, 3 could not be checked.
+    """
+    if bool(tenant) == every:
+        raise typer.BadParameter("name a tenant, or give --all")
+    settings = load_settings()
+    begin, end = _utc(since), _utc(until) or datetime.now(UTC) - _SETTLED
+    files = vault_log or _known(settings.key_server_log)
+    with operator_database(settings) as database:
+        wanted = [row.tenant_id for row in every_tenant(database)] if every else [_existing(database, named(tenant))]
+        log = _read(files, begin, as_json=as_json)
+        streams = {one: our_records(database, one, begin) for one in _needed(database, wanted)}
+    if every:
+        streams |= {tenant_id: [] for tenant_id in log.events if tenant_id and tenant_id not in streams}
+    closed = close(log, streams, begin, end, every=every or len(streams) > 1)
+    if not every:
+        closed = Closed(closed.platform, {one: closed.tenants[one] for one in wanted})
+    _tell(closed, log, streams, end, as_json=as_json)
+
+
+def _needed(database: Database, wanted: Sequence[str]) -> Sequence[str]:
+    """Return whose streams are read: the platform's own tenants take part in the boundary checks of all."""
+    if any(tenant_id.startswith(RESERVED_PREFIX) for tenant_id in wanted):
+        return [row.tenant_id for row in every_tenant(database)]
+    return wanted
+
+
+def _existing(database: Database, tenant_id: str) -> str:
+    with database.tenant_tx(tenant_id) as tx:
+        if tx.tenants.get() is None:
+            raise TenantUnknown
+    return tenant_id
+
+
+def _known(path: Path | None) -> Sequence[Path]:
+    if path is None:
+        raise VaultLogUnknown
+    files = files_of(path)
+    if not files:
+        raise FileRefused(f"{path} is not there", "name the key server's audit log with --vault-log")
+    return files
+
+
+def _read(files: Sequence[Path], since: datetime | None, *, as_json: bool) -> Log:
+    with _shown(files, as_json=as_json) as progress:
+        return read_log(files, None if since is None else since - LATE, progress)
+
+
+@contextmanager
+def _shown(files: Sequence[Path], *, as_json: bool) -> Iterator[Callable[[int], None]]:
+    """Show on standard error how much of the log was read, to a person who watches."""
+    size = sum(file.stat().st_size for file in files if file.is_file() and file.suffix != ".gz")
+    columns = (TextColumn("reading the log"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    hidden = as_json or not output.progress.is_terminal
+    with Progress(*columns, console=output.progress, transient=True, disable=hidden) as bar:
+        task = bar.add_task("", total=size or None)
+        yield lambda number: bar.advance(task, number)
+
+
+def _tell(closed: Closed, log: Log, streams: dict[str, list[OurRecord]], until: datetime, *, as_json: bool) -> None:
+    found = [*closed.platform, *(one for differences in closed.tenants.values() for one in differences)]
+    number = sum(one.severity is not Severity.NOTICE for one in found)
+    document = {
+        "clean": closed.clean,
+        "differences": number,
+        "log": {"lines": log.lines, "begin": log.begin and log.begin.isoformat(), "until": until.isoformat()},
+        "platform": [_of_difference(one) for one in closed.platform],
+        "tenants": [
+            {
+                "tenant_id": tenant_id,
+                "requests": len(log.events.get(tenant_id, ())),
+                "records": len(streams[tenant_id]),
+                "differences": [_of_difference(one) for one in differences],
+            }
+            for tenant_id, differences in sorted(closed.tenants.items())
+        ],
+    }
+
+    def show(console: Console) -> None:
+        for one in found:
+            console.print(Text(_line(one)), soft_wrap=True)
+        reach = "nothing" if log.begin is None else f"{log.begin:%Y-%m-%d %H:%M:%S} to {until:%Y-%m-%d %H:%M:%S} UTC"
+        requests = sum(len(log.events.get(tenant_id, ())) for tenant_id in closed.tenants)
+        records = sum(len(streams[tenant_id]) for tenant_id in closed.tenants)
+        held = f"{requests} requests on keys and {records} records of {len(closed.tenants)} tenants"
+        console.print(Text(f"{held} held against each other, {reach}: {number} differences"), soft_wrap=True)
+
+    if closed.clean:
+        output.answer(document, as_json=as_json, show=show)
+    else:
+        differs = AuditDiffers(number)
+        output.answer_refused(document, differs.code, differs.message, differs.hint, as_json=as_json, show=show)
+
+
+def _line(one: Difference) -> str:
+    at = "" if one.at is None else f"{one.at:%Y-%m-%d %H:%M:%S} "
+    lacks = f"; the {one.lacks} lacks it" if one.lacks else ""
+    of = f"{one.tenant_id}: " if one.tenant_id else ""
+    return f"{at}{one.severity} {one.kind}: {of}{one.what}{lacks}"
+
+
+def _of_difference(one: Difference) -> dict[str, Any]:
+    return {
+        "kind": one.kind,
+        "severity": one.severity,
+        "at": one.at and one.at.isoformat(),
+        "tenant_id": one.tenant_id,
+        "what": one.what,
+        "lacks": one.lacks,
+        "who": one.who,
+        "reference": one.reference,
+    }
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    if moment is None:
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -1,0 +1,213 @@
+"""`openkcm check-boundaries`: attack a tenant, or all, in every way of the standard now, and say how it ended.
+
+It starts the examination by its workflow (of all of them it joins those that run) and prints what is on record of it
+once its signatures were checked. Examinations that were begun end by themselves also when the command is ended.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from cli.audited import on_record
+from cli.connections import Ask, ask_gateway, operator_database
+from config.settings import load_settings
+from core.errors.compliance import BoundaryBreached, ExaminationAltered, ExaminationFailed, NothingToExamine
+from core.errors.tenants import TenantUnknown
+from core.isolation import flaw
+from core.tenants.lifecycle import DECRYPTS, State
+from database.connection.database import Database
+from database.isolation import ExaminationRow
+from database.platform.scheduled import PlatformQueries
+from database.tenants import TenantRow
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import RESERVED_PREFIX, parse_tenant_id
+from openkcm.errors import OpenKcmError
+from openkcm.verification.isolation_controls import CLAUSES
+from openkcm.verification.public_keys import PublicKeys
+
+if TYPE_CHECKING:
+    from workflows.client.workflow_client import Gateway
+
+_EXAMINED = DECRYPTS | {State.LOCKED}
+_EACH_SECONDS = 0.5
+"""From one tenant to the next, for the sake of services that ask meanwhile; a thousand take some eight minutes."""
+_PAGE = 500
+
+Tenant = Annotated[str | None, typer.Argument(help="The marketplace account id; or --all.", show_default=False)]
+All = Annotated[bool, typer.Option("--all", help="Examine every tenant that is open or locked.")]
+
+
+def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
+    app.command("check-boundaries")(CheckBoundaries(ask).check_boundaries)
+
+
+class CheckBoundaries:
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def check_boundaries(self, tenant: Tenant = None, *, every: All = False, as_json: output.AsJson = False) -> None:
+        """Attack a tenant's boundaries in every way of the isolation standard, and print how each attack ended.
+
+        A breach locks the tenant. Exit status: 0 every attack was rejected, 1 an attack succeeded or a recorded result
+        was altered, 2 wrong usage, 3 could not be checked.
+        """
+        if every == (tenant is not None):
+            raise typer.BadParameter("name a tenant, or say --all", param_hint="TENANT")
+        with operator_database(load_settings()) as database:
+            rows = list(_every_examined(database)) if tenant is None else [_one(database, parse_tenant_id(tenant))]
+            ended = self._examined(database, rows, show=every and not as_json)
+            if not every:
+                _refuse(ended[rows[0].tenant_id])
+            checked = [_checked(database, tenant_id, run) for tenant_id, run in ended.items()]
+        document = _document(checked, every=every)
+        if document["passed"]:
+            output.answer(document, as_json=as_json, show=lambda console: _draw(console, document))
+            return
+        code, message, hint = _why(document)
+        status = output.REFUSED if code in {BoundaryBreached.code, ExaminationAltered.code} else output.COULD_NOT_CHECK
+        output.answer_refused(
+            document, code, message, hint, as_json=as_json, show=lambda console: _draw(console, document), status=status
+        )
+
+    def _examined(self, database: Database, rows: Sequence[TenantRow], *, show: bool) -> dict[str, str | OpenKcmError]:
+        """Have all of them examined, one after the other; return the run of each, or why there is none."""
+        ended: dict[str, str | OpenKcmError] = {}
+        with Progress(console=output.progress, disable=not show) as progress:
+            task = progress.add_task("examining tenants", total=len(rows))
+
+            async def examine(gateway: "Gateway") -> None:
+                for row in rows:
+                    next_one = time.monotonic() + _EACH_SECONDS
+                    try:
+                        with on_record(database, row.tenant_id, AuditName.BOUNDARY_CHECK_REQUESTED):
+                            ended[row.tenant_id] = await gateway.check_boundaries(
+                                row.tenant_id, row.region, anew=len(rows) == 1
+                            )
+                    except OpenKcmError as failed:
+                        ended[row.tenant_id] = failed
+                    progress.advance(task)
+                    if row is not rows[-1]:
+                        await asyncio.sleep(next_one - time.monotonic())
+
+            self._ask(load_settings(), examine)
+        return ended
+
+
+def of_examination(row: ExaminationRow | None) -> dict[str, Any] | None:
+    """Return an examination as JSON's types, clause by clause."""
+    if row is None:
+        return None
+    return {
+        "run": row.run,
+        "examined_at": row.examined_at.isoformat(),
+        "passed": row.passed,
+        "clauses": [line.model_dump(include={"clause", "held", "breached", "not_checked"}) for line in row.lines],
+    }
+
+
+def _one(database: Database, tenant_id: str) -> TenantRow:
+    with database.tenant_tx(tenant_id) as tx:
+        row = tx.tenants.get()
+    if row is None:
+        raise TenantUnknown
+    if row.state not in _EXAMINED:
+        raise NothingToExamine(row.state)
+    return row
+
+
+def _every_examined(database: Database) -> Iterator[TenantRow]:
+    after = ""
+    while rows := PlatformQueries(database).list_tenants(after, _PAGE):
+        yield from (row for row in rows if row.state in _EXAMINED and not row.tenant_id.startswith(RESERVED_PREFIX))
+        after = rows[-1].tenant_id
+
+
+def _refuse(ended: str | OpenKcmError) -> None:
+    if isinstance(ended, OpenKcmError):
+        raise ended
+
+
+def _checked(database: Database, tenant_id: str, run: str | OpenKcmError) -> dict[str, Any]:
+    """Return what is on record of one tenant's examination, its signatures checked, as JSON's types."""
+    nothing = {"tenant_id": tenant_id, "passed": False, "held": 0, "breached": 0, "not_checked": 0, "checks": []}
+    if isinstance(run, OpenKcmError):
+        return nothing | {"error": _error(run)}
+    with database.tenant_tx(tenant_id) as tx:
+        row, results = tx.boundaries.examination(run), tx.boundaries.results_of(run)
+    if row is None:
+        return nothing | {"error": _error(ExaminationFailed())}
+    altered = flaw(tenant_id, row.lines, PublicKeys.on_record(PlatformQueries(database).audit_keys()).check, results)
+    return {
+        "tenant_id": tenant_id,
+        "passed": row.passed and not altered,
+        "examined_at": row.examined_at.isoformat(),
+        "held": row.held,
+        "breached": row.breached,
+        "not_checked": row.not_checked,
+        "checks": [
+            result.model_dump(include={"clause", "name", "outcome", "seconds"})
+            | ({"why": result.evidence} if result.outcome != "held" else {})
+            for result in results
+        ],
+    } | ({"error": _error(ExaminationAltered(altered))} if altered else {})
+
+
+def _error(failed: OpenKcmError) -> dict[str, str]:
+    return {"code": failed.code, "message": failed.message, "hint": failed.hint}
+
+
+def _document(checked: Sequence[Mapping[str, Any]], *, every: bool) -> dict[str, Any]:
+    """Return the contract's document; of several tenants each check names its own, and each tenant its totals."""
+    checks = [check | ({"tenant_id": one["tenant_id"]} if every else {}) for one in checked for check in one["checks"]]
+    totals = [{name: value for name, value in one.items() if name != "checks"} for one in checked]
+    whole = {"passed": all(one["passed"] for one in checked), "checks": checks}
+    return whole | ({"tenants": totals} if every else {"tenant": totals[0]})
+
+
+def _why(document: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return code, message and hint: of a breach before an altered result, and of that before a missing one."""
+    totals = document.get("tenants") or [document["tenant"]]
+    breached = [one["tenant_id"] for one in totals if one["breached"]]
+    if breached:
+        return (
+            BoundaryBreached.code,
+            f"attacks across the boundary succeeded at: {', '.join(breached)}",
+            "each of them is locked; keep the evidence and follow docs/runbook.md#a-boundary-was-breached",
+        )
+    failures = [one for one in totals if "error" in one]
+    failed = next(
+        (one for one in failures if one["error"]["code"] == ExaminationAltered.code), next(iter(failures), None)
+    )
+    if failed is None:
+        return "boundary_not_checked", "no attack could be made", "the reason stands beside each check"
+    error = failed["error"]
+    return error["code"], f"{failed['tenant_id']}: {error['message']}", error["hint"]
+
+
+def _draw(console: Console, document: Mapping[str, Any]) -> None:
+    table = Table("clause", "what it means", "refused", "succeeded", "not checked")
+    for clause in CLAUSES.values():
+        ended = [check["outcome"] for check in document["checks"] if check["clause"] == clause.id]
+        if ended:
+            counts = (str(ended.count(outcome)) for outcome in ("held", "breached", "not-checked"))
+            table.add_row(clause.id, clause.means, *counts)
+    console.print(table)
+    for check in document["checks"]:
+        if check["outcome"] == "breached":
+            whose = f"{check['tenant_id']} " if "tenant_id" in check else ""
+            console.print(Text.assemble(("breached ", "bold red"), f"{whose}{check['clause']} {check['name']}"))
+    unseen = sorted({check["why"] for check in document["checks"] if check["outcome"] == "not-checked"})
+    for why in unseen:
+        console.print(Text(f"not checked: {why}"))
+    tenants = document.get("tenants")
+    if tenants is not None:
+        passed = sum(one["passed"] for one in tenants)
+        console.print(Text(f"{passed:,} of {len(tenants):,} tenants: every attack that was made was refused"))

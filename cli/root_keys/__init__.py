@@ -1,0 +1,1 @@
+"""Commands of root keys: preflight, change, show."""

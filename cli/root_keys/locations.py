@@ -1,0 +1,140 @@
+"""The options that say where a root key is; the same for every command that takes one.
+
+Each provider has its own. One of another provider's is wrong usage and not ignored: whoever gives `--token` for OpenBao
+has misunderstood something, and has just shown a token to the process list.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cli.connections import Tenant
+from cli.root_keys.credentials import FileRefused, Source
+from core.keys.root_keys import Place, RootKeyMode, parse_place
+from openkcm.cli import output
+from openkcm.contract.names import parse_tenant_id
+
+_LONGEST_CA = 32_768
+_NEEDED = {
+    RootKeyMode.PLATFORM: (),
+    RootKeyMode.AWS_KMS: ("key_arn",),
+    RootKeyMode.PKCS11: ("token", "key"),
+    RootKeyMode.OPENBAO: ("address", "key"),
+}
+_MORE = {
+    RootKeyMode.PLATFORM: (),
+    RootKeyMode.AWS_KMS: ("role_arn", "access_key_id", "credentials"),
+    RootKeyMode.PKCS11: ("credentials",),
+    RootKeyMode.OPENBAO: ("mount", "namespace", "role_id", "ca", "credentials"),
+}
+_NOT_OF_THE_PLACE = ("access_key_id", "credentials", "ca")
+
+_AWS, _HSM, _BAO = "aws-kms", "pkcs11", "openbao"
+
+
+class Act(Protocol):
+    """What a command does with a tenant's id, a place and where its credentials come from."""
+
+    def __call__(self, tenant_id: str, place: Place, source: Source, *, as_json: bool) -> None: ...
+
+
+def with_place(act: Act, help_text: str) -> Callable[..., None]:
+    """Return the command that parses the options and then does `act`."""
+
+    def command(  # noqa: PLR0913 - one parameter an option
+        tenant: Tenant,
+        *,
+        provider: Annotated[RootKeyMode, typer.Option(help="Who holds the key.")],
+        key_arn: Annotated[str | None, typer.Option(help="The key's ARN, no alias.", rich_help_panel=_AWS)] = None,
+        role_arn: Annotated[
+            str | None, typer.Option(help="The role to take, which asks for our external id.", rich_help_panel=_AWS)
+        ] = None,
+        access_key_id: Annotated[
+            str | None, typer.Option(help="Its secret is asked for, or read from --credentials.", rich_help_panel=_AWS)
+        ] = None,
+        token: Annotated[str | None, typer.Option(help="The token's label, no secret.", rich_help_panel=_HSM)] = None,
+        key: Annotated[str | None, typer.Option(help="The key's label (pkcs11) or name (openbao).")] = None,
+        address: Annotated[str | None, typer.Option(help="https://host:port.", rich_help_panel=_BAO)] = None,
+        mount: Annotated[
+            str | None, typer.Option(help="Where Transit is mounted; transit unless given.", rich_help_panel=_BAO)
+        ] = None,
+        namespace: Annotated[str | None, typer.Option(help="The namespace's path.", rich_help_panel=_BAO)] = None,
+        role_id: Annotated[
+            str | None,
+            typer.Option(
+                help="Of an AppRole; its secret id is then asked for instead of a token.", rich_help_panel=_BAO
+            ),
+        ] = None,
+        ca: Annotated[
+            Path | None,
+            typer.Option(help="Certificates to trust (PEM) instead of the public ones.", rich_help_panel=_BAO),
+        ] = None,
+        credentials: Annotated[
+            str | None,
+            typer.Option(
+                metavar="FILE", help="JSON, mode 0600, or - for standard input. Left out: they are asked for."
+            ),
+        ] = None,
+        as_json: output.AsJson = False,
+    ) -> None:
+        options = {
+            "key_arn": key_arn,
+            "role_arn": role_arn,
+            "access_key_id": access_key_id,
+            "token": token,
+            "key": key,
+            "address": address,
+            "mount": mount,
+            "namespace": namespace,
+            "role_id": role_id,
+            "ca": ca,
+            "credentials": credentials,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
+        place = _place(provider, given)
+        act(parse_tenant_id(tenant), place, Source(credentials, access_key_id), as_json=as_json)
+
+    command.__doc__ = help_text
+    return command
+
+
+def _place(provider: RootKeyMode, given: dict[str, Any]) -> Place:
+    for name in given:
+        if name not in {*_NEEDED[provider], *_MORE[provider]}:
+            raise typer.BadParameter(_misplaced(name, provider), param_hint=_flag(name))
+    for name in _NEEDED[provider]:
+        if name not in given:
+            raise typer.BadParameter(f"--provider {provider} needs it", param_hint=_flag(name))
+    fields = {name: value for name, value in given.items() if name not in _NOT_OF_THE_PLACE}
+    if "ca" in given:
+        fields["ca_pem"] = _certificates(given["ca"])
+    return parse_place({"provider": provider, **fields})
+
+
+def _misplaced(name: str, provider: RootKeyMode) -> str:
+    own = [mode for mode in RootKeyMode if name in {*_NEEDED[mode], *_MORE[mode]}]
+    text = f"it belongs to --provider {' or '.join(own)}, not to {provider}"
+    if (name, provider) == ("token", RootKeyMode.OPENBAO):
+        text += "; a token of OpenBao is a credential: if you gave one, revoke it, and give another by --credentials"
+    return text
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _certificates(file: Path) -> str:
+    """Return the certificates in a PEM file, and nothing else of it: the place of a key is shown to everybody."""
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(_LONGEST_CA + 1)
+        found = x509.load_pem_x509_certificates(text) if len(text) <= _LONGEST_CA else []
+    except (OSError, ValueError):
+        found = []
+    if not found:
+        raise FileRefused(f"{file} holds no certificates", f"give at most {_LONGEST_CA} bytes of PEM with --ca")
+    return "".join(certificate.public_bytes(Encoding.PEM).decode("ascii") for certificate in found)

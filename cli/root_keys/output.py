@@ -1,0 +1,121 @@
+"""How root keys, their changes and what a preflight found look to a person.
+
+What the health of a root key on record means, in the words of its error.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from core.errors.keys import CustomerKeyError
+from core.tenants.locks import HEALTHY
+from database.root_keys import RootKeyChangeRow
+
+_UNWATCHED = "not watched: the platform's own"
+
+
+def draw(console: Console, shown: Mapping[str, Any]) -> None:
+    """Print a root key as `root_key.everything` describes it."""
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(shown):
+        # As text, not as markup, and in one line each: a customer chose these names, and somebody copies them.
+        facts.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
+    console.print(facts)
+    if shown["health_hint"]:
+        console.print(Text.assemble(("hint  ", "bold"), shown["health_hint"]), soft_wrap=True)
+    if shown["changes"]:
+        console.print()
+        console.print(_changes(shown["changes"]))
+    if shown["problems"]:
+        console.print()
+        draw_problems(console, shown["problems"])
+
+
+def draw_problems(console: Console, problems: Sequence[Mapping[str, Any]]) -> None:
+    """Print what a preflight found, each with what to do; a policy in a hint can be copied as it stands."""
+    for problem in problems:
+        console.print(
+            Text.assemble(("✗ ", "red"), (problem["code"], "bold"), f": {problem['message']}"), soft_wrap=True
+        )
+        for line in problem["hint"].splitlines():
+            console.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def progress(change: RootKeyChangeRow) -> str:
+    """Return how far a change is, in words; none before its keys were counted."""
+    return "" if not change.total else f"wrapped {change.wrapped:,} of {change.total:,} service keys"
+
+
+def _facts(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
+    health, since = shown["health"], shown["health_since"]
+    return [
+        ("tenant", shown["tenant_id"]),
+        ("root key", f"{shown['root_key_mode']} {shown['name']}"),
+        *([] if shown["version"] is None else [("version", _version(shown["version"], shown["older_wraps"]))]),
+        *(
+            (name.replace("_", " "), _value(name, value))
+            for name, value in shown["place"].items()
+            if name != "provider"
+        ),
+        ("health", _UNWATCHED if health is None else f"{health} since {_time(since)}: {shown['health_message']}"),
+        ("locked by", ", ".join(shown["locks"]) or "nothing"),
+        ("external id", f"{shown['external_id']} (what a role of yours at AWS must ask for)"),
+        ("platform at AWS", shown["aws_principal"] or "not set (aws_principal): the operator knows whom to trust"),
+    ]
+
+
+def _version(newest: int, older: int) -> str:
+    if not older:
+        return f"{newest}; nothing lies under an older one"
+    wraps = "1 wrap lies" if older == 1 else f"{older:,} wraps lie"
+    return f"{newest}; {wraps} under an older one, to be made anew by the platform within about an hour"
+
+
+def _value(name: str, value: str) -> str:
+    return f"{value.count('BEGIN CERTIFICATE')} certificates of your own" if name == "ca_pem" else value
+
+
+def _changes(changes: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("change", "from", "to", "state", "wrapped", "began", "problem", box=None, pad_edge=False)
+    for change in changes:
+        cells = (
+            str(change["number"]),
+            change["from_mode"],
+            f"{change['to_mode']} {change['to_name']}",
+            change["state"],
+            f"{change['wrapped']:,} of {change['total']:,}",
+            _time(change["started_at"]),
+            change["problem"] or "",
+        )
+        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
+    return table
+
+
+def _time(at: str) -> str:
+    return at[:19].replace("T", " ")
+
+
+_WELL = "the root key does its part"
+
+
+def _all(kind: type[CustomerKeyError]) -> Iterator[type[CustomerKeyError]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _all(below)
+
+
+def meaning(health: str) -> str:
+    """Return what a health on record says."""
+    return _WELL if health == HEALTHY else _error(health).message
+
+
+def healed_by(health: str) -> str:
+    """Return what a person can do about it; empty for one that is well."""
+    return "" if health == HEALTHY else _error(health).hint
+
+
+def _error(health: str) -> type[CustomerKeyError]:
+    return {kind.code: kind for kind in _all(CustomerKeyError)}.get(health, CustomerKeyError)

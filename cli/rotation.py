@@ -1,0 +1,251 @@
+"""`openkcm rotate`: new versions of a tenant's keys, and the end of old ones.
+
+What is asked goes through the tenant's workflow; how far it is and how it ended is read from the records. What makes
+data unreadable shows beforehand what that would be, and wants the tenant's id once more.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+from uuid import uuid4
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli import progress
+from cli.audited import on_record
+from cli.confirmation import ConfirmTenant, refuse_unconfirmed
+from cli.connections import Ask, Tenant, ask_gateway, operator_database
+from config.settings import Settings, load_settings
+from core import names as ids
+from core.errors.keys import KeyVersionUnknown
+from core.errors.services import ServiceUnknown
+from core.errors.tenants import TenantUnknown
+from core.keys.rotation import MEANING, KeyState, Scope
+from core.messages.keys import RotateRequest
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.keys import KeyVersionRow
+from database.rotation import RotationRow
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import parse_service_name, parse_tenant_id
+from openkcm.errors import CallerError, OpenKcmError
+
+Service = Annotated[str | None, typer.Option("--service", help="Rotate the key of this service alone.")]
+TenantKeyOnly = Annotated[bool, typer.Option("--tenant-key-only", help="Rotate the tenant key and no service key.")]
+Compromised = Annotated[
+    bool,
+    typer.Option("--compromised", help="Somebody else may know what is replaced: it must open nothing any more."),
+]
+Retire = Annotated[
+    int | None,
+    typer.Option("--retire", min=1, help="Destroy this version of the service's key, which encrypts nothing any more."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen and change nothing.")]
+
+
+def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
+    app.command("rotate")(Rotate(ask).rotate)
+
+
+class Rotate:
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def rotate(  # noqa: PLR0913 - one for each thing that can be asked
+        self,
+        tenant: Tenant,
+        *,
+        service: Service = None,
+        tenant_key_only: TenantKeyOnly = False,
+        compromised: Compromised = False,
+        retire: Retire = None,
+        dry_run: DryRun = False,
+        confirm: ConfirmTenant = None,
+        as_json: output.AsJson = False,
+    ) -> None:
+        """Make new versions of a tenant's keys: of the tenant key and of every service key.
+
+        No data is encrypted anew and nothing is interrupted: what the former versions encrypted they go on opening.
+        """
+        tenant_id = parse_tenant_id(tenant)
+        if service is not None:
+            parse_service_name(service)
+        _refuse_nonsense(service, retire, tenant_key_only=tenant_key_only, compromised=compromised)
+        request = _request(service, tenant_key_only=tenant_key_only, compromised=compromised)
+        settings = load_settings()
+        with operator_database(settings) as database:
+            with database.tenant_tx(tenant_id) as tx:
+                consequences = _consequences(tx, request, retire)
+            if dry_run:
+                document = _document(database, tenant_id) | {"consequences": consequences}
+                output.answer(document, as_json=as_json, show=lambda console: _draw(console, consequences))
+                return
+            if compromised or retire is not None:
+                if not as_json:
+                    _draw(output.progress, consequences)
+                refuse_unconfirmed(tenant_id, confirm, _in_short(consequences), "go on")
+            if service is not None and retire is not None:
+                with on_record(database, tenant_id, AuditName.RETIRE_REQUESTED, service, version=str(retire)):
+                    self._ask(settings, lambda gateway: gateway.retire_service_key(tenant_id, service, retire))
+                refused: OpenKcmError | None = None
+            else:
+                with _shown(database, tenant_id, as_json=as_json):
+                    refused = self._asked(settings, database, tenant_id, request)
+            document = _document(database, tenant_id)
+        if refused is not None:
+            output.answer_refused(document, refused.code, refused.message, refused.hint, as_json=as_json)
+        output.answer(document, as_json=as_json, show=lambda console: _draw_end(console, document, service, retire))
+
+    def _asked(
+        self, settings: Settings, database: Database, tenant_id: str, request: RotateRequest
+    ) -> OpenKcmError | None:
+        """Ask; return the refusal, or that it is not done yet, beside which there is more to tell."""
+        from workflows.client.workflow_client import NotDoneInTime  # noqa: PLC0415 - see cli.connections
+
+        told = {"services": str(request.services), "compromised": str(request.compromised).lower()}
+        try:
+            with on_record(database, tenant_id, AuditName.ROTATE_REQUESTED, request.service or tenant_id, **told):
+                self._ask(settings, lambda gateway: gateway.rotate_keys(tenant_id, request))
+        except (CallerError, NotDoneInTime) as refused:
+            return refused
+        return None
+
+
+def _refuse_nonsense(service: str | None, retire: int | None, *, tenant_key_only: bool, compromised: bool) -> None:
+    if service is not None and tenant_key_only:
+        raise typer.BadParameter("the tenant key is nobody's service", param_hint="--tenant-key-only")
+    if retire is not None and service is None:
+        raise typer.BadParameter("say of which service: --service NAME", param_hint="--retire")
+    if retire is not None and compromised:
+        raise typer.BadParameter("a version is retired, or all of them are replaced", param_hint="--retire")
+
+
+def _request(service: str | None, *, tenant_key_only: bool, compromised: bool) -> RotateRequest:
+    scope = Scope.ONE if service is not None else Scope.NONE if tenant_key_only else Scope.ALL
+    return RotateRequest(
+        request_id=uuid4().hex,
+        services=scope,
+        service=service,
+        tenant_key=service is None,
+        compromised=compromised,
+    )
+
+
+def _consequences(tx: TenantTransaction, request: RotateRequest, retire: int | None) -> list[dict[str, Any]]:
+    """Return each version of a key with what would become of it; raises what the workflow would."""
+    if tx.tenants.get() is None:
+        raise TenantUnknown
+    every = tx.services.keys()
+    versions = [key for key in every if request.services is Scope.ALL or key.service == request.service]
+    if request.service is not None and not versions:
+        raise ServiceUnknown
+    if retire is not None:
+        named = [key for key in versions if key.version == retire]
+        if not named:
+            raise KeyVersionUnknown
+        return [_version(named[0], "destroyed: what it encrypted can never be read again")]
+    end = "compromised: opens nothing a caller brings" if request.compromised else "decrypts only"
+    concerned = {KeyState.ACTIVE, KeyState.DEACTIVATED} if request.compromised else {KeyState.ACTIVE}
+    told = [_version(key, end) for key in versions if key.state in concerned]
+    key = tx.keys.get(ids.l2_key(tx.tenant_id)) if request.tenant_key else None
+    if key is not None:
+        end = "deleted, also for backups of the database" if request.compromised else "retired"
+        told.insert(0, {"key": key.name, "version": key.version, "becomes": end, "last_opened_at": None})
+    return told
+
+
+def _version(key: KeyVersionRow, becomes: str) -> dict[str, Any]:
+    opened = key.last_opened_at and key.last_opened_at.isoformat()
+    return {"key": key.service, "version": key.version, "becomes": becomes, "last_opened_at": opened}
+
+
+def _document(database: Database, tenant_id: str) -> dict[str, Any]:
+    with database.tenant_tx(tenant_id) as tx:
+        row, key = tx.tenants.get(), tx.keys.get(ids.l2_key(tenant_id))
+        rotation, versions = next(iter(tx.rotations.all(1)), None), tx.services.keys()
+    if row is None:
+        raise TenantUnknown
+    return {
+        "tenant_id": tenant_id,
+        "state": row.state,
+        "operation": None if rotation is None else of_rotation(tenant_id, rotation),
+        "l2_versions": None if key is None else {"newest": key.version, "oldest": key.oldest},
+        "service_keys": [of_version(version) for version in versions],
+    }
+
+
+def of_rotation(tenant_id: str, rotation: RotationRow) -> dict[str, Any]:
+    """Return a rotation as JSON's types."""
+    return {
+        "id": ids.rotation_workflow(tenant_id, rotation.number),
+        "state": rotation.state,
+        "stage": rotation.stage,
+        "done": rotation.done,
+        "total": rotation.total,
+        "problem": rotation.problem,
+        "root_key_version": rotation.wanted.root_key_version,
+        "scheduled": rotation.wanted.scheduled,
+        "started_at": rotation.started_at.isoformat(),
+        "finished_at": rotation.finished_at and rotation.finished_at.isoformat(),
+    }
+
+
+def of_version(key: KeyVersionRow) -> dict[str, Any]:
+    """Return a version of a service key as JSON's types."""
+    return {
+        "service_id": key.service,
+        "version": key.version,
+        "state": key.state,
+        "l2_version": key.l2_version,
+        "activated_at": key.activated_at and key.activated_at.isoformat(),
+        "last_opened_at": key.last_opened_at and key.last_opened_at.isoformat(),
+    }
+
+
+def _in_short(consequences: list[dict[str, Any]]) -> str:
+    return f"{len(consequences)} versions of keys come to their end, which cannot be undone"
+
+
+def _draw(console: Console, consequences: list[dict[str, Any]]) -> None:
+    table = Table("key", "version", "becomes", "last opened")
+    for one in consequences:
+        opened = (one["last_opened_at"] or "not on record")[:19].replace("T", " ")
+        table.add_row(*(Text(cell) for cell in (one["key"], str(one["version"]), one["becomes"], opened)))
+    console.print(table)
+
+
+def _draw_end(console: Console, document: dict[str, Any], service: str | None, retire: int | None) -> None:
+    if retire is not None:
+        console.print(Text(f"version {retire} of the key of {service} is destroyed"))
+        return
+    versions = document["l2_versions"]
+    console.print(Text(f"rotated; the tenant key is at version {versions['newest']}, which opens everything"))
+    left = [key for key in document["service_keys"] if key["state"] == KeyState.COMPROMISED]
+    if left:
+        console.print(
+            Text(f"{len(left)} compromised versions are destroyed by themselves once nothing is sealed under them")
+        )
+
+
+def told(rotation: RotationRow) -> str:
+    """Return how far a rotation is in words."""
+    text = MEANING[rotation.stage]
+    return f"{text}: {rotation.done:,} of {rotation.total:,}" if rotation.total else text
+
+
+@contextmanager
+def _shown(database: Database, tenant_id: str, *, as_json: bool) -> Iterator[None]:
+    if as_json:
+        yield
+        return
+
+    def newest() -> RotationRow | None:
+        with database.tenant_tx(tenant_id) as tx:
+            return next(iter(tx.rotations.all(1)), None)
+
+    with progress.shown("rotating keys", newest, told):
+        yield

@@ -1,0 +1,1 @@
+"""Commands of services: connect, join tokens, protected fields, coverage."""

@@ -1,0 +1,256 @@
+"""`openkcm service`: connect a customer's database or service, list those connected, renew or disconnect one.
+
+The operator's role stores the request and reads the certificate; what lies between is the workflow's. No Vault here.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli.audited import on_record
+from cli.confirmation import SERVICE, ConfirmService, refuse_unconfirmed
+from cli.connections import Tenant, ask_gateway, operator_database
+from cli.services import join_token
+from cli.services.smoke_test import try_service
+from cli.tenants.commands import of_service
+from config.settings import Settings, load_settings
+from core.errors.platform import Overtaken
+from core.errors.services import ServiceUnknown
+from core.errors.tenants import TenantUnknown
+from core.services import refuse_unconnectable
+from database.connection.database import Database
+from database.services.agents import ContactRow
+from database.services.repository import LeafRow, ServiceRequestRow
+from database.tenants import TenantRow
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.client_files import AUTHORITY, CERTIFICATE, Offer, certificates, configuration
+from openkcm.contract.csr import LONGEST, requested_key
+from openkcm.contract.names import parse_service_name, parse_tenant_id
+from openkcm.contract.services import ServiceKind, is_connected
+from openkcm.credentials.store import ServiceFolder
+from openkcm.errors import FolderRefused
+
+if TYPE_CHECKING:
+    from workflows.client.workflow_client import Gateway
+
+Name = Annotated[str, typer.Argument(help="The service's name.")]
+
+
+def register(app: typer.Typer) -> None:
+    services = typer.Typer(help="Connect databases and services to a tenant's keys.", no_args_is_help=True)
+    services.command("connect")(connect)
+    services.command("list")(list_services)
+    services.command("renew")(renew)
+    services.command("disconnect")(disconnect)
+    services.command("try")(try_service)
+    services.command("join-token")(join_token.make)
+    app.add_typer(services, name="service")
+
+
+def connect(  # noqa: PLR0913 - one parameter an option
+    tenant: Tenant,
+    *,
+    kind: Annotated[ServiceKind, typer.Option(help="What it is.")],
+    name: Annotated[str, typer.Option(help="Its name within the tenant.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for its key, made here, its certificate and its configuration.")
+    ] = None,
+    csr: Annotated[
+        Path | None, typer.Option(help="A request made elsewhere (PKCS #10, PEM); only the certificate comes back.")
+    ] = None,
+    as_json: output.AsJson = False,
+) -> None:
+    """Connect a service, or give a connected one a further certificate."""
+    if out is None and csr is None:
+        raise typer.BadParameter("say where to write with --out DIR, or what to certify with --csr FILE")
+    tenant_id, service, settings = parse_tenant_id(tenant), parse_service_name(name), load_settings()
+    request_id = uuid4().hex
+    with operator_database(settings) as database:
+        row = _admitted(database, tenant_id, service, kind)
+        folder = None if out is None else ServiceFolder(out, tenant_id, service)
+        if folder is not None and csr is not None:
+            folder.refuse_own_key()
+        csr_pem = _read_request(csr) if csr is not None else folder.request() if folder is not None else ""
+        with database.tenant_tx(tenant_id) as tx:
+            tx.services.request(ServiceRequestRow(request_id, service, kind, csr_pem))
+        with on_record(
+            database, tenant_id, AuditName.SERVICE_CONNECT_REQUESTED, service, kind=kind, request=request_id
+        ):
+            ask_gateway(settings, lambda gateway: gateway.connect_service(tenant_id, row.region, service, request_id))
+        with database.tenant_tx(tenant_id) as tx:
+            leaf, chain = tx.services.issued(service, request_id)
+    offer, written = _offer(settings), []
+    if folder is not None:
+        written = folder.write(_files(folder, kind, service, offer, leaf, chain, own_key=csr is None))
+    document: dict[str, Any] = {
+        "tenant_id": tenant_id,
+        "service_id": service,
+        "kind": kind,
+        "certificate_not_after": leaf.not_after.isoformat(),
+        "kmip": offer.kmip,
+        "https": offer.https,
+        "files": written,
+    }
+    if folder is None:
+        document |= {"certificate": leaf.certificate_pem, "chain": chain}
+    output.answer(document, as_json=as_json, show=lambda console: _show(console, document))
+
+
+def list_services(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
+    """List a tenant's services."""
+    tenant_id = parse_tenant_id(tenant)
+    with operator_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
+        if tx.tenants.get() is None:
+            raise TenantUnknown
+        agents, now = tx.agents.all(), datetime.now(UTC)
+        services = [
+            of_service(row) | {"agents": [_of_agent(one, now) for one in agents if one.service == row.service]}
+            for row in tx.services.all()
+        ]
+
+    def draw(console: Console) -> None:
+        table = Table("service", "kind", "state", "certificate until", "last seen", "agent")
+        for service in services:
+            times = [(service[at] or "")[:19].replace("T", " ") for at in ("certificate_not_after", "last_seen_at")]
+            cells = (service["service_id"], service["kind"], service["state"], *times, _agents(service["agents"]))
+            table.add_row(*map(Text, cells))
+        console.print(table)
+
+    output.answer({"tenant_id": tenant_id, "services": services}, as_json=as_json, show=draw)
+
+
+def _of_agent(row: ContactRow, now: datetime) -> dict[str, Any]:
+    """Return an agent as JSON's types; all but the time of its last contact is its own word."""
+    return {
+        "instance": row.instance,
+        "agent_version": row.agent_version,
+        "connected": is_connected(row.last_contact_at, now),
+        "last_contact_at": row.last_contact_at.isoformat(),
+        "certificate_not_after": row.certificate_not_after.isoformat(),
+        "problem": row.problem,
+    }
+
+
+def _agents(agents: Sequence[dict[str, Any]]) -> str:
+    """Return in a few words how a service's agents are."""
+    problems = sorted({one["problem"] for one in agents if one["connected"] and one["problem"]})
+    if problems:
+        return ", ".join(problems)
+    connected = sum(one["connected"] for one in agents)
+    return "" if not agents else "connected" if connected == len(agents) else f"{connected} of {len(agents)} connected"
+
+
+def renew(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) -> None:
+    """Issue the next certificate for a service's newest key now; the service fetches it by itself."""
+    document = _changed(
+        tenant, name, AuditName.SERVICE_RENEW_REQUESTED, lambda gateway, *service: gateway.renew_service(*service)
+    )
+    until = str(document["certificate_not_after"])[:19].replace("T", " ")
+    output.answer(
+        document, as_json=as_json, show=lambda console: console.print(f"{name} has a certificate until {until} UTC")
+    )
+
+
+def disconnect(tenant: Tenant, name: Name, *, confirm: ConfirmService = None, as_json: output.AsJson = False) -> None:
+    """Revoke every certificate of a service at once; its key stays for when it is connected again."""
+    consequence = f"every certificate of {name} of {tenant} is revoked and its connections are closed at once"
+    document = _changed(
+        tenant,
+        name,
+        AuditName.SERVICE_DISCONNECT_REQUESTED,
+        lambda gateway, *service: gateway.disconnect_service(*service),
+        lambda service: refuse_unconfirmed(service, confirm, consequence, "disconnect it", what=SERVICE, dry_run=False),
+    )
+    output.answer(document, as_json=as_json, show=lambda console: console.print(f"{name} of {tenant} is disconnected"))
+
+
+def _changed(
+    tenant: str,
+    name: str,
+    asked: AuditName,
+    change: "Callable[[Gateway, str, str, str], Awaitable[None]]",
+    confirm: Callable[[str], None] = lambda _service: None,
+) -> dict[str, Any]:
+    """Have the workflow of a known and confirmed service do something and return what the service is then."""
+    tenant_id, service, settings = parse_tenant_id(tenant), parse_service_name(name), load_settings()
+    with operator_database(settings) as database:
+        with database.tenant_tx(tenant_id) as tx:
+            row, known = tx.tenants.get(), tx.services.get(service)
+        if row is None:
+            raise TenantUnknown
+        if known is None:
+            raise ServiceUnknown
+        confirm(service)
+        with on_record(database, tenant_id, asked, service):
+            ask_gateway(settings, lambda gateway: change(gateway, tenant_id, row.region, service))
+        with database.tenant_tx(tenant_id) as tx:
+            known = tx.services.get(service) or known
+    return {"tenant_id": tenant_id} | of_service(known)
+
+
+def _admitted(database: Database, tenant_id: str, service: str, kind: ServiceKind) -> TenantRow:
+    """Return the tenant; refuses here, before a key is made, what the workflow would refuse."""
+    with database.tenant_tx(tenant_id) as tx:
+        row, known = tx.tenants.get(), tx.services.get(service)
+    if row is None:
+        raise TenantUnknown
+    refuse_unconnectable(row.state, kind, None if known is None else known.kind)
+    return row
+
+
+def _read_request(file: Path) -> str:
+    try:
+        with file.open(encoding="ascii") as opened:
+            text = opened.read(LONGEST + 1)
+    except (OSError, UnicodeDecodeError) as failed:
+        raise FolderRefused(f"{file} cannot be read", "give a PKCS #10 request in PEM with --csr") from failed
+    requested_key(text)
+    return text
+
+
+def _offer(settings: Settings) -> Offer:
+    host = settings.crypto_name
+    return Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
+
+
+def _files(  # noqa: PLR0913, PLR0917 - what a folder is made of
+    folder: ServiceFolder,
+    kind: ServiceKind,
+    service: str,
+    offer: Offer,
+    leaf: LeafRow,
+    chain: str,
+    *,
+    own_key: bool,
+) -> dict[str, str]:
+    """Return file name → text; the certificate comes last, so that where it is everything else is too."""
+    presented, root = certificates(leaf.certificate_pem, chain)
+    files = {AUTHORITY: root}
+    if own_key:
+        if not folder.holds_key_of(leaf.certificate_pem):
+            raise Overtaken("the certificate is for a key that is no longer in the folder", "run the command again")
+        files |= configuration(kind, service, str(folder.path), offer, presented + folder.key_pem())
+    return files | {CERTIFICATE: presented}
+
+
+def _show(console: Console, document: dict[str, Any]) -> None:
+    if "certificate" in document:
+        console.print(
+            document["certificate"] + document["chain"], markup=False, highlight=False, end="", soft_wrap=True
+        )
+        return
+    until = document["certificate_not_after"][:19].replace("T", " ")
+    console.print(
+        Text(f"{document['service_id']} of {document['tenant_id']} is connected, certificate until {until} UTC")
+    )
+    console.print(Text(f"https  {document['https']}\nkmip   {document['kmip']}"))
+    for path in document["files"]:
+        console.print(Text(f"wrote  {path}"), soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Commands of tenants: list, show, lifecycle, policy."""

@@ -1,0 +1,87 @@
+"""`openkcm tenant policy`: what a tenant asks of its keys and of its people, shown and changed.
+
+Changed like this it is by one person, and nobody of the platform can stand in for the second one: as soon as anything
+takes two people, the policy itself is changed in the dashboard alone.
+"""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli.audited import on_record
+from cli.connections import Ask, Tenant, operator_database
+from config.settings import load_settings
+from core.errors.tenants import TenantUnknown
+from core.tenants.approvals import Action
+from core.tenants.policy import SERVICE_KEY_BOUNDS, TENANT_KEY_BOUNDS, TenantPolicy, parse_policy
+from database.connection.database import Database
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import parse_tenant_id
+
+_NOBODY = "none"
+
+
+class Policy:
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def policy(
+        self,
+        tenant: Tenant,
+        *,
+        tenant_key_days: Annotated[
+            int | None, typer.Option(help="Days until the tenant key is rotated, {} to {}.".format(*TENANT_KEY_BOUNDS))
+        ] = None,
+        service_key_days: Annotated[
+            int | None, typer.Option(help="Days until a service key is rotated, {} to {}.".format(*SERVICE_KEY_BOUNDS))
+        ] = None,
+        four_eyes: Annotated[
+            str | None,
+            typer.Option(
+                metavar="ACTION,...", help=f"What takes two people, of {', '.join(Action)}; {_NOBODY} for nothing."
+            ),
+        ] = None,
+        as_json: output.AsJson = False,
+    ) -> None:
+        """Show how old a tenant's keys may become and what takes two people; with an option, change it."""
+        tenant_id, settings = parse_tenant_id(tenant), load_settings()
+        with operator_database(settings) as database:
+            policy = _of(database, tenant_id)
+            if (tenant_key_days, service_key_days, four_eyes) != (None, None, None):
+                wanted = parse_policy(
+                    policy.tenant_key_days if tenant_key_days is None else tenant_key_days,
+                    policy.service_key_days if service_key_days is None else service_key_days,
+                    policy.four_eyes if four_eyes is None else _actions(four_eyes),
+                )
+                told = {name: str(value) for name, value in wanted.as_argument().items()}
+                with on_record(database, tenant_id, AuditName.POLICY_CHANGE_REQUESTED, **told):
+                    self._ask(settings, lambda gateway: gateway.change_policy(tenant_id, wanted))
+                policy = _of(database, tenant_id)
+        document = {"tenant_id": tenant_id, **policy.as_argument()}
+        output.answer(document, as_json=as_json, show=lambda console: _draw(console, document))
+
+
+def _actions(text: str) -> list[str]:
+    return [] if text.strip() == _NOBODY else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _of(database: Database, tenant_id: str) -> TenantPolicy:
+    with database.tenant_tx(tenant_id) as tx:
+        if tx.tenants.get() is None:
+            raise TenantUnknown
+        return tx.policy.get()
+
+
+def _draw(console: Console, document: dict[str, Any]) -> None:
+    facts = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("tenant key (L2) is rotated after", f"{document['tenant_key_days']} days"),
+        ("service keys (L3) are rotated after", f"{document['service_key_days']} days"),
+        ("two people are needed for", ", ".join(document["four_eyes"]) or "nothing"),
+    ):
+        facts.add_row(Text(name, style="bold"), Text(value))
+    console.print(facts)

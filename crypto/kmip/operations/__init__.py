@@ -1,4 +1,0 @@
-"""What a client can ask, one file for each family; `crypto.kmip.served` lists them all.
-
-An operation gets the batch it belongs to and its payload, and returns the items of the answer's payload.
-"""

@@ -1,0 +1,55 @@
+"""`python -m crypto_service`: settings and secrets, then a process per core that serves and a shipper."""
+
+import gc
+import os
+import sys
+from functools import partial
+
+import structlog
+
+from config.settings import LOOPBACK, Settings, load_settings
+from crypto_service.audit.wal import journal_folder
+from crypto_service.processes.shipper_process import deliver
+from crypto_service.processes.supervisor import Child, Supervision
+from crypto_service.processes.worker_process import serve
+from crypto_service.server.hardening import harden
+from crypto_service.server.tls import IdentityShelf
+from crypto_service.wiring import read_credentials
+from openkcm.errors import OpenKcmError
+from openkcm.logging import configure_logs
+
+_STOP_MARGIN_SECONDS = 5.0
+
+
+def run(settings: Settings) -> None:
+    """Run the service until it is told to stop; raises SettingsInvalid when a secret is missing."""
+    credentials = read_credentials(settings)
+    journal_folder(settings.state_dir)
+    harden()
+    count = settings.crypto_processes or len(os.sched_getaffinity(0))
+    serving = partial(serve, settings, credentials, IdentityShelf())
+    children = [Child(f"serve-{number}", serving) for number in range(1, count + 1)]
+    # Stopped last: what the serving ones wrote before their end is delivered before the service is gone.
+    children.append(Child("deliver", partial(deliver, settings, credentials), stage=1))
+    address = (LOOPBACK, settings.crypto_metrics_port)
+    supervision = Supervision(children, address, settings.drain_seconds + _STOP_MARGIN_SECONDS)
+    # Everything loaded so far is shared with the children; the collector would touch, and so copy, all of it.
+    gc.freeze()
+    supervision.run()
+
+
+def main() -> None:
+    """Run the process."""
+    try:
+        settings = load_settings()
+        configure_logs(settings.log_format, "crypto")
+        run(settings)
+    except OpenKcmError as refused:
+        sys.exit(f"crypto cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")
+    except OSError as taken:
+        structlog.get_logger().error("crypto cannot start", reason=os.strerror(taken.errno or 0))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

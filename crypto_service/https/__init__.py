@@ -1,0 +1,1 @@
+"""HTTPS server: parser, routes, schemas, problems (RFC 9457)."""

@@ -1,0 +1,225 @@
+"""HTTP/1.1 requests out of bytes (httptools), with every bound that keeps a hostile client small. Does no I/O.
+
+The parser refuses what request smuggling is made of (two lengths, a length beside chunks, bare line feeds, folded
+headers); this file adds what it leaves open: one Host, bounds, and which refusals end the connection. After one of
+those nothing of the connection is interpreted any more, because the two sides may disagree on where a message ends.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import httptools
+
+from crypto_service import correlation
+from crypto_service.https.problems import (
+    Problem,
+    body_too_large,
+    head_too_large,
+    malformed,
+    no_such_method,
+    no_such_path,
+    not_json,
+)
+from crypto_service.https.routes import Endpoint
+
+HEAD_BYTES = 16_384
+"""Request line and headers together."""
+HEADERS = 64
+_JSON = b"application/json"
+_FRAMING = 8
+"""Bytes of framing allowed for each byte of body: room for one-byte chunks, none for endless extensions or trailers."""
+
+_ACTED_ON = frozenset(
+    {
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"x-request-id",
+        b"traceparent",
+        b"expect",
+        b"content-encoding",
+    }
+)
+
+Routes = Mapping[bytes, Mapping[bytes, Endpoint]]
+
+
+@dataclass(slots=True)
+class Message:
+    """One request, whole. With a `refusal` the rest may be missing; without `keep_alive` nothing follows it."""
+
+    correlation_id: str
+    keep_alive: bool
+    endpoint: Endpoint | None = None
+    refusal: Problem | None = None
+    body: bytes = field(default=b"", repr=False)
+    head_only: bool = False
+    unread: bool = False
+    """Whether the client may still be sending a body that is not read."""
+
+
+class HttpReader:
+    """Turns what arrives on one connection into messages."""
+
+    def __init__(self, routes: Routes, body_limit: int) -> None:
+        self._routes = routes
+        self._body_limit = body_limit
+        self._parser = httptools.HttpRequestParser(self)
+        self._messages: list[Message] = []
+        self.within = False
+        """Whether a message has begun and is not complete."""
+        self.ended = False
+        """Whether nothing that arrives is a message any more; the caller MUST close after the last one."""
+        self.expected = False
+        """Whether the client waits for `100 Continue` before it sends the body of the message it is within."""
+        self._start()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Return the messages that are complete now, in order."""
+        if self.ended:
+            return []
+        self._wire += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._end(malformed("this service speaks nothing but HTTP/1.1"))
+        except httptools.HttpParserCallbackError:
+            raise
+        except httptools.HttpParserError:
+            # Bytes behind a message that said `close` are ignored; anything else is not HTTP.
+            if not self.ended:
+                self._end(malformed("this is not a well-formed HTTP/1.1 request"))
+        if self.within:
+            self._check_bounds()
+        found, self._messages = self._messages, []
+        return found
+
+    def _check_bounds(self) -> None:
+        if (not self._head_done and self._wire > HEAD_BYTES) or self._wire > HEAD_BYTES + (1 + _FRAMING) * self._size:
+            self._end(head_too_large())
+
+    def _start(self) -> None:
+        # What came in one piece with the head is not counted: less than the loop reads at once.
+        self._wire = self._size = self._head = 0
+        self._target = self._method = b""
+        self._headers = 0
+        self._hosts = 0
+        self._plain_json = self._has_encoding = False
+        self._length = 0
+        self._body = bytearray()
+        self._head_done = False
+        self._correlation: str | None = None
+        self._endpoint: Endpoint | None = None
+        self._refusal: Problem | None = None
+        self.expected = False
+
+    def _end(self, refusal: Problem, *, unread: bool = False) -> None:
+        """Refuse the message it is within, or one that is none, and take nothing more."""
+        if not self.ended:
+            self.ended = True
+            self.within = self.expected = False
+            self._messages.append(Message(self._id(), keep_alive=False, refusal=refusal, unread=unread))
+
+    def _id(self) -> str:
+        return self._correlation or correlation.new_correlation_id()
+
+    # What the parser calls. An exception from here would be a fault of ours; none is expected.
+
+    def on_message_begin(self) -> None:
+        if not self.ended:
+            self._start()
+            self.within = True
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+        self._head += len(part)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers += 1
+        self._head += len(name) + len(value)
+        name = name.lower()
+        if name not in _ACTED_ON or self._head_done:
+            return  # none of ours, or a trailer: nothing this service acts on may come after the body
+        if name == b"content-length":
+            self._length = int(value)
+        elif name == b"content-type":
+            self._plain_json = value == _JSON or value.split(b";", 1)[0].strip().lower() == _JSON
+        elif name == b"host":
+            self._hosts += 1
+        elif name == b"x-request-id":
+            self._correlation = correlation.from_request_id(value) or self._correlation
+        elif name == b"traceparent":
+            self._correlation = self._correlation or correlation.from_traceparent(value)
+        elif name == b"expect":
+            self.expected = value.lower() == b"100-continue"
+        elif name == b"content-encoding":
+            self._has_encoding = value.lower() != b"identity"
+
+    def on_headers_complete(self) -> None:
+        self._head_done = True
+        self._method = self._parser.get_method()
+        self.expected = self.expected and self._parser.get_http_version() == "1.1"
+        self._refusal = self._judge_head()
+        if self._refusal is not None and (self.expected or self._refusal.status == 413):
+            # The client is told before it sends a body that nobody wants, and what it sends anyway is not read.
+            self._end(self._refusal, unread=True)
+
+    def _judge_head(self) -> Problem | None:
+        version = self._parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
+            return malformed("this service speaks nothing but HTTP/1.1")
+        if self._hosts != 1 and version == "1.1":
+            return malformed("a request has exactly one Host header")  # RFC 9112, section 3.2
+        if self._headers > HEADERS or self._head > HEAD_BYTES:
+            return head_too_large()
+        if self._length > self._body_limit:
+            return body_too_large(self._body_limit)
+        return self._find_endpoint()
+
+    def _find_endpoint(self) -> Problem | None:
+        methods = self._routes.get(self._target)
+        if methods is None:
+            path, query = _path(self._target)
+            methods = self._routes.get(path)
+            if methods is None or query:
+                return no_such_path()
+        self._endpoint = methods.get(self._method)
+        if self._endpoint is None:
+            return no_such_method(b", ".join(methods).decode("ascii"))
+        if self._endpoint.request is not None and (self._has_encoding or not self._plain_json):
+            return not_json()
+        return None
+
+    def on_body(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size > self._body_limit:
+            self._end(body_too_large(self._body_limit), unread=True)
+        elif self._refusal is None:
+            self._body += part
+
+    def on_message_complete(self) -> None:
+        if self.ended:
+            return
+        keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
+        self._messages.append(
+            Message(
+                self._id(),
+                keep_alive,
+                self._endpoint,
+                self._refusal,
+                bytes(self._body),
+                head_only=self._method == b"HEAD",
+            )
+        )
+        self.within = self.expected = False
+        self.ended = not keep_alive
+
+
+def _path(target: bytes) -> tuple[bytes, bytes]:
+    """Return path and query of a request target, also of the absolute form (RFC 9112, section 3.2.2)."""
+    if not target.startswith(b"/"):
+        scheme, _, rest = target.partition(b"://")
+        if scheme.lower() == b"https":
+            target = b"/" + rest.partition(b"/")[2]
+    path, _, query = target.partition(b"?")
+    return path, query

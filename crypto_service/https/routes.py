@@ -1,0 +1,277 @@
+"""Every path of the HTTPS front as one table: what it takes, what it answers, and the call between.
+
+A handler gets a caller whose standing was checked for this very request, and a checked request. It gives up the loop
+only when the operation does, so that what is in memory is answered without a task.
+"""
+
+import asyncio
+from binascii import b2a_base64
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from crypto_service.https import schemas as api
+from crypto_service.https.heartbeats import GatheredHeartbeats
+from crypto_service.https.lookups import CertificatesOnRecord, ProtectionsOnRecord
+from crypto_service.https.problems import OF_ONE_ITEM, from_error
+from crypto_service.interfaces import Caller, Operations
+from openkcm.contract.services import HEARTBEAT_SECONDS
+
+Fields = dict[str, Any]
+_ITEMS_AT_ONCE = 50
+"""Items of a batch done before others get a turn: a few milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the handlers work with. `discovery` makes the document for a caller; `openapi` is the same for all."""
+
+    operations: Operations
+    certificates: CertificatesOnRecord
+    heartbeats: GatheredHeartbeats
+    protections: ProtectionsOnRecord
+    discovery: Callable[[Caller], Fields]
+    openapi: Fields
+
+
+JSON = "application/json"
+CRL = "application/pkix-crl"
+CERTIFICATE = "certificate"
+"""The one endpoint that answers a locked tenant's service."""
+Act = Callable[[Desk, Caller, Any], Awaitable[Fields | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One method of one path. `batch_of` names the endpoint whose requests are its items.
+
+    What is not JSON is answered as the bytes that `act` returns.
+    """
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    request: type[api.Request] | None
+    answer: type[BaseModel] | None
+    act: Act
+    batch_of: str | None = None
+    media_type: str = JSON
+
+
+def _text(data: bytes) -> str:
+    return b2a_base64(data, newline=False).decode("ascii")
+
+
+async def _encrypt(desk: Desk, caller: Caller, request: api.EncryptRequest) -> Fields:
+    return {"ciphertext": await desk.operations.encrypt(caller, request.resource, request.plaintext)}
+
+
+async def _decrypt(desk: Desk, caller: Caller, request: api.CiphertextRequest) -> Fields:
+    return {"plaintext": _text(await desk.operations.decrypt(caller, request.resource, request.ciphertext))}
+
+
+async def _rewrap(desk: Desk, caller: Caller, request: api.CiphertextRequest) -> Fields:
+    return {"ciphertext": await desk.operations.rewrap(caller, request.resource, request.ciphertext)}
+
+
+async def _new_data_key(desk: Desk, caller: Caller, request: api.DataKeyRequest) -> Fields:
+    with_plaintext = not request.wrapped_only
+    made = await desk.operations.new_data_key(caller, request.resource, with_plaintext=with_plaintext)
+    if made.plaintext is None:
+        return {"wrapped": made.wrapped}
+    return {"plaintext": _text(made.plaintext), "wrapped": made.wrapped}
+
+
+async def _open_data_key(desk: Desk, caller: Caller, request: api.OpenDataKeyRequest) -> Fields:
+    return {"plaintext": _text(await desk.operations.open_data_key(caller, request.resource, request.wrapped))}
+
+
+async def _certificate(desk: Desk, caller: Caller, _request: None) -> Fields:
+    leaf, authority = await desk.certificates.newest(caller)
+    answer = api.CertificateAnswer(
+        serial=leaf.serial,
+        certificate=leaf.certificate_pem,
+        chain=authority.chain_pem,
+        not_before=leaf.not_before,
+        not_after=leaf.not_after,
+    )
+    return answer.model_dump(mode="json")
+
+
+async def _heartbeat(desk: Desk, caller: Caller, request: api.HeartbeatRequest) -> Fields:
+    newer = await desk.heartbeats.note(caller, request)
+    return {"heartbeat_seconds": HEARTBEAT_SECONDS, "certificate_newer": newer}
+
+
+async def _protection(desk: Desk, caller: Caller, _request: None) -> Fields:
+    found = await desk.protections.of(caller)
+    fields = [
+        api.FieldAnswer(
+            store=one.store, place=one.place, field=one.field, mode=one.mode, plain_allowed=one.plain_allowed
+        )
+        for one in found.fields
+    ]
+    return api.ProtectionAnswer(version=found.version, fields=fields).model_dump(mode="json")
+
+
+async def _revocation_list(desk: Desk, caller: Caller, _request: None) -> bytes:
+    return await desk.certificates.revocation_list(caller, former=False)
+
+
+async def _former_revocation_list(desk: Desk, caller: Caller, _request: None) -> bytes:
+    return await desk.certificates.revocation_list(caller, former=True)
+
+
+async def _discovery(desk: Desk, caller: Caller, _request: None) -> Fields:
+    return desk.discovery(caller)
+
+
+async def _health(_desk: Desk, _caller: Caller, _request: None) -> Fields:
+    return {"status": "ok"}
+
+
+async def _openapi(desk: Desk, _caller: Caller, _request: None) -> Fields:
+    return desk.openapi
+
+
+def _in_batches(single: Endpoint) -> Endpoint:
+    request_model = cast("type[api.Request]", single.request)
+
+    async def act(desk: Desk, caller: Caller, request: api.BatchRequest) -> Fields:
+        """Do the items in order.
+
+        What would refuse every item (a closed tenant, a dead server) is tried once only: it refuses the whole while
+        nothing is done, and all that is left after that.
+        """
+        answers: list[Fields] = []
+        done = 0
+        left: Fields | None = None
+        for number, item in enumerate(request.items, 1):
+            if left is not None:
+                answers.append(left)
+                continue
+            try:
+                answer = await single.act(desk, caller, api.parse_item(request_model, item))
+                answers.append(cast("Fields", answer))
+                done += 1
+            except Exception as refused:
+                if not isinstance(refused, OF_ONE_ITEM) and not done:
+                    raise
+                problem: Fields = {"problem": from_error(refused).document()}
+                answers.append(problem)
+                left = None if isinstance(refused, OF_ONE_ITEM) else problem
+            if not number % _ITEMS_AT_ONCE:
+                await asyncio.sleep(0)
+        return {"items": answers, "refused": len(answers) - done}
+
+    return Endpoint(
+        f"{single.name}-batch",
+        single.method,
+        f"{single.path}:batch",
+        f"{single.summary}, many at once",
+        api.BatchRequest,
+        single.answer,
+        act,
+        batch_of=single.name,
+    )
+
+
+_ENCRYPT = Endpoint(
+    "encrypt", "POST", "/v1/encrypt", "Encrypt data", api.EncryptRequest, api.CiphertextAnswer, _encrypt
+)
+_DECRYPT = Endpoint(
+    "decrypt", "POST", "/v1/decrypt", "Decrypt data", api.CiphertextRequest, api.PlaintextAnswer, _decrypt
+)
+_REWRAP = Endpoint(
+    "rewrap",
+    "POST",
+    "/v1/rewrap",
+    "Bring a ciphertext or wrapped data key under the service's active key",
+    api.CiphertextRequest,
+    api.CiphertextAnswer,
+    _rewrap,
+)
+_DATA_KEY = Endpoint(
+    "data-key", "POST", "/v1/data-keys", "Make a data key", api.DataKeyRequest, api.DataKeyAnswer, _new_data_key
+)
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    _ENCRYPT,
+    _DECRYPT,
+    _REWRAP,
+    _DATA_KEY,
+    Endpoint(
+        "open-data-key",
+        "POST",
+        "/v1/data-keys/open",
+        "Open a wrapped data key",
+        api.OpenDataKeyRequest,
+        api.PlaintextAnswer,
+        _open_data_key,
+    ),
+    *map(_in_batches, (_ENCRYPT, _DECRYPT, _REWRAP, _DATA_KEY)),
+    Endpoint(
+        CERTIFICATE,
+        "GET",
+        "/v1/certificate",
+        "Fetch the caller's newest certificate",
+        None,
+        api.CertificateAnswer,
+        _certificate,
+    ),
+    Endpoint(
+        "heartbeat",
+        "POST",
+        "/v1/heartbeat",
+        "Say that the service's agent is there, and what the service encrypted itself",
+        api.HeartbeatRequest,
+        api.HeartbeatAnswer,
+        _heartbeat,
+    ),
+    Endpoint(
+        "protection",
+        "GET",
+        "/v1/protection",
+        "Which fields the caller's programs keep encrypted",
+        None,
+        api.ProtectionAnswer,
+        _protection,
+    ),
+    Endpoint("discovery", "GET", "/.well-known/openkcm", "What this service offers", None, None, _discovery),
+    Endpoint(
+        "crl",
+        "GET",
+        "/.well-known/openkcm/crl",
+        "The revocation list of the tenant's authority",
+        None,
+        None,
+        _revocation_list,
+        media_type=CRL,
+    ),
+    Endpoint(
+        "former-crl",
+        "GET",
+        "/.well-known/openkcm/crl/former",
+        "The revocation list of the authority before it, while its certificates last",
+        None,
+        None,
+        _former_revocation_list,
+        media_type=CRL,
+    ),
+    Endpoint("health", "GET", "/healthz", "Whether this process serves", None, api.HealthAnswer, _health),
+    Endpoint("openapi", "GET", "/openapi.json", "This API in OpenAPI 3.1", None, None, _openapi),
+)
+
+
+def routes() -> Mapping[bytes, Mapping[bytes, Endpoint]]:
+    """Return the table by path and method; what has GET has HEAD."""
+    found: dict[bytes, dict[bytes, Endpoint]] = {}
+    for endpoint in ENDPOINTS:
+        methods = found.setdefault(endpoint.path.encode(), {})
+        methods[endpoint.method.encode()] = endpoint
+        if endpoint.method == "GET":
+            methods[b"HEAD"] = endpoint
+    return found

@@ -1,0 +1,1 @@
+"""Service keys: cache, ciphertext format, primitives, operations, re-encryption."""

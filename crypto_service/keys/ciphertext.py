@@ -1,0 +1,115 @@
+"""What a sealed text looks like, and why it opens nowhere but in its place.
+
+    sealed = kind (1) | version of the L3 (4) | salt (32) | AES-256-GCM ciphertext and tag
+    text   = "okcm:v1:" | base64url(sealed), without padding
+
+Key and nonce of each message are HKDF-SHA256(L3, salt, info = context); the format, everything before the ciphertext
+and the context again are its associated data (MTCI C2). Therefore:
+
+- No limit on nonces applies. GCM's bound of 2^32 messages under one key with random nonces never begins to count,
+  because a key seals one message. Two messages share a key only if two of the 256-bit salts are equal: after 2^64
+  messages of one service the chance is below 2^-128.
+- A text that was moved to another tenant, L2, service, purpose or resource meets another key (C3), and one whose
+  header was altered fails authentication. The context is the caller's, recomputed; nothing of it is in the text.
+- Base64url spells the same bytes in several ways; only the one `to_text` writes is read, so no bit may differ.
+
+`kind` says the format too: a later format of sealed objects, which have no "v1" in front, takes new numbers.
+"""
+
+import base64
+import binascii
+import os
+import struct
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from core.errors.services import CiphertextRefused, InvalidRequest
+from core.keys.encryption_context import Context, Purpose
+from crypto_service.interfaces import ServiceKey
+from crypto_service.keys import primitives
+
+PREFIX = "okcm:v1:"
+LARGEST = 1 << 24
+"""Bytes of the largest plaintext, far above what the fronts take."""
+
+_KINDS: Mapping[Purpose, int] = MappingProxyType({Purpose.DATA: 1, Purpose.DATA_KEY: 2, Purpose.MANAGED_OBJECT: 3})
+_PURPOSES: Mapping[int, Purpose] = MappingProxyType({kind: purpose for purpose, kind in _KINDS.items()})
+_HEADER = struct.Struct(">BI")
+_FORMAT = PREFIX.encode("ascii")
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_SALT = 32
+_KEY = 32
+_BODY = _HEADER.size + _SALT
+_OVERHEAD = _BODY + primitives.GCM_TAG
+_LONGEST_TEXT = len(PREFIX) + (LARGEST + _OVERHEAD + 2) // 3 * 4
+
+
+class Header(NamedTuple):
+    """What a sealed text says of itself: not to be believed before it opens, only enough to choose what to try."""
+
+    purpose: Purpose
+    key_version: int
+
+
+def seal(key: ServiceKey, context: Context, plaintext: bytes, random: Callable[[int], bytes] = os.urandom) -> bytes:
+    """Return `plaintext` sealed for the place `context`, whose purpose must be data, data key or managed object.
+
+    Raises: InvalidRequest when it is larger than `LARGEST`, InvalidName as `Context.encode`.
+    """
+    if len(plaintext) > LARGEST:
+        raise InvalidRequest("the plaintext is too large")
+    salt = random(_SALT)
+    header = _HEADER.pack(_KINDS[context.purpose], key.version) + salt
+    place = context.encode()
+    once, nonce = _derived(key, salt, place)
+    return header + primitives.aes_gcm_encrypt(once, nonce, plaintext, _FORMAT + header + place)
+
+
+def unseal(key: ServiceKey, context: Context, sealed: bytes) -> bytes:
+    """Return the plaintext.
+
+    Raises: CiphertextRefused for another key, version, purpose or place and for altered bytes, all alike; InvalidName.
+    """
+    said = header(sealed)
+    place = context.encode()
+    if said.key_version != key.version or said.purpose is not context.purpose:
+        raise CiphertextRefused
+    once, nonce = _derived(key, sealed[_HEADER.size : _BODY], place)
+    return primitives.aes_gcm_decrypt(once, nonce, sealed[_BODY:], _FORMAT + sealed[:_BODY] + place)
+
+
+def header(sealed: bytes) -> Header:
+    """Return what `sealed` says of itself; raises CiphertextRefused when it is not of this format."""
+    if not _OVERHEAD <= len(sealed) <= LARGEST + _OVERHEAD:
+        raise CiphertextRefused
+    kind, key_version = _HEADER.unpack_from(sealed)
+    purpose = _PURPOSES.get(kind)
+    if purpose is None or key_version < 1:
+        raise CiphertextRefused
+    return Header(purpose, key_version)
+
+
+def to_text(sealed: bytes) -> str:
+    """Return sealed bytes as the text that callers keep."""
+    plain = binascii.b2a_base64(sealed, newline=False)
+    return PREFIX + plain.translate(_URL_SAFE).rstrip(b"=").decode("ascii")
+
+
+def from_text(text: str) -> bytes:
+    """Return the sealed bytes of a text; raises CiphertextRefused unless it is exactly what `to_text` writes."""
+    if not text.startswith(PREFIX) or len(text) > _LONGEST_TEXT:
+        raise CiphertextRefused
+    body = text[len(PREFIX) :]
+    try:
+        sealed = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
+    except ValueError:
+        raise CiphertextRefused from None
+    if to_text(sealed) != text:
+        raise CiphertextRefused
+    return sealed
+
+
+def _derived(key: ServiceKey, salt: bytes, place: bytes) -> tuple[bytes, bytes]:
+    both = primitives.hkdf_sha256(key.material, salt, place, _KEY + primitives.GCM_NONCE)
+    return both[:_KEY], both[_KEY:]

@@ -1,0 +1,186 @@
+"""The one seam over `cryptography` for symmetric keys: AES in every mode, AES key wrap, HKDF and HMAC.
+
+Two refusals and no other leave it. `InvalidRequest`: a key, nonce or text of a size that is not allowed, named and
+never shown. `CiphertextRefused`: it does not verify; which byte was wrong is not told. There are no defaults for
+associated data, no short tags and no truncated MACs. Wycheproof's vectors, the hostile ones too, run through exactly
+these functions (tests/crypto_service/keys/test_primitives.py).
+"""
+
+import hmac
+from enum import StrEnum
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes, keywrap, padding
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from core.errors.services import CiphertextRefused, InvalidRequest
+
+GCM_TAG = 16
+"""Bytes of every tag; SP 800-38D allows less, and each bit less doubles a forger's luck."""
+GCM_NONCE = 12
+"""Bytes of a nonce where we choose it, and the fewest that are taken from outside."""
+BLOCK = 16
+_GCM_NONCE_MOST = 128
+_AES_KEYS = (16, 24, 32)
+_KW_LEAST = 16
+_KW_UNIT = 8
+_KW_MOST = 65_536
+_HKDF_MOST = 255 * 32
+_HMAC_KEY_LEAST = 14
+"""112 bits: SP 800-131A allows no shorter HMAC key."""
+_SHA256 = hashes.SHA256()
+
+
+class Hash(StrEnum):
+    """The hashes a MAC may use; SHA-1 because KMIP clients ask for it, and HMAC does not need it collision free."""
+
+    SHA_1 = "sha1"
+    SHA_256 = "sha256"
+    SHA_384 = "sha384"
+    SHA_512 = "sha512"
+
+
+def aes_gcm_encrypt(key: bytes, nonce: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
+    """Return ciphertext and 16-byte tag in one. The caller MUST never use a nonce twice with the same key."""
+    _check_gcm(key, nonce)
+    return AESGCM(key).encrypt(nonce, plaintext, associated_data)
+
+
+def aes_gcm_decrypt(key: bytes, nonce: bytes, ciphertext: bytes, associated_data: bytes) -> bytes:
+    """Return the plaintext of ciphertext and tag in one; raises CiphertextRefused."""
+    _check_gcm(key, nonce)
+    try:
+        return AESGCM(key).decrypt(nonce, ciphertext, associated_data)
+    except InvalidTag:  # a text shorter than the tag also ends here
+        raise CiphertextRefused from None
+
+
+def aes_cbc_encrypt(key: bytes, iv: bytes, plaintext: bytes, *, padded: bool = True) -> bytes:
+    """Encrypt with PKCS#7 padding (KMIP says PKCS5), or whole blocks without. Nothing here is authenticated."""
+    _check_cbc(key, iv)
+    return _encrypted(Cipher(algorithms.AES(key), modes.CBC(iv)), plaintext, padded=padded)
+
+
+def aes_cbc_decrypt(key: bytes, iv: bytes, ciphertext: bytes, *, padded: bool = True) -> bytes:
+    """Decrypt; raises CiphertextRefused when the padding is wrong.
+
+    That refusal is a padding oracle by nature. It is offered to nobody but the service that may decrypt with this
+    key anyway.
+    """
+    _check_cbc(key, iv)
+    return _decrypted(Cipher(algorithms.AES(key), modes.CBC(iv)), ciphertext, padded=padded)
+
+
+def insecure_ecb_encrypt(key: bytes, plaintext: bytes, *, padded: bool) -> bytes:
+    """Encrypt block by block: equal blocks show. Only for KMIP clients that ask for ECB by name."""
+    _check_aes_key(key)
+    return _encrypted(Cipher(algorithms.AES(key), modes.ECB()), plaintext, padded=padded)  # noqa: S305 - see above
+
+
+def insecure_ecb_decrypt(key: bytes, ciphertext: bytes, *, padded: bool) -> bytes:
+    """Undo `insecure_ecb_encrypt`; raises CiphertextRefused when the padding is wrong."""
+    _check_aes_key(key)
+    return _decrypted(Cipher(algorithms.AES(key), modes.ECB()), ciphertext, padded=padded)  # noqa: S305 - see above
+
+
+def aes_kw_wrap(key: bytes, material: bytes) -> bytes:
+    """Wrap key material of whole 8-byte units, 16 bytes or more (RFC 3394)."""
+    _check_aes_key(key)
+    if not _KW_LEAST <= len(material) <= _KW_MOST or len(material) % _KW_UNIT:
+        raise InvalidRequest("the key material is not of a size that AES key wrap takes")
+    return keywrap.aes_key_wrap(key, material)
+
+
+def aes_kw_unwrap(key: bytes, wrapped: bytes) -> bytes:
+    """Undo `aes_kw_wrap`; raises CiphertextRefused."""
+    _check_aes_key(key)
+    if len(wrapped) > _KW_MOST + _KW_UNIT:
+        raise CiphertextRefused
+    try:
+        return keywrap.aes_key_unwrap(key, wrapped)
+    except keywrap.InvalidUnwrap:
+        raise CiphertextRefused from None
+
+
+def aes_kwp_wrap(key: bytes, material: bytes) -> bytes:
+    """Wrap key material of any size from 1 byte (RFC 5649)."""
+    _check_aes_key(key)
+    if not 1 <= len(material) <= _KW_MOST:
+        raise InvalidRequest("the key material is not of a size that AES key wrap with padding takes")
+    return keywrap.aes_key_wrap_with_padding(key, material)
+
+
+def aes_kwp_unwrap(key: bytes, wrapped: bytes) -> bytes:
+    """Undo `aes_kwp_wrap`; raises CiphertextRefused."""
+    _check_aes_key(key)
+    if len(wrapped) > _KW_MOST + 2 * _KW_UNIT:
+        raise CiphertextRefused
+    try:
+        return keywrap.aes_key_unwrap_with_padding(key, wrapped)
+    except keywrap.InvalidUnwrap:
+        raise CiphertextRefused from None
+
+
+def hkdf_sha256(key: bytes, salt: bytes, info: bytes, length: int) -> bytes:
+    """Return `length` bytes derived by extract and expand (RFC 5869)."""
+    if not 1 <= length <= _HKDF_MOST:
+        raise InvalidRequest("no key of this length can be derived")
+    return HKDF(_SHA256, length, salt, info).derive(key)
+
+
+def hmac_digest(algorithm: Hash, key: bytes, message: bytes) -> bytes:
+    """Return the whole MAC (RFC 2104), as long as the hash."""
+    if len(key) < _HMAC_KEY_LEAST:
+        raise InvalidRequest("the HMAC key is shorter than 112 bits")
+    return hmac.digest(key, message, algorithm.value)
+
+
+def hmac_verify(algorithm: Hash, key: bytes, message: bytes, tag: bytes) -> None:
+    """Raise CiphertextRefused unless `tag` is the whole MAC of `message`; a truncated one is not."""
+    if not hmac.compare_digest(hmac_digest(algorithm, key, message), tag):
+        raise CiphertextRefused
+
+
+def _encrypted(cipher: "Cipher[modes.CBC] | Cipher[modes.ECB]", plaintext: bytes, *, padded: bool) -> bytes:
+    if padded:
+        padder = padding.PKCS7(8 * BLOCK).padder()
+        plaintext = padder.update(plaintext) + padder.finalize()
+    elif len(plaintext) % BLOCK:
+        raise InvalidRequest("without padding the data must be whole blocks of 16 bytes")
+    return _run(cipher.encryptor(), plaintext)
+
+
+def _decrypted(cipher: "Cipher[modes.CBC] | Cipher[modes.ECB]", ciphertext: bytes, *, padded: bool) -> bytes:
+    if len(ciphertext) % BLOCK or (padded and not ciphertext):
+        raise CiphertextRefused
+    plaintext = _run(cipher.decryptor(), ciphertext)
+    if not padded:
+        return plaintext
+    unpadder = padding.PKCS7(8 * BLOCK).unpadder()
+    try:
+        return unpadder.update(plaintext) + unpadder.finalize()
+    except ValueError:
+        raise CiphertextRefused from None
+
+
+def _run(context: CipherContext, text: bytes) -> bytes:
+    return context.update(text) + context.finalize()
+
+
+def _check_gcm(key: bytes, nonce: bytes) -> None:
+    _check_aes_key(key)
+    if not GCM_NONCE <= len(nonce) <= _GCM_NONCE_MOST:
+        raise InvalidRequest("the nonce is not of 12 to 128 bytes")
+
+
+def _check_cbc(key: bytes, iv: bytes) -> None:
+    _check_aes_key(key)
+    if len(iv) != BLOCK:
+        raise InvalidRequest("the initialization vector is not of 16 bytes")
+
+
+def _check_aes_key(key: bytes) -> None:
+    if len(key) not in _AES_KEYS:
+        raise InvalidRequest("the key is not of 16, 24 or 32 bytes")

@@ -1,0 +1,1 @@
+"""KMIP encoding: tags, enumerations, TTLV, framing."""

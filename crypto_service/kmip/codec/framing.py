@@ -1,0 +1,107 @@
+"""Where a message begins and ends, and the answers that are given without looking into it."""
+
+import time
+from dataclasses import dataclass
+from struct import Struct
+
+from crypto_service.kmip.codec import ttlv
+from crypto_service.kmip.codec.enums import Operation, ResultReason, ResultStatus
+from crypto_service.kmip.codec.fields import choice, moment, number, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item, ItemType
+
+NEWEST_MINOR = 4
+_REQUEST = Tag.REQUEST_MESSAGE << 8 | ItemType.STRUCTURE
+_HEAD = Struct(">II")
+_VERSION = slice(16, 56)  # the protocol version leads the header, which leads the message
+_KEPT = frozenset({Tag.OPERATION, Tag.UNIQUE_BATCH_ITEM_ID})
+_ASKING = frozenset({Operation.GET, Operation.GET_ATTRIBUTES, Operation.LOCATE, Operation.CHECK})
+
+
+class NotKmip(Exception):
+    """What arrived cannot be the beginning of a request, or of one that is too long."""
+
+
+def size_of(beginning: bytes | bytearray, limit: int) -> int | None:
+    """Return how many bytes the message at `beginning` has, None when too few are there to tell.
+
+    Raises: NotKmip.
+    """
+    if len(beginning) < ttlv.HEADER_BYTES:
+        if not _REQUEST.to_bytes(4, "big").startswith(beginning[:4]):
+            raise NotKmip
+        return None
+    head, length = _HEAD.unpack_from(beginning)
+    if head != _REQUEST or length + ttlv.HEADER_BYTES > limit:
+        raise NotKmip
+    size: int = length + ttlv.HEADER_BYTES
+    return size
+
+
+def asks_only(request: Item) -> bool:
+    """Whether a request only asks, and so holds no secret: neither material nor data nor credentials."""
+    header = request.first(Tag.REQUEST_HEADER)
+    operations = [item.first(Tag.OPERATION) for item in request.all(Tag.BATCH_ITEM)]
+    return (
+        header is not None
+        and header.first(Tag.AUTHENTICATION) is None
+        and all(operation is not None and operation.value in _ASKING for operation in operations)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a client is told about a message that was not taken up."""
+
+    reason: ResultReason
+    message: str
+
+    def items(self) -> tuple[Item, ...]:
+        """Return the end of a batch item."""
+        return (
+            choice(Tag.RESULT_STATUS, ResultStatus.OPERATION_FAILED),
+            choice(Tag.RESULT_REASON, self.reason),
+            text(Tag.RESULT_MESSAGE, self.message),
+        )
+
+
+def refuse(beginning: bytes, refusal: Refusal) -> bytes:
+    """Answer a message that is not, or cannot be, read; empty when not even its version can be told."""
+    try:
+        version = ttlv.decode(beginning[_VERSION])
+    except ttlv.RefusedBytes:
+        return b""
+    major, minor = version.first(Tag.PROTOCOL_VERSION_MAJOR), version.first(Tag.PROTOCOL_VERSION_MINOR)
+    if major is None or minor is None or major.value != 1 or minor.value not in range(NEWEST_MINOR + 1):
+        return b""
+    header = structure(
+        Tag.RESPONSE_HEADER, version, moment(Tag.TIME_STAMP, int(time.time())), number(Tag.BATCH_COUNT, 1)
+    )
+    return ttlv.encode(structure(Tag.RESPONSE_MESSAGE, header, structure(Tag.BATCH_ITEM, *refusal.items())))
+
+
+def reply(request: Item, response: Item) -> bytes:
+    """Write `response` no longer than the client said it takes (KMIP 1.4, section 6.3).
+
+    The largest results give way first: what a Create made, a few bytes, stays known to whoever made it.
+    """
+    data = ttlv.encode(response)
+    header = request.first(Tag.REQUEST_HEADER)
+    maximum = header.first(Tag.MAXIMUM_RESPONSE_SIZE) if header else None
+    if maximum is None or not isinstance(maximum.value, int) or len(data) <= maximum.value:
+        return data
+    parts = list(response.children())
+    batch = [
+        place for place, item in enumerate(parts) if item.tag == Tag.BATCH_ITEM and item.first(Tag.RESPONSE_PAYLOAD)
+    ]
+    batch.sort(key=lambda place: len(ttlv.encode(parts[place])), reverse=True)
+    too_large = Refusal(
+        ResultReason.RESPONSE_TOO_LARGE, "the response is larger than the maximum response size"
+    ).items()
+    for place in batch:
+        kept = (item for item in parts[place].children() if item.tag in _KEPT)
+        parts[place] = structure(Tag.BATCH_ITEM, *kept, *too_large)
+        data = ttlv.encode(structure(Tag.RESPONSE_MESSAGE, *parts))
+        if len(data) <= maximum.value:
+            break
+    return data

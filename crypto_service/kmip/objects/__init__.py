@@ -1,0 +1,1 @@
+"""Managed objects: attributes, key material, states, store."""

@@ -1,0 +1,229 @@
+"""Signatures with keys that stay here: RSA (PKCS #1 v1.5 and PSS) and ECDSA.
+
+SHA-1 is not among the hashes: what it signs today may be forged, and whoever must check old signatures can get the
+public key and do it himself.
+
+Deriving keys from keys (KMIP 1.4, section 4.6 and table 9.1.3.2.21).
+
+New asymmetric key pairs, in the formats KMIP names. They are made and kept for clients; nothing here uses them.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
+
+from crypto_service.kmip.codec.enums import (
+    CryptographicAlgorithm,
+    DigitalSignatureAlgorithm,
+    HashingAlgorithm,
+    KeyFormatType,
+    PaddingMethod,
+)
+from crypto_service.kmip.codec.errors import invalid
+from crypto_service.kmip.codec.fields import (
+    choice,
+    number,
+    octets,
+    read_choice,
+    read_number,
+    read_octets,
+    read_structure,
+    required,
+    structure,
+)
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+
+_D, _H, _P = DigitalSignatureAlgorithm, HashingAlgorithm, PaddingMethod
+_HASHES: Mapping[int, hashes.HashAlgorithm] = MappingProxyType(
+    {_H.SHA_224: hashes.SHA224(), _H.SHA_256: hashes.SHA256(), _H.SHA_384: hashes.SHA384(), _H.SHA_512: hashes.SHA512()}
+)
+_NAMED: Mapping[int, tuple[int, int | None]] = MappingProxyType(
+    {
+        _D.SHA224_WITH_RSA_ENCRYPTION: (_H.SHA_224, _P.PKCS1_V1_5),
+        _D.SHA256_WITH_RSA_ENCRYPTION: (_H.SHA_256, _P.PKCS1_V1_5),
+        _D.SHA384_WITH_RSA_ENCRYPTION: (_H.SHA_384, _P.PKCS1_V1_5),
+        _D.SHA512_WITH_RSA_ENCRYPTION: (_H.SHA_512, _P.PKCS1_V1_5),
+        _D.ECDSA_WITH_SHA224: (_H.SHA_224, None),
+        _D.ECDSA_WITH_SHA256: (_H.SHA_256, None),
+        _D.ECDSA_WITH_SHA384: (_H.SHA_384, None),
+        _D.ECDSA_WITH_SHA512: (_H.SHA_512, None),
+    }
+)
+"""Digital signature algorithm → hash and padding; RSASSA-PSS names its hash apart."""
+
+
+class Scheme:
+    """How a signature is made, as a request's cryptographic parameters say; raises KmipRefused for what is not done."""
+
+    def __init__(self, parameters: Item) -> None:
+        algorithm = read_choice(parameters, Tag.DIGITAL_SIGNATURE_ALGORITHM)
+        hashing, padded = _NAMED.get(algorithm or 0, (None, None))
+        if algorithm == _D.RSASSA_PSS:
+            padded = _P.PSS
+        elif algorithm is not None and hashing is None:
+            raise invalid("this digital signature algorithm is not used")
+        wanted = _HASHES.get(hashing or read_choice(parameters, Tag.HASHING_ALGORITHM) or 0)
+        if wanted is None:
+            raise invalid("the hashing algorithm is missing or not used for signatures")
+        self.hash: hashes.HashAlgorithm = wanted
+        self.padding = padded or read_choice(parameters, Tag.PADDING_METHOD)
+
+    def of_rsa(self) -> padding.AsymmetricPadding:
+        """Return the padding of an RSA signature."""
+        if self.padding == _P.PKCS1_V1_5:
+            return padding.PKCS1v15()
+        if self.padding == _P.PSS:
+            return padding.PSS(padding.MGF1(self.hash), self.hash.digest_size)
+        raise invalid("the padding method of an RSA signature is PKCS1v1.5 or PSS")
+
+
+def sign(private_der: bytes, scheme: Scheme, data: bytes) -> bytes:
+    """Return the signature; ECDSA's as DER."""
+    try:
+        key = serialization.load_der_private_key(private_der, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise invalid("the private key is of a form that is not used here") from None
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(data, scheme.of_rsa(), scheme.hash)
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.sign(data, ec.ECDSA(scheme.hash))
+    raise invalid("only RSA and elliptic curve keys sign")
+
+
+def verifies(public_der: bytes, scheme: Scheme, data: bytes, signature: bytes) -> bool:
+    """Whether the signature is the key's over the data."""
+    try:
+        key = serialization.load_der_public_key(public_der)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise invalid("the public key is of a form that is not used here") from None
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, data, scheme.of_rsa(), scheme.hash)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, data, ec.ECDSA(scheme.hash))
+        else:
+            raise invalid("only RSA and elliptic curve keys verify")
+    except InvalidSignature:
+        return False
+    return True
+
+
+_MOST_ITERATIONS = 10_000_000
+_LEAST_ITERATIONS = 1_000
+"""SP 800-132 asks for no fewer."""
+_HASHING = HashingAlgorithm
+_NAMES: Mapping[int, str] = MappingProxyType(
+    {_HASHING.SHA_224: "sha224", _HASHING.SHA_256: "sha256", _HASHING.SHA_384: "sha384", _HASHING.SHA_512: "sha512"}
+)
+
+
+class Method(IntEnum):
+    PBKDF2 = 1
+    HASH = 2
+    HMAC = 3
+    NIST_800_108_C = 5
+
+
+def derived(method: int, base: bytes, parameters: Item, length: int) -> bytes:
+    """Return `length` bytes; takes up to seconds with many iterations, so it belongs into a thread."""
+    hashing = _hashing(parameters)
+    data = read_octets(parameters, Tag.DERIVATION_DATA)
+    if method == Method.PBKDF2:
+        salt = required(read_octets(parameters, Tag.SALT), Tag.SALT)
+        rounds = required(read_number(parameters, Tag.ITERATION_COUNT), Tag.ITERATION_COUNT)
+        if not _LEAST_ITERATIONS <= rounds <= _MOST_ITERATIONS:
+            raise invalid("the iteration count is not of 1000 to 10 million")
+        return hashlib.pbkdf2_hmac(_NAMES[hashing], base, salt, rounds, length)
+    if method == Method.NIST_800_108_C:
+        context = required(data, Tag.DERIVATION_DATA)
+        return KBKDFHMAC(
+            algorithm=_HASHES[hashing],
+            mode=Mode.CounterMode,
+            length=length,
+            rlen=4,
+            llen=None,
+            location=CounterLocation.BeforeFixed,
+            label=None,
+            context=None,
+            fixed=context,
+        ).derive(base)
+    if method == Method.HMAC:
+        whole = hmac.digest(base, required(data, Tag.DERIVATION_DATA), _NAMES[hashing])
+    elif method == Method.HASH:
+        whole = hashlib.new(_NAMES[hashing], base + (data or b"")).digest()
+    else:
+        raise invalid("keys are derived by PBKDF2, HASH, HMAC and NIST 800-108 in counter mode only")
+    if length > len(whole):
+        raise invalid("the method gives fewer bytes than the key has")
+    return whole[:length]
+
+
+def _hashing(parameters: Item) -> int:
+    given = required(read_structure(parameters, Tag.CRYPTOGRAPHIC_PARAMETERS), Tag.CRYPTOGRAPHIC_PARAMETERS)
+    hashing = read_choice(given, Tag.HASHING_ALGORITHM)
+    if hashing is None or hashing not in _NAMES:
+        raise invalid("the hashing algorithm is missing or not used for derivation")
+    return hashing
+
+
+_RSA_BITS = (1024, 2048, 3072, 4096)
+"""1024 bits are too few since 2013; devices of that age still ask for them."""
+_PUBLIC_EXPONENT = 65537
+_CURVES: Mapping[int, type[ec.EllipticCurve]] = MappingProxyType(
+    {224: ec.SECP224R1, 256: ec.SECP256R1, 384: ec.SECP384R1, 521: ec.SECP521R1}
+)
+_EC_NAMES = (CryptographicAlgorithm.EC, CryptographicAlgorithm.ECDSA, CryptographicAlgorithm.ECDH)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """The two structures as they are kept."""
+
+    private: Item
+    public: Item
+
+
+def new_key_pair(algorithm: int, bits: int | None) -> KeyPair:
+    """Make a pair; takes up to seconds for long RSA keys, so it belongs into a thread. Raises KmipRefused."""
+    private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+    if algorithm == CryptographicAlgorithm.RSA and bits in (None, *_RSA_BITS):
+        size = bits or 2048
+        private = rsa.generate_private_key(_PUBLIC_EXPONENT, size)
+        forms = KeyFormatType.PKCS_1, KeyFormatType.PKCS_1
+        public_format = serialization.PublicFormat.PKCS1
+    elif algorithm in _EC_NAMES and (bits or 256) in _CURVES:
+        size = bits or 256
+        private = ec.generate_private_key(_CURVES[size]())
+        forms = KeyFormatType.EC_PRIVATE_KEY, KeyFormatType.X_509
+        public_format = serialization.PublicFormat.SubjectPublicKeyInfo
+    else:
+        raise invalid("no key pair of this algorithm and length is made")
+    own = private.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    shared = private.public_key().public_bytes(serialization.Encoding.DER, public_format)
+    return KeyPair(
+        _key(Tag.PRIVATE_KEY, forms[0], own, algorithm, size), _key(Tag.PUBLIC_KEY, forms[1], shared, algorithm, size)
+    )
+
+
+def _key(tag: Tag, form: KeyFormatType, content: bytes, algorithm: int, bits: int) -> Item:
+    return structure(
+        tag,
+        structure(
+            Tag.KEY_BLOCK,
+            choice(Tag.KEY_FORMAT_TYPE, form),
+            structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, content)),
+            choice(Tag.CRYPTOGRAPHIC_ALGORITHM, algorithm),
+            number(Tag.CRYPTOGRAPHIC_LENGTH, bits),
+        ),
+    )

@@ -1,0 +1,262 @@
+"""The attributes of managed objects (KMIP 1.4, section 3): who may set them, since which version, and of which form.
+
+An object's attributes are a tuple of `Attribute`, stored as one TTLV structure. What the row already says (unique
+identifier, object type, state) and what is computed (lease time) is not among them; `managed` adds it when it is shown.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+from crypto_service.kmip.codec import ttlv
+from crypto_service.kmip.codec.enums import ResultReason
+from crypto_service.kmip.codec.errors import KmipRefused, denied, invalid, missing
+from crypto_service.kmip.codec.fields import number, read_number, read_text, required, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item, ItemType
+
+NAME, STATE, DIGEST, FRESH = "Name", "State", "Digest", "Fresh"
+UNIQUE_IDENTIFIER, OBJECT_TYPE, OBJECT_GROUP, LINK = "Unique Identifier", "Object Type", "Object Group", "Link"
+ALGORITHM, LENGTH, USAGE_MASK = "Cryptographic Algorithm", "Cryptographic Length", "Cryptographic Usage Mask"
+PARAMETERS, USAGE_LIMITS, LEASE_TIME = "Cryptographic Parameters", "Usage Limits", "Lease Time"
+INITIAL_DATE, ACTIVATION_DATE, DEACTIVATION_DATE = "Initial Date", "Activation Date", "Deactivation Date"
+PROCESS_START_DATE, PROTECT_STOP_DATE, DESTROY_DATE = "Process Start Date", "Protect Stop Date", "Destroy Date"
+COMPROMISE_DATE, COMPROMISE_OCCURRENCE_DATE = "Compromise Date", "Compromise Occurrence Date"
+ARCHIVE_DATE, LAST_CHANGE_DATE, ORIGINAL_CREATION_DATE = "Archive Date", "Last Change Date", "Original Creation Date"
+REVOCATION_REASON, SENSITIVE, EXTRACTABLE = "Revocation Reason", "Sensitive", "Extractable"
+CERTIFICATE_TYPE, CERTIFICATE_LENGTH = "Certificate Type", "Certificate Length"
+CUSTOM_PREFIX = "x-"
+
+MOST_INSTANCES = 64
+_MOST_ATTRIBUTES = 256
+_NAME_LENGTH, _VALUE_LENGTH = 255, 16_384
+DATES = (ACTIVATION_DATE, PROCESS_START_DATE, PROTECT_STOP_DATE, DEACTIVATION_DATE)
+"""What a client may say about a key's life; when he may change it is in `managed`."""
+
+
+class Attribute(NamedTuple):
+    """One instance, by the number KMIP calls its index. `value` has the tag Attribute Value."""
+
+    name: str
+    instance: int
+    value: Item
+
+
+Attributes = tuple[Attribute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`since` is the minor version; the three rights are a client's, the server has them all."""
+
+    type: ItemType
+    since: int = 0
+    many: bool = False
+    create: bool = False
+    change: bool = False
+    delete: bool = False
+
+
+_T = ItemType
+
+
+def _free(kind: ItemType, since: int = 0, *, many: bool = False) -> Rule:
+    return Rule(kind, since, many, create=True, change=True, delete=True)
+
+
+def _once(kind: ItemType, since: int = 0, *, many: bool = False) -> Rule:
+    return Rule(kind, since, many, create=True)
+
+
+def _date() -> Rule:
+    return Rule(_T.DATE_TIME, create=True, change=True)
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        UNIQUE_IDENTIFIER: Rule(_T.TEXT_STRING),
+        NAME: _free(_T.STRUCTURE, many=True),
+        OBJECT_TYPE: Rule(_T.ENUMERATION),
+        ALGORITHM: _once(_T.ENUMERATION),
+        LENGTH: _once(_T.INTEGER),
+        PARAMETERS: _free(_T.STRUCTURE, many=True),
+        "Cryptographic Domain Parameters": _once(_T.STRUCTURE),
+        CERTIFICATE_TYPE: Rule(_T.ENUMERATION),
+        CERTIFICATE_LENGTH: Rule(_T.INTEGER, 1),
+        "X.509 Certificate Identifier": Rule(_T.STRUCTURE, 1),
+        "X.509 Certificate Subject": Rule(_T.STRUCTURE, 1),
+        "X.509 Certificate Issuer": Rule(_T.STRUCTURE, 1),
+        "Certificate Identifier": Rule(_T.STRUCTURE),
+        "Certificate Subject": Rule(_T.STRUCTURE),
+        "Certificate Issuer": Rule(_T.STRUCTURE),
+        "Digital Signature Algorithm": Rule(_T.ENUMERATION, 1, many=True),
+        DIGEST: Rule(_T.STRUCTURE, many=True),
+        "Operation Policy Name": _once(_T.TEXT_STRING),
+        USAGE_MASK: _once(_T.INTEGER),
+        LEASE_TIME: Rule(_T.INTERVAL),
+        USAGE_LIMITS: _free(_T.STRUCTURE),
+        STATE: Rule(_T.ENUMERATION),
+        INITIAL_DATE: Rule(_T.DATE_TIME),
+        ACTIVATION_DATE: _date(),
+        PROCESS_START_DATE: _date(),
+        PROTECT_STOP_DATE: _date(),
+        DEACTIVATION_DATE: _date(),
+        DESTROY_DATE: Rule(_T.DATE_TIME),
+        COMPROMISE_OCCURRENCE_DATE: Rule(_T.DATE_TIME),
+        COMPROMISE_DATE: Rule(_T.DATE_TIME),
+        REVOCATION_REASON: Rule(_T.STRUCTURE),
+        ARCHIVE_DATE: Rule(_T.DATE_TIME),
+        OBJECT_GROUP: _free(_T.TEXT_STRING, many=True),
+        FRESH: _once(_T.BOOLEAN, 1),
+        LINK: _free(_T.STRUCTURE, many=True),
+        "Application Specific Information": _free(_T.STRUCTURE, many=True),
+        "Contact Information": _free(_T.TEXT_STRING),
+        LAST_CHANGE_DATE: Rule(_T.DATE_TIME),
+        "Alternative Name": _free(_T.STRUCTURE, 2, many=True),
+        "Key Value Present": Rule(_T.BOOLEAN, 2),
+        "Key Value Location": _free(_T.STRUCTURE, 2, many=True),
+        ORIGINAL_CREATION_DATE: _once(_T.DATE_TIME, 2),
+        "Random Number Generator": Rule(_T.STRUCTURE, 3),
+        "PKCS#12 Friendly Name": _free(_T.TEXT_STRING, 4),
+        "Description": _free(_T.TEXT_STRING, 4),
+        "Comment": _free(_T.TEXT_STRING, 4),
+        # These two only ever become stricter (`managed.tightened`), so a key once closed stays closed.
+        SENSITIVE: Rule(_T.BOOLEAN, 4, create=True, change=True),
+        "Always Sensitive": Rule(_T.BOOLEAN, 4),
+        EXTRACTABLE: Rule(_T.BOOLEAN, 4, create=True, change=True),
+        "Never Extractable": Rule(_T.BOOLEAN, 4),
+    }
+)
+
+# Of structures: which children must be there and of which type. Others are kept as they came.
+_FORMS: Mapping[str, tuple[tuple[int, ItemType], ...]] = MappingProxyType(
+    {
+        NAME: ((Tag.NAME_VALUE, _T.TEXT_STRING), (Tag.NAME_TYPE, _T.ENUMERATION)),
+        LINK: ((Tag.LINK_TYPE, _T.ENUMERATION), (Tag.LINKED_OBJECT_IDENTIFIER, _T.TEXT_STRING)),
+        "Application Specific Information": ((Tag.APPLICATION_NAMESPACE, _T.TEXT_STRING),),
+        "Alternative Name": (
+            (Tag.ALTERNATIVE_NAME_VALUE, _T.TEXT_STRING),
+            (Tag.ALTERNATIVE_NAME_TYPE, _T.ENUMERATION),
+        ),
+        USAGE_LIMITS: ((Tag.USAGE_LIMITS_TOTAL, _T.LONG_INTEGER), (Tag.USAGE_LIMITS_UNIT, _T.ENUMERATION)),
+    }
+)
+
+
+def rule_of(name: str, version: int) -> Rule:
+    """Return the rule; raises KmipRefused for a name that this version does not know."""
+    rule = RULES.get(name)
+    if rule is not None and rule.since <= version:
+        return rule
+    if name.startswith(CUSTOM_PREFIX) and len(name) <= _NAME_LENGTH:
+        return Rule(_T.STRUCTURE, many=True, create=True, change=True, delete=True)
+    if name.startswith("y-"):
+        raise denied("attributes that begin with y- are the server's")
+    raise invalid("the protocol version of the request has no such attribute")
+
+
+def parse(item: Item, version: int) -> tuple[str, int | None, Item]:
+    """Return name, index if one was sent, and checked value of a client's Attribute structure."""
+    name = required(read_text(item, Tag.ATTRIBUTE_NAME), Tag.ATTRIBUTE_NAME)
+    index = read_number(item, Tag.ATTRIBUTE_INDEX)
+    value = item.first(Tag.ATTRIBUTE_VALUE)
+    if value is None:
+        raise missing(Tag.ATTRIBUTE_VALUE)
+    _check(name, value, rule_of(name, version))
+    return name, index, value
+
+
+def creation(items: Iterable[Item], version: int) -> Attributes:
+    """Return the attributes a client gives to a new object; he may leave those out that are the server's."""
+    made: Attributes = ()
+    for item in items:
+        name, _, value = parse(item, version)
+        if not rule_of(name, version).create:
+            raise denied(f"only the server sets the attribute {name}")
+        made = added(made, name, value)
+    return made
+
+
+def added(attributes: Attributes, name: str, value: Item) -> Attributes:
+    """Return `attributes` with one more instance; raises KmipRefused when there can be no more."""
+    taken = [attribute.instance for attribute in attributes if attribute.name == name]
+    if taken and not (name.startswith(CUSTOM_PREFIX) or RULES[name].many):
+        raise KmipRefused(ResultReason.ILLEGAL_OPERATION, f"the attribute {name} is there already")
+    if len(taken) >= MOST_INSTANCES or len(attributes) >= _MOST_ATTRIBUTES:
+        raise KmipRefused(ResultReason.INDEX_OUT_OF_BOUNDS, "the object holds no more attributes")
+    return (*attributes, Attribute(name, max(taken, default=-1) + 1, value))
+
+
+def put(attributes: Attributes, name: str, value: Item) -> Attributes:
+    """Return `attributes` with `value` as the only instance of `name`."""
+    return (*without(attributes, name), Attribute(name, 0, value))
+
+
+def without(attributes: Attributes, *names: str) -> Attributes:
+    return tuple(attribute for attribute in attributes if attribute.name not in names)
+
+
+def first(attributes: Attributes, name: str) -> Item | None:
+    """Return the value of the first instance."""
+    for attribute in attributes:
+        if attribute.name == name:
+            return attribute.value
+    return None
+
+
+def whole(attributes: Attributes, name: str) -> int | None:
+    """Return a number or enumeration; None where there is none."""
+    value = first(attributes, name)
+    return value.value if value is not None and isinstance(value.value, int) else None
+
+
+def names(attributes: Attributes) -> tuple[str, ...]:
+    """Return the texts of the Name attributes."""
+    found = (read_text(value, Tag.NAME_VALUE) for name, _, value in attributes if name == NAME)
+    return tuple(dict.fromkeys(name for name in found if name is not None))
+
+
+def visible(name: str, version: int) -> bool:
+    """Whether a client of this version knows the attribute; one that is newer broke real clients."""
+    rule = RULES.get(name)
+    return rule is None or rule.since <= version
+
+
+def shown(attribute: Attribute, version: int) -> Item:
+    """Return the Attribute structure for a client."""
+    name, index, value = attribute
+    if name == DIGEST and not version:
+        # KMIP 1.0 has no key format type in a digest.
+        value = structure(value.tag, *(part for part in value.children() if part.tag != Tag.KEY_FORMAT_TYPE))
+    if index:
+        return structure(Tag.ATTRIBUTE, text(Tag.ATTRIBUTE_NAME, name), number(Tag.ATTRIBUTE_INDEX, index), value)
+    return structure(Tag.ATTRIBUTE, text(Tag.ATTRIBUTE_NAME, name), value)
+
+
+def encode(attributes: Attributes) -> bytes:
+    return ttlv.encode(structure(Tag.TEMPLATE_ATTRIBUTE, *(shown(attribute, 9) for attribute in attributes)))
+
+
+def decode(stored: bytes) -> Attributes:
+    def one(item: Item) -> Attribute:
+        parts = item.children()
+        index = parts[1].value if len(parts) == 3 else 0
+        return Attribute(str(parts[0].value), index if isinstance(index, int) else 0, parts[-1])
+
+    return tuple(one(item) for item in ttlv.decode(stored).children())
+
+
+def _check(name: str, value: Item, rule: Rule) -> None:
+    if name not in RULES:
+        return
+    if value.type is not rule.type:
+        raise invalid(f"the attribute {name} has the wrong type")
+    for tag, kind in _FORMS.get(name, ()):
+        part = value.first(tag)
+        if part is None or part.type is not kind:
+            raise invalid(f"the attribute {name} has the wrong form")
+    for part in (value, *value.children()):
+        # A name becomes a text of PostgreSQL, which takes no zero; nobody needs one in another text either.
+        if isinstance(part.value, str) and ("\0" in part.value or len(part.value) > _VALUE_LENGTH):
+            raise invalid(f"the attribute {name} has a text that is too long or contains a zero")

@@ -1,0 +1,227 @@
+"""What a managed object holds: the structure that was registered or made, kept as it is and sealed whole.
+
+So every object type can be stored and given back unchanged; only symmetric keys and secrets are looked into, because
+only they are used here.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from crypto_service.kmip.codec.enums import (
+    CryptographicAlgorithm,
+    HashingAlgorithm,
+    KeyFormatType,
+    ObjectType,
+    ResultReason,
+)
+from crypto_service.kmip.codec.errors import KmipRefused, invalid, unsupported
+from crypto_service.kmip.codec.fields import (
+    choice,
+    number,
+    octets,
+    read_choice,
+    read_number,
+    read_structure,
+    required,
+    structure,
+)
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item, ItemType, encode
+
+TAGS: Mapping[int, Tag] = MappingProxyType(
+    {
+        ObjectType.CERTIFICATE: Tag.CERTIFICATE,
+        ObjectType.SYMMETRIC_KEY: Tag.SYMMETRIC_KEY,
+        ObjectType.PUBLIC_KEY: Tag.PUBLIC_KEY,
+        ObjectType.PRIVATE_KEY: Tag.PRIVATE_KEY,
+        ObjectType.SPLIT_KEY: Tag.SPLIT_KEY,
+        ObjectType.TEMPLATE: Tag.TEMPLATE,
+        ObjectType.SECRET_DATA: Tag.SECRET_DATA,
+        ObjectType.OPAQUE_OBJECT: Tag.OPAQUE_OBJECT,
+        ObjectType.PGP_KEY: Tag.PGP_KEY,
+    }
+)
+MOST_BYTES = 60_000
+"""What an object may have; the database holds 64 KiB with what sealing adds."""
+
+# Algorithm → allowed lengths in bits with the bytes of the key; 3DES counts without its parity bits.
+_LENGTHS: Mapping[int, Mapping[int, int]] = MappingProxyType(
+    {
+        CryptographicAlgorithm.AES: {128: 16, 192: 24, 256: 32},
+        CryptographicAlgorithm.DES3: {112: 16, 128: 16, 168: 24, 192: 24},
+        CryptographicAlgorithm.CAMELLIA: {128: 16, 192: 24, 256: 32},
+        CryptographicAlgorithm.CHACHA20: {256: 32},
+        # Weak, like 3DES; made and kept for clients that ask for it by name, and never used here.
+        CryptographicAlgorithm.SKIPJACK: {80: 10},
+        CryptographicAlgorithm.CHACHA20_POLY1305: {256: 32},
+    }
+)
+_HMAC: Mapping[int, int] = MappingProxyType(
+    {
+        CryptographicAlgorithm.HMAC_SHA1: 160,
+        CryptographicAlgorithm.HMAC_SHA224: 224,
+        CryptographicAlgorithm.HMAC_SHA256: 256,
+        CryptographicAlgorithm.HMAC_SHA384: 384,
+        CryptographicAlgorithm.HMAC_SHA512: 512,
+    }
+)
+_HMAC_BITS = range(112, 4097, 8)
+_PLAIN = (KeyFormatType.RAW, KeyFormatType.OPAQUE)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """What a key block says beside the material; None where it does not."""
+
+    format: int
+    algorithm: int | None
+    length: int | None
+
+
+def new_symmetric_key(algorithm: int, length: int | None) -> tuple[Item, int]:
+    """Return a new SymmetricKey structure and its length in bits."""
+    bits, size = key_size(algorithm, length)
+    return symmetric_key(os.urandom(size), algorithm, bits), bits
+
+
+def key_size(algorithm: int, length: int | None) -> tuple[int, int]:
+    """Return the bits a key says it has, the most without `length`, and its bytes; raises KmipRefused."""
+    if algorithm in _HMAC:
+        bits = length or _HMAC[algorithm]
+        if bits not in _HMAC_BITS:
+            raise invalid("an HMAC key has 112 to 4096 bits")
+        return bits, bits // 8
+    if algorithm not in _LENGTHS:
+        raise invalid("no symmetric key can be made for this algorithm")
+    bits = max(_LENGTHS[algorithm]) if length is None else length
+    if bits not in _LENGTHS[algorithm]:
+        raise invalid("the algorithm has no key of this length")
+    return bits, _LENGTHS[algorithm][bits]
+
+
+def symmetric_key(material: bytes, algorithm: int, bits: int) -> Item:
+    return structure(
+        Tag.SYMMETRIC_KEY,
+        structure(
+            Tag.KEY_BLOCK,
+            choice(Tag.KEY_FORMAT_TYPE, KeyFormatType.RAW),
+            structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, material)),
+            choice(Tag.CRYPTOGRAPHIC_ALGORITHM, algorithm),
+            number(Tag.CRYPTOGRAPHIC_LENGTH, bits),
+        ),
+    )
+
+
+def registered(object_type: int, payload: Item) -> Item:
+    """Return the structure a client registers, checked as far as it is understood here."""
+    tag = TAGS.get(object_type)
+    if tag is None:
+        raise invalid("there is no such object type")
+    found = required(read_structure(payload, tag), tag)
+    if len(encode(found)) > MOST_BYTES:
+        raise invalid("the object is too large")
+    if object_type in (ObjectType.SYMMETRIC_KEY, ObjectType.SECRET_DATA):
+        _check_key(object_type, found)
+    elif object_type == ObjectType.SPLIT_KEY:
+        raise unsupported("split keys are not kept")
+    elif object_type == ObjectType.OPAQUE_OBJECT:
+        required(read_choice(found, Tag.OPAQUE_DATA_TYPE), Tag.OPAQUE_DATA_TYPE)
+        required(found.first(Tag.OPAQUE_DATA_VALUE), Tag.OPAQUE_DATA_VALUE)
+    elif object_type == ObjectType.CERTIFICATE:
+        required(read_choice(found, Tag.CERTIFICATE_TYPE), Tag.CERTIFICATE_TYPE)
+        required(found.first(Tag.CERTIFICATE_VALUE), Tag.CERTIFICATE_VALUE)
+    elif object_type != ObjectType.TEMPLATE:
+        key_facts(found)
+    return found
+
+
+def key_facts(found: Item) -> KeyFacts:
+    """Return what the key block of an object says."""
+    block = required(read_structure(found, Tag.KEY_BLOCK), Tag.KEY_BLOCK)
+    return KeyFacts(
+        required(read_choice(block, Tag.KEY_FORMAT_TYPE), Tag.KEY_FORMAT_TYPE),
+        read_choice(block, Tag.CRYPTOGRAPHIC_ALGORITHM),
+        read_number(block, Tag.CRYPTOGRAPHIC_LENGTH),
+    )
+
+
+def key_bytes(found: Item) -> bytes:
+    """Return the material of a symmetric key or secret; raises KmipRefused where it has another form."""
+    material = _material(found)
+    if material.type is ItemType.STRUCTURE:
+        inner = material.first(Tag.KEY)
+        if inner is not None:
+            material = inner
+    if not isinstance(material.value, bytes):
+        raise KmipRefused(ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED, "the key is kept in a form that is not used here")
+    return material.value
+
+
+def in_format(object_type: int, found: Item, wanted: int | None) -> Item:
+    """Return the object with its key in the format a client wants."""
+    if wanted is None or TAGS[object_type] in (Tag.CERTIFICATE, Tag.TEMPLATE, Tag.OPAQUE_OBJECT):
+        return found
+    block = required(read_structure(found, Tag.KEY_BLOCK), Tag.KEY_BLOCK)
+    kept = read_choice(block, Tag.KEY_FORMAT_TYPE)
+    if kept == wanted:
+        return found
+    symmetric = (*_PLAIN, KeyFormatType.TRANSPARENT_SYMMETRIC_KEY)
+    if object_type not in (ObjectType.SYMMETRIC_KEY, ObjectType.SECRET_DATA) or wanted not in symmetric:
+        raise KmipRefused(ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED, "the object cannot be had in this format")
+    plain = key_bytes(found)
+    material = octets(Tag.KEY_MATERIAL, plain)
+    if wanted == KeyFormatType.TRANSPARENT_SYMMETRIC_KEY:
+        material = structure(Tag.KEY_MATERIAL, octets(Tag.KEY, plain))
+    value = structure(Tag.KEY_VALUE, material)
+    swapped = {Tag.KEY_FORMAT_TYPE: choice(Tag.KEY_FORMAT_TYPE, wanted), Tag.KEY_VALUE: value}
+    again = structure(Tag.KEY_BLOCK, *(swapped.get(Tag(part.tag), part) for part in block.children()))
+    return structure(found.tag, *(again if part.tag == Tag.KEY_BLOCK else part for part in found.children()))
+
+
+def digest(object_type: int, found: Item) -> Item | None:
+    """Return the value of the Digest attribute; None for objects that have none here.
+
+    A secret has none, although the specification would have one: attributes are not sealed, and the digest of a
+    password is the password for anyone who can guess.
+    """
+    if object_type in (ObjectType.SECRET_DATA, ObjectType.OPAQUE_OBJECT, ObjectType.TEMPLATE):
+        return None
+    if object_type == ObjectType.CERTIFICATE:
+        content, form = found.first(Tag.CERTIFICATE_VALUE), int(KeyFormatType.X_509)
+    else:
+        content, form = _material(found), key_facts(found).format
+    if content is None:
+        return None
+    raw = content.value if isinstance(content.value, bytes) else encode(content)
+    return structure(
+        Tag.ATTRIBUTE_VALUE,
+        choice(Tag.HASHING_ALGORITHM, HashingAlgorithm.SHA_256),
+        octets(Tag.DIGEST_VALUE, hashlib.sha256(raw).digest()),
+        choice(Tag.KEY_FORMAT_TYPE, form),
+    )
+
+
+def _material(found: Item) -> Item:
+    block = required(read_structure(found, Tag.KEY_BLOCK), Tag.KEY_BLOCK)
+    value = required(block.first(Tag.KEY_VALUE), Tag.KEY_VALUE)
+    return required(value.first(Tag.KEY_MATERIAL), Tag.KEY_MATERIAL)
+
+
+def _check_key(object_type: int, found: Item) -> None:
+    block = required(read_structure(found, Tag.KEY_BLOCK), Tag.KEY_BLOCK)
+    if block.first(Tag.KEY_WRAPPING_DATA) is not None:
+        raise KmipRefused(ResultReason.FEATURE_NOT_SUPPORTED, "wrapped keys are not taken")
+    facts, material = key_facts(found), key_bytes(found)
+    if not material:
+        raise invalid("the key is empty")
+    if object_type == ObjectType.SECRET_DATA:
+        required(read_choice(found, Tag.SECRET_DATA_TYPE), Tag.SECRET_DATA_TYPE)
+        return
+    algorithm = required(facts.algorithm, Tag.CRYPTOGRAPHIC_ALGORITHM)
+    length = required(facts.length, Tag.CRYPTOGRAPHIC_LENGTH)
+    expected = _LENGTHS.get(algorithm, {}).get(length, length // 8)
+    if len(material) != expected:
+        raise invalid("the key is not of the length that it says")

@@ -1,0 +1,159 @@
+"""A managed object as the operations see it: its row, its attributes, and what they say about its use.
+
+What every use of an object asks first; whose it is was asked before (`objects`).
+"""
+
+from dataclasses import dataclass, replace
+
+from core.errors.services import ObjectNotFound
+from crypto_service.kmip.codec.enums import ObjectType, ResultReason, State
+from crypto_service.kmip.codec.errors import denied, invalid
+from crypto_service.kmip.codec.fields import choice, interval, moment, read_choice, read_long, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.objects import attributes as named
+from crypto_service.kmip.objects import states
+from crypto_service.kmip.objects.attributes import Attribute, Attributes
+from database.services.managed_objects import ObjectRow
+
+LEASE_SECONDS = 3600
+_MOST_STORED = 60_000
+_MOST_NAMES = 16_000
+_EARLIER = "the date can only be set while the key may still be used"
+
+
+@dataclass(frozen=True, slots=True)
+class Managed:
+    row: ObjectRow
+    attributes: Attributes
+    activation: int | None
+    deactivation: int | None
+    process_start: int | None
+    protect_stop: int | None
+    usage_mask: int
+    archived: bool
+    fresh: bool
+    sensitive: bool
+    extractable: bool
+
+    def state_at(self, now: float) -> int:
+        """Return the key's state at `now`, 0 for an object without one."""
+        return states.state_at(self.row.state, self.activation, self.deactivation, now)
+
+    @property
+    def gone(self) -> bool:
+        """Whether it was destroyed: what is left are its attributes."""
+        return self.row.material is None
+
+    def all_attributes(self, now: float) -> Attributes:
+        """Return the attributes with those that are not stored."""
+        row, state = self.row, self.state_at(now)
+        own = [
+            Attribute(named.UNIQUE_IDENTIFIER, 0, text(Tag.ATTRIBUTE_VALUE, row.object_id)),
+            Attribute(named.OBJECT_TYPE, 0, choice(Tag.ATTRIBUTE_VALUE, row.object_type)),
+            Attribute(named.LEASE_TIME, 0, interval(Tag.ATTRIBUTE_VALUE, LEASE_SECONDS)),
+        ]
+        if state != states.STATELESS:
+            own.append(Attribute(named.STATE, 0, choice(Tag.ATTRIBUTE_VALUE, state)))
+        return (*own, *self.attributes)
+
+    def usage_left(self) -> int | None:
+        """Return how many bytes or objects may still be protected, None without a limit."""
+        limits = named.first(self.attributes, named.USAGE_LIMITS)
+        return None if limits is None else read_long(limits, Tag.USAGE_LIMITS_COUNT)
+
+    def usage_unit(self) -> int | None:
+        limits = named.first(self.attributes, named.USAGE_LIMITS)
+        return None if limits is None else read_choice(limits, Tag.USAGE_LIMITS_UNIT)
+
+
+def of(row: ObjectRow) -> Managed:
+    """Read a row."""
+    return _read(row, named.decode(row.attributes))
+
+
+def new(row: ObjectRow, attributes: Attributes, now: int) -> Managed:
+    """Return a new object for a row whose attributes and names are filled in here."""
+    for name in (named.INITIAL_DATE, named.LAST_CHANGE_DATE):
+        attributes = named.put(attributes, name, moment(Tag.ATTRIBUTE_VALUE, now))
+    return _stored(row, attributes)
+
+
+def changed(managed: Managed, attributes: Attributes, now: int, *, state: int | None = None) -> Managed:
+    """Return the object with other attributes, in `state` or in the one its dates have led to.
+
+    Writing down the state that the dates led to is what makes it final: a date that is changed later cannot lead out
+    of it again.
+    """
+    attributes = named.put(attributes, named.LAST_CHANGE_DATE, moment(Tag.ATTRIBUTE_VALUE, now))
+    row = replace(managed.row, state=managed.state_at(now) if state is None else state)
+    return _stored(row, attributes)
+
+
+def check_change(managed: Managed, name: str, value: Item | None, now: int) -> None:
+    """Raise KmipRefused unless a client may set `name` to `value`, or delete it with None, as the object is now."""
+    if managed.archived:
+        raise denied("an archived object does not change")
+    if name in named.DATES:
+        begun = (named.ACTIVATION_DATE,)
+        allowed = (State.PRE_ACTIVE,) if name in begun else states.UNUSED
+        if managed.state_at(now) not in allowed:
+            raise denied(_EARLIER)
+    elif name == named.SENSITIVE and value is not None and managed.sensitive and not value.value:
+        raise denied("what is sensitive stays so")
+    elif name == named.EXTRACTABLE and value is not None and not managed.extractable and value.value:
+        raise denied("what is not extractable stays so")
+    elif name == named.USAGE_LIMITS and managed.state_at(now) not in (*states.UNUSED, states.STATELESS):
+        raise denied("the usage limits of a key can only be set while it may still be used")
+
+
+def stateless(object_type: int) -> bool:
+    """Whether objects of this type have no state."""
+    return object_type in (ObjectType.TEMPLATE, ObjectType.OPAQUE_OBJECT)
+
+
+def _stored(row: ObjectRow, attributes: Attributes) -> Managed:
+    names = named.names(attributes)
+    encoded = named.encode(attributes)
+    if len(encoded) > _MOST_STORED or sum(map(len, names)) > _MOST_NAMES:
+        raise invalid("the attributes of the object are too large")
+    return _read(replace(row, names=names, attributes=encoded), attributes)
+
+
+def _read(row: ObjectRow, attributes: Attributes) -> Managed:
+    # The first instance counts; none of these has more than one.
+    found = {name: value.value for name, _, value in reversed(attributes)}
+
+    def seconds(name: str) -> int | None:
+        value = found.get(name)
+        return value if isinstance(value, int) else None
+
+    return Managed(
+        row=row,
+        attributes=attributes,
+        activation=seconds(named.ACTIVATION_DATE),
+        deactivation=seconds(named.DEACTIVATION_DATE),
+        process_start=seconds(named.PROCESS_START_DATE),
+        protect_stop=seconds(named.PROTECT_STOP_DATE),
+        usage_mask=seconds(named.USAGE_MASK) or 0,
+        archived=named.ARCHIVE_DATE in found,
+        fresh=found.get(named.FRESH) is True,
+        sensitive=found.get(named.SENSITIVE) is True,
+        extractable=found.get(named.EXTRACTABLE) is not False,
+    )
+
+
+def require_here(managed: Managed) -> None:
+    """Raise ObjectNotFound for what was destroyed, KmipRefused for what is archived."""
+    if managed.gone:
+        raise ObjectNotFound
+    if managed.archived:
+        raise denied("the object is archived", ResultReason.OBJECT_ARCHIVED)
+
+
+def require_usable(managed: Managed, use: int, now: int) -> None:
+    """Raise unless the key is here, active, and made for `use` (a bit of the cryptographic usage mask)."""
+    require_here(managed)
+    states.require_active(managed.state_at(now))
+    if not managed.usage_mask & use:
+        raise denied("the key's cryptographic usage mask does not allow this")

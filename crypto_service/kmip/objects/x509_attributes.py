@@ -1,0 +1,85 @@
+"""What the server reads from X.509 certificates (KMIP 1.4, sections 3.8 to 3.16)."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from crypto_service.kmip.codec.enums import DigitalSignatureAlgorithm as Algorithm
+from crypto_service.kmip.codec.fields import choice, number, octets, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.objects import attributes as named
+from crypto_service.kmip.objects.attributes import Attributes
+
+_RSA, _ECDSA = "1.2.840.113549.1.1.", "1.2.840.10045.4."
+_ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
+    {
+        f"{_RSA}5": Algorithm.SHA1_WITH_RSA_ENCRYPTION,
+        f"{_RSA}14": Algorithm.SHA224_WITH_RSA_ENCRYPTION,
+        f"{_RSA}11": Algorithm.SHA256_WITH_RSA_ENCRYPTION,
+        f"{_RSA}12": Algorithm.SHA384_WITH_RSA_ENCRYPTION,
+        f"{_RSA}13": Algorithm.SHA512_WITH_RSA_ENCRYPTION,
+        f"{_RSA}10": Algorithm.RSASSA_PSS,
+        f"{_ECDSA}1": Algorithm.ECDSA_WITH_SHA1,
+        f"{_ECDSA}3.1": Algorithm.ECDSA_WITH_SHA224,
+        f"{_ECDSA}3.2": Algorithm.ECDSA_WITH_SHA256,
+        f"{_ECDSA}3.3": Algorithm.ECDSA_WITH_SHA384,
+        f"{_ECDSA}3.4": Algorithm.ECDSA_WITH_SHA512,
+    }
+)
+
+_MOST_SERIAL = 1 << 160
+"""RFC 5280 allows 20 bytes."""
+
+
+def described(der: bytes, given: Attributes) -> Attributes:
+    """Return the attributes with those of the certificate; unchanged for one that cannot be read.
+
+    Such a one is kept all the same: nothing here relies on it, and clients bring what others would refuse.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        issuer, subject = certificate.issuer, certificate.subject
+        key = certificate.public_key()
+        algorithm = _ALGORITHMS.get(certificate.signature_algorithm_oid.dotted_string)
+        issuer_text, subject_text = issuer.rfc4514_string(), subject.rfc4514_string()
+        serial = certificate.serial_number
+    except (ValueError, UnsupportedAlgorithm):
+        return given
+    if not 0 <= serial < _MOST_SERIAL:
+        return given
+    own = Tag.ATTRIBUTE_VALUE
+    found: dict[str, Item] = {
+        "Certificate Identifier": structure(
+            own, text(Tag.ISSUER, issuer_text), text(Tag.SERIAL_NUMBER, _bytes(serial).hex().upper())
+        ),
+        "Certificate Issuer": structure(own, text(Tag.CERTIFICATE_ISSUER_DISTINGUISHED_NAME, issuer_text)),
+        "Certificate Subject": structure(own, text(Tag.CERTIFICATE_SUBJECT_DISTINGUISHED_NAME, subject_text)),
+        "X.509 Certificate Identifier": structure(
+            own,
+            octets(Tag.ISSUER_DISTINGUISHED_NAME, issuer.public_bytes()),
+            octets(Tag.CERTIFICATE_SERIAL_NUMBER, _der_integer(serial)),
+        ),
+        "X.509 Certificate Issuer": structure(own, octets(Tag.ISSUER_DISTINGUISHED_NAME, issuer.public_bytes())),
+        "X.509 Certificate Subject": structure(own, octets(Tag.SUBJECT_DISTINGUISHED_NAME, subject.public_bytes())),
+    }
+    if algorithm is not None:
+        found["Digital Signature Algorithm"] = choice(own, algorithm)
+    if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        found[named.LENGTH] = number(own, key.key_size)
+    for name, value in found.items():
+        given = named.put(given, name, value)
+    return given
+
+
+def _bytes(serial: int) -> bytes:
+    return serial.to_bytes(max(1, (serial.bit_length() + 7) // 8), "big")
+
+
+def _der_integer(serial: int) -> bytes:
+    """Return a number below `_MOST_SERIAL` in DER."""
+    content = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
+    return bytes([2, len(content)]) + content

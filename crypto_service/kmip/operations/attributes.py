@@ -1,0 +1,126 @@
+"""Add, Modify and Delete Attribute (KMIP 1.4, sections 4.15 to 4.17).
+
+Get Attributes and Get Attribute List (KMIP 1.4, sections 4.13, 4.14).
+"""
+
+from crypto_service.kmip.batch import Batch, Payload
+from crypto_service.kmip.codec.enums import ResultReason
+from crypto_service.kmip.codec.errors import KmipRefused, denied, invalid, malformed, wrong
+from crypto_service.kmip.codec.fields import read_number, read_structure, read_text, required, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item, ItemType
+from crypto_service.kmip.objects import attributes as named
+from crypto_service.kmip.objects.attributes import Attribute, Attributes, shown, visible
+from crypto_service.kmip.objects.managed_object import Managed, changed, check_change
+from crypto_service.kmip.operations.create import whole_limits
+
+
+async def add_attribute(batch: Batch, payload: Item) -> Payload:
+    name, index, value = _given(batch, payload)
+    if index:
+        raise invalid("the server chooses the index of a new attribute")
+
+    def edit(managed: Managed) -> Managed:
+        _changeable(batch, managed, name, value)
+        return changed(managed, named.added(managed.attributes, name, value), batch.now)
+
+    managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit)
+    newest = [attribute for attribute in managed.attributes if attribute.name == name][-1]
+    return (batch.about(managed.row.object_id), named.shown(newest, batch.version))
+
+
+async def modify_attribute(batch: Batch, payload: Item) -> Payload:
+    name, index, value = _given(batch, payload)
+
+    def edit(managed: Managed) -> Managed:
+        _changeable(batch, managed, name, value)
+        old = _instance(managed.attributes, name, index, absent=ResultReason.INVALID_FIELD)
+        new = old._replace(value=value)
+        swapped = tuple(new if attribute == old else attribute for attribute in managed.attributes)
+        return changed(managed, swapped, batch.now)
+
+    managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit)
+    return (
+        batch.about(managed.row.object_id),
+        named.shown(_instance(managed.attributes, name, index), batch.version),
+    )
+
+
+async def delete_attribute(batch: Batch, payload: Item) -> Payload:
+    name = required(read_text(payload, Tag.ATTRIBUTE_NAME), Tag.ATTRIBUTE_NAME)
+    index = read_number(payload, Tag.ATTRIBUTE_INDEX)
+    deleted: list[Attribute] = []
+
+    def edit(managed: Managed) -> Managed:
+        if not named.rule_of(name, batch.version).delete:
+            raise denied(f"a client cannot delete the attribute {name}")
+        check_change(managed, name, None, batch.now)
+        old = _instance(managed.attributes, name, index)
+        deleted[:] = [old]
+        kept = tuple(attribute for attribute in managed.attributes if attribute != old)
+        return changed(managed, kept, batch.now)
+
+    managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit)
+    return (batch.about(managed.row.object_id), named.shown(deleted[0], batch.version))
+
+
+def _given(batch: Batch, payload: Item) -> tuple[str, int | None, Item]:
+    item = required(read_structure(payload, Tag.ATTRIBUTE), Tag.ATTRIBUTE)
+    name, index, value = named.parse(item, batch.version)
+    return name, index, whole_limits(value) if name == named.USAGE_LIMITS else value
+
+
+def _changeable(batch: Batch, managed: Managed, name: str, value: Item) -> None:
+    rule = named.rule_of(name, batch.version)
+    absent = named.first(managed.attributes, name) is None
+    # What can be given once can also be given later, where the object came without it.
+    if not rule.change and not (rule.create and absent):
+        raise denied(f"a client cannot change the attribute {name}")
+    check_change(managed, name, value, batch.now)
+
+
+def _instance(
+    attributes: Attributes, name: str, index: int | None, absent: ResultReason = ResultReason.ITEM_NOT_FOUND
+) -> Attribute:
+    """Return one instance, the first where no index is given."""
+    instances = [attribute for attribute in attributes if attribute.name == name]
+    if not instances:
+        raise KmipRefused(absent, f"the object has no attribute {name}")
+    for attribute in instances:
+        if index is None or attribute.instance == index:
+            return attribute
+    raise KmipRefused(ResultReason.ITEM_NOT_FOUND, f"the attribute {name} has no such index")
+
+
+async def get_attributes(batch: Batch, payload: Item) -> Payload:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    everything = managed.all_attributes(batch.now)
+    wanted = _names(payload)
+    if not wanted:
+        wanted = list(dict.fromkeys(attribute.name for attribute in everything))
+    found = [
+        shown(attribute, batch.version)
+        for name in wanted
+        if visible(name, batch.version)
+        for attribute in everything
+        if attribute.name == name
+    ]
+    return (batch.about(managed.row.object_id), *found)
+
+
+async def get_attribute_list(batch: Batch, payload: Item) -> Payload:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    names = dict.fromkeys(attribute.name for attribute in managed.all_attributes(batch.now))
+    shown_names = (text(Tag.ATTRIBUTE_NAME, name) for name in names if visible(name, batch.version))
+    return (batch.about(managed.row.object_id), *shown_names)
+
+
+def _names(payload: Item) -> list[str]:
+    names: list[str] = []
+    for item in payload.all(Tag.ATTRIBUTE_NAME):
+        if item.type is not ItemType.TEXT_STRING:
+            raise wrong(Tag.ATTRIBUTE_NAME)
+        names.append(str(required(item.value, Tag.ATTRIBUTE_NAME)))
+    if len(set(names)) != len(names):
+        raise malformed("an attribute name is given more than once")
+    return names

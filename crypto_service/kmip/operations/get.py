@@ -1,0 +1,148 @@
+"""Wrapped keys for Get (KMIP 1.4, section 2.1.6): AES key wrap under another key of the same service.
+
+So a key can be handed to whoever has the wrapping key already, and to nobody else; it is also the only way a sensitive
+key leaves.
+
+Get (KMIP 1.4, section 4.12): the one operation that hands out what an object holds.
+"""
+
+from dataclasses import replace
+
+from crypto_service.keys import primitives
+from crypto_service.kmip.batch import Batch, Payload
+from crypto_service.kmip.codec import ttlv
+from crypto_service.kmip.codec.enums import (
+    BlockCipherMode,
+    CryptographicAlgorithm,
+    CryptographicUsageMask,
+    EncodingOption,
+    KeyWrapType,
+    ResultReason,
+    WrappingMethod,
+)
+from crypto_service.kmip.codec.errors import KmipRefused, denied, invalid, unsupported, wrong
+from crypto_service.kmip.codec.fields import (
+    choice,
+    flag,
+    octets,
+    read_choice,
+    read_structure,
+    read_text,
+    required,
+    structure,
+)
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item, ItemType, encode
+from crypto_service.kmip.objects import attributes as named
+from crypto_service.kmip.objects import key_material as material
+from crypto_service.kmip.objects import states
+from crypto_service.kmip.objects.managed_object import Managed, require_here, require_usable
+
+_MOST_NAMES = 64
+
+
+async def wrapped(batch: Batch, managed: Managed, held: Item, specification: Item) -> Item:
+    """Return the object with its key value wrapped as `specification` says."""
+    if read_choice(specification, Tag.WRAPPING_METHOD) != WrappingMethod.ENCRYPT:
+        raise unsupported("keys are wrapped by encryption only")
+    if specification.first(Tag.MAC_SIGNATURE_KEY_INFORMATION) is not None:
+        raise unsupported("wrapped keys carry no signature")
+    information = required(
+        read_structure(specification, Tag.ENCRYPTION_KEY_INFORMATION), Tag.ENCRYPTION_KEY_INFORMATION
+    )
+    key = await _wrapping_key(batch, managed, information)
+    option = read_choice(specification, Tag.ENCODING_OPTION)
+    block = required(read_structure(held, Tag.KEY_BLOCK), Tag.KEY_BLOCK)
+    value = required(read_structure(block, Tag.KEY_VALUE), Tag.KEY_VALUE)
+    attributes = _attributes(batch, managed, specification)
+    if option == EncodingOption.NO_ENCODING:
+        if attributes:
+            raise KmipRefused(ResultReason.ENCODING_OPTION_ERROR, "attributes are wrapped in TTLV encoding only")
+        plain = material.key_bytes(held)
+    elif option in (None, EncodingOption.TTLV_ENCODING):
+        plain = encode(structure(Tag.KEY_VALUE, *value.children(), *attributes))
+    else:
+        raise KmipRefused(ResultReason.ENCODING_OPTION_ERROR, "there is no such encoding option")
+    data = structure(
+        Tag.KEY_WRAPPING_DATA,
+        *(part for part in specification.children() if part.tag != Tag.ATTRIBUTE_NAME),
+    )
+    again = structure(
+        Tag.KEY_BLOCK,
+        *(
+            octets(Tag.KEY_VALUE, primitives.aes_kw_wrap(key, plain)) if part.tag == Tag.KEY_VALUE else part
+            for part in block.children()
+        ),
+        data,
+    )
+    return structure(held.tag, *(again if part.tag == Tag.KEY_BLOCK else part for part in held.children()))
+
+
+async def _wrapping_key(batch: Batch, managed: Managed, information: Item) -> bytes:
+    wanted = required(read_text(information, Tag.UNIQUE_IDENTIFIER), Tag.UNIQUE_IDENTIFIER)
+    subject = batch.subject
+    wrapping = await batch.objects.get(batch.caller, batch.checked_id(wanted))
+    batch.subject = subject
+    require_usable(wrapping, CryptographicUsageMask.WRAP_KEY, batch.now)
+    if wrapping.row.object_id == managed.row.object_id:
+        raise denied("a key does not wrap itself")
+    parameters = read_structure(information, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(
+        wrapping.attributes, named.PARAMETERS
+    )
+    mode = None if parameters is None else read_choice(parameters, Tag.BLOCK_CIPHER_MODE)
+    if mode != BlockCipherMode.NIST_KEY_WRAP:
+        raise invalid("keys are wrapped by the NIST key wrap only")
+    if named.whole(wrapping.attributes, named.ALGORITHM) != CryptographicAlgorithm.AES:
+        raise invalid("only AES keys wrap")
+    return material.key_bytes(await batch.objects.open(batch.caller, wrapping))
+
+
+def _attributes(batch: Batch, managed: Managed, specification: Item) -> list[Item]:
+    names = list(specification.all(Tag.ATTRIBUTE_NAME))
+    if len(names) > _MOST_NAMES:
+        raise invalid("too many attributes to wrap with the key")
+    if any(name.type is not ItemType.TEXT_STRING for name in names):
+        raise wrong(Tag.ATTRIBUTE_NAME)
+    wanted = {name.value for name in names}
+    return [
+        named.shown(attribute, batch.version)
+        for attribute in managed.all_attributes(batch.now)
+        if attribute.name in wanted and named.visible(attribute.name, batch.version)
+    ]
+
+
+async def get(batch: Batch, payload: Item) -> Payload:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    require_here(managed)
+    states.require_gettable(managed.state_at(batch.now))
+    specification = read_structure(payload, Tag.KEY_WRAPPING_SPECIFICATION)
+    if managed.sensitive and specification is None:
+        raise denied("the object is sensitive and leaves only wrapped", ResultReason.SENSITIVE)
+    if not managed.extractable:
+        raise denied("the object is not extractable", ResultReason.NOT_EXTRACTABLE)
+    if read_choice(payload, Tag.KEY_WRAP_TYPE) not in (None, KeyWrapType.NOT_WRAPPED, KeyWrapType.AS_REGISTERED):
+        raise KmipRefused(ResultReason.INVALID_FIELD, "there is no such key wrap type")
+    if payload.first(Tag.KEY_COMPRESSION_TYPE) is not None:
+        raise KmipRefused(ResultReason.KEY_COMPRESSION_TYPE_NOT_SUPPORTED, "keys are not compressed")
+    form, kind = read_choice(payload, Tag.KEY_FORMAT_TYPE), managed.row.object_type
+    data = await batch.objects.open_written(batch.caller, managed)
+    if form is None and specification is None:
+        given = ttlv.written(material.TAGS[kind], data)  # nothing in it changes
+    else:
+        given = material.in_format(kind, ttlv.decode(data), form)
+    if specification is not None:
+        given = await wrapped(batch, managed, given, specification)
+    if managed.fresh:
+        await batch.objects.serve(batch.caller, managed.row.object_id, lambda now_it: _served(now_it, batch.now))
+    return (choice(Tag.OBJECT_TYPE, kind), batch.about(managed.row.object_id), given)
+
+
+def _served(managed: Managed, now: int) -> Managed:
+    """Return the object as no longer fresh; refuses it if it was revoked meanwhile."""
+    require_here(managed)
+    states.require_gettable(managed.state_at(now))
+    if not managed.fresh:
+        return managed
+    attributes = named.put(managed.attributes, named.FRESH, flag(Tag.ATTRIBUTE_VALUE, value=False))
+    row = replace(managed.row, attributes=named.encode(attributes))
+    return replace(managed, row=row, attributes=attributes, fresh=False)

@@ -1,0 +1,117 @@
+"""Locate (KMIP 1.4, section 4.9): the caller's own objects by their attributes."""
+
+from collections.abc import Callable, Sequence
+
+from crypto_service.kmip.batch import Batch, Payload
+from crypto_service.kmip.codec.enums import ObjectGroupMember, StorageStatusMask
+from crypto_service.kmip.codec.errors import invalid
+from crypto_service.kmip.codec.fields import number, read_choice, read_number, read_text, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item, ItemType
+from crypto_service.kmip.objects import attributes as named
+from crypto_service.kmip.objects.attributes import Attributes
+from crypto_service.kmip.objects.managed_object import Managed
+
+_MOST_ITEMS = 1000
+"""How many are told at once; a client of 1.3 or newer asks for the rest by offset."""
+_MOST_CRITERIA = 64
+_NOT_STORED = frozenset({named.UNIQUE_IDENTIFIER, named.OBJECT_TYPE, named.STATE, named.LEASE_TIME})
+Criteria = dict[str, list[Item]]
+
+
+async def locate(batch: Batch, payload: Item) -> Payload:
+    batch.subject = ""
+    criteria = _criteria(payload, batch.version)
+    found = await batch.objects.find(
+        batch.caller, _name(criteria), _matcher(batch, payload, criteria), _needles(criteria)
+    )
+    offset = read_number(payload, Tag.OFFSET_ITEMS) or 0
+    asked = read_number(payload, Tag.MAXIMUM_ITEMS)
+    if offset < 0 or (asked is not None and asked < 0):
+        raise invalid("maximum items and offset items cannot be negative")
+    most = _MOST_ITEMS if asked is None else min(asked, _MOST_ITEMS)
+    told = found[offset : offset + most]
+    # Only a single hit can be what the next item of the batch means.
+    batch.placeholder = told[0].row.object_id if len(told) == 1 else None
+    batch.subject = batch.placeholder or ""
+    counted = (number(Tag.LOCATED_ITEMS, len(found)),) if batch.version >= 3 and (offset or asked is not None) else ()
+    return (*counted, *(text(Tag.UNIQUE_IDENTIFIER, managed.row.object_id) for managed in told))
+
+
+def _criteria(payload: Item, version: int) -> Criteria:
+    criteria: Criteria = {}
+    for count, item in enumerate(payload.all(Tag.ATTRIBUTE)):
+        if count == _MOST_CRITERIA:
+            raise invalid("too many attributes to locate by")
+        name, _, value = named.parse(item, version)
+        criteria.setdefault(name, []).append(value)
+    return criteria
+
+
+def _name(criteria: Criteria) -> str | None:
+    names = criteria.get(named.NAME)
+    return read_text(names[0], Tag.NAME_VALUE) if names else None
+
+
+def _needles(criteria: Criteria) -> Sequence[bytes]:
+    """Return what must stand somewhere in the stored attributes of a hit: most objects need not be read for that."""
+    needles = []
+    for name, values in criteria.items():
+        if name in _NOT_STORED:
+            continue
+        needles.append(name.encode())
+        for part in (part for value in values for part in (value, *value.children())):
+            if isinstance(part.value, str):
+                needles.append(part.value.encode())
+            elif isinstance(part.value, bytes):
+                needles.append(part.value)
+    return needles
+
+
+def _matcher(batch: Batch, payload: Item, criteria: Criteria) -> Callable[[Managed], bool]:
+    mask = read_number(payload, Tag.STORAGE_STATUS_MASK)
+    mask = StorageStatusMask.ONLINE_STORAGE if mask is None else mask
+    member = read_choice(payload, Tag.OBJECT_GROUP_MEMBER)
+    kinds = {value.value for value in criteria.get(named.OBJECT_TYPE, ())}
+
+    def wanted(managed: Managed) -> bool:
+        stored = StorageStatusMask.ARCHIVAL_STORAGE if managed.archived else StorageStatusMask.ONLINE_STORAGE
+        if managed.gone or not mask & stored or (kinds and kinds != {managed.row.object_type}):
+            return False
+        if member == ObjectGroupMember.GROUP_MEMBER_FRESH and not managed.fresh:
+            return False
+        attributes = managed.all_attributes(batch.now)
+        return all(_matches(attributes, name, values) for name, values in criteria.items())
+
+    return wanted
+
+
+def _matches(attributes: Attributes, name: str, values: Sequence[Item]) -> bool:
+    held = [attribute.value for attribute in attributes if attribute.name == name]
+    if values[0].type is ItemType.DATE_TIME:
+        return any(_in_range(value, values) for value in held)
+    if name == named.USAGE_MASK:
+        return any(_has_bits(value, wanted) for value in held for wanted in values)
+    return all(any(_alike(value, wanted) for value in held) for wanted in values)
+
+
+def _in_range(held: Item, wanted: Sequence[Item]) -> bool:
+    """Whether a date is the one given, or between the two given."""
+    bounds = sorted(value.value for value in wanted if isinstance(value.value, int))
+    return isinstance(held.value, int) and len(bounds) in (1, 2) and bounds[0] <= held.value <= bounds[-1]
+
+
+def _has_bits(held: Item, wanted: Item) -> bool:
+    return isinstance(held.value, int) and isinstance(wanted.value, int) and held.value & wanted.value == wanted.value
+
+
+def _alike(held: Item, wanted: Item) -> bool:
+    """Whether a value is the one wanted; of a structure the fields given."""
+    if held.type is not wanted.type:
+        return False
+    if held.type is ItemType.STRUCTURE:
+        return all(
+            any(part.tag == field.tag and _alike(part, field) for part in held.children())
+            for field in wanted.children()
+        )
+    return held.value == wanted.value

@@ -1,0 +1,101 @@
+"""Re-key (KMIP 1.4, section 4.4): a new symmetric key that takes the place, and the name, of another."""
+
+from crypto_service.kmip.batch import Batch, Payload
+from crypto_service.kmip.codec.enums import LinkType, ObjectType
+from crypto_service.kmip.codec.errors import invalid
+from crypto_service.kmip.codec.fields import choice, moment, read_interval, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.objects import attributes as named
+from crypto_service.kmip.objects import key_material as material
+from crypto_service.kmip.objects.attributes import Attributes
+from crypto_service.kmip.objects.managed_object import Managed, changed, require_here
+from crypto_service.kmip.operations.create import complete, described
+
+# What belongs to the old key's own life and is not handed on. Links are made anew.
+_OWN = (
+    named.INITIAL_DATE,
+    named.LAST_CHANGE_DATE,
+    named.ORIGINAL_CREATION_DATE,
+    named.DESTROY_DATE,
+    named.COMPROMISE_DATE,
+    named.COMPROMISE_OCCURRENCE_DATE,
+    named.REVOCATION_REASON,
+    named.ARCHIVE_DATE,
+    named.DIGEST,
+    named.FRESH,
+    named.LINK,
+)
+_LATER = (named.PROCESS_START_DATE, named.PROTECT_STOP_DATE, named.DEACTIVATION_DATE)
+
+
+async def rekey(batch: Batch, payload: Item) -> Payload:
+    old_id = batch.object_id(payload)
+    offset = read_interval(payload, Tag.OFFSET)
+    given = await described(batch, payload, Tag.TEMPLATE_ATTRIBUTE)
+    if any(named.first(given, name) is not None for name in (named.ALGORITHM, named.LENGTH)):
+        raise invalid("a key is replaced by one of the same algorithm and length")
+    old = await batch.objects.get(batch.caller, old_id)
+    require_here(old)
+    if old.row.object_type != ObjectType.SYMMETRIC_KEY:
+        raise invalid("only symmetric keys are re-keyed")
+    made = _like(old)
+
+    def plan(before: Managed, new_id: str) -> tuple[Managed, Attributes]:
+        require_here(before)
+        after = named.without(before.attributes, named.NAME)
+        after = _linked(after, LinkType.REPLACEMENT_OBJECT_LINK, new_id)
+        return changed(before, after, batch.now), _succession(before, given, made, offset, batch.now)
+
+    successor = await batch.objects.succeed(batch.caller, old_id, made, plan)
+    return (batch.about(successor.row.object_id),)
+
+
+def _like(old: Managed) -> Item:
+    algorithm, length = named.whole(old.attributes, named.ALGORITHM), named.whole(old.attributes, named.LENGTH)
+    if algorithm is None or length is None:
+        raise invalid("the key has no algorithm and length")
+    made, _ = material.new_symmetric_key(algorithm, length)
+    return made
+
+
+def _succession(old: Managed, given: Attributes, made: Item, offset: int | None, now: int) -> Attributes:
+    """Return the attributes of the successor (KMIP 1.4, tables 4.4.1 and 4.4.2)."""
+    attributes = named.without(old.attributes, *_OWN)
+    if offset is not None:
+        attributes = _moved(old, attributes, now + offset)
+    for name in dict.fromkeys(attribute.name for attribute in given):
+        if name not in named.RULES or not named.RULES[name].many:
+            attributes = named.without(attributes, name)
+    for attribute in given:
+        attributes = named.added(attributes, attribute.name, attribute.value)
+    attributes = named.put(attributes, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, now))
+    attributes = _linked(attributes, LinkType.REPLACED_OBJECT_LINK, old.row.object_id)
+    return complete(attributes, ObjectType.SYMMETRIC_KEY, made)
+
+
+def _moved(old: Managed, attributes: Attributes, activation: int) -> Attributes:
+    """Return the attributes with the dates moved so far as the activation date is moved."""
+    was = old.activation
+    attributes = named.put(attributes, named.ACTIVATION_DATE, moment(Tag.ATTRIBUTE_VALUE, activation))
+    for name in _LATER:
+        value = named.first(attributes, name)
+        if value is None:
+            continue
+        if was is None:
+            attributes = named.without(attributes, name)
+        elif isinstance(value.value, int):
+            later = moment(Tag.ATTRIBUTE_VALUE, value.value + activation - was)
+            attributes = named.put(attributes, name, later)
+    return attributes
+
+
+def _linked(attributes: Attributes, kind: LinkType, other: str) -> Attributes:
+    """Return the attributes with one link of this kind, to `other`."""
+    kept = tuple(
+        attribute
+        for attribute in attributes
+        if attribute.name != named.LINK or attribute.value.first(Tag.LINK_TYPE) != choice(Tag.LINK_TYPE, kind)
+    )
+    link = structure(Tag.ATTRIBUTE_VALUE, choice(Tag.LINK_TYPE, kind), text(Tag.LINKED_OBJECT_IDENTIFIER, other))
+    return named.added(kept, named.LINK, link)

@@ -1,0 +1,87 @@
+"""Usage limits; Check, Obtain Lease, Get Usage Allocation (KMIP 1.4, sections 4.10, 4.18, 4.19)."""
+
+from crypto_service.kmip.batch import Batch, Payload
+from crypto_service.kmip.codec.enums import UsageLimitsUnit
+from crypto_service.kmip.codec.errors import denied, invalid
+from crypto_service.kmip.codec.fields import (
+    interval,
+    long,
+    moment,
+    number,
+    read_choice,
+    read_interval,
+    read_long,
+    read_number,
+    required,
+)
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.objects import attributes as named
+from crypto_service.kmip.objects import states
+from crypto_service.kmip.objects.managed_object import LEASE_SECONDS, Managed, changed, require_here
+from crypto_service.kmip.operations.create import limits_item
+
+
+async def spend(batch: Batch, managed: Managed, size: int) -> None:
+    """Take one protection of `size` bytes from the key's usage limits; raises when they do not have it.
+
+    Taken before the data is protected, and in the database: two processes cannot spend the same bytes.
+    """
+    unit = managed.usage_unit()
+    if unit is not None:
+        await _take(batch, managed.row.object_id, size if unit == UsageLimitsUnit.BYTE else 1)
+
+
+async def check(batch: Batch, payload: Item) -> Payload:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    require_here(managed)
+    refused: list[Item] = []
+    wanted, left = read_long(payload, Tag.USAGE_LIMITS_COUNT), managed.usage_left()
+    if wanted is not None and left is not None and wanted > left:
+        refused.append(long(Tag.USAGE_LIMITS_COUNT, left))
+    mask = read_number(payload, Tag.CRYPTOGRAPHIC_USAGE_MASK)
+    if mask is not None and mask & ~managed.usage_mask:
+        refused.append(number(Tag.CRYPTOGRAPHIC_USAGE_MASK, managed.usage_mask))
+    lease = read_interval(payload, Tag.LEASE_TIME)
+    if lease is not None and lease > LEASE_SECONDS:
+        refused.append(interval(Tag.LEASE_TIME, LEASE_SECONDS))
+    return (batch.about(managed.row.object_id), *refused)
+
+
+async def obtain_lease(batch: Batch, payload: Item) -> Payload:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    require_here(managed)
+    states.require_gettable(managed.state_at(batch.now))
+    since = required(named.whole(managed.attributes, named.LAST_CHANGE_DATE), Tag.LAST_CHANGE_DATE)
+    return (
+        batch.about(managed.row.object_id),
+        interval(Tag.LEASE_TIME, LEASE_SECONDS),
+        moment(Tag.LAST_CHANGE_DATE, since),
+    )
+
+
+async def get_usage_allocation(batch: Batch, payload: Item) -> Payload:
+    object_id = batch.object_id(payload)
+    wanted = required(read_long(payload, Tag.USAGE_LIMITS_COUNT), Tag.USAGE_LIMITS_COUNT)
+    if wanted < 0:
+        raise invalid("the usage limits count cannot be negative")
+    await _take(batch, object_id, wanted)
+    return (batch.about(object_id),)
+
+
+async def _take(batch: Batch, object_id: str, amount: int) -> None:
+    def edit(managed: Managed) -> Managed:
+        require_here(managed)
+        states.require_active(managed.state_at(batch.now))
+        limits = named.first(managed.attributes, named.USAGE_LIMITS)
+        if limits is None:
+            raise denied("the key has no usage limits to allocate from")
+        total = required(read_long(limits, Tag.USAGE_LIMITS_TOTAL), Tag.USAGE_LIMITS_TOTAL)
+        left = required(read_long(limits, Tag.USAGE_LIMITS_COUNT), Tag.USAGE_LIMITS_COUNT) - amount
+        unit = required(read_choice(limits, Tag.USAGE_LIMITS_UNIT), Tag.USAGE_LIMITS_UNIT)
+        if left < 0:
+            raise denied("the key's usage limits do not have so much left")
+        limits = limits_item(total, left, unit)
+        return changed(managed, named.put(managed.attributes, named.USAGE_LIMITS, limits), batch.now)
+
+    await batch.objects.change(batch.caller, object_id, edit)

@@ -1,0 +1,98 @@
+"""The KMIP front: messages in, answers out, in order, on each connection."""
+
+import asyncio
+
+from core.errors.services import CallerRefused
+from core.errors.tenants import TenantClosed
+from crypto_service.interfaces import Parts
+from crypto_service.kmip.codec import framing, ttlv
+from crypto_service.kmip.codec.enums import ResultReason
+from crypto_service.kmip.codec.errors import reason_and_message
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.dispatch import Dispatcher
+from crypto_service.kmip.objects.store import ObjectStore
+from crypto_service.server.connection import Connection
+from crypto_service.server.connection_registry import Connections
+from openkcm.errors import OpenKcmError
+
+
+class KmipFront:
+    """`body_limit` is the longest message taken, in bytes."""
+
+    def __init__(self, parts: Parts, connections: Connections, objects: ObjectStore, body_limit: int) -> None:
+        self._parts = parts
+        self._connections = connections
+        self._dispatcher = Dispatcher(parts, objects)
+        self._limit = body_limit
+
+    def protocol(self) -> asyncio.Protocol:
+        """Make the protocol of a new connection; the factory for `loop.create_server`."""
+        return KmipConnection(self._parts, self._connections, self._dispatcher, self._limit)
+
+
+class KmipConnection(Connection):
+    ANSWERS_REFUSAL = True
+
+    def __init__(self, parts: Parts, connections: Connections, dispatcher: Dispatcher, limit: int) -> None:
+        super().__init__(parts, connections)
+        self._dispatcher = dispatcher
+        self._limit = limit
+        self._unread = bytearray()
+        self._owing = False
+        self._asked: tuple[bytes, Item] | None = None
+
+    def received(self, data: bytes) -> None:
+        self._unread += data
+        self._take()
+
+    async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
+        return framing.refuse(received, framing.Refusal(*reason_and_message(error)))
+
+    def _take(self) -> None:
+        """Begin with the next message that is whole; one at a time, so what follows it stays bytes and is bounded."""
+        if self._owing or self.closing or not self._unread:
+            return
+        try:
+            size = framing.size_of(self._unread, self._limit)
+        except framing.NotKmip:
+            self.close()
+            return
+        if size is not None and size <= len(self._unread):
+            message = bytes(self._unread[:size])
+            del self._unread[:size]
+            self._owing = True
+            self.awaiting(None)
+            self.run(self._answer(message), self._answered)
+        else:
+            self.awaiting(self.connections.bounds.message_seconds)
+
+    def _read(self, message: bytes) -> Item:
+        """Decode a message, unless it is the one before again: clients ask for the same key in the same bytes."""
+        if self._asked is not None and self._asked[0] == message:
+            return self._asked[1]
+        request = ttlv.decode(message)
+        self._asked = (message, request) if framing.asks_only(request) else None
+        return request
+
+    async def _answer(self, message: bytes) -> tuple[bytes, bool]:
+        """Return the answer, and whether the connection goes on after it."""
+        try:
+            request = self._read(message)
+            caller = await self.current()
+        except ttlv.RefusedBytes as refused:
+            return framing.refuse(message, framing.Refusal(ResultReason.INVALID_MESSAGE, str(refused))), False
+        except OpenKcmError as refused:
+            answer = framing.refuse(message, framing.Refusal(*reason_and_message(refused)))
+            return answer, not isinstance(refused, CallerRefused | TenantClosed)
+        response = await self._dispatcher.answer(caller, request, caller.address)
+        return framing.reply(request, response), True
+
+    def _answered(self, answer: tuple[bytes, bool]) -> None:
+        data, goes_on = answer
+        self._owing = False
+        if data:
+            self.send(data)
+        if data and goes_on:
+            self._take()
+        else:
+            self.close()

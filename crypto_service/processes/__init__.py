@@ -1,0 +1,1 @@
+"""Processes of the crypto service: supervisor, workers, shipper."""

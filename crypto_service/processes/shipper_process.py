@@ -1,0 +1,57 @@
+"""The delivering process: `delivery` with a database, a parent to report to, and an end."""
+
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
+
+import structlog
+
+from config.settings import Settings
+from crypto_service import wiring
+from crypto_service.audit.shipper import Delivery
+from crypto_service.audit.wal import journal_folder
+from crypto_service.server.hardening import harden
+from crypto_service.server.metrics import Report
+from crypto_service.wiring import Credentials
+
+_REPORT_SECONDS = 0.5
+
+log = structlog.get_logger()
+
+
+def deliver(settings: Settings, credentials: Credentials, reports: socket.socket) -> None:
+    """Deliver until SIGTERM, then what is left; the job of a child that is stopped after the serving ones."""
+    harden()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    database = wiring.open_database(settings, credentials, connections=2)
+    delivery = Delivery(journal_folder(settings.state_dir), database)
+    telling = threading.Thread(target=_tell, args=(delivery, reports, stop), name="reports", daemon=True)
+    telling.start()
+    try:
+        delivery.run(stop)
+    finally:
+        database.close()
+
+
+def _tell(delivery: Delivery, reports: socket.socket, stop: threading.Event) -> None:
+    while not stop.is_set():
+        totals = delivery.totals
+        failing = time.time() - totals.failing_since if totals.failing_since else 0.0
+        report = Report(
+            counters={
+                ("openkcm_crypto_delivered_lines", ()): totals.lines,
+                ("openkcm_crypto_set_aside_lines", ()): totals.set_aside,
+                ("openkcm_crypto_damaged_lines", ()): totals.damaged,
+            },
+            gauges={
+                ("openkcm_crypto_journal_waiting_bytes", ()): totals.waiting_bytes,
+                ("openkcm_crypto_delivery_failing_seconds", ()): failing,
+            },
+        )
+        with suppress(OSError):
+            reports.send(report.encode(), socket.MSG_DONTWAIT)
+        stop.wait(_REPORT_SECONDS)

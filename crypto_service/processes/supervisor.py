@@ -1,0 +1,178 @@
+"""The parent: forks the processes of the service, starts again what dies, and serves health and metrics on loopback.
+
+One thread and one loop without asyncio, because it forks: a child inherits the loaded program and nothing that runs.
+The parent opens neither database nor Vault, so nothing of theirs can hold it up.
+"""
+
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+import structlog
+
+from crypto_service.server.hardening import end_with_parent
+from crypto_service.server.metrics import Page, Report, Totals
+
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+_STEADY_SECONDS = 5.0
+_LARGEST_REPORT = 65_536
+_TICK_SECONDS = 0.25
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
+Job = Callable[[socket.socket], None]
+"""What a child does until SIGTERM; it sends its reports to the socket."""
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Child:
+    """One process. Those of a later `stage` are stopped after all of the earlier ones have ended."""
+
+    name: str
+    job: Job
+    stage: int = 0
+    pid: int | None = None
+    reports: socket.socket | None = None
+    started_at: float = 0.0
+    resume_at: float = 0.0
+    pause: float = _FIRST_PAUSE_SECONDS
+
+
+class Supervision:
+    def __init__(self, children: Sequence[Child], address: tuple[str, int], stop_seconds: float) -> None:
+        """`address` is of the metrics; `stop_seconds` is what a stage gets to end before it is killed."""
+        self._children = children
+        self._stop_seconds = stop_seconds
+        self._totals = Totals()
+        self._selector = selectors.DefaultSelector()
+        self._page = Page(self._selector, address, self._answer)
+        self._stopping: float | None = None
+        self._stage = 0
+
+    def run(self) -> None:
+        """Keep the children running until SIGTERM or SIGINT, then end them, stage by stage."""
+        woken, waker = socket.socketpair()
+        woken.settimeout(0)
+        waker.settimeout(0)
+        signal.set_wakeup_fd(waker.fileno())
+        for number in _SIGNALS:
+            signal.signal(number, lambda number, _: self._on_signal(number))
+        self._selector.register(woken, selectors.EVENT_READ, lambda: woken.recv(4096))
+        while self._stopping is None or any(child.pid for child in self._children):
+            self._start_due()
+            for key, _ in self._selector.select(_TICK_SECONDS):
+                key.data()
+            self._reap()
+            self._page.drop_late()
+            self._press_on()
+
+    def _on_signal(self, number: int) -> None:
+        if number != signal.SIGCHLD and self._stopping is None:
+            log.info("stopping")
+            self._stopping = 0.0
+
+    def _answer(self, path: bytes) -> tuple[int, bytes]:
+        if path == b"/metrics":
+            return 200, self._totals.text()
+        if path == b"/healthz":
+            return (200, b"ready\n") if self._totals.ready else (503, b"not ready\n")
+        return 404, b"not found\n"
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for child in self._children:
+            if self._stopping is None and child.pid is None and now >= child.resume_at:
+                self._start(child)
+
+    def _start(self, child: Child) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        parent = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            self._become(child, theirs, parent)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        theirs.close()
+        ours.settimeout(0)
+        child.pid, child.reports, child.started_at = pid, ours, time.monotonic()
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._listen(child))
+        log.info("process started", child=child.name, child_pid=pid)
+
+    def _become(self, child: Child, reports: socket.socket, parent: int) -> NoReturn:
+        """Be the child: let go of everything of the parent's, work, and end without the parent's clean-up."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            for key in list(self._selector.get_map().values()):
+                with suppress(OSError, AttributeError):
+                    key.fileobj.close()  # type: ignore[union-attr]  # only sockets are registered
+            self._selector.close()
+            # Blocked until the job has its handlers would lose none, but also stop none that hangs before it has.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            end_with_parent(parent)
+            child.job(reports)
+            status = 0
+        except KeyboardInterrupt:
+            status = 0
+        except BaseException:
+            log.exception("process failed", child=child.name)
+        finally:
+            os._exit(status)
+
+    def _listen(self, child: Child) -> None:
+        assert child.reports is not None  # noqa: S101 - it is registered for as long as there is one
+        with suppress(BlockingIOError, ConnectionError):
+            while data := child.reports.recv(_LARGEST_REPORT):
+                self._totals.take(child.name, Report.decode(data))
+
+    def _reap(self) -> None:
+        for child in self._children:
+            if child.pid is None:
+                continue
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if pid:
+                self._bury(child, os.waitstatus_to_exitcode(status))
+
+    def _bury(self, child: Child, status: int) -> None:
+        assert child.reports is not None  # noqa: S101 - it had a pid
+        self._listen(child)
+        self._selector.unregister(child.reports)
+        child.reports.close()
+        child.pid = child.reports = None
+        self._totals.ended(child.name, expected=self._stopping is not None)
+        now = time.monotonic()
+        if self._stopping is None:
+            steady = now - child.started_at > _STEADY_SECONDS
+            child.pause = _FIRST_PAUSE_SECONDS if steady else min(2 * child.pause, _LONGEST_PAUSE_SECONDS)
+            child.resume_at = now + (0.0 if steady else child.pause)
+            log.error("process ended", child=child.name, status=status)
+
+    def _press_on(self) -> None:
+        """While stopping: tell the stage whose turn it is, and kill what does not listen."""
+        if self._stopping is None:
+            return
+        now = time.monotonic()
+        running = [child for child in self._children if child.pid]
+        if running and (stage := min(child.stage for child in running)) >= self._stage:
+            self._stage, self._stopping = stage + 1, now + self._stop_seconds
+            _signal(running, stage, signal.SIGTERM)
+        elif now > self._stopping:
+            self._stopping = now + self._stop_seconds
+            _signal(running, self._stage - 1, signal.SIGKILL)
+
+
+def _signal(children: Sequence[Child], stage: int, number: signal.Signals) -> None:
+    for child in children:
+        if child.pid is not None and child.stage == stage:
+            os.kill(child.pid, number)

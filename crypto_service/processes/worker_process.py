@@ -1,0 +1,147 @@
+"""A serving process: waits for the servers it needs, opens both ports, tells its parent how it is, drains."""
+
+import asyncio
+import gc
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import structlog
+import uvloop
+
+from config.settings import Settings
+from crypto_service import wiring
+from crypto_service.server.hardening import allow_many_files, harden
+from crypto_service.server.metrics import Report
+from crypto_service.server.realtime_scheduling import precedence
+from crypto_service.server.tls import IdentityShelf
+from crypto_service.wiring import Credentials, Service
+
+_REPORT_SECONDS = 0.5
+_BACKLOG = 1024
+_TLS_GOODBYE_SECONDS = 2.0
+_SWITCH_SECONDS = 0.001
+"""How long a thread (database, Vault) may hold the interpreter while the loop wants it; Python's own is 5 ms."""
+
+log = structlog.get_logger()
+
+
+def serve(settings: Settings, credentials: Credentials, shelf: IdentityShelf, reports: socket.socket) -> None:
+    """Serve until SIGTERM; the job of a child."""
+    harden()
+    allow_many_files()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, credentials, shelf, reports))
+
+
+async def _serve(settings: Settings, credentials: Credentials, shelf: IdentityShelf, reports: socket.socket) -> None:
+    with precedence(asyncio.get_running_loop()):
+        await _serve_until_stopped(settings, credentials, shelf, reports)
+
+
+async def _serve_until_stopped(
+    settings: Settings, credentials: Credentials, shelf: IdentityShelf, reports: socket.socket
+) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    service = wiring.build(settings, credentials, shelf)
+    stopping = asyncio.create_task(stop.wait())
+    running = asyncio.create_task(_run(settings, service, reports))
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    running.cancel()
+    await asyncio.wait({running})
+    service.connections.stop()
+    await service.changes.stop()
+    service.threads.close()
+    service.opening.close()
+    service.keyring.close()
+    service.journal.close()
+    await asyncio.to_thread(service.database.close)
+    if not running.cancelled():
+        running.result()
+
+
+async def _run(settings: Settings, service: Service, reports: socket.socket) -> None:
+    """Open the ports when everything needed is there, and keep them open until cancelled; then drain."""
+    service.changes.start()
+    tls = service.tls
+    identity, _ = await asyncio.gather(tls.obtain(), service.changes.listening())
+    servers = [
+        await _listen(settings, service, service.https.protocol, settings.crypto_https_port, ["http/1.1"]),
+        await _listen(settings, service, service.kmip.protocol, settings.crypto_kmip_port),
+    ]
+    for_ever = (tls.keep(identity), service.resealing.run(), service.heartbeats.run())
+    beside = [asyncio.create_task(one) for one in for_ever]
+    # What was built up to here lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    log.info("serving", https=settings.crypto_https_port, kmip=settings.crypto_kmip_port)
+    try:
+        while True:
+            service.journal.rotate_if_old()
+            _tell(reports, _report(service))
+            await asyncio.sleep(_REPORT_SECONDS)
+    finally:
+        for task in beside:
+            task.cancel()
+        for server in servers:
+            server.close()
+        log.info("draining", connections=len(service.connections))
+        _tell(reports, _report(service, ready=False))
+        await service.connections.drain(settings.drain_seconds)
+        await service.heartbeats.write()
+        _tell(reports, _report(service, ready=False))
+
+
+async def _listen(
+    settings: Settings,
+    service: Service,
+    protocol: Callable[[], asyncio.Protocol],
+    port: int,
+    names: Sequence[str] = (),
+) -> asyncio.Server:
+    assert service.tls.identity is not None  # noqa: S101 - the caller has waited for it
+    return await asyncio.get_running_loop().create_server(
+        protocol,
+        settings.crypto_host,
+        port,
+        ssl=service.tls.context(service.tls.identity, names),
+        backlog=_BACKLOG,
+        reuse_port=True,
+        ssl_handshake_timeout=service.connections.bounds.handshake_seconds,
+        ssl_shutdown_timeout=_TLS_GOODBYE_SECONDS,
+    )
+
+
+def _report(service: Service, *, ready: bool = True) -> Report:
+    connections = service.connections
+    report = Report(ready)
+    for (operation, refused), count in service.journal.operations.items():
+        report.counters["openkcm_crypto_operations", (("operation", operation), ("refused", refused))] = count
+    report.counters |= {
+        ("openkcm_crypto_connections_opened", ()): connections.opened,
+        ("openkcm_crypto_connections_refused", ()): connections.refused,
+        ("openkcm_crypto_limited", ()): service.limits.refused,
+        ("openkcm_crypto_resealed_objects", ()): service.resealing.totals.resealed,
+        ("openkcm_crypto_resealing_overtaken", ()): service.resealing.totals.overtaken,
+        ("openkcm_crypto_resealing_failed", ()): service.resealing.totals.failed,
+        ("openkcm_crypto_damaged_objects", ()): service.resealing.totals.damaged,
+        ("openkcm_crypto_heartbeats", ()): service.heartbeats.totals.taken,
+        ("openkcm_crypto_heartbeats_lost", ()): service.heartbeats.totals.lost,
+    }
+    report.gauges["openkcm_crypto_connections", ()] = len(connections)
+    if service.tls.identity is not None:
+        not_after = service.tls.identity.not_after.timestamp()
+        report.gauges["openkcm_crypto_certificate_not_after_seconds", ()] = not_after
+    return report
+
+
+def _tell(reports: socket.socket, report: Report) -> None:
+    # A parent that is busy gets the next one; totals make up for what was lost.
+    with suppress(OSError):
+        reports.send(report.encode(), socket.MSG_DONTWAIT)

@@ -1,0 +1,1 @@
+"""What both servers share: connections, TLS, limits, metrics, hardening."""

@@ -1,0 +1,154 @@
+"""Builds every adapter of the crypto service; the one place of this package where implementations are chosen."""
+
+from dataclasses import dataclass, field
+
+from config import secrets
+from config.secrets import Role, read_secret
+from config.settings import Settings
+from crypto_service.audit.wal import FileJournal, journal_folder
+from crypto_service.authentication import CertificateCallers
+from crypto_service.cache_invalidation import FeedChanges
+from crypto_service.https.heartbeats import GatheredHeartbeats
+from crypto_service.https.lookups import CertificatesOnRecord, ProtectionsOnRecord
+from crypto_service.https.server import HttpsFront
+from crypto_service.interfaces import Parts
+from crypto_service.keys.key_cache import CachedKeyring
+from crypto_service.keys.operations import KeyedOperations
+from crypto_service.keys.reencryption import Resealing
+from crypto_service.keys.unwrap_audit import Openings
+from crypto_service.kmip.objects.store import ObjectStore
+from crypto_service.kmip.server import KmipFront
+from crypto_service.server.connection_registry import Connections
+from crypto_service.server.executor import FairThreads
+from crypto_service.server.limits import TenantLimits
+from crypto_service.server.tls import IdentityShelf, ServerTls
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
+from database.postgres.notify import NotifyFeed
+from kms.egress_policy import Reach
+from kms.key_cache import OpenedRootKeys
+from kms.platform import PlatformRootKey
+from kms.providers import CustomerRootKeys
+from openkcm.contract.client_files import Offer
+from vault.auth.client import VaultSession
+from vault.auth.tenant_tokens import InlineTenants
+from vault.pki.server_certificates import PkiServerCertificates
+from vault.transit.root_keys import TransitRootKeys
+from vault.transit.tenant_keys import TransitTenantKeys
+
+_DATABASE_CONNECTIONS = 8
+_THREADS = 32
+_OPENING_THREADS = 32
+"""For opening service keys alone: a Vault that hangs must not keep callers and objects from the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What this service knows itself by, read once before it forks."""
+
+    database_password: str = field(repr=False)
+    context_key: bytes = field(repr=False)
+    vault_secret: str = field(repr=False)
+    identity_pem: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One serving process, built and not yet started: nothing is connected, so nothing can fail for a server."""
+
+    parts: Parts
+    database: Database
+    changes: FeedChanges
+    journal: FileJournal
+    limits: TenantLimits
+    keyring: CachedKeyring
+    resealing: Resealing
+    heartbeats: GatheredHeartbeats
+    threads: FairThreads
+    opening: FairThreads
+    connections: Connections
+    tls: ServerTls
+    https: HttpsFront
+    kmip: KmipFront
+
+
+def read_credentials(settings: Settings) -> Credentials:
+    """Return the service's secrets; raises SettingsInvalid."""
+    folder = settings.secrets
+    return Credentials(
+        read_secret(folder, secrets.database_password(Role.CRYPTO)),
+        bytes.fromhex(read_secret(folder, secrets.context_key(Role.CRYPTO))),
+        read_secret(folder, secrets.vault_secret(Role.CRYPTO)),
+        read_secret(folder, secrets.BOUNDARY_IDENTITY),
+    )
+
+
+def open_database(settings: Settings, credentials: Credentials, connections: int) -> Database:
+    """Return the database as this service may use it."""
+    return Database(
+        settings.postgres_url,
+        Role.CRYPTO,
+        credentials.database_password,
+        credentials.context_key,
+        max_size=connections,
+    )
+
+
+def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) -> Service:
+    """Build a serving process; MUST run on its loop."""
+    database = open_database(settings, credentials, _DATABASE_CONNECTIONS)
+    vault = VaultSession(
+        settings.vault_url,
+        Role.CRYPTO,
+        credentials.vault_secret,
+        ca_file=settings.vault_ca_file,
+        namespace=settings.vault_namespace,
+    )
+    root_keys = TransitRootKeys(vault)
+    tenant_keys = TransitTenantKeys(vault, InlineTenants(vault, credentials.identity_pem, Role.CRYPTO))
+    changes = FeedChanges(NotifyFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
+    threads, opening = FairThreads(_THREADS), FairThreads(_OPENING_THREADS)
+    journal = FileJournal(journal_folder(settings.state_dir), sync=settings.crypto_audit_sync)
+    seconds = settings.crypto_cache_seconds
+    # Subscribed to changes first, so that who asks for callers again asks one that has forgotten.
+    callers = CertificateCallers(database, threads, journal, changes, cache_seconds=seconds)
+
+    reach = Reach(
+        aws_endpoint=settings.aws_kms_endpoint,
+        pkcs11_module=settings.pkcs11_module,
+        networks=settings.key_server_networks,
+        timeout_seconds=settings.root_key_timeout_seconds,
+    )
+    held = OpenedRootKeys(
+        lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach), tenant_keys.decrypt
+    )
+    openings = Openings(database, threads, journal)
+    keyring = CachedKeyring(
+        database, tenant_keys, held, opening, changes, cache_seconds=seconds, opened=openings.opened
+    )
+    limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_places)
+    parts = Parts(callers, KeyedOperations(callers, keyring, journal), journal, limits, threads, changes)
+    connections = Connections(parts)
+    host = settings.crypto_name
+    offer = Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
+    certificates = CertificatesOnRecord(database, threads)
+    heartbeats = GatheredHeartbeats(database, threads)
+    protections = ProtectionsOnRecord(database, threads)
+    objects = ObjectStore(database, parts, seconds)
+    body_limit = settings.crypto_body_limit
+    return Service(
+        parts,
+        database,
+        changes,
+        journal,
+        limits,
+        keyring,
+        Resealing(database, PlatformQueries(database), keyring, threads, changes),
+        heartbeats,
+        threads,
+        opening,
+        connections,
+        ServerTls(PkiServerCertificates(vault), settings.crypto_names, shelf),
+        HttpsFront(parts, connections, body_limit, certificates, heartbeats, protections, offer),
+        KmipFront(parts, connections, objects, body_limit),
+    )

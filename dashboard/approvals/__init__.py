@@ -1,0 +1,1 @@
+"""Approvals: requests for a second person, and their decision."""

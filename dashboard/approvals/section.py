@@ -1,0 +1,123 @@
+"""The part "Waiting for a second person" of the page Settings, and the dialog in which somebody decides."""
+
+import streamlit as st
+
+from core.tenants.approvals import Approval, Choice
+from core.tenants.roles import Permission
+from dashboard.approvals import actions as approval_actions
+from dashboard.approvals import view as approvals
+from dashboard.approvals.view import CHOICES, DONE, Waiting
+from dashboard.components.fragments import ICONS, alone, draw_refusal, following
+from dashboard.components.tenant_status import Tone
+from dashboard.page_context import Seat
+from openkcm.errors import OpenKcmError
+
+_OPEN, _DONE = "approvals.open", "approvals.done"
+_HEADING = "Waiting for a second person"
+
+
+@following
+def draw_part(seat: Seat) -> None:
+    """Draw what waits, and what became of what waited; it follows what others do."""
+    now = seat.now()
+    with seat.database.tenant_tx(seat.tenant_id) as tx:
+        policy, pending, latest = tx.policy.get(), tx.approvals.pending(), tx.approvals.latest()
+    shown = approvals.waiting(pending, seat.person, policy, now)
+    if not shown and not policy.four_eyes:
+        return
+    st.header(_HEADING, anchor="waiting")
+    if not shown:
+        st.caption("Nothing waits. What takes two people appears here as soon as one of you asks for it.")
+    for one in shown:
+        _draw_waiting(seat, one)
+    ended = approvals.ended(latest, now)
+    if ended:
+        with st.expander("What became of the last ones", key="approvals.ended"):
+            st.markdown("\n".join(f"- {line}" for line in ended))
+
+
+def _draw_waiting(seat: Seat, one: Waiting) -> None:
+    with st.container(border=True, gap="small", key=f"approvals.{one.approval_id}"):
+        st.markdown(f":material/group: **{one.title}**")
+        if one.exactly:
+            st.markdown("\n".join(f"- {line}" for line in one.exactly))
+        st.markdown(f"{one.asked} It can be approved until {one.until}.")
+        st.markdown(f"**What happens then**  \n{one.happens}")
+        if one.why_not:
+            st.caption(one.why_not)
+        with st.container(horizontal=True):
+            for choice in (Choice.APPROVE, Choice.DECLINE):
+                _draw_button(one, choice, disabled=bool(one.why_not))
+            if one.own and seat.may(Permission.MANAGE_KEYS):
+                _draw_button(one, Choice.WITHDRAW, disabled=False)
+
+
+def _draw_button(one: Waiting, choice: Choice, *, disabled: bool) -> None:
+    button, icon, _ = CHOICES[choice]
+    if st.button(
+        button,
+        icon=f":material/{icon}:",
+        key=f"approvals.{choice}.{one.approval_id}",
+        disabled=disabled,
+        help=one.why_not if disabled else None,
+    ):
+        st.session_state[_OPEN] = (choice, one)
+        st.session_state.pop(_DONE, None)
+        st.rerun()
+
+
+def draw_open(seat: Seat) -> None:
+    """Draw the dialog that is open, if there is one."""
+    opened: tuple[Choice, Waiting] | None = st.session_state.get(_OPEN)
+    if opened is not None:
+        choice, one = opened
+        st.dialog(f"{CHOICES[choice][0]}: {one.title}", dismissible=False)(alone(_draw_dialog))(seat, choice, one)
+
+
+def _close() -> None:
+    for name in (_OPEN, _DONE):
+        st.session_state.pop(name, None)
+    st.rerun()
+
+
+def _draw_dialog(seat: Seat, choice: Choice, one: Waiting) -> None:
+    slot = st.empty()
+    after: Approval | None = st.session_state.get(_DONE)
+    if after is None:
+        with slot.container():
+            after = _draw_question(seat, choice, one)
+        if after is None:
+            return
+        st.session_state[_DONE] = after
+        slot.empty()
+    _draw_answer(after)
+    if st.button("Close", key="approvals.close"):
+        _close()
+
+
+def _draw_question(seat: Seat, choice: Choice, one: Waiting) -> Approval | None:
+    button, icon, follows = CHOICES[choice]
+    st.markdown(one.asked)
+    if one.exactly:
+        st.markdown("\n".join(f"- {line}" for line in one.exactly))
+    if choice is Choice.APPROVE:
+        st.markdown(f"**What happens**  \n{one.happens}")
+    st.markdown(follows)
+    with st.container(horizontal=True):
+        said = st.button(button, type="primary", icon=f":material/{icon}:", key="approvals.do")
+        if st.button("Cancel", key="approvals.cancel"):
+            _close()
+    if not said:
+        return None
+    try:
+        with st.spinner("Deciding"):
+            return approval_actions.decide(seat, one.approval_id, choice)
+    except OpenKcmError as failed:
+        draw_refusal(failed, "Not done", "What became of it is said on the page Settings.")
+        return None
+
+
+def _draw_answer(after: Approval) -> None:
+    tone, title, words = DONE.get(after.state, (Tone.WORKING, "Approved", "It is being carried out."))
+    draw = {Tone.GOOD: st.success, Tone.WARNING: st.warning, Tone.WORKING: st.info}[tone]
+    draw(words, title=title, icon=ICONS[tone])

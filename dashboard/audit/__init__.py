@@ -1,0 +1,1 @@
+"""Audit stream: search and export."""

@@ -1,0 +1,328 @@
+"""The Audit page as values: records in people's words, how the chain stands, what was looked at.
+
+A filter of the audit stream as the query of an address, and back.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+from typing import Any, get_args
+from urllib.parse import parse_qsl, urlencode
+
+from core.audit import AuditFilter
+from core.errors.services import InvalidRequest
+from dashboard.components import formatting as words
+from database.audit import FoundRecord, SignedHead, StreamEnds
+from openkcm.contract.audit_events import AuditName, Outcome, StoredRecord, fields_of, is_linked
+from openkcm.verification.event_labels import FAMILIES, family_of, what
+from openkcm.verification.results import CheckedSignature
+
+_ACTORS = {"human": "person", "service": "service", "system": "OpenKCM"}
+OUTCOMES: dict[Outcome, str] = {
+    "success": "Success",
+    "refused": "Refused",
+    "failure": "Failure",
+    "intended": "Intended",
+}
+UNREADABLE = "Not a record"
+
+
+class Chain(StrEnum):
+    """What the newest signed head says about the stream that lies there."""
+
+    EMPTY = "empty"
+    UNSIGNED = "unsigned"
+    SIGNED = "signed"
+    TRUNCATED = "truncated"
+    REPLACED = "replaced"
+    FORGED = "forged"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record in the list. `linked` is whether its chain hash follows from its text and the record before it."""
+
+    seq: int
+    time: str
+    ago: str
+    what: str
+    code: str
+    outcome: str
+    actor: str
+    subject: str
+    source: str
+    correlation_id: str
+    linked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Everything about one record; `raw` is exactly the text that was hashed."""
+
+    title: str
+    fields: tuple[tuple[str, str], ...]
+    raw: str
+    linked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The chain at a glance. `said` says what it means; `alarming` that somebody must act on it.
+
+    `signature` is whether the newest head's is verified, and `fingerprint` of which key; both empty without a head.
+    """
+
+    chain: Chain
+    records: str
+    signed: str
+    head: str
+    said: str
+    alarming: bool
+    signature: str = ""
+    fingerprint: str = ""
+
+
+def choices() -> list[str]:
+    """Return what can be chosen of what happened: each family, and after it its events."""
+    chosen = []
+    for family in FAMILIES:
+        names = [str(name) for name in AuditName if name.startswith(f"{family}.")]
+        chosen += [f"{family}.", *names]
+    return chosen
+
+
+def choice_label(choice: str) -> str:
+    """Return how a choice reads: `Use of keys: all`, `Use of keys: key handed to a service`."""
+    words_of = "all" if choice.endswith(".") else _lowered(what(choice))
+    return f"{family_of(choice)}: {words_of}"
+
+
+def _lowered(text: str) -> str:
+    return text if text.startswith("OpenKCM") else text[:1].lower() + text[1:]
+
+
+def row(found: FoundRecord, now: datetime) -> Row:
+    """Return a record as the list shows it."""
+    fields = fields_of(found.stored.record)
+    at = _moment(fields)
+    name = str(fields.get("name", ""))
+    return Row(
+        seq=found.stored.seq,
+        time="unknown" if at is None else f"{at:%Y-%m-%d %H:%M:%S}",
+        ago="" if at is None else words.relative(at, now),
+        what=what(name) if fields else UNREADABLE,
+        code=name,
+        outcome=_outcome(fields),
+        actor=_actor(fields),
+        subject=_said(fields, "subject"),
+        source=_said(fields, "source"),
+        correlation_id=_said(fields, "correlation_id"),
+        linked=linked(found),
+    )
+
+
+def details(found: FoundRecord, now: datetime) -> Details:
+    """Return all there is to one record."""
+    fields = fields_of(found.stored.record)
+    at = _moment(fields)
+    listed = [
+        ("Time", "unknown" if at is None else f"{at:%Y-%m-%d %H:%M:%S.%f} UTC ({words.relative(at, now)})"),
+        ("What happened", what(_said(fields, "name")) if fields else UNREADABLE),
+        ("Code", _said(fields, "name")),
+        ("Upstream's word", _said(fields, "upstream_event_type")),
+        ("Outcome", _outcome(fields)),
+        ("Who", _actor(fields)),
+        ("Object", _said(fields, "subject")),
+        ("From", _said(fields, "source")),
+        ("Correlation id", _said(fields, "correlation_id")),
+        ("Event id", _said(fields, "event_id")),
+        *_particulars(fields.get("details")),
+        ("Chain hash", found.stored.chain_hash.hex()),
+        ("Hash before", "missing" if found.previous is None else found.previous.hex()),
+    ]
+    return Details(
+        title=f"Record {found.stored.seq:,}",
+        fields=tuple((label, value) for label, value in listed if value),
+        raw=found.stored.record,
+        linked=linked(found),
+    )
+
+
+def linked(found: FoundRecord) -> bool:
+    """Return whether the record follows from the one before it and is about the place it lies at."""
+    says = fields_of(found.stored.record).get("seq")
+    return found.previous is not None and says == found.stored.seq and is_linked(found.previous, found.stored)
+
+
+def links(rows: Sequence[Row]) -> tuple[bool, str]:
+    """Return whether all shown links hold, and that in a sentence."""
+    broken = [f"{one.seq:,}" for one in rows if not one.linked]
+    if broken:
+        return False, (
+            f"The chain is broken at {'record' if len(broken) == 1 else 'records'} {words.listed(broken)}: the text"
+            " does not fit the hash, or the record before is not the one it was."
+        )
+    if len(rows) == 1:
+        return True, "The link of the shown record to the one before it was checked and holds."
+    return True, f"The links of {len(rows):,} shown records to the one before each were checked and hold."
+
+
+def status(ends: StreamEnds, checked: CheckedSignature | None, now: datetime) -> Status:
+    """Return how the chain stands by its newest signed head; `checked` is what came of checking its signature."""
+    length = 0 if ends.last is None else ends.last.seq
+    head = "none" if ends.last is None else ends.last.chain_hash.hex()
+    if ends.signed is None or checked is None:
+        if not length:
+            return Status(Chain.EMPTY, "0", "none", head, "Nothing is recorded for this tenant yet.", alarming=False)
+        said = f"No head is signed yet; {words.count(length, 'record')} will be signed within a minute."
+        return Status(Chain.UNSIGNED, f"{length:,}", "none yet", head, said, alarming=False)
+    chain, said = _by_signed_head(length, ends.signed, ends.at_signed, words.moment(ends.signed_at, now))
+    if chain is Chain.SIGNED and checked.problem is not None:
+        chain = Chain.FORGED
+        said = f"The signature over record {ends.signed.seq:,} does not verify: {checked.problem}."
+    return Status(
+        chain,
+        f"{length:,}",
+        f"{ends.signed.seq:,}",
+        head,
+        said,
+        alarming=chain is not Chain.SIGNED,
+        signature="Verified" if checked.problem is None else "Not verified",
+        fingerprint=checked.fingerprint,
+    )
+
+
+def _by_signed_head(length: int, signed: SignedHead, there: StoredRecord | None, at: str) -> tuple[Chain, str]:
+    if length < signed.seq:
+        said = f"Records are missing at the end: record {signed.seq:,} was signed on {at}, and the last is {length:,}."
+        return Chain.TRUNCATED, said
+    if there is None or there.chain_hash != signed.chain_hash:
+        return Chain.REPLACED, f"Record {signed.seq:,} is not the one that was signed on {at}."
+    after = length - signed.seq
+    rest = (
+        f"the {words.count(after, 'record')} after it will be signed within a minute"
+        if after
+        else "nothing came after it"
+    )
+    return Chain.SIGNED, f"Signed up to record {signed.seq:,} on {at}, by the key {signed.key}; {rest}."
+
+
+def verdict(records: int, signed: int, seconds: float, at: datetime) -> str:
+    """Return what a verification that found nothing wrong says; `signed` is the newest signed record, 0 for none."""
+    head = (
+        f"The newest signed head, of record {signed:,}, is in its place, and its signature is verified."
+        if signed
+        else "No head is signed yet, so a missing end would not show."
+    )
+    return (
+        f"{words.count(records, 'record')} verified in {words.span(seconds)}, {words.at(at)}:"
+        f" nothing is missing, altered or out of order. {head}"
+    )
+
+
+BROKEN_ADVICE = (
+    "Do not repair, restore or delete anything yet: what lies there now is the evidence. Download the whole stream,"
+    " note the time, and ask the platform's operators to keep a copy of the database as it is. What comes before the"
+    " named record is verified; the named record and everything after it is not."
+)
+
+
+def looked(shown: int, rest: range, *, backwards: bool) -> str:
+    """Return how far was looked for what is shown, where that was not everywhere."""
+    found = words.count(shown, "record fits", "records fit") if shown else "No record fits"
+    far = f"back to record {rest.stop:,}" if backwards else f"forward to record {rest.start - 1:,}"
+    not_yet = words.count(len(rest), "older record" if backwards else "newer record")
+    return f"{found} so far; looked {far}, {not_yet} not looked at."
+
+
+def day_begins(day: date | None) -> datetime | None:
+    """Return the first moment of a day in UTC."""
+    return None if day is None else datetime.combine(day, time.min, UTC)
+
+
+def day_ends(day: date | None) -> datetime | None:
+    """Return the first moment after a day in UTC; None after the last day there is."""
+    return None if day is None or day == date.max else datetime.combine(day + timedelta(days=1), time.min, UTC)
+
+
+def _moment(fields: Mapping[str, object]) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(str(fields.get("time")))
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
+
+
+def _outcome(fields: Mapping[str, object]) -> str:
+    said = _said(fields, "outcome")
+    return {str(key): value for key, value in OUTCOMES.items()}.get(said, said)
+
+
+def _actor(fields: Mapping[str, object]) -> str:
+    kind = _said(fields, "actor_kind")
+    return " ".join(part for part in (_said(fields, "actor"), f"({_ACTORS.get(kind, kind)})" if kind else "") if part)
+
+
+def _particulars(found: object) -> list[tuple[str, str]]:
+    if not isinstance(found, dict):
+        return []
+    return [
+        (f"Detail: {name}", value if isinstance(value, str) else json.dumps(value)) for name, value in found.items()
+    ]
+
+
+def _said(fields: Mapping[str, object], name: str) -> str:
+    value = fields.get(name, "")
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+DOWNLOAD = "audit.jsonl"
+"""The last part of the address that such a query belongs to."""
+
+_OUTCOMES: frozenset[Outcome] = frozenset(get_args(Outcome))
+_LONGEST = 200
+
+
+def encode(chosen: AuditFilter) -> str:
+    """Return the query that `decode` reads."""
+    pairs = [("name", name) for name in sorted(chosen.names)]
+    pairs += [("outcome", outcome) for outcome in sorted(chosen.outcomes)]
+    pairs += [(key, value) for key in ("actor", "subject", "text") if (value := getattr(chosen, key))]
+    pairs += [(key, at.isoformat()) for key in ("since", "until") if (at := getattr(chosen, key)) is not None]
+    return urlencode(pairs)
+
+
+def decode(query: str) -> AuditFilter:
+    """Return the filter of a query; raises InvalidRequest for anything that `encode` would not write."""
+    chosen = AuditFilter()
+    seen: set[str] = set()
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key == "name" and value in choices():
+            chosen = replace(chosen, names=chosen.names | {value})
+        elif key == "outcome" and value in _OUTCOMES:
+            chosen = replace(chosen, outcomes=chosen.outcomes | {outcome for outcome in _OUTCOMES if outcome == value})
+        elif key in {"actor", "subject", "text"} and key not in seen and len(value) <= _LONGEST:
+            chosen = _with(chosen, key, value)
+        elif key in {"since", "until"} and key not in seen:
+            chosen = _with(chosen, key, _parse_time(value))
+        else:
+            raise InvalidRequest("this cannot be asked of the audit stream", "use the links of the Audit page")
+        seen.add(key)
+    return chosen
+
+
+def _with(chosen: AuditFilter, key: str, value: str | datetime) -> AuditFilter:
+    changed: dict[str, Any] = {key: value}
+    return replace(chosen, **changed)
+
+
+def _parse_time(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise InvalidRequest("this is not a time", "write it like 2026-11-25T12:00:00+00:00")
+    return moment

@@ -1,0 +1,1 @@
+"""Certificates of a tenant: authorities and their rotation."""

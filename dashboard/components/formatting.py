@@ -1,0 +1,109 @@
+"""How times, spans and numbers are said to people. Times are UTC and say so; the relative stands beside them.
+
+How an error of ours is said to people: its message and its hint, as sentences.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import TypeVar
+
+from dashboard.components.tenant_status import sentence
+from openkcm.contract.services import ServiceKind
+from openkcm.errors import OpenKcmError
+
+_UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:])")
+_JUST_NOW = timedelta(seconds=5)
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun: `1 service`, `1,250 services`."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def at(time: datetime) -> str:
+    """Return a time to the minute: `25 Nov 2026, 12:00 UTC`."""
+    utc = time.astimezone(UTC)
+    return f"{utc.day} {utc:%b %Y, %H:%M} UTC"
+
+
+def relative(time: datetime, now: datetime) -> str:
+    """Return how far a time is from now in its largest unit: `3 minutes ago`, `in 2 days`, `just now`."""
+    distance = abs(now - time)
+    if distance < _JUST_NOW:
+        return "just now"
+    words = _largest(distance)
+    return f"{words} ago" if time < now else f"in {words}"
+
+
+def moment(time: datetime | None, now: datetime, never: str = "never") -> str:
+    """Return a time and how far it is from now: `25 Nov 2026, 12:00 UTC (3 minutes ago)`."""
+    return never if time is None else f"{at(time)} ({relative(time, now)})"
+
+
+def span(seconds: float) -> str:
+    """Return a duration as exactly as it matters: `0.4 s`, `12 s`, `2 min 5 s`, `3 days`."""
+    if seconds < 10:
+        return f"{max(seconds, 0.0):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return _largest(timedelta(seconds=whole))
+
+
+def listed(words: list[str]) -> str:
+    """Return words as a sentence lists them: `a`, `a and b`, `a, b and c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def plain(text: str) -> str:
+    """Return a text from outside so that Streamlit's Markdown shows it as it is."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+
+
+def code(name: str) -> str:
+    """Return a name from outside as code, which is neither markup nor turned into a link."""
+    return f"`{' '.join(name.split()).replace('`', chr(39))}`"
+
+
+def _largest(distance: timedelta) -> str:
+    seconds = int(distance.total_seconds())
+    for unit, size in _UNITS:
+        if seconds >= size:
+            return count(seconds // size, unit)
+    return count(0, "second")
+
+
+Kind = TypeVar("Kind", bound=OpenKcmError)
+
+
+def said(refused: OpenKcmError) -> str:
+    """Return message and hint. Only the first letters change: names and commands in them keep their case."""
+    return " ".join(sentence(part) for part in (refused.message, refused.hint) if part)
+
+
+def family(kind: type[Kind]) -> Iterator[type[Kind]]:
+    """Return every kind of error below another."""
+    for below in kind.__subclasses__():
+        yield below
+        yield from family(below)
+
+
+def in_words(code: str, known: type[OpenKcmError] | None) -> tuple[str, str]:
+    """Return message and hint of a code as sentences; one that is not known is named."""
+    if known is None:
+        return f"It failed with {code}.", "The audit stream has the details."
+    return sentence(known.message), sentence(known.hint)
+
+
+KIND_NAMES: Mapping[ServiceKind, str] = MappingProxyType(
+    {
+        ServiceKind.MONGODB: "MongoDB cluster",
+        ServiceKind.POSTGRESQL: "PostgreSQL instance",
+        ServiceKind.MICROSERVICE: "Microservice",
+    }
+)

@@ -1,1 +1,0 @@
-"""What the pages may ask of the outside; `wiring` chooses who answers."""

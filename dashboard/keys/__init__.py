@@ -1,0 +1,1 @@
+"""Keys: the hierarchy from the root key to the services."""

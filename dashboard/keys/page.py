@@ -1,0 +1,153 @@
+"""Keys: the root key, the tenant key and the service keys as they are, and what could be done with them."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import streamlit as st
+
+from core.tenants.policy import TenantPolicy
+from core.tenants.roles import Permission
+from dashboard.components import key_actions
+from dashboard.components.fragments import admitted, draw_unknown
+from dashboard.keys import cards as rotation_card
+from dashboard.keys import view as keys
+from dashboard.keys.cards import draw_root_key
+from dashboard.keys.view import ServiceKey
+from dashboard.page_context import Seat
+from dashboard.root_keys import dialog as root_key_dialog
+from dashboard.root_keys import guides as root_choices
+from dashboard.rotation import dialog as rotation_dialog
+from dashboard.rotation import view as rotation
+from dashboard.rotation.dialog import draw_button, draw_retire_button
+from dashboard.status_banner.section import draw_standing
+from dashboard.tenants import section as standing_part
+from database.keys import KeyVersionRow, VersionUseRow
+from database.rotation import RotationRow
+from database.services.managed_objects import ObjectCountRow
+from database.services.repository import ServiceRow
+from database.tenants import TenantRow
+from database.usage import UsageTotalRow
+
+_DAY = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    tenant: TenantRow
+    policy: TenantPolicy
+    rotation: RotationRow | None
+    service_keys: list[KeyVersionRow]
+    services: list[ServiceRow]
+    objects: list[ObjectCountRow]
+    uses: list[VersionUseRow]
+    usage: list[UsageTotalRow]
+
+
+def draw(seat: Seat) -> None:
+    if not admitted(seat):
+        return
+    rows = _read(seat)
+    if rows is None:
+        draw_unknown()
+        return
+    st.title("Keys", anchor=False)
+    st.caption("Every key below wraps the next. None of them is ever shown, exported or stored in the clear.")
+    draw_standing(seat, rows.tenant)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        draw_root_key(seat, rows.tenant)
+    with right:
+        rotation_card.draw_tenant_key(seat, rows.tenant, rows.rotation)
+    standing_part.draw_part(seat, rows.tenant)
+    _draw_service_keys(seat, rows)
+    _draw_choices(rows)
+    _draw_actions(seat, rows)
+    root_key_dialog.draw_open(seat, rows.tenant)
+    rotation_dialog.draw_open(seat)
+    standing_part.draw_open(seat, rows.tenant)
+
+
+def _read(seat: Seat) -> _Rows | None:
+    now = seat.now()
+    with seat.database.tenant_tx(seat.tenant_id) as tx:
+        tenant = tx.tenants.get()
+        if tenant is None:
+            return None
+        return _Rows(
+            tenant,
+            tx.policy.get(),
+            next(iter(tx.rotations.all(1)), None),
+            list(tx.services.keys()),
+            list(tx.services.all()),
+            list(tx.objects.counts()),
+            list(tx.objects.versions()),
+            list(tx.usage.totals(now - _DAY, now + timedelta(minutes=1))),
+        )
+
+
+def _draw_service_keys(seat: Seat, rows: _Rows) -> None:
+    st.header("Service keys (L3)", anchor=False)
+    versions = keys.Versions(rows.service_keys, rows.uses, rows.policy)
+    made = keys.service_keys(rows.services, versions, rows.objects, rows.usage, seat.now())
+    if not made:
+        st.info(
+            "Each service you connect gets a key of its own, and it appears here. Connect one on the page Services.",
+            icon=":material/info:",
+        )
+        return
+    wanted = st.text_input("Find a service", key="keys.find") if len(made) > keys.MANY else ""
+    shown, more = keys.found(made, wanted)
+    if not shown:
+        st.caption("No service has a name like that.")
+    with st.grid(2, min_column_width=340):
+        for key in shown:
+            _draw_service_key(seat, rows, key)
+    if more:
+        st.caption(f"{more:,} more; type a part of the name to find them.")
+
+
+def _draw_service_key(seat: Seat, rows: _Rows, key: ServiceKey) -> None:
+    with st.container(border=True, height="stretch", gap="xsmall"):
+        st.markdown(f":material/key: **{key.service}** ({key.kind})")
+        st.markdown("\n".join(f"- {version}" for version in key.versions))
+        st.caption(f"{key.used} {key.objects}")
+        if not seat.may(Permission.MANAGE_KEYS):
+            return
+        why_not, own = rotation.why_not(rows.tenant, rows.rotation), rotation.of_service(key.service)
+        with st.container(horizontal=True):
+            draw_button(f"rotation.one.{key.service}", "Rotate", "autorenew", own, why_not)
+            draw_button(
+                f"rotation.compromised.{key.service}",
+                "It may be compromised",
+                "gpp_maybe",
+                rotation.compromised(own),
+                why_not,
+            )
+            draw_retire_button(key.service, why_not)
+
+
+def _draw_choices(rows: _Rows) -> None:
+    st.header("Who holds the root key", anchor=False)
+    st.caption(
+        "Changing the root key wraps the service keys anew; your data is not encrypted anew. Whoever holds it alone "
+        "decides: there is no silent fallback to a key of the platform."
+    )
+    with st.grid(3, min_column_width=300):
+        for choice in root_choices.choices(rows.tenant.root_key_mode):
+            with st.container(border=True, height="stretch", gap="xsmall"):
+                st.subheader(choice.name, anchor=False)
+                st.caption(choice.short)
+                if choice.in_force:
+                    st.badge("In force", icon=":material/check:", color="green")
+                for question, answer in choice.facts:
+                    st.markdown(f"**{question}**  \n{answer}")
+
+
+def _draw_actions(seat: Seat, rows: _Rows) -> None:
+    st.header("What you can do, and what happens then", anchor=False)
+    permissions = frozenset(permission for permission in Permission if seat.may(permission))
+    for offer in key_actions.offers(rows.tenant.state, permissions, rows.tenant.locks):
+        with st.expander(offer.action.title, key=f"keys.action.{offer.action.name}"):
+            st.markdown(f"**What happens**  \n{offer.action.happens}")
+            st.markdown(f"**Can it be undone?**  \n{offer.action.undone}")
+            st.caption(offer.words)

@@ -1,0 +1,1 @@
+"""Offboarding: request, grace period, restore, certificate of erasure."""

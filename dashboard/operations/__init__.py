@@ -1,0 +1,1 @@
+"""Operations page: all tenants, stalled workflows, retries."""

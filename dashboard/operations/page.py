@@ -1,0 +1,304 @@
+"""The operators' desk: all tenants by state, who is stuck and where, how long provisioning takes; one act, the retry.
+
+It reads states and steps. A customer's keys, services, usage and records are not read here, and no page for them is
+offered to an operator.
+"""
+
+from collections.abc import MutableSequence, Sequence
+
+import streamlit as st
+
+from core.names import CANARY_TENANT_ID
+from core.tenants.lifecycle import State
+from core.tenants.roles import Permission
+from dashboard.components.formatting import said
+from dashboard.components.fragments import part
+from dashboard.operations import view
+from dashboard.operations.actions import retry
+from dashboard.page_context import Seat
+from database.platform.operators import Operations, TenantFilter
+from database.tenants import TenantRow
+from openkcm.errors import OpenKcmError
+
+_PAGE = 25
+_STUCK = 5
+_TIMES = 300
+_TROUBLED = 10
+# What this page remembers between reruns.
+_CHOSEN = "operations-chosen"
+_CONFIRMING = "operations-confirming"
+_TOLD = "operations-told"
+_TRAIL = "operations-trail"
+
+
+def draw(seat: Seat) -> None:
+    """Draw the desk, or one tenant of it."""
+    if seat.platform is None or not seat.may(Permission.OPERATE):
+        st.title("Operations")
+        st.error("This page is for the platform's operators.", icon=":material/block:")
+        return
+    _draw_told()
+    chosen = st.session_state.get(_CHOSEN)
+    if chosen is None:
+        _draw_desk(seat, seat.platform)
+    else:
+        _draw_tenant(seat, seat.platform, chosen)
+    confirming = st.session_state.get(_CONFIRMING)
+    if confirming is not None:
+        _confirm(seat, confirming)
+
+
+def _draw_desk(seat: Seat, platform: Operations) -> None:
+    st.title("Operations")
+    st.caption("All tenants of the platform, by how far they are. What a customer has and does is not shown here.")
+    totals = view.totals(platform.counts())
+    if not totals.tenants:
+        st.info(
+            "No tenant yet. Each one appears here as soon as the marketplace's event is stored.",
+            icon=":material/inbox:",
+        )
+    else:
+        _draw_totals(totals)
+        _draw_stuck(seat, platform)
+        _draw_walls(seat, platform)
+        _draw_times(platform)
+        _draw_list(seat, platform, totals)
+    _draw_canary(seat)
+
+
+def _draw_totals(totals: view.Totals) -> None:
+    with st.grid(min_column_width=140, key="operations-totals"):
+        st.metric("Tenants", f"{totals.tenants:,}", border=True)
+        for state, tenants in totals.by_state:
+            st.metric(state.value.capitalize(), f"{tenants:,}", border=True)
+        st.metric(
+            "Late or stuck",
+            f"{totals.late:,}",
+            border=True,
+            help="Failed, not ready within the promised time, or ready later than promised.",
+        )
+
+
+def _draw_stuck(seat: Seat, platform: Operations) -> None:
+    st.header("Needs somebody now")
+    stuck = platform.stuck(_STUCK + 1)
+    if not stuck:
+        st.success("Nobody is stuck: no tenant has failed and none waits past its promise.", icon=":material/check:")
+        return
+    for tenant in stuck[:_STUCK]:
+        _draw_line(seat, view.stuck_line(tenant, seat.now()), "stuck")
+    if len(stuck) > _STUCK:
+        st.caption(f"These {_STUCK} wait longest. Choose “Late or stuck only” below for all of them.")
+
+
+def _draw_walls(seat: Seat, platform: Operations) -> None:
+    troubled = platform.troubled(_TROUBLED + 1)
+    if not troubled:
+        return
+    st.header("Walls to look at now")
+    for one in troubled[:_TROUBLED]:
+        draw = st.error if one.why == "breached" else st.warning
+        draw(view.wall_line(one, seat.now()), icon=":material/gpp_bad:")
+    if len(troubled) > _TROUBLED:
+        st.caption(f"These {_TROUBLED} come first; `openkcm check-boundaries --all` examines every tenant now.")
+
+
+def _draw_times(platform: Operations) -> None:
+    st.header("Provisioning time")
+    found = platform.times(_TIMES)
+    if not found:
+        st.info("No tenant has been ready yet; its time from the event to ready appears here.", icon=":material/timer:")
+        return
+    times = view.times(found, platform.promise_seconds)
+    st.caption(f"From the stored event to ready: {times.summary}.")
+    with st.grid(min_column_width=140, key="operations-percentiles"):
+        for label, value in times.percentiles:
+            st.metric(label, value, border=True)
+        st.metric(f"Over {times.promise}", f"{times.over:,}", border=True)
+    st.echarts_chart(
+        view.times_chart(found, platform.promise_seconds),
+        height=260,
+        key="operations-times",
+        alt=f"Time to ready of {times.summary}",
+    )
+
+
+@part
+def _draw_list(seat: Seat, platform: Operations, totals: view.Totals) -> None:
+    st.header("All tenants")
+    wanted = _draw_filter(totals)
+    trail: MutableSequence[str] = st.session_state.setdefault(_TRAIL, [""])
+    rows = platform.page(wanted, trail[-1], _PAGE + 1)
+    if not rows:
+        st.info("No tenant fits. Change or clear what you are looking for.", icon=":material/search_off:")
+    for row in rows[:_PAGE]:
+        _draw_line(seat, view.line(row, platform.promise_seconds, seat.now()), "all")
+    first = (len(trail) - 1) * _PAGE + 1
+    with st.container(horizontal=True, vertical_alignment="center", key="operations-pages"):
+        st.button(
+            "Previous",
+            icon=":material/chevron_left:",
+            disabled=len(trail) == 1,
+            key="operations-previous",
+            on_click=_back,
+        )
+        st.button(
+            "Next",
+            icon=":material/chevron_right:",
+            disabled=len(rows) <= _PAGE,
+            key="operations-next",
+            on_click=_further,
+            args=[rows[:_PAGE]],
+        )
+        if rows:
+            st.caption(f"{first:,} to {first + min(len(rows), _PAGE) - 1:,}, in order of their ids")
+
+
+def _draw_filter(totals: view.Totals) -> TenantFilter:
+    with st.container(horizontal=True, vertical_alignment="bottom", key="operations-filter"):
+        search = st.text_input(
+            "Find",
+            placeholder="id or organization",
+            max_chars=200,
+            key="operations-search",
+            on_change=_from_the_start,
+        )
+        state = st.selectbox(
+            "State",
+            [None, *(state for state, _ in totals.by_state)],
+            format_func=lambda state: "any state" if state is None else state.value,
+            key="operations-state",
+            on_change=_from_the_start,
+            width=180,
+        )
+        region = st.selectbox(
+            "Region",
+            [None, *totals.regions],
+            format_func=lambda region: "any region" if region is None else region,
+            key="operations-region",
+            on_change=_from_the_start,
+            width=180,
+        )
+        late = st.toggle("Late or stuck only", key="operations-late", on_change=_from_the_start)
+    return TenantFilter(state=state, region=region, late=late, search=search.strip() or None)
+
+
+def _from_the_start() -> None:
+    st.session_state[_TRAIL] = [""]
+
+
+def _back() -> None:
+    st.session_state[_TRAIL].pop()
+
+
+def _further(shown: Sequence[TenantRow]) -> None:
+    st.session_state[_TRAIL].append(shown[-1].tenant_id)
+
+
+def _draw_line(seat: Seat, line: view.Line, where: str) -> None:
+    """Draw one tenant with as few elements as can be: a page has many of them."""
+    with st.container(border=True, key=f"operations-{where}-{line.tenant_id}", gap="xsmall"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(line.text, width="stretch")
+            if st.button("Open", key=f"operations-open-{where}-{line.tenant_id}"):
+                _choose(line.tenant_id)
+        if where == "stuck":
+            _draw_acts(seat, line.tenant_id, where, can_retry=line.can_retry)
+
+
+def _draw_acts(seat: Seat, tenant_id: str, where: str, *, can_retry: bool) -> None:
+    with st.container(horizontal=True):
+        if can_retry and st.button("Try again…", icon=":material/replay:", key=f"operations-retry-{where}-{tenant_id}"):
+            st.session_state[_CONFIRMING] = tenant_id
+        if seat.addresses.temporal_ui is not None:
+            st.link_button(
+                "Workflow in the Temporal UI",
+                view.workflow_link(seat.addresses.temporal_ui, tenant_id),
+                icon=":material/open_in_new:",
+                key=f"operations-temporal-{where}-{tenant_id}",
+            )
+
+
+def _draw_tenant(seat: Seat, platform: Operations, tenant_id: str) -> None:
+    with seat.database.tenant_tx(tenant_id) as tx:
+        tenant, steps = tx.tenants.get(), tx.steps.latest()
+    if st.button("All tenants", icon=":material/arrow_back:", key="operations-back"):
+        _choose(None)
+    st.title(tenant_id)
+    if tenant is None:
+        st.error("There is no such tenant.", icon=":material/search_off:")
+        return
+    line = view.line(tenant, platform.promise_seconds, seat.now())
+    st.badge(line.badge.label, icon=line.badge.icon, color=line.badge.color)
+    st.text(line.organization)
+    st.caption(line.facts)
+    if line.trouble:
+        st.warning(line.trouble, icon=":material/warning:")
+    st.header("Steps of the newest operation")
+    if not steps:
+        st.info("No step has begun: its workflow has not started, or no worker takes its work.")
+    for step in map(view.step_line, steps):
+        st.markdown(f"{step.icon} {step.text}")
+        if step.trouble:
+            st.caption(step.trouble)
+    _draw_acts(seat, tenant_id, "one", can_retry=line.can_retry)
+
+
+def _draw_canary(seat: Seat) -> None:
+    st.header("Canary")
+    with seat.database.tenant_tx(CANARY_TENANT_ID) as tx:
+        tenant = tx.tenants.get()
+    badge, meaning = view.canary(tenant)
+    with st.container(border=True, key="operations-canary", gap="xsmall"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**{CANARY_TENANT_ID}**", width="content")
+            if badge is not None:
+                st.badge(badge.label, icon=badge.icon, color=badge.color)
+        st.caption(meaning)
+        if tenant is not None:
+            _draw_acts(seat, CANARY_TENANT_ID, "canary", can_retry=tenant.state is State.FAILED)
+
+
+def _choose(tenant_id: str | None) -> None:
+    st.session_state[_CHOSEN] = tenant_id
+    st.rerun()
+
+
+def _forget() -> None:
+    st.session_state.pop(_CONFIRMING, None)
+
+
+@st.dialog("Try again?", icon=":material/replay:", on_dismiss=_forget)
+def _confirm(seat: Seat, tenant_id: str) -> None:
+    st.markdown(
+        f"**{tenant_id}** is provisioned again from its first step. What exists already is kept, checked and used:"
+        " no key is made twice and none is destroyed. The tenant opens only after its boundary checks have held."
+    )
+    st.caption(
+        "It cannot be stopped half way. If the reason is still there it fails again, and nothing is worse than now."
+        " Your request is recorded in the tenant's audit stream, where its customer can read it."
+    )
+    with st.container(horizontal=True):
+        if st.button("Try again", type="primary", key="operations-retry-confirmed"):
+            st.session_state[_TOLD] = _try_again(seat, tenant_id)
+            _forget()
+            st.rerun()
+        if st.button("Leave it", key="operations-retry-left"):
+            _forget()
+            st.rerun()
+
+
+def _try_again(seat: Seat, tenant_id: str) -> tuple[bool, str]:
+    """Return whether it was taken, and what to say about it."""
+    try:
+        retry(seat, tenant_id)
+    except OpenKcmError as refused:
+        return False, f"{tenant_id} was not tried again, and nothing was changed. {said(refused)}"
+    return True, f"{tenant_id} is being provisioned again. Its steps show how far it is."
+
+
+def _draw_told() -> None:
+    told = st.session_state.pop(_TOLD, None)
+    if told is not None:
+        taken, words = told
+        (st.success if taken else st.error)(words, icon=":material/check:" if taken else ":material/error:")

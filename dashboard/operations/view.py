@@ -1,0 +1,285 @@
+"""What operators see of all tenants: how many are how far, who is stuck and where, how long provisioning takes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import ceil
+from typing import Literal
+from urllib.parse import quote
+
+from core import names as ids
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import TITLES, Step, StepState
+from dashboard.components import formatting as words
+from database.isolation import TroubledExamination
+from database.platform.operators import ProvisioningTime, StuckTenant, TenantCount
+from database.provisioning import StepRow
+from database.tenants import TenantRow
+from openkcm.errors import OpenKcmError
+
+WAITING = frozenset({State.REQUESTED, State.PROVISIONING})
+_PERCENTILES = (50, 95, 99)
+_NAMESPACE = "default"
+
+Color = Literal["blue", "gray", "green", "orange", "red"]
+
+_BADGES: dict[State, tuple[Color, str]] = {
+    State.REQUESTED: ("blue", ":material/schedule:"),
+    State.PROVISIONING: ("blue", ":material/progress_activity:"),
+    State.FAILED: ("red", ":material/error:"),
+    State.ACTIVE: ("green", ":material/check_circle:"),
+    State.SUSPENDED: ("orange", ":material/pause_circle:"),
+    State.LOCKED: ("orange", ":material/lock:"),
+    State.LEAVING: ("gray", ":material/logout:"),
+    State.OFFBOARDED: ("gray", ":material/do_not_disturb_on:"),
+}
+_STEP_SIGNS = {
+    StepState.PENDING: (":material/radio_button_unchecked:", "not begun"),
+    StepState.RETRYING: (":material/sync_problem:", "being tried again"),
+    StepState.DONE: (":material/check_circle:", "done"),
+    StepState.FAILED: (":material/error:", "failed"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Badge:
+    """A state as a label: the word says it, colour and icon only repeat it."""
+
+    label: str
+    color: Color
+    icon: str
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """All customers' tenants at a glance; `regions` are those that have one."""
+
+    tenants: int
+    late: int
+    by_state: tuple[tuple[State, int], ...]
+    regions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long the newest ready tenants took; `percentiles` as (label, what to show), by nearest rank."""
+
+    tenants: int
+    percentiles: tuple[tuple[str, str], ...]
+    over: int
+    promise: str
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One tenant in a list."""
+
+    tenant_id: str
+    organization: str
+    badge: Badge
+    facts: str
+    trouble: str
+    can_retry: bool
+
+    @property
+    def text(self) -> str:
+        """All of it as Markdown; what a customer typed stays text in it."""
+        name = f"**{self.tenant_id}** :{self.badge.color}-badge[{self.badge.icon} {self.badge.label}]"
+        lines = [f"{name} {words.plain(self.organization)}", self.trouble, f":small[:gray[{self.facts}]]"]
+        return "  \n".join(line for line in lines if line)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLine:
+    icon: str
+    text: str
+    trouble: str
+
+
+def badge(state: State) -> Badge:
+    """Return how a state is labelled."""
+    color, icon = _BADGES[state]
+    return Badge(state.value, color, icon)
+
+
+def totals(counts: Sequence[TenantCount]) -> Totals:
+    """Add the counts up, states in the order of a tenant's life and only those that somebody is in."""
+    by_state = {state: sum(count.tenants for count in counts if count.state is state) for state in State}
+    return Totals(
+        tenants=sum(by_state.values()),
+        late=sum(count.late for count in counts),
+        by_state=tuple((state, tenants) for state, tenants in by_state.items() if tenants),
+        regions=tuple(sorted({count.region for count in counts})),
+    )
+
+
+def times(found: Sequence[ProvisioningTime], promise_seconds: float) -> Times:
+    """Return percentiles by nearest rank, so that each is a time some tenant really took."""
+    seconds = sorted(time.seconds for time in found)
+    over = sum(time > promise_seconds for time in seconds)
+    percentiles = tuple(
+        (f"p{rank}", words.span(seconds[ceil(len(seconds) * rank / 100) - 1]) if seconds else "none")
+        for rank in _PERCENTILES
+    )
+    promise = words.span(promise_seconds)
+    said = "every one within the promise" if not over else f"{words.count(over, 'tenant')} over the promise"
+    return Times(
+        len(seconds),
+        percentiles,
+        over,
+        promise,
+        f"the newest {words.count(len(seconds), 'ready tenant')}: {said} of {promise}",
+    )
+
+
+def times_chart(found: Sequence[ProvisioningTime], promise_seconds: float) -> dict[str, object]:
+    """Return an ECharts option: a point a tenant; the axis is logarithmic, for seconds lie far from the promise."""
+    points = [[time.requested_at.isoformat(), round(max(time.seconds, 0.01), 3)] for time in reversed(found)]
+    return {
+        "grid": {"left": 56, "right": 24, "top": 28, "bottom": 32},
+        "tooltip": {"trigger": "item", "valueFormatter": "%.1f s"},
+        "xAxis": {"type": "time"},
+        "yAxis": {"type": "log", "name": "seconds", "min": 0.1, "max": _axis_end(found, promise_seconds)},
+        "series": [
+            {
+                "name": "ready after",
+                "type": "scatter",
+                "symbolSize": 7,
+                "data": points,
+                "markLine": {
+                    "silent": True,
+                    "symbol": "none",
+                    "data": [{"yAxis": promise_seconds}],
+                    "label": {
+                        "formatter": f"promise: {words.span(promise_seconds)}",
+                        "position": "insideEndTop",
+                        "color": "inherit",
+                    },
+                },
+            }
+        ],
+    }
+
+
+def stuck_line(tenant: StuckTenant, now: datetime) -> Line:
+    """Return a tenant that needs somebody: how long it waits, at which step, and what that step last said."""
+    return Line(
+        tenant.tenant_id,
+        tenant.organization,
+        badge(tenant.state),
+        f"{tenant.region} · waiting for {words.span((now - tenant.requested_at).total_seconds())},"
+        f" since {words.at(tenant.requested_at)}",
+        ". ".join(_where(tenant)),
+        can_retry=tenant.state is State.FAILED,
+    )
+
+
+def wall_line(one: TroubledExamination, now: datetime) -> str:
+    """Return a tenant with a breach, or whose examination is late, and what to do about it."""
+    if one.why == "breached":
+        return (
+            f"**{one.tenant_id}** ({one.region}): an attack across its boundary succeeded, found"
+            f" {words.moment(one.since, now)}. It is locked; follow the runbook, then"
+            f" `openkcm check-boundaries {one.tenant_id}`."
+        )
+    return (
+        f"**{one.tenant_id}** ({one.region}): its examination is due since {words.moment(one.since, now)}. Its workflow"
+        f" `{ids.boundaries_workflow(one.tenant_id)}` says what keeps it."
+    )
+
+
+def line(tenant: TenantRow, promise_seconds: float, now: datetime) -> Line:
+    """Return a tenant in the list of all."""
+    return Line(
+        tenant.tenant_id,
+        tenant.organization,
+        badge(tenant.state),
+        f"{tenant.region} · enabled {words.moment(tenant.requested_at, now)} · {_ready(tenant)}",
+        _lateness(tenant, promise_seconds, now),
+        can_retry=tenant.state is State.FAILED,
+    )
+
+
+def step_line(step: StepRow) -> StepLine:
+    """Return one numbered step with how it ended and what it last said."""
+    icon, said = _STEP_SIGNS[step.state]
+    took = ""
+    if step.started_at is not None and step.finished_at is not None:
+        took = f" in {words.span((step.finished_at - step.started_at).total_seconds())}"
+    tries = f", {_tries(step.attempts)}" if step.attempts else ""
+    return StepLine(icon, f"{TITLES[step.step]}: {said}{took}{tries}", explain(step.problem))
+
+
+def canary(tenant: TenantRow | None) -> tuple[Badge | None, str]:
+    """Return how the canary is, and what follows from it for everybody else."""
+    if tenant is None:
+        return None, "There is no canary yet: it is made when the first worker starts, and no tenant opens before."
+    if tenant.state is State.ACTIVE:
+        return badge(
+            tenant.state
+        ), "Ready: every new tenant is attacked against it, in both directions, before it opens."
+    return badge(tenant.state), "Not ready: no new tenant can show that its walls hold, so none becomes active."
+
+
+def explain(code: str | None) -> str:
+    """Return an error code with its words and its hint; a code that only brings itself stays as it is."""
+    if code is None:
+        return ""
+    known = next((error for error in _errors() if vars(error).get("code") == code), None)
+    parts = (known.message, known.hint) if known is not None else ("", "")
+    said = "; ".join(part for part in parts if part)
+    return f"`{code}`: {said}" if said else f"`{code}`"
+
+
+def workflow_link(temporal_ui: str, tenant_id: str) -> str:
+    """Return where the Temporal UI shows a tenant's workflow; the id's slash is part of the name, not of the path."""
+    return f"{temporal_ui}/namespaces/{_NAMESPACE}/workflows/{quote(ids.tenant_workflow(tenant_id), safe='')}"
+
+
+def _errors(base: type[OpenKcmError] = OpenKcmError) -> Iterator[type[OpenKcmError]]:
+    for child in base.__subclasses__():
+        yield child
+        yield from _errors(child)
+
+
+def _where(tenant: StuckTenant) -> Iterator[str]:
+    if tenant.step is None:
+        yield "No step has begun: its workflow has not started, or no worker takes its work"
+        return
+    tries = f", {_tries(tenant.attempts)}" if tenant.attempts else ""
+    yield f"At step {_step_title(tenant.step)}{tries}"
+    if tenant.problem is not None:
+        yield explain(tenant.problem)
+    elif tenant.step_state is StepState.PENDING:
+        yield "It has not begun, and no error is on record"
+
+
+def _step_title(step: Step) -> str:
+    number, _, title = TITLES[step].partition(" · ")
+    return f"{number} of {len(TITLES)}, {title}"
+
+
+def _tries(attempts: int) -> str:
+    return words.count(attempts, "failed try", "failed tries")
+
+
+def _ready(tenant: TenantRow) -> str:
+    if tenant.ready_at is None:
+        return "not ready yet"
+    return f"ready after {words.span((tenant.ready_at - tenant.requested_at).total_seconds())}"
+
+
+def _lateness(tenant: TenantRow, promise_seconds: float, now: datetime) -> str:
+    waited = now - tenant.requested_at
+    if tenant.state is State.FAILED:
+        return "Provisioning failed: somebody must look at it"
+    if tenant.state in WAITING and waited > timedelta(seconds=promise_seconds):
+        return f"Late: not ready after {words.span(waited.total_seconds())}"
+    if tenant.promise_broken_at is not None:
+        return f"Was late: promised within {words.span(promise_seconds)}"
+    return ""
+
+
+def _axis_end(found: Sequence[ProvisioningTime], promise_seconds: float) -> float:
+    return max([promise_seconds, *(time.seconds for time in found)]) * 2

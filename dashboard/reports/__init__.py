@@ -1,0 +1,1 @@
+"""Compliance reports: periods, evaluation, download."""

@@ -1,0 +1,1 @@
+"""Root keys: holders, preflight, change."""

@@ -1,0 +1,1 @@
+"""Services: connecting, enrolment, protected fields, coverage."""

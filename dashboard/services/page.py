@@ -1,0 +1,140 @@
+"""Services: what is connected, by kind, and what can be done with it."""
+
+from datetime import timedelta
+
+import streamlit as st
+
+from core.tenants.roles import Permission
+from dashboard.certificates import section as authorities_part
+from dashboard.components.formatting import KIND_NAMES
+from dashboard.components.fragments import admitted, draw_unknown
+from dashboard.page_context import Seat
+from dashboard.services import coverage_section as coverage_part
+from dashboard.services import dialogs as service_dialogs
+from dashboard.services import enrolment_dialog as join_dialog
+from dashboard.services import protected_fields_dialog as protection_dialog
+from dashboard.services import setup_guides as guides
+from dashboard.services import view as services
+from dashboard.services.view import Card, Facts, Group, found
+from dashboard.status_banner.section import draw_standing
+from database.tenants import TenantRow
+from openkcm.contract.services import ServiceKind
+
+_DAY = timedelta(hours=24)
+
+
+def draw(seat: Seat) -> None:
+    if not admitted(seat):
+        return
+    rows = _read(seat)
+    if rows is None:
+        draw_unknown()
+        return
+    st.title("Services", anchor=False)
+    st.caption(
+        "Databases and services that encrypt with keys of your tenant, each with a key and a certificate of its own."
+    )
+    draw_standing(seat, rows.tenant)
+    _draw_connect(seat, rows)
+    coverage_part.draw_part(seat)
+    st.header("Service Integration Status", anchor=False)
+    wanted = st.text_input("Find a service", key="services.find") if len(rows.services) > services.MANY else ""
+    waiting = found(rows.discovered, rows.services, seat.now())
+    join_dialog.draw_discovered(seat, waiting, closed=bool(services.why_not(rows.tenant)))
+    for group in services.groups(rows, seat.now(), wanted):
+        _draw_group(seat, rows.tenant, group)
+    authorities_part.draw_part(seat, rows.tenant)
+    _draw_guide()
+    service_dialogs.draw_open(seat, rows.tenant)
+    join_dialog.draw_open(seat)
+    protection_dialog.draw_open(seat)
+    authorities_part.draw_open(seat)
+
+
+def _read(seat: Seat) -> Facts | None:
+    now = seat.now()
+    with seat.database.tenant_tx(seat.tenant_id) as tx:
+        tenant = tx.tenants.get()
+        if tenant is None:
+            return None
+        return Facts(
+            tenant,
+            list(tx.services.all()),
+            list(tx.usage.totals(now - _DAY, now + timedelta(minutes=1))),
+            list(tx.objects.counts()),
+            list(tx.agents.all()),
+            list(tx.enrolments.discovered()),
+            services.per_day(tx.agents.uses(now.date() - _DAY, now.date())),
+        )
+
+
+def _draw_connect(seat: Seat, rows: Facts) -> None:
+    if not seat.may(Permission.MANAGE_SERVICES):
+        st.caption("Your role lets you look at services. An administrator of your organization connects them.")
+    elif reason := services.why_not(rows.tenant):
+        st.caption(reason)
+    else:
+        with st.container(horizontal=True):
+            st.button(
+                "Connect a service",
+                icon=":material/add_link:",
+                type="primary",
+                key="services.connect",
+                on_click=service_dialogs.open_connect,
+            )
+            st.button(
+                "Let an agent enrol",
+                icon=":material/key:",
+                key="services.join",
+                on_click=join_dialog.open_join,
+            )
+
+
+def _draw_group(seat: Seat, tenant: TenantRow, group: Group) -> None:
+    st.subheader(group.title, anchor=False)
+    if not group.cards:
+        return
+    with st.grid(2, min_column_width=340):
+        for card in group.cards:
+            _draw_card(seat, tenant, card)
+    if group.more:
+        st.caption(f"{group.more:,} more; type a part of the name to find them.")
+
+
+def _draw_card(seat: Seat, tenant: TenantRow, card: Card) -> None:
+    with st.container(border=True, height="stretch", gap="xsmall"):
+        st.markdown(f":material/{card.icon}: **{card.service}:** {card.operations}")
+        told = filter(None, (card.state, card.certificate, card.seen, card.agent, card.protects))
+        st.markdown("\n".join(f"- {words}" for words in told))
+        protection_dialog.draw_button(card.service)
+        if not card.connected or not seat.may(Permission.MANAGE_SERVICES):
+            return
+        with st.container(horizontal=True):
+            if not services.why_no_renewal(tenant):
+                st.button(
+                    "Renew certificate",
+                    icon=":material/autorenew:",
+                    key=f"services.renew.{card.service}",
+                    on_click=service_dialogs.open_renew,
+                    args=(card.service,),
+                )
+            st.button(
+                "Disconnect",
+                icon=":material/link_off:",
+                key=f"services.disconnect.{card.service}",
+                on_click=service_dialogs.open_disconnect,
+                args=(card.service,),
+            )
+
+
+def _draw_guide() -> None:
+    st.header("Integration guide", anchor=False)
+    st.markdown("To enable encryption for your services, follow the integration guide.")
+    st.markdown(
+        "1. Connect the service above. It gets a key of its own, which never leaves OpenKCM, and a certificate.\n"
+        "2. Put the files into their folder on the service's machine, readable by the service alone.\n"
+        "3. Point the service to them, as its kind needs it:"
+    )
+    for kind in ServiceKind:
+        with st.expander(KIND_NAMES[kind], key=f"services.guide.{kind}"):
+            st.markdown("\n".join(f"- {step}" for step in guides.steps(kind)))

@@ -1,0 +1,1 @@
+"""Banner with the status of a tenant."""

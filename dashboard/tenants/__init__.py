@@ -1,0 +1,1 @@
+"""Lifecycle of a tenant: suspend, resume, lock, unlock."""

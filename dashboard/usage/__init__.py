@@ -1,0 +1,1 @@
+"""Usage: operations and latency by service."""

@@ -1,0 +1,262 @@
+"""Usage: how often keys were asked for, by whom, what was denied and how long answers took."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date
+from functools import partial
+
+import streamlit as st
+
+from core.errors.tenants import AccessRefused
+from core.services import KEY_REQUESTS
+from core.tenants.roles import Permission
+from dashboard.components.tenant_status import UNDER_WAY
+from dashboard.page_context import Seat
+from dashboard.status_banner.section import draw_standing
+from dashboard.usage import periods, view
+from dashboard.usage.periods import Choice, Period, file_name, to_csv
+from dashboard.usage.view import DEFINITION
+from database.usage import DayCount, UsagePart, UsageSum
+from openkcm.contract.audit_events import AuditName
+
+_LATENCY = (
+    "Latency is the time inside the crypto service, from the request as it was read to the record of it; network, TLS "
+    "and the flush of the record to disk are not in it. A percentile is given as the time within which that many "
+    "requests were answered: the exact value is at most 29 % lower. The percentiles are of answered requests alone."
+)
+_BY_OPERATION, _BY_SERVICE = "Operation", "Service"
+_DAILY, _MONTHLY = "Day", "Month"
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What one transaction read: sums of the period, its key requests by day and part, and those of this month."""
+
+    totals: Sequence[UsageSum]
+    counts: Sequence[DayCount]
+    month: Sequence[DayCount]
+
+
+def draw(seat: Seat) -> None:
+    """Draw the page, or why there is nothing to show."""
+    st.title("Usage")
+    if not seat.may(Permission.VIEW):
+        st.error("Your role does not include this page. Your organization's administrator can change that.")
+        return
+    today = seat.now().astimezone(UTC).date()
+    with seat.database.tenant_tx(seat.tenant_id) as tx:
+        tenant, services, first_day = tx.tenants.get(), len(tx.services.all()), tx.usage.first_day()
+    if tenant is not None and tenant.state not in UNDER_WAY:
+        draw_standing(seat, tenant)
+    if first_day is None:
+        _draw_nothing_yet(services)
+        return
+    with st.container(horizontal=True):
+        choice = _choose("Period", [one.value for one in Choice], key="period", default=periods.DEFAULT.value)
+        split = _choose("Bars show", [_BY_OPERATION, _BY_SERVICE], key="bars")
+        step = _choose("A bar for each", [_DAILY, _MONTHLY], key="step")
+    period = _period(choice, today, first_day)
+    shown = _read(seat, period, today, split)
+    if shown.totals:
+        _draw_headlines(view.headlines(shown.totals, period, shown.month))
+        _draw_chart(shown.counts, period, split, step)
+        _draw_lines(shown.totals)
+        _draw_refusals(shown.totals)
+        _draw_download(seat, period)
+    else:
+        st.info(
+            f"Nothing was asked for in this period. The first request was on {Period(first_day, first_day).words()}: "
+            "choose a period that has it.",
+            icon=":material/event_busy:",
+        )
+    with st.expander("What is counted, and how", key="usage-definition"):
+        st.write(DEFINITION)
+        st.write(_LATENCY)
+        st.write("Days and months are those of UTC. What was answered is in these numbers within about a second.")
+
+
+def _draw_nothing_yet(services: int) -> None:
+    if services:
+        st.info(
+            "No service has asked for a key yet. The first request appears here about a second after it was answered.",
+            icon=":material/hourglass_empty:",
+        )
+    else:
+        st.info(
+            "No service is connected, so there is no use of keys to show. Connect one on the Services page; "
+            "its key requests, denied attempts and latency then appear here.",
+            icon=":material/power_off:",
+        )
+
+
+def _period(choice: str, today: date, first_day: date) -> Period:
+    """Return the days of a choice, which are asked for when it is a custom one."""
+    picked: Sequence[date] = ()
+    if choice == Choice.CUSTOM:
+        picked = st.date_input(
+            "First and last day (UTC)",
+            value=(max(first_day, today.replace(day=1)), today),
+            min_value=min(first_day, today),
+            max_value=today,
+            format="YYYY-MM-DD",
+            key="days",
+            bind="query-params",
+            help="Two years at most.",
+        )
+    period = periods.period(choice, picked, today)
+    if choice == Choice.CUSTOM and len(picked) > 1 and (period.first, period.last) != tuple(picked):
+        st.warning("These days cannot be shown at once: two years are the most. This is the default period instead.")
+    st.caption(f"{period.words()}. Days are UTC days.")
+    return period
+
+
+def _choose(label: str, options: Sequence[str], *, key: str, default: str | None = None) -> str:
+    """Let one of some words be chosen and keep it in the address, where only these words count."""
+    index = options.index(default) if default else 0
+    return st.radio(label, options, index, horizontal=True, key=key, bind="query-params")
+
+
+def _read(seat: Seat, period: Period, today: date, split: str) -> _Shown:
+    part: UsagePart = "service" if split == _BY_SERVICE else "operation"
+    month = periods.this_month(today)
+    with seat.database.tenant_tx(seat.tenant_id) as tx:
+        return _Shown(
+            tx.usage.sums(period.first, period.last),
+            tx.usage.by_day(period.first, period.last, part, KEY_REQUESTS),
+            tx.usage.by_day(month.first, month.last, "operation", KEY_REQUESTS),
+        )
+
+
+def _draw_headlines(texts: view.Headlines) -> None:
+    metrics = (
+        ("Key requests", texts.requests, texts.per_day),
+        ("Key requests this month", texts.this_month, "since the 1st, UTC"),
+        ("Denied attempts", texts.denied, texts.denied_share),
+        ("Latency, p95 within", texts.p95, texts.p95_note),
+    )
+    with st.grid(4, gap="medium", min_column_width=180):
+        for label, value, note in metrics:
+            st.metric(label, value, delta=note, delta_color="off", delta_arrow="off", border=True, height="stretch")
+
+
+def _draw_chart(counts: Sequence[DayCount], period: Period, split: str, step: str) -> None:
+    st.header("Key requests over time")
+    name = view.service_name if split == _BY_SERVICE else view.operation_name
+    series = (view.by_month if step == _MONTHLY else view.by_day)(counts, period, name)
+    source = series.source()
+    chart, table = st.tabs(["Chart", "Table"], key="usage-over-time")
+    with chart:
+        if not series.names:
+            st.info("No key requests in this period; what there was stands below.")
+            return
+        st.echarts_chart(
+            {
+                # Patterns besides colours: parts are told apart in print and by whoever sees no colours.
+                "aria": {"enabled": True, "decal": {"show": True}},
+                "tooltip": {"trigger": "axis", "valueFormatter": "localized"},
+                "legend": {"type": "scroll", "top": 0},
+                "grid": {"left": 8, "right": 8, "top": 40, "bottom": 8, "containLabel": True},
+                "dataset": {"source": source},
+                "xAxis": {"type": "category"},
+                "yAxis": {"type": "value", "minInterval": 1},
+                "series": [{"type": "bar", "stack": "all", "name": one} for one in series.names],
+            },
+            height=340,
+            key="usage-chart",
+            alt=series.summary(),
+        )
+        st.caption(series.summary())
+    with table:
+        st.dataframe(
+            [dict(zip(source[0], row, strict=True)) for row in source[1:]],
+            hide_index=True,
+            key="usage-series",
+            alt=f"Key requests by {split.lower()} for each {step.lower()}",
+        )
+
+
+def _draw_lines(totals: Sequence[UsageSum]) -> None:
+    st.header("By service and operation")
+    st.dataframe(
+        [
+            {
+                "Service": line.service,
+                "Operation": line.operation,
+                "Requests": line.requests,
+                "Not answered": line.refused,
+                "p95 within": line.p95,
+                "Average": line.average,
+                "p50 within": line.p50,
+                "p99 within": line.p99,
+                "Counted as": line.kind,
+            }
+            for line in view.lines(totals)
+        ],
+        column_config={
+            "Requests": st.column_config.NumberColumn(format="localized"),
+            "Not answered": st.column_config.NumberColumn(format="localized"),
+        },
+        hide_index=True,
+        key="usage-lines",
+        alt="Requests, refusals and latency by service and operation",
+    )
+
+
+def _draw_refusals(totals: Sequence[UsageSum]) -> None:
+    st.header("Denied attempts")
+    found = view.refusals(totals)
+    if not found:
+        st.write("Everything that was asked for in this period was answered.")
+        return
+    st.dataframe(
+        [
+            {
+                "Service": one.service,
+                "Reason": one.reason,
+                "Operation": one.operation,
+                "Attempts": one.count,
+                "Counted as": "Denied" if one.denied else "Failed, not denied",
+            }
+            for one in found
+        ],
+        column_config={"Attempts": st.column_config.NumberColumn(format="localized")},
+        hide_index=True,
+        key="usage-refusals",
+        alt="Attempts that were not answered, by service, reason and operation",
+    )
+    meanings = dict.fromkeys((one.reason, one.meaning) for one in found)
+    st.markdown("\n".join(f"- **{reason}.** {meaning}" for reason, meaning in meanings))
+    st.caption(
+        "Each attempt is a record in the Audit page's stream; those that were too many are counted there together."
+    )
+
+
+def _draw_download(seat: Seat, period: Period) -> None:
+    st.header("Take it with you")
+    st.download_button(
+        "Download as CSV",
+        data=partial(_export, seat, period),
+        file_name=file_name(seat.tenant_id, period),
+        mime="text/csv; charset=utf-8",
+        icon=":material/download:",
+        on_click="ignore",
+        key="usage-download",
+    )
+    st.caption(
+        f"Every day of {period.words()} by service, operation and result. The download is recorded in the audit stream."
+    )
+
+
+def _export(seat: Seat, period: Period) -> bytes:
+    """Return the file; called by the click. On record before it is handed out."""
+    subject = f"usage {period.first.isoformat()} to {period.last.isoformat()}"
+    allowed = seat.may(Permission.VIEW)
+    with seat.database.tenant_tx(seat.tenant_id) as tx:
+        if allowed:
+            days = tx.usage.days(period.first, period.last)
+            tx.audit.append(seat.event(AuditName.EXPORTED, subject, "success", rows=str(len(days)), format="csv"))
+        else:
+            tx.audit.append(seat.event(AuditName.ACTION_REFUSED, subject, "refused"))
+    if not allowed:
+        raise AccessRefused
+    return to_csv(days)

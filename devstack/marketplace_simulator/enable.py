@@ -1,0 +1,150 @@
+"""`openkcm enable`: plays the marketplace, event and signature included, and waits for the answer's promise."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Protocol
+
+import typer
+from rich.console import Console
+
+from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret, read_secret_lines
+from config.settings import Settings, load_settings
+from core.errors.tenants import TenantConflict, TenantUnknown
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import StepState
+from devstack.marketplace_simulator.client import EnableRefused, Sender
+from openkcm.cli import output
+from openkcm.contract.names import parse_tenant_id
+from openkcm.errors import OpenKcmError
+
+_FIRST_PAUSE_SECONDS = 0.03
+_LONGEST_PAUSE_SECONDS = 0.5
+_PAUSE_GROWTH = 1.15
+
+Progress = Callable[[dict[str, Any]], None]
+"""Takes the status document each time it was read."""
+
+
+class ProvisioningFailed(OpenKcmError):
+    code = "provisioning_failed"
+    message = "the tenant could not be prepared"
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(hint=f"openkcm tenant show {tenant_id}, then openkcm tenant retry {tenant_id}")
+
+
+class NotReadyInTime(OpenKcmError):
+    code = "not_ready_in_time"
+    message = "the tenant is not ready yet"
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(hint=f"nothing is lost and it goes on by itself; see openkcm tenant show {tenant_id}")
+
+
+def open_sender(settings: Settings) -> Sender:
+    """Return the sender that the settings and secrets describe, which the caller closes."""
+    folder = settings.secrets
+    return Sender(
+        settings.marketplace_url,
+        read_secret_lines(folder, WEBHOOK_SECRETS)[0],
+        read_secret(folder, MARKETPLACE_TOKEN),
+    )
+
+
+class StatusSource(Protocol):
+    def status(self, tenant_id: str) -> dict[str, Any]: ...
+
+
+def wait_until_active(source: StatusSource, tenant_id: str, seconds: float, progress: Progress) -> dict[str, Any]:
+    """Return the status of a tenant once it is active.
+
+    Raises:
+        ProvisioningFailed: it failed.
+        NotReadyInTime: it is still on its way after `seconds`.
+    """
+    end, pause = time.monotonic() + seconds, _FIRST_PAUSE_SECONDS
+    while True:
+        status = source.status(tenant_id)
+        progress(status)
+        if status["state"] == State.FAILED:
+            raise ProvisioningFailed(tenant_id)
+        if status["state"] not in {State.REQUESTED, State.PROVISIONING}:
+            return status
+        if time.monotonic() + pause > end:
+            raise NotReadyInTime(tenant_id)
+        time.sleep(pause)
+        pause = min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE_SECONDS)
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[Progress]:
+    """Print each step once, when it is done or the first time it had to be tried again."""
+    said: set[tuple[str, str]] = set()
+
+    def show(status: dict[str, Any]) -> None:
+        for step in status["steps"]:
+            key = (step["name"], step["state"])
+            if step["state"] == StepState.PENDING or key in said:
+                continue
+            said.add(key)
+            sign = {StepState.DONE: "✓", StepState.FAILED: "✗"}.get(step["state"], "…")
+            console.print(f"{sign} {step['title']}", highlight=False)
+
+    with output.waiting("waiting for the tenant"):
+        yield show
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(enable)
+
+
+def enable(  # noqa: PLR0913 - one parameter an option
+    tenant: Annotated[str, typer.Argument(help="The marketplace account id.")],
+    organization: Annotated[str, typer.Option(help="The customer's name.")],
+    region: Annotated[str, typer.Option(help="Where the tenant lives, for good.")],
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the tenant is active.")] = False,
+    timeout: Annotated[float, typer.Option(help="Longest wait, seconds.", min=0.0)] = 240.0,
+    as_json: output.AsJson = False,
+) -> None:
+    """Enable OpenKCM for an account, as the marketplace's one click does."""
+    tenant_id = parse_tenant_id(tenant)
+    marketplace = open_sender(load_settings())
+    try:
+        _refuse_other_organization(marketplace, tenant_id, organization)
+        marketplace.enable(tenant_id, organization, region)
+        if not wait:
+            status = marketplace.status(tenant_id)
+        elif as_json:
+            status = wait_until_active(marketplace, tenant_id, timeout, lambda _status: None)
+        else:
+            with _shown(output.progress) as progress:
+                status = wait_until_active(marketplace, tenant_id, timeout, progress)
+    finally:
+        marketplace.close()
+    output.answer(
+        {name: status[name] for name in ("tenant_id", "state", "ready_seconds", "dashboard_url")},
+        as_json=as_json,
+        show=lambda console: console.print(_told(status, organization), markup=False, highlight=False),
+    )
+
+
+def _refuse_other_organization(source: StatusSource, tenant_id: str, organization: str) -> None:
+    """Refuse a name that the endpoint would ignore: it takes the organization from a tenant's first event alone."""
+    try:
+        known = source.status(tenant_id)
+    except EnableRefused as refused:
+        if refused.code != TenantUnknown.code:
+            raise
+        return
+    # The name of a tenant that leaves is erased; whether it can be enabled is for the endpoint to decide.
+    if known["state"] not in {State.LEAVING, State.OFFBOARDED} and known["organization"] != organization:
+        raise TenantConflict(
+            f"the tenant exists with the organization {known['organization']}",
+            "a tenant keeps the organization it was enabled with; give that name, or offboard the tenant first",
+        )
+
+
+def _told(status: dict[str, Any], organization: str) -> str:
+    return str(status["announcement"] or f"OpenKCM is being provisioned for {organization}")

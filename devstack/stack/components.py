@@ -1,0 +1,168 @@
+"""What the stack consists of under given settings: the one list. A server that exists elsewhere is not in it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+
+from config.secrets import database_credentials
+from config.settings import LOOPBACK, Settings
+from devstack.servers.base import Server
+from devstack.servers.openbao import OpenBaoServer
+from devstack.servers.ports import variable
+from devstack.servers.postgres import PostgresServer
+from devstack.servers.python_process import EVERYWHERE, PythonProcess
+from devstack.servers.temporal import TemporalServer
+
+_DRAIN_MARGIN_SECONDS = 5.0
+_HOST_SETTINGS = {
+    "marketplace_port": "marketplace_host",
+    "dashboard_port": "dashboard_host",
+    "crypto_https_port": "crypto_host",
+    "crypto_kmip_port": "crypto_host",
+}
+"""Which setting chooses the address of a port; every other port is on loopback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something done once while starting, before what comes `after` it; repeated until it succeeds."""
+
+    name: str
+    run: Callable[[], object]
+    after: tuple[str, ...] = ()
+
+
+Component = Server | Task
+
+
+def components(settings: Settings) -> list[Component]:
+    """Return everything to run, each behind what it needs."""
+    state_dir = settings.state_dir
+    found: list[Component] = []
+    prepared: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+    if settings.database_url is None:
+        postgres = PostgresServer(state_dir, settings.postgres_port)
+        found += [postgres, Task("database", lambda: _prepare_database(settings, postgres), after=(postgres.name,))]
+        prepared = ("database",)
+    if settings.vault_address is None:
+        openbao = OpenBaoServer(state_dir, settings.vault_port, settings.secrets, settings.crypto_names)
+        found += [openbao, Task("policies", openbao.bring_up_to_date, after=(openbao.name,))]
+        # Who needs a policy of this version waits until a server of an older one has it; a new server is born with it.
+        allowed = () if openbao.is_new else ("policies",)
+    if settings.temporal == "embedded":
+        found.append(
+            TemporalServer(
+                state_dir,
+                settings.temporal_port,
+                settings.temporal_ui_port,
+                settings.temporal_metrics_port,
+                f"http://{LOOPBACK}:{settings.codec_port}",
+            )
+        )
+    # Worker and marketplace wait for Temporal by themselves, so they start meanwhile.
+    return [
+        *found,
+        PythonProcess(
+            "worker",
+            "worker",
+            state_dir,
+            {"worker_metrics_port": settings.worker_metrics_port},
+            health="/metrics",
+            saying='openkcm_worker_ready{service_name="temporal-core-sdk"} 1',  # the sample and not its help text
+            after=prepared + allowed,
+            stop_seconds=settings.drain_seconds + _DRAIN_MARGIN_SECONDS,
+        ),
+        PythonProcess(
+            "marketplace",
+            "marketplace",
+            state_dir,
+            {"marketplace_port": settings.marketplace_port},
+            health="/healthz",
+            after=prepared,
+            host=settings.marketplace_host,
+        ),
+        PythonProcess(
+            "crypto",
+            "crypto_service",
+            state_dir,
+            {
+                "crypto_metrics_port": settings.crypto_metrics_port,
+                "crypto_https_port": settings.crypto_https_port,
+                "crypto_kmip_port": settings.crypto_kmip_port,
+            },
+            health="/healthz",
+            after=prepared + allowed,
+            stop_seconds=2 * settings.drain_seconds + _DRAIN_MARGIN_SECONDS,
+            niceness=0,  # customers' databases wait for it
+        ),
+        PythonProcess(
+            "dashboard",
+            "devstack.dashboard",
+            state_dir,
+            {"dashboard_port": settings.dashboard_port},
+            health="/healthz",
+            after=prepared,
+            host=settings.dashboard_host,
+        ),
+        PythonProcess(
+            "codec", "worker.codec_server", state_dir, {"codec_port": settings.codec_port}, health="/healthz"
+        ),
+    ]
+
+
+def servers(settings: Settings) -> list[Server]:
+    """Return the processes of the stack, without the tasks between them."""
+    return [component for component in components(settings) if isinstance(component, Server)]
+
+
+@dataclass(frozen=True, slots=True)
+class PortConflict:
+    """Two components listen on one port of one address: the second to start would fail."""
+
+    port: int
+    detail: str
+    hint: str
+
+
+def port_conflicts(settings: Settings) -> list[PortConflict]:
+    """Return each pair of settings of this stack that gives one port to two listeners."""
+    wanted = [
+        (port, _listening_host(settings, setting), server.name, setting)
+        for server in servers(settings)
+        for setting, port in server.ports.items()
+    ]
+    return [
+        PortConflict(
+            port, f"given to {name} and to {other}", f"set {variable(setting)} or {variable(second)} to another port"
+        )
+        for (port, host, name, setting), (its_port, its_host, other, second) in combinations(wanted, 2)
+        if port == its_port and (host == its_host or not EVERYWHERE.isdisjoint({host, its_host}))
+    ]
+
+
+def _listening_host(settings: Settings, setting: str) -> str:
+    """Return the address of a port's listener; two addresses of a machine can each have the same port."""
+    host = str(getattr(settings, _HOST_SETTINGS[setting])) if setting in _HOST_SETTINGS else LOOPBACK
+    return LOOPBACK if host == "localhost" else host
+
+
+def addresses(settings: Settings) -> dict[str, str | None]:
+    """Return where a person or a program reaches what; null for what is not part of this stack."""
+    embedded = settings.temporal == "embedded"
+    return {
+        "dashboard": settings.dashboard_url,
+        "marketplace": settings.marketplace_url,
+        "temporal": settings.temporal_address,
+        "temporal_ui": f"http://{LOOPBACK}:{settings.temporal_ui_port}" if embedded else None,
+        "vault": settings.vault_url,
+        "crypto_https": f"https://{settings.crypto_name}:{settings.crypto_https_port}",
+        "crypto_kmip": f"{settings.crypto_name}:{settings.crypto_kmip_port}",
+    }
+
+
+def _prepare_database(settings: Settings, postgres: PostgresServer) -> None:
+    from database.schema.setup import prepare_database  # noqa: PLC0415 - it is needed while servers start, not before
+
+    passwords, keys = database_credentials(settings.secrets)
+    prepare_database(postgres.admin_conninfo, passwords=passwords, context_keys=keys)

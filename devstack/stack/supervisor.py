@@ -1,0 +1,202 @@
+"""Starts the components in order, side by side where nothing forbids it, and starts again whatever dies.
+
+One loop in the main thread, because the death signal of a child is tied to the thread that started it; what may block
+(preparing a folder, a task, asking whether a server is ready) runs in a pool beside it. Its view of the world is the
+status file, written whole after every change.
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import structlog
+
+from devstack.servers import process
+from devstack.servers.base import Server
+from devstack.stack.components import Component, Task
+from devstack.stack.status import Report, State
+from openkcm.errors import OpenKcmError
+
+_STARTING_TICK_SECONDS = 0.02
+_QUIET_TICK_SECONDS = 0.2
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 5.0
+_STEADY_SECONDS = 30.0
+"""A component that stayed ready this long starts over with the shortest pause."""
+_READY_SECONDS = 90.0
+_INTERNAL = "internal"
+
+log = structlog.get_logger()
+
+
+class Watched:
+    """One component and where it is on its way to being ready."""
+
+    def __init__(self, component: Component, pool: ThreadPoolExecutor) -> None:
+        self.component = component
+        self.state = State.WAITING
+        self._pool = pool
+        self._pending: Future[Any] | None = None
+        self._began = time.monotonic()
+        self._ready_at = 0.0
+        self._resume_at = 0.0
+        self._pause = _FIRST_PAUSE_SECONDS
+        self._seconds: float | None = None
+        self._restarts = 0
+        self._failure: OpenKcmError | None = None
+
+    @property
+    def server(self) -> Server | None:
+        return self.component if isinstance(self.component, Server) else None
+
+    def report(self) -> Report:
+        server, failure = self.server, self._failure
+        return Report(
+            self.component.name,
+            self.state,
+            server.pid if server else None,
+            server.address if server else None,
+            self._seconds,
+            self._restarts,
+            failure.message if failure else None,
+            failure.hint if failure else None,
+        )
+
+    def advance(self, ready: set[str]) -> None:
+        """Take the next step if its time has come."""
+        try:
+            match self.state:
+                case State.WAITING if ready.issuperset(self.component.after):
+                    self._began = time.monotonic()
+                    self._pending = self._pool.submit(self._prepare)
+                    self.state = State.PREPARING
+                case State.PREPARING if self._pending is not None and self._pending.done():
+                    self._pending.result()
+                    self._start()
+                case State.STARTING:
+                    self._ask()
+                case State.READY:
+                    self._watch()
+                case State.PAUSED if time.monotonic() >= self._resume_at:
+                    self.state = State.WAITING
+                case _:
+                    pass
+        except OpenKcmError as failed:
+            self._pause_after(failed)
+        except Exception:
+            log.exception("component failed", component=self.component.name)
+            self._pause_after(_Unforeseen())
+
+    def _prepare(self) -> None:
+        if isinstance(self.component, Task):
+            self.component.run()
+        else:
+            self.component.prepare()
+            self.component.end_orphan()
+
+    def _start(self) -> None:
+        if self.server is None:
+            self._arrive()
+            return
+        self.server.start()
+        log.info("component started", component=self.server.name, pid=self.server.pid)
+        self._pending = None
+        self.state = State.STARTING
+
+    def _ask(self) -> None:
+        server = self.server
+        assert server is not None  # noqa: S101 - tasks are never in this state
+        if self._pending is not None and self._pending.done():
+            pending, self._pending = self._pending, None
+            if pending.result() and server.alive:
+                self._arrive()
+                return
+        if not server.alive or time.monotonic() - self._began > _READY_SECONDS:
+            raise server.failure()
+        if self._pending is None:
+            self._pending = self._pool.submit(server.ready)
+
+    def _arrive(self) -> None:
+        self._ready_at = time.monotonic()
+        self._seconds = round(self._ready_at - self._began, 2)
+        self._failure = None
+        self.state = State.READY
+        log.info("component ready", component=self.component.name, seconds=self._seconds)
+
+    def _watch(self) -> None:
+        if self.server is not None and not self.server.alive:
+            if time.monotonic() - self._ready_at > _STEADY_SECONDS:
+                self._pause = _FIRST_PAUSE_SECONDS
+            raise self.server.failure()
+
+    def _pause_after(self, failed: OpenKcmError) -> None:
+        log.warning("component failed", component=self.component.name, reason=failed.message)
+        if self.server is not None:
+            self.server.stop()
+        self._failure, self._pending = failed, None
+        self._restarts += 1
+        self._resume_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+        self.state = State.PAUSED
+
+
+class _Unforeseen(OpenKcmError):
+    code = _INTERNAL
+    message = "failed for a reason that was not foreseen"
+    hint = "see logs/supervisor.log in the state folder"
+
+
+class Supervisor:
+    def __init__(self, components: Sequence[Component], status_file: Path, about: dict[str, Any]) -> None:
+        """Take the components, where to write the status, and facts to write beside it."""
+        self._pool = ThreadPoolExecutor(max_workers=len(components) + 1, thread_name_prefix="component")
+        self._watched = [Watched(component, self._pool) for component in components]
+        self._status_file = status_file
+        self._about = about
+        self._stopping = Event()
+        self._published: tuple[Report, ...] = ()
+
+    def ask_to_stop(self) -> None:
+        """End `run`; may be called from a signal handler."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Keep the components running until asked to stop, then stop them, what was started last first."""
+        while not self._stopping.is_set():
+            ready = {watched.component.name for watched in self._watched if watched.state is State.READY}
+            for watched in self._watched:
+                watched.advance(ready)
+            self._publish()
+            settled = all(watched.state is State.READY for watched in self._watched)
+            self._stopping.wait(_QUIET_TICK_SECONDS if settled else _STARTING_TICK_SECONDS)
+        self._stop()
+
+    def _stop(self) -> None:
+        """Stop what serves customers before what it needs, each group side by side."""
+        log.info("stopping")
+        for first in (True, False):
+            group = [watched for watched in self._watched if watched.server and watched.server.stops_first is first]
+            for stopped in [self._pool.submit(watched.server.stop) for watched in group if watched.server]:
+                stopped.result()
+            for watched in group:
+                watched.state = State.STOPPED
+            self._publish()
+        self._pool.shutdown()
+
+    def _publish(self) -> None:
+        reports = tuple(watched.report() for watched in self._watched)
+        if reports != self._published:
+            me = process.identify(os.getpid())
+            status = {
+                **self._about,
+                "supervisor": asdict(me) if me else None,
+                "components": [asdict(report) for report in reports],
+            }
+            process.write_atomically(self._status_file, json.dumps(status))
+            self._published = reports

@@ -1,0 +1,1 @@
+"""Enrolment of agents: attestation, requests, relay to workflows."""

@@ -1,0 +1,1 @@
+"""Events of the marketplace: signature, parsing, acceptance, relay to workflows."""

@@ -1,0 +1,1 @@
+"""HTTP of the endpoint: body limits, rate limits, problems, API description."""

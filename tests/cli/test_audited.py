@@ -1,0 +1,149 @@
+"""Whatever a command asks of a tenant stands in the tenant's stream: as intended before, and how it ended after."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from cli.isolation import CheckBoundaries
+from core.errors.compliance import BreachNotCleared
+from core.errors.platform import TemporalUnavailable
+from core.errors.tenants import TenantUnknown
+from tests.cli.root_key_stand import PLATFORM, at_a_terminal, refused
+from tests.dashboard.scene import ACME, audit_records
+from workflows.client.workflow_client import UpdateRefused
+
+
+def records(desk: Any) -> list[dict[str, Any]]:
+    return [one for one in audit_records(desk.worker, ACME) if one["actor"] == "operator"]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("tenant", "suspend", ACME), "tenant.suspend_requested"),
+        (("tenant", "lock", ACME, "--confirm", ACME), "tenant.lock_requested"),
+        (("tenant", "unlock", ACME), "tenant.unlock_requested"),
+        (("tenant", "roll-authority", ACME, "--confirm", ACME), "certificate.authority_roll_requested"),
+        (("tenant", "policy", ACME, "--tenant-key-days", "30"), "policy.change_requested"),
+        (("rotate", ACME), "key.rotate_requested"),
+        (("offboard", ACME, "--confirm", ACME), "tenant.offboard_requested"),
+        (("root-key", "preflight", ACME, *PLATFORM), "root_key.preflight_requested"),
+        (("root-key", "change", ACME, *PLATFORM), "root_key.change_requested"),
+    ],
+)
+def test_a_command_is_on_record_before_and_after(desk: Any, words: tuple[str, ...], name: str) -> None:
+    desk.run(*words)
+    before, after = records(desk)
+    assert [one["name"] for one in (before, after)] == [name, name]
+    assert [one["outcome"] for one in (before, after)] == ["intended", "success"]
+    assert before["actor_kind"] == after["actor_kind"] == "human"
+    assert before["correlation_id"] == after["correlation_id"]
+    assert before["correlation_id"].startswith("command/")
+    assert {"user", "machine"} <= before["details"].keys()
+
+
+def test_a_command_that_is_refused_or_reaches_nobody_says_so(desk: Any) -> None:
+    for error, outcome, code in (
+        (refused(TenantUnknown()), "refused", "tenant_unknown"),
+        (TemporalUnavailable(), "failure", "temporal_unavailable"),
+    ):
+        desk.gateway.fails = error
+        with pytest.raises(type(error)):
+            desk.run("tenant", "suspend", ACME)
+        assert records(desk)[-2]["outcome"] == "intended"
+        last = records(desk)[-1]
+        assert (last["name"], last["outcome"], last["details"]["code"]) == ("tenant.suspend_requested", outcome, code)
+
+
+def test_what_cannot_be_recorded_is_not_asked_for(desk: Any) -> None:
+    with desk.field.administrator() as administrator:
+        administrator.execute("revoke execute on function okcm.audit_append_command(jsonb) from okcm_operator")
+    assert desk.invoke("tenant", "suspend", ACME, "--json").exception is not None
+    assert desk.gateway.asked == []
+
+
+def test_an_examination_and_the_release_of_a_breach_are_on_record_too(desk: Any) -> None:
+    class Asked:
+        async def check_boundaries(self, *_: object, **__: object) -> str:
+            raise refused(TenantUnknown())
+
+    check = CheckBoundaries(lambda _settings, question: asyncio.run(question(cast("Any", Asked()))))
+    with pytest.raises(UpdateRefused):
+        check.check_boundaries(ACME)
+    desk.gateway.fails = refused(BreachNotCleared())
+    with pytest.raises(UpdateRefused):
+        desk.run("tenant", "unlock", ACME, "--breach", "--confirm", ACME)
+    assert [(one["name"], one["outcome"]) for one in records(desk)] == [
+        ("boundary.check_requested", "intended"),
+        ("boundary.check_requested", "refused"),
+        ("tenant.breach_clear_requested", "intended"),
+        ("tenant.breach_clear_requested", "refused"),
+    ]
+
+
+UNKNOWN = "nobody-here"
+YES = ("--confirm", UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tenant", "suspend", UNKNOWN),
+        ("tenant", "lock", UNKNOWN, *YES),
+        ("tenant", "lock", UNKNOWN, "--dry-run"),
+        ("tenant", "policy", UNKNOWN, "--four-eyes", "lock"),
+        ("tenant", "crl", UNKNOWN, "--out", "x"),
+        ("rotate", UNKNOWN),
+        ("offboard", UNKNOWN, *YES),
+        ("restore", UNKNOWN),
+        ("root-key", "show", UNKNOWN),
+        ("root-key", "preflight", UNKNOWN, *PLATFORM),
+        ("root-key", "change", UNKNOWN, *PLATFORM),
+    ],
+)
+def test_an_unknown_tenant_is_refused_before_anything_is_stored_or_asked(desk: Any, words: tuple[str, ...]) -> None:
+    before = desk.everything_stored()
+    with pytest.raises(TenantUnknown):
+        desk.run(*words)
+    assert (desk.everything_stored(), desk.gateway.asked) == (before, [])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tenant", "lock", ACME),
+        ("offboard", ACME),
+        ("offboard", ACME, "--now"),
+        ("rotate", ACME, "--compromised"),
+        ("rotate", ACME, "--service", "orders", "--retire", "1"),
+        ("tenant", "roll-authority", ACME),
+        ("service", "disconnect", ACME, "orders"),
+    ],
+)
+def test_a_destructive_command_requires_the_name_as_confirmation(desk: Any, words: tuple[str, ...]) -> None:
+    before = desk.everything_stored()
+    for confirmed in ((), ("--confirm", "acme-corp-12346"), ("--confirm", "")):
+        result = desk.invoke(*words, *confirmed, typed=f"{ACME}\n")
+        assert result.exit_code == 2
+        assert "--confirm" in result.stderr
+    assert (desk.everything_stored(), desk.gateway.asked) == (before, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [(("tenant", "lock", ACME), ACME), (("service", "disconnect", ACME, "orders"), "orders")]
+)
+def test_at_a_terminal_the_name_is_typed_as_confirmation(
+    desk: Any, free_port: int, words: tuple[str, ...], name: str
+) -> None:
+    for answer, code in (("acme", "not_confirmed"), (name, "temporal_unavailable")):  # no Temporal listens there
+        status, shown = at_a_terminal(words, [answer], free_port)
+        assert status == 1
+        assert code in shown
+    assert desk.gateway.asked == []
+
+
+def test_a_script_sees_no_progress(desk: Any) -> None:
+    for words in (("rotate", ACME), ("root-key", "change", ACME, *PLATFORM)):
+        result = desk.invoke(*words, "--json")
+        assert (result.exit_code, result.stderr) == (0, "")

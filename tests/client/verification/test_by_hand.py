@@ -1,0 +1,77 @@
+"""The lines in docs/audit.md and docs/reports.md that verify a file without our code do what they say."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.client.verification.reports.test_verify import a_page, a_print
+from tests.core.proving import KEYS, a_certificate, a_stream, an_export
+from tests.database.signing import Signer
+
+pytestmark = pytest.mark.integration  # runs programs
+
+
+def examples(page: str) -> list[str]:
+    text = (Path(__file__).parents[3] / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+CHAIN, SIGNER_OF, SHRED = examples("audit.md")
+(REPORT,) = examples("reports.md")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "audit.jsonl").write_bytes(an_export(5, signed=4))
+    (tmp_path / "certificate.json").write_bytes(a_certificate(a_stream(5)))
+    (tmp_path / "key.pem").write_text(KEYS.file())
+    return tmp_path
+
+
+def run(folder: Path, lines: str) -> tuple[bool, str]:
+    done = subprocess.run(["sh", "-e"], input=lines, cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("lines", [CHAIN, SHRED], ids=["chain", "shred"])
+def test_a_true_file_verifies(folder: Path, lines: str) -> None:
+    assert run(folder, lines) == (True, "Verified OK\n")
+
+
+@pytest.mark.parametrize(("form", "file"), [("pdf", a_print()), ("html", a_page())], ids=["pdf", "html"])
+def test_a_true_report_verifies_and_a_changed_one_does_not(folder: Path, form: str, file: bytes) -> None:
+    lines = REPORT.replace("acme-corp-12345 pdf", f"acme-corp-12345 {form}")
+    (folder / "report.pdf").write_bytes(file)
+    assert run(folder, lines) == (True, "Verified OK\n")
+    (folder / "report.pdf").write_bytes(file.replace(b"1", b"2", 1))
+    held, said = run(folder, lines)
+    assert not held
+    assert "Verification failure" in said
+
+
+def test_an_altered_record_breaks_the_chain(folder: Path) -> None:
+    altered = an_export(5, signed=4).replace("Schlüssel 2".encode(), "Schlüssel 3".encode())
+    (folder / "audit.jsonl").write_bytes(altered)
+    held, said = run(folder, CHAIN)
+    assert not held
+    assert "AssertionError" in said
+
+
+@pytest.mark.parametrize("lines", [CHAIN, SHRED], ids=["chain", "shred"])
+def test_what_another_key_signed_does_not_verify(folder: Path, lines: str) -> None:
+    (folder / "audit.jsonl").write_bytes(an_export(5, signer=Signer()))
+    (folder / "certificate.json").write_bytes(a_certificate(signer=Signer()))
+    held, said = run(folder, lines)
+    assert not held
+    assert "Verification failure" in said
+
+
+def test_the_signing_key_is_found_by_name_and_has_our_fingerprint(folder: Path) -> None:
+    other = Signer("audit-heads:2")
+    keys = KEYS.file().replace("audit:1", "audit-heads:1")
+    (folder / "key.pem").write_text(type(KEYS)(other.public_keys()).file() + keys)
+    held, said = run(folder, SIGNER_OF)
+    assert held
+    assert said.strip().endswith(KEYS.fingerprint("audit:1"))

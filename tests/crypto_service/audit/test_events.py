@@ -1,0 +1,83 @@
+"""What the lines of journals mean, whatever they are and however they are cut into pieces."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.services import CHANGES, RELEASES, CryptoOperation
+from crypto_service.audit.events import Piece, records
+from crypto_service.audit.wal import Line
+from crypto_service.interfaces import Entry
+from openkcm.contract.audit_events import AuditName
+
+ENTRIES = st.builds(
+    Entry,
+    st.sampled_from(["acme", "beta"]),
+    st.sampled_from(["orders", "users", ""]),
+    st.sampled_from([one for one in CryptoOperation if one is not CryptoOperation.OPEN]),
+    st.text(max_size=8),
+    st.just("corr"),
+    st.just("127.0.0.1"),
+    st.sampled_from(["", "", "object_not_found", "too_many_requests"]),
+    st.integers(1, 5),
+    st.integers(0, 1000),
+    st.sampled_from([0, 0, 1, 40, 20_000_000]),
+)
+LINES = st.lists(st.builds(Line, st.just(0), st.integers(1_795_000_000_000, 1_795_000_200_000), ENTRIES), max_size=40)
+
+
+def numbered(lines: list[Line]) -> list[Line]:
+    return [Line(100 * place, line.at, line.entry) for place, line in enumerate(lines)]
+
+
+@given(LINES)
+def test_every_use_is_in_an_event_and_in_the_usage_of_its_service(lines: list[Line]):
+    found = records("batch", [Piece("one.journal", numbered(lines))])
+    for tenant_id, tenant in found.items():
+        entries = [line.entry for line in lines if line.entry.tenant_id == tenant_id]
+        assert tenant.lines == len(entries)
+        assert sum(int(event.details.get("count", "1")) for event in tenant.events) == sum(e.count for e in entries)
+        assert sum(int(event.details.get("bytes", "0")) for event in tenant.events) == sum(e.bytes for e in entries)
+        assert sum(row.count for row in tenant.usage) == sum(entry.count for entry in entries)
+        for refusal in {entry.refused for entry in entries}:
+            refused = [row for row in tenant.usage if row.refusal == refusal]
+            assert sum(row.count for row in refused) == sum(e.count for e in entries if e.refused == refusal)
+        timed = [entry for entry in entries if entry.microseconds]
+        assert sum(row.latency.timed for row in tenant.usage) == sum(entry.count for entry in timed)
+        assert sum(row.latency.microseconds for row in tenant.usage) == sum(e.count * e.microseconds for e in timed)
+        assert tenant.seen == {entry.service for entry in entries if entry.service and not entry.refused}
+    assert sum(tenant.lines for tenant in found.values()) == len(lines)
+
+
+@given(LINES, st.integers(1, 3))
+def test_an_opening_is_a_record_of_its_own_and_no_usage(lines: list[Line], times: int):
+    opening = Entry("acme", "idle", CryptoOperation.OPEN, "2", "corr")
+    openings = [Line(0, 1_795_000_000_123 + number, opening) for number in range(times)]
+    found = records("batch", [Piece("one.journal", numbered([*lines, *openings]))])["acme"]
+    opened = [event for event in found.events if event.name is AuditName.SERVICE_KEY_OPENED]
+    assert [event.details["at"] for event in opened] == [f"2026-11-18T11:06:40.{123 + n}+00:00" for n in range(times)]
+    assert {(event.subject, event.details["version"], event.actor) for event in opened} == {("idle", "2", "crypto")}
+    assert "idle" not in found.seen | {row.service for row in found.usage}
+    assert found.lines == len([line for line in lines if line.entry.tenant_id == "acme"]) + times
+
+
+@given(LINES)
+def test_the_same_lines_always_get_the_same_ids_and_no_id_twice(lines: list[Line]):
+    pieces = [Piece("one.journal", numbered(lines)), Piece("two.journal", numbered(lines))]
+    first, again = records("batch", pieces), records("batch", pieces)
+    assert first == again
+    for tenant in first.values():
+        ids = [event.event_id for event in tenant.events]
+        assert len(ids) == len(set(ids))
+        minutes = [(row.minute, row.service, row.operation, row.refusal) for row in tenant.usage]
+        assert len(minutes) == len(set(minutes))
+
+
+@given(LINES)
+def test_releases_changes_and_refusals_stand_alone(lines: list[Line]):
+    found = records("batch", [Piece("one.journal", numbered(lines))])
+    names = [event.name for tenant in found.values() for event in tenant.events]
+    entries = [line.entry for line in lines]
+    alone = [entry for entry in entries if not entry.refused]
+    assert names.count(AuditName.CRYPTO_KEY_RELEASED) == len([e for e in alone if e.operation in RELEASES])
+    assert names.count(AuditName.CRYPTO_KEY_CHANGED) == len([e for e in alone if e.operation in CHANGES])
+    assert names.count(AuditName.CRYPTO_REFUSED) >= len([e for e in entries if e.refused == "object_not_found"])

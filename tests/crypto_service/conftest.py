@@ -1,0 +1,32 @@
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from crypto_service.server.executor import FairThreads
+from tests.crypto_service.core.world import Changes, Journal, World
+from tests.database.fixtures import Server, clone
+from tests.vault import server as vault_server
+
+
+@pytest.fixture(scope="module")
+def world(server: Server, template: str, vault: vault_server.Server) -> Iterator[World]:
+    """One database for the tests of a module, each of which has its own tenants."""
+    with clone(server, template) as field:
+        yield World(field, vault)
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal()
+
+
+@pytest.fixture
+def changes() -> Changes:
+    return Changes()
+
+
+@pytest.fixture
+async def threads() -> AsyncIterator[FairThreads]:
+    pool = FairThreads()
+    yield pool
+    pool.close()

@@ -1,0 +1,180 @@
+"""A front that answers each line with itself, on a real TLS server, and clients with certificates."""
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import uvloop
+from cryptography import x509
+
+from core.tenants.lifecycle import State
+from crypto_service.interfaces import Caller, Parts
+from crypto_service.server.connection import Connection
+from crypto_service.server.connection_registry import Bounds, Connections
+from crypto_service.server.tls import server_context
+from openkcm.errors import OpenKcmError
+from tests.crypto_service.core.world import Changes
+from tests.crypto_service.https import authority
+
+request_name: ContextVar[bytes] = ContextVar("request_name", default=b"")
+ACME, BETA = "acme-corp-12345", "beta-corp-67890"
+
+
+class FakeCallers:
+    """Believes the leaf's DNS name; refuses whom it is told to, and answers only while `open` is set."""
+
+    def __init__(self) -> None:
+        self.refusals: dict[str, OpenKcmError] = {}
+        self.open = asyncio.Event()
+        self.open.set()
+        self.waits = False
+        self.asked = 0
+
+    async def identify(self, certificate_der: bytes, address: str) -> Caller:
+        self.asked += 1
+        if self.waits:
+            await self.open.wait()
+        leaf = x509.load_der_x509_certificate(certificate_der)
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        tenant = names.get_values_for_type(x509.DNSName)[0].partition(".")[0]
+        serial = hashlib.sha256(certificate_der).hexdigest()
+        caller = Caller(tenant, "orders", f"L2-{tenant}-primary", "eu-west-1", serial, State.ACTIVE, address)
+        return await self.refresh(caller)
+
+    async def refresh(self, caller: Caller) -> Caller:
+        self.asked += 1
+        if caller.tenant_id in self.refusals:
+            raise self.refusals[caller.tenant_id]
+        return caller
+
+
+class Echo(Connection):
+    """Answers each line with itself. `wait` waits for `go`, `boom` breaks, `big` answers with 8 MiB."""
+
+    go: asyncio.Event
+
+    def __init__(self, parts: Parts, connections: Connections) -> None:
+        super().__init__(parts, connections)
+        self._buffer = b""
+
+    def received(self, data: bytes) -> None:
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            self.run(self._answer(line), self.send)
+        self.awaiting(self.connections.bounds.message_seconds if self._buffer else None)
+
+    async def _answer(self, line: bytes) -> bytes:
+        caller = await self.current()
+        if line == b"wait":
+            await self.go.wait()
+        if line.startswith(b"named"):
+            assert request_name.get() == b""
+            token = request_name.set(line)
+            if line.endswith(b"wait"):
+                await self.go.wait()
+            named = request_name.get()
+            request_name.reset(token)  # refused in another context than it was set in
+            return caller.tenant_id.encode() + b" " + named + b"\n"
+        if line == b"boom":
+            raise KeyError("secret of the request")
+        if line == b"big":
+            return bytes(8 * 1024 * 1024)
+        return caller.tenant_id.encode() + b" " + line + b"\n"
+
+
+class PoliteEcho(Echo):
+    ANSWERS_REFUSAL = True
+
+    async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
+        if received == b"wait\n":
+            await self.go.wait()
+        return error.code.encode() + b" " + received
+
+
+@dataclass
+class Place:
+    """A server on a loopback port, and what a test turns on it."""
+
+    callers: FakeCallers
+    changes: Changes
+    connections: Connections
+    port: int
+    made: list[Echo]
+    streams: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    async def connect(self, tenant: str = ACME) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=client_context(tenant))
+        self.streams.append(writer)
+        return reader, writer
+
+
+@functools.cache
+def client_context(tenant: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=authority.root().pem)
+    leaf = authority.service_leaf(tenant, "orders")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "client.pem"
+        file.write_text(leaf.key_pem + leaf.pem + authority.tenant_authority(tenant).pem, encoding="ascii")
+        context.load_cert_chain(file)
+    return context
+
+
+@contextlib.asynccontextmanager
+async def place(bounds: Bounds | None = None, front: type[Echo] = Echo) -> AsyncIterator[Place]:
+    callers, changes = FakeCallers(), Changes()
+    nothing = cast("Any", None)
+    parts = Parts(callers, nothing, nothing, nothing, nothing, changes)
+    connections = Connections(parts, bounds or Bounds(look_seconds=0.02))
+    made: list[Echo] = []
+    Echo.go = asyncio.Event()
+
+    def protocol() -> Echo:
+        made.append(front(parts, connections))
+        return made[-1]
+
+    server = await connections.loop.create_server(
+        protocol, "127.0.0.1", 0, ssl=server_context(authority.server_identity())
+    )
+    here = Place(callers, changes, connections, server.sockets[0].getsockname()[1], made)
+    try:
+        yield here
+    finally:
+        server.close()
+        await connections.drain(0.5)
+        connections.stop()
+        for stream in here.streams:
+            stream.close()
+            with contextlib.suppress(OSError, ssl.SSLError):
+                await asyncio.wait_for(stream.wait_closed(), 5)
+
+
+def on_uvloop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run a test on the loop that the service runs on."""
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(asyncio.wait_for(test(), 60))
+
+    run.__name__ = test.__name__
+    return run
+
+
+async def ask(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], line: bytes) -> bytes:
+    reader, writer = streams
+    writer.write(line + b"\n")
+    return await asyncio.wait_for(reader.readline(), 30)
+
+
+async def is_closed(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await asyncio.wait_for(reader.read(), 30) == b""
+    except ConnectionError:
+        return True

@@ -1,0 +1,155 @@
+"""What lies behind the real front and the real operations in these tests: callers, keys and journal in memory."""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from cryptography import x509
+
+from core import names as ids
+from core.correlation import correlation_id
+from core.errors.services import CallerRefused, ObjectNotFound
+from core.errors.tenants import TenantClosed
+from core.tenants.lifecycle import DECRYPTS, State
+from crypto_service.https.schemas import HeartbeatRequest
+from crypto_service.interfaces import Caller, Entry, ServiceKey
+from database.certificates import AuthorityRow
+from database.services.protected_fields import ProtectionRow
+from database.services.repository import LeafRow
+from tests.crypto_service.https.authority import Leaf, root, tenant_authority
+
+Result = TypeVar("Result")
+_MATERIAL = 32
+
+
+class MemoryCore:
+    """Callers, keyring, journal, blocking and changes, which obey the test; its keys are real."""
+
+    def __init__(self) -> None:
+        self.callers: dict[str, Caller] = {}
+        self.newest: dict[tuple[str, str], Leaf] = {}
+        self.keys: dict[tuple[str, str], list[ServiceKey]] = {}
+        self.entries: list[Entry] = []
+        self.asked: list[str] = []
+        """The correlation id of every request for a key."""
+        self.failing: list[Exception | None] = []
+        """What the next requests for a key raise, one each; None lets one through."""
+        self.gate: asyncio.Event | None = None
+        """Requests for a key wait for it when there is one, as they wait for Vault on a miss."""
+        self._forget: list[Callable[[str | None], None]] = []
+
+    def hold(self) -> asyncio.Event:
+        """Have requests for a key wait until the event is set."""
+        self.gate = asyncio.Event()
+        return self.gate
+
+    def admit(self, leaf: Leaf, tenant_id: str, service: str) -> Caller:
+        caller = Caller(tenant_id, service, ids.l2_key(tenant_id), "eu-west-1", leaf.serial, State.ACTIVE)
+        self.callers[leaf.serial] = caller
+        self.newest[tenant_id, service] = leaf
+        self.keys.setdefault((tenant_id, service), [ServiceKey(1, os.urandom(_MATERIAL))])
+        return caller
+
+    def rotate(self, caller: Caller) -> None:
+        keys = self.keys[caller.tenant_id, caller.service]
+        keys.append(ServiceKey(len(keys) + 1, os.urandom(_MATERIAL)))
+
+    def revoke(self, serial: str) -> None:
+        del self.callers[serial]
+
+    def move(self, tenant_id: str, state: State) -> None:
+        for serial, caller in self.callers.items():
+            if caller.tenant_id == tenant_id:
+                self.callers[serial] = replace(caller, tenant_state=state)
+
+    # Callers
+
+    async def identify(self, certificate_der: bytes, address: str) -> Caller:
+        serial = f"{x509.load_der_x509_certificate(certificate_der).serial_number:x}"
+        return replace(self._now(serial), address=address)
+
+    async def refresh(self, caller: Caller) -> Caller:
+        return self._now(caller.serial)
+
+    async def locked(self, certificate_der: bytes) -> Caller:
+        found = self.callers.get(f"{x509.load_der_x509_certificate(certificate_der).serial_number:x}")
+        if found is None or found.tenant_state is not State.LOCKED:
+            raise CallerRefused
+        return found
+
+    def _now(self, serial: str) -> Caller:
+        found = self.callers.get(serial)
+        if found is None:
+            raise CallerRefused
+        if found.tenant_state not in DECRYPTS:
+            raise TenantClosed(found.tenant_state)
+        return found
+
+    # Keyring
+
+    async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
+        self.asked.append(correlation_id.get())
+        if self.gate is not None:
+            await self.gate.wait()
+        failure = self.failing.pop(0) if self.failing else None
+        if failure is not None:
+            raise failure
+        keys = self.keys[caller.tenant_id, caller.service]
+        if version is not None and version > len(keys):
+            raise ObjectNotFound
+        return keys[-1 if version is None else version - 1]
+
+    # Journal, Blocking, Changes
+
+    async def write(self, entries: Sequence[Entry]) -> None:
+        self.entries += entries
+
+    async def run(self, tenant_id: str, work: Callable[[], Result]) -> Result:  # noqa: ARG002 - the protocol's
+        return await asyncio.to_thread(work)
+
+    def subscribe(self, forget: Callable[[str | None], None]) -> None:
+        self._forget.append(forget)
+
+
+@dataclass
+class MemoryCertificates:
+    core: MemoryCore
+    asked: list[str] = field(default_factory=list)
+
+    async def newest(self, caller: Caller) -> tuple[LeafRow, AuthorityRow]:
+        self.asked.append(caller.service)
+        leaf = self.core.newest.get((caller.tenant_id, caller.service))
+        if leaf is None:
+            raise ObjectNotFound
+        dates = leaf.certificate.not_valid_before_utc, leaf.certificate.not_valid_after_utc
+        row = LeafRow(leaf.serial, caller.service, 1, "request", leaf.pem, *dates, "1")
+        authority = tenant_authority(caller.tenant_id)
+        until = authority.certificate.not_valid_after_utc
+        return row, AuthorityRow("1", authority.pem, authority.pem + root().pem, until)
+
+    async def revocation_list(self, caller: Caller, *, former: bool) -> bytes:
+        if former:
+            raise ObjectNotFound
+        return f"list of {caller.tenant_id}".encode()
+
+
+@dataclass
+class MemoryHeartbeats:
+    core: MemoryCore
+    told: list[tuple[Caller, HeartbeatRequest]] = field(default_factory=list)
+
+    async def note(self, caller: Caller, told: HeartbeatRequest) -> bool:
+        self.told.append((caller, told))
+        return self.core.newest[caller.tenant_id, caller.service].serial != caller.serial
+
+
+@dataclass
+class MemoryProtections:
+    lists: dict[tuple[str, str], ProtectionRow] = field(default_factory=dict)
+    asked: int = 0
+
+    async def of(self, caller: Caller) -> ProtectionRow:
+        self.asked += 1
+        return self.lists.get((caller.tenant_id, caller.service), ProtectionRow(0, []))

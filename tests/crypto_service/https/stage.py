@@ -1,0 +1,118 @@
+"""The front on a real uvloop with real mTLS, in a thread of its own, for tests that speak to it from outside."""
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self, TypeVar
+
+import uvloop
+
+from crypto_service.https.server import HttpsFront
+from crypto_service.interfaces import Caller, Parts
+from crypto_service.keys.operations import KeyedOperations
+from crypto_service.server.connection_registry import Bounds, Connections
+from crypto_service.server.limits import TenantLimits
+from crypto_service.server.tls import server_context
+from openkcm.contract.client_files import Offer
+from tests.crypto_service.https.authority import Leaf, server_identity, service_leaf, write_folder
+from tests.crypto_service.https.core import MemoryCertificates, MemoryCore, MemoryHeartbeats, MemoryProtections
+
+Result = TypeVar("Result")
+TENANT = "acme-corp-12345"
+OTHER_TENANT = "globex-67890"
+SERVICE = "orders"
+BODY_LIMIT = 65_536
+_SECONDS = 30.0
+
+
+class Stage:
+    """A running front with one admitted service; everything of the core is touched on the loop's thread only."""
+
+    def __init__(self, folder: Path, bounds: Bounds | None = None, rate: int = 1_000_000, places: int = 256) -> None:
+        self._bounds = bounds
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._run, daemon=True)  # a failed close must not hold up the end
+        self._limits = TenantLimits(rate, places)
+        self.core = MemoryCore()
+        self.certificates = MemoryCertificates(self.core)
+        self.heartbeats = MemoryHeartbeats(self.core)
+        self.protections = MemoryProtections()
+        self.leaf = service_leaf(TENANT, SERVICE)
+        self.caller = self.core.admit(self.leaf, TENANT, SERVICE)
+        self.root = folder
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.on_loop(self._open)
+        self.folder = self.connect_folder("service", TENANT, self.leaf)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_SECONDS)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
+
+    def _open(self) -> None:
+        core = self.core
+        parts = Parts(core, KeyedOperations(core, core, core), core, self._limits, core, core)
+        self.connections = Connections(parts, self._bounds)
+        self._front = HttpsFront(
+            parts,
+            self.connections,
+            BODY_LIMIT,
+            self.certificates,
+            self.heartbeats,
+            self.protections,
+            Offer("https://localhost:0", "localhost:5696"),
+        )
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._serving = self._loop.create_task(
+            self._loop.create_server(
+                self._front.protocol, sock=self._listening, ssl=server_context(server_identity(), ("http/1.1",))
+            )
+        )
+
+    async def _close(self) -> None:
+        server = await self._serving
+        server.close()
+        await self.connections.drain(1.0)
+        await server.wait_closed()
+        self.connections.stop()
+
+    def on_loop(self, work: Callable[[], Result]) -> Result:
+        """Do something where the core lives, and wait for it."""
+
+        async def do() -> Result:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(do(), self._loop).result(_SECONDS)
+
+    def connect_folder(self, name: str, tenant_id: str, leaf: Leaf) -> Path:
+        return write_folder(self.root / name, tenant_id, leaf, self.port)
+
+    def service(self, tenant_id: str, service: str) -> tuple[Caller, Path]:
+        """Admit one more service and return it with its folder."""
+        leaf = service_leaf(tenant_id, service)
+        caller = self.on_loop(lambda: self.core.admit(leaf, tenant_id, service))
+        return caller, self.connect_folder(f"{tenant_id}-{service}", tenant_id, leaf)
+
+    def tls(self, folder: Path | None = None) -> ssl.SSLContext:
+        folder = folder or self.folder
+        context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+        context.load_cert_chain(folder / "client.pem", folder / "client.key")
+        return context
+
+    def dial(self, folder: Path | None = None) -> ssl.SSLSocket:
+        """Open one connection for raw bytes."""
+        plain = socket.create_connection(("127.0.0.1", self.port), _SECONDS)
+        return self.tls(folder).wrap_socket(plain, server_hostname="localhost")

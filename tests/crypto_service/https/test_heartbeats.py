@@ -1,0 +1,221 @@
+"""Heartbeats are gathered, written by the tenant in one transaction, kept while the database is away, and bounded."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from core.errors.platform import DatabaseRefused, DatabaseUnavailable
+from core.errors.requests import TooManyRequests
+from core.errors.services import InvalidRequest
+from core.names import l2_key
+from core.tenants.lifecycle import State
+from crypto_service.https.heartbeats import GatheredHeartbeats
+from crypto_service.https.schemas import BackfillClaim, HeartbeatRequest, UseClaim, parse
+from crypto_service.interfaces import Caller
+from database.services.agents import BackfillRow, ContactRow, ProtectionUseRow
+from openkcm.contract.protected_fields import Backfill
+from openkcm.contract.services import OTHER_PLACES
+from openkcm.errors import OpenKcmError
+from tests.crypto_service.core.world import Clock, Looking
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+@dataclass
+class Tables:
+    """A database in memory that can be away; `transactions` counts what was asked of it."""
+
+    serials: dict[str, str] = field(default_factory=lambda: {"orders": "1a"})
+    contacts: list[ContactRow] = field(default_factory=list)
+    uses: list[ProtectionUseRow] = field(default_factory=list)
+    backfills: list[BackfillRow] = field(default_factory=list)
+    refusal: OpenKcmError | None = None
+    transactions: int = 0
+
+    @contextmanager
+    def tenant_tx(self, _tenant_id: str) -> Iterator["Tables"]:
+        self.transactions += 1
+        if self.refusal is not None:
+            raise self.refusal
+        yield self
+
+    @property
+    def agents(self) -> "Tables":
+        return self
+
+    def note(self, contacts: list[ContactRow], uses: list[ProtectionUseRow]) -> None:
+        self.contacts += contacts
+        self.uses += uses
+
+    def note_backfills(self, backfills: list[BackfillRow]) -> None:
+        self.backfills += backfills
+
+    def newest(self, services: list[str]) -> dict[str, str]:
+        return {service: self.serials[service] for service in services if service in self.serials}
+
+
+@pytest.fixture
+def tables() -> Tables:
+    return Tables()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(0.0)
+
+
+@pytest.fixture
+def heartbeats(tables: Tables, clock: Clock) -> GatheredHeartbeats:
+    return GatheredHeartbeats(tables, Looking(), lambda: NOW, clock)
+
+
+def a_caller(serial: str = "1a", service: str = "orders", tenant_id: str = "acme") -> Caller:
+    return Caller(tenant_id, service, l2_key(tenant_id), "eu-west-1", serial, State.ACTIVE)
+
+
+def told(instance: str = "host-1", *uses: UseClaim, problem: str | None = None) -> HeartbeatRequest:
+    ends = NOW + timedelta(hours=72)
+    return HeartbeatRequest(instance=instance, agent_version="0.1.0", not_after=ends, problem=problem, uses=list(uses))
+
+
+def a_use(place: str = "public.customers.ssn") -> UseClaim:
+    return UseClaim(place=place, operations=10, bytes=320, microseconds=7, requests=4, request_microseconds=900)
+
+
+async def test_many_heartbeats_are_one_transaction_of_their_tenant(heartbeats, tables):
+    for number in range(3):
+        assert await heartbeats.note(a_caller(), told(f"host-{number}", a_use())) is False
+    await heartbeats.note(a_caller(), told("host-0", problem="reload_failed"))
+    looked = tables.transactions
+    await heartbeats.write()
+    assert tables.transactions == looked + 1
+    assert [(row.instance, row.problem, row.last_contact_at) for row in tables.contacts] == [
+        ("host-0", "reload_failed", NOW),
+        ("host-1", None, NOW),
+        ("host-2", None, NOW),
+    ]
+    assert [(row.service, row.place, row.operations, row.request_microseconds) for row in tables.uses] == [
+        ("orders", "public.customers.ssn", 30, 2700)
+    ]
+    await heartbeats.write()
+    assert tables.transactions == looked + 1
+
+
+async def test_whether_there_is_a_newer_certificate_costs_no_look_while_writings_tell(heartbeats, tables, clock):
+    assert await heartbeats.note(a_caller(), told()) is False
+    tables.serials["orders"] = "2b"
+    await heartbeats.write()
+    asked = tables.transactions
+    assert await heartbeats.note(a_caller(), told()) is True
+    assert await heartbeats.note(a_caller("2b"), told()) is False
+    assert tables.transactions == asked
+    clock.now += 91
+    assert await heartbeats.note(a_caller("2b"), told()) is False
+    assert tables.transactions == asked + 1
+
+
+async def test_what_the_database_cannot_take_now_waits_and_is_added_to(heartbeats, tables):
+    await heartbeats.note(a_caller(), told("host-1", a_use(), problem="reload_failed"))
+    tables.refusal = DatabaseUnavailable()
+    await heartbeats.write()
+    await heartbeats.note(a_caller(), told("host-1", a_use()))
+    await heartbeats.write()
+    tables.refusal = None
+    await heartbeats.write()
+    assert [(row.instance, row.problem) for row in tables.contacts] == [("host-1", None)]
+    assert [row.operations for row in tables.uses] == [20]
+
+
+def a_backfill(place: str, done: int, state: Backfill = Backfill.RUNNING) -> BackfillClaim:
+    return BackfillClaim(place=place, done=done, remaining=100 - done, state=state)
+
+
+def of(*backfills: BackfillClaim) -> HeartbeatRequest:
+    return told().model_copy(update={"backfills": list(backfills)})
+
+
+async def test_of_a_backfill_the_last_word_is_written_and_waits_for_the_database(heartbeats, tables):
+    await heartbeats.note(a_caller(), of(a_backfill("t.a", 10), a_backfill("t.b", 5)))
+    await heartbeats.note(a_caller(), of(a_backfill("t.a", 60)))
+    tables.refusal = DatabaseUnavailable()
+    await heartbeats.write()
+    await heartbeats.note(a_caller(), of(a_backfill("t.a", 100, Backfill.FINISHED)))
+    tables.refusal = None
+    await heartbeats.write()
+    assert tables.backfills == [
+        BackfillRow("orders", "t.a", 100, 0, Backfill.FINISHED, NOW),
+        BackfillRow("orders", "t.b", 5, 95, Backfill.RUNNING, NOW),
+    ]
+    for first in range(0, 1500, 500):
+        await heartbeats.note(a_caller(), of(*(a_backfill(f"t.{n}", 1) for n in range(first, first + 500))))
+    tables.backfills.clear()
+    await heartbeats.write()
+    assert (len(tables.backfills), tables.backfills[-1].place) == (1000, "t.1499")
+
+
+async def test_what_the_database_refuses_is_counted_and_what_cannot_be_looked_up_is_not_taken(heartbeats, tables):
+    await heartbeats.note(a_caller(), told())
+    tables.refusal = DatabaseRefused("22003")
+    await heartbeats.write()
+    tables.refusal = DatabaseUnavailable()
+    with pytest.raises(DatabaseUnavailable):  # of this tenant nothing is known yet
+        await heartbeats.note(a_caller(tenant_id="beta"), told("host-1", a_use()))
+    tables.refusal = None
+    await heartbeats.write()
+    assert (tables.contacts, tables.uses) == ([], [])
+    await heartbeats.note(a_caller(tenant_id="beta"), told())
+    await heartbeats.write()
+    assert (heartbeats.totals.lost, len(tables.contacts)) == (1, 1)
+
+
+async def test_one_service_cannot_fill_the_memory(heartbeats, tables):
+    for number in range(50):
+        await heartbeats.note(a_caller(), told(f"host-{number}"))
+    with pytest.raises(TooManyRequests):
+        await heartbeats.note(a_caller(), told("one-more"))
+    for first in range(0, 1500, 500):
+        await heartbeats.note(a_caller(), told("host-1", *(a_use(f"t.{n}") for n in range(first, first + 500))))
+    await heartbeats.write()
+    places = {row.place: row.operations for row in tables.uses}
+    assert len(places) == 1001
+    assert places[OTHER_PLACES] == 5000
+
+
+async def test_a_program_that_is_no_agent_is_not_shown_as_one(heartbeats, tables):
+    program = parse(HeartbeatRequest, HeartbeatRequest(uses=[a_use()]).model_dump_json().encode())
+    assert await heartbeats.note(a_caller(), program) is False
+    await heartbeats.write()
+    assert tables.contacts == []
+    assert [(row.service, row.operations) for row in tables.uses] == [("orders", 10)]
+
+
+@pytest.mark.parametrize("left_out", ["instance", "agent_version", "not_after"])
+def test_an_agent_says_all_of_itself(left_out: str):
+    said = {"instance": "a", "agent_version": "0.1.0", "not_after": "2026-01-01T00:00:00Z"}
+    del said[left_out]
+    for document in (said, {"problem": "reload_failed"}):
+        with pytest.raises(InvalidRequest, match="belong together"):
+            parse(HeartbeatRequest, json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ('"instance": "a b"', "instance is not as it must be"),
+        ('"problem": "Not a code"', "problem is not as it must be"),
+        ('"not_after": "2026-01-01T00:00:00"', "not_after must say its time zone"),
+        ('"tenant_id": "beta"', "tenant_id is not a field of this operation"),
+        ('"uses": [{"place": "a\\u0000b"}]', "uses.0.place is not as it must be"),
+        ('"uses": [{"place": "a", "operations": -1}]', "uses.0.operations is not as it must be"),
+        ('"uses": [{"place": "a", "operations": 1.5}]', "uses.0.operations must be a whole number"),
+        ('"uses": [{"place": "a", "operations": "1"}]', "uses.0.operations must be a whole number"),
+    ],
+)
+def test_what_is_not_a_heartbeat_is_refused_by_the_fields_name(changed: str, said: str):
+    good = '"instance": "a", "agent_version": "0.1.0", "not_after": "2026-01-01T00:00:00Z"'
+    with pytest.raises(InvalidRequest, match=said.replace(".", r"\.")):
+        parse(HeartbeatRequest, f"{{{good}, {changed}}}".encode())

@@ -1,0 +1,52 @@
+import inspect
+
+import pytest
+
+from core.errors import keys as root_key_errors
+from core.errors import platform as errors
+from core.errors.keys import KeyNotUsable, WrongContext
+from core.errors.tenants import TenantClosed
+from crypto_service.https.problems import STATUS, from_error
+from crypto_service.kmip.codec.enums import ResultReason
+from crypto_service.kmip.codec.errors import reason_and_message
+from openkcm.errors import InvalidName, OpenKcmError
+
+FAILURES_OF_THE_ROOT_KEY = [
+    kind
+    for _, kind in inspect.getmembers(root_key_errors, inspect.isclass)
+    if issubclass(kind, root_key_errors.CustomerKeyError) and kind is not root_key_errors.CustomerKeyError
+]
+
+
+@pytest.mark.parametrize("kind", STATUS, ids=lambda kind: kind.code)
+def test_a_listed_error_keeps_its_code_text_and_hint_and_says_by_its_status_whether_to_retry(kind: type[OpenKcmError]):
+    error = _made(kind)
+    problem = from_error(error)
+    document = problem.document()
+    assert (document["code"], document["detail"]) == (kind.code, error.message)
+    assert document["hint"] == error.hint
+    assert "reference" not in document
+    assert kind.retryable is (problem.status in {429, 503}) is (problem.retry_after is not None)
+
+
+@pytest.mark.parametrize("kind", FAILURES_OF_THE_ROOT_KEY, ids=lambda kind: kind.code)
+def test_a_failure_of_the_customers_key_is_424_or_to_be_retried_and_told_over_kmip(kind: type[OpenKcmError]):
+    assert from_error(kind()).status == (503 if kind.retryable else 424)
+    assert reason_and_message(kind("what")) == (ResultReason.GENERAL_FAILURE, "what")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("hunter2"), errors.DatabaseRefused("hunter2"), WrongContext()])
+def test_what_is_not_listed_becomes_a_reference(error: Exception):
+    first, second = from_error(error), from_error(error)
+    assert (first.status, first.code) == (500, "internal")
+    assert len(first.reference) == 32
+    assert first.reference != second.reference
+    assert "hunter2" not in str(first)
+
+
+def _made(kind: type[OpenKcmError]) -> OpenKcmError:
+    if issubclass(kind, InvalidName):
+        return kind("resource", "text")
+    if issubclass(kind, TenantClosed | KeyNotUsable):
+        return kind("locked")
+    return kind("what", "how")

@@ -1,0 +1,266 @@
+"""Opening service keys: real database, real Transit, the rights of the crypto service."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from core.errors.keys import KeyUnavailable, RootKeyDisabled
+from core.errors.platform import DatabaseUnavailable
+from core.errors.requests import TooManyRequests
+from core.errors.services import ObjectNotFound
+from core.keys.encryption_context import Context, Purpose
+from core.keys.rotation import KeyState
+from core.names import l2_key
+from crypto_service.interfaces import ServiceKey
+from crypto_service.keys.key_cache import CachedKeyring
+from crypto_service.server.executor import FairThreads
+from database.postgres.notify import mark
+from tests.concurrency import wait_until_async
+from tests.crypto_service.core.world import (
+    REGION,
+    Changes,
+    Clock,
+    Home,
+    Looking,
+    Shelf,
+    World,
+    a_keyring,
+    at_once,
+    unheeded,
+)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(1000.0)
+
+
+@pytest.fixture
+def looking() -> Looking:
+    return Looking()
+
+
+@pytest.fixture
+def keyring(world: World, looking: Looking, changes: Changes, clock: Clock) -> CachedKeyring:
+    return a_keyring(world, looking, changes, clock)
+
+
+@pytest.fixture
+def home(world: World) -> Home:
+    home = world.tenant()
+    home.connect("orders")
+    return home
+
+
+async def test_a_key_opens_with_one_call_for_each_layer(keyring: CachedKeyring, home: Home, world: World):
+    await keyring.key(home.caller())  # the first call of all also logs the process in
+    home.connect("billing")
+    before, calls = len(world.key_server_requests()), world.key_server_calls()
+    key = await keyring.key(home.caller("billing"))
+    # The server writes the login inside the second call as a line of its own.
+    assert world.key_server_requests()[before:] == [
+        f"transit/decrypt/root-{REGION}",
+        "auth/jwt/login",
+        f"transit/decrypt/{home.l2_key}",
+    ]
+    assert world.key_server_calls() - calls == 2
+    assert (key.version, len(key.material)) == (1, 32)
+
+
+async def test_an_open_key_is_found_without_waiting_and_without_any_server(
+    keyring: CachedKeyring, home: Home, world: World, looking: Looking, changes: Changes
+):
+    key = await keyring.key(home.caller())
+    with world.field.server.offline(world.field.name):
+        assert at_once(keyring.key(home.caller())) == key
+        assert at_once(keyring.key(home.caller(), 1)) == key
+    assert looking.count == 1
+    changes.tell(None)
+    assert await keyring.key(home.caller()) == key
+    home.connect("billing")
+    assert (await keyring.key(home.caller("billing"))).material != key.material
+
+
+async def test_many_who_want_a_key_wait_for_one_opening_also_when_one_gives_up(
+    keyring: CachedKeyring, home: Home, looking: Looking
+):
+    first, *others = (asyncio.ensure_future(keyring.key(home.caller())) for _ in range(50))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert len({key.material for key in await asyncio.gather(*others)}) == 1
+    assert looking.count == 1
+
+
+async def test_a_key_is_kept_for_the_cache_time_and_no_longer(
+    keyring: CachedKeyring, home: Home, clock: Clock, looking: Looking
+):
+    await keyring.key(home.caller())
+    clock.now += 59.9
+    at_once(keyring.key(home.caller()))
+    clock.now += 0.1
+    await keyring.key(home.caller())
+    assert looking.count == 2
+
+
+async def test_word_of_a_change_drops_the_keys_of_that_tenant_alone(
+    keyring: CachedKeyring, home: Home, world: World, changes: Changes
+):
+    other = world.tenant()
+    other.connect("orders")
+    await keyring.key(home.caller())
+    await keyring.key(other.caller())
+    changes.tell(mark(home.tenant_id))
+    with world.field.server.offline(world.field.name):
+        at_once(keyring.key(other.caller()))
+        with pytest.raises(DatabaseUnavailable):
+            await keyring.key(home.caller())
+
+
+async def test_a_dropped_key_is_overwritten_in_memory_and_never_shown(
+    keyring: CachedKeyring, home: Home, changes: Changes
+):
+    key = await keyring.key(home.caller())
+    shown = repr(key) + repr(keyring.__dict__) + str(keyring._tenants)
+    assert repr(key.material)[2:-1] not in shown
+    assert key.material.hex() not in shown
+    (kept,) = {id(kept): kept for kept in keyring._tenants[home.tenant_id].kept.values()}.values()
+    assert kept.material == key.material
+    changes.tell(mark(home.tenant_id))
+    assert kept.material == bytes(32)
+    assert len(key.material) == 32  # who was just using it keeps what it was handed
+    assert key.material != bytes(32)
+    await keyring.key(home.caller())
+    keyring.close()
+    assert keyring._tenants == {}
+
+
+async def test_a_key_nobody_asks_for_again_is_overwritten_when_its_time_is_over(
+    world: World, home: Home, changes: Changes
+):
+    shelf = Shelf(world.own_root)
+    keyring = CachedKeyring(world.crypto, world.own_keys, shelf, Looking(), changes, cache_seconds=0.5, opened=unheeded)
+    await keyring.key(home.caller())
+    tenant = keyring._tenants[home.tenant_id]
+    (kept,) = {id(kept): kept for kept in tenant.kept.values()}.values()
+    await wait_until_async(lambda: (kept.material, tenant.kept) == (bytes(32), {}))
+
+
+async def test_who_asks_after_a_change_does_not_join_an_opening_from_before_it(
+    world: World, home: Home, changes: Changes, clock: Clock
+):
+    late: list[asyncio.Task[ServiceKey]] = []
+
+    async def change() -> None:
+        await asyncio.to_thread(home.new_key, "orders", 2)
+        changes.tell(mark(home.tenant_id))
+        late.append(asyncio.ensure_future(keyring.key(home.caller())))
+        await asyncio.sleep(0)
+
+    keyring = a_keyring(world, Looking(after_first=change), changes, clock)
+    early = await keyring.key(home.caller())
+    assert (early.version, (await late[0]).version) == (1, 2)
+    assert at_once(keyring.key(home.caller())).version == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"service": "billing"},
+        {"tenant_id": "somebody-else"},
+        {"l2_key": l2_key("somebody-else")},
+    ],
+)
+async def test_what_is_not_the_callers_or_was_never_made_is_not_found(
+    keyring: CachedKeyring, home: Home, changed: dict[str, str]
+):
+    await keyring.key(home.caller())
+    with pytest.raises(ObjectNotFound):
+        await keyring.key(home.caller(**changed))
+    for version in (0, 2, 2**32 - 1, -1):
+        with pytest.raises(ObjectNotFound):
+            await keyring.key(home.caller(), version)
+
+
+async def test_a_wrapped_key_that_was_moved_or_has_another_size_is_not_unwrapped(
+    keyring: CachedKeyring, home: Home, world: World
+):
+    other = world.tenant()
+    other.connect("orders")
+    with world.worker.tenant_tx(other.tenant_id) as tx:
+        theirs = tx.services.key("orders")
+    assert theirs is not None
+    home.new_key("orders", 2, theirs.wrapped)  # another tenant's
+    home.new_key("orders", 3, home.wrapped_key("billing", 3))  # another service's
+    home.new_key("orders", 4, home.wrapped_key("orders", 1))  # another version's
+    home.new_key("orders", 5, b"\xff not even text")
+    context = Context(home.tenant_id, home.l2_key, "orders", Purpose.SERVICE_KEY, "6")
+    inner = world.tenant_keys.encrypt(context, b"too short")
+    home.new_key("orders", 6, world.root.wrap(context, inner.encode()))
+    for version in (2, 3, 4, 5, 6):
+        with pytest.raises(KeyUnavailable):
+            await keyring.key(home.caller(), version)
+    assert (await keyring.key(home.caller(), 1)).version == 1
+
+
+async def test_a_key_under_another_l2_than_the_tenants_own_is_not_opened(
+    world: World, home: Home, keyring: CachedKeyring
+):
+    finance = f"L2-{home.tenant_id}-finance"
+    with world.worker.tenant_tx(home.tenant_id) as tx:
+        tx.keys.record(finance, "L2", 1)
+        row = tx.services.key("orders")
+        assert row is not None
+        tx.services.record_key(replace(row, version=2, l2_key=finance, state=KeyState.DEACTIVATED))
+    for l2 in (home.l2_key, finance):
+        with pytest.raises(ObjectNotFound):
+            await keyring.key(home.caller(l2_key=l2), 2)
+
+
+@pytest.mark.parametrize("over", ["a moment", "a change"])
+async def test_a_failure_is_the_answer_until_a_moment_or_a_change_later(
+    keyring: CachedKeyring, home: Home, changes: Changes, *, looking: Looking, clock: Clock, over: str
+):
+    keys = home.world.tenant_keys
+    keys.disable(home.tenant_id)
+    for _ in range(3):
+        with pytest.raises(KeyUnavailable):
+            await keyring.key(home.caller())
+    assert looking.count == 1
+    keys.ensure(home.tenant_id)
+    if over == "a moment":
+        clock.now += 1
+    else:
+        changes.tell(mark(home.tenant_id))
+    assert (await keyring.key(home.caller())).version == 1
+
+
+async def test_without_the_root_key_nothing_new_opens(world: World, home: Home, changes: Changes, clock: Clock):
+    class Gone:
+        """A customer's root key after the kill switch."""
+
+        def unwrap(self, _context: Context, _wrapped: bytes) -> bytes:
+            raise RootKeyDisabled
+
+    before = len(world.key_server_requests())
+    keyring = a_keyring(world, Looking(), changes, clock, Gone())  # type: ignore[arg-type]  # all the keyring calls
+    with pytest.raises(RootKeyDisabled):
+        await keyring.key(home.caller())
+    assert world.key_server_requests()[before:] == []  # the inner layer is not even asked for
+
+
+async def test_a_tenant_told_to_wait_is_not_held_to_that_answer(
+    world: World, home: Home, changes: Changes, clock: Clock
+):
+    class Full:
+        async def run(self, _tenant_id: str, _work: Any) -> Any:
+            raise TooManyRequests
+
+    keyring = a_keyring(world, Full(), changes, clock)
+    with pytest.raises(TooManyRequests):
+        await keyring.key(home.caller())
+    threads = FairThreads()
+    keyring._blocking = threads
+    assert (await keyring.key(home.caller())).version == 1
+    threads.close()

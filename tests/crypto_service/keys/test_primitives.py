@@ -1,0 +1,207 @@
+"""Wycheproof through our own seam, and the refusals that are ours."""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.errors.services import CiphertextRefused, InvalidRequest
+from crypto_service.keys import primitives
+from crypto_service.keys.primitives import Hash
+
+VECTORS = Path(__file__).parent / "wycheproof"
+KEY = bytes(range(32))
+NONCE = bytes(12)
+
+
+@dataclass(frozen=True)
+class Vector:
+    group: dict[str, Any]
+    test: dict[str, Any]
+
+    def raw(self, field: str) -> bytes:
+        return bytes.fromhex(self.test[field])
+
+    @property
+    def number(self) -> str:
+        return f"case {self.test['tcId']} ({self.test['comment']})"
+
+
+def vectors(name: str) -> Iterator[Vector]:
+    file = json.loads(gzip.decompress((VECTORS / f"{name}.json.gz").read_bytes()))
+    for group in file["testGroups"]:
+        for test in group["tests"]:
+            yield Vector(group, test)
+
+
+def gcm(vector: Vector) -> None:
+    key, nonce, associated = vector.raw("key"), vector.raw("iv"), vector.raw("aad")
+    whole = vector.raw("ct") + vector.raw("tag")
+    assert primitives.aes_gcm_decrypt(key, nonce, whole, associated) == vector.raw("msg")
+    assert primitives.aes_gcm_encrypt(key, nonce, vector.raw("msg"), associated) == whole
+
+
+def both(encrypt: Callable[..., bytes], decrypt: Callable[..., bytes], *parameters: str) -> Callable[[Vector], None]:
+    """Return a run that encrypts and decrypts with a key and further parameters of the vector."""
+
+    def run(vector: Vector) -> None:
+        given = [vector.raw(name) for name in ("key", *parameters)]
+        assert decrypt(*given, vector.raw("ct")) == vector.raw("msg")
+        assert encrypt(*given, vector.raw("msg")) == vector.raw("ct")
+
+    return run
+
+
+def hkdf(vector: Vector) -> None:
+    length = vector.test["size"]
+    derived = primitives.hkdf_sha256(vector.raw("ikm"), vector.raw("salt"), vector.raw("info"), length)
+    assert derived == vector.raw("okm")
+
+
+def mac(vector: Vector) -> None:
+    primitives.hmac_verify(Hash.SHA_256, vector.raw("key"), vector.raw("msg"), vector.raw("tag"))
+    assert primitives.hmac_digest(Hash.SHA_256, vector.raw("key"), vector.raw("msg")) == vector.raw("tag")
+
+
+def never(_vector: Vector) -> bool:
+    return False
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (CiphertextRefused, InvalidRequest):
+        return
+    pytest.fail(f"accepted: {what}")
+
+
+cbc = both(primitives.aes_cbc_encrypt, primitives.aes_cbc_decrypt, "iv")
+kw = both(primitives.aes_kw_wrap, primitives.aes_kw_unwrap)
+kwp = both(primitives.aes_kwp_wrap, primitives.aes_kwp_unwrap)
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "outside", "counts"),
+    [
+        ("aes_gcm", gcm, lambda one: not 96 <= one.group["ivSize"] <= 1024, (189, 87, 40)),
+        ("aes_cbc_pkcs5", cbc, never, (72, 144, 0)),
+        ("aes_wrap", kw, lambda one: "ShortKey" in one.test["flags"], (36, 126, 3)),
+        ("aes_kwp", kwp, never, (77, 177, 0)),
+        ("hkdf_sha256", hkdf, never, (83, 3, 0)),
+        ("hmac_sha256", mac, lambda one: one.group["tagSize"] < 256, (33, 108, 33)),
+    ],
+)
+def test_wycheproof_accepts_what_is_valid_to_the_byte_and_refuses_the_rest(
+    name: str,
+    run: Callable[[Vector], None],
+    outside: Callable[[Vector], bool],
+    counts: tuple[int, int, int],
+    record_property: Callable[[str, object], None],
+):
+    """`outside` is what Wycheproof allows and our functions do not; `counts` are accepted, refused and outside."""
+    found: Counter[str] = Counter()
+    for vector in vectors(name):
+        if vector.test["result"] == "valid" and not outside(vector):
+            run(vector)
+            found["accepted"] += 1
+        else:
+            with refused(f"{name} {vector.number}"):
+                run(vector)
+            found["outside" if vector.test["result"] != "invalid" else "refused"] += 1
+    record_property("wycheproof", f"{name}: {dict(found)}")
+    assert (found["accepted"], found["refused"], found["outside"]) == counts
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 17, 31, 33, 64])
+def test_no_cipher_takes_a_key_of_another_size(size: int):
+    key = bytes(size)
+    uses: list[Callable[[], object]] = [
+        lambda: primitives.aes_gcm_encrypt(key, NONCE, b"", b""),
+        lambda: primitives.aes_gcm_decrypt(key, NONCE, bytes(16), b""),
+        lambda: primitives.aes_cbc_encrypt(key, bytes(16), b""),
+        lambda: primitives.aes_cbc_decrypt(key, bytes(16), bytes(16)),
+        lambda: primitives.insecure_ecb_encrypt(key, bytes(16), padded=False),
+        lambda: primitives.insecure_ecb_decrypt(key, bytes(16), padded=False),
+        lambda: primitives.aes_kw_wrap(key, bytes(32)),
+        lambda: primitives.aes_kw_unwrap(key, bytes(40)),
+        lambda: primitives.aes_kwp_wrap(key, bytes(32)),
+        lambda: primitives.aes_kwp_unwrap(key, bytes(40)),
+    ]
+    for use in uses:
+        with pytest.raises(InvalidRequest):
+            use()
+
+
+def test_gcm_refuses_nonces_texts_and_tags_of_a_wrong_size():
+    for size in (0, 8, 11, 129):
+        with pytest.raises(InvalidRequest):
+            primitives.aes_gcm_encrypt(KEY, bytes(size), b"text", b"")
+        with pytest.raises(InvalidRequest):
+            primitives.aes_gcm_decrypt(KEY, bytes(size), bytes(32), b"")
+    whole = primitives.aes_gcm_encrypt(KEY, NONCE, b"text", b"place")
+    for text in (*(bytes(size) for size in range(16)), *(whole[:-cut] for cut in range(1, 17))):
+        with pytest.raises(CiphertextRefused):
+            primitives.aes_gcm_decrypt(KEY, NONCE, text, b"place")
+
+
+@given(plaintext=st.binary(max_size=80), padded=st.booleans())
+def test_block_modes_return_what_was_encrypted(plaintext: bytes, padded: bool):  # noqa: FBT001 - by name
+    if not padded:
+        plaintext = plaintext[: len(plaintext) // 16 * 16]
+    sealed = primitives.aes_cbc_encrypt(KEY, bytes(16), plaintext, padded=padded)
+    assert primitives.aes_cbc_decrypt(KEY, bytes(16), sealed, padded=padded) == plaintext
+    sealed = primitives.insecure_ecb_encrypt(KEY, plaintext, padded=padded)
+    assert primitives.insecure_ecb_decrypt(KEY, sealed, padded=padded) == plaintext
+
+
+def test_block_modes_without_padding_take_whole_blocks_only():
+    with pytest.raises(InvalidRequest):
+        primitives.aes_cbc_encrypt(KEY, bytes(16), b"seventeen bytes..", padded=False)
+    with pytest.raises(CiphertextRefused):
+        primitives.aes_cbc_decrypt(KEY, bytes(16), bytes(17), padded=False)
+    with pytest.raises(InvalidRequest):
+        primitives.aes_cbc_encrypt(KEY, bytes(12), b"")
+
+
+def test_every_mac_gives_the_value_of_its_rfc():
+    message = b"Test Using Larger Than Block-Size Key - Hash Key First"
+    expected = {  # RFC 2202 and RFC 4231, test case 6: a key of 80 and of 131 bytes 0xaa
+        Hash.SHA_1: "aa4ae5e15272d00e95705637ce8a3b55ed402112",
+        Hash.SHA_256: "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+        Hash.SHA_384: "4ece084485813e9088d2c63a041bc5b44f9ef1012a2b588f"
+        "3cd11f05033ac4c60c2ef6ab4030fe8296248df163f44952",
+        Hash.SHA_512: "80b24263c7c1a3ebb71493c1dd7be8b49b46d1f41b4aeec1121b013783f8f352"
+        "6b56d037e05f2598bd0fd2215d6a1e5295e64f73f63f0aec8b915a985d786598",
+    }
+    for algorithm, value in expected.items():
+        key = bytes([0xAA]) * (80 if algorithm is Hash.SHA_1 else 131)
+        assert primitives.hmac_digest(algorithm, key, message).hex() == value
+
+
+def test_a_mac_is_verified_whole_and_with_a_key_of_at_least_112_bits():
+    tag = primitives.hmac_digest(Hash.SHA_256, KEY, b"message")
+    primitives.hmac_verify(Hash.SHA_256, KEY, b"message", tag)
+    for wrong in (tag[:-1], tag + b"\0", b"", bytes(32)):
+        with pytest.raises(CiphertextRefused):
+            primitives.hmac_verify(Hash.SHA_256, KEY, b"message", wrong)
+    with pytest.raises(InvalidRequest):
+        primitives.hmac_digest(Hash.SHA_256, bytes(13), b"message")
+
+
+def test_key_wrap_takes_whole_units_up_to_its_bound():
+    for wrap, sizes in ((primitives.aes_kw_wrap, (0, 8, 15, 17, 65_544)), (primitives.aes_kwp_wrap, (0, 65_537))):
+        for size in sizes:
+            with pytest.raises(InvalidRequest):
+                wrap(KEY, bytes(size))
+    for unwrap in (primitives.aes_kw_unwrap, primitives.aes_kwp_unwrap):
+        with pytest.raises(CiphertextRefused):
+            unwrap(KEY, bytes(1 << 20))

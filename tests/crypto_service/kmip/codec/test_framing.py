@@ -1,0 +1,101 @@
+import struct
+
+import pytest
+
+from crypto_service.kmip.codec import framing, ttlv
+from crypto_service.kmip.codec.enums import Operation, ResultReason, ResultStatus
+from crypto_service.kmip.codec.fields import choice, number, octets, structure, text
+from crypto_service.kmip.codec.framing import NotKmip, Refusal
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from tests.crypto_service.kmip.messages import a_get, batch_item, encoded, message, version
+
+LIMIT = 4096
+REFUSAL = Refusal(ResultReason.INVALID_MESSAGE, "no")
+
+
+def test_the_size_of_a_message_is_known_from_its_first_eight_bytes():
+    whole = encoded()
+    assert [framing.size_of(whole[:count], LIMIT) for count in range(8)] == [None] * 8
+    assert framing.size_of(whole[:8], LIMIT) == len(whole)
+    assert framing.size_of(bytearray(whole + b"next"), LIMIT) == len(whole)
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        *(encoded()[:4] + struct.pack(">I", length) for length in (LIMIT - 7, LIMIT, 0xFFFFFFFF)),
+        *(b"G", b"B\0\0", encoded()[:3] + b"\x02", b"\x42\x00\x7b\x01" + bytes(4)),
+    ],
+)
+def test_what_does_not_begin_a_request_or_is_longer_than_the_limit_is_not_kmip(beginning):
+    with pytest.raises(NotKmip):
+        framing.size_of(beginning, LIMIT)
+
+
+@pytest.mark.parametrize("minor", range(5))
+def test_a_refusal_speaks_the_version_of_the_request(minor):
+    response = ttlv.decode(framing.refuse(encoded(a_get(minor=minor)), REFUSAL))
+    header, item = response.children()
+    assert header.first(Tag.PROTOCOL_VERSION) == version(minor)
+    assert header.first(Tag.BATCH_COUNT).value == 1
+    assert [part.value for part in item.children()] == [
+        ResultStatus.OPERATION_FAILED,
+        ResultReason.INVALID_MESSAGE,
+        "no",
+    ]
+
+
+@pytest.mark.parametrize("beginning", [b"", encoded()[:20], encoded(a_get(minor=5)), encoded()[:16] + bytes(40)])
+def test_nothing_is_said_in_a_version_nobody_named(beginning):
+    assert framing.refuse(beginning, REFUSAL) == b""
+
+
+def test_what_may_hold_a_secret_does_not_only_ask():
+    assert framing.asks_only(a_get())
+    credentials = structure(Tag.AUTHENTICATION, structure(Tag.CREDENTIAL))
+    assert not framing.asks_only(a_get(header=(credentials,)))
+    register = batch_item(Operation.REGISTER, octets(Tag.KEY_MATERIAL, b"secret"))
+    assert not framing.asks_only(message(register))
+    assert not framing.asks_only(message(*a_get().all(Tag.BATCH_ITEM), register))
+
+
+def a_response(*sizes: int) -> Item:
+    items = [
+        structure(
+            Tag.BATCH_ITEM,
+            choice(Tag.OPERATION, Operation.GET),
+            octets(Tag.UNIQUE_BATCH_ITEM_ID, bytes([place])),
+            choice(Tag.RESULT_STATUS, ResultStatus.SUCCESS),
+            structure(Tag.RESPONSE_PAYLOAD, text(Tag.UNIQUE_IDENTIFIER, "x" * size)),
+        )
+        for place, size in enumerate(sizes)
+    ]
+    return structure(Tag.RESPONSE_MESSAGE, structure(Tag.RESPONSE_HEADER, version()), *items)
+
+
+def at_most(size: int) -> Item:
+    return message(header=(number(Tag.MAXIMUM_RESPONSE_SIZE, size),))
+
+
+def test_a_response_that_fits_is_not_touched():
+    response = a_response(8, 800)
+    whole = ttlv.encode(response)
+    assert framing.reply(message(), response) == whole
+    assert framing.reply(at_most(len(whole)), response) == whole
+
+
+def test_the_largest_results_give_way_until_the_response_fits():
+    response = ttlv.decode(framing.reply(at_most(700), a_response(8, 800, 80)))
+    small, large, medium = response.all(Tag.BATCH_ITEM)
+    assert small.first(Tag.RESPONSE_PAYLOAD) is not None
+    assert medium.first(Tag.RESPONSE_PAYLOAD) is not None
+    assert large.first(Tag.RESPONSE_PAYLOAD) is None
+    assert large.first(Tag.RESULT_REASON).value == ResultReason.RESPONSE_TOO_LARGE
+    assert large.first(Tag.UNIQUE_BATCH_ITEM_ID).value == b"\x01"
+    assert large.first(Tag.OPERATION).value == Operation.GET
+
+
+def test_a_client_that_takes_almost_nothing_gets_reasons_alone():
+    response = ttlv.decode(framing.reply(at_most(1), a_response(8, 80)))
+    assert all(item.first(Tag.RESPONSE_PAYLOAD) is None for item in response.all(Tag.BATCH_ITEM))

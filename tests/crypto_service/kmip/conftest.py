@@ -1,0 +1,3 @@
+from tests.crypto_service.kmip.scene import base, scene
+
+__all__ = ["base", "scene"]

@@ -1,0 +1,120 @@
+"""Adding, changing and deleting attributes: what a client may, and what is the server's."""
+
+import pytest
+
+from crypto_service.kmip.codec.enums import Operation, ResultReason
+from crypto_service.kmip.codec.fields import choice, flag, interval, long, number, octets, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.objects import attributes as named
+from tests.crypto_service.kmip.scene import VALUE, Scene, a_date, a_name, attribute, custom
+
+SERVERS = [
+    attribute("Unique Identifier", text(VALUE, "mine")),
+    attribute("Object Type", choice(VALUE, 7)),
+    attribute("State", choice(VALUE, 2)),
+    attribute("Lease Time", interval(VALUE, 1)),
+    *(a_date(f"{what} Date", 1) for what in ("Initial", "Last Change", "Destroy", "Compromise", "Archive")),
+    attribute("Digest", structure(VALUE)),
+    attribute("Revocation Reason", structure(VALUE)),
+    attribute("Cryptographic Algorithm", choice(VALUE, 2)),
+    attribute("Cryptographic Length", number(VALUE, 128)),
+    attribute("Cryptographic Usage Mask", number(VALUE, 0xFFFFF)),
+    attribute("Fresh", flag(VALUE, value=True)),
+    attribute("Always Sensitive", flag(VALUE, value=True)),
+    attribute("y-server", text(VALUE, "1")),
+]
+
+
+@pytest.mark.parametrize("operation", [Operation.ADD_ATTRIBUTE, Operation.MODIFY_ATTRIBUTE])
+async def test_what_is_the_servers_no_client_sets(scene: Scene, operation):
+    client = scene.client()
+    object_id = await client.activated()
+    before = (await client.about(Operation.GET_ATTRIBUTES, object_id)).item
+    for item in SERVERS:
+        answer = await client.about(operation, object_id, item)
+        assert answer.reason is ResultReason.PERMISSION_DENIED, item.children()[0].value
+    assert (await client.about(Operation.GET_ATTRIBUTES, object_id)).item == before
+
+
+async def test_only_what_is_free_can_be_deleted(scene: Scene):
+    client = scene.client()
+    object_id = await client.activated(a_name("mine"))
+    for name in [*named.RULES, "y-server"]:
+        answer = await client.about(Operation.DELETE_ATTRIBUTE, object_id, text(Tag.ATTRIBUTE_NAME, name))
+        free = name in named.RULES and named.RULES[name].delete
+        absent = None if name == "Name" else ResultReason.ITEM_NOT_FOUND
+        assert answer.reason is (absent if free else ResultReason.PERMISSION_DENIED), name
+
+
+async def test_instances_keep_their_index_when_another_goes(scene: Scene):
+    client = scene.client()
+    object_id = await client.create(custom("x-n", "a"), custom("x-n", "b"), custom("x-n", "c"))
+    name = text(Tag.ATTRIBUTE_NAME, "x-n")
+    await client.about(Operation.DELETE_ATTRIBUTE, object_id, name, number(Tag.ATTRIBUTE_INDEX, 1))
+    changed = await client.about(Operation.MODIFY_ATTRIBUTE, object_id, attribute("x-n", text(VALUE, "C"), 2))
+    assert changed.payload.children()[1] == attribute("x-n", text(VALUE, "C"), 2)
+    shown = (await client.about(Operation.GET_ATTRIBUTES, object_id, name)).payload.all(Tag.ATTRIBUTE)
+    assert list(shown) == [attribute("x-n", text(VALUE, "a")), attribute("x-n", text(VALUE, "C"), 2)]
+    added = await client.about(Operation.ADD_ATTRIBUTE, object_id, custom("x-n", "d"))
+    assert added.payload.children()[1] == attribute("x-n", text(VALUE, "d"), 3)
+
+
+@pytest.mark.parametrize(
+    ("operation", "payload", "reason"),
+    [
+        (Operation.MODIFY_ATTRIBUTE, (custom("x-absent", "1"),), ResultReason.INVALID_FIELD),
+        (Operation.MODIFY_ATTRIBUTE, (attribute("x-here", text(VALUE, "1"), 7),), ResultReason.ITEM_NOT_FOUND),
+        (Operation.ADD_ATTRIBUTE, (attribute("x-here", text(VALUE, "1"), 7),), ResultReason.INVALID_FIELD),
+        (
+            Operation.ADD_ATTRIBUTE,
+            (attribute("Contact Information", text(VALUE, "me")),),
+            ResultReason.ILLEGAL_OPERATION,
+        ),
+        (Operation.ADD_ATTRIBUTE, (attribute("Contact Information", number(VALUE, 1)),), ResultReason.INVALID_FIELD),
+        (
+            Operation.ADD_ATTRIBUTE,
+            (structure(Tag.ATTRIBUTE, text(Tag.ATTRIBUTE_NAME, "x-a")),),
+            ResultReason.MISSING_DATA,
+        ),
+        (Operation.ADD_ATTRIBUTE, (), ResultReason.MISSING_DATA),
+        (Operation.DELETE_ATTRIBUTE, (text(Tag.ATTRIBUTE_NAME, "x-absent"),), ResultReason.ITEM_NOT_FOUND),
+    ],
+)
+async def test_each_refusal_has_the_reason_of_the_specification(scene: Scene, operation, payload, reason):
+    client = scene.client()
+    object_id = await client.create(custom("x-here", "1"), attribute("Contact Information", text(VALUE, "ops")))
+    assert (await client.about(operation, object_id, *payload)).reason is reason
+
+
+async def test_usage_limits_begin_full_and_are_spent_once(scene: Scene):
+    client = scene.client()
+    limits = structure(
+        VALUE, long(Tag.USAGE_LIMITS_TOTAL, 100), long(Tag.USAGE_LIMITS_COUNT, 5_000), choice(Tag.USAGE_LIMITS_UNIT, 1)
+    )
+    object_id = await client.activated(attribute("Usage Limits", limits))
+    assert (await client.encrypt(object_id, bytes(60))).reason is None
+    assert (await client.encrypt(object_id, bytes(60))).reason is ResultReason.PERMISSION_DENIED
+    left = await client.about(Operation.CHECK, object_id, long(Tag.USAGE_LIMITS_COUNT, 41))
+    assert left.value(Tag.USAGE_LIMITS_COUNT) == 40
+    assert (
+        await client.about(Operation.GET_USAGE_ALLOCATION, object_id, long(Tag.USAGE_LIMITS_COUNT, 40))
+    ).reason is None
+    spent = await client.about(Operation.GET_USAGE_ALLOCATION, object_id, long(Tag.USAGE_LIMITS_COUNT, 1))
+    assert spent.reason is ResultReason.PERMISSION_DENIED
+    negative = await client.about(Operation.GET_USAGE_ALLOCATION, object_id, long(Tag.USAGE_LIMITS_COUNT, -40))
+    assert negative.reason is ResultReason.INVALID_FIELD
+
+
+async def test_custom_attributes_are_of_any_type_and_others_no_newer_than_the_client(scene: Scene):
+    client, old = scene.client(), scene.client(minor=0)
+    object_id = await client.create()
+    for value in (
+        number(VALUE, -1),
+        octets(VALUE, b"\0"),
+        flag(VALUE, value=True),
+        structure(VALUE, text(Tag.DATA, "a")),
+    ):
+        item = attribute("x-Product_Version", value)
+        assert (await client.about(Operation.ADD_ATTRIBUTE, object_id, item)).reason is None
+    item = attribute("Description", text(VALUE, "of 1.4"))
+    assert (await old.about(Operation.ADD_ATTRIBUTE, object_id, item)).reason is ResultReason.INVALID_FIELD

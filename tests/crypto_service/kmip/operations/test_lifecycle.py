@@ -1,0 +1,286 @@
+"""Create, Register, Get, Activate, Revoke, Destroy, Archive, Re-key and Locate, as clients use them."""
+
+import pytest
+
+from crypto_service.keys.primitives import aes_kw_unwrap
+from crypto_service.kmip.codec.enums import (
+    BlockCipherMode,
+    EncodingOption,
+    KeyFormatType,
+    ObjectType,
+    Operation,
+    ResultReason,
+    SecretDataType,
+    State,
+    WrappingMethod,
+)
+from crypto_service.kmip.codec.fields import choice, flag, interval, moment, number, octets, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from tests.crypto_service.kmip.scene import VALUE, Scene, a_date, a_name, attribute, creation, custom
+
+SEED = bytes(range(96))
+
+
+def a_block(material: Item, form: int = KeyFormatType.RAW, algorithm: int | None = 3, bits: int = 256) -> Item:
+    parts = [choice(Tag.KEY_FORMAT_TYPE, form), structure(Tag.KEY_VALUE, material)]
+    if algorithm is not None:
+        parts += [choice(Tag.CRYPTOGRAPHIC_ALGORITHM, algorithm), number(Tag.CRYPTOGRAPHIC_LENGTH, bits)]
+    return structure(Tag.KEY_BLOCK, *parts)
+
+
+def a_key(material: bytes = bytes(32), *attributes: Item, algorithm: int = 3, bits: int = 256) -> tuple[Item, ...]:
+    return (
+        choice(Tag.OBJECT_TYPE, ObjectType.SYMMETRIC_KEY),
+        structure(Tag.TEMPLATE_ATTRIBUTE, attribute("Cryptographic Usage Mask", number(VALUE, 12)), *attributes),
+        structure(Tag.SYMMETRIC_KEY, a_block(octets(Tag.KEY_MATERIAL, material), algorithm=algorithm, bits=bits)),
+    )
+
+
+def libmongocrypts_seed() -> tuple[Item, ...]:
+    """What all MongoDB drivers register: a mask of 0, no name, opaque."""
+    return (
+        choice(Tag.OBJECT_TYPE, ObjectType.SECRET_DATA),
+        structure(Tag.TEMPLATE_ATTRIBUTE, attribute("Cryptographic Usage Mask", number(VALUE, 0))),
+        structure(
+            Tag.SECRET_DATA,
+            choice(Tag.SECRET_DATA_TYPE, SecretDataType.SEED),
+            a_block(octets(Tag.KEY_MATERIAL, SEED), KeyFormatType.OPAQUE, algorithm=None),
+        ),
+    )
+
+
+async def test_a_mongodb_driver_registers_activates_and_gets_until_the_key_is_revoked(scene: Scene):
+    client = scene.client(minor=0)
+    object_id = (await client.ask(Operation.REGISTER, *libmongocrypts_seed())).object_id
+    assert (await client.about(Operation.ACTIVATE, object_id)).object_id == object_id
+    got = await client.get(object_id)
+    assert got.material == SEED
+    assert got.payload.children()[2] == libmongocrypts_seed()[2]
+    assert "Digest" not in (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes  # of a secret
+    await client.revoke(object_id, 1)
+    assert (await client.get(object_id)).reason is ResultReason.PERMISSION_DENIED
+
+
+async def test_percona_polls_the_state_and_learns_that_a_key_is_absent(scene: Scene):
+    client = scene.client(minor=0)
+    object_id = (await client.ask(Operation.REGISTER, *a_key(bytes(range(32))))).object_id
+    asked = text(Tag.ATTRIBUTE_NAME, "State")
+    assert (await client.about(Operation.GET_ATTRIBUTES, object_id, asked)).attributes == {"State": State.PRE_ACTIVE}
+    await client.about(Operation.ACTIVATE, object_id)
+    fresh, newest = text(Tag.ATTRIBUTE_NAME, "Fresh"), scene.client()
+    assert (await newest.about(Operation.GET_ATTRIBUTES, object_id, fresh)).attributes == {"Fresh": True}
+    assert (await client.get(object_id)).material == bytes(range(32))
+    assert (await newest.about(Operation.GET_ATTRIBUTES, object_id, fresh)).attributes == {"Fresh": False}
+    assert (await client.about(Operation.GET_ATTRIBUTES, "absent", asked)).reason is ResultReason.ITEM_NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("minor", "newer"), [(0, {"Fresh", "Original Creation Date"}), (1, {"Original Creation Date"}), (2, set())]
+)
+async def test_no_client_sees_an_attribute_that_is_newer_than_it(scene: Scene, minor: int, newer: set):
+    newest, client = scene.client(), scene.client(minor=minor)
+    object_id = await newest.create(attribute("Description", text(VALUE, "of 1.4")))
+    seen = (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes
+    listed = (await client.about(Operation.GET_ATTRIBUTE_LIST, object_id)).payload.all(Tag.ATTRIBUTE_NAME)
+    everything = (await newest.about(Operation.GET_ATTRIBUTES, object_id)).attributes
+    assert set(everything) - set(seen) == newer | {"Description"}
+    assert {item.value for item in listed} == set(seen)
+    by_name = await client.about(Operation.GET_ATTRIBUTES, object_id, text(Tag.ATTRIBUTE_NAME, "Description"))
+    assert by_name.attributes == {}
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (a_key(bytes(31)), ResultReason.INVALID_FIELD),
+        (a_key(b"", bits=0), ResultReason.INVALID_FIELD),
+        (a_key(bytes(70_000), bits=560_000), ResultReason.INVALID_FIELD),
+        (a_key()[:2], ResultReason.MISSING_DATA),
+        (a_key()[1:], ResultReason.MISSING_DATA),
+        ((number(Tag.OBJECT_TYPE, 2), *a_key()[1:]), ResultReason.INVALID_MESSAGE),
+        ((choice(Tag.OBJECT_TYPE, 99), *a_key()[1:]), ResultReason.INVALID_FIELD),
+        (a_key(bytes(32), attribute("Cryptographic Length", number(VALUE, 128))), ResultReason.INVALID_FIELD),
+        (a_key(bytes(32), attribute("State", choice(VALUE, 2))), ResultReason.PERMISSION_DENIED),
+        (a_key(bytes(32), attribute("y-server", text(VALUE, ""))), ResultReason.PERMISSION_DENIED),
+        (a_key(bytes(32), attribute("No Such", text(VALUE, ""))), ResultReason.INVALID_FIELD),
+        (a_key(bytes(32), attribute("Name", text(VALUE, "n"))), ResultReason.INVALID_FIELD),
+        (a_key(bytes(32), a_name("zero\0")), ResultReason.INVALID_FIELD),
+        (a_key(bytes(32), *[custom(f"x-{n}", "") for n in range(300)]), ResultReason.INDEX_OUT_OF_BOUNDS),
+        (a_key(bytes(32), *[custom(f"x-{n}", "a" * 9000) for n in range(9)]), ResultReason.INVALID_FIELD),
+    ],
+)
+async def test_what_cannot_be_registered_is_refused_with_its_reason_and_leaves_nothing(scene: Scene, payload, reason):
+    client = scene.client()
+    assert (await client.ask(Operation.REGISTER, *payload)).reason is reason
+    assert (await client.ask(Operation.LOCATE)).ids == []
+
+
+async def test_a_key_is_had_in_the_formats_that_carry_its_bytes(scene: Scene):
+    client = scene.client()
+    object_id = (await client.ask(Operation.REGISTER, *a_key(bytes(range(32))))).object_id
+
+    async def get(form: int):  # noqa: ANN202 - what Get answers
+        return await client.about(Operation.GET, object_id, choice(Tag.KEY_FORMAT_TYPE, form))
+
+    assert (await get(KeyFormatType.RAW)).material == bytes(range(32))
+    transparent = (await get(KeyFormatType.TRANSPARENT_SYMMETRIC_KEY)).material
+    assert transparent == (octets(Tag.KEY, bytes(range(32))),)
+    assert (await get(KeyFormatType.PKCS_1)).reason is ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED
+
+
+async def test_a_sensitive_key_leaves_only_wrapped_and_one_that_is_not_extractable_never(scene: Scene):
+    client = scene.client()
+    kind, _, key = a_key(bytes(32))
+    active = a_date("Activation Date", scene.clock.now)
+    template = structure(Tag.TEMPLATE_ATTRIBUTE, attribute("Cryptographic Usage Mask", number(VALUE, 0x10)), active)
+    wrapping = (await client.ask(Operation.REGISTER, kind, template, key)).object_id
+    never = await client.activated(attribute("Extractable", flag(VALUE, value=False)))
+    assert (await client.get(never)).reason is ResultReason.NOT_EXTRACTABLE
+    assert (await client.encrypt(never, b"data")).reason is None
+    object_id = await client.activated(attribute("Sensitive", flag(VALUE, value=True)))
+    assert (await client.get(object_id)).reason is ResultReason.SENSITIVE
+    modify = attribute("Sensitive", flag(VALUE, value=False))
+    assert (await client.about(Operation.MODIFY_ATTRIBUTE, object_id, modify)).reason is ResultReason.PERMISSION_DENIED
+
+    def specification(key: str) -> Item:
+        parameters = structure(
+            Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.NIST_KEY_WRAP)
+        )
+        return structure(
+            Tag.KEY_WRAPPING_SPECIFICATION,
+            choice(Tag.WRAPPING_METHOD, WrappingMethod.ENCRYPT),
+            structure(Tag.ENCRYPTION_KEY_INFORMATION, text(Tag.UNIQUE_IDENTIFIER, key), parameters),
+            choice(Tag.ENCODING_OPTION, EncodingOption.NO_ENCODING),
+        )
+
+    got = await client.about(Operation.GET, object_id, specification(wrapping))
+    wrapped = got.payload.children()[-1].first(Tag.KEY_BLOCK).first(Tag.KEY_VALUE).value
+    assert len(aes_kw_unwrap(bytes(32), wrapped)) == 32
+    theirs = await scene.client("billing").create()
+    for other, reason in [(theirs, ResultReason.ITEM_NOT_FOUND), (object_id, ResultReason.PERMISSION_DENIED)]:
+        assert (await client.about(Operation.GET, object_id, specification(other))).reason is reason
+    itself = await client.about(Operation.GET, wrapping, specification(wrapping))
+    assert itself.reason is ResultReason.PERMISSION_DENIED
+    await client.revoke(wrapping, 2)
+    revoked = await client.about(Operation.GET, object_id, specification(wrapping))
+    assert revoked.reason is ResultReason.PERMISSION_DENIED
+
+
+async def test_dates_move_the_state_without_anybody_doing_anything(scene: Scene):
+    client, now = scene.client(), scene.clock.now
+    object_id = await client.create(a_date("Activation Date", now + 10), a_date("Deactivation Date", now + 20))
+    seen = []
+    for _ in range(3):
+        seen.append((await client.state(object_id), (await client.encrypt(object_id, b"data")).reason))
+        scene.clock.now += 10
+    denied = ResultReason.PERMISSION_DENIED
+    assert seen == [(State.PRE_ACTIVE, denied), (State.ACTIVE, None), (State.DEACTIVATED, denied)]
+    assert (await client.get(object_id)).reason is denied
+    for name in ("Deactivation Date", "Activation Date"):
+        modify = a_date(name, now + 1000)
+        assert (await client.about(Operation.MODIFY_ATTRIBUTE, object_id, modify)).reason is denied
+
+
+async def test_a_revoked_and_destroyed_key_keeps_its_attributes_and_no_material(scene: Scene):
+    client = scene.client()
+    object_id = await client.activated(a_name("mine"))
+    assert (await client.about(Operation.DESTROY, object_id)).reason is ResultReason.PERMISSION_DENIED
+    assert (await client.revoke(object_id, 99)).reason is ResultReason.INVALID_FIELD
+    why = choice(Tag.REVOCATION_REASON_CODE, 2), text(Tag.REVOCATION_MESSAGE, "laptop lost")
+    reason, since = structure(Tag.REVOCATION_REASON, *why), moment(Tag.COMPROMISE_OCCURRENCE_DATE, 6)
+    await client.about(Operation.REVOKE, object_id, reason, since)
+    await client.about(Operation.DESTROY, object_id)
+    attributes = (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes
+    assert attributes["Compromise Occurrence Date"] == 6
+    assert attributes["Compromise Date"] == scene.clock.now
+    assert attributes["Revocation Reason"] == reason.value
+    assert attributes["State"] == State.DESTROYED_COMPROMISED
+    assert attributes["Destroy Date"] == scene.clock.now
+    assert (await client.get(object_id)).reason is ResultReason.ITEM_NOT_FOUND
+    assert (await client.ask(Operation.LOCATE, a_name("mine"))).ids == []
+    with scene.base.field.administrator() as administrator:
+        kept = administrator.execute("select material from okcm.managed_object where object_id = %s", [object_id])
+        assert kept.fetchone() == (None,)
+
+
+async def test_what_is_archived_rests_until_it_is_recovered(scene: Scene):
+    client = scene.client()
+    object_id = await client.activated(a_name("old"))
+    await client.about(Operation.ARCHIVE, object_id)
+    assert (await client.get(object_id)).reason is ResultReason.OBJECT_ARCHIVED
+    assert (await client.encrypt(object_id, b"data")).reason is ResultReason.OBJECT_ARCHIVED
+    assert (await client.ask(Operation.LOCATE, a_name("old"))).ids == []
+    both = number(Tag.STORAGE_STATUS_MASK, 3)
+    assert (await client.ask(Operation.LOCATE, both, a_name("old"))).ids == [object_id]
+    assert (await client.revoke(object_id, 2)).reason is None
+    await client.about(Operation.RECOVER, object_id)
+    assert (await client.get(object_id)).reason is ResultReason.PERMISSION_DENIED
+
+
+async def test_a_new_key_takes_name_and_place_of_the_old_one(scene: Scene):
+    client, now = scene.client(), scene.clock.now
+    old = await client.create(a_name("mine"), a_date("Activation Date", now), a_date("Deactivation Date", now + 100))
+    new = (await client.about(Operation.REKEY, old, interval(Tag.OFFSET, 50))).object_id
+    assert (await client.ask(Operation.LOCATE, a_name("mine"))).ids == [new]
+    attributes = (await client.about(Operation.GET_ATTRIBUTES, new)).attributes
+    assert (attributes["Activation Date"], attributes["Deactivation Date"]) == (now + 50, now + 150)
+    assert attributes["Link"] == (choice(Tag.LINK_TYPE, 0x107), text(Tag.LINKED_OBJECT_IDENTIFIER, old))
+    before = (await client.about(Operation.GET_ATTRIBUTES, old)).attributes
+    assert before["Link"] == (choice(Tag.LINK_TYPE, 0x106), text(Tag.LINKED_OBJECT_IDENTIFIER, new))
+    assert "Name" not in before
+    assert (await client.get(old)).material != (await client.get(new)).material
+
+
+async def test_objects_are_located_by_every_kind_of_attribute(scene: Scene):
+    client, now = scene.client(), scene.clock.now
+    one = await client.create(a_name("one"), custom("x-place", "rack 7"), attribute("Object Group", text(VALUE, "g")))
+    scene.clock.now += 100
+    two = await client.activated(a_name("two"), custom("x-place", "rack 8"), mask=4)
+    secret = (await client.ask(Operation.REGISTER, *libmongocrypts_seed())).object_id
+    expected = {
+        (a_name("one"),): [one],
+        (custom("x-place", "rack 8"),): [two],
+        (a_name("one"), custom("x-place", "rack 8")): [],
+        (attribute("Object Group", text(VALUE, "g")),): [one],
+        (attribute("State", choice(VALUE, State.ACTIVE)),): [two],
+        (attribute("Object Type", choice(VALUE, ObjectType.SECRET_DATA)),): [secret],
+        (attribute("Cryptographic Usage Mask", number(VALUE, 8)),): [one],
+        (attribute("Cryptographic Length", number(VALUE, 256)),): [one, two],
+        (a_date("Initial Date", now),): [one],
+        (a_date("Initial Date", now + 1), a_date("Initial Date", now + 200)): [two, secret],
+        (): [one, two, secret],
+        (a_name("' or 1=1"),): [],
+    }
+    for criteria, ids in expected.items():
+        assert (await client.ask(Operation.LOCATE, *criteria)).ids == ids
+    page = await client.ask(Operation.LOCATE, number(Tag.MAXIMUM_ITEMS, 1), number(Tag.OFFSET_ITEMS, 1))
+    assert (page.ids, page.value(Tag.LOCATED_ITEMS)) == ([two], 3)
+
+
+async def test_a_template_gives_new_objects_its_attributes_and_not_its_name(scene: Scene):
+    client = scene.client(minor=0)
+    held = structure(Tag.TEMPLATE, custom("x-place", "rack 7"), attribute("Contact Information", text(VALUE, "ops")))
+    named = structure(Tag.TEMPLATE_ATTRIBUTE, a_name("usual"))
+    template = await client.ask(Operation.REGISTER, choice(Tag.OBJECT_TYPE, ObjectType.TEMPLATE), named, held)
+    reference = structure(Tag.NAME, text(Tag.NAME_VALUE, "usual"), choice(Tag.NAME_TYPE, 1))
+    operation, kind, given = creation(attribute("Contact Information", text(VALUE, "me")))
+    payload = structure(Tag.TEMPLATE_ATTRIBUTE, reference, *given.children())
+    made = (await client.ask(operation, kind, payload)).object_id
+    attributes = (await client.about(Operation.GET_ATTRIBUTES, made)).attributes
+    assert (attributes["x-place"], attributes["Contact Information"], attributes.get("Name")) == ("rack 7", "me", None)
+    theirs = await scene.client("billing", minor=0).ask(operation, kind, payload)
+    assert theirs.reason is ResultReason.ITEM_NOT_FOUND
+    assert (await client.about(Operation.DESTROY, template.object_id)).reason is None
+
+
+@pytest.mark.parametrize("content", [b"no certificate", b"", b"\x30\x03\x02\x01\x01"])
+async def test_a_certificate_that_cannot_be_read_is_kept_as_it_is(scene: Scene, content: bytes):
+    client = scene.client()
+    brought = structure(Tag.CERTIFICATE, choice(Tag.CERTIFICATE_TYPE, 1), octets(Tag.CERTIFICATE_VALUE, content))
+    kind = choice(Tag.OBJECT_TYPE, ObjectType.CERTIFICATE)
+    object_id = (await client.ask(Operation.REGISTER, kind, structure(Tag.TEMPLATE_ATTRIBUTE), brought)).object_id
+    assert (await client.get(object_id)).payload.children()[2] == brought
+    attributes = (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes
+    assert attributes["Certificate Length"] == len(content)
+    assert "Certificate Subject" not in attributes

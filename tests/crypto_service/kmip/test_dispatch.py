@@ -1,0 +1,186 @@
+import pytest
+
+from core.services import CryptoOperation
+from core.tenants.lifecycle import State
+from crypto_service.kmip.codec.enums import BatchErrorContinuationOption, Operation, ResultReason
+from crypto_service.kmip.codec.enums import State as KeyState
+from crypto_service.kmip.codec.fields import choice, flag, number, octets, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.server.eager import Finished, begin
+from tests.crypto_service.kmip.messages import batch_item, message, version
+from tests.crypto_service.kmip.scene import Answered, Scene, a_name, creation, custom
+
+
+def header_of(response):
+    return response.first(Tag.RESPONSE_HEADER)
+
+
+async def test_an_answer_has_the_version_and_the_time_of_the_request(scene: Scene):
+    response = await scene.client(minor=1).send(
+        message(batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, 1)), minor=1)
+    )
+    assert header_of(response).first(Tag.PROTOCOL_VERSION) == version(1)
+    assert header_of(response).first(Tag.TIME_STAMP).value == scene.clock.now
+    assert header_of(response).first(Tag.BATCH_COUNT).value == 1
+
+
+@pytest.mark.parametrize("bad", [version(5), version(0, major=2), version(-1)])
+async def test_an_unknown_version_is_refused_in_one_that_is_known(scene: Scene, bad):
+    request = structure(
+        Tag.REQUEST_MESSAGE,
+        structure(Tag.REQUEST_HEADER, bad, number(Tag.BATCH_COUNT, 1)),
+        batch_item(Operation.GET),
+    )
+    response = await scene.client().send(request)
+    assert header_of(response).first(Tag.PROTOCOL_VERSION) == version(4)
+    assert Answered(response.first(Tag.BATCH_ITEM)).reason is ResultReason.INVALID_MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ((flag(Tag.ASYNCHRONOUS_INDICATOR, value=True),), ResultReason.FEATURE_NOT_SUPPORTED),
+        (
+            (choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.UNDO),),
+            ResultReason.FEATURE_NOT_SUPPORTED,
+        ),
+        ((text(Tag.ASYNCHRONOUS_INDICATOR, "yes"),), ResultReason.INVALID_MESSAGE),
+        ((number(Tag.BATCH_COUNT, 3),), ResultReason.INVALID_MESSAGE),
+    ],
+)
+async def test_what_a_header_asks_for_in_vain_is_refused_before_anything_is_done(scene: Scene, header, reason):
+    client = scene.client()
+    create = batch_item(*creation(a_name("never")))
+    answers = await client.batch(create, create, header=header)
+    assert [answer.reason for answer in answers] == [reason]
+    assert (await client.ask(Operation.LOCATE)).ids == []
+
+
+async def test_a_batch_stops_at_the_first_failure_unless_told_to_continue(scene: Scene):
+    client = scene.client()
+    lost, query = batch_item(Operation.GET, text(Tag.UNIQUE_IDENTIFIER, "lost")), batch_item(*creation())
+    assert [answer.reason for answer in await client.batch(lost, query)] == [ResultReason.ITEM_NOT_FOUND]
+    goes_on = (choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE),)
+    answers = await client.batch(lost, query, header=goes_on)
+    assert [answer.reason for answer in answers] == [ResultReason.ITEM_NOT_FOUND, None]
+
+
+async def test_items_of_a_batch_pass_one_object_on_and_keep_their_ids_up_to_a_limit(scene: Scene):
+    create = structure(
+        Tag.BATCH_ITEM,
+        *batch_item(*creation()).children()[:1],
+        octets(Tag.UNIQUE_BATCH_ITEM_ID, b"1"),
+        *batch_item(*creation()).children()[1:],
+    )
+    answers = await scene.client().batch(create, batch_item(Operation.ACTIVATE), batch_item(Operation.GET))
+    assert [answer.reason for answer in answers] == [None, None, None]
+    assert answers[0].item.first(Tag.UNIQUE_BATCH_ITEM_ID).value == b"1"
+    assert answers[2].object_id == answers[0].object_id
+    assert len(answers[2].material) == 32
+    client = scene.client("billing")
+    await client.create(custom("x-kind", "a"))
+    await client.create(custom("x-kind", "a"))
+    found, got = await client.batch(batch_item(Operation.LOCATE, custom("x-kind", "a")), batch_item(Operation.GET))
+    assert (len(found.ids), got.reason) == (2, ResultReason.ITEM_NOT_FOUND)  # of several hits, none is passed on
+    answers = await client.batch(*[batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, 1))] * 129)
+    assert [answer.reason for answer in answers] == [ResultReason.INVALID_MESSAGE]  # above the limit of a batch
+
+
+async def test_an_operation_that_is_not_served_says_so(scene: Scene):
+    assert (await scene.client().ask(Operation.CERTIFY)).reason is ResultReason.OPERATION_NOT_SUPPORTED
+    assert (await scene.client().ask(0x7777)).reason is ResultReason.OPERATION_NOT_SUPPORTED
+    old = scene.client(minor=1)
+    assert (await old.encrypt(await old.activated(), b"data")).reason is ResultReason.OPERATION_NOT_SUPPORTED
+
+
+async def test_a_critical_extension_is_refused_and_another_is_passed_over(scene: Scene):
+    def extended(critical: bool) -> Item:  # noqa: FBT001 - what differs
+        extension = structure(Tag.MESSAGE_EXTENSION, flag(Tag.CRITICALITY_INDICATOR, value=critical))
+        return structure(Tag.BATCH_ITEM, *batch_item(*creation()).children(), extension)
+
+    assert (await scene.client().batch(extended(critical=True)))[0].reason is ResultReason.FEATURE_NOT_SUPPORTED
+    assert (await scene.client().batch(extended(critical=False)))[0].reason is None
+
+
+async def test_each_item_is_in_the_journal_with_the_code_of_its_refusal(scene: Scene):
+    client = scene.client()
+    object_id = await client.create()
+    await client.get(object_id)
+    await scene.client(service="billing").get(object_id)
+    told = [(entry.service, entry.operation, entry.subject, entry.refused) for entry in scene.journal.entries]
+    assert told == [
+        ("orders", CryptoOperation.CREATE, object_id, ""),
+        ("orders", CryptoOperation.GET, object_id, ""),
+        ("billing", CryptoOperation.GET, object_id, "object_not_found"),
+    ]
+    assert {entry.source for entry in scene.journal.entries} == {"192.0.2.7"}
+    assert all(entry.microseconds for entry in scene.journal.entries)
+    object_id = await client.activated(mask=0)
+    await client.encrypt(object_id, b"data")
+    await client.about(Operation.ENCRYPT, object_id)
+    await client.revoke(object_id, 2)
+    await client.get(object_id)
+    await client.ask(Operation.REVOKE, text(Tag.UNIQUE_IDENTIFIER, object_id))
+    refused = [entry.refused for entry in scene.journal.entries[3:] if entry.refused]
+    assert refused == [*["key_not_usable"] * 3, "invalid_request"]
+
+
+async def test_an_outage_is_told_apart_from_what_is_not_there(scene: Scene):
+    client = scene.client()
+    object_id = await client.activated()
+    scene.journal.full = True
+    answer = await client.get(object_id)  # cannot be logged
+    assert (answer.reason, answer.item.first(Tag.RESPONSE_PAYLOAD)) == (ResultReason.GENERAL_FAILURE, None)
+    scene.journal.full = False
+    scene.keys.down = True
+    assert (await client.get(object_id)).reason is ResultReason.GENERAL_FAILURE
+    scene.keys.down = False
+    scene.one.changes.tell(None)
+    with scene.base.field.server.offline(scene.base.field.name):
+        answer = await client.get(object_id)
+    assert answer.reason is ResultReason.GENERAL_FAILURE
+    assert scene.journal.entries[-1].refused == "database_unavailable"
+
+
+@pytest.mark.parametrize(
+    ("state", "allowed"),
+    [
+        (State.SUSPENDED, {Operation.GET, Operation.LOCATE, Operation.GET_ATTRIBUTES, Operation.REVOKE}),
+        (State.LOCKED, set()),
+        (State.LEAVING, set()),
+        (State.OFFBOARDED, set()),
+    ],
+)
+async def test_the_state_of_the_tenant_decides_what_works(scene: Scene, state: State, allowed):
+    client = scene.client()
+    keys = [await client.activated() for _ in range(4)]
+    scene.callers.states[scene.tenant] = state
+    outcome = {
+        Operation.CREATE: await client.ask(*creation()),
+        Operation.ACTIVATE: await client.about(Operation.ACTIVATE, keys[0]),
+        Operation.REKEY: await client.about(Operation.REKEY, keys[0]),
+        Operation.ADD_ATTRIBUTE: await client.about(Operation.ADD_ATTRIBUTE, keys[0], custom("x-a", "1")),
+        Operation.ENCRYPT: await client.encrypt(keys[0], b"data"),
+        Operation.GET: await client.get(keys[0]),
+        Operation.GET_ATTRIBUTES: await client.about(Operation.GET_ATTRIBUTES, keys[0]),
+        Operation.LOCATE: await client.ask(Operation.LOCATE),
+        Operation.REVOKE: await client.revoke(keys[1], 6),
+    }
+    assert {operation for operation, answer in outcome.items() if answer.reason is None} == allowed
+    refused = {answer.reason for operation, answer in outcome.items() if operation not in allowed}
+    assert refused == {ResultReason.PERMISSION_DENIED}
+    scene.callers.states.clear()
+    expected = KeyState.DEACTIVATED if Operation.REVOKE in allowed else KeyState.ACTIVE
+    assert await client.state(keys[1]) == expected
+
+
+async def test_a_get_of_what_is_remembered_never_waits(scene: Scene):
+    client = scene.client()
+    object_id = await client.activated()
+    await client.get(object_id)
+    scene.one.changes.tell(None)
+    await client.get(object_id)
+    work = begin(client.get(object_id))
+    assert isinstance(work, Finished)
+    assert work.value.reason is None

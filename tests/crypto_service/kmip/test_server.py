@@ -1,0 +1,202 @@
+"""The server loop over real TLS, against clients that are slow, broken or hostile."""
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncIterator
+
+import pytest
+
+from core.errors.platform import DatabaseUnavailable
+from core.errors.services import CallerRefused
+from core.errors.tenants import TenantClosed
+from crypto_service.interfaces import Caller
+from crypto_service.kmip.codec import ttlv
+from crypto_service.kmip.codec.enums import ResultReason, ResultStatus
+from crypto_service.kmip.codec.fields import choice, moment, number, octets, structure
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.server import KmipConnection
+from crypto_service.server.connection_registry import Bounds
+from tests.concurrency import wait_until_async
+from tests.crypto_service.echo import ACME, BETA, Place, is_closed, on_uvloop, place
+from tests.crypto_service.kmip.messages import a_get, encoded, message, version
+
+pytestmark = pytest.mark.integration
+
+LIMIT = 65_536
+BOUNDS = Bounds(look_seconds=0.02, message_seconds=0.3)
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Mirror:
+    """Answers each item with what it asked, in order; `held` keeps the first answer back."""
+
+    def __init__(self) -> None:
+        self.callers: list[Caller] = []
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def answer(self, caller: Caller, request: Item, address: str) -> Item:
+        assert address == caller.address
+        self.callers.append(caller)
+        if not self.go.is_set():
+            await self.go.wait()
+        header, *items = request.children()
+        return structure(
+            Tag.RESPONSE_MESSAGE,
+            structure(Tag.RESPONSE_HEADER, header.children()[0], moment(Tag.TIME_STAMP, 0), number(Tag.BATCH_COUNT, 1)),
+            *(_mirrored(item) for item in items),
+        )
+
+
+def _mirrored(item: Item) -> Item:
+    operation, payload = item.children()
+    success = choice(Tag.RESULT_STATUS, ResultStatus.SUCCESS)
+    return structure(Tag.BATCH_ITEM, operation, success, structure(Tag.RESPONSE_PAYLOAD, *payload.children()))
+
+
+@contextlib.asynccontextmanager
+async def front(bounds: Bounds = BOUNDS) -> AsyncIterator[tuple[Place, Mirror]]:
+    mirror = Mirror()
+    async with place(bounds, lambda parts, connections: KmipConnection(parts, connections, mirror, LIMIT)) as here:
+        yield here, mirror
+
+
+async def receive(streams: Streams) -> Item:
+    head = await asyncio.wait_for(streams[0].readexactly(8), 30)
+    return ttlv.decode(head + await asyncio.wait_for(streams[0].readexactly(struct.unpack(">4xI", head)[0]), 30))
+
+
+async def ask(streams: Streams, request: bytes) -> Item:
+    streams[1].write(request)
+    return await receive(streams)
+
+
+def asked_id(response: Item) -> object:
+    payload = next(response.all(Tag.BATCH_ITEM)).first(Tag.RESPONSE_PAYLOAD)
+    return payload.first(Tag.UNIQUE_IDENTIFIER).value
+
+
+def refusal(response: Item) -> tuple[object, object]:
+    (item,) = response.all(Tag.BATCH_ITEM)
+    assert item.first(Tag.RESULT_STATUS).value == ResultStatus.OPERATION_FAILED
+    return item.first(Tag.RESULT_REASON).value, item.first(Tag.RESULT_MESSAGE).value
+
+
+@on_uvloop
+async def test_requests_on_one_connection_are_answered_in_order():
+    async with front() as (here, mirror):
+        streams = await here.connect()
+        streams[1].write(b"".join(encoded(a_get(f"object-{n}")) for n in range(200)))
+        assert [asked_id(await receive(streams)) for _ in range(200)] == [f"object-{n}" for n in range(200)]
+        assert {caller.tenant_id for caller in mirror.callers} == {ACME}
+
+
+@on_uvloop
+async def test_an_answer_that_waits_holds_back_those_after_it_and_nobody_else():
+    async with front() as (here, mirror):
+        held, free = await here.connect(ACME), await here.connect(BETA)
+        mirror.go.clear()
+        held[1].write(encoded(a_get("first")) + encoded(a_get("second")))
+        await wait_until_async(lambda: bool(mirror.callers))
+        held_back, mirror.go = mirror.go, asyncio.Event()
+        mirror.go.set()
+        assert asked_id(await ask(free, encoded(a_get("other")))) == "other"
+        held_back.set()
+        assert [asked_id(await receive(held)) for _ in range(2)] == ["first", "second"]
+
+
+@on_uvloop
+async def test_a_client_that_does_not_finish_its_message_is_closed_while_others_are_served():
+    async with front() as (here, _):
+        slow, quick = await here.connect(ACME), await here.connect(BETA)
+        slow[1].write(encoded()[:-1])
+        closed = asyncio.ensure_future(is_closed(slow[0]))
+        while not closed.done():
+            assert asked_id(await ask(quick, encoded())) == "object-1"
+        assert await closed
+
+
+@on_uvloop
+async def test_what_is_no_kmip_or_too_long_is_closed_with_its_first_bytes():
+    async with front() as (here, mirror):
+        other_tag = encoded()[:4].replace(b"\x78", b"\x7b")
+        lengths = [encoded()[:4] + struct.pack(">I", length) for length in (0xFFFFFFF8, LIMIT - 7, LIMIT)]
+        for noise in (b"GET", b"\x16\x03\x01", other_tag, bytes(100), *lengths):
+            reader, writer = await here.connect()
+            writer.write(noise)
+            assert await is_closed(reader)
+        assert mirror.callers == []
+
+
+@on_uvloop
+async def test_a_message_of_exactly_the_limit_is_taken():
+    async with front() as (here, _):
+        padding = octets(Tag.DATA, bytes(LIMIT - len(encoded(message_with(octets(Tag.DATA, b""))))))
+        request = encoded(message_with(padding))
+        assert len(request) == LIMIT
+        response = await ask(await here.connect(), request)
+        assert next(response.all(Tag.BATCH_ITEM)).first(Tag.RESULT_STATUS).value == ResultStatus.SUCCESS
+
+
+def message_with(item: Item) -> Item:
+    return message(structure(Tag.BATCH_ITEM, choice(Tag.OPERATION, 31), structure(Tag.REQUEST_PAYLOAD, item)))
+
+
+def broken(minor: int = 4, major: int = 1) -> bytes:
+    """A message whose frame and version are right, and whose last item is of no type."""
+    body = ttlv.encode(structure(Tag.REQUEST_HEADER, version(minor, major))) + b"\x42\x00\x0f\x00" + bytes(4)
+    return encoded()[:4] + struct.pack(">I", len(body)) + body
+
+
+@on_uvloop
+async def test_bytes_that_cannot_be_read_are_refused_in_the_clients_version():
+    async with front() as (here, mirror):
+        streams = await here.connect()
+        response = await ask(streams, broken(minor=1))
+        assert response.first(Tag.RESPONSE_HEADER).first(Tag.PROTOCOL_VERSION) == version(1)
+        reason, text = refusal(response)
+        assert reason == ResultReason.INVALID_MESSAGE
+        assert text == "unknown type at byte 56"
+        assert await is_closed(streams[0])
+        # Without a version that is known there is no answer.
+        depths = encoded()[:4] + struct.pack(">I", 8 * 1000)
+        depths += b"".join(b"\x42\x00\x79\x01" + struct.pack(">I", 8 * (999 - n)) for n in range(1000))
+        for request in (encoded()[:4] + struct.pack(">I", 8) + bytes(8), depths, broken(major=2), broken(minor=9)):
+            reader, writer = await here.connect()
+            writer.write(request)
+            assert await is_closed(reader)
+        assert mirror.callers == []
+
+
+@on_uvloop
+async def test_a_refusal_is_answered_in_kmip_and_an_outage_keeps_the_connection():
+    async with front() as (here, mirror):
+        here.callers.refusals[BETA] = TenantClosed("locked")
+        streams = await here.connect(BETA)
+        assert refusal(await ask(streams, encoded(a_get(minor=0)))) == (
+            ResultReason.PERMISSION_DENIED,
+            "the tenant is locked, which does not allow this",
+        )
+        assert await is_closed(streams[0])
+        streams = await here.connect()
+        assert asked_id(await ask(streams, encoded())) == "object-1"
+        here.callers.refusals[ACME] = DatabaseUnavailable()
+        assert refusal(await ask(streams, encoded()))[0] == ResultReason.GENERAL_FAILURE
+        del here.callers.refusals[ACME]
+        assert asked_id(await ask(streams, encoded())) == "object-1"
+        here.callers.refusals[ACME] = CallerRefused()
+        assert refusal(await ask(streams, encoded()))[0] == ResultReason.PERMISSION_DENIED
+        assert await is_closed(streams[0])
+        assert [caller.tenant_id for caller in mirror.callers] == [ACME, ACME]
+
+
+@on_uvloop
+async def test_a_response_longer_than_the_client_takes_is_replaced_by_a_reason():
+    async with front() as (here, _):
+        streams = await here.connect()
+        small = (number(Tag.MAXIMUM_RESPONSE_SIZE, 64),)
+        assert refusal(await ask(streams, encoded(a_get(header=small))))[0] == ResultReason.RESPONSE_TOO_LARGE
+        large = (number(Tag.MAXIMUM_RESPONSE_SIZE, 2048),)
+        assert asked_id(await ask(streams, encoded(a_get(header=large)))) == "object-1"

@@ -1,0 +1,148 @@
+"""The parent with children that do as they are told: started, started again, stopped in their order, shown."""
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.concurrency import wait_until
+from tests.ports import free_port
+
+pytestmark = pytest.mark.integration
+
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+from crypto_service.server.metrics import Report
+from crypto_service.processes.supervisor import Child, Supervision
+
+port, folder = int(sys.argv[1]), Path(sys.argv[2])
+
+def note(name, what):
+    with (folder / "notes").open("a") as notes:
+        notes.write(f"{name} {what} {os.getpid()}\\n")
+
+def job(name, deaf=False):
+    def work(reports):
+        note(name, "started")
+        stopped = []
+        signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+        reports.send(Report(True, {("openkcm_crypto_operations", (("operation", name), ("refused", ""))): 1}).encode())
+        if name == "crash":
+            raise ValueError("never ready")
+        while not stopped or deaf:
+            time.sleep(0.01)
+        note(name, "stopped")
+    return work
+
+children = [Child("one", job("one")), Child("two", job("two")), Child("last", job("last"), stage=1)]
+if len(sys.argv) > 3:
+    children.append(Child(sys.argv[3], job(sys.argv[3], deaf=sys.argv[3] == "deaf")))
+Supervision(children, ("127.0.0.1", port), 1.0).run()
+"""
+
+
+class Parent:
+    def __init__(self, folder: Path, *more: str) -> None:
+        self.port, self._folder = free_port(), folder
+        command = [sys.executable, "-c", PROGRAM, str(self.port), str(folder), *more]
+        with (folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def notes(self) -> list[list[str]]:
+        file = self._folder / "notes"
+        return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+    def pids(self, name: str) -> list[int]:
+        return [int(pid) for who, what, pid in self.notes() if (who, what) == (name, "started")]
+
+    def get(self, path: str, method: str = "GET") -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=3)
+        try:
+            connection.request(method, path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except OSError:
+            return 0, ""
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Parent]]:
+    started: list[Parent] = []
+
+    def begin(*more: str) -> Parent:
+        started.append(Parent(tmp_path, *more))
+        return started[-1]
+
+    yield begin
+    for parent in started:
+        parent.process.kill()
+        parent.process.wait(60)
+
+
+def test_children_are_started_and_stopped_in_order_and_shown_also_beside_silent_clients(start: Callable[..., Parent]):
+    parent = start()
+    wait_until(lambda: parent.get("/healthz") == (200, "ready\n"))
+    wait_until(lambda: 'operations_total{operation="two",refused=""} 1.0' in parent.get("/metrics")[1])
+    silent = [http.client.HTTPConnection("127.0.0.1", parent.port, timeout=3) for _ in range(80)]
+    for connection in silent:
+        connection.connect()
+    wait_until(lambda: parent.get("/healthz")[0] == 200)
+    for connection in silent:
+        connection.close()
+    assert parent.get("/nothing")[0] == 404
+    assert parent.get("/metrics", "POST")[0] == 404
+    parent.process.terminate()
+    assert parent.process.wait(60) == 0
+    stopped = [who for who, what, _ in parent.notes() if what == "stopped"]
+    assert stopped[-1] == "last"
+    assert sorted(stopped) == ["last", "one", "two"]
+
+
+def test_a_killed_child_is_started_again_and_its_counts_stay(start: Callable[..., Parent]):
+    parent = start()
+    wait_until(lambda: parent.pids("one") and parent.get("/healthz")[0] == 200)
+    wait_until(lambda: 'operation="one",refused=""} 1.0' in parent.get("/metrics")[1])
+    os.kill(parent.pids("one")[0], signal.SIGKILL)
+    wait_until(lambda: len(parent.pids("one")) == 2)
+    wait_until(lambda: 'operation="one",refused=""} 2.0' in parent.get("/metrics")[1])
+
+
+def test_a_child_that_always_fails_is_not_started_in_a_tight_loop_and_the_others_go_on(start: Callable[..., Parent]):
+    parent = start("crash")
+    wait_until(lambda: len(parent.pids("crash")) >= 3)
+    wait_until(lambda: len(parent.pids("one")) == 1 and parent.get("/healthz")[0] == 200)
+    began, before = time.monotonic(), len(parent.pids("crash"))
+    time.sleep(1.5)
+    assert (len(parent.pids("crash")) - before) / (time.monotonic() - began) < 4
+    assert len(parent.pids("two")) == 1
+
+
+def test_a_child_that_does_not_listen_is_killed_in_the_end(start: Callable[..., Parent]):
+    parent = start("deaf")
+    wait_until(lambda: parent.pids("deaf") and parent.pids("last"))
+    wait_until(lambda: parent.get("/healthz")[0] == 200)
+    parent.process.terminate()
+    assert parent.process.wait(60) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in parent.pids("deaf"))
+
+
+def test_a_hardened_process_leaves_no_core_and_lets_nobody_attach():
+    program = (
+        "from crypto_service.server.hardening import harden, allow_many_files; print(harden()); allow_many_files()"
+    )
+    program += "; import resource; print(resource.getrlimit(resource.RLIMIT_CORE))"
+    program += "; import ctypes; print('dumpable', ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    said = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=30
+    ).stdout
+    assert "(0, 0)" in said
+    assert "dumpable 0" in said

@@ -1,0 +1,74 @@
+"""`python -m crypto_service` on real servers: starting, being killed, and ending."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.concurrency import wait_until
+from tests.crypto_service.core.world import World
+from tests.crypto_service.running.process import Client, Service, connect_service
+
+
+def test_it_serves_says_so_and_ends_when_asked_with_its_audit_delivered(service: Service, world: World, tmp_path: Path):
+    home = world.tenant()
+    tls = connect_service(home, "orders", tmp_path)
+    service.start()
+    service.wait_ready()
+    client = Client(service.https, tls)
+    status, made = client.post("/v1/data-keys", {"resource": "orders/1"})
+    assert status == 200
+    assert client.post("/v1/data-keys/open", {"resource": "orders/1", "wrapped": made["wrapped"]})[0] == 200
+    wait_until(
+        lambda: 'openkcm_crypto_operations_total{operation="data-key",refused=""} 2.0' in service.page("/metrics")[1]
+    )
+    assert service.page("/elsewhere")[0] == 404
+    assert client.post("/v1/data-keys", {"resource": "orders/2"})[0] == 200
+    assert service.terminate() == 0
+    with world.worker.tenant_tx(home.tenant_id) as tx:
+        records = [json.loads(one.record) for one in tx.audit.records()]
+    released = [record["subject"] for record in records if record["name"] == "crypto.key_released"]
+    assert released == ["orders/1", "orders/1", "orders/2"]
+    assert list(service.journals.glob("*.journal")) == []
+    client.close()
+
+
+def test_when_one_process_is_killed_the_others_serve_and_it_comes_back(service: Service, world: World, tmp_path: Path):
+    tls = connect_service(world.tenant(), "orders", tmp_path)
+    service.start()
+    service.wait_ready()
+    wait_until(lambda: "openkcm_crypto_ready 2.0" in service.page("/metrics")[1])
+    victim = service.children[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: "openkcm_crypto_ready 2.0" in service.page("/metrics")[1] and victim not in service.children)
+    for _ in range(4):
+        client = Client(service.https, tls)
+        assert client.post("/v1/encrypt", {"resource": "r", "plaintext": "aGVsbG8="})[0] == 200
+        client.close()
+    assert "openkcm_crypto_restarts_total 1.0" in service.page("/metrics")[1]
+
+
+def test_it_waits_for_a_database_that_is_not_there_yet(service: Service, world: World):
+    with world.field.server.offline(world.field.name):
+        service.start()
+        wait_until(lambda: service.page("/healthz")[0] == 503)
+        assert service.alive
+    service.wait_ready()
+
+
+def test_without_its_secrets_it_says_what_is_missing_and_does_not_start(service: Service, tmp_path: Path):
+    (tmp_path / "secrets" / "vault-crypto").unlink()
+    service.start()
+    wait_until(lambda: not service.alive)
+    assert "the secret vault-crypto cannot be read" in service.log()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_children_do_not_outlive_their_parent(service: Service, number: signal.Signals):
+    service.start()
+    service.wait_ready()
+    children = service.children
+    os.kill(os.getpgid(children[0]), number if number is signal.SIGINT else signal.SIGKILL)
+    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))

@@ -1,0 +1,278 @@
+"""The connection both fronts start from: real TLS and real sockets, on the service's event loop."""
+
+import asyncio
+import socket
+import ssl
+import time
+from typing import cast
+
+import pytest
+
+from core.errors.platform import DatabaseUnavailable
+from core.errors.services import CallerRefused
+from core.errors.tenants import TenantClosed
+from crypto_service.server.connection_registry import Bounds
+from database.postgres.notify import mark
+from tests.concurrency import wait_until_async
+from tests.crypto_service.echo import ACME, BETA, Echo, PoliteEcho, ask, client_context, is_closed, on_uvloop, place
+from tests.crypto_service.https import authority
+
+pytestmark = pytest.mark.integration
+
+
+@on_uvloop
+async def test_a_client_is_served_as_whom_its_certificate_says():
+    async with place() as here:
+        assert await ask(await here.connect(ACME), b"hello") == b"acme-corp-12345 hello\n"
+        assert await ask(await here.connect(BETA), b"hello") == b"beta-corp-67890 hello\n"
+        assert {echo.caller.address for echo in here.made} == {"127.0.0.1"}
+
+
+@on_uvloop
+async def test_a_client_with_nagles_algorithm_is_not_kept_waiting_for_an_acknowledgement():
+    async with place() as here:
+
+        def ask_once() -> float:
+            with socket.create_connection(("127.0.0.1", here.port), timeout=5) as plain:
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+                with client_context(ACME).wrap_socket(plain, server_hostname="127.0.0.1") as client:
+                    began = time.perf_counter()
+                    client.sendall(b"hello\n")
+                    assert client.recv(100) == b"acme-corp-12345 hello\n"
+                    return time.perf_counter() - began
+
+        async with asyncio.timeout(30):
+            while await asyncio.to_thread(ask_once) > 0.03:  # the kernel's delay is 40 ms, every time
+                pass
+
+
+@on_uvloop
+async def test_without_a_certificate_there_is_no_connection():
+    async with place() as here:
+        bare = ssl.create_default_context(cadata=authority.root().pem)
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.port, ssl=bare)
+        writer.write(b"hello\n")
+        with pytest.raises((ssl.SSLError, ConnectionError, EOFError)):  # TLS 1.3 tells a client when it reads
+            await reader.readexactly(1)
+        writer.close()
+        assert here.callers.asked == 0
+
+
+@on_uvloop
+async def test_what_comes_before_the_caller_is_known_is_kept_for_later():
+    async with place() as here:
+        here.callers.open.clear()
+        here.callers.waits = True
+        streams = await here.connect()
+        streams[1].write(b"early\n")
+        await wait_until_async(lambda: bool(here.made[0]._early))
+        assert here.made[0].identified is False
+        here.callers.open.set()
+        assert await streams[0].readline() == b"acme-corp-12345 early\n"
+
+
+@on_uvloop
+async def test_a_flood_before_the_caller_is_known_is_held_back():
+    async with place() as here:
+        here.callers.open.clear()
+        here.callers.waits = True
+        streams = await here.connect()
+        streams[1].write(b"x" * 4_000_000)
+        await wait_until_async(lambda: len(here.made[0]._early) >= 65_536)
+        await asyncio.sleep(0.1)
+        assert len(here.made[0]._early) < 1_000_000
+        here.callers.open.set()
+
+
+@on_uvloop
+async def test_a_client_that_is_refused_or_not_identified_in_time_is_closed():
+    soon = Bounds(identify_seconds=0.1, look_seconds=0.02)
+    for bounds, front, refusal in (
+        (None, Echo, CallerRefused()),
+        (soon, PoliteEcho, CallerRefused()),
+        (soon, Echo, None),
+    ):
+        async with place(bounds, front) as here:
+            here.callers.refusals = {ACME: refusal} if refusal else {}
+            here.callers.waits = refusal is None
+            here.callers.open.clear()
+            reader, _ = await here.connect()
+            assert await is_closed(reader)
+            assert here.connections.refused == (bounds is None)
+            here.callers.open.set()
+            await wait_until_async(lambda here=here: here.callers.asked == 2)  # too late
+
+
+@on_uvloop
+async def test_a_refusal_is_answered_once_to_what_came_first_also_when_the_answer_has_to_wait():
+    async with place(front=PoliteEcho) as here:
+        here.callers.refusals[ACME] = TenantClosed("locked")
+        reader, writer = await here.connect()
+        writer.write(b"give me my key\n")
+        assert await asyncio.wait_for(reader.read(), 30) == b"tenant_closed give me my key\n"
+        reader, writer = await here.connect()
+        writer.write(b"wait\n")
+        await wait_until_async(lambda: here.made[1].busy)
+        writer.write(b"and more\n")
+        await wait_until_async(lambda: bytes(here.made[1]._early) == b"wait\nand more\n")
+        Echo.go.set()
+        assert await asyncio.wait_for(reader.read(), 30) == b"tenant_closed wait\n"
+        assert here.connections.refused == 2
+
+
+@on_uvloop
+async def test_answers_come_in_the_order_of_the_requests_even_when_one_waits():
+    async with place() as here:
+        reader, writer = await here.connect()
+        writer.write(b"first\nwait\nlast\n")
+        assert await reader.readline() == b"acme-corp-12345 first\n"
+        writer.write(b"more\n")
+        await wait_until_async(lambda: here.made[0].busy)
+        Echo.go.set()
+        assert [await reader.readline() for _ in range(3)] == [
+            b"acme-corp-12345 wait\n",
+            b"acme-corp-12345 last\n",
+            b"acme-corp-12345 more\n",
+        ]
+
+
+@on_uvloop
+async def test_a_request_keeps_a_context_of_its_own_when_it_waits():
+    async with place() as here:
+        reader, writer = await here.connect()
+        writer.write(b"named wait\nnamed last\n")
+        await wait_until_async(lambda: bool(here.made) and here.made[0].identified and here.made[0].busy)
+        Echo.go.set()
+        assert await reader.readline() == b"acme-corp-12345 named wait\n"
+        assert await reader.readline() == b"acme-corp-12345 named last\n"
+
+
+@on_uvloop
+async def test_thousands_of_requests_at_once_are_answered_without_deep_recursion():
+    async with place() as here:
+        reader, writer = await here.connect()
+        writer.write(b"x\n" * 5000)
+        assert len(await asyncio.wait_for(reader.readexactly(18 * 5000), 30)) == 18 * 5000
+
+
+@on_uvloop
+async def test_an_unforeseen_error_closes_the_connection_and_only_that():
+    async with place() as here:
+        other = await here.connect(BETA)
+        assert await ask(other, b"one") == b"beta-corp-67890 one\n"
+        assert await ask(await here.connect(), b"boom\nnot answered") == b""
+        assert await ask(other, b"two") == b"beta-corp-67890 two\n"
+
+
+@on_uvloop
+async def test_a_message_that_does_not_end_in_time_ends_the_connection_however_it_trickles():
+    async with place(Bounds(message_seconds=0.2, look_seconds=0.02)) as here:
+        reader, writer = await here.connect()
+        closed = asyncio.create_task(is_closed(reader))
+        while not closed.done():  # a byte now and then must not buy time
+            writer.write(b"x")
+            await asyncio.sleep(0.03)
+        assert await closed
+
+
+@on_uvloop
+async def test_an_idle_connection_is_closed_and_a_used_one_is_not():
+    async with place(Bounds(idle_seconds=1.0, look_seconds=0.02)) as here:
+        idle, used = await here.connect(), await here.connect(BETA)
+        closed = asyncio.create_task(is_closed(idle[0]))
+        while not closed.done():
+            assert await ask(used, b"still") == b"beta-corp-67890 still\n"
+        assert await closed
+
+
+@on_uvloop
+async def test_a_client_that_waits_for_us_is_not_called_idle():
+    async with place(Bounds(idle_seconds=0.1, message_seconds=0.1, look_seconds=0.02)) as here:
+        streams = await here.connect()
+        answer = asyncio.create_task(ask(streams, b"wait"))
+        await asyncio.sleep(0.4)
+        Echo.go.set()
+        assert await answer == b"acme-corp-12345 wait\n"
+
+
+@on_uvloop
+async def test_a_client_that_does_not_read_is_given_up():
+    async with place(Bounds(message_seconds=0.3, close_seconds=0.1, look_seconds=0.02)) as here:
+        _, writer = await here.connect()
+        cast("asyncio.Transport", writer.transport).pause_reading()
+        writer.write(b"big\n" * 8)
+        await wait_until_async(lambda: here.connections.opened == 1 and len(here.connections) == 0)
+
+
+@on_uvloop
+async def test_a_slow_reader_gets_everything_and_holds_back_what_comes_next():
+    async with place() as here:
+        reader, writer = await here.connect()
+        writer.write(b"big\nbig\n")
+        await wait_until_async(lambda: here.made[0]._queue != [] and not here.made[0]._writable)
+        assert len(await reader.readexactly(16 * 1024 * 1024)) == 16 * 1024 * 1024
+        assert await ask((reader, writer), b"after") == b"acme-corp-12345 after\n"
+
+
+@on_uvloop
+async def test_a_change_closes_connections_of_its_tenant_and_lost_changes_close_all_that_are_refused():
+    async with place() as here:
+        acme, beta = await here.connect(ACME), await here.connect(BETA)
+        await ask(acme, b"x")
+        await ask(beta, b"x")
+        here.callers.refusals |= {ACME: CallerRefused(), BETA: TenantClosed("locked")}
+        here.changes.tell(mark(ACME))
+        assert await is_closed(acme[0])
+        await wait_until_async(lambda: len(here.connections) == 1)
+        here.changes.tell(None)
+        assert await is_closed(beta[0])
+
+
+@on_uvloop
+async def test_many_changes_are_looked_up_together_and_a_database_that_is_down_meanwhile_closes_nothing():
+    async with place() as here:
+        streams = await here.connect()
+        await ask(streams, b"x")
+        here.callers.refusals[ACME] = DatabaseUnavailable()
+        before = here.callers.asked
+        for _ in range(100):  # one look at a time
+            here.changes.tell(mark(ACME))
+        await wait_until_async(lambda: here.callers.asked > before)
+        await asyncio.sleep(0.05)
+        assert here.callers.asked - before <= 3
+        here.callers.refusals.clear()
+        assert await ask(streams, b"y") == b"acme-corp-12345 y\n"
+
+
+@on_uvloop
+async def test_connections_of_a_tenant_and_of_the_process_are_limited():
+    async with place(Bounds(connections=3, connections_of_tenant=2, look_seconds=0.02)) as here:
+        first, second = await here.connect(), await here.connect()
+        await ask(first, b"x")
+        await ask(second, b"x")
+        assert await is_closed((await here.connect())[0])
+        assert await ask(await here.connect(BETA), b"x") == b"beta-corp-67890 x\n"
+        assert await is_closed((await here.connect(BETA))[0])
+        second[1].close()
+        await wait_until_async(lambda: len(here.connections) == 2)
+        assert await ask(await here.connect(), b"x") == b"acme-corp-12345 x\n"
+
+
+@on_uvloop
+async def test_draining_answers_requests_within_its_time_and_closes_all_connections():
+    async with place() as here:
+        busy, idle = await here.connect(), await here.connect(BETA)
+        await ask(idle, b"x")
+        busy[1].write(b"wait\n")
+        await wait_until_async(lambda: here.made[0].identified and here.made[0].busy)
+        draining = asyncio.create_task(here.connections.drain(30))
+        assert await is_closed(idle[0])
+        Echo.go.set()
+        assert await busy[0].readline() == b"acme-corp-12345 wait\n"
+        await draining
+        assert len(here.connections) == 0
+    async with place() as here:  # what is not answered within the time is closed
+        (await here.connect())[1].write(b"wait\n")
+        await wait_until_async(lambda: here.made[0].identified and here.made[0].busy)
+        await here.connections.drain(0.05)
+        await wait_until_async(lambda: len(here.connections) == 0)

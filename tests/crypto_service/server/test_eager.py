@@ -1,0 +1,104 @@
+"""Driving a coroutine without a task until it waits, on both loops the service may run on."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import pytest
+import uvloop
+
+from crypto_service.server.eager import Finished, begin
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run[Any]:
+    def in_loop(work: Coroutine[Any, Any, Any]) -> Any:
+        factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(work)
+
+    return in_loop
+
+
+async def the_rest(begun: Finished[T] | Coroutine[Any, Any, T]) -> T:
+    assert not isinstance(begun, Finished)
+    return await asyncio.get_running_loop().create_task(begun)
+
+
+async def add(waiting: Awaitable[int], more: int) -> int:
+    return await waiting + more
+
+
+def test_work_that_does_not_wait_is_finished_or_raises_at_once():
+    async def seven() -> int:
+        return 7
+
+    async def wrong() -> int:
+        raise KeyError("place")
+
+    assert begin(seven()) == Finished(7)
+    with pytest.raises(KeyError, match="place"):
+        begin(wrong())
+
+
+def test_a_future_that_others_await_too_is_not_taken_for_a_mistake(run: Run[list[int]]):
+    async def main() -> list[int]:
+        ready = asyncio.get_running_loop().create_future()
+        mine = begin(add(ready, 1))
+        other = asyncio.get_running_loop().create_task(add(ready, 2))
+        await asyncio.sleep(0)  # the other one has awaited the future, which clears its mark
+        asyncio.get_running_loop().call_soon(ready.set_result, 40)
+        return [await the_rest(mine), await other]
+
+    assert run(main()) == [41, 42]
+
+
+def test_work_may_wait_many_times_and_give_up_the_loop_without_a_future(run: Run[int]):
+    async def main() -> int:
+        async def counting() -> int:
+            total = 0
+            for number in range(5):
+                await asyncio.sleep(0)
+                total += await asyncio.to_thread(lambda: number)  # noqa: B023 - awaited before the next number
+            return total
+
+        return await the_rest(begin(counting()))
+
+    assert run(main()) == 10
+
+
+def test_a_future_that_is_done_before_the_task_runs_gives_its_result_or_its_error(run: Run[int]):
+    async def main() -> int:
+        result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        error: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        good, bad = begin(add(result, 1)), begin(add(error, 1))
+        result.set_result(1)
+        error.set_exception(LookupError("gone"))
+        with pytest.raises(LookupError, match="gone"):
+            await the_rest(bad)
+        return await the_rest(good)
+
+    assert run(main()) == 2
+
+
+def test_cancelling_the_task_lets_the_work_clean_up_and_even_answer(run: Run[str]):
+    async def main() -> str:
+        async def stubborn() -> str:
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                await asyncio.sleep(0)
+                return "cleaned up"
+            return "not cancelled"
+
+        begun = begin(stubborn())
+        assert not isinstance(begun, Finished)
+        task = asyncio.get_running_loop().create_task(begun)
+        await asyncio.sleep(0)
+        task.cancel()
+        return await task
+
+    assert run(main()) == "cleaned up"

@@ -1,0 +1,200 @@
+"""The service's certificate from a real key server, and what its contexts admit."""
+
+import asyncio
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from cryptography import x509
+
+from core.errors.platform import VaultUnavailable
+from crypto_service.server import tls
+from crypto_service.server.tls import IdentityShelf, ServerIdentity, ServerTls, new_identity, server_context
+from tests.concurrency import wait_until_async
+from tests.crypto_service.https import authority
+from tests.crypto_service.https.authority import server_identity
+from tests.vault.server import Server
+from vault.pki.server_certificates import PkiServerCertificates
+
+pytestmark = pytest.mark.integration
+
+NAMES = ("localhost", "127.0.0.1")
+ACME = "acme-corp-12345"
+
+
+@pytest.fixture
+def identity(vault: Server) -> ServerIdentity:
+    return new_identity(PkiServerCertificates(vault.session("crypto")), NAMES)
+
+
+def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+    """Let both shake hands in memory; raises what either side raises."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    served = server.wrap_bio(to_server, to_client, server_side=True)
+    asking = client.wrap_bio(to_client, to_server, server_hostname="localhost")
+    for _ in range(4):
+        for side in (asking, served):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    return served, asking
+
+
+@pytest.fixture
+def a_client(tmp_path: Path) -> Callable[..., ssl.SSLContext]:
+    """Make a client's context, with the certificate of a service of ACME unless another is given."""
+
+    def make(leaf: authority.Leaf | None = None, *, version: Any = None, ciphers: str = "") -> ssl.SSLContext:
+        client = ssl.create_default_context(cadata=authority.root().pem)
+        leaf, file = leaf or authority.service_leaf(ACME, "orders"), tmp_path / "client.pem"
+        file.write_text(leaf.key_pem + leaf.pem + authority.tenant_authority(ACME).pem, encoding="ascii")
+        client.load_cert_chain(file)
+        if ciphers:
+            client.set_ciphers(ciphers)
+        if version:
+            client.minimum_version = client.maximum_version = version
+        return client
+
+    return make
+
+
+Make = Callable[..., ssl.SSLContext]
+
+
+def test_the_key_server_signs_our_names_and_any_tls_client_believes_it(identity: ServerIdentity):
+    certificate = x509.load_pem_x509_certificate(identity.certificate_pem.encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(name.value) for name in names] == ["localhost", "127.0.0.1"]
+    assert identity.not_after - datetime.now(UTC) < timedelta(hours=25)
+    server = server_context(identity)
+    server.verify_mode = ssl.CERT_OPTIONAL  # only our own half is looked at here
+    _, asking = shake(server, ssl.create_default_context(cadata=identity.root_pem))
+    assert asking.version() == "TLSv1.3"
+    assert not [file for file in Path("/proc/self/fd").iterdir() if "memfd" in os.path.realpath(file)]
+    assert b"PRIVATE KEY" in identity.key_pem
+    assert "PRIVATE" not in repr(identity)
+
+
+@pytest.mark.parametrize(
+    ("version", "ciphers"),
+    [
+        (ssl.TLSVersion.TLSv1_2, ""),
+        (ssl.TLSVersion.TLSv1_3, ""),
+        (ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES128-SHA256"),  # KMIP clients without AEAD
+    ],
+)
+def test_a_client_with_a_chain_to_our_root_is_admitted_without_a_ticket(a_client: Make, version: Any, ciphers: str):
+    served, asking = shake(server_context(server_identity()), a_client(version=version, ciphers=ciphers))
+    assert served.getpeercert(binary_form=True)
+    assert asking.session is None or not asking.session.has_ticket
+
+
+@pytest.mark.parametrize(
+    ("version", "ciphers"),
+    [
+        (ssl.TLSVersion.TLSv1, "ALL"),
+        (ssl.TLSVersion.TLSv1_1, "ALL"),
+        *((ssl.TLSVersion.TLSv1_2, name) for name in ("AES128-SHA", "AES256-GCM-SHA384", "NULL-SHA256")),
+        (ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES128-SHA"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_old_versions_and_suites_without_forward_secrecy_or_with_sha1_are_refused(
+    a_client: Make, version: Any, ciphers: str
+):
+    client = a_client(version=version, ciphers=f"{ciphers}:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError):
+        shake(server_context(server_identity()), client)
+
+
+def test_a_leaf_that_is_expired_or_for_another_tenant_or_for_servers_is_refused(a_client: Make):
+    names = authority.service_names("beta-corp-67890", "orders")
+    client_use = x509.ExtendedKeyUsageOID.CLIENT_AUTH
+    for leaf, why in (
+        (authority._leaf(authority.tenant_authority(ACME), "orders", names, client_use), "permitted subtree violation"),
+        (authority.service_leaf(ACME, "orders", began=timedelta(hours=9), life=timedelta(hours=8)), "expired"),
+        (authority.server_leaf(), "purpose|constraint|unsuitable"),
+    ):
+        with pytest.raises(ssl.SSLError, match=why):
+            shake(server_context(server_identity()), a_client(leaf))
+
+
+def test_a_key_is_loaded_from_memory_also_by_a_process_that_cannot_be_dumped_and_is_not_root():
+    program = """
+import codecs, os
+from crypto_service.server.hardening import harden
+from crypto_service.server.tls import server_context
+from tests.crypto_service.https.authority import server_identity
+identity = server_identity()
+server_context(identity)  # now everything is loaded that nobody else may read
+codecs.lookup("ascii")
+if os.getuid() == 0:
+    os.setgid(65534); os.setuid(65534)
+assert harden()["not_dumpable"]
+server_context(identity)
+print("loaded")
+"""
+    said = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, capture_output=True, text=True)
+    assert said.stdout.endswith("loaded\n")
+
+
+async def test_a_key_server_that_is_down_is_waited_for():
+    class Certificates:
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def sign(self, csr_pem: str, names: Sequence[str], lifetime: timedelta) -> tuple[str, str]:
+            assert "BEGIN CERTIFICATE REQUEST" in csr_pem
+            assert (tuple(names), lifetime) == (NAMES, tls.LIFETIME)
+            self.asked += 1
+            if self.asked < 3:
+                raise VaultUnavailable
+            return authority.server_leaf().pem, authority.root().pem
+
+    certificates, shelf = Certificates(), IdentityShelf()
+    made = await ServerTls(certificates, NAMES, shelf).obtain()
+    assert made.root_pem == authority.root().pem
+    assert certificates.asked == 3
+
+
+def test_a_child_that_is_started_again_finds_the_certificate_and_one_that_is_nearly_over_not():
+    shelf = IdentityShelf()
+    assert shelf.get() is None
+    day = replace(server_identity(), not_after=datetime.now(UTC) + timedelta(hours=23))
+    pid = os.fork()
+    if pid == 0:
+        shelf.put(day)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert shelf.get() == day
+    shelf._memory[100] ^= 1  # half written
+    assert shelf.get() is None
+    shelf.put(replace(day, not_after=datetime.now(UTC) + timedelta(hours=7)))
+    assert shelf.get() is None
+
+
+async def test_the_certificate_is_renewed_before_it_ends_in_contexts_in_use_and_connections_go_on(a_client: Make):
+    class Ours(ServerTls):
+        async def obtain(self) -> ServerIdentity:
+            return server_identity()
+
+    def shown(connection: ssl.SSLObject) -> bytes | None:
+        return connection.getpeercert(binary_form=True)
+
+    ours = Ours(cast("Any", None), NAMES, IdentityShelf())
+    context, client = ours.context(server_identity()), a_client()
+    served, before = shake(context, client)
+    soon = datetime.now(UTC) + timedelta(hours=7, minutes=59)
+    keeping = asyncio.create_task(ours.keep(replace(server_identity(), not_after=soon)))
+    await wait_until_async(lambda: shown(shake(context, client)[1]) != shown(before))
+    keeping.cancel()
+    before.write(b"still here")
+    assert served.read(100) == b"still here"

@@ -1,0 +1,100 @@
+"""Who a certificate is while its tenant has two authorities, and after the former has ended."""
+
+from dataclasses import replace
+
+import pytest
+from cryptography import x509
+
+from core.certificates import AuthorityState
+from core.errors.services import CallerRefused
+from crypto_service.authentication import CertificateCallers
+from database.certificates import AuthorityRow
+from database.postgres.notify import mark
+from database.provisioning import RouteRow
+from tests.contracts.authorities import nothing_recorded
+from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Home, Journal, World, signed_by
+from tests.crypto_service.test_authentication import callers, clock, home, wall
+from vault.pki.certificates import load_issuer
+
+__all__ = ["callers", "clock", "home", "wall"]  # fixtures that pytest finds here by their names
+
+
+async def test_leaves_of_both_authorities_are_believed_until_the_former_ends(
+    callers: CertificateCallers, home: Home, changes: Changes, journal: Journal
+) -> None:
+    old = home.connect("orders")
+    on_old = await callers.identify(old, ADDRESS)
+    rolled = home.roll()
+    changes.tell(mark(home.tenant_id))
+    assert await callers.refresh(on_old) == on_old
+    assert (await callers.identify(old, ADDRESS)).service == "orders"
+    on_new = await callers.identify(rolled.certify("orders", 2), ADDRESS)
+    rolled.end(home.authority)
+    changes.tell(mark(home.tenant_id))
+    with pytest.raises(CallerRefused):
+        await callers.refresh(on_old)
+    with pytest.raises(CallerRefused):
+        await callers.identify(old, ADDRESS)
+    assert await callers.refresh(on_new) == on_new
+    assert journal.entries == []
+
+
+@pytest.mark.parametrize("shut", ["state", "route"])
+async def test_the_end_of_an_authority_holds_by_its_state_and_by_the_route_each_alone(
+    callers: CertificateCallers, home: Home, world: World, shut: str
+) -> None:
+    old = home.connect("orders")
+    rolled = home.roll()
+    with world.worker.tenant_tx(home.tenant_id) as tx:
+        if shut == "state":
+            tx.certificates.end(home.authority.serial)
+        else:
+            tx.routes.publish(RouteRow(home.l2_key, rolled.authority.fingerprint, REGION))
+    with pytest.raises(CallerRefused):
+        await callers.identify(old, ADDRESS)
+
+
+async def test_what_the_former_authority_signs_and_nobody_recorded_opens_nothing_before_and_after_its_end(
+    callers: CertificateCallers, home: Home, journal: Journal
+) -> None:
+    home.connect("orders")
+    rolled = home.roll()
+    before = home.unrecorded("orders")
+    with pytest.raises(CallerRefused):
+        await callers.identify(before, ADDRESS)
+    assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")]
+    rolled.end(home.authority)
+    after = home.unrecorded("orders")  # its key still signs: what counts is what is believed
+    with pytest.raises(CallerRefused):
+        await callers.identify(after, ADDRESS)
+    assert len(journal.entries) == 1  # nobody proved to be of this tenant
+
+
+async def test_the_former_authority_does_not_speak_for_a_leaf_of_the_new_one(
+    callers: CertificateCallers, home: Home, world: World, journal: Journal
+) -> None:
+    """Whoever has the former key, and a serial that the new authority issued, is still not believed."""
+    home.connect("orders")
+    rolled = home.roll()
+    serial = x509.load_der_x509_certificate(rolled.certify("orders", 2)).serial_number
+    former = load_issuer(world.vault.session("worker"), home.tenant_id, home.authority.certificate_pem, 1)
+    current = x509.load_pem_x509_certificate(rolled.authority.certificate_pem.encode())
+    for name in (former.certificate.subject, current.subject):
+        with pytest.raises(CallerRefused):
+            await callers.identify(signed_by(name, former.key, home.tenant_id, "orders", serial), ADDRESS)
+    assert journal.entries == []
+
+
+async def test_an_authority_that_is_only_prepared_is_not_believed(
+    callers: CertificateCallers, home: Home, world: World, journal: Journal
+) -> None:
+    home.connect("orders")
+    made = world.authorities.ensure(home.tenant_id, nothing_recorded, 2)
+    row = AuthorityRow(made.serial, made.certificate_pem, made.chain_pem, made.not_after, 2, AuthorityState.PREPARED)
+    with world.worker.tenant_tx(home.tenant_id) as tx:
+        tx.certificates.record_authority(row)
+    prepared = replace(home, authority=made)
+    for certificate in (prepared.unrecorded("orders"), prepared.certify("orders", 2)):
+        with pytest.raises(CallerRefused):
+            await callers.identify(certificate, ADDRESS)
+    assert journal.entries == []

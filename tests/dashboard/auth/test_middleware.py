@@ -1,0 +1,217 @@
+"""The outermost layer with an application behind it that tells what reached it; database and guard are real."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from dashboard.auth.middleware import PLACE_HEADER, RETURN_COOKIE, SOURCE_HEADER, Edge
+from database.connection.database import Database
+from tests.dashboard.people import ACME, BETA, ORIGIN, SECRET, Clock, a_guard, claims_of, cookie_of
+from tests.database.builders import a_provisioned_tenant
+from tests.database.fixtures import Field, Server, clone
+
+HOME = f"/tenant/{ACME}/"
+SOCKET = f"ws{ORIGIN[4:]}{HOME}_stcore/stream"
+ALTERED = {"_streamlit_user": "x" + cookie_of(claims_of(Clock()))["_streamlit_user"]}
+
+
+@dataclass
+class Stand:
+    """The edge, a clock, and every path that got past it."""
+
+    clock: Clock
+    edge: Edge
+    reached: list[str] = field(default_factory=list)
+
+    def browser(self, cookies: dict[str, str] | None = None) -> TestClient:
+        return TestClient(self.edge, base_url=ORIGIN, cookies=cookies, follow_redirects=False)
+
+    def signed_in(self, **changed: object) -> TestClient:
+        return self.browser(cookie_of(claims_of(self.clock, **changed)))
+
+
+@pytest.fixture(scope="module")
+def tenants(server: Server, template: str) -> Iterator[Field]:
+    """ACME and Beta in one database for all of these tests: each refusal stands in its answer, not in the rows."""
+    with clone(server, template) as field:
+        worker = field.open("worker")
+        for tenant in (ACME, BETA):
+            a_provisioned_tenant(worker, tenant)
+        yield field
+
+
+def make(dashboard: Database, origin: str = ORIGIN, *, develops: bool = True) -> Stand:
+    reached: list[str] = []
+
+    async def tell(request: Request) -> Response:
+        reached.append(request.url.path)
+        place, source = (request.headers.get(name) for name in (PLACE_HEADER, SOURCE_HEADER))
+        response = JSONResponse({"path": request.url.path, "place": place, "source": source})
+        response.set_cookie("one", "1")
+        return response
+
+    async def talk(socket: WebSocket) -> None:
+        reached.append(socket.url.path)
+        await socket.accept()
+        await socket.send_text(socket.headers[PLACE_HEADER])
+        await socket.close()
+
+    inner = Starlette(
+        routes=[WebSocketRoute("/_stcore/stream", talk), Route("/{path:path}", tell, methods=["GET", "PUT"])]
+    )
+    clock = Clock()
+    guard = a_guard(dashboard, clock)
+    return Stand(clock, Edge(inner, guard, SECRET, origin, develops=develops), reached)
+
+
+@pytest.fixture(scope="module")
+def dashboard(tenants: Field) -> Database:
+    return tenants.open("dashboard")
+
+
+@pytest.fixture
+def stand(dashboard: Database) -> Stand:
+    return make(dashboard)
+
+
+def test_a_page_of_the_own_tenant_is_served_with_a_place_that_the_browser_cannot_set(stand: Stand) -> None:
+    claimed = {PLACE_HEADER: f"/tenant/{BETA}", SOURCE_HEADER: "192.0.2.1"}
+    for inner, headers in (("keys", {}), ("", claimed)):
+        answer = stand.signed_in().get(f"{HOME}{inner}", headers=headers)
+        assert answer.json() == {"path": f"/{inner}", "place": f"/tenant/{ACME}", "source": "testclient"}
+        assert answer.headers["cache-control"] == "no-store"
+
+
+PATHS = ("", "keys", "media/0123abcd.csv", "_stcore/upload_file/s/f", "_stcore/anything", "auth/login", "healthz")
+FOREIGN = cookie_of({"sub": "ada"}, secret="x" * 40)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"openkcm_tenant": BETA},
+        {"openkcm_tenant": None},
+        {"openkcm_roles": ["operator"], "openkcm_tenant": None},
+        {"openkcm_roles": []},
+        {"exp": 1},
+        {"iat": 1},
+    ],
+)
+def test_a_session_without_access_gets_403_and_reaches_nothing(stand: Stand, changed: dict[str, object]) -> None:
+    for inner in PATHS if changed == {"openkcm_tenant": BETA} else PATHS[:1]:
+        answer = stand.signed_in(**changed).get(f"{HOME}{inner}")
+        assert answer.status_code == 403
+        assert ACME not in answer.text
+    assert stand.reached == []
+
+
+def test_a_forged_cookie_gets_403_and_is_removed(stand: Stand) -> None:
+    for inner, cookie in (*((inner, ALTERED) for inner in PATHS), ("", {"_streamlit_user": "forged"}), ("", FOREIGN)):
+        answer = stand.browser(cookie).get(f"{HOME}{inner}")
+        assert answer.status_code == 403
+        assert any(line.startswith('_streamlit_user=""') for line in answer.headers.get_list("set-cookie"))
+    assert stand.reached == []
+
+
+def test_a_tampered_query_gets_403(stand: Stand) -> None:
+    assert stand.signed_in().get(f"{HOME}?tenant={BETA}").status_code == 403
+    assert stand.signed_in().get(f"{HOME}?tenant={ACME}").status_code == 200
+
+
+def test_a_socket_is_refused_before_it_is_accepted(stand: Stand) -> None:
+    with (
+        pytest.raises(WebSocketDisconnect),
+        stand.signed_in(openkcm_tenant=BETA).websocket_connect(SOCKET),
+    ):
+        pass
+    assert stand.reached == []
+    with stand.signed_in().websocket_connect(SOCKET) as socket:
+        assert socket.receive_text() == f"/tenant/{ACME}"
+
+
+def test_without_a_session_the_sign_in_page_leads_back_and_nothing_is_downloaded(stand: Stand) -> None:
+    browser = stand.browser()
+    for inner in ("media/0123abcd.csv", "_stcore/upload_file/s/f"):
+        assert browser.get(f"{HOME}{inner}").status_code == 403
+    assert stand.reached == []
+    answer = browser.get(HOME)
+    assert answer.status_code == 200
+    assert browser.cookies[RETURN_COOKIE].strip('"') == f"/tenant/{ACME}"
+    browser.cookies.update(cookie_of(claims_of(stand.clock)))
+    assert browser.get("/").headers["location"] == HOME
+
+
+@pytest.mark.parametrize(
+    ("changed", "home"),
+    [
+        ({}, HOME),
+        ({"openkcm_roles": ["operator"], "openkcm_tenant": None}, "/operations/"),
+        ({"openkcm_tenant": None}, "/operations/"),
+    ],
+)
+def test_the_root_leads_home(stand: Stand, changed: dict[str, object], home: str) -> None:
+    assert stand.signed_in(**changed).get("/").headers["location"] == home
+    assert stand.browser().get("/").headers["location"] == "/sign-in/"
+    assert stand.browser(ALTERED).get("/").headers["location"] == "/sign-in/"
+
+
+@pytest.mark.parametrize("back", ["https://elsewhere.example/", "//elsewhere.example", "/tenant/x", "/auth/logout"])
+def test_nobody_is_led_elsewhere(stand: Stand, back: str) -> None:
+    browser = stand.signed_in()
+    browser.cookies[RETURN_COOKIE] = back
+    assert browser.get("/").headers["location"] == HOME
+
+
+@pytest.mark.parametrize(
+    "path", ["/_stcore/stream", "/_stcore/health", "/keys", "/static/x.js", "/tenant/AC/", "/media/x"]
+)
+def test_there_is_nothing_beside_the_places(stand: Stand, path: str) -> None:
+    assert stand.signed_in().get(path).status_code == 404
+    with pytest.raises(WebSocketDisconnect), stand.signed_in().websocket_connect(f"ws{ORIGIN[4:]}{path}"):
+        pass
+    assert stand.reached == []
+
+
+def test_a_place_begins_with_a_slash_behind_it(stand: Stand) -> None:
+    answer = stand.signed_in().get(f"/tenant/{ACME}?period=7d")
+    assert (answer.status_code, answer.headers["location"]) == (307, f"{HOME}?period=7d")
+
+
+def test_the_applications_code_is_everybodys(stand: Stand) -> None:
+    assert stand.browser().get(f"{HOME}static/index.js").json()["path"] == "/static/index.js"
+
+
+@pytest.mark.parametrize("path", ["/marketplace/", "/dev-sign-on/authorize", "/dev-sign-on/_stcore/health"])
+def test_the_marketplace_and_its_sign_on_are_for_development(dashboard: Database, path: str) -> None:
+    product = make(dashboard, develops=False)
+    assert product.browser().get(path).status_code == 404
+    assert product.reached == []
+
+
+@pytest.mark.parametrize("host", ["elsewhere.example", "127.0.0.1:9", "localhost:18501", ""])
+def test_in_development_nobody_comes_under_another_name(stand: Stand, host: str) -> None:
+    assert stand.signed_in().get(HOME, headers={"host": host}).status_code == 404
+    assert stand.signed_in().get("/dev-sign-on/authorize", headers={"host": host}).status_code == 404
+    assert stand.reached == []
+
+
+def test_over_tls_every_cookie_is_marked_secure(dashboard: Database) -> None:
+    secure = make(dashboard, "https://cmk.example", develops=False)
+    with TestClient(secure.edge, base_url="https://cmk.example") as browser:
+        answer = browser.get("/sign-in/")
+    assert "Secure" in answer.headers["set-cookie"]
+
+
+def test_without_a_database_nobody_is_let_in(field: Field) -> None:
+    stand = make(field.open("dashboard", min_size=0))
+    with field.server.offline(field.name):
+        answer = stand.signed_in().get(HOME)
+    assert answer.status_code == 503
+    assert stand.reached == []

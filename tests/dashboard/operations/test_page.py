@@ -1,0 +1,227 @@
+"""The page of the platform's operators on a real database; only the workflow gateway is a stand-in."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.errors.platform import TemporalUnavailable
+from core.errors.tenants import SessionEnded, TenantUnknown
+from core.names import CANARY_TENANT_ID
+from core.tenants.lifecycle import Move, State
+from core.tenants.provisioning import Step
+from core.tenants.roles import OPERATORS, Person, PersonRole
+from dashboard.operations.actions import RetryNotAllowed, retry
+from dashboard.page_context import Addresses, Seat
+from database.connection.database import Database
+from database.platform.operators import Operations
+from openkcm.contract.audit_events import AuditName
+from tests.dashboard.door import FakeAuthority, FakeGateway
+from tests.dashboard.scene import ACME, audit_records, press, shown, text
+from tests.database.builders import an_event
+from tests.database.fixtures import Field, Server, clone
+from tests.database.many import TENANTS, add_many_tenants
+
+PROMISE = 180.0
+OPERATOR = Person("otto", "Otto", OPERATORS, frozenset({PersonRole.OPERATOR}))
+AUDITOR = Person("ada", "Ada", ACME, frozenset({PersonRole.AUDITOR}))
+
+
+def a_seat(field: Field, door: FakeGateway, person: Person = OPERATOR, **changed: object) -> Seat:
+    dashboard = field.open("dashboard", max_size=2)
+    seat = Seat(
+        person=person,
+        tenant_id=person.tenant_id,
+        source="192.0.2.7",
+        database=dashboard,
+        door=door,
+        addresses=Addresses("http://d", "http://m", "https://c", "c:5696", "http://127.0.0.1:18233"),
+        now=lambda: datetime.now(UTC),
+        platform=Operations(dashboard, PROMISE),
+    )
+    return replace(seat, **changed)
+
+
+def failed(worker: Database, tenant_id: str) -> None:
+    """Leave a tenant as a provisioning that failed at step 2 leaves it."""
+    with worker.tenant_tx(tenant_id) as tx:
+        tx.tenants.request(an_event(tenant_id, organization="ACME *Corporation*"))
+        tx.tenants.move(Move.PROVISION)
+        tx.steps.plan("provision/1", [*Step])
+        tx.steps.finish("provision/1", Step.OPEN_RECORDS, datetime.now(UTC))
+        tx.steps.fail("provision/1", Step.CREATE_KEYS, "vault_refused")
+        tx.tenants.move(Move.FAIL)
+
+
+@pytest.fixture
+def door(worker: Database) -> FakeGateway:
+    return FakeGateway(worker, FakeAuthority())
+
+
+@pytest.fixture(scope="module")
+def many(server: Server, template: str) -> Iterator[Field]:
+    with clone(server, template) as field:
+        add_many_tenants(field)
+        yield field
+
+
+def listed(at: AppTest) -> list[str]:
+    prefix = "operations-open-all-"
+    return [button.key.removeprefix(prefix) for button in at.button if (button.key or "").startswith(prefix)]
+
+
+def test_an_empty_platform_says_what_will_be_here(field: Field, door: FakeGateway) -> None:
+    at = shown("operations", a_seat(field, door))
+    assert "No tenant yet" in text(at)
+    assert "There is no canary yet" in text(at)
+
+
+def test_ten_thousand_tenants_are_paged_and_filtered(many: Field) -> None:
+    seat = a_seat(many, FakeGateway(many.open("worker", max_size=1), FakeAuthority()))
+    with many.administrator() as administrator:
+        everybody = administrator.execute("select tenant_id from okcm.tenant").fetchall()
+    naive = sorted(tenant_id for (tenant_id,) in everybody if tenant_id != CANARY_TENANT_ID)
+    at = shown("operations", seat)
+    assert [metric.value for metric in at.metric if metric.label == "Tenants"] == [f"{TENANTS:,}"]
+    first = listed(at)
+    at.button(key="operations-next").click().run()
+    assert first + listed(at) == naive[:50]
+    assert "26 to 50, in order of their ids" in text(at)
+    at.button(key="operations-previous").click().run()
+    assert listed(at) == first
+    at.button(key="operations-next").click().run()
+    at.selectbox(key="operations-state").select(State.FAILED).run()
+    assert len(listed(at)) == 25
+    assert "1 to 25, in order of their ids" in text(at), "another filter begins at the first page"
+    assert at.button(key="operations-previous").disabled
+    at.text_input(key="operations-search").set_value("no such tenant").run()
+    assert "No tenant fits" in text(at)
+    assert not listed(at)
+
+    at = shown("operations", seat)
+    at.selectbox(key="operations-region").select("us-east-1").run()
+    at.toggle(key="operations-late").set_value(True).run()
+    at.text_input(key="operations-search").set_value("organization 97").run()
+    with many.administrator() as administrator:
+        expected = administrator.execute(
+            "select tenant_id from okcm.tenant where region = 'us-east-1' and organization ilike '%organization 97%'"
+            " and (state in ('failed', 'requested', 'provisioning') or promise_broken_at is not null)"
+            " order by tenant_id limit 25"
+        ).fetchall()
+    assert listed(at) == [tenant_id for (tenant_id,) in expected]
+    assert expected
+
+
+def test_a_stuck_tenant_is_shown_with_its_step_and_workflow_and_none_of_the_customers_keys(
+    field: Field, worker: Database, door: FakeGateway
+) -> None:
+    failed(worker, ACME)
+    at = shown("operations", a_seat(field, door))
+    said = text(at)
+    assert "At step 2 of 6, create the L2 tenant key and the payload key, 1 failed try. `vault_refused`:" in said
+    [link] = [link for link in at.link_button if link.value.startswith("Workflow")]
+    assert link.url == f"http://127.0.0.1:18233/namespaces/default/workflows/tenant%2F{ACME}"
+    assert r"ACME \*Corporation\*" in said, "what a customer typed is text, not markdown"
+    said = press(at, f"operations-open-stuck-{ACME}")
+    assert at.title[0].value == ACME
+    assert "2 · create the L2 tenant key and the payload key: failed, 1 failed try" in said
+    assert "6 · announce: not begun" in said
+    assert f"L2-{ACME}" not in said
+    press(at, "operations-back")
+    assert at.title[0].value == "Operations"
+    press(at, f"operations-retry-stuck-{ACME}")
+    assert "Your request is recorded" not in press(at, "operations-retry-left")
+    assert (door.asked, audit_records(worker, ACME)) == ([], [])
+
+
+def retried(at: AppTest) -> AppTest:
+    assert "Your request is recorded in the tenant's audit stream" in press(at, f"operations-retry-stuck-{ACME}")
+    return at.button(key="operations-retry-confirmed").click().run()
+
+
+def test_a_retry_is_requested_once_and_recorded_in_both_streams(
+    field: Field, worker: Database, door: FakeGateway
+) -> None:
+    failed(worker, ACME)
+    at = retried(shown("operations", a_seat(field, door)))
+    assert not at.exception
+    assert "is being provisioned again" in text(at)
+    assert door.asked == [f"retry {ACME}"]
+    for tenant_id in (ACME, OPERATORS):
+        [record] = audit_records(worker, tenant_id)
+        assert (record["name"], record["actor"], record["outcome"], record["subject"]) == (
+            AuditName.RETRY_REQUESTED,
+            "otto",
+            "intended",
+            f"tenant/{ACME}",
+        )
+        assert (record["actor_kind"], record["source"]) == ("human", "192.0.2.7")
+    at.run()
+    assert door.asked == [f"retry {ACME}"], "a rerun repeats nothing"
+
+
+def test_temporal_down_is_said_and_nothing_is_lost(field: Field, worker: Database, door: FakeGateway) -> None:
+    failed(worker, ACME)
+    door.fails = TemporalUnavailable()
+    at = retried(shown("operations", a_seat(field, door)))
+    said = text(at)
+    assert f"{ACME} was not tried again, and nothing was changed. The workflow service does not answer." in said
+    assert [record["outcome"] for record in audit_records(worker, ACME)] == ["intended", "refused"]
+    assert audit_records(worker, ACME)[1]["details"] == {"code": "temporal_unavailable"}
+    door.fails = None
+    door.asked.clear()
+    retried(at)
+    assert door.asked == [f"retry {ACME}"]
+
+
+def test_one_who_recovered_meanwhile_is_not_retried(field: Field, worker: Database, door: FakeGateway) -> None:
+    failed(worker, ACME)
+    at = shown("operations", a_seat(field, door))
+    at.button(key=f"operations-retry-stuck-{ACME}").click().run()
+    with worker.tenant_tx(ACME) as tx:
+        tx.tenants.move(Move.RETRY)
+    assert "A tenant that is provisioning cannot retry" in press(at, "operations-retry-confirmed")
+    with worker.tenant_tx(ACME) as tx:
+        assert tx.tenants.get().state is State.PROVISIONING
+
+
+@pytest.mark.parametrize("person", [AUDITOR, replace(AUDITOR, tenant_id=OPERATORS)])
+def test_nobody_else_sees_the_desk(field: Field, worker: Database, door: FakeGateway, person: Person) -> None:
+    failed(worker, ACME)
+    at = shown("operations", a_seat(field, door, person))
+    assert "This page is for the platform's operators." in text(at)
+    assert ACME not in text(at)
+    assert not at.button
+
+
+def test_a_retry_without_role_platform_session_or_tenant_changes_nothing(
+    field: Field, worker: Database, door: FakeGateway
+) -> None:
+    failed(worker, ACME)
+    eve = Person("eve", "Eve", OPERATORS, frozenset({PersonRole.AUDITOR}))
+    for seat, tenant_id, error in (
+        (a_seat(field, door, eve), ACME, RetryNotAllowed),
+        (a_seat(field, door, platform=None), ACME, RetryNotAllowed),
+        (a_seat(field, door, present=lambda: False), ACME, SessionEnded),
+        (a_seat(field, door), "nobody-here", TenantUnknown),
+    ):
+        with pytest.raises(error):
+            retry(seat, tenant_id)
+    assert (door.asked, audit_records(worker, ACME), audit_records(worker, "nobody-here")) == ([], [], [])
+    assert [(record["name"], record["outcome"], record["actor"]) for record in audit_records(worker, OPERATORS)] == [
+        (AuditName.ACTION_REFUSED, "refused", "eve"),
+        (AuditName.ACTION_REFUSED, "refused", "otto"),
+    ]
+
+
+def test_the_canary_stands_apart(field: Field, worker: Database, door: FakeGateway) -> None:
+    failed(worker, CANARY_TENANT_ID)
+    failed(worker, ACME)
+    at = shown("operations", a_seat(field, door))
+    assert listed(at) == [ACME]
+    assert "Not ready: no new tenant can show that its walls hold" in text(at)
+    at.button(key=f"operations-retry-canary-{CANARY_TENANT_ID}").click().run()
+    at.button(key="operations-retry-confirmed").click().run()
+    assert door.asked == [f"retry {CANARY_TENANT_ID}"]

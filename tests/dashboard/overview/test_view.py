@@ -1,0 +1,228 @@
+"""What the Overview says about rows, without a database."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from core.isolation import CheckResult
+from core.services import ServiceState
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import NUMBERS, Step, StepState
+from dashboard.components import key_hierarchy as chain
+from dashboard.components.tenant_status import UNDER_WAY, Tone, sentence, standing
+from dashboard.overview import isolation
+from dashboard.overview import view as overview
+from dashboard.overview.progress import progress, ready, stopped
+from database.isolation import BoundaryRunRow
+from database.keys import KeyRow
+from database.provisioning import RouteRow, StepRow
+from tests.dashboard.held import HOUR, NOW, a_key, a_service
+from tests.dashboard.held import TENANT as ENABLED
+from tests.database import builders
+
+SECOND = timedelta(seconds=1)
+TENANT = replace(ENABLED, requested_at=NOW - 60 * SECOND, ready_at=NOW - 50 * SECOND)
+ROUTE = RouteRow("L2-acme-primary", "ab" * 32, "eu-west-1")
+L2 = KeyRow("L2-acme-primary", "L2", 3, NOW, 3, NOW)
+MADE = replace(TENANT, state=State.PROVISIONING, ready_at=None)
+
+
+def a_result(clause: str = "M2", outcome: str = "held") -> CheckResult:
+    return builders.a_result("read-foreign-row", clause=clause, outcome=outcome, evidence="none")
+
+
+def a_check(*results: CheckResult) -> isolation.Check:
+    found = isolation.check(BoundaryRunRow(NOW - 60 * SECOND, results))
+    assert found is not None
+    return found
+
+
+def a_step(step: Step, state: StepState = StepState.DONE, **changed: object) -> StepRow:
+    began, ended = (NOW - 50 * SECOND, NOW - 48 * SECOND) if state is StepState.DONE else (None, None)
+    return replace(StepRow(NUMBERS[step], step, state, 0, began, ended, None), **changed)
+
+
+def some_steps(done: int) -> list[StepRow]:
+    return [a_step(step, StepState.DONE if number < done else StepState.PENDING) for number, step in enumerate(Step)]
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_every_state_has_a_meaning_and_a_tone_and_all_but_the_normal_one_advice(state: State) -> None:
+    told = standing(state)
+    assert told.meaning.endswith(".")
+    assert (told.tone is Tone.GOOD) == (state is State.ACTIVE) == (told.advice == "")
+
+
+def test_a_text_becomes_a_sentence_once() -> None:
+    assert [sentence(text) for text in ("", "one", "Two.", "why?")] == ["", "One.", "Two.", "Why?"]
+
+
+def test_services_are_counted_when_connected_and_said_to_be_seen_when_they_were() -> None:
+    services = [
+        a_service("a", last_seen_at=NOW - HOUR),
+        a_service("b", last_seen_at=NOW - 25 * HOUR),
+        a_service("c"),
+        a_service("d", ServiceState.DISCONNECTED, last_seen_at=NOW),
+    ]
+    assert overview.services_using(TENANT, services, NOW) == ("3", "1 of 3 seen in the last 24 hours")
+    assert overview.services_using(TENANT, [], NOW) == ("0", "ready for integration")
+    locked = replace(TENANT, state=State.LOCKED)
+    assert overview.services_using(locked, [], NOW) == ("0", "none connected")
+
+
+def test_the_seeds_three_lines_hold_for_an_active_tenant() -> None:
+    lines = overview.key_management(TENANT, a_check(a_result()), ROUTE, NOW)
+    assert [(line.label, line.value) for line in lines] == [
+        ("Master Key", "Platform-Managed (default)"),
+        ("Tenant Isolation", "Active ✓"),
+        ("Service Integration", "Ready ✓"),
+    ]
+    assert {line.tone for line in lines} == {Tone.GOOD}
+
+
+@pytest.mark.parametrize(
+    ("state", "check", "value"),
+    [
+        (State.PROVISIONING, None, "Being set up"),
+        (State.PROVISIONING, a_check(a_result()), "Checked"),
+        (State.FAILED, None, "Not checked"),
+        (State.FAILED, a_check(a_result("U2", "breached")), "Broken"),
+        (State.ACTIVE, a_check(), "Broken"),
+        (State.LOCKED, a_check(a_result()), "Active ✓"),
+    ],
+)
+def test_isolation_is_active_only_when_every_attack_was_refused(state, check, value) -> None:
+    _, line, _ = overview.key_management(replace(TENANT, state=state), check, ROUTE, NOW)
+    assert line.value == value
+
+
+@pytest.mark.parametrize(
+    ("state", "route", "value"),
+    [
+        (State.REQUESTED, None, "Not ready yet"),
+        (State.ACTIVE, None, "Closed"),
+        (State.LOCKED, ROUTE, "Closed"),
+        (State.SUSPENDED, ROUTE, "Read only"),
+    ],
+)
+def test_services_are_told_to_connect_only_when_they_can(state, route, value) -> None:
+    assert overview.key_management(replace(TENANT, state=state), None, route, NOW)[2].value == value
+
+
+def test_a_customers_own_root_key_and_a_gone_one_are_said_so() -> None:
+    own, gone = replace(TENANT, root_key_mode="aws-kms"), replace(TENANT, state=State.OFFBOARDED)
+    assert "BYOK" in overview.key_management(own, None, ROUTE, NOW)[0].value
+    assert overview.key_management(gone, None, None, NOW)[0].value == "Gone"
+    assert chain.mode("something-new") == "something-new"
+
+
+def test_a_check_is_grouped_by_clause_and_counts_what_held() -> None:
+    check = a_check(a_result("Z9"), a_result("M2"), a_result("M2", "breached"), a_result("U2"))
+    assert [(wall.clause, wall.held, wall.stands) for wall in check.walls] == [
+        ("U2", 1, True),
+        ("M2", 1, False),
+        ("Z9", 1, True),
+    ]
+    assert (check.attacks, check.held, check.passed) == (4, 3, False)
+    assert check.walls[2].meaning == "Z9"
+    assert isolation.attack(a_result()) == "read foreign row"
+    assert isolation.check(None) is None
+
+
+def test_an_attack_that_could_not_be_made_is_neither_a_breach_nor_a_pass() -> None:
+    check = a_check(a_result("U2"), a_result("U2", "not-checked"), a_result("A2", "not-checked"))
+    assert [(wall.clause, wall.stands, isolation.told(wall)) for wall in check.walls] == [
+        ("U2", True, "1 of 1 refused, 1 not checked"),
+        ("A2", True, "1 not checked"),
+    ]
+    assert (check.attacks, check.held, check.passed, len(check.not_checked)) == (1, 1, True, 2)
+    assert not a_check(a_result("U2", "not-checked")).passed
+    assert isolation.reasons(check) == ("U2, A2: none",)
+
+
+def test_the_chain_is_drawn_from_what_is_on_record() -> None:
+    keys = [a_key("orders"), a_key("orders", 2), a_key("a-service-with-a-very-long-name")]
+    one = chain.chain(TENANT, [L2], keys)
+    assert one.services == (("a-service-with-a-very-long-name", 1), ("orders", 2))
+    drawn, said = chain.drawing(one), "\n".join(chain.in_words(one))
+    assert "version 3" in drawn
+    assert "a-service-with-a-ve…" in drawn
+    assert "`a-service-with-a-very-long-name` (version 1) and `orders` (version 2)" in said
+    assert "`L2-acme-primary`, version 3" in said
+
+
+def test_a_chain_says_what_is_not_there_yet() -> None:
+    nothing, unused = chain.chain(TENANT, [], []), chain.chain(TENANT, [L2], [])
+    assert "not made yet" in chain.drawing(nothing)
+    assert "not made yet" in "".join(chain.in_words(nothing))
+    assert "none yet" in chain.drawing(unused)
+    assert "none yet" in "".join(chain.in_words(unused))
+
+
+def test_many_service_keys_do_not_make_the_drawing_unreadable() -> None:
+    drawn = chain.drawing(chain.chain(TENANT, [L2], [a_key(f"service-{number}") for number in range(30)]))
+    assert "and 26 more" in drawn
+    assert chain.drawing(chain.chain(TENANT, [L2], [a_key("one")])).count("L3 service key<br/>one") == 1
+
+
+def test_before_the_first_step_is_on_record_all_of_them_wait() -> None:
+    made = progress(MADE, [], 180, NOW)
+    assert (made.done, made.total, made.late) == (0, 6, False)
+    assert made.elapsed == 60
+    assert {line.note for line in made.lines} == {"waiting"}
+
+
+def test_steps_say_how_long_they_took_and_which_are_running() -> None:
+    made = progress(MADE, some_steps(1), 180, NOW)
+    assert [line.note for line in made.lines] == [
+        "done in 2.0 s",
+        "running · 48 s",
+        "running · 48 s",
+        "waiting",
+        "waiting",
+        "waiting",
+    ]
+    assert [line.note for line in progress(MADE, some_steps(3), 180, NOW).lines][3:5] == ["running · 48 s", "waiting"]
+
+
+def test_of_the_two_steps_side_by_side_one_may_end_first() -> None:
+    steps = [
+        a_step(Step.OPEN_RECORDS),
+        a_step(Step.CREATE_KEYS, StepState.RETRYING, attempts=2, problem="vault_unavailable"),
+        a_step(Step.CREATE_AUTHORITY, StepState.RETRYING, attempts=1),
+        a_step(Step.CHECK_BOUNDARIES, StepState.PENDING),
+    ]
+    notes = [line.note for line in progress(MADE, steps, 180, NOW).lines]
+    assert notes[1] == "trying again after 2 failed tries: vault_unavailable · 48 s"
+    assert notes[2] == "trying again after 1 failed try · 48 s"
+    assert notes[3] == "waiting"
+
+
+def test_a_failed_step_says_why_where_it_is_known() -> None:
+    failed = a_step(Step.CREATE_KEYS, StepState.FAILED, problem="vault_refused")
+    unexplained = a_step(Step.CREATE_KEYS, StepState.FAILED)
+    assert progress(MADE, [failed], 180, NOW).lines[0].note == "failed (vault_refused)"
+    assert progress(MADE, [unexplained], 180, NOW).lines[0].note == "failed"
+    assert stopped([a_step(Step.OPEN_RECORDS), failed]).endswith("(`vault_refused`).")
+    assert stopped([unexplained]).endswith("key.")
+    assert stopped([]) == ""
+
+
+def test_a_promise_is_broken_by_time_or_on_record() -> None:
+    assert progress(replace(MADE, promise_broken_at=NOW), [], 180, NOW).late
+    assert progress(MADE, [], 59, NOW).late
+    assert not progress(MADE, [], 61, NOW).late
+
+
+def test_a_retry_counts_from_its_own_beginning() -> None:
+    long_ago = replace(MADE, requested_at=NOW - timedelta(days=2))
+    assert progress(long_ago, some_steps(1), 180, NOW).elapsed == 50
+
+
+def test_what_is_ready_stops_the_clock_and_is_measured_against_the_promise() -> None:
+    assert progress(TENANT, some_steps(6), 180, NOW).elapsed == 10
+    assert ready(TENANT, 180) == "Ready 10 s after it was enabled, as promised (promise: 3 min 0 s)."
+    assert "later than promised" in ready(TENANT, 5)
+    assert ready(MADE, 180) == ""
+    assert State.ACTIVE not in UNDER_WAY

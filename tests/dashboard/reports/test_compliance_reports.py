@@ -1,0 +1,75 @@
+"""Which periods are offered, how reports are listed, and what the address of a file says."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from core.errors.compliance import PeriodRefused
+from core.errors.services import InvalidRequest
+from dashboard.reports import view as report_query
+from dashboard.reports import view as reports
+from database.reports import ReportRow
+from openkcm.verification.reports.signed_file import Form
+
+NOW = datetime(2026, 2, 14, 12, tzinfo=UTC)
+ID = "6f2c0c6d5f1e4a0d9f4be1a1f8f0a7c3"
+
+
+def a_row(**changed: object) -> ReportRow:
+    fields = {
+        "since": datetime(2026, 1, 1, tzinfo=UTC),
+        "until": datetime(2026, 2, 1, tzinfo=UTC),
+        "made_for": "Uma *Auditor*",
+        "requested_at": NOW,
+        "made_at": NOW,
+    }
+    return ReportRow(ID, **(fields | changed))
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ("Last month", "1 Jan 2026 to 31 Jan 2026"),
+        ("Last quarter", "1 Oct 2025 to 31 Dec 2025"),
+        ("This year", "1 Jan 2026 to 14 Feb 2026"),
+        ("Last year", "1 Jan 2025 to 31 Dec 2025"),
+        ("of somebody else's making", "1 Jan 2026 to 31 Jan 2026"),
+    ],
+)
+def test_a_choice_is_a_period(choice, said):
+    assert reports.said(*reports.period(choice, (), NOW)) == said
+
+
+def test_days_of_ones_own_are_a_period_once_both_are_picked():
+    assert reports.period("Custom", (date(2026, 1, 3),), NOW) is None
+    assert (
+        reports.said(*reports.period("Custom", (date(2026, 1, 3), date(2026, 1, 5)), NOW)) == "3 Jan 2026 to 5 Jan 2026"
+    )
+    with pytest.raises(PeriodRefused):
+        reports.period("Custom", (date(2020, 1, 1), date(2026, 1, 5)), NOW)
+    with pytest.raises(PeriodRefused):
+        reports.period("Custom", (date(2026, 3, 1), date(2026, 3, 2)), NOW)
+
+
+def test_a_report_says_of_when_it_is_for_whom_and_whether_it_is_made():
+    made, waits, late = reports.rows(
+        [a_row(), a_row(made_at=None), a_row(made_at=None, requested_at=NOW - timedelta(minutes=4))], NOW
+    )
+    assert (made.title, made.made, made.late) == ("1 Jan 2026 to 31 Jan 2026", True, False)
+    assert made.words == "For `Uma *Auditor*`, made 14 Feb 2026, 12:00 UTC (just now)"
+    assert (waits.words, waits.made, waits.late) == ("For `Uma *Auditor*`, being made", False, False)
+    assert late.late
+    assert "not made yet" in late.words
+
+
+def test_an_address_says_which_file_and_nothing_else():
+    for form in Form:
+        assert report_query.decode(report_query.encode(ID, form)) == (ID, form)
+    for query in ("", f"report={ID}", f"report={ID}&form=exe", "report=..%2F..&form=pdf", "report=%00&form=pdf"):
+        with pytest.raises(InvalidRequest):
+            report_query.decode(query)
+
+
+def test_a_file_is_called_by_whose_and_when():
+    name = report_query.file_name("acme-corp-12345", a_row(), Form.PDF)
+    assert name == "acme-corp-12345-report-20260101-20260201-6f2c0c6d.pdf"

@@ -1,0 +1,173 @@
+"""The root key's card and the dialog that changes it, on a real database, with a door that takes what was sealed."""
+
+import json
+
+from streamlit.testing.v1 import AppTest
+
+from core.errors.platform import TemporalUnavailable
+from core.keys.root_keys import Problem, RootKeyMode
+from core.tenants.lifecycle import State
+from core.tenants.roles import PersonRole
+from dashboard.components.tenant_status import sentence
+from dashboard.root_keys.view import NO_FALLBACK, PROBLEMS
+from openkcm.contract.services import ServiceKind
+from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN, Scene, press, shown, text
+
+SECRET = "hvs.very-secret-0123456789"
+TOKEN = "root-key.secret.openbao.token"
+
+
+def mode_of(scene: Scene) -> str:
+    with scene.worker.tenant_tx(ACME) as tx:
+        row = tx.tenants.get()
+    assert row is not None
+    return row.root_key_mode
+
+
+def opened(scene: Scene, provider: RootKeyMode = RootKeyMode.OPENBAO, *roles: PersonRole) -> AppTest:
+    at = shown("keys", scene.seat(ACME, *roles))
+    press(at, "keys.root-key")
+    at.radio(key="root-key.provider").set_value(provider).run()
+    assert not at.exception
+    return at
+
+
+def fill(at: AppTest, secret: str = SECRET) -> None:
+    at.text_input(key="root-key.field.openbao.address").set_value("https://bao.acme.example:8200")
+    at.text_input(key="root-key.field.openbao.key").set_value("acme")
+    at.text_input(key=TOKEN).set_value(secret).run()
+
+
+def test_a_key_is_checked_and_then_changed_to_with_the_credentials_given_once(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("orders", ServiceKind.MONGODB)
+    at = opened(scene)
+    fill(at)
+    said = press(at, "root-key.check")
+    assert "This root key does what is needed" in said
+    assert mode_of(scene) == "platform"
+    assert at.text_input(key=TOKEN).value == ""
+    said = press(at, "root-key.change")
+    assert "The root key is changed" in said
+    assert NO_FALLBACK in said
+    assert mode_of(scene) == "openbao"
+    assert [one.token.get_secret_value() for one in scene.door.taken] == [SECRET, SECRET]
+    said = press(at, "root-key.close")
+    assert "Your own key in your key server (HYOK)" in said
+    assert "**Health:** It answers and opens what it wrapped." in said
+    assert "1 service key wrapped anew" in said
+
+
+def test_credentials_are_never_shown_and_leave_the_session_when_they_are_sealed(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    at = opened(scene)
+    fill(at)
+    said = press(at, "root-key.check")
+    assert "The credentials are sealed" in said
+    assert SECRET not in said
+    everything = object.__getattribute__(at.session_state._state, "_state")
+    assert "root-key.supply" in repr(everything)
+    assert SECRET not in repr(everything)
+    at.button(key="root-key.cancel").click().run()
+    assert "root-key.supply" not in at.session_state
+    assert TOKEN not in at.session_state
+
+
+def test_a_changed_or_wrong_place_is_refused_and_what_was_typed_stays(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    at = opened(scene)
+    fill(at)
+    press(at, "root-key.check")
+    asked = list(scene.door.asked)
+    at.text_input(key="root-key.field.openbao.address").set_value("https://other.example").run()
+    assert "openbao here needs token" in press(at, "root-key.change").lower()
+    at.text_input(key="root-key.field.openbao.address").set_value("bao.acme.example").run()
+    assert "Address: an address such as https://vault.example.com:8200" in press(at, "root-key.check")
+    assert at.text_input(key="root-key.field.openbao.key").value == "acme"
+    assert scene.door.asked == asked
+    assert mode_of(scene) == "platform"
+
+
+def test_what_a_check_found_is_said_with_what_mends_it(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    statement = json.dumps({"Sid": "OpenKcmRootKey"})
+    scene.door.problems = [
+        Problem(code="root_key_denied", message="kms:Decrypt denied", hint=f"add to the key's policy: {statement}"),
+        Problem(code="root_key_disabled", message="the root key is disabled", hint="enable it"),
+    ]
+    at = opened(scene, RootKeyMode.AWS_KMS)
+    at.text_input(key="root-key.field.aws-kms.key_arn").set_value(KEY_ARN)
+    at.text_input(key="root-key.field.aws-kms.role_arn").set_value(ROLE_ARN).run()
+    said = press(at, "root-key.check")
+    assert "This root key would not do" in said
+    assert "The root key is disabled." in said
+    assert statement in [code.value for code in at.code]
+    assert "Kms:Decrypt denied." in said
+    scene.door.problems = []
+    assert "This root key does what is needed" in press(at, "root-key.check")
+
+
+def test_a_refused_change_says_why_and_that_the_former_key_is_in_force(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.door.problems = [Problem(code="root_key_missing", message="there is none", hint="make it")]
+    at = opened(scene)
+    fill(at)
+    said = press(at, "root-key.change")
+    assert "The root key was not changed" in said
+    assert "There is none." in said
+    assert "The former root key is in force." in said
+    assert "ended without effect" in press(at, "root-key.cancel")
+
+
+def test_a_change_that_takes_long_says_so_and_is_followed_on_the_page(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    for number in range(3):
+        scene.service(f"service-{number}", ServiceKind.MICROSERVICE)
+    scene.door.wraps = 1
+    at = opened(scene)
+    fill(at)
+    assert "It goes on by itself" in press(at, "root-key.change")
+    said = press(at, "root-key.cancel")
+    assert "1 of 3 service keys are wrapped" in said
+    assert "It can be changed again when the running change has ended." in said
+    assert "keys.root-key" not in [button.key for button in at.button]
+
+
+def test_with_temporal_down_nothing_is_lost(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.door.fails = TemporalUnavailable()
+    at = opened(scene)
+    fill(at)
+    assert "Not changed" in press(at, "root-key.change")
+    scene.door.fails = None
+    assert "The root key is changed" in press(at, "root-key.change")
+    assert len(set(scene.door.asked)) == 1
+
+
+def test_the_card_shows_the_health_and_the_dialog_explains_each_provider(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.held_key()
+    said = text(shown("keys", scene.seat()))
+    assert "It answers" in said
+    assert "1111" in said  # the account in the key's ARN
+    at = opened(scene)
+    for provider in RootKeyMode:
+        at.radio(key="root-key.provider").set_value(provider).run()
+        assert "What to do first, where the key is held" in text(at)
+        assert "without a silent fallback" in text(at)
+        assert ("openkcm/acme-corp-12345" in text(at)) is (provider is RootKeyMode.AWS_KMS)
+    at.radio(key="root-key.provider").set_value(RootKeyMode.PLATFORM).run()
+    assert "The root key is changed" in press(at, "root-key.change")
+    assert mode_of(scene) == "platform"
+
+
+def test_the_card_names_the_problem_of_a_failing_root_key(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.held_key()
+    for code in ("root_key_unreachable", "root_key_denied"):
+        scene.report(code)
+        said = text(shown("keys", scene.seat()))
+        assert f"**Health:** {sentence(PROBLEMS[code].message)}" in said
+        assert NO_FALLBACK in said
+    auditor = shown("keys", scene.seat(ACME, PersonRole.AUDITOR))
+    assert "A key administrator of your organization changes" in text(auditor)

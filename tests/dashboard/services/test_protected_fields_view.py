@@ -1,0 +1,104 @@
+"""The dialog of a service's protected fields on a real database: who looks, who changes, and what is said before."""
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.tenants.lifecycle import State
+from core.tenants.roles import PersonRole
+from dashboard.services.actions import protect
+from openkcm.contract.protected_fields import Mode, ProtectedField, Store
+from openkcm.contract.services import ServiceKind
+from tests.dashboard.scene import ACME, Scene, press, shown, text
+
+BETA = "beta-corp-67890"
+DIAGNOSIS = ProtectedField(Store.POSTGRESQL, "public.patients", "diagnosis", Mode.RANDOMISED)
+
+
+@pytest.fixture
+def clinic(scene: Scene) -> Scene:
+    scene.tenant(State.ACTIVE)
+    scene.service("clinic", ServiceKind.MICROSERVICE)
+    return scene
+
+
+def listed(scene: Scene, tenant_id: str = ACME) -> list[ProtectedField]:
+    with scene.dashboard.tenant_tx(tenant_id) as tx:
+        return list(tx.protection.fields("clinic"))
+
+
+def opened(scene: Scene, *roles: PersonRole) -> AppTest:
+    at = shown("services", scene.seat(ACME, *roles))
+    return at.button(key="protection.open.clinic").click().run()
+
+
+def fill(at: AppTest, place: str = "public.patients", field: str = "diagnosis") -> None:
+    at.text_input(key="protection.place").set_value(place).run()
+    at.text_input(key="protection.field").set_value(field).run()
+
+
+def test_an_administrator_protects_changes_and_takes_off_a_field(clinic: Scene) -> None:
+    at = opened(clinic)
+    assert "No protected fields" in text(at)
+    fill(at)
+    assert "What programs write there from then on is encrypted" in text(at)
+    press(at, "protection.do")
+    assert listed(clinic) == [DIAGNOSIS]
+    assert "within 30 seconds" in text(at)
+    at.selectbox(key="protection.which").set_value(DIAGNOSIS.name).run()
+    at.radio(key=f"protection.mode.{DIAGNOSIS.name}").set_value(Mode.DETERMINISTIC).run()
+    assert "which values are equal" in text(at)
+    at.button(key="protection.do").click().run()
+    assert [one.mode for one in listed(clinic)] == [Mode.DETERMINISTIC]
+    assert "is stored plain" in press(at, "protection.take")
+    assert len(listed(clinic)) == 1
+    press(at, "protection.take.do")
+    assert listed(clinic) == []
+    assert "Protected fields of clinic" not in press(at, "protection.close")
+    told = [(one["name"], one["actor"]) for one in clinic.records() if one["name"].startswith("protection.")]
+    assert told == [
+        (f"protection.field_{what}", "ada@acme.example") for what in ("protected", "changed", "unprotected")
+    ]
+
+
+def test_taking_off_can_be_thought_better_of(clinic: Scene) -> None:
+    protect(clinic.seat(), "clinic", DIAGNOSIS)
+    at = opened(clinic)
+    at.selectbox(key="protection.which").set_value(DIAGNOSIS.name).run()
+    at.button(key="protection.take").click().run()
+    at.button(key="protection.keep").click().run()
+    assert listed(clinic) == [DIAGNOSIS]
+    assert at.button(key="protection.do").label
+
+
+@pytest.mark.parametrize(
+    ("place", "column", "said"),
+    [("patients", "diagnosis", "Write public.patients"), ("", "", "empty"), ("public.patients", "a.b", "rename")],
+)
+def test_what_is_no_field_is_refused_with_what_to_write(clinic: Scene, place: str, column: str, said: str) -> None:
+    at = opened(clinic)
+    fill(at, place, column)
+    assert said in press(at, "protection.do")
+    assert at.text_input(key="protection.place").value == place
+    assert listed(clinic) == []
+
+
+@pytest.mark.parametrize("role", [PersonRole.AUDITOR, PersonRole.KEY_ADMINISTRATOR])
+def test_who_may_only_look_sees_the_list_and_changes_nothing(clinic: Scene, role: PersonRole) -> None:
+    protect(clinic.seat(), "clinic", DIAGNOSIS)
+    at = opened(clinic, role)
+    assert "1 protected field" in text(at)
+    [listing] = [one.value for one in at.dataframe if "Last changed" in one.value]
+    assert listing["Field"].tolist() == ["diagnosis"]
+    keys = {button.key for button in at.button if button.key and button.key.startswith("protection.")}
+    assert keys == {"protection.open.clinic", "protection.close"}
+
+
+def test_another_tenants_list_is_never_seen(clinic: Scene) -> None:
+    clinic.tenant(State.ACTIVE, BETA, "Beta Corp")
+    with clinic.worker.tenant_tx(BETA) as tx:
+        tx.services.connect("clinic", ServiceKind.MICROSERVICE)
+    protect(clinic.seat(BETA), "clinic", ProtectedField(Store.MONGODB, "secret.plans", "target", Mode.RANDOMISED))
+    at = opened(clinic)
+    assert "No protected fields" in text(at)
+    assert "plans" not in text(at)
+    assert listed(clinic) == []

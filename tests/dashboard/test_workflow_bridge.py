@@ -1,0 +1,59 @@
+import asyncio
+import threading
+from typing import Any, cast
+
+import pytest
+
+from core.errors.platform import TemporalUnavailable
+from core.errors.tenants import TenantUnknown
+from dashboard.workflow_bridge import TemporalBridge
+from workflows.client.workflow_client import Gateway
+
+
+class Asked:
+    """Stands where the gateway would; tells in which loop it was asked."""
+
+    def __init__(self) -> None:
+        self.loops: set[int] = set()
+
+    async def retry(self, tenant_id: str) -> None:
+        await asyncio.sleep(0)
+        self.loops.add(id(asyncio.get_running_loop()))
+        if tenant_id == "unknown":
+            raise TenantUnknown
+
+
+def bridge_to(gateway: object, connected: list[int]) -> TemporalBridge:
+    async def connect() -> Gateway:
+        await asyncio.sleep(0)
+        connected.append(1)
+        return cast("Gateway", gateway)
+
+    return TemporalBridge(connect)
+
+
+def test_threads_share_one_client_in_one_loop() -> None:
+    asked, connected = Asked(), []
+    bridge = bridge_to(asked, connected)
+    bridge.retry("acme")
+    crowd = [threading.Thread(target=bridge.retry, args=["acme"]) for _ in range(8)]
+    for one in crowd:
+        one.start()
+    for one in crowd:
+        one.join()
+    assert (len(asked.loops), connected) == (1, [1])
+
+
+def test_a_refusal_arrives_as_it_is() -> None:
+    with pytest.raises(TenantUnknown):
+        bridge_to(Asked(), []).retry("unknown")
+
+
+def test_it_is_built_and_fails_where_there_is_no_temporal(free_port: int) -> None:
+    async def connect() -> Gateway:
+        return await Gateway.connect(f"127.0.0.1:{free_port}", 180.0)
+
+    bridge: Any = TemporalBridge(connect)
+    for _ in range(2):  # and it is asked again the next time
+        with pytest.raises(TemporalUnavailable):
+            bridge.connect_service("acme", "eu-west-1", "orders", "r-1")

@@ -1,0 +1,160 @@
+"""The Usage page over a real PostgreSQL, as somebody with the dashboard's own role sees it."""
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.errors.tenants import AccessRefused
+from core.services import CryptoOperation
+from core.tenants.roles import PersonRole
+from dashboard.page_context import Seat
+from dashboard.usage import page
+from dashboard.usage.periods import Period
+from tests.dashboard.scene import audit_records, shown
+from tests.dashboard.seats import TENANT, a_seat
+from tests.database.builders import NOW, a_connected_service, a_provisioned_tenant, some_uses, took
+from tests.database.fixtures import Field
+
+DAY = timedelta(days=1)
+GET = CryptoOperation.GET
+SERIES, REFUSALS = 0, 2
+"""Where the tables are on the page."""
+
+
+@pytest.fixture
+def seat_of(field: Field) -> Callable[..., Seat]:
+    a_provisioned_tenant(field.open("worker"), TENANT)
+    database = field.open("dashboard", max_size=2)
+
+    return lambda role=PersonRole.AUDITOR: replace(a_seat(database, role), now=lambda: NOW)
+
+
+@pytest.fixture
+def used(field: Field, seat_of: Callable[..., Seat]) -> Seat:
+    """A tenant that used its keys today, a week ago and a year ago, and was refused some of it."""
+    a_connected_service(field, TENANT)
+    with field.open("crypto").tenant_tx(TENANT) as tx:
+        tx.usage.add(
+            [
+                some_uses(count=990, latency=took(*[40] * 990)),
+                some_uses("users", operation=GET, count=7, refusal="object_not_found"),
+                some_uses("users", operation=GET, count=200, minute=NOW - 6 * DAY, latency=took(3000)),
+                some_uses(count=5, minute=NOW - 300 * DAY),
+                some_uses("", operation=CryptoOperation.CONNECT, count=1, refusal="caller_refused", bytes=0),
+            ],
+            "batch-1",
+        )
+    return seat_of()
+
+
+def draw(seat: Seat, **query: str) -> AppTest:
+    return shown("usage", seat, **query)
+
+
+def metrics(app: AppTest) -> dict[str, tuple[str, str]]:
+    return {metric.label: (metric.value, metric.delta) for metric in app.metric}
+
+
+def exported(field: Field) -> list[dict[str, object]]:
+    records = audit_records(field.open("worker", max_size=1), TENANT)
+    return [one for one in records if one["name"] in {"audit.exported", "dashboard.action_refused"}]
+
+
+def test_a_tenant_without_use_is_told_what_is_missing(field: Field, seat_of: Callable[..., Seat]) -> None:
+    app = draw(seat_of())
+    assert [title.value for title in app.title] == ["Usage"]
+    assert "Connect one on the Services page" in app.info[0].value
+    assert not app.metric
+    a_connected_service(field, TENANT)
+    with field.administrator() as administrator:
+        administrator.execute("delete from okcm.usage_day")
+    assert "No service has asked for a key yet" in draw(seat_of()).info[0].value
+
+
+def test_figures_are_of_the_default_period_also_for_an_invalid_address(used: Seat) -> None:
+    app = draw(used)
+    assert metrics(app) == {
+        "Key requests": ("1,207", "40 a day"),
+        "Key requests this month": ("1,207", "since the 1st, UTC"),
+        "Denied attempts": ("8", "0.66 % of all"),
+        "Latency, p95 within": ("45 µs", "average 43 µs"),
+    }
+    assert app.dataframe[REFUSALS].value[["Service", "Reason", "Attempts"]].to_dict("split")["data"] == [
+        ["users", "No such key", 7],
+        ["no service on record", "Certificate refused", 1],
+    ]
+    assert any("**Certificate refused.** The certificate is expired" in one.value for one in app.markdown)
+    for query in (
+        {"period": "Thirty"},
+        {"period": "'; drop table okcm.tenant; --"},
+        {"bars": "x", "step": "Year"},
+        {"days": "2026-99-99"},
+    ):
+        assert metrics(draw(used, **query))["Key requests"] == ("1,207", "40 a day")
+
+
+def test_the_period_is_chosen_on_the_page_or_by_the_address(used: Seat) -> None:
+    app = draw(used)
+    app.radio(key="period").set_value("Today").run()
+    assert metrics(app)["Key requests"] == ("1,007", "so far today (UTC)")
+    assert metrics(draw(used, period="12 months"))["Key requests"][0] == "1,212"
+
+    def between(first: int, last: int) -> AppTest:
+        days = ((NOW - first * DAY).date(), (NOW - last * DAY).date())
+        return custom.date_input(key="days").set_value(days).run()
+
+    custom = draw(used, period="Custom")
+    app = between(6, 1)
+    assert metrics(app)["Key requests"] == ("200", "33 a day")
+    assert "19 Nov to 24 Nov 2026. Days are UTC days." in [caption.value for caption in app.caption]
+    app = between(3, 2)
+    assert "Nothing was asked for in this period. The first request was on 29 Jan 2026" in app.info[0].value
+    assert not app.metric
+    app = between(6, 6)
+    assert "Everything that was asked for in this period was answered." in [one.value for one in app.markdown]
+
+
+def test_bars_are_by_operation_or_service_and_by_day_or_month(used: Seat) -> None:
+    app = draw(used)
+    first = app.dataframe[SERIES].value
+    assert (list(first.columns), len(first)) == (["Day", "Encrypt", "KMIP Get"], 30)
+    app.radio(key="bars").set_value("Service").run()
+    app.radio(key="step").set_value("Month").run()
+    second = app.dataframe[SERIES].value
+    assert second.to_dict("records") == [
+        {"Day": "2026-10", "orders": 0, "users": 0},
+        {"Day": "2026-11", "orders": 1000, "users": 207},
+    ]
+    assert any("1,207 key requests over 2 bars" in caption.value for caption in app.caption)
+
+
+def test_the_file_has_exactly_the_period_and_is_on_record(used: Seat, field: Field) -> None:
+    week = Period((NOW - 6 * DAY).date(), NOW.date())
+    rows = list(csv.DictReader(io.StringIO(page._export(used, week).decode())))
+    assert [(row["day_utc"], row["service"], row["operation"], row["result"], row["requests"]) for row in rows] == [
+        ("2026-11-19", "users", "get", "answered", "200"),
+        ("2026-11-25", "", "connect", "caller_refused", "1"),
+        ("2026-11-25", "orders", "encrypt", "answered", "1000"),
+        ("2026-11-25", "users", "get", "object_not_found", "7"),
+    ]
+    [record] = exported(field)
+    assert (record["name"], record["actor"], record["outcome"]) == ("audit.exported", "ada", "success")
+    assert record["subject"] == "usage 2026-11-19 to 2026-11-25"
+
+
+def test_a_role_without_the_permission_sees_nothing_and_gets_no_file(
+    seat_of: Callable[..., Seat], field: Field
+) -> None:
+    seat = seat_of(PersonRole.OPERATOR)
+    app = draw(seat)
+    assert "does not include this page" in app.error[0].value
+    assert not app.metric
+    assert not app.dataframe
+    with pytest.raises(AccessRefused):
+        page._export(seat, Period(NOW.date(), NOW.date()))
+    assert [record["name"] for record in exported(field)] == ["dashboard.action_refused"]

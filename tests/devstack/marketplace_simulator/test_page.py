@@ -1,0 +1,148 @@
+"""The development marketplace against the real endpoint on a real database: what it posts is stored and shown."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.tenants.provisioning import Step
+from devstack.marketplace_simulator.client import Sender
+from devstack.marketplace_simulator.page import Market
+from tests.cli.background import MarketplaceServer
+from tests.dashboard.scene import ACME, shown, text
+from tests.database.fixtures import Field
+from tests.marketplace.conftest import CURRENT, TOKEN
+
+CONFIRMED = "OpenKCM is being provisioned for ACME Corporation"
+
+
+class Fair(MarketplaceServer):
+    """The endpoint and those who were sent to it."""
+
+    def __init__(self, field: Field) -> None:
+        super().__init__(field)
+        self.senders: list[Sender] = []
+
+    def close(self) -> None:
+        for sender in self.senders:
+            sender.close()
+
+
+@pytest.fixture
+def stand(field: Field) -> Iterator[Fair]:
+    started = Fair(field)
+    try:
+        yield started
+    finally:
+        started.close()
+        started.stop()
+
+
+def a_market(stand: Fair, secret: str = CURRENT, regions: tuple[str, ...] = ("eu-west-1",)) -> Market:
+    stand.senders.append(Sender(stand.endpoint.url, secret, TOKEN))
+    return Market(stand.senders[-1], regions, 180.0, lambda: datetime.now(UTC))
+
+
+def draw(market: Market) -> AppTest:
+    return shown("devstack.marketplace_simulator.page", market)
+
+
+def click(at: AppTest, tenant_id: str = ACME) -> AppTest:
+    at.button(key=f"marketplace-enable-{tenant_id}").click().run()
+    assert not at.exception
+    return at
+
+
+def test_it_says_that_it_is_for_development_and_offers_what_the_story_offers(stand: Fair) -> None:
+    said = text(draw(a_market(stand)))
+    assert "It is not part of the product" in said
+    assert "OpenKCM - Customer Managed Key Service" in said
+    assert "Compliance ready (SOC2, GDPR, PCI DSS)" in said
+    stand.endpoint.assert_nothing_stored()
+
+
+def test_one_click_stores_the_signed_event_and_is_confirmed(stand: Fair) -> None:
+    at = click(draw(a_market(stand)))
+    assert CONFIRMED in text(at)
+    assert "6 · announce" in text(at)
+    assert [(tenant_id, region) for tenant_id, region, _ in stand.door.taken] == [(ACME, "eu-west-1")]
+    assert not [button for button in at.button if button.key.startswith("marketplace-enable")]
+    with stand.field.administrator() as administrator:
+        (record,) = administrator.execute("select record from okcm.audit_event").fetchone()
+    assert json.loads(record)["name"] == "marketplace.enable_accepted"
+
+
+def test_progress_becomes_the_ready_message_and_a_second_click_is_not_offered(stand: Fair) -> None:
+    at = click(draw(a_market(stand)))
+    with stand.field.open("worker").tenant_tx(ACME) as tx:
+        tx.steps.plan("provision/1", [*Step])
+        tx.steps.finish("provision/1", Step.OPEN_RECORDS, datetime.now(UTC))
+    at.run()
+    assert "1 · open the tenant's records and audit stream · 0.0 s" in text(at)
+    stand.becomes("active")
+    at.run()
+    said = text(at)
+    assert CONFIRMED in said
+    assert "OpenKCM is ready for ACME Corporation!" in said
+    assert "✓ Encryption keys configured" in said
+    [link] = at.link_button
+    assert link.url == f"https://cmk.openkcm.io/tenant/{ACME}"
+    again = draw(a_market(stand))
+    assert "there is nothing more to click" in text(again)
+    assert CONFIRMED not in text(again)
+    assert not again.button
+
+
+def test_a_failed_account_says_what_happens_now_and_may_ask_again(stand: Fair) -> None:
+    at = click(draw(a_market(stand)))
+    stand.becomes("failed")
+    at.run()
+    assert "Our operators have been alerted" in text(at)
+    click(at)
+    assert stand.endpoint.count("marketplace_event") == 2
+
+
+def test_another_account_is_checked_before_anything_is_sent(stand: Fair) -> None:
+    at = draw(a_market(stand))
+    at.radio(key="marketplace-account").set_value("Another account").run()
+    assert not at.button
+    at.text_input(key="marketplace-id").set_value("Not An Id").run()
+    assert "“Not An Id” cannot be an account id" in text(at)
+    assert not at.button
+    at.text_input(key="marketplace-id").set_value("gamma-corp-1").run()
+    at.text_input(key="marketplace-organization").set_value("*Gamma*").run()
+    click(at, "gamma-corp-1")
+    assert "OpenKCM is being provisioned for *Gamma*" in [one.value for one in at.text]
+    assert [tenant_id for tenant_id, _, _ in stand.door.taken] == ["gamma-corp-1"]
+
+
+def test_the_endpoints_refusal_is_shown_in_its_own_words(stand: Fair) -> None:
+    at = click(draw(a_market(stand, regions=("us-east-1",))))
+    assert (
+        "OpenKCM was not enabled: OpenKCM is not offered in this region. Choose one of: eu-west-1, eu-central-1."
+        in text(at)
+    )
+    at = click(draw(a_market(stand, secret="whsec_" + "QW5vdGhlciBzZWNyZXQgb2YgdGhlIHRlc3Rz")))
+    assert "OpenKCM was not enabled: The webhook signature does not fit the body." in text(at)
+    stand.endpoint.assert_nothing_stored()
+
+
+def test_the_region_is_chosen_where_there_are_several(stand: Fair) -> None:
+    at = draw(a_market(stand, regions=("eu-west-1", "eu-central-1")))
+    at.selectbox(key="marketplace-region").select("eu-central-1").run()
+    click(at)
+    assert [region for _, region, _ in stand.door.taken] == ["eu-central-1"]
+
+
+def test_an_endpoint_that_is_down_is_said(field: Field) -> None:
+    stand = Fair(field)
+    market = a_market(stand)
+    stand.stop()
+    said = text(draw(market))
+    stand.close()
+    assert (
+        "Nothing can be enabled now: The marketplace endpoint does not answer. See whether it runs: openkcm status."
+        in said
+    )

@@ -1,0 +1,84 @@
+import os
+import pwd
+import secrets
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from core.errors.platform import ComponentFailed
+from devstack.servers import ports
+from devstack.servers.ports import free_port, holder, is_free, require_free
+from tests.devstack.unprivileged import USER_ID, ordinary_user
+from tests.ports import free_port as reserved_port
+
+pytestmark = pytest.mark.integration
+
+
+def test_the_holder_of_a_port_is_named() -> None:
+    port = free_port()
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", port))
+        held.listen()
+
+        assert not is_free(port)
+        assert holder(port).endswith(f"(pid {os.getpid()})")
+        with pytest.raises(ComponentFailed):
+            require_free(port, "codec_port")
+
+    assert is_free(port)
+
+
+def test_holder_that_is_no_visible_process_is_described() -> None:
+    sender, receiver = socket.socketpair()
+    with sender, receiver, socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        assert holder(port) == "a connection that is still open"
+
+        held.listen()
+        # A descriptor that was sent and not yet received is, like those of another user, in no folder of /proc we see.
+        socket.send_fds(sender, [b"listener"], [held.fileno()])
+        held.close()
+        assert holder(port).startswith(f"a process of user {pwd.getpwuid(os.geteuid()).pw_name}")
+
+
+HIDDEN = f"""
+import ctypes, os, socket, sys
+if os.geteuid() == 0:
+    os.setuid({USER_ID})
+held = socket.create_server(("127.0.0.1", 0))
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+print(held.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_holder_of_the_same_user_that_hides_its_files_is_named_as_likely() -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", HIDDEN], stdin=pipe, stdout=pipe, text=True) as hidden:
+        port = int(hidden.stdout.readline())
+        with ordinary_user():
+            named = holder(port)
+        hidden.stdin.close()
+    assert named.startswith("a process of user ")
+    assert "that hides its open files, probably " in named
+    assert f"(pid {hidden.pid})" in named
+
+
+def test_free_port_skips_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as held:
+        taken = reserved_port()
+        held.bind(("127.0.0.1", taken))
+        first, chance = [taken - ports._LOWEST_PORT], secrets.randbelow
+        monkeypatch.setattr(secrets, "randbelow", lambda count: first.pop() if first else chance(count))
+        assert free_port() != taken
+        assert first == []
+
+
+def test_a_free_port_is_none_the_kernel_gives_to_connections() -> None:
+    with socket.socket() as connection:
+        connection.bind(("127.0.0.1", 0))
+
+        assert free_port() < int(connection.getsockname()[1])

@@ -1,0 +1,212 @@
+"""The whole stack by its command, each time as a separate process."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.settings import load_settings
+from core.errors.platform import ComponentFailed
+from devstack.servers import process
+from devstack.servers.process import Identity
+from devstack.stack import control
+from tests.ports import free_ports
+
+pytestmark = pytest.mark.e2e
+_SETTINGS = ("POSTGRES", "TEMPORAL", "TEMPORAL_UI", "TEMPORAL_METRICS", "MARKETPLACE", "CODEC", "WORKER_METRICS")
+_SETTINGS += ("CRYPTO_HTTPS", "CRYPTO_KMIP", "CRYPTO_METRICS", "DASHBOARD")
+_PROCESSES = {"postgres", "openbao", "temporal", "worker", "marketplace", "crypto", "dashboard", "codec"}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A dedicated state folder, and the command run in it."""
+
+    folder: Path
+    environment: dict[str, str]
+    become: tuple[str, ...] = ()
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self.become, sys.executable, "-m", "cli", *words, "--json"],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str) -> tuple[int, dict[str, Any]]:
+        with self.begin(*words) as command:
+            printed, problems = command.communicate()
+            assert "Traceback" not in problems
+            return command.returncode, json.loads(printed)
+
+    def up(self) -> dict[str, Any]:
+        status, document = self.run("up")
+        assert status == 0, document
+        return document
+
+    def left(self) -> list[str]:
+        """Return the command lines of processes that have to do with this folder."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and process.identify(int(entry.name)) is not None:
+                try:
+                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    cwd = str((entry / "cwd").readlink())
+                except OSError:
+                    continue
+                if str(self.folder) in line or cwd.startswith(str(self.folder)):
+                    found.append(line)
+        return found
+
+
+def build(folder: Path, become: tuple[str, ...] = ()) -> Stack:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENKCM_")}
+    ports = dict(zip(_SETTINGS, free_ports(len(_SETTINGS)), strict=True)) | {"VAULT": free_ports(1, neighbours=1)[0]}
+    environment |= {f"OPENKCM_{name}_PORT": str(port) for name, port in ports.items()}
+    return Stack(folder, environment | {"HOME": str(folder)}, become)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    stack = build(tmp_path)
+    yield stack
+    stack.run("down")
+
+
+@pytest.fixture
+def database_stack(stack: Stack) -> Stack:
+    """The stack whose OpenBao and Temporal exist elsewhere, so that little is started before PostgreSQL is ready."""
+    elsewhere = {"OPENKCM_VAULT_ADDRESS": "http://127.0.0.1:9", "OPENKCM_TEMPORAL": "profile"}
+    return Stack(stack.folder, stack.environment | elsewhere)
+
+
+@pytest.fixture
+def ordinary_stack() -> Iterator[Stack]:
+    """The stack of a user without privileges: of the user `nobody` where the tests run as root.
+
+    Where that user cannot reach this interpreter, a user namespace gives root another user id and no privilege.
+    """
+    folder = Path(tempfile.mkdtemp())
+    become: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        if all(above.stat().st_mode & 0o001 for above in Path(sys.executable).resolve().parents):
+            shutil.chown(folder, "nobody")
+            become = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+        else:
+            become = ("unshare", "--user", "--map-user=65534", "--map-group=65534")
+    stack = build(folder, become)
+    yield stack
+    stack.run("down")
+    shutil.rmtree(folder)
+
+
+def test_two_ups_start_one_stack_that_survives_its_supervisor_and_down_leaves_no_process(stack: Stack) -> None:
+    first, second = stack.begin("up"), stack.begin("up")
+    answers = [json.loads(command.communicate()[0]) for command in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], answers
+    before = pids(answers[0])
+    assert before == pids(answers[1])
+    assert set(before) == _PROCESSES
+    assert stack.run("doctor")[0] == 0
+
+    children = [identity_of(pid) for pid in before.values()]
+    supervisor = json.loads((stack.folder / ".openkcm/run/supervisor.pid").read_text(encoding="utf-8"))
+    os.kill(supervisor["pid"], signal.SIGKILL)
+    assert process.wait_until_gone(children, 60)
+    after = pids(stack.up())
+    assert set(after) == _PROCESSES
+    assert not set(after.values()) & set(before.values())
+
+    status, document = stack.run("down")
+    assert status == 0
+    assert set(document["stopped"]) == _PROCESSES
+    assert stack.left() == []
+    assert stack.run("down") == (0, {"stopped": []})
+
+
+def test_taken_port_is_an_error_and_nothing_is_left_running(stack: Stack) -> None:
+    port = int(stack.environment["OPENKCM_CODEC_PORT"])
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", port))
+        held.listen()
+        status, document = stack.run("up")
+
+    assert status == 1
+    assert document["error"]["code"] == "component_failed"
+    assert f"port {port}" in document["error"]["message"]
+    assert "OPENKCM_CODEC_PORT" in document["error"]["hint"]
+    assert stack.left() == []
+
+
+def test_component_that_does_not_start_is_an_error_and_nothing_is_left_running(database_stack: Stack) -> None:
+    occupied = database_stack.folder / ".openkcm" / "postgres"
+    occupied.parent.mkdir()
+    occupied.touch()
+
+    status, document = database_stack.run("up")
+
+    assert status == 1
+    assert document["error"]["code"] == "component_failed"
+    assert str(occupied) in document["error"]["message"]
+    assert document["error"]["hint"]
+    assert database_stack.left() == []
+
+
+def test_up_ends_the_supervisor_after_its_deadline(database_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in database_stack.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(database_stack.folder)
+    clock = time.monotonic
+
+    def skip_an_hour(_: control.Status) -> None:
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600)
+
+    with pytest.raises(ComponentFailed, match="not ready in time: postgres, worker"):
+        control.up(load_settings(), skip_an_hour)
+
+    monkeypatch.undo()  # this process leaves the folder, too
+    assert database_stack.left() == []
+
+
+@pytest.mark.full
+def test_ordinary_user_runs_the_stack(ordinary_stack: Stack) -> None:
+    document = ordinary_stack.up()
+
+    assert {component["state"] for component in document["components"]} == {"ready"}
+    for pid in pids(document).values():
+        privileges = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        assert "CapEff:\t0000000000000000\n" in privileges
+
+
+def test_server_that_exists_elsewhere_is_not_started(stack: Stack) -> None:
+    elsewhere = stack.environment | {"OPENKCM_DATABASE_URL": "postgresql://db.example/openkcm"}
+
+    status, document = Stack(stack.folder, elsewhere).run("status")
+
+    assert status == 0
+    (postgres,) = [component for component in document["components"] if component["name"] == "postgres"]
+    assert (postgres["state"], postgres["pid"]) == ("external", None)
+
+
+def pids(document: dict[str, Any]) -> dict[str, int]:
+    return {component["name"]: component["pid"] for component in document["components"] if component["pid"] is not None}
+
+
+def identity_of(pid: int) -> Identity:
+    identity = process.identify(pid)
+    assert identity is not None
+    return identity

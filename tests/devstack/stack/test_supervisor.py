@@ -1,0 +1,131 @@
+"""The supervisor over components of the tests' own: small HTTP servers and tasks."""
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors.platform import ComponentFailed
+from devstack.servers import process
+from devstack.servers.base import Server, http_status
+from devstack.servers.process import Identity
+from devstack.stack.components import Component, Task
+from devstack.stack.status import State
+from devstack.stack.supervisor import Supervisor
+from tests.concurrency import wait_until
+from tests.ports import free_ports
+
+pytestmark = pytest.mark.integration
+_PATIENCE_SECONDS = 60
+
+
+class Web(Server):
+    """Serves its working directory on loopback."""
+
+    def __init__(self, name: str, state_dir: Path, after: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.after = after
+        super().__init__(state_dir, {f"{name}_port": free_ports(1)[0]})
+
+    def command(self) -> Sequence[str]:
+        return [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(self.port)]
+
+    def ready(self) -> bool:
+        return http_status(self.port, "/") == 200
+
+
+class Stubborn(Web):
+    """Ends as soon as it is started."""
+
+    def command(self) -> Sequence[str]:
+        return [sys.executable, "-c", "raise SystemExit('no')"]
+
+
+def test_a_killed_component_is_started_again(tmp_path: Path) -> None:
+    web = Web("web", tmp_path)
+    with supervised(tmp_path, [web]) as status:
+        wait_until(lambda: status()["web"]["state"] == State.READY)
+        first = status()["web"]["pid"]
+
+        identity_of(first).end(signal.SIGKILL, 5)
+
+        wait_until(lambda: status()["web"]["state"] == State.READY and status()["web"]["pid"] != first)
+        assert status()["web"]["restarts"] == 1
+
+
+def test_a_component_waits_for_what_it_needs(tmp_path: Path) -> None:
+    gate = threading.Event()
+    task = Task("task", lambda: gate.wait(_PATIENCE_SECONDS))
+    web = Web("web", tmp_path, after=("task",))
+    with supervised(tmp_path, [web, task]) as status:
+        wait_until(lambda: status()["task"]["state"] == State.PREPARING)
+        assert status()["web"] == status()["web"] | {"state": State.WAITING, "pid": None}
+
+        gate.set()
+
+        wait_until(lambda: status()["web"]["state"] == State.READY)
+
+
+def test_a_task_is_repeated_until_it_succeeds(tmp_path: Path) -> None:
+    tries: list[int] = []
+
+    def work() -> None:
+        tries.append(len(tries))
+        if len(tries) < 3:
+            raise ComponentFailed("not yet")
+
+    with supervised(tmp_path, [Task("task", work)]) as status:
+        wait_until(lambda: status()["task"]["state"] == State.READY)
+
+        assert len(tries) == 3
+        assert status()["task"]["problem"] is None
+
+
+def test_a_component_that_ends_at_once_is_reported_and_stops_nobody_else(tmp_path: Path) -> None:
+    with supervised(tmp_path, [Stubborn("stubborn", tmp_path), Web("web", tmp_path)]) as status:
+        wait_until(lambda: status()["stubborn"]["restarts"] >= 2)
+
+        assert "ended with status 1" in status()["stubborn"]["problem"]
+        wait_until(lambda: status()["web"]["state"] == State.READY)
+
+
+def test_nothing_runs_after_the_end(tmp_path: Path) -> None:
+    with supervised(tmp_path, [Web("one", tmp_path), Web("two", tmp_path)]) as status:
+        wait_until(lambda: all(report["state"] == State.READY for report in status().values()))
+        running = [identity_of(report["pid"]) for report in status().values()]
+
+    assert not [identity for identity in running if identity.alive]
+    assert {report["state"] for report in status().values()} == {State.STOPPED}
+
+
+@contextmanager
+def supervised(folder: Path, components: Sequence[Component]) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Run a supervisor and give a function that reads its status file by component."""
+    status_file = folder / "status.json"
+
+    def status() -> dict[str, Any]:
+        if not status_file.exists():
+            return {component.name: {"state": None, "pid": None, "restarts": 0} for component in components}
+        reports = json.loads(status_file.read_text(encoding="utf-8"))["components"]
+        return {report["name"]: report for report in reports}
+
+    supervisor = Supervisor(components, status_file, {})
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    try:
+        yield status
+    finally:
+        supervisor.ask_to_stop()
+        thread.join()
+
+
+def identity_of(pid: int) -> Identity:
+    identity = process.identify(pid)
+    assert identity is not None
+    return identity
