@@ -13,12 +13,12 @@ from datetime import timedelta
 
 from temporalio import activity
 
-from activities.audit_trail import record
-from activities.notifications import Announcer
-from core.errors.tenants import ApprovalNotNeeded, ApprovalUnknown, ApprovalWaits, TooManyApprovals, VoteNotCounted
+from activities.audit_trail import append_audit_event
+from activities.notifications import NotificationOutbox
+from core.errors.tenants import ApprovalNotNeeded, ApprovalPending, ApprovalUnknown, TooManyApprovals, VoteRejected
 from core.messages.base import StepInput
 from core.messages.tenants import ApprovalResult, ApprovalStep, CloseApprovalInput, PendingApproval, WaitingResult
-from core.notifications import AnnouncementKind
+from core.notifications import NotificationKind
 from core.tenants.approvals import (
     MOST_PENDING,
     Action,
@@ -42,7 +42,7 @@ _NAMES: dict[ApprovalState, tuple[AuditName, Outcome]] = {
 
 
 class ApprovalActivities:
-    def __init__(self, database: Database, announcer: Announcer, lasts: timedelta) -> None:
+    def __init__(self, database: Database, announcer: NotificationOutbox, lasts: timedelta) -> None:
         """Take for how long a request waits for a second person."""
         self._database = database
         self._announcer = announcer
@@ -59,9 +59,9 @@ class ApprovalActivities:
                     tx.approvals.settle(step.approval_id, ApprovalState.REFUSED, reason=code)
                 else:
                     tx.approvals.admit(step.approval_id, self._lasts)
-                    told = self._announcer.store(tx, step, row, AnnouncementKind.APPROVAL_WAITING)
+                    told = self._announcer.store(tx, step, row, NotificationKind.APPROVAL_WAITING)
                 _record(tx, step, AuditName.APPROVAL_REQUESTED, "refused" if code else "success", code=code)
-            return _result(tx, step, AnnouncementKind.APPROVAL_WAITING if told else None)
+            return _result(tx, step, NotificationKind.APPROVAL_WAITING if told else None)
 
     @activity.defn(name="decide-approval")
     def decide_approval(self, step: ApprovalStep) -> ApprovalResult:
@@ -71,7 +71,7 @@ class ApprovalActivities:
             approval = _known(tx, step)
             decision = decide(approval, tx.approvals.votes(step.approval_id), tx.approvals.now())
             if decision.state in {ApprovalState.ASKED, ApprovalState.PENDING}:
-                raise VoteNotCounted
+                raise VoteRejected
             if approval.state is ApprovalState.PENDING:
                 tx.approvals.settle(step.approval_id, decision.state, decision.vote)
                 name, outcome = _NAMES[decision.state]
@@ -111,7 +111,7 @@ def _not_admitted(tx: TenantTransaction, approval: Approval) -> str:
     now = tx.approvals.now()
     waiting = [one for one in tx.approvals.pending() if not is_over(one, now)]
     if any((one.action, one.argument) == (approval.action, approval.argument) for one in waiting):
-        return ApprovalWaits.code
+        return ApprovalPending.code
     return TooManyApprovals.code if len(waiting) >= MOST_PENDING else ""
 
 
@@ -133,7 +133,9 @@ def _record(tx: TenantTransaction, step: ApprovalStep, name: AuditName, outcome:
         "expires_at": approval.expires_at.isoformat() if approval.expires_at else "",
         **details,
     }
-    record(tx, step, name, step.approval_id, outcome, **{key: value for key, value in told.items() if value})
+    append_audit_event(
+        tx, step, name, step.approval_id, outcome, **{key: value for key, value in told.items() if value}
+    )
 
 
 def _waiting(tx: TenantTransaction) -> tuple[PendingApproval, ...]:
@@ -144,7 +146,7 @@ def _waiting(tx: TenantTransaction) -> tuple[PendingApproval, ...]:
     )
 
 
-def _result(tx: TenantTransaction, step: ApprovalStep, told: AnnouncementKind | None = None) -> ApprovalResult:
+def _result(tx: TenantTransaction, step: ApprovalStep, told: NotificationKind | None = None) -> ApprovalResult:
     approval = _known(tx, step)
     return ApprovalResult(
         waiting=_waiting(tx),
@@ -172,7 +174,7 @@ def require_approval(
     refuse_unless_approved(approval, action, argument, step.operation_id, tx.approvals.now())
     if approval is not None and approval.used_by is None:
         tx.approvals.use(approval.approval_id, step.operation_id)
-        record(
+        append_audit_event(
             tx,
             step,
             AuditName.APPROVAL_EXECUTED,

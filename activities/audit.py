@@ -20,12 +20,12 @@ from temporalio import activity
 
 from activities.audit_trail import Clock
 from activities.metrics import Metrics
-from compliance.reconciliation.ledger import Log, close
-from compliance.reconciliation.model import CHECKING, LATE, Difference, OurRecord, Severity
+from compliance.reconciliation.ledger import ServerLog, reconcile_all
+from compliance.reconciliation.model import CHECKING, LATE, AuditRecord, Discrepancy, Severity
 from core import names as ids
 from core.messages.base import StepInput
 from core.messages.compliance import SignHeadsResult
-from database.audit import SignedHead
+from database.audit import SignedCheckpoint
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome, head_message
@@ -38,9 +38,9 @@ _MOST = 100
 _BEAT_BYTES = 4_000_000
 _LONGEST = 500
 
-ReadLog = Callable[[datetime, Callable[[int], None]], Log]
+ReadLog = Callable[[datetime, Callable[[int], None]], ServerLog]
 """Reads the log from a moment on and tells of the bytes that were read."""
-ReadStream = Callable[[str, datetime], Sequence[OurRecord]]
+ReadStream = Callable[[str, datetime], Sequence[AuditRecord]]
 """Reads what of a tenant's stream is held against it."""
 
 log = structlog.get_logger()
@@ -74,11 +74,11 @@ class ReconcileActivities:
         since = until - _LOOKED_BACK
         said = self._read_log(since - LATE, _Beat())
         tenants = sorted({tenant_id for tenant_id in said.events if tenant_id} | set(ids.PLATFORM_TENANTS))
-        streams: dict[str, Sequence[OurRecord]] = {}
+        streams: dict[str, Sequence[AuditRecord]] = {}
         for tenant_id in tenants:
             streams[tenant_id] = self._read_stream(tenant_id, since)
             activity.heartbeat(tenant_id)
-        closed = close(said, streams, since, until)
+        closed = reconcile_all(said, streams, since, until)
         for tenant_id in tenants:
             found = list(closed.tenants[tenant_id])
             if tenant_id == ids.CANARY_TENANT_ID:
@@ -87,7 +87,7 @@ class ReconcileActivities:
             self._tell(tenant_id, [one for one in found if one.severity is not Severity.NOTICE], until, held)
             activity.heartbeat(tenant_id)
 
-    def _tell(self, tenant_id: str, found: Sequence[Difference], until: datetime, held: dict[str, str]) -> None:
+    def _tell(self, tenant_id: str, found: Sequence[Discrepancy], until: datetime, held: dict[str, str]) -> None:
         self._metrics.count_audit_differences(one.kind for one in found)
         for one in found[:_MOST]:
             log.error("audit logs differ", tenant_id=tenant_id, kind=one.kind, what=one.what, reference=one.reference)
@@ -115,16 +115,16 @@ class _Beat:
             activity.heartbeat(self._read)
 
 
-def _once(found: Iterable[Difference]) -> Iterable[Difference]:
+def _once(found: Iterable[Discrepancy]) -> Iterable[Discrepancy]:
     return {_id(one): one for one in found}.values()
 
 
-def _id(one: Difference) -> str:
+def _id(one: Discrepancy) -> str:
     """Return what is the same whenever it is found."""
     return f"double-entry/{one.kind}/{hashlib.sha256(f'{one.reference} {one.what}'.encode()).hexdigest()[:32]}"
 
 
-def _difference(one: Difference) -> AuditEvent:
+def _difference(one: Discrepancy) -> AuditEvent:
     details = {
         "severity": one.severity.value,
         "what": one.what.replace("\0", "\N{REPLACEMENT CHARACTER}")[:_LONGEST],
@@ -152,7 +152,7 @@ def _event(event_id: str, name: AuditName, subject: str, outcome: Outcome, detai
 _BATCH = 200
 
 
-class RecordedSigner:
+class CheckpointSigner:
     """Signs as `vault.transit.keys.AuditSigner` does; the key server rotates the key without telling us."""
 
     def __init__(self, platform: PlatformQueries, signer: TransitAuditSigner) -> None:
@@ -170,8 +170,8 @@ class RecordedSigner:
         return signed
 
 
-class AuditHeadActivities:
-    def __init__(self, database: Database, platform: PlatformQueries, signer: RecordedSigner) -> None:
+class AuditCheckpointActivities:
+    def __init__(self, database: Database, platform: PlatformQueries, signer: CheckpointSigner) -> None:
         self._database = database
         self._platform = platform
         self._signer = signer
@@ -198,5 +198,5 @@ class AuditHeadActivities:
             return
         [(signature, key)] = self._signer.sign_all([head_message(tenant_id, head.seq, head.chain_hash)])
         with self._database.tenant_tx(tenant_id) as tx:
-            tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, signature, key))
+            tx.audit.save_signed_head(SignedCheckpoint(head.seq, head.chain_hash, signature, key))
         log.info("audit head signed", tenant_id=tenant_id, seq=head.seq, hash=head.chain_hash.hex(), head=signature)

@@ -16,7 +16,7 @@ Clock = Callable[[], datetime]
 _ACTOR = "worker"
 
 
-def record(
+def append_audit_event(
     tx: TenantTransaction,
     step: StepInput,
     name: AuditName,
@@ -42,7 +42,7 @@ def record(
     )
 
 
-def finish(tx: TenantTransaction, step: StepInput, which: Step, began: datetime) -> None:
+def complete_step(tx: TenantTransaction, step: StepInput, which: Step, began: datetime) -> None:
     """Mark the step done in the transaction that holds its effect, so that neither is ever seen alone."""
     tx.steps.finish(step.operation_id, which, began)
 

@@ -16,7 +16,7 @@ _BREATH_SECONDS = 1.0
 """The longest that is rested without a sign of life."""
 
 
-def rest(keys: int, took: float, per_second: float) -> None:
+def throttle(keys: int, took: float, per_second: float) -> None:
     """Wait until as much time has passed as this many keys may take; 0 a second: as many as go.
 
     `took` seconds of it have passed already.
@@ -32,7 +32,7 @@ Asked = ParamSpec("Asked")
 Result = TypeVar("Result")
 
 
-class Threads(ThreadPoolExecutor):
+class ContextThreadPool(ThreadPoolExecutor):
     """A pool whose work takes the context of who hands it in along: the correlation id, and the activity to beat for.
 
     The plain one gives each thread a context of its own, in which nobody knows for whom a key is being unwrapped.

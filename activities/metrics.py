@@ -11,10 +11,10 @@ from typing import NamedTuple, get_args
 
 from temporalio.common import MetricMeter
 
-from compliance.reconciliation.model import Kind
-from core.certificates import ALARMING, Ending, Stage
+from compliance.reconciliation.model import DiscrepancyKind
+from core.certificates import ALARMING, ExpiringItem, ExpiryStage
 from core.isolation import CheckResult, Outcome
-from core.keys.rotation import Stuck
+from core.keys.rotation import StallReason
 
 READY_SECONDS = "openkcm_ready_seconds"
 READY_MEANING = "seconds from the accepted event to an active tenant"
@@ -47,11 +47,11 @@ COUNTERS: Mapping[str, CounterSpec] = {
     ),
     _NOT_RENEWED: CounterSpec(
         "certificates, authorities, revocation lists and the PKI root found late or lapsed",
-        tuple({"kind": str(kind), "stage": str(stage)} for kind in Ending for stage in ALARMING),
+        tuple({"kind": str(kind), "stage": str(stage)} for kind in ExpiringItem for stage in ALARMING),
     ),
-    _ROTATIONS_STUCK: CounterSpec("tenants found with keys that are due and not rotated", _each("why", Stuck)),
+    _ROTATIONS_STUCK: CounterSpec("tenants found with keys that are due and not rotated", _each("why", StallReason)),
     _AUDIT_DIFFERENCES: CounterSpec(
-        "differences between the key server's audit log and the audit streams", _each("kind", Kind)
+        "differences between the key server's audit log and the audit streams", _each("kind", DiscrepancyKind)
     ),
 }
 """Alert on any increase; of the boundary checks, on any increase of `breached`. Prometheus adds `_total` to the names.
@@ -88,16 +88,16 @@ class Metrics:
         """Count, at each check, tenants whose boundary was breached or whose examination is late."""
         self._count(_EXAMINATIONS_TROUBLED, "why", reasons)
 
-    def count_not_renewed(self, found: Iterable[tuple[Ending, Stage]]) -> None:
+    def count_not_renewed(self, found: Iterable[tuple[ExpiringItem, ExpiryStage]]) -> None:
         """Count, at each check, what was not renewed."""
         for (kind, stage), number in Counter(found).items():
             self._counters[_NOT_RENEWED].add(number, {"kind": str(kind), "stage": str(stage)})
 
-    def count_stuck_rotations(self, reasons: Iterable[Stuck]) -> None:
+    def count_stuck_rotations(self, reasons: Iterable[StallReason]) -> None:
         """Count, at each check, rotations that did not complete."""
         self._count(_ROTATIONS_STUCK, "why", reasons)
 
-    def count_audit_differences(self, kinds: Iterable[Kind]) -> None:
+    def count_audit_differences(self, kinds: Iterable[DiscrepancyKind]) -> None:
         """Count, at each reconciliation, how the key server's log and the audit streams differ."""
         self._count(_AUDIT_DIFFERENCES, "kind", kinds)
 

@@ -2,10 +2,10 @@
 
 Messages to the customer, stored in the transaction of what they tell of; `notifications` sends them.
 
-The senders behind `notifications.Sender`: the marketplace's callback and the customer's mailbox.
+The senders behind `notifications.MarketplaceClient`: the marketplace's callback and the customer's mailbox.
 
 Both say the message id in the place their receivers look for it (`webhook-id` and the CloudEvent's `id`; `Message-ID`),
-so a message that is sent again is known again. Whatever goes wrong is AnnouncementUndelivered, without the cause's
+so a message that is sent again is known again. Whatever goes wrong is NotificationUndelivered, without the cause's
 text: addresses with credentials, answers and secrets would otherwise reach a workflow history.
 """
 
@@ -26,11 +26,11 @@ from cloudevents.core.v1.event import CloudEvent
 from standardwebhooks import Webhook
 from temporalio import activity
 
-from activities.audit_trail import Clock, finish, record
+from activities.audit_trail import Clock, append_audit_event, complete_step
 from core import names as ids
-from core.errors.platform import AnnouncementUndelivered, SettingsInvalid
+from core.errors.platform import NotificationUndelivered, SettingsInvalid
 from core.messages.base import AnnounceInput, StepInput
-from core.notifications import Announcement, AnnouncementKind, Channel, announcement_text, dashboard_url, message_id
+from core.notifications import Channel, Notification, NotificationKind, announcement_text, dashboard_url, message_id
 from core.tenants.provisioning import Step
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
@@ -44,8 +44,8 @@ _BATCH = 200
 class Sender(Protocol):
     """One channel. A receiver drops what it has seen by the message id, which is the same at every attempt."""
 
-    def send(self, announcement: Announcement) -> None:
-        """Hand the message over; raises AnnouncementUndelivered when it was not taken."""
+    def send(self, announcement: Notification) -> None:
+        """Hand the message over; raises NotificationUndelivered when it was not taken."""
         ...
 
 
@@ -63,10 +63,10 @@ class NotificationActivities:
         """Send the tenant's waiting messages; done when none is left."""
         began = self._clock()
         if not self._deliver(step):
-            raise AnnouncementUndelivered
-        if step.kind is AnnouncementKind.READY:
+            raise NotificationUndelivered
+        if step.kind is NotificationKind.READY:
             with self._database.tenant_tx(step.tenant_id) as tx:
-                finish(tx, step, Step.ANNOUNCE, began)
+                complete_step(tx, step, Step.ANNOUNCE, began)
 
     @activity.defn(name="sweep-outbox")
     def sweep_outbox(self) -> None:
@@ -90,17 +90,19 @@ class NotificationActivities:
                 continue
             try:
                 sender.send(message)
-            except AnnouncementUndelivered:
+            except NotificationUndelivered:
                 delivered = False
                 continue
             with self._database.tenant_tx(step.tenant_id) as tx:
                 tx.outbox.mark_sent(message.message_id)
-                record(tx, step, AuditName.ANNOUNCED, message.message_id, channel=message.channel, kind=message.kind)
+                append_audit_event(
+                    tx, step, AuditName.ANNOUNCED, message.message_id, channel=message.channel, kind=message.kind
+                )
         return delivered
 
 
 @dataclass(frozen=True, slots=True)
-class Announcer:
+class NotificationOutbox:
     """Over which channels customers are told, and where their page is."""
 
     channels: Sequence[Channel]
@@ -111,7 +113,7 @@ class Announcer:
         tx: TenantTransaction,
         step: StepInput,
         row: TenantRow,
-        kind: AnnouncementKind,
+        kind: NotificationKind,
         until: datetime | None = None,
     ) -> bool:
         """Store one message for each channel; False when there is nobody to tell. `until`: of one who leaves."""
@@ -120,7 +122,7 @@ class Announcer:
         subject, body = announcement_text(kind, row.organization, dashboard_url(self.base_url, step.tenant_id), until)
         for channel in self.channels:
             tx.outbox.add(
-                Announcement(
+                Notification(
                     message_id=message_id(step.tenant_id, step.operation_id, kind, channel),
                     tenant_id=step.tenant_id,
                     channel=channel,
@@ -159,7 +161,7 @@ class CallbackSender:
         # Redirects are not followed: a signed message goes where the operator said and nowhere else.
         self._client = httpx2.Client(timeout=_SECONDS, follow_redirects=False)
 
-    def send(self, announcement: Announcement) -> None:
+    def send(self, announcement: Notification) -> None:
         now = self._clock().astimezone(UTC)
         message = to_structured_event(
             CloudEvent(
@@ -189,9 +191,9 @@ class CallbackSender:
         try:
             answer = self._client.post(self._url, content=message.body, headers=headers)
         except (httpx2.HTTPError, httpx2.InvalidURL):
-            raise AnnouncementUndelivered("the callback does not answer") from None
+            raise NotificationUndelivered("the callback does not answer") from None
         if not answer.is_success:
-            raise AnnouncementUndelivered(f"the callback answered {answer.status_code}")
+            raise NotificationUndelivered(f"the callback answered {answer.status_code}")
 
     def close(self) -> None:
         """Close the connections; nothing can be sent afterwards."""
@@ -228,7 +230,7 @@ class EmailSender:
         self._to_template = to_template
         _address(to_template.replace("{tenant_id}", "tenant"))
 
-    def send(self, announcement: Announcement) -> None:
+    def send(self, announcement: Notification) -> None:
         mail = self._compose(announcement)
         try:
             with self._connect() as server:
@@ -237,9 +239,9 @@ class EmailSender:
                 # A receiver that is refused raises; there is one, so there are no half deliveries.
                 server.send_message(mail)
         except (OSError, smtplib.SMTPException):
-            raise AnnouncementUndelivered("the mail server does not take the message") from None
+            raise NotificationUndelivered("the mail server does not take the message") from None
 
-    def _compose(self, announcement: Announcement) -> EmailMessage:
+    def _compose(self, announcement: Notification) -> EmailMessage:
         """Build the mail; the policy refuses line breaks in headers, so a name cannot add any of its own."""
         mail = EmailMessage(policy=SMTP)
         try:
@@ -250,7 +252,7 @@ class EmailSender:
             mail["Auto-Submitted"] = "auto-generated"
             mail.set_content(announcement.body)
         except (ValueError, MessageError):
-            raise AnnouncementUndelivered("the message cannot be written as a mail") from None
+            raise NotificationUndelivered("the message cannot be written as a mail") from None
         mail["Date"] = _now()
         return mail
 

@@ -9,20 +9,20 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.audit_trail import Clock, finish, is_recorded, record
+from activities.audit_trail import Clock, append_audit_event, complete_step, is_recorded
 from activities.certificates.ca_rotation import AuthorityMaker
 from activities.keys import alarm, refused_fingerprint
 from activities.metrics import Metrics
-from activities.notifications import Announcer
+from activities.notifications import NotificationOutbox
 from core import names as ids
 from core.certificates import AuthorityState
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import ConflictingResource
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.messages.base import FailureInput, StepInput
 from core.messages.tenants import ActivateResult
-from core.notifications import AnnouncementKind
-from core.tenants.lifecycle import Move, State
+from core.notifications import NotificationKind
+from core.tenants.lifecycle import State, Transition
 from core.tenants.provisioning import Step, steps_of
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
@@ -33,8 +33,8 @@ from vault.transit.payload_keys import TransitPayloadKeys
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 
 
-class RecordActivities:
-    def __init__(self, database: Database, announcer: Announcer, clock: Clock, metrics: Metrics) -> None:
+class ProvisioningActivities:
+    def __init__(self, database: Database, announcer: NotificationOutbox, clock: Clock, metrics: Metrics) -> None:
         self._database = database
         self._announcer = announcer
         self._clock = clock
@@ -50,13 +50,13 @@ class RecordActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             row = tx.tenants.lock()
             retried = row.state is State.FAILED
-            tx.tenants.move(Move.RETRY if retried else Move.PROVISION)
+            tx.tenants.move(Transition.RETRY if retried else Transition.PROVISION)
             if retried:
-                record(tx, step, AuditName.PROVISION_RETRIED, step.tenant_id)
+                append_audit_event(tx, step, AuditName.PROVISION_RETRIED, step.tenant_id)
             tx.steps.plan(step.operation_id, steps_of(step.tenant_id))
             made = (ids.l2_key(step.tenant_id), ids.ca_key(step.tenant_id), ids.payload_key(step.tenant_id))
-            record(tx, step, AuditName.PROVISION_INTENDED, step.tenant_id, "intended", keys=", ".join(made))
-            finish(tx, step, Step.OPEN_RECORDS, began)
+            append_audit_event(tx, step, AuditName.PROVISION_INTENDED, step.tenant_id, "intended", keys=", ".join(made))
+            complete_step(tx, step, Step.OPEN_RECORDS, began)
 
     @activity.defn(name=Step.ACTIVATE)
     def activate(self, step: StepInput) -> ActivateResult:
@@ -70,14 +70,16 @@ class RecordActivities:
             if authority is None:
                 raise ConflictingResource("authority", step.tenant_id, "it is not on record although its step is done")
             tx.routes.publish(RouteRow(ids.l2_key(step.tenant_id), authority.fingerprint, row.region))
-            record(tx, step, AuditName.ROUTE_PUBLISHED, ids.l2_key(step.tenant_id), issuer=authority.fingerprint)
-            tx.tenants.move(Move.ACTIVATE)
-            record(tx, step, AuditName.TENANT_ACTIVATED, step.tenant_id)
-            self._announcer.store(tx, step, row, AnnouncementKind.READY)
-            finish(tx, step, Step.ACTIVATE, began)
+            append_audit_event(
+                tx, step, AuditName.ROUTE_PUBLISHED, ids.l2_key(step.tenant_id), issuer=authority.fingerprint
+            )
+            tx.tenants.move(Transition.ACTIVATE)
+            append_audit_event(tx, step, AuditName.TENANT_ACTIVATED, step.tenant_id)
+            self._announcer.store(tx, step, row, NotificationKind.READY)
+            complete_step(tx, step, Step.ACTIVATE, began)
             waiting = len(tx.outbox.unsent()) if self._announcer.channels else 0
             if not waiting:
-                finish(tx, step, Step.ANNOUNCE, began)
+                complete_step(tx, step, Step.ANNOUNCE, began)
         self._metrics.record_ready((self._clock() - row.requested_at).total_seconds())
         return ActivateResult(messages=waiting)
 
@@ -87,12 +89,12 @@ class RecordActivities:
         with self._database.tenant_tx(failure.tenant_id) as tx:
             row = tx.tenants.lock()
             if tx.routes.withdraw():
-                record(tx, failure, AuditName.ROUTE_WITHDRAWN, ids.l2_key(failure.tenant_id))
-            tx.tenants.move(Move.FAIL)
-            record(
+                append_audit_event(tx, failure, AuditName.ROUTE_WITHDRAWN, ids.l2_key(failure.tenant_id))
+            tx.tenants.move(Transition.FAIL)
+            append_audit_event(
                 tx, failure, AuditName.TENANT_FAILED, failure.tenant_id, "failure", code=failure.code, at=failure.reason
             )
-            self._announcer.store(tx, failure, row, AnnouncementKind.FAILED)
+            self._announcer.store(tx, failure, row, NotificationKind.FAILED)
 
     @activity.defn(name="break-promise")
     def break_promise(self, step: StepInput) -> None:
@@ -101,12 +103,12 @@ class RecordActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             row = tx.tenants.lock()
             if tx.tenants.break_promise():
-                record(tx, step, AuditName.PROMISE_BROKEN, step.tenant_id, "failure", state=row.state)
+                append_audit_event(tx, step, AuditName.PROMISE_BROKEN, step.tenant_id, "failure", state=row.state)
             if row.state in {State.REQUESTED, State.PROVISIONING}:
-                self._announcer.store(tx, step, row, AnnouncementKind.LATE)
+                self._announcer.store(tx, step, row, NotificationKind.LATE)
 
 
-class CertificateActivities:
+class TenantCaActivities:
     def __init__(
         self, database: Database, platform: PlatformQueries, authorities: PkiAuthorities, clock: Clock
     ) -> None:
@@ -128,8 +130,10 @@ class CertificateActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             recorded = tx.certificates.record_authority(made)
             tx.keys.record(ids.ca_key(step.tenant_id), "CA", 1)
-            record(tx, step, AuditName.AUTHORITY_CREATED, recorded.serial, not_after=recorded.not_after.isoformat())
-            finish(tx, step, Step.CREATE_AUTHORITY, began)
+            append_audit_event(
+                tx, step, AuditName.AUTHORITY_CREATED, recorded.serial, not_after=recorded.not_after.isoformat()
+            )
+            complete_step(tx, step, Step.CREATE_AUTHORITY, began)
 
     @activity.defn(name="disable-authority")
     def disable_authority(self, step: StepInput) -> None:
@@ -139,7 +143,7 @@ class CertificateActivities:
                 return
         self._authorities.disable(step.tenant_id)
         with self._database.tenant_tx(step.tenant_id) as tx:
-            record(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.ca_key(step.tenant_id))
+            append_audit_event(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.ca_key(step.tenant_id))
 
 
 _PROOF = b"openkcm tenant key round trip"
@@ -151,7 +155,7 @@ class PayloadKeyring(Protocol):
     def learn(self, tenant_id: str, data_key: bytes, wrapped: str) -> None: ...
 
 
-class KeyActivities:
+class TenantKeyActivities:
     def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that is made
         self,
         database: Database,
@@ -179,7 +183,7 @@ class KeyActivities:
         """
         began = self._clock()
         tenant_key = self._tenant_keys.ensure(step.tenant_id)
-        context = Context(step.tenant_id, tenant_key.name, "", Purpose.VERIFY, step.operation_id)
+        context = EncryptionContext(step.tenant_id, tenant_key.name, "", Purpose.VERIFY, step.operation_id)
         if self._tenant_keys.decrypt(context, self._tenant_keys.encrypt(context, _PROOF)) != _PROOF:
             raise KeyUnavailable
         fingerprint = self._fingerprints.of(step.tenant_id, tenant_key.version)
@@ -190,10 +194,14 @@ class KeyActivities:
             refusal = refused_fingerprint(tx, step, tenant_key, fingerprint)
             if refusal is None:
                 tx.keys.record(tenant_key.name, "L2", tenant_key.version)
-                record(tx, step, AuditName.TENANT_KEY_CREATED, tenant_key.name, version=str(tenant_key.version))
+                append_audit_event(
+                    tx, step, AuditName.TENANT_KEY_CREATED, tenant_key.name, version=str(tenant_key.version)
+                )
                 tx.keys.record(payload_key.name, "payload", payload_key.version)
-                record(tx, step, AuditName.PAYLOAD_KEY_CREATED, payload_key.name, version=str(payload_key.version))
-                finish(tx, step, Step.CREATE_KEYS, began)
+                append_audit_event(
+                    tx, step, AuditName.PAYLOAD_KEY_CREATED, payload_key.name, version=str(payload_key.version)
+                )
+                complete_step(tx, step, Step.CREATE_KEYS, began)
         if refusal is not None:
             alarm(self._metrics, step.tenant_id, refusal)
             raise refusal
@@ -209,4 +217,4 @@ class KeyActivities:
                 return
         self._tenant_keys.disable(step.tenant_id)
         with self._database.tenant_tx(step.tenant_id) as tx:
-            record(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.l2_key(step.tenant_id))
+            append_audit_event(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.l2_key(step.tenant_id))

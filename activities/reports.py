@@ -1,12 +1,12 @@
-"""The steps of MakeReport (docs/reports.md): state, count, render, sign and store. Safe to run twice and to die in."""
+"""The steps of GenerateReport (docs/reports.md): state, count, render, sign and store. Each is safe to repeat."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from temporalio import activity
 
-from activities.audit import RecordedSigner
-from activities.audit_trail import Clock, record
+from activities.audit import CheckpointSigner
+from activities.audit_trail import Clock, append_audit_event
 from compliance.reports.builder import Request, assemble
 from core.audit import AuditFilter
 from core.errors.compliance import ReportUnknown
@@ -16,10 +16,10 @@ from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.reports import ReportRow, StatedRow
 from openkcm.contract.audit_events import AuditName, StoredRecord
-from openkcm.verification.reports.counters import Counting
-from openkcm.verification.reports.model import Report, Stated
+from openkcm.verification.reports.counters import ReportCounter
+from openkcm.verification.reports.model import Report, Snapshot
 from openkcm.verification.reports.signed_file import (
-    Form,
+    ReportFormat,
     report_message,
     report_text,
     signable,
@@ -34,7 +34,7 @@ _PIECE = 5_000
 _CLOCK_STEP = timedelta(hours=1)
 """By how much a server's clock may have been set back in the middle of a stream, whose times otherwise only grow."""
 
-ReadStated = Callable[[TenantTransaction, datetime], Stated]
+ReadStated = Callable[[TenantTransaction, datetime], Snapshot]
 Rendering = Callable[[Report, bytes], bytes]
 """Draws a report; its second argument is the signed JSON document, which the file carries inside."""
 
@@ -44,8 +44,8 @@ class ReportActivities:
         self,
         database: Database,
         read_stated: ReadStated,
-        renderings: Mapping[Form, Rendering],
-        signer: RecordedSigner,
+        renderings: Mapping[ReportFormat, Rendering],
+        signer: CheckpointSigner,
         version: str,
         clock: Clock,
     ) -> None:
@@ -71,7 +71,7 @@ class ReportActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             # The stream's lock comes with the record: of two attempts the second finds what the first has kept.
             said = binding(asked.since, asked.until, at, stated_digest(stated))
-            seq = record(tx, step, AuditName.REPORT_MADE, step.report_id, "success", **said)
+            seq = append_audit_event(tx, step, AuditName.REPORT_MADE, step.report_id, "success", **said)
             if tx.reports.stated(step.report_id) is None:
                 tx.reports.state(step.report_id, StatedRow(stated, at, seq))
 
@@ -98,7 +98,7 @@ class ReportActivities:
             asked.until,
             asked.made_for,
         )
-        counting = Counting(asked.since, asked.until)
+        counting = ReportCounter(asked.since, asked.until)
         for stored in self._records(step.tenant_id, asked, place.seq):
             counting.add(stored)
         report = assemble(request, counting.figures(), kept.stated, kept.at, place, self._version)
@@ -120,10 +120,10 @@ class ReportActivities:
             yield from found
             after += _PIECE
 
-    def _files(self, report: Report) -> Mapping[Form, bytes]:
+    def _files(self, report: Report) -> Mapping[ReportFormat, bytes]:
         """Return the report in every form, each signed as it is."""
         text = report_text(report)
-        [(signature, key)] = self._signed(report, {Form.JSON: text.encode()})
+        [(signature, key)] = self._signed(report, {ReportFormat.JSON: text.encode()})
         document = write_document(SignedText(text, signature, key)).encode()
         drawn = {}
         for form, render in self._renderings.items():
@@ -131,11 +131,11 @@ class ReportActivities:
             drawn[form] = signable(render(report, document))
         signed = zip(drawn.items(), self._signed(report, drawn), strict=True)
         return {
-            Form.JSON: document,
+            ReportFormat.JSON: document,
             **{form: with_signature(content, form, *by) for (form, content), by in signed},
         }
 
-    def _signed(self, report: Report, contents: Mapping[Form, bytes]) -> Sequence[tuple[str, str]]:
+    def _signed(self, report: Report, contents: Mapping[ReportFormat, bytes]) -> Sequence[tuple[str, str]]:
         messages = [report_message(report.tenant_id, form, content) for form, content in contents.items()]
         return self._signer.sign_all(messages)
 

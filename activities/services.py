@@ -10,12 +10,12 @@ from datetime import timedelta
 from cryptography import x509
 from temporalio import activity
 
-from activities.audit_trail import Clock, record
+from activities.audit_trail import Clock, append_audit_event
 from activities.certificates.ca_rotation import as_authority
-from activities.keys import context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
-from core.errors.platform import ConflictingResource, Overtaken
+from activities.keys import context_of, require_active_version, require_current_root_key, root_key_in_force
+from core.errors.platform import ConflictingResource, Superseded
 from core.errors.services import ServiceUnknown
-from core.errors.tenants import TenantClosed, TenantUnknown
+from core.errors.tenants import TenantNotOperational, TenantUnknown
 from core.messages.services import (
     CertificatePlan,
     CertificateResult,
@@ -28,8 +28,8 @@ from core.services import RENEWED, ServiceState
 from core.tenants.lifecycle import ENCRYPTS, State
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.services.repository import LeafRow, ServiceRow
-from kms.key_cache import OpenedRootKeys
+from database.services.repository import ServiceCertificateRow, ServiceRow
+from kms.key_cache import RootKeyCache
 from openkcm.contract.audit_events import AuditName
 from vault.pki.authorities import PkiAuthorities
 from vault.transit.keys import ciphertext_version
@@ -43,7 +43,7 @@ class ServiceActivities:
         self,
         database: Database,
         tenant_keys: TransitTenantKeys,
-        shelf: OpenedRootKeys,
+        shelf: RootKeyCache,
         authorities: PkiAuthorities,
         lifetime: timedelta,
         clock: Clock,
@@ -71,7 +71,7 @@ class ServiceActivities:
             if newest is not None and newest.request_id == step.request_id and newest.not_after > self._clock():
                 return CertificatePlan(request_id=step.request_id, generation=newest.generation)
             plan = CertificatePlan(request_id=step.request_id, generation=tx.services.generation(step.service) + 1)
-            record(
+            append_audit_event(
                 tx,
                 _of_plan(step, plan),
                 AuditName.SERVICE_CONNECT_INTENDED,
@@ -103,10 +103,10 @@ class ServiceActivities:
         made = in_force.row(step.service, _FIRST_VERSION, wrapped, ciphertext_version(inner))
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
-            refuse_overtaken_root_key(tx, in_force)
-            refuse_retired(tx, made.l2_version)
+            require_current_root_key(tx, in_force)
+            require_active_version(tx, made.l2_version)
             tx.services.record_key(made)
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.SERVICE_KEY_CREATED,
@@ -130,7 +130,7 @@ class ServiceActivities:
         signed = self._authorities.issue(
             as_authority(authority), step.tenant_id, step.service, request.csr_pem, self._lifetime
         )
-        leaf = LeafRow(
+        leaf = ServiceCertificateRow(
             serial=signed.serial,
             service=step.service,
             generation=step.generation,
@@ -144,9 +144,9 @@ class ServiceActivities:
             tx.tenants.lock()
             _still_wanted(tx, step)
             if tx.certificates.authority() != authority:
-                raise Overtaken("the authority was rolled meanwhile", "the next attempt uses the new one")
+                raise Superseded("the authority was rolled meanwhile", "the next attempt uses the new one")
             recorded = tx.services.record_leaf(leaf)
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.SERVICE_CERTIFICATE_ISSUED,
@@ -164,13 +164,13 @@ class ServiceActivities:
             tx.tenants.lock()
             _still_wanted(tx, step)
             tx.services.connected(step.service)
-            record(tx, step, AuditName.SERVICE_CONNECTED, step.service, certificate=str(step.generation))
+            append_audit_event(tx, step, AuditName.SERVICE_CONNECTED, step.service, certificate=str(step.generation))
 
     @activity.defn(name="record-connect-failure")
     def record_connect_failure(self, failure: ConnectFailureInput) -> None:
         """Put the end of an intended connection on record; what was made for it stays and the next try uses it."""
         with self._database.tenant_tx(failure.tenant_id) as tx:
-            record(
+            append_audit_event(
                 tx,
                 failure,
                 AuditName.SERVICE_CONNECTED,
@@ -193,7 +193,7 @@ class ServiceActivities:
             if newest is None or service.state is not ServiceState.CONNECTED:
                 raise ServiceUnknown("the service has no certificate to renew", "connect it first")
             plan = CertificatePlan(request_id=newest.request_id, generation=tx.services.generation(step.service) + 1)
-            record(
+            append_audit_event(
                 tx,
                 _of_plan(step, plan),
                 AuditName.SERVICE_CERTIFICATE_ISSUED,
@@ -214,9 +214,9 @@ class ServiceActivities:
             if tx.services.get(step.service) is None:
                 raise ServiceUnknown
             if tx.services.disconnect(step.service):
-                record(tx, step, AuditName.SERVICE_DISCONNECTED, step.service)
+                append_audit_event(tx, step, AuditName.SERVICE_DISCONNECTED, step.service)
 
-    def _renewed_later(self, leaf: LeafRow) -> CertificateResult:
+    def _renewed_later(self, leaf: ServiceCertificateRow) -> CertificateResult:
         # Two thirds of what is left, not of the whole life: one that its authority's own end has cut short is then
         # renewed ever sooner, and never in the past.
         now = self._clock()
@@ -233,10 +233,10 @@ def _of_plan(step: ServiceStep, plan: CertificatePlan) -> ServiceStep:
 
 
 def _admitted(tx: TenantTransaction, states: frozenset[State]) -> None:
-    """Lock the tenant's row; raises TenantUnknown, or TenantClosed when its state is not among `states`."""
+    """Lock the tenant's row; raises TenantUnknown, or TenantNotOperational when its state is not among `states`."""
     tenant = tx.tenants.lock()
     if tenant.state not in states:
-        raise TenantClosed(tenant.state)
+        raise TenantNotOperational(tenant.state)
 
 
 def _still_wanted(tx: TenantTransaction, step: ServiceStep) -> ServiceRow:

@@ -8,33 +8,33 @@ Changing what a tenant asks of its keys; a row of PostgreSQL only.
 from temporalio import activity
 
 from activities.approvals import require_approval
-from activities.audit_trail import Clock, record
-from activities.notifications import Announcer
+from activities.audit_trail import Clock, append_audit_event
+from activities.notifications import NotificationOutbox
 from core.errors.compliance import BreachNotCleared
 from core.messages.base import StepInput
-from core.messages.tenants import PolicyInput, StandingInput, StandingMove, StandingResult
-from core.notifications import AnnouncementKind
+from core.messages.tenants import PolicyInput, StatusChange, StatusChangeInput, StatusChangeResult
+from core.notifications import NotificationKind
 from core.tenants.approvals import Action
-from core.tenants.lifecycle import DECRYPTS, Move, State
-from core.tenants.locks import HEALTHY, LockReason, closes
+from core.tenants.lifecycle import DECRYPTS, State, Transition
+from core.tenants.locks import HEALTHY, LockReason, requires_lock
 from core.tenants.policy import parse_policy
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.root_keys import HeldKeyRow
+from database.root_keys import CustomerRootKeyRow
 from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditName
 
 _NAMES = {
-    StandingMove.SUSPEND: AuditName.TENANT_SUSPENDED,
-    StandingMove.RESUME: AuditName.TENANT_RESUMED,
-    StandingMove.LOCK: AuditName.TENANT_LOCKED,
-    StandingMove.UNLOCK: AuditName.TENANT_UNLOCKED,
-    StandingMove.CLEAR_BREACH: AuditName.BREACH_CLEARED,
+    StatusChange.SUSPEND: AuditName.TENANT_SUSPENDED,
+    StatusChange.RESUME: AuditName.TENANT_RESUMED,
+    StatusChange.LOCK: AuditName.TENANT_LOCKED,
+    StatusChange.UNLOCK: AuditName.TENANT_UNLOCKED,
+    StatusChange.CLEAR_BREACH: AuditName.BREACH_CLEARED,
 }
 
 
-class StandingActivities:
-    def __init__(self, database: Database, announcer: Announcer, grace_seconds: float, clock: Clock) -> None:
+class TenantStatusActivities:
+    def __init__(self, database: Database, announcer: NotificationOutbox, grace_seconds: float, clock: Clock) -> None:
         """Take for how long a root key may be out of reach before its tenant is locked."""
         self._database = database
         self._announcer = announcer
@@ -42,14 +42,14 @@ class StandingActivities:
         self._clock = clock
 
     @activity.defn(name="change-standing")
-    def change_standing(self, step: StandingInput) -> StandingResult:
+    def change_standing(self, step: StatusChangeInput) -> StatusChangeResult:
         """Do what somebody asked for; a tenant that stands so already stays so."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             row = tx.tenants.lock()
-            if step.move is StandingMove.LOCK:
+            if step.move is StatusChange.LOCK:
                 require_approval(tx, step, Action.LOCK, {}, step.approval_id)
             state = _moved(tx, row, step.move)
-            record(
+            append_audit_event(
                 tx,
                 step,
                 _NAMES[step.move],
@@ -61,7 +61,7 @@ class StandingActivities:
             return self._result(tx, step, row, state)
 
     @activity.defn(name="follow-root-key")
-    def follow_root_key(self, step: StepInput) -> StandingResult:
+    def follow_root_key(self, step: StepInput) -> StatusChangeResult:
         """Lock the tenant when its root key was taken away or out of reach for too long; unlock it when it is back.
 
         Nobody of ours decides that, so it waits for no second person (docs/approvals.md).
@@ -73,10 +73,10 @@ class StandingActivities:
             held, due = LockReason.ROOT_KEY in row.locks, self._closes(key)
             if due == held or row.state not in DECRYPTS | {State.LOCKED}:
                 warned = key is not None and key.health != HEALTHY and not held
-                told = warned and self._announcer.store(tx, step, row, AnnouncementKind.ROOT_KEY_WARNING)
-                return StandingResult(state=row.state, told=AnnouncementKind.ROOT_KEY_WARNING if told else None)
+                told = warned and self._announcer.store(tx, step, row, NotificationKind.ROOT_KEY_WARNING)
+                return StatusChangeResult(state=row.state, told=NotificationKind.ROOT_KEY_WARNING if told else None)
             state = (tx.tenants.hold if due else tx.tenants.release)(LockReason.ROOT_KEY)
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.TENANT_LOCKED if due else AuditName.TENANT_UNLOCKED,
@@ -90,7 +90,7 @@ class StandingActivities:
             return self._result(tx, step, row, state)
 
     @activity.defn(name="follow-boundaries")
-    def follow_boundaries(self, step: StepInput) -> StandingResult:
+    def follow_boundaries(self, step: StepInput) -> StatusChangeResult:
         """Lock the tenant when its newest examination found a breach; nothing here ever takes that lock away.
 
         The platform closes what it cannot vouch for, so it waits for no second person of the customer's either.
@@ -99,9 +99,9 @@ class StandingActivities:
             row, newest = tx.tenants.lock(), tx.boundaries.examination()
             breached = newest is not None and newest.breached > 0
             if not breached or LockReason.BREACH in row.locks or row.state not in DECRYPTS | {State.LOCKED}:
-                return StandingResult(state=row.state)
+                return StatusChangeResult(state=row.state)
             state = tx.tenants.hold(LockReason.BREACH)
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.TENANT_LOCKED,
@@ -110,30 +110,30 @@ class StandingActivities:
                 after=state,
                 locked_by=", ".join(tx.tenants.lock().locks),
             )
-            told = self._announcer.store(tx, step, row, AnnouncementKind.BREACHED)
-            return StandingResult(state=state, told=AnnouncementKind.BREACHED if told else None)
+            told = self._announcer.store(tx, step, row, NotificationKind.BREACHED)
+            return StatusChangeResult(state=state, told=NotificationKind.BREACHED if told else None)
 
-    def _closes(self, key: HeldKeyRow | None) -> bool:
+    def _closes(self, key: CustomerRootKeyRow | None) -> bool:
         if key is None:
             return False
-        return closes(key.health, (self._clock() - key.health_since).total_seconds(), self._grace_seconds)
+        return requires_lock(key.health, (self._clock() - key.health_since).total_seconds(), self._grace_seconds)
 
-    def _result(self, tx: TenantTransaction, step: StepInput, row: TenantRow, state: State) -> StandingResult:
+    def _result(self, tx: TenantTransaction, step: StepInput, row: TenantRow, state: State) -> StatusChangeResult:
         kind = _news(row.state, state)
         told = kind is not None and self._announcer.store(tx, step, row, kind)
-        return StandingResult(state=state, told=kind if told else None)
+        return StatusChangeResult(state=state, told=kind if told else None)
 
 
-def _moved(tx: TenantTransaction, row: TenantRow, move: StandingMove) -> State:
+def _moved(tx: TenantTransaction, row: TenantRow, move: StatusChange) -> State:
     match move:
-        case StandingMove.LOCK:
+        case StatusChange.LOCK:
             return tx.tenants.hold(LockReason.SWITCH)
-        case StandingMove.UNLOCK:
+        case StatusChange.UNLOCK:
             return row.state if row.state in DECRYPTS else tx.tenants.release(LockReason.SWITCH)
-        case StandingMove.CLEAR_BREACH:
+        case StatusChange.CLEAR_BREACH:
             return _cleared(tx, row)
         case _:
-            return tx.tenants.move(Move(move))
+            return tx.tenants.move(Transition(move))
 
 
 def _cleared(tx: TenantTransaction, row: TenantRow) -> State:
@@ -150,13 +150,13 @@ def _cleared(tx: TenantTransaction, row: TenantRow) -> State:
     return tx.tenants.release(LockReason.BREACH)
 
 
-def _news(before: State, after: State) -> AnnouncementKind | None:
+def _news(before: State, after: State) -> NotificationKind | None:
     """Return what is told of a move; nobody is written to for what they see on the page where they asked for it."""
     if before is after:
         return None
     if after is State.LOCKED:
-        return AnnouncementKind.LOCKED
-    return AnnouncementKind.UNLOCKED if before is State.LOCKED else None
+        return NotificationKind.LOCKED
+    return NotificationKind.UNLOCKED if before is State.LOCKED else None
 
 
 class PolicyActivities:
@@ -172,7 +172,7 @@ class PolicyActivities:
             before = tx.policy.get()
             require_approval(tx, step, Action.CHANGE_POLICY, policy.as_argument(), step.approval_id)
             tx.policy.set(policy)
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.POLICY_CHANGED,

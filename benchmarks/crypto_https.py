@@ -17,7 +17,7 @@ from benchmarks.load import Load, Target, ask
 from benchmarks.openbao_peer import KEY, Peer, openbao_server
 from benchmarks.report import Check, Result
 from benchmarks.stack import Stack
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 
 _TENANT = "bench-corp-1"
 _BYTES = 1024
@@ -100,7 +100,7 @@ def _ours(stack: Stack, folder: Path, plaintext: str) -> Target:
 
 
 def _transit(peer: Peer, plaintext: str) -> Target:
-    place = Context(_TENANT, KEY, "bench", Purpose.DATA, "bench/record/1").encode()
+    place = EncryptionContext(_TENANT, KEY, "bench", Purpose.DATA, "bench/record/1").encode()
     body = json.dumps({"plaintext": plaintext, "context": base64.b64encode(place).decode()})
     request = _post("127.0.0.1", f"/v1/transit/encrypt/{KEY}", body, f"X-Vault-Token: {peer.token}\r\n")
     return Target(peer.port, request, "http", peer.ca, server_name="127.0.0.1")

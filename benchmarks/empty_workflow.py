@@ -29,7 +29,7 @@ from core import names as ids
 from core.messages.base import AnnounceInput, StepInput
 from core.messages.tenants import ActivateResult
 from core.tenants.provisioning import Step
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 from workflows.provisioning import ProvisionTenant
 from workflows.tenants import Tenant
 
@@ -73,7 +73,7 @@ class EmptyWorkflow:
 
     async def _measure(self, tenant_id: str) -> EmptyRun:
         began = time.time()
-        await Gateway(self._client, self._promise).enable(tenant_id, REGION, f"event-{tenant_id}")
+        await WorkflowClient(self._client, self._promise).enable(tenant_id, REGION, f"event-{tenant_id}")
         child = self._client.get_workflow_handle(ids.provision_workflow(tenant_id))
         while True:
             try:

@@ -22,7 +22,7 @@ from config import secrets
 from config.secrets import Role, read_secret, vault_secret
 from config.settings import Settings
 from core import names as ids
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from openkcm.contract.names import tenant_dns
 from vault.auth.tenant_tokens import TENANT_ROLE, TOKEN_AUDIENCE, TOKEN_ISSUER
 
@@ -53,7 +53,7 @@ class BareVault:
         name = ids.l2_key(tenant_id)
         self._write(f"transit/keys/{name}", {"type": "aes256-gcm96", "derived": True})
         token = self.log_in(tenant_id)
-        context = Context(tenant_id, name, "", Purpose.VERIFY, "provision-1")
+        context = EncryptionContext(tenant_id, name, "", Purpose.VERIFY, "provision-1")
         ciphertext = self._encrypt(token, context, name)
         body = {"ciphertext": ciphertext, "context": _encoded(context.encode())}
         self._call(token, "POST", f"transit/decrypt/{name}", body)
@@ -88,19 +88,21 @@ class BareVault:
                 body = {"input": base64.b64encode(_LEAF_BYTES).decode(), "marshaling_algorithm": "asn1"}
                 self._write(f"transit/sign/{ids.ca_key(thief[0].tenant_id)}/sha2-256", body)
 
-    def _attack_keys(self, here: Context, thief: str, there: Context, own: str, stolen: str) -> None:
+    def _attack_keys(
+        self, here: EncryptionContext, thief: str, there: EncryptionContext, own: str, stolen: str
+    ) -> None:
         self._encrypt(thief, there, there.l2_key)
         moved = (replace(here, tenant_id=there.tenant_id), replace(here, l2_key=there.l2_key))
         items = ((here, own), (there, stolen), (here, stolen), *((context, own) for context in moved))
         self._decrypt(thief, here.l2_key, items)
         self._decrypt(thief, there.l2_key, ((there, stolen),))
 
-    def _encrypt(self, token: str, context: Context, key: str) -> str:
+    def _encrypt(self, token: str, context: EncryptionContext, key: str) -> str:
         body = {"plaintext": _encoded(b"a floor has 16 b"), "context": _encoded(context.encode())}
         # A refusal, which the attack wants, has no data.
         return str((self._call(token, "POST", f"transit/encrypt/{key}", body).get("data") or {}).get("ciphertext", ""))
 
-    def _decrypt(self, token: str, key: str, items: tuple[tuple[Context, str], ...]) -> None:
+    def _decrypt(self, token: str, key: str, items: tuple[tuple[EncryptionContext, str], ...]) -> None:
         batch = [{"context": _encoded(context.encode()), "ciphertext": ciphertext} for context, ciphertext in items]
         body = {"batch_input": batch, "partial_failure_response_code": 200}
         self._call(token, "POST", f"transit/decrypt/{key}", body)
@@ -140,8 +142,8 @@ class BareVault:
         return dict(json.loads(text)) if text else {}
 
 
-def _party(tenant_id: str, token: str) -> tuple[Context, str]:
-    return Context(tenant_id, ids.l2_key(tenant_id), "boundary-probe", Purpose.BOUNDARY, ""), token
+def _party(tenant_id: str, token: str) -> tuple[EncryptionContext, str]:
+    return EncryptionContext(tenant_id, ids.l2_key(tenant_id), "boundary-probe", Purpose.BOUNDARY, ""), token
 
 
 def _encoded(raw: bytes) -> str:

@@ -16,8 +16,8 @@ import structlog
 
 from core.names import l2_key
 from core.tenants.lifecycle import State
-from crypto_service.interfaces import Caller, Entry, Parts, ServiceKey
-from crypto_service.keys.operations import KeyedOperations
+from crypto_service.interfaces import AuditEntry, ClientIdentity, Dependencies, ServiceKey
+from crypto_service.keys.operations import CryptoOperations
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import Operation, ResultStatus
 from crypto_service.kmip.codec.fields import choice, number, octets, structure, text
@@ -26,7 +26,7 @@ from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.dispatch import Dispatcher
 from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.kmip.server import KmipConnection
-from crypto_service.server.connection_registry import Connections
+from crypto_service.server.connection_registry import ConnectionRegistry
 from database.services.managed_objects import ObjectRow
 
 LIMIT = 1 << 20
@@ -73,19 +73,19 @@ class _Given:
     """Callers, keyring, journal, limits, threads and changes that stand in nobody's way."""
 
     def __init__(self) -> None:
-        self.entries: deque[Entry] = deque(maxlen=100)
+        self.entries: deque[AuditEntry] = deque(maxlen=100)
         self.blocked = 0.0
 
-    async def identify(self, certificate_der: bytes, address: str) -> Caller:  # noqa: ARG002 - all are the same
-        return Caller(_TENANT, _SERVICE, l2_key(_TENANT), "eu-west-1", "1a2b", State.ACTIVE, address)
+    async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:  # noqa: ARG002 - all are the same
+        return ClientIdentity(_TENANT, _SERVICE, l2_key(_TENANT), "eu-west-1", "1a2b", State.ACTIVE, address)
 
-    async def refresh(self, caller: Caller) -> Caller:
+    async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         return caller
 
-    async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
+    async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
         return ServiceKey(version or 1, hashlib.sha256(caller.service.encode()).digest())
 
-    async def write(self, entries: Sequence[Entry]) -> None:
+    async def write(self, entries: Sequence[AuditEntry]) -> None:
         self.entries += entries
 
     def enter(self, tenant_id: str, cost: int = 1) -> None: ...
@@ -143,9 +143,9 @@ class Stand:
         structlog.configure(processors=[self._log])
         self._given = given = _Given()
         self.database = MemoryObjects()
-        parts = Parts(given, KeyedOperations(given, given, given), given, given, given, given)
+        parts = Dependencies(given, CryptoOperations(given, given, given), given, given, given, given)
         self._store = ObjectStore(self.database, parts, 60.0)
-        self._parts, self._connections = parts, Connections(parts)
+        self._parts, self._connections = parts, ConnectionRegistry(parts)
         self._dispatcher = Dispatcher(parts, self._store)
         self._wire, self._connection = self._connect()
         self._kept: dict[str, ObjectRow] = {}

@@ -17,16 +17,16 @@ from benchmarks import report
 from benchmarks.report import Check, Result
 from benchmarks.stack import Stack
 from config import secrets
-from config.credential_encryption import seal
+from config.credential_encryption import encrypt_credentials
 from config.secrets import Role, read_secret
-from core.keys.root_keys import PlatformPlace
+from core.keys.root_keys import PlatformKeyRef
 from database.connection.database import Database
 from database.root_keys import RootKeyChangeRow, RootKeyRequestRow
 from tests.kms.customer_openbao import CustomerOpenBao
 from tests.kms.estate import assert_in_force, make_service_keys
 from tests.kms.opening import Opener
 from worker import wiring
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 
 _TENANT = "many-services-corp"
 _REGION = "eu-west-1"
@@ -142,21 +142,21 @@ class _Change:
             took = time.monotonic() - began
             changing.result()
         progress.append((took, self._wrapped(number)))
-        place = self._bao.place() if customers else PlatformPlace()
+        place = self._bao.place() if customers else PlatformKeyRef()
         assert_in_force(self._database, _TENANT, place.provider, request_id if customers else None)
         return round(took, 2), progress
 
     async def _ask(self, request_id: str) -> None:
         settings = self._stack.settings
-        gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds)
+        gateway = await WorkflowClient.connect(settings.temporal_address, settings.promise_seconds)
         await gateway.change_root_key(_TENANT, request_id)
 
     def _request(self, *, customers: bool) -> str:
         request_id = uuid.uuid4().hex
         public = read_secret(self._stack.settings.secrets, secrets.INTAKE_PUBLIC_KEY)
-        request = RootKeyRequestRow(request_id, PlatformPlace(), None)
+        request = RootKeyRequestRow(request_id, PlatformKeyRef(), None)
         if customers:
-            sealed = seal(public, _TENANT, request_id, self._bao.token())
+            sealed = encrypt_credentials(public, _TENANT, request_id, self._bao.token())
             request = RootKeyRequestRow(request_id, self._bao.place(), sealed)
         with self._operator.tenant_tx(_TENANT) as tx:
             tx.root_keys.request(request)

@@ -22,7 +22,7 @@ from benchmarks.report import Check, Result, percentile
 from benchmarks.stack import Stack
 from benchmarks.steady import Answered, Steady, asking
 from config.secrets import Role
-from core.keys.rotation import Scope, Stage
+from core.keys.rotation import RotationPhase, RotationScope
 from core.messages.keys import RotateRequest
 from core.names import l2_key
 from database.rotation import RotationRow
@@ -30,7 +30,7 @@ from tests.kms.estate import make_service_keys
 from tests.kms.opening import Opener
 from worker import wiring
 from workflows.client.connection import connect_client
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 
 _TENANT, _OTHER = "many-services-corp", "new-keys-corp"
 _REGION = "eu-west-1"
@@ -217,10 +217,10 @@ class _Rotations:
 
         def begun() -> bool:
             now = self._last(tenant_id)
-            return now is not None and now.number == number and now.stage is not Stage.PLAN and wanted(now)
+            return now is not None and now.number == number and now.stage is not RotationPhase.PLAN and wanted(now)
 
         def wanted(now: RotationRow) -> bool:
-            return not tenant_key or now.stage is Stage.REWRAP
+            return not tenant_key or now.stage is RotationPhase.REWRAP
 
         def over(now: RotationRow | None, _passed: float) -> bool:
             # The record says done a while later: the steps behind it wait for whoever has read an old wrap.
@@ -251,8 +251,10 @@ class _Rotations:
 
     async def _ask(self, tenant_id: str, *, tenant_key: bool) -> None:
         settings = self._stack.settings
-        gateway = Gateway(await connect_client(settings.temporal_address), settings.promise_seconds, _PATIENCE_SECONDS)
-        services = Scope.NONE if tenant_key else Scope.ALL
+        gateway = WorkflowClient(
+            await connect_client(settings.temporal_address), settings.promise_seconds, _PATIENCE_SECONDS
+        )
+        services = RotationScope.NONE if tenant_key else RotationScope.ALL
         request = RotateRequest(request_id=uuid.uuid4().hex, services=services, tenant_key=tenant_key)
         await gateway.rotate_keys(tenant_id, request)
 

@@ -16,9 +16,9 @@ import psycopg
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
-from core.keys.root_keys import OpenBaoPlace, credentials_context, probe_context
-from kms.egress_policy import Reach
-from kms.providers import CustomerRootKeys
+from core.keys.root_keys import OpenBaoKeyRef, credentials_context, probe_context
+from kms.egress_policy import EgressPolicy
+from kms.providers import RootKeyProviders
 from tests.kms.customer_openbao import LOOPBACK, CustomerOpenBao
 from vault.auth.tenant_tokens import TenantTokens
 from vault.transit.tenant_keys import TransitTenantKeys
@@ -35,7 +35,7 @@ class Held:
 
     tenant_id: str
     root_key_id: str
-    place: OpenBaoPlace
+    place: OpenBaoKeyRef
     credentials: str
     probe: bytes
     digest: bytes
@@ -46,7 +46,7 @@ def make_keys(settings: Settings, bao: CustomerOpenBao, tenants: Sequence[str]) 
     vault = open_vault(settings, Role.WORKER)
     identity = read_secret(settings.secrets, secrets.BOUNDARY_IDENTITY)
     tenant_keys = TransitTenantKeys(vault, TenantTokens(vault, identity))
-    root_keys, credentials = CustomerRootKeys(Reach(networks=LOOPBACK)), bao.token()
+    root_keys, credentials = RootKeyProviders(EgressPolicy(networks=LOOPBACK)), bao.token()
 
     def make(tenant_id: str) -> Held:
         root_key_id, place, probe = uuid.uuid4().hex, bao.place(f"root-{tenant_id}"), os.urandom(_PROBE_BYTES)

@@ -17,7 +17,7 @@ from openkcm.errors import CallerError, OpenKcmError
 
 
 @contextmanager
-def on_record(database: Database, tenant_id: str, name: AuditName, subject: str = "", **details: str) -> Iterator[None]:
+def audited(database: Database, tenant_id: str, name: AuditName, subject: str = "", **details: str) -> Iterator[None]:
     """Do something that an operator asks for, on record as intended beforehand and with its outcome afterwards.
 
     Whoever is not on record has nothing to ask of: raises TenantUnknown. Of what could not be recorded beforehand

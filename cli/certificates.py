@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from cli.audited import on_record
+from cli.audited import audited
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.connections import Ask, Tenant, operator_database
 from config.settings import load_settings
@@ -39,7 +39,7 @@ class Authorities:
                 if tx.tenants.get() is None:
                     raise TenantUnknown
             refuse_unconfirmed(tenant_id, confirm, _consequence(tenant_id), "roll its authority", dry_run=False)
-            with on_record(database, tenant_id, AuditName.AUTHORITY_ROLL_REQUESTED):
+            with audited(database, tenant_id, AuditName.AUTHORITY_ROLL_REQUESTED):
                 self._ask(settings, lambda gateway: gateway.roll_authority(tenant_id))
             with database.tenant_tx(tenant_id) as tx:
                 rows = [

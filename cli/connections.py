@@ -15,11 +15,11 @@ from database.connection.database import Database
 from openkcm.contract.names import parse_tenant_id
 
 if TYPE_CHECKING:
-    from workflows.client.workflow_client import Gateway
+    from workflows.client.workflow_client import WorkflowClient
 
 Tenant = Annotated[str, typer.Argument(help="The marketplace account id.")]
 
-Question = Callable[["Gateway"], Awaitable[None]]
+Question = Callable[["WorkflowClient"], Awaitable[None]]
 Ask = Callable[[Settings, Question], None]
 """Puts a question to the gateway and returns when it is answered; raises what the gateway raises."""
 
@@ -65,7 +65,7 @@ def _database(settings: Settings, role: Role) -> Iterator[Database]:
 
 def ask_gateway(settings: Settings, question: Question) -> None:
     """Connect to Temporal, ask, and wait for the answer; `Ask` as the command itself does it."""
-    from workflows.client.workflow_client import Gateway  # noqa: PLC0415 - Temporal's library is most of a command's start-up time
+    from workflows.client.workflow_client import WorkflowClient as Gateway  # noqa: PLC0415 - Temporal's library is most of a command's start-up time
 
     async def ask() -> None:
         await question(await Gateway.connect(settings.temporal_address, settings.promise_seconds))

@@ -15,15 +15,15 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from cli.audited import on_record
+from cli.audited import audited
 from cli.connections import Ask, ask_gateway, operator_database
 from config.settings import load_settings
-from core.errors.compliance import BoundaryBreached, ExaminationAltered, ExaminationFailed, NothingToExamine
+from core.errors.compliance import AssessmentFailed, AssessmentTampered, IsolationBreached, NothingToExamine
 from core.errors.tenants import TenantUnknown
 from core.isolation import flaw
 from core.tenants.lifecycle import DECRYPTS, State
 from database.connection.database import Database
-from database.isolation import ExaminationRow
+from database.isolation import AssessmentRow
 from database.platform.scheduled import PlatformQueries
 from database.tenants import TenantRow
 from openkcm.cli import output
@@ -34,7 +34,7 @@ from openkcm.verification.isolation_controls import CLAUSES
 from openkcm.verification.public_keys import PublicKeys
 
 if TYPE_CHECKING:
-    from workflows.client.workflow_client import Gateway
+    from workflows.client.workflow_client import WorkflowClient
 
 _EXAMINED = DECRYPTS | {State.LOCKED}
 _EACH_SECONDS = 0.5
@@ -72,7 +72,7 @@ class CheckBoundaries:
             output.answer(document, as_json=as_json, show=lambda console: _draw(console, document))
             return
         code, message, hint = _why(document)
-        status = output.REFUSED if code in {BoundaryBreached.code, ExaminationAltered.code} else output.COULD_NOT_CHECK
+        status = output.REFUSED if code in {IsolationBreached.code, AssessmentTampered.code} else output.COULD_NOT_CHECK
         output.answer_refused(
             document, code, message, hint, as_json=as_json, show=lambda console: _draw(console, document), status=status
         )
@@ -83,11 +83,11 @@ class CheckBoundaries:
         with Progress(console=output.progress, disable=not show) as progress:
             task = progress.add_task("examining tenants", total=len(rows))
 
-            async def examine(gateway: "Gateway") -> None:
+            async def examine(gateway: "WorkflowClient") -> None:
                 for row in rows:
                     next_one = time.monotonic() + _EACH_SECONDS
                     try:
-                        with on_record(database, row.tenant_id, AuditName.BOUNDARY_CHECK_REQUESTED):
+                        with audited(database, row.tenant_id, AuditName.BOUNDARY_CHECK_REQUESTED):
                             ended[row.tenant_id] = await gateway.check_boundaries(
                                 row.tenant_id, row.region, anew=len(rows) == 1
                             )
@@ -101,7 +101,7 @@ class CheckBoundaries:
         return ended
 
 
-def of_examination(row: ExaminationRow | None) -> dict[str, Any] | None:
+def of_examination(row: AssessmentRow | None) -> dict[str, Any] | None:
     """Return an examination as JSON's types, clause by clause."""
     if row is None:
         return None
@@ -143,7 +143,7 @@ def _checked(database: Database, tenant_id: str, run: str | OpenKcmError) -> dic
     with database.tenant_tx(tenant_id) as tx:
         row, results = tx.boundaries.examination(run), tx.boundaries.results_of(run)
     if row is None:
-        return nothing | {"error": _error(ExaminationFailed())}
+        return nothing | {"error": _error(AssessmentFailed())}
     altered = flaw(tenant_id, row.lines, PublicKeys.on_record(PlatformQueries(database).audit_keys()).check, results)
     return {
         "tenant_id": tenant_id,
@@ -157,7 +157,7 @@ def _checked(database: Database, tenant_id: str, run: str | OpenKcmError) -> dic
             | ({"why": result.evidence} if result.outcome != "held" else {})
             for result in results
         ],
-    } | ({"error": _error(ExaminationAltered(altered))} if altered else {})
+    } | ({"error": _error(AssessmentTampered(altered))} if altered else {})
 
 
 def _error(failed: OpenKcmError) -> dict[str, str]:
@@ -178,13 +178,13 @@ def _why(document: Mapping[str, Any]) -> tuple[str, str, str]:
     breached = [one["tenant_id"] for one in totals if one["breached"]]
     if breached:
         return (
-            BoundaryBreached.code,
+            IsolationBreached.code,
             f"attacks across the boundary succeeded at: {', '.join(breached)}",
             "each of them is locked; keep the evidence and follow docs/runbook.md#a-boundary-was-breached",
         )
     failures = [one for one in totals if "error" in one]
     failed = next(
-        (one for one in failures if one["error"]["code"] == ExaminationAltered.code), next(iter(failures), None)
+        (one for one in failures if one["error"]["code"] == AssessmentTampered.code), next(iter(failures), None)
     )
     if failed is None:
         return "boundary_not_checked", "no attack could be made", "the reason stands beside each check"

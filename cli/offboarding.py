@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.audited import on_record
+from cli.audited import audited
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.connections import Ask, Tenant, ask_gateway, operator_database
 from cli.tenants.commands import of_leaving
 from cli.tenants.status import stops
 from config.settings import load_settings
-from core.errors.tenants import DestructionBegun, TenantOffboarded, TenantUnknown
-from core.messages.tenants import LeaveRequest
+from core.errors.tenants import DestructionStarted, TenantOffboarded, TenantUnknown
+from core.messages.tenants import OffboardRequest
 from core.names import offboard_workflow, tenant_workflow
-from core.tenants.lifecycle import Move, State, advance
+from core.tenants.lifecycle import State, Transition, transition
 from core.tenants.offboarding import parse_grace
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
@@ -50,12 +50,12 @@ class NotDestroyedInTime(OpenKcmError):
 
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
-    leaving = Leaving(ask)
+    leaving = OffboardCommands(ask)
     app.command()(leaving.offboard)
     app.command()(leaving.restore)
 
 
-class Leaving:
+class OffboardCommands:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
 
@@ -93,8 +93,8 @@ class Leaving:
                 f"every service of {tenant_id} stops now, and {length} its keys are destroyed for good",
                 "let it leave",
             )
-            request = LeaveRequest(grace_seconds=None if asked is None else asked.total_seconds(), now=now)
-            with on_record(database, tenant_id, AuditName.OFFBOARD_REQUESTED, grace=length):
+            request = OffboardRequest(grace_seconds=None if asked is None else asked.total_seconds(), now=now)
+            with audited(database, tenant_id, AuditName.OFFBOARD_REQUESTED, grace=length):
                 self._ask(settings, lambda gateway: gateway.offboard(tenant_id, request))
             if wait:
                 with output.waiting("waiting until everything is destroyed"):
@@ -109,8 +109,8 @@ class Leaving:
             row, leaving = _read(database, tenant_id)
             _refuse_gone(row)
             if leaving is not None and leaving["destroying_at"] is not None:
-                raise DestructionBegun
-            with on_record(database, tenant_id, AuditName.RESTORE_REQUESTED):
+                raise DestructionStarted
+            with audited(database, tenant_id, AuditName.RESTORE_REQUESTED):
                 self._ask(settings, lambda gateway: gateway.restore(tenant_id))
             document = _document(database, tenant_id, tenant_workflow(tenant_id))
         told = (
@@ -171,7 +171,7 @@ def _show_plan(database: Database, tenant_id: str, grace: timedelta, *, as_json:
         _refuse_gone(row)
         leaving = of_leaving(tx.leaving.get())
         if row.state is not State.LEAVING:
-            advance(row.state, Move.LEAVE)
+            transition(row.state, Transition.LEAVE)
         document = {
             "tenant_id": tenant_id,
             "state": row.state,

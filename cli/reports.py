@@ -25,10 +25,10 @@ from openkcm.cli import output
 from openkcm.cli.files import new_file
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
-from openkcm.verification.reports.signed_file import Form
+from openkcm.verification.reports.signed_file import ReportFormat
 
 Out = Annotated[Path, typer.Option("--out", help="The file to make; one that is there is never written over.")]
-Format = Annotated[Form, typer.Option("--format", help="What to make; each has every figure in it.")]
+Format = Annotated[ReportFormat, typer.Option("--format", help="What to make; each has every figure in it.")]
 Named = Annotated[str | None, typer.Option("--period", help="A year, quarter or month: 2026, 2026-Q3, 2026-09.")]
 Since = Annotated[datetime | None, typer.Option("--since", formats=["%Y-%m-%d"], help="The first day, in UTC.")]
 Until = Annotated[datetime | None, typer.Option("--until", formats=["%Y-%m-%d"], help="The last day; default: today.")]
@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
 def make_report(  # noqa: PLR0913, PLR0917 - whose, as what, where to, of when
     tenant: Tenant,
     out: Out,
-    form: Format = Form.PDF,
+    form: Format = ReportFormat.PDF,
     period: Named = None,
     since: Since = None,
     until: Until = None,

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import progress
-from cli.audited import on_record
+from cli.audited import audited
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.connections import Ask, Tenant, ask_gateway, operator_database
 from config.settings import Settings, load_settings
@@ -23,7 +23,7 @@ from core import names as ids
 from core.errors.keys import KeyVersionUnknown
 from core.errors.services import ServiceUnknown
 from core.errors.tenants import TenantUnknown
-from core.keys.rotation import MEANING, KeyState, Scope
+from core.keys.rotation import MEANING, KeyState, RotationScope
 from core.messages.keys import RotateRequest
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
@@ -89,7 +89,7 @@ class Rotate:
                     _draw(output.progress, consequences)
                 refuse_unconfirmed(tenant_id, confirm, _in_short(consequences), "go on")
             if service is not None and retire is not None:
-                with on_record(database, tenant_id, AuditName.RETIRE_REQUESTED, service, version=str(retire)):
+                with audited(database, tenant_id, AuditName.RETIRE_REQUESTED, service, version=str(retire)):
                     self._ask(settings, lambda gateway: gateway.retire_service_key(tenant_id, service, retire))
                 refused: OpenKcmError | None = None
             else:
@@ -104,11 +104,11 @@ class Rotate:
         self, settings: Settings, database: Database, tenant_id: str, request: RotateRequest
     ) -> OpenKcmError | None:
         """Ask; return the refusal, or that it is not done yet, beside which there is more to tell."""
-        from workflows.client.workflow_client import NotDoneInTime  # noqa: PLC0415 - see cli.connections
+        from workflows.client.workflow_client import OperationTimeout as NotDoneInTime  # noqa: PLC0415 - see cli.connections
 
         told = {"services": str(request.services), "compromised": str(request.compromised).lower()}
         try:
-            with on_record(database, tenant_id, AuditName.ROTATE_REQUESTED, request.service or tenant_id, **told):
+            with audited(database, tenant_id, AuditName.ROTATE_REQUESTED, request.service or tenant_id, **told):
                 self._ask(settings, lambda gateway: gateway.rotate_keys(tenant_id, request))
         except (CallerError, NotDoneInTime) as refused:
             return refused
@@ -125,7 +125,7 @@ def _refuse_nonsense(service: str | None, retire: int | None, *, tenant_key_only
 
 
 def _request(service: str | None, *, tenant_key_only: bool, compromised: bool) -> RotateRequest:
-    scope = Scope.ONE if service is not None else Scope.NONE if tenant_key_only else Scope.ALL
+    scope = RotationScope.ONE if service is not None else RotationScope.NONE if tenant_key_only else RotationScope.ALL
     return RotateRequest(
         request_id=uuid4().hex,
         services=scope,
@@ -140,7 +140,7 @@ def _consequences(tx: TenantTransaction, request: RotateRequest, retire: int | N
     if tx.tenants.get() is None:
         raise TenantUnknown
     every = tx.services.keys()
-    versions = [key for key in every if request.services is Scope.ALL or key.service == request.service]
+    versions = [key for key in every if request.services is RotationScope.ALL or key.service == request.service]
     if request.service is not None and not versions:
         raise ServiceUnknown
     if retire is not None:

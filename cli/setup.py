@@ -51,7 +51,7 @@ def database(*, as_json: output.AsJson = False) -> None:
 def vault(*, as_json: output.AsJson = False) -> None:
     """Mount, configure and write policies at vault_address; the secret vault-admin is an administrator's token."""
     from vault.auth.client import token_session  # noqa: PLC0415 - the database half does without
-    from vault.setup import Wanted, apply  # noqa: PLC0415 - likewise
+    from vault.setup import SetupConfig, apply  # noqa: PLC0415 - likewise
 
     settings = load_settings()
     if settings.vault_address is None:
@@ -66,7 +66,7 @@ def vault(*, as_json: output.AsJson = False) -> None:
     )
     apply(
         session,
-        Wanted(
+        SetupConfig(
             secret_id_files={role.value: folder / vault_secret(role) for role in ROLES},
             boundary_public_key_file=folder / BOUNDARY_PUBLIC_KEY,
             server_names=settings.crypto_names,

@@ -17,13 +17,13 @@ _ALGORITHM, _ENCRYPTION = "ECDH-ES", "A256GCM"
 _REGISTRY = jwe.JWERegistry(algorithms=[_ALGORITHM, _ENCRYPTION], strict_check_header=False)
 
 
-def seal(public_pem: str, tenant_id: str, request_id: str, credentials: Credentials) -> str:
+def encrypt_credentials(public_pem: str, tenant_id: str, request_id: str, credentials: Credentials) -> str:
     """Return the credentials as a compact JWE that the worker alone opens, for this tenant and request."""
     header = {"alg": _ALGORITHM, "enc": _ENCRYPTION, "tenant": tenant_id, "request": request_id}
     return jwe.encrypt_compact(header, credentials.dump(), _key(public_pem), registry=_REGISTRY)
 
 
-def unseal(private_pem: str, tenant_id: str, request_id: str, sealed: str) -> Credentials:
+def decrypt_credentials(private_pem: str, tenant_id: str, request_id: str, sealed: str) -> Credentials:
     """Return what was sealed; raises RootKeyRefused when it was altered or belongs to another tenant or request."""
     try:
         opened = jwe.decrypt_compact(sealed, _key(private_pem), registry=_REGISTRY)

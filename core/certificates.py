@@ -18,7 +18,7 @@ LATE_AT_SIXTHS = 6
 """Also in `okcm.expiring` and `okcm.due_authorities` (0013), which find what lies here among all tenants."""
 
 
-class Ending(StrEnum):
+class ExpiringItem(StrEnum):
     """What ends, by the word of audit records and metrics."""
 
     CERTIFICATE = "certificate"
@@ -28,7 +28,7 @@ class Ending(StrEnum):
     """The PKI root, which all authorities hang from. It is no tenant's, so it is in no audit stream."""
 
 
-class Stage(StrEnum):
+class ExpiryStage(StrEnum):
     FRESH = "fresh"
     DUE = "due"
     """It is to be renewed now; that this takes a while is no news."""
@@ -37,17 +37,17 @@ class Stage(StrEnum):
     LAPSED = "lapsed"
 
 
-ALARMING = (Stage.LATE, Stage.LAPSED)
+ALARMING = (ExpiryStage.LATE, ExpiryStage.LAPSED)
 
 
-def stage(begins: datetime, ends: datetime, now: datetime) -> Stage:
+def stage(begins: datetime, ends: datetime, now: datetime) -> ExpiryStage:
     """Return how far the life between two moments has gone; the least of it is left at the last stage."""
     left, life = ends - now, ends - begins
     if left.total_seconds() <= 0:
-        return Stage.LAPSED
+        return ExpiryStage.LAPSED
     if left * LATE_AT_SIXTHS < life:
-        return Stage.LATE
-    return Stage.DUE if left * RENEWED_AT_THIRDS <= life else Stage.FRESH
+        return ExpiryStage.LATE
+    return ExpiryStage.DUE if left * RENEWED_AT_THIRDS <= life else ExpiryStage.FRESH
 
 
 class AuthorityState(StrEnum):

@@ -15,7 +15,7 @@ from uuid import NAMESPACE_URL, uuid5
 from pydantic import BaseModel, ConfigDict
 
 
-class AnnouncementKind(StrEnum):
+class NotificationKind(StrEnum):
     READY = "ready"
     LATE = "late"
     FAILED = "failed"
@@ -35,9 +35,9 @@ class AnnouncementKind(StrEnum):
     BREACHED = "breached"
 
 
-_TEXTS: Mapping[AnnouncementKind, tuple[str, str]] = MappingProxyType(
+_TEXTS: Mapping[NotificationKind, tuple[str, str]] = MappingProxyType(
     {
-        AnnouncementKind.READY: (
+        NotificationKind.READY: (
             "OpenKCM is ready for {organization}!",
             (
                 "✓ Tenant environment created\n"
@@ -46,60 +46,60 @@ _TEXTS: Mapping[AnnouncementKind, tuple[str, str]] = MappingProxyType(
                 "✓ CMK UI available at: {url}\n"
             ),
         ),
-        AnnouncementKind.LATE: (
+        NotificationKind.LATE: (
             "OpenKCM for {organization} is taking longer than promised",
             (
                 "Your environment is still being prepared and nothing is lost. Our operators have been alerted, and "
                 "you will get the ready message as soon as it is done. There is nothing you need to do.\n"
             ),
         ),
-        AnnouncementKind.FAILED: (
+        NotificationKind.FAILED: (
             "OpenKCM could not be prepared for {organization}",
             (
                 "Preparation was stopped before your environment was opened, so none of your data is affected. Our "
                 "operators have been alerted and will try again; you will get a message when it is ready.\n"
             ),
         ),
-        AnnouncementKind.LOCKED: (
+        NotificationKind.LOCKED: (
             "OpenKCM for {organization} is locked",
             (
                 "Nothing of yours can be encrypted or decrypted: somebody locked it, or your root key was taken away "
                 "or did not answer. Nothing is destroyed. Why, and what unlocks it: {url}\n"
             ),
         ),
-        AnnouncementKind.UNLOCKED: (
+        NotificationKind.UNLOCKED: (
             "OpenKCM for {organization} is unlocked",
             ("Your services work again. There is nothing you need to do.\n"),
         ),
-        AnnouncementKind.ROOT_KEY_WARNING: (
+        NotificationKind.ROOT_KEY_WARNING: (
             "The root key of {organization} does not answer",
             (
                 "Your services go on with what is open for a short while. If your key does not answer by then, nothing "
                 "of yours opens until it does. What was tried and what it said: {url}\n"
             ),
         ),
-        AnnouncementKind.ROOT_KEY_CHANGED: (
+        NotificationKind.ROOT_KEY_CHANGED: (
             "The root key of {organization} was changed",
             (
                 "Every service key now lies under the new root key; your data was not encrypted anew and no service "
                 "was interrupted. If this was not you, look at once: {url}\n"
             ),
         ),
-        AnnouncementKind.KEYS_ROTATED: (
+        NotificationKind.KEYS_ROTATED: (
             "Keys of {organization} were rotated",
             (
                 "New versions encrypt from now on. Nothing of your data was encrypted anew and no service was "
                 "interrupted. Which keys, why, and what the versions before still open: {url}\n"
             ),
         ),
-        AnnouncementKind.ROTATION_STUCK: (
+        NotificationKind.ROTATION_STUCK: (
             "Keys of {organization} were not rotated as they should have been",
             (
                 "Every key works as before. It is tried again every hour, and our operators have been alerted. How far "
                 "it got, what stopped it and what you can do: {url}/keys\n"
             ),
         ),
-        AnnouncementKind.APPROVAL_WAITING: (
+        NotificationKind.APPROVAL_WAITING: (
             "A second person is asked for at {organization}",
             (
                 "Somebody of your organization asked for something that takes two of you. Nothing has happened yet, "
@@ -107,21 +107,21 @@ _TEXTS: Mapping[AnnouncementKind, tuple[str, str]] = MappingProxyType(
                 "when: {url}/settings\n"
             ),
         ),
-        AnnouncementKind.EXPIRY_LATE: (
+        NotificationKind.EXPIRY_LATE: (
             "A certificate of {organization} was not renewed in time",
             (
                 "It still works. It is tried again every hour, and our operators have been alerted. Which one it is, "
                 "when it ends and what you can do: {url}\n"
             ),
         ),
-        AnnouncementKind.EXPIRY_LAPSED: (
+        NotificationKind.EXPIRY_LAPSED: (
             "A certificate of {organization} has expired",
             (
                 "What presents it is refused until it has a new one. Which one it is, and how its service is connected "
                 "again: {url}\n"
             ),
         ),
-        AnnouncementKind.BREACHED: (
+        NotificationKind.BREACHED: (
             "OpenKCM for {organization} was locked: a wall around it did not hold",
             (
                 "We attack your tenant's boundaries ourselves, every day. One of those attacks was not refused, so "
@@ -130,7 +130,7 @@ _TEXTS: Mapping[AnnouncementKind, tuple[str, str]] = MappingProxyType(
                 "was, and what your audit stream says of it: {url}\n"
             ),
         ),
-        AnnouncementKind.LEAVING: (
+        NotificationKind.LEAVING: (
             "OpenKCM for {organization} is leaving",
             (
                 "Nothing of yours can be encrypted or decrypted, and nothing is destroyed yet. Until {until} all of it "
@@ -138,7 +138,7 @@ _TEXTS: Mapping[AnnouncementKind, tuple[str, str]] = MappingProxyType(
                 "be read again by anybody. If this was not you, restore it now: {url}\n"
             ),
         ),
-        AnnouncementKind.LEAVING_REMINDER: (
+        NotificationKind.LEAVING_REMINDER: (
             "OpenKCM for {organization} is still leaving",
             (
                 "Nothing of yours can be encrypted or decrypted, and nothing is destroyed yet. Until {until} all of it "
@@ -146,14 +146,14 @@ _TEXTS: Mapping[AnnouncementKind, tuple[str, str]] = MappingProxyType(
                 "be read again by anybody. If this was not you, restore it now: {url}\n"
             ),
         ),
-        AnnouncementKind.RESTORED: (
+        NotificationKind.RESTORED: (
             "OpenKCM for {organization} is restored",
             (
                 "Nothing was destroyed. A service whose certificate expired meanwhile has to be connected again; its "
                 "key is the same. How you stand: {url}\n"
             ),
         ),
-        AnnouncementKind.FAREWELL: (
+        NotificationKind.FAREWELL: (
             "OpenKCM: your keys are destroyed",
             (
                 "Your keys are destroyed for good, your records are erased, and your account id is never used again. A "
@@ -166,7 +166,7 @@ _TEXTS: Mapping[AnnouncementKind, tuple[str, str]] = MappingProxyType(
 
 
 def announcement_text(
-    kind: AnnouncementKind, organization: str, url: str, until: datetime | None = None
+    kind: NotificationKind, organization: str, url: str, until: datetime | None = None
 ) -> tuple[str, str]:
     """Return subject and body of an announcement; `until` is when the grace of one who leaves is over."""
     end = "the grace is over" if until is None else f"{until:%Y-%m-%d %H:%M} UTC"
@@ -179,7 +179,7 @@ class Channel(StrEnum):
     EMAIL = "email"
 
 
-class Announcement(BaseModel):
+class Notification(BaseModel):
     """One message on one channel; `message_id` stays the same however often it is sent."""
 
     model_config = ConfigDict(frozen=True)
@@ -187,12 +187,12 @@ class Announcement(BaseModel):
     message_id: str
     tenant_id: str
     channel: Channel
-    kind: AnnouncementKind
+    kind: NotificationKind
     subject: str
     body: str
 
 
-def message_id(tenant_id: str, operation_id: str, kind: AnnouncementKind, channel: Channel) -> str:
+def message_id(tenant_id: str, operation_id: str, kind: NotificationKind, channel: Channel) -> str:
     """Return the message id of an announcement: the same for every attempt of the same operation."""
     return str(uuid5(NAMESPACE_URL, f"openkcm:{tenant_id}:{operation_id}:{kind}:{channel}"))
 

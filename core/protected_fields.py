@@ -21,7 +21,7 @@ def store_of(kind: ServiceKind) -> Store | None:
 
 
 _LONGEST_NAME = 180
-"""Of a field's whole name, by which programs count what they do with it (crypto_service/https/schemas.py, UseClaim)."""
+"""Of a field's whole name, by which programs count its uses (crypto_service/https/schemas.py, ReportedUsage)."""
 _IDENTIFIER_BYTES = 63
 _NAMESPACE_BYTES = 120
 """The shortest bound of MongoDB's versions for database and collection together."""

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 from core.errors.services import ServiceConflict
-from core.errors.tenants import TenantClosed
+from core.errors.tenants import TenantNotOperational
 from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
 from openkcm.contract.services import ServiceKind
 
@@ -81,9 +81,9 @@ def refuse_unconnectable(state: State, kind: ServiceKind, known: ServiceKind | N
     """Refuse, before a key is made, a connection that the workflow would refuse; `known` is the kind it already has.
 
     Raises:
-        TenantClosed, ServiceConflict
+        TenantNotOperational, ServiceConflict
     """
     if state not in ENCRYPTS:
-        raise TenantClosed(state)
+        raise TenantNotOperational(state)
     if known is not None and known is not kind:
         raise ServiceConflict

@@ -10,10 +10,10 @@ import structlog
 from config.settings import LOOPBACK, Settings, load_settings
 from crypto_service.audit.wal import journal_folder
 from crypto_service.processes.shipper_process import deliver
-from crypto_service.processes.supervisor import Child, Supervision
+from crypto_service.processes.supervisor import Child, Supervisor
 from crypto_service.processes.worker_process import serve
 from crypto_service.server.hardening import harden
-from crypto_service.server.tls import IdentityShelf
+from crypto_service.server.tls import SharedTlsIdentity
 from crypto_service.wiring import read_credentials
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
@@ -27,12 +27,12 @@ def run(settings: Settings) -> None:
     journal_folder(settings.state_dir)
     harden()
     count = settings.crypto_processes or len(os.sched_getaffinity(0))
-    serving = partial(serve, settings, credentials, IdentityShelf())
+    serving = partial(serve, settings, credentials, SharedTlsIdentity())
     children = [Child(f"serve-{number}", serving) for number in range(1, count + 1)]
     # Stopped last: what the serving ones wrote before their end is delivered before the service is gone.
     children.append(Child("deliver", partial(deliver, settings, credentials), stage=1))
     address = (LOOPBACK, settings.crypto_metrics_port)
-    supervision = Supervision(children, address, settings.drain_seconds + _STOP_MARGIN_SECONDS)
+    supervision = Supervisor(children, address, settings.drain_seconds + _STOP_MARGIN_SECONDS)
     # Everything loaded so far is shared with the children; the collector would touch, and so copy, all of it.
     gc.freeze()
     supervision.run()

@@ -31,15 +31,15 @@ from cryptography.hazmat.primitives import serialization
 
 from core.certificates import BELIEVED
 from core.correlation import correlation_id
-from core.errors.services import CallerRefused
-from core.errors.tenants import TenantClosed
+from core.errors.services import ClientNotAuthorized
+from core.errors.tenants import TenantNotOperational
 from core.services import CryptoOperation, ServiceState
 from core.tenants.lifecycle import DECRYPTS, State
 from crypto_service.correlation import new_correlation_id
-from crypto_service.interfaces import Blocking, Caller, Changes, Entry, Journal
+from crypto_service.interfaces import AuditEntry, AuditWriter, BlockingExecutor, ClientIdentity, Invalidations
 from database.connection.database import Database
-from database.postgres.notify import mark
-from database.services.repository import CallerRow
+from database.postgres.notify import tenant_hash
+from database.services.repository import ClientIdentityRow
 from openkcm.contract.names import TENANT_DOMAIN, TENANT_ID_PATTERN
 from openkcm.errors import OpenKcmError
 from vault.pki.certificates import hex_serial
@@ -77,7 +77,7 @@ class _Refusal:
     service: str
     error: Callable[[], OpenKcmError]
     why: str
-    locked: Caller | None = None
+    locked: ClientIdentity | None = None
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class _Known:
     """What was found for a certificate whose issuer is proven, and at which count of changes it was read."""
 
     leaf: _Leaf
-    found: Caller | _Refusal
+    found: ClientIdentity | _Refusal
     not_after: float
     until: float
     tenant: _Tenant
@@ -100,15 +100,15 @@ class _Known:
     renew_at: float
 
 
-class CertificateCallers:
-    """`interfaces.Callers` over the database. Used from one loop."""
+class ClientCertificateAuthenticator:
+    """`interfaces.ClientAuthenticator` over the database. Used from one loop."""
 
     def __init__(  # noqa: PLR0913 - what it is made of, by name
         self,
         database: Database,
-        blocking: Blocking,
-        journal: Journal,
-        changes: Changes,
+        blocking: BlockingExecutor,
+        journal: AuditWriter,
+        changes: Invalidations,
         *,
         cache_seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
@@ -125,34 +125,35 @@ class CertificateCallers:
         self._tenants: dict[str, _Tenant] = {}
         changes.subscribe(self.forget)
 
-    async def identify(self, certificate_der: bytes, address: str) -> Caller:
+    async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:
         """Return who presents a certificate whose chain TLS has verified.
 
-        Raises: CallerRefused, TenantClosed; DatabaseUnavailable, DatabaseRefused, TooManyRequests, AuditUnavailable.
+        Raises: ClientNotAuthorized, TenantNotOperational; DatabaseUnavailable, DatabaseRefused, TooManyRequests,
+        AuditUnavailable.
         """
         return await self._admit(_presented(certificate_der), address)
 
-    async def refresh(self, caller: Caller) -> Caller:
+    async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         """Return the caller as it is now; raises as `identify`. Free while nothing changed."""
         known = self._known.get((caller.tenant_id, caller.serial))
         if known is None:  # pushed out by very many others: the client may present its certificate again
-            raise CallerRefused
+            raise ClientNotAuthorized
         found = known.found
         # The very same nearly always, and comparing two field by field costs as much as the rest of this.
         if (found is caller or found == caller) and self._is_fresh(known) and self._clock() < known.not_after:
             return caller
         return await self._admit(known.leaf, caller.address)
 
-    async def locked(self, certificate_der: bytes) -> Caller:
+    async def locked(self, certificate_der: bytes) -> ClientIdentity:
         """Return whom `identify` has just refused, and put on record, for its tenant's lock and nothing else.
 
-        Raises: CallerRefused; DatabaseUnavailable, DatabaseRefused, TooManyRequests.
+        Raises: ClientNotAuthorized; DatabaseUnavailable, DatabaseRefused, TooManyRequests.
         """
         leaf = _presented(certificate_der)
         known = await self._fresh(leaf)
         found = known.found
         if not isinstance(found, _Refusal) or found.locked is None or self._clock() >= known.not_after:
-            raise CallerRefused
+            raise ClientNotAuthorized
         return found.locked
 
     def forget(self, tenant: str | None) -> None:
@@ -163,17 +164,17 @@ class CertificateCallers:
         elif tenant in self._tenants:
             self._tenants[tenant].changes += 1
 
-    async def _admit(self, leaf: _Leaf, address: str) -> Caller:
+    async def _admit(self, leaf: _Leaf, address: str) -> ClientIdentity:
         known = await self._fresh(leaf)
         found = known.found
-        if isinstance(found, Caller):
+        if isinstance(found, ClientIdentity):
             if self._clock() < known.not_after:
                 return found if found.address == address else replace(found, address=address)
-            found = _Refusal(found.service, CallerRefused, "expired")
+            found = _Refusal(found.service, ClientNotAuthorized, "expired")
         error = found.error()
         await self._journal.write(
             (
-                Entry(
+                AuditEntry(
                     tenant_id=leaf.tenant_id,
                     service=found.service,
                     operation=CryptoOperation.CONNECT,
@@ -207,7 +208,7 @@ class CertificateCallers:
         A tenant that never stops changing gets the last answer: its request was under way before the last change, and
         the next one looks again.
         """
-        tenant = self._tenants.setdefault(mark(leaf.tenant_id), _Tenant())
+        tenant = self._tenants.setdefault(tenant_hash(leaf.tenant_id), _Tenant())
         for _ in range(_LOOKS):
             digest, read_at, task = self._looking.get(leaf.key, (b"", -1, None))
             if task is None or digest != leaf.digest or read_at != tenant.changes:
@@ -243,8 +244,8 @@ class CertificateCallers:
             self._known.popitem(last=False)
         return known
 
-    def _read(self, leaf: _Leaf) -> tuple[Caller | _Refusal, float]:
-        """In a thread: read what is on record and prove the issuer; raises CallerRefused when it is not proven."""
+    def _read(self, leaf: _Leaf) -> tuple[ClientIdentity | _Refusal, float]:
+        """In a thread: read the rows and verify the issuer; raises ClientNotAuthorized when that fails."""
         with self._database.tenant_tx(leaf.tenant_id) as tx:
             row = tx.services.caller(leaf.serial)
             believed = (
@@ -256,7 +257,7 @@ class CertificateCallers:
             return _verdict(leaf, row), ends.timestamp()
         if not any(_signed(leaf, authority.certificate_pem) for authority in believed):
             _unproven(leaf, "another issuer")
-        return _Refusal("", CallerRefused, "not on record"), leaf.certificate.not_valid_after_utc.timestamp()
+        return _Refusal("", ClientNotAuthorized, "not on record"), leaf.certificate.not_valid_after_utc.timestamp()
 
 
 @lru_cache(maxsize=_MOST)
@@ -268,14 +269,14 @@ def _presented(certificate_der: bytes) -> _Leaf:
         (dns,) = names.get_values_for_type(x509.DNSName)
         serial = hex_serial(certificate)
     except (ValueError, OverflowError, x509.ExtensionNotFound, x509.DuplicateExtension):
-        raise CallerRefused from None
+        raise ClientNotAuthorized from None
     tenant_id, _, domain = dns.partition(".")
     if domain != TENANT_DOMAIN or not re.fullmatch(TENANT_ID_PATTERN, tenant_id):
-        raise CallerRefused
+        raise ClientNotAuthorized
     return _Leaf(tenant_id, serial, hashlib.sha256(certificate_der).digest(), certificate)
 
 
-def _prove(leaf: _Leaf, row: CallerRow) -> None:
+def _prove(leaf: _Leaf, row: ClientIdentityRow) -> None:
     """Return only when the leaf's authority on record is one that the route names and signed it, itself and directly.
 
     State and route change together; both are asked, so that neither alone lets in what the other has shut out.
@@ -301,16 +302,16 @@ def _signed(leaf: _Leaf, authority_pem: str) -> bool:
 def _unproven(leaf: _Leaf, why: str) -> NoReturn:
     """Refuse without a record: the tenant has nothing to do with a certificate that its authority did not sign."""
     log.warning("issuer not proven", tenant_id=leaf.tenant_id, serial=leaf.serial, why=why)
-    raise CallerRefused
+    raise ClientNotAuthorized
 
 
-def _verdict(leaf: _Leaf, row: CallerRow) -> Caller | _Refusal:
+def _verdict(leaf: _Leaf, row: ClientIdentityRow) -> ClientIdentity | _Refusal:
     if row.revoked_at is not None:
-        return _Refusal(row.service, CallerRefused, "revoked")
+        return _Refusal(row.service, ClientNotAuthorized, "revoked")
     if row.service_state is not ServiceState.CONNECTED:
-        return _Refusal(row.service, CallerRefused, "service not connected")
-    caller = Caller(leaf.tenant_id, row.service, row.l2_key, row.region, leaf.serial, row.tenant_state)
+        return _Refusal(row.service, ClientNotAuthorized, "service not connected")
+    caller = ClientIdentity(leaf.tenant_id, row.service, row.l2_key, row.region, leaf.serial, row.tenant_state)
     if row.tenant_state not in DECRYPTS:
         locked = caller if row.tenant_state is State.LOCKED else None
-        return _Refusal(row.service, partial(TenantClosed, row.tenant_state), "tenant closed", locked)
+        return _Refusal(row.service, partial(TenantNotOperational, row.tenant_state), "tenant closed", locked)
     return caller

@@ -19,8 +19,8 @@ _PAUSE_SECONDS = 0.5
 log = structlog.get_logger()
 
 
-class FeedChanges:
-    """`interfaces.Changes` over a database's feed. `start` and `stop` on the loop that is to be told."""
+class NotifyInvalidations:
+    """`interfaces.Invalidations` over a database's feed. `start` and `stop` on the loop that is to be told."""
 
     def __init__(self, feed: NotifyFeed) -> None:
         self._feed = feed

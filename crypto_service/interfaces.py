@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class ClientIdentity:
     """Who is calling, as the verified client certificate and the database say; never anything the payload says."""
 
     tenant_id: str
@@ -46,7 +46,7 @@ class DataKey:
 
 
 @dataclass(slots=True)
-class Entry:
+class AuditEntry:
     """One line of the journal: a use, a release or a refusal. Carries no key material and no data.
 
     Not frozen, because one is made for each request and freezing triples what that costs; nobody changes one.
@@ -67,7 +67,7 @@ class Entry:
     """How long the work took, rounded up; 0 when nobody timed it."""
 
 
-class Blocking(Protocol):
+class BlockingExecutor(Protocol):
     """Threads for what blocks: database, Vault, root keys."""
 
     async def run(self, tenant_id: str, work: Callable[[], Result]) -> Result:
@@ -75,38 +75,39 @@ class Blocking(Protocol):
         ...
 
 
-class Changes(Protocol):
+class Invalidations(Protocol):
     def subscribe(self, forget: Callable[[str | None], None]) -> None:
         """Have `forget` called on the loop with the `mark` of a tenant that changed, or None: everything may have."""
         ...
 
 
-class Callers(Protocol):
+class ClientAuthenticator(Protocol):
     """Certificate → caller, and the live connections that depend on it."""
 
-    async def identify(self, certificate_der: bytes, address: str) -> Caller:
+    async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:
         """Return who presents a certificate whose chain TLS has verified.
 
-        Raises: CallerRefused (not on record, revoked, disconnected), TenantClosed, DatabaseUnavailable.
+        Raises: ClientNotAuthorized (not on record, revoked, disconnected), TenantNotOperational, DatabaseUnavailable.
         """
         ...
 
-    async def refresh(self, caller: Caller) -> Caller:
+    async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         """Return the caller as it is now; raises as `identify`. Free while nothing changed."""
         ...
 
-    async def locked(self, certificate_der: bytes) -> Caller:
+    async def locked(self, certificate_der: bytes) -> ClientIdentity:
         """Return whom `identify` refused for its tenant's lock and nothing else, to fetch its next certificate.
 
-        Its state is `locked`, so that it opens nothing. Raises: CallerRefused, DatabaseUnavailable, TooManyRequests.
+        Its state is `locked`, so that it opens nothing. Raises: ClientNotAuthorized, DatabaseUnavailable,
+        TooManyRequests.
         """
         ...
 
 
-class Keyring(Protocol):
+class KeyCache(Protocol):
     """Opened L3s, in memory for at most the cache time, dropped at once when something changed."""
 
-    async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
+    async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
         """Return the active L3 of the caller's service, or one version of it.
 
         A miss costs one Vault call and one root-key call, made once for all who wait. Raises: ObjectNotFound,
@@ -123,33 +124,33 @@ class Operations(Protocol):
     the same tenant, service and resource.
     """
 
-    async def encrypt(self, caller: Caller, resource: str, plaintext: bytes) -> str: ...
+    async def encrypt(self, caller: ClientIdentity, resource: str, plaintext: bytes) -> str: ...
 
-    async def decrypt(self, caller: Caller, resource: str, ciphertext: str) -> bytes:
+    async def decrypt(self, caller: ClientIdentity, resource: str, ciphertext: str) -> bytes:
         """Raises CiphertextRefused, KeyVersionRetired."""
         ...
 
-    async def rewrap(self, caller: Caller, resource: str, ciphertext: str) -> str:
+    async def rewrap(self, caller: ClientIdentity, resource: str, ciphertext: str) -> str:
         """Return the same plaintext, or the same data key, under the active service key."""
         ...
 
-    async def new_data_key(self, caller: Caller, resource: str, *, with_plaintext: bool) -> DataKey: ...
+    async def new_data_key(self, caller: ClientIdentity, resource: str, *, with_plaintext: bool) -> DataKey: ...
 
-    async def open_data_key(self, caller: Caller, resource: str, wrapped: str) -> bytes: ...
+    async def open_data_key(self, caller: ClientIdentity, resource: str, wrapped: str) -> bytes: ...
 
-    async def seal_object(self, caller: Caller, object_id: str, material: bytes) -> tuple[int, bytes]:
+    async def seal_object(self, caller: ClientIdentity, object_id: str, material: bytes) -> tuple[int, bytes]:
         """Return the key version and the sealed material of a managed object; writes no journal."""
         ...
 
-    async def open_object(self, caller: Caller, object_id: str, key_version: int, sealed: bytes) -> bytes:
+    async def open_object(self, caller: ClientIdentity, object_id: str, key_version: int, sealed: bytes) -> bytes:
         """Return the material; writes no journal (the caller MUST, before it answers)."""
         ...
 
 
-class Journal(Protocol):
+class AuditWriter(Protocol):
     """The write-ahead audit: what was written survives kill -9 (and power loss, by setting) and reaches the stream."""
 
-    async def write(self, entries: Sequence[Entry]) -> None:
+    async def write(self, entries: Sequence[AuditEntry]) -> None:
         """Return when the entries are safe. The caller MUST await it before it answers.
 
         Raises: AuditUnavailable when they cannot be made safe; nothing may be released then.
@@ -168,12 +169,12 @@ class Limits(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Dependencies:
     """What a front is given."""
 
-    callers: Callers
+    callers: ClientAuthenticator
     operations: Operations
-    journal: Journal
+    journal: AuditWriter
     limits: Limits
-    blocking: Blocking
-    changes: Changes
+    blocking: BlockingExecutor
+    changes: Invalidations

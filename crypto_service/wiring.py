@@ -5,30 +5,30 @@ from dataclasses import dataclass, field
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
-from crypto_service.audit.wal import FileJournal, journal_folder
-from crypto_service.authentication import CertificateCallers
-from crypto_service.cache_invalidation import FeedChanges
-from crypto_service.https.heartbeats import GatheredHeartbeats
-from crypto_service.https.lookups import CertificatesOnRecord, ProtectionsOnRecord
-from crypto_service.https.server import HttpsFront
-from crypto_service.interfaces import Parts
-from crypto_service.keys.key_cache import CachedKeyring
-from crypto_service.keys.operations import KeyedOperations
-from crypto_service.keys.reencryption import Resealing
-from crypto_service.keys.unwrap_audit import Openings
+from crypto_service.audit.wal import WriteAheadLog, journal_folder
+from crypto_service.authentication import ClientCertificateAuthenticator
+from crypto_service.cache_invalidation import NotifyInvalidations
+from crypto_service.https.heartbeats import BufferedHeartbeats
+from crypto_service.https.lookups import DatabaseCertificates, DatabaseProtectedFields
+from crypto_service.https.server import HttpsServer
+from crypto_service.interfaces import Dependencies
+from crypto_service.keys.key_cache import ServiceKeyCache
+from crypto_service.keys.operations import CryptoOperations
+from crypto_service.keys.reencryption import ObjectReencryption
+from crypto_service.keys.unwrap_audit import UnwrapAudit
 from crypto_service.kmip.objects.store import ObjectStore
-from crypto_service.kmip.server import KmipFront
-from crypto_service.server.connection_registry import Connections
-from crypto_service.server.executor import FairThreads
+from crypto_service.kmip.server import KmipServer
+from crypto_service.server.connection_registry import ConnectionRegistry
+from crypto_service.server.executor import FairExecutor
 from crypto_service.server.limits import TenantLimits
-from crypto_service.server.tls import IdentityShelf, ServerTls
+from crypto_service.server.tls import ServerTls, SharedTlsIdentity
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from database.postgres.notify import NotifyFeed
-from kms.egress_policy import Reach
-from kms.key_cache import OpenedRootKeys
+from kms.egress_policy import EgressPolicy
+from kms.key_cache import RootKeyCache
 from kms.platform import PlatformRootKey
-from kms.providers import CustomerRootKeys
+from kms.providers import RootKeyProviders
 from openkcm.contract.client_files import Offer
 from vault.auth.client import VaultSession
 from vault.auth.tenant_tokens import InlineTenants
@@ -56,20 +56,20 @@ class Credentials:
 class Service:
     """One serving process, built and not yet started: nothing is connected, so nothing can fail for a server."""
 
-    parts: Parts
+    parts: Dependencies
     database: Database
-    changes: FeedChanges
-    journal: FileJournal
+    changes: NotifyInvalidations
+    journal: WriteAheadLog
     limits: TenantLimits
-    keyring: CachedKeyring
-    resealing: Resealing
-    heartbeats: GatheredHeartbeats
-    threads: FairThreads
-    opening: FairThreads
-    connections: Connections
+    keyring: ServiceKeyCache
+    resealing: ObjectReencryption
+    heartbeats: BufferedHeartbeats
+    threads: FairExecutor
+    opening: FairExecutor
+    connections: ConnectionRegistry
     tls: ServerTls
-    https: HttpsFront
-    kmip: KmipFront
+    https: HttpsServer
+    kmip: KmipServer
 
 
 def read_credentials(settings: Settings) -> Credentials:
@@ -94,7 +94,7 @@ def open_database(settings: Settings, credentials: Credentials, connections: int
     )
 
 
-def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) -> Service:
+def build(settings: Settings, credentials: Credentials, shelf: SharedTlsIdentity) -> Service:
     """Build a serving process; MUST run on its loop."""
     database = open_database(settings, credentials, _DATABASE_CONNECTIONS)
     vault = VaultSession(
@@ -106,34 +106,32 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
     )
     root_keys = TransitRootKeys(vault)
     tenant_keys = TransitTenantKeys(vault, InlineTenants(vault, credentials.identity_pem, Role.CRYPTO))
-    changes = FeedChanges(NotifyFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
-    threads, opening = FairThreads(_THREADS), FairThreads(_OPENING_THREADS)
-    journal = FileJournal(journal_folder(settings.state_dir), sync=settings.crypto_audit_sync)
+    changes = NotifyInvalidations(NotifyFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
+    threads, opening = FairExecutor(_THREADS), FairExecutor(_OPENING_THREADS)
+    journal = WriteAheadLog(journal_folder(settings.state_dir), sync=settings.crypto_audit_sync)
     seconds = settings.crypto_cache_seconds
     # Subscribed to changes first, so that who asks for callers again asks one that has forgotten.
-    callers = CertificateCallers(database, threads, journal, changes, cache_seconds=seconds)
+    callers = ClientCertificateAuthenticator(database, threads, journal, changes, cache_seconds=seconds)
 
-    reach = Reach(
+    reach = EgressPolicy(
         aws_endpoint=settings.aws_kms_endpoint,
         pkcs11_module=settings.pkcs11_module,
         networks=settings.key_server_networks,
         timeout_seconds=settings.root_key_timeout_seconds,
     )
-    held = OpenedRootKeys(
-        lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach), tenant_keys.decrypt
-    )
-    openings = Openings(database, threads, journal)
-    keyring = CachedKeyring(
+    held = RootKeyCache(lambda region: PlatformRootKey(root_keys, region), RootKeyProviders(reach), tenant_keys.decrypt)
+    openings = UnwrapAudit(database, threads, journal)
+    keyring = ServiceKeyCache(
         database, tenant_keys, held, opening, changes, cache_seconds=seconds, opened=openings.opened
     )
     limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_places)
-    parts = Parts(callers, KeyedOperations(callers, keyring, journal), journal, limits, threads, changes)
-    connections = Connections(parts)
+    parts = Dependencies(callers, CryptoOperations(callers, keyring, journal), journal, limits, threads, changes)
+    connections = ConnectionRegistry(parts)
     host = settings.crypto_name
     offer = Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
-    certificates = CertificatesOnRecord(database, threads)
-    heartbeats = GatheredHeartbeats(database, threads)
-    protections = ProtectionsOnRecord(database, threads)
+    certificates = DatabaseCertificates(database, threads)
+    heartbeats = BufferedHeartbeats(database, threads)
+    protections = DatabaseProtectedFields(database, threads)
     objects = ObjectStore(database, parts, seconds)
     body_limit = settings.crypto_body_limit
     return Service(
@@ -143,12 +141,12 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
         journal,
         limits,
         keyring,
-        Resealing(database, PlatformQueries(database), keyring, threads, changes),
+        ObjectReencryption(database, PlatformQueries(database), keyring, threads, changes),
         heartbeats,
         threads,
         opening,
         connections,
         ServerTls(PkiServerCertificates(vault), settings.crypto_names, shelf),
-        HttpsFront(parts, connections, body_limit, certificates, heartbeats, protections, offer),
-        KmipFront(parts, connections, objects, body_limit),
+        HttpsServer(parts, connections, body_limit, certificates, heartbeats, protections, offer),
+        KmipServer(parts, connections, objects, body_limit),
     )

@@ -19,9 +19,9 @@ from streamlit.runtime.pages_manager import PagesManager
 from config.settings import load_settings
 from core.errors.platform import SettingsInvalid
 from dashboard import downloads, wiring
-from dashboard.auth.middleware import Edge
+from dashboard.auth.middleware import AuthMiddleware
 from dashboard.library_logs import hand_over_logs
-from dashboard.wiring import Develop, Parts
+from dashboard.wiring import Dependencies, Develop
 from openkcm.logging import configure_logs
 
 _SCRIPT = Path(__file__).with_name("app.py")
@@ -31,7 +31,7 @@ _AT_FIRST_USE = ("dashboard.router", "pandas", "pyarrow")
 """What the script imports only when somebody comes; loaded before that, nobody is the one who waits for it."""
 
 
-def create_app(parts: Parts) -> Edge:
+def create_app(parts: Dependencies) -> AuthMiddleware:
     """Return the application; what is configured here cannot be changed by a file in the working directory."""
     settings, origin = parts.settings, parts.origin
     redirect_uri = f"{origin}/oauth2callback"
@@ -58,7 +58,7 @@ def create_app(parts: Parts) -> Edge:
     )
     if config.get_option("server.enableAgentApi") or config.get_option("browser.gatherUsageStats"):
         raise SettingsInvalid("Streamlit is told to let others in or to tell others", "unset the STREAMLIT_* variables")
-    return Edge(app, parts.guard, parts.cookie_secret, origin, develops=parts.develops)
+    return AuthMiddleware(app, parts.guard, parts.cookie_secret, origin, develops=parts.develops)
 
 
 async def _health(_request: Request) -> Response:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
 
-from core.errors.tenants import ActionRefused, SessionEnded
+from core.errors.tenants import PermissionDenied, SessionEnded
 from core.tenants.roles import Permission, Person
-from dashboard.workflow_bridge import TemporalBridge
+from dashboard.workflow_bridge import WorkflowBridge
 from database.connection.database import Database
 from database.platform.operators import Operations
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
@@ -18,7 +18,7 @@ from openkcm.errors import OpenKcmError
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
+class ServiceUrls:
     """Where things are, as people and services reach them. `temporal_ui` is None where nobody said where it is."""
 
     dashboard: str
@@ -31,7 +31,7 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class PageContext:
     """`tenant_id` is the place's tenant, which the guard has seen to be the person's own; OPERATORS at their desk.
 
     `platform` spans tenants and is therefore None for everybody but operators.
@@ -41,8 +41,8 @@ class Seat:
     tenant_id: str
     source: str
     database: Database
-    door: TemporalBridge
-    addresses: Addresses
+    door: WorkflowBridge
+    addresses: ServiceUrls
     now: Callable[[], datetime]
     promise_seconds: float = 180.0
     """What tenants are promised, from the click to ready; the setting of the same name."""
@@ -85,18 +85,18 @@ class Seat:
         )
 
 
-def require(seat: Seat, permission: Permission, name: AuditName, subject: str) -> None:
-    """Raise SessionEnded when the sign-on is over, and ActionRefused, on record, when the role does not include it."""
+def require(seat: PageContext, permission: Permission, name: AuditName, subject: str) -> None:
+    """Raise SessionEnded when the session is over, and PermissionDenied, recorded, when the role lacks it."""
     if not seat.present():
         raise SessionEnded
     if seat.may(permission):
         return
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tx.audit.append(seat.event(AuditName.ACTION_REFUSED, subject, "refused", action=name))
-    raise ActionRefused
+    raise PermissionDenied
 
 
-def ask(seat: Seat, name: AuditName, subject: str, what: Callable[[], None], **details: str) -> None:
+def ask(seat: PageContext, name: AuditName, subject: str, what: Callable[[], None], **details: str) -> None:
     """Ask a workflow and put on record what became of it."""
     try:
         what()

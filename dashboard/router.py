@@ -11,24 +11,24 @@ from pathlib import Path
 import streamlit as st
 
 from core.errors.platform import DatabaseUnavailable
-from core.errors.tenants import AccessRefused, SessionEnded
+from core.errors.tenants import AccessDenied, SessionEnded
 from dashboard import sign_in_page as front_door
 from dashboard import wiring
 from dashboard.audit import page as audit
-from dashboard.auth.authorization import Guard
-from dashboard.auth.claims import SignOn
+from dashboard.auth.authorization import SessionAuthorizer
+from dashboard.auth.claims import Session
 from dashboard.auth.middleware import PLACE_HEADER, SOURCE_HEADER
-from dashboard.auth.routes import Place, PlaceKind, named
+from dashboard.auth.routes import Route, RouteKind, named
 from dashboard.keys import page as keys
 from dashboard.offboarding import section as left
 from dashboard.operations import page as operations
 from dashboard.overview import page as overview
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.reports import page as compliance
 from dashboard.services import page as services
 from dashboard.settings import page as settings
 from dashboard.usage import page as usage
-from dashboard.wiring import Parts
+from dashboard.wiring import Dependencies
 from openkcm.errors import OpenKcmError
 
 _ASSETS = Path(__file__).with_name("assets")
@@ -36,30 +36,30 @@ _WATCH_SECONDS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class NavPage:
     """A page of a place; `path` is its part of the address, empty for the first."""
 
     title: str
     icon: str
     path: str
-    draw: Callable[[Seat], None]
+    draw: Callable[[PageContext], None]
 
 
 TENANT = (
-    Entry("Overview", ":material/dashboard:", "", overview.draw),
-    Entry("Keys", ":material/key:", "keys", keys.draw),
-    Entry("Services", ":material/hub:", "services", services.draw),
-    Entry("Usage", ":material/bar_chart:", "usage", usage.draw),
-    Entry("Compliance", ":material/verified_user:", "compliance", compliance.draw),
-    Entry("Audit", ":material/fact_check:", "audit", audit.draw),
-    Entry("Settings", ":material/tune:", "settings", settings.draw),
+    NavPage("Overview", ":material/dashboard:", "", overview.draw),
+    NavPage("Keys", ":material/key:", "keys", keys.draw),
+    NavPage("Services", ":material/hub:", "services", services.draw),
+    NavPage("Usage", ":material/bar_chart:", "usage", usage.draw),
+    NavPage("Compliance", ":material/verified_user:", "compliance", compliance.draw),
+    NavPage("Audit", ":material/fact_check:", "audit", audit.draw),
+    NavPage("Settings", ":material/tune:", "settings", settings.draw),
 )
 
 
-OPERATIONS = (Entry("Operations", ":material/monitoring:", "", operations.draw),)
+OPERATIONS = (NavPage("Operations", ":material/monitoring:", "", operations.draw),)
 
 
-_ENTRIES = {PlaceKind.TENANT: TENANT, PlaceKind.OPERATIONS: OPERATIONS}
+_ENTRIES = {RouteKind.TENANT: TENANT, RouteKind.OPERATIONS: OPERATIONS}
 
 
 def draw() -> None:
@@ -70,16 +70,16 @@ def draw() -> None:
     place = named(st.context.headers.get(PLACE_HEADER, ""))
     if place is None:
         st.stop()
-    elif place.kind is PlaceKind.MARKETPLACE and parts.development is not None:
+    elif place.kind is RouteKind.MARKETPLACE and parts.development is not None:
         # Nobody is anybody here: whether a browser is signed in makes no difference and is not looked at.
         _draw_alone(place, parts.development.draw_marketplace)
-    elif place.kind is PlaceKind.DOOR or not st.user.is_logged_in:
+    elif place.kind is RouteKind.DOOR or not st.user.is_logged_in:
         _draw_alone(place, partial(front_door.draw, parts, place))
     else:
         _draw_signed_in(parts, place)
 
 
-def _draw_alone(place: Place, draws: Callable[[], None]) -> None:
+def _draw_alone(place: Route, draws: Callable[[], None]) -> None:
     """Draw something in the stead of a place's pages, at each of their addresses, and without a menu.
 
     Without `st.navigation` Streamlit makes a menu of its own of the folder `pages`, for whoever comes by.
@@ -89,12 +89,12 @@ def _draw_alone(place: Place, draws: Callable[[], None]) -> None:
     st.navigation(pages, position="hidden").run()
 
 
-def _draw_signed_in(parts: Parts, place: Place) -> None:
+def _draw_signed_in(parts: Dependencies, place: Route) -> None:
     source = st.context.headers.get(SOURCE_HEADER, "")
     try:
         sign_on = parts.guard.admit(st.user.to_dict(), place, st.query_params.to_dict(), source)
         entries = LEFT if parts.guard.has_left(sign_on) else _ENTRIES[place.kind]
-    except (AccessRefused, SessionEnded, DatabaseUnavailable) as refused:
+    except (AccessDenied, SessionEnded, DatabaseUnavailable) as refused:
         _draw_alone(place, partial(front_door.draw_refusal, refused))
         st.stop()
     seat = parts.seat(sign_on, source)
@@ -116,7 +116,7 @@ def _draw_signed_in(parts: Parts, place: Place) -> None:
     chosen.run()
 
 
-def _draw_page(entry: Entry, seat: Seat) -> None:
+def _draw_page(entry: NavPage, seat: PageContext) -> None:
     """Draw a page; what it could not do is said in its own words, and what it did not foresee stays ours to look up."""
     try:
         entry.draw(seat)
@@ -124,7 +124,7 @@ def _draw_page(entry: Entry, seat: Seat) -> None:
         front_door.draw_refusal(down)
 
 
-def _draw_person(parts: Parts, sign_on: SignOn, source: str) -> None:
+def _draw_person(parts: Dependencies, sign_on: Session, source: str) -> None:
     person = sign_on.person
     st.caption(f"{person.name} · {', '.join(sorted(role.replace('-', ' ') for role in person.roles))}")
     if st.button("Sign out", icon=":material/logout:", key="sign-out", width="stretch"):
@@ -137,11 +137,11 @@ def _draw_person(parts: Parts, sign_on: SignOn, source: str) -> None:
 
 
 @st.fragment(run_every=_WATCH_SECONDS)
-def _watch(guard: Guard, sign_on: SignOn) -> None:
+def _watch(guard: SessionAuthorizer, sign_on: Session) -> None:
     """Notice in every open tab that the session was ended in one of them."""
     if guard.has_ended(sign_on):
         st.rerun()
 
 
-LEFT = (Entry("Farewell", ":material/waving_hand:", "", left.draw), TENANT[5])
+LEFT = (NavPage("Farewell", ":material/waving_hand:", "", left.draw), TENANT[5])
 """Of a tenant that has left there is nothing else to look at: everything that the other pages show is erased."""

@@ -3,25 +3,25 @@
 import httpx2
 import streamlit as st
 
-from core.errors.tenants import AccessRefused, SessionEnded
-from dashboard.auth.routes import Place, PlaceKind
+from core.errors.tenants import AccessDenied, SessionEnded
+from dashboard.auth.routes import Route, RouteKind
 from dashboard.components.formatting import said
 from dashboard.components.tenant_status import sentence
-from dashboard.wiring import Parts
+from dashboard.wiring import Dependencies
 from openkcm.errors import OpenKcmError
 
 _PROBE_SECONDS = 3.0
 
 
-def draw(parts: Parts, place: Place) -> None:
+def draw(parts: Dependencies, place: Route) -> None:
     """Offer to sign in; says nothing about whether there is such a tenant."""
     st.title("OpenKCM")
     st.header("Customer Managed Key Service", divider="gray")
-    if place.kind is PlaceKind.DOOR and st.user.is_logged_in:
+    if place.kind is RouteKind.DOOR and st.user.is_logged_in:
         st.write("You are signed in.")
         st.link_button("Go to your page", "/", type="primary")
         return
-    if place.kind is PlaceKind.TENANT:
+    if place.kind is RouteKind.TENANT:
         st.write(f"Sign in to manage the encryption of **{place.tenant_id}**.")
     else:
         st.write("Sign in to manage your organization's encryption.")
@@ -49,7 +49,7 @@ def draw_refusal(refused: OpenKcmError) -> None:
         st.write("You signed out in another tab, or did not use this one for a while.")
         if st.button("Sign in again", type="primary", key="sign-in-again"):
             st.login()
-    elif isinstance(refused, AccessRefused):
+    elif isinstance(refused, AccessDenied):
         st.title("403 · You cannot open this page")
         st.write(said(refused))
         st.link_button("Go to your own page", "/")

@@ -18,14 +18,14 @@ from config.secrets import (
 )
 from config.settings import LOOPBACK, Settings
 from core.errors.platform import SettingsInvalid
-from dashboard.auth.authorization import Guard
-from dashboard.auth.claims import ClaimNames, SignOn
+from dashboard.auth.authorization import SessionAuthorizer
+from dashboard.auth.claims import ClaimNames, Session
 from dashboard.auth.routes import DEVELOPMENT_SIGN_ON
-from dashboard.page_context import Addresses, Seat
-from dashboard.workflow_bridge import TemporalBridge
+from dashboard.page_context import PageContext, ServiceUrls
+from dashboard.workflow_bridge import WorkflowBridge
 from database.connection.database import Database
 from database.platform.operators import Operations
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 
 _DATABASE_CONNECTIONS = 16
 _LOOPBACK_NAMES = frozenset({LOOPBACK, "localhost", "::1"})
@@ -40,14 +40,14 @@ class Development:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Dependencies:
     """Everything the process is made of. `development` is None in every installation but the development stack."""
 
     settings: Settings
     database: Database
-    door: TemporalBridge
-    guard: Guard
-    addresses: Addresses
+    door: WorkflowBridge
+    guard: SessionAuthorizer
+    addresses: ServiceUrls
     origin: str
     cookie_secret: str
     client_secret: str
@@ -65,9 +65,9 @@ class Parts:
         """Where the single sign-on describes itself (OpenID Connect Discovery 1.0)."""
         return self.settings.oidc_metadata_url or f"{self.origin}{DEVELOPMENT_SIGN_ON}/.well-known/openid-configuration"
 
-    def seat(self, sign_on: SignOn, source: str) -> Seat:
+    def seat(self, sign_on: Session, source: str) -> PageContext:
         """Return where somebody sits whom the guard has just admitted."""
-        return Seat(
+        return PageContext(
             person=sign_on.person,
             tenant_id=sign_on.person.tenant_id,
             source=source,
@@ -90,22 +90,22 @@ class Parts:
 Develop = Callable[[Settings, str, str, ClaimNames], Development]
 """Makes the development parts from settings, origin, client secret and claim names."""
 
-_built: list[Parts] = []
+_built: list[Dependencies] = []
 
 
-def parts() -> Parts:
+def parts() -> Dependencies:
     """Return the parts of this process; raises RuntimeError before `install`."""
     if not _built:
         raise RuntimeError("the dashboard is not wired: start it with python -m dashboard")
     return _built[0]
 
 
-def install(made: Parts) -> None:
+def install(made: Dependencies) -> None:
     """Make these the parts of this process, for the script that Streamlit runs."""
     _built[:] = [made]
 
 
-def build(settings: Settings, develop: Develop | None = None) -> Parts:
+def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
     """Build everything from settings; connects nothing.
 
     Raises:
@@ -136,14 +136,14 @@ def build(settings: Settings, develop: Develop | None = None) -> Parts:
     client_secret = read_secret(folder, OIDC_CLIENT_SECRET)
     names = ClaimNames(settings.oidc_tenant_claim, settings.oidc_roles_claim)
     embedded = settings.temporal == "embedded"
-    return Parts(
+    return Dependencies(
         settings=settings,
         database=database,
-        door=TemporalBridge(
-            lambda: Gateway.connect(settings.temporal_address, settings.promise_seconds, settings.log_format)
+        door=WorkflowBridge(
+            lambda: WorkflowClient.connect(settings.temporal_address, settings.promise_seconds, settings.log_format)
         ),
-        guard=Guard(database, names, timedelta(minutes=settings.dashboard_idle_minutes), utc_now),
-        addresses=Addresses(
+        guard=SessionAuthorizer(database, names, timedelta(minutes=settings.dashboard_idle_minutes), utc_now),
+        addresses=ServiceUrls(
             dashboard=settings.dashboard_url,
             marketplace=settings.marketplace_url,
             crypto_https=f"https://{settings.crypto_name}:{settings.crypto_https_port}",

@@ -13,25 +13,25 @@ from typing import Any
 
 from core.errors.platform import TemporalUnavailable
 from core.messages.keys import RotateRequest
-from core.messages.tenants import LeaveRequest, StandingMove
+from core.messages.tenants import OffboardRequest, StatusChange
 from core.tenants.policy import TenantPolicy
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 
 _PATIENCE_SECONDS = 90.0
 """More than the gateway itself waits for a service, so that its own answer comes first."""
 
 
-class TemporalBridge:
+class WorkflowBridge:
     """Requests to workflows. Every call waits for its answer and is safe to repeat.
 
-    Raises, all of them: TemporalUnavailable, NotDoneInTime, and UpdateRefused with the workflow's own words.
+    Raises, all of them: TemporalUnavailable, OperationTimeout, and UpdateRejected with the workflow's own words.
 
     Safe to share between threads.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Gateway]]) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[WorkflowClient]]) -> None:
         self._connect = connect
-        self._gateway: Gateway | None = None
+        self._gateway: WorkflowClient | None = None
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="temporal", daemon=True).start()
 
@@ -45,7 +45,7 @@ class TemporalBridge:
     def disconnect_service(self, tenant_id: str, region: str, service: str) -> None:
         self._ask(lambda gateway: gateway.disconnect_service(tenant_id, region, service))
 
-    def change_standing(self, tenant_id: str, move: StandingMove) -> None:
+    def change_standing(self, tenant_id: str, move: StatusChange) -> None:
         """Suspend, resume, lock or unlock a tenant; it is so when this returns."""
         self._ask(lambda gateway: gateway.change_standing(tenant_id, move))
 
@@ -56,14 +56,14 @@ class TemporalBridge:
     def change_root_key(self, tenant_id: str, request_id: str) -> None:
         """Put every service key under the root key of a stored request; it is in force when this returns.
 
-        Refused with the code of what stopped it, after which the former key is in force; NotDoneInTime: it goes on.
+        Refused with the code of what stopped it, after which the former key is in force; OperationTimeout: it goes on.
         """
         self._ask(lambda gateway: gateway.change_root_key(tenant_id, request_id))
 
     def rotate_keys(self, tenant_id: str, request: RotateRequest) -> None:
         """Rotate keys of a tenant; it is done when this returns, and what became of it is on record.
 
-        Refused with the code of what stopped it, after which every key that worked works; NotDoneInTime: it goes on.
+        Refused with the code of what stopped it, after which every key that worked works; OperationTimeout: it goes on.
         """
         self._ask(lambda gateway: gateway.rotate_keys(tenant_id, request))
 
@@ -75,7 +75,7 @@ class TemporalBridge:
         """Have new certificates come from another authority; those of the one before go on until they expire."""
         self._ask(lambda gateway: gateway.roll_authority(tenant_id))
 
-    def offboard(self, tenant_id: str, request: LeaveRequest) -> None:
+    def offboard(self, tenant_id: str, request: OffboardRequest) -> None:
         """Let a tenant leave; nothing of it works when this returns, and until the grace is over it can be restored."""
         self._ask(lambda gateway: gateway.offboard(tenant_id, request))
 
@@ -98,7 +98,7 @@ class TemporalBridge:
     def make_report(self, tenant_id: str, region: str, report_id: str) -> None:
         """Have a stored request made into a report; its files are on record when this returns.
 
-        NotDoneInTime: it is made all the same, or waits for what is down. The same id again makes no other.
+        OperationTimeout: it is made all the same, or waits for what is down. The same id again makes no other.
         """
         self._ask(lambda gateway: gateway.make_report(tenant_id, region, report_id))
 
@@ -106,7 +106,7 @@ class TemporalBridge:
         """Provision a failed tenant again."""
         self._ask(lambda gateway: gateway.retry(tenant_id))
 
-    def _ask(self, what: Callable[[Gateway], Coroutine[Any, Any, None]]) -> None:
+    def _ask(self, what: Callable[[WorkflowClient], Coroutine[Any, Any, None]]) -> None:
         async def ask() -> None:
             if self._gateway is None:
                 self._gateway = await self._connect()

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from core.tenants.approvals import Action, Approval, ApprovalState, Argument, Choice, Vote
+from core.tenants.approvals import Action, Approval, ApprovalState, Argument, Vote, VoteChoice
 from core.tenants.roles import Person, PersonRole
 
 _READ = (
@@ -73,7 +73,7 @@ class Approvals:
             " order by voted_at, subject",
             [approval_id],
         ).fetchall()
-        return [Vote(row[0], row[1], frozenset(map(PersonRole, row[2])), Choice(row[3]), row[4]) for row in rows]
+        return [Vote(row[0], row[1], frozenset(map(PersonRole, row[2])), VoteChoice(row[3]), row[4]) for row in rows]
 
     def pending(self) -> Sequence[Approval]:
         """Return what waits, the first to expire first."""

@@ -54,7 +54,7 @@ class FoundRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class SignedHead:
+class SignedCheckpoint:
     """A signature over `audit_events.head_message`, by the Transit key named in `key` (`name:version`)."""
 
     seq: int
@@ -64,11 +64,11 @@ class SignedHead:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamEnds:
+class StreamBounds:
     """The last record; the newest signed head, when it was signed, and the record that now lies at its number."""
 
     last: StoredRecord | None
-    signed: SignedHead | None
+    signed: SignedCheckpoint | None
     signed_at: datetime | None
     at_signed: StoredRecord | None
 
@@ -114,27 +114,27 @@ class AuditStream:
         ).fetchone()
         return None if newest is None else StoredRecord(*newest)
 
-    def save_signed_head(self, head: SignedHead) -> None:
+    def save_signed_head(self, head: SignedCheckpoint) -> None:
         self.connection.execute(
             "select okcm.audit_save_signed_head(%s, %s, %s, %s)", [head.seq, head.chain_hash, head.signature, head.key]
         )
 
-    def signed_heads(self) -> Sequence[SignedHead]:
+    def signed_heads(self) -> Sequence[SignedCheckpoint]:
         rows = self.connection.execute(
             "select seq, chain_hash, signature, key from okcm.audit_signed_head order by seq"
         )
-        return [SignedHead(*row) for row in rows]
+        return [SignedCheckpoint(*row) for row in rows]
 
-    def ends(self) -> StreamEnds:
+    def ends(self) -> StreamBounds:
         newest = self.connection.execute(
             "select seq, chain_hash, signature, key, signed_at from okcm.audit_signed_head order by seq desc limit 1"
         ).fetchone()
         if newest is None:
-            return StreamEnds(self.head(), None, None, None)
+            return StreamBounds(self.head(), None, None, None)
         *head, signed_at = newest
-        signed = SignedHead(*head)
+        signed = SignedCheckpoint(*head)
         at_signed = next((one for one in self.records(signed.seq - 1, 1) if one.seq == signed.seq), None)
-        return StreamEnds(self.head(), signed, signed_at, at_signed)
+        return StreamBounds(self.head(), signed, signed_at, at_signed)
 
     def numbers(self, chosen: AuditFilter) -> range:
         """Return the numbers of all records in the filter's time; times grow with numbers, so these are neighbours."""

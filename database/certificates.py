@@ -15,7 +15,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from core.certificates import AuthorityState, Ending
+from core.certificates import AuthorityState, ExpiringItem
 from core.errors.platform import DatabaseRefused
 from core.names import ca_key
 
@@ -190,12 +190,12 @@ def _authority(row: tuple[Any, ...]) -> AuthorityRow:
 
 
 @dataclass(frozen=True, slots=True)
-class EndingRow:
+class ExpiringRow:
     """Something that was not renewed in time. `serial` tells it from what it replaced and from what replaces it."""
 
     tenant_id: str
     region: str
-    kind: Ending
+    kind: ExpiringItem
     name: str
     serial: str
     generation: int

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from core.errors.compliance import CanaryMissing
 from core.errors.services import FieldNotProtected, ProtectionFull, ServiceUnknown
-from core.errors.tenants import TenantClosed, TenantUnknown
+from core.errors.tenants import TenantNotOperational, TenantUnknown
 from core.protected_fields import FIELDS
 from core.services import refuse_unconnectable
 from core.tenants.lifecycle import State
@@ -41,7 +41,7 @@ def protect(tx: TenantTransaction, service: str, field: ProtectedField, by: str)
         by: who answers for it.
 
     Raises:
-        TenantUnknown, TenantClosed, ServiceUnknown, ProtectionFull
+        TenantUnknown, TenantNotOperational, ServiceUnknown, ProtectionFull
     """
     before = _begin(tx, service, field, by)
     if before == field:
@@ -70,7 +70,7 @@ def _begin(tx: TenantTransaction, service: str, field: ProtectedField, by: str) 
     if tenant is None:
         raise TenantUnknown
     if tenant.state in _CLOSED:
-        raise TenantClosed(tenant.state)
+        raise TenantNotOperational(tenant.state)
     if tx.services.get(service) is None:
         raise ServiceUnknown
     tx.protection.lock(service, by)
@@ -104,7 +104,7 @@ def make_join_token(  # noqa: PLR0913, PLR0917 - what a token is made of
         secret: 32 bytes that the caller drew, in base64url without padding.
 
     Raises:
-        TenantUnknown, TenantClosed, ServiceConflict: what the workflow would refuse is refused here.
+        TenantUnknown, TenantNotOperational, ServiceConflict: what the workflow would refuse is refused here.
     """
     tenant, authority = tx.tenants.get(), tx.certificates.authority()
     if tenant is None:

@@ -26,7 +26,7 @@ class BoundaryRunRow:
 
 
 @dataclass(frozen=True, slots=True)
-class ExaminationRow:
+class AssessmentRow:
     """One full examination: its signed lines in the order of their clauses' ids."""
 
     run: str
@@ -113,7 +113,7 @@ class Boundaries:
         ).fetchall()
         return BoundaryRunRow(rows[0][-1], tuple(_result(row[:-1]) for row in rows)) if rows else None
 
-    def examination(self, run: str | None = None) -> ExaminationRow | None:
+    def examination(self, run: str | None = None) -> AssessmentRow | None:
         """Return the newest examination, or the one of that name; None where there is none."""
         rows = self.connection.execute(
             f"select {_LINE} from okcm.boundary_clause where examined_at ="  # noqa: S608 - a constant
@@ -135,7 +135,7 @@ class Boundaries:
             )
             for clause, held, breached, not_checked, digest, of_run, examined_at, signature, key in rows
         ]
-        return ExaminationRow(lines[0].run, lines[0].examined_at, tuple(lines)) if lines else None
+        return AssessmentRow(lines[0].run, lines[0].examined_at, tuple(lines)) if lines else None
 
     def results_of(self, run: str) -> Sequence[CheckResult]:
         """Return the attacks of an examination in the order they were made; none once they are kept no longer."""
@@ -162,7 +162,7 @@ def _result(row: tuple[Any, ...]) -> CheckResult:
 
 
 @dataclass(frozen=True, slots=True)
-class TroubledExamination:
+class FailedAssessment:
     """A tenant whose walls need somebody: `why` is `breached` (found at `since`) or `late` (due since then)."""
 
     tenant_id: str

@@ -113,7 +113,7 @@ class Fingerprints:
 
 
 @dataclass(frozen=True, slots=True)
-class SealedRootKeyRow:
+class EncryptedRootKeyRow:
     """What it takes to use a root key: where it is, and its credentials under the tenant's L2."""
 
     root_key_id: str

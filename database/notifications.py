@@ -7,7 +7,7 @@ from datetime import datetime
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from core.notifications import Announcement, AnnouncementKind, Channel
+from core.notifications import Channel, Notification, NotificationKind
 
 _COLUMNS = "message_id, tenant_id, channel, kind, subject, body"
 
@@ -17,7 +17,7 @@ class Outbox:
     connection: Connection[TupleRow]
     tenant_id: str
 
-    def add(self, announcement: Announcement) -> None:
+    def add(self, announcement: Notification) -> None:
         """Store a message to be sent; the same message id again changes nothing."""
         self.connection.execute(
             f"insert into okcm.outbox ({_COLUMNS}) values (%s, %s, %s, %s, %s, %s)"  # noqa: S608 - a constant
@@ -32,7 +32,7 @@ class Outbox:
             ],
         )
 
-    def unsent(self) -> Sequence[Announcement]:
+    def unsent(self) -> Sequence[Notification]:
         rows = self.connection.execute(
             f"select {_COLUMNS} from okcm.outbox where sent_at is null order by added_at"  # noqa: S608 - a constant
         )
@@ -43,7 +43,7 @@ class Outbox:
             "update okcm.outbox set sent_at = clock_timestamp() where message_id = %s and sent_at is null", [message_id]
         )
 
-    def all(self) -> Sequence[tuple[Announcement, datetime | None]]:
+    def all(self) -> Sequence[tuple[Notification, datetime | None]]:
         """Return every message with the time it was sent, None while it was not."""
         rows = self.connection.execute(
             f"select {_COLUMNS}, sent_at from okcm.outbox order by added_at"  # noqa: S608 - a constant
@@ -51,13 +51,13 @@ class Outbox:
         return [(_announcement(row), sent_at) for *row, sent_at in rows]
 
 
-def _announcement(row: Sequence[str]) -> Announcement:
+def _announcement(row: Sequence[str]) -> Notification:
     message_id, tenant_id, channel, kind, subject, body = row
-    return Announcement(
+    return Notification(
         message_id=message_id,
         tenant_id=tenant_id,
         channel=Channel(channel),
-        kind=AnnouncementKind(kind),
+        kind=NotificationKind(kind),
         subject=subject,
         body=body,
     )

@@ -14,8 +14,8 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from core.errors.platform import DatabaseRefused
-from core.errors.tenants import DestructionBegun, GraceNotOver, TenantUnknown
-from core.tenants.lifecycle import DECRYPTS, Move, State, advance
+from core.errors.tenants import DestructionStarted, GracePeriodActive, TenantUnknown
+from core.tenants.lifecycle import DECRYPTS, State, Transition, transition
 from openkcm.verification.erasure_certificate import DestroyedKind
 
 _ROW = (
@@ -32,7 +32,7 @@ _CERTIFICATE = "select statement, signature, key, issued_at from okcm.shred_cert
 
 
 @dataclass(frozen=True, slots=True)
-class LeavingRow:
+class OffboardingRow:
     """How far a tenant's leaving is; every time is None before it is reached."""
 
     state: State
@@ -45,7 +45,7 @@ class LeavingRow:
 
 
 @dataclass(frozen=True, slots=True)
-class DoomedRow:
+class KeyToDestroyRow:
     """One thing that is to be destroyed, or is; see `openkcm.verification.erasure_certificate.Destroyed`."""
 
     kind: DestroyedKind
@@ -56,7 +56,7 @@ class DoomedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class ShredRow:
+class ErasureCertificateRow:
     """The signed statement of what was destroyed (client/src/openkcm/verification/erasure_certificate.py)."""
 
     statement: str
@@ -72,52 +72,52 @@ class Leaving:
     connection: Connection[TupleRow]
     tenant_id: str
 
-    def get(self) -> LeavingRow | None:
+    def get(self) -> OffboardingRow | None:
         """Return how far it is; None when there is no such tenant."""
         found = self.connection.execute(_ROW, [self.tenant_id]).fetchone()
         if found is None:
             return None
         state, since, until, returns_to, destroying_at, offboarded_at, erased = found
         back_to = None if returns_to is None else State(returns_to)
-        return LeavingRow(State(state), since, until, back_to, destroying_at, offboarded_at, erased or {})
+        return OffboardingRow(State(state), since, until, back_to, destroying_at, offboarded_at, erased or {})
 
-    def doomed(self) -> Sequence[DoomedRow]:
+    def doomed(self) -> Sequence[KeyToDestroyRow]:
         """Return what is to be destroyed, by kind and name; empty before it was gathered."""
-        return [DoomedRow(*row) for row in self.connection.execute(f"{_DOOMED} order by kind, name")]
+        return [KeyToDestroyRow(*row) for row in self.connection.execute(f"{_DOOMED} order by kind, name")]
 
-    def certificate(self) -> ShredRow | None:
+    def certificate(self) -> ErasureCertificateRow | None:
         found = self.connection.execute(_CERTIFICATE).fetchone()
-        return None if found is None else ShredRow(*found)
+        return None if found is None else ErasureCertificateRow(*found)
 
     def asked_by_marketplace(self) -> bool:
         """Whether the marketplace's last word is that the tenant leaves, and was said since it was last restored."""
         return self.connection.execute(_LAST_WORD, [self.tenant_id]).fetchone() == (True,)
 
-    def begin(self, grace: timedelta) -> LeavingRow:
+    def begin(self, grace: timedelta) -> OffboardingRow:
         """Let the tenant leave, for good after `grace`; one that is leaving already goes on as it was.
 
-        Raises IllegalMove, TenantUnknown.
+        Raises InvalidTransition, TenantUnknown.
         """
         row = self._locked()
         if row.state is not State.LEAVING:
             # Locks and what they open to stay where they are: they are those of the tenant that comes back.
             self.connection.execute(
                 "update okcm.tenant set state = %s, returns_to = %s, leaving_since = now(), leaves_at = now() + %s",
-                [advance(row.state, Move.LEAVE), row.state, grace],
+                [transition(row.state, Transition.LEAVE), row.state, grace],
             )
         return self._existing()
 
     def restore(self) -> State:
         """Bring the tenant back to where it was, with its locks; one that is back already stays there.
 
-        Raises DestructionBegun, IllegalMove, TenantUnknown.
+        Raises DestructionStarted, InvalidTransition, TenantUnknown.
         """
         row = self._locked()
         if row.destroying_at is not None:
-            raise DestructionBegun
+            raise DestructionStarted
         if row.state in DECRYPTS | {State.LOCKED}:
             return row.state
-        state = advance(row.state, Move.RESTORE, row.returns_to)
+        state = transition(row.state, Transition.RESTORE, row.returns_to)
         self.connection.execute(
             "update okcm.tenant set state = %s, returns_to = null, leaving_since = null, leaves_at = null,"
             " restored_at = clock_timestamp()",
@@ -128,7 +128,7 @@ class Leaving:
     def begin_destruction(self, now: datetime) -> bool:
         """Pass the point of no return; True again when it was passed, False when the tenant is not leaving any more.
 
-        Raises GraceNotOver.
+        Raises GracePeriodActive.
         """
         row = self._locked()
         if row.destroying_at is not None:
@@ -137,11 +137,11 @@ class Leaving:
             return False
         # Of a leaving that somebody undid and began anew there can still be an old timer; it is told by the time.
         if row.until is None or now < row.until:
-            raise GraceNotOver
+            raise GracePeriodActive
         self.connection.execute("update okcm.tenant set destroying_at = clock_timestamp()")
         return True
 
-    def gather(self, rows: Sequence[DoomedRow]) -> None:
+    def gather(self, rows: Sequence[KeyToDestroyRow]) -> None:
         """Write down what is to be destroyed; what is on record stays as it is."""
         for row in rows:
             self.connection.execute(
@@ -150,13 +150,13 @@ class Leaving:
                 [self.tenant_id, row.kind, row.name, row.versions, row.fingerprint],
             )
 
-    def unwrapped(self) -> Sequence[DoomedRow]:
+    def unwrapped(self) -> Sequence[KeyToDestroyRow]:
         """Return each service key that has a wrap, with the SHA-256 of it."""
         rows = self.connection.execute(
             "select service || ' ' || version, version::text, encode(sha256(wrapped), 'hex') from okcm.service_key"
             " where wrapped is not null order by service, version"
         )
-        return [DoomedRow("service key", *row) for row in rows]
+        return [KeyToDestroyRow("service key", *row) for row in rows]
 
     def destroy_service_keys(self) -> int:
         """Overwrite the wraps of all service keys, staged ones too, and return of how many."""
@@ -176,7 +176,7 @@ class Leaving:
         """Erase a part of the rows; True when all are gone. Raises DatabaseRefused before everything is destroyed."""
         return self.connection.execute("select okcm.erase_tenant(%s)", [at_most]).fetchone() == (True,)
 
-    def certify(self, row: ShredRow) -> ShredRow:
+    def certify(self, row: ErasureCertificateRow) -> ErasureCertificateRow:
         """Keep the signed statement and return the one on record, which is the first."""
         self.connection.execute(
             "insert into okcm.shred_certificate (tenant_id, statement, signature, key, issued_at)"
@@ -189,22 +189,22 @@ class Leaving:
         return kept
 
     def end(self) -> State:
-        """Move the tenant to its last state, once; raises IllegalMove."""
+        """Move the tenant to its last state, once; raises InvalidTransition."""
         row = self._locked()
         if row.state is not State.OFFBOARDED:
             self.connection.execute(
                 "update okcm.tenant set state = %s, offboarded_at = clock_timestamp()",
-                [advance(row.state, Move.OFFBOARD)],
+                [transition(row.state, Transition.OFFBOARD)],
             )
         return State.OFFBOARDED
 
-    def _locked(self) -> LeavingRow:
+    def _locked(self) -> OffboardingRow:
         self.connection.execute(
             "select from okcm.tenant where tenant_id = %s for no key update", [self.tenant_id]
         ).fetchone()
         return self._existing()
 
-    def _existing(self) -> LeavingRow:
+    def _existing(self) -> OffboardingRow:
         row = self.get()
         if row is None:
             raise TenantUnknown

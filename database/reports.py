@@ -10,12 +10,12 @@ from datetime import datetime
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from openkcm.verification.reports.model import Stated
-from openkcm.verification.reports.signed_file import Form
+from openkcm.verification.reports.model import Snapshot
+from openkcm.verification.reports.signed_file import ReportFormat
 from openkcm.verification.signed_document import canonical_text
 
 _ROW = "select report_id, since, until, made_for, requested_at, made_at from okcm.report"
-_FILE = {form: f"select {form} from okcm.report where report_id = %s" for form in Form}  # noqa: S608 - constants
+_FILE = {form: f"select {form} from okcm.report where report_id = %s" for form in ReportFormat}  # noqa: S608 - constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class ReportRow:
 class StatedRow:
     """How things stood, when that was read, and the number of the audit record that has its digest."""
 
-    stated: Stated
+    stated: Snapshot
     at: datetime
     seq: int
 
@@ -65,7 +65,7 @@ class Reports:
         row = self.connection.execute(
             "select stated, stated_at, seq from okcm.report where report_id = %s and stated is not null", [report_id]
         ).fetchone()
-        return None if row is None else StatedRow(Stated.model_validate_json(row[0]), row[1], row[2])
+        return None if row is None else StatedRow(Snapshot.model_validate_json(row[0]), row[1], row[2])
 
     def state(self, report_id: str, row: StatedRow) -> None:
         """Keep what a report states, once (worker)."""
@@ -75,15 +75,15 @@ class Reports:
             [text, row.at, row.seq, report_id],
         )
 
-    def store(self, report_id: str, files: Mapping[Form, bytes]) -> bool:
+    def store(self, report_id: str, files: Mapping[ReportFormat, bytes]) -> bool:
         """Keep the files and with them that the report is made; False when it was made before (worker)."""
         stored = self.connection.execute(
             "update okcm.report set json = %s, html = %s, pdf = %s, made_at = clock_timestamp()"
             " where report_id = %s and made_at is null",
-            [files.get(Form.JSON), files.get(Form.HTML), files.get(Form.PDF), report_id],
+            [files.get(ReportFormat.JSON), files.get(ReportFormat.HTML), files.get(ReportFormat.PDF), report_id],
         )
         return stored.rowcount == 1
 
-    def file(self, report_id: str, form: Form) -> bytes | None:
+    def file(self, report_id: str, form: ReportFormat) -> bytes | None:
         row = self.connection.execute(_FILE[form], [report_id]).fetchone()
         return None if row is None or row[0] is None else bytes(row[0])

@@ -16,11 +16,11 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from core.errors.keys import RootKeyRequestUnknown
-from core.errors.platform import DatabaseRefused, Overtaken
+from core.errors.platform import DatabaseRefused, Superseded
 from core.errors.tenants import TenantUnknown
 from core.keys.root_keys import Place, Problem, RootKeyMode, RootKeyState, parse_place
 from core.names import root_key
-from database.keys import SealedRootKeyRow, ServiceKeyRow
+from database.keys import EncryptedRootKeyRow, ServiceKeyRow
 
 _HELD = "select root_key_id, mode, name, place, state, health, health_since, created_at from okcm.root_key"
 _CHANGE = (
@@ -41,7 +41,7 @@ class RootKeyRequestRow:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldKeyRow:
+class CustomerRootKeyRow:
     """A root key of the customer's as anybody may see it. `health` is `ok` or the code of its last failure."""
 
     root_key_id: str
@@ -108,11 +108,11 @@ class RootKeys:
             raise RootKeyRequestUnknown
         return None if row[0] is None else [Problem.model_validate(problem) for problem in row[0]]
 
-    def current(self) -> HeldKeyRow | None:
+    def current(self) -> CustomerRootKeyRow | None:
         """Return the key in force; None: the platform's."""
         return self._held("state = 'current'", [])
 
-    def held(self, root_key_id: str) -> HeldKeyRow | None:
+    def held(self, root_key_id: str) -> CustomerRootKeyRow | None:
         return self._held("root_key_id = %s", [root_key_id])
 
     def changes(self, limit: int = 20) -> Sequence[RootKeyChangeRow]:
@@ -156,7 +156,7 @@ class RootKeys:
             " where sealed is not null and requested_at < now() - interval '15 minutes'"
         ).rowcount
 
-    def admit(self, row: SealedRootKeyRow, l2_version: int = 1) -> None:
+    def admit(self, row: EncryptedRootKeyRow, l2_version: int = 1) -> None:
         """Record a candidate under the id of its request, which forgets its credentials; again is no change.
 
         `l2_version`: of the tenant key that the credentials lie under.
@@ -189,14 +189,14 @@ class RootKeys:
             [probe, digest, root_key_id],
         )
 
-    def sealed(self, root_key_id: str) -> SealedRootKeyRow | None:
+    def sealed(self, root_key_id: str) -> EncryptedRootKeyRow | None:
         """Return what it takes to use a key; None when there is none or its credentials were forgotten."""
         row = self.connection.execute(
             "select root_key_id, place, credentials from okcm.root_key"
             " where root_key_id = %s and credentials is not null",
             [root_key_id],
         ).fetchone()
-        return None if row is None else SealedRootKeyRow(row[0], parse_place(row[1]), row[2])
+        return None if row is None else EncryptedRootKeyRow(row[0], parse_place(row[1]), row[2])
 
     def probe(self, root_key_id: str) -> tuple[bytes, bytes] | None:
         """Return probe and digest; None while there is none."""
@@ -240,7 +240,7 @@ class RootKeys:
             "select number from okcm.root_key_change where state = 'running' and number < %s", [number]
         ).fetchall()
         for (unfinished,) in left:
-            self.abandon(unfinished, Overtaken.code)
+            self.abandon(unfinished, Superseded.code)
         current = self.current()
         self.connection.execute(
             "insert into okcm.root_key_change (tenant_id, number, from_mode, from_name, to_mode, to_name, root_key_id)"
@@ -277,7 +277,7 @@ class RootKeys:
         A key whose wrap in force is no longer the one that was read is left out. Raises Overtaken once it has ended.
         """
         if self._locked(number).state != "running":
-            raise Overtaken
+            raise Superseded
         self.connection.execute(
             "update okcm.service_key k set staged_for = %(number)s, staged_wrapped = w.staged"
             " from unnest(%(services)s::text[], %(versions)s::integer[], %(read)s::bytea[], %(staged)s::bytea[])"
@@ -379,12 +379,12 @@ class RootKeys:
             raise DatabaseRefused("there is no such change of the root key", "begin it first")
         return change
 
-    def _held(self, where: str, values: list[str]) -> HeldKeyRow | None:
+    def _held(self, where: str, values: list[str]) -> CustomerRootKeyRow | None:
         row = self.connection.execute(f"{_HELD} where {where}", values).fetchone()
         if row is None:
             return None
         root_key_id, mode, name, place, state, *rest = row
-        return HeldKeyRow(root_key_id, RootKeyMode(mode), name, parse_place(place), RootKeyState(state), *rest)
+        return CustomerRootKeyRow(root_key_id, RootKeyMode(mode), name, parse_place(place), RootKeyState(state), *rest)
 
 
 def _change(row: tuple[Any, ...]) -> RootKeyChangeRow:
@@ -393,7 +393,7 @@ def _change(row: tuple[Any, ...]) -> RootKeyChangeRow:
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedKey:
+class MonitoredRootKey:
     """A root key that is to be tried. `held`: the tenant is locked because of it. `used`: lately, by a service."""
 
     tenant_id: str
@@ -405,7 +405,7 @@ class WatchedKey:
 
 
 @dataclass(frozen=True, slots=True)
-class NumberedKey:
+class VersionedRootKey:
     """A root key whose holder numbers its versions; `root_key_id` None: the platform's of the region."""
 
     tenant_id: str

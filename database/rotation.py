@@ -15,11 +15,11 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from core.errors.keys import KeyVersionInUse, KeyVersionUnknown
-from core.errors.platform import DatabaseRefused, Overtaken
+from core.errors.platform import DatabaseRefused, Superseded
 from core.keys.root_keys import parse_place
-from core.keys.rotation import KeyState, Scope, Stage, Stuck
+from core.keys.rotation import KeyState, RotationPhase, RotationScope, StallReason
 from core.tenants.policy import TenantPolicy
-from database.keys import SealedRootKeyRow, ServiceKeyRow, VersionUseRow
+from database.keys import EncryptedRootKeyRow, ServiceKeyRow, VersionUseRow
 
 _ROTATION = (
     "select number, tenant_key, services, service, compromised, scheduled, from_version, state, stage, total, done,"
@@ -39,11 +39,11 @@ _DUE = (
 
 
 @dataclass(frozen=True, slots=True)
-class WantedRotation:
+class RotationRequest:
     """What is asked of a rotation. `service` is named for `Scope.ONE` alone."""
 
     tenant_key: bool
-    services: Scope
+    services: RotationScope
     service: str | None = None
     compromised: bool = False
     scheduled: bool = False
@@ -56,12 +56,12 @@ class RotationRow:
     """One rotation; `done` of `total` are through its stage."""
 
     number: int
-    wanted: WantedRotation
+    wanted: RotationRequest
     from_version: int
     """The newest version of the tenant key when it began."""
     state: str
     """`running`, `done` or `failed`."""
-    stage: Stage
+    stage: RotationPhase
     total: int
     done: int
     problem: str | None
@@ -121,7 +121,7 @@ class Rotations:
             raise DatabaseRefused
         return DueRow(*row)
 
-    def begin(self, number: int, wanted: WantedRotation, from_version: int) -> RotationRow:
+    def begin(self, number: int, wanted: RotationRequest, from_version: int) -> RotationRow:
         # Of one whose workflow somebody terminated: nobody else would ever end it.
         """Record a rotation and return the one on record; the same number again changes nothing.
 
@@ -131,7 +131,7 @@ class Rotations:
             "select number from okcm.rotation where state = 'running' and number < %s", [number]
         ).fetchall()
         for (unfinished,) in left:
-            self.end(unfinished, Overtaken.code)
+            self.end(unfinished, Superseded.code)
         self.connection.execute(
             "insert into okcm.rotation"
             " (tenant_id, number, tenant_key, services, service, compromised, scheduled, from_version,"
@@ -154,7 +154,7 @@ class Rotations:
             raise DatabaseRefused("a rotation of this number has ended", "ask for another one")
         return rotation
 
-    def enter(self, number: int, stage: Stage) -> RotationRow:
+    def enter(self, number: int, stage: RotationPhase) -> RotationRow:
         """Say in which stage a rotation is."""
         if self._running(number).stage is not stage:
             self.connection.execute(
@@ -175,10 +175,10 @@ class Rotations:
         """Return the services whose next version is still to be prepared, each with that version's number."""
         rotation = self._known(number)
         wanted = {
-            Scope.NONE: "false",
-            Scope.DUE: "s.state <> 'disconnected' and k.activated_at < %(started)s::timestamptz - %(age)s",
-            Scope.ALL: "true",
-            Scope.ONE: "k.service = %(service)s",
+            RotationScope.NONE: "false",
+            RotationScope.DUE: "s.state <> 'disconnected' and k.activated_at < %(started)s::timestamptz - %(age)s",
+            RotationScope.ALL: "true",
+            RotationScope.ONE: "k.service = %(service)s",
         }[rotation.wanted.services]
         # What was activated after the rotation began was made by it, or by a service that was connected meanwhile.
         rows = self.connection.execute(
@@ -270,10 +270,10 @@ class Rotations:
             {"number": number, "root_key": rotation.wanted.root_key_version},
         )
 
-    def outdated_credentials(self) -> Sequence[SealedRootKeyRow]:
+    def outdated_credentials(self) -> Sequence[EncryptedRootKeyRow]:
         """Return root keys whose credentials do."""
         rows = self.connection.execute(f"select root_key_id, place, credentials from {_OLD_CREDENTIALS}")  # noqa: S608 - a constant
-        return [SealedRootKeyRow(root_key_id, parse_place(place), sealed) for root_key_id, place, sealed in rows]
+        return [EncryptedRootKeyRow(root_key_id, parse_place(place), sealed) for root_key_id, place, sealed in rows]
 
     def rewrap(self, number: int, rows: Sequence[RewrappedRow]) -> RotationRow:
         """Replace wraps that are still the ones that were read, and return how far the rotation is."""
@@ -302,7 +302,7 @@ class Rotations:
             "update okcm.root_key set probe = %s where root_key_id = %s and probe = %s", [probe, root_key_id, read]
         )
 
-    def rewrap_credentials(self, number: int, read: SealedRootKeyRow, credentials: str, l2_version: int) -> None:
+    def rewrap_credentials(self, number: int, read: EncryptedRootKeyRow, credentials: str, l2_version: int) -> None:
         """Replace credentials that are still those that were read."""
         self._running(number)
         self.connection.execute(
@@ -372,7 +372,7 @@ class Rotations:
     def _running(self, number: int) -> RotationRow:
         rotation = self._locked(number)
         if rotation.state != "running":
-            raise Overtaken
+            raise Superseded
         return rotation
 
     def _locked(self, number: int) -> RotationRow:
@@ -401,16 +401,16 @@ def _rotation(row: tuple[Any, ...]) -> RotationRow:
         *rest,
         root_key_version,
     ) = row
-    wanted = WantedRotation(tenant_key, Scope(services), service, compromised, scheduled, root_key_version)
-    return RotationRow(number, wanted, from_version, state, Stage(stage), *rest)
+    wanted = RotationRequest(tenant_key, RotationScope(services), service, compromised, scheduled, root_key_version)
+    return RotationRow(number, wanted, from_version, state, RotationPhase(stage), *rest)
 
 
 @dataclass(frozen=True, slots=True)
-class StuckRotationRow:
+class StalledRotationRow:
     """A tenant whose keys are not rotated; `number` is its last rotation, `done` the last that came to its end."""
 
     tenant_id: str
-    why: Stuck
+    why: StallReason
     number: int
     problem: str
     done: int

@@ -14,8 +14,8 @@ from psycopg.rows import TupleRow
 
 from core.errors.tenants import TenantUnknown
 from core.tenants.approvals import Action
-from core.tenants.lifecycle import TRANSITIONS, Move, State, advance
-from core.tenants.locks import LockReason, Standing, hold, release
+from core.tenants.lifecycle import TRANSITIONS, State, Transition, transition
+from core.tenants.locks import LockReason, LockState, add_lock, remove_lock
 from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import MarketplaceEvent
 
@@ -94,8 +94,8 @@ class Tenants:
             raise TenantUnknown
         return existing
 
-    def move(self, move: Move, back_to: State | None = None) -> State:
-        """Lock the row, advance it by the transition table and return the new state; raises IllegalMove.
+    def move(self, move: Transition, back_to: State | None = None) -> State:
+        """Lock the row, advance it by the transition table and return the new state; raises InvalidTransition.
 
         A tenant that is already where the move leads stays there: a repeated step changes nothing. The move to
         active sets `ready_at` once.
@@ -103,7 +103,7 @@ class Tenants:
         state = self.lock().state
         if state in _where_it_leads(move, back_to):
             return state
-        after = advance(state, move, back_to)
+        after = transition(state, move, back_to)
         self.connection.execute(
             "update okcm.tenant set state = %s,"
             " ready_at = case when %s then coalesce(ready_at, clock_timestamp()) else ready_at end",
@@ -112,12 +112,12 @@ class Tenants:
         return after
 
     def hold(self, reason: LockReason) -> State:
-        """Lock the tenant for a reason, or add one to those it is locked for; raises IllegalMove."""
-        return self._stand(hold(self._standing(), reason))
+        """Lock the tenant for a reason, or add one to those it is locked for; raises InvalidTransition."""
+        return self._stand(add_lock(self._standing(), reason))
 
     def release(self, reason: LockReason) -> State:
-        """Take a reason away; it opens as it was when none is left. Raises IllegalMove when it is not locked."""
-        return self._stand(release(self._standing(), reason))
+        """Take a reason away; it opens as it was when none is left. Raises InvalidTransition when it is not locked."""
+        return self._stand(remove_lock(self._standing(), reason))
 
     def break_promise(self) -> bool:
         """Record that the promise was broken; False when that was already on record."""
@@ -126,11 +126,11 @@ class Tenants:
         )
         return changed.rowcount == 1
 
-    def _standing(self) -> Standing:
+    def _standing(self) -> LockState:
         row = self.lock()
-        return Standing(row.state, frozenset(row.locks), row.unlocks_to)
+        return LockState(row.state, frozenset(row.locks), row.unlocks_to)
 
-    def _stand(self, standing: Standing) -> State:
+    def _stand(self, standing: LockState) -> State:
         self.connection.execute(
             "update okcm.tenant set state = %s, locks = %s, unlocks_to = %s",
             [standing.state, sorted(standing.locks), standing.unlocks_to],
@@ -138,7 +138,7 @@ class Tenants:
         return standing.state
 
 
-def _where_it_leads(move: Move, back_to: State | None) -> frozenset[State]:
+def _where_it_leads(move: Transition, back_to: State | None) -> frozenset[State]:
     ends = [ends for (_, listed), ends in TRANSITIONS.items() if listed is move]
     if back_to is not None:
         return frozenset({back_to} & {state for states in ends for state in states})

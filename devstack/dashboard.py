@@ -9,14 +9,14 @@ from dashboard.__main__ import main
 from dashboard.auth.claims import ClaimNames
 from dashboard.auth.routes import DEVELOPMENT_SIGN_ON
 from dashboard.wiring import Development, utc_now
-from devstack.marketplace_simulator.client import Sender
+from devstack.marketplace_simulator.client import MarketplaceClient
 from devstack.marketplace_simulator.page import Market
-from devstack.oidc_provider import DevelopmentSignOn
+from devstack.oidc_provider import OidcProvider
 
 
 def develop(settings: Settings, origin: str, client_secret: str, names: ClaimNames) -> Development:
     """Return the OpenID provider's routes and the marketplace page, with the secrets of the simulated platform."""
-    provider = DevelopmentSignOn(
+    provider = OidcProvider(
         f"{origin}{DEVELOPMENT_SIGN_ON}",
         settings.oidc_client_id,
         client_secret,
@@ -25,7 +25,7 @@ def develop(settings: Settings, origin: str, client_secret: str, names: ClaimNam
         utc_now,
     )
     folder = settings.secrets
-    client = Sender(
+    client = MarketplaceClient(
         settings.marketplace_url,
         read_secret_lines(folder, WEBHOOK_SECRETS)[0],
         read_secret(folder, MARKETPLACE_TOKEN),

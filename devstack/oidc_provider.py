@@ -30,7 +30,7 @@ _FORMS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inli
 
 
 @dataclass(frozen=True, slots=True)
-class Somebody:
+class DevUser:
     """A fixed person of the demonstration; `tenant_id` is None for who works for the platform."""
 
     subject: str
@@ -41,11 +41,11 @@ class Somebody:
 
 
 PEOPLE = (
-    Somebody("ada@acme.example", "Ada Admin", "ACME Corporation", "acme-corp-12345", PersonRole.ADMINISTRATOR),
-    Somebody("kai@acme.example", "Kai Keys", "ACME Corporation", "acme-corp-12345", PersonRole.KEY_ADMINISTRATOR),
-    Somebody("uma@acme.example", "Uma Auditor", "ACME Corporation", "acme-corp-12345", PersonRole.AUDITOR),
-    Somebody("bea@beta.example", "Bea Admin", "Beta Corp", "beta-corp-67890", PersonRole.ADMINISTRATOR),
-    Somebody("olga@platform.example", "Olga Operator", "the platform", None, PersonRole.OPERATOR),
+    DevUser("ada@acme.example", "Ada Admin", "ACME Corporation", "acme-corp-12345", PersonRole.ADMINISTRATOR),
+    DevUser("kai@acme.example", "Kai Keys", "ACME Corporation", "acme-corp-12345", PersonRole.KEY_ADMINISTRATOR),
+    DevUser("uma@acme.example", "Uma Auditor", "ACME Corporation", "acme-corp-12345", PersonRole.AUDITOR),
+    DevUser("bea@beta.example", "Bea Admin", "Beta Corp", "beta-corp-67890", PersonRole.ADMINISTRATOR),
+    DevUser("olga@platform.example", "Olga Operator", "the platform", None, PersonRole.OPERATOR),
 )
 
 _PAGE = """<!DOCTYPE html>
@@ -76,14 +76,14 @@ password, lets everybody in, and runs on this machine only.</p>
 
 @dataclass(frozen=True, slots=True)
 class _Grant:
-    somebody: Somebody
+    somebody: DevUser
     nonce: str
     challenge: str
     until: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class DevelopmentSignOn:
+class OidcProvider:
     """`issuer` is its own address; one client with one redirect address is known to it."""
 
     issuer: str
@@ -189,7 +189,7 @@ class DevelopmentSignOn:
         return RedirectResponse(self.redirect_uri if back == self.redirect_uri else "/")
 
 
-def _buttons(people: Sequence[Somebody]) -> str:
+def _buttons(people: Sequence[DevUser]) -> str:
     return "".join(
         f'<button name="subject" value="{escape(one.subject)}"><strong>{escape(one.name)}</strong><br>'
         f"{escape(one.role.replace('-', ' '))} of {escape(one.organization)}</button>"

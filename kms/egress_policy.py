@@ -12,7 +12,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True)
-class Reach:
+class EgressPolicy:
     """The settings aws_kms_endpoint, pkcs11_module, root_key_networks and root_key_timeout_seconds."""
 
     aws_endpoint: str | None = None

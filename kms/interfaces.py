@@ -8,16 +8,16 @@ failure says anything of what was wrapped or of the credentials. Nothing is trie
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from core.keys.encryption_context import Context
+from core.keys.encryption_context import EncryptionContext
 from openkcm.errors import OpenKcmError
 
 
 class RootKey(Protocol):
-    def wrap(self, context: Context, inner: bytes) -> bytes:
+    def wrap(self, context: EncryptionContext, inner: bytes) -> bytes:
         """Encrypt at most 4 KiB bound to `context`."""
         ...
 
-    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+    def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
         """Decrypt; raises WrongContext when key or context differ from wrapping."""
         ...
 
@@ -38,10 +38,10 @@ class RootKey(Protocol):
 class BatchRootKey(RootKey, Protocol):
     """A root key whose server takes many in one call, at most a hundred; customers' own take one."""
 
-    def wrap_all(self, items: Sequence[tuple[Context, bytes]]) -> Sequence[bytes]:
+    def wrap_all(self, items: Sequence[tuple[EncryptionContext, bytes]]) -> Sequence[bytes]:
         """Encrypt each bound to its context."""
         ...
 
-    def unwrap_all(self, items: Sequence[tuple[Context, bytes]]) -> Sequence[bytes]:
+    def unwrap_all(self, items: Sequence[tuple[EncryptionContext, bytes]]) -> Sequence[bytes]:
         """Decrypt each; raises WrongContext when one does not open."""
         ...

@@ -4,16 +4,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from core.keys.encryption_context import Context
+from core.keys.encryption_context import EncryptionContext
 from core.keys.root_keys import Credentials, Place, credentials_context
 from kms.interfaces import RootKey
-from kms.providers import CustomerRootKeys
+from kms.providers import RootKeyProviders
 
 _MOST = 8192
 """Root keys kept ready; beyond it those that were not asked for the longest are forgotten."""
 
 
-class OpenedRootKeys:
+class RootKeyCache:
     """Every root key that a process may use, by who holds it.
 
     Safe to share between threads.
@@ -22,8 +22,8 @@ class OpenedRootKeys:
     def __init__(
         self,
         platform: Callable[[str], RootKey],
-        customers: CustomerRootKeys,
-        reveal: Callable[[Context, str], bytes],
+        customers: RootKeyProviders,
+        reveal: Callable[[EncryptionContext, str], bytes],
     ) -> None:
         """Take the platform's root key by region, and what decrypts under a tenant's L2."""
         self._platform = platform

@@ -21,7 +21,7 @@ from core.errors.keys import (
     WrongContext,
 )
 from core.errors.platform import VaultUnavailable
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from kms.self_test import transit_version
 from openkcm.errors import OpenKcmError
 
@@ -47,22 +47,22 @@ class PlatformRootKey:
         self._keys = root_keys
         self._name = ids.root_key(region)
 
-    def wrap(self, context: Context, inner: bytes) -> bytes:
+    def wrap(self, context: EncryptionContext, inner: bytes) -> bytes:
         """Encrypt bound to `context`; one call."""
         with _root_key_errors():
             return self._keys.wrap(self._name, context.encode(), inner)
 
-    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+    def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
         """Decrypt; one call."""
         with _root_key_errors():
             return self._keys.unwrap(self._name, context.encode(), wrapped)
 
-    def wrap_all(self, items: Sequence[tuple[Context, bytes]]) -> Sequence[bytes]:
+    def wrap_all(self, items: Sequence[tuple[EncryptionContext, bytes]]) -> Sequence[bytes]:
         """Encrypt each bound to its context; one call."""
         with _root_key_errors():
             return self._keys.wrap_all(self._name, [(context.encode(), inner) for context, inner in items])
 
-    def unwrap_all(self, items: Sequence[tuple[Context, bytes]]) -> Sequence[bytes]:
+    def unwrap_all(self, items: Sequence[tuple[EncryptionContext, bytes]]) -> Sequence[bytes]:
         """Decrypt each; one call."""
         with _root_key_errors():
             return self._keys.unwrap_all(self._name, [(context.encode(), wrapped) for context, wrapped in items])
@@ -91,8 +91,8 @@ class PlatformRootKey:
             return (problem,)
         return (WrongContext("the root key opens what belongs to another context"),)
 
-    def _probe(self) -> Context:
-        return Context(ids.CANARY_TENANT_ID, ids.l2_key(ids.CANARY_TENANT_ID), "", Purpose.VERIFY, "root-key")
+    def _probe(self) -> EncryptionContext:
+        return EncryptionContext(ids.CANARY_TENANT_ID, ids.l2_key(ids.CANARY_TENANT_ID), "", Purpose.VERIFY, "root-key")
 
 
 @contextmanager

@@ -5,12 +5,10 @@ from typing import Any
 from core.errors.keys import RootKeyRefused
 from core.keys.root_keys import Credentials, Place, RootKeyMode, refuse_incomplete
 from kms.aws.root_key import AwsKms
-from kms.egress_policy import Reach
+from kms.egress_policy import EgressPolicy
 from kms.interfaces import RootKey
 from kms.openbao.root_key import OpenBao
 from kms.pkcs11.root_key import Pkcs11
-
-__all__ = ["CustomerRootKeys", "Reach"]
 
 PROVIDERS = {
     RootKeyMode.AWS_KMS: AwsKms,
@@ -19,13 +17,13 @@ PROVIDERS = {
 }
 
 
-class CustomerRootKeys:
+class RootKeyProviders:
     """Opens root keys; one for a process, whose connections and sessions all of them share.
 
     Nothing is connected to or loaded before an opened root key is used, so a process may fork until then.
     """
 
-    def __init__(self, reach: Reach) -> None:
+    def __init__(self, reach: EgressPolicy) -> None:
         self._providers: dict[RootKeyMode, Any] = {mode: provider(reach) for mode, provider in PROVIDERS.items()}
 
     def open(self, tenant_id: str, place: Place, credentials: Credentials) -> RootKey:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from core import names as ids
 from core.errors.keys import CustomerKeyError, RootKeyUnsuitable, WrongContext
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from kms.interfaces import RootKey
 from openkcm.errors import OpenKcmError
 
@@ -15,9 +15,9 @@ _BYTES = 32
 _TRANSIT = re.compile(rb"vault:v(\d{1,9}):")
 
 
-def trial_context(tenant_id: str) -> Context:
+def trial_context(tenant_id: str) -> EncryptionContext:
     """Return the context that the tenant's root key is tried with, and nothing else is wrapped in."""
-    return Context(tenant_id, ids.l2_key(tenant_id), "", Purpose.VERIFY, "root-key")
+    return EncryptionContext(tenant_id, ids.l2_key(tenant_id), "", Purpose.VERIFY, "root-key")
 
 
 def transit_version(wrapped: bytes) -> int | None:

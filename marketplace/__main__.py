@@ -18,22 +18,22 @@ from config.secrets import (
 from config.settings import Settings, load_settings
 from core.errors.platform import SettingsInvalid
 from database.connection.database import Database
-from marketplace.app import Offer, create_app
+from marketplace.app import EndpointConfig, create_app
 from marketplace.db_executor import ENROLMENT_THREADS, THREADS
 from marketplace.enrolment.jwks import Issuers
-from marketplace.enrolment.routes import EnrolmentOffer
+from marketplace.enrolment.routes import EnrolmentConfig
 from openkcm.contract.client_files import Offer as Addresses
 from openkcm.logging import configure_logs
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 
 _GRACE_SECONDS = 10
 
 
-def enrolment_offer(settings: Settings) -> EnrolmentOffer:
+def enrolment_offer(settings: Settings) -> EnrolmentConfig:
     """Return what agents are told of us, and whose JWTs prove something."""
     host = settings.crypto_name
     crypto = Addresses(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
-    return EnrolmentOffer(settings.enrolment_url, settings.regions, crypto, Issuers(settings.workload_issuers))
+    return EnrolmentConfig(settings.enrolment_url, settings.regions, crypto, Issuers(settings.workload_issuers))
 
 
 async def serve(settings: Settings) -> None:
@@ -50,8 +50,8 @@ async def serve(settings: Settings) -> None:
         bytes.fromhex(read_secret(folder, context_key(Role.MARKETPLACE))),
         max_size=THREADS + ENROLMENT_THREADS,
     )
-    gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds, settings.log_format)
-    offer = Offer(
+    gateway = await WorkflowClient.connect(settings.temporal_address, settings.promise_seconds, settings.log_format)
+    offer = EndpointConfig(
         webhook_secrets=read_secret_lines(folder, WEBHOOK_SECRETS),
         token=read_secret(folder, MARKETPLACE_TOKEN),
         regions=settings.regions,

@@ -16,26 +16,26 @@ from core.correlation import correlation_id
 from core.errors.requests import Unauthorized
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
-from marketplace.db_executor import ENROLMENT_THREADS, Transactions
-from marketplace.enrolment.relay import EnrolmentSweep
-from marketplace.enrolment.routes import EnrolmentFront, EnrolmentOffer, add_routes
+from marketplace.db_executor import ENROLMENT_THREADS, DatabaseExecutor
+from marketplace.enrolment.relay import EnrolmentRelay
+from marketplace.enrolment.routes import EnrolmentApi, EnrolmentConfig, add_routes
 from marketplace.events.accept import accept, look_up
 from marketplace.events.parse import read_event
-from marketplace.events.relay import Sweep
+from marketplace.events.relay import EventRelay
 from marketplace.events.signature import SignatureCheck
 from marketplace.http import openapi
 from marketplace.http import openapi_page as page
 from marketplace.http.body import read_body
-from marketplace.http.middleware import CODE, Edge
+from marketplace.http.middleware import CODE, RequestMiddleware
 from marketplace.http.problems import answer, problem
 from marketplace.schemas import EventAnswer, StatusAnswer, status_answer
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import OpenKcmError
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class EndpointConfig:
     """What this endpoint was set up with: who may send, who may look, what may be asked for."""
 
     webhook_secrets: Sequence[str]
@@ -43,22 +43,22 @@ class Offer:
     regions: tuple[str, ...]
     base_url: str
     body_limit: int
-    enrolment: EnrolmentOffer
+    enrolment: EnrolmentConfig
 
 
-def create_app(database: Database, door: Gateway, offer: Offer) -> FastAPI:
+def create_app(database: Database, door: WorkflowClient, offer: EndpointConfig) -> FastAPI:
     """Return the endpoint; the sweep runs for as long as the application does.
 
     Raises:
         SettingsInvalid: a webhook secret is not one.
     """
     check = SignatureCheck(offer.webhook_secrets)
-    transactions = Transactions()
+    transactions = DatabaseExecutor()
     queries = PlatformQueries(database)
-    sweep = Sweep(database, queries, door, transactions)
+    sweep = EventRelay(database, queries, door, transactions)
     # Threads of their own, so that a flood of enrolments holds up no event.
-    enrolment_transactions = Transactions(ENROLMENT_THREADS)
-    enrolments = EnrolmentSweep(database, queries, door, enrolment_transactions)
+    enrolment_transactions = DatabaseExecutor(ENROLMENT_THREADS)
+    enrolments = EnrolmentRelay(database, queries, door, enrolment_transactions)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -81,7 +81,7 @@ def create_app(database: Database, door: Gateway, offer: Offer) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.add_middleware(Edge)
+    app.add_middleware(RequestMiddleware)
     app.add_exception_handler(OpenKcmError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_route)
 
@@ -112,7 +112,7 @@ def create_app(database: Database, door: Gateway, offer: Offer) -> FastAPI:
         shown = status_answer(row, steps, offer.base_url)
         return JSONResponse(shown.model_dump(mode="json"), headers={"cache-control": "no-store"})
 
-    add_routes(app, EnrolmentFront(database, enrolment_transactions, enrolments, offer.enrolment))
+    add_routes(app, EnrolmentApi(database, enrolment_transactions, enrolments, offer.enrolment))
 
     @app.get("/healthz", **openapi.HEALTH)
     async def healthz() -> dict[str, str]:

@@ -17,7 +17,7 @@ _REST_SECONDS = 0.5
 Result = TypeVar("Result")
 
 
-class Transactions:
+class DatabaseExecutor:
     def __init__(self, threads: int = THREADS) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="transaction")
         self._down_until = 0.0

@@ -13,7 +13,7 @@ from functools import partial
 import structlog
 
 from core.errors.platform import DatabaseUnavailable, TemporalUnavailable
-from marketplace.db_executor import Transactions
+from marketplace.db_executor import DatabaseExecutor
 from openkcm.errors import PlatformError
 
 _INTERVAL_SECONDS = 2.0
@@ -28,8 +28,8 @@ Waiting = tuple[str, str, str, str]
 """Tenant id, id of what waits, region, and what else it takes to hand it over."""
 
 
-class Rounds(ABC):
-    def __init__(self, transactions: Transactions) -> None:
+class WorkflowRelay(ABC):
+    def __init__(self, transactions: DatabaseExecutor) -> None:
         self._transactions = transactions
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._running: dict[Waiting, asyncio.Task[None]] = {}

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import BaseModel
 
-from core.notifications import AnnouncementKind, announcement_text, dashboard_url
+from core.notifications import NotificationKind, announcement_text, dashboard_url
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import TITLES, StepState
 from database.provisioning import StepRow
@@ -85,7 +85,7 @@ def status_answer(row: TenantRow, steps: list[StepRow], base_url: str) -> Status
             )
             for step in steps
         ],
-        announcement=announcement_text(AnnouncementKind.READY, row.organization, url)[1] if ready else None,
+        announcement=announcement_text(NotificationKind.READY, row.organization, url)[1] if ready else None,
     )
 
 

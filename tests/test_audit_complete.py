@@ -24,15 +24,15 @@ from core.names import l2_key
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
 from crypto_service.https import schemas as api
-from crypto_service.https.routes import ENDPOINTS, Desk
-from crypto_service.interfaces import Caller
-from crypto_service.keys.operations import KeyedOperations
+from crypto_service.https.routes import ENDPOINTS, HandlerContext
+from crypto_service.interfaces import ClientIdentity
+from crypto_service.keys.operations import CryptoOperations
 from crypto_service.kmip.codec.enums import Operation
 from crypto_service.kmip.operation_table import OPERATIONS
-from dashboard.workflow_bridge import TemporalBridge
-from marketplace.app import Offer, create_app
+from dashboard.workflow_bridge import WorkflowBridge
+from marketplace.app import EndpointConfig, create_app
 from marketplace.enrolment.jwks import Issuers
-from marketplace.enrolment.routes import EnrolmentOffer
+from marketplace.enrolment.routes import EnrolmentConfig
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.client_files import Offer as Addresses
 from tests.crypto_service.https.core import MemoryCore
@@ -122,11 +122,11 @@ def test_every_endpoint_says_what_it_writes() -> None:
 
 async def test_what_an_endpoint_says_it_writes_is_in_the_journal() -> None:
     core = MemoryCore()
-    caller = Caller("acme", "orders", l2_key("acme"), "eu-west-1", "0a", State.ACTIVE, address="203.0.113.9")
+    caller = ClientIdentity("acme", "orders", l2_key("acme"), "eu-west-1", "0a", State.ACTIVE, address="203.0.113.9")
     core.callers["0a"] = caller
     core.keys["acme", "orders"] = []
     core.rotate(caller)
-    desk = Desk(KeyedOperations(core, core, core), *cast("Any", (None, None, None, None, None)))
+    desk = HandlerContext(CryptoOperations(core, core, core), *cast("Any", (None, None, None, None, None)))
     plain = base64.b64encode(b"plain").decode()
     acts = {endpoint.name: endpoint.act for endpoint in ENDPOINTS}
     encrypted = await acts["encrypt"](desk, caller, api.EncryptRequest(plaintext=plain, resource="r"))
@@ -165,8 +165,8 @@ def test_every_kmip_operation_is_audited_or_says_why_not() -> None:
 
 def test_every_route_of_the_marketplace_says_what_it_writes() -> None:
     secret = "whsec_" + base64.b64encode(b"s" * 32).decode()
-    enrolment = EnrolmentOffer("http://127.0.0.1", ("eu-west-1",), Addresses("", ""), Issuers({}))
-    offer = Offer([secret], "token", ("eu-west-1",), "http://127.0.0.1", 1000, enrolment)
+    enrolment = EnrolmentConfig("http://127.0.0.1", ("eu-west-1",), Addresses("", ""), Issuers({}))
+    offer = EndpointConfig([secret], "token", ("eu-west-1",), "http://127.0.0.1", 1000, enrolment)
     app = create_app(cast("Any", None), cast("Any", None), offer)
     served = {
         f"{method} {route.path}"
@@ -216,7 +216,7 @@ def test_an_action_writes_what_is_said() -> None:
 
 def test_nothing_is_asked_of_a_workflow_past_the_actions() -> None:
     """Every way through the dashboard's door is taken in a module whose functions are in the table."""
-    ways = {name for name, _ in inspect.getmembers(TemporalBridge, inspect.isfunction) if not name.startswith("_")}
+    ways = {name for name, _ in inspect.getmembers(WorkflowBridge, inspect.isfunction) if not name.startswith("_")}
     taken = set()
     for file in (ROOT / "dashboard").rglob("*.py"):
         found = set(re.findall(r"\.door\.(\w+)", file.read_text(encoding="utf-8")))
@@ -245,7 +245,7 @@ def test_no_command_asks_a_workflow_without_a_record() -> None:
     for file in (ROOT / "cli").rglob("*.py"):
         source = file.read_text(encoding="utf-8")
         asks = len(re.findall(r"lambda gateway: ", source))
-        assert asks <= len(re.findall(r"on_record\(|command_event\(", source)), file
+        assert asks <= len(re.findall(r"audited\(|command_event\(", source)), file
 
 
 # ── the names ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -287,12 +287,12 @@ def test_the_reading_of_code_finds_a_forgotten_call(tmp_path: Path) -> None:
     (tmp_path / "activities").mkdir()
     source = (ROOT / "activities/provisioning.py").read_text(encoding="utf-8")
     (tmp_path / "activities/provisioning.py").write_text(
-        re.sub(r".*record\(tx, step, AuditName\.PAYLOAD_KEY.*\n", "", source)
+        re.sub(r" *append_audit_event\(\s*tx, step, AuditName\.PAYLOAD_KEY.*\n.*\n", "", source)
     )
     code = Code("AuditName", ("activities",), tmp_path)
-    assert code.reached("activities.provisioning", "KeyActivities.create_keys") == {"TENANT_KEY_CREATED"}
+    assert code.reached("activities.provisioning", "TenantKeyActivities.create_keys") == {"TENANT_KEY_CREATED"}
     with pytest.raises(KeyError):
-        code.reached("activities.provisioning", "KeyActivities.gone")
+        code.reached("activities.provisioning", "TenantKeyActivities.gone")
 
 
 def test_the_words_of_crypto_operations_have_names() -> None:

@@ -187,12 +187,12 @@ _FIELDS = (N.FIELD_PROTECTED, N.FIELD_PROTECTION_CHANGED)
 _OWN = "reads what the page shows of the person's own tenant; the sign-on is on record"
 ACTIONS: Mapping[str, Entry] = MappingProxyType(
     {
-        "auth.authorization.Guard.admit": (N.ACCESS_REFUSED, N.SIGNED_IN),
-        "auth.authorization.Guard.refuse_forged": (N.ACCESS_REFUSED,),
-        "auth.authorization.Guard.holds": (N.SIGNED_IN,),
-        "auth.authorization.Guard.has_ended": "asks about a session without using it",
-        "auth.authorization.Guard.has_left": "asks about a tenant's state",
-        "auth.authorization.Guard.end": (N.SIGNED_OUT,),
+        "auth.authorization.SessionAuthorizer.admit": (N.ACCESS_REFUSED, N.SIGNED_IN),
+        "auth.authorization.SessionAuthorizer.refuse_forged": (N.ACCESS_REFUSED,),
+        "auth.authorization.SessionAuthorizer.holds": (N.SIGNED_IN,),
+        "auth.authorization.SessionAuthorizer.has_ended": "asks about a session without using it",
+        "auth.authorization.SessionAuthorizer.has_left": "asks about a tenant's state",
+        "auth.authorization.SessionAuthorizer.end": (N.SIGNED_OUT,),
         "reports.actions.make": (N.ACTION_REFUSED, N.REPORT_REQUESTED),
         "reports.actions.download": (N.ACTION_REFUSED, N.REPORT_DOWNLOADED),
         "audit.stream.export": (N.ACTION_REFUSED, N.EXPORTED),

@@ -20,7 +20,7 @@ import core.errors
 import crypto_service.server.metrics
 from compliance.audit.ocsf import ACTIVITIES, OCSF
 from config.settings import CONFIG_VARIABLE, PREFIX, Settings
-from core.tenants.lifecycle import MEANING, TRANSITIONS, State, moves_from
+from core.tenants.lifecycle import MEANING, TRANSITIONS, State, transitions_from
 from openkcm.contract.audit_events import UPSTREAM_NAME, AuditName
 from openkcm.errors import OpenKcmError
 from tools import audited
@@ -165,10 +165,10 @@ def lifecycle_region() -> str:
     arrows = "\n".join(
         f"    {origin} --> {end}: {move}" for (origin, move), ends in TRANSITIONS.items() for end in ends
     )
-    finals = "\n".join(f"    {state} --> [*]" for state in State if not moves_from(state))
+    finals = "\n".join(f"    {state} --> [*]" for state in State if not transitions_from(state))
     table = rows(
         ("state", "what it means", "moves from here"),
-        *((f"`{state}`", MEANING[state], ", ".join(moves_from(state)) or "none, it is final") for state in State),
+        *((f"`{state}`", MEANING[state], ", ".join(transitions_from(state)) or "none, it is final") for state in State),
     )
     return f"```mermaid\nstateDiagram-v2\n    [*] --> {State.REQUESTED}\n{arrows}\n{finals}\n```\n\n{table}"
 

@@ -23,7 +23,7 @@ from config.secrets import Role
 from core import names as ids
 from core.keys.root_keys import RootKeyMode
 from core.services import CryptoOperation
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from core.tenants.provisioning import Step
 from core.usage import BOUNDS, BUCKETS, Latency, bucket
 from crypto_service.kmip.codec.enums import Operation
@@ -231,7 +231,7 @@ def _begin(stack: Stack, tenant_id: str, organization: str) -> str:
     with stack.database(Role.MARKETPLACE).tenant_tx(tenant_id) as tx:
         tx.tenants.request(enabling(tenant_id, organization))
     with stack.database().tenant_tx(tenant_id) as tx:
-        tx.tenants.move(Move.PROVISION)
+        tx.tenants.move(Transition.PROVISION)
         tx.steps.plan(ids.provision_workflow(tenant_id), list(Step))
         tx.steps.finish(ids.provision_workflow(tenant_id), next(iter(Step)), datetime.now(UTC) - timedelta(seconds=1))
     return ids.provision_workflow(tenant_id)
@@ -251,7 +251,7 @@ def _let_fail(stack: Stack, tenant_id: str, organization: str) -> None:
     with stack.database().tenant_tx(tenant_id) as tx:
         tx.steps.finish(operation, Step.CREATE_KEYS, datetime.now(UTC) - timedelta(seconds=1))
         tx.steps.fail(operation, Step.CREATE_AUTHORITY, "vault_refused")
-        tx.tenants.move(Move.FAIL)
+        tx.tenants.move(Transition.FAIL)
 
 
 def _take_all(stack: Stack, chromium: Browser, look: Look) -> None:

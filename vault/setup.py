@@ -15,7 +15,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal
 
-from vault.auth.client import ROLE_PREFIX, VaultCalls, VaultRejected
+from vault.auth.client import ROLE_PREFIX, VaultClient, VaultRejected
 from vault.auth.tenant_tokens import TENANT_ROLE, TOKEN_AUDIENCE, TOKEN_ISSUER
 from vault.auth.transport import CORRELATION_HEADER, PROCESS_HEADER
 
@@ -57,7 +57,7 @@ Fields = Mapping[str, "Scalar | Mapping[str, Scalar]"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class ExistenceCheck:
     """A question that is answered with content only when the thing is there: a GET, or a POST with fields."""
 
     path: str
@@ -72,11 +72,11 @@ class SetupRequest:
     path: str
     data: Fields
     operation: Literal["update", "read"] = "update"
-    unless: Answers | None = None
+    unless: ExistenceCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class SetupConfig:
     """What differs from one installation to another.
 
     `secret_id_files`: AppRole role (`worker`, `codec`, `crypto`, `offboarding`, and `setup` where `apply` is to be run
@@ -91,7 +91,7 @@ class Wanted:
     policies: Path = POLICIES
 
 
-def desired_state(wanted: Wanted) -> tuple[SetupRequest, ...]:
+def desired_state(wanted: SetupConfig) -> tuple[SetupRequest, ...]:
     """Return everything a server needs before the first tenant, in order."""
     folder, processes = wanted.policies, wanted.secret_id_files
     return (
@@ -107,7 +107,7 @@ def desired_state(wanted: Wanted) -> tuple[SetupRequest, ...]:
     )
 
 
-def apply(session: VaultCalls, wanted: Wanted) -> None:
+def apply(session: VaultClient, wanted: SetupConfig) -> None:
     """Bring an existing server to the desired state; safe to run again.
 
     The session is an administrator's, or of the role `setup`. Nothing is ever taken away: what an older version had
@@ -121,7 +121,7 @@ def apply(session: VaultCalls, wanted: Wanted) -> None:
             session.write(request.path, _plain(request.data, accessors))
 
 
-def digest(wanted: Wanted) -> str:
+def digest(wanted: SetupConfig) -> str:
     """Return what tells two desired states apart, secrets and policies included (SHA-256, hex)."""
     accessors = {request.name: ACCESSOR for request in desired_state(wanted) if request.operation == "read"}
     state = [(request.operation, request.path, _plain(request.data, accessors)) for request in desired_state(wanted)]
@@ -129,7 +129,7 @@ def digest(wanted: Wanted) -> str:
 
 
 def _mount(name: str, path: str, data: Fields) -> SetupRequest:
-    return SetupRequest(name, path, data, unless=Answers(path))
+    return SetupRequest(name, path, data, unless=ExistenceCheck(path))
 
 
 def _audited_header(header: str) -> SetupRequest:
@@ -166,7 +166,7 @@ def _engines() -> tuple[SetupRequest, ...]:
                 "key_bits": 256,
                 "ttl": _TEN_YEARS,
             },
-            unless=Answers("pki/cert/ca"),
+            unless=ExistenceCheck("pki/cert/ca"),
         ),
     )
 
@@ -273,12 +273,12 @@ def _login(role: str, secret_id: Path) -> tuple[SetupRequest, ...]:
             f"{role}-secret-id",
             f"auth/approle/role/{name}/custom-secret-id",
             {"secret_id": FileText(secret_id)},
-            unless=Answers(f"auth/approle/role/{name}/secret-id/lookup", {"secret_id": FileText(secret_id)}),
+            unless=ExistenceCheck(f"auth/approle/role/{name}/secret-id/lookup", {"secret_id": FileText(secret_id)}),
         ),
     )
 
 
-def _is_there(session: VaultCalls, question: Answers) -> bool:
+def _is_there(session: VaultClient, question: ExistenceCheck) -> bool:
     try:
         if question.data is None:
             return bool(session.read(question.path))
@@ -306,7 +306,7 @@ def _plain(fields: Fields, accessors: Mapping[str, str]) -> dict[str, object]:
 _BLOCK = "openkcm"
 
 
-def self_init_stanzas(wanted: Wanted) -> str:
+def self_init_stanzas(wanted: SetupConfig) -> str:
     """Return the desired state as OpenBao `initialize` blocks, to be put into the server's configuration.
 
     They run once, on the first boot; a failure there is final (the server refuses to unseal ever after), so the

@@ -21,7 +21,7 @@ from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
 from worker import bootstrap, wiring
 from workflows.client.connection import LogForm, connection, core_logging
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 
 _RETRY_SECONDS = 0.5
 
@@ -30,7 +30,7 @@ Done = TypeVar("Done")
 log = structlog.get_logger()
 
 
-async def run(settings: Settings, parts: wiring.Parts, runtime: Runtime) -> None:
+async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Runtime) -> None:
     """Run the worker until SIGTERM or SIGINT; running activities then get `drain_seconds` to end."""
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -45,7 +45,7 @@ async def run(settings: Settings, parts: wiring.Parts, runtime: Runtime) -> None
     async with AsyncExitStack() as running:
         for worker in wiring.workers(client, parts):
             await running.enter_async_context(worker)
-        gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds, settings.log_format)
+        gateway = await WorkflowClient.connect(settings.temporal_address, settings.promise_seconds, settings.log_format)
         database, region = parts.database, settings.regions[0]
         canary = asyncio.create_task(_until_done("canary", lambda: bootstrap.ensure_canary(database, gateway, region)))
         mirror: asyncio.Task[None] | None = None
@@ -64,7 +64,7 @@ async def run(settings: Settings, parts: wiring.Parts, runtime: Runtime) -> None
     parts.database.close()
 
 
-async def _start(settings: Settings, parts: wiring.Parts, runtime: Runtime) -> Client:
+async def _start(settings: Settings, parts: wiring.WorkerDependencies, runtime: Runtime) -> Client:
     await _until_done("payload key", lambda: asyncio.to_thread(parts.keyring.open_platform_key))
     await _until_done(
         "root keys", lambda: asyncio.to_thread(bootstrap.ensure_root_keys, parts.root_keys, settings.regions)
@@ -73,7 +73,7 @@ async def _start(settings: Settings, parts: wiring.Parts, runtime: Runtime) -> C
     return await _until_done("temporal", lambda: _connect(settings, parts, runtime))
 
 
-async def _connect(settings: Settings, parts: wiring.Parts, runtime: Runtime) -> Client:
+async def _connect(settings: Settings, parts: wiring.WorkerDependencies, runtime: Runtime) -> Client:
     try:
         client = await Client.connect(
             **connection(settings.temporal_address), data_converter=parts.converter, runtime=runtime

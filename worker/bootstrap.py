@@ -30,7 +30,7 @@ from temporalio.client import (
 from temporalio.common import SearchAttributeIndexedValueType, WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from core.errors.compliance import CanaryMissing, MirrorMissing
+from core.errors.compliance import CanaryMissing, SecondCanaryMissing
 from core.messages.keys import WatchRootKeysInput
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, task_queue, watch_workflow
 from core.tenants.lifecycle import State
@@ -39,12 +39,12 @@ from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from vault.transit.audit_signer import TransitAuditSigner
 from vault.transit.root_keys import TransitRootKeys
-from workflows.audit import ReconcileAudit, SignAuditHeads
-from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
-from workflows.client.workflow_client import Gateway
-from workflows.isolation import ExamineDueTenants
-from workflows.notifications import SweepOutbox
-from workflows.root_keys import ForgetUntakenCredentials, NoticeRootKeyVersions, WatchRootKeys
+from workflows.audit import ReconcileAudit, SignAuditCheckpoints
+from workflows.certificates import CheckExpiry, PublishRevocationLists, RotateDueCertificateAuthorities
+from workflows.client.workflow_client import WorkflowClient
+from workflows.isolation import AssessDueTenants
+from workflows.notifications import DispatchNotifications
+from workflows.root_keys import DetectRootKeyVersions, MonitorRootKeys, PurgeUnusedCredentials
 from workflows.rotation import RotateDueKeys
 from workflows.runtime import options as visibility
 
@@ -60,7 +60,9 @@ def _every(minutes: int) -> ScheduleSpec:
 
 SCHEDULES = {
     "audit-heads": Schedule(
-        action=ScheduleActionStartWorkflow(SignAuditHeads.run, id="platform/audit-heads", task_queue=PLATFORM_QUEUE),
+        action=ScheduleActionStartWorkflow(
+            SignAuditCheckpoints.run, id="platform/audit-heads", task_queue=PLATFORM_QUEUE
+        ),
         spec=_every(minutes=5),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
@@ -73,14 +75,14 @@ SCHEDULES = {
     ),
     "untaken-credentials": Schedule(
         action=ScheduleActionStartWorkflow(
-            ForgetUntakenCredentials.run, id="platform/untaken-credentials", task_queue=PLATFORM_QUEUE
+            PurgeUnusedCredentials.run, id="platform/untaken-credentials", task_queue=PLATFORM_QUEUE
         ),
         spec=_every(minutes=5),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
     "authorities": Schedule(
         action=ScheduleActionStartWorkflow(
-            RollDueAuthorities.run, id="platform/authorities", task_queue=PLATFORM_QUEUE
+            RotateDueCertificateAuthorities.run, id="platform/authorities", task_queue=PLATFORM_QUEUE
         ),
         spec=_every(minutes=60),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
@@ -104,14 +106,14 @@ SCHEDULES = {
     ),
     "root-key-versions": Schedule(
         action=ScheduleActionStartWorkflow(
-            NoticeRootKeyVersions.run, id="platform/root-key-versions", task_queue=PLATFORM_QUEUE
+            DetectRootKeyVersions.run, id="platform/root-key-versions", task_queue=PLATFORM_QUEUE
         ),
         spec=_every(minutes=60),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
     "boundaries": Schedule(
         action=ScheduleActionStartWorkflow(
-            ExamineDueTenants.run,
+            AssessDueTenants.run,
             id="platform/boundaries",
             task_queue=PLATFORM_QUEUE,
             # A tenant that leaves takes along the key of what its examination answered: a look that cannot be read any
@@ -122,7 +124,7 @@ SCHEDULES = {
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
     "outbox": Schedule(
-        action=ScheduleActionStartWorkflow(SweepOutbox.run, id="platform/outbox", task_queue=PLATFORM_QUEUE),
+        action=ScheduleActionStartWorkflow(DispatchNotifications.run, id="platform/outbox", task_queue=PLATFORM_QUEUE),
         spec=_every(minutes=1),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
@@ -224,7 +226,7 @@ async def ensure_watches(client: Client, regions: Sequence[str]) -> None:
     """Have the root keys of each region watched; a watch that runs already is left alone."""
     for region in regions:
         await client.start_workflow(
-            WatchRootKeys.run,
+            MonitorRootKeys.run,
             WatchRootKeysInput(region=region),
             id=watch_workflow(region),
             task_queue=task_queue(region),
@@ -233,7 +235,7 @@ async def ensure_watches(client: Client, regions: Sequence[str]) -> None:
         )
 
 
-async def ensure_canary(database: Database, gateway: Gateway, region: str) -> None:
+async def ensure_canary(database: Database, gateway: WorkflowClient, region: str) -> None:
     """Have the canary provisioned like any other tenant; raises CanaryMissing for as long as it is not active.
 
     Every new tenant's gate attacks it, so without it no tenant becomes ready.
@@ -242,13 +244,15 @@ async def ensure_canary(database: Database, gateway: Gateway, region: str) -> No
         raise CanaryMissing
 
 
-async def ensure_mirror(database: Database, gateway: Gateway, region: str) -> None:
-    """Have the mirror provisioned, whose own gate needs the canary; raises MirrorMissing until it is active."""
+async def ensure_mirror(database: Database, gateway: WorkflowClient, region: str) -> None:
+    """Have the mirror provisioned, whose own gate needs the canary; raises SecondCanaryMissing until it is active."""
     if not await _provisioned(database, gateway, MIRROR_TENANT_ID, "OpenKCM mirror", region):
-        raise MirrorMissing
+        raise SecondCanaryMissing
 
 
-async def _provisioned(database: Database, gateway: Gateway, tenant_id: str, organization: str, region: str) -> bool:
+async def _provisioned(
+    database: Database, gateway: WorkflowClient, tenant_id: str, organization: str, region: str
+) -> bool:
     state = await asyncio.to_thread(_request, database, tenant_id, organization, region)
     if state in {State.REQUESTED, State.FAILED}:
         await gateway.enable(tenant_id, region, f"bootstrap-{state}")

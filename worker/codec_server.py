@@ -33,7 +33,7 @@ from config.settings import LOOPBACK, load_settings
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
 from vault.transit.payload_keys import TransitPayloadKeys
-from worker.payload_codec import Keyring, TenantCodec
+from worker.payload_codec import PayloadKeyCache, TenantCodec
 from worker.vault_login import open_vault
 
 _COOKIE = "openkcm_codec"
@@ -133,7 +133,7 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logs(settings.log_format, "codec")
-        keyring = Keyring(TransitPayloadKeys(open_vault(settings, Role.CODEC)))
+        keyring = PayloadKeyCache(TransitPayloadKeys(open_vault(settings, Role.CODEC)))
         token = read_secret(settings.secrets, config_secrets.CODEC_TOKEN)
     except OpenKcmError as refused:
         sys.exit(f"codec server cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")

@@ -61,7 +61,7 @@ class DataKey:
     plain: bytes
 
 
-class Keyring:
+class PayloadKeyCache:
     def __init__(self, keys: TransitPayloadKeys) -> None:
         self._keys = keys
         self._lock = threading.Lock()
@@ -114,7 +114,7 @@ class Keyring:
 
 
 class TenantCodec(PayloadCodec, WithSerializationContext):
-    def __init__(self, keyring: Keyring, tenant_id: str | None = None) -> None:
+    def __init__(self, keyring: PayloadKeyCache, tenant_id: str | None = None) -> None:
         self._keyring = keyring
         self._tenant_id = tenant_id
 

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from temporalio import activity
 
-from activities.isolation.probe_services import ProbeNotConnected
+from activities.isolation.probe_services import ProbeServiceNotReady
 from openkcm.errors import CallerError, PlatformError
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 
 _LOOK_SECONDS = 0.2
 
@@ -21,7 +21,7 @@ class WorkerStopping(PlatformError):
     hint = "what it was about is tried again by the next worker"
 
 
-class GatewayConnections:
+class ProbeServiceConnections:
     """`ServiceConnections`. Called from an activity's thread, with a connection for each call.
 
     The activities of the service's workflow need a thread of the same pool: whoever examines many tenants at once
@@ -38,9 +38,9 @@ class GatewayConnections:
     def disconnect(self, tenant_id: str, region: str, service: str) -> None:
         self._ask(lambda gateway: gateway.disconnect_service(tenant_id, region, service))
 
-    def _ask(self, question: Callable[[Gateway], Coroutine[Any, Any, None]]) -> None:
+    def _ask(self, question: Callable[[WorkflowClient], Coroutine[Any, Any, None]]) -> None:
         async def ask() -> None:
-            asking = asyncio.create_task(question(await Gateway.connect(self._address, self._promise_seconds)))
+            asking = asyncio.create_task(question(await WorkflowClient.connect(self._address, self._promise_seconds)))
             while not asking.done():
                 if activity.in_activity() and activity.is_worker_shutdown():
                     asking.cancel()
@@ -52,4 +52,4 @@ class GatewayConnections:
         try:
             asyncio.run(ask())
         except CallerError as refused:
-            raise ProbeNotConnected from refused
+            raise ProbeServiceNotReady from refused

@@ -19,53 +19,53 @@ from temporalio.converter import DataConverter
 from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, Worker
 
 from activities.approvals import ApprovalActivities
-from activities.audit import AuditHeadActivities, ReconcileActivities, RecordedSigner
+from activities.audit import AuditCheckpointActivities, CheckpointSigner, ReconcileActivities
 from activities.audit_trail import Clock
 from activities.certificates.ca_rotation import AuthorityActivities
 from activities.certificates.crl import RevocationActivities
 from activities.certificates.expiry import ExpiryActivities
-from activities.isolation.assessment import Attack, ExaminationActivities
-from activities.isolation.crypto_api_suite import FrontAttacks
-from activities.isolation.gate import IsolationActivities
-from activities.isolation.key_suite import KeyAttacks
-from activities.isolation.probe_services import Probes
+from activities.isolation.assessment import Attack, IsolationAssessmentActivities
+from activities.isolation.crypto_api_suite import CryptoApiIsolationSuite
+from activities.isolation.gate import IsolationGateActivities
+from activities.isolation.key_suite import KeyIsolationSuite
+from activities.isolation.probe_services import ProbeServices
 from activities.metrics import Metrics
-from activities.notifications import Announcer, CallbackSender, EmailSender, NotificationActivities, Sender
-from activities.offboarding.destruction import ClosingActivities, DestructionActivities
-from activities.offboarding.grace_period import LeavingActivities
-from activities.provisioning import CertificateActivities, KeyActivities, RecordActivities
+from activities.notifications import CallbackSender, EmailSender, NotificationActivities, NotificationOutbox, Sender
+from activities.offboarding.destruction import DestructionActivities, WorkflowTerminationActivities
+from activities.offboarding.grace_period import GracePeriodActivities
+from activities.provisioning import ProvisioningActivities, TenantCaActivities, TenantKeyActivities
 from activities.reports import Rendering, ReportActivities
 from activities.root_keys.change import RootKeyActivities
-from activities.root_keys.health import Pace, WatchActivities
-from activities.root_keys.versions import FollowActivities
-from activities.rotation.stalled import StuckRotationActivities
+from activities.root_keys.health import PollIntervals, RootKeyHealthActivities
+from activities.root_keys.versions import RootKeyVersionActivities
+from activities.rotation.stalled import StalledRotationActivities
 from activities.rotation.steps import RotationActivities
 from activities.services import ServiceActivities
-from activities.tenants import PolicyActivities, StandingActivities
-from compliance.isolation.crypto_api.session import Address
-from compliance.isolation.crypto_api.suite import FrontAttacker
-from compliance.isolation.postgres.key_lineage import RowDescentProbe
-from compliance.isolation.postgres.row_security import RowSecurityProbe
-from compliance.isolation.vault.cross_tenant import VaultBoundaryProbe
-from compliance.isolation.vault.forged_certificates import TransitForger
-from compliance.isolation.vault.key_controls import VaultKeyProbe
+from activities.tenants import PolicyActivities, TenantStatusActivities
+from compliance.isolation.crypto_api.session import Endpoints
+from compliance.isolation.crypto_api.suite import CryptoApiSuite
+from compliance.isolation.postgres.key_lineage import KeyLineageSuite
+from compliance.isolation.postgres.row_security import RowSecuritySuite
+from compliance.isolation.vault.cross_tenant import VaultTenantIsolationSuite
+from compliance.isolation.vault.forged_certificates import ForgedCertificateSigner
+from compliance.isolation.vault.key_controls import VaultKeyControlSuite
 from compliance.reconciliation.ledger import our_records
 from compliance.reconciliation.vault_log import files_of, read_log
 from compliance.reports.render import pdf, render_html
 from compliance.reports.snapshot import read_stated
 from config import secrets
-from config.credential_encryption import unseal
+from config.credential_encryption import decrypt_credentials
 from config.secrets import Role, read_secret
 from config.settings import Settings
 from core.names import task_queue
 from core.notifications import Channel
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
-from kms.egress_policy import Reach
-from kms.key_cache import OpenedRootKeys
+from kms.egress_policy import EgressPolicy
+from kms.key_cache import RootKeyCache
 from kms.platform import PlatformRootKey
-from kms.providers import CustomerRootKeys
-from openkcm.verification.reports.signed_file import Form
+from kms.providers import RootKeyProviders
+from openkcm.verification.reports.signed_file import ReportFormat
 from vault.auth.client import VaultSession
 from vault.auth.tenant_tokens import TenantTokens
 from vault.pki.authorities import PkiAuthorities
@@ -76,32 +76,39 @@ from vault.transit.root_keys import TransitRootKeys
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
 from worker.interceptors import CorrelationInterceptor, FailureInterceptor
-from worker.payload_codec import Keyring, TenantCodec, TenantConverter
-from worker.probe_services import GatewayConnections
+from worker.payload_codec import PayloadKeyCache, TenantCodec, TenantConverter
+from worker.probe_services import ProbeServiceConnections
 from worker.vault_login import open_vault
-from workflows.audit import ReconcileAudit, SignAuditHeads
-from workflows.certificates import CheckExpiry, PublishRevocationLists, RollAuthority, RollDueAuthorities
-from workflows.isolation import CheckBoundaries, ExamineDueTenants
-from workflows.notifications import SweepOutbox
+from workflows.audit import ReconcileAudit, SignAuditCheckpoints
+from workflows.certificates import (
+    CheckExpiry,
+    PublishRevocationLists,
+    RotateCertificateAuthority,
+    RotateDueCertificateAuthorities,
+)
+from workflows.isolation import AssessDueTenants, AssessIsolation
+from workflows.notifications import DispatchNotifications
 from workflows.offboarding import OffboardTenant
 from workflows.provisioning import ProvisionTenant
-from workflows.reports import MakeReport
-from workflows.root_keys import ChangeRootKey, ForgetUntakenCredentials, NoticeRootKeyVersions, WatchRootKeys
+from workflows.reports import GenerateReport
+from workflows.root_keys import ChangeRootKey, DetectRootKeyVersions, MonitorRootKeys, PurgeUnusedCredentials
 from workflows.rotation import RotateDueKeys, RotateKeys
 from workflows.services import ConnectService
 from workflows.tenants import Tenant
 
 LIFECYCLE_WORKFLOWS = (
     *(Tenant, ProvisionTenant, ConnectService, OffboardTenant),
-    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys, CheckBoundaries, MakeReport),
+    *(ChangeRootKey, RotateKeys, RotateCertificateAuthority, MonitorRootKeys, AssessIsolation, GenerateReport),
 )
 PLATFORM_WORKFLOWS = (
-    *(SignAuditHeads, ReconcileAudit, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys),
-    *(RollDueAuthorities, PublishRevocationLists, CheckExpiry, NoticeRootKeyVersions),
-    ExamineDueTenants,
+    *(SignAuditCheckpoints, ReconcileAudit, DispatchNotifications, PurgeUnusedCredentials, RotateDueKeys),
+    *(RotateDueCertificateAuthorities, PublishRevocationLists, CheckExpiry, DetectRootKeyVersions),
+    AssessDueTenants,
 )
 
-_RENDERINGS: Mapping[Form, Rendering] = MappingProxyType({Form.HTML: render_html, Form.PDF: pdf})
+_RENDERINGS: Mapping[ReportFormat, Rendering] = MappingProxyType(
+    {ReportFormat.HTML: render_html, ReportFormat.PDF: pdf}
+)
 
 _STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
@@ -113,7 +120,7 @@ def utc_now() -> datetime:
 
 
 @dataclass(frozen=True)
-class Parts:
+class WorkerDependencies:
     """The worker's adapters and activities, built but not yet connected to Temporal."""
 
     settings: Settings
@@ -121,7 +128,7 @@ class Parts:
     queries: PlatformQueries
     vault: VaultSession
     offboarding: VaultSession
-    keyring: Keyring
+    keyring: PayloadKeyCache
     root_keys: TransitRootKeys
     signer: TransitAuditSigner
     lifecycle: tuple[Callable[..., Any], ...]
@@ -151,7 +158,7 @@ def build(
     clock: Clock = utc_now,
     vault: VaultSession | None = None,
     meter: MetricMeter = MetricMeter.noop,
-) -> Parts:
+) -> WorkerDependencies:
     """Build everything; nothing is connected yet, so nothing can fail for a server that is down.
 
     `clock` is what rows, their contexts and certificates go by; `vault` is the worker's session, opened unless given;
@@ -165,30 +172,34 @@ def build(
         PkiAuthorities(vault, clock),
     )
     fingerprints = TransitFingerprints(vault, tokens)
-    keyring, root_keys = Keyring(payload_keys), TransitRootKeys(vault)
+    keyring, root_keys = PayloadKeyCache(payload_keys), TransitRootKeys(vault)
     senders, metrics = _senders(settings), Metrics(meter)
-    keys = KeyActivities(database, tenant_keys, fingerprints, payload_keys, keyring, clock, metrics)
+    keys = TenantKeyActivities(database, tenant_keys, fingerprints, payload_keys, keyring, clock, metrics)
     queries = PlatformQueries(database)
-    certificates = CertificateActivities(database, queries, authorities, clock)
-    announcer = Announcer(tuple(senders), settings.dashboard_url)
-    records = RecordActivities(database, announcer, clock, metrics)
-    shelf = OpenedRootKeys(
-        lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach(settings)), tenant_keys.decrypt
+    certificates = TenantCaActivities(database, queries, authorities, clock)
+    announcer = NotificationOutbox(tuple(senders), settings.dashboard_url)
+    records = ProvisioningActivities(database, announcer, clock, metrics)
+    shelf = RootKeyCache(
+        lambda region: PlatformRootKey(root_keys, region), RootKeyProviders(reach(settings)), tenant_keys.decrypt
     )
     intake = read_secret(settings.secrets, secrets.INTAKE_KEY)
     changes = RootKeyActivities(
-        database, tenant_keys, shelf, lambda tenant, request, sealed: unseal(intake, tenant, request, sealed), announcer
+        database,
+        tenant_keys,
+        shelf,
+        lambda tenant, request, sealed: decrypt_credentials(intake, tenant, request, sealed),
+        announcer,
     )
     rotation = RotationActivities(
         database, queries, tenant_keys, fingerprints, shelf, announcer, settings.rewrap_per_second, metrics
     )
     grace = settings.root_key_grace_seconds
-    standing = StandingActivities(database, announcer, grace, clock)
+    standing = TenantStatusActivities(database, announcer, grace, clock)
     approvals = ApprovalActivities(database, announcer, timedelta(hours=settings.approval_hours))
-    pace = Pace(settings.root_key_check_seconds, settings.root_key_idle_check_seconds, grace)
-    watch = WatchActivities(database, queries, shelf, pace, clock)
-    isolation = IsolationActivities(
-        database, RowSecurityProbe(database), VaultBoundaryProbe(vault, tokens, clock), clock, metrics
+    pace = PollIntervals(settings.root_key_check_seconds, settings.root_key_idle_check_seconds, grace)
+    watch = RootKeyHealthActivities(database, queries, shelf, pace, clock)
+    isolation = IsolationGateActivities(
+        database, RowSecuritySuite(database), VaultTenantIsolationSuite(vault, tokens, clock), clock, metrics
     )
     notifications = NotificationActivities(database, queries, senders, clock)
     services = ServiceActivities(
@@ -200,13 +211,13 @@ def build(
         clock,
     )
     signer = TransitAuditSigner(vault)
-    recorded = RecordedSigner(queries, signer)
-    heads = AuditHeadActivities(database, queries, recorded)
+    recorded = CheckpointSigner(queries, signer)
+    heads = AuditCheckpointActivities(database, queries, recorded)
     on_keys, fronts = (
         key_attacks(database, queries, vault, tokens, shelf),
         front_attacks(settings, database, vault, clock),
     )
-    examination = ExaminationActivities(
+    examination = IsolationAssessmentActivities(
         database,
         queries,
         attacks(isolation, on_keys, fronts),
@@ -216,7 +227,7 @@ def build(
         begin_anew=fronts.forget_round,
     )
     offboarding = open_vault(settings, Role.OFFBOARDING)
-    leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
+    leaving = GracePeriodActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
     destruction = DestructionActivities(
         database,
         TransitDestroyer(offboarding, vault),
@@ -232,7 +243,7 @@ def build(
     reports = ReportActivities(
         database, read_stated, _RENDERINGS, recorded, version("openkcm-tenant-controller"), clock
     )
-    return Parts(
+    return WorkerDependencies(
         settings=settings,
         database=database,
         queries=queries,
@@ -298,7 +309,7 @@ def build(
             destruction.erase_rows,
             destruction.destroy_payload_key,
             destruction.certify_destruction,
-            ClosingActivities().close_workflows,
+            WorkflowTerminationActivities().close_workflows,
             rolls.plan_authority,
             rolls.prepare_authority,
             rolls.verify_authority,
@@ -320,15 +331,15 @@ def build(
             revocation.publish_revocation_lists,
             expiry.check_expiry,
             rotation.find_due_rotations,
-            StuckRotationActivities(database, queries, announcer, metrics).check_rotations,
-            FollowActivities(database, queries, shelf).notice_root_key_versions,
+            StalledRotationActivities(database, queries, announcer, metrics).check_rotations,
+            RootKeyVersionActivities(database, queries, shelf).notice_root_key_versions,
             examination.find_due_examinations,
         ),
         interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )
 
 
-def workers(client: Client, parts: Parts) -> list[Worker]:
+def workers(client: Client, parts: WorkerDependencies) -> list[Worker]:
     """Return one worker for each region's queue and one for the platform's own."""
     settings = parts.settings
     pool = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="activity")
@@ -359,9 +370,9 @@ def workers(client: Client, parts: Parts) -> list[Worker]:
     return [*lifecycle, worker(PLATFORM_QUEUE, PLATFORM_WORKFLOWS, parts.platform)]
 
 
-def reach(settings: Settings) -> Reach:
+def reach(settings: Settings) -> EgressPolicy:
     """Return how this process may reach the servers that hold customers' root keys."""
-    return Reach(
+    return EgressPolicy(
         aws_endpoint=settings.aws_kms_endpoint,
         pkcs11_module=settings.pkcs11_module,
         networks=settings.key_server_networks,
@@ -388,26 +399,30 @@ def _senders(settings: Settings) -> Mapping[Channel, Sender]:
     return senders
 
 
-def attacks(isolation: IsolationActivities, keys: KeyAttacks, fronts: FrontAttacks) -> tuple[Attack, ...]:
+def attacks(
+    isolation: IsolationGateActivities, keys: KeyIsolationSuite, fronts: CryptoApiIsolationSuite
+) -> tuple[Attack, ...]:
     """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
     return (isolation.attack, keys, fronts)
 
 
 def key_attacks(
-    database: Database, queries: PlatformQueries, vault: VaultSession, tokens: TenantTokens, shelf: OpenedRootKeys
-) -> KeyAttacks:
+    database: Database, queries: PlatformQueries, vault: VaultSession, tokens: TenantTokens, shelf: RootKeyCache
+) -> KeyIsolationSuite:
     """Return the attacks on a tenant's keys and on what lies under them."""
     tenant_keys, fingerprints = TransitTenantKeys(vault, tokens), TransitFingerprints(vault, tokens)
-    probes = VaultKeyProbe(vault, tokens), RowDescentProbe(database)
-    return KeyAttacks(database, queries, tenant_keys, fingerprints, shelf, *probes)
+    probes = VaultKeyControlSuite(vault, tokens), KeyLineageSuite(database)
+    return KeyIsolationSuite(database, queries, tenant_keys, fingerprints, shelf, *probes)
 
 
-def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> FrontAttacks:
+def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> CryptoApiIsolationSuite:
     """Return the attacks through the crypto service's doors, which are where customers are told that they are."""
-    doors = Address(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
-    connections = GatewayConnections(settings.temporal_address, settings.promise_seconds)
-    probes = Probes(database, connections, clock)
-    return FrontAttacks(database, FrontAttacker(doors), TransitForger(vault, clock), probes, clock)
+    doors = Endpoints(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
+    connections = ProbeServiceConnections(settings.temporal_address, settings.promise_seconds)
+    probes = ProbeServices(database, connections, clock)
+    return CryptoApiIsolationSuite(
+        database, CryptoApiSuite(doors), ForgedCertificateSigner(vault, clock), probes, clock
+    )
 
 
 def reconciling(settings: Settings, database: Database, clock: Clock, metrics: Metrics) -> ReconcileActivities:

@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.approvals import ApprovalActivities
     from activities.tenants import PolicyActivities
     from core.errors.tenants import REFUSALS, ApprovalUnknown, PolicyRefused
-    from core.messages.base import AnnounceInput, Approved
+    from core.messages.base import AnnounceInput, ApprovalRef
     from core.messages.keys import RetireVersionRequest, RootKeyRequest, RotateRequest
     from core.messages.tenants import (
         ApprovalRequest,
@@ -27,32 +27,32 @@ with workflow.unsafe.imports_passed_through():
         ApprovalStep,
         CloseApprovalInput,
         LeaveReason,
-        LeaveRequest,
+        OffboardRequest,
         PolicyInput,
         PolicyRequest,
-        StandingMove,
-        StandingRequest,
+        StatusChange,
+        StatusChangeRequest,
         TenantInput,
         WaitingResult,
     )
     from core.tenants.approvals import Action, ApprovalState
     from core.tenants.lifecycle import State
     from core.tenants.policy import parse_policy
-    from workflows.offboarding import LEAVING, LeavingPart
-    from workflows.root_keys import ROOT_KEY_CHANGE, RootKeyPart
-    from workflows.rotation import RETIREMENT, ROTATION, RotationPart
-    from workflows.runtime.activity_calls import note
+    from workflows.offboarding import LEAVING, OffboardingHandlers
+    from workflows.root_keys import ROOT_KEY_CHANGE, RootKeyHandlers
+    from workflows.rotation import RETIREMENT, ROTATION, RotationHandlers
+    from workflows.runtime.activity_calls import run_local_activity
     from workflows.runtime.failures import refusal, refusal_of
     from workflows.runtime.tenant_base import LIVE
 
 
-Request = TypeVar("Request", bound=Approved)
+Request = TypeVar("Request", bound=ApprovalRef)
 
 _SHORTEST = timedelta(seconds=1)
 """The least time to the next look at what expires: PostgreSQL's clock decides, and may be a little behind."""
 
 
-class PolicyPart(RootKeyPart):
+class PolicyHandlers(RootKeyHandlers):
     @workflow.update(name="change-policy", description="Change how old keys may become and what needs two people")
     async def change_policy(self, request: PolicyRequest) -> None:
         await self._set_policy(request)
@@ -68,12 +68,12 @@ class PolicyPart(RootKeyPart):
     async def _set_policy(self, request: PolicyRequest) -> None:
         step = PolicyInput(**self._step("policy").model_dump(), **request.model_dump())
         try:
-            await note(PolicyActivities.change_policy, step, "change the policy")
+            await run_local_activity(PolicyActivities.change_policy, step, "change the policy")
         except ActivityError as failed:
             raise refusal_of(failed) from None
 
 
-class ApprovalPart(PolicyPart, RotationPart, LeavingPart):
+class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)
         self._approving = asyncio.Lock()
@@ -84,7 +84,9 @@ class ApprovalPart(PolicyPart, RotationPart, LeavingPart):
         async with self._approving:
             step = self._approval_step(request.approval_id)
             try:
-                result = await note(ApprovalActivities.admit_approval, step, "let a request wait for a second person")
+                result = await run_local_activity(
+                    ApprovalActivities.admit_approval, step, "let a request wait for a second person"
+                )
             except ActivityError as failed:
                 raise refusal_of(failed) from None
             self._keep(result)
@@ -105,7 +107,9 @@ class ApprovalPart(PolicyPart, RotationPart, LeavingPart):
         async with self._approving:
             step = self._approval_step(request.approval_id)
             try:
-                result = await note(ApprovalActivities.decide_approval, step, "count the votes on a request")
+                result = await run_local_activity(
+                    ApprovalActivities.decide_approval, step, "count the votes on a request"
+                )
             except ActivityError as failed:
                 raise refusal_of(failed) from None
             self._keep(result)
@@ -126,7 +130,9 @@ class ApprovalPart(PolicyPart, RotationPart, LeavingPart):
             code, failed = stopped.type or "internal", stopped
         step = CloseApprovalInput(**self._approval_step(approval_id).model_dump(), code=code)
         async with self._approving:
-            self._keep(await note(ApprovalActivities.close_approval, step, f"{result.action} · on record"))
+            self._keep(
+                await run_local_activity(ApprovalActivities.close_approval, step, f"{result.action} · on record")
+            )
         if failed is not None:
             raise failed
 
@@ -135,13 +141,13 @@ class ApprovalPart(PolicyPart, RotationPart, LeavingPart):
         argument = result.argument | {"approval_id": approval_id}
         match result.action:
             case Action.LOCK:
-                return self._move(StandingRequest(move=StandingMove.LOCK, approval_id=approval_id))
+                return self._move(StatusChangeRequest(move=StatusChange.LOCK, approval_id=approval_id))
             case Action.CHANGE_POLICY:
                 return self._set_policy(PolicyRequest.model_validate(argument))
             case Action.ROOT_KEY_TO_PLATFORM:
                 return self._when_free(ROOT_KEY_CHANGE, self._change, RootKeyRequest.model_validate(argument))
             case Action.OFFBOARD:
-                leave = LeaveRequest.model_validate(argument | {"reason": LeaveReason.CUSTOMER})
+                leave = OffboardRequest.model_validate(argument | {"reason": LeaveReason.CUSTOMER})
                 return self._when_free(LEAVING, self._leave_on_demand, leave)
             case Action.COMPROMISE:
                 rotate = RotateRequest.model_validate(argument | {"request_id": approval_id, "compromised": True})
@@ -169,7 +175,9 @@ class ApprovalPart(PolicyPart, RotationPart, LeavingPart):
 
     async def _expire(self) -> None:
         async with self._approving:
-            self._keep(await note(ApprovalActivities.expire_approvals, self._step("expiry"), "end what is over"))
+            self._keep(
+                await run_local_activity(ApprovalActivities.expire_approvals, self._step("expiry"), "end what is over")
+            )
         if self._is_overdue():
             await workflow.sleep(_SHORTEST, summary="another look at what is over")
 

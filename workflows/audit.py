@@ -3,16 +3,16 @@
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from activities.audit import AuditHeadActivities, ReconcileActivities
+    from activities.audit import AuditCheckpointActivities, ReconcileActivities
     from workflows.runtime import timeouts as timing
 
 
 @workflow.defn(name="SignAuditHeads")
-class SignAuditHeads:
+class SignAuditCheckpoints:
     @workflow.run
     async def run(self) -> None:
         await workflow.execute_activity_method(
-            AuditHeadActivities.sign_audit_heads,
+            AuditCheckpointActivities.sign_audit_heads,
             summary="sign the heads of audit streams that grew",
             start_to_close_timeout=timing.HEADS_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,

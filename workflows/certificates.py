@@ -3,7 +3,8 @@
 Nothing here waits for a tenant. What is due is asked of the database anew each time, so a run that was lost, or a
 tenant that was busy, costs an hour and never a certificate.
 
-RollAuthority: another certificate authority for a tenant, with the one before believed while its leaves last.
+RotateCertificateAuthority: another certificate authority for a tenant, with the one before believed while its leaves
+last.
 
 The steps carry the numbers of docs/certificates.md, which argues their order. The overlap is no part of this workflow:
 when it is over is on record with the leaves, and a schedule ends it (`workflows/certificates.py`). So a roll takes
@@ -28,19 +29,19 @@ with workflow.unsafe.imports_passed_through():
         AuthorityFailureInput,
         AuthorityPlan,
         AuthorityStep,
-        LateService,
         RollAuthorityInput,
         RollAuthorityResult,
         ServiceInput,
-        ServiceMemory,
+        ServiceWorkflowState,
+        UnrenewedService,
     )
     from core.messages.tenants import TenantInput
     from workflows.runtime import options as priorities
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import note, perform
+    from workflows.runtime.activity_calls import run_activity, run_local_activity
     from workflows.runtime.failures import code_of
-    from workflows.runtime.signals import tell
-    from workflows.runtime.tenant_base import LIVE, Entity
+    from workflows.runtime.signals import signal_tenant
+    from workflows.runtime.tenant_base import LIVE, TenantWorkflowBase
     from workflows.services import CERTIFICATES_REVOKED, RENEW_SOON, ConnectService
 
 
@@ -50,7 +51,7 @@ _TOLD_AT_ONCE = 50
 
 
 @workflow.defn(name="RollDueAuthorities")
-class RollDueAuthorities:
+class RotateDueCertificateAuthorities:
     @workflow.run
     async def run(self) -> None:
         await workflow.execute_activity_method(
@@ -66,7 +67,7 @@ class RollDueAuthorities:
             start_to_close_timeout=timing.ATTEMPT,
             retry_policy=timing.RETRY,
         )
-        await asyncio.gather(*(tell(tenant_id, AUTHORITY_DUE) for tenant_id in due.tenants))
+        await asyncio.gather(*(signal_tenant(tenant_id, AUTHORITY_DUE) for tenant_id in due.tenants))
 
 
 @workflow.defn(name="PublishRevocationLists")
@@ -97,13 +98,13 @@ class CheckExpiry:
             await asyncio.gather(*map(_try_again, late.services[first : first + _TOLD_AT_ONCE]))
 
 
-async def _try_again(late: LateService) -> None:
+async def _try_again(late: UnrenewedService) -> None:
     """Have a service's workflow renew now; where there is none, because histories were lost, it is started anew."""
     workflow_id = ids.service_workflow(late.tenant_id, late.service)
     try:
         await workflow.get_external_workflow_handle(workflow_id).signal(RENEW_SOON)
     except ApplicationError:
-        memory = ServiceMemory(generation=late.generation, renew_at=workflow.now())
+        memory = ServiceWorkflowState(generation=late.generation, renew_at=workflow.now())
         try:
             await workflow.start_child_workflow(
                 ConnectService.run,
@@ -119,7 +120,7 @@ async def _try_again(late: LateService) -> None:
 
 
 @workflow.defn(name="RollAuthority")
-class RollAuthority:
+class RotateCertificateAuthority:
     @workflow.init
     def __init__(self, roll: RollAuthorityInput) -> None:
         self._step = StepInput(tenant_id=roll.tenant_id, operation_id=f"authority-roll-{roll.number}")
@@ -129,7 +130,9 @@ class RollAuthority:
         del roll
         workflow.set_current_details("**Rolling** the certificate authority")
         try:
-            plan = await note(AuthorityActivities.plan_authority, self._step, "1 · record what is to be made")
+            plan = await run_local_activity(
+                AuthorityActivities.plan_authority, self._step, "1 · record what is to be made"
+            )
         except ActivityError as failed:
             return self._unchanged(code_of(failed))
         ended = await self._make(plan)
@@ -146,13 +149,17 @@ class RollAuthority:
     async def _make(self, plan: AuthorityPlan) -> RollAuthorityResult:
         step = AuthorityStep(**self._step.model_dump(), **plan.model_dump())
         try:
-            await perform(
+            await run_activity(
                 AuthorityActivities.prepare_authority, step, "2 · make the key's next version, have it signed"
             )
-            await perform(AuthorityActivities.verify_authority, step, "3 · let it issue, and verify what it issued")
-            await note(AuthorityActivities.activate_authority, step, "4 · let new certificates come from it")
+            await run_activity(
+                AuthorityActivities.verify_authority, step, "3 · let it issue, and verify what it issued"
+            )
+            await run_local_activity(
+                AuthorityActivities.activate_authority, step, "4 · let new certificates come from it"
+            )
         except ActivityError as failed:
-            return await note(
+            return await run_local_activity(
                 AuthorityActivities.abandon_authority,
                 AuthorityFailureInput(**step.model_dump(), code=code_of(failed), reason=failed.activity_type),
                 "ended · what was prepared is never believed",
@@ -162,7 +169,7 @@ class RollAuthority:
     async def _renew_services(self) -> None:
         """Tell the connected services; what fails here is made good by each one's own timer."""
         try:
-            found = await perform(
+            found = await run_activity(
                 AuthorityActivities.unrenewed_services, self._step, "5 · whose certificates are to be renewed"
             )
         except ActivityError:
@@ -180,7 +187,7 @@ class RollAuthority:
 
     async def _publish_list(self) -> None:
         try:
-            await perform(
+            await run_activity(
                 RevocationActivities.publish_revocation_list,
                 self._step,
                 "6 · publish its revocation list",
@@ -198,7 +205,7 @@ class RollAuthority:
 _OPERATION = "a roll of the certificate authority"
 
 
-class AuthorityPart(Entity):
+class CaRotationHandlers(TenantWorkflowBase):
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)
         self._listing = asyncio.Lock()
@@ -237,7 +244,7 @@ class AuthorityPart(Entity):
                 return
             self._unlisted = False
             try:
-                await perform(
+                await run_activity(
                     RevocationActivities.publish_revocation_list,
                     self._step("revocation-list"),
                     "publish the revocation list",
@@ -250,7 +257,7 @@ class AuthorityPart(Entity):
         tenant = self._tenant
         self._remember(rolls=self._memory.rolls + 1)
         return await workflow.execute_child_workflow(
-            RollAuthority.run,
+            RotateCertificateAuthority.run,
             RollAuthorityInput(tenant_id=tenant.tenant_id, region=tenant.region, number=self._memory.rolls),
             id=ids.authority_workflow(tenant.tenant_id, self._memory.rolls),
             priority=priorities.service(tenant.tenant_id),

@@ -15,27 +15,27 @@ from temporalio import workflow
 from temporalio.exceptions import ChildWorkflowError, WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.isolation.assessment import ExaminationActivities
+    from activities.isolation.assessment import IsolationAssessmentActivities
     from core import names as ids
     from core.isolation import run_of
     from core.messages.compliance import BoundariesInput, DueExamination, DueInput, ExamineInput, ExamineResult
     from workflows.runtime import options as priorities
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import perform
-    from workflows.runtime.signals import BOUNDARIES_REPORTED, tell
+    from workflows.runtime.activity_calls import run_activity
+    from workflows.runtime.signals import BOUNDARIES_REPORTED, signal_tenant
 
 _PAUSE = timedelta(seconds=0.3)
 """After each examination, for the sake of services that ask meanwhile; a thousand tenants take some eight minutes."""
 
 
 @workflow.defn(name="CheckBoundaries")
-class CheckBoundaries:
+class AssessIsolation:
     @workflow.run
     async def run(self, tenant: BoundariesInput) -> None:
         step = ExamineInput(tenant_id=tenant.tenant_id, operation_id=run_of(workflow.info().run_id), anew=tenant.anew)
-        result = await perform(
-            ExaminationActivities.examine_tenant,
+        result = await run_activity(
+            IsolationAssessmentActivities.examine_tenant,
             step,
             "1 · attack every wall of the tenant",
             timing.EXAMINE_ATTEMPT,
@@ -44,7 +44,7 @@ class CheckBoundaries:
         )
         workflow.set_current_details(_told(result))
         if result.breached:
-            await tell(tenant.tenant_id, BOUNDARIES_REPORTED)
+            await signal_tenant(tenant.tenant_id, BOUNDARIES_REPORTED)
 
 
 def _told(result: ExamineResult) -> str:
@@ -55,7 +55,7 @@ def _told(result: ExamineResult) -> str:
 
 
 @workflow.defn(name="ExamineDueTenants")
-class ExamineDueTenants:
+class AssessDueTenants:
     @workflow.init
     def __init__(self, due: DueInput | None = None) -> None:
         del due
@@ -66,7 +66,7 @@ class ExamineDueTenants:
         after = "" if due is None else due.after
         while True:
             found = await workflow.execute_activity_method(
-                ExaminationActivities.find_due_examinations,
+                IsolationAssessmentActivities.find_due_examinations,
                 DueInput(after=after),
                 summary="find whose examination is due",
                 start_to_close_timeout=timing.HEADS_ATTEMPT,
@@ -91,7 +91,7 @@ class ExamineDueTenants:
     async def _examine(self, one: DueExamination) -> None:
         try:
             await workflow.execute_child_workflow(
-                CheckBoundaries.run,
+                AssessIsolation.run,
                 BoundariesInput(tenant_id=one.tenant_id, region=one.region),
                 id=ids.boundaries_workflow(one.tenant_id),
                 task_queue=ids.task_queue(one.region),

@@ -8,7 +8,7 @@ with workflow.unsafe.imports_passed_through():
 
 
 @workflow.defn(name="SweepOutbox")
-class SweepOutbox:
+class DispatchNotifications:
     @workflow.run
     async def run(self) -> None:
         await workflow.execute_activity_method(

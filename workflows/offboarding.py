@@ -21,28 +21,28 @@ from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlrea
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
-    from activities.offboarding.destruction import ClosingActivities, DestructionActivities
-    from activities.offboarding.grace_period import LeavingActivities
+    from activities.offboarding.destruction import DestructionActivities, WorkflowTerminationActivities
+    from activities.offboarding.grace_period import GracePeriodActivities
     from core import names as ids
-    from core.errors.tenants import IllegalMove
+    from core.errors.tenants import InvalidTransition
     from core.messages.base import AnnounceInput, StepInput
     from core.messages.tenants import (
         LeaveInput,
         LeaveReason,
-        LeaveRequest,
-        LeavingResult,
+        OffboardingResult,
         OffboardInput,
+        OffboardRequest,
         OffboardResult,
     )
-    from core.notifications import AnnouncementKind
-    from core.tenants.lifecycle import Move, State, moves_from
+    from core.notifications import NotificationKind
+    from core.tenants.lifecycle import State, Transition, transitions_from
     from core.tenants.offboarding import reminders
     from core.tenants.provisioning import EventKind
     from workflows.runtime import options as priorities
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import note, perform
+    from workflows.runtime.activity_calls import run_activity, run_local_activity
     from workflows.runtime.failures import code_of, refusal, refusal_of
-    from workflows.runtime.tenant_base import LIVE, StandingPart
+    from workflows.runtime.tenant_base import LIVE, StatusHandlers
     from workflows.services import TENANT_GONE
 
 
@@ -51,26 +51,26 @@ _STILL_ENDING = timedelta(seconds=1)
 """How long the run of a leaving that was undone is given to end before the next one is tried to be begun again."""
 
 
-class LeavingPart(StandingPart):
+class OffboardingHandlers(StatusHandlers):
     _gone = False
 
     @workflow.update(name="offboard", description="Let the tenant leave: a grace, then its keys are destroyed for good")
-    async def offboard(self, request: LeaveRequest) -> None:
+    async def offboard(self, request: OffboardRequest) -> None:
         with self._at_work(LEAVING):
             await self._leave_on_demand(request)
 
-    async def _leave_on_demand(self, request: LeaveRequest) -> None:
+    async def _leave_on_demand(self, request: OffboardRequest) -> None:
         try:
             await self._leave(request)
         except ActivityError as failed:
             raise refusal_of(failed) from None
 
     @offboard.validator
-    def _may_offboard(self, request: LeaveRequest) -> None:
+    def _may_offboard(self, request: OffboardRequest) -> None:
         del request
         self._refuse_while_at_work()
         if self._memory.state not in LIVE | {State.LEAVING}:
-            raise refusal(IllegalMove(self._memory.state, Move.LEAVE, moves_from(self._memory.state)))
+            raise refusal(InvalidTransition(self._memory.state, Transition.LEAVE, transitions_from(self._memory.state)))
 
     @workflow.update(name="restore", description="Bring a tenant that is leaving back to where it was")
     async def restore(self) -> None:
@@ -83,7 +83,9 @@ class LeavingPart(StandingPart):
     def _may_restore(self) -> None:
         self._refuse_while_at_work()
         if self._memory.state is not State.LEAVING:
-            raise refusal(IllegalMove(self._memory.state, Move.RESTORE, moves_from(self._memory.state)))
+            raise refusal(
+                InvalidTransition(self._memory.state, Transition.RESTORE, transitions_from(self._memory.state))
+            )
 
     @workflow.signal(name=TENANT_GONE, description="Everything of the tenant is destroyed and erased")
     def tenant_gone(self) -> None:
@@ -106,26 +108,26 @@ class LeavingPart(StandingPart):
         try:
             if wish is EventKind.SERVICE_DISABLED and self._memory.state in LIVE:
                 with self._at_work(LEAVING):
-                    await self._leave(LeaveRequest(reason=LeaveReason.MARKETPLACE))
+                    await self._leave(OffboardRequest(reason=LeaveReason.MARKETPLACE))
             elif wish is EventKind.SERVICE_ENABLED and self._memory.state is State.LEAVING:
                 # A customer who enables again within the grace wants the same tenant back.
                 await self._come_back()
         except ActivityError as failed:
             workflow.logger.warning("event of the marketplace not followed", extra={"code": code_of(failed)})
 
-    async def _leave(self, request: LeaveRequest) -> None:
+    async def _leave(self, request: OffboardRequest) -> None:
         """Leave, or join a leaving that is under way; its workflow is begun again should somebody have ended it."""
         async with self._standing:
             anew = self._memory.state is not State.LEAVING
             if anew:
                 self._remember(leavings=self._memory.leavings + 1)
             step = LeaveInput(**self._step("leave").model_dump(), **request.model_dump())
-            begun = await note(LeavingActivities.begin_leaving, step, "1 · leave")
+            begun = await run_local_activity(GracePeriodActivities.begin_leaving, step, "1 · leave")
             self._stand(step, begun)
             while not await self._begin_offboarding(begun) and anew:
                 await workflow.sleep(_STILL_ENDING, summary="the leaving before this one is ending")
 
-    async def _begin_offboarding(self, begun: LeavingResult) -> bool:
+    async def _begin_offboarding(self, begun: OffboardingResult) -> bool:
         """Begin the workflow of the grace; False when there is one."""
         tenant = self._tenant
         try:
@@ -153,7 +155,9 @@ class LeavingPart(StandingPart):
     async def _come_back(self) -> None:
         async with self._standing:
             step = self._step("restore")
-            self._stand(step, await note(LeavingActivities.restore_tenant, step, "restore the tenant"))
+            self._stand(
+                step, await run_local_activity(GracePeriodActivities.restore_tenant, step, "restore the tenant")
+            )
             # Before anybody else's turn: a leaving that was begun anew must not be what is ended.
             try:
                 await workflow.get_external_workflow_handle(ids.offboard_workflow(self._tenant.tenant_id)).cancel()
@@ -210,21 +214,21 @@ class OffboardTenant:
 
     async def _remind(self, number: int) -> None:
         step = self._step.model_copy(update={"operation_id": f"{self._step.operation_id}-reminder-{number}"})
-        await note(LeavingActivities.remind_of_leaving, step, f"2 · reminder {number}")
-        await self._announce(step, AnnouncementKind.LEAVING_REMINDER, f"2 · reminder {number}: announce")
+        await run_local_activity(GracePeriodActivities.remind_of_leaving, step, f"2 · reminder {number}")
+        await self._announce(step, NotificationKind.LEAVING_REMINDER, f"2 · reminder {number}: announce")
 
     async def _destroy(self) -> bool:
         """Destroy everything, unless the tenant was restored in the last moment."""
         step, tenant_id = self._step, self._leaving.tenant_id
-        begun = await perform(LeavingActivities.begin_destruction, step, "3 · the point of no return")
+        begun = await run_activity(GracePeriodActivities.begin_destruction, step, "3 · the point of no return")
         if not begun.begun:
             workflow.set_current_details("**Restored** in the last moment; nothing was destroyed.")
             return False
         workflow.set_current_details("**Destroying.** Nothing can be restored any more.")
-        stock = await perform(DestructionActivities.take_stock, step, "4 · write down what is to be destroyed")
+        stock = await run_activity(DestructionActivities.take_stock, step, "4 · write down what is to be destroyed")
         for activity, summary in _DESTRUCTION:
-            await perform(activity, step, summary)
-        await perform(
+            await run_activity(activity, step, summary)
+        await run_activity(
             DestructionActivities.erase_rows,
             step,
             "9 · erase the rows",
@@ -237,22 +241,22 @@ class OffboardTenant:
         ):
             await _tell(workflow_id)
         await workflow.execute_activity_method(
-            ClosingActivities.close_workflows,
+            WorkflowTerminationActivities.close_workflows,
             step,
             summary="10 · wait until the tenant's workflows are over",
             start_to_close_timeout=timing.ERASE_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )
-        await perform(DestructionActivities.destroy_payload_key, step, "11 · destroy the key of workflow payloads")
-        await perform(DestructionActivities.certify_destruction, step, "12 · sign what was destroyed")
-        await self._announce(step, AnnouncementKind.FAREWELL, "13 · farewell")
+        await run_activity(DestructionActivities.destroy_payload_key, step, "11 · destroy the key of workflow payloads")
+        await run_activity(DestructionActivities.certify_destruction, step, "12 · sign what was destroyed")
+        await self._announce(step, NotificationKind.FAREWELL, "13 · farewell")
         workflow.set_current_details("**Offboarded.** The certificate says what was destroyed.")
         return True
 
-    async def _announce(self, step: StepInput, kind: AnnouncementKind, summary: str) -> None:
+    async def _announce(self, step: StepInput, kind: NotificationKind, summary: str) -> None:
         try:
-            await perform(
+            await run_activity(
                 NotificationActivities.announce,
                 AnnounceInput(**step.model_dump(), kind=kind),
                 summary,

@@ -13,17 +13,17 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.isolation.gate import IsolationActivities
+    from activities.isolation.gate import IsolationGateActivities
     from activities.notifications import NotificationActivities
-    from activities.provisioning import CertificateActivities, KeyActivities, RecordActivities
+    from activities.provisioning import ProvisioningActivities, TenantCaActivities, TenantKeyActivities
     from core.messages.base import AnnounceInput, FailureInput, StepInput
     from core.messages.tenants import ActivateResult, ProvisionInput, ProvisionResult
-    from core.notifications import AnnouncementKind
+    from core.notifications import NotificationKind
     from core.tenants.lifecycle import State
     from core.tenants.provisioning import TITLES, Step, steps_of
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import note, perform
+    from workflows.runtime.activity_calls import run_activity, run_local_activity
 
 
 @workflow.defn(name="ProvisionTenant")
@@ -47,15 +47,15 @@ class ProvisionTenant:
             else:
                 promise.cancel()
         if activated.messages:
-            await self._announce(AnnouncementKind.READY)
+            await self._announce(NotificationKind.READY)
         return ProvisionResult(state=State.ACTIVE)
 
     async def _make(self) -> ActivateResult:
         step = self._step
-        await note(RecordActivities.open_records, step, TITLES[Step.OPEN_RECORDS])
+        await run_local_activity(ProvisioningActivities.open_records, step, TITLES[Step.OPEN_RECORDS])
         made = await asyncio.gather(
-            perform(KeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),
-            perform(CertificateActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),
+            run_activity(TenantKeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),
+            run_activity(TenantCaActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),
             return_exceptions=True,
         )
         # Both have ended before anything is rolled back: what one of them still makes would escape it.
@@ -63,10 +63,10 @@ class ProvisionTenant:
             if failed is not None:
                 raise failed
         if Step.CHECK_BOUNDARIES in steps_of(step.tenant_id):
-            await perform(
-                IsolationActivities.check_boundaries, step, TITLES[Step.CHECK_BOUNDARIES], timing.GATE_ATTEMPT
+            await run_activity(
+                IsolationGateActivities.check_boundaries, step, TITLES[Step.CHECK_BOUNDARIES], timing.GATE_ATTEMPT
             )
-        return await note(RecordActivities.activate, step, TITLES[Step.ACTIVATE])
+        return await run_local_activity(ProvisioningActivities.activate, step, TITLES[Step.ACTIVATE])
 
     async def _watch_promise(self, promised: timedelta) -> None:
         """Raise the alarm when the promise breaks: visible here at once, told to the customer, and nothing stops."""
@@ -75,8 +75,8 @@ class ProvisionTenant:
         workflow.upsert_search_attributes([visibility.PROMISE_BROKEN.value_set(True)])  # noqa: FBT003 - its API
         workflow.set_current_details("**Late.** The promise is broken; the step that is retrying below says why.")
         workflow.logger.warning("promise broken")
-        await perform(RecordActivities.break_promise, self._step, "alarm · the promise is broken")
-        await self._announce(AnnouncementKind.LATE)
+        await run_activity(ProvisioningActivities.break_promise, self._step, "alarm · the promise is broken")
+        await self._announce(NotificationKind.LATE)
 
     async def _roll_back(self, failed: ActivityError) -> None:
         """Close what was opened and keep what may be needed: keys are disabled; a retry enables them again."""
@@ -86,18 +86,18 @@ class ProvisionTenant:
             f"**Failed:** `{code}`. See docs/runbook.md#symptoms, then `openkcm tenant retry`."
         )
         failure = FailureInput(**self._step.model_dump(), code=code, reason=failed.activity_type)
-        await perform(KeyActivities.disable_tenant_key, self._step, "roll back · disable the tenant key")
-        await perform(CertificateActivities.disable_authority, self._step, "roll back · disable the authority")
-        await perform(RecordActivities.record_failure, failure, "roll back · close the records")
-        await self._announce(AnnouncementKind.FAILED)
+        await run_activity(TenantKeyActivities.disable_tenant_key, self._step, "roll back · disable the tenant key")
+        await run_activity(TenantCaActivities.disable_authority, self._step, "roll back · disable the authority")
+        await run_activity(ProvisioningActivities.record_failure, failure, "roll back · close the records")
+        await self._announce(NotificationKind.FAILED)
 
-    async def _announce(self, kind: AnnouncementKind) -> None:
+    async def _announce(self, kind: NotificationKind) -> None:
         announce = AnnounceInput(**self._step.model_dump(), kind=kind)
         try:
-            await perform(
+            await run_activity(
                 NotificationActivities.announce,
                 announce,
-                TITLES[Step.ANNOUNCE] if kind is AnnouncementKind.READY else f"announce · {kind}",
+                TITLES[Step.ANNOUNCE] if kind is NotificationKind.READY else f"announce · {kind}",
                 timing.DELIVERY_ATTEMPT,
                 timing.DELIVERY_PATIENCE,
             )

@@ -20,8 +20,8 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
     from activities.root_keys.change import RootKeyActivities
-    from activities.root_keys.health import WatchActivities
-    from activities.root_keys.versions import FollowActivities
+    from activities.root_keys.health import RootKeyHealthActivities
+    from activities.root_keys.versions import RootKeyVersionActivities
     from core import names as ids
     from core.messages.base import AnnounceInput
     from core.messages.keys import (
@@ -36,19 +36,19 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import options as priorities
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import note, perform
+    from workflows.runtime.activity_calls import run_activity, run_local_activity
     from workflows.runtime.failures import code_of, refusal_of
-    from workflows.runtime.signals import ROOT_KEY_REPORTED, ROTATION_DUE, tell
-    from workflows.runtime.tenant_base import LIVE, StandingPart
+    from workflows.runtime.signals import ROOT_KEY_REPORTED, ROTATION_DUE, signal_tenant
+    from workflows.runtime.tenant_base import LIVE, StatusHandlers
 
 
 @workflow.defn(name="WatchRootKeys")
-class WatchRootKeys:
+class MonitorRootKeys:
     @workflow.run
     async def run(self, watch: WatchRootKeysInput) -> None:
         while not workflow.info().is_continue_as_new_suggested():
             changed = await workflow.execute_activity_method(
-                WatchActivities.watch_root_keys,
+                RootKeyHealthActivities.watch_root_keys,
                 watch,
                 summary="try every root key that a customer of the region holds",
                 start_to_close_timeout=timing.WATCH_ATTEMPT,
@@ -56,16 +56,16 @@ class WatchRootKeys:
                 retry_policy=timing.RETRY,
             )
             # All in one task: nobody's root key is tried while they are told.
-            await asyncio.gather(*(tell(tenant_id, ROOT_KEY_REPORTED) for tenant_id in changed.tenants))
+            await asyncio.gather(*(signal_tenant(tenant_id, ROOT_KEY_REPORTED) for tenant_id in changed.tenants))
         workflow.continue_as_new(watch)
 
 
 @workflow.defn(name="ForgetUntakenCredentials")
-class ForgetUntakenCredentials:
+class PurgeUnusedCredentials:
     @workflow.run
     async def run(self) -> None:
         await workflow.execute_activity_method(
-            WatchActivities.forget_untaken_credentials,
+            RootKeyHealthActivities.forget_untaken_credentials,
             summary="forget credentials that nobody came for",
             start_to_close_timeout=timing.HEADS_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
@@ -74,19 +74,19 @@ class ForgetUntakenCredentials:
 
 
 @workflow.defn(name="NoticeRootKeyVersions")
-class NoticeRootKeyVersions:
+class DetectRootKeyVersions:
     """Tells those whose root key has a newer version, on record by then; their entities wrap everything anew."""
 
     @workflow.run
     async def run(self) -> None:
         behind = await workflow.execute_activity_method(
-            FollowActivities.notice_root_key_versions,
+            RootKeyVersionActivities.notice_root_key_versions,
             summary="ask each root key for its newest version",
             start_to_close_timeout=timing.NOTICE_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )
-        await asyncio.gather(*(tell(tenant_id, ROTATION_DUE) for tenant_id in behind.tenants))
+        await asyncio.gather(*(signal_tenant(tenant_id, ROTATION_DUE) for tenant_id in behind.tenants))
 
 
 @workflow.defn(name="ChangeRootKey")
@@ -106,8 +106,8 @@ class ChangeRootKey:
         step = self._step
         workflow.set_current_details(f"**Changing** to the root key of request `{change.request_id}`")
         try:
-            await perform(RootKeyActivities.admit_root_key, step, "1 · record the change and take the credentials")
-            checked = await perform(
+            await run_activity(RootKeyActivities.admit_root_key, step, "1 · record the change and take the credentials")
+            checked = await run_activity(
                 RootKeyActivities.preflight_root_key, step, "2 · try the new root key", timing.PREFLIGHT_ATTEMPT
             )
             if checked.problems:
@@ -124,7 +124,7 @@ class ChangeRootKey:
     async def _switch(self) -> SwitchResult:
         """Wrap and switch; a service that was connected in between has its key wrapped in another round."""
         while True:
-            progress = await perform(
+            progress = await run_activity(
                 RootKeyActivities.wrap_service_keys,
                 self._step,
                 "3 · wrap every service key under the new root key too, and open it from there",
@@ -133,7 +133,7 @@ class ChangeRootKey:
                 timing.WRAP_HEARTBEAT,
             )
             workflow.set_current_details(f"**{progress.wrapped} of {progress.total}** service keys are wrapped")
-            switched = await perform(
+            switched = await run_activity(
                 RootKeyActivities.switch_root_key,
                 self._step,
                 "4 · switch all of them at once",
@@ -145,7 +145,7 @@ class ChangeRootKey:
     async def _abandon(self, code: str, reason: str) -> SwitchResult:
         """End it without effect, unless it was switched in an attempt that was given up too soon."""
         workflow.set_current_details(f"**Not changed:** `{code}`. The former root key is in force.")
-        return await note(
+        return await run_local_activity(
             RootKeyActivities.abandon_root_key,
             AbandonInput(**self._step.model_dump(), code=code, reason=reason),
             "ended · forget the new wraps and the credentials",
@@ -155,7 +155,7 @@ class ChangeRootKey:
         if switched.told is None:
             return
         try:
-            await perform(
+            await run_activity(
                 NotificationActivities.announce,
                 AnnounceInput(tenant_id=self._step.tenant_id, operation_id=self._step.operation_id, kind=switched.told),
                 "5 · announce",
@@ -169,12 +169,12 @@ class ChangeRootKey:
 ROOT_KEY_CHANGE = "a change of the root key"
 
 
-class RootKeyPart(StandingPart):
+class RootKeyHandlers(StatusHandlers):
     @workflow.update(name="preflight-root-key", description="Try the root key of a stored request, change nothing")
     async def preflight_root_key(self, request: RootKeyRequest) -> None:
         step = RootKeyStep(**self._step("preflight").model_dump(), request_id=request.request_id)
         try:
-            await perform(RootKeyActivities.preflight_root_key, step, "try a root key", timing.PREFLIGHT_ATTEMPT)
+            await run_activity(RootKeyActivities.preflight_root_key, step, "try a root key", timing.PREFLIGHT_ATTEMPT)
         except ActivityError as failed:
             raise refusal_of(failed) from None
 

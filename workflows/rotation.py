@@ -16,7 +16,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
-    from activities.rotation.stalled import StuckRotationActivities
+    from activities.rotation.stalled import StalledRotationActivities
     from activities.rotation.steps import RotationActivities
     from core import names as ids
     from core.messages.base import AnnounceInput
@@ -32,12 +32,12 @@ with workflow.unsafe.imports_passed_through():
         RotationStep,
     )
     from core.tenants.lifecycle import DECRYPTS
-    from workflows.root_keys import RootKeyPart
+    from workflows.root_keys import RootKeyHandlers
     from workflows.runtime import options as priorities
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import note, perform
+    from workflows.runtime.activity_calls import run_activity, run_local_activity
     from workflows.runtime.failures import code_of, refusal_of
-    from workflows.runtime.signals import ROTATION_DUE, tell
+    from workflows.runtime.signals import ROTATION_DUE, signal_tenant
 
 
 @workflow.defn(name="RotateKeys")
@@ -52,13 +52,13 @@ class RotateKeys:
     async def run(self, rotation: RotateInput) -> RotateResult:
         step, request = self._step, rotation.request
         try:
-            plan = await perform(
+            plan = await run_activity(
                 RotationActivities.plan_rotation,
                 PlanRotationStep(**step.model_dump(), request=request, scheduled=rotation.scheduled),
                 "1 · write down what is rotated",
             )
             if request.tenant_key:
-                await perform(RotationActivities.rotate_tenant_key, step, "2 · a new version of the tenant key")
+                await run_activity(RotationActivities.rotate_tenant_key, step, "2 · a new version of the tenant key")
             if plan.services:
                 await self._rotate_service_keys()
             if plan.retires:
@@ -66,16 +66,16 @@ class RotateKeys:
             elif plan.follows:
                 await self._rewrap()
             if request.tenant_key and request.compromised:
-                await perform(
+                await run_activity(
                     RotationActivities.trim_tenant_key, step, "7 · delete the retired versions of the tenant key"
                 )
             if plan.destroys:
                 await self._destroy_service_keys()
-            ended = await note(RotationActivities.finish_rotation, step, "9 · the end, on record")
+            ended = await run_local_activity(RotationActivities.finish_rotation, step, "9 · the end, on record")
         except ActivityError as failed:
             code = code_of(failed)
             workflow.set_current_details(f"**Not finished:** `{code}`. Every key works; the next rotation goes on.")
-            await note(
+            await run_local_activity(
                 RotationActivities.abandon_rotation,
                 RotationFailedStep(**step.model_dump(), code=code, reason=failed.activity_type),
                 "ended · what took over stays",
@@ -88,7 +88,7 @@ class RotateKeys:
         return RotateResult()
 
     async def _rotate_service_keys(self) -> None:
-        await perform(
+        await run_activity(
             RotationActivities.prepare_service_keys,
             self._step,
             "3 · make new versions of service keys and open each",
@@ -96,7 +96,7 @@ class RotateKeys:
             timing.WRAP_PATIENCE,
             timing.WRAP_HEARTBEAT,
         )
-        await perform(
+        await run_activity(
             RotationActivities.activate_service_keys,
             self._step,
             "4 · the new versions take over, all at once",
@@ -110,14 +110,14 @@ class RotateKeys:
             progress = await self._rewrap()
             if progress.total:
                 await workflow.sleep(timing.SETTLE, summary="whoever has read an old wrap opens it")
-            retired = await perform(
+            retired = await run_activity(
                 RotationActivities.retire_tenant_key, self._step, "6 · retire the older versions of the tenant key"
             )
             if retired.retired:
                 return
 
     async def _rewrap(self) -> RotationProgress:
-        progress = await perform(
+        progress = await run_activity(
             RotationActivities.rewrap_keys,
             self._step,
             "5 · wrap everything under the newest versions of tenant key and root key, and open it from there",
@@ -132,7 +132,7 @@ class RotateKeys:
         """Destroy what is compromised; after a while, what holds objects still is left to a later rotation."""
         deadline = workflow.now() + timing.RESEAL_PATIENCE
         while True:
-            left = await perform(
+            left = await run_activity(
                 RotationActivities.destroy_compromised_keys,
                 self._step,
                 "8 · destroy compromised service keys that nothing is sealed under",
@@ -144,7 +144,7 @@ class RotateKeys:
 
     async def _announce(self, announce: AnnounceInput) -> None:
         try:
-            await perform(
+            await run_activity(
                 NotificationActivities.announce,
                 announce,
                 "10 · announce",
@@ -169,13 +169,13 @@ class RotateDueKeys:
             start_to_close_timeout=timing.HEADS_ATTEMPT,
             retry_policy=timing.RETRY,
         )
-        await asyncio.gather(*(tell(tenant_id, ROTATION_DUE) for tenant_id in due.tenants))
+        await asyncio.gather(*(signal_tenant(tenant_id, ROTATION_DUE) for tenant_id in due.tenants))
 
     async def _tell_of_stuck_rotations(self) -> None:
         """Before they are tried again; but that nobody can be told keeps no key from being rotated."""
         try:
             await workflow.execute_activity_method(
-                StuckRotationActivities.check_rotations,
+                StalledRotationActivities.check_rotations,
                 summary="raise the alarm for rotations that did not come to their end",
                 start_to_close_timeout=timing.HEADS_ATTEMPT,
                 schedule_to_close_timeout=timing.ALARM_PATIENCE,
@@ -189,7 +189,7 @@ class RotateDueKeys:
 ROTATION, RETIREMENT = "a rotation of keys", "the end of a version of a service key"
 
 
-class RotationPart(RootKeyPart):
+class RotationHandlers(RootKeyHandlers):
     @workflow.update(name="rotate-keys", description="Make new versions of keys and wrap everything under them")
     async def rotate_keys(self, request: RotateRequest) -> None:
         with self._at_work(ROTATION):
@@ -229,7 +229,9 @@ class RotationPart(RootKeyPart):
             return
         with self._at_work(ROTATION):
             try:
-                due = await note(RotationActivities.look_for_due_rotation, self._step("due"), "look what is due")
+                due = await run_local_activity(
+                    RotationActivities.look_for_due_rotation, self._step("due"), "look what is due"
+                )
                 if due.request is not None:
                     await self._rotate(due.request, scheduled=True)
             except (ActivityError, ChildWorkflowError):
@@ -238,7 +240,7 @@ class RotationPart(RootKeyPart):
     async def _retire(self, request: RetireVersionRequest) -> None:
         step = RetireVersionStep(**self._step("retire").model_dump(), **request.model_dump())
         try:
-            await note(RotationActivities.retire_service_key, step, "destroy a version of a service key")
+            await run_local_activity(RotationActivities.retire_service_key, step, "destroy a version of a service key")
         except ActivityError as failed:
             raise refusal_of(failed) from None
 

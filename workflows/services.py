@@ -25,12 +25,12 @@ with workflow.unsafe.imports_passed_through():
         EnrolInput,
         EnrolStep,
         ServiceInput,
-        ServiceMemory,
         ServiceStep,
+        ServiceWorkflowState,
     )
     from openkcm.errors import InvalidName
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import note, perform
+    from workflows.runtime.activity_calls import run_activity, run_local_activity
     from workflows.runtime.failures import code_of, refusal, refusal_of
 
 TENANT_GONE = "tenant-gone"
@@ -109,7 +109,7 @@ class ConnectService:
     async def disconnect(self) -> None:
         self._asked = True
         try:
-            await note(
+            await run_local_activity(
                 ServiceActivities.disconnect_service,
                 self._step(f"service-{self._service.service}-disconnect-{workflow.info().run_id}"),
                 "disconnect · revoke every certificate",
@@ -146,18 +146,18 @@ class ConnectService:
         self._disconnected = True
 
     async def _connect(self, request_id: str) -> None:
-        plan = await note(
+        plan = await run_local_activity(
             ServiceActivities.record_service,
             EnrolStep(**self._step("service").model_dump(), request_id=request_id),
             "1 · record the service",
         )
         step = self._certificate(plan)
         try:
-            await perform(ServiceActivities.create_service_key, step, "2 · create the service key, wrapped twice")
-            issued = await perform(ServiceActivities.issue_certificate, step, "3 · issue the certificate")
-            await note(ServiceActivities.mark_connected, step, "4 · connected")
+            await run_activity(ServiceActivities.create_service_key, step, "2 · create the service key, wrapped twice")
+            issued = await run_activity(ServiceActivities.issue_certificate, step, "3 · issue the certificate")
+            await run_local_activity(ServiceActivities.mark_connected, step, "4 · connected")
         except ActivityError as failed:
-            await note(
+            await run_local_activity(
                 ServiceActivities.record_connect_failure,
                 ConnectFailureInput(
                     **self._step(step.operation_id).model_dump(),
@@ -170,8 +170,10 @@ class ConnectService:
         self._remember(plan.generation, issued.renew_at)
 
     async def _renew(self) -> None:
-        plan = await note(ServiceActivities.plan_renewal, self._step("service"), "renew · plan the next certificate")
-        issued = await perform(
+        plan = await run_local_activity(
+            ServiceActivities.plan_renewal, self._step("service"), "renew · plan the next certificate"
+        )
+        issued = await run_activity(
             ServiceActivities.issue_certificate, self._certificate(plan), f"renew · issue certificate {plan.generation}"
         )
         self._remember(plan.generation, issued.renew_at)
@@ -222,7 +224,7 @@ class ConnectService:
         return CertificateStep(**step.model_dump(), **plan.model_dump())
 
     def _remember(self, generation: int, renew_at: datetime) -> None:
-        self._memory = ServiceMemory(generation=generation, renew_at=renew_at)
+        self._memory = ServiceWorkflowState(generation=generation, renew_at=renew_at)
         self._show()
 
     def _show(self) -> None:

@@ -3,7 +3,7 @@
 Events arrive as signals, requests that deserve an answer as updates whose validators refuse an illegal move before
 it enters the history. Each kind of operation is a part of its own (`tenant_*.py`, over `entity.py`); here they are one
 workflow, with the events, provisioning and the loop. The history is kept short by continuing as new with
-`TenantMemory`, which is all there is to remember.
+`TenantWorkflowState`, which is all there is to remember.
 """
 
 from contextlib import suppress
@@ -14,11 +14,11 @@ with workflow.unsafe.imports_passed_through():
     from core import names as ids
     from core.errors.tenants import OperationRunning
     from core.messages.tenants import MarketplaceSignal, ProvisionInput, TenantInput
-    from core.tenants.lifecycle import Move, State, advance
+    from core.tenants.lifecycle import State, Transition, transition
     from core.tenants.provisioning import EventKind
     from openkcm.errors import OpenKcmError
-    from workflows.approvals import ApprovalPart
-    from workflows.certificates import AuthorityPart
+    from workflows.approvals import ApprovalHandlers
+    from workflows.certificates import CaRotationHandlers
     from workflows.provisioning import ProvisionTenant
     from workflows.runtime import options as priorities
     from workflows.runtime.failures import refusal
@@ -28,11 +28,11 @@ _REMEMBERED_EVENTS = 64
 
 
 @workflow.defn(name="Tenant")
-class Tenant(ApprovalPart, AuthorityPart):
+class Tenant(ApprovalHandlers, CaRotationHandlers):
     @workflow.init
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)
-        self._asked: Move | None = None
+        self._asked: Transition | None = None
 
     @workflow.run
     async def run(self, tenant: TenantInput) -> None:
@@ -86,26 +86,26 @@ class Tenant(ApprovalPart, AuthorityPart):
         if event.kind != EventKind.SERVICE_ENABLED or self._asked is not None:
             return
         if self._memory.state is State.REQUESTED:
-            self._asked = Move.PROVISION
+            self._asked = Transition.PROVISION
         elif self._memory.state is State.FAILED:
             # A customer who enables again after a failure asks for exactly this.
-            self._asked = Move.RETRY
+            self._asked = Transition.RETRY
 
     @workflow.update(name="retry", description="Provision a failed tenant again")
     def retry(self) -> None:
-        self._asked = Move.RETRY
+        self._asked = Transition.RETRY
 
     @retry.validator
     def _may_retry(self) -> None:
         if self._asked is not None:
             raise refusal(OperationRunning("provisioning"))
         try:
-            advance(self._memory.state, Move.RETRY)
+            transition(self._memory.state, Transition.RETRY)
         except OpenKcmError as illegal:
             raise refusal(illegal) from None
 
-    async def _provision(self, move: Move) -> None:
-        self._enter(advance(self._memory.state, move))
+    async def _provision(self, move: Transition) -> None:
+        self._enter(transition(self._memory.state, move))
         self._remember(provisions=self._memory.provisions + 1)
         tenant = self._tenant
         result = await workflow.execute_child_workflow(
@@ -121,4 +121,6 @@ class Tenant(ApprovalPart, AuthorityPart):
             static_summary=f"provision {tenant.tenant_id}",
             search_attributes=self._found_by(),
         )
-        self._enter(advance(self._memory.state, Move.ACTIVATE if result.state is State.ACTIVE else Move.FAIL))
+        self._enter(
+            transition(self._memory.state, Transition.ACTIVATE if result.state is State.ACTIVE else Transition.FAIL)
+        )

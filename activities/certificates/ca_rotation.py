@@ -1,4 +1,4 @@
-"""The steps of RollAuthority (docs/certificates.md), and whose authority is to be rolled.
+"""The steps of RotateCertificateAuthority (docs/certificates.md), and whose authority is to be rolled.
 
 What a tenant believes changes in one transaction under its row lock: the authorities' states and the issuers that its
 route names. A leaf is put on record under the same lock (`activities.services`), so that none is ever issued by an
@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 from temporalio import activity
 
-from activities.audit_trail import record
+from activities.audit_trail import append_audit_event
 from core import names as ids
 from core.certificates import AuthorityState
-from core.errors.platform import ConflictingResource, Overtaken
-from core.errors.services import AuthorityOverlaps
-from core.errors.tenants import TenantClosed
+from core.errors.platform import ConflictingResource, Superseded
+from core.errors.services import CaRotationInProgress
+from core.errors.tenants import TenantNotOperational
 from core.messages.base import StepInput, TenantsResult
 from core.messages.services import (
     AuthorityFailureInput,
@@ -58,7 +58,7 @@ class AuthorityMaker:
             unknown = self.platform.unknown_serials(serials)
             with self.database.tenant_tx(tenant_id) as tx:
                 if of_version(tx, version) is not None:
-                    raise Overtaken
+                    raise Superseded
             return unknown
 
         return _row(self.authorities.ensure(tenant_id, unrecorded, version), state)
@@ -92,13 +92,13 @@ class AuthorityActivities:
             _live(tx)
             rows = tx.certificates.authorities()
             if any(row.state is AuthorityState.FORMER for row in rows):
-                raise AuthorityOverlaps
+                raise CaRotationInProgress
             if tx.certificates.authority() is None:
                 raise _missing(step)
             newest = rows[0]
             version = newest.key_version + (newest.state is not AuthorityState.PREPARED)
             key = ids.ca_key(step.tenant_id)
-            record(tx, step, AuditName.AUTHORITY_ROLL_INTENDED, key, "intended", version=str(version))
+            append_audit_event(tx, step, AuditName.AUTHORITY_ROLL_INTENDED, key, "intended", version=str(version))
             return AuthorityPlan(version=version)
 
     @activity.defn(name="prepare-authority")
@@ -110,7 +110,7 @@ class AuthorityActivities:
             recorded = self._maker.make(step.tenant_id, step.version, AuthorityState.PREPARED)
         with self._database.tenant_tx(step.tenant_id) as tx:
             recorded = tx.certificates.record_authority(recorded)
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.AUTHORITY_CREATED,
@@ -149,7 +149,7 @@ class AuthorityActivities:
                 )
             )
             until = tx.certificates.issued_until(current.serial)
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.AUTHORITY_ROLLED,
@@ -177,7 +177,7 @@ class AuthorityActivities:
                 return RollAuthorityResult()
             if prepared is not None:
                 tx.certificates.end(prepared.serial)
-            record(
+            append_audit_event(
                 tx,
                 failure,
                 AuditName.AUTHORITY_ROLLED,
@@ -218,7 +218,7 @@ def _row(made: Authority, state: AuthorityState) -> AuthorityRow:
 def _live(tx: TenantTransaction) -> None:
     tenant = tx.tenants.lock()
     if tenant.state not in _LIVE:
-        raise TenantClosed(tenant.state)
+        raise TenantNotOperational(tenant.state)
 
 
 def _missing(step: StepInput) -> ConflictingResource:

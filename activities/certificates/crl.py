@@ -12,11 +12,11 @@ from datetime import timedelta
 import structlog
 from temporalio import activity
 
-from activities.audit_trail import record
+from activities.audit_trail import append_audit_event
 from activities.certificates.ca_rotation import as_authority
 from core.certificates import BELIEVED, AuthorityState
 from core.errors.keys import KeyUnavailable
-from core.errors.platform import Overtaken
+from core.errors.platform import Superseded
 from core.messages.base import StepInput
 from database.certificates import AuthorityRow, RevocationListRow
 from database.connection.database import Database
@@ -99,7 +99,7 @@ class RevocationActivities:
             if route is not None:
                 tx.routes.publish(replace(route, former_issuer_fingerprint=None))
             step = StepInput(tenant_id=tenant_id, operation_id=f"authority-{former.key_version}")
-            record(tx, step, AuditName.AUTHORITY_ENDED, former.serial)
+            append_audit_event(tx, step, AuditName.AUTHORITY_ENDED, former.serial)
             if listed is not None:
                 _store(tx, listed, draft)
 
@@ -112,7 +112,7 @@ def _draft(tx: TenantTransaction, serial: str) -> tuple[AuthorityRow, Revocation
     """Return an authority and what its next list says; the tenant's row MUST be locked."""
     issuer = tx.certificates.issuer(serial)
     if issuer is None or issuer.state not in BELIEVED:
-        raise Overtaken
+        raise Superseded
     revoked, now = tx.certificates.revoked(serial)
     entries = tuple((row.serial, row.revoked_at) for row in revoked)
     number = max((listed.number for listed in tx.certificates.revocation_lists()), default=0) + 1
@@ -125,9 +125,9 @@ def _store(tx: TenantTransaction, listed: RevocationListRow, draft: RevocationLi
     Whatever it signs has a record, so that a signature without one is somebody else's (docs/double-entry.md).
     """
     if not tx.certificates.publish(listed):
-        raise Overtaken
+        raise Superseded
     step = StepInput(tenant_id=tx.tenant_id, operation_id=f"revocation-list-{listed.number}")
-    record(
+    append_audit_event(
         tx,
         step,
         AuditName.REVOCATION_LIST_PUBLISHED,

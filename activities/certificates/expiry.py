@@ -9,12 +9,12 @@ from temporalio import activity
 
 from activities.audit_trail import Clock
 from activities.metrics import Metrics
-from activities.notifications import Announcer
-from core.certificates import ALARMING, Ending, Stage, stage
+from activities.notifications import NotificationOutbox
+from core.certificates import ALARMING, ExpiringItem, ExpiryStage, stage
 from core.messages.base import StepInput
-from core.messages.services import ExpiryResult, LateService
-from core.notifications import AnnouncementKind
-from database.certificates import EndingRow
+from core.messages.services import ExpiryResult, UnrenewedService
+from core.notifications import NotificationKind
+from database.certificates import ExpiringRow
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditEvent, AuditName
@@ -22,9 +22,9 @@ from openkcm.errors import OpenKcmError
 from vault.pki.authorities import PkiAuthorities
 
 _BATCH = 1000
-_NAMES = {Stage.LATE: AuditName.EXPIRY_LATE, Stage.LAPSED: AuditName.EXPIRY_LAPSED}
-_KINDS = {Stage.LATE: AnnouncementKind.EXPIRY_LATE, Stage.LAPSED: AnnouncementKind.EXPIRY_LAPSED}
-_TOLD = frozenset({Ending.CERTIFICATE, Ending.AUTHORITY})
+_NAMES = {ExpiryStage.LATE: AuditName.EXPIRY_LATE, ExpiryStage.LAPSED: AuditName.EXPIRY_LAPSED}
+_KINDS = {ExpiryStage.LATE: NotificationKind.EXPIRY_LATE, ExpiryStage.LAPSED: NotificationKind.EXPIRY_LAPSED}
+_TOLD = frozenset({ExpiringItem.CERTIFICATE, ExpiringItem.AUTHORITY})
 """What customers are written to about; a revocation list is for our operators to look after."""
 
 log = structlog.get_logger()
@@ -36,7 +36,7 @@ class ExpiryActivities:
         database: Database,
         platform: PlatformQueries,
         authorities: PkiAuthorities,
-        announcer: Announcer,
+        announcer: NotificationOutbox,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
@@ -63,9 +63,9 @@ class ExpiryActivities:
             activity.heartbeat(tenant_id)
         self._look_at_root(now)
         services = [
-            LateService(tenant_id=row.tenant_id, region=row.region, service=row.name, generation=row.generation)
+            UnrenewedService(tenant_id=row.tenant_id, region=row.region, service=row.name, generation=row.generation)
             for row, _ in alarming
-            if row.kind is Ending.CERTIFICATE
+            if row.kind is ExpiringItem.CERTIFICATE
         ]
         return ExpiryResult(services=tuple(services))
 
@@ -78,10 +78,10 @@ class ExpiryActivities:
             return
         at = stage(root.begins, root.ends, now)
         if at in ALARMING:
-            self._metrics.count_not_renewed([(Ending.ROOT, at)])
+            self._metrics.count_not_renewed([(ExpiringItem.ROOT, at)])
             log.warning("pki root not renewed", serial=root.serial, ends=root.ends.isoformat(), stage=at)
 
-    def _tell(self, tenant_id: str, found: Sequence[tuple[EndingRow, Stage]]) -> None:
+    def _tell(self, tenant_id: str, found: Sequence[tuple[ExpiringRow, ExpiryStage]]) -> None:
         """Put on record what is not, and write to the customer once about all that is new."""
         with self._database.tenant_tx(tenant_id) as tx:
             tenant, head = tx.tenants.lock(), tx.audit.head()
@@ -96,11 +96,11 @@ class ExpiryActivities:
                     self._announcer.store(tx, step, tenant, _KINDS[at])
 
 
-def _operation(row: EndingRow, at: Stage) -> str:
+def _operation(row: ExpiringRow, at: ExpiryStage) -> str:
     return f"expiry-{row.kind}-{row.serial}-{at}"
 
 
-def _event(row: EndingRow, at: Stage) -> AuditEvent:
+def _event(row: ExpiringRow, at: ExpiryStage) -> AuditEvent:
     return AuditEvent(
         event_id=_operation(row, at),
         name=_NAMES[at],

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 import structlog
 from temporalio import activity
 
-from activities.audit import RecordedSigner
-from activities.audit_trail import Clock, record
+from activities.audit import CheckpointSigner
+from activities.audit_trail import Clock, append_audit_event
 from activities.metrics import Metrics
 from core.isolation import LATE, CheckResult, SignedClause, breaches, by_clause, clause_message, summed_up, tally
 from core.messages.compliance import DueExamination, DueInput, DueResult, ExamineInput, ExamineResult
 from core.tenants.lifecycle import DECRYPTS, State
 from database.connection.database import Database
-from database.isolation import ExaminationRow
+from database.isolation import AssessmentRow
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
@@ -34,13 +34,13 @@ _TROUBLED = 1000
 log = structlog.get_logger()
 
 
-class ExaminationActivities:
+class IsolationAssessmentActivities:
     def __init__(  # noqa: PLR0913, PLR0917 - what it is made of, by name
         self,
         database: Database,
         platform: PlatformQueries,
         attacks: Sequence[Attack],
-        signer: RecordedSigner,
+        signer: CheckpointSigner,
         clock: Clock,
         metrics: Metrics,
         *,
@@ -89,7 +89,7 @@ class ExaminationActivities:
         signed = self._signer.sign_all(
             [clause_message(step.tenant_id, step.operation_id, began, line) for line in lines]
         )
-        found = ExaminationRow(
+        found = AssessmentRow(
             step.operation_id,
             began,
             tuple(
@@ -103,7 +103,7 @@ class ExaminationActivities:
         self._metrics.count_boundary_checks(results)
         return _result(found)
 
-    def _record(self, step: ExamineInput, found: ExaminationRow, results: Sequence[CheckResult]) -> None:
+    def _record(self, step: ExamineInput, found: AssessmentRow, results: Sequence[CheckResult]) -> None:
         broken = breaches(results)
         with self._database.tenant_tx(step.tenant_id) as tx:
             # An attempt that Temporal has given up may end beside its successor; the row lets one of them in.
@@ -112,7 +112,7 @@ class ExaminationActivities:
                 return
             tx.boundaries.record_examination(found.lines, results)
             tx.boundaries.trim()
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.BOUNDARY_CHECKED,
@@ -125,7 +125,7 @@ class ExaminationActivities:
                 not_checked=str(found.not_checked),
             )
             if broken:
-                record(
+                append_audit_event(
                     tx,
                     step,
                     AuditName.BOUNDARY_BREACHED,
@@ -147,5 +147,5 @@ class ExaminationActivities:
         return DueResult(tenants=tuple(DueExamination(tenant_id=one, region=region) for one, region in found))
 
 
-def _result(found: ExaminationRow) -> ExamineResult:
+def _result(found: AssessmentRow) -> ExamineResult:
     return ExamineResult(examined=True, held=found.held, breached=found.breached, not_checked=found.not_checked)

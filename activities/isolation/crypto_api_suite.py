@@ -16,11 +16,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from activities.audit_trail import Clock
 from activities.certificates.ca_rotation import as_authority
-from activities.isolation.probe_services import PROBE, SIBLING, Probes, presenting
-from compliance.isolation.crypto_api.model import Door, FrontsAway, Identity, Pair, ProbeRefused, Strangers
-from compliance.isolation.crypto_api.suite import FrontAttacker
-from compliance.isolation.vault.forged_certificates import TransitForger
-from core.errors.compliance import CanaryMissing, MirrorMissing
+from activities.isolation.probe_services import PROBE, SIBLING, ProbeServices, presenting
+from compliance.isolation.crypto_api.model import (
+    CryptoApiUnreachable,
+    ForgedIdentities,
+    Identity,
+    ListenerProtocol,
+    Pair,
+    ProbeRefused,
+)
+from compliance.isolation.crypto_api.suite import CryptoApiSuite
+from compliance.isolation.vault.forged_certificates import ForgedCertificateSigner
+from core.errors.compliance import CanaryMissing, SecondCanaryMissing
 from core.isolation import CheckResult, breaches
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_TENANTS
 from database.connection.database import Database
@@ -41,7 +48,7 @@ _LONG_ENOUGH = timedelta(minutes=10)
 """What an authority signs ends with it, and what has ended would be refused for that."""
 
 
-class FrontAttacks:
+class CryptoApiIsolationSuite:
     """`examination.Attack`. Used from several threads: of those that need a new round, one makes it.
 
     A tenant for which a round is made, as for whoever asks for one tenant, is attacked at both doors. Of a sweep's
@@ -49,7 +56,12 @@ class FrontAttacks:
     """
 
     def __init__(
-        self, database: Database, fronts: FrontAttacker, forger: TransitForger, probes: Probes, clock: Clock
+        self,
+        database: Database,
+        fronts: CryptoApiSuite,
+        forger: ForgedCertificateSigner,
+        probes: ProbeServices,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._fronts = fronts
@@ -57,19 +69,19 @@ class FrontAttacks:
         self._probes = probes
         self._clock = clock
         self._round: tuple[datetime, Sequence[CheckResult]] | None = None
-        self._doors = itertools.cycle(Door)
+        self._doors = itertools.cycle(ListenerProtocol)
         self._turn = threading.Lock()
 
     def __call__(self, tenant_id: str) -> Sequence[CheckResult]:
         """Attack; of the platform's own tenants what was found within `PAIR_COUNTS` counts.
 
-        Raises: FrontsFailing, ProbeRefused, and what connecting a service does; each may be tried again.
+        Raises: CryptoApiFailing, ProbeRefused, and what connecting a service does; each may be tried again.
         """
         try:
             self._probes.check_platform_tenants()
             between, doors = self._between_platform_tenants()
             return (*between, *self._on(tenant_id, doors))
-        except (FrontsAway, CanaryMissing, MirrorMissing) as nothing_there:
+        except (CryptoApiUnreachable, CanaryMissing, SecondCanaryMissing) as nothing_there:
             return [_not_checked(clause, nothing_there.message) for clause in CLAUSES]
         except ProbeRefused:
             self._probes.forget()
@@ -80,7 +92,7 @@ class FrontAttacks:
         with self._turn:
             self._round = None
 
-    def _between_platform_tenants(self) -> tuple[Sequence[CheckResult], Collection[Door]]:
+    def _between_platform_tenants(self) -> tuple[Sequence[CheckResult], Collection[ListenerProtocol]]:
         """Return how the round ended, and the doors to knock at: both after a new round, else one in turn."""
         with self._turn:
             if self._round is not None and self._clock() < self._round[0] + PAIR_COUNTS:
@@ -88,7 +100,7 @@ class FrontAttacks:
             began, results = self._clock(), self._attack_each_other()
             # What was broken is looked at again each time: it may have been mended, and its verdict is a grave one.
             self._round = None if breaches(results) else (began, results)
-            return results, tuple(Door)
+            return results, tuple(ListenerProtocol)
 
     def _attack_each_other(self) -> Sequence[CheckResult]:
         one, other = self._probe(), self._probes.identity(MIRROR_TENANT_ID, PROBE)
@@ -100,7 +112,7 @@ class FrontAttacks:
             *self._fronts.revoke(revoked, revoke),
         )
 
-    def _on(self, tenant_id: str, doors: Collection[Door]) -> Sequence[CheckResult]:
+    def _on(self, tenant_id: str, doors: Collection[ListenerProtocol]) -> Sequence[CheckResult]:
         if tenant_id in PLATFORM_TENANTS:
             return ()
         probe = self._probe()
@@ -113,7 +125,7 @@ class FrontAttacks:
         strangers = self._strangers(tenant_id, as_authority(authority), name, probe)
         return self._fronts.attack_tenant(probe, strangers, objects, doors)
 
-    def _strangers(self, tenant_id: str, authority: Authority, service: str, probe: Identity) -> Strangers:
+    def _strangers(self, tenant_id: str, authority: Authority, service: str, probe: Identity) -> ForgedIdentities:
         """Have the tenant's authority sign, as whoever holds it could: for the canary, its serial number and all."""
         key = ec.generate_private_key(ec.SECP256R1())
         wanted = (
@@ -122,7 +134,7 @@ class FrontAttacks:
             ForgedLeaf(tenant_id, tenant_id, service),
         )
         leaves = self._forger.forge(tenant_id, authority, key.public_key(), wanted)
-        return Strangers(*(presenting(tenant_id, service, leaf, authority.chain_pem, key) for leaf in leaves))
+        return ForgedIdentities(*(presenting(tenant_id, service, leaf, authority.chain_pem, key) for leaf in leaves))
 
     def _probe(self) -> Identity:
         return self._probes.identity(CANARY_TENANT_ID, PROBE)

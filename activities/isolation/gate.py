@@ -5,13 +5,13 @@ from functools import partial
 
 from temporalio import activity
 
-from activities.audit_trail import Clock, finish, record
+from activities.audit_trail import Clock, append_audit_event, complete_step
 from activities.certificates.ca_rotation import as_authority
-from activities.concurrency import Threads
+from activities.concurrency import ContextThreadPool
 from activities.metrics import Metrics
-from compliance.isolation.postgres.row_security import RowSecurityProbe as DatabaseProbe
-from compliance.isolation.vault.cross_tenant import VaultBoundaryProbe as VaultProbe
-from core.errors.compliance import BoundaryBreached, CanaryMissing
+from compliance.isolation.postgres.row_security import RowSecuritySuite as DatabaseProbe
+from compliance.isolation.vault.cross_tenant import VaultTenantIsolationSuite as VaultProbe
+from core.errors.compliance import CanaryMissing, IsolationBreached
 from core.isolation import CheckResult, breaches, tally
 from core.messages.base import StepInput
 from core.names import CANARY_TENANT_ID
@@ -23,7 +23,7 @@ from vault.pki.certificates import Authority
 _ATTACKERS = 16
 
 
-class IsolationActivities:
+class IsolationGateActivities:
     def __init__(
         self,
         database: Database,
@@ -38,7 +38,7 @@ class IsolationActivities:
         self._clock = clock
         self._metrics = metrics
         self._canary: Authority | None = None
-        self._pool = Threads(_ATTACKERS, thread_name_prefix="attack")
+        self._pool = ContextThreadPool(_ATTACKERS, thread_name_prefix="attack")
 
     @activity.defn(name=Step.CHECK_BOUNDARIES)
     def check_boundaries(self, step: StepInput) -> None:
@@ -53,7 +53,7 @@ class IsolationActivities:
         self._metrics.count_boundary_checks(results)
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.boundaries.record(step.operation_id, results)
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.BOUNDARY_CHECKED,
@@ -64,9 +64,9 @@ class IsolationActivities:
                 clauses=tally(results),
             )
             if not broken:
-                finish(tx, step, Step.CHECK_BOUNDARIES, began)
+                complete_step(tx, step, Step.CHECK_BOUNDARIES, began)
         if broken:
-            raise BoundaryBreached(broken)
+            raise IsolationBreached(broken)
 
     def attack(self, tenant_id: str) -> tuple[CheckResult, ...]:
         """Make the attacks side by side, they mostly wait for the two servers; each result says who attacked."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import structlog
 
-from activities.keys import RootKeyInForce, context_of, root_key_in_force
-from compliance.isolation.postgres.key_lineage import RowDescentProbe
-from compliance.isolation.vault.key_controls import VaultKeyProbe
+from activities.keys import ActiveRootKey, context_of, root_key_in_force
+from compliance.isolation.postgres.key_lineage import KeyLineageSuite
+from compliance.isolation.vault.key_controls import VaultKeyControlSuite
 from core import names as ids
 from core.errors.keys import CustomerKeyError, KeyUnavailable, RootKeyDisabled, WrongContext
-from core.errors.platform import Overtaken
+from core.errors.platform import Superseded
 from core.errors.tenants import TenantUnknown
 from core.isolation import CheckResult, unchecked
 from core.keys.rotation import OPENING
@@ -25,7 +25,7 @@ from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.keys import Fingerprinted, KeyProbeRow, KeyRow, ServiceKeyRow
 from database.platform.scheduled import PlatformQueries
-from kms.key_cache import OpenedRootKeys
+from kms.key_cache import RootKeyCache
 from openkcm.contract.names import RESERVED_PREFIX
 from vault.transit.keys import KeyFindings, KeyTarget, ciphertext_version
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
@@ -46,7 +46,7 @@ _FINGERPRINT = ("U2", "fingerprint-is-its-own")
 log = structlog.get_logger()
 
 
-class KeyAttacks:
+class KeyIsolationSuite:
     """An `examination.Attack`. `attackers` are tenants of the platform's own: a customer's key attacks nobody's."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that is attacked or attacked with
@@ -55,9 +55,9 @@ class KeyAttacks:
         platform: PlatformQueries,
         tenant_keys: TransitTenantKeys,
         fingerprints: TransitFingerprints,
-        shelf: OpenedRootKeys,
-        keys: VaultKeyProbe,
-        rows: RowDescentProbe,
+        shelf: RootKeyCache,
+        keys: VaultKeyControlSuite,
+        rows: KeyLineageSuite,
         *,
         attackers: Sequence[str] = ids.PLATFORM_TENANTS,
     ) -> None:
@@ -111,7 +111,7 @@ class KeyAttacks:
         try:
             taken = {version: self._fingerprints.of(tenant_id, version) for version in versions}
         except KeyUnavailable as retired:
-            raise Overtaken("the tenant key was rotated meanwhile", "the next attempt attacks it anew") from retired
+            raise Superseded("the tenant key was rotated meanwhile", "the next attempt attacks it anew") from retired
         with self._database.tenant_tx(tenant_id) as tx:
             endings = [tx.fingerprints.record(key.name, version, taken[version]) for version in taken]
             probe = KeyProbeRow(key.name, ciphertext_version(found.probe), found.probe, tried)
@@ -163,7 +163,7 @@ class _Read:
     """What is on record of a tenant as of one moment."""
 
     key: KeyRow
-    root: RootKeyInForce
+    root: ActiveRootKey
     service_key: ServiceKeyRow | None
     tried: str
     rotating: bool

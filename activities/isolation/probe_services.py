@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from activities.audit_trail import Clock
 from compliance.isolation.crypto_api.model import Identity
-from core.errors.compliance import CanaryMissing, MirrorMissing
+from core.errors.compliance import CanaryMissing, SecondCanaryMissing
 from core.names import CANARY_TENANT_ID, PLATFORM_TENANTS
 from core.tenants.lifecycle import State
 from database.connection.database import Database
@@ -26,7 +26,7 @@ from database.services.repository import ServiceRequestRow
 from openkcm.contract.client_files import certificates
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import PlatformError
-from vault.pki.certificates import Leaf
+from vault.pki.certificates import IssuedCertificate
 
 PROBE, SIBLING, REVOKED = "boundary-probe", "boundary-probe-2", "boundary-revoked"
 """The services: one of each of the platform's tenants, and two more of the canary, one to be revoked every time."""
@@ -34,7 +34,7 @@ _OLDEST = 2 / 3
 """The part of a certificate's life after which another one is asked for."""
 
 
-class ProbeNotConnected(PlatformError):
+class ProbeServiceNotReady(PlatformError):
     """The service's workflow refused; it may have been disconnected at that very moment, by another worker's check."""
 
     code: ClassVar[str] = "probe_not_connected"
@@ -43,7 +43,7 @@ class ProbeNotConnected(PlatformError):
 
 
 class ServiceConnections(Protocol):
-    """The workflow that connects services, from the outside. Both raise ProbeNotConnected, and when it is down."""
+    """The workflow that connects services, from the outside. Both raise ProbeServiceNotReady, and when it is down."""
 
     def connect(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
         """Have a stored request done; the certificate is on record when this returns."""
@@ -58,7 +58,7 @@ class _Kept:
     until: datetime
 
 
-class Probes:
+class ProbeServices:
     """Used from several threads; each service is connected by one of them at a time."""
 
     def __init__(self, database: Database, connections: ServiceConnections, clock: Clock) -> None:
@@ -71,7 +71,7 @@ class Probes:
     def identity(self, tenant_id: str, service: str) -> Identity:
         """Return a service with a certificate that still lasts, connected first where there is none.
 
-        Raises: CanaryMissing, MirrorMissing; TemporalUnavailable and others of the workflow's.
+        Raises: CanaryMissing, SecondCanaryMissing; TemporalUnavailable and others of the workflow's.
         """
         with self._turn:
             kept = self._kept.get((tenant_id, service))
@@ -80,7 +80,7 @@ class Probes:
             return kept.identity
 
     def check_platform_tenants(self) -> None:
-        """Raise CanaryMissing or MirrorMissing when one of them could not be let in, whatever it asked for."""
+        """Raise CanaryMissing or SecondCanaryMissing when one of them could not be let in, whatever it asked for."""
         for tenant_id in PLATFORM_TENANTS:
             self._region(tenant_id)
 
@@ -106,7 +106,7 @@ class Probes:
         self._connections.connect(tenant_id, region, service, request_id)
         with self._database.tenant_tx(tenant_id) as tx:
             row, chain_pem = tx.services.issued(service, request_id)
-        leaf = Leaf(row.serial, row.certificate_pem, row.not_after)
+        leaf = IssuedCertificate(row.serial, row.certificate_pem, row.not_after)
         until = row.not_before + (row.not_after - row.not_before) * _OLDEST
         return _Kept(presenting(tenant_id, service, leaf, chain_pem, key), until)
 
@@ -114,12 +114,14 @@ class Probes:
         with self._database.tenant_tx(tenant_id) as tx:
             row = tx.tenants.get()
         if row is None or row.state is not State.ACTIVE:
-            missing: type[PlatformError] = CanaryMissing if tenant_id == CANARY_TENANT_ID else MirrorMissing
+            missing: type[PlatformError] = CanaryMissing if tenant_id == CANARY_TENANT_ID else SecondCanaryMissing
             raise missing
         return row.region
 
 
-def presenting(tenant_id: str, service: str, leaf: Leaf, chain_pem: str, key: ec.EllipticCurvePrivateKey) -> Identity:
+def presenting(
+    tenant_id: str, service: str, leaf: IssuedCertificate, chain_pem: str, key: ec.EllipticCurvePrivateKey
+) -> Identity:
     """Return who presents a certificate for `key`, and trusts the end of its chain."""
     presented_pem, root_pem = certificates(leaf.certificate_pem, chain_pem)
     key_pem = key.private_bytes(

@@ -18,23 +18,23 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.audit_trail import Clock, is_recorded, record
-from activities.notifications import Announcer
+from activities.audit_trail import Clock, append_audit_event, is_recorded
+from activities.notifications import NotificationOutbox
 from core import names as ids
 from core.errors.platform import DatabaseRefused
 from core.errors.tenants import TenantUnknown
 from core.messages.base import StepInput
-from core.messages.tenants import Stock
-from core.notifications import AnnouncementKind
+from core.messages.tenants import DestructionInventory
+from core.notifications import NotificationKind
 from core.tenants.offboarding import KEPT, remains
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.offboarding import DoomedRow, ShredRow
+from database.offboarding import ErasureCertificateRow, KeyToDestroyRow
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.erasure_certificate import (
     Destroyed,
     DestroyedKind,
-    ShredStatement,
+    ErasureStatement,
     shred_message,
     statement_text,
 )
@@ -69,7 +69,7 @@ class DestructionActivities:
         destroyer: TransitDestroyer,
         keyring: PayloadKeyring,
         signer: TransitAuditSigner,
-        announcer: Announcer,
+        announcer: NotificationOutbox,
         backup_days: int | None,
         clock: Clock,
     ) -> None:
@@ -82,7 +82,7 @@ class DestructionActivities:
         self._clock = clock
 
     @activity.defn(name="take-stock")
-    def take_stock(self, step: StepInput) -> Stock:
+    def take_stock(self, step: StepInput) -> DestructionInventory:
         """Step 4: write down what is to be destroyed, by fingerprints, while somebody can still tell.
 
         Of keys at the key server only those that are on record as the tenant's: another under such a name may be
@@ -94,7 +94,7 @@ class DestructionActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
             tx.leaving.gather([*keys, *tx.leaving.unwrapped(), *self._certificates(tx)])
-            return Stock(services=tuple(service.service for service in tx.services.all()))
+            return DestructionInventory(services=tuple(service.service for service in tx.services.all()))
 
     @activity.defn(name="disconnect-services")
     def disconnect_services(self, step: StepInput) -> None:
@@ -103,21 +103,21 @@ class DestructionActivities:
             tx.tenants.lock()
             for service in tx.services.all():
                 if tx.services.disconnect(service.service):
-                    record(tx, step, AuditName.SERVICE_DISCONNECTED, service.service)
+                    append_audit_event(tx, step, AuditName.SERVICE_DISCONNECTED, service.service)
             tx.leaving.destroyed("service certificate")
             if tx.routes.withdraw():
-                record(tx, step, AuditName.ROUTE_WITHDRAWN, ids.l2_key(step.tenant_id))
+                append_audit_event(tx, step, AuditName.ROUTE_WITHDRAWN, ids.l2_key(step.tenant_id))
 
     @activity.defn(name="destroy-service-keys")
     def destroy_service_keys(self, step: StepInput) -> None:
         """Step 6: overwrite the wrap of every service key: what was under L2 and root key is gone before they are."""
         with self._database.tenant_tx(step.tenant_id) as tx:
-            record(tx, step, AuditName.KEY_DESTROYED, "service keys", "intended")
+            append_audit_event(tx, step, AuditName.KEY_DESTROYED, "service keys", "intended")
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
             number = tx.leaving.destroy_service_keys()
             tx.leaving.destroyed("service key")
-            record(tx, step, AuditName.KEY_DESTROYED, "service keys", wraps=str(number))
+            append_audit_event(tx, step, AuditName.KEY_DESTROYED, "service keys", wraps=str(number))
 
     @activity.defn(name="destroy-tenant-key")
     def destroy_tenant_key(self, step: StepInput) -> None:
@@ -141,7 +141,7 @@ class DestructionActivities:
             leaving = tx.leaving.get()
             counts = {} if leaving is None else leaving.erased
             details = {name: str(number) for name, number in counts.items() if number}
-            record(tx, step, AuditName.ROWS_ERASED, step.tenant_id, "success", **details)
+            append_audit_event(tx, step, AuditName.ROWS_ERASED, step.tenant_id, "success", **details)
 
     @activity.defn(name="destroy-payload-key")
     def destroy_payload_key(self, step: StepInput) -> None:
@@ -160,12 +160,12 @@ class DestructionActivities:
             row = tx.tenants.lock()
             kept = tx.leaving.certify(certified)
             digest = hashlib.sha256(kept.statement.encode()).hexdigest()
-            record(tx, step, AuditName.SHRED_CERTIFIED, step.tenant_id, statement=digest, key=kept.key)
+            append_audit_event(tx, step, AuditName.SHRED_CERTIFIED, step.tenant_id, statement=digest, key=kept.key)
             tx.leaving.end()
-            record(tx, step, AuditName.OFFBOARDED, step.tenant_id)
-            self._announcer.store(tx, step, row, AnnouncementKind.FAREWELL)
+            append_audit_event(tx, step, AuditName.OFFBOARDED, step.tenant_id)
+            self._announcer.store(tx, step, row, NotificationKind.FAREWELL)
 
-    def _certified(self, step: StepInput) -> ShredRow:
+    def _certified(self, step: StepInput) -> ErasureCertificateRow:
         """Return the signed statement, the one on record when an attempt before this one came so far."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             kept = tx.leaving.certificate()
@@ -174,18 +174,18 @@ class DestructionActivities:
             statement = self._statement(tx, step.tenant_id)
         text = statement_text(statement)
         signature, key = self._signer.sign(shred_message(step.tenant_id, text))
-        return ShredRow(text, signature, key, statement.issued_at)
+        return ErasureCertificateRow(text, signature, key, statement.issued_at)
 
-    def _described(self, kind: TenantKeyKind, tenant_id: str) -> DoomedRow:
+    def _described(self, kind: TenantKeyKind, tenant_id: str) -> KeyToDestroyRow:
         found, name = self._destroyer.describe(kind, tenant_id), _NAMES[kind](tenant_id)
         if found is None:  # on record and not there: somebody else destroyed it, which is what is known of it
-            return DoomedRow(_KINDS[kind], name, "none found", hashlib.sha256(name.encode()).hexdigest())
-        return DoomedRow(_KINDS[kind], name, found.versions, found.fingerprint)
+            return KeyToDestroyRow(_KINDS[kind], name, "none found", hashlib.sha256(name.encode()).hexdigest())
+        return KeyToDestroyRow(_KINDS[kind], name, found.versions, found.fingerprint)
 
-    def _certificates(self, tx: TenantTransaction) -> Sequence[DoomedRow]:
+    def _certificates(self, tx: TenantTransaction) -> Sequence[KeyToDestroyRow]:
         """Return those that are valid still: one that has expired or was revoked before opens nothing anyway."""
         return [
-            DoomedRow(
+            KeyToDestroyRow(
                 "service certificate",
                 leaf.serial,
                 f"{leaf.service} {leaf.generation}",
@@ -200,17 +200,19 @@ class DestructionActivities:
             gone = next((row for row in tx.leaving.doomed() if row.kind == _KINDS[kind]), None)
             if gone is None:
                 return
-            record(tx, step, AuditName.KEY_DESTROYED, name, "intended")
+            append_audit_event(tx, step, AuditName.KEY_DESTROYED, name, "intended")
         self._destroyer.destroy(kind, step.tenant_id)
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.leaving.destroyed(_KINDS[kind])
-            record(tx, step, AuditName.KEY_DESTROYED, name, versions=gone.versions, fingerprint=gone.fingerprint)
+            append_audit_event(
+                tx, step, AuditName.KEY_DESTROYED, name, versions=gone.versions, fingerprint=gone.fingerprint
+            )
 
-    def _statement(self, tx: TenantTransaction, tenant_id: str) -> ShredStatement:
+    def _statement(self, tx: TenantTransaction, tenant_id: str) -> ErasureStatement:
         leaving, head = tx.leaving.get(), tx.audit.head()
         if leaving is None or leaving.since is None or head is None:
             raise TenantUnknown
-        return ShredStatement(
+        return ErasureStatement(
             tenant_id=tenant_id,
             issued_at=self._clock(),
             grace_began_at=leaving.since,
@@ -223,7 +225,7 @@ class DestructionActivities:
         )
 
 
-def _gone(row: DoomedRow) -> Destroyed:
+def _gone(row: KeyToDestroyRow) -> Destroyed:
     """Return a row as the statement has it, which is about nothing that is not gone."""
     if row.destroyed_at is None:
         raise DatabaseRefused(
@@ -245,7 +247,7 @@ _PATIENCE_SECONDS = 30.0
 log = structlog.get_logger()
 
 
-class ClosingActivities:
+class WorkflowTerminationActivities:
     @activity.defn(name="close-workflows")
     async def close_workflows(self, step: StepInput) -> None:
         """Step 10: wait until every workflow of the tenant but this one is over; stragglers are terminated.

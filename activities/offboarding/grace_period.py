@@ -9,24 +9,30 @@ from datetime import datetime, timedelta
 from temporalio import activity
 
 from activities.approvals import require_approval
-from activities.audit_trail import Clock, record
-from activities.notifications import Announcer
-from core.errors.tenants import LeavingOtherwise, TenantUnknown
+from activities.audit_trail import Clock, append_audit_event
+from activities.notifications import NotificationOutbox
+from core.errors.tenants import OffboardingAlreadyScheduled, TenantUnknown
 from core.messages.base import StepInput
-from core.messages.tenants import BegunResult, LeaveInput, LeaveReason, LeavingResult, StandingResult
-from core.notifications import AnnouncementKind
+from core.messages.tenants import (
+    DestructionStartedResult,
+    LeaveInput,
+    LeaveReason,
+    OffboardingResult,
+    StatusChangeResult,
+)
+from core.notifications import NotificationKind
 from core.tenants.approvals import Action, Argument
 from core.tenants.lifecycle import State
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.offboarding import LeavingRow
+from database.offboarding import OffboardingRow
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import RESERVED_PREFIX
 from openkcm.errors import IllegalTenantId
 
 
-class LeavingActivities:
-    def __init__(self, database: Database, announcer: Announcer, usual: timedelta, clock: Clock) -> None:
+class GracePeriodActivities:
+    def __init__(self, database: Database, announcer: NotificationOutbox, usual: timedelta, clock: Clock) -> None:
         """Take the grace of those who ask for none in particular."""
         self._database = database
         self._announcer = announcer
@@ -34,7 +40,7 @@ class LeavingActivities:
         self._clock = clock
 
     @activity.defn(name="begin-leaving")
-    def begin_leaving(self, step: LeaveInput) -> LeavingResult:
+    def begin_leaving(self, step: LeaveInput) -> OffboardingResult:
         """Step 1: nothing of the tenant works from this commit on, nothing is destroyed, and all of it can come back.
 
         Asked again it goes on as it was begun, whatever it has come to; who asks for another end is refused.
@@ -49,11 +55,13 @@ class LeavingActivities:
             since, until = _span(row)
             if before.state is State.LEAVING:
                 if grace is not None and until - since != grace:
-                    raise LeavingOtherwise(f"the tenant is leaving already, until {until:%Y-%m-%d %H:%M} UTC")
-                return LeavingResult(state=State.LEAVING, since=since, until=until)
+                    raise OffboardingAlreadyScheduled(
+                        f"the tenant is leaving already, until {until:%Y-%m-%d %H:%M} UTC"
+                    )
+                return OffboardingResult(state=State.LEAVING, since=since, until=until)
             if not self._asked_by_marketplace(tx, step):
                 require_approval(tx, step, Action.OFFBOARD, _argument(step), step.approval_id)
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.LEAVING_BEGUN,
@@ -62,9 +70,9 @@ class LeavingActivities:
                 until=until.isoformat(),
                 asked_by=step.reason,
             )
-            told = self._announcer.store(tx, step, before, AnnouncementKind.LEAVING, until)
-        return LeavingResult(
-            state=State.LEAVING, since=since, until=until, told=AnnouncementKind.LEAVING if told else None
+            told = self._announcer.store(tx, step, before, NotificationKind.LEAVING, until)
+        return OffboardingResult(
+            state=State.LEAVING, since=since, until=until, told=NotificationKind.LEAVING if told else None
         )
 
     @activity.defn(name="remind-of-leaving")
@@ -73,28 +81,28 @@ class LeavingActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             row, leaving = tx.tenants.lock(), tx.leaving.get()
             if row.state is State.LEAVING and leaving is not None:
-                self._announcer.store(tx, step, row, AnnouncementKind.LEAVING_REMINDER, leaving.until)
+                self._announcer.store(tx, step, row, NotificationKind.LEAVING_REMINDER, leaving.until)
 
     @activity.defn(name="restore-tenant")
-    def restore_tenant(self, step: StepInput) -> StandingResult:
-        """Bring the tenant back to where it was, with the locks it had; raises DestructionBegun when it is too late."""
+    def restore_tenant(self, step: StepInput) -> StatusChangeResult:
+        """Restore the tenant's former state and locks; raises DestructionStarted when it is too late."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             before = tx.tenants.lock()
             state = tx.leaving.restore()
             if before.state is not State.LEAVING:
-                return StandingResult(state=state)
-            record(tx, step, AuditName.RESTORED, step.tenant_id, after=state)
-            told = self._announcer.store(tx, step, before, AnnouncementKind.RESTORED)
-        return StandingResult(state=state, told=AnnouncementKind.RESTORED if told else None)
+                return StatusChangeResult(state=state)
+            append_audit_event(tx, step, AuditName.RESTORED, step.tenant_id, after=state)
+            told = self._announcer.store(tx, step, before, NotificationKind.RESTORED)
+        return StatusChangeResult(state=state, told=NotificationKind.RESTORED if told else None)
 
     @activity.defn(name="begin-destruction")
-    def begin_destruction(self, step: StepInput) -> BegunResult:
+    def begin_destruction(self, step: StepInput) -> DestructionStartedResult:
         """Step 3: pass the point of no return, on record before anything goes, unless the tenant was restored."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             begun = tx.leaving.begin_destruction(self._clock())
             if begun:
-                record(tx, step, AuditName.DESTRUCTION_BEGUN, step.tenant_id, "intended")
-        return BegunResult(begun=begun)
+                append_audit_event(tx, step, AuditName.DESTRUCTION_BEGUN, step.tenant_id, "intended")
+        return DestructionStartedResult(begun=begun)
 
     @staticmethod
     def _asked_by_marketplace(tx: TenantTransaction, step: LeaveInput) -> bool:
@@ -118,7 +126,7 @@ def _argument(step: LeaveInput) -> Argument:
     return {"now": step.now, **sooner}
 
 
-def _span(row: LeavingRow) -> tuple[datetime, datetime]:
+def _span(row: OffboardingRow) -> tuple[datetime, datetime]:
     if row.since is None or row.until is None:
         raise TenantUnknown
     return row.since, row.until

@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 from temporalio import activity
 
 from activities.approvals import require_approval
-from activities.audit_trail import record
-from activities.concurrency import Threads
-from activities.keys import context_of, opened, proven, refuse_retired
-from activities.notifications import Announcer
+from activities.audit_trail import append_audit_event
+from activities.concurrency import ContextThreadPool
+from activities.keys import context_of, require_active_version, unwrap_service_key, verify_wrapped_key
+from activities.notifications import NotificationOutbox
 from core import names as ids
 from core.errors.keys import RootKeyRefused
-from core.errors.tenants import TenantClosed, TenantUnknown
+from core.errors.tenants import TenantNotOperational, TenantUnknown
 from core.keys.root_keys import (
     Credentials,
     Place,
-    PlatformPlace,
+    PlatformKeyRef,
     Problem,
     RootKeyMode,
     credentials_context,
@@ -29,16 +29,16 @@ from core.keys.root_keys import (
     refuse_incomplete,
 )
 from core.messages.keys import AbandonInput, PreflightResult, RootKeyStep, SwitchResult, WrapProgress
-from core.notifications import AnnouncementKind
+from core.notifications import NotificationKind
 from core.tenants.approvals import Action
 from core.tenants.lifecycle import DECRYPTS, State
 from core.tenants.locks import LockReason, may_change_root_key
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.keys import SealedRootKeyRow, ServiceKeyRow
+from database.keys import EncryptedRootKeyRow, ServiceKeyRow
 from database.tenants import TenantRow
 from kms.interfaces import RootKey
-from kms.key_cache import OpenedRootKeys
+from kms.key_cache import RootKeyCache
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
 from vault.transit.keys import ciphertext_version
@@ -58,9 +58,9 @@ class RootKeyActivities:
         self,
         database: Database,
         tenant_keys: TransitTenantKeys,
-        shelf: OpenedRootKeys,
+        shelf: RootKeyCache,
         unseal: Unseal,
-        announcer: Announcer,
+        announcer: NotificationOutbox,
     ) -> None:
         self._database = database
         self._tenant_keys = tenant_keys
@@ -75,25 +75,25 @@ class RootKeyActivities:
             tenant = _open(tx)
             request, known = tx.root_keys.requested(step.request_id), tx.root_keys.held(step.request_id)
         place = request.place
-        admitted: SealedRootKeyRow | None = None
-        if known is None and not isinstance(place, PlatformPlace):
+        admitted: EncryptedRootKeyRow | None = None
+        if known is None and not isinstance(place, PlatformKeyRef):
             credentials = self._credentials(step, place, request.sealed)
             context = credentials_context(step.tenant_id, step.request_id)
             stored = self._tenant_keys.encrypt(context, credentials.dump())
-            admitted = SealedRootKeyRow(step.request_id, place, stored)
-        name = ids.root_key(tenant.region) if isinstance(place, PlatformPlace) else place.name
+            admitted = EncryptedRootKeyRow(step.request_id, place, stored)
+        name = ids.root_key(tenant.region) if isinstance(place, PlatformKeyRef) else place.name
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
-            if isinstance(place, PlatformPlace):
+            if isinstance(place, PlatformKeyRef):
                 argument = {"request_id": step.request_id}
                 require_approval(tx, step, Action.ROOT_KEY_TO_PLATFORM, argument, step.approval_id)
             if admitted is not None:
                 l2_version = ciphertext_version(admitted.credentials)
-                refuse_retired(tx, l2_version)
+                require_active_version(tx, l2_version)
                 tx.root_keys.admit(admitted, l2_version)
-            root_key_id = None if isinstance(place, PlatformPlace) else step.request_id
+            root_key_id = None if isinstance(place, PlatformKeyRef) else step.request_id
             change = tx.root_keys.begin(step.number, place.provider, name, root_key_id)
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.ROOT_KEY_CHANGED,
@@ -120,11 +120,11 @@ class RootKeyActivities:
         try:
             root_key = self._candidate(step, tenant, request.place, request.sealed, known)
             wrong = root_key.validate()
-            if isinstance(request.place, PlatformPlace) and wrong and wrong[0].retryable:
+            if isinstance(request.place, PlatformKeyRef) and wrong and wrong[0].retryable:
                 raise wrong[0]  # our own server is down, which ends no change; a customer's may be the wrong address
             problems = [_in_words(problem) for problem in wrong]
             if not problems and known is not None:
-                proof = proven(root_key, probe_context(step.tenant_id, known.root_key_id), probe)
+                proof = verify_wrapped_key(root_key, probe_context(step.tenant_id, known.root_key_id), probe)
         except OpenKcmError as problem:
             if problem.retryable and step.number:
                 raise
@@ -133,7 +133,7 @@ class RootKeyActivities:
             tx.root_keys.found(step.request_id, problems)
             if proof:
                 tx.root_keys.prove(step.request_id, proof, hashlib.sha256(probe).digest())
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.ROOT_KEY_CHECKED,
@@ -156,9 +156,9 @@ class RootKeyActivities:
 
         def wrapped(row: ServiceKeyRow) -> tuple[ServiceKeyRow, bytes]:
             context = context_of(step.tenant_id, row.service, row.version)
-            return row, proven(new, context, former[row.root_key_id].unwrap(context, row.wrapped))
+            return row, verify_wrapped_key(new, context, former[row.root_key_id].unwrap(context, row.wrapped))
 
-        with Threads(_THREADS, thread_name_prefix="wrap") as pool:
+        with ContextThreadPool(_THREADS, thread_name_prefix="wrap") as pool:
             while True:
                 activity.heartbeat(progress.wrapped)
                 with self._database.tenant_tx(step.tenant_id) as tx:
@@ -191,7 +191,7 @@ class RootKeyActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant = tx.tenants.lock()
             if tenant.state not in DECRYPTS | {State.LOCKED}:
-                raise TenantClosed(tenant.state)
+                raise TenantNotOperational(tenant.state)
             before = tx.root_keys.change(step.number) or change
             if not tx.root_keys.switch(step.number):
                 return SwitchResult(state=tenant.state, switched=False, mode=change.to_mode)
@@ -199,7 +199,7 @@ class RootKeyActivities:
             # By the former key, since the new one has just opened something; after the switch it is the new one's lock.
             if LockReason.ROOT_KEY in tenant.locks and before.state != "done":
                 state = tx.tenants.release(LockReason.ROOT_KEY)
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.ROOT_KEY_CHANGED,
@@ -208,13 +208,13 @@ class RootKeyActivities:
                 after=f"{change.to_mode} {change.to_name}",
                 service_keys=str(change.total),
             )
-            told = self._announcer.store(tx, step, tenant, AnnouncementKind.ROOT_KEY_CHANGED)
+            told = self._announcer.store(tx, step, tenant, NotificationKind.ROOT_KEY_CHANGED)
         self._shelf.forget(step.tenant_id)
         return SwitchResult(
             state=state,
             switched=True,
             mode=change.to_mode,
-            told=AnnouncementKind.ROOT_KEY_CHANGED if told else None,
+            told=NotificationKind.ROOT_KEY_CHANGED if told else None,
         )
 
     @activity.defn(name="abandon-root-key")
@@ -230,7 +230,7 @@ class RootKeyActivities:
             if change is not None and change.state == "done":
                 return SwitchResult(state=tenant.state, switched=True, mode=change.to_mode)
             tx.root_keys.abandon(failure.number, failure.code)
-            record(
+            append_audit_event(
                 tx,
                 failure,
                 AuditName.ROOT_KEY_CHANGED,
@@ -250,9 +250,9 @@ class RootKeyActivities:
         return credentials
 
     def _candidate(
-        self, step: RootKeyStep, tenant: TenantRow, place: Place, sealed: str | None, known: SealedRootKeyRow | None
+        self, step: RootKeyStep, tenant: TenantRow, place: Place, sealed: str | None, known: EncryptedRootKeyRow | None
     ) -> RootKey:
-        if isinstance(place, PlatformPlace):
+        if isinstance(place, PlatformKeyRef):
             return self._shelf.platform(tenant.region)
         if known is not None:
             return self._shelf.held(step.tenant_id, known.root_key_id, known.place, known.credentials)
@@ -263,13 +263,13 @@ class RootKeyActivities:
             return self._shelf.platform(tenant.region)
         with self._database.tenant_tx(tenant.tenant_id) as tx:
             row = tx.root_keys.sealed(root_key_id)
-        return opened(self._shelf, tenant.tenant_id, row)
+        return unwrap_service_key(self._shelf, tenant.tenant_id, row)
 
 
 def _open(tx: TenantTransaction) -> TenantRow:
     tenant = tx.tenants.lock()
     if not may_change_root_key(tenant.state, tenant.locks):
-        raise TenantClosed(tenant.state)
+        raise TenantNotOperational(tenant.state)
     return tenant
 
 

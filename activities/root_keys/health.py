@@ -20,17 +20,17 @@ import structlog
 from temporalio import activity
 
 from activities.audit_trail import Clock
-from activities.concurrency import Threads
-from activities.keys import opened
-from core.errors.keys import CustomerKeyError, RootKeyRefused, RootKeySwapped, WrongContext
+from activities.concurrency import ContextThreadPool
+from activities.keys import unwrap_service_key
+from core.errors.keys import CustomerKeyError, RootKeyMismatch, RootKeyRefused, WrongContext
 from core.keys.root_keys import probe_context
 from core.messages.keys import WatchResult, WatchRootKeysInput
-from core.tenants.locks import HEALTHY, OUT_OF_REACH, closes
+from core.tenants.locks import HEALTHY, OUT_OF_REACH, requires_lock
 from database.connection.database import Database
-from database.keys import SealedRootKeyRow
+from database.keys import EncryptedRootKeyRow
 from database.platform.scheduled import PlatformQueries
-from database.root_keys import WatchedKey
-from kms.key_cache import OpenedRootKeys
+from database.root_keys import MonitoredRootKey
+from kms.key_cache import RootKeyCache
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
 
@@ -50,7 +50,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class PollIntervals:
     """How often root keys are tried and how long they may be out of reach, seconds."""
 
     used: float
@@ -62,7 +62,7 @@ class Pace:
 class _Turn:
     """What is remembered of one root key between its tries."""
 
-    key: WatchedKey
+    key: MonitoredRootKey
     due: float = 0.0
     running: "Future[str | None] | None" = None
     tried: bool = False
@@ -81,7 +81,7 @@ class _Turn:
 class _Pool:
     """Threads, and the tries that were given to them."""
 
-    threads: Threads
+    threads: ContextThreadPool
     most: int
     running: list[_Turn] = field(default_factory=list)
 
@@ -98,13 +98,13 @@ class _Region:
     round: threading.Lock = field(default_factory=threading.Lock)
 
 
-class WatchActivities:
+class RootKeyHealthActivities:
     def __init__(  # noqa: PLR0913, PLR0917 - rows, questions, holders of keys, pace and two clocks
         self,
         database: Database,
         platform: PlatformQueries,
-        shelf: OpenedRootKeys,
-        pace: Pace,
+        shelf: RootKeyCache,
+        pace: PollIntervals,
         clock: Clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -116,9 +116,9 @@ class WatchActivities:
         self._monotonic = monotonic
         self._regions: dict[str, _Region] = {}
         # They outlive each run: whoever has news to tell does not wait for tries that are under way.
-        self._well = Threads(_THREADS, thread_name_prefix="watch")
-        self._waiting = Threads(_WAITING_THREADS, thread_name_prefix="watch-slow")
-        self._probes: dict[tuple[str, str], tuple[SealedRootKeyRow, bytes, bytes]] = {}
+        self._well = ContextThreadPool(_THREADS, thread_name_prefix="watch")
+        self._waiting = ContextThreadPool(_WAITING_THREADS, thread_name_prefix="watch-slow")
+        self._probes: dict[tuple[str, str], tuple[EncryptedRootKeyRow, bytes, bytes]] = {}
 
     # Told to stop it stops by itself: an exception thrown into it anywhere could leave a try without its end.
     @activity.defn(name="watch-root-keys", no_thread_cancel_exception=True)
@@ -227,7 +227,7 @@ class WatchActivities:
             key = turn.key
             if (key.health == HEALTHY and not key.held) or now < turn.told + _TELL_AGAIN_SECONDS:
                 continue
-            due = closes(key.health, (present - key.health_since).total_seconds(), self._pace.grace)
+            due = requires_lock(key.health, (present - key.health_since).total_seconds(), self._pace.grace)
             warn = key.health != HEALTHY and not due and not turn.warned
             if due != key.held or warn:
                 found.append((turn, warn))
@@ -236,7 +236,7 @@ class WatchActivities:
             turn.told, turn.warned = now, turn.warned or warn
         return tuple(turn.key.tenant_id for turn, _ in found[:_TOLD_AT_ONCE])
 
-    def _try(self, key: WatchedKey) -> str | None:
+    def _try(self, key: MonitoredRootKey) -> str | None:
         """Return how a root key does; None when that could not be found out for a reason of ours."""
         health = self._tried(key)
         if health in {HEALTHY, key.health}:
@@ -248,15 +248,15 @@ class WatchActivities:
         except OpenKcmError:
             return health
 
-    def _tried(self, key: WatchedKey) -> str | None:
+    def _tried(self, key: MonitoredRootKey) -> str | None:
         try:
             row, probe, digest = self._probe(key)
-            root_key = opened(self._shelf, key.tenant_id, row)
+            root_key = unwrap_service_key(self._shelf, key.tenant_id, row)
             try:
                 plain = root_key.unwrap(probe_context(key.tenant_id, key.root_key_id), probe)
             except WrongContext:
-                return RootKeySwapped.code
-            return HEALTHY if hashlib.sha256(plain).digest() == digest else RootKeySwapped.code
+                return RootKeyMismatch.code
+            return HEALTHY if hashlib.sha256(plain).digest() == digest else RootKeyMismatch.code
         except CustomerKeyError as failed:
             return failed.code
         except OpenKcmError as failed:
@@ -265,7 +265,7 @@ class WatchActivities:
             log.exception("root key not tried", tenant_id=key.tenant_id)
         return None
 
-    def _probe(self, key: WatchedKey) -> tuple[SealedRootKeyRow, bytes, bytes]:
+    def _probe(self, key: MonitoredRootKey) -> tuple[EncryptedRootKeyRow, bytes, bytes]:
         place = (key.tenant_id, key.root_key_id)
         kept = self._probes.get(place)
         if kept is None:

@@ -11,17 +11,17 @@ from collections.abc import Iterator, Sequence
 import structlog
 from temporalio import activity
 
-from activities.concurrency import Threads
-from activities.keys import opened
+from activities.concurrency import ContextThreadPool
+from activities.keys import unwrap_service_key
 from core import names as ids
 from core.errors.keys import CustomerKeyError
 from core.keys.root_keys import version_context
 from core.messages.keys import DueTenants
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
-from database.root_keys import NumberedKey
+from database.root_keys import VersionedRootKey
 from kms.interfaces import RootKey
-from kms.key_cache import OpenedRootKeys
+from kms.key_cache import RootKeyCache
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
 
@@ -35,8 +35,8 @@ _MOST = 200
 log = structlog.get_logger()
 
 
-class FollowActivities:
-    def __init__(self, database: Database, platform: PlatformQueries, shelf: OpenedRootKeys) -> None:
+class RootKeyVersionActivities:
+    def __init__(self, database: Database, platform: PlatformQueries, shelf: RootKeyCache) -> None:
         self._database = database
         self._platform = platform
         self._shelf = shelf
@@ -51,7 +51,7 @@ class FollowActivities:
         regions = {key.region for key in found if key.root_key_id is None}
         of_platform = {region: self._newest_of_platform(region) for region in sorted(regions)}
         behind: list[str] = []
-        with Threads(_THREADS, thread_name_prefix="follow") as pool:
+        with ContextThreadPool(_THREADS, thread_name_prefix="follow") as pool:
             for first in range(0, len(found), _TOGETHER):
                 for key, newest in self._asked(pool, found[first : first + _TOGETHER], of_platform):
                     if newest is not None and self._is_behind(key, newest):
@@ -61,9 +61,9 @@ class FollowActivities:
         return DueTenants(tenants=tuple(behind))
 
     def _asked(
-        self, pool: Threads, keys: Sequence[NumberedKey], of_platform: dict[str, int | None]
-    ) -> Iterator[tuple[NumberedKey, int | None]]:
-        def newest(key: NumberedKey) -> int | None:
+        self, pool: ContextThreadPool, keys: Sequence[VersionedRootKey], of_platform: dict[str, int | None]
+    ) -> Iterator[tuple[VersionedRootKey, int | None]]:
+        def newest(key: VersionedRootKey) -> int | None:
             return of_platform[key.region] if key.root_key_id is None else self._newest_of(key, key.root_key_id)
 
         for key, version in zip(keys, pool.map(newest, keys), strict=True):
@@ -79,11 +79,11 @@ class FollowActivities:
             log.warning("root key not asked for its version", region=region, code=failed.code)
             return None
 
-    def _newest_of(self, key: NumberedKey, root_key_id: str) -> int | None:
+    def _newest_of(self, key: VersionedRootKey, root_key_id: str) -> int | None:
         try:
             with self._database.tenant_tx(key.tenant_id) as tx:
                 sealed = tx.root_keys.sealed(root_key_id)
-            return _newest(opened(self._shelf, key.tenant_id, sealed), key.tenant_id)
+            return _newest(unwrap_service_key(self._shelf, key.tenant_id, sealed), key.tenant_id)
         except CustomerKeyError as failed:
             # Whether that means anything for the tenant is the watch's to say.
             log.info("root key not asked for its version", tenant_id=key.tenant_id, code=failed.code)
@@ -93,7 +93,7 @@ class FollowActivities:
             log.exception("root key not asked for its version", tenant_id=key.tenant_id)
         return None
 
-    def _is_behind(self, key: NumberedKey, newest: int) -> bool:
+    def _is_behind(self, key: VersionedRootKey, newest: int) -> bool:
         """Return whether something lies under an older version, which is put on record."""
         # The second: a key that was restored from a backup counts from there.
         if key.oldest < newest or (key.noticed is not None and newest < key.noticed):
@@ -104,7 +104,7 @@ class FollowActivities:
                 return False
         return key.oldest < newest
 
-    def _record(self, key: NumberedKey, newest: int) -> None:
+    def _record(self, key: VersionedRootKey, newest: int) -> None:
         with self._database.tenant_tx(key.tenant_id) as tx:
             tx.tenants.lock()
             held = tx.root_keys.current()

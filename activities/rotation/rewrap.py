@@ -11,9 +11,9 @@ from itertools import groupby
 
 from temporalio import activity
 
-from activities.concurrency import Threads, rest
-from activities.keys import all_proven, all_unwrapped, context_of, opened, proven
-from core.errors.keys import RootKeyFailing, WrongContext
+from activities.concurrency import ContextThreadPool, throttle
+from activities.keys import all_unwrapped, context_of, unwrap_service_key, verify_wrapped_key, verify_wrapped_keys
+from core.errors.keys import RootKeyServerError, WrongContext
 from core.errors.tenants import TenantUnknown
 from core.keys.root_keys import credentials_context, probe_context
 from core.messages.keys import RotationProgress, RotationStep
@@ -21,7 +21,7 @@ from database.connection.database import Database
 from database.keys import ServiceKeyRow
 from database.rotation import RewrappedRow
 from kms.interfaces import RootKey
-from kms.key_cache import OpenedRootKeys
+from kms.key_cache import RootKeyCache
 from vault.transit.keys import ciphertext_version
 from vault.transit.tenant_keys import TransitTenantKeys
 
@@ -34,7 +34,7 @@ _THREADS = 4
 
 class Rewrapping:
     def __init__(
-        self, database: Database, tenant_keys: TransitTenantKeys, shelf: OpenedRootKeys, per_second: float
+        self, database: Database, tenant_keys: TransitTenantKeys, shelf: RootKeyCache, per_second: float
     ) -> None:
         self._database = database
         self._tenant_keys = tenant_keys
@@ -51,7 +51,7 @@ class Rewrapping:
             # Before the service keys: whoever sees none of them left may end the older versions.
             self._rewrap_probe(step, root_key_version)
         total = done = 0
-        with Threads(_THREADS, thread_name_prefix="rewrap") as pool:
+        with ContextThreadPool(_THREADS, thread_name_prefix="rewrap") as pool:
             while True:
                 activity.heartbeat(done)
                 with self._database.tenant_tx(step.tenant_id) as tx:
@@ -68,7 +68,7 @@ class Rewrapping:
                     with self._database.tenant_tx(step.tenant_id) as tx:
                         progress = tx.rotations.rewrap(step.number, rewrapped)
                     total, done = progress.total, progress.done
-                    rest(len(rows), time.monotonic() - began, self._per_second)
+                    throttle(len(rows), time.monotonic() - began, self._per_second)
 
     def _rewrap_credentials(self, step: RotationStep) -> None:
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -93,7 +93,7 @@ class Rewrapping:
         plain = root_key.unwrap(context, probe)
         if hashlib.sha256(plain).digest() != digest:
             raise WrongContext("the root key opens its probe to something else")
-        anew = proven(root_key, context, plain)
+        anew = verify_wrapped_key(root_key, context, plain)
         _refuse_older(root_key, [anew], version)
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.rotations.rewrap_probe(step.number, held.root_key_id, probe, anew)
@@ -107,14 +107,14 @@ class Rewrapping:
                 yield root_key, rows[begin : begin + _BATCH]
 
     def _rewrapped(
-        self, pool: Threads, step: RotationStep, root_key: RootKey, rows: Sequence[ServiceKeyRow]
+        self, pool: ContextThreadPool, step: RotationStep, root_key: RootKey, rows: Sequence[ServiceKeyRow]
     ) -> list[RewrappedRow]:
         contexts = [context_of(step.tenant_id, row.service, row.version) for row in rows]
         former = all_unwrapped(pool, root_key, contexts, [row.wrapped for row in rows])
         inners = self._tenant_keys.rewrap(
             [(context, inner.decode("ascii")) for context, inner in zip(contexts, former, strict=True)]
         )
-        wraps = all_proven(pool, root_key, contexts, [inner.encode("ascii") for inner in inners])
+        wraps = verify_wrapped_keys(pool, root_key, contexts, [inner.encode("ascii") for inner in inners])
         return [
             RewrappedRow(row, wrap, ciphertext_version(inner))
             for row, wrap, inner in zip(rows, wraps, inners, strict=True)
@@ -128,13 +128,13 @@ class Rewrapping:
             raise TenantUnknown
         if root_key_id is None:
             return self._shelf.platform(tenant.region)
-        return opened(self._shelf, step.tenant_id, sealed)
+        return unwrap_service_key(self._shelf, step.tenant_id, sealed)
 
 
 def _refuse_older(root_key: RootKey, wraps: Sequence[bytes], version: int) -> None:
-    """Raise RootKeyFailing for a new wrap under an older version: its server fell behind, and it would never end."""
+    """Raise RootKeyServerError for a new wrap under an older version: its server fell behind."""
     if any((root_key.version_of(wrap) or version) < version for wrap in wraps):
-        raise RootKeyFailing(
+        raise RootKeyServerError(
             f"the root key wraps under an older version than {version}, which it had",
             "look whether each node of its server knows the newest version",
         )

@@ -6,14 +6,14 @@ import structlog
 from temporalio import activity
 
 from activities.metrics import Metrics
-from activities.notifications import Announcer
+from activities.notifications import NotificationOutbox
 from core import names as ids
 from core.keys.rotation import LONGEST
 from core.messages.base import StepInput
-from core.notifications import AnnouncementKind
+from core.notifications import NotificationKind
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
-from database.rotation import StuckRotationRow
+from database.rotation import StalledRotationRow
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
 
@@ -24,8 +24,10 @@ _BATCH = 1000
 log = structlog.get_logger()
 
 
-class StuckRotationActivities:
-    def __init__(self, database: Database, platform: PlatformQueries, announcer: Announcer, metrics: Metrics) -> None:
+class StalledRotationActivities:
+    def __init__(
+        self, database: Database, platform: PlatformQueries, announcer: NotificationOutbox, metrics: Metrics
+    ) -> None:
         self._database = database
         self._platform = platform
         self._announcer = announcer
@@ -46,7 +48,7 @@ class StuckRotationActivities:
                 log.warning("stuck rotation not told", tenant_id=row.tenant_id, code=failed.code)
             activity.heartbeat(row.tenant_id)
 
-    def _tell(self, row: StuckRotationRow) -> None:
+    def _tell(self, row: StalledRotationRow) -> None:
         """Put on record what is not, and write to the customer once until a rotation comes to its end."""
         with self._database.tenant_tx(row.tenant_id) as tx:
             tenant, head = tx.tenants.lock(), tx.audit.head()
@@ -54,14 +56,14 @@ class StuckRotationActivities:
                 return
             log.warning("rotation stuck", tenant_id=row.tenant_id, why=row.why, number=row.number, code=row.problem)
             step = StepInput(tenant_id=row.tenant_id, operation_id=_operation(row))
-            self._announcer.store(tx, step, tenant, AnnouncementKind.ROTATION_STUCK)
+            self._announcer.store(tx, step, tenant, NotificationKind.ROTATION_STUCK)
 
 
-def _operation(row: StuckRotationRow) -> str:
+def _operation(row: StalledRotationRow) -> str:
     return f"rotation-stuck-{row.done}"
 
 
-def _event(row: StuckRotationRow) -> AuditEvent:
+def _event(row: StalledRotationRow) -> AuditEvent:
     return AuditEvent(
         event_id=f"{_operation(row)}-{row.why}",
         name=AuditName.ROTATION_STUCK,

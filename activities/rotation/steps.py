@@ -10,26 +10,26 @@ import time
 from temporalio import activity
 
 from activities.approvals import require_approval
-from activities.audit_trail import record
-from activities.concurrency import Threads, rest
+from activities.audit_trail import append_audit_event
+from activities.concurrency import ContextThreadPool, throttle
 from activities.keys import (
     alarm,
-    all_proven,
     context_of,
-    refuse_overtaken_root_key,
-    refuse_retired,
     refused_fingerprint,
+    require_active_version,
+    require_current_root_key,
     root_key_in_force,
+    verify_wrapped_keys,
 )
 from activities.metrics import Metrics
-from activities.notifications import Announcer
+from activities.notifications import NotificationOutbox
 from activities.rotation.rewrap import Rewrapping
 from core import names as ids
 from core.errors.keys import KeyUnavailable, KeyVersionInUse, KeyVersionUnknown
 from core.errors.services import ServiceUnknown
-from core.errors.tenants import TenantClosed, TenantUnknown
-from core.keys.encryption_context import Context, Purpose
-from core.keys.rotation import KeyState, Scope, Stage
+from core.errors.tenants import TenantNotOperational, TenantUnknown
+from core.keys.encryption_context import EncryptionContext, Purpose
+from core.keys.rotation import KeyState, RotationPhase, RotationScope
 from core.messages.base import StepInput
 from core.messages.keys import (
     DestroyResult,
@@ -45,15 +45,15 @@ from core.messages.keys import (
     RotationProgress,
     RotationStep,
 )
-from core.notifications import AnnouncementKind
+from core.notifications import NotificationKind
 from core.tenants.approvals import Action, Argument
 from core.tenants.lifecycle import DECRYPTS, State
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.platform.scheduled import PlatformQueries
-from database.rotation import RotationRow, WantedRotation
+from database.rotation import RotationRequest, RotationRow
 from database.tenants import TenantRow
-from kms.key_cache import OpenedRootKeys
+from kms.key_cache import RootKeyCache
 from openkcm.contract.audit_events import AuditName
 from vault.transit.keys import ciphertext_version
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
@@ -73,8 +73,8 @@ class RotationActivities:
         platform: PlatformQueries,
         tenant_keys: TransitTenantKeys,
         fingerprints: TransitFingerprints,
-        shelf: OpenedRootKeys,
-        announcer: Announcer,
+        shelf: RootKeyCache,
+        announcer: NotificationOutbox,
         rewrap_per_second: float,
         metrics: Metrics,
     ) -> None:
@@ -96,7 +96,7 @@ class RotationActivities:
             due, followed = tx.rotations.due(tx.policy.get()), _followed(tx)
         if not (due.tenant_key or due.services or due.unfinished or followed):
             return DueRotation()
-        services = Scope.DUE if due.services else Scope.NONE
+        services = RotationScope.DUE if due.services else RotationScope.NONE
         return DueRotation(
             request=RotateRequest(request_id=step.operation_id, services=services, tenant_key=due.tenant_key)
         )
@@ -117,14 +117,14 @@ class RotationActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant = tx.tenants.lock()
             if tenant.state not in DECRYPTS:
-                raise TenantClosed(tenant.state)
+                raise TenantNotOperational(tenant.state)
             if request.service is not None and tx.services.key(request.service) is None:
                 raise ServiceUnknown
             if request.compromised:
                 # What is replaced opens nothing afterwards, so that two people may be wanted for it.
                 argument = request.model_dump(mode="json", include={"services", "service", "tenant_key"})
                 require_approval(tx, step, Action.COMPROMISE, argument, request.approval_id)
-            wanted = WantedRotation(
+            wanted = RotationRequest(
                 request.tenant_key,
                 request.services,
                 request.service,
@@ -137,7 +137,7 @@ class RotationActivities:
             if on_record is None:
                 raise KeyUnavailable
             compromised = bool(tx.rotations.compromised())
-            record(
+            append_audit_event(
                 tx,
                 step,
                 AuditName.KEYS_ROTATED,
@@ -161,9 +161,9 @@ class RotationActivities:
     @activity.defn(name="rotate-tenant-key")
     def rotate_tenant_key(self, step: RotationStep) -> None:
         """Step 2: a new version of the tenant key, seen to encrypt and decrypt. Everything before it still opens."""
-        rotation = self._entered(step, Stage.TENANT_KEY)
+        rotation = self._entered(step, RotationPhase.TENANT_KEY)
         key = self._tenant_keys.rotate(step.tenant_id, rotation.from_version)
-        context = Context(step.tenant_id, key.name, "", Purpose.VERIFY, step.operation_id)
+        context = EncryptionContext(step.tenant_id, key.name, "", Purpose.VERIFY, step.operation_id)
         ciphertext = self._tenant_keys.encrypt(context, _PROOF)
         if ciphertext_version(ciphertext) < key.version or self._tenant_keys.decrypt(context, ciphertext) != _PROOF:
             raise KeyUnavailable
@@ -173,7 +173,7 @@ class RotationActivities:
             if refusal is None:
                 tx.rotations.rotated(step.number, key.version)
                 before, after = str(rotation.from_version), str(key.version)
-                record(tx, step, AuditName.TENANT_KEY_ROTATED, key.name, before=before, after=after)
+                append_audit_event(tx, step, AuditName.TENANT_KEY_ROTATED, key.name, before=before, after=after)
         if refusal is not None:
             alarm(self._metrics, step.tenant_id, refusal)
             raise refusal
@@ -184,8 +184,8 @@ class RotationActivities:
 
         Returns how far the rotation has come with this and earlier tries.
         """
-        rotation = self._entered(step, Stage.PREPARE)
-        with Threads(_THREADS, thread_name_prefix="prepare") as pool:
+        rotation = self._entered(step, RotationPhase.PREPARE)
+        with ContextThreadPool(_THREADS, thread_name_prefix="prepare") as pool:
             while True:
                 activity.heartbeat(rotation.done)
                 began = time.monotonic()
@@ -200,15 +200,15 @@ class RotationActivities:
                 made = list(pool.map(self._tenant_keys.new_wrapped_key, contexts))
                 # By being rewrapped each is seen to open; what comes of it is the same key.
                 inners = self._tenant_keys.rewrap(list(zip(contexts, made, strict=True)))
-                wraps = all_proven(pool, root_key, contexts, [inner.encode("ascii") for inner in inners])
+                wraps = verify_wrapped_keys(pool, root_key, contexts, [inner.encode("ascii") for inner in inners])
                 with self._database.tenant_tx(step.tenant_id) as tx:
                     tx.tenants.lock()
-                    refuse_overtaken_root_key(tx, in_force)
+                    require_current_root_key(tx, in_force)
                     for (service, version), inner, wrap in zip(places, inners, wraps, strict=True):
-                        refuse_retired(tx, ciphertext_version(inner))
+                        require_active_version(tx, ciphertext_version(inner))
                         row = in_force.row(service, version, wrap, ciphertext_version(inner))
                         tx.rotations.prepare(step.number, row)
-                        record(
+                        append_audit_event(
                             tx,
                             step,
                             AuditName.SERVICE_KEY_CREATED,
@@ -218,7 +218,7 @@ class RotationActivities:
                             root_key=row.root_key,
                         )
                     rotation = tx.rotations.came(step.number, len(places), len(unprepared) - len(places))
-                rest(len(places), time.monotonic() - began, self._per_second)
+                throttle(len(places), time.monotonic() - began, self._per_second)
 
     @activity.defn(name="activate-service-keys")
     def activate_service_keys(self, step: RotationStep) -> None:
@@ -226,23 +226,27 @@ class RotationActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant = tx.tenants.lock()
             if tenant.state not in DECRYPTS | {State.LOCKED}:
-                raise TenantClosed(tenant.state)
-            rotation = tx.rotations.enter(step.number, Stage.ACTIVATE)
+                raise TenantNotOperational(tenant.state)
+            rotation = tx.rotations.enter(step.number, RotationPhase.ACTIVATE)
             for service, version in tx.rotations.activate(step.number):
-                record(tx, step, AuditName.SERVICE_KEY_ROTATED, service, before=str(version - 1), after=str(version))
+                append_audit_event(
+                    tx, step, AuditName.SERVICE_KEY_ROTATED, service, before=str(version - 1), after=str(version)
+                )
                 if rotation.wanted.compromised:
-                    record(tx, step, AuditName.SERVICE_KEY_COMPROMISED, service, versions=f"before {version}")
+                    append_audit_event(
+                        tx, step, AuditName.SERVICE_KEY_COMPROMISED, service, versions=f"before {version}"
+                    )
                 activity.heartbeat()
 
     @activity.defn(name="rewrap-keys")
     def rewrap_keys(self, step: RotationStep) -> RotationProgress:
         """Step 5: what lies under an older version of tenant key or root key, under the newest; the rest stays."""
-        followed = self._entered(step, Stage.REWRAP).wanted.root_key_version
+        followed = self._entered(step, RotationPhase.REWRAP).wanted.root_key_version
         progress = self._rewrapping.run(step, followed)
         if followed is not None:
             with self._database.tenant_tx(step.tenant_id) as tx:
                 root_key = root_key_in_force(tx, _known(tx))
-                record(tx, step, AuditName.ROOT_KEY_VERSION_FOLLOWED, root_key.name, version=str(followed))
+                append_audit_event(tx, step, AuditName.ROOT_KEY_VERSION_FOLLOWED, root_key.name, version=str(followed))
         return progress
 
     @activity.defn(name="retire-tenant-key")
@@ -255,14 +259,14 @@ class RotationActivities:
         name = ids.l2_key(step.tenant_id)
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
-            tx.rotations.enter(step.number, Stage.RETIRE)
+            tx.rotations.enter(step.number, RotationPhase.RETIRE)
             oldest = tx.rotations.retire_tenant_key(step.number)
             if oldest is None:
                 return RetireResult(retired=False)
-            record(tx, step, AuditName.TENANT_KEY_RETIRED, name, "intended", oldest=str(oldest))
+            append_audit_event(tx, step, AuditName.TENANT_KEY_RETIRED, name, "intended", oldest=str(oldest))
         self._tenant_keys.retire(step.tenant_id, oldest)
         with self._database.tenant_tx(step.tenant_id) as tx:
-            record(tx, step, AuditName.TENANT_KEY_RETIRED, name, oldest=str(oldest))
+            append_audit_event(tx, step, AuditName.TENANT_KEY_RETIRED, name, oldest=str(oldest))
         return RetireResult(retired=True)
 
     @activity.defn(name="trim-tenant-key")
@@ -270,31 +274,33 @@ class RotationActivities:
         """Step 7: the retired versions are deleted, so that nobody can bring them back. It cannot be undone."""
         name = ids.l2_key(step.tenant_id)
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tx.rotations.enter(step.number, Stage.TRIM)
+            tx.rotations.enter(step.number, RotationPhase.TRIM)
             key = tx.keys.get(name)
             if key is None:
                 raise KeyUnavailable
-            record(tx, step, AuditName.TENANT_KEY_TRIMMED, name, "intended", oldest=str(key.oldest))
+            append_audit_event(tx, step, AuditName.TENANT_KEY_TRIMMED, name, "intended", oldest=str(key.oldest))
         self._tenant_keys.trim(step.tenant_id, key.oldest)
         with self._database.tenant_tx(step.tenant_id) as tx:
-            record(tx, step, AuditName.TENANT_KEY_TRIMMED, name, oldest=str(key.oldest))
+            append_audit_event(tx, step, AuditName.TENANT_KEY_TRIMMED, name, oldest=str(key.oldest))
 
     @activity.defn(name="destroy-compromised-keys")
     def destroy_compromised_keys(self, step: RotationStep) -> DestroyResult:
         """Step 8: compromised versions under which nothing is sealed any more lose their wrap. It cannot be undone."""
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tx.rotations.enter(step.number, Stage.DESTROY)
+            tx.rotations.enter(step.number, RotationPhase.DESTROY)
             uses = tx.rotations.compromised()
             for use in uses:
                 if not use.objects:
-                    record(tx, step, AuditName.SERVICE_KEY_DESTROYED, _version(use.service, use.version), "intended")
+                    append_audit_event(
+                        tx, step, AuditName.SERVICE_KEY_DESTROYED, _version(use.service, use.version), "intended"
+                    )
         objects = 0
         with self._database.tenant_tx(step.tenant_id) as tx:
             for use in uses:
                 sealed = use.objects or tx.rotations.destroy(use.service, use.version)
                 objects += sealed
                 if not sealed:
-                    record(tx, step, AuditName.SERVICE_KEY_DESTROYED, _version(use.service, use.version))
+                    append_audit_event(tx, step, AuditName.SERVICE_KEY_DESTROYED, _version(use.service, use.version))
         return DestroyResult(objects=objects)
 
     @activity.defn(name="finish-rotation")
@@ -303,9 +309,9 @@ class RotationActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant = tx.tenants.lock()
             tx.rotations.end(step.number)
-            record(tx, step, AuditName.KEYS_ROTATED, ids.l2_key(step.tenant_id))
-            told = self._announcer.store(tx, step, tenant, AnnouncementKind.KEYS_ROTATED)
-        return RotationEnded(told=AnnouncementKind.KEYS_ROTATED if told else None)
+            append_audit_event(tx, step, AuditName.KEYS_ROTATED, ids.l2_key(step.tenant_id))
+            told = self._announcer.store(tx, step, tenant, NotificationKind.KEYS_ROTATED)
+        return RotationEnded(told=NotificationKind.KEYS_ROTATED if told else None)
 
     @activity.defn(name="abandon-rotation")
     def abandon_rotation(self, failure: RotationFailedStep) -> None:
@@ -314,7 +320,7 @@ class RotationActivities:
             tx.tenants.lock()
             if tx.rotations.get(failure.number) is not None:
                 tx.rotations.end(failure.number, failure.code)
-            record(
+            append_audit_event(
                 tx,
                 failure,
                 AuditName.KEYS_ROTATED,
@@ -331,7 +337,7 @@ class RotationActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant = tx.tenants.lock()
             if tenant.state not in DECRYPTS:
-                raise TenantClosed(tenant.state)
+                raise TenantNotOperational(tenant.state)
             versions = tx.services.keys()
             state = {(key.service, key.version): key.state for key in versions}.get((step.service, step.version))
             if state is None:
@@ -340,15 +346,15 @@ class RotationActivities:
                 raise KeyVersionInUse(step.service, step.version, f"it is {state}")
             argument: Argument = {"service": step.service, "version": step.version}
             require_approval(tx, step, Action.RETIRE_KEY_VERSION, argument, step.approval_id)
-            record(tx, step, AuditName.SERVICE_KEY_DESTROYED, subject, "intended")
+            append_audit_event(tx, step, AuditName.SERVICE_KEY_DESTROYED, subject, "intended")
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
             objects = tx.rotations.destroy(step.service, step.version)
-            record(tx, step, AuditName.SERVICE_KEY_DESTROYED, subject, "refused" if objects else "success")
+            append_audit_event(tx, step, AuditName.SERVICE_KEY_DESTROYED, subject, "refused" if objects else "success")
         if objects:
             raise KeyVersionInUse(step.service, step.version, f"objects sealed under it: {objects}")
 
-    def _entered(self, step: RotationStep, stage: Stage) -> RotationRow:
+    def _entered(self, step: RotationStep, stage: RotationPhase) -> RotationRow:
         with self._database.tenant_tx(step.tenant_id) as tx:
             return tx.rotations.enter(step.number, stage)
 

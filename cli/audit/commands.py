@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cli.audit.forward import stream
 from cli.audit.reconcile import reconcile
-from cli.audited import on_record
+from cli.audited import audited
 from cli.connections import Tenant, named, operator_database
 from compliance.audit.export import begin_export
 from compliance.audit.ocsf import NOT_VERIFIABLE, ocsf_line
@@ -69,7 +69,7 @@ def export(
 
     with (
         operator_database(load_settings()) as database,
-        on_record(database, tenant_id, AuditName.EXPORTED, "audit stream", format=form),
+        audited(database, tenant_id, AuditName.EXPORTED, "audit stream", format=form),
     ):
         keys = PublicKeys.on_record(PlatformQueries(database).audit_keys())
         with database.tenant_tx(tenant_id) as tx:
@@ -105,7 +105,7 @@ def certificate(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> 
     tenant_id = named(tenant)
     with (
         operator_database(load_settings()) as database,
-        on_record(database, tenant_id, AuditName.EXPORTED, "crypto-shred certificate", format="json"),
+        audited(database, tenant_id, AuditName.EXPORTED, "crypto-shred certificate", format="json"),
     ):
         with database.tenant_tx(tenant_id) as tx:
             stored = tx.leaving.certificate()

@@ -13,11 +13,11 @@ from rich.text import Text
 
 from cli.connections import named, operator_database
 from cli.tenants.commands import every_tenant
-from compliance.reconciliation.ledger import Closed, Log, close, our_records
-from compliance.reconciliation.model import LATE, Difference, OurRecord, Severity
+from compliance.reconciliation.ledger import ReconciliationResult, ServerLog, our_records, reconcile_all
+from compliance.reconciliation.model import LATE, AuditRecord, Discrepancy, Severity
 from compliance.reconciliation.vault_log import files_of, read_log
 from config.settings import load_settings
-from core.errors.compliance import AuditDiffers, VaultLogUnknown
+from core.errors.compliance import AuditDiscrepancy, VaultAuditLogNotConfigured
 from core.errors.tenants import TenantUnknown
 from database.connection.database import Database
 from openkcm.cli import output
@@ -65,9 +65,9 @@ def reconcile(  # noqa: PLR0913 - one for each option
         streams = {one: our_records(database, one, begin) for one in _needed(database, wanted)}
     if every:
         streams |= {tenant_id: [] for tenant_id in log.events if tenant_id and tenant_id not in streams}
-    closed = close(log, streams, begin, end, every=every or len(streams) > 1)
+    closed = reconcile_all(log, streams, begin, end, every=every or len(streams) > 1)
     if not every:
-        closed = Closed(closed.platform, {one: closed.tenants[one] for one in wanted})
+        closed = ReconciliationResult(closed.platform, {one: closed.tenants[one] for one in wanted})
     _tell(closed, log, streams, end, as_json=as_json)
 
 
@@ -87,14 +87,14 @@ def _existing(database: Database, tenant_id: str) -> str:
 
 def _known(path: Path | None) -> Sequence[Path]:
     if path is None:
-        raise VaultLogUnknown
+        raise VaultAuditLogNotConfigured
     files = files_of(path)
     if not files:
         raise FileRefused(f"{path} is not there", "name the key server's audit log with --vault-log")
     return files
 
 
-def _read(files: Sequence[Path], since: datetime | None, *, as_json: bool) -> Log:
+def _read(files: Sequence[Path], since: datetime | None, *, as_json: bool) -> ServerLog:
     with _shown(files, as_json=as_json) as progress:
         return read_log(files, None if since is None else since - LATE, progress)
 
@@ -110,7 +110,14 @@ def _shown(files: Sequence[Path], *, as_json: bool) -> Iterator[Callable[[int], 
         yield lambda number: bar.advance(task, number)
 
 
-def _tell(closed: Closed, log: Log, streams: dict[str, list[OurRecord]], until: datetime, *, as_json: bool) -> None:
+def _tell(
+    closed: ReconciliationResult,
+    log: ServerLog,
+    streams: dict[str, list[AuditRecord]],
+    until: datetime,
+    *,
+    as_json: bool,
+) -> None:
     found = [*closed.platform, *(one for differences in closed.tenants.values() for one in differences)]
     number = sum(one.severity is not Severity.NOTICE for one in found)
     document = {
@@ -141,18 +148,18 @@ def _tell(closed: Closed, log: Log, streams: dict[str, list[OurRecord]], until: 
     if closed.clean:
         output.answer(document, as_json=as_json, show=show)
     else:
-        differs = AuditDiffers(number)
+        differs = AuditDiscrepancy(number)
         output.answer_refused(document, differs.code, differs.message, differs.hint, as_json=as_json, show=show)
 
 
-def _line(one: Difference) -> str:
+def _line(one: Discrepancy) -> str:
     at = "" if one.at is None else f"{one.at:%Y-%m-%d %H:%M:%S} "
     lacks = f"; the {one.lacks} lacks it" if one.lacks else ""
     of = f"{one.tenant_id}: " if one.tenant_id else ""
     return f"{at}{one.severity} {one.kind}: {of}{one.what}{lacks}"
 
 
-def _of_difference(one: Difference) -> dict[str, Any]:
+def _of_difference(one: Discrepancy) -> dict[str, Any]:
     return {
         "kind": one.kind,
         "severity": one.severity,

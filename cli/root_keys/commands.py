@@ -13,19 +13,19 @@ import typer
 from rich.text import Text
 
 from cli import progress
-from cli.audited import on_record
+from cli.audited import audited
 from cli.connections import Ask, Tenant, ask_gateway, operator_database
 from cli.root_keys import output as health
 from cli.root_keys import output as root_key_view
 from cli.root_keys.credentials import Source
 from cli.root_keys.locations import with_place
-from config.credential_encryption import seal
+from config.credential_encryption import encrypt_credentials
 from config.secrets import INTAKE_PUBLIC_KEY, read_secret
 from config.settings import Settings, load_settings
 from core import names as ids
 from core.errors.keys import RootKeyRequestUnknown
 from core.errors.tenants import TenantUnknown
-from core.keys.root_keys import Place, PlatformPlace, Problem, external_id
+from core.keys.root_keys import Place, PlatformKeyRef, Problem, external_id
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.root_keys import RootKeyChangeRow, RootKeyRequestRow
@@ -71,7 +71,7 @@ class RootKey:
         with operator_database(settings) as database:
             row = _known(database, tenant_id)
             request_id = _request(settings, database, tenant_id, place, source)
-            with on_record(
+            with audited(
                 database, tenant_id, AuditName.ROOT_KEY_PREFLIGHT_REQUESTED, place.name, **_told(place, request_id)
             ):
                 self._ask(settings, lambda gateway: gateway.preflight_root_key(tenant_id, request_id))
@@ -121,11 +121,11 @@ class RootKey:
         self, settings: Settings, database: Database, tenant_id: str, place: Place, request_id: str
     ) -> OpenKcmError | None:
         """Ask; return the refusal, or that it is not done yet, beside which there is more to tell."""
-        from workflows.client.workflow_client import NotDoneInTime  # noqa: PLC0415 - see cli.connections
+        from workflows.client.workflow_client import OperationTimeout as NotDoneInTime  # noqa: PLC0415 - see cli.connections
 
         told = _told(place, request_id)
         try:
-            with on_record(database, tenant_id, AuditName.ROOT_KEY_CHANGE_REQUESTED, place.name, **told):
+            with audited(database, tenant_id, AuditName.ROOT_KEY_CHANGE_REQUESTED, place.name, **told):
                 self._ask(settings, lambda gateway: gateway.change_root_key(tenant_id, request_id))
         except (CallerError, NotDoneInTime) as refused:
             return refused
@@ -142,7 +142,7 @@ def everything(tx: TenantTransaction, aws_principal: str | None) -> dict[str, An
     if row is None:
         raise TenantUnknown
     key, changes, versions = tx.root_keys.current(), tx.root_keys.changes(), tx.root_keys.versions()
-    place: Place = PlatformPlace() if key is None else key.place
+    place: Place = PlatformKeyRef() if key is None else key.place
     return {
         "tenant_id": row.tenant_id,
         "root_key_mode": row.root_key_mode,
@@ -168,7 +168,9 @@ def _request(settings: Settings, database: Database, tenant_id: str, place: Plac
     """Store what is asked for and return its id."""
     intake = read_secret(settings.secrets, INTAKE_PUBLIC_KEY)
     request_id, credentials = uuid4().hex, source.read(place)
-    sealed = None if isinstance(place, PlatformPlace) else seal(intake, tenant_id, request_id, credentials)
+    sealed = (
+        None if isinstance(place, PlatformKeyRef) else encrypt_credentials(intake, tenant_id, request_id, credentials)
+    )
     with database.tenant_tx(tenant_id) as tx:
         tx.root_keys.request(RootKeyRequestRow(request_id, place, sealed))
     return request_id

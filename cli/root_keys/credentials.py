@@ -17,12 +17,12 @@ from pydantic import SecretStr, ValidationError
 
 from core.errors.keys import RootKeyRefused
 from core.keys.root_keys import (
-    AwsKmsPlace,
+    AwsKmsKeyRef,
     Credentials,
-    OpenBaoPlace,
-    Pkcs11Place,
+    OpenBaoKeyRef,
+    Pkcs11KeyRef,
     Place,
-    PlatformPlace,
+    PlatformKeyRef,
     refuse_incomplete,
 )
 from openkcm.errors import CallerError
@@ -57,7 +57,7 @@ class Source:
             RootKeyRefused: they are not those that `place` needs.
         """
         given = self._given()
-        if isinstance(place, PlatformPlace) and not given:
+        if isinstance(place, PlatformKeyRef) and not given:
             return Credentials()
         if self.file is None:
             given |= _typed([name for name in _asked_for(place, given) if name not in given])
@@ -76,15 +76,15 @@ class Source:
 
 def _asked_for(place: Place, given: dict[str, str]) -> tuple[str, ...]:
     match place:
-        case AwsKmsPlace(role_arn=None):
+        case AwsKmsKeyRef(role_arn=None):
             return ("access_key_id", "secret_access_key")
-        case AwsKmsPlace() if given:
+        case AwsKmsKeyRef() if given:
             return ("secret_access_key",)
-        case Pkcs11Place():
+        case Pkcs11KeyRef():
             return ("pin",)
-        case OpenBaoPlace(role_id=None):
+        case OpenBaoKeyRef(role_id=None):
             return ("token",)
-        case OpenBaoPlace():
+        case OpenBaoKeyRef():
             return ("secret_id",)
     return ()  # a role that the platform's own identity may take
 

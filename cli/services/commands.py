@@ -14,20 +14,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.audited import on_record
+from cli.audited import audited
 from cli.confirmation import SERVICE, ConfirmService, refuse_unconfirmed
 from cli.connections import Tenant, ask_gateway, operator_database
 from cli.services import join_token
 from cli.services.smoke_test import try_service
 from cli.tenants.commands import of_service
 from config.settings import Settings, load_settings
-from core.errors.platform import Overtaken
+from core.errors.platform import Superseded
 from core.errors.services import ServiceUnknown
 from core.errors.tenants import TenantUnknown
 from core.services import refuse_unconnectable
 from database.connection.database import Database
-from database.services.agents import ContactRow
-from database.services.repository import LeafRow, ServiceRequestRow
+from database.services.agents import HeartbeatRow
+from database.services.repository import ServiceCertificateRow, ServiceRequestRow
 from database.tenants import TenantRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
@@ -35,11 +35,11 @@ from openkcm.contract.client_files import AUTHORITY, CERTIFICATE, Offer, certifi
 from openkcm.contract.csr import LONGEST, requested_key
 from openkcm.contract.names import parse_service_name, parse_tenant_id
 from openkcm.contract.services import ServiceKind, is_connected
-from openkcm.credentials.store import ServiceFolder
+from openkcm.credentials.store import CredentialStore
 from openkcm.errors import FolderRefused
 
 if TYPE_CHECKING:
-    from workflows.client.workflow_client import Gateway
+    from workflows.client.workflow_client import WorkflowClient
 
 Name = Annotated[str, typer.Argument(help="The service's name.")]
 
@@ -75,15 +75,13 @@ def connect(  # noqa: PLR0913 - one parameter an option
     request_id = uuid4().hex
     with operator_database(settings) as database:
         row = _admitted(database, tenant_id, service, kind)
-        folder = None if out is None else ServiceFolder(out, tenant_id, service)
+        folder = None if out is None else CredentialStore(out, tenant_id, service)
         if folder is not None and csr is not None:
             folder.refuse_own_key()
         csr_pem = _read_request(csr) if csr is not None else folder.request() if folder is not None else ""
         with database.tenant_tx(tenant_id) as tx:
             tx.services.request(ServiceRequestRow(request_id, service, kind, csr_pem))
-        with on_record(
-            database, tenant_id, AuditName.SERVICE_CONNECT_REQUESTED, service, kind=kind, request=request_id
-        ):
+        with audited(database, tenant_id, AuditName.SERVICE_CONNECT_REQUESTED, service, kind=kind, request=request_id):
             ask_gateway(settings, lambda gateway: gateway.connect_service(tenant_id, row.region, service, request_id))
         with database.tenant_tx(tenant_id) as tx:
             leaf, chain = tx.services.issued(service, request_id)
@@ -127,7 +125,7 @@ def list_services(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
     output.answer({"tenant_id": tenant_id, "services": services}, as_json=as_json, show=draw)
 
 
-def _of_agent(row: ContactRow, now: datetime) -> dict[str, Any]:
+def _of_agent(row: HeartbeatRow, now: datetime) -> dict[str, Any]:
     """Return an agent as JSON's types; all but the time of its last contact is its own word."""
     return {
         "instance": row.instance,
@@ -176,7 +174,7 @@ def _changed(
     tenant: str,
     name: str,
     asked: AuditName,
-    change: "Callable[[Gateway, str, str, str], Awaitable[None]]",
+    change: "Callable[[WorkflowClient, str, str, str], Awaitable[None]]",
     confirm: Callable[[str], None] = lambda _service: None,
 ) -> dict[str, Any]:
     """Have the workflow of a known and confirmed service do something and return what the service is then."""
@@ -189,7 +187,7 @@ def _changed(
         if known is None:
             raise ServiceUnknown
         confirm(service)
-        with on_record(database, tenant_id, asked, service):
+        with audited(database, tenant_id, asked, service):
             ask_gateway(settings, lambda gateway: change(gateway, tenant_id, row.region, service))
         with database.tenant_tx(tenant_id) as tx:
             known = tx.services.get(service) or known
@@ -222,11 +220,11 @@ def _offer(settings: Settings) -> Offer:
 
 
 def _files(  # noqa: PLR0913, PLR0917 - what a folder is made of
-    folder: ServiceFolder,
+    folder: CredentialStore,
     kind: ServiceKind,
     service: str,
     offer: Offer,
-    leaf: LeafRow,
+    leaf: ServiceCertificateRow,
     chain: str,
     *,
     own_key: bool,
@@ -236,7 +234,7 @@ def _files(  # noqa: PLR0913, PLR0917 - what a folder is made of
     files = {AUTHORITY: root}
     if own_key:
         if not folder.holds_key_of(leaf.certificate_pem):
-            raise Overtaken("the certificate is for a key that is no longer in the folder", "run the command again")
+            raise Superseded("the certificate is for a key that is no longer in the folder", "run the command again")
         files |= configuration(kind, service, str(folder.path), offer, presented + folder.key_pem())
     return files | {CERTIFICATE: presented}
 

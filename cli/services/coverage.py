@@ -16,14 +16,14 @@ from compliance.coverage.assessment import (
     LATELY_DAYS,
     LOOKED_BACK_DAYS,
     NOT_MEASURED,
-    Amount,
     Coverage,
     FieldCoverage,
-    Lacking,
+    FullyCovered,
+    Incomplete,
     Overhead,
-    Protected,
     ServiceCoverage,
     Verdict,
+    Volume,
 )
 from compliance.coverage.reader import read_coverage
 from config.settings import load_settings
@@ -55,9 +55,9 @@ def show_coverage(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
 
 def _verdict(verdict: Verdict) -> Mapping[str, Any]:
     match verdict:
-        case Protected():
+        case FullyCovered():
             return {"protected": True, "missing": []}
-        case Lacking(gaps):
+        case Incomplete(gaps):
             told = [
                 {
                     "code": gap.code,
@@ -106,7 +106,7 @@ def _field(one: FieldCoverage) -> Mapping[str, Any]:
     }
 
 
-def _amount(one: Amount) -> Mapping[str, int]:
+def _amount(one: Volume) -> Mapping[str, int]:
     return {"operations": one.operations, "bytes": one.bytes}
 
 
@@ -124,7 +124,7 @@ def _overhead(one: Overhead | None) -> Mapping[str, Any] | None:
 def _draw(console: Console, found: Coverage) -> None:
     services = Table(_whole("service"), "stands", "how", "today", "overhead")
     for one in found.services:
-        stands = "protected" if isinstance(one.verdict, Protected) else "something missing"
+        stands = "protected" if isinstance(one.verdict, FullyCovered) else "something missing"
         ways = ", ".join(one.ways) or "not at all"
         _add(services, one.service, stands, ways, f"{one.days.get(found.today, 0):,}", _share(one.overhead))
     fields = Table(_whole("service"), _whole("field"), "mode", f"{LATELY_DAYS} days", "last seen", "overhead")
@@ -142,9 +142,9 @@ def _draw(console: Console, found: Coverage) -> None:
 
 def _words(verdict: Verdict) -> Sequence[str]:
     match verdict:
-        case Protected():
+        case FullyCovered():
             return [f"{ALL_PROTECTED}: nothing is missing of what is on the list, as the services say themselves"]
-        case Lacking(gaps):
+        case Incomplete(gaps):
             told = [(" ".join(filter(None, (gap.service, gap.place, gap.missing))), gap.next_step) for gap in gaps]
             return [line for missing, step in told for line in (f"missing  {missing}", f"   next  {step}")]
 

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.audited import on_record
+from cli.audited import audited
 from cli.certificates import Authorities, of_authority
 from cli.connections import Ask, Tenant, ask_gateway, named, operator_database
 from cli.isolation import of_examination
 from cli.rotation import of_rotation, of_version
 from cli.tenants import output as tenant_view
 from cli.tenants.policy import Policy
-from cli.tenants.status import Standing
+from cli.tenants.status import StatusCommands
 from config.settings import load_settings
 from core import names as ids
 from core.errors.tenants import TenantUnknown
@@ -26,7 +26,7 @@ from core.tenants.lifecycle import State
 from core.tenants.provisioning import TITLES
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.offboarding import LeavingRow
+from database.offboarding import OffboardingRow
 from database.platform.scheduled import PlatformQueries
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
@@ -43,7 +43,7 @@ def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
     tenants.command("list")(list_tenants)
     tenants.command("show")(show)
     tenants.command("retry")(retry)
-    standing = Standing(ask)
+    standing = StatusCommands(ask)
     authorities = Authorities(ask)
     tenants.command("roll-authority")(authorities.roll)
     tenants.command("crl")(authorities.crl)
@@ -84,7 +84,7 @@ def show(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
 def retry(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
     """Provision a tenant again whose provisioning failed."""
     tenant_id, settings = named(tenant), load_settings()
-    with operator_database(settings) as database, on_record(database, tenant_id, AuditName.RETRY_REQUESTED):
+    with operator_database(settings) as database, audited(database, tenant_id, AuditName.RETRY_REQUESTED):
         ask_gateway(settings, lambda gateway: gateway.retry(tenant_id))
     output.answer(
         {"tenant_id": tenant_id, "state": State.PROVISIONING},
@@ -162,7 +162,7 @@ def everything(tx: TenantTransaction) -> dict[str, Any]:
     }
 
 
-def of_leaving(row: LeavingRow | None) -> dict[str, Any] | None:
+def of_leaving(row: OffboardingRow | None) -> dict[str, Any] | None:
     """Return how far a tenant's leaving is, as JSON's types; None while it stays."""
     if row is None or row.since is None:
         return None

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.audited import on_record
+from cli.audited import audited
 from cli.connections import Ask, Tenant, operator_database
 from config.settings import load_settings
 from core.errors.tenants import TenantUnknown
@@ -58,7 +58,7 @@ class Policy:
                     policy.four_eyes if four_eyes is None else _actions(four_eyes),
                 )
                 told = {name: str(value) for name, value in wanted.as_argument().items()}
-                with on_record(database, tenant_id, AuditName.POLICY_CHANGE_REQUESTED, **told):
+                with audited(database, tenant_id, AuditName.POLICY_CHANGE_REQUESTED, **told):
                     self._ask(settings, lambda gateway: gateway.change_policy(tenant_id, wanted))
                 policy = _of(database, tenant_id)
         document = {"tenant_id": tenant_id, **policy.as_argument()}

@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.audited import on_record
+from cli.audited import audited
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.connections import Ask, Tenant, operator_database
 from cli.root_keys.output import healed_by
 from config.settings import load_settings
 from core.errors.tenants import TenantUnknown
-from core.messages.tenants import StandingMove
+from core.messages.tenants import StatusChange
 from core.services import ServiceState
-from core.tenants.lifecycle import MEANING, Move, State, advance
+from core.tenants.lifecycle import MEANING, State, Transition, transition
 from core.tenants.locks import LockReason
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
@@ -29,26 +29,26 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
 
 _REQUESTED = {
-    StandingMove.SUSPEND: AuditName.SUSPEND_REQUESTED,
-    StandingMove.RESUME: AuditName.RESUME_REQUESTED,
-    StandingMove.LOCK: AuditName.LOCK_REQUESTED,
-    StandingMove.UNLOCK: AuditName.UNLOCK_REQUESTED,
-    StandingMove.CLEAR_BREACH: AuditName.BREACH_CLEAR_REQUESTED,
+    StatusChange.SUSPEND: AuditName.SUSPEND_REQUESTED,
+    StatusChange.RESUME: AuditName.RESUME_REQUESTED,
+    StatusChange.LOCK: AuditName.LOCK_REQUESTED,
+    StatusChange.UNLOCK: AuditName.UNLOCK_REQUESTED,
+    StatusChange.CLEAR_BREACH: AuditName.BREACH_CLEAR_REQUESTED,
 }
 _LOCKED_AGAIN = "somebody locked it again; openkcm tenant unlock undoes that as well"
 
 
-class Standing:
+class StatusCommands:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
 
     def suspend(self, tenant: Tenant, *, as_json: output.AsJson = False) -> None:
         """Let a tenant's services decrypt and no longer encrypt; `resume` undoes it."""
-        self._answer(self._moved(tenant, StandingMove.SUSPEND), as_json=as_json)
+        self._answer(self._moved(tenant, StatusChange.SUSPEND), as_json=as_json)
 
     def resume(self, tenant: Tenant, *, as_json: output.AsJson = False) -> None:
         """Let a suspended tenant's services encrypt again."""
-        self._answer(self._moved(tenant, StandingMove.RESUME), as_json=as_json)
+        self._answer(self._moved(tenant, StatusChange.RESUME), as_json=as_json)
 
     def lock(
         self,
@@ -64,7 +64,7 @@ class Standing:
             _show_stops(tenant_id, as_json=as_json)
             return
         refuse_unconfirmed(tenant_id, confirm, f"every service of {tenant_id} stops at once", "lock it")
-        self._answer(self._moved(tenant_id, StandingMove.LOCK), as_json=as_json)
+        self._answer(self._moved(tenant_id, StatusChange.LOCK), as_json=as_json)
 
     def unlock(
         self,
@@ -83,7 +83,7 @@ class Standing:
         if breach:
             tenant_id = parse_tenant_id(tenant)
             refuse_unconfirmed(tenant_id, confirm, _unseen(tenant_id), "unlock it", dry_run=False)
-        document = self._moved(tenant, StandingMove.CLEAR_BREACH if breach else StandingMove.UNLOCK)
+        document = self._moved(tenant, StatusChange.CLEAR_BREACH if breach else StatusChange.UNLOCK)
         if document["state"] != State.LOCKED:
             self._answer(document, as_json=as_json)
             return
@@ -97,11 +97,11 @@ class Standing:
             as_json=as_json,
         )
 
-    def _moved(self, tenant: str, move: StandingMove) -> dict[str, Any]:
+    def _moved(self, tenant: str, move: StatusChange) -> dict[str, Any]:
         """Have the tenant's workflow make a move and return how the tenant stands then."""
         tenant_id, settings = parse_tenant_id(tenant), load_settings()
         with operator_database(settings) as database:
-            with on_record(database, tenant_id, _REQUESTED[move]):
+            with audited(database, tenant_id, _REQUESTED[move]):
                 self._ask(settings, lambda gateway: gateway.change_standing(tenant_id, move))
             row = _known(database, tenant_id)
         return {"tenant_id": tenant_id, "state": row.state, "locks": list(row.locks)}
@@ -138,7 +138,7 @@ def _show_stops(tenant_id: str, *, as_json: bool) -> None:
         if row is None:
             raise TenantUnknown
         if row.state is not State.LOCKED:
-            advance(row.state, Move.LOCK)
+            transition(row.state, Transition.LOCK)
         document = {"tenant_id": tenant_id, "state": row.state, "would_stop": stops(tx, row)}
     output.answer(document, as_json=as_json, show=lambda console: _draw_stops(console, document))
 

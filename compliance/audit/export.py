@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from core.audit import AuditFilter
-from database.audit import StreamEnds
+from database.audit import StreamBounds
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from openkcm.contract.audit_events import StoredRecord
-from openkcm.verification.audit_export import ExportHeader, SignedPlace, export_lines
+from openkcm.verification.audit_export import Checkpoint, ExportHeader, export_lines
 
 PIECE = 5_000
 """Records handed out or verified between two looks at whether to go on; a few megabytes."""
@@ -65,11 +65,11 @@ def begin_export(
     return Export(header, chosen, among)
 
 
-def _signed(ends: StreamEnds, fingerprint_of: Callable[[str], str]) -> SignedPlace | None:
+def _signed(ends: StreamBounds, fingerprint_of: Callable[[str], str]) -> Checkpoint | None:
     head = ends.signed
     if head is None:
         return None
-    return SignedPlace(
+    return Checkpoint(
         seq=head.seq,
         chain_hash=head.chain_hash.hex(),
         signature=head.signature,

@@ -1,8 +1,8 @@
 """How much of a tenant's listed data is encrypted, as far as is known here, and what is missing until all of it is.
 
 It rests on what the crypto service itself saw (who is connected, whose keys were used) and on what the customer's own
-programs say of themselves (`Use`), which is a claim and no evidence. Which data is sensitive is for the list of
-protected fields to say; what is not on it is not known here. Where something is not known, nothing is `Protected`.
+programs say of themselves (`ReportedUse`), which is a claim and no evidence. Which data is sensitive is for the list of
+protected fields to say; what is not on it is not known here. Where something is not known, nothing is `FullyCovered`.
 """
 
 from collections import Counter, defaultdict
@@ -44,11 +44,11 @@ _BACKFILLED = "#backfilled"
 
 
 ALL_PROTECTED = "All sensitive data protected"
-"""Said of a tenant that is `Protected`, and of no other."""
+"""Said of a tenant that is `FullyCovered`, and of no other."""
 NOT_MEASURED = "not measured yet"
 
 
-class Way(StrEnum):
+class EncryptionMethod(StrEnum):
     """How a service encrypts."""
 
     PROGRAMS = "programs"
@@ -60,17 +60,17 @@ class Way(StrEnum):
     """It encrypts its files with keys that it fetched over KMIP, as databases and object stores do."""
 
 
-_WAYS: tuple[tuple[Way, frozenset[CryptoOperation]], ...] = (
-    (Way.REQUESTS, frozenset({CryptoOperation.ENCRYPT, CryptoOperation.DECRYPT, CryptoOperation.REWRAP})),
-    (Way.DATA_KEYS, frozenset({CryptoOperation.DATA_KEY, CryptoOperation.WRAPPED_DATA_KEY})),
-    (Way.KMIP_KEYS, frozenset({CryptoOperation.GET})),
+_WAYS: tuple[tuple[EncryptionMethod, frozenset[CryptoOperation]], ...] = (
+    (EncryptionMethod.REQUESTS, frozenset({CryptoOperation.ENCRYPT, CryptoOperation.DECRYPT, CryptoOperation.REWRAP})),
+    (EncryptionMethod.DATA_KEYS, frozenset({CryptoOperation.DATA_KEY, CryptoOperation.WRAPPED_DATA_KEY})),
+    (EncryptionMethod.KMIP_KEYS, frozenset({CryptoOperation.GET})),
 )
 ENCRYPTING = frozenset(chain.from_iterable(operations for _, operations in _WAYS))
 """What a service asks for only when data of it lies, or is to lie, under its keys."""
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class ReportedUse:
     """What a service's programs say that they did at one place on one UTC day."""
 
     day: date
@@ -83,7 +83,7 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestCount:
     """How often the crypto service answered one operation of a service on one UTC day."""
 
     day: date
@@ -92,7 +92,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Backfilling:
+class BackfillProgress:
     """How far a service is with encrypting the values from before at one place, as it said on a day."""
 
     place: str
@@ -114,9 +114,9 @@ class ServiceFacts:
     agents_connected: int | None = None
     """None where no agent was ever heard of."""
     fields: tuple[ProtectedField, ...] = ()
-    uses: tuple[Use, ...] = ()
-    backfills: tuple[Backfilling, ...] = ()
-    asked: tuple[Asked, ...] = ()
+    uses: tuple[ReportedUse, ...] = ()
+    backfills: tuple[BackfillProgress, ...] = ()
+    asked: tuple[RequestCount, ...] = ()
     fetched: date | None = None
     """The last day ever on which it fetched a key over KMIP."""
     keys_kept: int = 0
@@ -148,7 +148,7 @@ class Overhead:
 
 
 @dataclass(frozen=True, slots=True)
-class Amount:
+class Volume:
     operations: int
     bytes: int
 
@@ -163,37 +163,37 @@ class FieldCoverage:
 
     place: str
     field: ProtectedField | None
-    today: Amount
-    week: Amount
-    month: Amount
+    today: Volume
+    week: Volume
+    month: Volume
     seen: date | None
     plain_read: date | None
     plain_values: int
-    backfill: Backfilling | None
+    backfill: BackfillProgress | None
     overhead: Overhead | None
 
 
 @dataclass(frozen=True, slots=True)
-class Protected:
+class FullyCovered:
     """Nothing is missing, of what can be known here."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lacking:
+class Incomplete:
     """Something is: each gap says what, and what to do."""
 
     gaps: tuple[Gap, ...]
 
 
-Verdict = Protected | Lacking
-Counted = TypeVar("Counted", Use, Asked)
+Verdict = FullyCovered | Incomplete
+Counted = TypeVar("Counted", ReportedUse, RequestCount)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceCoverage:
     facts: ServiceFacts
     fields: tuple[FieldCoverage, ...]
-    ways: tuple[Way, ...]
+    ways: tuple[EncryptionMethod, ...]
     days: Mapping[date, int]
     """Operations of its programs, and those it asked the crypto service for, on each day that has any."""
     overhead: Overhead | None
@@ -218,11 +218,11 @@ class Coverage:
         gaps = [*self.gaps]
         for one in self.services:
             match one.verdict:
-                case Lacking(more):
+                case Incomplete(more):
                     gaps += more
-                case Protected():  # pragma: no branch - mypy checks that every case is named
+                case FullyCovered():  # pragma: no branch - mypy checks that every case is named
                     pass
-        return Lacking(tuple(gaps)) if gaps else Protected()
+        return Incomplete(tuple(gaps)) if gaps else FullyCovered()
 
     @property
     def overhead(self) -> Overhead | None:
@@ -282,14 +282,14 @@ def _within(counted: tuple[Counted, ...], today: date) -> tuple[Counted, ...]:
 def _judge(service: ServiceFacts, fields: Sequence[FieldCoverage], now: datetime) -> Verdict:
     match service.state:
         case None:
-            return Lacking((NotConnected(service.service),))
+            return Incomplete((NotConnected(service.service),))
         case ServiceState.DISCONNECTED:
-            return Lacking((Disconnected(service.service),))
+            return Incomplete((Disconnected(service.service),))
         case ServiceState.CONNECTING:
-            return Lacking((BeingConnected(service.service),))
+            return Incomplete((BeingConnected(service.service),))
         case ServiceState.CONNECTED:  # pragma: no branch - mypy checks that every case is named
             gaps = tuple(_gaps(service, fields, now))
-            return Lacking(gaps) if gaps else Protected()
+            return Incomplete(gaps) if gaps else FullyCovered()
 
 
 def _gaps(service: ServiceFacts, fields: Sequence[FieldCoverage], now: datetime) -> Iterable[Gap]:
@@ -315,7 +315,7 @@ def _fields(service: ServiceFacts, today: date) -> Iterable[FieldCoverage]:
     """Return the listed fields in order, then those that programs speak of besides."""
     lately = _lately(today)
     listed = {field.name: field for field in service.fields}
-    told: defaultdict[str, list[Use]] = defaultdict(list)
+    told: defaultdict[str, list[ReportedUse]] = defaultdict(list)
     for use in service.uses:
         if use.operations and use.place != OTHER_PLACES:
             told[use.place].append(use)
@@ -345,28 +345,28 @@ def _plainly(place: str) -> str:
     return place.removesuffix(PLAIN).removesuffix(_BACKFILLED)
 
 
-def _is_of_requests(use: Use) -> bool:
+def _is_of_requests(use: ReportedUse) -> bool:
     """Whether it happened in requests of an application, which the encryption of old values does not."""
     return not use.place.endswith((PLAIN, _BACKFILLED))
 
 
-def _lacks(backfill: Backfilling, *, listed: bool) -> bool:
+def _lacks(backfill: BackfillProgress, *, listed: bool) -> bool:
     """Whether values are known to be plain: not where a field was decrypted and then taken off the list, to leave."""
     return backfill.state is not Backfill.FINISHED and (listed or backfill.state is not Backfill.UNDONE)
 
 
-def _is_finished(backfill: Backfilling | None) -> bool:
+def _is_finished(backfill: BackfillProgress | None) -> bool:
     return backfill is not None and backfill.state is Backfill.FINISHED
 
 
-def _ways(service: ServiceFacts, fields: Sequence[FieldCoverage], today: date) -> Iterable[Way]:
+def _ways(service: ServiceFacts, fields: Sequence[FieldCoverage], today: date) -> Iterable[EncryptionMethod]:
     since = _lately(today)
     if any(one.seen is not None and one.seen >= since for one in fields):
-        yield Way.PROGRAMS
+        yield EncryptionMethod.PROGRAMS
     lately = {one.operation for one in service.asked if one.count and one.day >= since}
     for way, operations in _WAYS:
         # A database fetches its key when it starts and then runs for months; its files lie under the key all the time.
-        holds = way is Way.KMIP_KEYS and service.fetched is not None and service.keys_kept > 0
+        holds = way is EncryptionMethod.KMIP_KEYS and service.fetched is not None and service.keys_kept > 0
         if holds or lately & operations:
             yield way
 
@@ -381,12 +381,12 @@ def _days(service: ServiceFacts) -> Mapping[date, int]:
     return {day: count for day, count in sorted(days.items()) if count}
 
 
-def _amount(uses: Iterable[Use], since: date) -> Amount:
+def _amount(uses: Iterable[ReportedUse], since: date) -> Volume:
     counted = [use for use in uses if use.day >= since]
-    return Amount(sum(use.operations for use in counted), sum(use.bytes for use in counted))
+    return Volume(sum(use.operations for use in counted), sum(use.bytes for use in counted))
 
 
-def _overhead(uses: Iterable[Use]) -> Overhead | None:
+def _overhead(uses: Iterable[ReportedUse]) -> Overhead | None:
     """Return the sums; None, which is not nothing, where no request was measured."""
     spent = lasted = 0
     for use in uses:

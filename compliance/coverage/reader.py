@@ -10,18 +10,18 @@ from datetime import UTC, datetime
 
 from compliance.coverage.assessment import (
     ENCRYPTING,
-    Asked,
-    Backfilling,
+    BackfillProgress,
     Coverage,
+    ReportedUse,
+    RequestCount,
     ServiceFacts,
-    Use,
     coverage,
     first_day,
 )
 from core.errors.tenants import TenantUnknown
 from core.services import CryptoOperation
 from database.connection.transaction import TenantTransaction
-from database.services.agents import ContactRow
+from database.services.agents import HeartbeatRow
 from openkcm.contract.services import is_connected
 
 _USABLE = frozenset({0, 1, 2})
@@ -38,17 +38,17 @@ def read_coverage(tx: TenantTransaction, now: datetime) -> Coverage:
 
 def _services(tx: TenantTransaction, now: datetime) -> list[ServiceFacts]:
     first, last = first_day(now.date()), now.date()
-    uses: defaultdict[str, list[Use]] = defaultdict(list)
+    uses: defaultdict[str, list[ReportedUse]] = defaultdict(list)
     for row in tx.agents.uses(first, last):
         sums = (row.operations, row.bytes, row.microseconds, row.requests, row.request_microseconds)
-        uses[row.service].append(Use(row.day, row.place, *sums))
-    backfills: defaultdict[str, list[Backfilling]] = defaultdict(list)
+        uses[row.service].append(ReportedUse(row.day, row.place, *sums))
+    backfills: defaultdict[str, list[BackfillProgress]] = defaultdict(list)
     for told in tx.agents.backfills():
         day = told.told_at.astimezone(UTC).date()
-        backfills[told.service].append(Backfilling(told.place, told.state, told.done, told.remaining, day))
-    asked: defaultdict[str, list[Asked]] = defaultdict(list)
+        backfills[told.service].append(BackfillProgress(told.place, told.state, told.done, told.remaining, day))
+    asked: defaultdict[str, list[RequestCount]] = defaultdict(list)
     for answered in tx.usage.answered(first, last, ENCRYPTING):
-        asked[answered.service].append(Asked(answered.day, answered.operation, answered.count))
+        asked[answered.service].append(RequestCount(answered.day, answered.operation, answered.count))
     kept: defaultdict[str, int] = defaultdict(int)
     for count in tx.objects.counts():
         kept[count.service] += count.count * (count.state in _USABLE)
@@ -78,7 +78,7 @@ def _services(tx: TenantTransaction, now: datetime) -> list[ServiceFacts]:
     ]
 
 
-def _agents(agents: Iterable[ContactRow], now: datetime) -> Mapping[str, int]:
+def _agents(agents: Iterable[HeartbeatRow], now: datetime) -> Mapping[str, int]:
     counted: defaultdict[str, int] = defaultdict(int)
     for one in agents:
         counted[one.service] += is_connected(one.last_contact_at, now)

@@ -14,12 +14,12 @@ from compliance.reconciliation.model import (
     LATE,
     SERVER,
     SLACK,
-    Difference,
-    Kind,
-    OurRecord,
+    AuditRecord,
+    Discrepancy,
+    DiscrepancyKind,
+    ReconciliationInput,
     ServerEvent,
     Severity,
-    Sides,
     Window,
     our_record,
 )
@@ -31,22 +31,22 @@ from openkcm.contract.names import RESERVED_PREFIX
 
 
 @dataclass(slots=True)
-class Log:
+class ServerLog:
     """What the key server's log says; `events` by tenant, those about none under the empty name."""
 
     events: defaultdict[str, list[ServerEvent]] = field(default_factory=lambda: defaultdict(list))
-    faults: list[Difference] = field(default_factory=list)
+    faults: list[Discrepancy] = field(default_factory=list)
     begin: datetime | None = None
     end: datetime | None = None
     lines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class ReconciliationResult:
     """The differences: about the log itself and the platform, and of each tenant."""
 
-    platform: Sequence[Difference]
-    tenants: Mapping[str, Sequence[Difference]]
+    platform: Sequence[Discrepancy]
+    tenants: Mapping[str, Sequence[Discrepancy]]
 
     @property
     def clean(self) -> bool:
@@ -55,9 +55,14 @@ class Closed:
         return all(one.severity is Severity.NOTICE for one in every)
 
 
-def close(
-    log: Log, streams: Mapping[str, Sequence[OurRecord]], since: datetime | None, until: datetime, *, every: bool = True
-) -> Closed:
+def reconcile_all(
+    log: ServerLog,
+    streams: Mapping[str, Sequence[AuditRecord]],
+    since: datetime | None,
+    until: datetime,
+    *,
+    every: bool = True,
+) -> ReconciliationResult:
     """Hold the log against the streams of these tenants, for what happened from `since` until `until`.
 
     Without `since` the log has to reach back to the first record that is about the key server. The platform's own
@@ -72,16 +77,16 @@ def close(
     found = {}
     for tenant_id, records in streams.items():
         others = checks if tenant_id.startswith(RESERVED_PREFIX) else ()
-        differences = reconcile(Sides(tenant_id, log.events.get(tenant_id, ()), records, window, others))
+        differences = reconcile(ReconciliationInput(tenant_id, log.events.get(tenant_id, ()), records, window, others))
         found[tenant_id] = [*_begins_late(tenant_id, records, log.begin, since), *differences]
-    return Closed(
+    return ReconciliationResult(
         (*log.faults, *about_the_platform(log.events.get("", ()), window, sorted(checks) if every else None)), found
     )
 
 
 def _begins_late(
-    tenant_id: str, records: Sequence[OurRecord], begin: datetime | None, since: datetime | None
-) -> Sequence[Difference]:
+    tenant_id: str, records: Sequence[AuditRecord], begin: datetime | None, since: datetime | None
+) -> Sequence[Discrepancy]:
     """Tell of records that the log does not reach back to: it was cut off, or taken away when it was rotated."""
     missed = [
         record for record in records
@@ -93,13 +98,19 @@ def _begins_late(
         f"the key server's log begins after record {missed[0].seq}, so {len(missed)} records are held against nothing"
     )
     return (
-        Difference(
-            Kind.BEGINS_LATE, Severity.DIFFERENCE, missed[0].at, what, tenant_id, SERVER, reference=str(missed[0].seq)
+        Discrepancy(
+            DiscrepancyKind.BEGINS_LATE,
+            Severity.DIFFERENCE,
+            missed[0].at,
+            what,
+            tenant_id,
+            SERVER,
+            reference=str(missed[0].seq),
         ),
     )
 
 
-def our_records(database: Database, tenant_id: str, since: datetime | None) -> list[OurRecord]:
+def our_records(database: Database, tenant_id: str, since: datetime | None) -> list[AuditRecord]:
     """Return the records from a while before `since`, and before them those of what may still be under way."""
     if since is None:
         return list(_found(database, tenant_id, AuditFilter(names=frozenset(RELEVANT))))
@@ -109,7 +120,7 @@ def our_records(database: Database, tenant_id: str, since: datetime | None) -> l
     return [*_found(database, tenant_id, earlier), *_found(database, tenant_id, recent)]
 
 
-def _found(database: Database, tenant_id: str, chosen: AuditFilter) -> Iterator[OurRecord]:
+def _found(database: Database, tenant_id: str, chosen: AuditFilter) -> Iterator[AuditRecord]:
     with database.tenant_tx(tenant_id) as tx:
         among = tx.audit.numbers(chosen)
     while among:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import NamedTuple
 
-from core.keys.encryption_context import Context
+from core.keys.encryption_context import EncryptionContext
 from openkcm.contract.audit_events import AuditName, StoredRecord, fields_of
 
 SLACK = timedelta(seconds=30)
@@ -31,7 +31,7 @@ CHECKING = timedelta(minutes=15)
 """How long before its record a boundary check may have begun."""
 
 
-class Act(StrEnum):
+class KeyOperation(StrEnum):
     """What was done at the key server, as a difference says it of a key; uses: of what it was done to."""
 
     MADE = "was made"
@@ -58,10 +58,10 @@ class Act(StrEnum):
     WRAPPED = "made and wrapped as a key"
 
 
-USES = frozenset({Act.ENCRYPTED, Act.DECRYPTED, Act.REWRAPPED, Act.WRAPPED})
+USES = frozenset({KeyOperation.ENCRYPTED, KeyOperation.DECRYPTED, KeyOperation.REWRAPPED, KeyOperation.WRAPPED})
 
 
-class Layer(StrEnum):
+class KeyKind(StrEnum):
     """What kind of key it is about."""
 
     TENANT_KEY = "tenant key"
@@ -71,7 +71,7 @@ class Layer(StrEnum):
     PLATFORM = "platform"
 
 
-class Answer(StrEnum):
+class RequestOutcome(StrEnum):
     DONE = "done"
     FAILED = "failed"
     """Allowed, and without effect: a missing key, a wrong context."""
@@ -88,23 +88,23 @@ class ServerEvent:
 
     at: datetime
     request_id: str
-    act: Act
+    act: KeyOperation
     key: str
     tenant_id: str
     who: str
-    answer: Answer = Answer.DONE
-    layer: Layer = Layer.PLATFORM
+    answer: RequestOutcome = RequestOutcome.DONE
+    layer: KeyKind = KeyKind.PLATFORM
     version: int = 0
     """Of the key: what was made, the oldest that still decrypts, or the oldest that is kept."""
     serial: str = ""
-    context: Context | None = None
+    context: EncryptionContext | None = None
     count: int = 1
     correlation_id: str = ""
     path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class OurRecord:
+class AuditRecord:
     """One record of a tenant's stream; `at` is when it happened, which what a process delivers later says itself."""
 
     seq: int
@@ -117,7 +117,7 @@ class OurRecord:
     details: Mapping[str, str] = field(default_factory=dict)
 
 
-class Kind(StrEnum):
+class DiscrepancyKind(StrEnum):
     UNRECORDED_CHANGE = "unrecorded-change"
     UNRECORDED_USE = "unrecorded-use"
     MISSING_CHANGE = "missing-change"
@@ -146,10 +146,10 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Discrepancy:
     """What one side has and the other lacks, or what must not be; `lacks` names the side without it."""
 
-    kind: Kind
+    kind: DiscrepancyKind
     severity: Severity
     at: datetime | None
     what: str
@@ -169,12 +169,12 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Sides:
+class ReconciliationInput:
     """Everything about one tenant. `checks`: when the boundary checks of any tenant were put on record."""
 
     tenant_id: str
     events: Sequence[ServerEvent]
-    records: Sequence[OurRecord]
+    records: Sequence[AuditRecord]
     window: Window
     checks: Sequence[datetime] = ()
 
@@ -182,7 +182,7 @@ class Sides:
 SERVER, STREAM = "key server", "audit stream"
 
 
-def our_record(stored: StoredRecord) -> OurRecord | None:
+def our_record(stored: StoredRecord) -> AuditRecord | None:
     """Return a record as it is needed here, None when it is none that this version knows.
 
     What a process of the crypto service delivers says in its details when it happened.
@@ -191,7 +191,7 @@ def our_record(stored: StoredRecord) -> OurRecord | None:
     stored_details = fields.get("details")
     details = {str(k): str(v) for k, v in stored_details.items()} if isinstance(stored_details, dict) else {}
     try:
-        return OurRecord(
+        return AuditRecord(
             stored.seq,
             datetime.fromisoformat(details.get("at") or str(fields.get("time"))),
             AuditName(str(fields.get("name"))),
@@ -211,7 +211,7 @@ class Entry(NamedTuple):
     about: Hashable
     at: datetime
     correlation_id: str
-    source: ServerEvent | OurRecord
+    source: ServerEvent | AuditRecord
 
 
 def unmatched(

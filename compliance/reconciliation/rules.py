@@ -13,11 +13,11 @@ from functools import cached_property
 from compliance.reconciliation.access_rules import (
     CRYPTO,
     WORKER,
+    check_principal,
     difference,
     hidden_contexts,
     is_hidden,
     told,
-    wrong_hands,
 )
 from compliance.reconciliation.model import (
     CHECKING,
@@ -28,16 +28,16 @@ from compliance.reconciliation.model import (
     STREAM,
     TAKEN_UP,
     USES,
-    Act,
-    Answer,
-    Difference,
+    AuditRecord,
+    Discrepancy,
+    DiscrepancyKind,
     Entry,
-    Kind,
-    Layer,
-    OurRecord,
+    KeyKind,
+    KeyOperation,
+    ReconciliationInput,
+    RequestOutcome,
     ServerEvent,
     Severity,
-    Sides,
     near,
     uncovered,
     unmatched,
@@ -76,16 +76,16 @@ LONG_RUNNING = frozenset({AuditName.KEYS_ROTATED, AuditName.ROOT_KEY_CHANGED, Au
 _SIGNATURES = frozenset({AuditName.SERVICE_CERTIFICATE_ISSUED, AuditName.REVOCATION_LIST_PUBLISHED})
 PROBE = "boundary-"
 """How the names of services begin that boundary checks make up, or connect for themselves."""
-_ENSURES = frozenset({Act.MADE, Act.ENSURED})
+_ENSURES = frozenset({KeyOperation.MADE, KeyOperation.ENSURED})
 _VERSIONED = {
-    AuditName.TENANT_KEY_ROTATED: (Act.ROTATED, "after"),
-    AuditName.TENANT_KEY_RETIRED: (Act.RETIRED, "oldest"),
-    AuditName.TENANT_KEY_TRIMMED: (Act.TRIMMED, "oldest"),
+    AuditName.TENANT_KEY_ROTATED: (KeyOperation.ROTATED, "after"),
+    AuditName.TENANT_KEY_RETIRED: (KeyOperation.RETIRED, "oldest"),
+    AuditName.TENANT_KEY_TRIMMED: (KeyOperation.TRIMMED, "oldest"),
 }
 """Record of a success → what was done with the tenant key, and which of the record's details is the version."""
 
 
-def reconcile(sides: Sides) -> tuple[Difference, ...]:
+def reconcile(sides: ReconciliationInput) -> tuple[Discrepancy, ...]:
     """Return the differences about one tenant, in the order of time; what lies outside the window is not judged."""
     found = _Judge(sides).differences()
     return tuple(sorted(found, key=lambda one: (one.at or sides.window.begin, one.kind, one.what)))
@@ -93,11 +93,11 @@ def reconcile(sides: Sides) -> tuple[Difference, ...]:
 
 @dataclass(frozen=True)
 class _Judge:
-    sides: Sides
+    sides: ReconciliationInput
 
-    def differences(self) -> Iterator[Difference]:
+    def differences(self) -> Iterator[Discrepancy]:
         for event in filter(self._judged, self.sides.events):
-            wrong = wrong_hands(event, checked=self._checked(event.at))
+            wrong = check_principal(event, checked=self._checked(event.at))
             if wrong is not None:
                 yield wrong
         yield from hidden_contexts(self.sides.events, self.sides.window)
@@ -109,37 +109,52 @@ class _Judge:
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _unique_changes(self) -> Iterator[Difference]:
+    def _unique_changes(self) -> Iterator[Discrepancy]:
         """Hold changes that happen once, by version or serial, against their records, one to one."""
         events = [_entry(event, about) for event in self._done if (about := self._unique(event)) is not None]
         records = [_entry(record, about) for record in self.sides.records if (about := _said(record)) is not None]
-        yield from self._tell(*unmatched(events, records, SLACK, TAKEN_UP), Kind.UNRECORDED_CHANGE, Kind.MISSING_CHANGE)
+        yield from self._tell(
+            *unmatched(events, records, SLACK, TAKEN_UP),
+            DiscrepancyKind.UNRECORDED_CHANGE,
+            DiscrepancyKind.MISSING_CHANGE,
+        )
 
     def _unique(self, event: ServerEvent) -> Hashable | None:
         """Return what `_said` returns for the record of such a change."""
-        if event.act is Act.DELETED:
+        if event.act is KeyOperation.DELETED:
             return event.act, event.key
-        if event.act is Act.AUTHORITY:
+        if event.act is KeyOperation.AUTHORITY:
             return event.act, event.serial
-        if event.layer is Layer.TENANT_KEY and event.act in {Act.ROTATED, Act.RETIRED, Act.TRIMMED}:
+        if event.layer is KeyKind.TENANT_KEY and event.act in {
+            KeyOperation.ROTATED,
+            KeyOperation.RETIRED,
+            KeyOperation.TRIMMED,
+        }:
             return event.act, event.key, str(event.version)
         return None
 
-    def _repeatable_changes(self) -> Iterator[Difference]:
+    def _repeatable_changes(self) -> Iterator[Discrepancy]:
         """Hold changes that a step may make again, when it is tried again, each against any record of that step."""
         own, stepped = set(self._own_keys), list(self._steps())
         events = [_entry(event, _step(event)) for event in self._done if event.key in own]
         changes = [one for one in events if isinstance(one.source, ServerEvent) and _is_repeatable(one.source)]
-        yield from self._tell(uncovered(changes, stepped, LATE, LATE), (), Kind.UNRECORDED_CHANGE, Kind.MISSING_CHANGE)
+        yield from self._tell(
+            uncovered(changes, stepped, LATE, LATE),
+            (),
+            DiscrepancyKind.UNRECORDED_CHANGE,
+            DiscrepancyKind.MISSING_CHANGE,
+        )
         # What was only intended need not have come so far, and a deletion is told of by itself.
         done = [
             entry
             for entry in stepped
-            if isinstance(entry.source, OurRecord)
+            if isinstance(entry.source, AuditRecord)
             and entry.source.outcome == "success"
             and entry.source.name is not AuditName.KEY_DESTROYED
         ]
-        yield from self._tell((), uncovered(done, events, LATE, SLACK), Kind.UNRECORDED_CHANGE, Kind.MISSING_CHANGE)
+        yield from self._tell(
+            (), uncovered(done, events, LATE, SLACK), DiscrepancyKind.UNRECORDED_CHANGE, DiscrepancyKind.MISSING_CHANGE
+        )
 
     def _steps(self) -> Iterator[Entry]:
         """Yield what the steps on record do at the key server; see `_step`."""
@@ -148,26 +163,26 @@ class _Judge:
             version = record.details.get("version", "1")
             match record.name:
                 case AuditName.TENANT_KEY_CREATED:
-                    yield _entry(record, (Act.ENSURED, tenant_key, ""))
+                    yield _entry(record, (KeyOperation.ENSURED, tenant_key, ""))
                 case AuditName.PAYLOAD_KEY_CREATED:
-                    yield _entry(record, (Act.ENSURED, payload_key, ""))
+                    yield _entry(record, (KeyOperation.ENSURED, payload_key, ""))
                 case AuditName.AUTHORITY_CREATED | AuditName.AUTHORITY_ROLL_INTENDED if version != "1":
-                    yield _entry(record, (Act.ROTATED, authority, version))
+                    yield _entry(record, (KeyOperation.ROTATED, authority, version))
                 case AuditName.AUTHORITY_CREATED:
-                    yield _entry(record, (Act.ENSURED, authority, ""))
+                    yield _entry(record, (KeyOperation.ENSURED, authority, ""))
                 case AuditName.PROVISION_ROLLED_BACK if record.subject in self._own_keys:
-                    yield _entry(record, (Act.DISABLED, record.subject, ""))
+                    yield _entry(record, (KeyOperation.DISABLED, record.subject, ""))
                 case AuditName.KEY_DESTROYED if record.subject in self._own_keys:
-                    yield _entry(record, (Act.DOOMED, record.subject, ""))
+                    yield _entry(record, (KeyOperation.DOOMED, record.subject, ""))
 
-    def _signatures(self) -> Iterator[Difference]:
+    def _signatures(self) -> Iterator[Discrepancy]:
         """Hold signatures of the authority against certificates and lists, one to one.
 
         Proofs and attacks sign what nobody keeps, and so does a step that came too late and is tried again.
         """
-        signed = [_entry(event, Act.SIGNED) for event in self._done if event.act is Act.SIGNED]
+        signed = [_entry(event, KeyOperation.SIGNED) for event in self._done if event.act is KeyOperation.SIGNED]
         kept = [
-            _entry(record, Act.SIGNED)
+            _entry(record, KeyOperation.SIGNED)
             for record in self.sides.records
             if record.name in _SIGNATURES and record.outcome == "success"
         ]
@@ -179,49 +194,55 @@ class _Judge:
             for entry in events
             if entry.correlation_id not in working and not self._attacked(entry) and not _during(rolls, entry.at)
         )
-        yield from self._tell(alone, records, Kind.UNRECORDED_CHANGE, Kind.MISSING_CHANGE)
+        yield from self._tell(alone, records, DiscrepancyKind.UNRECORDED_CHANGE, DiscrepancyKind.MISSING_CHANGE)
 
     # ── uses ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _openings(self) -> Iterator[Difference]:
+    def _openings(self) -> Iterator[Discrepancy]:
         """Hold what opened a service key against the crypto service's own records of it, one to one.
 
         Its outer layer is opened to open the inner one, by the crypto service and for nothing else.
         """
-        tried = [event for event in self.sides.events if self._is_opening(event) and event.answer is not Answer.REFUSED]
-        inner = [event for event in tried if event.layer is Layer.TENANT_KEY]
-        outer = [event for event in tried if event.layer is Layer.ROOT_KEY and event.answer is Answer.DONE]
-        opened = [event for event in inner if event.answer is Answer.DONE]
+        tried = [
+            event
+            for event in self.sides.events
+            if self._is_opening(event) and event.answer is not RequestOutcome.REFUSED
+        ]
+        inner = [event for event in tried if event.layer is KeyKind.TENANT_KEY]
+        outer = [event for event in tried if event.layer is KeyKind.ROOT_KEY and event.answer is RequestOutcome.DONE]
+        opened = [event for event in inner if event.answer is RequestOutcome.DONE]
         records = [
             _entry(one, _key_version(one))
             for one in self.sides.records
             if one.name is AuditName.SERVICE_KEY_OPENED and not self._is_attackers(_key_version(one))
         ]
         alone = unmatched(_each(opened), records, SLACK, SLACK)
-        yield from self._tell(*alone, Kind.UNRECORDED_USE, Kind.MISSING_USE)
+        yield from self._tell(*alone, DiscrepancyKind.UNRECORDED_USE, DiscrepancyKind.MISSING_USE)
         unfollowed, _ = unmatched(_each(outer), _each(inner), SLACK, SLACK)
-        yield from self._tell(unfollowed, (), Kind.UNRECORDED_USE, Kind.MISSING_USE)
+        yield from self._tell(unfollowed, (), DiscrepancyKind.UNRECORDED_USE, DiscrepancyKind.MISSING_USE)
 
-    def _other_uses(self) -> Iterator[Difference]:
+    def _other_uses(self) -> Iterator[Discrepancy]:
         """Tell of uses without an operation that explains them, and of operations that used nothing."""
         for event in filter(self._judged, self._done):
-            is_use = event.act in USES and event.layer in {Layer.TENANT_KEY, Layer.ROOT_KEY}
+            is_use = event.act in USES and event.layer in {KeyKind.TENANT_KEY, KeyKind.ROOT_KEY}
             if is_use and not is_hidden(event) and not self._is_opening(event) and not self._is_explained(event):
-                yield difference(event, Kind.UNRECORDED_USE, Severity.ALARM, told(event), STREAM)
+                yield difference(event, DiscrepancyKind.UNRECORDED_USE, Severity.ALARM, told(event), STREAM)
         made = [
             _entry(one, _key_version(one)) for one in self.sides.records if one.name is AuditName.SERVICE_KEY_CREATED
         ]
-        wrapped = _each(event for event in self._done if event.act is Act.WRAPPED and event.context is not None)
+        wrapped = _each(
+            event for event in self._done if event.act is KeyOperation.WRAPPED and event.context is not None
+        )
         checks = [_entry(one, Purpose.BOUNDARY) for one in self.sides.records if one.name is AuditName.BOUNDARY_CHECKED]
         attacks = [_entry(one, Purpose.BOUNDARY) for one in self._done if self._purpose(one) is Purpose.BOUNDARY]
         alone = [*uncovered(made, wrapped, LATE, SLACK), *uncovered(checks, attacks, CHECKING, SLACK)]
-        yield from self._tell((), alone, Kind.UNRECORDED_USE, Kind.MISSING_USE)
+        yield from self._tell((), alone, DiscrepancyKind.UNRECORDED_USE, DiscrepancyKind.MISSING_USE)
 
     def _is_opening(self, event: ServerEvent) -> bool:
         """Whether `_openings` judges it: nobody but the crypto service decrypts what lies under the tenant key."""
-        by_whom = event.layer is Layer.TENANT_KEY or (event.layer is Layer.ROOT_KEY and event.who == CRYPTO)
+        by_whom = event.layer is KeyKind.TENANT_KEY or (event.layer is KeyKind.ROOT_KEY and event.who == CRYPTO)
         by_whom = by_whom and not self._is_attackers(_place(event))
-        return by_whom and event.act is Act.DECRYPTED and self._purpose(event) is Purpose.SERVICE_KEY
+        return by_whom and event.act is KeyOperation.DECRYPTED and self._purpose(event) is Purpose.SERVICE_KEY
 
     def _is_attackers(self, version: tuple[str, str]) -> bool:
         """Whether a service key is only there to be attacked: its service's name says so, and it is no customer's."""
@@ -245,7 +266,7 @@ class _Judge:
 
     def _is_proof(self, event: ServerEvent) -> bool:
         """Whether it shows that a key works, to an operation on record; nothing of a customer's lies under it."""
-        if event.layer is Layer.TENANT_KEY:
+        if event.layer is KeyKind.TENANT_KEY:
             return near(self._operations.get(_place(event)[1], ()), event.at, LATE, LATE)
         # By the canary's name the platform's own root key is tried before a tenant comes back to it.
         return event.who == WORKER and event.tenant_id == ids.CANARY_TENANT_ID
@@ -270,7 +291,7 @@ class _Judge:
 
     @cached_property
     def _done(self) -> Sequence[ServerEvent]:
-        return [event for event in self.sides.events if event.answer is Answer.DONE]
+        return [event for event in self.sides.events if event.answer is RequestOutcome.DONE]
 
     @cached_property
     def _checks(self) -> Sequence[datetime]:
@@ -330,19 +351,19 @@ class _Judge:
         return self.sides.window.begin <= event.at <= self.sides.window.end
 
     def _tell(
-        self, events: Iterable[Entry], records: Iterable[Entry], unrecorded: Kind, missing: Kind
-    ) -> Iterator[Difference]:
+        self, events: Iterable[Entry], records: Iterable[Entry], unrecorded: DiscrepancyKind, missing: DiscrepancyKind
+    ) -> Iterator[Discrepancy]:
         window = self.sides.window
         for entry in events:
             if isinstance(entry.source, ServerEvent) and self._judged(entry.source):
                 yield difference(entry.source, unrecorded, Severity.ALARM, told(entry.source), STREAM)
         for entry in records:
             # What a record near the log's beginning is about may lie before it.
-            if isinstance(entry.source, OurRecord) and window.begin + SLACK <= entry.at <= window.end:
+            if isinstance(entry.source, AuditRecord) and window.begin + SLACK <= entry.at <= window.end:
                 yield _missing(self.sides.tenant_id, entry.source, missing)
 
 
-def _said(record: OurRecord) -> Hashable | None:
+def _said(record: AuditRecord) -> Hashable | None:
     """Return which change that happens once a record is about."""
     if record.outcome != "success":
         return None
@@ -350,23 +371,29 @@ def _said(record: OurRecord) -> Hashable | None:
         act, version = _VERSIONED[record.name]
         return act, record.subject, record.details.get(version, "")
     if record.name is AuditName.KEY_DESTROYED and "fingerprint" in record.details:
-        return Act.DELETED, record.subject
-    return (Act.AUTHORITY, record.subject) if record.name is AuditName.AUTHORITY_CREATED else None
+        return KeyOperation.DELETED, record.subject
+    return (KeyOperation.AUTHORITY, record.subject) if record.name is AuditName.AUTHORITY_CREATED else None
 
 
 def _step(event: ServerEvent) -> Hashable:
     """Return which step makes such a change; a key that is enabled again is one that was to be there."""
-    act = Act.ENSURED if event.act in _ENSURES or event.act is Act.ENABLED else event.act
-    return act, event.key, str(event.version) if act is Act.ROTATED else ""
+    act = KeyOperation.ENSURED if event.act in _ENSURES or event.act is KeyOperation.ENABLED else event.act
+    return act, event.key, str(event.version) if act is KeyOperation.ROTATED else ""
 
 
 def _is_repeatable(event: ServerEvent) -> bool:
-    if event.act in {Act.ROTATED, Act.RETIRED, Act.TRIMMED}:
-        return event.layer is not Layer.TENANT_KEY
-    return event.act in {Act.MADE, Act.ENABLED, Act.DISABLED, Act.DOOMED, Act.CONFIGURED}
+    if event.act in {KeyOperation.ROTATED, KeyOperation.RETIRED, KeyOperation.TRIMMED}:
+        return event.layer is not KeyKind.TENANT_KEY
+    return event.act in {
+        KeyOperation.MADE,
+        KeyOperation.ENABLED,
+        KeyOperation.DISABLED,
+        KeyOperation.DOOMED,
+        KeyOperation.CONFIGURED,
+    }
 
 
-def _key_version(record: OurRecord) -> tuple[str, str]:
+def _key_version(record: AuditRecord) -> tuple[str, str]:
     """Return the service and the version of its key that a record is about."""
     return record.subject, record.details.get("version", "")
 
@@ -382,7 +409,7 @@ def _place(event: ServerEvent) -> tuple[str, str]:
     return ("", "") if context is None else (context.service, context.object_id)
 
 
-def _entry(source: ServerEvent | OurRecord, about: Hashable) -> Entry:
+def _entry(source: ServerEvent | AuditRecord, about: Hashable) -> Entry:
     return Entry(about, source.at, source.correlation_id, source)
 
 
@@ -390,6 +417,6 @@ def _during(spans: Sequence[tuple[datetime, datetime]], at: datetime) -> bool:
     return any(begin - SLACK <= at <= end + SLACK for begin, end in spans)
 
 
-def _missing(tenant_id: str, record: OurRecord, kind: Kind) -> Difference:
+def _missing(tenant_id: str, record: AuditRecord, kind: DiscrepancyKind) -> Discrepancy:
     what = f"record {record.seq} says {record.name} of {record.subject}, of which the key server knows nothing"
-    return Difference(kind, Severity.ALARM, record.at, what, tenant_id, SERVER, reference=str(record.seq))
+    return Discrepancy(kind, Severity.ALARM, record.at, what, tenant_id, SERVER, reference=str(record.seq))

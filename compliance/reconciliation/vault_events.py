@@ -15,9 +15,9 @@ from types import MappingProxyType
 from typing import Any
 
 from compliance.reconciliation.access_rules import FIRST_BOOT, NOBODY, OURS, ROOT, TENANT
-from compliance.reconciliation.model import USES, Act, Answer, Layer, ServerEvent
+from compliance.reconciliation.model import USES, KeyKind, KeyOperation, RequestOutcome, ServerEvent
 from core import names as ids
-from core.keys.encryption_context import Context, decode
+from core.keys.encryption_context import EncryptionContext, decode
 from openkcm.contract.names import TENANT_DOMAIN
 from openkcm.errors import InvalidName
 from vault.auth.client import ROLE_PREFIX
@@ -30,33 +30,33 @@ _READS = frozenset({"read", "list"})
 _LOGINS = re.compile(r"auth/[^/]+/login|auth/token/(lookup|renew|revoke)-self|sys/(audit/test|health|seal-status)")
 _KEY = re.compile(r"transit/keys/([^/]+)(?:/([a-z-]+))?")
 _USE = re.compile(r"transit/(encrypt|decrypt|rewrap|datakey/wrapped|datakey/plaintext|sign|hmac)/([^/]+)(?:/sha2-256)?")
-_USES: Mapping[str, Act] = MappingProxyType(
+_USES: Mapping[str, KeyOperation] = MappingProxyType(
     {
-        "encrypt": Act.ENCRYPTED,
-        "decrypt": Act.DECRYPTED,
-        "rewrap": Act.REWRAPPED,
-        "datakey/wrapped": Act.WRAPPED,
-        "datakey/plaintext": Act.WRAPPED,
-        "sign": Act.SIGNED,
-        "hmac": Act.FINGERPRINTED,
+        "encrypt": KeyOperation.ENCRYPTED,
+        "decrypt": KeyOperation.DECRYPTED,
+        "rewrap": KeyOperation.REWRAPPED,
+        "datakey/wrapped": KeyOperation.WRAPPED,
+        "datakey/plaintext": KeyOperation.WRAPPED,
+        "sign": KeyOperation.SIGNED,
+        "hmac": KeyOperation.FINGERPRINTED,
     }
 )
-_CHANGES: Mapping[str, Act] = MappingProxyType(
+_CHANGES: Mapping[str, KeyOperation] = MappingProxyType(
     {
-        "rotate": Act.ROTATED,
-        "config": Act.CONFIGURED,
-        "trim": Act.TRIMMED,
-        "soft-delete": Act.DISABLED,
-        "soft-delete-restore": Act.ENABLED,
-        "csr": Act.READ,
+        "rotate": KeyOperation.ROTATED,
+        "config": KeyOperation.CONFIGURED,
+        "trim": KeyOperation.TRIMMED,
+        "soft-delete": KeyOperation.DISABLED,
+        "soft-delete-restore": KeyOperation.ENABLED,
+        "csr": KeyOperation.READ,
     }
 )
 """Below a key. A request for a certificate shows the public key and proves that the private one is there."""
-_AROUND: Mapping[tuple[str, bool], Act] = MappingProxyType(
+_AROUND: Mapping[tuple[str, bool], KeyOperation] = MappingProxyType(
     {
-        ("transit/keys/", True): Act.READ,
-        ("transit/config/keys", True): Act.READ,
-        ("transit/config/keys", False): Act.SET_UP,
+        ("transit/keys/", True): KeyOperation.READ,
+        ("transit/config/keys", True): KeyOperation.READ,
+        ("transit/config/keys", False): KeyOperation.SET_UP,
     }
 )
 """Path, and whether it was only read."""
@@ -89,7 +89,7 @@ def events_of(entry: Mapping[str, Any], at: datetime) -> Iterator[ServerEvent]:
         correlation_id=str(next(iter(headers.get(CORRELATION_HEADER.lower()) or ()), "")),
         path=path,
     )
-    if event.act in USES and event.layer in {Layer.TENANT_KEY, Layer.ROOT_KEY}:
+    if event.act in USES and event.layer in {KeyKind.TENANT_KEY, KeyKind.ROOT_KEY}:
         yield from _by_context(event, request.get("data") or {}, _answered(entry))
     else:
         yield event
@@ -106,10 +106,10 @@ def _found(
     if path == "pki/root/sign-intermediate":
         return _authority(data, answer, at)
     if path == f"pki/sign/{SERVER_ROLE}":
-        return _event(at, Act.SERVER_CERTIFICATE, path)
+        return _event(at, KeyOperation.SERVER_CERTIFICATE, path)
     if _SET_UP.fullmatch(path):
-        return _event(at, Act.SET_UP, path)
-    return _event(at, Act.OTHER if path.startswith("pki/") else Act.ADMINISTERED, path)
+        return _event(at, KeyOperation.SET_UP, path)
+    return _event(at, KeyOperation.OTHER if path.startswith("pki/") else KeyOperation.ADMINISTERED, path)
 
 
 def _transit(
@@ -119,27 +119,27 @@ def _transit(
     if used is not None and operation in {"update", "create"}:
         how, name = used.groups()
         event = _event(at, _USES[how], name)
-        wanted = {"datakey/plaintext": Layer.PAYLOAD_KEY, "hmac": Layer.TENANT_KEY}.get(how, event.layer)
+        wanted = {"datakey/plaintext": KeyKind.PAYLOAD_KEY, "hmac": KeyKind.TENANT_KEY}.get(how, event.layer)
         known = event.layer is wanted or name == FINGERPRINT_KEY
-        return event if known else replace(event, act=Act.OTHER)
+        return event if known else replace(event, act=KeyOperation.OTHER)
     key = _KEY.fullmatch(path)
     if key is not None:
         name, below = key.groups()
-        event = _event(at, Act.OTHER, name)
+        event = _event(at, KeyOperation.OTHER, name)
         return _of_key(event, operation, answer) if below is None else _below_key(event, below, data, answer)
-    act = _AROUND.get((path, operation in _READS), Act.OTHER)
+    act = _AROUND.get((path, operation in _READS), KeyOperation.OTHER)
     return replace(_event(at, act, path), tenant_id=_named_in(path))
 
 
 def _below_key(event: ServerEvent, below: str, data: Mapping[str, Any], answer: Mapping[str, Any]) -> ServerEvent:
     if below == "config" and data.get("deletion_allowed") is True:
-        return replace(event, act=Act.DOOMED)
+        return replace(event, act=KeyOperation.DOOMED)
     if below == "config" and data and data.keys() <= _RETIREMENT:
-        return replace(event, act=Act.RETIRED, version=_number(data.get("min_decryption_version")))
-    act = _CHANGES.get(below, Act.OTHER)
-    if act is Act.TRIMMED:
+        return replace(event, act=KeyOperation.RETIRED, version=_number(data.get("min_decryption_version")))
+    act = _CHANGES.get(below, KeyOperation.OTHER)
+    if act is KeyOperation.TRIMMED:
         return replace(event, act=act, version=_number(data.get("min_available_version")))
-    return replace(event, act=act, version=_number(answer.get("latest_version")) if act is Act.ROTATED else 0)
+    return replace(event, act=act, version=_number(answer.get("latest_version")) if act is KeyOperation.ROTATED else 0)
 
 
 def _named_in(path: str) -> str:
@@ -149,12 +149,12 @@ def _named_in(path: str) -> str:
 
 def _of_key(event: ServerEvent, operation: str, answer: Mapping[str, Any]) -> ServerEvent:
     if operation in _READS:
-        return replace(event, act=Act.READ)
+        return replace(event, act=KeyOperation.READ)
     if operation == "delete":
-        return replace(event, act=Act.DELETED)
+        return replace(event, act=KeyOperation.DELETED)
     made = _made_at(answer)
     fresh = made is not None and abs(event.at - made) <= _MADE_WITHIN
-    return replace(event, act=Act.MADE if fresh else Act.ENSURED)
+    return replace(event, act=KeyOperation.MADE if fresh else KeyOperation.ENSURED)
 
 
 def _made_at(answer: Mapping[str, Any]) -> datetime | None:
@@ -174,25 +174,25 @@ def _made_at(answer: Mapping[str, Any]) -> datetime | None:
 def _authority(data: Mapping[str, Any], answer: Mapping[str, Any], at: datetime) -> ServerEvent:
     tenant_id = str(data.get("permitted_dns_domains", "")).removesuffix(f".{TENANT_DOMAIN}")
     serial = str(answer.get("serial_number", "")).replace(":", "").replace("-", "").lower()
-    event = _event(at, Act.AUTHORITY, ids.ca_key(tenant_id))
-    return replace(event, serial=serial) if event.tenant_id else _event(at, Act.AUTHORITY, "an authority")
+    event = _event(at, KeyOperation.AUTHORITY, ids.ca_key(tenant_id))
+    return replace(event, serial=serial) if event.tenant_id else _event(at, KeyOperation.AUTHORITY, "an authority")
 
 
-def _event(at: datetime, act: Act, key: str) -> ServerEvent:
+def _event(at: datetime, act: KeyOperation, key: str) -> ServerEvent:
     tenant_id = ids.tenant_of_key(key) or ""
-    layer = Layer.PLATFORM
+    layer = KeyKind.PLATFORM
     if key.startswith("root-"):
-        layer = Layer.ROOT_KEY
+        layer = KeyKind.ROOT_KEY
     elif tenant_id or key == PLATFORM_PAYLOAD_KEY:
         layer = next(layer for prefix, layer in _LAYERS.items() if key.startswith(prefix))
-    elif act in {*_USES.values(), *_CHANGES.values()} - {Act.READ} and key not in _PLATFORM_KEYS:
-        act = Act.OTHER  # a key that is none of ours, in the engine that is
+    elif act in {*_USES.values(), *_CHANGES.values()} - {KeyOperation.READ} and key not in _PLATFORM_KEYS:
+        act = KeyOperation.OTHER  # a key that is none of ours, in the engine that is
     return ServerEvent(at, "", act, key, tenant_id, "", layer=layer)
 
 
 _PLATFORM_KEYS = frozenset({AUDIT_KEY, FINGERPRINT_KEY})
-_LAYERS: Mapping[str, Layer] = MappingProxyType(
-    {"L2-": Layer.TENANT_KEY, "ca-": Layer.AUTHORITY, "payload": Layer.PAYLOAD_KEY}
+_LAYERS: Mapping[str, KeyKind] = MappingProxyType(
+    {"L2-": KeyKind.TENANT_KEY, "ca-": KeyKind.AUTHORITY, "payload": KeyKind.PAYLOAD_KEY}
 )
 
 
@@ -203,16 +203,18 @@ def _by_context(event: ServerEvent, data: Mapping[str, Any], answer: Mapping[str
     """
     items: Sequence[Any] = data.get("batch_input") or [data]
     results: Sequence[Any] = answer.get("batch_results") or []
-    counted: Counter[tuple[Context | None, Answer]] = Counter()
+    counted: Counter[tuple[EncryptionContext | None, RequestOutcome]] = Counter()
     for number, item in enumerate(items):
         failed = number < len(results) and bool(results[number].get("error"))
-        counted[_context(item), Answer.FAILED if failed and event.answer is Answer.DONE else event.answer] += 1
+        counted[
+            _context(item), RequestOutcome.FAILED if failed and event.answer is RequestOutcome.DONE else event.answer
+        ] += 1
     for (context, answered), times in counted.items():
         tenant_id = event.tenant_id or ("" if context is None else context.tenant_id)
         yield replace(event, context=context, answer=answered, count=times, tenant_id=tenant_id)
 
 
-def _context(item: Mapping[str, Any]) -> Context | None:
+def _context(item: Mapping[str, Any]) -> EncryptionContext | None:
     try:
         return decode(base64.b64decode(str(item.get("context", "")), validate=True))
     except (ValueError, InvalidName):
@@ -224,10 +226,10 @@ def _answered(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return response.get("data") or {}
 
 
-def _answer(entry: Mapping[str, Any]) -> Answer:
+def _answer(entry: Mapping[str, Any]) -> RequestOutcome:
     if (entry.get("auth") or {}).get("policy_results", {}).get("allowed") is False:
-        return Answer.REFUSED
-    return Answer.FAILED if entry.get("error") else Answer.DONE
+        return RequestOutcome.REFUSED
+    return RequestOutcome.FAILED if entry.get("error") else RequestOutcome.DONE
 
 
 def _who(entry: Mapping[str, Any]) -> str:

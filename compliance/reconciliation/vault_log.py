@@ -18,8 +18,8 @@ from typing import Any
 
 import orjson
 
-from compliance.reconciliation.ledger import Log
-from compliance.reconciliation.model import Difference, Kind, Severity
+from compliance.reconciliation.ledger import ServerLog
+from compliance.reconciliation.model import Discrepancy, DiscrepancyKind, Severity
 from compliance.reconciliation.vault_events import events_of
 from openkcm.errors import FileRefused
 
@@ -40,7 +40,7 @@ _TOLD = 20
 
 def read_log(
     files: Sequence[Path], since: datetime | None = None, progress: Callable[[int], None] = lambda _bytes: None
-) -> Log:
+) -> ServerLog:
     """Return what the files say, in this order; what is before `since` is passed over, but for when the log begins.
 
     `progress` is told of bytes that were read. Raises: FileRefused, when a file cannot be read.
@@ -69,11 +69,11 @@ class _Reader:
     def __init__(self, since: str) -> None:
         """Take when to begin, as lines say it but for the part of the second."""
         self._since = since.encode()
-        self._log = Log()
+        self._log = ServerLog()
         self._seen_from: datetime | None = None
         self._asked: dict[str, tuple[datetime, str]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
-        self._told: defaultdict[Kind, int] = defaultdict(int)
+        self._told: defaultdict[DiscrepancyKind, int] = defaultdict(int)
 
     def read(self, path: Path, file: Iterable[bytes], progress: Callable[[int], None], *, is_last: bool) -> None:
         self._told.clear()
@@ -87,9 +87,9 @@ class _Reader:
         for kind, times in self._told.items():
             if times > _TOLD:
                 more = f"{path.name}: the same {times - _TOLD} times more"
-                self._log.faults.append(Difference(kind, Severity.DIFFERENCE, None, more))
+                self._log.faults.append(Discrepancy(kind, Severity.DIFFERENCE, None, more))
 
-    def finished(self) -> Log:
+    def finished(self) -> ServerLog:
         end = self._log.end
         for request_id, (at, path) in self._asked.items():
             if end is not None and at < end - _UNDER_WAY:
@@ -113,7 +113,7 @@ class _Reader:
             kind, request = entry["type"], entry["request"]
             request_id, path = str(request["id"]), str(request.get("path", ""))
         except (ValueError, KeyError, TypeError):
-            self._fault(Kind.UNREADABLE, None, "a line that is no entry", place)
+            self._fault(DiscrepancyKind.UNREADABLE, None, "a line that is no entry", place)
             return
         self._time(place, at)
         if kind == "request":
@@ -121,14 +121,14 @@ class _Reader:
         elif kind == "response":
             self._response(place, at, request_id, entry)
         else:
-            self._fault(Kind.UNREADABLE, at, "an entry that is neither request nor response", place)
+            self._fault(DiscrepancyKind.UNREADABLE, at, "an entry that is neither request nor response", place)
 
     def _time(self, place: str, at: datetime) -> None:
         log = self._log
         self._seen_from = self._seen_from or at
         log.begin = at if log.begin is None else log.begin
         if log.end is not None and at < log.end - _DISORDER:
-            self._fault(Kind.BACKWARDS, at, f"an entry {log.end - at} older than one before it", place)
+            self._fault(DiscrepancyKind.BACKWARDS, at, f"an entry {log.end - at} older than one before it", place)
         log.end = at if log.end is None else max(log.end, at)
 
     def _request(self, place: str, at: datetime, request_id: str, path: str) -> None:
@@ -138,7 +138,7 @@ class _Reader:
                 self._unanswered(cut, when, what, Severity.NOTICE)
             self._asked.clear()
         elif request_id in self._asked or request_id in self._answered:
-            self._fault(Kind.REPEATED, at, "a request that was there before", place, request_id)
+            self._fault(DiscrepancyKind.REPEATED, at, "a request that was there before", place, request_id)
         elif not (request_id.startswith(_BY_ITSELF) and path == "auth/token/revoke-self"):
             self._asked[request_id] = at, path
 
@@ -146,11 +146,11 @@ class _Reader:
         if self._asked.pop(request_id, None) is None:
             begin = self._seen_from
             if request_id in self._answered:
-                self._fault(Kind.REPEATED, at, "a response that was there before", place, request_id)
+                self._fault(DiscrepancyKind.REPEATED, at, "a response that was there before", place, request_id)
                 return
             if begin is not None and at > begin + _UNDER_WAY:
                 what = f"the response to {entry['request'].get('path', '')}, whose request is missing"
-                self._fault(Kind.UNASKED, at, what, place, request_id)
+                self._fault(DiscrepancyKind.UNASKED, at, what, place, request_id)
         self._answered[request_id] = None
         if len(self._answered) > _REMEMBERED:
             self._answered.popitem(last=False)
@@ -161,9 +161,11 @@ class _Reader:
         what = f"the request for {path} has no response"
         if severity is Severity.NOTICE:
             what += ": the server ended meanwhile"
-        self._log.faults.append(Difference(Kind.UNANSWERED, severity, at, what, reference=request_id))
+        self._log.faults.append(Discrepancy(DiscrepancyKind.UNANSWERED, severity, at, what, reference=request_id))
 
-    def _fault(self, kind: Kind, at: datetime | None, what: str, place: str, request_id: str = "") -> None:
+    def _fault(self, kind: DiscrepancyKind, at: datetime | None, what: str, place: str, request_id: str = "") -> None:
         self._told[kind] += 1
         if self._told[kind] <= _TOLD:
-            self._log.faults.append(Difference(kind, Severity.DIFFERENCE, at, f"{place}: {what}", reference=request_id))
+            self._log.faults.append(
+                Discrepancy(kind, Severity.DIFFERENCE, at, f"{place}: {what}", reference=request_id)
+            )

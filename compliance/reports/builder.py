@@ -5,7 +5,7 @@ from datetime import datetime
 
 from openkcm.contract.audit_events import StoredRecord
 from openkcm.verification.reports.evaluation import evidence, findings, limits
-from openkcm.verification.reports.model import Counted, Report, Stated, StreamPlace
+from openkcm.verification.reports.model import DerivedFigures, Report, Snapshot, StreamPosition
 from openkcm.verification.reports.signed_file import stated_digest
 
 
@@ -23,7 +23,7 @@ class Request:
 
 
 def assemble(  # noqa: PLR0913, PLR0917 - what was asked, counted and stated, when, where in the stream, and by what
-    request: Request, counted: Counted, stated: Stated, made_at: datetime, place: StoredRecord, version: str
+    request: Request, counted: DerivedFigures, stated: Snapshot, made_at: datetime, place: StoredRecord, version: str
 ) -> Report:
     """Return the report; `place` is the record that has the digest of what is stated, `made_at` when that was read."""
     return Report(
@@ -35,7 +35,7 @@ def assemble(  # noqa: PLR0913, PLR0917 - what was asked, counted and stated, wh
         until=request.until,
         made_at=made_at,
         made_for=request.made_for,
-        stream=StreamPlace(seq=place.seq, chain_hash=place.chain_hash.hex()),
+        stream=StreamPosition(seq=place.seq, chain_hash=place.chain_hash.hex()),
         summary=findings(counted, stated, made_at),
         counted=counted,
         stated=stated,

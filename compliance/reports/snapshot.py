@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
-from compliance.coverage.assessment import Lacking, ServiceCoverage
+from compliance.coverage.assessment import Incomplete, ServiceCoverage
 from compliance.coverage.reader import read_coverage
 from core import names as ids
 from core.certificates import AuthorityState
@@ -16,7 +16,7 @@ from database.connection.transaction import TenantTransaction
 from database.isolation import BoundaryRunRow
 from database.keys import KeyRow, KeyVersionRow
 from database.tenants import TenantRow
-from openkcm.verification.reports.model import CoveredService, InventoryKey, LatestCheck, Stated
+from openkcm.verification.reports.model import CoveredService, InventoryKey, LatestCheck, Snapshot
 
 _KEY_SERVER = "the platform's key server"
 _PLATFORM = "the platform"
@@ -25,7 +25,7 @@ _SLACK = timedelta(days=1)
 """What is due is looked for every hour and takes its time; a key is overdue when a day has not been enough."""
 
 
-def read_stated(tx: TenantTransaction, now: datetime) -> Stated:
+def read_stated(tx: TenantTransaction, now: datetime) -> Snapshot:
     """Return how the tenant stands; `tx` should be a snapshot, so that no part is of another moment than the others.
 
     Raises:
@@ -42,7 +42,7 @@ def read_stated(tx: TenantTransaction, now: datetime) -> Stated:
         for service in tx.services.all()
         if service.state is ServiceState.CONNECTED and service.certificate_not_after is not None
     ]
-    return Stated(
+    return Snapshot(
         state=tenant.state,
         root_key_mode=tenant.root_key_mode,
         root_key_holder=_PLATFORM if root_key is None else _holder(tenant.root_key_mode, root_key.name),
@@ -83,7 +83,7 @@ def _covered(one: ServiceCoverage, key: KeyVersionRow | None) -> CoveredService:
             f"{key.root_key} (L1)",
         )
     )
-    gaps = one.verdict.gaps if isinstance(one.verdict, Lacking) else ()
+    gaps = one.verdict.gaps if isinstance(one.verdict, Incomplete) else ()
     return CoveredService(
         service=one.service,
         kind=one.facts.kind,

@@ -31,7 +31,7 @@ class NothingToExamine(CallerError):
         )
 
 
-class ExaminationFailed(PlatformError):
+class AssessmentFailed(PlatformError):
     """The examination came to no result: that is no breach and no pass."""
 
     code = "examination_failed"
@@ -39,7 +39,7 @@ class ExaminationFailed(PlatformError):
     hint = "the workflow tenant/TENANT/boundaries says why: a server that is down, most likely; openkcm status"
 
 
-class ExaminationAltered(OpenKcmError):
+class AssessmentTampered(OpenKcmError):
     """What is on record of an examination is not what was signed."""
 
     code = "examination_altered"
@@ -49,7 +49,7 @@ class ExaminationAltered(OpenKcmError):
         super().__init__(f"the examination on record is not the one that was signed: {flaw}")
 
 
-class AuditDiffers(PlatformError):
+class AuditDiscrepancy(PlatformError):
     code = "audit_differs"
 
     def __init__(self, differences: int) -> None:
@@ -59,7 +59,7 @@ class AuditDiffers(PlatformError):
         )
 
 
-class VaultLogUnknown(CallerError):
+class VaultAuditLogNotConfigured(CallerError):
     code = "vault_log_unknown"
     message = "nobody has said where the key server's audit log can be read"
     hint = "name it with --vault-log, or set vault_audit_log"
@@ -71,13 +71,13 @@ class CanaryMissing(PlatformError):
     hint = "it is provisioned when the first worker starts; see workflow tenant/openkcm-canary"
 
 
-class MirrorMissing(PlatformError):
+class SecondCanaryMissing(PlatformError):
     code = "mirror_missing"
     message = "the mirror tenant is not ready, so nothing is attacked through the crypto service yet"
     hint = "it is provisioned after the canary; see workflow tenant/openkcm-mirror"
 
 
-class BoundaryBreached(OpenKcmError):
+class IsolationBreached(OpenKcmError):
     """An attack across the tenant boundary succeeded: the tenant must never become active."""
 
     code = "boundary_breached"
@@ -131,7 +131,7 @@ class ReceiverUnavailable(PlatformError):
     hint = "nothing is lost: it is sent again from the record after the last that was acknowledged"
 
 
-class ControlFailed(PlatformError):
+class PositiveControlFailed(PlatformError):
     """The attacker could not do to its own things what it tries on the other's, so nothing was proven."""
 
     code = "boundary_control_failed"

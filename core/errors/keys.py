@@ -48,7 +48,7 @@ class RootKeyCredentialsRefused(RootKeyDenied):
     hint = "give new ones with openkcm root-key change, or make the old ones valid again"
 
 
-class RootKeySwapped(CustomerKeyError):
+class RootKeyMismatch(CustomerKeyError):
     """A key answers under the name, and it is not the one that wrapped."""
 
     code = "root_key_swapped"
@@ -69,13 +69,13 @@ class RootKeyUnreachable(CustomerKeyError):
     hint = "check the network and the server that holds the root key"
 
 
-class RootKeySlow(RootKeyUnreachable):
+class RootKeyTimeout(RootKeyUnreachable):
     code = "root_key_slow"
     message = "the root key's server answers too late"
     hint = "check the load of the server that holds the root key and the network to it"
 
 
-class RootKeyFailing(RootKeyUnreachable):
+class RootKeyServerError(RootKeyUnreachable):
     code = "root_key_failing"
     message = "the root key's server answers with errors of its own"
     hint = "look at the log of the server that holds the root key"

@@ -65,13 +65,13 @@ class TemporalUnavailable(PlatformError):
     hint = "check that Temporal is running: openkcm status"
 
 
-class Overtaken(PlatformError):
+class Superseded(PlatformError):
     code = "overtaken"
     message = "another attempt of the same step ended meanwhile"
     hint = "nothing is wrong; the next attempt finds what that one made"
 
 
-class AnnouncementUndelivered(PlatformError):
+class NotificationUndelivered(PlatformError):
     code = "announcement_undelivered"
     message = "the receiver of the announcement does not take it"
     hint = "check callback_url and the SMTP settings; it is tried again with the same message id"

@@ -23,7 +23,7 @@ class ProtectionFull(CallerError):
     hint = "take some off, or connect another service for the programs that use the others"
 
 
-class CallerRefused(CallerError):
+class ClientNotAuthorized(CallerError):
     """The client certificate is genuine but opens nothing: revoked, not on record, or of a disconnected service."""
 
     code = "caller_refused"
@@ -43,7 +43,7 @@ class ServiceConflict(CallerError):
     hint = "choose another name, or connect it as the kind it was connected as"
 
 
-class AuthorityOverlaps(CallerError):
+class CaRotationInProgress(CallerError):
     """Two authorities of a tenant are believed while the leaves of the former last; a third never."""
 
     code = "authority_overlaps"
@@ -51,7 +51,7 @@ class AuthorityOverlaps(CallerError):
     hint = "they end within three days by themselves; openkcm tenant show says when, ask again after that"
 
 
-class AuthorityLapsed(PlatformError):
+class CaExpired(PlatformError):
     code = "authority_lapsed"
     message = "the tenant's certificate authority has expired, so it issues nothing"
     hint = "have a new one made: openkcm tenant roll-authority"

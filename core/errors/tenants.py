@@ -35,7 +35,7 @@ class ApprovalNotNeeded(CallerError):
     hint = "do it directly"
 
 
-class ApprovalWaits(CallerError):
+class ApprovalPending(CallerError):
     code = "approval_waits"
     message = "somebody has asked for exactly this already"
     hint = "approve what waits on the page settings, or have whoever asked withdraw it"
@@ -53,7 +53,7 @@ class ApprovalUnknown(CallerError):
     hint = "ask for it again"
 
 
-class VoteNotCounted(CallerError):
+class VoteRejected(CallerError):
     """Nothing was decided: nobody has said anything yet, or nobody whose word counts."""
 
     code = "vote_not_counted"
@@ -62,7 +62,7 @@ class VoteNotCounted(CallerError):
 
 
 REFUSALS: dict[str, type[CallerError]] = {
-    refused.code: refused for refused in (ApprovalNotNeeded, ApprovalWaits, TooManyApprovals)
+    refused.code: refused for refused in (ApprovalNotNeeded, ApprovalPending, TooManyApprovals)
 }
 """Why a request is not admitted, by the code that stays on record of it."""
 
@@ -85,7 +85,7 @@ class TenantConflict(CallerError):
     hint = "a tenant stays in the region it was enabled in; offboard it before enabling it elsewhere"
 
 
-class IllegalMove(CallerError):
+class InvalidTransition(CallerError):
     code = "illegal_move"
 
     def __init__(self, state: str, move: str, allowed: tuple[str, ...]) -> None:
@@ -102,7 +102,7 @@ class OperationRunning(CallerError):
         super().__init__(f"{operation} is still running for this tenant", "wait for it to end, then ask again")
 
 
-class TenantClosed(CallerError):
+class TenantNotOperational(CallerError):
     """The tenant's state forbids what was asked: suspended ones only decrypt, locked and leaving ones do nothing."""
 
     code = "tenant_closed"
@@ -114,7 +114,7 @@ class TenantClosed(CallerError):
         )
 
 
-class AccessRefused(CallerError):
+class AccessDenied(CallerError):
     """Somebody is signed on and this is not theirs; whether it exists is not said."""
 
     code = "access_refused"
@@ -122,7 +122,7 @@ class AccessRefused(CallerError):
     hint = "sign in with an account of the organization it belongs to, or open your own page"
 
 
-class ActionRefused(CallerError):
+class PermissionDenied(CallerError):
     """Somebody is at their own tenant and their role does not include what they asked for."""
 
     code = "action_refused"
@@ -138,7 +138,7 @@ class SessionEnded(CallerError):
     hint = "sign in again"
 
 
-class DestructionBegun(CallerError):
+class DestructionStarted(CallerError):
     """The grace is over and the tenant's keys are being destroyed, or are."""
 
     code = "destruction_begun"
@@ -146,7 +146,7 @@ class DestructionBegun(CallerError):
     hint = "nothing can be restored any more; the certificate says what was destroyed: openkcm tenant show"
 
 
-class LeavingOtherwise(CallerError):
+class OffboardingAlreadyScheduled(CallerError):
     """The tenant is leaving already, at another time than is asked for now."""
 
     code = "leaving_otherwise"
@@ -154,7 +154,7 @@ class LeavingOtherwise(CallerError):
     hint = "to change the time restore it first, then let it leave again"
 
 
-class GraceNotOver(PlatformError):
+class GracePeriodActive(PlatformError):
     code = "grace_not_over"
     message = "the grace of the tenant is not over"
     hint = "nothing is wrong unless it stays: then compare the clocks of the worker and of temporal"

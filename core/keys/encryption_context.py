@@ -1,9 +1,9 @@
 """The cryptographic context that ties a ciphertext to its place (MTCI C1 to C3).
 
-`Context.encode` is canonical and injective: a version byte, then each field as a four-byte big-endian length and its
-UTF-8 bytes, in one fixed order. Two different places can therefore never give the same bytes, whatever the fields
-contain, which is what makes a moved ciphertext fail to open instead of opening as somebody else's. The context is
-recomputed from the authenticated caller and the key's lineage at every use and never read back from beside the
+`EncryptionContext.encode` is canonical and injective: a version byte, then each field as a four-byte big-endian length
+and its UTF-8 bytes, in one fixed order. Two different places can therefore never give the same bytes, whatever the
+fields contain, which is what makes a moved ciphertext fail to open instead of opening as somebody else's. The context
+is recomputed from the authenticated caller and the key's lineage at every use and never read back from beside the
 ciphertext: an attacker who can write both would otherwise move both.
 """
 
@@ -30,7 +30,7 @@ class Purpose(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class EncryptionContext:
     """Where a ciphertext belongs. `l2_key` is the Transit name; `service` and `object_id` may be empty."""
 
     tenant_id: str
@@ -52,7 +52,7 @@ class Context:
             raise InvalidName("part of a context", "text without lone surrogates") from lone
 
 
-def decode(encoded: bytes) -> Context:
+def decode(encoded: bytes) -> EncryptionContext:
     """Return the context that gives these bytes, for whoever reads what a server was asked; never to decide by.
 
     Raises:
@@ -65,7 +65,7 @@ def decode(encoded: bytes) -> Context:
         rest = rest[length:]
     try:
         tenant_id, l2_key, service, purpose, object_id = (field.decode("utf-8") for field in fields)
-        context = Context(tenant_id, l2_key, service, Purpose(purpose), object_id)
+        context = EncryptionContext(tenant_id, l2_key, service, Purpose(purpose), object_id)
     except ValueError:
         raise InvalidName("a context", "the bytes of one") from None
     if context.encode() != encoded:

@@ -1,6 +1,6 @@
 """Who can hold a tenant's root key (L1), where it lies, and what its provider has to be told.
 
-A `Place` is what everybody may read: it is shown on pages, written to the audit stream and stored in the clear. What
+A `Route` is what everybody may read: it is shown on pages, written to the audit stream and stored in the clear. What
 opens the door there is `Credentials`, which are stored only encrypted under the tenant and have no text form.
 A provider is one class of each here, one file in `kms/`, and its row in `kms/providers.py`.
 
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
 
 from core.errors.keys import RootKeyRefused
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.names import l2_key
 
 
@@ -63,7 +63,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class PlatformPlace(_Model):
+class PlatformKeyRef(_Model):
     """The platform's own key of the region; needs nothing."""
 
     provider: Literal[RootKeyMode.PLATFORM] = RootKeyMode.PLATFORM
@@ -73,7 +73,7 @@ class PlatformPlace(_Model):
         return "the platform's key"
 
 
-class AwsKmsPlace(_Model):
+class AwsKmsKeyRef(_Model):
     """A symmetric AWS KMS key, used through a role (with the tenant's external id) or through access keys."""
 
     provider: Literal[RootKeyMode.AWS_KMS] = RootKeyMode.AWS_KMS
@@ -91,7 +91,7 @@ class AwsKmsPlace(_Model):
         return self.key_arn.split(":")[3]
 
 
-class Pkcs11Place(_Model):
+class Pkcs11KeyRef(_Model):
     """An AES key in a PKCS#11 token; which module is loaded is the operator's setting, never the customer's."""
 
     provider: Literal[RootKeyMode.PKCS11] = RootKeyMode.PKCS11
@@ -104,7 +104,7 @@ class Pkcs11Place(_Model):
         return f"{self.token}/{self.key}"
 
 
-class OpenBaoPlace(_Model):
+class OpenBaoKeyRef(_Model):
     """An aes256-gcm96 key in Transit of the customer's own OpenBao or Vault, by token or by AppRole."""
 
     provider: Literal[RootKeyMode.OPENBAO] = RootKeyMode.OPENBAO
@@ -123,7 +123,7 @@ class OpenBaoPlace(_Model):
         return f"{self.address}/{self.mount}/{self.key}"
 
 
-Place = Annotated[PlatformPlace | AwsKmsPlace | Pkcs11Place | OpenBaoPlace, Field(discriminator="provider")]
+Place = Annotated[PlatformKeyRef | AwsKmsKeyRef | Pkcs11KeyRef | OpenBaoKeyRef, Field(discriminator="provider")]
 
 
 class Credentials(_Model):
@@ -170,17 +170,17 @@ def refuse_incomplete(place: Place, credentials: Credentials) -> None:
     """Raise RootKeyRefused unless `credentials` are those that `place` needs, and no others."""
     given = {name for name, value in credentials if value is not None and value.get_secret_value()}
     match place:
-        case PlatformPlace():
+        case PlatformKeyRef():
             wanted = [set[str]()]
-        case AwsKmsPlace(role_arn=None):
+        case AwsKmsKeyRef(role_arn=None):
             wanted = [{"access_key_id", "secret_access_key"}]
-        case AwsKmsPlace():
+        case AwsKmsKeyRef():
             wanted = [set[str](), {"access_key_id", "secret_access_key"}]
-        case Pkcs11Place():
+        case Pkcs11KeyRef():
             wanted = [{"pin"}]
-        case OpenBaoPlace(role_id=None):
+        case OpenBaoKeyRef(role_id=None):
             wanted = [{"token"}]
-        case OpenBaoPlace():  # pragma: no branch - mypy checks that every case is named
+        case OpenBaoKeyRef():  # pragma: no branch - mypy checks that every case is named
             wanted = [{"secret_id"}]
     if given not in wanted:
         needed = " and ".join(sorted(wanted[-1])).replace("_", " ") or "no credentials"
@@ -198,19 +198,19 @@ def external_id(tenant_id: str) -> str:
     return f"openkcm/{tenant_id}"
 
 
-def credentials_context(tenant_id: str, root_key_id: str) -> Context:
+def credentials_context(tenant_id: str, root_key_id: str) -> EncryptionContext:
     """Return what binds a root key's stored credentials, encrypted under the tenant's L2, to their tenant and row."""
-    return Context(tenant_id, l2_key(tenant_id), "", Purpose.CREDENTIALS, root_key_id)
+    return EncryptionContext(tenant_id, l2_key(tenant_id), "", Purpose.CREDENTIALS, root_key_id)
 
 
-def probe_context(tenant_id: str, root_key_id: str) -> Context:
+def probe_context(tenant_id: str, root_key_id: str) -> EncryptionContext:
     """Return what binds the known value by which a root key is tried."""
-    return Context(tenant_id, l2_key(tenant_id), "", Purpose.VERIFY, root_key_id)
+    return EncryptionContext(tenant_id, l2_key(tenant_id), "", Purpose.VERIFY, root_key_id)
 
 
-def version_context(tenant_id: str) -> Context:
+def version_context(tenant_id: str) -> EncryptionContext:
     """Return what a root key wraps something of no worth in, so that it tells its newest version."""
-    return Context(tenant_id, l2_key(tenant_id), "", Purpose.VERIFY, "version")
+    return EncryptionContext(tenant_id, l2_key(tenant_id), "", Purpose.VERIFY, "version")
 
 
 class Problem(_Model):

@@ -27,7 +27,7 @@ OPENING = frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.COMPROMISED
 """The states of a version that still opens anything at all."""
 
 
-class Scope(StrEnum):
+class RotationScope(StrEnum):
     """Whose service keys get a new version."""
 
     NONE = "none"
@@ -37,7 +37,7 @@ class Scope(StrEnum):
     ONE = "one"
 
 
-class Stage(StrEnum):
+class RotationPhase(StrEnum):
     """How far a rotation is, in this order."""
 
     PLAN = "plan"
@@ -50,7 +50,7 @@ class Stage(StrEnum):
     DESTROY = "destroy"
 
 
-class Stuck(StrEnum):
+class StallReason(StrEnum):
     """Why keys that are to be rotated are not, by the word of audit records and metrics."""
 
     FAILED = "failed"
@@ -65,13 +65,13 @@ LONGEST = timedelta(hours=3)
 """What a rotation takes at most: two steps wait for a root key, an hour each, and objects are sealed anew meanwhile."""
 
 MEANING = {
-    Stage.PLAN: "what is rotated is written down",
-    Stage.TENANT_KEY: "the tenant key gets a new version",
-    Stage.PREPARE: "new versions of service keys are made and opened once",
-    Stage.ACTIVATE: "the new versions take over, all at once",
-    Stage.REWRAP: "everything under older versions of the tenant key or the root key is wrapped anew",
-    Stage.RETIRE: "older versions of the tenant key stop opening anything",
-    Stage.TRIM: "older versions of the tenant key are deleted for good",
-    Stage.DESTROY: "compromised service keys are destroyed once nothing is sealed under them",
+    RotationPhase.PLAN: "what is rotated is written down",
+    RotationPhase.TENANT_KEY: "the tenant key gets a new version",
+    RotationPhase.PREPARE: "new versions of service keys are made and opened once",
+    RotationPhase.ACTIVATE: "the new versions take over, all at once",
+    RotationPhase.REWRAP: "everything under older versions of the tenant key or the root key is wrapped anew",
+    RotationPhase.RETIRE: "older versions of the tenant key stop opening anything",
+    RotationPhase.TRIM: "older versions of the tenant key are deleted for good",
+    RotationPhase.DESTROY: "compromised service keys are destroyed once nothing is sealed under them",
 }
 """What happens in a stage, for whoever looks on."""

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from core.names import TenantId
-from core.notifications import AnnouncementKind
+from core.notifications import NotificationKind
 from openkcm.contract.names import parse_service_name
 
 ServiceName = Annotated[str, AfterValidator(parse_service_name)]
@@ -23,7 +23,7 @@ class StepInput(Message):
 
 
 class AnnounceInput(StepInput):
-    kind: AnnouncementKind
+    kind: NotificationKind
 
 
 class FailureInput(StepInput):
@@ -31,7 +31,7 @@ class FailureInput(StepInput):
     reason: str = Field(description="the activity that failed")
 
 
-class Approved(Message):
+class ApprovalRef(Message):
     """What may need a second person."""
 
     approval_id: str | None = Field(None, description="of the request that somebody else approved, where there is one")

@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints
 
 from core.messages.base import Message, StepInput
 from core.names import TenantId
-from core.notifications import AnnouncementKind
+from core.notifications import NotificationKind
 
 ReportId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
 
@@ -48,7 +48,7 @@ class ExamineResult(Message):
     held: int = 0
     breached: int = 0
     not_checked: int = 0
-    told: AnnouncementKind | None = None
+    told: NotificationKind | None = None
 
 
 class DueInput(Message):

@@ -3,18 +3,18 @@
 from pydantic import Field
 
 from core.keys.root_keys import RootKeyMode
-from core.keys.rotation import Scope
-from core.messages.base import Approved, Message, ServiceName, StepInput
-from core.messages.tenants import StandingResult
+from core.keys.rotation import RotationScope
+from core.messages.base import ApprovalRef, Message, ServiceName, StepInput
+from core.messages.tenants import StatusChangeResult
 from core.names import TenantId
-from core.notifications import AnnouncementKind
+from core.notifications import NotificationKind
 
 
-class RotateRequest(Approved):
+class RotateRequest(ApprovalRef):
     """What is asked of a rotation; with neither services nor tenant key it finishes what an earlier one left."""
 
     request_id: str
-    services: Scope
+    services: RotationScope
     service: ServiceName | None = Field(None, description="for the scope `one`")
     tenant_key: bool
     compromised: bool = Field(
@@ -64,7 +64,7 @@ class DestroyResult(Message):
 
 
 class RotationEnded(Message):
-    told: AnnouncementKind | None = Field(None, description="of the announcement that now waits in the outbox")
+    told: NotificationKind | None = Field(None, description="of the announcement that now waits in the outbox")
 
 
 class RotationFailedStep(RotationStep):
@@ -90,7 +90,7 @@ class DueTenants(Message):
     tenants: tuple[TenantId, ...]
 
 
-class RetireVersionRequest(Approved):
+class RetireVersionRequest(ApprovalRef):
     service: ServiceName
     version: int
 
@@ -99,7 +99,7 @@ class RetireVersionStep(StepInput, RetireVersionRequest):
     """Input of the step that destroys a version of a service key which encrypts nothing any more."""
 
 
-class RootKeyRequest(Approved):
+class RootKeyRequest(ApprovalRef):
     """A stored request about the root key; place and sealed credentials lie in PostgreSQL under (tenant, request)."""
 
     request_id: str
@@ -111,7 +111,7 @@ class RootKeyStep(StepInput, RootKeyRequest):
     number: int = 0
 
 
-class ChangeRootKeyInput(Approved):
+class ChangeRootKeyInput(ApprovalRef):
     tenant_id: TenantId
     region: str
     number: int = Field(description="counts the tenant's changes, from 1; part of the workflow's id")
@@ -153,6 +153,6 @@ class WrapProgress(Message):
     wrapped: int
 
 
-class SwitchResult(StandingResult):
+class SwitchResult(StatusChangeResult):
     switched: bool = Field(description="false while a service key has no wrap under the new root key")
     mode: RootKeyMode

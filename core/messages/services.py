@@ -8,7 +8,7 @@ from core.messages.base import Message, ServiceName, StepInput
 from core.names import TenantId
 
 
-class ServiceMemory(Message):
+class ServiceWorkflowState(Message):
     """What the workflow of a service remembers from one run to the next; the rest is on record."""
 
     generation: int = Field(0, description="of the newest certificate; 0 while there is none")
@@ -19,7 +19,7 @@ class ServiceInput(Message):
     tenant_id: TenantId
     region: str
     service: ServiceName
-    memory: ServiceMemory = Field(default_factory=ServiceMemory)
+    memory: ServiceWorkflowState = Field(default_factory=ServiceWorkflowState)
 
 
 class EnrolInput(Message):
@@ -87,7 +87,7 @@ class ServicesResult(Message):
     services: tuple[ServiceName, ...]
 
 
-class LateService(Message):
+class UnrenewedService(Message):
     """A connected service whose newest certificate was not renewed; `generation` is that certificate's."""
 
     tenant_id: TenantId
@@ -97,4 +97,4 @@ class LateService(Message):
 
 
 class ExpiryResult(Message):
-    services: tuple[LateService, ...]
+    services: tuple[UnrenewedService, ...]

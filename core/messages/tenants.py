@@ -11,9 +11,9 @@ from enum import StrEnum
 
 from pydantic import Field, JsonValue
 
-from core.messages.base import Approved, Message, ServiceName, StepInput
+from core.messages.base import ApprovalRef, Message, ServiceName, StepInput
 from core.names import TenantId
-from core.notifications import AnnouncementKind
+from core.notifications import NotificationKind
 from core.tenants.approvals import Action, ApprovalState
 from core.tenants.lifecycle import State
 from core.tenants.offboarding import LONGEST_GRACE
@@ -28,7 +28,7 @@ class PendingApproval(Message):
     expires_at: datetime
 
 
-class TenantMemory(Message):
+class TenantWorkflowState(Message):
     """What the tenant entity remembers from one run to the next."""
 
     state: State = State.REQUESTED
@@ -47,7 +47,7 @@ class TenantInput(Message):
     tenant_id: TenantId
     region: str
     promise_seconds: float
-    memory: TenantMemory = Field(default_factory=TenantMemory)
+    memory: TenantWorkflowState = Field(default_factory=TenantWorkflowState)
 
 
 class MarketplaceSignal(Message):
@@ -72,7 +72,7 @@ class ActivateResult(Message):
     messages: int = Field(description="how many announcements now wait in the outbox")
 
 
-class StandingMove(StrEnum):
+class StatusChange(StrEnum):
     """What somebody may ask of a tenant's standing."""
 
     SUSPEND = "suspend"
@@ -83,22 +83,22 @@ class StandingMove(StrEnum):
     """Releases the lock of a breach, which no other move does."""
 
 
-class StandingRequest(Approved):
+class StatusChangeRequest(ApprovalRef):
     """What somebody asks of a tenant's standing."""
 
-    move: StandingMove
+    move: StatusChange
 
 
-class StandingInput(StepInput, StandingRequest):
+class StatusChangeInput(StepInput, StatusChangeRequest):
     """Input of a step that moves a tenant's standing."""
 
 
-class StandingResult(Message):
+class StatusChangeResult(Message):
     state: State
-    told: AnnouncementKind | None = Field(None, description="of the announcement that now waits in the outbox")
+    told: NotificationKind | None = Field(None, description="of the announcement that now waits in the outbox")
 
 
-class PolicyRequest(Approved):
+class PolicyRequest(ApprovalRef):
     """A policy that somebody asks for, as they said it: its bounds are looked at where it can still be refused."""
 
     tenant_key_days: int
@@ -135,7 +135,7 @@ class ApprovalResult(WaitingResult):
     argument: dict[str, JsonValue] = Field(default_factory=dict)
     state: ApprovalState
     code: str = Field("", description="why it was not admitted")
-    told: AnnouncementKind | None = None
+    told: NotificationKind | None = None
 
 
 class LeaveReason(StrEnum):
@@ -146,7 +146,7 @@ class LeaveReason(StrEnum):
     MARKETPLACE = "marketplace"
 
 
-class LeaveRequest(Approved):
+class OffboardRequest(ApprovalRef):
     """What somebody asks for who lets a tenant leave; `now` is without any grace."""
 
     grace_seconds: float | None = Field(None, gt=0, le=LONGEST_GRACE.total_seconds(), description="None: the usual")
@@ -154,11 +154,11 @@ class LeaveRequest(Approved):
     now: bool = False
 
 
-class LeaveInput(StepInput, LeaveRequest):
+class LeaveInput(StepInput, OffboardRequest):
     """Input of the step that lets a tenant leave."""
 
 
-class LeavingResult(StandingResult):
+class OffboardingResult(StatusChangeResult):
     since: datetime
     until: datetime
 
@@ -171,11 +171,11 @@ class OffboardInput(Message):
     until: datetime
 
 
-class BegunResult(Message):
+class DestructionStartedResult(Message):
     begun: bool = Field(description="false when the tenant was restored")
 
 
-class Stock(Message):
+class DestructionInventory(Message):
     """What there is to destroy, as far as a workflow has to know it."""
 
     services: tuple[ServiceName, ...] = Field(description="those that are connected or have a workflow")

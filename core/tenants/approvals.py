@@ -43,13 +43,13 @@ class ApprovalState(StrEnum):
     FAILED = "failed"
 
 
-class Choice(StrEnum):
+class VoteChoice(StrEnum):
     APPROVE = "approve"
     DECLINE = "decline"
     WITHDRAW = "withdraw"
 
 
-class Obstacle(StrEnum):
+class VoteRejection(StrEnum):
     """Why somebody may not decide a request."""
 
     OWN = "own"
@@ -63,7 +63,7 @@ class Vote:
     subject: str
     name: str
     roles: frozenset[PersonRole]
-    choice: Choice
+    choice: VoteChoice
     at: datetime
 
 
@@ -94,12 +94,12 @@ class Decision:
     vote: Vote | None = None
 
 
-def obstacle(approval: Approval, subject: str, roles: Iterable[PersonRole]) -> Obstacle | None:
+def obstacle(approval: Approval, subject: str, roles: Iterable[PersonRole]) -> VoteRejection | None:
     """Return why somebody may not decide a request; None when they may."""
     if subject == approval.requested_by:
-        return Obstacle.OWN
+        return VoteRejection.OWN
     if not any(Permission.MANAGE_KEYS in PERMISSIONS[role] for role in roles):
-        return Obstacle.ROLE
+        return VoteRejection.ROLE
     return None
 
 
@@ -118,11 +118,11 @@ def decide(approval: Approval, votes: Iterable[Vote], now: datetime) -> Decision
     if is_over(approval, now):
         return Decision(ApprovalState.EXPIRED)
     for vote in sorted(votes, key=lambda vote: (vote.at, vote.subject)):
-        if vote.choice is Choice.WITHDRAW:
+        if vote.choice is VoteChoice.WITHDRAW:
             if vote.subject == approval.requested_by:
                 return Decision(ApprovalState.WITHDRAWN, vote)
         elif obstacle(approval, vote.subject, vote.roles) is None:
-            approved = vote.choice is Choice.APPROVE
+            approved = vote.choice is VoteChoice.APPROVE
             return Decision(ApprovalState.APPROVED if approved else ApprovalState.REFUSED, vote)
     return Decision(ApprovalState.PENDING)
 

@@ -1,7 +1,7 @@
 """The life of a tenant as one table.
 
 Rules of this file: every state and every way from one to another stands in `TRANSITIONS`; a move that is not listed
-raises `IllegalMove` and changes nothing; nobody assigns a state except through `advance`. The diagram in
+raises `InvalidTransition` and changes nothing; nobody assigns a state except through `advance`. The diagram in
 ARCHITECTURE.md is generated from this table (`make docs`).
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
-from core.errors.tenants import IllegalMove
+from core.errors.tenants import InvalidTransition
 
 
 class State(StrEnum):
@@ -23,7 +23,7 @@ class State(StrEnum):
     OFFBOARDED = "offboarded"
 
 
-class Move(StrEnum):
+class Transition(StrEnum):
     PROVISION = "provision"
     ACTIVATE = "activate"
     FAIL = "fail"
@@ -58,32 +58,32 @@ DECRYPTS = frozenset({State.ACTIVE, State.SUSPENDED})
 _LIVE = (State.ACTIVE, State.SUSPENDED, State.LOCKED)
 
 # A value with several states is a way back: the caller names the state it came from.
-TRANSITIONS: Mapping[tuple[State, Move], tuple[State, ...]] = MappingProxyType(
+TRANSITIONS: Mapping[tuple[State, Transition], tuple[State, ...]] = MappingProxyType(
     {
-        (State.REQUESTED, Move.PROVISION): (State.PROVISIONING,),
-        (State.PROVISIONING, Move.ACTIVATE): (State.ACTIVE,),
-        (State.PROVISIONING, Move.FAIL): (State.FAILED,),
-        (State.FAILED, Move.RETRY): (State.PROVISIONING,),
-        (State.ACTIVE, Move.SUSPEND): (State.SUSPENDED,),
-        (State.SUSPENDED, Move.RESUME): (State.ACTIVE,),
-        (State.ACTIVE, Move.LOCK): (State.LOCKED,),
-        (State.SUSPENDED, Move.LOCK): (State.LOCKED,),
-        (State.LOCKED, Move.UNLOCK): (State.ACTIVE, State.SUSPENDED),
-        (State.ACTIVE, Move.LEAVE): (State.LEAVING,),
-        (State.SUSPENDED, Move.LEAVE): (State.LEAVING,),
-        (State.LOCKED, Move.LEAVE): (State.LEAVING,),
-        (State.LEAVING, Move.RESTORE): _LIVE,
-        (State.LEAVING, Move.OFFBOARD): (State.OFFBOARDED,),
+        (State.REQUESTED, Transition.PROVISION): (State.PROVISIONING,),
+        (State.PROVISIONING, Transition.ACTIVATE): (State.ACTIVE,),
+        (State.PROVISIONING, Transition.FAIL): (State.FAILED,),
+        (State.FAILED, Transition.RETRY): (State.PROVISIONING,),
+        (State.ACTIVE, Transition.SUSPEND): (State.SUSPENDED,),
+        (State.SUSPENDED, Transition.RESUME): (State.ACTIVE,),
+        (State.ACTIVE, Transition.LOCK): (State.LOCKED,),
+        (State.SUSPENDED, Transition.LOCK): (State.LOCKED,),
+        (State.LOCKED, Transition.UNLOCK): (State.ACTIVE, State.SUSPENDED),
+        (State.ACTIVE, Transition.LEAVE): (State.LEAVING,),
+        (State.SUSPENDED, Transition.LEAVE): (State.LEAVING,),
+        (State.LOCKED, Transition.LEAVE): (State.LEAVING,),
+        (State.LEAVING, Transition.RESTORE): _LIVE,
+        (State.LEAVING, Transition.OFFBOARD): (State.OFFBOARDED,),
     }
 )
 
 
-def moves_from(state: State) -> tuple[Move, ...]:
+def transitions_from(state: State) -> tuple[Transition, ...]:
     """Return the moves that are legal in `state`, in the table's order."""
     return tuple(move for (origin, move) in TRANSITIONS if origin is state)
 
 
-def advance(state: State, move: Move, back_to: State | None = None) -> State:
+def transition(state: State, move: Transition, back_to: State | None = None) -> State:
     """Return the state after `move`.
 
     Args:
@@ -92,11 +92,11 @@ def advance(state: State, move: Move, back_to: State | None = None) -> State:
         back_to: for the moves that undo another (unlock, restore) the state to return to.
 
     Raises:
-        IllegalMove: the table does not list the move, or `back_to` is not one of the move's ends.
+        InvalidTransition: the table does not list the move, or `back_to` is not one of the move's ends.
     """
     ends = TRANSITIONS.get((state, move), ())
     if len(ends) == 1 and back_to is None:
         return ends[0]
     if back_to is not None and back_to in ends:
         return back_to
-    raise IllegalMove(state, move, moves_from(state))
+    raise InvalidTransition(state, move, transitions_from(state))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from core.errors.keys import CustomerKeyError
-from core.tenants.lifecycle import DECRYPTS, Move, State, advance
+from core.tenants.lifecycle import DECRYPTS, State, Transition, transition
 
 
 class LockReason(StrEnum):
@@ -23,7 +23,7 @@ class LockReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LockState:
     """A tenant's state with what locks it; `unlocks_to` is where it came from and None while it is not locked."""
 
     state: State
@@ -31,25 +31,25 @@ class Standing:
     unlocks_to: State | None = None
 
 
-def hold(standing: Standing, reason: LockReason) -> Standing:
-    """Return the standing once `reason` locks it as well; raises IllegalMove where nothing can be locked."""
+def add_lock(standing: LockState, reason: LockReason) -> LockState:
+    """Return the standing once `reason` locks it as well; raises InvalidTransition where nothing can be locked."""
     if standing.state is State.LOCKED:
         return replace(standing, locks=standing.locks | {reason})
-    return Standing(advance(standing.state, Move.LOCK), frozenset({reason}), standing.state)
+    return LockState(transition(standing.state, Transition.LOCK), frozenset({reason}), standing.state)
 
 
-def release(standing: Standing, reason: LockReason) -> Standing:
+def remove_lock(standing: LockState, reason: LockReason) -> LockState:
     """Return the standing once `reason` is gone; one that never held changes nothing where another holds.
 
     Raises:
-        IllegalMove: the tenant is not locked, and not by `reason`.
+        InvalidTransition: the tenant is not locked, and not by `reason`.
     """
     if standing.state is not State.LOCKED:
-        return Standing(advance(standing.state, Move.UNLOCK, State.ACTIVE))
+        return LockState(transition(standing.state, Transition.UNLOCK, State.ACTIVE))
     left = standing.locks - {reason}
     if left or (standing.locks and reason not in standing.locks):
         return replace(standing, locks=left)
-    return Standing(advance(State.LOCKED, Move.UNLOCK, standing.unlocks_to or State.ACTIVE))
+    return LockState(transition(State.LOCKED, Transition.UNLOCK, standing.unlocks_to or State.ACTIVE))
 
 
 def may_change_root_key(state: State, locks: Collection[LockReason]) -> bool:
@@ -65,7 +65,7 @@ HEALTHY = "ok"
 """What is on record of a root key that does its part; else the code of the `CustomerKeyError` it answers with."""
 
 
-def closes(health: str, seconds: float, grace: float) -> bool:
+def requires_lock(health: str, seconds: float, grace: float) -> bool:
     """Return whether a root key that has been in `health` for `seconds` locks its tenant.
 
     What the customer took away locks at once. What is only out of reach says nothing of their will: it locks when it

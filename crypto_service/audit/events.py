@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from core.errors.requests import TooManyRequests
 from core.services import CHANGES, RELEASES, CryptoOperation
 from core.usage import BUCKETS, Latency, bucket
-from crypto_service.audit.wal import Line
+from crypto_service.audit.wal import WalRecord
 from database.usage import UsesRow
 from openkcm.contract.audit_events import AuditEvent, AuditName
 
@@ -24,15 +24,15 @@ _NEVER = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class WalSlice:
     """Some lines of one journal file."""
 
     journal: str
-    lines: Sequence[Line]
+    lines: Sequence[WalRecord]
 
 
 @dataclass(slots=True)
-class TenantRecords:
+class TenantBatch:
     """What one batch means for one tenant."""
 
     events: list[AuditEvent] = field(default_factory=list)
@@ -46,7 +46,7 @@ class TenantRecords:
 class _Sum:
     """All lines of one use. Those of a use that stands alone are records already and only count."""
 
-    first: Line
+    first: WalRecord
     alone: bool
     last_at: int = 0
     lines: int = 0
@@ -81,9 +81,9 @@ _Use = tuple[str, str, CryptoOperation, str, int]
 """Tenant, service, operation, code of the refusal, second; all but the tenant make the id of a record."""
 
 
-def records(batch_id: str, pieces: Iterable[Piece]) -> dict[str, TenantRecords]:
+def records(batch_id: str, pieces: Iterable[WalSlice]) -> dict[str, TenantBatch]:
     """Return, by tenant, what the lines of a batch mean."""
-    found: defaultdict[str, TenantRecords] = defaultdict(TenantRecords)
+    found: defaultdict[str, TenantBatch] = defaultdict(TenantBatch)
     sums = _summed(pieces, found)
     minutes: defaultdict[tuple[str, int, str, CryptoOperation, str], _Minute] = defaultdict(_Minute)
     for (tenant_id, service, operation, refused, second), together in sums.items():
@@ -106,7 +106,7 @@ def records(batch_id: str, pieces: Iterable[Piece]) -> dict[str, TenantRecords]:
     return dict(found)
 
 
-def _summed(pieces: Iterable[Piece], found: Mapping[str, TenantRecords]) -> dict[_Use, _Sum]:
+def _summed(pieces: Iterable[WalSlice], found: Mapping[str, TenantBatch]) -> dict[_Use, _Sum]:
     """Add the lines up, and put the records of those that stand alone into `found`: all that is done for each line."""
     sums: dict[_Use, _Sum] = {}
     for piece in pieces:
@@ -130,14 +130,14 @@ def _summed(pieces: Iterable[Piece], found: Mapping[str, TenantRecords]) -> dict
     return sums
 
 
-def _stands_alone(line: Line) -> bool:
+def _stands_alone(line: WalRecord) -> bool:
     entry = line.entry
     if entry.refused:
         return entry.refused not in _COUNTED_REFUSALS
     return entry.operation in RELEASES or entry.operation in CHANGES or entry.operation is CryptoOperation.OPEN
 
 
-def _event(line: Line, event_id: str, count: int, size: int) -> AuditEvent:
+def _event(line: WalRecord, event_id: str, count: int, size: int) -> AuditEvent:
     entry = line.entry
     moment = _moment(line.at).isoformat(timespec="milliseconds")
     if entry.operation is CryptoOperation.OPEN:
@@ -171,7 +171,7 @@ def _event(line: Line, event_id: str, count: int, size: int) -> AuditEvent:
     )
 
 
-def _name(line: Line) -> AuditName:
+def _name(line: WalRecord) -> AuditName:
     if line.entry.refused:
         return AuditName.CRYPTO_REFUSED
     if line.entry.operation in RELEASES:

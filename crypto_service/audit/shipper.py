@@ -25,8 +25,8 @@ from threading import Event
 import structlog
 
 from core.errors.platform import DatabaseUnavailable
-from crypto_service.audit.events import Piece, TenantRecords, records
-from crypto_service.audit.wal import SUFFIX, Line, decode, waiting_bytes, whole_part
+from crypto_service.audit.events import TenantBatch, WalSlice, records
+from crypto_service.audit.wal import SUFFIX, WalRecord, decode, waiting_bytes, whole_part
 from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class Delivered:
+class ShipperStats:
     """Totals of this process, for metrics."""
 
     lines: int = 0
@@ -53,7 +53,7 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ShippingBatch:
     """`parts` is file name → where the part begins and ends."""
 
     batch_id: str
@@ -64,19 +64,19 @@ class Plan:
     """Whether more was waiting than a plan may hold."""
 
 
-class Plans:
+class ShipperCheckpoint:
     def __init__(self, folder: Path) -> None:
         """Take up what an earlier process has left."""
         self._folder = folder
         self._done: dict[str, int] = {}
-        self._plan: Plan | None = None
+        self._plan: ShippingBatch | None = None
         with suppress(FileNotFoundError):
             left = json.loads((folder / _FILE).read_text(encoding="ascii"))
             self._done = {str(name): int(end) for name, end in left["done"].items()}
             parts = {str(name): (int(start), int(end)) for name, (start, end) in left["parts"].items()}
-            self._plan = Plan(str(left["batch_id"]), parts) if parts else None
+            self._plan = ShippingBatch(str(left["batch_id"]), parts) if parts else None
 
-    def next(self) -> Plan | None:
+    def next(self) -> ShippingBatch | None:
         """Return the plan that is to be delivered, the same until it was; None when there is nothing."""
         if self._plan is None:
             self._plan = self._make()
@@ -101,7 +101,7 @@ class Plans:
             (self._folder / name).unlink(missing_ok=True)
         self._plan = None
 
-    def _make(self) -> Plan | None:
+    def _make(self) -> ShippingBatch | None:
         parts: dict[str, tuple[int, int]] = {}
         ended: set[str] = set()
         room, full = _LARGEST, False
@@ -121,9 +121,9 @@ class Plans:
             if closed:
                 ended.add(name)
             room -= len(data)
-        return Plan(_new_id(), parts, frozenset(ended), full) if parts or ended else None
+        return ShippingBatch(_new_id(), parts, frozenset(ended), full) if parts or ended else None
 
-    def _put_on_record(self, plan: Plan) -> None:
+    def _put_on_record(self, plan: ShippingBatch) -> None:
         draft = self._folder / f".{_FILE}"
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(json.dumps({"done": self._done, "batch_id": plan.batch_id, "parts": plan.parts}).encode())
@@ -132,13 +132,13 @@ class Plans:
         draft.replace(self._folder / _FILE)
 
 
-class Delivery:
+class AuditShipper:
     """MUST be the only one in its folder; `run` waits for that."""
 
     def __init__(self, folder: Path, database: Database) -> None:
         self._folder, self._database = folder, database
-        self._plans: Plans | None = None
-        self.totals = Delivered()
+        self._plans: ShipperCheckpoint | None = None
+        self.totals = ShipperStats()
 
     def run(self, stop: Event) -> None:
         """Deliver until `stop`, then what is left: what was answered before is in the streams after."""
@@ -150,13 +150,13 @@ class Delivery:
             while mine and self._try_once():
                 pass
 
-    def once(self) -> Plan | None:
+    def once(self) -> ShippingBatch | None:
         """Deliver one batch and return its plan; None when there was nothing.
 
         Raises: DatabaseUnavailable, and DatabaseRefused while a refusal is still borne; nothing is lost by either.
         """
         if self._plans is None:
-            self._plans = Plans(self._folder)
+            self._plans = ShipperCheckpoint(self._folder)
         plan = self._plans.next()
         if plan is None:
             return None
@@ -196,17 +196,17 @@ class Delivery:
                     mine = True
             yield mine
 
-    def _pieces(self, plans: Plans, plan: Plan) -> Iterator[Piece]:
+    def _pieces(self, plans: ShipperCheckpoint, plan: ShippingBatch) -> Iterator[WalSlice]:
         for name, (start, end) in plan.parts.items():
             data = plans.read(name, start, end)
-            lines = [line for line in decode(data, start) if isinstance(line, Line)]
+            lines = [line for line in decode(data, start) if isinstance(line, WalRecord)]
             damaged = data.count(b"\n") - len(lines)
             if damaged:
                 self.totals.damaged += damaged
                 log.error("journal lines damaged", journal=name, lines=damaged)
-            yield Piece(name, lines)
+            yield WalSlice(name, lines)
 
-    def _deliver(self, tenant_id: str, batch_id: str, found: TenantRecords) -> OpenKcmError | None:
+    def _deliver(self, tenant_id: str, batch_id: str, found: TenantBatch) -> OpenKcmError | None:
         try:
             with self._database.tenant_tx(tenant_id) as tx:
                 for first in range(0, len(found.events), _AT_ONCE):
@@ -224,7 +224,7 @@ class Delivery:
         self.totals.refusals.pop(tenant_id, None)
         return None
 
-    def _set_aside(self, tenant_id: str, found: TenantRecords, refused: OpenKcmError) -> None:
+    def _set_aside(self, tenant_id: str, found: TenantBatch, refused: OpenKcmError) -> None:
         """Keep what the database will not take where a person finds it, so that the others' records go on."""
         file = os.open(self._folder / "undeliverable.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(file, "w", encoding="utf-8") as kept:

@@ -29,7 +29,7 @@ import structlog
 
 from core.errors.compliance import AuditUnavailable
 from core.services import CryptoOperation
-from crypto_service.interfaces import Entry
+from crypto_service.interfaces import AuditEntry
 
 _ROTATED_BYTES = 8 * 1024 * 1024
 _ROTATED_SECONDS = 60.0
@@ -59,7 +59,7 @@ def waiting_bytes(folder: Path) -> int:
     return total
 
 
-class JournalFile:
+class WalSegment:
     """Locked for as long as it is open, so that others can tell whether it may still grow."""
 
     def __init__(self, folder: Path, *, sync: bool, flush: Callable[[int], None] = os.fdatasync) -> None:
@@ -134,16 +134,16 @@ class JournalFile:
             os.close(self._descriptor)
 
 
-class FileJournal:
+class WriteAheadLog:
     """MUST be used from one thread, the loop's."""
 
     def __init__(self, folder: Path, *, sync: bool = False, limit: int = WAITING_BYTES) -> None:
         self.operations: Counter[tuple[str, str]] = Counter()
         """(operation, code of the refusal or nothing) → how often, for metrics."""
         self._folder, self._sync, self._limit = folder, sync, limit
-        self._file: JournalFile | None = None
+        self._file: WalSegment | None = None
 
-    async def write(self, entries: Sequence[Entry]) -> None:
+    async def write(self, entries: Sequence[AuditEntry]) -> None:
         """Return when the entries are safe; raises AuditUnavailable, and then nothing may be answered."""
         if not entries:
             return
@@ -175,7 +175,7 @@ class FileJournal:
         if self._file is not None and self._file.size and self._file.age > _ROTATED_SECONDS:
             self.close()
 
-    def _file_for(self, size: int) -> JournalFile:
+    def _file_for(self, size: int) -> WalSegment:
         if self._file is not None and self._file.size and self._file.size + size > _ROTATED_BYTES:
             self.close()
         if self._file is None:
@@ -183,13 +183,13 @@ class FileJournal:
                 if waiting_bytes(self._folder) + size > self._limit:
                     log.error("journal refused", reason="too much waits for the database", limit=self._limit)
                     raise AuditUnavailable
-                self._file = JournalFile(self._folder, sync=self._sync)
+                self._file = WalSegment(self._folder, sync=self._sync)
             except OSError as failed:
                 log.warning("journal not opened", reason=os.strerror(failed.errno or 0))
                 raise AuditUnavailable from failed
         return self._file
 
-    def _abandon(self, file: JournalFile, reason: str) -> None:
+    def _abandon(self, file: WalSegment, reason: str) -> None:
         """Go on in another file, if the disk lets us have one."""
         log.error("journal not written", reason=reason, journal=file.name)
         if self._file is file:
@@ -212,15 +212,15 @@ _OPERATIONS: Mapping[str, CryptoOperation] = MappingProxyType({one.value: one fo
 
 
 @dataclass(slots=True)
-class Line:
+class WalRecord:
     """An entry with its place in the file and the time it was written, in milliseconds since the epoch."""
 
     offset: int
     at: int
-    entry: Entry
+    entry: AuditEntry
 
 
-def encode(entry: Entry, at: int) -> bytes:
+def encode(entry: AuditEntry, at: int) -> bytes:
     values = [
         at,
         entry.tenant_id,
@@ -250,22 +250,22 @@ def whole_part(data: bytes) -> bytes:
     return data[: data.rfind(b"\n") + 1]
 
 
-def decode(data: bytes, offset: int) -> Iterator[Line | int]:
+def decode(data: bytes, offset: int) -> Iterator[WalRecord | int]:
     """Yield the lines of `data`, which begins at `offset` of its file; for a damaged one its offset."""
     for raw in data.splitlines(keepends=True):
         yield _decode_one(raw, offset) or offset
         offset += len(raw)
 
 
-def _decode_one(raw: bytes, offset: int) -> Line | None:
+def _decode_one(raw: bytes, offset: int) -> WalRecord | None:
     checksum, fields = raw[:_CHECKSUM_LENGTH], raw[_CHECKSUM_LENGTH + 1 : -1]
     if raw[-1:] != b"\n" or b"%08x" % zlib.crc32(fields) != checksum:
         return None
     # A line from before requests were timed ends one value earlier, and its entry says that nobody timed it.
     at, tenant_id, service, operation, *rest = orjson.loads(fields)
-    return Line(offset, at, Entry(tenant_id, service, _OPERATIONS[operation], *rest))
+    return WalRecord(offset, at, AuditEntry(tenant_id, service, _OPERATIONS[operation], *rest))
 
 
-def join(entries: Sequence[Entry], at: int) -> bytes:
+def join(entries: Sequence[AuditEntry], at: int) -> bytes:
     """Return the lines of several entries, for one write."""
     return b"".join([encode(entry, at) for entry in entries]) if len(entries) > 1 else encode(entries[0], at)

@@ -12,7 +12,7 @@ from crypto_service.https import schemas as api
 from crypto_service.https.parser import HEAD_BYTES, HEADERS
 from crypto_service.https.problems import CONTENT_TYPE
 from crypto_service.https.routes import ENDPOINTS, JSON, Endpoint
-from crypto_service.interfaces import Caller
+from crypto_service.interfaces import ClientIdentity
 from openkcm.contract.client_files import Offer
 
 KMIP_VERSIONS = ("1.0", "1.1", "1.2", "1.3", "1.4")
@@ -27,7 +27,7 @@ _REFUSALS = {
 }
 
 
-def describe(offer: Offer, caller: Caller, body_limit: int) -> dict[str, Any]:
+def describe(offer: Offer, caller: ClientIdentity, body_limit: int) -> dict[str, Any]:
     """Return the discovery document for a caller."""
     return {
         "service": "openkcm",

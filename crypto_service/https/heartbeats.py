@@ -17,10 +17,10 @@ import structlog
 
 from core.errors.platform import DatabaseUnavailable
 from core.errors.requests import TooManyRequests
-from crypto_service.https.schemas import HeartbeatRequest, UseClaim
-from crypto_service.interfaces import Blocking, Caller
+from crypto_service.https.schemas import HeartbeatRequest, ReportedUsage
+from crypto_service.interfaces import BlockingExecutor, ClientIdentity
 from database.connection.database import Database
-from database.services.agents import BackfillRow, ContactRow, ProtectionUseRow
+from database.services.agents import BackfillRow, HeartbeatRow, ProtectionUseRow
 from openkcm.contract.services import OTHER_PLACES
 from openkcm.errors import OpenKcmError
 
@@ -39,7 +39,7 @@ log = structlog.get_logger()
 class _Gathered:
     """Of one service, since the last writing."""
 
-    contacts: dict[str, ContactRow] = field(default_factory=dict)
+    contacts: dict[str, HeartbeatRow] = field(default_factory=dict)
     uses: dict[tuple[date, str], list[int]] = field(default_factory=dict)
     backfills: dict[str, BackfillRow] = field(default_factory=dict)
 
@@ -58,13 +58,13 @@ class Totals:
     lost: int = 0
 
 
-class GatheredHeartbeats:
+class BufferedHeartbeats:
     """Implements `Heartbeats`; used from its loop."""
 
     def __init__(
         self,
         database: Database,
-        blocking: Blocking,
+        blocking: BlockingExecutor,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -74,7 +74,7 @@ class GatheredHeartbeats:
         self._gathered: dict[str, dict[str, _Gathered]] = {}
         self._newest: dict[tuple[str, str], tuple[str, float]] = {}
 
-    async def note(self, caller: Caller, told: HeartbeatRequest) -> bool:
+    async def note(self, caller: ClientIdentity, told: HeartbeatRequest) -> bool:
         """Take what the caller's service says, and return whether there is a newer certificate than the shown one.
 
         Raises: TooManyRequests, and where it has to look for the certificate DatabaseUnavailable.
@@ -86,7 +86,7 @@ class GatheredHeartbeats:
         if told.instance is not None and told.agent_version is not None and told.not_after is not None:
             if told.instance not in gathered.contacts and len(gathered.contacts) >= _INSTANCES:
                 raise TooManyRequests
-            gathered.contacts[told.instance] = ContactRow(
+            gathered.contacts[told.instance] = HeartbeatRow(
                 caller.service, told.instance, told.agent_version, told.not_after, told.problem, now
             )
         for use in told.uses:
@@ -151,7 +151,7 @@ class GatheredHeartbeats:
             raise TooManyRequests
         return self._gathered.setdefault(tenant_id, services).setdefault(service, _Gathered())
 
-    async def _newest_of(self, caller: Caller) -> str:
+    async def _newest_of(self, caller: ClientIdentity) -> str:
         """Return the serial of the newest certificate, as a writing found it or else as it is on record now."""
         known = self._newest.get((caller.tenant_id, caller.service))
         if known is not None and self._monotonic() - known[1] < _BELIEVED_SECONDS:
@@ -160,7 +160,7 @@ class GatheredHeartbeats:
         self._newest[caller.tenant_id, caller.service] = (serial, self._monotonic())
         return serial
 
-    def _look(self, caller: Caller) -> str:
+    def _look(self, caller: ClientIdentity) -> str:
         with self._database.tenant_tx(caller.tenant_id) as tx:
             return tx.agents.newest([caller.service]).get(caller.service, caller.serial)
 
@@ -173,5 +173,5 @@ def _bounded(backfills: dict[str, BackfillRow]) -> dict[str, BackfillRow]:
     return backfills if len(backfills) <= _PLACES else dict(list(backfills.items())[-_PLACES:])
 
 
-def _sums(use: UseClaim) -> list[int]:
+def _sums(use: ReportedUsage) -> list[int]:
     return [use.operations, use.bytes, use.microseconds, use.requests, use.request_microseconds]

@@ -14,8 +14,8 @@ from core.errors import platform as errors
 from core.errors.compliance import AuditUnavailable
 from core.errors.keys import KeyNotUsable, KeyUnavailable
 from core.errors.requests import BodyTooLarge, TooManyRequests
-from core.errors.services import CallerRefused, CiphertextRefused, InvalidRequest, ObjectNotFound
-from core.errors.tenants import TenantClosed
+from core.errors.services import CiphertextRefused, ClientNotAuthorized, InvalidRequest, ObjectNotFound
+from core.errors.tenants import TenantNotOperational
 from openkcm.errors import InvalidName, OpenKcmError
 
 CONTENT_TYPE = "application/problem+json"
@@ -29,8 +29,8 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         InvalidRequest: HTTPStatus.BAD_REQUEST,
         InvalidName: HTTPStatus.BAD_REQUEST,
         BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        CallerRefused: HTTPStatus.FORBIDDEN,
-        TenantClosed: HTTPStatus.FORBIDDEN,
+        ClientNotAuthorized: HTTPStatus.FORBIDDEN,
+        TenantNotOperational: HTTPStatus.FORBIDDEN,
         ObjectNotFound: HTTPStatus.NOT_FOUND,
         KeyNotUsable: HTTPStatus.CONFLICT,
         # Not 410: what is gone is not the resource that the request names (RFC 9110, 15.5.11), which is the operation.
@@ -43,12 +43,12 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         root_key_errors.RootKeyMissing: HTTPStatus.FAILED_DEPENDENCY,
         root_key_errors.RootKeyDenied: HTTPStatus.FAILED_DEPENDENCY,
         root_key_errors.RootKeyCredentialsRefused: HTTPStatus.FAILED_DEPENDENCY,
-        root_key_errors.RootKeySwapped: HTTPStatus.FAILED_DEPENDENCY,
+        root_key_errors.RootKeyMismatch: HTTPStatus.FAILED_DEPENDENCY,
         root_key_errors.RootKeyUnsuitable: HTTPStatus.FAILED_DEPENDENCY,
         # It does not answer as it should at the moment: trying again can help.
         root_key_errors.RootKeyUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
-        root_key_errors.RootKeySlow: HTTPStatus.SERVICE_UNAVAILABLE,
-        root_key_errors.RootKeyFailing: HTTPStatus.SERVICE_UNAVAILABLE,
+        root_key_errors.RootKeyTimeout: HTTPStatus.SERVICE_UNAVAILABLE,
+        root_key_errors.RootKeyServerError: HTTPStatus.SERVICE_UNAVAILABLE,
         root_key_errors.RootKeyClockSkew: HTTPStatus.SERVICE_UNAVAILABLE,
         root_key_errors.RootKeyThrottled: HTTPStatus.SERVICE_UNAVAILABLE,
         KeyUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,

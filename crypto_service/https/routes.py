@@ -13,10 +13,10 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from crypto_service.https import schemas as api
-from crypto_service.https.heartbeats import GatheredHeartbeats
-from crypto_service.https.lookups import CertificatesOnRecord, ProtectionsOnRecord
+from crypto_service.https.heartbeats import BufferedHeartbeats
+from crypto_service.https.lookups import DatabaseCertificates, DatabaseProtectedFields
 from crypto_service.https.problems import OF_ONE_ITEM, from_error
-from crypto_service.interfaces import Caller, Operations
+from crypto_service.interfaces import ClientIdentity, Operations
 from openkcm.contract.services import HEARTBEAT_SECONDS
 
 Fields = dict[str, Any]
@@ -25,14 +25,14 @@ _ITEMS_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class HandlerContext:
     """What the handlers work with. `discovery` makes the document for a caller; `openapi` is the same for all."""
 
     operations: Operations
-    certificates: CertificatesOnRecord
-    heartbeats: GatheredHeartbeats
-    protections: ProtectionsOnRecord
-    discovery: Callable[[Caller], Fields]
+    certificates: DatabaseCertificates
+    heartbeats: BufferedHeartbeats
+    protections: DatabaseProtectedFields
+    discovery: Callable[[ClientIdentity], Fields]
     openapi: Fields
 
 
@@ -40,7 +40,7 @@ JSON = "application/json"
 CRL = "application/pkix-crl"
 CERTIFICATE = "certificate"
 """The one endpoint that answers a locked tenant's service."""
-Act = Callable[[Desk, Caller, Any], Awaitable[Fields | bytes]]
+Act = Callable[[HandlerContext, ClientIdentity, Any], Awaitable[Fields | bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +65,19 @@ def _text(data: bytes) -> str:
     return b2a_base64(data, newline=False).decode("ascii")
 
 
-async def _encrypt(desk: Desk, caller: Caller, request: api.EncryptRequest) -> Fields:
+async def _encrypt(desk: HandlerContext, caller: ClientIdentity, request: api.EncryptRequest) -> Fields:
     return {"ciphertext": await desk.operations.encrypt(caller, request.resource, request.plaintext)}
 
 
-async def _decrypt(desk: Desk, caller: Caller, request: api.CiphertextRequest) -> Fields:
+async def _decrypt(desk: HandlerContext, caller: ClientIdentity, request: api.CiphertextRequest) -> Fields:
     return {"plaintext": _text(await desk.operations.decrypt(caller, request.resource, request.ciphertext))}
 
 
-async def _rewrap(desk: Desk, caller: Caller, request: api.CiphertextRequest) -> Fields:
+async def _rewrap(desk: HandlerContext, caller: ClientIdentity, request: api.CiphertextRequest) -> Fields:
     return {"ciphertext": await desk.operations.rewrap(caller, request.resource, request.ciphertext)}
 
 
-async def _new_data_key(desk: Desk, caller: Caller, request: api.DataKeyRequest) -> Fields:
+async def _new_data_key(desk: HandlerContext, caller: ClientIdentity, request: api.DataKeyRequest) -> Fields:
     with_plaintext = not request.wrapped_only
     made = await desk.operations.new_data_key(caller, request.resource, with_plaintext=with_plaintext)
     if made.plaintext is None:
@@ -85,11 +85,11 @@ async def _new_data_key(desk: Desk, caller: Caller, request: api.DataKeyRequest)
     return {"plaintext": _text(made.plaintext), "wrapped": made.wrapped}
 
 
-async def _open_data_key(desk: Desk, caller: Caller, request: api.OpenDataKeyRequest) -> Fields:
+async def _open_data_key(desk: HandlerContext, caller: ClientIdentity, request: api.OpenDataKeyRequest) -> Fields:
     return {"plaintext": _text(await desk.operations.open_data_key(caller, request.resource, request.wrapped))}
 
 
-async def _certificate(desk: Desk, caller: Caller, _request: None) -> Fields:
+async def _certificate(desk: HandlerContext, caller: ClientIdentity, _request: None) -> Fields:
     leaf, authority = await desk.certificates.newest(caller)
     answer = api.CertificateAnswer(
         serial=leaf.serial,
@@ -101,12 +101,12 @@ async def _certificate(desk: Desk, caller: Caller, _request: None) -> Fields:
     return answer.model_dump(mode="json")
 
 
-async def _heartbeat(desk: Desk, caller: Caller, request: api.HeartbeatRequest) -> Fields:
+async def _heartbeat(desk: HandlerContext, caller: ClientIdentity, request: api.HeartbeatRequest) -> Fields:
     newer = await desk.heartbeats.note(caller, request)
     return {"heartbeat_seconds": HEARTBEAT_SECONDS, "certificate_newer": newer}
 
 
-async def _protection(desk: Desk, caller: Caller, _request: None) -> Fields:
+async def _protection(desk: HandlerContext, caller: ClientIdentity, _request: None) -> Fields:
     found = await desk.protections.of(caller)
     fields = [
         api.FieldAnswer(
@@ -117,30 +117,30 @@ async def _protection(desk: Desk, caller: Caller, _request: None) -> Fields:
     return api.ProtectionAnswer(version=found.version, fields=fields).model_dump(mode="json")
 
 
-async def _revocation_list(desk: Desk, caller: Caller, _request: None) -> bytes:
+async def _revocation_list(desk: HandlerContext, caller: ClientIdentity, _request: None) -> bytes:
     return await desk.certificates.revocation_list(caller, former=False)
 
 
-async def _former_revocation_list(desk: Desk, caller: Caller, _request: None) -> bytes:
+async def _former_revocation_list(desk: HandlerContext, caller: ClientIdentity, _request: None) -> bytes:
     return await desk.certificates.revocation_list(caller, former=True)
 
 
-async def _discovery(desk: Desk, caller: Caller, _request: None) -> Fields:
+async def _discovery(desk: HandlerContext, caller: ClientIdentity, _request: None) -> Fields:
     return desk.discovery(caller)
 
 
-async def _health(_desk: Desk, _caller: Caller, _request: None) -> Fields:
+async def _health(_desk: HandlerContext, _caller: ClientIdentity, _request: None) -> Fields:
     return {"status": "ok"}
 
 
-async def _openapi(desk: Desk, _caller: Caller, _request: None) -> Fields:
+async def _openapi(desk: HandlerContext, _caller: ClientIdentity, _request: None) -> Fields:
     return desk.openapi
 
 
 def _in_batches(single: Endpoint) -> Endpoint:
     request_model = cast("type[api.Request]", single.request)
 
-    async def act(desk: Desk, caller: Caller, request: api.BatchRequest) -> Fields:
+    async def act(desk: HandlerContext, caller: ClientIdentity, request: api.BatchRequest) -> Fields:
         """Do the items in order.
 
         What would refuse every item (a closed tenant, a dead server) is tried once only: it refuses the whole while

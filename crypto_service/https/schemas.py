@@ -94,7 +94,7 @@ _Place = Annotated[
 ]
 
 
-class BackfillClaim(Request):
+class ReportedBackfill(Request):
     """How far a program is with encrypting the values from before the protection at one place."""
 
     place: _Place
@@ -103,7 +103,7 @@ class BackfillClaim(Request):
     state: Annotated[Backfill, Field(strict=False)]
 
 
-class UseClaim(Request):
+class ReportedUsage(Request):
     """What a program encrypted and decrypted itself at one place since it last said so, and in what requests."""
 
     place: _Place
@@ -127,8 +127,8 @@ class HeartbeatRequest(Request):
     agent_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{1,64}$")] | None = None
     not_after: AwareDatetime | None = None
     problem: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")] | None = None
-    backfills: Annotated[list[BackfillClaim], Field(max_length=USES)] = []
-    uses: Annotated[list[UseClaim], Field(max_length=USES)] = []
+    backfills: Annotated[list[ReportedBackfill], Field(max_length=USES)] = []
+    uses: Annotated[list[ReportedUsage], Field(max_length=USES)] = []
 
     @model_validator(mode="after")
     def _of_an_agent_or_of_a_program(self) -> Self:

@@ -13,19 +13,19 @@ from typing import ClassVar, NamedTuple
 import orjson
 
 from core.correlation import correlation_id
-from core.errors.services import CallerRefused
-from core.errors.tenants import TenantClosed
+from core.errors.services import ClientNotAuthorized
+from core.errors.tenants import TenantNotOperational
 from crypto_service.correlation import new_correlation_id
 from crypto_service.https import schemas as api
 from crypto_service.https.discovery import describe, openapi
-from crypto_service.https.heartbeats import GatheredHeartbeats
-from crypto_service.https.lookups import CertificatesOnRecord, ProtectionsOnRecord
+from crypto_service.https.heartbeats import BufferedHeartbeats
+from crypto_service.https.lookups import DatabaseCertificates, DatabaseProtectedFields
 from crypto_service.https.parser import HttpReader, Message, Routes
 from crypto_service.https.problems import CONTENT_TYPE, Problem, from_error, no_such_path
-from crypto_service.https.routes import CERTIFICATE, CRL, JSON, Desk, routes
-from crypto_service.interfaces import Caller, Parts
+from crypto_service.https.routes import CERTIFICATE, CRL, JSON, HandlerContext, routes
+from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.server.connection import Connection
-from crypto_service.server.connection_registry import Connections
+from crypto_service.server.connection_registry import ConnectionRegistry
 from openkcm.contract.client_files import Offer
 from openkcm.errors import OpenKcmError
 
@@ -50,17 +50,17 @@ class _Reply(NamedTuple):
     unread: bool
 
 
-class HttpsFront:
+class HttpsServer:
     """Makes one protocol for each connection."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what the endpoints work with
         self,
-        parts: Parts,
-        connections: Connections,
+        parts: Dependencies,
+        connections: ConnectionRegistry,
         body_limit: int,
-        certificates: CertificatesOnRecord,
-        heartbeats: GatheredHeartbeats,
-        protections: ProtectionsOnRecord,
+        certificates: DatabaseCertificates,
+        heartbeats: BufferedHeartbeats,
+        protections: DatabaseProtectedFields,
         offer: Offer,
     ) -> None:
         self._parts = parts
@@ -68,7 +68,7 @@ class HttpsFront:
         self._body_limit = body_limit
         self._routes = routes()
         discovery = partial(describe, offer, body_limit=body_limit)
-        self._desk = Desk(parts.operations, certificates, heartbeats, protections, discovery, openapi())
+        self._desk = HandlerContext(parts.operations, certificates, heartbeats, protections, discovery, openapi())
 
     def protocol(self) -> asyncio.Protocol:
         """Return the protocol of one connection, for `loop.create_server`."""
@@ -78,7 +78,14 @@ class HttpsFront:
 class _HttpsConnection(Connection):
     ANSWERS_REFUSAL: ClassVar[bool] = True
 
-    def __init__(self, parts: Parts, connections: Connections, desk: Desk, routes: Routes, body_limit: int) -> None:
+    def __init__(
+        self,
+        parts: Dependencies,
+        connections: ConnectionRegistry,
+        desk: HandlerContext,
+        routes: Routes,
+        body_limit: int,
+    ) -> None:
         super().__init__(parts, connections)
         self._desk = desk
         self._reader = HttpReader(routes, body_limit)
@@ -105,7 +112,7 @@ class _HttpsConnection(Connection):
 
     async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
         """Return the refusal; to a locked tenant's service its own certificate, if that was what it asked for."""
-        closed = error if isinstance(error, TenantClosed) else None
+        closed = error if isinstance(error, TenantNotOperational) else None
         asked = None if closed is None else next(iter(self._reader.feed(received)), None)
         if closed is None or asked is None:
             return _render(from_error(error), new_correlation_id(), last=True)
@@ -117,7 +124,7 @@ class _HttpsConnection(Connection):
             answer = from_error(refused)
         return _render(answer, asked.correlation_id, last=True, head_only=asked.head_only)
 
-    async def _locked(self, closed: TenantClosed, message: Message) -> Caller:
+    async def _locked(self, closed: TenantNotOperational, message: Message) -> ClientIdentity:
         """Return who asks for its certificate and is refused for its tenant's lock alone; raises `closed` otherwise.
 
         The certificate is not secret and decrypts nothing while the tenant is locked. Without it a lock that lasts
@@ -128,14 +135,14 @@ class _HttpsConnection(Connection):
             raise closed
         try:
             return await self.parts.callers.locked(self.certificate or b"")
-        except CallerRefused:  # it is more than locked, or is no longer
+        except ClientNotAuthorized:  # it is more than locked, or is no longer
             raise closed from None
 
-    async def _asking(self, message: Message) -> Caller:
+    async def _asking(self, message: Message) -> ClientIdentity:
         """Return who asks on a connection that was open before its tenant was locked, until `recheck` closes it."""
         try:
             return await self.current()
-        except TenantClosed as closed:
+        except TenantNotOperational as closed:
             return await self._locked(closed, message)
 
     def _sent(self, reply: _Reply) -> None:
@@ -155,12 +162,12 @@ class _HttpsConnection(Connection):
             answer = await self._admitted(message, await self._asking(message))
         except Exception as refused:  # noqa: BLE001 - what is not listed becomes a reference into the log
             answer = from_error(refused)
-            last = last or isinstance(refused, CallerRefused)
+            last = last or isinstance(refused, ClientNotAuthorized)
         media_type = JSON if message.endpoint is None else message.endpoint.media_type
         data = _render(answer, message.correlation_id, last=last, head_only=message.head_only, media_type=media_type)
         return _Reply(data, last, message.unread)
 
-    async def _admitted(self, message: Message, caller: Caller) -> bytes | Problem:
+    async def _admitted(self, message: Message, caller: ClientIdentity) -> bytes | Problem:
         """Answer within the tenant's limits, which what is refused costs too."""
         limits, tenant_id = self.parts.limits, caller.tenant_id
         limits.enter(tenant_id)

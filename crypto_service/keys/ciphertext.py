@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from core.errors.services import CiphertextRefused, InvalidRequest
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from crypto_service.interfaces import ServiceKey
 from crypto_service.keys import primitives
 
@@ -52,10 +52,12 @@ class Header(NamedTuple):
     key_version: int
 
 
-def seal(key: ServiceKey, context: Context, plaintext: bytes, random: Callable[[int], bytes] = os.urandom) -> bytes:
+def seal(
+    key: ServiceKey, context: EncryptionContext, plaintext: bytes, random: Callable[[int], bytes] = os.urandom
+) -> bytes:
     """Return `plaintext` sealed for the place `context`, whose purpose must be data, data key or managed object.
 
-    Raises: InvalidRequest when it is larger than `LARGEST`, InvalidName as `Context.encode`.
+    Raises: InvalidRequest when it is larger than `LARGEST`, InvalidName as `EncryptionContext.encode`.
     """
     if len(plaintext) > LARGEST:
         raise InvalidRequest("the plaintext is too large")
@@ -66,7 +68,7 @@ def seal(key: ServiceKey, context: Context, plaintext: bytes, random: Callable[[
     return header + primitives.aes_gcm_encrypt(once, nonce, plaintext, _FORMAT + header + place)
 
 
-def unseal(key: ServiceKey, context: Context, sealed: bytes) -> bytes:
+def unseal(key: ServiceKey, context: EncryptionContext, sealed: bytes) -> bytes:
     """Return the plaintext.
 
     Raises: CiphertextRefused for another key, version, purpose or place and for altered bytes, all alike; InvalidName.

@@ -32,15 +32,15 @@ import structlog
 
 from core.errors.keys import CustomerKeyError, KeyUnavailable, KeyVersionRetired, RootKeyDenied, WrongContext
 from core.errors.services import ObjectNotFound
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.keys.rotation import KeyState
 from core.names import l2_key
-from crypto_service.interfaces import Blocking, Caller, Changes, ServiceKey
+from crypto_service.interfaces import BlockingExecutor, ClientIdentity, Invalidations, ServiceKey
 from database.connection.database import Database
-from database.keys import SealedRootKeyRow, ServiceKeyRow
-from database.postgres.notify import mark
+from database.keys import EncryptedRootKeyRow, ServiceKeyRow
+from database.postgres.notify import tenant_hash
 from kms.interfaces import RootKey
-from kms.key_cache import OpenedRootKeys
+from kms.key_cache import RootKeyCache
 from openkcm.errors import OpenKcmError
 from vault.transit.tenant_keys import TransitTenantKeys
 
@@ -90,16 +90,16 @@ class _Tenant:
     replaced: bool = False
 
 
-class CachedKeyring:
+class ServiceKeyCache:
     """`interfaces.Keyring`. Used from one loop; `close` overwrites everything."""
 
     def __init__(  # noqa: PLR0913 - what it is made of, by name
         self,
         database: Database,
         tenant_keys: TransitTenantKeys,
-        shelf: OpenedRootKeys,
-        blocking: Blocking,
-        changes: Changes,
+        shelf: RootKeyCache,
+        blocking: BlockingExecutor,
+        changes: Invalidations,
         *,
         cache_seconds: float,
         opened: Callable[[str, str, int], Awaitable[None]],
@@ -117,7 +117,7 @@ class CachedKeyring:
         self._marked: dict[str, str] = {}
         changes.subscribe(self.forget)
 
-    async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
+    async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
         """Return the active L3 of the caller's service, or one version of it; see `interfaces.Keyring`."""
         place = _Place(caller.tenant_id, caller.service, caller.l2_key, caller.region, version)
         tenant = self._tenants[caller.tenant_id]
@@ -150,7 +150,7 @@ class CachedKeyring:
         """Return the opening that is under way, begun if there is none."""
         task = tenant.opening.get(place)
         if task is None:
-            self._marked[mark(place.tenant_id)] = place.tenant_id
+            self._marked[tenant_hash(place.tenant_id)] = place.tenant_id
             task = asyncio.get_running_loop().create_task(self._open(place, tenant))
             tenant.opening[place] = task
             task.add_done_callback(partial(_settle, tenant, place))
@@ -205,7 +205,7 @@ class CachedKeyring:
                 raise
             return self._open_row(place, *again)
 
-    def _read(self, place: _Place) -> tuple[ServiceKeyRow, SealedRootKeyRow | None]:
+    def _read(self, place: _Place) -> tuple[ServiceKeyRow, EncryptedRootKeyRow | None]:
         with self._database.tenant_tx(place.tenant_id) as tx:
             found = tx.services.key_and_root(place.service, place.version)
         if found is None:
@@ -215,8 +215,8 @@ class CachedKeyring:
             raise ObjectNotFound
         return found
 
-    def _open_row(self, place: _Place, row: ServiceKeyRow, held: SealedRootKeyRow | None) -> ServiceKey:
-        context = Context(place.tenant_id, place.l2_key, place.service, Purpose.SERVICE_KEY, str(row.version))
+    def _open_row(self, place: _Place, row: ServiceKeyRow, held: EncryptedRootKeyRow | None) -> ServiceKey:
+        context = EncryptionContext(place.tenant_id, place.l2_key, place.service, Purpose.SERVICE_KEY, str(row.version))
         try:
             inner = self._root_key(place, row, held).unwrap(context, row.wrapped)
             material = self._tenant_keys.decrypt(context, inner.decode("ascii"))
@@ -229,7 +229,7 @@ class CachedKeyring:
             raise KeyUnavailable
         return ServiceKey(row.version, material, row.state is KeyState.COMPROMISED)
 
-    def _root_key(self, place: _Place, row: ServiceKeyRow, held: SealedRootKeyRow | None) -> RootKey:
+    def _root_key(self, place: _Place, row: ServiceKeyRow, held: EncryptedRootKeyRow | None) -> RootKey:
         """Return the L1 that the row lies under, and never another in its stead."""
         if row.root_key_id is None:
             return self._shelf.platform(place.region)

@@ -25,14 +25,14 @@ from itertools import groupby
 import structlog
 
 from core.errors.services import CiphertextRefused
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.tenants.lifecycle import DECRYPTS
-from crypto_service.interfaces import Blocking, Caller, Changes, Keyring, ServiceKey
+from crypto_service.interfaces import BlockingExecutor, ClientIdentity, Invalidations, KeyCache, ServiceKey
 from crypto_service.keys import ciphertext as form
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.platform.scheduled import PlatformQueries
-from database.postgres.notify import mark
+from database.postgres.notify import tenant_hash
 from database.services.managed_objects import ObjectRow
 from openkcm.errors import OpenKcmError
 
@@ -44,7 +44,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ReencryptionRate:
     """How fast it goes: `batches` of one version, with a `pause` after each, then others have their turn.
 
     It asks again `between` seconds after a change, and after `at_most` when nothing seemed to change.
@@ -77,18 +77,18 @@ class _Wait:
     seconds: float
 
 
-class Resealing:
+class ObjectReencryption:
     """The task of one process; used from its loop."""
 
     def __init__(  # noqa: PLR0913 - what it is made of, by name
         self,
         database: Database,
         platform: PlatformQueries,
-        keyring: Keyring,
-        blocking: Blocking,
-        changes: Changes,
+        keyring: KeyCache,
+        blocking: BlockingExecutor,
+        changes: Invalidations,
         *,
-        pace: Pace | None = None,
+        pace: ReencryptionRate | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.totals = Totals()
@@ -96,7 +96,7 @@ class Resealing:
         self._platform = platform
         self._keyring = keyring
         self._blocking = blocking
-        self._pace = pace or Pace()
+        self._pace = pace or ReencryptionRate()
         self._monotonic = monotonic
         self._changed = asyncio.Event()
         self._waits: dict[str, _Wait] = {}
@@ -141,7 +141,7 @@ class Resealing:
         self._changed.set()
 
     async def _tenant(self, places: asyncio.Semaphore, tenant_id: str, services: list[str]) -> None:
-        known_as = mark(tenant_id)
+        known_as = tenant_hash(tenant_id)
         async with places:
             wait = self._waits.get(known_as)
             if wait is not None and self._monotonic() < wait.until:
@@ -199,14 +199,14 @@ class Resealing:
 
     def _look(
         self, tenant_id: str, service: str, version: int, after: str
-    ) -> tuple[Caller | None, Sequence[ObjectRow]]:
+    ) -> tuple[ClientIdentity | None, Sequence[ObjectRow]]:
         """Return in whose place they open, put together from the tenant's rows, and the next batch."""
         with self._database.tenant_tx(tenant_id) as tx:
             caller = _holder(tx, service)
             return caller, () if caller is None else tx.objects.sealed(service, version, after, self._pace.batch)
 
     def _batch(
-        self, turn: "_Turn", caller: Caller, former: ServiceKey, active: ServiceKey, rows: Sequence[ObjectRow]
+        self, turn: "_Turn", caller: ClientIdentity, former: ServiceKey, active: ServiceKey, rows: Sequence[ObjectRow]
     ) -> bool:
         """Seal a batch anew; False when others were faster with all of it, or the tenant was closed."""
         anew = [sealed for row in rows if (sealed := _sealed(caller, former, active, row)) is not None]
@@ -245,17 +245,17 @@ class _Turn:
             raise CiphertextRefused
 
 
-def _holder(tx: TenantTransaction, service: str) -> Caller | None:
+def _holder(tx: TenantTransaction, service: str) -> ClientIdentity | None:
     """Return in whose place the service's objects open, None while the tenant's state opens nothing."""
     tenant, route = tx.tenants.get(), tx.routes.get()
     if tenant is None or route is None or tenant.state not in DECRYPTS:
         return None
-    return Caller(tx.tenant_id, service, route.l2_key, route.region, "", tenant.state)
+    return ClientIdentity(tx.tenant_id, service, route.l2_key, route.region, "", tenant.state)
 
 
-def _sealed(caller: Caller, former: ServiceKey, active: ServiceKey, row: ObjectRow) -> ObjectRow | None:
+def _sealed(caller: ClientIdentity, former: ServiceKey, active: ServiceKey, row: ObjectRow) -> ObjectRow | None:
     """Return the object under the active version, None when it does not open in its place."""
-    place = Context(caller.tenant_id, caller.l2_key, caller.service, Purpose.MANAGED_OBJECT, row.object_id)
+    place = EncryptionContext(caller.tenant_id, caller.l2_key, caller.service, Purpose.MANAGED_OBJECT, row.object_id)
     material = _opened(former, place, row)
     if material is None:
         log.error("object does not open in its place", tenant_id=caller.tenant_id, object_id=row.object_id)
@@ -266,7 +266,7 @@ def _sealed(caller: Caller, former: ServiceKey, active: ServiceKey, row: ObjectR
     return replace(row, key_version=active.version, material=sealed)
 
 
-def _opened(key: ServiceKey, place: Context, row: ObjectRow) -> bytes | None:
+def _opened(key: ServiceKey, place: EncryptionContext, row: ObjectRow) -> bytes | None:
     if row.material is None or (row.l2_key, row.service) != (place.l2_key, place.service):
         return None
     try:

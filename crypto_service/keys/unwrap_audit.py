@@ -20,7 +20,7 @@ import structlog
 from core.correlation import correlation_id
 from core.services import CryptoOperation
 from crypto_service.correlation import new_correlation_id
-from crypto_service.interfaces import Blocking, Entry, Journal
+from crypto_service.interfaces import AuditEntry, AuditWriter, BlockingExecutor
 from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 
@@ -34,14 +34,14 @@ Version: TypeAlias = tuple[str, str, int]
 log = structlog.get_logger()
 
 
-class Openings:
-    """What `CachedKeyring` tells of its openings, on its loop."""
+class UnwrapAudit:
+    """What `ServiceKeyCache` tells of its openings, on its loop."""
 
     def __init__(
         self,
         database: Database,
-        blocking: Blocking,
-        journal: Journal,
+        blocking: BlockingExecutor,
+        journal: AuditWriter,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
@@ -54,7 +54,7 @@ class Openings:
     async def opened(self, tenant_id: str, service: str, version: int) -> None:
         """Return when the journal has it; raises AuditUnavailable. The note is made at most once a minute."""
         doing = correlation_id.get() or new_correlation_id()
-        await self._journal.write((Entry(tenant_id, service, CryptoOperation.OPEN, str(version), doing),))
+        await self._journal.write((AuditEntry(tenant_id, service, CryptoOperation.OPEN, str(version), doing),))
         self._note_soon(tenant_id, service, version)
 
     def _note_soon(self, tenant_id: str, service: str, version: int) -> None:

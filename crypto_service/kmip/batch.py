@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from core.errors.services import ObjectNotFound
-from crypto_service.interfaces import Caller, Parts
+from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.kmip.codec.fields import read_text, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
@@ -23,9 +23,9 @@ class Batch:
     item being worked on.
     """
 
-    caller: Caller
+    caller: ClientIdentity
     version: int
-    parts: Parts
+    parts: Dependencies
     objects: ObjectStore
     now: int
     placeholder: str | None = None

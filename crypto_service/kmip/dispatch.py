@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from core.correlation import correlation_id
-from core.errors.tenants import TenantClosed
+from core.errors.tenants import TenantNotOperational
 from crypto_service.correlation import from_request_id, new_correlation_id
-from crypto_service.interfaces import Caller, Entry, Parts
+from crypto_service.interfaces import AuditEntry, ClientIdentity, Dependencies
 from crypto_service.kmip.batch import Batch, Payload
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import BatchErrorContinuationOption, Operation, ResultReason, ResultStatus
@@ -36,7 +36,7 @@ from crypto_service.kmip.codec.fields import (
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects.store import ObjectStore
-from crypto_service.kmip.operation_table import OPERATIONS, Served
+from crypto_service.kmip.operation_table import OPERATIONS, SupportedOperation
 from crypto_service.kmip.operations.query import MAJOR, MINORS, read_version, version_item
 from openkcm.errors import OpenKcmError
 
@@ -64,16 +64,18 @@ class _Outcome(NamedTuple):
 
     item: Item
     failed: bool
-    entry: Entry | None
+    entry: AuditEntry | None
 
 
 class Dispatcher:
-    def __init__(self, parts: Parts, objects: ObjectStore, timer: Callable[[], int] = time.perf_counter_ns) -> None:
+    def __init__(
+        self, parts: Dependencies, objects: ObjectStore, timer: Callable[[], int] = time.perf_counter_ns
+    ) -> None:
         self._parts = parts
         self._objects = objects
         self._timer = timer
 
-    async def answer(self, caller: Caller, request: Item, address: str) -> Item:
+    async def answer(self, caller: ClientIdentity, request: Item, address: str) -> Item:
         """Return the response message; every error is an answer."""
         now = int(self._objects.clock())
         try:
@@ -117,7 +119,7 @@ async def _work(batch: Batch, item: Item, correlation: str, address: str, timer:
     began = timer()
     kept = _kept(item)
     batch.subject, batch.bytes = "", 0
-    served: Served | None = None
+    served: SupportedOperation | None = None
     try:
         served = _served(batch, item)
         _require_open(batch, served)
@@ -129,7 +131,7 @@ async def _work(batch: Batch, item: Item, correlation: str, address: str, timer:
         answer, failed, code = _success(kept, payload), False, ""
     if served is None or served.audited is None:
         return _Outcome(answer, failed, None)
-    entry = Entry(
+    entry = AuditEntry(
         batch.caller.tenant_id,
         batch.caller.service,
         served.audited,
@@ -144,7 +146,7 @@ async def _work(batch: Batch, item: Item, correlation: str, address: str, timer:
     return _Outcome(answer, failed, entry)
 
 
-def _served(batch: Batch, item: Item) -> Served:
+def _served(batch: Batch, item: Item) -> SupportedOperation:
     operation = required(read_choice(item, Tag.OPERATION), Tag.OPERATION)
     extension = read_structure(item, Tag.MESSAGE_EXTENSION)
     if extension is not None and read_flag(extension, Tag.CRITICALITY_INDICATOR):
@@ -156,9 +158,9 @@ def _served(batch: Batch, item: Item) -> Served:
     return served
 
 
-def _require_open(batch: Batch, served: Served) -> None:
+def _require_open(batch: Batch, served: SupportedOperation) -> None:
     if batch.caller.tenant_state not in served.needs:
-        raise TenantClosed(batch.caller.tenant_state)
+        raise TenantNotOperational(batch.caller.tenant_state)
 
 
 def _read(request: Item) -> tuple[_Header, Sequence[Item]]:

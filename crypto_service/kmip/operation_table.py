@@ -21,7 +21,7 @@ from crypto_service.kmip.operations.query import discover_versions, query
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class SupportedOperation:
     """`needs`: the states of the tenant in which it works; `audited` is None where nothing of a tenant is touched."""
 
     handler: Handler
@@ -31,37 +31,37 @@ class Served:
 
 
 _C = CryptoOperation
-_SERVED: dict[int, Served] = {
-    Operation.DISCOVER_VERSIONS: Served(discover_versions, None, DECRYPTS, 1),
-    Operation.CREATE: Served(create.create, _C.CREATE, ENCRYPTS),
-    Operation.CREATE_KEY_PAIR: Served(create_key_pair, _C.CREATE, ENCRYPTS),
-    Operation.REGISTER: Served(create.register, _C.REGISTER, ENCRYPTS),
-    Operation.REKEY: Served(rekey.rekey, _C.REKEY, ENCRYPTS),
-    Operation.DERIVE_KEY: Served(derive_key, _C.CREATE, ENCRYPTS),
-    Operation.LOCATE: Served(locate.locate, _C.LOCATE, DECRYPTS),
-    Operation.CHECK: Served(usage.check, _C.ATTRIBUTES, DECRYPTS),
-    Operation.GET: Served(get, _C.GET, DECRYPTS),
-    Operation.GET_ATTRIBUTES: Served(read_attributes.get_attributes, _C.ATTRIBUTES, DECRYPTS),
-    Operation.GET_ATTRIBUTE_LIST: Served(read_attributes.get_attribute_list, _C.ATTRIBUTES, DECRYPTS),
-    Operation.ADD_ATTRIBUTE: Served(change_attributes.add_attribute, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
-    Operation.MODIFY_ATTRIBUTE: Served(change_attributes.modify_attribute, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
-    Operation.DELETE_ATTRIBUTE: Served(change_attributes.delete_attribute, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
-    Operation.OBTAIN_LEASE: Served(usage.obtain_lease, _C.ATTRIBUTES, DECRYPTS),
-    Operation.GET_USAGE_ALLOCATION: Served(usage.get_usage_allocation, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
-    Operation.ACTIVATE: Served(lifecycle.activate, _C.ACTIVATE, ENCRYPTS),
-    Operation.REVOKE: Served(lifecycle.revoke, _C.REVOKE, DECRYPTS),
-    Operation.DESTROY: Served(lifecycle.destroy, _C.DESTROY, DECRYPTS),
-    Operation.ARCHIVE: Served(lifecycle.archive, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
-    Operation.RECOVER: Served(lifecycle.recover, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
-    Operation.ENCRYPT: Served(cipher.encrypt, _C.ENCRYPT, ENCRYPTS, 2),
-    Operation.DECRYPT: Served(cipher.decrypt, _C.DECRYPT, DECRYPTS, 2),
+_SERVED: dict[int, SupportedOperation] = {
+    Operation.DISCOVER_VERSIONS: SupportedOperation(discover_versions, None, DECRYPTS, 1),
+    Operation.CREATE: SupportedOperation(create.create, _C.CREATE, ENCRYPTS),
+    Operation.CREATE_KEY_PAIR: SupportedOperation(create_key_pair, _C.CREATE, ENCRYPTS),
+    Operation.REGISTER: SupportedOperation(create.register, _C.REGISTER, ENCRYPTS),
+    Operation.REKEY: SupportedOperation(rekey.rekey, _C.REKEY, ENCRYPTS),
+    Operation.DERIVE_KEY: SupportedOperation(derive_key, _C.CREATE, ENCRYPTS),
+    Operation.LOCATE: SupportedOperation(locate.locate, _C.LOCATE, DECRYPTS),
+    Operation.CHECK: SupportedOperation(usage.check, _C.ATTRIBUTES, DECRYPTS),
+    Operation.GET: SupportedOperation(get, _C.GET, DECRYPTS),
+    Operation.GET_ATTRIBUTES: SupportedOperation(read_attributes.get_attributes, _C.ATTRIBUTES, DECRYPTS),
+    Operation.GET_ATTRIBUTE_LIST: SupportedOperation(read_attributes.get_attribute_list, _C.ATTRIBUTES, DECRYPTS),
+    Operation.ADD_ATTRIBUTE: SupportedOperation(change_attributes.add_attribute, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
+    Operation.MODIFY_ATTRIBUTE: SupportedOperation(change_attributes.modify_attribute, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
+    Operation.DELETE_ATTRIBUTE: SupportedOperation(change_attributes.delete_attribute, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
+    Operation.OBTAIN_LEASE: SupportedOperation(usage.obtain_lease, _C.ATTRIBUTES, DECRYPTS),
+    Operation.GET_USAGE_ALLOCATION: SupportedOperation(usage.get_usage_allocation, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
+    Operation.ACTIVATE: SupportedOperation(lifecycle.activate, _C.ACTIVATE, ENCRYPTS),
+    Operation.REVOKE: SupportedOperation(lifecycle.revoke, _C.REVOKE, DECRYPTS),
+    Operation.DESTROY: SupportedOperation(lifecycle.destroy, _C.DESTROY, DECRYPTS),
+    Operation.ARCHIVE: SupportedOperation(lifecycle.archive, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
+    Operation.RECOVER: SupportedOperation(lifecycle.recover, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
+    Operation.ENCRYPT: SupportedOperation(cipher.encrypt, _C.ENCRYPT, ENCRYPTS, 2),
+    Operation.DECRYPT: SupportedOperation(cipher.decrypt, _C.DECRYPT, DECRYPTS, 2),
     # A signature is to a pair of keys what a MAC is to one; the audit has one word for both.
-    Operation.SIGN: Served(sign.make_signature, _C.MAC, ENCRYPTS, 2),
-    Operation.SIGNATURE_VERIFY: Served(sign.verify_signature, _C.MAC, DECRYPTS, 2),
-    Operation.MAC: Served(mac.mac, _C.MAC, ENCRYPTS, 2),
-    Operation.MAC_VERIFY: Served(mac.mac_verify, _C.MAC, DECRYPTS, 2),
+    Operation.SIGN: SupportedOperation(sign.make_signature, _C.MAC, ENCRYPTS, 2),
+    Operation.SIGNATURE_VERIFY: SupportedOperation(sign.verify_signature, _C.MAC, DECRYPTS, 2),
+    Operation.MAC: SupportedOperation(mac.mac, _C.MAC, ENCRYPTS, 2),
+    Operation.MAC_VERIFY: SupportedOperation(mac.mac_verify, _C.MAC, DECRYPTS, 2),
 }
-_SERVED[Operation.QUERY] = Served(
+_SERVED[Operation.QUERY] = SupportedOperation(
     query([(Operation.QUERY, 0), *((number, served.since) for number, served in _SERVED.items())]), None, DECRYPTS
 )
-OPERATIONS: Mapping[int, Served] = MappingProxyType(_SERVED)
+OPERATIONS: Mapping[int, SupportedOperation] = MappingProxyType(_SERVED)

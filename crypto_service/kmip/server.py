@@ -2,9 +2,9 @@
 
 import asyncio
 
-from core.errors.services import CallerRefused
-from core.errors.tenants import TenantClosed
-from crypto_service.interfaces import Parts
+from core.errors.services import ClientNotAuthorized
+from core.errors.tenants import TenantNotOperational
+from crypto_service.interfaces import Dependencies
 from crypto_service.kmip.codec import framing, ttlv
 from crypto_service.kmip.codec.enums import ResultReason
 from crypto_service.kmip.codec.errors import reason_and_message
@@ -12,14 +12,16 @@ from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.dispatch import Dispatcher
 from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.server.connection import Connection
-from crypto_service.server.connection_registry import Connections
+from crypto_service.server.connection_registry import ConnectionRegistry
 from openkcm.errors import OpenKcmError
 
 
-class KmipFront:
+class KmipServer:
     """`body_limit` is the longest message taken, in bytes."""
 
-    def __init__(self, parts: Parts, connections: Connections, objects: ObjectStore, body_limit: int) -> None:
+    def __init__(
+        self, parts: Dependencies, connections: ConnectionRegistry, objects: ObjectStore, body_limit: int
+    ) -> None:
         self._parts = parts
         self._connections = connections
         self._dispatcher = Dispatcher(parts, objects)
@@ -33,7 +35,9 @@ class KmipFront:
 class KmipConnection(Connection):
     ANSWERS_REFUSAL = True
 
-    def __init__(self, parts: Parts, connections: Connections, dispatcher: Dispatcher, limit: int) -> None:
+    def __init__(
+        self, parts: Dependencies, connections: ConnectionRegistry, dispatcher: Dispatcher, limit: int
+    ) -> None:
         super().__init__(parts, connections)
         self._dispatcher = dispatcher
         self._limit = limit
@@ -46,7 +50,7 @@ class KmipConnection(Connection):
         self._take()
 
     async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
-        return framing.refuse(received, framing.Refusal(*reason_and_message(error)))
+        return framing.refuse(received, framing.ErrorReply(*reason_and_message(error)))
 
     def _take(self) -> None:
         """Begin with the next message that is whole; one at a time, so what follows it stays bytes and is bounded."""
@@ -54,7 +58,7 @@ class KmipConnection(Connection):
             return
         try:
             size = framing.size_of(self._unread, self._limit)
-        except framing.NotKmip:
+        except framing.InvalidFrame:
             self.close()
             return
         if size is not None and size <= len(self._unread):
@@ -79,11 +83,11 @@ class KmipConnection(Connection):
         try:
             request = self._read(message)
             caller = await self.current()
-        except ttlv.RefusedBytes as refused:
-            return framing.refuse(message, framing.Refusal(ResultReason.INVALID_MESSAGE, str(refused))), False
+        except ttlv.TtlvError as refused:
+            return framing.refuse(message, framing.ErrorReply(ResultReason.INVALID_MESSAGE, str(refused))), False
         except OpenKcmError as refused:
-            answer = framing.refuse(message, framing.Refusal(*reason_and_message(refused)))
-            return answer, not isinstance(refused, CallerRefused | TenantClosed)
+            answer = framing.refuse(message, framing.ErrorReply(*reason_and_message(refused)))
+            return answer, not isinstance(refused, ClientNotAuthorized | TenantNotOperational)
         response = await self._dispatcher.answer(caller, request, caller.address)
         return framing.reply(request, response), True
 

@@ -10,7 +10,7 @@ import structlog
 
 from config.settings import Settings
 from crypto_service import wiring
-from crypto_service.audit.shipper import Delivery
+from crypto_service.audit.shipper import AuditShipper
 from crypto_service.audit.wal import journal_folder
 from crypto_service.server.hardening import harden
 from crypto_service.server.metrics import Report
@@ -28,7 +28,7 @@ def deliver(settings: Settings, credentials: Credentials, reports: socket.socket
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     database = wiring.open_database(settings, credentials, connections=2)
-    delivery = Delivery(journal_folder(settings.state_dir), database)
+    delivery = AuditShipper(journal_folder(settings.state_dir), database)
     telling = threading.Thread(target=_tell, args=(delivery, reports, stop), name="reports", daemon=True)
     telling.start()
     try:
@@ -37,7 +37,7 @@ def deliver(settings: Settings, credentials: Credentials, reports: socket.socket
         database.close()
 
 
-def _tell(delivery: Delivery, reports: socket.socket, stop: threading.Event) -> None:
+def _tell(delivery: AuditShipper, reports: socket.socket, stop: threading.Event) -> None:
     while not stop.is_set():
         totals = delivery.totals
         failing = time.time() - totals.failing_since if totals.failing_since else 0.0

@@ -17,7 +17,7 @@ from typing import NoReturn
 import structlog
 
 from crypto_service.server.hardening import end_with_parent
-from crypto_service.server.metrics import Page, Report, Totals
+from crypto_service.server.metrics import MetricsHttpServer, Report, Totals
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -46,14 +46,14 @@ class Child:
     pause: float = _FIRST_PAUSE_SECONDS
 
 
-class Supervision:
+class Supervisor:
     def __init__(self, children: Sequence[Child], address: tuple[str, int], stop_seconds: float) -> None:
         """`address` is of the metrics; `stop_seconds` is what a stage gets to end before it is killed."""
         self._children = children
         self._stop_seconds = stop_seconds
         self._totals = Totals()
         self._selector = selectors.DefaultSelector()
-        self._page = Page(self._selector, address, self._answer)
+        self._page = MetricsHttpServer(self._selector, address, self._answer)
         self._stopping: float | None = None
         self._stage = 0
 

@@ -16,7 +16,7 @@ from crypto_service import wiring
 from crypto_service.server.hardening import allow_many_files, harden
 from crypto_service.server.metrics import Report
 from crypto_service.server.realtime_scheduling import precedence
-from crypto_service.server.tls import IdentityShelf
+from crypto_service.server.tls import SharedTlsIdentity
 from crypto_service.wiring import Credentials, Service
 
 _REPORT_SECONDS = 0.5
@@ -28,7 +28,7 @@ _SWITCH_SECONDS = 0.001
 log = structlog.get_logger()
 
 
-def serve(settings: Settings, credentials: Credentials, shelf: IdentityShelf, reports: socket.socket) -> None:
+def serve(settings: Settings, credentials: Credentials, shelf: SharedTlsIdentity, reports: socket.socket) -> None:
     """Serve until SIGTERM; the job of a child."""
     harden()
     allow_many_files()
@@ -37,13 +37,15 @@ def serve(settings: Settings, credentials: Credentials, shelf: IdentityShelf, re
         runner.run(_serve(settings, credentials, shelf, reports))
 
 
-async def _serve(settings: Settings, credentials: Credentials, shelf: IdentityShelf, reports: socket.socket) -> None:
+async def _serve(
+    settings: Settings, credentials: Credentials, shelf: SharedTlsIdentity, reports: socket.socket
+) -> None:
     with precedence(asyncio.get_running_loop()):
         await _serve_until_stopped(settings, credentials, shelf, reports)
 
 
 async def _serve_until_stopped(
-    settings: Settings, credentials: Credentials, shelf: IdentityShelf, reports: socket.socket
+    settings: Settings, credentials: Credentials, shelf: SharedTlsIdentity, reports: socket.socket
 ) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

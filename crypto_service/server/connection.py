@@ -16,11 +16,11 @@ from typing import Any, ClassVar, TypeVar, cast
 import structlog
 
 from core.errors.requests import TooManyRequests
-from core.errors.services import CallerRefused
-from core.errors.tenants import TenantClosed
-from crypto_service.interfaces import Caller, Parts
-from crypto_service.server.connection_registry import Bounds, Connections
-from crypto_service.server.eager import Finished, begin
+from core.errors.services import ClientNotAuthorized
+from core.errors.tenants import TenantNotOperational
+from crypto_service.interfaces import ClientIdentity, Dependencies
+from crypto_service.server.connection_registry import ConnectionRegistry
+from crypto_service.server.eager import Completed, start_eagerly
 from openkcm.errors import OpenKcmError
 
 Result = TypeVar("Result")
@@ -28,8 +28,6 @@ Step = tuple[Coroutine[Any, Any, Any], Callable[[Any], None], Context]
 
 _EARLY_BYTES = 65_536
 """What may come before the caller is known; then reading pauses and TCP holds the rest back."""
-
-__all__ = ["Bounds", "Connection", "Connections"]
 
 log = structlog.get_logger()
 
@@ -44,10 +42,10 @@ class Connection(asyncio.Protocol):
     ANSWERS_REFUSAL: ClassVar[bool] = False
     """Whether `refused` sends something; the connection then waits for the client to speak before it is closed."""
 
-    caller: Caller
+    caller: ClientIdentity
     """Who it is: set, and `identified` true, before `received` is first called."""
 
-    def __init__(self, parts: Parts, connections: Connections) -> None:
+    def __init__(self, parts: Dependencies, connections: ConnectionRegistry) -> None:
         self.parts = parts
         self.connections = connections
         self.identified = False
@@ -103,8 +101,8 @@ class Connection(asyncio.Protocol):
             self._do(work, then, context)
             self._proceed()
 
-    async def current(self) -> Caller:
-        """Return the caller as it is now; raises CallerRefused, TenantClosed, DatabaseUnavailable."""
+    async def current(self) -> ClientIdentity:
+        """Return the caller as it is now; raises ClientNotAuthorized, TenantNotOperational, DatabaseUnavailable."""
         self.caller = caller = await self.parts.callers.refresh(self.caller)
         return caller
 
@@ -194,16 +192,16 @@ class Connection(asyncio.Protocol):
 
     # Who is calling.
 
-    async def _identify(self, certificate: bytes, address: str) -> Caller | OpenKcmError:
+    async def _identify(self, certificate: bytes, address: str) -> ClientIdentity | OpenKcmError:
         try:
             return await self.parts.callers.identify(certificate, address)
         except OpenKcmError as refused:
             return refused
 
-    def _identified(self, found: Caller | OpenKcmError) -> None:
+    def _identified(self, found: ClientIdentity | OpenKcmError) -> None:
         if self.closing:
             return
-        if isinstance(found, Caller):
+        if isinstance(found, ClientIdentity):
             self.caller = found
             if self.connections.join(self):
                 self.identified = True
@@ -228,9 +226,9 @@ class Connection(asyncio.Protocol):
         self.send(answer)
         self.close()
 
-    def recheck(self, outcome: CallerRefused | TenantClosed | Caller) -> None:
+    def recheck(self, outcome: ClientNotAuthorized | TenantNotOperational | ClientIdentity) -> None:
         """Take what the caller has become: refused means the end of this connection."""
-        if isinstance(outcome, Caller):
+        if isinstance(outcome, ClientIdentity):
             self.caller = replace(outcome, address=self.caller.address)  # it may have been asked for another's
         else:
             self.connections.refused += 1
@@ -255,8 +253,8 @@ class Connection(asyncio.Protocol):
     def _do(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], None], context: Context) -> None:
         self._running = True  # also while `then` runs: what it adds comes after everything that waits already
         try:
-            begun = context.run(begin, work)
-            if not isinstance(begun, Finished):
+            begun = context.run(start_eagerly, work)
+            if not isinstance(begun, Completed):
                 self._go_on(begun, then, context)
                 return
             then(begun.value)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from core.errors.services import CallerRefused
-from core.errors.tenants import TenantClosed
-from crypto_service.interfaces import Caller, Parts
-from database.postgres.notify import mark
+from core.errors.services import ClientNotAuthorized
+from core.errors.tenants import TenantNotOperational
+from crypto_service.interfaces import ClientIdentity, Dependencies
+from database.postgres.notify import tenant_hash
 from openkcm.errors import OpenKcmError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class ConnectionLimits:
     """What one process grants its clients; all times in seconds."""
 
     connections: int = 8192
@@ -38,11 +38,11 @@ class Bounds:
     """How often deadlines are looked at: one timer for all, because one each would cost every request."""
 
 
-class Connections:
+class ConnectionRegistry:
     """MUST be made on the running loop, once per process; `stop` ends its timer."""
 
-    def __init__(self, parts: Parts, bounds: Bounds | None = None) -> None:
-        self.bounds = bounds or Bounds()
+    def __init__(self, parts: Dependencies, bounds: ConnectionLimits | None = None) -> None:
+        self.bounds = bounds or ConnectionLimits()
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.opened, self.refused = 0, 0
@@ -70,7 +70,7 @@ class Connections:
 
     def join(self, connection: "Connection") -> bool:
         """Note whose connection it is; False when the tenant has all it gets."""
-        connection.tenant_mark = mark(connection.caller.tenant_id)
+        connection.tenant_mark = tenant_hash(connection.caller.tenant_id)
         members = self._of_tenant[connection.tenant_mark]
         if len(members) >= self.bounds.connections_of_tenant:
             return False
@@ -144,10 +144,10 @@ class Connections:
         for connection in self._of_tenant.get(tenant, ()):
             by_certificate[connection.caller.serial].append(connection)
         for connections in by_certificate.values():
-            outcome: Caller | CallerRefused | TenantClosed
+            outcome: ClientIdentity | ClientNotAuthorized | TenantNotOperational
             try:
                 outcome = await self._callers.refresh(connections[0].caller)
-            except (CallerRefused, TenantClosed) as refused:
+            except (ClientNotAuthorized, TenantNotOperational) as refused:
                 outcome = refused
             except OpenKcmError as failed:
                 # Nothing opens meanwhile: each request asks for its caller again and gets the same error.

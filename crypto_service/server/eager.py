@@ -15,16 +15,16 @@ Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
-class Finished(Generic[Result]):
+class Completed(Generic[Result]):
     value: Result
 
 
-def begin(work: Coroutine[Any, Any, Result]) -> Finished[Result] | Coroutine[Any, Any, Result]:
+def start_eagerly(work: Coroutine[Any, Any, Result]) -> Completed[Result] | Coroutine[Any, Any, Result]:
     """Run `work` until it ends or waits; return its result, or the rest of it for a task. Raises what it raises."""
     try:
         waits_for = work.send(None)
     except StopIteration as end:
-        return Finished(end.value)
+        return Completed(end.value)
     _mark_awaited(waits_for, awaited=False)
     return _rest(work, waits_for)
 

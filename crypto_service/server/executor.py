@@ -26,8 +26,8 @@ class _Line:
     waiting: "deque[asyncio.Future[None]]" = field(default_factory=deque)
 
 
-class FairThreads:
-    """`interfaces.Blocking`. To be used from one loop; `close` at its end."""
+class FairExecutor:
+    """`interfaces.BlockingExecutor`. To be used from one loop; `close` at its end."""
 
     def __init__(self, threads: int = 64, per_tenant: int = 4, line: int = 64) -> None:
         self._free = threads

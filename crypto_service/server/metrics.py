@@ -142,7 +142,7 @@ _LONGEST_REQUEST = 8192
 _REASONS = {200: "OK", 404: "Not Found", 503: "Service Unavailable"}
 
 
-class Page:
+class MetricsHttpServer:
     def __init__(
         self,
         selector: selectors.BaseSelector,

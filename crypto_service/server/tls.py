@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class ServerIdentity:
+class ServerCertificate:
     """Our certificate, its key, and the root that clients' certificates must descend from; all PEM."""
 
     certificate_pem: str
@@ -46,7 +46,7 @@ class ServerIdentity:
     key_pem: bytes = field(repr=False)
 
 
-def new_identity(certificates: PkiServerCertificates, names: Sequence[str]) -> ServerIdentity:
+def new_identity(certificates: PkiServerCertificates, names: Sequence[str]) -> ServerCertificate:
     """Make a P-256 key and have it certified for `names`; blocks. Raises VaultUnavailable, VaultRefused."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
@@ -57,10 +57,10 @@ def new_identity(certificates: PkiServerCertificates, names: Sequence[str]) -> S
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     not_after = x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
-    return ServerIdentity(certificate, root, not_after, private)
+    return ServerCertificate(certificate, root, not_after, private)
 
 
-def server_context(identity: ServerIdentity, protocols: Sequence[str] = ()) -> ssl.SSLContext:
+def server_context(identity: ServerCertificate, protocols: Sequence[str] = ()) -> ssl.SSLContext:
     """Return a context that admits only clients whose chain ends in our PKI root; `protocols` are ALPN names.
 
     What TLS proves is the chain, the name constraints in it and the dates. Who the client is, and whether its
@@ -81,7 +81,7 @@ def server_context(identity: ServerIdentity, protocols: Sequence[str] = ()) -> s
     return context
 
 
-def install(context: ssl.SSLContext, identity: ServerIdentity) -> None:
+def install(context: ssl.SSLContext, identity: ServerCertificate) -> None:
     """Have the next handshakes show this certificate. MUST run on the loop's thread: between handshakes, not in one."""
     # OpenSSL reads keys from files only; this one exists in memory and nowhere else.
     with os.fdopen(os.memfd_create("server-certificate", os.MFD_CLOEXEC), "wb") as memory:
@@ -90,7 +90,7 @@ def install(context: ssl.SSLContext, identity: ServerIdentity) -> None:
         context.load_cert_chain(f"/proc/self/fd/{memory.fileno()}")
 
 
-class IdentityShelf:
+class SharedTlsIdentity:
     """Memory that a parent shares with its children: the newest certificate, for one that is started again.
 
     So a process that died while Vault is down serves again at once. It is never a file. A reader that comes while
@@ -101,7 +101,7 @@ class IdentityShelf:
         """MUST be made before the fork."""
         self._memory = mmap.mmap(-1, _SHELF_BYTES)
 
-    def put(self, identity: ServerIdentity) -> None:
+    def put(self, identity: ServerCertificate) -> None:
         fields = [
             identity.certificate_pem,
             identity.root_pem,
@@ -112,26 +112,26 @@ class IdentityShelf:
         self._memory.seek(0)
         self._memory.write(hashlib.sha256(text).digest() + len(text).to_bytes(4, "big") + text)
 
-    def get(self) -> ServerIdentity | None:
+    def get(self) -> ServerCertificate | None:
         """Return the certificate if there is one that need not be renewed yet."""
         digest, length = self._memory[:32], int.from_bytes(self._memory[32:36], "big")
         text = self._memory[36 : 36 + length]
         if not length or hashlib.sha256(text).digest() != digest:
             return None
         certificate, root, not_after, key = json.loads(text)
-        identity = ServerIdentity(certificate, root, datetime.fromisoformat(not_after), key.encode())
+        identity = ServerCertificate(certificate, root, datetime.fromisoformat(not_after), key.encode())
         return identity if _until_renewal(identity) > 0 else None
 
 
 class ServerTls:
     """The contexts of both fronts and the certificate in them."""
 
-    def __init__(self, certificates: PkiServerCertificates, names: Sequence[str], shelf: IdentityShelf) -> None:
+    def __init__(self, certificates: PkiServerCertificates, names: Sequence[str], shelf: SharedTlsIdentity) -> None:
         self._certificates, self._names, self._shelf = certificates, names, shelf
         self._contexts: list[ssl.SSLContext] = []
-        self.identity: ServerIdentity | None = None
+        self.identity: ServerCertificate | None = None
 
-    async def obtain(self) -> ServerIdentity:
+    async def obtain(self) -> ServerCertificate:
         """Return a certificate to serve with, however long Vault takes; raises what trying again cannot mend."""
         self.identity = self._shelf.get()
         if self.identity is not None:
@@ -150,13 +150,13 @@ class ServerTls:
                 self._shelf.put(self.identity)
                 return self.identity
 
-    def context(self, identity: ServerIdentity, protocols: Sequence[str] = ()) -> ssl.SSLContext:
+    def context(self, identity: ServerCertificate, protocols: Sequence[str] = ()) -> ssl.SSLContext:
         """Return a context that `keep` will renew."""
         context = server_context(identity, protocols)
         self._contexts.append(context)
         return context
 
-    async def keep(self, identity: ServerIdentity) -> None:
+    async def keep(self, identity: ServerCertificate) -> None:
         """Renew the certificate after two thirds of its life, for ever."""
         while True:
             await asyncio.sleep(max(_until_renewal(identity), 0.0))
@@ -166,6 +166,6 @@ class ServerTls:
             log.info("server certificate renewed", not_after=identity.not_after.isoformat())
 
 
-def _until_renewal(identity: ServerIdentity) -> float:
+def _until_renewal(identity: ServerCertificate) -> float:
     left = identity.not_after - datetime.now(UTC)
     return left.total_seconds() - LIFETIME.total_seconds() * (1 - _RENEWED_AFTER)

@@ -6,15 +6,15 @@ they come to is decided by the worker (activities/approvals.py). Nothing here is
 
 from uuid import uuid4
 
-from core.errors.tenants import ApprovalUnknown, VoteNotCounted
-from core.tenants.approvals import Action, Approval, Argument, Choice
+from core.errors.tenants import ApprovalUnknown, VoteRejected
+from core.tenants.approvals import Action, Approval, Argument, VoteChoice
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import Permission
-from dashboard.page_context import Seat, ask, require
+from dashboard.page_context import PageContext, ask, require
 from openkcm.contract.audit_events import AuditName
 
 
-def ask_for(seat: Seat, action: Action, argument: Argument) -> Approval:
+def ask_for(seat: PageContext, action: Action, argument: Argument) -> Approval:
     """Ask a second person for something; return it as it waits. Raises OpenKcmError: nobody is asked."""
     name, approval_id = AuditName.APPROVAL_ASKED, uuid4().hex
     require(seat, Permission.MANAGE_KEYS, name, action)
@@ -25,11 +25,11 @@ def ask_for(seat: Seat, action: Action, argument: Argument) -> Approval:
     return _known(seat, approval_id)
 
 
-def decide(seat: Seat, approval_id: str, choice: Choice) -> Approval:
+def decide(seat: PageContext, approval_id: str, choice: VoteChoice) -> Approval:
     """Say something on a request and have it decided; return it as it stands then.
 
     Raises:
-        VoteNotCounted: whoever asked does not decide, and nobody speaks twice; nothing was stored.
+        VoteRejected: whoever asked does not decide, and nobody speaks twice; nothing was stored.
         OpenKcmError: not decided yet, after which the same may be said again; or approved, and what stopped it.
     """
     name = AuditName.APPROVAL_VOTED
@@ -40,11 +40,11 @@ def decide(seat: Seat, approval_id: str, choice: Choice) -> Approval:
         if approval is None:
             raise ApprovalUnknown
         own = person.subject == approval.requested_by
-        if own if choice is not Choice.WITHDRAW else not own:
-            raise VoteNotCounted
+        if own if choice is not VoteChoice.WITHDRAW else not own:
+            raise VoteRejected
         before = next((vote for vote in tx.approvals.votes(approval_id) if vote.subject == person.subject), None)
         if before is not None and before.choice is not choice:
-            raise VoteNotCounted(f"you have said {before.choice} already", "what was said is not taken back")
+            raise VoteRejected(f"you have said {before.choice} already", "what was said is not taken back")
         tx.approvals.vote(approval_id, person, choice)
         told = {"choice": choice, "action": approval.action, "requested_by": approval.requested_by}
         tx.audit.append(seat.event(name, approval_id, "intended", **told))
@@ -52,7 +52,7 @@ def decide(seat: Seat, approval_id: str, choice: Choice) -> Approval:
     return _known(seat, approval_id)
 
 
-def change_policy(seat: Seat, policy: TenantPolicy) -> None:
+def change_policy(seat: PageContext, policy: TenantPolicy) -> None:
     """Put another policy in force; it is so when this returns. Raises OpenKcmError: nothing was changed."""
     name = AuditName.POLICY_CHANGE_REQUESTED
     require(seat, Permission.MANAGE_KEYS, name, seat.tenant_id)
@@ -62,13 +62,13 @@ def change_policy(seat: Seat, policy: TenantPolicy) -> None:
     ask(seat, name, seat.tenant_id, lambda: seat.door.change_policy(seat.tenant_id, policy), **told)
 
 
-def policy_of(seat: Seat) -> TenantPolicy:
+def policy_of(seat: PageContext) -> TenantPolicy:
     """Return what the tenant asks of its keys now."""
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         return tx.policy.get()
 
 
-def _known(seat: Seat, approval_id: str) -> Approval:
+def _known(seat: PageContext, approval_id: str) -> Approval:
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         approval = tx.approvals.get(approval_id)
     if approval is None:

@@ -2,22 +2,22 @@
 
 import streamlit as st
 
-from core.tenants.approvals import Approval, Choice
+from core.tenants.approvals import Approval, VoteChoice
 from core.tenants.roles import Permission
 from dashboard.approvals import actions as approval_actions
 from dashboard.approvals import view as approvals
 from dashboard.approvals.view import CHOICES, DONE, Waiting
-from dashboard.components.fragments import ICONS, alone, draw_refusal, following
-from dashboard.components.tenant_status import Tone
-from dashboard.page_context import Seat
+from dashboard.components.fragments import ICONS, draw_refusal, guarded_fragment, polling_fragment
+from dashboard.components.tenant_status import Severity
+from dashboard.page_context import PageContext
 from openkcm.errors import OpenKcmError
 
 _OPEN, _DONE = "approvals.open", "approvals.done"
 _HEADING = "Waiting for a second person"
 
 
-@following
-def draw_part(seat: Seat) -> None:
+@polling_fragment
+def draw_part(seat: PageContext) -> None:
     """Draw what waits, and what became of what waited; it follows what others do."""
     now = seat.now()
     with seat.database.tenant_tx(seat.tenant_id) as tx:
@@ -36,7 +36,7 @@ def draw_part(seat: Seat) -> None:
             st.markdown("\n".join(f"- {line}" for line in ended))
 
 
-def _draw_waiting(seat: Seat, one: Waiting) -> None:
+def _draw_waiting(seat: PageContext, one: Waiting) -> None:
     with st.container(border=True, gap="small", key=f"approvals.{one.approval_id}"):
         st.markdown(f":material/group: **{one.title}**")
         if one.exactly:
@@ -46,13 +46,13 @@ def _draw_waiting(seat: Seat, one: Waiting) -> None:
         if one.why_not:
             st.caption(one.why_not)
         with st.container(horizontal=True):
-            for choice in (Choice.APPROVE, Choice.DECLINE):
+            for choice in (VoteChoice.APPROVE, VoteChoice.DECLINE):
                 _draw_button(one, choice, disabled=bool(one.why_not))
             if one.own and seat.may(Permission.MANAGE_KEYS):
-                _draw_button(one, Choice.WITHDRAW, disabled=False)
+                _draw_button(one, VoteChoice.WITHDRAW, disabled=False)
 
 
-def _draw_button(one: Waiting, choice: Choice, *, disabled: bool) -> None:
+def _draw_button(one: Waiting, choice: VoteChoice, *, disabled: bool) -> None:
     button, icon, _ = CHOICES[choice]
     if st.button(
         button,
@@ -66,12 +66,14 @@ def _draw_button(one: Waiting, choice: Choice, *, disabled: bool) -> None:
         st.rerun()
 
 
-def draw_open(seat: Seat) -> None:
+def draw_open(seat: PageContext) -> None:
     """Draw the dialog that is open, if there is one."""
-    opened: tuple[Choice, Waiting] | None = st.session_state.get(_OPEN)
+    opened: tuple[VoteChoice, Waiting] | None = st.session_state.get(_OPEN)
     if opened is not None:
         choice, one = opened
-        st.dialog(f"{CHOICES[choice][0]}: {one.title}", dismissible=False)(alone(_draw_dialog))(seat, choice, one)
+        st.dialog(f"{CHOICES[choice][0]}: {one.title}", dismissible=False)(guarded_fragment(_draw_dialog))(
+            seat, choice, one
+        )
 
 
 def _close() -> None:
@@ -80,7 +82,7 @@ def _close() -> None:
     st.rerun()
 
 
-def _draw_dialog(seat: Seat, choice: Choice, one: Waiting) -> None:
+def _draw_dialog(seat: PageContext, choice: VoteChoice, one: Waiting) -> None:
     slot = st.empty()
     after: Approval | None = st.session_state.get(_DONE)
     if after is None:
@@ -95,12 +97,12 @@ def _draw_dialog(seat: Seat, choice: Choice, one: Waiting) -> None:
         _close()
 
 
-def _draw_question(seat: Seat, choice: Choice, one: Waiting) -> Approval | None:
+def _draw_question(seat: PageContext, choice: VoteChoice, one: Waiting) -> Approval | None:
     button, icon, follows = CHOICES[choice]
     st.markdown(one.asked)
     if one.exactly:
         st.markdown("\n".join(f"- {line}" for line in one.exactly))
-    if choice is Choice.APPROVE:
+    if choice is VoteChoice.APPROVE:
         st.markdown(f"**What happens**  \n{one.happens}")
     st.markdown(follows)
     with st.container(horizontal=True):
@@ -118,6 +120,6 @@ def _draw_question(seat: Seat, choice: Choice, one: Waiting) -> Approval | None:
 
 
 def _draw_answer(after: Approval) -> None:
-    tone, title, words = DONE.get(after.state, (Tone.WORKING, "Approved", "It is being carried out."))
-    draw = {Tone.GOOD: st.success, Tone.WARNING: st.warning, Tone.WORKING: st.info}[tone]
+    tone, title, words = DONE.get(after.state, (Severity.WORKING, "Approved", "It is being carried out."))
+    draw = {Severity.GOOD: st.success, Severity.WARNING: st.warning, Severity.WORKING: st.info}[tone]
     draw(words, title=title, icon=ICONS[tone])

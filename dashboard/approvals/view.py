@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
-from core.keys.rotation import Scope
-from core.tenants.approvals import Action, Approval, ApprovalState, Choice, Obstacle, is_over, obstacle
+from core.keys.rotation import RotationScope
+from core.tenants.approvals import Action, Approval, ApprovalState, VoteChoice, VoteRejection, is_over, obstacle
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import Person
 from dashboard.components.formatting import code, count, listed, moment, plain
 from dashboard.components.key_actions import KeyAction, action_of
-from dashboard.components.tenant_status import Standing, Tone
+from dashboard.components.tenant_status import Severity, TenantStatusView
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,10 @@ _ENDS: Mapping[ApprovalState, str] = MappingProxyType(
         ApprovalState.FAILED: "approved, and then stopped",
     }
 )
-_WHY_NOT: Mapping[Obstacle, str] = MappingProxyType(
+_WHY_NOT: Mapping[VoteRejection, str] = MappingProxyType(
     {
-        Obstacle.OWN: "You asked for this, so somebody else has to approve it.",
-        Obstacle.ROLE: "Your role does not manage keys. A key administrator or an administrator decides this.",
+        VoteRejection.OWN: "You asked for this, so somebody else has to approve it.",
+        VoteRejection.ROLE: "Your role does not manage keys. A key administrator or an administrator decides this.",
     }
 )
 
@@ -130,7 +130,7 @@ def exactly(approval: Approval, policy: TenantPolicy) -> tuple[str, ...]:
     if approval.action is Action.COMPROMISE:
         service = approval.argument.get("service")
         own = f"The key of {code(str(service))}" if service is not None else "Every service key"
-        parts = [own] if approval.argument.get("services") != Scope.NONE else []
+        parts = [own] if approval.argument.get("services") != RotationScope.NONE else []
         return (*parts, *(["The tenant key"] if approval.argument.get("tenant_key") is True else []))
     return tuple(f"{plain(name.replace('_', ' '))}: {code(str(value))}" for name, value in approval.argument.items())
 
@@ -169,7 +169,7 @@ def _ended(approval: Approval, now: datetime) -> str:
     )
 
 
-def notice(approvals: Iterable[Approval], person: Person, now: datetime) -> tuple[Standing, ...]:
+def notice(approvals: Iterable[Approval], person: Person, now: datetime) -> tuple[TenantStatusView, ...]:
     """Return what every page says to somebody for whose decision something waits."""
     theirs = [one for one in approvals if not is_over(one, now) and obstacle(one, person.subject, person.roles) is None]
     if not theirs:
@@ -177,10 +177,10 @@ def notice(approvals: Iterable[Approval], person: Person, now: datetime) -> tupl
     titles = listed(sorted({f"“{WORDS[one.action].title}”" for one in theirs}))
     asked = listed(sorted({who(one.requested_by, one.requested_name) for one in theirs}))
     return (
-        Standing(
+        TenantStatusView(
             "Two people",
             "Something waits for your decision",
-            Tone.WARNING,
+            Severity.WARNING,
             f"{asked} asked for: {titles}.",
             "Nothing happens unless you or another person who manages keys approves it. Look at it on the page "
             "Settings.",
@@ -209,28 +209,28 @@ def asked(approval: Approval, now: datetime) -> str:
     )
 
 
-DONE: Mapping[ApprovalState, tuple[Tone, str, str]] = MappingProxyType(
+DONE: Mapping[ApprovalState, tuple[Severity, str, str]] = MappingProxyType(
     {
-        ApprovalState.DONE: (Tone.GOOD, "Approved and done", "It was carried out by your word, and is on record."),
-        ApprovalState.REFUSED: (Tone.GOOD, "Declined", "Nothing was done."),
-        ApprovalState.WITHDRAWN: (Tone.GOOD, "Withdrawn", "Nothing was done, and nobody can approve it any more."),
+        ApprovalState.DONE: (Severity.GOOD, "Approved and done", "It was carried out by your word, and is on record."),
+        ApprovalState.REFUSED: (Severity.GOOD, "Declined", "Nothing was done."),
+        ApprovalState.WITHDRAWN: (Severity.GOOD, "Withdrawn", "Nothing was done, and nobody can approve it any more."),
         ApprovalState.EXPIRED: (
-            Tone.WARNING,
+            Severity.WARNING,
             "Too late",
             "Its time was over, so nothing was done. It can be asked for again.",
         ),
     }
 )
 """What is said when somebody has decided, by what became of it."""
-CHOICES: Mapping[Choice, tuple[str, str, str]] = MappingProxyType(
+CHOICES: Mapping[VoteChoice, tuple[str, str, str]] = MappingProxyType(
     {
-        Choice.APPROVE: ("Approve", "check", "It is done at once, by your word and in your name."),
-        Choice.DECLINE: (
+        VoteChoice.APPROVE: ("Approve", "check", "It is done at once, by your word and in your name."),
+        VoteChoice.DECLINE: (
             "Decline",
             "block",
             "Nothing is done, and nobody can approve it any more. It can be asked for again.",
         ),
-        Choice.WITHDRAW: (
+        VoteChoice.WITHDRAW: (
             "Withdraw",
             "undo",
             "Nothing is done, and nobody can approve it any more. You can ask again.",

@@ -19,14 +19,14 @@ from core.tenants.roles import Permission
 from dashboard.audit import stream, view
 from dashboard.audit import stream as paging
 from dashboard.audit import view as audit_query
-from dashboard.audit.stream import Page, Turn
+from dashboard.audit.stream import Page, PageDirection
 from dashboard.auth.routes import of_tenant
 from dashboard.components import formatting as words
 from dashboard.components.fragments import part
 from dashboard.components.tenant_status import UNDER_WAY
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.status_banner.section import draw_standing
-from database.audit import FoundRecord, StreamEnds
+from database.audit import FoundRecord, StreamBounds
 from openkcm.contract.audit_events import Outcome
 from openkcm.errors import AuditBroken
 
@@ -36,7 +36,7 @@ _PATIENCE = timedelta(milliseconds=250)
 _PAGE, _TURN, _VERDICT = "audit-page", "audit-turn", "audit-verdict"
 
 
-def draw(seat: Seat) -> None:
+def draw(seat: PageContext) -> None:
     """Draw the page, or say that it is not for this person."""
     st.title("Audit")
     if not seat.may(Permission.VIEW_AUDIT):
@@ -65,7 +65,7 @@ def draw(seat: Seat) -> None:
         _verify(seat, answer)
 
 
-def _draw_chain(seat: Seat, ends: StreamEnds) -> tuple[bool, DeltaGenerator]:
+def _draw_chain(seat: PageContext, ends: StreamBounds) -> tuple[bool, DeltaGenerator]:
     """Draw how the chain stands; return whether to verify it, and where to say what came of it."""
     status = view.status(ends, stream.signature(seat.database, seat.tenant_id, ends), seat.now())
     with st.container(border=True):
@@ -106,7 +106,7 @@ def _draw_chain(seat: Seat, ends: StreamEnds) -> tuple[bool, DeltaGenerator]:
     return asked, answer
 
 
-def _verify(seat: Seat, answer: DeltaGenerator) -> None:
+def _verify(seat: PageContext, answer: DeltaGenerator) -> None:
     st.session_state.pop(_VERDICT, None)
     bar = answer.progress(0.0, "Reading the stream…")
 
@@ -131,22 +131,22 @@ def _say(answer: DeltaGenerator, *, whole: bool, said: str) -> None:
 
 
 @part
-def _draw_search(seat: Seat) -> None:
+def _draw_search(seat: PageContext) -> None:
     """Draw what is looked for and what is found."""
     chosen = draw_filters(seat)
     _draw_records(seat, _page(seat, chosen))
     draw_downloads(seat, chosen)
 
 
-def _page(seat: Seat, chosen: AuditFilter) -> Page:
+def _page(seat: PageContext, chosen: AuditFilter) -> Page:
     """Return what is to be shown: the page that was, unless another filter or another page is asked for."""
     page: Page | None = st.session_state.get(_PAGE)
-    how: Turn | None = st.session_state.pop(_TURN, None)
+    how: PageDirection | None = st.session_state.pop(_TURN, None)
     if page is None or page.tenant_id != seat.tenant_id or page.chosen != chosen:
         page = paging.newest(seat.database, seat.tenant_id, chosen, _tired(seat))
     elif how is not None:
         page = paging.turn(seat.database, page, how, _tired(seat))
-        if how is Turn.FURTHER:
+        if how is PageDirection.FURTHER:
             page = _patiently(seat, page)
     else:
         return page
@@ -155,7 +155,7 @@ def _page(seat: Seat, chosen: AuditFilter) -> Page:
     return page
 
 
-def _patiently(seat: Seat, page: Page) -> Page:
+def _patiently(seat: PageContext, page: Page) -> Page:
     """Look on until the page is whole; whoever leaves or asks for something else ends it."""
     if not page.rest:
         return page
@@ -163,18 +163,18 @@ def _patiently(seat: Seat, page: Page) -> Page:
     while page.rest:
         done = 1 - len(page.rest) / len(page.numbers)
         bar.progress(done, f"Looking further, {words.count(len(page.rest), 'record')} to go…")
-        page = paging.turn(seat.database, page, Turn.FURTHER, _tired(seat))
+        page = paging.turn(seat.database, page, PageDirection.FURTHER, _tired(seat))
     bar.empty()
     return page
 
 
-def _tired(seat: Seat) -> Callable[[], bool]:
+def _tired(seat: PageContext) -> Callable[[], bool]:
     """Return what says whether a look that begins now has taken long enough."""
     until = seat.now() + _PATIENCE
     return lambda: seat.now() > until
 
 
-def _draw_records(seat: Seat, page: Page) -> None:
+def _draw_records(seat: PageContext, page: Page) -> None:
     rows = [view.row(found, seat.now()) for found in page.found]
     if rows:
         draw_list(seat, page.found, rows)
@@ -190,11 +190,13 @@ def _draw_records(seat: Seat, page: Page) -> None:
     with st.container(horizontal=True):
         if page.rest:
             label = "Search further back" if page.backwards else "Search further"
-            st.button(label, key="audit-further", icon=":material/manage_search:", on_click=_ask, args=[Turn.FURTHER])
+            st.button(
+                label, key="audit-further", icon=":material/manage_search:", on_click=_ask, args=[PageDirection.FURTHER]
+            )
         for how, label, icon, left in (
-            (Turn.NEWEST, "Newest", "first_page", True),
-            (Turn.NEWER, "Newer", "chevron_left", bool(page.newer)),
-            (Turn.OLDER, "Older", "chevron_right", bool(page.older)),
+            (PageDirection.NEWEST, "Newest", "first_page", True),
+            (PageDirection.NEWER, "Newer", "chevron_left", bool(page.newer)),
+            (PageDirection.OLDER, "Older", "chevron_right", bool(page.older)),
         ):
             st.button(
                 label,
@@ -207,7 +209,7 @@ def _draw_records(seat: Seat, page: Page) -> None:
     st.caption(f"As of {seat.now().astimezone(UTC):%H:%M:%S} UTC")
 
 
-def _ask(how: Turn) -> None:
+def _ask(how: PageDirection) -> None:
     st.session_state[_TURN] = how
 
 
@@ -215,7 +217,7 @@ _LONGEST = 200
 _FIRST_DAY = date(2020, 1, 1)
 
 
-def draw_filters(seat: Seat) -> AuditFilter:
+def draw_filters(seat: PageContext) -> AuditFilter:
     """Draw the filters and return what is chosen."""
     st.header("Records")
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -257,7 +259,7 @@ def draw_filters(seat: Seat) -> AuditFilter:
     )
 
 
-def draw_downloads(seat: Seat, chosen: AuditFilter) -> None:
+def draw_downloads(seat: PageContext, chosen: AuditFilter) -> None:
     """Draw the links to the stream as a file."""
     st.header("Download")
     st.caption(
@@ -300,7 +302,7 @@ def forget() -> None:
     st.session_state[_TABLE] = st.session_state.get(_TABLE, 0) + 1
 
 
-def draw_list(seat: Seat, found: Sequence[FoundRecord], rows: Sequence[view.Row]) -> None:
+def draw_list(seat: PageContext, found: Sequence[FoundRecord], rows: Sequence[view.Row]) -> None:
     """Draw the list; the record that somebody selects is opened over it."""
     state = st.dataframe(
         [asdict(row) | {"outcome": [row.outcome]} for row in rows],
@@ -318,7 +320,7 @@ def draw_list(seat: Seat, found: Sequence[FoundRecord], rows: Sequence[view.Row]
         st.dialog("Audit record", width="large", on_dismiss=forget)(_draw_record)(seat, found[number])
 
 
-def _draw_record(seat: Seat, found: FoundRecord) -> None:
+def _draw_record(seat: PageContext, found: FoundRecord) -> None:
     record = view.details(found, seat.now())
     st.subheader(record.title)
     if record.linked:

@@ -18,8 +18,8 @@ import structlog
 from compliance.audit.export import PIECE, begin_export
 from core.audit import AuditFilter
 from core.tenants.roles import Permission
-from dashboard.page_context import Seat
-from database.audit import AuditStream, FoundRecord, SignedHead, StreamEnds
+from dashboard.page_context import PageContext
+from database.audit import AuditStream, FoundRecord, SignedCheckpoint, StreamBounds
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName, StoredRecord, head_message, verify_chain
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class StreamScan:
     """What was found, in the order it was looked for, and the numbers that nobody has looked at yet."""
 
     found: tuple[FoundRecord, ...]
@@ -50,7 +50,7 @@ def look(  # noqa: PLR0913 - where, what, how much, and when to stop
     newest_first: bool,
     tired: Callable[[], bool],
     window: int = WINDOW,
-) -> Looked:
+) -> StreamScan:
     """Look through `among` until `limit` records are found or `tired` says to stop, which it is asked now and then."""
     found: list[FoundRecord] = []
     while among and len(found) < limit:
@@ -61,11 +61,11 @@ def look(  # noqa: PLR0913 - where, what, how much, and when to stop
         among = range(among.start, edge) if newest_first else range(edge + 1, among.stop)
         if tired():
             break
-    return Looked(tuple(found), among)
+    return StreamScan(tuple(found), among)
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class StreamVerification:
     """A whole stream was verified. `signed` is the number up to which a signed head stands for it, 0 for none.
 
     `signature` is what came of checking that head's signature; None where no head is signed.
@@ -77,7 +77,7 @@ class Verified:
     seconds: float
 
 
-def signature(database: Database, tenant_id: str, ends: StreamEnds) -> CheckedSignature | None:
+def signature(database: Database, tenant_id: str, ends: StreamBounds) -> CheckedSignature | None:
     """Check the signature of the newest head with the public key on record; None where no head is signed.
 
     The key comes from the database that holds the stream, so this finds what was altered by anybody who cannot also add
@@ -89,7 +89,7 @@ def signature(database: Database, tenant_id: str, ends: StreamEnds) -> CheckedSi
     return known.check(head.key, head_message(tenant_id, head.seq, head.chain_hash), head.signature)
 
 
-def verify(database: Database, tenant_id: str, progressed: Callable[[int, int], None]) -> Verified:
+def verify(database: Database, tenant_id: str, progressed: Callable[[int, int], None]) -> StreamVerification:
     """Verify the stream from its first record to what is now its last; `progressed` gets (done, of) now and then.
 
     Raises: AuditBroken, whose message names the position.
@@ -104,11 +104,11 @@ def verify(database: Database, tenant_id: str, progressed: Callable[[int, int], 
     except AuditBroken as broken:
         log.error("audit stream broken", tenant_id=tenant_id, problem=broken.message)  # noqa: TRY400 - no trace helps
         raise
-    return Verified(_number(ends.last), _number(ends.signed), checked, time.monotonic() - began)
+    return StreamVerification(_number(ends.last), _number(ends.signed), checked, time.monotonic() - began)
 
 
 def _verify_pieces(
-    database: Database, tenant_id: str, ends: StreamEnds, progressed: Callable[[int, int], None]
+    database: Database, tenant_id: str, ends: StreamBounds, progressed: Callable[[int, int], None]
 ) -> None:
     end, signed = _number(ends.last), ends.signed
     last: StoredRecord | None = None
@@ -126,16 +126,16 @@ def _verify_pieces(
         raise AuditBroken(f"record {end + 1} is missing: the stream was signed up to record {signed.seq}")
 
 
-def _believe(ends: StreamEnds, checked: CheckedSignature | None) -> None:
+def _believe(ends: StreamBounds, checked: CheckedSignature | None) -> None:
     if checked is not None and checked.problem is not None:
         raise AuditBroken(f"the signed head of record {_number(ends.signed)}: {checked.problem}")
 
 
-def _number(one: StoredRecord | SignedHead | None) -> int:
+def _number(one: StoredRecord | SignedCheckpoint | None) -> int:
     return 0 if one is None else one.seq
 
 
-def export(seat: Seat, chosen: AuditFilter) -> Iterator[str] | None:
+def export(seat: PageContext, chosen: AuditFilter) -> Iterator[str] | None:
     """Return the lines of an export for the records chosen, some at a time; None if the person may not.
 
     Both are put on record: at once that it was asked for, and at its end that everything was handed out.
@@ -159,17 +159,17 @@ def export(seat: Seat, chosen: AuditFilter) -> Iterator[str] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ScanBudget:
     """How many records make a page, and how many are looked at between two looks at the clock."""
 
     length: int = 50
     window: int = WINDOW
 
 
-NORMAL = Pace()
+NORMAL = ScanBudget()
 
 
-class Turn(StrEnum):
+class PageDirection(StrEnum):
     NEWEST = "newest"
     OLDER = "older"
     NEWER = "newer"
@@ -187,7 +187,7 @@ class Page:
     span: range
     found: tuple[FoundRecord, ...] = ()
     backwards: bool = True
-    pace: Pace = NORMAL
+    pace: ScanBudget = NORMAL
 
     @property
     def older(self) -> range:
@@ -206,23 +206,23 @@ class Page:
 
 
 def newest(
-    database: Database, tenant_id: str, chosen: AuditFilter, tired: Callable[[], bool], pace: Pace = NORMAL
+    database: Database, tenant_id: str, chosen: AuditFilter, tired: Callable[[], bool], pace: ScanBudget = NORMAL
 ) -> Page:
     """Return the page of the newest records that fit."""
     with database.tenant_tx(tenant_id) as tx:
         numbers = tx.audit.numbers(chosen)
     end = range(numbers.stop, numbers.stop)
-    return turn(database, Page(tenant_id, chosen, numbers, end, pace=pace), Turn.FURTHER, tired)
+    return turn(database, Page(tenant_id, chosen, numbers, end, pace=pace), PageDirection.FURTHER, tired)
 
 
-def turn(database: Database, page: Page, how: Turn, tired: Callable[[], bool]) -> Page:
+def turn(database: Database, page: Page, how: PageDirection, tired: Callable[[], bool]) -> Page:
     """Return another page; it may be unfinished (`rest`) where `tired` said to stop looking."""
-    if how is Turn.NEWEST:
+    if how is PageDirection.NEWEST:
         return newest(database, page.tenant_id, page.chosen, tired, page.pace)
     span, kept, backwards = page.span, page.found, page.backwards
-    if how is Turn.OLDER:
+    if how is PageDirection.OLDER:
         span, kept, backwards = range(span.start, span.start), (), True
-    elif how is Turn.NEWER:
+    elif how is PageDirection.NEWER:
         span, kept, backwards = range(span.stop, span.stop), (), False
     numbers = page.numbers
     among = range(numbers.start, span.start) if backwards else range(span.stop, numbers.stop)

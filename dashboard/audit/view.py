@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 from core.audit import AuditFilter
 from core.errors.services import InvalidRequest
 from dashboard.components import formatting as words
-from database.audit import FoundRecord, SignedHead, StreamEnds
+from database.audit import FoundRecord, SignedCheckpoint, StreamBounds
 from openkcm.contract.audit_events import AuditName, Outcome, StoredRecord, fields_of, is_linked
 from openkcm.verification.event_labels import FAMILIES, family_of, what
 from openkcm.verification.results import CheckedSignature
@@ -169,7 +169,7 @@ def links(rows: Sequence[Row]) -> tuple[bool, str]:
     return True, f"The links of {len(rows):,} shown records to the one before each were checked and hold."
 
 
-def status(ends: StreamEnds, checked: CheckedSignature | None, now: datetime) -> Status:
+def status(ends: StreamBounds, checked: CheckedSignature | None, now: datetime) -> Status:
     """Return how the chain stands by its newest signed head; `checked` is what came of checking its signature."""
     length = 0 if ends.last is None else ends.last.seq
     head = "none" if ends.last is None else ends.last.chain_hash.hex()
@@ -194,7 +194,7 @@ def status(ends: StreamEnds, checked: CheckedSignature | None, now: datetime) ->
     )
 
 
-def _by_signed_head(length: int, signed: SignedHead, there: StoredRecord | None, at: str) -> tuple[Chain, str]:
+def _by_signed_head(length: int, signed: SignedCheckpoint, there: StoredRecord | None, at: str) -> tuple[Chain, str]:
     if length < signed.seq:
         said = f"Records are missing at the end: record {signed.seq:,} was signed on {at}, and the last is {length:,}."
         return Chain.TRUNCATED, said

@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 from core.errors.compliance import CertificateMissing, ReportUnknown
 from core.errors.services import InvalidRequest
-from core.errors.tenants import AccessRefused, SessionEnded
+from core.errors.tenants import AccessDenied, SessionEnded
 from openkcm.errors import OpenKcmError, PlatformError
 
 _PAGE = """<!DOCTYPE html>
@@ -35,12 +35,12 @@ a {{ color: LinkText; }}
 """
 _TITLES: dict[type[OpenKcmError], str] = {
     SessionEnded: "Your session has ended",
-    AccessRefused: "You cannot open this page",
+    AccessDenied: "You cannot open this page",
     InvalidRequest: "This cannot be asked",
 }
 _WAYS: dict[type[OpenKcmError], tuple[tuple[str, str], ...]] = {
     SessionEnded: (("Sign in", "/"),),
-    AccessRefused: (("Go to your own page", "/"), ("Sign in with another account", "/auth/logout")),
+    AccessDenied: (("Go to your own page", "/"), ("Sign in with another account", "/auth/logout")),
     InvalidRequest: (("Go to your own page", "/"),),
 }
 _AGAIN = (("Try again", ""),)

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 import structlog
 
 from core.errors.platform import DatabaseUnavailable
-from core.errors.tenants import AccessRefused, SessionEnded
+from core.errors.tenants import AccessDenied, SessionEnded
 from core.tenants.lifecycle import State
 from core.tenants.roles import OPERATORS
-from dashboard.auth.claims import FRESH, ClaimNames, SignOn, read
-from dashboard.auth.routes import Place, PlaceKind
+from dashboard.auth.claims import FRESH, ClaimNames, Session, read
+from dashboard.auth.routes import Route, RouteKind
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 from openkcm.errors import OpenKcmError
@@ -31,17 +31,17 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class SessionAuthorizer:
     database: Database
     names: ClaimNames
     idle: timedelta
     now: Callable[[], datetime]
 
-    def admit(self, claims: Mapping[str, object], place: Place, query: Mapping[str, str], source: str) -> SignOn:
+    def admit(self, claims: Mapping[str, object], place: Route, query: Mapping[str, str], source: str) -> Session:
         """Return the sign-on of somebody who may be at `place`; counts as a use of the session.
 
         Raises:
-            AccessRefused, SessionEnded: they may not; on record when this is raised.
+            AccessDenied, SessionEnded: they may not; on record when this is raised.
             DatabaseUnavailable: it cannot be told, so they may not either.
         """
         sign_on = None
@@ -49,18 +49,18 @@ class Guard:
             sign_on = read(claims, self.names, self.now())
             self._same_place(sign_on, place, query)
             self._in_session(sign_on, source)
-        except (AccessRefused, SessionEnded) as refused:
+        except (AccessDenied, SessionEnded) as refused:
             self._record_refusal(refused, sign_on, place, source)
             raise
         return sign_on
 
-    def refuse_forged(self, place: Place, source: str) -> SessionEnded:
+    def refuse_forged(self, place: Route, source: str) -> SessionEnded:
         """Record that a cookie was presented which this server never signed, and return the refusal."""
         refused = SessionEnded("this is not a sign-on of this server")
         self._record_refusal(refused, None, place, source)
         return refused
 
-    def holds(self, sign_on: SignOn, source: str) -> bool:
+    def holds(self, sign_on: Session, source: str) -> bool:
         """Return whether a sign-on still holds, and count that as a use of it: for what reruns without `admit`.
 
         Raises:
@@ -74,7 +74,7 @@ class Guard:
             return False
         return True
 
-    def has_ended(self, sign_on: SignOn) -> bool:
+    def has_ended(self, sign_on: Session) -> bool:
         """Return whether a session is over, without using it: what an open tab asks again and again."""
         if self.now() >= sign_on.expires_at:
             return True
@@ -85,7 +85,7 @@ class Guard:
             return False  # nothing is shown anew meanwhile: every rerun asks `admit`, or `holds` if it is of a part
         return row is None or row.ended_at is not None or self.now() - row.last_seen_at > self.idle
 
-    def has_left(self, sign_on: SignOn) -> bool:
+    def has_left(self, sign_on: Session) -> bool:
         """Return whether the tenant of somebody who was admitted is destroyed, so that only what proves it is left.
 
         Their sign-ons were erased with it. Who signs on again may still look: the proof is the customer's.
@@ -96,24 +96,24 @@ class Guard:
             tenant = tx.tenants.get()
         return tenant is not None and tenant.state is State.OFFBOARDED
 
-    def end(self, sign_on: SignOn, source: str) -> None:
+    def end(self, sign_on: Session, source: str) -> None:
         """End a session for all its tabs; ending it again changes nothing."""
         with self.database.tenant_tx(sign_on.person.tenant_id) as tx:
             if tx.sessions.end(sign_on.session_id):
                 tx.audit.append(self._event(sign_on, AuditName.SIGNED_OUT, "success", source))
 
-    def _same_place(self, sign_on: SignOn, place: Place, query: Mapping[str, str]) -> None:
+    def _same_place(self, sign_on: Session, place: Route, query: Mapping[str, str]) -> None:
         theirs = {
-            PlaceKind.TENANT: place.tenant_id == sign_on.person.tenant_id,
-            PlaceKind.OPERATIONS: sign_on.person.is_operator,
+            RouteKind.TENANT: place.tenant_id == sign_on.person.tenant_id,
+            RouteKind.OPERATIONS: sign_on.person.is_operator,
         }
         if not theirs.get(place.kind, False):
-            raise AccessRefused
+            raise AccessDenied
         # No page reads a tenant from the query; who writes one there tries whether some page does.
         if query.get(_TENANT_PARAMETER, place.tenant_id) != place.tenant_id:
-            raise AccessRefused
+            raise AccessDenied
 
-    def _in_session(self, sign_on: SignOn, source: str) -> None:
+    def _in_session(self, sign_on: Session, source: str) -> None:
         now = self.now()
         with self.database.tenant_tx(sign_on.person.tenant_id) as tx:
             row = tx.sessions.get(sign_on.session_id)
@@ -129,7 +129,7 @@ class Guard:
             elif now - row.last_seen_at > _SEEN_EVERY:
                 tx.sessions.seen(sign_on.session_id, now)
 
-    def _record_refusal(self, refused: OpenKcmError, sign_on: SignOn | None, place: Place, source: str) -> None:
+    def _record_refusal(self, refused: OpenKcmError, sign_on: Session | None, place: Route, source: str) -> None:
         """Record a refusal once a minute for each who, where and why, so that no reload fills a stream.
 
         The reason belongs to it: a forged cookie must not hide behind an expired one from the same address.
@@ -163,7 +163,7 @@ class Guard:
         with self.database.tenant_tx(tenant_id) as tx:
             return tx.tenants.get() is not None
 
-    def _event(self, sign_on: SignOn, name: AuditName, outcome: Outcome, source: str, **details: str) -> AuditEvent:
+    def _event(self, sign_on: Session, name: AuditName, outcome: Outcome, source: str, **details: str) -> AuditEvent:
         return AuditEvent(
             event_id=f"{name}/{sign_on.session_id}",
             name=name,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from core.errors.tenants import AccessRefused, SessionEnded
+from core.errors.tenants import AccessDenied, SessionEnded
 from core.tenants.roles import OPERATORS, Person, PersonRole
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import IllegalTenantId
@@ -31,7 +31,7 @@ class ClaimNames:
 
 
 @dataclass(frozen=True, slots=True)
-class SignOn:
+class Session:
     """`session_id` is the same in every tab of one sign-on and in no other sign-on."""
 
     person: Person
@@ -40,12 +40,12 @@ class SignOn:
     expires_at: datetime
 
 
-def read(claims: Mapping[str, object], names: ClaimNames, now: datetime) -> SignOn:
+def read(claims: Mapping[str, object], names: ClaimNames, now: datetime) -> Session:
     """Return the sign-on that the claims describe.
 
     Raises:
         SessionEnded: it has expired, or says it was made in the future.
-        AccessRefused: it names nobody, no role we know, or no tenant.
+        AccessDenied: it names nobody, no role we know, or no tenant.
     """
     issuer, subject = _text(claims, "iss"), _text(claims, "sub")
     issued_at, expires_at = _time(claims, "iat"), _time(claims, "exp")
@@ -56,7 +56,7 @@ def read(claims: Mapping[str, object], names: ClaimNames, now: datetime) -> Sign
     unique = [str(claims.get(name, "")) for name in ("nonce", "sid", "jti")]
     parts = [issuer, subject, str(int(issued_at.timestamp())), *unique]
     session_id = hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).hexdigest()
-    return SignOn(person, session_id, issued_at, expires_at)
+    return Session(person, session_id, issued_at, expires_at)
 
 
 def _person(claims: Mapping[str, object], names: ClaimNames, subject: str) -> Person:
@@ -66,12 +66,12 @@ def _person(claims: Mapping[str, object], names: ClaimNames, subject: str) -> Pe
     if PersonRole.OPERATOR in roles:
         # Whoever works for the platform works for no customer, whatever else the claims say.
         if names.tenant in claims:
-            raise AccessRefused("an operator works for no tenant", "sign in as one or the other")
+            raise AccessDenied("an operator works for no tenant", "sign in as one or the other")
         return Person(subject, shown[:_LONGEST], OPERATORS, frozenset({PersonRole.OPERATOR}))
     try:
         tenant_id = parse_tenant_id(_text(claims, names.tenant))
     except IllegalTenantId:
-        raise AccessRefused from None
+        raise AccessDenied from None
     return Person(subject, shown[:_LONGEST], tenant_id, roles)
 
 
@@ -80,14 +80,14 @@ def _roles(claim: object) -> frozenset[PersonRole]:
     listed = [claim] if isinstance(claim, str) else claim if isinstance(claim, list) else []
     known = frozenset(PersonRole(role) for role in listed if isinstance(role, str) and role in set(PersonRole))
     if not known:
-        raise AccessRefused("your account has no role here", "ask your platform's administrator for a role in OpenKCM")
+        raise AccessDenied("your account has no role here", "ask your platform's administrator for a role in OpenKCM")
     return known
 
 
 def _text(claims: Mapping[str, object], name: str) -> str:
     value = claims.get(name)
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST:
-        raise AccessRefused("the sign-on does not say who you are and for whom", "ask the operator about its claims")
+        raise AccessDenied("the sign-on does not say who you are and for whom", "ask the operator about its claims")
     return value
 
 

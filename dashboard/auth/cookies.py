@@ -15,7 +15,7 @@ USER = "_streamlit_user"
 OURS = (USER, "_streamlit_user_tokens")
 
 
-class Forged(Exception):
+class InvalidCookie(Exception):
     """A cookie was presented that this server did not sign, or that was altered since."""
 
 
@@ -34,11 +34,11 @@ def read_claims(cookies: Mapping[str, str], secret: str, origin: str) -> dict[st
 
     signed = get_cookie_with_chunks(unsigned, USER)
     if signed is None:
-        raise Forged
+        raise InvalidCookie
     try:
         claims = json.loads(signed)
     except ValueError:
-        raise Forged from None
+        raise InvalidCookie from None
     if not isinstance(claims, dict) or claims.get("origin") != origin:
-        raise Forged
+        raise InvalidCookie
     return claims if claims.get("is_logged_in") is True else None

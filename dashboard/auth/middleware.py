@@ -17,19 +17,19 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from core.errors.tenants import AccessRefused, SessionEnded
+from core.errors.tenants import AccessDenied, SessionEnded
 from core.tenants.roles import OPERATORS
 from dashboard.auth import access_denied_page as refusal_page
 from dashboard.auth import cookies
-from dashboard.auth.authorization import Guard
+from dashboard.auth.authorization import SessionAuthorizer
 from dashboard.auth.claims import read
 from dashboard.auth.routes import (
     DEVELOPMENT_SIGN_ON,
     DOOR,
     MARKETPLACE,
     OPERATIONS,
-    Place,
-    PlaceKind,
+    Route,
+    RouteKind,
     find,
     named,
     of_tenant,
@@ -54,7 +54,7 @@ _DOCUMENT_HEADERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class AuthMiddleware:
     """`origin` is the scheme, host and port under which browsers come.
 
     `develops` says that the marketplace's place and the development sign-on exist, and that nobody comes under another
@@ -62,7 +62,7 @@ class Edge:
     """
 
     app: ASGIApp
-    guard: Guard
+    guard: SessionAuthorizer
     cookie_secret: str
     origin: str
     develops: bool
@@ -94,10 +94,10 @@ class Edge:
             return
         await self._enter(place, inner, scope, receive, send)
 
-    async def _enter(self, place: Place, inner: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _enter(self, place: Route, inner: str, scope: Scope, receive: Receive, send: Send) -> None:
         connection = HTTPConnection(scope)
         inside = _placed(scope, inner, place)
-        if place.kind in {PlaceKind.MARKETPLACE, PlaceKind.DOOR} or inner.startswith(_UNGUARDED):
+        if place.kind in {RouteKind.MARKETPLACE, RouteKind.DOOR} or inner.startswith(_UNGUARDED):
             await self.app(inside, receive, send)
             return
         try:
@@ -113,12 +113,12 @@ class Edge:
         else:
             await _refuse(SessionEnded(), connection, receive, send)
 
-    async def _admitted(self, connection: HTTPConnection, place: Place) -> bool:
+    async def _admitted(self, connection: HTTPConnection, place: Route) -> bool:
         """Return whether somebody is signed on who may be here; raises when somebody is who may not."""
         source = _source(connection.scope)
         try:
             claims = cookies.read_claims(connection.cookies, self.cookie_secret, self.origin)
-        except cookies.Forged:
+        except cookies.InvalidCookie:
             raise await asyncio.to_thread(self.guard.refuse_forged, place, source) from None
         if claims is None:
             return False
@@ -130,7 +130,7 @@ class Edge:
         back = named(request.cookies.get(RETURN_COOKIE, ""))
         try:
             claims = cookies.read_claims(request.cookies, self.cookie_secret, self.origin)
-        except cookies.Forged:
+        except cookies.InvalidCookie:
             claims = None
         if claims is None:
             return RedirectResponse(f"{DOOR.root}/")
@@ -138,10 +138,10 @@ class Edge:
         response.delete_cookie(RETURN_COOKIE)
         return response
 
-    def _home(self, claims: Mapping[str, object]) -> Place:
+    def _home(self, claims: Mapping[str, object]) -> Route:
         try:
             person = read(claims, self.guard.names, self.guard.now()).person
-        except (AccessRefused, SessionEnded):
+        except (AccessDenied, SessionEnded):
             return OPERATIONS  # where the guard says no, and why
         return OPERATIONS if person.tenant_id == OPERATORS else of_tenant(person.tenant_id)
 
@@ -156,7 +156,7 @@ def _source(scope: Scope) -> str:
     return str(client[0]) if client else ""
 
 
-def _placed(scope: Scope, path: str, place: Place | None) -> Scope:
+def _placed(scope: Scope, path: str, place: Route | None) -> Scope:
     """Return the scope as Streamlit sees it: the path within the place; place and address in headers only we set."""
     ours = {PLACE_HEADER.encode(), SOURCE_HEADER.encode()}
     headers = [(key, value) for key, value in scope["headers"] if key not in ours]

@@ -14,7 +14,7 @@ from openkcm.errors import IllegalTenantId
 TENANTS = "tenant"
 
 
-class PlaceKind(StrEnum):
+class RouteKind(StrEnum):
     TENANT = TENANTS
     OPERATIONS = "operations"
     MARKETPLACE = "marketplace"
@@ -22,8 +22,8 @@ class PlaceKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    kind: PlaceKind
+class Route:
+    kind: RouteKind
     tenant_id: str = ""
 
     @property
@@ -32,19 +32,19 @@ class Place:
         return f"/{self.kind}/{self.tenant_id}" if self.tenant_id else f"/{self.kind}"
 
 
-DOOR = Place(PlaceKind.DOOR)
-OPERATIONS = Place(PlaceKind.OPERATIONS)
-MARKETPLACE = Place(PlaceKind.MARKETPLACE)
+DOOR = Route(RouteKind.DOOR)
+OPERATIONS = Route(RouteKind.OPERATIONS)
+MARKETPLACE = Route(RouteKind.MARKETPLACE)
 DEVELOPMENT_SIGN_ON = "/dev-sign-on"
 """Path of the sign-on of the development stack."""
 
 
-def of_tenant(tenant_id: str) -> Place:
+def of_tenant(tenant_id: str) -> Route:
     """Return a tenant's place."""
-    return Place(PlaceKind.TENANT, tenant_id)
+    return Route(RouteKind.TENANT, tenant_id)
 
 
-def find(path: str) -> tuple[Place, str] | None:
+def find(path: str) -> tuple[Route, str] | None:
     """Return the place of a path and what remains of it (empty, or beginning with a slash); None when there is none."""
     first, _, rest = path.removeprefix("/").partition("/")
     inner = f"/{rest}" if path.removeprefix("/") != first else ""
@@ -58,7 +58,7 @@ def find(path: str) -> tuple[Place, str] | None:
     return place, rest.removeprefix(tenant_id)
 
 
-def named(root: str) -> Place | None:
+def named(root: str) -> Route | None:
     """Return the place whose root this is, None for anything else."""
     found = find(root)
     return found[0] if found is not None and not found[1] else None

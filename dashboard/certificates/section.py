@@ -5,15 +5,15 @@ import streamlit as st
 from core.tenants.roles import Permission
 from dashboard.certificates import actions as authority_actions
 from dashboard.certificates import view as authorities
-from dashboard.components.fragments import alone, draw_refusal
-from dashboard.page_context import Seat
+from dashboard.components.fragments import draw_refusal, guarded_fragment
+from dashboard.page_context import PageContext
 from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 
 _OPEN, _DONE = "authorities.open", "authorities.done"
 
 
-def draw_part(seat: Seat, tenant: TenantRow) -> None:
+def draw_part(seat: PageContext, tenant: TenantRow) -> None:
     """Draw the authorities that count, and the button for whoever may."""
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         rows = tx.certificates.authorities()
@@ -34,10 +34,10 @@ def draw_part(seat: Seat, tenant: TenantRow) -> None:
         st.rerun()
 
 
-def draw_open(seat: Seat) -> None:
+def draw_open(seat: PageContext) -> None:
     """Draw the dialog, if it is open."""
     if st.session_state.get(_OPEN):
-        st.dialog("Roll the certificate authority", dismissible=False)(alone(_draw_dialog))(seat)
+        st.dialog("Roll the certificate authority", dismissible=False)(guarded_fragment(_draw_dialog))(seat)
 
 
 def _close() -> None:
@@ -46,7 +46,7 @@ def _close() -> None:
     st.rerun()
 
 
-def _draw_dialog(seat: Seat) -> None:
+def _draw_dialog(seat: PageContext) -> None:
     slot = st.empty()
     if not st.session_state.get(_DONE):
         with slot.container():
@@ -64,7 +64,7 @@ def _draw_dialog(seat: Seat) -> None:
         _close()
 
 
-def _draw_question(seat: Seat) -> bool:
+def _draw_question(seat: PageContext) -> bool:
     st.markdown(f"**What happens**  \n{authorities.HAPPENS}")
     st.markdown(f"**Can it be undone?**  \n{authorities.UNDONE}")
     with st.container(horizontal=True):

@@ -12,8 +12,8 @@ import streamlit as st
 
 from core.errors.platform import DatabaseUnavailable
 from core.tenants.roles import Permission
-from dashboard.components.tenant_status import Standing, Tone, sentence
-from dashboard.page_context import Seat
+from dashboard.components.tenant_status import Severity, TenantStatusView, sentence
+from dashboard.page_context import PageContext
 from openkcm.errors import OpenKcmError
 
 P = ParamSpec("P")
@@ -22,7 +22,7 @@ P = ParamSpec("P")
 _FOLLOW_SECONDS = 2.0
 
 
-def alone(draw: Callable[Concatenate[Seat, P], None]) -> Callable[Concatenate[Seat, P], None]:
+def guarded_fragment(draw: Callable[Concatenate[PageContext, P], None]) -> Callable[Concatenate[PageContext, P], None]:
     """Return `draw` as something that runs without the page around it: the inside of a part, or of a dialog.
 
     The guard is not asked when it runs alone, so it asks first whether the sign-on still holds; where it does not, the
@@ -30,7 +30,7 @@ def alone(draw: Callable[Concatenate[Seat, P], None]) -> Callable[Concatenate[Se
     """
 
     @wraps(draw)
-    def drawn(seat: Seat, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def drawn(seat: PageContext, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             if not seat.present():
                 st.rerun()
@@ -41,19 +41,19 @@ def alone(draw: Callable[Concatenate[Seat, P], None]) -> Callable[Concatenate[Se
     return drawn
 
 
-def part(draw: Callable[Concatenate[Seat, P], None]) -> Callable[Concatenate[Seat, P], None]:
+def part(draw: Callable[Concatenate[PageContext, P], None]) -> Callable[Concatenate[PageContext, P], None]:
     """Return `draw` as a part of its own."""
-    return st.fragment(alone(draw))
+    return st.fragment(guarded_fragment(draw))
 
 
-def following(draw: Callable[Concatenate[Seat, P], None]) -> Callable[Concatenate[Seat, P], None]:
+def polling_fragment(draw: Callable[Concatenate[PageContext, P], None]) -> Callable[Concatenate[PageContext, P], None]:
     """Return `draw` as a part that draws itself anew every few seconds, to show what goes on by itself.
 
     Nobody does anything by that, so it does not count as a use of the sign-on.
     """
 
     @wraps(draw)
-    def drawn(seat: Seat, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def drawn(seat: PageContext, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             if seat.left():
                 st.rerun()
@@ -64,18 +64,20 @@ def following(draw: Callable[Concatenate[Seat, P], None]) -> Callable[Concatenat
     return st.fragment(drawn, run_every=_FOLLOW_SECONDS)
 
 
-ICONS: Mapping[Tone, str] = MappingProxyType(
+ICONS: Mapping[Severity, str] = MappingProxyType(
     {
-        Tone.GOOD: ":material/check_circle:",
-        Tone.WORKING: ":material/pending:",
-        Tone.WARNING: ":material/warning:",
-        Tone.BAD: ":material/error:",
+        Severity.GOOD: ":material/check_circle:",
+        Severity.WORKING: ":material/pending:",
+        Severity.WARNING: ":material/warning:",
+        Severity.BAD: ":material/error:",
     }
 )
-_BOXES = MappingProxyType({Tone.GOOD: st.success, Tone.WORKING: st.info, Tone.WARNING: st.warning, Tone.BAD: st.error})
+_BOXES = MappingProxyType(
+    {Severity.GOOD: st.success, Severity.WORKING: st.info, Severity.WARNING: st.warning, Severity.BAD: st.error}
+)
 
 
-def draw_notices(said: Iterable[Standing]) -> None:
+def draw_notices(said: Iterable[TenantStatusView]) -> None:
     """Say what does not stand as it should, what that means and what to do about it."""
     for one in said:
         words = " ".join(part for part in (one.meaning, one.advice) if part)
@@ -85,17 +87,17 @@ def draw_notices(said: Iterable[Standing]) -> None:
 def draw_refusal(refused: OpenKcmError, title: str, still: str = "") -> None:
     """Say what was not done, why, what to do next, and what is still so."""
     words = " ".join(sentence(part) for part in (refused.message, refused.hint) if part)
-    st.error(f"{words} {still}".strip(), title=title, icon=ICONS[Tone.BAD])
+    st.error(f"{words} {still}".strip(), title=title, icon=ICONS[Severity.BAD])
 
 
-def admitted(seat: Seat) -> bool:
+def admitted(seat: PageContext) -> bool:
     """Return whether the person may look at this tenant's pages; says so where not."""
     if seat.may(Permission.VIEW):
         return True
     st.error(
         "Your role does not include looking at this tenant. Ask your organization's administrator for one that does.",
         title="This page is not for your role",
-        icon=ICONS[Tone.BAD],
+        icon=ICONS[Severity.BAD],
     )
     return False
 

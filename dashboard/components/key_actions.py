@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from core.tenants.lifecycle import DECRYPTS, Move, State, moves_from
+from core.tenants.lifecycle import DECRYPTS, State, Transition, transitions_from
 from core.tenants.locks import LockReason, may_change_root_key
 from core.tenants.roles import Permission
 
@@ -34,7 +34,7 @@ class Action:
     happens: str
     undone: str
     permission: Permission
-    move: Move | None = None
+    move: Transition | None = None
 
 
 ACTIONS = (
@@ -92,7 +92,7 @@ ACTIONS = (
         "connected. Locking is more: then nothing works, reading included.",
         "Yes, by resuming it.",
         Permission.MANAGE_KEYS,
-        Move.SUSPEND,
+        Transition.SUSPEND,
     ),
     Action(
         KeyAction.RESUME,
@@ -100,7 +100,7 @@ ACTIONS = (
         "Services encrypt again, and services can be connected again.",
         "Yes, by suspending it.",
         Permission.MANAGE_KEYS,
-        Move.RESUME,
+        Transition.RESUME,
     ),
     Action(
         KeyAction.LOCK,
@@ -109,7 +109,7 @@ ACTIONS = (
         "A client that fetched a key before may use it until its own cache ends.",
         "Yes, by unlocking it; nothing is destroyed.",
         Permission.MANAGE_KEYS,
-        Move.LOCK,
+        Transition.LOCK,
     ),
     Action(
         KeyAction.UNLOCK,
@@ -118,7 +118,7 @@ ACTIONS = (
         "While your own root key does not work the tenant stays locked all the same, until it does.",
         "Yes, by locking it again.",
         Permission.MANAGE_KEYS,
-        Move.UNLOCK,
+        Transition.UNLOCK,
     ),
     Action(
         KeyAction.DISCONNECT,
@@ -134,7 +134,7 @@ ACTIONS = (
         "destroyed, with a proof of it, and the tenant's id is never used again.",
         "Until the grace period ends, by restoring it. After that never: what was encrypted cannot be read again.",
         Permission.MANAGE_KEYS,
-        Move.LEAVE,
+        Transition.LEAVE,
     ),
     Action(
         KeyAction.RESTORE,
@@ -143,7 +143,7 @@ ACTIONS = (
         "again. A service whose certificate has expired meanwhile has to be connected again; its key is the same.",
         "Yes, by leaving again.",
         Permission.MANAGE_KEYS,
-        Move.RESTORE,
+        Transition.RESTORE,
     ),
 )
 
@@ -178,7 +178,7 @@ def action_of(name: KeyAction) -> Action:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ActionAvailability:
     """Whether an action can be taken now, and the words for it."""
 
     action: Action
@@ -186,17 +186,21 @@ class Offer:
     words: str
 
 
-def offers(state: State, permissions: frozenset[Permission], locks: Collection[LockReason] = ()) -> tuple[Offer, ...]:
+def offers(
+    state: State, permissions: frozenset[Permission], locks: Collection[LockReason] = ()
+) -> tuple[ActionAvailability, ...]:
     """Return every action with whether somebody with these permissions can take it in this state, locked by `locks`."""
     return tuple(_offer(action, state, permissions, locks) for action in ACTIONS)
 
 
-def _offer(action: Action, state: State, permissions: frozenset[Permission], locks: Collection[LockReason]) -> Offer:
+def _offer(
+    action: Action, state: State, permissions: frozenset[Permission], locks: Collection[LockReason]
+) -> ActionAvailability:
     if not _possible(action, state, locks):
-        return Offer(action, available=False, words=f"Not while the tenant is {state}.")
+        return ActionAvailability(action, available=False, words=f"Not while the tenant is {state}.")
     if action.permission not in permissions:
-        return Offer(action, available=False, words="Your role does not include it.")
-    return Offer(action, available=True, words=f"Available {WHERE[action.name]}.")
+        return ActionAvailability(action, available=False, words="Your role does not include it.")
+    return ActionAvailability(action, available=True, words=f"Available {WHERE[action.name]}.")
 
 
 def _possible(action: Action, state: State, locks: Collection[LockReason]) -> bool:
@@ -205,6 +209,6 @@ def _possible(action: Action, state: State, locks: Collection[LockReason]) -> bo
         return state in DECRYPTS
     if action.name is KeyAction.CHANGE_ROOT_KEY:
         return may_change_root_key(state, locks)
-    if state is State.LOCKED and action.move in {Move.LOCK, Move.UNLOCK}:
-        return (action.move is Move.UNLOCK) == (LockReason.SWITCH in locks)
-    return action.move is None or action.move in moves_from(state)
+    if state is State.LOCKED and action.move in {Transition.LOCK, Transition.UNLOCK}:
+        return (action.move is Transition.UNLOCK) == (LockReason.SWITCH in locks)
+    return action.move is None or action.move in transitions_from(state)

@@ -25,7 +25,7 @@ _LONGEST_NAME = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class KeyHierarchy:
     """`version` is None while there is no tenant key; `services` are the names and newest versions of service keys."""
 
     root: str
@@ -39,17 +39,17 @@ def mode(root_key_mode: str) -> str:
     return MODES.get(root_key_mode, root_key_mode)
 
 
-def chain(tenant: TenantRow, keys: Sequence[KeyRow], service_keys: Sequence[KeyVersionRow]) -> Chain:
+def chain(tenant: TenantRow, keys: Sequence[KeyRow], service_keys: Sequence[KeyVersionRow]) -> KeyHierarchy:
     """Return the chain as it is on record."""
     name = l2_key(tenant.tenant_id)
     version = next((key.version for key in keys if key.name == name), None)
     newest: dict[str, int] = {}
     for key in service_keys:
         newest[key.service] = max(key.version, newest.get(key.service, 0))
-    return Chain(mode(tenant.root_key_mode), name, version, tuple(sorted(newest.items())))
+    return KeyHierarchy(mode(tenant.root_key_mode), name, version, tuple(sorted(newest.items())))
 
 
-def drawing(one: Chain) -> str:
+def drawing(one: KeyHierarchy) -> str:
     """Return the chain as a Mermaid flowchart; names that would wrap are cut, `in_words` has them whole."""
     lines = ["flowchart TD", f'L1["L1 root key<br/>{one.root}"]']
     if one.version is None:
@@ -64,7 +64,7 @@ def drawing(one: Chain) -> str:
     return "\n".join([*lines, f'L2 -->|wraps| L3["{"<br/>".join((kind, *names))}"]'])
 
 
-def in_words(one: Chain) -> tuple[str, ...]:
+def in_words(one: KeyHierarchy) -> tuple[str, ...]:
     """Return the chain as sentences, with every name in full."""
     root = f"L1, the root key: {one.root}."
     if one.version is None:

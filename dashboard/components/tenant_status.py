@@ -9,7 +9,7 @@ from core.tenants.lifecycle import MEANING, State
 from core.tenants.locks import LockReason
 
 
-class Tone(StrEnum):
+class Severity(StrEnum):
     """How urgent something is; a page shows it by an icon and words, never by colour alone."""
 
     GOOD = "good"
@@ -19,10 +19,10 @@ class Tone(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class TenantStatusView:
     name: str
     title: str
-    tone: Tone
+    tone: Severity
     meaning: str
     advice: str
 
@@ -30,16 +30,16 @@ class Standing:
 UNDER_WAY = frozenset({State.REQUESTED, State.PROVISIONING})
 """The states that end by themselves; a page that shows one of them follows it."""
 
-_TONE: Mapping[State, Tone] = MappingProxyType(
+_TONE: Mapping[State, Severity] = MappingProxyType(
     {
-        State.REQUESTED: Tone.WORKING,
-        State.PROVISIONING: Tone.WORKING,
-        State.FAILED: Tone.BAD,
-        State.ACTIVE: Tone.GOOD,
-        State.SUSPENDED: Tone.WARNING,
-        State.LOCKED: Tone.BAD,
-        State.LEAVING: Tone.WARNING,
-        State.OFFBOARDED: Tone.BAD,
+        State.REQUESTED: Severity.WORKING,
+        State.PROVISIONING: Severity.WORKING,
+        State.FAILED: Severity.BAD,
+        State.ACTIVE: Severity.GOOD,
+        State.SUSPENDED: Severity.WARNING,
+        State.LOCKED: Severity.BAD,
+        State.LEAVING: Severity.WARNING,
+        State.OFFBOARDED: Severity.BAD,
     }
 )
 
@@ -128,14 +128,14 @@ def _locked(reasons: frozenset[LockReason]) -> tuple[str, str]:
     return _BREACH_MEANS, f"{_BREACH_OPENS} And for itself: {sentence(_LOCKED[others][0])} {_LOCKED[others][1]}"
 
 
-def standing(state: State, locks: Iterable[LockReason] = ()) -> Standing:
+def standing(state: State, locks: Iterable[LockReason] = ()) -> TenantStatusView:
     """Return what to tell the customer about a tenant's state, and of a locked one by what it is locked."""
     meaning, advice = MEANING[state], _ADVICE[state]
     reasons = frozenset(locks)
     if state is State.LOCKED and reasons:
         meaning, opens = _locked(reasons)
         advice = f"{opens} Nothing is destroyed."
-    return Standing(state.capitalize(), _TITLE[state], _TONE[state], sentence(meaning), advice)
+    return TenantStatusView(state.capitalize(), _TITLE[state], _TONE[state], sentence(meaning), advice)
 
 
 def sentence(text: str) -> str:

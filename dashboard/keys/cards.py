@@ -10,16 +10,16 @@ import streamlit as st
 from core.errors.tenants import TenantUnknown
 from core.tenants.roles import Permission
 from dashboard.components.formatting import code
-from dashboard.components.fragments import ICONS, draw_notices, following
+from dashboard.components.fragments import ICONS, draw_notices, polling_fragment
 from dashboard.keys import view as keys
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.root_keys import dialog as root_key_dialog
 from dashboard.root_keys import view as root_key
 from dashboard.root_keys.view import Health
 from dashboard.rotation import dialog as rotation_dialog
 from dashboard.rotation import view as rotation
 from database.keys import KeyVersionRow
-from database.root_keys import HeldKeyRow, RootKeyChangeRow, RootKeyVersionsRow
+from database.root_keys import CustomerRootKeyRow, RootKeyChangeRow, RootKeyVersionsRow
 from database.rotation import RotationRow
 from database.tenants import TenantRow
 
@@ -27,14 +27,14 @@ from database.tenants import TenantRow
 @dataclass(frozen=True, slots=True)
 class _Rows:
     tenant: TenantRow
-    key: HeldKeyRow | None
+    key: CustomerRootKeyRow | None
     changes: list[RootKeyChangeRow]
     versions: RootKeyVersionsRow | None
     service_keys: list[KeyVersionRow]
 
 
-@following
-def draw_root_key(seat: Seat, drawn: TenantRow) -> None:
+@polling_fragment
+def draw_root_key(seat: PageContext, drawn: TenantRow) -> None:
     """Draw the card; the whole page is drawn anew when the root key is held by another than when it was `drawn`."""
     rows = _read(seat)
     if rows.tenant.root_key_mode != drawn.root_key_mode:
@@ -57,7 +57,7 @@ def draw_root_key(seat: Seat, drawn: TenantRow) -> None:
         _draw_offer(seat, rows.tenant, root_key.why_no_change(rows.tenant, newest))
 
 
-def _read(seat: Seat) -> _Rows:
+def _read(seat: PageContext) -> _Rows:
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tenant = tx.tenants.get()
         if tenant is None:
@@ -78,7 +78,7 @@ def _draw_health(how: Health) -> None:
             st.caption(words)
 
 
-def _draw_offer(seat: Seat, tenant: TenantRow, why_not: str) -> None:
+def _draw_offer(seat: PageContext, tenant: TenantRow, why_not: str) -> None:
     if not seat.may(Permission.MANAGE_KEYS):
         st.caption("Your role lets you look at keys. A key administrator of your organization changes the root key.")
         return
@@ -92,8 +92,8 @@ def _draw_offer(seat: Seat, tenant: TenantRow, why_not: str) -> None:
         st.rerun()
 
 
-@following
-def draw_tenant_key(seat: Seat, tenant: TenantRow, drawn: RotationRow | None) -> None:
+@polling_fragment
+def draw_tenant_key(seat: PageContext, tenant: TenantRow, drawn: RotationRow | None) -> None:
     """Draw the card; the whole page is drawn anew when a rotation began or ended since it was `drawn`.
 
     What it shows is on record, so a page that is loaded again shows a running rotation where it is.

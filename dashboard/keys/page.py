@@ -13,7 +13,7 @@ from dashboard.keys import cards as rotation_card
 from dashboard.keys import view as keys
 from dashboard.keys.cards import draw_root_key
 from dashboard.keys.view import ServiceKey
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.root_keys import dialog as root_key_dialog
 from dashboard.root_keys import guides as root_choices
 from dashboard.rotation import dialog as rotation_dialog
@@ -43,7 +43,7 @@ class _Rows:
     usage: list[UsageTotalRow]
 
 
-def draw(seat: Seat) -> None:
+def draw(seat: PageContext) -> None:
     if not admitted(seat):
         return
     rows = _read(seat)
@@ -67,7 +67,7 @@ def draw(seat: Seat) -> None:
     standing_part.draw_open(seat, rows.tenant)
 
 
-def _read(seat: Seat) -> _Rows | None:
+def _read(seat: PageContext) -> _Rows | None:
     now = seat.now()
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tenant = tx.tenants.get()
@@ -85,7 +85,7 @@ def _read(seat: Seat) -> _Rows | None:
         )
 
 
-def _draw_service_keys(seat: Seat, rows: _Rows) -> None:
+def _draw_service_keys(seat: PageContext, rows: _Rows) -> None:
     st.header("Service keys (L3)", anchor=False)
     versions = keys.Versions(rows.service_keys, rows.uses, rows.policy)
     made = keys.service_keys(rows.services, versions, rows.objects, rows.usage, seat.now())
@@ -106,7 +106,7 @@ def _draw_service_keys(seat: Seat, rows: _Rows) -> None:
         st.caption(f"{more:,} more; type a part of the name to find them.")
 
 
-def _draw_service_key(seat: Seat, rows: _Rows, key: ServiceKey) -> None:
+def _draw_service_key(seat: PageContext, rows: _Rows, key: ServiceKey) -> None:
     with st.container(border=True, height="stretch", gap="xsmall"):
         st.markdown(f":material/key: **{key.service}** ({key.kind})")
         st.markdown("\n".join(f"- {version}" for version in key.versions))
@@ -143,7 +143,7 @@ def _draw_choices(rows: _Rows) -> None:
                     st.markdown(f"**{question}**  \n{answer}")
 
 
-def _draw_actions(seat: Seat, rows: _Rows) -> None:
+def _draw_actions(seat: PageContext, rows: _Rows) -> None:
     st.header("What you can do, and what happens then", anchor=False)
     permissions = frozenset(permission for permission in Permission if seat.may(permission))
     for offer in key_actions.offers(rows.tenant.state, permissions, rows.tenant.locks):

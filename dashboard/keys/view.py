@@ -13,7 +13,7 @@ from dashboard.components.key_hierarchy import mode
 from dashboard.components.tenant_status import UNDER_WAY
 from dashboard.rotation import view as rotation
 from database.keys import KeyVersionRow, VersionUseRow
-from database.root_keys import HeldKeyRow
+from database.root_keys import CustomerRootKeyRow
 from database.services.managed_objects import ObjectCountRow
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
@@ -64,7 +64,7 @@ class ServiceKey:
     used: str
 
 
-def root(tenant: TenantRow, held: HeldKeyRow | None, service_keys: Sequence[KeyVersionRow]) -> RootKey:
+def root(tenant: TenantRow, held: CustomerRootKeyRow | None, service_keys: Sequence[KeyVersionRow]) -> RootKey:
     """Return the root key as it is on record; `held` is the customer's own in force, None for the platform's."""
     name = root_key(tenant.region) if held is None else held.name
     return RootKey(mode(tenant.root_key_mode), name, _root_state(tenant, len({key.service for key in service_keys})))

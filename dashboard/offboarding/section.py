@@ -12,14 +12,14 @@ from core.tenants.roles import Permission
 from dashboard.approvals import actions as approval_actions
 from dashboard.approvals import view as approvals
 from dashboard.auth.routes import of_tenant
-from dashboard.components.fragments import admitted, alone, draw_refusal, draw_unknown
+from dashboard.components.fragments import admitted, draw_refusal, draw_unknown, guarded_fragment
 from dashboard.components.key_actions import KeyAction, action_of
 from dashboard.components.tenant_status import standing
 from dashboard.offboarding import actions as leaving_actions
 from dashboard.offboarding import view as leaving
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.tenants import view as stopping
-from database.offboarding import LeavingRow
+from database.offboarding import OffboardingRow
 from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 
@@ -31,7 +31,7 @@ class _Way(StrEnum):
     RESTORE = "restore"
 
 
-def draw_part(seat: Seat, tenant: TenantRow) -> None:
+def draw_part(seat: PageContext, tenant: TenantRow) -> None:
     """Draw the part of the page Settings by which the tenant leaves."""
     if not leaving.may_leave(tenant):
         return
@@ -44,13 +44,13 @@ def draw_part(seat: Seat, tenant: TenantRow) -> None:
         _open(_Way.LEAVE)
 
 
-def draw_leaving(seat: Seat, tenant: TenantRow) -> None:
+def draw_leaving(seat: PageContext, tenant: TenantRow) -> None:
     """Draw the dialog of leaving, if it is open."""
     if st.session_state.get(_OPEN) is _Way.LEAVE:
-        st.dialog("Leave OpenKCM", dismissible=False)(alone(_draw_leave))(seat, tenant)
+        st.dialog("Leave OpenKCM", dismissible=False)(guarded_fragment(_draw_leave))(seat, tenant)
 
 
-def draw_restore_button(seat: Seat, left: LeavingRow | None) -> None:
+def draw_restore_button(seat: PageContext, left: OffboardingRow | None) -> None:
     """Draw the button that brings a tenant back, for whoever may, as long as there is a way back."""
     if not leaving.is_restorable(left) or not seat.may(Permission.MANAGE_KEYS):
         return
@@ -58,10 +58,10 @@ def draw_restore_button(seat: Seat, left: LeavingRow | None) -> None:
         _open(_Way.RESTORE)
 
 
-def draw_restoring(seat: Seat) -> None:
+def draw_restoring(seat: PageContext) -> None:
     """Draw the dialog of restoring, if it is open."""
     if st.session_state.get(_OPEN) is _Way.RESTORE:
-        st.dialog("Restore the tenant", dismissible=False)(alone(_draw_restore))(seat)
+        st.dialog("Restore the tenant", dismissible=False)(guarded_fragment(_draw_restore))(seat)
 
 
 def _open(way: _Way) -> None:
@@ -76,7 +76,7 @@ def _close() -> None:
     st.rerun()
 
 
-def _draw_leave(seat: Seat, tenant: TenantRow) -> None:
+def _draw_leave(seat: PageContext, tenant: TenantRow) -> None:
     slot = st.empty()
     after: TenantRow | Approval | None = st.session_state.get(_DONE)
     if after is None:
@@ -96,7 +96,7 @@ def _draw_leave(seat: Seat, tenant: TenantRow) -> None:
         _close()
 
 
-def _draw_leave_question(seat: Seat, tenant: TenantRow) -> TenantRow | Approval | None:
+def _draw_leave_question(seat: PageContext, tenant: TenantRow) -> TenantRow | Approval | None:
     two = approval_actions.policy_of(seat).wants_two_for(Action.OFFBOARD)
     button = "Ask for approval" if two else "Leave"
     _draw_dry_run(seat)
@@ -123,7 +123,7 @@ def _draw_leave_question(seat: Seat, tenant: TenantRow) -> TenantRow | Approval 
         return None
 
 
-def _draw_dry_run(seat: Seat) -> None:
+def _draw_dry_run(seat: PageContext) -> None:
     """List what stops now and what is destroyed when the grace is over, from what is on record."""
     now = seat.now()
     with seat.database.tenant_tx(seat.tenant_id) as tx:
@@ -136,7 +136,7 @@ def _draw_dry_run(seat: Seat) -> None:
     st.caption("With the keys every record about your tenant goes, but for what proves it: see the certificate then.")
 
 
-def _draw_restore(seat: Seat) -> None:
+def _draw_restore(seat: PageContext) -> None:
     slot = st.empty()
     after: TenantRow | None = st.session_state.get(_DONE)
     if after is None:
@@ -152,7 +152,7 @@ def _draw_restore(seat: Seat) -> None:
         _close()
 
 
-def _draw_restore_question(seat: Seat) -> TenantRow | None:
+def _draw_restore_question(seat: PageContext) -> TenantRow | None:
     action = action_of(KeyAction.RESTORE)
     st.markdown(f"**What happens**  \n{action.happens}")
     st.markdown(f"**Can it be undone?**  \n{action.undone}")
@@ -174,7 +174,7 @@ CERTIFICATE = "destruction-certificate.json"
 """The certificate's part of the address."""
 
 
-def draw(seat: Seat) -> None:
+def draw(seat: PageContext) -> None:
     if not admitted(seat):
         return
     with seat.database.tenant_tx(seat.tenant_id) as tx:

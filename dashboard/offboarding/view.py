@@ -5,12 +5,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from core.keys.rotation import KeyState
-from core.tenants.lifecycle import Move, State, moves_from
+from core.tenants.lifecycle import State, Transition, transitions_from
 from core.tenants.offboarding import KEPT
 from dashboard.components.formatting import at, code, count, listed, moment, relative
-from dashboard.components.tenant_status import Standing, sentence
+from dashboard.components.tenant_status import TenantStatusView, sentence
 from database.keys import KeyRow, KeyVersionRow
-from database.offboarding import DoomedRow, LeavingRow, ShredRow
+from database.offboarding import ErasureCertificateRow, KeyToDestroyRow, OffboardingRow
 from database.tenants import TenantRow
 
 _SHOWN = 20
@@ -19,15 +19,15 @@ _KINDS = {"L2": "tenant key", "CA": "certificate authority's key", "payload": "k
 
 def may_leave(tenant: TenantRow) -> bool:
     """Return whether the tenant can leave from where it is."""
-    return Move.LEAVE in moves_from(tenant.state)
+    return Transition.LEAVE in transitions_from(tenant.state)
 
 
-def is_restorable(left: LeavingRow | None) -> bool:
+def is_restorable(left: OffboardingRow | None) -> bool:
     """Return whether a tenant is leaving and can come back: nothing of it is destroyed yet."""
     return left is not None and left.state is State.LEAVING and left.destroying_at is None
 
 
-def notice(told: Standing, left: LeavingRow | None, now: datetime) -> Standing:
+def notice(told: TenantStatusView, left: OffboardingRow | None, now: datetime) -> TenantStatusView:
     """Return what is said of a tenant's state, and of one that is leaving until when it can come back."""
     if left is None or left.state is not State.LEAVING:
         return told
@@ -65,7 +65,7 @@ def until(days: float, now: datetime) -> str:
     return moment(now + timedelta(days=days), now)
 
 
-def destroyed(rows: Sequence[DoomedRow]) -> str:
+def destroyed(rows: Sequence[KeyToDestroyRow]) -> str:
     """Return what was destroyed, counted by kind."""
     kinds: dict[str, int] = {}
     for row in rows:
@@ -73,7 +73,7 @@ def destroyed(rows: Sequence[DoomedRow]) -> str:
     return listed([count(number, kind) for kind, number in sorted(kinds.items())])
 
 
-def farewell(left: LeavingRow, kept: ShredRow | None, now: datetime) -> tuple[str, ...]:
+def farewell(left: OffboardingRow, kept: ErasureCertificateRow | None, now: datetime) -> tuple[str, ...]:
     """Return what there is to say of a tenant that has left."""
     ended = moment(left.offboarded_at, now, "on a day that is not on record")
     began = moment(left.since, now, "on a day that is not on record")

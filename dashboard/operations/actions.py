@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from core import names as ids
 from core.errors.tenants import SessionEnded, TenantUnknown
 from core.tenants.roles import OPERATORS, Permission
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import CallerError, OpenKcmError
 
@@ -16,7 +16,7 @@ class RetryNotAllowed(CallerError):
     hint = "only the platform's operators try a tenant again"
 
 
-def retry(seat: Seat, tenant_id: str) -> None:
+def retry(seat: PageContext, tenant_id: str) -> None:
     """Ask for a failed tenant to be provisioned again, on record before it is asked for and again when it is refused.
 
     The record stands in the tenant's own stream, for its customer, and in the operators'. That it was done is recorded
@@ -45,7 +45,7 @@ def retry(seat: Seat, tenant_id: str) -> None:
         raise
 
 
-def _record(seat: Seat, streams: Sequence[str], event: AuditEvent) -> None:
+def _record(seat: PageContext, streams: Sequence[str], event: AuditEvent) -> None:
     for stream in streams:
         with seat.database.tenant_tx(stream) as tx:
             tx.audit.append(event)

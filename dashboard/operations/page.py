@@ -15,7 +15,7 @@ from dashboard.components.formatting import said
 from dashboard.components.fragments import part
 from dashboard.operations import view
 from dashboard.operations.actions import retry
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from database.platform.operators import Operations, TenantFilter
 from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
@@ -31,7 +31,7 @@ _TOLD = "operations-told"
 _TRAIL = "operations-trail"
 
 
-def draw(seat: Seat) -> None:
+def draw(seat: PageContext) -> None:
     """Draw the desk, or one tenant of it."""
     if seat.platform is None or not seat.may(Permission.OPERATE):
         st.title("Operations")
@@ -48,7 +48,7 @@ def draw(seat: Seat) -> None:
         _confirm(seat, confirming)
 
 
-def _draw_desk(seat: Seat, platform: Operations) -> None:
+def _draw_desk(seat: PageContext, platform: Operations) -> None:
     st.title("Operations")
     st.caption("All tenants of the platform, by how far they are. What a customer has and does is not shown here.")
     totals = view.totals(platform.counts())
@@ -79,7 +79,7 @@ def _draw_totals(totals: view.Totals) -> None:
         )
 
 
-def _draw_stuck(seat: Seat, platform: Operations) -> None:
+def _draw_stuck(seat: PageContext, platform: Operations) -> None:
     st.header("Needs somebody now")
     stuck = platform.stuck(_STUCK + 1)
     if not stuck:
@@ -91,7 +91,7 @@ def _draw_stuck(seat: Seat, platform: Operations) -> None:
         st.caption(f"These {_STUCK} wait longest. Choose “Late or stuck only” below for all of them.")
 
 
-def _draw_walls(seat: Seat, platform: Operations) -> None:
+def _draw_walls(seat: PageContext, platform: Operations) -> None:
     troubled = platform.troubled(_TROUBLED + 1)
     if not troubled:
         return
@@ -124,7 +124,7 @@ def _draw_times(platform: Operations) -> None:
 
 
 @part
-def _draw_list(seat: Seat, platform: Operations, totals: view.Totals) -> None:
+def _draw_list(seat: PageContext, platform: Operations, totals: view.Totals) -> None:
     st.header("All tenants")
     wanted = _draw_filter(totals)
     trail: MutableSequence[str] = st.session_state.setdefault(_TRAIL, [""])
@@ -195,7 +195,7 @@ def _further(shown: Sequence[TenantRow]) -> None:
     st.session_state[_TRAIL].append(shown[-1].tenant_id)
 
 
-def _draw_line(seat: Seat, line: view.Line, where: str) -> None:
+def _draw_line(seat: PageContext, line: view.Line, where: str) -> None:
     """Draw one tenant with as few elements as can be: a page has many of them."""
     with st.container(border=True, key=f"operations-{where}-{line.tenant_id}", gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -206,7 +206,7 @@ def _draw_line(seat: Seat, line: view.Line, where: str) -> None:
             _draw_acts(seat, line.tenant_id, where, can_retry=line.can_retry)
 
 
-def _draw_acts(seat: Seat, tenant_id: str, where: str, *, can_retry: bool) -> None:
+def _draw_acts(seat: PageContext, tenant_id: str, where: str, *, can_retry: bool) -> None:
     with st.container(horizontal=True):
         if can_retry and st.button("Try again…", icon=":material/replay:", key=f"operations-retry-{where}-{tenant_id}"):
             st.session_state[_CONFIRMING] = tenant_id
@@ -219,7 +219,7 @@ def _draw_acts(seat: Seat, tenant_id: str, where: str, *, can_retry: bool) -> No
             )
 
 
-def _draw_tenant(seat: Seat, platform: Operations, tenant_id: str) -> None:
+def _draw_tenant(seat: PageContext, platform: Operations, tenant_id: str) -> None:
     with seat.database.tenant_tx(tenant_id) as tx:
         tenant, steps = tx.tenants.get(), tx.steps.latest()
     if st.button("All tenants", icon=":material/arrow_back:", key="operations-back"):
@@ -244,7 +244,7 @@ def _draw_tenant(seat: Seat, platform: Operations, tenant_id: str) -> None:
     _draw_acts(seat, tenant_id, "one", can_retry=line.can_retry)
 
 
-def _draw_canary(seat: Seat) -> None:
+def _draw_canary(seat: PageContext) -> None:
     st.header("Canary")
     with seat.database.tenant_tx(CANARY_TENANT_ID) as tx:
         tenant = tx.tenants.get()
@@ -269,7 +269,7 @@ def _forget() -> None:
 
 
 @st.dialog("Try again?", icon=":material/replay:", on_dismiss=_forget)
-def _confirm(seat: Seat, tenant_id: str) -> None:
+def _confirm(seat: PageContext, tenant_id: str) -> None:
     st.markdown(
         f"**{tenant_id}** is provisioned again from its first step. What exists already is kept, checked and used:"
         " no key is made twice and none is destroyed. The tenant opens only after its boundary checks have held."
@@ -288,7 +288,7 @@ def _confirm(seat: Seat, tenant_id: str) -> None:
             st.rerun()
 
 
-def _try_again(seat: Seat, tenant_id: str) -> tuple[bool, str]:
+def _try_again(seat: PageContext, tenant_id: str) -> tuple[bool, str]:
     """Return whether it was taken, and what to say about it."""
     try:
         retry(seat, tenant_id)

@@ -11,7 +11,7 @@ from core import names as ids
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import TITLES, Step, StepState
 from dashboard.components import formatting as words
-from database.isolation import TroubledExamination
+from database.isolation import FailedAssessment
 from database.platform.operators import ProvisioningTime, StuckTenant, TenantCount
 from database.provisioning import StepRow
 from database.tenants import TenantRow
@@ -175,7 +175,7 @@ def stuck_line(tenant: StuckTenant, now: datetime) -> Line:
     )
 
 
-def wall_line(one: TroubledExamination, now: datetime) -> str:
+def wall_line(one: FailedAssessment, now: datetime) -> str:
     """Return a tenant with a breach, or whose examination is late, and what to do about it."""
     if one.why == "breached":
         return (

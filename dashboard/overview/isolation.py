@@ -9,7 +9,7 @@ from openkcm.verification.isolation_controls import CLAUSES
 
 
 @dataclass(frozen=True, slots=True)
-class Wall:
+class IsolationResult:
     """One clause and the attacks on it; `results` in the order in which they were made."""
 
     clause: str
@@ -40,7 +40,7 @@ class Wall:
 @dataclass(frozen=True, slots=True)
 class Check:
     at: datetime
-    walls: tuple[Wall, ...]
+    walls: tuple[IsolationResult, ...]
 
     @property
     def attacks(self) -> int:
@@ -76,7 +76,7 @@ def check(run: BoundaryRunRow | None) -> Check | None:
     return Check(
         run.recorded_at,
         tuple(
-            Wall(clause, CLAUSES[clause].means if clause in CLAUSES else clause, tuple(by_clause[clause]))
+            IsolationResult(clause, CLAUSES[clause].means if clause in CLAUSES else clause, tuple(by_clause[clause]))
             for clause in sorted(by_clause, key=_place)
         ),
     )
@@ -88,7 +88,7 @@ def _place(clause: str) -> tuple[int, str]:
     return (known.index(clause) if clause in known else len(known), clause)
 
 
-def told(wall: Wall) -> str:
+def told(wall: IsolationResult) -> str:
     """Return how the attacks on a wall ended, in words."""
     refused = f"{wall.held} of {wall.held + wall.breached} refused" if wall.held + wall.breached else ""
     return ", ".join(filter(None, (refused, f"{wall.not_checked} not checked" if wall.not_checked else "")))

@@ -15,11 +15,11 @@ from dashboard.overview import isolation
 from dashboard.overview import view as overview
 from dashboard.overview.isolation import Check
 from dashboard.overview.progress import Progress, progress, ready, stopped
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.root_keys import view as root_key
 from dashboard.status_banner.section import draw_standing
 from database.provisioning import RouteRow, StepRow
-from database.root_keys import HeldKeyRow
+from database.root_keys import CustomerRootKeyRow
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
 
@@ -33,14 +33,14 @@ class _Rows:
     tenant: TenantRow
     steps: list[StepRow]
     services: list[ServiceRow]
-    chain: chain.Chain
+    chain: chain.KeyHierarchy
     check: Check | None
     examined_at: datetime | None
     route: RouteRow | None
-    key: HeldKeyRow | None
+    key: CustomerRootKeyRow | None
 
 
-def draw(seat: Seat) -> None:
+def draw(seat: PageContext) -> None:
     if not admitted(seat):
         return
     rows = _read(seat)
@@ -65,7 +65,7 @@ def draw(seat: Seat) -> None:
     _draw_isolation(seat, rows)
 
 
-def _read(seat: Seat) -> _Rows | None:
+def _read(seat: PageContext) -> _Rows | None:
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tenant = tx.tenants.get()
         if tenant is None:
@@ -82,7 +82,7 @@ def _read(seat: Seat) -> _Rows | None:
         )
 
 
-def _draw_figures(seat: Seat, rows: _Rows) -> None:
+def _draw_figures(seat: PageContext, rows: _Rows) -> None:
     number, addition = overview.services_using(rows.tenant, rows.services, seat.now())
     active = rows.tenant.state is State.ACTIVE
     with st.grid(3, min_column_width=240):
@@ -98,7 +98,7 @@ def _draw_figures(seat: Seat, rows: _Rows) -> None:
 
 
 @st.fragment(run_every=_FOLLOW_SECONDS)
-def _follow(seat: Seat) -> None:
+def _follow(seat: PageContext) -> None:
     """Follow the steps while they are made; once they are over, the whole page is drawn anew."""
     if seat.left():
         st.rerun()
@@ -134,7 +134,7 @@ def _draw_lines(made: Progress) -> None:
     st.markdown("  \n".join(f":material/{line.icon}: {line.title} · {line.note}" for line in made.lines))
 
 
-def _draw_failed(seat: Seat, rows: _Rows) -> None:
+def _draw_failed(seat: PageContext, rows: _Rows) -> None:
     with st.container(border=True):
         st.header("Provisioning stopped", anchor=False)
         if where := stopped(rows.steps):
@@ -142,7 +142,7 @@ def _draw_failed(seat: Seat, rows: _Rows) -> None:
         _draw_lines(progress(rows.tenant, rows.steps, seat.promise_seconds, seat.now()))
 
 
-def _draw_key_management(seat: Seat, rows: _Rows) -> None:
+def _draw_key_management(seat: PageContext, rows: _Rows) -> None:
     with st.container(border=True):
         st.header("Key Management", anchor=False)
         how = root_key.health(rows.tenant, rows.key, seat.grace_seconds, seat.now())
@@ -152,7 +152,7 @@ def _draw_key_management(seat: Seat, rows: _Rows) -> None:
                 st.caption(line.detail)
 
 
-def _draw_ready(seat: Seat, rows: _Rows) -> None:
+def _draw_ready(seat: PageContext, rows: _Rows) -> None:
     if not (words := ready(rows.tenant, seat.promise_seconds)):
         return
     with st.container(border=True):
@@ -175,7 +175,7 @@ def _draw_chain(rows: _Rows) -> None:
             st.markdown("\n".join(f"- {words}" for words in chain.in_words(rows.chain)))
 
 
-def _draw_isolation(seat: Seat, rows: _Rows) -> None:
+def _draw_isolation(seat: PageContext, rows: _Rows) -> None:
     with st.container(border=True):
         st.header("Tenant isolation", anchor=False)
         check = rows.check

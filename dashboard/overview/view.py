@@ -8,7 +8,7 @@ from core.services import ServiceState
 from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
 from dashboard.components.formatting import count, plain, relative
 from dashboard.components.key_hierarchy import mode
-from dashboard.components.tenant_status import UNDER_WAY, Tone
+from dashboard.components.tenant_status import UNDER_WAY, Severity
 from dashboard.overview.isolation import Check
 from dashboard.root_keys.view import Health
 from database.provisioning import RouteRow
@@ -24,7 +24,7 @@ class Line:
 
     label: str
     value: str
-    tone: Tone
+    tone: Severity
     detail: str
 
 
@@ -61,8 +61,8 @@ def key_management(
 
 def _master_key(tenant: TenantRow, how: Health | None) -> Line:
     if tenant.state is State.OFFBOARDED:
-        return Line("Master Key", "Gone", Tone.BAD, "The tenant was offboarded and its keys were destroyed.")
-    if how is not None and how.tone is not Tone.GOOD:
+        return Line("Master Key", "Gone", Severity.BAD, "The tenant was offboarded and its keys were destroyed.")
+    if how is not None and how.tone is not Severity.GOOD:
         return Line("Master Key", mode(tenant.root_key_mode), how.tone, f"{how.title} {how.since} See Keys.")
     platform = tenant.root_key_mode == "platform"
     detail = (
@@ -70,7 +70,7 @@ def _master_key(tenant: TenantRow, how: Health | None) -> Line:
         if platform
         else "You hold the root key: with it gone, nothing opens, whatever the platform does. It answers now."
     )
-    return Line("Master Key", mode(tenant.root_key_mode), Tone.GOOD, detail)
+    return Line("Master Key", mode(tenant.root_key_mode), Severity.GOOD, detail)
 
 
 def _isolation(tenant: TenantRow, check: Check | None, now: datetime) -> Line:
@@ -79,26 +79,28 @@ def _isolation(tenant: TenantRow, check: Check | None, now: datetime) -> Line:
         return Line(
             label,
             "Broken",
-            Tone.BAD,
+            Severity.BAD,
             f"{count(check.breached, 'attack')} of {check.attacks:,} succeeded {relative(check.at, now)}. Nothing "
             "of the tenant is served like this; the evidence is below and in the audit stream.",
         )
     if check is None:
         if tenant.state in UNDER_WAY:
-            return Line(label, "Being set up", Tone.WORKING, "Nothing is reachable before its walls were attacked.")
-        return Line(label, "Not checked", Tone.WARNING, "No boundary check of this tenant is on record.")
+            return Line(label, "Being set up", Severity.WORKING, "Nothing is reachable before its walls were attacked.")
+        return Line(label, "Not checked", Severity.WARNING, "No boundary check of this tenant is on record.")
     detail = f"All {check.attacks:,} attacks across the tenant boundary were refused {relative(check.at, now)}."
     if tenant.state in UNDER_WAY:
-        return Line(label, "Checked", Tone.WORKING, detail)
-    return Line(label, "Active ✓", Tone.GOOD, detail)
+        return Line(label, "Checked", Severity.WORKING, detail)
+    return Line(label, "Active ✓", Severity.GOOD, detail)
 
 
 def _integration(tenant: TenantRow, route: RouteRow | None) -> Line:
     label = "Service Integration"
     if tenant.state in UNDER_WAY:
-        return Line(label, "Not ready yet", Tone.WORKING, "Services can connect once the tenant is active.")
+        return Line(label, "Not ready yet", Severity.WORKING, "Services can connect once the tenant is active.")
     if tenant.state not in DECRYPTS or route is None:
-        return Line(label, "Closed", Tone.BAD, "No service gets a key while the tenant is in this state.")
+        return Line(label, "Closed", Severity.BAD, "No service gets a key while the tenant is in this state.")
     if tenant.state not in ENCRYPTS:
-        return Line(label, "Read only", Tone.WARNING, "Services can decrypt; nothing new is encrypted or connected.")
-    return Line(label, "Ready ✓", Tone.GOOD, "Services can connect and request keys.")
+        return Line(
+            label, "Read only", Severity.WARNING, "Services can decrypt; nothing new is encrypted or connected."
+        )
+    return Line(label, "Ready ✓", Severity.GOOD, "Services can connect and request keys.")

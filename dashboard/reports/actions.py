@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from compliance.reports.periods import Period
 from core.errors.compliance import ReportTooLate, ReportUnknown
-from core.errors.tenants import AccessRefused, TenantUnknown
+from core.errors.tenants import AccessDenied, TenantUnknown
 from core.tenants.roles import Permission
-from dashboard.page_context import Seat, ask, require
+from dashboard.page_context import PageContext, ask, require
 from database.reports import ReportRow
 from openkcm.contract.audit_events import AuditName
-from openkcm.verification.reports.signed_file import Form
+from openkcm.verification.reports.signed_file import ReportFormat
 
 _LONGEST_NAME = 300
 
@@ -20,7 +20,7 @@ class Download:
     content: bytes
 
 
-def make(seat: Seat, report_id: str, period: Period) -> None:
+def make(seat: PageContext, report_id: str, period: Period) -> None:
     """Have a report made of a period; it can be downloaded when this returns. The same id again makes no other.
 
     Raises:
@@ -45,11 +45,11 @@ def make(seat: Seat, report_id: str, period: Period) -> None:
     )
 
 
-def download(seat: Seat, report_id: str, form: Form) -> Download:
+def download(seat: PageContext, report_id: str, form: ReportFormat) -> Download:
     """Return a file of a report and put on record who took it.
 
     Raises:
-        AccessRefused: the role does not include it, which is on record.
+        AccessDenied: the role does not include it, which is on record.
         ReportUnknown: there is no such report of this tenant, or it is not made yet.
     """
     allowed = seat.may(Permission.VIEW_AUDIT)
@@ -62,13 +62,13 @@ def download(seat: Seat, report_id: str, form: Form) -> Download:
         elif row is not None and content is not None:
             tx.audit.append(seat.event(AuditName.REPORT_DOWNLOADED, report_id, "success", form=form))
     if not allowed:
-        raise AccessRefused("your role does not show compliance reports", "ask an administrator or an auditor")
+        raise AccessDenied("your role does not show compliance reports", "ask an administrator or an auditor")
     if row is None or content is None:
         raise ReportUnknown
     return Download(row, content)
 
 
-def _made_for(seat: Seat) -> str:
+def _made_for(seat: PageContext) -> str:
     person = seat.person
     name = f"{person.name} ({person.subject})" if person.name != person.subject else person.subject
     return name[:_LONGEST_NAME]

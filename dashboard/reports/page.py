@@ -12,9 +12,9 @@ from core.tenants.roles import Permission
 from dashboard.audit import stream
 from dashboard.audit import view as audit
 from dashboard.auth.routes import of_tenant
-from dashboard.components.fragments import ICONS, admitted, draw_refusal, draw_unknown, following
+from dashboard.components.fragments import ICONS, admitted, draw_refusal, draw_unknown, polling_fragment
 from dashboard.components.tenant_status import UNDER_WAY
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.reports import actions as report_actions
 from dashboard.reports import view as compliance
 from dashboard.reports import view as report_query
@@ -22,15 +22,15 @@ from dashboard.reports import view as reports
 from dashboard.reports.view import Choice, Row
 from dashboard.status_banner.section import draw_standing
 from openkcm.errors import OpenKcmError
-from openkcm.verification.reports.signed_file import Form
-from workflows.client.workflow_client import NotDoneInTime
+from openkcm.verification.reports.signed_file import ReportFormat
+from workflows.client.workflow_client import OperationTimeout
 
 _FIRST_DAY = date(2020, 1, 1)
 _ANSWER = "compliance-answer"
 _VERIFY = "openkcm audit verify EXPORT --report REPORT --public-key KEY"
 
 
-def draw(seat: Seat) -> None:
+def draw(seat: PageContext) -> None:
     """Draw the page."""
     if not admitted(seat):
         return
@@ -60,7 +60,7 @@ def draw(seat: Seat) -> None:
     _draw_reports(seat)
 
 
-def _draw_reports(seat: Seat) -> None:
+def _draw_reports(seat: PageContext) -> None:
     st.header("Reports")
     if not seat.may(Permission.VIEW_AUDIT):
         st.info(
@@ -81,7 +81,7 @@ def _draw_reports(seat: Seat) -> None:
         st.code(_VERIFY, language=None, wrap_lines=True)
 
 
-def _draw_maker(seat: Seat) -> None:
+def _draw_maker(seat: PageContext) -> None:
     with st.container(border=True):
         choice = st.radio("Period", [one.value for one in Choice], horizontal=True, key="compliance-period")
         chosen = _period(seat, choice)
@@ -97,7 +97,7 @@ def _draw_maker(seat: Seat) -> None:
             _make(seat, uuid4().hex, chosen)
 
 
-def _period(seat: Seat, choice: str) -> Period | None:
+def _period(seat: PageContext, choice: str) -> Period | None:
     """Return the chosen period; says why where there can be no report of it."""
     picked: tuple[date, ...] = ()
     if choice == Choice.CUSTOM:
@@ -118,12 +118,12 @@ def _period(seat: Seat, choice: str) -> Period | None:
         return None
 
 
-def _make(seat: Seat, report_id: str, period: Period) -> None:
+def _make(seat: PageContext, report_id: str, period: Period) -> None:
     """Have it made, and say why where it is not; a report that waits is in the list."""
     try:
         with st.spinner("Counting, setting and signing the report…"):
             report_actions.make(seat, report_id, period)
-    except NotDoneInTime:
+    except OperationTimeout:
         st.info("It takes longer than usual and goes on by itself, also when you close this page.")
     except OpenKcmError as failed:
         draw_refusal(failed, "The report was not made")
@@ -131,8 +131,8 @@ def _make(seat: Seat, report_id: str, period: Period) -> None:
         st.success("The report is made and signed; it is the first below.", icon=":material/check_circle:")
 
 
-@following
-def _draw_list(seat: Seat) -> None:
+@polling_fragment
+def _draw_list(seat: PageContext) -> None:
     """Draw the reports on record; one that is being made appears by itself when it is done."""
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         found = tx.reports.latest()
@@ -149,10 +149,10 @@ def _draw_list(seat: Seat) -> None:
                 _make(seat, row.report_id, (one.since, one.until))
 
 
-def _draw_downloads(seat: Seat, row: Row) -> None:
+def _draw_downloads(seat: PageContext, row: Row) -> None:
     address = f"{of_tenant(seat.tenant_id).root}/{report_query.DOWNLOAD}"
     with st.container(horizontal=True):
-        for form in (Form.PDF, Form.HTML, Form.JSON):
+        for form in (ReportFormat.PDF, ReportFormat.HTML, ReportFormat.JSON):
             st.link_button(
                 f"Download {form.upper()}",
                 f"{address}?{report_query.encode(row.report_id, form)}",

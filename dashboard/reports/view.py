@@ -20,12 +20,12 @@ from core.tenants.lifecycle import State
 from dashboard.audit import view as audit
 from dashboard.components.formatting import code, count, listed, moment, relative
 from dashboard.components.key_hierarchy import mode
-from dashboard.components.tenant_status import Tone
+from dashboard.components.tenant_status import Severity
 from database.reports import ReportRow
 from openkcm.verification.isolation_controls import CLAUSES
 from openkcm.verification.reports.evaluation import OLDEST_CHECK
-from openkcm.verification.reports.model import LatestCheck, Stated
-from openkcm.verification.reports.signed_file import Form
+from openkcm.verification.reports.model import LatestCheck, Snapshot
+from openkcm.verification.reports.signed_file import ReportFormat
 
 _NAMED = 4
 _WORKS = frozenset({"active", "ok"})
@@ -37,7 +37,7 @@ class Line:
 
     label: str
     value: str
-    tone: Tone
+    tone: Severity
     detail: str
     advice: str = ""
 
@@ -49,10 +49,10 @@ class ClauseRow:
     clause: str
     means: str
     how: str
-    tone: Tone
+    tone: Severity
 
 
-def lines(stated: Stated, chain: audit.Status, now: datetime) -> tuple[Line, ...]:
+def lines(stated: Snapshot, chain: audit.Status, now: datetime) -> tuple[Line, ...]:
     """Return the state of everything that a report has a section of its own for."""
     return (
         _isolation(stated.checks, now),
@@ -75,10 +75,10 @@ def _clause(clause: str, means: str, checks: Sequence[LatestCheck]) -> ClauseRow
     ended = [one.outcome for one in checks if one.clause == clause]
     held, breached = ended.count("held"), ended.count("breached")
     if breached:
-        return ClauseRow(clause, means, f"{count(breached, 'attack')} succeeded", Tone.BAD)
+        return ClauseRow(clause, means, f"{count(breached, 'attack')} succeeded", Severity.BAD)
     if held:
-        return ClauseRow(clause, means, f"{count(held, 'attack')} refused", Tone.GOOD)
-    return ClauseRow(clause, means, "not checked", Tone.WORKING)
+        return ClauseRow(clause, means, f"{count(held, 'attack')} refused", Severity.GOOD)
+    return ClauseRow(clause, means, "not checked", Severity.WORKING)
 
 
 def _isolation(checks: Sequence[LatestCheck], now: datetime) -> Line:
@@ -87,7 +87,7 @@ def _isolation(checks: Sequence[LatestCheck], now: datetime) -> Line:
         return Line(
             label,
             "Not examined",
-            Tone.WARNING,
+            Severity.WARNING,
             "No attack across the tenant's boundary is on record.",
             "They are made every day and after every change of a key; look again tomorrow, then ask the operators.",
         )
@@ -98,29 +98,29 @@ def _isolation(checks: Sequence[LatestCheck], now: datetime) -> Line:
         return Line(
             label,
             "Broken",
-            Tone.BAD,
+            Severity.BAD,
             f"An attack on {_few(breached)} succeeded {relative(at, now)}.",
             "Ask the platform's operators now, and keep a copy of the audit stream.",
         )
     detail = f"{len(held):,} of {count(len(CLAUSES), 'clause')} attacked and held, {relative(at, now)}."
     if now - at > OLDEST_CHECK:
         advice = "They should be attacked every day. Ask the platform's operators why they were not."
-        return Line(label, "Not examined of late", Tone.WARNING, detail, advice)
+        return Line(label, "Not examined of late", Severity.WARNING, detail, advice)
     if any(not clause.optional and clause.id not in held for clause in CLAUSES.values()):
         advice = (
             "The full examination is made every day and after every change of a key; below is which are still open."
         )
-        return Line(label, "Held where examined", Tone.WORKING, detail, advice)
-    return Line(label, "Held", Tone.GOOD, detail)
+        return Line(label, "Held where examined", Severity.WORKING, detail, advice)
+    return Line(label, "Held", Severity.GOOD, detail)
 
 
-def _custody(stated: Stated) -> Line:
+def _custody(stated: Snapshot) -> Line:
     label = "Custody of the root key"
     if stated.state == State.LOCKED or any(key.level == "L1" and key.state not in _WORKS for key in stated.keys):
         return Line(
             label,
             "Locked" if stated.state == State.LOCKED else "Out of reach",
-            Tone.BAD,
+            Severity.BAD,
             f"{mode(stated.root_key_mode)}. Nothing of the tenant opens while it is so.",
             "The page Keys says what is wrong and what unlocks it.",
         )
@@ -128,54 +128,56 @@ def _custody(stated: Stated) -> Line:
         return Line(
             label,
             "Held by the platform",
-            Tone.WORKING,
+            Severity.WORKING,
             "Your tenant key is your own, but you have no kill switch that the platform could not undo.",
             "To hold the root key yourself, change it on the page Keys.",
         )
-    return Line(label, "Yours", Tone.GOOD, f"{mode(stated.root_key_mode)}. With it gone, nothing opens.")
+    return Line(label, "Yours", Severity.GOOD, f"{mode(stated.root_key_mode)}. With it gone, nothing opens.")
 
 
-def _ages(stated: Stated) -> Line:
+def _ages(stated: Snapshot) -> Line:
     label = "Ages of keys"
     overdue = sorted({key.name for key in stated.keys if key.overdue})
     if overdue:
         return Line(
             label,
             f"{len(overdue):,} overdue",
-            Tone.WARNING,
+            Severity.WARNING,
             f"Older than the policy wants: {_few([code(name) for name in overdue])}.",
             "Rotate them on the page Keys; nothing is interrupted by it.",
         )
     if not any(key.level == "L2" for key in stated.keys):
-        return Line(label, "No tenant key yet", Tone.WORKING, "It is made while the tenant is provisioned.")
-    return Line(label, "In their periods", Tone.GOOD, f"{count(len(stated.keys), 'version')} of keys, none overdue.")
+        return Line(label, "No tenant key yet", Severity.WORKING, "It is made while the tenant is provisioned.")
+    return Line(
+        label, "In their periods", Severity.GOOD, f"{count(len(stated.keys), 'version')} of keys, none overdue."
+    )
 
 
-def _coverage(stated: Stated) -> Line:
+def _coverage(stated: Snapshot) -> Line:
     label, services = "Encryption coverage", stated.coverage
     if not services:
         advice = "Connect a service on the page Services, then say which of its data is to be encrypted."
-        return Line(label, "Nothing to protect yet", Tone.WORKING, "No service is connected.", advice)
+        return Line(label, "Nothing to protect yet", Severity.WORKING, "No service is connected.", advice)
     lacking = [one.service for one in services if not one.complete]
     if lacking:
         return Line(
             label,
             "Not all is known to be protected",
-            Tone.WARNING,
+            Severity.WARNING,
             f"{len(lacking):,} of {count(len(services), 'service')}: {_few([code(name) for name in lacking])}.",
             "The page Services names what is missing, and what to do next.",
         )
-    return Line(label, "All covered", Tone.GOOD, f"{count(len(services), 'service')}, nothing of them is missing.")
+    return Line(label, "All covered", Severity.GOOD, f"{count(len(services), 'service')}, nothing of them is missing.")
 
 
 def _chain(chain: audit.Status) -> Line:
     label = "Audit stream"
     if chain.alarming:
         advice = "Repair nothing. The page Audit says what to do first."
-        return Line(label, "Not whole", Tone.BAD, chain.said, advice)
+        return Line(label, "Not whole", Severity.BAD, chain.said, advice)
     if chain.chain is not audit.Chain.SIGNED:
-        return Line(label, "Not signed yet", Tone.WORKING, chain.said)
-    return Line(label, "Whole and signed", Tone.GOOD, chain.said)
+        return Line(label, "Not signed yet", Severity.WORKING, chain.said)
+    return Line(label, "Whole and signed", Severity.GOOD, chain.said)
 
 
 def _two_people(actions: Sequence[str]) -> Line:
@@ -184,12 +186,12 @@ def _two_people(actions: Sequence[str]) -> Line:
         return Line(
             label,
             "For nothing",
-            Tone.WARNING,
+            Severity.WARNING,
             "One person alone can lock the tenant, change its root key, or have it leave.",
             "Choose on the page Settings what takes two people.",
         )
     named = [action.replace("-", " ") for action in actions]
-    return Line(label, f"For {count(len(actions), 'action')}", Tone.GOOD, f"{listed(named).capitalize()}.")
+    return Line(label, f"For {count(len(actions), 'action')}", Severity.GOOD, f"{listed(named).capitalize()}.")
 
 
 def _few(names: Sequence[str]) -> str:
@@ -275,30 +277,34 @@ def _day(time: datetime) -> str:
 
 
 DOWNLOAD = "compliance-report"
-MEDIA: Mapping[Form, str] = MappingProxyType(
-    {Form.PDF: "application/pdf", Form.HTML: "text/html; charset=utf-8", Form.JSON: "application/json"}
+MEDIA: Mapping[ReportFormat, str] = MappingProxyType(
+    {
+        ReportFormat.PDF: "application/pdf",
+        ReportFormat.HTML: "text/html; charset=utf-8",
+        ReportFormat.JSON: "application/json",
+    }
 )
 _LONGEST = 200
 _REPORT = re.compile(r"[0-9a-f]{32}")
 
 
-def encode(report_id: str, form: Form) -> str:
+def encode(report_id: str, form: ReportFormat) -> str:
     """Return the query that asks for a file."""
     return urlencode({"report": report_id, "form": form})
 
 
-def decode(query: str) -> tuple[str, Form]:
+def decode(query: str) -> tuple[str, ReportFormat]:
     """Return which report is asked for and in which form; raises InvalidRequest."""
     found = parse_qs(query[:_LONGEST])
     try:
-        report_id, form = found["report"][0], Form(found["form"][0])
+        report_id, form = found["report"][0], ReportFormat(found["form"][0])
     except (KeyError, ValueError):
-        report_id, form = "", Form.PDF
+        report_id, form = "", ReportFormat.PDF
     if not _REPORT.fullmatch(report_id):
         raise InvalidRequest("this is not the address of a report", "open it from the page Compliance")
     return report_id, form
 
 
-def file_name(tenant_id: str, row: ReportRow, form: Form) -> str:
+def file_name(tenant_id: str, row: ReportRow, form: ReportFormat) -> str:
     """Return how a file is saved: whose, of which days, and which of several."""
     return f"{tenant_id}-report-{row.since:%Y%m%d}-{row.until:%Y%m%d}-{row.report_id[:8]}.{form}"

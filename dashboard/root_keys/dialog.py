@@ -14,17 +14,17 @@ from core.tenants.approvals import Action
 from dashboard.approvals import actions as approval_actions
 from dashboard.approvals import view as approvals
 from dashboard.components.formatting import code
-from dashboard.components.fragments import ICONS, alone
+from dashboard.components.fragments import ICONS, guarded_fragment
 from dashboard.components.key_actions import ACTIONS, KeyAction
-from dashboard.components.tenant_status import Tone, sentence
-from dashboard.page_context import Seat
+from dashboard.components.tenant_status import Severity, sentence
+from dashboard.page_context import PageContext
 from dashboard.root_keys import actions as root_key_actions
 from dashboard.root_keys import view as root_key
-from dashboard.root_keys.actions import Wish
+from dashboard.root_keys.actions import RootKeyChangeRequest
 from dashboard.root_keys.guides import ENTRIES, NAMES, Entry, blocks, in_labels
 from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
-from workflows.client.workflow_client import NotDoneInTime, UpdateRefused
+from workflows.client.workflow_client import OperationTimeout, UpdateRejected
 
 _OPEN, _ASKED, _SUPPLY, _RESULT = "root-key.open", "root-key.asked", "root-key.supply", "root-key.result"
 _PROVIDER = "root-key.provider"
@@ -47,14 +47,14 @@ class _Supply:
     """What was typed of the place, and the wishes for it that are left; its credentials are sealed in them."""
 
     fields: Mapping[str, str]
-    wishes: tuple[Wish, ...]
+    wishes: tuple[RootKeyChangeRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Result:
     """What came of the last button; `changed` ends the dialog."""
 
-    tone: Tone
+    tone: Severity
     title: str
     words: str
     problems: Sequence[Problem] = ()
@@ -66,10 +66,10 @@ def open_change() -> None:
     st.session_state[_OPEN] = True
 
 
-def draw_open(seat: Seat, tenant: TenantRow) -> None:
+def draw_open(seat: PageContext, tenant: TenantRow) -> None:
     """Draw the dialog if it is open."""
     if st.session_state.get(_OPEN):
-        st.dialog("Change the root key", width="large", dismissible=False)(alone(_change))(seat, tenant)
+        st.dialog("Change the root key", width="large", dismissible=False)(guarded_fragment(_change))(seat, tenant)
 
 
 def _forget() -> None:
@@ -82,7 +82,7 @@ def _close() -> None:
     st.rerun()
 
 
-def _change(seat: Seat, tenant: TenantRow) -> None:
+def _change(seat: PageContext, tenant: TenantRow) -> None:
     slot = st.empty()
     before: _Result | None = st.session_state.get(_RESULT)
     if before is None or not before.changed:
@@ -97,7 +97,7 @@ def _change(seat: Seat, tenant: TenantRow) -> None:
         _close()
 
 
-def _draw_form(seat: Seat, tenant: TenantRow) -> _Result | None:
+def _draw_form(seat: PageContext, tenant: TenantRow) -> _Result | None:
     provider = st.radio(
         "Who holds the root key from then on",
         [mode for mode in NAMES if mode is not RootKeyMode.PLATFORM or tenant.root_key_mode != mode],
@@ -139,13 +139,13 @@ def _draw_form(seat: Seat, tenant: TenantRow) -> _Result | None:
     return result
 
 
-def _takes_two(seat: Seat, provider: RootKeyMode) -> bool:
+def _takes_two(seat: PageContext, provider: RootKeyMode) -> bool:
     return provider is RootKeyMode.PLATFORM and approval_actions.policy_of(seat).wants_two_for(
         Action.ROOT_KEY_TO_PLATFORM
     )
 
 
-def _draw_guide(provider: RootKeyMode, seat: Seat) -> None:
+def _draw_guide(provider: RootKeyMode, seat: PageContext) -> None:
     told = blocks(provider, seat.tenant_id, _fields(provider), seat.aws_principal)
     with st.expander("What to do first, where the key is held", icon=":material/checklist:", key="root-key.guide"):
         for number, block in enumerate(told, start=1):
@@ -201,7 +201,7 @@ def _fields(provider: RootKeyMode) -> dict[str, str]:
     return {"provider": provider.value} | _typed(provider, secret=False)
 
 
-def _ask(seat: Seat, what: str) -> None:
+def _ask(seat: PageContext, what: str) -> None:
     """Seal what was typed and empty the fields of credentials; a callback, which alone may set a field's value."""
     provider = RootKeyMode(st.session_state[_PROVIDER])
     fields, secrets = _fields(provider), _typed(provider, secret=True)
@@ -213,7 +213,9 @@ def _ask(seat: Seat, what: str) -> None:
             st.session_state[_SUPPLY] = _Supply(fields, root_key_actions.wishes(seat, fields, secrets))
         except OpenKcmError as refused:
             words = [sentence(in_labels(provider, refused.message)), sentence(refused.hint), "Nothing was stored."]
-            st.session_state[_RESULT] = _Result(Tone.BAD, "This cannot be a root key", " ".join(filter(None, words)))
+            st.session_state[_RESULT] = _Result(
+                Severity.BAD, "This cannot be a root key", " ".join(filter(None, words))
+            )
             return
         for entry in ENTRIES[provider]:
             if entry.secret:
@@ -227,40 +229,44 @@ def _empty(key: str) -> None:
     st.session_state[key] = ""
 
 
-def _done(seat: Seat, what: str) -> _Result:
+def _done(seat: PageContext, what: str) -> _Result:
     supply: _Supply = st.session_state[_SUPPLY]
     wish = supply.wishes[0]
     try:
         result = _checked(seat, wish) if what == _CHECK else _changed(seat, wish)
-    except UpdateRefused as refused:
+    except UpdateRejected as refused:
         result = _refused(seat, wish, refused, what)
-    except NotDoneInTime:
-        return _Result(Tone.WORKING, "Not done yet", _LATER[what])
+    except OperationTimeout:
+        return _Result(Severity.WORKING, "Not done yet", _LATER[what])
     except OpenKcmError as failed:
         still = "What you entered is still here, and the root key in force was not touched."
         words = [sentence(failed.message), sentence(failed.hint), still]
-        return _Result(Tone.BAD, "Not checked" if what == _CHECK else "Not changed", " ".join(filter(None, words)))
+        return _Result(Severity.BAD, "Not checked" if what == _CHECK else "Not changed", " ".join(filter(None, words)))
     # The worker has taken what was sealed in it; the next try needs another.
     st.session_state[_SUPPLY] = replace(supply, wishes=supply.wishes[1:])
     return result
 
 
-def _checked(seat: Seat, wish: Wish) -> _Result:
+def _checked(seat: PageContext, wish: RootKeyChangeRequest) -> _Result:
     problems = root_key_actions.check(seat, wish)
     if problems:
-        return _Result(Tone.WARNING, "This root key would not do", "Nothing was changed.", problems)
+        return _Result(Severity.WARNING, "This root key would not do", "Nothing was changed.", problems)
     return _Result(
-        Tone.GOOD, "This root key does what is needed", "It wrapped a value and opened it again. Nothing was changed."
+        Severity.GOOD,
+        "This root key does what is needed",
+        "It wrapped a value and opened it again. Nothing was changed.",
     )
 
 
-def _changed(seat: Seat, wish: Wish) -> _Result:
+def _changed(seat: PageContext, wish: RootKeyChangeRequest) -> _Result:
     if _takes_two(seat, wish.place.provider):
         asked = root_key_actions.ask_for_platform(seat, wish)
-        return _Result(Tone.WORKING, "Somebody else has to approve", approvals.asked(asked, seat.now()), changed=True)
+        return _Result(
+            Severity.WORKING, "Somebody else has to approve", approvals.asked(asked, seat.now()), changed=True
+        )
     root_key_actions.change(seat, wish)
     return _Result(
-        Tone.GOOD,
+        Severity.GOOD,
         "The root key is changed",
         f"In force is now {NAMES[wish.place.provider]}: {code(wish.place.name)}. Every service key was "
         "opened once from it before all of them were switched together. Your data was not encrypted anew. Keep the "
@@ -269,22 +275,24 @@ def _changed(seat: Seat, wish: Wish) -> _Result:
     )
 
 
-def _refused(seat: Seat, wish: Wish, refused: UpdateRefused, what: str) -> _Result:
+def _refused(seat: PageContext, wish: RootKeyChangeRequest, refused: UpdateRejected, what: str) -> _Result:
     title = "Not checked" if what == _CHECK else "The root key was not changed"
     still = "The former root key is in force." if what == _CHANGE else "Nothing was changed."
     problems = root_key_actions.found(seat, wish)
     if problems:
-        return _Result(Tone.BAD, title, still, problems)
+        return _Result(Severity.BAD, title, still, problems)
     known = refused.code in root_key.PROBLEMS
     words = root_key.in_words(refused.code) if known else (sentence(refused.message), sentence(refused.hint))
-    return _Result(Tone.BAD, title, " ".join(filter(None, (*words, still))))
+    return _Result(Severity.BAD, title, " ".join(filter(None, (*words, still))))
 
 
 def _draw_result(result: _Result) -> None:
-    draw = {Tone.GOOD: st.success, Tone.WORKING: st.info, Tone.WARNING: st.warning, Tone.BAD: st.error}[result.tone]
+    draw = {Severity.GOOD: st.success, Severity.WORKING: st.info, Severity.WARNING: st.warning, Severity.BAD: st.error}[
+        result.tone
+    ]
     draw(result.words, title=result.title, icon=ICONS[result.tone])
     for problem in result.problems:
         words, paste = root_key.hint_parts(problem.hint)
-        st.markdown(f"{ICONS[Tone.BAD]} **{sentence(problem.message)}** {sentence(words)}")
+        st.markdown(f"{ICONS[Severity.BAD]} **{sentence(problem.message)}** {sentence(words)}")
         if paste:
             st.code(paste, language="json" if paste.startswith("{") else "hcl", wrap_lines=True)

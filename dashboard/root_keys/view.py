@@ -11,8 +11,8 @@ from core.tenants.locks import HEALTHY, OUT_OF_REACH, LockReason, may_change_roo
 from dashboard.components import formatting as refusals
 from dashboard.components.formatting import count, family, moment, span
 from dashboard.components.key_hierarchy import mode
-from dashboard.components.tenant_status import Tone
-from database.root_keys import HeldKeyRow, RootKeyChangeRow, RootKeyVersionsRow
+from dashboard.components.tenant_status import Severity
+from database.root_keys import CustomerRootKeyRow, RootKeyChangeRow, RootKeyVersionsRow
 from database.tenants import TenantRow
 
 NO_FALLBACK = "There is no silent fallback: without this root key nothing opens, not even under a key of the platform."
@@ -28,7 +28,7 @@ PROBLEMS: Mapping[str, type[CustomerKeyError]] = MappingProxyType(
 class Health:
     """How a root key does. `title` and `advice` are sentences; `meanwhile` is what its failure means for services."""
 
-    tone: Tone
+    tone: Severity
     title: str
     advice: str
     since: str
@@ -48,24 +48,24 @@ def in_words(code: str) -> tuple[str, str]:
     return refusals.in_words(code, PROBLEMS.get(code))
 
 
-def health(tenant: TenantRow, key: HeldKeyRow | None, grace_seconds: float, now: datetime) -> Health | None:
+def health(tenant: TenantRow, key: CustomerRootKeyRow | None, grace_seconds: float, now: datetime) -> Health | None:
     """Return how the customer's root key does; None where the platform holds it, which nobody has to watch."""
     if key is None:
         return None
     if key.health == HEALTHY:
         return Health(
-            Tone.GOOD, "It answers and opens what it wrapped.", "", f"Since {moment(key.health_since, now)}.", ""
+            Severity.GOOD, "It answers and opens what it wrapped.", "", f"Since {moment(key.health_since, now)}.", ""
         )
     title, advice = in_words(key.health)
     since = f"Since {moment(key.health_since, now)}."
     if LockReason.ROOT_KEY in tenant.locks:
-        return Health(Tone.BAD, title, advice, since, f"The tenant is locked until it works again. {NO_FALLBACK}")
+        return Health(Severity.BAD, title, advice, since, f"The tenant is locked until it works again. {NO_FALLBACK}")
     if tenant.state not in DECRYPTS:
-        return Health(Tone.BAD, title, advice, since, f"Nothing opens in this state anyway. {NO_FALLBACK}")
+        return Health(Severity.BAD, title, advice, since, f"Nothing opens in this state anyway. {NO_FALLBACK}")
     if key.health in OUT_OF_REACH:
-        return Health(Tone.WARNING, title, advice, since, f"{_grace(key, grace_seconds, now)} {NO_FALLBACK}")
+        return Health(Severity.WARNING, title, advice, since, f"{_grace(key, grace_seconds, now)} {NO_FALLBACK}")
     return Health(
-        Tone.BAD,
+        Severity.BAD,
         title,
         advice,
         since,
@@ -73,7 +73,7 @@ def health(tenant: TenantRow, key: HeldKeyRow | None, grace_seconds: float, now:
     )
 
 
-def _grace(key: HeldKeyRow, grace_seconds: float, now: datetime) -> str:
+def _grace(key: CustomerRootKeyRow, grace_seconds: float, now: datetime) -> str:
     left = grace_seconds - (now - key.health_since).total_seconds()
     when = f"in {span(left)}" if left > 0 else "now"
     return (

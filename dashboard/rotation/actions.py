@@ -10,16 +10,16 @@ from core.messages.keys import RotateRequest
 from core.tenants.approvals import Action, Approval, Argument
 from core.tenants.roles import Permission
 from dashboard.approvals import actions as approval_actions
-from dashboard.page_context import Seat, ask, require
-from database.rotation import WantedRotation
+from dashboard.page_context import PageContext, ask, require
+from database.rotation import RotationRequest
 from openkcm.contract.audit_events import AuditName
 
 
-def rotate(seat: Seat, wanted: WantedRotation) -> None:
+def rotate(seat: PageContext, wanted: RotationRequest) -> None:
     """Rotate keys; it is done when this returns.
 
     Raises:
-        NotDoneInTime: it goes on by itself; the progress is on record.
+        OperationTimeout: it goes on by itself; the progress is on record.
         OpenKcmError: refused or stopped; every key that worked works, and it can be asked for again.
     """
     name, subject = AuditName.ROTATE_REQUESTED, wanted.service or seat.tenant_id
@@ -42,7 +42,7 @@ def rotate(seat: Seat, wanted: WantedRotation) -> None:
     ask(seat, name, subject, lambda: seat.door.rotate_keys(seat.tenant_id, request), **told)
 
 
-def retire(seat: Seat, service: str, version: int) -> None:
+def retire(seat: PageContext, service: str, version: int) -> None:
     """Destroy an old version of a service's key, for good; it is when this returns. Raises OpenKcmError."""
     name, told = AuditName.RETIRE_REQUESTED, {"version": str(version)}
     require(seat, Permission.MANAGE_KEYS, name, service)
@@ -51,7 +51,7 @@ def retire(seat: Seat, service: str, version: int) -> None:
     ask(seat, name, service, lambda: seat.door.retire_service_key(seat.tenant_id, service, version), **told)
 
 
-def ask_to_compromise(seat: Seat, wanted: WantedRotation) -> Approval:
+def ask_to_compromise(seat: PageContext, wanted: RotationRequest) -> Approval:
     """Ask a second person to have keys replaced as compromised; return the request. Raises OpenKcmError."""
     argument: Argument = {
         "services": wanted.services.value,
@@ -61,6 +61,6 @@ def ask_to_compromise(seat: Seat, wanted: WantedRotation) -> Approval:
     return approval_actions.ask_for(seat, Action.COMPROMISE, argument)
 
 
-def ask_to_retire(seat: Seat, service: str, version: int) -> Approval:
+def ask_to_retire(seat: PageContext, service: str, version: int) -> Approval:
     """Ask a second person to have an old version destroyed; return the request. Raises OpenKcmError."""
     return approval_actions.ask_for(seat, Action.RETIRE_KEY_VERSION, {"service": service, "version": version})

@@ -13,14 +13,14 @@ import streamlit as st
 from core.tenants.approvals import Action, Approval
 from dashboard.approvals import actions as approval_actions
 from dashboard.approvals import view as approvals
-from dashboard.components.fragments import alone, draw_refusal
+from dashboard.components.fragments import draw_refusal, guarded_fragment
 from dashboard.components.key_actions import KeyAction, action_of
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.rotation import actions as rotation_actions
 from dashboard.rotation import view as rotation
-from database.rotation import WantedRotation
+from database.rotation import RotationRequest
 from openkcm.errors import OpenKcmError
-from workflows.client.workflow_client import NotDoneInTime
+from workflows.client.workflow_client import OperationTimeout
 
 _OPEN, _DONE = "rotation.open", "rotation.done"
 _LOOK_SECONDS = 0.5
@@ -41,7 +41,7 @@ class _End:
     words: str
 
 
-def draw_button(key: str, label: str, icon: str, wanted: WantedRotation, why_not: str) -> None:
+def draw_button(key: str, label: str, icon: str, wanted: RotationRequest, why_not: str) -> None:
     """Draw a button that opens the dialog of a rotation; `why_not` says why it cannot be asked for now."""
     if st.button(label, icon=f":material/{icon}:", key=key, disabled=bool(why_not), help=why_not or None):
         _open(wanted)
@@ -59,18 +59,18 @@ def draw_retire_button(service: str, why_not: str) -> None:
         _open(_Retiring(service))
 
 
-def draw_open(seat: Seat) -> None:
+def draw_open(seat: PageContext) -> None:
     """Draw the dialog that is open, if there is one."""
-    opened: WantedRotation | _Retiring | None = st.session_state.get(_OPEN)
+    opened: RotationRequest | _Retiring | None = st.session_state.get(_OPEN)
     if isinstance(opened, _Retiring):
-        st.dialog(f"Retire an old version of the key of {opened.service}", dismissible=False)(alone(_draw_retiring))(
-            seat, opened.service
-        )
+        st.dialog(f"Retire an old version of the key of {opened.service}", dismissible=False)(
+            guarded_fragment(_draw_retiring)
+        )(seat, opened.service)
     elif opened is not None:
-        st.dialog(_title(opened), dismissible=False)(alone(_draw_rotating))(seat, opened)
+        st.dialog(_title(opened), dismissible=False)(guarded_fragment(_draw_rotating))(seat, opened)
 
 
-def _open(opened: WantedRotation | _Retiring) -> None:
+def _open(opened: RotationRequest | _Retiring) -> None:
     st.session_state[_OPEN] = opened
     st.session_state.pop(_DONE, None)
     st.rerun()
@@ -82,19 +82,19 @@ def _close() -> None:
     st.rerun()
 
 
-def _title(wanted: WantedRotation) -> str:
+def _title(wanted: RotationRequest) -> str:
     return f"{'Replace as compromised' if wanted.compromised else 'Rotate'}: {rotation.whose(wanted)}"
 
 
-def _draw_rotating(seat: Seat, wanted: WantedRotation) -> None:
+def _draw_rotating(seat: PageContext, wanted: RotationRequest) -> None:
     _draw(seat, lambda: _draw_rotation_question(seat, wanted))
 
 
-def _draw_retiring(seat: Seat, service: str) -> None:
+def _draw_retiring(seat: PageContext, service: str) -> None:
     _draw(seat, lambda: _draw_retire_question(seat, service))
 
 
-def _draw(seat: Seat, question: Callable[[], _End | Approval | None]) -> None:
+def _draw(seat: PageContext, question: Callable[[], _End | Approval | None]) -> None:
     slot = st.empty()
     after: _End | Approval | None = st.session_state.get(_DONE)
     if after is None:
@@ -112,7 +112,7 @@ def _draw(seat: Seat, question: Callable[[], _End | Approval | None]) -> None:
         _close()
 
 
-def _draw_rotation_question(seat: Seat, wanted: WantedRotation) -> _End | Approval | None:
+def _draw_rotation_question(seat: PageContext, wanted: RotationRequest) -> _End | Approval | None:
     two = wanted.compromised and approval_actions.policy_of(seat).wants_two_for(Action.COMPROMISE)
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         keys, l2 = tx.services.keys(), rotation.l2_of(seat.tenant_id, tx.keys.all())
@@ -137,7 +137,7 @@ def _draw_rotation_question(seat: Seat, wanted: WantedRotation) -> _End | Approv
     )
 
 
-def _draw_retire_question(seat: Seat, service: str) -> _End | Approval | None:
+def _draw_retire_question(seat: PageContext, service: str) -> _End | Approval | None:
     two = approval_actions.policy_of(seat).wants_two_for(Action.RETIRE_KEY_VERSION)
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         there = rotation.old(tx.services.keys(), tx.objects.versions(), service, seat.now())
@@ -173,7 +173,7 @@ def _draw_consequences(name: KeyAction, lines: tuple[str, ...]) -> None:
     st.markdown(f"**Can it be undone?**  \n{action.undone}")
 
 
-def _is_confirmed(seat: Seat, button: str, *, typed: bool, two: bool, disabled: bool = False) -> bool:
+def _is_confirmed(seat: PageContext, button: str, *, typed: bool, two: bool, disabled: bool = False) -> bool:
     """Draw the end of a question and return whether somebody has just said yes, and typed what it takes."""
     if two:
         st.info(approvals.needs_two(seat.approval_hours), title="This takes two people", icon=":material/group:")
@@ -191,7 +191,7 @@ def _is_confirmed(seat: Seat, button: str, *, typed: bool, two: bool, disabled: 
 
 
 def _act(
-    seat: Seat, act: Callable[[], Approval | None], done: _End, refused: str, still: str
+    seat: PageContext, act: Callable[[], Approval | None], done: _End, refused: str, still: str
 ) -> _End | Approval | None:
     """Do it and show how far it is meanwhile; return what became of it, None when it was refused and is said so."""
     pool = ThreadPoolExecutor(1, "rotation")
@@ -200,14 +200,14 @@ def _act(
     try:
         _follow(seat, asked)
         return asked.result() or done
-    except NotDoneInTime:
+    except OperationTimeout:
         return _End("It goes on by itself", "The page Keys shows how far it is, also when you come back later.")
     except OpenKcmError as failed:
         draw_refusal(failed, refused, still)
         return None
 
 
-def _follow(seat: Seat, asked: "Future[Approval | None]") -> None:
+def _follow(seat: PageContext, asked: "Future[Approval | None]") -> None:
     slot = st.empty()
     with st.spinner("Asking"):
         while not asked.done():

@@ -6,16 +6,16 @@ from datetime import datetime
 from types import MappingProxyType
 
 from core import names as ids
-from core.keys.rotation import LONGEST, MEANING, KeyState, Scope, Stage
+from core.keys.rotation import LONGEST, MEANING, KeyState, RotationPhase, RotationScope
 from core.services import ServiceState
 from core.tenants.lifecycle import DECRYPTS
 from core.tenants.policy import TenantPolicy
 from dashboard.components import formatting as refusals
 from dashboard.components.formatting import code, count, moment
-from dashboard.components.tenant_status import Standing, Tone, sentence
+from dashboard.components.tenant_status import Severity, TenantStatusView, sentence
 from dashboard.root_keys.view import Progress
 from database.keys import KeyRow, KeyVersionRow, VersionUseRow
-from database.rotation import RotationRow, WantedRotation
+from database.rotation import RotationRequest, RotationRow
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
@@ -33,16 +33,16 @@ _STATES: Mapping[KeyState, str] = MappingProxyType(
 )
 
 
-EVERYTHING = WantedRotation(tenant_key=True, services=Scope.ALL)
-TENANT_KEY = WantedRotation(tenant_key=True, services=Scope.NONE)
+EVERYTHING = RotationRequest(tenant_key=True, services=RotationScope.ALL)
+TENANT_KEY = RotationRequest(tenant_key=True, services=RotationScope.NONE)
 
 
-def of_service(service: str) -> WantedRotation:
+def of_service(service: str) -> RotationRequest:
     """Return the rotation of one service's key."""
-    return WantedRotation(tenant_key=False, services=Scope.ONE, service=service)
+    return RotationRequest(tenant_key=False, services=RotationScope.ONE, service=service)
 
 
-def compromised(wanted: WantedRotation) -> WantedRotation:
+def compromised(wanted: RotationRequest) -> RotationRequest:
     """Return the same rotation for keys that somebody else may know."""
     return replace(wanted, compromised=True)
 
@@ -163,7 +163,7 @@ def progress(newest: RotationRow | None) -> Progress | None:
     """Return how far the newest rotation is; None when none is running."""
     if newest is None or newest.state != _RUNNING:
         return None
-    stages = list(Stage)
+    stages = list(RotationPhase)
     part = min(newest.done / newest.total, 1.0) if newest.total else 0.0
     words = sentence(MEANING[newest.stage]).removesuffix(".")
     if newest.total:
@@ -171,12 +171,12 @@ def progress(newest: RotationRow | None) -> Progress | None:
     return Progress((stages.index(newest.stage) + part) / len(stages), words)
 
 
-def whose(wanted: WantedRotation) -> str:
+def whose(wanted: RotationRequest) -> str:
     """Return whose keys a rotation is of: `the tenant key and every service key`."""
     own = {
-        Scope.ALL: "every service key",
-        Scope.DUE: "the service keys that were due",
-        Scope.ONE: f"the key of {wanted.service}",
+        RotationScope.ALL: "every service key",
+        RotationScope.DUE: "the service keys that were due",
+        RotationScope.ONE: f"the key of {wanted.service}",
     }.get(wanted.services, "")
     version = wanted.root_key_version
     followed = "" if version is None else f"what lay under versions of the root key before {version}"
@@ -184,31 +184,31 @@ def whose(wanted: WantedRotation) -> str:
     return " and ".join(parts) or "what an earlier rotation left"
 
 
-def ended(rotations: Sequence[RotationRow], now: datetime) -> Standing | None:
+def ended(rotations: Sequence[RotationRow], now: datetime) -> TenantStatusView | None:
     """Return how the newest rotation that has ended went; None when there was none, or another one runs."""
     if not rotations or rotations[0].state == _RUNNING:
         return None
     row = rotations[0]
-    by_policy = row.wanted.tenant_key or row.wanted.services is not Scope.NONE
+    by_policy = row.wanted.tenant_key or row.wanted.services is not RotationScope.NONE
     itself = "as your policy wants" if by_policy else "as what is new or left asks for"
     why = f"by itself, {itself}" if row.wanted.scheduled else "asked for by a person"
     what = f"{sentence(whose(row.wanted)).removesuffix('.')}, {moment(row.finished_at, now)}, {why}."
     if row.state == "done":
         end = " The versions before count as compromised." if row.wanted.compromised else ""
-        return Standing("Done", "The last rotation is done", Tone.GOOD, f"{what}{end}", "")
+        return TenantStatusView("Done", "The last rotation is done", Severity.GOOD, f"{what}{end}", "")
     problem = row.problem or "an unknown reason"
     told, hint = in_words(problem)
-    return Standing(
+    return TenantStatusView(
         "Failed",
         "The last rotation did not get to its end",
-        Tone.WARNING,
+        Severity.WARNING,
         f"{what} It stopped while {MEANING[row.stage]} ({code(problem)}). {told}",
         f"{hint} Every key that worked works. Once this is mended, ask again"
         + ("; it is tried again by itself every hour." if row.wanted.scheduled else "."),
     )
 
 
-def notice(newest: RotationRow | None, tenant: TenantRow, now: datetime) -> tuple[Standing, ...]:
+def notice(newest: RotationRow | None, tenant: TenantRow, now: datetime) -> tuple[TenantStatusView, ...]:
     """Return what is said above every page of a rotation that the schedule began and nobody was there to see fail.
 
     And of one that runs for longer than any should, whoever asked for it. Empty where all is well.
@@ -219,10 +219,10 @@ def notice(newest: RotationRow | None, tenant: TenantRow, now: datetime) -> tupl
         problem = newest.problem or "an unknown reason"
         told, hint = in_words(problem)
         return (
-            Standing(
+            TenantStatusView(
                 "Keys",
                 "Your keys were not rotated as your policy wants",
-                Tone.WARNING,
+                Severity.WARNING,
                 f"It stopped {moment(newest.finished_at, now)} while {MEANING[newest.stage]} ({code(problem)}). {told}",
                 f"{hint} Every key that worked works, and while a key is due it is tried again every hour. The page "
                 "Keys shows how far it got.",
@@ -230,10 +230,10 @@ def notice(newest: RotationRow | None, tenant: TenantRow, now: datetime) -> tupl
         )
     if newest.state == _RUNNING and now - newest.started_at > LONGEST:
         return (
-            Standing(
+            TenantStatusView(
                 "Keys",
                 "A rotation of your keys does not come to its end",
-                Tone.WARNING,
+                Severity.WARNING,
                 f"It began {moment(newest.started_at, now)}, and {MEANING[newest.stage]}.",
                 "Every key works meanwhile. Our operators have been alerted; the page Keys shows how far it is.",
             ),
@@ -256,7 +256,9 @@ def why_not(tenant: TenantRow, newest: RotationRow | None) -> str:
     return ""
 
 
-def happens(wanted: WantedRotation, keys: Iterable[KeyVersionRow], l2: KeyRow | None, now: datetime) -> tuple[str, ...]:
+def happens(
+    wanted: RotationRequest, keys: Iterable[KeyVersionRow], l2: KeyRow | None, now: datetime
+) -> tuple[str, ...]:
     """Return each version of a key that a rotation concerns, with what becomes of it: its dry run."""
     concerned = {KeyState.ACTIVE} | ({KeyState.DEACTIVATED} if wanted.compromised else set())
     end = (
@@ -273,7 +275,7 @@ def happens(wanted: WantedRotation, keys: Iterable[KeyVersionRow], l2: KeyRow | 
     lines += [
         f"**{key.service}** version {key.version}: {end}; last opened {moment(key.last_opened_at, now, _NEVER)}"
         for key in sorted(keys, key=lambda key: (key.service, -key.version))
-        if key.state in concerned and (wanted.services is Scope.ALL or key.service == wanted.service)
+        if key.state in concerned and (wanted.services is RotationScope.ALL or key.service == wanted.service)
     ]
     return tuple(lines)
 

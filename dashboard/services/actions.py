@@ -19,10 +19,10 @@ from core.errors.services import ServiceUnknown
 from core.errors.tenants import TenantUnknown
 from core.services import refuse_unconnectable
 from core.tenants.roles import Permission
-from dashboard.page_context import Seat, ask, require
+from dashboard.page_context import PageContext, ask, require
 from database import commands as protecting
 from database.commands import Change, MadeToken, make_join_token
-from database.services.repository import LeafRow, ServiceRequestRow
+from database.services.repository import ServiceCertificateRow, ServiceRequestRow
 from database.tenants import TenantRow
 from openkcm.contract import csr as signing_requests
 from openkcm.contract.audit_events import AuditName
@@ -36,7 +36,7 @@ _UNIX = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ServiceRequest:
     """What to connect. The same wish again is the same request: trying again after a failure does no harm.
 
     `key_pem` is the private key where it was made here, empty where the service's own machine has it.
@@ -51,13 +51,13 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class IssuedCredentials:
     """What a connected service is handed: file name → text, the key among it where it was made here."""
 
     service: str
     kind: ServiceKind
     folder: str
-    leaf: LeafRow
+    leaf: ServiceCertificateRow
     files: dict[str, str]
 
     @property
@@ -65,7 +65,7 @@ class Delivery:
         return KEY in self.files
 
 
-def wish(service: str, kind: ServiceKind, folder: str, csr_pem: str | None) -> Wish:
+def wish(service: str, kind: ServiceKind, folder: str, csr_pem: str | None) -> ServiceRequest:
     """Return a checked wish; without a request a key is made here.
 
     Raises:
@@ -74,12 +74,14 @@ def wish(service: str, kind: ServiceKind, folder: str, csr_pem: str | None) -> W
     name, where = parse_service_name(service.strip()), parse_folder(folder)
     if csr_pem is not None:
         signing_requests.requested_key(csr_pem)
-        return Wish(uuid4().hex, name, kind, where, csr_pem, "")
+        return ServiceRequest(uuid4().hex, name, kind, where, csr_pem, "")
     key = signing_requests.new_key()
-    return Wish(uuid4().hex, name, kind, where, signing_requests.request_of(key), signing_requests.key_pem(key))
+    return ServiceRequest(
+        uuid4().hex, name, kind, where, signing_requests.request_of(key), signing_requests.key_pem(key)
+    )
 
 
-def connect(seat: Seat, wanted: Wish) -> Delivery:
+def connect(seat: PageContext, wanted: ServiceRequest) -> IssuedCredentials:
     """Connect a service and return what it is handed.
 
     Raises:
@@ -111,10 +113,10 @@ def connect(seat: Seat, wanted: Wish) -> Delivery:
     )
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         leaf, chain = tx.services.issued(wanted.service, wanted.request_id)
-    return Delivery(wanted.service, wanted.kind, wanted.folder, leaf, _files(seat, wanted, leaf, chain))
+    return IssuedCredentials(wanted.service, wanted.kind, wanted.folder, leaf, _files(seat, wanted, leaf, chain))
 
 
-def renew(seat: Seat, service: str) -> tuple[LeafRow, str]:
+def renew(seat: PageContext, service: str) -> tuple[ServiceCertificateRow, str]:
     """Issue the next certificate for a service's newest key now and return it, and the PEM the service presents.
 
     Raises:
@@ -135,7 +137,7 @@ def renew(seat: Seat, service: str) -> tuple[LeafRow, str]:
     return leaf, certificates(leaf.certificate_pem, authority.chain_pem)[0]
 
 
-def disconnect(seat: Seat, service: str) -> None:
+def disconnect(seat: PageContext, service: str) -> None:
     """Revoke every certificate of a service at once; raises OpenKcmError."""
     tenant = _intend(seat, AuditName.SERVICE_DISCONNECT_REQUESTED, service)
     ask(
@@ -146,7 +148,7 @@ def disconnect(seat: Seat, service: str) -> None:
     )
 
 
-def archive(delivery: Delivery) -> bytes:
+def archive(delivery: IssuedCredentials) -> bytes:
     """Return the files as a ZIP of their folder, readable by its owner alone where it is unpacked on Unix."""
     buffer, folder = io.BytesIO(), delivery.folder.rpartition("/")[2]
     when = delivery.leaf.not_before.timetuple()[:6]
@@ -161,7 +163,7 @@ def archive(delivery: Delivery) -> bytes:
     return buffer.getvalue()
 
 
-def _files(seat: Seat, wanted: Wish, leaf: LeafRow, chain: str) -> dict[str, str]:
+def _files(seat: PageContext, wanted: ServiceRequest, leaf: ServiceCertificateRow, chain: str) -> dict[str, str]:
     presented, root = certificates(leaf.certificate_pem, chain)
     offer = Offer(seat.addresses.crypto_https, seat.addresses.crypto_kmip)
     own = {KEY: wanted.key_pem} if wanted.key_pem else {}
@@ -170,7 +172,7 @@ def _files(seat: Seat, wanted: Wish, leaf: LeafRow, chain: str) -> dict[str, str
     return own | {CERTIFICATE: presented, AUTHORITY: root} | files
 
 
-def _intend(seat: Seat, name: AuditName, service: str) -> TenantRow:
+def _intend(seat: PageContext, name: AuditName, service: str) -> TenantRow:
     """Put on record what is about to be asked of a known service and return its tenant."""
     require(seat, Permission.MANAGE_SERVICES, name, service)
     with seat.database.tenant_tx(seat.tenant_id) as tx:
@@ -183,11 +185,11 @@ def _intend(seat: Seat, name: AuditName, service: str) -> TenantRow:
     return tenant
 
 
-def make_token(seat: Seat, service: str, kind: ServiceKind, lifetime: timedelta) -> MadeToken:
+def make_token(seat: PageContext, service: str, kind: ServiceKind, lifetime: timedelta) -> MadeToken:
     """Make a join token; its text lies in the caller's hands and nowhere else.
 
     Raises:
-        InvalidName, TenantClosed, ServiceConflict, SessionEnded, ActionRefused: nothing was made.
+        InvalidName, TenantNotOperational, ServiceConflict, SessionEnded, PermissionDenied: nothing was made.
     """
     name = parse_service_name(service.strip())
     require(seat, Permission.MANAGE_SERVICES, AuditName.JOIN_TOKEN_REQUESTED, name)
@@ -195,18 +197,18 @@ def make_token(seat: Seat, service: str, kind: ServiceKind, lifetime: timedelta)
         return make_join_token(tx, name, kind, seat.person.subject, lifetime, secrets.token_urlsafe(32))
 
 
-def protect(seat: Seat, service: str, field: ProtectedField) -> Change:
+def protect(seat: PageContext, service: str, field: ProtectedField) -> Change:
     """Put a field on the list, or change how it is protected.
 
     Raises:
-        TenantClosed, ServiceUnknown, ProtectionFull, SessionEnded, ActionRefused: nothing was changed.
+        TenantNotOperational, ServiceUnknown, ProtectionFull, SessionEnded, PermissionDenied: nothing was changed.
     """
     require(seat, Permission.MANAGE_SERVICES, AuditName.PROTECTION_CHANGE_REQUESTED, service)
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         return protecting.protect(tx, service, field, seat.person.subject)
 
 
-def unprotect(seat: Seat, service: str, field: ProtectedField) -> Change:
+def unprotect(seat: PageContext, service: str, field: ProtectedField) -> Change:
     """Take a field off the list; raises as `protect`, and FieldNotProtected."""
     require(seat, Permission.MANAGE_SERVICES, AuditName.PROTECTION_CHANGE_REQUESTED, service)
     with seat.database.tenant_tx(seat.tenant_id) as tx:

@@ -6,12 +6,12 @@ import streamlit as st
 
 from compliance.coverage.assessment import Coverage
 from compliance.coverage.reader import read_coverage
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.services import coverage_view as view
 from dashboard.services.coverage_view import Days, Line
 
 
-def draw_part(seat: Seat) -> None:
+def draw_part(seat: PageContext) -> None:
     """Draw the part of a tenant that is on record."""
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         found = read_coverage(tx, seat.now().astimezone(UTC))

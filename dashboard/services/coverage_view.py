@@ -11,12 +11,12 @@ from compliance.coverage.assessment import (
     LOOKED_BACK_DAYS,
     NOT_MEASURED,
     Coverage,
+    EncryptionMethod,
     FieldCoverage,
-    Lacking,
+    FullyCovered,
+    Incomplete,
     Overhead,
-    Protected,
     ServiceCoverage,
-    Way,
     first_day,
 )
 from compliance.coverage.gaps import Gap
@@ -39,12 +39,12 @@ _MODES: Mapping[Mode, str] = MappingProxyType(
     {Mode.RANDOMISED: "randomised", Mode.DETERMINISTIC: "deterministic: equal values show"}
 )
 _UNLISTED = "not on the list"
-_WAYS: Mapping[Way, str] = MappingProxyType(
+_WAYS: Mapping[EncryptionMethod, str] = MappingProxyType(
     {
-        Way.PROGRAMS: "its programs encrypt fields themselves",
-        Way.REQUESTS: "it has OpenKCM encrypt and decrypt",
-        Way.DATA_KEYS: "it encrypts with data keys wrapped by its service key",
-        Way.KMIP_KEYS: "it encrypts its files with keys that it fetched over KMIP",
+        EncryptionMethod.PROGRAMS: "its programs encrypt fields themselves",
+        EncryptionMethod.REQUESTS: "it has OpenKCM encrypt and decrypt",
+        EncryptionMethod.DATA_KEYS: "it encrypts with data keys wrapped by its service key",
+        EncryptionMethod.KMIP_KEYS: "it encrypts its files with keys that it fetched over KMIP",
     }
 )
 
@@ -100,21 +100,21 @@ class Days:
 def headline(found: Coverage) -> Headline:
     """Return the sentence that is only there when it is true, or what stands in its place."""
     match found.verdict:
-        case Protected():
+        case FullyCovered():
             return Headline(
                 f"Encryption Status: {ALL_PROTECTED}",
                 f"Every service is connected and encrypts, and every field on your list was seen in use in the last "
                 f"{LOOKED_BACK_DAYS} days, with no plain value known.",
                 protected=True,
             )
-        case Lacking() if not found.services:
+        case Incomplete() if not found.services:
             return Headline(
                 "Encryption Status: nothing to protect yet",
                 "No service is connected. Connect the first one, then say which of its fields are to be encrypted.",
                 protected=False,
                 begun=False,
             )
-        case Lacking(gaps):
+        case Incomplete(gaps):
             them = "One thing is" if len(gaps) == 1 else f"{len(gaps):,} things are"
             return Headline(
                 "Encryption Status: not all of your data is known to be protected",
@@ -126,7 +126,7 @@ def headline(found: Coverage) -> Headline:
 def missing(found: Coverage) -> tuple[Sequence[str], Sequence[str]]:
     """Return what is missing as Markdown, one line each: those to show at once and the rest."""
     match found.verdict:
-        case Lacking(gaps) if found.services:
+        case Incomplete(gaps) if found.services:
             said = [_said(gap) for gap in gaps[: _GAPS + _MORE_GAPS]]
             if left := len(gaps) - len(said):
                 said.append(f"{left:,} more: openkcm coverage names them all")
@@ -139,7 +139,7 @@ def figures(found: Coverage) -> Sequence[Figure]:
     """Return the few numbers that stand above everything."""
     days = {day: sum(one.days.get(day, 0) for one in found.services) for day in _days(found.today)}
     week = sum(number for day, number in days.items() if found.today - day < timedelta(days=LATELY_DAYS))
-    whole = [one for one in found.services if isinstance(one.verdict, Protected)]
+    whole = [one for one in found.services if isinstance(one.verdict, FullyCovered)]
     return (
         Figure("Services protected", f"{len(whole):,} of {len(found.services):,}", "with nothing missing"),
         Figure("Operations today", f"{days[found.today]:,}", f"{week:,} in {LATELY_DAYS} days (UTC)"),
@@ -161,7 +161,7 @@ def overhead(measured: Overhead | None) -> str:
 
 def lines(found: Coverage) -> tuple[Sequence[Line], int]:
     """Return the services, those that lack something first, and how many more there are."""
-    ordered = sorted(found.services, key=lambda one: (isinstance(one.verdict, Protected), one.service))
+    ordered = sorted(found.services, key=lambda one: (isinstance(one.verdict, FullyCovered), one.service))
     return [_line(one, found.today) for one in ordered[:_SHOWN]], max(len(ordered) - _SHOWN, 0)
 
 
@@ -200,9 +200,9 @@ def _said(gap: Gap) -> str:
 
 def _line(one: ServiceCoverage, today: date) -> Line:
     match one.verdict:
-        case Protected():
+        case FullyCovered():
             stands, gaps = "protected", []
-        case Lacking(found):
+        case Incomplete(found):
             stands, gaps = f"{count(len(found), 'thing')} missing", [_said(gap) for gap in found[:_GAPS]]
     title = (
         f"{one.service}: {stands}, {count(one.days.get(today, 0), 'operation')} today, "
@@ -213,13 +213,15 @@ def _line(one: ServiceCoverage, today: date) -> Line:
         title,
         (*_how(one), *gaps),
         tuple(_row(field) for field in one.fields[:_ROWS]),
-        protected=isinstance(one.verdict, Protected),
+        protected=isinstance(one.verdict, FullyCovered),
     )
 
 
 def _how(one: ServiceCoverage) -> Iterable[str]:
     yield KIND_NAMES[one.facts.kind]
-    ways = [way for way in one.ways if way is not Way.DATA_KEYS or Way.PROGRAMS not in one.ways]
+    ways = [
+        way for way in one.ways if way is not EncryptionMethod.DATA_KEYS or EncryptionMethod.PROGRAMS not in one.ways
+    ]
     if ways:
         yield f"How it encrypts: {listed([_WAYS[way] for way in ways])}"
     match one.facts.agents_connected:

@@ -11,10 +11,10 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.components.formatting import KIND_NAMES, moment
 from dashboard.components.fragments import draw_refusal
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.services import actions as service_actions
 from dashboard.services import setup_guides as guides
-from dashboard.services.actions import Delivery, Wish
+from dashboard.services.actions import IssuedCredentials, ServiceRequest
 from dashboard.services.view import why_not
 from database.tenants import TenantRow
 from openkcm.contract.client_files import CERTIFICATE, KEY
@@ -53,7 +53,7 @@ def open_disconnect(service: str) -> None:
     st.session_state[_OPEN] = _Open("disconnect", service)
 
 
-def draw_open(seat: Seat, tenant: TenantRow) -> None:
+def draw_open(seat: PageContext, tenant: TenantRow) -> None:
     """Draw the dialog that is open, if there is one."""
     match st.session_state.get(_OPEN):
         case _Open("connect"):
@@ -70,8 +70,8 @@ def _close() -> None:
     st.rerun()
 
 
-def _connect(seat: Seat, tenant: TenantRow) -> None:
-    delivery: Delivery | None = st.session_state.get(_DELIVERY)
+def _connect(seat: PageContext, tenant: TenantRow) -> None:
+    delivery: IssuedCredentials | None = st.session_state.get(_DELIVERY)
     slot = st.empty()
     if delivery is None:
         with slot.container():
@@ -84,7 +84,7 @@ def _connect(seat: Seat, tenant: TenantRow) -> None:
     _draw_delivery(seat, delivery)
 
 
-def _draw_form(seat: Seat, tenant: TenantRow) -> Delivery | None:
+def _draw_form(seat: PageContext, tenant: TenantRow) -> IssuedCredentials | None:
     kinds = list(ServiceKind)
     kind = st.radio(
         "Kind",
@@ -156,7 +156,7 @@ def _draw_request(places: Sequence[DeltaGenerator], folder: str) -> str:
     return file.getvalue()[: LONGEST + 1].decode("ascii", "replace")
 
 
-def _connected(seat: Seat, entered: _Entered) -> Delivery | None:
+def _connected(seat: PageContext, entered: _Entered) -> IssuedCredentials | None:
     try:
         wanted = _wish(entered)
         with st.spinner(f"Connecting {wanted.service}: its key and certificate are being made"):
@@ -166,16 +166,16 @@ def _connected(seat: Seat, entered: _Entered) -> Delivery | None:
         return None
 
 
-def _wish(entered: _Entered) -> Wish:
+def _wish(entered: _Entered) -> ServiceRequest:
     """Return the wish of what was entered: the one that was tried before, when nothing was changed since."""
-    before: tuple[_Entered, Wish] | None = st.session_state.get(_WISH)
+    before: tuple[_Entered, ServiceRequest] | None = st.session_state.get(_WISH)
     if before is None or before[0] != entered:
         before = entered, service_actions.wish(*entered)
         st.session_state[_WISH] = before
     return before[1]
 
 
-def _draw_delivery(seat: Seat, delivery: Delivery) -> None:
+def _draw_delivery(seat: PageContext, delivery: IssuedCredentials) -> None:
     until = moment(delivery.leaf.not_after, seat.now())
     st.success(
         f"Its certificate is valid until {until}.", title=f"{delivery.service} is connected", icon=":material/check:"
@@ -210,7 +210,7 @@ def _draw_delivery(seat: Seat, delivery: Delivery) -> None:
         _close()
 
 
-def _renew(seat: Seat, service: str) -> None:
+def _renew(seat: PageContext, service: str) -> None:
     st.markdown(
         f"**{service}** gets its next certificate now, for the key that it has. Nothing stops: the certificate in use "
         "stays valid until its end. Certificates are renewed by themselves after two thirds of their life, so you need "
@@ -246,7 +246,7 @@ def _renew(seat: Seat, service: str) -> None:
     )
 
 
-def _disconnect(seat: Seat, service: str) -> None:
+def _disconnect(seat: PageContext, service: str) -> None:
     st.markdown(
         f"Every certificate of **{service}** is revoked at once and its connections end: from then on it can "
         "neither read nor write what it encrypted. A key that it fetched before may serve it until its own cache ends."

@@ -12,7 +12,7 @@ import streamlit as st
 from core.tenants.roles import Permission
 from dashboard.components.formatting import KIND_NAMES, moment
 from dashboard.components.fragments import draw_refusal
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.services import actions as join_actions
 from dashboard.services.view import Found
 from database.commands import MadeToken
@@ -36,7 +36,7 @@ def open_join(service: str = "", kind: ServiceKind = ServiceKind.POSTGRESQL) -> 
     st.session_state["join.name"], st.session_state["join.kind"] = service, kind
 
 
-def draw_discovered(seat: Seat, waiting: Sequence[Found], *, closed: bool) -> None:
+def draw_discovered(seat: PageContext, waiting: Sequence[Found], *, closed: bool) -> None:
     """Draw what was discovered and is not connected; draws nothing where there is none."""
     if not waiting:
         return
@@ -57,7 +57,7 @@ def draw_discovered(seat: Seat, waiting: Sequence[Found], *, closed: bool) -> No
                 )
 
 
-def draw_open(seat: Seat) -> None:
+def draw_open(seat: PageContext) -> None:
     """Draw the dialog if it is open."""
     if _OPEN in st.session_state:
         st.dialog("Let an agent enrol", width="large", dismissible=False)(_join)(seat)
@@ -69,7 +69,7 @@ def _close() -> None:
     st.rerun()
 
 
-def _join(seat: Seat) -> None:
+def _join(seat: PageContext) -> None:
     made: tuple[MadeToken, str, ServiceKind] | None = st.session_state.get(_MADE)
     slot = st.empty()
     if made is None:
@@ -82,7 +82,7 @@ def _join(seat: Seat) -> None:
     _draw_token(seat, *made)
 
 
-def _draw_form(seat: Seat) -> tuple[MadeToken, str, ServiceKind] | None:
+def _draw_form(seat: PageContext) -> tuple[MadeToken, str, ServiceKind] | None:
     st.markdown(
         "An agent beside the service makes the service's key, asks for its certificate and renews it by itself. A join "
         "token proves once that it may: whoever has it can be this service until it was used or has expired."
@@ -104,7 +104,7 @@ def _draw_form(seat: Seat) -> tuple[MadeToken, str, ServiceKind] | None:
         return None
 
 
-def _draw_token(seat: Seat, made: MadeToken, service: str, kind: ServiceKind) -> None:
+def _draw_token(seat: PageContext, made: MadeToken, service: str, kind: ServiceKind) -> None:
     st.warning(
         f"It is good once, for {service} alone, until {moment(made.expires_at, seat.now())}. It was not stored and is "
         "gone when you close this window; make another one then.",

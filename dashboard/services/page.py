@@ -8,7 +8,7 @@ from core.tenants.roles import Permission
 from dashboard.certificates import section as authorities_part
 from dashboard.components.formatting import KIND_NAMES
 from dashboard.components.fragments import admitted, draw_unknown
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.services import coverage_section as coverage_part
 from dashboard.services import dialogs as service_dialogs
 from dashboard.services import enrolment_dialog as join_dialog
@@ -23,7 +23,7 @@ from openkcm.contract.services import ServiceKind
 _DAY = timedelta(hours=24)
 
 
-def draw(seat: Seat) -> None:
+def draw(seat: PageContext) -> None:
     if not admitted(seat):
         return
     rows = _read(seat)
@@ -51,7 +51,7 @@ def draw(seat: Seat) -> None:
     authorities_part.draw_open(seat)
 
 
-def _read(seat: Seat) -> Facts | None:
+def _read(seat: PageContext) -> Facts | None:
     now = seat.now()
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tenant = tx.tenants.get()
@@ -68,7 +68,7 @@ def _read(seat: Seat) -> Facts | None:
         )
 
 
-def _draw_connect(seat: Seat, rows: Facts) -> None:
+def _draw_connect(seat: PageContext, rows: Facts) -> None:
     if not seat.may(Permission.MANAGE_SERVICES):
         st.caption("Your role lets you look at services. An administrator of your organization connects them.")
     elif reason := services.why_not(rows.tenant):
@@ -90,7 +90,7 @@ def _draw_connect(seat: Seat, rows: Facts) -> None:
             )
 
 
-def _draw_group(seat: Seat, tenant: TenantRow, group: Group) -> None:
+def _draw_group(seat: PageContext, tenant: TenantRow, group: Group) -> None:
     st.subheader(group.title, anchor=False)
     if not group.cards:
         return
@@ -101,7 +101,7 @@ def _draw_group(seat: Seat, tenant: TenantRow, group: Group) -> None:
         st.caption(f"{group.more:,} more; type a part of the name to find them.")
 
 
-def _draw_card(seat: Seat, tenant: TenantRow, card: Card) -> None:
+def _draw_card(seat: PageContext, tenant: TenantRow, card: Card) -> None:
     with st.container(border=True, height="stretch", gap="xsmall"):
         st.markdown(f":material/{card.icon}: **{card.service}:** {card.operations}")
         told = filter(None, (card.state, card.certificate, card.seen, card.agent, card.protects))

@@ -9,8 +9,8 @@ from core.errors.services import FieldInvalid
 from core.protected_fields import parse_field, store_of
 from core.tenants.roles import Permission
 from dashboard.components.formatting import plain
-from dashboard.components.fragments import alone, draw_refusal
-from dashboard.page_context import Seat
+from dashboard.components.fragments import draw_refusal, guarded_fragment
+from dashboard.page_context import PageContext
 from dashboard.services import actions as protection_actions
 from dashboard.services import protected_fields_view as protection
 from database.commands import Change
@@ -33,11 +33,13 @@ def draw_button(service: str) -> None:
     )
 
 
-def draw_open(seat: Seat) -> None:
+def draw_open(seat: PageContext) -> None:
     """Draw the dialog if it is open."""
     if _OPEN in st.session_state:
         service = st.session_state[_OPEN]
-        st.dialog(f"Protected fields of {service}", width="large", dismissible=False)(alone(_draw))(seat, service)
+        st.dialog(f"Protected fields of {service}", width="large", dismissible=False)(guarded_fragment(_draw))(
+            seat, service
+        )
 
 
 def _open(service: str) -> None:
@@ -55,7 +57,7 @@ def _close() -> None:
     st.rerun()
 
 
-def _draw(seat: Seat, service: str) -> None:
+def _draw(seat: PageContext, service: str) -> None:
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         row, rows = tx.services.get(service), tx.protection.rows(service)
     if row is None:
@@ -88,7 +90,7 @@ def _draw(seat: Seat, service: str) -> None:
             _draw_form(seat, service, row.kind, known)
 
 
-def _draw_form(seat: Seat, service: str, kind: ServiceKind, known: dict[str, ProtectedField]) -> None:
+def _draw_form(seat: PageContext, service: str, kind: ServiceKind, known: dict[str, ProtectedField]) -> None:
     which = st.selectbox("Which field", [_NEW, *known], key="protection.which") if known else _NEW
     chosen = known.get(which)
     if chosen is None:
@@ -152,7 +154,7 @@ def _draw_meaning(  # noqa: PLR0913 - what a field is made of
         st.info(words, title="What this means", icon=":material/info:")
 
 
-def _draw_taking(seat: Seat, service: str, field: ProtectedField) -> None:
+def _draw_taking(seat: PageContext, service: str, field: ProtectedField) -> None:
     name = plain(f"{field.place}.{field.field}")
     st.warning(
         protection.meaning(Change(field, None)), title=f"Take {name} off the list?", icon=":material/remove_moderator:"

@@ -12,11 +12,11 @@ from datetime import date, datetime
 from types import MappingProxyType
 
 from compliance.coverage.assessment import PLAIN
-from core.certificates import Stage, stage
+from core.certificates import ExpiryStage, stage
 from core.services import RENEWED, CryptoOperation, ServiceState
 from core.tenants.lifecycle import ENCRYPTS
 from dashboard.components.formatting import KIND_NAMES, code, count, listed, moment
-from database.services.agents import ContactRow, ProtectionUseRow
+from database.services.agents import HeartbeatRow, ProtectionUseRow
 from database.services.enrolment import DiscoveryRow
 from database.services.managed_objects import ObjectCountRow
 from database.services.repository import ServiceRow
@@ -60,7 +60,7 @@ class Facts:
     services: list[ServiceRow]
     usage: list[UsageTotalRow]
     objects: list[ObjectCountRow]
-    agents: list[ContactRow] = field(default_factory=list)
+    agents: list[HeartbeatRow] = field(default_factory=list)
     discovered: list[DiscoveryRow] = field(default_factory=list)
     programs: Mapping[str, int] = field(default_factory=dict)
     """What `per_day` made of what programs say."""
@@ -181,12 +181,12 @@ def _certificate(service: ServiceRow, tenant: TenantRow, now: datetime) -> str:
         return "No certificate that opens anything"
     closed = why_no_renewal(tenant)
     match stage(begins, ends, now):
-        case Stage.LAPSED:
+        case ExpiryStage.LAPSED:
             return f"Certificate expired {moment(ends, now)}; {closed or 'renew it, or connect the service again'}"
-        case Stage.LATE:
+        case ExpiryStage.LATE:
             to_do = closed or "It is tried every hour; renew it here to see what stops it"
             return f"Certificate not renewed; expires {moment(ends, now)}. {to_do}"
-        case Stage.DUE | Stage.FRESH:
+        case ExpiryStage.DUE | ExpiryStage.FRESH:
             return f"Certificate valid until {moment(ends, now)}"
 
 
@@ -215,7 +215,7 @@ _PROBLEMS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def told(agents: Sequence[ContactRow], now: datetime) -> str:
+def told(agents: Sequence[HeartbeatRow], now: datetime) -> str:
     """Return how a service's agents are, empty where none was ever heard of; those heard of last come first."""
     if not agents:
         return ""

@@ -14,7 +14,7 @@ from dashboard.approvals import view as approvals
 from dashboard.components.fragments import admitted, draw_refusal, draw_unknown
 from dashboard.components.tenant_status import UNDER_WAY
 from dashboard.offboarding import section as leaving_part
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.settings import view as settings
 from dashboard.status_banner.section import draw_standing
 from database.tenants import TenantRow
@@ -24,7 +24,7 @@ _SAID = "settings.said"
 _CLOSED = UNDER_WAY | {State.FAILED, State.LEAVING, State.OFFBOARDED}
 
 
-def draw(seat: Seat) -> None:
+def draw(seat: PageContext) -> None:
     if not admitted(seat):
         return
     with seat.database.tenant_tx(seat.tenant_id) as tx:
@@ -42,7 +42,7 @@ def draw(seat: Seat) -> None:
     leaving_part.draw_leaving(seat, tenant)
 
 
-def _draw_policy(seat: Seat, tenant: TenantRow, policy: TenantPolicy) -> None:
+def _draw_policy(seat: PageContext, tenant: TenantRow, policy: TenantPolicy) -> None:
     locked = not seat.may(Permission.MANAGE_KEYS) or tenant.state in _CLOSED
     st.header("How old keys may become", anchor="ages")
     days = {age.field: _draw_age(policy, age, disabled=locked) for age in settings.AGES}
@@ -85,7 +85,7 @@ def _draw_choice(policy: TenantPolicy, choice: settings.Choice, *, disabled: boo
     return chosen and not (implied and choice.action not in policy.four_eyes)
 
 
-def _draw_save(seat: Seat, policy: TenantPolicy, wanted: TenantPolicy) -> None:
+def _draw_save(seat: PageContext, policy: TenantPolicy, wanted: TenantPolicy) -> None:
     changes = approvals.differences(policy, wanted)
     two = policy.wants_two_for(Action.CHANGE_POLICY)
     if changes:
@@ -100,7 +100,7 @@ def _draw_save(seat: Seat, policy: TenantPolicy, wanted: TenantPolicy) -> None:
         _say(said, seat.now())
 
 
-def _save(seat: Seat, wanted: TenantPolicy, *, two: bool) -> None:
+def _save(seat: PageContext, wanted: TenantPolicy, *, two: bool) -> None:
     try:
         with st.spinner("Asking" if two else "Changing the policy"):
             said: Approval | str = "The policy is changed"

@@ -3,22 +3,22 @@
 import streamlit as st
 
 from dashboard.approvals import view as approvals
-from dashboard.components.fragments import draw_notices, following
+from dashboard.components.fragments import draw_notices, polling_fragment
 from dashboard.offboarding import section as leaving_part
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.rotation import view as rotation
 from dashboard.status_banner.view import notices
 from database.tenants import TenantRow
 
 
-def draw_standing(seat: Seat, drawn: TenantRow) -> None:
+def draw_standing(seat: PageContext, drawn: TenantRow) -> None:
     """Say what does not stand as it should, and offer on every page to restore a tenant that is leaving."""
     _draw_notices(seat, drawn)
     leaving_part.draw_restoring(seat)
 
 
-@following
-def _draw_notices(seat: Seat, drawn: TenantRow) -> None:
+@polling_fragment
+def _draw_notices(seat: PageContext, drawn: TenantRow) -> None:
     """Draw the notices; the whole page is drawn anew when the tenant is not as it was `drawn`."""
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tenant, key, waiting = tx.tenants.get(), tx.root_keys.current(), tx.approvals.pending()

@@ -6,17 +6,17 @@ from types import MappingProxyType
 
 import streamlit as st
 
-from core.messages.tenants import StandingMove
+from core.messages.tenants import StatusChange
 from core.tenants.approvals import Action, Approval
 from core.tenants.lifecycle import State
 from core.tenants.locks import LockReason
 from core.tenants.roles import Permission
 from dashboard.approvals import actions as approval_actions
 from dashboard.approvals import view as approvals
-from dashboard.components.fragments import alone, draw_refusal
+from dashboard.components.fragments import draw_refusal, guarded_fragment
 from dashboard.components.key_actions import ACTIONS
 from dashboard.components.tenant_status import standing
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.root_keys import view as root_key
 from dashboard.tenants import actions as standing_actions
 from dashboard.tenants import view as stopping
@@ -34,20 +34,20 @@ class _Face:
     icon: str
     doing: str
     done: str
-    act: Callable[[Seat], TenantRow]
+    act: Callable[[PageContext], TenantRow]
 
 
-_FACES: Mapping[StandingMove, _Face] = MappingProxyType(
+_FACES: Mapping[StatusChange, _Face] = MappingProxyType(
     {
-        StandingMove.SUSPEND: _Face("Suspend", "pause_circle", "Suspending", "suspended", standing_actions.suspend),
-        StandingMove.RESUME: _Face("Resume", "play_circle", "Resuming", "resumed", standing_actions.resume),
-        StandingMove.LOCK: _Face("Lock (kill switch)", "lock", "Locking", "locked", standing_actions.lock),
-        StandingMove.UNLOCK: _Face("Unlock", "lock_open", "Unlocking", "unlocked", standing_actions.unlock),
+        StatusChange.SUSPEND: _Face("Suspend", "pause_circle", "Suspending", "suspended", standing_actions.suspend),
+        StatusChange.RESUME: _Face("Resume", "play_circle", "Resuming", "resumed", standing_actions.resume),
+        StatusChange.LOCK: _Face("Lock (kill switch)", "lock", "Locking", "locked", standing_actions.lock),
+        StatusChange.UNLOCK: _Face("Unlock", "lock_open", "Unlocking", "unlocked", standing_actions.unlock),
     }
 )
 
 
-def draw_part(seat: Seat, tenant: TenantRow) -> None:
+def draw_part(seat: PageContext, tenant: TenantRow) -> None:
     """Draw what can be stopped or started now, and the buttons for whoever may."""
     st.header("Stop and start", anchor="stop-and-start")
     st.markdown(stopping.explained(tenant))
@@ -69,14 +69,14 @@ def draw_part(seat: Seat, tenant: TenantRow) -> None:
             )
 
 
-def draw_open(seat: Seat, tenant: TenantRow) -> None:
+def draw_open(seat: PageContext, tenant: TenantRow) -> None:
     """Draw the dialog that is open, if there is one."""
     move = st.session_state.get(_OPEN)
     if move is not None:
-        st.dialog(_title(move), dismissible=False)(alone(_draw_dialog))(seat, tenant, StandingMove(move))
+        st.dialog(_title(move), dismissible=False)(guarded_fragment(_draw_dialog))(seat, tenant, StatusChange(move))
 
 
-def _open(move: StandingMove) -> None:
+def _open(move: StatusChange) -> None:
     st.session_state[_OPEN] = move
     st.session_state.pop(_DONE, None)
 
@@ -87,11 +87,11 @@ def _close() -> None:
     st.rerun()
 
 
-def _title(move: StandingMove) -> str:
+def _title(move: StatusChange) -> str:
     return next(action.title for action in ACTIONS if action.move is not None and action.move.value == move.value)
 
 
-def _draw_dialog(seat: Seat, tenant: TenantRow, move: StandingMove) -> None:
+def _draw_dialog(seat: PageContext, tenant: TenantRow, move: StatusChange) -> None:
     slot = st.empty()
     after: TenantRow | Approval | None = st.session_state.get(_DONE)
     if after is None:
@@ -109,16 +109,16 @@ def _draw_dialog(seat: Seat, tenant: TenantRow, move: StandingMove) -> None:
         _close()
 
 
-def _draw_question(seat: Seat, tenant: TenantRow, move: StandingMove) -> TenantRow | Approval | None:
+def _draw_question(seat: PageContext, tenant: TenantRow, move: StatusChange) -> TenantRow | Approval | None:
     face = _FACES[move]
-    two = move is StandingMove.LOCK and approval_actions.policy_of(seat).wants_two_for(Action.LOCK)
+    two = move is StatusChange.LOCK and approval_actions.policy_of(seat).wants_two_for(Action.LOCK)
     button = "Ask for approval" if two else face.button
     action = next(action for action in ACTIONS if action.move is not None and action.move.value == move.value)
-    if move is StandingMove.LOCK:
+    if move is StatusChange.LOCK:
         _draw_stops(seat)
     st.markdown(f"**What happens**  \n{action.happens}")
     st.markdown(f"**Can it be undone?**  \n{action.undone}")
-    if move is StandingMove.UNLOCK and LockReason.ROOT_KEY in tenant.locks:
+    if move is StatusChange.UNLOCK and LockReason.ROOT_KEY in tenant.locks:
         st.warning(
             "Its root key does not work where you hold it. Unlocking releases the kill switch; the tenant stays locked "
             f"until the root key works again, and then unlocks by itself. {root_key.NO_FALLBACK}",
@@ -128,7 +128,7 @@ def _draw_question(seat: Seat, tenant: TenantRow, move: StandingMove) -> TenantR
     if two:
         st.info(approvals.needs_two(seat.approval_hours), title="This takes two people", icon=":material/group:")
     typed = seat.tenant_id
-    if move is StandingMove.LOCK:
+    if move is StatusChange.LOCK:
         typed = st.text_input(f"Type {seat.tenant_id} to confirm", key="standing.confirm").strip()
     with st.container(horizontal=True):
         asked = st.button(button, type="primary", icon=f":material/{face.icon}:", key=f"standing.{move}.do")
@@ -147,7 +147,7 @@ def _draw_question(seat: Seat, tenant: TenantRow, move: StandingMove) -> TenantR
         return None
 
 
-def _draw_stops(seat: Seat) -> None:
+def _draw_stops(seat: PageContext) -> None:
     """List what stops, from what is on record: the dry run of the kill switch."""
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         lines = stopping.stops(tx.services.all(), seat.now())
@@ -158,9 +158,9 @@ def _draw_stops(seat: Seat) -> None:
         st.markdown("**What stops**  \nNo service is connected, so nothing stops.")
 
 
-def _draw_answer(move: StandingMove, after: TenantRow) -> None:
+def _draw_answer(move: StatusChange, after: TenantRow) -> None:
     face = _FACES[move]
-    if move is StandingMove.UNLOCK and (why := stopping.why_locked_still(after)):
+    if move is StatusChange.UNLOCK and (why := stopping.why_locked_still(after)):
         st.warning(why, title="Unlocked here, and locked still", icon=":material/warning:")
         return
     told = standing(after.state, after.locks)

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
-from core.messages.tenants import StandingMove
+from core.messages.tenants import StatusChange
 from core.services import ServiceState
-from core.tenants.lifecycle import DECRYPTS, Move, State, moves_from
+from core.tenants.lifecycle import DECRYPTS, State, Transition, transitions_from
 from core.tenants.locks import LockReason
 from dashboard.components.formatting import KIND_NAMES, count, listed, moment
 from database.services.repository import ServiceRow
@@ -43,16 +43,18 @@ _BREACHED = (
 )
 
 
-def moves(tenant: TenantRow) -> tuple[StandingMove, ...]:
+def moves(tenant: TenantRow) -> tuple[StatusChange, ...]:
     """Return what a key administrator can ask for now.
 
     One who unlocks releases the switch and nothing else, so that a tenant which its root key alone locks cannot be
     unlocked; it can be locked, to stay so when the root key is back.
     """
     if tenant.state is State.LOCKED:
-        return (StandingMove.UNLOCK,) if LockReason.SWITCH in tenant.locks else (StandingMove.LOCK,)
+        return (StatusChange.UNLOCK,) if LockReason.SWITCH in tenant.locks else (StatusChange.LOCK,)
     return tuple(
-        StandingMove(move) for move in (Move.SUSPEND, Move.RESUME, Move.LOCK) if move in moves_from(tenant.state)
+        StatusChange(move)
+        for move in (Transition.SUSPEND, Transition.RESUME, Transition.LOCK)
+        if move in transitions_from(tenant.state)
     )
 
 

@@ -7,11 +7,11 @@ from functools import partial
 
 import streamlit as st
 
-from core.errors.tenants import AccessRefused
+from core.errors.tenants import AccessDenied
 from core.services import KEY_REQUESTS
 from core.tenants.roles import Permission
 from dashboard.components.tenant_status import UNDER_WAY
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.status_banner.section import draw_standing
 from dashboard.usage import periods, view
 from dashboard.usage.periods import Choice, Period, file_name, to_csv
@@ -37,7 +37,7 @@ class _Shown:
     month: Sequence[DayCount]
 
 
-def draw(seat: Seat) -> None:
+def draw(seat: PageContext) -> None:
     """Draw the page, or why there is nothing to show."""
     st.title("Usage")
     if not seat.may(Permission.VIEW):
@@ -116,7 +116,7 @@ def _choose(label: str, options: Sequence[str], *, key: str, default: str | None
     return st.radio(label, options, index, horizontal=True, key=key, bind="query-params")
 
 
-def _read(seat: Seat, period: Period, today: date, split: str) -> _Shown:
+def _read(seat: PageContext, period: Period, today: date, split: str) -> _Shown:
     part: UsagePart = "service" if split == _BY_SERVICE else "operation"
     month = periods.this_month(today)
     with seat.database.tenant_tx(seat.tenant_id) as tx:
@@ -231,7 +231,7 @@ def _draw_refusals(totals: Sequence[UsageSum]) -> None:
     )
 
 
-def _draw_download(seat: Seat, period: Period) -> None:
+def _draw_download(seat: PageContext, period: Period) -> None:
     st.header("Take it with you")
     st.download_button(
         "Download as CSV",
@@ -247,7 +247,7 @@ def _draw_download(seat: Seat, period: Period) -> None:
     )
 
 
-def _export(seat: Seat, period: Period) -> bytes:
+def _export(seat: PageContext, period: Period) -> bytes:
     """Return the file; called by the click. On record before it is handed out."""
     subject = f"usage {period.first.isoformat()} to {period.last.isoformat()}"
     allowed = seat.may(Permission.VIEW)
@@ -258,5 +258,5 @@ def _export(seat: Seat, period: Period) -> bytes:
         else:
             tx.audit.append(seat.event(AuditName.ACTION_REFUSED, subject, "refused"))
     if not allowed:
-        raise AccessRefused
+        raise AccessDenied
     return to_csv(days)

@@ -21,7 +21,7 @@ from core import correlation
 from core.errors.platform import DatabaseRefused
 from database.connection.transaction import TenantTransaction
 from database.postgres.access import LIFETIME_SECONDS, LONGEST_NAME, OWNER, PLATFORM, login, sign
-from database.postgres.errors import translated
+from database.postgres.errors import translate_errors
 from openkcm.contract.names import TENANT_ID_PATTERN
 from openkcm.errors import IllegalTenantId
 
@@ -125,7 +125,7 @@ class Database:
             raise RuntimeError("tenant transactions do not nest")
         self._inside.open = True
         try:
-            with translated():
+            with translate_errors():
                 connection = self._begin(tenant_id, snapshot=snapshot)
                 try:
                     yield connection

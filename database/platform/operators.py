@@ -11,7 +11,7 @@ from core.isolation import LATE
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import Step, StepState
 from database.connection.database import Database
-from database.isolation import TroubledExamination
+from database.isolation import FailedAssessment
 from database.platform.scheduled import PlatformQueries
 from database.postgres.access import PLATFORM
 from database.tenants import COLUMNS, TenantRow, tenant_row
@@ -117,7 +117,7 @@ class Operations:
                 for tenant_id, organization, region, state, requested_at, step, step_state, attempts, problem in rows
             ]
 
-    def troubled(self, limit: int) -> Sequence[TroubledExamination]:
+    def troubled(self, limit: int) -> Sequence[FailedAssessment]:
         """Return whose boundaries somebody must look at: breached ones first, then late examinations."""
         return PlatformQueries(self._database).troubled_examinations(LATE, limit)
 

@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from core.certificates import Ending
-from core.keys.rotation import Stuck
+from core.certificates import ExpiringItem
+from core.keys.rotation import StallReason
 from core.tenants.policy import TenantPolicy
-from database.certificates import EndingRow
+from database.certificates import ExpiringRow
 from database.connection.database import Database
-from database.isolation import TroubledExamination
+from database.isolation import FailedAssessment
 from database.postgres.access import PLATFORM
-from database.root_keys import NumberedKey, WatchedKey
-from database.rotation import StuckRotationRow
+from database.root_keys import MonitoredRootKey, VersionedRootKey
+from database.rotation import StalledRotationRow
 from database.tenants import COLUMNS, TenantRow, tenant_row
 
 
@@ -65,19 +65,19 @@ class PlatformQueries:
         with self._database.raw_tx(PLATFORM) as connection:
             return [tenant for (tenant,) in connection.execute("select okcm.waiting_outboxes(%s)", [limit])]
 
-    def watched_root_keys(self, region: str, lately: timedelta) -> Sequence[WatchedKey]:
+    def watched_root_keys(self, region: str, lately: timedelta) -> Sequence[MonitoredRootKey]:
         """Return the root keys in force that customers of a region hold; `used` within `lately` (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.watched_root_keys(%s, %s)", [region, lately])
-            return [WatchedKey(*row) for row in rows]
+            return [MonitoredRootKey(*row) for row in rows]
 
-    def numbered_root_keys(self) -> Sequence[NumberedKey]:
+    def numbered_root_keys(self) -> Sequence[VersionedRootKey]:
         """Return the root keys in force of tenants in use that number their versions and are well (worker).
 
         Tenants that were rotated longest ago come first.
         """
         with self._database.raw_tx(PLATFORM) as connection:
-            return [NumberedKey(*row) for row in connection.execute("select * from okcm.numbered_root_keys()")]
+            return [VersionedRootKey(*row) for row in connection.execute("select * from okcm.numbered_root_keys()")]
 
     def untaken_credentials(self, limit: int) -> Sequence[str]:
         """Return tenants with sealed credentials that nobody came for in a quarter of an hour (worker)."""
@@ -99,7 +99,7 @@ class PlatformQueries:
             )
             return [tenant for (tenant,) in rows]
 
-    def stuck_rotations(self, unfinished: timedelta, overdue: timedelta, limit: int) -> Sequence[StuckRotationRow]:
+    def stuck_rotations(self, unfinished: timedelta, overdue: timedelta, limit: int) -> Sequence[StalledRotationRow]:
         """Return rotations that failed, have run for longer, or are due for longer than these times (worker)."""
         default = TenantPolicy()
         with self._database.raw_tx(PLATFORM) as connection:
@@ -107,7 +107,7 @@ class PlatformQueries:
                 "select * from okcm.stuck_rotations(%s, %s, %s, %s, %s)",
                 [default.tenant_key_days, default.service_key_days, unfinished, overdue, limit],
             )
-            return [StuckRotationRow(tenant, Stuck(why), *rest) for tenant, why, *rest in rows]
+            return [StalledRotationRow(tenant, StallReason(why), *rest) for tenant, why, *rest in rows]
 
     def key_probes(self, after: str, limit: int) -> Sequence[tuple[str, str]]:
         """Return (tenant id, ciphertext) of what tenants left for others, behind `after` and round to it (worker)."""
@@ -131,11 +131,11 @@ class PlatformQueries:
             rows = connection.execute("select okcm.stale_revocation_lists(%s, %s)", [oldest, limit])
             return [tenant for (tenant,) in rows]
 
-    def expiring(self, limit: int) -> Sequence[EndingRow]:
+    def expiring(self, limit: int) -> Sequence[ExpiringRow]:
         """Return what is late or lapsed of tenants that were opened and have not left (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.expiring(%s)", [limit])
-            return [EndingRow(tenant, region, Ending(kind), *rest) for tenant, region, kind, *rest in rows]
+            return [ExpiringRow(tenant, region, ExpiringItem(kind), *rest) for tenant, region, kind, *rest in rows]
 
     def due_examinations(self, after: str, limit: int) -> Sequence[tuple[str, str]]:
         """Return (tenant id, region) whose boundaries are to be examined, in order, behind `after` (worker)."""
@@ -143,11 +143,11 @@ class PlatformQueries:
             rows = connection.execute("select * from okcm.due_examinations(%s, %s)", [after, limit])
             return [(tenant_id, region) for tenant_id, region in rows]
 
-    def troubled_examinations(self, late: timedelta, limit: int) -> Sequence[TroubledExamination]:
+    def troubled_examinations(self, late: timedelta, limit: int) -> Sequence[FailedAssessment]:
         """Return tenants with a breach, or whose examination is due for longer than `late` (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.troubled_examinations(%s, %s)", [late, limit])
-            return [TroubledExamination(*row) for row in rows]
+            return [FailedAssessment(*row) for row in rows]
 
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
         """Return tenants in order of id, from the first one behind `after` (operator)."""

@@ -22,7 +22,7 @@ _UNAVAILABLE = (
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Raise DatabaseUnavailable or DatabaseRefused for whatever psycopg raises inside."""
     try:
         yield

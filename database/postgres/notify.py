@@ -40,7 +40,7 @@ class NotifyFeed:
     def listen(self, changed: Callable[[str], None], lost: Callable[[], None], stop: threading.Event) -> None:
         """Listen in the calling thread until `stop`; reconnects by itself.
 
-        `changed` gets `mark(tenant_id)`, or `object_mark(tenant_id)` when managed objects alone changed: hashes,
+        `changed` gets `mark(tenant_id)`, or `object_hash(tenant_id)` when managed objects alone changed: hashes,
         because LISTEN is open to every role. `lost` is called whenever changes may have been missed: before the first
         `changed` and after each reconnection.
         """
@@ -73,11 +73,11 @@ class NotifyFeed:
         )
 
 
-def mark(tenant_id: str) -> str:
+def tenant_hash(tenant_id: str) -> str:
     """Return what a change feed calls a tenant: SHA-256, hex."""
     return hashlib.sha256(tenant_id.encode()).hexdigest()
 
 
-def object_mark(tenant_id: str) -> str:
+def object_hash(tenant_id: str) -> str:
     """Return what a change feed calls the managed objects of a tenant."""
-    return mark(f"{tenant_id}/objects")
+    return tenant_hash(f"{tenant_id}/objects")

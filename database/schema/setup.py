@@ -7,7 +7,7 @@ import psycopg
 from psycopg import Connection, conninfo, errors, sql
 
 from database.postgres.access import MIGRATOR, OWNER, PROCESSES, login, pads
-from database.postgres.errors import translated
+from database.postgres.errors import translate_errors
 from database.schema.migrate import migrate, read_migrations
 
 _LOCK = 0x6F6B6372  # "okcr": roles are shared by the whole server, and two starts may meet
@@ -27,7 +27,7 @@ def prepare_database(
         DatabaseUnavailable, DatabaseRefused: the server does not answer, or the administrator may not do this.
         SchemaRefused: see `migrate`.
     """
-    with translated():
+    with translate_errors():
         with _administrator(admin_conninfo) as administrator:
             database = administrator.info.dbname
             _create_roles(administrator, database, passwords)

@@ -89,7 +89,7 @@ delete from okcm.backfill b using ranked r where b.service = r.service and b.pla
 
 
 @dataclass(frozen=True, slots=True)
-class ContactRow:
+class HeartbeatRow:
     """One agent as it was last heard of. `problem` is a code, None when it has none."""
 
     service: str
@@ -131,7 +131,7 @@ class Agents:
     connection: Connection[TupleRow]
     tenant_id: str
 
-    def note(self, contacts: Sequence[ContactRow], uses: Sequence[ProtectionUseRow]) -> None:
+    def note(self, contacts: Sequence[HeartbeatRow], uses: Sequence[ProtectionUseRow]) -> None:
         """Move agents' rows forward and add uses to their sums.
 
         Both are bounded: of a service the agents heard of last are kept, and a place that is one too many on its day
@@ -168,13 +168,13 @@ class Agents:
                 },
             )
 
-    def all(self) -> Sequence[ContactRow]:
+    def all(self) -> Sequence[HeartbeatRow]:
         """Return the agents by service, those heard of last first."""
         rows = self.connection.execute(
             "select service, instance, agent_version, certificate_not_after, problem, last_contact_at"
             " from okcm.agent order by service, last_contact_at desc, instance"
         )
-        return [ContactRow(*row) for row in rows]
+        return [HeartbeatRow(*row) for row in rows]
 
     def uses(self, first: date, last: date) -> Sequence[ProtectionUseRow]:
         """Return the sums of some days, both ends among them, by day, service and place."""

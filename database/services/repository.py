@@ -13,13 +13,13 @@ from psycopg.rows import TupleRow
 
 from core.certificates import AuthorityState
 from core.errors.keys import KeyVersionRetired
-from core.errors.platform import DatabaseRefused, Overtaken
+from core.errors.platform import DatabaseRefused, Superseded
 from core.errors.services import ServiceConflict, ServiceUnknown
 from core.keys.root_keys import parse_place
 from core.keys.rotation import OPENING, KeyState
 from core.services import ServiceState
 from core.tenants.lifecycle import State
-from database.keys import KeyVersionRow, SealedRootKeyRow, ServiceKeyRow
+from database.keys import EncryptedRootKeyRow, KeyVersionRow, ServiceKeyRow
 from openkcm.contract.services import ServiceKind
 
 _SERVICE = (
@@ -82,7 +82,7 @@ class ServiceRequestRow:
 
 
 @dataclass(frozen=True, slots=True)
-class LeafRow:
+class ServiceCertificateRow:
     """A service's certificate; only serials on record open anything. `generation` counts from 1 for each service."""
 
     serial: str
@@ -98,7 +98,7 @@ class LeafRow:
 
 
 @dataclass(frozen=True, slots=True)
-class CallerRow:
+class ClientIdentityRow:
     """Everything that decides what a client certificate may do, read in one query by its serial."""
 
     service: str
@@ -188,7 +188,7 @@ class Services:
         """Return the services by name."""
         return [_service(row) for row in self.connection.execute(f"{_SERVICE} order by service")]
 
-    def record_leaf(self, leaf: LeafRow) -> LeafRow:
+    def record_leaf(self, leaf: ServiceCertificateRow) -> ServiceCertificateRow:
         """Record a certificate and return the one on record for its service and generation, which is the first."""
         self.connection.execute(
             "insert into okcm.service_certificate"
@@ -209,25 +209,25 @@ class Services:
         kept = self.connection.execute(f"{_LEAF} and generation = %s", [leaf.service, leaf.generation]).fetchone()
         if kept is None:
             raise DatabaseRefused
-        return LeafRow(*kept)
+        return ServiceCertificateRow(*kept)
 
-    def leaf(self, service: str) -> LeafRow | None:
+    def leaf(self, service: str) -> ServiceCertificateRow | None:
         """Return the newest certificate of a service that is not revoked."""
         found = self.connection.execute(
             f"{_LEAF} and revoked_at is null order by generation desc limit 1", [service]
         ).fetchone()
-        return None if found is None else LeafRow(*found)
+        return None if found is None else ServiceCertificateRow(*found)
 
-    def valid_leaves(self, at: datetime) -> Sequence[LeafRow]:
+    def valid_leaves(self, at: datetime) -> Sequence[ServiceCertificateRow]:
         """Return every certificate that is neither revoked nor expired."""
         rows = self.connection.execute(
             "select serial, service, generation, request_id, certificate_pem, not_before, not_after, revoked_at"
             " from okcm.service_certificate where revoked_at is null and not_after > %s order by service, generation",
             [at],
         )
-        return [LeafRow(*row) for row in rows]
+        return [ServiceCertificateRow(*row) for row in rows]
 
-    def issued(self, service: str, request_id: str) -> tuple[LeafRow, str]:
+    def issued(self, service: str, request_id: str) -> tuple[ServiceCertificateRow, str]:
         """Return the certificate that was issued for a request, and the chain above it, which ends in the root.
 
         Raises: ServiceUnknown when the service was disconnected meanwhile, Overtaken when another request got the
@@ -237,7 +237,7 @@ class Services:
         if leaf is None:
             raise ServiceUnknown("the service was disconnected meanwhile", "connect it again")
         if leaf.request_id != request_id:
-            raise Overtaken("another request for this service got its certificate after this one", "connect it again")
+            raise Superseded("another request for this service got its certificate after this one", "connect it again")
         chain = self.connection.execute(
             "select chain_pem from okcm.certificate_authority where serial = %s", [leaf.authority]
         ).fetchone()
@@ -289,7 +289,7 @@ class Services:
 
     def key_and_root(
         self, service: str, version: int | None = None
-    ) -> tuple[ServiceKeyRow, SealedRootKeyRow | None] | None:
+    ) -> tuple[ServiceKeyRow, EncryptedRootKeyRow | None] | None:
         """Return an L3 as `key` does and what it takes to use its root key, both as of one moment.
 
         The second is None for the platform's root key, and for one whose credentials were forgotten.
@@ -306,7 +306,7 @@ class Services:
             return None
         if key.root_key_id is None or credentials is None:
             return key, None
-        return key, SealedRootKeyRow(key.root_key_id, parse_place(place), credentials)
+        return key, EncryptedRootKeyRow(key.root_key_id, parse_place(place), credentials)
 
     def keys(self) -> Sequence[KeyVersionRow]:
         """Return every version of every L3 by service and version, without what is wrapped."""
@@ -349,13 +349,13 @@ class Services:
         )
         return emptied
 
-    def caller(self, serial: str) -> CallerRow | None:
+    def caller(self, serial: str) -> ClientIdentityRow | None:
         """Return what a certificate on record may do; None when it is not on record or the tenant has no route."""
         found = self.connection.execute(_CALLER, [self.tenant_id, serial]).fetchone()
         if found is None:
             return None
         service, service_state, tenant_state, region, l2_key, issuer, former, authority_pem, state, *life = found
-        return CallerRow(
+        return ClientIdentityRow(
             service,
             ServiceState(service_state),
             State(tenant_state),

@@ -27,7 +27,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Sender:
+class MarketplaceClient:
     """Safe to share between threads."""
 
     def __init__(self, url: str, webhook_secret: str, token: str, now: Callable[[], datetime] = _utc_now) -> None:

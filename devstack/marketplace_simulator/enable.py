@@ -13,7 +13,7 @@ from config.settings import Settings, load_settings
 from core.errors.tenants import TenantConflict, TenantUnknown
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import StepState
-from devstack.marketplace_simulator.client import EnableRefused, Sender
+from devstack.marketplace_simulator.client import EnableRefused, MarketplaceClient
 from openkcm.cli import output
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import OpenKcmError
@@ -42,10 +42,10 @@ class NotReadyInTime(OpenKcmError):
         super().__init__(hint=f"nothing is lost and it goes on by itself; see openkcm tenant show {tenant_id}")
 
 
-def open_sender(settings: Settings) -> Sender:
+def open_sender(settings: Settings) -> MarketplaceClient:
     """Return the sender that the settings and secrets describe, which the caller closes."""
     folder = settings.secrets
-    return Sender(
+    return MarketplaceClient(
         settings.marketplace_url,
         read_secret_lines(folder, WEBHOOK_SECRETS)[0],
         read_secret(folder, MARKETPLACE_TOKEN),

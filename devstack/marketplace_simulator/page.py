@@ -2,7 +2,8 @@
 
 Nobody is signed in here, so it shows what the endpoint tells the marketplace of an account and nothing else.
 
-Where the development marketplace page stands. Nobody is signed in there, so it is no `Seat` and sees no database.
+Where the development marketplace page stands. Nobody is signed in there, so it is no `PageContext` and sees no
+database.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import streamlit as st
 from core.errors.tenants import TenantUnknown
 from dashboard.components.formatting import said
 from devstack.marketplace_simulator import view
-from devstack.marketplace_simulator.client import Sender
+from devstack.marketplace_simulator.client import MarketplaceClient
 from openkcm.errors import OpenKcmError
 
 _LOOK_SECONDS = 0.5
@@ -28,7 +29,7 @@ _CLICKED = "marketplace-clicked"
 class Market:
     """What the page plays the platform's marketplace with; `regions` are those in which OpenKCM is offered."""
 
-    sender: Sender
+    sender: MarketplaceClient
     regions: tuple[str, ...]
     promise_seconds: float
     now: Callable[[], datetime]

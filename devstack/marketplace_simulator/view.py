@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from core.notifications import AnnouncementKind, announcement_text
+from core.notifications import NotificationKind, announcement_text
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import NUMBERS, TITLES, StepState
 from dashboard.components import formatting as words
@@ -114,7 +114,7 @@ def standing(status: Mapping[str, Any] | None, promise_seconds: float, now: date
         _title(stage, organization),
         _detail(status, stage, state, waited),
         _message(status, stage, organization, url),
-        announcement_text(AnnouncementKind.LATE, organization, url)[1] if late else "",
+        announcement_text(NotificationKind.LATE, organization, url)[1] if late else "",
         url,
         tuple(_step(title, step) for title, step in zip(TITLES.values(), steps, strict=True)),
         sum(step.get("state") == StepState.DONE for step in steps) / len(steps),
@@ -148,7 +148,7 @@ def _detail(status: Mapping[str, Any], stage: Stage, state: State, waited: float
 
 def _message(status: Mapping[str, Any], stage: Stage, organization: str, url: str) -> str:
     if stage is Stage.FAILED:
-        return announcement_text(AnnouncementKind.FAILED, organization, url)[1]
+        return announcement_text(NotificationKind.FAILED, organization, url)[1]
     return str(status["announcement"] or "")
 
 

@@ -131,7 +131,7 @@ class Server:
                 start_new_session=True,  # a Ctrl-C in the terminal is for the command, not for the servers
             )
         if self.niceness:
-            process.step_back(self._child.pid, self.niceness)
+            process.lower_priority(self._child.pid, self.niceness)
         identity = process.identify(self._child.pid)
         if identity is not None:
             identity.save(self._pid_file)

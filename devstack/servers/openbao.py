@@ -24,7 +24,7 @@ from devstack.servers import process
 from devstack.servers.base import GO_RUNTIME, Server, http_status, make_private, unusable_folder
 
 if TYPE_CHECKING:
-    from vault.setup import Wanted
+    from vault.setup import SetupConfig
 
 CLUSTER_PORT = "vault_port (the port above it)"
 _SEAL_KEY_BYTES = 32
@@ -152,11 +152,11 @@ audit "file" "to-file" {{
 }}
 {stanzas}"""
 
-    def _wanted(self) -> "Wanted":
-        from vault.setup import SETUP, Wanted  # noqa: PLC0415 - see `configuration`
+    def _wanted(self) -> "SetupConfig":
+        from vault.setup import SETUP, SetupConfig  # noqa: PLC0415 - see `configuration`
 
         files = {role.value: self._secrets / vault_secret(role) for role in ROLES}
-        return Wanted(
+        return SetupConfig(
             secret_id_files=files | {SETUP: self.folder / _SETUP_SECRET},
             boundary_public_key_file=self._secrets / BOUNDARY_PUBLIC_KEY,
             server_names=self._crypto_names,

@@ -52,7 +52,7 @@ def identify(pid: int) -> Identity | None:
     return None if fields[_STATE] in _GONE else Identity(pid, int(fields[_STARTED]), boot)
 
 
-def step_back(pid: int, niceness: int) -> None:
+def lower_priority(pid: int, niceness: int) -> None:
     """Have a process that leads a session let others go first when the machine is busy.
 
     Where the kernel schedules session against session (autogroup, sched(7)), a process's own niceness counts against

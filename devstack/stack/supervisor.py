@@ -35,7 +35,7 @@ _INTERNAL = "internal"
 log = structlog.get_logger()
 
 
-class Watched:
+class SupervisedComponent:
     """One component and where it is on its way to being ready."""
 
     def __init__(self, component: Component, pool: ThreadPoolExecutor) -> None:
@@ -156,7 +156,7 @@ class Supervisor:
     def __init__(self, components: Sequence[Component], status_file: Path, about: dict[str, Any]) -> None:
         """Take the components, where to write the status, and facts to write beside it."""
         self._pool = ThreadPoolExecutor(max_workers=len(components) + 1, thread_name_prefix="component")
-        self._watched = [Watched(component, self._pool) for component in components]
+        self._watched = [SupervisedComponent(component, self._pool) for component in components]
         self._status_file = status_file
         self._about = about
         self._stopping = Event()

@@ -15,9 +15,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError
 
-from core.errors.keys import RootKeyFailing, RootKeyUnreachable
+from core.errors.keys import RootKeyServerError, RootKeyUnreachable
 from kms.aws.errors import refusal
-from kms.network.http import Answer, Server, Transport
+from kms.network.http import HttpResponse, Server, Transport
 
 _SUFFIXES = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "amazonaws.com.cn"}
 SESSION_SECONDS = 900
@@ -92,7 +92,7 @@ class AwsCalls:
         try:
             until = datetime.fromisoformat(found[3])
         except ValueError:
-            raise RootKeyFailing from None
+            raise RootKeyServerError from None
         life = (until - datetime.now(UTC)).total_seconds()
         return ReadOnlyCredentials(found[0], found[1], found[2]), max(0.0, min(life, SESSION_SECONDS))
 
@@ -100,7 +100,7 @@ class AwsCalls:
         """Return the ARN of whom the credentials belong to; everybody may ask that of themselves."""
         return _element(self._sts(region, credentials, "GetCallerIdentity"), "Arn")
 
-    def _sts(self, region: Region, credentials: ReadOnlyCredentials, action: str, **fields: str) -> Answer:
+    def _sts(self, region: Region, credentials: ReadOnlyCredentials, action: str, **fields: str) -> HttpResponse:
         headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
         body = urlencode({"Action": action, "Version": "2011-06-15", **fields}).encode()
         answer = self._send("sts", region, headers, body, credentials)
@@ -110,16 +110,16 @@ class AwsCalls:
 
     def _send(
         self, service: str, region: Region, headers: Mapping[str, str], body: bytes, credentials: ReadOnlyCredentials
-    ) -> Answer:
+    ) -> HttpResponse:
         address = self._endpoint or region.address(service)
         request = AWSRequest(method="POST", url=f"{address}/", data=body, headers=dict(headers))
         SigV4Auth(credentials, service, region.name).add_auth(request)
         return self._transport.send(Server.at(address), "POST", "/", dict(request.headers.items()), body)
 
 
-def _element(answer: Answer, name: str) -> str:
+def _element(answer: HttpResponse, name: str) -> str:
     """Return the text of an element of STS's XML; the names asked for occur once, and their texts need no entity."""
     found = re.search(rf"<{name}>([^<&]{{1,4096}})</{name}>".encode(), answer.body)
     if found is None:
-        raise RootKeyFailing
+        raise RootKeyServerError
     return found[1].decode("utf-8", "replace")

@@ -8,15 +8,15 @@ from core.errors.keys import (
     RootKeyCredentialsRefused,
     RootKeyDenied,
     RootKeyDisabled,
-    RootKeyFailing,
     RootKeyMissing,
     RootKeyPendingDeletion,
+    RootKeyServerError,
     RootKeyThrottled,
     RootKeyUnsuitable,
     WrongContext,
 )
 from core.keys.root_keys import key_policy_statements, trust_statement
-from kms.network.http import Answer
+from kms.network.http import HttpResponse
 from openkcm.errors import OpenKcmError
 
 _ACCOUNT = re.compile(r"arn:(aws[a-z-]*):sts::(\d{12}):assumed-role/([\w+=,.@-]+)/.*")
@@ -55,7 +55,7 @@ _MEANINGS: dict[str, type[OpenKcmError]] = {
 _SKEW = ("Signature expired", "Signature not yet current")
 
 
-def refusal(answer: Answer, action: str) -> OpenKcmError:
+def refusal(answer: HttpResponse, action: str) -> OpenKcmError:
     """Return what an answer other than 200 to `action` (`kms:Decrypt`) means; AWS's own words stay out of it."""
     code, said = _code_and_message(answer)
     if any(part in said for part in _SKEW):
@@ -64,17 +64,17 @@ def refusal(answer: Answer, action: str) -> OpenKcmError:
         return state_problem("PendingDeletion" if "pending deletion" in said else "Unavailable")
     meaning = _MEANINGS.get(code)
     if meaning is None:
-        return RootKeyThrottled() if answer.status == 429 else RootKeyFailing()
+        return RootKeyThrottled() if answer.status == 429 else RootKeyServerError()
     return meaning(f"{action} is denied") if meaning is RootKeyDenied else meaning()
 
 
-def _code_and_message(answer: Answer) -> tuple[str, str]:
+def _code_and_message(answer: HttpResponse) -> tuple[str, str]:
     if found := _XML_CODE.search(answer.body):
         message = _XML_MESSAGE.search(answer.body)
         return found[1].decode(), message[1].decode("utf-8", "replace") if message else ""
     try:
         told = answer.json()
-    except RootKeyFailing:
+    except RootKeyServerError:
         told = {}
     code = str(told.get("__type") or answer.headers.get("x-amzn-errortype") or "")
     return code.rpartition("#")[2].partition(":")[0], str(told.get("message") or told.get("Message") or "")

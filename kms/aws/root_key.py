@@ -19,17 +19,17 @@ from core.errors.keys import (
     CustomerKeyError,
     RootKeyCredentialsRefused,
     RootKeyDenied,
-    RootKeyFailing,
     RootKeyMissing,
     RootKeyRefused,
+    RootKeyServerError,
     RootKeyUnsuitable,
     WrongContext,
 )
-from core.keys.encryption_context import Context
-from core.keys.root_keys import AwsKmsPlace, Credentials, external_id
+from core.keys.encryption_context import EncryptionContext
+from core.keys.root_keys import AwsKmsKeyRef, Credentials, external_id
 from kms.aws.client import AwsCalls, PlatformIdentity, Region
 from kms.aws.errors import key_policy_hint, lasting_arn, state_problem, trust_policy_hint
-from kms.egress_policy import Reach
+from kms.egress_policy import EgressPolicy
 from kms.interfaces import RootKey
 from kms.network.http import Transport
 from kms.network.session_cache import Sessions
@@ -50,11 +50,11 @@ class _Shared:
 class AwsKms:
     """The provider: what the root keys of all customers share."""
 
-    def __init__(self, reach: Reach) -> None:
+    def __init__(self, reach: EgressPolicy) -> None:
         transport = Transport(reach.timeout_seconds, lambda _address, _encrypted: True, kept=64)
         self._shared = _Shared(AwsCalls(transport, reach.aws_endpoint), PlatformIdentity(), Sessions())
 
-    def open(self, tenant_id: str, place: AwsKmsPlace, credentials: Credentials) -> RootKey:
+    def open(self, tenant_id: str, place: AwsKmsKeyRef, credentials: Credentials) -> RootKey:
         """Return the root key; nothing is connected to. Raises RootKeyRefused for a region that is not public."""
         region = Region(place.region, place.key_arn.split(":")[1])
         if not region.is_known:
@@ -123,7 +123,7 @@ class AwsKmsRootKey:
     """`interfaces.RootKey` by one request each."""
 
     def __init__(
-        self, tenant_id: str, place: AwsKmsPlace, region: Region, calls: AwsCalls, identity: AwsIdentity
+        self, tenant_id: str, place: AwsKmsKeyRef, region: Region, calls: AwsCalls, identity: AwsIdentity
     ) -> None:
         self._tenant_id = tenant_id
         self._place = place
@@ -131,12 +131,12 @@ class AwsKmsRootKey:
         self._calls = calls
         self._identity = identity
 
-    def wrap(self, context: Context, inner: bytes) -> bytes:
+    def wrap(self, context: EncryptionContext, inner: bytes) -> bytes:
         """Encrypt under the key's current material."""
         answer = self._call("Encrypt", Plaintext=_text(inner), EncryptionContext=encryption_context(context))
         return _bytes(answer, "CiphertextBlob")
 
-    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+    def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
         """Decrypt; the key is named, so that what another key of the account wrapped does not open."""
         if not 1 <= len(wrapped) <= _LARGEST_CIPHERTEXT:
             raise WrongContext
@@ -204,7 +204,7 @@ class AwsKmsRootKey:
             raise
 
 
-def encryption_context(context: Context) -> dict[str, str]:
+def encryption_context(context: EncryptionContext) -> dict[str, str]:
     """Return the context as AWS takes it: an empty field is left out, since AWS takes no empty value.
 
     Still injective: the names are fixed, and a field that is left out is empty and nothing else.
@@ -228,4 +228,4 @@ def _bytes(answer: dict[str, Any], name: str) -> bytes:
     try:
         return base64.b64decode(answer[name], validate=True)
     except (KeyError, TypeError, binascii.Error):
-        raise RootKeyFailing from None
+        raise RootKeyServerError from None

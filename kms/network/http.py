@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError, NameResolutionError, ReadTimeoutError, SSLError
 
-from core.errors.keys import CustomerKeyError, RootKeyFailing, RootKeySlow, RootKeyUnreachable
+from core.errors.keys import CustomerKeyError, RootKeyServerError, RootKeyTimeout, RootKeyUnreachable
 from kms.network.pinned_connections import AddressNotAllowed, BoundedPool, BoundedTlsPool, tls_context
 
 LARGEST_ANSWER = 65_536
@@ -41,13 +41,13 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def json(self) -> dict[str, Any]:
-        """Return the body's object, `{}` for an empty body; raises RootKeyFailing when it is anything else."""
+        """Return the body's object, `{}` for an empty body; raises RootKeyServerError when it is anything else."""
         if not self.body:
             return {}
         try:
@@ -55,7 +55,9 @@ class Answer:
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise RootKeyFailing("what answers at the root key's address is not its key server", "check the address")
+            raise RootKeyServerError(
+                "what answers at the root key's address is not its key server", "check the address"
+            )
         return found
 
 
@@ -75,10 +77,10 @@ class Transport:
 
     def send(
         self, server: Server, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
-    ) -> Answer:
+    ) -> HttpResponse:
         """Return the answer, whatever its status.
 
-        Raises: RootKeyUnreachable, RootKeySlow, RootKeyFailing.
+        Raises: RootKeyUnreachable, RootKeyTimeout, RootKeyServerError.
         """
         try:
             response = self._pool(server).urlopen(
@@ -97,12 +99,12 @@ class Transport:
         except (HTTPError, OSError, ValueError) as foreign:
             raise _ours(foreign, server) from None
         if len(content) > LARGEST_ANSWER:
-            raise RootKeyFailing("the answer of the root key's server is too long", "check the address")
+            raise RootKeyServerError("the answer of the root key's server is too long", "check the address")
         if 300 <= response.status < 400:
             raise RootKeyUnreachable(
                 "the root key's server sends elsewhere, which is not followed", "give the address it sends to"
             )
-        return Answer(response.status, response.headers, content)
+        return HttpResponse(response.status, response.headers, content)
 
     def _pool(self, server: Server) -> urllib3.HTTPConnectionPool:
         with self._lock:
@@ -134,7 +136,7 @@ def _ours(foreign: Exception, server: Server) -> CustomerKeyError:
         case NameResolutionError():
             return RootKeyUnreachable(f"there is no address for {server.host}", "check the name in the address")
         case ReadTimeoutError() | TimeoutError():
-            return RootKeySlow()
+            return RootKeyTimeout()
         case SSLError() | ssl.SSLError():
             return RootKeyUnreachable(
                 f"the certificate of {server.host} is not trusted, or it does not speak TLS",

@@ -10,14 +10,14 @@ from core.errors.keys import (
     RootKeyCredentialsRefused,
     RootKeyDenied,
     RootKeyDisabled,
-    RootKeyFailing,
     RootKeyMissing,
+    RootKeyServerError,
     RootKeyThrottled,
     RootKeyUnsuitable,
     WrongContext,
 )
-from core.keys.root_keys import Credentials, OpenBaoPlace
-from kms.network.http import Answer, Server, Transport
+from core.keys.root_keys import Credentials, OpenBaoKeyRef
+from kms.network.http import HttpResponse, Server, Transport
 from kms.network.session_cache import Sessions
 from openkcm.errors import OpenKcmError
 
@@ -30,7 +30,7 @@ class OpenBaoCalls:
     """For one root key; connections and logins are shared with all others."""
 
     def __init__(
-        self, place: OpenBaoPlace, credentials: Credentials, transport: Transport, logins: Sessions[str]
+        self, place: OpenBaoKeyRef, credentials: Credentials, transport: Transport, logins: Sessions[str]
     ) -> None:
         self._place = place
         self._credentials = credentials
@@ -40,7 +40,7 @@ class OpenBaoCalls:
         said = json.dumps([place.model_dump_json(), credentials.dump().decode()])
         self._login = hashlib.sha256(said.encode()).digest()
 
-    def checked(self, answer: Answer) -> Mapping[str, Any]:
+    def checked(self, answer: HttpResponse) -> Mapping[str, Any]:
         """Return the answer's data; raises what the answer means."""
         if answer.status in {200, 204}:
             found = answer.json().get("data")
@@ -52,7 +52,7 @@ class OpenBaoCalls:
             raise RootKeyDenied
         raise _meaning(answer)
 
-    def send(self, method: str, path: str, fields: Mapping[str, Any] | None = None) -> Answer:
+    def send(self, method: str, path: str, fields: Mapping[str, Any] | None = None) -> HttpResponse:
         """Send one request; an AppRole's token that is refused is replaced once, for it may have been revoked."""
         token = self._token()
         answer = self._request(method, path, fields, token)
@@ -61,7 +61,7 @@ class OpenBaoCalls:
             answer = self._request(method, path, fields, self._token())
         return answer
 
-    def _request(self, method: str, path: str, fields: Mapping[str, Any] | None, token: str) -> Answer:
+    def _request(self, method: str, path: str, fields: Mapping[str, Any] | None, token: str) -> HttpResponse:
         headers = {"Accept": "application/json", "Content-Type": "application/json", "X-Vault-Request": "true"}
         if token:
             headers["X-Vault-Token"] = token
@@ -94,7 +94,7 @@ class OpenBaoCalls:
             raise not_transit()
         return auth["client_token"], _life(auth)
 
-    def raise_if_token_is_dead(self, refusal: Answer) -> None:
+    def raise_if_token_is_dead(self, refusal: HttpResponse) -> None:
         if _is_policys(refusal):
             return
         if self.send("GET", "auth/token/lookup-self").status == 403:
@@ -113,18 +113,20 @@ def _header_safe(token: str) -> str:
     return token
 
 
-def _reasons(answer: Answer) -> str:
+def _reasons(answer: HttpResponse) -> str:
     """Return the server's words, for recognising them; they never go into a message."""
     errors = answer.json().get("errors")
     return " ".join(str(one) for one in errors) if isinstance(errors, list) else ""
 
 
-def _is_policys(answer: Answer) -> bool:
+def _is_policys(answer: HttpResponse) -> bool:
     return _ACL_REFUSAL in _reasons(answer)
 
 
-def not_transit() -> RootKeyFailing:
-    return RootKeyFailing("what answers at the root key's address is not a Transit mount", "check address and mount")
+def not_transit() -> RootKeyServerError:
+    return RootKeyServerError(
+        "what answers at the root key's address is not a Transit mount", "check address and mount"
+    )
 
 
 def soft_deleted() -> RootKeyDisabled:
@@ -146,7 +148,7 @@ _MEANINGS: tuple[tuple[str, type[CustomerKeyError | WrongContext]], ...] = (
 )
 
 
-def _meaning(answer: Answer) -> OpenKcmError:
+def _meaning(answer: HttpResponse) -> OpenKcmError:
     """Return what a refusal other than 403 means; one nobody foresaw is the server's trouble, and says no more."""
     if answer.status == 503 and b"sealed" in answer.body:
         return RootKeyDisabled("the key server is sealed", "unseal it")
@@ -158,7 +160,7 @@ def _meaning(answer: Answer) -> OpenKcmError:
     for part, meaning in _MEANINGS:
         if part in reasons:
             return soft_deleted() if part == "soft-deleted" else meaning()
-    return RootKeyFailing()
+    return RootKeyServerError()
 
 
 def _nowhere(reasons: str) -> RootKeyMissing:

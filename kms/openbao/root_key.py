@@ -26,9 +26,9 @@ from core.errors.keys import (
     RootKeyUnsuitable,
     WrongContext,
 )
-from core.keys.encryption_context import Context
-from core.keys.root_keys import Credentials, OpenBaoPlace
-from kms.egress_policy import Reach, is_address
+from core.keys.encryption_context import EncryptionContext
+from core.keys.root_keys import Credentials, OpenBaoKeyRef
+from kms.egress_policy import EgressPolicy, is_address
 from kms.interfaces import RootKey
 from kms.network.http import Server, Transport
 from kms.network.session_cache import Sessions
@@ -42,14 +42,14 @@ _SUITABLE = ("aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305")
 class OpenBao:
     """The provider: what the root keys of all customers share."""
 
-    def __init__(self, reach: Reach) -> None:
+    def __init__(self, reach: EgressPolicy) -> None:
         self._reach = reach
         self._transport = Transport(
             reach.timeout_seconds, lambda address, encrypted: reach.allows(address, encrypted=encrypted)
         )
         self._logins: Sessions[str] = Sessions()
 
-    def open(self, tenant_id: str, place: OpenBaoPlace, credentials: Credentials) -> RootKey:
+    def open(self, tenant_id: str, place: OpenBaoKeyRef, credentials: Credentials) -> RootKey:
         """Return the root key; nothing is connected to. Raises RootKeyRefused for what may never be connected to."""
         server = Server.at(place.address, place.ca_pem)
         encrypted = server.scheme == "https"
@@ -67,12 +67,12 @@ class OpenBao:
 class OpenBaoRootKey:
     """`interfaces.RootKey` by one or two requests each."""
 
-    def __init__(self, tenant_id: str, place: OpenBaoPlace, calls: OpenBaoCalls) -> None:
+    def __init__(self, tenant_id: str, place: OpenBaoKeyRef, calls: OpenBaoCalls) -> None:
         self._tenant_id = tenant_id
         self._place = place
         self._calls = calls
 
-    def wrap(self, context: Context, inner: bytes) -> bytes:
+    def wrap(self, context: EncryptionContext, inner: bytes) -> bytes:
         """Encrypt, after looking whether the key is there: where the policy allows it, Transit would make a new one."""
         looked = self._calls.send("GET", self._path("keys"))
         if looked.status != 403:
@@ -83,7 +83,7 @@ class OpenBaoRootKey:
             raise not_transit()
         return found.encode()
 
-    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+    def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
         """Decrypt."""
         try:
             ciphertext = wrapped.decode("ascii")
@@ -199,7 +199,7 @@ class OpenBaoRootKey:
         return f"{self._place.mount}/{what}/{self._place.key}"
 
 
-def _bound(context: Context, **fields: str) -> dict[str, str]:
+def _bound(context: EncryptionContext, **fields: str) -> dict[str, str]:
     bound = _text(context.encode())
     return {**fields, "associated_data": bound, "context": bound}
 

@@ -21,16 +21,16 @@ from pkcs11 import Attribute, GCMParams, KeyType, Mechanism, ObjectClass, except
 from core.errors.keys import (
     CustomerKeyError,
     RootKeyDisabled,
-    RootKeyFailing,
     RootKeyMissing,
     RootKeyRefused,
+    RootKeyServerError,
     RootKeyUnreachable,
     RootKeyUnsuitable,
     WrongContext,
 )
-from core.keys.encryption_context import Context
-from core.keys.root_keys import Credentials, Pkcs11Place
-from kms.egress_policy import Reach
+from core.keys.encryption_context import EncryptionContext
+from core.keys.root_keys import Credentials, Pkcs11KeyRef
+from kms.egress_policy import EgressPolicy
 from kms.interfaces import RootKey
 from kms.pkcs11.module import Module
 from kms.pkcs11.worker_thread import ModuleThread
@@ -60,11 +60,11 @@ class _Threaded:
 class Pkcs11:
     """The provider: one module, which the operator chooses, and the one thread that speaks to it."""
 
-    def __init__(self, reach: Reach) -> None:
+    def __init__(self, reach: EgressPolicy) -> None:
         self._module = None if reach.pkcs11_module is None else _module_at(reach.pkcs11_module)
         self._timeout = reach.timeout_seconds
 
-    def open(self, tenant_id: str, place: Pkcs11Place, credentials: Credentials) -> RootKey:
+    def open(self, tenant_id: str, place: Pkcs11KeyRef, credentials: Credentials) -> RootKey:
         """Return the root key; nothing is loaded. Raises RootKeyRefused where the operator has set no module."""
         if self._module is None or credentials.pin is None:
             raise RootKeyRefused("provider: there is no PKCS#11 module here", "ask the operator to set pkcs11_module")
@@ -81,7 +81,7 @@ class Pkcs11RootKey:
     """`interfaces.RootKey`; the key is looked up by its label each time, so whatever happens to it is noticed."""
 
     def __init__(
-        self, tenant_id: str, place: Pkcs11Place, credentials: Credentials, threaded: _Threaded, timeout_seconds: float
+        self, tenant_id: str, place: Pkcs11KeyRef, credentials: Credentials, threaded: _Threaded, timeout_seconds: float
     ) -> None:
         self._tenant_id = tenant_id
         self._place = place
@@ -90,12 +90,12 @@ class Pkcs11RootKey:
         self._thread = threaded.thread
         self._timeout = timeout_seconds
 
-    def wrap(self, context: Context, inner: bytes) -> bytes:
+    def wrap(self, context: EncryptionContext, inner: bytes) -> bytes:
         """Encrypt in the token."""
         associated = context.encode()
         return self._in_module(lambda: self._wrap(associated, inner))
 
-    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+    def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
         """Decrypt in the token."""
         if wrapped[:1] != _VERSION or len(wrapped) <= 1 + _IV_BYTES + _TAG_BYTES:
             raise WrongContext
@@ -129,7 +129,7 @@ class Pkcs11RootKey:
         except exceptions.PKCS11Error as failure:
             self._module.forget(self._place.token)
             if not self._module.is_lost(failure):
-                raise RootKeyFailing("the token fails", "look at the log of the token or its module") from None
+                raise RootKeyServerError("the token fails", "look at the log of the token or its module") from None
         try:
             return use()
         except exceptions.PKCS11Error:

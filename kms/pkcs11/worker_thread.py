@@ -2,7 +2,7 @@
 
 python-pkcs11 initialises a module for a single thread (C_Initialize without locking), being logged in is a state of the
 whole process and token, and no call of PKCS#11 can be given a time limit. So calls queue here: a module that hangs
-keeps this thread, and its callers go on with RootKeySlow.
+keeps this thread, and its callers go on with RootKeyTimeout.
 """
 
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
-from core.errors.keys import RootKeySlow
+from core.errors.keys import RootKeyTimeout
 
 T = TypeVar("T")
 
@@ -35,13 +35,13 @@ class ModuleThread:
         self._process: int | None = None
 
     def run(self, function: Callable[[], T], timeout_seconds: float) -> T:
-        """Return what `function` returns or raise what it raises; RootKeySlow when it is not done in time."""
+        """Return what `function` returns or raise what it raises; RootKeyTimeout when it is not done in time."""
         self._start()
         call = _Call(function)
         self._calls.put(call)
         if not call.ended.wait(timeout_seconds):
             call.abandoned = True
-            raise RootKeySlow
+            raise RootKeyTimeout
         if call.failure is not None:
             raise call.failure
         return cast("T", call.result)

@@ -5,18 +5,18 @@ from functools import partial
 
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
-from marketplace.db_executor import Transactions
+from marketplace.db_executor import DatabaseExecutor
 from marketplace.enrolment.requests import settle
-from marketplace.relay import Rounds, Waiting
+from marketplace.relay import Waiting, WorkflowRelay
 from openkcm.errors import CallerError
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 
 
-class EnrolmentSweep(Rounds):
+class EnrolmentRelay(WorkflowRelay):
     """Enrolments: the request's id is the update's, so that asking again joins what was asked before."""
 
     def __init__(
-        self, database: Database, platform: PlatformQueries, door: Gateway, transactions: Transactions
+        self, database: Database, platform: PlatformQueries, door: WorkflowClient, transactions: DatabaseExecutor
     ) -> None:
         super().__init__(transactions)
         self._database = database

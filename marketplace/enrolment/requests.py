@@ -14,7 +14,7 @@ from uuid import uuid4
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from core.errors.compliance import CanaryMissing
-from core.errors.platform import Overtaken
+from core.errors.platform import Superseded
 from core.errors.requests import TicketRefused
 from core.errors.services import ServiceUnknown
 from core.names import CANARY_TENANT_ID
@@ -146,7 +146,7 @@ def platform_root(database: Database) -> str:
 def _issued(tx: TenantTransaction, found: Standing, enrolment_id: str) -> Standing:
     try:
         leaf, chain = tx.services.issued(found.service, enrolment_id)
-    except (ServiceUnknown, Overtaken) as gone:
+    except (ServiceUnknown, Superseded) as gone:
         return _refused(found, gone.code, gone.message, gone.hint)
     return Standing(
         found.tenant_id,

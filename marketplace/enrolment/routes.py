@@ -22,15 +22,15 @@ from starlette.responses import JSONResponse, Response
 
 from core.errors.requests import BodyTooLarge, MalformedEnrolment, MalformedEvent, TicketRefused, TooManyRequests
 from database.connection.database import Database
-from marketplace.db_executor import Transactions
+from marketplace.db_executor import DatabaseExecutor
 from marketplace.enrolment import requests as enrolment
 from marketplace.enrolment.attestation import Claim, JwtProof, token_claim
 from marketplace.enrolment.jwks import Issuers
 from marketplace.enrolment.requests import Enrolled
 from marketplace.http import openapi
 from marketplace.http.body import read_body
-from marketplace.http.rate_limit import Buckets, neighbourhood
-from marketplace.relay import Rounds
+from marketplace.http.rate_limit import TokenBuckets, neighbourhood
+from marketplace.relay import WorkflowRelay
 from marketplace.schemas import DiscoveryAnswer, EnrolmentAnswer, StandingAnswer
 from openkcm.contract.client_files import Offer as Addresses
 from openkcm.contract.client_files import certificates
@@ -58,7 +58,7 @@ _NOT_NOW = {"cache-control": "no-store"}
 
 
 @dataclass(frozen=True, slots=True)
-class EnrolmentOffer:
+class EnrolmentConfig:
     """Where agents find us, the regions they may be in, the crypto service's addresses, and whose JWTs we believe."""
 
     base_url: str
@@ -67,20 +67,22 @@ class EnrolmentOffer:
     issuers: Issuers
 
 
-class EnrolmentFront:
+class EnrolmentApi:
     """What the routes decide, and what they remember of those who were wrong."""
 
-    def __init__(self, database: Database, transactions: Transactions, sweep: Rounds, offer: EnrolmentOffer) -> None:
+    def __init__(
+        self, database: Database, transactions: DatabaseExecutor, sweep: WorkflowRelay, offer: EnrolmentConfig
+    ) -> None:
         self.offer = offer
         self._database = database
         self._transactions = transactions
         self._sweep = sweep
         self._jwt = JwtProof(offer.issuers)
-        self._wrong = Buckets(burst=20, seconds=3.0)
+        self._wrong = TokenBuckets(burst=20, seconds=3.0)
         """By address. Behind an edge that hides addresses it is one for all, and the edge has to tell them apart."""
-        self._told = Buckets(burst=10, seconds=60.0)
+        self._told = TokenBuckets(burst=10, seconds=60.0)
         """By tenant: refusals that are put on record, so that nobody fills the stream of a tenant he can name."""
-        self._many = Buckets(burst=30, seconds=10.0)
+        self._many = TokenBuckets(burst=30, seconds=10.0)
         """By service: enrolments that are taken, for a proof can be true and too many."""
         self._at_once = 0
         self._root: tuple[float, str] = (-_ROOT_SECONDS, "")
@@ -207,7 +209,7 @@ class EnrolmentFront:
         )
 
 
-def add_routes(app: FastAPI, front: EnrolmentFront) -> None:
+def add_routes(app: FastAPI, front: EnrolmentApi) -> None:
     @app.get(DISCOVERY_PATH, response_model=DiscoveryAnswer, **openapi.DISCOVERY)
     async def discover() -> Response:
         found = await front.describe()

@@ -6,17 +6,17 @@ from functools import partial
 from core.tenants.provisioning import EventKind
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
-from marketplace.db_executor import Transactions
+from marketplace.db_executor import DatabaseExecutor
 from marketplace.events.accept import discovered, mark_started
-from marketplace.relay import Rounds, Waiting
-from workflows.client.workflow_client import Gateway
+from marketplace.relay import Waiting, WorkflowRelay
+from workflows.client.workflow_client import WorkflowClient
 
 
-class Sweep(Rounds):
+class EventRelay(WorkflowRelay):
     """Events: the workflow id is the tenant, and the entity knows the ids of events it has seen."""
 
     def __init__(
-        self, database: Database, platform: PlatformQueries, door: Gateway, transactions: Transactions
+        self, database: Database, platform: PlatformQueries, door: WorkflowClient, transactions: DatabaseExecutor
     ) -> None:
         super().__init__(transactions)
         self._database = database

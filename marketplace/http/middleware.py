@@ -15,7 +15,7 @@ _LONGEST_PATH = 200
 _log = structlog.get_logger(__name__)
 
 
-class Edge:
+class RequestMiddleware:
     """Logs neither headers, query nor body: signatures, tokens and customers' names travel in them."""
 
     def __init__(self, app: ASGIApp) -> None:

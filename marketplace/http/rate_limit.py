@@ -9,7 +9,7 @@ _MOST = 10_000
 _HOST_BITS = 64
 
 
-class Buckets:
+class TokenBuckets:
     """A bucket holds `burst` and gets one back every `seconds`; safe in one event loop."""
 
     def __init__(self, burst: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -8,22 +8,22 @@ from typing import Any
 from temporalio.testing import ActivityEnvironment
 
 from activities.approvals import ApprovalActivities
-from activities.notifications import Announcer
-from activities.offboarding.grace_period import LeavingActivities
-from activities.tenants import PolicyActivities, StandingActivities
+from activities.notifications import NotificationOutbox
+from activities.offboarding.grace_period import GracePeriodActivities
+from activities.tenants import PolicyActivities, TenantStatusActivities
 from core.messages.base import StepInput
 from core.messages.tenants import (
     ApprovalResult,
     ApprovalStep,
     CloseApprovalInput,
     LeaveInput,
-    LeavingResult,
+    OffboardingResult,
     PolicyInput,
-    StandingInput,
-    StandingMove,
+    StatusChange,
+    StatusChangeInput,
 )
 from core.notifications import Channel
-from core.tenants.approvals import Action, Approval, ApprovalState, Argument, Choice
+from core.tenants.approvals import Action, Approval, ApprovalState, Argument, VoteChoice
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import Person, PersonRole
@@ -42,11 +42,11 @@ class Scene(Recorded):
     def __init__(self, field: Field) -> None:
         self.field, self.worker, self.dashboard = field, field.open("worker"), field.open("dashboard")
         super().__init__(self.worker, TENANT)
-        announcer = Announcer((Channel.EMAIL,), "https://cmk.example/tenant")
+        announcer = NotificationOutbox((Channel.EMAIL,), "https://cmk.example/tenant")
         self.approvals = ApprovalActivities(self.worker, announcer, DAY)
         self.policies = PolicyActivities(self.worker)
-        self.leaving = LeavingActivities(self.worker, announcer, timedelta(days=30), lambda: datetime.now(UTC))
-        self.standings = StandingActivities(self.worker, announcer, 60.0, lambda: datetime.now(UTC))
+        self.leaving = GracePeriodActivities(self.worker, announcer, timedelta(days=30), lambda: datetime.now(UTC))
+        self.standings = TenantStatusActivities(self.worker, announcer, 60.0, lambda: datetime.now(UTC))
         self._steps = 0
 
     def step(self, what: str = "step") -> StepInput:
@@ -64,7 +64,7 @@ class Scene(Recorded):
             tx.approvals.ask(approval_id, action, argument or {}, person)
         return approval_id
 
-    def says(self, person: Person, approval_id: str, choice: Choice = Choice.APPROVE) -> None:
+    def says(self, person: Person, approval_id: str, choice: VoteChoice = VoteChoice.APPROVE) -> None:
         with self.dashboard.tenant_tx(TENANT) as tx:
             assert tx.approvals.vote(approval_id, person, choice)
 
@@ -86,16 +86,16 @@ class Scene(Recorded):
     def expire(self) -> Any:
         return self.run(self.approvals.expire_approvals, self.step("expiry"))
 
-    def move(self, move: StandingMove, approval_id: str | None = None, operation_id: str = "") -> None:
+    def move(self, move: StatusChange, approval_id: str | None = None, operation_id: str = "") -> None:
         step = self.step(move)
         self.run(
             self.standings.change_standing,
-            StandingInput(
+            StatusChangeInput(
                 tenant_id=TENANT, operation_id=operation_id or step.operation_id, move=move, approval_id=approval_id
             ),
         )
 
-    def leave(self, approval_id: str | None = None, **request: Any) -> LeavingResult:
+    def leave(self, approval_id: str | None = None, **request: Any) -> OffboardingResult:
         fields = self.step("leave").model_dump() | {"approval_id": approval_id} | request
         return self.run(self.leaving.begin_leaving, LeaveInput.model_validate(fields))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from activities.isolation.key_suite import KeyAttacks
+from activities.isolation.key_suite import KeyIsolationSuite
 from config.secrets import BOUNDARY_IDENTITY, read_secret
 from config.settings import Settings
 from core import names as ids
@@ -26,7 +26,7 @@ def not_checked(found: Found) -> set[str]:
     return {name for name, result in found.items() if result.outcome == "not-checked"}
 
 
-def attacks_of(parts: wiring.Parts, settings: Settings) -> KeyAttacks:
+def attacks_of(parts: wiring.WorkerDependencies, settings: Settings) -> KeyIsolationSuite:
     tokens = TenantTokens(parts.vault, read_secret(settings.secrets, BOUNDARY_IDENTITY))
     shelf = next(a.__self__._shelf for a in parts.lifecycle if a.__name__ == "rewrap_keys")
     return evidence_wiring.key_attacks(parts.database, parts.queries, parts.vault, tokens, shelf)

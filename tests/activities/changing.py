@@ -3,15 +3,15 @@
 import uuid
 from typing import Any, TypeVar
 
-from config.credential_encryption import seal
+from config.credential_encryption import encrypt_credentials
 from config.secrets import INTAKE_PUBLIC_KEY, read_secret
-from core.keys.root_keys import Credentials, Place, PlatformPlace, RootKeyMode
+from core.keys.root_keys import Credentials, Place, PlatformKeyRef, RootKeyMode
 from core.messages.keys import AbandonInput, PreflightResult, RootKeyStep
 from core.messages.services import EnrolStep
 from core.tenants.locks import LockReason
 from database.connection.database import Database
 from database.keys import ServiceKeyRow
-from database.root_keys import HeldKeyRow, RootKeyChangeRow, RootKeyRequestRow
+from database.root_keys import CustomerRootKeyRow, RootKeyChangeRow, RootKeyRequestRow
 from database.services.repository import ServiceRequestRow
 from openkcm.contract.services import ServiceKind
 from tests.activities.connecting import KEY, Connection, csr_of
@@ -51,7 +51,7 @@ class Change(Recorded):
     def ask(self, place: Place, credentials: Credentials | None) -> RootKeyStep:
         """Store a request and return the input of the steps of the next change."""
         request_id = uuid.uuid4().hex
-        sealed = credentials and seal(self._public_key, self.tenant_id, request_id, credentials)
+        sealed = credentials and encrypt_credentials(self._public_key, self.tenant_id, request_id, credentials)
         with self.connection.operator.tenant_tx(self.tenant_id) as tx:
             tx.root_keys.request(RootKeyRequestRow(request_id, place, sealed))
         self.number += 1
@@ -78,7 +78,7 @@ class Change(Recorded):
         return step
 
     def to_platform(self) -> RootKeyStep:
-        return self.to(PlatformPlace(), None)
+        return self.to(PlatformKeyRef(), None)
 
     def preflight_alone(self, place: Place, credentials: Credentials) -> RootKeyStep:
         step = self.ask(place, credentials)
@@ -113,7 +113,7 @@ class Change(Recorded):
         return dict(self.rows("select service, staged_wrapped from okcm.service_key where staged_for is not null"))
 
     @property
-    def current(self) -> HeldKeyRow:
+    def current(self) -> CustomerRootKeyRow:
         return self.get(lambda tx: tx.root_keys.current())
 
     def row(self, service: str) -> ServiceKeyRow:

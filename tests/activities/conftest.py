@@ -80,7 +80,7 @@ def settings(field: Field, key_server: openbao.Server, tmp_path: Path) -> Settin
 
 
 @pytest.fixture
-def parts(settings: Settings) -> Iterator[wiring.Parts]:
+def parts(settings: Settings) -> Iterator[wiring.WorkerDependencies]:
     built = wiring.build(settings)
     built.keyring.open_platform_key()
     ensure_root_keys(built.root_keys, [REGION])
@@ -89,7 +89,7 @@ def parts(settings: Settings) -> Iterator[wiring.Parts]:
 
 
 @pytest.fixture
-def request_tenant(settings: Settings, parts: wiring.Parts) -> Iterator[Callable[..., Provisioning]]:
+def request_tenant(settings: Settings, parts: wiring.WorkerDependencies) -> Iterator[Callable[..., Provisioning]]:
     """Return a function that accepts an event for a tenant, as the marketplace process does."""
     marketplace = wiring.open_database(settings, Role.MARKETPLACE)
 
@@ -190,7 +190,7 @@ def leaving(tenant: Provisioning, operator: Database, vault_admin: TokenSession)
 
 
 @pytest.fixture
-def attack(parts: wiring.Parts, settings: Settings, canary: Provisioning) -> Attack:
+def attack(parts: wiring.WorkerDependencies, settings: Settings, canary: Provisioning) -> Attack:
     """Return a function that attacks a tenant as an activity does, and gives the results by name."""
     assert canary.is_done(Step.ACTIVATE)
     attacks = attacks_of(parts, settings)

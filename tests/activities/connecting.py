@@ -7,10 +7,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.messages.services import CertificatePlan, CertificateStep, EnrolStep, ServiceStep
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from database.connection.database import Database
 from database.keys import ServiceKeyRow
-from database.services.repository import LeafRow, ServiceRequestRow, ServiceRow
+from database.services.repository import ServiceCertificateRow, ServiceRequestRow, ServiceRow
 from openkcm.contract.services import ServiceKind
 from tests.activities.provisioning import Provisioning
 from tests.activities.recorded import Recorded
@@ -76,7 +76,7 @@ class Connection(Recorded):
         return self.get(lambda tx: tx.services.get(SERVICE))
 
     @property
-    def leaf(self) -> LeafRow | None:
+    def leaf(self) -> ServiceCertificateRow | None:
         return self.read(lambda tx: tx.services.leaf(SERVICE))
 
     @property
@@ -87,7 +87,7 @@ class Connection(Recorded):
     def key(self) -> ServiceKeyRow:
         return self.get(lambda tx: tx.services.key(SERVICE))
 
-    def move(self, move: Move) -> None:
+    def move(self, move: Transition) -> None:
         self.read(lambda tx: tx.tenants.move(move))
 
     def audited(self, name: str, outcome: str = "success") -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ MADE = (Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVAT
 class Provisioning(Recorded):
     """One tenant and the activities of the worker, by their names."""
 
-    def __init__(self, parts: wiring.Parts, tenant_id: str) -> None:
+    def __init__(self, parts: wiring.WorkerDependencies, tenant_id: str) -> None:
         self._activities = {a.__name__.replace("_", "-"): a for a in (*parts.lifecycle, *parts.platform)}
         super().__init__(parts.database, tenant_id)
         self.parts, self.attempt = parts, 1

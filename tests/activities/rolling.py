@@ -17,7 +17,7 @@ STEPS = ("prepare-authority", "verify-authority", "activate-authority")
 
 
 class Roll(Recorded):
-    """The steps of RollAuthority, one by one."""
+    """The steps of RotateCertificateAuthority, one by one."""
 
     def __init__(self, connection: Connection, field: Field) -> None:
         super().__init__(connection.database, connection.tenant_id)

@@ -7,7 +7,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.keys import context_of
 from core import names as ids
-from core.keys.rotation import KeyState, Scope
+from core.keys.rotation import KeyState, RotationScope
 from core.messages.base import StepInput
 from core.messages.keys import (
     DestroyResult,
@@ -48,7 +48,7 @@ class Rotating(Change):
     def wants(self, **changed: Any) -> PlanRotationStep:
         """Return the input of the first step of the next rotation, of everything unless it says otherwise."""
         self.rotations += 1
-        asked: dict[str, Any] = {"services": Scope.ALL, "tenant_key": True} | changed
+        asked: dict[str, Any] = {"services": RotationScope.ALL, "tenant_key": True} | changed
         return PlanRotationStep(
             tenant_id=self.tenant_id,
             operation_id=f"rotate-{self.rotations}",

@@ -11,17 +11,17 @@ import pytest
 from core.errors.keys import RootKeyDisabled
 from core.errors.tenants import (
     ApprovalNotNeeded,
+    ApprovalPending,
     ApprovalRequired,
     ApprovalUnknown,
-    ApprovalWaits,
     PolicyRefused,
     TooManyApprovals,
-    VoteNotCounted,
+    VoteRejected,
 )
-from core.messages.tenants import LeaveReason, PolicyInput, StandingMove
-from core.notifications import AnnouncementKind
-from core.tenants.approvals import MOST_PENDING, Action, ApprovalState, Choice
-from core.tenants.lifecycle import Move, State
+from core.messages.tenants import LeaveReason, PolicyInput, StatusChange
+from core.notifications import NotificationKind
+from core.tenants.approvals import MOST_PENDING, Action, ApprovalState, VoteChoice
+from core.tenants.lifecycle import State, Transition
 from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import EventKind
 from core.tenants.roles import Person, PersonRole
@@ -39,7 +39,7 @@ def scene(field: Field) -> Scene:
     worker = field.open("worker")
     a_provisioned_tenant(worker, TENANT)
     with worker.tenant_tx(TENANT) as tx:
-        tx.tenants.move(Move.ACTIVATE)
+        tx.tenants.move(Transition.ACTIVATE)
     sign_on(field, (ADA, KAI, UMA))
     made = Scene(field)
     made.wants_two_for(Action.LOCK)
@@ -48,19 +48,19 @@ def scene(field: Field) -> Scene:
 
 def assert_lock_rejected(scene: Scene, approval_id: str | None) -> None:
     with pytest.raises(ApprovalRequired):
-        scene.move(StandingMove.LOCK, approval_id)
+        scene.move(StatusChange.LOCK, approval_id)
 
 
 def test_one_asks_another_approves_and_it_is_done_once_with_both_on_record(scene: Scene) -> None:
     approval_id = scene.asks(ADA)
     admitted = scene.admit(approval_id)
-    assert (admitted.state, admitted.told) == (ApprovalState.PENDING, AnnouncementKind.APPROVAL_WAITING)
+    assert (admitted.state, admitted.told) == (ApprovalState.PENDING, NotificationKind.APPROVAL_WAITING)
     assert [one.approval_id for one in admitted.waiting] == [approval_id]
     assert scene.announced().count("approval-waiting") == 1
     scene.says(KAI, approval_id)
     decided = scene.decide(approval_id)
     assert (decided.state, decided.action, decided.waiting) == (ApprovalState.APPROVED, Action.LOCK, ())
-    scene.move(StandingMove.LOCK, approval_id)
+    scene.move(StatusChange.LOCK, approval_id)
     scene.close(approval_id)
     assert scene.state is State.LOCKED
     assert scene.approval(approval_id).state is ApprovalState.DONE
@@ -79,10 +79,10 @@ def test_one_asks_another_approves_and_it_is_done_once_with_both_on_record(scene
 @pytest.mark.parametrize("approval_id", [None, "f" * 32])
 def test_lock_needs_an_approval_only_where_the_policy_says_so(scene: Scene, approval_id: str | None) -> None:
     assert_lock_rejected(scene, approval_id)
-    scene.move(StandingMove.SUSPEND)
+    scene.move(StatusChange.SUSPEND)
     assert scene.state is State.SUSPENDED
     scene.wants_two_for(Action.OFFBOARD)
-    scene.move(StandingMove.LOCK)
+    scene.move(StatusChange.LOCK)
     assert scene.state is State.LOCKED
 
 
@@ -97,14 +97,14 @@ def test_an_approval_that_only_waits_or_was_declined_or_is_over_or_was_used_open
 
     declined = scene.asks(ADA)
     scene.admit(declined)
-    scene.says(KAI, declined, Choice.DECLINE)
+    scene.says(KAI, declined, VoteChoice.DECLINE)
     assert scene.decide(declined).state is ApprovalState.REFUSED
     assert scene.records("approval.declined")
     assert_lock_rejected(scene, declined)
 
     used = scene.approved()
-    scene.move(StandingMove.LOCK, used)
-    scene.move(StandingMove.UNLOCK)
+    scene.move(StatusChange.LOCK, used)
+    scene.move(StatusChange.UNLOCK)
     for _ in range(2):
         assert_lock_rejected(scene, used)
         scene.close(used)
@@ -158,15 +158,15 @@ def test_request_is_decided_after_admission_by_a_second_person_with_the_role(sce
             step("f" * 32)
     early = scene.asks(ADA, Action.OFFBOARD)
     scene.says(KAI, early)
-    with pytest.raises(VoteNotCounted):
+    with pytest.raises(VoteRejected):
         scene.decide(early)
     approval_id = scene.asks(ADA)
     scene.admit(approval_id)
     scene.says(Person("ada", "Kai", TENANT, frozenset({PersonRole.KEY_ADMINISTRATOR})), approval_id)
-    with pytest.raises(VoteNotCounted):
+    with pytest.raises(VoteRejected):
         scene.decide(approval_id)
     scene.says(UMA, approval_id)
-    with pytest.raises(VoteNotCounted):
+    with pytest.raises(VoteRejected):
         scene.decide(approval_id)
     assert scene.approval(approval_id).state is ApprovalState.PENDING
     scene.says(KAI, approval_id)
@@ -179,7 +179,7 @@ def test_what_needs_nobody_or_waits_already_or_is_too_much_is_not_admitted(scene
     again = scene.asks(KAI)
     for _ in range(2):
         result = scene.admit(again)
-        assert (result.state, result.code) == (ApprovalState.REFUSED, ApprovalWaits.code)
+        assert (result.state, result.code) == (ApprovalState.REFUSED, ApprovalPending.code)
     for number in range(MOST_PENDING - 1):
         assert not scene.admit(scene.asks(ADA, Action.LOCK, {"n": number})).code
     assert scene.admit(scene.asks(ADA, Action.LOCK, {"n": 99})).code == TooManyApprovals.code
@@ -188,7 +188,7 @@ def test_what_needs_nobody_or_waits_already_or_is_too_much_is_not_admitted(scene
 def test_whoever_asked_withdraws_it(scene: Scene) -> None:
     approval_id = scene.asks(ADA)
     scene.admit(approval_id)
-    scene.says(ADA, approval_id, Choice.WITHDRAW)
+    scene.says(ADA, approval_id, VoteChoice.WITHDRAW)
     assert scene.decide(approval_id).state is ApprovalState.WITHDRAWN
     scene.says(KAI, approval_id)
     assert scene.decide(approval_id).state is ApprovalState.WITHDRAWN
@@ -279,11 +279,11 @@ def test_every_step_dies_after_its_commit_and_is_done_once(scene: Scene) -> None
     scene.says(KAI, approval_id)
     assert again(scene.approvals.decide_approval, scene.of(approval_id)).state is ApprovalState.APPROVED
     with dying_after_the_commit(scene):
-        scene.move(StandingMove.LOCK, approval_id, "lock-of-one")
-    scene.move(StandingMove.LOCK, approval_id, "lock-of-one")
+        scene.move(StatusChange.LOCK, approval_id, "lock-of-one")
+    scene.move(StatusChange.LOCK, approval_id, "lock-of-one")
     assert scene.state is State.LOCKED
     with pytest.raises(ApprovalRequired):
-        scene.move(StandingMove.LOCK, approval_id, "lock-of-another")
+        scene.move(StatusChange.LOCK, approval_id, "lock-of-another")
     scene.close(approval_id)
     over = scene.asks(ADA)
     scene.admit(over)

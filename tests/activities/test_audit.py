@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.errors.platform import DatabaseRefused
 from core.tenants.provisioning import Step
-from database.audit import SignedHead
+from database.audit import SignedCheckpoint
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import head_message, verify_chain
 from openkcm.verification.public_keys import PublicKeys
@@ -18,11 +18,11 @@ from tests.database.signing import Signer
 from vault.transit.audit_signer import TransitAuditSigner
 
 
-def heads_of(tenant: Provisioning) -> list[SignedHead]:
+def heads_of(tenant: Provisioning) -> list[SignedCheckpoint]:
     return list(tenant.read(lambda tx: tx.audit.signed_heads()))
 
 
-def verify(tenant: Provisioning, head: SignedHead, message: bytes) -> None:
+def verify(tenant: Provisioning, head: SignedCheckpoint, message: bytes) -> None:
     pem = TransitAuditSigner(tenant.parts.vault).public_keys()[head.key]
     key = serialization.load_pem_public_key(pem.encode())
     assert isinstance(key, ec.EllipticCurvePublicKey)

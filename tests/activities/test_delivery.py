@@ -9,8 +9,8 @@ from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 from standardwebhooks import Webhook
 
 from activities.notifications import CallbackSender, EmailSender
-from core.errors.platform import AnnouncementUndelivered, SettingsInvalid
-from core.notifications import Announcement, AnnouncementKind, Channel, announcement_text
+from core.errors.platform import NotificationUndelivered, SettingsInvalid
+from core.notifications import Channel, Notification, NotificationKind, announcement_text
 from tests.kms.fault_proxy import FaultProxy, answering
 from tests.stories.receivers import CallbackReceiver
 
@@ -20,17 +20,17 @@ SECRET = "whsec_" + "Q2FsbGJhY2sgc2VjcmV0IG9mIHRoZSB0ZXN0cw=="
 URL = "https://cmk.openkcm.io/tenant/acme-corp-12345"
 
 
-def an_announcement(channel: Channel, **changes: Any) -> Announcement:
-    subject, body = announcement_text(AnnouncementKind.READY, "ACME Corporation", URL)
+def an_announcement(channel: Channel, **changes: Any) -> Notification:
+    subject, body = announcement_text(NotificationKind.READY, "ACME Corporation", URL)
     values = {
         "message_id": "7d0c9f5e-0000-5000-8000-000000000001",
         "tenant_id": "acme-corp-12345",
         "channel": channel,
-        "kind": AnnouncementKind.READY,
+        "kind": NotificationKind.READY,
         "subject": subject,
         "body": body,
     }
-    return Announcement(**(values | changes))
+    return Notification(**(values | changes))
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_callback_is_a_signed_cloud_event_with_a_stable_id(callback, sender) -> 
 
 @pytest.mark.parametrize("status", [302, 400, 410, 503])
 def test_answer_other_than_success_is_undelivered(proxy, sender, status) -> None:
-    with proxy.spoiling(answering(status)), pytest.raises(AnnouncementUndelivered) as refused:
+    with proxy.spoiling(answering(status)), pytest.raises(NotificationUndelivered) as refused:
         sender.send(an_announcement(Channel.CALLBACK))
 
     assert SECRET not in repr(refused.value)
@@ -71,7 +71,7 @@ def test_answer_other_than_success_is_undelivered(proxy, sender, status) -> None
 def test_unreachable_callback_is_undelivered_and_the_error_holds_no_secret(unused_port) -> None:
     sender = CallbackSender(f"http://user:hunter2@127.0.0.1:{unused_port}/", SECRET, "https://cmk.openkcm.io")
 
-    with pytest.raises(AnnouncementUndelivered) as refused:
+    with pytest.raises(NotificationUndelivered) as refused:
         sender.send(an_announcement(Channel.CALLBACK))
     sender.close()
 
@@ -109,7 +109,7 @@ def test_mail_has_the_customers_text_and_the_message_id(mailbox) -> None:
 
 @pytest.mark.parametrize("name", ["ACME\r\nBcc: all@example.com", "ACME\nX-Evil: 1"])
 def test_organization_name_cannot_add_headers(mailbox, name) -> None:
-    with pytest.raises(AnnouncementUndelivered):
+    with pytest.raises(NotificationUndelivered):
         mail_sender(mailbox.port).send(an_announcement(Channel.EMAIL, subject=f"OpenKCM is ready for {name}!"))
 
     assert mailbox.mails == []
@@ -118,17 +118,17 @@ def test_organization_name_cannot_add_headers(mailbox, name) -> None:
 def test_rejected_mail_is_undelivered(mailbox) -> None:
     mailbox.answer = "451 try later"
 
-    with pytest.raises(AnnouncementUndelivered):
+    with pytest.raises(NotificationUndelivered):
         mail_sender(mailbox.port).send(an_announcement(Channel.EMAIL))
 
 
 def test_unreachable_mail_server_is_undelivered(unused_port) -> None:
-    with pytest.raises(AnnouncementUndelivered):
+    with pytest.raises(NotificationUndelivered):
         mail_sender(unused_port).send(an_announcement(Channel.EMAIL))
 
 
 def test_mail_is_not_sent_unencrypted_where_starttls_is_required(mailbox) -> None:
-    with pytest.raises(AnnouncementUndelivered):
+    with pytest.raises(NotificationUndelivered):
         mail_sender(mailbox.port, security="starttls").send(an_announcement(Channel.EMAIL))
 
     assert mailbox.mails == []

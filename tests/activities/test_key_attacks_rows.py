@@ -6,7 +6,7 @@ import pytest
 
 from activities.keys import context_of
 from core import names as ids
-from core.errors.compliance import ControlFailed
+from core.errors.compliance import PositiveControlFailed
 from kms.platform import PlatformRootKey
 from tests.activities.attacking import breached
 from tests.activities.changing import SERVICES
@@ -44,7 +44,7 @@ def test_wrap_that_lacks_a_layer_or_its_version_is_a_breach_and_an_invalid_one_n
     store(rotating, field, copies, lambda root_key, context, _: root_key.wrap(context, os.urandom(32)))
     assert breached(attack(rotating.tenant_id)) == {"open-without-tenant-key"}
     store(rotating, field, copies, lambda *_: b"vault:v1:" + b"A" * 60)
-    with pytest.raises(ControlFailed, match="does not open with both"):
+    with pytest.raises(PositiveControlFailed, match="does not open with both"):
         attack(rotating.tenant_id)
 
 

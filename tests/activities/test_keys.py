@@ -6,14 +6,14 @@ from core import names as ids
 from core.errors.compliance import TenantKeyReplaced, TenantKeyShared
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import ConflictingResource
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.tenants.provisioning import Step
 from tests.activities.provisioning import Provisioning
 from tests.vault.sharing import a_shared_key
 
 
-def a_context(tenant: Provisioning) -> Context:
-    return Context(tenant.tenant_id, ids.l2_key(tenant.tenant_id), "orders", Purpose.SERVICE_KEY, "1")
+def a_context(tenant: Provisioning) -> EncryptionContext:
+    return EncryptionContext(tenant.tenant_id, ids.l2_key(tenant.tenant_id), "orders", Purpose.SERVICE_KEY, "1")
 
 
 def keys_of(tenant: Provisioning) -> dict[str, tuple[str, int]]:

@@ -3,8 +3,8 @@
 import pytest
 
 from config.settings import Settings
-from core.errors.platform import AnnouncementUndelivered
-from core.notifications import AnnouncementKind, Channel
+from core.errors.platform import NotificationUndelivered
+from core.notifications import Channel, NotificationKind
 from core.tenants.provisioning import Step
 from tests.activities.provisioning import Provisioning
 from tests.activities.receiving import Mailbox
@@ -23,15 +23,15 @@ def unsent(tenant: Provisioning) -> list[Channel]:
 def test_message_is_sent_once_on_every_channel_and_again_with_the_same_id_if_unmarked(
     ready, callback, mailbox, field
 ) -> None:
-    ready.run(Step.ANNOUNCE, kind=AnnouncementKind.READY)
-    ready.run(Step.ANNOUNCE, kind=AnnouncementKind.READY)
+    ready.run(Step.ANNOUNCE, kind=NotificationKind.READY)
+    ready.run(Step.ANNOUNCE, kind=NotificationKind.READY)
     assert len(callback.about(ready.tenant_id, "ready")) == 1
     assert len(mailbox.about(ready.tenant_id, "is ready")) == 1
     assert unsent(ready) == []
     assert ready.is_done(Step.ANNOUNCE)
     with field.administrator() as administrator:  # as if the worker had died between sending and marking
         administrator.execute("update okcm.outbox set sent_at = null where tenant_id = %s", [ready.tenant_id])
-    ready.run(Step.ANNOUNCE, kind=AnnouncementKind.READY)
+    ready.run(Step.ANNOUNCE, kind=NotificationKind.READY)
     sent = callback.about(ready.tenant_id, "ready")
     assert len(sent) == 2
     assert len({taken.headers["webhook-id"] for taken in sent} | {taken.event["id"] for taken in sent}) == 1
@@ -43,14 +43,14 @@ def test_message_is_sent_once_on_every_channel_and_again_with_the_same_id_if_unm
 
 def test_failing_channel_does_not_delay_the_other_and_is_tried_again(ready, callback, mailbox) -> None:
     mailbox.close()
-    with pytest.raises(AnnouncementUndelivered):
-        ready.run(Step.ANNOUNCE, kind=AnnouncementKind.READY)
+    with pytest.raises(NotificationUndelivered):
+        ready.run(Step.ANNOUNCE, kind=NotificationKind.READY)
     assert len(callback.about(ready.tenant_id, "ready")) == 1
     assert unsent(ready) == [Channel.EMAIL]
     assert not ready.is_done(Step.ANNOUNCE)
 
     mailbox.open()
-    ready.run(Step.ANNOUNCE, kind=AnnouncementKind.READY)
+    ready.run(Step.ANNOUNCE, kind=NotificationKind.READY)
     assert len(mailbox.about(ready.tenant_id, "is ready")) == 1
     assert len(callback.about(ready.tenant_id, "ready")) == 1
     assert ready.is_done(Step.ANNOUNCE)

@@ -1,4 +1,4 @@
-"""The steps of MakeReport on a real database: killed after any effect and tried again, they make one valid report.
+"""The steps of GenerateReport on a real database: killed after any effect and tried again, they make one valid report.
 
 Signing is by a key of the test's own; the real one signs in tests/stories/test_report.py.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.audit import AuditHeadActivities, RecordedSigner
+from activities.audit import AuditCheckpointActivities, CheckpointSigner
 from activities.reports import ReportActivities
 from compliance.audit.export import begin_export
 from compliance.reports.render import pdf, render_html
@@ -22,13 +22,13 @@ from core.errors.compliance import ReportUnknown
 from core.errors.platform import DatabaseRefused, DatabaseUnavailable
 from core.messages.base import StepInput
 from core.messages.compliance import ReportStep
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.public_keys import PublicKeys
-from openkcm.verification.reports.signed_file import Form, read_report
+from openkcm.verification.reports.signed_file import ReportFormat, read_report
 from openkcm.verification.reports.verify import verify_report
 from tests.activities.dying import Died
 from tests.activities.recorded import Recorded
@@ -80,13 +80,13 @@ class Scene(Recorded):
         super().__init__(self.worker, TENANT)
         self.mortal = Mortal(self.worker)
         a_provisioned_tenant(self.worker, TENANT)
-        self.read(lambda tx: tx.tenants.move(Move.ACTIVATE))
+        self.read(lambda tx: tx.tenants.move(Transition.ACTIVATE))
         a_connected_service(field, TENANT)
         PlatformQueries(self.worker).record_audit_keys(SIGNER.public_keys())
-        self.renderings = {Form.HTML: render_html}
+        self.renderings = {ReportFormat.HTML: render_html}
         database: Any = self.mortal
-        signer = RecordedSigner(PlatformQueries(database), self.mortal)
-        heads = AuditHeadActivities(database, PlatformQueries(database), signer)
+        signer = CheckpointSigner(PlatformQueries(database), self.mortal)
+        heads = AuditCheckpointActivities(database, PlatformQueries(database), signer)
         reports = ReportActivities(database, read_stated, self.renderings, signer, "0.1.0", lambda: datetime.now(UTC))
         plain = StepInput(tenant_id=TENANT, operation_id=STEP.operation_id)
         self.steps = [(reports.state_report, STEP), (heads.sign_audit_head, plain), (reports.make_report, STEP)]
@@ -103,7 +103,7 @@ class Scene(Recorded):
         for activity, step in self.steps:
             self.run(activity, step)
 
-    def file(self, form: Form) -> bytes:
+    def file(self, form: ReportFormat) -> bytes:
         with self.dashboard.tenant_tx(TENANT) as tx:
             content = tx.reports.file(REPORT_ID, form)
         assert content is not None
@@ -117,7 +117,7 @@ class Scene(Recorded):
     def assert_one_good_report(self) -> None:
         assert len(self.records(AuditName.REPORT_MADE)) == 1
         keys = PublicKeys(SIGNER.public_keys())
-        for form in (Form.JSON, *self.renderings):
+        for form in (ReportFormat.JSON, *self.renderings):
             verdict = verify_report(self.file(form), self.export(), keys.check)
             assert verdict.problem is None
 
@@ -128,11 +128,11 @@ def scene(field: Field) -> Scene:
 
 
 def test_a_report_says_how_the_tenant_stands_and_what_was_counted_and_is_confirmed(scene: Scene) -> None:
-    scene.renderings[Form.PDF] = pdf
+    scene.renderings[ReportFormat.PDF] = pdf
     scene.ask()
     scene.make()
     scene.assert_one_good_report()
-    report = read_report(scene.file(Form.JSON)).report
+    report = read_report(scene.file(ReportFormat.JSON)).report
     stated = report.stated
     assert (report.tenant_id, report.organization, report.made_for) == (TENANT, "acme Corporation", "ada@acme.example")
     assert report.until <= report.made_at
@@ -156,9 +156,9 @@ def test_dying_after_any_effect_leaves_what_the_next_try_finishes_as_one_report(
                 continue
             break
     scene.mortal.last = 0
-    kept = {form: scene.file(form) for form in (Form.JSON, Form.HTML)}
+    kept = {form: scene.file(form) for form in (ReportFormat.JSON, ReportFormat.HTML)}
     scene.make()
-    assert kept == {form: scene.file(form) for form in (Form.JSON, Form.HTML)}, "a report is made once"
+    assert kept == {form: scene.file(form) for form in (ReportFormat.JSON, ReportFormat.HTML)}, "a report is made once"
     scene.assert_one_good_report()
 
 
@@ -172,7 +172,7 @@ def test_long_stream_is_read_in_pieces_up_to_the_digest(scene: Scene, monkeypatc
     scene.run(*sign)
     scene.run(*make)
     scene.assert_one_good_report()
-    report = read_report(scene.file(Form.JSON)).report
+    report = read_report(scene.file(ReportFormat.JSON)).report
     assert report.counted.last_seq < report.stream.seq
 
 
@@ -182,7 +182,7 @@ def test_a_period_in_which_nothing_happened_is_a_report_too(scene: Scene) -> Non
         tx.reports.request(REPORT_ID, long_ago, long_ago + timedelta(days=30), "ada")
     scene.make()
     scene.assert_one_good_report()
-    assert read_report(scene.file(Form.JSON)).report.counted.records == 0
+    assert read_report(scene.file(ReportFormat.JSON)).report.counted.records == 0
 
 
 def test_report_can_be_neither_changed_nor_read_by_an_operator(field: Field, scene: Scene) -> None:
@@ -193,7 +193,7 @@ def test_report_can_be_neither_changed_nor_read_by_an_operator(field: Field, sce
     for change in ("stated = '{}'", "seq = 1", "json = 'x'", "made_at = now()"):
         with pytest.raises(DatabaseRefused), scene.worker.raw_tx(TENANT) as connection:
             connection.execute(f"update okcm.report set {change}")
-    assert not scene.read(lambda tx: tx.reports.store(REPORT_ID, {Form.JSON: b"x"}))
+    assert not scene.read(lambda tx: tx.reports.store(REPORT_ID, {ReportFormat.JSON: b"x"}))
 
 
 def test_a_report_that_nobody_asked_for_is_not_made(scene: Scene) -> None:

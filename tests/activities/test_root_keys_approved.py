@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from core.errors.tenants import ApprovalRequired
-from core.keys.root_keys import PlatformPlace, RootKeyMode
+from core.keys.root_keys import PlatformKeyRef, RootKeyMode
 from core.messages.keys import RootKeyStep
 from core.messages.tenants import ApprovalStep
-from core.tenants.approvals import Action, Choice
+from core.tenants.approvals import Action, VoteChoice
 from core.tenants.policy import TenantPolicy
 from tests.activities.changing import Change
 from tests.database.builders import a_person
@@ -31,7 +31,7 @@ def approved(change: Change, field, request_id: str) -> str:
     step = ApprovalStep(tenant_id=tenant_id, operation_id=f"approval-{approval_id}", approval_id=approval_id)
     change.tenant.run_with("admit-approval", step)
     with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
-        tx.approvals.vote(approval_id, kai, Choice.APPROVE)
+        tx.approvals.vote(approval_id, kai, VoteChoice.APPROVE)
     change.tenant.run_with("decide-approval", step)
     return approval_id
 
@@ -42,7 +42,7 @@ def with_approval(step: RootKeyStep, approval_id: str) -> RootKeyStep:
 
 def test_return_to_the_platforms_key_needs_an_approval_of_that_one_request(guarded: Change, bao, field) -> None:
     held = guarded.to(bao.place(), bao.token())
-    back, other = guarded.ask(PlatformPlace(), None), guarded.ask(PlatformPlace(), None)
+    back, other = guarded.ask(PlatformKeyRef(), None), guarded.ask(PlatformKeyRef(), None)
     with pytest.raises(ApprovalRequired):
         guarded.through(back)
     guarded.assert_in_force(RootKeyMode.OPENBAO, held.request_id)

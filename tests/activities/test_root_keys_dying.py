@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from core.errors.keys import CustomerKeyError, RootKeyCredentialsRefused, RootKeyDenied, RootKeyDisabled
-from core.keys.root_keys import PlatformPlace, RootKeyMode
+from core.keys.root_keys import PlatformKeyRef, RootKeyMode
 from core.messages.keys import PreflightResult, RootKeyStep
 from openkcm.errors import OpenKcmError
 from tests.activities.changing import STEPS, Change
@@ -25,7 +25,7 @@ DIRECTIONS = {
 
 
 def ask(change: Change, bao, key: str | None) -> RootKeyStep:
-    return change.ask(PlatformPlace(), None) if key is None else change.ask(bao.place(key), bao.token())
+    return change.ask(PlatformKeyRef(), None) if key is None else change.ask(bao.place(key), bao.token())
 
 
 def go(change: Change, bao, key: str | None) -> RootKeyStep:

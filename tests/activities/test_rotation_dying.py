@@ -8,14 +8,14 @@ from functools import partial
 import pytest
 
 from core.errors.keys import KeyUnavailable
-from core.keys.rotation import KeyState, Scope
+from core.keys.rotation import KeyState, RotationScope
 from core.messages.keys import PlanRotationStep
 from tests.activities.dying import dies, full_but
 from tests.activities.rotating import STEPS, Rotating
 
 KINDS = {
     "everything": {},
-    "the tenant key alone": {"services": Scope.NONE},
+    "the tenant key alone": {"services": RotationScope.NONE},
     "the services alone": {"tenant_key": False},
     "compromised": {"compromised": True},
 }
@@ -50,7 +50,7 @@ def assert_as_asked(rotating: Rotating, step: PlanRotationStep, before, copies) 
         assert set(rotating.states().values()) == {KeyState.ACTIVE, KeyState.DESTROYED}
     else:
         assert {version: now[version] for version in before} == before
-    rotated = request.services is Scope.ALL
+    rotated = request.services is RotationScope.ALL
     assert len(set(now.values())) == len(now), "two versions are never the same key"
     assert len(now) == (3 if request.compromised else len(before) + 3 * rotated)
     assert rotating.rotation(step.number).state == "done"
@@ -74,7 +74,7 @@ def test_abandoned_rotation_leaves_keys_that_work_and_the_next_one_completes_it(
     ended = rotating.rotation(step.number)
     assert (ended.state, ended.problem) == ("failed", "root_key_unreachable")
     # Nothing is asked for but to finish what is left.
-    rotating.rotate(rotating.wants(services=Scope.NONE, tenant_key=False))
+    rotating.rotate(rotating.wants(services=RotationScope.NONE, tenant_key=False))
     assert rotating.l2.oldest == rotating.l2.version
     assert rotating.tenant_keys.newest(rotating.tenant_id).oldest == rotating.l2.version
     assert KeyState.COMPROMISED not in rotating.states().values()

@@ -9,11 +9,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from core import names as ids
 from core.errors.keys import WrongContext
 from core.errors.services import ServiceConflict, ServiceUnknown
-from core.errors.tenants import TenantClosed, TenantUnknown
-from core.keys.encryption_context import Context, Purpose
+from core.errors.tenants import TenantNotOperational, TenantUnknown
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.messages.services import CertificatePlan, ConnectFailureInput
 from core.services import ServiceState
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from kms.platform import PlatformRootKey
 from openkcm.contract.names import service_spiffe
 from openkcm.contract.services import ServiceKind
@@ -65,7 +65,7 @@ def test_certificate_is_for_the_requested_key_and_valid_for_72_hours_and_renewed
 def test_service_key_needs_both_root_and_tenant_key_to_be_unwrapped(connection, key_server) -> None:
     connection.connect()
     tenant_id, key = connection.tenant_id, connection.key
-    context = Context(tenant_id, ids.l2_key(tenant_id), SERVICE, Purpose.SERVICE_KEY, "1")
+    context = EncryptionContext(tenant_id, ids.l2_key(tenant_id), SERVICE, Purpose.SERVICE_KEY, "1")
     assert (key.version, key.l2_key, key.root_key_mode, key.root_key) == (
         1,
         ids.l2_key(tenant_id),
@@ -140,11 +140,11 @@ def test_step_overtaken_by_a_disconnect_records_nothing(connection) -> None:
     assert (connection.generation, connection.leaf) == (1, None)
 
 
-@pytest.mark.parametrize("move", [Move.SUSPEND, Move.LOCK])
+@pytest.mark.parametrize("move", [Transition.SUSPEND, Transition.LOCK])
 def test_a_tenant_that_is_not_active_connects_nothing(connection, move) -> None:
     connection.move(move)
     before = connection.tenant.records()
-    with pytest.raises(TenantClosed):
+    with pytest.raises(TenantNotOperational):
         connection.record()
     assert connection.tenant.records() == before
     assert connection.read(lambda tx: tx.services.all()) == []
@@ -152,14 +152,14 @@ def test_a_tenant_that_is_not_active_connects_nothing(connection, move) -> None:
 
 def test_a_suspended_tenants_certificates_are_renewed_and_a_locked_ones_but_not_of_one_that_leaves(connection) -> None:
     connection.connect()
-    for generation, move in ((2, Move.SUSPEND), (3, Move.LOCK)):
+    for generation, move in ((2, Transition.SUSPEND), (3, Transition.LOCK)):
         connection.move(move)
         plan = connection.plan_renewal()
         assert plan.generation == generation
         connection.certify(plan)
         assert connection.leaf.generation == generation
-    connection.move(Move.LEAVE)
-    with pytest.raises(TenantClosed):
+    connection.move(Transition.LEAVE)
+    with pytest.raises(TenantNotOperational):
         connection.plan_renewal()
     connection.disconnect()
     assert connection.row.state is ServiceState.DISCONNECTED

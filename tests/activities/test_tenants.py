@@ -5,14 +5,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.notifications import Announcer
-from activities.tenants import StandingActivities
+from activities.notifications import NotificationOutbox
+from activities.tenants import TenantStatusActivities
 from core.errors.keys import RootKeyDisabled, RootKeyUnreachable
-from core.errors.tenants import IllegalMove
+from core.errors.tenants import InvalidTransition
 from core.messages.base import StepInput
-from core.messages.tenants import StandingInput, StandingMove, StandingResult
-from core.notifications import AnnouncementKind, Channel
-from core.tenants.lifecycle import Move, State
+from core.messages.tenants import StatusChange, StatusChangeInput, StatusChangeResult
+from core.notifications import Channel, NotificationKind
+from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import HEALTHY, LockReason
 from tests.activities.recorded import Recorded
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key
@@ -27,19 +27,19 @@ class Scene(Recorded):
         self.worker = field.open("worker")
         super().__init__(self.worker, TENANT)
         self.later = timedelta()
-        announcer = Announcer((Channel.EMAIL,), "https://cmk.example")
-        self.activities = StandingActivities(self.worker, announcer, GRACE, lambda: datetime.now(UTC) + self.later)
+        announcer = NotificationOutbox((Channel.EMAIL,), "https://cmk.example")
+        self.activities = TenantStatusActivities(self.worker, announcer, GRACE, lambda: datetime.now(UTC) + self.later)
         self._steps = 0
 
     def _step(self) -> StepInput:
         self._steps += 1
         return StepInput(tenant_id=TENANT, operation_id=f"standing-{self._steps}")
 
-    def ask(self, move: StandingMove) -> StandingResult:
-        step = StandingInput(**self._step().model_dump(), move=move)
+    def ask(self, move: StatusChange) -> StatusChangeResult:
+        step = StatusChangeInput(**self._step().model_dump(), move=move)
         return ActivityEnvironment().run(self.activities.change_standing, step)
 
-    def follow(self) -> StandingResult:
+    def follow(self) -> StatusChangeResult:
         return ActivityEnvironment().run(self.activities.follow_root_key, self._step())
 
     def root_key_is(self, health: str) -> None:
@@ -59,7 +59,7 @@ def active(field: Field) -> Field:
     """A database with an active tenant."""
     a_provisioned_tenant(field.open("worker"), TENANT)
     with field.open("worker").tenant_tx(TENANT) as tx:
-        tx.tenants.move(Move.ACTIVATE)
+        tx.tenants.move(Transition.ACTIVATE)
     return field
 
 
@@ -80,59 +80,59 @@ def locked(*reasons: LockReason) -> tuple[State, set[LockReason]]:
 
 def test_suspend_and_resume_are_idempotent(scene: Scene) -> None:
     for _ in range(2):
-        assert scene.ask(StandingMove.SUSPEND).state is State.SUSPENDED
+        assert scene.ask(StatusChange.SUSPEND).state is State.SUSPENDED
     for _ in range(2):
-        assert scene.ask(StandingMove.RESUME).told is None
+        assert scene.ask(StatusChange.RESUME).told is None
     assert scene.standing == ACTIVE
 
 
 def test_unlock_restores_the_state_before_the_lock(scene: Scene) -> None:
-    scene.ask(StandingMove.SUSPEND)
+    scene.ask(StatusChange.SUSPEND)
     for _ in range(2):
-        scene.ask(StandingMove.LOCK)
+        scene.ask(StatusChange.LOCK)
     assert scene.standing == locked(LockReason.SWITCH)
-    with pytest.raises(IllegalMove):
-        scene.ask(StandingMove.RESUME)
+    with pytest.raises(InvalidTransition):
+        scene.ask(StatusChange.RESUME)
     for _ in range(2):
-        scene.ask(StandingMove.UNLOCK)
+        scene.ask(StatusChange.UNLOCK)
     assert scene.standing == SUSPENDED
     assert {"tenant.locked", "tenant.unlocked"} <= set(scene.audited())
 
 
 def test_disabled_root_key_locks_at_once_and_an_enabled_one_unlocks(scene: Scene) -> None:
     scene.root_key_is(RootKeyDisabled.code)
-    assert scene.follow() == StandingResult(state=State.LOCKED, told=AnnouncementKind.LOCKED)
+    assert scene.follow() == StatusChangeResult(state=State.LOCKED, told=NotificationKind.LOCKED)
     assert scene.standing == locked(LockReason.ROOT_KEY)
-    assert scene.follow() == StandingResult(state=State.LOCKED)
+    assert scene.follow() == StatusChangeResult(state=State.LOCKED)
     scene.root_key_is(HEALTHY)
-    assert scene.follow() == StandingResult(state=State.ACTIVE, told=AnnouncementKind.UNLOCKED)
+    assert scene.follow() == StatusChangeResult(state=State.ACTIVE, told=NotificationKind.UNLOCKED)
     assert scene.standing == ACTIVE
 
 
 def test_unreachable_root_key_is_announced_and_locks_after_the_grace_period(scene: Scene) -> None:
     scene.root_key_is(RootKeyUnreachable.code)
-    assert scene.follow() == StandingResult(state=State.ACTIVE, told=AnnouncementKind.ROOT_KEY_WARNING)
+    assert scene.follow() == StatusChangeResult(state=State.ACTIVE, told=NotificationKind.ROOT_KEY_WARNING)
     scene.later = timedelta(seconds=GRACE - 5)
     assert scene.follow().state is State.ACTIVE
     scene.later = timedelta(seconds=GRACE + 1)
-    assert scene.follow().told is AnnouncementKind.LOCKED
+    assert scene.follow().told is NotificationKind.LOCKED
     assert scene.standing == locked(LockReason.ROOT_KEY)
 
 
 def test_each_lock_is_released_separately(scene: Scene) -> None:
     scene.root_key_is(RootKeyDisabled.code)
     scene.follow()
-    scene.ask(StandingMove.LOCK)
+    scene.ask(StatusChange.LOCK)
     assert scene.standing == locked(LockReason.ROOT_KEY, LockReason.SWITCH)
-    scene.ask(StandingMove.UNLOCK)
+    scene.ask(StatusChange.UNLOCK)
     assert scene.standing == locked(LockReason.ROOT_KEY)
-    scene.ask(StandingMove.LOCK)
+    scene.ask(StatusChange.LOCK)
     scene.root_key_is(HEALTHY)
     assert scene.follow().told is None
     assert scene.standing == locked(LockReason.SWITCH)
-    scene.ask(StandingMove.UNLOCK)
+    scene.ask(StatusChange.UNLOCK)
     assert scene.standing == ACTIVE
 
 
 def test_tenant_under_the_platforms_root_key_is_not_locked(active: Field) -> None:
-    assert Scene(active).follow() == StandingResult(state=State.ACTIVE)
+    assert Scene(active).follow() == StatusChangeResult(state=State.ACTIVE)

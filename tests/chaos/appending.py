@@ -22,9 +22,9 @@ from typing import Any
 
 from core.errors.platform import DatabaseUnavailable
 from core.services import CryptoOperation
-from crypto_service.audit.shipper import Delivery
-from crypto_service.audit.wal import FileJournal
-from crypto_service.interfaces import Entry
+from crypto_service.audit.shipper import AuditShipper
+from crypto_service.audit.wal import WriteAheadLog
+from crypto_service.interfaces import AuditEntry
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName
 
@@ -138,11 +138,11 @@ def answer(lair: Lair, number: int) -> None:
     known = len(ledger.promises())
 
     async def serve() -> None:
-        journal = FileJournal(lair.journals)
+        journal = WriteAheadLog(lair.journals)
         for ids in _ids(f"j{number}", known, random):
             tenant = random.choice(lair.tenants)
             ledger.intend(tenant, ids)
-            await journal.write([Entry(tenant, SERVICE, CryptoOperation.GET, one, "chaos") for one in ids])
+            await journal.write([AuditEntry(tenant, SERVICE, CryptoOperation.GET, one, "chaos") for one in ids])
             ledger.acknowledge()
             await asyncio.sleep(_PAUSE_SECONDS)  # or the disk would be full of it
 
@@ -153,7 +153,7 @@ def deliver(lair: Lair, _number: int) -> None:
     """Move journals to the streams until killed, or until SIGTERM and everything is there."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    Delivery(lair.journals, lair.database("crypto")).run(stop)
+    AuditShipper(lair.journals, lair.database("crypto")).run(stop)
 
 
 _JOBS = {APPENDER: append, JOURNAL: answer, DELIVERY: deliver}

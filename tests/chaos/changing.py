@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Self
 
 from config import secrets
-from config.credential_encryption import seal
+from config.credential_encryption import encrypt_credentials
 from config.secrets import Role, read_secret
-from core.keys.root_keys import Credentials, Place, PlatformPlace
+from core.keys.root_keys import Credentials, Place, PlatformKeyRef
 from database.root_keys import RootKeyChangeRow, RootKeyRequestRow
 from tests.chaos.audited import whole_stream
 from tests.chaos.field import Field
@@ -44,7 +44,7 @@ class Customers:
         """Return where a root key lies and new credentials for it: `platform`, `aws`, or a key of the OpenBao."""
         match name:
             case "platform":
-                return PlatformPlace(), None
+                return PlatformKeyRef(), None
             case "aws":
                 return self.key.place(), self.user.credentials()
             case _:
@@ -69,13 +69,13 @@ class Tenant:
         place, credentials = self.customers.holds(holder)
         request_id = uuid.uuid4().hex
         public = read_secret(self.field.settings.secrets, secrets.INTAKE_PUBLIC_KEY)
-        sealed = credentials and seal(public, self.tenant_id, request_id, credentials)
+        sealed = credentials and encrypt_credentials(public, self.tenant_id, request_id, credentials)
         with self.field.tx(self.tenant_id, Role.OPERATOR) as tx:
             tx.root_keys.request(RootKeyRequestRow(request_id, place, sealed))
         return request_id
 
     def change(self, holder: str, before_healing: Callable[[], None] = lambda: None) -> str:
-        """Change to another root key and return its id; raises UpdateRefused when it was abandoned."""
+        """Change to another root key and return its id; raises UpdateRejected when it was abandoned."""
         request_id = self.request(holder)
         self.field.ask(lambda gateway: gateway.change_root_key(self.tenant_id, request_id), before_healing)
         self.under = (holder, None if holder == "platform" else request_id)

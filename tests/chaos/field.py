@@ -20,7 +20,7 @@ from config.secrets import Role, database_credentials, ensure_secrets, read_secr
 from config.settings import Settings
 from core import names as ids
 from core.errors.platform import ComponentFailed, DatabaseUnavailable, TemporalUnavailable
-from core.notifications import AnnouncementKind
+from core.notifications import NotificationKind
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import EventKind, MarketplaceEvent, StepState
 from database.connection.database import Database
@@ -39,7 +39,7 @@ from tests.activities.connecting import csr_of
 from tests.stories.receivers import CallbackReceiver
 from vault.auth.client import VaultSession
 from vault.pki.certificates import hex_serial
-from workflows.client.workflow_client import Gateway, NotDoneInTime
+from workflows.client.workflow_client import OperationTimeout, WorkflowClient
 
 REGION = "eu-west-1"
 _HERE = Path(__file__).parent
@@ -127,12 +127,14 @@ class Field:
                 server.start()
 
     def ask(
-        self, what: Callable[[Gateway], Coroutine[Any, Any, None]], before_healing: Callable[[], None] = lambda: None
+        self,
+        what: Callable[[WorkflowClient], Coroutine[Any, Any, None]],
+        before_healing: Callable[[], None] = lambda: None,
     ) -> None:
         """Ask as somebody would who does not give up, starting again whatever died meanwhile."""
 
         async def asked() -> None:
-            gateway = await Gateway.connect(self.settings.temporal_address, self.settings.promise_seconds)
+            gateway = await WorkflowClient.connect(self.settings.temporal_address, self.settings.promise_seconds)
             asking = asyncio.create_task(what(gateway))
             while not asking.done():
                 before_healing()
@@ -146,7 +148,7 @@ class Field:
                 asyncio.run(asked())
             except TemporalUnavailable:
                 self.wait_whole()
-            except NotDoneInTime:
+            except OperationTimeout:
                 continue
             else:
                 return
@@ -264,8 +266,8 @@ class Field:
         verify_chain(records)
         names = Counter((json.loads(r.record)["name"], json.loads(r.record)["subject"]) for r in records)
         assert set(names.values()) == {1}, names
-        ready = [a.message_id for a, sent in announcements if a.kind is AnnouncementKind.READY and sent]
-        taken = {one.headers["webhook-id"] for one in self.receiver.about(tenant_id, AnnouncementKind.READY)}
+        ready = [a.message_id for a, sent in announcements if a.kind is NotificationKind.READY and sent]
+        taken = {one.headers["webhook-id"] for one in self.receiver.about(tenant_id, NotificationKind.READY)}
         assert taken == set(ready)
         assert len(ready) == 1
 

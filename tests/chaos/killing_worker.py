@@ -116,7 +116,7 @@ class _Moments(ActivityInboundInterceptor):
             return await self.next.execute_activity(input)
 
 
-def arm(parts: wiring.Parts, plan: Plan) -> wiring.Parts:
+def arm(parts: wiring.WorkerDependencies, plan: Plan) -> wiring.WorkerDependencies:
     """Make every answer from a key server and every commit a moment, and put the shooter around the steps."""
     tenant_tx, customers_send = parts.database.tenant_tx, Transport.send
 

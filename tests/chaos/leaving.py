@@ -16,14 +16,14 @@ from core import names as ids
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import DatabaseUnavailable
 from core.errors.tenants import TenantUnknown
-from core.messages.tenants import LeaveRequest
+from core.messages.tenants import OffboardRequest
 from core.tenants.lifecycle import State
 from core.tenants.offboarding import KEPT
-from database.offboarding import ShredRow
+from database.offboarding import ErasureCertificateRow
 from devstack.servers.postgres import PostgresServer
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
-from openkcm.verification.erasure_certificate import ShredStatement, shred_message, statement_text
+from openkcm.verification.erasure_certificate import ErasureStatement, shred_message, statement_text
 from tests.activities.offboarding.test_destruction import verified
 from tests.chaos.audited import assert_recorded_once, whole_stream
 from tests.chaos.field import REGION, Field
@@ -32,7 +32,7 @@ from tests.stories.test_traces import payloads_of
 from vault.transit.audit_signer import TransitAuditSigner
 from worker.payload_codec import ENCODING
 from workflows.client.connection import connect_client
-from workflows.client.workflow_client import UpdateRefused
+from workflows.client.workflow_client import UpdateRejected
 
 _PATIENCE_SECONDS = 600
 """A worker that is shot in every step is started a dozen times, each of which a busy machine may take a minute for."""
@@ -58,18 +58,18 @@ class Leaving:
         self.field.request_service(self.tenant_id, self.service, "request-1", ServiceKind.MICROSERVICE)
         self.field.ask(lambda gateway: gateway.connect_service(self.tenant_id, REGION, self.service, "request-1"))
 
-    def offboard(self, request: LeaveRequest) -> None:
+    def offboard(self, request: OffboardRequest) -> None:
         """Leave. Who asks again, because the answer was lost, may find that it is over already."""
         try:
             self.field.ask(lambda gateway: gateway.offboard(self.tenant_id, request))
-        except (TenantUnknown, UpdateRefused):
+        except (TenantUnknown, UpdateRejected):
             assert self.state() in {State.LEAVING, State.OFFBOARDED}
 
     def restore(self) -> None:
         """Come back. Who asks again, because the answer was lost, may find that it is done already."""
         try:
             self.field.ask(lambda gateway: gateway.restore(self.tenant_id))
-        except UpdateRefused:
+        except UpdateRejected:
             self.assert_is(State.ACTIVE)
         self.came_back += 1
 
@@ -138,7 +138,7 @@ class Leaving:
             records = whole_stream(parts.database, self.tenant_id)
         assert {message.kind for message, _ in announced} <= {"farewell"}
         assert kept is not None
-        at = ShredStatement.model_validate_json(kept.statement).audit_seq
+        at = ErasureStatement.model_validate_json(kept.statement).audit_seq
         after = [record["name"] for record in records[at:]]
         assert after == [AuditName.SHRED_CERTIFIED, AuditName.OFFBOARDED, AuditName.ANNOUNCED], after
         assert_recorded_once(records, "offboard-1")
@@ -147,10 +147,10 @@ class Leaving:
             (subject, outcome) for subject in ("service keys", *self.keys) for outcome in ("intended", "success")
         ]
 
-    def _assert_certified(self, kept: ShredRow | None, public_keys: dict[str, str]) -> None:
+    def _assert_certified(self, kept: ErasureCertificateRow | None, public_keys: dict[str, str]) -> None:
         assert kept is not None
         assert verified(public_keys[kept.key], kept.signature, shred_message(self.tenant_id, kept.statement))
-        statement = ShredStatement.model_validate_json(kept.statement)
+        statement = ErasureStatement.model_validate_json(kept.statement)
         assert statement_text(statement) == kept.statement
         assert sorted(one.kind for one in statement.destroyed) == [
             *("L2 tenant key", "certificate authority key", "payload key", "service certificate", "service key")

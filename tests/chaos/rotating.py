@@ -13,8 +13,8 @@ from config import secrets
 from config.secrets import read_secret
 from core import names as ids
 from core.errors.keys import KeyUnavailable
-from core.keys.encryption_context import Context
-from core.keys.rotation import KeyState, Scope
+from core.keys.encryption_context import EncryptionContext
+from core.keys.rotation import KeyState, RotationScope
 from core.messages.keys import RotateRequest
 from kms.platform import PlatformRootKey
 from openkcm.contract.audit_events import AuditName
@@ -24,19 +24,19 @@ from vault.auth.tenant_tokens import TenantTokens
 from vault.transit.tenant_keys import TransitTenantKeys
 from worker import wiring
 
-Loot = list[tuple[Context, str]]
+Loot = list[tuple[EncryptionContext, str]]
 """What lay under the root key: whoever has it needs nothing but the tenant key to open service keys."""
 
 
 @contextmanager
-def adapters(field: Field) -> Iterator[wiring.Parts]:
+def adapters(field: Field) -> Iterator[wiring.WorkerDependencies]:
     """The worker's own adapters, beside the worker that is shot."""
     parts = wiring.build(field.settings)
     yield parts
     parts.database.close()
 
 
-def tenant_keys(parts: wiring.Parts) -> TransitTenantKeys:
+def tenant_keys(parts: wiring.WorkerDependencies) -> TransitTenantKeys:
     identity = read_secret(parts.settings.secrets, secrets.BOUNDARY_IDENTITY)
     return TransitTenantKeys(parts.vault, TenantTokens(parts.vault, identity))
 
@@ -76,7 +76,7 @@ class Rotating:
     def rotate(self, *, compromised: bool = False) -> None:
         """Rotate everything."""
         request = RotateRequest(
-            request_id=uuid.uuid4().hex, services=Scope.ALL, tenant_key=True, compromised=compromised
+            request_id=uuid.uuid4().hex, services=RotationScope.ALL, tenant_key=True, compromised=compromised
         )
         self.rotations += 1
         self.field.ask(lambda gateway: gateway.rotate_keys(self.tenant_id, request))

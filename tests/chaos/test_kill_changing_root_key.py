@@ -19,7 +19,7 @@ from tests.chaos.reading import Reader
 from tests.chaos.rotating import adapters
 from tests.kms.estate import make_service_keys
 from tests.kms.opening import Opener, decrypt, encrypt
-from workflows.client.workflow_client import UpdateRefused
+from workflows.client.workflow_client import UpdateRejected
 
 TENANT = "changing-corp"
 MANY = "many-services-corp"
@@ -128,7 +128,7 @@ def test_new_key_that_is_taken_away_during_an_outage_leaves_the_former_one(tenan
 
         try:
             with Reader(tenant.field, TENANT, estate, [target]) as reader:
-                with pytest.raises(UpdateRefused) as refused:
+                with pytest.raises(UpdateRejected) as refused:
                     tenant.change("doomed", take_away)
                 march.assert_over()
                 assert (refused.value.code, tenant.under) == ("root_key_disabled", under)

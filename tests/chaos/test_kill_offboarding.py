@@ -9,7 +9,7 @@ takes one tenant for every moment of every step for all four.
 
 import pytest
 
-from core.messages.tenants import LeaveRequest
+from core.messages.tenants import OffboardRequest
 from core.tenants.lifecycle import State
 from tests.chaos.field import REGION, Field
 from tests.chaos.leaving import Leaving
@@ -85,7 +85,7 @@ def test_tenant_that_leaves_is_gone_whatever_is_killed(neighbour, shots, request
     with Opener(field.settings) as opener:
         estate = opener.open_all(neighbour.tenant_id, REGION)
         with Reader(field, neighbour.tenant_id, estate, [target for target, _, _ in shots]) as reader:
-            tenant.offboard(LeaveRequest(now=True))
+            tenant.offboard(OffboardRequest(now=True))
             tenant.wait_gone()
             march.assert_over()
             tenant.assert_gone()
@@ -104,7 +104,7 @@ def test_tenant_in_its_grace_is_leaving_or_restored_whatever_is_killed(wavering,
     march = March(field, wavering.tenant_id, f"grace-{request.node.callspec.indices['grace']}", grace)
     with Opener(field.settings) as opener:
         estate = opener.open_all(wavering.tenant_id, REGION)
-        wavering.offboard(LeaveRequest(grace_seconds=3600))
+        wavering.offboard(OffboardRequest(grace_seconds=3600))
         wavering.assert_is(State.LEAVING)
         assert wavering.fingerprints() == before
         wavering.restore()

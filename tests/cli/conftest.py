@@ -13,7 +13,7 @@ from cli.__main__ import main
 from config import secrets
 from config.secrets import Role, ensure_pair, ensure_secret, ensure_secrets
 from config.settings import Settings
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from core.tenants.provisioning import EventKind, MarketplaceEvent
 from database.connection.database import Database
 from tests.activities.provisioning import MADE, Provisioning, run_steps
@@ -58,7 +58,7 @@ def desk(field, secrets_folder: Path, tmp_path: Path) -> Desk:
     worker = field.open("worker")
     a_provisioned_tenant(worker, ACME)
     with worker.tenant_tx(ACME) as tx:
-        tx.tenants.move(Move.ACTIVATE)
+        tx.tenants.move(Transition.ACTIVATE)
     a_connected_service(field, ACME)
     intake_key = secrets.read_secret(secrets_folder, secrets.INTAKE_KEY)
     return Desk(field, FakeGateway(worker, FakeAuthority(), intake_key), tmp_path)

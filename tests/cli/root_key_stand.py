@@ -30,7 +30,7 @@ from openkcm.errors import OpenKcmError
 from tests.dashboard.door import FakeGateway
 from tests.dashboard.scene import ACME, KEY_ARN, everything_stored
 from tests.database.fixtures import Field
-from workflows.client.workflow_client import Gateway, UpdateRefused
+from workflows.client.workflow_client import UpdateRejected, WorkflowClient
 
 AWS = ("--provider", "aws-kms", "--key-arn", KEY_ARN)
 HSM = ("--provider", "pkcs11", "--token", "acme", "--key", "root")
@@ -40,8 +40,8 @@ PLATFORM = ("--provider", "platform")
 SECRET = "hunter2-must-never-be-seen"
 
 
-def refused(error: OpenKcmError) -> UpdateRefused:
-    return UpdateRefused(error.code, error.message, error.hint)
+def refused(error: OpenKcmError) -> UpdateRejected:
+    return UpdateRejected(error.code, error.message, error.hint)
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Desk:
 
     def _ask(self, settings: Settings, question: Question) -> None:
         assert settings.database_url == self.field.url
-        asyncio.run(question(cast("Gateway", Awaited(self.gateway))))
+        asyncio.run(question(cast("WorkflowClient", Awaited(self.gateway))))
 
 
 def at_a_terminal(words: Sequence[str], typed: Sequence[str], temporal_port: int) -> tuple[int, str]:

@@ -11,7 +11,7 @@ from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import TenantUnknown
 from tests.cli.root_key_stand import PLATFORM, at_a_terminal, refused
 from tests.dashboard.scene import ACME, audit_records
-from workflows.client.workflow_client import UpdateRefused
+from workflows.client.workflow_client import UpdateRejected
 
 
 def records(desk: Any) -> list[dict[str, Any]]:
@@ -69,10 +69,10 @@ def test_an_examination_and_the_release_of_a_breach_are_on_record_too(desk: Any)
             raise refused(TenantUnknown())
 
     check = CheckBoundaries(lambda _settings, question: asyncio.run(question(cast("Any", Asked()))))
-    with pytest.raises(UpdateRefused):
+    with pytest.raises(UpdateRejected):
         check.check_boundaries(ACME)
     desk.gateway.fails = refused(BreachNotCleared())
-    with pytest.raises(UpdateRefused):
+    with pytest.raises(UpdateRejected):
         desk.run("tenant", "unlock", ACME, "--breach", "--confirm", ACME)
     assert [(one["name"], one["outcome"]) for one in records(desk)] == [
         ("boundary.check_requested", "intended"),

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from cli.certificates import NoRevocationList
-from core.errors.services import AuthorityOverlaps
+from core.errors.services import CaRotationInProgress
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import an_authority_serial
-from workflows.client.workflow_client import UpdateRefused
+from workflows.client.workflow_client import UpdateRejected
 
 FIRST = an_authority_serial(ACME)
 
@@ -40,8 +40,8 @@ def test_a_person_sees_both_authorities_and_until_when_the_former_has_certificat
 
 
 def test_a_roll_that_is_refused_says_what_to_do(desk) -> None:
-    desk.gateway.fails = refused(AuthorityOverlaps())
-    with pytest.raises(UpdateRefused) as overlaps:
+    desk.gateway.fails = refused(CaRotationInProgress())
+    with pytest.raises(UpdateRejected) as overlaps:
         desk.run("tenant", "roll-authority", ACME, "--confirm", ACME)
     assert overlaps.value.code == "authority_overlaps"
     assert "three days" in overlaps.value.hint

@@ -4,13 +4,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from core.errors.compliance import BreachNotCleared, ExaminationFailed, NothingToExamine
-from core.tenants.lifecycle import Move
+from core.errors.compliance import AssessmentFailed, BreachNotCleared, NothingToExamine
+from core.tenants.lifecycle import Transition
 from core.tenants.locks import LockReason
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import a_provisioned_tenant, a_result, an_examination
-from workflows.client.workflow_client import UpdateRefused
+from workflows.client.workflow_client import UpdateRejected
 
 HELD = a_result("by-canary/read", evidence="0 rows")
 UNSEEN = a_result("fronts/decrypt", clause="A2", outcome="not-checked", evidence="the tenant is locked")
@@ -21,7 +21,7 @@ BREACHED = a_result("by-canary/use-key", clause="U2", outcome="breached", eviden
 def beta(desk) -> str:
     a_provisioned_tenant(desk.worker, "beta-corp")
     with desk.worker.tenant_tx("beta-corp") as tx:
-        tx.tenants.move(Move.ACTIVATE)
+        tx.tenants.move(Transition.ACTIVATE)
     return "beta-corp"
 
 
@@ -77,7 +77,7 @@ def test_one_that_came_to_no_result_fails_all_and_keeps_nobody_else_from_being_e
     assert document["error"]["code"] == "examination_failed"
     assert ACME in document["error"]["message"]
     assert {one["tenant_id"]: one["passed"] for one in document["tenants"]} == {ACME: False, beta: True}
-    with pytest.raises(ExaminationFailed):
+    with pytest.raises(AssessmentFailed):
         desk.run("check-boundaries", ACME)
 
 
@@ -117,7 +117,7 @@ def test_a_lock_of_a_breach_opens_by_an_act_of_its_own_after_an_examination_with
     document = desk.run("tenant", "unlock", ACME, status=1)
     assert document["locks"] == ["breach"]
     assert "--breach" in document["error"]["hint"]
-    with pytest.raises(UpdateRefused) as early:
+    with pytest.raises(UpdateRejected) as early:
         desk.run("tenant", "unlock", ACME, "--breach", "--confirm", ACME)
     assert early.value.code == refused(BreachNotCleared()).code
     assert desk.invoke("tenant", "unlock", ACME, "--breach").exit_code == 2

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from core.errors.tenants import DestructionBegun, TenantOffboarded
-from core.messages.tenants import LeaveReason, LeaveRequest
+from core.errors.tenants import DestructionStarted, TenantOffboarded
+from core.messages.tenants import LeaveReason, OffboardRequest
 from openkcm.errors import InvalidName, OpenKcmError
 from tests.dashboard.scene import ACME
 
@@ -72,7 +72,7 @@ def test_behind_the_point_of_no_return_a_restore_is_refused_before_anybody_is_as
     desk.run("offboard", ACME, "--now", *YES)
     with desk.worker.tenant_tx(ACME) as tx:
         assert tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=1))
-    with pytest.raises(DestructionBegun):
+    with pytest.raises(DestructionStarted):
         desk.run("restore", ACME)
     assert desk.gateway.asked == [f"offboard {ACME} operator"]
     assert "nothing can be restored" in desk.invoke("tenant", "show", ACME).stdout
@@ -97,7 +97,7 @@ def test_waiting_ends_when_everything_is_destroyed_or_its_time_is_over(desk) -> 
     desk.run("restore", ACME)
     offboard = desk.gateway.offboard
 
-    def offboard_and_destroy(tenant_id: str, request: LeaveRequest) -> None:
+    def offboard_and_destroy(tenant_id: str, request: OffboardRequest) -> None:
         offboard(tenant_id, request)
         with desk.worker.tenant_tx(tenant_id) as tx:
             tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=1))

@@ -11,12 +11,12 @@ from cli.rotation import told
 from core.errors.keys import KeyVersionInUse, KeyVersionUnknown
 from core.errors.services import ServiceUnknown
 from core.errors.tenants import OperationRunning
-from core.keys.rotation import Scope, Stage
-from database.rotation import RotationRow, WantedRotation
+from core.keys.rotation import RotationPhase, RotationScope
+from database.rotation import RotationRequest, RotationRow
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import an_object
-from workflows.client.workflow_client import NotDoneInTime, UpdateRefused
+from workflows.client.workflow_client import OperationTimeout, UpdateRejected
 
 
 def versions(document) -> dict[tuple[str, int], str]:
@@ -37,7 +37,7 @@ def test_a_rotation_of_everything_is_asked_for_and_told(desk) -> None:
     assert document["l2_versions"] == {"newest": 2, "oldest": 2}
     assert versions(document) == {("orders", 1): "deactivated", ("orders", 2): "active"}
     [request] = desk.gateway.rotations
-    assert (request.services, request.tenant_key, request.compromised) == (Scope.ALL, True, False)
+    assert (request.services, request.tenant_key, request.compromised) == (RotationScope.ALL, True, False)
 
     shown = desk.run("tenant", "show", ACME)
     [key] = [key for key in shown["keys"] if key["kind"] == "L2"]
@@ -52,8 +52,8 @@ def test_one_service_or_the_tenant_key_alone_can_be_rotated(desk) -> None:
     desk.run("rotate", ACME, "--service", "orders")
     desk.run("rotate", ACME, "--tenant-key-only")
     one, other = desk.gateway.rotations
-    assert (one.services, one.service, one.tenant_key) == (Scope.ONE, "orders", False)
-    assert (other.services, other.service, other.tenant_key) == (Scope.NONE, None, True)
+    assert (one.services, one.service, one.tenant_key) == (RotationScope.ONE, "orders", False)
+    assert (other.services, other.service, other.tenant_key) == (RotationScope.NONE, None, True)
 
 
 def test_a_dry_run_shows_what_would_become_of_each_version_and_asks_nobody(desk) -> None:
@@ -86,7 +86,7 @@ def test_a_version_is_retired_by_its_number(desk) -> None:
     seal_anew(desk)
     document = desk.run("rotate", ACME, "--service", "orders", "--retire", "1", "--confirm", ACME)
     assert versions(document) == {("orders", 1): "destroyed", ("orders", 2): "active"}
-    with pytest.raises(UpdateRefused, match="is in use"):
+    with pytest.raises(UpdateRejected, match="is in use"):
         desk.run("rotate", ACME, "--service", "orders", "--retire", "2", "--confirm", ACME)
 
 
@@ -116,7 +116,7 @@ def test_what_makes_no_sense_together_is_wrong_usage(desk, words) -> None:
 
 @pytest.mark.parametrize(
     ("failure", "code"),
-    [(refused(OperationRunning("a rotation of keys")), "operation_running"), (NotDoneInTime(), "not_done_in_time")],
+    [(refused(OperationRunning("a rotation of keys")), "operation_running"), (OperationTimeout(), "not_done_in_time")],
 )
 def test_a_rotation_that_is_refused_or_takes_longer_is_the_same_document(desk, failure, code) -> None:
     desk.gateway.fails = failure
@@ -127,18 +127,18 @@ def test_a_rotation_that_is_refused_or_takes_longer_is_the_same_document(desk, f
 
 def test_a_refused_retirement_says_why(desk) -> None:
     desk.run("rotate", ACME, "--service", "orders")
-    with pytest.raises(UpdateRefused, match="objects sealed under it: 1") as wrong:
+    with pytest.raises(UpdateRejected, match="objects sealed under it: 1") as wrong:
         desk.run("rotate", ACME, "--service", "orders", "--retire", "1", "--confirm", ACME)
     assert wrong.value.code == KeyVersionInUse.code
 
 
-EVERYTHING = WantedRotation(tenant_key=True, services=Scope.ALL)
+EVERYTHING = RotationRequest(tenant_key=True, services=RotationScope.ALL)
 BEGAN = datetime(2026, 1, 15, tzinfo=UTC)
-A_ROTATION = RotationRow(3, EVERYTHING, 1, "running", Stage.PLAN, 0, 0, None, BEGAN, None)
+A_ROTATION = RotationRow(3, EVERYTHING, 1, "running", RotationPhase.PLAN, 0, 0, None, BEGAN, None)
 
 
 def test_progress_is_said_by_its_stage_and_never_of_an_earlier_rotation() -> None:
-    rewrapping = replace(A_ROTATION, stage=Stage.REWRAP, total=1000)
+    rewrapping = replace(A_ROTATION, stage=RotationPhase.REWRAP, total=1000)
     read = iter(
         [
             None,

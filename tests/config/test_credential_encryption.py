@@ -5,7 +5,7 @@ from joserfc import jwe
 from joserfc.jwk import OctKey
 
 from config import secrets
-from config.credential_encryption import seal, unseal
+from config.credential_encryption import decrypt_credentials, encrypt_credentials
 from config.secrets import ensure_pair, read_secret
 from core.errors.keys import RootKeyRefused
 from core.errors.platform import SettingsInvalid
@@ -23,27 +23,27 @@ def pair(tmp_path: Path) -> tuple[str, str]:
 
 def test_the_worker_opens_what_was_sealed_for_it(pair: tuple[str, str]) -> None:
     private, public = pair
-    sealed = seal(public, ACME, REQUEST, CREDENTIALS)
+    sealed = encrypt_credentials(public, ACME, REQUEST, CREDENTIALS)
     assert "hunter2" not in sealed
-    assert sealed != seal(public, ACME, REQUEST, CREDENTIALS)
-    assert unseal(private, ACME, REQUEST, sealed) == CREDENTIALS
+    assert sealed != encrypt_credentials(public, ACME, REQUEST, CREDENTIALS)
+    assert decrypt_credentials(private, ACME, REQUEST, sealed) == CREDENTIALS
 
 
 @pytest.mark.parametrize(("tenant", "request_id"), [("other-corp", REQUEST), (ACME, "cd" * 16), ("", REQUEST)])
 def test_it_opens_for_no_other_tenant_or_request(pair: tuple[str, str], tenant: str, request_id: str) -> None:
     private, public = pair
     with pytest.raises(RootKeyRefused):
-        unseal(private, tenant, request_id, seal(public, ACME, REQUEST, CREDENTIALS))
+        decrypt_credentials(private, tenant, request_id, encrypt_credentials(public, ACME, REQUEST, CREDENTIALS))
 
 
 def test_an_altered_one_does_not_open(pair: tuple[str, str]) -> None:
     private, public = pair
-    sealed = seal(public, ACME, REQUEST, CREDENTIALS)
+    sealed = encrypt_credentials(public, ACME, REQUEST, CREDENTIALS)
     header, *rest = sealed.split(".")
-    others = seal(public, "other-corp", REQUEST, CREDENTIALS).split(".")[0]
+    others = encrypt_credentials(public, "other-corp", REQUEST, CREDENTIALS).split(".")[0]
     for altered in ("", "x", sealed[:-4], sealed[:-1], ".".join((others, *rest)), ".".join((header[:-2], *rest))):
         with pytest.raises(RootKeyRefused) as refused:
-            unseal(private, ACME, REQUEST, altered)
+            decrypt_credentials(private, ACME, REQUEST, altered)
         assert refused.value.__cause__ is None
 
 
@@ -56,10 +56,10 @@ def test_a_header_that_asks_for_another_algorithm_is_refused(pair: tuple[str, st
         registry=jwe.JWERegistry(strict_check_header=False),
     )
     with pytest.raises(RootKeyRefused):
-        unseal(private, ACME, REQUEST, forged)
+        decrypt_credentials(private, ACME, REQUEST, forged)
 
 
 def test_a_key_that_is_none_is_said(pair: tuple[str, str]) -> None:
     with pytest.raises(SettingsInvalid):
-        seal("not a key", ACME, REQUEST, CREDENTIALS)
+        encrypt_credentials("not a key", ACME, REQUEST, CREDENTIALS)
     assert pair

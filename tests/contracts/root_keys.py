@@ -21,12 +21,12 @@ from core.errors.keys import (
     RootKeyUnreachable,
     WrongContext,
 )
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from kms.interfaces import RootKey
 from openkcm.errors import OpenKcmError
 
 TENANT = "acme-corp-12345"
-CONTEXT = Context(TENANT, ids.l2_key(TENANT), "orders", Purpose.SERVICE_KEY, "1")
+CONTEXT = EncryptionContext(TENANT, ids.l2_key(TENANT), "orders", Purpose.SERVICE_KEY, "1")
 INNER = b"vault:v1:the-inner-layer-of-a-service-key"
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
-from compliance.coverage.assessment import Backfilling, ServiceFacts, Use
+from compliance.coverage.assessment import BackfillProgress, ReportedUse, ServiceFacts
 from core.services import ServiceState
 from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
@@ -19,12 +19,12 @@ def ago(days: int) -> date:
     return TODAY - timedelta(days=days)
 
 
-def a_use(place: str = PLACE, days: int = 0, **changed: int) -> Use:
-    return replace(Use(ago(days), place, 10, 320, 70, 4, 2000), **changed)
+def a_use(place: str = PLACE, days: int = 0, **changed: int) -> ReportedUse:
+    return replace(ReportedUse(ago(days), place, 10, 320, 70, 4, 2000), **changed)
 
 
-def a_backfill(state: Backfill, place: str = PLACE, days: int = 0) -> Backfilling:
-    return Backfilling(place, state, 40, 60, ago(days))
+def a_backfill(state: Backfill, place: str = PLACE, days: int = 0) -> BackfillProgress:
+    return BackfillProgress(place, state, 40, 60, ago(days))
 
 
 def whole(name: str = "orders", *fields: ProtectedField) -> ServiceFacts:

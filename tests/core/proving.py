@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from openkcm.contract.audit_events import GENESIS, StoredRecord, head_message
-from openkcm.verification.audit_export import ExportHeader, SignedPlace, export_lines
+from openkcm.verification.audit_export import Checkpoint, ExportHeader, export_lines
 from openkcm.verification.erasure_certificate import (
     Destroyed,
+    ErasureStatement,
     Remains,
-    ShredStatement,
     certificate_file,
     shred_message,
     statement_text,
@@ -39,9 +39,9 @@ def stream_of_subjects(subjects: Iterable[str], *, ensure_ascii: bool = False) -
     return chained([json.dumps(record, ensure_ascii=ensure_ascii) for record in records])
 
 
-def a_head(record: StoredRecord, tenant_id: str = TENANT, signer: Signer = SIGNER) -> SignedPlace:
+def a_head(record: StoredRecord, tenant_id: str = TENANT, signer: Signer = SIGNER) -> Checkpoint:
     signature, key = signer.sign(head_message(tenant_id, record.seq, record.chain_hash))
-    return SignedPlace(
+    return Checkpoint(
         seq=record.seq,
         chain_hash=record.chain_hash.hex(),
         signature=signature,
@@ -50,7 +50,7 @@ def a_head(record: StoredRecord, tenant_id: str = TENANT, signer: Signer = SIGNE
     )
 
 
-def a_header(records: list[StoredRecord], signed: SignedPlace | None, **changed: object) -> ExportHeader:
+def a_header(records: list[StoredRecord], signed: Checkpoint | None, **changed: object) -> ExportHeader:
     header = ExportHeader(tenant_id=TENANT, exported_at=NOW, last_seq=len(records), signed_head=signed)
     return header.model_copy(update=changed)
 
@@ -73,8 +73,8 @@ def a_selection(records: list[StoredRecord], *numbers: int) -> bytes:
     return a_file(header, [records[number - 1] for number in numbers], records)
 
 
-def a_statement(records: list[StoredRecord]) -> ShredStatement:
-    return ShredStatement(
+def a_statement(records: list[StoredRecord]) -> ErasureStatement:
+    return ErasureStatement(
         tenant_id=TENANT,
         issued_at=NOW,
         grace_began_at=NOW,

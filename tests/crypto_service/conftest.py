@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from crypto_service.server.executor import FairThreads
+from crypto_service.server.executor import FairExecutor
 from tests.crypto_service.core.world import Changes, Journal, World
 from tests.database.fixtures import Server, clone
 from tests.vault import server as vault_server
@@ -26,7 +26,7 @@ def changes() -> Changes:
 
 
 @pytest.fixture
-async def threads() -> AsyncIterator[FairThreads]:
-    pool = FairThreads()
+async def threads() -> AsyncIterator[FairExecutor]:
+    pool = FairExecutor()
     yield pool
     pool.close()

@@ -16,9 +16,9 @@ import uvloop
 from cryptography import x509
 
 from core.tenants.lifecycle import State
-from crypto_service.interfaces import Caller, Parts
+from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.server.connection import Connection
-from crypto_service.server.connection_registry import Bounds, Connections
+from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
 from crypto_service.server.tls import server_context
 from openkcm.errors import OpenKcmError
 from tests.crypto_service.core.world import Changes
@@ -38,7 +38,7 @@ class FakeCallers:
         self.waits = False
         self.asked = 0
 
-    async def identify(self, certificate_der: bytes, address: str) -> Caller:
+    async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:
         self.asked += 1
         if self.waits:
             await self.open.wait()
@@ -46,10 +46,10 @@ class FakeCallers:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         tenant = names.get_values_for_type(x509.DNSName)[0].partition(".")[0]
         serial = hashlib.sha256(certificate_der).hexdigest()
-        caller = Caller(tenant, "orders", f"L2-{tenant}-primary", "eu-west-1", serial, State.ACTIVE, address)
+        caller = ClientIdentity(tenant, "orders", f"L2-{tenant}-primary", "eu-west-1", serial, State.ACTIVE, address)
         return await self.refresh(caller)
 
-    async def refresh(self, caller: Caller) -> Caller:
+    async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         self.asked += 1
         if caller.tenant_id in self.refusals:
             raise self.refusals[caller.tenant_id]
@@ -61,7 +61,7 @@ class Echo(Connection):
 
     go: asyncio.Event
 
-    def __init__(self, parts: Parts, connections: Connections) -> None:
+    def __init__(self, parts: Dependencies, connections: ConnectionRegistry) -> None:
         super().__init__(parts, connections)
         self._buffer = b""
 
@@ -105,7 +105,7 @@ class Place:
 
     callers: FakeCallers
     changes: Changes
-    connections: Connections
+    connections: ConnectionRegistry
     port: int
     made: list[Echo]
     streams: list[asyncio.StreamWriter] = field(default_factory=list)
@@ -128,11 +128,11 @@ def client_context(tenant: str) -> ssl.SSLContext:
 
 
 @contextlib.asynccontextmanager
-async def place(bounds: Bounds | None = None, front: type[Echo] = Echo) -> AsyncIterator[Place]:
+async def place(bounds: ConnectionLimits | None = None, front: type[Echo] = Echo) -> AsyncIterator[Place]:
     callers, changes = FakeCallers(), Changes()
     nothing = cast("Any", None)
-    parts = Parts(callers, nothing, nothing, nothing, nothing, changes)
-    connections = Connections(parts, bounds or Bounds(look_seconds=0.02))
+    parts = Dependencies(callers, nothing, nothing, nothing, nothing, changes)
+    connections = ConnectionRegistry(parts, bounds or ConnectionLimits(look_seconds=0.02))
     made: list[Echo] = []
     Echo.go = asyncio.Event()
 

@@ -13,13 +13,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from core import names as ids
 from core.errors.compliance import AuditUnavailable
 from core.errors.platform import DatabaseUnavailable
-from core.errors.services import CallerRefused
-from core.errors.tenants import TenantClosed
-from core.tenants.lifecycle import Move, State
-from crypto_service.authentication import CertificateCallers
-from crypto_service.interfaces import Caller
-from crypto_service.server.executor import FairThreads
-from database.postgres.notify import mark
+from core.errors.services import ClientNotAuthorized
+from core.errors.tenants import TenantNotOperational
+from core.tenants.lifecycle import State, Transition
+from crypto_service.authentication import ClientCertificateAuthenticator
+from crypto_service.interfaces import ClientIdentity
+from crypto_service.server.executor import FairExecutor
+from database.postgres.notify import tenant_hash
 from tests.concurrency import wait_until_async
 from tests.contracts.authorities import p256
 from tests.crypto_service.core.world import (
@@ -52,9 +52,11 @@ def wall() -> Clock:
 
 @pytest.fixture
 def callers(
-    world: World, threads: FairThreads, journal: Journal, changes: Changes, *, clock: Clock, wall: Clock
-) -> CertificateCallers:
-    return CertificateCallers(world.crypto, threads, journal, changes, cache_seconds=60, monotonic=clock, clock=wall)
+    world: World, threads: FairExecutor, journal: Journal, changes: Changes, *, clock: Clock, wall: Clock
+) -> ClientCertificateAuthenticator:
+    return ClientCertificateAuthenticator(
+        world.crypto, threads, journal, changes, cache_seconds=60, monotonic=clock, clock=wall
+    )
 
 
 @pytest.fixture
@@ -62,17 +64,17 @@ def home(world: World) -> Home:
     return world.tenant()
 
 
-async def test_a_certificate_on_record_names_tenant_and_service(callers: CertificateCallers, home: Home):
+async def test_a_certificate_on_record_names_tenant_and_service(callers: ClientCertificateAuthenticator, home: Home):
     certificate = home.connect("orders")
     caller = await callers.identify(certificate, ADDRESS)
     serial = format(x509.load_der_x509_certificate(certificate).serial_number, "x")
-    assert caller == Caller(home.tenant_id, "orders", home.l2_key, REGION, caller.serial, State.ACTIVE)
+    assert caller == ClientIdentity(home.tenant_id, "orders", home.l2_key, REGION, caller.serial, State.ACTIVE)
     assert caller.serial.lstrip("0") == serial
     assert caller.address == ADDRESS
 
 
 async def test_the_second_time_and_refreshing_cost_nothing(
-    callers: CertificateCallers, home: Home, world: World, journal: Journal
+    callers: ClientCertificateAuthenticator, home: Home, world: World, journal: Journal
 ):
     certificate = home.connect("orders")
     caller = await callers.identify(certificate, ADDRESS)
@@ -82,13 +84,15 @@ async def test_the_second_time_and_refreshing_cost_nothing(
     assert journal.entries == []
 
 
-async def test_after_the_cache_time_it_is_looked_up_again(callers: CertificateCallers, home: Home, clock: Clock):
+async def test_after_the_cache_time_it_is_looked_up_again(
+    callers: ClientCertificateAuthenticator, home: Home, clock: Clock
+):
     caller = await callers.identify(home.connect("orders"), ADDRESS)
     home.disconnect("orders")
     clock.now += 59
     assert at_once(callers.refresh(caller)) is caller
     clock.now += 2
-    with pytest.raises(CallerRefused):
+    with pytest.raises(ClientNotAuthorized):
         await callers.refresh(caller)
 
 
@@ -97,7 +101,7 @@ async def test_at_half_its_time_it_is_looked_up_again_and_nobody_waits(
 ):
     """A database that goes down at any moment leaves at least the other half."""
     looks = Looking()
-    callers = CertificateCallers(world.crypto, looks, journal, changes, cache_seconds=60, monotonic=clock)
+    callers = ClientCertificateAuthenticator(world.crypto, looks, journal, changes, cache_seconds=60, monotonic=clock)
     certificate = home.connect("orders")
     found = await asyncio.gather(*(callers.identify(certificate, str(number)) for number in range(50)))
     assert {caller.address for caller in found} == {str(number) for number in range(50)}
@@ -122,29 +126,29 @@ async def test_at_half_its_time_it_is_looked_up_again_and_nobody_waits(
 
 @pytest.mark.parametrize("word", ["of the tenant", "of everything"])
 async def test_word_of_a_change_makes_the_next_answer_a_new_one(
-    callers: CertificateCallers, home: Home, changes: Changes, word: str
+    callers: ClientCertificateAuthenticator, home: Home, changes: Changes, word: str
 ):
-    caller, told = await callers.identify(home.connect("orders"), ADDRESS), mark(home.tenant_id)
-    home.move(Move.SUSPEND)
-    changes.tell(mark("somebody-else"))
+    caller, told = await callers.identify(home.connect("orders"), ADDRESS), tenant_hash(home.tenant_id)
+    home.move(Transition.SUSPEND)
+    changes.tell(tenant_hash("somebody-else"))
     assert at_once(callers.refresh(caller)).tenant_state is State.ACTIVE
     changes.tell(told if word == "of the tenant" else None)
     fresh = await callers.refresh(caller)
     assert (fresh, fresh.address) == (replace(caller, tenant_state=State.SUSPENDED), ADDRESS)
     assert at_once(callers.refresh(caller)) == fresh
-    home.move(Move.LOCK)
+    home.move(Transition.LOCK)
     changes.tell(told if word == "of the tenant" else None)
-    with pytest.raises(TenantClosed):
+    with pytest.raises(TenantNotOperational):
         await callers.refresh(caller)
 
 
 async def test_a_locked_tenant_is_closed_and_the_denial_is_in_its_stream(
-    callers: CertificateCallers, home: Home, journal: Journal
+    callers: ClientCertificateAuthenticator, home: Home, journal: Journal
 ):
     certificate = home.connect("orders")
-    home.move(Move.LOCK)
+    home.move(Transition.LOCK)
     for _ in range(2):
-        with pytest.raises(TenantClosed):
+        with pytest.raises(TenantNotOperational):
             await callers.identify(certificate, ADDRESS)
     journal.full = True
     with pytest.raises(AuditUnavailable):  # no denial without its record
@@ -156,60 +160,60 @@ async def test_a_locked_tenant_is_closed_and_the_denial_is_in_its_stream(
 
 
 async def test_locked_returns_a_caller_only_where_nothing_but_the_lock_refuses_it(
-    callers: CertificateCallers, home: Home, changes: Changes, wall: Clock
+    callers: ClientCertificateAuthenticator, home: Home, changes: Changes, wall: Clock
 ):
     certificate = home.connect("orders")
     caller = await callers.identify(certificate, ADDRESS)
-    with pytest.raises(CallerRefused):  # nothing keeps it out
+    with pytest.raises(ClientNotAuthorized):  # nothing keeps it out
         await callers.locked(certificate)
-    home.move(Move.LOCK)
-    changes.tell(mark(home.tenant_id))
+    home.move(Transition.LOCK)
+    changes.tell(tenant_hash(home.tenant_id))
     assert await callers.locked(certificate) == replace(caller, tenant_state=State.LOCKED, address="")
-    with pytest.raises(TenantClosed):
+    with pytest.raises(TenantNotOperational):
         await callers.refresh(caller)
     now, wall.now = wall.now, wall.now + 73 * 3600
-    with pytest.raises(CallerRefused):
+    with pytest.raises(ClientNotAuthorized):
         await callers.locked(certificate)
     wall.now = now
-    for close in (lambda: home.move(Move.LEAVE), lambda: home.disconnect("orders")):
+    for close in (lambda: home.move(Transition.LEAVE), lambda: home.disconnect("orders")):
         close()
-        changes.tell(mark(home.tenant_id))
-        with pytest.raises(CallerRefused):
+        changes.tell(tenant_hash(home.tenant_id))
+        with pytest.raises(ClientNotAuthorized):
             await callers.locked(certificate)
 
 
 async def test_a_disconnected_service_is_refused_with_every_certificate_it_had_until_it_is_connected_again(
-    callers: CertificateCallers, home: Home, journal: Journal, changes: Changes
+    callers: ClientCertificateAuthenticator, home: Home, journal: Journal, changes: Changes
 ):
     certificates = [home.connect("orders"), home.certify("orders", 2)]
     home.disconnect("orders")
     for certificate in certificates:
-        with pytest.raises(CallerRefused):
+        with pytest.raises(ClientNotAuthorized):
             await callers.identify(certificate, ADDRESS)
     assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")] * 2
     assert all(entry.subject.endswith(": revoked") for entry in journal.entries)
     renewed = home.connect("orders", 3)
-    changes.tell(mark(home.tenant_id))
+    changes.tell(tenant_hash(home.tenant_id))
     assert (await callers.identify(renewed, ADDRESS)).service == "orders"
-    with pytest.raises(CallerRefused):  # what was revoked stays so
+    with pytest.raises(ClientNotAuthorized):  # what was revoked stays so
         await callers.identify(certificates[0], ADDRESS)
 
 
 async def test_a_certificate_without_a_record_of_its_tenant_is_refused_in_its_stream(
-    callers: CertificateCallers, world: World, home: Home, journal: Journal
+    callers: ClientCertificateAuthenticator, world: World, home: Home, journal: Journal
 ):
     home.connect("orders")
     serial = x509.load_der_x509_certificate(world.tenant().connect("orders")).serial_number
     own = load_issuer(world.vault.session("worker"), home.tenant_id, home.authority.certificate_pem, 1)
     others = signed_by(own.certificate.subject, own.key, home.tenant_id, "orders", serial)
     for certificate in (home.unrecorded("orders"), others):
-        with pytest.raises(CallerRefused):
+        with pytest.raises(ClientNotAuthorized):
             await callers.identify(certificate, ADDRESS)
     assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")] * 2
 
 
 async def test_only_a_certificate_that_the_named_tenants_authority_signed_is_believed(
-    callers: CertificateCallers, world: World, home: Home, journal: Journal
+    callers: ClientCertificateAuthenticator, world: World, home: Home, journal: Journal
 ):
     serial = x509.load_der_x509_certificate(home.connect("orders")).serial_number
     other = world.tenant()
@@ -227,7 +231,7 @@ async def test_only_a_certificate_that_the_named_tenants_authority_signed_is_bel
         "by this one, for another tenant's name": signed_by(name, own.key, other.tenant_id, "orders", serial),
     }
     for certificate in attacks.values():
-        with pytest.raises(CallerRefused):
+        with pytest.raises(ClientNotAuthorized):
             await callers.identify(certificate, ADDRESS)
     # No tenant is proven, so no stream has a record; and the record of the true certificate is untouched.
     assert journal.entries == []
@@ -248,30 +252,30 @@ async def test_only_a_certificate_that_the_named_tenants_authority_signed_is_bel
 )
 async def test_a_certificate_without_exactly_one_tenants_name_is_refused(names: tuple[str, ...]):
     nothing, journal, key = cast("Any", None), Journal(), p256()
-    callers = CertificateCallers(nothing, nothing, journal, Changes(), cache_seconds=60)
+    callers = ClientCertificateAuthenticator(nothing, nothing, journal, Changes(), cache_seconds=60)
     extensions = [(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)] if names else []
     now, day = datetime.now(UTC), timedelta(days=1)
     certificate = signed("orders", key.public_key(), None, key, *extensions, start=now, life=day)
     for shown in (certificate.public_bytes(Encoding.DER), b"", b"\x30", b"\x30\x82\xff\xff", bytes(2000)):
-        with pytest.raises(CallerRefused):
+        with pytest.raises(ClientNotAuthorized):
             await callers.identify(shown, ADDRESS)
     assert journal.entries == []
 
 
 async def test_a_certificate_ends_on_an_open_connection_too(
-    callers: CertificateCallers, home: Home, wall: Clock, journal: Journal
+    callers: ClientCertificateAuthenticator, home: Home, wall: Clock, journal: Journal
 ):
     caller = await callers.identify(home.connect("orders"), ADDRESS)
     wall.now += timedelta(hours=71).total_seconds()
     assert at_once(callers.refresh(caller)) is caller
     wall.now += timedelta(hours=2).total_seconds()
-    with pytest.raises(CallerRefused):
+    with pytest.raises(ClientNotAuthorized):
         at_once(callers.refresh(caller))
     assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")]
 
 
 async def test_without_a_route_to_its_authority_a_tenants_callers_are_refused(
-    callers: CertificateCallers, home: Home, world: World, changes: Changes
+    callers: ClientCertificateAuthenticator, home: Home, world: World, changes: Changes
 ):
     certificate = home.connect("orders")
     caller = await callers.identify(certificate, ADDRESS)
@@ -279,18 +283,18 @@ async def test_without_a_route_to_its_authority_a_tenants_callers_are_refused(
         route = tx.routes.get()
         assert route is not None
         tx.routes.publish(replace(route, issuer_fingerprint="ab" * 32))
-    changes.tell(mark(home.tenant_id))
-    with pytest.raises(CallerRefused):
+    changes.tell(tenant_hash(home.tenant_id))
+    with pytest.raises(ClientNotAuthorized):
         await callers.identify(certificate, ADDRESS)
     with world.worker.tenant_tx(home.tenant_id) as tx:
         tx.routes.withdraw()
-    changes.tell(mark(home.tenant_id))
-    with pytest.raises(CallerRefused):
+    changes.tell(tenant_hash(home.tenant_id))
+    with pytest.raises(ClientNotAuthorized):
         await callers.refresh(caller)
 
 
 async def test_a_database_that_is_away_is_said_and_not_remembered(
-    callers: CertificateCallers, home: Home, world: World, changes: Changes
+    callers: ClientCertificateAuthenticator, home: Home, world: World, changes: Changes
 ):
     certificate = home.connect("orders")
     with world.field.server.offline(world.field.name), pytest.raises(DatabaseUnavailable):
@@ -308,17 +312,17 @@ async def test_a_change_during_the_look_is_looked_at_before_the_answer(
     certificate = home.connect("orders")
 
     async def lock() -> None:
-        await asyncio.to_thread(home.move, Move.LOCK)
-        changes.tell(mark(home.tenant_id))
+        await asyncio.to_thread(home.move, Transition.LOCK)
+        changes.tell(tenant_hash(home.tenant_id))
 
     looks = Looking(after_first=lock)
-    callers = CertificateCallers(world.crypto, looks, journal, changes, cache_seconds=60)
-    with pytest.raises(TenantClosed):
+    callers = ClientCertificateAuthenticator(world.crypto, looks, journal, changes, cache_seconds=60)
+    with pytest.raises(TenantNotOperational):
         await callers.identify(certificate, ADDRESS)
     assert looks.count == 2
 
 
-async def test_who_was_never_identified_is_not_refreshed(callers: CertificateCallers, home: Home):
-    stranger = Caller(home.tenant_id, "orders", ids.l2_key(home.tenant_id), REGION, "1a", State.ACTIVE)
-    with pytest.raises(CallerRefused):
+async def test_who_was_never_identified_is_not_refreshed(callers: ClientCertificateAuthenticator, home: Home):
+    stranger = ClientIdentity(home.tenant_id, "orders", ids.l2_key(home.tenant_id), REGION, "1a", State.ACTIVE)
+    with pytest.raises(ClientNotAuthorized):
         await callers.refresh(stranger)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from core.errors.platform import DatabaseUnavailable
-from core.tenants.lifecycle import Move
-from crypto_service.cache_invalidation import FeedChanges
-from database.postgres.notify import NotifyFeed, mark
+from core.tenants.lifecycle import Transition
+from crypto_service.cache_invalidation import NotifyInvalidations
+from database.postgres.notify import NotifyFeed, tenant_hash
 from tests.crypto_service.core.world import Looking, World, a_keyring, at_once
 
 pytestmark = pytest.mark.integration
@@ -32,13 +32,13 @@ class Heard:
 
 
 @pytest.fixture
-async def feed_changes(world: World) -> AsyncIterator[FeedChanges]:
-    changes = FeedChanges(NotifyFeed(world.field.url, "crypto", world.field.server.passwords["crypto"]))
+async def feed_changes(world: World) -> AsyncIterator[NotifyInvalidations]:
+    changes = NotifyInvalidations(NotifyFeed(world.field.url, "crypto", world.field.server.passwords["crypto"]))
     yield changes
     await changes.stop()
 
 
-async def test_a_commit_is_heard_by_every_subscriber_in_order(feed_changes: FeedChanges, world: World):
+async def test_a_commit_is_heard_by_every_subscriber_in_order(feed_changes: NotifyInvalidations, world: World):
     home = world.tenant()
     heard, order = Heard(), list[str]()
     feed_changes.subscribe(lambda _tenant: order.append("first"))
@@ -46,12 +46,12 @@ async def test_a_commit_is_heard_by_every_subscriber_in_order(feed_changes: Feed
     feed_changes.subscribe(heard.forget)
     feed_changes.start()
     await feed_changes.listening()
-    home.move(Move.LOCK)
-    await heard.until(mark(home.tenant_id))
+    home.move(Transition.LOCK)
+    await heard.until(tenant_hash(home.tenant_id))
     assert order[-2:] == ["first", "second"]
 
 
-async def test_a_key_is_dropped_as_soon_as_its_tenant_is_locked(feed_changes: FeedChanges, world: World):
+async def test_a_key_is_dropped_as_soon_as_its_tenant_is_locked(feed_changes: NotifyInvalidations, world: World):
     home = world.tenant()
     home.connect("orders")
     heard = Heard()
@@ -62,13 +62,13 @@ async def test_a_key_is_dropped_as_soon_as_its_tenant_is_locked(feed_changes: Fe
     caller = home.caller()
     await keyring.key(caller)
     at_once(keyring.key(caller))
-    home.move(Move.LOCK)
-    await heard.until(mark(home.tenant_id))
+    home.move(Transition.LOCK)
+    await heard.until(tenant_hash(home.tenant_id))
     with world.field.server.offline(world.field.name), pytest.raises(DatabaseUnavailable):
         await keyring.key(caller)
 
 
-async def test_when_the_feed_was_lost_everything_is_forgotten(feed_changes: FeedChanges, world: World):
+async def test_when_the_feed_was_lost_everything_is_forgotten(feed_changes: NotifyInvalidations, world: World):
     heard = Heard()
     feed_changes.subscribe(heard.forget)
     feed_changes.start()
@@ -97,7 +97,7 @@ async def test_a_feed_that_fails_is_begun_again_and_a_subscriber_that_fails_keep
         raise ValueError
 
     heard, feed = Heard(), Broken()
-    changes = FeedChanges(feed)
+    changes = NotifyInvalidations(feed)
     changes.subscribe(fail)
     changes.subscribe(heard.forget)
     changes.start()

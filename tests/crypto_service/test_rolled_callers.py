@@ -6,10 +6,10 @@ import pytest
 from cryptography import x509
 
 from core.certificates import AuthorityState
-from core.errors.services import CallerRefused
-from crypto_service.authentication import CertificateCallers
+from core.errors.services import ClientNotAuthorized
+from crypto_service.authentication import ClientCertificateAuthenticator
 from database.certificates import AuthorityRow
-from database.postgres.notify import mark
+from database.postgres.notify import tenant_hash
 from database.provisioning import RouteRow
 from tests.contracts.authorities import nothing_recorded
 from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Home, Journal, World, signed_by
@@ -20,20 +20,20 @@ __all__ = ["callers", "clock", "home", "wall"]  # fixtures that pytest finds her
 
 
 async def test_leaves_of_both_authorities_are_believed_until_the_former_ends(
-    callers: CertificateCallers, home: Home, changes: Changes, journal: Journal
+    callers: ClientCertificateAuthenticator, home: Home, changes: Changes, journal: Journal
 ) -> None:
     old = home.connect("orders")
     on_old = await callers.identify(old, ADDRESS)
     rolled = home.roll()
-    changes.tell(mark(home.tenant_id))
+    changes.tell(tenant_hash(home.tenant_id))
     assert await callers.refresh(on_old) == on_old
     assert (await callers.identify(old, ADDRESS)).service == "orders"
     on_new = await callers.identify(rolled.certify("orders", 2), ADDRESS)
     rolled.end(home.authority)
-    changes.tell(mark(home.tenant_id))
-    with pytest.raises(CallerRefused):
+    changes.tell(tenant_hash(home.tenant_id))
+    with pytest.raises(ClientNotAuthorized):
         await callers.refresh(on_old)
-    with pytest.raises(CallerRefused):
+    with pytest.raises(ClientNotAuthorized):
         await callers.identify(old, ADDRESS)
     assert await callers.refresh(on_new) == on_new
     assert journal.entries == []
@@ -41,7 +41,7 @@ async def test_leaves_of_both_authorities_are_believed_until_the_former_ends(
 
 @pytest.mark.parametrize("shut", ["state", "route"])
 async def test_the_end_of_an_authority_holds_by_its_state_and_by_the_route_each_alone(
-    callers: CertificateCallers, home: Home, world: World, shut: str
+    callers: ClientCertificateAuthenticator, home: Home, world: World, shut: str
 ) -> None:
     old = home.connect("orders")
     rolled = home.roll()
@@ -50,28 +50,28 @@ async def test_the_end_of_an_authority_holds_by_its_state_and_by_the_route_each_
             tx.certificates.end(home.authority.serial)
         else:
             tx.routes.publish(RouteRow(home.l2_key, rolled.authority.fingerprint, REGION))
-    with pytest.raises(CallerRefused):
+    with pytest.raises(ClientNotAuthorized):
         await callers.identify(old, ADDRESS)
 
 
 async def test_what_the_former_authority_signs_and_nobody_recorded_opens_nothing_before_and_after_its_end(
-    callers: CertificateCallers, home: Home, journal: Journal
+    callers: ClientCertificateAuthenticator, home: Home, journal: Journal
 ) -> None:
     home.connect("orders")
     rolled = home.roll()
     before = home.unrecorded("orders")
-    with pytest.raises(CallerRefused):
+    with pytest.raises(ClientNotAuthorized):
         await callers.identify(before, ADDRESS)
     assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")]
     rolled.end(home.authority)
     after = home.unrecorded("orders")  # its key still signs: what counts is what is believed
-    with pytest.raises(CallerRefused):
+    with pytest.raises(ClientNotAuthorized):
         await callers.identify(after, ADDRESS)
     assert len(journal.entries) == 1  # nobody proved to be of this tenant
 
 
 async def test_the_former_authority_does_not_speak_for_a_leaf_of_the_new_one(
-    callers: CertificateCallers, home: Home, world: World, journal: Journal
+    callers: ClientCertificateAuthenticator, home: Home, world: World, journal: Journal
 ) -> None:
     """Whoever has the former key, and a serial that the new authority issued, is still not believed."""
     home.connect("orders")
@@ -80,13 +80,13 @@ async def test_the_former_authority_does_not_speak_for_a_leaf_of_the_new_one(
     former = load_issuer(world.vault.session("worker"), home.tenant_id, home.authority.certificate_pem, 1)
     current = x509.load_pem_x509_certificate(rolled.authority.certificate_pem.encode())
     for name in (former.certificate.subject, current.subject):
-        with pytest.raises(CallerRefused):
+        with pytest.raises(ClientNotAuthorized):
             await callers.identify(signed_by(name, former.key, home.tenant_id, "orders", serial), ADDRESS)
     assert journal.entries == []
 
 
 async def test_an_authority_that_is_only_prepared_is_not_believed(
-    callers: CertificateCallers, home: Home, world: World, journal: Journal
+    callers: ClientCertificateAuthenticator, home: Home, world: World, journal: Journal
 ) -> None:
     home.connect("orders")
     made = world.authorities.ensure(home.tenant_id, nothing_recorded, 2)
@@ -95,6 +95,6 @@ async def test_an_authority_that_is_only_prepared_is_not_believed(
         tx.certificates.record_authority(row)
     prepared = replace(home, authority=made)
     for certificate in (prepared.unrecorded("orders"), prepared.certify("orders", 2)):
-        with pytest.raises(CallerRefused):
+        with pytest.raises(ClientNotAuthorized):
             await callers.identify(certificate, ADDRESS)
     assert journal.entries == []

@@ -8,16 +8,16 @@ from typing import Any
 from temporalio.testing import ActivityEnvironment
 
 from activities.approvals import ApprovalActivities
-from activities.notifications import Announcer
-from activities.tenants import PolicyActivities, StandingActivities
-from core.errors.compliance import ExaminationFailed
+from activities.notifications import NotificationOutbox
+from activities.tenants import PolicyActivities, TenantStatusActivities
+from core.errors.compliance import AssessmentFailed
 from core.errors.tenants import REFUSALS
-from core.messages.tenants import ApprovalStep, CloseApprovalInput, PolicyInput, StandingInput, StandingMove
+from core.messages.tenants import ApprovalStep, CloseApprovalInput, PolicyInput, StatusChange, StatusChangeInput
 from core.tenants.approvals import Action, ApprovalState
 from core.tenants.policy import TenantPolicy
 from database.connection.database import Database
 from openkcm.errors import OpenKcmError
-from workflows.client.workflow_client import NotDoneInTime, UpdateRefused
+from workflows.client.workflow_client import OperationTimeout, UpdateRejected
 
 
 def request(words: Callable[..., str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -31,10 +31,10 @@ def request(words: Callable[..., str]) -> Callable[[Callable[..., Any]], Callabl
                 raise gateway.fails
             try:
                 return act(gateway, *arguments, **named)
-            except (UpdateRefused, NotDoneInTime, ExaminationFailed):
+            except (UpdateRejected, OperationTimeout, AssessmentFailed):
                 raise
             except OpenKcmError as refused:
-                raise UpdateRefused(refused.code, refused.message, refused.hint) from None
+                raise UpdateRejected(refused.code, refused.message, refused.hint) from None
 
         return asked
 
@@ -46,8 +46,8 @@ class ApprovalRequests:
 
     def __init__(self, worker: Database) -> None:
         self.worker = worker
-        self.approvals = ApprovalActivities(worker, Announcer((), ""), timedelta(hours=24))
-        self.standing = StandingActivities(worker, Announcer((), ""), 60.0, lambda: datetime.now(UTC))
+        self.approvals = ApprovalActivities(worker, NotificationOutbox((), ""), timedelta(hours=24))
+        self.standing = TenantStatusActivities(worker, NotificationOutbox((), ""), 60.0, lambda: datetime.now(UTC))
         self._approval_steps = 0
 
     @request(lambda _, approval_id: f"propose {approval_id}")
@@ -63,23 +63,23 @@ class ApprovalRequests:
         if result.state is not ApprovalState.APPROVED:
             return
         if result.action is Action.LOCK:
-            self._change_standing(tenant_id, StandingMove.LOCK, approval_id)
+            self._change_standing(tenant_id, StatusChange.LOCK, approval_id)
         elif result.action is Action.CHANGE_POLICY:
             self._set_policy(tenant_id, TenantPolicy.model_validate(result.argument), approval_id)
         self._run(self.approvals.close_approval, CloseApprovalInput(**step.model_dump()))
 
     @request(lambda tenant_id, move: f"{move} {tenant_id}")
-    def change_standing(self, tenant_id: str, move: StandingMove) -> None:
+    def change_standing(self, tenant_id: str, move: StatusChange) -> None:
         self._change_standing(tenant_id, move)
 
     @request(lambda tenant_id, _: f"policy {tenant_id}")
     def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
         self._set_policy(tenant_id, policy)
 
-    def _change_standing(self, tenant_id: str, move: StandingMove, approval_id: str | None = None) -> None:
+    def _change_standing(self, tenant_id: str, move: StatusChange, approval_id: str | None = None) -> None:
         self._approval_steps += 1
         step = {"tenant_id": tenant_id, "operation_id": f"standing-{self._approval_steps}", "approval_id": approval_id}
-        self._run(self.standing.change_standing, StandingInput(move=move, **step))
+        self._run(self.standing.change_standing, StatusChangeInput(move=move, **step))
 
     def _set_policy(self, tenant_id: str, policy: TenantPolicy, approval_id: str | None = None) -> None:
         self._approval_steps += 1

@@ -9,18 +9,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.certificates import AuthorityState
-from core.errors.compliance import ExaminationFailed
+from core.errors.compliance import AssessmentFailed
 from core.errors.services import ServiceUnknown
-from core.errors.tenants import IllegalMove, TenantClosed
+from core.errors.tenants import InvalidTransition, TenantNotOperational
 from core.isolation import CheckResult, run_of
 from core.services import ServiceState
-from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, Move, State
+from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State, Transition
 from database.certificates import AuthorityRow
 from database.connection.database import Database
 from database.reports import StatedRow
-from database.services.repository import LeafRow
+from database.services.repository import ServiceCertificateRow
 from openkcm.contract.names import service_spiffe
-from openkcm.verification.reports.signed_file import Form
+from openkcm.verification.reports.signed_file import ReportFormat
 from tests.compliance.reports.render.builders import a_standing
 from tests.crypto_service.https.authority import Issuer, pem, root, signed
 from tests.dashboard.approval_door import ApprovalRequests, request
@@ -76,7 +76,7 @@ class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
     def check_boundaries(self, tenant_id: str, _region: str, *, anew: bool) -> str:
         del anew
         if tenant_id in self.unexamined:
-            raise ExaminationFailed
+            raise AssessmentFailed
         self._examinations += 1
         run = run_of(str(self._examinations))
         with self.worker.tenant_tx(tenant_id) as tx:
@@ -89,8 +89,8 @@ class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
             tenant = tx.tenants.get()
             assert tenant is not None
             if tenant.state is not State.FAILED:
-                raise IllegalMove(tenant.state, Move.RETRY, ())
-            tx.tenants.move(Move.RETRY)
+                raise InvalidTransition(tenant.state, Transition.RETRY, ())
+            tx.tenants.move(Transition.RETRY)
 
     @request(lambda tenant_id: f"roll {tenant_id}")
     def roll_authority(self, tenant_id: str) -> None:
@@ -106,7 +106,7 @@ class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
             assert tenant is not None
             assert tenant.region == region
             if tenant.state not in ENCRYPTS:
-                raise TenantClosed(tenant.state)
+                raise TenantNotOperational(tenant.state)
             newest = tx.services.leaf(service)
             if newest is not None and newest.request_id == request_id:
                 return
@@ -121,7 +121,7 @@ class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
             tenant, newest, row = tx.tenants.get(), tx.services.leaf(service), tx.services.get(service)
             assert tenant is not None
             if tenant.state not in DECRYPTS:
-                raise TenantClosed(tenant.state)
+                raise TenantNotOperational(tenant.state)
             if newest is None or row is None or row.state is not ServiceState.CONNECTED:
                 raise ServiceUnknown("the service has no certificate to renew", "connect it first")
             self._issue(tx, tenant_id, service, newest.request_id)
@@ -138,12 +138,12 @@ class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
         with self.worker.tenant_tx(tenant_id) as tx:
             assert tx.reports.get(report_id) is not None
             tx.reports.state(report_id, StatedRow(a_standing(), datetime.now(UTC), 1))
-            tx.reports.store(report_id, {form: f"{form} of {region}".encode() for form in Form})
+            tx.reports.store(report_id, {form: f"{form} of {region}".encode() for form in ReportFormat})
 
     def _issue(self, tx, tenant_id: str, service: str, request_id: str) -> None:
         leaf = self.authority.leaf(tenant_id, service, tx.services.requested(request_id).csr_pem)
         tx.services.record_leaf(
-            LeafRow(
+            ServiceCertificateRow(
                 f"{leaf.serial_number:x}",
                 service,
                 tx.services.generation(service) + 1,

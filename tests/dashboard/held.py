@@ -7,7 +7,7 @@ from core.keys.root_keys import RootKeyMode, RootKeyState, parse_place
 from core.services import CryptoOperation, ServiceState
 from core.tenants.lifecycle import State
 from database.keys import KeyVersionRow
-from database.root_keys import HeldKeyRow, RootKeyChangeRow
+from database.root_keys import CustomerRootKeyRow, RootKeyChangeRow
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
 from database.usage import UsageTotalRow
@@ -34,9 +34,9 @@ def some_use(
     return UsageTotalRow(service, operation, count, refused, NOW - 2 * HOUR)
 
 
-def a_held_key(health: str = "ok", since: timedelta = timedelta(seconds=20), **changed: object) -> HeldKeyRow:
+def a_held_key(health: str = "ok", since: timedelta = timedelta(seconds=20), **changed: object) -> CustomerRootKeyRow:
     place = parse_place({"provider": "aws-kms", "key_arn": KEY_ARN})
-    row = HeldKeyRow(
+    row = CustomerRootKeyRow(
         "5" * 32, RootKeyMode.AWS_KMS, KEY_ARN, place, RootKeyState.CURRENT, health, NOW - since, NOW - since
     )
     return replace(row, **changed)

@@ -8,7 +8,7 @@ from typing import Any
 from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
 
 from dashboard.auth import cookies
-from dashboard.auth.authorization import Guard
+from dashboard.auth.authorization import SessionAuthorizer
 from dashboard.auth.claims import ClaimNames
 from database.connection.database import Database
 
@@ -52,5 +52,5 @@ def cookie_of(claims: dict[str, Any], secret: str = SECRET, origin: str = ORIGIN
     return {cookies.USER: create_signed_value(secret, cookies.USER, text).decode()}
 
 
-def a_guard(database: Database, clock: Clock) -> Guard:
-    return Guard(database, NAMES, timedelta(minutes=30), clock)
+def a_guard(database: Database, clock: Clock) -> SessionAuthorizer:
+    return SessionAuthorizer(database, NAMES, timedelta(minutes=30), clock)

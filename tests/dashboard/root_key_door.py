@@ -6,16 +6,16 @@ from hashlib import sha256
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from config.credential_encryption import unseal
-from core.errors.tenants import TenantClosed
-from core.keys.root_keys import Credentials, PlatformPlace, Problem, refuse_incomplete
+from config.credential_encryption import decrypt_credentials
+from core.errors.tenants import TenantNotOperational
+from core.keys.root_keys import Credentials, PlatformKeyRef, Problem, refuse_incomplete
 from core.names import root_key
 from core.tenants.locks import may_change_root_key
 from database.connection.database import Database
-from database.keys import SealedRootKeyRow, ServiceKeyRow
+from database.keys import EncryptedRootKeyRow, ServiceKeyRow
 from tests.crypto_service.https.authority import key_pem
 from tests.dashboard.approval_door import request
-from workflows.client.workflow_client import NotDoneInTime, UpdateRefused
+from workflows.client.workflow_client import OperationTimeout, UpdateRejected
 
 _KEY = ec.generate_private_key(ec.SECP256R1())
 INTAKE_PRIVATE = key_pem(_KEY)
@@ -46,10 +46,10 @@ class RootKeyRequests:
             tenant = tx.tenants.get()
         assert tenant is not None
         if not may_change_root_key(tenant.state, tenant.locks):
-            raise TenantClosed(tenant.state)
+            raise TenantNotOperational(tenant.state)
         number, refused = self._begin(tenant_id, request_id)
         if refused is not None:
-            raise UpdateRefused(
+            raise UpdateRejected(
                 refused,
                 "the root key was not changed and the former one is in force",
                 f"openkcm root-key show {tenant_id} says what was found",
@@ -59,7 +59,7 @@ class RootKeyRequests:
             tx.root_keys.stage(number, [(row, _wrap(row)) for row in rows])
             if tx.root_keys.switch(number):
                 return
-        raise NotDoneInTime
+        raise OperationTimeout
 
     def _begin(self, tenant_id: str, request_id: str) -> tuple[int, str | None]:
         with self.worker.tenant_tx(tenant_id) as tx:
@@ -69,10 +69,10 @@ class RootKeyRequests:
             if running is not None:
                 return running.number, None
             number, place = len(before) + 1, tx.root_keys.requested(request_id).place
-            platform = isinstance(place, PlatformPlace)
+            platform = isinstance(place, PlatformKeyRef)
             self._take(tx, tenant_id, request_id)
             if not platform:
-                tx.root_keys.admit(SealedRootKeyRow(request_id, place, "vault:v1:sealed"))
+                tx.root_keys.admit(EncryptedRootKeyRow(request_id, place, "vault:v1:sealed"))
             name = root_key(tenant.region) if platform else place.name
             tx.root_keys.begin(number, place.provider, name, None if platform else request_id)
             tx.root_keys.found(request_id, self.problems)
@@ -85,11 +85,11 @@ class RootKeyRequests:
 
     def _take(self, tx, tenant_id: str, request_id: str) -> None:
         wanted = tx.root_keys.requested(request_id)
-        if isinstance(wanted.place, PlatformPlace):
+        if isinstance(wanted.place, PlatformKeyRef):
             assert wanted.sealed is None
             return
         assert wanted.sealed is not None, "the credentials of a request are taken once"
-        credentials = unseal(self.intake_key, tenant_id, request_id, wanted.sealed)
+        credentials = decrypt_credentials(self.intake_key, tenant_id, request_id, wanted.sealed)
         refuse_incomplete(wanted.place, credentials)
         self.taken.append(credentials)
 

@@ -3,19 +3,19 @@
 from datetime import timedelta
 
 from core.errors.keys import KeyVersionInUse
-from core.errors.tenants import ApprovalRequired, TenantClosed
-from core.keys.rotation import Stage
+from core.errors.tenants import ApprovalRequired, TenantNotOperational
+from core.keys.rotation import RotationPhase
 from core.messages.keys import RotateRequest
-from core.messages.tenants import LeaveReason, LeaveRequest
+from core.messages.tenants import LeaveReason, OffboardRequest
 from core.names import l2_key
 from core.tenants.approvals import Action
 from core.tenants.lifecycle import DECRYPTS
 from core.tenants.policy import TenantPolicy
 from database.connection.database import Database
 from database.keys import ServiceKeyRow
-from database.rotation import RewrappedRow, WantedRotation
+from database.rotation import RewrappedRow, RotationRequest
 from tests.dashboard.approval_door import request
-from workflows.client.workflow_client import UpdateRefused
+from workflows.client.workflow_client import UpdateRejected
 
 GRACE = timedelta(days=30)
 
@@ -27,18 +27,18 @@ class RotationRequests:
         self.worker = worker
         self.stops: str | None = None
         self.rotations: list[RotateRequest] = []
-        self.left: list[LeaveRequest] = []
+        self.left: list[OffboardRequest] = []
 
     @request(lambda _, asked: f"rotate {asked.services} {asked.service} {asked.tenant_key} {asked.compromised}")
     def rotate_keys(self, tenant_id: str, asked: RotateRequest) -> None:
         self.rotations.append(asked)
-        wanted = WantedRotation(asked.tenant_key, asked.services, asked.service, asked.compromised)
+        wanted = RotationRequest(asked.tenant_key, asked.services, asked.service, asked.compromised)
         with self.worker.tenant_tx(tenant_id) as tx:
             tenant, l2 = tx.tenants.lock(), tx.keys.get(l2_key(tenant_id))
             number = len(tx.rotations.all()) + 1
             assert l2 is not None
             if tenant.state not in DECRYPTS:
-                raise TenantClosed(tenant.state)
+                raise TenantNotOperational(tenant.state)
             if asked.compromised and tx.policy.get().wants_two_for(Action.COMPROMISE):
                 raise ApprovalRequired(Action.COMPROMISE)
             newest = l2.version + asked.tenant_key
@@ -50,14 +50,14 @@ class RotationRequests:
                 row = ServiceKeyRow(service, version, l2.name, "platform", "root-eu-west-1", wrapped, l2_version=newest)
                 tx.rotations.prepare(number, row)
             tx.rotations.activate(number)
-            tx.rotations.enter(number, Stage.REWRAP)
+            tx.rotations.enter(number, RotationPhase.REWRAP)
             if self.stops is None:
                 rows = [RewrappedRow(row, b"rewrapped", newest) for row in tx.rotations.outdated(100)]
                 tx.rotations.rewrap(number, rows)
                 assert tx.rotations.retire_tenant_key(number)
             tx.rotations.end(number, self.stops)
         if self.stops is not None:
-            raise UpdateRefused(self.stops, "the rotation did not get to its end", "ask again")
+            raise UpdateRejected(self.stops, "the rotation did not get to its end", "ask again")
 
     @request(lambda _, service, version: f"retire {service} {version}")
     def retire_service_key(self, tenant_id: str, service: str, version: int) -> None:
@@ -68,7 +68,7 @@ class RotationRequests:
                 raise KeyVersionInUse(service, version, f"objects sealed under it: {left}")
 
     @request(lambda tenant_id, leaving: f"offboard {tenant_id} {leaving.reason}")
-    def offboard(self, tenant_id: str, leaving: LeaveRequest) -> None:
+    def offboard(self, tenant_id: str, leaving: OffboardRequest) -> None:
         self.left.append(leaving)
         assert not leaving.now or leaving.reason is LeaveReason.OPERATOR, "a customer always has a grace period"
         seconds = GRACE.total_seconds() if leaving.grace_seconds is None else leaving.grace_seconds

@@ -11,20 +11,20 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from streamlit.testing.v1 import AppTest
 
-from config.credential_encryption import seal
+from config.credential_encryption import encrypt_credentials
 from core.keys.root_keys import Credentials, parse_place
 from core.names import ca_key, l2_key
 from core.services import CryptoOperation
 from core.tenants.approvals import Action
-from core.tenants.lifecycle import Move, State
-from core.tenants.locks import HEALTHY, LockReason, closes
+from core.tenants.lifecycle import State, Transition
+from core.tenants.locks import HEALTHY, LockReason, requires_lock
 from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import Step, steps_of
 from core.tenants.roles import Person, PersonRole
 from dashboard.components.tenant_status import standing
-from dashboard.page_context import Addresses, Seat
+from dashboard.page_context import PageContext, ServiceUrls
 from database.connection.database import Database
-from database.offboarding import DoomedRow, ShredRow
+from database.offboarding import ErasureCertificateRow, KeyToDestroyRow
 from database.root_keys import RootKeyRequestRow
 from database.services.repository import ServiceRequestRow
 from database.usage import UsesRow
@@ -36,7 +36,7 @@ from tests.dashboard.rotation_door import GRACE
 from tests.database.builders import a_result, a_route, an_event, an_object
 from tests.database.fixtures import Field
 
-ADDRESSES = Addresses(
+ADDRESSES = ServiceUrls(
     dashboard="http://127.0.0.1:18501",
     marketplace="http://127.0.0.1:18080",
     crypto_https="https://127.0.0.1:18443",
@@ -51,12 +51,12 @@ SECONDS = 120
 """How long one run of a page may take on a machine that is busy."""
 CLAUSES = ("U2", "U2", "C2", "C3", "M1", "M2", "M2", "A1", "A3")
 _MOVES = {
-    State.ACTIVE: (Move.ACTIVATE,),
-    State.SUSPENDED: (Move.ACTIVATE, Move.SUSPEND),
-    State.LOCKED: (Move.ACTIVATE,),
-    State.LEAVING: (Move.ACTIVATE,),
-    State.OFFBOARDED: (Move.ACTIVATE,),
-    State.FAILED: (Move.FAIL,),
+    State.ACTIVE: (Transition.ACTIVATE,),
+    State.SUSPENDED: (Transition.ACTIVATE, Transition.SUSPEND),
+    State.LOCKED: (Transition.ACTIVATE,),
+    State.LEAVING: (Transition.ACTIVATE,),
+    State.OFFBOARDED: (Transition.ACTIVATE,),
+    State.FAILED: (Transition.FAIL,),
     State.PROVISIONING: (),
 }
 
@@ -95,13 +95,13 @@ class Scene:
         self.authority = FakeAuthority()
         self.door = FakeGateway(self.worker, self.authority)
 
-    def seat(self, tenant_id: str = ACME, *roles: PersonRole, name: str = "Ada") -> Seat:
+    def seat(self, tenant_id: str = ACME, *roles: PersonRole, name: str = "Ada") -> PageContext:
         subject = f"{name.lower()}@acme.example"
         person = Person(subject, name, tenant_id, frozenset(roles or {PersonRole.ADMINISTRATOR}))
         with self.dashboard.tenant_tx(tenant_id) as tx:
             session = sha256(f"{tenant_id} {subject}".encode()).hexdigest()
             tx.sessions.begin(session, subject, datetime.now(UTC) + timedelta(hours=1))
-        return Seat(
+        return PageContext(
             person,
             tenant_id,
             "127.0.0.1",
@@ -120,7 +120,7 @@ class Scene:
             tx.tenants.request(an_event(tenant_id, organization=organization))
             if state is State.REQUESTED:
                 return
-            tx.tenants.move(Move.PROVISION)
+            tx.tenants.move(Transition.PROVISION)
             tx.steps.plan("provision-1", steps_of(tenant_id))
             began = datetime.now(UTC)
             tx.steps.finish("provision-1", Step.OPEN_RECORDS, began)
@@ -155,9 +155,9 @@ class Scene:
         """Have a tenant that is leaving pass the point of no return and get its certificate."""
         with self.worker.tenant_tx(tenant_id) as tx:
             tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=1))
-            tx.leaving.gather([DoomedRow("L2 tenant key", l2_key(tenant_id), "1", "a" * 64)])
+            tx.leaving.gather([KeyToDestroyRow("L2 tenant key", l2_key(tenant_id), "1", "a" * 64)])
             tx.leaving.destroyed("L2 tenant key")
-            tx.leaving.certify(ShredRow("{}", "signature", "audit-heads:1", datetime.now(UTC)))
+            tx.leaving.certify(ErasureCertificateRow("{}", "signature", "audit-heads:1", datetime.now(UTC)))
             tx.leaving.end()
 
     def service(self, name: str, kind: ServiceKind, tenant_id: str = ACME, uses: int = 0) -> None:
@@ -180,7 +180,7 @@ class Scene:
         request_id = "5" * 32
         place = parse_place({"provider": "aws-kms", "key_arn": KEY_ARN, "role_arn": ROLE_ARN})
         with self.dashboard.tenant_tx(tenant_id) as tx:
-            sealed = seal(INTAKE_PUBLIC, tenant_id, request_id, Credentials())
+            sealed = encrypt_credentials(INTAKE_PUBLIC, tenant_id, request_id, Credentials())
             tx.root_keys.request(RootKeyRequestRow(request_id, place, sealed))
         self.door.change_root_key(tenant_id, request_id)
         self.door.asked.pop()
@@ -193,7 +193,7 @@ class Scene:
             assert key is not None
             assert tenant is not None
             tx.root_keys.report(key.root_key_id, health)
-            if closes(health, 0.0, 60.0):
+            if requires_lock(health, 0.0, 60.0):
                 tx.tenants.hold(LockReason.ROOT_KEY)
             elif LockReason.ROOT_KEY in tenant.locks:
                 tx.tenants.release(LockReason.ROOT_KEY)
@@ -226,7 +226,7 @@ def meaning(state: State) -> str:
     return standing(state, [LockReason.SWITCH]).meaning
 
 
-def shown(page: str, seat: Seat | Market, **query: str) -> AppTest:
+def shown(page: str, seat: PageContext | Market, **query: str) -> AppTest:
     """Draw a page as Streamlit would, with the query of its address; an exception of the page ends the test."""
     at = AppTest.from_function(_draw, args=(page, seat), default_timeout=SECONDS)
     for name, value in query.items():

@@ -8,15 +8,15 @@ import pytest
 
 from compliance.reports.periods import named
 from core.errors.platform import TemporalUnavailable
-from core.errors.tenants import ActionRefused, SessionEnded, TenantUnknown
-from core.tenants.approvals import Action, ApprovalState, Choice
+from core.errors.tenants import PermissionDenied, SessionEnded, TenantUnknown
+from core.tenants.approvals import Action, ApprovalState, VoteChoice
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import PersonRole
 from dashboard.approvals import actions as approval_actions
 from dashboard.certificates import actions as authority_actions
 from dashboard.offboarding import actions as leaving_actions
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.reports import actions as report_actions
 from dashboard.root_keys import actions as root_key_actions
 from dashboard.rotation import actions as rotation_actions
@@ -29,7 +29,7 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene
 from tests.database.builders import a_protected_field
-from workflows.client.workflow_client import UpdateRefused
+from workflows.client.workflow_client import UpdateRejected
 
 ADMINISTRATOR, KEYS, AUDITOR, OPERATOR = PersonRole
 MANAGE_KEYS, MANAGE_SERVICES, VIEW_AUDIT = {ADMINISTRATOR, KEYS}, {ADMINISTRATOR}, {ADMINISTRATOR, AUDITOR}
@@ -37,7 +37,7 @@ APPROVAL = "a" * 32
 ORDERS = rotation.of_service("orders")
 
 
-def a_root_key_wish(seat: Seat) -> root_key_actions.Wish:
+def a_root_key_wish(seat: PageContext) -> root_key_actions.RootKeyChangeRequest:
     place = {"provider": "openbao", "address": "https://bao.acme.example:8200", "mount": "transit", "key": "acme"}
     return root_key_actions.wishes(seat, place, {"token": "hvs.secret"})[0]
 
@@ -47,7 +47,7 @@ class Act:
     """An action, its audit name, the roles that may do it, the state it starts from and what it asks of a workflow."""
 
     name: AuditName
-    do: Callable[[Seat], object]
+    do: Callable[[PageContext], object]
     roles: set[PersonRole]
     asks: str = ""
     before: State = State.ACTIVE
@@ -96,7 +96,7 @@ ACTS = (
     Act(AuditName.APPROVAL_ASKED, standing_actions.ask_to_lock, MANAGE_KEYS, "propose"),
     Act(
         AuditName.APPROVAL_VOTED,
-        lambda seat: approval_actions.decide(seat, APPROVAL, Choice.APPROVE),
+        lambda seat: approval_actions.decide(seat, APPROVAL, VoteChoice.APPROVE),
         MANAGE_KEYS,
         f"decide {APPROVAL}",
     ),
@@ -177,7 +177,7 @@ def test_action_asks_the_workflow_and_is_recorded_before_and_after(scene: Scene,
         rotation_actions.rotate(scene.seat(name="Bob"), rotation.EVERYTHING)
     if act.name is AuditName.APPROVAL_ASKED:
         scene.wants_two_for(Action.LOCK)
-        approval_actions.decide(scene.seat(name="Bob"), APPROVAL, Choice.WITHDRAW)
+        approval_actions.decide(scene.seat(name="Bob"), APPROVAL, VoteChoice.WITHDRAW)
     act.do(scene.seat(ACME, max(act.roles)))
     assert scene.door.asked[-1].startswith(act.asks)
     assert requested(scene) == [(act.name, "intended", ""), (act.name, "success", "")]
@@ -189,7 +189,7 @@ def test_action_is_refused_to_other_roles_and_only_the_refusal_is_recorded(scene
     seat = scene.seat(ACME, role)
     others = [act for act in (*ACTS, *STORED) if role not in act.roles]
     for act in others:
-        with pytest.raises(ActionRefused):
+        with pytest.raises(PermissionDenied):
             act.do(seat)
     assert (scene.door.asked, requested(scene)) == ([], [])
     refused = [one for one in scene.records() if one["name"] == AuditName.ACTION_REFUSED]
@@ -217,7 +217,7 @@ def test_action_that_fails_is_recorded_with_the_code(scene: Scene) -> None:
     assert requested(scene) == failed
     scene.door.fails = None
     standing_actions.lock(scene.seat())
-    with pytest.raises(UpdateRefused):
+    with pytest.raises(UpdateRejected):
         standing_actions.suspend(scene.seat())
     assert requested(scene)[-1] == (AuditName.SUSPEND_REQUESTED, "failure", "illegal_move")
 
@@ -254,7 +254,7 @@ def test_four_eyes_refuse_one_person_and_the_request_for_a_second_changes_nothin
     }
     for act in ACTS:
         if act.name in four_eyes:
-            with pytest.raises(UpdateRefused):
+            with pytest.raises(UpdateRejected):
                 act.do(seat)
     [wish, *_] = root_key_actions.wishes(seat, {"provider": "platform"}, {})
     asked = [

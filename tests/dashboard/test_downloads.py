@@ -12,10 +12,10 @@ from starlette.testclient import TestClient
 
 from config.settings import load_settings
 from dashboard import downloads
-from dashboard.auth.middleware import PLACE_HEADER, Edge
-from dashboard.wiring import Parts
+from dashboard.auth.middleware import PLACE_HEADER, AuthMiddleware
+from dashboard.wiring import Dependencies
 from database.connection.database import Database
-from database.offboarding import ShredRow
+from database.offboarding import ErasureCertificateRow
 from database.platform.operators import Operations
 from openkcm.contract.audit_events import AuditName, verify_chain
 from openkcm.verification.audit_export import read_export
@@ -34,7 +34,7 @@ PROOF = f"/tenant/{ACME}/destruction-certificate.json"
 class Stand:
     field: Field
     inner: Starlette
-    edge: Edge
+    edge: AuthMiddleware
     database: Database
     clock: Clock
 
@@ -59,7 +59,7 @@ def stand(field: Field) -> Stand:
             tx.audit.append(an_audit_event("secret", subject=f"of {tenant}"))
     clock, database = Clock(), field.open("dashboard")
     guard = a_guard(database, clock)
-    parts = Parts(
+    parts = Dependencies(
         settings=load_settings(),
         database=database,
         door=ClosedDoor(),
@@ -73,7 +73,7 @@ def stand(field: Field) -> Stand:
         development=None,
     )
     inner = Starlette(routes=downloads.routes(parts))
-    return Stand(field, inner, Edge(inner, guard, SECRET, ORIGIN, develops=True), database, clock)
+    return Stand(field, inner, AuthMiddleware(inner, guard, SECRET, ORIGIN, develops=True), database, clock)
 
 
 def test_the_stream_is_a_file_that_verifies(stand: Stand) -> None:
@@ -142,7 +142,7 @@ def test_another_tenants_stream_is_refused_by_the_edge_and_by_the_route_itself(s
 
 def a_certificate(stand: Stand) -> str:
     """Have ACME's destruction certified; return the document."""
-    kept = ShredRow("{}", "signature", "audit-heads:1", datetime.now(UTC))
+    kept = ErasureCertificateRow("{}", "signature", "audit-heads:1", datetime.now(UTC))
     with stand.field.open("worker").tenant_tx(ACME) as tx:
         tx.leaving.certify(kept)
     return certificate_file(kept.statement, kept.signature, kept.key)

@@ -3,7 +3,7 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core.errors.tenants import AccessRefused
+from core.errors.tenants import AccessDenied
 from tests.dashboard.scene import SECONDS, text
 
 # A run of AppTest waits by sleeping.
@@ -17,7 +17,7 @@ def _script(error) -> None:
 
 
 def test_denied_access_shows_only_the_reason_and_a_link_to_the_callers_own_page() -> None:
-    page = AppTest.from_function(_script, args=(AccessRefused(),), default_timeout=SECONDS).run()
+    page = AppTest.from_function(_script, args=(AccessDenied(),), default_timeout=SECONDS).run()
     assert not page.exception
     assert text(page).splitlines() == [
         "403 · You cannot open this page",

@@ -6,8 +6,8 @@ import pytest
 
 from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import TenantUnknown
-from dashboard.workflow_bridge import TemporalBridge
-from workflows.client.workflow_client import Gateway
+from dashboard.workflow_bridge import WorkflowBridge
+from workflows.client.workflow_client import WorkflowClient
 
 
 class Asked:
@@ -23,13 +23,13 @@ class Asked:
             raise TenantUnknown
 
 
-def bridge_to(gateway: object, connected: list[int]) -> TemporalBridge:
-    async def connect() -> Gateway:
+def bridge_to(gateway: object, connected: list[int]) -> WorkflowBridge:
+    async def connect() -> WorkflowClient:
         await asyncio.sleep(0)
         connected.append(1)
-        return cast("Gateway", gateway)
+        return cast("WorkflowClient", gateway)
 
-    return TemporalBridge(connect)
+    return WorkflowBridge(connect)
 
 
 def test_threads_share_one_client_in_one_loop() -> None:
@@ -50,10 +50,10 @@ def test_a_refusal_arrives_as_it_is() -> None:
 
 
 def test_it_is_built_and_fails_where_there_is_no_temporal(free_port: int) -> None:
-    async def connect() -> Gateway:
-        return await Gateway.connect(f"127.0.0.1:{free_port}", 180.0)
+    async def connect() -> WorkflowClient:
+        return await WorkflowClient.connect(f"127.0.0.1:{free_port}", 180.0)
 
-    bridge: Any = TemporalBridge(connect)
+    bridge: Any = WorkflowBridge(connect)
     for _ in range(2):  # and it is asked again the next time
         with pytest.raises(TemporalUnavailable):
             bridge.connect_service("acme", "eu-west-1", "orders", "r-1")

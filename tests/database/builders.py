@@ -5,13 +5,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from core.isolation import CheckResult, SignedClause, by_clause, clause_message, summed_up
-from core.keys.root_keys import OpenBaoPlace
-from core.keys.rotation import Scope
+from core.keys.root_keys import OpenBaoKeyRef
+from core.keys.rotation import RotationScope
 from core.names import ca_key, l2_key
-from core.notifications import Announcement, AnnouncementKind, Channel
+from core.notifications import Channel, Notification, NotificationKind
 from core.services import CryptoOperation
-from core.tenants.approvals import Action, Choice
-from core.tenants.lifecycle import Move
+from core.tenants.approvals import Action, VoteChoice
+from core.tenants.lifecycle import Transition
 from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import EventKind, MarketplaceEvent, Step
 from core.tenants.roles import Person, PersonRole
@@ -19,15 +19,15 @@ from core.usage import BUCKETS, Latency, bucket
 from database.certificates import AuthorityRow, RevocationListRow
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.keys import KeyProbeRow, SealedRootKeyRow, ServiceKeyRow
-from database.offboarding import DoomedRow, ShredRow
+from database.keys import EncryptedRootKeyRow, KeyProbeRow, ServiceKeyRow
+from database.offboarding import ErasureCertificateRow, KeyToDestroyRow
 from database.provisioning import RouteRow
 from database.root_keys import RootKeyRequestRow
-from database.rotation import WantedRotation
-from database.services.agents import BackfillRow, ContactRow, ProtectionUseRow
+from database.rotation import RotationRequest
+from database.services.agents import BackfillRow, HeartbeatRow, ProtectionUseRow
 from database.services.enrolment import EnrolmentRow, JoinTokenRow
 from database.services.managed_objects import ObjectRow
-from database.services.repository import LeafRow, ServiceRequestRow
+from database.services.repository import ServiceCertificateRow, ServiceRequestRow
 from database.usage import UsesRow
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.contract.enrolment import Proof
@@ -77,12 +77,12 @@ def a_route(tenant_id: str) -> RouteRow:
     return RouteRow(l2_key(tenant_id), "ab" * 32, "eu-west-1")
 
 
-def an_announcement(tenant_id: str, message_id: str = "message-1", **changed: object) -> Announcement:
-    announcement = Announcement(
+def an_announcement(tenant_id: str, message_id: str = "message-1", **changed: object) -> Notification:
+    announcement = Notification(
         message_id=message_id,
         tenant_id=tenant_id,
         channel=Channel.CALLBACK,
-        kind=AnnouncementKind.READY,
+        kind=NotificationKind.READY,
         subject="OpenKCM is ready",
         body="text",
     )
@@ -128,10 +128,12 @@ def an_enrolment(tenant_id: str, service: str = "orders", **changed: object) -> 
     return replace(row, **changed)
 
 
-def a_leaf(serial: str = "1a2b", service: str = "orders", generation: int = 1, tenant_id: str = "acme") -> LeafRow:
+def a_leaf(
+    serial: str = "1a2b", service: str = "orders", generation: int = 1, tenant_id: str = "acme"
+) -> ServiceCertificateRow:
     authority = an_authority_serial(tenant_id)
     ends = NOW + timedelta(hours=72)
-    return LeafRow(serial, service, generation, "request-1", "certificate", NOW, ends, authority)
+    return ServiceCertificateRow(serial, service, generation, "request-1", "certificate", NOW, ends, authority)
 
 
 def a_revocation_list(authority: str, number: int = 1, at: datetime = NOW) -> RevocationListRow:
@@ -147,8 +149,8 @@ def an_object(tenant_id: str, object_id: str = "object-1", **changed: object) ->
     return replace(row, **changed)
 
 
-def a_place(**changed: object) -> OpenBaoPlace:
-    place = OpenBaoPlace(address="https://vault.example.com", key="openkcm", role_id="role")
+def a_place(**changed: object) -> OpenBaoKeyRef:
+    place = OpenBaoKeyRef(address="https://vault.example.com", key="openkcm", role_id="role")
     return place.model_copy(update=changed)
 
 
@@ -162,7 +164,7 @@ def a_root_key(field: Field, tenant_id: str, number: int = 1, root_key_id: str |
     with field.open("operator", max_size=1).tenant_tx(tenant_id) as tx:
         tx.root_keys.request(RootKeyRequestRow(root_key_id, place, "sealed"))
     with field.open("worker", max_size=1).tenant_tx(tenant_id) as tx:
-        tx.root_keys.admit(SealedRootKeyRow(root_key_id, place, "credentials"))
+        tx.root_keys.admit(EncryptedRootKeyRow(root_key_id, place, "credentials"))
         tx.root_keys.begin(number, place.provider, place.name, root_key_id)
         tx.root_keys.found(root_key_id, [])
         tx.root_keys.prove(root_key_id, b"probe", bytes(32))
@@ -172,15 +174,15 @@ def a_root_key(field: Field, tenant_id: str, number: int = 1, root_key_id: str |
     return root_key_id
 
 
-def a_wanted_rotation(**changed: object) -> WantedRotation:
-    return replace(WantedRotation(tenant_key=False, services=Scope.ALL), **changed)
+def a_wanted_rotation(**changed: object) -> RotationRequest:
+    return replace(RotationRequest(tenant_key=False, services=RotationScope.ALL), **changed)
 
 
 def a_new_version(worker: Database, tenant_id: str, service: str = "orders", **changed: object) -> int:
     """Let the next version of a service's key take over; returns its number."""
     with worker.tenant_tx(tenant_id) as tx:
         number = tx.rotations.all()[0].number + 1
-        wanted = a_wanted_rotation(services=Scope.ONE, service=service, **changed)
+        wanted = a_wanted_rotation(services=RotationScope.ONE, service=service, **changed)
         tx.rotations.begin(number, wanted, 1)
         [(_, version)] = tx.rotations.unprepared(number, TenantPolicy())
         tx.rotations.prepare(number, a_service_key(tenant_id, service, version))
@@ -193,24 +195,24 @@ def a_person(tenant_id: str, subject: str = "ada", *roles: PersonRole) -> Person
     return Person(subject, subject.capitalize(), tenant_id, frozenset(roles or {PersonRole.ADMINISTRATOR}))
 
 
-def a_doomed_key(tenant_id: str, **changed: object) -> DoomedRow:
-    return replace(DoomedRow("L2 tenant key", l2_key(tenant_id), "1-1", "ab" * 32), **changed)
+def a_doomed_key(tenant_id: str, **changed: object) -> KeyToDestroyRow:
+    return replace(KeyToDestroyRow("L2 tenant key", l2_key(tenant_id), "1-1", "ab" * 32), **changed)
 
 
 def a_leaving(field: Field, tenant_id: str) -> None:
     """Give a tenant what is on record of one that left, while it is there still."""
     with field.open("worker", max_size=1).tenant_tx(tenant_id) as tx:
         tx.leaving.gather([a_doomed_key(tenant_id)])
-        tx.leaving.certify(ShredRow("{}", "signature", "audit:1", NOW))
+        tx.leaving.certify(ErasureCertificateRow("{}", "signature", "audit:1", NOW))
 
 
 def some_uses(service: str = "orders", **changed: object) -> UsesRow:
     return replace(UsesRow(NOW, service, CryptoOperation.ENCRYPT, "", 10, 1000), **changed)
 
 
-def a_contact(service: str = "orders", instance: str = "host-1", **changed: object) -> ContactRow:
+def a_contact(service: str = "orders", instance: str = "host-1", **changed: object) -> HeartbeatRow:
     ends = NOW + timedelta(hours=72)
-    return replace(ContactRow(service, instance, "0.1.0", ends, None, datetime.now(UTC)), **changed)
+    return replace(HeartbeatRow(service, instance, "0.1.0", ends, None, datetime.now(UTC)), **changed)
 
 
 def a_protection_use(
@@ -241,7 +243,7 @@ def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
     with worker.tenant_tx(tenant_id) as tx:
         tx.inbox.accept(an_event(tenant_id))
         tx.tenants.request(an_event(tenant_id))
-        tx.tenants.move(Move.PROVISION)
+        tx.tenants.move(Transition.PROVISION)
         tx.steps.plan("provision-1", [Step.OPEN_RECORDS, Step.CREATE_KEYS])
         tx.keys.record(l2_key(tenant_id), "L2", 1)
         tx.fingerprints.record(l2_key(tenant_id), 1, hashlib.sha256(tenant_id.encode()).hexdigest())
@@ -256,7 +258,7 @@ def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
         tx.outbox.add(an_announcement(tenant_id))
         tx.audit.append(an_audit_event())
         tx.policy.set(TenantPolicy())
-        tx.rotations.begin(1, a_wanted_rotation(tenant_key=True, services=Scope.NONE), 1)
+        tx.rotations.begin(1, a_wanted_rotation(tenant_key=True, services=RotationScope.NONE), 1)
         tx.rotations.end(1)
     sign_head(worker, tenant_id)
 
@@ -286,5 +288,5 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
         tx.sessions.begin("5e" * 32, "ada", NOW + timedelta(days=400))
         approval_id = hashlib.md5(tenant_id.encode(), usedforsecurity=False).hexdigest()
         tx.approvals.ask(approval_id, Action.LOCK, {}, a_person(tenant_id))
-        tx.approvals.vote(approval_id, a_person(tenant_id), Choice.WITHDRAW)
+        tx.approvals.vote(approval_id, a_person(tenant_id), VoteChoice.WITHDRAW)
         tx.reports.request(approval_id, NOW - timedelta(days=30), NOW, "ada")

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from database.audit import SignedHead
+from database.audit import SignedCheckpoint
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import head_message
@@ -33,13 +33,13 @@ class Signer:
 SIGNER = Signer()
 
 
-def sign_head(worker: Database, tenant_id: str, signer: Signer = SIGNER) -> SignedHead:
+def sign_head(worker: Database, tenant_id: str, signer: Signer = SIGNER) -> SignedCheckpoint:
     """Sign the end of a tenant's stream and have the public key on record, as the worker does."""
     PlatformQueries(worker).record_audit_keys(signer.public_keys())
     with worker.tenant_tx(tenant_id) as tx:
         head = tx.audit.head()
         assert head is not None
         signature, key = signer.sign(head_message(tenant_id, head.seq, head.chain_hash))
-        signed = SignedHead(head.seq, head.chain_hash, signature, key)
+        signed = SignedCheckpoint(head.seq, head.chain_hash, signature, key)
         tx.audit.save_signed_head(signed)
     return signed

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key
 from tests.database.fixtures import Field, Server, clone
 
@@ -31,7 +31,7 @@ def two_tenants(*, active: bool = False, services: bool = True, root_keys: bool 
             a_provisioned_tenant(worker, tenant)
             if active:
                 with worker.tenant_tx(tenant) as tx:
-                    tx.tenants.move(Move.ACTIVATE)
+                    tx.tenants.move(Transition.ACTIVATE)
             if services:
                 a_connected_service(field, tenant)
             if root_keys:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from core.errors.platform import DatabaseRefused
-from core.tenants.approvals import Action, Approval, ApprovalState, Choice
+from core.tenants.approvals import Action, Approval, ApprovalState, VoteChoice
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import Person, PersonRole
 from database.connection.database import Database
@@ -30,7 +30,7 @@ class Rows:
         with self.dashboard.tenant_tx(tenant_id) as tx:
             tx.approvals.ask(approval_id, Action.CHANGE_POLICY, TenantPolicy().as_argument(), a_person(TENANT, subject))
 
-    def vote(self, person: Person, choice: Choice = Choice.APPROVE, tenant_id: str = TENANT) -> bool:
+    def vote(self, person: Person, choice: VoteChoice = VoteChoice.APPROVE, tenant_id: str = TENANT) -> bool:
         with self.dashboard.tenant_tx(tenant_id) as tx:
             return tx.approvals.vote(ID, person, choice)
 
@@ -95,12 +95,12 @@ def test_its_time_begins_when_it_is_admitted_and_once(rows: Rows) -> None:
 def test_everybody_speaks_once_and_is_read_in_order(rows: Rows) -> None:
     rows.ask()
     assert rows.vote(KAI)
-    assert not rows.vote(KAI, Choice.DECLINE)
-    assert rows.vote(a_person(TENANT), Choice.WITHDRAW)
+    assert not rows.vote(KAI, VoteChoice.DECLINE)
+    assert rows.vote(a_person(TENANT), VoteChoice.WITHDRAW)
     with rows.worker.tenant_tx(TENANT) as tx:
         first, second = tx.approvals.votes(ID)
-    assert (first.subject, first.roles, first.choice) == ("kai", KAI.roles, Choice.APPROVE)
-    assert (second.subject, second.choice) == ("ada", Choice.WITHDRAW)
+    assert (first.subject, first.roles, first.choice) == ("kai", KAI.roles, VoteChoice.APPROVE)
+    assert (second.subject, second.choice) == ("ada", VoteChoice.WITHDRAW)
 
 
 def test_what_became_of_it_keeps_who_said_so_and_one_operation(rows: Rows) -> None:

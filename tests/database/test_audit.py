@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.errors.platform import DatabaseRefused
-from database.audit import SignedHead
+from database.audit import SignedCheckpoint
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import StoredRecord, verify_chain
@@ -63,7 +63,7 @@ def test_many_events_move_the_head_only_when_one_is_new(worker: Database) -> Non
     with worker.tenant_tx("acme") as tx:
         tx.audit.append_all([an_audit_event("a"), an_audit_event("b")])
         head = tx.audit.head()
-        tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, "signature", "audit:1"))
+        tx.audit.save_signed_head(SignedCheckpoint(head.seq, head.chain_hash, "signature", "audit:1"))
         tx.audit.append_all([an_audit_event("b"), an_audit_event("a")])
     assert PlatformQueries(worker).moved_heads(9) == []
     with worker.tenant_tx("acme") as tx:
@@ -135,7 +135,7 @@ def test_a_stream_has_moved_until_its_head_is_signed(worker: Database) -> None:
     assert PlatformQueries(worker).moved_heads(9) == ["acme", "beta"]
     with worker.tenant_tx("acme") as tx:
         head = tx.audit.head()
-        signed = SignedHead(head.seq, head.chain_hash, "signature", "audit:1")
+        signed = SignedCheckpoint(head.seq, head.chain_hash, "signature", "audit:1")
         tx.audit.save_signed_head(signed)
         tx.audit.save_signed_head(signed)
         assert tx.audit.signed_heads() == [signed]
@@ -150,7 +150,7 @@ def test_a_signature_made_before_the_stream_grew_leaves_it_moved(worker: Databas
         tx.audit.append(an_audit_event("a"))
         head = tx.audit.head()
         tx.audit.append(an_audit_event("b"))
-        tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, "signature", "audit:1"))
+        tx.audit.save_signed_head(SignedCheckpoint(head.seq, head.chain_hash, "signature", "audit:1"))
     assert PlatformQueries(worker).moved_heads(9) == ["acme"]
 
 
@@ -158,7 +158,7 @@ def test_a_signature_over_something_else_is_not_stored(worker: Database) -> None
     with worker.tenant_tx("acme") as tx:
         tx.audit.append(an_audit_event())
     with pytest.raises(DatabaseRefused), worker.tenant_tx("acme") as tx:
-        tx.audit.save_signed_head(SignedHead(1, bytes(32), "signature", "audit:1"))
+        tx.audit.save_signed_head(SignedCheckpoint(1, bytes(32), "signature", "audit:1"))
     assert PlatformQueries(worker).moved_heads(9) == ["acme"]
 
 

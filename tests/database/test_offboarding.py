@@ -6,13 +6,13 @@ import psycopg
 import pytest
 
 from core.errors.platform import DatabaseRefused
-from core.errors.tenants import DestructionBegun, GraceNotOver, IllegalMove, TenantUnknown
-from core.tenants.lifecycle import Move, State
+from core.errors.tenants import DestructionStarted, GracePeriodActive, InvalidTransition, TenantUnknown
+from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import LockReason
 from core.tenants.offboarding import KEPT
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.offboarding import LeavingRow
+from database.offboarding import OffboardingRow
 from tests.concurrency import at_once
 from tests.database.builders import (
     NOW,
@@ -41,7 +41,7 @@ WITH_ANOTHER = {"approval_vote"}
 template = filled_template(two_tenants(active=True, root_keys=True))
 
 
-def leaving(tx: TenantTransaction) -> LeavingRow:
+def leaving(tx: TenantTransaction) -> OffboardingRow:
     row = tx.leaving.get()
     assert row is not None
     return row
@@ -84,7 +84,7 @@ def counts(field: Field, tenant: str) -> dict[str, int]:
 def test_a_tenant_comes_back_to_where_it_was_with_its_locks(worker: Database, state: State) -> None:
     with worker.tenant_tx(ACME) as tx:
         if state is not State.ACTIVE:
-            tx.tenants.move(Move.SUSPEND)
+            tx.tenants.move(Transition.SUSPEND)
         if state is State.LOCKED:
             tx.tenants.hold(LockReason.SWITCH)
             tx.tenants.hold(LockReason.ROOT_KEY)
@@ -98,7 +98,7 @@ def test_a_tenant_comes_back_to_where_it_was_with_its_locks(worker: Database, st
         with worker.tenant_tx(ACME) as tx:
             assert tx.leaving.restore() is state
             assert tx.tenants.get() == before
-            assert leaving(tx) == LeavingRow(state, None, None, None, None, None, {})
+            assert leaving(tx) == OffboardingRow(state, None, None, None, None, None, {})
 
 
 def test_leaving_again_goes_on_as_it_was_begun(worker: Database) -> None:
@@ -112,7 +112,7 @@ def test_before_it_is_ready_nobody_leaves_and_who_is_not_there_does_not_either(f
     worker = field.open("worker")
     a_provisioned_tenant(worker, "gamma")
     for act in (lambda tx: tx.leaving.begin(GRACE), lambda tx: tx.leaving.restore()):
-        with pytest.raises(IllegalMove), worker.tenant_tx("gamma") as tx:
+        with pytest.raises(InvalidTransition), worker.tenant_tx("gamma") as tx:
             act(tx)
         with pytest.raises(TenantUnknown), worker.tenant_tx("nobody") as tx:
             act(tx)
@@ -121,7 +121,7 @@ def test_before_it_is_ready_nobody_leaves_and_who_is_not_there_does_not_either(f
 def test_nothing_is_destroyed_before_the_grace_is_over_whoever_asks(worker: Database) -> None:
     with worker.tenant_tx(ACME) as tx:
         tx.leaving.begin(GRACE)
-    with pytest.raises(GraceNotOver), worker.tenant_tx(ACME) as tx:
+    with pytest.raises(GracePeriodActive), worker.tenant_tx(ACME) as tx:
         tx.leaving.begin_destruction(datetime.now(UTC) + GRACE - timedelta(minutes=1))
     with worker.tenant_tx(ACME) as tx:
         assert tx.leaving.begin_destruction(datetime.now(UTC) + GRACE + timedelta(minutes=1))
@@ -135,13 +135,13 @@ def test_a_restored_tenant_is_not_destroyed_by_a_timer_that_is_left(worker: Data
         assert not tx.leaving.begin_destruction(datetime.now(UTC) + GRACE)
     with worker.tenant_tx(ACME) as tx:
         tx.leaving.begin(GRACE)
-    with pytest.raises(GraceNotOver), worker.tenant_tx(ACME) as tx:
+    with pytest.raises(GracePeriodActive), worker.tenant_tx(ACME) as tx:
         tx.leaving.begin_destruction(datetime.now(UTC))
 
 
 def test_behind_the_point_of_no_return_nothing_is_restored(worker: Database) -> None:
     destroying(worker)
-    with pytest.raises(DestructionBegun), worker.tenant_tx(ACME) as tx:
+    with pytest.raises(DestructionStarted), worker.tenant_tx(ACME) as tx:
         tx.leaving.restore()
     with worker.tenant_tx(ACME) as tx:
         assert tx.leaving.begin_destruction(datetime.now(UTC))
@@ -159,7 +159,7 @@ def test_of_restoring_and_destroying_at_once_one_wins_and_the_other_hears_of_it(
         try:
             with worker.tenant_tx(ACME) as tx:
                 tx.leaving.restore()
-        except DestructionBegun:
+        except DestructionStarted:
             return False
         return True
 

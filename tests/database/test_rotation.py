@@ -7,12 +7,12 @@ import psycopg
 import pytest
 
 from core.errors.keys import KeyVersionInUse, KeyVersionUnknown
-from core.errors.platform import DatabaseRefused, Overtaken
+from core.errors.platform import DatabaseRefused, Superseded
 from core.keys.root_keys import RootKeyMode
-from core.keys.rotation import KeyState, Scope, Stage
+from core.keys.rotation import KeyState, RotationPhase, RotationScope
 from core.tenants.policy import TenantPolicy
 from database.connection.database import Database
-from database.keys import SealedRootKeyRow
+from database.keys import EncryptedRootKeyRow
 from database.rotation import RewrappedRow, RotationRow
 from tests.concurrency import wait_until
 from tests.database.builders import (
@@ -48,27 +48,27 @@ def states(worker: Database, tenant: str = "acme") -> dict[tuple[str, int], KeyS
 
 
 def test_a_rotation_begins_once_and_ends_the_one_that_was_left_running(tenants: Database) -> None:
-    first = begin(tenants, services=Scope.ONE, service="orders", compromised=True)
+    first = begin(tenants, services=RotationScope.ONE, service="orders", compromised=True)
     assert begin(tenants, tenant_key=True) == first
     prepare(tenants)
     begin(tenants, 3)
     with tenants.tenant_tx("acme") as tx:
         [third, second, _] = tx.rotations.all()
-    assert (third.number, third.state, third.stage, third.from_version) == (3, "running", Stage.PLAN, 1)
-    assert (second.state, second.problem) == ("failed", Overtaken.code)
+    assert (third.number, third.state, third.stage, third.from_version) == (3, "running", RotationPhase.PLAN, 1)
+    assert (second.state, second.problem) == ("failed", Superseded.code)
     assert states(tenants)["orders", 2] is KeyState.DESTROYED
 
 
 def test_how_far_a_stage_is_stays_over_a_second_try_and_begins_anew_with_the_next_stage(tenants: Database) -> None:
     begin(tenants)
     with tenants.tenant_tx("acme") as tx:
-        tx.rotations.enter(2, Stage.PREPARE)
+        tx.rotations.enter(2, RotationPhase.PREPARE)
         tx.rotations.came(2, 32, 68)
-        again = tx.rotations.enter(2, Stage.PREPARE)
+        again = tx.rotations.enter(2, RotationPhase.PREPARE)
         assert (again.done, again.total) == (32, 100)
         further = tx.rotations.came(2, 32, 40)  # some were disconnected, or gone, or came meanwhile
         assert (further.done, further.total) == (64, 104)
-        assert tx.rotations.enter(2, Stage.ACTIVATE).total == 0
+        assert tx.rotations.enter(2, RotationPhase.ACTIVATE).total == 0
 
 
 def test_every_prepared_version_takes_over_at_once_and_what_was_active_decrypts_only(tenants: Database) -> None:
@@ -91,7 +91,7 @@ def test_every_prepared_version_takes_over_at_once_and_what_was_active_decrypts_
 
 def test_of_a_compromised_key_every_version_before_is_compromised_and_no_other_services(tenants: Database) -> None:
     a_new_version(tenants, "acme", "orders")
-    begin(tenants, 3, services=Scope.ONE, service="orders", compromised=True)
+    begin(tenants, 3, services=RotationScope.ONE, service="orders", compromised=True)
     prepare(tenants, 3)
     with tenants.tenant_tx("acme") as tx:
         assert tx.rotations.activate(3) == [("orders", 3)]
@@ -116,11 +116,11 @@ def rewrapped(tx, version: int = 2) -> list[RewrappedRow]:
 def test_wraps_are_replaced_until_none_is_outdated_and_only_then_the_older_version_is_retired(
     tenants: Database,
 ) -> None:
-    begin(tenants, tenant_key=True, services=Scope.NONE)
+    begin(tenants, tenant_key=True, services=RotationScope.NONE)
     with tenants.tenant_tx("acme") as tx:
         tx.rotations.rotated(2, 2)
         tx.rotations.rotated(2, 2)
-        tx.rotations.enter(2, Stage.REWRAP)
+        tx.rotations.enter(2, RotationPhase.REWRAP)
         assert tx.rotations.retire_tenant_key(2) is None
         tx.rotations.count_outdated(2)
         progress = tx.rotations.rewrap(2, rewrapped(tx)[:1])
@@ -129,8 +129,8 @@ def test_wraps_are_replaced_until_none_is_outdated_and_only_then_the_older_versi
         assert tx.rotations.get(2) == progress
         assert tx.rotations.retire_tenant_key(2) is None
         progress = tx.rotations.rewrap(2, rewrapped(tx))
-        assert (progress.stage, progress.done, progress.total) == (Stage.REWRAP, 2, 2)
-        assert tx.rotations.enter(2, Stage.REWRAP) == progress
+        assert (progress.stage, progress.done, progress.total) == (RotationPhase.REWRAP, 2, 2)
+        assert tx.rotations.enter(2, RotationPhase.REWRAP) == progress
         assert tx.rotations.retire_tenant_key(2) == 2
         assert tx.rotations.retire_tenant_key(2) == 2
         key = tx.keys.get("L2-acme-primary")
@@ -173,9 +173,9 @@ def test_of_a_rotation_that_has_ended_nothing_comes_afterwards(tenants: Database
         rows, key = rewrapped(tx), a_service_key("acme", version=7)
         assert tx.rotations.end(2, "root_key_disabled")
         assert not tx.rotations.end(2)
-    sealed = SealedRootKeyRow("0" * 32, a_place(), "x")
+    sealed = EncryptedRootKeyRow("0" * 32, a_place(), "x")
     for late in (
-        lambda tx: tx.rotations.enter(2, Stage.REWRAP),
+        lambda tx: tx.rotations.enter(2, RotationPhase.REWRAP),
         lambda tx: tx.rotations.rotated(2, 3),
         lambda tx: tx.rotations.prepare(2, key),
         lambda tx: tx.rotations.came(2, 1, 0),
@@ -185,7 +185,7 @@ def test_of_a_rotation_that_has_ended_nothing_comes_afterwards(tenants: Database
         lambda tx: tx.rotations.rewrap_credentials(2, sealed, "y", 2),
         lambda tx: tx.rotations.retire_tenant_key(2),
     ):
-        with pytest.raises(Overtaken), tenants.tenant_tx("acme") as tx:
+        with pytest.raises(Superseded), tenants.tenant_tx("acme") as tx:
             late(tx)
     with pytest.raises(DatabaseRefused), tenants.tenant_tx("acme") as tx:
         tx.rotations.begin(2, a_wanted_rotation(), 1)
@@ -273,7 +273,7 @@ def test_a_change_of_the_root_key_passes_over_what_is_destroyed(tenants: Databas
 
 def test_a_wrap_that_waits_for_another_root_key_is_not_what_a_rotation_has_replaced(tenants: Database) -> None:
     """One operation runs at a time; were two to meet, neither would lose what the other did."""
-    begin(tenants, tenant_key=True, services=Scope.NONE)
+    begin(tenants, tenant_key=True, services=RotationScope.NONE)
     with tenants.tenant_tx("acme") as tx:
         tx.root_keys.begin(1, RootKeyMode.PLATFORM, "root-eu-west-1", None)
         read = tx.root_keys.unstaged(1, 10)

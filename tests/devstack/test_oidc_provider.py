@@ -18,7 +18,7 @@ from core.errors.platform import SettingsInvalid
 from dashboard import wiring
 from dashboard.auth.claims import read
 from devstack.dashboard import develop
-from devstack.oidc_provider import PEOPLE, DevelopmentSignOn
+from devstack.oidc_provider import PEOPLE, OidcProvider
 from tests.dashboard.conftest import clock
 from tests.dashboard.people import NAMES, ORIGIN, Clock
 
@@ -42,7 +42,7 @@ ASKED = {
 
 @pytest.fixture
 def browser(clock: Clock) -> TestClient:
-    sign_on = DevelopmentSignOn(f"{ORIGIN}{PATH}", "dashboard", "secret", BACK, NAMES, clock)
+    sign_on = OidcProvider(f"{ORIGIN}{PATH}", "dashboard", "secret", BACK, NAMES, clock)
     return TestClient(Starlette(routes=list(sign_on.routes(PATH))), base_url=ORIGIN, follow_redirects=False)
 
 

@@ -17,7 +17,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 from core import names as ids
-from core.keys.rotation import Scope
+from core.keys.rotation import RotationScope
 from core.messages.keys import (
     DueRotation,
     DueTenants,
@@ -27,8 +27,8 @@ from core.messages.keys import (
     RotationProgress,
     WatchRootKeysInput,
 )
-from core.messages.services import ExpiryResult, LateService, ServicesResult
-from core.messages.tenants import ProvisionInput, StandingMove, StandingResult
+from core.messages.services import ExpiryResult, ServicesResult, UnrenewedService
+from core.messages.tenants import ProvisionInput, StatusChange, StatusChangeResult
 from core.tenants.approvals import ApprovalState
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
@@ -36,11 +36,11 @@ from core.tenants.provisioning import Step
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity
 from tests.workflows.scripted import Script
-from workflows.certificates import CheckExpiry, RollAuthority
-from workflows.client.workflow_client import Gateway, UpdateRefused
+from workflows.certificates import CheckExpiry, RotateCertificateAuthority
+from workflows.client.workflow_client import UpdateRejected, WorkflowClient
 from workflows.offboarding import OffboardTenant
 from workflows.provisioning import ProvisionTenant
-from workflows.root_keys import ChangeRootKey, NoticeRootKeyVersions, WatchRootKeys
+from workflows.root_keys import ChangeRootKey, DetectRootKeyVersions, MonitorRootKeys
 from workflows.rotation import RotateKeys
 from workflows.runtime import options as visibility
 from workflows.runtime.signals import ROOT_KEY_REPORTED, ROTATION_DUE
@@ -51,8 +51,8 @@ Histories = dict[str, WorkflowHistory]
 Recorded = AsyncIterator[tuple[str, WorkflowHandle[Any, Any]]]
 
 WORKFLOWS: list[type] = [
-    *(Tenant, ProvisionTenant, ConnectService, ChangeRootKey, RotateKeys, WatchRootKeys, OffboardTenant),
-    *(RollAuthority, CheckExpiry, NoticeRootKeyVersions),
+    *(Tenant, ProvisionTenant, ConnectService, ChangeRootKey, RotateKeys, MonitorRootKeys, OffboardTenant),
+    *(RotateCertificateAuthority, CheckExpiry, DetectRootKeyVersions),
 ]
 _REGION = "eu-west-1"
 _QUEUE = ids.task_queue(_REGION)
@@ -125,7 +125,7 @@ async def _service_renewed(client: Client, script: Script) -> Recorded:
     """Connected, renewed by its timer and then on demand, given a second certificate, disconnected."""
     services, service = script.services, ("service-corp", _REGION, "orders-db")
     services.renewed_after = timedelta(seconds=1)
-    gateway = Gateway(client, 30)
+    gateway = WorkflowClient(client, 30)
     await gateway.connect_service(*service, "request-1")
     await wait_until_async(lambda: len(services.issued) == 2)
     await gateway.renew_service(*service)
@@ -137,14 +137,14 @@ async def _service_renewed(client: Client, script: Script) -> Recorded:
 async def _service_refused(client: Client, script: Script) -> Recorded:
     """Refused when its certificate was to be issued; nothing is connected, so the run ends."""
     script.refused["issue-certificate"] = "csr_refused"
-    with suppress(UpdateRefused):
-        await Gateway(client, 30).connect_service("refused-corp", _REGION, "orders-db", "request-1")
+    with suppress(UpdateRejected):
+        await WorkflowClient(client, 30).connect_service("refused-corp", _REGION, "orders-db", "request-1")
     yield "service-refused", await _ended(client, ids.service_workflow("refused-corp", "orders-db"))
 
 
 async def _authority_rolled(client: Client, script: Script) -> Recorded:
     """Rolled with a service that is notified; refused when it does not verify; and the hourly check of what ends."""
-    late = LateService(tenant_id="rolled-corp", region=_REGION, service="users-db", generation=1)
+    late = UnrenewedService(tenant_id="rolled-corp", region=_REGION, service="users-db", generation=1)
     script.answers |= {
         "unrenewed-services": ServicesResult(services=("orders-db",)),
         "check-expiry": ExpiryResult(services=(late,)),
@@ -154,7 +154,7 @@ async def _authority_rolled(client: Client, script: Script) -> Recorded:
     await entity.gateway.connect_service(*service, "request-1")
     await entity.roll_authority()
     script.refused["verify-authority"] = "conflicting_resource"
-    with suppress(UpdateRefused):
+    with suppress(UpdateRejected):
         await entity.roll_authority()
     await entity.gateway.disconnect_service(*service)
     await client.execute_workflow(CheckExpiry.run, id="platform/expiry", task_queue=_QUEUE)
@@ -168,14 +168,14 @@ async def _root_key_changed(client: Client, script: Script) -> Recorded:
     """Moved, changed in two rounds, refused by a preflight, tried alone, and following its root key."""
     script.rounds = 2
     entity = await _active(client, "keyholder-corp")
-    for move in (StandingMove.SUSPEND, StandingMove.RESUME, StandingMove.LOCK, StandingMove.UNLOCK):
+    for move in (StatusChange.SUSPEND, StatusChange.RESUME, StatusChange.LOCK, StatusChange.UNLOCK):
         await entity.move(move)
     await entity.change_root_key("a" * 32)
     await entity.gateway.preflight_root_key(entity.tenant_id, "b" * 32)
     script.answers["preflight-root-key"] = PreflightResult(problems=1, code="root_key_denied")
-    with suppress(UpdateRefused):
+    with suppress(UpdateRejected):
         await entity.change_root_key("c" * 32)
-    script.answers["follow-root-key"] = StandingResult(state=State.LOCKED)
+    script.answers["follow-root-key"] = StatusChangeResult(state=State.LOCKED)
     await entity.handle.signal(ROOT_KEY_REPORTED)
     await entity.reaches(State.LOCKED)
     yield "tenant-moved", entity.handle
@@ -188,7 +188,7 @@ async def _watched(client: Client, script: Script) -> Recorded:
     script.reports = [("watched-corp", "unknown-corp"), ()]
     await _active(client, "watched-corp")
     watch = await client.start_workflow(
-        WatchRootKeys.run, WatchRootKeysInput(region=_REGION), id=ids.watch_workflow(_REGION), task_queue=_QUEUE
+        MonitorRootKeys.run, WatchRootKeysInput(region=_REGION), id=ids.watch_workflow(_REGION), task_queue=_QUEUE
     )
     await wait_until_async(lambda: script.attempts["watch-root-keys"] == 3)
     yield "root-keys-watched", watch
@@ -235,17 +235,17 @@ async def _rotated(client: Client, script: Script) -> Recorded:
         "rewrap-keys": RotationProgress(total=1, done=1),
     }
     entity = await _active(client, "rotating-corp")
-    everything = RotateRequest(request_id="a" * 32, services=Scope.ALL, tenant_key=True, compromised=True)
+    everything = RotateRequest(request_id="a" * 32, services=RotationScope.ALL, tenant_key=True, compromised=True)
     await entity.gateway.rotate_keys(entity.tenant_id, everything)
     script.refused["prepare-service-keys"] = "root_key_disabled"
-    with suppress(UpdateRefused):
+    with suppress(UpdateRejected):
         await entity.rotate(request_id="b" * 32, compromised=True)
     script.refused.clear()
     await entity.retire(1)
     await entity.handle.signal(ROTATION_DUE)
     script.answers |= {
         "look-for-due-rotation": DueRotation(
-            request=RotateRequest(request_id="due-2", services=Scope.DUE, tenant_key=False)
+            request=RotateRequest(request_id="due-2", services=RotationScope.DUE, tenant_key=False)
         ),
         "plan-rotation": RotationPlan(services=1, retires=False, destroys=False),
     }
@@ -268,11 +268,11 @@ async def _followed(client: Client, script: Script) -> Recorded:
         "notice-root-key-versions": DueTenants(tenants=(entity.tenant_id,)),
         "rewrap-keys": RotationProgress(total=2, done=2),
         "look-for-due-rotation": DueRotation(
-            request=RotateRequest(request_id="due-1", services=Scope.NONE, tenant_key=False)
+            request=RotateRequest(request_id="due-1", services=RotationScope.NONE, tenant_key=False)
         ),
         "plan-rotation": RotationPlan(services=0, retires=False, destroys=False, follows=True),
     }
-    check = await client.start_workflow(NoticeRootKeyVersions.run, id="platform/root-key-versions", task_queue=_QUEUE)
+    check = await client.start_workflow(DetectRootKeyVersions.run, id="platform/root-key-versions", task_queue=_QUEUE)
     await check.result()
     yield "root-key-versions-noticed", check
     await wait_until_async(lambda: script.attempts["announce keys-rotated"])

@@ -26,9 +26,9 @@ HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "workflows" / "provisioning.py"
 RECORDED = sorted(path.stem for path in HERE.glob("*.json"))
 
-_KEYS = "            perform(KeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),\n"
-_AUTHORITY = "            perform(CertificateActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),\n"
-_ACTIVATE = "        return await note(RecordActivities.activate, step, TITLES[Step.ACTIVATE])\n"
+_KEYS = "            run_activity(TenantKeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),\n"
+_AUTHORITY = "            run_activity(TenantCaActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),\n"
+_ACTIVATE = "        return await run_local_activity(ProvisioningActivities.activate, step, TITLES[Step.ACTIVATE])\n"
 _PROMISE = '        await workflow.sleep(promised, summary="the promise of a ready tenant")\n'
 
 # What each edit makes of pieces of workflows/provisioning.py.

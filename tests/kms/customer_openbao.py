@@ -1,7 +1,7 @@
 """A customer's own OpenBao on loopback, with a root key in Transit and whoever may use it.
 
 bao = CustomerOpenBao.start(folder)
-root_key = CustomerRootKeys(Reach(networks=LOOPBACK)).open(TENANT, bao.place(), bao.token())
+root_key = RootKeyProviders(Reach(networks=LOOPBACK)).open(TENANT, bao.place(), bao.token())
 bao.soft_delete(); bao.restore(); bao.allow(()); bao.allow(); bao.pause(); bao.resume(); bao.kill(); bao.start_again()
 with bao.disabled(), bao.allowing(()), bao.sealed(), bao.paused(), bao.down(): ...
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from core.keys.root_keys import Credentials, OpenBaoPlace
+from core.keys.root_keys import Credentials, OpenBaoKeyRef
 from tests.kms.undoing import undone
 from tests.vault.server import Server, start
 from vault.auth.client import TokenSession
@@ -51,8 +51,8 @@ class CustomerOpenBao:
         """The customer's administrator."""
         return self._admin
 
-    def place(self, key: str = KEY, **more: Any) -> OpenBaoPlace:
-        return OpenBaoPlace(**{"address": self.url, "key": key, **more})
+    def place(self, key: str = KEY, **more: Any) -> OpenBaoKeyRef:
+        return OpenBaoKeyRef(**{"address": self.url, "key": key, **more})
 
     def token(self, **more: Any) -> Credentials:
         """Return a periodic token of the platform's policy."""

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from config import secrets
 from config.secrets import read_secret
 from core import names as ids
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.keys.root_keys import RootKeyMode
 from database.connection.database import Database
 from database.keys import ServiceKeyRow
@@ -15,17 +15,17 @@ from kms.platform import PlatformRootKey
 from openkcm.contract.services import ServiceKind
 from vault.auth.tenant_tokens import TenantTokens
 from vault.transit.tenant_keys import TransitTenantKeys
-from worker.wiring import Parts
+from worker.wiring import WorkerDependencies
 
 
-def make_service_keys(parts: Parts, tenant_id: str, region: str, services: Sequence[str]) -> None:
+def make_service_keys(parts: WorkerDependencies, tenant_id: str, region: str, services: Sequence[str]) -> None:
     """Give a tenant on the platform's root key one service key each, through the worker's adapters alone."""
     identity = read_secret(parts.settings.secrets, secrets.BOUNDARY_IDENTITY)
     tenant_keys = TransitTenantKeys(parts.vault, TenantTokens(parts.vault, identity))
     root_key, l2_key, name = PlatformRootKey(parts.root_keys, region), ids.l2_key(tenant_id), ids.root_key(region)
 
     def made(service: str) -> ServiceKeyRow:
-        context = Context(tenant_id, l2_key, service, Purpose.SERVICE_KEY, "1")
+        context = EncryptionContext(tenant_id, l2_key, service, Purpose.SERVICE_KEY, "1")
         wrapped = root_key.wrap(context, tenant_keys.new_wrapped_key(context).encode("ascii"))
         return ServiceKeyRow(service, 1, l2_key, RootKeyMode.PLATFORM, name, wrapped, None)
 

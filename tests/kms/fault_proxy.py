@@ -21,7 +21,7 @@ from typing import Any
 
 import urllib3
 
-from core.errors.keys import RootKeyFailing, RootKeySlow, RootKeyUnreachable
+from core.errors.keys import RootKeyServerError, RootKeyTimeout, RootKeyUnreachable
 
 Fault = Callable[[BaseHTTPRequestHandler], None]
 _NOT_PASSED = {"connection", "transfer-encoding", "content-length", "keep-alive", "accept-encoding"}
@@ -97,13 +97,13 @@ def hanging_up(handler: BaseHTTPRequestHandler) -> None:
 
 
 COMMON = [
-    (answering(502, b"<html>Bad Gateway</html>"), RootKeyFailing),
-    (answering(200, b"<html>hello</html>"), RootKeyFailing),
-    (answering(200, b"x" * 70_000), RootKeyFailing),
+    (answering(502, b"<html>Bad Gateway</html>"), RootKeyServerError),
+    (answering(200, b"<html>hello</html>"), RootKeyServerError),
+    (answering(200, b"x" * 70_000), RootKeyServerError),
     (answering(307, b"", Location="http://169.254.169.254/"), RootKeyUnreachable),
-    (hanging(60), RootKeySlow),
-    (dripping(60), RootKeySlow),
-    (flooding(60), RootKeySlow),
+    (hanging(60), RootKeyTimeout),
+    (dripping(60), RootKeyTimeout),
+    (flooding(60), RootKeyTimeout),
     (hanging_up, RootKeyUnreachable),
 ]
 """Faults that are the same error for each provider, and the error."""

@@ -3,7 +3,7 @@
 aws = MiniStack.start(folder)
 user, key = aws.user("kcm"), aws.key()
 key.allow(user.arn)
-root_key = CustomerRootKeys(Reach(aws_endpoint=aws.url)).open(TENANT, key.place(), user.credentials())
+root_key = RootKeyProviders(Reach(aws_endpoint=aws.url)).open(TENANT, key.place(), user.credentials())
 key.disable(); key.enable(); key.allow(); key.schedule_deletion(); key.cancel_deletion(); aws.kill(); aws.pause()
 """
 
@@ -23,7 +23,7 @@ import urllib3
 from botocore.config import Config
 from pydantic import SecretStr
 
-from core.keys.root_keys import AwsKmsPlace, Credentials
+from core.keys.root_keys import AwsKmsKeyRef, Credentials
 
 REGION = "eu-west-1"
 ROOT = "arn:aws:iam::000000000000:root"
@@ -51,8 +51,8 @@ class Key:
     arn: str
     client: Any
 
-    def place(self, role_arn: str | None = None) -> AwsKmsPlace:
-        return AwsKmsPlace(key_arn=self.arn, role_arn=role_arn)
+    def place(self, role_arn: str | None = None) -> AwsKmsKeyRef:
+        return AwsKmsKeyRef(key_arn=self.arn, role_arn=role_arn)
 
     def allow(self, *principals: str, actions: tuple[str, ...] = ACTIONS) -> None:
         """Allow `actions` to these and nobody else, the account itself aside."""

@@ -18,12 +18,12 @@ from core import names as ids
 from core.keys.rotation import KeyState
 from core.tenants.lifecycle import State
 from crypto_service import wiring
-from crypto_service.interfaces import Caller
-from crypto_service.keys.key_cache import CachedKeyring
+from crypto_service.interfaces import ClientIdentity
+from crypto_service.keys.key_cache import ServiceKeyCache
 from database.connection.database import Database
-from kms.key_cache import OpenedRootKeys
+from kms.key_cache import RootKeyCache
 from kms.platform import PlatformRootKey
-from kms.providers import CustomerRootKeys
+from kms.providers import RootKeyProviders
 from vault.auth.client import VaultSession
 from vault.auth.tenant_tokens import InlineTenants
 from vault.transit.root_keys import TransitRootKeys
@@ -36,7 +36,7 @@ Estate = dict[tuple[str, int], bytes]
 
 
 class _Here:
-    """`crypto_service.interfaces.Blocking` that lets its one caller wait, and `Changes` that tells of none."""
+    """A `BlockingExecutor` that lets its one caller wait, and `Invalidations` without any."""
 
     async def run(self, _tenant_id: str, work: Callable[[], Result]) -> Result:
         return work()
@@ -67,7 +67,7 @@ class Opener:
 
     def open(self, tenant_id: str, region: str, service: str, version: int) -> bytes:
         """Return an L3; raises what the crypto service's callers are told."""
-        caller = Caller(tenant_id, service, ids.l2_key(tenant_id), region, "", State.ACTIVE)
+        caller = ClientIdentity(tenant_id, service, ids.l2_key(tenant_id), region, "", State.ACTIVE)
         try:
             return asyncio.run(self._keyring.key(caller, version)).material
         except BaseException:
@@ -83,15 +83,15 @@ class Opener:
             if key.state in {KeyState.ACTIVE, KeyState.DEACTIVATED}
         }
 
-    def _new_keyring(self) -> CachedKeyring:
+    def _new_keyring(self) -> ServiceKeyCache:
         known, settings, here = self._known, self._settings, _Here()
         vault = VaultSession(settings.vault_url, "crypto", known.vault_secret)
         tenant_keys = TransitTenantKeys(vault, InlineTenants(vault, known.identity_pem, "crypto"))
         root_keys = TransitRootKeys(vault)
-        shelf = OpenedRootKeys(
-            lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach(settings)), tenant_keys.decrypt
+        shelf = RootKeyCache(
+            lambda region: PlatformRootKey(root_keys, region), RootKeyProviders(reach(settings)), tenant_keys.decrypt
         )
-        return CachedKeyring(self.database, tenant_keys, shelf, here, here, cache_seconds=0, opened=here.opened)
+        return ServiceKeyCache(self.database, tenant_keys, shelf, here, here, cache_seconds=0, opened=here.opened)
 
 
 def encrypt(key: bytes, plaintext: bytes) -> bytes:

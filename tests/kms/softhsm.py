@@ -2,7 +2,7 @@
 
     hsm = SoftHsm.create(folder)            # writes softhsm2.conf and points SOFTHSM2_CONF of this process at it
     hsm.make_token("acme"); hsm.make_key("acme", "root")
-    root_key = CustomerRootKeys(Reach(pkcs11_module=hsm.module)).open(TENANT, hsm.place("acme"), hsm.pin())
+    root_key = RootKeyProviders(Reach(pkcs11_module=hsm.module)).open(TENANT, hsm.place("acme"), hsm.pin())
     hsm.switch("acme", on=False); hsm.destroy_key("acme"); hsm.take_away("acme"); hsm.bring_back("acme")
 
 A module reads SOFTHSM2_CONF once, when it is loaded: one SoftHsm for a process, or a process for each.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from core.keys.root_keys import Credentials, Pkcs11Place
+from core.keys.root_keys import Credentials, Pkcs11KeyRef
 
 PIN = "1234-user"
 SO_PIN = "5678-officer"
@@ -78,8 +78,8 @@ class SoftHsm:
     def _away(self) -> Path:
         return self.folder / "away"
 
-    def place(self, token: str, key: str = KEY) -> Pkcs11Place:
-        return Pkcs11Place(token=token, key=key)
+    def place(self, token: str, key: str = KEY) -> Pkcs11KeyRef:
+        return Pkcs11KeyRef(token=token, key=key)
 
     def pin(self, pin: str = PIN) -> Credentials:
         return Credentials(pin=SecretStr(pin))

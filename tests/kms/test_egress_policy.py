@@ -13,10 +13,10 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic import SecretStr
 
-from core.errors.keys import RootKeyFailing, RootKeyRefused, RootKeyUnreachable
-from core.keys.root_keys import Credentials, OpenBaoPlace
-from kms.egress_policy import Reach
-from kms.providers import CustomerRootKeys
+from core.errors.keys import RootKeyRefused, RootKeyServerError, RootKeyUnreachable
+from core.keys.root_keys import Credentials, OpenBaoKeyRef
+from kms.egress_policy import EgressPolicy
+from kms.providers import RootKeyProviders
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT
 from tests.crypto_service.https import authority as certificates
 from tests.kms.fault_proxy import FaultProxy, answering
@@ -57,13 +57,13 @@ PRIVATE = ("10.0.0.0/8", "fd00::/8")
     ],
 )
 def test_where_may_be_connected_to(address: str, tls: bool, plain: bool) -> None:  # noqa: FBT001 - a table
-    reach = Reach(networks=PRIVATE)
+    reach = EgressPolicy(networks=PRIVATE)
     assert (reach.allows(address, encrypted=True), reach.allows(address, encrypted=False)) == (tls, plain)
 
 
 def opened(address: str, *networks: str, ca_pem: str | None = None, timeout: float = 60) -> Any:
-    place = OpenBaoPlace(address=address, key="root", ca_pem=ca_pem)
-    return CustomerRootKeys(Reach(networks=networks, timeout_seconds=timeout)).open(TENANT, place, TOKEN)
+    place = OpenBaoKeyRef(address=address, key="root", ca_pem=ca_pem)
+    return RootKeyProviders(EgressPolicy(networks=networks, timeout_seconds=timeout)).open(TENANT, place, TOKEN)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_name_that_leads_inside_is_not_connected_to(proxy, monkeypatch, addres
 def test_of_several_addresses_only_those_that_are_allowed_are_tried(proxy, monkeypatch) -> None:
     resolving(monkeypatch, ["169.254.169.254", "::1", "127.0.0.1"])
     root_key = opened(f"http://vault.example.com:{proxy.port}", "127.0.0.1/32")
-    with proxy.spoiling(answering(500)), pytest.raises(RootKeyFailing):
+    with proxy.spoiling(answering(500)), pytest.raises(RootKeyServerError):
         root_key.wrap(CONTEXT, INNER)
     assert proxy.seen[0].headers["Host"] == f"vault.example.com:{proxy.port}"
 
@@ -175,7 +175,7 @@ class TestTls:
                 root_key = opened(f"https://vault.example.com:{proxy.port}", "127.0.0.0/8", ca_pem=ca_pem)
                 with pytest.raises(RootKeyUnreachable) as failed:
                     root_key.wrap(CONTEXT, INNER)
-            assert (type(failed.value) is RootKeyFailing) is is_right
+            assert (type(failed.value) is RootKeyServerError) is is_right
             assert ("not trusted" in failed.value.message) is not is_right
             assert bool(proxy.seen) is is_right
 

@@ -9,11 +9,19 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from core.errors.keys import RootKeyRefused, RootKeySlow
-from core.keys.root_keys import AwsKmsPlace, Credentials, OpenBaoPlace, Pkcs11Place, Place, PlatformPlace, RootKeyMode
-from kms.egress_policy import Reach
+from core.errors.keys import RootKeyRefused, RootKeyTimeout
+from core.keys.root_keys import (
+    AwsKmsKeyRef,
+    Credentials,
+    OpenBaoKeyRef,
+    Pkcs11KeyRef,
+    Place,
+    PlatformKeyRef,
+    RootKeyMode,
+)
+from kms.egress_policy import EgressPolicy
 from kms.network.session_cache import Sessions
-from kms.providers import PROVIDERS, CustomerRootKeys
+from kms.providers import PROVIDERS, RootKeyProviders
 
 KEYS = Credentials(access_key_id=SecretStr("AKIA0000000000000000"), secret_access_key=SecretStr("secret"))
 
@@ -21,26 +29,26 @@ KEYS = Credentials(access_key_id=SecretStr("AKIA0000000000000000"), secret_acces
 def places(number: int) -> list[tuple[Place, Credentials]]:
     arn = f"arn:aws:kms:eu-west-1:{number:012}:key/{number}"
     return [
-        (AwsKmsPlace(key_arn=arn), KEYS),
-        (AwsKmsPlace(key_arn=arn, role_arn=f"arn:aws:iam::{number:012}:role/openkcm"), Credentials()),
-        (Pkcs11Place(token=f"token-{number}", key="root"), Credentials(pin=SecretStr("1234"))),
-        (OpenBaoPlace(address=f"https://vault-{number}.example.com", key="root"), Credentials(token=SecretStr("s.t"))),
+        (AwsKmsKeyRef(key_arn=arn), KEYS),
+        (AwsKmsKeyRef(key_arn=arn, role_arn=f"arn:aws:iam::{number:012}:role/openkcm"), Credentials()),
+        (Pkcs11KeyRef(token=f"token-{number}", key="root"), Credentials(pin=SecretStr("1234"))),
+        (OpenBaoKeyRef(address=f"https://vault-{number}.example.com", key="root"), Credentials(token=SecretStr("s.t"))),
     ]
 
 
 def test_every_mode_but_the_platforms_has_its_provider_and_its_own_credentials() -> None:
     assert set(PROVIDERS) == set(RootKeyMode) - {RootKeyMode.PLATFORM}
     for place, credentials in (
-        (PlatformPlace(), Credentials()),
+        (PlatformKeyRef(), Credentials()),
         (places(1)[0][0], Credentials(token=SecretStr("s.t"))),
     ):
         with pytest.raises(RootKeyRefused):
-            CustomerRootKeys(Reach()).open("acme-corp", place, credentials)
+            RootKeyProviders(EgressPolicy()).open("acme-corp", place, credentials)
 
 
 @pytest.mark.parametrize("kind", range(4), ids=["access keys", "role", "pkcs11", "openbao"])
 def test_root_key_that_is_not_used_costs_little_memory_and_no_connection(kind: int) -> None:
-    root_keys = CustomerRootKeys(Reach(pkcs11_module=Path("/nonexistent.so")))
+    root_keys = RootKeyProviders(EgressPolicy(pkcs11_module=Path("/nonexistent.so")))
     wanted = [places(number)[kind] for number in range(300)]
     root_keys.open("warm-up", *wanted[0])
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
@@ -96,13 +104,13 @@ class TestSessions:
             attempts.append(1)
             begun.set()
             end.wait(60)
-            raise RootKeySlow
+            raise RootKeyTimeout
 
         def use(number: int) -> str:
             arrived.append(number)
             try:
                 return sessions.current(b"key", fail)
-            except RootKeySlow:
+            except RootKeyTimeout:
                 return "slow"
 
         with ThreadPoolExecutor(8) as pool:

@@ -12,7 +12,7 @@ import psycopg
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
-from vault.auth.client import VaultCalls, VaultSession
+from vault.auth.client import VaultClient, VaultSession
 from vault.auth.transport import Answer
 
 _ASKED = {"now": "stable", "statement_timestamp": "stable", "clock_timestamp": "volatile"}
@@ -60,7 +60,7 @@ class DatedSession(VaultSession):
     The worker may request a lifetime and no date, so an administrator makes this one request with a date.
     """
 
-    def __init__(self, settings: Settings, administrator: VaultCalls, clock: PlayedClock) -> None:
+    def __init__(self, settings: Settings, administrator: VaultClient, clock: PlayedClock) -> None:
         super().__init__(
             settings.vault_url, Role.WORKER, read_secret(settings.secrets, secrets.vault_secret(Role.WORKER))
         )

@@ -48,7 +48,7 @@ def clock(field: Field) -> Iterator[PlayedClock]:
 @pytest.fixture
 def parts(
     settings: Settings, receiver: CallbackReceiver, clock: PlayedClock, key_server: Server
-) -> Iterator[wiring.Parts]:
+) -> Iterator[wiring.WorkerDependencies]:
     """What the worker is made of, by the moved clock."""
     told_there = settings.model_copy(update={"callback_url": receiver.url, "smtp_host": None})
     built = wiring.build(told_there, clock.now, DatedSession(told_there, key_server.admin(), clock))

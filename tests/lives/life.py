@@ -15,7 +15,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowHandle
 
 from config import secrets
-from config.credential_encryption import seal
+from config.credential_encryption import encrypt_credentials
 from config.secrets import Role, read_secret
 from core import names as ids
 from core.errors.compliance import CanaryMissing
@@ -25,7 +25,7 @@ from core.messages.services import ExpiryResult
 from core.tenants.lifecycle import State
 from database.platform.scheduled import PlatformQueries
 from database.root_keys import RootKeyRequestRow
-from database.services.repository import LeafRow, ServiceRequestRow
+from database.services.repository import ServiceCertificateRow, ServiceRequestRow
 from openkcm.contract.audit_events import AuditName, head_message, verify_chain
 from openkcm.contract.services import ServiceKind
 from openkcm.verification.public_keys import PublicKeys
@@ -37,8 +37,8 @@ from tests.lives.clocks import PlayedClock
 from tests.lives.skipping import describe, skip_its_pauses, skip_to_its_timer
 from worker import wiring
 from worker.bootstrap import PLATFORM_QUEUE, ensure_canary, record_audit_keys
-from workflows.certificates import RollDueAuthorities
-from workflows.client.workflow_client import Gateway
+from workflows.certificates import RotateDueCertificateAuthorities
+from workflows.client.workflow_client import WorkflowClient
 from workflows.rotation import RotateDueKeys
 
 DAY = timedelta(days=1)
@@ -69,8 +69,8 @@ class Audited:
 class Life:
     """`Life.of` begins one, `until` lives it; what people ask for in between goes through `gateway`."""
 
-    def __init__(self, parts: wiring.Parts, clock: PlayedClock, client: Client, opener: Opener) -> None:
-        self.clock, self.client, self.gateway = clock, client, Gateway(client, 180)
+    def __init__(self, parts: wiring.WorkerDependencies, clock: PlayedClock, client: Client, opener: Opener) -> None:
+        self.clock, self.client, self.gateway = clock, client, WorkflowClient(client, 180)
         self.day, self.born = 0, clock.now()
         self._parts, self._database, self._opener = parts, parts.database, opener
         self._tenant = Provisioning(parts, TENANT)
@@ -79,7 +79,9 @@ class Life:
 
     @staticmethod
     @asynccontextmanager
-    async def of(parts: wiring.Parts, clock: PlayedClock, address: str, opener: Opener) -> AsyncIterator["Life"]:
+    async def of(
+        parts: wiring.WorkerDependencies, clock: PlayedClock, address: str, opener: Opener
+    ) -> AsyncIterator["Life"]:
         """Start the worker, the canary and a tenant with one service; the day of its birth is over when this yields."""
         client = await Client.connect(address, data_converter=parts.converter)
         async with AsyncExitStack() as stack:
@@ -132,12 +134,12 @@ class Life:
             if self.day % LISTS == 0:
                 self._look()
 
-    async def _renewed_after(self, newest: LeafRow) -> None:
+    async def _renewed_after(self, newest: ServiceCertificateRow) -> None:
         """Have the service's workflow wait no longer, and wait for what it then does by itself."""
         await skip_to_its_timer(self.client, self.service)
         await self._issued_after(newest)
 
-    async def _issued_after(self, newest: LeafRow) -> None:
+    async def _issued_after(self, newest: ServiceCertificateRow) -> None:
         await wait_until(lambda: self.leaf.generation > newest.generation)
 
     async def _rotate(self) -> None:
@@ -154,7 +156,7 @@ class Life:
         ).due_authorities(_BATCH):
             due, newest = PlatformQueries(self._database).due_authorities(_BATCH), self.leaf
             await self.client.execute_workflow(
-                RollDueAuthorities.run, id="platform/authorities", task_queue=PLATFORM_QUEUE
+                RotateDueCertificateAuthorities.run, id="platform/authorities", task_queue=PLATFORM_QUEUE
             )
             for tenant_id in due:
                 await self._rested(tenant_id)
@@ -182,7 +184,7 @@ class Life:
     async def change_root_key(self, place: Place, credentials: Credentials | None) -> None:
         request_id = uuid.uuid4().hex
         public_key = read_secret(self._parts.settings.secrets, secrets.INTAKE_PUBLIC_KEY)
-        sealed = credentials and seal(public_key, TENANT, request_id, credentials)
+        sealed = credentials and encrypt_credentials(public_key, TENANT, request_id, credentials)
         with self._operator.tenant_tx(TENANT) as tx:
             tx.root_keys.request(RootKeyRequestRow(request_id, place, sealed))
         await self.gateway.change_root_key(TENANT, request_id)
@@ -243,7 +245,7 @@ class Life:
         return [run.id async for run in self.client.list_workflows(wrong)]
 
     @property
-    def leaf(self) -> LeafRow:
+    def leaf(self) -> ServiceCertificateRow:
         return self._tenant.get(lambda tx: tx.services.leaf(SERVICE))
 
     def verified(self) -> Sequence[Audited]:

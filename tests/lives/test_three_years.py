@@ -8,10 +8,10 @@ histories continue as new after a fortieth of the usual number of events.
 from collections import Counter
 from datetime import timedelta
 
-from core.keys.root_keys import PlatformPlace, RootKeyMode
+from core.keys.root_keys import PlatformKeyRef, RootKeyMode
 from core.keys.rotation import KeyState
-from core.messages.tenants import StandingMove
-from core.notifications import AnnouncementKind
+from core.messages.tenants import StatusChange
+from core.notifications import NotificationKind
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from openkcm.contract.audit_events import AuditName
@@ -67,17 +67,17 @@ EXPECTED = {
     (AuditName.ROTATION_STUCK, "failure"): LATE,
 }
 TOLD = {
-    AnnouncementKind.READY: 1,
-    AnnouncementKind.KEYS_ROTATED: ROTATIONS,
-    AnnouncementKind.ROOT_KEY_CHANGED: 2,
-    AnnouncementKind.ROTATION_STUCK: LATE,
-    AnnouncementKind.LOCKED: 1,
-    AnnouncementKind.UNLOCKED: 1,
+    NotificationKind.READY: 1,
+    NotificationKind.KEYS_ROTATED: ROTATIONS,
+    NotificationKind.ROOT_KEY_CHANGED: 2,
+    NotificationKind.ROTATION_STUCK: LATE,
+    NotificationKind.LOCKED: 1,
+    NotificationKind.UNLOCKED: 1,
 }
 
 
 async def test_three_years_of_a_tenants_life_go_by_the_clock_and_lose_nothing(  # noqa: PLR0917 - its servers
-    parts: wiring.Parts,
+    parts: wiring.WorkerDependencies,
     clock: PlayedClock,
     impatient: ImpatientTemporal,
     opener: Opener,
@@ -92,18 +92,18 @@ async def test_three_years_of_a_tenants_life_go_by_the_clock_and_lose_nothing(  
         assert life.root_key_mode is RootKeyMode.OPENBAO
         await life.until(440)
         await life.milestone()
-        await life.gateway.change_standing(TENANT, StandingMove.SUSPEND)
+        await life.gateway.change_standing(TENANT, StatusChange.SUSPEND)
         await life.until(470)
         assert life.state is State.SUSPENDED
-        await life.gateway.change_standing(TENANT, StandingMove.RESUME)
+        await life.gateway.change_standing(TENANT, StatusChange.RESUME)
         await life.until(500)
-        await life.gateway.change_standing(TENANT, StandingMove.LOCK)
+        await life.gateway.change_standing(TENANT, StatusChange.LOCK)
         clock.reach(clock.now() + timedelta(hours=5))
         assert life.state is State.LOCKED
-        await life.gateway.change_standing(TENANT, StandingMove.UNLOCK)
+        await life.gateway.change_standing(TENANT, StatusChange.UNLOCK)
         await life.until(600)
         await life.milestone()
-        await life.change_root_key(PlatformPlace(), None)
+        await life.change_root_key(PlatformKeyRef(), None)
         assert life.root_key_mode is RootKeyMode.PLATFORM
         await life.until(800)
         await life.milestone()

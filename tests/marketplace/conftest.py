@@ -16,23 +16,23 @@ from standardwebhooks import Webhook
 
 from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import TenantUnknown
-from marketplace.app import Offer, create_app
+from marketplace.app import EndpointConfig, create_app
 from marketplace.enrolment.jwks import Issuers
-from marketplace.enrolment.routes import EnrolmentOffer
+from marketplace.enrolment.routes import EnrolmentConfig
 from openkcm.contract.client_files import Offer as Addresses
 from tests.concurrency import wait_until_async
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 
 CURRENT = "whsec_" + "Q3VycmVudCBzZWNyZXQgb2YgdGhlIHRlc3Rz"
 PREVIOUS = "whsec_" + "UHJldmlvdXMgc2VjcmV0IG9mIHRoZSB0ZXN0"
 TOKEN = "token-of-the-marketplace"
-OFFER = Offer(
+OFFER = EndpointConfig(
     webhook_secrets=(CURRENT, PREVIOUS),
     token=TOKEN,
     regions=("eu-west-1", "eu-central-1"),
     base_url="https://cmk.openkcm.io",
     body_limit=65536,
-    enrolment=EnrolmentOffer(
+    enrolment=EnrolmentConfig(
         "https://enrol.openkcm.io",
         ("eu-west-1", "eu-central-1"),
         Addresses("https://localhost:18443", "localhost:15696"),
@@ -168,7 +168,7 @@ async def serving(app: Any, lifespan: Literal["on", "off"] = "off") -> AsyncIter
 
 
 @asynccontextmanager
-async def running(field, door: Gateway, offer: Offer = OFFER) -> AsyncIterator[Endpoint]:
+async def running(field, door: WorkflowClient, offer: EndpointConfig = OFFER) -> AsyncIterator[Endpoint]:
     async with serving(create_app(field.open("marketplace", max_size=12), door, offer), "on") as url:
         endpoint = Endpoint(url, field, door)
         try:

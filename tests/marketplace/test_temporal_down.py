@@ -9,12 +9,12 @@ from devstack.servers.temporal import TemporalServer
 from tests.concurrency import wait_until_async
 from tests.marketplace.conftest import an_event, running
 from tests.ports import free_port
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 
 
 async def test_an_event_accepted_while_temporal_is_down_starts_its_workflow_when_it_is_up(field, tmp_path: Path):
     temporal = TemporalServer(tmp_path, free_port(), free_port(), free_port())
-    async with running(field, await Gateway.connect(temporal.address, 180.0)) as endpoint:
+    async with running(field, await WorkflowClient.connect(temporal.address, 180.0)) as endpoint:
         answer = await endpoint.post(an_event(), event_id="msg_1")
         assert answer.status_code == 202
         assert endpoint.waiting() == 1

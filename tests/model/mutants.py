@@ -4,9 +4,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-from core.errors.tenants import IllegalMove
-from core.tenants.lifecycle import Move, State, advance
-from core.tenants.locks import LockReason, Standing
+from core.errors.tenants import InvalidTransition
+from core.tenants.lifecycle import State, Transition, transition
+from core.tenants.locks import LockReason, LockState
 from tests.model import invariants as must
 from tests.model.state import Rules
 
@@ -17,22 +17,22 @@ class Mutant(NamedTuple):
     breaks: str
 
 
-def _released_by_anybody(standing: Standing, _reason: LockReason) -> Standing:
+def _released_by_anybody(standing: LockState, _reason: LockReason) -> LockState:
     """The lock goes with the first reason that goes."""
-    return Standing(advance(standing.state, Move.UNLOCK, standing.unlocks_to or State.ACTIVE))
+    return LockState(transition(standing.state, Transition.UNLOCK, standing.unlocks_to or State.ACTIVE))
 
 
-def _held_once(standing: Standing, reason: LockReason) -> Standing:
+def _held_once(standing: LockState, reason: LockReason) -> LockState:
     """A second reason is not written down."""
     if standing.state is State.LOCKED:
         return replace(standing, locks=frozenset({reason}))
-    return Standing(advance(standing.state, Move.LOCK), frozenset({reason}), standing.state)
+    return LockState(transition(standing.state, Transition.LOCK), frozenset({reason}), standing.state)
 
 
-def _released_with_reasons(standing: Standing, _reason: LockReason) -> Standing:
+def _released_with_reasons(standing: LockState, _reason: LockReason) -> LockState:
     """It opens and keeps what locked it."""
     if standing.state is not State.LOCKED:
-        raise IllegalMove(standing.state, Move.UNLOCK, ())
+        raise InvalidTransition(standing.state, Transition.UNLOCK, ())
     return replace(standing, state=standing.unlocks_to or State.ACTIVE)
 
 

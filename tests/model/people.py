@@ -5,8 +5,8 @@ from dataclasses import replace
 from functools import cache
 
 from core.errors.keys import RootKeyDisabled, RootKeyUnreachable
-from core.errors.tenants import IllegalMove
-from core.tenants.lifecycle import DECRYPTS, Move, State, advance
+from core.errors.tenants import InvalidTransition
+from core.tenants.lifecycle import DECRYPTS, State, Transition, transition
 from core.tenants.locks import HEALTHY, LockReason
 from tests.model.state import AWAY, DEAF, DESTROYED, DOWN, GRACE, PLATFORM, UP, WELL, Life, Rules, Scope, Tenant, World
 
@@ -25,9 +25,9 @@ def moved(rules: Rules, life: Life, act: str) -> Life | None:  # noqa: C901, PLR
     try:
         match act:
             case "suspends":
-                return life._replace(standing=replace(standing, state=advance(state, Move.SUSPEND)))
+                return life._replace(standing=replace(standing, state=transition(state, Transition.SUSPEND)))
             case "resumes":
-                return life._replace(standing=replace(standing, state=advance(state, Move.RESUME)))
+                return life._replace(standing=replace(standing, state=transition(state, Transition.RESUME)))
             case "locks":
                 return life._replace(standing=rules.hold(standing, SWITCH))
             case "unlocks":
@@ -37,14 +37,14 @@ def moved(rules: Rules, life: Life, act: str) -> Life | None:  # noqa: C901, PLR
             case "root key releases":
                 return life._replace(standing=rules.release(standing, ROOT_KEY))
             case "leaves":
-                return Life(replace(standing, state=advance(state, Move.LEAVE)), state)
+                return Life(replace(standing, state=transition(state, Transition.LEAVE)), state)
             case "restores" if not (destroying and rules.restores_before_destruction):
-                return Life(replace(standing, state=advance(state, Move.RESTORE, back)))
+                return Life(replace(standing, state=transition(state, Transition.RESTORE, back)))
             case "passes the point of no return" if state is State.LEAVING and not destroying:
                 return life._replace(destroying=True)
             case "offboards" if destroying:
-                return life._replace(standing=replace(standing, state=advance(state, Move.OFFBOARD)))
-    except IllegalMove:
+                return life._replace(standing=replace(standing, state=transition(state, Transition.OFFBOARD)))
+    except InvalidTransition:
         pass
     return None
 

@@ -11,21 +11,21 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
-from activities.keys import RootKeyInForce, refuse_overtaken_root_key, refuse_retired, root_key_in_force
+from activities.keys import ActiveRootKey, require_active_version, require_current_root_key, root_key_in_force
 from core import names as ids
 from core.errors.keys import RootKeyDisabled
-from core.errors.platform import Overtaken
-from core.errors.tenants import DestructionBegun
-from core.keys.root_keys import OpenBaoPlace, PlatformPlace
-from core.keys.rotation import KeyState, Scope
-from core.tenants.lifecycle import Move
+from core.errors.platform import Superseded
+from core.errors.tenants import DestructionStarted
+from core.keys.root_keys import OpenBaoKeyRef, PlatformKeyRef
+from core.keys.rotation import KeyState, RotationScope
+from core.tenants.lifecycle import Transition
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.keys import SealedRootKeyRow, ServiceKeyRow
-from database.postgres.notify import mark
+from database.keys import EncryptedRootKeyRow, ServiceKeyRow
+from database.postgres.notify import tenant_hash
 from database.provisioning import RouteRow
 from database.root_keys import RootKeyRequestRow
-from database.rotation import RewrappedRow, WantedRotation
+from database.rotation import RewrappedRow, RotationRequest
 from openkcm.contract.services import ServiceKind
 from tests.database.builders import a_place, an_event, an_object
 from tests.model.people import CODES, ROOT_KEY, SWITCH
@@ -48,14 +48,14 @@ class Replay:
         self._key_ids: dict[str, str | None] = {PLATFORM: None}
         self._before_begin = 0
         """How many changes of the root key there were before the story."""
-        self._read: dict[Work, ServiceKeyRow | RootKeyInForce] = {}
+        self._read: dict[Work, ServiceKeyRow | ActiveRootKey] = {}
         l2_key = ids.l2_key(self.tenant_id)
         with worker.tenant_tx(self.tenant_id) as tx:
             tx.tenants.request(an_event(self.tenant_id))
-            tx.tenants.move(Move.PROVISION)
+            tx.tenants.move(Transition.PROVISION)
             tx.keys.record(l2_key, "L2", 1)
             tx.routes.publish(RouteRow(l2_key, "ab" * 32, REGION))
-            tx.tenants.move(Move.ACTIVATE)
+            tx.tenants.move(Transition.ACTIVATE)
             tx.services.connect(SERVICE, ServiceKind.MICROSERVICE)
             first = as_bytes(Wrap(self.tenant_id, PLATFORM, 1)) or b""
             tx.services.record_key(ServiceKeyRow(SERVICE, 1, l2_key, "platform", ids.root_key(REGION), first))
@@ -88,9 +88,9 @@ class Replay:
         change = before.changes + self._before_begin
         match words.split():
             case ["suspends"]:
-                return lambda tx: tx.tenants.move(Move.SUSPEND)
+                return lambda tx: tx.tenants.move(Transition.SUSPEND)
             case ["resumes"]:
-                return lambda tx: tx.tenants.move(Move.RESUME)
+                return lambda tx: tx.tenants.move(Transition.RESUME)
             case ["locks"]:
                 return lambda tx: tx.tenants.hold(SWITCH)
             case ["unlocks"]:
@@ -121,7 +121,7 @@ class Replay:
             case ["the", "change", "is", "given", "up"]:
                 return lambda tx: tx.root_keys.abandon(change, "given_up")
             case ["a", "rotation", *_]:
-                wanted = WantedRotation(tenant_key=True, services=Scope.ALL, compromised=after.for_compromised)
+                wanted = RotationRequest(tenant_key=True, services=RotationScope.ALL, compromised=after.for_compromised)
                 return lambda tx: tx.rotations.begin(after.rotations, wanted, after.rotating_from)
             case ["the", "new", "version", *_]:
                 return lambda tx: tx.rotations.rotated(before.rotations, after.l2.recorded)
@@ -144,13 +144,13 @@ class Replay:
 
     def _admit(self, root: str, number: int) -> None:
         key_id = uuid.uuid4().hex
-        place = PlatformPlace() if root == PLATFORM else a_place(key=root.replace(" ", "-").replace("'", ""))
+        place = PlatformKeyRef() if root == PLATFORM else a_place(key=root.replace(" ", "-").replace("'", ""))
         with self._operator.tenant_tx(self.tenant_id) as tx:
             tx.root_keys.request(RootKeyRequestRow(key_id, place, None))
         with self._worker.tenant_tx(self.tenant_id) as tx:
-            held = isinstance(place, OpenBaoPlace)
+            held = isinstance(place, OpenBaoKeyRef)
             if held:
-                tx.root_keys.admit(SealedRootKeyRow(key_id, place, "credentials"), self._newest(tx))
+                tx.root_keys.admit(EncryptedRootKeyRow(key_id, place, "credentials"), self._newest(tx))
             tx.root_keys.begin(
                 number, place.provider, place.name if held else ids.root_key(REGION), key_id if held else None
             )
@@ -175,7 +175,7 @@ class Replay:
         assert work is not None
         row = self._read[work]
         assert isinstance(row, ServiceKeyRow)
-        with suppress(Overtaken):
+        with suppress(Superseded):
             tx.root_keys.stage(work.number + self._before_begin, [(row, as_bytes(work.made) or b"")])
 
     def _switches(self, tx: TenantTransaction, number: int) -> None:
@@ -202,13 +202,13 @@ class Replay:
     def _commits(self, tx: TenantTransaction, work: Work) -> None:
         """As `prepare-service-keys` and `rewrap-keys` do."""
         read, made = self._read[work], as_bytes(work.made) or b""
-        with suppress(Overtaken):
+        with suppress(Superseded):
             if isinstance(read, ServiceKeyRow):
                 tx.rotations.rewrap(work.number, [RewrappedRow(read, made, work.made.l2)])
             else:
                 tx.tenants.lock()
-                refuse_overtaken_root_key(tx, read)
-                refuse_retired(tx, work.made.l2)
+                require_current_root_key(tx, read)
+                require_active_version(tx, work.made.l2)
                 tx.rotations.prepare(work.number, read.row(SERVICE, work.version, made, work.made.l2))
 
     def _retires(self, tx: TenantTransaction, before: Tenant) -> None:
@@ -266,7 +266,7 @@ class Replay:
             with self._worker.tenant_tx(self.tenant_id) as tx:
                 assert tx.rotations.retire_tenant_key(now.rotations) is None
         if now.life.destroying:
-            with suppress(DestructionBegun), self._worker.tenant_tx(self.tenant_id) as tx:
+            with suppress(DestructionStarted), self._worker.tenant_tx(self.tenant_id) as tx:
                 tx.leaving.restore()
                 raise AssertionError("restored behind the point of no return")
         compromised = now.versions[now.sealed - 1].state == KeyState.COMPROMISED.value
@@ -280,7 +280,7 @@ class Replay:
         self._listener.execute("select pg_notify('okcm_changed', %s)", [sentinel])
         announced = False
         for notice in self._listener.notifies(timeout=10):
-            announced |= notice.payload == mark(self.tenant_id)
+            announced |= notice.payload == tenant_hash(self.tenant_id)
             if notice.payload == sentinel:
                 return announced
         raise AssertionError("the feed is silent")

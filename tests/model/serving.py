@@ -17,19 +17,19 @@ from typing import Any
 from core.certificates import AuthorityState
 from core.errors.keys import KeyUnavailable, KeyVersionRetired, RootKeyDisabled, RootKeyUnreachable, WrongContext
 from core.errors.platform import DatabaseUnavailable
-from core.errors.tenants import TenantClosed
-from core.keys.encryption_context import Context, Purpose
+from core.errors.tenants import TenantNotOperational
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.keys.rotation import KeyState
 from core.names import l2_key
 from core.services import ServiceState
-from crypto_service.authentication import CertificateCallers
-from crypto_service.interfaces import Caller, ServiceKey
+from crypto_service.authentication import ClientCertificateAuthenticator
+from crypto_service.interfaces import ClientIdentity, ServiceKey
 from crypto_service.keys import ciphertext
-from crypto_service.keys.key_cache import MATERIAL, CachedKeyring
-from crypto_service.keys.operations import KeyedOperations
+from crypto_service.keys.key_cache import MATERIAL, ServiceKeyCache
+from crypto_service.keys.operations import CryptoOperations
 from database.keys import ServiceKeyRow
-from database.postgres.notify import mark
-from database.services.repository import CallerRow
+from database.postgres.notify import tenant_hash
+from database.services.repository import ClientIdentityRow
 from openkcm.errors import OpenKcmError
 from tests.crypto_service.core.stage import IDENTITIES, MINE
 from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Clock, Journal
@@ -107,9 +107,9 @@ class Serving:
         at_once = SimpleNamespace(run=self._at_once)
         ages = {"cache_seconds": T * TICK, "monotonic": self._clock}
         journal = Journal()
-        self._callers = CertificateCallers(self, at_once, journal, self._changes, **ages)
-        self._keyring = CachedKeyring(self, self, self, self, self._changes, opened=_unrecorded, **ages)
-        self._operations = KeyedOperations(self._callers, self, journal)
+        self._callers = ClientCertificateAuthenticator(self, at_once, journal, self._changes, **ages)
+        self._keyring = ServiceKeyCache(self, self, self, self, self._changes, opened=_unrecorded, **ages)
+        self._operations = CryptoOperations(self._callers, self, journal)
 
     async def begin(self) -> None:
         self._caller = await self._callers.identify(IDENTITIES[MINE].certificate, ADDRESS)
@@ -121,9 +121,9 @@ class Serving:
             case ["a", "tick", "passes"]:
                 await self._tick(before)
             case ["the", "crypto", "service", "hears", *_] | ["the", "feed", "is", "back"]:
-                self._changes.tell(None if words.startswith("the feed") else mark(MINE))
+                self._changes.tell(None if words.startswith("the feed") else tenant_hash(MINE))
             case ["looks", *_]:
-                with suppress(TenantClosed):
+                with suppress(TenantNotOperational):
                     await self._callers.refresh(self._caller)
             case ["is", "asked", "to", what, *rest]:
                 await self._ask(NEWEST if what == "encrypt" else int(rest[-1]))
@@ -188,7 +188,7 @@ class Serving:
             assert before.asking.place == NEWEST or self._task.result() == b"secret"
             assert self._task.exception() is None
         else:
-            error = TenantClosed if "closed" in words else KeyVersionRetired
+            error = TenantNotOperational if "closed" in words else KeyVersionRetired
             assert isinstance(self._task.exception(), error), repr(self._task.exception())
         self._task = None
 
@@ -228,7 +228,7 @@ class Serving:
 
     # ── `interfaces.Keyring`, which waits for the story before and after the real one ────────────────────────────
 
-    async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
+    async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
         assert self._wants is not None
         assert self._goes is not None
         await self._wants.wait()
@@ -253,10 +253,10 @@ class Serving:
         _before("read")
         yield SimpleNamespace(services=SimpleNamespace(caller=self._row, key_and_root=self._key_and_root))
 
-    def _row(self, _serial: str) -> CallerRow:
+    def _row(self, _serial: str) -> ClientIdentityRow:
         one, state = IDENTITIES[MINE], self.tenant.life.standing.state
         ends = datetime.now(UTC) + timedelta(hours=1)
-        return CallerRow(
+        return ClientIdentityRow(
             SERVICE,
             ServiceState.CONNECTED,
             state,
@@ -287,7 +287,7 @@ class Serving:
     def forget(self, _tenant_id: str) -> None:
         """There is nothing that this keeps open."""
 
-    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+    def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
         _before("unwrap")
         root, l2, number = json.loads(wrapped)
         if self.tenant.holder(root) != UP:
@@ -296,7 +296,7 @@ class Serving:
             raise WrongContext
         return json.dumps([l2, number]).encode()
 
-    def decrypt(self, _context: Context, text: str) -> bytes:
+    def decrypt(self, _context: EncryptionContext, text: str) -> bytes:
         _before("decrypt")
         l2, number = json.loads(text)
         if self.tenant.destroyed or not self.tenant.l2.oldest <= l2 <= self.tenant.l2.newest:
@@ -305,5 +305,5 @@ class Serving:
 
 
 def _text(version: int) -> str:
-    place = Context(MINE, l2_key(MINE), SERVICE, Purpose.DATA, "r")
+    place = EncryptionContext(MINE, l2_key(MINE), SERVICE, Purpose.DATA, "r")
     return ciphertext.to_text(ciphertext.seal(ServiceKey(version, bytes([version]) * MATERIAL), place, b"secret"))

@@ -11,7 +11,7 @@ from core.keys.rotation import OPENING as OPENING_STATES
 from core.keys.rotation import KeyState
 from core.tenants import locks
 from core.tenants.lifecycle import State
-from core.tenants.locks import LockReason, Standing
+from core.tenants.locks import LockReason, LockState
 
 T = 2
 """Ticks for which the crypto service believes what it remembers: `crypto_cache_seconds`."""
@@ -34,7 +34,7 @@ OPENING = frozenset(state.value for state in OPENING_STATES)
 class Life(NamedTuple):
     """A tenant's standing; `returns_to` while it is leaving, `destroying` behind the point of no return."""
 
-    standing: Standing
+    standing: LockState
     returns_to: State | None = None
     destroying: bool = False
 
@@ -184,9 +184,9 @@ class Scope:
 class Rules:
     """What the product decides. Functions are the product's own; each `bool` is a guard that a mutant leaves out."""
 
-    hold: Callable[[Standing, LockReason], Standing] = locks.hold
-    release: Callable[[Standing, LockReason], Standing] = locks.release
-    closes: Callable[[str, float, float], bool] = locks.closes
+    hold: Callable[[LockState, LockReason], LockState] = locks.add_lock
+    release: Callable[[LockState, LockReason], LockState] = locks.remove_lock
+    closes: Callable[[str, float, float], bool] = locks.requires_lock
     may_change_root_key: Callable[..., bool] = locks.may_change_root_key
     restores_before_destruction: bool = True
     forgets_when_told: bool = True
@@ -224,7 +224,7 @@ def begin(scope: Scope) -> World:
         wrap = Wrap(name, scope.begins_with, 1)
         return Tenant(
             name,
-            Life(Standing(State.ACTIVE)),
+            Life(LockState(State.ACTIVE)),
             scope.begins_with,
             tuple((root, UP) for root in scope.roots),
             frozenset({PLATFORM, scope.begins_with}),

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 from structlog.testing import capture_logs
 
-from core.tenants.lifecycle import TRANSITIONS, Move, State
+from core.tenants.lifecycle import TRANSITIONS, State, Transition
 from tests.database.fixtures import Field
 from tests.model.explorer import Story, walks
 from tests.model.people import PEOPLE, moved
@@ -30,15 +30,15 @@ REPLAYED = {
 }
 
 _MOVES = {
-    "suspends": Move.SUSPEND,
-    "resumes": Move.RESUME,
-    "locks": Move.LOCK,
-    "root key holds": Move.LOCK,
-    "unlocks": Move.UNLOCK,
-    "root key releases": Move.UNLOCK,
-    "leaves": Move.LEAVE,
-    "restores": Move.RESTORE,
-    "offboards": Move.OFFBOARD,
+    "suspends": Transition.SUSPEND,
+    "resumes": Transition.RESUME,
+    "locks": Transition.LOCK,
+    "root key holds": Transition.LOCK,
+    "unlocks": Transition.UNLOCK,
+    "root key releases": Transition.UNLOCK,
+    "leaves": Transition.LEAVE,
+    "restores": Transition.RESTORE,
+    "offboards": Transition.OFFBOARD,
 }
 _NOT_MODELLED = {State.REQUESTED, State.PROVISIONING, State.FAILED}
 """Before a tenant is active it has no service, and no key of one."""

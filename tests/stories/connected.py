@@ -11,7 +11,7 @@ from typing import Any
 
 from cryptography import x509
 
-from core.tenants.lifecycle import Move, State
+from core.tenants.lifecycle import State, Transition
 from openkcm.sdk.client import Options
 from openkcm.sdk.protocol import Retry
 from tests.stories.stack import Stack
@@ -94,14 +94,14 @@ def refused(stack: Stack, *words: str) -> str:
 @contextmanager
 def locked(stack: Stack, tenant_id: str) -> Iterator[None]:
     """Keep the tenant locked; as its workflow will do it, by the worker's role."""
-    _move(stack, tenant_id, Move.LOCK)
+    _move(stack, tenant_id, Transition.LOCK)
     try:
         yield
     finally:
-        _move(stack, tenant_id, Move.UNLOCK, State.ACTIVE)
+        _move(stack, tenant_id, Transition.UNLOCK, State.ACTIVE)
 
 
-def _move(stack: Stack, tenant_id: str, move: Move, back_to: State | None = None) -> None:
+def _move(stack: Stack, tenant_id: str, move: Transition, back_to: State | None = None) -> None:
     with stack.database().tenant_tx(tenant_id) as tx:
         tx.tenants.move(move, back_to)
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from crypto_service.kmip.codec import ttlv
-from database.services.repository import LeafRow
+from database.services.repository import ServiceCertificateRow
 from openkcm.contract.names import TENANT_DOMAIN, service_spiffe, tenant_dns
 from tests.stories.assault import same, unchanging
 from tests.stories.connected import Service
@@ -72,7 +72,9 @@ class Forger:
         with self._stack.database().tenant_tx(self._service.tenant_id) as tx:
             generation = tx.services.generation(self._service.name) + 1
             tx.services.record_leaf(
-                LeafRow(serial, self._service.name, generation, f"forged-{serial}", pem, *dates, self._authority)
+                ServiceCertificateRow(
+                    serial, self._service.name, generation, f"forged-{serial}", pem, *dates, self._authority
+                )
             )
         return serial
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.keys.root_keys import AwsKmsPlace, Credentials, OpenBaoPlace, Pkcs11Place, Place
+from core.keys.root_keys import AwsKmsKeyRef, Credentials, OpenBaoKeyRef, Pkcs11KeyRef, Place
 from tests.kms.customer_openbao import CustomerOpenBao
 from tests.kms.fault_proxy import FaultProxy
 from tests.kms.ministack import Key, MiniStack, User
@@ -43,7 +43,7 @@ class Holder:
         file.chmod(0o600)
         options = self.place.model_dump(mode="json", exclude_none=True, exclude={"provider", "ca_pem"})
         told = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
-        if isinstance(self.place, AwsKmsPlace) and self.credentials.access_key_id is not None:
+        if isinstance(self.place, AwsKmsKeyRef) and self.credentials.access_key_id is not None:
             fields = json.loads(file.read_text())
             told += ["--access-key-id", fields.pop("access_key_id")]
             file.write_text(json.dumps(fields))
@@ -79,7 +79,7 @@ class Holders:
             case "pkcs11":
                 self.hsm.make_key("customer", name)
                 return Holder(
-                    Pkcs11Place(token="customer", key=name),
+                    Pkcs11KeyRef(token="customer", key=name),
                     self.hsm.pin(),
                     lambda: self.hsm.switch("customer", name, on=False),
                     lambda: self.hsm.switch("customer", name, on=True),
@@ -88,7 +88,7 @@ class Holders:
             case "openbao":
                 self.bao.make_key(name)
                 return Holder(
-                    OpenBaoPlace(address=self.bao_proxy.url, key=name),
+                    OpenBaoKeyRef(address=self.bao_proxy.url, key=name),
                     self.bao.token(),
                     lambda: self.bao.soft_delete(name),
                     lambda: self.bao.restore(name),

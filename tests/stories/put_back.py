@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from psycopg import Connection, sql
 
-from database.postgres.notify import mark, object_mark
+from database.postgres.notify import object_hash, tenant_hash
 from tests.stories.stack import Stack
 
 TABLES = (
@@ -62,5 +62,5 @@ def _replace(owner: Connection, schema: str, tenant_id: str, tables: Iterable[st
                     original, names, names, sql.Identifier(schema, table)
                 )
             )
-        for changed in (mark(tenant_id), object_mark(tenant_id)):
+        for changed in (tenant_hash(tenant_id), object_hash(tenant_id)):
             owner.execute("select pg_notify('okcm_changed', %s)", [changed])

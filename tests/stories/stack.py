@@ -34,7 +34,7 @@ from vault.auth.client import VaultSession
 from worker import wiring
 from worker.vault_login import open_vault
 from workflows.client.connection import connect_client
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 
 ROOT = Path(__file__).parents[2]
 OPENKCM = str(Path(sys.executable).with_name("openkcm"))
@@ -258,7 +258,7 @@ class Stack:
             tx.inbox.mark_started(event.event_id)
 
         async def start() -> None:
-            await Gateway(await self.temporal(), promise_seconds).enable(tenant_id, REGION, event.event_id)
+            await WorkflowClient(await self.temporal(), promise_seconds).enable(tenant_id, REGION, event.event_id)
 
         asyncio.run(start())
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from openkcm.contract.audit_events import AuditName
-from openkcm.verification.reports.signed_file import Form, read_report
+from openkcm.verification.reports.signed_file import ReportFormat, read_report
 from tests.stories.browser import PATIENCE_MS, Visitor, drawn, title
 from tests.stories.dashboard_pages import KAI, UMA, go_to
 from tests.stories.open_to_all import assert_open_to_all
@@ -21,7 +21,7 @@ MADE = "The report is made and signed"
 SUBJECTS = ("Isolation", "Custody of the root key", "Ages of keys", "Encryption coverage", "Audit stream", "Two people")
 
 
-def download(page: Page, form: Form, folder: Path) -> Path:
+def download(page: Page, form: ReportFormat, folder: Path) -> Path:
     link = page.get_by_role("link", name=f"Download {form.upper()}").first
     with page.expect_download() as started, page.expect_popup():
         link.click()
@@ -31,7 +31,9 @@ def download(page: Page, form: Form, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def files(stack: Stack, tenant: str, chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> dict[Form, Path]:
+def files(
+    stack: Stack, tenant: str, chromium: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> dict[ReportFormat, Path]:
     """Return the files of a report of this year, created and downloaded by an auditor in a browser."""
     folder = tmp_path_factory.mktemp("files")
     with closing(Visitor(chromium, stack.settings.dashboard_url)) as window:
@@ -43,14 +45,14 @@ def files(stack: Stack, tenant: str, chromium: Browser, tmp_path_factory: pytest
         drawn(page)
         page.get_by_role("button", name="Create report").click()
         expect(page.get_by_text(MADE)).to_be_visible(timeout=2 * PATIENCE_MS)
-        return {form: download(page, form, folder) for form in Form}
+        return {form: download(page, form, folder) for form in ReportFormat}
 
 
-def test_each_file_is_the_same_signed_report(stack: Stack, files: dict[Form, Path], tenant: str) -> None:
+def test_each_file_is_the_same_signed_report(stack: Stack, files: dict[ReportFormat, Path], tenant: str) -> None:
     reports = {form: read_report(file.read_bytes()) for form, file in files.items()}
-    assert {form: read.form for form, read in reports.items()} == {form: form for form in Form}
+    assert {form: read.form for form, read in reports.items()} == {form: form for form in ReportFormat}
     assert len({read.report.model_dump_json() for read in reports.values()}) == 1
-    report = reports[Form.PDF].report
+    report = reports[ReportFormat.PDF].report
     assert (report.tenant_id, report.organization) == (tenant, ORGANIZATION)
     assert report.made_for.startswith(UMA)
     assert subject(tenant, UMA) in report.made_for
@@ -60,18 +62,18 @@ def test_each_file_is_the_same_signed_report(stack: Stack, files: dict[Form, Pat
     # The request, the report and each download are recorded.
     of_it = [one for one in stack.events(tenant) if one["subject"] == report.report_id]
     downloads = [json.dumps(one["details"]) for one in of_it if one["name"] == AuditName.REPORT_DOWNLOADED]
-    assert downloads == [json.dumps({"form": form}) for form in Form]
+    assert downloads == [json.dumps({"form": form}) for form in ReportFormat]
     assert {one["name"] for one in of_it} >= {AuditName.REPORT_REQUESTED, AuditName.REPORT_MADE}
 
 
-def test_html_report_requests_nothing_and_is_accessible(files: dict[Form, Path], chromium: Browser) -> None:
+def test_html_report_requests_nothing_and_is_accessible(files: dict[ReportFormat, Path], chromium: Browser) -> None:
     for look in ({"color_scheme": "light"}, {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}}):
         context = chromium.new_context(**look)
         try:
             page, asked, said = context.new_page(), [], []
             page.on("request", lambda request, asked=asked: asked.append(request.url))
             page.on("console", lambda message, said=said: said.append(message.text))
-            page.goto(files[Form.HTML].as_uri())
+            page.goto(files[ReportFormat.HTML].as_uri())
             expect(title(page)).to_have_text(ORGANIZATION)
             assert asked == [page.url]
             assert said == []  # the policy of the page blocks nothing that belongs to it
@@ -82,9 +84,9 @@ def test_html_report_requests_nothing_and_is_accessible(files: dict[Form, Path],
 
 
 def test_key_administrator_gets_no_report(
-    stack: Stack, tenant: str, files: dict[Form, Path], visitor: Callable[..., Visitor]
+    stack: Stack, tenant: str, files: dict[ReportFormat, Path], visitor: Callable[..., Visitor]
 ) -> None:
-    report = read_report(files[Form.JSON].read_bytes()).report
+    report = read_report(files[ReportFormat.JSON].read_bytes()).report
     window = visitor()
     page = sign_in(window, stack, tenant, KAI)
     go_to(page, "Compliance")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Error, expect
 
-from core.keys.rotation import MEANING, Stage
+from core.keys.rotation import MEANING, RotationPhase
 from dashboard.offboarding.section import CERTIFICATE
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.erasure_certificate import read_certificate
@@ -21,7 +21,7 @@ from tests.stories.sign_ons import sign_in
 from tests.stories.stack import Stack
 
 RESTORABLE = "Your tenant is leaving: restorable until"
-WAITING_TO_RETIRE = MEANING[Stage.REWRAP][1:]
+WAITING_TO_RETIRE = MEANING[RotationPhase.REWRAP][1:]
 """Ten seconds lie between the last new wrap and the end of the older versions, in which this is shown."""
 
 

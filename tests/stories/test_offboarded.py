@@ -17,7 +17,7 @@ from config.secrets import Role
 from core import names as ids
 from core.errors.keys import KeyUnavailable, WrongContext
 from core.errors.platform import VaultRefused
-from core.errors.services import CallerRefused
+from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantOffboarded, TenantUnknown
 from dashboard.auth.claims import FRESH
 from tests.cli.offline import verdict
@@ -40,7 +40,13 @@ NO_KEY = {KeyUnavailable.code, KeyUnavailable.message}
 """What rows that were put back come to: callers are known again, over HTTPS and KMIP, and there is no key."""
 NOT_THAT_KEY = {KeyUnavailable.code, WrongContext.code}
 REFUSALS = {
-    *(CallerRefused.code, CallerRefused.message, KeyUnavailable.code, VaultRefused.code, VaultRejected.code),
+    *(
+        ClientNotAuthorized.code,
+        ClientNotAuthorized.message,
+        KeyUnavailable.code,
+        VaultRefused.code,
+        VaultRejected.code,
+    ),
     *("403", TenantUnknown.code, TenantOffboarded.code),
 }
 """What all else comes to; an outcome that is not foreseen here is looked at by a person."""

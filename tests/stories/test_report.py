@@ -13,7 +13,7 @@ from config.secrets import Role
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName, fields_of
 from openkcm.verification.public_keys import PublicKeys
-from openkcm.verification.reports.signed_file import Form, read_report
+from openkcm.verification.reports.signed_file import ReportFormat, read_report
 from tests.cli.offline import verify
 from tests.concurrency import wait_until
 from tests.stories.connected import command_until_done, connect, refused
@@ -85,7 +85,7 @@ def test_a_worker_that_is_killed_while_it_makes_a_report_leaves_one_report(stack
     keys = PublicKeys.on_record(PlatformQueries(stack.database()).audit_keys())
     assert all(keys.check(one.key, one.message, one.signature).problem is None for one in report.signatures)
     with stack.database(Role.DASHBOARD).tenant_tx(tenant) as tx:
-        assert tx.reports.file(report.report.report_id, Form.JSON) == out.read_bytes()
+        assert tx.reports.file(report.report.report_id, ReportFormat.JSON) == out.read_bytes()
 
 
 def test_existing_file_and_illegal_period_are_rejected(stack, tenant, tmp_path):

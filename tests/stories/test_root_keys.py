@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from config.credential_encryption import unseal
+from config.credential_encryption import decrypt_credentials
 from config.secrets import INTAKE_KEY, Role
 from core import names as ids
 from core.errors.keys import RootKeyDisabled
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.keys.root_keys import Credentials, credentials_context, parse_place
 from crypto_service.interfaces import ServiceKey
-from kms.egress_policy import Reach
+from kms.egress_policy import EgressPolicy
 from kms.platform import PlatformRootKey
-from kms.providers import CustomerRootKeys
+from kms.providers import RootKeyProviders
 from openkcm.errors import OpenKcmError
 from tests.concurrency import wait_until
 from tests.kms.fault_proxy import answering, hanging
@@ -232,13 +232,13 @@ def _operators_attempts(
     # The operator can read the credentials; the customer's server accepts them, and the key is disabled.
     credentials = Credentials.load(thief.keys.decrypt(credentials_context(tenant, root_key_id), stored))
     assert credentials == holders.user.credentials()
-    theirs = CustomerRootKeys(Reach(aws_endpoint=holders.aws.url)).open(tenant, parse_place(place), credentials)
+    theirs = RootKeyProviders(EgressPolicy(aws_endpoint=holders.aws.url)).open(tenant, parse_place(place), credentials)
 
-    def with_their_key(context: Context, wrapped: bytes) -> bytes:
+    def with_their_key(context: EncryptionContext, wrapped: bytes) -> bytes:
         return thief.keys.decrypt(context, theirs.unwrap(context, wrapped).decode("ascii"))
 
     for service, version, wrapped in thief.wraps:
-        context = Context(tenant, ids.l2_key(tenant), service, Purpose.SERVICE_KEY, str(version))
+        context = EncryptionContext(tenant, ids.l2_key(tenant), service, Purpose.SERVICE_KEY, str(version))
         yield f"{service}: the stored credentials", partial(with_their_key, context, wrapped)
         for role in (Role.WORKER, Role.CRYPTO):
             platform = PlatformRootKey(TransitRootKeys(stack.vault(role)), "eu-west-1")
@@ -248,6 +248,9 @@ def _operators_attempts(
             yield f"{service}: the tenant key alone", partial(thief.keys.decrypt, context, text.decode("latin-1"))
     intake = stack.secret(INTAKE_KEY)
     for request_id, text in sealed:
-        yield "credentials of a request", lambda args=(tenant, request_id, text): unseal(intake, *args).dump()
+        yield (
+            "credentials of a request",
+            lambda args=(tenant, request_id, text): decrypt_credentials(intake, *args).dump(),
+        )
     with pytest.raises(RootKeyDisabled):
-        theirs.unwrap(Context(tenant, "", "", Purpose.VERIFY, ""), b"x")
+        theirs.unwrap(EncryptionContext(tenant, "", "", Purpose.VERIFY, ""), b"x")

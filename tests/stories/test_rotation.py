@@ -16,7 +16,7 @@ from config.secrets import Role
 from core import names as ids
 from core.errors.keys import KeyUnavailable, KeyVersionRetired
 from core.errors.platform import VaultRefused
-from core.keys.rotation import Scope
+from core.keys.rotation import RotationScope
 from core.messages.keys import RotateRequest
 from crypto_service.kmip.codec.enums import Operation, ResultReason
 from crypto_service.kmip.codec.fields import text
@@ -33,7 +33,7 @@ from tests.stories.stack import Stack
 from tests.stories.thief import Thief
 from tests.stories.tries import code_of
 from vault.auth.client import VaultRejected
-from workflows.client.workflow_client import Gateway, NotDoneInTime
+from workflows.client.workflow_client import OperationTimeout, WorkflowClient
 
 TENANT, SERVICES = "rotating-corp-6", ("ledger", "billing")
 ROTATIONS = 5
@@ -51,7 +51,7 @@ def rotate(stack: Stack, *more: str) -> dict[str, Any]:
     done = stack.run("rotate", TENANT, *more, "--json")
     document: dict[str, Any] = json.loads(done.stdout)
     if done.returncode:
-        assert document["error"]["code"] == NotDoneInTime.code, document
+        assert document["error"]["code"] == OperationTimeout.code, document
         wait_until(lambda: _shown(stack)["operation"]["state"] == "done", lambda: f"not done: {_shown(stack)}")
         document = _shown(stack)
     return document
@@ -128,9 +128,9 @@ def _all_use(busy: list[Busy], version: int) -> bool:
 
 async def _ask_again(stack: Stack) -> None:
     """Ask as the command does, but at once: a process that starts on a busy machine may come when the first is over."""
-    gateway = await Gateway.connect(stack.settings.temporal_address, 180)
+    gateway = await WorkflowClient.connect(stack.settings.temporal_address, 180)
     await gateway.rotate_keys(
-        TENANT, RotateRequest(request_id=uuid4().hex, services=Scope.ALL, service=None, tenant_key=True)
+        TENANT, RotateRequest(request_id=uuid4().hex, services=RotationScope.ALL, service=None, tenant_key=True)
     )
 
 

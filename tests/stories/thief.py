@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from config.secrets import BOUNDARY_IDENTITY, Role
 from core import names as ids
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from tests.stories.stack import REGION, Stack
 from vault.auth.tenant_tokens import TenantTokens
 from vault.transit.root_keys import TransitRootKeys
@@ -25,10 +25,12 @@ class Thief:
                 [tenant_id],
             ).fetchall()
 
-    def inner(self) -> Iterator[tuple[Context, str]]:
+    def inner(self) -> Iterator[tuple[EncryptionContext, str]]:
         """Open the outer layer of each wrap under the platform's root key, which no tenant's leaving takes away."""
         for service, version, wrapped in self.wraps:
-            context = Context(self.tenant_id, ids.l2_key(self.tenant_id), service, Purpose.SERVICE_KEY, str(version))
+            context = EncryptionContext(
+                self.tenant_id, ids.l2_key(self.tenant_id), service, Purpose.SERVICE_KEY, str(version)
+            )
             text = TransitRootKeys(self.session).unwrap(ids.root_key(self._region), context.encode(), wrapped)
             yield context, text.decode("ascii")
 

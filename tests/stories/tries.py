@@ -19,9 +19,9 @@ import httpx2
 
 from config.secrets import Role
 from core import names as ids
-from core.keys.rotation import Scope
+from core.keys.rotation import RotationScope
 from core.messages.keys import RotateRequest
-from core.messages.tenants import LeaveRequest, StandingMove
+from core.messages.tenants import OffboardRequest, StatusChange
 from core.tenants.policy import TenantPolicy
 from crypto_service.kmip.codec.enums import Operation
 from crypto_service.kmip.codec.fields import octets, text
@@ -36,8 +36,8 @@ from tests.stories.clients import OK, Program, data_key
 from tests.stories.stack import REGION, Stack
 from tests.stories.thief import Thief
 from tests.stories.wires import post
-from vault.auth.client import VaultCalls
-from workflows.client.workflow_client import Gateway
+from vault.auth.client import VaultClient
+from workflows.client.workflow_client import WorkflowClient
 
 _THREADS = 6
 NO_CONNECTION = "no connection"
@@ -184,7 +184,7 @@ class Kept:
         ]
 
     @staticmethod
-    def _written(calls: VaultCalls, *asked: tuple[str, dict[str, Any]]) -> list[Try]:
+    def _written(calls: VaultClient, *asked: tuple[str, dict[str, Any]]) -> list[Try]:
         return [lambda path=path, data=data: code_of(lambda: calls.write(path, data)) for path, data in asked]
 
     # ── at the platform's doors ──────────────────────────────────────────────────────────────────────────────────
@@ -203,23 +203,23 @@ class Kept:
         """Ask the tenant's workflow, as dashboard and command do."""
         tenant_id, everything = (
             self.tenant_id,
-            RotateRequest(request_id=uuid4().hex, services=Scope.ALL, tenant_key=True),
+            RotateRequest(request_id=uuid4().hex, services=RotationScope.ALL, tenant_key=True),
         )
-        asked: list[Callable[[Gateway], Any]] = [
+        asked: list[Callable[[WorkflowClient], Any]] = [
             lambda gateway: gateway.rotate_keys(tenant_id, everything),
             lambda gateway: gateway.restore(tenant_id),
-            *(lambda gateway, move=move: gateway.change_standing(tenant_id, move) for move in StandingMove),
+            *(lambda gateway, move=move: gateway.change_standing(tenant_id, move) for move in StatusChange),
             lambda gateway: gateway.change_root_key(tenant_id, uuid4().hex),
             lambda gateway: gateway.change_policy(tenant_id, TenantPolicy()),
             lambda gateway: gateway.retire_service_key(tenant_id, self.services[0].service.name, 1),
             lambda gateway: gateway.roll_authority(tenant_id),
             lambda gateway: gateway.propose(tenant_id, uuid4().hex),
             lambda gateway: gateway.retry(tenant_id),
-            lambda gateway: gateway.offboard(tenant_id, LeaveRequest(now=True)),
+            lambda gateway: gateway.offboard(tenant_id, OffboardRequest(now=True)),
         ]
 
-        async def tried(ask: Callable[[Gateway], Any]) -> None:
-            await ask(await Gateway.connect(self.stack.settings.temporal_address, 180))
+        async def tried(ask: Callable[[WorkflowClient], Any]) -> None:
+            await ask(await WorkflowClient.connect(self.stack.settings.temporal_address, 180))
 
         return [lambda ask=ask: code_of(lambda: asyncio.run(tried(ask))) for ask in asked]
 

@@ -1,6 +1,6 @@
 from core import names as ids
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 
 
-def context_of(tenant_id: str) -> Context:
-    return Context(tenant_id, ids.l2_key(tenant_id), "orders", Purpose.VERIFY, "object-1")
+def context_of(tenant_id: str) -> EncryptionContext:
+    return EncryptionContext(tenant_id, ids.l2_key(tenant_id), "orders", Purpose.VERIFY, "object-1")

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.ports import free_ports
 from vault.auth.client import TokenSession, VaultSession, token_session
-from vault.setup import Wanted, self_init_stanzas
+from vault.setup import SetupConfig, self_init_stanzas
 
 ROLES = ("worker", "codec", "crypto", "offboarding", "setup")
 _ADMIN_POLICY = 'path "*" { capabilities = ["create", "read", "update", "patch", "delete", "list", "sudo"] }'
@@ -60,10 +60,10 @@ class Server:
         self.process = _launch(self.folder, self.url, 503 if sealed else 200)
 
 
-def wanted_in(folder: Path) -> Wanted:
+def wanted_in(folder: Path) -> SetupConfig:
     """Return what a server in `folder` is to be, for `start` and for `apply`."""
     secrets = {role: folder / f"{role}.secret" for role in ROLES}
-    return Wanted(secret_id_files=secrets, boundary_public_key_file=folder / "identity.pub")
+    return SetupConfig(secret_id_files=secrets, boundary_public_key_file=folder / "identity.pub")
 
 
 def start(folder: Path, *, bare: bool = False, ui: bool = False) -> Server:

@@ -15,13 +15,13 @@ from temporalio.client import (
     ScheduleState,
 )
 
-from core.errors.compliance import CanaryMissing, MirrorMissing
+from core.errors.compliance import CanaryMissing, SecondCanaryMissing
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, root_key, tenant_workflow
-from core.tenants.lifecycle import Move, State
+from core.tenants.lifecycle import State, Transition
 from core.tenants.provisioning import Step
 from database.platform.scheduled import PlatformQueries
 from worker import bootstrap
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 from workflows.runtime import options as priorities
 from workflows.runtime import options as visibility
 
@@ -84,15 +84,15 @@ async def updated_at(client: Client, name: str) -> datetime | None:
 
 
 @pytest.fixture
-async def gateway(temporal_client) -> Gateway:
+async def gateway(temporal_client) -> WorkflowClient:
     await bootstrap.declare_search_attributes(temporal_client)
-    return Gateway(temporal_client, promise_seconds=180)
+    return WorkflowClient(temporal_client, promise_seconds=180)
 
 
 async def test_canary_and_mirror_are_requested_once_and_wait_for_a_worker(temporal_client, gateway, parts):
     for ensure, missing, tenant_id in (
         (bootstrap.ensure_canary, CanaryMissing, CANARY_TENANT_ID),
-        (bootstrap.ensure_mirror, MirrorMissing, MIRROR_TENANT_ID),
+        (bootstrap.ensure_mirror, SecondCanaryMissing, MIRROR_TENANT_ID),
     ):
         for _ in range(2):
             with pytest.raises(missing):
@@ -105,8 +105,8 @@ async def test_canary_and_mirror_are_requested_once_and_wait_for_a_worker(tempor
     priority = described.raw_description.workflow_execution_info.priority
     assert priority.priority_key > priorities.service("x").priority_key
     with parts.database.tenant_tx(MIRROR_TENANT_ID) as tx:
-        tx.tenants.move(Move.PROVISION)
-        tx.tenants.move(Move.ACTIVATE)
+        tx.tenants.move(Transition.PROVISION)
+        tx.tenants.move(Transition.ACTIVATE)
     await bootstrap.ensure_mirror(parts.database, gateway, "eu-west-1")
 
 
@@ -114,7 +114,7 @@ async def test_active_canary_is_not_requested_again(temporal_client, gateway, pa
     canary = request_tenant(CANARY_TENANT_ID, "OpenKCM canary")
     canary.run(Step.OPEN_RECORDS)
     with parts.database.tenant_tx(CANARY_TENANT_ID) as tx:
-        tx.tenants.move(Move.ACTIVATE)
+        tx.tenants.move(Transition.ACTIVATE)
     await bootstrap.ensure_canary(parts.database, gateway, "eu-west-1")
     assert [run async for run in temporal_client.list_workflows()] == []
 

@@ -9,7 +9,7 @@ from temporalio.converter import WorkflowSerializationContext
 from core import names as ids
 from core.errors.keys import KeyUnavailable, WrongContext
 from vault.transit.keys import TransitKey
-from worker.payload_codec import PLATFORM_KEY, Keyring, TenantCodec, TenantConverter
+from worker.payload_codec import PLATFORM_KEY, PayloadKeyCache, TenantCodec, TenantConverter
 
 ACME, BETA = "acme-corp-12345", "beta-corp-67890"
 
@@ -46,7 +46,7 @@ def keys() -> FakePayloadKeys:
 
 
 def codec_of(keys: FakePayloadKeys, tenant_id: str, *, learned: bool = True) -> TenantCodec:
-    keyring = Keyring(keys)
+    keyring = PayloadKeyCache(keys)
     keyring.open_platform_key()
     if learned:
         keyring.learn(tenant_id, *keys.new_data_key(f"payload-{tenant_id}"))
@@ -119,7 +119,7 @@ async def test_plain_and_empty_payloads_pass_unchanged(keys):
 
 
 async def test_a_converter_encrypts_for_the_tenant_of_the_workflow_and_shares_the_rest(keys):
-    keyring = Keyring(keys)
+    keyring = PayloadKeyCache(keys)
     keyring.open_platform_key()
     for tenant_id in (ACME, BETA):
         keyring.learn(tenant_id, *keys.new_data_key(f"payload-{tenant_id}"))
@@ -135,7 +135,7 @@ async def test_a_converter_encrypts_for_the_tenant_of_the_workflow_and_shares_th
 
 
 async def test_payloads_of_an_offboarding_outlive_the_tenants_key(keys):
-    keyring = Keyring(keys)
+    keyring = PayloadKeyCache(keys)
     keyring.open_platform_key()
     keyring.learn(ACME, *keys.new_data_key(f"payload-{ACME}"))
     codec = TenantCodec(keyring).with_context(WorkflowSerializationContext("default", ids.offboard_workflow(ACME)))

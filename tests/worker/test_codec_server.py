@@ -21,7 +21,7 @@ from core.errors.platform import VaultRefused
 from devstack.servers.ports import free_port
 from tests.stories.sockets import listening_addresses
 from vault.transit.payload_keys import TransitPayloadKeys
-from worker.payload_codec import ENCODING, Keyring, TenantCodec
+from worker.payload_codec import ENCODING, PayloadKeyCache, TenantCodec
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "codec-token-of-this-test"
@@ -90,7 +90,7 @@ def keys(key_server) -> TransitPayloadKeys:
 @pytest.fixture
 async def sealed(keys) -> Payload:
     """A payload as a worker writes it into ACME's histories."""
-    keyring = Keyring(keys)
+    keyring = PayloadKeyCache(keys)
     keyring.open_platform_key()
     keyring.learn(ACME, *keys.new_data_key(keys.ensure(ACME).name))
     codec = TenantCodec(keyring).with_context(WorkflowSerializationContext("default", f"tenant/{ACME}/provision"))

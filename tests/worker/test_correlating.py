@@ -8,7 +8,7 @@ from typing import Any
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
-from activities.concurrency import Threads
+from activities.concurrency import ContextThreadPool
 from core.correlation import correlation_id
 from worker.interceptors import CorrelationInterceptor
 
@@ -21,7 +21,7 @@ class Recording(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002, ARG002 - the SDK's name
         self.seen.append(correlation_id.get())
-        with Threads(2) as ours, ThreadPoolExecutor(1) as plain:
+        with ContextThreadPool(2) as ours, ThreadPoolExecutor(1) as plain:
             self.seen += ours.map(lambda _: correlation_id.get(), range(3))
             self.seen.append(ours.submit(correlation_id.get).result())
             self.seen.append(plain.submit(correlation_id.get).result())

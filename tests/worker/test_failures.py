@@ -17,7 +17,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, UnsandboxedWorkflowRunner, Worker
 
-from core.errors.compliance import BoundaryBreached, CanaryMissing
+from core.errors.compliance import CanaryMissing, IsolationBreached
 from core.errors.platform import ConflictingResource, VaultUnavailable
 from core.messages.base import StepInput
 from core.tenants.provisioning import Step
@@ -70,7 +70,7 @@ def step(tenant) -> StepInput:
 
 
 @pytest.mark.parametrize(
-    "error", [VaultUnavailable(), CanaryMissing(), BoundaryBreached(("M2",)), ConflictingResource("key", "k", "type")]
+    "error", [VaultUnavailable(), CanaryMissing(), IsolationBreached(("M2",)), ConflictingResource("key", "k", "type")]
 )
 async def test_product_error_keeps_its_code_and_whether_it_is_retryable(parts, step, error: OpenKcmError):
     seen = await translated(parts.database, error, step)
@@ -97,7 +97,7 @@ async def test_foreign_error_shows_a_reference_and_none_of_its_text(parts, step,
     ("errors", "row"),
     [
         ((VaultUnavailable(), RuntimeError("oops"), VaultUnavailable()), ("retrying", 3, "vault_unavailable")),
-        ((BoundaryBreached(("M2",)),), ("failed", 1, "boundary_breached")),
+        ((IsolationBreached(("M2",)),), ("failed", 1, "boundary_breached")),
     ],
     ids=["retried", "final"],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from core.errors.keys import KeyUnavailable, WrongContext
 from vault.transit.payload_keys import TransitPayloadKeys
-from worker.payload_codec import PLATFORM_KEY, Keyring
+from worker.payload_codec import PLATFORM_KEY, PayloadKeyCache
 
 
 @pytest.fixture
@@ -16,22 +16,22 @@ def transit(key_server) -> TransitPayloadKeys:
 
 
 @pytest.fixture
-def keyring(transit) -> Keyring:
-    keyring = Keyring(transit)
+def keyring(transit) -> PayloadKeyCache:
+    keyring = PayloadKeyCache(transit)
     keyring.open_platform_key()
     return keyring
 
 
 def test_platforms_key_is_current_until_a_tenants_key_is_known_and_required_before(transit, keyring):
     with pytest.raises(RuntimeError):
-        Keyring(transit).current(None)
+        PayloadKeyCache(transit).current(None)
     assert keyring.current("acme-corp-12345").key_name == PLATFORM_KEY
 
 
 async def test_a_data_key_opens_in_another_process_and_only_under_its_own_name(keyring, transit):
     ours, theirs = transit.ensure("acme-keyring").name, transit.ensure("beta-keyring").name
     plain, wrapped = transit.new_data_key(ours)
-    assert await Keyring(transit).open(ours, wrapped) == plain
+    assert await PayloadKeyCache(transit).open(ours, wrapped) == plain
 
     keyring.learn("acme-keyring", plain, wrapped)
     assert await keyring.open(ours, wrapped) == plain
@@ -45,7 +45,7 @@ async def test_a_key_that_transit_refuses_is_not_opened_from_an_empty_memory(key
     keyring.learn("gone-keyring", plain, wrapped)
     vault_admin.delete(f"transit/keys/{name}/soft-delete")
     with pytest.raises(KeyUnavailable):
-        await Keyring(transit).open(name, wrapped)
+        await PayloadKeyCache(transit).open(name, wrapped)
     assert await keyring.open(name, wrapped) == plain
 
 

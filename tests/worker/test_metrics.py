@@ -4,7 +4,7 @@ import pytest
 
 from activities.metrics import COUNTERS, Metrics
 from config.settings import Settings
-from core.keys.rotation import Stuck
+from core.keys.rotation import StallReason
 from devstack.servers.base import http_answer
 from devstack.stack.components import components
 from tests.ports import free_port
@@ -30,7 +30,7 @@ def test_every_series_of_the_worker_is_exported_with_zero_from_its_start(tmp_pat
     assert len(before) == 1 + sum(len(spec.series) for spec in COUNTERS.values())
     assert set(before.values()) == {0}
 
-    metrics.count_stuck_rotations([Stuck.FAILED])
+    metrics.count_stuck_rotations([StallReason.FAILED])
     after = own_samples(settings.worker_metrics_port)
     (changed,) = (name for name, value in after.items() if value != before[name])
     assert changed.startswith("openkcm_rotations_stuck_total{")

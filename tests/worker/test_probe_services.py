@@ -8,13 +8,13 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from tests.workflows.entities import a_tenant_id
-from worker.probe_services import GatewayConnections, WorkerStopping
+from worker.probe_services import ProbeServiceConnections, WorkerStopping
 
 
 @pytest.mark.parametrize("what", ["connect", "disconnect"])
 async def test_wait_for_a_workflow_ends_when_the_worker_is_stopped(temporal, what, caplog):
     environment, service = ActivityEnvironment(), (a_tenant_id(), "no-worker-1", "boundary-probe")
-    connections = GatewayConnections(temporal.address, 600.0)
+    connections = ProbeServiceConnections(temporal.address, 600.0)
     ask = partial(connections.connect, *service, "request-1") if what == "connect" else None
     ask = ask or partial(connections.disconnect, *service)
     asking = asyncio.create_task(asyncio.to_thread(environment.run, ask))

@@ -22,7 +22,7 @@ from tests.activities.provisioning import Provisioning
 from tests.ports import free_port
 from tests.stories.receivers import CallbackReceiver
 from tests.worker.conftest import port_of, process_environment
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,7 +88,7 @@ def enable(temporal_client: Client, request_tenant: Callable[..., Provisioning])
 
     async def enable() -> str:
         tenant_id = request_tenant().tenant_id
-        await Gateway(temporal_client, promise_seconds=180).enable(tenant_id, "eu-west-1", "event-1")
+        await WorkflowClient(temporal_client, promise_seconds=180).enable(tenant_id, "eu-west-1", "event-1")
         return tenant_id
 
     return enable

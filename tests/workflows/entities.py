@@ -10,12 +10,12 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.testing import TimeSkipper, TimeSkippingConfig
 
 from core import names as ids
-from core.keys.rotation import Scope
+from core.keys.rotation import RotationScope
 from core.messages.keys import RotateRequest
-from core.messages.tenants import LeaveRequest, MarketplaceSignal, StandingMove, TenantInput, TenantMemory
+from core.messages.tenants import MarketplaceSignal, OffboardRequest, StatusChange, TenantInput, TenantWorkflowState
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
-from workflows.client.workflow_client import Gateway, UpdateRefused
+from workflows.client.workflow_client import UpdateRejected, WorkflowClient
 from workflows.runtime import options as visibility
 from workflows.tenants import Tenant
 
@@ -24,9 +24,9 @@ def a_tenant_id() -> str:
     return f"t-{uuid.uuid4().hex[:12]}"
 
 
-async def refused(code: str, ask: Awaitable[object]) -> UpdateRefused:
+async def refused(code: str, ask: Awaitable[object]) -> UpdateRejected:
     """Check the code with which a request is refused."""
-    with pytest.raises(UpdateRefused) as caught:
+    with pytest.raises(UpdateRejected) as caught:
         await ask
     assert caught.value.code == code
     return caught.value
@@ -50,7 +50,7 @@ async def fast_forward(client: Client, handle: WorkflowHandle, time: timedelta) 
 
 
 def a_rotation(**changed: object) -> RotateRequest:
-    request = RotateRequest(request_id=uuid.uuid4().hex, services=Scope.ALL, tenant_key=True)
+    request = RotateRequest(request_id=uuid.uuid4().hex, services=RotationScope.ALL, tenant_key=True)
     return request.model_copy(update=changed)
 
 
@@ -72,7 +72,7 @@ class Entity:
         self.client, self.region, self.tenant_id = client, region, tenant_id or a_tenant_id()
         self.handle = client.get_workflow_handle_for(Tenant.run, ids.tenant_workflow(self.tenant_id))
         self.offboarding = client.get_workflow_handle(ids.offboard_workflow(self.tenant_id))
-        self.gateway = Gateway(client, 180)
+        self.gateway = WorkflowClient(client, 180)
 
     @classmethod
     async def start(
@@ -85,7 +85,7 @@ class Entity:
                 tenant_id=entity.tenant_id,
                 region=region,
                 promise_seconds=60,
-                memory=TenantMemory.model_validate({"state": state} | memory),
+                memory=TenantWorkflowState.model_validate({"state": state} | memory),
             ),
             id=entity.handle.id,
             task_queue=ids.task_queue(region),
@@ -106,7 +106,7 @@ class Entity:
         )
         return entity
 
-    async def move(self, move: StandingMove) -> None:
+    async def move(self, move: StatusChange) -> None:
         await self.gateway.change_standing(self.tenant_id, move)
 
     async def change_root_key(self, request_id: str = "") -> None:
@@ -130,7 +130,7 @@ class Entity:
         await self.gateway.decide(self.tenant_id, approval_id)
 
     async def offboard(self, **request: object) -> None:
-        await self.gateway.offboard(self.tenant_id, LeaveRequest.model_validate(request))
+        await self.gateway.offboard(self.tenant_id, OffboardRequest.model_validate(request))
 
     async def restore(self) -> None:
         await self.gateway.restore(self.tenant_id)

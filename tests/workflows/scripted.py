@@ -20,9 +20,9 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
 import activities
-from activities.offboarding.destruction import ClosingActivities
+from activities.offboarding.destruction import WorkflowTerminationActivities
 from core import names as ids
-from core.errors.tenants import DestructionBegun, LeavingOtherwise
+from core.errors.tenants import DestructionStarted, OffboardingAlreadyScheduled
 from core.keys.root_keys import RootKeyMode
 from core.messages.base import AnnounceInput, TenantsResult
 from core.messages.keys import (
@@ -54,24 +54,24 @@ from core.messages.tenants import (
     ActivateResult,
     ApprovalResult,
     ApprovalStep,
-    BegunResult,
+    DestructionInventory,
+    DestructionStartedResult,
     LeaveInput,
-    LeavingResult,
+    OffboardingResult,
     PendingApproval,
-    StandingInput,
-    StandingMove,
-    StandingResult,
-    Stock,
+    StatusChange,
+    StatusChangeInput,
+    StatusChangeResult,
     WaitingResult,
 )
-from core.notifications import AnnouncementKind
+from core.notifications import NotificationKind
 from core.tenants.approvals import Action, ApprovalState
 from core.tenants.lifecycle import State
 from openkcm.errors import OpenKcmError
 
 RENEWED_AFTER = timedelta(hours=48)
 SWITCHED = SwitchResult(state=State.ACTIVE, switched=True, mode=RootKeyMode.OPENBAO)
-_STATES = {StandingMove.SUSPEND: State.SUSPENDED, StandingMove.LOCK: State.LOCKED}
+_STATES = {StatusChange.SUSPEND: State.SUSPENDED, StatusChange.LOCK: State.LOCKED}
 
 
 def _definitions() -> list[activity._Definition]:
@@ -104,7 +104,7 @@ class Script:
             "wrap-service-keys": WrapProgress(total=3, wrapped=3),
             "switch-root-key": self._switch,
             "abandon-root-key": SWITCHED.model_copy(update={"switched": False}),
-            "follow-root-key": StandingResult(state=State.ACTIVE),
+            "follow-root-key": StatusChangeResult(state=State.ACTIVE),
             "change-standing": self._change_standing,
             "watch-root-keys": self._watch,
             "plan-authority": AuthorityPlan(version=2),
@@ -118,7 +118,7 @@ class Script:
             "rewrap-keys": RotationProgress(total=0, done=0),
             "retire-tenant-key": self._retire,
             "destroy-compromised-keys": DestroyResult(objects=0),
-            "finish-rotation": RotationEnded(told=AnnouncementKind.KEYS_ROTATED),
+            "finish-rotation": RotationEnded(told=NotificationKind.KEYS_ROTATED),
             "find-due-rotations": DueTenants(tenants=()),
             "notice-root-key-versions": DueTenants(tenants=()),
         }
@@ -140,7 +140,7 @@ class Script:
     @asynccontextmanager
     async def worker(self, client: Client, region: str, workflows: Sequence[type]) -> AsyncIterator[None]:
         """Run a worker of a region; closing a tenant's workflows is real, because they are."""
-        real = ClosingActivities().close_workflows
+        real = WorkflowTerminationActivities().close_workflows
         scripted = [self._scripted(one) for one in _DEFINITIONS if one.name != "close-workflows"]
         async with Worker(client, task_queue=ids.task_queue(region), workflows=workflows, activities=[real, *scripted]):
             yield
@@ -178,16 +178,16 @@ class Script:
 
     def _switch(self, _step: object) -> SwitchResult:
         done = self.calls.count("switch-root-key") + 1 >= self.rounds
-        told = AnnouncementKind.ROOT_KEY_CHANGED if done else None
+        told = NotificationKind.ROOT_KEY_CHANGED if done else None
         return SWITCHED.model_copy(update={"switched": done, "told": told})
 
     def _retire(self, _step: object) -> RetireResult:
         return RetireResult(retired=self.calls.count("retire-tenant-key") + 1 >= self.rounds)
 
     @staticmethod
-    def _change_standing(step: StandingInput) -> StandingResult:
-        told = AnnouncementKind.LOCKED if step.move is StandingMove.LOCK else None
-        return StandingResult(state=_STATES.get(step.move, State.ACTIVE), told=told)
+    def _change_standing(step: StatusChangeInput) -> StatusChangeResult:
+        told = NotificationKind.LOCKED if step.move is StatusChange.LOCK else None
+        return StatusChangeResult(state=_STATES.get(step.move, State.ACTIVE), told=told)
 
     @staticmethod
     def _abandon_authority(failure: AuthorityFailureInput) -> RollAuthorityResult:
@@ -261,7 +261,7 @@ class Approvals:
         self.waiting[step.approval_id] = PendingApproval(
             approval_id=step.approval_id, action=self.asks, expires_at=datetime.now(UTC) + self.lasts
         )
-        return self._result(ApprovalState.PENDING, told=AnnouncementKind.APPROVAL_WAITING)
+        return self._result(ApprovalState.PENDING, told=NotificationKind.APPROVAL_WAITING)
 
     def _decide(self, step: ApprovalStep) -> ApprovalResult:
         self.waiting.pop(step.approval_id, None)
@@ -285,35 +285,35 @@ class LeavingTenant:
 
     def __init__(self, script: Script) -> None:
         self.services: tuple[str, ...] = ()
-        self.leaving: LeavingResult | None = None
+        self.leaving: OffboardingResult | None = None
         self.destroying = False
         script.answers |= {
             "begin-leaving": self._leave,
             "restore-tenant": self._restore,
             "begin-destruction": self._begin_destruction,
-            "take-stock": lambda _step: Stock(services=self.services),
+            "take-stock": lambda _step: DestructionInventory(services=self.services),
         }
 
-    def _leave(self, step: LeaveInput) -> LeavingResult:
+    def _leave(self, step: LeaveInput) -> OffboardingResult:
         asked = timedelta() if step.now else step.grace_seconds and timedelta(seconds=step.grace_seconds)
         if self.leaving is not None:
             if asked is not None and self.leaving.until - self.leaving.since != asked:
-                raise ApplicationError("at another time", "", type=LeavingOtherwise.code, non_retryable=True)
+                raise ApplicationError("at another time", "", type=OffboardingAlreadyScheduled.code, non_retryable=True)
             return self.leaving.model_copy(update={"told": None})
         since = datetime.now(UTC)
         until = since + (timedelta(days=30) if asked is None else asked)
-        self.leaving = LeavingResult(state=State.LEAVING, since=since, until=until, told=AnnouncementKind.LEAVING)
+        self.leaving = OffboardingResult(state=State.LEAVING, since=since, until=until, told=NotificationKind.LEAVING)
         return self.leaving
 
-    def _restore(self, _step: object) -> StandingResult:
+    def _restore(self, _step: object) -> StatusChangeResult:
         if self.destroying:
-            raise ApplicationError("too late", "", type=DestructionBegun.code, non_retryable=True)
+            raise ApplicationError("too late", "", type=DestructionStarted.code, non_retryable=True)
         self.leaving = None
-        return StandingResult(state=State.ACTIVE, told=AnnouncementKind.RESTORED)
+        return StatusChangeResult(state=State.ACTIVE, told=NotificationKind.RESTORED)
 
-    def _begin_destruction(self, _step: object) -> BegunResult:
+    def _begin_destruction(self, _step: object) -> DestructionStartedResult:
         self.destroying = self.leaving is not None
-        return BegunResult(begun=self.destroying)
+        return DestructionStartedResult(begun=self.destroying)
 
 
 _DEFINITIONS = _definitions()

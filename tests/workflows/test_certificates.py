@@ -6,16 +6,23 @@ import pytest
 
 from core import names as ids
 from core.messages.base import TenantsResult
-from core.messages.services import ExpiryResult, LateService, RollAuthorityResult, ServicesResult
-from core.messages.tenants import StandingMove
+from core.messages.services import ExpiryResult, RollAuthorityResult, ServicesResult, UnrenewedService
+from core.messages.tenants import StatusChange
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import refused, run_platform
-from workflows.certificates import CheckExpiry, RollAuthority, RollDueAuthorities
+from workflows.certificates import CheckExpiry, RotateCertificateAuthority, RotateDueCertificateAuthorities
 from workflows.root_keys import ChangeRootKey
 from workflows.services import ConnectService
 from workflows.tenants import Tenant
 
-WORKFLOWS = [Tenant, RollAuthority, ChangeRootKey, ConnectService, CheckExpiry, RollDueAuthorities]
+WORKFLOWS = [
+    Tenant,
+    RotateCertificateAuthority,
+    ChangeRootKey,
+    ConnectService,
+    CheckExpiry,
+    RotateDueCertificateAuthorities,
+]
 ROLL = ["plan-authority", "prepare-authority", "verify-authority", "activate-authority"]
 AFTER = ["unrenewed-services", "publish-revocation-list"]
 
@@ -75,7 +82,7 @@ async def test_other_operations_are_refused_while_a_roll_runs_and_a_lock_is_not(
     for another in (entity.roll_authority(), entity.change_root_key()):
         await refused("operation_running", another)
     await entity.handle.signal("authority-due")
-    await entity.move(StandingMove.LOCK)
+    await entity.move(StatusChange.LOCK)
     script.down.clear()
     await running
     assert script.calls.count("plan-authority") == 1
@@ -95,7 +102,7 @@ async def test_list_that_cannot_be_published_now_is_left_to_the_schedule(entity,
 
 async def test_hourly_check_rolls_due_authorities_and_skips_missing_tenants(client, queue, entity, script):
     script.answers["due-authorities"] = TenantsResult(tenants=("gone-corp", entity.tenant_id))
-    await run_platform(client, queue, RollDueAuthorities)
+    await run_platform(client, queue, RotateDueCertificateAuthorities)
     await wait_until_async(lambda: "publish-revocation-list" in script.calls)
     assert script.calls == ["end-authorities", "due-authorities", *ROLL, *AFTER]
 
@@ -108,12 +115,12 @@ async def test_disconnecting_publishes_a_revocation_list(connected, script):
 async def test_many_disconnections_at_once_publish_few_lists(entity, script):
     await asyncio.gather(*(entity.handle.signal("certificates-revoked") for _ in range(20)))
     await wait_until_async(lambda: "publish-revocation-list" in script.calls)
-    await entity.move(StandingMove.SUSPEND)  # by now all signals were taken up
+    await entity.move(StatusChange.SUSPEND)  # by now all signals were taken up
     assert script.calls.count("publish-revocation-list") < 20
 
 
 async def test_late_service_is_renewed_by_its_workflow_or_by_a_new_one(client, queue, connected, script):
-    lost = LateService(tenant_id=connected.tenant_id, region=connected.region, service="users-db", generation=7)
+    lost = UnrenewedService(tenant_id=connected.tenant_id, region=connected.region, service="users-db", generation=7)
     late = (lost.model_copy(update={"service": "orders-db", "generation": 1}), lost)
     script.answers["check-expiry"] = ExpiryResult(services=late)
     await run_platform(client, queue, CheckExpiry)

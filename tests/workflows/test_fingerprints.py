@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("fingerprints.json")
 
 COMMANDS = {
-    "perform",
-    "note",
+    "run_activity",
+    "run_local_activity",
     "workflow.execute_activity_method",
     "workflow.execute_local_activity_method",
     "workflow.execute_child_workflow",
@@ -71,7 +71,7 @@ def test_no_workflow_changed_its_commands_without_a_new_record():
 
 def test_a_reordered_step_changes_the_fingerprint():
     source = (ROOT / "workflows" / "provisioning.py").read_text(encoding="utf-8")
-    first, second = "IsolationActivities.check_boundaries", "RecordActivities.activate"
+    first, second = "IsolationGateActivities.check_boundaries", "ProvisioningActivities.activate"
     swapped = source.replace(first, "\0").replace(second, first).replace("\0", second)
     assert swapped != source
     assert fingerprints(swapped) != fingerprints(source)

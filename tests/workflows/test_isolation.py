@@ -8,19 +8,19 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
 from core import names as ids
-from core.errors.compliance import ExaminationFailed
+from core.errors.compliance import AssessmentFailed
 from core.messages.base import StepInput
 from core.messages.compliance import BoundariesInput, DueExamination, DueInput, DueResult, ExamineInput, ExamineResult
-from core.messages.tenants import StandingInput, StandingMove, StandingResult
+from core.messages.tenants import StatusChange, StatusChangeInput, StatusChangeResult
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import a_tenant_id, refused, run_platform
 from tests.workflows.scripted import Script
-from workflows.client.workflow_client import Gateway
-from workflows.isolation import CheckBoundaries, ExamineDueTenants
+from workflows.client.workflow_client import WorkflowClient
+from workflows.isolation import AssessDueTenants, AssessIsolation
 from workflows.tenants import Tenant
 
-WORKFLOWS = [Tenant, CheckBoundaries, ExamineDueTenants]
+WORKFLOWS = [Tenant, AssessIsolation, AssessDueTenants]
 
 
 class Examinations:
@@ -56,17 +56,17 @@ class Examinations:
         self.done.append((step.tenant_id, step.operation_id))
         return ExamineResult(examined=True, held=3, breached=int(step.tenant_id in self.breached), not_checked=1)
 
-    def _follow(self, step: StepInput) -> StandingResult:
+    def _follow(self, step: StepInput) -> StatusChangeResult:
         self._locked |= {step.tenant_id} & self.breached
-        return StandingResult(state=State.LOCKED if step.tenant_id in self._locked else State.ACTIVE)
+        return StatusChangeResult(state=State.LOCKED if step.tenant_id in self._locked else State.ACTIVE)
 
-    def _change(self, step: StandingInput) -> StandingResult:
-        if step.move is not StandingMove.CLEAR_BREACH:
-            return StandingResult(state=State.LOCKED)
+    def _change(self, step: StatusChangeInput) -> StatusChangeResult:
+        if step.move is not StatusChange.CLEAR_BREACH:
+            return StatusChangeResult(state=State.LOCKED)
         if step.tenant_id in self.breached:
             raise ApplicationError("not yet", type="breach_not_cleared", non_retryable=True)
         self._locked.discard(step.tenant_id)
-        return StandingResult(state=State.ACTIVE)
+        return StatusChangeResult(state=State.ACTIVE)
 
     def _find(self, due: DueInput) -> DueResult:
         page = sorted(one for one in self.due if one > due.after)[:3]
@@ -109,7 +109,7 @@ def check(counted, region, examinations):
     examinations.region = region
 
     async def check(tenant_id: str, *, anew: bool = False) -> str:
-        return await Gateway(counted, 180).check_boundaries(tenant_id, region, anew=anew)
+        return await WorkflowClient(counted, 180).check_boundaries(tenant_id, region, anew=anew)
 
     return check
 
@@ -146,9 +146,9 @@ async def test_breach_locks_the_tenant_until_it_is_cleared(check, entity, examin
     examinations.breached.add(entity.tenant_id)
     await check(entity.tenant_id)
     await entity.reaches(State.LOCKED)
-    await refused("breach_not_cleared", entity.move(StandingMove.CLEAR_BREACH))
+    await refused("breach_not_cleared", entity.move(StatusChange.CLEAR_BREACH))
     examinations.breached.clear()
-    await entity.move(StandingMove.CLEAR_BREACH)
+    await entity.move(StatusChange.CLEAR_BREACH)
     await entity.reaches(State.ACTIVE)
 
 
@@ -161,11 +161,11 @@ async def test_breach_of_a_tenant_without_an_entity_fails_nothing(check, examina
 async def test_examination_without_a_result_fails(client, queue, check, examinations):
     tenant_id = a_tenant_id()
     examinations.broken.add(tenant_id)
-    with pytest.raises(ExaminationFailed):
+    with pytest.raises(AssessmentFailed):
         await check(tenant_id)
     with pytest.raises(WorkflowFailureError):
         await client.execute_workflow(
-            CheckBoundaries.run,
+            AssessIsolation.run,
             BoundariesInput(tenant_id=tenant_id, region=examinations.region),
             id=ids.boundaries_workflow(tenant_id),
             task_queue=queue,
@@ -177,7 +177,7 @@ async def test_due_tenants_are_examined_one_by_one_and_a_failure_stops_no_other(
     prefix = a_tenant_id()
     due = examinations.due = [f"{prefix}-{number:02}" for number in range(8)]
     examinations.broken = {due[0], due[4]}
-    await run_platform(client, queue, ExamineDueTenants)
+    await run_platform(client, queue, AssessDueTenants)
     assert {one for one, _ in examinations.done} == set(due) - examinations.broken
     assert [asked.after for asked in script.inputs["find-due-examinations"]] == ["", due[2], due[5], due[7]]
     assert examinations.most == 1
@@ -189,7 +189,7 @@ async def test_tenant_that_is_being_examined_is_skipped(client, queue, check, ex
     examinations.hold.clear()
     asked = asyncio.create_task(check(tenant_id))
     await wait_until_async(lambda: examinations.running)
-    await run_platform(client, queue, ExamineDueTenants)
+    await run_platform(client, queue, AssessDueTenants)
     assert examinations.done == []
     examinations.hold.set()
     run = await asked

@@ -8,8 +8,8 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 from core import names as ids
 from core.errors.tenants import TenantUnknown
-from core.messages.services import ServiceInput, ServiceMemory
-from core.messages.tenants import LeaveReason, StandingMove
+from core.messages.services import ServiceInput, ServiceWorkflowState
+from core.messages.tenants import LeaveReason, StatusChange
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity, ends, fast_forward, refused, summaries
@@ -43,7 +43,7 @@ async def forward(entity: Entity, time: timedelta) -> None:
 
 
 async def a_service(entity: Entity, service: str, queue: str) -> WorkflowHandle:
-    memory = ServiceMemory(generation=1)
+    memory = ServiceWorkflowState(generation=1)
     return await entity.client.start_workflow(
         ConnectService.run,
         ServiceInput(tenant_id=entity.tenant_id, region=entity.region, service=service, memory=memory),
@@ -211,7 +211,7 @@ async def test_marketplace_event_disables_once_and_another_enables_again(entity,
     await entity.reaches(State.ACTIVE)
     await ends(entity.offboarding, WorkflowExecutionStatus.CANCELED)
     await entity.gateway.disable(entity.tenant_id, "event-off")
-    await entity.move(StandingMove.RESUME)
+    await entity.move(StatusChange.RESUME)
     assert len(script.inputs["begin-leaving"]) == 1
 
 

@@ -3,20 +3,20 @@
 import pytest
 
 from tests.workflows.entities import run_platform
-from workflows.audit import ReconcileAudit, SignAuditHeads
-from workflows.notifications import SweepOutbox
-from workflows.root_keys import ForgetUntakenCredentials
+from workflows.audit import ReconcileAudit, SignAuditCheckpoints
+from workflows.notifications import DispatchNotifications
+from workflows.root_keys import PurgeUnusedCredentials
 
-WORKFLOWS = [SignAuditHeads, ReconcileAudit, SweepOutbox, ForgetUntakenCredentials]
+WORKFLOWS = [SignAuditCheckpoints, ReconcileAudit, DispatchNotifications, PurgeUnusedCredentials]
 
 
 @pytest.mark.parametrize(
     ("workflow", "activity"),
     [
-        (SignAuditHeads, "sign-audit-heads"),
+        (SignAuditCheckpoints, "sign-audit-heads"),
         (ReconcileAudit, "reconcile-audit"),
-        (SweepOutbox, "sweep-outbox"),
-        (ForgetUntakenCredentials, "forget-untaken-credentials"),
+        (DispatchNotifications, "sweep-outbox"),
+        (PurgeUnusedCredentials, "forget-untaken-credentials"),
     ],
 )
 async def test_scheduled_activity_is_retried_until_it_succeeds(client, queue, script, workflow, activity):

@@ -5,10 +5,10 @@ import uuid
 import pytest
 
 from tests.workflows.entities import a_tenant_id, refused
-from workflows.client.workflow_client import Gateway, NotDoneInTime
-from workflows.reports import MakeReport
+from workflows.client.workflow_client import OperationTimeout, WorkflowClient
+from workflows.reports import GenerateReport
 
-WORKFLOWS = [MakeReport]
+WORKFLOWS = [GenerateReport]
 STEPS = ["state-report", "sign-audit-head", "make-report"]
 
 
@@ -17,7 +17,7 @@ def make(client, region):
     tenant_id, report_id = a_tenant_id(), uuid.uuid4().hex
 
     async def make(patience_seconds: float = 60) -> None:
-        await Gateway(client, 60, patience_seconds).make_report(tenant_id, region, report_id)
+        await WorkflowClient(client, 60, patience_seconds).make_report(tenant_id, region, report_id)
 
     return make
 
@@ -36,7 +36,7 @@ async def test_refused_report_returns_code_message_and_hint(make, script):
 
 async def test_report_that_waits_for_a_server_is_found_again_by_its_id(make, script):
     script.down.add("sign-audit-head")
-    with pytest.raises(NotDoneInTime):
+    with pytest.raises(OperationTimeout):
         await make(patience_seconds=1)
     script.down.clear()
     await make()

@@ -7,16 +7,16 @@ import pytest
 
 from core import names as ids
 from core.messages.keys import PreflightResult, WatchRootKeysInput
-from core.messages.tenants import StandingMove, StandingResult
+from core.messages.tenants import StatusChange, StatusChangeResult
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import refused
 from tests.workflows.scripted import SWITCHED
-from workflows.client.workflow_client import Gateway, NotDoneInTime
-from workflows.root_keys import ChangeRootKey, WatchRootKeys
+from workflows.client.workflow_client import OperationTimeout, WorkflowClient
+from workflows.root_keys import ChangeRootKey, MonitorRootKeys
 from workflows.tenants import Tenant
 
-WORKFLOWS = [Tenant, ChangeRootKey, WatchRootKeys]
+WORKFLOWS = [Tenant, ChangeRootKey, MonitorRootKeys]
 CHANGE = ["admit-root-key", "preflight-root-key", "wrap-service-keys", "switch-root-key"]
 DENIED = PreflightResult(problems=2, code="root_key_denied")
 
@@ -85,25 +85,25 @@ async def test_second_change_is_refused_while_one_runs_and_a_lock_is_not(entity,
     first = asyncio.create_task(entity.change_root_key())
     await wait_until_async(lambda: script.attempts["wrap-service-keys"])
     await refused("operation_running", entity.change_root_key())
-    await entity.move(StandingMove.LOCK)
+    await entity.move(StatusChange.LOCK)
     assert script.calls[-1] in {"change-standing", "announce locked"}
     script.down.clear()
     await first
 
 
 async def test_lock_that_comes_while_the_change_ends_is_not_lost(entity, script):
-    locked = StandingResult(state=State.LOCKED)
+    locked = StatusChangeResult(state=State.LOCKED)
     script.on("announce root-key-changed", lambda: script.answers.update({"follow-root-key": locked}))
     await entity.change_root_key()
     await entity.reaches(State.LOCKED)
 
 
 async def test_change_that_takes_long_continues_after_the_caller_gave_up(client, entity, script):
-    entity.gateway = Gateway(client, 180, patience_seconds=0.5)
+    entity.gateway = WorkflowClient(client, 180, patience_seconds=0.5)
     script.down.add("admit-root-key")
     request = uuid.uuid4().hex
     while not script.attempts["admit-root-key"]:
-        with pytest.raises(NotDoneInTime):
+        with pytest.raises(OperationTimeout):
             await entity.change_root_key(request)
     script.down.clear()
     await client.get_workflow_handle(ids.root_key_workflow(entity.tenant_id, 1)).result()
@@ -112,10 +112,10 @@ async def test_change_that_takes_long_continues_after_the_caller_gave_up(client,
 
 async def test_state_moves_each_as_its_own_operation_and_a_lock_is_announced(entity, script):
     for move, state in (
-        (StandingMove.SUSPEND, State.SUSPENDED),
-        (StandingMove.LOCK, State.LOCKED),
-        (StandingMove.UNLOCK, State.ACTIVE),
-        (StandingMove.RESUME, State.ACTIVE),
+        (StatusChange.SUSPEND, State.SUSPENDED),
+        (StatusChange.LOCK, State.LOCKED),
+        (StatusChange.UNLOCK, State.ACTIVE),
+        (StatusChange.RESUME, State.ACTIVE),
     ):
         await entity.move(move)
         await entity.reaches(state)
@@ -125,7 +125,7 @@ async def test_state_moves_each_as_its_own_operation_and_a_lock_is_announced(ent
 
 async def test_refused_move_returns_code_and_hint(entity, script):
     script.refused["change-standing"] = "illegal_move"
-    assert (await refused("illegal_move", entity.move(StandingMove.RESUME))).hint == "ask"
+    assert (await refused("illegal_move", entity.move(StatusChange.RESUME))).hint == "ask"
 
 
 async def test_preflight_changes_nothing(entity, script):
@@ -135,10 +135,10 @@ async def test_preflight_changes_nothing(entity, script):
 
 
 async def test_watch_notifies_each_tenant_and_waits_without_events_of_its_own(client, region, entity, script):
-    script.answers["follow-root-key"] = StandingResult(state=State.LOCKED)
+    script.answers["follow-root-key"] = StatusChangeResult(state=State.LOCKED)
     script.reports = [(entity.tenant_id, "no-such-tenant"), ()]
     watch = await client.start_workflow(
-        WatchRootKeys.run,
+        MonitorRootKeys.run,
         WatchRootKeysInput(region=region),
         id=ids.watch_workflow(region),
         task_queue=ids.task_queue(region),

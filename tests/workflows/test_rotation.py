@@ -6,18 +6,18 @@ from datetime import timedelta
 import pytest
 
 from core import names as ids
-from core.keys.rotation import Scope
+from core.keys.rotation import RotationScope
 from core.messages.keys import DueRotation, DueTenants, RotationPlan, RotationProgress
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import a_rotation, fast_forward, refused, run_platform
-from workflows.client.workflow_client import UpdateRefused
-from workflows.root_keys import NoticeRootKeyVersions
+from workflows.client.workflow_client import UpdateRejected
+from workflows.root_keys import DetectRootKeyVersions
 from workflows.rotation import RotateDueKeys, RotateKeys
 from workflows.runtime import timeouts as timing
 from workflows.runtime.signals import ROTATION_DUE
 from workflows.tenants import Tenant
 
-WORKFLOWS = [Tenant, RotateKeys, RotateDueKeys, NoticeRootKeyVersions]
+WORKFLOWS = [Tenant, RotateKeys, RotateDueKeys, DetectRootKeyVersions]
 SERVICE_KEYS = ["prepare-service-keys", "activate-service-keys"]
 RETIRED = ["rewrap-keys", "retire-tenant-key"]
 EVERYTHING = ["plan-rotation", "rotate-tenant-key", *SERVICE_KEYS, *RETIRED, "finish-rotation"]
@@ -44,12 +44,12 @@ async def signal_until(entity, holds):
         ({"services": 2, "retires": True, "follows": True}, {}, EVERYTHING),
         (
             {"services": 1, "retires": False},
-            {"tenant_key": False, "services": Scope.ONE, "service": "orders"},
+            {"tenant_key": False, "services": RotationScope.ONE, "service": "orders"},
             ["plan-rotation", *SERVICE_KEYS, "finish-rotation"],
         ),
         (
             {"services": 0, "retires": True},
-            {"services": Scope.NONE},
+            {"services": RotationScope.NONE},
             ["plan-rotation", "rotate-tenant-key", *RETIRED, "finish-rotation"],
         ),
         (
@@ -137,11 +137,13 @@ async def test_repeated_request_is_one_rotation(entity, script):
 
 
 async def test_due_rotation_is_planned_as_scheduled(entity, script):
-    script.answers["look-for-due-rotation"] = DueRotation(request=a_rotation(services=Scope.DUE, tenant_key=False))
+    script.answers["look-for-due-rotation"] = DueRotation(
+        request=a_rotation(services=RotationScope.DUE, tenant_key=False)
+    )
     await entity.handle.signal(ROTATION_DUE)
     await wait_until_async(lambda: ANNOUNCED in script.calls)
     [plan] = script.inputs["plan-rotation"]
-    assert (plan.scheduled, plan.request.services, plan.number) == (True, Scope.DUE, 1)
+    assert (plan.scheduled, plan.request.services, plan.number) == (True, RotationScope.DUE, 1)
 
 
 async def test_nothing_begins_when_nothing_is_due(entity, script):
@@ -164,7 +166,7 @@ async def test_failed_scheduled_rotation_does_not_block_the_entity(entity, scrip
     async def rotated() -> bool:
         try:
             await entity.rotate()
-        except UpdateRefused as error:  # what is due may still be looked for
+        except UpdateRejected as error:  # what is due may still be looked for
             return error.code != "operation_running"
         return True
 
@@ -197,25 +199,25 @@ async def test_failed_check_for_stuck_rotations_stops_no_rotation(client, queue,
 async def test_new_version_of_the_root_key_is_followed_by_each_tenant_behind(client, queue, entity, script):
     script.answers |= {
         "notice-root-key-versions": DueTenants(tenants=("no-such-tenant", entity.tenant_id)),
-        "look-for-due-rotation": DueRotation(request=a_rotation(services=Scope.NONE, tenant_key=False)),
+        "look-for-due-rotation": DueRotation(request=a_rotation(services=RotationScope.NONE, tenant_key=False)),
         "plan-rotation": FOLLOWS,
     }
-    await run_platform(client, queue, NoticeRootKeyVersions)
+    await run_platform(client, queue, DetectRootKeyVersions)
     await wait_until_async(lambda: ANNOUNCED in script.calls)
     assert script.calls == ["notice-root-key-versions", "look-for-due-rotation", *FOLLOWED]
     [plan] = script.inputs["plan-rotation"]
-    assert (plan.scheduled, plan.request.services, plan.request.tenant_key) == (True, Scope.NONE, False)
+    assert (plan.scheduled, plan.request.services, plan.request.tenant_key) == (True, RotationScope.NONE, False)
 
 
 async def test_check_of_root_key_versions_is_retried_and_signals_no_tenant_that_is_current(client, queue, script):
     script.fail_first("notice-root-key-versions")
-    await run_platform(client, queue, NoticeRootKeyVersions)
+    await run_platform(client, queue, DetectRootKeyVersions)
     assert script.calls == ["notice-root-key-versions"]
 
 
 async def test_root_key_that_fails_half_way_leaves_the_rest_to_the_next_check(entity, script):
     script.answers |= {
-        "look-for-due-rotation": DueRotation(request=a_rotation(services=Scope.NONE, tenant_key=False)),
+        "look-for-due-rotation": DueRotation(request=a_rotation(services=RotationScope.NONE, tenant_key=False)),
         "plan-rotation": FOLLOWS,
     }
     script.refused["rewrap-keys"] = "root_key_disabled"

@@ -10,14 +10,14 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from core import names as ids
-from core.errors.tenants import TenantClosed
-from core.messages.services import EnrolInput, ServiceInput, ServiceMemory
+from core.errors.tenants import TenantNotOperational
+from core.messages.services import EnrolInput, ServiceInput, ServiceWorkflowState
 from devstack.servers.temporal import TemporalServer
 from tests.concurrency import wait_until_async
 from tests.ports import free_ports
 from tests.workflows.entities import a_tenant_id, fast_forward, refused, summaries
 from tests.workflows.scripted import RENEWED_AFTER, Script
-from workflows.client.workflow_client import Gateway, NotDoneInTime
+from workflows.client.workflow_client import OperationTimeout, WorkflowClient
 from workflows.runtime import options as visibility
 from workflows.runtime import timeouts as timing
 from workflows.services import ConnectService
@@ -34,7 +34,7 @@ class Connection:
     def __init__(self, client: Client, region: str, script: Script) -> None:
         self.client, self.region, self.script = client, region, script
         self.services = script.services
-        self.gateway = Gateway(client, 60)
+        self.gateway = WorkflowClient(client, 60)
         self.tenant_id = a_tenant_id()
         self.handle = client.get_workflow_handle_for(ConnectService.run, ids.service_workflow(self.tenant_id, SERVICE))
 
@@ -120,7 +120,7 @@ async def test_renewal_on_demand_moves_the_timer(service, script):
 
 async def test_refused_renewal_is_retried_after_a_pause(service, script):
     await service.connect()
-    script.refused["plan-renewal"] = TenantClosed("locked")
+    script.refused["plan-renewal"] = TenantNotOperational("locked")
     await service.forward(RENEWED_AFTER + timedelta(minutes=1))
     await wait_until_async(lambda: script.attempts["plan-renewal"])
     script.refused.clear()
@@ -129,7 +129,7 @@ async def test_refused_renewal_is_retried_after_a_pause(service, script):
 
 
 async def test_refusal_reaches_the_caller_and_leaves_no_workflow_behind(service, script):
-    closed = script.refused["record-service"] = TenantClosed("locked")
+    closed = script.refused["record-service"] = TenantNotOperational("locked")
     error = await refused(closed.code, service.connect())
     assert (error.message, error.hint) == (closed.message, closed.hint)
     await service.handle.result()
@@ -223,7 +223,7 @@ async def test_service_disconnected_without_the_workflow_ends_it_at_the_next_ren
 async def test_continued_run_renews_what_the_previous_one_connected(service):
     await service.connect()
     [first] = service.services.issued
-    memory = ServiceMemory(generation=1, renew_at=service.services.renew_at(first))
+    memory = ServiceWorkflowState(generation=1, renew_at=service.services.renew_at(first))
     await service.handle.terminate()
     await service.client.start_workflow(
         ConnectService.run,
@@ -237,9 +237,9 @@ async def test_continued_run_renews_what_the_previous_one_connected(service):
 
 async def test_request_that_takes_too_long_reports_it_and_continues(service, script):
     script.down.add("create-service-key")
-    service.gateway = Gateway(service.client, 60, patience_seconds=0.5)
+    service.gateway = WorkflowClient(service.client, 60, patience_seconds=0.5)
     while not script.attempts["create-service-key"]:
-        with pytest.raises(NotDoneInTime):
+        with pytest.raises(OperationTimeout):
             await service.connect()
     script.down.clear()
     await service.has_issued(1)
@@ -247,8 +247,8 @@ async def test_request_that_takes_too_long_reports_it_and_continues(service, scr
 
 async def test_request_without_a_worker_is_reported_as_not_done_and_leaves_no_error(client, script, caplog):
     service = Connection(client, "eu-no-worker-1", script)
-    service.gateway = Gateway(client, 60, patience_seconds=0.5)
-    with pytest.raises(NotDoneInTime):
+    service.gateway = WorkflowClient(client, 60, patience_seconds=0.5)
+    with pytest.raises(OperationTimeout):
         await service.connect()
     gc.collect()
     assert [record.message for record in caplog.records if record.name == "asyncio"] == []

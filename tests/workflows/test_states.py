@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from core.messages.tenants import StandingMove
+from core.messages.tenants import StatusChange
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from tests.workflows.entities import Entity, refused
@@ -20,7 +20,7 @@ async def test_tenant_that_is_not_in_use_refuses_every_operation(client, region,
     for signal in ("authority-due", ROTATION_DUE):
         await entity.handle.signal(signal)
     asked = [
-        *(("illegal_move", entity.move(move)) for move in StandingMove),
+        *(("illegal_move", entity.move(move)) for move in StatusChange),
         ("tenant_closed", entity.change_root_key()),
         ("tenant_closed", entity.gateway.preflight_root_key(entity.tenant_id, uuid.uuid4().hex)),
         ("tenant_closed", entity.rotate()),

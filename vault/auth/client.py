@@ -50,7 +50,7 @@ class LoginRefused(VaultRefused):
     hint = "the public key of the identity must be the one the server was set up with, and both clocks right"
 
 
-class VaultFailed(VaultUnavailable):
+class VaultServerError(VaultUnavailable):
     """The server answered 500 with a reason: mostly its own trouble, but Transit also says so what it will not do."""
 
     def __init__(self, reason: str) -> None:
@@ -58,7 +58,7 @@ class VaultFailed(VaultUnavailable):
         self.reason = reason
 
 
-class VaultCalls:
+class VaultClient:
     """Read, write, list and delete with some token. Paths are without `/v1/`."""
 
     def __init__(self, client: Any) -> None:
@@ -116,7 +116,7 @@ class VaultCalls:
         return answer
 
 
-class TokenSession(VaultCalls):
+class TokenSession(VaultClient):
     """Acts as one token that somebody else obtained, or as nobody when the token is empty."""
 
     def __init__(self, client: Any, token: str) -> None:
@@ -127,7 +127,7 @@ class TokenSession(VaultCalls):
         return self._send(self._own_token, method, path, data)
 
 
-class InlineSession(VaultCalls):
+class InlineSession(VaultClient):
     """Acts with OpenBao's inline authentication: login and request in one call, and no token that could leak or die.
 
     A server that does not know the headers, such as Vault, sees a request of nobody and refuses it.
@@ -140,7 +140,7 @@ class InlineSession(VaultCalls):
         self._login = login
 
     def request(self, method: str, path: str, data: dict[str, Any] | None = None) -> Answer:
-        """Send one request, see `VaultCalls.request`; raises LoginRefused when it was the login that was refused."""
+        """Send one request, see `VaultClient.request`; raises LoginRefused when it was the login that was refused."""
         headers = {"X-Vault-Inline-Auth-Path": self._path}
         for number, (name, value) in enumerate(self._login().items()):
             field = json.dumps({"key": name, "value": value}).encode()
@@ -148,7 +148,7 @@ class InlineSession(VaultCalls):
         return self._send_with(headers, method, path, data)
 
 
-class VaultSession(VaultCalls):
+class VaultSession(VaultClient):
     """Acts as the process `role`: logs in with the first call and again before the token ends or when it has died."""
 
     def __init__(
@@ -221,7 +221,7 @@ def _ours(foreign: Exception) -> OpenKcmError:
     reason = " ".join(", ".join(getattr(foreign, "errors", None) or ["no reason given"]).split())
     if 400 <= status < 500 and status not in (429, 472, 473):
         return VaultRejected(status, reason)
-    return VaultFailed(reason) if status == 500 else VaultUnavailable()
+    return VaultServerError(reason) if status == 500 else VaultUnavailable()
 
 
 class Capability(StrEnum):

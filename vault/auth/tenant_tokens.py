@@ -19,7 +19,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from core.errors.platform import VaultRefused
-from vault.auth.client import LoginRefused, TokenSession, VaultCalls, VaultRejected
+from vault.auth.client import LoginRefused, TokenSession, VaultClient, VaultRejected
 from vault.auth.transport import Answer
 
 _LOGIN = "auth/jwt/login"
@@ -33,7 +33,7 @@ _KEPT = 256
 class TenantSessions(Protocol):
     """Sessions that may use one tenant's L2 key and nothing else."""
 
-    def session(self, tenant_id: str) -> VaultCalls: ...
+    def session(self, tenant_id: str) -> VaultClient: ...
 
 
 class TenantIdentity:
@@ -68,7 +68,7 @@ class _Kept:
 class TenantTokens:
     """Sessions limited to one tenant's L2 key, over the connections of `session`."""
 
-    def __init__(self, session: VaultCalls, identity_pem: str, process: str = "worker") -> None:
+    def __init__(self, session: VaultClient, identity_pem: str, process: str = "worker") -> None:
         self._nobody = session.for_token("")
         self._identity = TenantIdentity(identity_pem, process)
         self._lock = threading.Lock()
@@ -107,14 +107,14 @@ class InlineTenants:
     Either way a tenant's identity is all that is shown, so which one is taken is a question of speed, never of rights.
     """
 
-    def __init__(self, session: VaultCalls, identity_pem: str, process: str) -> None:
+    def __init__(self, session: VaultClient, identity_pem: str, process: str) -> None:
         self._calls = session
         self._identity = TenantIdentity(identity_pem, process)
         self._tokens = TenantTokens(session, identity_pem, process)
         # Threads share it without a lock: it is None or the one answer, and asking twice does no harm.
         self._inline: bool | None = None
 
-    def session(self, tenant_id: str) -> VaultCalls:
+    def session(self, tenant_id: str) -> VaultClient:
         """Return a session that may encrypt and decrypt with this tenant's key, for one call or a few, by any thread.
 
         Makes no call where the server is known to have inline authentication, or not known to have none.
@@ -124,7 +124,7 @@ class InlineTenants:
         inline = self._calls.logging_in(_LOGIN, lambda: self._identity.login(tenant_id))
         return inline if self._inline else _Undecided(inline, lambda: self._otherwise(tenant_id))
 
-    def _otherwise(self, tenant_id: str) -> VaultCalls | None:
+    def _otherwise(self, tenant_id: str) -> VaultClient | None:
         """Return another session to try after a refusal; None when the server did look at the login."""
         if self._inline is None:
             self._inline = self._has_inline()
@@ -141,10 +141,10 @@ class InlineTenants:
         return False
 
 
-class _Undecided(VaultCalls):
+class _Undecided(VaultClient):
     """Inline authentication at a server that was not yet seen to have it."""
 
-    def __init__(self, inline: VaultCalls, otherwise: Callable[[], VaultCalls | None]) -> None:
+    def __init__(self, inline: VaultClient, otherwise: Callable[[], VaultClient | None]) -> None:
         self._inline = inline
         self._otherwise = otherwise
 

@@ -26,14 +26,14 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from core import names as ids
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import ConflictingResource
-from core.errors.services import AuthorityLapsed
+from core.errors.services import CaExpired
 from openkcm.contract.csr import new_key, request_of, requested_key
 from openkcm.contract.names import parse_service_name, service_spiffe, tenant_dns
 from openkcm.errors import InvalidName
-from vault.auth.client import VaultCalls
+from vault.auth.client import VaultClient
 from vault.pki.certificates import (
     Authority,
-    Leaf,
+    IssuedCertificate,
     LeafNames,
     PkiRoot,
     RevocationList,
@@ -65,7 +65,7 @@ def _utc_now() -> datetime:
 class PkiAuthorities:
     """`interfaces.CertificateAuthorities` over Transit and PKI."""
 
-    def __init__(self, session: VaultCalls, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, session: VaultClient, now: Callable[[], datetime] = _utc_now) -> None:
         self._session = session
         self._now = now
         # Two threads with the same tenant take turns, so that the second finds what the first signed.
@@ -92,14 +92,16 @@ class PkiAuthorities:
                     return signed
             return self._sign(tenant_id, name, key)
 
-    def issue(self, authority: Authority, tenant_id: str, service: str, csr_pem: str, lifetime: timedelta) -> Leaf:
+    def issue(
+        self, authority: Authority, tenant_id: str, service: str, csr_pem: str, lifetime: timedelta
+    ) -> IssuedCertificate:
         """Issue a leaf for a CSR: only its public key is taken, the names come from the arguments. One call.
 
         Raises:
             CsrRefused: the request is not one, or its key is not taken.
             InvalidName: the service's name or the lifetime (more than 72 h) is not allowed.
             ConflictingResource: the authority is another tenant's.
-            AuthorityLapsed: it has expired, or is about to.
+            CaExpired: it has expired, or is about to.
             KeyUnavailable: the authority is disabled.
         """
         if not timedelta() < lifetime <= LONGEST_LEAF:
@@ -108,9 +110,9 @@ class PkiAuthorities:
         issuer = load_issuer(self._session, tenant_id, authority.certificate_pem, authority.key_version)
         now = self._now()
         if issuer.certificate.not_valid_after_utc <= now + _SHORTEST_LEAF:
-            raise AuthorityLapsed
+            raise CaExpired
         leaf = build_leaf(issuer, requested_key(csr_pem), names, now, lifetime)
-        return Leaf(hex_serial(leaf), _pem(leaf), leaf.not_valid_after_utc)
+        return IssuedCertificate(hex_serial(leaf), _pem(leaf), leaf.not_valid_after_utc)
 
     def prove(self, authority: Authority, tenant_id: str, trusted: Authority) -> None:
         """Issue a leaf for a key that is forgotten at once, and verify it as a TLS server would. One call.

@@ -19,7 +19,7 @@ from core.errors.platform import ConflictingResource
 from core.names import ca_key
 from openkcm.contract.csr import LeafKey
 from openkcm.contract.names import TENANT_DOMAIN
-from vault.auth.client import VaultCalls
+from vault.auth.client import VaultClient
 from vault.transit.keys import encoded, key_errors
 
 _CLOCK_SKEW = timedelta(minutes=1)
@@ -41,7 +41,7 @@ class TransitSigningKey(ec.EllipticCurvePrivateKey):
     about, and what it signs then would verify under no certificate at all.
     """
 
-    def __init__(self, session: VaultCalls, name: str, version: int, public_key: ec.EllipticCurvePublicKey) -> None:
+    def __init__(self, session: VaultClient, name: str, version: int, public_key: ec.EllipticCurvePublicKey) -> None:
         self._session = session
         self._name = name
         self._version = version
@@ -97,7 +97,7 @@ class Issuer:
     key: TransitSigningKey
 
 
-def load_issuer(session: VaultCalls, tenant_id: str, certificate_pem: str, key_version: int) -> Issuer:
+def load_issuer(session: VaultClient, tenant_id: str, certificate_pem: str, key_version: int) -> Issuer:
     """Return the CA of `tenant_id`, ready to sign with the version of its key that the certificate is about.
 
     Raises:
@@ -242,7 +242,7 @@ class PkiRoot:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
+class IssuedCertificate:
     serial: str
     certificate_pem: str
     not_after: datetime

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from core.errors.platform import ConflictingResource, SettingsInvalid
 from openkcm.contract.csr import CsrRefused
 from openkcm.errors import InvalidName
-from vault.auth.client import VaultCalls, VaultRejected
+from vault.auth.client import VaultClient, VaultRejected
 from vault.setup import SERVER_ROLE, is_address
 
 LONGEST_SERVER_CERTIFICATE = timedelta(hours=72)
@@ -25,7 +25,7 @@ LONGEST_SERVER_CERTIFICATE = timedelta(hours=72)
 class PkiServerCertificates:
     """Certificates for our own TLS servers, from the PKI root by a role that signs server names only."""
 
-    def __init__(self, session: VaultCalls) -> None:
+    def __init__(self, session: VaultClient) -> None:
         self._session = session
 
     def sign(self, csr_pem: str, names: Sequence[str], lifetime: timedelta) -> tuple[str, str]:

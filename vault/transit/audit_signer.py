@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.errors.keys import KeyUnavailable
-from vault.auth.client import VaultCalls
+from vault.auth.client import VaultClient
 from vault.setup import AUDIT_KEY
 from vault.transit.keys import encoded, key_errors
 
@@ -12,7 +12,7 @@ from vault.transit.keys import encoded, key_errors
 class TransitAuditSigner:
     """`interfaces.AuditSigner` over Transit: ECDSA P-256 over SHA-256, signatures in base64 DER."""
 
-    def __init__(self, session: VaultCalls, key: str = AUDIT_KEY) -> None:
+    def __init__(self, session: VaultClient, key: str = AUDIT_KEY) -> None:
         self._session = session
         self._key = key
 

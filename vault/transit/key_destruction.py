@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 
 from core import names as ids
 from core.errors.keys import KeyUnavailable
-from vault.auth.client import VaultCalls, VaultRejected
+from vault.auth.client import VaultClient, VaultRejected
 
 
 class TenantKeyKind(StrEnum):
@@ -37,7 +37,7 @@ _NAMES: Mapping[TenantKeyKind, Callable[[str], str]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class DoomedKey:
+class KeyToDestroy:
     """What is known of a key before it is destroyed; `fingerprint` is a SHA-256, hex."""
 
     name: str
@@ -48,12 +48,12 @@ class DoomedKey:
 class TransitDestroyer:
     """Destroys the keys of a tenant that has left, with an identity that can do nothing else."""
 
-    def __init__(self, destroying: VaultCalls, looking: VaultCalls) -> None:
+    def __init__(self, destroying: VaultClient, looking: VaultClient) -> None:
         """Take the identity `offboarding`, which can do nothing but destroy, and one that may look at keys."""
         self._destroying = destroying
         self._looking = looking
 
-    def describe(self, kind: TenantKeyKind, tenant_id: str) -> DoomedKey | None:
+    def describe(self, kind: TenantKeyKind, tenant_id: str) -> KeyToDestroy | None:
         """Return what will be known of the key once it is gone; None when there is no such key."""
         name = _NAMES[kind](tenant_id)
         record = self._looking.read(f"transit/keys/{name}")
@@ -61,7 +61,7 @@ class TransitDestroyer:
             return None
         versions = record["keys"]
         numbers = sorted(map(int, versions))
-        return DoomedKey(name, f"{numbers[0]}-{numbers[-1]}", _fingerprint(record))
+        return KeyToDestroy(name, f"{numbers[0]}-{numbers[-1]}", _fingerprint(record))
 
     def destroy(self, kind: TenantKeyKind, tenant_id: str) -> None:
         """Destroy the key and see that it is gone; one that is gone already stays so.

@@ -17,7 +17,7 @@ from core.errors.keys import KeyUnavailable, WrongContext
 from core.errors.platform import ConflictingResource
 from core.isolation import CheckResult
 from openkcm.errors import OpenKcmError
-from vault.auth.client import Capability, VaultCalls, VaultFailed, VaultRejected
+from vault.auth.client import Capability, VaultClient, VaultRejected, VaultServerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class CapabilityMissing(OpenKcmError):
         )
 
 
-def ensure_key(session: VaultCalls, name: str, kind: str, *, derived: bool) -> dict[str, Any]:
+def ensure_key(session: VaultClient, name: str, kind: str, *, derived: bool) -> dict[str, Any]:
     """Return Transit's record of the key `name`, made if missing and enabled if it was disabled.
 
     Creating answers 200 with the key that is there whatever was asked for, so the record is compared in every case.
@@ -132,7 +132,7 @@ def transit_key(name: str, record: dict[str, Any]) -> TransitKey:
     return TransitKey(name, int(record["latest_version"]), int(record.get("min_decryption_version", 1)))
 
 
-def disable_key(session: VaultCalls, name: str) -> None:
+def disable_key(session: VaultClient, name: str) -> None:
     """Make a key refuse everything, at once and reversibly. One that is missing or disabled already is left so.
 
     Raises:
@@ -156,11 +156,11 @@ def key_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (VaultRejected, VaultFailed) as rejected:
+    except (VaultRejected, VaultServerError) as rejected:
         raise key_error(rejected) from rejected
 
 
-def key_error(rejected: VaultRejected | VaultFailed) -> OpenKcmError:
+def key_error(rejected: VaultRejected | VaultServerError) -> OpenKcmError:
     """Return the error of the vocabulary for a rejected use of a key, or the same when the reason is not known."""
     if any(text in rejected.reason for text in _MOVED_OR_ALTERED):
         return WrongContext()

@@ -5,7 +5,7 @@ a payload to its place is the associated data of its own encryption, which is no
 """
 
 from core import names as ids
-from vault.auth.client import VaultCalls
+from vault.auth.client import VaultClient
 from vault.transit.keys import TransitKey, decoded, ensure_key, key_errors, transit_key
 
 _DATA_KEY_BYTES = 32
@@ -14,7 +14,7 @@ _DATA_KEY_BYTES = 32
 class TransitPayloadKeys:
     """The Transit keys that wrap the data keys of workflow payloads."""
 
-    def __init__(self, session: VaultCalls) -> None:
+    def __init__(self, session: VaultClient) -> None:
         self._session = session
 
     def ensure(self, tenant_id: str) -> TransitKey:

@@ -12,7 +12,7 @@ from typing import Any
 from core import names as ids
 from core.errors.keys import KeyUnavailable, WrongContext
 from core.errors.platform import VaultRefused
-from vault.auth.client import VaultCalls
+from vault.auth.client import VaultClient
 from vault.transit.keys import TransitKey, batch_results, decoded, encoded, ensure_key, key_errors, transit_key
 
 
@@ -22,7 +22,7 @@ class TransitRootKeys:
     What is wrapped is Transit's own text form, as bytes.
     """
 
-    def __init__(self, session: VaultCalls) -> None:
+    def __init__(self, session: VaultClient) -> None:
         self._session = session
 
     def ensure(self, region: str) -> TransitKey:

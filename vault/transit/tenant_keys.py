@@ -26,8 +26,8 @@ from typing import Any
 from core import names as ids
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import VaultRefused
-from core.keys.encryption_context import Context
-from vault.auth.client import VaultCalls
+from core.keys.encryption_context import EncryptionContext
+from vault.auth.client import VaultClient
 from vault.auth.tenant_tokens import TenantSessions
 from vault.setup import FINGERPRINT_KEY
 from vault.transit.keys import (
@@ -49,7 +49,7 @@ _KIND = "aes256-gcm96"
 class TransitTenantKeys:
     """L2 tenant keys (MTCI U1, U2): aes256-gcm96, derived, never exportable, upsert off."""
 
-    def __init__(self, session: VaultCalls, tenants: TenantSessions) -> None:
+    def __init__(self, session: VaultClient, tenants: TenantSessions) -> None:
         self._session = session
         self._tenants = tenants
 
@@ -58,7 +58,7 @@ class TransitTenantKeys:
         name = ids.l2_key(tenant_id)
         return transit_key(name, ensure_key(self._session, name, _KIND, derived=True))
 
-    def encrypt(self, context: Context, plaintext: bytes) -> str:
+    def encrypt(self, context: EncryptionContext, plaintext: bytes) -> str:
         """Encrypt under `context.l2_key`; see the module for why it is bound to the whole context."""
         try:
             answer = self._use("encrypt", context, {"plaintext": encoded(plaintext)})
@@ -70,11 +70,11 @@ class TransitTenantKeys:
             raise
         return str(answer["ciphertext"])
 
-    def decrypt(self, context: Context, ciphertext: str) -> bytes:
+    def decrypt(self, context: EncryptionContext, ciphertext: str) -> bytes:
         """Raises WrongContext when key or context differ from encryption, KeyUnavailable when there is no key."""
         return decoded(self._use("decrypt", context, {"ciphertext": ciphertext})["plaintext"])
 
-    def new_wrapped_key(self, context: Context) -> str:
+    def new_wrapped_key(self, context: EncryptionContext) -> str:
         """Return 256 random bits encrypted under `context.l2_key`; raises KeyUnavailable when there is no key.
 
         The bits are made in Vault and leave it only encrypted; the tenant's policy has no path to the plain form.
@@ -101,7 +101,7 @@ class TransitTenantKeys:
             self._session.write(f"transit/keys/{now.name}/rotate")
         return self.newest(tenant_id)
 
-    def rewrap(self, items: Sequence[tuple[Context, str]]) -> Sequence[str]:
+    def rewrap(self, items: Sequence[tuple[EncryptionContext, str]]) -> Sequence[str]:
         """Return ciphertexts of one tenant under the newest version, each seen to open.
 
         Transit authenticates whatever it rewraps, so rewrapping the results once more, for nothing, is how they are
@@ -136,7 +136,7 @@ class TransitTenantKeys:
         require_key(record, name, _KIND, derived=True)
         return record
 
-    def _rewrapped(self, items: Sequence[tuple[Context, str]]) -> list[str]:
+    def _rewrapped(self, items: Sequence[tuple[EncryptionContext, str]]) -> list[str]:
         place = items[0][0]
         if len(items) > REWRAP_BATCH or any(
             (c.tenant_id, c.l2_key) != (place.tenant_id, place.l2_key) for c, _ in items
@@ -149,7 +149,7 @@ class TransitTenantKeys:
             )
             return batch_results(answer, "ciphertext")
 
-    def _use(self, operation: str, context: Context, data: dict[str, Any]) -> dict[str, Any]:
+    def _use(self, operation: str, context: EncryptionContext, data: dict[str, Any]) -> dict[str, Any]:
         calls = self._tenants.session(context.tenant_id)
         with key_errors():
             return calls.write(f"transit/{operation}/{context.l2_key}", data | {"context": encoded(context.encode())})
@@ -165,7 +165,7 @@ class TransitFingerprints:
     `session` is the worker's, `tenants` speaks for tenants.
     """
 
-    def __init__(self, session: VaultCalls, tenants: TenantSessions) -> None:
+    def __init__(self, session: VaultClient, tenants: TenantSessions) -> None:
         self._session = session
         self._tenants = tenants
 

@@ -26,7 +26,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from core import names as ids
-from core.errors.compliance import ExaminationFailed
+from core.errors.compliance import AssessmentFailed
 from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import TenantUnknown
 from core.isolation import run_of
@@ -35,11 +35,11 @@ from core.messages.keys import RetireVersionRequest, RootKeyRequest, RotateReque
 from core.messages.services import EnrolInput, ServiceInput
 from core.messages.tenants import (
     ApprovalRequest,
-    LeaveRequest,
     MarketplaceSignal,
+    OffboardRequest,
     PolicyRequest,
-    StandingMove,
-    StandingRequest,
+    StatusChange,
+    StatusChangeRequest,
     TenantInput,
 )
 from core.tenants.lifecycle import State
@@ -48,8 +48,8 @@ from core.tenants.provisioning import EventKind
 from openkcm.errors import CallerError, PlatformError
 from workflows.client.connection import LogForm, connect_client
 from workflows.client.service_start import service_options, service_start, update_with_start
-from workflows.isolation import CheckBoundaries
-from workflows.reports import MakeReport
+from workflows.isolation import AssessIsolation
+from workflows.reports import GenerateReport
 from workflows.runtime import options as priorities
 from workflows.runtime import options as visibility
 from workflows.runtime import timeouts as timing
@@ -65,7 +65,7 @@ _DOWN = (RPCError, RuntimeError)
 """What a call raises when Temporal is not there; RuntimeError is a lazy client whose first connection fails."""
 
 
-class UpdateRefused(CallerError):
+class UpdateRejected(CallerError):
     """An update was refused by its validator; carries the validator's own code, message and hint."""
 
     def __init__(self, code: str, message: str, hint: str) -> None:
@@ -73,14 +73,14 @@ class UpdateRefused(CallerError):
         self.code = code  # type: ignore[misc] # the refusal of a workflow brings its code with it
 
 
-class NotDoneInTime(PlatformError):
+class OperationTimeout(PlatformError):
     code = "not_done_in_time"
     message = "the request is not done yet"
     hint = "it goes on by itself once what it waits for is back: openkcm status; asking again does no harm"
 
 
-class Gateway:
-    """The part of `workflows.client.workflow_client.Gateway` that the endpoint uses."""
+class WorkflowClient:
+    """The part of `workflows.client.workflow_client.WorkflowClient` that the endpoint uses."""
 
     def __init__(
         self, client: Client, promise_seconds: float, patience_seconds: float = _SERVICE_PATIENCE_SECONDS
@@ -91,7 +91,7 @@ class Gateway:
         self._patience_seconds = patience_seconds
 
     @classmethod
-    async def connect(cls, address: str | None, promise_seconds: float, logs: LogForm = None) -> "Gateway":
+    async def connect(cls, address: str | None, promise_seconds: float, logs: LogForm = None) -> "WorkflowClient":
         """Return a gateway to `address`, or to what Temporal's own configuration names when it is None.
 
         `logs` is the form of this process's logs; without it Temporal's core logs nothing. The connection is made at
@@ -143,10 +143,11 @@ class Gateway:
                 raise TenantUnknown from None
             raise TemporalUnavailable from failed
 
-    async def offboard(self, tenant_id: str, request: LeaveRequest) -> None:
+    async def offboard(self, tenant_id: str, request: OffboardRequest) -> None:
         """Let a tenant leave; nothing of it works when this returns, and until the grace is over it can be restored.
 
-        Raises: TenantUnknown, TemporalUnavailable, NotDoneInTime, or UpdateRefused, when it is leaving at another time
+        Raises: TenantUnknown, TemporalUnavailable, OperationTimeout, or UpdateRejected, when it is leaving at another
+        time
             already or something else runs.
         """
         await self._of_tenant(tenant_id, Tenant.offboard, [request])
@@ -167,12 +168,12 @@ class Gateway:
                 raise TenantUnknown from None
             raise TemporalUnavailable from failed
 
-    async def change_standing(self, tenant_id: str, move: StandingMove) -> None:
+    async def change_standing(self, tenant_id: str, move: StatusChange) -> None:
         """Suspend, resume, lock or unlock a tenant; it is so when this returns, and again is no error.
 
-        Raises: TenantUnknown, TemporalUnavailable, NotDoneInTime, or the refusal of the validator or of the move.
+        Raises: TenantUnknown, TemporalUnavailable, OperationTimeout, or the refusal of the validator or of the move.
         """
-        await self._of_tenant(tenant_id, Tenant.change_standing, [StandingRequest(move=move)])
+        await self._of_tenant(tenant_id, Tenant.change_standing, [StatusChangeRequest(move=move)])
 
     async def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
         """Try the root key of a stored request; what was found is on record when this returns. Raises as above."""
@@ -183,7 +184,7 @@ class Gateway:
     async def change_root_key(self, tenant_id: str, request_id: str) -> None:
         """Put every service key under the root key of a stored request; it is in force when this returns.
 
-        Raises: as above; UpdateRefused with the code of what stopped it, after which the former key is in force. What
+        Raises: as above; UpdateRejected with the code of what stopped it, after which the former key is in force. What
             a preflight found is on record.
         """
         await self._of_tenant(
@@ -212,7 +213,7 @@ class Gateway:
     async def rotate_keys(self, tenant_id: str, request: RotateRequest) -> None:
         """Rotate keys of a tenant; it is done when this returns, and what became of it is on record. Raises as above.
 
-        UpdateRefused with the code of what stopped it: every key that worked works, and what took over stays.
+        UpdateRejected with the code of what stopped it: every key that worked works, and what took over stays.
         """
         await self._of_tenant(tenant_id, Tenant.rotate_keys, [request], f"rotate-{request.request_id}")
 
@@ -229,8 +230,8 @@ class Gateway:
 
         Raises:
             TemporalUnavailable: the request did not reach a workflow, or nobody is there to do it.
-            NotDoneInTime: it is being worked on.
-            UpdateRefused: it was refused, with the code, message and hint of the refusal.
+            OperationTimeout: it is being worked on.
+            UpdateRejected: it was refused, with the code, message and hint of the refusal.
         """
         await self._ask(
             tenant_id, region, service, ConnectService.enrol, [EnrolInput(request_id=request_id)], request_id
@@ -263,13 +264,13 @@ class Gateway:
     async def make_report(self, tenant_id: str, region: str, report_id: str) -> None:
         """Have a stored request made into a report; it is made when this returns. The same id again makes no other.
 
-        Raises: TemporalUnavailable, NotDoneInTime, or UpdateRefused with the code of why it could not be made.
+        Raises: TemporalUnavailable, OperationTimeout, or UpdateRejected with the code of why it could not be made.
         """
         try:
             await self._to_its_end(
                 tenant_id,
                 region,
-                MakeReport.run,
+                GenerateReport.run,
                 MakeReportInput(tenant_id=tenant_id, report_id=report_id),
                 id=ids.report_workflow(tenant_id, report_id),
                 static_summary=f"compliance report of {tenant_id}",
@@ -284,13 +285,13 @@ class Gateway:
         `anew` is for how it is now: by an examination that begins after one that runs, and that attacks as well what
         stands or falls for all tenants alike and was attacked minutes ago.
 
-        Raises: TemporalUnavailable, NotDoneInTime, or ExaminationFailed when it came to no result.
+        Raises: TemporalUnavailable, OperationTimeout, or AssessmentFailed when it came to no result.
         """
         try:
             handle = await self._to_its_end(
                 tenant_id,
                 region,
-                CheckBoundaries.run,
+                AssessIsolation.run,
                 BoundariesInput(tenant_id=tenant_id, region=region, anew=anew),
                 anew=anew,
                 id=ids.boundaries_workflow(tenant_id),
@@ -299,7 +300,7 @@ class Gateway:
                 priority=priorities.service(tenant_id),
             )
         except WorkflowFailureError:
-            raise ExaminationFailed from None
+            raise AssessmentFailed from None
         return run_of(handle.result_run_id or "")
 
     async def _to_its_end(
@@ -309,7 +310,7 @@ class Gateway:
 
         With `anew` one that runs is waited for first: it began before this was asked.
 
-        Raises: TemporalUnavailable, NotDoneInTime, or WorkflowFailureError when it has not.
+        Raises: TemporalUnavailable, OperationTimeout, or WorkflowFailureError when it has not.
         """
         try:
             async with asyncio.timeout(self._patience_seconds):
@@ -327,7 +328,7 @@ class Gateway:
                 )
                 await handle.result()
         except TimeoutError:
-            raise NotDoneInTime from None
+            raise OperationTimeout from None
         except _DOWN as failed:
             raise TemporalUnavailable from failed
         return handle
@@ -351,7 +352,7 @@ class Gateway:
             async with asyncio.timeout(self._patience_seconds):
                 await _until_taken(lambda: handle.execute_update(update, args=arguments, id=update_id))
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-            raise NotDoneInTime from None
+            raise OperationTimeout from None
         except _DOWN as failed:
             if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
                 raise TenantUnknown from None
@@ -375,13 +376,13 @@ class Gateway:
                     )
                 )
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-            raise NotDoneInTime from None
+            raise OperationTimeout from None
         except _DOWN as failed:
             raise TemporalUnavailable from failed
 
 
 async def _until_taken(ask: Callable[[], Awaitable[object]]) -> None:
-    """Ask again for as long as the run that was asked ended in that moment; raises UpdateRefused."""
+    """Ask again for as long as the run that was asked ended in that moment; raises UpdateRejected."""
     while True:
         try:
             await ask()
@@ -398,4 +399,4 @@ def _as_refusal(failed: WorkflowUpdateFailedError | WorkflowFailureError) -> Cal
     if not isinstance(cause, ApplicationError):
         raise TemporalUnavailable
     message, _, hint = cause.message.partition("\n")
-    return UpdateRefused(cause.type or "refused", message, hint)
+    return UpdateRejected(cause.type or "refused", message, hint)

@@ -15,7 +15,7 @@ Input = TypeVar("Input", bound=StepInput)
 Result = TypeVar("Result")
 
 
-async def perform(  # noqa: PLR0913, PLR0917 - what is done, and how patiently
+async def run_activity(  # noqa: PLR0913, PLR0917 - what is done, and how patiently
     activity: Callable[[Any, Input], Result],
     step: Input,
     summary: str,
@@ -44,7 +44,7 @@ async def perform(  # noqa: PLR0913, PLR0917 - what is done, and how patiently
     )
 
 
-async def note(activity: Callable[[Any, Input], Result], step: Input, summary: str) -> Result:
+async def run_local_activity(activity: Callable[[Any, Input], Result], step: Input, summary: str) -> Result:
     """Run an activity that only writes our own records, inside the workflow task that asks for it.
 
     As a local activity it saves a round through Temporal, which every tenant would wait for and pay for. What it gives

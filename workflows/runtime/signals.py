@@ -7,7 +7,7 @@ with workflow.unsafe.imports_passed_through():
     from core import names as ids
 
 
-async def tell(tenant_id: str, signal: str) -> None:
+async def signal_tenant(tenant_id: str, signal: str) -> None:
     """Send a signal that carries nothing; whoever finds what is due finds it again, so one that is lost is no loss."""
     try:
         await workflow.get_external_workflow_handle(ids.tenant_workflow(tenant_id)).signal(signal)

@@ -17,21 +17,21 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
-    from activities.tenants import StandingActivities
-    from core.errors.tenants import IllegalMove, OperationRunning, TenantClosed
+    from activities.tenants import TenantStatusActivities
+    from core.errors.tenants import InvalidTransition, OperationRunning, TenantNotOperational
     from core.messages.base import AnnounceInput, StepInput
     from core.messages.tenants import (
-        StandingInput,
-        StandingMove,
-        StandingRequest,
-        StandingResult,
+        StatusChange,
+        StatusChangeInput,
+        StatusChangeRequest,
+        StatusChangeResult,
         TenantInput,
-        TenantMemory,
+        TenantWorkflowState,
     )
-    from core.tenants.lifecycle import DECRYPTS, MEANING, Move, State, moves_from
+    from core.tenants.lifecycle import DECRYPTS, MEANING, State, Transition, transitions_from
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import note, perform
+    from workflows.runtime.activity_calls import run_activity, run_local_activity
     from workflows.runtime.failures import code_of, refusal, refusal_of
     from workflows.runtime.signals import BOUNDARIES_REPORTED, ROOT_KEY_REPORTED
 
@@ -40,7 +40,7 @@ LIVE = DECRYPTS | {State.LOCKED}
 """The states of a tenant that was opened and has not left."""
 
 
-class Entity:
+class TenantWorkflowBase:
     """The part of `workflows.tenants.Tenant` that its other parts are built on."""
 
     def __init__(self, tenant: TenantInput) -> None:
@@ -65,16 +65,16 @@ class Entity:
             raise refusal(OperationRunning(self._operation))
 
     def _refuse_unless_in(self, states: frozenset[State]) -> None:
-        """Raise TenantClosed, as a refusal, in any other state."""
+        """Raise TenantNotOperational, as a refusal, in any other state."""
         if self._memory.state not in states:
-            raise refusal(TenantClosed(self._memory.state))
+            raise refusal(TenantNotOperational(self._memory.state))
 
     def _step(self, what: str) -> StepInput:
         """Return the input of the entity's next own step; no operation id is ever used twice."""
         self._remember(operations=self._memory.operations + 1)
         return StepInput(tenant_id=self._tenant.tenant_id, operation_id=f"{what}-{self._memory.operations}")
 
-    def _stand(self, step: StepInput, result: StandingResult) -> None:
+    def _stand(self, step: StepInput, result: StatusChangeResult) -> None:
         """Take over how the tenant stands after a step, and have told what there is to tell."""
         if result.told is not None:
             self._to_tell.append(
@@ -84,7 +84,7 @@ class Entity:
 
     async def _tell(self, announce: AnnounceInput) -> None:
         try:
-            await perform(
+            await run_activity(
                 NotificationActivities.announce,
                 announce,
                 f"announce · {announce.kind}",
@@ -104,7 +104,7 @@ class Entity:
         )
 
     def _remember(self, **changes: object) -> None:
-        self._memory = TenantMemory.model_validate(self._memory.model_dump() | changes)
+        self._memory = TenantWorkflowState.model_validate(self._memory.model_dump() | changes)
 
     def _enter(self, state: State) -> None:
         self._remember(state=state)
@@ -121,23 +121,26 @@ class Entity:
         return f"**{state}**: {MEANING[state]}"
 
 
-class StandingPart(Entity):
+class StatusHandlers(TenantWorkflowBase):
     @workflow.update(name="change-standing", description="Suspend, resume, lock or unlock the tenant")
-    async def change_standing(self, request: StandingRequest) -> None:
+    async def change_standing(self, request: StatusChangeRequest) -> None:
         await self._move(request)
 
     @change_standing.validator
-    def _may_change_standing(self, request: StandingRequest) -> None:
+    def _may_change_standing(self, request: StatusChangeRequest) -> None:
         if self._memory.state not in LIVE:
             # What clears a breach unlocks, as the life of a tenant has it.
-            move = Move.UNLOCK if request.move is StandingMove.CLEAR_BREACH else Move(request.move)
-            raise refusal(IllegalMove(self._memory.state, move, moves_from(self._memory.state)))
+            move = Transition.UNLOCK if request.move is StatusChange.CLEAR_BREACH else Transition(request.move)
+            raise refusal(InvalidTransition(self._memory.state, move, transitions_from(self._memory.state)))
 
-    async def _move(self, request: StandingRequest) -> None:
+    async def _move(self, request: StatusChangeRequest) -> None:
         async with self._standing:
-            step = StandingInput(**self._step(request.move).model_dump(), **request.model_dump())
+            step = StatusChangeInput(**self._step(request.move).model_dump(), **request.model_dump())
             try:
-                self._stand(step, await note(StandingActivities.change_standing, step, f"{step.move} the tenant"))
+                self._stand(
+                    step,
+                    await run_local_activity(TenantStatusActivities.change_standing, step, f"{step.move} the tenant"),
+                )
             except ActivityError as failed:
                 raise refusal_of(failed) from None
 
@@ -146,7 +149,10 @@ class StandingPart(Entity):
         async with self._standing:
             step = self._step("boundaries")
             try:
-                self._stand(step, await note(StandingActivities.follow_boundaries, step, "follow the examination"))
+                self._stand(
+                    step,
+                    await run_local_activity(TenantStatusActivities.follow_boundaries, step, "follow the examination"),
+                )
             except ActivityError as failed:
                 workflow.logger.warning("standing not changed", extra={"code": code_of(failed)})
 
@@ -158,6 +164,8 @@ class StandingPart(Entity):
         async with self._standing:
             step = self._step("root-key-health")
             try:
-                self._stand(step, await note(StandingActivities.follow_root_key, step, "follow the root key"))
+                self._stand(
+                    step, await run_local_activity(TenantStatusActivities.follow_root_key, step, "follow the root key")
+                )
             except ActivityError as failed:
                 workflow.logger.warning("standing not changed", extra={"code": code_of(failed)})

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from compliance.isolation.crypto_api.kmip_client import Operation
-from compliance.isolation.crypto_api.model import FrontsFailing, Trial
-from compliance.isolation.crypto_api.session import Side, worked
+from compliance.isolation.crypto_api.model import AccessTest, CryptoApiFailing
+from compliance.isolation.crypto_api.session import ProbeSession, worked
 
 ON_RECORD_SECONDS = 8.0
 _PAUSE_SECONDS = 0.02
@@ -37,23 +37,23 @@ class _Door:
         return recorded(self.last) or (recorded(self.refused) and not recorded(self.done))
 
 
-def recorded_trials(side: Side, kept_key: str, recorded: Callable[[str], bool]) -> Iterator[Trial]:
+def recorded_trials(side: ProbeSession, kept_key: str, recorded: Callable[[str], bool]) -> Iterator[AccessTest]:
     """Do something that works and something that is refused at each door, and yield whether both are on record.
 
-    Raises: FrontsFailing while what was done is on its way for longer than usual.
+    Raises: CryptoApiFailing while what was done is on its way for longer than usual.
     """
     doors = (_through_https(side), _through_kmip(side, kept_key))
     end = time.monotonic() + ON_RECORD_SECONDS
     while not all(door.complete(recorded) for door in doors) and time.monotonic() < end:
         time.sleep(_PAUSE_SECONDS)
     if not all(door.complete(recorded) or door.settled(recorded) for door in doors):
-        raise FrontsFailing("what was done is not on record yet: the delivery of the audit is behind")
+        raise CryptoApiFailing("what was done is not on record yet: the delivery of the audit is behind")
     yield _trial(side, "operations", [door.done for door in doors], recorded)
     yield _trial(side, "refusals", [door.refused for door in doors], recorded)
 
 
-def _trial(side: Side, what: str, ids: Sequence[str], recorded: Callable[[str], bool]) -> Trial:
-    return Trial(
+def _trial(side: ProbeSession, what: str, ids: Sequence[str], recorded: Callable[[str], bool]) -> AccessTest:
+    return AccessTest(
         "REQ-011",
         f"{what}-on-record",
         lambda: all(map(recorded, ids)),
@@ -64,7 +64,7 @@ def _trial(side: Side, what: str, ids: Sequence[str], recorded: Callable[[str], 
     )
 
 
-def _through_https(side: Side) -> _Door:
+def _through_https(side: ProbeSession) -> _Door:
     ids, post = _Door.new(), side.https.post
     worked(post("/v1/data-keys", {"resource": "probe"}, {"x-request-id": ids.done}))
     post("/v1/decrypt", {"resource": "probe", "ciphertext": "nobody made it"}, {"x-request-id": ids.refused})
@@ -72,7 +72,7 @@ def _through_https(side: Side) -> _Door:
     return ids
 
 
-def _through_kmip(side: Side, kept_key: str) -> _Door:
+def _through_kmip(side: ProbeSession, kept_key: str) -> _Door:
     ids, about = _Door.new(), side.kmip.about
     worked(about(Operation.GET, kept_key, ids.done))
     about(Operation.GET, str(uuid.uuid4()), ids.refused)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from compliance.isolation.crypto_api.kmip_client import Operation, Sealed
-from compliance.isolation.crypto_api.model import ALIKE, Trial
+from compliance.isolation.crypto_api.model import ALIKE, AccessTest
 from compliance.isolation.crypto_api.session import (
-    Belongings,
-    Side,
+    ProbeFixtures,
+    ProbeSession,
     altered,
     is_not_decrypted,
     is_not_opened,
@@ -29,8 +29,8 @@ _IS_THERE_FOR_OWNER = "its owner reads it in the same second"
 class Owner:
     """A service and what it made."""
 
-    side: Side
-    has: Belongings
+    side: ProbeSession
+    has: ProbeFixtures
 
     @property
     def tenant_id(self) -> str:
@@ -51,7 +51,7 @@ class Owner:
         return self.side.kmip.about(Operation.GET, self.has.key).worked
 
 
-def on_another_tenant(thief: Owner, victim: Owner) -> Iterator[Trial]:
+def on_another_tenant(thief: Owner, victim: Owner) -> Iterator[AccessTest]:
     """Yield every attack on what is another tenant's."""
     yield _decrypt("C2", "https-decrypt-other-tenant", thief, victim)
     yield _rewrap("C3", "https-rewrap-other-tenant", thief, victim)
@@ -64,7 +64,7 @@ def on_another_tenant(thief: Owner, victim: Owner) -> Iterator[Trial]:
     yield _claim_in_payload(thief, victim)
 
 
-def on_another_service(thief: Owner, victim: Owner) -> Iterator[Trial]:
+def on_another_service(thief: Owner, victim: Owner) -> Iterator[AccessTest]:
     """Yield every attack on what is another service's of the same tenant."""
     yield _decrypt("U5", "https-decrypt-other-service", thief, victim)
     yield _open_data_key("E3", "https-open-data-key-other-service", thief, victim)
@@ -74,11 +74,11 @@ def on_another_service(thief: Owner, victim: Owner) -> Iterator[Trial]:
     yield _locate("U5", "kmip-locate-other-service", thief, victim)
 
 
-def out_of_place(owner: Owner) -> Iterator[Trial]:
+def out_of_place(owner: Owner) -> Iterator[AccessTest]:
     """Yield attempts of a service to open what is its own in another place than it was made for."""
     https, has = owner.side.https, owner.has
     elsewhere = f"{has.resource}/elsewhere"
-    yield Trial(
+    yield AccessTest(
         "C1",
         "https-decrypt-other-resource",
         lambda: is_not_opened(https.decrypt(elsewhere, has.ciphertext), https.decrypt(elsewhere, _never(has))),
@@ -87,7 +87,7 @@ def out_of_place(owner: Owner) -> Iterator[Trial]:
         ALIKE,
         "it opens for its own resource",
     )
-    yield Trial(
+    yield AccessTest(
         "C1",
         "https-open-data-key-other-resource",
         lambda: is_not_opened(https.open_data_key(elsewhere, has.wrapped), https.decrypt(elsewhere, _never(has))),
@@ -96,7 +96,7 @@ def out_of_place(owner: Owner) -> Iterator[Trial]:
         ALIKE,
         "it opens for its own resource",
     )
-    yield Trial(
+    yield AccessTest(
         "C1",
         "https-decrypt-data-key-as-data",
         lambda: is_not_opened(https.decrypt(has.resource, has.wrapped), https.decrypt(has.resource, _never(has))),
@@ -106,7 +106,7 @@ def out_of_place(owner: Owner) -> Iterator[Trial]:
         "it opens as the data key that it is",
     )
     kmip = owner.side.kmip
-    yield Trial(
+    yield AccessTest(
         "C1",
         "kmip-decrypt-other-object",
         lambda: is_not_decrypted(
@@ -119,7 +119,7 @@ def out_of_place(owner: Owner) -> Iterator[Trial]:
     )
 
 
-def _never(has: Belongings) -> str:
+def _never(has: ProbeFixtures) -> str:
     return altered(has.ciphertext)
 
 
@@ -127,17 +127,17 @@ def _never_sealed(sealed: Sealed) -> Sealed:
     return dataclasses.replace(sealed, tag=bytes([sealed.tag[0] ^ 1]) + sealed.tag[1:])
 
 
-def _decrypt(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
+def _decrypt(clause: str, name: str, thief: Owner, victim: Owner) -> AccessTest:
     https, has = thief.side.https, victim.has
 
     def refused() -> bool:
         never = https.decrypt(has.resource, _never(thief.has))
         return is_not_opened(https.decrypt(has.resource, has.ciphertext), never)
 
-    return Trial(clause, name, refused, victim.opens_text, thief.side.works, ALIKE, _OPENS_FOR_OWNER)
+    return AccessTest(clause, name, refused, victim.opens_text, thief.side.works, ALIKE, _OPENS_FOR_OWNER)
 
 
-def _rewrap(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
+def _rewrap(clause: str, name: str, thief: Owner, victim: Owner) -> AccessTest:
     https, has = thief.side.https, victim.has
 
     def refused() -> bool:
@@ -147,22 +147,22 @@ def _rewrap(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
     def control() -> bool:
         return victim.side.https.rewrap(has.resource, has.ciphertext).worked
 
-    return Trial(
+    return AccessTest(
         clause, name, refused, control, thief.side.works, ALIKE, "its owner has it re-wrapped in the same second"
     )
 
 
-def _open_data_key(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
+def _open_data_key(clause: str, name: str, thief: Owner, victim: Owner) -> AccessTest:
     https, has = thief.side.https, victim.has
 
     def refused() -> bool:
         never = https.open_data_key(has.resource, altered(thief.has.wrapped))
         return is_not_opened(https.open_data_key(has.resource, has.wrapped), never)
 
-    return Trial(clause, name, refused, victim.opens_data_key, thief.side.works, ALIKE, _OPENS_FOR_OWNER)
+    return AccessTest(clause, name, refused, victim.opens_data_key, thief.side.works, ALIKE, _OPENS_FOR_OWNER)
 
 
-def _decrypt_sealed(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
+def _decrypt_sealed(clause: str, name: str, thief: Owner, victim: Owner) -> AccessTest:
     """What the victim's object sealed, under the thief's own object."""
     kmip, own, stolen = thief.side.kmip, thief.has, victim.has.sealed
 
@@ -170,11 +170,13 @@ def _decrypt_sealed(clause: str, name: str, thief: Owner, victim: Owner) -> Tria
         never = kmip.decrypt(own.key, _never_sealed(stolen))
         return is_not_decrypted(kmip.decrypt(own.key, stolen), never)
 
-    return Trial(clause, name, refused, victim.opens_sealed, thief.side.works, ALIKE, _OPENS_FOR_OWNER)
+    return AccessTest(clause, name, refused, victim.opens_sealed, thief.side.works, ALIKE, _OPENS_FOR_OWNER)
 
 
-def _objects(clause: str, name: str, thief: Owner, victim: Owner, refused: Callable[[Owner, Owner], bool]) -> Trial:
-    return Trial(
+def _objects(
+    clause: str, name: str, thief: Owner, victim: Owner, refused: Callable[[Owner, Owner], bool]
+) -> AccessTest:
+    return AccessTest(
         clause, name, lambda: refused(thief, victim), victim.reads_key, thief.side.works, ALIKE, _IS_THERE_FOR_OWNER
     )
 
@@ -195,7 +197,7 @@ def _changes_refused(thief: Owner, victim: Owner) -> bool:
     return all(is_not_there(kmip.about(one, victim.has.key), kmip.about(one, nobody)) for one in _CHANGES)
 
 
-def _locate(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
+def _locate(clause: str, name: str, thief: Owner, victim: Owner) -> AccessTest:
     kmip, has = thief.side.kmip, victim.has
 
     def refused() -> bool:
@@ -206,7 +208,7 @@ def _locate(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
     def control() -> bool:
         return victim.side.kmip.locate(has.name).ids() == [has.key]
 
-    return Trial(
+    return AccessTest(
         clause,
         name,
         refused,
@@ -217,7 +219,7 @@ def _locate(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
     )
 
 
-def _claim_in_headers(thief: Owner, victim: Owner) -> Trial:
+def _claim_in_headers(thief: Owner, victim: Owner) -> AccessTest:
     """What is encrypted while claiming to be the victim must be the thief's own, and open for nobody else."""
     has, name = victim.has, f"{victim.tenant_id}/{victim.side.identity.service}"
     claims = dict.fromkeys(_CLAIMS, name) | {
@@ -239,12 +241,12 @@ def _claim_in_headers(thief: Owner, victim: Owner) -> Trial:
         return opened.worked and opened.octets("plaintext") == has.plaintext
 
     wall = "headers that claim another tenant change nothing: what is made does not open for the one that was claimed"
-    return Trial(
+    return AccessTest(
         "A1", "https-claim-in-headers", refused, control, thief.side.works, wall, "it opens for whoever made it"
     )
 
 
-def _claim_in_payload(thief: Owner, victim: Owner) -> Trial:
+def _claim_in_payload(thief: Owner, victim: Owner) -> AccessTest:
     has, claim = victim.has, {"tenant_id": victim.tenant_id}
     plain = {"resource": has.resource, "ciphertext": has.ciphertext}
 
@@ -253,7 +255,7 @@ def _claim_in_payload(thief: Owner, victim: Owner) -> Trial:
         return answer.code == "invalid_request"
 
     wall = "a request that names a tenant is refused: there is no field for it"
-    return Trial(
+    return AccessTest(
         "A1",
         "https-claim-in-payload",
         refused,

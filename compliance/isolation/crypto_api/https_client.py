@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from compliance.isolation.crypto_api.model import FrontsFailing, Identity
-from compliance.isolation.crypto_api.tls_client import NotAdmitted, dial, trust
+from compliance.isolation.crypto_api.model import CryptoApiFailing, Identity
+from compliance.isolation.crypto_api.tls_client import HandshakeRejected, dial, trust
 
 _CHANGING = ("date", "x-request-id")
 _IN_TROUBLE = (424, 429, 500, 502, 503, 504)
@@ -48,14 +48,14 @@ class Answer:
         try:
             document = json.loads(self.body)
         except ValueError:
-            raise FrontsFailing("an answer is not JSON") from None
+            raise CryptoApiFailing("an answer is not JSON") from None
         return document if isinstance(document, dict) else {}
 
 
 ENDED = Answer(0)
 
 
-class HttpsDoor:
+class HttpsProbeClient:
     """One connection of one identity. Each request has an id of its own, by which the audit stream knows it."""
 
     def __init__(self, host: str, port: int, identity: Identity) -> None:
@@ -75,7 +75,7 @@ class HttpsDoor:
     def post(self, path: str, document: Mapping[str, Any], claims: Mapping[str, str] | None = None) -> Answer:
         """Return the answer; `claims` are further headers, or others in the place of the usual ones.
 
-        Raises FrontsFailing when the service is in trouble.
+        Raises CryptoApiFailing when the service is in trouble.
         """
         body = json.dumps(document).encode()
         headers = {"host": self._host, "x-request-id": uuid.uuid4().hex} | dict(claims or {})
@@ -84,7 +84,7 @@ class HttpsDoor:
         try:
             self._line.send(head.encode() + body)
             return self._read()
-        except NotAdmitted:
+        except HandshakeRejected:
             return ENDED
 
     def encrypt(self, resource: str, plaintext: bytes, claims: Mapping[str, str] | None = None) -> Answer:
@@ -107,16 +107,16 @@ class HttpsDoor:
         first, *lines = self._line.take_until(b"\r\n\r\n").decode("latin-1").split("\r\n")[:-2]
         version, _, rest = first.partition(" ")
         if version != "HTTP/1.1" or not rest[:3].isdecimal():
-            raise FrontsFailing("an answer is not HTTP/1.1")
+            raise CryptoApiFailing("an answer is not HTTP/1.1")
         headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
         length = dict(headers).get("content-length", "")
         if not length.isdecimal():
-            raise FrontsFailing("an answer does not say how long it is")
+            raise CryptoApiFailing("an answer does not say how long it is")
         answer = Answer(
             int(rest[:3]),
             tuple(header for header in headers if header[0] not in _CHANGING),
             self._line.take(int(length)),
         )
         if answer.status in _IN_TROUBLE:
-            raise FrontsFailing(f"the service is in trouble: {answer.status} {answer.code}")
+            raise CryptoApiFailing(f"the service is in trouble: {answer.status} {answer.code}")
         return answer

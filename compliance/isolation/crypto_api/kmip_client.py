@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
 
-from compliance.isolation.crypto_api.model import FrontsFailing, Identity
-from compliance.isolation.crypto_api.tls_client import NotAdmitted, dial, trust
+from compliance.isolation.crypto_api.model import CryptoApiFailing, Identity
+from compliance.isolation.crypto_api.tls_client import HandshakeRejected, dial, trust
 
 
 class Operation(IntEnum):
@@ -171,7 +171,7 @@ class Answer:
 ENDED = Answer(None)
 
 
-class KmipDoor:
+class KmipProbeClient:
     """One connection of one identity."""
 
     def __init__(self, host: str, port: int, identity: Identity) -> None:
@@ -188,7 +188,7 @@ class KmipDoor:
         return self._line.is_open()
 
     def ask(self, operation: Operation, *payload: Node, asked: str = "", correlation: str = "") -> Answer:
-        """Return the answer, in which the id that was `asked` for is replaced; raises FrontsFailing."""
+        """Return the answer, in which the id that was `asked` for is replaced; raises CryptoApiFailing."""
         named = (text(_Tag.CLIENT_CORRELATION_VALUE, correlation),) if correlation else ()
         version = structure(
             _Tag.PROTOCOL_VERSION, integer(_Tag.PROTOCOL_VERSION_MAJOR, 1), integer(_Tag.PROTOCOL_VERSION_MINOR, 4)
@@ -206,10 +206,10 @@ class KmipDoor:
             self._line.send(encode(request))
             head = self._line.take(HEADER)
             answer = Answer(_alike(decode(head + self._line.take(int.from_bytes(head[4:]))), asked.encode()))
-        except NotAdmitted:
+        except HandshakeRejected:
             return ENDED
         if answer.reason == Reason.GENERAL_FAILURE:
-            raise FrontsFailing("the service is in trouble: KMIP general failure")
+            raise CryptoApiFailing("the service is in trouble: KMIP general failure")
         return answer
 
     def create(self, name: str, group: str = "") -> Answer:
@@ -293,7 +293,7 @@ HEADER = 8
 _DEEPEST = 32
 
 
-class BadTtlv(FrontsFailing):
+class TtlvDecodeError(CryptoApiFailing):
     """What came is not TTLV."""
 
     message = "an answer of the KMIP door cannot be read"
@@ -329,25 +329,25 @@ def encode(node: Node) -> bytes:
 
 
 def decode(data: bytes) -> Node:
-    """Return the one item that `data` is; raises BadTtlv."""
+    """Return the one item that `data` is; raises TtlvDecodeError."""
     node, end = _decode(data, 0, len(data), _DEEPEST)
     if end != len(data):
-        raise BadTtlv
+        raise TtlvDecodeError
     return node
 
 
 def _decode(data: bytes, begin: int, end: int, deeper: int) -> tuple[Node, int]:
     if begin + HEADER > end or not deeper:
-        raise BadTtlv
+        raise TtlvDecodeError
     head, length = struct.unpack_from(">II", data, begin)
     first, last = begin + HEADER, begin + HEADER + length
     after = last + (-length % 8)
     if after > end:
-        raise BadTtlv
+        raise TtlvDecodeError
     tag, kind = head >> 8, head & 0xFF
     if kind != STRUCTURE:
         if any(data[last:after]):
-            raise BadTtlv
+            raise TtlvDecodeError
         return Node(tag, kind, data[first:last]), after
     nodes, at = [], first
     while at < last:

@@ -1,8 +1,8 @@
 """What may be tried at the doors of the crypto service.
 
 Every attack has a positive control: who may do it does the same, in the same second, and it works. A check holds only
-when the attack got the one answer that the wall gives. A service that is away or in trouble raises `FrontsFailing`: it
-proves nothing in either direction.
+when the attack got the one answer that the wall gives. A service that is away or in trouble raises `CryptoApiFailing`:
+it proves nothing in either direction.
 
 From what was answered to results: one place that says when a wall has held.
 """
@@ -18,7 +18,7 @@ from core.isolation import CheckResult
 from openkcm.errors import PlatformError
 
 
-class FrontsAway(PlatformError):
+class CryptoApiUnreachable(PlatformError):
     """Nobody listens: the crypto service does not run here, or has just gone."""
 
     code: ClassVar[str] = "fronts_away"
@@ -26,7 +26,7 @@ class FrontsAway(PlatformError):
     hint = "see whether it runs: openkcm doctor"
 
 
-class FrontsFailing(PlatformError):
+class CryptoApiFailing(PlatformError):
     """It answered, and neither as a wall does nor as to its owner."""
 
     code: ClassVar[str] = "fronts_failing"
@@ -40,7 +40,7 @@ class ProbeRefused(PlatformError):
     hint = "the check is tried again with a certificate of its own; if it stays, see the log of the crypto service"
 
 
-class Door(StrEnum):
+class ListenerProtocol(StrEnum):
     HTTPS = "https"
     KMIP = "kmip"
 
@@ -68,7 +68,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Strangers:
+class ForgedIdentities:
     """Certificates that a tenant's authority signed and that must open nothing, each with all else right.
 
     `for_other` names another tenant throughout; `other_uri` does in its URI alone; both have the serial number of a
@@ -86,7 +86,7 @@ NO_TLS = "the handshake fails: the name is outside of what the authority may sig
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class AccessTest:
     """One attack: `refused` makes it and says whether the wall answered, `control` whether the owner's own try worked.
 
     `able` says whether the attacker may still do what is its own: where it may not, whatever it was answered says
@@ -103,12 +103,12 @@ class Trial:
 
 
 @dataclass(slots=True)
-class Verdicts:
+class TestResults:
     """The results so far; of one attack made in several directions the worst counts, and their times add up."""
 
     _results: dict[str, CheckResult] = field(default_factory=dict)
 
-    def judge(self, trials: Iterable[Trial]) -> None:
+    def judge(self, trials: Iterable[AccessTest]) -> None:
         """Make the attacks in turn. The control comes last, so it also shows that the attack left no trace.
 
         Raises: ProbeRefused when an attack was refused and its control as well, or when it was answered otherwise and
@@ -126,7 +126,7 @@ class Verdicts:
     def results(self) -> tuple[CheckResult, ...]:
         return tuple(self._results.values())
 
-    def _add(self, trial: Trial, *, held: bool, seconds: float) -> None:
+    def _add(self, trial: AccessTest, *, held: bool, seconds: float) -> None:
         before = self._results.get(trial.name)
         evidence = f"{trial.wall}; control: {trial.works}" if held else f"the attack succeeded; expected: {trial.wall}"
         if before is not None:

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
 from compliance.isolation.crypto_api.https_client import Answer as HttpsAnswer
-from compliance.isolation.crypto_api.https_client import HttpsDoor
+from compliance.isolation.crypto_api.https_client import HttpsProbeClient
 from compliance.isolation.crypto_api.kmip_client import Answer as KmipAnswer
-from compliance.isolation.crypto_api.kmip_client import KmipDoor, Operation, Reason, Sealed
+from compliance.isolation.crypto_api.kmip_client import KmipProbeClient, Operation, Reason, Sealed
 from compliance.isolation.crypto_api.model import Identity, ProbeRefused
-from compliance.isolation.crypto_api.tls_client import NotAdmitted
+from compliance.isolation.crypto_api.tls_client import HandshakeRejected
 
 _ROUND = "boundary-round"
 """The group of the keys that are made for a round and destroyed at its end."""
@@ -33,22 +33,22 @@ Answer = TypeVar("Answer", HttpsAnswer, KmipAnswer)
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class Endpoints:
     """Where the doors are."""
 
     host: str
     https_port: int
     kmip_port: int
 
-    def https(self, identity: Identity) -> HttpsDoor:
-        return HttpsDoor(self.host, self.https_port, identity)
+    def https(self, identity: Identity) -> HttpsProbeClient:
+        return HttpsProbeClient(self.host, self.https_port, identity)
 
-    def kmip(self, identity: Identity) -> KmipDoor:
-        return KmipDoor(self.host, self.kmip_port, identity)
+    def kmip(self, identity: Identity) -> KmipProbeClient:
+        return KmipProbeClient(self.host, self.kmip_port, identity)
 
 
 @dataclass(frozen=True, slots=True)
-class Belongings:
+class ProbeFixtures:
     """What is one service's alone: texts over HTTPS, and two keys over KMIP, with what the first one sealed."""
 
     resource: str
@@ -62,17 +62,17 @@ class Belongings:
     data_key: bytes = field(repr=False)
 
 
-class Side:
+class ProbeSession:
     """Both doors, open, for one identity."""
 
-    def __init__(self, address: Address, identity: Identity) -> None:
-        """Raises: ProbeRefused, FrontsAway, FrontsFailing."""
+    def __init__(self, address: Endpoints, identity: Identity) -> None:
+        """Raises: ProbeRefused, CryptoApiUnreachable, CryptoApiFailing."""
         self.identity = identity
         with ExitStack() as opened:
             try:
                 self.https = opened.enter_context(address.https(identity))
                 self.kmip = opened.enter_context(address.kmip(identity))
-            except NotAdmitted as shut:
+            except HandshakeRejected as shut:
                 raise ProbeRefused("the platform's own service does not get through TLS") from shut
             self._opened = opened.pop_all()
 
@@ -88,7 +88,7 @@ class Side:
     def is_open(self) -> bool:
         return self.https.is_open() and self.kmip.is_open()
 
-    def settle(self) -> Belongings:
+    def settle(self) -> ProbeFixtures:
         """Make something of everything; raises ProbeRefused when something does not work.
 
         Keys of a round that was killed half way are destroyed first, once they are certainly nobody's any more.
@@ -103,9 +103,9 @@ class Side:
             worked(self.kmip.about(Operation.ACTIVATE, object_id))
         sealed = worked(self.kmip.encrypt(key, plaintext)).sealed()
         wrapped, data_key = made.text("wrapped"), made.octets("plaintext")
-        return Belongings(resource, ciphertext, wrapped, name, key, spare, sealed, plaintext, data_key)
+        return ProbeFixtures(resource, ciphertext, wrapped, name, key, spare, sealed, plaintext, data_key)
 
-    def clear(self, of: Belongings) -> None:
+    def clear(self, of: ProbeFixtures) -> None:
         """Destroy the keys; raises ProbeRefused. Whoever may is not stopped by the walls that stop the others."""
         self._destroy(of.key, of.spare)
 
@@ -158,7 +158,7 @@ KEPT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    side: Side
+    side: ProbeSession
     until: float
 
     @property
@@ -166,20 +166,20 @@ class _Kept:
         return time.monotonic() < self.until and self.side.is_open()
 
 
-class KeptSides:
+class SessionPool:
     """Used from several threads; each has a side to itself while it uses it."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Endpoints) -> None:
         self._address = address
         self._idle: list[_Kept] = []
         self._turn = threading.Lock()
 
     @contextmanager
-    def of(self, identity: Identity) -> Iterator[Side]:
-        """Yield the doors for an identity; one in whose use something failed is not kept. Raises as `Side`."""
+    def of(self, identity: Identity) -> Iterator[ProbeSession]:
+        """Yield the doors for an identity; one in whose use something failed is not kept. Raises as `ProbeSession`."""
         kept = self._take(identity)
         if kept is None:
-            kept = _Kept(Side(self._address, identity), time.monotonic() + KEPT_SECONDS)
+            kept = _Kept(ProbeSession(self._address, identity), time.monotonic() + KEPT_SECONDS)
         try:
             yield kept.side
         except BaseException:

@@ -17,17 +17,17 @@ from compliance.isolation.crypto_api.model import (
     ALIKE,
     NO_SERVICE,
     NO_TLS,
-    Door,
-    FrontsFailing,
+    AccessTest,
+    CryptoApiFailing,
+    ForgedIdentities,
     Identity,
+    ListenerProtocol,
     Pair,
     ProbeRefused,
-    Strangers,
-    Trial,
-    Verdicts,
+    TestResults,
 )
-from compliance.isolation.crypto_api.session import Address, KeptSides, Side, is_not_there
-from compliance.isolation.crypto_api.tls_client import NotAdmitted
+from compliance.isolation.crypto_api.session import Endpoints, ProbeSession, SessionPool, is_not_there
+from compliance.isolation.crypto_api.tls_client import HandshakeRejected
 from core.isolation import CheckResult
 
 _REVOKED_SECONDS = 8.0
@@ -38,17 +38,17 @@ _WORKS_FOR_PROBE = "the platform's own service does the same in the same second"
 _Knock = Sequence[HttpsAnswer | KmipAnswer]
 
 
-class FrontAttacker:
+class CryptoApiSuite:
     """Attackers' connections are made for each call and closed at its end; the control's are kept for a while."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Endpoints) -> None:
         self._address = address
-        self._sides = KeptSides(address)
+        self._sides = SessionPool(address)
         self._kept: dict[str, str] = {}
 
     def attack_each_other(self, pair: Pair) -> Sequence[CheckResult]:
         """Let the platform's services reach for everything of one another's."""
-        verdicts = Verdicts()
+        verdicts = TestResults()
         with ExitStack() as stack:
             one, sibling, other = (
                 stack.enter_context(self._settled(identity)) for identity in (pair.one, pair.sibling, pair.other)
@@ -62,22 +62,26 @@ class FrontAttacker:
         return verdicts.results()
 
     def attack_tenant(
-        self, probe: Identity, strangers: Strangers, object_ids: Sequence[str], doors: Collection[Door]
+        self,
+        probe: Identity,
+        strangers: ForgedIdentities,
+        object_ids: Sequence[str],
+        doors: Collection[ListenerProtocol],
     ) -> Sequence[CheckResult]:
         """Knock at these doors with certificates that open nothing, and have `probe` ask for a tenant's objects.
 
         `probe` is another tenant's service, and the control; the objects are asked for by their real ids, where there
         are any.
         """
-        verdicts = Verdicts()
+        verdicts = TestResults()
         with self._sides.of(probe) as side:
             # All knock before the control does, so that one of it is right after each of them.
             shut_out = self._is_shut_out(strangers.for_other, doors)
             uri, unrecorded = (self._knock(one, doors) for one in (strangers.other_uri, strangers.unrecorded))
             works = cache(side.works)
 
-            def trial(clause: str, name: str, refused: Callable[[], bool], wall: str) -> Trial:
-                return Trial(clause, name, refused, works, works, wall, _WORKS_FOR_PROBE)
+            def trial(clause: str, name: str, refused: Callable[[], bool], wall: str) -> AccessTest:
+                return AccessTest(clause, name, refused, works, works, wall, _WORKS_FOR_PROBE)
 
             verdicts.judge(
                 (
@@ -102,15 +106,15 @@ class FrontAttacker:
 
     def see_on_record(self, probe: Identity, recorded: Callable[[str], bool]) -> Sequence[CheckResult]:
         """Do one operation at each door and wait until `recorded` knows its correlation id."""
-        verdicts = Verdicts()
-        with Side(self._address, probe) as side:
+        verdicts = TestResults()
+        with ProbeSession(self._address, probe) as side:
             verdicts.judge(recorded_trials(side, self._kept_key(side), recorded))
         return verdicts.results()
 
     def revoke(self, probe: Identity, revoke: Callable[[], None]) -> Sequence[CheckResult]:
         """Have a certificate revoked while connections with it are open; go on using it on those and on new ones."""
-        verdicts = Verdicts()
-        with Side(self._address, probe) as side:
+        verdicts = TestResults()
+        with ProbeSession(self._address, probe) as side:
             if not side.works():
                 raise ProbeRefused("a certificate that is to be revoked does not work before")
             revoke()
@@ -122,7 +126,7 @@ class FrontAttacker:
 
             verdicts.judge(
                 (
-                    Trial(
+                    AccessTest(
                         "REV",
                         "revoked-on-open-connection",
                         lambda: _until(end, ended),
@@ -131,10 +135,10 @@ class FrontAttacker:
                         "both connections that were open do nothing more",
                         works,
                     ),
-                    Trial(
+                    AccessTest(
                         "REV",
                         "revoked-on-new-connection",
-                        lambda: _until(end, lambda: _opens_nothing(self._knock(probe, tuple(Door)))),
+                        lambda: _until(end, lambda: _opens_nothing(self._knock(probe, tuple(ListenerProtocol)))),
                         lambda: True,
                         lambda: True,
                         NO_SERVICE,
@@ -146,45 +150,45 @@ class FrontAttacker:
 
     @contextmanager
     def _settled(self, identity: Identity) -> Iterator[Owner]:
-        with Side(self._address, identity) as side:
+        with ProbeSession(self._address, identity) as side:
             owner = Owner(side, side.settle())
             yield owner
             side.clear(owner.has)
 
-    def _kept_key(self, side: Side) -> str:
+    def _kept_key(self, side: ProbeSession) -> str:
         """Return the key that a service keeps; looked for once for each certificate."""
         serial = side.identity.serial
         if serial not in self._kept:
             self._kept = {serial: side.kept_key()}
         return self._kept[serial]
 
-    def _knock(self, identity: Identity, doors: Collection[Door]) -> _Knock:
+    def _knock(self, identity: Identity, doors: Collection[ListenerProtocol]) -> _Knock:
         """Return what each of these doors answers to a first request, which asks for nothing of anybody's.
 
-        Raises: FrontsFailing when a door answers nothing at all, which is not how a certificate is refused.
+        Raises: CryptoApiFailing when a door answers nothing at all, which is not how a certificate is refused.
         """
         try:
             knock = [self._ask(identity, door) for door in doors]
-        except NotAdmitted as shut:
-            raise FrontsFailing("the connection was ended where a refusal was to come") from shut
+        except HandshakeRejected as shut:
+            raise CryptoApiFailing("the connection was ended where a refusal was to come") from shut
         if any(map(_is_end, knock)):
-            raise FrontsFailing("the connection was ended where a refusal was to come")
+            raise CryptoApiFailing("the connection was ended where a refusal was to come")
         return knock
 
-    def _is_shut_out(self, identity: Identity, doors: Collection[Door]) -> bool:
+    def _is_shut_out(self, identity: Identity, doors: Collection[ListenerProtocol]) -> bool:
         """Whether none of these doors lets an identity through its handshake, or answers it anything."""
         for door in doors:
             try:
                 answer = self._ask(identity, door)
-            except NotAdmitted:
+            except HandshakeRejected:
                 continue
             if not _is_end(answer):
                 return False
         return True
 
-    def _ask(self, identity: Identity, door: Door) -> HttpsAnswer | KmipAnswer:
-        """Return the answer to a first request on a new connection; raises NotAdmitted when there is none to be had."""
-        if door is Door.HTTPS:
+    def _ask(self, identity: Identity, door: ListenerProtocol) -> HttpsAnswer | KmipAnswer:
+        """Return the answer to a first request on a new connection; raises HandshakeRejected when none arrives."""
+        if door is ListenerProtocol.HTTPS:
             with self._address.https(identity) as https:
                 return https.encrypt("probe", b"x")
         with self._address.kmip(identity) as kmip:
@@ -204,7 +208,7 @@ def _opens_nothing(knock: _Knock) -> bool:
     )
 
 
-def _asking(side: Side, own: str, object_ids: Sequence[str]) -> Trial:
+def _asking(side: ProbeSession, own: str, object_ids: Sequence[str]) -> AccessTest:
     nobody = str(uuid.uuid4())
 
     def not_there() -> bool:
@@ -215,7 +219,7 @@ def _asking(side: Side, own: str, object_ids: Sequence[str]) -> Trial:
             for object_id in object_ids
         )
 
-    return Trial(
+    return AccessTest(
         "M1",
         "kmip-objects-of-tenant",
         not_there,

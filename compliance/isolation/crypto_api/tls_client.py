@@ -6,7 +6,7 @@ import socket
 import ssl
 from typing import Self
 
-from compliance.isolation.crypto_api.model import FrontsAway, FrontsFailing, Identity
+from compliance.isolation.crypto_api.model import CryptoApiFailing, CryptoApiUnreachable, Identity
 
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 10.0
@@ -14,11 +14,11 @@ LARGEST_ANSWER = 1 << 20
 _RECEIVE = 1 << 16
 
 
-class NotAdmitted(Exception):
+class HandshakeRejected(Exception):
     """The other side ended the connection, in the handshake or instead of an answer."""
 
 
-class Line:
+class TlsConnection:
     """One connection and what was received on it and not yet read."""
 
     def __init__(self, stream: ssl.SSLSocket) -> None:
@@ -41,18 +41,18 @@ class Line:
         return not self._received and not self._stream.pending() and not coming.poll(0)
 
     def send(self, data: bytes) -> None:
-        """Send; raises NotAdmitted, FrontsFailing."""
+        """Send; raises HandshakeRejected, CryptoApiFailing."""
         try:
             self._stream.sendall(data)
         except (ssl.SSLError, ConnectionError) as ended:
-            raise NotAdmitted from ended
+            raise HandshakeRejected from ended
         except OSError as failed:
-            raise FrontsFailing(f"sending took too long: {type(failed).__name__}") from failed
+            raise CryptoApiFailing(f"sending took too long: {type(failed).__name__}") from failed
 
     def take(self, size: int) -> bytes:
-        """Return the next `size` bytes; raises NotAdmitted when they never come, FrontsFailing."""
+        """Return the next `size` bytes; raises HandshakeRejected when they never come, CryptoApiFailing."""
         if size > LARGEST_ANSWER:
-            raise FrontsFailing("the answer is larger than any that was asked for")
+            raise CryptoApiFailing("the answer is larger than any that was asked for")
         while len(self._received) < size:
             self._receive()
         taken = bytes(self._received[:size])
@@ -63,7 +63,7 @@ class Line:
         """Return what comes up to `end`, with it; raises as `take`."""
         while (found := self._received.find(end)) < 0:
             if len(self._received) > LARGEST_ANSWER:
-                raise FrontsFailing("the answer is larger than any that was asked for")
+                raise CryptoApiFailing("the answer is larger than any that was asked for")
             self._receive()
         return self.take(found + len(end))
 
@@ -71,11 +71,11 @@ class Line:
         try:
             data = self._stream.recv(_RECEIVE)
         except (ssl.SSLError, ConnectionError) as ended:
-            raise NotAdmitted from ended
+            raise HandshakeRejected from ended
         except OSError as failed:
-            raise FrontsFailing(f"no answer came: {type(failed).__name__}") from failed
+            raise CryptoApiFailing(f"no answer came: {type(failed).__name__}") from failed
         if not data:
-            raise NotAdmitted
+            raise HandshakeRejected
         self._received += data
 
 
@@ -92,22 +92,22 @@ def trust(identity: Identity) -> ssl.SSLContext:
     return context
 
 
-def dial(host: str, port: int, context: ssl.SSLContext) -> Line:
-    """Open a connection; raises FrontsAway, NotAdmitted, and FrontsFailing for an impostor."""
+def dial(host: str, port: int, context: ssl.SSLContext) -> TlsConnection:
+    """Open a connection; raises CryptoApiUnreachable, HandshakeRejected, and CryptoApiFailing for an impostor."""
     try:
         plain = socket.create_connection((host, port), CONNECT_SECONDS)
     except OSError as away:
-        raise FrontsAway from away
+        raise CryptoApiUnreachable from away
     plain.settimeout(ANSWER_SECONDS)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
-        return Line(context.wrap_socket(plain, server_hostname=host))
+        return TlsConnection(context.wrap_socket(plain, server_hostname=host))
     except ssl.SSLCertVerificationError as impostor:
         plain.close()
-        raise FrontsFailing("its certificate is not one of the platform's for this name") from impostor
+        raise CryptoApiFailing("its certificate is not one of the platform's for this name") from impostor
     except (ssl.SSLError, ConnectionError) as ended:
         plain.close()
-        raise NotAdmitted from ended
+        raise HandshakeRejected from ended
     except OSError as slow:
         plain.close()
-        raise FrontsFailing("the handshake took too long") from slow
+        raise CryptoApiFailing("the handshake took too long") from slow

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from psycopg import ClientCursor, Connection
 from psycopg.rows import TupleRow
 
-from core.errors.compliance import ControlFailed
+from core.errors.compliance import PositiveControlFailed
 from core.isolation import CheckResult
 from core.names import l2_key
 from database.connection.database import Database
@@ -85,7 +85,7 @@ select current_setting('app.ending')
 
 
 @dataclass(frozen=True, slots=True)
-class RowDescentProbe:
+class KeyLineageSuite:
     """Attacks on the descent of a tenant's rows from its own L2 (MTCI A2, E2, M1)."""
 
     database: Database
@@ -117,7 +117,7 @@ def _timed(clause: str, name: str, look: Callable[[], tuple[bool, str]]) -> Chec
 def _written(connection: Connection[TupleRow], tenant_id: str, own: str, foreign: str) -> tuple[bool, str]:
     under = {key: [_ending(connection, attack, tenant_id, key) for attack in _ATTACKS] for key in (own, foreign)}
     if any(under[own]):
-        raise ControlFailed("rows under the tenant's own key are refused")
+        raise PositiveControlFailed("rows under the tenant's own key are refused")
     refused = ", ".join(ending or "written" for ending in under[foreign])
     return all(under[foreign]), f"attack: {refused}; the same rows under the tenant's own key are taken"
 

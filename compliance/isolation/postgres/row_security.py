@@ -137,7 +137,7 @@ class _Plan:
         return (*self.controls, *self.references, *self.reads_and_writes)
 
 
-class RowSecurityProbe:
+class RowSecuritySuite:
     """Attacks on row security, run as a process role without rights over other tenants (MTCI M2)."""
 
     def __init__(self, database: Database) -> None:

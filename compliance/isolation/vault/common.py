@@ -4,20 +4,22 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from core.errors.compliance import ControlFailed
+from core.errors.compliance import PositiveControlFailed
 from core.errors.keys import WrongContext
 from core.errors.platform import VaultRefused
 from core.isolation import CheckResult
-from core.keys.encryption_context import Context
+from core.keys.encryption_context import EncryptionContext
 from openkcm.errors import OpenKcmError
-from vault.auth.client import VaultCalls, VaultRejected
+from vault.auth.client import VaultClient, VaultRejected
 from vault.transit.keys import decoded, encoded, key_error, key_errors
 
 FORBIDDEN = "the key server's policy answers 403"
 UNAUTHENTIC = "authentication of the ciphertext fails"
 
 
-def each_ending(calls: VaultCalls, key: str, items: Sequence[tuple[Context, str]]) -> list[bytes | OpenKcmError]:
+def each_ending(
+    calls: VaultClient, key: str, items: Sequence[tuple[EncryptionContext, str]]
+) -> list[bytes | OpenKcmError]:
     """Decrypt several ciphertexts under `key` in one call: the plaintext of each, or why there is none."""
     batch = [{"context": encoded(context.encode()), "ciphertext": ciphertext} for context, ciphertext in items]
     with key_errors():
@@ -31,7 +33,7 @@ def _ending(item: dict[str, Any]) -> bytes | OpenKcmError:
     return key_error(VaultRejected(400, item["error"])) if item.get("error") else decoded(item["plaintext"])
 
 
-def each_opened(calls: VaultCalls, key: str, items: Sequence[tuple[Context, str]]) -> list[bytes | None]:
+def each_opened(calls: VaultClient, key: str, items: Sequence[tuple[EncryptionContext, str]]) -> list[bytes | None]:
     """Decrypt as `each_ending`; None for each that does not authenticate, and anything else is raised."""
     opened: list[bytes | None] = []
     for ending in each_ending(calls, key, items):
@@ -54,7 +56,7 @@ def is_refused(attack: Callable[[], object]) -> bool:
 
 def require_control(worked: bool, problem: str) -> None:  # noqa: FBT001 - reads as: control that this worked
     if not worked:
-        raise ControlFailed(problem)
+        raise PositiveControlFailed(problem)
 
 
 def result(clause: str, name: str, held: bool, seconds: float, wall: str, control: str) -> CheckResult:  # noqa: FBT001, PLR0913, PLR0917 - one line of the table of attacks

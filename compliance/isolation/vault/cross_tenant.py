@@ -25,11 +25,11 @@ from compliance.isolation.vault.common import (
     result,
 )
 from core import names as ids
-from core.errors.compliance import ControlFailed
+from core.errors.compliance import PositiveControlFailed
 from core.isolation import CheckResult
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from openkcm.contract.names import service_spiffe, tenant_dns
-from vault.auth.client import TokenSession, VaultCalls
+from vault.auth.client import TokenSession, VaultClient
 from vault.auth.tenant_tokens import TenantTokens
 from vault.pki.certificates import Authority, Issuer, LeafNames, build_leaf, load_issuer, tenant_of_authority
 from vault.transit.keys import encoded, key_errors
@@ -47,13 +47,13 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class VaultBoundaryProbe:
+class VaultTenantIsolationSuite:
     """Attacks on keys and certificates across two tenants (MTCI U2, C2, C3, A1, A3).
 
     `session` signs with either CA as the controller may, `tokens` speak for tenants.
     """
 
-    def __init__(self, session: VaultCalls, tokens: TenantTokens, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, session: VaultClient, tokens: TenantTokens, now: Callable[[], datetime] = _utc_now) -> None:
         self._session = session
         self._tokens = tokens
         self._now = now
@@ -85,11 +85,11 @@ class _Party:
     """A tenant with its own token, and the place its boundary ciphertexts are bound to."""
 
     calls: TokenSession
-    context: Context
+    context: EncryptionContext
 
     @classmethod
     def of(cls, tokens: TenantTokens, tenant_id: str) -> "_Party":
-        context = Context(tenant_id, ids.l2_key(tenant_id), _SERVICE, Purpose.BOUNDARY, "")
+        context = EncryptionContext(tenant_id, ids.l2_key(tenant_id), _SERVICE, Purpose.BOUNDARY, "")
         return cls(tokens.session(tenant_id), context)
 
 
@@ -220,7 +220,7 @@ def _attack_certificates(
     own_name = thief.leaf(replace(target, dns=tenant_dns(attacker)))
     chain = thief.chain(own_name, thief.root)
     if chain is None:
-        raise ControlFailed("a certificate with the attacker's own name does not verify")
+        raise PositiveControlFailed("a certificate with the attacker's own name does not verify")
     issuer_decides = tenant_of_authority(chain[1]) == attacker
     uri_seconds = clock.lap()
 
@@ -240,7 +240,7 @@ def _attack_certificates(
     )
 
 
-def _encrypt(calls: TokenSession, context: Context, plaintext: bytes) -> str:
+def _encrypt(calls: TokenSession, context: EncryptionContext, plaintext: bytes) -> str:
     with key_errors():
         answer = calls.write(
             f"transit/encrypt/{context.l2_key}",
@@ -249,7 +249,7 @@ def _encrypt(calls: TokenSession, context: Context, plaintext: bytes) -> str:
     return str(answer["ciphertext"])
 
 
-def _make(calls: TokenSession, context: Context) -> None:
+def _make(calls: TokenSession, context: EncryptionContext) -> None:
     """Have a key made in Vault and wrapped, as a service key is."""
     with key_errors():
         calls.write(f"transit/datakey/wrapped/{context.l2_key}", {"context": encoded(context.encode())})

@@ -7,8 +7,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from openkcm.contract.names import service_spiffe, tenant_dns
-from vault.auth.client import VaultCalls
-from vault.pki.certificates import Authority, Leaf, LeafNames, build_leaf, hex_serial, load_issuer
+from vault.auth.client import VaultClient
+from vault.pki.certificates import Authority, IssuedCertificate, LeafNames, build_leaf, hex_serial, load_issuer
 from vault.transit.keys import ForgedLeaf
 
 _LIFETIME = timedelta(minutes=5)
@@ -18,16 +18,16 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class TransitForger:
+class ForgedCertificateSigner:
     """Signs as the controller may, with the tenant's own key in Transit."""
 
-    def __init__(self, session: VaultCalls, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, session: VaultClient, now: Callable[[], datetime] = _utc_now) -> None:
         self._session = session
         self._now = now
 
     def forge(
         self, tenant_id: str, authority: Authority, key: ec.EllipticCurvePublicKey, wanted: Sequence[ForgedLeaf]
-    ) -> Sequence[Leaf]:
+    ) -> Sequence[IssuedCertificate]:
         """Return one short-lived certificate for `key` of each that is wanted, signed by `tenant_id`'s authority."""
         issuer = load_issuer(self._session, tenant_id, authority.certificate_pem, authority.key_version)
         made = []
@@ -36,5 +36,5 @@ class TransitForger:
             serial = None if one.serial is None else int(one.serial, 16)
             leaf = build_leaf(issuer, key, names, self._now(), _LIFETIME, serial)
             pem = leaf.public_bytes(serialization.Encoding.PEM).decode()
-            made.append(Leaf(hex_serial(leaf), pem, leaf.not_valid_after_utc))
+            made.append(IssuedCertificate(hex_serial(leaf), pem, leaf.not_valid_after_utc))
         return made

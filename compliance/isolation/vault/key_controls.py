@@ -29,14 +29,14 @@ from core import names as ids
 from core.errors.keys import KeyUnavailable, WrongContext
 from core.errors.platform import VaultRefused
 from core.isolation import CheckResult, unchecked
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from openkcm.contract.names import RESERVED_PREFIX
 from openkcm.errors import OpenKcmError
-from vault.auth.client import VaultCalls, VaultFailed, VaultRejected
+from vault.auth.client import VaultClient, VaultRejected, VaultServerError
 from vault.auth.tenant_tokens import TenantTokens
 from vault.transit.keys import KeyFindings, KeyTarget, encoded, key_errors
 
-SHARED = Context("", "", "", Purpose.BOUNDARY, "")
+SHARED = EncryptionContext("", "", "", Purpose.BOUNDARY, "")
 """The context of probes, the same for all: what keeps another tenant's key out is then that key's material alone."""
 
 _NOBODY = f"{RESERVED_PREFIX}nobody"
@@ -77,7 +77,7 @@ _CHECKS = (
 )
 
 
-class VaultKeyProbe:
+class VaultKeyControlSuite:
     """Attacks on one tenant's key by everybody who could get at it (MTCI U1 to U5, E1, E2).
 
     Raises what is neither a refusal nor a breach.
@@ -85,7 +85,7 @@ class VaultKeyProbe:
     `session` is the worker's own identity, `tokens` speak for tenants.
     """
 
-    def __init__(self, session: VaultCalls, tokens: TenantTokens) -> None:
+    def __init__(self, session: VaultClient, tokens: TenantTokens) -> None:
         self._session = session
         self._tokens = tokens
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="key-attack")
@@ -118,12 +118,12 @@ class VaultKeyProbe:
         return KeyFindings(results, used.probe)
 
     def attack_wrap(
-        self, target: KeyTarget, context: Context, outer: bytes, inner: bytes | None
+        self, target: KeyTarget, context: EncryptionContext, outer: bytes, inner: bytes | None
     ) -> Sequence[CheckResult]:
         """Attack a service key with one of its two keys each.
 
-        `inner` is what its root key made of `outer`, None where it opened nothing. Raises ControlFailed for a service
-        key that does not open at all.
+        `inner` is what its root key made of `outer`, None where it opened nothing. Raises PositiveControlFailed for a
+        service key that does not open at all.
         """
         key, clock = ids.l2_key(target.tenant_id), Stopwatch()
         calls = self._tokens.session(target.tenant_id)
@@ -148,11 +148,11 @@ class VaultKeyProbe:
         wall = "what the root key opens is a ciphertext under the tenant key, which the worker may not use (403)"
         return without_root, result("E1", "open-without-tenant-key", opens and by_worker, clock.lap(), wall, both)
 
-    def steal_wrap(self, target: KeyTarget, context: Context, inner: bytes, thief: str) -> CheckResult:
+    def steal_wrap(self, target: KeyTarget, context: EncryptionContext, inner: bytes, thief: str) -> CheckResult:
         """Have another tenant, which has a working key, open what lies under the root key."""
         clock, text = Stopwatch(), inner.decode("ascii", "replace")
         calls, own = self._tokens.session(thief), ids.l2_key(thief)
-        here = Context(thief, own, _SERVICE, Purpose.BOUNDARY, "")
+        here = EncryptionContext(thief, own, _SERVICE, Purpose.BOUNDARY, "")
         try:
             (mine,) = _encrypted(calls, own, [(here, os.urandom(16))])
         except VaultRefused:
@@ -183,12 +183,12 @@ class VaultKeyProbe:
         control = "the worker reads the key's record"
         return result("U1", "let-the-key-be-exported-or-deleted", held, clock.lap(), FORBIDDEN, control)
 
-    def _carried(self, key: str, calls: VaultCalls, who: str, control: str) -> CheckResult:
+    def _carried(self, key: str, calls: VaultClient, who: str, control: str) -> CheckResult:
         clock = Stopwatch()
         held = all(self._stopped(calls, list(_ways_in_and_out(key))))
         return result("U4", f"bring-in-or-take-out-as-{who}", held, clock.lap(), FORBIDDEN, control)
 
-    def _stopped(self, calls: VaultCalls, attempts: Sequence["_Attempt"]) -> list[bool]:
+    def _stopped(self, calls: VaultClient, attempts: Sequence["_Attempt"]) -> list[bool]:
         """Return of each whether a policy stopped it; side by side, because they mostly wait."""
         # With the activity's context, by which whatever happens there is known to belong to it.
         tries = [partial(copy_context().run, _is_stopped, calls, attempt) for attempt in attempts]
@@ -209,10 +209,10 @@ class _Used:
 
     @classmethod
     def of(
-        cls, calls: VaultCalls, key: str, target: KeyTarget, record: dict[str, Any], others: Sequence[str]
+        cls, calls: VaultClient, key: str, target: KeyTarget, record: dict[str, Any], others: Sequence[str]
     ) -> "_Used":
         proof, clock = os.urandom(16), Stopwatch()
-        here = Context(target.tenant_id, key, _SERVICE, Purpose.SERVICE_KEY, "1")
+        here = EncryptionContext(target.tenant_id, key, _SERVICE, Purpose.SERVICE_KEY, "1")
         mine, probe = _encrypted(calls, key, [(here, proof), (SHARED, _PROBE)])
         newest, oldest = int(record["latest_version"]), int(record["min_decryption_version"])
         relabelled = [
@@ -288,14 +288,14 @@ def _ways_in_and_out(key: str) -> Iterator[_Attempt]:
     yield "POST", f"transit/datakey/plaintext/{key}", {"context": encoded(SHARED.encode())}
 
 
-def _is_stopped(calls: VaultCalls, attempt: _Attempt) -> bool:
+def _is_stopped(calls: VaultClient, attempt: _Attempt) -> bool:
     try:
         calls.request(*attempt)
     except VaultRefused:
         return True
     except VaultRejected:
         return False
-    except VaultFailed as failed:
+    except VaultServerError as failed:
         # Transit says some of what it will not do with 500, and so does a server in trouble.
         if any(text in failed.reason for text in _PAST_THE_POLICY):
             return False
@@ -303,7 +303,7 @@ def _is_stopped(calls: VaultCalls, attempt: _Attempt) -> bool:
     return False
 
 
-def _finds_no_key(calls: VaultCalls, name: str, context: str) -> bool:
+def _finds_no_key(calls: VaultClient, name: str, context: str) -> bool:
     try:
         with key_errors():
             calls.write(f"transit/datakey/wrapped/{name}", {"context": context})
@@ -312,14 +312,16 @@ def _finds_no_key(calls: VaultCalls, name: str, context: str) -> bool:
     return False
 
 
-def _encrypted(calls: VaultCalls, key: str, items: Sequence[tuple[Context, bytes]]) -> list[str]:
+def _encrypted(calls: VaultClient, key: str, items: Sequence[tuple[EncryptionContext, bytes]]) -> list[str]:
     batch = [{"plaintext": encoded(plain), "context": encoded(context.encode())} for context, plain in items]
     with key_errors():
         answer = calls.write(f"transit/encrypt/{key}", {"batch_input": batch})
     return [str(item["ciphertext"]) for item in answer["batch_results"]]
 
 
-def _endings(calls: VaultCalls, key: str, items: Sequence[tuple[Context, str]]) -> list[bytes | OpenKcmError]:
+def _endings(
+    calls: VaultClient, key: str, items: Sequence[tuple[EncryptionContext, str]]
+) -> list[bytes | OpenKcmError]:
     """Decrypt a batch whose first item must open; raises for an ending that is neither a success nor a refusal."""
     try:
         endings = each_ending(calls, key, items)
@@ -335,14 +337,14 @@ def _is_opened(ending: bytes | OpenKcmError) -> bool:
     return isinstance(ending, bytes)
 
 
-def _rewrapped(calls: VaultCalls, key: str, items: Sequence[tuple[Context, str]]) -> list[bool]:
+def _rewrapped(calls: VaultClient, key: str, items: Sequence[tuple[EncryptionContext, str]]) -> list[bool]:
     """Return of each ciphertext whether the key opens it: whatever it is, the plaintext stays in Vault."""
     with key_errors():
         answer = calls.write(f"transit/rewrap/{key}", {"batch_input": _batch(items)})
     return [not item.get("error") for item in answer["batch_results"]]
 
 
-def _batch(items: Sequence[tuple[Context, str]]) -> list[dict[str, str]]:
+def _batch(items: Sequence[tuple[EncryptionContext, str]]) -> list[dict[str, str]]:
     return [{"ciphertext": text, "context": encoded(context.encode())} for context, text in items]
 
 

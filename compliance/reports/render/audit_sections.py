@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from compliance.reports.render import formatting as say
-from compliance.reports.render.document import Cell, Column, Facts, Part, Section, Table, Words
+from compliance.reports.render.document import Cell, Column, KeyValueTable, Paragraph, Section, Subsection, Table
 from openkcm.verification.isolation_controls import CLAUSES
 from openkcm.verification.reports.evaluation import ACCESS, APPROVALS, AUDIT, CERTIFICATES, CHANGES, ISOLATION
-from openkcm.verification.reports.model import ClauseRuns, LatestCheck, Moment, Report
+from openkcm.verification.reports.model import ClauseRuns, LatestCheck, Report, ReportedEvent
 
 _MOMENTS = (
     Column("Record", 1.4, number=True),
@@ -30,7 +30,7 @@ def isolation(report: Report) -> Section:
         " call on the attacker's own things worked. Clauses are those of the Multi-Tenant Cryptographic Isolation"
         " standard (ADR-003 of openkcm/documentation).",
         (
-            Facts(
+            KeyValueTable(
                 (
                     ("Runs in the period", say.number(counted.isolation_runs)),
                     ("Attacks", Cell(_attacks(counted.isolation))),
@@ -39,7 +39,7 @@ def isolation(report: Report) -> Section:
             ),
         ),
         (
-            Part(
+            Subsection(
                 "By clause",
                 (
                     Table(
@@ -57,7 +57,7 @@ def isolation(report: Report) -> Section:
                     ),
                 ),
             ),
-            Part(
+            Subsection(
                 "The newest result of each check",
                 (
                     Table(
@@ -133,7 +133,7 @@ def access(report: Report) -> Section:
         ACCESS,
         "Every use of a key is recorded before it is answered, with the service as its certificate says it.",
         parts=(
-            Part(
+            Subsection(
                 "Use of keys by service",
                 (
                     Table(
@@ -156,7 +156,7 @@ def access(report: Report) -> Section:
                     ),
                 ),
             ),
-            Part(
+            Subsection(
                 "Refused attempts",
                 (
                     Table(
@@ -198,9 +198,9 @@ def approvals(report: Report) -> Section:
     counted, wanted = report.counted, report.stated.four_eyes
     shown = counted.approvals[-say.LISTED :]
     rule = (
-        Facts((("Takes two people", Cell(", ".join(wanted), tone="good")),))
+        KeyValueTable((("Takes two people", Cell(", ".join(wanted), tone="good")),))
         if wanted
-        else Words("The policy in force asks for a second person for no action.")
+        else Paragraph("The policy in force asks for a second person for no action.")
     )
     return Section(
         "approvals",
@@ -229,7 +229,7 @@ def certificates(report: Report) -> Section:
         "Services prove who they are with certificates of the tenant's own authority, which lives in the key server."
         " They are short-lived and renewed by themselves.",
         (
-            Facts(
+            KeyValueTable(
                 (
                     ("Certificates in force", say.number(stated.certificates)),
                     ("The next one ends", Cell(f"{say.at(until)} UTC") if until else Cell("none", tone="none")),
@@ -249,7 +249,7 @@ def stream(report: Report) -> Section:
         "Every record of the tenant is chained to the one before it by a hash, has a number without gaps, and the head"
         " of the chain is signed by a key that cannot leave the key server.",
         (
-            Facts(
+            KeyValueTable(
                 (
                     ("Records in the period", say.number(counted.records)),
                     (
@@ -285,7 +285,7 @@ def stream(report: Report) -> Section:
     )
 
 
-def moments(found: Sequence[Moment]) -> tuple[tuple[Cell, ...], ...]:
+def moments(found: Sequence[ReportedEvent]) -> tuple[tuple[Cell, ...], ...]:
     """Return records as rows, the newest first."""
     return tuple(
         (

@@ -43,7 +43,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class KeyValueTable:
     """Names and their values."""
 
     rows: tuple[tuple[str, Cell], ...]
@@ -67,13 +67,13 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class Paragraph:
     text: str
     block: Literal["words"] = "words"
 
 
 @dataclass(frozen=True, slots=True)
-class Points:
+class BulletList:
     items: tuple[str, ...]
     block: Literal["points"] = "points"
 
@@ -86,11 +86,11 @@ class Command:
     block: Literal["command"] = "command"
 
 
-Block = Table | Facts | Figures | Words | Points | Command
+Block = Table | KeyValueTable | Figures | Paragraph | BulletList | Command
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Subsection:
     """A part of a section, with a heading of its own."""
 
     title: str
@@ -105,7 +105,7 @@ class Section:
     title: str
     lead: str
     blocks: tuple[Block, ...] = ()
-    parts: tuple[Part, ...] = ()
+    parts: tuple[Subsection, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Cover:
     organization: str
     period: str
     verdict: Cell
-    facts: Facts
+    facts: KeyValueTable
     verify: tuple[Block, ...]
     disclaimer: str
 

@@ -7,19 +7,19 @@ from datetime import timedelta
 from compliance.reports.render import formatting as say
 from compliance.reports.render.document import (
     Block,
+    BulletList,
     Cell,
     Column,
     Command,
     Cover,
-    Facts,
     Figure,
     Figures,
-    Part,
-    Points,
+    KeyValueTable,
+    Paragraph,
     Section,
+    Subsection,
     Table,
     Tone,
-    Words,
 )
 from openkcm.verification.reports.evaluation import LIMITS
 from openkcm.verification.reports.model import Finding, Report
@@ -74,7 +74,7 @@ def cover(report: Report) -> Cover:
         report.organization,
         period(report),
         _verdict(report.summary),
-        Facts(
+        KeyValueTable(
             (
                 ("Tenant", say.code(report.tenant_id)),
                 ("Region", say.plain(report.region)),
@@ -105,7 +105,7 @@ def attached(report: Report) -> str:
 
 def _verify() -> tuple[Block, ...]:
     return (
-        Words(
+        Paragraph(
             "REPORT is this file, EXPORT the tenant's audit stream and KEY the platform's public key, which you have"
             " from elsewhere. This confirms or refutes the report, offline and without us:"
         ),
@@ -192,7 +192,7 @@ def controls(report: Report) -> Section:
         Column("Status", 1.2),
     )
     parts = tuple(
-        Part(
+        Subsection(
             framework,
             (
                 Table(
@@ -222,7 +222,7 @@ def _naturally(control: str) -> list[tuple[int, str]]:
 
 def limits(report: Report) -> Section:
     """Return what the report does not show."""
-    return Section(LIMITS.lower(), LIMITS, "What no figure here shows.", (Points((*report.limits, _CUT)),))
+    return Section(LIMITS.lower(), LIMITS, "What no figure here shows.", (BulletList((*report.limits, _CUT)),))
 
 
 def method(report: Report) -> Section:
@@ -237,9 +237,9 @@ def method(report: Report) -> Section:
         "The PDF and the HTML are readings of one signed JSON document, which lies in them. Their own bytes are signed"
         " too, so what is printed is what was made from these figures.",
         (
-            Points((_COUNTED, _STATED, signed, _TIMES)),
+            BulletList((_COUNTED, _STATED, signed, _TIMES)),
             *_verify(),
-            Facts(
+            KeyValueTable(
                 (
                     ("Attached document", say.code(attached(report))),
                     ("Format", say.code(report.format)),
@@ -254,5 +254,8 @@ def method(report: Report) -> Section:
 def glossary() -> Section:
     """Return what the words mean."""
     return Section(
-        "glossary", "Glossary", "Words as this report uses them.", (Facts(tuple((w, Cell(m)) for w, m in _GLOSSARY)),)
+        "glossary",
+        "Glossary",
+        "Words as this report uses them.",
+        (KeyValueTable(tuple((w, Cell(m)) for w, m in _GLOSSARY)),),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from compliance.reports.render import formatting as say
-from compliance.reports.render.document import Cell, Column, Facts, Figure, Figures, Part, Section, Table
+from compliance.reports.render.document import Cell, Column, Figure, Figures, KeyValueTable, Section, Subsection, Table
 from openkcm.verification.reports.evaluation import COVERAGE, KEYS, ROOT_KEY
 from openkcm.verification.reports.model import CoveredService, InventoryKey, Report, RootKeyEvent
 
@@ -87,7 +87,7 @@ def keys(report: Report) -> Section:
         " (NIST SP 800-57 part 1, sections 5.3 and 6.2). A key whose period is over and that is still in use is marked"
         " overdue.",
         (
-            Facts(
+            KeyValueTable(
                 (
                     ("Tenant key", Cell(f"rotated every {say.count(stated.tenant_key_days, 'day')} by policy")),
                     ("Service keys", Cell(f"rotated every {say.count(stated.service_key_days, 'day')} by policy")),
@@ -106,12 +106,12 @@ def _overdue(found: Sequence[InventoryKey]) -> Cell:
     return Cell("none", tone="good" if found else "none")
 
 
-def _level(level: str, found: Sequence[InventoryKey]) -> Part:
+def _level(level: str, found: Sequence[InventoryKey]) -> Subsection:
     title = _LEVELS.get(level, level)
     # What is overdue first: it is what somebody must act on, and what a long list must not cut off.
     ordered = sorted(found, key=lambda key: not key.overdue)
     shown = ordered[: say.SHOWN]
-    return Part(
+    return Subsection(
         f"{title} ({level})",
         (
             Table(
@@ -163,7 +163,7 @@ def root_key(report: Report) -> Section:
         "Whoever holds the root key can end all use of the tenant's keys. Each event of it in the period, and the time"
         " from the first refusal by its holder until the tenant was locked.",
         (
-            Facts(
+            KeyValueTable(
                 (
                     ("Custody", Cell(_MODES.get(stated.root_key_mode, stated.root_key_mode))),
                     ("Holder", say.plain(stated.root_key_holder)),

@@ -8,8 +8,8 @@ import structlog
 
 from core.errors.keys import CustomerKeyError, KeyNotUsable, KeyVersionRetired, WrongContext
 from core.errors.requests import TooManyRequests
-from core.errors.services import CallerRefused, CiphertextRefused, InvalidRequest, ObjectNotFound
-from core.errors.tenants import TenantClosed
+from core.errors.services import CiphertextRefused, ClientNotAuthorized, InvalidRequest, ObjectNotFound
+from core.errors.tenants import TenantNotOperational
 from crypto_service.kmip.codec.enums import ResultReason
 from crypto_service.kmip.codec.tags import Tag
 from openkcm.errors import InvalidName, OpenKcmError, PlatformError
@@ -23,8 +23,8 @@ REASONS: Mapping[type[OpenKcmError], ResultReason] = MappingProxyType(
         KeyNotUsable: ResultReason.PERMISSION_DENIED,
         # Key Value Not Present would say it better, and clients of 1.0 and 1.1 do not know it.
         KeyVersionRetired: ResultReason.CRYPTOGRAPHIC_FAILURE,
-        TenantClosed: ResultReason.PERMISSION_DENIED,
-        CallerRefused: ResultReason.PERMISSION_DENIED,
+        TenantNotOperational: ResultReason.PERMISSION_DENIED,
+        ClientNotAuthorized: ResultReason.PERMISSION_DENIED,
         CiphertextRefused: ResultReason.CRYPTOGRAPHIC_FAILURE,
         WrongContext: ResultReason.CRYPTOGRAPHIC_FAILURE,
         InvalidName: ResultReason.INVALID_FIELD,

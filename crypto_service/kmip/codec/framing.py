@@ -18,22 +18,22 @@ _KEPT = frozenset({Tag.OPERATION, Tag.UNIQUE_BATCH_ITEM_ID})
 _ASKING = frozenset({Operation.GET, Operation.GET_ATTRIBUTES, Operation.LOCATE, Operation.CHECK})
 
 
-class NotKmip(Exception):
+class InvalidFrame(Exception):
     """What arrived cannot be the beginning of a request, or of one that is too long."""
 
 
 def size_of(beginning: bytes | bytearray, limit: int) -> int | None:
     """Return how many bytes the message at `beginning` has, None when too few are there to tell.
 
-    Raises: NotKmip.
+    Raises: InvalidFrame.
     """
     if len(beginning) < ttlv.HEADER_BYTES:
         if not _REQUEST.to_bytes(4, "big").startswith(beginning[:4]):
-            raise NotKmip
+            raise InvalidFrame
         return None
     head, length = _HEAD.unpack_from(beginning)
     if head != _REQUEST or length + ttlv.HEADER_BYTES > limit:
-        raise NotKmip
+        raise InvalidFrame
     size: int = length + ttlv.HEADER_BYTES
     return size
 
@@ -50,7 +50,7 @@ def asks_only(request: Item) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ErrorReply:
     """What a client is told about a message that was not taken up."""
 
     reason: ResultReason
@@ -65,11 +65,11 @@ class Refusal:
         )
 
 
-def refuse(beginning: bytes, refusal: Refusal) -> bytes:
+def refuse(beginning: bytes, refusal: ErrorReply) -> bytes:
     """Answer a message that is not, or cannot be, read; empty when not even its version can be told."""
     try:
         version = ttlv.decode(beginning[_VERSION])
-    except ttlv.RefusedBytes:
+    except ttlv.TtlvError:
         return b""
     major, minor = version.first(Tag.PROTOCOL_VERSION_MAJOR), version.first(Tag.PROTOCOL_VERSION_MINOR)
     if major is None or minor is None or major.value != 1 or minor.value not in range(NEWEST_MINOR + 1):
@@ -95,7 +95,7 @@ def reply(request: Item, response: Item) -> bytes:
         place for place, item in enumerate(parts) if item.tag == Tag.BATCH_ITEM and item.first(Tag.RESPONSE_PAYLOAD)
     ]
     batch.sort(key=lambda place: len(ttlv.encode(parts[place])), reverse=True)
-    too_large = Refusal(
+    too_large = ErrorReply(
         ResultReason.RESPONSE_TOO_LARGE, "the response is larger than the maximum response size"
     ).items()
     for place in batch:

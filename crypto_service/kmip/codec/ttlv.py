@@ -42,7 +42,7 @@ _ZEROS = tuple(bytes(size) for size in range(8))
 _TAG_PREFIXES = (0x42, 0x54)  # of the standard, of extensions
 
 
-class RefusedBytes(Exception):
+class TtlvError(Exception):
     """The bytes are not one well-formed item. Says what is wrong and where, never the content."""
 
     def __init__(self, what: str, position: int) -> None:
@@ -87,11 +87,11 @@ class Item(NamedTuple):
 def decode(data: bytes) -> Item:  # noqa: C901, PLR0912, PLR0915 - one loop; a call for each item would double its cost
     """Read exactly one item.
 
-    Raises: RefusedBytes.
+    Raises: TtlvError.
     """
     end = len(data)
     if end > MAX_BYTES:
-        raise RefusedBytes("too many bytes", MAX_BYTES)
+        raise TtlvError("too many bytes", MAX_BYTES)
     position = count = 0
     siblings: list[Item] = []
     around: list[tuple[int, int, list[Item]]] = []  # of each open structure: its tag; end and siblings around it
@@ -99,22 +99,22 @@ def decode(data: bytes) -> Item:  # noqa: C901, PLR0912, PLR0915 - one loop; a c
         while position < end:
             start, position = position, position + 8
             if position > end:
-                raise RefusedBytes("cut item", start)
+                raise TtlvError("cut item", start)
             head, length = _HEAD.unpack_from(data, start)
             kind = head & 0xFF
             count += 1
             if count > MAX_ITEMS:
-                raise RefusedBytes("too many items", start)
+                raise TtlvError("too many items", start)
             if head >> 24 not in _TAG_PREFIXES:
-                raise RefusedBytes("tag outside the ranges of the standard", start)
+                raise TtlvError("tag outside the ranges of the standard", start)
             stop = position + (length + 7 & -8)
             if stop > end:
-                raise RefusedBytes("length beyond what encloses it", start)
+                raise TtlvError("length beyond what encloses it", start)
             if kind == 1:
                 if len(around) == MAX_DEPTH:
-                    raise RefusedBytes("structures nested too deep", start)
+                    raise TtlvError("structures nested too deep", start)
                 if length & 7:
-                    raise RefusedBytes("length wrong for its type", start)
+                    raise TtlvError("length wrong for its type", start)
                 around.append((head >> 8, end, siblings))
                 siblings, end = [], stop
                 continue
@@ -123,18 +123,18 @@ def decode(data: bytes) -> Item:  # noqa: C901, PLR0912, PLR0915 - one loop; a c
                 value = data[position : position + length]
                 position += length
                 if position != stop and data[position:stop] != _ZEROS[stop - position]:
-                    raise RefusedBytes("padding not zero", start)
+                    raise TtlvError("padding not zero", start)
                 if kind == 7:
                     try:
                         value = value.decode()
                     except UnicodeDecodeError:
-                        raise RefusedBytes("text not UTF-8", start) from None
+                        raise TtlvError("text not UTF-8", start) from None
             elif kind in {2, 5, 10}:
                 if length != 4:
-                    raise RefusedBytes("length wrong for its type", start)
+                    raise TtlvError("length wrong for its type", start)
                 value, padding = (_SIGNED_WORD if kind == 2 else _WORD).unpack_from(data, position)
                 if padding:
-                    raise RefusedBytes("padding not zero", start)
+                    raise TtlvError("padding not zero", start)
             else:
                 value = _rare(data, kind, start, length)
             siblings.append(_new(Item, (head >> 8, _TYPES[kind], value)))
@@ -145,7 +145,7 @@ def decode(data: bytes) -> Item:  # noqa: C901, PLR0912, PLR0915 - one loop; a c
         outer.append(_new(Item, (tag, _STRUCTURE, tuple(siblings))))
         siblings = outer
     if len(siblings) != 1:
-        raise RefusedBytes("not exactly one item", 0)
+        raise TtlvError("not exactly one item", 0)
     return siblings[0]
 
 
@@ -153,17 +153,17 @@ def _rare(data: bytes, kind: int, start: int, length: int) -> int | bool:
     position = start + HEADER_BYTES
     if kind == ItemType.BIG_INTEGER:
         if not length or length % 8:
-            raise RefusedBytes("length wrong for its type", start)
+            raise TtlvError("length wrong for its type", start)
         return int.from_bytes(data[position : position + length], "big", signed=True)
     if kind not in (ItemType.DATE_TIME, ItemType.LONG_INTEGER, ItemType.BOOLEAN):
-        raise RefusedBytes("unknown type", start)
+        raise TtlvError("unknown type", start)
     if length != 8:
-        raise RefusedBytes("length wrong for its type", start)
+        raise TtlvError("length wrong for its type", start)
     number: int = _LONG.unpack_from(data, position)[0]
     if kind != ItemType.BOOLEAN:
         return number
     if number not in (0, 1):
-        raise RefusedBytes("boolean neither true nor false", start)
+        raise TtlvError("boolean neither true nor false", start)
     return number == 1
 
 

@@ -23,7 +23,7 @@ _EARLIER = "the date can only be set while the key may still be used"
 
 
 @dataclass(frozen=True, slots=True)
-class Managed:
+class ManagedObject:
     row: ObjectRow
     attributes: Attributes
     activation: int | None
@@ -67,19 +67,19 @@ class Managed:
         return None if limits is None else read_choice(limits, Tag.USAGE_LIMITS_UNIT)
 
 
-def of(row: ObjectRow) -> Managed:
+def of(row: ObjectRow) -> ManagedObject:
     """Read a row."""
     return _read(row, named.decode(row.attributes))
 
 
-def new(row: ObjectRow, attributes: Attributes, now: int) -> Managed:
+def new(row: ObjectRow, attributes: Attributes, now: int) -> ManagedObject:
     """Return a new object for a row whose attributes and names are filled in here."""
     for name in (named.INITIAL_DATE, named.LAST_CHANGE_DATE):
         attributes = named.put(attributes, name, moment(Tag.ATTRIBUTE_VALUE, now))
     return _stored(row, attributes)
 
 
-def changed(managed: Managed, attributes: Attributes, now: int, *, state: int | None = None) -> Managed:
+def changed(managed: ManagedObject, attributes: Attributes, now: int, *, state: int | None = None) -> ManagedObject:
     """Return the object with other attributes, in `state` or in the one its dates have led to.
 
     Writing down the state that the dates led to is what makes it final: a date that is changed later cannot lead out
@@ -90,7 +90,7 @@ def changed(managed: Managed, attributes: Attributes, now: int, *, state: int | 
     return _stored(row, attributes)
 
 
-def check_change(managed: Managed, name: str, value: Item | None, now: int) -> None:
+def check_change(managed: ManagedObject, name: str, value: Item | None, now: int) -> None:
     """Raise KmipRefused unless a client may set `name` to `value`, or delete it with None, as the object is now."""
     if managed.archived:
         raise denied("an archived object does not change")
@@ -112,7 +112,7 @@ def stateless(object_type: int) -> bool:
     return object_type in (ObjectType.TEMPLATE, ObjectType.OPAQUE_OBJECT)
 
 
-def _stored(row: ObjectRow, attributes: Attributes) -> Managed:
+def _stored(row: ObjectRow, attributes: Attributes) -> ManagedObject:
     names = named.names(attributes)
     encoded = named.encode(attributes)
     if len(encoded) > _MOST_STORED or sum(map(len, names)) > _MOST_NAMES:
@@ -120,7 +120,7 @@ def _stored(row: ObjectRow, attributes: Attributes) -> Managed:
     return _read(replace(row, names=names, attributes=encoded), attributes)
 
 
-def _read(row: ObjectRow, attributes: Attributes) -> Managed:
+def _read(row: ObjectRow, attributes: Attributes) -> ManagedObject:
     # The first instance counts; none of these has more than one.
     found = {name: value.value for name, _, value in reversed(attributes)}
 
@@ -128,7 +128,7 @@ def _read(row: ObjectRow, attributes: Attributes) -> Managed:
         value = found.get(name)
         return value if isinstance(value, int) else None
 
-    return Managed(
+    return ManagedObject(
         row=row,
         attributes=attributes,
         activation=seconds(named.ACTIVATION_DATE),
@@ -143,7 +143,7 @@ def _read(row: ObjectRow, attributes: Attributes) -> Managed:
     )
 
 
-def require_here(managed: Managed) -> None:
+def require_here(managed: ManagedObject) -> None:
     """Raise ObjectNotFound for what was destroyed, KmipRefused for what is archived."""
     if managed.gone:
         raise ObjectNotFound
@@ -151,7 +151,7 @@ def require_here(managed: Managed) -> None:
         raise denied("the object is archived", ResultReason.OBJECT_ARCHIVED)
 
 
-def require_usable(managed: Managed, use: int, now: int) -> None:
+def require_usable(managed: ManagedObject, use: int, now: int) -> None:
     """Raise unless the key is here, active, and made for `use` (a bit of the cryptographic usage mask)."""
     require_here(managed)
     states.require_active(managed.state_at(now))

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 from core.errors.keys import KeyVersionRetired
-from core.errors.platform import Overtaken
+from core.errors.platform import Superseded
 from core.errors.services import ObjectNotFound
-from crypto_service.interfaces import Caller, Parts
+from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import ResultReason, State
 from crypto_service.kmip.codec.errors import KmipRefused
@@ -24,17 +24,17 @@ from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import managed_object as managed_objects
 from crypto_service.kmip.objects import states
 from crypto_service.kmip.objects.attributes import Attributes
-from crypto_service.kmip.objects.managed_object import Managed
+from crypto_service.kmip.objects.managed_object import ManagedObject
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.postgres.notify import mark, object_mark
+from database.postgres.notify import object_hash, tenant_hash
 from database.services.managed_objects import ObjectRow
 
 _ATTEMPTS = 20
 _KEPT_OF_TENANT = 4096
 Result = TypeVar("Result")
-Edit = Callable[[Managed], Managed]
-Plan = Callable[[Managed, str], tuple[Managed, Attributes]]
+Edit = Callable[[ManagedObject], ManagedObject]
+Plan = Callable[[ManagedObject, str], tuple[ManagedObject, Attributes]]
 
 
 def new_object_id() -> str:
@@ -42,7 +42,7 @@ def new_object_id() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class NewObject:
     """An object that is about to be: what it holds and how it is described."""
 
     object_type: int
@@ -52,7 +52,7 @@ class Draft:
 
 
 class _Kept(NamedTuple):
-    managed: Managed
+    managed: ManagedObject
     until: float
 
 
@@ -64,7 +64,7 @@ class ObjectStore:
     def __init__(
         self,
         database: Database,
-        parts: Parts,
+        parts: Dependencies,
         cache_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -80,18 +80,18 @@ class ObjectStore:
         self._under_way: dict[tuple[Hashable, ...], asyncio.Future[Any]] = {}
         parts.changes.subscribe(self._forget)
 
-    async def get(self, caller: Caller, object_id: str) -> Managed:
+    async def get(self, caller: ClientIdentity, object_id: str) -> ManagedObject:
         """Return an object of the caller; raises ObjectNotFound, DatabaseUnavailable."""
         kept = self._kept.get(caller.tenant_id, {}).get((caller.service, object_id))
         if kept is not None and kept.until > time.monotonic():
             return _own(caller, kept.managed)
         return await self._read(caller, object_id)
 
-    async def open(self, caller: Caller, managed: Managed) -> Item:
+    async def open(self, caller: ClientIdentity, managed: ManagedObject) -> Item:
         """Return what the object holds."""
         return ttlv.decode(await self.open_written(caller, managed))
 
-    async def open_written(self, caller: Caller, managed: Managed) -> bytes:
+    async def open_written(self, caller: ClientIdentity, managed: ManagedObject) -> bytes:
         """Return the encoding of what the object holds: what `_sealed` wrote, since nothing else opens.
 
         Nothing opened is kept here: it opens as long as the keyring has the service key, and not a moment longer.
@@ -105,7 +105,7 @@ class ObjectStore:
                 raise
             return await self._open(caller, now.row)
 
-    async def add(self, caller: Caller, *drafts: Draft) -> Sequence[Managed]:
+    async def add(self, caller: ClientIdentity, *drafts: NewObject) -> Sequence[ManagedObject]:
         """Store new objects, all or none."""
         now = int(self.clock())
         made = [await self._sealed(caller, draft, now) for draft in drafts]
@@ -122,34 +122,34 @@ class ObjectStore:
             self._keep(caller, managed, seen)
         return made
 
-    async def change(self, caller: Caller, object_id: str, edit: Edit) -> Managed:
+    async def change(self, caller: ClientIdentity, object_id: str, edit: Edit) -> ManagedObject:
         """Replace an object by what `edit` makes of it, nothing when that is the same.
 
         `edit` refuses by raising; it runs in a thread, and again when it lost a race.
         """
 
-        def work() -> Managed:
+        def work() -> ManagedObject:
             with self._database.tenant_tx(caller.tenant_id) as tx:
                 before = _fresh(tx, caller, object_id)
                 return _replaced(tx, caller, before, edit(before))
 
         return await self._race(caller, work)
 
-    async def serve(self, caller: Caller, object_id: str, edit: Edit) -> Managed:
+    async def serve(self, caller: ClientIdentity, object_id: str, edit: Edit) -> ManagedObject:
         """Do a `change` that everybody who waits for this object would do alike."""
         place = ("serve", caller, object_id, self._seen(caller))
         return await self._once(place, lambda: self.change(caller, object_id, edit))
 
-    async def succeed(self, caller: Caller, object_id: str, material: Item, plan: Plan) -> Managed:
+    async def succeed(self, caller: ClientIdentity, object_id: str, material: Item, plan: Plan) -> ManagedObject:
         """Store `material` as the successor of an object and change that one, both or neither.
 
         `plan` gets the object and the successor's id, and returns the object as it shall be and the successor's
         attributes.
         """
         kind = (await self.get(caller, object_id)).row.object_type
-        made = await self._sealed(caller, Draft(kind, (), material), 0)
+        made = await self._sealed(caller, NewObject(kind, (), material), 0)
 
-        def work() -> Managed:
+        def work() -> ManagedObject:
             with self._database.tenant_tx(caller.tenant_id) as tx:
                 before = _fresh(tx, caller, object_id)
                 after, attributes = plan(before, made.row.object_id)
@@ -162,14 +162,18 @@ class ObjectStore:
         return await self._race(caller, work)
 
     async def find(
-        self, caller: Caller, name: str | None, wanted: Callable[[Managed], bool], needles: Sequence[bytes] = ()
-    ) -> Sequence[Managed]:
+        self,
+        caller: ClientIdentity,
+        name: str | None,
+        wanted: Callable[[ManagedObject], bool],
+        needles: Sequence[bytes] = (),
+    ) -> Sequence[ManagedObject]:
         """Return the caller's objects that are `wanted` and not destroyed, oldest first; with `name`, that have it.
 
         `needles` must all stand in the stored attributes. `wanted` runs in a thread: a service may have thousands.
         """
 
-        def work() -> Sequence[Managed]:
+        def work() -> Sequence[ManagedObject]:
             with self._database.tenant_tx(caller.tenant_id) as tx:
                 rows = tx.objects.of_service(caller.service) if name is None else tx.objects.named(caller.service, name)
             found = (
@@ -183,12 +187,12 @@ class ObjectStore:
 
         return await self._parts.blocking.run(caller.tenant_id, work)
 
-    async def _open(self, caller: Caller, row: ObjectRow) -> bytes:
+    async def _open(self, caller: ClientIdentity, row: ObjectRow) -> bytes:
         if row.material is None:
             raise ObjectNotFound
         return await self._parts.operations.open_object(caller, row.object_id, row.key_version, row.material)
 
-    async def _race(self, caller: Caller, work: Callable[[], Managed]) -> Managed:
+    async def _race(self, caller: ClientIdentity, work: Callable[[], ManagedObject]) -> ManagedObject:
         for _ in range(_ATTEMPTS):
             seen = self._seen(caller)
             try:
@@ -197,13 +201,13 @@ class ObjectStore:
                 continue
             undisturbed = seen == self._seen(caller)
             # Word of this change is under way; until it comes nothing read before it may be used or kept here.
-            self._forget(mark(caller.tenant_id))
+            self._forget(tenant_hash(caller.tenant_id))
             if undisturbed:
                 self._keep(caller, managed, self._seen(caller))
             return managed
-        raise Overtaken
+        raise Superseded
 
-    async def _sealed(self, caller: Caller, draft: Draft, now: int) -> Managed:
+    async def _sealed(self, caller: ClientIdentity, draft: NewObject, now: int) -> ManagedObject:
         raw = ttlv.encode(draft.material)
         version, sealed = await self._parts.operations.seal_object(caller, draft.object_id, raw)
         state = states.STATELESS if managed_objects.stateless(draft.object_type) else State.PRE_ACTIVE
@@ -221,7 +225,7 @@ class ObjectStore:
         )
         return managed_objects.new(row, draft.attributes, now)
 
-    async def _read(self, caller: Caller, object_id: str) -> Managed:
+    async def _read(self, caller: ClientIdentity, object_id: str) -> ManagedObject:
         seen = self._seen(caller)
         row = await self._once(("row", caller, object_id, seen), lambda: self._row(caller, object_id))
         if row is None:
@@ -244,7 +248,7 @@ class ObjectStore:
         if not done.cancelled():
             done.exception()  # looked at, for when everybody who waited has gone meanwhile
 
-    async def _row(self, caller: Caller, object_id: str) -> ObjectRow | None:
+    async def _row(self, caller: ClientIdentity, object_id: str) -> ObjectRow | None:
         def work() -> ObjectRow | None:
             with self._database.tenant_tx(caller.tenant_id) as tx:
                 return tx.objects.get(caller.service, object_id)
@@ -253,14 +257,14 @@ class ObjectStore:
 
     # The cache.
 
-    def _seen(self, caller: Caller) -> tuple[int, int]:
+    def _seen(self, caller: ClientIdentity) -> tuple[int, int]:
         """Return how much of the changes is known; MUST be taken before the database is read."""
         # Known by its mark from now on: word of a change between reading and keeping must not pass by.
-        for known_as in (mark(caller.tenant_id), object_mark(caller.tenant_id)):
+        for known_as in (tenant_hash(caller.tenant_id), object_hash(caller.tenant_id)):
             self._tenants[known_as] = caller.tenant_id
         return self._all_changes, self._changes.get(caller.tenant_id, 0)
 
-    def _keep(self, caller: Caller, managed: Managed, seen: tuple[int, int]) -> None:
+    def _keep(self, caller: ClientIdentity, managed: ManagedObject, seen: tuple[int, int]) -> None:
         # Something changed between reading and now: what was read may be what was before, and nobody says so again.
         if seen != (self._all_changes, self._changes.get(caller.tenant_id, 0)):
             return
@@ -280,21 +284,23 @@ class ObjectStore:
             self._kept.pop(tenant_id, None)
 
 
-def _own(caller: Caller, managed: Managed) -> Managed:
+def _own(caller: ClientIdentity, managed: ManagedObject) -> ManagedObject:
     """Return the object if it is the caller's; checked at every use, whatever the database or the cache said."""
     if managed.row.l2_key != caller.l2_key or managed.row.service != caller.service:
         raise ObjectNotFound
     return managed
 
 
-def _fresh(tx: TenantTransaction, caller: Caller, object_id: str) -> Managed:
+def _fresh(tx: TenantTransaction, caller: ClientIdentity, object_id: str) -> ManagedObject:
     row = tx.objects.get(caller.service, object_id)
     if row is None:
         raise ObjectNotFound
     return _own(caller, managed_objects.of(row))
 
 
-def _replaced(tx: TenantTransaction, caller: Caller, before: Managed, after: Managed) -> Managed:
+def _replaced(
+    tx: TenantTransaction, caller: ClientIdentity, before: ManagedObject, after: ManagedObject
+) -> ManagedObject:
     if after is before:
         return before
     _check_names(tx, caller, after.row, before.row.names)
@@ -303,7 +309,7 @@ def _replaced(tx: TenantTransaction, caller: Caller, before: Managed, after: Man
     return replace(after, row=replace(after.row, revision=after.row.revision + 1))
 
 
-def _check_names(tx: TenantTransaction, caller: Caller, row: ObjectRow, had: Sequence[str]) -> None:
+def _check_names(tx: TenantTransaction, caller: ClientIdentity, row: ObjectRow, had: Sequence[str]) -> None:
     """Refuse a name that another object of the service has (KMIP 1.4, section 3.2); those destroyed do not count."""
     for name in row.names:
         others = () if name in had else tx.objects.named(caller.service, name)

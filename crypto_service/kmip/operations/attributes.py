@@ -11,7 +11,7 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects.attributes import Attribute, Attributes, shown, visible
-from crypto_service.kmip.objects.managed_object import Managed, changed, check_change
+from crypto_service.kmip.objects.managed_object import ManagedObject, changed, check_change
 from crypto_service.kmip.operations.create import whole_limits
 
 
@@ -20,7 +20,7 @@ async def add_attribute(batch: Batch, payload: Item) -> Payload:
     if index:
         raise invalid("the server chooses the index of a new attribute")
 
-    def edit(managed: Managed) -> Managed:
+    def edit(managed: ManagedObject) -> ManagedObject:
         _changeable(batch, managed, name, value)
         return changed(managed, named.added(managed.attributes, name, value), batch.now)
 
@@ -32,7 +32,7 @@ async def add_attribute(batch: Batch, payload: Item) -> Payload:
 async def modify_attribute(batch: Batch, payload: Item) -> Payload:
     name, index, value = _given(batch, payload)
 
-    def edit(managed: Managed) -> Managed:
+    def edit(managed: ManagedObject) -> ManagedObject:
         _changeable(batch, managed, name, value)
         old = _instance(managed.attributes, name, index, absent=ResultReason.INVALID_FIELD)
         new = old._replace(value=value)
@@ -51,7 +51,7 @@ async def delete_attribute(batch: Batch, payload: Item) -> Payload:
     index = read_number(payload, Tag.ATTRIBUTE_INDEX)
     deleted: list[Attribute] = []
 
-    def edit(managed: Managed) -> Managed:
+    def edit(managed: ManagedObject) -> ManagedObject:
         if not named.rule_of(name, batch.version).delete:
             raise denied(f"a client cannot delete the attribute {name}")
         check_change(managed, name, None, batch.now)
@@ -70,7 +70,7 @@ def _given(batch: Batch, payload: Item) -> tuple[str, int | None, Item]:
     return name, index, whole_limits(value) if name == named.USAGE_LIMITS else value
 
 
-def _changeable(batch: Batch, managed: Managed, name: str, value: Item) -> None:
+def _changeable(batch: Batch, managed: ManagedObject, name: str, value: Item) -> None:
     rule = named.rule_of(name, batch.version)
     absent = named.first(managed.attributes, name) is None
     # What can be given once can also be given later, where the object came without it.

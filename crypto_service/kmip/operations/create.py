@@ -38,7 +38,7 @@ from crypto_service.kmip.objects.algorithms import derived, new_key_pair
 from crypto_service.kmip.objects.attributes import Attributes
 from crypto_service.kmip.objects.key_material import key_facts
 from crypto_service.kmip.objects.managed_object import require_usable
-from crypto_service.kmip.objects.store import Draft, new_object_id
+from crypto_service.kmip.objects.store import NewObject, new_object_id
 
 _X_509 = 1
 """The certificate type that is looked into; the other one is PGP."""
@@ -55,7 +55,7 @@ async def create(batch: Batch, payload: Item) -> Payload:
     made, bits = material.new_symmetric_key(algorithm, length)
     given = named.put(given, named.LENGTH, number(Tag.ATTRIBUTE_VALUE, bits))
     given = named.put(given, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, batch.now))
-    stored = await batch.objects.add(batch.caller, Draft(kind, complete(given, kind, made), made))
+    stored = await batch.objects.add(batch.caller, NewObject(kind, complete(given, kind, made), made))
     return (choice(Tag.OBJECT_TYPE, kind), batch.about(stored[0].row.object_id))
 
 
@@ -69,7 +69,7 @@ async def register(batch: Batch, payload: Item) -> Payload:
         given = _certificate(brought, given)
     elif kind != ObjectType.OPAQUE_OBJECT:
         given = _agreeing(brought, given)
-    stored = await batch.objects.add(batch.caller, Draft(kind, complete(given, kind, brought), brought))
+    stored = await batch.objects.add(batch.caller, NewObject(kind, complete(given, kind, brought), brought))
     return (batch.about(stored[0].row.object_id),)
 
 
@@ -175,13 +175,13 @@ async def _described(batch: Batch, payload: Item, tag: int, common: Attributes) 
 
 def _draft(  # noqa: PLR0913, PLR0917 - everything that makes one half of a pair
     batch: Batch, given: Attributes, kind: ObjectType, made: Item, object_id: str, link: tuple[LinkType, str]
-) -> Draft:
+) -> NewObject:
     length = required(key_facts(made).length, Tag.CRYPTOGRAPHIC_LENGTH)
     given = named.put(given, named.LENGTH, number(Tag.ATTRIBUTE_VALUE, length))
     given = named.put(given, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, batch.now))
     linked = structure(Tag.ATTRIBUTE_VALUE, choice(Tag.LINK_TYPE, link[0]), text(Tag.LINKED_OBJECT_IDENTIFIER, link[1]))
     given = named.added(given, named.LINK, linked)
-    return Draft(kind, complete(given, kind, made), made, object_id)
+    return NewObject(kind, complete(given, kind, made), made, object_id)
 
 
 _BITS = range(112, 4097, 8)
@@ -214,7 +214,7 @@ async def derive_key(batch: Batch, payload: Item) -> Payload:
         value = named.first(base.attributes, name)
         if value is not None:
             given = named.put(given, name, value)
-    stored = await batch.objects.add(batch.caller, Draft(kind, complete(given, kind, held), held))
+    stored = await batch.objects.add(batch.caller, NewObject(kind, complete(given, kind, held), held))
     return (batch.about(stored[0].row.object_id),)
 
 

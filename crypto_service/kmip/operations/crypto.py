@@ -40,8 +40,8 @@ from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_material as material
 from crypto_service.kmip.objects.algorithms import Scheme, sign, verifies
-from crypto_service.kmip.objects.managed_object import Managed, require_usable
-from crypto_service.kmip.operations.usage_limits import spend
+from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
+from crypto_service.kmip.operations.usage_limits import consume_usage
 
 _TAG_IN_FIELD = 4
 """Since 1.4 a tag has a field of its own; before, it follows the ciphertext, as everywhere else."""
@@ -66,7 +66,7 @@ async def encrypt(batch: Batch, payload: Item) -> Payload:
         # What the client does not bring is made here and told, whether or not he asked for a random one.
         given = read_octets(payload, Tag.IV_COUNTER_NONCE) or None
         nonce = _fresh(parameters.mode) if given is None else given
-    await spend(batch, managed, len(data))
+    await consume_usage(batch, managed, len(data))
     tag: tuple[Item, ...] = ()
     if parameters.mode == BlockCipherMode.GCM:
         sealed = primitives.aes_gcm_encrypt(key, nonce, data, _additional(payload))
@@ -108,7 +108,7 @@ def require_whole(payload: Item) -> None:
         raise unsupported("data comes in one piece")
 
 
-def _parameters(managed: Managed, payload: Item) -> _Parameters:
+def _parameters(managed: ManagedObject, payload: Item) -> _Parameters:
     """Return the request's parameters, the key's own where it brings none; there is no default for a mode."""
     require_whole(payload)
     given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
@@ -149,7 +149,7 @@ def _data(payload: Item) -> bytes:
     return required(read_octets(payload, Tag.DATA), Tag.DATA)
 
 
-async def _key(batch: Batch, managed: Managed) -> bytes:
+async def _key(batch: Batch, managed: ManagedObject) -> bytes:
     return material.key_bytes(await batch.objects.open(batch.caller, managed))
 
 
@@ -185,7 +185,7 @@ async def mac_verify(batch: Batch, payload: Item) -> Payload:
     return (batch.about(managed.row.object_id), choice(Tag.VALIDITY_INDICATOR, validity))
 
 
-def _hash(managed: Managed, payload: Item) -> primitives.Hash:
+def _hash(managed: ManagedObject, payload: Item) -> primitives.Hash:
     """Return the hash that the key's algorithm says; the request may repeat it and not change it."""
     own = named.whole(managed.attributes, named.ALGORITHM)
     given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
@@ -211,7 +211,7 @@ async def make_signature(batch: Batch, payload: Item) -> Payload:
     if managed.row.object_type != ObjectType.PRIVATE_KEY:
         raise invalid("only private keys sign")
     key = material.key_bytes(await batch.objects.open(batch.caller, managed))
-    await spend(batch, managed, len(data))
+    await consume_usage(batch, managed, len(data))
     # RSA takes a millisecond or more, in which nobody else would be served.
     made = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: sign(key, scheme, data))
     return (batch.about(managed.row.object_id), octets(Tag.SIGNATURE_DATA, made))
@@ -230,7 +230,7 @@ async def verify_signature(batch: Batch, payload: Item) -> Payload:
     return (batch.about(managed.row.object_id), choice(Tag.VALIDITY_INDICATOR, told))
 
 
-def _scheme(managed: Managed, payload: Item) -> Scheme:
+def _scheme(managed: ManagedObject, payload: Item) -> Scheme:
     given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
     if given is None:
         raise invalid("cryptographic parameters are missing, in the request and in the key's attributes")

@@ -36,12 +36,12 @@ from crypto_service.kmip.codec.ttlv import Item, ItemType, encode
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_material as material
 from crypto_service.kmip.objects import states
-from crypto_service.kmip.objects.managed_object import Managed, require_here, require_usable
+from crypto_service.kmip.objects.managed_object import ManagedObject, require_here, require_usable
 
 _MOST_NAMES = 64
 
 
-async def wrapped(batch: Batch, managed: Managed, held: Item, specification: Item) -> Item:
+async def wrapped(batch: Batch, managed: ManagedObject, held: Item, specification: Item) -> Item:
     """Return the object with its key value wrapped as `specification` says."""
     if read_choice(specification, Tag.WRAPPING_METHOD) != WrappingMethod.ENCRYPT:
         raise unsupported("keys are wrapped by encryption only")
@@ -78,7 +78,7 @@ async def wrapped(batch: Batch, managed: Managed, held: Item, specification: Ite
     return structure(held.tag, *(again if part.tag == Tag.KEY_BLOCK else part for part in held.children()))
 
 
-async def _wrapping_key(batch: Batch, managed: Managed, information: Item) -> bytes:
+async def _wrapping_key(batch: Batch, managed: ManagedObject, information: Item) -> bytes:
     wanted = required(read_text(information, Tag.UNIQUE_IDENTIFIER), Tag.UNIQUE_IDENTIFIER)
     subject = batch.subject
     wrapping = await batch.objects.get(batch.caller, batch.checked_id(wanted))
@@ -97,7 +97,7 @@ async def _wrapping_key(batch: Batch, managed: Managed, information: Item) -> by
     return material.key_bytes(await batch.objects.open(batch.caller, wrapping))
 
 
-def _attributes(batch: Batch, managed: Managed, specification: Item) -> list[Item]:
+def _attributes(batch: Batch, managed: ManagedObject, specification: Item) -> list[Item]:
     names = list(specification.all(Tag.ATTRIBUTE_NAME))
     if len(names) > _MOST_NAMES:
         raise invalid("too many attributes to wrap with the key")
@@ -137,7 +137,7 @@ async def get(batch: Batch, payload: Item) -> Payload:
     return (choice(Tag.OBJECT_TYPE, kind), batch.about(managed.row.object_id), given)
 
 
-def _served(managed: Managed, now: int) -> Managed:
+def _served(managed: ManagedObject, now: int) -> ManagedObject:
     """Return the object as no longer fresh; refuses it if it was revoked meanwhile."""
     require_here(managed)
     states.require_gettable(managed.state_at(now))

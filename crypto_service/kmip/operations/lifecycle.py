@@ -22,14 +22,14 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import states
-from crypto_service.kmip.objects.managed_object import Managed, changed, require_here
+from crypto_service.kmip.objects.managed_object import ManagedObject, changed, require_here
 from crypto_service.kmip.objects.store import Edit
 
 _LONGEST_MESSAGE = 1024
 
 
 async def activate(batch: Batch, payload: Item) -> Payload:
-    def edit(managed: Managed) -> Managed:
+    def edit(managed: ManagedObject) -> ManagedObject:
         require_here(managed)
         state = managed.state_at(batch.now)
         if state != State.PRE_ACTIVE:
@@ -49,7 +49,7 @@ async def revoke(batch: Batch, payload: Item) -> Payload:
     message = read_text(reason, Tag.REVOCATION_MESSAGE)
     occurred = read_moment(payload, Tag.COMPROMISE_OCCURRENCE_DATE)
 
-    def edit(managed: Managed) -> Managed:
+    def edit(managed: ManagedObject) -> ManagedObject:
         if managed.gone:
             raise ObjectNotFound
         before = managed.state_at(batch.now)
@@ -69,7 +69,7 @@ async def revoke(batch: Batch, payload: Item) -> Payload:
 async def destroy(batch: Batch, payload: Item) -> Payload:
     """Erase the material; the attributes stay, so that what became of the key can still be asked."""
 
-    def edit(managed: Managed) -> Managed:
+    def edit(managed: ManagedObject) -> ManagedObject:
         if managed.gone:
             raise ObjectNotFound
         after = states.destroyed(managed.state_at(batch.now))
@@ -81,7 +81,7 @@ async def destroy(batch: Batch, payload: Item) -> Payload:
 
 
 async def archive(batch: Batch, payload: Item) -> Payload:
-    def edit(managed: Managed) -> Managed:
+    def edit(managed: ManagedObject) -> ManagedObject:
         require_here(managed)
         return changed(managed, named.put(managed.attributes, named.ARCHIVE_DATE, _at(batch.now)), batch.now)
 
@@ -89,7 +89,7 @@ async def archive(batch: Batch, payload: Item) -> Payload:
 
 
 async def recover(batch: Batch, payload: Item) -> Payload:
-    def edit(managed: Managed) -> Managed:
+    def edit(managed: ManagedObject) -> ManagedObject:
         if managed.gone:
             raise ObjectNotFound
         if not managed.archived:

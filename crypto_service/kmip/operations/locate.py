@@ -10,7 +10,7 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects.attributes import Attributes
-from crypto_service.kmip.objects.managed_object import Managed
+from crypto_service.kmip.objects.managed_object import ManagedObject
 
 _MOST_ITEMS = 1000
 """How many are told at once; a client of 1.3 or newer asks for the rest by offset."""
@@ -68,13 +68,13 @@ def _needles(criteria: Criteria) -> Sequence[bytes]:
     return needles
 
 
-def _matcher(batch: Batch, payload: Item, criteria: Criteria) -> Callable[[Managed], bool]:
+def _matcher(batch: Batch, payload: Item, criteria: Criteria) -> Callable[[ManagedObject], bool]:
     mask = read_number(payload, Tag.STORAGE_STATUS_MASK)
     mask = StorageStatusMask.ONLINE_STORAGE if mask is None else mask
     member = read_choice(payload, Tag.OBJECT_GROUP_MEMBER)
     kinds = {value.value for value in criteria.get(named.OBJECT_TYPE, ())}
 
-    def wanted(managed: Managed) -> bool:
+    def wanted(managed: ManagedObject) -> bool:
         stored = StorageStatusMask.ARCHIVAL_STORAGE if managed.archived else StorageStatusMask.ONLINE_STORAGE
         if managed.gone or not mask & stored or (kinds and kinds != {managed.row.object_type}):
             return False

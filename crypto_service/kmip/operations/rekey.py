@@ -9,7 +9,7 @@ from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_material as material
 from crypto_service.kmip.objects.attributes import Attributes
-from crypto_service.kmip.objects.managed_object import Managed, changed, require_here
+from crypto_service.kmip.objects.managed_object import ManagedObject, changed, require_here
 from crypto_service.kmip.operations.create import complete, described
 
 # What belongs to the old key's own life and is not handed on. Links are made anew.
@@ -41,7 +41,7 @@ async def rekey(batch: Batch, payload: Item) -> Payload:
         raise invalid("only symmetric keys are re-keyed")
     made = _like(old)
 
-    def plan(before: Managed, new_id: str) -> tuple[Managed, Attributes]:
+    def plan(before: ManagedObject, new_id: str) -> tuple[ManagedObject, Attributes]:
         require_here(before)
         after = named.without(before.attributes, named.NAME)
         after = _linked(after, LinkType.REPLACEMENT_OBJECT_LINK, new_id)
@@ -51,7 +51,7 @@ async def rekey(batch: Batch, payload: Item) -> Payload:
     return (batch.about(successor.row.object_id),)
 
 
-def _like(old: Managed) -> Item:
+def _like(old: ManagedObject) -> Item:
     algorithm, length = named.whole(old.attributes, named.ALGORITHM), named.whole(old.attributes, named.LENGTH)
     if algorithm is None or length is None:
         raise invalid("the key has no algorithm and length")
@@ -59,7 +59,7 @@ def _like(old: Managed) -> Item:
     return made
 
 
-def _succession(old: Managed, given: Attributes, made: Item, offset: int | None, now: int) -> Attributes:
+def _succession(old: ManagedObject, given: Attributes, made: Item, offset: int | None, now: int) -> Attributes:
     """Return the attributes of the successor (KMIP 1.4, tables 4.4.1 and 4.4.2)."""
     attributes = named.without(old.attributes, *_OWN)
     if offset is not None:
@@ -74,7 +74,7 @@ def _succession(old: Managed, given: Attributes, made: Item, offset: int | None,
     return complete(attributes, ObjectType.SYMMETRIC_KEY, made)
 
 
-def _moved(old: Managed, attributes: Attributes, activation: int) -> Attributes:
+def _moved(old: ManagedObject, attributes: Attributes, activation: int) -> Attributes:
     """Return the attributes with the dates moved so far as the activation date is moved."""
     was = old.activation
     attributes = named.put(attributes, named.ACTIVATION_DATE, moment(Tag.ATTRIBUTE_VALUE, activation))

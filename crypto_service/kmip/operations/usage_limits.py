@@ -18,11 +18,11 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import states
-from crypto_service.kmip.objects.managed_object import LEASE_SECONDS, Managed, changed, require_here
+from crypto_service.kmip.objects.managed_object import LEASE_SECONDS, ManagedObject, changed, require_here
 from crypto_service.kmip.operations.create import limits_item
 
 
-async def spend(batch: Batch, managed: Managed, size: int) -> None:
+async def consume_usage(batch: Batch, managed: ManagedObject, size: int) -> None:
     """Take one protection of `size` bytes from the key's usage limits; raises when they do not have it.
 
     Taken before the data is protected, and in the database: two processes cannot spend the same bytes.
@@ -70,7 +70,7 @@ async def get_usage_allocation(batch: Batch, payload: Item) -> Payload:
 
 
 async def _take(batch: Batch, object_id: str, amount: int) -> None:
-    def edit(managed: Managed) -> Managed:
+    def edit(managed: ManagedObject) -> ManagedObject:
         require_here(managed)
         states.require_active(managed.state_at(batch.now))
         limits = named.first(managed.attributes, named.USAGE_LIMITS)

@@ -8,11 +8,11 @@ from functools import partial
 import pytest
 from cryptography import x509
 
-from core.errors.platform import ConflictingResource, Overtaken
-from core.errors.services import AuthorityOverlaps
-from core.errors.tenants import TenantClosed
+from core.errors.platform import ConflictingResource, Superseded
+from core.errors.services import CaRotationInProgress
+from core.errors.tenants import TenantNotOperational
 from core.messages.services import AuthorityPlan
-from core.tenants.lifecycle import Move, State
+from core.tenants.lifecycle import State, Transition
 from tests.activities.connecting import SERVICE
 from tests.activities.dying import after_effect, every_effect, perform_with_death
 from tests.activities.rolling import STEPS, Roll
@@ -41,7 +41,7 @@ def test_a_roll_lets_new_leaves_come_from_the_new_authority_and_the_route_name_b
     )
     assert issued_by(roll) == "former"
     assert roll.unrenewed() == (SERVICE,)
-    with pytest.raises(AuthorityOverlaps):
+    with pytest.raises(CaRotationInProgress):
         roll.plan(2)
     roll.connection.certify(roll.connection.plan_renewal())
     assert issued_by(roll) == "current"
@@ -86,11 +86,11 @@ def test_an_authority_is_due_when_a_third_of_its_life_is_left_and_not_while_anot
     assert not due()
     roll.age(5 * DAY)
     assert due()
-    roll.connection.move(Move.LOCK)
+    roll.connection.move(Transition.LOCK)
     assert due()  # locked or not, a year goes by
     roll.roll()
     assert not due()
-    roll.connection.move(Move.LEAVE)
+    roll.connection.move(Transition.LEAVE)
     assert not due()
 
 
@@ -127,9 +127,9 @@ def test_prepared_authority_is_used_by_the_next_roll_and_cannot_be_abandoned_onc
 def test_authority_of_a_leaving_tenant_is_not_rolled(roll: Roll) -> None:
     plan = roll.plan()
     roll.run("prepare-authority", plan)
-    roll.connection.move(Move.LEAVE)
+    roll.connection.move(Transition.LEAVE)
     for step in (partial(roll.plan, 2), partial(roll.run, "activate-authority", plan)):
-        with pytest.raises(TenantClosed, match=State.LEAVING):
+        with pytest.raises(TenantNotOperational, match=State.LEAVING):
             step()
 
 
@@ -139,7 +139,7 @@ def test_a_leaf_that_was_signed_before_an_activation_is_not_recorded_after_it(ro
     roll.run("prepare-authority", plan)
     renewal = roll.connection.plan_renewal()
     activate = partial(roll.run, "activate-authority", plan)
-    with after_effect(roll.tenant, 2, activate), pytest.raises(Overtaken, match="rolled meanwhile"):  # it is signed
+    with after_effect(roll.tenant, 2, activate), pytest.raises(Superseded, match="rolled meanwhile"):  # it is signed
         roll.connection.run("issue-certificate", renewal)
     roll.connection.run("issue-certificate", renewal)
     assert issued_by(roll) == "current"
@@ -200,7 +200,7 @@ def test_the_sweep_makes_what_is_missing_lacks_a_revocation_or_is_half_over_and_
 
 
 def test_two_lists_made_at_once_never_share_a_number(roll: Roll) -> None:
-    with after_effect(roll.tenant, 3, roll.publish), pytest.raises(Overtaken):
+    with after_effect(roll.tenant, 3, roll.publish), pytest.raises(Superseded):
         roll.publish()
     roll.publish()
     assert [row.number for row in roll.lists] == [2]

@@ -6,11 +6,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from activities.certificates.expiry import ExpiryActivities
-from activities.notifications import Announcer
+from activities.notifications import NotificationOutbox
 from core.errors.platform import VaultUnavailable
 from core.messages.services import ExpiryResult
 from core.notifications import Channel
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from database.platform.scheduled import PlatformQueries
 from tests.activities.connecting import SERVICE
 from tests.activities.counting import UNCOUNTED, counting
@@ -42,7 +42,7 @@ class Unavailable:
 def a_look(roll: Roll, authorities: PkiAuthorities | Unavailable, years: int = 0) -> ExpiryActivities:
     """Return the look as it is made so many years from now."""
     database = roll.tenant.database
-    announcer = Announcer((Channel.EMAIL,), "")
+    announcer = NotificationOutbox((Channel.EMAIL,), "")
     return ExpiryActivities(
         database,
         PlatformQueries(database),
@@ -78,11 +78,11 @@ def test_late_renewal_is_announced_while_the_certificate_is_valid_and_again_when
 
 
 def test_expiry_is_announced_for_a_locked_tenant_and_not_for_one_that_leaves(roll: Roll) -> None:
-    roll.connection.move(Move.LOCK)
+    roll.connection.move(Transition.LOCK)
     roll.age(61 * HOUR)
     assert len(check(roll).services) == 1
     assert told(roll) == ["expiry-late"]
-    roll.connection.move(Move.LEAVE)
+    roll.connection.move(Transition.LEAVE)
     roll.age(12 * HOUR)
     assert check(roll).services == ()
     roll.connection.disconnect()

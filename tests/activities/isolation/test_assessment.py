@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.audit import RecordedSigner
+from activities.audit import CheckpointSigner
 from activities.audit_trail import Clock
-from activities.isolation.assessment import Attack, ExaminationActivities
+from activities.isolation.assessment import Attack, IsolationAssessmentActivities
 from core.errors.compliance import BreachNotCleared
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import VaultUnavailable
 from core.isolation import CheckResult, flaw
 from core.messages.base import StepInput
 from core.messages.compliance import DueInput, ExamineInput, ExamineResult
-from core.messages.tenants import StandingInput, StandingMove
-from core.notifications import AnnouncementKind
+from core.messages.tenants import StatusChange, StatusChangeInput
+from core.notifications import NotificationKind
 from core.tenants.lifecycle import State
 from core.tenants.locks import LockReason
 from database.platform.scheduled import PlatformQueries
@@ -51,8 +51,8 @@ class Examined(Recorded):
     def follow(self) -> Any:
         return self.tenant.run_with("follow-boundaries", self._step())
 
-    def ask(self, move: StandingMove) -> Any:
-        return self.tenant.run_with("change-standing", StandingInput(**self._step().model_dump(), move=move))
+    def ask(self, move: StatusChange) -> Any:
+        return self.tenant.run_with("change-standing", StatusChangeInput(**self._step().model_dump(), move=move))
 
     def _step(self) -> StepInput:
         self._number += 1
@@ -87,13 +87,13 @@ def gate_of(tenant: Provisioning) -> Attack:
     return gate.__self__.attack  # type: ignore[attr-defined,no-any-return]  # a bound method, as all of them are
 
 
-def an_examination(tenant: Provisioning, *attacks: Attack, clock: Clock = utc_now) -> ExaminationActivities:
+def an_examination(tenant: Provisioning, *attacks: Attack, clock: Clock = utc_now) -> IsolationAssessmentActivities:
     database = tenant.database
-    return ExaminationActivities(
+    return IsolationAssessmentActivities(
         database,
         PlatformQueries(database),
         attacks,
-        RecordedSigner(PlatformQueries(database), tenant.parts.signer),
+        CheckpointSigner(PlatformQueries(database), tenant.parts.signer),
         clock,
         UNCOUNTED,
     )
@@ -160,29 +160,29 @@ def test_breach_locks_notifies_and_is_cleared_only_after_an_examination_without_
         followed = examined.follow()
         assert followed.state is State.LOCKED
     assert examined.standing == (State.LOCKED, (LockReason.BREACH,))
-    assert examined.announced().count(AnnouncementKind.BREACHED) == 2  # once by each channel
+    assert examined.announced().count(NotificationKind.BREACHED) == 2  # once by each channel
 
     # Neither the customer's own unlock releases it, nor an operator before an examination found no breach.
     with pytest.raises(BreachNotCleared):
-        examined.ask(StandingMove.CLEAR_BREACH)
-    assert examined.ask(StandingMove.UNLOCK).state is State.LOCKED
+        examined.ask(StatusChange.CLEAR_BREACH)
+    assert examined.ask(StatusChange.UNLOCK).state is State.LOCKED
     assert examined.examine("examination-2").breached == 0
     assert examined.follow().state is State.LOCKED
-    assert examined.ask(StandingMove.CLEAR_BREACH).told is AnnouncementKind.UNLOCKED
+    assert examined.ask(StatusChange.CLEAR_BREACH).told is NotificationKind.UNLOCKED
     assert examined.standing == (State.ACTIVE, ())
     assert examined.follow().state is State.ACTIVE
     assert examined.names()[-1] == "tenant.breach_cleared"
 
 
 def test_kill_switch_and_breach_are_released_separately(examined: Examined, widen: Widen) -> None:
-    examined.ask(StandingMove.LOCK)
+    examined.ask(StatusChange.LOCK)
     with widen("tenant", WIDE):
         examined.examine()
-    assert examined.follow().told is AnnouncementKind.BREACHED
+    assert examined.follow().told is NotificationKind.BREACHED
     examined.examine("examination-2")
-    assert examined.ask(StandingMove.CLEAR_BREACH).state is State.LOCKED
+    assert examined.ask(StatusChange.CLEAR_BREACH).state is State.LOCKED
     assert examined.standing == (State.LOCKED, (LockReason.SWITCH,))
-    assert examined.ask(StandingMove.UNLOCK).state is State.ACTIVE
+    assert examined.ask(StatusChange.UNLOCK).state is State.ACTIVE
 
 
 def test_examination_that_dies_before_its_record_is_made_again(scripted: Examined) -> None:
@@ -244,8 +244,8 @@ def test_without_its_signature_nothing_is_recorded(scripted: Examined) -> None:
         def public_keys(self) -> dict[str, str]:
             return {}
 
-    signer = RecordedSigner(tenant.parts.queries, Unavailable())
-    activities = ExaminationActivities(
+    signer = CheckpointSigner(tenant.parts.queries, Unavailable())
+    activities = IsolationAssessmentActivities(
         tenant.database, tenant.parts.queries, [lambda _: HELD], signer, utc_now, UNCOUNTED
     )
     with pytest.raises(KeyUnavailable):
@@ -264,7 +264,7 @@ def test_tenant_is_due_until_examined_also_when_locked_and_not_examined_when_it_
         administrator.execute("update okcm.tenant set ready_at = now() - interval '25 hours'")
         administrator.execute("update okcm.route set published_at = now() - interval '26 hours'")
     assert due() == [examined.tenant_id]
-    examined.ask(StandingMove.LOCK)
+    examined.ask(StatusChange.LOCK)
     assert examined.examine().examined
     assert due() == []
     with field.administrator() as administrator:
@@ -272,7 +272,7 @@ def test_tenant_is_due_until_examined_also_when_locked_and_not_examined_when_it_
     assert not examined.examine("examination-2").examined
 
 
-def examine(activities: ExaminationActivities, step: ExamineInput) -> ExamineResult:
+def examine(activities: IsolationAssessmentActivities, step: ExamineInput) -> ExamineResult:
     environment = ActivityEnvironment()
     environment.info = dataclasses.replace(environment.info, workflow_id=f"tenant/{step.tenant_id}/boundaries")
     found = environment.run(activities.examine_tenant, step)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.errors.compliance import BoundaryBreached, CanaryMissing
+from core.errors.compliance import CanaryMissing, IsolationBreached
 from core.isolation import CheckResult, breaches
 from core.tenants.provisioning import Step
 from tests.activities.provisioning import Provisioning
@@ -53,7 +53,7 @@ def test_boundary_check_without_a_canary_fails_and_records_nothing(tenant) -> No
 
 
 def assert_breached(tenant: Provisioning, clause: str) -> None:
-    with pytest.raises(BoundaryBreached) as breached:
+    with pytest.raises(IsolationBreached) as breached:
         tenant.run(Step.CHECK_BOUNDARIES)
     found = breaches(evidence(tenant))
     assert found
@@ -66,7 +66,7 @@ def assert_breached(tenant: Provisioning, clause: str) -> None:
 def test_too_wide_policy_at_the_key_server_is_a_breach_of_the_new_tenant_only(made, canary, widen) -> None:
     made.run(Step.CHECK_BOUNDARIES)
     before = canary.records()
-    with widen("tenant", WIDE), pytest.raises(BoundaryBreached):
+    with widen("tenant", WIDE), pytest.raises(IsolationBreached):
         made.run(Step.CHECK_BOUNDARIES)
     assert [outcome for outcome, _ in checked(made)] == ["success", "failure"]
     assert canary.records() == before

@@ -7,7 +7,7 @@ import pytest
 from activities.isolation import key_suite as key_attacks
 from core import names as ids
 from core.errors.keys import RootKeyUnreachable
-from core.errors.platform import Overtaken
+from core.errors.platform import Superseded
 from core.tenants.locks import LockReason
 from database.platform.scheduled import PlatformQueries
 from kms.platform import PlatformRootKey
@@ -260,7 +260,7 @@ def test_a_rotation_that_begins_while_the_key_is_attacked_is_none(attack, rotati
         return probes(after, limit)
 
     monkeypatch.setattr(rotating.tenant.parts.queries, "key_probes", meanwhile)
-    with pytest.raises(Overtaken):  # the version that was read is retired by now: it is made again
+    with pytest.raises(Superseded):  # the version that was read is retired by now: it is made again
         attack(rotating.tenant_id)
 
     def begun(after: str, limit: int) -> object:

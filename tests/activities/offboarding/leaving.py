@@ -4,20 +4,20 @@ import json
 from typing import Any
 
 from core import names as ids
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.messages.base import StepInput
 from core.messages.tenants import (
-    BegunResult,
+    DestructionInventory,
+    DestructionStartedResult,
     LeaveInput,
-    LeavingResult,
-    StandingInput,
-    StandingMove,
-    StandingResult,
-    Stock,
+    OffboardingResult,
+    StatusChange,
+    StatusChangeInput,
+    StatusChangeResult,
 )
 from database.connection.database import Database
 from database.keys import ServiceKeyRow
-from database.offboarding import LeavingRow
+from database.offboarding import OffboardingRow
 from tests.activities.connecting import SERVICE, Connection
 from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.activities.recorded import Recorded
@@ -50,19 +50,19 @@ class Leaving(Recorded):
     def step(self) -> StepInput:
         return StepInput(tenant_id=self.tenant_id, operation_id=f"offboard-{self.number}")
 
-    def leave(self, **request: Any) -> LeavingResult:
+    def leave(self, **request: Any) -> OffboardingResult:
         step = LeaveInput(tenant_id=self.tenant_id, operation_id=f"leave-{self.number}", **request)
         return self.tenant.run_with("begin-leaving", step)
 
-    def restore(self) -> StandingResult:
+    def restore(self) -> StatusChangeResult:
         step = StepInput(tenant_id=self.tenant_id, operation_id=f"restore-{self.number}")
         return self.tenant.run_with("restore-tenant", step)
 
-    def move(self, move: StandingMove) -> None:
-        step = StandingInput(tenant_id=self.tenant_id, operation_id=f"{move}-{self.number}", move=move)
+    def move(self, move: StatusChange) -> None:
+        step = StatusChangeInput(tenant_id=self.tenant_id, operation_id=f"{move}-{self.number}", move=move)
         self.tenant.run_with("change-standing", step)
 
-    def run(self, name: str) -> BegunResult | Stock | None:
+    def run(self, name: str) -> DestructionStartedResult | DestructionInventory | None:
         return self.tenant.run_with(name, self.step)
 
     def through(self, until: str = STEPS[-1]) -> None:
@@ -72,7 +72,7 @@ class Leaving(Recorded):
     # ── what is recorded, and what exists ────────────────────────────────────────────────────────────────────────────
 
     @property
-    def leaving(self) -> LeavingRow:
+    def leaving(self) -> OffboardingRow:
         return self.get(lambda tx: tx.leaving.get())
 
     def keys_there(self) -> set[str]:
@@ -84,8 +84,8 @@ class Leaving(Recorded):
         return self.read(lambda tx: tx.services.key(SERVICE))
 
     @property
-    def context(self) -> Context:
-        return Context(self.tenant_id, ids.l2_key(self.tenant_id), SERVICE, Purpose.SERVICE_KEY, "1")
+    def context(self) -> EncryptionContext:
+        return EncryptionContext(self.tenant_id, ids.l2_key(self.tenant_id), SERVICE, Purpose.SERVICE_KEY, "1")
 
     def statement(self) -> dict[str, Any]:
         return json.loads(self.get(lambda tx: tx.leaving.certificate()).statement)

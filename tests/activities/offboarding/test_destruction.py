@@ -16,7 +16,7 @@ from core.tenants.lifecycle import State
 from core.tenants.offboarding import KEPT
 from openkcm.contract.audit_events import verify_chain
 from openkcm.errors import OpenKcmError
-from openkcm.verification.erasure_certificate import ShredStatement, shred_message, statement_text
+from openkcm.verification.erasure_certificate import ErasureStatement, shred_message, statement_text
 from tests.activities.connecting import SERVICE
 from tests.activities.offboarding.leaving import STEPS, connected
 from tests.activities.provisioning import REGION
@@ -80,7 +80,7 @@ def test_the_statement_is_signed_and_bound_to_the_end_of_the_stream_before_it(le
     leaving.leave(now=True)
     leaving.through()
     kept, records = leaving.read(lambda tx: (tx.leaving.certificate(), tx.audit.records()))
-    assert kept.statement == statement_text(ShredStatement.model_validate_json(kept.statement))
+    assert kept.statement == statement_text(ErasureStatement.model_validate_json(kept.statement))
     assert kept.key.startswith("audit-heads:")
     public = TransitAuditSigner(leaving.tenant.parts.vault).public_keys()[kept.key]
     assert verified(public, kept.signature, shred_message(leaving.tenant_id, kept.statement))

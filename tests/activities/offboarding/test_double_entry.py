@@ -12,14 +12,14 @@ from activities import audit as reconciling
 from activities import provisioning as keys
 from activities import services
 from activities.audit import ReconcileActivities
-from activities.audit_trail import record
+from activities.audit_trail import append_audit_event
 from activities.offboarding import destruction
 from activities.rotation import steps as rotation
-from compliance.reconciliation.ledger import Log, close, our_records
-from compliance.reconciliation.model import CHECKING, Kind
+from compliance.reconciliation.ledger import ServerLog, our_records, reconcile_all
+from compliance.reconciliation.model import CHECKING, DiscrepancyKind
 from compliance.reconciliation.vault_log import read_log
 from core import names as ids
-from core.keys.rotation import Scope
+from core.keys.rotation import RotationScope
 from core.tenants.provisioning import Step
 from openkcm.contract.audit_events import AuditName
 from tests.activities.counting import UNCOUNTED, Counted, counting
@@ -28,15 +28,15 @@ from tests.activities.rotating import Rotating
 from tests.vault import server as openbao
 from worker.wiring import utc_now
 
-Differences = Callable[[Provisioning], list[tuple[Kind, str]]]
+Differences = Callable[[Provisioning], list[tuple[DiscrepancyKind, str]]]
 
 
 @pytest.fixture
-def log(key_server: openbao.Server) -> Callable[..., Log]:
+def log(key_server: openbao.Server) -> Callable[..., ServerLog]:
     """Return what reads the key server's log of this test; MUST be asked for before the tenant is made."""
     begun = datetime.now(UTC)
 
-    def read(_since: datetime = begun, progress: Callable[[int], None] = lambda _: None) -> Log:
+    def read(_since: datetime = begun, progress: Callable[[int], None] = lambda _: None) -> ServerLog:
         log = read_log([key_server.folder / "logs" / "audit.log"], begun, progress)
         log.begin = begun - timedelta(minutes=5)  # what the test records is to be judged
         return log
@@ -45,13 +45,13 @@ def log(key_server: openbao.Server) -> Callable[..., Log]:
 
 
 @pytest.fixture
-def differences(log: Callable[..., Log]) -> Differences:
+def differences(log: Callable[..., ServerLog]) -> Differences:
     """Return what finds how the two sides of a tenant differ; MUST be asked for before the tenant is made."""
 
-    def found(tenant: Provisioning) -> list[tuple[Kind, str]]:
+    def found(tenant: Provisioning) -> list[tuple[DiscrepancyKind, str]]:
         read = log()
         records = our_records(tenant.database, tenant.tenant_id, None)
-        closed = close(read, {tenant.tenant_id: records}, read.begin, datetime.now(UTC))
+        closed = reconcile_all(read, {tenant.tenant_id: records}, read.begin, datetime.now(UTC))
         return [(one.kind, one.what) for one in closed.tenants[tenant.tenant_id]]
 
     return found
@@ -62,7 +62,7 @@ def forgetting(name: AuditName) -> Callable[..., None]:
 
     def forgetful(tx: Any, step: Any, said: AuditName, *more: Any, **details: str) -> None:
         if said is not name:
-            record(tx, step, said, *more, **details)
+            append_audit_event(tx, step, said, *more, **details)
 
     return forgetful
 
@@ -78,9 +78,9 @@ def forgetting(name: AuditName) -> Callable[..., None]:
 )
 def test_a_rotation_that_forgets_a_record_is_told(differences, rotating, monkeypatch, name, what) -> None:
     monkeypatch.setattr(rotation, "record", forgetting(name))
-    rotating.rotate(rotating.wants(services=Scope.ALL, compromised=True))
+    rotating.rotate(rotating.wants(services=RotationScope.ALL, compromised=True))
     found = differences(rotating.tenant)
-    assert (Kind.UNRECORDED_CHANGE, f"{ids.l2_key(rotating.tenant_id)} {what}") in found
+    assert (DiscrepancyKind.UNRECORDED_CHANGE, f"{ids.l2_key(rotating.tenant_id)} {what}") in found
     # The proof that the new version works belongs to an operation that has other records.
     assert len(found) == 1
 
@@ -90,13 +90,16 @@ def test_a_certificate_that_nobody_wrote_down_is_told(differences, rotating, mon
     rotating.connection.ask()
     rotating.connection.connect()
     ((kind, what),) = differences(rotating.tenant)
-    assert (kind, what) == (Kind.UNRECORDED_CHANGE, f"something was signed with {ids.ca_key(rotating.tenant_id)}")
+    assert (kind, what) == (
+        DiscrepancyKind.UNRECORDED_CHANGE,
+        f"something was signed with {ids.ca_key(rotating.tenant_id)}",
+    )
 
 
 def test_a_key_made_without_a_word_is_told(differences, tenant, monkeypatch) -> None:
     monkeypatch.setattr(keys, "record", forgetting(AuditName.PAYLOAD_KEY_CREATED))
     run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS])
-    assert differences(tenant) == [(Kind.UNRECORDED_CHANGE, f"{ids.payload_key(tenant.tenant_id)} was made")]
+    assert differences(tenant) == [(DiscrepancyKind.UNRECORDED_CHANGE, f"{ids.payload_key(tenant.tenant_id)} was made")]
 
 
 def test_keys_destroyed_without_a_word_are_told(differences, leaving, monkeypatch) -> None:
@@ -111,7 +114,7 @@ def test_keys_destroyed_without_a_word_are_told(differences, leaving, monkeypatc
 # ── by the clock ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def reconcile(rotating: Rotating, log: Callable[..., Log]) -> Counted:
+def reconcile(rotating: Rotating, log: Callable[..., ServerLog]) -> Counted:
     """Run the schedule's step a while later and return what it counted."""
     database, later = rotating.tenant.database, CHECKING + timedelta(seconds=1)
     read = log, partial(our_records, database), lambda: datetime.now(UTC) + later

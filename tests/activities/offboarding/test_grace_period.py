@@ -5,11 +5,11 @@ from datetime import timedelta
 import pytest
 
 from core import names as ids
-from core.errors.tenants import DestructionBegun, GraceNotOver, IllegalMove, LeavingOtherwise
-from core.messages.tenants import LeaveInput, LeaveReason, StandingMove
+from core.errors.tenants import DestructionStarted, GracePeriodActive, InvalidTransition, OffboardingAlreadyScheduled
+from core.messages.tenants import LeaveInput, LeaveReason, StatusChange
 from core.names import CANARY_TENANT_ID
-from core.notifications import AnnouncementKind
-from core.tenants.lifecycle import Move, State
+from core.notifications import NotificationKind
+from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import LockReason
 from openkcm.errors import IllegalTenantId
 
@@ -18,7 +18,7 @@ DAY = 24 * 3600.0
 
 def test_leaving_announces_until_when_it_can_be_undone_and_destroys_nothing_before(leaving) -> None:
     begun = leaving.leave()
-    assert (begun.state, begun.told) == (State.LEAVING, AnnouncementKind.LEAVING)
+    assert (begun.state, begun.told) == (State.LEAVING, NotificationKind.LEAVING)
     assert begun.until - begun.since == timedelta(days=30)
     assert (leaving.leaving.since, leaving.leaving.until) == (begun.since, begun.until)
     assert leaving.announced()[-2:] == ["leaving", "leaving"]
@@ -26,10 +26,10 @@ def test_leaving_announces_until_when_it_can_be_undone_and_destroys_nothing_befo
     tenant_id = leaving.tenant_id
     assert leaving.keys_there() == {ids.l2_key(tenant_id), ids.ca_key(tenant_id), ids.payload_key(tenant_id)}
     # While it leaves, no other move is allowed and nothing is destroyed.
-    for move in StandingMove:
-        with pytest.raises(IllegalMove):
+    for move in StatusChange:
+        with pytest.raises(InvalidTransition):
             leaving.move(move)
-    with pytest.raises(GraceNotOver):
+    with pytest.raises(GracePeriodActive):
         leaving.run("begin-destruction")
     leaving.restore()
     assert not leaving.run("begin-destruction").begun
@@ -42,7 +42,7 @@ def test_repeated_request_joins_and_another_end_is_rejected(leaving) -> None:
         again = leaving.leave(**request)
         assert (again.since, again.until, again.told) == (first.since, first.until, None)
     for request in ({"grace_seconds": 2 * DAY}, {"now": True}):
-        with pytest.raises(LeavingOtherwise):
+        with pytest.raises(OffboardingAlreadyScheduled):
             leaving.leave(**request)
     assert leaving.leaving.until == first.until
     assert leaving.audited("tenant.leaving_begun") == [(leaving.tenant_id, "success")]
@@ -50,13 +50,13 @@ def test_repeated_request_joins_and_another_end_is_rejected(leaving) -> None:
 
 
 def test_restored_tenant_has_its_former_state_and_is_notified(leaving) -> None:
-    leaving.read(lambda tx: (tx.tenants.move(Move.SUSPEND), tx.tenants.hold(LockReason.SWITCH)))
+    leaving.read(lambda tx: (tx.tenants.move(Transition.SUSPEND), tx.tenants.hold(LockReason.SWITCH)))
     leaving.leave()
-    for told in (AnnouncementKind.RESTORED, None):
+    for told in (NotificationKind.RESTORED, None):
         restored = leaving.restore()
         assert (restored.state, restored.told) == (State.LOCKED, told)
     assert leaving.tenant_row.locks == (LockReason.SWITCH,)
-    leaving.move(StandingMove.UNLOCK)
+    leaving.move(StatusChange.UNLOCK)
     assert leaving.tenant_row.state is State.SUSPENDED
     assert leaving.audited("tenant.restored") == [(leaving.tenant_id, "success")]
 
@@ -75,7 +75,7 @@ def test_reminder_is_stored_for_each_channel_and_not_after_a_restore(leaving) ->
 def test_restore_is_rejected_once_destruction_has_begun(leaving) -> None:
     leaving.leave(now=True)
     leaving.through("begin-destruction")
-    with pytest.raises(DestructionBegun):
+    with pytest.raises(DestructionStarted):
         leaving.restore()
     assert leaving.leave(now=True).state is State.LEAVING
     assert leaving.leave(reason=LeaveReason.MARKETPLACE).told is None

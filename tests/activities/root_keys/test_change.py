@@ -7,13 +7,13 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from core.errors.keys import RootKeyRefused, RootKeyUnreachable, WrongContext
-from core.errors.platform import Overtaken
-from core.errors.tenants import TenantClosed
-from core.keys.root_keys import PlatformPlace, RootKeyMode, credentials_context
+from core.errors.platform import Superseded
+from core.errors.tenants import TenantNotOperational
+from core.keys.root_keys import PlatformKeyRef, RootKeyMode, credentials_context
 from core.messages.keys import PreflightResult, SwitchResult
-from core.tenants.lifecycle import Move, State
+from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import LockReason
-from database.keys import SealedRootKeyRow
+from database.keys import EncryptedRootKeyRow
 from tests.activities.changing import SERVICES, Change
 from tests.activities.connecting import Connection
 from tests.activities.dying import after_effect
@@ -21,11 +21,11 @@ from tests.activities.provisioning import REGION, Provisioning, run_steps
 from tests.concurrency import wait_until
 
 
-def credentials_of(change: Change, root_key_id: str) -> SealedRootKeyRow:
+def credentials_of(change: Change, root_key_id: str) -> EncryptedRootKeyRow:
     return change.get(lambda tx: tx.root_keys.sealed(root_key_id))
 
 
-def opens(change: Change, row: SealedRootKeyRow, tenant_id: str | None = None) -> bytes:
+def opens(change: Change, row: EncryptedRootKeyRow, tenant_id: str | None = None) -> bytes:
     return change.tenant_keys.decrypt(
         credentials_context(tenant_id or change.tenant_id, row.root_key_id), row.credentials
     )
@@ -104,10 +104,10 @@ def test_credentials_are_sealed_for_one_tenant_and_one_request(change, bao) -> N
 
 def test_leaving_tenant_changes_nothing_and_keeps_no_credentials(change, bao) -> None:
     step = change.ask(bao.place(), bao.token())
-    change.connection.move(Move.LEAVE)
-    with pytest.raises(TenantClosed):
+    change.connection.move(Transition.LEAVE)
+    with pytest.raises(TenantNotOperational):
         change.run("admit-root-key", step)
-    change.abandon(step, TenantClosed.code, "admit-root-key")
+    change.abandon(step, TenantNotOperational.code, "admit-root-key")
     change.assert_in_force(RootKeyMode.PLATFORM, None)
     assert change.rows("select 1 from okcm.root_key") == []
 
@@ -203,7 +203,7 @@ def test_a_service_key_that_is_made_during_a_switch_waits_for_it_and_is_made_aga
             wait_until(lambda: waiting(field), lambda: "no connection waits for the tenant's row")
             assert tx.root_keys.switch(step.number)
             assert not making.done()
-        with pytest.raises(Overtaken):
+        with pytest.raises(Superseded):
             making.result(60)
     change.tenant.run_with("create-service-key", enrolled)
     change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
@@ -220,7 +220,7 @@ def waiting(field) -> bool:
 
 def test_a_switch_unlocks_a_tenant_that_its_former_root_key_had_locked(change, bao) -> None:
     change.to(bao.place(), bao.token())
-    step = change.ask(PlatformPlace(), None)
+    step = change.ask(PlatformKeyRef(), None)
     change.through(step, until="wrap-service-keys")
     change.hold(LockReason.ROOT_KEY)
     change.hold(LockReason.SWITCH)
@@ -237,7 +237,7 @@ def test_a_switch_unlocks_a_tenant_that_its_former_root_key_had_locked(change, b
 
 
 def test_suspended_tenant_stays_suspended_and_a_repeated_switch_leaves_a_later_lock(change, bao) -> None:
-    change.connection.move(Move.SUSPEND)
+    change.connection.move(Transition.SUSPEND)
     step = change.to(bao.place(), bao.token())
     change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
     assert change.tenant_row.state is State.SUSPENDED
@@ -258,7 +258,7 @@ def test_late_attempt_to_wrap_changes_neither_its_own_change_nor_the_next_one(ch
     def abandon() -> None:
         change.abandon(abandoned, "internal", "wrap-service-keys")
 
-    with after_effect(change.tenant, 6, abandon), pytest.raises(Overtaken):
+    with after_effect(change.tenant, 6, abandon), pytest.raises(Superseded):
         change.run("wrap-service-keys", abandoned)
     change.assert_in_force(RootKeyMode.PLATFORM, None)
     assert change.opened() == before
@@ -270,10 +270,10 @@ def test_late_attempt_to_wrap_changes_neither_its_own_change_nor_the_next_one(ch
         change.abandon(step, "internal", "wrap-service-keys")
         change.through(following, until="wrap-service-keys")
 
-    with after_effect(change.tenant, 6, overtake), pytest.raises(Overtaken):
+    with after_effect(change.tenant, 6, overtake), pytest.raises(Superseded):
         change.run("wrap-service-keys", step)
     assert change.run("switch-root-key", following).switched
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         change.run("wrap-service-keys", following)
     change.assert_in_force(RootKeyMode.OPENBAO, following.request_id)
     assert change.opened() == before
@@ -284,7 +284,7 @@ def test_change_that_was_switched_can_no_longer_be_abandoned(change, bao) -> Non
     ended = change.abandon(step, "internal", "switch-root-key")
     assert (ended.switched, ended.mode) == (True, "openbao")
     change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
-    given_up = change.ask(PlatformPlace(), None)
+    given_up = change.ask(PlatformKeyRef(), None)
     change.through(given_up, until="wrap-service-keys")
     ended = change.abandon(given_up, "internal", "switch-root-key")
     assert (ended.switched, ended.mode) == (False, "openbao")
@@ -295,7 +295,7 @@ def test_a_change_that_nobody_ended_is_abandoned_when_the_next_one_begins(change
     before, step = change.opened(), change.ask(bao.place(), bao.token())
     change.through(step, until="wrap-service-keys")
     following = change.to(bao.place("second"), bao.token())
-    assert (change.change(step.number).state, change.change(step.number).problem) == ("failed", Overtaken.code)
+    assert (change.change(step.number).state, change.change(step.number).problem) == ("failed", Superseded.code)
     change.assert_in_force(RootKeyMode.OPENBAO, following.request_id)
     assert change.opened() == before
 

@@ -10,16 +10,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from activities.root_keys import health as watching
-from activities.root_keys.health import Pace, WatchActivities
-from core.errors.keys import RootKeyDenied, RootKeyDisabled, RootKeySwapped, RootKeyUnreachable, WrongContext
+from activities.root_keys.health import PollIntervals, RootKeyHealthActivities
+from core.errors.keys import RootKeyDenied, RootKeyDisabled, RootKeyMismatch, RootKeyUnreachable, WrongContext
 from core.errors.platform import VaultUnavailable
-from core.keys.encryption_context import Context
+from core.keys.encryption_context import EncryptionContext
 from core.messages.keys import WatchRootKeysInput
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from core.tenants.locks import HEALTHY, LockReason
-from database.keys import SealedRootKeyRow
+from database.keys import EncryptedRootKeyRow
 from database.platform.scheduled import PlatformQueries
-from database.root_keys import RootKeyRequestRow, WatchedKey
+from database.root_keys import MonitoredRootKey, RootKeyRequestRow
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError
 from tests.activities.counting import run_until
@@ -29,7 +29,7 @@ from tests.database.fixtures import Field
 
 REGION = "eu-west-1"
 PROBE, DIGEST = b"probe", hashlib.sha256(b"known").digest()
-FAST = Pace(used=0.05, idle=0.05, grace=60.0)
+FAST = PollIntervals(used=0.05, idle=0.05, grace=60.0)
 
 
 class Holder:
@@ -55,7 +55,7 @@ class OneKey:
     holder: Holder
     tenant_id: str
 
-    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+    def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
         assert (context.tenant_id, wrapped) == (self.tenant_id, PROBE)
         self.holder.tries[self.tenant_id] += 1
         time.sleep(self.holder.takes)
@@ -73,8 +73,8 @@ class Scene:
         self.later = timedelta()
         self.watch = self.with_pace(FAST)
 
-    def with_pace(self, pace: Pace) -> WatchActivities:
-        return WatchActivities(
+    def with_pace(self, pace: PollIntervals) -> RootKeyHealthActivities:
+        return RootKeyHealthActivities(
             self.worker, PlatformQueries(self.worker), self.holder, pace, lambda: datetime.now(UTC) + self.later
         )
 
@@ -92,8 +92,8 @@ class Scene:
         with self.field.open("operator", max_size=1).tenant_tx(tenant_id) as tx:
             tx.root_keys.request(RootKeyRequestRow(key, a_place(), "sealed"))
         with self.worker.tenant_tx(tenant_id) as tx:
-            tx.tenants.move(Move.ACTIVATE)
-            tx.root_keys.admit(SealedRootKeyRow(key, a_place(), "credentials"))
+            tx.tenants.move(Transition.ACTIVATE)
+            tx.root_keys.admit(EncryptedRootKeyRow(key, a_place(), "credentials"))
             tx.root_keys.begin(1, a_place().provider, a_place().name, key)
             tx.root_keys.prove(key, PROBE, DIGEST)
             assert tx.root_keys.switch(1)
@@ -132,7 +132,7 @@ def test_another_key_in_its_place_is_told_from_a_missing_one(scene: Scene, swapp
     else:
         scene.holder.fails["acme"] = WrongContext()
     assert scene.run() == ("acme",)
-    assert scene.health() == RootKeySwapped.code
+    assert scene.health() == RootKeyMismatch.code
 
 
 def test_a_key_that_is_back_names_its_tenant_again(scene: Scene) -> None:
@@ -200,7 +200,7 @@ def test_unreachable_keys_do_not_delay_the_others(scene: Scene, monkeypatch: pyt
 
 
 def test_idle_tenant_is_tried_rarely_and_at_once_when_used(scene: Scene) -> None:
-    scene.watch = scene.with_pace(Pace(used=0.05, idle=3600, grace=60))
+    scene.watch = scene.with_pace(PollIntervals(used=0.05, idle=3600, grace=60))
     scene.holds("busy")
     scene.uses("busy")
     scene.run(lambda: scene.holder.tries["acme"] > 0 and scene.holder.tries["busy"] > 20)
@@ -224,9 +224,9 @@ def test_used_tenant_does_not_wait_behind_idle_ones(scene: Scene, monkeypatch: p
 
 
 def test_those_tried_at_once_at_the_start_are_tried_apart_from_then_on(scene: Scene) -> None:
-    key = WatchedKey("acme", "80000000" + 24 * "0", HEALTHY, datetime.now(UTC), held=False, used=False)
+    key = MonitoredRootKey("acme", "80000000" + 24 * "0", HEALTHY, datetime.now(UTC), held=False, used=False)
     turn = watching._Turn(key)
-    watch = scene.with_pace(Pace(used=1, idle=30, grace=60))
+    watch = scene.with_pace(PollIntervals(used=1, idle=30, grace=60))
     assert watch._pause(turn, HEALTHY) == 15
     turn.tried = True
     assert watch._pause(turn, HEALTHY) == 30

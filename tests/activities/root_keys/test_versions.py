@@ -12,10 +12,10 @@ from functools import partial
 import pytest
 
 from core import names as ids
-from core.errors.keys import RootKeyDisabled, RootKeyFailing
-from core.keys.rotation import KeyState, Scope
+from core.errors.keys import RootKeyDisabled, RootKeyServerError
+from core.keys.rotation import KeyState, RotationScope
 from core.messages.keys import PlanRotationStep, RotationPlan, WatchRootKeysInput
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from core.tenants.locks import HEALTHY, LockReason
 from database.root_keys import RootKeyVersionsRow
 from tests.activities.changing import SERVICES
@@ -54,8 +54,8 @@ class Following:
         """Plan the rotation that is due; nothing else is asked of it."""
         request = self.rotating.due()
         assert request is not None
-        assert (request.services, request.tenant_key, request.compromised) == (Scope.NONE, False, False)
-        step = self.rotating.wants(services=Scope.NONE, tenant_key=False)
+        assert (request.services, request.tenant_key, request.compromised) == (RotationScope.NONE, False, False)
+        step = self.rotating.wants(services=RotationScope.NONE, tenant_key=False)
         plan: RotationPlan = self.rotating.step_of("plan-rotation", step)
         assert (plan.services, plan.retires, plan.destroys, plan.follows) == (0, False, False, True)
         return step, plan
@@ -144,7 +144,9 @@ def test_the_platforms_new_version_is_followed_too(of_platform: Following, key_s
 def test_nothing_happens_while_the_version_is_the_same(following: Following) -> None:
     wraps = following.rotating.rows("select wrapped from okcm.service_key order by service")
     assert (following.look(), following.rotating.due()) == ((), None)
-    plan = following.rotating.step_of("plan-rotation", following.rotating.wants(services=Scope.NONE, tenant_key=False))
+    plan = following.rotating.step_of(
+        "plan-rotation", following.rotating.wants(services=RotationScope.NONE, tenant_key=False)
+    )
     assert not plan.follows
     assert following.rotating.rows("select wrapped from okcm.service_key order by service") == wraps
     assert following.rotating.rows("select root_key_newest from okcm.tenant") == [(None,)]
@@ -203,7 +205,7 @@ def test_a_suspended_tenant_is_followed_and_one_whose_keys_rest_is_not(following
     if standing == "locked":
         rotating.hold(LockReason.SWITCH)
     else:
-        rotating.connection.move(Move.SUSPEND if standing == "suspended" else Move.LEAVE)
+        rotating.connection.move(Transition.SUSPEND if standing == "suspended" else Transition.LEAVE)
     assert following.look() == ((rotating.tenant_id,) if standing == "suspended" else ())
     if standing == "locked":
         rotating.release(LockReason.SWITCH)
@@ -221,10 +223,10 @@ def test_a_server_that_fell_behind_ends_the_try_and_nothing_is_replaced(followin
         assert tx.root_keys.notice(current.root_key_id, 9)
     wraps = rotating.rows("select wrapped from okcm.service_key order by service")
     step, _ = following.plan()
-    with pytest.raises(RootKeyFailing, match="older version than 9"):
+    with pytest.raises(RootKeyServerError, match="older version than 9"):
         rotating.step_of("rewrap-keys", step)
     assert rotating.rows("select wrapped from okcm.service_key order by service") == wraps
-    rotating.give_up(step, RootKeyFailing.code, "rewrap-keys")
+    rotating.give_up(step, RootKeyServerError.code, "rewrap-keys")
     assert following.look() == ()
     assert following.rotating.due() is None, "it counts from what the key says now"
 
@@ -257,7 +259,7 @@ def test_step_that_dies_after_an_effect_completes_at_the_next_try(following: Fol
         effect, version = effect + 1, version + 1
         following.make_version()
         assert following.look() == (rotating.tenant_id,)
-        step, died = rotating.wants(services=Scope.NONE, tenant_key=False), False
+        step, died = rotating.wants(services=RotationScope.NONE, tenant_key=False), False
         for name in ("plan-rotation", *FOLLOWING):
             if name == dying:
                 died = dies(rotating.tenant, effect, partial(rotating.step_of, name, step))
@@ -285,7 +287,7 @@ def test_the_watch_goes_on_after_the_tenant_key_was_rotated(following: Following
     """The credentials by which it opened the root key lay under a version of the tenant key that is retired now."""
     rotating = following.rotating
     assert following.watch() == ()
-    rotating.rotate(rotating.wants(services=Scope.NONE))
+    rotating.rotate(rotating.wants(services=RotationScope.NONE))
     assert following.watch() == ()
     with bao.disabled(following.key):
         assert following.watch(None) == (rotating.tenant_id,)

@@ -1,6 +1,6 @@
 """Rotations that did not complete are counted at each check and announced once until one completes."""
 
-from core.keys.rotation import Scope
+from core.keys.rotation import RotationScope
 from core.notifications import Channel
 from tests.activities.counting import counting
 from tests.activities.rotating import Rotating
@@ -24,7 +24,7 @@ def told(rotating: Rotating) -> int:
 
 def fail(rotating: Rotating) -> None:
     """Let a rotation that the schedule began fail in its second step."""
-    step = rotating.wants(services=Scope.DUE, tenant_key=False).model_copy(update={"scheduled": True})
+    step = rotating.wants(services=RotationScope.DUE, tenant_key=False).model_copy(update={"scheduled": True})
     rotating.rotate(step, until="plan-rotation")
     rotating.give_up(step, "root_key_disabled", "prepare-service-keys")
 
@@ -38,7 +38,7 @@ def test_failed_scheduled_rotation_is_counted_each_time_and_announced_once_until
     assert recorded(rotating) == [{"why": "failed", "rotation": "1", "code": "root_key_disabled"}]
     assert told(rotating) == 1
     age(field, "service_key set activated_at", 92)
-    rotating.rotate(rotating.wants(services=Scope.DUE, tenant_key=False))
+    rotating.rotate(rotating.wants(services=RotationScope.DUE, tenant_key=False))
     assert look(rotating) == []
     age(field, "service_key set activated_at", 90)
     fail(rotating)
@@ -50,7 +50,7 @@ def test_failed_scheduled_rotation_is_counted_each_time_and_announced_once_until
 def test_unfinished_and_overdue_rotations_are_announced_too(rotating: Rotating, field: Field) -> None:
     age(field, "service_key set activated_at", 92)
     assert look(rotating) == ["overdue"]
-    rotating.rotate(rotating.wants(services=Scope.DUE, tenant_key=False), until="prepare-service-keys")
+    rotating.rotate(rotating.wants(services=RotationScope.DUE, tenant_key=False), until="prepare-service-keys")
     assert look(rotating) == []
     age(field, "rotation set started_at", 1)
     assert look(rotating) == ["unfinished"]

@@ -7,19 +7,19 @@ from functools import partial
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.notifications import Announcer
+from activities.notifications import NotificationOutbox
 from activities.rotation.rewrap import Rewrapping
 from activities.rotation.steps import RotationActivities
 from core.errors.compliance import TenantKeyShared
 from core.errors.keys import KeyUnavailable, KeyVersionInUse, KeyVersionUnknown, RootKeyDisabled
-from core.errors.platform import Overtaken
+from core.errors.platform import Superseded
 from core.errors.services import ServiceUnknown
-from core.errors.tenants import ApprovalRequired, TenantClosed
-from core.keys.encryption_context import Context
+from core.errors.tenants import ApprovalRequired, TenantNotOperational
+from core.keys.encryption_context import EncryptionContext
 from core.keys.root_keys import Credentials, RootKeyMode, credentials_context
-from core.keys.rotation import KeyState, Scope, Stage
+from core.keys.rotation import KeyState, RotationPhase, RotationScope
 from core.tenants.approvals import Action
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from core.tenants.locks import LockReason
 from core.tenants.policy import TenantPolicy
 from tests.activities.changing import SERVICES
@@ -38,7 +38,7 @@ def age(field: Field, what: str, days: int) -> None:
 
 def test_worker_never_decrypts_a_service_key(rotating, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under L2 the worker decrypts its own proof and nothing else."""
-    opened: list[Context] = []
+    opened: list[EncryptionContext] = []
     decrypt = type(rotating.tenant_keys).decrypt
     monkeypatch.setattr(
         type(rotating.tenant_keys), "decrypt", lambda self, c, text: (opened.append(c), decrypt(self, c, text))[1]
@@ -49,7 +49,7 @@ def test_worker_never_decrypts_a_service_key(rotating, monkeypatch: pytest.Monke
 
 def test_old_copies_of_the_database_cannot_be_decrypted_once_the_old_version_is_retired(rotating) -> None:
     copies = rotating.copies()
-    step = rotating.wants(services=Scope.NONE)
+    step = rotating.wants(services=RotationScope.NONE)
     rotating.rotate(step, until="rewrap-keys")
     assert [len(rotating.open_copy(copy)) for copy in copies] == [32] * len(SERVICES)
     rotating.step_of("retire-tenant-key", step)
@@ -79,7 +79,7 @@ def test_compromised_key_is_kept_while_an_object_is_encrypted_under_it(rotating,
     sealed = an_object(rotating.tenant_id, service="orders")
     with crypto.tenant_tx(rotating.tenant_id) as tx:
         tx.objects.add([sealed])
-    step = rotating.wants(services=Scope.ONE, service="orders", tenant_key=False, compromised=True)
+    step = rotating.wants(services=RotationScope.ONE, service="orders", tenant_key=False, compromised=True)
     rotating.rotate(step, until="activate-service-keys")
     last = rotating.following(step)
     assert rotating.tenant.run_with("destroy-compromised-keys", last).objects == 1
@@ -89,30 +89,30 @@ def test_compromised_key_is_kept_while_an_object_is_encrypted_under_it(rotating,
         assert tx.objects.change(an_object(rotating.tenant_id, service="orders", key_version=2))
     request = rotating.due()
     assert request is not None
-    assert (request.services, request.tenant_key) == (Scope.NONE, False)
+    assert (request.services, request.tenant_key) == (RotationScope.NONE, False)
     assert rotating.tenant.run_with("destroy-compromised-keys", last).objects == 0
     assert rotating.states()["orders", 1] is KeyState.DESTROYED
 
 
 def test_rotation_of_one_service_leaves_the_others(rotating) -> None:
-    plan = rotating.rotate(rotating.wants(services=Scope.ONE, service="orders", tenant_key=False))
+    plan = rotating.rotate(rotating.wants(services=RotationScope.ONE, service="orders", tenant_key=False))
     assert (plan.services, plan.retires, plan.destroys) == (1, False, False)
     assert rotating.l2.version == 1
     assert [place for place in rotating.states() if place[1] == 2] == [("orders", 2)]
     with pytest.raises(ServiceUnknown):
-        rotating.rotate(rotating.wants(services=Scope.ONE, service="nobody", tenant_key=False))
+        rotating.rotate(rotating.wants(services=RotationScope.ONE, service="nobody", tenant_key=False))
 
 
 def test_suspended_tenant_rotates_and_a_locked_or_leaving_one_does_not(rotating) -> None:
-    rotating.connection.move(Move.SUSPEND)
+    rotating.connection.move(Transition.SUSPEND)
     rotating.rotate(rotating.wants())
     rotating.assert_whole()
     rotating.hold(LockReason.SWITCH)
-    with pytest.raises(TenantClosed):
+    with pytest.raises(TenantNotOperational):
         rotating.rotate(rotating.wants())
     rotating.release(LockReason.SWITCH)
-    rotating.connection.move(Move.LEAVE)
-    with pytest.raises(TenantClosed):
+    rotating.connection.move(Transition.LEAVE)
+    with pytest.raises(TenantNotOperational):
         rotating.rotate(rotating.wants())
     assert rotating.l2.version == 2
 
@@ -122,7 +122,7 @@ def test_what_is_due_follows_the_tenants_policy(rotating, field) -> None:
     age(field, "service_key set activated_at", 91)
     request = rotating.due()
     assert request is not None
-    assert (request.services, request.tenant_key) == (Scope.DUE, False)
+    assert (request.services, request.tenant_key) == (RotationScope.DUE, False)
     rotating.read(lambda tx: tx.policy.set(TenantPolicy(service_key_days=180, tenant_key_days=30)))
     assert rotating.due() is None
     age(field, "key set rotated_at", 31)
@@ -172,7 +172,7 @@ def test_disabled_root_key_ends_the_rotation_and_the_next_one_completes_it(rotat
     assert rotating.l2.oldest == 1
     rotating.assert_whole()
     assert rotating.tenant.run_platform("find-due-rotations").tenants == (rotating.tenant_id,)
-    rotating.rotate(rotating.wants(services=Scope.NONE, tenant_key=False))
+    rotating.rotate(rotating.wants(services=RotationScope.NONE, tenant_key=False))
     assert (rotating.l2.version, rotating.l2.oldest) == (2, 2)
     assert before.items() <= rotating.opened().items()
 
@@ -181,10 +181,10 @@ def test_a_service_key_that_was_made_under_a_version_that_is_retired_meanwhile_i
     step = rotating.enrol("payroll")
 
     def rotate() -> None:
-        rotating.rotate(rotating.wants(services=Scope.NONE))
+        rotating.rotate(rotating.wants(services=RotationScope.NONE))
 
     # Its first effect reads; its second has wrapped the key.
-    with after_effect(rotating.tenant, 2, rotate), pytest.raises(Overtaken):
+    with after_effect(rotating.tenant, 2, rotate), pytest.raises(Superseded):
         rotating.tenant.run_with("create-service-key", step)
     rotating.tenant.run_with("create-service-key", step)
     assert ("payroll", 1) in rotating.opened()
@@ -197,16 +197,16 @@ def test_credentials_that_were_encrypted_under_a_version_that_is_retired_meanwhi
     step = rotating.ask(bao.place(), bao.token())
 
     encrypt = type(rotating.tenant_keys).encrypt
-    meanwhile = iter([lambda: rotating.rotate(rotating.wants(services=Scope.NONE))])
+    meanwhile = iter([lambda: rotating.rotate(rotating.wants(services=RotationScope.NONE))])
 
-    def encrypted(keys: TransitTenantKeys, context: Context, plaintext: bytes) -> str:
+    def encrypted(keys: TransitTenantKeys, context: EncryptionContext, plaintext: bytes) -> str:
         ciphertext = encrypt(keys, context, plaintext)
         next(meanwhile, lambda: None)()
         return ciphertext
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(rotating.tenant_keys), "encrypt", encrypted)
-        with pytest.raises(Overtaken):
+        with pytest.raises(Superseded):
             rotating.run("admit-root-key", step)
     rotating.through(step)
     assert rotating.rows("select l2_version from okcm.root_key") == [(2,)]
@@ -225,7 +225,7 @@ def test_a_service_that_is_connected_while_keys_are_rotated_keeps_its_new_key(ro
 
 def test_rewrapping_takes_as_long_as_it_may(rotating) -> None:
     parts = rotating.tenant.parts
-    step = rotating.wants(services=Scope.NONE)
+    step = rotating.wants(services=RotationScope.NONE)
     rotating.rotate(step, until="rotate-tenant-key")
     shelf = next(a.__self__._shelf for a in parts.lifecycle if a.__name__ == "rewrap_keys")
     slow = Rewrapping(parts.database, rotating.tenant_keys, shelf, per_second=len(SERVICES) * 2)
@@ -241,7 +241,7 @@ def test_making_new_versions_takes_as_long_as_it_may_and_says_how_far_it_is(rota
     wired = next(a.__self__ for a in parts.lifecycle if a.__name__ == "rewrap_keys")
     slow = RotationActivities(
         *(parts.database, parts.database, rotating.tenant_keys, wired._fingerprints, wired._shelf),
-        *(Announcer((), ""), len(SERVICES) / 2, wired._metrics),
+        *(NotificationOutbox((), ""), len(SERVICES) / 2, wired._metrics),
     )
     environment = ActivityEnvironment()
     environment.on_heartbeat = lambda *details: beats.append(details)
@@ -252,7 +252,7 @@ def test_making_new_versions_takes_as_long_as_it_may_and_says_how_far_it_is(rota
     assert timedelta(seconds=time.monotonic() - began) >= timedelta(seconds=2)
     assert beats[:2] == [(0,), ()]  # the second while it rests
     shown = rotating.rotation(step.number)
-    assert (shown.stage, shown.done, shown.total) == (Stage.PREPARE, len(SERVICES), len(SERVICES))
+    assert (shown.stage, shown.done, shown.total) == (RotationPhase.PREPARE, len(SERVICES), len(SERVICES))
 
 
 def test_version_is_retired_by_an_operator_when_it_neither_encrypts_nor_holds_an_object(rotating, field) -> None:

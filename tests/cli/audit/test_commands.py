@@ -9,7 +9,7 @@ import pytest
 
 from cli.__main__ import main
 from database.connection.database import Database
-from database.offboarding import ShredRow
+from database.offboarding import ErasureCertificateRow
 from openkcm.verification.erasure_certificate import shred_message, statement_text
 from openkcm.verification.public_keys import PublicKeys
 from tests.cli import offline
@@ -116,7 +116,7 @@ def test_the_stored_certificate_verifies_offline_and_against_the_stream(
 ) -> None:
     with worker.tenant_tx(TENANT) as tx:
         text = statement_text(a_statement(list(tx.audit.records())))
-        tx.leaving.certify(ShredRow(text, *SIGNER.sign(shred_message(TENANT, text)), datetime.now(UTC)))
+        tx.leaving.certify(ErasureCertificateRow(text, *SIGNER.sign(shred_message(TENANT, text)), datetime.now(UTC)))
     status, document = run("certificate", TENANT, "--out", str(stand / "certificate.json"))
     assert (status, document["key"]) == (0, "audit:1")
     run("export", TENANT, "--out", str(stand / "audit.jsonl"))

@@ -10,7 +10,7 @@ import pytest
 
 from cli.__main__ import main
 from core import names as ids
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName
 from tests.core.proving import TENANT
@@ -32,7 +32,7 @@ def lines_of(number: int, at: datetime, path: str, data: dict[str, Any]) -> byte
 @pytest.fixture
 def log(stand: Path, worker: Database) -> Path:
     """A log in which the tenant's service key was opened twice this minute, and a stream that knows of it."""
-    context = Context(TENANT, L2, "orders", Purpose.SERVICE_KEY, "1").encode()
+    context = EncryptionContext(TENANT, L2, "orders", Purpose.SERVICE_KEY, "1").encode()
     begun = datetime.now(UTC) - timedelta(minutes=2)
     path = stand / "audit.log"
     data = {"context": base64.b64encode(context).decode(), "ciphertext": "hmac-sha256:00"}

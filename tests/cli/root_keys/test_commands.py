@@ -13,14 +13,14 @@ from cli.root_keys import commands as root_key
 from cli.root_keys import output as root_key_view
 from core.errors.keys import RootKeyRefused, RootKeyUnreachable
 from core.errors.tenants import OperationRunning
-from core.keys.root_keys import PlatformPlace, Problem
+from core.keys.root_keys import PlatformKeyRef, Problem
 from database.root_keys import RootKeyRequestRow
 from openkcm.cli import output
 from tests.cli.root_key_stand import AWS, BAO, HSM, PLATFORM, hold_by_root_key, refused
 from tests.dashboard.held import a_change
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN
 from tests.database.builders import a_connected_service
-from workflows.client.workflow_client import NotDoneInTime
+from workflows.client.workflow_client import OperationTimeout
 
 POLICY = '{\n  "Effect": "Allow",\n  "Action": ["kms:Encrypt", "kms:Decrypt"]\n}'
 DENIED = Problem(code="root_key_denied", message="access to the root key is denied", hint=f"add this:\n{POLICY}")
@@ -139,7 +139,7 @@ def test_a_change_that_is_refused_at_the_door_is_the_same_document(desk) -> None
 
 
 def test_a_change_that_takes_longer_goes_on_and_says_where_to_look(desk) -> None:
-    desk.gateway.fails = NotDoneInTime()
+    desk.gateway.fails = OperationTimeout()
 
     document = desk.run("root-key", "change", ACME, *PLATFORM, status=1)
 
@@ -243,10 +243,10 @@ def test_people_see_from_the_start_how_far_a_change_is_while_it_runs(desk, monke
     desk.gateway.wraps = 1
     operator = desk.field.open("operator")
     with operator.tenant_tx(ACME) as tx:
-        tx.root_keys.request(RootKeyRequestRow("0" * 32, PlatformPlace(), None))
+        tx.root_keys.request(RootKeyRequestRow("0" * 32, PlatformKeyRef(), None))
 
     with root_key.shown(operator, ACME):
         assert screen.getvalue() == "changing the root key\n"
-        with pytest.raises(NotDoneInTime):
+        with pytest.raises(OperationTimeout):
             desk.gateway.change_root_key(ACME, "0" * 32)
         assert screen.shown.wait(20)

@@ -15,7 +15,7 @@ import pytest
 from cli.__main__ import main
 from cli.root_keys.credentials import FileRefused
 from config import secrets
-from config.credential_encryption import unseal
+from config.credential_encryption import decrypt_credentials
 from core.errors.keys import RootKeyRefused
 from core.errors.platform import SettingsInvalid
 from core.keys.root_keys import Credentials
@@ -60,10 +60,10 @@ def test_before_the_worker_takes_them_they_are_stored_for_it_alone(desk, secrets
     with desk.field.administrator() as administrator:
         [(request_id, sealed)] = administrator.execute("select request_id, sealed from okcm.root_key_request")
     private = secrets.read_secret(secrets_folder, secrets.INTAKE_KEY)
-    assert plain(unseal(private, ACME, request_id, sealed)) == {"pin": SECRET}
+    assert plain(decrypt_credentials(private, ACME, request_id, sealed)) == {"pin": SECRET}
     for tenant_id, other in (("beta-corp-67890", request_id), (ACME, "0" * 32)):
         with pytest.raises(RootKeyRefused):
-            unseal(private, tenant_id, other, sealed)
+            decrypt_credentials(private, tenant_id, other, sealed)
 
 
 def test_an_access_key_id_may_be_an_option_and_its_secret_may_not(desk) -> None:
@@ -157,7 +157,7 @@ def test_at_a_terminal_they_are_asked_for_without_echo(  # noqa: PLR0917 - fixtu
     with desk.field.administrator() as administrator:
         [(request_id, sealed)] = administrator.execute("select request_id, sealed from okcm.root_key_request")
     private = secrets.read_secret(secrets_folder, secrets.INTAKE_KEY)
-    assert plain(unseal(private, ACME, request_id, sealed)) == wanted
+    assert plain(decrypt_credentials(private, ACME, request_id, sealed)) == wanted
 
 
 @pytest.mark.usefixtures("desk")

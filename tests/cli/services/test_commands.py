@@ -14,16 +14,16 @@ from typer.testing import CliRunner
 
 from core import names as ids
 from core.errors.services import ServiceConflict, ServiceUnknown
-from core.errors.tenants import TenantClosed, TenantUnknown
-from core.tenants.lifecycle import Move
-from openkcm.agent.attestation import FileProofs, GivenProof
+from core.errors.tenants import TenantNotOperational, TenantUnknown
+from core.tenants.lifecycle import Transition
+from openkcm.agent.attestation import FileAttestor, InlineAttestor
 from openkcm.contract.csr import CsrRefused
 from openkcm.contract.enrolment import parse_join_token
 from openkcm.errors import FileRefused, FolderRefused, InvalidName
 from tests.cli.service_stand import a_request, application
 from tests.database.builders import a_contact
 from worker.payload_codec import ENCODING
-from workflows.client.workflow_client import Gateway, UpdateRefused
+from workflows.client.workflow_client import UpdateRejected, WorkflowClient
 
 
 def test_connecting_answers_with_the_contracts_fields_and_a_folder_for_its_owner_alone(command) -> None:
@@ -53,12 +53,12 @@ def test_a_join_token_is_good_for_one_service_and_kept_as_a_hash(command, tmp_pa
     assert token.secret not in answer["agent_command"]
     assert command.join_tokens() == [(token.hash, "orders-db", "postgresql", "operator", None)]
     shown = CliRunner().invoke(application(), words)
-    assert shown.stdout == f"{GivenProof(shown.stdout).read().text}\n"
+    assert shown.stdout == f"{InlineAttestor(shown.stdout).read().text}\n"
     assert "valid once" in shown.stderr
     file = tmp_path / "token"
     shown = CliRunner().invoke(application(), [*words, "--out", str(file)])
     assert (shown.stdout, stat.S_IMODE(file.stat().st_mode)) == ("", 0o600)
-    assert FileProofs(file).read().tenant_id == command.tenant_id
+    assert FileAttestor(file).read().tenant_id == command.tenant_id
     made = len(command.join_tokens())
     with pytest.raises(FileRefused):
         command.run(*words, "--out", str(file))
@@ -78,8 +78,8 @@ def test_a_join_token_that_could_not_be_used_is_not_made(command) -> None:
     with pytest.raises(ServiceConflict):
         command.run("service", "join-token", command.tenant_id, "--kind", "postgresql", "--name", "orders-db")
     with command.database.tenant_tx(command.tenant_id) as tx:
-        tx.tenants.move(Move.SUSPEND)
-    with pytest.raises(TenantClosed):
+        tx.tenants.move(Transition.SUSPEND)
+    with pytest.raises(TenantNotOperational):
         command.run(*one, "orders-db")
     assert command.join_tokens() == []
 
@@ -168,7 +168,7 @@ def test_a_renewal_on_demand_is_for_the_same_key_and_the_folder_waits_for_its_se
     assert datetime.fromisoformat(answer["certificate_not_after"]) == leaf.not_after
     assert command.leaf == first
     command.run("service", "disconnect", command.tenant_id, "orders-db", "--confirm", "orders-db")
-    with pytest.raises(UpdateRefused) as refused:
+    with pytest.raises(UpdateRejected) as refused:
         command.run("service", "renew", command.tenant_id, "orders-db")
     assert refused.value.code == "service_unknown"
 
@@ -196,8 +196,8 @@ def test_a_request_that_cannot_be_connected_stores_nothing_and_writes_no_key(com
     for wrong in (words, [*words[:-4], "--kind", "oracle", "--name", "x"]):
         assert CliRunner().invoke(application(), wrong).exit_code == 2
     with command.database.tenant_tx(command.tenant_id) as tx:
-        tx.tenants.move(Move.LOCK)
-    with pytest.raises(TenantClosed):
+        tx.tenants.move(Transition.LOCK)
+    with pytest.raises(TenantNotOperational):
         command.connect()
     assert not command.out.exists()
     assert command.list() == []
@@ -205,15 +205,15 @@ def test_a_request_that_cannot_be_connected_stores_nothing_and_writes_no_key(com
 
 def test_the_workflow_refuses_on_its_own_and_the_refusal_arrives_whole(command, settings) -> None:
     with command.database.tenant_tx(command.tenant_id) as tx:
-        tx.tenants.move(Move.SUSPEND)
+        tx.tenants.move(Transition.SUSPEND)
 
     async def ask() -> None:
-        gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds)
+        gateway = await WorkflowClient.connect(settings.temporal_address, settings.promise_seconds)
         await gateway.connect_service(command.tenant_id, settings.regions[0], "orders-db", "request-1")
 
-    with pytest.raises(UpdateRefused) as refused:
+    with pytest.raises(UpdateRejected) as refused:
         asyncio.run(ask())
-    closed = TenantClosed("suspended")
+    closed = TenantNotOperational("suspended")
     assert (refused.value.code, refused.value.message, refused.value.hint) == (
         closed.code,
         closed.message,

@@ -14,15 +14,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from openkcm.agent.agent import Agent
-from openkcm.agent.attestation import FileProofs
-from openkcm.agent.config import Job
-from openkcm.agent.enrolment_client import Control
+from openkcm.agent.attestation import FileAttestor
+from openkcm.agent.config import AgentConfig
+from openkcm.agent.enrolment_client import EnrolmentClient
 from openkcm.agent.errors import ReloadFailed
 from openkcm.agent.reload import Reload
-from openkcm.agent.schedule import Clock
-from openkcm.agent.signals import Bell
+from openkcm.agent.schedule import ServerClock
+from openkcm.agent.signals import SignalWaiter
 from openkcm.contract.services import ServiceKind
-from openkcm.credentials.store import ServiceFolder
+from openkcm.credentials.store import CredentialStore
 from tests.client.agent.control import SERVICE, TENANT, ControlServer, as_leaf, certify
 from tests.crypto_service.https.stage import Stage
 
@@ -48,7 +48,7 @@ class Time:
         return (self.real() - self._began).total_seconds()
 
 
-class Following(Clock):
+class Following(ServerClock):
     """The servers' clocks go on with the test's."""
 
     def __init__(self, time: Time) -> None:
@@ -86,11 +86,11 @@ class Field:
     def agent(self, kind: ServiceKind = ServiceKind.MICROSERVICE, **more: Any) -> Agent:
         """Return an agent as it starts; the folder is taken anew."""
         clock = Following(self.time)
-        folder = ServiceFolder(self.folder, None, SERVICE)
-        proofs = FileProofs(self.proof_file)
-        job = Job(SERVICE, kind, "0.1.0", str(self.folder), "db-1.example")
-        control = Control(self.control.url, clock, more.pop("ca_file", None))
-        parts = {"reload": self.told, "clock": clock, "bell": Bell(), "chance": lambda: 0.5} | more
+        folder = CredentialStore(self.folder, None, SERVICE)
+        proofs = FileAttestor(self.proof_file)
+        job = AgentConfig(SERVICE, kind, "0.1.0", str(self.folder), "db-1.example")
+        control = EnrolmentClient(self.control.url, clock, more.pop("ca_file", None))
+        parts = {"reload": self.told, "clock": clock, "bell": SignalWaiter(), "chance": lambda: 0.5} | more
         self._agents.append(Agent(job, folder, control, proofs, **parts))
         return self._agents[-1]
 

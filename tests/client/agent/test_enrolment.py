@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from openkcm.agent.attestation import FileProofs, parse, proofs_from
-from openkcm.agent.enrolment_client import Control
+from openkcm.agent.attestation import FileAttestor, parse, proofs_from
+from openkcm.agent.enrolment_client import EnrolmentClient
 from openkcm.agent.errors import (
     AnswerNotUnderstood,
     AuthorityRefused,
@@ -18,7 +18,7 @@ from openkcm.agent.errors import (
     ProofMissing,
     ProofUnreadable,
 )
-from openkcm.agent.schedule import Clock
+from openkcm.agent.schedule import ServerClock
 from openkcm.agent.state import FILE
 from openkcm.errors import FolderRefused, ProofRefused
 from tests.client.agent.conftest import Field
@@ -74,13 +74,13 @@ def test_a_proof_is_sent_only_to_the_known_authority_at_the_given_address(field:
 
 def test_only_https_and_loopback_addresses_are_accepted():
     for url in ("https://openkcm.example", "http://127.0.0.1:8080", "http://[::1]:8080/"):
-        Control(url, Clock()).close()
+        EnrolmentClient(url, ServerClock()).close()
     for url in (
         *("http://openkcm.example", "http://192.0.2.1:8080", "ftp://127.0.0.1", "127.0.0.1:8080", "http://"),
         *("https://user:word@openkcm.example", "http://127.0.0.1.evil.example", "https://openkcm.example/?a=b"),
     ):
         with pytest.raises(ControlRefused):
-            Control(url, Clock())
+            EnrolmentClient(url, ServerClock())
 
 
 def test_a_jwt_over_plain_http_needs_the_authority_by_name(field: Field, tmp_path: Path):
@@ -213,7 +213,7 @@ def test_proofs_come_from_a_file_standard_input_or_the_environment_which_loses_i
     assert proofs_from(None, environment).read().text == token
     assert environment == {"HOME": "x"}
     file = tmp_path / "token"
-    proofs = FileProofs(file)
+    proofs = FileAttestor(file)
     assert proofs.read() is None
     file.write_text(f"{token}\n")
     assert proofs.read().text == token
@@ -225,4 +225,4 @@ def test_proofs_come_from_a_file_standard_input_or_the_environment_which_loses_i
 def test_an_answer_without_an_end_is_cut(field: Field):
     field.control._discovery = lambda: {"service": "openkcm", "more": "x" * 400_000}
     with pytest.raises(AnswerNotUnderstood):
-        Control(field.control.url, Clock()).discover()
+        EnrolmentClient(field.control.url, ServerClock()).discover()

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from database.services.agents import ContactRow
+from database.services.agents import HeartbeatRow
 from openkcm.agent.agent import Agent
-from openkcm.agent.attestation import GivenProof
-from openkcm.agent.config import Job
-from openkcm.agent.enrolment_client import Control
-from openkcm.agent.schedule import Clock
-from openkcm.agent.signals import Bell
+from openkcm.agent.attestation import InlineAttestor
+from openkcm.agent.config import AgentConfig
+from openkcm.agent.enrolment_client import EnrolmentClient
+from openkcm.agent.schedule import ServerClock
+from openkcm.agent.signals import SignalWaiter
 from openkcm.contract.protected_fields import Backfill
 from openkcm.contract.services import AgentProblem, ServiceKind, is_connected
-from openkcm.credentials.store import ServiceFolder
+from openkcm.credentials.store import CredentialStore
 from openkcm.sdk.client import Client
 from tests.client.agent.conftest import Told, assert_whole
 from tests.concurrency import wait_until
@@ -42,13 +42,13 @@ class Machine:
         self.home, self.service, self.key = home, service, p256()
         home.connect("orders")
         self.folder = home.folder(folder / "orders", "orders", self.key, service.https)
-        self.told, self.bell, self._generation = Told(), Bell(), 2
+        self.told, self.bell, self._generation = Told(), SignalWaiter(), 2
 
     def agent(self) -> Agent:
-        clock = Clock()
-        folder, control = ServiceFolder(self.folder, None, "orders"), Control("http://127.0.0.1:1", clock)
-        job = Job("orders", ServiceKind.MICROSERVICE, "0.1.0", str(self.folder), "db-1")
-        return Agent(job, folder, control, GivenProof(""), reload=self.told, clock=clock, bell=self.bell)
+        clock = ServerClock()
+        folder, control = CredentialStore(self.folder, None, "orders"), EnrolmentClient("http://127.0.0.1:1", clock)
+        job = AgentConfig("orders", ServiceKind.MICROSERVICE, "0.1.0", str(self.folder), "db-1")
+        return Agent(job, folder, control, InlineAttestor(""), reload=self.told, clock=clock, bell=self.bell)
 
     def renew(self, life: timedelta = timedelta(hours=2)) -> str:
         self._generation += 1
@@ -58,7 +58,7 @@ class Machine:
     def presented(self) -> str:
         return (self.folder / "client.pem").read_text()
 
-    def agents(self) -> list[ContactRow]:
+    def agents(self) -> list[HeartbeatRow]:
         with self.home.world.field.open("dashboard", max_size=1).tenant_tx(self.home.tenant_id) as tx:
             return list(tx.agents.all())
 

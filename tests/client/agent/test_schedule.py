@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from openkcm.agent.renewal import Connection
-from openkcm.agent.schedule import Clock
-from openkcm.credentials.store import ServiceFolder
+from openkcm.agent.schedule import ServerClock
+from openkcm.credentials.store import CredentialStore
 from openkcm.sdk.errors import Unavailable
 from tests.client.agent.control import SERVICE, TENANT
 from tests.crypto_service.https.authority import _authority
@@ -31,11 +31,11 @@ def machine() -> Machine:
 
 
 @pytest.fixture
-def clock(machine: Machine) -> Clock:
-    return Clock(lambda: machine.shown, lambda: machine.up)
+def clock(machine: Machine) -> ServerClock:
+    return ServerClock(lambda: machine.shown, lambda: machine.up)
 
 
-def test_the_machines_clock_counts_until_a_server_told_the_time(machine: Machine, clock: Clock):
+def test_the_machines_clock_counts_until_a_server_told_the_time(machine: Machine, clock: ServerClock):
     machine.shown += timedelta(hours=9)
     assert clock.now() == machine.shown
     assert clock.wrong_by() is None
@@ -55,21 +55,21 @@ def test_what_was_told_is_carried_on_whatever_the_machines_clock_is_set_to_and_f
     assert clock.wrong_by() is None
 
 
-def test_a_few_seconds_are_no_wrong_clock(machine: Machine, clock: Clock):
+def test_a_few_seconds_are_no_wrong_clock(machine: Machine, clock: ServerClock):
     machine.shown += timedelta(seconds=59)
     clock.learn(TOLD)
     assert clock.wrong_by() is None
 
 
-def test_what_is_no_date_is_ignored(machine: Machine, clock: Clock):
+def test_what_is_no_date_is_ignored(machine: Machine, clock: ServerClock):
     machine.shown += timedelta(hours=9)
     for text in ("", "yesterday", "Thu, 99 Nov 2026 12:00:00 GMT", "\0", "Thu, 26 Nov 2026 12:00:00"):
         clock.learn(text)
         assert clock.wrong_by() is None, text
 
 
-def _ask(stage: Stage, clock: Clock, host: str = "localhost") -> dict[str, object]:
-    connection = Connection(ServiceFolder(stage.folder, TENANT, SERVICE), clock)
+def _ask(stage: Stage, clock: ServerClock, host: str = "localhost") -> dict[str, object]:
+    connection = Connection(CredentialStore(stage.folder, TENANT, SERVICE), clock)
     connection.use(f"https://{host}:{stage.port}")
     try:
         return connection.newest_certificate()
@@ -77,8 +77,8 @@ def _ask(stage: Stage, clock: Clock, host: str = "localhost") -> dict[str, objec
         connection.close()
 
 
-def _at(moment: datetime) -> Clock:
-    return Clock(lambda: moment, lambda: 0.0)
+def _at(moment: datetime) -> ServerClock:
+    return ServerClock(lambda: moment, lambda: 0.0)
 
 
 @pytest.mark.integration

@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from openkcm.contract.services import AgentProblem, ServiceKind
-from openkcm.credentials.store import ServiceFolder
+from openkcm.credentials.store import CredentialStore
 from openkcm.errors import FolderRefused
 from tests.client.agent.conftest import Field, assert_whole
 from tests.client.agent.control import SERVICE, TENANT
@@ -88,7 +88,7 @@ def refused_without_room(write: Callable[[], object]) -> bool:
 
 
 def test_without_room_no_file_changes_and_nothing_is_half_there(tmp_path: Path):
-    folder = ServiceFolder(tmp_path / "kcm", TENANT, SERVICE)
+    folder = CredentialStore(tmp_path / "kcm", TENANT, SERVICE)
     assert refused_without_room(folder.request)
     assert list(folder.path.iterdir()) == []
     folder.write({"ca.pem": "first"})

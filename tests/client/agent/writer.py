@@ -10,7 +10,7 @@ from pathlib import Path
 
 from openkcm.contract.client_files import Offer, configuration
 from openkcm.contract.services import ServiceKind
-from openkcm.credentials.store import ServiceFolder
+from openkcm.credentials.store import CredentialStore
 from tests.client.agent.control import SERVICE, TENANT, certify
 from tests.crypto_service.https.authority import pem, root, tenant_authority
 
@@ -47,7 +47,7 @@ def main() -> None:
     folder, rounds, number = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     if number:
         die_before(number, str(folder))
-    held = ServiceFolder(folder, TENANT, SERVICE)
+    held = CredentialStore(folder, TENANT, SERVICE)
     with held.held():
         held.request()
         key = held._key().public_key()

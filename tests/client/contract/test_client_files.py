@@ -4,7 +4,7 @@ import tomllib
 import pytest
 
 from core.errors.services import ServiceConflict
-from core.errors.tenants import TenantClosed
+from core.errors.tenants import TenantNotOperational
 from core.services import refuse_unconnectable
 from core.tenants.lifecycle import State
 from openkcm.contract.client_files import Offer, certificates, configuration, parse_folder
@@ -53,7 +53,7 @@ def test_postgresql_and_a_microservice_are_told_where_their_files_are():
 def test_what_the_workflow_would_refuse_is_refused_before_a_key_is_made():
     refuse_unconnectable(State.ACTIVE, ServiceKind.MONGODB, None)
     refuse_unconnectable(State.ACTIVE, ServiceKind.MONGODB, ServiceKind.MONGODB)
-    with pytest.raises(TenantClosed):
+    with pytest.raises(TenantNotOperational):
         refuse_unconnectable(State.SUSPENDED, ServiceKind.MONGODB, None)
     with pytest.raises(ServiceConflict):
         refuse_unconnectable(State.ACTIVE, ServiceKind.MONGODB, ServiceKind.POSTGRESQL)

@@ -10,12 +10,12 @@ import psycopg
 from psycopg import _cursor_base, adapt, client_cursor, pq
 
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
-from openkcm.field_encryption.key_cache import CannotOpen
+from openkcm.field_encryption.key_cache import KeyUnwrapError
 from openkcm.field_encryption.postgresql import driver as cursors
 from openkcm.field_encryption.postgresql.key_store import DatabaseKeyStore
 from openkcm.field_encryption.postgresql.sessions import Hook
 from openkcm.field_encryption.protected_fields import ProtectionUnreadable
-from openkcm.field_encryption.usage import Uses
+from openkcm.field_encryption.usage import UsageReporter
 
 _PATCHED = (_cursor_base.BaseCursor, client_cursor.ClientCursorMixin, psycopg.Cursor, psycopg.AsyncCursor, adapt)
 
@@ -25,7 +25,7 @@ class MemoryKeys:
 
     def __init__(self) -> None:
         self.up, self.opened = True, 0
-        self.refused: CannotOpen | None = None
+        self.refused: KeyUnwrapError | None = None
         self.looks: list[Callable[[], bool]] = []
         self._kept: dict[tuple[str, str], bytes] = {}
 
@@ -41,7 +41,7 @@ class MemoryKeys:
         try:
             return self._kept[wrapped, resource]
         except KeyError:
-            raise CannotOpen("ciphertext_refused", "the wrapped key is not of this service") from None
+            raise KeyUnwrapError("ciphertext_refused", "the wrapped key is not of this service") from None
 
     def when_changed(self, look: Callable[[], bool]) -> None:
         self.looks.append(look)
@@ -50,7 +50,7 @@ class MemoryKeys:
         if self.refused is not None:
             raise self.refused
         if not self.up:
-            raise CannotOpen("connection_failed", "the crypto service was not reached")
+            raise KeyUnwrapError("connection_failed", "the crypto service was not reached")
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Memory:
 
     keys: MemoryKeys = field(default_factory=MemoryKeys)
     protection: MemoryProtection = field(default_factory=MemoryProtection)
-    uses: Uses = field(default_factory=lambda: Uses(lambda _: 60.0))
+    uses: UsageReporter = field(default_factory=lambda: UsageReporter(lambda _: 60.0))
     now: float = 1000.0
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from openkcm.contract.protected_fields import Store
-from openkcm.field_encryption.key_cache import CannotOpen, Column, ColumnKeys, Ends
+from openkcm.field_encryption.key_cache import Column, ColumnKeys, KeyErrorScope, KeyUnwrapError
 from tests.client.field_encryption.stand import MemoryKeys
 
 ONE: Column = ("public", "patients", "diagnosis")
@@ -54,8 +54,8 @@ class Process:
             self.keys.newest(column)
             self.now += 1
 
-    def refuse(self, ends: Ends) -> None:
-        self.source.refused = CannotOpen("tenant_closed", "the tenant is locked", ends=ends)
+    def refuse(self, ends: KeyErrorScope) -> None:
+        self.source.refused = KeyUnwrapError("tenant_closed", "the tenant is locked", ends=ends)
 
     def refreshed(self, column: Column) -> None:
         """Use a key half way through its time, and wait until it was asked for again."""
@@ -72,7 +72,7 @@ class Process:
         try:
             self.keys.newest(column)
             return self.keys.version(column, 1) is not None
-        except CannotOpen:
+        except KeyUnwrapError:
             return False
 
 
@@ -88,10 +88,10 @@ def in_a_thread(work: Callable[[], object]) -> threading.Thread:
 
 
 def test_a_refusal_half_way_ends_every_key_at_once(process):
-    process.refuse(Ends.ALL_KEYS)
+    process.refuse(KeyErrorScope.ALL_KEYS)
     process.refreshed(ONE)
     assert process.usable(ONE, TWO) == [False, False]
-    with pytest.raises(CannotOpen, match="the tenant is locked") as refused:
+    with pytest.raises(KeyUnwrapError, match="the tenant is locked") as refused:
         process.keys.newest(ONE)
     assert refused.value.code == "tenant_closed"
     process.source.refused = None
@@ -100,14 +100,14 @@ def test_a_refusal_half_way_ends_every_key_at_once(process):
 
 
 def test_a_refusal_of_one_key_ends_that_one(process):
-    process.refuse(Ends.THE_KEY)
+    process.refuse(KeyErrorScope.THE_KEY)
     process.refreshed(ONE)
     process.source.refused = None
     assert process.usable(ONE, TWO) == [False, True]
 
 
 @pytest.mark.integration  # the source is asked again after a pause
-@pytest.mark.parametrize("silent", [Ends.NOTHING, None])
+@pytest.mark.parametrize("silent", [KeyErrorScope.NOTHING, None])
 def test_silence_ends_nothing_before_the_time_is_over(process, silent):
     if silent is None:
         process.source.up = False
@@ -125,7 +125,7 @@ def test_a_key_that_was_opened_before_a_refusal_and_comes_after_it_is_not_used(p
     found: list[list[bool]] = []
     opening = in_a_thread(lambda: found.append(process.usable(ONE)))
     assert process.source.asked.wait(PATIENCE_SECONDS)
-    process.refuse(Ends.ALL_KEYS)
+    process.refuse(KeyErrorScope.ALL_KEYS)
     process.keys.look_again()  # a refusal waits for nobody who is asking
     process.source.go.set()
     opening.join(PATIENCE_SECONDS)

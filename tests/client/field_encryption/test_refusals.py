@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from openkcm.contract.protected_fields import Mode, Store
-from openkcm.field_encryption.key_cache import CannotOpen, Ends
+from openkcm.field_encryption.key_cache import KeyErrorScope, KeyUnwrapError
 from openkcm.field_encryption.postgresql.errors import (
     KeysUnavailable,
     PlainValueFound,
@@ -276,7 +276,7 @@ def test_a_refusal_ends_at_once_what_was_lent(stand, conn):
     conn.execute(statements[0][0]).fetchall()
     cursor = conn.execute("SELECT ssn FROM customers ORDER BY id")
     assert cursor.fetchone() == ("s1",)
-    stand.keys.refused = CannotOpen("tenant_closed", "the tenant is locked", ends=Ends.ALL_KEYS)
+    stand.keys.refused = KeyUnwrapError("tenant_closed", "the tenant is locked", ends=KeyErrorScope.ALL_KEYS)
     assert not any([look() for look in stand.keys.looks])  # noqa: C419 - each must look
     with pytest.raises(KeysUnavailable):
         cursor.fetchone()

@@ -8,7 +8,7 @@ from queue import Queue
 
 import pytest
 
-from openkcm.field_encryption.service_client import Held, Watch
+from openkcm.field_encryption.service_client import HeldConnection, RevocationWatch
 
 pytestmark = pytest.mark.integration  # the watch pauses between two tries
 PATIENCE_SECONDS = 60
@@ -23,19 +23,19 @@ class Process:
         self.reached, self.going_on = reached, True
         self.theirs: Queue[socket.socket] = Queue()
         self.tries, self.looks = Queue[float](), Queue[float]()
-        self.watch = Watch(self._connect)
+        self.watch = RevocationWatch(self._connect)
         self.watch.tell(self._look)
         self.watch.want()
         assert self.watch.thread is not None
         self.thread = self.watch.thread
 
-    def _connect(self) -> Held:
+    def _connect(self) -> HeldConnection:
         self.tries.put(time.monotonic())
         if not self.reached:
             raise ConnectionRefusedError
         ours, theirs = socket.socketpair()
         self.theirs.put(theirs)
-        return Held(ours, "here")
+        return HeldConnection(ours, "here")
 
     def _look(self) -> bool:
         self.looks.put(time.monotonic())
@@ -49,10 +49,10 @@ class Process:
 
 
 @pytest.fixture
-def held() -> Callable[[float], tuple[Held, socket.socket, threading.Thread]]:
-    def made(seconds: float) -> tuple[Held, socket.socket, threading.Thread]:
+def held() -> Callable[[float], tuple[HeldConnection, socket.socket, threading.Thread]]:
+    def made(seconds: float) -> tuple[HeldConnection, socket.socket, threading.Thread]:
         ours, theirs = socket.socketpair()
-        connection = Held(ours, "here", seconds)
+        connection = HeldConnection(ours, "here", seconds)
         waiting = threading.Thread(target=connection.wait, daemon=True)
         waiting.start()
         return connection, theirs, waiting

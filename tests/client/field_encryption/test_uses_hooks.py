@@ -7,7 +7,7 @@ import pytest
 
 from openkcm.contract.services import OTHER_PLACES
 from openkcm.field_encryption import usage as uses
-from openkcm.field_encryption.usage import Uses
+from openkcm.field_encryption.usage import UsageReporter
 from tests.client.field_encryption.stand import run_in_child
 from tests.concurrency import wait_until
 
@@ -37,7 +37,7 @@ def listener() -> Listener:
 
 
 def test_sums_are_told_once_by_place_and_times_in_equal_shares(listener):
-    told = Uses(listener.tell, first_seconds=60)
+    told = UsageReporter(listener.tell, first_seconds=60)
     told.note("postgresql:public.t.a", 3, 96, 5_000)
     told.request(["postgresql:public.t.a", "postgresql:public.t.b"], 2_000_000)
     told.request([], 1_000_000)
@@ -54,7 +54,7 @@ def test_sums_are_told_once_by_place_and_times_in_equal_shares(listener):
 
 def test_what_nobody_heard_is_told_later_and_the_application_hears_of_it_once(listener, caplog):
     caplog.set_level("INFO")
-    told = Uses(listener.tell, first_seconds=60)
+    told = UsageReporter(listener.tell, first_seconds=60)
     listener.up = False
     for _ in range(3):
         told.note("p", 1, 1, 1_000)
@@ -67,12 +67,12 @@ def test_what_nobody_heard_is_told_later_and_the_application_hears_of_it_once(li
 
 @pytest.mark.integration
 def test_it_is_told_soon_and_at_the_end_which_waits_for_nobody(listener):
-    told = Uses(listener.tell, first_seconds=0.05)
+    told = UsageReporter(listener.tell, first_seconds=0.05)
     told.note("p", 1, 1, 0)
     wait_until(lambda: bool(listener.heard))
     assert listener.sums() == {"p": [1, 1, 0, 0, 0]}
     held = threading.Event()
-    stuck = Uses(lambda _: held.wait(600) or 60.0, first_seconds=60)
+    stuck = UsageReporter(lambda _: held.wait(600) or 60.0, first_seconds=60)
     stuck.note("p", 1, 1, 0)
     stuck._end()
     assert not held.is_set(), "the end waited for the answer"
@@ -81,7 +81,7 @@ def test_it_is_told_soon_and_at_the_end_which_waits_for_nobody(listener):
 
 @pytest.mark.integration
 def test_a_forked_child_tells_what_it_did_itself(listener):
-    told = Uses(listener.tell, first_seconds=60)
+    told = UsageReporter(listener.tell, first_seconds=60)
     told.note("p", 5, 5, 0)
 
     def work() -> bytes:
@@ -95,7 +95,7 @@ def test_a_forked_child_tells_what_it_did_itself(listener):
 
 
 def test_places_are_bounded_told_in_parts_and_fit(listener):
-    told = Uses(listener.tell, first_seconds=60)
+    told = UsageReporter(listener.tell, first_seconds=60)
     for number in range(uses._MOST + 50):
         told.note(f"p{number}", 1, 0, 0)
     told._end()

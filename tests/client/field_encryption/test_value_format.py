@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openkcm.field_encryption import value_format as values
-from openkcm.field_encryption.value_format import ColumnKey, DoesNotOpen, NotOurs
+from openkcm.field_encryption.value_format import ColumnKey, DecryptionFailed, NotEncrypted
 from tests.client.field_encryption.stand import run_in_child
 
 KEY = ColumnKey(1, bytes(range(32)))
@@ -44,9 +44,9 @@ def test_what_is_sealed_opens_in_its_place_alone(plain, here, there, equality):
     assert values.version_of(sealed) == 1
     assert values.unseal(KEY, place(here), sealed) == plain
     if place(here) != place(there):
-        with pytest.raises(DoesNotOpen):
+        with pytest.raises(DecryptionFailed):
             values.unseal(KEY, place(there), sealed)
-    with pytest.raises(DoesNotOpen):
+    with pytest.raises(DecryptionFailed):
         values.unseal(ColumnKey(1, bytes(32)), place(here), sealed)
 
 
@@ -55,7 +55,7 @@ def test_no_bit_may_differ(plain, data):
     sealed = bytearray(values.seal(KEY, b"here", plain))
     at = data.draw(st.integers(0, len(sealed) - 1))
     sealed[at] ^= 1 << data.draw(st.integers(0, 7))
-    with pytest.raises(DoesNotOpen):
+    with pytest.raises(DecryptionFailed):
         values.unseal(KEY, b"here", bytes(sealed))
 
 
@@ -64,7 +64,7 @@ def test_any_other_text_is_not_ours_or_does_not_open(text):
     for candidate in (text, "okcm:c1:" + text, "okcm:c2:" + text):
         try:
             sealed, equality = values.from_text(candidate)
-        except (NotOurs, DoesNotOpen):
+        except (NotEncrypted, DecryptionFailed):
             continue
         assert values.to_text(sealed, equality) == candidate
 
@@ -82,7 +82,7 @@ def test_a_ciphertext_has_one_spelling(plain, data):
     ):
         try:
             read = values.from_text(changed)
-        except (NotOurs, DoesNotOpen):
+        except (NotEncrypted, DecryptionFailed):
             continue
         assert changed == text or read != values.from_text(text)
 
@@ -93,7 +93,7 @@ def test_every_last_character_but_one_is_refused():
         body = text.rstrip("=")
         found = []
         for last in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/":
-            with suppress(DoesNotOpen):
+            with suppress(DecryptionFailed):
                 found.append(values.from_text(body[:-1] + last + text[len(body) :]))
         assert len(found) == len({sealed for sealed, _ in found}) > 1
 

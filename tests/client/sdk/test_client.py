@@ -16,9 +16,9 @@ from core.errors import keys as rotation_errors
 from core.errors import platform as errors
 from core.errors.keys import KeyNotUsable
 from core.errors.requests import TooManyRequests
-from core.errors.services import CallerRefused
 from core.errors.services import CiphertextRefused as ServerCiphertextRefused
-from core.errors.tenants import TenantClosed
+from core.errors.services import ClientNotAuthorized
+from core.errors.tenants import TenantNotOperational
 from core.tenants.lifecycle import State
 from openkcm.errors import OpenKcmError
 from openkcm.sdk import protocol as client_calls
@@ -123,8 +123,8 @@ def test_an_item_that_is_refused_has_its_error_in_its_place(client: Client):
     ("failure", "expected"),
     [
         (ServerCiphertextRefused(), CiphertextRefused),
-        (TenantClosed("locked"), AccessRefused),
-        (CallerRefused(), AccessRefused),
+        (TenantNotOperational("locked"), AccessRefused),
+        (ClientNotAuthorized(), AccessRefused),
         (root_key_errors.RootKeyDisabled(), RootKeyFailed),
         (KeyNotUsable("destroyed"), RequestRefused),
         (rotation_errors.KeyVersionRetired(), KeyVersionRetired),

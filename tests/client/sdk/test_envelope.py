@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from openkcm.sdk.envelope import LocalKeys, LocalLimits
 from openkcm.sdk.errors import CiphertextRefused, ClientError, RequestRefused, ServiceFailed
-from openkcm.sdk.protocol import Answered, Procedure, Result, Retry, Send, perform
+from openkcm.sdk.protocol import Procedure, Response, Result, Retry, Send, perform
 from openkcm.sdk.protocol import new_data_key as new_data_key_call
 
 _RETRY = Retry(attempts=1)
@@ -29,7 +29,7 @@ class Service:
             except StopIteration as end:
                 return end.value
             assert isinstance(step, Send)
-            outcome = Answered(200, self._answer(step.path))
+            outcome = Response(200, self._answer(step.path))
 
     def _answer(self, path: str) -> bytes:
         if path == "/v1/data-keys":
@@ -132,6 +132,6 @@ def test_an_answer_that_is_not_as_documented_is_an_error_of_the_service_without_
         asked = perform(new_data_key_call("a", wrapped_only=False), _RETRY)
         next(asked)
         with pytest.raises(ClientError, match=r"not as documented|refused") as raised:
-            asked.send(Answered(status, body))
+            asked.send(Response(status, body))
         assert "hunter2" not in str(raised.value)
         assert status != 200 or isinstance(raised.value, ServiceFailed)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from core.tenants.lifecycle import Move, State
+from core.tenants.lifecycle import State, Transition
 from openkcm.sdk.client import Client
 from openkcm.sdk.errors import AccessRefused
 from tests.contracts.authorities import p256
@@ -68,11 +68,11 @@ def test_a_service_renews_its_certificate_also_while_its_tenant_is_locked_and_wo
     assert is_renewed(3)
     assert client.decrypt(sealed, "orders/1") == b"card"
     assert not client.renew_certificate()
-    home.move(Move.LOCK)
+    home.move(Transition.LOCK)
     assert refusal(client, sealed) == "tenant_closed"
     assert is_renewed(4)
     assert refusal(client, sealed) == "tenant_closed"
-    home.move(Move.UNLOCK, State.ACTIVE)
+    home.move(Transition.UNLOCK, State.ACTIVE)
     deadline, opened = time.monotonic() + 30, b""
     while not opened and time.monotonic() < deadline:
         with suppress(AccessRefused):

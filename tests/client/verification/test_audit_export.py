@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from openkcm.contract.audit_events import verify_chain
 from openkcm.errors import AuditBroken
 from openkcm.verification.audit_export import (
+    Checkpoint,
     ExportHeader,
-    SignedPlace,
     export_lines,
     header_line,
     read_export,
@@ -20,7 +20,7 @@ HEADER = ExportHeader(
     tenant_id="acme",
     exported_at=datetime(2026, 11, 25, tzinfo=UTC),
     last_seq=3,
-    signed_head=SignedPlace(seq=2, chain_hash="ab" * 32, signature="MEUC", key="audit:1", fingerprint="cd" * 32),
+    signed_head=Checkpoint(seq=2, chain_hash="ab" * 32, signature="MEUC", key="audit:1", fingerprint="cd" * 32),
 )
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from openkcm.contract.audit_events import GENESIS, StoredRecord, link
 from openkcm.errors import AuditBroken
 from openkcm.verification.audit_export import (
-    Compared,
+    ExportComparison,
     compare,
     end_line,
     header_line,
@@ -20,7 +20,7 @@ from openkcm.verification.audit_export import (
     verify_export,
 )
 from openkcm.verification.errors import VerificationIncomplete
-from openkcm.verification.results import Outcome, SignatureState, Verdict
+from openkcm.verification.results import Outcome, SignatureState, VerificationResult
 from tests.compliance.reports.sample import chained
 from tests.core.proving import (
     FINGERPRINT,
@@ -38,7 +38,7 @@ from tests.core.proving import (
 from tests.database.signing import Signer
 
 
-def verify(file: bytes, *, compared: bool = False) -> Verdict:
+def verify(file: bytes, *, compared: bool = False) -> VerificationResult:
     return verify_export(lines_of(file), KEYS.check, compared=compared)
 
 
@@ -252,9 +252,9 @@ def places(file: bytes) -> list[tuple[int, bytes]]:
 
 
 def test_files_of_one_stream_are_compared_by_what_they_have_in_common():
-    assert compare(places(an_export(5)), places(an_export(8))) == Compared(5, 0, 3)
-    assert compare(places(an_export(8)), places(an_export(5))) == Compared(5, 3, 0)
-    assert compare(places(a_selection(a_stream(9), 2, 5)), places(an_export(9))) == Compared(2, 0, 7)
+    assert compare(places(an_export(5)), places(an_export(8))) == ExportComparison(5, 0, 3)
+    assert compare(places(an_export(8)), places(an_export(5))) == ExportComparison(5, 3, 0)
+    assert compare(places(a_selection(a_stream(9), 2, 5)), places(an_export(9))) == ExportComparison(2, 0, 7)
 
 
 def test_two_stories_are_told_by_the_first_record_in_which_they_differ():
@@ -279,4 +279,4 @@ def numbered(numbers: set[int]) -> list[tuple[int, bytes]]:
 def test_comparing_counts_as_sets_do(here, there):
     if here & there:
         found = compare(numbered(here), numbered(there))
-        assert found == Compared(len(here & there), len(here - there), len(there - here))
+        assert found == ExportComparison(len(here & there), len(here - there), len(there - here))

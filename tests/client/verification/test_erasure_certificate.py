@@ -11,7 +11,7 @@ from openkcm.contract.audit_events import head_message
 from openkcm.errors import CertificateBroken
 from openkcm.verification.erasure_certificate import (
     LONGEST_DOCUMENT,
-    ShredStatement,
+    ErasureStatement,
     certificate_file,
     read_certificate,
     shred_message,
@@ -140,4 +140,4 @@ def test_whatever_parts_are_read_back_as_they_were_or_are_refused(text, signatur
 def test_times_without_a_zone_are_no_times():
     fields = json.loads(statement_text(a_statement(a_stream(5)))) | {"issued_at": "2026-11-25T12:00:00"}
     with pytest.raises(ValueError, match="issued_at"):
-        ShredStatement.model_validate(fields)
+        ErasureStatement.model_validate(fields)

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from compliance.coverage.assessment import (
     LATELY_DAYS,
     LOOKED_BACK_DAYS,
-    Amount,
-    Asked,
-    Backfilling,
+    BackfillProgress,
     Coverage,
-    Lacking,
+    EncryptionMethod,
+    FullyCovered,
+    Incomplete,
     Overhead,
-    Protected,
+    ReportedUse,
+    RequestCount,
     ServiceFacts,
-    Use,
-    Way,
+    Volume,
     coverage,
     first_day,
 )
@@ -38,9 +38,9 @@ def judged(*services: ServiceFacts, state: State = State.ACTIVE) -> Coverage:
 
 def codes(*services: ServiceFacts, state: State = State.ACTIVE) -> list[str]:
     match judged(*services, state=state).verdict:
-        case Protected():
+        case FullyCovered():
             return []
-        case Lacking(gaps):
+        case Incomplete(gaps):
             return [gap.code for gap in gaps]
 
 
@@ -73,7 +73,7 @@ def test_one_thing_that_is_missing_at_any_service_is_said_of_it(at: int, others:
     services = [whole(f"s-{n}", *fields) for n, fields in enumerate(others)]
     services.insert(at % (len(services) + 1), BREAKS[broken](whole("broken", DIAGNOSIS)))
     verdict = judged(*services).verdict
-    assert isinstance(verdict, Lacking)
+    assert isinstance(verdict, Incomplete)
     assert {gap.service for gap in verdict.gaps} == {"broken"}
     assert broken in {gap.code for gap in verdict.gaps}
     assert all(gap.missing and gap.next_step for gap in verdict.gaps)
@@ -96,7 +96,7 @@ def facts() -> st.SearchStrategy[ServiceFacts]:
     )
     days = st.integers(-2, LOOKED_BACK_DAYS + 2).map(ago)
     counts = st.integers(0, 5)
-    backfills = st.builds(Backfilling, places, st.sampled_from(Backfill), counts, counts, days)
+    backfills = st.builds(BackfillProgress, places, st.sampled_from(Backfill), counts, counts, days)
     return st.builds(
         ServiceFacts,
         st.sampled_from("abc"),
@@ -105,9 +105,9 @@ def facts() -> st.SearchStrategy[ServiceFacts]:
         discovered=st.booleans(),
         certificate_ends=st.one_of(st.none(), st.integers(-1, 50).map(lambda hours: NOW + timedelta(hours=hours))),
         fields=st.lists(fields, max_size=2, unique_by=lambda one: one.name).map(tuple),
-        uses=st.lists(st.builds(Use, days, places, *[counts] * 5), max_size=6).map(tuple),
+        uses=st.lists(st.builds(ReportedUse, days, places, *[counts] * 5), max_size=6).map(tuple),
         backfills=st.lists(backfills, max_size=2, unique_by=lambda one: one.place).map(tuple),
-        asked=st.lists(st.builds(Asked, days, st.sampled_from(CryptoOperation), counts), max_size=3).map(tuple),
+        asked=st.lists(st.builds(RequestCount, days, st.sampled_from(CryptoOperation), counts), max_size=3).map(tuple),
         fetched=st.one_of(st.none(), days),
         keys_kept=counts,
     )
@@ -116,7 +116,7 @@ def facts() -> st.SearchStrategy[ServiceFacts]:
 @given(st.sampled_from(State), st.lists(facts(), max_size=3, unique_by=lambda one: one.service))
 def test_whatever_is_told_nothing_is_protected_that_lacks_something(state: State, services: list) -> None:
     found = coverage(state, services, NOW)
-    if isinstance(found.verdict, Lacking):
+    if isinstance(found.verdict, Incomplete):
         return
     counting = {one.service for one in found.services}
     assert counting
@@ -150,13 +150,13 @@ def test_without_a_service_nothing_is_protected_and_what_was_put_away_does_not_c
     put_away = replace(whole("old"), state=ServiceState.DISCONNECTED)
     assert codes() == codes(put_away) == ["no_service"]
     found = judged(put_away, whole())
-    assert (found.verdict, found.retired) == (Protected(), ("old",))
+    assert (found.verdict, found.retired) == (FullyCovered(), ("old",))
     assert codes(replace(put_away, fields=(DIAGNOSIS,)), whole()) == ["disconnected"]
 
 
 def test_a_field_that_was_used_long_ago_is_unseen_and_one_of_this_month_is_seen() -> None:
     service = whole("orders", DIAGNOSIS)
-    asked = (Asked(TODAY, CryptoOperation.DATA_KEY, 1),)
+    asked = (RequestCount(TODAY, CryptoOperation.DATA_KEY, 1),)
     for days, expected in ((LOOKED_BACK_DAYS - 1, []), (LOOKED_BACK_DAYS, ["field_unseen"])):
         assert codes(replace(service, uses=(a_use(days=days),), asked=asked)) == expected
 
@@ -164,32 +164,32 @@ def test_a_field_that_was_used_long_ago_is_unseen_and_one_of_this_month_is_seen(
 @pytest.mark.parametrize(
     ("told", "ways"),
     [
-        ({"uses": (a_use(days=LATELY_DAYS - 1),)}, (Way.PROGRAMS,)),
+        ({"uses": (a_use(days=LATELY_DAYS - 1),)}, (EncryptionMethod.PROGRAMS,)),
         ({"uses": (a_use(days=LATELY_DAYS),)}, ()),
         ({"uses": (a_use(operations=0),)}, ()),
-        ({"asked": (Asked(TODAY, CryptoOperation.ENCRYPT, 1),)}, (Way.REQUESTS,)),
-        ({"asked": (Asked(ago(LATELY_DAYS), CryptoOperation.ENCRYPT, 1),)}, ()),
-        ({"asked": (Asked(TODAY, CryptoOperation.DATA_KEY, 1),)}, (Way.DATA_KEYS,)),
-        ({"asked": (Asked(TODAY, CryptoOperation.MAC, 1),)}, ()),
-        ({"asked": (Asked(TODAY, CryptoOperation.GET, 1),), "keys_kept": 1}, (Way.KMIP_KEYS,)),
+        ({"asked": (RequestCount(TODAY, CryptoOperation.ENCRYPT, 1),)}, (EncryptionMethod.REQUESTS,)),
+        ({"asked": (RequestCount(ago(LATELY_DAYS), CryptoOperation.ENCRYPT, 1),)}, ()),
+        ({"asked": (RequestCount(TODAY, CryptoOperation.DATA_KEY, 1),)}, (EncryptionMethod.DATA_KEYS,)),
+        ({"asked": (RequestCount(TODAY, CryptoOperation.MAC, 1),)}, ()),
+        ({"asked": (RequestCount(TODAY, CryptoOperation.GET, 1),), "keys_kept": 1}, (EncryptionMethod.KMIP_KEYS,)),
         # A database that fetched its key when it was started, a year ago.
-        ({"fetched": ago(365), "keys_kept": 1}, (Way.KMIP_KEYS,)),
+        ({"fetched": ago(365), "keys_kept": 1}, (EncryptionMethod.KMIP_KEYS,)),
         ({"fetched": ago(365)}, ()),
         ({"keys_kept": 1}, ()),
     ],
 )
-def test_how_a_service_encrypts_and_whether_it_does(told: dict, ways: tuple[Way, ...]) -> None:
+def test_how_a_service_encrypts_and_whether_it_does(told: dict, ways: tuple[EncryptionMethod, ...]) -> None:
     service = replace(whole(), uses=(), **told) if "uses" not in told else replace(whole(), **told)
     [found] = judged(service).services
     assert found.ways == ways
-    assert isinstance(found.verdict, Protected) is bool(ways)
+    assert isinstance(found.verdict, FullyCovered) is bool(ways)
 
 
 def test_sums_of_a_field_are_of_today_a_week_and_a_month() -> None:
     told = (a_use(days=0), a_use(days=6), a_use(days=7), a_use(days=29), a_use(days=30), a_use(days=-1))
     [found] = judged(replace(whole("orders", DIAGNOSIS), uses=told)).services
     [field] = found.fields
-    assert (field.today, field.week, field.month) == (Amount(10, 320), Amount(20, 640), Amount(40, 1280))
+    assert (field.today, field.week, field.month) == (Volume(10, 320), Volume(20, 640), Volume(40, 1280))
     assert (field.seen, field.plain_read) == (TODAY, None)
     assert dict(found.days) == {ago(29): 10, ago(7): 10, ago(6): 10, TODAY: 10}
 

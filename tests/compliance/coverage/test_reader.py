@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from compliance.coverage.assessment import Amount, Coverage, Lacking, Protected, Way
+from compliance.coverage.assessment import Coverage, EncryptionMethod, FullyCovered, Incomplete, Volume
 from compliance.coverage.reader import read_coverage
 from core.errors.tenants import TenantUnknown
 from core.services import CryptoOperation
@@ -58,7 +58,7 @@ def list_field(database: Database, changed: ProtectedField = SSN, tenant: str = 
 
 
 def codes(found: Coverage) -> list[str]:
-    return [gap.code for gap in found.verdict.gaps] if isinstance(found.verdict, Lacking) else []
+    return [gap.code for gap in found.verdict.gaps] if isinstance(found.verdict, Incomplete) else []
 
 
 def test_a_field_that_is_listed_is_missing_until_a_program_says_that_it_encrypts_it(
@@ -69,10 +69,10 @@ def test_a_field_that_is_listed_is_missing_until_a_program_says_that_it_encrypts
     with crypto.tenant_tx("acme") as tx:
         tx.agents.note([a_contact(last_contact_at=NOW)], [a_protection_use(place=PLACE), a_protection_use(place=PLACE)])
     found = covered(dashboard)
-    assert found.verdict == Protected()
+    assert found.verdict == FullyCovered()
     [service] = found.services
-    assert (service.ways, service.facts.agents_connected) == ((Way.PROGRAMS,), 1)
-    assert service.fields[0].today == Amount(20, 640)
+    assert (service.ways, service.facts.agents_connected) == ((EncryptionMethod.PROGRAMS,), 1)
+    assert service.fields[0].today == Volume(20, 640)
     assert found.overhead is not None
     assert found.overhead.share == pytest.approx(14 / 1800)
     with crypto.tenant_tx("acme") as tx:
@@ -92,7 +92,7 @@ def test_old_values_are_missing_until_the_service_says_that_all_were_encrypted(
     assert codes(covered(dashboard)) == ["backfill_unfinished"]
     with crypto.tenant_tx("acme") as tx:
         tx.agents.note_backfills([a_backfill(state=Backfill.FINISHED, remaining=0, told_at=NOW + DAY)])
-    assert covered(dashboard).verdict == Protected()
+    assert covered(dashboard).verdict == FullyCovered()
 
 
 def test_use_of_keys_counts_for_a_week_and_a_key_that_is_kept_for_longer(dashboard: Database, crypto: Database) -> None:
@@ -103,8 +103,8 @@ def test_use_of_keys_counts_for_a_week_and_a_key_that_is_kept_for_longer(dashboa
     assert codes(covered(dashboard)) == ["nothing_encrypted"]
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([get], "older")
-    assert covered(dashboard).services[0].ways == (Way.KMIP_KEYS,)
-    assert covered(dashboard).verdict == Protected()
+    assert covered(dashboard).services[0].ways == (EncryptionMethod.KMIP_KEYS,)
+    assert covered(dashboard).verdict == FullyCovered()
     with crypto.tenant_tx("acme") as tx:
         [kept] = tx.objects.of_service("orders")
         assert tx.objects.change(replace(kept, state=5))
@@ -116,7 +116,7 @@ def test_what_was_discovered_and_not_connected_counts_against_the_tenant(
 ) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([some_uses()], "now")
-    assert covered(dashboard).verdict == Protected()
+    assert covered(dashboard).verdict == FullyCovered()
     with field.open("marketplace", max_size=1).tenant_tx("acme") as tx:
         tx.enrolments.discover("carts", ServiceKind.MONGODB)
     assert codes(covered(dashboard)) == ["not_connected"]

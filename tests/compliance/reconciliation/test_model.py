@@ -9,25 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compliance.reconciliation.access_rules import ROOT, SETUP, about_the_platform
-from compliance.reconciliation.ledger import Log, close
+from compliance.reconciliation.ledger import ServerLog, reconcile_all
 from compliance.reconciliation.model import (
     CHECKING,
     SLACK,
-    Act,
-    Answer,
-    Difference,
-    Kind,
-    Layer,
-    OurRecord,
+    AuditRecord,
+    Discrepancy,
+    DiscrepancyKind,
+    KeyKind,
+    KeyOperation,
+    ReconciliationInput,
+    RequestOutcome,
     ServerEvent,
     Severity,
-    Sides,
     Window,
     our_record,
 )
 from compliance.reconciliation.rules import reconcile
 from core import names as ids
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from openkcm.contract.audit_events import AuditName, StoredRecord
 
 TENANT, OTHER = "acme-corp-12345", "beta-corp-67890"
@@ -38,53 +38,53 @@ WINDOW = Window(T0, T0 + timedelta(days=1))
 APART = timedelta(minutes=5)
 """Between two things in an honest day, more than any tolerance of what is paired one to one."""
 
-Pair = tuple[tuple[ServerEvent, ...], tuple[OurRecord, ...]]
+Pair = tuple[tuple[ServerEvent, ...], tuple[AuditRecord, ...]]
 
 
-def event(act: Act, key: str, who: str, **more: object) -> ServerEvent:
-    layer = Layer.TENANT_KEY if key == L2 else Layer.ROOT_KEY if key == L1 else Layer.AUTHORITY
+def event(act: KeyOperation, key: str, who: str, **more: object) -> ServerEvent:
+    layer = KeyKind.TENANT_KEY if key == L2 else KeyKind.ROOT_KEY if key == L1 else KeyKind.AUTHORITY
     made = ServerEvent(T0, "r", act, key, TENANT, who, layer=layer)
     return replace(made, **more)  # type: ignore[arg-type]  # fields by name
 
 
-def record(name: AuditName, subject: str, outcome: str = "success", **details: str) -> OurRecord:
-    return OurRecord(0, T0, name, subject, outcome, f"step/{name}/{subject}/{outcome}", "", details)
+def record(name: AuditName, subject: str, outcome: str = "success", **details: str) -> AuditRecord:
+    return AuditRecord(0, T0, name, subject, outcome, f"step/{name}/{subject}/{outcome}", "", details)
 
 
-def used(act: Act, key: str, who: str, purpose: Purpose, *place: str) -> ServerEvent:
+def used(act: KeyOperation, key: str, who: str, purpose: Purpose, *place: str) -> ServerEvent:
     """Return a use; `place` is service and object."""
     service, object_id = (*place, "", "")[:2]
-    return event(act, key, who, context=Context(TENANT, L2, service, purpose, object_id))
+    return event(act, key, who, context=EncryptionContext(TENANT, L2, service, purpose, object_id))
 
 
-def service_key(act: Act, name: AuditName, service: str, version: str) -> Pair:
+def service_key(act: KeyOperation, name: AuditName, service: str, version: str) -> Pair:
     use = used(act, L2, ITSELF, Purpose.SERVICE_KEY, service, version)
     return (use,), (record(name, service, version=version),)
 
 
 def opened(service: str, version: str) -> Pair:
-    return service_key(Act.DECRYPTED, AuditName.SERVICE_KEY_OPENED, service, version)
+    return service_key(KeyOperation.DECRYPTED, AuditName.SERVICE_KEY_OPENED, service, version)
 
 
 def made(service: str, version: str) -> Pair:
-    return service_key(Act.WRAPPED, AuditName.SERVICE_KEY_CREATED, service, version)
+    return service_key(KeyOperation.WRAPPED, AuditName.SERVICE_KEY_CREATED, service, version)
 
 
-def changed(act: Act, name: AuditName, detail: str, version: int) -> Pair:
+def changed(act: KeyOperation, name: AuditName, detail: str, version: int) -> Pair:
     return (event(act, L2, "worker", version=version),), (record(name, L2, **{detail: str(version)}),)
 
 
 UNIQUE: Sequence[Pair] = (
     *(opened(service, version) for service in ("orders", "billing") for version in ("1", "2")),
     *(opened("orders", "2") for _ in range(4)),
-    changed(Act.ROTATED, AuditName.TENANT_KEY_ROTATED, "after", 2),
-    changed(Act.ROTATED, AuditName.TENANT_KEY_ROTATED, "after", 3),
-    changed(Act.RETIRED, AuditName.TENANT_KEY_RETIRED, "oldest", 3),
-    changed(Act.TRIMMED, AuditName.TENANT_KEY_TRIMMED, "oldest", 3),
-    ((event(Act.SIGNED, CA, "worker"),), (record(AuditName.SERVICE_CERTIFICATE_ISSUED, "orders"),)),
-    ((event(Act.SIGNED, CA, "worker"),), (record(AuditName.REVOCATION_LIST_PUBLISHED, "4e16"),)),
+    changed(KeyOperation.ROTATED, AuditName.TENANT_KEY_ROTATED, "after", 2),
+    changed(KeyOperation.ROTATED, AuditName.TENANT_KEY_ROTATED, "after", 3),
+    changed(KeyOperation.RETIRED, AuditName.TENANT_KEY_RETIRED, "oldest", 3),
+    changed(KeyOperation.TRIMMED, AuditName.TENANT_KEY_TRIMMED, "oldest", 3),
+    ((event(KeyOperation.SIGNED, CA, "worker"),), (record(AuditName.SERVICE_CERTIFICATE_ISSUED, "orders"),)),
+    ((event(KeyOperation.SIGNED, CA, "worker"),), (record(AuditName.REVOCATION_LIST_PUBLISHED, "4e16"),)),
     (
-        (event(Act.ENSURED, CA, "worker"), event(Act.AUTHORITY, CA, "worker", serial="4e17")),
+        (event(KeyOperation.ENSURED, CA, "worker"), event(KeyOperation.AUTHORITY, CA, "worker", serial="4e17")),
         (record(AuditName.AUTHORITY_CREATED, "4e17"),),
     ),
 )
@@ -92,16 +92,16 @@ UNIQUE: Sequence[Pair] = (
 EXPLAINED: Sequence[Pair] = (
     made("orders", "1"),
     made("billing", "2"),
-    ((used(Act.ENCRYPTED, L2, ITSELF, Purpose.VERIFY, "", "step"),), ()),
-    ((used(Act.ENCRYPTED, L1, "worker", Purpose.SERVICE_KEY, "orders", "1"),), ()),
-    ((used(Act.REWRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "billing", "2"),), ()),
+    ((used(KeyOperation.ENCRYPTED, L2, ITSELF, Purpose.VERIFY, "", "step"),), ()),
+    ((used(KeyOperation.ENCRYPTED, L1, "worker", Purpose.SERVICE_KEY, "orders", "1"),), ()),
+    ((used(KeyOperation.REWRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "billing", "2"),), ()),
 )
 
 
-def laid_out(pairs: Sequence[Pair]) -> tuple[list[ServerEvent], list[OurRecord]]:
+def laid_out(pairs: Sequence[Pair]) -> tuple[list[ServerEvent], list[AuditRecord]]:
     """Give everything its time and number: one thing every five minutes, its record a moment later."""
     events: list[ServerEvent] = []
-    records: list[OurRecord] = []
+    records: list[AuditRecord] = []
     at = T0 + timedelta(hours=1)
     for mine, theirs in pairs:
         at += APART
@@ -110,8 +110,8 @@ def laid_out(pairs: Sequence[Pair]) -> tuple[list[ServerEvent], list[OurRecord]]
     return events, records
 
 
-def differences(events: Sequence[ServerEvent], records: Sequence[OurRecord]) -> tuple[Difference, ...]:
-    return reconcile(Sides(TENANT, events, records, WINDOW))
+def differences(events: Sequence[ServerEvent], records: Sequence[AuditRecord]) -> tuple[Discrepancy, ...]:
+    return reconcile(ReconciliationInput(TENANT, events, records, WINDOW))
 
 
 @given(st.permutations(UNIQUE))
@@ -125,7 +125,10 @@ def test_a_line_that_is_missing_in_the_log_is_told_and_nothing_else(pairs: Seque
     events, records = laid_out([*EXPLAINED, *pairs])
     gone = data.draw(st.integers(len(EXPLAINED), len(events) - 1))
     (one,) = differences([one for number, one in enumerate(events) if number != gone], records)
-    assert (one.kind, one.lacks) in {(Kind.MISSING_CHANGE, "key server"), (Kind.MISSING_USE, "key server")}
+    assert (one.kind, one.lacks) in {
+        (DiscrepancyKind.MISSING_CHANGE, "key server"),
+        (DiscrepancyKind.MISSING_USE, "key server"),
+    }
     lacking = next(r for r in records if events[gone].at < r.at < events[gone].at + APART)
     assert (one.reference, one.at) == (str(lacking.seq), lacking.at)
 
@@ -137,8 +140,10 @@ def test_a_record_that_is_missing_in_the_stream_is_told_and_nothing_else(
     events, records = laid_out([*EXPLAINED, *pairs])
     gone = data.draw(st.integers(2, len(records) - 1))
     (one,) = differences(events, [one for number, one in enumerate(records) if number != gone])
-    lacking = next(e for e in events if records[gone].at - APART < e.at < records[gone].at and e.act is not Act.ENSURED)
-    assert one.kind in {Kind.UNRECORDED_CHANGE, Kind.UNRECORDED_USE}
+    lacking = next(
+        e for e in events if records[gone].at - APART < e.at < records[gone].at and e.act is not KeyOperation.ENSURED
+    )
+    assert one.kind in {DiscrepancyKind.UNRECORDED_CHANGE, DiscrepancyKind.UNRECORDED_USE}
     assert (one.lacks, one.severity, one.reference) == ("audit stream", Severity.ALARM, lacking.request_id)
 
 
@@ -155,18 +160,20 @@ def test_of_many_openings_of_one_key_exactly_the_surplus_is_told(here: int, ther
 
 
 USES = {
-    "a service key opened with a stolen token": used(Act.DECRYPTED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1"),
-    "a service's key made that nobody wanted": used(Act.WRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "spy", "1"),
-    "a rewrap with no rotation": used(Act.REWRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1"),
-    "a proof for no operation": used(Act.ENCRYPTED, L2, ITSELF, Purpose.VERIFY, "", "unknown"),
-    "another purpose": used(Act.DECRYPTED, L2, ITSELF, Purpose.DATA, "orders", "x"),
-    "an attack with no check": used(Act.DECRYPTED, L2, ITSELF, Purpose.BOUNDARY, "boundary-probe"),
-    "credentials of a root key that never was": used(Act.DECRYPTED, L2, ITSELF, Purpose.CREDENTIALS, "", "id"),
-    "the outer layer alone": used(Act.DECRYPTED, L1, "crypto", Purpose.SERVICE_KEY, "orders", "1"),
-    "the outer layer by the worker": used(Act.DECRYPTED, L1, "worker", Purpose.SERVICE_KEY, "orders", "1"),
+    "a service key opened with a stolen token": used(
+        KeyOperation.DECRYPTED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1"
+    ),
+    "a service's key made that nobody wanted": used(KeyOperation.WRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "spy", "1"),
+    "a rewrap with no rotation": used(KeyOperation.REWRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1"),
+    "a proof for no operation": used(KeyOperation.ENCRYPTED, L2, ITSELF, Purpose.VERIFY, "", "unknown"),
+    "another purpose": used(KeyOperation.DECRYPTED, L2, ITSELF, Purpose.DATA, "orders", "x"),
+    "an attack with no check": used(KeyOperation.DECRYPTED, L2, ITSELF, Purpose.BOUNDARY, "boundary-probe"),
+    "credentials of a root key that never was": used(KeyOperation.DECRYPTED, L2, ITSELF, Purpose.CREDENTIALS, "", "id"),
+    "the outer layer alone": used(KeyOperation.DECRYPTED, L1, "crypto", Purpose.SERVICE_KEY, "orders", "1"),
+    "the outer layer by the worker": used(KeyOperation.DECRYPTED, L1, "worker", Purpose.SERVICE_KEY, "orders", "1"),
     "a place of another tenant": replace(
-        used(Act.DECRYPTED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1"),
-        context=Context(OTHER, L2, "orders", Purpose.SERVICE_KEY, "1"),
+        used(KeyOperation.DECRYPTED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1"),
+        context=EncryptionContext(OTHER, L2, "orders", Purpose.SERVICE_KEY, "1"),
     ),
 }
 
@@ -174,93 +181,106 @@ USES = {
 @pytest.mark.parametrize("use", USES.values(), ids=list(USES))
 def test_a_use_that_nothing_explains_is_an_alarm(use: ServerEvent) -> None:
     (one,) = differences([replace(use, at=T0 + APART)], [])
-    assert (one.kind, one.lacks, one.severity) == (Kind.UNRECORDED_USE, "audit stream", Severity.ALARM)
+    assert (one.kind, one.lacks, one.severity) == (DiscrepancyKind.UNRECORDED_USE, "audit stream", Severity.ALARM)
 
 
 CHANGES = {
-    "rotated": event(Act.ROTATED, L2, "worker", version=9),
-    "retired": event(Act.RETIRED, L2, "worker", version=9),
-    "trimmed": event(Act.TRIMMED, L2, "worker", version=9),
-    "configured": event(Act.CONFIGURED, L2, "worker"),
-    "made": event(Act.MADE, L2, "worker"),
-    "disabled": event(Act.DISABLED, L2, "worker"),
-    "enabled": event(Act.ENABLED, L2, "worker"),
-    "doomed": event(Act.DOOMED, PAYLOAD, "offboarding"),
-    "deleted": event(Act.DELETED, L2, "offboarding"),
-    "authority": event(Act.AUTHORITY, CA, "worker", serial="bad"),
-    "signed": event(Act.SIGNED, CA, "worker"),
-    "authority's key rotated": event(Act.ROTATED, CA, "worker", version=7),
-    "authority's key configured": event(Act.RETIRED, CA, "worker", version=7),
+    "rotated": event(KeyOperation.ROTATED, L2, "worker", version=9),
+    "retired": event(KeyOperation.RETIRED, L2, "worker", version=9),
+    "trimmed": event(KeyOperation.TRIMMED, L2, "worker", version=9),
+    "configured": event(KeyOperation.CONFIGURED, L2, "worker"),
+    "made": event(KeyOperation.MADE, L2, "worker"),
+    "disabled": event(KeyOperation.DISABLED, L2, "worker"),
+    "enabled": event(KeyOperation.ENABLED, L2, "worker"),
+    "doomed": event(KeyOperation.DOOMED, PAYLOAD, "offboarding"),
+    "deleted": event(KeyOperation.DELETED, L2, "offboarding"),
+    "authority": event(KeyOperation.AUTHORITY, CA, "worker", serial="bad"),
+    "signed": event(KeyOperation.SIGNED, CA, "worker"),
+    "authority's key rotated": event(KeyOperation.ROTATED, CA, "worker", version=7),
+    "authority's key configured": event(KeyOperation.RETIRED, CA, "worker", version=7),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
 def test_a_change_without_a_record_is_an_alarm(change: ServerEvent) -> None:
     (one,) = differences([replace(change, at=T0 + APART)], [])
-    assert (one.kind, one.lacks, one.severity) == (Kind.UNRECORDED_CHANGE, "audit stream", Severity.ALARM)
+    assert (one.kind, one.lacks, one.severity) == (DiscrepancyKind.UNRECORDED_CHANGE, "audit stream", Severity.ALARM)
 
 
 HANDS = {
     "another tenant's token, let in": (
-        used(Act.DECRYPTED, L2, f"tenant:{OTHER}", Purpose.SERVICE_KEY, "orders", "1"),
-        Kind.FOREIGN_TOKEN,
+        used(KeyOperation.DECRYPTED, L2, f"tenant:{OTHER}", Purpose.SERVICE_KEY, "orders", "1"),
+        DiscrepancyKind.FOREIGN_TOKEN,
         Severity.ALARM,
     ),
     "another tenant's token, refused": (
-        replace(used(Act.DECRYPTED, L2, f"tenant:{OTHER}", Purpose.SERVICE_KEY), answer=Answer.REFUSED),
-        Kind.FOREIGN_TOKEN,
+        replace(
+            used(KeyOperation.DECRYPTED, L2, f"tenant:{OTHER}", Purpose.SERVICE_KEY), answer=RequestOutcome.REFUSED
+        ),
+        DiscrepancyKind.FOREIGN_TOKEN,
         Severity.DIFFERENCE,
     ),
-    "a root token": (event(Act.READ, L2, ROOT), Kind.ROOT_TOKEN, Severity.ALARM),
-    "an administrator who looks": (event(Act.READ, L2, "approle admin"), Kind.UNKNOWN_IDENTITY, Severity.ALARM),
-    "the codec, which has no business there": (event(Act.READ, L2, "codec"), Kind.UNKNOWN_IDENTITY, Severity.ALARM),
+    "a root token": (event(KeyOperation.READ, L2, ROOT), DiscrepancyKind.ROOT_TOKEN, Severity.ALARM),
+    "an administrator who looks": (
+        event(KeyOperation.READ, L2, "approle admin"),
+        DiscrepancyKind.UNKNOWN_IDENTITY,
+        Severity.ALARM,
+    ),
+    "the codec, which has no business there": (
+        event(KeyOperation.READ, L2, "codec"),
+        DiscrepancyKind.UNKNOWN_IDENTITY,
+        Severity.ALARM,
+    ),
     "a stranger who failed": (
-        replace(used(Act.DECRYPTED, L2, "token", Purpose.SERVICE_KEY), answer=Answer.FAILED),
-        Kind.UNKNOWN_IDENTITY,
+        replace(used(KeyOperation.DECRYPTED, L2, "token", Purpose.SERVICE_KEY), answer=RequestOutcome.FAILED),
+        DiscrepancyKind.UNKNOWN_IDENTITY,
         Severity.DIFFERENCE,
     ),
     "our own, refused": (
-        replace(event(Act.OTHER, L2, "worker", path=f"transit/export/encryption-key/{L2}"), answer=Answer.REFUSED),
-        Kind.DENIED,
+        replace(
+            event(KeyOperation.OTHER, L2, "worker", path=f"transit/export/encryption-key/{L2}"),
+            answer=RequestOutcome.REFUSED,
+        ),
+        DiscrepancyKind.DENIED,
         Severity.DIFFERENCE,
     ),
     "a way nobody knows": (
-        event(Act.OTHER, L2, "worker", path=f"transit/hmac/{L2}"),
-        Kind.UNKNOWN_REQUEST,
+        event(KeyOperation.OTHER, L2, "worker", path=f"transit/hmac/{L2}"),
+        DiscrepancyKind.UNKNOWN_REQUEST,
         Severity.DIFFERENCE,
     ),
 }
 
 
 @pytest.mark.parametrize(("doing", "kind", "severity"), HANDS.values(), ids=list(HANDS))
-def test_wrong_hands_are_told_of_by_name(doing: ServerEvent, kind: Kind, severity: Severity) -> None:
+def test_wrong_hands_are_told_of_by_name(doing: ServerEvent, kind: DiscrepancyKind, severity: Severity) -> None:
     found = differences([replace(doing, at=T0 + APART)], [])
     assert (kind, severity, doing.who) in {(one.kind, one.severity, one.who) for one in found}
 
 
 def test_permitted_platform_event_is_no_difference() -> None:
-    assert about_the_platform([event(Act.ENSURED, L1, "worker", at=T0 + APART)], WINDOW, []) == ()
+    assert about_the_platform([event(KeyOperation.ENSURED, L1, "worker", at=T0 + APART)], WINDOW, []) == ()
 
 
 def test_a_boundary_check_explains_attacks_that_were_refused_and_none_that_was_not() -> None:
     checked = replace(record(AuditName.BOUNDARY_CHECKED, TENANT), at=T0 + timedelta(hours=1), seq=1)
-    own = used(Act.DECRYPTED, L2, ITSELF, Purpose.BOUNDARY, "boundary-probe")
-    attack = used(Act.DECRYPTED, L2, f"tenant:{OTHER}", Purpose.BOUNDARY, "boundary-probe")
-    refused = replace(attack, answer=Answer.REFUSED)
+    own = used(KeyOperation.DECRYPTED, L2, ITSELF, Purpose.BOUNDARY, "boundary-probe")
+    attack = used(KeyOperation.DECRYPTED, L2, f"tenant:{OTHER}", Purpose.BOUNDARY, "boundary-probe")
+    refused = replace(attack, answer=RequestOutcome.REFUSED)
     before = checked.at - timedelta(seconds=1)
     assert differences([replace(one, at=before) for one in (own, refused)], [checked]) == ()
     (one,) = differences([replace(one, at=before) for one in (own, attack)], [checked])
-    assert (one.kind, one.severity) == (Kind.FOREIGN_TOKEN, Severity.ALARM)
+    assert (one.kind, one.severity) == (DiscrepancyKind.FOREIGN_TOKEN, Severity.ALARM)
     long_before = checked.at - CHECKING - SLACK
     found = differences([replace(own, at=before), replace(refused, at=long_before)], [checked])
-    assert [(one.kind, one.severity) for one in found] == [(Kind.FOREIGN_TOKEN, Severity.DIFFERENCE)]
-    assert [one.kind for one in differences([], [checked])] == [Kind.MISSING_USE]
+    assert [(one.kind, one.severity) for one in found] == [(DiscrepancyKind.FOREIGN_TOKEN, Severity.DIFFERENCE)]
+    assert [one.kind for one in differences([], [checked])] == [DiscrepancyKind.MISSING_USE]
 
 
 def test_a_rewrap_is_explained_by_the_rotation_that_runs_and_by_no_other() -> None:
     begun = replace(record(AuditName.KEYS_ROTATED, L2, "intended"), at=T0 + timedelta(hours=3), correlation_id="w/1")
     ended = replace(record(AuditName.KEYS_ROTATED, L2), at=T0 + timedelta(hours=8), correlation_id="w/1")
-    use = used(Act.REWRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1")
+    use = used(KeyOperation.REWRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1")
     for hours, explained in ((2, False), (5, True), (9, False)):
         found = differences([replace(use, at=T0 + timedelta(hours=hours))], [begun, ended])
         assert (found == ()) is explained, hours
@@ -268,7 +288,7 @@ def test_a_rewrap_is_explained_by_the_rotation_that_runs_and_by_no_other() -> No
 
 def test_what_one_operation_wrote_is_paired_before_what_was_only_near() -> None:
     """A certificate that nobody recorded, a second before one that is on record, is the one that is told."""
-    stolen = event(Act.SIGNED, CA, "worker", at=T0 + APART, request_id="stolen", correlation_id="elsewhere")
+    stolen = event(KeyOperation.SIGNED, CA, "worker", at=T0 + APART, request_id="stolen", correlation_id="elsewhere")
     honest = replace(stolen, at=stolen.at + timedelta(seconds=1), request_id="honest", correlation_id="w/orders")
     issued = replace(
         record(AuditName.SERVICE_CERTIFICATE_ISSUED, "orders"), at=honest.at + SLACK, correlation_id="w/orders"
@@ -285,33 +305,33 @@ def test_what_lies_outside_the_window_is_not_judged() -> None:
 
 
 def test_a_log_that_begins_after_the_first_record_is_told_unless_less_was_asked_for() -> None:
-    rotated = changed(Act.ROTATED, AuditName.TENANT_KEY_ROTATED, "after", 2)[1][0]
-    log = Log(begin=T0 + timedelta(hours=5))
+    rotated = changed(KeyOperation.ROTATED, AuditName.TENANT_KEY_ROTATED, "after", 2)[1][0]
+    log = ServerLog(begin=T0 + timedelta(hours=5))
     streams = {TENANT: [replace(rotated, at=T0 + timedelta(hours=1), seq=7)]}
-    (one,) = close(log, streams, None, WINDOW.end).tenants[TENANT]
-    assert (one.kind, one.reference) == (Kind.BEGINS_LATE, "7")
-    assert close(log, streams, T0 + timedelta(hours=6), WINDOW.end).clean
-    (one,) = close(log, streams, T0, WINDOW.end).tenants[TENANT]
-    assert one.kind is Kind.BEGINS_LATE
+    (one,) = reconcile_all(log, streams, None, WINDOW.end).tenants[TENANT]
+    assert (one.kind, one.reference) == (DiscrepancyKind.BEGINS_LATE, "7")
+    assert reconcile_all(log, streams, T0 + timedelta(hours=6), WINDOW.end).clean
+    (one,) = reconcile_all(log, streams, T0, WINDOW.end).tenants[TENANT]
+    assert one.kind is DiscrepancyKind.BEGINS_LATE
 
 
 def test_whoever_administers_the_key_server_is_told_our_own_set_up_as_a_notice() -> None:
-    log = Log(begin=T0)
-    administered = ServerEvent(T0 + APART, "r", Act.SET_UP, "sys/policies/acl/openkcm-tenant", "", SETUP)
+    log = ServerLog(begin=T0)
+    administered = ServerEvent(T0 + APART, "r", KeyOperation.SET_UP, "sys/policies/acl/openkcm-tenant", "", SETUP)
     log.events[""] = [administered, administered, replace(administered, at=T0 - APART, who="userpass-eve")]
-    closed = close(log, {}, None, WINDOW.end)
+    closed = reconcile_all(log, {}, None, WINDOW.end)
     assert ([one.severity for one in closed.platform], closed.clean) == ([Severity.NOTICE], True)
-    for another in (replace(administered, who="userpass-eve"), replace(administered, act=Act.ADMINISTERED)):
+    for another in (replace(administered, who="userpass-eve"), replace(administered, act=KeyOperation.ADMINISTERED)):
         log.events[""] = [another]
-        closed = close(log, {}, None, WINDOW.end)
-        assert [(one.kind, one.who) for one in closed.platform] == [(Kind.ADMINISTRATION, another.who)]
+        closed = reconcile_all(log, {}, None, WINDOW.end)
+        assert [(one.kind, one.who) for one in closed.platform] == [(DiscrepancyKind.ADMINISTRATION, another.who)]
         assert not closed.clean
 
 
 def test_uses_whose_context_the_log_hides_are_told_once_for_each_key() -> None:
-    hidden = event(Act.DECRYPTED, L2, ITSELF, at=T0 + APART)
+    hidden = event(KeyOperation.DECRYPTED, L2, ITSELF, at=T0 + APART)
     (one,) = differences([hidden] * 5, [])
-    assert one.kind is Kind.HIDDEN
+    assert one.kind is DiscrepancyKind.HIDDEN
     assert "5 times" in one.what
 
 
@@ -329,27 +349,27 @@ def test_a_record_says_itself_when_it_happened_and_what_is_none_is_passed_over()
 
 
 STEPS = [
-    (event(Act.ENSURED, L2, "worker"), record(AuditName.TENANT_KEY_CREATED, L2)),
-    (event(Act.ENSURED, PAYLOAD, "worker"), record(AuditName.PAYLOAD_KEY_CREATED, PAYLOAD)),
-    (event(Act.ROTATED, CA, "worker", version=2), record(AuditName.AUTHORITY_ROLL_INTENDED, CA, version="2")),
-    (event(Act.DISABLED, L2, "worker"), record(AuditName.PROVISION_ROLLED_BACK, L2)),
-    (event(Act.DOOMED, L2, "offboarding"), record(AuditName.KEY_DESTROYED, L2)),
-    (event(Act.DELETED, L2, "offboarding"), record(AuditName.KEY_DESTROYED, L2, fingerprint="ab")),
+    (event(KeyOperation.ENSURED, L2, "worker"), record(AuditName.TENANT_KEY_CREATED, L2)),
+    (event(KeyOperation.ENSURED, PAYLOAD, "worker"), record(AuditName.PAYLOAD_KEY_CREATED, PAYLOAD)),
+    (event(KeyOperation.ROTATED, CA, "worker", version=2), record(AuditName.AUTHORITY_ROLL_INTENDED, CA, version="2")),
+    (event(KeyOperation.DISABLED, L2, "worker"), record(AuditName.PROVISION_ROLLED_BACK, L2)),
+    (event(KeyOperation.DOOMED, L2, "offboarding"), record(AuditName.KEY_DESTROYED, L2)),
+    (event(KeyOperation.DELETED, L2, "offboarding"), record(AuditName.KEY_DESTROYED, L2, fingerprint="ab")),
     (
-        used(Act.WRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1"),
+        used(KeyOperation.WRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1"),
         record(AuditName.SERVICE_CONNECT_INTENDED, "orders"),
     ),
 ]
 
 
 @pytest.mark.parametrize(("done", "recorded"), STEPS, ids=range(len(STEPS)))
-def test_a_recorded_step_explains_what_it_does_at_the_key_server(done: ServerEvent, recorded: OurRecord) -> None:
+def test_a_recorded_step_explains_what_it_does_at_the_key_server(done: ServerEvent, recorded: AuditRecord) -> None:
     at = T0 + APART
     records = [replace(recorded, at=at + timedelta(seconds=2), seq=1)]
     assert differences([replace(done, at=at)], records) == ()
 
 
 def test_the_platforms_own_key_is_tried_by_the_canarys_name() -> None:
-    context = Context(ids.CANARY_TENANT_ID, ids.l2_key(ids.CANARY_TENANT_ID), "", Purpose.VERIFY, "step")
-    proof = event(Act.ENCRYPTED, L1, "worker", at=T0 + APART, tenant_id=ids.CANARY_TENANT_ID, context=context)
-    assert reconcile(Sides(ids.CANARY_TENANT_ID, [proof], [], WINDOW)) == ()
+    context = EncryptionContext(ids.CANARY_TENANT_ID, ids.l2_key(ids.CANARY_TENANT_ID), "", Purpose.VERIFY, "step")
+    proof = event(KeyOperation.ENCRYPTED, L1, "worker", at=T0 + APART, tenant_id=ids.CANARY_TENANT_ID, context=context)
+    assert reconcile(ReconciliationInput(ids.CANARY_TENANT_ID, [proof], [], WINDOW)) == ()

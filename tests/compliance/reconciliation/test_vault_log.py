@@ -11,13 +11,20 @@ from typing import Any
 
 import pytest
 
-from compliance.reconciliation.ledger import Log
-from compliance.reconciliation.model import Act, Answer, Kind, Layer, ServerEvent, Severity
+from compliance.reconciliation.ledger import ServerLog
+from compliance.reconciliation.model import (
+    DiscrepancyKind,
+    KeyKind,
+    KeyOperation,
+    RequestOutcome,
+    ServerEvent,
+    Severity,
+)
 from compliance.reconciliation.vault_log import files_of, read_log
 from core import names as ids
 from core.errors.keys import WrongContext
 from core.errors.platform import VaultRefused
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from openkcm.errors import FileRefused
 from tests.vault.server import Server, start
 from vault.auth.client import VaultRejected
@@ -31,7 +38,7 @@ from vault.transit.tenant_keys import TransitTenantKeys
 pytestmark = pytest.mark.integration  # an OpenBao of its own
 TENANT, OTHER = "acme-corp-12345", "beta-corp-67890"
 L2, CA = ids.l2_key(TENANT), ids.ca_key(TENANT)
-PLACE = Context(TENANT, L2, "orders", Purpose.SERVICE_KEY, "1")
+PLACE = EncryptionContext(TENANT, L2, "orders", Purpose.SERVICE_KEY, "1")
 
 
 @dataclass
@@ -54,7 +61,7 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Log]]:
+def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, ServerLog]]:
     """A server and its log as it is before any test sends a request."""
     server = start(tmp_path_factory.mktemp("logged"))
     yield server, read_log([server.folder / "logs" / "audit.log"])
@@ -62,7 +69,7 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, L
 
 
 @pytest.fixture(scope="module")
-def log_server(booted: tuple[Server, Log]) -> Server:
+def log_server(booted: tuple[Server, ServerLog]) -> Server:
     return booted[0]
 
 
@@ -83,17 +90,17 @@ def keys(log_server: Server) -> TransitTenantKeys:
     return keys
 
 
-def told(events: list[ServerEvent]) -> list[tuple[Act, str, str]]:
+def told(events: list[ServerEvent]) -> list[tuple[KeyOperation, str, str]]:
     return [(one.act, one.key, one.who) for one in events]
 
 
-def test_the_first_boot_is_recorded_as_the_servers_own_set_up(booted: tuple[Server, Log]) -> None:
+def test_the_first_boot_is_recorded_as_the_servers_own_set_up(booted: tuple[Server, ServerLog]) -> None:
     log = booted[1]
-    set_up = [one for one in log.events[""] if one.act is Act.SET_UP]
+    set_up = [one for one in log.events[""] if one.act is KeyOperation.SET_UP]
     assert {one.who for one in set_up} == {"first boot"}
     assert "sys/policies/acl/openkcm-tenant" in {one.path for one in set_up}
     # Only a test gives itself an administrator.
-    others = {one.path for one in log.events[""] if one.act is Act.ADMINISTERED}
+    others = {one.path for one in log.events[""] if one.act is KeyOperation.ADMINISTERED}
     assert {path for path in others if "test-admin" not in path} == set()
     assert log.faults == []
 
@@ -110,17 +117,19 @@ def test_a_key_made_is_told_from_one_that_was_there_and_versions_are_told(
     keys.trim(fresh, 2)
     keys.disable(fresh)
     keys.ensure(fresh)
-    changes = [one for one in scene.new() if one.act is not Act.READ]
+    changes = [one for one in scene.new() if one.act is not KeyOperation.READ]
     assert [(one.act, one.version) for one in changes] == [
-        (Act.MADE, 0),
-        (Act.ROTATED, 2),
-        (Act.RETIRED, 2),
-        (Act.TRIMMED, 2),
-        (Act.DISABLED, 0),
-        (Act.ENSURED, 0),
-        (Act.ENABLED, 0),
+        (KeyOperation.MADE, 0),
+        (KeyOperation.ROTATED, 2),
+        (KeyOperation.RETIRED, 2),
+        (KeyOperation.TRIMMED, 2),
+        (KeyOperation.DISABLED, 0),
+        (KeyOperation.ENSURED, 0),
+        (KeyOperation.ENABLED, 0),
     ]
-    assert {(one.key, one.tenant_id, one.who, one.answer) for one in changes} == {(name, fresh, "worker", Answer.DONE)}
+    assert {(one.key, one.tenant_id, one.who, one.answer) for one in changes} == {
+        (name, fresh, "worker", RequestOutcome.DONE)
+    }
 
 
 def test_every_use_says_for_which_place_and_how_often(scene: Scene, keys: TransitTenantKeys) -> None:
@@ -131,21 +140,21 @@ def test_every_use_says_for_which_place_and_how_often(scene: Scene, keys: Transi
     keys.rewrap([(PLACE, inner), (PLACE, inner)])
     keys.decrypt(PLACE, inner)
     with pytest.raises(WrongContext):
-        keys.decrypt(Context(TENANT, L2, "billing", Purpose.SERVICE_KEY, "1"), inner)
+        keys.decrypt(EncryptionContext(TENANT, L2, "billing", Purpose.SERVICE_KEY, "1"), inner)
     wraps = root_keys.wrap_all(root, [(PLACE.encode(), inner.encode())] * 3)
     root_keys.unwrap(root, PLACE.encode(), wraps[0])
     uses = scene.new()
     assert [(one.act, one.layer, one.count, one.answer) for one in uses] == [
-        (Act.WRAPPED, Layer.TENANT_KEY, 1, Answer.DONE),
-        (Act.REWRAPPED, Layer.TENANT_KEY, 2, Answer.DONE),
-        (Act.REWRAPPED, Layer.TENANT_KEY, 2, Answer.DONE),
-        (Act.DECRYPTED, Layer.TENANT_KEY, 1, Answer.DONE),
-        (Act.DECRYPTED, Layer.TENANT_KEY, 1, Answer.FAILED),
-        (Act.ENCRYPTED, Layer.ROOT_KEY, 3, Answer.DONE),
-        (Act.DECRYPTED, Layer.ROOT_KEY, 1, Answer.DONE),
+        (KeyOperation.WRAPPED, KeyKind.TENANT_KEY, 1, RequestOutcome.DONE),
+        (KeyOperation.REWRAPPED, KeyKind.TENANT_KEY, 2, RequestOutcome.DONE),
+        (KeyOperation.REWRAPPED, KeyKind.TENANT_KEY, 2, RequestOutcome.DONE),
+        (KeyOperation.DECRYPTED, KeyKind.TENANT_KEY, 1, RequestOutcome.DONE),
+        (KeyOperation.DECRYPTED, KeyKind.TENANT_KEY, 1, RequestOutcome.FAILED),
+        (KeyOperation.ENCRYPTED, KeyKind.ROOT_KEY, 3, RequestOutcome.DONE),
+        (KeyOperation.DECRYPTED, KeyKind.ROOT_KEY, 1, RequestOutcome.DONE),
     ]
     assert {one.tenant_id for one in uses} == {TENANT}
-    assert {one.context for one in uses} == {PLACE, Context(TENANT, L2, "billing", Purpose.SERVICE_KEY, "1")}
+    assert {one.context for one in uses} == {PLACE, EncryptionContext(TENANT, L2, "billing", Purpose.SERVICE_KEY, "1")}
     assert [one.who for one in uses] == [f"tenant:{TENANT}"] * 5 + ["worker"] * 2
 
 
@@ -156,14 +165,14 @@ def test_an_authority_is_told_with_its_serial_and_a_destruction_by_whom(scene: S
     TransitPayloadKeys(worker).ensure(gone)
     scene.new()
     authority = PkiAuthorities(worker).ensure(gone, lambda _serials: ())
-    (signed,) = [one for one in scene.new() if one.act is Act.AUTHORITY]
+    (signed,) = [one for one in scene.new() if one.act is KeyOperation.AUTHORITY]
     assert (signed.serial, signed.tenant_id) == (authority.serial, gone)
     destroyer = TransitDestroyer(offboarding, worker)
     for kind in TenantKeyKind:
         destroyer.destroy(kind, gone)
-    assert [(one.act, one.who) for one in scene.new() if one.act is not Act.READ] == [
-        (Act.DOOMED, "offboarding"),
-        (Act.DELETED, "offboarding"),
+    assert [(one.act, one.who) for one in scene.new() if one.act is not KeyOperation.READ] == [
+        (KeyOperation.DOOMED, "offboarding"),
+        (KeyOperation.DELETED, "offboarding"),
     ] * 3
 
 
@@ -183,14 +192,14 @@ def test_each_stranger_and_each_theft_is_told_by_name(scene: Scene, keys: Transi
     stranger = "approle test-admin"
     found = scene.new()
     assert told(found) == [
-        (Act.READ, stolen, stranger),
-        (Act.ROTATED, stolen, stranger),
-        (Act.CONFIGURED, stolen, stranger),
-        (Act.OTHER, f"transit/backup/{stolen}", stranger),
-        (Act.ADMINISTERED, "sys/policies/acl/openkcm-tenant-extra", stranger),
-        (Act.WRAPPED, stolen, f"tenant:{OTHER}"),
+        (KeyOperation.READ, stolen, stranger),
+        (KeyOperation.ROTATED, stolen, stranger),
+        (KeyOperation.CONFIGURED, stolen, stranger),
+        (KeyOperation.OTHER, f"transit/backup/{stolen}", stranger),
+        (KeyOperation.ADMINISTERED, "sys/policies/acl/openkcm-tenant-extra", stranger),
+        (KeyOperation.WRAPPED, stolen, f"tenant:{OTHER}"),
     ]
-    assert [one.answer for one in found] == [Answer.DONE] * 5 + [Answer.REFUSED]
+    assert [one.answer for one in found] == [RequestOutcome.DONE] * 5 + [RequestOutcome.REFUSED]
     assert [one.tenant_id for one in found] == [victim] * 4 + ["", victim]
 
 
@@ -201,9 +210,9 @@ def test_a_path_below_transit_or_pki_that_nobody_knows_is_no_secret(scene: Scene
         with suppress(VaultRejected):
             admin.write(path, {"input": "AAAA"})
     assert [(one.act, one.path) for one in scene.new()] == [
-        (Act.OTHER, "transit/random/32"),
-        (Act.OTHER, "transit/hmac/some-key"),
-        (Act.OTHER, "pki/issue/anything"),
+        (KeyOperation.OTHER, "transit/random/32"),
+        (KeyOperation.OTHER, "transit/hmac/some-key"),
+        (KeyOperation.OTHER, "pki/issue/anything"),
     ]
 
 
@@ -236,7 +245,7 @@ def lines(scene: Scene, keys: TransitTenantKeys) -> Lines:
     return found
 
 
-def reading(folder: Path, *logs: Lines, since: datetime | None = None) -> Log:
+def reading(folder: Path, *logs: Lines, since: datetime | None = None) -> ServerLog:
     files = []
     for number, log in enumerate(logs):
         files.append(folder / f"audit-{number}.log")
@@ -244,19 +253,22 @@ def reading(folder: Path, *logs: Lines, since: datetime | None = None) -> Log:
     return read_log(files, since)
 
 
-TOUCHED: dict[str, tuple[Callable[[Lines], Lines], Kind]] = {
-    "a response cut out": (lambda log: log[:5] + log[6:], Kind.UNANSWERED),
-    "a request cut out": (lambda log: log[:4] + log[5:], Kind.UNASKED),
-    "a line in two": (lambda log: [*log[:4], log[4][:80] + b"\n", log[4][80:], *log[5:]], Kind.UNREADABLE),
-    "a line of another form": (lambda log: [*log[:4], b'{"time": 7}\n', *log[4:]], Kind.UNREADABLE),
-    "a pair twice": (lambda log: [*log[:6], *log[4:6], *log[6:]], Kind.REPEATED),
-    "the second half first": (lambda log: log[len(log) // 4 * 2 :] + log[: len(log) // 4 * 2], Kind.BACKWARDS),
+TOUCHED: dict[str, tuple[Callable[[Lines], Lines], DiscrepancyKind]] = {
+    "a response cut out": (lambda log: log[:5] + log[6:], DiscrepancyKind.UNANSWERED),
+    "a request cut out": (lambda log: log[:4] + log[5:], DiscrepancyKind.UNASKED),
+    "a line in two": (lambda log: [*log[:4], log[4][:80] + b"\n", log[4][80:], *log[5:]], DiscrepancyKind.UNREADABLE),
+    "a line of another form": (lambda log: [*log[:4], b'{"time": 7}\n', *log[4:]], DiscrepancyKind.UNREADABLE),
+    "a pair twice": (lambda log: [*log[:6], *log[4:6], *log[6:]], DiscrepancyKind.REPEATED),
+    "the second half first": (
+        lambda log: log[len(log) // 4 * 2 :] + log[: len(log) // 4 * 2],
+        DiscrepancyKind.BACKWARDS,
+    ),
 }
 
 
 @pytest.mark.parametrize(("touch", "kind"), TOUCHED.values(), ids=list(TOUCHED))
 def test_a_log_that_was_touched_is_told(
-    tmp_path: Path, lines: Lines, touch: Callable[[Lines], Lines], kind: Kind
+    tmp_path: Path, lines: Lines, touch: Callable[[Lines], Lines], kind: DiscrepancyKind
 ) -> None:
     assert reading(tmp_path, lines).faults == []
     faults = reading(tmp_path, touch(lines)).faults
@@ -269,7 +281,7 @@ def test_a_last_line_that_is_being_written_is_no_fault_but_in_a_file_that_ended_
 ) -> None:
     torn = [*lines[:-1], lines[-1][:100]]
     assert reading(tmp_path, torn).faults == []
-    assert {fault.kind for fault in reading(tmp_path, torn, lines).faults} >= {Kind.UNREADABLE}
+    assert {fault.kind for fault in reading(tmp_path, torn, lines).faults} >= {DiscrepancyKind.UNREADABLE}
 
 
 def test_rotated_files_are_one_log_the_oldest_first_and_compressed_ones_too(tmp_path: Path, lines: Lines) -> None:
@@ -300,7 +312,7 @@ def test_requests_that_a_restart_cut_off_are_told_as_a_notice(tmp_path: Path, li
     started = json.loads(lines[8]) | {"type": "request"}
     started["request"] |= {"id": "start", "path": "sys/audit/test"}
     faults = reading(tmp_path, [*lines[:5], json.dumps(started).encode() + b"\n", *lines[8:]]).faults
-    assert [(fault.kind, fault.severity) for fault in faults] == [(Kind.UNANSWERED, Severity.NOTICE)]
+    assert [(fault.kind, fault.severity) for fault in faults] == [(DiscrepancyKind.UNANSWERED, Severity.NOTICE)]
 
 
 def test_of_a_thousand_faults_twenty_are_told_and_the_rest_counted(tmp_path: Path, lines: Lines) -> None:

@@ -10,8 +10,8 @@ from core.isolation import CheckResult, tally
 from openkcm.contract.audit_events import GENESIS, AuditName, StoredRecord, link
 from openkcm.verification.isolation_controls import CLAUSES
 from openkcm.verification.reports.counters import counted
-from openkcm.verification.reports.model import CoveredService, InventoryKey, LatestCheck, Report, Stated
-from openkcm.verification.reports.signed_file import Form, report_message, report_text, stated_digest
+from openkcm.verification.reports.model import CoveredService, InventoryKey, LatestCheck, Report, Snapshot
+from openkcm.verification.reports.signed_file import ReportFormat, report_message, report_text, stated_digest
 from openkcm.verification.reports.verify import binding
 from openkcm.verification.signed_document import SignedText, write_document
 from tests.database.signing import SIGNER, Signer
@@ -64,13 +64,13 @@ def chained(texts: list[str]) -> list[StoredRecord]:
     return records
 
 
-def made_record(seq: int, stated: Stated, report_id: str = REPORT_ID, at: datetime = MADE) -> str:
+def made_record(seq: int, stated: Snapshot, report_id: str = REPORT_ID, at: datetime = MADE) -> str:
     """Return the text of the record by which the stream knows what the report states."""
     details = binding(SINCE, UNTIL, MADE, stated_digest(stated))
     return _text(seq, (at, AuditName.REPORT_MADE, "system", "worker", report_id, "success", details))
 
 
-def a_report(records: list[StoredRecord], stated: Stated | None = None, **changed: object) -> Report:
+def a_report(records: list[StoredRecord], stated: Snapshot | None = None, **changed: object) -> Report:
     """Return the report of a stream whose last record is the one that binds it."""
     stated, place = stated or a_standing(), records[-1]
     request = Request(REPORT_ID, TENANT, "ACME Corporation", "eu-west-1", SINCE, UNTIL, "ada@acme.example")
@@ -89,13 +89,13 @@ def a_busy_report(uses_a_day: int = 2) -> tuple[Report, list[StoredRecord]]:
 def a_document(report: Report, signer: Signer = SIGNER) -> str:
     """Return the report's JSON file."""
     text = report_text(report)
-    signature, key = signer.sign(report_message(report.tenant_id, Form.JSON, text.encode()))
+    signature, key = signer.sign(report_message(report.tenant_id, ReportFormat.JSON, text.encode()))
     return write_document(SignedText(text, signature, key))
 
 
-def a_standing(**changed: object) -> Stated:
+def a_standing(**changed: object) -> Snapshot:
     """Return how a well-kept tenant stands."""
-    stated = Stated(
+    stated = Snapshot(
         state="active",
         root_key_mode="aws-kms",
         root_key_holder="AWS KMS of account 111122223333",

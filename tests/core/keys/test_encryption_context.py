@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.keys.encryption_context import Context, Purpose, decode
+from core.keys.encryption_context import EncryptionContext, Purpose, decode
 from openkcm.errors import InvalidName
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-CONTEXTS = st.builds(Context, TEXT, TEXT, TEXT, st.sampled_from(Purpose), TEXT)
+CONTEXTS = st.builds(EncryptionContext, TEXT, TEXT, TEXT, st.sampled_from(Purpose), TEXT)
 # Few letters, among them the bytes of lengths, so that a text may be cut differently between two neighbouring fields.
 SHORT = st.text("a\x00\x01", max_size=3)
-CROWDED = st.builds(Context, SHORT, SHORT, SHORT, st.sampled_from(Purpose), SHORT)
-PLACE = Context("acme-corp-12345", "L2-acme-corp-12345-primary", "orders", Purpose.DATA_KEY, "42")
+CROWDED = st.builds(EncryptionContext, SHORT, SHORT, SHORT, st.sampled_from(Purpose), SHORT)
+PLACE = EncryptionContext("acme-corp-12345", "L2-acme-corp-12345-primary", "orders", Purpose.DATA_KEY, "42")
 
 
 @given(CONTEXTS | CROWDED)
@@ -41,6 +41,6 @@ def test_a_lone_surrogate_is_refused_and_never_replaced(before, surrogate, after
 
 
 def test_the_format_is_pinned_byte_by_byte():
-    assert Context("a", "bc", "", Purpose.VERIFY, "ü").encode().hex() == (
+    assert EncryptionContext("a", "bc", "", Purpose.VERIFY, "ü").encode().hex() == (
         "010000000161000000026263000000000000000676657269667900000002c3bc"
     )

@@ -4,11 +4,11 @@ import pytest
 
 from core.errors.keys import RootKeyRefused
 from core.keys.root_keys import (
-    AwsKmsPlace,
+    AwsKmsKeyRef,
     Credentials,
-    OpenBaoPlace,
-    Pkcs11Place,
-    PlatformPlace,
+    OpenBaoKeyRef,
+    Pkcs11KeyRef,
+    PlatformKeyRef,
     credentials_context,
     external_id,
     key_policy_statements,
@@ -22,11 +22,11 @@ from core.keys.root_keys import (
 ARN = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 ROLE = "arn:aws:iam::123456789012:role/openkcm"
 PLACES = [
-    PlatformPlace(),
-    AwsKmsPlace(key_arn=ARN),
-    AwsKmsPlace(key_arn=ARN, role_arn=ROLE),
-    Pkcs11Place(token="acme", key="root"),
-    OpenBaoPlace(address="https://vault.example.com:8200/", key="root", role_id="openkcm"),
+    PlatformKeyRef(),
+    AwsKmsKeyRef(key_arn=ARN),
+    AwsKmsKeyRef(key_arn=ARN, role_arn=ROLE),
+    Pkcs11KeyRef(token="acme", key="root"),
+    OpenBaoKeyRef(address="https://vault.example.com:8200/", key="root", role_id="openkcm"),
 ]
 SECRET = "hunter2"
 
@@ -43,7 +43,7 @@ def test_a_place_is_named_as_its_holder_knows_it() -> None:
         "acme/root",
         "https://vault.example.com:8200/transit/root",
     ]
-    assert AwsKmsPlace(key_arn=ARN).region == "eu-west-1"
+    assert AwsKmsKeyRef(key_arn=ARN).region == "eu-west-1"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ COMPLETE = [
     (PLACES[2], {}),
     (PLACES[3], {"pin": SECRET}),
     (PLACES[4], {"secret_id": SECRET}),
-    (OpenBaoPlace(address="https://vault", key="root"), {"token": SECRET}),
+    (OpenBaoKeyRef(address="https://vault", key="root"), {"token": SECRET}),
 ]
 
 

@@ -14,10 +14,10 @@ from core.tenants.approvals import (
     Action,
     Approval,
     ApprovalState,
-    Choice,
     Decision,
-    Obstacle,
     Vote,
+    VoteChoice,
+    VoteRejection,
     decide,
     obstacle,
     refuse_unless_approved,
@@ -42,7 +42,7 @@ def an_approval(**changed: object) -> Approval:
     return replace(asked, **changed)
 
 
-def a_vote(subject: str, choice: Choice = Choice.APPROVE, minutes: float = 1, name: str = "") -> Vote:
+def a_vote(subject: str, choice: VoteChoice = VoteChoice.APPROVE, minutes: float = 1, name: str = "") -> Vote:
     return Vote(subject, name or subject, ROLES[subject], choice, NOW + timedelta(minutes=minutes))
 
 
@@ -51,22 +51,22 @@ def later(**by: float) -> datetime:
 
 
 def test_another_person_who_manages_keys_decides_by_their_first_word() -> None:
-    yes, no = a_vote(KAI), a_vote(KAI, Choice.DECLINE)
+    yes, no = a_vote(KAI), a_vote(KAI, VoteChoice.DECLINE)
     assert decide(an_approval(), [yes], later(hours=1)) == Decision(ApprovalState.APPROVED, yes)
     assert decide(an_approval(), [no], later(hours=1)) == Decision(ApprovalState.REFUSED, no)
 
 
 def test_whoever_asked_withdraws_and_does_not_approve_under_any_name() -> None:
-    for choice in (Choice.APPROVE, Choice.DECLINE):
+    for choice in (VoteChoice.APPROVE, VoteChoice.DECLINE):
         assert decide(an_approval(), [a_vote(ADA, choice, name="Kai")], NOW) == Decision(ApprovalState.PENDING)
-    withdrawn = a_vote(ADA, Choice.WITHDRAW)
+    withdrawn = a_vote(ADA, VoteChoice.WITHDRAW)
     assert decide(an_approval(), [withdrawn], NOW) == Decision(ApprovalState.WITHDRAWN, withdrawn)
-    assert decide(an_approval(), [a_vote(KAI, Choice.WITHDRAW)], NOW) == Decision(ApprovalState.PENDING)
+    assert decide(an_approval(), [a_vote(KAI, VoteChoice.WITHDRAW)], NOW) == Decision(ApprovalState.PENDING)
 
 
 @pytest.mark.parametrize("subject", [UMA, OLGA])
 def test_a_role_that_does_not_manage_keys_does_not_count(subject: str) -> None:
-    assert obstacle(an_approval(), subject, ROLES[subject]) is Obstacle.ROLE
+    assert obstacle(an_approval(), subject, ROLES[subject]) is VoteRejection.ROLE
     assert decide(an_approval(), [a_vote(subject)], NOW).state is ApprovalState.PENDING
 
 
@@ -157,11 +157,11 @@ class FourEyes(RuleBasedStateMachine):
 
     @rule(
         who=st.sampled_from([*ROLES]),
-        choice=st.sampled_from(Choice),
+        choice=st.sampled_from(VoteChoice),
         data=st.data(),
     )
     @precondition(lambda self: self.approvals)
-    def somebody_votes(self, who: str, choice: Choice, data: st.DataObject) -> None:
+    def somebody_votes(self, who: str, choice: VoteChoice, data: st.DataObject) -> None:
         approval = data.draw(st.sampled_from(self.approvals))
         self.votes[approval.approval_id].setdefault(who, Vote(who, "Ada", ROLES[who], choice, self.now))
 
@@ -203,7 +203,7 @@ class FourEyes(RuleBasedStateMachine):
         said_yes = {
             vote.subject
             for vote in self.votes[approval.approval_id].values()
-            if vote.choice is Choice.APPROVE and vote.at < approval.requested_at + DAY
+            if vote.choice is VoteChoice.APPROVE and vote.at < approval.requested_at + DAY
         }
         assert said_yes & {ADA, KAI} - {approval.requested_by}
 

@@ -2,21 +2,21 @@ from itertools import product
 
 import pytest
 
-from core.errors.tenants import IllegalMove
-from core.tenants.lifecycle import MEANING, TRANSITIONS, Move, State, advance, moves_from
+from core.errors.tenants import InvalidTransition
+from core.tenants.lifecycle import MEANING, TRANSITIONS, State, Transition, transition, transitions_from
 
 LISTED = [(origin, move, end) for (origin, move), ends in TRANSITIONS.items() for end in ends]
 
 
-def outcome(state: State, move: Move, back_to: State | None) -> State | IllegalMove:
+def outcome(state: State, move: Transition, back_to: State | None) -> State | InvalidTransition:
     try:
-        return advance(state, move, back_to)
-    except IllegalMove as refused:
+        return transition(state, move, back_to)
+    except InvalidTransition as refused:
         return refused
 
 
 def test_each_move_from_each_state_follows_the_table():
-    for state, move, back_to in product(State, Move, [None, *State]):
+    for state, move, back_to in product(State, Transition, [None, *State]):
         ends = TRANSITIONS.get((state, move), ())
         found, case = outcome(state, move, back_to), (state, move, back_to)
         if back_to in ends:
@@ -24,15 +24,15 @@ def test_each_move_from_each_state_follows_the_table():
         elif back_to is None and len(ends) == 1:
             assert found is ends[0], case
         else:
-            assert isinstance(found, IllegalMove), case
+            assert isinstance(found, InvalidTransition), case
         if not ends:
             assert found.message == f"a tenant that is {state} cannot {move}"
-            assert all(possible in found.hint for possible in moves_from(state)), case
+            assert all(possible in found.hint for possible in transitions_from(state)), case
 
 
 def test_the_table_cannot_be_changed():
     with pytest.raises(TypeError):
-        TRANSITIONS[State.OFFBOARDED, Move.RESTORE] = (State.ACTIVE,)
+        TRANSITIONS[State.OFFBOARDED, Transition.RESTORE] = (State.ACTIVE,)
 
 
 def reachable(steps: list[tuple[State, State]]) -> set[State]:
@@ -44,12 +44,12 @@ def reachable(steps: list[tuple[State, State]]) -> set[State]:
 
 def test_every_state_can_be_reached_and_only_offboarded_is_final():
     assert reachable([(origin, end) for origin, _, end in LISTED]) == set(State)
-    assert [state for state in State if not moves_from(state)] == [State.OFFBOARDED]
+    assert [state for state in State if not transitions_from(state)] == [State.OFFBOARDED]
 
 
 def test_a_tenant_becomes_active_for_the_first_time_only_by_provisioning():
     """From requested, active cannot be reached without passing the boundary checks of provisioning."""
-    reached = reachable([(origin, end) for origin, move, end in LISTED if move is not Move.ACTIVATE])
+    reached = reachable([(origin, end) for origin, move, end in LISTED if move is not Transition.ACTIVATE])
     assert reached == {State.REQUESTED, State.PROVISIONING, State.FAILED}
     assert {origin for origin, _, end in LISTED if end is State.ACTIVE} & reached == {State.PROVISIONING}
 

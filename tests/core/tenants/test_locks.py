@@ -3,10 +3,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from core.errors.keys import CustomerKeyError, RootKeyDisabled, RootKeySlow, RootKeyUnreachable
-from core.errors.tenants import IllegalMove
+from core.errors.keys import CustomerKeyError, RootKeyDisabled, RootKeyTimeout, RootKeyUnreachable
+from core.errors.tenants import InvalidTransition
 from core.tenants.lifecycle import State
-from core.tenants.locks import HEALTHY, OUT_OF_REACH, LockReason, Standing, closes, hold, may_change_root_key, release
+from core.tenants.locks import (
+    HEALTHY,
+    OUT_OF_REACH,
+    LockReason,
+    LockState,
+    add_lock,
+    may_change_root_key,
+    remove_lock,
+    requires_lock,
+)
 
 
 def every_failure(kind: type[CustomerKeyError] = CustomerKeyError) -> set[type[CustomerKeyError]]:
@@ -19,28 +28,28 @@ class Locks(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.before = State.ACTIVE
-        self.standing = Standing(State.ACTIVE)
+        self.standing = LockState(State.ACTIVE)
         self.reasons: set[LockReason] = set()
 
     @rule(reason=st.sampled_from(LockReason))
     def a_reason_comes(self, reason: LockReason) -> None:
-        self.standing = hold(self.standing, reason)
+        self.standing = add_lock(self.standing, reason)
         self.reasons.add(reason)
 
     @rule(reason=st.sampled_from(LockReason))
     def a_reason_goes(self, reason: LockReason) -> None:
         if self.standing.state is not State.LOCKED:
-            with pytest.raises(IllegalMove):
-                release(self.standing, reason)
+            with pytest.raises(InvalidTransition):
+                remove_lock(self.standing, reason)
             return
-        self.standing = release(self.standing, reason)
+        self.standing = remove_lock(self.standing, reason)
         self.reasons.discard(reason)
 
     @rule(state=st.sampled_from([State.ACTIVE, State.SUSPENDED]))
     def somebody_suspends_or_resumes(self, state: State) -> None:
         if self.standing.state is not State.LOCKED:
             self.before = state
-            self.standing = Standing(state)
+            self.standing = LockState(state)
 
     @invariant()
     def it_is_locked_exactly_while_there_is_a_reason(self) -> None:
@@ -55,13 +64,13 @@ TestLocks.settings = settings(max_examples=25, stateful_step_count=30)
 
 @pytest.mark.parametrize("state", [State.REQUESTED, State.PROVISIONING, State.FAILED, State.LEAVING, State.OFFBOARDED])
 def test_what_is_not_in_use_is_not_locked(state: State) -> None:
-    with pytest.raises(IllegalMove):
-        hold(Standing(state), LockReason.ROOT_KEY)
+    with pytest.raises(InvalidTransition):
+        add_lock(LockState(state), LockReason.ROOT_KEY)
 
 
 def test_a_reason_that_never_held_opens_nothing() -> None:
-    locked = hold(Standing(State.ACTIVE), LockReason.SWITCH)
-    assert release(locked, LockReason.ROOT_KEY) == locked
+    locked = add_lock(LockState(State.ACTIVE), LockReason.SWITCH)
+    assert remove_lock(locked, LockReason.ROOT_KEY) == locked
 
 
 @pytest.mark.parametrize(
@@ -71,13 +80,13 @@ def test_what_was_taken_away_locks_at_once_and_what_is_out_of_reach_after_the_gr
     failure: type[CustomerKeyError],
 ) -> None:
     assert (failure.code in OUT_OF_REACH) == failure.retryable
-    assert closes(failure.code, 0, 60) == (not failure.retryable)
-    assert closes(failure.code, 60.1, 60)
+    assert requires_lock(failure.code, 0, 60) == (not failure.retryable)
+    assert requires_lock(failure.code, 60.1, 60)
 
 
 def test_a_healthy_key_never_locks() -> None:
-    assert not closes(HEALTHY, 1e9, 0)
-    assert {RootKeySlow.code, RootKeyUnreachable.code} <= OUT_OF_REACH
+    assert not requires_lock(HEALTHY, 1e9, 0)
+    assert {RootKeyTimeout.code, RootKeyUnreachable.code} <= OUT_OF_REACH
     assert RootKeyDisabled.code not in OUT_OF_REACH
 
 
@@ -93,8 +102,8 @@ def test_the_root_key_is_changed_where_nothing_but_it_locks() -> None:
 
 
 def test_a_lock_from_before_there_were_reasons_opens() -> None:
-    assert release(Standing(State.LOCKED), LockReason.SWITCH) == Standing(State.ACTIVE)
+    assert remove_lock(LockState(State.LOCKED), LockReason.SWITCH) == LockState(State.ACTIVE)
 
 
 def test_a_code_nobody_knows_locks() -> None:
-    assert closes("something_new", 0, 60)
+    assert requires_lock("something_new", 0, 60)

@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.services import CHANGES, RELEASES, CryptoOperation
-from crypto_service.audit.events import Piece, records
-from crypto_service.audit.wal import Line
-from crypto_service.interfaces import Entry
+from crypto_service.audit.events import WalSlice, records
+from crypto_service.audit.wal import WalRecord
+from crypto_service.interfaces import AuditEntry
 from openkcm.contract.audit_events import AuditName
 
 ENTRIES = st.builds(
-    Entry,
+    AuditEntry,
     st.sampled_from(["acme", "beta"]),
     st.sampled_from(["orders", "users", ""]),
     st.sampled_from([one for one in CryptoOperation if one is not CryptoOperation.OPEN]),
@@ -22,16 +22,18 @@ ENTRIES = st.builds(
     st.integers(0, 1000),
     st.sampled_from([0, 0, 1, 40, 20_000_000]),
 )
-LINES = st.lists(st.builds(Line, st.just(0), st.integers(1_795_000_000_000, 1_795_000_200_000), ENTRIES), max_size=40)
+LINES = st.lists(
+    st.builds(WalRecord, st.just(0), st.integers(1_795_000_000_000, 1_795_000_200_000), ENTRIES), max_size=40
+)
 
 
-def numbered(lines: list[Line]) -> list[Line]:
-    return [Line(100 * place, line.at, line.entry) for place, line in enumerate(lines)]
+def numbered(lines: list[WalRecord]) -> list[WalRecord]:
+    return [WalRecord(100 * place, line.at, line.entry) for place, line in enumerate(lines)]
 
 
 @given(LINES)
-def test_every_use_is_in_an_event_and_in_the_usage_of_its_service(lines: list[Line]):
-    found = records("batch", [Piece("one.journal", numbered(lines))])
+def test_every_use_is_in_an_event_and_in_the_usage_of_its_service(lines: list[WalRecord]):
+    found = records("batch", [WalSlice("one.journal", numbered(lines))])
     for tenant_id, tenant in found.items():
         entries = [line.entry for line in lines if line.entry.tenant_id == tenant_id]
         assert tenant.lines == len(entries)
@@ -49,10 +51,10 @@ def test_every_use_is_in_an_event_and_in_the_usage_of_its_service(lines: list[Li
 
 
 @given(LINES, st.integers(1, 3))
-def test_an_opening_is_a_record_of_its_own_and_no_usage(lines: list[Line], times: int):
-    opening = Entry("acme", "idle", CryptoOperation.OPEN, "2", "corr")
-    openings = [Line(0, 1_795_000_000_123 + number, opening) for number in range(times)]
-    found = records("batch", [Piece("one.journal", numbered([*lines, *openings]))])["acme"]
+def test_an_opening_is_a_record_of_its_own_and_no_usage(lines: list[WalRecord], times: int):
+    opening = AuditEntry("acme", "idle", CryptoOperation.OPEN, "2", "corr")
+    openings = [WalRecord(0, 1_795_000_000_123 + number, opening) for number in range(times)]
+    found = records("batch", [WalSlice("one.journal", numbered([*lines, *openings]))])["acme"]
     opened = [event for event in found.events if event.name is AuditName.SERVICE_KEY_OPENED]
     assert [event.details["at"] for event in opened] == [f"2026-11-18T11:06:40.{123 + n}+00:00" for n in range(times)]
     assert {(event.subject, event.details["version"], event.actor) for event in opened} == {("idle", "2", "crypto")}
@@ -61,8 +63,8 @@ def test_an_opening_is_a_record_of_its_own_and_no_usage(lines: list[Line], times
 
 
 @given(LINES)
-def test_the_same_lines_always_get_the_same_ids_and_no_id_twice(lines: list[Line]):
-    pieces = [Piece("one.journal", numbered(lines)), Piece("two.journal", numbered(lines))]
+def test_the_same_lines_always_get_the_same_ids_and_no_id_twice(lines: list[WalRecord]):
+    pieces = [WalSlice("one.journal", numbered(lines)), WalSlice("two.journal", numbered(lines))]
     first, again = records("batch", pieces), records("batch", pieces)
     assert first == again
     for tenant in first.values():
@@ -73,8 +75,8 @@ def test_the_same_lines_always_get_the_same_ids_and_no_id_twice(lines: list[Line
 
 
 @given(LINES)
-def test_releases_changes_and_refusals_stand_alone(lines: list[Line]):
-    found = records("batch", [Piece("one.journal", numbered(lines))])
+def test_releases_changes_and_refusals_stand_alone(lines: list[WalRecord]):
+    found = records("batch", [WalSlice("one.journal", numbered(lines))])
     names = [event.name for tenant in found.values() for event in tenant.events]
     entries = [line.entry for line in lines]
     alone = [entry for entry in entries if not entry.refused]

@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 from core.errors.compliance import AuditUnavailable
 from core.services import CryptoOperation
 from crypto_service.audit.wal import (
-    FileJournal,
-    JournalFile,
-    Line,
+    WalRecord,
+    WalSegment,
+    WriteAheadLog,
     decode,
     encode,
     journal_folder,
     waiting_bytes,
     whole_part,
 )
-from crypto_service.interfaces import Entry
+from crypto_service.interfaces import AuditEntry
 
-ENTRY = Entry("acme-corp-12345", "orders", CryptoOperation.GET, "key-1", "corr-1", "127.0.0.1")
+ENTRY = AuditEntry("acme-corp-12345", "orders", CryptoOperation.GET, "key-1", "corr-1", "127.0.0.1")
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def folder(tmp_path: Path) -> Path:
 PROGRAM = """
 import asyncio, os, resource, signal, sys
 from pathlib import Path
-from crypto_service.audit.wal import FileJournal
+from crypto_service.audit.wal import WriteAheadLog
 from crypto_service.interfaces import Entry
 from core.errors.compliance import AuditUnavailable
 from core.services import CryptoOperation
 
 entry = Entry("acme-corp-12345", "orders", CryptoOperation.GET, "key-1", "corr-1", "127.0.0.1")
-journal = FileJournal(Path(sys.argv[1]))
+journal = WriteAheadLog(Path(sys.argv[1]))
 """
 
 
@@ -63,49 +63,49 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def lines(folder: Path) -> list[Line]:
+def lines(folder: Path) -> list[WalRecord]:
     found = []
     for path in files(folder):
-        found += [line for line in decode(whole_part(path.read_bytes()), 0) if isinstance(line, Line)]
+        found += [line for line in decode(whole_part(path.read_bytes()), 0) if isinstance(line, WalRecord)]
     return found
 
 
 @given(st.text(max_size=40), st.text(max_size=40), st.integers(0, 2**40), st.sampled_from(CryptoOperation))
 def test_every_entry_comes_back_as_it_was_written(subject: str, source: str, size: int, operation: CryptoOperation):
-    entry = Entry("acme-corp-12345", "orders", operation, subject, "corr", source, "", 3, size, size)
-    assert list(decode(encode(entry, 1234), 77)) == [Line(77, 1234, entry)]
+    entry = AuditEntry("acme-corp-12345", "orders", operation, subject, "corr", source, "", 3, size, size)
+    assert list(decode(encode(entry, 1234), 77)) == [WalRecord(77, 1234, entry)]
 
 
 def test_a_line_from_before_requests_were_timed_says_that_nobody_timed_it():
     fields = b'[1234,"acme-corp-12345","orders","get","key-1","corr-1","127.0.0.1","",1,32]'
     (line,) = decode(b"%08x %b\n" % (zlib.crc32(fields), fields), 0)
-    assert line == Line(0, 1234, replace(ENTRY, bytes=32))
+    assert line == WalRecord(0, 1234, replace(ENTRY, bytes=32))
     assert line.entry.microseconds == 0
 
 
 def test_a_lone_surrogate_does_not_keep_a_record_from_being_written():
-    entry = Entry("acme-corp-12345", "orders", CryptoOperation.GET, "key-\ud800", "corr")
+    entry = AuditEntry("acme-corp-12345", "orders", CryptoOperation.GET, "key-\ud800", "corr")
     (line,) = decode(encode(entry, 1), 0)
-    assert isinstance(line, Line)
+    assert isinstance(line, WalRecord)
     assert line.entry.subject == "key-?"
 
 
 @pytest.mark.parametrize("kept", range(len(encode(ENTRY, 1)) - 1))
 def test_a_line_that_was_cut_anywhere_is_not_whole(kept: int):
     written = encode(ENTRY, 1) + encode(ENTRY, 2)[:kept]
-    assert [line.at for line in decode(whole_part(written), 0) if isinstance(line, Line)] == [1]
+    assert [line.at for line in decode(whole_part(written), 0) if isinstance(line, WalRecord)] == [1]
 
 
 def test_a_line_that_was_altered_is_passed_over_and_its_neighbours_are_not():
     first, second, third = (encode(ENTRY, at) for at in (1, 2, 3))
     altered = second.replace(b"key-1", b"key-2")
     found = list(decode(first + altered + third, 0))
-    assert [line.at if isinstance(line, Line) else None for line in found] == [1, None, 3]
+    assert [line.at if isinstance(line, WalRecord) else None for line in found] == [1, None, 3]
     assert found[1] == len(first)
 
 
 async def test_a_written_entry_can_be_read_at_once_in_a_file_for_its_owner_alone(folder: Path):
-    journal = FileJournal(folder)
+    journal = WriteAheadLog(folder)
     await journal.write([ENTRY, ENTRY])
     await journal.write([ENTRY])
     assert [line.entry for line in lines(folder)] == [ENTRY, ENTRY, ENTRY]
@@ -152,14 +152,14 @@ asyncio.run(main())
 async def test_nothing_is_answered_when_the_folder_is_gone_or_too_much_waits_for_the_database(folder: Path):
     (folder / "0-old.journal").write_bytes(b"x" * 1000)
     assert waiting_bytes(folder) == 1000
-    for journal in (FileJournal(folder / "gone"), FileJournal(folder, limit=1000)):
+    for journal in (WriteAheadLog(folder / "gone"), WriteAheadLog(folder, limit=1000)):
         with pytest.raises(AuditUnavailable):
             await journal.write([ENTRY])
-    await FileJournal(folder, limit=2000).write([ENTRY])
+    await WriteAheadLog(folder, limit=2000).write([ENTRY])
 
 
 async def test_a_full_file_is_followed_by_another(folder: Path):
-    journal = FileJournal(folder)
+    journal = WriteAheadLog(folder)
     many = [replace(ENTRY, subject="x" * 2_000)] * 1_000
     for _ in range(5):
         await journal.write(many)
@@ -174,7 +174,7 @@ async def test_those_who_wait_for_the_disk_share_a_flush(folder: Path):
         flushes.append(descriptor)
         os.fdatasync(descriptor)
 
-    file = JournalFile(folder, sync=True, flush=slow)
+    file = WalSegment(folder, sync=True, flush=slow)
 
     async def append_one() -> None:
         assert file.append(encode(ENTRY, 1))
@@ -190,7 +190,7 @@ async def test_a_flush_that_fails_answers_nobody(folder: Path):
     def broken(_descriptor: int) -> None:
         raise OSError(5, "input/output error")
 
-    file = JournalFile(folder, sync=True, flush=broken)
+    file = WalSegment(folder, sync=True, flush=broken)
     file.append(encode(ENTRY, 1))
     waiting = [asyncio.ensure_future(file.until_safe()) for _ in range(3)]
     file.close()
@@ -199,7 +199,7 @@ async def test_a_flush_that_fails_answers_nobody(folder: Path):
 
 
 async def test_with_sync_the_whole_journal_still_works(folder: Path):
-    journal = FileJournal(folder, sync=True)
+    journal = WriteAheadLog(folder, sync=True)
     await asyncio.gather(*(journal.write([ENTRY]) for _ in range(20)))
     journal.close()
     assert len(lines(folder)) == 20

@@ -18,18 +18,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from core.certificates import AuthorityState
 from core.errors.keys import RootKeyDisabled
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.names import l2_key
 from core.services import ServiceState
 from core.tenants.lifecycle import State
-from crypto_service.authentication import CertificateCallers
-from crypto_service.interfaces import Caller, ServiceKey
+from crypto_service.authentication import ClientCertificateAuthenticator
+from crypto_service.interfaces import ClientIdentity, ServiceKey
 from crypto_service.keys import primitives
-from crypto_service.keys.key_cache import CachedKeyring
-from crypto_service.keys.operations import KeyedOperations
+from crypto_service.keys.key_cache import ServiceKeyCache
+from crypto_service.keys.operations import CryptoOperations
 from database.keys import ServiceKeyRow
-from database.postgres.notify import mark
-from database.services.repository import CallerRow
+from database.postgres.notify import tenant_hash
+from database.services.repository import ClientIdentityRow
 from openkcm.errors import OpenKcmError
 from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Clock, Journal, unheeded
 from tests.crypto_service.https import authority
@@ -63,13 +63,13 @@ def identity(tenant_id: str) -> Identity:
 IDENTITIES = {tenant_id: identity(tenant_id) for tenant_id in (MINE, THEIRS)}
 
 
-def layer(key: bytes, context: Context) -> tuple[bytes, bytes]:
+def layer(key: bytes, context: EncryptionContext) -> tuple[bytes, bytes]:
     return primitives.hkdf_sha256(key, b"", context.encode(), 32), bytes(12)
 
 
 def wrapped(tenant_id: str) -> bytes:
     """Return an L3 under both layers. The same bytes for every tenant: only the context keeps them apart."""
-    context = Context(tenant_id, l2_key(tenant_id), "orders", Purpose.SERVICE_KEY, "1")
+    context = EncryptionContext(tenant_id, l2_key(tenant_id), "orders", Purpose.SERVICE_KEY, "1")
     inner = primitives.aes_gcm_encrypt(*layer(b"L2" * 16, context), bytes(range(32)), b"")
     return primitives.aes_gcm_encrypt(*layer(b"L1" * 16, context), inner.hex().encode(), b"")
 
@@ -92,18 +92,18 @@ class Stage:
         self.asking: asyncio.Task[bytes] | None = None
         self.waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
         self.answer: tuple[asyncio.Future[Any], Any] | None = None
-        self.callers = CertificateCallers(
+        self.callers = ClientCertificateAuthenticator(
             self, self, self.journal, self.changes, cache_seconds=CACHE_SECONDS, monotonic=self.clock
         )
-        self.keyring = CachedKeyring(
+        self.keyring = ServiceKeyCache(
             self, self, self, self, self.changes, cache_seconds=CACHE_SECONDS, opened=unheeded, monotonic=self.clock
         )
-        self.operations = KeyedOperations(self.callers, self, self.journal)
+        self.operations = CryptoOperations(self.callers, self, self.journal)
         self.acts: dict[str, Act] = {
             **{f"is {one}": (partial(self._is_not, one), partial(self._move, one)) for one in STANDINGS},
             "root key is taken away": (lambda: not self.gone, partial(self._lose, gone=True)),
             "root key is given back": (lambda: self.gone, partial(self._lose, gone=False)),
-            "is heard of": (lambda: not self.heard, partial(self._hear, mark(MINE))),
+            "is heard of": (lambda: not self.heard, partial(self._hear, tenant_hash(MINE))),
             "feed is lost": (lambda: True, partial(self._hear, None)),
             # Every call ends within its time-outs, which are far shorter.
             "a minute passes": (self._is_idle, self._wait),
@@ -254,7 +254,7 @@ class Stage:
             await self.happen("server answers")
         return task.result()
 
-    async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
+    async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
         """Ask the keyring, and note that a key is in hand: from here on it does not matter what becomes of it."""
         key = await self.keyring.key(caller, version)
         self.phase = "has a key"
@@ -267,7 +267,7 @@ class Stage:
         one = IDENTITIES[tenant_id]
         mine = tenant_id == MINE
         standing = self.standing if mine else OPEN
-        row = CallerRow(
+        row = ClientIdentityRow(
             "orders",
             ServiceState.DISCONNECTED if standing == "disconnected" else ServiceState.CONNECTED,
             State.LOCKED if standing == "locked" else State.ACTIVE,
@@ -300,12 +300,12 @@ class Stage:
     def forget(self, _tenant_id: str) -> None:
         pass
 
-    def unwrap(self, context: Context, text: bytes) -> bytes:
+    def unwrap(self, context: EncryptionContext, text: bytes) -> bytes:
         if context.tenant_id == MINE:
             self.opened_at = self.steps
         if self.gone and context.tenant_id == MINE:
             raise RootKeyDisabled
         return primitives.aes_gcm_decrypt(*layer(b"L1" * 16, context), text, b"")
 
-    def decrypt(self, context: Context, text: str) -> bytes:
+    def decrypt(self, context: EncryptionContext, text: str) -> bytes:
         return primitives.aes_gcm_decrypt(*layer(b"L2" * 16, context), bytes.fromhex(text), b"")

@@ -17,17 +17,17 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from core import names as ids
 from core.certificates import AuthorityState
 from core.errors.compliance import AuditUnavailable
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.keys.rotation import KeyState
-from core.tenants.lifecycle import Move, State
-from crypto_service.interfaces import Caller, Entry
-from crypto_service.keys.key_cache import CachedKeyring
-from crypto_service.server.eager import Finished, begin
+from core.tenants.lifecycle import State, Transition
+from crypto_service.interfaces import AuditEntry, ClientIdentity
+from crypto_service.keys.key_cache import ServiceKeyCache
+from crypto_service.server.eager import Completed, start_eagerly
 from database.certificates import AuthorityRow
 from database.connection.database import Database
 from database.keys import KeyVersionRow, ServiceKeyRow
 from database.provisioning import RouteRow
-from database.services.repository import LeafRow
+from database.services.repository import ServiceCertificateRow
 from kms.interfaces import RootKey
 from kms.platform import PlatformRootKey
 from openkcm.contract.services import ServiceKind
@@ -69,10 +69,10 @@ class Shelf:
 class Journal:
     """Keeps what is written; refuses everything while it is `full`."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[AuditEntry] = field(default_factory=list)
     full: bool = False
 
-    async def write(self, entries: Sequence[Entry]) -> None:
+    async def write(self, entries: Sequence[AuditEntry]) -> None:
         if self.full:
             raise AuditUnavailable
         self.entries += entries
@@ -127,8 +127,8 @@ async def unheeded(_tenant_id: str, _service: str, _version: int) -> None:
 
 def at_once(call: Coroutine[Any, Any, Result]) -> Result:
     """Return the result of a call that must not give up the loop."""
-    begun = begin(call)
-    assert isinstance(begun, Finished), "the call gave up the loop"
+    begun = start_eagerly(call)
+    assert isinstance(begun, Completed), "the call gave up the loop"
     return begun.value
 
 
@@ -144,8 +144,8 @@ class Home:
     def l2_key(self) -> str:
         return ids.l2_key(self.tenant_id)
 
-    def caller(self, service: str = "orders", **changed: Any) -> Caller:
-        caller = Caller(self.tenant_id, service, self.l2_key, REGION, "1a", State.ACTIVE)
+    def caller(self, service: str = "orders", **changed: Any) -> ClientIdentity:
+        caller = ClientIdentity(self.tenant_id, service, self.l2_key, REGION, "1a", State.ACTIVE)
         return replace(caller, **changed)
 
     def roll(self) -> "Home":
@@ -166,7 +166,7 @@ class Home:
             assert tx.certificates.end(former.serial)
             tx.routes.publish(RouteRow(self.l2_key, self.authority.fingerprint, REGION))
 
-    def move(self, move: Move, back_to: State | None = None) -> None:
+    def move(self, move: Transition, back_to: State | None = None) -> None:
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
             tx.tenants.move(move, back_to)
 
@@ -194,7 +194,7 @@ class Home:
         leaf = self.world.authorities.issue(self.authority, self.tenant_id, service, request(key), lifetime)
         found = x509.load_pem_x509_certificate(leaf.certificate_pem.encode())
         dates, pem = (found.not_valid_before_utc, found.not_valid_after_utc), leaf.certificate_pem
-        row = LeafRow(leaf.serial, service, generation, "request-1", pem, *dates, self.authority.serial)
+        row = ServiceCertificateRow(leaf.serial, service, generation, "request-1", pem, *dates, self.authority.serial)
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
             tx.services.record_leaf(row)
         return pem
@@ -213,7 +213,7 @@ class Home:
 
     def wrapped_key(self, service: str, version: int) -> bytes:
         """Make an L3 as the worker does: it is nowhere in the open."""
-        context = Context(self.tenant_id, self.l2_key, service, Purpose.SERVICE_KEY, str(version))
+        context = EncryptionContext(self.tenant_id, self.l2_key, service, Purpose.SERVICE_KEY, str(version))
         inner = self.world.tenant_keys.new_wrapped_key(context)
         return self.world.root.wrap(context, inner.encode("ascii"))
 
@@ -271,12 +271,12 @@ class World:
         row = AuthorityRow(authority.serial, authority.certificate_pem, authority.chain_pem, authority.not_after)
         with self.worker.tenant_tx(tenant_id) as tx:
             tx.tenants.request(an_event(tenant_id))
-            tx.tenants.move(Move.PROVISION)
+            tx.tenants.move(Transition.PROVISION)
             tx.keys.record(key.name, "L2", key.version)
             tx.keys.record(ids.ca_key(tenant_id), "CA", 1)
             tx.certificates.record_authority(row)
             tx.routes.publish(RouteRow(key.name, authority.fingerprint, REGION))
-            tx.tenants.move(Move.ACTIVATE)
+            tx.tenants.move(Transition.ACTIVATE)
         return Home(self, tenant_id, authority)
 
     def key_server_calls(self) -> int:
@@ -292,10 +292,10 @@ class World:
 
 def a_keyring(
     world: World, blocking: Any, changes: Any, clock: Callable[[], float] = monotonic, root: RootKey | None = None
-) -> CachedKeyring:
+) -> ServiceKeyCache:
     """Return a keyring with the rights of the crypto service."""
     shelf = Shelf(root or world.own_root)
-    return CachedKeyring(
+    return ServiceKeyCache(
         world.crypto, world.own_keys, shelf, blocking, changes, cache_seconds=60, opened=unheeded, monotonic=clock
     )
 

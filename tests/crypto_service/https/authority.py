@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from crypto_service.server.tls import ServerIdentity
+from crypto_service.server.tls import ServerCertificate
 from openkcm.contract.client_files import Offer, configuration
 from openkcm.contract.names import service_spiffe, tenant_dns
 from openkcm.contract.services import ServiceKind
@@ -130,9 +130,9 @@ def server_leaf() -> Leaf:
     return _leaf(root(), "localhost", names, ExtendedKeyUsageOID.SERVER_AUTH)
 
 
-def server_identity() -> ServerIdentity:
+def server_identity() -> ServerCertificate:
     leaf = server_leaf()
-    return ServerIdentity(leaf.pem, root().pem, leaf.certificate.not_valid_after_utc, leaf.key_pem.encode())
+    return ServerCertificate(leaf.pem, root().pem, leaf.certificate.not_valid_after_utc, leaf.key_pem.encode())
 
 
 def _leaf(  # noqa: PLR0917 - a certificate has many fields

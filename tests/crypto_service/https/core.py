@@ -10,14 +10,14 @@ from cryptography import x509
 
 from core import names as ids
 from core.correlation import correlation_id
-from core.errors.services import CallerRefused, ObjectNotFound
-from core.errors.tenants import TenantClosed
+from core.errors.services import ClientNotAuthorized, ObjectNotFound
+from core.errors.tenants import TenantNotOperational
 from core.tenants.lifecycle import DECRYPTS, State
 from crypto_service.https.schemas import HeartbeatRequest
-from crypto_service.interfaces import Caller, Entry, ServiceKey
+from crypto_service.interfaces import AuditEntry, ClientIdentity, ServiceKey
 from database.certificates import AuthorityRow
 from database.services.protected_fields import ProtectionRow
-from database.services.repository import LeafRow
+from database.services.repository import ServiceCertificateRow
 from tests.crypto_service.https.authority import Leaf, root, tenant_authority
 
 Result = TypeVar("Result")
@@ -28,10 +28,10 @@ class MemoryCore:
     """Callers, keyring, journal, blocking and changes, which obey the test; its keys are real."""
 
     def __init__(self) -> None:
-        self.callers: dict[str, Caller] = {}
+        self.callers: dict[str, ClientIdentity] = {}
         self.newest: dict[tuple[str, str], Leaf] = {}
         self.keys: dict[tuple[str, str], list[ServiceKey]] = {}
-        self.entries: list[Entry] = []
+        self.entries: list[AuditEntry] = []
         self.asked: list[str] = []
         """The correlation id of every request for a key."""
         self.failing: list[Exception | None] = []
@@ -45,14 +45,14 @@ class MemoryCore:
         self.gate = asyncio.Event()
         return self.gate
 
-    def admit(self, leaf: Leaf, tenant_id: str, service: str) -> Caller:
-        caller = Caller(tenant_id, service, ids.l2_key(tenant_id), "eu-west-1", leaf.serial, State.ACTIVE)
+    def admit(self, leaf: Leaf, tenant_id: str, service: str) -> ClientIdentity:
+        caller = ClientIdentity(tenant_id, service, ids.l2_key(tenant_id), "eu-west-1", leaf.serial, State.ACTIVE)
         self.callers[leaf.serial] = caller
         self.newest[tenant_id, service] = leaf
         self.keys.setdefault((tenant_id, service), [ServiceKey(1, os.urandom(_MATERIAL))])
         return caller
 
-    def rotate(self, caller: Caller) -> None:
+    def rotate(self, caller: ClientIdentity) -> None:
         keys = self.keys[caller.tenant_id, caller.service]
         keys.append(ServiceKey(len(keys) + 1, os.urandom(_MATERIAL)))
 
@@ -66,30 +66,30 @@ class MemoryCore:
 
     # Callers
 
-    async def identify(self, certificate_der: bytes, address: str) -> Caller:
+    async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:
         serial = f"{x509.load_der_x509_certificate(certificate_der).serial_number:x}"
         return replace(self._now(serial), address=address)
 
-    async def refresh(self, caller: Caller) -> Caller:
+    async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         return self._now(caller.serial)
 
-    async def locked(self, certificate_der: bytes) -> Caller:
+    async def locked(self, certificate_der: bytes) -> ClientIdentity:
         found = self.callers.get(f"{x509.load_der_x509_certificate(certificate_der).serial_number:x}")
         if found is None or found.tenant_state is not State.LOCKED:
-            raise CallerRefused
+            raise ClientNotAuthorized
         return found
 
-    def _now(self, serial: str) -> Caller:
+    def _now(self, serial: str) -> ClientIdentity:
         found = self.callers.get(serial)
         if found is None:
-            raise CallerRefused
+            raise ClientNotAuthorized
         if found.tenant_state not in DECRYPTS:
-            raise TenantClosed(found.tenant_state)
+            raise TenantNotOperational(found.tenant_state)
         return found
 
     # Keyring
 
-    async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
+    async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
         self.asked.append(correlation_id.get())
         if self.gate is not None:
             await self.gate.wait()
@@ -103,7 +103,7 @@ class MemoryCore:
 
     # Journal, Blocking, Changes
 
-    async def write(self, entries: Sequence[Entry]) -> None:
+    async def write(self, entries: Sequence[AuditEntry]) -> None:
         self.entries += entries
 
     async def run(self, tenant_id: str, work: Callable[[], Result]) -> Result:  # noqa: ARG002 - the protocol's
@@ -118,18 +118,18 @@ class MemoryCertificates:
     core: MemoryCore
     asked: list[str] = field(default_factory=list)
 
-    async def newest(self, caller: Caller) -> tuple[LeafRow, AuthorityRow]:
+    async def newest(self, caller: ClientIdentity) -> tuple[ServiceCertificateRow, AuthorityRow]:
         self.asked.append(caller.service)
         leaf = self.core.newest.get((caller.tenant_id, caller.service))
         if leaf is None:
             raise ObjectNotFound
         dates = leaf.certificate.not_valid_before_utc, leaf.certificate.not_valid_after_utc
-        row = LeafRow(leaf.serial, caller.service, 1, "request", leaf.pem, *dates, "1")
+        row = ServiceCertificateRow(leaf.serial, caller.service, 1, "request", leaf.pem, *dates, "1")
         authority = tenant_authority(caller.tenant_id)
         until = authority.certificate.not_valid_after_utc
         return row, AuthorityRow("1", authority.pem, authority.pem + root().pem, until)
 
-    async def revocation_list(self, caller: Caller, *, former: bool) -> bytes:
+    async def revocation_list(self, caller: ClientIdentity, *, former: bool) -> bytes:
         if former:
             raise ObjectNotFound
         return f"list of {caller.tenant_id}".encode()
@@ -138,9 +138,9 @@ class MemoryCertificates:
 @dataclass
 class MemoryHeartbeats:
     core: MemoryCore
-    told: list[tuple[Caller, HeartbeatRequest]] = field(default_factory=list)
+    told: list[tuple[ClientIdentity, HeartbeatRequest]] = field(default_factory=list)
 
-    async def note(self, caller: Caller, told: HeartbeatRequest) -> bool:
+    async def note(self, caller: ClientIdentity, told: HeartbeatRequest) -> bool:
         self.told.append((caller, told))
         return self.core.newest[caller.tenant_id, caller.service].serial != caller.serial
 
@@ -150,6 +150,6 @@ class MemoryProtections:
     lists: dict[tuple[str, str], ProtectionRow] = field(default_factory=dict)
     asked: int = 0
 
-    async def of(self, caller: Caller) -> ProtectionRow:
+    async def of(self, caller: ClientIdentity) -> ProtectionRow:
         self.asked += 1
         return self.lists.get((caller.tenant_id, caller.service), ProtectionRow(0, []))

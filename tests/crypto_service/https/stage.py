@@ -10,10 +10,10 @@ from typing import Self, TypeVar
 
 import uvloop
 
-from crypto_service.https.server import HttpsFront
-from crypto_service.interfaces import Caller, Parts
-from crypto_service.keys.operations import KeyedOperations
-from crypto_service.server.connection_registry import Bounds, Connections
+from crypto_service.https.server import HttpsServer
+from crypto_service.interfaces import ClientIdentity, Dependencies
+from crypto_service.keys.operations import CryptoOperations
+from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
 from crypto_service.server.limits import TenantLimits
 from crypto_service.server.tls import server_context
 from openkcm.contract.client_files import Offer
@@ -31,7 +31,9 @@ _SECONDS = 30.0
 class Stage:
     """A running front with one admitted service; everything of the core is touched on the loop's thread only."""
 
-    def __init__(self, folder: Path, bounds: Bounds | None = None, rate: int = 1_000_000, places: int = 256) -> None:
+    def __init__(
+        self, folder: Path, bounds: ConnectionLimits | None = None, rate: int = 1_000_000, places: int = 256
+    ) -> None:
         self._bounds = bounds
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)  # a failed close must not hold up the end
@@ -63,9 +65,9 @@ class Stage:
 
     def _open(self) -> None:
         core = self.core
-        parts = Parts(core, KeyedOperations(core, core, core), core, self._limits, core, core)
-        self.connections = Connections(parts, self._bounds)
-        self._front = HttpsFront(
+        parts = Dependencies(core, CryptoOperations(core, core, core), core, self._limits, core, core)
+        self.connections = ConnectionRegistry(parts, self._bounds)
+        self._front = HttpsServer(
             parts,
             self.connections,
             BODY_LIMIT,
@@ -100,7 +102,7 @@ class Stage:
     def connect_folder(self, name: str, tenant_id: str, leaf: Leaf) -> Path:
         return write_folder(self.root / name, tenant_id, leaf, self.port)
 
-    def service(self, tenant_id: str, service: str) -> tuple[Caller, Path]:
+    def service(self, tenant_id: str, service: str) -> tuple[ClientIdentity, Path]:
         """Admit one more service and return it with its folder."""
         leaf = service_leaf(tenant_id, service)
         caller = self.on_loop(lambda: self.core.admit(leaf, tenant_id, service))

@@ -7,17 +7,17 @@ import pytest
 from core.errors.services import ObjectNotFound
 from core.names import l2_key
 from core.tenants.lifecycle import State
-from crypto_service.https.lookups import CertificatesOnRecord, ProtectionsOnRecord
-from crypto_service.interfaces import Caller
-from crypto_service.server.executor import FairThreads
+from crypto_service.https.lookups import DatabaseCertificates, DatabaseProtectedFields
+from crypto_service.interfaces import ClientIdentity
+from crypto_service.server.executor import FairExecutor
 from database.connection.database import Database
 from tests.crypto_service.https.test_protection import PHONE, SSN
 from tests.database import builders
 from tests.database.fixtures import Field
 
 
-def _caller(tenant_id: str, service: str) -> Caller:
-    return Caller(tenant_id, service, l2_key(tenant_id), "eu-west-1", "1a2b", State.ACTIVE)
+def _caller(tenant_id: str, service: str) -> ClientIdentity:
+    return ClientIdentity(tenant_id, service, l2_key(tenant_id), "eu-west-1", "1a2b", State.ACTIVE)
 
 
 @pytest.fixture
@@ -30,16 +30,16 @@ def crypto(field: Field, worker: Database) -> Database:
 
 
 @pytest.fixture
-def threads() -> Iterator[FairThreads]:
-    pool = FairThreads(2)
+def threads() -> Iterator[FairExecutor]:
+    pool = FairExecutor(2)
     yield pool
     pool.close()
 
 
 async def test_the_newest_certificate_of_the_callers_service_is_read(
-    crypto: Database, threads: FairThreads, worker: Database
+    crypto: Database, threads: FairExecutor, worker: Database
 ):
-    reader = CertificatesOnRecord(crypto, threads)
+    reader = DatabaseCertificates(crypto, threads)
     leaf, authority = await reader.newest(_caller("acme-corp", "orders"))
     assert (leaf.serial, authority.serial) == ("1a2b", b"acme-corp".hex())
     with worker.tenant_tx("acme-corp") as tx:
@@ -56,10 +56,10 @@ async def test_the_newest_certificate_of_the_callers_service_is_read(
     assert leaf.serial == "3c4d"
 
 
-async def test_the_list_of_protected_fields_is_the_callers_own(crypto: Database, threads: FairThreads, field: Field):
+async def test_the_list_of_protected_fields_is_the_callers_own(crypto: Database, threads: FairExecutor, field: Field):
     with field.open("dashboard", max_size=1).tenant_tx("globex") as tx:
         tx.protection.protect("orders", PHONE, "ada")
-    reader, found = ProtectionsOnRecord(crypto, threads), {}
+    reader, found = DatabaseProtectedFields(crypto, threads), {}
     for tenant_id, service in (("acme-corp", "orders"), ("globex", "orders"), ("globex", "billing")):
         found[tenant_id, service] = list((await reader.of(_caller(tenant_id, service))).fields)
     assert found == {("acme-corp", "orders"): [SSN], ("globex", "orders"): [PHONE, SSN], ("globex", "billing"): []}

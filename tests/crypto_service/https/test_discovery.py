@@ -4,10 +4,10 @@ from typing import Any
 from core.tenants.lifecycle import State
 from crypto_service.https.discovery import describe, openapi
 from crypto_service.https.routes import ENDPOINTS, routes
-from crypto_service.interfaces import Caller
+from crypto_service.interfaces import ClientIdentity
 from openkcm.contract.client_files import Offer
 
-_CALLER = Caller("acme-corp-12345", "orders", "L2-acme-corp-12345-primary", "eu-west-1", "ab", State.ACTIVE)
+_CALLER = ClientIdentity("acme-corp-12345", "orders", "L2-acme-corp-12345-primary", "eu-west-1", "ab", State.ACTIVE)
 
 
 def _references(found: Any) -> set[str]:

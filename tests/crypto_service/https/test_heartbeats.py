@@ -13,10 +13,10 @@ from core.errors.requests import TooManyRequests
 from core.errors.services import InvalidRequest
 from core.names import l2_key
 from core.tenants.lifecycle import State
-from crypto_service.https.heartbeats import GatheredHeartbeats
-from crypto_service.https.schemas import BackfillClaim, HeartbeatRequest, UseClaim, parse
-from crypto_service.interfaces import Caller
-from database.services.agents import BackfillRow, ContactRow, ProtectionUseRow
+from crypto_service.https.heartbeats import BufferedHeartbeats
+from crypto_service.https.schemas import HeartbeatRequest, ReportedBackfill, ReportedUsage, parse
+from crypto_service.interfaces import ClientIdentity
+from database.services.agents import BackfillRow, HeartbeatRow, ProtectionUseRow
 from openkcm.contract.protected_fields import Backfill
 from openkcm.contract.services import OTHER_PLACES
 from openkcm.errors import OpenKcmError
@@ -30,7 +30,7 @@ class Tables:
     """A database in memory that can be away; `transactions` counts what was asked of it."""
 
     serials: dict[str, str] = field(default_factory=lambda: {"orders": "1a"})
-    contacts: list[ContactRow] = field(default_factory=list)
+    contacts: list[HeartbeatRow] = field(default_factory=list)
     uses: list[ProtectionUseRow] = field(default_factory=list)
     backfills: list[BackfillRow] = field(default_factory=list)
     refusal: OpenKcmError | None = None
@@ -47,7 +47,7 @@ class Tables:
     def agents(self) -> "Tables":
         return self
 
-    def note(self, contacts: list[ContactRow], uses: list[ProtectionUseRow]) -> None:
+    def note(self, contacts: list[HeartbeatRow], uses: list[ProtectionUseRow]) -> None:
         self.contacts += contacts
         self.uses += uses
 
@@ -69,21 +69,21 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def heartbeats(tables: Tables, clock: Clock) -> GatheredHeartbeats:
-    return GatheredHeartbeats(tables, Looking(), lambda: NOW, clock)
+def heartbeats(tables: Tables, clock: Clock) -> BufferedHeartbeats:
+    return BufferedHeartbeats(tables, Looking(), lambda: NOW, clock)
 
 
-def a_caller(serial: str = "1a", service: str = "orders", tenant_id: str = "acme") -> Caller:
-    return Caller(tenant_id, service, l2_key(tenant_id), "eu-west-1", serial, State.ACTIVE)
+def a_caller(serial: str = "1a", service: str = "orders", tenant_id: str = "acme") -> ClientIdentity:
+    return ClientIdentity(tenant_id, service, l2_key(tenant_id), "eu-west-1", serial, State.ACTIVE)
 
 
-def told(instance: str = "host-1", *uses: UseClaim, problem: str | None = None) -> HeartbeatRequest:
+def told(instance: str = "host-1", *uses: ReportedUsage, problem: str | None = None) -> HeartbeatRequest:
     ends = NOW + timedelta(hours=72)
     return HeartbeatRequest(instance=instance, agent_version="0.1.0", not_after=ends, problem=problem, uses=list(uses))
 
 
-def a_use(place: str = "public.customers.ssn") -> UseClaim:
-    return UseClaim(place=place, operations=10, bytes=320, microseconds=7, requests=4, request_microseconds=900)
+def a_use(place: str = "public.customers.ssn") -> ReportedUsage:
+    return ReportedUsage(place=place, operations=10, bytes=320, microseconds=7, requests=4, request_microseconds=900)
 
 
 async def test_many_heartbeats_are_one_transaction_of_their_tenant(heartbeats, tables):
@@ -130,11 +130,11 @@ async def test_what_the_database_cannot_take_now_waits_and_is_added_to(heartbeat
     assert [row.operations for row in tables.uses] == [20]
 
 
-def a_backfill(place: str, done: int, state: Backfill = Backfill.RUNNING) -> BackfillClaim:
-    return BackfillClaim(place=place, done=done, remaining=100 - done, state=state)
+def a_backfill(place: str, done: int, state: Backfill = Backfill.RUNNING) -> ReportedBackfill:
+    return ReportedBackfill(place=place, done=done, remaining=100 - done, state=state)
 
 
-def of(*backfills: BackfillClaim) -> HeartbeatRequest:
+def of(*backfills: ReportedBackfill) -> HeartbeatRequest:
     return told().model_copy(update={"backfills": list(backfills)})
 
 

@@ -5,7 +5,7 @@ import pytest
 from core.errors import keys as root_key_errors
 from core.errors import platform as errors
 from core.errors.keys import KeyNotUsable, WrongContext
-from core.errors.tenants import TenantClosed
+from core.errors.tenants import TenantNotOperational
 from crypto_service.https.problems import STATUS, from_error
 from crypto_service.kmip.codec.enums import ResultReason
 from crypto_service.kmip.codec.errors import reason_and_message
@@ -47,6 +47,6 @@ def test_what_is_not_listed_becomes_a_reference(error: Exception):
 def _made(kind: type[OpenKcmError]) -> OpenKcmError:
     if issubclass(kind, InvalidName):
         return kind("resource", "text")
-    if issubclass(kind, TenantClosed | KeyNotUsable):
+    if issubclass(kind, TenantNotOperational | KeyNotUsable):
         return kind("locked")
     return kind("what", "how")

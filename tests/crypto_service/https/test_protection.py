@@ -10,7 +10,7 @@ from database.services.protected_fields import ProtectionRow
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.sdk.client import AsyncClient, Client
 from openkcm.sdk.errors import ServiceFailed
-from openkcm.sdk.protocol import Answered, Retry, perform, protection
+from openkcm.sdk.protocol import Response, Retry, perform, protection
 from tests.crypto_service.https.stage import OTHER_TENANT, SERVICE, TENANT, Stage
 from tests.crypto_service.https.wire import Wire, get
 
@@ -77,5 +77,5 @@ def test_what_is_not_understood_is_no_list(document: dict[str, Any]):
     asking = perform(protection(), Retry(attempts=1))
     next(asking)
     with pytest.raises(ServiceFailed) as refused:
-        asking.send(Answered(200, json.dumps(document).encode(), ""))
+        asking.send(Response(200, json.dumps(document).encode(), ""))
     assert refused.value.code == "answer_not_understood"

@@ -4,29 +4,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.tenants.lifecycle import State
-from crypto_service.interfaces import Caller
-from crypto_service.keys.key_cache import CachedKeyring
-from crypto_service.keys.reencryption import Pace, Resealing
+from crypto_service.interfaces import ClientIdentity
+from crypto_service.keys.key_cache import ServiceKeyCache
+from crypto_service.keys.reencryption import ObjectReencryption, ReencryptionRate
 from crypto_service.kmip.codec.enums import Operation
 from crypto_service.kmip.codec.fields import octets
 from crypto_service.kmip.codec.tags import Tag
-from crypto_service.server.executor import FairThreads
+from crypto_service.server.executor import FairExecutor
 from database.platform.scheduled import PlatformQueries
-from database.postgres.notify import mark
+from database.postgres.notify import tenant_hash
 from database.services.managed_objects import ObjectRow
 from tests.crypto_service.core.world import REGION, Changes, Clock, Home, Journal, World, a_keyring
 from tests.crypto_service.kmip import scene
 from tests.crypto_service.kmip.scene import START, Callers, Client, a_name, cbc, custom
 
-FAST = Pace(batch=8, pause=0.0, between=0.02, at_most=0.2, first_wait=0.05)
+FAST = ReencryptionRate(batch=8, pause=0.0, between=0.02, at_most=0.2, first_wait=0.05)
 
 
 @dataclass
 class Process(scene.Process):
     """One process of the crypto service, with its own cache of keys."""
 
-    keyring: CachedKeyring
-    resealing: Resealing
+    keyring: ServiceKeyCache
+    resealing: ObjectReencryption
 
 
 class Stand:
@@ -34,27 +34,27 @@ class Stand:
         self.world, self.home = world, world.tenant()
         self.home.connect("orders")
         self.callers, self.journal, self.clock = Callers(), Journal(), Clock(START)
-        self.threads = FairThreads(8)
+        self.threads = FairExecutor(8)
         self.one, self.two = self.process(), self.process()
 
-    def process(self, pace: Pace = FAST) -> Process:
+    def process(self, pace: ReencryptionRate = FAST) -> Process:
         changes = Changes()
         keyring = a_keyring(self.world, self.threads, changes)
         made = scene.a_process(self, keyring, self.world.crypto, changes)
-        resealing = Resealing(
+        resealing = ObjectReencryption(
             self.world.crypto, PlatformQueries(self.world.crypto), keyring, self.threads, changes, pace=pace
         )
         return Process(made.parts, made.objects, made.dispatcher, changes, keyring, resealing)
 
     def client(self, process: Process | None = None, service: str = "orders", home: Home | None = None) -> Client:
         home = home or self.home
-        caller = Caller(home.tenant_id, service, home.l2_key, REGION, "1a2b", State.ACTIVE)
+        caller = ClientIdentity(home.tenant_id, service, home.l2_key, REGION, "1a2b", State.ACTIVE)
         return Client(self, process or self.one, caller)  # type: ignore[arg-type]  # what a client uses of both
 
     def tell(self) -> None:
         """Have both processes hear that something of the tenant changed."""
         for process in (self.one, self.two):
-            process.changes.tell(mark(self.home.tenant_id))
+            process.changes.tell(tenant_hash(self.home.tenant_id))
 
     def rotate(self, version: int, service: str = "orders") -> None:
         self.home.new_key(service, version)

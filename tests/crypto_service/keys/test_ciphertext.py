@@ -6,24 +6,24 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from core.errors.services import CiphertextRefused, InvalidRequest
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from crypto_service.interfaces import ServiceKey
 from crypto_service.keys import ciphertext
 from openkcm.errors import InvalidName
 
 KEY = ServiceKey(7, bytes(range(32)))
-PLACE = Context("acme-corp-12345", "L2-acme-corp-12345-primary", "orders", Purpose.DATA, "customer/1")
+PLACE = EncryptionContext("acme-corp-12345", "L2-acme-corp-12345-primary", "orders", Purpose.DATA, "customer/1")
 
 FIRST_VERSION = "okcm:v1:AQAAAAdaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWrrgPUZZzZW3bVaY-b03vzfQo4ZdS0sB2SrCvTy5IQ"
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 purposes = st.sampled_from([Purpose.DATA, Purpose.DATA_KEY, Purpose.MANAGED_OBJECT])
-places = st.builds(Context, texts, texts, texts, purposes, texts)
+places = st.builds(EncryptionContext, texts, texts, texts, purposes, texts)
 keys = st.builds(ServiceKey, st.integers(1, 2**32 - 1), st.binary(min_size=32, max_size=32))
 
 
 @given(key=keys, place=places, plaintext=st.binary(max_size=200))
-def test_what_is_sealed_opens_in_its_place(key: ServiceKey, place: Context, plaintext: bytes):
+def test_what_is_sealed_opens_in_its_place(key: ServiceKey, place: EncryptionContext, plaintext: bytes):
     sealed = ciphertext.seal(key, place, plaintext)
     text = ciphertext.to_text(sealed)
     assert ciphertext.from_text(text) == sealed
@@ -39,7 +39,7 @@ def test_what_is_sealed_opens_in_its_place(key: ServiceKey, place: Context, plai
 @example(one=PLACE, other=replace(PLACE, purpose=Purpose.DATA_KEY))
 @example(one=PLACE, other=replace(PLACE, l2_key="L2-beta-corp-67890-primary"))
 @example(one=PLACE, other=replace(PLACE, service="orderscustomer/1", object_id=""))
-def test_a_ciphertext_opens_nowhere_but_in_its_place(one: Context, other: Context):
+def test_a_ciphertext_opens_nowhere_but_in_its_place(one: EncryptionContext, other: EncryptionContext):
     sealed = ciphertext.seal(KEY, one, b"secret")
     if one == other:
         assert ciphertext.unseal(KEY, other, sealed) == b"secret"

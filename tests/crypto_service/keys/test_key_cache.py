@@ -10,13 +10,13 @@ from core.errors.keys import KeyUnavailable, RootKeyDisabled
 from core.errors.platform import DatabaseUnavailable
 from core.errors.requests import TooManyRequests
 from core.errors.services import ObjectNotFound
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.keys.rotation import KeyState
 from core.names import l2_key
 from crypto_service.interfaces import ServiceKey
-from crypto_service.keys.key_cache import CachedKeyring
-from crypto_service.server.executor import FairThreads
-from database.postgres.notify import mark
+from crypto_service.keys.key_cache import ServiceKeyCache
+from crypto_service.server.executor import FairExecutor
+from database.postgres.notify import tenant_hash
 from tests.concurrency import wait_until_async
 from tests.crypto_service.core.world import (
     REGION,
@@ -43,7 +43,7 @@ def looking() -> Looking:
 
 
 @pytest.fixture
-def keyring(world: World, looking: Looking, changes: Changes, clock: Clock) -> CachedKeyring:
+def keyring(world: World, looking: Looking, changes: Changes, clock: Clock) -> ServiceKeyCache:
     return a_keyring(world, looking, changes, clock)
 
 
@@ -54,7 +54,7 @@ def home(world: World) -> Home:
     return home
 
 
-async def test_a_key_opens_with_one_call_for_each_layer(keyring: CachedKeyring, home: Home, world: World):
+async def test_a_key_opens_with_one_call_for_each_layer(keyring: ServiceKeyCache, home: Home, world: World):
     await keyring.key(home.caller())  # the first call of all also logs the process in
     home.connect("billing")
     before, calls = len(world.key_server_requests()), world.key_server_calls()
@@ -70,7 +70,7 @@ async def test_a_key_opens_with_one_call_for_each_layer(keyring: CachedKeyring, 
 
 
 async def test_an_open_key_is_found_without_waiting_and_without_any_server(
-    keyring: CachedKeyring, home: Home, world: World, looking: Looking, changes: Changes
+    keyring: ServiceKeyCache, home: Home, world: World, looking: Looking, changes: Changes
 ):
     key = await keyring.key(home.caller())
     with world.field.server.offline(world.field.name):
@@ -84,7 +84,7 @@ async def test_an_open_key_is_found_without_waiting_and_without_any_server(
 
 
 async def test_many_who_want_a_key_wait_for_one_opening_also_when_one_gives_up(
-    keyring: CachedKeyring, home: Home, looking: Looking
+    keyring: ServiceKeyCache, home: Home, looking: Looking
 ):
     first, *others = (asyncio.ensure_future(keyring.key(home.caller())) for _ in range(50))
     await asyncio.sleep(0)
@@ -94,7 +94,7 @@ async def test_many_who_want_a_key_wait_for_one_opening_also_when_one_gives_up(
 
 
 async def test_a_key_is_kept_for_the_cache_time_and_no_longer(
-    keyring: CachedKeyring, home: Home, clock: Clock, looking: Looking
+    keyring: ServiceKeyCache, home: Home, clock: Clock, looking: Looking
 ):
     await keyring.key(home.caller())
     clock.now += 59.9
@@ -105,13 +105,13 @@ async def test_a_key_is_kept_for_the_cache_time_and_no_longer(
 
 
 async def test_word_of_a_change_drops_the_keys_of_that_tenant_alone(
-    keyring: CachedKeyring, home: Home, world: World, changes: Changes
+    keyring: ServiceKeyCache, home: Home, world: World, changes: Changes
 ):
     other = world.tenant()
     other.connect("orders")
     await keyring.key(home.caller())
     await keyring.key(other.caller())
-    changes.tell(mark(home.tenant_id))
+    changes.tell(tenant_hash(home.tenant_id))
     with world.field.server.offline(world.field.name):
         at_once(keyring.key(other.caller()))
         with pytest.raises(DatabaseUnavailable):
@@ -119,7 +119,7 @@ async def test_word_of_a_change_drops_the_keys_of_that_tenant_alone(
 
 
 async def test_a_dropped_key_is_overwritten_in_memory_and_never_shown(
-    keyring: CachedKeyring, home: Home, changes: Changes
+    keyring: ServiceKeyCache, home: Home, changes: Changes
 ):
     key = await keyring.key(home.caller())
     shown = repr(key) + repr(keyring.__dict__) + str(keyring._tenants)
@@ -127,7 +127,7 @@ async def test_a_dropped_key_is_overwritten_in_memory_and_never_shown(
     assert key.material.hex() not in shown
     (kept,) = {id(kept): kept for kept in keyring._tenants[home.tenant_id].kept.values()}.values()
     assert kept.material == key.material
-    changes.tell(mark(home.tenant_id))
+    changes.tell(tenant_hash(home.tenant_id))
     assert kept.material == bytes(32)
     assert len(key.material) == 32  # who was just using it keeps what it was handed
     assert key.material != bytes(32)
@@ -140,7 +140,9 @@ async def test_a_key_nobody_asks_for_again_is_overwritten_when_its_time_is_over(
     world: World, home: Home, changes: Changes
 ):
     shelf = Shelf(world.own_root)
-    keyring = CachedKeyring(world.crypto, world.own_keys, shelf, Looking(), changes, cache_seconds=0.5, opened=unheeded)
+    keyring = ServiceKeyCache(
+        world.crypto, world.own_keys, shelf, Looking(), changes, cache_seconds=0.5, opened=unheeded
+    )
     await keyring.key(home.caller())
     tenant = keyring._tenants[home.tenant_id]
     (kept,) = {id(kept): kept for kept in tenant.kept.values()}.values()
@@ -154,7 +156,7 @@ async def test_who_asks_after_a_change_does_not_join_an_opening_from_before_it(
 
     async def change() -> None:
         await asyncio.to_thread(home.new_key, "orders", 2)
-        changes.tell(mark(home.tenant_id))
+        changes.tell(tenant_hash(home.tenant_id))
         late.append(asyncio.ensure_future(keyring.key(home.caller())))
         await asyncio.sleep(0)
 
@@ -173,7 +175,7 @@ async def test_who_asks_after_a_change_does_not_join_an_opening_from_before_it(
     ],
 )
 async def test_what_is_not_the_callers_or_was_never_made_is_not_found(
-    keyring: CachedKeyring, home: Home, changed: dict[str, str]
+    keyring: ServiceKeyCache, home: Home, changed: dict[str, str]
 ):
     await keyring.key(home.caller())
     with pytest.raises(ObjectNotFound):
@@ -184,7 +186,7 @@ async def test_what_is_not_the_callers_or_was_never_made_is_not_found(
 
 
 async def test_a_wrapped_key_that_was_moved_or_has_another_size_is_not_unwrapped(
-    keyring: CachedKeyring, home: Home, world: World
+    keyring: ServiceKeyCache, home: Home, world: World
 ):
     other = world.tenant()
     other.connect("orders")
@@ -195,7 +197,7 @@ async def test_a_wrapped_key_that_was_moved_or_has_another_size_is_not_unwrapped
     home.new_key("orders", 3, home.wrapped_key("billing", 3))  # another service's
     home.new_key("orders", 4, home.wrapped_key("orders", 1))  # another version's
     home.new_key("orders", 5, b"\xff not even text")
-    context = Context(home.tenant_id, home.l2_key, "orders", Purpose.SERVICE_KEY, "6")
+    context = EncryptionContext(home.tenant_id, home.l2_key, "orders", Purpose.SERVICE_KEY, "6")
     inner = world.tenant_keys.encrypt(context, b"too short")
     home.new_key("orders", 6, world.root.wrap(context, inner.encode()))
     for version in (2, 3, 4, 5, 6):
@@ -205,7 +207,7 @@ async def test_a_wrapped_key_that_was_moved_or_has_another_size_is_not_unwrapped
 
 
 async def test_a_key_under_another_l2_than_the_tenants_own_is_not_opened(
-    world: World, home: Home, keyring: CachedKeyring
+    world: World, home: Home, keyring: ServiceKeyCache
 ):
     finance = f"L2-{home.tenant_id}-finance"
     with world.worker.tenant_tx(home.tenant_id) as tx:
@@ -220,7 +222,7 @@ async def test_a_key_under_another_l2_than_the_tenants_own_is_not_opened(
 
 @pytest.mark.parametrize("over", ["a moment", "a change"])
 async def test_a_failure_is_the_answer_until_a_moment_or_a_change_later(
-    keyring: CachedKeyring, home: Home, changes: Changes, *, looking: Looking, clock: Clock, over: str
+    keyring: ServiceKeyCache, home: Home, changes: Changes, *, looking: Looking, clock: Clock, over: str
 ):
     keys = home.world.tenant_keys
     keys.disable(home.tenant_id)
@@ -232,7 +234,7 @@ async def test_a_failure_is_the_answer_until_a_moment_or_a_change_later(
     if over == "a moment":
         clock.now += 1
     else:
-        changes.tell(mark(home.tenant_id))
+        changes.tell(tenant_hash(home.tenant_id))
     assert (await keyring.key(home.caller())).version == 1
 
 
@@ -240,7 +242,7 @@ async def test_without_the_root_key_nothing_new_opens(world: World, home: Home, 
     class Gone:
         """A customer's root key after the kill switch."""
 
-        def unwrap(self, _context: Context, _wrapped: bytes) -> bytes:
+        def unwrap(self, _context: EncryptionContext, _wrapped: bytes) -> bytes:
             raise RootKeyDisabled
 
     before = len(world.key_server_requests())
@@ -260,7 +262,7 @@ async def test_a_tenant_told_to_wait_is_not_held_to_that_answer(
     keyring = a_keyring(world, Full(), changes, clock)
     with pytest.raises(TooManyRequests):
         await keyring.key(home.caller())
-    threads = FairThreads()
+    threads = FairExecutor()
     keyring._blocking = threads
     assert (await keyring.key(home.caller())).version == 1
     threads.close()

@@ -9,15 +9,15 @@ import pytest
 
 from core.correlation import correlation_id
 from core.errors.compliance import AuditUnavailable
-from core.errors.services import CallerRefused, CiphertextRefused, InvalidRequest
-from core.errors.tenants import TenantClosed
-from core.tenants.lifecycle import Move
-from crypto_service.authentication import CertificateCallers
-from crypto_service.interfaces import Caller
+from core.errors.services import CiphertextRefused, ClientNotAuthorized, InvalidRequest
+from core.errors.tenants import TenantNotOperational
+from core.tenants.lifecycle import Transition
+from crypto_service.authentication import ClientCertificateAuthenticator
+from crypto_service.interfaces import ClientIdentity
 from crypto_service.keys import ciphertext
-from crypto_service.keys.key_cache import CachedKeyring
-from crypto_service.keys.operations import KeyedOperations
-from database.postgres.notify import mark
+from crypto_service.keys.key_cache import ServiceKeyCache
+from crypto_service.keys.operations import CryptoOperations
+from database.postgres.notify import tenant_hash
 from openkcm.errors import InvalidName, OpenKcmError
 from tests.crypto_service.core.world import ADDRESS, Changes, Home, Journal, Looking, World, a_keyring, at_once
 
@@ -28,20 +28,20 @@ Call = Callable[[], Coroutine[Any, Any, object]]
 class Desk:
     """The operations over everything that is real, for callers that were identified."""
 
-    callers: CertificateCallers
-    keyring: CachedKeyring
-    operations: KeyedOperations
+    callers: ClientCertificateAuthenticator
+    keyring: ServiceKeyCache
+    operations: CryptoOperations
 
-    async def caller(self, home: Home, service: str) -> Caller:
+    async def caller(self, home: Home, service: str) -> ClientIdentity:
         return await self.callers.identify(home.connect(service), ADDRESS)
 
 
 @pytest.fixture
 def desk(world: World, journal: Journal, changes: Changes) -> Desk:
     looking = Looking()
-    callers = CertificateCallers(world.crypto, looking, journal, changes, cache_seconds=60)
+    callers = ClientCertificateAuthenticator(world.crypto, looking, journal, changes, cache_seconds=60)
     keyring = a_keyring(world, looking, changes)
-    return Desk(callers, keyring, KeyedOperations(callers, keyring, journal))
+    return Desk(callers, keyring, CryptoOperations(callers, keyring, journal))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ async def test_what_a_service_encrypts_it_decrypts(desk: Desk, home: Home, journ
 
 async def test_the_journal_says_how_long_the_work_took_a_refusals_too(desk: Desk, home: Home, journal: Journal):
     moments = iter([0, 1, 5_000_000, 5_040_001])
-    timed = KeyedOperations(desk.callers, desk.keyring, journal, timer=lambda: next(moments))
+    timed = CryptoOperations(desk.callers, desk.keyring, journal, timer=lambda: next(moments))
     caller = await desk.caller(home, "orders")
     await timed.encrypt(caller, "customer/1", b"a record")
     with pytest.raises(CiphertextRefused):
@@ -157,7 +157,7 @@ async def test_rewrapping_moves_to_the_newest_key_and_both_kinds_keep_what_they_
     key = await desk.operations.new_data_key(caller, "r", with_plaintext=True)
     version, sealed = await desk.operations.seal_object(caller, "object-1", b"material")
     home.new_key("orders", 2)
-    changes.tell(mark(home.tenant_id))
+    changes.tell(tenant_hash(home.tenant_id))
     new_text = await desk.operations.rewrap(caller, "r", text)
     new_wrapped = await desk.operations.rewrap(caller, "r", key.wrapped)
     encrypted = await desk.operations.encrypt(caller, "r", b"data")
@@ -183,7 +183,7 @@ async def test_a_key_version_that_was_never_made_is_a_refused_ciphertext(desk: D
         await desk.operations.open_object(caller, "r", 2, sealed)
 
 
-def calls(desk: Desk, caller: Caller, made: dict[str, Any]) -> dict[str, Call]:
+def calls(desk: Desk, caller: ClientIdentity, made: dict[str, Any]) -> dict[str, Call]:
     return {
         "encrypt": lambda: desk.operations.encrypt(caller, "r", b"data"),
         "rewrap": lambda: desk.operations.rewrap(caller, "r", made["text"]),
@@ -206,20 +206,20 @@ async def test_a_tenant_that_is_not_active_makes_nothing_and_one_that_is_locked_
         "wrapped": (await desk.operations.new_data_key(caller, "r", with_plaintext=False)).wrapped,
         "sealed": await desk.operations.seal_object(caller, "o", b"material"),
     }
-    home.move(Move.SUSPEND)
-    changes.tell(mark(home.tenant_id))
+    home.move(Transition.SUSPEND)
+    changes.tell(tenant_hash(home.tenant_id))
     # With the caller as it was, and as whoever looked again first has it.
     asking = await desk.callers.refresh(caller) if word_came_first else caller
     for name, call in calls(desk, asking, made).items():
         if name in {"decrypt", "open key", "open"}:
             await call()
         else:
-            with pytest.raises(TenantClosed):
+            with pytest.raises(TenantNotOperational):
                 await call()
-    home.move(Move.LOCK)
-    changes.tell(mark(home.tenant_id))
+    home.move(Transition.LOCK)
+    changes.tell(tenant_hash(home.tenant_id))
     for call in calls(desk, asking, made).values():
-        with pytest.raises(TenantClosed):
+        with pytest.raises(TenantNotOperational):
             await call()
 
 
@@ -227,14 +227,14 @@ async def test_a_lock_that_is_heard_of_while_the_key_opens_stops_the_answer(
     world: World, home: Home, journal: Journal, changes: Changes
 ):
     async def lock() -> None:
-        await asyncio.to_thread(home.move, Move.LOCK)
-        changes.tell(mark(home.tenant_id))
+        await asyncio.to_thread(home.move, Transition.LOCK)
+        changes.tell(tenant_hash(home.tenant_id))
 
-    callers = CertificateCallers(world.crypto, Looking(), journal, changes, cache_seconds=60)
+    callers = ClientCertificateAuthenticator(world.crypto, Looking(), journal, changes, cache_seconds=60)
     keyring = a_keyring(world, Looking(after_first=lock), changes)
     caller = await callers.identify(home.connect("orders"), ADDRESS)
-    with pytest.raises(TenantClosed):
-        await KeyedOperations(callers, keyring, journal).encrypt(caller, "r", b"data")
+    with pytest.raises(TenantNotOperational):
+        await CryptoOperations(callers, keyring, journal).encrypt(caller, "r", b"data")
     assert all(entry.refused == "tenant_closed" for entry in journal.entries)
     assert {entry.operation for entry in journal.entries} == {"connect", "encrypt"}
 
@@ -281,5 +281,5 @@ async def test_what_a_caller_is_made_to_say_does_not_outweigh_its_certificate(
 ):
     text = await desk.operations.encrypt(await desk.caller(home, "orders"), "r", b"data")
     sibling = await desk.caller(home, "billing")
-    with pytest.raises((CallerRefused, CiphertextRefused)):
+    with pytest.raises((ClientNotAuthorized, CiphertextRefused)):
         await desk.operations.decrypt(replace(sibling, **claim), "r", text)

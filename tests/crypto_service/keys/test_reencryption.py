@@ -9,11 +9,11 @@ import pytest
 
 from core.errors.platform import DatabaseRefused
 from core.keys.rotation import KeyState
-from core.tenants.lifecycle import Move, State
+from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import LockReason
 from crypto_service.kmip.codec.enums import Operation, ResultReason
 from database.platform.scheduled import PlatformQueries
-from database.postgres.notify import mark
+from database.postgres.notify import tenant_hash
 from database.services.managed_objects import ObjectRow
 from tests.crypto_service.core.world import World
 from tests.crypto_service.keys.resealing import FAST, Known, Process, Stand, some_objects
@@ -147,7 +147,7 @@ async def test_of_a_tenant_that_is_locked_or_leaving_nothing_is_touched(stand: S
         if way == "locked":
             tx.tenants.hold(LockReason.SWITCH)
         else:
-            tx.tenants.move(Move.LEAVE)
+            tx.tenants.move(Transition.LEAVE)
     before = stand.world.key_server_requests()
     await stand.one.resealing.once()
     # Also when it comes after the question.
@@ -158,7 +158,7 @@ async def test_of_a_tenant_that_is_locked_or_leaving_nothing_is_touched(stand: S
         if way == "locked":
             tx.tenants.release(LockReason.SWITCH)
         else:
-            tx.tenants.move(Move.RESTORE, State.SUSPENDED)
+            tx.tenants.move(Transition.RESTORE, State.SUSPENDED)
     await stand.one.resealing.once()
     assert stand.versions() == {2}
 
@@ -186,7 +186,7 @@ async def test_while_the_key_server_is_away_it_waits_longer_each_time_and_goes_o
     stand.rotate(2)
     stand.world.tenant_keys.disable(stand.home.tenant_id)
     resealing = stand.one.resealing
-    known_as = mark(stand.home.tenant_id)
+    known_as = tenant_hash(stand.home.tenant_id)
     waits = []
     for failures in (1, 2, 3):
         await resealing.once()

@@ -10,12 +10,12 @@ from core.errors.compliance import AuditUnavailable
 from core.errors.keys import KeyUnavailable, KeyVersionRetired
 from core.errors.platform import DatabaseUnavailable
 from core.errors.services import CiphertextRefused
-from core.keys.encryption_context import Context, Purpose
-from crypto_service.interfaces import Caller
+from core.keys.encryption_context import EncryptionContext, Purpose
+from crypto_service.interfaces import ClientIdentity
 from crypto_service.keys import ciphertext
-from crypto_service.keys.unwrap_audit import Openings
-from crypto_service.server.executor import FairThreads
-from database.postgres.notify import mark
+from crypto_service.keys.unwrap_audit import UnwrapAudit
+from crypto_service.server.executor import FairExecutor
+from database.postgres.notify import tenant_hash
 from kms.interfaces import RootKey
 from tests.concurrency import wait_until_async
 from tests.crypto_service.core.world import Changes, Clock, Home, Journal, Looking, World, a_keyring
@@ -30,7 +30,7 @@ __all__ = ["clock", "desk", "home"]  # fixtures that pytest finds here by their 
 class Texts:
     """What a service has of version 1, when version 2 has become the active one."""
 
-    caller: Caller
+    caller: ClientIdentity
     text: str
     wrapped: str
     sealed: bytes
@@ -44,7 +44,7 @@ async def texts(desk: Desk, home: Home, changes: Changes) -> Texts:
     made = await operations.new_data_key(caller, "r", with_plaintext=False)
     _, sealed = await operations.seal_object(caller, "object-1", b"material")
     home.new_key("users", 2)
-    changes.tell(mark(home.tenant_id))
+    changes.tell(tenant_hash(home.tenant_id))
     uses: dict[str, Callable[[], Awaitable[object]]] = {
         "decrypt": lambda: operations.decrypt(caller, "r", text),
         "rewrap": lambda: operations.rewrap(caller, "r", text),
@@ -60,7 +60,7 @@ async def test_a_compromised_version_opens_nothing_that_a_caller_brings_but_what
     for use in texts.uses.values():
         await use()  # open in memory, which must not help
     home.compromised("users", 1)
-    changes.tell(mark(home.tenant_id))
+    changes.tell(tenant_hash(home.tenant_id))
     for use in texts.uses.values():
         with pytest.raises(KeyVersionRetired):
             await use()
@@ -77,7 +77,7 @@ async def test_a_destroyed_version_opens_nothing_and_is_told_from_one_that_never
     desk: Desk, home: Home, texts: Texts, changes: Changes
 ) -> None:
     home.destroyed("users", 1)
-    changes.tell(mark(home.tenant_id))
+    changes.tell(tenant_hash(home.tenant_id))
     for use in texts.uses.values():
         with pytest.raises(KeyVersionRetired):
             await use()
@@ -94,7 +94,7 @@ async def test_a_version_that_is_only_prepared_opens_and_encrypts_nothing(
     text = await desk.operations.encrypt(texts.caller, "r", b"data")
     home.update("users", "state = 'prepared'", "version = 2")
     home.update("users", "state = 'active'", "version = 1")
-    changes.tell(mark(home.tenant_id))
+    changes.tell(tenant_hash(home.tenant_id))
     with pytest.raises(CiphertextRefused):
         await desk.operations.decrypt(texts.caller, "r", text)
     again = await desk.operations.encrypt(texts.caller, "r", b"data")
@@ -109,7 +109,7 @@ class RetiringRoot:
     meanwhile: Callable[[], None]
     asked: int = 0
 
-    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+    def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
         self.asked += 1
         inner = self.root.unwrap(context, wrapped)
         if self.asked == 1:
@@ -120,7 +120,7 @@ class RetiringRoot:
 def rewrap_under_a_new_l2_and_retire_the_old(home: Home, service: str) -> None:
     """Do what a rotation of L2 ends with: every wrap made anew, then the old version opens nothing."""
     world, admin = home.world, home.world.vault.admin()
-    context = Context(home.tenant_id, home.l2_key, service, Purpose.SERVICE_KEY, "1")
+    context = EncryptionContext(home.tenant_id, home.l2_key, service, Purpose.SERVICE_KEY, "1")
     with world.worker.tenant_tx(home.tenant_id) as tx:
         row = tx.services.key(service)
     assert row is not None
@@ -154,10 +154,10 @@ async def test_an_l2_that_is_gone_is_not_asked_twice(world: World, home: Home, c
 
 
 async def test_what_was_opened_is_noted_and_what_was_in_memory_is_not(
-    world: World, home: Home, changes: Changes, clock: Clock, threads: FairThreads
+    world: World, home: Home, changes: Changes, clock: Clock, threads: FairExecutor
 ) -> None:
     keyring = a_keyring(world, Looking(), changes, clock)
-    keyring._opened = Openings(world.crypto, threads, Journal(), clock).opened
+    keyring._opened = UnwrapAudit(world.crypto, threads, Journal(), clock).opened
 
     def noted() -> object:
         return home.version("orders", 1).last_opened_at
@@ -179,11 +179,11 @@ async def test_what_was_opened_is_noted_and_what_was_in_memory_is_not(
 
 
 async def test_a_key_whose_opening_cannot_be_put_on_record_is_not_used(
-    world: World, home: Home, changes: Changes, clock: Clock, threads: FairThreads
+    world: World, home: Home, changes: Changes, clock: Clock, threads: FairExecutor
 ) -> None:
     journal = Journal(full=True)
     keyring = a_keyring(world, Looking(), changes, clock)
-    keyring._opened = Openings(world.crypto, threads, journal, clock).opened
+    keyring._opened = UnwrapAudit(world.crypto, threads, journal, clock).opened
     with pytest.raises(AuditUnavailable):
         await keyring.key(home.caller())
     assert keyring._tenants[home.tenant_id].kept == {}
@@ -194,14 +194,14 @@ async def test_a_key_whose_opening_cannot_be_put_on_record_is_not_used(
 
 
 async def test_an_opening_that_cannot_be_noted_fails_nothing_and_is_noted_with_the_next(
-    world: World, home: Home, changes: Changes, clock: Clock, threads: FairThreads
+    world: World, home: Home, changes: Changes, clock: Clock, threads: FairExecutor
 ) -> None:
     class Away:
         async def run(self, _tenant_id: str, _work: object) -> None:
             raise DatabaseUnavailable
 
     keyring = a_keyring(world, Looking(), changes, clock)
-    openings = Openings(world.crypto, Away(), Journal(), clock)  # type: ignore[arg-type]  # all that is called
+    openings = UnwrapAudit(world.crypto, Away(), Journal(), clock)  # type: ignore[arg-type]  # all that is called
     keyring._opened = openings.opened
     assert (await keyring.key(home.caller())).version == 1
     await asyncio.sleep(0)

@@ -11,8 +11,8 @@ import pytest
 from core.errors.platform import VaultUnavailable
 from core.names import l2_key
 from core.tenants.lifecycle import State
-from crypto_service.interfaces import Caller, Parts, ServiceKey
-from crypto_service.keys.operations import KeyedOperations
+from crypto_service.interfaces import ClientIdentity, Dependencies, ServiceKey
+from crypto_service.keys.operations import CryptoOperations
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import BlockCipherMode, ObjectType, Operation, PaddingMethod, ResultReason
 from crypto_service.kmip.codec.fields import choice, flag, number, octets, structure, text
@@ -20,7 +20,7 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
 from crypto_service.kmip.dispatch import Dispatcher
 from crypto_service.kmip.objects.store import ObjectStore
-from crypto_service.server.executor import FairThreads
+from crypto_service.server.executor import FairExecutor
 from crypto_service.server.limits import TenantLimits
 from database.connection.database import Database
 from openkcm.contract.services import ServiceKind
@@ -40,10 +40,10 @@ class Callers:
 
     states: dict[str, State] = field(default_factory=dict)
 
-    async def identify(self, certificate_der: bytes, address: str) -> Caller:
+    async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:
         raise NotImplementedError
 
-    async def refresh(self, caller: Caller) -> Caller:
+    async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         return replace(caller, tenant_state=self.states.get(caller.tenant_id, State.ACTIVE))
 
 
@@ -53,7 +53,7 @@ class Keys:
 
     down: bool = False
 
-    async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
+    async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
         if self.down:
             raise VaultUnavailable
         place = f"{caller.tenant_id}/{caller.service}/{version or 1}"
@@ -111,7 +111,7 @@ class Answered:
 class Process:
     """One process: what it remembers is its own."""
 
-    parts: Parts
+    parts: Dependencies
     objects: ObjectStore
     dispatcher: Dispatcher
     changes: Changes
@@ -119,9 +119,9 @@ class Process:
 
 def a_process(stand: Any, keys: Any, crypto: Database, changes: Changes) -> Process:
     """Return a process of a stand that has callers, a journal, threads and a clock."""
-    operations = KeyedOperations(stand.callers, keys, stand.journal)
+    operations = CryptoOperations(stand.callers, keys, stand.journal)
     limits = TenantLimits(1_000_000, 100)
-    parts = Parts(stand.callers, operations, stand.journal, limits, stand.threads, changes)
+    parts = Dependencies(stand.callers, operations, stand.journal, limits, stand.threads, changes)
     objects = ObjectStore(crypto, parts, 60.0, stand.clock)
     return Process(parts, objects, Dispatcher(parts, objects), changes)
 
@@ -129,7 +129,7 @@ def a_process(stand: Any, keys: Any, crypto: Database, changes: Changes) -> Proc
 class Client:
     """One service's certificate, speaking to one process."""
 
-    def __init__(self, scene: "Scene", process: Process, caller: Caller, minor: int = 4) -> None:
+    def __init__(self, scene: "Scene", process: Process, caller: ClientIdentity, minor: int = 4) -> None:
         self.scene, self.process, self.caller, self.minor = scene, process, caller, minor
 
     async def send(self, request: Item) -> Item:
@@ -238,7 +238,7 @@ class Scene:
         self.tenant, self.other = (f"tenant-{next(_numbers)}-kmip" for _ in range(2))
         self.base = base
         self.clock, self.callers, self.keys, self.journal = Clock(START), Callers(), Keys(), Journal()
-        self.threads = FairThreads(8)
+        self.threads = FairExecutor(8)
         for tenant_id in (self.tenant, self.other):
             a_provisioned_tenant(base.worker, tenant_id)
             for service in self.SERVICES:
@@ -252,7 +252,7 @@ class Scene:
         self, service: str = "orders", tenant_id: str = "", process: Process | None = None, minor: int = 4
     ) -> Client:
         tenant_id = tenant_id or self.tenant
-        caller = Caller(tenant_id, service, l2_key(tenant_id), "eu-west-1", "1a2b", State.ACTIVE)
+        caller = ClientIdentity(tenant_id, service, l2_key(tenant_id), "eu-west-1", "1a2b", State.ACTIVE)
         return Client(self, process or self.one, caller, minor)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from crypto_service.kmip.codec.enums import State as KeyState
 from crypto_service.kmip.codec.fields import choice, flag, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
-from crypto_service.server.eager import Finished, begin
+from crypto_service.server.eager import Completed, start_eagerly
 from tests.crypto_service.kmip.messages import batch_item, message, version
 from tests.crypto_service.kmip.scene import Answered, Scene, a_name, creation, custom
 
@@ -181,6 +181,6 @@ async def test_a_get_of_what_is_remembered_never_waits(scene: Scene):
     await client.get(object_id)
     scene.one.changes.tell(None)
     await client.get(object_id)
-    work = begin(client.get(object_id))
-    assert isinstance(work, Finished)
+    work = start_eagerly(client.get(object_id))
+    assert isinstance(work, Completed)
     assert work.value.reason is None

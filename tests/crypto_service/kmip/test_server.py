@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator
 import pytest
 
 from core.errors.platform import DatabaseUnavailable
-from core.errors.services import CallerRefused
-from core.errors.tenants import TenantClosed
-from crypto_service.interfaces import Caller
+from core.errors.services import ClientNotAuthorized
+from core.errors.tenants import TenantNotOperational
+from crypto_service.interfaces import ClientIdentity
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import ResultReason, ResultStatus
 from crypto_service.kmip.codec.fields import choice, moment, number, octets, structure
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.server import KmipConnection
-from crypto_service.server.connection_registry import Bounds
+from crypto_service.server.connection_registry import ConnectionLimits
 from tests.concurrency import wait_until_async
 from tests.crypto_service.echo import ACME, BETA, Place, is_closed, on_uvloop, place
 from tests.crypto_service.kmip.messages import a_get, encoded, message, version
@@ -25,7 +25,7 @@ from tests.crypto_service.kmip.messages import a_get, encoded, message, version
 pytestmark = pytest.mark.integration
 
 LIMIT = 65_536
-BOUNDS = Bounds(look_seconds=0.02, message_seconds=0.3)
+BOUNDS = ConnectionLimits(look_seconds=0.02, message_seconds=0.3)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -33,11 +33,11 @@ class Mirror:
     """Answers each item with what it asked, in order; `held` keeps the first answer back."""
 
     def __init__(self) -> None:
-        self.callers: list[Caller] = []
+        self.callers: list[ClientIdentity] = []
         self.go = asyncio.Event()
         self.go.set()
 
-    async def answer(self, caller: Caller, request: Item, address: str) -> Item:
+    async def answer(self, caller: ClientIdentity, request: Item, address: str) -> Item:
         assert address == caller.address
         self.callers.append(caller)
         if not self.go.is_set():
@@ -57,7 +57,7 @@ def _mirrored(item: Item) -> Item:
 
 
 @contextlib.asynccontextmanager
-async def front(bounds: Bounds = BOUNDS) -> AsyncIterator[tuple[Place, Mirror]]:
+async def front(bounds: ConnectionLimits = BOUNDS) -> AsyncIterator[tuple[Place, Mirror]]:
     mirror = Mirror()
     async with place(bounds, lambda parts, connections: KmipConnection(parts, connections, mirror, LIMIT)) as here:
         yield here, mirror
@@ -173,7 +173,7 @@ async def test_bytes_that_cannot_be_read_are_refused_in_the_clients_version():
 @on_uvloop
 async def test_a_refusal_is_answered_in_kmip_and_an_outage_keeps_the_connection():
     async with front() as (here, mirror):
-        here.callers.refusals[BETA] = TenantClosed("locked")
+        here.callers.refusals[BETA] = TenantNotOperational("locked")
         streams = await here.connect(BETA)
         assert refusal(await ask(streams, encoded(a_get(minor=0)))) == (
             ResultReason.PERMISSION_DENIED,
@@ -186,7 +186,7 @@ async def test_a_refusal_is_answered_in_kmip_and_an_outage_keeps_the_connection(
         assert refusal(await ask(streams, encoded()))[0] == ResultReason.GENERAL_FAILURE
         del here.callers.refusals[ACME]
         assert asked_id(await ask(streams, encoded())) == "object-1"
-        here.callers.refusals[ACME] = CallerRefused()
+        here.callers.refusals[ACME] = ClientNotAuthorized()
         assert refusal(await ask(streams, encoded()))[0] == ResultReason.PERMISSION_DENIED
         assert await is_closed(streams[0])
         assert [caller.tenant_id for caller in mirror.callers] == [ACME, ACME]

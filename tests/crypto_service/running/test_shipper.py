@@ -15,9 +15,9 @@ import pytest
 
 from core.errors.platform import DatabaseUnavailable
 from core.services import CryptoOperation
-from crypto_service.audit.shipper import Delivery
-from crypto_service.audit.wal import FileJournal, encode
-from crypto_service.interfaces import Entry
+from crypto_service.audit.shipper import AuditShipper
+from crypto_service.audit.wal import WriteAheadLog, encode
+from crypto_service.interfaces import AuditEntry
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from openkcm.contract.audit_events import verify_chain
@@ -27,12 +27,12 @@ GET, ENCRYPT, CREATE = CryptoOperation.GET, CryptoOperation.ENCRYPT, CryptoOpera
 EPOCH_MS = 1_795_000_000_000
 
 
-def entry(operation: CryptoOperation, subject: str = "key-1", tenant: str = "acme", **more: object) -> Entry:
-    return Entry(tenant, "orders", operation, subject, "corr-1", "127.0.0.1", **more)
+def entry(operation: CryptoOperation, subject: str = "key-1", tenant: str = "acme", **more: object) -> AuditEntry:
+    return AuditEntry(tenant, "orders", operation, subject, "corr-1", "127.0.0.1", **more)
 
 
-def write(folder: Path, *entries: Entry) -> FileJournal:
-    journal = FileJournal(folder)
+def write(folder: Path, *entries: AuditEntry) -> WriteAheadLog:
+    journal = WriteAheadLog(folder)
     asyncio.run(journal.write(entries))
     return journal
 
@@ -53,8 +53,8 @@ def used(field: Field, tenant: str = "acme") -> int:
     return int(row[0])
 
 
-def delivery(field: Field, folder: Path) -> Delivery:
-    return Delivery(folder, field.open("crypto", max_size=2))
+def delivery(field: Field, folder: Path) -> AuditShipper:
+    return AuditShipper(folder, field.open("crypto", max_size=2))
 
 
 def test_releases_changes_and_refusals_are_records_and_other_uses_are_counted(tenants: Field, folder: Path):
@@ -105,7 +105,7 @@ def test_a_delivery_that_died_half_way_is_repeated_with_the_same_range(tenants: 
     server = tenants.server
     dying = Dying(tenants.url, "crypto", server.passwords["crypto"], server.context_keys["crypto"], max_size=1)
     with pytest.raises(DatabaseUnavailable):
-        Delivery(folder, dying).once()
+        AuditShipper(folder, dying).once()
     dying.close()
     assert (used(tenants, "acme"), used(tenants, "beta")) == (3, 0)
 
@@ -212,7 +212,7 @@ def test_only_one_delivers_in_a_folder_and_the_next_waits_for_it(tenants: Field,
     assert len(crypto_records(tenants)) == 1
 
 
-def until_delivered(mover: Delivery) -> None:
+def until_delivered(mover: AuditShipper) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with suppress(DatabaseUnavailable):

@@ -9,10 +9,10 @@ from typing import cast
 import pytest
 
 from core.errors.platform import DatabaseUnavailable
-from core.errors.services import CallerRefused
-from core.errors.tenants import TenantClosed
-from crypto_service.server.connection_registry import Bounds
-from database.postgres.notify import mark
+from core.errors.services import ClientNotAuthorized
+from core.errors.tenants import TenantNotOperational
+from crypto_service.server.connection_registry import ConnectionLimits
+from database.postgres.notify import tenant_hash
 from tests.concurrency import wait_until_async
 from tests.crypto_service.echo import ACME, BETA, Echo, PoliteEcho, ask, client_context, is_closed, on_uvloop, place
 from tests.crypto_service.https import authority
@@ -86,10 +86,10 @@ async def test_a_flood_before_the_caller_is_known_is_held_back():
 
 @on_uvloop
 async def test_a_client_that_is_refused_or_not_identified_in_time_is_closed():
-    soon = Bounds(identify_seconds=0.1, look_seconds=0.02)
+    soon = ConnectionLimits(identify_seconds=0.1, look_seconds=0.02)
     for bounds, front, refusal in (
-        (None, Echo, CallerRefused()),
-        (soon, PoliteEcho, CallerRefused()),
+        (None, Echo, ClientNotAuthorized()),
+        (soon, PoliteEcho, ClientNotAuthorized()),
         (soon, Echo, None),
     ):
         async with place(bounds, front) as here:
@@ -106,7 +106,7 @@ async def test_a_client_that_is_refused_or_not_identified_in_time_is_closed():
 @on_uvloop
 async def test_a_refusal_is_answered_once_to_what_came_first_also_when_the_answer_has_to_wait():
     async with place(front=PoliteEcho) as here:
-        here.callers.refusals[ACME] = TenantClosed("locked")
+        here.callers.refusals[ACME] = TenantNotOperational("locked")
         reader, writer = await here.connect()
         writer.write(b"give me my key\n")
         assert await asyncio.wait_for(reader.read(), 30) == b"tenant_closed give me my key\n"
@@ -166,7 +166,7 @@ async def test_an_unforeseen_error_closes_the_connection_and_only_that():
 
 @on_uvloop
 async def test_a_message_that_does_not_end_in_time_ends_the_connection_however_it_trickles():
-    async with place(Bounds(message_seconds=0.2, look_seconds=0.02)) as here:
+    async with place(ConnectionLimits(message_seconds=0.2, look_seconds=0.02)) as here:
         reader, writer = await here.connect()
         closed = asyncio.create_task(is_closed(reader))
         while not closed.done():  # a byte now and then must not buy time
@@ -177,7 +177,7 @@ async def test_a_message_that_does_not_end_in_time_ends_the_connection_however_i
 
 @on_uvloop
 async def test_an_idle_connection_is_closed_and_a_used_one_is_not():
-    async with place(Bounds(idle_seconds=1.0, look_seconds=0.02)) as here:
+    async with place(ConnectionLimits(idle_seconds=1.0, look_seconds=0.02)) as here:
         idle, used = await here.connect(), await here.connect(BETA)
         closed = asyncio.create_task(is_closed(idle[0]))
         while not closed.done():
@@ -187,7 +187,7 @@ async def test_an_idle_connection_is_closed_and_a_used_one_is_not():
 
 @on_uvloop
 async def test_a_client_that_waits_for_us_is_not_called_idle():
-    async with place(Bounds(idle_seconds=0.1, message_seconds=0.1, look_seconds=0.02)) as here:
+    async with place(ConnectionLimits(idle_seconds=0.1, message_seconds=0.1, look_seconds=0.02)) as here:
         streams = await here.connect()
         answer = asyncio.create_task(ask(streams, b"wait"))
         await asyncio.sleep(0.4)
@@ -197,7 +197,7 @@ async def test_a_client_that_waits_for_us_is_not_called_idle():
 
 @on_uvloop
 async def test_a_client_that_does_not_read_is_given_up():
-    async with place(Bounds(message_seconds=0.3, close_seconds=0.1, look_seconds=0.02)) as here:
+    async with place(ConnectionLimits(message_seconds=0.3, close_seconds=0.1, look_seconds=0.02)) as here:
         _, writer = await here.connect()
         cast("asyncio.Transport", writer.transport).pause_reading()
         writer.write(b"big\n" * 8)
@@ -220,8 +220,8 @@ async def test_a_change_closes_connections_of_its_tenant_and_lost_changes_close_
         acme, beta = await here.connect(ACME), await here.connect(BETA)
         await ask(acme, b"x")
         await ask(beta, b"x")
-        here.callers.refusals |= {ACME: CallerRefused(), BETA: TenantClosed("locked")}
-        here.changes.tell(mark(ACME))
+        here.callers.refusals |= {ACME: ClientNotAuthorized(), BETA: TenantNotOperational("locked")}
+        here.changes.tell(tenant_hash(ACME))
         assert await is_closed(acme[0])
         await wait_until_async(lambda: len(here.connections) == 1)
         here.changes.tell(None)
@@ -236,7 +236,7 @@ async def test_many_changes_are_looked_up_together_and_a_database_that_is_down_m
         here.callers.refusals[ACME] = DatabaseUnavailable()
         before = here.callers.asked
         for _ in range(100):  # one look at a time
-            here.changes.tell(mark(ACME))
+            here.changes.tell(tenant_hash(ACME))
         await wait_until_async(lambda: here.callers.asked > before)
         await asyncio.sleep(0.05)
         assert here.callers.asked - before <= 3
@@ -246,7 +246,7 @@ async def test_many_changes_are_looked_up_together_and_a_database_that_is_down_m
 
 @on_uvloop
 async def test_connections_of_a_tenant_and_of_the_process_are_limited():
-    async with place(Bounds(connections=3, connections_of_tenant=2, look_seconds=0.02)) as here:
+    async with place(ConnectionLimits(connections=3, connections_of_tenant=2, look_seconds=0.02)) as here:
         first, second = await here.connect(), await here.connect()
         await ask(first, b"x")
         await ask(second, b"x")

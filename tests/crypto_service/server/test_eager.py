@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 
-from crypto_service.server.eager import Finished, begin
+from crypto_service.server.eager import Completed, start_eagerly
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -23,8 +23,8 @@ def run(request: pytest.FixtureRequest) -> Run[Any]:
     return in_loop
 
 
-async def the_rest(begun: Finished[T] | Coroutine[Any, Any, T]) -> T:
-    assert not isinstance(begun, Finished)
+async def the_rest(begun: Completed[T] | Coroutine[Any, Any, T]) -> T:
+    assert not isinstance(begun, Completed)
     return await asyncio.get_running_loop().create_task(begun)
 
 
@@ -39,15 +39,15 @@ def test_work_that_does_not_wait_is_finished_or_raises_at_once():
     async def wrong() -> int:
         raise KeyError("place")
 
-    assert begin(seven()) == Finished(7)
+    assert start_eagerly(seven()) == Completed(7)
     with pytest.raises(KeyError, match="place"):
-        begin(wrong())
+        start_eagerly(wrong())
 
 
 def test_a_future_that_others_await_too_is_not_taken_for_a_mistake(run: Run[list[int]]):
     async def main() -> list[int]:
         ready = asyncio.get_running_loop().create_future()
-        mine = begin(add(ready, 1))
+        mine = start_eagerly(add(ready, 1))
         other = asyncio.get_running_loop().create_task(add(ready, 2))
         await asyncio.sleep(0)  # the other one has awaited the future, which clears its mark
         asyncio.get_running_loop().call_soon(ready.set_result, 40)
@@ -65,7 +65,7 @@ def test_work_may_wait_many_times_and_give_up_the_loop_without_a_future(run: Run
                 total += await asyncio.to_thread(lambda: number)  # noqa: B023 - awaited before the next number
             return total
 
-        return await the_rest(begin(counting()))
+        return await the_rest(start_eagerly(counting()))
 
     assert run(main()) == 10
 
@@ -74,7 +74,7 @@ def test_a_future_that_is_done_before_the_task_runs_gives_its_result_or_its_erro
     async def main() -> int:
         result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         error: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        good, bad = begin(add(result, 1)), begin(add(error, 1))
+        good, bad = start_eagerly(add(result, 1)), start_eagerly(add(error, 1))
         result.set_result(1)
         error.set_exception(LookupError("gone"))
         with pytest.raises(LookupError, match="gone"):
@@ -94,8 +94,8 @@ def test_cancelling_the_task_lets_the_work_clean_up_and_even_answer(run: Run[str
                 return "cleaned up"
             return "not cancelled"
 
-        begun = begin(stubborn())
-        assert not isinstance(begun, Finished)
+        begun = start_eagerly(stubborn())
+        assert not isinstance(begun, Completed)
         task = asyncio.get_running_loop().create_task(begun)
         await asyncio.sleep(0)
         task.cancel()

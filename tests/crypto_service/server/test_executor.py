@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors.requests import TooManyRequests
-from crypto_service.server.executor import FairThreads
+from crypto_service.server.executor import FairExecutor
 
-Pools = Callable[..., FairThreads]
+Pools = Callable[..., FairExecutor]
 asking: ContextVar[str] = ContextVar("asking", default="nobody")
 
 
@@ -23,11 +23,11 @@ def hanging() -> Iterator[threading.Event]:
 
 
 @pytest.fixture
-async def pools() -> AsyncIterator[Callable[..., FairThreads]]:
-    made: list[FairThreads] = []
+async def pools() -> AsyncIterator[Callable[..., FairExecutor]]:
+    made: list[FairExecutor] = []
 
-    def make(**sizes: int) -> FairThreads:
-        made.append(FairThreads(**sizes))
+    def make(**sizes: int) -> FairExecutor:
+        made.append(FairExecutor(**sizes))
         return made[-1]
 
     yield make
@@ -123,7 +123,7 @@ async def test_a_thread_that_hangs_is_held_even_when_nobody_waits_for_it_any_mor
 )
 def test_whatever_is_asked_every_place_comes_back(calls: list[tuple[str, str]], threads: int, per_tenant: int):
     async def play() -> None:
-        pool = FairThreads(threads, per_tenant, line=100)
+        pool = FairExecutor(threads, per_tenant, line=100)
         running: dict[str, int] = dict.fromkeys("abc", 0)
         lock = threading.Lock()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crypto_service.server.connection_registry import Bounds
+from crypto_service.server.connection_registry import ConnectionLimits
 from tests.crypto_service.https.stage import Stage
 from tests.crypto_service.https.test_parser import SMUGGLED
 from tests.crypto_service.https.wire import RECEIVE, Wire, encrypt_body, get, post
@@ -22,7 +22,7 @@ _VALID = post("/v1/encrypt", encrypt_body())
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """A front that waits for nobody longer than a tenth of a second."""
     folder: Path = tmp_path_factory.mktemp("hasty")
-    with Stage(folder, Bounds(message_seconds=0.1, idle_seconds=0.1, look_seconds=0.02)) as running:
+    with Stage(folder, ConnectionLimits(message_seconds=0.1, idle_seconds=0.1, look_seconds=0.02)) as running:
         yield running
 
 

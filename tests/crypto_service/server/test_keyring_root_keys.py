@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import pytest
 
 from core.errors.keys import RootKeyDenied, RootKeyDisabled, RootKeyUnreachable
-from core.keys.encryption_context import Context
-from crypto_service.keys.key_cache import CachedKeyring
-from crypto_service.server.executor import FairThreads
+from core.keys.encryption_context import EncryptionContext
+from crypto_service.keys.key_cache import ServiceKeyCache
+from crypto_service.server.executor import FairExecutor
 from kms.interfaces import RootKey
 from openkcm.errors import OpenKcmError
 from tests.concurrency import wait_until_async
@@ -26,7 +26,7 @@ class Fickle:
     fails: OpenKcmError | None = None
     asked: int = 0
 
-    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+    def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
         self.asked += 1
         if self.fails is not None:
             raise self.fails
@@ -39,12 +39,12 @@ def fickle(world: World) -> Fickle:
 
 
 @pytest.fixture
-def aging(world: World, changes: Changes, clock: Clock, fickle: Fickle) -> CachedKeyring:
-    return a_keyring(world, FairThreads(4), changes, clock, fickle)
+def aging(world: World, changes: Changes, clock: Clock, fickle: Fickle) -> ServiceKeyCache:
+    return a_keyring(world, FairExecutor(4), changes, clock, fickle)
 
 
 async def test_a_key_in_use_is_opened_again_at_half_its_time_and_nobody_waits(
-    aging: CachedKeyring, home: Home, clock: Clock, fickle: Fickle
+    aging: ServiceKeyCache, home: Home, clock: Clock, fickle: Fickle
 ) -> None:
     key = await aging.key(home.caller())
     clock.now += 29
@@ -58,7 +58,7 @@ async def test_a_key_in_use_is_opened_again_at_half_its_time_and_nobody_waits(
 
 
 async def test_a_root_key_that_was_taken_away_is_noticed_without_any_other_process(
-    aging: CachedKeyring, home: Home, clock: Clock, fickle: Fickle
+    aging: ServiceKeyCache, home: Home, clock: Clock, fickle: Fickle
 ) -> None:
     home.connect("billing")
     for service in ("orders", "billing"):
@@ -73,7 +73,7 @@ async def test_a_root_key_that_was_taken_away_is_noticed_without_any_other_proce
 
 
 async def test_a_root_key_out_of_reach_leaves_what_is_open_for_the_rest_of_its_time(
-    aging: CachedKeyring, home: Home, clock: Clock, fickle: Fickle
+    aging: ServiceKeyCache, home: Home, clock: Clock, fickle: Fickle
 ) -> None:
     key = await aging.key(home.caller())
     fickle.fails = RootKeyUnreachable()

@@ -16,7 +16,7 @@ from cryptography import x509
 
 from core.errors.platform import VaultUnavailable
 from crypto_service.server import tls
-from crypto_service.server.tls import IdentityShelf, ServerIdentity, ServerTls, new_identity, server_context
+from crypto_service.server.tls import ServerCertificate, ServerTls, SharedTlsIdentity, new_identity, server_context
 from tests.concurrency import wait_until_async
 from tests.crypto_service.https import authority
 from tests.crypto_service.https.authority import server_identity
@@ -30,7 +30,7 @@ ACME = "acme-corp-12345"
 
 
 @pytest.fixture
-def identity(vault: Server) -> ServerIdentity:
+def identity(vault: Server) -> ServerCertificate:
     return new_identity(PkiServerCertificates(vault.session("crypto")), NAMES)
 
 
@@ -69,7 +69,7 @@ def a_client(tmp_path: Path) -> Callable[..., ssl.SSLContext]:
 Make = Callable[..., ssl.SSLContext]
 
 
-def test_the_key_server_signs_our_names_and_any_tls_client_believes_it(identity: ServerIdentity):
+def test_the_key_server_signs_our_names_and_any_tls_client_believes_it(identity: ServerCertificate):
     certificate = x509.load_pem_x509_certificate(identity.certificate_pem.encode())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert [str(name.value) for name in names] == ["localhost", "127.0.0.1"]
@@ -159,14 +159,14 @@ async def test_a_key_server_that_is_down_is_waited_for():
                 raise VaultUnavailable
             return authority.server_leaf().pem, authority.root().pem
 
-    certificates, shelf = Certificates(), IdentityShelf()
+    certificates, shelf = Certificates(), SharedTlsIdentity()
     made = await ServerTls(certificates, NAMES, shelf).obtain()
     assert made.root_pem == authority.root().pem
     assert certificates.asked == 3
 
 
 def test_a_child_that_is_started_again_finds_the_certificate_and_one_that_is_nearly_over_not():
-    shelf = IdentityShelf()
+    shelf = SharedTlsIdentity()
     assert shelf.get() is None
     day = replace(server_identity(), not_after=datetime.now(UTC) + timedelta(hours=23))
     pid = os.fork()
@@ -183,13 +183,13 @@ def test_a_child_that_is_started_again_finds_the_certificate_and_one_that_is_nea
 
 async def test_the_certificate_is_renewed_before_it_ends_in_contexts_in_use_and_connections_go_on(a_client: Make):
     class Ours(ServerTls):
-        async def obtain(self) -> ServerIdentity:
+        async def obtain(self) -> ServerCertificate:
             return server_identity()
 
     def shown(connection: ssl.SSLObject) -> bytes | None:
         return connection.getpeercert(binary_form=True)
 
-    ours = Ours(cast("Any", None), NAMES, IdentityShelf())
+    ours = Ours(cast("Any", None), NAMES, SharedTlsIdentity())
     context, client = ours.context(server_identity()), a_client()
     served, before = shake(context, client)
     soon = datetime.now(UTC) + timedelta(hours=7, minutes=59)

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from core.errors.platform import TemporalUnavailable
-from core.errors.tenants import ApprovalUnknown, ApprovalWaits, VoteNotCounted
-from core.tenants.approvals import Action, ApprovalState, Choice
+from core.errors.tenants import ApprovalPending, ApprovalUnknown, VoteRejected
+from core.tenants.approvals import Action, ApprovalState, VoteChoice
 from core.tenants.lifecycle import State
 from core.tenants.roles import PersonRole
 from dashboard.approvals.actions import decide
 from dashboard.tenants import actions as standing_actions
 from tests.dashboard.scene import ACME, Scene
-from workflows.client.workflow_client import UpdateRefused
+from workflows.client.workflow_client import UpdateRejected
 
 
 @pytest.fixture
@@ -28,13 +28,17 @@ def kai(scene: Scene) -> Any:
 
 def test_the_requester_can_withdraw_and_neither_approve_nor_decline(two: Scene) -> None:
     asked = standing_actions.ask_to_lock(two.seat())
-    for seat, choice in ((two.seat(), Choice.APPROVE), (two.seat(), Choice.DECLINE), (kai(two), Choice.WITHDRAW)):
-        with pytest.raises(VoteNotCounted):
+    for seat, choice in (
+        (two.seat(), VoteChoice.APPROVE),
+        (two.seat(), VoteChoice.DECLINE),
+        (kai(two), VoteChoice.WITHDRAW),
+    ):
+        with pytest.raises(VoteRejected):
             decide(seat, asked.approval_id, choice)
     with two.worker.tenant_tx(ACME) as tx:
         assert tx.approvals.votes(asked.approval_id) == []
-    assert decide(two.seat(), asked.approval_id, Choice.WITHDRAW).state is ApprovalState.WITHDRAWN
-    assert decide(kai(two), asked.approval_id, Choice.APPROVE).state is ApprovalState.WITHDRAWN
+    assert decide(two.seat(), asked.approval_id, VoteChoice.WITHDRAW).state is ApprovalState.WITHDRAWN
+    assert decide(kai(two), asked.approval_id, VoteChoice.APPROVE).state is ApprovalState.WITHDRAWN
     assert two.standing()[0] is State.ACTIVE
 
 
@@ -42,19 +46,19 @@ def test_a_vote_that_was_not_counted_can_be_repeated_and_not_changed(two: Scene)
     asked = standing_actions.ask_to_lock(two.seat())
     two.door.fails = TemporalUnavailable()
     with pytest.raises(TemporalUnavailable):
-        decide(kai(two), asked.approval_id, Choice.APPROVE)
+        decide(kai(two), asked.approval_id, VoteChoice.APPROVE)
     two.door.fails = None
-    with pytest.raises(VoteNotCounted, match="approve already"):
-        decide(kai(two), asked.approval_id, Choice.DECLINE)
-    assert decide(kai(two), asked.approval_id, Choice.APPROVE).state is ApprovalState.DONE
+    with pytest.raises(VoteRejected, match="approve already"):
+        decide(kai(two), asked.approval_id, VoteChoice.DECLINE)
+    assert decide(kai(two), asked.approval_id, VoteChoice.APPROVE).state is ApprovalState.DONE
     outcomes = [outcome for _, outcome in two.recorded("approval.vote_requested")]
     assert outcomes == ["intended", "failure", "intended", "success"]
 
 
 def test_a_second_request_for_the_same_action_and_an_unknown_request_are_refused(two: Scene) -> None:
     standing_actions.ask_to_lock(two.seat())
-    with pytest.raises(UpdateRefused) as refused:
+    with pytest.raises(UpdateRejected) as refused:
         standing_actions.ask_to_lock(kai(two))
-    assert refused.value.code == ApprovalWaits.code
+    assert refused.value.code == ApprovalPending.code
     with pytest.raises(ApprovalUnknown):
-        decide(kai(two), "f" * 32, Choice.APPROVE)
+        decide(kai(two), "f" * 32, VoteChoice.APPROVE)

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime
 import pytest
 
 from dashboard.audit import view
-from database.audit import FoundRecord, SignedHead, StreamEnds
+from database.audit import FoundRecord, SignedCheckpoint, StreamBounds
 from openkcm.contract.audit_events import GENESIS, AuditName, StoredRecord, link
 from openkcm.verification.results import CheckedSignature
 
@@ -129,7 +129,7 @@ def test_links_are_told_together_and_broken_ones_by_their_numbers():
 
 
 LAST = StoredRecord(10, "x", b"l" * 32)
-HEAD = SignedHead(8, b"s" * 32, "MEUC", "audit:1")
+HEAD = SignedCheckpoint(8, b"s" * 32, "MEUC", "audit:1")
 VALID = CheckedSignature("audit:1", "f" * 64)
 THERE = StoredRecord(8, "y", b"s" * 32)
 
@@ -137,18 +137,18 @@ THERE = StoredRecord(8, "y", b"s" * 32)
 @pytest.mark.parametrize(
     ("ends", "chain", "said"),
     [
-        (StreamEnds(None, None, None, None), view.Chain.EMPTY, "Nothing is recorded"),
-        (StreamEnds(LAST, None, None, None), view.Chain.UNSIGNED, "10 records will be signed within a minute"),
+        (StreamBounds(None, None, None, None), view.Chain.EMPTY, "Nothing is recorded"),
+        (StreamBounds(LAST, None, None, None), view.Chain.UNSIGNED, "10 records will be signed within a minute"),
         (
-            StreamEnds(LAST, HEAD, NOW, THERE),
+            StreamBounds(LAST, HEAD, NOW, THERE),
             view.Chain.SIGNED,
             "8 on 25 Nov 2026, 12:00 UTC (just now), by the key audit:1; the 2 records after it will be signed within",
         ),
-        (StreamEnds(THERE, HEAD, NOW, THERE), view.Chain.SIGNED, "nothing came after it."),
-        (StreamEnds(replace(LAST, seq=7), HEAD, NOW, None), view.Chain.TRUNCATED, "the last is 7"),
-        (StreamEnds(None, HEAD, NOW, None), view.Chain.TRUNCATED, "the last is 0"),
-        (StreamEnds(LAST, HEAD, NOW, replace(THERE, chain_hash=b"?" * 32)), view.Chain.REPLACED, "is not the one"),
-        (StreamEnds(LAST, HEAD, NOW, None), view.Chain.REPLACED, "is not the one"),
+        (StreamBounds(THERE, HEAD, NOW, THERE), view.Chain.SIGNED, "nothing came after it."),
+        (StreamBounds(replace(LAST, seq=7), HEAD, NOW, None), view.Chain.TRUNCATED, "the last is 7"),
+        (StreamBounds(None, HEAD, NOW, None), view.Chain.TRUNCATED, "the last is 0"),
+        (StreamBounds(LAST, HEAD, NOW, replace(THERE, chain_hash=b"?" * 32)), view.Chain.REPLACED, "is not the one"),
+        (StreamBounds(LAST, HEAD, NOW, None), view.Chain.REPLACED, "is not the one"),
     ],
 )
 def test_the_newest_signed_head_says_how_the_chain_stands(ends, chain, said):
@@ -160,14 +160,14 @@ def test_the_newest_signed_head_says_how_the_chain_stands(ends, chain, said):
 
 
 def test_a_head_whose_signature_does_not_verify_is_alarming_and_says_why():
-    ends = StreamEnds(LAST, HEAD, NOW, THERE)
+    ends = StreamBounds(LAST, HEAD, NOW, THERE)
     status = view.status(ends, replace(VALID, problem="the signature is not by the public key"), NOW)
     assert (status.chain, status.alarming, status.signature) == (view.Chain.FORGED, True, "Not verified")
     assert "over record 8 does not verify: the signature is not by the public key." in status.said
 
 
 def test_the_status_counts_for_people():
-    status = view.status(StreamEnds(replace(LAST, seq=1_000_000), HEAD, NOW, THERE), VALID, NOW)
+    status = view.status(StreamBounds(replace(LAST, seq=1_000_000), HEAD, NOW, THERE), VALID, NOW)
     assert (status.records, status.signed, status.head) == ("1,000,000", "8", (b"l" * 32).hex())
 
 

@@ -6,7 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.tenants.roles import PersonRole
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.public_keys import PublicKeys
@@ -19,7 +19,7 @@ from tests.database.signing import SIGNER, Signer, sign_head
 HOSTILE = "[click](https://evil.example) ![x](https://evil.example/x.png) <script>alert(1)</script>"
 
 
-def draw(seat: Seat) -> AppTest:
+def draw(seat: PageContext) -> AppTest:
     return shown("audit", seat)
 
 

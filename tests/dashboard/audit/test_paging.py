@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from core.audit import AuditFilter
 from dashboard.audit import stream as paging
-from dashboard.audit.stream import Pace, Page, Turn
+from dashboard.audit.stream import Page, PageDirection, ScanBudget
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from tests.database.builders import an_audit_event
@@ -22,7 +22,7 @@ ACTORS = ("orders", "Ada", "ada lovelace", "worker")
 SUBJECTS = ("service/orders", "dashboard", "100%", "a_b", "axb")
 TENANT = "acme-corp-12345"
 NUMBER = 120
-PACE = Pace(length=7, window=9)
+PACE = ScanBudget(length=7, window=9)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,9 @@ FILTERS = st.builds(
     text=st.sampled_from(["", "", "ADA", "refused", "0%", "\0"]),
     between=st.tuples(st.integers(0, NUMBER), st.integers(0, NUMBER)) | st.none(),
 )
-TURNS = st.lists(st.sampled_from([Turn.OLDER, Turn.OLDER, Turn.NEWER, Turn.NEWEST]), max_size=12)
+TURNS = st.lists(
+    st.sampled_from([PageDirection.OLDER, PageDirection.OLDER, PageDirection.NEWER, PageDirection.NEWEST]), max_size=12
+)
 
 
 def naive(asked: dict[str, object], everything: list[tuple[int, str, dict[str, str]]]) -> list[int]:
@@ -108,7 +110,7 @@ def finish(database: Database, page: Page, *, impatient: bool) -> Page:
     """Press "search further" until the page is whole."""
     while page.rest:
         before = len(page.rest)
-        page = paging.turn(database, page, Turn.FURTHER, lambda: impatient)
+        page = paging.turn(database, page, PageDirection.FURTHER, lambda: impatient)
         assert len(page.rest) < before
     return page
 
@@ -119,7 +121,7 @@ def test_filters_and_pages_show_what_a_plain_look_would(
     dashboard: Database,
     everything: list[tuple[int, str, dict[str, str]]],
     asked: dict[str, object],
-    turns: list[Turn],
+    turns: list[PageDirection],
     impatient: bool,  # noqa: FBT001 - drawn by name
 ) -> None:
     expected = naive(asked, everything)
@@ -131,9 +133,9 @@ def test_filters_and_pages_show_what_a_plain_look_would(
         newer = [seq for seq in expected if seq >= page.span.stop]
         page = finish(dashboard, paging.turn(dashboard, page, how, lambda: impatient), impatient=impatient)
         shown = [one.stored.seq for one in page.found]
-        if how is Turn.OLDER:
+        if how is PageDirection.OLDER:
             assert shown == older[: PACE.length]
-        elif how is Turn.NEWER:
+        elif how is PageDirection.NEWER:
             assert shown == newer[-PACE.length :]
         else:
             assert shown == expected[: PACE.length]
@@ -143,5 +145,5 @@ def test_filters_and_pages_show_what_a_plain_look_would(
 def test_a_look_that_is_tired_says_what_it_did_not_look_at(dashboard: Database) -> None:
     page = paging.newest(dashboard, TENANT, AuditFilter(text="nowhere"), lambda: True, PACE)
     assert (page.found, page.rest) == ((), range(1, NUMBER - PACE.window + 1))
-    page = paging.turn(dashboard, page, Turn.FURTHER, lambda: False)
+    page = paging.turn(dashboard, page, PageDirection.FURTHER, lambda: False)
     assert (page.found, page.rest, page.older) == ((), range(0), range(1, 1))

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from core.errors.platform import DatabaseUnavailable
-from core.errors.tenants import AccessRefused, SessionEnded
-from core.tenants.lifecycle import Move
+from core.errors.tenants import AccessDenied, SessionEnded
+from core.tenants.lifecycle import Transition
 from core.tenants.roles import OPERATORS
-from dashboard.auth.authorization import NOBODY, STRANGER, Guard
-from dashboard.auth.routes import MARKETPLACE, OPERATIONS, Place, of_tenant
+from dashboard.auth.authorization import NOBODY, STRANGER, SessionAuthorizer
+from dashboard.auth.routes import MARKETPLACE, OPERATIONS, Route, of_tenant
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName, verify_chain
 from tests.dashboard.people import ACME, BETA, Clock, a_guard, claims_of
@@ -28,7 +28,7 @@ def dashboard(field: Field) -> Database:
 
 
 @pytest.fixture
-def guard(dashboard: Database, clock: Clock) -> Guard:
+def guard(dashboard: Database, clock: Clock) -> SessionAuthorizer:
     return a_guard(dashboard, clock)
 
 
@@ -41,7 +41,9 @@ def stream(database: Database, tenant_id: str) -> list[dict[str, Any]]:
     return [record for record in found if record["name"].startswith("dashboard.")]
 
 
-def test_somebody_signs_in_once_however_often_they_look(guard: Guard, dashboard: Database, clock: Clock) -> None:
+def test_somebody_signs_in_once_however_often_they_look(
+    guard: SessionAuthorizer, dashboard: Database, clock: Clock
+) -> None:
     claims = claims_of(clock)
     first = guard.admit(claims, HOME, {}, "192.0.2.7")
     clock.advance(minutes=20)
@@ -64,9 +66,9 @@ def test_somebody_signs_in_once_however_often_they_look(guard: Guard, dashboard:
     ],
 )
 def test_what_is_not_theirs_is_refused_and_on_record(
-    guard: Guard, clock: Clock, changed: dict[str, Any], place: Place, query: dict[str, str]
+    guard: SessionAuthorizer, clock: Clock, changed: dict[str, Any], place: Route, query: dict[str, str]
 ) -> None:
-    with pytest.raises(AccessRefused):
+    with pytest.raises(AccessDenied):
         guard.admit(claims_of(clock, **changed), place, query, "192.0.2.7")
     own = changed.get("openkcm_tenant", ACME) or OPERATORS
     [record] = stream(guard.database, own)
@@ -74,11 +76,11 @@ def test_what_is_not_theirs_is_refused_and_on_record(
 
 
 def test_attempts_on_another_tenant_are_recorded_once_a_minute_and_without_the_person(
-    guard: Guard, dashboard: Database, clock: Clock
+    guard: SessionAuthorizer, dashboard: Database, clock: Clock
 ) -> None:
     for minute in range(2):
         for tenant_id in (BETA, BETA, "gamma-corp-1"):
-            with pytest.raises(AccessRefused):
+            with pytest.raises(AccessDenied):
                 guard.admit(claims_of(clock), of_tenant(tenant_id), {}, "192.0.2.7")
         assert len([one for one in stream(dashboard, ACME) if one["subject"] == of_tenant(BETA).root]) == minute + 1
         clock.advance(minutes=1)
@@ -88,7 +90,9 @@ def test_attempts_on_another_tenant_are_recorded_once_a_minute_and_without_the_p
     assert stream(dashboard, "gamma-corp-1") == []
 
 
-def test_a_forged_and_an_expired_sign_on_are_recorded_apart(guard: Guard, dashboard: Database, clock: Clock) -> None:
+def test_a_forged_and_an_expired_sign_on_are_recorded_apart(
+    guard: SessionAuthorizer, dashboard: Database, clock: Clock
+) -> None:
     assert isinstance(guard.refuse_forged(HOME, "192.0.2.7"), SessionEnded)
     for tenant_id in (ACME, OPERATORS):
         [record] = stream(dashboard, tenant_id)
@@ -98,7 +102,7 @@ def test_a_forged_and_an_expired_sign_on_are_recorded_apart(guard: Guard, dashbo
     assert len({record["details"]["reason"] for record in stream(dashboard, OPERATORS)}) == 2
 
 
-def test_an_expired_or_old_sign_on_is_refused(guard: Guard, clock: Clock) -> None:
+def test_an_expired_or_old_sign_on_is_refused(guard: SessionAuthorizer, clock: Clock) -> None:
     claims, old = claims_of(clock, exp=int(clock().timestamp()) + 600), claims_of(clock, nonce="old")
     sign_on = guard.admit(claims, HOME, {}, "")
     clock.advance(minutes=10)
@@ -108,7 +112,7 @@ def test_an_expired_or_old_sign_on_is_refused(guard: Guard, clock: Clock) -> Non
             guard.admit(refused, HOME, {}, "")
 
 
-def test_signing_out_ends_every_tab_and_stays_so(guard: Guard, dashboard: Database, clock: Clock) -> None:
+def test_signing_out_ends_every_tab_and_stays_so(guard: SessionAuthorizer, dashboard: Database, clock: Clock) -> None:
     claims = claims_of(clock)
     sign_on = guard.admit(claims, HOME, {}, "")
     other = guard.admit(claims_of(clock, nonce="other"), HOME, {}, "")
@@ -122,7 +126,7 @@ def test_signing_out_ends_every_tab_and_stays_so(guard: Guard, dashboard: Databa
     assert names == [AuditName.SIGNED_IN, AuditName.SIGNED_IN, AuditName.SIGNED_OUT, AuditName.ACCESS_REFUSED]
 
 
-def test_who_does_nothing_for_long_has_left(guard: Guard, clock: Clock) -> None:
+def test_who_does_nothing_for_long_has_left(guard: SessionAuthorizer, clock: Clock) -> None:
     claims = claims_of(clock)
     guard.admit(claims, HOME, {}, "")
     clock.advance(minutes=29)
@@ -135,7 +139,7 @@ def test_who_does_nothing_for_long_has_left(guard: Guard, clock: Clock) -> None:
         guard.admit(claims, HOME, {}, "")
 
 
-def test_who_works_in_a_part_of_a_page_has_not_left(guard: Guard, clock: Clock) -> None:
+def test_who_works_in_a_part_of_a_page_has_not_left(guard: SessionAuthorizer, clock: Clock) -> None:
     sign_on = guard.admit(claims_of(clock), HOME, {}, "")
     for _ in range(2):
         clock.advance(minutes=29)
@@ -146,7 +150,7 @@ def test_who_works_in_a_part_of_a_page_has_not_left(guard: Guard, clock: Clock) 
     assert guard.has_ended(sign_on)
 
 
-def test_a_part_of_a_page_does_not_outlive_its_session_or_its_token(guard: Guard, clock: Clock) -> None:
+def test_a_part_of_a_page_does_not_outlive_its_session_or_its_token(guard: SessionAuthorizer, clock: Clock) -> None:
     ended = guard.admit(claims_of(clock, nonce="ended"), HOME, {}, "")
     expired = guard.admit(claims_of(clock, nonce="expired", exp=int(clock().timestamp()) + 600), HOME, {}, "")
     guard.end(ended, "")
@@ -168,7 +172,7 @@ def test_without_a_database_no_part_is_shown_and_a_token_still_expires(field: Fi
 
 
 def test_only_of_a_tenant_that_is_destroyed_nothing_but_its_proof_is_left(
-    guard: Guard, field: Field, clock: Clock
+    guard: SessionAuthorizer, field: Field, clock: Clock
 ) -> None:
     person, operator = (
         guard.admit(claims_of(clock), HOME, {}, ""),
@@ -178,7 +182,7 @@ def test_only_of_a_tenant_that_is_destroyed_nothing_but_its_proof_is_left(
     assert operator.person.is_operator
     assert not guard.has_left(person)
     with worker.tenant_tx(ACME) as tx:
-        tx.tenants.move(Move.ACTIVATE)
+        tx.tenants.move(Transition.ACTIVATE)
         tx.leaving.begin(timedelta())
         tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=1))
     assert not guard.has_left(person)

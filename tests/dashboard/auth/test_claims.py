@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from core.errors.tenants import AccessRefused, SessionEnded
+from core.errors.tenants import AccessDenied, SessionEnded
 from core.tenants.roles import OPERATORS, PersonRole
 from dashboard.auth.claims import read
 from tests.dashboard.people import NAMES, Clock, claims_of
@@ -85,7 +85,7 @@ def test_a_sign_on_without_a_time_or_beyond_it_has_ended(changed: dict[str, Any]
     ],
 )
 def test_a_sign_on_that_does_not_say_who_for_whom_and_as_what_is_refused(changed: dict[str, Any]) -> None:
-    with pytest.raises(AccessRefused):
+    with pytest.raises(AccessDenied):
         read(claims(**changed), NAMES, NOW)
 
 
@@ -97,5 +97,5 @@ def test_a_role_may_be_text_and_roles_of_other_products_are_ignored(roles: objec
 def test_an_operator_works_for_no_tenant() -> None:
     operator = read(claims(openkcm_tenant=None, openkcm_roles=["operator", "administrator"]), NAMES, NOW).person
     assert (operator.tenant_id, operator.roles) == (OPERATORS, {PersonRole.OPERATOR})
-    with pytest.raises(AccessRefused):
+    with pytest.raises(AccessDenied):
         read(claims(openkcm_roles=["operator"]), NAMES, NOW)

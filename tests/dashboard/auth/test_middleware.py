@@ -11,7 +11,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from dashboard.auth.middleware import PLACE_HEADER, RETURN_COOKIE, SOURCE_HEADER, Edge
+from dashboard.auth.middleware import PLACE_HEADER, RETURN_COOKIE, SOURCE_HEADER, AuthMiddleware
 from database.connection.database import Database
 from tests.dashboard.people import ACME, BETA, ORIGIN, SECRET, Clock, a_guard, claims_of, cookie_of
 from tests.database.builders import a_provisioned_tenant
@@ -27,7 +27,7 @@ class Stand:
     """The edge, a clock, and every path that got past it."""
 
     clock: Clock
-    edge: Edge
+    edge: AuthMiddleware
     reached: list[str] = field(default_factory=list)
 
     def browser(self, cookies: dict[str, str] | None = None) -> TestClient:
@@ -68,7 +68,7 @@ def make(dashboard: Database, origin: str = ORIGIN, *, develops: bool = True) ->
     )
     clock = Clock()
     guard = a_guard(dashboard, clock)
-    return Stand(clock, Edge(inner, guard, SECRET, origin, develops=develops), reached)
+    return Stand(clock, AuthMiddleware(inner, guard, SECRET, origin, develops=develops), reached)
 
 
 @pytest.fixture(scope="module")

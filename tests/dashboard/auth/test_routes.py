@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.auth.routes import DOOR, MARKETPLACE, OPERATIONS, Place, find, named, of_tenant
+from dashboard.auth.routes import DOOR, MARKETPLACE, OPERATIONS, Route, find, named, of_tenant
 from openkcm.contract.names import RESERVED_PREFIX
 
 TENANT_IDS = st.from_regex(r"[a-z0-9][a-z0-9-]{2,39}", fullmatch=True).filter(
@@ -13,12 +13,12 @@ INNER = st.one_of(st.just(""), st.text(st.characters(codec="ascii"), max_size=20
 
 
 @given(PLACES, INNER)
-def test_a_path_is_its_place_and_what_remains(place: Place, inner: str) -> None:
+def test_a_path_is_its_place_and_what_remains(place: Route, inner: str) -> None:
     assert find(f"{place.root}{inner}") == (place, inner)
 
 
 @given(PLACES)
-def test_a_root_names_its_place(place: Place) -> None:
+def test_a_root_names_its_place(place: Route) -> None:
     assert named(place.root) == place
 
 

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.errors.platform import DatabaseUnavailable
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from database.connection.database import Database
 from tests.dashboard.scene import SECONDS
 from tests.dashboard.seats import a_seat
@@ -26,7 +26,7 @@ def _script(seat, draw, kind) -> None:
     getattr(parts, kind)(draw)(seat)
 
 
-def run(seat: Seat, draw: Callable[[object], None], kind: str = "part") -> AppTest:
+def run(seat: PageContext, draw: Callable[[object], None], kind: str = "part") -> AppTest:
     page = AppTest.from_function(_script, args=(seat, draw, kind), default_timeout=SECONDS).run()
     assert not page.exception
     return page

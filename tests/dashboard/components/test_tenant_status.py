@@ -5,13 +5,13 @@ from datetime import timedelta
 import pytest
 
 from core.errors.platform import TemporalUnavailable
-from core.keys.rotation import Scope, Stage
+from core.keys.rotation import RotationPhase, RotationScope
 from core.tenants.approvals import Action
 from core.tenants.lifecycle import State
 from core.tenants.locks import LockReason
 from core.tenants.roles import PersonRole
 from dashboard.tenants import actions as standing_actions
-from database.rotation import WantedRotation
+from database.rotation import RotationRequest
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, meaning, press, shown, text
 
@@ -39,8 +39,8 @@ def test_every_page_shows_the_notices_of_the_tenant(scene: Scene, page: str) -> 
     assert APPROVAL not in text(shown(page, scene.seat(ACME, PersonRole.AUDITOR, name="Uma")))
 
     with scene.worker.tenant_tx(ACME) as tx:
-        tx.rotations.begin(1, WantedRotation(tenant_key=False, services=Scope.DUE, scheduled=True), 1)
-        tx.rotations.enter(1, Stage.PREPARE)
+        tx.rotations.begin(1, RotationRequest(tenant_key=False, services=RotationScope.DUE, scheduled=True), 1)
+        tx.rotations.enter(1, RotationPhase.PREPARE)
         tx.rotations.end(1, "root_key_disabled")
     assert "The root key is disabled." in text(shown(page, scene.seat()))
 

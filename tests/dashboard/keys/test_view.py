@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.tenants.lifecycle import Move, State
+from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import LockReason
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import Permission
@@ -99,7 +99,7 @@ def test_everything_is_offered_somewhere_but_what_undoes_something_else() -> Non
 
 def test_an_action_is_offered_to_those_who_may_where_the_state_allows_it() -> None:
     def words(state: State, permissions: frozenset[Permission]) -> str:
-        return next(offer.words for offer in offers(state, permissions) if offer.action.move is Move.SUSPEND)
+        return next(offer.words for offer in offers(state, permissions) if offer.action.move is Transition.SUSPEND)
 
     assert words(State.ACTIVE, ALL) == "Available above, under Stop and start."
     assert words(State.LOCKED, ALL) == "Not while the tenant is locked."

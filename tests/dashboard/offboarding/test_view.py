@@ -13,12 +13,12 @@ from dashboard.offboarding import view as leaving
 from dashboard.status_banner.view import notices
 from database.certificates import AuthorityRow
 from database.keys import KeyRow, KeyVersionRow
-from database.offboarding import DoomedRow, LeavingRow, ShredRow
+from database.offboarding import ErasureCertificateRow, KeyToDestroyRow, OffboardingRow
 from tests.dashboard.held import DAY, NOW
 from tests.dashboard.held import TENANT as ENABLED
 
 TENANT = replace(ENABLED, state=State.LEAVING)
-LEFT = LeavingRow(State.LEAVING, NOW - DAY, NOW + 29 * DAY, State.ACTIVE, None, None, {})
+LEFT = OffboardingRow(State.LEAVING, NOW - DAY, NOW + 29 * DAY, State.ACTIVE, None, None, {})
 
 
 def test_every_page_says_until_when_it_can_come_back() -> None:
@@ -58,13 +58,13 @@ def test_the_dry_run_names_every_key_and_says_how_many_more_there_are() -> None:
 
 def test_the_farewell_says_when_and_that_it_is_final() -> None:
     gone = replace(LEFT, state=State.OFFBOARDED, offboarded_at=NOW, erased={"service": 2, "route": 1})
-    said = "\n".join(leaving.farewell(gone, ShredRow("{}", "s", "audit-heads:1", NOW), NOW))
+    said = "\n".join(leaving.farewell(gone, ErasureCertificateRow("{}", "s", "audit-heads:1", NOW), NOW))
     assert "It left 25 Nov 2026, 12:00 UTC (just now)" in said
     assert "can never be read again" in said
     assert "3 rows about it were erased" in said
     assert "`audit-heads:1`" in said
-    rows = [DoomedRow("service key", f"orders {number}", "1", "a" * 64) for number in (1, 2)]
-    assert leaving.destroyed([*rows, DoomedRow("L2 tenant key", "L2", "1", "a" * 64)]) == (
+    rows = [KeyToDestroyRow("service key", f"orders {number}", "1", "a" * 64) for number in (1, 2)]
+    assert leaving.destroyed([*rows, KeyToDestroyRow("L2 tenant key", "L2", "1", "a" * 64)]) == (
         "1 L2 tenant key and 2 service keys"
     )
     assert len(leaving.stays()) == len(KEPT)

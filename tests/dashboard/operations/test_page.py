@@ -10,11 +10,11 @@ from streamlit.testing.v1 import AppTest
 from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import SessionEnded, TenantUnknown
 from core.names import CANARY_TENANT_ID
-from core.tenants.lifecycle import Move, State
+from core.tenants.lifecycle import State, Transition
 from core.tenants.provisioning import Step
 from core.tenants.roles import OPERATORS, Person, PersonRole
 from dashboard.operations.actions import RetryNotAllowed, retry
-from dashboard.page_context import Addresses, Seat
+from dashboard.page_context import PageContext, ServiceUrls
 from database.connection.database import Database
 from database.platform.operators import Operations
 from openkcm.contract.audit_events import AuditName
@@ -29,15 +29,15 @@ OPERATOR = Person("otto", "Otto", OPERATORS, frozenset({PersonRole.OPERATOR}))
 AUDITOR = Person("ada", "Ada", ACME, frozenset({PersonRole.AUDITOR}))
 
 
-def a_seat(field: Field, door: FakeGateway, person: Person = OPERATOR, **changed: object) -> Seat:
+def a_seat(field: Field, door: FakeGateway, person: Person = OPERATOR, **changed: object) -> PageContext:
     dashboard = field.open("dashboard", max_size=2)
-    seat = Seat(
+    seat = PageContext(
         person=person,
         tenant_id=person.tenant_id,
         source="192.0.2.7",
         database=dashboard,
         door=door,
-        addresses=Addresses("http://d", "http://m", "https://c", "c:5696", "http://127.0.0.1:18233"),
+        addresses=ServiceUrls("http://d", "http://m", "https://c", "c:5696", "http://127.0.0.1:18233"),
         now=lambda: datetime.now(UTC),
         platform=Operations(dashboard, PROMISE),
     )
@@ -48,11 +48,11 @@ def failed(worker: Database, tenant_id: str) -> None:
     """Leave a tenant as a provisioning that failed at step 2 leaves it."""
     with worker.tenant_tx(tenant_id) as tx:
         tx.tenants.request(an_event(tenant_id, organization="ACME *Corporation*"))
-        tx.tenants.move(Move.PROVISION)
+        tx.tenants.move(Transition.PROVISION)
         tx.steps.plan("provision/1", [*Step])
         tx.steps.finish("provision/1", Step.OPEN_RECORDS, datetime.now(UTC))
         tx.steps.fail("provision/1", Step.CREATE_KEYS, "vault_refused")
-        tx.tenants.move(Move.FAIL)
+        tx.tenants.move(Transition.FAIL)
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_one_who_recovered_meanwhile_is_not_retried(field: Field, worker: Databa
     at = shown("operations", a_seat(field, door))
     at.button(key=f"operations-retry-stuck-{ACME}").click().run()
     with worker.tenant_tx(ACME) as tx:
-        tx.tenants.move(Move.RETRY)
+        tx.tenants.move(Transition.RETRY)
     assert "A tenant that is provisioning cannot retry" in press(at, "operations-retry-confirmed")
     with worker.tenant_tx(ACME) as tx:
         assert tx.tenants.get().state is State.PROVISIONING

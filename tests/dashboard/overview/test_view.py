@@ -10,7 +10,7 @@ from core.services import ServiceState
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import NUMBERS, Step, StepState
 from dashboard.components import key_hierarchy as chain
-from dashboard.components.tenant_status import UNDER_WAY, Tone, sentence, standing
+from dashboard.components.tenant_status import UNDER_WAY, Severity, sentence, standing
 from dashboard.overview import isolation
 from dashboard.overview import view as overview
 from dashboard.overview.progress import progress, ready, stopped
@@ -51,7 +51,7 @@ def some_steps(done: int) -> list[StepRow]:
 def test_every_state_has_a_meaning_and_a_tone_and_all_but_the_normal_one_advice(state: State) -> None:
     told = standing(state)
     assert told.meaning.endswith(".")
-    assert (told.tone is Tone.GOOD) == (state is State.ACTIVE) == (told.advice == "")
+    assert (told.tone is Severity.GOOD) == (state is State.ACTIVE) == (told.advice == "")
 
 
 def test_a_text_becomes_a_sentence_once() -> None:
@@ -78,7 +78,7 @@ def test_the_seeds_three_lines_hold_for_an_active_tenant() -> None:
         ("Tenant Isolation", "Active ✓"),
         ("Service Integration", "Ready ✓"),
     ]
-    assert {line.tone for line in lines} == {Tone.GOOD}
+    assert {line.tone for line in lines} == {Severity.GOOD}
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dashboard.audit import view as audit
-from dashboard.components.tenant_status import Tone
+from dashboard.components.tenant_status import Severity
 from dashboard.reports import view as compliance
 from openkcm.verification.isolation_controls import CLAUSES
-from openkcm.verification.reports.model import LatestCheck, Stated
+from openkcm.verification.reports.model import LatestCheck, Snapshot
 from tests.compliance.reports.render.builders import a_key, a_service, a_standing
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -24,7 +24,7 @@ def checks(at: datetime = NOW - timedelta(hours=3), **outcomes: str) -> tuple[La
     )
 
 
-def well() -> Stated:
+def well() -> Snapshot:
     return a_standing(
         root_key_mode="aws-kms",
         keys=(a_key("L1", "kms"), a_key("L2", "L2-acme-corp-12345-primary")),
@@ -42,7 +42,7 @@ def line(label: str, chain: audit.Status = SIGNED, **changed: object) -> complia
 def test_a_tenant_in_order_has_every_subject_in_order_and_nothing_to_do():
     lines = compliance.lines(well(), SIGNED, NOW)
     assert [one.label for one in lines] == LABELS
-    assert {one.tone for one in lines} == {Tone.GOOD}
+    assert {one.tone for one in lines} == {Severity.GOOD}
     assert [one.advice for one in lines if one.advice] == []
     assert line("Two people").detail == "Leave and change root key."
 
@@ -50,32 +50,42 @@ def test_a_tenant_in_order_has_every_subject_in_order_and_nothing_to_do():
 @pytest.mark.parametrize(
     ("label", "changed", "tone", "said"),
     [
-        ("Isolation", {"checks": ()}, Tone.WARNING, "No attack"),
-        ("Isolation", {"checks": checks(U2="breached", C1="breached")}, Tone.BAD, "An attack on C1 and U2 succeeded"),
-        ("Isolation", {"checks": checks(NOW - timedelta(days=3))}, Tone.WARNING, "18 of 18 clauses"),
-        ("Isolation", {"checks": checks(U3="not-checked")}, Tone.GOOD, "17 of 18 clauses"),
-        ("Isolation", {"checks": checks(U1="not-checked")}, Tone.WORKING, "17 of 18 clauses"),
-        ("Isolation", {"checks": checks()[:3]}, Tone.WORKING, "3 of 18 clauses"),
-        ("Custody of the root key", {"root_key_mode": "platform"}, Tone.WORKING, "no kill switch"),
-        ("Custody of the root key", {"state": "locked"}, Tone.BAD, "Nothing of the tenant opens"),
-        ("Custody of the root key", {"keys": (a_key("L1", "kms", state="unavailable"),)}, Tone.BAD, "Nothing"),
-        ("Ages of keys", {"keys": (a_key("L3", "or*ders", overdue=True),)}, Tone.WARNING, "`or*ders`"),
-        ("Ages of keys", {"keys": ()}, Tone.WORKING, "provisioned"),
-        ("Encryption coverage", {"coverage": ()}, Tone.WORKING, "No service"),
-        ("Encryption coverage", {"coverage": (a_service("a", complete=False),)}, Tone.WARNING, "1 of 1 service: `a`"),
-        ("Two people", {"four_eyes": ()}, Tone.WARNING, "One person alone"),
+        ("Isolation", {"checks": ()}, Severity.WARNING, "No attack"),
+        (
+            "Isolation",
+            {"checks": checks(U2="breached", C1="breached")},
+            Severity.BAD,
+            "An attack on C1 and U2 succeeded",
+        ),
+        ("Isolation", {"checks": checks(NOW - timedelta(days=3))}, Severity.WARNING, "18 of 18 clauses"),
+        ("Isolation", {"checks": checks(U3="not-checked")}, Severity.GOOD, "17 of 18 clauses"),
+        ("Isolation", {"checks": checks(U1="not-checked")}, Severity.WORKING, "17 of 18 clauses"),
+        ("Isolation", {"checks": checks()[:3]}, Severity.WORKING, "3 of 18 clauses"),
+        ("Custody of the root key", {"root_key_mode": "platform"}, Severity.WORKING, "no kill switch"),
+        ("Custody of the root key", {"state": "locked"}, Severity.BAD, "Nothing of the tenant opens"),
+        ("Custody of the root key", {"keys": (a_key("L1", "kms", state="unavailable"),)}, Severity.BAD, "Nothing"),
+        ("Ages of keys", {"keys": (a_key("L3", "or*ders", overdue=True),)}, Severity.WARNING, "`or*ders`"),
+        ("Ages of keys", {"keys": ()}, Severity.WORKING, "provisioned"),
+        ("Encryption coverage", {"coverage": ()}, Severity.WORKING, "No service"),
+        (
+            "Encryption coverage",
+            {"coverage": (a_service("a", complete=False),)},
+            Severity.WARNING,
+            "1 of 1 service: `a`",
+        ),
+        ("Two people", {"four_eyes": ()}, Severity.WARNING, "One person alone"),
     ],
 )
 def test_what_is_not_in_order_says_what_it_is(label, changed, tone, said):
     found = line(label, **changed)
     assert found.tone is tone
     assert said in found.detail
-    assert (found.advice == "") == (tone is Tone.GOOD or found.value == "No tenant key yet")
+    assert (found.advice == "") == (tone is Severity.GOOD or found.value == "No tenant key yet")
 
 
 def test_a_stream_that_is_not_whole_is_alarming():
     found = line("Audit stream", BROKEN)
-    assert (found.tone, found.detail) == (Tone.BAD, "Records are missing at the end.")
+    assert (found.tone, found.detail) == (Severity.BAD, "Records are missing at the end.")
     assert "Repair nothing" in found.advice
 
 
@@ -83,7 +93,7 @@ def test_each_clause_is_told_and_one_that_was_not_attacked_is_not_passed_off_as_
     rows = compliance.clauses(checks(U2="breached", U3="not-checked"))
     assert [row.clause for row in rows] == list(CLAUSES)
     how = {row.clause: (row.tone, row.how) for row in rows}
-    assert how["U1"] == (Tone.GOOD, "1 attack refused")
-    assert how["U2"] == (Tone.BAD, "1 attack succeeded")
-    assert how["U3"] == (Tone.WORKING, "not checked")
+    assert how["U1"] == (Severity.GOOD, "1 attack refused")
+    assert how["U2"] == (Severity.BAD, "1 attack succeeded")
+    assert how["U3"] == (Severity.WORKING, "not checked")
     assert compliance.clauses(()) == ()

@@ -9,7 +9,7 @@ from core.errors.services import InvalidRequest
 from dashboard.reports import view as report_query
 from dashboard.reports import view as reports
 from database.reports import ReportRow
-from openkcm.verification.reports.signed_file import Form
+from openkcm.verification.reports.signed_file import ReportFormat
 
 NOW = datetime(2026, 2, 14, 12, tzinfo=UTC)
 ID = "6f2c0c6d5f1e4a0d9f4be1a1f8f0a7c3"
@@ -63,7 +63,7 @@ def test_a_report_says_of_when_it_is_for_whom_and_whether_it_is_made():
 
 
 def test_an_address_says_which_file_and_nothing_else():
-    for form in Form:
+    for form in ReportFormat:
         assert report_query.decode(report_query.encode(ID, form)) == (ID, form)
     for query in ("", f"report={ID}", f"report={ID}&form=exe", "report=..%2F..&form=pdf", "report=%00&form=pdf"):
         with pytest.raises(InvalidRequest):
@@ -71,5 +71,5 @@ def test_an_address_says_which_file_and_nothing_else():
 
 
 def test_a_file_is_called_by_whose_and_when():
-    name = report_query.file_name("acme-corp-12345", a_row(), Form.PDF)
+    name = report_query.file_name("acme-corp-12345", a_row(), ReportFormat.PDF)
     assert name == "acme-corp-12345-report-20260101-20260201-6f2c0c6d.pdf"

@@ -8,21 +8,21 @@ import pytest
 
 from core.errors.keys import RootKeyRefused
 from core.errors.platform import TemporalUnavailable
-from core.errors.tenants import TenantClosed
+from core.errors.tenants import TenantNotOperational
 from core.tenants.lifecycle import State
 from dashboard.root_keys import actions as root_key_actions
-from dashboard.root_keys.actions import Wish
+from dashboard.root_keys.actions import RootKeyChangeRequest
 from database.connection.database import Database
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN, Scene, everything_stored
 from tests.dashboard.seats import a_seat
-from workflows.client.workflow_client import NotDoneInTime, UpdateRefused
+from workflows.client.workflow_client import OperationTimeout, UpdateRejected
 
 SECRET = "hvs.very-secret-0123456789"
 BAO = {"provider": "openbao", "address": "https://bao.acme.example:8200", "mount": "transit", "key": "acme"}
 AWS = {"provider": "aws-kms", "key_arn": KEY_ARN, "role_arn": ROLE_ARN}
 
 
-def a_wish(scene: Scene) -> Wish:
+def a_wish(scene: Scene) -> RootKeyChangeRequest:
     return root_key_actions.wishes(scene.seat(), BAO, {"token": SECRET})[0]
 
 
@@ -45,7 +45,7 @@ def test_credentials_are_in_no_row_no_audit_record_and_no_error(scene: Scene) ->
 def test_sealed_credentials_are_accepted_for_their_own_request_only(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     first, second, *_ = root_key_actions.wishes(scene.seat(), BAO, {"token": SECRET})
-    with pytest.raises(UpdateRefused) as refused:
+    with pytest.raises(UpdateRejected) as refused:
         root_key_actions.check(scene.seat(), replace(first, sealed=second.sealed))
     assert refused.value.code == RootKeyRefused.code
 
@@ -73,14 +73,14 @@ def test_a_wrong_field_is_named_with_its_rule_and_without_the_credential(fields,
 def test_a_check_without_a_recorded_result_is_not_a_success(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.door.preflight_root_key = lambda *_: None
-    with pytest.raises(NotDoneInTime):
+    with pytest.raises(OperationTimeout):
         root_key_actions.check(scene.seat(), a_wish(scene))
 
 
 def test_a_locked_tenant_can_check_a_root_key_and_not_change_it(scene: Scene) -> None:
     scene.tenant(State.LOCKED)
     assert root_key_actions.check(scene.seat(), a_wish(scene)) == []
-    with pytest.raises(TenantClosed):
+    with pytest.raises(TenantNotOperational):
         root_key_actions.change(scene.seat(), a_wish(scene))
     with scene.dashboard.tenant_tx(ACME) as tx:
         assert tx.root_keys.changes() == []

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from core.keys.root_keys import AwsKmsPlace, Credentials, OpenBaoPlace, Pkcs11Place, PlatformPlace, RootKeyMode
+from core.keys.root_keys import AwsKmsKeyRef, Credentials, OpenBaoKeyRef, Pkcs11KeyRef, PlatformKeyRef, RootKeyMode
 from dashboard.root_keys.guides import ENTRIES, NAMES, blocks, in_labels
 
 PLACES = {
-    RootKeyMode.PLATFORM: PlatformPlace,
-    RootKeyMode.AWS_KMS: AwsKmsPlace,
-    RootKeyMode.PKCS11: Pkcs11Place,
-    RootKeyMode.OPENBAO: OpenBaoPlace,
+    RootKeyMode.PLATFORM: PlatformKeyRef,
+    RootKeyMode.AWS_KMS: AwsKmsKeyRef,
+    RootKeyMode.PKCS11: Pkcs11KeyRef,
+    RootKeyMode.OPENBAO: OpenBaoKeyRef,
 }
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from core.errors.keys import CustomerKeyError
 from core.tenants.lifecycle import State
-from core.tenants.locks import OUT_OF_REACH, LockReason, closes
-from dashboard.components.tenant_status import Tone, sentence
+from core.tenants.locks import OUT_OF_REACH, LockReason, requires_lock
+from dashboard.components.tenant_status import Severity, sentence
 from dashboard.overview import view as overview
 from dashboard.root_keys import view as root_key
 from dashboard.status_banner.view import notices
@@ -53,9 +53,9 @@ def test_each_is_said_in_its_own_words_with_what_happens_meanwhile(code: str) ->
     assert said.advice == sentence(kind.hint)
     assert said.since == "Since 25 Nov 2026, 11:59 UTC (20 seconds ago)."
     assert root_key.NO_FALLBACK in said.meanwhile
-    assert (said.tone is Tone.WARNING) is kind.retryable
+    assert (said.tone is Severity.WARNING) is kind.retryable
     assert ("the tenant is locked in 40 s" in said.meanwhile) is kind.retryable
-    assert ("being locked at once" in said.meanwhile) is closes(code, 0.0, GRACE)
+    assert ("being locked at once" in said.meanwhile) is requires_lock(code, 0.0, GRACE)
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -63,15 +63,15 @@ def test_each_is_said_in_its_own_words_with_what_happens_meanwhile(code: str) ->
 def test_no_failure_is_ever_called_good_or_left_out_of_the_notices(code: str, tenant: TenantRow) -> None:
     said = notices(tenant, a_held_key(code), GRACE, NOW)
     assert said
-    assert {one.tone for one in said} <= {Tone.WARNING, Tone.BAD}
+    assert {one.tone for one in said} <= {Severity.WARNING, Severity.BAD}
     if LockReason.ROOT_KEY in tenant.locks or tenant.state is not State.LOCKED:
         assert any(sentence(root_key.PROBLEMS[code].message) in f"{one.meaning} {one.advice}" for one in said)
     line = overview.key_management(tenant, None, None, NOW, how(tenant, code))[0]
-    assert line.tone is not Tone.GOOD
+    assert line.tone is not Severity.GOOD
 
 
 def test_a_key_that_works_and_the_platforms_ask_for_no_notice() -> None:
-    assert how(TENANT, "ok").tone is Tone.GOOD
+    assert how(TENANT, "ok").tone is Severity.GOOD
     assert notices(TENANT, a_held_key(), GRACE, NOW) == ()
     assert root_key.health(TENANT, None, GRACE, NOW) is None
     assert notices(replace(TENANT, root_key_mode="platform"), None, GRACE, NOW) == ()

@@ -7,14 +7,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.errors.platform import TemporalUnavailable
-from core.keys.rotation import KeyState, Scope, Stage
+from core.keys.rotation import KeyState, RotationPhase, RotationScope
 from core.tenants.approvals import Action
 from core.tenants.lifecycle import State
 from core.tenants.roles import PersonRole
-from database.rotation import WantedRotation
+from database.rotation import RotationRequest
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, press, shown, text
-from workflows.client.workflow_client import NotDoneInTime
+from workflows.client.workflow_client import OperationTimeout
 
 KEYS = PersonRole.KEY_ADMINISTRATOR
 
@@ -84,8 +84,8 @@ def test_only_an_old_and_empty_version_is_destroyed_and_the_reason_is_said(acme:
 
 def test_a_page_that_is_loaded_again_shows_a_running_rotation_where_it_is(acme: Scene) -> None:
     with acme.worker.tenant_tx(ACME) as tx:
-        tx.rotations.begin(1, WantedRotation(tenant_key=True, services=Scope.ALL), 1)
-        tx.rotations.enter(1, Stage.PREPARE)
+        tx.rotations.begin(1, RotationRequest(tenant_key=True, services=RotationScope.ALL), 1)
+        tx.rotations.enter(1, RotationPhase.PREPARE)
     at = shown("keys", acme.seat(ACME, KEYS))
     said = text(at)
     assert "New versions of service keys are made and opened once" in said
@@ -110,7 +110,7 @@ def test_a_rotation_that_fails_or_takes_long_is_explained_and_can_be_repeated(ac
     press(at, "rotation.everything")
     assert "The keys are rotated" in press(at, "rotation.do")
     press(at, "rotation.close")
-    acme.door.fails = NotDoneInTime()
+    acme.door.fails = OperationTimeout()
     press(at, "rotation.tenant-key")
     assert "It goes on by itself" in press(at, "rotation.do")
 

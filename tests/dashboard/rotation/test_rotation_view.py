@@ -5,14 +5,14 @@ from datetime import timedelta
 
 import pytest
 
-from core.keys.rotation import MEANING, KeyState, Scope, Stage
+from core.keys.rotation import MEANING, KeyState, RotationPhase, RotationScope
 from core.services import ServiceState
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
-from dashboard.components.tenant_status import Tone
+from dashboard.components.tenant_status import Severity
 from dashboard.rotation import view as rotation
 from database.keys import KeyRow, KeyVersionRow, VersionUseRow
-from database.rotation import RotationRow, WantedRotation
+from database.rotation import RotationRequest, RotationRow
 from tests.dashboard.held import DAY, NOW, TENANT, a_service
 
 POLICY = TenantPolicy()
@@ -25,8 +25,8 @@ def a_version(version: int, state: KeyState, **changed: object) -> KeyVersionRow
     return replace(row, **changed)
 
 
-def a_rotation(state: str = "running", stage: Stage = Stage.REWRAP, **changed: object) -> RotationRow:
-    wanted = WantedRotation(tenant_key=True, services=Scope.ALL)
+def a_rotation(state: str = "running", stage: RotationPhase = RotationPhase.REWRAP, **changed: object) -> RotationRow:
+    wanted = RotationRequest(tenant_key=True, services=RotationScope.ALL)
     ended = None if state == "running" else NOW - DAY
     return replace(RotationRow(1, wanted, 1, state, stage, 300, 120, None, NOW - 2 * DAY, ended), **changed)
 
@@ -89,7 +89,7 @@ def test_only_a_version_that_is_old_and_empty_can_be_destroyed(state: KeyState, 
 
 def test_a_rotation_that_runs_shows_its_stage_and_never_goes_backwards() -> None:
     shares = []
-    for stage in Stage:
+    for stage in RotationPhase:
         for done in (0, 120, 300):
             going = rotation.progress(a_rotation(stage=stage, done=done))
             assert going is not None
@@ -98,7 +98,7 @@ def test_a_rotation_that_runs_shows_its_stage_and_never_goes_backwards() -> None
     assert shares[-1] == 1.0
     going = rotation.progress(a_rotation())
     assert going is not None
-    assert going.words.endswith(f"{MEANING[Stage.REWRAP][1:]}: 120 of 300")
+    assert going.words.endswith(f"{MEANING[RotationPhase.REWRAP][1:]}: 120 of 300")
     assert rotation.progress(a_rotation("done")) is None
     assert rotation.progress(None) is None
 
@@ -108,14 +108,14 @@ def test_what_became_of_the_last_one_is_said_with_the_words_of_its_code() -> Non
     assert rotation.ended([a_rotation()], NOW) is None
     done = rotation.ended([a_rotation("done")], NOW)
     assert done is not None
-    assert done.tone is Tone.GOOD
+    assert done.tone is Severity.GOOD
     assert done.meaning == (
         "The tenant key and every service key, 24 Nov 2026, 12:00 UTC (1 day ago), asked for by a person."
     )
     failed = rotation.ended([a_rotation("failed", problem="root_key_disabled")], NOW)
     assert failed is not None
-    assert failed.tone is Tone.WARNING
-    assert MEANING[Stage.REWRAP] in failed.meaning
+    assert failed.tone is Severity.WARNING
+    assert MEANING[RotationPhase.REWRAP] in failed.meaning
     assert "The root key is disabled." in failed.meaning
     assert failed.advice.endswith("Every key that worked works. Once this is mended, ask again.")
     unknown = rotation.ended([a_rotation("failed", problem="of_the_future")], NOW)
@@ -124,11 +124,11 @@ def test_what_became_of_the_last_one_is_said_with_the_words_of_its_code() -> Non
 
 
 def test_what_nobody_was_there_to_see_is_said_above_every_page() -> None:
-    due = WantedRotation(tenant_key=False, services=Scope.DUE, scheduled=True)
+    due = RotationRequest(tenant_key=False, services=RotationScope.DUE, scheduled=True)
     failed = a_rotation("failed", problem="root_key_disabled", wanted=due)
     [said] = rotation.notice(failed, TENANT, NOW)
     assert said.title == "Your keys were not rotated as your policy wants"
-    assert MEANING[Stage.REWRAP] in said.meaning
+    assert MEANING[RotationPhase.REWRAP] in said.meaning
     assert "The root key is disabled." in said.meaning
     assert "it is tried again every hour" in said.advice
     ended = rotation.ended([failed], NOW)
@@ -162,13 +162,13 @@ def test_a_dry_run_lists_what_becomes_of_each_version() -> None:
 
 
 def test_a_rotation_that_follows_the_root_key_says_so() -> None:
-    wanted = WantedRotation(tenant_key=False, services=Scope.NONE, scheduled=True, root_key_version=3)
+    wanted = RotationRequest(tenant_key=False, services=RotationScope.NONE, scheduled=True, root_key_version=3)
     assert rotation.whose(wanted) == "what lay under versions of the root key before 3"
     done = rotation.ended([a_rotation("done", wanted=wanted)], NOW)
     assert done is not None
     assert done.meaning.startswith("What lay under versions of the root key before 3, 24 Nov 2026")
     assert done.meaning.endswith("by itself, as what is new or left asks for.")
-    due = replace(wanted, services=Scope.DUE, root_key_version=None)
+    due = replace(wanted, services=RotationScope.DUE, root_key_version=None)
     by_policy = rotation.ended([a_rotation("done", wanted=due)], NOW)
     assert by_policy is not None
     assert by_policy.meaning.endswith("by itself, as your policy wants.")

@@ -8,9 +8,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from core.errors.platform import Overtaken
+from core.errors.platform import Superseded
 from core.errors.services import ServiceConflict, ServiceUnknown
-from core.errors.tenants import TenantClosed
+from core.errors.tenants import TenantNotOperational
 from core.tenants.lifecycle import State
 from dashboard.services import actions as service_actions
 from dashboard.services.setup_guides import request_command
@@ -22,7 +22,7 @@ from tests.dashboard.scene import ACME, Scene, a_request_pem
 FOLDER = "/etc/openkcm/orders"
 
 
-def a_wish(kind: ServiceKind = ServiceKind.MONGODB, csr_pem: str | None = None) -> service_actions.Wish:
+def a_wish(kind: ServiceKind = ServiceKind.MONGODB, csr_pem: str | None = None) -> service_actions.ServiceRequest:
     return service_actions.wish("orders", kind, FOLDER, csr_pem)
 
 
@@ -87,7 +87,7 @@ def test_a_superseded_request_returns_no_certificate_of_another_request(scene: S
     first = a_wish()
     service_actions.connect(scene.seat(), first)
     service_actions.connect(scene.seat(), a_wish())
-    with scene.dashboard.tenant_tx(ACME) as tx, pytest.raises(Overtaken):
+    with scene.dashboard.tenant_tx(ACME) as tx, pytest.raises(Superseded):
         tx.services.issued("orders", first.request_id)
 
 
@@ -96,7 +96,7 @@ def test_a_suspended_tenant_or_another_kind_of_the_same_name_connects_nothing(sc
     scene.service("orders", ServiceKind.POSTGRESQL)
     scene.tenant(State.SUSPENDED, "suspended-corp")
     scene.door.asked.clear()
-    for tenant_id, error in ((ACME, ServiceConflict), ("suspended-corp", TenantClosed)):
+    for tenant_id, error in ((ACME, ServiceConflict), ("suspended-corp", TenantNotOperational)):
         with pytest.raises(error):
             service_actions.connect(scene.seat(tenant_id), a_wish())
     assert scene.door.asked == []

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from core.tenants.lifecycle import State
 from core.tenants.roles import PersonRole
-from database.services.agents import ContactRow, ProtectionUseRow
+from database.services.agents import HeartbeatRow, ProtectionUseRow
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, shown, text
@@ -24,7 +24,7 @@ def tell(scene: Scene, service: str, place: str = PLACE, tenant_id: str = ACME) 
     """Have a service's programs say that they encrypted ten values at a place, now."""
     now = datetime.now(UTC)
     use = ProtectionUseRow(now.date(), service, place, 10, 320, 70, 4, 2000)
-    contact = ContactRow(service, "host-1", "0.1.0", now + timedelta(hours=48), None, now)
+    contact = HeartbeatRow(service, "host-1", "0.1.0", now + timedelta(hours=48), None, now)
     with scene.crypto.tenant_tx(tenant_id) as tx:
         tx.agents.note([contact], [use])
 

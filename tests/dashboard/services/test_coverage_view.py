@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from compliance.coverage.assessment import Asked, Coverage, Overhead, ServiceFacts, coverage
+from compliance.coverage.assessment import Coverage, Overhead, RequestCount, ServiceFacts, coverage
 from core.services import CryptoOperation, ServiceState
 from core.tenants.lifecycle import State
 from dashboard.services import coverage_view as view
@@ -84,7 +84,7 @@ def test_figures_are_few_and_say_when_nothing_was_measured() -> None:
 def test_a_service_says_how_it_encrypts_and_what_of_each_field_is_known() -> None:
     fields = (DIAGNOSIS, replace(PHONE, plain_allowed=True))
     told = (a_use(), a_use(f"{PLACE}#plain", 1, operations=1200), a_use("public.t.x", bytes=2_500_000))
-    asked = (Asked(TODAY, CryptoOperation.DATA_KEY, 2),)
+    asked = (RequestCount(TODAY, CryptoOperation.DATA_KEY, 2),)
     [line], more = view.lines(judged(replace(whole("orders", *fields), uses=told, asked=asked, agents_connected=1)))
     assert more == 0
     assert line.title == "orders: 3 things missing, 22 operations today, 3.5% overhead"

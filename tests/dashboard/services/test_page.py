@@ -9,7 +9,7 @@ from core.errors.platform import TemporalUnavailable
 from core.services import ServiceState
 from core.tenants.lifecycle import State
 from core.tenants.roles import PersonRole
-from database.services.agents import ContactRow
+from database.services.agents import HeartbeatRow
 from openkcm.contract.enrolment import parse_join_token
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, a_request_pem, press, shown, text
@@ -94,7 +94,7 @@ def test_services_are_listed_by_kind_with_their_operations_and_agents(scene: Sce
     scene.service("customer-db", ServiceKind.MONGODB, uses=1253)
     scene.service("analytics-db", ServiceKind.MONGODB, uses=893)
     now = datetime.now(UTC)
-    contact = ContactRow("customer-db", "db-1", "0.1.0", now + timedelta(hours=48), "reload_failed", now)
+    contact = HeartbeatRow("customer-db", "db-1", "0.1.0", now + timedelta(hours=48), "reload_failed", now)
     with scene.crypto.tenant_tx(ACME) as tx:
         tx.agents.note([contact], [])
     said = text(shown("services", scene.seat()))

@@ -9,7 +9,7 @@ from core.services import CryptoOperation, ServiceState
 from core.tenants.lifecycle import State
 from dashboard.services import setup_guides as guides
 from dashboard.services.view import Facts, groups, per_day, why_no_renewal, why_not
-from database.services.agents import ContactRow
+from database.services.agents import HeartbeatRow
 from database.services.managed_objects import ObjectCountRow
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
@@ -18,12 +18,12 @@ from tests.dashboard.held import HOUR, NOW, TENANT, a_service, some_use
 from tests.database.builders import a_protection_use
 
 
-def an_agent(seconds_ago: int = 20, problem: str | None = None, **changed: object) -> ContactRow:
+def an_agent(seconds_ago: int = 20, problem: str | None = None, **changed: object) -> HeartbeatRow:
     heard = NOW - timedelta(seconds=seconds_ago)
-    return replace(ContactRow("a", "host-1", "0.1.0", NOW + 48 * HOUR, problem, heard), **changed)
+    return replace(HeartbeatRow("a", "host-1", "0.1.0", NOW + 48 * HOUR, problem, heard), **changed)
 
 
-def agent_of(*agents: ContactRow) -> str:
+def agent_of(*agents: HeartbeatRow) -> str:
     found = Facts(TENANT, [a_service("a")], [], [], list(agents))
     return groups(found, NOW)[0].cards[0].agent
 

@@ -3,7 +3,7 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core.tenants.approvals import Action, ApprovalState, Choice
+from core.tenants.approvals import Action, ApprovalState, VoteChoice
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import PersonRole
@@ -29,7 +29,7 @@ def policy_of(scene: Scene) -> TenantPolicy:
         return tx.policy.get()
 
 
-def button(approval_id: str, choice: Choice) -> str:
+def button(approval_id: str, choice: VoteChoice) -> str:
     return f"approvals.{choice}.{approval_id}"
 
 
@@ -65,7 +65,7 @@ def test_two_people_are_wanted_by_one_person_and_taken_back_by_two(scene: Scene)
         [waiting] = tx.approvals.pending()
     assert "Leave OpenKCM (offboard), and destroy the keys: takes one person from then on" in said
     at = settings(scene, "Kai")
-    press(at, button(waiting.approval_id, Choice.APPROVE))
+    press(at, button(waiting.approval_id, VoteChoice.APPROVE))
     assert "Approved and done" in press(at, "approvals.do")
     assert policy_of(scene) == TenantPolicy()
 
@@ -80,12 +80,12 @@ def test_what_waits_says_what_by_whom_until_when_and_what_happens(two: Scene) ->
     assert "It can be approved until" in said
     assert "(in 23 hours)" in said
     assert "every service fails to read and write encrypted data" in said
-    assert not at.button(key=button(asked.approval_id, Choice.APPROVE)).disabled
-    said = press(at, button(asked.approval_id, Choice.APPROVE))
+    assert not at.button(key=button(asked.approval_id, VoteChoice.APPROVE)).disabled
+    said = press(at, button(asked.approval_id, VoteChoice.APPROVE))
     assert "It is done at once, by your word and in your name." in said
     assert two.standing()[0] is State.ACTIVE
     press(at, "approvals.cancel")
-    press(at, button(asked.approval_id, Choice.APPROVE))
+    press(at, button(asked.approval_id, VoteChoice.APPROVE))
     assert "Approved and done" in press(at, "approvals.do")
     assert two.standing()[0] is State.LOCKED
     said = press(at, "approvals.close")
@@ -96,15 +96,15 @@ def test_what_waits_says_what_by_whom_until_when_and_what_happens(two: Scene) ->
 def test_whoever_asked_is_told_why_they_cannot_approve_and_withdraws(two: Scene) -> None:
     asked = standing_actions.ask_to_lock(two.seat())
     at = settings(two)
-    assert at.button(key=button(asked.approval_id, Choice.APPROVE)).disabled
-    assert at.button(key=button(asked.approval_id, Choice.DECLINE)).disabled
+    assert at.button(key=button(asked.approval_id, VoteChoice.APPROVE)).disabled
+    assert at.button(key=button(asked.approval_id, VoteChoice.DECLINE)).disabled
     assert "You asked for this, so somebody else has to approve it." in text(at)
-    press(at, button(asked.approval_id, Choice.WITHDRAW))
+    press(at, button(asked.approval_id, VoteChoice.WITHDRAW))
     assert "nobody can approve it any more" in press(at, "approvals.do")
     assert "Waiting" not in press(at, "approvals.close").split("Nothing waits.")[1]
     asked = standing_actions.ask_to_lock(two.seat())
     at = settings(two, "Kai")
-    press(at, button(asked.approval_id, Choice.DECLINE))
+    press(at, button(asked.approval_id, VoteChoice.DECLINE))
     assert "Declined" in press(at, "approvals.do")
     assert two.standing()[0] is State.ACTIVE
     with two.worker.tenant_tx(ACME) as tx:
@@ -118,7 +118,7 @@ def test_who_may_only_look_sees_all_of_it_and_changes_nothing(two: Scene) -> Non
     assert "Your role does not manage keys." in said
     assert "key administrators of your organization change them" in said
     assert [one.key for one in at.button if not one.disabled] == []
-    assert button(asked.approval_id, Choice.WITHDRAW) not in {one.key for one in at.button}
+    assert button(asked.approval_id, VoteChoice.WITHDRAW) not in {one.key for one in at.button}
     assert all(one.disabled for one in (*at.number_input, *at.checkbox))
 
 

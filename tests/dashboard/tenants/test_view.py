@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.messages.tenants import StandingMove
+from core.messages.tenants import StatusChange
 from core.services import ServiceState
 from core.tenants.lifecycle import State
 from core.tenants.locks import LockReason
@@ -13,7 +13,7 @@ from dashboard.tenants import view as stopping
 from database.tenants import TenantRow
 from tests.dashboard.held import HOUR, NOW, TENANT, a_service
 
-SUSPEND, RESUME, LOCK, UNLOCK, _ = StandingMove
+SUSPEND, RESUME, LOCK, UNLOCK, _ = StatusChange
 
 
 def locked(*reasons: LockReason) -> TenantRow:
@@ -31,7 +31,7 @@ def locked(*reasons: LockReason) -> TenantRow:
         *((replace(TENANT, state=state), ()) for state in (State.REQUESTED, State.FAILED, State.LEAVING)),
     ],
 )
-def test_only_what_changes_something_is_offered(tenant: TenantRow, moves: tuple[StandingMove, ...]) -> None:
+def test_only_what_changes_something_is_offered(tenant: TenantRow, moves: tuple[StatusChange, ...]) -> None:
     assert stopping.moves(tenant) == moves
 
 

@@ -9,10 +9,10 @@ from datetime import timedelta
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core.errors.tenants import AccessRefused
+from core.errors.tenants import AccessDenied
 from core.services import CryptoOperation
 from core.tenants.roles import PersonRole
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.usage import page
 from dashboard.usage.periods import Period
 from tests.dashboard.scene import audit_records, shown
@@ -27,7 +27,7 @@ SERIES, REFUSALS = 0, 2
 
 
 @pytest.fixture
-def seat_of(field: Field) -> Callable[..., Seat]:
+def seat_of(field: Field) -> Callable[..., PageContext]:
     a_provisioned_tenant(field.open("worker"), TENANT)
     database = field.open("dashboard", max_size=2)
 
@@ -35,7 +35,7 @@ def seat_of(field: Field) -> Callable[..., Seat]:
 
 
 @pytest.fixture
-def used(field: Field, seat_of: Callable[..., Seat]) -> Seat:
+def used(field: Field, seat_of: Callable[..., PageContext]) -> PageContext:
     """A tenant that used its keys today, a week ago and a year ago, and was refused some of it."""
     a_connected_service(field, TENANT)
     with field.open("crypto").tenant_tx(TENANT) as tx:
@@ -52,7 +52,7 @@ def used(field: Field, seat_of: Callable[..., Seat]) -> Seat:
     return seat_of()
 
 
-def draw(seat: Seat, **query: str) -> AppTest:
+def draw(seat: PageContext, **query: str) -> AppTest:
     return shown("usage", seat, **query)
 
 
@@ -65,7 +65,7 @@ def exported(field: Field) -> list[dict[str, object]]:
     return [one for one in records if one["name"] in {"audit.exported", "dashboard.action_refused"}]
 
 
-def test_a_tenant_without_use_is_told_what_is_missing(field: Field, seat_of: Callable[..., Seat]) -> None:
+def test_a_tenant_without_use_is_told_what_is_missing(field: Field, seat_of: Callable[..., PageContext]) -> None:
     app = draw(seat_of())
     assert [title.value for title in app.title] == ["Usage"]
     assert "Connect one on the Services page" in app.info[0].value
@@ -76,7 +76,7 @@ def test_a_tenant_without_use_is_told_what_is_missing(field: Field, seat_of: Cal
     assert "No service has asked for a key yet" in draw(seat_of()).info[0].value
 
 
-def test_figures_are_of_the_default_period_also_for_an_invalid_address(used: Seat) -> None:
+def test_figures_are_of_the_default_period_also_for_an_invalid_address(used: PageContext) -> None:
     app = draw(used)
     assert metrics(app) == {
         "Key requests": ("1,207", "40 a day"),
@@ -98,7 +98,7 @@ def test_figures_are_of_the_default_period_also_for_an_invalid_address(used: Sea
         assert metrics(draw(used, **query))["Key requests"] == ("1,207", "40 a day")
 
 
-def test_the_period_is_chosen_on_the_page_or_by_the_address(used: Seat) -> None:
+def test_the_period_is_chosen_on_the_page_or_by_the_address(used: PageContext) -> None:
     app = draw(used)
     app.radio(key="period").set_value("Today").run()
     assert metrics(app)["Key requests"] == ("1,007", "so far today (UTC)")
@@ -119,7 +119,7 @@ def test_the_period_is_chosen_on_the_page_or_by_the_address(used: Seat) -> None:
     assert "Everything that was asked for in this period was answered." in [one.value for one in app.markdown]
 
 
-def test_bars_are_by_operation_or_service_and_by_day_or_month(used: Seat) -> None:
+def test_bars_are_by_operation_or_service_and_by_day_or_month(used: PageContext) -> None:
     app = draw(used)
     first = app.dataframe[SERIES].value
     assert (list(first.columns), len(first)) == (["Day", "Encrypt", "KMIP Get"], 30)
@@ -133,7 +133,7 @@ def test_bars_are_by_operation_or_service_and_by_day_or_month(used: Seat) -> Non
     assert any("1,207 key requests over 2 bars" in caption.value for caption in app.caption)
 
 
-def test_the_file_has_exactly_the_period_and_is_on_record(used: Seat, field: Field) -> None:
+def test_the_file_has_exactly_the_period_and_is_on_record(used: PageContext, field: Field) -> None:
     week = Period((NOW - 6 * DAY).date(), NOW.date())
     rows = list(csv.DictReader(io.StringIO(page._export(used, week).decode())))
     assert [(row["day_utc"], row["service"], row["operation"], row["result"], row["requests"]) for row in rows] == [
@@ -148,13 +148,13 @@ def test_the_file_has_exactly_the_period_and_is_on_record(used: Seat, field: Fie
 
 
 def test_a_role_without_the_permission_sees_nothing_and_gets_no_file(
-    seat_of: Callable[..., Seat], field: Field
+    seat_of: Callable[..., PageContext], field: Field
 ) -> None:
     seat = seat_of(PersonRole.OPERATOR)
     app = draw(seat)
     assert "does not include this page" in app.error[0].value
     assert not app.metric
     assert not app.dataframe
-    with pytest.raises(AccessRefused):
+    with pytest.raises(AccessDenied):
         page._export(seat, Period(NOW.date(), NOW.date()))
     assert [record["name"] for record in exported(field)] == ["dashboard.action_refused"]

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from core.audit import AuditFilter
-from database.audit import FoundRecord, SignedHead
+from database.audit import FoundRecord, SignedCheckpoint
 from database.connection.database import Database
 from openkcm.contract.audit_events import GENESIS, AuditName
 from tests.database.builders import an_audit_event
@@ -116,7 +116,7 @@ def test_the_ends_of_a_stream_and_what_is_signed_of_it(worker: Database) -> None
         assert (nothing.last, nothing.signed, nothing.signed_at, nothing.at_signed) == (None, None, None, None)
         tx.audit.append(an_audit_event("a"))
         head = tx.audit.head()
-        signed = SignedHead(1, head.chain_hash, "signature", "audit:1")
+        signed = SignedCheckpoint(1, head.chain_hash, "signature", "audit:1")
         tx.audit.save_signed_head(signed)
         tx.audit.append(an_audit_event("b"))
         ends = tx.audit.ends()

@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
-from core.keys.rotation import Scope
-from core.tenants.lifecycle import Move, State
+from core.keys.rotation import RotationScope
+from core.tenants.lifecycle import State, Transition
 from core.tenants.policy import TenantPolicy
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
@@ -31,7 +31,7 @@ def test_what_is_due_is_what_is_older_than_the_tenant_wants_and_still_connected(
         due = tx.rotations.due(TenantPolicy(service_key_days=90))
         assert (due.tenant_key, due.services, due.unfinished) == (False, True, False)
         tx.services.disconnect("users")
-        tx.rotations.begin(2, a_wanted_rotation(services=Scope.DUE), 1)
+        tx.rotations.begin(2, a_wanted_rotation(services=RotationScope.DUE), 1)
         assert tx.rotations.unprepared(2, TenantPolicy(service_key_days=90)) == [("orders", 2)]
         assert tx.rotations.unprepared(2, TenantPolicy(service_key_days=365)) == []
         tx.services.disconnect("orders")
@@ -60,7 +60,7 @@ def test_the_schedule_is_told_whose_keys_are_old_and_whose_rotation_was_not_fini
         assert tx.rotations.due(NOTHING_DUE).unfinished
     assert PlatformQueries(tenants).due_rotations(10) == ["acme"]
     with tenants.tenant_tx("acme") as tx:
-        tx.tenants.move(Move.LEAVE)
+        tx.tenants.move(Transition.LEAVE)
     assert PlatformQueries(tenants).due_rotations(10) == []
 
 
@@ -100,12 +100,12 @@ def test_a_rotation_is_stuck_when_it_failed_by_itself_runs_too_long_or_was_never
     age(field, "rotation set started_at", 1)
     assert stuck() == [("acme", "unfinished", 4, "", 1)]
     with tenants.tenant_tx("acme") as tx:
-        tx.tenants.move(Move.LOCK)
+        tx.tenants.move(Transition.LOCK)
     assert [row[1] for row in stuck()] == ["unfinished"]  # a lock stops no rotation that runs
     end(4, "tenant_closed")
     assert stuck() == []  # until it is unlocked nothing can be rotated
     with tenants.tenant_tx("acme") as tx:
-        tx.tenants.move(Move.UNLOCK, State.ACTIVE)
+        tx.tenants.move(Transition.UNLOCK, State.ACTIVE)
     begin(tenants, 5, scheduled=True)
     end(5, "root_key_disabled")
     age(field, "service_key set activated_at", 0)

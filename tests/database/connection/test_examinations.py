@@ -9,7 +9,7 @@ import pytest
 from core.errors.platform import DatabaseRefused
 from core.isolation import LATE, run_of
 from core.names import ca_key, l2_key
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from core.tenants.locks import LockReason
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
@@ -28,11 +28,11 @@ def fill(field: Field) -> None:
     for tenant in (ACME, BETA, "openkcm-canary"):
         with database.tenant_tx(tenant) as tx:
             tx.tenants.request(an_event(tenant))
-            tx.tenants.move(Move.PROVISION)
+            tx.tenants.move(Transition.PROVISION)
             tx.keys.record(l2_key(tenant), "L2", 1)
             tx.keys.record(ca_key(tenant), "CA", 1)
             tx.routes.publish(a_route(tenant))
-            tx.tenants.move(Move.ACTIVATE)
+            tx.tenants.move(Transition.ACTIVATE)
 
 
 template = filled_template(fill)

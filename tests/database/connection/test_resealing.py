@@ -7,11 +7,11 @@ import pytest
 
 from core.errors.platform import DatabaseRefused
 from core.keys.rotation import KeyState
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from core.tenants.locks import LockReason
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
-from database.postgres.notify import mark, object_mark
+from database.postgres.notify import object_hash, tenant_hash
 from database.services.managed_objects import ObjectRow
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_route, a_service_key, an_object
 from tests.database.fixtures import Field
@@ -26,7 +26,7 @@ def fill(field: Field) -> None:
         a_provisioned_tenant(worker, tenant)
         a_connected_service(field, tenant)
         with worker.tenant_tx(tenant) as tx:
-            tx.tenants.move(Move.ACTIVATE)
+            tx.tenants.move(Transition.ACTIVATE)
         rotate(worker, tenant)
     a_connected_service(field, "acme", "users", "3c4d")
 
@@ -89,9 +89,9 @@ def test_a_tenant_that_decrypts_nothing_is_not_asked_for(crypto: Database, worke
     with worker.tenant_tx("acme") as tx:
         tx.tenants.hold(LockReason.SWITCH)
     with worker.tenant_tx("beta") as tx:
-        tx.tenants.move(Move.LEAVE)
+        tx.tenants.move(Transition.LEAVE)
     with worker.tenant_tx("gamma") as tx:
-        tx.tenants.move(Move.SUSPEND)
+        tx.tenants.move(Transition.SUSPEND)
     assert PlatformQueries(crypto).stale_services(("", ""), 10) == [("gamma", "orders")]
 
 
@@ -175,10 +175,10 @@ def test_a_new_seal_is_not_announced_and_every_other_change_of_an_object_is(
         row = replace(resealed(before), revision=revision, **changed)
         with crypto.tenant_tx("acme") as tx:
             assert tx.objects.change(row)
-        assert listener.hears() == object_mark("acme"), changed
+        assert listener.hears() == object_hash("acme"), changed
     with worker.tenant_tx("beta") as tx:
         tx.routes.publish(replace(a_route("beta"), region="us-east-1"))
-    assert listener.hears() == mark("beta")
+    assert listener.hears() == tenant_hash("beta")
 
 
 def test_a_versions_state_is_announced_and_a_wrap_an_opening_or_its_end_for_objects_is_not(
@@ -192,4 +192,4 @@ def test_a_versions_state_is_announced_and_a_wrap_an_opening_or_its_end_for_obje
         connection.execute("update okcm.service_key set emptied_at = now() where version = 1")
     with worker.raw_tx("beta") as connection:
         connection.execute("update okcm.service_key set state = 'compromised' where version = 1")
-    assert listener.hears() == mark("beta")
+    assert listener.hears() == tenant_hash("beta")

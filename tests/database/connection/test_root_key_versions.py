@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from core.errors.keys import RootKeyUnreachable
-from core.errors.platform import Overtaken
+from core.errors.platform import Superseded
 from core.keys.root_keys import RootKeyMode
-from core.keys.rotation import Scope, Stage
-from core.tenants.lifecycle import Move
+from core.keys.rotation import RotationPhase, RotationScope
+from core.tenants.lifecycle import Transition
 from core.tenants.locks import LockReason
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
-from database.root_keys import NumberedKey, RootKeyVersionsRow
+from database.root_keys import RootKeyVersionsRow, VersionedRootKey
 from database.rotation import RewrappedRow
 from kms.self_test import transit_version
 from tests.database.builders import (
@@ -116,11 +116,11 @@ def test_the_look_finds_who_is_in_use_and_numbered(tenants: Database) -> None:
     assert PlatformQueries(tenants).numbered_root_keys() == []
     wrap(tenants, "orders", b"vault:v2:x")
     wrap(tenants, "users", b"vault:v3:x")
-    of_acme = NumberedKey("acme", "eu-west-1", None, 2, None)
+    of_acme = VersionedRootKey("acme", "eu-west-1", None, 2, None)
     assert PlatformQueries(tenants).numbered_root_keys() == [of_acme]
     assert notice(tenants, 3)
     assert PlatformQueries(tenants).numbered_root_keys() == [replace(of_acme, noticed=3)]
-    for move, back, found in ((Move.SUSPEND, Move.RESUME, 1), (Move.LEAVE, None, 0)):
+    for move, back, found in ((Transition.SUSPEND, Transition.RESUME, 1), (Transition.LEAVE, None, 0)):
         with tenants.tenant_tx("acme") as tx:
             tx.tenants.move(move)
         assert len(PlatformQueries(tenants).numbered_root_keys()) == found
@@ -133,7 +133,7 @@ def test_a_locked_tenants_and_a_sick_key_are_left_alone(tenants: Database, field
     key = a_root_key(field, "acme")
     with field.administrator() as administrator:
         administrator.execute("update okcm.root_key set probe = 'vault:v1:probe'")
-    assert PlatformQueries(tenants).numbered_root_keys() == [NumberedKey("acme", "eu-west-1", key, 1, None)]
+    assert PlatformQueries(tenants).numbered_root_keys() == [VersionedRootKey("acme", "eu-west-1", key, 1, None)]
     with tenants.tenant_tx("acme") as tx:
         tx.tenants.hold(LockReason.SWITCH)
     assert PlatformQueries(tenants).numbered_root_keys() == []
@@ -147,7 +147,7 @@ def test_who_was_rotated_longest_ago_comes_first(tenants: Database) -> None:
     for tenant in ("acme", "beta"):
         wrap(tenants, "orders", b"vault:v1:x", tenant)
     with tenants.tenant_tx("acme") as tx:
-        tx.rotations.begin(2, a_wanted_rotation(services=Scope.NONE), 1)
+        tx.rotations.begin(2, a_wanted_rotation(services=RotationScope.NONE), 1)
     assert [key.tenant_id for key in PlatformQueries(tenants).numbered_root_keys()] == ["beta", "acme"]
 
 
@@ -155,10 +155,10 @@ def test_a_rotation_is_left_what_lies_under_an_older_version_until_nothing_does(
     wrap(tenants, "orders", b"vault:v1:x")
     wrap(tenants, "users", b"vault:v2:x")
     with tenants.tenant_tx("acme") as tx:
-        wanted = a_wanted_rotation(services=Scope.NONE, root_key_version=2)
+        wanted = a_wanted_rotation(services=RotationScope.NONE, root_key_version=2)
         begun = tx.rotations.begin(2, wanted, 1)
         assert begun.wanted == wanted
-        tx.rotations.enter(2, Stage.REWRAP)
+        tx.rotations.enter(2, RotationPhase.REWRAP)
         assert tx.rotations.outdated(10) == []
         [row] = tx.rotations.outdated(10, 2)
         assert (row.service, row.wrapped) == ("orders", b"vault:v1:x")
@@ -179,11 +179,11 @@ def test_a_rotation_is_left_what_lies_under_an_older_version_until_nothing_does(
 def test_a_probe_is_replaced_where_it_is_still_the_one_that_was_read(tenants: Database, field: Field) -> None:
     key = a_root_key(field, "acme")
     with tenants.tenant_tx("acme") as tx:
-        tx.rotations.begin(2, a_wanted_rotation(services=Scope.NONE, root_key_version=2), 1)
+        tx.rotations.begin(2, a_wanted_rotation(services=RotationScope.NONE, root_key_version=2), 1)
         tx.rotations.rewrap_probe(2, key, b"another", b"vault:v2:never")
         assert tx.root_keys.probe(key) == (b"probe", bytes(32))
         tx.rotations.rewrap_probe(2, key, b"probe", b"vault:v2:probe")
         assert tx.root_keys.probe(key) == (b"vault:v2:probe", bytes(32))
         tx.rotations.end(2)
-    with pytest.raises(Overtaken), tenants.tenant_tx("acme") as tx:
+    with pytest.raises(Superseded), tenants.tenant_tx("acme") as tx:
         tx.rotations.rewrap_probe(2, key, b"vault:v2:probe", b"vault:v3:probe")

@@ -17,37 +17,37 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
 from activities.approvals import ApprovalActivities
-from activities.notifications import Announcer
+from activities.notifications import NotificationOutbox
 from activities.root_keys.change import RootKeyActivities
-from activities.tenants import PolicyActivities, StandingActivities
+from activities.tenants import PolicyActivities, TenantStatusActivities
 from core import names as ids
-from core.errors.compliance import BoundaryBreached
-from core.errors.tenants import ApprovalRequired, VoteNotCounted
-from core.keys.root_keys import PlatformPlace
+from core.errors.compliance import IsolationBreached
+from core.errors.tenants import ApprovalRequired, VoteRejected
+from core.keys.root_keys import PlatformKeyRef
 from core.messages.keys import ChangeRootKeyInput, RootKeyRequest
 from core.messages.tenants import (
     ApprovalRequest,
     PolicyRequest,
-    StandingMove,
-    StandingRequest,
+    StatusChange,
+    StatusChangeRequest,
     TenantInput,
-    TenantMemory,
+    TenantWorkflowState,
 )
-from core.tenants.approvals import Action, ApprovalState, Choice
+from core.tenants.approvals import Action, ApprovalState, VoteChoice
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import PersonRole
 from dashboard.approvals import actions as approval_actions
-from dashboard.page_context import Seat
+from dashboard.page_context import PageContext
 from dashboard.tenants import actions as standing_actions
-from dashboard.workflow_bridge import TemporalBridge
+from dashboard.workflow_bridge import WorkflowBridge
 from database.root_keys import RootKeyRequestRow
 from devstack.servers.temporal import TemporalServer
 from openkcm.errors import OpenKcmError
 from tests.dashboard.scene import Scene
 from tests.database.fixtures import Field
 from worker.interceptors import FailureInterceptor
-from workflows.client.workflow_client import Gateway
+from workflows.client.workflow_client import WorkflowClient
 from workflows.root_keys import ChangeRootKey
 from workflows.tenants import Tenant
 
@@ -62,7 +62,7 @@ class Untouched:
         """A change that was refused is forgotten, which is no use."""
 
     def __getattr__(self, name: str) -> object:
-        raise BoundaryBreached((name,))  # which no step tries again, so that the test ends
+        raise IsolationBreached((name,))  # which no step tries again, so that the test ends
 
 
 class Installation:
@@ -71,7 +71,7 @@ class Installation:
     def __init__(self, field: Field, client: Client, queue: str, address: str) -> None:
         self.field, self.client, self.queue, self.address = field, client, queue, address
         self.scene = Scene(field)
-        self.gateway = Gateway(client, 180, patience_seconds=15)
+        self.gateway = WorkflowClient(client, 180, patience_seconds=15)
         self.entity = client.get_workflow_handle(ids.tenant_workflow(ACME))
 
     async def start(self) -> None:
@@ -79,7 +79,7 @@ class Installation:
         self.scene.held_key()
         with self.scene.worker.tenant_tx(ACME) as tx:
             tx.policy.set(POLICY)
-        memory = TenantMemory(state=State.ACTIVE, changes=1)
+        memory = TenantWorkflowState(state=State.ACTIVE, changes=1)
         await self.client.start_workflow(
             Tenant.run,
             TenantInput(
@@ -90,9 +90,9 @@ class Installation:
         )
 
     def steps(self) -> list[Callable[..., object]]:
-        announcer, never, worker = Announcer((), ""), Untouched(), self.scene.worker
+        announcer, never, worker = NotificationOutbox((), ""), Untouched(), self.scene.worker
         approvals = ApprovalActivities(worker, announcer, timedelta(hours=24))
-        standing = StandingActivities(worker, announcer, 60.0, lambda: datetime.now(UTC))
+        standing = TenantStatusActivities(worker, announcer, 60.0, lambda: datetime.now(UTC))
         root_keys = RootKeyActivities(worker, never, never, lambda *_: never, announcer)
         return [
             approvals.admit_approval,
@@ -109,22 +109,22 @@ class Installation:
             root_keys.abandon_root_key,
         ]
 
-    def seat(self, name: str, role: PersonRole = PersonRole.KEY_ADMINISTRATOR) -> Seat:
-        door = TemporalBridge(lambda: Gateway.connect(self.address, 180))
+    def seat(self, name: str, role: PersonRole = PersonRole.KEY_ADMINISTRATOR) -> PageContext:
+        door = WorkflowBridge(lambda: WorkflowClient.connect(self.address, 180))
         return dataclasses.replace(self.scene.seat(ACME, role, name=name), door=door)
 
     async def asks(self, name: str = "Ada") -> str:
         """Have somebody ask for a lock; return the request's id."""
         return (await asyncio.to_thread(standing_actions.ask_to_lock, self.seat(name))).approval_id
 
-    async def says(self, name: str, approval_id: str, choice: Choice = Choice.APPROVE) -> ApprovalState:
+    async def says(self, name: str, approval_id: str, choice: VoteChoice = VoteChoice.APPROVE) -> ApprovalState:
         return (await asyncio.to_thread(approval_actions.decide, self.seat(name), approval_id, choice)).state
 
     def back_to_the_platform(self) -> str:
         """Store a request for the platform's root key, as anybody can; return its id."""
         request_id = uuid.uuid4().hex
         with self.scene.dashboard.tenant_tx(ACME) as tx:
-            tx.root_keys.request(RootKeyRequestRow(request_id, PlatformPlace(), None))
+            tx.root_keys.request(RootKeyRequestRow(request_id, PlatformKeyRef(), None))
         return request_id
 
     def assert_untouched(self) -> None:
@@ -167,8 +167,8 @@ async def test_two_people_lock_a_tenant_and_their_approval_is_used_once(installe
     approval_id = await installed.asks()
     assert await installed.says("Kai", approval_id) is ApprovalState.DONE
     assert installed.scene.standing()[0] is State.LOCKED
-    await installed.gateway.change_standing(ACME, StandingMove.UNLOCK)
-    again = StandingRequest(move=StandingMove.LOCK, approval_id=approval_id)
+    await installed.gateway.change_standing(ACME, StatusChange.UNLOCK)
+    again = StatusChangeRequest(move=StatusChange.LOCK, approval_id=approval_id)
     assert await refused_as(installed.entity.execute_update(Tenant.change_standing, again)) == ApprovalRequired.code
     await installed.gateway.decide(ACME, approval_id)  # counts nothing a second time
     installed.assert_untouched()
@@ -177,7 +177,7 @@ async def test_two_people_lock_a_tenant_and_their_approval_is_used_once(installe
 async def test_gateway_and_dashboard_deny_a_protected_action_to_one_person(installed: Installation) -> None:
     request_id, seat = installed.back_to_the_platform(), installed.seat("Ada")
     for asked in (
-        installed.gateway.change_standing(ACME, StandingMove.LOCK),
+        installed.gateway.change_standing(ACME, StatusChange.LOCK),
         installed.gateway.change_root_key(ACME, request_id),
         installed.gateway.change_policy(ACME, TenantPolicy()),
         asyncio.to_thread(standing_actions.lock, seat),
@@ -185,7 +185,7 @@ async def test_gateway_and_dashboard_deny_a_protected_action_to_one_person(insta
     ):
         assert await refused_as(asked) == ApprovalRequired.code
     approval_id = await installed.asks()
-    assert await refused_as(installed.says("Ada", approval_id)) == VoteNotCounted.code
+    assert await refused_as(installed.says("Ada", approval_id)) == VoteRejected.code
     installed.assert_untouched()
 
 
@@ -195,13 +195,13 @@ async def test_no_update_of_a_temporal_client_replaces_an_approval(installed: In
     uma = installed.scene.seat(ACME, PersonRole.AUDITOR, name="Uma").person
     ada = dataclasses.replace(installed.scene.seat(ACME, name="Ada").person, name="Kai")
     with installed.scene.dashboard.tenant_tx(ACME) as tx:
-        assert all(tx.approvals.vote(waits, person, Choice.APPROVE) for person in (ada, uma))
+        assert all(tx.approvals.vote(waits, person, VoteChoice.APPROVE) for person in (ada, uma))
     update = installed.entity.execute_update
-    assert await refused_as(update(Tenant.decide, ApprovalRequest(approval_id=waits))) == VoteNotCounted.code
+    assert await refused_as(update(Tenant.decide, ApprovalRequest(approval_id=waits))) == VoteRejected.code
     other = TenantPolicy().as_argument()
     for approval_id in (None, waits, "f" * 32, "'; update okcm.approval set state = 'approved'"):
         for handler, argument in (
-            (Tenant.change_standing, StandingRequest(move=StandingMove.LOCK, approval_id=approval_id)),
+            (Tenant.change_standing, StatusChangeRequest(move=StatusChange.LOCK, approval_id=approval_id)),
             (Tenant.change_root_key, RootKeyRequest(request_id=request_id, approval_id=approval_id)),
             (Tenant.change_policy, PolicyRequest.model_validate(other | {"approval_id": approval_id})),
         ):
@@ -213,7 +213,7 @@ async def test_a_root_key_change_started_beside_the_entity_is_denied(installed: 
     request_id, lock = installed.back_to_the_platform(), await installed.asks()
     kai = installed.scene.seat(ACME, name="Kai").person
     with installed.scene.dashboard.tenant_tx(ACME) as tx:
-        tx.approvals.vote(lock, kai, Choice.APPROVE)
+        tx.approvals.vote(lock, kai, VoteChoice.APPROVE)
     for number, approval_id in enumerate((None, lock), start=2):
         result = await installed.client.execute_workflow(
             ChangeRootKey.run,

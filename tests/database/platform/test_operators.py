@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from core.tenants.lifecycle import Move, State
+from core.tenants.lifecycle import State, Transition
 from core.tenants.provisioning import Step, StepState
 from database.platform.operators import Operations, TenantFilter
 from database.postgres.access import PLATFORM, sign
@@ -135,7 +135,7 @@ def test_where_a_tenant_is_stuck_is_the_first_undone_step_of_its_newest_operatio
     assert operations.stuck(10) == []
     with worker.tenant_tx("acme") as tx:
         tx.steps.fail("provision-1", Step.OPEN_RECORDS, "vault_refused")
-        tx.tenants.move(Move.FAIL)
+        tx.tenants.move(Transition.FAIL)
     with worker.tenant_tx("acme") as tx:
         tx.steps.plan("provision-2", [*Step])
         tx.steps.finish("provision-2", Step.OPEN_RECORDS, datetime.now(UTC))

@@ -7,10 +7,10 @@ import pytest
 
 from core.errors.keys import RootKeyUnreachable
 from core.keys.root_keys import RootKeyMode
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.postgres.notify import NotifyFeed, mark, object_mark
+from database.postgres.notify import NotifyFeed, object_hash, tenant_hash
 from database.rotation import RewrappedRow
 from openkcm.contract.services import ServiceKind
 from tests.database.builders import (
@@ -92,7 +92,7 @@ def heard_before_the_next_change(listener: Listener, worker: Database) -> list[s
         tx.services.connect("next", KIND)
         tx.services.connected("next")
     heard = []
-    while (word := listener.hears()) != mark("beta"):
+    while (word := listener.hears()) != tenant_hash("beta"):
         heard.append(word)
     return heard
 
@@ -107,7 +107,7 @@ def back_to_the_platforms_key(tx: TenantTransaction) -> None:
 
 
 CHANGES: dict[str, tuple[str, Act]] = {
-    "tenant": ("worker", lambda tx: tx.tenants.move(Move.ACTIVATE)),
+    "tenant": ("worker", lambda tx: tx.tenants.move(Transition.ACTIVATE)),
     "route": ("worker", lambda tx: tx.routes.publish(replace(a_route("acme"), region="us-east-1"))),
     "route-withdrawn": ("worker", lambda tx: tx.routes.withdraw()),
     "service": ("worker", lambda tx: (tx.services.connect("users", KIND), tx.services.connected("users"))),
@@ -135,7 +135,7 @@ def test_a_committed_change_is_heard_by_the_mark_of_its_tenant(
     role, act = CHANGES[change]
     with tenants.open(role).tenant_tx("acme") as tx:
         act(tx)
-    assert heard_before_the_next_change(listener, worker) == [mark("acme")]
+    assert heard_before_the_next_change(listener, worker) == [tenant_hash("acme")]
 
 
 @pytest.mark.parametrize("change", OF_OBJECTS)
@@ -144,15 +144,15 @@ def test_a_change_of_objects_alone_is_heard_by_a_mark_of_its_own(
 ) -> None:
     with tenants.open("crypto").tenant_tx("acme") as tx:
         OF_OBJECTS[change](tx)
-    assert heard_before_the_next_change(listener, worker) == [object_mark("acme")]
-    assert object_mark("acme") not in {mark("acme"), mark("beta"), object_mark("beta")}
+    assert heard_before_the_next_change(listener, worker) == [object_hash("acme")]
+    assert object_hash("acme") not in {tenant_hash("acme"), tenant_hash("beta"), object_hash("beta")}
 
 
 def test_a_new_authority_is_heard(listener: Listener, worker: Database) -> None:
     with worker.tenant_tx("gamma") as tx:
         tx.tenants.request(an_event("gamma"))
         tx.certificates.record_authority(an_authority("cc"))
-    assert heard_before_the_next_change(listener, worker) == [mark("gamma")]
+    assert heard_before_the_next_change(listener, worker) == [tenant_hash("gamma")]
 
 
 def test_every_table_that_announces_changes_has_a_change_above(tenants: Field) -> None:
@@ -199,11 +199,11 @@ def test_a_change_that_was_rolled_back_is_not_said(listener: Listener, worker: D
 def test_many_changes_of_a_tenant_in_one_transaction_are_one_word(listener: Listener, worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.services.disconnect("orders")
-        tx.tenants.move(Move.ACTIVATE)
+        tx.tenants.move(Transition.ACTIVATE)
         tx.routes.withdraw()
-    assert heard_before_the_next_change(listener, worker) == [mark("acme")]
-    assert "acme" not in mark("acme")
-    assert len(mark("acme")) == 64
+    assert heard_before_the_next_change(listener, worker) == [tenant_hash("acme")]
+    assert "acme" not in tenant_hash("acme")
+    assert len(tenant_hash("acme")) == 64
 
 
 def test_a_feed_that_was_cut_says_so_once_it_listens_again(

@@ -7,9 +7,9 @@ import pytest
 
 from core.errors.platform import DatabaseRefused
 from core.errors.services import FieldNotProtected, ProtectionFull, ServiceUnknown
-from core.errors.tenants import TenantClosed, TenantUnknown
+from core.errors.tenants import TenantNotOperational, TenantUnknown
 from core.protected_fields import FIELDS
-from core.tenants.lifecycle import Move
+from core.tenants.lifecycle import Transition
 from database.commands import protect, unprotect
 from database.connection.database import Database
 from database.services.protected_fields import ProtectionRow
@@ -27,7 +27,7 @@ def fill(field: Field) -> None:
     worker = field.open("worker", max_size=1)
     a_provisioned_tenant(worker, "acme")
     with worker.tenant_tx("acme") as tx:
-        tx.tenants.move(Move.ACTIVATE)
+        tx.tenants.move(Transition.ACTIVATE)
     a_connected_service(field, "acme")
     with field.administrator() as administrator:
         administrator.execute("truncate okcm.protected_field, okcm.protection")
@@ -150,6 +150,6 @@ def test_what_is_not_there_is_refused_and_changes_nothing(
         protect(tx, "orders", SSN, "ada")
     with worker.tenant_tx("acme") as tx:
         tx.leaving.begin(timedelta(days=30))
-    with pytest.raises(TenantClosed), administrator.tenant_tx("acme") as tx:
+    with pytest.raises(TenantNotOperational), administrator.tenant_tx("acme") as tx:
         protect(tx, "orders", SSN, "ada")
     assert listed(field) == ProtectionRow(0, [])

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from core.errors.keys import RootKeyRequestUnknown
 from core.errors.platform import ConflictingResource, DatabaseRefused
-from core.errors.tenants import IllegalMove, TenantUnknown
-from core.keys.root_keys import PlatformPlace
+from core.errors.tenants import InvalidTransition, TenantUnknown
+from core.keys.root_keys import PlatformKeyRef
 from core.names import l2_key
-from core.notifications import AnnouncementKind
-from core.tenants.lifecycle import TRANSITIONS, Move, State
+from core.notifications import NotificationKind
+from core.tenants.lifecycle import TRANSITIONS, State, Transition
 from core.tenants.provisioning import EventKind, Step, StepState
 from database.connection.database import Database
 from database.postgres.access import pads, sign
@@ -42,18 +42,18 @@ def test_a_tenant_is_requested_once_and_keeps_what_it_was_first_told(worker: Dat
 def test_an_unknown_tenant_is_none_and_cannot_be_locked_or_moved(worker: Database) -> None:
     with worker.tenant_tx("new") as tx:
         assert tx.tenants.get() is None
-        for attempt in (tx.tenants.lock, lambda: tx.tenants.move(Move.PROVISION)):
+        for attempt in (tx.tenants.lock, lambda: tx.tenants.move(Transition.PROVISION)):
             with pytest.raises(TenantUnknown):
                 attempt()
 
 
 def test_activation_sets_the_time_of_being_ready_once(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
-        assert tx.tenants.move(Move.ACTIVATE) is State.ACTIVE
+        assert tx.tenants.move(Transition.ACTIVATE) is State.ACTIVE
         ready = tx.tenants.lock().ready_at
-        assert tx.tenants.move(Move.ACTIVATE) is State.ACTIVE
-        tx.tenants.move(Move.SUSPEND)
-        tx.tenants.move(Move.RESUME)
+        assert tx.tenants.move(Transition.ACTIVATE) is State.ACTIVE
+        tx.tenants.move(Transition.SUSPEND)
+        tx.tenants.move(Transition.RESUME)
         assert ready is not None
         assert tx.tenants.lock().ready_at == ready
 
@@ -61,30 +61,30 @@ def test_activation_sets_the_time_of_being_ready_once(worker: Database) -> None:
 def test_an_illegal_move_changes_nothing(worker: Database) -> None:
     with worker.tenant_tx("new") as tx:
         tx.tenants.request(an_event("new"))
-        with pytest.raises(IllegalMove):
-            tx.tenants.move(Move.ACTIVATE)
+        with pytest.raises(InvalidTransition):
+            tx.tenants.move(Transition.ACTIVATE)
         assert tx.tenants.lock().state is State.REQUESTED
 
 
 def test_a_way_back_must_be_named_and_leads_there(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
-        tx.tenants.move(Move.ACTIVATE)
-        tx.tenants.move(Move.LOCK)
-        with pytest.raises(IllegalMove):
-            tx.tenants.move(Move.UNLOCK)
-        assert tx.tenants.move(Move.UNLOCK, State.SUSPENDED) is State.SUSPENDED
-        assert tx.tenants.move(Move.UNLOCK, State.SUSPENDED) is State.SUSPENDED
+        tx.tenants.move(Transition.ACTIVATE)
+        tx.tenants.move(Transition.LOCK)
+        with pytest.raises(InvalidTransition):
+            tx.tenants.move(Transition.UNLOCK)
+        assert tx.tenants.move(Transition.UNLOCK, State.SUSPENDED) is State.SUSPENDED
+        assert tx.tenants.move(Transition.UNLOCK, State.SUSPENDED) is State.SUSPENDED
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(moves=st.lists(st.sampled_from(Move), max_size=8), back_to=st.sampled_from(State))
-def test_a_tenant_only_ever_walks_along_the_table(worker: Database, moves: list[Move], back_to: State) -> None:
+@given(moves=st.lists(st.sampled_from(Transition), max_size=8), back_to=st.sampled_from(State))
+def test_a_tenant_only_ever_walks_along_the_table(worker: Database, moves: list[Transition], back_to: State) -> None:
     with worker.tenant_tx("new") as tx:
         state = tx.tenants.request(an_event("new")).state
         for move in moves:
             try:
-                after = tx.tenants.move(move, back_to if move in {Move.UNLOCK, Move.RESTORE} else None)
-            except IllegalMove:
+                after = tx.tenants.move(move, back_to if move in {Transition.UNLOCK, Transition.RESTORE} else None)
+            except InvalidTransition:
                 after = state
             assert after is state or after in TRANSITIONS[state, move]
             assert tx.tenants.lock().state is after
@@ -191,9 +191,9 @@ def test_an_announcement_is_stored_and_sent_once(worker: Database) -> None:
 
 def test_the_marketplace_sees_the_ready_text_and_no_other(field: Field, worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
-        tx.outbox.add(an_announcement("acme", "message-2", kind=AnnouncementKind.FAILED))
+        tx.outbox.add(an_announcement("acme", "message-2", kind=NotificationKind.FAILED))
     with field.open("marketplace").tenant_tx("acme") as tx:
-        assert [message.kind for message, _ in tx.outbox.all()] == [AnnouncementKind.READY]
+        assert [message.kind for message, _ in tx.outbox.all()] == [NotificationKind.READY]
 
 
 @given(key=st.binary(min_size=32, max_size=64), tenant=st.text("abc-1", min_size=3, max_size=40), expiry=st.integers(0))
@@ -218,7 +218,7 @@ def test_malformed_contexts_are_false_and_never_an_error(worker: Database, tenan
 
 
 def test_a_root_key_request_is_unknown_to_another_tenant(worker: Database, field: Field) -> None:
-    request = RootKeyRequestRow("0" * 32, PlatformPlace(), "sealed")
+    request = RootKeyRequestRow("0" * 32, PlatformKeyRef(), "sealed")
     with field.open("operator").tenant_tx("acme") as tx:
         tx.root_keys.request(request)
         assert tx.root_keys.problems(request.request_id) is None

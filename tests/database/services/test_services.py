@@ -10,7 +10,7 @@ from core.errors.services import ServiceConflict, ServiceUnknown
 from core.keys.rotation import OPENING, KeyState
 from core.names import l2_key
 from core.services import ServiceState
-from core.tenants.lifecycle import Move, State
+from core.tenants.lifecycle import State, Transition
 from database.connection.database import Database
 from openkcm.contract.services import ServiceKind
 from tests.database.builders import (
@@ -229,7 +229,7 @@ def test_a_caller_is_everything_recorded_about_its_certificate(connected: Field,
     assert (caller.tenant_state, caller.region) == (State.PROVISIONING, "eu-west-1")
     assert (caller.l2_key, caller.issuer_fingerprint) == (l2_key("acme"), a_route("acme").issuer_fingerprint)
     assert (caller.authority_pem, caller.not_after, caller.revoked_at) == ("certificate", a_leaf().not_after, None)
-    for move in (Move.ACTIVATE, Move.SUSPEND, Move.LOCK):
+    for move in (Transition.ACTIVATE, Transition.SUSPEND, Transition.LOCK):
         with worker.tenant_tx("acme") as tx:
             state = tx.tenants.move(move)
         with crypto.tenant_tx("acme") as tx:

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.tenants.provisioning import Step
-from devstack.marketplace_simulator.client import Sender
+from devstack.marketplace_simulator.client import MarketplaceClient
 from devstack.marketplace_simulator.page import Market
 from tests.cli.background import MarketplaceServer
 from tests.dashboard.scene import ACME, shown, text
@@ -23,7 +23,7 @@ class Fair(MarketplaceServer):
 
     def __init__(self, field: Field) -> None:
         super().__init__(field)
-        self.senders: list[Sender] = []
+        self.senders: list[MarketplaceClient] = []
 
     def close(self) -> None:
         for sender in self.senders:
@@ -41,7 +41,7 @@ def stand(field: Field) -> Iterator[Fair]:
 
 
 def a_market(stand: Fair, secret: str = CURRENT, regions: tuple[str, ...] = ("eu-west-1",)) -> Market:
-    stand.senders.append(Sender(stand.endpoint.url, secret, TOKEN))
+    stand.senders.append(MarketplaceClient(stand.endpoint.url, secret, TOKEN))
     return Market(stand.senders[-1], regions, 180.0, lambda: datetime.now(UTC))
 
 

@@ -20,22 +20,22 @@ from core.errors.keys import (
     RootKeyCredentialsRefused,
     RootKeyDenied,
     RootKeyDisabled,
-    RootKeyFailing,
     RootKeyMissing,
     RootKeyPendingDeletion,
     RootKeyRefused,
-    RootKeySlow,
+    RootKeyServerError,
     RootKeyThrottled,
+    RootKeyTimeout,
     RootKeyUnreachable,
     RootKeyUnsuitable,
     WrongContext,
 )
-from core.keys.encryption_context import Context, Purpose
-from core.keys.root_keys import AwsKmsPlace, Credentials, external_id
+from core.keys.encryption_context import EncryptionContext, Purpose
+from core.keys.root_keys import AwsKmsKeyRef, Credentials, external_id
 from kms.aws.root_key import encryption_context
-from kms.egress_policy import Reach
+from kms.egress_policy import EgressPolicy
 from kms.interfaces import RootKey
-from kms.providers import CustomerRootKeys
+from kms.providers import RootKeyProviders
 from openkcm.errors import OpenKcmError
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
 from tests.kms.fault_proxy import COMMON, Fault, FaultProxy, answering
@@ -64,11 +64,11 @@ class AwsHolder:
     def missing(self) -> RootKey:
         # Who is allowed nothing beside single keys is told of a key that is not there that it is denied.
         anywhere = self.aws.user(f"anywhere-{uuid.uuid4().hex}", *ACTIONS)
-        return self.opened(AwsKmsPlace(key_arn=f"{self.key.arn[:-4]}0000"), anywhere.credentials())
+        return self.opened(AwsKmsKeyRef(key_arn=f"{self.key.arn[:-4]}0000"), anywhere.credentials())
 
-    def opened(self, place: AwsKmsPlace, credentials: Credentials | None = None, **reach: Any) -> RootKey:
+    def opened(self, place: AwsKmsKeyRef, credentials: Credentials | None = None, **reach: Any) -> RootKey:
         reach = {"aws_endpoint": self.proxy.url, **reach}
-        return CustomerRootKeys(Reach(**reach)).open(TENANT, place, credentials or self.user.credentials())
+        return RootKeyProviders(EgressPolicy(**reach)).open(TENANT, place, credentials or self.user.credentials())
 
     def disabled(self) -> AbstractContextManager[None]:
         return undone(self.key.disable, self.key.enable)
@@ -98,7 +98,7 @@ def holder(aws: MiniStack, user: User) -> Iterator[AwsHolder]:
     key = aws.key()
     key.allow(user.arn)
     with FaultProxy.running(aws.url) as proxy:
-        root_key = CustomerRootKeys(Reach(aws_endpoint=proxy.url)).open(TENANT, key.place(), user.credentials())
+        root_key = RootKeyProviders(EgressPolicy(aws_endpoint=proxy.url)).open(TENANT, key.place(), user.credentials())
         yield AwsHolder(root_key, aws, key, user, proxy)
 
 
@@ -149,10 +149,10 @@ class TestWhatHappensToTheKey:
         assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
 
     def test_key_of_another_region_is_missing_and_a_hidden_one_is_missing_or_denied(self, holder: AwsHolder) -> None:
-        place = AwsKmsPlace(key_arn=holder.key.arn.replace("eu-west-1", "us-east-1"))
+        place = AwsKmsKeyRef(key_arn=holder.key.arn.replace("eu-west-1", "us-east-1"))
         anywhere = holder.aws.user(f"anywhere-{uuid.uuid4().hex}", *ACTIONS)
         assert types(holder.opened(place, anywhere.credentials()).validate()) == [RootKeyMissing]
-        (problem,) = holder.opened(AwsKmsPlace(key_arn=f"{holder.key.arn[:-4]}0000")).validate()
+        (problem,) = holder.opened(AwsKmsKeyRef(key_arn=f"{holder.key.arn[:-4]}0000")).validate()
         assert type(problem) is RootKeyDenied
         assert "or the key is not there" in problem.message
 
@@ -190,7 +190,7 @@ FIELD = st.text("a:/=", max_size=3)
 
 @given(*[st.tuples(FIELD, FIELD, st.sampled_from(Purpose), FIELD)] * 2)
 def test_two_contexts_never_become_one_for_aws(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
-    first, second = (Context("acme-corp", *fields) for fields in (one, other))
+    first, second = (EncryptionContext("acme-corp", *fields) for fields in (one, other))
     assert (encryption_context(first) == encryption_context(second)) is (first == second)
 
 
@@ -206,7 +206,7 @@ class TestCredentials:
     def test_a_role_is_assumed_once_for_many(self, holder: AwsHolder, platform: User, unique: str) -> None:
         role = holder.aws.role(unique, platform.arn, external_id(TENANT))
         holder.key.allow(role)
-        root_keys = CustomerRootKeys(Reach(aws_endpoint=holder.proxy.url))
+        root_keys = RootKeyProviders(EgressPolicy(aws_endpoint=holder.proxy.url))
         opened = [root_keys.open(TENANT, holder.key.place(role), Credentials()) for _ in range(4)]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda number: opened[number % 4].wrap(CONTEXT, INNER), range(24)))
@@ -276,9 +276,9 @@ class TestFaultsOnTheWay:
             (told(400, "AccessDeniedException"), RootKeyDenied),
             (told(400, "ThrottlingException"), RootKeyThrottled),
             (told(429, "TooManyRequestsException"), RootKeyThrottled),
-            (told(500, "KMSInternalException"), RootKeyFailing),
-            (told(500, "KeyUnavailableException"), RootKeyFailing),
-            (told(503, "DependencyTimeoutException"), RootKeyFailing),
+            (told(500, "KMSInternalException"), RootKeyServerError),
+            (told(500, "KeyUnavailableException"), RootKeyServerError),
+            (told(503, "DependencyTimeoutException"), RootKeyServerError),
             (told(400, "InvalidSignatureException", "Signature expired: 1 is now earlier than 2"), RootKeyClockSkew),
             (told(400, "InvalidSignatureException", "Signature not yet current: 1"), RootKeyClockSkew),
             (told(400, "RequestTimeTooSkewed"), RootKeyClockSkew),
@@ -287,15 +287,15 @@ class TestFaultsOnTheWay:
             (told(400, "IncorrectKeyException"), WrongContext),
             (told(400, "KMSInvalidStateException", "is pending import."), RootKeyDisabled),
             (told(400, "com.amazonaws.kms#DisabledException"), RootKeyDisabled),
-            (told(400, "NobodyForesawThisException"), RootKeyFailing),
-            (answering(200, {"Plaintext": 5}), RootKeyFailing),
+            (told(400, "NobodyForesawThisException"), RootKeyServerError),
+            (answering(200, {"Plaintext": 5}), RootKeyServerError),
             *COMMON,
         ],
         ids=lambda value: getattr(value, "__name__", str(value)),
     )
     def test_each_is_its_own_error(self, holder: AwsHolder, fault: Fault, expected: type[OpenKcmError]) -> None:
         patient = holder.opened(holder.key.place(), timeout_seconds=60)
-        root_key = holder.opened(holder.key.place(), timeout_seconds=0.4 if expected is RootKeySlow else 60)
+        root_key = holder.opened(holder.key.place(), timeout_seconds=0.4 if expected is RootKeyTimeout else 60)
         wrapped = patient.wrap(CONTEXT, INNER)
         holder.proxy.seen.clear()
         with holder.proxy.spoiling(fault, only="Decrypt"), pytest.raises(OpenKcmError) as failed:
@@ -319,30 +319,30 @@ class TestFaultsOnTheWay:
 
     def test_a_server_that_hangs_is_slow(self, holder: AwsHolder) -> None:
         root_key = holder.opened(holder.key.place(), timeout_seconds=0.3)
-        with undone(holder.aws.pause, holder.aws.resume), pytest.raises(RootKeySlow):
+        with undone(holder.aws.pause, holder.aws.resume), pytest.raises(RootKeyTimeout):
             root_key.wrap(CONTEXT, INNER)
 
 
 def test_a_partition_of_aws_that_is_not_public_is_refused_before_anything_is_asked(user: User) -> None:
-    place = AwsKmsPlace(key_arn="arn:aws-iso:kms:us-iso-east-1:000000000000:key/1")
+    place = AwsKmsKeyRef(key_arn="arn:aws-iso:kms:us-iso-east-1:000000000000:key/1")
     with pytest.raises(RootKeyRefused):
-        CustomerRootKeys(Reach()).open(TENANT, place, user.credentials())
+        RootKeyProviders(EgressPolicy()).open(TENANT, place, user.credentials())
 
 
 _FORKED = """
 import os, sys
 from pathlib import Path
 from pydantic import SecretStr
-from kms.providers import CustomerRootKeys, Reach
-from core.keys.root_keys import AwsKmsPlace, Credentials, Pkcs11Place
+from kms.providers import RootKeyProviders, Reach
+from core.keys.root_keys import AwsKmsKeyRef, Credentials, Pkcs11KeyRef
 from tests.contracts.root_keys import CONTEXT, INNER
 module, endpoint, arn, key_id, secret = sys.argv[1:]
-root_keys = CustomerRootKeys(Reach(aws_endpoint=endpoint, pkcs11_module=Path(module)))
-token = Pkcs11Place(token="forked", key="openkcm-root")
+root_keys = RootKeyProviders(Reach(aws_endpoint=endpoint, pkcs11_module=Path(module)))
+token = Pkcs11KeyRef(token="forked", key="openkcm-root")
 keys = Credentials(access_key_id=SecretStr(key_id), secret_access_key=SecretStr(secret))
 opened = [
     root_keys.open("acme-corp", token, Credentials(pin=SecretStr("1234-user"))),
-    root_keys.open("acme-corp", AwsKmsPlace(key_arn=arn), keys),
+    root_keys.open("acme-corp", AwsKmsKeyRef(key_arn=arn), keys),
 ]
 def is_well(root_key):
     return all(root_key.unwrap(CONTEXT, root_key.wrap(CONTEXT, INNER)) == INNER for _ in range(20))

@@ -13,17 +13,17 @@ from core.errors.keys import (
     RootKeyCredentialsRefused,
     RootKeyDenied,
     RootKeyDisabled,
-    RootKeyFailing,
     RootKeyMissing,
-    RootKeySlow,
+    RootKeyServerError,
     RootKeyThrottled,
+    RootKeyTimeout,
     RootKeyUnsuitable,
     WrongContext,
 )
-from core.keys.root_keys import Credentials, OpenBaoPlace
-from kms.egress_policy import Reach
+from core.keys.root_keys import Credentials, OpenBaoKeyRef
+from kms.egress_policy import EgressPolicy
 from kms.interfaces import RootKey
-from kms.providers import CustomerRootKeys
+from kms.providers import RootKeyProviders
 from openkcm.errors import OpenKcmError
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
 from tests.kms.customer_openbao import ALL, KEY, LOOPBACK, CustomerOpenBao
@@ -31,11 +31,11 @@ from tests.kms.fault_proxy import COMMON, FaultProxy, answering
 
 pytestmark = pytest.mark.integration
 
-REACH = Reach(networks=LOOPBACK, timeout_seconds=60)
+REACH = EgressPolicy(networks=LOOPBACK, timeout_seconds=60)
 
 
-def opened(place: OpenBaoPlace, credentials: Credentials, reach: Reach = REACH) -> RootKey:
-    return CustomerRootKeys(reach).open(TENANT, place, credentials)
+def opened(place: OpenBaoKeyRef, credentials: Credentials, reach: EgressPolicy = REACH) -> RootKey:
+    return RootKeyProviders(reach).open(TENANT, place, credentials)
 
 
 @dataclass
@@ -138,9 +138,9 @@ class TestWhatHappensToTheKey:
     def test_a_server_that_hangs_is_slow(self, bao: CustomerOpenBao) -> None:
         root_key = opened(bao.place(), bao.token(), replace(REACH, timeout_seconds=0.3))
         with bao.paused():
-            with pytest.raises(RootKeySlow):
+            with pytest.raises(RootKeyTimeout):
                 root_key.wrap(CONTEXT, INNER)
-            assert [type(problem) for problem in root_key.validate()] == [RootKeySlow]
+            assert [type(problem) for problem in root_key.validate()] == [RootKeyTimeout]
 
     @pytest.mark.parametrize("place", [{"mount": "elsewhere"}, {"namespace": "nobody"}], ids=str)
     def test_a_place_that_is_not_there_is_missing(self, bao: CustomerOpenBao, place: dict[str, str]) -> None:
@@ -185,7 +185,7 @@ class TestCredentials:
 
     def test_an_approle_logs_in_once_for_many(self, bao: CustomerOpenBao, quick: FaultProxy) -> None:
         place, secret_id = bao.place(address=quick.url, role_id="openkcm"), bao.secret_id()
-        root_keys = CustomerRootKeys(REACH)
+        root_keys = RootKeyProviders(REACH)
         opened_keys = [root_keys.open(TENANT, place, secret_id) for _ in range(4)]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda number: opened_keys[number % 4].wrap(CONTEXT, INNER), range(24)))
@@ -251,12 +251,12 @@ class TestFaultsOnTheWay:
         ("fault", "expected"),
         [
             (answering(429, {"errors": ["quota"]}), RootKeyThrottled),
-            (answering(500, {"errors": ["internal"]}), RootKeyFailing),
+            (answering(500, {"errors": ["internal"]}), RootKeyServerError),
             (answering(503, {"errors": ["Vault is sealed"]}), RootKeyDisabled),
-            (answering(503, b"overloaded"), RootKeyFailing),
-            (answering(200, {"data": None}), RootKeyFailing),
-            (answering(200, [1]), RootKeyFailing),
-            (answering(400, {"errors": ["an unknown error"]}), RootKeyFailing),
+            (answering(503, b"overloaded"), RootKeyServerError),
+            (answering(200, {"data": None}), RootKeyServerError),
+            (answering(200, [1]), RootKeyServerError),
+            (answering(400, {"errors": ["an unknown error"]}), RootKeyServerError),
             *COMMON,
         ],
         ids=lambda value: getattr(value, "__name__", str(value)),
@@ -267,7 +267,7 @@ class TestFaultsOnTheWay:
         wrapped = patient.wrap(CONTEXT, INNER)
         quick.seen.clear()
         with quick.spoiling(fault, only="/decrypt/"), pytest.raises(OpenKcmError) as failed:
-            (hasty if expected is RootKeySlow else patient).unwrap(CONTEXT, wrapped)
+            (hasty if expected is RootKeyTimeout else patient).unwrap(CONTEXT, wrapped)
         assert type(failed.value) is expected
         asked = [seen.line for seen in quick.seen if "renew-self" not in seen.line]
         assert len(asked) == 1, "nothing is tried again or followed"

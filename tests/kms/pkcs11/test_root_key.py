@@ -17,16 +17,16 @@ from core.errors.keys import (
     RootKeyDisabled,
     RootKeyMissing,
     RootKeyRefused,
-    RootKeySlow,
+    RootKeyTimeout,
     RootKeyUnreachable,
     RootKeyUnsuitable,
     WrongContext,
 )
-from kms.egress_policy import Reach
+from kms.egress_policy import EgressPolicy
 from kms.interfaces import RootKey
 from kms.pkcs11.module import Module
 from kms.pkcs11.worker_thread import ModuleThread
-from kms.providers import CustomerRootKeys
+from kms.providers import RootKeyProviders
 from openkcm.errors import OpenKcmError
 from tests.concurrency import wait_until
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
@@ -44,7 +44,7 @@ pytestmark = [
 
 @dataclass
 class Pkcs11Holder:
-    root_keys: CustomerRootKeys
+    root_keys: RootKeyProviders
     hsm: SoftHsm
     root_key: RootKey
     refusal = RootKeyCredentialsRefused
@@ -103,12 +103,12 @@ def hsm(tmp_path_factory: pytest.TempPathFactory) -> SoftHsm:
 
 
 @pytest.fixture(scope="module")
-def root_keys(hsm: SoftHsm) -> CustomerRootKeys:
-    return CustomerRootKeys(Reach(pkcs11_module=hsm.module))
+def root_keys(hsm: SoftHsm) -> RootKeyProviders:
+    return RootKeyProviders(EgressPolicy(pkcs11_module=hsm.module))
 
 
 @pytest.fixture
-def holder(hsm: SoftHsm, root_keys: CustomerRootKeys) -> Pkcs11Holder:
+def holder(hsm: SoftHsm, root_keys: RootKeyProviders) -> Pkcs11Holder:
     return Pkcs11Holder(root_keys, hsm, root_keys.open(TENANT, hsm.place(TOKEN), hsm.pin()))
 
 
@@ -174,7 +174,7 @@ class TestWhatOtherProcessesDoIsNoticed:
         assert root_key.validate() == []
         assert holder.root_key.validate() == [], "others have to log in again and do"
 
-    def test_a_token_that_is_made_anew_under_its_label(self, hsm: SoftHsm, root_keys: CustomerRootKeys) -> None:
+    def test_a_token_that_is_made_anew_under_its_label(self, hsm: SoftHsm, root_keys: RootKeyProviders) -> None:
         label = new_token(hsm)
         root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin())
         until_reached(root_key)
@@ -263,10 +263,10 @@ from pathlib import Path
 from pydantic import SecretStr
 from kms.pkcs11.module import Module
 from kms.pkcs11.worker_thread import ModuleThread
-from kms.providers import CustomerRootKeys, Reach
-from core.keys.root_keys import Credentials, Pkcs11Place
-place = Pkcs11Place(token=sys.argv[2], key="openkcm-root")
-root_keys = CustomerRootKeys(Reach(pkcs11_module=Path(sys.argv[1])))
+from kms.providers import RootKeyProviders, Reach
+from core.keys.root_keys import Credentials, Pkcs11KeyRef
+place = Pkcs11KeyRef(token=sys.argv[2], key="openkcm-root")
+root_keys = RootKeyProviders(Reach(pkcs11_module=Path(sys.argv[1])))
 for problem in root_keys.open("acme-corp", place, Credentials(pin=SecretStr(sys.argv[3]))).validate():
     print(problem.code, problem.message)
 """
@@ -275,21 +275,21 @@ for problem in root_keys.open("acme-corp", place, Credentials(pin=SecretStr(sys.
 class TestTheModule:
     def test_where_the_operator_set_none_nothing_is_opened(self, hsm: SoftHsm) -> None:
         with pytest.raises(RootKeyRefused):
-            CustomerRootKeys(Reach()).open(TENANT, hsm.place(TOKEN), hsm.pin())
+            RootKeyProviders(EgressPolicy()).open(TENANT, hsm.place(TOKEN), hsm.pin())
 
     def test_one_that_cannot_be_loaded_says_nothing_of_the_customers_key(self, hsm: SoftHsm, tmp_path: Path) -> None:
         (tmp_path / "text.so").write_text("not a library")
         for path in (tmp_path / "nothing.so", tmp_path / "text.so"):
-            root_key = CustomerRootKeys(Reach(pkcs11_module=path)).open(TENANT, hsm.place(TOKEN), hsm.pin())
+            root_key = RootKeyProviders(EgressPolicy(pkcs11_module=path)).open(TENANT, hsm.place(TOKEN), hsm.pin())
             with pytest.raises(RootKeyUnreachable, match="cannot be loaded"):
                 root_key.wrap(CONTEXT, INNER)
 
     def test_one_that_hangs_keeps_its_thread_and_no_caller(self) -> None:
         thread, go_on = ModuleThread(), threading.Event()
         done: list[str] = []
-        with pytest.raises(RootKeySlow):
+        with pytest.raises(RootKeyTimeout):
             thread.run(go_on.wait, 0.1)
-        with pytest.raises(RootKeySlow):
+        with pytest.raises(RootKeyTimeout):
             thread.run(lambda: done.append("its caller has given up"), 0.1)
         go_on.set()
         assert thread.run(lambda: "well", 60) == "well"

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from core.errors.platform import DatabaseRefused
-from core.errors.tenants import TenantClosed
+from core.errors.tenants import TenantNotOperational
 from marketplace.enrolment.routes import AT_ONCE, MOST_BYTES
 from openkcm.contract.csr import new_key, request_of
 from openkcm.contract.services import ServiceKind
@@ -215,7 +215,7 @@ def raising(problem: Exception):
 
 
 async def test_what_the_workflow_refuses_is_answered_with_code_and_hint(stand):
-    stand.endpoint.door.connect = raising(TenantClosed("suspended"))
+    stand.endpoint.door.connect = raising(TenantNotOperational("suspended"))
     standing = await stand.settled(await stand.with_token(stand.token()))
     assert (standing["state"], standing["problem"]["code"]) == ("refused", "tenant_closed")
     assert "suspended" in standing["problem"]["message"]

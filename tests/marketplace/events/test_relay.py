@@ -6,9 +6,9 @@ import pytest
 
 from core.errors.platform import DatabaseUnavailable, TemporalUnavailable
 from database.platform.scheduled import PlatformQueries
-from marketplace.db_executor import Transactions
-from marketplace.events.relay import Sweep
-from marketplace.relay import Rounds, Waiting
+from marketplace.db_executor import DatabaseExecutor
+from marketplace.events.relay import EventRelay
+from marketplace.relay import Waiting, WorkflowRelay
 from openkcm.errors import PlatformError
 from tests.concurrency import wait_until_async
 from tests.marketplace.conftest import an_event, assert_refused, running
@@ -94,8 +94,8 @@ async def test_what_was_handed_over_while_a_round_was_reading_is_not_handed_over
         await endpoint.post(an_event(), event_id="msg_once")
     door.down = False
     waiting = ("acme-corp-12345", "msg_once", "eu-west-1", "service_enabled")
-    database, transactions = StaleReads(field.open("marketplace")), Transactions()
-    sweep = Sweep(database, database, door, transactions)
+    database, transactions = StaleReads(field.open("marketplace")), DatabaseExecutor()
+    sweep = EventRelay(database, database, door, transactions)
     rounds = asyncio.create_task(sweep.run())
     try:
         await wait_until_async(lambda: database.reads == 1)
@@ -126,10 +126,10 @@ async def test_a_disable_that_nobody_is_there_for_yet_waits_and_holds_up_no_othe
         await wait_until_async(lambda: door.disabled == [("acme-corp-12345", "msg_off")])
 
 
-class FailingRounds(Rounds):
+class FailingRounds(WorkflowRelay):
     """A hundred requests, none of which can be handed over."""
 
-    def __init__(self, transactions: Transactions, failure: PlatformError) -> None:
+    def __init__(self, transactions: DatabaseExecutor, failure: PlatformError) -> None:
         super().__init__(transactions)
         self.tried: list[Waiting] = []
         self._failure = failure
@@ -144,7 +144,7 @@ class FailingRounds(Rounds):
 
 @pytest.mark.parametrize("failure", [TemporalUnavailable, DatabaseUnavailable])
 async def test_a_round_ends_early_while_temporal_or_the_database_is_down(caplog, failure: type[PlatformError]):
-    transactions = Transactions()
+    transactions = DatabaseExecutor()
     failing = FailingRounds(transactions, failure())
     rounds = asyncio.create_task(failing.run())
     try:

@@ -10,7 +10,7 @@ import pytest
 
 from core.correlation import correlation_id
 from core.errors.platform import VaultRefused
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from core.names import l2_key
 from tests.vault.server import Server
 from vault.auth.client import VaultSession
@@ -70,7 +70,7 @@ def test_a_tenants_own_session_bears_them(
 ) -> None:
     mine = uuid4().hex
     keys = TransitTenantKeys(crypto, InlineTenants(crypto, server.identity_pem, "crypto"))
-    context = Context(tenant, l2_key(tenant), "", Purpose.VERIFY, "1")
+    context = EncryptionContext(tenant, l2_key(tenant), "", Purpose.VERIFY, "1")
     worker.write(f"transit/keys/{l2_key(tenant)}", {"type": "aes256-gcm96", "derived": True})
     with doing(mine):
         keys.encrypt(context, b"plain")

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.errors.keys import WrongContext
 from core.errors.platform import VaultRefused
-from core.keys.encryption_context import Context
+from core.keys.encryption_context import EncryptionContext
 from tests.vault.contexts import context_of
 from tests.vault.gateway import Gateway, gateway
 from tests.vault.server import Server
@@ -27,7 +27,7 @@ def keys(worker: VaultSession, tokens: TenantTokens) -> TransitTenantKeys:
 
 
 @pytest.fixture
-def context(keys: TransitTenantKeys, tenant: str) -> Context:
+def context(keys: TransitTenantKeys, tenant: str) -> EncryptionContext:
     """A context of a tenant that has a key."""
     keys.ensure(tenant)
     return context_of(tenant)
@@ -43,7 +43,9 @@ def through(passing: Gateway, server: Server) -> TransitTenantKeys:
     return TransitTenantKeys(nobody, InlineTenants(nobody, server.identity_pem, "crypto"))
 
 
-def test_decrypt_is_one_request_and_no_login(server: Server, keys: TransitTenantKeys, context: Context) -> None:
+def test_decrypt_is_one_request_and_no_login(
+    server: Server, keys: TransitTenantKeys, context: EncryptionContext
+) -> None:
     wrapped = keys.new_wrapped_key(context)
     with gateway(server.url, inline_auth=True) as passing:
         opened = through(passing, server).decrypt(context, wrapped)
@@ -52,7 +54,7 @@ def test_decrypt_is_one_request_and_no_login(server: Server, keys: TransitTenant
 
 
 def test_a_server_without_inline_authentication_gets_a_token_and_is_asked_once(
-    server: Server, keys: TransitTenantKeys, context: Context
+    server: Server, keys: TransitTenantKeys, context: EncryptionContext
 ) -> None:
     wrapped, decrypt = keys.new_wrapped_key(context), f"POST transit/decrypt/{context.l2_key}"
     with gateway(server.url, inline_auth=False) as passing:
@@ -89,7 +91,7 @@ def test_threads_of_many_tenants_share_it(
 
 
 def test_a_refusal_is_no_reason_to_try_another_way(
-    server: Server, context: Context, new_tenant: Callable[[], str]
+    server: Server, context: EncryptionContext, new_tenant: Callable[[], str]
 ) -> None:
     mine = new_tenant()
     with gateway(server.url, inline_auth=True) as passing:
@@ -105,7 +107,7 @@ def test_a_refusal_is_no_reason_to_try_another_way(
 def test_one_tenants_identity_does_not_reach_another_tenants_key(
     server: Server,
     keys: TransitTenantKeys,
-    context: Context,
+    context: EncryptionContext,
     new_tenant: Callable[[], str],
     inline_auth: bool,  # noqa: FBT001 - a parameter
 ) -> None:
@@ -130,7 +132,7 @@ def test_one_tenants_identity_does_not_reach_another_tenants_key(
 @pytest.mark.parametrize("name", ["*", "+", "../sys", "a*", 'x" { capabilities = ["sudo"] } path "'])
 @pytest.mark.parametrize("sessions", ["tenants", "tokens"])
 def test_a_tenant_id_that_is_a_pattern_reaches_no_key(
-    request: pytest.FixtureRequest, context: Context, sessions: str, name: str
+    request: pytest.FixtureRequest, context: EncryptionContext, sessions: str, name: str
 ) -> None:
     session = request.getfixturevalue(sessions).session(name)
     with pytest.raises((VaultRefused, VaultRejected)):
@@ -139,7 +141,7 @@ def test_a_tenant_id_that_is_a_pattern_reaches_no_key(
 
 @pytest.mark.parametrize("how", [InlineTenants, TenantTokens])
 def test_another_identity_is_rejected(
-    crypto: VaultSession, context: Context, how: type[InlineTenants | TenantTokens]
+    crypto: VaultSession, context: EncryptionContext, how: type[InlineTenants | TenantTokens]
 ) -> None:
     other = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -151,13 +153,15 @@ def test_another_identity_is_rejected(
     assert "public key" in refused.value.hint
 
 
-def test_a_request_without_an_identity_is_denied(crypto: VaultSession, context: Context) -> None:
+def test_a_request_without_an_identity_is_denied(crypto: VaultSession, context: EncryptionContext) -> None:
     for session in (crypto, crypto.for_token("")):
         with pytest.raises(VaultRefused):
             session.write(f"transit/encrypt/{context.l2_key}", ENCRYPT)
 
 
-def test_a_disabled_entity_is_refused_at_once(tenants: InlineTenants, admin: TokenSession, context: Context) -> None:
+def test_a_disabled_entity_is_refused_at_once(
+    tenants: InlineTenants, admin: TokenSession, context: EncryptionContext
+) -> None:
     path = f"transit/encrypt/{context.l2_key}"
     tenants.session(context.tenant_id).write(path, ENCRYPT)
     accessor = (admin.read("sys/auth/jwt") or {})["accessor"]
@@ -170,7 +174,7 @@ def test_a_disabled_entity_is_refused_at_once(tenants: InlineTenants, admin: Tok
 
 
 def test_the_servers_audit_names_the_tenant_and_keeps_no_login(
-    server: Server, tenants: InlineTenants, context: Context
+    server: Server, tenants: InlineTenants, context: EncryptionContext
 ) -> None:
     path = f"transit/encrypt/{context.l2_key}"
     tenants.session(context.tenant_id).write(path, ENCRYPT)

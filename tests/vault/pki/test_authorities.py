@@ -18,14 +18,14 @@ from cryptography.x509.verification import PolicyBuilder, Store
 from core import names as ids
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import ConflictingResource
-from core.errors.services import AuthorityLapsed
+from core.errors.services import CaExpired
 from openkcm.contract.names import service_spiffe, tenant_dns
 from openkcm.errors import CallerError, InvalidName
 from tests.concurrency import at_once
 from tests.contracts.authorities import RequestKey, nothing_recorded, p256, request
 from vault.auth.client import TokenSession, VaultSession
 from vault.pki.authorities import PkiAuthorities
-from vault.pki.certificates import Authority, Leaf, RevocationList
+from vault.pki.certificates import Authority, IssuedCertificate, RevocationList
 
 DAY = timedelta(days=1)
 
@@ -300,13 +300,18 @@ def test_an_authority_that_has_expired_issues_nothing_and_says_what_to_do(
     worker: VaultSession, tenant: str, authority: Authority
 ) -> None:
     later = PkiAuthorities(worker, lambda: authority.not_after)
-    with pytest.raises(AuthorityLapsed) as lapsed:
+    with pytest.raises(CaExpired) as lapsed:
         later.issue(authority, tenant, "orders", request(p256()), timedelta(days=1))
     assert "roll-authority" in lapsed.value.hint
 
 
 def assert_openssl_reads(  # noqa: PLR0917 - whose list, and what is on it and what is not
-    folder: Path, authorities: PkiAuthorities, tenant: str, issuer: Authority, revoked: Leaf, kept: Leaf
+    folder: Path,
+    authorities: PkiAuthorities,
+    tenant: str,
+    issuer: Authority,
+    revoked: IssuedCertificate,
+    kept: IssuedCertificate,
 ) -> None:
     """Let OpenSSL judge the list, and with it a certificate that is on it and one that is not."""
     openssl = shutil.which("openssl")

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from core import names as ids
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import VaultRefused
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from tests.contracts.authorities import nothing_recorded
 from vault.auth.client import TokenSession, VaultSession
 from vault.auth.tenant_tokens import TenantTokens
@@ -35,7 +35,7 @@ class Owner:
         self.tenant_keys.ensure(tenant_id)
         self.payload_keys.ensure(tenant_id)
         self.authority: Authority = PkiAuthorities(worker).ensure(tenant_id, nothing_recorded)
-        self.context = Context(tenant_id, ids.l2_key(tenant_id), "orders", Purpose.SERVICE_KEY, "1")
+        self.context = EncryptionContext(tenant_id, ids.l2_key(tenant_id), "orders", Purpose.SERVICE_KEY, "1")
         self.secret = self.tenant_keys.encrypt(self.context, b"secret")
         self.data_key = self.payload_keys.new_data_key(ids.payload_key(tenant_id))
 

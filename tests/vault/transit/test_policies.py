@@ -6,7 +6,7 @@ from core import names as ids
 from core.errors.platform import VaultRefused
 from tests.contracts.authorities import nothing_recorded
 from tests.vault.server import Server
-from vault.auth.client import TokenSession, VaultCalls, VaultSession
+from vault.auth.client import TokenSession, VaultClient, VaultSession
 from vault.auth.tenant_tokens import InlineTenants, TenantTokens
 from vault.pki.authorities import PkiAuthorities
 from vault.transit.payload_keys import TransitPayloadKeys
@@ -226,7 +226,7 @@ DENIED: dict[str, list[Attempt]] = {
 
 
 @pytest.fixture(scope="module")
-def sessions(server: Server, worker: VaultSession, tokens: TenantTokens, admin: TokenSession) -> dict[str, VaultCalls]:
+def sessions(server: Server, worker: VaultSession, tokens: TenantTokens, admin: TokenSession) -> dict[str, VaultClient]:
     """One of each identity, and a tenant with every kind of key."""
     TransitTenantKeys(worker, tokens).ensure(TENANT)
     TransitPayloadKeys(worker).ensure(TENANT)
@@ -243,7 +243,7 @@ def sessions(server: Server, worker: VaultSession, tokens: TenantTokens, admin: 
 
 @pytest.mark.parametrize("identity", [*DENIED, "tenant inline"])
 def test_an_identity_is_denied_what_it_does_not_need(
-    sessions: dict[str, VaultCalls], admin: TokenSession, identity: str
+    sessions: dict[str, VaultClient], admin: TokenSession, identity: str
 ) -> None:
     keys = [key.format(**NAMES) for key in (*TENANT_KEYS, *PLATFORM_KEYS, ANOTHER_SYSTEMS_KEY)]
     before = [admin.read(f"transit/keys/{key}") for key in keys]
@@ -255,7 +255,7 @@ def test_an_identity_is_denied_what_it_does_not_need(
         assert admin.read(f"transit/keys/{name}") is None
 
 
-def _is_denied(session: VaultCalls, method: str, path: str, data: dict[str, object] | None) -> bool:
+def _is_denied(session: VaultClient, method: str, path: str, data: dict[str, object] | None) -> bool:
     try:
         session.request(method, path.format(**NAMES), data)
     except VaultRefused:

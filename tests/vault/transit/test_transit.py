@@ -8,7 +8,7 @@ import pytest
 from core import names as ids
 from core.errors.keys import KeyUnavailable, WrongContext
 from core.errors.platform import ConflictingResource
-from core.keys.encryption_context import Context, Purpose
+from core.keys.encryption_context import EncryptionContext, Purpose
 from openkcm.errors import OpenKcmError
 from tests.concurrency import at_once
 from tests.vault.contexts import context_of
@@ -34,7 +34,7 @@ def keys(
 
 
 @pytest.fixture
-def context(token_keys: TransitTenantKeys, tenant: str) -> Context:
+def context(token_keys: TransitTenantKeys, tenant: str) -> EncryptionContext:
     """A context of a tenant that has a key."""
     token_keys.ensure(tenant)
     return context_of(tenant)
@@ -56,7 +56,9 @@ def test_two_threads_create_one_key(token_keys: TransitTenantKeys, tenant: str) 
     "moved",
     [{"service": "billing"}, {"purpose": Purpose.SERVICE_KEY}, {"object_id": "object-2"}, {"object_id": ""}],
 )
-def test_decrypt_rejects_another_context(keys: TransitTenantKeys, context: Context, moved: dict[str, str]) -> None:
+def test_decrypt_rejects_another_context(
+    keys: TransitTenantKeys, context: EncryptionContext, moved: dict[str, str]
+) -> None:
     ciphertext = keys.encrypt(context, b"secret")
     with pytest.raises(WrongContext):
         keys.decrypt(replace(context, **moved), ciphertext)
@@ -64,7 +66,7 @@ def test_decrypt_rejects_another_context(keys: TransitTenantKeys, context: Conte
 
 
 def test_decrypt_rejects_another_tenants_ciphertext(
-    keys: TransitTenantKeys, context: Context, new_tenant: Callable[[], str]
+    keys: TransitTenantKeys, context: EncryptionContext, new_tenant: Callable[[], str]
 ) -> None:
     other = new_tenant()
     keys.ensure(other)
@@ -73,7 +75,7 @@ def test_decrypt_rejects_another_tenants_ciphertext(
         keys.decrypt(context, ciphertext)
 
 
-def test_decrypt_rejects_an_altered_ciphertext(keys: TransitTenantKeys, context: Context) -> None:
+def test_decrypt_rejects_an_altered_ciphertext(keys: TransitTenantKeys, context: EncryptionContext) -> None:
     ciphertext = keys.encrypt(context, b"secret")
     flipped = "A" if ciphertext[-6] != "A" else "B"
     for altered in (ciphertext[:-6] + flipped + ciphertext[-5:], ciphertext[:-8], "not a ciphertext"):
@@ -82,7 +84,7 @@ def test_decrypt_rejects_an_altered_ciphertext(keys: TransitTenantKeys, context:
 
 
 def test_a_missing_key_is_unavailable_for_every_operation_and_none_creates_it(
-    keys: TransitTenantKeys, context: Context, new_tenant: Callable[[], str]
+    keys: TransitTenantKeys, context: EncryptionContext, new_tenant: Callable[[], str]
 ) -> None:
     ciphertext = keys.encrypt(context, b"secret")
     tenant = new_tenant()
@@ -102,7 +104,7 @@ def test_a_missing_key_is_unavailable_for_every_operation_and_none_creates_it(
                 attempt()
 
 
-def test_a_disabled_key_is_unavailable_until_it_is_ensured(keys: TransitTenantKeys, context: Context) -> None:
+def test_a_disabled_key_is_unavailable_until_it_is_ensured(keys: TransitTenantKeys, context: EncryptionContext) -> None:
     ciphertext, tenant = keys.encrypt(context, b"secret"), context.tenant_id
     for _ in range(2):
         keys.disable(tenant)
@@ -119,7 +121,9 @@ def test_a_disabled_key_is_unavailable_until_it_is_ensured(keys: TransitTenantKe
     assert keys.decrypt(context, ciphertext) == b"secret"
 
 
-def test_a_wrapped_key_decrypts_to_256_bits_in_its_own_context_alone(keys: TransitTenantKeys, context: Context) -> None:
+def test_a_wrapped_key_decrypts_to_256_bits_in_its_own_context_alone(
+    keys: TransitTenantKeys, context: EncryptionContext
+) -> None:
     context = replace(context, purpose=Purpose.SERVICE_KEY)
     one, other = keys.new_wrapped_key(context), keys.new_wrapped_key(context)
     plain = keys.decrypt(context, one)
@@ -129,7 +133,7 @@ def test_a_wrapped_key_decrypts_to_256_bits_in_its_own_context_alone(keys: Trans
         keys.decrypt(replace(context, object_id="object-2"), one)
 
 
-def test_a_key_is_rotated_once_for_each_expected_version(keys: TransitTenantKeys, context: Context) -> None:
+def test_a_key_is_rotated_once_for_each_expected_version(keys: TransitTenantKeys, context: EncryptionContext) -> None:
     ciphertext, tenant = keys.encrypt(context, b"secret"), context.tenant_id
     second = TransitKey(context.l2_key, 2)
     assert keys.rotate(tenant, 1) == keys.rotate(tenant, 1) == keys.newest(tenant) == second
@@ -139,7 +143,7 @@ def test_a_key_is_rotated_once_for_each_expected_version(keys: TransitTenantKeys
     assert ciphertext_version(keys.new_wrapped_key(context)) == 2
 
 
-def test_rewrap_keeps_plaintext_and_context(keys: TransitTenantKeys, context: Context) -> None:
+def test_rewrap_keeps_plaintext_and_context(keys: TransitTenantKeys, context: EncryptionContext) -> None:
     contexts = [replace(context, object_id=f"object-{number}") for number in range(REWRAP_BATCH)]
     old = [(context, keys.encrypt(context, context.object_id.encode())) for context in contexts]
     keys.rotate(context.tenant_id, 1)
@@ -153,7 +157,9 @@ def test_rewrap_keeps_plaintext_and_context(keys: TransitTenantKeys, context: Co
     assert keys.rewrap([]) == []
 
 
-def test_one_ciphertext_that_does_not_decrypt_fails_the_batch(keys: TransitTenantKeys, context: Context) -> None:
+def test_one_ciphertext_that_does_not_decrypt_fails_the_batch(
+    keys: TransitTenantKeys, context: EncryptionContext
+) -> None:
     good = keys.encrypt(context, b"secret")
     moved = replace(context, object_id="object-2")
     for bad in ((moved, good), (context, good[:-8]), (context, "not a ciphertext")):
@@ -168,7 +174,7 @@ def test_one_call_rewraps_one_tenants_ciphertexts_and_no_more_than_a_batch(token
             token_keys.rewrap(items)
 
 
-def test_a_version_is_first_retired_and_then_trimmed(keys: TransitTenantKeys, context: Context) -> None:
+def test_a_version_is_first_retired_and_then_trimmed(keys: TransitTenantKeys, context: EncryptionContext) -> None:
     old, tenant = keys.encrypt(context, b"secret"), context.tenant_id
     keys.rotate(tenant, 1)
     [new] = keys.rewrap([(context, old)])
@@ -187,7 +193,7 @@ def test_a_version_is_first_retired_and_then_trimmed(keys: TransitTenantKeys, co
 
 
 def test_an_administrator_restores_a_retired_version_until_it_is_trimmed(
-    token_keys: TransitTenantKeys, admin: TokenSession, context: Context
+    token_keys: TransitTenantKeys, admin: TokenSession, context: EncryptionContext
 ) -> None:
     tenant, restore = context.tenant_id, (f"transit/keys/{context.l2_key}/config", {"min_decryption_version": 1})
     old = token_keys.encrypt(context, b"secret")
@@ -222,7 +228,7 @@ def test_ensure_rejects_a_key_with_other_properties(
 
 
 def test_ensure_rejects_a_key_that_may_be_deleted(
-    token_keys: TransitTenantKeys, admin: TokenSession, context: Context
+    token_keys: TransitTenantKeys, admin: TokenSession, context: EncryptionContext
 ) -> None:
     admin.write(f"transit/keys/{context.l2_key}/config", {"deletion_allowed": True})
     with pytest.raises(ConflictingResource):

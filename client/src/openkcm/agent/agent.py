@@ -14,11 +14,11 @@ import structlog
 from cryptography import x509
 
 from openkcm.agent import schedule as timing
-from openkcm.agent.attestation import Proofs
+from openkcm.agent.attestation import Attestor
 from openkcm.agent.certificate_validation import is_valid, serial_of
-from openkcm.agent.config import Job
+from openkcm.agent.config import AgentConfig
 from openkcm.agent.enrolment import Enrolment
-from openkcm.agent.enrolment_client import Busy, Control
+from openkcm.agent.enrolment_client import EnrolmentClient, ServerBusy
 from openkcm.agent.errors import (
     AnswerNotUnderstood,
     AuthorityRefused,
@@ -30,13 +30,13 @@ from openkcm.agent.errors import (
     ProofUnreadable,
     ReloadFailed,
 )
-from openkcm.agent.reload import Nobody, Reload
+from openkcm.agent.reload import NoReload, Reload
 from openkcm.agent.renewal import Connection, Renewal
-from openkcm.agent.schedule import Backoff, Chance, Clock
-from openkcm.agent.signals import Bell
+from openkcm.agent.schedule import Backoff, Chance, ServerClock
+from openkcm.agent.signals import SignalWaiter
 from openkcm.agent.state import remember, remembered
 from openkcm.contract.services import HEARTBEAT_SECONDS, AgentProblem
-from openkcm.credentials.store import ServiceFolder
+from openkcm.credentials.store import CredentialStore
 from openkcm.errors import FolderRefused, OpenKcmError, ProofRefused
 from openkcm.sdk.errors import AccessRefused, ClientError
 
@@ -72,18 +72,18 @@ class _Due:
 class Agent:
     def __init__(  # noqa: PLR0913 - what it works with, by name
         self,
-        job: Job,
-        folder: ServiceFolder,
-        control: Control,
-        proofs: Proofs,
+        job: AgentConfig,
+        folder: CredentialStore,
+        control: EnrolmentClient,
+        proofs: Attestor,
         *,
         reload: Reload | None = None,
-        clock: Clock,
-        bell: Bell,
+        clock: ServerClock,
+        bell: SignalWaiter,
         chance: Chance = random.random,
     ) -> None:
         self._job, self._folder, self._control, self._clock, self._bell = job, folder, control, clock, bell
-        self._reload, self._chance = reload or Nobody(), chance
+        self._reload, self._chance = reload or NoReload(), chance
         folder.refuse_strange_key()
         self._memory = remembered(folder)
         self._enrolment = Enrolment(folder, self._memory, control, proofs, job.service, job.kind)
@@ -211,7 +211,7 @@ class Agent:
             self._renewal.write(found.issued)
             self._enrolment.completed()
         except (ControlUnavailable, AnswerNotUnderstood) as failed:
-            wait = backoff.next(asked=failed.wait if isinstance(failed, Busy) else 0.0)
+            wait = backoff.next(asked=failed.wait if isinstance(failed, ServerBusy) else 0.0)
             log.warning("not enrolled yet", code=failed.code, detail=failed.message, again_in=round(wait, 1))
             self._due.enrol = self._clock.elapsed() + wait
         except _FOR_A_PERSON as refused:
@@ -304,7 +304,7 @@ class Agent:
         self.health.mended(AgentProblem.RELOAD_FAILED)
         self._memory.told = serial_of(leaf)
         remember(self._folder, self._memory)
-        if not isinstance(self._reload, Nobody):
+        if not isinstance(self._reload, NoReload):
             log.info("service told to reload", serial=self._memory.told)
 
     def _beat(self, leaf: x509.Certificate) -> None:

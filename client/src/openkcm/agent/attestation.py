@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class AttestationEvidence:
     """`kind` is its name in a request; a join token says of which tenant it is and which authority is the right one."""
 
     kind: str
@@ -49,22 +49,22 @@ class Proof:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-class Proofs(Protocol):
-    def read(self) -> Proof | None:
+class Attestor(Protocol):
+    def read(self) -> AttestationEvidence | None:
         """Return the proof there is now, None where there is none; raises ProofUnreadable."""
         ...
 
 
-def parse(text: str) -> Proof | None:
+def parse(text: str) -> AttestationEvidence | None:
     """Return the proof a text is, None when it is empty; raises ProofUnreadable, which quotes nothing of it."""
     text = text.strip()
     if not text:
         return None
     with suppress(InvalidName):
         joined = parse_join_token(text)
-        return Proof(enrolment.Proof.JOIN_TOKEN, text, joined.tenant_id, joined.ca_fingerprint)
+        return AttestationEvidence(enrolment.Proof.JOIN_TOKEN, text, joined.tenant_id, joined.ca_fingerprint)
     if _JWT.fullmatch(text) and len(text) <= _LONGEST and _is_signed(text):
-        return Proof(enrolment.Proof.JWT, text)
+        return AttestationEvidence(enrolment.Proof.JWT, text)
     raise ProofUnreadable
 
 
@@ -78,13 +78,13 @@ def _is_signed(text: str) -> bool:
     return isinstance(named, dict) and str(named.get("alg", "none")).lower() != "none"
 
 
-class FileProofs:
+class FileAttestor:
     """A file that may be replaced at any time."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def read(self) -> Proof | None:
+    def read(self) -> AttestationEvidence | None:
         try:
             with self._file.open("rb") as opened:
                 mode = os.fstat(opened.fileno()).st_mode
@@ -101,13 +101,13 @@ class FileProofs:
             raise ProofUnreadable from None
 
 
-class GivenProof:
+class InlineAttestor:
     """What was given once, at the start."""
 
     def __init__(self, text: str) -> None:
         self._proof = parse(text)
 
-    def read(self) -> Proof | None:
+    def read(self) -> AttestationEvidence | None:
         return self._proof
 
 
@@ -115,11 +115,11 @@ def proofs_from(
     file: Path | None,
     environment: MutableMapping[str, str],
     stdin: bool = False,  # noqa: FBT001, FBT002 - as a script says it
-) -> Proofs:
+) -> Attestor:
     """Return where proofs come from: a file, standard input, or the environment, from which it is taken away."""
     given = [environment.pop(name, "") for name in (JOIN_TOKEN_VARIABLE, JWT_VARIABLE)]
     if stdin:
-        return GivenProof(sys.stdin.read(_LONGEST + 1))
+        return InlineAttestor(sys.stdin.read(_LONGEST + 1))
     if file is not None:
-        return FileProofs(file)
-    return GivenProof(next(filter(None, given), ""))
+        return FileAttestor(file)
+    return InlineAttestor(next(filter(None, given), ""))

@@ -8,7 +8,7 @@ from openkcm.contract.services import ServiceKind
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class AgentConfig:
     """What the agent is to do. `seen_as` is where the service itself finds the folder, which may be mounted there."""
 
     service: str

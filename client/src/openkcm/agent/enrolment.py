@@ -15,14 +15,14 @@ from typing import Any
 import structlog
 from cryptography import x509
 
-from openkcm.agent.attestation import Proof, Proofs
+from openkcm.agent.attestation import AttestationEvidence, Attestor
 from openkcm.agent.certificate_validation import Issued, checked, is_valid
-from openkcm.agent.enrolment_client import Control, Ticket
+from openkcm.agent.enrolment_client import EnrolmentClient, Ticket
 from openkcm.agent.errors import AnswerNotUnderstood, EnrolmentRefused, ProofMissing
-from openkcm.agent.state import Memory, Pending, remember
+from openkcm.agent.state import AgentState, PendingEnrolment, remember
 from openkcm.contract.client_files import Offer
 from openkcm.contract.services import ServiceKind
-from openkcm.credentials.store import ServiceFolder
+from openkcm.credentials.store import CredentialStore
 from openkcm.errors import FolderRefused, ProofRefused
 
 _AT_ONCE = 0.2
@@ -40,10 +40,10 @@ class Enrolled:
 class Enrolment:
     def __init__(  # noqa: PLR0913, PLR0917 - what it works with
         self,
-        folder: ServiceFolder,
-        memory: Memory,
-        control: Control,
-        proofs: Proofs,
+        folder: CredentialStore,
+        memory: AgentState,
+        control: EnrolmentClient,
+        proofs: Attestor,
         service: str,
         kind: ServiceKind,
     ) -> None:
@@ -64,7 +64,7 @@ class Enrolment:
         found = self._control.discover()
         self._control.refuse_stranger(found, proof)
         if pending is None or pending.proof != proof.digest:
-            pending = Pending(proof=proof.digest, csr=self._folder.request(), tenant_id=proof.tenant_id)
+            pending = PendingEnrolment(proof=proof.digest, csr=self._folder.request(), tenant_id=proof.tenant_id)
         self._keep(pending)
         try:
             ticket = self._control.enrol(found, proof, self._service, self._kind.value, pending.csr)
@@ -86,7 +86,7 @@ class Enrolment:
         """Send what was refused once more, because somebody says so."""
         self._refused.clear()
 
-    def _poll(self, pending: Pending, now: datetime) -> Enrolled | float:
+    def _poll(self, pending: PendingEnrolment, now: datetime) -> Enrolled | float:
         document = self._control.result(Ticket(pending.status_url, pending.ticket))
         if document is None:
             self._keep(None)  # nobody knows of it any more; by the proof it can be begun again
@@ -103,7 +103,7 @@ class Enrolment:
             return _AT_ONCE
         return enrolled
 
-    def _checked(self, pending: Pending, document: dict[str, Any]) -> Enrolled:
+    def _checked(self, pending: PendingEnrolment, document: dict[str, Any]) -> Enrolled:
         try:
             authority = x509.load_pem_x509_certificate(pending.authority.encode())
             named = x509.load_pem_x509_certificate(str(document["ca"]).encode())
@@ -121,7 +121,7 @@ class Enrolment:
             raise AnswerNotUnderstood("the certificate is for another key")
         return Enrolled(issued, offer)
 
-    def _usable(self) -> Proof:
+    def _usable(self) -> AttestationEvidence:
         """Return a proof that was not used or refused before."""
         proof = self._proofs.read()
         if proof is None:
@@ -134,10 +134,10 @@ class Enrolment:
             self._folder.tenant_id = proof.tenant_id
         return proof
 
-    def _refuse(self, pending: Pending) -> None:
+    def _refuse(self, pending: PendingEnrolment) -> None:
         self._refused.add(pending.proof)
         self._keep(None)
 
-    def _keep(self, pending: Pending | None) -> None:
+    def _keep(self, pending: PendingEnrolment | None) -> None:
         self._memory.pending = pending
         remember(self._folder, self._memory)

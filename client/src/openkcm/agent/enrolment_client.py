@@ -17,7 +17,7 @@ import httpx2
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
-from openkcm.agent.attestation import Proof
+from openkcm.agent.attestation import AttestationEvidence
 from openkcm.agent.errors import (
     AnswerNotUnderstood,
     AuthorityRefused,
@@ -25,7 +25,7 @@ from openkcm.agent.errors import (
     ControlUnavailable,
     EnrolmentRefused,
 )
-from openkcm.agent.schedule import Clock
+from openkcm.agent.schedule import ServerClock
 from openkcm.errors import ProofRefused
 
 _ANSWER_BYTES = 262_144
@@ -67,7 +67,7 @@ class Ticket:
     retry_seconds: float = 2.0
 
 
-class Busy(ControlUnavailable):
+class ServerBusy(ControlUnavailable):
     """As its base, and when to come again."""
 
     def __init__(self, wait: float) -> None:
@@ -75,8 +75,8 @@ class Busy(ControlUnavailable):
         self.wait = wait
 
 
-class Control:
-    def __init__(self, url: str, clock: Clock, ca_file: Path | None = None) -> None:
+class EnrolmentClient:
+    def __init__(self, url: str, clock: ServerClock, ca_file: Path | None = None) -> None:
         """Speak to `url`; nothing is sent yet.
 
         Raises:
@@ -117,7 +117,7 @@ class Control:
             raise AnswerNotUnderstood
         return Discovered(authority, enrolment, addresses)
 
-    def refuse_stranger(self, found: Discovered, proof: Proof) -> None:
+    def refuse_stranger(self, found: Discovered, proof: AttestationEvidence) -> None:
         """Raise AuthorityRefused or ControlRefused unless `proof` may be sent where `found` says."""
         if _origin(found.enrolment_url) != _origin(self._url):
             raise ControlRefused("the control endpoint wants the proof sent elsewhere", "check the address in --url")
@@ -128,7 +128,7 @@ class Control:
         elif not self._secure and fingerprint not in self._named:
             raise AuthorityRefused(hint="with a JWT, name the authority with --ca-file where the endpoint has no https")
 
-    def enrol(self, found: Discovered, proof: Proof, service: str, kind: str, csr: str) -> Ticket:
+    def enrol(self, found: Discovered, proof: AttestationEvidence, service: str, kind: str, csr: str) -> Ticket:
         """Send the proof, which `refuse_stranger` let pass, and return where the result is to be had.
 
         Raises: ProofRefused, ControlUnavailable, AnswerNotUnderstood.
@@ -165,7 +165,7 @@ class Control:
             with self._http.stream(method, url, **more) as answer:
                 self._clock.learn(answer.headers.get("date", ""))
                 if answer.status_code in _RETRIED:
-                    raise Busy(_seconds(answer.headers.get("retry-after", "0")))
+                    raise ServerBusy(_seconds(answer.headers.get("retry-after", "0")))
                 content = b""
                 for piece in answer.iter_bytes():
                     content += piece

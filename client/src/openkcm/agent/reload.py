@@ -22,7 +22,7 @@ class Reload(Protocol):
         ...
 
 
-class Nobody:
+class NoReload:
     """For a service that looks at its files by itself."""
 
     def tell(self, folder: Path) -> None:

@@ -12,13 +12,13 @@ import structlog
 from cryptography import x509
 
 from openkcm.agent.certificate_validation import Issued, checked, is_valid, root_of, serial_of
-from openkcm.agent.config import Job
-from openkcm.agent.enrolment_client import Control
+from openkcm.agent.config import AgentConfig
+from openkcm.agent.enrolment_client import EnrolmentClient
 from openkcm.agent.errors import AnswerNotUnderstood, ControlUnavailable
-from openkcm.agent.schedule import Clock, check_dates_by
-from openkcm.agent.state import Memory, remember
+from openkcm.agent.schedule import ServerClock, check_dates_by
+from openkcm.agent.state import AgentState, remember
 from openkcm.contract.client_files import AUTHORITY, CERTIFICATE, CONFIGURATION, KEY, Offer, configuration
-from openkcm.credentials.store import ServiceFolder
+from openkcm.credentials.store import CredentialStore
 from openkcm.sdk.client import Client, Options
 from openkcm.sdk.errors import ClientError
 from openkcm.sdk.identity import Identity
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 class Connection:
     """Made anew when there is a new certificate; every method raises `openkcm.sdk.errors.ClientError`."""
 
-    def __init__(self, folder: ServiceFolder, clock: Clock) -> None:
+    def __init__(self, folder: CredentialStore, clock: ServerClock) -> None:
         self._folder, self._clock = folder, clock
         self._client: Client | None = None
         self._url = ""
@@ -63,12 +63,12 @@ class Connection:
 class Renewal:
     def __init__(  # noqa: PLR0913, PLR0917 - what it works with
         self,
-        job: Job,
-        folder: ServiceFolder,
-        memory: Memory,
-        control: Control,
+        job: AgentConfig,
+        folder: CredentialStore,
+        memory: AgentState,
+        control: EnrolmentClient,
         connection: Connection,
-        clock: Clock,
+        clock: ServerClock,
     ) -> None:
         self._job, self._folder, self._memory = job, folder, memory
         self._control, self._connection, self._clock = control, connection, clock

@@ -41,7 +41,7 @@ class _Told:
     elapsed: float
 
 
-class Clock:
+class ServerClock:
     """`local` and `elapsed` are the machine's clocks."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Clock:
         return ahead if abs(ahead) > WRONG_BY else None
 
 
-def check_dates_by(clock: Clock, context: ssl.SSLContext) -> None:
+def check_dates_by(clock: ServerClock, context: ssl.SSLContext) -> None:
     """Have a client's TLS context judge by `clock` whether the server's certificate is valid now.
 
     OpenSSL asks the machine's clock, with which an agent whose clock is wrong could not renew and would let a

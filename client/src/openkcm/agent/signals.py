@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import FrameType
 
 
-class Bell:
+class SignalWaiter:
     """`stopped` stays; `looked_for` is for whoever looks to put back."""
 
     def __init__(self) -> None:

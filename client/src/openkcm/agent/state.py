@@ -9,7 +9,7 @@ import secrets
 import structlog
 from pydantic import BaseModel, ValidationError
 
-from openkcm.credentials.store import ServiceFolder
+from openkcm.credentials.store import CredentialStore
 
 FILE = "agent.json"
 _SPENT = 20
@@ -17,7 +17,7 @@ _SPENT = 20
 log = structlog.get_logger()
 
 
-class Pending(BaseModel):
+class PendingEnrolment(BaseModel):
     """An enrolment under way. The request is kept, so that asking again after a lost answer is the same enrolment.
 
     `authority` is the root that was trusted when it was begun, and may issue.
@@ -31,7 +31,7 @@ class Pending(BaseModel):
     tenant_id: str | None = None
 
 
-class Memory(BaseModel):
+class AgentState(BaseModel):
     """`told` is the serial of the certificate that the service was last told of, `name` a part of the instance's."""
 
     name: str = ""
@@ -39,19 +39,19 @@ class Memory(BaseModel):
     kmip: str = ""
     told: str = ""
     spent: tuple[str, ...] = ()
-    pending: Pending | None = None
+    pending: PendingEnrolment | None = None
 
     def spend(self, digest: str) -> None:
         self.spent = (*self.spent, digest)[-_SPENT:]
 
 
-def remembered(folder: ServiceFolder) -> Memory:
+def remembered(folder: CredentialStore) -> AgentState:
     """Return what the folder's agent knew; of a file that is damaged nothing, which costs a look and a reload."""
     text = folder.read(FILE)
-    memory = Memory()
+    memory = AgentState()
     if text is not None:
         try:
-            memory = Memory.model_validate_json(text)
+            memory = AgentState.model_validate_json(text)
         except ValidationError:
             log.warning("what the agent remembered cannot be read", file=FILE)
     if not memory.name:
@@ -59,6 +59,6 @@ def remembered(folder: ServiceFolder) -> Memory:
     return memory
 
 
-def remember(folder: ServiceFolder, memory: Memory) -> None:
+def remember(folder: CredentialStore, memory: AgentState) -> None:
     """Keep it; raises FolderRefused."""
     folder.write_changed({FILE: memory.model_dump_json(indent=2) + "\n"})

@@ -9,16 +9,16 @@ import typer
 
 from openkcm.agent.agent import Agent
 from openkcm.agent.attestation import JOIN_TOKEN_VARIABLE, JWT_VARIABLE, proofs_from
-from openkcm.agent.config import Job, folder_seen_as
-from openkcm.agent.enrolment_client import Control
-from openkcm.agent.reload import Command, Nobody, PidFile, Reload
-from openkcm.agent.schedule import Clock
-from openkcm.agent.signals import Bell
+from openkcm.agent.config import AgentConfig, folder_seen_as
+from openkcm.agent.enrolment_client import EnrolmentClient
+from openkcm.agent.reload import Command, NoReload, PidFile, Reload
+from openkcm.agent.schedule import ServerClock
+from openkcm.agent.signals import SignalWaiter
 from openkcm.cli.version import installed_version
 from openkcm.contract.client_files import parse_folder
 from openkcm.contract.names import parse_service_name
 from openkcm.contract.services import ServiceKind
-from openkcm.credentials.store import ServiceFolder
+from openkcm.credentials.store import CredentialStore
 from openkcm.logging import configure_logs
 
 _STDIN = "-"
@@ -65,18 +65,18 @@ def agent(  # noqa: PLR0913 - one parameter an option
     name, given = parse_service_name(service), join_token_file or jwt_file
     seen_as = parse_folder(folder_seen_as(out, mounted_as))
     proofs = proofs_from(None if given in {None, _STDIN} else Path(str(given)), os.environ, stdin=given == _STDIN)
-    reload: Reload = Nobody()
+    reload: Reload = NoReload()
     if reload_pid_file is not None:
         reload = PidFile(reload_pid_file, reload_signal)
     elif reload_command is not None:
         reload = Command(reload_command, os.environ)
-    folder, clock, bell = ServiceFolder(out, None, name), Clock(), Bell()
-    control = Control(url, clock, ca_file)
+    folder, clock, bell = CredentialStore(out, None, name), ServerClock(), SignalWaiter()
+    control = EnrolmentClient(url, clock, ca_file)
     os.umask(0o077)
     with folder.held():
         bell.listen()
         one = Agent(
-            Job(name, kind, installed_version(), seen_as),
+            AgentConfig(name, kind, installed_version(), seen_as),
             folder,
             control,
             proofs,

@@ -18,12 +18,12 @@ from rich.text import Text
 from openkcm.cli import output
 from openkcm.cli.files import new_file
 from openkcm.errors import FileRefused, OpenKcmError, PublicKeyRefused, ReportRefuted
-from openkcm.verification.erasure_certificate import ShredStatement
+from openkcm.verification.erasure_certificate import ErasureStatement
 from openkcm.verification.files import Checked, Contents, check_file, compare_files, incomplete, lines, opened
 from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.reports.signed_file import LONGEST_FILE
 from openkcm.verification.reports.verify import ReportVerdict, verify_report
-from openkcm.verification.results import Kind, Outcome, SignatureCheck, SignatureState, Verdict
+from openkcm.verification.results import Kind, Outcome, SignatureCheck, SignatureState, VerificationResult
 
 _HEADS = {Outcome.INTACT: "intact", Outcome.REFUTED: "NOT INTACT", Outcome.NOT_CHECKED: "COULD NOT CHECK"}
 _LONGEST = 300
@@ -106,7 +106,7 @@ def _contents(checked: Checked) -> Iterator[str]:
         yield f"{rest:>8}  others"
 
 
-def _statement(statement: ShredStatement) -> Iterator[str]:
+def _statement(statement: ErasureStatement) -> Iterator[str]:
     yield f"Issued: {moment(statement.issued_at)}"
     yield f"The grace began: {moment(statement.grace_began_at)}"
     yield f"End of the audit stream: record {statement.audit_seq}, hash {statement.audit_hash}"
@@ -189,7 +189,7 @@ def verify(  # noqa: PLR0913 - a file and what it can be held against
 
 def _verify_report(report: Path, file: Path, check: SignatureCheck | None, *, as_json: bool) -> None:
     verdict = check_report(report, file, check)
-    checked = Checked(file, verdict.export or Verdict(Kind.EXPORT), Contents())
+    checked = Checked(file, verdict.export or VerificationResult(Kind.EXPORT), Contents())
     said = {"intact": verdict.confirmed, "outcome": verdict.outcome, "problem": verdict.problem}
     document = {**_document(checked), **said, "report": report_document(verdict)}
 

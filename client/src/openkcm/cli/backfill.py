@@ -195,7 +195,7 @@ def backfill(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Encrypt what stood in protected columns before they were protected; run again, it goes on where it was."""
     from openkcm.field_encryption.backfill.connection import Options, holds_password  # noqa: PLC0415 - the same
-    from openkcm.field_encryption.backfill.progress import Telling  # noqa: PLC0415 - the same
+    from openkcm.field_encryption.backfill.progress import ProgressReporter as Telling  # noqa: PLC0415 - the same
     from openkcm.field_encryption.backfill.run import BackfillRun  # noqa: PLC0415 - the same
     from openkcm.field_encryption.backfill.table_scan import Settings  # noqa: PLC0415 - the same
     from openkcm.field_encryption.protected_fields import ServiceProtection  # noqa: PLC0415 - the same

@@ -34,7 +34,7 @@ _LARGEST = 1 << 20
 _DRAFT_SECONDS = 60
 
 
-class ServiceFolder:
+class CredentialStore:
     def __init__(self, path: Path, tenant_id: str | None, service: str) -> None:
         """Take the folder of one service, made if it is missing; any tenant's where `tenant_id` is None.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class RunEnvironment:
     """`folder` is the connected service's; the others are how long an opened key and a list of fields are used."""
 
     folder: Path
@@ -14,9 +14,9 @@ class Surroundings:
     catalogue_seconds: float
 
 
-def surroundings(environment: Mapping[str, str]) -> Surroundings:
+def surroundings(environment: Mapping[str, str]) -> RunEnvironment:
     """Return what the variables say."""
-    return Surroundings(
+    return RunEnvironment(
         Path(environment["KCM_RUN_FOLDER"]),
         float(environment.get("KCM_RUN_KEY_SECONDS", "60")),
         float(environment.get("KCM_RUN_CATALOGUE_SECONDS", "30")),

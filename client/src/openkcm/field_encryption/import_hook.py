@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from openkcm.field_encryption.environment import Surroundings, surroundings
+from openkcm.field_encryption.environment import RunEnvironment, surroundings
 from openkcm.field_encryption.postgresql import parser
 
 DRIVERS = {
@@ -89,7 +89,7 @@ class _Loader(Loader):
 def _hook_in(driver: str) -> None:
     """Put the hook into a driver that has just been imported; raises ImportError when it cannot be protected."""
     try:
-        hook_in: Callable[[Surroundings], None] = import_module(DRIVERS[driver]).hook_in
+        hook_in: Callable[[RunEnvironment], None] = import_module(DRIVERS[driver]).hook_in
     except Exception as failed:
         raise ImportError(f"this {driver} cannot be protected: {failed}", name=driver) from failed
     hook_in(surroundings(os.environ))

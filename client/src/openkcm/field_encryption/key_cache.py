@@ -31,7 +31,7 @@ _ASKED_AGAIN = 1.0
 """Seconds after which to look whether a key that is being opened anew has come."""
 
 
-class Ends(Enum):
+class KeyErrorScope(Enum):
     """What is over because a key cannot be had."""
 
     NOTHING = auto()
@@ -40,10 +40,10 @@ class Ends(Enum):
     ALL_KEYS = auto()
 
 
-class CannotOpen(Exception):
+class KeyUnwrapError(Exception):
     """A key cannot be had: `code` and text say why."""
 
-    def __init__(self, code: str, detail: str, hint: str = "", ends: Ends = Ends.NOTHING) -> None:
+    def __init__(self, code: str, detail: str, hint: str = "", ends: KeyErrorScope = KeyErrorScope.NOTHING) -> None:
         super().__init__(detail)
         self.code, self.detail, self.hint, self.ends = code, detail, hint, ends
 
@@ -52,10 +52,10 @@ class KeySource(Protocol):
     """Who wraps and opens; the crypto service, or a test."""
 
     def make(self, resource: str) -> str:
-        """Return a new wrapped key. Raises CannotOpen."""
+        """Return a new wrapped key. Raises KeyUnwrapError."""
 
     def open(self, wrapped: str, resource: str) -> bytes:
-        """Return the key. Raises CannotOpen."""
+        """Return the key. Raises KeyUnwrapError."""
 
     def when_changed(self, look: Callable[[], bool]) -> None:
         """Call `look`, in any thread, whenever an answer may be another than before; it returns False to be let be."""
@@ -65,10 +65,10 @@ class KeyStore(Protocol):
     """Where wrapped keys are kept."""
 
     def read(self, column: Column, purpose: str) -> Mapping[int, str]:
-        """Return version → wrapped key. Raises CannotOpen."""
+        """Return version → wrapped key. Raises KeyUnwrapError."""
 
     def add(self, column: Column, purpose: str, wrapped: str) -> None:
-        """Keep the first key of a column unless another process was faster. Raises CannotOpen."""
+        """Keep the first key of a column unless another process was faster. Raises KeyUnwrapError."""
 
 
 def resource(store: Store, column: Column, purpose: str, version: int) -> str:
@@ -83,7 +83,7 @@ class _Entry:
         self.wrapped = wrapped
         self.key: ColumnKey | None = None
         self.opened = self.refused_at = float("-inf")
-        self.refused: CannotOpen | None = None
+        self.refused: KeyUnwrapError | None = None
         self.refreshing = False
 
 
@@ -117,11 +117,11 @@ class ColumnKeys:
             entry.refreshing = False
 
     def newest(self, column: Column, purpose: str = DATA) -> ColumnKey:
-        """Return the key to encrypt with, made if the column has none yet. Raises CannotOpen."""
+        """Return the key to encrypt with, made if the column has none yet. Raises KeyUnwrapError."""
         return self.lend(column, purpose)[0]
 
     def version(self, column: Column, version: int) -> ColumnKey | None:
-        """Return the key that encrypted a value, None when the column never had it. Raises CannotOpen."""
+        """Return the key that encrypted a value, None when the column never had it. Raises KeyUnwrapError."""
         lent = self.lend_version(column, version)
         return None if lent is None else lent[0]
 
@@ -147,7 +147,7 @@ class ColumnKeys:
                 self._store.add(column, purpose, self._source.make(resource(self._kind, column, purpose, 1)))
                 entries = self._read(column, purpose)
             if not entries:
-                raise CannotOpen("column_key_missing", "the column's key was not stored")
+                raise KeyUnwrapError("column_key_missing", "the column's key was not stored")
             return entries
 
     def _read(self, column: Column, purpose: str) -> dict[int, _Entry]:
@@ -168,7 +168,7 @@ class ColumnKeys:
         _, (column, purpose), version, entry = max(known, key=lambda one: one[0])
         try:
             self._ask(column, purpose, version, entry)
-        except CannotOpen:
+        except KeyUnwrapError:
             return self._wanted()
         return True
 
@@ -202,8 +202,8 @@ class ColumnKeys:
     def _refresh(self, column: Column, purpose: str, version: int, entry: _Entry) -> None:
         try:
             self._ask(column, purpose, version, entry)
-        except CannotOpen as failed:
-            if failed.ends is Ends.NOTHING:
+        except KeyUnwrapError as failed:
+            if failed.ends is KeyErrorScope.NOTHING:
                 time.sleep(_REMEMBERED)  # the key in use stays good until its time is over, which ends it
         finally:
             entry.refreshing = False
@@ -220,7 +220,7 @@ class ColumnKeys:
             return self._ask(column, purpose, version, entry)
 
     def _ask(self, column: Column, purpose: str, version: int, entry: _Entry) -> tuple[ColumnKey, float]:
-        """Open a key, note the answer, and return the key with the time of the question. Raises CannotOpen."""
+        """Open a key, note the answer, and return the key with the time of the question. Raises KeyUnwrapError."""
         with self._settling:
             self._asking += 1
         while True:
@@ -230,7 +230,7 @@ class ColumnKeys:
             except BaseException as failed:
                 with self._settling:
                     self._asking -= 1
-                    if isinstance(failed, CannotOpen):
+                    if isinstance(failed, KeyUnwrapError):
                         self._note(failed, entry)
                 raise
             with self._settling:
@@ -242,17 +242,17 @@ class ColumnKeys:
                     entry.key, entry.opened, entry.refused = key, begun, None
                     return key, begun
 
-    def _note(self, failed: CannotOpen, entry: _Entry) -> None:
+    def _note(self, failed: KeyUnwrapError, entry: _Entry) -> None:
         entry.refused, entry.refused_at = failed, self.clock()
-        if failed.ends is Ends.NOTHING:
+        if failed.ends is KeyErrorScope.NOTHING:
             return
         self._refusals += 1
-        for one in [entry] if failed.ends is Ends.THE_KEY else [one for _, _, one in self._all()]:
+        for one in [entry] if failed.ends is KeyErrorScope.THE_KEY else [one for _, _, one in self._all()]:
             one.key = None
         self.ended += 1  # after them: who lends meanwhile still counts it
 
 
-class Newest:
+class LatestKey:
     """The newest key of one column, asked for anew only when it may no longer be used without."""
 
     __slots__ = ("_column", "_keys", "_lent", "_purpose")
@@ -262,7 +262,7 @@ class Newest:
         self._lent: tuple[ColumnKey, float, int] | None = None
 
     def key(self, now: float) -> ColumnKey:
-        """Return the key, at `now` by the clock of `keys`. Raises CannotOpen."""
+        """Return the key, at `now` by the clock of `keys`. Raises KeyUnwrapError."""
         lent, ended = self._lent, self._keys.ended
         if lent is None or now >= lent[1] or ended != lent[2]:
             lent = self._lent = (*self._keys.lend(self._column, self._purpose), ended)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from openkcm.field_encryption.key_cache import CannotOpen, Ends
+from openkcm.field_encryption.key_cache import KeyErrorScope, KeyUnwrapError
 from openkcm.sdk.client import Client, Options
 from openkcm.sdk.errors import (
     AccessRefused,
@@ -42,7 +42,7 @@ _ASKED_AGAIN = 5.0
 _SERVED = b"HTTP/1.1 200 "
 
 
-class Line(Protocol):
+class WatchConnection(Protocol):
     """A connection as sockets are."""
 
     def settimeout(self, value: float | None, /) -> None:
@@ -58,14 +58,14 @@ class Line(Protocol):
         """Let it go."""
 
 
-class Held:
+class HeldConnection:
     """A connection to the service's HTTPS front on which it is asked whether it serves, every few seconds.
 
     It would end without that. But whom it refuses already the service tells so, and lets go, only once something was
     said; and what is between the two may drop in silence a connection on which nothing is.
     """
 
-    def __init__(self, line: Line, host: str, seconds: float = _ASKED_AGAIN) -> None:
+    def __init__(self, line: WatchConnection, host: str, seconds: float = _ASKED_AGAIN) -> None:
         self._line = line
         self._question = f"GET /healthz HTTP/1.1\r\nhost: {host}\r\n\r\n".encode("ascii")
         self._seconds = seconds
@@ -93,10 +93,10 @@ class Held:
         self._line.close()
 
 
-class Watch:
+class RevocationWatch:
     """Holds a connection for as long as what it tells is wanted; safe to use from several threads."""
 
-    def __init__(self, connect: Callable[[], Held]) -> None:
+    def __init__(self, connect: Callable[[], HeldConnection]) -> None:
         """`connect` raises OSError."""
         self._connect = connect
         self._looks: list[Callable[[], bool]] = []
@@ -192,7 +192,7 @@ class CryptoService:
         """Tell what the program encrypted; return after how many seconds to tell again. Raises ClientError."""
         return float(self.ask(lambda client: client.heartbeat({"uses": uses}))["heartbeat_seconds"])
 
-    def hold(self) -> Held:
+    def hold(self) -> HeldConnection:
         """Connect as the client does, with what is in the folder by now, to be told when that ends. Raises OSError."""
         try:
             place = urlsplit(str(read_configuration(self._folder)["https"]))
@@ -200,7 +200,7 @@ class CryptoService:
         except (CertificateUnusable, KeyError) as failed:
             raise OSError("the folder cannot be used") from failed
         plain = socket.create_connection((host, place.port or 443), timeout=_HOLD_SECONDS)
-        return Held(context.wrap_socket(plain, server_hostname=host), host)
+        return HeldConnection(context.wrap_socket(plain, server_hostname=host), host)
 
     def _forked(self) -> None:
         """Another thread of the parent may have held the lock, and will never give it back here."""
@@ -227,10 +227,10 @@ class CryptoService:
 
 
 _ENDS = {
-    AccessRefused: Ends.ALL_KEYS,
-    RootKeyFailed: Ends.ALL_KEYS,
-    CiphertextRefused: Ends.THE_KEY,
-    KeyVersionRetired: Ends.THE_KEY,
+    AccessRefused: KeyErrorScope.ALL_KEYS,
+    RootKeyFailed: KeyErrorScope.ALL_KEYS,
+    CiphertextRefused: KeyErrorScope.THE_KEY,
+    KeyVersionRetired: KeyErrorScope.THE_KEY,
 }
 """Only what the crypto service itself has said no to; anything else may be nobody's decision."""
 
@@ -240,7 +240,7 @@ class ServiceKeySource:
 
     def __init__(self, service: CryptoService) -> None:
         self._service = service
-        self._watch = Watch(service.hold)
+        self._watch = RevocationWatch(service.hold)
         os.register_at_fork(after_in_child=self._watch.forked)
 
     def make(self, resource: str) -> str:
@@ -258,5 +258,5 @@ class ServiceKeySource:
         try:
             return self._service.ask(call)
         except ClientError as refused:
-            ends = _ENDS.get(type(refused), Ends.NOTHING)
-            raise CannotOpen(refused.code, refused.detail, refused.hint, ends) from None
+            ends = _ENDS.get(type(refused), KeyErrorScope.NOTHING)
+            raise KeyUnwrapError(refused.code, refused.detail, refused.hint, ends) from None

@@ -42,7 +42,7 @@ def place(store: str, *names: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name[:_LONGEST])
 
 
-class Tally:
+class UsageCounter:
     """What was done at some places together since the process began: by statements on exactly these columns.
 
     It is added to without a lock. CPython changes threads at no point of such an addition; where it did, a count would
@@ -65,12 +65,12 @@ class Tally:
             yield name, [operations, size, spent, requests, lasted]
 
 
-class Uses:
+class UsageReporter:
     """The sums of this process; safe to use from several threads, and after a fork, whose child tells its own."""
 
     def __init__(self, tell: Tell, first_seconds: float = _FIRST_SECONDS) -> None:
         self._tell, self._first_seconds = tell, first_seconds
-        self._tallies: dict[tuple[str, ...], Tally] = {}
+        self._tallies: dict[tuple[str, ...], UsageCounter] = {}
         self._told: Mapping[str, Sequence[int]] = {}
         self._said = False
         self._thread: threading.Thread | None = None
@@ -80,14 +80,14 @@ class Uses:
         atexit.register(self._end)
         os.register_at_fork(after_in_child=self._forked)
 
-    def tally(self, places: Sequence[str]) -> Tally:
+    def tally(self, places: Sequence[str]) -> UsageCounter:
         """Return where to count what is done at these places together; the same one for the same places."""
         key = tuple(places)
         found = self._tallies.get(key)
         if found is None:
             if len(self._tallies) >= _MOST:
                 key = (OTHER_PLACES,) * len(key)
-            found = self._tallies.setdefault(key, Tally(key))
+            found = self._tallies.setdefault(key, UsageCounter(key))
         return found
 
     def note(self, place: str, operations: int, size: int, nanoseconds: int) -> None:

@@ -56,11 +56,11 @@ _processes = [object()]
 os.register_at_fork(after_in_child=lambda: _processes.__setitem__(0, object()))
 
 
-class NotOurs(Exception):
+class NotEncrypted(Exception):
     """The bytes are no protected value at all."""
 
 
-class DoesNotOpen(Exception):
+class DecryptionFailed(Exception):
     """A protected value, but not of this place and key, or altered."""
 
 
@@ -136,19 +136,19 @@ def seal(key: ColumnKey, place: bytes, plaintext: bytes) -> bytes:
 
 
 def unseal(key: ColumnKey, place: bytes, sealed: bytes) -> bytes:
-    """Return the plaintext; raises DoesNotOpen."""
+    """Return the plaintext; raises DecryptionFailed."""
     start = sealed[:START]
     try:
         cipher = key.cipher(start[_VERSION:])
         return cipher.decrypt(sealed[START:HEAD], sealed[HEAD:], start + place)
     except (InvalidTag, ValueError):
-        raise DoesNotOpen from None
+        raise DecryptionFailed from None
 
 
 def version_of(sealed: bytes) -> int:
-    """Return which version of the column key a sealed value names; raises DoesNotOpen."""
+    """Return which version of the column key a sealed value names; raises DecryptionFailed."""
     if len(sealed) < AROUND:
-        raise DoesNotOpen
+        raise DecryptionFailed
     return int.from_bytes(sealed[:_VERSION], "big")
 
 
@@ -173,13 +173,13 @@ def tag_text(equality: bytes) -> str:
 
 
 def from_text(text: str) -> tuple[bytes, bytes | None]:
-    """Return the sealed bytes and the tag. Raises NotOurs, DoesNotOpen for any spelling but the one of `to_text`."""
+    """Return the sealed bytes and the tag. Raises NotEncrypted, DecryptionFailed for text not made by `to_text`."""
     start = text[:8]
     if start == TEXT_PREFIX[0]:
         return _unbase64(text[8:]), None
     if start == TEXT_PREFIX[1]:
         return _unbase64(text[TAG_TEXT:]), _unbase64(text[8:TAG_TEXT] + "==")
-    raise NotOurs
+    raise NotEncrypted
 
 
 def to_bytes(sealed: bytes, equality: bytes | None) -> bytes:
@@ -191,20 +191,20 @@ def tag_bytes(equality: bytes) -> bytes:
 
 
 def from_bytes(stored: bytes) -> tuple[bytes, bytes | None]:
-    """Return the sealed bytes and the tag; raises NotOurs."""
+    """Return the sealed bytes and the tag; raises NotEncrypted."""
     start = stored[:6]
     if start == BYTES_PREFIX[0]:
         return stored[6:], None
     if start == BYTES_PREFIX[1]:
         return stored[TAG_BYTES:], stored[6:TAG_BYTES]
-    raise NotOurs
+    raise NotEncrypted
 
 
 def _unbase64(text: str) -> bytes:
     try:
         decoded = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
-        raise DoesNotOpen from None
+        raise DecryptionFailed from None
     if len(text) & 3 or (text[-1:] == "=" and text[-2:] not in ONE_BYTE_LESS and text[-3:] not in TWO_BYTES_LESS):
-        raise DoesNotOpen
+        raise DecryptionFailed
     return decoded

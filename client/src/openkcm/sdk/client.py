@@ -39,12 +39,12 @@ from openkcm.sdk.errors import (
 )
 from openkcm.sdk.identity import Identity, read_configuration
 from openkcm.sdk.protocol import (
-    Answered,
     DataKey,
-    Failed,
+    NoResponse,
     Outcome,
     Procedure,
     Reconnect,
+    Response,
     Retry,
     Send,
     Step,
@@ -132,10 +132,10 @@ class _Core:
             "follow_redirects": False,
         }
 
-    def _answered(self, response: httpx2.Response) -> Answered:
+    def _answered(self, response: httpx2.Response) -> Response:
         if self._options.saw_date is not None:
             self._options.saw_date(response.headers.get("date", ""))
-        return Answered(response.status_code, response.content, response.headers.get("retry-after", ""))
+        return Response(response.status_code, response.content, response.headers.get("retry-after", ""))
 
     def _current(self, procedure: Procedure[Result]) -> Procedure[Result]:
         """Look for a renewed certificate when it is time, then do what was asked; the old one may still do."""
@@ -282,7 +282,7 @@ class Client(_Core):
             answer = self._http.request(step.method, step.path, content=step.content, headers=_HEADERS)
             return self._answered(answer)
         except httpx2.TransportError as failed:
-            return Failed(type(failed).__name__)
+            return NoResponse(type(failed).__name__)
 
 
 class AsyncClient(_Core):
@@ -387,7 +387,7 @@ class AsyncClient(_Core):
             answer = await self._http.request(step.method, step.path, content=step.content, headers=_HEADERS)
             return self._answered(answer)
         except httpx2.TransportError as failed:
-            return Failed(type(failed).__name__)
+            return NoResponse(type(failed).__name__)
 
 
 _HEADERS = {"content-type": "application/json", "user-agent": "openkcm-client/1"}

@@ -49,20 +49,20 @@ class Reconnect:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Response:
     status: int
     content: bytes = field(repr=False)
     retry_after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class NoResponse:
     """There was no answer; `reason` names the kind of failure."""
 
     reason: str
 
 
-Outcome = Answered | Failed | None
+Outcome = Response | NoResponse | None
 Step = Send | Wait | Reconnect
 Procedure = Generator[Step, Outcome, Result]
 
@@ -83,7 +83,7 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[Result]):
+class PendingCall(Generic[Result]):
     """One request and how its answer is read."""
 
     method: str
@@ -92,7 +92,7 @@ class Call(Generic[Result]):
     read: Callable[[Any], Result]
 
 
-def perform(call: Call[Result], retry: Retry) -> Procedure[Result]:
+def perform(call: PendingCall[Result], retry: Retry) -> Procedure[Result]:
     """Send a call, again where that is safe and can help; raises ClientError."""
     content = None if call.body is None else json.dumps(call.body).encode()
     for attempt in count(1):
@@ -107,8 +107,8 @@ def perform(call: Call[Result], retry: Retry) -> Procedure[Result]:
     raise AssertionError
 
 
-def _read(call: Call[Result], outcome: Outcome) -> Result:
-    if not isinstance(outcome, Answered):
+def _read(call: PendingCall[Result], outcome: Outcome) -> Result:
+    if not isinstance(outcome, Response):
         reason = outcome.reason if outcome is not None else "nothing was sent"
         hint = "check the address, the network and that the certificate has not expired"
         raise Unavailable("connection_failed", f"the crypto service was not reached: {reason}", hint)
@@ -137,40 +137,40 @@ def _seconds(text: str) -> float | None:
 # The calls.
 
 
-def encrypt(plaintext: bytes, resource: str) -> Call[str]:
+def encrypt(plaintext: bytes, resource: str) -> PendingCall[str]:
     return _post("/v1/encrypt", _plain(plaintext, resource), _ciphertext)
 
 
-def decrypt(ciphertext: str, resource: str) -> Call[bytes]:
+def decrypt(ciphertext: str, resource: str) -> PendingCall[bytes]:
     return _post("/v1/decrypt", _sealed(ciphertext, resource), _plaintext)
 
 
-def rewrap(ciphertext: str, resource: str) -> Call[str]:
+def rewrap(ciphertext: str, resource: str) -> PendingCall[str]:
     return _post("/v1/rewrap", _sealed(ciphertext, resource), _ciphertext)
 
 
-def new_data_key(resource: str, *, wrapped_only: bool) -> Call[DataKey]:
+def new_data_key(resource: str, *, wrapped_only: bool) -> PendingCall[DataKey]:
     return _post("/v1/data-keys", {"resource": resource, "wrapped_only": wrapped_only}, _data_key)
 
 
-def open_data_key(wrapped: str, resource: str) -> Call[bytes]:
+def open_data_key(wrapped: str, resource: str) -> PendingCall[bytes]:
     return _post("/v1/data-keys/open", {"wrapped": wrapped, "resource": resource}, _plaintext)
 
 
-def discover() -> Call[dict[str, Any]]:
-    return Call("GET", "/.well-known/openkcm", None, dict)
+def discover() -> PendingCall[dict[str, Any]]:
+    return PendingCall("GET", "/.well-known/openkcm", None, dict)
 
 
-def certificate() -> Call[dict[str, Any]]:
-    return Call("GET", "/v1/certificate", None, dict)
+def certificate() -> PendingCall[dict[str, Any]]:
+    return PendingCall("GET", "/v1/certificate", None, dict)
 
 
-def heartbeat(body: Mapping[str, Any]) -> Call[dict[str, Any]]:
+def heartbeat(body: Mapping[str, Any]) -> PendingCall[dict[str, Any]]:
     return _post("/v1/heartbeat", body, dict)
 
 
-def protection() -> Call[tuple[ProtectedField, ...]]:
-    return Call("GET", "/v1/protection", None, _fields)
+def protection() -> PendingCall[tuple[ProtectedField, ...]]:
+    return PendingCall("GET", "/v1/protection", None, _fields)
 
 
 # Batches: as many calls as the limits need, in order.
@@ -182,7 +182,7 @@ class Batch(Generic[Result]):
     items: Sequence[Mapping[str, str]] = field(repr=False)
     read: Callable[[Any], Result]
 
-    def call(self) -> Call[list[Result | ClientError]]:
+    def call(self) -> PendingCall[list[Result | ClientError]]:
         return _post(self.path, {"items": self.items}, self._read_all)
 
     def halves(self) -> tuple["Batch[Result]", "Batch[Result]"]:
@@ -250,8 +250,8 @@ def _batches(path: str, items: Sequence[Mapping[str, str]], read: Callable[[Any]
         yield Batch(path, taken, read)
 
 
-def _post(path: str, body: Mapping[str, Any], read: Callable[[Any], Result]) -> Call[Result]:
-    return Call("POST", path, body, read)
+def _post(path: str, body: Mapping[str, Any], read: Callable[[Any], Result]) -> PendingCall[Result]:
+    return PendingCall("POST", path, body, read)
 
 
 def _plain(plaintext: bytes, resource: str) -> dict[str, str]:

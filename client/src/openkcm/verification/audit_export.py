@@ -41,7 +41,7 @@ from openkcm.verification.results import (
     Kind,
     SignatureCheck,
     SignatureState,
-    Verdict,
+    VerificationResult,
     differs_at,
     signature_state,
 )
@@ -53,7 +53,7 @@ _as_json = json.JSONEncoder(ensure_ascii=False).encode
 """Made once: a million lines are written anew to verify them."""
 
 
-class SignedPlace(BaseModel):
+class Checkpoint(BaseModel):
     """A signature over `openkcm.contract.audit_events.head_message`; base64 of the DER form, by `key` (`name:version`).
 
     `fingerprint` tells which public key to ask for, by a way other than this file: SHA-256 of its DER form.
@@ -78,7 +78,7 @@ class ExportHeader(BaseModel):
     exported_at: datetime
     last_seq: int = Field(ge=0, le=LONGEST, description="the number of the stream's last record when the export began")
     selection: dict[str, str] = Field(default_factory=dict)
-    signed_head: SignedPlace | None = None
+    signed_head: Checkpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +217,13 @@ def verify_export(
     seen: Callable[[StoredRecord], None] = lambda _stored: None,
     *,
     compared: bool = False,
-) -> Verdict:
+) -> VerificationResult:
     """Return what is to be said of an export; `seen` gets each record that is in its place, before the next is read.
 
     Without `check` the signature is not looked at. `compared` says that the caller holds the records against a whole
     export besides: nothing ties a selection to a signed head, so one alone is not passed as signed.
     """
-    verdict, events, last = Verdict(Kind.EXPORT), 0, 0
+    verdict, events, last = VerificationResult(Kind.EXPORT), 0, 0
     try:
         header, records = read_export(lines)
         verdict, at_head = _of_header(header), None
@@ -249,7 +249,7 @@ def places_of(lines: Iterable[bytes]) -> Iterator[Place]:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ExportComparison:
     """How many records two files have in common, and how many are in one of them only."""
 
     same: int = 0
@@ -257,7 +257,7 @@ class Compared:
     only_there: int = 0
 
 
-def compare(here: Iterable[Place], there: Iterable[Place]) -> Compared:
+def compare(here: Iterable[Place], there: Iterable[Place]) -> ExportComparison:
     """Hold the places of two proofs against each other, each in order of its numbers.
 
     Raises:
@@ -280,10 +280,10 @@ def compare(here: Iterable[Place], there: Iterable[Place]) -> Compared:
         raise VerificationIncomplete(
             "the two files have no record in common, so neither proves anything about the other"
         )
-    return Compared(same, only_here, only_there)
+    return ExportComparison(same, only_here, only_there)
 
 
-def recognize_other_key(checked: CheckedSignature, signed: SignedPlace | None) -> CheckedSignature:
+def recognize_other_key(checked: CheckedSignature, signed: Checkpoint | None) -> CheckedSignature:
     """Return a failed check as one with another key, where the file names a key with another fingerprint.
 
     Every installation gives its keys the same names, so the name cannot show that the key is another installation's.
@@ -298,8 +298,8 @@ def recognize_other_key(checked: CheckedSignature, signed: SignedPlace | None) -
     return replace(checked, fingerprint=named, problem=problem, unknown_key=True)
 
 
-def _of_header(header: ExportHeader) -> Verdict:
-    signed, verdict = header.signed_head, Verdict(Kind.EXPORT, header.tenant_id, selection=header.selection)
+def _of_header(header: ExportHeader) -> VerificationResult:
+    signed, verdict = header.signed_head, VerificationResult(Kind.EXPORT, header.tenant_id, selection=header.selection)
     if signed is None:
         return verdict
     return replace(
@@ -343,7 +343,7 @@ def _ends_as_said(header: ExportHeader, last: int) -> None:
         raise AuditBroken(f"record {header.last_seq + 1} comes after the end that the header names")
 
 
-def _holds_head(signed: SignedPlace | None, there: StoredRecord | None) -> None:
+def _holds_head(signed: Checkpoint | None, there: StoredRecord | None) -> None:
     if signed is None:
         return
     if there is None:
@@ -352,7 +352,9 @@ def _holds_head(signed: SignedPlace | None, there: StoredRecord | None) -> None:
         raise AuditBroken(f"record {signed.seq} is not the one that was signed")
 
 
-def _signed(header: ExportHeader, verdict: Verdict, check: SignatureCheck, *, compared: bool) -> Verdict:
+def _signed(
+    header: ExportHeader, verdict: VerificationResult, check: SignatureCheck, *, compared: bool
+) -> VerificationResult:
     signed = header.signed_head
     if signed is None:
         problem = "no head is signed in this file, so nothing shows whose records these are; export it again later"

@@ -13,9 +13,9 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from openkcm.errors import CertificateBroken
-from openkcm.verification.results import Kind, SignatureCheck, SignatureState, Verdict, signature_state
+from openkcm.verification.results import Kind, SignatureCheck, SignatureState, VerificationResult, signature_state
 from openkcm.verification.signed_document import (
-    DocumentBroken,
+    InvalidDocument,
     SignedText,
     canonical_text,
     read_document,
@@ -52,7 +52,7 @@ class Remains(BaseModel):
     until: str
 
 
-class ShredStatement(BaseModel):
+class ErasureStatement(BaseModel):
     """`erased` is rows by table; `kept` says what is kept of the tenant, and why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,13 +73,13 @@ class ShredStatement(BaseModel):
 class Certificate:
     """A document that was read: what it states, the text that was signed, the signature and the key's name."""
 
-    statement: ShredStatement
+    statement: ErasureStatement
     text: str
     signature: str
     key: str
 
 
-def statement_text(statement: ShredStatement) -> str:
+def statement_text(statement: ErasureStatement) -> str:
     """Return exactly what is signed: one statement has one text, whoever writes it and whenever."""
     return canonical_text(statement.model_dump(mode="json"))
 
@@ -102,13 +102,15 @@ def read_certificate(document: bytes) -> Certificate:
     """
     try:
         signed = read_document(document, LONGEST_DOCUMENT, Kind.CERTIFICATE)
-        statement = statement_of(signed, ShredStatement, statement_text)
-    except DocumentBroken as broken:
+        statement = statement_of(signed, ErasureStatement, statement_text)
+    except InvalidDocument as broken:
         raise CertificateBroken(str(broken)) from None
     return Certificate(statement, signed.text, signed.signature, signed.key)
 
 
-def verify_certificate(document: bytes, check: SignatureCheck | None) -> tuple[Verdict, ShredStatement | None]:
+def verify_certificate(
+    document: bytes, check: SignatureCheck | None
+) -> tuple[VerificationResult, ErasureStatement | None]:
     """Return what is to be said of a document, and the statement where it could be read.
 
     The events of a certificate are the destructions that it lists. Without `check` the signature is not looked at.
@@ -116,7 +118,7 @@ def verify_certificate(document: bytes, check: SignatureCheck | None) -> tuple[V
     try:
         found = read_certificate(document)
     except CertificateBroken as broken:
-        return Verdict(Kind.CERTIFICATE, problem=broken.message), None
+        return VerificationResult(Kind.CERTIFICATE, problem=broken.message), None
     statement = found.statement
     checked = (
         None if check is None else check(found.key, shred_message(statement.tenant_id, found.text), found.signature)
@@ -125,7 +127,7 @@ def verify_certificate(document: bytes, check: SignatureCheck | None) -> tuple[V
     if checked is not None:
         state = signature_state(checked)
         problem = None if checked.problem is None else f"the part signature: {checked.problem}"
-    verdict = Verdict(
+    verdict = VerificationResult(
         Kind.CERTIFICATE,
         statement.tenant_id,
         events=len(statement.destroyed),

@@ -12,15 +12,15 @@ from typing import BinaryIO
 
 from openkcm.contract.audit_events import StoredRecord, fields_of
 from openkcm.errors import AuditBroken, CertificateBroken, FileRefused, OpenKcmError
-from openkcm.verification.audit_export import Compared, Place, compare, places_of, verify_export
+from openkcm.verification.audit_export import ExportComparison, Place, compare, places_of, verify_export
 from openkcm.verification.erasure_certificate import (
     LONGEST_DOCUMENT,
-    ShredStatement,
+    ErasureStatement,
     read_certificate,
     verify_certificate,
 )
 from openkcm.verification.errors import SigningKeyUnknown, VerificationIncomplete
-from openkcm.verification.results import Kind, Outcome, SignatureCheck, SignatureState, Verdict
+from openkcm.verification.results import Kind, Outcome, SignatureCheck, SignatureState, VerificationResult
 
 _LONGEST_LINE = 16_000_000
 _BEGINS = {b'{"key":"': Kind.CERTIFICATE, b'{"format': Kind.EXPORT}
@@ -50,11 +50,11 @@ class Checked:
     """A file that was checked; `compared` where it was held against another one named `against`."""
 
     path: Path
-    verdict: Verdict
+    verdict: VerificationResult
     contents: Contents
-    statement: ShredStatement | None = None
+    statement: ErasureStatement | None = None
     against: Path | None = None
-    compared: Compared | None = None
+    compared: ExportComparison | None = None
 
     def refusal(self) -> OpenKcmError:
         """Return the error of a file that is refuted, or that could not be checked."""
@@ -81,7 +81,7 @@ def check_file(path: Path, check: SignatureCheck | None, *, compared: bool = Fal
         if kind is Kind.EXPORT:
             return Checked(path, verify_export(lines(file), check, contents.add, compared=compared), contents)
         problem = "line 1 begins neither an audit export nor a crypto-shred certificate"
-        return Checked(path, Verdict(kind, problem=problem), contents)
+        return Checked(path, VerificationResult(kind, problem=problem), contents)
 
 
 def compare_files(path: Path, against: Path, check: SignatureCheck | None) -> Checked:
@@ -102,7 +102,7 @@ def compare_files(path: Path, against: Path, check: SignatureCheck | None) -> Ch
     return replace(checked, verdict=replace(checked.verdict, signed=signed), compared=compared)
 
 
-def _compared(checked: Checked, other: Checked) -> Compared:
+def _compared(checked: Checked, other: Checked) -> ExportComparison:
     """Return how two files agree; raises AuditBroken, which names the file at fault, and VerificationIncomplete."""
     if other.verdict.outcome is Outcome.NOT_CHECKED:
         raise VerificationIncomplete(f"the file to compare with could not be checked: {other.verdict.problem}")

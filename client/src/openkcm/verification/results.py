@@ -56,7 +56,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class VerificationResult:
     """What checking a file found. `problem` names the place; None when nothing is wrong.
 
     `incomplete`: the problem is that something needed for the check is missing, and no finding against the file.

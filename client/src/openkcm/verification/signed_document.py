@@ -20,7 +20,7 @@ _PARTS = ("statement", "signature", "key")
 Statement = TypeVar("Statement", bound=BaseModel)
 
 
-class DocumentBroken(Exception):
+class InvalidDocument(Exception):
     """What was read is no such document; the text says which part is not, for the reader's own error."""
 
 
@@ -47,50 +47,50 @@ def read_document(document: bytes, longest: int, kind: str) -> SignedText:
     """Return what a document of a kind holds, no longer than `longest`; its signature is not looked at.
 
     Raises:
-        DocumentBroken: it is not exactly as `write_document` wrote it.
+        InvalidDocument: it is not exactly as `write_document` wrote it.
     """
     if len(document) > longest:
-        raise DocumentBroken(f"the file is longer than any {kind}")
+        raise InvalidDocument(f"the file is longer than any {kind}")
     try:
         written = document.decode()
         fields = json.loads(written)
     except UnicodeDecodeError as failed:
-        raise DocumentBroken(f"the file is not text (byte {failed.start + 1})") from None
+        raise InvalidDocument(f"the file is not text (byte {failed.start + 1})") from None
     except json.JSONDecodeError as failed:
-        raise DocumentBroken(f"the file is not JSON (character {failed.pos + 1})") from None
+        raise InvalidDocument(f"the file is not JSON (character {failed.pos + 1})") from None
     except (ValueError, RecursionError):
-        raise DocumentBroken("the file is not JSON") from None
+        raise InvalidDocument("the file is not JSON") from None
     signed = parts_of(fields, kind)
     canonical = write_document(signed)
     if canonical != written:
-        raise DocumentBroken(
+        raise InvalidDocument(
             f"the file is not as it was written: it differs at character {differs_at(written, canonical)}"
         )
     return signed
 
 
 def parts_of(fields: object, kind: str) -> SignedText:
-    """Return the parts, each of which fits its checksum; raises DocumentBroken."""
+    """Return the parts, each of which fits its checksum; raises InvalidDocument."""
     if not isinstance(fields, dict) or fields.keys() != {*_PARTS, "sha256"}:
-        raise DocumentBroken(f"the file does not have the parts of a {kind}")
+        raise InvalidDocument(f"the file does not have the parts of a {kind}")
     parts, checksums = [fields[name] for name in _PARTS], fields["sha256"]
     if not isinstance(checksums, dict) or checksums.keys() != set(_PARTS):
-        raise DocumentBroken("the part sha256 does not have a checksum of each other part")
+        raise InvalidDocument("the part sha256 does not have a checksum of each other part")
     for name, part in zip(_PARTS, parts, strict=True):
         if not isinstance(part, str) or _checksum(part) != checksums[name]:
-            raise DocumentBroken(f"the part {name} was altered: it does not fit its checksum")
+            raise InvalidDocument(f"the part {name} was altered: it does not fit its checksum")
     return SignedText(*parts)
 
 
 def statement_of(signed: SignedText, kind: type[Statement], written: Callable[[Statement], str]) -> Statement:
-    """Return what the signed text states; raises DocumentBroken where the text is not the one that says it."""
+    """Return what the signed text states; raises InvalidDocument where the text is not the one that says it."""
     try:
         statement = kind.model_validate_json(signed.text)
     except ValidationError as failed:
         place = ".".join(str(part) for part in failed.errors()[0]["loc"])
-        raise DocumentBroken(f"the part statement is not one: {place or 'no JSON'}") from None
+        raise InvalidDocument(f"the part statement is not one: {place or 'no JSON'}") from None
     if (canonical := written(statement)) != signed.text:
-        raise DocumentBroken(f"the part statement differs at character {differs_at(signed.text, canonical)}")
+        raise InvalidDocument(f"the part statement differs at character {differs_at(signed.text, canonical)}")
     return statement
 
 

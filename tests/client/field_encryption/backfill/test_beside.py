@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from openkcm.contract.protected_fields import Backfill
-from openkcm.field_encryption.backfill.table_scan import Pace, Portion
+from openkcm.field_encryption.backfill.table_scan import BatchSize, RateLimiter
 from openkcm.field_encryption.errors import BackfillRefused, BackfillRunning, BackfillStopped
 from tests.client.field_encryption.backfill.stage import FIELDS, PLAIN, Stage
 from tests.concurrency import wait_until
@@ -49,7 +49,7 @@ def test_a_second_one_on_the_same_table_is_told_so_and_goes_on_afterwards(stage:
 
 def test_two_that_know_nothing_of_each_other_do_no_row_twice(stage: Stage, monkeypatch):
     stage.patients()
-    monkeypatch.setattr("openkcm.field_encryption.backfill.connection.WaitingConnection._lock", lambda *_: None)
+    monkeypatch.setattr("openkcm.field_encryption.backfill.connection.RetryingConnection._lock", lambda *_: None)
     stage.stand.stored("CREATE TABLE stores (id bigint); ")
     stage.stand.stored(
         "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS"
@@ -184,7 +184,7 @@ def test_rows_a_second_are_not_exceeded(stage: Stage):
 
 
 def test_large_values_are_read_few_at_a_time():
-    portion = Portion(1000)
+    portion = BatchSize(1000)
     sizes = [portion.rows]
     for size in (10, 10, 10, 4 << 20, 64 << 20, 10):
         portion.saw(portion.rows, portion.rows * size)
@@ -193,7 +193,7 @@ def test_large_values_are_read_few_at_a_time():
 
 
 def test_the_pace_follows_a_database_that_gets_slow_and_recovers():
-    pace = Pace(100.0)
+    pace = RateLimiter(100.0)
     assert pace.batch(500) == 100
     assert pace.pause(50, 0.1) == pytest.approx(0.4)
     for _ in range(5):

@@ -11,7 +11,7 @@ from pymongo import MongoClient
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.field_encryption.mongodb import driver
 from openkcm.field_encryption.mongodb.key_store import CollectionKeyStore
-from openkcm.field_encryption.mongodb.sessions import Hook
+from openkcm.field_encryption.mongodb.sessions import MongoSession
 from tests.client.field_encryption.stand import Memory, patched
 
 ANN = {"_id": 1, "name": "Ann", "diagnosis": "flu", "insurance": "A-1", "address": {"street": "Main 1"}}
@@ -22,12 +22,12 @@ class Stand(Memory):
     address: str = field(kw_only=True)
     name: str = field(default_factory=lambda: f"d{uuid4().hex}")
 
-    def hook(self, **options: Any) -> Hook:
+    def hook(self, **options: Any) -> MongoSession:
         settings = {"key_seconds": 60.0, "clock": lambda: self.now} | options
-        return Hook(self.protection, self.keys, CollectionKeyStore, self.uses, **settings)
+        return MongoSession(self.protection, self.keys, CollectionKeyStore, self.uses, **settings)
 
     @contextmanager
-    def hooked(self, **options: Any) -> Iterator[Hook]:
+    def hooked(self, **options: Any) -> Iterator[MongoSession]:
         hook = self.hook(**options)
         with patched({owner for owner, _, _ in driver.SEAMS}, lambda: driver.install(hook)):
             yield hook

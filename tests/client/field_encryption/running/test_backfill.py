@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from core.tenants.lifecycle import Move, State
+from core.tenants.lifecycle import State, Transition
 from openkcm.contract.protected_fields import Backfill, Mode
 from tests.client.field_encryption.running.programs import OPENKCM, Program, client_folder
 from tests.concurrency import wait_until
@@ -98,12 +98,12 @@ def test_the_kill_switch_half_way_stops_it_and_it_goes_on_when_the_tenant_is_unl
     running = begin(program, "--rows-per-second", "150", "--key-seconds", "1", "--json")
     try:
         wait_until(lambda: count(program) < 1400)
-        program.home.move(Move.LOCK)
+        program.home.move(Transition.LOCK)
         wait_until(lambda: _stands_still(program))
         left = count(program)
         assert left > 0
         assert running.poll() is None
-        program.home.move(Move.UNLOCK, State.ACTIVE)
+        program.home.move(Transition.UNLOCK, State.ACTIVE)
         said, _ = running.communicate(timeout=120)
     finally:
         running.kill()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from core.tenants.lifecycle import Move, State
+from core.tenants.lifecycle import State, Transition
 from openkcm.cli.run import surroundings
 from tests.client.field_encryption.running.programs import Program, client_folder
 from tests.concurrency import wait_until
@@ -117,7 +117,7 @@ def test_a_refusal_stops_a_running_program_at_once_however_long_it_may_keep_its_
         # The hook holds a connection whose end reports the refusal.
         loop.until("True", "False", "watching")
         if what == "locked":
-            home.move(Move.LOCK)
+            home.move(Transition.LOCK)
         elif what == "disconnected":
             home.disconnect("clinic")
         else:
@@ -125,7 +125,7 @@ def test_a_refusal_stops_a_running_program_at_once_however_long_it_may_keep_its_
                 connection.execute("update okcm.service_certificate set revoked_at = clock_timestamp()")
         loop.until("KeysUnavailable", "influenza")
         if what == "locked":
-            home.move(Move.UNLOCK, State.ACTIVE)
+            home.move(Transition.UNLOCK, State.ACTIVE)
             loop.until("influenza", "KeysUnavailable")
 
 
@@ -143,11 +143,11 @@ def test_one_that_keeps_its_keys_goes_on_over_a_restart_of_the_crypto_service(pr
 
 def test_a_program_that_starts_while_its_tenant_is_locked_sends_nothing(program):
     assert program.protected("-c", WRITE).returncode == 0
-    program.home.move(Move.LOCK)
+    program.home.move(Transition.LOCK)
     read = program.protected("-c", READ)
     assert read.returncode == 1
     assert "ProtectionUnknown" in read.stderr
-    program.home.move(Move.UNLOCK, State.ACTIVE)
+    program.home.move(Transition.UNLOCK, State.ACTIVE)
     assert program.protected("-c", READ).stdout == "influenza\n"
 
 

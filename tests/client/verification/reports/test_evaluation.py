@@ -11,7 +11,7 @@ from openkcm.verification.isolation_controls import CLAUSES
 from openkcm.verification.reports.controls import CONTROLS, FRAMEWORKS
 from openkcm.verification.reports.counters import counted
 from openkcm.verification.reports.evaluation import evidence, findings, limits
-from openkcm.verification.reports.model import ClauseRuns, Counted, Counts
+from openkcm.verification.reports.model import ClauseRuns, DerivedFigures, EventCounts
 from tests.compliance.reports.sample import MADE, SINCE, UNTIL, a_busy_report, a_standing
 
 BUSY, _ = a_busy_report()
@@ -105,7 +105,7 @@ def test_one_overdue_key_or_one_service_with_a_gap_asks_for_attention():
         assert statuses(*changed("coverage", at, complete=False))["Encryption coverage"] == "attention", at
 
 
-def counting(**figures: object) -> Counted:
+def counting(**figures: object) -> DerivedFigures:
     return COUNTED.model_copy(update=figures)
 
 
@@ -113,14 +113,14 @@ def counting(**figures: object) -> Counted:
     ("subject", "figures", "stated", "at"),
     [
         ("Isolation", counting(isolation=(ClauseRuns(clause="A1", held=3, breached=1),)), GOOD, MADE),
-        ("Isolation", counting(events=(Counts(name=AuditName.BOUNDARY_CHECKED, failure=1),)), GOOD, MADE),
+        ("Isolation", counting(events=(EventCounts(name=AuditName.BOUNDARY_CHECKED, failure=1),)), GOOD, MADE),
         ("Isolation", COUNTED, GOOD, MADE + timedelta(days=3)),
         ("Access and refused attempts", counting(denied_total=10**9), GOOD, MADE),
         ("Root key and revocation", counting(root_key=COUNTED.root_key[:1]), GOOD, MADE),
         ("Root key and revocation", COUNTED, GOOD.model_copy(update={"state": "locked"}), MADE),
-        ("Two people", counting(events=(Counts(name=AuditName.APPROVAL_EXECUTED, failure=1),)), GOOD, MADE),
+        ("Two people", counting(events=(EventCounts(name=AuditName.APPROVAL_EXECUTED, failure=1),)), GOOD, MADE),
         ("Certificates", COUNTED, GOOD, MADE + timedelta(days=1)),
-        ("Certificates", counting(events=(Counts(name=AuditName.EXPIRY_LAPSED, failure=1),)), GOOD, MADE),
+        ("Certificates", counting(events=(EventCounts(name=AuditName.EXPIRY_LAPSED, failure=1),)), GOOD, MADE),
         ("Audit stream", counting(is_complete=False), GOOD, MADE),
     ],
 )
@@ -150,7 +150,7 @@ def test_backups_are_said_not_to_be_shown_here():
 def test_a_breached_clause_and_a_failed_destruction_ask_for_attention():
     breached = tuple(one.model_copy(update={"outcome": "breached"}) for one in GOOD.checks)
     assert "attention" in {one.status for one in evidence(*bad(checks=breached), MADE)}
-    failed = counting(events=(Counts(name=AuditName.KEY_DESTROYED, failure=1),))
+    failed = counting(events=(EventCounts(name=AuditName.KEY_DESTROYED, failure=1),))
     before, after = (
         {one.evidence for one in evidence(figures, GOOD, MADE) if one.status == "attention"}
         for figures in (COUNTED, failed)

@@ -15,7 +15,7 @@ from openkcm.verification.reports.model import Report
 from openkcm.verification.reports.signed_file import (
     LONGEST_DOCUMENT,
     LONGEST_FILE,
-    Form,
+    ReportFormat,
     element,
     read_report,
     report_message,
@@ -26,7 +26,7 @@ from openkcm.verification.reports.signed_file import (
 )
 from openkcm.verification.reports.verify import ReportVerdict, verify_report
 from openkcm.verification.results import SignatureState
-from openkcm.verification.signed_document import DocumentBroken
+from openkcm.verification.signed_document import InvalidDocument
 from tests.compliance.reports.sample import (
     MADE,
     REPORT_ID,
@@ -76,25 +76,28 @@ def document(of: Report | None = None, signer: Signer = SIGNER) -> bytes:
 def a_page(of: Report | None = None, inner: bytes | None = None) -> bytes:
     inner = inner or document(of)
     content = f"<!doctype html><title>Report</title><p>41 attempts refused</p>{element(inner)}".encode()
-    return signed(content, Form.HTML)
+    return signed(content, ReportFormat.HTML)
 
 
 def a_print(of: Report | None = None, inner: bytes | None = None) -> bytes:
     packed = zlib.compress(inner or document(of))
     head = f"<</Length {len(packed)}/Type/EmbeddedFile/Filter/FlateDecode/Subtype/application#2Fjson>>\nstream\n"
     content = b"%PDF-1.7\n1 0 obj\n" + head.encode() + packed + b"\nendstream\nendobj\n%%EOF"
-    return signed(content, Form.PDF)
+    return signed(content, ReportFormat.PDF)
 
 
-def signed(content: bytes, form: Form, signer: Signer = SIGNER, tenant_id: str = TENANT) -> bytes:
+def signed(content: bytes, form: ReportFormat, signer: Signer = SIGNER, tenant_id: str = TENANT) -> bytes:
     content = signable(content)
     return with_signature(content, form, *signer.sign(report_message(tenant_id, form, content)))
 
 
-FORMS = {form: cache(made) for form, made in ((Form.JSON, document), (Form.HTML, a_page), (Form.PDF, a_print))}
+FORMS = {
+    form: cache(made)
+    for form, made in ((ReportFormat.JSON, document), (ReportFormat.HTML, a_page), (ReportFormat.PDF, a_print))
+}
 
 
-@pytest.mark.parametrize("form", list(Form), ids=str)
+@pytest.mark.parametrize("form", list(ReportFormat), ids=str)
 def test_a_report_of_any_form_is_confirmed_by_the_export_alone(form):
     verdict = verify(FORMS[form]())
     assert verdict.problem is None
@@ -192,7 +195,7 @@ def test_a_changed_record_is_found_when_the_export_is_chained_and_signed_again(n
 
 def test_another_tenants_report_or_export_is_refused():
     assert "is of acme-corp-12345" in verify(document(report().model_copy(update={"tenant_id": "beta"}))).problem
-    assert verify(signed(signable(a_page())[:-1], Form.HTML, tenant_id="beta")).problem is not None
+    assert verify(signed(signable(a_page())[:-1], ReportFormat.HTML, tenant_id="beta")).problem is not None
 
 
 def test_another_period_another_time_and_another_reports_record_are_told():
@@ -223,7 +226,7 @@ def test_an_export_that_ends_before_the_report_or_is_not_signed_so_far_is_told()
     assert verify(document(), b"").problem.startswith("the export: ")
 
 
-@pytest.mark.parametrize("form", list(Form), ids=str)
+@pytest.mark.parametrize("form", list(ReportFormat), ids=str)
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_a_file_that_was_changed_cut_or_extended_is_not_confirmed(form, data):
@@ -242,14 +245,14 @@ def test_figures_beside_pages_that_say_something_else_are_excluded_by_the_signat
     assert verify(forged).signature is SignatureState.REFUSED
     # Nor does a document of another report, rightly signed by itself, get into signed pages.
     other = document(report().model_copy(update={"report_id": "ab" * 16}))
-    swapped = signed(a_page(inner=other)[: -len(line) - 1], Form.HTML, Signer())
+    swapped = signed(a_page(inner=other)[: -len(line) - 1], ReportFormat.HTML, Signer())
     assert verify(swapped).signature is SignatureState.REFUSED
 
 
 def test_pages_signed_for_one_form_are_none_of_another():
     content = a_print()
     body = content[: content[:-1].rfind(b"\n") + 1]
-    passed_off = with_signature(body, Form.PDF, *SIGNER.sign(report_message(TENANT, Form.HTML, body)))
+    passed_off = with_signature(body, ReportFormat.PDF, *SIGNER.sign(report_message(TENANT, ReportFormat.HTML, body)))
     assert verify(passed_off).signature is SignatureState.REFUSED
 
 
@@ -264,14 +267,14 @@ def test_pages_signed_for_one_form_are_none_of_another():
         b"\xff\xfe",
         b"<html></html>\n",
         b"%PDF-1.7\n%%EOF\n",
-        signed(b"<p>nothing inside</p>", Form.HTML),
-        signed(a_page()[:-1] + element(b"{}").encode(), Form.HTML),
-        signed(element(b"[" * 50_000).encode(), Form.HTML),
-        signed(element(b'{"key":"\\ud800"}').encode(), Form.HTML),
-        signed(a_print() + a_print(), Form.PDF),
+        signed(b"<p>nothing inside</p>", ReportFormat.HTML),
+        signed(a_page()[:-1] + element(b"{}").encode(), ReportFormat.HTML),
+        signed(element(b"[" * 50_000).encode(), ReportFormat.HTML),
+        signed(element(b'{"key":"\\ud800"}').encode(), ReportFormat.HTML),
+        signed(a_print() + a_print(), ReportFormat.PDF),
         a_print(inner=b"\0" * (LONGEST_DOCUMENT + 1)),
         a_print(inner=b"{}"),
-        signed(b"%PDF-1.7\n<</Length 4/Type/EmbeddedFile/Filter/FlateDecode>>\nstream\nabcd", Form.PDF),
+        signed(b"%PDF-1.7\n<</Length 4/Type/EmbeddedFile/Filter/FlateDecode>>\nstream\nabcd", ReportFormat.PDF),
         bytes(LONGEST_FILE + 1),
         b"{" + b" " * LONGEST_DOCUMENT + b"}",
     ],
@@ -281,7 +284,7 @@ def test_a_hostile_file_is_refused_as_no_report(file):
     verdict = verify(file)
     assert verdict.problem.startswith("the report: ")
     assert verdict.report is None
-    with pytest.raises(DocumentBroken):
+    with pytest.raises(InvalidDocument):
         read_report(file)
 
 

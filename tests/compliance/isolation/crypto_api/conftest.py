@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from activities.isolation.crypto_api_suite import FrontAttacks
-from compliance.isolation.crypto_api.session import Side
+from activities.isolation.crypto_api_suite import CryptoApiIsolationSuite
+from compliance.isolation.crypto_api.session import ProbeSession
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from core.tenants.lifecycle import State
-from crypto_service.interfaces import Caller
+from crypto_service.interfaces import ClientIdentity
 from tests.activities.conftest import unused_port
 from tests.compliance.isolation.crypto_api.doors import Doors, attacks_on, connected, hang_up
 from tests.compliance.isolation.crypto_api.walls import CUSTOMERS
@@ -39,15 +39,15 @@ def doors(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Do
 @pytest.fixture(scope="module")
 def customer(world: World, doors: Doors) -> Home:
     home = world.tenant()
-    with Side(doors.address, connected(home, "orders")) as side:
+    with ProbeSession(doors.address, connected(home, "orders")) as side:
         made = side.settle()
-    caller = Caller(home.tenant_id, "orders", home.l2_key, REGION, "0", State.ACTIVE)
+    caller = ClientIdentity(home.tenant_id, "orders", home.l2_key, REGION, "0", State.ACTIVE)
     CUSTOMERS.update(dict.fromkeys((made.key, made.spare), caller))
     return home
 
 
 @pytest.fixture(scope="module")
-def attacks(world: World, doors: Doors, customer: Home) -> Iterator[FrontAttacks]:  # noqa: ARG001 - whoever is attacked
+def attacks(world: World, doors: Doors, customer: Home) -> Iterator[CryptoApiIsolationSuite]:  # noqa: ARG001 - whoever is attacked
     made = attacks_on(world, doors)
     yield made
     hang_up(made._fronts._sides)

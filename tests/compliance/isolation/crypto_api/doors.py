@@ -10,13 +10,13 @@ from typing import Any
 from cryptography import x509
 from temporalio.testing import ActivityEnvironment
 
-from activities.isolation.crypto_api_suite import FrontAttacks
-from activities.isolation.probe_services import Probes, presenting
+from activities.isolation.crypto_api_suite import CryptoApiIsolationSuite
+from activities.isolation.probe_services import ProbeServices, presenting
 from activities.services import ServiceActivities
 from compliance.isolation.crypto_api.model import Identity
-from compliance.isolation.crypto_api.session import Address, KeptSides
-from compliance.isolation.crypto_api.suite import FrontAttacker
-from compliance.isolation.vault.forged_certificates import TransitForger
+from compliance.isolation.crypto_api.session import Endpoints, SessionPool
+from compliance.isolation.crypto_api.suite import CryptoApiSuite
+from compliance.isolation.vault.forged_certificates import ForgedCertificateSigner
 from config import secrets
 from config.secrets import Role, ensure_secret
 from config.settings import Settings
@@ -25,11 +25,11 @@ from core.isolation import CheckResult
 from core.messages.base import StepInput
 from core.messages.services import CertificateStep, EnrolStep, ServiceStep
 from crypto_service import wiring
-from crypto_service.audit.shipper import Delivery
+from crypto_service.audit.shipper import AuditShipper
 from crypto_service.audit.wal import journal_folder
 from crypto_service.processes import worker_process as serving
-from crypto_service.server.tls import IdentityShelf
-from database.services.repository import LeafRow
+from crypto_service.server.tls import SharedTlsIdentity
+from database.services.repository import ServiceCertificateRow
 from tests.contracts.authorities import p256, request
 from tests.crypto_service.core.world import Home, Shelf, World
 from tests.ports import free_port
@@ -56,9 +56,9 @@ class Doors:
             crypto_kmip_port=free_port(),
             drain_seconds=0.5,
         )
-        self.address = Address("localhost", self.settings.crypto_https_port, self.settings.crypto_kmip_port)
+        self.address = Endpoints("localhost", self.settings.crypto_https_port, self.settings.crypto_kmip_port)
         self._credentials = wiring.read_credentials(self.settings)
-        self._delivery = Delivery(
+        self._delivery = AuditShipper(
             journal_folder(self.settings.state_dir), wiring.open_database(self.settings, self._credentials, 2)
         )
         self._loop = asyncio.new_event_loop()
@@ -86,7 +86,7 @@ class Doors:
             runner.run(self._until_stopped(theirs))
 
     async def _until_stopped(self, reports: socket.socket) -> None:
-        self.service = service = wiring.build(self.settings, self._credentials, IdentityShelf())
+        self.service = service = wiring.build(self.settings, self._credentials, SharedTlsIdentity())
         self._serving = asyncio.ensure_future(serving._run(self.settings, service, reports))
         await asyncio.wait({self._serving})
         service.connections.stop()
@@ -125,21 +125,21 @@ class StepByStep:
                 continue
 
 
-def hang_up(kept: KeptSides) -> None:
+def hang_up(kept: SessionPool) -> None:
     """Close what is kept; the worker's ends with its process."""
     while kept._idle:
         kept._idle.pop().side.close()
 
 
-def attacks_on(world: World, doors: Doors) -> FrontAttacks:
+def attacks_on(world: World, doors: Doors) -> CryptoApiIsolationSuite:
     """Return the attacks as the worker makes them."""
     session = world.vault.session("worker")
-    attacker, forger = FrontAttacker(doors.address), TransitForger(session)
-    return FrontAttacks(world.worker, attacker, forger, probes_of(world), utc_now)
+    attacker, forger = CryptoApiSuite(doors.address), ForgedCertificateSigner(session)
+    return CryptoApiIsolationSuite(world.worker, attacker, forger, probes_of(world), utc_now)
 
 
-def probes_of(world: World) -> Probes:
-    return Probes(world.worker, StepByStep(world), utc_now)
+def probes_of(world: World) -> ProbeServices:
+    return ProbeServices(world.worker, StepByStep(world), utc_now)
 
 
 def connected(home: Home, service: str) -> Identity:
@@ -151,7 +151,9 @@ def connected(home: Home, service: str) -> Identity:
     dates = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
     with home.world.worker.tenant_tx(home.tenant_id) as tx:
         tx.services.record_leaf(
-            LeafRow(leaf.serial, service, 2, "request-2", leaf.certificate_pem, *dates, home.authority.serial)
+            ServiceCertificateRow(
+                leaf.serial, service, 2, "request-2", leaf.certificate_pem, *dates, home.authority.serial
+            )
         )
     return presenting(home.tenant_id, service, leaf, home.authority.chain_pem, key)
 

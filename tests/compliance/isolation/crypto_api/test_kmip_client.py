@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compliance.isolation.crypto_api import kmip_client as ttlv
-from compliance.isolation.crypto_api.kmip_client import BadTtlv, Node, _alike, _Tag
+from compliance.isolation.crypto_api.kmip_client import Node, TtlvDecodeError, _alike, _Tag
 from crypto_service.kmip.codec import ttlv as theirs
 
 TAGS = st.integers(0x420001, 0x420120)
@@ -33,7 +33,7 @@ def test_what_is_written_is_read_again_by_itself_and_by_the_service(node: Node):
 def test_what_is_no_ttlv_is_refused(data: bytes):
     try:
         node = ttlv.decode(data)
-    except BadTtlv:
+    except TtlvDecodeError:
         return
     assert ttlv.encode(node) == data
 
@@ -42,7 +42,7 @@ def test_an_answer_nested_without_end_is_refused():
     node = ttlv.octets(_Tag.DATA, b"")
     for _ in range(40):
         node = ttlv.structure(_Tag.BATCH_ITEM, node)
-    with pytest.raises(BadTtlv):
+    with pytest.raises(TtlvDecodeError):
         ttlv.decode(ttlv.encode(node))
 
 

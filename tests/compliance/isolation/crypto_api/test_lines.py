@@ -13,10 +13,10 @@ import pytest
 
 import compliance.isolation.crypto_api.tls_client
 from compliance.isolation.crypto_api.https_client import ENDED as HTTPS_ENDED
-from compliance.isolation.crypto_api.https_client import HttpsDoor
+from compliance.isolation.crypto_api.https_client import HttpsProbeClient
 from compliance.isolation.crypto_api.kmip_client import ENDED as KMIP_ENDED
-from compliance.isolation.crypto_api.kmip_client import KmipDoor
-from compliance.isolation.crypto_api.model import FrontsAway, FrontsFailing, Identity
+from compliance.isolation.crypto_api.kmip_client import KmipProbeClient
+from compliance.isolation.crypto_api.model import CryptoApiFailing, CryptoApiUnreachable, Identity
 from compliance.isolation.crypto_api.tls_client import dial, trust
 from tests.crypto_service.https import authority
 
@@ -82,35 +82,35 @@ KMIP = {
 
 @pytest.mark.parametrize("answer", HTTPS.values(), ids=HTTPS)
 def test_invalid_answer_over_https_is_an_error(answer: bytes, tmp_path: Path) -> None:
-    with answering(answer, folder=tmp_path) as port, pytest.raises(FrontsFailing):
-        ask(HttpsDoor, port, lambda door: door.encrypt("r", b"x").code)
+    with answering(answer, folder=tmp_path) as port, pytest.raises(CryptoApiFailing):
+        ask(HttpsProbeClient, port, lambda door: door.encrypt("r", b"x").code)
 
 
 @pytest.mark.parametrize("answer", KMIP.values(), ids=KMIP)
 def test_invalid_answer_over_kmip_is_an_error(answer: bytes, tmp_path: Path) -> None:
-    with answering(answer, folder=tmp_path) as port, pytest.raises(FrontsFailing):
-        ask(KmipDoor, port, lambda door: door.locate())
+    with answering(answer, folder=tmp_path) as port, pytest.raises(CryptoApiFailing):
+        ask(KmipProbeClient, port, lambda door: door.locate())
 
 
 def test_a_connection_that_is_ended_instead_is_an_answer(tmp_path: Path) -> None:
     with answering(b"HTTP/1.1 200", folder=tmp_path) as port:
-        assert ask(HttpsDoor, port, lambda door: door.encrypt("r", b"x")) == HTTPS_ENDED
+        assert ask(HttpsProbeClient, port, lambda door: door.encrypt("r", b"x")) == HTTPS_ENDED
     with answering(folder=tmp_path) as port:
-        assert ask(KmipDoor, port, lambda door: door.locate()) == KMIP_ENDED
+        assert ask(KmipProbeClient, port, lambda door: door.locate()) == KMIP_ENDED
 
 
 def test_silence_is_an_error_after_the_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given_up = threading.Event()
     monkeypatch.setattr(compliance.isolation.crypto_api.tls_client, "ANSWER_SECONDS", 0.5)
     with answering(until=given_up.wait, folder=tmp_path) as port:
-        with pytest.raises(FrontsFailing), HttpsDoor("localhost", port, ORDERS) as door:
+        with pytest.raises(CryptoApiFailing), HttpsProbeClient("localhost", port, ORDERS) as door:
             door.encrypt("r", b"x")
         given_up.set()
 
 
 def test_untrusted_server_is_an_error_and_a_missing_one_is_away(tmp_path: Path, unused_port: int) -> None:
     stranger = dataclasses.replace(ORDERS, root_pem=authority._authority("another root", None, None).pem)
-    with answering(folder=tmp_path) as port, pytest.raises(FrontsFailing):
+    with answering(folder=tmp_path) as port, pytest.raises(CryptoApiFailing):
         dial("localhost", port, trust(stranger))
-    with pytest.raises(FrontsAway):
+    with pytest.raises(CryptoApiUnreachable):
         dial("localhost", unused_port, trust(ORDERS))

@@ -6,22 +6,22 @@ from collections.abc import Iterator
 import pytest
 
 import compliance.isolation.crypto_api.session
-from compliance.isolation.crypto_api.model import FrontsFailing
-from compliance.isolation.crypto_api.session import KeptSides, Side
+from compliance.isolation.crypto_api.model import CryptoApiFailing
+from compliance.isolation.crypto_api.session import ProbeSession, SessionPool
 from core.errors.platform import VaultUnavailable
 from tests.compliance.isolation.crypto_api.doors import Doors, connected, hang_up
 from tests.crypto_service.core.world import Home
 
 
 @pytest.fixture
-def kept(doors: Doors) -> Iterator[KeptSides]:
-    kept = KeptSides(doors.address)
+def kept(doors: Doors) -> Iterator[SessionPool]:
+    kept = SessionPool(doors.address)
     yield kept
     hang_up(kept)
 
 
 def test_the_controls_connections_are_kept_for_a_while_and_never_after_something_failed(
-    kept: KeptSides, customer: Home, monkeypatch: pytest.MonkeyPatch
+    kept: SessionPool, customer: Home, monkeypatch: pytest.MonkeyPatch
 ):
     identity = connected(customer, "kept")
     with kept.of(identity) as first, kept.of(identity) as second:
@@ -42,7 +42,7 @@ def test_the_controls_connections_are_kept_for_a_while_and_never_after_something
     assert not _is_usable(short)
 
 
-def test_a_connection_that_the_service_closed_is_not_used_again(kept: KeptSides, customer: Home):
+def test_a_connection_that_the_service_closed_is_not_used_again(kept: SessionPool, customer: Home):
     identity = connected(customer, "closed")
     with kept.of(identity) as side:
         assert side.works()
@@ -57,8 +57,8 @@ def test_a_connection_that_the_service_closed_is_not_used_again(kept: KeptSides,
         assert not anew.works()
 
 
-def _is_usable(side: Side) -> bool:
+def _is_usable(side: ProbeSession) -> bool:
     try:
         return side.works()
-    except (OSError, FrontsFailing):
+    except (OSError, CryptoApiFailing):
         return False

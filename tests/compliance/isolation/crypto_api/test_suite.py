@@ -15,26 +15,33 @@ import compliance.isolation.crypto_api.audit_check
 import compliance.isolation.crypto_api.session
 import compliance.isolation.crypto_api.suite
 import crypto_service.https.server
-from activities.audit import RecordedSigner
+from activities.audit import CheckpointSigner
 from activities.isolation import crypto_api_suite as front_attacks
-from activities.isolation.assessment import ExaminationActivities
-from activities.isolation.crypto_api_suite import FrontAttacks
-from activities.isolation.probe_services import PROBE, Probes
+from activities.isolation.assessment import IsolationAssessmentActivities
+from activities.isolation.crypto_api_suite import CryptoApiIsolationSuite
+from activities.isolation.probe_services import PROBE, ProbeServices
 from compliance.isolation.crypto_api.cross_tenant import Owner
 from compliance.isolation.crypto_api.kmip_client import Operation
-from compliance.isolation.crypto_api.model import Door, FrontsAway, FrontsFailing, ProbeRefused, Strangers, Trial
-from compliance.isolation.crypto_api.session import Address, Side
-from compliance.isolation.crypto_api.suite import FrontAttacker
-from compliance.isolation.crypto_api.tls_client import NotAdmitted
-from compliance.isolation.vault.forged_certificates import TransitForger
-from core.errors.compliance import MirrorMissing
+from compliance.isolation.crypto_api.model import (
+    AccessTest,
+    CryptoApiFailing,
+    CryptoApiUnreachable,
+    ForgedIdentities,
+    ListenerProtocol,
+    ProbeRefused,
+)
+from compliance.isolation.crypto_api.session import Endpoints, ProbeSession
+from compliance.isolation.crypto_api.suite import CryptoApiSuite
+from compliance.isolation.crypto_api.tls_client import HandshakeRejected
+from compliance.isolation.vault.forged_certificates import ForgedCertificateSigner
+from core.errors.compliance import SecondCanaryMissing
 from core.errors.platform import TemporalUnavailable, VaultUnavailable
 from core.isolation import CheckResult
 from core.messages.compliance import ExamineInput
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
-from core.tenants.lifecycle import Move, State
-from crypto_service.audit.shipper import Delivery
-from crypto_service.keys.operations import KeyedOperations
+from core.tenants.lifecycle import State, Transition
+from crypto_service.audit.shipper import AuditShipper
+from crypto_service.keys.operations import CryptoOperations
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.names import service_spiffe, tenant_dns
 from tests.activities.counting import UNCOUNTED
@@ -45,7 +52,7 @@ from tests.crypto_service.core.world import Home, World
 from tests.crypto_service.https import authority
 from tests.database.fixtures import Field
 from tests.vault.server import Server
-from vault.pki.certificates import Issuer, Leaf, LeafNames, build_leaf, hex_serial
+from vault.pki.certificates import IssuedCertificate, Issuer, LeafNames, build_leaf, hex_serial
 from worker.wiring import utc_now
 
 
@@ -94,7 +101,7 @@ class Unconstrained:
     def __init__(self) -> None:
         self.root = authority._authority("root without constraints", None, None)
 
-    def forge(self, _tenant_id, _authority, key, wanted) -> list[Leaf]:
+    def forge(self, _tenant_id, _authority, key, wanted) -> list[IssuedCertificate]:
         issuer = Issuer(self.root.certificate, self.root.key)
         leaves = [
             build_leaf(
@@ -107,7 +114,7 @@ class Unconstrained:
             )
             for one in wanted
         ]
-        return [Leaf(hex_serial(one), authority.pem(one), one.not_valid_after_utc) for one in leaves]
+        return [IssuedCertificate(hex_serial(one), authority.pem(one), one.not_valid_after_utc) for one in leaves]
 
 
 def test_root_without_name_constraints_is_detected(attacks, doors, customer, monkeypatch) -> None:
@@ -135,17 +142,17 @@ def test_a_round_counts_for_some_minutes_and_is_made_anew_when_it_is_asked_for(a
     assert len(rounds) == 3
 
 
-def test_the_platforms_own_tenants_are_attacked_by_each_other_alone(attacks: FrontAttacks) -> None:
+def test_the_platforms_own_tenants_are_attacked_by_each_other_alone(attacks: CryptoApiIsolationSuite) -> None:
     for tenant_id in (CANARY_TENANT_ID, MIRROR_TENANT_ID):
         assert not [one for one in attacks(tenant_id) if "certificate-" in one.name or "of-tenant" in one.name]
 
 
 def test_after_a_round_both_doors_are_tried_and_between_rounds_one_in_turn(attacks, customer, monkeypatch) -> None:
-    knocked: list[Door] = []
-    ask = FrontAttacker._ask
-    monkeypatch.setattr(FrontAttacker, "_ask", lambda self, who, door: knocked.append(door) or ask(self, who, door))
-    attacks._fronts.attack_tenant(attacks._probe(), *_nobody(attacks, customer), [Door.KMIP])
-    assert set(knocked) == {Door.KMIP}
+    knocked: list[ListenerProtocol] = []
+    ask = CryptoApiSuite._ask
+    monkeypatch.setattr(CryptoApiSuite, "_ask", lambda self, who, door: knocked.append(door) or ask(self, who, door))
+    attacks._fronts.attack_tenant(attacks._probe(), *_nobody(attacks, customer), [ListenerProtocol.KMIP])
+    assert set(knocked) == {ListenerProtocol.KMIP}
     knocked.clear()
     attacks(customer.tenant_id)  # whether this needs a round or not
     knocked.clear()
@@ -154,14 +161,16 @@ def test_after_a_round_both_doors_are_tried_and_between_rounds_one_in_turn(attac
     knocked.clear()
     attacks.forget_round()
     attacks(customer.tenant_id)
-    assert Counter(knocked[-6:]) == {Door.HTTPS: 3, Door.KMIP: 3}
+    assert Counter(knocked[-6:]) == {ListenerProtocol.HTTPS: 3, ListenerProtocol.KMIP: 3}
 
 
-def _nobody(attacks: FrontAttacks, customer: Home) -> tuple[Strangers, Sequence[str]]:
+def _nobody(attacks: CryptoApiIsolationSuite, customer: Home) -> tuple[ForgedIdentities, Sequence[str]]:
     return attacks._strangers(customer.tenant_id, customer.authority, "orders", attacks._probe()), ()
 
 
-def test_what_stands_in_the_customers_stream_is_named_by_the_evidence(attacks: FrontAttacks, customer: Home) -> None:
+def test_what_stands_in_the_customers_stream_is_named_by_the_evidence(
+    attacks: CryptoApiIsolationSuite, customer: Home
+) -> None:
     attacks.forget_round()  # so that both doors are tried
     results = attacks(customer.tenant_id)
     evidence = " ".join(one.evidence for one in results if one.name.startswith("fronts/certificate-"))
@@ -196,9 +205,9 @@ def test_a_service_in_trouble_is_no_result(attacks, customer, monkeypatch) -> No
         raise VaultUnavailable
 
     attacks(customer.tenant_id)
-    monkeypatch.setattr(KeyedOperations, "_key", down)
+    monkeypatch.setattr(CryptoOperations, "_key", down)
     attacks.forget_round()
-    with pytest.raises(FrontsFailing):
+    with pytest.raises(CryptoApiFailing):
         attacks(customer.tenant_id)
 
 
@@ -209,7 +218,7 @@ def test_a_connection_that_is_cut_in_the_middle_is_no_breach(attacks, customer, 
     attacks(customer.tenant_id)
     attack = compliance.isolation.crypto_api.suite.on_another_tenant
 
-    def with_a_cut(*owners: Owner) -> Iterator[Trial]:
+    def with_a_cut(*owners: Owner) -> Iterator[AccessTest]:
         for number, trial in enumerate(attack(*owners)):
             if number == 1:
                 monkeypatch.setattr(crypto_service.https.server._HttpsConnection, "_answer", cut)
@@ -224,10 +233,10 @@ def test_a_connection_that_is_cut_in_the_middle_is_no_breach(attacks, customer, 
 
 
 def test_an_audit_that_is_late_is_no_breach(attacks, customer, monkeypatch) -> None:
-    monkeypatch.setattr(Delivery, "once", lambda _: None)
+    monkeypatch.setattr(AuditShipper, "once", lambda _: None)
     monkeypatch.setattr(compliance.isolation.crypto_api.audit_check, "ON_RECORD_SECONDS", 0.5)
     attacks.forget_round()
-    with pytest.raises(FrontsFailing, match="delivery of the audit is behind"):
+    with pytest.raises(CryptoApiFailing, match="delivery of the audit is behind"):
         attacks(customer.tenant_id)
     monkeypatch.undo()
     assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
@@ -235,7 +244,7 @@ def test_an_audit_that_is_late_is_no_breach(attacks, customer, monkeypatch) -> N
 
 def test_what_a_killed_round_left_behind_is_destroyed_by_a_later_one(attacks, doors, customer, monkeypatch) -> None:
     probe = attacks._probe()
-    with Side(doors.address, probe) as side:
+    with ProbeSession(doors.address, probe) as side:
         left = side.settle()
         monkeypatch.setattr(compliance.isolation.crypto_api.session, "_LEFT_BEHIND_SECONDS", -5)
         attacks.forget_round()
@@ -254,7 +263,7 @@ def test_a_probe_that_could_not_be_connected_is_connected_the_next_time(world: W
                 raise TemporalUnavailable
             super().connect(*of)
 
-    probes = Probes(world.worker, Down(world), utc_now)
+    probes = ProbeServices(world.worker, Down(world), utc_now)
     with pytest.raises(TemporalUnavailable):
         probes.identity(MIRROR_TENANT_ID, PROBE)
     assert probes.identity(MIRROR_TENANT_ID, PROBE) is probes.identity(MIRROR_TENANT_ID, PROBE)
@@ -273,28 +282,33 @@ def test_locked_tenant_is_attacked_and_a_locked_canary_stops_the_attacks(
     attacks, doors, customer, locked, outcome
 ) -> None:
     def serves_the_canary() -> bool:
-        with suppress(ProbeRefused, FrontsFailing, NotAdmitted), Side(doors.address, attacks._probe()) as side:
+        with (
+            suppress(ProbeRefused, CryptoApiFailing, HandshakeRejected),
+            ProbeSession(doors.address, attacks._probe()) as side,
+        ):
             return side.works()
         return False
 
-    def move(move: Move, back_to: State | None = None) -> None:
+    def move(move: Transition, back_to: State | None = None) -> None:
         with customer.world.worker.tenant_tx(customer.tenant_id if locked == "customer" else CANARY_TENANT_ID) as tx:
             tx.tenants.move(move, back_to)
 
-    move(Move.LOCK)
+    move(Transition.LOCK)
     try:
         assert {one.outcome for one in attacks(customer.tenant_id)} == {outcome}
     finally:
-        move(Move.UNLOCK, State.ACTIVE)
+        move(Transition.UNLOCK, State.ACTIVE)
         wait_until(serves_the_canary)  # until the crypto service knows of it, the next test's control fails
 
 
 def test_without_a_listener_every_clause_is_not_checked(world: World, customer: Home, unused_port: int) -> None:
-    nowhere = FrontAttacker(Address("localhost", unused_port, unused_port))
+    nowhere = CryptoApiSuite(Endpoints("localhost", unused_port, unused_port))
     session = world.vault.session("worker")
-    attacks = FrontAttacks(world.worker, nowhere, TransitForger(session), probes_of(world), utc_now)
+    attacks = CryptoApiIsolationSuite(
+        world.worker, nowhere, ForgedCertificateSigner(session), probes_of(world), utc_now
+    )
     results = attacks(customer.tenant_id)
-    assert {(one.outcome, one.evidence) for one in results} == {("not-checked", FrontsAway.message)}
+    assert {(one.outcome, one.evidence) for one in results} == {("not-checked", CryptoApiUnreachable.message)}
     assert [one.clause for one in results] == list(front_attacks.CLAUSES)
 
 
@@ -302,7 +316,7 @@ def test_before_the_mirror_is_there_nothing_is_checked(field: Field, vault: Serv
     world = World(field, vault)
     world.tenant(CANARY_TENANT_ID)
     results = attacks_on(world, doors)(CANARY_TENANT_ID)
-    assert {(one.outcome, one.evidence) for one in results} == {("not-checked", MirrorMissing.message)}
+    assert {(one.outcome, one.evidence) for one in results} == {("not-checked", SecondCanaryMissing.message)}
 
 
 def test_a_private_key_is_told_to_nobody(world: World) -> None:
@@ -319,12 +333,12 @@ def test_whoever_asks_for_an_examination_is_not_told_what_was_found_before(custo
         raise VaultUnavailable
 
     database = customer.world.worker
-    activities = ExaminationActivities(
+    activities = IsolationAssessmentActivities(
         *(
             database,
             PlatformQueries(database),
             [asked],
-            RecordedSigner(PlatformQueries(database), None),
+            CheckpointSigner(PlatformQueries(database), None),
             utc_now,
             UNCOUNTED,
         ),

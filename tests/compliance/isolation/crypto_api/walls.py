@@ -18,11 +18,11 @@ from core.errors.services import ObjectNotFound
 from core.keys.encryption_context import Purpose
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
-from crypto_service.audit.wal import FileJournal
-from crypto_service.authentication import CertificateCallers
-from crypto_service.interfaces import Caller
+from crypto_service.audit.wal import WriteAheadLog
+from crypto_service.authentication import ClientCertificateAuthenticator
+from crypto_service.interfaces import ClientIdentity
 from crypto_service.keys import ciphertext
-from crypto_service.keys.key_cache import CachedKeyring
+from crypto_service.keys.key_cache import ServiceKeyCache
 from crypto_service.kmip.objects.store import ObjectStore
 from openkcm.errors import InvalidName
 
@@ -79,11 +79,11 @@ def _one_key_for_all_objects(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(crypto_service.kmip.operations.crypto, "_key", key)
 
 
-CUSTOMERS: dict[str, Caller] = {}
+CUSTOMERS: dict[str, ClientIdentity] = {}
 """The objects of the customer's tenant, and whose they are."""
 
 
-def _owners(patch: pytest.MonkeyPatch) -> dict[str, Caller]:
+def _owners(patch: pytest.MonkeyPatch) -> dict[str, ClientIdentity]:
     """Return whose each object is, the customer's and those that are made from now on."""
     owners = dict(CUSTOMERS)
     add = ObjectStore.add
@@ -160,18 +160,18 @@ def _tell_a_strangers_ciphertext(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ciphertext, "unseal", telling)
 
 
-def _claimed(data: bytes) -> Caller | None:
+def _claimed(data: bytes) -> ClientIdentity | None:
     _, found, rest = data.partition(b"x-tenant-id: ")
     if not found:
         return None
     tenant_id, service = rest.partition(b"\r\n")[0].decode().split("/")
-    return Caller(tenant_id, service, ids.l2_key(tenant_id), "eu-west-1", "0", State.ACTIVE)
+    return ClientIdentity(tenant_id, service, ids.l2_key(tenant_id), "eu-west-1", "0", State.ACTIVE)
 
 
 def _believe_headers(patch: pytest.MonkeyPatch) -> None:
-    front, refresh = crypto_service.https.server._HttpsConnection, CertificateCallers.refresh
+    front, refresh = crypto_service.https.server._HttpsConnection, ClientCertificateAuthenticator.refresh
     received, current = front.received, front.current
-    claims: dict[int, Caller] = {}
+    claims: dict[int, ClientIdentity] = {}
 
     def reading(self, data) -> Any:
         claimed = _claimed(data)
@@ -188,7 +188,7 @@ def _believe_headers(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(front, "received", reading)
     patch.setattr(front, "current", as_claimed)
-    patch.setattr(CertificateCallers, "refresh", unasked)
+    patch.setattr(ClientCertificateAuthenticator, "refresh", unasked)
 
 
 def _take_unknown_fields(patch: pytest.MonkeyPatch) -> None:
@@ -217,42 +217,44 @@ def _trust_the_uri(patch: pytest.MonkeyPatch) -> None:
 
 
 def _admit_what_is_not_on_record(patch: pytest.MonkeyPatch) -> None:
-    read = CertificateCallers._read
+    read = ClientCertificateAuthenticator._read
 
     def admitting(self, leaf) -> Any:
         found, ends = read(self, leaf)
         if getattr(found, "why", "") == "not on record":
-            found = Caller(leaf.tenant_id, "orders", ids.l2_key(leaf.tenant_id), "eu-west-1", leaf.serial, State.ACTIVE)
+            found = ClientIdentity(
+                leaf.tenant_id, "orders", ids.l2_key(leaf.tenant_id), "eu-west-1", leaf.serial, State.ACTIVE
+            )
         return found, ends
 
-    patch.setattr(CertificateCallers, "_read", admitting)
+    patch.setattr(ClientCertificateAuthenticator, "_read", admitting)
 
 
 def _forget_the_audit(*, refusals: bool) -> Break:
     def down(patch: pytest.MonkeyPatch) -> None:
-        write = FileJournal.write
+        write = WriteAheadLog.write
 
         async def forgetful(self, entries) -> Any:
             await write(self, [one for one in entries if bool(one.refused) is not refusals])
 
-        patch.setattr(FileJournal, "write", forgetful)
+        patch.setattr(WriteAheadLog, "write", forgetful)
 
     return down
 
 
 def _record_openings_alone(patch: pytest.MonkeyPatch) -> None:
     """That a key was opened for a use stands there, under the use's own correlation id; the use does not."""
-    write = FileJournal.write
+    write = WriteAheadLog.write
 
     async def forgetful(self, entries) -> Any:
         await write(self, [one for one in entries if one.refused or one.operation is CryptoOperation.OPEN])
 
-    patch.setattr(FileJournal, "write", forgetful)
-    patch.setattr(CachedKeyring, "_keep", lambda *_: None)
+    patch.setattr(WriteAheadLog, "write", forgetful)
+    patch.setattr(ServiceKeyCache, "_keep", lambda *_: None)
 
 
 def _hear_of_no_change(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(CertificateCallers, "_is_fresh", lambda *_: True)
+    patch.setattr(ClientCertificateAuthenticator, "_is_fresh", lambda *_: True)
 
 
 READS, CHANGES = ("get", "open", "open_written", "serve"), ("change",)

@@ -1,6 +1,6 @@
 import pytest
 
-from compliance.isolation.postgres.row_security import RowSecurityProbe
+from compliance.isolation.postgres.row_security import RowSecuritySuite
 from core.errors.compliance import CanaryMissing
 from core.errors.platform import DatabaseRefused, DatabaseUnavailable
 from core.isolation import breaches
@@ -20,16 +20,16 @@ template = filled_template(fill)
 
 
 @pytest.fixture
-def probe(worker: Database) -> RowSecurityProbe:
-    return RowSecurityProbe(worker)
+def probe(worker: Database) -> RowSecuritySuite:
+    return RowSecuritySuite(worker)
 
 
-def found(probe: RowSecurityProbe) -> set[str]:
+def found(probe: RowSecuritySuite) -> set[str]:
     there, back = probe.attack_each_other("acme", "beta")
     return {*breaches(tuple(there)), *breaches(tuple(back))}
 
 
-def test_every_attack_is_refused_in_both_directions(probe: RowSecurityProbe) -> None:
+def test_every_attack_is_refused_in_both_directions(probe: RowSecuritySuite) -> None:
     there, back = probe.attack_each_other("acme", "beta")
     assert breaches((*there, *back)) == ()
     assert [result.name for result in there] == [result.name for result in back]
@@ -37,7 +37,7 @@ def test_every_attack_is_refused_in_both_directions(probe: RowSecurityProbe) -> 
     assert len({result.name for result in there}) == 11
 
 
-def test_attacks_leave_nothing_behind(probe: RowSecurityProbe, field: Field) -> None:
+def test_attacks_leave_nothing_behind(probe: RowSecuritySuite, field: Field) -> None:
     counts = "select (select count(*) from okcm.key), (select count(*) from okcm.audit_event), max(xmin::text),"
     counts += " (select count(*) from okcm.service), (select count(*) from okcm.service_key)"
     counts += " from okcm.tenant"
@@ -48,7 +48,7 @@ def test_attacks_leave_nothing_behind(probe: RowSecurityProbe, field: Field) -> 
 
 
 @pytest.mark.parametrize("pair", [("acme", "missing"), ("missing", "acme")], ids=["victim", "attacker"])
-def test_a_tenant_without_rows_proves_nothing(probe: RowSecurityProbe, pair: tuple[str, str]) -> None:
+def test_a_tenant_without_rows_proves_nothing(probe: RowSecuritySuite, pair: tuple[str, str]) -> None:
     with pytest.raises(CanaryMissing):
         probe.attack_each_other(*pair)
 
@@ -68,14 +68,14 @@ def test_a_tenant_without_rows_proves_nothing(probe: RowSecurityProbe, pair: tup
         ("create policy hole on okcm.usage_minute for select to okcm_worker using (true)", "plain-read"),
     ],
 )
-def test_a_missing_wall_is_noticed(probe: RowSecurityProbe, field: Field, weakness: str, breached: str) -> None:
+def test_a_missing_wall_is_noticed(probe: RowSecuritySuite, field: Field, weakness: str, breached: str) -> None:
     with field.administrator() as administrator:
         administrator.execute(weakness)
     assert f"row-security-{breached}" in found(probe)
 
 
 def test_an_expired_context_is_noticed_when_the_database_stops_looking_at_the_clock(
-    probe: RowSecurityProbe, field: Field
+    probe: RowSecuritySuite, field: Field
 ) -> None:
     with field.administrator() as administrator:
         [body] = administrator.execute("select prosrc from pg_proc where proname = 'ctx_ok'").fetchone() or ("",)
@@ -88,14 +88,14 @@ def test_an_expired_context_is_noticed_when_the_database_stops_looking_at_the_cl
     assert found(probe) == {"row-security-expired-context-read", "row-security-expired-context-write"}
 
 
-def test_an_error_that_is_no_refusal_is_raised_and_never_counts_as_held(probe: RowSecurityProbe, field: Field) -> None:
+def test_an_error_that_is_no_refusal_is_raised_and_never_counts_as_held(probe: RowSecuritySuite, field: Field) -> None:
     with field.administrator() as administrator:
         administrator.execute("alter table okcm.outbox rename to somewhere_else")
     with pytest.raises(DatabaseRefused, match="42P01"):
         probe.attack_each_other("acme", "beta")
 
 
-def test_a_database_that_is_down_is_unavailable(field: Field, probe: RowSecurityProbe) -> None:
+def test_a_database_that_is_down_is_unavailable(field: Field, probe: RowSecuritySuite) -> None:
     with field.server.offline(field.name), pytest.raises(DatabaseUnavailable):
         probe.attack_each_other("acme", "beta")
     assert found(probe) == set()

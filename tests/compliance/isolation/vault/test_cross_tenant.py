@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from compliance.isolation.vault.cross_tenant import VaultBoundaryProbe
+from compliance.isolation.vault.cross_tenant import VaultTenantIsolationSuite
 from core import names as ids
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import ConflictingResource, VaultRefused
@@ -25,13 +25,15 @@ class Pair:
     attacker_ca: Authority
     victim_ca: Authority
 
-    def attack(self, probe: VaultBoundaryProbe) -> tuple[CheckResult, ...]:
+    def attack(self, probe: VaultTenantIsolationSuite) -> tuple[CheckResult, ...]:
         """Return what the attacker achieved; the other way round is asserted to be refused as well."""
         by_attacker, by_victim = self.attack_each_other(probe)
         assert breaches(by_victim) == ()
         return by_attacker
 
-    def attack_each_other(self, probe: VaultBoundaryProbe) -> tuple[tuple[CheckResult, ...], tuple[CheckResult, ...]]:
+    def attack_each_other(
+        self, probe: VaultTenantIsolationSuite
+    ) -> tuple[tuple[CheckResult, ...], tuple[CheckResult, ...]]:
         by_one, by_other = probe.attack_each_other(self.attacker, self.victim, self.attacker_ca, self.victim_ca)
         return tuple(by_one), tuple(by_other)
 
@@ -45,12 +47,12 @@ def pair(worker: VaultSession, tokens: TenantTokens, new_tenant: Callable[[], st
 
 
 @pytest.fixture
-def probe(worker: VaultSession, tokens: TenantTokens) -> VaultBoundaryProbe:
-    return VaultBoundaryProbe(worker, tokens)
+def probe(worker: VaultSession, tokens: TenantTokens) -> VaultTenantIsolationSuite:
+    return VaultTenantIsolationSuite(worker, tokens)
 
 
 def test_every_attack_is_refused_and_leaves_nothing_behind(
-    probe: VaultBoundaryProbe, pair: Pair, admin: TokenSession
+    probe: VaultTenantIsolationSuite, pair: Pair, admin: TokenSession
 ) -> None:
     before = admin.list("pki/certs"), admin.list("transit/keys")
     results = pair.attack(probe)
@@ -62,7 +64,7 @@ def test_every_attack_is_refused_and_leaves_nothing_behind(
 
 @pytest.mark.parametrize("rotated", ["attacker", "victim"])
 def test_keys_of_different_versions_are_attacked_as_those_of_one(
-    probe: VaultBoundaryProbe, pair: Pair, worker: VaultSession, tokens: TenantTokens, rotated: str
+    probe: VaultTenantIsolationSuite, pair: Pair, worker: VaultSession, tokens: TenantTokens, rotated: str
 ) -> None:
     keys, tenant = TransitTenantKeys(worker, tokens), getattr(pair, rotated)
     for version in (1, 2):
@@ -73,7 +75,7 @@ def test_keys_of_different_versions_are_attacked_as_those_of_one(
 
 @pytest.mark.parametrize("disabled", ["attacker", "victim"])
 def test_a_disabled_key_proves_nothing(
-    probe: VaultBoundaryProbe, pair: Pair, worker: VaultSession, tokens: TenantTokens, disabled: str
+    probe: VaultTenantIsolationSuite, pair: Pair, worker: VaultSession, tokens: TenantTokens, disabled: str
 ) -> None:
     TransitTenantKeys(worker, tokens).disable(getattr(pair, disabled))
     with pytest.raises(KeyUnavailable):
@@ -81,7 +83,7 @@ def test_a_disabled_key_proves_nothing(
 
 
 def test_an_attacker_without_rights_of_its_own_proves_nothing(
-    probe: VaultBoundaryProbe, pair: Pair, new_tenant: Callable[[], str]
+    probe: VaultTenantIsolationSuite, pair: Pair, new_tenant: Callable[[], str]
 ) -> None:
     stranger = Pair(new_tenant(), pair.victim, pair.attacker_ca, pair.victim_ca)
     with pytest.raises(VaultRefused):
@@ -89,7 +91,7 @@ def test_an_attacker_without_rights_of_its_own_proves_nothing(
 
 
 def test_a_policy_that_lets_tenants_reach_each_other_is_a_breach(
-    probe: VaultBoundaryProbe, pair: Pair, admin: TokenSession
+    probe: VaultTenantIsolationSuite, pair: Pair, admin: TokenSession
 ) -> None:
     policy = "sys/policies/acl/openkcm-tenant"
     whole = admin.read(policy)
@@ -110,7 +112,7 @@ def test_a_policy_that_lets_tenants_reach_each_other_is_a_breach(
 
 
 def test_an_authority_constrained_to_all_tenants_is_not_attacked_with_but_refused(
-    probe: VaultBoundaryProbe, pair: Pair, admin: TokenSession
+    probe: VaultTenantIsolationSuite, pair: Pair, admin: TokenSession
 ) -> None:
     csr = admin.write(f"transit/keys/{ids.ca_key(pair.attacker)}/csr")["csr"]
     loose = admin.write(

@@ -5,20 +5,20 @@ from datetime import UTC, datetime, timedelta
 
 from openkcm.verification.isolation_controls import CLAUSES
 from openkcm.verification.reports.model import (
-    Access,
     ClauseRuns,
-    Counted,
-    Counts,
     CoveredService,
+    DerivedFigures,
+    EventCounts,
     Evidence,
     Finding,
     InventoryKey,
     LatestCheck,
-    Moment,
     Report,
+    ReportedEvent,
     RootKeyEvent,
-    Stated,
-    StreamPlace,
+    ServiceAccess,
+    Snapshot,
+    StreamPosition,
 )
 
 SINCE, UNTIL = datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
@@ -43,7 +43,7 @@ HOSTILE = (
 )
 
 
-def a_moment(seq: int, at: datetime, **changed: object) -> Moment:
+def a_moment(seq: int, at: datetime, **changed: object) -> ReportedEvent:
     fields = {
         "actor": "ada@acme.example",
         "actor_kind": "human",
@@ -52,7 +52,7 @@ def a_moment(seq: int, at: datetime, **changed: object) -> Moment:
         "outcome": "success",
         "words": "Keys rotated: version: 4",
     }
-    return Moment(seq=seq, at=at, **(fields | changed))
+    return ReportedEvent(seq=seq, at=at, **(fields | changed))
 
 
 def a_key(level: str, name: str, version: int = 1, **changed: object) -> InventoryKey:
@@ -84,7 +84,7 @@ def a_service(name: str, kind: str = "mongodb", **changed: object) -> CoveredSer
     return CoveredService(service=name, kind=kind, **(fields | changed))
 
 
-def a_report(counted: Counted, stated: Stated, **changed: object) -> Report:
+def a_report(counted: DerivedFigures, stated: Snapshot, **changed: object) -> Report:
     fields = {
         "report_id": "7c1f5e0a9b3d4c6e8f102a3b4c5d6e7f",
         "tenant_id": "acme-corp-12345",
@@ -94,7 +94,7 @@ def a_report(counted: Counted, stated: Stated, **changed: object) -> Report:
         "until": UNTIL,
         "made_at": MADE,
         "made_for": "Uma Auditor",
-        "stream": StreamPlace(seq=1_204_311, chain_hash="5f" * 32),
+        "stream": StreamPosition(seq=1_204_311, chain_hash="5f" * 32),
         "summary": (),
         "counted": counted,
         "stated": stated,
@@ -107,7 +107,7 @@ def a_report(counted: Counted, stated: Stated, **changed: object) -> Report:
 
 def an_empty_report(**changed: object) -> Report:
     """Return the report of a tenant that was enabled today and did nothing."""
-    counted = Counted(
+    counted = DerivedFigures(
         records=0, first_seq=0, last_seq=0, events=(), access=(), denied=(), denied_total=0, isolation=(),
         isolation_runs=0, root_key=(), changes=(), changes_total=0, approvals=(),
     )  # fmt: skip
@@ -118,7 +118,7 @@ def an_empty_report(**changed: object) -> Report:
     return a_report(counted, a_standing(), **({"summary": summary} | changed))
 
 
-def a_standing(**changed: object) -> Stated:
+def a_standing(**changed: object) -> Snapshot:
     fields = {
         "state": "active",
         "root_key_mode": "platform",
@@ -132,20 +132,20 @@ def a_standing(**changed: object) -> Stated:
         "certificates": 0,
         "next_certificate_expiry": None,
     }
-    return Stated(**(fields | changed))
+    return Snapshot(**(fields | changed))
 
 
 def a_busy_report(**changed: object) -> Report:
     """Return the report of a year with everything in order: as much of everything as such a tenant has."""
     chance = random.Random("a year")  # noqa: S311 - the same report each time
     services = [f"{chance.choice(('orders', 'billing', 'crm', 'ledger'))}-{n:02}" for n in range(60)]
-    counted = Counted(
+    counted = DerivedFigures(
         records=1_187_204,
         first_seq=17_107,
         last_seq=1_204_310,
-        events=tuple(Counts(name=f"crypto.event_{n}", success=chance.randrange(90_000)) for n in range(60)),
+        events=tuple(EventCounts(name=f"crypto.event_{n}", success=chance.randrange(90_000)) for n in range(60)),
         access=tuple(
-            Access(service=name, answered=chance.randrange(2_000_000), refused=chance.choice((0, 0, 0, 12)))
+            ServiceAccess(service=name, answered=chance.randrange(2_000_000), refused=chance.choice((0, 0, 0, 12)))
             for name in services
         ),
         denied=_moments(chance, 200, name="crypto.refused", outcome="refused", words="Key refused: reason: not yours"),
@@ -225,8 +225,8 @@ def a_hostile_report() -> Report:
             "denied": moments,
             "changes": moments,
             "approvals": moments,
-            "events": tuple(Counts(name=text, success=1) for text in HOSTILE),
-            "access": tuple(Access(service=text, answered=1, refused=1) for text in HOSTILE),
+            "events": tuple(EventCounts(name=text, success=1) for text in HOSTILE),
+            "access": tuple(ServiceAccess(service=text, answered=1, refused=1) for text in HOSTILE),
             "isolation": tuple(ClauseRuns(clause=text, held=1, breached=1) for text in HOSTILE),
         }
     )
@@ -292,7 +292,7 @@ def some_evidence(status: str = "in order") -> tuple[Evidence, ...]:
     )
 
 
-def _moments(chance: random.Random, number: int, **changed: object) -> tuple[Moment, ...]:
+def _moments(chance: random.Random, number: int, **changed: object) -> tuple[ReportedEvent, ...]:
     places = sorted(chance.sample(range(17_107, 1_204_310), number))
     step = (UNTIL - SINCE) / (number + 1)
     return tuple(a_moment(seq, SINCE + step * n, **changed) for n, seq in enumerate(places, 1))

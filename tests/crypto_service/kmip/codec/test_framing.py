@@ -5,13 +5,13 @@ import pytest
 from crypto_service.kmip.codec import framing, ttlv
 from crypto_service.kmip.codec.enums import Operation, ResultReason, ResultStatus
 from crypto_service.kmip.codec.fields import choice, number, octets, structure, text
-from crypto_service.kmip.codec.framing import NotKmip, Refusal
+from crypto_service.kmip.codec.framing import ErrorReply, InvalidFrame
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from tests.crypto_service.kmip.messages import a_get, batch_item, encoded, message, version
 
 LIMIT = 4096
-REFUSAL = Refusal(ResultReason.INVALID_MESSAGE, "no")
+REFUSAL = ErrorReply(ResultReason.INVALID_MESSAGE, "no")
 
 
 def test_the_size_of_a_message_is_known_from_its_first_eight_bytes():
@@ -29,7 +29,7 @@ def test_the_size_of_a_message_is_known_from_its_first_eight_bytes():
     ],
 )
 def test_what_does_not_begin_a_request_or_is_longer_than_the_limit_is_not_kmip(beginning):
-    with pytest.raises(NotKmip):
+    with pytest.raises(InvalidFrame):
         framing.size_of(beginning, LIMIT)
 
 

@@ -12,7 +12,7 @@ from crypto_service.kmip.codec.enums import Operation, ResultReason, State
 from crypto_service.kmip.codec.fields import octets
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
-from database.postgres.notify import mark
+from database.postgres.notify import tenant_hash
 from tests.crypto_service.kmip.scene import Answered, Base, Client, Scene, a_date, cbc
 
 
@@ -49,7 +49,7 @@ class KeyLife(RuleBasedStateMachine):
     def _client(self, process: str, **who: str) -> Client:
         # Word of every change has come; what happens before it comes is test_objects' matter.
         for each in (self.scene.one, self.scene.two):
-            each.changes.tell(mark(self.scene.tenant))
+            each.changes.tell(tenant_hash(self.scene.tenant))
         return self.scene.client(process=getattr(self.scene, process), **who)
 
     def _ask(self, process: str, operation: Operation, key: Key, *payload: Item) -> Answered:

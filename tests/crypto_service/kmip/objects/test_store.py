@@ -7,8 +7,8 @@ import pytest
 from crypto_service.kmip.codec.enums import Operation, ResultReason, State
 from crypto_service.kmip.codec.fields import choice, long, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
-from crypto_service.server.eager import Finished, begin
-from database.postgres.notify import mark
+from crypto_service.server.eager import Completed, start_eagerly
+from database.postgres.notify import tenant_hash
 from tests.crypto_service.kmip.scene import Scene, a_name, attribute, creation, custom
 
 
@@ -86,9 +86,9 @@ async def test_a_change_elsewhere_is_seen_as_soon_as_word_of_it_comes(scene: Sce
     object_id = await here.activated()
     assert (await there.get(object_id)).reason is None
     assert (await here.revoke(object_id, 2)).reason is None
-    scene.two.changes.tell(mark(scene.other))
+    scene.two.changes.tell(tenant_hash(scene.other))
     assert (await there.get(object_id)).reason is None
-    scene.two.changes.tell(mark(scene.tenant))
+    scene.two.changes.tell(tenant_hash(scene.tenant))
     assert (await there.get(object_id)).reason is ResultReason.PERMISSION_DENIED
 
 
@@ -97,11 +97,11 @@ async def test_what_was_read_before_a_change_is_not_returned_to_later_requests(s
     writer, reader = scene.client(), scene.client(process=scene.two)
     object_id = await writer.activated()
     await writer.get(object_id)
-    early = begin(reader.get(object_id))
-    assert not isinstance(early, Finished)
+    early = start_eagerly(reader.get(object_id))
+    assert not isinstance(early, Completed)
     await writer.revoke(object_id, 2)
     assert (await writer.get(object_id)).reason is ResultReason.PERMISSION_DENIED  # it needs no word of its own change
-    scene.two.changes.tell(mark(scene.tenant))
+    scene.two.changes.tell(tenant_hash(scene.tenant))
     assert (await reader.get(object_id)).reason is ResultReason.PERMISSION_DENIED
     await early
     assert (await reader.get(object_id)).reason is ResultReason.PERMISSION_DENIED
@@ -114,7 +114,7 @@ async def test_of_many_who_change_at_once_none_is_lost(scene: Scene):
         *(client.about(Operation.ADD_ATTRIBUTE, object_id, custom("x-n", str(n))) for n, client in enumerate(clients))
     )
     assert [answer.reason for answer in answers] == [None] * 6
-    scene.one.changes.tell(mark(scene.tenant))
+    scene.one.changes.tell(tenant_hash(scene.tenant))
     shown = (await clients[0].about(Operation.GET_ATTRIBUTES, object_id, text(Tag.ATTRIBUTE_NAME, "x-n"))).payload
     values = {item.first(Tag.ATTRIBUTE_VALUE).value for item in shown.all(Tag.ATTRIBUTE)}
     assert values == {"0", "1", "2", "3", "4", "5"}
@@ -124,7 +124,7 @@ async def test_of_two_who_destroy_and_activate_at_once_the_key_never_lives(scene
     one, two = scene.client(), scene.client(process=scene.two)
     object_id = await one.create()
     await asyncio.gather(one.about(Operation.DESTROY, object_id), two.about(Operation.ACTIVATE, object_id))
-    scene.one.changes.tell(mark(scene.tenant))
+    scene.one.changes.tell(tenant_hash(scene.tenant))
     state = await one.state(object_id)
     assert state in (State.ACTIVE, State.DESTROYED)
     if state == State.DESTROYED:

@@ -14,7 +14,7 @@ from openkcm.contract.protected_fields import Backfill
 from openkcm.field_encryption.backfill.progress import TableProgress
 from openkcm.field_encryption.backfill.table_scan import PASSING, Connection, Result, Settings
 from openkcm.field_encryption.errors import BackfillRefused, BackfillRunning, BackfillStopped
-from openkcm.field_encryption.key_cache import CannotOpen
+from openkcm.field_encryption.key_cache import KeyUnwrapError
 
 LONGEST_REST = 5.0
 _SHOWN_AFTER = 3
@@ -56,7 +56,7 @@ def holds_password(conninfo: str) -> bool:
         return "password" in conninfo.lower()
 
 
-class WaitingConnection:
+class RetryingConnection:
     def __init__(self, options: Options, stop: threading.Event, tell: Callable[[], None]) -> None:
         self._options, self._stop, self._tell = options, stop, tell
         self._connection: Connection | None = None
@@ -90,7 +90,7 @@ class WaitingConnection:
                 connection = self.connected()
                 self._lock(connection)
                 result = work(connection)
-            except (CannotOpen, psycopg.Error) as failed:
+            except (KeyUnwrapError, psycopg.Error) as failed:
                 reason = self._passing(failed)
             else:
                 if tries > _SHOWN_AFTER:
@@ -132,9 +132,9 @@ class WaitingConnection:
         if self._connection is not None:
             self._connection.close()
 
-    def _passing(self, failed: CannotOpen | psycopg.Error) -> str:
+    def _passing(self, failed: KeyUnwrapError | psycopg.Error) -> str:
         """Return what is being waited for; raises what no waiting changes."""
-        if isinstance(failed, CannotOpen):
+        if isinstance(failed, KeyUnwrapError):
             if failed.code in _FINAL or (failed.code == "key_table_unusable" and self._is_alive()):
                 raise BackfillRefused(f"{failed.detail} ({failed.code})", failed.hint or None) from None
             return failed.code

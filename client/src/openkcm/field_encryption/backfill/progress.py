@@ -57,7 +57,7 @@ class TableProgress:
         )
 
 
-class Telling:
+class ProgressReporter:
     """Inside of it, a thread says every few seconds what `tables` has come to; at the end it is said once more."""
 
     def __init__(self, service: CryptoService, tables: Callable[[], Sequence[TableProgress]]) -> None:

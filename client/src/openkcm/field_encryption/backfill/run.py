@@ -8,10 +8,10 @@ import psycopg
 
 from openkcm.contract.protected_fields import Backfill, ProtectedField, Store
 from openkcm.field_encryption.backfill import preflight
-from openkcm.field_encryption.backfill.connection import LONGEST_REST, Options, WaitingConnection
-from openkcm.field_encryption.backfill.preloaded_keys import KeysAtHand
+from openkcm.field_encryption.backfill.connection import LONGEST_REST, Options, RetryingConnection
+from openkcm.field_encryption.backfill.preloaded_keys import PreloadedKeys
 from openkcm.field_encryption.backfill.progress import TableProgress, of_table
-from openkcm.field_encryption.backfill.table_scan import Connection, TooManyRefused, Walks
+from openkcm.field_encryption.backfill.table_scan import Connection, TableScan, TooManyRefused
 from openkcm.field_encryption.errors import BackfillRefused, BackfillStopped
 from openkcm.field_encryption.key_cache import ColumnKeys, KeySource
 from openkcm.field_encryption.postgresql.catalog import Table
@@ -33,7 +33,7 @@ class BackfillRun:
         stop: threading.Event,
     ) -> None:
         self._options, self._protection, self._source, self._tell = options, protection, source, tell
-        self._patience = WaitingConnection(options, stop, tell)
+        self._patience = RetryingConnection(options, stop, tell)
         self.tables: list[TableProgress] = []
         self.notes: list[str] = []
 
@@ -75,9 +75,9 @@ class BackfillRun:
         undo, table = self._options.settings.undo, progress.table
         self._patience.begin(progress)
         store = DatabaseKeyStore(self._patience.do(lambda connection: connection.pgconn))
-        keys = KeysAtHand(ColumnKeys(Store.POSTGRESQL, self._source, store, self._options.key_seconds), table)
+        keys = PreloadedKeys(ColumnKeys(Store.POSTGRESQL, self._source, store, self._options.key_seconds), table)
         unchanged = partial(self._refuse_changed, table)
-        walks = Walks(keys, self._patience, self._options.settings, progress, unchanged, self._tell)
+        walks = TableScan(keys, self._patience, self._options.settings, progress, unchanged, self._tell)
         try:
             walks.count()
             if self._options.dry_run:
@@ -102,7 +102,7 @@ class BackfillRun:
         if not same:
             raise BackfillStopped(f"{table.full_name}, or what is protected of it, was changed meanwhile")
 
-    def _rounds(self, walks: Walks, progress: TableProgress) -> None:
+    def _rounds(self, walks: TableScan, progress: TableProgress) -> None:
         """Change and read back until nothing is left; what others held in one round is free in another."""
         for number in range(_ROUNDS):
             before = progress.rows

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import psycopg
 
 from openkcm.field_encryption import value_format as values
-from openkcm.field_encryption.backfill.preloaded_keys import KeysAtHand, KeyWanted, Stored
+from openkcm.field_encryption.backfill.preloaded_keys import KeyNotLoaded, PreloadedKeys, Stored
 from openkcm.field_encryption.backfill.progress import TableProgress
 from openkcm.field_encryption.backfill.queries import Queries
 from openkcm.field_encryption.postgresql.catalog import Column, key_value
@@ -42,7 +42,7 @@ PASSING = (
 """What happens beside an application at work, and is over when it is tried again."""
 
 
-class Patient(Protocol):
+class RetryPolicy(Protocol):
     """Does a piece of work over a connection, again and again until it is done; see `run`."""
 
     def do(self, work: Callable[[Connection], Result]) -> Result: ...
@@ -71,11 +71,11 @@ class _Done(NamedTuple):
     refused: Counter[str]
 
 
-class Walks:
+class TableScan:
     def __init__(  # noqa: PLR0913, PLR0917 - what a walk is made of
         self,
-        keys: KeysAtHand,
-        patient: Patient,
+        keys: PreloadedKeys,
+        patient: RetryPolicy,
         settings: Settings,
         progress: TableProgress,
         unchanged: Callable[[Connection], None],
@@ -86,8 +86,11 @@ class Walks:
         self._keys, self._patient, self._settings = keys, patient, settings
         self._progress, self._unchanged, self._tell = progress, unchanged, tell
         self._queries = Queries(self._table, sealed=settings.undo)
-        self._pace, self._reading = Pace(settings.rows_per_second), Pace(_READ_FASTER * settings.rows_per_second)
-        self._batches, self._pages = Portion(settings.batch), Portion(_PAGE)
+        self._pace, self._reading = (
+            RateLimiter(settings.rows_per_second),
+            RateLimiter(_READ_FASTER * settings.rows_per_second),
+        )
+        self._batches, self._pages = BatchSize(settings.batch), BatchSize(_PAGE)
 
     def count(self) -> None:
         """Find out how much there is to do; reads, and changes nothing."""
@@ -171,12 +174,12 @@ class Walks:
             raise TooManyRefused(progress.refused)
 
     def _try(self, connection: Connection, after: Key | None, last: Key, size: int, *, careful: bool) -> _Done:
-        """Raises CannotOpen, psycopg.Error."""
+        """Raises KeyUnwrapError, psycopg.Error."""
         self._keys.refresh()
         while True:
             try:
                 return self._changed(connection, after, last, size, careful=careful)
-            except KeyWanted as missing:
+            except KeyNotLoaded as missing:
                 self._keys.fetch(missing.wanted)
 
     def _changed(self, connection: Connection, after: Key | None, last: Key, size: int, *, careful: bool) -> _Done:
@@ -231,7 +234,7 @@ class Walks:
             return stored
 
     def _new(self, row: Sequence[Any]) -> dict[str, Stored]:
-        """Return what is to be stored in a row's columns; empty when nothing is. Raises KeyWanted."""
+        """Return what is to be stored in a row's columns; empty when nothing is. Raises KeyNotLoaded."""
         part = values.row_part(self._key(row))
         found: dict[str, Stored] = {}
         for column, stored in self._of(row):
@@ -242,7 +245,7 @@ class Walks:
                 continue
             try:
                 found[column.name] = self._keys.open(column, part, stored)
-            except values.DoesNotOpen:
+            except values.DecryptionFailed:
                 continue  # it is counted when everything is read back
         return found
 
@@ -254,7 +257,7 @@ class Walks:
             progress = self._progress.columns[column.name]
             try:
                 sealed = self._opens(column, part, stored)
-            except values.DoesNotOpen:
+            except values.DecryptionFailed:
                 progress.unopened += 1
                 continue
             if sealed == self._settings.undo:
@@ -263,13 +266,13 @@ class Walks:
                 progress.read_back += 1
 
     def _opens(self, column: Column, part: bytes, stored: Stored) -> bool:
-        """Return whether a value is sealed, and opened if it is. Raises values.DoesNotOpen."""
+        """Return whether a value is sealed, and opened if it is. Raises values.DecryptionFailed."""
         while True:
             try:
                 self._keys.open(column, part, stored)
-            except values.NotOurs:
+            except values.NotEncrypted:
                 return False
-            except KeyWanted as missing:
+            except KeyNotLoaded as missing:
                 wanted = missing.wanted
                 self._patient.do(lambda _, wanted=wanted: self._keys.fetch(wanted))  # type: ignore[misc]  # its default
             else:
@@ -304,7 +307,7 @@ _FIRST_ROWS, _MOST_BYTES = 20, 8 << 20
 """At once, while it is not known how large values are, and of what is read."""
 
 
-class Pace:
+class RateLimiter:
     def __init__(self, rows_per_second: float) -> None:
         self._full = self._now = rows_per_second
         self._usual: float | None = None
@@ -332,7 +335,7 @@ class Pace:
         return max(0.0, rows / self._now - seconds)
 
 
-class Portion:
+class BatchSize:
     """How many rows to read at once, so that large values do not fill the memory."""
 
     def __init__(self, most: int) -> None:

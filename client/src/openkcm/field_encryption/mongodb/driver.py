@@ -26,15 +26,15 @@ from pymongo.asynchronous import pool as async_pool
 from pymongo.read_preferences import ReadPreference
 from pymongo.synchronous import bulk, client_bulk, cursor_base, pool
 
-from openkcm.field_encryption.environment import Surroundings
+from openkcm.field_encryption.environment import RunEnvironment
 from openkcm.field_encryption.mongodb.errors import StatementRefused
 from openkcm.field_encryption.mongodb.key_store import CollectionKeyStore
 from openkcm.field_encryption.mongodb.pymongo_internals import KNOWN
 from openkcm.field_encryption.mongodb.rewrite import commands
-from openkcm.field_encryption.mongodb.sessions import Exchange, Hook
+from openkcm.field_encryption.mongodb.sessions import CommandExchange, MongoSession
 from openkcm.field_encryption.protected_fields import ServiceProtection
 from openkcm.field_encryption.service_client import CryptoService, ServiceKeySource
-from openkcm.field_encryption.usage import Uses
+from openkcm.field_encryption.usage import UsageReporter
 
 _COMMAND = ["self", "dbname", "spec", "read_preference", "codec_options", "check", "allowable_errors"]
 _CURSOR = ["conn", "cmd", "dbname", "request_id", "msg", "client", "session", "listeners", "codec_options"]
@@ -84,7 +84,7 @@ def unsuited() -> str:
     return ""
 
 
-def install(hook: Hook) -> None:
+def install(hook: MongoSession) -> None:
     """Put the hook into pymongo."""
     made: dict[str, Callable[..., Any]] = {
         "command": _command,
@@ -101,7 +101,7 @@ def install(hook: Hook) -> None:
         _wrap(owner, name, hook, replacement)
 
 
-def _wrap(owner: Any, name: str, hook: Hook, replacement: Callable[..., Any]) -> None:
+def _wrap(owner: Any, name: str, hook: MongoSession, replacement: Callable[..., Any]) -> None:
     original = getattr(owner, name)
 
     def method(*arguments: Any, **named: Any) -> Any:
@@ -113,11 +113,11 @@ def _wrap(owner: Any, name: str, hook: Hook, replacement: Callable[..., Any]) ->
 class _Prepared(dict[str, Any]):
     """A find command that takes with it how its reply is read."""
 
-    exchange: Exchange
+    exchange: CommandExchange
 
 
 def _command(  # noqa: PLR0913, PLR0917 - pymongo's own parameters
-    hook: Hook,
+    hook: MongoSession,
     original: Callable[..., Any],
     connection: Any,
     dbname: str,
@@ -152,7 +152,13 @@ def _then(reply: Any, read: Callable[[Any], Any]) -> Any:
     return awaited(reply)
 
 
-def _as_command(hook: Hook, original: Callable[..., Any], query: Any, conn: Any, apply_timeout: bool = False) -> Any:  # noqa: FBT001, FBT002 - pymongo's own
+def _as_command(
+    hook: MongoSession,
+    original: Callable[..., Any],
+    query: Any,
+    conn: Any,
+    apply_timeout: bool = False,  # noqa: FBT001, FBT002 - pymongo's own
+) -> Any:
     if query._as_command is not None:
         return original(query, conn, apply_timeout)
     command, database = original(query, conn, apply_timeout)
@@ -168,7 +174,7 @@ def _as_command(hook: Hook, original: Callable[..., Any], query: Any, conn: Any,
 
 
 def _run_cursor_command(  # noqa: PLR0913 - pymongo's own parameters
-    hook: Hook,
+    hook: MongoSession,
     original: Callable[..., Any],
     conn: Any,
     cmd: Any,
@@ -192,7 +198,7 @@ def _run_cursor_command(  # noqa: PLR0913 - pymongo's own parameters
     return _then(original(conn, cmd, dbname, *arguments, client=client, **named), read)
 
 
-def _execute(hook: Hook, original: Callable[..., Any], writing: Any, *arguments: Any, **named: Any) -> Any:
+def _execute(hook: MongoSession, original: Callable[..., Any], writing: Any, *arguments: Any, **named: Any) -> Any:
     """Make all operations ready before the first of them is sent; they are sent in the places of the application's."""
     collection = writing.collection
     client, name, codec = collection.database.client, collection.full_name, collection.codec_options
@@ -204,7 +210,9 @@ def _execute(hook: Hook, original: Callable[..., Any], writing: Any, *arguments:
     return _then(original(writing, *arguments, **named), count.ended)
 
 
-def _execute_client(hook: Hook, original: Callable[..., Any], writing: Any, *arguments: Any, **named: Any) -> Any:
+def _execute_client(
+    hook: MongoSession, original: Callable[..., Any], writing: Any, *arguments: Any, **named: Any
+) -> Any:
     client, spaces, count = writing.client, set(writing.namespaces), hook.count()
     writers = {space: hook.writer(client, space, client.codec_options, commands.bulk, count) for space in spaces}
     ready = writing.__dict__[_READY] = {}
@@ -216,32 +224,34 @@ def _execute_client(hook: Hook, original: Callable[..., Any], writing: Any, *arg
     return _then(original(writing, *arguments, **named), count.ended)
 
 
-def _batch(hook: Hook, original: Callable[..., Any], writing: Any, bwc: Any, cmd: Any, ops: Any, client: Any) -> Any:  # noqa: PLR0913, PLR0917 - pymongo's own parameters
+def _batch(  # noqa: PLR0913, PLR0917 - pymongo's own parameters
+    hook: MongoSession, original: Callable[..., Any], writing: Any, bwc: Any, cmd: Any, ops: Any, client: Any
+) -> Any:
     del hook
     ready = writing.__dict__.get(_READY)
     return original(writing, bwc, cmd, ops if ready is None else (ready[id(one)] for one in ops), client)
 
 
 def _client_batch(  # noqa: PLR0913, PLR0917 - the same
-    hook: Hook, original: Callable[..., Any], writing: Any, bwc: Any, cmd: Any, ops: Any, namespaces: Any
+    hook: MongoSession, original: Callable[..., Any], writing: Any, bwc: Any, cmd: Any, ops: Any, namespaces: Any
 ) -> Any:
     del hook
     ready = writing.__dict__[_READY]
     return original(writing, bwc, cmd, ((kind, ready.get(id(one), one)) for kind, one in ops), namespaces)
 
 
-def hook_in(told: Surroundings) -> None:
+def hook_in(told: RunEnvironment) -> None:
     """Hook into the driver, which is imported by now; raises ImportError when it is another than is known."""
     problem = unsuited()
     if problem:
         raise ImportError(f"{problem}, which this version of OpenKCM cannot protect", name="pymongo")
     service = CryptoService(told.folder)
     install(
-        Hook(
+        MongoSession(
             ServiceProtection(service, told.catalogue_seconds),
             ServiceKeySource(service),
             CollectionKeyStore,
-            Uses(service.tell),
+            UsageReporter(service.tell),
             key_seconds=told.key_seconds,
         )
     )

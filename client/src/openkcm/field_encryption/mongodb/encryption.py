@@ -57,7 +57,7 @@ def is_document(value: object, codec: Codec) -> bool:
 
 
 def seal(keys: ColumnKeys, field: Field, identity: bytes, value: object, codec: Codec) -> Binary | dict[str, Binary]:
-    """Return what is stored. Raises CannotOpen, ProtectionUnusable."""
+    """Return what is stored. Raises KeyUnwrapError, ProtectionUnusable."""
     plain = _plain(value, codec)
     equality = tag(keys, field, plain) if field.deterministic else None
     sealed = Binary(
@@ -67,7 +67,7 @@ def seal(keys: ColumnKeys, field: Field, identity: bytes, value: object, codec: 
 
 
 def tag_of(keys: ColumnKeys, field: Field, value: object, codec: Codec) -> Binary:
-    """Return what equality of a field is asked by. Raises CannotOpen, ProtectionUnusable."""
+    """Return what equality of a field is asked by. Raises KeyUnwrapError, ProtectionUnusable."""
     return Binary(tag(keys, field, _plain(value, codec)), SUBTYPE)
 
 
@@ -83,14 +83,14 @@ def tag(keys: ColumnKeys, field: Field, plain: bytes) -> bytes:
 
 
 def opened(keys: ColumnKeys, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
-    """Return the value that was stored. Raises CannotOpen, PlainValueFound, ValueRefused."""
+    """Return the value that was stored. Raises KeyUnwrapError, PlainValueFound, ValueRefused."""
     try:
         return _value(_unsealed(keys, field, identity, stored), codec)
-    except values.NotOurs:
+    except values.NotEncrypted:
         if field.plain_allowed:
             return stored
         raise PlainValueFound(f"{field.full_name} holds a value that is not encrypted") from None
-    except values.DoesNotOpen:
+    except values.DecryptionFailed:
         raise ValueRefused(
             f"a value of {field.full_name} does not open in its document: "
             "it was altered, moved, or encrypted by another service"
@@ -107,20 +107,20 @@ def _unsealed(keys: ColumnKeys, field: Field, identity: bytes | None, stored: An
     sealed, equality = _parts(stored)
     key = keys.version(field.column, values.version_of(sealed))
     if key is None or identity is None:
-        raise values.DoesNotOpen
+        raise values.DecryptionFailed
     plain = values.unseal(key, field.place + identity, sealed)
     if equality is not None and not hmac.compare_digest(equality, tag(keys, field, plain)):
-        raise values.DoesNotOpen
+        raise values.DecryptionFailed
     return plain
 
 
 def _parts(stored: Any) -> tuple[bytes, Binary | None]:
-    """Return the sealed bytes and the tag. Raises NotOurs, DoesNotOpen."""
+    """Return the sealed bytes and the tag. Raises NotEncrypted, DecryptionFailed."""
     equality = None
     if type(stored) is not Binary and isinstance(stored, Mapping) and len(stored) == 2 and _ours(stored.get(TAG_NAME)):
         equality, stored = stored[TAG_NAME], stored.get(SEALED_NAME)
     if not _ours(stored):
-        raise values.NotOurs
+        raise values.NotEncrypted
     return values.from_bytes(stored)[0], equality
 
 

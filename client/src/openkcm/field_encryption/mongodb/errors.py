@@ -8,7 +8,7 @@ from pymongo import errors
 
 from openkcm.errors import OpenKcmError
 from openkcm.field_encryption import errors as vocabulary
-from openkcm.field_encryption.key_cache import CannotOpen
+from openkcm.field_encryption.key_cache import KeyUnwrapError
 
 _GUIDE = "see docs/mongodb.md#what-can-be-asked for the requests on protected fields"
 
@@ -54,7 +54,7 @@ class KeysUnavailable(_Explained, vocabulary.ColumnKeyUnavailable, errors.PyMong
     """The crypto service does not open the key."""
 
 
-def unavailable(failed: CannotOpen) -> KeysUnavailable:
+def unavailable(failed: KeyUnwrapError) -> KeysUnavailable:
     """Return the application's error, which keeps the crypto service's own code in its text."""
     return KeysUnavailable(
         f"the key of a protected field cannot be opened: {failed.detail} ({failed.code})", failed.hint or None

@@ -16,7 +16,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from openkcm.field_encryption.key_cache import CannotOpen, Column
+from openkcm.field_encryption.key_cache import Column, KeyUnwrapError
 from openkcm.field_encryption.mongodb.pymongo_internals import arguments
 
 COLLECTION = "openkcm.column_key"
@@ -63,7 +63,7 @@ class CollectionKeyStore:
                     write_concern=WriteConcern(w="majority"),
                 )
         except PyMongoError as failed:
-            raise CannotOpen(
+            raise KeyUnwrapError(
                 "key_collection_unusable",
                 f"the collection {COLLECTION} cannot be used: {type(failed).__name__}",
                 "let the application's user read and write it, see docs/mongodb.md#what-is-needed",

@@ -9,7 +9,7 @@ from bson import CodecOptions
 from bson.codec_options import DatetimeConversion, TypeRegistry
 from bson.raw_bson import RawBSONDocument
 
-from openkcm.field_encryption.key_cache import CannotOpen
+from openkcm.field_encryption.key_cache import KeyUnwrapError
 from openkcm.field_encryption.mongodb import encryption as sealing
 from openkcm.field_encryption.mongodb.catalog import Field
 from openkcm.field_encryption.mongodb.encryption import Codec
@@ -23,7 +23,7 @@ _AS_STORED: Codec = CodecOptions(document_class=dict, datetime_conversion=Dateti
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReplyDecryptor:
     """How the documents of a reply are opened."""
 
     request: Request
@@ -48,7 +48,7 @@ class Reading:
             for batch in _BATCHES:
                 if cursor.get(batch):
                     return _with(reply, "cursor", _with(cursor, batch, [self._document(one) for one in cursor[batch]]))
-        except CannotOpen as failed:
+        except KeyUnwrapError as failed:
             raise unavailable(failed) from None
         return reply
 

@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from openkcm.contract.protected_fields import ProtectedField, Store
-from openkcm.field_encryption.key_cache import CannotOpen, ColumnKeys, KeySource, KeyStore
+from openkcm.field_encryption.key_cache import ColumnKeys, KeySource, KeyStore, KeyUnwrapError
 from openkcm.field_encryption.mongodb import pymongo_internals as clients
 from openkcm.field_encryption.mongodb.catalog import Catalogue, Collection, catalogue
 from openkcm.field_encryption.mongodb.encryption import Codec
 from openkcm.field_encryption.mongodb.errors import ProtectionUnknown, StatementRefused, unavailable
-from openkcm.field_encryption.mongodb.replies import Reading
+from openkcm.field_encryption.mongodb.replies import ReplyDecryptor
 from openkcm.field_encryption.mongodb.rewrite import commands
 from openkcm.field_encryption.mongodb.rewrite.projections import Documents
 from openkcm.field_encryption.mongodb.rewrite.request import Count, Request
 from openkcm.field_encryption.protected_fields import Protection, ProtectionUnreadable
-from openkcm.field_encryption.usage import Uses
+from openkcm.field_encryption.usage import UsageReporter
 
 _CURSORS = 65536
 _DOCUMENTS = frozenset({"find", "aggregate", "findAndModify", "findandmodify", "getMore"})
@@ -25,15 +25,15 @@ _DOCUMENTS = frozenset({"find", "aggregate", "findAndModify", "findandmodify", "
 Command = Mapping[str, Any]
 
 
-class Exchange(NamedTuple):
+class CommandExchange(NamedTuple):
     """What is sent in the place of a command, and how what comes back is read."""
 
     command: Command
-    reading: Reading | None
+    reading: ReplyDecryptor | None
     counted: Count
 
 
-class Hook:
+class MongoSession:
     """The state of the hook in this process; safe to use from several threads."""
 
     def __init__(  # noqa: PLR0913 - what a process knows from its environment
@@ -41,7 +41,7 @@ class Hook:
         protection: Protection,
         source: KeySource,
         store: Callable[[Any, str], KeyStore],
-        uses: Uses,
+        uses: UsageReporter,
         *,
         key_seconds: float,
         clock: Callable[[], float] = time.monotonic,
@@ -71,7 +71,7 @@ class Hook:
             self._known = fields, found
         return found
 
-    def exchange(self, client: Any, database: str, command: Command, codec: Codec) -> Exchange | None:
+    def exchange(self, client: Any, database: str, command: Command, codec: Codec) -> CommandExchange | None:
         """Return what is sent instead of a command, None when it goes as it is.
 
         Raises StatementRefused, ProtectionUnusable, ProtectionUnknown, KeysUnavailable.
@@ -82,7 +82,7 @@ class Hook:
         name = next(iter(command))
         if name == "explain":
             inner = self.exchange(client, database, command[name], codec)
-            return None if inner is None else Exchange({**command, name: inner.command}, None, inner.counted)
+            return None if inner is None else CommandExchange({**command, name: inner.command}, None, inner.counted)
         count = self.count()
         if name == "bulkWrite":
             spaces = [one["ns"] for one in command["nsInfo"]]
@@ -91,7 +91,7 @@ class Hook:
             written = zip(command["ops"], kinds, strict=True)
             operations = [_through(writers[kind], one) for one, kind in written]
             count.prepared()
-            return Exchange({**command, "ops": operations}, None, count)
+            return CommandExchange({**command, "ops": operations}, None, count)
         collection = commands.collection_of(known, database, name, command)
         if collection is None or name == "aggregate":
             commands.check_elsewhere(known, database, name, command)
@@ -100,13 +100,13 @@ class Hook:
         request = self._request(client, collection, codec, count)
         if name == "getMore":
             reads = self._cursors.get(clients.cursor_key(client, command[name]), Documents.THEIRS)
-            return Exchange(command, Reading(request, reads), count)
+            return CommandExchange(command, ReplyDecryptor(request, reads), count)
         try:
             sent = commands.prepared(request, name, command)
-        except CannotOpen as failed:
+        except KeyUnwrapError as failed:
             raise unavailable(failed) from None
         count.prepared()
-        return Exchange(sent.command, Reading(request, sent.reads) if name in _DOCUMENTS else None, count)
+        return CommandExchange(sent.command, ReplyDecryptor(request, sent.reads) if name in _DOCUMENTS else None, count)
 
     def count(self) -> Count:
         """Return what counts one command, which begins now."""
@@ -120,7 +120,7 @@ class Hook:
         collection = self.catalogue().get((database, name))
         return None if collection is None else Writer(self._request(client, collection, codec, count), one)
 
-    def read(self, client: Any, reading: Reading, reply: Any) -> Any:
+    def read(self, client: Any, reading: ReplyDecryptor, reply: Any) -> Any:
         """Return a reply as the application reads it, and remember its cursor."""
         if reading.reads is not Documents.THEIRS:
             cursor = reply.get("cursor")
@@ -164,7 +164,7 @@ class Writer(NamedTuple):
     def __call__(self, operation: Command) -> Command:
         try:
             return self.one(self.request, operation)
-        except CannotOpen as failed:
+        except KeyUnwrapError as failed:
             raise unavailable(failed) from None
 
 

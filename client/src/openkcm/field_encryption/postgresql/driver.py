@@ -21,16 +21,16 @@ from psycopg import _cursor_base, _pipeline_base, _server_cursor_base, adapt, cl
 from psycopg.errors import error_from_result
 from psycopg.rows import tuple_row
 
-from openkcm.field_encryption.environment import Surroundings
+from openkcm.field_encryption.environment import RunEnvironment
 from openkcm.field_encryption.postgresql.errors import StatementRefused
-from openkcm.field_encryption.postgresql.execute.prepared import Rewritten, Work
+from openkcm.field_encryption.postgresql.execute.prepared import PreparedRewrite, Rewritten
 from openkcm.field_encryption.postgresql.execute.rows import RowReader, Visible
 from openkcm.field_encryption.postgresql.key_store import DatabaseKeyStore
 from openkcm.field_encryption.postgresql.plan import Plan
 from openkcm.field_encryption.postgresql.sessions import Hook, Session
 from openkcm.field_encryption.protected_fields import ServiceProtection
 from openkcm.field_encryption.service_client import CryptoService, ServiceKeySource
-from openkcm.field_encryption.usage import Uses
+from openkcm.field_encryption.usage import UsageReporter
 from openkcm.field_encryption.value_format import KeyValue
 
 Steps = Generator[Any, Any, Any]
@@ -144,7 +144,7 @@ def _maybe_prepare_gen(hook: Hook, original: Callable[..., Steps]) -> Callable[.
             return original(cursor, pgq, prepare=prepare, binary=binary)
         return rewriting(cursor, session, work, pgq, prepare, binary)
 
-    def rewriting(cursor: Any, session: Session, work: Work, pgq: Any, *how: Any) -> Steps:
+    def rewriting(cursor: Any, session: Session, work: PreparedRewrite, pgq: Any, *how: Any) -> Steps:
         begun = perf_counter_ns()
         _check_encoding(cursor)
         if work.plan.declares:
@@ -317,7 +317,7 @@ def _set_row_factory(cursor: Any, factory: Any) -> None:
         cursor._make_row = cursor._make_row_maker()
 
 
-def hook_in(told: Surroundings) -> None:
+def hook_in(told: RunEnvironment) -> None:
     """Hook into the driver, which is imported by now; raises ImportError when it is another than is known."""
     problem = unsuited()
     if problem:
@@ -328,7 +328,7 @@ def hook_in(told: Surroundings) -> None:
             ServiceProtection(service, told.catalogue_seconds),
             ServiceKeySource(service),
             DatabaseKeyStore,
-            Uses(service.tell),
+            UsageReporter(service.tell),
             key_seconds=told.key_seconds,
             catalogue_seconds=told.catalogue_seconds,
         )

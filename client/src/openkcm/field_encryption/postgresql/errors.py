@@ -7,7 +7,7 @@ import psycopg
 
 from openkcm.errors import OpenKcmError
 from openkcm.field_encryption import errors as vocabulary
-from openkcm.field_encryption.key_cache import CannotOpen
+from openkcm.field_encryption.key_cache import KeyUnwrapError
 
 
 class _Explained(OpenKcmError):
@@ -39,7 +39,7 @@ class KeysUnavailable(_Explained, vocabulary.ColumnKeyUnavailable, psycopg.Opera
     """The crypto service does not open the key."""
 
 
-def unavailable(failed: CannotOpen) -> KeysUnavailable:
+def unavailable(failed: KeyUnwrapError) -> KeysUnavailable:
     """Return the application's error, which keeps the crypto service's own code in its text."""
     return KeysUnavailable(
         f"the key of a protected column cannot be opened: {failed.detail} ({failed.code})", failed.hint or None

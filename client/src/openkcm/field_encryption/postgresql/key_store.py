@@ -10,7 +10,7 @@ from typing import Any, Self
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
-from openkcm.field_encryption.key_cache import CannotOpen, Column
+from openkcm.field_encryption.key_cache import Column, KeyUnwrapError
 
 SETUP = """CREATE SCHEMA IF NOT EXISTS openkcm;
 CREATE TABLE IF NOT EXISTS openkcm.column_key (
@@ -57,7 +57,7 @@ class DatabaseKeyStore:
 def _set_up(connection: "_Connection") -> None:
     try:
         connection.ask(SETUP)
-    except CannotOpen:
+    except KeyUnwrapError:
         # Another process may have been faster, which CREATE … IF NOT EXISTS answers with an error.
         if connection.ask(_EXISTS) != [[b"t"]]:
             raise
@@ -93,8 +93,8 @@ class _Connection:
         return [[result.get_value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)]
 
 
-def _failed(detail: str) -> CannotOpen:
-    return CannotOpen(
+def _failed(detail: str) -> KeyUnwrapError:
+    return KeyUnwrapError(
         "key_table_unusable",
         detail,
         "let an owner of the database make this table once, see docs/postgresql.md#what-is-needed",

@@ -20,7 +20,7 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class GeneratedKey:
     """A primary key value that the hook takes from the sequence or makes, for the row of this number."""
 
     table: Table
@@ -28,11 +28,11 @@ class Made:
     row: int
 
 
-Operand = Parameter | Constant | Made
+Operand = Parameter | Constant | GeneratedKey
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class EncryptedParameter:
     """A value encrypted for its column and the row with this key."""
 
     table: Table
@@ -42,7 +42,7 @@ class Sealed:
 
 
 @dataclass(frozen=True, slots=True)
-class Tagged:
+class EqualityTagParameter:
     """What equals a value in a column that is asked for by equality; `many` is an array of values."""
 
     table: Table
@@ -53,12 +53,12 @@ class Tagged:
 
 Name = tuple[str, str, str]
 """Schema, table and column."""
-Slot = Parameter | Made | Sealed | Tagged
+Slot = Parameter | GeneratedKey | EncryptedParameter | EqualityTagParameter
 Piece = bytes | Slot
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class DecryptedColumn:
     """A protected column of the result, and the names of the columns beside it that hold its row's primary key."""
 
     table: Table
@@ -69,7 +69,7 @@ class Read:
 @dataclass(frozen=True, slots=True)
 class Plan:
     pieces: tuple[Piece, ...]
-    reads: tuple[Read, ...] = ()
+    reads: tuple[DecryptedColumn, ...] = ()
     hidden: frozenset[str] = frozenset()
     """Names of result columns that the application did not ask for."""
     columns: tuple[Name, ...] = ()
@@ -79,18 +79,20 @@ class Plan:
     query: bytes = b""
     """The text with parameters; empty when values go into the text itself."""
     sources: tuple[Slot, ...] = ()
-    made: tuple[Made, ...] = ()
+    made: tuple[GeneratedKey, ...] = ()
     passes: bool = False
     """The parameters are sent as they came: only what is read is protected."""
 
 
 def finished(
-    pieces: list[Piece], reads: tuple[Read, ...], hidden: frozenset[str], *, declares: bool, parameters: bool
+    pieces: list[Piece], reads: tuple[DecryptedColumn, ...], hidden: frozenset[str], *, declares: bool, parameters: bool
 ) -> Plan:
     """Return the plan; with `parameters` every slot is one, else it is written into the text."""
     slots = [piece for piece in pieces if not isinstance(piece, bytes)]
-    made = tuple(dict.fromkeys(slot for slot in slots if isinstance(slot, Made)))
-    touched = [(slot.table, slot.column) for slot in slots if isinstance(slot, Sealed | Tagged)]
+    made = tuple(dict.fromkeys(slot for slot in slots if isinstance(slot, GeneratedKey)))
+    touched = [
+        (slot.table, slot.column) for slot in slots if isinstance(slot, EncryptedParameter | EqualityTagParameter)
+    ]
     touched += [(read.table, read.column) for read in reads]
     columns = tuple(dict.fromkeys((table.schema, table.name, column.name) for table, column in touched))
     query, sources = b"", tuple(dict.fromkeys(slots))
@@ -103,7 +105,7 @@ def finished(
 
 
 def _cast(slot: Slot) -> bytes:
-    return b"" if not isinstance(slot, Made) else MADE_TYPES[slot.column.kind]
+    return b"" if not isinstance(slot, GeneratedKey) else MADE_TYPES[slot.column.kind]
 
 
 MADE_TYPES = {"int": b"::bigint", "uuid": b"::uuid"}

@@ -9,9 +9,9 @@ from openkcm.contract.protected_fields import ProtectedField, Store
 from openkcm.field_encryption.key_cache import ColumnKeys, KeySource, KeyStore
 from openkcm.field_encryption.postgresql.catalog import NOTHING, question, read_answer
 from openkcm.field_encryption.postgresql.errors import ProtectionUnknown
-from openkcm.field_encryption.postgresql.statements import Works
+from openkcm.field_encryption.postgresql.statements import RewriteCache
 from openkcm.field_encryption.protected_fields import Protection, ProtectionUnreadable
-from openkcm.field_encryption.usage import Uses
+from openkcm.field_encryption.usage import UsageReporter
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 8, 512
 _KEPT = "_openkcm_session"
@@ -21,9 +21,9 @@ _KEPT = "_openkcm_session"
 class Database:
     """One database of one server, for the whole process."""
 
-    def __init__(self, keys: ColumnKeys, uses: Uses) -> None:
+    def __init__(self, keys: ColumnKeys, uses: UsageReporter) -> None:
         self._keys, self._uses = keys, uses
-        self.works = Works(NOTHING, keys, uses)
+        self.works = RewriteCache(NOTHING, keys, uses)
         self.known_until = float("-inf")
         self.fields: tuple[ProtectedField, ...] | None = None
         """Those of all stores that the catalogue was read with."""
@@ -31,7 +31,7 @@ class Database:
     def learn(self, answer: str, fields: tuple[ProtectedField, ...], until: float) -> None:
         catalogue = read_answer(answer, _columns(fields))
         if catalogue != self.works.catalogue:
-            self.works = Works(catalogue, self._keys, self._uses)
+            self.works = RewriteCache(catalogue, self._keys, self._uses)
         self.fields, self.known_until = fields, until
 
 
@@ -65,7 +65,7 @@ class Hook:
         protection: Protection,
         source: KeySource,
         store: Callable[[Any], KeyStore],
-        uses: Uses,
+        uses: UsageReporter,
         *,
         key_seconds: float,
         catalogue_seconds: float,

@@ -5,15 +5,15 @@ from collections import OrderedDict
 from openkcm.field_encryption.key_cache import ColumnKeys
 from openkcm.field_encryption.postgresql.catalog import Catalogue, Column, Table
 from openkcm.field_encryption.postgresql.errors import StatementRefused
-from openkcm.field_encryption.postgresql.execute.prepared import Work
-from openkcm.field_encryption.postgresql.execute.rows import Opener
+from openkcm.field_encryption.postgresql.execute.prepared import PreparedRewrite
+from openkcm.field_encryption.postgresql.execute.rows import ColumnDecryptor
 from openkcm.field_encryption.postgresql.parser import Node, NotParsed, parse
-from openkcm.field_encryption.postgresql.plan import Plan, Sealed, finished
+from openkcm.field_encryption.postgresql.plan import EncryptedParameter, Plan, finished
 from openkcm.field_encryption.postgresql.rewrite import dml as writing
 from openkcm.field_encryption.postgresql.rewrite import select as reading
 from openkcm.field_encryption.postgresql.rewrite.analysis import Analysis
 from openkcm.field_encryption.postgresql.rewrite.scopes import EXPORTED, IGNORED, REFUSED, Output, Scope, table_of
-from openkcm.field_encryption.usage import Uses
+from openkcm.field_encryption.usage import UsageReporter
 
 # What neither stores values nor gives them out: structure, maintenance, sessions.
 _PASSING = frozenset({
@@ -35,16 +35,16 @@ _MOST = 2000
 _LONGEST_KEPT = 1 << 16
 
 
-class Works:
+class RewriteCache:
     """The statements known under one catalogue; safe to use from several threads, as one made twice does no harm."""
 
-    def __init__(self, catalogue: Catalogue, keys: ColumnKeys, uses: Uses) -> None:
+    def __init__(self, catalogue: Catalogue, keys: ColumnKeys, uses: UsageReporter) -> None:
         self.catalogue = catalogue
         self._keys, self._uses = keys, uses
-        self._kept: OrderedDict[bytes, Work | None] = OrderedDict()
-        self._openers: dict[tuple[int, int], Opener] = {}
+        self._kept: OrderedDict[bytes, PreparedRewrite | None] = OrderedDict()
+        self._openers: dict[tuple[int, int], ColumnDecryptor] = {}
 
-    def of(self, query: bytes) -> Work | None:
+    def of(self, query: bytes) -> PreparedRewrite | None:
         """Return what is to be done for a statement, None when it touches nothing that is protected.
 
         Raises: StatementRefused, ProtectionUnusable.
@@ -55,18 +55,18 @@ class Works:
             pass
         mentions = self.catalogue.mentions
         plan = None if mentions is None or mentions.search(query) is None else make(self.catalogue, query)
-        work = None if plan is None else Work(plan, self._keys, self._opener, self._uses)
+        work = None if plan is None else PreparedRewrite(plan, self._keys, self._opener, self._uses)
         if len(query) <= _LONGEST_KEPT:
             self._kept[query] = work
             while len(self._kept) > _MOST:
                 self._kept.popitem(last=False)
         return work
 
-    def _opener(self, table: Table, column: Column) -> Opener:
+    def _opener(self, table: Table, column: Column) -> ColumnDecryptor:
         """Return the one of a column, which all its statements share."""
         found = self._openers.get((table.oid, column.number))
         if found is None:
-            found = self._openers.setdefault((table.oid, column.number), Opener(self._keys, table, column))
+            found = self._openers.setdefault((table.oid, column.number), ColumnDecryptor(self._keys, table, column))
         return found
 
 
@@ -119,7 +119,7 @@ def _understood(a: Analysis, kind: str, node: Node) -> list[Output]:
             reading.select(a, query, scope, EXPORTED)
         else:
             writing.write(a, inner, query, scope, IGNORED)
-        if a.changed(Sealed):
+        if a.changed(EncryptedParameter):
             raise StatementRefused("EXPLAIN of a statement that encrypts shows nothing true", "explain a query")
         return []
     if kind == "CopyStmt":

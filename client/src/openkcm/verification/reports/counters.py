@@ -13,7 +13,14 @@ from datetime import UTC, datetime, timedelta
 from openkcm.contract.audit_events import AuditName, StoredRecord, fields_of
 from openkcm.verification.event_labels import what
 from openkcm.verification.isolation_controls import DETAIL, tallied
-from openkcm.verification.reports.model import Access, ClauseRuns, Counted, Counts, Moment, RootKeyEvent
+from openkcm.verification.reports.model import (
+    ClauseRuns,
+    DerivedFigures,
+    EventCounts,
+    ReportedEvent,
+    RootKeyEvent,
+    ServiceAccess,
+)
 
 DENIED = 200
 """How many refused attempts a report names; all are counted."""
@@ -98,21 +105,21 @@ class _Sums:
     answered: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     services: set[str] = field(default_factory=set)
-    denied: deque[Moment] = field(default_factory=lambda: deque(maxlen=DENIED))
+    denied: deque[ReportedEvent] = field(default_factory=lambda: deque(maxlen=DENIED))
     denied_total: int = 0
     clauses: dict[str, list[int]] = field(default_factory=dict)
     isolation_runs: int = 0
     root_key: deque[RootKeyEvent] = field(default_factory=lambda: deque(maxlen=LISTED))
     root_key_total: int = 0
     gone: dict[str, tuple[str, datetime]] = field(default_factory=dict)
-    changes: deque[Moment] = field(default_factory=lambda: deque(maxlen=LISTED))
+    changes: deque[ReportedEvent] = field(default_factory=lambda: deque(maxlen=LISTED))
     changes_total: int = 0
-    approvals: deque[Moment] = field(default_factory=lambda: deque(maxlen=LISTED))
+    approvals: deque[ReportedEvent] = field(default_factory=lambda: deque(maxlen=LISTED))
     approvals_total: int = 0
     is_complete: bool = True
 
 
-class Counting:
+class ReportCounter:
     """Figures of the records whose time is in a period, added one by one in the stream's order."""
 
     def __init__(self, since: datetime, until: datetime) -> None:
@@ -125,14 +132,14 @@ class Counting:
         if isinstance(time, str) and len(time) == _STAMP_LENGTH and self._first <= time < self._end:
             _add(self._sums, stored.seq, time, fields)
 
-    def figures(self) -> Counted:
+    def figures(self) -> DerivedFigures:
         """Return what was counted so far."""
         return _figures(self._sums)
 
 
-def counted(records: Iterable[StoredRecord], since: datetime, until: datetime) -> Counted:
+def counted(records: Iterable[StoredRecord], since: datetime, until: datetime) -> DerivedFigures:
     """Return the figures of the records of a period, all of them in the stream's order."""
-    counting = Counting(since, until)
+    counting = ReportCounter(since, until)
     for stored in records:
         counting.add(stored)
     return counting.figures()
@@ -195,7 +202,7 @@ def _list(sums: _Sums, seq: int, time: str, name: str, fields: Mapping[str, obje
         sums.root_key_total += 1
 
 
-def _took(sums: _Sums, moment: Moment, fields: Mapping[str, object]) -> float | None:
+def _took(sums: _Sums, moment: ReportedEvent, fields: Mapping[str, object]) -> float | None:
     """Return how long it took from the holder's refusal, as it was first met, to the lock that follows from it."""
     if moment.name == AuditName.ROOT_KEY_UNAVAILABLE:
         if len(sums.gone) < _SERVICES:
@@ -212,11 +219,11 @@ def _took(sums: _Sums, moment: Moment, fields: Mapping[str, object]) -> float | 
     return round(took / timedelta(seconds=1), 3) if took >= timedelta() else None
 
 
-def _moment(seq: int, time: str, name: str, fields: Mapping[str, object]) -> Moment | None:
+def _moment(seq: int, time: str, name: str, fields: Mapping[str, object]) -> ReportedEvent | None:
     at = _time_of(time)
     if at is None:
         return None
-    return Moment(
+    return ReportedEvent(
         seq=seq,
         at=at,
         actor=_text(fields, "actor"),
@@ -275,17 +282,19 @@ def _time_of(text: str) -> datetime | None:
     return at if at.tzinfo is not None else None
 
 
-def _figures(sums: _Sums) -> Counted:
+def _figures(sums: _Sums) -> DerivedFigures:
     events: dict[str, dict[str, int]] = {}
     for (name, outcome), times in sums.events.items():
         events.setdefault(name, {})[outcome] = times
     services = sorted(sums.answered.keys() | sums.refused.keys())
-    return Counted(
+    return DerivedFigures(
         records=sums.records,
         first_seq=sums.first_seq,
         last_seq=sums.last_seq,
-        events=tuple(Counts(name=name, **events[name]) for name in sorted(events)),
-        access=tuple(Access(service=one, answered=sums.answered[one], refused=sums.refused[one]) for one in services),
+        events=tuple(EventCounts(name=name, **events[name]) for name in sorted(events)),
+        access=tuple(
+            ServiceAccess(service=one, answered=sums.answered[one], refused=sums.refused[one]) for one in services
+        ),
         denied=tuple(sums.denied),
         denied_total=sums.denied_total,
         isolation=tuple(

@@ -13,7 +13,7 @@ from typing import Literal
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.isolation_controls import CLAUSES
 from openkcm.verification.reports.controls import CONTROLS
-from openkcm.verification.reports.model import Counted, Counts, Evidence, Finding, Stated
+from openkcm.verification.reports.model import DerivedFigures, EventCounts, Evidence, Finding, Snapshot
 
 Status = Literal["in order", "attention", "missing"]
 Said = tuple[Status, str]
@@ -41,33 +41,33 @@ _GONE = frozenset({"disabled", "unavailable", "destroyed"})
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class EvaluationInput:
     """What a status is judged by. `at` is when the report was made, to which `stated` belongs."""
 
-    counted: Counted
-    stated: Stated
+    counted: DerivedFigures
+    stated: Snapshot
     at: datetime
 
-    def event(self, name: AuditName) -> Counts:
-        return next((one for one in self.counted.events if one.name == name), Counts(name=name))
+    def event(self, name: AuditName) -> EventCounts:
+        return next((one for one in self.counted.events if one.name == name), EventCounts(name=name))
 
     def succeeded(self, *names: AuditName) -> int:
         return sum(self.event(name).success for name in names)
 
 
-Judge = Callable[[Figures], Said]
+Judge = Callable[[EvaluationInput], Said]
 
 
-def findings(counted: Counted, stated: Stated, at: datetime) -> tuple[Finding, ...]:
+def findings(counted: DerivedFigures, stated: Snapshot, at: datetime) -> tuple[Finding, ...]:
     """Return the summary, one line for each section."""
-    figures = Figures(counted, stated, at)
+    figures = EvaluationInput(counted, stated, at)
     said = [(subject, *judge(figures)) for subject, judge in _SUMMARY]
     return tuple(Finding(subject=subject, status=status, words=words) for subject, status, words in said)
 
 
-def evidence(counted: Counted, stated: Stated, at: datetime) -> tuple[Evidence, ...]:
+def evidence(counted: DerivedFigures, stated: Snapshot, at: datetime) -> tuple[Evidence, ...]:
     """Return what is evidence of which controls."""
-    figures = Figures(counted, stated, at)
+    figures = EvaluationInput(counted, stated, at)
     rows = zip(CONTROLS.items(), _JUDGED, strict=True)
     return tuple(
         Evidence(evidence=name, section=section, status=judge(figures)[0], controls=dict(controls))
@@ -75,12 +75,12 @@ def evidence(counted: Counted, stated: Stated, at: datetime) -> tuple[Evidence, 
     )
 
 
-def limits(stated: Stated) -> tuple[str, ...]:
+def limits(stated: Snapshot) -> tuple[str, ...]:
     """Return what the report does not show, whatever its figures are."""
     return (_BY_MODE[stated.root_key_mode == _PLATFORM], *_LIMITS)
 
 
-def _coverage(figures: Figures) -> Said:
+def _coverage(figures: EvaluationInput) -> Said:
     services = figures.stated.coverage
     if not services:
         return "missing", "No service is connected, so nothing is known to be encrypted."
@@ -90,7 +90,7 @@ def _coverage(figures: Figures) -> Said:
     return "in order", f"All listed data of {len(services)} services is encrypted, as far as is known here."
 
 
-def _keys(figures: Figures) -> Said:
+def _keys(figures: EvaluationInput) -> Said:
     keys = figures.stated.keys
     if not {"L1", "L2"} <= {one.level for one in keys}:
         return "missing", "The inventory has no root key or no tenant key."
@@ -100,7 +100,7 @@ def _keys(figures: Figures) -> Said:
     return "in order", f"{len(keys)} versions of keys, none older than its cryptoperiod."
 
 
-def _isolation(figures: Figures) -> Said:
+def _isolation(figures: EvaluationInput) -> Said:
     checks, runs = figures.stated.checks, figures.counted.isolation
     breached = sorted({one.clause for one in checks if one.outcome == "breached"} | _breached(figures))
     if breached:
@@ -117,7 +117,7 @@ def _isolation(figures: Figures) -> Said:
     return "in order", f"{number:,} attacks in {figures.counted.isolation_runs:,} runs, each of them refused."
 
 
-def _breached(figures: Figures) -> set[str]:
+def _breached(figures: EvaluationInput) -> set[str]:
     by_clause = {one.clause for one in figures.counted.isolation if one.breached}
     return by_clause or ({"a clause"} if figures.event(AuditName.BOUNDARY_CHECKED).failure else set())
 
@@ -125,7 +125,7 @@ def _breached(figures: Figures) -> set[str]:
 def _clauses_hold(*clauses: str) -> Judge:
     """Return a judge for whom the newest checks of these clauses must all have held."""
 
-    def judge(figures: Figures) -> Said:
+    def judge(figures: EvaluationInput) -> Said:
         found = [one for one in figures.stated.checks if one.clause in clauses]
         bad = {one.clause for one in found if one.outcome == "breached"} | (_breached(figures) & set(clauses))
         held = {one.clause for one in found if one.outcome == "held"}
@@ -139,7 +139,7 @@ def _clauses_hold(*clauses: str) -> Judge:
     return judge
 
 
-def _access(figures: Figures) -> Said:
+def _access(figures: EvaluationInput) -> Said:
     answered = sum(one.answered for one in figures.counted.access)
     refused = figures.counted.denied_total
     if not answered and not refused:
@@ -150,7 +150,7 @@ def _access(figures: Figures) -> Said:
     return "in order", f"{words}."
 
 
-def _root_key(figures: Figures) -> Said:
+def _root_key(figures: EvaluationInput) -> Said:
     stated, holder = figures.stated, figures.stated.root_key_holder
     if stated.root_key_mode == _PLATFORM or not holder:
         return "missing", "The platform holds the root key, so the customer has no kill switch of their own."
@@ -163,13 +163,13 @@ def _root_key(figures: Figures) -> Said:
     return "in order", f"{holder} holds the root key; revoked {times}, locked within {max(measured):.1f} s."
 
 
-def _changes(figures: Figures) -> Said:
+def _changes(figures: EvaluationInput) -> Said:
     if not figures.counted.changes_total:
         return "missing", "No change is on record for this period."
     return "in order", f"{figures.counted.changes_total:,} changes, each with who made it."
 
 
-def _approvals(figures: Figures) -> Said:
+def _approvals(figures: EvaluationInput) -> Said:
     if not figures.stated.four_eyes:
         return "missing", "The policy asks for a second person for nothing."
     failed = figures.event(AuditName.APPROVAL_EXECUTED).failure
@@ -179,7 +179,7 @@ def _approvals(figures: Figures) -> Said:
     return "in order", f"{words}; {figures.counted.approvals_total:,} records of requests and decisions."
 
 
-def _certificates(figures: Figures) -> Said:
+def _certificates(figures: EvaluationInput) -> Said:
     stated = figures.stated
     if not stated.certificates or stated.next_certificate_expiry is None:
         return "missing", "No service holds a certificate."
@@ -190,7 +190,7 @@ def _certificates(figures: Figures) -> Said:
     return "in order", f"{stated.certificates} certificates of the tenant's own authority; the next ends {until}."
 
 
-def _audit(figures: Figures) -> Said:
+def _audit(figures: EvaluationInput) -> Said:
     if not figures.counted.records:
         return "missing", "No record lies in this period."
     if not figures.counted.is_complete:
@@ -199,18 +199,18 @@ def _audit(figures: Figures) -> Said:
     return "in order", f"{figures.counted.records:,} records, {first:,} to {last:,}, chained, and signed past the last."
 
 
-def _policy(figures: Figures) -> Said:
+def _policy(figures: EvaluationInput) -> Said:
     return ("in order", "") if figures.stated.four_eyes else ("attention", "")
 
 
-def _generation(figures: Figures) -> Said:
+def _generation(figures: EvaluationInput) -> Said:
     of_ours = [one for one in figures.stated.keys if one.level in {"L2", "L3"}]
     if not of_ours:
         return "missing", ""
     return ("in order", "") if all(one.algorithm for one in of_ours) else ("attention", "")
 
 
-def _retirement(figures: Figures) -> Said:
+def _retirement(figures: EvaluationInput) -> Said:
     ended = (AuditName.TENANT_KEY_RETIRED, AuditName.TENANT_KEY_TRIMMED, AuditName.SERVICE_KEY_DESTROYED)
     destroyed = (AuditName.KEY_DESTROYED, AuditName.SHRED_CERTIFIED)
     if any(figures.event(name).failure for name in ended + destroyed):
@@ -218,7 +218,7 @@ def _retirement(figures: Figures) -> Said:
     return ("in order", "") if figures.succeeded(*ended, *destroyed) else ("missing", "")
 
 
-def _incidents(figures: Figures) -> Said:
+def _incidents(figures: EvaluationInput) -> Said:
     """Judge whether anything shows how an incident goes: a measured revocation, or a compromised key replaced."""
     measured = any(one.seconds is not None for one in figures.counted.root_key)
     if measured or figures.succeeded(AuditName.SERVICE_KEY_COMPROMISED):
@@ -226,14 +226,14 @@ def _incidents(figures: Figures) -> Said:
     return "missing", ""
 
 
-def _not_held(_figures: Figures) -> Said:
+def _not_held(_figures: EvaluationInput) -> Said:
     return "missing", ""
 
 
 def _worst(*judges: Judge) -> Judge:
     """Return a judge who says what the most severe of these says."""
 
-    def judge(figures: Figures) -> Said:
+    def judge(figures: EvaluationInput) -> Said:
         order: Sequence[Status] = ("in order", "attention", "missing")
         return max((one(figures) for one in judges), key=lambda said: order.index(said[0]))
 

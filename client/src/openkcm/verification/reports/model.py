@@ -1,9 +1,9 @@
 """What a compliance report says, section by section: one document, from which its PDF, HTML and JSON are made.
 
 Two kinds of figures, told apart because they are verified differently. *Counted* figures are functions of the tenant's
-audit records in the period alone, so whoever has an export recomputes them (`Counted`). *Stated* figures are how things
-stood when the report was made (`Stated`): the digest of exactly that section was put into the audit stream before the
-report was signed, so that a report which states something else does not fit the stream.
+audit records in the period alone, so whoever has an export recomputes them (`DerivedFigures`). *Stated* figures are how
+things stood when the report was made (`Snapshot`): the digest of exactly that section was put into the audit stream
+before the report was signed, so that a report which states something else does not fit the stream.
 
 The report maps evidence to ids of control frameworks. It is no attestation, and says so.
 """
@@ -17,7 +17,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Counts(_Part):
+class EventCounts(_Part):
     """Records of one kind of event."""
 
     name: str
@@ -27,7 +27,7 @@ class Counts(_Part):
     failure: int = 0
 
 
-class Moment(_Part):
+class ReportedEvent(_Part):
     """One record worth reading: its number in the stream, when, who, what, and in words."""
 
     seq: int
@@ -43,7 +43,7 @@ class Moment(_Part):
 class RootKeyEvent(_Part):
     """Something that happened to the root key. `seconds` from the holder's refusal to the lock, where it was one."""
 
-    moment: Moment
+    moment: ReportedEvent
     seconds: float | None = None
 
 
@@ -56,7 +56,7 @@ class ClauseRuns(_Part):
     not_checked: int = 0
 
 
-class Access(_Part):
+class ServiceAccess(_Part):
     """Use of keys by one service: operations answered and refused."""
 
     service: str
@@ -64,22 +64,22 @@ class Access(_Part):
     refused: int
 
 
-class Counted(_Part):
+class DerivedFigures(_Part):
     """What follows from the audit records of the period, and from nothing else."""
 
     records: int = Field(ge=0)
     first_seq: int = Field(ge=0, description="0 when the period has no records")
     last_seq: int = Field(ge=0)
-    events: tuple[Counts, ...]
-    access: tuple[Access, ...]
-    denied: tuple[Moment, ...] = Field(description="the newest refused attempts, at most DENIED of them")
+    events: tuple[EventCounts, ...]
+    access: tuple[ServiceAccess, ...]
+    denied: tuple[ReportedEvent, ...] = Field(description="the newest refused attempts, at most DENIED of them")
     denied_total: int = Field(description="attempts: one record can stand for many of a second")
     isolation: tuple[ClauseRuns, ...]
     isolation_runs: int
     root_key: tuple[RootKeyEvent, ...]
-    changes: tuple[Moment, ...]
+    changes: tuple[ReportedEvent, ...]
     changes_total: int
-    approvals: tuple[Moment, ...]
+    approvals: tuple[ReportedEvent, ...]
     approvals_total: int = 0
     root_key_total: int = 0
     is_complete: bool = Field(default=True, description="whether all names and services could be told apart")
@@ -127,7 +127,7 @@ class LatestCheck(_Part):
     at: AwareDatetime
 
 
-class Stated(_Part):
+class Snapshot(_Part):
     """How things stood when the report was made."""
 
     state: str
@@ -160,7 +160,7 @@ class Evidence(_Part):
     controls: dict[str, tuple[str, ...]]
 
 
-class StreamPlace(_Part):
+class StreamPosition(_Part):
     """Where the audit stream stood; the head that was signed there covers every record before."""
 
     seq: int
@@ -182,10 +182,10 @@ class Report(_Part):
     until: AwareDatetime
     made_at: AwareDatetime
     made_for: str
-    stream: StreamPlace
+    stream: StreamPosition
     summary: tuple[Finding, ...]
-    counted: Counted
-    stated: Stated
+    counted: DerivedFigures
+    stated: Snapshot
     stated_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     evidence: tuple[Evidence, ...]
     limits: tuple[str, ...]

@@ -19,9 +19,9 @@ import zlib
 from dataclasses import dataclass
 from enum import StrEnum
 
-from openkcm.verification.reports.model import Report, Stated
+from openkcm.verification.reports.model import Report, Snapshot
 from openkcm.verification.signed_document import (
-    DocumentBroken,
+    InvalidDocument,
     SignedText,
     canonical_text,
     parts_of,
@@ -42,7 +42,7 @@ _ELEMENT_ENDS = "</script>"
 _SIGNED = rb"openkcm-report/1 ([a-z0-9-]{1,40}:[0-9]{1,9}) ([A-Za-z0-9+/=]{1,400})"
 
 
-class Form(StrEnum):
+class ReportFormat(StrEnum):
     """What a report's file is."""
 
     JSON = "json"
@@ -51,8 +51,8 @@ class Form(StrEnum):
 
 
 _LAST_LINES = {
-    Form.HTML: (re.compile(rb"<!-- " + _SIGNED + rb" -->\n"), "<!-- {} -->\n"),
-    Form.PDF: (re.compile(rb"%" + _SIGNED + rb"\n"), "%{}\n"),
+    ReportFormat.HTML: (re.compile(rb"<!-- " + _SIGNED + rb" -->\n"), "<!-- {} -->\n"),
+    ReportFormat.PDF: (re.compile(rb"%" + _SIGNED + rb"\n"), "%{}\n"),
 }
 """A comment, which neither form shows: how it is read, and how it is written."""
 
@@ -67,10 +67,10 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadReport:
+class ParsedReport:
     """A file that was read: the report in it, and all signatures that must hold."""
 
-    form: Form
+    form: ReportFormat
     report: Report
     signatures: tuple[Signature, ...]
 
@@ -80,12 +80,12 @@ def report_text(report: Report) -> str:
     return canonical_text(report.model_dump(mode="json"))
 
 
-def stated_digest(stated: Stated) -> str:
+def stated_digest(stated: Snapshot) -> str:
     """Return the SHA-256 that binds what a report states to the audit stream."""
     return hashlib.sha256(canonical_text(stated.model_dump(mode="json")).encode()).hexdigest()
 
 
-def report_message(tenant_id: str, form: Form, content: bytes) -> bytes:
+def report_message(tenant_id: str, form: ReportFormat, content: bytes) -> bytes:
     """Return what is signed: it begins unlike a head and a certificate, so none can be passed off as another."""
     return f"openkcm-report/1 {tenant_id} {form} {hashlib.sha256(content).hexdigest()}".encode()
 
@@ -100,68 +100,72 @@ def signable(content: bytes) -> bytes:
     return content if content.endswith(b"\n") else content + b"\n"
 
 
-def with_signature(content: bytes, form: Form, signature: str, key: str) -> bytes:
+def with_signature(content: bytes, form: ReportFormat, signature: str, key: str) -> bytes:
     """Return a signable HTML or PDF file with its last line."""
     _, written = _LAST_LINES[form]
     return content + written.format(f"openkcm-report/1 {key} {signature}").encode()
 
 
-def read_report(file: bytes) -> ReadReport:
+def read_report(file: bytes) -> ParsedReport:
     """Return the report in a file of any form. Signatures are not looked at: they are for `report_verify`.
 
     Raises:
-        DocumentBroken: the file is none of ours, or its figures do not lie in it as they were written.
+        InvalidDocument: the file is none of ours, or its figures do not lie in it as they were written.
     """
     if len(file) > LONGEST_FILE:
-        raise DocumentBroken(f"the file is longer than any {KIND}")
+        raise InvalidDocument(f"the file is longer than any {KIND}")
     form = _form(file)
-    if form is Form.JSON:
+    if form is ReportFormat.JSON:
         signed, outer = read_document(file, LONGEST_DOCUMENT, KIND), None
     else:
         content, key, signature = _parted(file, form)
         signed = _carried(content, form)
         outer = (content, signature, key)
     report = statement_of(signed, Report, report_text)
-    inner = Signature(report_message(report.tenant_id, Form.JSON, signed.text.encode()), signed.signature, signed.key)
+    inner = Signature(
+        report_message(report.tenant_id, ReportFormat.JSON, signed.text.encode()), signed.signature, signed.key
+    )
     if outer is None:
-        return ReadReport(form, report, (inner,))
+        return ParsedReport(form, report, (inner,))
     content, signature, key = outer
-    return ReadReport(form, report, (Signature(report_message(report.tenant_id, form, content), signature, key), inner))
+    return ParsedReport(
+        form, report, (Signature(report_message(report.tenant_id, form, content), signature, key), inner)
+    )
 
 
-def _form(file: bytes) -> Form:
+def _form(file: bytes) -> ReportFormat:
     if file.startswith(b"%PDF-"):
-        return Form.PDF
-    return Form.JSON if file.startswith(b"{") else Form.HTML
+        return ReportFormat.PDF
+    return ReportFormat.JSON if file.startswith(b"{") else ReportFormat.HTML
 
 
-def _parted(file: bytes, form: Form) -> tuple[bytes, str, str]:
+def _parted(file: bytes, form: ReportFormat) -> tuple[bytes, str, str]:
     """Return what was signed, the key and the signature of a file that ends in its signature."""
     pattern, _ = _LAST_LINES[form]
     begins = file.rfind(b"\n", 0, max(len(file) - 1, 0)) + 1
     last = pattern.fullmatch(file, begins)
     if last is None:
-        raise DocumentBroken("the last line is not the signature of a compliance report")
+        raise InvalidDocument("the last line is not the signature of a compliance report")
     return file[:begins], last[1].decode(), last[2].decode()
 
 
-def _carried(content: bytes, form: Form) -> SignedText:
+def _carried(content: bytes, form: ReportFormat) -> SignedText:
     """Return the document that a file carries."""
-    text = attached(content, LONGEST_DOCUMENT) if form is Form.PDF else _in_element(content)
+    text = attached(content, LONGEST_DOCUMENT) if form is ReportFormat.PDF else _in_element(content)
     try:
         signed = parts_of(json.loads(text), KIND)
         return read_document(write_document(signed).encode(), LONGEST_DOCUMENT, KIND)
     except (ValueError, RecursionError):  # half of a surrogate pair is a ValueError as well
-        raise DocumentBroken("the figures in the file are not JSON") from None
+        raise InvalidDocument("the figures in the file are not JSON") from None
 
 
 def _in_element(content: bytes) -> bytes:
     _, begins, rest = content.partition(ELEMENT.encode())
     text, ends, _ = rest.partition(_ELEMENT_ENDS.encode())
     if not begins or not ends:
-        raise DocumentBroken("the file does not carry its figures")
+        raise InvalidDocument("the file does not carry its figures")
     if len(text) > LONGEST_DOCUMENT or ELEMENT.encode() in rest:
-        raise DocumentBroken("the file carries more than one set of figures, or too many")
+        raise InvalidDocument("the file carries more than one set of figures, or too many")
     return text
 
 
@@ -170,17 +174,17 @@ _LENGTH = re.compile(rb"/Length ([0-9]{1,9})")
 
 
 def attached(pdf: bytes, longest: int) -> bytes:
-    """Return what a PDF carries, no longer than `longest` when inflated; raises DocumentBroken where it is not one."""
+    """Return what a PDF carries, no longer than `longest` when inflated; raises InvalidDocument where it is not one."""
     found = list(_STREAM.finditer(pdf))
     if len(found) != 1:
-        raise DocumentBroken("the file does not carry exactly one set of figures")
+        raise InvalidDocument("the file does not carry exactly one set of figures")
     length, begins = _LENGTH.match(found[0][1]), found[0].end()
     packed = pdf[begins : begins + int(length[1])] if length else b""
     inflating = zlib.decompressobj()
     try:
         text = inflating.decompress(packed, longest + 1)
     except zlib.error:
-        raise DocumentBroken("the figures in the file cannot be unpacked") from None
+        raise InvalidDocument("the figures in the file cannot be unpacked") from None
     if len(text) > longest or not inflating.eof or inflating.unused_data:
-        raise DocumentBroken("the figures in the file are not whole, or too many")
+        raise InvalidDocument("the figures in the file are not whole, or too many")
     return text

@@ -24,7 +24,7 @@ from openkcm.contract.audit_events import AuditName, StoredRecord, fields_of
 from openkcm.errors import AuditBroken
 from openkcm.verification.audit_export import read_export, recognize_other_key, verify_export
 from openkcm.verification.errors import VerificationIncomplete
-from openkcm.verification.reports.counters import Counting
+from openkcm.verification.reports.counters import ReportCounter
 from openkcm.verification.reports.evaluation import (
     ACCESS,
     APPROVALS,
@@ -39,18 +39,18 @@ from openkcm.verification.reports.evaluation import (
     findings,
     limits,
 )
-from openkcm.verification.reports.model import Counted, Report
-from openkcm.verification.reports.signed_file import ReadReport, read_report, stated_digest
+from openkcm.verification.reports.model import DerivedFigures, Report
+from openkcm.verification.reports.signed_file import ParsedReport, read_report, stated_digest
 from openkcm.verification.results import (
     CheckedSignature,
     Outcome,
     SignatureCheck,
     SignatureState,
-    Verdict,
+    VerificationResult,
     outcome_of,
     signature_state,
 )
-from openkcm.verification.signed_document import DocumentBroken, canonical_text
+from openkcm.verification.signed_document import InvalidDocument, canonical_text
 
 _MOST = 100
 """Differences that are named; the rest is as wrong."""
@@ -95,7 +95,7 @@ class ReportVerdict:
     signature: SignatureState = SignatureState.MISSING
     key: str = ""
     fingerprint: str = ""
-    export: Verdict | None = None
+    export: VerificationResult | None = None
     differences: tuple[Difference, ...] = ()
     incomplete: bool = False
 
@@ -115,7 +115,7 @@ class _Reading:
     """What is looked at of an export's records as they go by."""
 
     report: Report
-    counting: Counting
+    counting: ReportCounter
     made: StoredRecord | None = None
 
     def see(self, stored: StoredRecord) -> None:
@@ -130,7 +130,7 @@ def verify_report(file: bytes, export: Iterable[bytes], check: SignatureCheck | 
     """Return what is to be said of a report held against the lines of an export; never raises for what is in either."""
     try:
         read = read_report(file)
-    except DocumentBroken as broken:
+    except InvalidDocument as broken:
         return ReportVerdict(f"the report: {broken}")
     report, form = read.report, str(read.form)
     lines = iter(export)
@@ -139,7 +139,7 @@ def verify_report(file: bytes, export: Iterable[bytes], check: SignatureCheck | 
     signed = (report, form, signature, read.signatures[0].key, checked.fingerprint)
     if checked.problem is not None:
         return ReportVerdict(f"the report: {checked.problem}", *signed, incomplete=checked.unknown_key)
-    reading = _Reading(report, Counting(report.since, report.until))
+    reading = _Reading(report, ReportCounter(report.since, report.until))
     verdict = verify_export(chain((header,) if header else (), lines), check, reading.see)
     try:
         problem = _export_problem(report, verdict, reading.made, checked=check is not None)
@@ -153,7 +153,7 @@ def verify_report(file: bytes, export: Iterable[bytes], check: SignatureCheck | 
 
 
 def _signatures(
-    read: ReadReport, check: SignatureCheck | None, header: bytes
+    read: ParsedReport, check: SignatureCheck | None, header: bytes
 ) -> tuple[SignatureState, CheckedSignature]:
     """Return the state of a file's signatures, and the first that does not hold, else the outer one.
 
@@ -169,7 +169,9 @@ def _signatures(
     return signature_state(checked), checked
 
 
-def _export_problem(report: Report, export: Verdict, made: StoredRecord | None, *, checked: bool) -> str | None:
+def _export_problem(
+    report: Report, export: VerificationResult, made: StoredRecord | None, *, checked: bool
+) -> str | None:
     """Return what of the export refutes the report; None when its records can be counted.
 
     Raises:
@@ -186,7 +188,9 @@ def _export_problem(report: Report, export: Verdict, made: StoredRecord | None, 
     return _place_problem(report, export, made, checked=checked)
 
 
-def _place_problem(report: Report, export: Verdict, made: StoredRecord | None, *, checked: bool) -> str | None:
+def _place_problem(
+    report: Report, export: VerificationResult, made: StoredRecord | None, *, checked: bool
+) -> str | None:
     place, stands = report.stream, f"record {report.stream.seq}, which the report names"
     if made is None:
         raise VerificationIncomplete(
@@ -216,8 +220,8 @@ def _binding_problem(report: Report, made: StoredRecord) -> str | None:
     return None
 
 
-def _differences(report: Report, recomputed: Counted) -> Iterator[Difference]:
-    for name in Counted.model_fields:
+def _differences(report: Report, recomputed: DerivedFigures) -> Iterator[Difference]:
+    for name in DerivedFigures.model_fields:
         section = _SECTIONS.get(name, AUDIT)
         yield from _of_figure(section, name, getattr(report.counted, name), getattr(recomputed, name))
     expected = {

@@ -21,7 +21,7 @@ class Sent(NamedTuple):
 def prepared(request: Request, name: str, command: Command) -> Sent:
     """Return a command about a protected collection as it is sent.
 
-    Raises StatementRefused, ProtectionUnusable, CannotOpen.
+    Raises StatementRefused, ProtectionUnusable, KeyUnwrapError.
     """
     if request.collection.problem:
         raise ProtectionUnusable(request.collection.problem)

@@ -16,7 +16,7 @@ Filter = Mapping[str, Any]
 
 
 def rewritten(request: Request, asked: Any) -> Any:
-    """Return the condition as the database can answer it. Raises StatementRefused, ProtectionUnusable, CannotOpen."""
+    """Return what the database can answer; raises StatementRefused, ProtectionUnusable, KeyUnwrapError."""
     if not isinstance(asked, Mapping):
         return asked  # the database says what it thinks of it
     kept: dict[str, Any] = {}

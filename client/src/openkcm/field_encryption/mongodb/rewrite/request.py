@@ -14,7 +14,7 @@ from openkcm.field_encryption.mongodb import encryption as sealing
 from openkcm.field_encryption.mongodb.catalog import Collection, Field
 from openkcm.field_encryption.mongodb.encryption import Codec
 from openkcm.field_encryption.mongodb.errors import ProtectionUnusable, StatementRefused
-from openkcm.field_encryption.usage import PLAIN, Uses, place
+from openkcm.field_encryption.usage import PLAIN, UsageReporter, place
 
 _WHOLE = ("$$ROOT", "$$CURRENT")
 _BY_NAME = ("$getField", "$setField", "$unsetField")
@@ -25,7 +25,7 @@ class Count:
 
     __slots__ = ("_begun", "_done", "_plain", "_spent", "_uses")
 
-    def __init__(self, uses: Uses) -> None:
+    def __init__(self, uses: UsageReporter) -> None:
         self._uses, self._begun, self._spent = uses, time.perf_counter_ns(), 0
         self._done: dict[str, list[int]] = {}
         self._plain: dict[str, int] = {}
@@ -82,13 +82,13 @@ class Request:
         return found
 
     def seal(self, field: Field, identity: bytes, value: object) -> Any:
-        """Return what is stored. Raises ProtectionUnusable, CannotOpen."""
+        """Return what is stored. Raises ProtectionUnusable, KeyUnwrapError."""
         stored = sealing.seal(self.keys, field, identity, value, self.codec)
         self.count.value(field, sealing.size_of(stored))
         return stored
 
     def opened(self, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
-        """Return the value that was stored. Raises CannotOpen, PlainValueFound, ValueRefused."""
+        """Return the value that was stored. Raises KeyUnwrapError, PlainValueFound, ValueRefused."""
         value = sealing.opened(self.keys, field, identity, stored, codec)
         if value is stored:
             self.count.plain(field)
@@ -97,7 +97,7 @@ class Request:
         return value
 
     def tag(self, field: Field, value: object) -> Any:
-        """Return what equality is asked by. Raises ProtectionUnusable, CannotOpen."""
+        """Return what equality is asked by. Raises ProtectionUnusable, KeyUnwrapError."""
         return sealing.tag_of(self.keys, field, value, self.codec)
 
     def is_document(self, value: object) -> bool:

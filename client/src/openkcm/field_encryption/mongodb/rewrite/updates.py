@@ -35,7 +35,7 @@ def deleted(request: Request, operation: Document, names: Names) -> Document:
 
 
 def changed(request: Request, operation: Document, names: Names) -> Document:
-    """Return an update as it is sent. Raises StatementRefused, ProtectionUnusable, CannotOpen."""
+    """Return an update as it is sent. Raises StatementRefused, ProtectionUnusable, KeyUnwrapError."""
     asked, change = operation.get(names.condition, {}), operation[names.change]
     result = {**operation, names.condition: filters.rewritten(request, asked)}
     if isinstance(change, list | tuple):

@@ -12,22 +12,22 @@ from uuid import UUID
 
 from openkcm.contract.protected_fields import Mode
 from openkcm.field_encryption import value_format as values
-from openkcm.field_encryption.key_cache import TAG, CannotOpen, ColumnKeys, Newest
+from openkcm.field_encryption.key_cache import TAG, ColumnKeys, KeyUnwrapError, LatestKey
 from openkcm.field_encryption.postgresql.catalog import Column, Table
 from openkcm.field_encryption.postgresql.errors import ProtectionUnusable, unavailable
 from openkcm.field_encryption.postgresql.plan import (
     MADE_TYPES,
     Constant,
-    Made,
+    EncryptedParameter,
+    EqualityTagParameter,
+    GeneratedKey,
     Name,
     Operand,
     Parameter,
     Plan,
-    Sealed,
     Slot,
-    Tagged,
 )
-from openkcm.field_encryption.usage import Tally
+from openkcm.field_encryption.usage import UsageCounter
 from openkcm.field_encryption.value_format import KeyValue
 
 Buffer = bytes | bytearray | memoryview
@@ -62,10 +62,10 @@ Write = Callable[[Given], tuple[Any, int, Any]]
 class Writer:
     """Writes the statements of one plan."""
 
-    def __init__(self, plan: Plan, keys: ColumnKeys, tally: Tally) -> None:
+    def __init__(self, plan: Plan, keys: ColumnKeys, tally: UsageCounter) -> None:
         self._plan, self._keys, self._tally = plan, keys, tally
         self._counted: dict[Name, int] = {name: at for at, name in enumerate(plan.columns)}
-        self._made: dict[Made, int] = {one: at for at, one in enumerate(plan.made)}
+        self._made: dict[GeneratedKey, int] = {one: at for at, one in enumerate(plan.made)}
         self._rows: dict[tuple[Table, tuple[Operand, ...]], int] = {}
         self._writes = [self._write(slot) for slot in plan.sources]
         self._parts = [self._part(table, key) for table, key in self._rows]
@@ -85,7 +85,7 @@ class Writer:
                 found, types, formats = zip(*sent, strict=True) if sent else ((), (), ())
                 return plan.query, list(found), types, list(formats)
             text = b"".join([piece if isinstance(piece, bytes) else piece(given) for piece in self._pieces])
-        except CannotOpen as failed:
+        except KeyUnwrapError as failed:
             raise unavailable(failed) from None
         return text, query.params, query.types, query.formats
 
@@ -93,18 +93,18 @@ class Writer:
         if isinstance(slot, Parameter):
             at = slot.number - 1
             return lambda given: (given.params[at], given.types[at], given.formats[at])
-        if isinstance(slot, Made):
+        if isinstance(slot, GeneratedKey):
             at = self._made[slot]
             return lambda given: (str(given.made[at]).encode("ascii"), 0, 0)
-        return self._sealed(slot) if isinstance(slot, Sealed) else self._tagged(slot)
+        return self._sealed(slot) if isinstance(slot, EncryptedParameter) else self._tagged(slot)
 
-    def _sealed(self, slot: Sealed) -> Write:
+    def _sealed(self, slot: EncryptedParameter) -> Write:
         table, column, tally = slot.table, slot.column, self._tally
         name, place = (table.schema, table.name, column.name), column.place
         text = column.kind == "text"
         oid, form = (TEXT, 0) if text else (BYTEA, 1)
         row, at = self._rows.setdefault((table, slot.key), len(self._rows)), self._counted[name]
-        key, tags = Newest(self._keys, name), Newest(self._keys, name, TAG)
+        key, tags = LatestKey(self._keys, name), LatestKey(self._keys, name, TAG)
         tagged, value = column.mode is Mode.DETERMINISTIC, slot.value
 
         def write(given: Given) -> Sent:
@@ -121,10 +121,10 @@ class Writer:
 
         return write
 
-    def _tagged(self, slot: Tagged) -> Write:
+    def _tagged(self, slot: EqualityTagParameter) -> Write:
         table, column, tally = slot.table, slot.column, self._tally
         name, text = (table.schema, table.name, column.name), slot.column.kind == "text"
-        tags, at, value = Newest(self._keys, name, TAG), self._counted[name], slot.value
+        tags, at, value = LatestKey(self._keys, name, TAG), self._counted[name], slot.value
         array = TEXT_ARRAY if text else BYTEA_ARRAY
 
         def tag(given: Given, plain: bytes | None) -> bytes | None:
@@ -153,7 +153,7 @@ class Writer:
 
     def _part(self, table: Table, key: Sequence[Operand]) -> Callable[[Given], bytes | None]:
         """Return what reads a row's part of a place."""
-        if len(key) == 1 and isinstance(key[0], Made):
+        if len(key) == 1 and isinstance(key[0], GeneratedKey):
             at = self._made[key[0]]
             return lambda given: values.row_part((given.made[at],))
         reads = [self._key(part, table, column) for part, column in zip(key, table.key, strict=True)]
@@ -166,7 +166,7 @@ class Writer:
         return part
 
     def _key(self, part: Operand, table: Table, column: Column) -> Callable[[Given], KeyValue | None]:
-        if isinstance(part, Made):
+        if isinstance(part, GeneratedKey):
             at = self._made[part]
             return lambda given: given.made[at]
         return lambda given: key(given, part, table, column)
@@ -184,7 +184,7 @@ def _literal(write: Write, slot: Slot, given: Given) -> bytes:
     value, oid, _ = write(given)
     if value is None:
         return b"NULL"
-    if isinstance(slot, Made):
+    if isinstance(slot, GeneratedKey):
         return b"'" + bytes(value) + b"'" + MADE_TYPES[slot.column.kind]
     return b"'" + bytes(value) + b"'" if oid == TEXT else b"'\\x" + bytes(value).hex().encode("ascii") + b"'::bytea"
 

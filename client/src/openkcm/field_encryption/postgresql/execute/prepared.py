@@ -7,9 +7,9 @@ from uuid import uuid4
 from openkcm.contract.protected_fields import Store
 from openkcm.field_encryption.key_cache import ColumnKeys
 from openkcm.field_encryption.postgresql.execute.bind import Arrays, Writer
-from openkcm.field_encryption.postgresql.execute.rows import Opener, RowReader
+from openkcm.field_encryption.postgresql.execute.rows import ColumnDecryptor, RowReader
 from openkcm.field_encryption.postgresql.plan import Plan
-from openkcm.field_encryption.usage import Uses, place
+from openkcm.field_encryption.usage import UsageReporter, place
 from openkcm.field_encryption.value_format import KeyValue
 
 
@@ -18,15 +18,17 @@ class Rewritten:
 
     __slots__ = ("formats", "params", "query", "timed", "types", "work")
 
-    def __init__(self, work: "Work", parts: tuple[bytes, Any, Any, Any], *, timed: bool) -> None:
+    def __init__(self, work: "PreparedRewrite", parts: tuple[bytes, Any, Any, Any], *, timed: bool) -> None:
         self.work, self.timed = work, timed
         self.query, self.params, self.types, self.formats = parts
 
 
-class Work:
+class PreparedRewrite:
     """Safe to use from several threads."""
 
-    def __init__(self, plan: Plan, keys: ColumnKeys, openers: Callable[..., Opener], uses: Uses) -> None:
+    def __init__(
+        self, plan: Plan, keys: ColumnKeys, openers: Callable[..., ColumnDecryptor], uses: UsageReporter
+    ) -> None:
         self.plan, self.uses = plan, uses
         self.tally = uses.tally([place(Store.POSTGRESQL, *name) for name in plan.columns])
         self._keys, self._openers = keys, openers

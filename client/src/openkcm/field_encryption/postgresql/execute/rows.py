@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from openkcm.field_encryption import value_format as values
-from openkcm.field_encryption.key_cache import TAG, CannotOpen, ColumnKeys, Newest
+from openkcm.field_encryption.key_cache import TAG, ColumnKeys, KeyUnwrapError, LatestKey
 from openkcm.field_encryption.postgresql.catalog import Column, Table, key_value
 from openkcm.field_encryption.postgresql.errors import (
     PlainValueFound,
@@ -25,7 +25,7 @@ from openkcm.field_encryption.postgresql.errors import (
     unavailable,
 )
 from openkcm.field_encryption.postgresql.plan import Plan
-from openkcm.field_encryption.usage import PLAIN, Tally, Uses
+from openkcm.field_encryption.usage import PLAIN, UsageCounter, UsageReporter
 from openkcm.field_encryption.value_format import (
     BYTES_PREFIX,
     HEAD,
@@ -62,7 +62,7 @@ class Visible:
         return found
 
 
-class Opener:
+class ColumnDecryptor:
     """Safe to use from several threads."""
 
     __slots__ = ("_column", "_keys", "_name", "_tags", "_where", "is_text", "lent", "place")
@@ -71,7 +71,7 @@ class Opener:
         self._keys, self._column = keys, column
         self._name = (table.schema, table.name, column.name)
         self._where = f"{table.full_name}.{column.name}"
-        self._tags = Newest(keys, self._name, TAG)
+        self._tags = LatestKey(keys, self._name, TAG)
         self.place, self.is_text = column.place, column.kind == "text"
         self.lent: tuple[float, dict[bytes, AESGCM], int] = (float("-inf"), {}, -1)
         """Until when it may be used, what opens a value by how it starts, and `ended` of the keys; replaced whole."""
@@ -81,7 +81,7 @@ class Opener:
         self.lent = (float("inf"), {}, ended)
 
     def tag(self, plain: bytes) -> bytes:
-        """Return what values have in common that equal this one. Raises CannotOpen."""
+        """Return what values have in common that equal this one. Raises KeyUnwrapError."""
         return values.tag(self._tags.key(self._keys.clock()), self.place, plain)
 
     def opened_bytes(self, stored: Any, part: bytes | None) -> bytes | None:
@@ -107,27 +107,27 @@ class Opener:
         try:
             read: Callable[[Any], tuple[Any, Any]] = values.from_text if self.is_text else values.from_bytes
             return self._unsealed(*read(stored), part)
-        except values.NotOurs:
+        except values.NotEncrypted:
             if self._column.plain_allowed:
                 return None
             raise PlainValueFound(f"{self._where} holds a value that is not encrypted") from None
-        except values.DoesNotOpen:
+        except values.DecryptionFailed:
             raise ValueRefused(
                 f"a value of {self._where} does not open in its row: it was altered, moved, or encrypted by another"
                 " service"
             ) from None
-        except CannotOpen as failed:
+        except KeyUnwrapError as failed:
             raise unavailable(failed) from None
 
     def _unsealed(self, sealed: bytes, equality: bytes | None, part: bytes | None) -> bytes:
         before = self.lent
         lent = self._keys.lend_version(self._name, values.version_of(sealed))
         if lent is None or part is None:
-            raise values.DoesNotOpen
+            raise values.DecryptionFailed
         key, until = lent
         plain = values.unseal(key, self.place + part, sealed)
         if equality is not None and equality != self.tag(plain):
-            raise values.DoesNotOpen
+            raise values.DecryptionFailed
         self._learn(before, sealed[:START], key.cipher(sealed[START - 16 : START]), until)
         return plain
 
@@ -146,7 +146,13 @@ class RowReader:
     """Reads the rows of one statement's results; where things are in them is known by their origin."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a statement's work is made of
-        self, plan: Plan, result: Any, keys: ColumnKeys, openers: Callable[..., Opener], tally: Tally, uses: Uses
+        self,
+        plan: Plan,
+        result: Any,
+        keys: ColumnKeys,
+        openers: Callable[..., ColumnDecryptor],
+        tally: UsageCounter,
+        uses: UsageReporter,
     ) -> None:
         """Raises StatementRefused when the result is not as understood."""
         self._keys, self._tally, self._uses = keys, tally, uses
@@ -155,7 +161,7 @@ class RowReader:
         positions = {name: index for index, name in enumerate(names)}
         self.visible = tuple(index for index in columns if names[index] not in plan.hidden)
         self._leading = self.visible == tuple(range(len(self.visible)))
-        groups: dict[tuple[int, tuple[int, ...]], tuple[_RowKey, list[tuple[int, int, Opener]]]] = {}
+        groups: dict[tuple[int, tuple[int, ...]], tuple[_RowKey, list[tuple[int, int, ColumnDecryptor]]]] = {}
         counted = {name: at for at, name in enumerate(plan.columns)}
         for index, read in zip(_found(plan, result), plan.reads, strict=True):
             key = tuple(positions[name] for name in read.key)
@@ -266,7 +272,7 @@ class _RowKey:
         return values.row_part(known)
 
 
-UNUSUAL = (KeyError, ValueError, TypeError, InvalidTag, CannotOpen)
+UNUSUAL = (KeyError, ValueError, TypeError, InvalidTag, KeyUnwrapError)
 """What becomes of a value that is not of the usual kind where it is taken for one."""
 
 _BYTES = BYTES_PREFIX[0]

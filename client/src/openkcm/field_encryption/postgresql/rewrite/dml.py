@@ -9,7 +9,7 @@ from typing import NamedTuple
 from openkcm.field_encryption.postgresql.catalog import Column, Table
 from openkcm.field_encryption.postgresql.errors import StatementRefused
 from openkcm.field_encryption.postgresql.parser import Node
-from openkcm.field_encryption.postgresql.plan import Constant, Made, Operand, Piece, Sealed
+from openkcm.field_encryption.postgresql.plan import Constant, EncryptedParameter, GeneratedKey, Operand, Piece
 from openkcm.field_encryption.postgresql.rewrite import select as reading
 from openkcm.field_encryption.postgresql.rewrite import where as conditions
 from openkcm.field_encryption.postgresql.rewrite.analysis import Analysis, not_understood
@@ -104,7 +104,7 @@ class Row(NamedTuple):
 
 
 def _row_key(
-    a: Analysis, table: Table, targets: list[Column], row: Row, made: dict[str, Made]
+    a: Analysis, table: Table, targets: list[Column], row: Row, made: dict[str, GeneratedKey]
 ) -> tuple[Operand, ...] | None:
     """Return the primary key of a row to be inserted, None when it is an expression."""
     parts: list[Operand] = []
@@ -136,7 +136,7 @@ def _seal(a: Analysis, table: Table, column: Column, item: Node, key: tuple[Oper
             f"the primary key of the row in {table.full_name} is not known before it is stored",
             "give each column of the primary key as a parameter or literal",
         )
-    a.replace(value[1].start, value[1].end, Sealed(table, column, value[0], key))
+    a.replace(value[1].start, value[1].end, EncryptedParameter(table, column, value[0], key))
 
 
 def _conflict(
@@ -312,9 +312,9 @@ def _rows(a: Analysis, index: int, lists: list[Node]) -> list[Row]:
 
 def generated_values(
     a: Analysis, node: Node, table: Table, targets: list[Column], rows: Listed
-) -> dict[tuple[int, str], Made]:
+) -> dict[tuple[int, str], GeneratedKey]:
     """Make the primary key values that the statement leaves to the database, before the database would."""
-    found: dict[tuple[int, str], Made] = {}
+    found: dict[tuple[int, str], GeneratedKey] = {}
     added: list[Column] = []
     for column in table.key:
         position = targets.index(column) if column in targets else None
@@ -330,7 +330,7 @@ def generated_values(
                     f"({column.made_by_database or 'it has no default'}), and is needed to encrypt the row",
                     "give the primary key in the statement",
                 )
-            found[number, column.name] = Made(table, column, number)
+            found[number, column.name] = GeneratedKey(table, column, number)
             if position is not None:
                 token = a.token(default["location"])
                 a.replace(token.start, token.end, found[number, column.name])
@@ -357,7 +357,7 @@ def _extend(
     node: Node,
     targets: list[Column],
     rows: Listed,
-    added: list[tuple[Column, dict[tuple[int, str], Made]]],
+    added: list[tuple[Column, dict[tuple[int, str], GeneratedKey]]],
 ) -> None:
     """Add columns to the list of an INSERT, or write the list if there is none, and values to each row."""
     names = b"".join(b", " + quoted(column.name) for column, _ in added)

@@ -7,7 +7,7 @@ from typing import Any
 from openkcm.field_encryption.postgresql.catalog import Catalogue, Column, Table
 from openkcm.field_encryption.postgresql.errors import ProtectionUnusable, StatementRefused
 from openkcm.field_encryption.postgresql.parser import Node
-from openkcm.field_encryption.postgresql.plan import Read
+from openkcm.field_encryption.postgresql.plan import DecryptedColumn
 
 # What becomes of protected columns in a query's result.
 EXPORTED, REFUSED, IGNORED = "exported", "refused", "ignored"
@@ -22,8 +22,8 @@ class Output:
     column: Column
     key: tuple[str, ...]
 
-    def read(self) -> Read:
-        return Read(self.table, self.column, self.key)
+    def read(self) -> DecryptedColumn:
+        return DecryptedColumn(self.table, self.column, self.key)
 
 
 @dataclass(frozen=True, slots=True)

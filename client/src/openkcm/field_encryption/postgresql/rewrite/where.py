@@ -9,7 +9,7 @@ from typing import Any
 from openkcm.contract.protected_fields import Mode
 from openkcm.field_encryption.postgresql.errors import StatementRefused
 from openkcm.field_encryption.postgresql.parser import Node
-from openkcm.field_encryption.postgresql.plan import Constant, Parameter, Tagged
+from openkcm.field_encryption.postgresql.plan import Constant, EqualityTagParameter, Parameter
 from openkcm.field_encryption.postgresql.rewrite.analysis import Analysis
 from openkcm.field_encryption.postgresql.rewrite.scopes import (
     IGNORED,
@@ -131,14 +131,14 @@ def _equality(  # noqa: PLR0913, PLR0917 - a comparison in its parts
     many = kind in {"AEXPR_OP_ANY", "AEXPR_OP_ALL"} and "A_ArrayExpr" not in other
     a.replace(start, end, b"(" + prefix if column.plain_allowed else prefix)
     for operand, token in fitting:
-        tagged = Tagged(table, column, operand, many)
+        tagged = EqualityTagParameter(table, column, operand, many)
         if column.plain_allowed:
             _either(a, name, operand, token.start, tagged)
         else:
             a.replace(token.start, token.end, tagged)
 
 
-def _either(a: Analysis, name: bytes, value: Parameter | Constant, start: int, tagged: Tagged) -> None:
+def _either(a: Analysis, name: bytes, value: Parameter | Constant, start: int, tagged: EqualityTagParameter) -> None:
     """Also find the rows from before: `(tag = … OR column = value)`."""
     index = a.index(start)
     token = a.tokens[index]
