@@ -9,7 +9,7 @@ from rich.text import Text
 
 from cli.audited import audited
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
-from cli.connections import Ask, Tenant, operator_database
+from cli.connections import Ask, Tenant, ask_gateway, operator_database
 from config.settings import load_settings
 from core.certificates import AuthorityState
 from core.errors.tenants import TenantUnknown
@@ -25,6 +25,14 @@ class NoRevocationList(CallerError):
     code = "no_revocation_list"
     message = "there is no revocation list of this authority"
     hint = "the first is published within minutes; a former authority has one while its certificates last"
+
+
+def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
+    certificates = typer.Typer(help="Rotate certificate authorities and fetch revocation lists.", no_args_is_help=True)
+    authorities = Authorities(ask)
+    certificates.command("rotate-ca")(authorities.roll)
+    certificates.command("crl")(authorities.crl)
+    app.add_typer(certificates, name="certificate")
 
 
 class Authorities:

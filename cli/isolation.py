@@ -46,7 +46,9 @@ All = Annotated[bool, typer.Option("--all", help="Examine every tenant that is o
 
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
-    app.command("check-boundaries")(CheckBoundaries(ask).check_boundaries)
+    isolation = typer.Typer(help="Check the isolation of tenants.", no_args_is_help=True)
+    isolation.command("check")(CheckBoundaries(ask).check_boundaries)
+    app.add_typer(isolation, name="isolation")
 
 
 class CheckBoundaries:

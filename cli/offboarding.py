@@ -15,8 +15,7 @@ from rich.text import Text
 
 from cli.audited import audited
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
-from cli.connections import Ask, Tenant, ask_gateway, operator_database
-from cli.tenants.commands import of_leaving
+from cli.connections import Ask, Tenant, operator_database
 from cli.tenants.status import stops
 from config.settings import load_settings
 from core.errors.tenants import DestructionStarted, TenantOffboarded, TenantUnknown
@@ -26,6 +25,7 @@ from core.tenants.lifecycle import State, Transition, transition
 from core.tenants.offboarding import parse_grace
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
+from database.offboarding import OffboardingRow
 from database.tenants import TenantRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
@@ -47,12 +47,6 @@ class NotDestroyedInTime(OpenKcmError):
 
     def __init__(self, tenant_id: str) -> None:
         super().__init__(hint=f"the destruction continues; see openkcm tenant show {tenant_id}")
-
-
-def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
-    leaving = OffboardCommands(ask)
-    app.command()(leaving.offboard)
-    app.command()(leaving.restore)
 
 
 class OffboardCommands:
@@ -197,3 +191,12 @@ def _draw_plan(console: Console, document: dict[str, Any]) -> None:
         table.add_row(Text(key["kind"]), Text(key["name"]), f"destroyed for good after {until} UTC")
     console.print(table)
     console.print(Text(f"{document['tenant_id']} is {document['state']} and nothing was changed"))
+
+
+def of_leaving(row: OffboardingRow | None) -> dict[str, Any] | None:
+    """Return how far a tenant's leaving is, as JSON's types; None while it stays."""
+    if row is None or row.since is None:
+        return None
+    times = {"since": row.since, "until": row.until, "destroying_at": row.destroying_at, "ended_at": row.offboarded_at}
+    restorable = row.destroying_at is None and row.state is State.LEAVING
+    return {name: at and at.isoformat() for name, at in times.items()} | {"restorable": restorable}

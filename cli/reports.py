@@ -37,7 +37,9 @@ _ACTOR = "operator"
 
 
 def register(app: typer.Typer) -> None:
-    app.command("report")(make_report)
+    reports = typer.Typer(help="Create compliance reports.", no_args_is_help=True)
+    reports.command("create")(make_report)
+    app.add_typer(reports, name="report")
 
 
 def make_report(  # noqa: PLR0913, PLR0917 - whose, as what, where to, of when

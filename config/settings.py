@@ -315,6 +315,15 @@ def load_settings() -> Settings:
         ) from failed
 
 
+def command_log_file() -> Path:
+    """Return the log of commands in the state folder; the folder need not exist."""
+    try:
+        state_dir = load_settings().state_dir
+    except SettingsInvalid:
+        state_dir = Path(str(Settings.model_fields["state_dir"].default))
+    return state_dir / "logs" / "command.log"
+
+
 def _load() -> Settings:
     named = os.environ.get(CONFIG_VARIABLE)
     if named is not None and not Path(named).is_file():

@@ -24,7 +24,6 @@ from core.audit import AuditFilter
 from core.errors.compliance import CertificateMissing
 from database.platform.scheduled import PlatformQueries
 from openkcm.cli import output
-from openkcm.cli.audit import verify
 from openkcm.cli.files import new_file
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import PublicKeyRefused
@@ -36,12 +35,14 @@ KeysOut = Annotated[Path | None, typer.Option("--out", help="The file to make; d
 
 
 def register(app: typer.Typer) -> None:
-    audit = typer.Typer(help="Hand out and verify audit streams and crypto-shred certificates.", no_args_is_help=True)
+    audit = typer.Typer(
+        help="Export, forward and reconcile audit streams; issue erasure certificates and public keys.",
+        no_args_is_help=True,
+    )
     audit.command("export")(export)
-    audit.command("stream")(stream)
-    audit.command("certificate")(certificate)
+    audit.command("forward")(stream)
+    audit.command("erasure-certificate")(certificate)
     audit.command("public-key")(public_key)
-    audit.command("verify")(verify)
     audit.command("reconcile")(reconcile)
     app.add_typer(audit, name="audit")
 

@@ -17,7 +17,8 @@ from rich.text import Text
 from cli.audited import audited
 from cli.confirmation import SERVICE, ConfirmService, refuse_unconfirmed
 from cli.connections import Tenant, ask_gateway, operator_database
-from cli.services import join_token
+from cli.services import join_token, protected_fields
+from cli.services.coverage import show_coverage
 from cli.services.smoke_test import try_service
 from cli.tenants.commands import of_service
 from config.settings import Settings, load_settings
@@ -50,8 +51,12 @@ def register(app: typer.Typer) -> None:
     services.command("list")(list_services)
     services.command("renew")(renew)
     services.command("disconnect")(disconnect)
-    services.command("try")(try_service)
+    services.command("smoke-test")(try_service)
     services.command("join-token")(join_token.make)
+    services.command("coverage")(show_coverage)
+    services.command("list-protected-fields")(protected_fields.show)
+    services.command("protect-field")(protected_fields.protect)
+    services.command("unprotect-field")(protected_fields.unprotect)
     app.add_typer(services, name="service")
 
 

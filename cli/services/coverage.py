@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -30,10 +29,6 @@ from config.settings import load_settings
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
-
-
-def register(app: typer.Typer) -> None:
-    app.command("coverage")(show_coverage)
 
 
 def show_coverage(tenant: Tenant, *, as_json: output.AsJson = False) -> None:

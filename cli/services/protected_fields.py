@@ -34,14 +34,6 @@ Keeper = Annotated[Store | None, typer.Option("--store", help="What keeps it; kn
 DryRun = Annotated[bool, typer.Option(help="Say what would change and what it means, and change nothing.")]
 
 
-def register(app: typer.Typer) -> None:
-    commands = typer.Typer(help="Choose which fields a service's programs keep encrypted.", no_args_is_help=True)
-    commands.command("show")(show)
-    commands.command("protect")(protect)
-    commands.command("unprotect")(unprotect)
-    app.add_typer(commands, name="protection")
-
-
 def show(tenant: Tenant, service: Service, *, as_json: output.AsJson = False) -> None:
     """Show a service's protected fields."""
     tenant_id, name = parse_tenant_id(tenant), parse_service_name(service)

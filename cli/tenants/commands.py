@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.audited import audited
-from cli.certificates import Authorities, of_authority
+from cli.certificates import of_authority
 from cli.connections import Ask, Tenant, ask_gateway, named, operator_database
 from cli.isolation import of_examination
+from cli.offboarding import OffboardCommands, of_leaving
 from cli.rotation import of_rotation, of_version
 from cli.tenants import output as tenant_view
 from cli.tenants.policy import Policy
@@ -26,7 +27,6 @@ from core.tenants.lifecycle import State
 from core.tenants.provisioning import TITLES
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.offboarding import OffboardingRow
 from database.platform.scheduled import PlatformQueries
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
@@ -39,17 +39,23 @@ All = Annotated[bool, typer.Option("--all", help="Include the platform's own ten
 
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
-    tenants = typer.Typer(help="Look at tenants, lock and unlock them, try failed ones again.", no_args_is_help=True)
+    tenants = typer.Typer(help="Show, lock, suspend, offboard and restore tenants.", no_args_is_help=True)
     tenants.command("list")(list_tenants)
     tenants.command("show")(show)
     tenants.command("retry")(retry)
     standing = StatusCommands(ask)
-    authorities = Authorities(ask)
-    tenants.command("roll-authority")(authorities.roll)
-    tenants.command("crl")(authorities.crl)
-    for command in (standing.suspend, standing.resume, standing.lock, standing.unlock):
+    offboarding = OffboardCommands(ask)
+    for command in (
+        standing.suspend,
+        standing.resume,
+        standing.lock,
+        standing.unlock,
+        offboarding.offboard,
+        offboarding.restore,
+    ):
         tenants.command()(command)
-    tenants.command()(Policy(ask).policy)
+    for command in (offboarding.offboard, offboarding.restore, Policy(ask).policy):
+        tenants.command()(command)
     app.add_typer(tenants, name="tenant")
 
 
@@ -160,15 +166,6 @@ def everything(tx: TenantTransaction) -> dict[str, Any]:
         "leaving": of_leaving(tx.leaving.get()),
         "audit": {"events": head.seq if head else 0, "head": head.chain_hash.hex() if head else None},
     }
-
-
-def of_leaving(row: OffboardingRow | None) -> dict[str, Any] | None:
-    """Return how far a tenant's leaving is, as JSON's types; None while it stays."""
-    if row is None or row.since is None:
-        return None
-    times = {"since": row.since, "until": row.until, "destroying_at": row.destroying_at, "ended_at": row.offboarded_at}
-    restorable = row.destroying_at is None and row.state is State.LEAVING
-    return {name: at and at.isoformat() for name, at in times.items()} | {"restorable": restorable}
 
 
 def of_service(row: ServiceRow) -> dict[str, Any]:

@@ -71,14 +71,15 @@ class StatusCommands:
         tenant: Tenant,
         *,
         breach: Annotated[
-            bool, typer.Option("--breach", help="Release the lock of a breach, after an examination without any.")
+            bool,
+            typer.Option("--isolation-breach", help="Release the lock of a breach."),
         ] = False,
-        confirm: Annotated[str | None, typer.Option(help="With --breach: the tenant's id once more.")] = None,
+        confirm: Annotated[str | None, typer.Option(help="With --isolation-breach: the tenant's id once more.")] = None,
         as_json: output.AsJson = False,
     ) -> None:
         """Take the kill switch back; a tenant whose root key fails stays locked until the key works again.
 
-        What a breach locked, `--breach` alone releases, once openkcm check-boundaries has found every wall standing.
+        A breach lock is released by `--isolation-breach` alone, after an isolation check without a finding.
         """
         if breach:
             tenant_id = parse_tenant_id(tenant)
@@ -178,7 +179,7 @@ def _unlocked_by(tx: TenantTransaction, locks: list[str]) -> str:
         return (
             "the platform locked it because an attack across its boundary succeeded: follow"
             f" docs/runbook.md#a-boundary-was-breached, run openkcm check-boundaries {tx.tenant_id}, then"
-            f" openkcm tenant unlock {tx.tenant_id} --breach"
+            f" openkcm tenant unlock {tx.tenant_id} --isolation-breach"
         )
     if LockReason.ROOT_KEY not in locks:
         return _LOCKED_AGAIN

@@ -127,7 +127,7 @@ def _launch(settings: Settings) -> Identity:
         # Not by subprocess, whose object expects its process to be waited for: this one outlives the command.
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "devstack"],
+            [sys.executable, "-m", "devstack.stack"],
             os.environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -152,6 +152,12 @@ Summary = Annotated[Path | None, typer.Option("--summary", help="The file for a 
 _LONGEST_KEY_FILE = 1_000_000
 
 
+def register(app: typer.Typer) -> None:
+    audit = typer.Typer(help="Verify audit exports, erasure certificates and compliance reports.", no_args_is_help=True)
+    audit.command("verify")(verify)
+    app.add_typer(audit, name="audit")
+
+
 def verify(  # noqa: PLR0913 - a file and what it can be held against
     file: File,
     public_key: KeyFile = None,

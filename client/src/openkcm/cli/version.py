@@ -1,13 +1,11 @@
-"""The version of OpenKCM that is installed."""
+"""Versions of installed distributions."""
 
 from importlib.metadata import PackageNotFoundError, version
 
-_DISTRIBUTION = "openkcm-tenant-controller"
 
-
-def installed_version() -> str:
-    """Return the version of the installed distribution; "unknown" for a source tree that is not installed."""
+def installed_version(distribution: str = "openkcm") -> str:
+    """Return the version of an installed distribution; "unknown" for a source tree that is not installed."""
     try:
-        return version(_DISTRIBUTION)
+        return version(distribution)
     except PackageNotFoundError:
         return "unknown"
