@@ -2,7 +2,7 @@
 # PYTHON=… chooses the interpreter, JOBS=… the test processes (one for each core), TESTS=… further options of pytest.
 # Ports and folders are settings: docs/settings.md.
 .DEFAULT_GOAL := help
-.PHONY: help demo down test test-unit test-full coverage lint lint-types lint-texts check docs lock bench screenshots chaos setup-runtime setup-test setup-bench
+.PHONY: help demo up status down test test-unit test-full coverage lint lint-types lint-texts check docs lock bench screenshots chaos setup-runtime setup-test setup-bench
 
 BIN := .venv/bin
 JOBS ?= $(shell nproc)
@@ -24,14 +24,20 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: setup-runtime ## start everything on loopback, enable ACME Corporation and let a service of it encrypt a record
-	@$(BIN)/openkcm up
-	@$(BIN)/openkcm enable $(TENANT) --organization "$(ORGANIZATION)" --region $(REGION) --wait
-	@$(BIN)/openkcm service connect $(TENANT) --kind microservice --name $(SERVICE) --out $(SERVICE_FOLDER)
-	@$(BIN)/openkcm service try $(SERVICE_FOLDER)
-	@$(BIN)/openkcm status
+	@$(BIN)/python -m devstack up
+	@$(BIN)/python -m devstack enable $(TENANT) --organization "$(ORGANIZATION)" --region $(REGION) --wait
+	@$(BIN)/openkcmctl service connect $(TENANT) --kind microservice --name $(SERVICE) --out $(SERVICE_FOLDER)
+	@$(BIN)/openkcmctl service smoke-test $(SERVICE_FOLDER)
+	@$(BIN)/python -m devstack status
+
+up: setup-runtime ## start everything on loopback
+	@$(BIN)/python -m devstack up
+
+status: setup-runtime ## show what runs and where it is reached
+	@$(BIN)/python -m devstack status
 
 down: setup-runtime ## stop everything that demo started, keeping its data
-	@$(BIN)/openkcm down
+	@$(BIN)/python -m devstack down
 
 test-unit: setup-test ## run the tests that need no server, network or pause
 	@$(PYTEST) -n $(JOBS) -m unit $(TESTS)

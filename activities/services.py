@@ -244,5 +244,5 @@ def _still_wanted(tx: TenantTransaction, step: ServiceStep) -> ServiceRow:
     if service is None:
         raise ServiceUnknown
     if service.state is ServiceState.DISCONNECTED:
-        raise ServiceUnknown("the service was disconnected", "connect it again: openkcm service connect")
+        raise ServiceUnknown("the service was disconnected", "connect it again: openkcmctl service connect")
     return service

@@ -26,7 +26,7 @@ _LOOK_SECONDS = 1
 _PROTOCOL = (
     "{events} records of one tenant, of the kinds and in the proportions in which its services make them (keys "
     "released, uses summed up, refusals), are appended through the function that the crypto service's delivery calls, "
-    "{piece} at a time, and the head of the stream is signed by the schedule of the product. `openkcm audit export` "
+    "{piece} at a time, and the head of the stream is signed by the schedule of the product. `openkcmctl audit export` "
     "writes them into a file of {megabytes} MB, `openkcm audit verify --public-key` verifies it in a process of its "
     "own: seconds from its start to its verdict, and its CPU. The floor is what nobody can spare: the same file read "
     "and each line hashed after the one before it, without looking at anything else. At last a bit in the "

@@ -26,7 +26,7 @@ _COMMAND_SECONDS = 3600
 _PROTOCOL = (
     "A stack is filled with {tenants} tenants, one of which has a service that asks {rate:g} times a second over kept "
     "connections to both fronts (benchmarks/steady.py, a process of its own, which where it may goes before all "
-    "others: it stands for another machine). It asks for {quiet:g} s, then while `openkcm check-boundaries --all` "
+    "others: it stands for another machine). It asks for {quiet:g} s, then while `openkcmctl isolation check --all` "
     "examines every tenant, then for {quiet:g} s again: the quiet answers before and after are "
     "taken together, so that a machine that gets slower by itself is not taken for the examinations."
 )
@@ -40,7 +40,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         marketplace = Marketplace(stack.settings)
         fill(stack, marketplace, range(1, tenants + 1))
         folder = connect(stack, tenant(1), "microservice", "bench")
-        stack.openkcm("check-boundaries", tenant(1), timeout=_COMMAND_SECONDS)  # the probes are connected once
+        stack.openkcm("isolation", "check", tenant(1), timeout=_COMMAND_SECONDS)  # the probes are connected once
         before, during, after, took, document = _examine(stack, folder, quiet)
     calm = [one for one in (*before, *after) if one.outcome == "ok"]
     asked = [one for one in during if one.outcome == "ok"]
@@ -82,7 +82,7 @@ def _examine(
         time.sleep(quiet)
         before = seen.new()
         began = time.monotonic()
-        document = stack.openkcm("check-boundaries", "--all", timeout=_COMMAND_SECONDS)
+        document = stack.openkcm("isolation", "check", "--all", timeout=_COMMAND_SECONDS)
         took = time.monotonic() - began
         during = seen.new()
         time.sleep(quiet)

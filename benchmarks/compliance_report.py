@@ -18,7 +18,7 @@ _TIMES = 3
 _PATIENCE_SECONDS = 300
 _PROTOCOL = (
     "A tenant with {services} connected services has {events} audit records of the kinds and in the proportions in "
-    "which its services make them. `openkcm report` has its worker count a year of them, state how the tenant stands, "
+    "which its services make them. `openkcmctl report create` has its worker count a year of them, state how the tenant stands, "
     "draw the PDF and the page, sign all of it and store it, {times} times each as PDF and as HTML: seconds from the "
     "command's start to the file. Then `openkcm audit verify EXPORT --report REPORT` recounts every figure of each "
     "file from an export of the stream."
@@ -67,7 +67,7 @@ def _made(stack: Stack, seconds: dict[str, list[float]], form: str, number: int)
     words = ("--since", f"{today - timedelta(days=364)}", "--until", f"{today}", "--format", form)
     file = stack.folder / f"{form}-{number}"
     took, document = timed(
-        lambda: stack.openkcm("report", _TENANT, *words, "--out", str(file), timeout=_PATIENCE_SECONDS)
+        lambda: stack.openkcm("report", "create", _TENANT, *words, "--out", str(file), timeout=_PATIENCE_SECONDS)
     )
     seconds.setdefault(form, []).append(took)
     return int(document["bytes"])

@@ -33,11 +33,11 @@ _PROTOCOL = (
     "a protected column, reads it back and waits 3 ms, over and over, and notes when each answer was there. An opened "
     "column key may be used for {key_seconds:g} s, as ever. {runs} times each, the customer pulls a switch, waits "
     "until nothing was read or written for {quiet:g} s, and undoes it; then the application works for {served:g} s. "
-    "The switches: `openkcm tenant lock`; `openkcm service disconnect`, undone by `openkcm service connect` into the "
+    "The switches: `openkcmctl tenant lock`; `openkcmctl service disconnect`, undone by `openkcmctl service connect` into the "
     "same folder; the root key disabled where its customer holds it, in AWS KMS (MiniStack), in a token (SoftHSM2, "
     "PKCS#11) and in an OpenBao of their own. Times run from the return of the command or of the customer's own call "
     "to the last success, below zero it was before, and to the first success after the return of what undoes it. At "
-    "last `openkcm down` stops every server of the platform, and nobody is left who could refuse anything: the "
+    "last `make down` stops every server of the platform, and nobody is left who could refuse anything: the "
     "application goes on until its column key's time is over."
 )
 

@@ -64,7 +64,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     with connected_stack(_TENANT, "mongodb") as (stack, folder), _server(stack.folder) as address:
         for size in SIZES:
             for field in "abcd":
-                stack.openkcm("protection", "protect", _TENANT, "bench", f"bench.protected_{size}", field)
+                stack.openkcm("service", "protect-field", _TENANT, "bench", f"bench.protected_{size}", field)
         found = measure(address, folder, _DELAYS, plan)
     result = Result(
         name="protected_mongodb",

@@ -143,7 +143,7 @@ def render_page() -> str:
 _HEAD = """# Benchmarks
 
 Written by `python -m benchmarks` (`make bench`) from `benchmarks/results/*.json`; do not edit. Each benchmark starts a
-stack of its own with `openkcm up`: servers, marketplace endpoint and worker share the machine with what measures.
+stack of its own with `make up`: servers, marketplace endpoint and worker share the machine with what measures.
 Durations of tenants are the product's own `ready_seconds`, from the accepted event to `active`, both by the database's
 clock.
 

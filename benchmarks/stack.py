@@ -18,6 +18,7 @@ from config.secrets import Role, read_secret
 from config.settings import CONFIG_VARIABLE, LOOPBACK, PREFIX, Settings, load_settings
 from database.connection.database import Database
 
+_DEVELOPMENT = {"up", "down", "status", "doctor", "enable"}
 _UP_SECONDS = 120
 _PORTS = (
     "postgres_port",
@@ -44,7 +45,6 @@ class Stack:
         self.folder = Path(tempfile.mkdtemp(prefix="openkcm-bench-"))
         # PostgreSQL refuses to run as root and is then run as nobody, who must be able to reach its folder.
         self.folder.chmod(0o711)
-        self._openkcm = Path(sys.executable).with_name("openkcm")
         self._before = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
         self.settings = self._configure(settings)
 
@@ -65,8 +65,9 @@ class Stack:
 
     def openkcm(self, *arguments: str, timeout: float = 60, ends: int = 0) -> Any:
         """Run the command and return the document it prints; its own words are the error when it ends otherwise."""
+        module = "devstack" if arguments[0] in _DEVELOPMENT else "cli"
         done = subprocess.run(
-            [self._openkcm, *arguments, "--json"],
+            [sys.executable, "-m", module, *arguments, "--json"],
             cwd=self.folder,
             capture_output=True,
             check=False,

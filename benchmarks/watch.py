@@ -39,7 +39,7 @@ _PROTOCOL = (
     "{tenants:,} tenants whose root keys lie in one OpenBao of a customer's, each with a key of its own there, "
     "credentials under an L2 of its own and a probe; {used} of them are provisioned by a click, the rows of the "
     "others are written into the database in bulk. No service is in use. The worker is killed when the rows are "
-    "there, and started again by `openkcm up`; from its start on, the customer's audit log says when each key was "
+    "there, and started again by `make up`; from its start on, the customer's audit log says when each key was "
     "first tried. {rest:g} s later, with the platform's schedules paused, {window:g} s are measured: CPU time of "
     "worker and PostgreSQL from /proc, tries from the audit log, rows from pg_stat_user_tables of the product's "
     "schema, events from the history of WatchRootKeys. Then the services of the {used} are seen every second, as the "

@@ -1,4 +1,4 @@
-"""`openkcm tenant roll-authority|crl`: another authority for a tenant's certificates, and what it has revoked."""
+"""`openkcmctl certificate rotate-ca|crl`: another authority for a tenant's certificates, and what it has revoked."""
 
 from datetime import datetime
 from pathlib import Path

@@ -54,7 +54,7 @@ def _database(settings: Settings, role: Role) -> Iterator[Database]:
     try:
         key = bytes.fromhex(read_secret(folder, context_key(role)))
     except ValueError:
-        raise SettingsInvalid(f"the {role}'s context key is not hexadecimal", "openkcm up writes it") from None
+        raise SettingsInvalid(f"the {role}'s context key is not hexadecimal", "make up writes it") from None
     password = read_secret(folder, database_password(role))
     database = Database(settings.postgres_url, role, password, key, max_size=1)
     try:

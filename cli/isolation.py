@@ -1,4 +1,4 @@
-"""`openkcm check-boundaries`: attack a tenant, or all, in every way of the standard now, and say how it ended.
+"""`openkcmctl isolation check`: attack a tenant, or all, in every way of the standard now, and say how it ended.
 
 It starts the examination by its workflow (of all of them it joins those that run) and prints what is on record of it
 once its signatures were checked. Examinations that were begun end by themselves also when the command is ended.

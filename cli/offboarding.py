@@ -1,4 +1,4 @@
-"""`openkcm offboard` and `openkcm restore`: a tenant leaves, and comes back while it can.
+"""`openkcmctl tenant offboard` and `openkcmctl tenant restore`: a tenant leaves, and comes back while it can.
 
 Both are asked of the tenant's workflow and read back from its row. What offboarding stops and destroys, and until when
 it can be undone, is shown beforehand, and the tenant's id is wanted once more.
@@ -46,7 +46,7 @@ class NotDestroyedInTime(OpenKcmError):
     message = "the tenant's keys are not destroyed yet"
 
     def __init__(self, tenant_id: str) -> None:
-        super().__init__(hint=f"the destruction continues; see openkcm tenant show {tenant_id}")
+        super().__init__(hint=f"the destruction continues; see openkcmctl tenant show {tenant_id}")
 
 
 class OffboardCommands:
@@ -148,13 +148,11 @@ def _document(database: Database, tenant_id: str, operation: str) -> dict[str, A
 def _told(document: dict[str, Any]) -> str:
     tenant_id, leaving = document["tenant_id"], document["leaving"]
     if document["state"] == State.OFFBOARDED:
-        return f"{tenant_id} is offboarded and its keys are destroyed; its certificate: openkcm audit certificate"
+        return f"{tenant_id} is offboarded and its keys are destroyed; its certificate: openkcmctl audit erasure-certificate"
     if leaving is None or not leaving["restorable"]:
         return f"{tenant_id} has left: its keys are being destroyed and nothing can be restored"
     until = leaving["until"][:16].replace("T", " ")
-    return (
-        f"{tenant_id} is leaving: openkcm restore {tenant_id} brings it back until {until} UTC, and nothing after that"
-    )
+    return f"{tenant_id} is leaving: openkcmctl tenant restore {tenant_id} brings it back until {until} UTC, and nothing after that"
 
 
 def _show_plan(database: Database, tenant_id: str, grace: timedelta, *, as_json: bool) -> None:

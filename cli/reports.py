@@ -1,4 +1,4 @@
-"""`openkcm report`: a tenant's compliance report of a period, made by the worker, signed, as a file.
+"""`openkcmctl report create`: a tenant's compliance report of a period, made by the worker, signed, as a file.
 
 It shows what services do with their keys, so it is asked for with the dashboard's role, as coverage is.
 """

@@ -1,4 +1,4 @@
-"""`openkcm rotate`: new versions of a tenant's keys, and the end of old ones.
+"""`openkcmctl key rotate`: new versions of a tenant's keys, and the end of old ones.
 
 What is asked goes through the tenant's workflow; how far it is and how it ended is read from the records. What makes
 data unreadable shows beforehand what that would be, and wants the tenant's id once more.

@@ -1,4 +1,4 @@
-"""`openkcm setup database | vault`: prepare servers of your own, once and after each upgrade.
+"""`openkcmctl setup database | vault`: prepare servers of your own, once and after each upgrade.
 
 The embedded stack does the same by itself while it starts. What an administrator may do is needed only here, so it
 comes from two secret files that no running process reads and that may be removed afterwards.
@@ -35,7 +35,7 @@ def database(*, as_json: output.AsJson = False) -> None:
 
     settings = load_settings()
     if settings.database_url is None:
-        raise SettingsInvalid("database_url is not set", "the embedded database is prepared by openkcm up")
+        raise SettingsInvalid("database_url is not set", "the embedded database is prepared by make up")
     ensure_secrets(settings.secrets)
     passwords, keys = database_credentials(settings.secrets)
     user, password = _administrator(settings)
@@ -55,7 +55,7 @@ def vault(*, as_json: output.AsJson = False) -> None:
 
     settings = load_settings()
     if settings.vault_address is None:
-        raise SettingsInvalid("vault_address is not set", "the embedded key server is prepared by openkcm up")
+        raise SettingsInvalid("vault_address is not set", "the embedded key server is prepared by make up")
     folder = settings.secrets
     ensure_secrets(folder)
     session = token_session(
@@ -75,7 +75,7 @@ def vault(*, as_json: output.AsJson = False) -> None:
     output.answer(
         {"vault": settings.vault_address},
         as_json=as_json,
-        show=lambda console: console.print(f"{settings.vault_address} is ready for openkcm up"),
+        show=lambda console: console.print(f"{settings.vault_address} is ready for make up"),
     )
 
 

@@ -1,6 +1,6 @@
 """Secret files: one folder, one file each, readable by their owner alone.
 
-The names are the whole list; a process reads only its own. For the embedded stack `openkcm up` makes them; in
+The names are the whole list; a process reads only its own. For the embedded stack `make up` makes them; in
 production the operator's secret store mounts them.
 
 The secret files of an embedded stack: each made once, readable by its owner alone, and then left as it is.
@@ -57,9 +57,9 @@ OIDC_CLIENT_SECRET = "oidc-client-secret"  # noqa: S105 - a file name
 DASHBOARD_COOKIE = "dashboard-cookie"
 """The key that signs the cookie of who is signed on; a new one ends every session."""
 DATABASE_ADMIN = "database-admin"
-"""`user:password` of somebody who may create roles; only `openkcm setup database` reads it."""
+"""`user:password` of somebody who may create roles; only `openkcmctl setup database` reads it."""
 VAULT_ADMIN = "vault-admin"
-"""An administrator's token; only `openkcm setup vault` reads it."""
+"""An administrator's token; only `openkcmctl setup vault` reads it."""
 BOUNDARY_IDENTITY = "boundary-identity.pem"
 """The EC P-256 key with which the worker signs the short JWTs of a boundary check."""
 

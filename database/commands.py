@@ -111,7 +111,7 @@ def make_join_token(  # noqa: PLR0913, PLR0917 - what a token is made of
         raise TenantUnknown
     refuse_unconnectable(tenant.state, kind, tx.enrolments.known_kind(service))
     if authority is None:
-        raise CanaryMissing("the tenant has no certificate authority", "openkcm tenant show says how it stands")
+        raise CanaryMissing("the tenant has no certificate authority", "openkcmctl tenant show says how it stands")
     root = ssl.PEM_cert_to_DER_cert(certificates("", authority.chain_pem)[1])
     token = join_token(tx.tenant_id, secret, root)
     return MadeToken(token, tx.enrolments.add_token(JoinTokenRow(token.hash, service, kind, made_by, lifetime)))

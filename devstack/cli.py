@@ -1,4 +1,4 @@
-"""`openkcm up | down | status | doctor`: the embedded stack."""
+"""`make up | down | status | doctor`: the embedded stack."""
 
 import time
 from dataclasses import asdict
@@ -52,7 +52,7 @@ def status(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - the same
     now = control.status(load_settings())
 
     def show(console: Console) -> None:
-        console.print(_table(now, "running" if now.running else "not running; openkcm up starts it"))
+        console.print(_table(now, "running" if now.running else "not running; make up starts it"))
         _show_addresses(now, console)
 
     output.answer(_document(now), as_json=as_json, show=show)

@@ -1,4 +1,4 @@
-"""What `openkcm doctor` looks at. Every finding that is a problem says what to do about it; nothing is changed."""
+"""What `python -m devstack doctor` looks at. Every finding that is a problem says what to do about it; nothing is changed."""
 
 import asyncio
 import os
@@ -65,7 +65,7 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
         if state in (State.READY, State.EXTERNAL):
             findings.append(_ask(name, check, hint, settings))
         else:
-            findings.append(Finding(name, not now.running, f"{server} is {state}", "openkcm up"))
+            findings.append(Finding(name, not now.running, f"{server} is {state}", "make up"))
     return tuple(findings)
 
 
@@ -110,7 +110,7 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
     try:
         files = sorted(folder.iterdir())
     except FileNotFoundError:
-        yield Finding("secrets", ok=True, detail=f"{folder} will be made by openkcm up")
+        yield Finding("secrets", ok=True, detail=f"{folder} will be made by make up")
         return
     except OSError as failed:
         hint = "run as the user who owns it, or set OPENKCM_SECRETS_DIR"
@@ -160,7 +160,7 @@ def _ask(name: str, check: Callable[[Settings], str | None], hint: str, settings
     except OpenKcmError as failed:
         problem, hint = failed.message, failed.hint
     except (psycopg.Error, RPCError, RuntimeError, TimeoutError):
-        problem, hint = "it does not answer", "openkcm status"
+        problem, hint = "it does not answer", "make status"
     return Finding(name, problem is None, problem or "answers and is as required", hint if problem else "")
 
 

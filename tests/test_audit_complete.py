@@ -18,7 +18,7 @@ import typer
 
 import activities
 import dashboard
-from cli.__main__ import _app
+from cli.__main__ import APPLICATION
 from compliance.audit.ocsf import OCSF
 from core.names import l2_key
 from core.services import CryptoOperation
@@ -70,7 +70,7 @@ def commands(app: typer.Typer, words: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 
 _ACTIVITIES = list(activity_functions())
-_COMMANDS = dict(commands(_app([])))
+_COMMANDS = dict(commands(APPLICATION.app([])))
 # A command that is made by a function has the name of none; what it does is this.
 _MADE = {
     "root-key preflight": ("cli.root_keys.commands", "RootKey.preflight"),

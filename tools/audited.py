@@ -236,18 +236,19 @@ ACTIONS: Mapping[str, Entry] = MappingProxyType(
 
 COMMANDS: Mapping[str, Entry] = MappingProxyType(
     {
-        **dict.fromkeys(("up", "down", "status", "doctor", "setup database", "setup vault"), _OF_THE_PLATFORM),
-        "enable": "sends the marketplace's event, which is on record where it is accepted",
-        "coverage": (N.EXPORTED,),
-        "check-boundaries": (N.BOUNDARY_CHECK_REQUESTED,),
-        "offboard": (N.OFFBOARD_REQUESTED,),
-        "restore": (N.RESTORE_REQUESTED,),
-        "rotate": (N.RETIRE_REQUESTED, N.ROTATE_REQUESTED),
-        **dict.fromkeys(("agent", "run", "backfill", "service try"), _AT_THE_CUSTOMER),
-        **dict.fromkeys(("tenant list", "tenant show", "service list", "root-key show", "protection show"), _SHOWS),
+        **dict.fromkeys(("setup database", "setup vault"), _OF_THE_PLATFORM),
+        "service coverage": (N.EXPORTED,),
+        "isolation check": (N.BOUNDARY_CHECK_REQUESTED,),
+        "tenant offboard": (N.OFFBOARD_REQUESTED,),
+        "tenant restore": (N.RESTORE_REQUESTED,),
+        "key rotate": (N.RETIRE_REQUESTED, N.ROTATE_REQUESTED),
+        **dict.fromkeys(("service smoke-test",), _AT_THE_CUSTOMER),
+        **dict.fromkeys(
+            ("tenant list", "tenant show", "service list", "root-key show", "service list-protected-fields"), _SHOWS
+        ),
         "tenant retry": (N.RETRY_REQUESTED,),
-        "tenant roll-authority": (N.AUTHORITY_ROLL_REQUESTED,),
-        "tenant crl": _PUBLIC,
+        "certificate rotate-ca": (N.AUTHORITY_ROLL_REQUESTED,),
+        "certificate crl": _PUBLIC,
         "tenant suspend": _MOVED,
         "tenant resume": _MOVED,
         "tenant lock": _MOVED,
@@ -260,14 +261,13 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         "root-key preflight": (N.ROOT_KEY_PREFLIGHT_REQUESTED,),
         "root-key change": (N.ROOT_KEY_CHANGE_REQUESTED,),
         "audit export": (N.EXPORTED,),
-        "audit certificate": (N.EXPORTED,),
-        "audit stream": (N.STREAM_BEGUN, N.STREAM_BEHIND, N.STREAM_ENDED),
+        "audit erasure-certificate": (N.EXPORTED,),
+        "audit forward": (N.STREAM_BEGUN, N.STREAM_BEHIND, N.STREAM_ENDED),
         "audit public-key": _PUBLIC,
-        "audit verify": "reads a file, offline",
         "audit reconcile": _SHOWS,
-        "report": (N.REPORT_REQUESTED,),
-        "protection protect": _FIELDS,
-        "protection unprotect": (N.FIELD_UNPROTECTED,),
+        "report create": (N.REPORT_REQUESTED,),
+        "service protect-field": _FIELDS,
+        "service unprotect-field": (N.FIELD_UNPROTECTED,),
     }
 )
 """Command → what is written of it, in the operator's name."""
@@ -278,7 +278,7 @@ TABLES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("KMIP", KMIP),
     ("", ROUTES),
     ("dashboard", ACTIONS),
-    ("openkcm", COMMANDS),
+    ("openkcmctl", COMMANDS),
 )
 """All of it, each with the word for who does it."""
 

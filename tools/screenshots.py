@@ -148,7 +148,7 @@ def furnish(stack: Stack, place: Path) -> None:
     asyncio.run(_sign_streams(stack))
     for days in (30, 365):
         since = datetime.now(UTC).date() - timedelta(days=days)
-        stack.command("report", ACME, "--since", f"{since}", "--out", str(place / f"report-{days}.pdf"))
+        stack.command("report", "create", ACME, "--since", f"{since}", "--out", str(place / f"report-{days}.pdf"))
 
 
 def _write_past(stack: Stack) -> None:

@@ -218,7 +218,7 @@ class CaRotationHandlers(TenantWorkflowBase):
         if result.code:
             raise ApplicationError(
                 "the authority was not rolled and the one before it is in force\n"
-                f"openkcm tenant show {self._tenant.tenant_id} says which there are, the workflow what stopped it",
+                f"openkcmctl tenant show {self._tenant.tenant_id} says which there are, the workflow what stopped it",
                 type=result.code,
                 non_retryable=True,
             )

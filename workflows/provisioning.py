@@ -83,7 +83,7 @@ class ProvisionTenant:
         cause = failed.cause
         code = cause.type if isinstance(cause, ApplicationError) and cause.type else "internal"
         workflow.set_current_details(
-            f"**Failed:** `{code}`. See docs/runbook.md#symptoms, then `openkcm tenant retry`."
+            f"**Failed:** `{code}`. See docs/runbook.md#symptoms, then `openkcmctl tenant retry`."
         )
         failure = FailureInput(**self._step.model_dump(), code=code, reason=failed.activity_type)
         await run_activity(TenantKeyActivities.disable_tenant_key, self._step, "roll back · disable the tenant key")

@@ -214,7 +214,7 @@ class RootKeyHandlers(StatusHandlers):
         if result.mode is None:
             raise ApplicationError(
                 "the root key was not changed and the former one is in force\n"
-                f"openkcm root-key show {tenant.tenant_id} says what was found",
+                f"openkcmctl root-key show {tenant.tenant_id} says what was found",
                 type=result.code,
                 non_retryable=True,
             )

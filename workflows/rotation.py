@@ -200,7 +200,7 @@ class RotationHandlers(RootKeyHandlers):
         if result.code:
             raise ApplicationError(
                 "the rotation did not get to its end; every key that worked works\n"
-                f"openkcm tenant show {self._tenant.tenant_id} says how far it got; once mended, ask for it again",
+                f"openkcmctl tenant show {self._tenant.tenant_id} says how far it got; once mended, ask for it again",
                 type=result.code,
                 non_retryable=True,
             )

@@ -123,9 +123,7 @@ def public_key(out: KeysOut = None, *, as_json: output.AsJson = False) -> None:
     with operator_database(load_settings()) as database:
         keys = PublicKeys.on_record(PlatformQueries(database).audit_keys())
     if not keys.all():
-        raise PublicKeyRefused(
-            "no public key is on record yet", "the worker records them when it starts: openkcm status"
-        )
+        raise PublicKeyRefused("no public key is on record yet", "the worker records them when it starts: make status")
     if out is not None:
         with new_file(out) as file:
             file.write(keys.file().encode())

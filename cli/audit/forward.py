@@ -1,4 +1,4 @@
-"""`openkcm audit stream`: forward a tenant's audit stream to an HTTPS endpoint or a syslog server."""
+"""`openkcmctl audit forward`: forward a tenant's audit stream to an HTTPS endpoint or a syslog server."""
 
 import hashlib
 import signal

@@ -1,4 +1,4 @@
-"""`openkcm audit reconcile`: hold the key server's own audit log against our audit streams (docs/double-entry.md)."""
+"""`openkcmctl audit reconcile`: hold the key server's own audit log against our audit streams (docs/double-entry.md)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

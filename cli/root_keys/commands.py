@@ -1,4 +1,4 @@
-"""`openkcm root-key`: who holds a tenant's root key and how it does, try another one, change to it.
+"""`openkcmctl root-key`: who holds a tenant's root key and how it does, try another one, change to it.
 
 The command holds no identity at the key server and keeps no credentials: they are sealed here for the worker alone and
 stored with the request, whose id is all that goes through Temporal.
@@ -206,7 +206,7 @@ def _progress(database: Database, tenant_id: str, *, as_json: bool) -> AbstractC
 
 def _next_step(refused: OpenKcmError, tenant_id: str, problems: Sequence[Problem]) -> str:
     if not isinstance(refused, CallerError):
-        return f"it goes on by itself and needs nobody here: openkcm root-key show {tenant_id} says how far it is"
+        return f"it goes on by itself and needs nobody here: openkcmctl root-key show {tenant_id} says how far it is"
     if problems:
         return "mend what was found and ask again; the former root key is in force"
     return refused.hint

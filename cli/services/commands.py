@@ -1,4 +1,4 @@
-"""`openkcm service`: connect a customer's database or service, list those connected, renew or disconnect one.
+"""`openkcmctl service`: connect a customer's database or service, list those connected, renew or disconnect one.
 
 The operator's role stores the request and reads the certificate; what lies between is the workflow's. No Vault here.
 """

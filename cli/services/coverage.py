@@ -1,4 +1,4 @@
-"""`openkcm coverage`: how much of a tenant is encrypted, what is missing, and what it costs."""
+"""`openkcmctl service coverage`: how much of a tenant is encrypted, what is missing, and what it costs."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""`openkcm service join-token`: a secret by which an agent may once be one service of a tenant.
+"""`openkcmctl service join-token`: a secret by which an agent may once be one service of a tenant.
 
 The token alone goes to standard output or into a file, so that either can be given to the agent as it is; what a person
 reads goes to standard error.

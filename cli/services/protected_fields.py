@@ -1,4 +1,4 @@
-"""`openkcm protection`: which fields of a service's data its programs keep encrypted, shown and changed.
+"""`openkcmctl service protect-field`: which fields of a service's data its programs keep encrypted, shown and changed.
 
 Names of fields and no data: that never comes here.
 """

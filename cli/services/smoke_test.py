@@ -1,4 +1,4 @@
-"""`openkcm service try`: what a connected microservice does, done once before your eyes."""
+"""`openkcmctl service smoke-test`: what a connected microservice does, done once before your eyes."""
 
 from pathlib import Path
 from typing import Annotated, Any

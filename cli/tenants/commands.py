@@ -1,4 +1,4 @@
-"""`openkcm tenant`: what there is of a tenant, read with the operator's role, and another try for one that failed.
+"""`openkcmctl tenant`: what there is of a tenant, read with the operator's role, and another try for one that failed.
 
 How a tenant stands is changed in `standing`, what it asks of its keys in `policy`.
 """

@@ -1,4 +1,4 @@
-"""How `openkcm tenant show` looks to a person: what it is, what it has, how far it got, whether its walls held."""
+"""How `openkcmctl tenant show` looks to a person: what it is, what it has, how far it got, whether its walls held."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

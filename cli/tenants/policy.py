@@ -1,4 +1,4 @@
-"""`openkcm tenant policy`: what a tenant asks of its keys and of its people, shown and changed.
+"""`openkcmctl tenant policy`: what a tenant asks of its keys and of its people, shown and changed.
 
 Changed like this it is by one person, and nobody of the platform can stand in for the second one: as soon as anything
 takes two people, the policy itself is changed in the dashboard alone.

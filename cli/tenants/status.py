@@ -1,4 +1,4 @@
-"""`openkcm tenant suspend|resume|lock|unlock`: how a tenant stands, asked of its workflow and read back from its row.
+"""`openkcmctl tenant suspend|resume|lock|unlock`: how a tenant stands, asked of its workflow and read back from its row.
 
 Locking stops every service of the tenant at once. It therefore shows beforehand what it would stop, and wants the
 tenant's id once more.
@@ -35,7 +35,7 @@ _REQUESTED = {
     StatusChange.UNLOCK: AuditName.UNLOCK_REQUESTED,
     StatusChange.CLEAR_BREACH: AuditName.BREACH_CLEAR_REQUESTED,
 }
-_LOCKED_AGAIN = "somebody locked it again; openkcm tenant unlock undoes that as well"
+_LOCKED_AGAIN = "somebody locked it again; openkcmctl tenant unlock undoes that as well"
 
 
 class StatusCommands:
@@ -178,13 +178,11 @@ def _unlocked_by(tx: TenantTransaction, locks: list[str]) -> str:
     if LockReason.BREACH in locks:
         return (
             "the platform locked it because an attack across its boundary succeeded: follow"
-            f" docs/runbook.md#a-boundary-was-breached, run openkcm check-boundaries {tx.tenant_id}, then"
-            f" openkcm tenant unlock {tx.tenant_id} --isolation-breach"
+            f" docs/runbook.md#a-boundary-was-breached, run openkcmctl isolation check {tx.tenant_id}, then"
+            f" openkcmctl tenant unlock {tx.tenant_id} --isolation-breach"
         )
     if LockReason.ROOT_KEY not in locks:
         return _LOCKED_AGAIN
     key = tx.root_keys.current()
     cause = "" if key is None else f"the root key answers with {key.health}: {healed_by(key.health)}. "
-    return (
-        f"{cause}It opens by itself as soon as the root key works again; openkcm root-key show {tx.tenant_id} says more"
-    )
+    return f"{cause}It opens by itself as soon as the root key works again; openkcmctl root-key show {tx.tenant_id} says more"

@@ -17,7 +17,7 @@ from openkcm.contract.audit_events import AuditName, StoredRecord, fields_of
 
 VERSION = "1.6.0"
 """The schema's."""
-NOT_VERIFIABLE = "a rendering; the form that can be verified is that of openkcm audit export"
+NOT_VERIFIABLE = "a rendering; the form that can be verified is that of openkcmctl audit export"
 _OTHER = 99
 
 

@@ -17,7 +17,7 @@ class BreachNotCleared(CallerError):
 
     code = "breach_not_cleared"
     message = "no examination since the breach has found every wall standing"
-    hint = "follow docs/runbook.md#a-boundary-was-breached, then run openkcm check-boundaries TENANT"
+    hint = "follow docs/runbook.md#a-boundary-was-breached, then run openkcmctl isolation check TENANT"
 
 
 class NothingToExamine(CallerError):
@@ -36,7 +36,7 @@ class AssessmentFailed(PlatformError):
 
     code = "examination_failed"
     message = "the examination came to no result"
-    hint = "the workflow tenant/TENANT/boundaries says why: a server that is down, most likely; openkcm status"
+    hint = "the workflow tenant/TENANT/boundaries says why: a server that is down, most likely; make status"
 
 
 class AssessmentTampered(OpenKcmError):
@@ -96,7 +96,7 @@ class AuditUnavailable(PlatformError):
 class CertificateMissing(CallerError):
     code = "certificate_missing"
     message = "nothing was destroyed for this tenant, so there is no crypto-shred certificate"
-    hint = "it is made at the end of leaving; openkcm tenant show <tenant> says how the tenant stands"
+    hint = "it is made at the end of leaving; openkcmctl tenant show <tenant> says how the tenant stands"
 
 
 class DestinationRefused(CallerError):
@@ -169,10 +169,10 @@ class PeriodRefused(CallerError):
 class ReportTooLate(CallerError):
     code = "report_too_late"
     message = "the tenant's keys and records are destroyed, so no report can be made of them"
-    hint = "its stream and the certificate of destruction stay: openkcm audit export, openkcm audit certificate"
+    hint = "its stream and the certificate of destruction stay: openkcmctl audit export, openkcmctl audit erasure-certificate"
 
 
 class ReportUnknown(CallerError):
     code = "report_unknown"
     message = "nobody asked for this report"
-    hint = "ask for one: openkcm report <tenant>"
+    hint = "ask for one: openkcmctl report create <tenant>"

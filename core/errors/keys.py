@@ -45,7 +45,7 @@ class RootKeyCredentialsRefused(RootKeyDenied):
 
     code = "root_key_credentials_refused"
     message = "the credentials for the root key are not accepted"
-    hint = "give new ones with openkcm root-key change, or make the old ones valid again"
+    hint = "give new ones with openkcmctl root-key change, or make the old ones valid again"
 
 
 class RootKeyMismatch(CustomerKeyError):
@@ -134,7 +134,7 @@ class KeyNotUsable(CallerError):
 class KeyVersionUnknown(CallerError):
     code = "key_version_unknown"
     message = "the service has no such version of its key"
-    hint = "openkcm service list shows the services, openkcm tenant show the versions of their keys"
+    hint = "openkcmctl service list shows the services, openkcmctl tenant show the versions of their keys"
 
 
 class KeyVersionInUse(CallerError):

@@ -14,7 +14,7 @@ class FieldInvalid(CallerError):
 class FieldNotProtected(CallerError):
     code = "field_not_protected"
     message = "the service has no such protected field"
-    hint = "openkcm protection show lists those it has; names are told apart by upper and lower case"
+    hint = "openkcmctl service list-protected-fields lists those it has; names are told apart by upper and lower case"
 
 
 class ProtectionFull(CallerError):
@@ -28,13 +28,13 @@ class ClientNotAuthorized(CallerError):
 
     code = "caller_refused"
     message = "this certificate opens nothing here"
-    hint = "connect the service again: openkcm service connect"
+    hint = "connect the service again: openkcmctl service connect"
 
 
 class ServiceUnknown(CallerError):
     code = "service_unknown"
     message = "the tenant has no such service"
-    hint = "openkcm service list shows those it has"
+    hint = "openkcmctl service list shows those it has"
 
 
 class ServiceConflict(CallerError):
@@ -48,13 +48,13 @@ class CaRotationInProgress(CallerError):
 
     code = "authority_overlaps"
     message = "certificates of the former authority are still in use, so the current one is not rolled"
-    hint = "they end within three days by themselves; openkcm tenant show says when, ask again after that"
+    hint = "they end within three days by themselves; openkcmctl tenant show says when, ask again after that"
 
 
 class CaExpired(PlatformError):
     code = "authority_lapsed"
     message = "the tenant's certificate authority has expired, so it issues nothing"
-    hint = "have a new one made: openkcm tenant roll-authority"
+    hint = "have a new one made: openkcmctl certificate rotate-ca"
 
 
 class InvalidRequest(CallerError):

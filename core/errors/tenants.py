@@ -143,7 +143,7 @@ class DestructionStarted(CallerError):
 
     code = "destruction_begun"
     message = "the destruction of the tenant's keys has begun"
-    hint = "nothing can be restored any more; the certificate says what was destroyed: openkcm tenant show"
+    hint = "nothing can be restored any more; the certificate says what was destroyed: openkcmctl tenant show"
 
 
 class OffboardingAlreadyScheduled(CallerError):

@@ -100,7 +100,7 @@ def _draw_walls(seat: PageContext, platform: Operations) -> None:
         draw = st.error if one.why == "breached" else st.warning
         draw(view.wall_line(one, seat.now()), icon=":material/gpp_bad:")
     if len(troubled) > _TROUBLED:
-        st.caption(f"These {_TROUBLED} come first; `openkcm check-boundaries --all` examines every tenant now.")
+        st.caption(f"These {_TROUBLED} come first; `openkcmctl isolation check --all` examines every tenant now.")
 
 
 def _draw_times(platform: Operations) -> None:

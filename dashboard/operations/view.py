@@ -181,7 +181,7 @@ def wall_line(one: FailedAssessment, now: datetime) -> str:
         return (
             f"**{one.tenant_id}** ({one.region}): an attack across its boundary succeeded, found"
             f" {words.moment(one.since, now)}. It is locked; follow the runbook, then"
-            f" `openkcm check-boundaries {one.tenant_id}`."
+            f" `openkcmctl isolation check {one.tenant_id}`."
         )
     return (
         f"**{one.tenant_id}** ({one.region}): its examination is due since {words.moment(one.since, now)}. Its workflow"

@@ -75,7 +75,7 @@ def _draw_reports(seat: PageContext) -> None:
     with st.expander("How to check a report by yourself", key="compliance-verify", icon=":material/verified:"):
         st.markdown(
             "REPORT is a file from above, PDF, HTML or JSON. EXPORT is the whole stream from the page Audit, made after"
-            " the report. KEY is the platform's public key (`openkcm audit public-key`), which you note once, by a way"
+            " the report. KEY is the platform's public key (`openkcmctl audit public-key`), which you note once, by a way"
             " you trust. The command asks nobody: it finds a changed figure as well as a changed record."
         )
         st.code(_VERIFY, language=None, wrap_lines=True)

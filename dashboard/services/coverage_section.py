@@ -61,7 +61,7 @@ def _draw_services(found: Coverage) -> None:
     for line in lines:
         _draw_service(line)
     if more:
-        st.caption(f"{more:,} more; openkcm coverage lists them all.")
+        st.caption(f"{more:,} more; openkcmctl service coverage lists them all.")
 
 
 def _draw_service(line: Line) -> None:

@@ -129,7 +129,7 @@ def missing(found: Coverage) -> tuple[Sequence[str], Sequence[str]]:
         case Incomplete(gaps) if found.services:
             said = [_said(gap) for gap in gaps[: _GAPS + _MORE_GAPS]]
             if left := len(gaps) - len(said):
-                said.append(f"{left:,} more: openkcm coverage names them all")
+                said.append(f"{left:,} more: openkcmctl service coverage names them all")
             return said[:_GAPS], said[_GAPS:]
         case _:
             return (), ()

@@ -195,7 +195,7 @@ class Database:
             return self._pool.getconn()
         except psycopg.OperationalError:
             if self._refusal is not None:
-                raise DatabaseRefused(self._refusal, "use the roles that openkcm up creates") from None
+                raise DatabaseRefused(self._refusal, "use the roles that make up creates") from None
             raise
 
     def _admit(self, connection: Connection[TupleRow]) -> None:

@@ -88,12 +88,10 @@ class MarketplaceClient:
             document = answer.json()
         except (httpx2.HTTPError, ValueError):
             raise ComponentFailed(
-                "the marketplace endpoint does not answer", "see whether it runs: openkcm status"
+                "the marketplace endpoint does not answer", "see whether it runs: make status"
             ) from None
         if not isinstance(document, dict):
-            raise ComponentFailed(
-                "the marketplace endpoint answers something else", "see what runs there: openkcm status"
-            )
+            raise ComponentFailed("the marketplace endpoint answers something else", "see what runs there: make status")
         if not answer.is_success:
             raise EnableRefused(
                 str(document.get("code", "refused")),

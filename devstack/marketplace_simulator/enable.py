@@ -1,4 +1,4 @@
-"""`openkcm enable`: plays the marketplace, event and signature included, and waits for the answer's promise."""
+"""`python -m devstack enable`: plays the marketplace, event and signature included, and waits for the answer's promise."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ class ProvisioningFailed(OpenKcmError):
     message = "the tenant could not be prepared"
 
     def __init__(self, tenant_id: str) -> None:
-        super().__init__(hint=f"openkcm tenant show {tenant_id}, then openkcm tenant retry {tenant_id}")
+        super().__init__(hint=f"openkcmctl tenant show {tenant_id}, then openkcmctl tenant retry {tenant_id}")
 
 
 class NotReadyInTime(OpenKcmError):
@@ -39,7 +39,7 @@ class NotReadyInTime(OpenKcmError):
     message = "the tenant is not ready yet"
 
     def __init__(self, tenant_id: str) -> None:
-        super().__init__(hint=f"nothing is lost and it goes on by itself; see openkcm tenant show {tenant_id}")
+        super().__init__(hint=f"nothing is lost and it goes on by itself; see openkcmctl tenant show {tenant_id}")
 
 
 def open_sender(settings: Settings) -> MarketplaceClient:

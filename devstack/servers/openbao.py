@@ -115,7 +115,7 @@ class OpenBaoServer(Server):
         except VaultRefused as stranger:
             raise ComponentFailed(
                 "the embedded key server is of an older version and takes no changes from this one",
-                f"go back to the version that made it; or run openkcm down, keep {self.state_dir} aside and start anew",
+                f"go back to the version that made it; or run make down, keep {self.state_dir} aside and start anew",
             ) from stranger
         apply(session, wanted)
         process.write_atomically(self._applied, newest)

@@ -96,7 +96,7 @@ class PostgresServer(Server):
         return ended or bool(leftover)
 
     def ready(self) -> bool:
-        import psycopg  # noqa: PLC0415 - heavy, and `openkcm status` should not wait for it
+        import psycopg  # noqa: PLC0415 - heavy, and `make status` should not wait for it
 
         try:
             with psycopg.connect(self._conninfo("postgres"), connect_timeout=2):

@@ -49,7 +49,7 @@ def _only_one(settings: Settings) -> IO[str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ComponentFailed("another supervisor has this state folder", "openkcm status") from None
+        raise ComponentFailed("another supervisor has this state folder", "make status") from None
     return lock
 
 

@@ -1,4 +1,4 @@
-"""What `openkcm up`, `down` and `status` do: start the supervisor, end it, read what it wrote.
+"""What `make up`, `down` and `status` do: start the supervisor, end it, read what it wrote.
 
 The supervisor is a process of its own, detached from the command. Two commands at once take turns by a lock file.
 """

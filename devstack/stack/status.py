@@ -18,7 +18,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One component as `openkcm status` shows it. `seconds` is the time its last start took."""
+    """One component as `make status` shows it. `seconds` is the time its last start took."""
 
     name: str
     state: State

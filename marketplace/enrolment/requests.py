@@ -1,6 +1,6 @@
 """What agents enrol with and what becomes of it: the transactions behind `POST /v1/enrolments` and its status.
 
-A request is stored as `openkcm service connect` stores one, and a workflow does the rest; what it made is read from the
+A request is stored as `openkcmctl service connect` stores one, and a workflow does the rest; what it made is read from the
 database. The proof decides whose service it is. Of a join token the text names a tenant and only the row under that
 tenant proves it; so a refusal is told to a stream that somebody merely named, and how often is for the caller to bound.
 """

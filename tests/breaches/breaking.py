@@ -111,7 +111,7 @@ class Ground:
 
     def examine(self) -> dict[str, str]:
         """Examine the tenant by the command; return the outcome of each check by its name."""
-        done = self.stack.run("check-boundaries", self.tenant, "--json")
+        done = self.stack.run("isolation", "check", self.tenant, "--json")
         document = json.loads(done.stdout)
         assert "checks" in document, done.stdout + done.stderr
         assert (done.returncode == 0) is document["passed"]

@@ -215,7 +215,7 @@ class Field:
         self.ask(lambda gateway: gateway.enable(tenant_id, REGION, event.event_id))
 
     def request_service(self, tenant_id: str, service: str, request_id: str, kind: ServiceKind) -> None:
-        """Store a request with a new key, as `openkcm service connect` does."""
+        """Store a request with a new key, as `openkcmctl service connect` does."""
         csr = csr_of(ec.generate_private_key(ec.SECP256R1()))
         with self.tx(tenant_id, Role.OPERATOR) as tx:
             tx.services.request(ServiceRequestRow(request_id, service, kind, csr))

@@ -16,7 +16,7 @@ def refuse(event, _arguments):
     if event.startswith("socket."):
         raise RuntimeError(f"nobody is asked for anything here: {{event}}")
 sys.addaudithook(refuse)
-from cli.__main__ import main
+from openkcm.cli.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
 

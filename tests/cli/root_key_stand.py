@@ -14,13 +14,11 @@ from typing import Any, cast
 import typer
 from typer.testing import CliRunner, Result
 
+import cli.certificates
 import cli.isolation
-import cli.offboarding
 import cli.root_keys.commands
 import cli.rotation
 import cli.services.commands
-import cli.services.coverage
-import cli.services.protected_fields
 import cli.tenants.commands
 from cli.connections import Question
 from config.settings import Settings
@@ -77,10 +75,8 @@ class Desk:
         cli.root_keys.commands.register(app, self._ask)
         cli.rotation.register(app, self._ask)
         cli.tenants.commands.register(app, self._ask)
-        cli.offboarding.register(app, self._ask)
+        cli.certificates.register(app, self._ask)
         cli.isolation.register(app, self._ask)
-        cli.services.coverage.register(app)
-        cli.services.protected_fields.register(app)
         cli.services.commands.register(app)
         return CliRunner().invoke(app, list(words), input=typed)
 

@@ -1,4 +1,4 @@
-"""A tenant, a worker and the `openkcm service` command over real servers."""
+"""A tenant, a worker and the `openkcmctl service` command over real servers."""
 
 import json
 from collections.abc import AsyncIterator

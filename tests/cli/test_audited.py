@@ -24,10 +24,10 @@ def records(desk: Any) -> list[dict[str, Any]]:
         (("tenant", "suspend", ACME), "tenant.suspend_requested"),
         (("tenant", "lock", ACME, "--confirm", ACME), "tenant.lock_requested"),
         (("tenant", "unlock", ACME), "tenant.unlock_requested"),
-        (("tenant", "roll-authority", ACME, "--confirm", ACME), "certificate.authority_roll_requested"),
+        (("certificate", "rotate-ca", ACME, "--confirm", ACME), "certificate.authority_roll_requested"),
         (("tenant", "policy", ACME, "--tenant-key-days", "30"), "policy.change_requested"),
-        (("rotate", ACME), "key.rotate_requested"),
-        (("offboard", ACME, "--confirm", ACME), "tenant.offboard_requested"),
+        (("key", "rotate", ACME), "key.rotate_requested"),
+        (("tenant", "offboard", ACME, "--confirm", ACME), "tenant.offboard_requested"),
         (("root-key", "preflight", ACME, *PLATFORM), "root_key.preflight_requested"),
         (("root-key", "change", ACME, *PLATFORM), "root_key.change_requested"),
     ],
@@ -73,7 +73,7 @@ def test_an_examination_and_the_release_of_a_breach_are_on_record_too(desk: Any)
         check.check_boundaries(ACME)
     desk.gateway.fails = refused(BreachNotCleared())
     with pytest.raises(UpdateRejected):
-        desk.run("tenant", "unlock", ACME, "--breach", "--confirm", ACME)
+        desk.run("tenant", "unlock", ACME, "--isolation-breach", "--confirm", ACME)
     assert [(one["name"], one["outcome"]) for one in records(desk)] == [
         ("boundary.check_requested", "intended"),
         ("boundary.check_requested", "refused"),
@@ -93,10 +93,10 @@ YES = ("--confirm", UNKNOWN)
         ("tenant", "lock", UNKNOWN, *YES),
         ("tenant", "lock", UNKNOWN, "--dry-run"),
         ("tenant", "policy", UNKNOWN, "--four-eyes", "lock"),
-        ("tenant", "crl", UNKNOWN, "--out", "x"),
-        ("rotate", UNKNOWN),
-        ("offboard", UNKNOWN, *YES),
-        ("restore", UNKNOWN),
+        ("certificate", "crl", UNKNOWN, "--out", "x"),
+        ("key", "rotate", UNKNOWN),
+        ("tenant", "offboard", UNKNOWN, *YES),
+        ("tenant", "restore", UNKNOWN),
         ("root-key", "show", UNKNOWN),
         ("root-key", "preflight", UNKNOWN, *PLATFORM),
         ("root-key", "change", UNKNOWN, *PLATFORM),
@@ -113,11 +113,11 @@ def test_an_unknown_tenant_is_refused_before_anything_is_stored_or_asked(desk: A
     "words",
     [
         ("tenant", "lock", ACME),
-        ("offboard", ACME),
-        ("offboard", ACME, "--now"),
-        ("rotate", ACME, "--compromised"),
-        ("rotate", ACME, "--service", "orders", "--retire", "1"),
-        ("tenant", "roll-authority", ACME),
+        ("tenant", "offboard", ACME),
+        ("tenant", "offboard", ACME, "--now"),
+        ("key", "rotate", ACME, "--compromised"),
+        ("key", "rotate", ACME, "--service", "orders", "--retire", "1"),
+        ("certificate", "rotate-ca", ACME),
         ("service", "disconnect", ACME, "orders"),
     ],
 )
@@ -144,6 +144,6 @@ def test_at_a_terminal_the_name_is_typed_as_confirmation(
 
 
 def test_a_script_sees_no_progress(desk: Any) -> None:
-    for words in (("rotate", ACME), ("root-key", "change", ACME, *PLATFORM)):
+    for words in (("key", "rotate", ACME), ("root-key", "change", ACME, *PLATFORM)):
         result = desk.invoke(*words, "--json")
         assert (result.exit_code, result.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""`openkcm check-boundaries`, and what opens a tenant again that a breach locked."""
+"""`openkcmctl isolation check`, and what opens a tenant again that a breach locked."""
 
 from datetime import UTC, datetime
 
@@ -27,7 +27,7 @@ def beta(desk) -> str:
 
 def test_an_examination_that_held_answers_by_the_contract_and_exits_0(desk) -> None:
     desk.gateway.attacks[ACME] = (HELD, UNSEEN)
-    document = desk.run("check-boundaries", ACME)
+    document = desk.run("isolation", "check", ACME)
     assert document["passed"] is True
     assert document["checks"] == [
         {"clause": "M2", "name": "by-canary/read", "outcome": "held", "seconds": 0.001},
@@ -40,29 +40,29 @@ def test_an_examination_that_held_answers_by_the_contract_and_exits_0(desk) -> N
         },
     ]
     assert desk.gateway.asked == [f"check {ACME} in eu-west-1 anew"]
-    shown = desk.invoke("check-boundaries", ACME).stdout
+    shown = desk.invoke("isolation", "check", ACME).stdout
     assert "not checked: the tenant is locked" in shown
     assert "Another tenant's transaction can neither read nor write your rows" in shown
 
 
 def test_a_breach_exits_1_with_document_and_error(desk) -> None:
     desk.gateway.attacks[ACME] = (HELD, BREACHED)
-    document = desk.run("check-boundaries", ACME, status=1)
+    document = desk.run("isolation", "check", ACME, status=1)
     assert document["passed"] is False
     assert document["error"]["code"] == "boundary_breached"
     assert [check["outcome"] for check in document["checks"]] == ["held", "breached"]
-    assert "breached U2 by-canary/use-key" in desk.invoke("check-boundaries", ACME).stdout
+    assert "breached U2 by-canary/use-key" in desk.invoke("isolation", "check", ACME).stdout
 
 
 def test_an_examination_without_anything_that_could_be_attacked_is_no_pass(desk) -> None:
     desk.gateway.attacks[ACME] = (UNSEEN,)
-    assert desk.run("check-boundaries", ACME, status=3)["error"]["code"] == "boundary_not_checked"
+    assert desk.run("isolation", "check", ACME, status=3)["error"]["code"] == "boundary_not_checked"
 
 
 def test_all_tenants_are_examined_with_totals_and_the_platforms_own_are_left_out(desk, beta) -> None:
     a_provisioned_tenant(desk.worker, "openkcm-canary")
     desk.gateway.attacks[beta] = (HELD, UNSEEN)
-    document = desk.run("check-boundaries", "--all")
+    document = desk.run("isolation", "check", "--all")
     assert document["passed"] is True
     assert {one["tenant_id"]: (one["held"], one["breached"], one["not_checked"]) for one in document["tenants"]} == {
         ACME: (1, 0, 0),
@@ -73,22 +73,22 @@ def test_all_tenants_are_examined_with_totals_and_the_platforms_own_are_left_out
 
 def test_one_that_came_to_no_result_fails_all_and_keeps_nobody_else_from_being_examined(desk, beta) -> None:
     desk.gateway.unexamined = {ACME}
-    document = desk.run("check-boundaries", "--all", status=3)
+    document = desk.run("isolation", "check", "--all", status=3)
     assert document["error"]["code"] == "examination_failed"
     assert ACME in document["error"]["message"]
     assert {one["tenant_id"]: one["passed"] for one in document["tenants"]} == {ACME: False, beta: True}
     with pytest.raises(AssessmentFailed):
-        desk.run("check-boundaries", ACME)
+        desk.run("isolation", "check", ACME)
 
 
 def test_a_tenant_that_is_not_open_and_one_that_is_not_there_are_refused_before_anything_is_asked(desk, beta) -> None:
     with desk.field.administrator() as administrator:
         administrator.execute("update okcm.tenant set state = 'leaving' where tenant_id = %s", [beta])
     with pytest.raises(NothingToExamine):
-        desk.run("check-boundaries", beta)
-    assert [one["tenant_id"] for one in desk.run("check-boundaries", "--all")["tenants"]] == [ACME]
-    assert desk.invoke("check-boundaries").exit_code == 2
-    assert desk.invoke("check-boundaries", ACME, "--all").exit_code == 2
+        desk.run("isolation", "check", beta)
+    assert [one["tenant_id"] for one in desk.run("isolation", "check", "--all")["tenants"]] == [ACME]
+    assert desk.invoke("isolation", "check").exit_code == 2
+    assert desk.invoke("isolation", "check", ACME, "--all").exit_code == 2
 
 
 def test_what_is_on_record_is_not_believed_unless_its_signatures_fit(desk) -> None:
@@ -103,7 +103,7 @@ def test_what_is_on_record_is_not_believed_unless_its_signatures_fit(desk) -> No
         return run
 
     desk.gateway.check_boundaries = forged
-    document = desk.run("check-boundaries", ACME, status=1)
+    document = desk.run("isolation", "check", ACME, status=1)
     assert document["passed"] is False
     assert document["error"]["code"] == "examination_altered"
 
@@ -116,20 +116,20 @@ def test_a_lock_of_a_breach_opens_by_an_act_of_its_own_after_an_examination_with
     assert "locked by breach" in desk.invoke("tenant", "show", ACME).stdout
     document = desk.run("tenant", "unlock", ACME, status=1)
     assert document["locks"] == ["breach"]
-    assert "--breach" in document["error"]["hint"]
+    assert "--isolation-breach" in document["error"]["hint"]
     with pytest.raises(UpdateRejected) as early:
-        desk.run("tenant", "unlock", ACME, "--breach", "--confirm", ACME)
+        desk.run("tenant", "unlock", ACME, "--isolation-breach", "--confirm", ACME)
     assert early.value.code == refused(BreachNotCleared()).code
-    assert desk.invoke("tenant", "unlock", ACME, "--breach").exit_code == 2
+    assert desk.invoke("tenant", "unlock", ACME, "--isolation-breach").exit_code == 2
 
     desk.gateway.attacks[ACME] = (HELD, UNSEEN)
-    desk.run("check-boundaries", ACME)
-    assert desk.run("tenant", "unlock", ACME, "--breach", "--confirm", ACME)["state"] == "active"
+    desk.run("isolation", "check", ACME)
+    assert desk.run("tenant", "unlock", ACME, "--isolation-breach", "--confirm", ACME)["state"] == "active"
 
 
 def test_a_tenant_says_when_it_was_last_examined_and_what_was_not_checked(desk) -> None:
     desk.gateway.attacks[ACME] = (HELD, UNSEEN)
-    desk.run("check-boundaries", ACME)
+    desk.run("isolation", "check", ACME)
     examination = desk.run("tenant", "show", ACME)["examination"]
     assert examination["passed"] is True
     assert [(line["clause"], line["not_checked"]) for line in examination["clauses"]] == [("A2", 1), ("M2", 0)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.__main__ import main
+from devstack.__main__ import main as devstack
 from tests.devstack.unprivileged import ordinary_user
 
 
@@ -17,17 +18,17 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state"
 
 
-@pytest.mark.parametrize("words", [(), ("up",), ("service",), ("service", "list"), ("run",)])
+@pytest.mark.parametrize("words", [(), ("service",), ("service", "list")])
 def test_each_command_has_a_short_help_option(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "-h"]) == 0
 
-    assert " ".join(["Usage: openkcm", *words]) in capsys.readouterr().out
+    assert " ".join(["Usage: openkcmctl", *words]) in capsys.readouterr().out
 
 
 def test_the_version_is_that_of_the_installed_distribution(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
 
-    assert capsys.readouterr().out == f"openkcm {version('openkcm-tenant-controller')}\n"
+    assert capsys.readouterr().out == f"openkcmctl {version('openkcm-tenant-controller')}\n"
 
 
 def test_a_shell_completes_commands_and_options(
@@ -36,14 +37,14 @@ def test_a_shell_completes_commands_and_options(
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     assert main(["--show-completion", "bash"]) == 0
     script = capsys.readouterr().out
-    assert script.endswith("complete -o default -F _openkcm_completion openkcm\n")
+    assert script.endswith("complete -o default -F _openkcmctl_completion openkcmctl\n")
 
     for line, found in (
-        ("openkcm ser", "service"),
-        ("openkcm service dis", "disconnect"),
-        ("openkcm up --j", "--json"),
+        ("openkcmctl ser", "service"),
+        ("openkcmctl service dis", "disconnect"),
+        ("python -m devstack up --j", "--json"),
     ):
-        monkeypatch.setenv("_OPENKCM_COMPLETE", "complete_bash")
+        monkeypatch.setenv("_OPENKCMCTL_COMPLETE", "complete_bash")
         monkeypatch.setenv("COMP_WORDS", line)
         monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
         assert main([]) == 0
@@ -51,7 +52,7 @@ def test_a_shell_completes_commands_and_options(
 
 
 def test_status_of_nothing_says_that_everything_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["status", "--json"]) == 0
+    assert devstack(["status", "--json"]) == 0
 
     document = json.loads(capsys.readouterr().out)
     assert {component["state"] for component in document["components"]} == {"stopped"}
@@ -61,13 +62,15 @@ def test_status_of_nothing_says_that_everything_is_stopped(capsys: pytest.Captur
 
 
 def test_status_and_down_make_no_state_folder(state_dir: Path) -> None:
-    assert main(["status", "--json"]) == 0
-    assert main(["down", "--json"]) == 0
+    assert devstack(["status", "--json"]) == 0
+    assert devstack(["down", "--json"]) == 0
 
     assert not state_dir.exists()
 
 
-@pytest.mark.parametrize("words", [["frobnicate"], ["up", "--frobnicate"], ["tenant", "lock", "acme-corp-12345"]])
+@pytest.mark.parametrize(
+    "words", [["frobnicate"], ["tenant", "list", "--frobnicate"], ["tenant", "lock", "acme-corp-12345"]]
+)
 def test_wrong_usage_is_2_and_still_one_document(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--json"]) == 2
 
@@ -79,7 +82,7 @@ def test_an_unknown_setting_is_refused_by_name(
 ) -> None:
     monkeypatch.setenv("OPENKCM_POSTGRESS_PORT", "1")
 
-    assert main(["status", "--json"]) == 1
+    assert devstack(["status", "--json"]) == 1
 
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["code"] == "settings_invalid"
@@ -91,7 +94,7 @@ def test_a_state_folder_that_cannot_be_used_is_refused_with_the_setting(
 ) -> None:
     state_dir.write_text("a file where a folder belongs", encoding="utf-8")
 
-    assert main(["up", "--json"]) == 1
+    assert devstack(["up", "--json"]) == 1
 
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["code"] == "settings_invalid"
@@ -105,7 +108,7 @@ def test_a_state_folder_of_another_user_is_refused_and_not_taken_for_empty(
     monkeypatch.chdir("/")
     state_dir.mkdir(mode=0)
     with ordinary_user():
-        status = main([command, "--json"])
+        status = devstack([command, "--json"])
     state_dir.chmod(0o700)
 
     error = json.loads(capsys.readouterr().out)["error"]
@@ -119,7 +122,7 @@ def test_one_port_for_two_components_is_refused_before_anything_is_started(
     monkeypatch.setenv("OPENKCM_CODEC_PORT", "18501")
     monkeypatch.setenv("OPENKCM_DASHBOARD_PORT", "18501")
 
-    assert main(["up", "--json"]) == 1
+    assert devstack(["up", "--json"]) == 1
 
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["message"] == "port 18501 is given to dashboard and to codec"
@@ -132,7 +135,7 @@ def test_what_nobody_foresaw_is_internal_with_a_reference_into_a_log(
 ) -> None:
     (state_dir / "run" / "command.lock").mkdir(parents=True)  # a folder in the place of the lock file
 
-    assert main(["down", "--json"]) == 1
+    assert devstack(["down", "--json"]) == 1
 
     printed = capsys.readouterr()
     assert "Traceback" not in printed.out + printed.err
@@ -149,7 +152,7 @@ def test_people_get_the_error_on_standard_error(
 ) -> None:
     monkeypatch.setenv("OPENKCM_REGIONS", "[]")
 
-    assert main(["status"]) == 1
+    assert devstack(["status"]) == 1
 
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -1,4 +1,4 @@
-"""`openkcm rotate`: what is asked, what is told, and what is never done by mistake."""
+"""`openkcmctl key rotate`: what is asked, what is told, and what is never done by mistake."""
 
 import threading
 from dataclasses import replace
@@ -30,7 +30,7 @@ def seal_anew(desk) -> None:
 
 
 def test_a_rotation_of_everything_is_asked_for_and_told(desk) -> None:
-    document = desk.run("rotate", ACME)
+    document = desk.run("key", "rotate", ACME)
     assert (document["tenant_id"], document["state"]) == (ACME, "active")
     operation = document["operation"]
     assert (operation["id"], operation["state"]) == (f"tenant/{ACME}/rotate/2", "done")
@@ -45,21 +45,21 @@ def test_a_rotation_of_everything_is_asked_for_and_told(desk) -> None:
     assert shown["service_keys"] == document["service_keys"]
     assert [rotation["state"] for rotation in shown["rotations"]] == ["done", "done"]
     assert "version 2, opens from 2" in desk.invoke("tenant", "show", ACME).stdout
-    assert "version 3" in desk.invoke("rotate", ACME).stdout
+    assert "version 3" in desk.invoke("key", "rotate", ACME).stdout
 
 
 def test_one_service_or_the_tenant_key_alone_can_be_rotated(desk) -> None:
-    desk.run("rotate", ACME, "--service", "orders")
-    desk.run("rotate", ACME, "--tenant-key-only")
+    desk.run("key", "rotate", ACME, "--service", "orders")
+    desk.run("key", "rotate", ACME, "--tenant-key-only")
     one, other = desk.gateway.rotations
     assert (one.services, one.service, one.tenant_key) == (RotationScope.ONE, "orders", False)
     assert (other.services, other.service, other.tenant_key) == (RotationScope.NONE, None, True)
 
 
 def test_a_dry_run_shows_what_would_become_of_each_version_and_asks_nobody(desk) -> None:
-    desk.run("rotate", ACME, "--service", "orders")
+    desk.run("key", "rotate", ACME, "--service", "orders")
     desk.gateway.asked.clear()
-    document = desk.run("rotate", ACME, "--compromised", "--dry-run")
+    document = desk.run("key", "rotate", ACME, "--compromised", "--dry-run")
     assert [(one["key"], one["version"]) for one in document["consequences"]] == [
         (f"L2-{ACME}-primary", 1),
         ("orders", 1),
@@ -67,27 +67,27 @@ def test_a_dry_run_shows_what_would_become_of_each_version_and_asks_nobody(desk)
     ]
     assert "opens nothing a caller brings" in document["consequences"][1]["becomes"]
     assert "opens nothing a caller brings" in " ".join(
-        desk.invoke("rotate", ACME, "--compromised", "--dry-run").stdout.split()
+        desk.invoke("key", "rotate", ACME, "--compromised", "--dry-run").stdout.split()
     )
-    [one] = desk.run("rotate", ACME, "--service", "orders", "--dry-run")["consequences"]
+    [one] = desk.run("key", "rotate", ACME, "--service", "orders", "--dry-run")["consequences"]
     assert (one["key"], one["version"], one["becomes"]) == ("orders", 2, "decrypts only")
     assert desk.gateway.asked == []
 
 
 def test_a_compromised_key_is_told_to_be_destroyed_once_nothing_is_sealed_under_it(desk) -> None:
-    shown = desk.invoke("rotate", ACME, "--compromised", "--confirm", ACME)
+    shown = desk.invoke("key", "rotate", ACME, "--compromised", "--confirm", ACME)
     assert shown.exit_code == 0
     assert "destroyed by themselves once nothing is sealed" in " ".join(shown.stdout.split())
-    assert versions(desk.run("rotate", ACME, "--tenant-key-only"))["orders", 1] == "compromised"
+    assert versions(desk.run("key", "rotate", ACME, "--tenant-key-only"))["orders", 1] == "compromised"
 
 
 def test_a_version_is_retired_by_its_number(desk) -> None:
-    desk.run("rotate", ACME, "--service", "orders")
+    desk.run("key", "rotate", ACME, "--service", "orders")
     seal_anew(desk)
-    document = desk.run("rotate", ACME, "--service", "orders", "--retire", "1", "--confirm", ACME)
+    document = desk.run("key", "rotate", ACME, "--service", "orders", "--retire", "1", "--confirm", ACME)
     assert versions(document) == {("orders", 1): "destroyed", ("orders", 2): "active"}
     with pytest.raises(UpdateRejected, match="is in use"):
-        desk.run("rotate", ACME, "--service", "orders", "--retire", "2", "--confirm", ACME)
+        desk.run("key", "rotate", ACME, "--service", "orders", "--retire", "2", "--confirm", ACME)
 
 
 def test_what_is_not_there_is_refused_before_anybody_is_asked(desk) -> None:
@@ -96,7 +96,7 @@ def test_what_is_not_there_is_refused_before_anybody_is_asked(desk) -> None:
         ((ACME, "--service", "orders", "--retire", "7", "--confirm", ACME), KeyVersionUnknown),
     ):
         with pytest.raises(error):
-            desk.run("rotate", *words)
+            desk.run("key", "rotate", *words)
     assert desk.gateway.asked == []
 
 
@@ -110,7 +110,7 @@ def test_what_is_not_there_is_refused_before_anybody_is_asked(desk) -> None:
     ],
 )
 def test_what_makes_no_sense_together_is_wrong_usage(desk, words) -> None:
-    assert desk.invoke("rotate", ACME, *words).exit_code == 2
+    assert desk.invoke("key", "rotate", ACME, *words).exit_code == 2
     assert desk.gateway.asked == []
 
 
@@ -120,15 +120,15 @@ def test_what_makes_no_sense_together_is_wrong_usage(desk, words) -> None:
 )
 def test_a_rotation_that_is_refused_or_takes_longer_is_the_same_document(desk, failure, code) -> None:
     desk.gateway.fails = failure
-    document = desk.run("rotate", ACME, status=1)
+    document = desk.run("key", "rotate", ACME, status=1)
     assert (document["error"]["code"], document["state"]) == (code, "active")
     assert versions(document) == {("orders", 1): "active"}
 
 
 def test_a_refused_retirement_says_why(desk) -> None:
-    desk.run("rotate", ACME, "--service", "orders")
+    desk.run("key", "rotate", ACME, "--service", "orders")
     with pytest.raises(UpdateRejected, match="objects sealed under it: 1") as wrong:
-        desk.run("rotate", ACME, "--service", "orders", "--retire", "1", "--confirm", ACME)
+        desk.run("key", "rotate", ACME, "--service", "orders", "--retire", "1", "--confirm", ACME)
     assert wrong.value.code == KeyVersionInUse.code
 
 

@@ -52,7 +52,7 @@ class RootKeyRequests:
             raise UpdateRejected(
                 refused,
                 "the root key was not changed and the former one is in force",
-                f"openkcm root-key show {tenant_id} says what was found",
+                f"openkcmctl root-key show {tenant_id} says what was found",
             )
         with self.worker.tenant_tx(tenant_id) as tx:
             rows = tx.root_keys.unstaged(number, 1000 if self.wraps is None else self.wraps)

@@ -1,4 +1,4 @@
-"""What `openkcm doctor` finds on the machine, and on the page that the crypto service shows."""
+"""What `python -m devstack doctor` finds on the machine, and on the page that the crypto service shows."""
 
 import threading
 from collections.abc import Iterator

@@ -35,7 +35,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, holders: Holders, platform: Issuer) -> Iterator[Stack]:
-    """A running installation, started by `openkcm up` in an empty folder."""
+    """A running installation, started by `make up` in an empty folder."""
     stack = Stack(tmp_path_factory.mktemp("stories"), workload_issuers=platform.settings(), **holders.settings())
     stack.command("up")
     yield stack

@@ -1,4 +1,4 @@
-"""A customer's service as its owner has it: what `openkcm service connect` wrote, and connections made with it."""
+"""A customer's service as its owner has it: what `openkcmctl service connect` wrote, and connections made with it."""
 
 import json
 import ssl

@@ -27,6 +27,7 @@ from core.tenants.provisioning import EventKind, MarketplaceEvent
 from database.connection.database import Database
 from devstack.servers.postgres import PostgresServer
 from openkcm.contract.audit_events import StoredRecord
+from tests.commands import command_line
 from tests.concurrency import wait_until
 from tests.ports import free_ports
 from tests.stories.receivers import CallbackReceiver, Mailbox
@@ -70,7 +71,7 @@ def other_machine() -> dict[str, str]:
 
 def run_openkcm(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command from the root of the repository."""
-    command = [sys.executable, "-m", "cli", *arguments]
+    command = command_line(arguments)
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from openkcm.sdk.client import Client
 from tests.client.agent.conftest import assert_whole
+from tests.commands import command_line
 from tests.concurrency import wait_until
 from tests.stories.connected import Service, connect
 from tests.stories.stack import ROOT, Stack, other_machine
@@ -18,7 +19,7 @@ def run_once(words: list[str], folder: Path, proof: str) -> "subprocess.Complete
     """Run `openkcm agent --once` into a folder, with the proof on standard input."""
     words = [*words, "--once"]
     words[words.index("--out") + 1] = str(folder)
-    command = [sys.executable, "-m", "cli", *words]
+    command = command_line(words)
     return subprocess.run(
         command, cwd=ROOT, env=other_machine(), input=proof, capture_output=True, text=True, timeout=240, check=False
     )
@@ -42,7 +43,7 @@ def test_agent_takes_over_a_folder_reports_renews_and_names_a_revoked_certificat
     log, reloaded = tmp_path / "agent.log", tmp_path / "reloaded"
     words = ["--url", stack.settings.marketplace_url, "--service", ledger.name, "--kind", "postgresql"]
     words += ["--out", str(ledger.folder), "--reload-command", f"touch {reloaded}"]
-    command = [sys.executable, "-m", "cli", "agent", *words]
+    command = [sys.executable, "-m", "openkcm.cli", "agent", *words]
     with log.open("wb") as errors:
         agent = subprocess.Popen(command, cwd=ROOT, env=other_machine(), stderr=errors)
     try:

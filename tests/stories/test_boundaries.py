@@ -33,7 +33,7 @@ def serves(service: Service) -> bool:
 
 async def test_every_clause_is_attacked_on_demand_and_after_a_rotation(stack: Stack, orders: Service) -> None:
     tenant = orders.tenant_id
-    document = stack.command("check-boundaries", tenant)
+    document = stack.command("isolation", "check", tenant)
     assert document["passed"] is True
     assert {check["outcome"] for check in document["checks"]} <= {"held", "not-checked"}
     attacked = {check["clause"] for check in document["checks"] if check["outcome"] == "held"}
@@ -44,7 +44,7 @@ async def test_every_clause_is_attacked_on_demand_and_after_a_rotation(stack: St
     assert shown["passed"] is True
     assert {line["clause"] for line in shown["clauses"]} >= attacked
 
-    stack.command("rotate", tenant)
+    stack.command("key", "rotate", tenant)
     await (await stack.temporal()).get_schedule_handle(_SCHEDULE).trigger()
     wait_until(
         lambda: stack.command("tenant", "show", tenant)["examination"]["run"] != shown["run"],
@@ -64,7 +64,7 @@ async def test_boundary_that_does_not_hold_locks_its_tenant_until_an_operator_un
         with stack.owner() as owner:
             owner.execute("alter table okcm.operation_step disable row level security")
             try:
-                done = stack.run("check-boundaries", tenant, "--json")
+                done = stack.run("isolation", "check", tenant, "--json")
                 assert done.returncode == 1
                 document = json.loads(done.stdout)
                 assert document["error"]["code"] == "boundary_breached"
@@ -78,14 +78,14 @@ async def test_boundary_that_does_not_hold_locks_its_tenant_until_an_operator_un
                     lambda: "the customer was not notified of the breach",
                 )
                 assert json.loads(stack.run("tenant", "unlock", tenant, "--json").stdout)["locks"] == ["breach"]
-                unlock = ("tenant", "unlock", tenant, "--breach", "--confirm", tenant)
+                unlock = ("tenant", "unlock", tenant, "--isolation-breach", "--confirm", tenant)
                 assert refused(stack, *unlock) == "breach_not_cleared"
             finally:
                 owner.execute("alter table okcm.operation_step enable row level security")
-        assert stack.command("check-boundaries", tenant)["passed"] is True
+        assert stack.command("isolation", "check", tenant)["passed"] is True
         assert not serves(orders)
         assert stack.command(*unlock) == {"tenant_id": tenant, "state": "active", "locks": []}
         wait_until(lambda: serves(orders), lambda: "the service of the unlocked tenant is refused")
-        assert stack.command("check-boundaries", tenant)["passed"] is True
+        assert stack.command("isolation", "check", tenant)["passed"] is True
     finally:
         await schedule.unpause()

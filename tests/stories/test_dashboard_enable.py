@@ -40,12 +40,12 @@ def test_click_leads_to_a_service_that_encrypts_and_signing_out_ends_every_tab(s
     go_to(page, "Services")
     folder = unpack(connect(page, "orders"), tmp_path, "orders")
     expect(page.get_by_text("orders:", exact=True)).to_be_visible()
-    told = stack.command("service", "try", str(folder), "--record", "Jane Roe", "--resource", "orders/1")
+    told = stack.command("service", "smoke-test", str(folder), "--record", "Jane Roe", "--resource", "orders/1")
     assert (told["decrypted"], told["opens_elsewhere"]) == ("Jane Roe", False)
     assert told["ciphertext"].startswith("okcm:v1:")
-    assert refused(stack, "service", "try", str(tmp_path)) == "certificate_unusable"
+    assert refused(stack, "service", "smoke-test", str(tmp_path)) == "certificate_unusable"
     disconnect(page, "orders")
-    assert refused(stack, "service", "try", str(folder)) == "caller_refused"
+    assert refused(stack, "service", "smoke-test", str(folder)) == "caller_refused"
 
     other = window.context.new_page()
     other.goto(f"/tenant/{BETA}/")

@@ -126,7 +126,7 @@ def test_tenant_leaves_returns_and_after_leaving_for_good_only_its_certificate_i
     program.hang_up()
 
     # After it has left for good, the open page shows that and a later sign-on gets only its proof.
-    stack.command("offboard", tenant, "--grace", "3s", "--confirm", tenant)
+    stack.command("tenant", "offboard", tenant, "--grace", "3s", "--confirm", tenant)
     stack.wait_for(tenant, "offboarded")
     expect(title(page)).to_have_text("Your tenant has left")
     page = sign_in(visitor(), stack, tenant, UMA)
@@ -140,7 +140,7 @@ def test_tenant_leaves_returns_and_after_leaving_for_good_only_its_certificate_i
     document = answer.body()
     assert read_certificate(document).statement.tenant_id == tenant
     file = tmp_path / "by-command.json"
-    stack.command("audit", "certificate", tenant, "--out", str(file))
+    stack.command("audit", "erasure-certificate", tenant, "--out", str(file))
     assert document == file.read_bytes()
     page.get_by_role("link", name="Audit").click()
     expect(page.get_by_text("Offboarded").first).to_be_attached()

@@ -97,21 +97,21 @@ def use_from_the_first_day_to_the_last(books: Books, holders: Holders, folder: P
     """
     stack, program = books.stack, books.program
     program.probe()
-    stack.command("rotate", ACME)
+    stack.command("key", "rotate", ACME)
     program.probe()
     stack.command("root-key", "change", ACME, *holders.hold("openbao").words(folder))
     program.probe()
     # What is missing beside a record is judged only when the log began long enough before it.
     begin = datetime.fromisoformat(json.loads(books.log.read_bytes().partition(b"\n")[0])["time"])
     time.sleep(max(0.0, (begin + SLACK - datetime.now(UTC)).total_seconds() + 1))
-    stack.command("rotate", ACME)
+    stack.command("key", "rotate", ACME)
     stack.command("root-key", "change", ACME, "--provider", "platform")
     program.probe()
     stack.enable(LEAVER, "Shortstay Ltd")
     connect(stack, LEAVER, "microservice", "till", folder / "till")
-    stack.command("offboard", LEAVER, "--grace", "1s", "--confirm", LEAVER)
+    stack.command("tenant", "offboard", LEAVER, "--grace", "1s", "--confirm", LEAVER)
     stack.wait_for(LEAVER, "offboarded")
-    assert stack.command("check-boundaries", "--all")["passed"]
+    assert stack.command("isolation", "check", "--all")["passed"]
 
     until, document = datetime.now(UTC) + timedelta(seconds=1), dict[str, Any]()
 

@@ -45,7 +45,7 @@ def test_attacks_over_https_and_kmip_are_refused(stack, tenant):
 def test_check_boundaries_attacks_again_each_time(stack, tenant):
     seconds = []
     for _ in range(2):
-        checks = command_until_done(stack, "check-boundaries", tenant)["checks"]
+        checks = command_until_done(stack, "isolation", "check", tenant)["checks"]
         found = {check["name"]: check for check in checks if check["name"].startswith("fronts/")}
         assert {check["outcome"] for check in found.values()} == {"held"}
         seconds.append(found["fronts/kmip-read-other-tenant"]["seconds"])

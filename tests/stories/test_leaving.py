@@ -38,17 +38,17 @@ def test_in_the_grace_period_nothing_works_until_the_tenant_is_restored(stack: S
     tenant = program.service.tenant_id
     assert program.works()
     # The operator off-boards and restores.
-    plan = stack.command("offboard", tenant, "--dry-run")
+    plan = stack.command("tenant", "offboard", tenant, "--dry-run")
     assert [service["service_id"] for service in plan["would_stop"]] == [SERVICE]
     assert stack.state(tenant) == "active"
-    left = stack.command("offboard", tenant, "--grace", "2h", "--confirm", tenant)
+    left = stack.command("tenant", "offboard", tenant, "--grace", "2h", "--confirm", tenant)
     assert (left["state"], left["operation"]) == ("leaving", f"tenant/{tenant}/offboard")
     wait_until(lambda: refuses_all(program), lambda: "a request of a tenant that is leaving succeeds")
     assert refused(stack, "tenant", "unlock", tenant) == "illegal_move"
     wait_until(lambda: bool(stack.callback.about(tenant, "leaving")), lambda: "no notification")
-    assert stack.command("restore", tenant)["state"] == "active"
+    assert stack.command("tenant", "restore", tenant)["state"] == "active"
     wait_until(program.works, lambda: "what was encrypted before is not decrypted")
-    assert refused(stack, "restore", tenant) == "illegal_move"
+    assert refused(stack, "tenant", "restore", tenant) == "illegal_move"
 
     # The marketplace disables and enables.
     answer = stack.click(event="service_disabled", customer=tenant, organization=ORGANIZATION)
@@ -69,7 +69,7 @@ def test_after_the_grace_period_keys_and_names_are_gone_and_the_certificate_says
     assert program.works()
     thief = Thief(stack, tenant)
     assert [len(key) for key in thief.opened()] == [32]
-    stack.command("offboard", tenant, "--grace", "3s", "--confirm", tenant)
+    stack.command("tenant", "offboard", tenant, "--grace", "3s", "--confirm", tenant)
     stack.wait_for(tenant, "offboarded")
     program.hang_up()
     assert refuses_all(program)
@@ -82,7 +82,7 @@ def test_after_the_grace_period_keys_and_names_are_gone_and_the_certificate_says
 
     assert found_in("\n".join(stack.rows().values()).encode(), [LEAVER.encode()]) == []
     assert_refused(stack.click(customer=tenant, organization=LEAVER), 409, "tenant_offboarded")
-    for words in (("offboard", tenant, "--confirm", tenant), ("restore", tenant)):
+    for words in (("tenant", "offboard", tenant, "--confirm", tenant), ("tenant", "restore", tenant)):
         assert refused(stack, *words) == "tenant_offboarded"
 
     with stack.database(Role.OPERATOR).tenant_tx(tenant) as tx:

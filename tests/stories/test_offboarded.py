@@ -79,7 +79,7 @@ def kept(stack: Stack, bystander: Busy, before: Path, tmp_path_factory: pytest.T
         with one.at_work():
             wait_until(lambda one=one: bool(one.data_keys and one.sealed), lambda: "nothing is encrypted")
         assert one.problems == []
-    stack.command("rotate", TENANT, "--service", SERVICES[0])
+    stack.command("key", "rotate", TENANT, "--service", SERVICES[0])
     thief = Thief(stack, TENANT)
     payload = thief.session.write(f"transit/datakey/plaintext/{ids.payload_key(TENANT)}", {"bits": 256})["ciphertext"]
     stale_at = datetime.now(UTC) + timedelta(seconds=30)
@@ -145,7 +145,7 @@ class Tried:
 @pytest.fixture(scope="module")
 def tried(stack: Stack, kept: Kept) -> Tried:
     """Leave for good, at once, and try everything."""
-    stack.command("offboard", TENANT, "--now", "--confirm", TENANT)
+    stack.command("tenant", "offboard", TENANT, "--now", "--confirm", TENANT)
     stack.wait_for(TENANT, "offboarded")
     wait_until(lambda: datetime.now(UTC) > kept.stale_at, lambda: "the cookie may begin a session")
     found = Tried()
@@ -184,7 +184,7 @@ def home(stack: Stack, tried: Tried, before: Path, tmp_path_factory: pytest.Temp
     asyncio.run(sign_to_the_end(stack, TENANT))
     (home / "before.jsonl").write_bytes(before.read_bytes())
     stack.command("audit", "export", TENANT, "--out", str(home / "after.jsonl"))
-    stack.command("audit", "certificate", TENANT, "--out", str(home / "certificate.json"))
+    stack.command("audit", "erasure-certificate", TENANT, "--out", str(home / "certificate.json"))
     stack.command("audit", "public-key", "--out", str(home / "key.pem"))
     return home
 

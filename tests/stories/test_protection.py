@@ -84,8 +84,8 @@ def test_a_column_protected_on_the_page_is_encrypted_by_the_program_that_runs(
         dialog.get_by_role("button", name="Protect it").click()
         expect(dialog.get_by_text("is protected")).to_be_visible()
         until(encrypted, wanted=True)
-        told = stack.command("protection", "show", tenant, "notes-db")
+        told = stack.command("service", "list-protected-fields", tenant, "notes-db")
         assert [(one["field"], one["changed_by"]) for one in told["fields"]] == [("text", subject(tenant, ADA))]
         close(dialog)
-        stack.command("protection", "unprotect", tenant, "notes-db", "public.notes", "text", "--confirm", tenant)
+        stack.command("service", "unprotect-field", tenant, "notes-db", "public.notes", "text", "--confirm", tenant)
         until(encrypted, wanted=False)

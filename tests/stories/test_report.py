@@ -29,7 +29,7 @@ def given(stack: Stack, tenant: str, tmp_path_factory: pytest.TempPathFactory) -
     connect(stack, tenant, "microservice", "ledger", tmp_path_factory.mktemp("reported") / "service")
     for form in FORMS:
         out = home / f"report.{form}"
-        words = ("report", tenant, "--format", form, "--out", str(out), "--period", this_month())
+        words = ("report", "create", tenant, "--format", form, "--out", str(out), "--period", this_month())
         answer = command_until_done(stack, *words)
         assert (answer["tenant_id"], answer["format"], answer["bytes"]) == (tenant, form, out.stat().st_size)
     stack.command("audit", "export", tenant, "--out", str(home / "audit.jsonl"))
@@ -75,7 +75,7 @@ def test_a_worker_that_is_killed_while_it_makes_a_report_leaves_one_report(stack
 
     before, worker = requested(), stack.pids()["worker"]
     with ThreadPoolExecutor(1) as beside:
-        words = ("report", tenant, "--format", "json", "--out", str(out), "--period", this_month())
+        words = ("report", "create", tenant, "--format", "json", "--out", str(out), "--period", this_month())
         answer = beside.submit(command_until_done, stack, *words)
         wait_until(lambda: requested() > before, lambda: "no report was requested")
         os.kill(worker, signal.SIGKILL)
@@ -95,6 +95,6 @@ def test_existing_file_and_illegal_period_are_rejected(stack, tenant, tmp_path):
         (("--out", str(tmp_path / "new.json"), "--period", "2026-13"), "period_refused"),
         (("--out", str(tmp_path / "new.json"), "--period", "2099"), "period_refused"),
     ):
-        assert refused(stack, "report", tenant, "--format", "json", *words) == code
+        assert refused(stack, "report", "create", tenant, "--format", "json", *words) == code
     assert (tmp_path / "there.json").read_text() == "evidence"
     assert not (tmp_path / "new.json").exists()

@@ -48,7 +48,7 @@ def states(document: dict[str, Any], service: str = "ledger") -> dict[int, str]:
 
 def rotate(stack: Stack, *more: str) -> dict[str, Any]:
     """Rotate and return the document; a command that does not wait long enough on a loaded machine is waited for."""
-    done = stack.run("rotate", TENANT, *more, "--json")
+    done = stack.run("key", "rotate", TENANT, *more, "--json")
     document: dict[str, Any] = json.loads(done.stdout)
     if done.returncode:
         assert document["error"]["code"] == OperationTimeout.code, document
@@ -58,7 +58,7 @@ def rotate(stack: Stack, *more: str) -> dict[str, Any]:
 
 
 def _shown(stack: Stack) -> dict[str, Any]:
-    return stack.command("rotate", TENANT, "--dry-run")
+    return stack.command("key", "rotate", TENANT, "--dry-run")
 
 
 def lying_under(stack: Stack) -> set[tuple[str, int]]:
@@ -94,7 +94,7 @@ def test_five_rotations_under_load_and_what_retired_and_compromised_versions_ref
     retire_the_first_version(stack, busy)
     rotate_while_suspended_and_restore_an_object_of_a_retired_version(stack, rotated, busy)
     stack.command("tenant", "lock", TENANT, *YES)
-    assert refused(stack, "rotate", TENANT) == "tenant_closed"
+    assert refused(stack, "key", "rotate", TENANT) == "tenant_closed"
     stack.command("tenant", "unlock", TENANT)
     assert all(one.objects_open() for one in busy)
     rotate_as_compromised(stack, rotated, busy)
@@ -217,7 +217,7 @@ def retire_the_first_version(stack: Stack, busy: list[Busy]) -> None:
         assert answers_of(ledger, of_version(ledger.texts, version), of_version(ledger.data_keys, version)) == {OPEN}
     assert answers_of(billing, of_version(billing.texts, 1), []) == {OPEN}, "the version of another service"
     assert ledger.objects_open()
-    words = ("rotate", TENANT, "--service", "ledger", "--retire", str(ROTATIONS + 1), *YES)
+    words = ("key", "rotate", TENANT, "--service", "ledger", "--retire", str(ROTATIONS + 1), *YES)
     assert refused(stack, *words) == "key_version_in_use"
 
 

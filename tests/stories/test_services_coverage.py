@@ -62,7 +62,7 @@ class Clinic:
 
 
 def codes(stack: Stack, tenant_id: str) -> list[tuple[str, str]]:
-    return [(one["code"], one["place"]) for one in stack.command("coverage", tenant_id)["missing"]]
+    return [(one["code"], one["place"]) for one in stack.command("service", "coverage", tenant_id)["missing"]]
 
 
 def wait_missing(stack: Stack, tenant: str, *expected: tuple[str, str]) -> None:
@@ -84,7 +84,7 @@ def test_the_sentence_appears_with_the_last_field_and_goes_with_the_first_plain_
     with Client.from_folder(shop.folder) as kcm:
         kcm.encrypt(b"a record", "orders/1")
     for name in ("diagnosis", "insurance"):
-        stack.command("protection", "protect", tenant, clinic.service.name, PATIENTS, name)
+        stack.command("service", "protect-field", tenant, clinic.service.name, PATIENTS, name)
     clinic.protected(ADMIT.format("Ann", "flu", None))
     wait_missing(stack, tenant, ("field_unseen", INSURANCE))
     page = sign_in(visitor(), stack, tenant)
@@ -110,7 +110,7 @@ def test_the_sentence_appears_with_the_last_field_and_goes_with_the_first_plain_
     with psycopg.connect(clinic.conninfo) as past:
         written = past.execute("INSERT INTO patients (name, diagnosis) VALUES ('Eve', 'plain') RETURNING id").fetchone()
         assert written is not None
-    words = ("protection", "protect", tenant, clinic.service.name, PATIENTS, "diagnosis", "--plain-allowed")
+    words = ("service", "protect-field", tenant, clinic.service.name, PATIENTS, "diagnosis", "--plain-allowed")
     stack.command(*words)
     assert clinic.protected(READ.format(written[0])) == "['flu', 'plain']\n"
     wait_missing(stack, tenant, ("plain_allowed", DIAGNOSIS), ("plain_read", DIAGNOSIS))
@@ -118,5 +118,5 @@ def test_the_sentence_appears_with_the_last_field_and_goes_with_the_first_plain_
     expect(page.get_by_text("held values that are not encrypted: 1 read").first).to_be_visible()
     expect(page.get_by_text(SENTENCE)).to_have_count(0)
 
-    others: dict[str, Any] = stack.command("coverage", acme)
+    others: dict[str, Any] = stack.command("service", "coverage", acme)
     assert PATIENTS not in str(others)

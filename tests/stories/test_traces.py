@@ -68,23 +68,33 @@ def recorded(stack: Stack, holders: Holders, tmp_path_factory: pytest.TempPathFa
         connect(stack, one, "microservice", "ledger", folder / one)
     yes = ("--confirm", tenant)
     for words in (
-        ("rotate", tenant),
-        ("rotate", tenant, "--compromised", *yes),
+        ("key", "rotate", tenant),
+        ("key", "rotate", tenant, "--compromised", *yes),
         ("tenant", "lock", tenant, *yes),
         ("tenant", "unlock", tenant),
         ("tenant", "suspend", tenant),
         ("tenant", "resume", tenant),
         ("tenant", "policy", tenant, "--service-key-days", "90"),
-        ("tenant", "roll-authority", tenant, *yes),
-        ("check-boundaries", tenant),
-        ("report", tenant, "--format", "json", "--out", str(folder / "report"), "--period", time.strftime("%Y-%m")),
+        ("certificate", "rotate-ca", tenant, *yes),
+        ("isolation", "check", tenant),
+        (
+            "report",
+            "create",
+            tenant,
+            "--format",
+            "json",
+            "--out",
+            str(folder / "report"),
+            "--period",
+            time.strftime("%Y-%m"),
+        ),
         ("root-key", "change", tenant, *holders.hold("aws-kms").words(folder)),
         ("root-key", "change", tenant, "--provider", "platform"),
         ("service", "renew", tenant, "ledger"),
         ("service", "disconnect", tenant, "ledger", "--confirm", "ledger"),
-        ("offboard", tenant, "--grace", "2h", *yes),
-        ("restore", tenant),
-        ("offboard", left, "--now", "--confirm", left),
+        ("tenant", "offboard", tenant, "--grace", "2h", *yes),
+        ("tenant", "restore", tenant),
+        ("tenant", "offboard", left, "--now", "--confirm", left),
     ):
         command_until_done(stack, *words)
     stack.wait_for(left, "offboarded")

@@ -76,7 +76,7 @@ class UpdateRejected(CallerError):
 class OperationTimeout(PlatformError):
     code = "not_done_in_time"
     message = "the request is not done yet"
-    hint = "it goes on by itself once what it waits for is back: openkcm status; asking again does no harm"
+    hint = "it goes on by itself once what it waits for is back: make status; asking again does no harm"
 
 
 class WorkflowClient:

@@ -91,13 +91,13 @@ class AuditBroken(OpenKcmError):
 class CertificateBroken(OpenKcmError):
     code = "certificate_broken"
     message = "the crypto-shred certificate does not verify"
-    hint = "keep the file as it is, and ask for the certificate again: openkcm audit certificate <tenant>"
+    hint = "keep the file as it is, and ask for the certificate again: openkcmctl audit erasure-certificate <tenant>"
 
 
 class PublicKeyRefused(CallerError):
     code = "public_key_refused"
     message = "the file holds no public key of the platform"
-    hint = "ask the platform for it: openkcm audit public-key"
+    hint = "ask the platform for it: openkcmctl audit public-key"
 
 
 class FileRefused(CallerError):

@@ -23,14 +23,14 @@ class CryptoApiUnreachable(PlatformError):
 
     code: ClassVar[str] = "fronts_away"
     message = "the crypto service does not answer at its address"
-    hint = "see whether it runs: openkcm doctor"
+    hint = "see whether it runs: python -m devstack doctor"
 
 
 class CryptoApiFailing(PlatformError):
     """It answered, and neither as a wall does nor as to its owner."""
 
     code: ClassVar[str] = "fronts_failing"
-    hint = "the check is tried again; if it stays, see openkcm doctor and the log of the crypto service"
+    hint = "the check is tried again; if it stays, see python -m devstack doctor and the log of the crypto service"
 
 
 class ProbeRefused(PlatformError):

@@ -60,7 +60,7 @@ def test_a_rendering_for_other_tools_says_that_it_proves_nothing(stand: Path, ru
     assert (status, document["events"], document["verifiable"]) == (0, 22, False)
     events = [json.loads(line) for line in (stand / "audit.ocsf").read_text().splitlines()]
     assert [one["metadata"]["sequence"] for one in events] == list(range(1, 23))
-    assert all("openkcm audit export" in one["unmapped"]["verifiable"] for one in events)
+    assert all("openkcmctl audit export" in one["unmapped"]["verifiable"] for one in events)
     assert offline.verdict(stand, "audit.ocsf")["problem"].startswith("line 1 begins neither")
 
 
@@ -90,8 +90,8 @@ def test_public_keys_are_printed_as_the_file_they_can_be_kept_in(
         (("export", TENANT, "--out", "taken"), "file_refused"),
         (("export", TENANT, "--out", "nowhere/audit.jsonl"), "file_refused"),
         (("export", "nobody-here", "--out", "file"), "tenant_unknown"),
-        (("certificate", "nobody-here", "--out", "file"), "tenant_unknown"),
-        (("certificate", TENANT, "--out", "file"), "certificate_missing"),
+        (("erasure-certificate", "nobody-here", "--out", "file"), "tenant_unknown"),
+        (("erasure-certificate", TENANT, "--out", "file"), "certificate_missing"),
     ],
 )
 def test_a_refused_export_writes_no_file_and_overwrites_none(
@@ -117,7 +117,7 @@ def test_the_stored_certificate_verifies_offline_and_against_the_stream(
     with worker.tenant_tx(TENANT) as tx:
         text = statement_text(a_statement(list(tx.audit.records())))
         tx.leaving.certify(ErasureCertificateRow(text, *SIGNER.sign(shred_message(TENANT, text)), datetime.now(UTC)))
-    status, document = run("certificate", TENANT, "--out", str(stand / "certificate.json"))
+    status, document = run("erasure-certificate", TENANT, "--out", str(stand / "certificate.json"))
     assert (status, document["key"]) == (0, "audit:1")
     run("export", TENANT, "--out", str(stand / "audit.jsonl"))
     run("public-key", "--out", str(stand / "key.pem"))

@@ -1,4 +1,4 @@
-"""`openkcm audit stream`: nothing is missing, the order holds, and what comes twice comes at a seam and as before."""
+"""`openkcmctl audit forward`: nothing is missing, the order holds, and what comes twice comes at a seam and as before."""
 
 import itertools
 import json
@@ -64,7 +64,7 @@ def forward(stand: Path, identity: Identity, capfd: pytest.CaptureFixture[str]) 
 
     def run(to: str, *words: str, status: int = 0) -> dict[str, Any]:
         where = ("--ca", str(identity.pem), "--state", str(stand))
-        assert main(["audit", "stream", TENANT, "--to", to, *where, *words, "--json"]) == status
+        assert main(["audit", "forward", TENANT, "--to", to, *where, *words, "--json"]) == status
         said = capfd.readouterr()
         assert TOKEN not in said.out + said.err
         document: dict[str, Any] = json.loads(said.out)
@@ -79,7 +79,7 @@ class Follower:
     def __init__(self, to: str, identity: Identity, state: Path, *words: str) -> None:
         where = ("--ca", str(identity.pem), "--state", str(state), "--follow")
         self.running = subprocess.Popen(
-            [sys.executable, "-m", "cli", "audit", "stream", TENANT, "--to", to, *where, *words],
+            [sys.executable, "-m", "cli", "audit", "forward", TENANT, "--to", to, *where, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=dict(os.environ),

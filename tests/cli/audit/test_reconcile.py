@@ -1,4 +1,4 @@
-"""`openkcm audit reconcile` as people and scripts use it: what it is told, what it says, and how it ends."""
+"""`openkcmctl audit reconcile` as people and scripts use it: what it is told, what it says, and how it ends."""
 
 import base64
 import json

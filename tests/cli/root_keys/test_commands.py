@@ -1,4 +1,4 @@
-"""`openkcm root-key`: what is shown, what is asked of the workflow, and how each way it can end is told."""
+"""`openkcmctl root-key`: what is shown, what is asked of the workflow, and how each way it can end is told."""
 
 import io
 import threading
@@ -145,7 +145,7 @@ def test_a_change_that_takes_longer_goes_on_and_says_where_to_look(desk) -> None
 
     assert document["error"]["code"] == "not_done_in_time"
     assert "goes on by itself" in document["error"]["hint"]
-    assert f"openkcm root-key show {ACME}" in document["error"]["hint"]
+    assert f"openkcmctl root-key show {ACME}" in document["error"]["hint"]
 
 
 @pytest.mark.usefixtures("desk")

@@ -1,4 +1,4 @@
-"""`openkcm service` against real servers: a worker does the work, the command has neither Vault nor a payload key."""
+"""`openkcmctl service` against real servers: a worker does the work, the command has neither Vault nor a payload key."""
 
 import asyncio
 import base64

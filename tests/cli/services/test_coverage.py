@@ -1,4 +1,4 @@
-"""`openkcm coverage`: the page's judgement as a document, for whoever runs the dashboard and nobody else."""
+"""`openkcmctl service coverage`: the page's judgement as a document, for whoever runs the dashboard and nobody else."""
 
 from datetime import UTC, datetime
 
@@ -33,14 +33,14 @@ def told(desk: Desk) -> Desk:
 
 
 def test_it_says_what_is_encrypted_and_that_nothing_is_missing(told: Desk) -> None:
-    document = told.run("coverage", ACME)
+    document = told.run("service", "coverage", ACME)
     assert (document["protected"], document["missing"]) == (True, [])
     assert document["overhead"]["share"] == pytest.approx(0.035)
     [service] = document["services"]
     assert (service["service_id"], service["ways"], service["operations_today"]) == ("orders", ["programs"], 10)
     [field] = service["fields"]
     assert (field["place"], field["listed"], field["last_7_days"]["operations"]) == (PLACE, False, 10)
-    assert "All sensitive data protected" in told.invoke("coverage", ACME).stdout
+    assert "All sensitive data protected" in told.invoke("service", "coverage", ACME).stdout
     looks = [one for one in audit_records(told.worker, ACME) if one["name"] == "audit.exported"]
     assert [(one["subject"], one["actor"]) for one in looks] == [("coverage", "operator")] * 2
 
@@ -48,11 +48,11 @@ def test_it_says_what_is_encrypted_and_that_nothing_is_missing(told: Desk) -> No
 def test_what_is_missing_comes_with_the_next_step(told: Desk) -> None:
     with told.field.administrator() as administrator:
         administrator.execute("truncate okcm.protection_use")
-    document = told.run("coverage", ACME)
+    document = told.run("service", "coverage", ACME)
     assert not document["protected"]
     assert document["overhead"] is None
     assert [(one["code"], one["service"]) for one in document["missing"]] == [("nothing_encrypted", "orders")]
-    shown = told.invoke("coverage", ACME).stdout
+    shown = told.invoke("service", "coverage", ACME).stdout
     assert "missing  orders was not seen to encrypt anything in the last 7 days" in shown
     assert "next  start its programs with openkcm run" in shown
     assert "not measured yet" in shown
@@ -62,11 +62,11 @@ def test_what_is_missing_comes_with_the_next_step(told: Desk) -> None:
 def test_an_operator_without_the_dashboards_secrets_sees_nothing(told: Desk) -> None:
     (told.folder / "secrets" / secrets.database_password(Role.DASHBOARD)).unlink()
     with pytest.raises(SettingsInvalid) as refused:
-        told.run("coverage", ACME)
+        told.run("service", "coverage", ACME)
     assert "an operator's role sees no customer's use of keys" in refused.value.hint
 
 
 def test_a_tenant_that_is_not_there_is_unknown(told: Desk) -> None:
     with pytest.raises(TenantUnknown):
-        told.run("coverage", "nobody-at-all")
+        told.run("service", "coverage", "nobody-at-all")
     assert told.gateway.asked == []

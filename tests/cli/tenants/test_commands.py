@@ -99,7 +99,7 @@ def test_wait_says_failed_and_not_ready_apart(stand) -> None:
     stand.becomes("failed")
     with pytest.raises(ProvisioningFailed) as failed:
         run("enable", *ACME, "--wait")
-    assert failed.value.hint.endswith("openkcm tenant retry acme-corp-12345")
+    assert failed.value.hint.endswith("openkcmctl tenant retry acme-corp-12345")
 
 
 def test_a_refusal_carries_the_endpoints_code_and_hint(stand) -> None:

@@ -1,4 +1,4 @@
-"""`openkcm tenant policy`: what it shows, what it changes, and what it cannot change alone."""
+"""`openkcmctl tenant policy`: what it shows, what it changes, and what it cannot change alone."""
 
 import pytest
 

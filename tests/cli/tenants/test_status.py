@@ -1,4 +1,4 @@
-"""`openkcm tenant suspend|resume|lock|unlock`: what is asked, what is read back, and what is never done by mistake."""
+"""`openkcmctl tenant suspend|resume|lock|unlock`: what is asked, what is read back, and what is never done by mistake."""
 
 from datetime import UTC, datetime
 

@@ -30,7 +30,7 @@ class Running:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENKCM_", "KCM_"))}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli", "agent", *flags, *words],
+                [sys.executable, "-m", "openkcm.cli", "agent", *flags, *words],
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.PIPE,

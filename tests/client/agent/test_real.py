@@ -36,7 +36,7 @@ def field(server: Server, template: str) -> Iterator[Field]:
 
 
 class Machine:
-    """A service's machine with the folder that `openkcm service connect` wrote, and an agent in it."""
+    """A service's machine with the folder that `openkcmctl service connect` wrote, and an agent in it."""
 
     def __init__(self, home: Home, folder: Path, service: Service) -> None:
         self.home, self.service, self.key = home, service, p256()

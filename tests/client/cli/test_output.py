@@ -35,12 +35,12 @@ def test_only_a_terminal_cuts_a_table(monkeypatch, terminal, whole) -> None:
 
 
 def test_piped_help_does_not_cut_the_longest_option(capsys) -> None:
-    assert main(["protection", "protect", "--help"]) == 0
+    assert main(["service", "protect-field", "--help"]) == 0
     assert "--no-plain-allowed " in capsys.readouterr().out
 
 
 def run(*words: str, out: Any = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cli", "audit", "verify", *words]
+    command = [sys.executable, "-m", "openkcm.cli", "audit", "verify", *words]
     return subprocess.run(
         command, env=os.environ | environment, stdout=out, stderr=subprocess.PIPE, text=True, timeout=60, check=False
     )

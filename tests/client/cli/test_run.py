@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.__main__ import main
+from openkcm.cli.__main__ import main
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def write_folder(folder: Path, tenant_id: str, leaf: Leaf, https_port: int) -> Path:
-    """Write what `openkcm service connect --kind microservice --out` writes."""
+    """Write what `openkcmctl service connect --kind microservice --out` writes."""
     files = {"client.key": leaf.key_pem, "client.pem": leaf.pem + tenant_authority(tenant_id).pem, "ca.pem": root().pem}
     return write_files(folder, files, "orders", https_port)
 

@@ -81,7 +81,7 @@ def test_a_stuck_tenant_says_how_long_where_and_why() -> None:
     assert line.trouble == (
         "At step 2 of 6, create the L2 tenant key and the payload key, 3 failed tries."
         " `vault_unavailable`: the key server does not answer;"
-        " check that OpenBao or Vault is running and unsealed: openkcm status"
+        " check that OpenBao or Vault is running and unsealed: make status"
     )
     assert line.can_retry
     assert line.badge == view.Badge("failed", "red", ":material/error:")

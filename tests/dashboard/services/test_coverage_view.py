@@ -51,7 +51,7 @@ def test_many_things_that_are_missing_are_all_said_and_the_first_at_once() -> No
     shown, more = view.missing(judged(*lacking))
     assert (len(shown), len(more)) == (6, 3)
     shown, more = view.missing(judged(*(replace(lacking[0], service=f"s-{n}") for n in range(200))))
-    assert (len(shown), len(more), more[-1]) == (6, 101, "94 more: openkcm coverage names them all")
+    assert (len(shown), len(more), more[-1]) == (6, 101, "94 more: openkcmctl service coverage names them all")
     assert view.headline(judged(*lacking)).words.startswith("9 things are missing.")
     assert view.headline(judged(lacking[0])).words.startswith("One thing is missing.")
 

@@ -143,6 +143,6 @@ def test_an_endpoint_that_is_down_is_said(field: Field) -> None:
     said = text(draw(market))
     stand.close()
     assert (
-        "Nothing can be enabled now: The marketplace endpoint does not answer. See whether it runs: openkcm status."
+        "Nothing can be enabled now: The marketplace endpoint does not answer. See whether it runs: make status."
         in said
     )

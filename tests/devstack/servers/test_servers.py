@@ -160,6 +160,6 @@ def test_port_that_a_killed_process_still_holds_is_waited_for(new_server: NewSer
     server._pid_file.write_text("{}")
     with socket.create_server(("127.0.0.1", server.port)) as held:
         threading.Timer(0.5, held.close).start()
-        server.require_ports()  # as `openkcm up` and each start do first
+        server.require_ports()  # as `make up` and each start do first
     server.start()
     assert server.alive

@@ -21,6 +21,7 @@ from core.errors.platform import ComponentFailed
 from devstack.servers import process
 from devstack.servers.process import Identity
 from devstack.stack import control
+from tests.commands import command_line
 from tests.ports import free_ports
 
 pytestmark = pytest.mark.e2e
@@ -39,7 +40,7 @@ class Stack:
 
     def begin(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*self.become, sys.executable, "-m", "cli", *words, "--json"],
+            [*self.become, *command_line(words), "--json"],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,

@@ -152,7 +152,7 @@ def _finished(shown: Mapping[str, Any], *, undo: bool) -> str:
         return done
     return (
         f"{done} Plain values need not be allowed any more in {', '.join(allowed)}: switch that off on the Services"
-        " page, or with `openkcm protection protect … --no-plain-allowed`."
+        " page, or with `openkcmctl service protect-field … --no-plain-allowed`."
     )
 
 

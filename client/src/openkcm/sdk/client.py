@@ -104,7 +104,7 @@ class _Core:
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str], options: Options | None = None) -> Self:
-        """Return a client of the service whose files `openkcm service connect --out` wrote into `folder`.
+        """Return a client of the service whose files `openkcmctl service connect --out` wrote into `folder`.
 
         Raises: CertificateUnusable.
         """

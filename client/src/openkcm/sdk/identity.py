@@ -1,4 +1,4 @@
-"""The service's certificate and key on disk, as `openkcm service connect --out` wrote them, and their renewal.
+"""The service's certificate and key on disk, as `openkcmctl service connect --out` wrote them, and their renewal.
 
 A renewed certificate is for the same key, which never leaves this machine. It is written in one step with mode 0600
 and put into the TLS context that is in use: the next connection shows it, and open ones go on.
@@ -84,7 +84,7 @@ class Identity:
         """Take the certificate the service answered with; False when it is the one in use.
 
         Raises:
-            CertificateUnusable: it is for another key, which is to be had from `openkcm service connect` only; or it
+            CertificateUnusable: it is for another key, which is to be had from `openkcmctl service connect` only; or it
                 cannot be read or written. Nothing was replaced.
         """
         with self._lock:
@@ -148,4 +148,4 @@ def _pem(certificate: x509.Certificate) -> bytes:
 
 
 def _unusable(detail: str) -> CertificateUnusable:
-    return CertificateUnusable("certificate_unusable", detail, "connect the service again: openkcm service connect")
+    return CertificateUnusable("certificate_unusable", detail, "connect the service again: openkcmctl service connect")

@@ -16,4 +16,4 @@ class SigningKeyUnknown(VerificationIncomplete):
 
     code = "signing_key_unknown"
     message = "the public keys given do not include the key that signed"
-    hint = "get the platform's public keys by a way you trust and compare fingerprints: openkcm audit public-key"
+    hint = "get the platform's public keys by a way you trust and compare fingerprints: openkcmctl audit public-key"

@@ -29,7 +29,7 @@ OPENKCM = str(Path(sys.executable).with_name("openkcm"))
 
 
 def client_folder(home: Home, name: str, service: Service, folder: Path) -> Path:
-    """Connect a service and write its files as `openkcm service connect --out` does."""
+    """Connect a service and write its files as `openkcmctl service connect --out` does."""
     home.connect(name)
     return home.folder(folder, name, p256(), service.https)
 

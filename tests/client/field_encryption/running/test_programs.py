@@ -223,10 +223,10 @@ def test_a_program_that_runs_obeys_a_changed_list_within_its_time(program):
         field = (program.home.tenant_id, "clinic", "public.notes", "text", "--store", "postgresql")
         try:
             assert not written()
-            program.operator("protection", "protect", *field)
+            program.operator("service", "protect-field", *field)
             wait_until(written)
-            program.operator("protection", "unprotect", *field, "--confirm", program.home.tenant_id)
+            program.operator("service", "unprotect-field", *field, "--confirm", program.home.tenant_id)
             wait_until(lambda: not written())
         finally:
             running.communicate(timeout=60)
-    assert program.operator("protection", "show", program.home.tenant_id, "clinic")["fields"] == []
+    assert program.operator("service", "list-protected-fields", program.home.tenant_id, "clinic")["fields"] == []

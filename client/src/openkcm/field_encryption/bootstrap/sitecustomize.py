@@ -71,7 +71,9 @@ def _begin() -> None:
         )
     folder = Path(os.environ.get("KCM_RUN_FOLDER", ""))
     if not (folder / "client.toml").is_file():
-        _stop(f"{folder} is not the folder of a connected service", "give the one that `openkcm service connect` wrote")
+        _stop(
+            f"{folder} is not the folder of a connected service", "give the one that `openkcmctl service connect` wrote"
+        )
     for place in os.environ.get("KCM_RUN_PATHS", "").split(os.pathsep):
         if place and place not in sys.path:
             sys.path.append(place)
