@@ -167,7 +167,7 @@ def test_what_is_tested_is_what_is_run():
 def test_the_lock_knows_every_dependency_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
-    wanted = [re.split(r"[\[<>=]", one)[0] for one in named]
+    wanted = [name for one in named if (name := re.split(r"[\[<>=]", one)[0]) != "openkcm"]  # it is in this repository
     locked = LOCKS["test"].lower()
     assert "temporalio" in wanted
     assert [name for name in wanted if f"\n{name.lower()}==" not in f"\n{locked}"] == []

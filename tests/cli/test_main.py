@@ -42,7 +42,7 @@ def test_a_shell_completes_commands_and_options(
     for line, found in (
         ("openkcmctl ser", "service"),
         ("openkcmctl service dis", "disconnect"),
-        ("python -m devstack up --j", "--json"),
+        ("openkcmctl tenant list --j", "--json"),
     ):
         monkeypatch.setenv("_OPENKCMCTL_COMPLETE", "complete_bash")
         monkeypatch.setenv("COMP_WORDS", line)
