@@ -56,7 +56,7 @@ coverage: setup-test ## run every test with line and branch coverage of the prod
 	@$(BIN)/python -m tools.coverage_table coverage.json
 	@$(BIN)/coverage report --include="core/*,config/*,compliance/reconciliation/model.py,compliance/reconciliation/ledger.py,compliance/coverage/*" --fail-under=100
 
-lint: setup-test ## check format, lint, types, imports and documents
+lint: setup-test ## check format, lint, words, types, imports and documents
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint-types lint-texts
 
 lint-types:
@@ -66,6 +66,8 @@ lint-texts:
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m tools.words
+	@git log -1 --format=%B 2>/dev/null | $(BIN)/python -m tools.words --commit -
 	@$(BIN)/pytest -q -n 0 $(LINTS)
 
 check: lint test ## lint and test, as CI does

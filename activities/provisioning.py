@@ -146,7 +146,7 @@ class TenantCaActivities:
             append_audit_event(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.ca_key(step.tenant_id))
 
 
-_PROOF = b"openkcmctl tenant key round trip"
+_PROOF = b"openkcm tenant key round trip"
 
 
 class PayloadKeyring(Protocol):

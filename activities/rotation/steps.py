@@ -58,7 +58,7 @@ from openkcm.contract.audit_events import AuditName
 from vault.transit.keys import ciphertext_version
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 
-_PROOF = b"openkcmctl tenant key round trip"
+_PROOF = b"openkcm tenant key round trip"
 _BATCH = 32
 """Service keys that are prepared between two commits: what a death costs at most."""
 _THREADS = 4

@@ -155,7 +155,7 @@ class TransitTenantKeys:
             return calls.write(f"transit/{operation}/{context.l2_key}", data | {"context": encoded(context.encode())})
 
 
-FINGERPRINT_TEXT = encoded(b"openkcmctl tenant key fingerprint")
+FINGERPRINT_TEXT = encoded(b"openkcm tenant key fingerprint")
 """Stands in policies/tenant.hcl too, as the only input that is taken."""
 
 
