@@ -1,8 +1,8 @@
-"""Customers' credentials on their way from who takes them in to the worker: encrypted to the worker's key (RFC 7516).
+"""Encryption of customers' credentials on the way from the dashboard or command to the worker (JWE, RFC 7516).
 
-The dashboard and the command hold no identity at the key server and must not keep credentials; PostgreSQL and Temporal
-must not see them. So they are sealed at once with the public half of a key that only the worker has, and bound to the
-tenant and the request: what was sealed for one opens for no other.
+The dashboard and the command have no identity at the key server and must not store credentials; PostgreSQL and Temporal
+must not see them. They encrypt credentials at once with the worker's public key and bind them to tenant and request.
+Decryption for another tenant or request fails.
 """
 
 from joserfc import jwe
@@ -18,20 +18,20 @@ _REGISTRY = jwe.JWERegistry(algorithms=[_ALGORITHM, _ENCRYPTION], strict_check_h
 
 
 def encrypt_credentials(public_pem: str, tenant_id: str, request_id: str, credentials: Credentials) -> str:
-    """Return the credentials as a compact JWE that the worker alone opens, for this tenant and request."""
+    """Return the credentials as a compact JWE that only the worker can decrypt, for this tenant and request."""
     header = {"alg": _ALGORITHM, "enc": _ENCRYPTION, "tenant": tenant_id, "request": request_id}
     return jwe.encrypt_compact(header, credentials.dump(), _key(public_pem), registry=_REGISTRY)
 
 
 def decrypt_credentials(private_pem: str, tenant_id: str, request_id: str, sealed: str) -> Credentials:
-    """Return what was sealed; raises RootKeyRefused when it was altered or belongs to another tenant or request."""
+    """Return the credentials; raises RootKeyRefused if they are altered or belong to another tenant or request."""
     try:
-        opened = jwe.decrypt_compact(sealed, _key(private_pem), registry=_REGISTRY)
+        decrypted = jwe.decrypt_compact(sealed, _key(private_pem), registry=_REGISTRY)
     except (JoseError, ValueError):
-        raise RootKeyRefused("the credentials were altered on their way", "give them again") from None
-    if (opened.protected.get("tenant"), opened.protected.get("request")) != (tenant_id, request_id):
-        raise RootKeyRefused("the credentials were given for something else", "give them again")
-    return Credentials.load(opened.plaintext or b"")
+        raise RootKeyRefused("the credentials were altered in transit", "submit them again") from None
+    if (decrypted.protected.get("tenant"), decrypted.protected.get("request")) != (tenant_id, request_id):
+        raise RootKeyRefused("the credentials belong to another tenant or request", "submit them again")
+    return Credentials.load(decrypted.plaintext or b"")
 
 
 def _key(pem: str) -> ECKey:

@@ -1,9 +1,7 @@
-"""Secret files: one folder, one file each, readable by their owner alone.
+"""Secret files: one folder with one file for each secret, readable only by their owner.
 
-The names are the whole list; a process reads only its own. For the embedded stack `make up` makes them; in
-production the operator's secret store mounts them.
-
-The secret files of an embedded stack: each made once, readable by its owner alone, and then left as it is.
+This module lists all names; a process reads only its own secrets. For the embedded stack `make up` creates missing
+files and never changes existing ones; in production the operator's secret store mounts them.
 """
 
 import base64
@@ -19,7 +17,7 @@ _OTHERS = 0o077
 
 
 class Role(StrEnum):
-    """Who has an identity of its own at PostgreSQL, at Vault or at both: the processes, and one use of the worker's."""
+    """Identities at PostgreSQL, at Vault or at both: one for each process, and one for offboarding."""
 
     WORKER = "worker"
     MARKETPLACE = "marketplace"
@@ -28,7 +26,7 @@ class Role(StrEnum):
     CRYPTO = "crypto"
     DASHBOARD = "dashboard"
     OFFBOARDING = "offboarding"
-    """With which the worker destroys the keys of tenants that left; its everyday identity cannot."""
+    """With it the worker destroys the keys of offboarded tenants; the regular identity of the worker cannot."""
 
 
 def database_password(role: str) -> str:
@@ -47,33 +45,33 @@ def vault_secret(role: str) -> str:
 
 
 WEBHOOK_SECRETS = "webhook-secrets"
-"""Standard Webhooks secrets, one a line, at most two: the current and, during a change, the previous."""
+"""Standard Webhooks secrets, one a line, at most two: the current one and, during a rotation, the previous one."""
 MARKETPLACE_TOKEN = "marketplace-token"  # noqa: S105 - a file name
 CALLBACK_SECRET = "callback-secret"  # noqa: S105 - a file name
 SMTP_PASSWORD = "smtp-password"  # noqa: S105 - a file name
 CODEC_TOKEN = "codec-token"  # noqa: S105 - a file name
 OIDC_CLIENT_SECRET = "oidc-client-secret"  # noqa: S105 - a file name
-"""What the dashboard proves itself with at the single sign-on; made up for the development one."""
+"""The secret with which the dashboard authenticates at the single sign-on; generated for the development server."""
 DASHBOARD_COOKIE = "dashboard-cookie"
-"""The key that signs the cookie of who is signed on; a new one ends every session."""
+"""The key that signs session cookies; a new key ends every session."""
 DATABASE_ADMIN = "database-admin"
-"""`user:password` of somebody who may create roles; only `openkcmctl setup database` reads it."""
+"""`user:password` of a role that may create roles; only `openkcmctl setup database` reads it."""
 VAULT_ADMIN = "vault-admin"
 """An administrator's token; only `openkcmctl setup vault` reads it."""
 BOUNDARY_IDENTITY = "boundary-identity.pem"
-"""The EC P-256 key with which the worker signs the short JWTs of a boundary check."""
+"""The EC P-256 key with which the worker signs the short-lived JWTs of an isolation check."""
 
 INTAKE_KEY = "intake.pem"
-"""The EC P-256 key to which customers' credentials are sealed on their way to the worker, which alone has it."""
+"""The EC P-256 key that decrypts customers' credentials; only the worker has it."""
 INTAKE_PUBLIC_KEY = "intake.pub"
-"""Its public half, for those who take credentials in: the dashboard and the command."""
+"""Its public key, with which the dashboard and the command encrypt credentials."""
 
 
 def read_secret(folder: Path, name: str) -> str:
     """Return a secret file's text without surrounding white space.
 
     Raises:
-        SettingsInvalid: the file is missing, unreadable, no text, empty, or readable by others.
+        SettingsInvalid: the file is missing, unreadable, not UTF-8, empty, or readable by others.
     """
     path = folder / name
     put = f"put it into {folder} with mode 0600"
@@ -98,10 +96,10 @@ def read_secret_lines(folder: Path, name: str) -> tuple[str, ...]:
 
 
 def ensure_secret(folder: Path, name: str, value: str | None = None) -> str:
-    """Return the secret `name`, writing `value` (default: 32 random bytes, hex) with mode 0600 if there is none.
+    """Return the secret `name`; write `value` (default: 32 random bytes, hex) with mode 0600 if it does not exist.
 
     Raises:
-        SettingsInvalid: it cannot be written, or `read_secret` rejects what is there.
+        SettingsInvalid: the file cannot be written, or `read_secret` rejects the existing file.
     """
     path = folder / name
     try:
@@ -127,17 +125,17 @@ def database_credentials(folder: Path) -> tuple[dict[str, str], dict[str, bytes]
 
 
 ROLES = (Role.WORKER, Role.CODEC, Role.CRYPTO, Role.OFFBOARDING)
-"""Who logs in at the key server."""
+"""The roles that log in at the key server."""
 
 MIGRATOR = "migrator"
 BOUNDARY_PUBLIC_KEY = "boundary-identity.pub"
-"""The public half of `boundary-identity.pem`, which the key server checks tenant tokens with."""
+"""The public key of `boundary-identity.pem`, with which the key server verifies tenant tokens."""
 DATABASE_ROLES = (Role.WORKER, Role.MARKETPLACE, Role.OPERATOR, Role.CRYPTO, Role.DASHBOARD)
 _WEBHOOK_KEY_BYTES = 32
 
 
 def ensure_secrets(folder: Path) -> None:
-    """Make every secret file that is missing; change none that is there."""
+    """Create every missing secret file; existing files are unchanged."""
     for role in (MIGRATOR, *DATABASE_ROLES):
         ensure_secret(folder, database_password(role))
     for role in DATABASE_ROLES:
@@ -162,12 +160,12 @@ def ensure_secrets(folder: Path) -> None:
 
 
 def webhook_secret() -> str:
-    """Return a fresh secret in the form Standard Webhooks asks for."""
+    """Return a new secret in the format of Standard Webhooks."""
     return "whsec_" + base64.b64encode(os.urandom(_WEBHOOK_KEY_BYTES)).decode()
 
 
 def ensure_pair(folder: Path, private: str, public: str) -> None:
-    """Make a key pair, or its public half beside a private one that is there."""
+    """Create a key pair, or only the public key if the private key exists."""
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - heavy, and needed once
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - the same
 

@@ -1,8 +1,8 @@
-"""One table of settings: name, type, default, one sentence each. docs/settings.md is generated from it.
+"""All settings with name, type, default and description. docs/settings.md is generated from them.
 
-Order: environment (`OPENKCM_<NAME>`), then the file named by `OPENKCM_CONFIG` (or `openkcm.toml` in the working
-directory), then the default. An unknown key in either is refused, because a misspelt setting that is silently ignored
-is how a wall comes down. Secrets are never settings: they are files in `secrets_dir` (see `secrets.py`).
+Precedence: environment (`OPENKCM_<NAME>`), then the file that `OPENKCM_CONFIG` names (or `openkcm.toml` in the working
+directory), then the default. Unknown keys are rejected, because a misspelt security setting that is silently ignored
+would have no effect. Secrets are never settings: they are files in `secrets_dir` (see `secrets.py`).
 """
 
 import os
@@ -22,7 +22,7 @@ from openkcm.errors import os_reason
 PREFIX = "OPENKCM_"
 CONFIG_VARIABLE = "OPENKCM_CONFIG"
 LOOPBACK = "127.0.0.1"
-"""Where everything of the embedded stack listens; there is no setting to widen it."""
+"""The address on which all servers of the embedded stack listen; no setting changes it."""
 
 
 _AWS_PRINCIPAL = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:(?:role|user)/[\w+=,.@/-]{1,512}")
@@ -42,7 +42,7 @@ def _principal(text: str) -> str:
 
 
 class WorkloadIssuer(BaseModel):
-    """Whose JWTs prove which workload an agent runs beside, and what in them says so."""
+    """An issuer of platform JWTs that attest an agent's workload, and the claims that name tenant and service."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,11 +50,11 @@ class WorkloadIssuer(BaseModel):
     tenant_claim: str = Field("openkcm_tenant", min_length=1)
     service_claim: str = Field("openkcm_service", min_length=1)
     tenants: tuple[str, ...] | None = None
-    """For which tenants it may speak; None: for every one."""
+    """Tenants whose workloads it may attest; None: all tenants."""
 
     @field_validator("jwks")
     @classmethod
-    def _where(cls, text: str) -> str:
+    def _check_jwks(cls, text: str) -> str:
         place = urlsplit(text)
         plain = place.scheme == "http" and place.hostname in {LOOPBACK, "localhost", "::1"}
         if place.scheme == "https" or plain:
@@ -66,7 +66,7 @@ class WorkloadIssuer(BaseModel):
 
 
 EMBEDDED_LOG = Path("openbao/audit/audit.log")
-"""Where in the state folder the embedded OpenBao writes its audit log."""
+"""Path of the embedded OpenBao's audit log in the state folder."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Network = Annotated[str, AfterValidator(_network)]
@@ -77,18 +77,18 @@ Region = Annotated[str, AfterValidator(parse_region)]
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
 
-    state_dir: Path = Field(Path(".openkcm"), description="folder of the embedded servers' data, logs and secrets")
+    state_dir: Path = Field(Path(".openkcm"), description="folder for data, logs and secrets of the embedded servers")
     secrets_dir: Path | None = Field(
-        None, description="folder of secret files, each 0600; default: secrets in state_dir"
+        None, description="folder of secret files, each with mode 0600; default: secrets in state_dir"
     )
     regions: tuple[Region, ...] = Field(
         ("eu-west-1",), min_length=1, description="regions in which tenants may be enabled"
     )
-    promise_seconds: float = Field(180.0, gt=0, description="time from the event to a ready tenant that is promised")
+    promise_seconds: float = Field(180.0, gt=0, description="provisioning SLO: seconds from event to active tenant")
     base_url: str | None = Field(
-        None, description="address under which customers reach the CMK page; default: where the dashboard listens"
+        None, description="URL under which customers reach the CMK page; default: the dashboard's own address"
     )
-    log_format: Literal["console", "json"] = Field("json", description="form of log lines")
+    log_format: Literal["console", "json"] = Field("json", description="format of log lines")
 
     database_url: str | None = Field(
         None, description="an existing PostgreSQL 15 or newer, without user and password; default: the embedded one"
@@ -96,135 +96,141 @@ class Settings(BaseSettings):
     postgres_port: Port = Field(15432, description="port of the embedded PostgreSQL")
 
     vault_address: str | None = Field(None, description="an existing OpenBao or Vault; default: the embedded OpenBao")
-    vault_ca_file: Path | None = Field(None, description="certificates to trust for vault_address, PEM")
-    vault_namespace: str | None = Field(None, description="namespace within vault_address, where it has them")
+    vault_ca_file: Path | None = Field(None, description="CA certificates to trust for vault_address, PEM")
+    vault_namespace: str | None = Field(None, description="namespace in vault_address, if it uses namespaces")
     vault_port: Port = Field(18200, description="port of the embedded OpenBao; its cluster port is the next one")
 
     vault_audit_log: Path | None = Field(
         None,
-        description="the key server's own audit log, where this machine can read it (with rotated ones beside it), to "
-        "be held against the audit streams; default: that of the embedded OpenBao, and none with vault_address",
+        description="path of the key server's audit log, with its rotated files in the same folder, for the "
+        "reconciliation with the audit streams; default: that of the embedded OpenBao, none with vault_address",
     )
 
     temporal: Literal["embedded", "profile"] = Field(
-        "embedded", description="profile takes address, namespace and TLS from Temporal's own TEMPORAL_* configuration"
+        "embedded", description="profile reads address, namespace and TLS from Temporal's TEMPORAL_* configuration"
     )
     temporal_port: Port = Field(17233, description="port of the embedded Temporal")
     temporal_ui_port: Port = Field(18233, description="port of the embedded Temporal's web UI")
-    temporal_metrics_port: Port = Field(17234, description="port of the embedded Temporal's own metrics")
+    temporal_metrics_port: Port = Field(17234, description="port of the embedded Temporal's metrics")
 
     marketplace_host: str = Field(LOOPBACK, description="address the marketplace endpoint listens on")
     marketplace_port: Port = Field(18080, description="port of the marketplace endpoint")
-    marketplace_body_limit: int = Field(65536, ge=1024, description="largest event body taken, bytes")
+    marketplace_body_limit: int = Field(65536, ge=1024, description="maximum size of an event body, bytes")
     marketplace_base_url: str | None = Field(
         None,
-        description="address under which services' agents reach the marketplace endpoint: https, and http on loopback; "
-        "default: where it listens",
+        description="URL under which agents reach the marketplace endpoint: https, or http on loopback; "
+        "default: its own address",
     )
     workload_issuers: dict[str, WorkloadIssuer] = Field(
         {},
-        description="issuers of platform JWTs by which agents enrol: issuer → `jwks` (https address or file), "
-        "`tenant_claim`, `service_claim`, and `tenants` where it may speak for some only; default: none",
+        description="issuers of platform JWTs for the enrolment of agents: issuer → `jwks` (https URL or file), "
+        "`tenant_claim`, `service_claim`, and optionally `tenants`, the only tenants that it may attest; default: none",
     )
-    callback_url: str | None = Field(None, description="where the marketplace takes announcements (signed CloudEvents)")
-    smtp_host: str | None = Field(None, description="mail server for announcements; default: no e-mail")
+    callback_url: str | None = Field(
+        None, description="URL of the marketplace that receives notifications (signed CloudEvents)"
+    )
+    smtp_host: str | None = Field(None, description="mail server for notifications; default: no e-mail")
     smtp_port: Port = Field(25, description="port of smtp_host")
-    smtp_security: Literal["none", "starttls", "tls"] = Field("starttls", description="how smtp_host is spoken to")
+    smtp_security: Literal["none", "starttls", "tls"] = Field("starttls", description="transport security of smtp_host")
     smtp_user: str | None = Field(None, description="user at smtp_host; its password is the secret smtp-password")
-    email_from: str = Field("openkcm@localhost", description="sender of announcements")
-    email_to: str | None = Field(None, description="receiver of announcements; {tenant_id} is replaced")
+    email_from: str = Field("openkcm@localhost", description="sender of notifications")
+    email_to: str | None = Field(None, description="receiver of notifications; {tenant_id} is replaced")
 
-    codec_port: Port = Field(18081, description="port of the codec server that lets the Temporal UI decode payloads")
+    codec_port: Port = Field(18081, description="port of the codec server that decodes payloads for the Temporal UI")
     crypto_host: str = Field(LOOPBACK, description="address the crypto service listens on")
-    crypto_https_port: Port = Field(18443, description="port of the crypto service's HTTPS front")
-    crypto_kmip_port: Port = Field(15696, description="port of the crypto service's KMIP front")
+    crypto_https_port: Port = Field(18443, description="port of the crypto service's HTTPS API")
+    crypto_kmip_port: Port = Field(15696, description="port of the crypto service's KMIP API")
     crypto_names: tuple[str, ...] = Field(
         ("localhost", LOOPBACK), min_length=1, description="names and addresses in the crypto service's certificate"
     )
-    crypto_processes: int = Field(0, ge=0, le=64, description="processes of the crypto service; 0: one for each core")
+    crypto_processes: int = Field(
+        0, ge=0, le=64, description="number of processes of the crypto service; 0: one for each core"
+    )
     crypto_cache_seconds: float = Field(
-        60.0, gt=0, le=60, description="how long an opened service key may stay in memory"
+        60.0, gt=0, le=60, description="maximum time that an unwrapped service key stays in memory, seconds"
     )
     crypto_audit_sync: bool = Field(
-        default=False, description="make audit records safe against power loss before answering, not only against kill"
+        default=False,
+        description="sync audit records to disk before the response, so that they survive a power loss",
     )
     crypto_tenant_rate: int = Field(
-        20_000, ge=1, description="requests a second that one tenant may send to one process, bursts of one second"
+        20_000, ge=1, description="rate limit of a tenant in one process, requests per second, with a burst of 1 s"
     )
-    crypto_tenant_places: int = Field(256, ge=1, description="requests of one tenant that one process works on at once")
-    crypto_body_limit: int = Field(1_048_576, ge=4096, description="largest request the crypto service takes, bytes")
-    crypto_metrics_port: Port = Field(17465, description="port of the crypto service's Prometheus metrics and health")
+    crypto_tenant_places: int = Field(256, ge=1, description="maximum concurrent requests of a tenant in one process")
+    crypto_body_limit: int = Field(1_048_576, ge=4096, description="maximum request size of the crypto service, bytes")
+    crypto_metrics_port: Port = Field(
+        17465, description="port of the crypto service's Prometheus metrics and health check"
+    )
     service_certificate_hours: float = Field(
-        72.0, gt=0, le=72, description="life of a service's certificate; it is renewed after two thirds"
+        72.0, gt=0, le=72, description="lifetime of a service's certificate, hours; it is renewed after two thirds"
     )
 
     aws_kms_endpoint: str | None = Field(
-        None, description="where AWS KMS and STS are asked instead of at AWS's own addresses, for tests"
+        None, description="endpoint of AWS KMS and STS for tests; default: the endpoints of AWS"
     )
     aws_principal: AwsPrincipal | None = Field(
         None,
-        description="ARN of the role or user that the platform is at AWS, which customers' roles trust; it is shown to "
-        "customers and gives nothing. Default: their guides say to ask the operator",
+        description="ARN of the platform's AWS role or user, which customers' roles trust; customers see it, it is not "
+        "a secret; default: the guides tell customers to ask the operator",
     )
     pkcs11_module: Path | None = Field(
-        None, description="the PKCS#11 module (a shared library) of the HSM that tenants may hold a root key in"
+        None, description="PKCS#11 module (shared library) of the HSM for tenants' root keys"
     )
     root_key_networks: tuple[Network, ...] | None = Field(
         None,
-        description="networks (CIDR) where customers' key servers may be, with or without TLS; elsewhere only public "
-        "addresses, and only by https; default: none, and with the embedded key server this machine's loopback",
+        description="networks (CIDR) in which customers' key servers are allowed, with or without TLS; other addresses "
+        "must be public and use https; default: none, with the embedded key server the loopback network",
     )
     root_key_timeout_seconds: float = Field(
         2.0,
         gt=0,
         le=10,
-        description="how long a customer's key server may take to take a connection, and then for one answer",
+        description="timeout for a connection to a customer's key server, and for one response, seconds",
     )
     root_key_check_seconds: float = Field(
-        1.0, gt=0, le=60, description="how often a customer's root key is tried while services of the tenant use it"
+        1.0, gt=0, le=60, description="interval of root key health checks while services of the tenant use it, seconds"
     )
     root_key_idle_check_seconds: float = Field(
-        30.0, gt=0, le=3600, description="how often it is tried while none does, when nothing of it is in memory"
+        30.0, gt=0, le=3600, description="interval of root key health checks while no service uses it, seconds"
     )
     root_key_grace_seconds: float = Field(
-        60.0, ge=0, le=3600, description="how long a root key may be out of reach before its tenant is locked"
+        60.0, ge=0, le=3600, description="time that a root key may be unreachable before its tenant is locked, seconds"
     )
 
     rewrap_per_second: float = Field(
         50.0,
         ge=0,
-        description="service keys of a tenant that a rotation makes or wraps anew in a second; 0: as many as go",
+        description="service keys of a tenant that a rotation creates or re-wraps per second; 0: no limit",
     )
-    approval_hours: float = Field(
-        24.0, gt=0, le=168, description="how long a request waits for a second person before it is over"
-    )
+    approval_hours: float = Field(24.0, gt=0, le=168, description="time after which a pending approval expires, hours")
     offboard_grace_days: float = Field(
-        30.0, ge=1, le=365, description="how long a tenant that leaves can be restored before its keys are destroyed"
+        30.0, ge=1, le=365, description="grace period of an offboarding before the keys are destroyed, days"
     )
     backup_days: int | None = Field(
         None,
         ge=0,
         le=3650,
-        description="how long backups of database and key server are kept, as certificates of destruction say; "
-        "default: they say that it is not known",
+        description="retention time of backups of database and key server, stated in erasure certificates, days; "
+        "default: stated as unknown",
     )
 
     dashboard_host: str = Field(LOOPBACK, description="address the dashboard listens on")
     dashboard_port: Port = Field(18501, description="port of the dashboard")
-    dashboard_idle_minutes: float = Field(30.0, gt=0, description="a session nobody used for so long has ended")
+    dashboard_idle_minutes: float = Field(30.0, gt=0, description="idle time after which a session ends, minutes")
     oidc_metadata_url: str | None = Field(
-        None, description="discovery document of the platform's single sign-on; default: a development one on loopback"
+        None, description="discovery document of the single sign-on; default: a development server on loopback"
     )
     oidc_client_id: str = Field("openkcm-dashboard", description="the dashboard's client id at the single sign-on")
     oidc_scopes: str = Field(
-        "openid email profile", description="scopes asked for, separated by spaces; claims of ours may need one more"
+        "openid email profile",
+        description="requested scopes, separated by spaces; the tenant and roles claims may need another scope",
     )
-    oidc_tenant_claim: str = Field("openkcm_tenant", description="claim of the ID token that names somebody's tenant")
-    oidc_roles_claim: str = Field("openkcm_roles", description="claim of the ID token that lists somebody's roles")
+    oidc_tenant_claim: str = Field("openkcm_tenant", description="claim of the ID token that names the user's tenant")
+    oidc_roles_claim: str = Field("openkcm_roles", description="claim of the ID token that lists the user's roles")
 
-    worker_threads: int = Field(16, ge=4, le=256, description="activities one worker runs at once")
+    worker_threads: int = Field(16, ge=4, le=256, description="maximum concurrent activities of a worker")
     worker_metrics_port: Port = Field(17464, description="port of the worker's Prometheus metrics")
-    drain_seconds: float = Field(20.0, ge=0, description="time a stopping worker gives running activities")
+    drain_seconds: float = Field(20.0, ge=0, description="time for running activities of a stopping worker, seconds")
 
     OWN_VARIABLES: ClassVar[frozenset[str]] = frozenset({CONFIG_VARIABLE})
 
@@ -252,7 +258,7 @@ class Settings(BaseSettings):
 
     @property
     def key_server_log(self) -> Path | None:
-        """Where the key server's audit log can be read; None: not here."""
+        """The path of the key server's audit log; None if this machine cannot read it."""
         if self.vault_audit_log is not None or self.vault_address is not None:
             return self.vault_audit_log
         return self.state_dir / EMBEDDED_LOG
@@ -264,14 +270,14 @@ class Settings(BaseSettings):
 
     @property
     def key_server_networks(self) -> tuple[str, ...]:
-        """The networks in which customers' key servers may be, beside public addresses."""
+        """The networks in which customers' key servers are allowed, besides public addresses."""
         if self.root_key_networks is not None:
             return self.root_key_networks
         return ("127.0.0.0/8",) if self.vault_address is None else ()
 
     @property
     def temporal_address(self) -> str | None:
-        """The address of the embedded Temporal; None where Temporal's own configuration decides."""
+        """The address of the embedded Temporal; None if Temporal's own configuration sets it."""
         return f"{LOOPBACK}:{self.temporal_port}" if self.temporal == "embedded" else None
 
     @property
@@ -281,22 +287,22 @@ class Settings(BaseSettings):
 
     @property
     def enrolment_url(self) -> str:
-        """The address under which agents reach the marketplace endpoint, without a slash at its end."""
+        """The URL under which agents reach the marketplace endpoint, without a trailing slash."""
         return (self.marketplace_base_url or self.marketplace_url).rstrip("/")
 
     @property
     def dashboard_url(self) -> str:
-        """The address under which customers reach the dashboard, without a slash at its end."""
+        """The URL under which customers reach the dashboard, without a trailing slash."""
         return (self.base_url or f"http://{self.dashboard_host}:{self.dashboard_port}").rstrip("/")
 
     @property
     def crypto_name(self) -> str:
-        """Where to reach the crypto service, under a name that its certificate has even if it listens everywhere."""
+        """The host of the crypto service, always a name in its certificate, even if it listens on all addresses."""
         return self.crypto_host if self.crypto_host in self.crypto_names else self.crypto_names[0]
 
 
 def config_file() -> Path:
-    """Return the settings file that would be read; it need not exist unless the environment names it."""
+    """Return the path of the settings file; the file must exist only if the environment names it."""
     return Path(os.environ.get(CONFIG_VARIABLE, "openkcm.toml"))
 
 
@@ -304,14 +310,14 @@ def load_settings() -> Settings:
     """Return the settings of this process.
 
     Raises:
-        SettingsInvalid: an unknown key, a value of the wrong type, or a file that is not there or unreadable.
+        SettingsInvalid: an unknown key, a value of the wrong type, or a missing or unreadable file.
     """
     try:
         return _load()
     except OSError as failed:
         raise SettingsInvalid(
             f"{config_file()} cannot be read: {os_reason(failed)}",
-            f"run as its owner, or name another file by {CONFIG_VARIABLE}",
+            f"run as its owner, or name another file with {CONFIG_VARIABLE}",
         ) from failed
 
 
@@ -336,9 +342,9 @@ def _load() -> Settings:
         raise SettingsInvalid(f"unknown settings in the environment: {', '.join(unknown)}", "see docs/settings.md")
     try:
         return Settings()
-    except ValidationError as refused:
-        # Only place and rule are shown: a mistyped value may be a secret pasted into the wrong line.
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in refused.errors(include_input=False))
-        raise SettingsInvalid(f"settings refused: {problems}", "see docs/settings.md") from None
+    except ValidationError as invalid:
+        # The message contains only name and rule: an invalid value may be a secret in the wrong line.
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in invalid.errors(include_input=False))
+        raise SettingsInvalid(f"invalid settings: {problems}", "see docs/settings.md") from None
     except ValueError as unreadable:
         raise SettingsInvalid(f"{config_file()} is not readable as TOML", "see docs/settings.md") from unreadable

@@ -1,4 +1,4 @@
-"""What somebody looks for in an audit stream, and whether a record is that."""
+"""Filter for the records of an audit stream."""
 
 import json
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from openkcm.contract.audit_events import Outcome, fields_of
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which records are looked for; what is empty is not asked about, and what is asked must all be so.
+    """Conditions that a record must all meet; an empty condition matches every record.
 
-    `names` are names of events, or of whole families where they end in a point (`crypto.`). `actor`, `subject` and
-    `text` are found anywhere in the field, `text` anywhere in the record, names of fields included; upper and lower
-    case are the same. `since` belongs to the time that is looked at and `until` does not.
+    `names` are names of events, or prefixes of event families that end in a period (`crypto.`). `actor` and `subject`
+    match any part of their field, `text` any part of the record including field names; case is ignored. `since` is
+    inclusive and `until` exclusive.
     """
 
     names: frozenset[str] = frozenset()
@@ -25,16 +25,16 @@ class AuditFilter:
     until: datetime | None = None
 
     def wants(self, record: str) -> bool:
-        """Return whether the record is as asked; its time is for whoever reads the stream.
+        """Return whether the record meets all conditions but the time, which the reader of the stream applies.
 
-        What is no record at all has no fields: it is wanted by whoever asks for none, so that nobody can hide a record
-        by damaging it.
+        A damaged record has no fields. A filter without field conditions returns it, so that an attacker cannot hide a
+        record by damaging it.
         """
         return self.escaped_text.lower() in record.lower() and self._wants_fields(record)
 
     @property
     def escaped_text(self) -> str:
-        """The text as it stands in a record."""
+        """The text as JSON encodes it in a record."""
         return json.dumps(self.text, ensure_ascii=False)[1:-1]
 
     def _wants_fields(self, record: str) -> bool:
@@ -50,8 +50,8 @@ class AuditFilter:
         )
 
     def words(self) -> dict[str, str]:
-        """Return what is asked, for a file or a record that says what was chosen."""
-        said = {
+        """Return the conditions as text, for an export header or an audit record."""
+        conditions = {
             "names": ", ".join(sorted(self.names)),
             "outcomes": ", ".join(sorted(self.outcomes)),
             "actor": self.actor,
@@ -60,4 +60,4 @@ class AuditFilter:
             "since": self.since.isoformat() if self.since else "",
             "until": self.until.isoformat() if self.until else "",
         }
-        return {name: value for name, value in said.items() if value}
+        return {name: value for name, value in conditions.items() if value}

@@ -1,13 +1,11 @@
-"""When something that ends is renewed, and when somebody must be told that it was not.
+"""Renewal times of certificates and CRLs, and the states of a tenant CA.
 
-Everything that ends is renewed when a third of its life is left: a leaf by its service's workflow, an authority by a
-roll. That leaves half of this third for failures that pass by themselves. What has less than a sixth of its life left
-should have been renewed long ago: from then on people are told, while what they are told of still works.
+Renewal is due when a third of the lifetime is left: the service's workflow renews a client certificate, a CA rotation
+replaces a tenant CA. Temporary failures have half of this third to pass. With less than a sixth of the lifetime left
+the renewal is late: the platform alerts while the certificate is still valid.
 
-A tenant's certificate authorities: which one issues, which one is still believed, which one is over.
-
-Of those that count there are at most two: the current one, and a former one whose leaves have not all expired. A roll
-begins with a prepared one, which nothing believes until it was seen to issue what verifies.
+A tenant has at most two trusted CAs: the current one, and a former one until its client certificates have expired. A
+rotation starts with a prepared CA, which is not trusted until a certificate that it issued has been verified.
 """
 
 from datetime import datetime
@@ -15,25 +13,25 @@ from enum import StrEnum
 
 RENEWED_AT_THIRDS = 3
 LATE_AT_SIXTHS = 6
-"""Also in `okcm.expiring` and `okcm.due_authorities` (0013), which find what lies here among all tenants."""
+"""The SQL functions `okcm.expiring` and `okcm.due_authorities` contain the same fractions."""
 
 
 class ExpiringItem(StrEnum):
-    """What ends, by the word of audit records and metrics."""
+    """Kinds of items that expire, as audit records and metrics name them."""
 
     CERTIFICATE = "certificate"
     AUTHORITY = "authority"
     REVOCATION_LIST = "revocation-list"
     ROOT = "root"
-    """The PKI root, which all authorities hang from. It is no tenant's, so it is in no audit stream."""
+    """The PKI root, which signs all tenant CAs. It belongs to no tenant, so no audit stream records it."""
 
 
 class ExpiryStage(StrEnum):
     FRESH = "fresh"
     DUE = "due"
-    """It is to be renewed now; that this takes a while is no news."""
+    """Renewal is due; no alert yet."""
     LATE = "late"
-    """It should have been renewed and was not."""
+    """Renewal is overdue."""
     LAPSED = "lapsed"
 
 
@@ -41,7 +39,7 @@ ALARMING = (ExpiryStage.LATE, ExpiryStage.LAPSED)
 
 
 def stage(begins: datetime, ends: datetime, now: datetime) -> ExpiryStage:
-    """Return how far the life between two moments has gone; the least of it is left at the last stage."""
+    """Return the stage of the lifetime between `begins` and `ends` at `now`."""
     left, life = ends - now, ends - begins
     if left.total_seconds() <= 0:
         return ExpiryStage.LAPSED
@@ -52,14 +50,14 @@ def stage(begins: datetime, ends: datetime, now: datetime) -> ExpiryStage:
 
 class AuthorityState(StrEnum):
     PREPARED = "prepared"
-    """Signed and on record; nothing is issued by it and nobody believes it."""
+    """Signed and recorded; issues no certificates and is not trusted."""
     CURRENT = "current"
-    """Issues every new leaf; there is exactly one."""
+    """Issues every new client certificate; there is exactly one."""
     FORMER = "former"
-    """Issues nothing any more; its leaves open until they expire."""
+    """Issues no certificates; those it issued are accepted until they expire."""
     ENDED = "ended"
-    """Believed no more, whatever it signed."""
+    """No longer trusted, with all certificates that it issued."""
 
 
 BELIEVED = frozenset({AuthorityState.CURRENT, AuthorityState.FORMER})
-"""The states whose leaves open something, if they are on record and the route names their issuer."""
+"""The states in which recorded client certificates are accepted, if the route names their issuer."""

@@ -1,9 +1,9 @@
-"""The id that ties what is done to the audit record of it: through Temporal, the key server's audit and PostgreSQL.
+"""Correlation id that links an operation to its audit records in Temporal, the key server's audit log and PostgreSQL.
 
-A context variable, because between the edge that knows the id and the adapter that sends it along lie calls that have
-no business with it. A process sets it at its edge: the worker to the id of the workflow whose activity it runs, the
-crypto service and the marketplace to the request's. A task made from there inherits a copy, so requests that wait do
-not disturb each other. Work handed to a thread MUST take the context along.
+A context variable carries the id, because most calls between the entry point and the adapter do not use it. Each
+process sets it at its entry point: the worker to the id of the workflow whose activity it runs, the crypto service and
+the marketplace to the id of the request. A new task inherits a copy, so concurrent requests do not affect each other.
+Work in another thread MUST copy the context.
 """
 
 import re
@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 correlation_id: ContextVar[str] = ContextVar("correlation_id", default="")
-"""Empty where nothing is being done for anybody, as while a process starts."""
+"""Empty outside of requests and activities, as while a process starts."""
 
 _ELSE = re.compile(r"[^A-Za-z0-9._:/-]")
 _CUT = "~"
-"""Stands for the middle of an id that was too long; no id of ours has it."""
+"""Replaces the middle of an id that is too long; ids of OpenKCM do not contain it."""
 
 
 @contextmanager
 def correlated(to: str) -> Iterator[None]:
-    """Have what is done in the block belong to an id."""
+    """Set the correlation id for the block."""
     token = correlation_id.set(to)
     try:
         yield
@@ -30,14 +30,14 @@ def correlated(to: str) -> Iterator[None]:
 
 
 def shown(limit: int) -> str:
-    """Return the current id as `cleaned` does."""
+    """Return the current id, cleaned and shortened to `limit` characters."""
     return cleaned(correlation_id.get(), limit)
 
 
 def cleaned(text: str, limit: int) -> str:
-    """Return an id as it may stand in a header, a statement or a log: short, and of harmless characters.
+    """Return an id that is safe in a header, a statement or a log: at most `limit` characters from a fixed set.
 
-    What is too long loses its middle: how it begins tells whose it is, how it ends which one it is.
+    A longer id loses its middle: its beginning names the owner and its end the operation.
     """
     clean = _ELSE.sub("_", text)
     if len(clean) <= limit:

@@ -1,21 +1,17 @@
-"""The full examination of a tenant: its result for each clause as it is signed, and how anybody checks that.
+"""Isolation checks, the signed results of an isolation assessment, and their verification.
 
-An examination is one run of every attack. Its results are kept attack by attack for a while, and for each clause as
-one line that is kept for longer: how many attacks held, succeeded or could not be made, with a digest over all of them.
-That line is what is signed, in Transit. It names tenant, run, clause, time and digest, so that one which was edited, or
-moved to another tenant or run, no longer fits its signature, and an attack that was edited, added or taken away no
-longer fits its line.
+A check is an attempted attack across the tenant boundary, with evidence. It holds only if the attack was *rejected* and
+its positive control succeeded: the same call on the attacker's own data worked, so the isolation control rejected the
+attack. Without a possible positive control (as for a locked tenant) the result is *not checked*, which is neither a
+breach nor a pass. Any other failure (server down, timeout) raises, and the assessment is retried.
 
-What a boundary check is: an attack across the tenant boundary that must be refused, and its evidence.
+An assessment is one run of all checks. The results of single checks are kept for a limited time. One line for each
+clause is kept for longer: the counts of held, breached and unchecked results, and a digest over all of them. Transit
+signs the line, which names tenant, run, clause, time and digest. A line that was edited or moved to another tenant or
+run does not match its signature; a result that was edited, added or removed does not match its line.
 
-A check holds only when the attack was *refused* and its positive control worked: the same call on the attacker's own
-things succeeded, so the refusal came from the wall and not from a broken attacker. Where nothing can be such a control
-(the tenant is locked, say) the attack is *not checked*, which is no breach and no pass. Anything else that goes wrong
-(a server down, a time-out) is none of the three; it raises and the gate is tried again.
-
-How the boundary checks of each clause ended, as the record of a run says it: what a report counts them by.
-
-`A1 3/0/1; C2 2/0/0` is: of the checks of A1 three held, none was breached and one could not be made.
+`A1 3/0/1; C2 2/0/0` in an audit record means: of the checks of A1 three held, none was breached, one was not checked.
+Reports count the checks from this text.
 """
 
 import hashlib
@@ -30,11 +26,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from openkcm.verification.results import SignatureCheck
 
 LATE = timedelta(hours=2)
-"""For how long an examination may be due before somebody is told; it is due at least once a day."""
+"""Time for which an assessment may be overdue before an alert; it is due at least once a day."""
 
 
 class ClauseResult(BaseModel):
-    """How the attacks on one clause ended; `digest` is over each of them, evidence included."""
+    """Counts of the check results of one clause; `digest` covers each result with its evidence."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +42,7 @@ class ClauseResult(BaseModel):
 
 
 class SignedClause(ClauseResult):
-    """The same as it is kept: of which run, from when, and signed by `key` (base64 of the DER form)."""
+    """The stored result with its run and time, signed with `key` (base64 of the DER form)."""
 
     run: str
     examined_at: AwareDatetime
@@ -55,7 +51,7 @@ class SignedClause(ClauseResult):
 
 
 def run_of(workflow_run: str) -> str:
-    """Return the name of the examination that one run of the workflow makes, however often it is tried."""
+    """Return the name of the assessment of one workflow run, the same for each retry."""
     return f"examination-{workflow_run}"
 
 
@@ -63,9 +59,9 @@ Outcome = Literal["held", "breached", "not-checked"]
 
 
 class CheckResult(BaseModel):
-    """One attack and how it ended. `seconds` is the duration of attack and control together.
+    """The result of one check. `seconds` is the duration of attack and positive control together.
 
-    `evidence` says of one that was not checked why it was not.
+    For a result that is not checked, `evidence` is the reason.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -78,7 +74,7 @@ class CheckResult(BaseModel):
 
 
 def by_clause(results: Iterable[CheckResult]) -> Mapping[str, Sequence[CheckResult]]:
-    """Return the results of each clause, both in the order in which they came."""
+    """Return the results of each clause, with clauses and results in their original order."""
     found: dict[str, list[CheckResult]] = {}
     for result in results:
         found.setdefault(result.clause, []).append(result)
@@ -86,7 +82,7 @@ def by_clause(results: Iterable[CheckResult]) -> Mapping[str, Sequence[CheckResu
 
 
 def summed_up(clause: str, results: Sequence[CheckResult]) -> ClauseResult:
-    """Return one clause's line for the results of its attacks."""
+    """Return the counts and the digest of one clause."""
     counted = outcomes(results)
     return ClauseResult(
         clause=clause,
@@ -104,10 +100,10 @@ def digest(results: Sequence[CheckResult]) -> bytes:
 
 
 def clause_message(tenant_id: str, run: str, examined_at: datetime, of: ClauseResult) -> bytes:
-    """Return what is signed: one unambiguous line, as `openkcm.contract.audit_events.head_message` makes it of a head.
+    """Return the text to sign: one unambiguous line, similar to `openkcm.contract.audit_events.head_message`.
 
     Raises:
-        ValueError: a name holds a space, so that two different lines could read alike.
+        ValueError: a name contains a space, so that two different lines could have the same text.
     """
     names = (tenant_id, run, of.clause)
     if any(not name.isascii() or len(name.split()) != 1 or name.strip() != name for name in names):
@@ -120,9 +116,9 @@ def clause_message(tenant_id: str, run: str, examined_at: datetime, of: ClauseRe
 def flaw(
     tenant_id: str, lines: Sequence[SignedClause], check: SignatureCheck, results: Iterable[CheckResult] | None = None
 ) -> str:
-    """Return what is wrong with the lines of one run, in words; empty when each is signed and fits its attacks.
+    """Return what is wrong with the lines of one run, as text; empty if each is signed and matches its results.
 
-    `results` are the attacks of that run; None once they are no longer kept, when the lines alone are checked.
+    `results` are the results of that run; None if they are no longer kept, then only the lines are verified.
     """
     attacks = None if results is None else by_clause(results)
     for line in lines:
@@ -133,9 +129,9 @@ def flaw(
         if problem := check(line.key, message, line.signature).problem:
             return f"the line of {line.clause}: {problem}"
         if attacks is not None and summed_up(line.clause, attacks.get(line.clause, ())) != _unsigned(line):
-            return f"the attacks on {line.clause} are not those that were signed"
+            return f"the check results of {line.clause} differ from the signed ones"
     unsigned = () if attacks is None else sorted(attacks.keys() - {line.clause for line in lines})
-    return f"the attacks on {', '.join(unsigned)} were signed by nobody" if unsigned else ""
+    return f"the check results of {', '.join(unsigned)} are not signed" if unsigned else ""
 
 
 def _unsigned(line: SignedClause) -> ClauseResult:
@@ -148,12 +144,12 @@ def breaches(results: Iterable[CheckResult]) -> tuple[str, ...]:
 
 
 def outcomes(results: Iterable[CheckResult]) -> Counter[Outcome]:
-    """Return how many attacks ended how; 0 for an outcome that none had."""
+    """Return the number of results for each outcome; 0 for an outcome without results."""
     return Counter(result.outcome for result in results)
 
 
 def unchecked(checks: Sequence[tuple[str, str]], why: str) -> tuple[CheckResult, ...]:
-    """Return clause and name of each as not checked, for a reason that is no breach."""
+    """Return each check (clause, name) as not checked, for a reason that is no breach."""
     return tuple(
         CheckResult(clause=clause, name=name, outcome="not-checked", seconds=0, evidence=why) for clause, name in checks
     )
@@ -163,7 +159,7 @@ _OUTCOMES = ("held", "breached", "not-checked")
 
 
 def tally(results: Iterable[CheckResult]) -> str:
-    """Return how many checks of each clause ended how, in the order of their ids."""
+    """Return the counts of each clause as text, in the order of the clauses."""
     counted: Counter[tuple[str, str]] = Counter((result.clause, result.outcome) for result in results)
     clauses = sorted({clause for clause, _ in counted})
     return "; ".join(f"{clause} {'/'.join(str(counted[clause, how]) for how in _OUTCOMES)}" for clause in clauses)

@@ -1,4 +1,4 @@
-"""Every name of a tenant's things is parsed and built here and nowhere else."""
+"""Names of a tenant's keys, workflows and queues; only this module parses and builds them."""
 
 import re
 from typing import Annotated
@@ -9,11 +9,11 @@ from openkcm.contract.names import _TENANT_ID
 from openkcm.errors import IllegalTenantId, InvalidName
 
 CANARY_TENANT_ID = "openkcm-canary"
-"""The permanent tenant that each new one is attacked against, in both directions."""
+"""The canary tenant: the other side of the isolation checks of each tenant, in both directions."""
 MIRROR_TENANT_ID = "openkcm-mirror"
-"""The other permanent tenant: through the crypto service's doors it attacks the canary, and the canary it."""
+"""The second canary tenant: the two canary tenants attack each other through the APIs of the crypto service."""
 PLATFORM_TENANTS = (CANARY_TENANT_ID, MIRROR_TENANT_ID)
-"""The platform's own tenants, in the order in which they are made. Nobody enabled them, so nobody is told of them."""
+"""The tenants of the platform, in the order of their provisioning. They have no customer, so they get no e-mails."""
 
 
 _REGION = re.compile(r"[a-z]{2}(-[a-z0-9]+){1,4}")
@@ -26,23 +26,23 @@ def _existing_tenant_id(text: str) -> str:
 
 
 TenantId = Annotated[str, AfterValidator(_existing_tenant_id)]
-"""A tenant's id inside the controller; unlike `parse_tenant_id` it admits the platform's own."""
+"""A tenant's id inside the controller; unlike `parse_tenant_id` it accepts the tenants of the platform."""
 
 
 def parse_region(text: str) -> str:
-    """Return a region's name unchanged when it is one (`eu-west-1`)."""
+    """Return the name of a region unchanged (`eu-west-1`); raises InvalidName for any other text."""
     if not _REGION.fullmatch(text):
         raise InvalidName("region", "a region such as eu-west-1")
     return text
 
 
 def l2_key(tenant_id: str) -> str:
-    """Return the Transit name of the tenant key (MTCI U1: one of its own for every tenant)."""
+    """Return the Transit name of the tenant key (MTCI U1: a dedicated key for every tenant)."""
     return f"L2-{tenant_id}-primary"
 
 
 def ca_key(tenant_id: str) -> str:
-    """Return the Transit name of the key that signs this tenant's certificates."""
+    """Return the Transit name of the tenant CA's key."""
     return f"ca-{tenant_id}"
 
 
@@ -52,12 +52,12 @@ def payload_key(tenant_id: str) -> str:
 
 
 def root_key(region: str) -> str:
-    """Return the Transit name of the platform's root key in a region (L1 of tenants that bring none)."""
+    """Return the Transit name of the platform's root key in a region (L1 of tenants without a root key)."""
     return f"root-{region}"
 
 
 def tenant_of_key(name: str) -> str | None:
-    """Return the tenant whose L2, authority's or payload key has this Transit name, None for any other."""
+    """Return the tenant whose L2, CA or payload key has this Transit name, None for any other name."""
     for prefix, suffix in (("L2-", "-primary"), ("ca-", ""), ("payload-", "")):
         tenant_id = name.removeprefix(prefix).removesuffix(suffix)
         if name == f"{prefix}{tenant_id}{suffix}" and name != tenant_id and _TENANT_ID.fullmatch(tenant_id):
@@ -66,7 +66,7 @@ def tenant_of_key(name: str) -> str | None:
 
 
 def tenant_workflow(tenant_id: str) -> str:
-    """Return the workflow id of the long-lived tenant entity."""
+    """Return the id of the long-lived tenant workflow."""
     return f"tenant/{tenant_id}"
 
 
@@ -91,37 +91,37 @@ def rotation_workflow(tenant_id: str, number: int) -> str:
 
 
 def offboard_workflow(tenant_id: str) -> str:
-    """Return the workflow id of the tenant's leaving, from the grace to the destruction of its keys."""
+    """Return the workflow id of the offboarding, from the grace period to the destruction of the keys."""
     return f"{tenant_workflow(tenant_id)}/offboard"
 
 
 def authority_workflow(tenant_id: str, number: int) -> str:
-    """Return the workflow id of one roll of the tenant's certificate authority."""
+    """Return the workflow id of one rotation of the tenant CA."""
     return f"{tenant_workflow(tenant_id)}/authority/{number}"
 
 
 def boundaries_workflow(tenant_id: str) -> str:
-    """Return the workflow id of the examination of the tenant's boundaries; one runs at a time."""
+    """Return the workflow id of the tenant's isolation assessment; one runs at a time."""
     return f"{tenant_workflow(tenant_id)}/boundaries"
 
 
 def is_boundary_check(workflow_id: str) -> bool:
-    """Return whether a workflow is one that attacks boundaries: an examination, or the provisioning with its gate."""
+    """Return whether the workflow runs isolation checks: an assessment or a provisioning."""
     return workflow_id.rpartition("/")[2] in {"boundaries", "provision"}
 
 
 def report_workflow(tenant_id: str, report_id: str) -> str:
-    """Return the workflow id of the making of one report."""
+    """Return the id of the workflow that creates one report."""
     return f"{tenant_workflow(tenant_id)}/report/{report_id}"
 
 
 def watch_workflow(region: str) -> str:
-    """Return the workflow id of the watch over a region's root keys."""
+    """Return the workflow id of the root key monitoring of a region."""
     return f"root-keys/{region}"
 
 
 def tenant_of_workflow(workflow_id: str) -> str | None:
-    """Return the tenant whose workflow this is, None for the platform's own workflows."""
+    """Return the tenant of a workflow, None for workflows of the platform."""
     parts = workflow_id.split("/")
     if len(parts) < 2 or parts[0] != "tenant" or not _TENANT_ID.fullmatch(parts[1]):
         return None
@@ -129,14 +129,14 @@ def tenant_of_workflow(workflow_id: str) -> str | None:
 
 
 def payloads_of_tenant(workflow_id: str) -> str | None:
-    """Return the tenant under whose key a workflow's payloads lie, None for the platform's key.
+    """Return the tenant whose key encrypts the payloads of a workflow, None for the platform's key.
 
-    A tenant's leaving outlives the tenant's key, which it destroys, so its own payloads lie under the platform's.
+    An offboarding workflow continues after it destroys the tenant's key, so the platform's key encrypts its payloads.
     """
     tenant_id = tenant_of_workflow(workflow_id)
     return None if tenant_id is None or workflow_id == offboard_workflow(tenant_id) else tenant_id
 
 
 def task_queue(region: str) -> str:
-    """Return the Temporal task queue on which this region's tenants live."""
+    """Return the Temporal task queue of the tenants in this region."""
     return f"lifecycle.{region}"

@@ -1,9 +1,7 @@
-"""What customers are told, kind by kind; the ready text is the customer's own wording.
+"""Texts and models of the notifications to customers; the text of `READY` is the customer's own wording.
 
-In the table a text names what it needs in braces: the organization, the address of its page, and until when one that
-leaves can be restored. The farewell names nobody: the name is erased by then.
-
-The marketplace's events as one model, however they arrived, and the announcements that answer them.
+Placeholders of a text: `{organization}`, `{url}` (the tenant's page) and `{until}` (the end of the grace period). The
+last notification of an offboarding names no organization, because the name is erased by then.
 """
 
 from collections.abc import Mapping
@@ -47,118 +45,118 @@ _TEXTS: Mapping[NotificationKind, tuple[str, str]] = MappingProxyType(
             ),
         ),
         NotificationKind.LATE: (
-            "OpenKCM for {organization} is taking longer than promised",
+            "OpenKCM for {organization} is delayed",
             (
-                "Your environment is still being prepared and nothing is lost. Our operators have been alerted, and "
-                "you will get the ready message as soon as it is done. There is nothing you need to do.\n"
+                "We are still preparing your environment, and nothing is lost. Our operators have been alerted. We "
+                "will notify you as soon as it is ready. You do not need to do anything.\n"
             ),
         ),
         NotificationKind.FAILED: (
-            "OpenKCM could not be prepared for {organization}",
+            "OpenKCM could not be set up for {organization}",
             (
-                "Preparation was stopped before your environment was opened, so none of your data is affected. Our "
-                "operators have been alerted and will try again; you will get a message when it is ready.\n"
+                "The setup stopped before your environment became active, so none of your data is affected. Our "
+                "operators have been alerted and will try again. We will notify you when it is ready.\n"
             ),
         ),
         NotificationKind.LOCKED: (
             "OpenKCM for {organization} is locked",
             (
-                "Nothing of yours can be encrypted or decrypted: somebody locked it, or your root key was taken away "
-                "or did not answer. Nothing is destroyed. Why, and what unlocks it: {url}\n"
+                "Your services cannot encrypt or decrypt data: an administrator locked your tenant, or your root key "
+                "is disabled or unreachable. Nothing is destroyed. For the reason and how to unlock it, see {url}\n"
             ),
         ),
         NotificationKind.UNLOCKED: (
             "OpenKCM for {organization} is unlocked",
-            ("Your services work again. There is nothing you need to do.\n"),
+            ("Your services work again. You do not need to do anything.\n"),
         ),
         NotificationKind.ROOT_KEY_WARNING: (
-            "The root key of {organization} does not answer",
+            "The root key of {organization} is unreachable",
             (
-                "Your services go on with what is open for a short while. If your key does not answer by then, nothing "
-                "of yours opens until it does. What was tried and what it said: {url}\n"
+                "Your services continue for a short time with the keys in memory. After that they cannot encrypt or "
+                "decrypt data until your root key is reachable again. For the failed requests, see {url}\n"
             ),
         ),
         NotificationKind.ROOT_KEY_CHANGED: (
             "The root key of {organization} was changed",
             (
-                "Every service key now lies under the new root key; your data was not encrypted anew and no service "
-                "was interrupted. If this was not you, look at once: {url}\n"
+                "The new root key now wraps every service key. Your data was not re-encrypted and no service was "
+                "interrupted. If you did not request this change, check it immediately: {url}\n"
             ),
         ),
         NotificationKind.KEYS_ROTATED: (
             "Keys of {organization} were rotated",
             (
-                "New versions encrypt from now on. Nothing of your data was encrypted anew and no service was "
-                "interrupted. Which keys, why, and what the versions before still open: {url}\n"
+                "New key versions encrypt from now on. Your data was not re-encrypted and no service was interrupted. "
+                "For the rotated keys, the reason and the use of the former versions, see {url}\n"
             ),
         ),
         NotificationKind.ROTATION_STUCK: (
-            "Keys of {organization} were not rotated as they should have been",
+            "Key rotation of {organization} is overdue",
             (
-                "Every key works as before. It is tried again every hour, and our operators have been alerted. How far "
-                "it got, what stopped it and what you can do: {url}/keys\n"
+                "All keys still work. We retry the rotation every hour, and our operators have been alerted. For the "
+                "progress, the cause and what you can do, see {url}/keys\n"
             ),
         ),
         NotificationKind.APPROVAL_WAITING: (
-            "A second person is asked for at {organization}",
+            "Approval required at {organization}",
             (
-                "Somebody of your organization asked for something that takes two of you. Nothing has happened yet, "
-                "and nothing will unless another person who manages keys approves it in time. What it is, and until "
-                "when: {url}/settings\n"
+                "A user of your organization requested an action that requires a second person's approval. The action "
+                "runs only after another user with a role that manages keys approves it. For the action and the time "
+                "limit, see {url}/settings\n"
             ),
         ),
         NotificationKind.EXPIRY_LATE: (
             "A certificate of {organization} was not renewed in time",
             (
-                "It still works. It is tried again every hour, and our operators have been alerted. Which one it is, "
-                "when it ends and what you can do: {url}\n"
+                "The certificate is still valid. We retry the renewal every hour, and our operators have been alerted. "
+                "For the certificate, its expiry and what you can do, see {url}\n"
             ),
         ),
         NotificationKind.EXPIRY_LAPSED: (
             "A certificate of {organization} has expired",
             (
-                "What presents it is refused until it has a new one. Which one it is, and how its service is connected "
-                "again: {url}\n"
+                "OpenKCM rejects this certificate until it is replaced. For the certificate and how to connect its "
+                "service again, see {url}\n"
             ),
         ),
         NotificationKind.BREACHED: (
-            "OpenKCM for {organization} was locked: a wall around it did not hold",
+            "OpenKCM for {organization} has been locked: a tenant isolation check failed",
             (
-                "We attack your tenant's boundaries ourselves, every day. One of those attacks was not refused, so "
-                "nothing of yours is encrypted or decrypted until our operators have mended it and a later examination "
-                "found every wall standing. Nothing is destroyed, and our operators have been alerted. Which attack it "
-                "was, and what your audit stream says of it: {url}\n"
+                "Every day we verify the isolation of your tenant with attempted attacks that must be rejected. One of "
+                "them was not rejected. Your services cannot encrypt or decrypt data until our operators have fixed "
+                "the cause and a later isolation assessment passes. Nothing is destroyed, and our operators have been "
+                "alerted. For the failed check and its audit records, see {url}\n"
             ),
         ),
         NotificationKind.LEAVING: (
-            "OpenKCM for {organization} is leaving",
+            "Offboarding of {organization} has started",
             (
-                "Nothing of yours can be encrypted or decrypted, and nothing is destroyed yet. Until {until} all of it "
-                "can be restored. After that your keys are destroyed for good, and whatever they encrypted can never "
-                "be read again by anybody. If this was not you, restore it now: {url}\n"
+                "Your services cannot encrypt or decrypt data, and nothing is destroyed yet. You can restore your "
+                "tenant until {until}. After that your keys are destroyed permanently, and data encrypted with them "
+                "can never be decrypted again. If you did not request this, restore your tenant now: {url}\n"
             ),
         ),
         NotificationKind.LEAVING_REMINDER: (
-            "OpenKCM for {organization} is still leaving",
+            "Reminder: offboarding of {organization} continues",
             (
-                "Nothing of yours can be encrypted or decrypted, and nothing is destroyed yet. Until {until} all of it "
-                "can be restored. After that your keys are destroyed for good, and whatever they encrypted can never "
-                "be read again by anybody. If this was not you, restore it now: {url}\n"
+                "Your services cannot encrypt or decrypt data, and nothing is destroyed yet. You can restore your "
+                "tenant until {until}. After that your keys are destroyed permanently, and data encrypted with them "
+                "can never be decrypted again. If you did not request this, restore your tenant now: {url}\n"
             ),
         ),
         NotificationKind.RESTORED: (
             "OpenKCM for {organization} is restored",
             (
-                "Nothing was destroyed. A service whose certificate expired meanwhile has to be connected again; its "
-                "key is the same. How you stand: {url}\n"
+                "Nothing was destroyed. Connect each service again whose certificate expired in the meantime; its key "
+                "is unchanged. For the state of your tenant, see {url}\n"
             ),
         ),
         NotificationKind.FAREWELL: (
             "OpenKCM: your keys are destroyed",
             (
-                "Your keys are destroyed for good, your records are erased, and your account id is never used again. A "
-                "signed certificate says what was destroyed, what is kept and why, and what remains in backups until "
-                "when; your operator gives it to you.\n"
+                "Your keys are destroyed permanently, your records are erased, and your account id is never reused. "
+                "The signed erasure certificate states what was destroyed, what is kept and why, and what remains in "
+                "backups until when. Request it from your operator.\n"
             ),
         ),
     }
@@ -168,8 +166,8 @@ _TEXTS: Mapping[NotificationKind, tuple[str, str]] = MappingProxyType(
 def announcement_text(
     kind: NotificationKind, organization: str, url: str, until: datetime | None = None
 ) -> tuple[str, str]:
-    """Return subject and body of an announcement; `until` is when the grace of one who leaves is over."""
-    end = "the grace is over" if until is None else f"{until:%Y-%m-%d %H:%M} UTC"
+    """Return subject and body of a notification; `until` is the end of the grace period of an offboarding."""
+    end = "the grace period ends" if until is None else f"{until:%Y-%m-%d %H:%M} UTC"
     subject, body = (text.format(organization=organization, url=url, until=end) for text in _TEXTS[kind])
     return subject, f"{subject}\n\n{body}"
 
@@ -180,7 +178,7 @@ class Channel(StrEnum):
 
 
 class Notification(BaseModel):
-    """One message on one channel; `message_id` stays the same however often it is sent."""
+    """One message on one channel; each retry sends it with the same `message_id`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -193,10 +191,10 @@ class Notification(BaseModel):
 
 
 def message_id(tenant_id: str, operation_id: str, kind: NotificationKind, channel: Channel) -> str:
-    """Return the message id of an announcement: the same for every attempt of the same operation."""
+    """Return the message id of a notification: the same for each attempt of the same operation."""
     return str(uuid5(NAMESPACE_URL, f"openkcm:{tenant_id}:{operation_id}:{kind}:{channel}"))
 
 
 def dashboard_url(base_url: str, tenant_id: str) -> str:
-    """Return the address of the tenant's CMK page."""
+    """Return the URL of the tenant's CMK page."""
     return f"{base_url.rstrip('/')}/tenant/{tenant_id}"

@@ -1,7 +1,7 @@
-"""Which fields of a service's data its programs keep encrypted: the service's *protection*.
+"""Protected fields: the fields of a service's data that its programs encrypt.
 
-It is kept by OpenKCM, and told to the service's programs (GET /v1/protection), which do what it says. The data itself
-never comes here. Names of fields are no secret: they are in the audit stream, and in the counts of what was encrypted.
+OpenKCM stores the list and returns it to the service's programs (GET /v1/protection), which apply it. OpenKCM never
+receives the data. Names of fields are not secret: audit records and usage counters contain them.
 """
 
 import re
@@ -12,35 +12,35 @@ from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
 
 FIELDS = 500
-"""Protected fields that one service can have."""
+"""Maximum number of protected fields of one service."""
 
 
 def store_of(kind: ServiceKind) -> Store | None:
-    """Return the store that is meant where none is named; a microservice may use either."""
+    """Return the default store of a kind of service; None for a microservice, which may use either."""
     return {ServiceKind.POSTGRESQL: Store.POSTGRESQL, ServiceKind.MONGODB: Store.MONGODB}.get(kind)
 
 
 _LONGEST_NAME = 180
-"""Of a field's whole name, by which programs count its uses (crypto_service/https/schemas.py, ReportedUsage)."""
+"""Characters of a field's full name, which usage reports contain (crypto_service/https/schemas.py, ReportedUsage)."""
 _IDENTIFIER_BYTES = 63
 _NAMESPACE_BYTES = 120
-"""The shortest bound of MongoDB's versions for database and collection together."""
+"""The lowest limit of all MongoDB versions for database and collection together."""
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_IN_DATABASE = frozenset('/\\ "$*<>:|?')
 
 
 def parse_field(store: Store, place: str, field: str, mode: Mode, *, plain_allowed: bool) -> ProtectedField:
-    """Return a field that can be protected; raises FieldInvalid, which says what to write instead."""
+    """Return a protected field; raises FieldInvalid with a hint that names the valid form."""
     for what, text in (("place", place), ("field", field)):
         if not text or text != text.strip():
             raise FieldInvalid(f"the {what} is empty or has spaces around it", _hint(store))
         if _UNPRINTABLE.search(text):
-            raise FieldInvalid(f"the {what} has characters that cannot be printed", _hint(store))
+            raise FieldInvalid(f"the {what} contains non-printable characters", _hint(store))
     (_check_column if store is Store.POSTGRESQL else _check_path)(place, field)
     found = ProtectedField(store, place, field, mode, plain_allowed)
     if len(found.name) > _LONGEST_NAME:
         raise FieldInvalid(
-            f"its whole name has more than {_LONGEST_NAME} characters", "shorten the name of the table or of the field"
+            f"its full name has more than {_LONGEST_NAME} characters", "shorten the name of the table or of the field"
         )
     return found
 
@@ -57,18 +57,18 @@ def _check_column(place: str, column: str) -> None:
         raise FieldInvalid(f"{place} has no schema", f"write public.{place} if its schema is public")
     if "." in table or "." in column:
         raise FieldInvalid(
-            "a place is schema.table with one dot, and a column has none",
+            "a place must be schema.table with one dot, and a column must not contain a dot",
             "tables and columns with a dot in their names cannot be protected: rename them",
         )
     for name in (schema, table, column):
         if not name:
             raise FieldInvalid("a name is missing beside the dot", _hint(Store.POSTGRESQL))
         if '"' in name:
-            raise FieldInvalid("a name has a double quote in it", "write names as the database keeps them, unquoted")
+            raise FieldInvalid("a name contains a double quote", "write names as the database stores them, unquoted")
         if len(name.encode()) > _IDENTIFIER_BYTES:
             raise FieldInvalid(
-                f"a name of PostgreSQL has at most {_IDENTIFIER_BYTES} bytes",
-                "write it as the database keeps it, which cuts longer ones",
+                f"a PostgreSQL name has at most {_IDENTIFIER_BYTES} bytes",
+                "write it as the database stores it; PostgreSQL truncates longer names",
             )
     if schema in {"pg_catalog", "information_schema", "openkcm"} or schema.startswith("pg_"):
         raise FieldInvalid(f"the schema {schema} belongs to the database or to OpenKCM", _hint(Store.POSTGRESQL))
@@ -79,12 +79,12 @@ def _check_path(place: str, path: str) -> None:
     if not dot or not database or not collection:
         raise FieldInvalid(f"{place} is not a database and a collection", _hint(Store.MONGODB))
     if _NOT_IN_DATABASE & set(database):
-        raise FieldInvalid("a database's name cannot have such characters", _hint(Store.MONGODB))
+        raise FieldInvalid("the name of the database contains an invalid character", _hint(Store.MONGODB))
     if database in {"admin", "config", "local"} or collection.startswith("system.") or "$" in collection:
         raise FieldInvalid(f"{place} belongs to the server", _hint(Store.MONGODB))
     if len(database.encode()) > _IDENTIFIER_BYTES or len(place.encode()) > _NAMESPACE_BYTES:
         raise FieldInvalid(
-            f"a database's name has at most {_IDENTIFIER_BYTES} bytes, and with its collection {_NAMESPACE_BYTES}",
+            f"the name of a database has at most {_IDENTIFIER_BYTES} bytes, with its collection {_NAMESPACE_BYTES}",
             _hint(Store.MONGODB),
         )
     names = path.split(".")
@@ -93,44 +93,44 @@ def _check_path(place: str, path: str) -> None:
     if any(name.startswith("$") for name in names):
         raise FieldInvalid("a name in the path begins with $", _hint(Store.MONGODB))
     if names[0] == "_id":
-        raise FieldInvalid("_id cannot be protected, because values are bound to it", "protect another field")
+        raise FieldInvalid("_id cannot be protected: it is part of the encryption context", "protect another field")
 
 
 def consequences(before: ProtectedField | None, after: ProtectedField | None) -> tuple[str, ...]:
-    """Return in sentences what a change of one field means for its values; None is a field that is not protected."""
+    """Return the effects of a change of one field as sentences; None means that the field is not protected."""
     return tuple(_consequences(before, after))
 
 
 def _consequences(before: ProtectedField | None, after: ProtectedField | None) -> Iterator[str]:
     if after is None:
         if before is not None:
-            yield "What programs write there from then on is stored plain, for everybody who sees the data."
+            yield "Programs store new values unencrypted; every user with access to the data can read them."
             yield (
-                "What is encrypted there stays so, and programs get it as ciphertext. "
-                "Have it written plain first if it is still needed, or protect the field again to read it."
+                "Encrypted values stay encrypted, and programs read them as ciphertext. "
+                "Decrypt them first if you still need them, or protect the field again to read them."
             )
         return
     if before is None:
-        yield "What programs write there from then on is encrypted."
+        yield "Programs encrypt new values."
         if not after.plain_allowed:
             yield (
-                "A value that is there already and not encrypted is refused when it is read. "
-                "Allow plain values until those from before are encrypted."
+                "Programs cannot read existing values that are not encrypted. "
+                "Allow plain values until the existing values are encrypted."
             )
     if after.mode is Mode.DETERMINISTIC and (before is None or before.mode is not Mode.DETERMINISTIC):
         yield (
-            "Equal values can be searched for. So whoever sees the data sees which values are equal and how often each "
-            "occurs; where there are few different ones, that can be all that was to be hidden."
+            "Programs can search for equal values. Every user with access to the data can therefore see which values "
+            "are equal and how often each occurs. For a field with few different values that can reveal the values."
         )
         if before is not None:
-            yield "A search does not find values from before until each of them is written again."
+            yield "A search does not find existing values until each of them is written again."
     if before is not None and before.mode is Mode.DETERMINISTIC and after.mode is Mode.RANDOMISED:
-        yield "It can no longer be searched for: programs that do are refused."
-        yield "Values from before still show which of them are equal, until each of them is written again."
+        yield "Programs can no longer search for values: such searches are rejected."
+        yield "Existing values still show which of them are equal, until each of them is written again."
     if after.plain_allowed and (before is None or not before.plain_allowed):
         yield (
-            "A value that is not encrypted is handed out as it is, so whoever can write to the database can put one "
-            "there. Take this back as soon as the values from before are encrypted."
+            "Programs return unencrypted values as they are, so a user with write access to the database can insert a "
+            "forged value. Forbid plain values as soon as the existing values are encrypted."
         )
     if before is not None and before.plain_allowed and not after.plain_allowed:
-        yield "A value that is not encrypted is refused when it is read: see first that none is left."
+        yield "Programs cannot read values that are not encrypted: verify first that none is left."

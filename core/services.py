@@ -1,4 +1,4 @@
-"""A tenant's connected services: what they are and what becomes of them."""
+"""States of a tenant's services and the operations that they request."""
 
 from enum import StrEnum
 
@@ -12,17 +12,17 @@ class ServiceState(StrEnum):
     CONNECTING = "connecting"
     CONNECTED = "connected"
     DISCONNECTED = "disconnected"
-    """Its certificates are revoked; its key stays, so that what it encrypted opens when it is connected again."""
+    """Its certificates are revoked; its key is kept, so that it can decrypt its data when it is connected again."""
 
 
 RENEWED = DECRYPTS | {State.LOCKED}
-"""The states of a tenant whose services' certificates are renewed. A locked one's open nothing until it is unlocked."""
+"""The tenant states in which certificates are renewed. Those of a locked tenant are rejected until it is unlocked."""
 
 
 class CryptoOperation(StrEnum):
-    """What a service can ask of the crypto service; the words of audit records and usage counters.
+    """Operations of the crypto service, as audit records and usage counters name them.
 
-    Those in `RELEASES` hand out key material; each is a record of its own in the audit stream. The others are counted.
+    Each operation in `RELEASES` returns key material and has its own audit record. The others are counted.
     """
 
     ENCRYPT = "encrypt"
@@ -42,9 +42,9 @@ class CryptoOperation(StrEnum):
     CHANGE_ATTRIBUTES = "change-attributes"
     MAC = "mac"
     CONNECT = "connect"
-    """Opening a connection, which is counted only when it is refused."""
+    """A new connection, which is counted only if it is rejected."""
     OPEN = "open"
-    """Opening the service's key itself, with root key and tenant key; what nobody asks for, and no usage."""
+    """Unwrapping the service key with root key and tenant key; internal, not requested and not counted as usage."""
 
 
 RELEASES = frozenset({CryptoOperation.DATA_KEY, CryptoOperation.GET})
@@ -59,7 +59,7 @@ CHANGES = frozenset(
         CryptoOperation.CHANGE_ATTRIBUTES,
     }
 )
-"""What changes a key's life; also a record of its own."""
+"""Operations that change the state of a key; each has its own audit record."""
 KEY_REQUESTS = frozenset(
     {
         CryptoOperation.ENCRYPT,
@@ -74,14 +74,15 @@ KEY_REQUESTS = frozenset(
         CryptoOperation.REKEY,
     }
 )
-"""What is counted as a key request: the work needs a key, to use it, to hand it out or to seal a new one."""
+"""Operations counted as key requests: they use a key, return it, or encrypt a new one."""
 
 
 def refuse_unconnectable(state: State, kind: ServiceKind, known: ServiceKind | None) -> None:
-    """Refuse, before a key is made, a connection that the workflow would refuse; `known` is the kind it already has.
+    """Reject a connection before a key is created; `known` is the existing kind of the service.
 
     Raises:
-        TenantNotOperational, ServiceConflict
+        TenantNotOperational: the tenant's state forbids encryption.
+        ServiceConflict: the service exists with another kind.
     """
     if state not in ENCRYPTS:
         raise TenantNotOperational(state)

@@ -1,16 +1,13 @@
-"""How a root key fails, by what a person would do about it; the rest of the vocabulary is in `errors`.
-
-What can be wrong with a version of a key that somebody names; part of the vocabulary of `errors`.
-"""
+"""Errors of root keys, tenant keys and service keys."""
 
 from openkcm.errors import CallerError, Fault, OpenKcmError, PlatformError
 
 
 class CustomerKeyError(OpenKcmError):
-    """The root key does not do its part, so no service key opens; the platform cannot mend that nor go round it.
+    """The customer's root key cannot be used, so no service key can be unwrapped; the platform cannot change that.
 
-    A retryable one (out of reach, slow, asked to wait) says nothing of the customer's will: what is open stays open for
-    the cache time, the grace. Any other means that the key was taken away: what is open is dropped at once.
+    A retryable error (unreachable, timeout, throttled) does not express the customer's will: unwrapped service keys
+    stay in memory for the cache time. Any other error means that access was withdrawn: they are dropped at once.
     """
 
     fault = Fault.CUSTOMER_KEY
@@ -19,18 +16,18 @@ class CustomerKeyError(OpenKcmError):
 class RootKeyDisabled(CustomerKeyError):
     code = "root_key_disabled"
     message = "the root key is disabled"
-    hint = "enable it where it is held"
+    hint = "enable it at its provider"
 
 
 class RootKeyPendingDeletion(CustomerKeyError):
     code = "root_key_pending_deletion"
-    message = "the root key is about to be deleted"
-    hint = "cancel the deletion where the key is held: once it is gone, nothing under it can be opened again"
+    message = "the root key is scheduled for deletion"
+    hint = "cancel the deletion at its provider: after the deletion nothing that it wraps can be decrypted"
 
 
 class RootKeyMissing(CustomerKeyError):
     code = "root_key_missing"
-    message = "there is no such root key where it should be"
+    message = "the root key does not exist at its address"
     hint = "check its name, region and address; if it was deleted, restore it from your backup"
 
 
@@ -41,24 +38,24 @@ class RootKeyDenied(CustomerKeyError):
 
 
 class RootKeyCredentialsRefused(RootKeyDenied):
-    """The platform's credentials themselves are not accepted; `RootKeyDenied`: they are, and not for this use."""
+    """The provider rejects the credentials; with `RootKeyDenied` it accepts them but denies the use of the key."""
 
     code = "root_key_credentials_refused"
-    message = "the credentials for the root key are not accepted"
-    hint = "give new ones with openkcmctl root-key change, or make the old ones valid again"
+    message = "the credentials for the root key are rejected"
+    hint = "submit new credentials with openkcmctl root-key change, or make the existing ones valid again"
 
 
 class RootKeyMismatch(CustomerKeyError):
-    """A key answers under the name, and it is not the one that wrapped."""
+    """The key at this address is another key than the one that wrapped the service keys."""
 
     code = "root_key_swapped"
-    message = "another key answers in the place of the root key"
-    hint = "put the former key back; to use the new one, change the root key while the former one works"
+    message = "the root key was replaced by another key"
+    hint = "restore the former key; to use the new one, change the root key while the former one works"
 
 
 class RootKeyUnsuitable(CustomerKeyError):
     code = "root_key_unsuitable"
-    message = "the root key cannot do what is needed"
+    message = "the key does not meet the requirements for a root key"
     hint = "use a symmetric key that may encrypt and decrypt"
 
 
@@ -77,35 +74,35 @@ class RootKeyTimeout(RootKeyUnreachable):
 
 class RootKeyServerError(RootKeyUnreachable):
     code = "root_key_failing"
-    message = "the root key's server answers with errors of its own"
-    hint = "look at the log of the server that holds the root key"
+    message = "the root key's server returns server errors"
+    hint = "read the log of the server that holds the root key"
 
 
 class RootKeyClockSkew(RootKeyUnreachable):
     code = "root_key_clock_skew"
     message = "the clocks of the root key's server and the platform differ too much"
-    hint = "set both clocks by NTP; requests signed more than five minutes off are refused"
+    hint = "set both clocks by NTP; requests signed more than five minutes off are rejected"
 
 
 class RootKeyThrottled(CustomerKeyError):
     code = "root_key_throttled"
     retryable = True
-    message = "the root key's server asks to slow down"
-    hint = "raise its request quota; openings are tried again"
+    message = "the root key's server throttles requests"
+    hint = "raise its request quota; the platform retries"
 
 
 class RootKeyRefused(CallerError):
-    """What was said about a root key cannot be right, whatever its server would answer."""
+    """The root key reference or its credentials are invalid, regardless of the response of the key server."""
 
     code = "root_key_refused"
     message = "this cannot be a root key"
-    hint = "see docs/root-keys.md#the-commands, and the section of the provider for what it needs"
+    hint = "see docs/root-keys.md#commands, and the section of the provider for its requirements"
 
 
 class RootKeyRequestUnknown(CallerError):
     code = "root_key_request_unknown"
-    message = "there is no such request for a root key"
-    hint = "ask for the change or the preflight again"
+    message = "the root key request does not exist"
+    hint = "request the change or the preflight again"
 
 
 class KeyUnavailable(PlatformError):
@@ -115,7 +112,7 @@ class KeyUnavailable(PlatformError):
 
 
 class WrongContext(OpenKcmError):
-    """The ciphertext was not made under this key and this context (MTCI C3); never retried."""
+    """The ciphertext was encrypted with another key or another context (MTCI C3); never retried."""
 
     code = "wrong_context"
     message = "the ciphertext does not belong to this key and context"
@@ -123,22 +120,24 @@ class WrongContext(OpenKcmError):
 
 
 class KeyNotUsable(CallerError):
-    """The key's state forbids the use."""
+    """The state of the key forbids the operation."""
 
     code = "key_not_usable"
 
     def __init__(self, state: str) -> None:
-        super().__init__(f"the key is {state}, which does not allow this", "activate it, or use its replacement")
+        super().__init__(
+            f"the key is {state}, which does not allow this operation", "activate it, or use its replacement"
+        )
 
 
 class KeyVersionUnknown(CallerError):
     code = "key_version_unknown"
-    message = "the service has no such version of its key"
+    message = "the service has no such key version"
     hint = "openkcmctl service list shows the services, openkcmctl tenant show the versions of their keys"
 
 
 class KeyVersionInUse(CallerError):
-    """Something would be lost that nobody asked to lose."""
+    """Retirement would make data or objects unreadable that still need this version."""
 
     code = "key_version_in_use"
 
@@ -150,8 +149,8 @@ class KeyVersionInUse(CallerError):
 
 
 class KeyVersionRetired(CallerError):
-    """Sealed under a version of the service's key that is compromised or destroyed: genuine or not, it stays closed."""
+    """The service key version is compromised or destroyed, so it decrypts nothing, not even genuine ciphertexts."""
 
     code = "key_version_retired"
-    message = "this was encrypted under a version of the service's key that was retired"
-    hint = "ask the security administrator why it was retired; store the data anew from its source"
+    message = "this was encrypted under a retired version of the service key"
+    hint = "ask the security administrator why it was retired; store the data again from its source"

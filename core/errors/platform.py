@@ -1,9 +1,9 @@
-"""The error vocabulary: one class per thing a caller would do differently.
+"""Errors of the platform's own components: settings, key server, database, workflow service, notifications.
 
-Each class says its `code` (stable, for programs), whose `fault` it is, whether trying again can help, and a `hint`
-that tells a person the next step. Texts are lower case, without a final period, and hold no secret and no name of
-another tenant. Every edge (webhook, command, workflow) has one table from these to its answers; anything that is not
-an `OpenKcmError` becomes "internal" there, with a reference into the log.
+An error has its own class where a caller would react differently. Each class has a `code` (stable, for programs), a
+`fault`, `retryable` and a `hint` with the next step. Texts are lower case, have no final period, and contain no secret
+and no name of another tenant. Each interface (webhook, command, workflow) has one table that maps errors to responses;
+it maps any other exception to "internal", with a reference into the log.
 """
 
 from openkcm.errors import CallerError, OpenKcmError, PlatformError
@@ -23,18 +23,18 @@ class VaultUnavailable(PlatformError):
 
 class VaultRefused(PlatformError):
     code = "vault_refused"
-    message = "the key server refused the request"
+    message = "the key server rejected the request"
     hint = "compare the policy of this process with the files in vault/policies"
 
 
 class ConflictingResource(OpenKcmError):
-    """What exists under the name is not what was asked for; a person must look before anything is used."""
+    """A resource of this name exists but differs from the required one; an operator must check it before its use."""
 
     code = "conflicting_resource"
-    hint = "see docs/runbook.md#something-else-has-that-name"
+    hint = "see docs/runbook.md#conflicting-resource"
 
     def __init__(self, kind: str, name: str, difference: str) -> None:
-        super().__init__(f"the {kind} {name} exists but is not as required: {difference}")
+        super().__init__(f"the {kind} {name} exists but differs from the required one: {difference}")
 
 
 class DatabaseUnavailable(PlatformError):
@@ -44,18 +44,18 @@ class DatabaseUnavailable(PlatformError):
 
 
 class DatabaseRefused(OpenKcmError):
-    """Row security or a constraint refused the statement; a fault of ours or an attack, never retried."""
+    """Row-level security or a constraint rejected the statement; a bug or an attack, never retried."""
 
     code = "database_refused"
-    message = "the database refused the statement"
+    message = "the database rejected the statement"
     hint = "see the log for the constraint"
 
 
 class SchemaRefused(OpenKcmError):
-    """The migrator or its gate found a schema it must not run on."""
+    """The migrator or its check found an unsupported schema."""
 
     code = "schema_refused"
-    message = "the database schema is not one to run on"
+    message = "the database schema is not supported"
     hint = "see docs/runbook.md#the-schema-breaks-a-rule"
 
 
@@ -67,17 +67,17 @@ class TemporalUnavailable(PlatformError):
 
 class Superseded(PlatformError):
     code = "overtaken"
-    message = "another attempt of the same step ended meanwhile"
-    hint = "nothing is wrong; the next attempt finds what that one made"
+    message = "another attempt of the same step finished first"
+    hint = "no action is needed; the next attempt uses that result"
 
 
 class NotificationUndelivered(PlatformError):
     code = "announcement_undelivered"
-    message = "the receiver of the announcement does not take it"
-    hint = "check callback_url and the SMTP settings; it is tried again with the same message id"
+    message = "the receiver rejects the notification"
+    hint = "check callback_url and the SMTP settings; the platform retries with the same message id"
 
 
 class ComponentFailed(PlatformError):
     code = "component_failed"
     message = "a server of the embedded stack did not start"
-    hint = "python -m devstack doctor says what is missing; each server's log lies in logs under state_dir"
+    hint = "run python -m devstack doctor to find what is missing; each server's log is in logs under state_dir"

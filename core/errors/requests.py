@@ -1,52 +1,52 @@
-"""What can be wrong with an enrolment; part of the vocabulary of `errors`."""
+"""Errors of requests to the marketplace endpoint and the crypto service: enrolments, events, rate limits."""
 
 from openkcm.errors import CallerError, PlatformError
 
 
 class MalformedEnrolment(CallerError):
-    """The message names the field and never its value."""
+    """The request is malformed. The message names the field and never its value."""
 
     code = "malformed_enrolment"
-    message = "the request is not an enrolment"
+    message = "the request is not a valid enrolment"
     hint = "send service, kind, csr and either join_token or jwt as one JSON object; see /docs"
 
 
 class TicketRefused(CallerError):
-    """Not the ticket of this enrolment, or no such enrolment; nobody outside can tell which."""
+    """The ticket is wrong or the enrolment does not exist; the caller cannot distinguish the two."""
 
     code = "ticket_refused"
-    message = "the ticket is not the one of this enrolment"
-    hint = "send the ticket that came with the enrolment as a bearer token; enrol again if it is lost"
+    message = "the ticket does not belong to this enrolment"
+    hint = "send the ticket from the response to the enrolment as a bearer token; enrol again if it is lost"
 
 
 class IssuerUnavailable(PlatformError):
     code = "issuer_unavailable"
     message = "the keys of the JWT's issuer cannot be read"
-    hint = "the operator sees the reason in the log of the marketplace endpoint; check workload_issuers"
+    hint = "check workload_issuers; the log of the marketplace endpoint records the reason"
 
 
 class MalformedEvent(CallerError):
     code = "malformed_event"
-    message = "the event is not one this endpoint understands"
-    hint = "send the fields event, customer, service, region and timestamp as JSON, or a CloudEvent carrying them"
+    message = "the event is malformed"
+    hint = "send the fields event, customer, service, region and timestamp as JSON, or a CloudEvent with them"
 
 
 class SignatureRefused(CallerError):
     code = "signature_refused"
-    message = "the webhook signature does not fit the body"
-    hint = "sign the raw body with one of the active secrets, as Standard Webhooks describes"
+    message = "the webhook signature does not match the body"
+    hint = "sign the raw body with one of the active secrets, as Standard Webhooks specifies"
 
 
 class StaleTimestamp(CallerError):
     code = "stale_timestamp"
-    message = "the event's timestamp is too far from the present"
+    message = "the event's timestamp is too far from the current time"
     hint = "send the event within five minutes of signing it and check both clocks"
 
 
 class BodyTooLarge(CallerError):
     code = "body_too_large"
-    message = "the body is larger than an event may be"
-    hint = "an event is a few hundred bytes; send only its fields"
+    message = "the body exceeds the maximum size of an event"
+    hint = "send only the fields of the event, a few hundred bytes"
 
 
 class Unauthorized(CallerError):
@@ -57,14 +57,14 @@ class Unauthorized(CallerError):
 
 class UnknownEvent(CallerError):
     code = "unknown_event"
-    message = "this kind of event is not known"
-    hint = "the kinds are service_enabled, service_disabled and service_discovered"
+    message = "the event has an unknown kind"
+    hint = "use service_enabled, service_disabled or service_discovered"
 
 
 class UnknownService(CallerError):
     code = "unknown_service"
-    message = "the event is about another service"
-    hint = "events for OpenKCM carry the service openkcm"
+    message = "the event is for another service"
+    hint = "send events with the service openkcm"
 
 
 class UnknownRegion(CallerError):
@@ -78,5 +78,5 @@ class UnknownRegion(CallerError):
 class TooManyRequests(CallerError):
     code = "too_many_requests"
     retryable = True
-    message = "the tenant sends more requests than it may"
-    hint = "wait as long as Retry-After says; the limits are settings of the platform"
+    message = "the tenant exceeds its rate limit"
+    hint = "wait for the time in Retry-After; the limits are settings of the platform"

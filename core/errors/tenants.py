@@ -1,88 +1,83 @@
-"""The errors of the tenant's policy and of what it wants a second person for; part of the vocabulary of `errors`.
-
-What is refused of a tenant that leaves; the part of `errors` that is about it.
-"""
+"""Errors of a tenant: policy, approvals, state, access, offboarding."""
 
 from openkcm.errors import CallerError, PlatformError
 
 
 class PolicyRefused(CallerError):
-    """The numbers are outside of the bounds, or an action is not one; nothing was changed."""
+    """A number is outside its bounds or an action is unknown; the policy is unchanged."""
 
     code = "policy_refused"
 
-    def __init__(
-        self, message: str = "this cannot be the policy", hint: str = "see docs/approvals.md#the-policy"
-    ) -> None:
+    def __init__(self, message: str = "the policy is invalid", hint: str = "see docs/approvals.md#policy") -> None:
         super().__init__(message, hint)
 
 
 class ApprovalRequired(CallerError):
-    """The tenant's policy wants two people for this, and no second one has approved this very thing."""
+    """The tenant's policy requires an approval for this action, and no second person approved it."""
 
     code = "approval_required"
 
     def __init__(self, action: str = "this") -> None:
         super().__init__(
-            f"the tenant's policy wants a second person's approval for {action}",
-            "ask for it in the dashboard; somebody else of the organization who manages keys approves it there",
+            f"the tenant's policy requires a second person's approval for {action}",
+            "request it in the dashboard; another user of the organization with a role that manages keys approves it",
         )
 
 
 class ApprovalNotNeeded(CallerError):
     code = "approval_not_needed"
-    message = "the tenant's policy wants no second person for this"
-    hint = "do it directly"
+    message = "the tenant's policy requires no approval for this action"
+    hint = "do it without a request for approval"
 
 
 class ApprovalPending(CallerError):
     code = "approval_waits"
-    message = "somebody has asked for exactly this already"
-    hint = "approve what waits on the page settings, or have whoever asked withdraw it"
+    message = "an approval of exactly this action is already pending"
+    hint = "approve it on the page settings, or ask its requester to withdraw it"
 
 
 class TooManyApprovals(CallerError):
     code = "too_many_approvals"
-    message = "too many requests wait for a second person"
+    message = "too many approvals are pending"
     hint = "decide or withdraw some of them first"
 
 
 class ApprovalUnknown(CallerError):
     code = "approval_unknown"
-    message = "there is no such request for approval"
-    hint = "ask for it again"
+    message = "the request for approval does not exist"
+    hint = "request it again"
 
 
 class VoteRejected(CallerError):
-    """Nothing was decided: nobody has said anything yet, or nobody whose word counts."""
+    """The request is still undecided: it has no vote, or no vote of a user who may decide it."""
 
     code = "vote_not_counted"
-    message = "this does not decide the request"
-    hint = "somebody else than whoever asked has to decide, with a role that manages keys"
+    message = "this vote does not decide the request"
+    hint = "a user other than the requester must decide it, with a role that manages keys"
 
 
 REFUSALS: dict[str, type[CallerError]] = {
     refused.code: refused for refused in (ApprovalNotNeeded, ApprovalPending, TooManyApprovals)
 }
-"""Why a request is not admitted, by the code that stays on record of it."""
+"""Recorded error code → error with which a request for approval is rejected."""
 
 
 class TenantUnknown(CallerError):
     code = "tenant_unknown"
-    message = "there is no such tenant"
+    message = "the tenant does not exist"
     hint = "enable OpenKCM for the account first"
 
 
 class TenantOffboarded(CallerError):
     code = "tenant_offboarded"
-    message = "this tenant has left and its id is never used again"
+    message = "the tenant is offboarded and its id is never reused"
     hint = "enable OpenKCM under a new account id"
 
 
 class TenantConflict(CallerError):
     code = "tenant_conflict"
     message = "the tenant exists with another region"
-    hint = "a tenant stays in the region it was enabled in; offboard it before enabling it elsewhere"
+    hint = "a tenant keeps the region in which it was enabled; offboard it before you enable it elsewhere"
 
 
 class InvalidTransition(CallerError):
@@ -99,39 +94,42 @@ class OperationRunning(CallerError):
     code = "operation_running"
 
     def __init__(self, operation: str) -> None:
-        super().__init__(f"{operation} is still running for this tenant", "wait for it to end, then ask again")
+        super().__init__(f"{operation} is still running for this tenant", "wait until it ends, then retry")
 
 
 class TenantNotOperational(CallerError):
-    """The tenant's state forbids what was asked: suspended ones only decrypt, locked and leaving ones do nothing."""
+    """The tenant's state forbids the operation.
+
+    A suspended tenant may only decrypt; a locked or offboarding tenant may do nothing.
+    """
 
     code = "tenant_closed"
 
     def __init__(self, state: str) -> None:
         super().__init__(
-            f"the tenant is {state}, which does not allow this",
+            f"the tenant is {state}, which does not allow this operation",
             "ask the customer's security administrator, who can resume or unlock it",
         )
 
 
 class AccessDenied(CallerError):
-    """Somebody is signed on and this is not theirs; whether it exists is not said."""
+    """The signed-in user may not access this page; the error does not reveal whether the tenant exists."""
 
     code = "access_refused"
-    message = "this page is not yours"
-    hint = "sign in with an account of the organization it belongs to, or open your own page"
+    message = "you do not have access to this page"
+    hint = "sign in with an account of its organization, or open your own page"
 
 
 class PermissionDenied(CallerError):
-    """Somebody is at their own tenant and their role does not include what they asked for."""
+    """The user's role at their own tenant does not permit the action."""
 
     code = "action_refused"
-    message = "your role does not include this"
+    message = "your role does not permit this action"
     hint = "ask an administrator of your organization to do it"
 
 
 class SessionEnded(CallerError):
-    """The sign-on is over, was signed out elsewhere, or was never made here."""
+    """The session expired, was ended by a sign-out elsewhere, or never existed."""
 
     code = "session_ended"
     message = "your session has ended"
@@ -139,22 +137,22 @@ class SessionEnded(CallerError):
 
 
 class DestructionStarted(CallerError):
-    """The grace is over and the tenant's keys are being destroyed, or are."""
+    """The grace period is over and the tenant's keys are destroyed, or their destruction is running."""
 
     code = "destruction_begun"
     message = "the destruction of the tenant's keys has begun"
-    hint = "nothing can be restored any more; the certificate says what was destroyed: openkcmctl tenant show"
+    hint = "the tenant cannot be restored; the erasure certificate lists the destroyed keys: openkcmctl tenant show"
 
 
 class OffboardingAlreadyScheduled(CallerError):
-    """The tenant is leaving already, at another time than is asked for now."""
+    """Offboarding is scheduled for another time than the requested one."""
 
     code = "leaving_otherwise"
-    message = "the tenant is leaving already, and at another time"
-    hint = "to change the time restore it first, then let it leave again"
+    message = "offboarding is already scheduled for a different time"
+    hint = "to change the time, restore the tenant and start offboarding again"
 
 
 class GracePeriodActive(PlatformError):
     code = "grace_not_over"
-    message = "the grace of the tenant is not over"
-    hint = "nothing is wrong unless it stays: then compare the clocks of the worker and of temporal"
+    message = "the grace period of the tenant is not over"
+    hint = "the platform retries; if the error persists, compare the clocks of the worker and of Temporal"

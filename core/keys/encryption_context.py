@@ -1,10 +1,9 @@
-"""The cryptographic context that ties a ciphertext to its place (MTCI C1 to C3).
+"""Encryption context that binds a ciphertext to tenant, tenant key, service, purpose and resource (MTCI C1 to C3).
 
 `EncryptionContext.encode` is canonical and injective: a version byte, then each field as a four-byte big-endian length
-and its UTF-8 bytes, in one fixed order. Two different places can therefore never give the same bytes, whatever the
-fields contain, which is what makes a moved ciphertext fail to open instead of opening as somebody else's. The context
-is recomputed from the authenticated caller and the key's lineage at every use and never read back from beside the
-ciphertext: an attacker who can write both would otherwise move both.
+and its UTF-8 bytes, in one fixed order. Two different contexts therefore never have the same bytes, so a ciphertext
+that was moved cannot be decrypted. The context is computed from the authenticated caller and the key's lineage at each
+use. It is never stored beside the ciphertext: an attacker who can write both could move both.
 """
 
 from dataclasses import dataclass
@@ -26,12 +25,12 @@ class Purpose(StrEnum):
     BOUNDARY = "boundary"
     PAYLOAD = "payload"
     CREDENTIALS = "credentials"
-    """What opens the door where a customer holds its root key."""
+    """Credentials of a customer's root key."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncryptionContext:
-    """Where a ciphertext belongs. `l2_key` is the Transit name; `service` and `object_id` may be empty."""
+    """The identity of a ciphertext. `l2_key` is the Transit name; `service` and `object_id` may be empty."""
 
     tenant_id: str
     l2_key: str
@@ -43,8 +42,8 @@ class EncryptionContext:
         """Return the associated data, at most a few hundred bytes.
 
         Raises:
-            InvalidName: a field holds a lone surrogate, which UTF-8 cannot carry. It is refused and never replaced:
-                a replacement would give two places the same bytes.
+            InvalidName: a field contains a lone surrogate, which UTF-8 cannot encode. It is not replaced, because a
+                replacement would give two contexts the same bytes.
         """
         try:
             return _lineage(self.tenant_id, self.l2_key, self.service, self.purpose) + _field(self.object_id)
@@ -53,10 +52,10 @@ class EncryptionContext:
 
 
 def decode(encoded: bytes) -> EncryptionContext:
-    """Return the context that gives these bytes, for whoever reads what a server was asked; never to decide by.
+    """Return the context that encodes to these bytes. For analysis of logged requests only, never for decisions.
 
     Raises:
-        InvalidName: they are no context's.
+        InvalidName: the bytes are not an encoded context.
     """
     fields, rest = [], encoded[1:]
     while rest:
@@ -75,7 +74,7 @@ def decode(encoded: bytes) -> EncryptionContext:
 
 @lru_cache(maxsize=1024)
 def _lineage(tenant_id: str, l2_key: str, service: str, purpose: Purpose) -> bytes:
-    """Return all but the last field, which is the same for everything a service encrypts."""
+    """Return the encoding of all fields except `object_id`; it is the same for all data of a service."""
     return bytes([FORMAT_VERSION]) + b"".join(map(_field, (tenant_id, l2_key, service, purpose.value)))
 
 

@@ -1,10 +1,8 @@
-"""Who can hold a tenant's root key (L1), where it lies, and what its provider has to be told.
+"""References to root keys (L1), their credentials, and the AWS policy statements that they need.
 
-A `Route` is what everybody may read: it is shown on pages, written to the audit stream and stored in the clear. What
-opens the door there is `Credentials`, which are stored only encrypted under the tenant and have no text form.
-A provider is one class of each here, one file in `kms/`, and its row in `kms/providers.py`.
-
-What a customer's AWS account has to allow, word for word: shown beforehand, and named where it is missing.
+A reference is not secret: pages show it, the audit stream records it, and it is stored unencrypted. `Credentials` are
+stored only encrypted with the tenant key and have no text form. A provider has one class of each here, one file in
+`kms/`, and one row in `kms/providers.py`.
 """
 
 import re
@@ -27,13 +25,13 @@ class RootKeyMode(StrEnum):
 
 
 class RootKeyState(StrEnum):
-    """What a root key of the customer's is to its tenant; at most one is current."""
+    """State of a customer's root key; at most one is current."""
 
     CANDIDATE = "candidate"
-    """Admitted, and service keys are being wrapped under it; the current key still opens everything."""
+    """Accepted; it is wrapping the service keys, and the current key still unwraps all of them."""
     CURRENT = "current"
     RETIRED = "retired"
-    """Nothing lies under it any more and its credentials are forgotten."""
+    """It wraps no service key any more, and its credentials are deleted."""
 
 
 _ARN = re.compile(r"arn:(aws[a-z-]*):kms:([a-z]{2}(?:-[a-z]+)+-\d):(\d{12}):key/([A-Za-z0-9-]{1,64})")
@@ -64,7 +62,7 @@ class _Model(BaseModel):
 
 
 class PlatformKeyRef(_Model):
-    """The platform's own key of the region; needs nothing."""
+    """The platform's root key of the region; needs no credentials."""
 
     provider: Literal[RootKeyMode.PLATFORM] = RootKeyMode.PLATFORM
 
@@ -92,7 +90,7 @@ class AwsKmsKeyRef(_Model):
 
 
 class Pkcs11KeyRef(_Model):
-    """An AES key in a PKCS#11 token; which module is loaded is the operator's setting, never the customer's."""
+    """An AES key in a PKCS#11 token; only the operator configures which module is loaded."""
 
     provider: Literal[RootKeyMode.PKCS11] = RootKeyMode.PKCS11
     token: Annotated[str, _matching(_LABEL, "a token's label, 1 to 64 characters")]
@@ -105,7 +103,7 @@ class Pkcs11KeyRef(_Model):
 
 
 class OpenBaoKeyRef(_Model):
-    """An aes256-gcm96 key in Transit of the customer's own OpenBao or Vault, by token or by AppRole."""
+    """An aes256-gcm96 key in Transit of the customer's OpenBao or Vault, accessed by token or by AppRole."""
 
     provider: Literal[RootKeyMode.OPENBAO] = RootKeyMode.OPENBAO
     address: Annotated[str, AfterValidator(_address), Field(max_length=200)]
@@ -113,9 +111,9 @@ class OpenBaoKeyRef(_Model):
     key: Annotated[str, _matching(_KEY_NAME, "a Transit key's name")]
     namespace: Annotated[str, _matching(_PATH, "a namespace's path")] | None = None
     role_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """Of an AppRole, whose secret id is then the credential; None: the credential is a token."""
+    """Role id of an AppRole, whose secret id is the credential; None: the credential is a token."""
     ca_pem: Annotated[str, Field(max_length=32_768)] | None = None
-    """Certificates to trust instead of the public ones."""
+    """CA certificates to trust instead of the public CAs."""
 
     @property
     def name(self) -> str:
@@ -127,7 +125,7 @@ Place = Annotated[PlatformKeyRef | AwsKmsKeyRef | Pkcs11KeyRef | OpenBaoKeyRef, 
 
 
 class Credentials(_Model):
-    """What the provider is shown. Which fields are needed says the place; `dump` alone turns them into text."""
+    """Credentials for a provider. The reference determines the required fields; only `dump` returns them as text."""
 
     access_key_id: SecretStr | None = None
     secret_access_key: SecretStr | None = None
@@ -136,13 +134,13 @@ class Credentials(_Model):
     secret_id: SecretStr | None = None
 
     def dump(self) -> bytes:
-        """Return them as JSON, to be encrypted and nothing else."""
+        """Return the credentials as JSON, only for encryption."""
         plain = {name: value.get_secret_value() for name, value in self if value is not None}
         return TypeAdapter(dict[str, str]).dump_json(plain)
 
     @classmethod
     def load(cls, dumped: bytes) -> "Credentials":
-        """Return what `dump` gave; raises RootKeyRefused."""
+        """Return the credentials from the output of `dump`; raises RootKeyRefused."""
         try:
             return cls.model_validate_json(dumped)
         except ValidationError:
@@ -153,21 +151,21 @@ _PLACE: TypeAdapter[Place] = TypeAdapter(Place)
 
 
 def parse_place(fields: dict[str, Any]) -> Place:
-    """Return the place that `fields` describe, `provider` among them.
+    """Return the root key reference that `fields` describe, `provider` among them.
 
     Raises:
-        RootKeyRefused: names the first field that is wrong and the rule, never the value.
+        RootKeyRefused: names the first invalid field and its rule, never the value.
     """
     try:
         return _PLACE.validate_python(fields)
-    except ValidationError as refused:
-        wrong = refused.errors(include_input=False, include_url=False, include_context=False)[0]
+    except ValidationError as invalid:
+        wrong = invalid.errors(include_input=False, include_url=False, include_context=False)[0]
         where = str(wrong["loc"][-1]) if wrong["loc"] else "provider"
         raise RootKeyRefused(f"{where}: {wrong['msg'].removeprefix('Value error, ')}") from None
 
 
 def refuse_incomplete(place: Place, credentials: Credentials) -> None:
-    """Raise RootKeyRefused unless `credentials` are those that `place` needs, and no others."""
+    """Raise RootKeyRefused unless `credentials` contains exactly the fields that `place` needs."""
     given = {name for name, value in credentials if value is not None and value.get_secret_value()}
     match place:
         case PlatformKeyRef():
@@ -185,36 +183,36 @@ def refuse_incomplete(place: Place, credentials: Credentials) -> None:
     if given not in wanted:
         needed = " and ".join(sorted(wanted[-1])).replace("_", " ") or "no credentials"
         raise RootKeyRefused(
-            f"{place.provider} here needs {needed}", "give exactly these, see docs/root-keys.md#the-commands"
+            f"{place.provider} needs {needed}", "submit exactly these, see docs/root-keys.md#the-commands"
         )
 
 
 def external_id(tenant_id: str) -> str:
-    """Return the external id that a customer's AWS role must ask for.
+    """Return the external id that a customer's AWS role must require.
 
-    It is ours to choose and the same for every role of the tenant: a customer who could choose it could name another's
-    role (the confused deputy of AWS's documentation).
+    The platform sets it, the same for every role of the tenant. A customer who could choose it could use the role of
+    another customer (the confused deputy problem in the AWS documentation).
     """
     return f"openkcm/{tenant_id}"
 
 
 def credentials_context(tenant_id: str, root_key_id: str) -> EncryptionContext:
-    """Return what binds a root key's stored credentials, encrypted under the tenant's L2, to their tenant and row."""
+    """Return the context that binds a root key's credentials, encrypted with the tenant key, to tenant and row."""
     return EncryptionContext(tenant_id, l2_key(tenant_id), "", Purpose.CREDENTIALS, root_key_id)
 
 
 def probe_context(tenant_id: str, root_key_id: str) -> EncryptionContext:
-    """Return what binds the known value by which a root key is tried."""
+    """Return the context of the canary ciphertext of a root key."""
     return EncryptionContext(tenant_id, l2_key(tenant_id), "", Purpose.VERIFY, root_key_id)
 
 
 def version_context(tenant_id: str) -> EncryptionContext:
-    """Return what a root key wraps something of no worth in, so that it tells its newest version."""
+    """Return the context of a dummy value that a root key wraps to reveal its newest version."""
     return EncryptionContext(tenant_id, l2_key(tenant_id), "", Purpose.VERIFY, "version")
 
 
 class Problem(_Model):
-    """What a preflight found, as a person should read it."""
+    """A problem that a preflight found, with its remedy."""
 
     code: str
     message: str
@@ -222,9 +220,9 @@ class Problem(_Model):
 
 
 def key_policy_statements(tenant_id: str, principal: str) -> list[dict[str, Any]]:
-    """Return the statements of a key policy that let `principal`, an ARN, use the key for this tenant alone.
+    """Return the key policy statements that let `principal`, an ARN, use the key only for this tenant.
 
-    DescribeKey carries no encryption context, so that it stands apart from the two uses that do.
+    DescribeKey has no encryption context, so it needs a separate statement.
     """
     return [
         {
@@ -246,7 +244,7 @@ def key_policy_statements(tenant_id: str, principal: str) -> list[dict[str, Any]
 
 
 def trust_statement(tenant_id: str, principal: str) -> dict[str, Any]:
-    """Return the statement of a role's trust policy that lets `principal`, an ARN, assume it for this tenant alone."""
+    """Return the trust policy statement that lets `principal`, an ARN, assume the role only for this tenant."""
     return {
         "Effect": "Allow",
         "Principal": {"AWS": principal},

@@ -1,7 +1,7 @@
-"""Versions of keys: the states they go through, what a rotation is asked for, and the stages it shows.
+"""States of key versions, and the scope and phases of a rotation.
 
-The states are those of NIST SP 800-57 part 1 (section 7) as far as they mean anything for a key that wraps or derives
-others; docs/rotation.md says who may use a version in which.
+The states are those of NIST SP 800-57 part 1 (section 7) that apply to keys that wrap or derive other keys;
+docs/rotation.md describes the allowed operations of each state.
 """
 
 from datetime import timedelta
@@ -9,36 +9,36 @@ from enum import StrEnum
 
 
 class KeyState(StrEnum):
-    """What a version of a service key is good for."""
+    """State of a service key version."""
 
     PREPARED = "prepared"
-    """Made and seen to open, and nobody's yet."""
+    """Created and verified, not in use yet."""
     ACTIVE = "active"
-    """The one that encrypts; exactly one of a service."""
+    """Encrypts and decrypts; a service has exactly one active version."""
     DEACTIVATED = "deactivated"
-    """Opens what it encrypted and encrypts nothing."""
+    """Decrypts only."""
     COMPROMISED = "compromised"
-    """Opens nothing that a caller brings; only what is sealed here, until that is sealed anew."""
+    """Rejects ciphertexts of callers; decrypts only stored managed objects, until they are re-encrypted."""
     DESTROYED = "destroyed"
-    """There is no wrap of it any more."""
+    """No wrap of it exists any more."""
 
 
 OPENING = frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.COMPROMISED})
-"""The states of a version that still opens anything at all."""
+"""The states in which a version can still decrypt."""
 
 
 class RotationScope(StrEnum):
-    """Whose service keys get a new version."""
+    """The service keys that get a new version."""
 
     NONE = "none"
     DUE = "due"
-    """Of connected services, those that are older than their tenant wants."""
+    """Keys of connected services that exceed the cryptoperiod of the tenant's policy."""
     ALL = "all"
     ONE = "one"
 
 
 class RotationPhase(StrEnum):
-    """How far a rotation is, in this order."""
+    """Phases of a rotation, in this order."""
 
     PLAN = "plan"
     TENANT_KEY = "tenant-key"
@@ -51,27 +51,27 @@ class RotationPhase(StrEnum):
 
 
 class StallReason(StrEnum):
-    """Why keys that are to be rotated are not, by the word of audit records and metrics."""
+    """Reasons for which a due rotation is not complete, as audit records and metrics name them."""
 
     FAILED = "failed"
-    """The last rotation, which was begun by the schedule, did not get to its end, and something is still due."""
+    """The last scheduled rotation failed, and a rotation is still due."""
     UNFINISHED = "unfinished"
-    """One has run for longer than any should."""
+    """A rotation runs for longer than `LONGEST`."""
     OVERDUE = "overdue"
-    """A key is due for long, and none was begun."""
+    """A key is overdue, and no rotation has started."""
 
 
 LONGEST = timedelta(hours=3)
-"""What a rotation takes at most: two steps wait for a root key, an hour each, and objects are sealed anew meanwhile."""
+"""Maximum duration of a rotation: two steps wait up to an hour for a root key, and objects are re-encrypted."""
 
 MEANING = {
-    RotationPhase.PLAN: "what is rotated is written down",
+    RotationPhase.PLAN: "the keys to rotate are recorded",
     RotationPhase.TENANT_KEY: "the tenant key gets a new version",
-    RotationPhase.PREPARE: "new versions of service keys are made and opened once",
-    RotationPhase.ACTIVATE: "the new versions take over, all at once",
-    RotationPhase.REWRAP: "everything under older versions of the tenant key or the root key is wrapped anew",
-    RotationPhase.RETIRE: "older versions of the tenant key stop opening anything",
-    RotationPhase.TRIM: "older versions of the tenant key are deleted for good",
-    RotationPhase.DESTROY: "compromised service keys are destroyed once nothing is sealed under them",
+    RotationPhase.PREPARE: "new versions of service keys are created and verified",
+    RotationPhase.ACTIVATE: "all new versions become active at once",
+    RotationPhase.REWRAP: "all keys under older versions of the tenant key or the root key are re-wrapped",
+    RotationPhase.RETIRE: "older versions of the tenant key are retired and decrypt nothing",
+    RotationPhase.TRIM: "older versions of the tenant key are deleted permanently",
+    RotationPhase.DESTROY: "compromised service keys are destroyed after their objects are re-encrypted",
 }
-"""What happens in a stage, for whoever looks on."""
+"""Description of each phase, for pages and commands."""

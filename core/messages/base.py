@@ -16,7 +16,7 @@ class Message(BaseModel):
 
 
 class StepInput(Message):
-    """Input of a step that needs no more than to know for whom it works."""
+    """Input of a step that needs only the tenant and the operation."""
 
     tenant_id: TenantId
     operation_id: str
@@ -32,9 +32,9 @@ class FailureInput(StepInput):
 
 
 class ApprovalRef(Message):
-    """What may need a second person."""
+    """Input of an operation that may need an approval."""
 
-    approval_id: str | None = Field(None, description="of the request that somebody else approved, where there is one")
+    approval_id: str | None = Field(None, description="approval by a second person, if one is required")
 
 
 class TenantsResult(Message):

@@ -1,4 +1,4 @@
-"""Inputs of what makes compliance reports; the part of `messages` that is about it."""
+"""Inputs and results of workflows and activities for compliance reports and isolation assessments."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ class MakeReportInput(Message):
 
 
 class ReportStep(StepInput):
-    """Input of a step of making a report: which one; the rest is on record."""
+    """Input of a step that creates a report; its other parameters are in PostgreSQL."""
 
     report_id: ReportId
 
@@ -31,20 +31,20 @@ class BoundariesInput(Message):
     region: str
     anew: bool = Field(
         default=False,
-        description="attack also what was attacked lately for all tenants alike: somebody asks how it is now",
+        description="run also the shared checks that ran recently for all tenants, because a user requested a result",
     )
 
 
 class ExamineInput(StepInput):
-    """Input of the examination; its operation id is that of the run, however often it is tried."""
+    """Input of the assessment; its operation id is the id of the run, the same for each retry."""
 
     anew: bool = False
 
 
 class ExamineResult(Message):
-    """How an examination ended; what was attacked lies in PostgreSQL under (tenant, run)."""
+    """Result of an assessment; the check results are in PostgreSQL under (tenant, run)."""
 
-    examined: bool = Field(description="false where there was nothing to examine: the tenant has left meanwhile")
+    examined: bool = Field(description="false if the tenant was offboarded meanwhile, so there was nothing to assess")
     held: int = 0
     breached: int = 0
     not_checked: int = 0
@@ -52,7 +52,7 @@ class ExamineResult(Message):
 
 
 class DueInput(Message):
-    after: str = Field("", description="the tenant behind which to go on")
+    after: str = Field("", description="the last tenant of the previous page")
 
 
 class DueExamination(Message):
@@ -61,6 +61,6 @@ class DueExamination(Message):
 
 
 class DueResult(Message):
-    """Whose examination is due, in order of ids; empty when there is none behind the one asked for."""
+    """Tenants whose assessment is due, in the order of their ids; empty after the last page."""
 
     tenants: tuple[DueExamination, ...] = ()

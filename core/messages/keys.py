@@ -1,4 +1,4 @@
-"""Inputs and results of what rotates a tenant's keys; the part of `messages` that is about it."""
+"""Inputs and results of workflows and activities for key rotation and root keys."""
 
 from pydantic import Field
 
@@ -11,14 +11,14 @@ from core.notifications import NotificationKind
 
 
 class RotateRequest(ApprovalRef):
-    """What is asked of a rotation; with neither services nor tenant key it finishes what an earlier one left."""
+    """A requested rotation; with neither services nor tenant key it completes an earlier rotation."""
 
     request_id: str
     services: RotationScope
     service: ServiceName | None = Field(None, description="for the scope `one`")
     tenant_key: bool
     compromised: bool = Field(
-        default=False, description="whether what is replaced may be known to somebody, so that it must open nothing"
+        default=False, description="whether the replaced keys are compromised, so that they must decrypt nothing"
     )
 
 
@@ -42,12 +42,12 @@ class PlanRotationStep(RotationStep):
 
 
 class RotationPlan(Message):
-    """Which of its steps a rotation has to take."""
+    """The steps that a rotation has to run."""
 
-    services: int = Field(description="how many service keys get a new version")
+    services: int = Field(description="number of service keys that get a new version")
     retires: bool = Field(description="whether versions of the tenant key are to be retired")
-    destroys: bool = Field(description="whether there are, or will be, compromised service keys")
-    follows: bool = Field(default=False, description="whether something lies under an older version of the root key")
+    destroys: bool = Field(description="whether compromised service keys exist or will exist")
+    follows: bool = Field(default=False, description="whether an older version of the root key still wraps keys")
 
 
 class RotationProgress(Message):
@@ -56,15 +56,15 @@ class RotationProgress(Message):
 
 
 class RetireResult(Message):
-    retired: bool = Field(description="false while something lies under an older version")
+    retired: bool = Field(description="false while an older version still wraps keys")
 
 
 class DestroyResult(Message):
-    objects: int = Field(description="how many objects are still sealed under compromised service keys")
+    objects: int = Field(description="number of objects that compromised service keys still encrypt")
 
 
 class RotationEnded(Message):
-    told: NotificationKind | None = Field(None, description="of the announcement that now waits in the outbox")
+    told: NotificationKind | None = Field(None, description="kind of the notification that is now in the outbox")
 
 
 class RotationFailedStep(RotationStep):
@@ -73,19 +73,19 @@ class RotationFailedStep(RotationStep):
 
 
 class RotateResult(Message):
-    """How a rotation ended; a code says why it did not get to its end, with every key working as before or anew."""
+    """Result of a rotation; `code` is its error, empty on success. All keys work in both cases."""
 
     code: str = ""
 
 
 class DueRotation(Message):
-    """What the tenant's policy asks for now; None: nothing."""
+    """The rotation that the tenant's policy requires now; None if no key is due."""
 
     request: RotateRequest | None = None
 
 
 class DueTenants(Message):
-    """Tenants with keys that are due, for their entities to look at."""
+    """Tenants with due keys, whose tenant workflows must check them."""
 
     tenants: tuple[TenantId, ...]
 
@@ -96,17 +96,17 @@ class RetireVersionRequest(ApprovalRef):
 
 
 class RetireVersionStep(StepInput, RetireVersionRequest):
-    """Input of the step that destroys a version of a service key which encrypts nothing any more."""
+    """Input of the step that destroys a service key version that encrypts no data any more."""
 
 
 class RootKeyRequest(ApprovalRef):
-    """A stored request about the root key; place and sealed credentials lie in PostgreSQL under (tenant, request)."""
+    """A root key request; reference and encrypted credentials are in PostgreSQL under (tenant, request)."""
 
     request_id: str
 
 
 class RootKeyStep(StepInput, RootKeyRequest):
-    """Input of a step of a preflight or a change; `number` is 0 where nothing is changed."""
+    """Input of a step of a preflight or a change; `number` is 0 for a preflight."""
 
     number: int = 0
 
@@ -119,18 +119,18 @@ class ChangeRootKeyInput(ApprovalRef):
 
 
 class PreflightResult(Message):
-    """How a preflight ended; what was found in words lies in PostgreSQL."""
+    """Result of a preflight; the texts of its problems are in PostgreSQL."""
 
     problems: int
-    code: str = Field("", description="of the first problem")
+    code: str = Field("", description="code of the first problem")
 
 
 class ChangeRootKeyResult(Message):
-    """How a change ended: with the root key of `mode` in force, or with `code` and no effect."""
+    """Result of a change: a new root key of `mode`, or the error `code` and no effect."""
 
     mode: RootKeyMode | None = None
     code: str = ""
-    problems: int = Field(0, description="how many the preflight found")
+    problems: int = Field(0, description="number of problems that the preflight found")
 
 
 class AbandonInput(RootKeyStep):
@@ -143,7 +143,7 @@ class WatchRootKeysInput(Message):
 
 
 class WatchResult(Message):
-    """Tenants whose root key asks for another standing than theirs, for the entity to look at."""
+    """Tenants whose root key health requires another tenant status, which their tenant workflows must check."""
 
     tenants: tuple[TenantId, ...]
 

@@ -9,9 +9,9 @@ from core.names import TenantId
 
 
 class ServiceWorkflowState(Message):
-    """What the workflow of a service remembers from one run to the next; the rest is on record."""
+    """State that the workflow of a service keeps between runs; all other state is in PostgreSQL."""
 
-    generation: int = Field(0, description="of the newest certificate; 0 while there is none")
+    generation: int = Field(0, description="generation of the newest certificate; 0 without a certificate")
     renew_at: datetime | None = None
 
 
@@ -23,7 +23,7 @@ class ServiceInput(Message):
 
 
 class EnrolInput(Message):
-    """A stored request for a certificate; kind and CSR lie in PostgreSQL under (tenant, request)."""
+    """A stored request for a certificate; kind and CSR are in PostgreSQL under (tenant, request)."""
 
     request_id: str
 
@@ -39,18 +39,18 @@ class EnrolStep(ServiceStep):
 
 
 class CertificatePlan(Message):
-    """Which certificate comes next, and the request whose public key it certifies."""
+    """The next certificate, and the request with the public key to certify."""
 
     request_id: str
     generation: int = Field(description="counts a service's certificates, from 1")
 
 
 class CertificateStep(ServiceStep, CertificatePlan):
-    """Input of the steps between a plan and its certificate."""
+    """Input of the steps that issue the planned certificate."""
 
 
 class CertificateResult(Message):
-    renew_at: datetime = Field(description="when two thirds of the certificate's life are over")
+    renew_at: datetime = Field(description="time at which two thirds of the certificate's lifetime are over")
 
 
 class ConnectFailureInput(ServiceStep):
@@ -61,21 +61,21 @@ class ConnectFailureInput(ServiceStep):
 class RollAuthorityInput(Message):
     tenant_id: TenantId
     region: str
-    number: int = Field(description="counts the tenant's rolls, from 1; part of the workflow's id")
+    number: int = Field(description="counts the tenant's CA rotations, from 1; part of the workflow's id")
 
 
 class RollAuthorityResult(Message):
-    """How a roll ended: with another authority in force, or with `code` and no effect."""
+    """Result of a CA rotation: a new current CA, or the error `code` and no effect."""
 
     code: str = ""
 
 
 class AuthorityPlan(Message):
-    version: int = Field(description="of the tenant's Transit key that the new authority is to certify")
+    version: int = Field(description="version of the tenant CA's Transit key that the new CA certifies")
 
 
 class AuthorityStep(StepInput, AuthorityPlan):
-    """Input of the steps between a plan and its end."""
+    """Input of the steps that execute the planned CA rotation."""
 
 
 class AuthorityFailureInput(AuthorityStep):
@@ -88,7 +88,7 @@ class ServicesResult(Message):
 
 
 class UnrenewedService(Message):
-    """A connected service whose newest certificate was not renewed; `generation` is that certificate's."""
+    """A connected service whose newest certificate was not renewed; `generation` belongs to that certificate."""
 
     tenant_id: TenantId
     region: str

@@ -1,9 +1,8 @@
-"""Inputs and results of every workflow, activity, signal and update: one growable model each.
+"""Inputs and results of the workflows and activities of tenants, from provisioning to offboarding.
 
-They carry ids, never a customer's name, a key or a token: workflow histories outlive the moment and are read by
-operators. Activities read the details from PostgreSQL.
-
-Inputs and results of what lets a tenant leave and comes after; the part of `messages` that is about it.
+Every workflow, activity, signal and update has one extensible model for input and result. The models contain ids, never
+a customer's name, a key or a token: workflow histories are kept, and operators read them. Activities read the details
+from PostgreSQL.
 """
 
 from datetime import datetime
@@ -21,7 +20,7 @@ from core.tenants.provisioning import EventKind
 
 
 class PendingApproval(Message):
-    """A request that waits for a second person; who asked lies in PostgreSQL."""
+    """A pending approval; its requester is in PostgreSQL."""
 
     approval_id: str
     action: Action
@@ -29,18 +28,18 @@ class PendingApproval(Message):
 
 
 class TenantWorkflowState(Message):
-    """What the tenant entity remembers from one run to the next."""
+    """State that the tenant workflow keeps between runs."""
 
     state: State = State.REQUESTED
     seen_events: tuple[str, ...] = ()
     provisions: int = 0
-    changes: int = Field(0, description="changes of the root key that were begun")
-    rotations: int = Field(0, description="rotations of its keys that were begun")
-    rolls: int = Field(0, description="of its certificate authority that were begun")
-    operations: int = Field(0, description="moves of its standing and preflights; makes their operation ids unique")
+    changes: int = Field(0, description="number of started root key changes")
+    rotations: int = Field(0, description="number of started key rotations")
+    rolls: int = Field(0, description="number of started CA rotations")
+    operations: int = Field(0, description="number of status changes and preflights; makes their operation ids unique")
     waiting: tuple[PendingApproval, ...] = ()
-    leavings: int = Field(0, description="how often it began to leave")
-    wish: EventKind | None = Field(None, description="the marketplace's last word, when it could not be done at once")
+    leavings: int = Field(0, description="number of started offboardings")
+    wish: EventKind | None = Field(None, description="the newest marketplace event that could not be processed at once")
 
 
 class TenantInput(Message):
@@ -51,7 +50,7 @@ class TenantInput(Message):
 
 
 class MarketplaceSignal(Message):
-    """An accepted event; its details lie in PostgreSQL under (tenant, event)."""
+    """An accepted event; its details are in PostgreSQL under (tenant, event)."""
 
     event_id: str
     kind: str
@@ -69,37 +68,37 @@ class ProvisionResult(Message):
 
 
 class ActivateResult(Message):
-    messages: int = Field(description="how many announcements now wait in the outbox")
+    messages: int = Field(description="number of notifications that are now in the outbox")
 
 
 class StatusChange(StrEnum):
-    """What somebody may ask of a tenant's standing."""
+    """Requested change of a tenant's status."""
 
     SUSPEND = "suspend"
     RESUME = "resume"
     LOCK = "lock"
     UNLOCK = "unlock"
     CLEAR_BREACH = "clear-breach"
-    """Releases the lock of a breach, which no other move does."""
+    """Releases the lock of an isolation breach; no other change does."""
 
 
 class StatusChangeRequest(ApprovalRef):
-    """What somebody asks of a tenant's standing."""
+    """A request to change a tenant's status."""
 
     move: StatusChange
 
 
 class StatusChangeInput(StepInput, StatusChangeRequest):
-    """Input of a step that moves a tenant's standing."""
+    """Input of a step that changes a tenant's status."""
 
 
 class StatusChangeResult(Message):
     state: State
-    told: NotificationKind | None = Field(None, description="of the announcement that now waits in the outbox")
+    told: NotificationKind | None = Field(None, description="kind of the notification that is now in the outbox")
 
 
 class PolicyRequest(ApprovalRef):
-    """A policy that somebody asks for, as they said it: its bounds are looked at where it can still be refused."""
+    """A requested policy as submitted; the activity validates its bounds."""
 
     tenant_key_days: int
     service_key_days: int
@@ -111,21 +110,21 @@ class PolicyInput(StepInput, PolicyRequest):
 
 
 class ApprovalRequest(Message):
-    """A stored request for a second person; what and who lies in PostgreSQL under (tenant, approval)."""
+    """A stored request for an approval; action and requester are in PostgreSQL under (tenant, approval)."""
 
     approval_id: str
 
 
 class ApprovalStep(StepInput, ApprovalRequest):
-    """Input of a step of one request."""
+    """Input of a step of one approval."""
 
 
 class CloseApprovalInput(ApprovalStep):
-    code: str = Field("", description="of what stopped the action; empty when it is done")
+    code: str = Field("", description="error code of the action; empty on success")
 
 
 class WaitingResult(Message):
-    """All that waits for a second person then, the first to expire first."""
+    """All pending approvals, in the order of their expiry."""
 
     waiting: tuple[PendingApproval, ...] = ()
 
@@ -134,12 +133,12 @@ class ApprovalResult(WaitingResult):
     action: Action
     argument: dict[str, JsonValue] = Field(default_factory=dict)
     state: ApprovalState
-    code: str = Field("", description="why it was not admitted")
+    code: str = Field("", description="error code of a request that was not admitted")
     told: NotificationKind | None = None
 
 
 class LeaveReason(StrEnum):
-    """Who let a tenant leave; no words of theirs, which would stay in histories."""
+    """Origin of an offboarding; without free text, which workflow histories would keep."""
 
     OPERATOR = "operator"
     CUSTOMER = "customer"
@@ -147,15 +146,15 @@ class LeaveReason(StrEnum):
 
 
 class OffboardRequest(ApprovalRef):
-    """What somebody asks for who lets a tenant leave; `now` is without any grace."""
+    """A request to offboard a tenant; `now` skips the grace period."""
 
-    grace_seconds: float | None = Field(None, gt=0, le=LONGEST_GRACE.total_seconds(), description="None: the usual")
+    grace_seconds: float | None = Field(None, gt=0, le=LONGEST_GRACE.total_seconds(), description="None: the default")
     reason: LeaveReason = LeaveReason.OPERATOR
     now: bool = False
 
 
 class LeaveInput(StepInput, OffboardRequest):
-    """Input of the step that lets a tenant leave."""
+    """Input of the step that starts the offboarding of a tenant."""
 
 
 class OffboardingResult(StatusChangeResult):
@@ -166,7 +165,7 @@ class OffboardingResult(StatusChangeResult):
 class OffboardInput(Message):
     tenant_id: TenantId
     region: str
-    number: int = Field(description="counts how often the tenant began to leave, from 1")
+    number: int = Field(description="counts the tenant's offboardings, from 1")
     since: datetime
     until: datetime
 
@@ -176,10 +175,10 @@ class DestructionStartedResult(Message):
 
 
 class DestructionInventory(Message):
-    """What there is to destroy, as far as a workflow has to know it."""
+    """The part of the inventory to destroy that a workflow needs."""
 
-    services: tuple[ServiceName, ...] = Field(description="those that are connected or have a workflow")
+    services: tuple[ServiceName, ...] = Field(description="services that are connected or have a workflow")
 
 
 class OffboardResult(Message):
-    destroyed: bool = Field(description="false when the tenant was restored in the last moment")
+    destroyed: bool = Field(description="false when the tenant was restored before the destruction")

@@ -1,8 +1,8 @@
-"""Four eyes: what needs a second person, who that may be, and what their word opens, once.
+"""Approvals: which actions need a second person, who may approve them, and when an approval is valid.
 
-An approval is for one action with one argument. It is opened by somebody else than whoever asked, in time, in a role
-that manages keys; names are for people to read and decide nothing. Everything here is asked again under the tenant's
-row lock by whoever does the action (activities/approvals.py), so no other way to it is shorter.
+An approval is for one action with one argument and is valid once. A user other than the requester approves it, in
+time, with a role that manages keys; names are for display and decide nothing. The activity that executes the action
+checks all of this again under the tenant's row lock (activities/approvals.py), so no caller can bypass it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,10 +16,10 @@ from core.errors.tenants import ApprovalRequired
 from core.tenants.roles import PERMISSIONS, Permission, PersonRole
 
 MOST_PENDING = 16
-"""Requests of one tenant that may wait at once: nobody looks through more, and the entity remembers each."""
+"""Pending requests of one tenant: a person cannot review more, and the tenant workflow keeps each in memory."""
 
 Argument = Mapping[str, JsonValue]
-"""What exactly is asked for, in public facts; empty where the action says it all."""
+"""The exact argument of the action, without secrets; empty if the action needs none."""
 
 
 class Action(StrEnum):
@@ -33,7 +33,7 @@ class Action(StrEnum):
 
 class ApprovalState(StrEnum):
     ASKED = "asked"
-    """Stored by the dashboard; the worker has not looked at it yet."""
+    """Stored by the dashboard; the worker has not processed it yet."""
     PENDING = "pending"
     APPROVED = "approved"
     REFUSED = "refused"
@@ -50,7 +50,7 @@ class VoteChoice(StrEnum):
 
 
 class VoteRejection(StrEnum):
-    """Why somebody may not decide a request."""
+    """Why a user may not decide a request."""
 
     OWN = "own"
     ROLE = "role"
@@ -58,7 +58,7 @@ class VoteRejection(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What one person said, once; `subject` and `roles` are those of their sign-on."""
+    """The vote of one user; `subject` and `roles` come from the sign-in."""
 
     subject: str
     name: str
@@ -69,7 +69,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """One request. `expires_at` is None until it is admitted; `used_by` is the operation that did what was approved."""
+    """One request. `expires_at` is None until it is admitted; `used_by` is the operation that executed the action."""
 
     approval_id: str
     action: Action
@@ -88,14 +88,14 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What became of a request, and by whose word; `vote` is None where nobody said anything that counts."""
+    """The outcome of a request and the vote that decided it; `vote` is None if no vote decided it."""
 
     state: ApprovalState
     vote: Vote | None = None
 
 
 def obstacle(approval: Approval, subject: str, roles: Iterable[PersonRole]) -> VoteRejection | None:
-    """Return why somebody may not decide a request; None when they may."""
+    """Return why a user may not decide a request; None if they may."""
     if subject == approval.requested_by:
         return VoteRejection.OWN
     if not any(Permission.MANAGE_KEYS in PERMISSIONS[role] for role in roles):
@@ -104,14 +104,14 @@ def obstacle(approval: Approval, subject: str, roles: Iterable[PersonRole]) -> V
 
 
 def is_over(approval: Approval, now: datetime) -> bool:
-    """Return whether its time is over, or never began."""
+    """Return whether the request has expired or was never admitted."""
     return approval.expires_at is None or now >= approval.expires_at
 
 
 def decide(approval: Approval, votes: Iterable[Vote], now: datetime) -> Decision:
-    """Return what the votes make of a request that waits: the first that counts decides it.
+    """Return the outcome of a pending request: the first valid vote decides it.
 
-    Time goes before votes: what nobody acted upon in time is over, whatever was said meanwhile.
+    Expiry precedes votes: a request that is not decided in time expires, even if it has votes.
     """
     if approval.state is not ApprovalState.PENDING:
         return Decision(approval.state)
@@ -130,9 +130,9 @@ def decide(approval: Approval, votes: Iterable[Vote], now: datetime) -> Decision
 def refuse_unless_approved(
     approval: Approval | None, action: Action, argument: Argument, operation_id: str, now: datetime
 ) -> None:
-    """Return if somebody else approved exactly this and no other operation has used it.
+    """Return if another user approved exactly this action and no other operation used the approval.
 
-    The operation that has begun to use it may go on with it beyond its time, because its steps are tried again.
+    An operation that already uses the approval may continue after its expiry, because its steps are retried.
 
     Raises:
         ApprovalRequired: in every other case.

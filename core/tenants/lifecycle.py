@@ -1,8 +1,7 @@
-"""The life of a tenant as one table.
+"""States of a tenant and the transitions between them, as one table.
 
-Rules of this file: every state and every way from one to another stands in `TRANSITIONS`; a move that is not listed
-raises `InvalidTransition` and changes nothing; nobody assigns a state except through `advance`. The diagram in
-ARCHITECTURE.md is generated from this table (`make docs`).
+`TRANSITIONS` lists every transition; any other raises `InvalidTransition` and changes nothing. Code changes a state
+only through `transition`. The diagram in ARCHITECTURE.md is generated from this table (`make docs`).
 """
 
 from collections.abc import Mapping
@@ -39,25 +38,27 @@ class Transition(StrEnum):
 
 MEANING: Mapping[State, str] = MappingProxyType(
     {
-        State.REQUESTED: "the marketplace event is stored, nothing is made yet",
-        State.PROVISIONING: "keys, authority and route are being made and attacked",
-        State.FAILED: "provisioning stopped for a reason a person must look at; it can be retried",
-        State.ACTIVE: "everything works",
-        State.SUSPENDED: "decrypt only, nothing new is encrypted",
-        State.LOCKED: "nothing works: the kill switch was pulled, the root key is gone, or a wall did not hold",
-        State.LEAVING: "in the grace period: nothing works, nothing is destroyed, restorable",
-        State.OFFBOARDED: "the keys are gone and the id is never used again",
+        State.REQUESTED: "the marketplace event is stored; provisioning has not started",
+        State.PROVISIONING: "keys, tenant CA and route are created, then the isolation checks run",
+        State.FAILED: "provisioning failed; an operator must fix the cause and retry",
+        State.ACTIVE: "all operations are allowed",
+        State.SUSPENDED: "decryption only; encryption is rejected",
+        State.LOCKED: "all cryptographic operations are rejected: manual lock, root key unavailable, or failed "
+        "isolation check",
+        State.LEAVING: "grace period of the offboarding: all operations are rejected, nothing is destroyed, "
+        "the tenant can be restored",
+        State.OFFBOARDED: "the keys are destroyed and the id is never reused",
     }
 )
 
 ENCRYPTS = frozenset({State.ACTIVE})
-"""The states in which services may encrypt and make keys."""
+"""The states in which services may encrypt and create keys."""
 DECRYPTS = frozenset({State.ACTIVE, State.SUSPENDED})
-"""The states in which services may decrypt and get keys; in every other one nothing works."""
+"""The states in which services may decrypt and get keys; every other state rejects all operations."""
 
 _LIVE = (State.ACTIVE, State.SUSPENDED, State.LOCKED)
 
-# A value with several states is a way back: the caller names the state it came from.
+# A value with several states undoes an earlier transition: the caller names the state to return to.
 TRANSITIONS: Mapping[tuple[State, Transition], tuple[State, ...]] = MappingProxyType(
     {
         (State.REQUESTED, Transition.PROVISION): (State.PROVISIONING,),
@@ -79,7 +80,7 @@ TRANSITIONS: Mapping[tuple[State, Transition], tuple[State, ...]] = MappingProxy
 
 
 def transitions_from(state: State) -> tuple[Transition, ...]:
-    """Return the moves that are legal in `state`, in the table's order."""
+    """Return the transitions that `state` allows, in the order of the table."""
     return tuple(move for (origin, move) in TRANSITIONS if origin is state)
 
 
@@ -87,16 +88,16 @@ def transition(state: State, move: Transition, back_to: State | None = None) -> 
     """Return the state after `move`.
 
     Args:
-        state: where the tenant is.
-        move: what is asked of it.
-        back_to: for the moves that undo another (unlock, restore) the state to return to.
+        state: the current state.
+        move: the requested transition.
+        back_to: for a transition that undoes another (unlock, restore), the state to return to.
 
     Raises:
-        InvalidTransition: the table does not list the move, or `back_to` is not one of the move's ends.
+        InvalidTransition: the table does not list the transition, or `back_to` is not one of its target states.
     """
-    ends = TRANSITIONS.get((state, move), ())
-    if len(ends) == 1 and back_to is None:
-        return ends[0]
-    if back_to is not None and back_to in ends:
+    targets = TRANSITIONS.get((state, move), ())
+    if len(targets) == 1 and back_to is None:
+        return targets[0]
+    if back_to is not None and back_to in targets:
         return back_to
     raise InvalidTransition(state, move, transitions_from(state))

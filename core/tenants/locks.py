@@ -1,8 +1,8 @@
-"""Why a tenant is locked, and what unlocks it: by each reason that is gone, and by no other.
+"""Reasons for which a tenant is locked, and how each is released; no reason releases another.
 
-A switch that a person pulled is not undone because the root key works, and a root key that is gone is not made good by
-a person who unlocks. A wall that fell is made good by neither: an operator releases that lock, by an act of its own,
-once a later examination found every wall standing. The tenant opens again, as it was, when the last reason has gone.
+A working root key does not release a manual lock, and an administrator who unlocks does not release the lock of an
+unavailable root key. An operator releases the lock of an isolation breach with a dedicated command, after a later
+assessment passed every check. The tenant returns to its former state when the last reason is released.
 """
 
 from collections.abc import Collection
@@ -15,61 +15,61 @@ from core.tenants.lifecycle import DECRYPTS, State, Transition, transition
 
 class LockReason(StrEnum):
     SWITCH = "switch"
-    """Somebody pulled the kill switch on our side."""
+    """A user locked the tenant."""
     ROOT_KEY = "root-key"
-    """The customer's root key was taken away, or was out of reach for longer than the grace."""
+    """The customer's root key was disabled or deleted, or was unreachable for longer than the grace period."""
     BREACH = "breach"
-    """An attack across the tenant's boundary succeeded in its newest examination: the platform locked it."""
+    """The newest isolation assessment found a breach of the tenant's boundary, so the platform locked it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LockState:
-    """A tenant's state with what locks it; `unlocks_to` is where it came from and None while it is not locked."""
+    """A tenant's state and lock reasons; `unlocks_to` is its state before the lock, None while it is not locked."""
 
     state: State
     locks: frozenset[LockReason] = frozenset()
     unlocks_to: State | None = None
 
 
-def add_lock(standing: LockState, reason: LockReason) -> LockState:
-    """Return the standing once `reason` locks it as well; raises InvalidTransition where nothing can be locked."""
-    if standing.state is State.LOCKED:
-        return replace(standing, locks=standing.locks | {reason})
-    return LockState(transition(standing.state, Transition.LOCK), frozenset({reason}), standing.state)
+def add_lock(current: LockState, reason: LockReason) -> LockState:
+    """Return the lock state with `reason` added; raises InvalidTransition if the state cannot be locked."""
+    if current.state is State.LOCKED:
+        return replace(current, locks=current.locks | {reason})
+    return LockState(transition(current.state, Transition.LOCK), frozenset({reason}), current.state)
 
 
-def remove_lock(standing: LockState, reason: LockReason) -> LockState:
-    """Return the standing once `reason` is gone; one that never held changes nothing where another holds.
+def remove_lock(current: LockState, reason: LockReason) -> LockState:
+    """Return the lock state without `reason`; unchanged if only other reasons lock the tenant.
 
     Raises:
-        InvalidTransition: the tenant is not locked, and not by `reason`.
+        InvalidTransition: the tenant is not locked.
     """
-    if standing.state is not State.LOCKED:
-        return LockState(transition(standing.state, Transition.UNLOCK, State.ACTIVE))
-    left = standing.locks - {reason}
-    if left or (standing.locks and reason not in standing.locks):
-        return replace(standing, locks=left)
-    return LockState(transition(State.LOCKED, Transition.UNLOCK, standing.unlocks_to or State.ACTIVE))
+    if current.state is not State.LOCKED:
+        return LockState(transition(current.state, Transition.UNLOCK, State.ACTIVE))
+    remaining = current.locks - {reason}
+    if remaining or (current.locks and reason not in current.locks):
+        return replace(current, locks=remaining)
+    return LockState(transition(State.LOCKED, Transition.UNLOCK, current.unlocks_to or State.ACTIVE))
 
 
 def may_change_root_key(state: State, locks: Collection[LockReason]) -> bool:
     """Return whether the root key may be changed.
 
-    Where the root key alone locks the tenant too: to the same key, with credentials that work again. To another one the
-    change ends without effect, for nothing can be opened with the former key.
+    A tenant that only the root key locks may change it too: to the same key, with working credentials. A change to
+    another key then ends without effect, because the former key cannot unwrap the service keys.
     """
     return state in DECRYPTS or (state is State.LOCKED and set(locks) == {LockReason.ROOT_KEY})
 
 
 HEALTHY = "ok"
-"""What is on record of a root key that does its part; else the code of the `CustomerKeyError` it answers with."""
+"""The recorded health of a working root key; otherwise the health is the code of its `CustomerKeyError`."""
 
 
 def requires_lock(health: str, seconds: float, grace: float) -> bool:
     """Return whether a root key that has been in `health` for `seconds` locks its tenant.
 
-    What the customer took away locks at once. What is only out of reach says nothing of their will: it locks when it
-    has lasted longer than `grace`.
+    A root key that the customer disabled or deleted locks at once. An unreachable root key does not express the
+    customer's will, so it locks only after more than `grace` seconds.
     """
     if health == HEALTHY:
         return False
@@ -78,8 +78,8 @@ def requires_lock(health: str, seconds: float, grace: float) -> bool:
 
 def _codes(kind: type[CustomerKeyError]) -> frozenset[str]:
     own = {kind.code} if kind.retryable else set()
-    return frozenset(own).union(*(_codes(below) for below in kind.__subclasses__()))
+    return frozenset(own).union(*(_codes(subclass) for subclass in kind.__subclasses__()))
 
 
 OUT_OF_REACH = frozenset().union(*(_codes(kind) for kind in CustomerKeyError.__subclasses__()))
-"""The codes of the failures that are nobody's decision."""
+"""The codes of failures that are not the customer's decision."""

@@ -1,7 +1,7 @@
-"""What a tenant asks of its keys: how old they may become, and what needs two people.
+"""Policy of a tenant: the cryptoperiods of its keys and the actions that need a second person.
 
-The bounds keep a key within the cryptoperiods of NIST SP 800-57 part 1 (5.3.6:
-about a year for a key that wraps others, at most two for one that encrypts) and a tenant from rotating without end.
+The upper bounds follow the cryptoperiods of NIST SP 800-57 part 1 (5.3.6: about a year for a key that wraps others, at
+most two years for a key that encrypts). The lower bounds prevent continuous rotation.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ ServiceKeyDays = Annotated[int, Field(ge=SERVICE_KEY_BOUNDS[0], le=SERVICE_KEY_B
 
 
 class TenantPolicy(BaseModel):
-    """A tenant's own choice, or the defaults; days, and the actions that need a second person."""
+    """The cryptoperiods in days and the actions that need a second person; defaults until the tenant sets its own."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,23 +31,23 @@ class TenantPolicy(BaseModel):
 
     @property
     def tenant_key_age(self) -> timedelta:
-        """How old a version of the tenant key (L2) becomes before it is rotated."""
+        """Age at which a version of the tenant key (L2) is rotated."""
         return timedelta(days=self.tenant_key_days)
 
     @property
     def service_key_age(self) -> timedelta:
-        """How old a version of a service key (L3) becomes before it is rotated."""
+        """Age at which a version of a service key (L3) is rotated."""
         return timedelta(days=self.service_key_days)
 
     def wants_two_for(self, action: Action) -> bool:
         """Return whether an action needs a second person.
 
-        Changing the policy does whenever anything does: else one person alone could take the wall down first.
+        A change of the policy needs one if any action does; otherwise one person could remove the rule first.
         """
         return action in self.four_eyes or (action is Action.CHANGE_POLICY and bool(self.four_eyes))
 
     def as_argument(self) -> Argument:
-        """Return it as what a second person approves, the same for the same policy."""
+        """Return the policy as the argument of an approval; equal policies give equal arguments."""
         return {
             "tenant_key_days": self.tenant_key_days,
             "service_key_days": self.service_key_days,
@@ -55,7 +55,7 @@ class TenantPolicy(BaseModel):
         }
 
     def in_words(self) -> str:
-        """Return it in one line, for the record."""
+        """Return the policy as one line for the audit record."""
         two = ", ".join(sorted(self.four_eyes)) or "nothing"
         return f"tenant key {self.tenant_key_days} d, service keys {self.service_key_days} d, two people for {two}"
 
@@ -68,7 +68,7 @@ _RULES = {
 
 
 def parse_policy(tenant_key_days: int, service_key_days: int, four_eyes: Iterable[str]) -> TenantPolicy:
-    """Return a policy; raises PolicyRefused with the bounds of what is outside of them."""
+    """Return a policy; raises PolicyRefused with the bounds of each invalid value."""
     try:
         return TenantPolicy.model_validate(
             {
@@ -79,6 +79,4 @@ def parse_policy(tenant_key_days: int, service_key_days: int, four_eyes: Iterabl
         )
     except ValidationError as wrong:
         fields = dict.fromkeys(str(error["loc"][0]) for error in wrong.errors(include_input=False))
-        raise PolicyRefused(
-            "this cannot be the policy", "; ".join(_RULES.get(field, field) for field in fields)
-        ) from None
+        raise PolicyRefused(hint="; ".join(_RULES.get(field, field) for field in fields)) from None

@@ -1,4 +1,4 @@
-"""The numbered steps of provisioning, the same numbers as in docs/provisioning.md and the Temporal UI."""
+"""Numbered steps of provisioning; docs/provisioning.md and the Temporal UI use the same numbers."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -21,12 +21,12 @@ class Step(StrEnum):
 
 TITLES = MappingProxyType(
     {
-        Step.OPEN_RECORDS: "1 · open the tenant's records and audit stream",
+        Step.OPEN_RECORDS: "1 · create the tenant's records and audit stream",
         Step.CREATE_KEYS: "2 · create the L2 tenant key and the payload key",
-        Step.CREATE_AUTHORITY: "3 · create the certificate authority",
-        Step.CHECK_BOUNDARIES: "4 · attack the boundaries",
+        Step.CREATE_AUTHORITY: "3 · create the tenant CA",
+        Step.CHECK_BOUNDARIES: "4 · run the isolation checks",
         Step.ACTIVATE: "5 · publish the route and activate",
-        Step.ANNOUNCE: "6 · announce",
+        Step.ANNOUNCE: "6 · notify the customer",
     }
 )
 
@@ -36,8 +36,8 @@ NUMBERS = MappingProxyType({step: number for number, step in enumerate(TITLES, s
 def steps_of(tenant_id: str) -> tuple[Step, ...]:
     """Return the steps of a tenant's provisioning.
 
-    The canary is what the others are attacked against and has nobody to attack; each of their gates attacks its
-    walls too.
+    The canary tenant is the other side of all isolation checks, so its own provisioning runs none. The checks of every
+    other tenant also attack the canary tenant.
     """
     return tuple(step for step in Step if (tenant_id, step) != (CANARY_TENANT_ID, Step.CHECK_BOUNDARIES))
 
@@ -56,9 +56,9 @@ class EventKind(StrEnum):
 
 
 class MarketplaceEvent(BaseModel):
-    """A checked event. `event_id` is what makes two deliveries the same event (the webhook's message id).
+    """An authenticated event. Two deliveries with the same `event_id` (message id of the webhook) are the same event.
 
-    `service` and `service_kind` are there when it says that a service was discovered, and then alone.
+    `service` and `service_kind` are set only for a discovered service.
     """
 
     model_config = ConfigDict(frozen=True)

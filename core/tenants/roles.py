@@ -1,4 +1,4 @@
-"""Who signs on to the dashboard and what they may do; the single sign-on says the role, this page says its meaning."""
+"""Users of the dashboard, their roles and permissions; the single sign-on assigns the roles."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,11 +7,11 @@ from types import MappingProxyType
 from openkcm.contract.names import RESERVED_PREFIX
 
 OPERATORS = f"{RESERVED_PREFIX}operators"
-"""Under this id lie the sessions of operators and the record of what they did; it can never be a tenant's."""
+"""The id of the sessions and audit records of operators; a tenant cannot have it, because the prefix is reserved."""
 
 
 class PersonRole(StrEnum):
-    """What the sign-on calls somebody; the first three work for a customer, the last one for the platform."""
+    """Role of a user in the single sign-on; the first three belong to a customer, the last to the platform."""
 
     ADMINISTRATOR = "administrator"
     KEY_ADMINISTRATOR = "key-administrator"
@@ -32,10 +32,10 @@ PERMISSIONS = MappingProxyType(
         PersonRole.ADMINISTRATOR: frozenset(
             {Permission.VIEW, Permission.VIEW_AUDIT, Permission.MANAGE_SERVICES, Permission.MANAGE_KEYS}
         ),
-        # Separation of duties: whoever rotates and locks keys neither connects services nor reads who did what.
+        # Separation of duties: a user who rotates and locks keys neither connects services nor reads the audit stream.
         PersonRole.KEY_ADMINISTRATOR: frozenset({Permission.VIEW, Permission.MANAGE_KEYS}),
         PersonRole.AUDITOR: frozenset({Permission.VIEW, Permission.VIEW_AUDIT}),
-        # An operator keeps tenants running and sees none of what a customer does with its keys.
+        # An operator keeps tenants running and cannot see how a customer uses its keys.
         PersonRole.OPERATOR: frozenset({Permission.OPERATE}),
     }
 )
@@ -43,7 +43,7 @@ PERMISSIONS = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody whose sign-on was checked. `tenant_id` is the one tenant they work for, `OPERATORS` for operators."""
+    """An authenticated user. `tenant_id` is the user's tenant, `OPERATORS` for operators."""
 
     subject: str
     name: str
@@ -52,9 +52,9 @@ class Person:
 
     @property
     def is_operator(self) -> bool:
-        """Whether they work for the platform and not for a customer."""
+        """Whether the user works for the platform, not for a customer."""
         return self.tenant_id == OPERATORS
 
     def may(self, permission: Permission) -> bool:
-        """Return whether any of their roles allows it."""
+        """Return whether any role of the user grants the permission."""
         return any(permission in PERMISSIONS[role] for role in self.roles)

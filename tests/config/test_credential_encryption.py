@@ -21,7 +21,7 @@ def pair(tmp_path: Path) -> tuple[str, str]:
     return read_secret(tmp_path, secrets.INTAKE_KEY), read_secret(tmp_path, secrets.INTAKE_PUBLIC_KEY)
 
 
-def test_the_worker_opens_what_was_sealed_for_it(pair: tuple[str, str]) -> None:
+def test_worker_decrypts_credentials(pair: tuple[str, str]) -> None:
     private, public = pair
     sealed = encrypt_credentials(public, ACME, REQUEST, CREDENTIALS)
     assert "hunter2" not in sealed
@@ -30,24 +30,24 @@ def test_the_worker_opens_what_was_sealed_for_it(pair: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(("tenant", "request_id"), [("other-corp", REQUEST), (ACME, "cd" * 16), ("", REQUEST)])
-def test_it_opens_for_no_other_tenant_or_request(pair: tuple[str, str], tenant: str, request_id: str) -> None:
+def test_decrypt_rejects_another_tenant_or_request(pair: tuple[str, str], tenant: str, request_id: str) -> None:
     private, public = pair
     with pytest.raises(RootKeyRefused):
         decrypt_credentials(private, tenant, request_id, encrypt_credentials(public, ACME, REQUEST, CREDENTIALS))
 
 
-def test_an_altered_one_does_not_open(pair: tuple[str, str]) -> None:
+def test_decrypt_rejects_altered_credentials(pair: tuple[str, str]) -> None:
     private, public = pair
     sealed = encrypt_credentials(public, ACME, REQUEST, CREDENTIALS)
     header, *rest = sealed.split(".")
     others = encrypt_credentials(public, "other-corp", REQUEST, CREDENTIALS).split(".")[0]
     for altered in ("", "x", sealed[:-4], sealed[:-1], ".".join((others, *rest)), ".".join((header[:-2], *rest))):
-        with pytest.raises(RootKeyRefused) as refused:
+        with pytest.raises(RootKeyRefused) as rejected:
             decrypt_credentials(private, ACME, REQUEST, altered)
-        assert refused.value.__cause__ is None
+        assert rejected.value.__cause__ is None
 
 
-def test_a_header_that_asks_for_another_algorithm_is_refused(pair: tuple[str, str]) -> None:
+def test_decrypt_rejects_another_algorithm(pair: tuple[str, str]) -> None:
     private, _ = pair
     forged = jwe.encrypt_compact(
         {"alg": "dir", "enc": "A256GCM", "tenant": ACME, "request": REQUEST},
@@ -59,7 +59,7 @@ def test_a_header_that_asks_for_another_algorithm_is_refused(pair: tuple[str, st
         decrypt_credentials(private, ACME, REQUEST, forged)
 
 
-def test_a_key_that_is_none_is_said(pair: tuple[str, str]) -> None:
+def test_invalid_key_raises_settings_invalid(pair: tuple[str, str]) -> None:
     with pytest.raises(SettingsInvalid):
         encrypt_credentials("not a key", ACME, REQUEST, CREDENTIALS)
     assert pair

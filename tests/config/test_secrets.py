@@ -21,7 +21,7 @@ def written(folder, text, mode=0o600):
     return path
 
 
-def test_a_secret_is_read_without_the_white_space_around_it(tmp_path):
+def test_secret_is_read_without_surrounding_white_space(tmp_path):
     written(tmp_path, "  hunter2\n")
     assert read_secret(tmp_path, "webhook-secrets") == "hunter2"
 
@@ -32,34 +32,34 @@ def test_two_secrets_are_read_line_by_line(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o644])
-def test_a_secret_that_others_may_touch_is_refused_and_not_shown(tmp_path, mode):
+def test_secret_accessible_by_others_is_rejected_without_its_value(tmp_path, mode):
     path = written(tmp_path, "hunter2", mode)
-    with pytest.raises(SettingsInvalid, match="readable by others") as refused:
+    with pytest.raises(SettingsInvalid, match="readable by others") as rejected:
         read_secret(tmp_path, "webhook-secrets")
-    assert "hunter2" not in refused.value.message + refused.value.hint
+    assert "hunter2" not in rejected.value.message + rejected.value.hint
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o600, 0o700])
-def test_a_secret_of_its_owner_alone_is_read(tmp_path, mode):
+def test_secret_accessible_only_by_its_owner_is_read(tmp_path, mode):
     written(tmp_path, "hunter2", mode)
     assert read_secret(tmp_path, "webhook-secrets") == "hunter2"
 
 
-def test_a_missing_secret_says_where_it_belongs(tmp_path):
-    with pytest.raises(SettingsInvalid) as refused:
+def test_missing_secret_is_rejected_with_its_folder(tmp_path):
+    with pytest.raises(SettingsInvalid) as rejected:
         read_secret(tmp_path, "webhook-secrets")
-    assert str(tmp_path) in refused.value.hint
+    assert str(tmp_path) in rejected.value.hint
 
 
 @pytest.mark.parametrize("text", ["", " \n\t"])
-def test_an_empty_secret_is_refused(tmp_path, text):
+def test_empty_secret_is_rejected(tmp_path, text):
     written(tmp_path, text)
     with pytest.raises(SettingsInvalid, match="is empty"):
         read_secret(tmp_path, "webhook-secrets")
 
 
-def test_a_made_secret_is_its_owners_alone_and_stays(tmp_path):
+def test_created_secret_is_private_and_not_replaced(tmp_path):
     folder = tmp_path / "state" / "secrets"
     made = ensure_secret(folder, "codec-token")
     assert len(bytes.fromhex(made)) == 32
@@ -69,7 +69,7 @@ def test_a_made_secret_is_its_owners_alone_and_stays(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["codec-token"]
 
 
-def test_a_draft_left_by_a_crash_is_not_taken_for_the_secret(tmp_path):
+def test_incomplete_draft_of_a_crash_is_replaced(tmp_path):
     (tmp_path / ".codec-token.new").write_text("half")
     assert ensure_secret(tmp_path, "codec-token", "whole") == "whole"
     assert stat.S_IMODE((tmp_path / "codec-token").stat().st_mode) == 0o600
@@ -80,13 +80,13 @@ def test_each_role_has_its_own_files():
     assert names == [f"{kind}-{role}" for kind in ("database", "context", "vault") for role in ("worker", "operator")]
 
 
-def test_a_secret_that_is_no_text_or_cannot_be_read_or_written_names_the_reason(tmp_path):
+def test_unreadable_or_unwritable_secret_is_rejected_with_the_reason(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff")
     (tmp_path / "binary").chmod(0o600)
     with pytest.raises(SettingsInvalid, match="the secret binary is not UTF-8 text"):
         read_secret(tmp_path, "binary")
-    with pytest.raises(SettingsInvalid, match="cannot be read: not a directory") as refused:
+    with pytest.raises(SettingsInvalid, match="cannot be read: not a directory") as rejected:
         read_secret(tmp_path / "binary", "vault-worker")
-    assert refused.value.hint.startswith("run as the user who owns")
+    assert rejected.value.hint.startswith("run as the user who owns")
     with pytest.raises(SettingsInvalid, match=r"cannot be written into .*: file exists"):
         ensure_secret(tmp_path / "binary", "vault-worker")

@@ -12,14 +12,14 @@ def bare(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_without_any_setting_everything_is_embedded_and_on_loopback():
+def test_defaults_use_embedded_servers_on_loopback():
     settings = load_settings()
     addresses = (settings.vault_url, settings.postgres_url, settings.temporal_address, settings.marketplace_url)
     assert all("127.0.0.1:" in address for address in addresses)
     assert settings.secrets == settings.state_dir / "secrets"
 
 
-def test_the_environment_goes_before_the_file_and_the_file_before_the_default(monkeypatch, tmp_path):
+def test_environment_overrides_file_and_file_overrides_default(monkeypatch, tmp_path):
     (tmp_path / "openkcm.toml").write_text('vault_port = 1111\npostgres_port = 2222\nregions = ["us-east-1"]\n')
     monkeypatch.setenv("OPENKCM_VAULT_PORT", "3333")
     settings = load_settings()
@@ -27,26 +27,26 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_default(mo
     assert settings.regions == ("us-east-1",)
 
 
-def test_a_list_is_read_from_the_environment_as_the_page_of_settings_says(monkeypatch):
+def test_list_is_read_from_the_environment_as_json(monkeypatch):
     monkeypatch.setenv("OPENKCM_REGIONS", '["eu-west-1", "us-east-1"]')
     assert load_settings().regions == ("eu-west-1", "us-east-1")
 
 
 @pytest.mark.parametrize("name", ["OPENKCM_VAULT_PROT", "OPENKCM_PASSWORD", "openkcm_unknown"])
-def test_an_unknown_name_in_the_environment_is_refused_by_name(monkeypatch, name):
+def test_unknown_environment_variable_is_rejected_by_name(monkeypatch, name):
     monkeypatch.setenv(name, "hunter2")
-    with pytest.raises(SettingsInvalid) as refused:
+    with pytest.raises(SettingsInvalid) as rejected:
         load_settings()
-    assert name in refused.value.message
-    assert "hunter2" not in refused.value.message + refused.value.hint
+    assert name in rejected.value.message
+    assert "hunter2" not in rejected.value.message + rejected.value.hint
 
 
-def test_an_unknown_key_in_the_file_is_refused_by_name(tmp_path):
+def test_unknown_key_in_the_file_is_rejected_by_name(tmp_path):
     (tmp_path / "openkcm.toml").write_text('vault_prot = "hunter2"\n')
-    with pytest.raises(SettingsInvalid) as refused:
+    with pytest.raises(SettingsInvalid) as rejected:
         load_settings()
-    assert "vault_prot" in refused.value.message
-    assert "hunter2" not in refused.value.message
+    assert "vault_prot" in rejected.value.message
+    assert "hunter2" not in rejected.value.message
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_an_unknown_key_in_the_file_is_refused_by_name(tmp_path):
         ("OPENKCM_LOG_FORMAT", "hunter2"),
     ],
 )
-def test_a_wrong_value_is_refused_without_being_shown(monkeypatch, name, value):
+def test_invalid_value_is_rejected_without_its_value(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsInvalid) as refused:
+    with pytest.raises(SettingsInvalid) as rejected:
         load_settings()
-    assert "hunter2" not in refused.value.message + refused.value.hint
+    assert "hunter2" not in rejected.value.message + rejected.value.hint
 
 
 def test_a_named_file_must_exist(monkeypatch, tmp_path):
@@ -78,28 +78,28 @@ def test_a_named_file_must_exist(monkeypatch, tmp_path):
         load_settings()
 
 
-def test_a_file_that_is_not_toml_is_refused(tmp_path):
+def test_file_that_is_not_toml_is_rejected(tmp_path):
     (tmp_path / "openkcm.toml").write_text("vault_port: 1111\n")
     with pytest.raises(SettingsInvalid, match="not readable as TOML"):
         load_settings()
 
 
-def test_a_file_that_cannot_be_read_is_refused(monkeypatch):
+def test_unreadable_file_is_rejected(monkeypatch):
     monkeypatch.setenv("OPENKCM_CONFIG", "x" * 300)
     with pytest.raises(SettingsInvalid, match="cannot be read: file name too long"):
         load_settings()
 
 
-def test_settings_cannot_be_changed_once_read():
+def test_settings_are_immutable():
     with pytest.raises(ValueError, match="frozen"):
         load_settings().vault_port = 1
 
 
-def test_every_setting_is_explained():
+def test_every_setting_has_a_description():
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_the_crypto_service_is_reached_where_it_listens_or_under_a_name_of_its_certificate():
+def test_crypto_name_is_a_name_in_the_certificate():
     assert Settings().crypto_name == LOOPBACK
     everywhere = Settings(crypto_host="0.0.0.0", crypto_names=("kms.example", "10.0.0.7"))  # noqa: S104 - the case
     assert everywhere.crypto_name == "kms.example"
@@ -107,19 +107,19 @@ def test_the_crypto_service_is_reached_where_it_listens_or_under_a_name_of_its_c
 
 
 @pytest.mark.parametrize("jwks", ["https://keys.example/jwks", "http://127.0.0.1:1/jwks", "/etc/openkcm/jwks.json"])
-def test_the_keys_of_an_issuer_are_at_an_https_address_or_in_a_file(jwks):
+def test_issuer_keys_are_accepted_at_https_or_in_a_file(jwks):
     assert WorkloadIssuer(jwks=jwks).jwks == jwks
 
 
 @pytest.mark.parametrize(
     "jwks", ["http://keys.example", "https://user:word@keys.example", "https:///jwks", "https://x/#y", "jwks.json"]
 )
-def test_the_keys_of_an_issuer_are_nowhere_else(jwks):
+def test_issuer_keys_are_rejected_at_other_addresses(jwks):
     with pytest.raises(ValueError, match="https address"):
         WorkloadIssuer(jwks=jwks)
 
 
-def test_networks_addresses_and_files_follow_from_where_the_servers_are():
+def test_derived_settings_follow_from_the_addresses_of_the_servers():
     embedded, own = Settings(), Settings(vault_address="https://vault.example:8200")
     assert embedded.key_server_networks == ("127.0.0.0/8",)
     assert own.key_server_networks == ()

@@ -1,4 +1,4 @@
-"""What is known of services, for tests: whole ones, of which nothing is missing, and what their programs say."""
+"""Builders of service facts for coverage tests: fully covered services, reported uses and backfills."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -28,7 +28,7 @@ def a_backfill(state: Backfill, place: str = PLACE, days: int = 0) -> BackfillPr
 
 
 def whole(name: str = "orders", *fields: ProtectedField) -> ServiceFacts:
-    """Return a service of which nothing is missing: its listed fields are in use, or one is that is on no list."""
+    """Return a fully covered service: its listed fields are in use, or an unlisted one if it has none."""
     uses = tuple(a_use(one.name) for one in fields) or (a_use(),)
     return ServiceFacts(
         name,

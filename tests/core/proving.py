@@ -1,4 +1,4 @@
-"""Files to be verified, made by the same writers as the product's, and signed by a key of the test's own."""
+"""Builders of files for verification tests, written by the product's writers and signed with a test key."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def a_stream(length: int, tenant_id: str = TENANT, subject: str = "Schlüssel") 
 
 
 def stream_of_subjects(subjects: Iterable[str], *, ensure_ascii: bool = False) -> list[StoredRecord]:
-    """Return a stream of the shortest records that have the place in the stream in their text."""
+    """Return a stream of minimal records that contain their sequence number."""
     records = ({"seq": seq, "subject": subject} for seq, subject in enumerate(subjects, start=1))
     return chained([json.dumps(record, ensure_ascii=ensure_ascii) for record in records])
 
@@ -56,14 +56,14 @@ def a_header(records: list[StoredRecord], signed: Checkpoint | None, **changed: 
 
 
 def a_file(header: ExportHeader, records: list[StoredRecord], whole: list[StoredRecord] | None = None) -> bytes:
-    """Return a file with these records; `whole` is the stream they were chosen from."""
+    """Return a file with these records; `whole` is the complete stream."""
     before = {one.seq + 1: one.chain_hash for one in whole or records} | {1: GENESIS}
     pieces = [[(one, before.get(one.seq)) for one in records]]
     return "".join(export_lines(header, pieces, lambda _number: None)).encode()
 
 
 def an_export(length: int = 5, signed: int | None = None, signer: Signer = SIGNER, subject: str = "Schlüssel") -> bytes:
-    """Return a whole export of so many records, signed at the last or at another one; 0 for no signed head."""
+    """Return a complete export of `length` records; `signed` is the record of the checkpoint, 0 for none."""
     records, signed = a_stream(length, subject=subject), length if signed is None else signed
     return a_file(a_header(records, a_head(records[signed - 1], signer=signer) if signed else None), records)
 

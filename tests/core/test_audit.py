@@ -11,7 +11,7 @@ RECORD = json.dumps(
 )
 
 
-WANTING = [
+MATCHING = [
     AuditFilter(),
     AuditFilter(names=frozenset({"crypto.refused", "tenant.failed"})),
     AuditFilter(names=frozenset({"crypto."})),
@@ -21,7 +21,7 @@ WANTING = [
     AuditFilter(subject="/ORDERS"),
     AuditFilter(names=frozenset({"crypto."}), outcomes=frozenset({"refused"}), actor="orders", subject="service"),
 ]
-NOT_WANTING = [
+NOT_MATCHING = [
     AuditFilter(names=frozenset({"crypto.used"})),
     AuditFilter(names=frozenset({"crypto"})),
     AuditFilter(names=frozenset({"tenant."})),
@@ -34,20 +34,20 @@ NOT_WANTING = [
 ]
 
 
-def test_a_filter_wants_a_record_that_matches_in_everything():
-    assert [one for one in WANTING if not one.wants(RECORD)] == []
-    assert [one for one in NOT_WANTING if one.wants(RECORD)] == []
+def test_filter_matches_only_if_all_conditions_match():
+    assert [one for one in MATCHING if not one.wants(RECORD)] == []
+    assert [one for one in NOT_MATCHING if one.wants(RECORD)] == []
 
 
 @pytest.mark.parametrize("text", ["no json", "[]", "7"])
-def test_what_is_no_record_is_shown_to_whoever_asks_for_nothing(text):
+def test_damaged_record_matches_a_filter_without_field_conditions(text):
     assert fields_of(text) == {}
     assert AuditFilter().wants(text)
     assert AuditFilter(text=text).wants(text)
     assert not AuditFilter(actor="ada").wants(text)
 
 
-def test_what_was_asked_is_said_and_nothing_else():
+def test_words_return_only_the_set_conditions():
     assert AuditFilter().words() == {}
     moment = datetime(2026, 11, 25, tzinfo=UTC)
     chosen = AuditFilter(

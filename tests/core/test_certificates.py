@@ -22,9 +22,9 @@ SECOND = timedelta(seconds=1)
         (LIFE * 10, ExpiryStage.LAPSED),
     ],
 )
-def test_a_life_goes_from_fresh_over_due_and_late_to_lapsed(after: timedelta, expected: ExpiryStage) -> None:
+def test_stage_follows_the_remaining_lifetime(after: timedelta, expected: ExpiryStage) -> None:
     assert stage(BEGINS, BEGINS + LIFE, BEGINS + after) is expected
 
 
-def test_what_never_lived_has_lapsed() -> None:
+def test_empty_lifetime_has_lapsed() -> None:
     assert stage(BEGINS, BEGINS, BEGINS) is ExpiryStage.LAPSED

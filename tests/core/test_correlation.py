@@ -9,7 +9,7 @@ from core.correlation import cleaned, correlated, correlation_id, shown
 
 
 @given(st.text(max_size=400), st.integers(3, 128))
-def test_whatever_the_id_is_what_is_shown_is_short_and_cannot_break_out(text: str, limit: int) -> None:
+def test_cleaned_id_is_bounded_and_safe(text: str, limit: int) -> None:
     assert re.fullmatch(rf"[A-Za-z0-9._:/~-]{{0,{limit}}}", cleaned(text, limit))
 
 
@@ -21,11 +21,11 @@ def test_whatever_the_id_is_what_is_shown_is_short_and_cannot_break_out(text: st
         ("'); drop table okcm.tenant; --", "____drop_table_okcm.tenant__--"),
     ],
 )
-def test_an_id_of_ours_stays_as_it_is_and_another_loses_what_could_harm(text: str, clean: str) -> None:
+def test_cleaned_keeps_valid_ids_and_replaces_unsafe_characters(text: str, clean: str) -> None:
     assert cleaned(text, 63) == clean
 
 
-def test_what_is_cut_still_tells_whose_it_is_and_which() -> None:
+def test_shortened_id_keeps_owner_and_operation() -> None:
     long = f"tenant/{'a' * 40}/service/{'b' * 36}-one"
     cut = cleaned(long, 63)
     assert len(cut) == 63
@@ -34,7 +34,7 @@ def test_what_is_cut_still_tells_whose_it_is_and_which() -> None:
     assert cut != cleaned(long.replace("-one", "-two"), 63)
 
 
-def test_the_current_id_is_the_one_of_the_context() -> None:
+def test_current_id_belongs_to_the_context() -> None:
     def inside() -> str:
         correlation_id.set("tenant/acme")
         return shown(63)
@@ -43,7 +43,7 @@ def test_the_current_id_is_the_one_of_the_context() -> None:
     assert shown(63) == ""
 
 
-def test_an_id_ends_with_its_block() -> None:
+def test_id_is_reset_after_its_block() -> None:
     with correlated("tenant/acme"), correlated("tenant/beta"):
         assert shown(63) == "tenant/beta"
     assert shown(63) == ""

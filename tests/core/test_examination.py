@@ -1,4 +1,4 @@
-"""The signed lines of an examination: whatever is changed about one, its signature or its attacks no longer fit."""
+"""Signed results of an isolation assessment: verification detects each change of a line or a result."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -28,7 +28,7 @@ def signed(results=RESULTS, tenant_id: str = ACME, run: str = RUN, signer: Signe
     ]
 
 
-def test_what_was_signed_has_no_flaw_with_its_attacks_and_without_them() -> None:
+def test_signed_lines_have_no_flaw_with_and_without_results() -> None:
     assert flaw(ACME, signed(), KEYS.check, RESULTS) == ""
     assert flaw(ACME, signed(), KEYS.check) == ""
     counted = [(line.clause, line.held, line.not_checked) for line in signed()]
@@ -50,12 +50,12 @@ def test_what_was_signed_has_no_flaw_with_its_attacks_and_without_them() -> None
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_line_that_was_edited_or_moved_to_another_run_is_found(change) -> None:
+def test_flaw_reports_edited_or_moved_line(change) -> None:
     first, *others = signed()
     assert "the line of" in flaw(ACME, [first.model_copy(update=change), *others], KEYS.check)
 
 
-def test_a_line_of_another_tenant_or_by_another_key_is_found() -> None:
+def test_flaw_reports_line_of_another_tenant_or_key() -> None:
     assert flaw("beta-corp", signed(), KEYS.check)
     assert flaw(ACME, signed(tenant_id="beta-corp"), KEYS.check)
     assert flaw(ACME, signed(signer=Signer()), KEYS.check)
@@ -64,20 +64,20 @@ def test_a_line_of_another_tenant_or_by_another_key_is_found() -> None:
 @pytest.mark.parametrize(
     "change", [{"name": "other"}, {"outcome": "breached"}, {"evidence": "answered 200"}, {"seconds": 0.3}], ids=str
 )
-def test_an_attack_that_was_edited_is_found(change) -> None:
+def test_flaw_reports_edited_result(change) -> None:
     edited = [RESULTS[0].model_copy(update=change), *RESULTS[1:]]
-    assert flaw(ACME, signed(), KEYS.check, edited) == "the attacks on M2 are not those that were signed"
+    assert flaw(ACME, signed(), KEYS.check, edited) == "the check results of M2 differ from the signed ones"
 
 
-def test_an_attack_that_was_taken_away_added_or_put_elsewhere_is_found() -> None:
+def test_flaw_reports_removed_added_or_moved_result() -> None:
     assert "M2" in flaw(ACME, signed(), KEYS.check, RESULTS[1:])
     assert "M2" in flaw(ACME, signed(), KEYS.check, (*RESULTS, a_result("M2", "more")))
     assert "M2" in flaw(ACME, signed(), KEYS.check, (RESULTS[2], *RESULTS[1:2], RESULTS[0], RESULTS[3]))
-    assert flaw(ACME, signed(), KEYS.check, (*RESULTS, a_result("E1"))) == "the attacks on E1 were signed by nobody"
+    assert flaw(ACME, signed(), KEYS.check, (*RESULTS, a_result("E1"))) == "the check results of E1 are not signed"
 
 
 @pytest.mark.parametrize("name", ["a b", "", " a", "a\n", "ä"])
-def test_names_that_would_make_two_lines_read_alike_are_refused(name: str) -> None:
+def test_clause_message_rejects_names_with_spaces_or_non_ascii(name: str) -> None:
     line = summed_up("M2", RESULTS[:1])
     with pytest.raises(ValueError, match="one word"):
         clause_message(ACME, name, AT, line)

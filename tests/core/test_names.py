@@ -44,7 +44,7 @@ def test_parse_tenant_id_returns_what_the_pattern_allows_and_rejects_the_rest(te
         "openkcm-",
     ],
 )
-def test_what_may_not_name_a_tenant_is_refused(text):
+def test_parse_tenant_id_rejects_invalid_ids(text):
     with pytest.raises(IllegalTenantId):
         parse_tenant_id(text)
 
@@ -56,13 +56,13 @@ def test_what_may_not_name_a_tenant_is_refused(text):
         (ids.parse_region, ["", "eu", "EU-west-1", "eu_west_1", "eu-west-1\n", "eu--1"]),
     ],
 )
-def test_what_may_not_name_a_service_or_a_region_is_rejected(parse, texts):
+def test_parse_rejects_invalid_services_and_regions(parse, texts):
     for text in texts:
         with pytest.raises(InvalidName):
             parse(text)
 
 
-def test_a_service_and_a_region_are_returned_unchanged():
+def test_parse_returns_valid_services_and_regions_unchanged():
     assert parse_service_name("orders") == "orders"
     for text in ("eu-west-1", "us-gov-east-1", "eu-de-1"):
         assert ids.parse_region(text) == text
@@ -84,7 +84,7 @@ def test_two_services_never_share_a_spiffe_id(tenant, service, other_tenant, oth
 
 
 @given(TENANT_IDS)
-def test_the_tenant_can_be_read_from_each_of_its_workflow_ids_and_keys(tenant):
+def test_tenant_is_parsed_from_its_workflow_ids_and_keys(tenant):
     numbered = (ids.root_key_workflow, ids.rotation_workflow, ids.authority_workflow)
     named = (ids.provision_workflow, ids.offboard_workflow, ids.boundaries_workflow, ids.tenant_workflow)
     workflows = [*(make(tenant) for make in named), *(make(tenant, 7) for make in numbered)]
@@ -96,14 +96,14 @@ def test_the_tenant_can_be_read_from_each_of_its_workflow_ids_and_keys(tenant):
     assert {ids.tenant_of_key(make(tenant)) for make in (ids.l2_key, ids.ca_key, ids.payload_key)} == {tenant}
 
 
-def test_a_workflow_or_key_of_no_tenant_has_none():
+def test_other_workflows_and_keys_have_no_tenant():
     for text in ("", "tenant", "tenant/", "tenant/UPPER", ids.watch_workflow("eu-west-1"), "x/acme-corp-12345"):
         assert ids.tenant_of_workflow(text) is None, text
     for text in ("", "acme-corp-12345", "L2-acme-corp-12345", "ca-UPPER", ids.root_key("eu-west-1")):
         assert ids.tenant_of_key(text) is None, text
 
 
-def test_the_seeds_own_names():
+def test_names_have_the_specified_format():
     assert ids.l2_key("acme-corp-12345") == "L2-acme-corp-12345-primary"
     assert tenant_dns("acme-corp-12345") == "acme-corp-12345.tenants.openkcm.internal"
     assert service_spiffe("acme-corp-12345", "orders") == (
@@ -111,17 +111,17 @@ def test_the_seeds_own_names():
     )
 
 
-def test_a_tenant_id_of_the_controller_may_be_the_platforms_own_and_must_be_legal():
+def test_tenant_id_accepts_platform_tenants_and_rejects_invalid_ids():
     parse = TypeAdapter(ids.TenantId).validate_python
     assert parse(ids.CANARY_TENANT_ID) == ids.CANARY_TENANT_ID
-    with pytest.raises(ValueError, match="cannot be a tenant id"):
+    with pytest.raises(ValueError, match="invalid tenant id"):
         parse("../acme")
     assert ids.task_queue("eu-west-1") == "lifecycle.eu-west-1"
     assert issubclass(IllegalTenantId, CallerError)
     assert issubclass(InvalidName, CallerError)
 
 
-def test_a_leavings_payloads_lie_under_the_platforms_key_and_all_others_under_the_tenants():
+def test_only_offboarding_payloads_use_the_platforms_key():
     assert ids.payloads_of_tenant(ids.offboard_workflow("acme-corp-12345")) is None
     assert ids.tenant_of_workflow(ids.offboard_workflow("acme-corp-12345")) == "acme-corp-12345"
     for workflow_id in (

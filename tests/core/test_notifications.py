@@ -21,20 +21,20 @@ def test_the_ready_message_is_the_customers_own_wording():
 
 
 @pytest.mark.parametrize("base", ["https://cmk.openkcm.io", "https://cmk.openkcm.io/"])
-def test_the_address_of_the_page_has_one_slash(base):
+def test_dashboard_url_has_one_slash_before_its_path(base):
     assert dashboard_url(base, "acme-corp-12345") == "https://cmk.openkcm.io/tenant/acme-corp-12345"
 
 
 @pytest.mark.parametrize("kind", [NotificationKind.LATE, NotificationKind.FAILED])
-def test_bad_news_promises_no_address_and_says_what_happens_next(kind):
+def test_delay_and_failure_notifications_have_no_url_and_state_the_next_step(kind):
     subject, body = announcement_text(kind, "ACME Corporation", "https://cmk.openkcm.io/tenant/acme-corp-12345")
     assert "ACME Corporation" in subject
     assert "https://" not in body
     assert "is ready" not in subject
-    assert "you will get" in body
+    assert "will notify you" in body
 
 
-def test_each_announcement_has_an_id_of_its_own_that_every_attempt_repeats():
+def test_each_notification_has_a_unique_id_that_each_attempt_repeats():
     tenants, operations = ("acme-corp-12345", "beta-corp-67890"), ("provision/1", "provision/2")
     cases = list(product(tenants, operations, NotificationKind, Channel))
     made = [message_id(*case) for case in cases]
@@ -43,14 +43,14 @@ def test_each_announcement_has_an_id_of_its_own_that_every_attempt_repeats():
 
 
 @pytest.mark.parametrize("kind", [NotificationKind.LEAVING, NotificationKind.LEAVING_REMINDER])
-def test_who_leaves_is_told_until_when_and_where_it_can_be_undone(kind):
+def test_offboarding_notification_states_time_limit_and_page_of_restore(kind):
     until = datetime(2026, 12, 25, 10, 30, tzinfo=UTC)
     _, body = announcement_text(kind, "ACME Corporation", "https://cmk.openkcm.io/tenant/acme-corp-12345", until)
-    assert "Until 2026-12-25 10:30 UTC" in body
+    assert "until 2026-12-25 10:30 UTC" in body
     assert "https://cmk.openkcm.io/tenant/acme-corp-12345" in body
     assert "ACME Corporation" in body
 
 
-def test_the_farewell_names_nobody():
+def test_last_offboarding_notification_names_no_organization():
     texts = announcement_text(NotificationKind.FAREWELL, "ACME Corporation", "https://cmk.openkcm.io/tenant/acme")
     assert not [text for text in texts if "ACME" in text or "acme" in text]

@@ -25,7 +25,7 @@ CLASSES = [
 
 
 def one_of(error):
-    """Return an instance as the code would make it, with a word for each value."""
+    """Return an instance of the error with a placeholder for each required argument."""
     required = [
         ("word",) if typing.get_origin(parameter.annotation) is tuple else "word"
         for parameter in inspect.signature(error).parameters.values()
@@ -40,7 +40,7 @@ def test_every_error_has_its_own_code():
     assert [code for code in codes if not code.replace("_", "").isalpha() or code != code.lower()] == []
 
 
-def test_every_error_says_what_happened_and_what_to_do():
+def test_every_error_has_a_message_and_a_hint():
     for error in CLASSES:
         raised = one_of(error)
         assert str(raised) == raised.message, error
@@ -51,15 +51,15 @@ def test_every_error_says_what_happened_and_what_to_do():
             assert first == first.lower() or first in {"OpenKCM", "https://HOST/PATH,"}, error
 
 
-def test_a_callers_fault_is_never_retried_unless_waiting_resolves_it():
+def test_caller_errors_are_retryable_only_for_rate_limits():
     retried = {error for error in CLASSES if error.fault is Fault.CALLER and error.retryable}
     assert retried == {TooManyRequests}
 
 
-def test_an_unknown_region_lists_the_known_ones():
+def test_unknown_region_lists_the_offered_regions():
     assert UnknownRegion(("eu-west-1", "us-east-1")).hint == "choose one of: eu-west-1, us-east-1"
 
 
-def test_text_and_hint_can_be_given_where_the_error_is_raised():
+def test_message_and_hint_can_be_passed_to_the_constructor():
     raised = errors.SchemaRefused("migration 2 was edited", "restore it")
     assert (str(raised), raised.hint) == ("migration 2 was edited", "restore it")

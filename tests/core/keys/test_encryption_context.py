@@ -9,7 +9,7 @@ from openkcm.errors import InvalidName
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 CONTEXTS = st.builds(EncryptionContext, TEXT, TEXT, TEXT, st.sampled_from(Purpose), TEXT)
-# Few letters, among them the bytes of lengths, so that a text may be cut differently between two neighbouring fields.
+# Few characters, including length bytes, so that texts of neighbouring fields can be split in different ways.
 SHORT = st.text("a\x00\x01", max_size=3)
 CROWDED = st.builds(EncryptionContext, SHORT, SHORT, SHORT, st.sampled_from(Purpose), SHORT)
 PLACE = EncryptionContext("acme-corp-12345", "L2-acme-corp-12345-primary", "orders", Purpose.DATA_KEY, "42")
@@ -35,12 +35,12 @@ def test_decode_rejects_bytes_that_are_no_encoding(encoded):
 
 
 @given(TEXT, st.characters(categories=["Cs"]), TEXT)
-def test_a_lone_surrogate_is_refused_and_never_replaced(before, surrogate, after):
+def test_encode_rejects_a_lone_surrogate(before, surrogate, after):
     with pytest.raises(InvalidName):
         replace(PLACE, object_id=before + surrogate + after).encode()
 
 
-def test_the_format_is_pinned_byte_by_byte():
+def test_format_is_fixed_byte_by_byte():
     assert EncryptionContext("a", "bc", "", Purpose.VERIFY, "ü").encode().hex() == (
         "010000000161000000026263000000000000000676657269667900000002c3bc"
     )

@@ -32,11 +32,11 @@ SECRET = "hunter2"
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
-def test_a_place_is_the_same_after_it_was_stored(place: Any) -> None:
+def test_reference_is_unchanged_after_storage(place: Any) -> None:
     assert parse_place(place.model_dump(mode="json")) == place
 
 
-def test_a_place_is_named_as_its_holder_knows_it() -> None:
+def test_reference_name_is_the_name_at_the_provider() -> None:
     assert [place.name for place in PLACES[1:]] == [
         ARN,
         ARN,
@@ -49,7 +49,7 @@ def test_a_place_is_named_as_its_holder_knows_it() -> None:
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"provider": "nobody"}, "provider"),
+        ({"provider": "unknown"}, "provider"),
         ({"provider": "aws-kms", "key_arn": "arn:aws:kms:eu-west-1:123456789012:alias/mine"}, "key_arn"),
         ({"provider": "aws-kms", "key_arn": ARN, "role_arn": "openkcm"}, "role_arn"),
         ({"provider": "aws-kms"}, "key_arn"),
@@ -63,7 +63,7 @@ def test_a_place_is_named_as_its_holder_knows_it() -> None:
         ({"provider": "openbao", "address": "https://vault", "key": "root", "namespace": "a//b"}, "namespace"),
     ],
 )
-def test_a_field_that_is_wrong_is_named_and_its_value_is_not(fields: dict[str, str], field: str) -> None:
+def test_error_names_the_invalid_field_but_not_its_value(fields: dict[str, str], field: str) -> None:
     with pytest.raises(RootKeyRefused) as refused:
         parse_place(fields)
     assert refused.value.message.startswith(f"{field}: ")
@@ -87,7 +87,7 @@ COMPLETE = [
 
 
 @pytest.mark.parametrize(("place", "fields"), COMPLETE)
-def test_each_place_takes_what_it_needs(place: Any, fields: dict[str, str]) -> None:
+def test_complete_credentials_are_accepted(place: Any, fields: dict[str, str]) -> None:
     refuse_incomplete(place, secret(**fields))
 
 
@@ -95,7 +95,7 @@ def test_each_place_takes_what_it_needs(place: Any, fields: dict[str, str]) -> N
 @pytest.mark.parametrize(
     "fields", [KEYS, {"pin": SECRET}, {"token": SECRET}, {"secret_id": SECRET}, {}, {"access_key_id": "AKIA"}], ids=str
 )
-def test_each_place_refuses_everything_else(place: Any, fields: dict[str, str]) -> None:
+def test_other_credentials_are_rejected(place: Any, fields: dict[str, str]) -> None:
     if (place, fields) in COMPLETE:
         return
     with pytest.raises(RootKeyRefused) as refused:
@@ -103,20 +103,20 @@ def test_each_place_refuses_everything_else(place: Any, fields: dict[str, str]) 
     assert SECRET not in str(refused.value)
 
 
-def test_credentials_have_no_text_form_but_their_dump() -> None:
+def test_only_dump_returns_credentials_as_text() -> None:
     credentials = secret(**KEYS)
     assert SECRET not in f"{credentials!r} {credentials} {credentials.model_dump()} {credentials.model_dump_json()}"
     assert Credentials.load(credentials.dump()) == credentials
 
 
 @pytest.mark.parametrize("dumped", [b"", b"[]", b'{"pin": 1}', b'{"other": "x"}'])
-def test_what_is_not_credentials_is_refused_without_being_shown(dumped: bytes) -> None:
+def test_invalid_credentials_are_rejected_without_their_value(dumped: bytes) -> None:
     with pytest.raises(RootKeyRefused) as refused:
         Credentials.load(dumped)
     assert refused.value.__cause__ is None
 
 
-def test_each_tenant_has_an_external_id_and_contexts_of_its_own() -> None:
+def test_each_tenant_has_a_dedicated_external_id_and_contexts() -> None:
     assert external_id("acme") != external_id("beta")
     contexts = {
         make(tenant, key).encode()
@@ -127,7 +127,7 @@ def test_each_tenant_has_an_external_id_and_contexts_of_its_own() -> None:
     assert len(contexts) == 8
 
 
-def test_the_context_of_a_version_is_separate_and_policies_name_the_tenant() -> None:
+def test_version_context_is_separate_and_policies_name_the_tenant() -> None:
     assert version_context("acme") != version_context("beta") != probe_context("acme", "a" * 32)
     principal = "arn:aws:iam::123456789012:role/openkcm"
     use, look = key_policy_statements("acme", principal)

@@ -1,4 +1,4 @@
-"""Whatever people ask, say and try in any order: nothing protected is done by fewer than two of them."""
+"""Approvals: in any order of requests, votes and attempts, no protected action runs with fewer than two persons."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -50,13 +50,13 @@ def later(**by: float) -> datetime:
     return NOW + timedelta(**by)
 
 
-def test_another_person_who_manages_keys_decides_by_their_first_word() -> None:
+def test_first_vote_of_another_key_administrator_decides() -> None:
     yes, no = a_vote(KAI), a_vote(KAI, VoteChoice.DECLINE)
     assert decide(an_approval(), [yes], later(hours=1)) == Decision(ApprovalState.APPROVED, yes)
     assert decide(an_approval(), [no], later(hours=1)) == Decision(ApprovalState.REFUSED, no)
 
 
-def test_whoever_asked_withdraws_and_does_not_approve_under_any_name() -> None:
+def test_requester_can_withdraw_but_never_approve() -> None:
     for choice in (VoteChoice.APPROVE, VoteChoice.DECLINE):
         assert decide(an_approval(), [a_vote(ADA, choice, name="Kai")], NOW) == Decision(ApprovalState.PENDING)
     withdrawn = a_vote(ADA, VoteChoice.WITHDRAW)
@@ -65,25 +65,25 @@ def test_whoever_asked_withdraws_and_does_not_approve_under_any_name() -> None:
 
 
 @pytest.mark.parametrize("subject", [UMA, OLGA])
-def test_a_role_that_does_not_manage_keys_does_not_count(subject: str) -> None:
+def test_vote_of_a_role_that_does_not_manage_keys_does_not_count(subject: str) -> None:
     assert obstacle(an_approval(), subject, ROLES[subject]) is VoteRejection.ROLE
     assert decide(an_approval(), [a_vote(subject)], NOW).state is ApprovalState.PENDING
 
 
-def test_what_is_over_is_over_whatever_was_said_meanwhile() -> None:
+def test_expired_request_ignores_votes() -> None:
     assert decide(an_approval(), [a_vote(KAI)], later(hours=24)).state is ApprovalState.EXPIRED
     assert decide(an_approval(expires_at=None), [a_vote(KAI)], NOW).state is ApprovalState.EXPIRED
 
 
 @pytest.mark.parametrize("state", [state for state in ApprovalState if state is not ApprovalState.PENDING])
-def test_what_does_not_wait_is_decided_by_nobody(state: ApprovalState) -> None:
+def test_request_that_is_not_pending_is_not_decided(state: ApprovalState) -> None:
     assert decide(an_approval(state=state), [a_vote(KAI)], NOW).state is state
 
 
 APPROVED = an_approval(state=ApprovalState.APPROVED, decided_by=KAI)
 
 
-def test_an_approval_opens_one_operation_for_exactly_what_was_asked() -> None:
+def test_approval_permits_one_operation_with_exactly_its_arguments() -> None:
     refuse_unless_approved(APPROVED, Action.LOCK, {}, "lock-1", NOW)
     used = replace(APPROVED, used_by="lock-1")
     refuse_unless_approved(used, Action.LOCK, {}, "lock-1", later(days=3))
@@ -102,7 +102,7 @@ def test_an_approval_opens_one_operation_for_exactly_what_was_asked() -> None:
             refuse_unless_approved(approval, action, argument, operation, now)
 
 
-def test_a_policy_that_wants_two_people_for_anything_wants_them_for_itself() -> None:
+def test_policy_with_any_protected_action_protects_its_own_change() -> None:
     assert not TenantPolicy().wants_two_for(Action.CHANGE_POLICY)
     for action in Action:
         policy = TenantPolicy(four_eyes=frozenset({action}))
@@ -110,7 +110,7 @@ def test_a_policy_that_wants_two_people_for_anything_wants_them_for_itself() -> 
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("values", "expected"),
     [
         ((29, 90, ()), "tenant key days: 30 to 730"),
         ((731, 90, ()), "tenant key days: 30 to 730"),
@@ -119,22 +119,22 @@ def test_a_policy_that_wants_two_people_for_anything_wants_them_for_itself() -> 
         ((365, 90, ("everything",)), "two people: any of lock, "),
     ],
 )
-def test_a_policy_outside_of_its_bounds_says_which_they_are(wrong: tuple, says: str) -> None:
-    with pytest.raises(PolicyRefused) as refused:
-        parse_policy(*wrong)
-    assert refused.value.hint.startswith(says)
+def test_invalid_policy_is_rejected_with_its_bounds(values: tuple, expected: str) -> None:
+    with pytest.raises(PolicyRefused) as rejected:
+        parse_policy(*values)
+    assert rejected.value.hint.startswith(expected)
 
 
-def test_the_same_policy_is_the_same_argument_and_reads_back() -> None:
+def test_equal_policies_have_equal_arguments() -> None:
     policy = parse_policy(400, 30, ["offboard", "lock"])
     assert policy.as_argument() == parse_policy(400, 30, ["lock", "offboard", "lock"]).as_argument()
     assert TenantPolicy.model_validate(policy.as_argument()) == policy
 
 
 class FourEyes(RuleBasedStateMachine):
-    """People ask, vote and try to do things, in any order and as often as they like, while time passes.
+    """Users request, vote and execute actions in any order and any number, while time passes.
 
-    What is kept beside the rules is who really took part in what was done.
+    The model records which users really took part in each executed action.
     """
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ class FourEyes(RuleBasedStateMachine):
     @rule(
         who=st.sampled_from([*ROLES]), action=st.sampled_from([Action.LOCK, Action.CHANGE_POLICY]), n=st.integers(0, 1)
     )
-    def somebody_asks(self, who: str, action: Action, n: int) -> None:
+    def request(self, who: str, action: Action, n: int) -> None:
         approval_id = str(len(self.approvals))
         self.approvals.append(
             Approval(approval_id, action, {"n": n}, who, "Kai", self.now, ApprovalState.PENDING, self.now + DAY)
@@ -161,17 +161,17 @@ class FourEyes(RuleBasedStateMachine):
         data=st.data(),
     )
     @precondition(lambda self: self.approvals)
-    def somebody_votes(self, who: str, choice: VoteChoice, data: st.DataObject) -> None:
+    def vote(self, who: str, choice: VoteChoice, data: st.DataObject) -> None:
         approval = data.draw(st.sampled_from(self.approvals))
         self.votes[approval.approval_id].setdefault(who, Vote(who, "Ada", ROLES[who], choice, self.now))
 
     @rule(hours=st.sampled_from([1, 13, 25]))
-    def time_passes(self, hours: int) -> None:
+    def pass_time(self, hours: int) -> None:
         self.now += timedelta(hours=hours)
 
     @rule(data=st.data())
     @precondition(lambda self: self.approvals)
-    def it_is_decided(self, data: st.DataObject) -> None:
+    def decide_request(self, data: st.DataObject) -> None:
         approval = data.draw(st.sampled_from(self.approvals))
         decision = decide(approval, self.votes[approval.approval_id].values(), self.now)
         by = approval.decided_by if decision.vote is None else decision.vote.subject
@@ -183,7 +183,7 @@ class FourEyes(RuleBasedStateMachine):
         again=st.booleans(),
         data=st.data(),
     )
-    def somebody_does_it(self, action: Action, n: int, again: bool, data: st.DataObject) -> None:  # noqa: FBT001 - drawn
+    def execute(self, action: Action, n: int, again: bool, data: st.DataObject) -> None:  # noqa: FBT001 - drawn
         named = data.draw(st.sampled_from([None, *self.approvals]))
         self.operations += not again
         operation = f"operation-{self.operations}"
@@ -200,12 +200,12 @@ class FourEyes(RuleBasedStateMachine):
         self._keep(replace(named, used_by=operation))
 
     def _assert_two_people(self, approval: Approval) -> None:
-        said_yes = {
+        approvers = {
             vote.subject
             for vote in self.votes[approval.approval_id].values()
             if vote.choice is VoteChoice.APPROVE and vote.at < approval.requested_at + DAY
         }
-        assert said_yes & {ADA, KAI} - {approval.requested_by}
+        assert approvers & {ADA, KAI} - {approval.requested_by}
 
     def _keep(self, changed: Approval) -> None:
         self.approvals[int(changed.approval_id)] = changed
@@ -215,7 +215,7 @@ TestFourEyes = FourEyes.TestCase
 TestFourEyes.settings = settings(max_examples=40, stateful_step_count=30)
 
 
-def test_a_policy_has_ages_and_words_and_the_canary_has_no_gate() -> None:
+def test_policy_returns_ages_and_text_and_canary_has_no_isolation_checks() -> None:
     policy = parse_policy(400, 30, ["lock"])
     assert (policy.tenant_key_age, policy.service_key_age) == (timedelta(days=400), timedelta(days=30))
     assert policy.in_words() == "tenant key 400 d, service keys 30 d, two people for lock"

@@ -15,7 +15,7 @@ def outcome(state: State, move: Transition, back_to: State | None) -> State | In
         return refused
 
 
-def test_each_move_from_each_state_follows_the_table():
+def test_each_transition_from_each_state_follows_the_table():
     for state, move, back_to in product(State, Transition, [None, *State]):
         ends = TRANSITIONS.get((state, move), ())
         found, case = outcome(state, move, back_to), (state, move, back_to)
@@ -48,7 +48,7 @@ def test_every_state_can_be_reached_and_only_offboarded_is_final():
 
 
 def test_a_tenant_becomes_active_for_the_first_time_only_by_provisioning():
-    """From requested, active cannot be reached without passing the boundary checks of provisioning."""
+    """No path leads from requested to active without the isolation checks of provisioning."""
     reached = reachable([(origin, end) for origin, move, end in LISTED if move is not Transition.ACTIVATE])
     assert reached == {State.REQUESTED, State.PROVISIONING, State.FAILED}
     assert {origin for origin, _, end in LISTED if end is State.ACTIVE} & reached == {State.PROVISIONING}
