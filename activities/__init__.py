@@ -1,6 +1,6 @@
-"""Activities: one external effect each, get-or-create, safe to run twice.
+"""Activities: one external effect each, idempotent.
 
-Each class takes the interfaces it needs (a database, keys) in its constructor; no hvac, no
-psycopg, no settings here. An activity's name is the name of its step. Its idempotency key is the operation id and the
-step, never a random number, so the second run of a killed step finds what the first one left and adds nothing.
+The constructor of each class takes the interfaces that the class needs, such as the database or keys. This package uses
+no hvac, no psycopg and no settings. An activity has the name of its step. Its idempotency key is the operation id and
+the step, never a random number: a retry of a killed step finds the first result and adds nothing.
 """

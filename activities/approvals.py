@@ -1,12 +1,11 @@
-"""Admitting, deciding, closing and expiring requests for a second person; rows of PostgreSQL only (docs/approvals.md).
+"""Activities of approvals: admit, decide, close and expire requests; PostgreSQL rows only (docs/approvals.md).
 
-Each reads the votes itself, under the tenant's row lock, and believes nobody about them: whoever asks for a decision
-may be anybody who reaches Temporal.
+Each activity reads the votes itself under the tenant's row lock. It trusts no caller about them, because any process
+that reaches Temporal can request a decision.
 
-The one question that every protected step asks before its effect: may this be done by one person, or did two say so.
-
-It is asked under the tenant's row lock, in the transaction of the effect. Who asks, by which process and in what
-workflow does not matter: a signal that was forged in Temporal is stopped here like everything else.
+`require_approval` guards each protected step: may one person do this, or did a second person approve it? It runs under
+the tenant's row lock, in the transaction of the effect. The caller's process and workflow do not matter, so it also
+rejects a step that a forged signal in Temporal started.
 """
 
 from datetime import timedelta
@@ -42,33 +41,37 @@ _NAMES: dict[ApprovalState, tuple[AuditName, Outcome]] = {
 
 
 class ApprovalActivities:
-    def __init__(self, database: Database, announcer: NotificationOutbox, lasts: timedelta) -> None:
-        """Take for how long a request waits for a second person."""
+    def __init__(self, database: Database, outbox: NotificationOutbox, lasts: timedelta) -> None:
+        """`lasts` is the time that a request waits for a second person."""
         self._database = database
-        self._announcer = announcer
+        self._outbox = outbox
         self._lasts = lasts
 
     @activity.defn(name="admit-approval")
     def admit_approval(self, step: ApprovalStep) -> ApprovalResult:
-        """Let a stored request wait for a second person, and have the customer told; or say why it need not."""
+        """Admit a stored request and notify the customer, or reject it with a code."""
         with self._database.tenant_tx(step.tenant_id) as tx:
-            row, approval, told = tx.tenants.lock(), _known(tx, step), False
+            row, approval, stored = tx.tenants.lock(), _require_known(tx, step), False
             if approval.state is ApprovalState.ASKED:
                 code = _not_admitted(tx, approval)
                 if code:
                     tx.approvals.settle(step.approval_id, ApprovalState.REFUSED, reason=code)
                 else:
                     tx.approvals.admit(step.approval_id, self._lasts)
-                    told = self._announcer.store(tx, step, row, NotificationKind.APPROVAL_WAITING)
+                    stored = self._outbox.store(tx, step, row, NotificationKind.APPROVAL_WAITING)
                 _record(tx, step, AuditName.APPROVAL_REQUESTED, "refused" if code else "success", code=code)
-            return _result(tx, step, NotificationKind.APPROVAL_WAITING if told else None)
+            return _result(tx, step, NotificationKind.APPROVAL_WAITING if stored else None)
 
     @activity.defn(name="decide-approval")
     def decide_approval(self, step: ApprovalStep) -> ApprovalResult:
-        """Do what the votes say; what was decided before stays so."""
+        """Settle a request by its votes; an earlier decision stays in force.
+
+        Raises:
+            VoteRejected: the votes decide nothing.
+        """
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
-            approval = _known(tx, step)
+            approval = _require_known(tx, step)
             decision = decide(approval, tx.approvals.votes(step.approval_id), tx.approvals.now())
             if decision.state in {ApprovalState.ASKED, ApprovalState.PENDING}:
                 raise VoteRejected
@@ -80,10 +83,10 @@ class ApprovalActivities:
 
     @activity.defn(name="close-approval")
     def close_approval(self, step: CloseApprovalInput) -> WaitingResult:
-        """Write down that what was approved is done, or what stopped it."""
+        """Record that the approved action is done, or the code of its failure."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
-            if _known(tx, step).state is ApprovalState.APPROVED:
+            if _require_known(tx, step).state is ApprovalState.APPROVED:
                 state = ApprovalState.FAILED if step.code else ApprovalState.DONE
                 tx.approvals.settle(step.approval_id, state, reason=step.code)
                 _record(tx, step, AuditName.APPROVAL_EXECUTED, "failure" if step.code else "success", code=step.code)
@@ -91,7 +94,7 @@ class ApprovalActivities:
 
     @activity.defn(name="expire-approvals")
     def expire_approvals(self, step: StepInput) -> WaitingResult:
-        """End every request whose time is over."""
+        """Expire every pending request whose time is over."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
             now = tx.approvals.now()
@@ -105,7 +108,7 @@ class ApprovalActivities:
 
 
 def _not_admitted(tx: TenantTransaction, approval: Approval) -> str:
-    """Return the code for which a request is not admitted; empty when it is."""
+    """Return the code with which a request is rejected; empty when it is admitted."""
     if not tx.policy.get().wants_two_for(approval.action):
         return ApprovalNotNeeded.code
     now = tx.approvals.now()
@@ -115,26 +118,26 @@ def _not_admitted(tx: TenantTransaction, approval: Approval) -> str:
     return TooManyApprovals.code if len(waiting) >= MOST_PENDING else ""
 
 
-def _known(tx: TenantTransaction, step: ApprovalStep) -> Approval:
+def _require_known(tx: TenantTransaction, step: ApprovalStep) -> Approval:
     approval = tx.approvals.get(step.approval_id)
     if approval is None:
         raise ApprovalUnknown
     return approval
 
 
-def _record(tx: TenantTransaction, step: ApprovalStep, name: AuditName, outcome: Outcome, **details: str) -> None:
-    """Put on record what became of a request, with both people."""
-    approval = _known(tx, step)
-    told = {
+def _record(tx: TenantTransaction, step: ApprovalStep, name: AuditName, outcome: Outcome, **extra: str) -> None:
+    """Record the state of a request with the requester and the second person."""
+    approval = _require_known(tx, step)
+    details = {
         "action": approval.action,
         "argument": "; ".join(f"{key}: {value}" for key, value in sorted(approval.argument.items())),
         "requested_by": approval.requested_by,
         "decided_by": approval.decided_by or "",
         "expires_at": approval.expires_at.isoformat() if approval.expires_at else "",
-        **details,
+        **extra,
     }
     append_audit_event(
-        tx, step, name, step.approval_id, outcome, **{key: value for key, value in told.items() if value}
+        tx, step, name, step.approval_id, outcome, **{key: value for key, value in details.items() if value}
     )
 
 
@@ -146,27 +149,28 @@ def _waiting(tx: TenantTransaction) -> tuple[PendingApproval, ...]:
     )
 
 
-def _result(tx: TenantTransaction, step: ApprovalStep, told: NotificationKind | None = None) -> ApprovalResult:
-    approval = _known(tx, step)
+def _result(tx: TenantTransaction, step: ApprovalStep, notification: NotificationKind | None = None) -> ApprovalResult:
+    approval = _require_known(tx, step)
     return ApprovalResult(
         waiting=_waiting(tx),
         action=approval.action,
         argument=dict(approval.argument),
         state=approval.state,
         code=approval.reason or "",
-        told=told,
+        told=notification,
     )
 
 
 def require_approval(
     tx: TenantTransaction, step: StepInput, action: Action, argument: Argument, approval_id: str | None
 ) -> None:
-    """Return if the tenant's policy lets this be done now; keeps the approval for this operation.
+    """Return if the tenant's policy permits this action now, and use up the approval for this operation.
 
     The caller MUST hold the tenant's row lock, so that neither the policy nor an approval changes before the effect.
 
     Raises:
-        ApprovalRequired: the policy wants two people, and nobody else approved exactly this, or it was used.
+        ApprovalRequired: the policy requires two people, and no second person approved exactly this action, or the
+            approval was used.
     """
     if not tx.policy.get().wants_two_for(action):
         return

@@ -1,14 +1,12 @@
-"""Double entry by the clock: the last day of the key server's own log against our streams (docs/double-entry.md).
+"""Activities of the audit stream: daily reconciliation and signed checkpoints.
 
-Only where this process can read that log, which is another server's: without it nothing is done, and the command does
-it elsewhere. What differs is put on record, counted and logged; each difference once, however often it is found again.
+Reconciliation compares the last day of the key server's audit log with the audit streams (docs/reconciliation.md). It
+runs only where this process can read that log, which belongs to another server; otherwise the command does it
+elsewhere. Each discrepancy is recorded, counted and logged, and recorded only once however often it is found.
 
-Signing the heads of audit streams: what makes a truncated stream visible.
-
-The chain shows an edit, an insertion or a deletion in the middle, but not a missing end. A signature over length and
-hash does; it is kept beside the stream and also logged, so that a copy lies outside PostgreSQL.
-
-Signing with the platform's audit key: the public key is on record before anything that it signed.
+A checkpoint makes a truncated stream visible. The hash chain reveals an edit, an insertion or a deletion in the middle,
+but no missing end. The signature covers length and hash; it is stored beside the stream and logged, so that a copy
+exists outside PostgreSQL. The public part of the platform's audit key is recorded before its first signature is used.
 """
 
 import hashlib
@@ -31,17 +29,17 @@ from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome, head_message
 from vault.transit.audit_signer import TransitAuditSigner
 
-_LOOKED_BACK = timedelta(hours=25)
-"""A day, and what the schedule may be late; what two looks have in common is on record once."""
-_MOST = 100
-"""Differences put on record one by one; beyond it their number says enough."""
-_BEAT_BYTES = 4_000_000
-_LONGEST = 500
+_PERIOD = timedelta(hours=25)
+"""A day and the delay of the schedule; a discrepancy in the overlap of two runs is recorded once."""
+_MAX_RECORDED = 100
+"""Discrepancies recorded one by one; of more, only the total is recorded."""
+_HEARTBEAT_BYTES = 4_000_000
+_MAX_LENGTH = 500
 
 ReadLog = Callable[[datetime, Callable[[int], None]], ServerLog]
-"""Reads the log from a moment on and tells of the bytes that were read."""
+"""Reads the log from a time onwards and reports the number of bytes read."""
 ReadStream = Callable[[str, datetime], Sequence[AuditRecord]]
-"""Reads what of a tenant's stream is held against it."""
+"""Reads the records of a tenant's stream that are compared with the log."""
 
 log = structlog.get_logger()
 
@@ -55,7 +53,7 @@ class ReconcileActivities:
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        """`read_log` None: the log cannot be read here."""
+        """`read_log` is None where this process cannot read the log."""
         self._database = database
         self._read_log = read_log
         self._read_stream = read_stream
@@ -64,54 +62,54 @@ class ReconcileActivities:
 
     @activity.defn(name="reconcile-audit")
     def reconcile_audit(self) -> None:
-        """Judge each tenant that the log names in the last day, and the platform; one's trouble stops no other.
+        """Reconcile the platform and each tenant that the log names; one tenant's discrepancies stop no other.
 
-        Until a while ago: by then whatever was under way has its record.
+        The period ends before the present, so that each running operation has its record.
         """
         if self._read_log is None:
             return
         until = self._clock() - CHECKING
-        since = until - _LOOKED_BACK
-        said = self._read_log(since - LATE, _Beat())
-        tenants = sorted({tenant_id for tenant_id in said.events if tenant_id} | set(ids.PLATFORM_TENANTS))
+        since = until - _PERIOD
+        read = self._read_log(since - LATE, _ByteHeartbeat())
+        tenants = sorted({tenant_id for tenant_id in read.events if tenant_id} | set(ids.PLATFORM_TENANTS))
         streams: dict[str, Sequence[AuditRecord]] = {}
         for tenant_id in tenants:
             streams[tenant_id] = self._read_stream(tenant_id, since)
             activity.heartbeat(tenant_id)
-        closed = reconcile_all(said, streams, since, until)
+        reconciled = reconcile_all(read, streams, since, until)
         for tenant_id in tenants:
-            found = list(closed.tenants[tenant_id])
+            found = list(reconciled.tenants[tenant_id])
             if tenant_id == ids.CANARY_TENANT_ID:
-                found += closed.platform
-            held = {"requests": str(len(said.events.get(tenant_id, ()))), "records": str(len(streams[tenant_id]))}
-            self._tell(tenant_id, [one for one in found if one.severity is not Severity.NOTICE], until, held)
+                found += reconciled.platform
+            counts = {"requests": str(len(read.events.get(tenant_id, ()))), "records": str(len(streams[tenant_id]))}
+            self._record(tenant_id, [one for one in found if one.severity is not Severity.NOTICE], until, counts)
             activity.heartbeat(tenant_id)
 
-    def _tell(self, tenant_id: str, found: Sequence[Discrepancy], until: datetime, held: dict[str, str]) -> None:
+    def _record(self, tenant_id: str, found: Sequence[Discrepancy], until: datetime, counts: dict[str, str]) -> None:
         self._metrics.count_audit_differences(one.kind for one in found)
-        for one in found[:_MOST]:
+        for one in found[:_MAX_RECORDED]:
             log.error("audit logs differ", tenant_id=tenant_id, kind=one.kind, what=one.what, reference=one.reference)
-        held |= {"until": until.isoformat(timespec="seconds"), "differences": str(len(found))}
+        counts |= {"until": until.isoformat(timespec="seconds"), "differences": str(len(found))}
         with self._database.tenant_tx(tenant_id) as tx:
             if tx.tenants.get() is None:
-                log.error("keys of a tenant that is not on record", tenant_id=tenant_id, differences=len(found))
+                log.error("key server log names an unknown tenant", tenant_id=tenant_id, differences=len(found))
                 return
-            tx.audit.append_all([_difference(one) for one in _once(found[:_MOST])])
+            tx.audit.append_all([_difference(one) for one in _once(found[:_MAX_RECORDED])])
             outcome: Outcome = "failure" if found else "success"
             day = f"double-entry/{until:%Y-%m-%d}"
-            tx.audit.append(_event(day, AuditName.AUDIT_RECONCILED, tenant_id, outcome, held))
+            tx.audit.append(_event(day, AuditName.AUDIT_RECONCILED, tenant_id, outcome, counts))
 
 
-class _Beat:
-    """A sign of life every few megabytes of the log."""
+class _ByteHeartbeat:
+    """A heartbeat after every few megabytes of the log."""
 
     def __init__(self) -> None:
-        self._read = self._told = 0
+        self._read = self._reported = 0
 
     def __call__(self, number: int) -> None:
         self._read += number
-        if self._read - self._told > _BEAT_BYTES:
-            self._told = self._read
+        if self._read - self._reported > _HEARTBEAT_BYTES:
+            self._reported = self._read
             activity.heartbeat(self._read)
 
 
@@ -120,18 +118,18 @@ def _once(found: Iterable[Discrepancy]) -> Iterable[Discrepancy]:
 
 
 def _id(one: Discrepancy) -> str:
-    """Return what is the same whenever it is found."""
+    """Return an event id that is equal each time the discrepancy is found."""
     return f"double-entry/{one.kind}/{hashlib.sha256(f'{one.reference} {one.what}'.encode()).hexdigest()[:32]}"
 
 
 def _difference(one: Discrepancy) -> AuditEvent:
     details = {
         "severity": one.severity.value,
-        "what": one.what.replace("\0", "\N{REPLACEMENT CHARACTER}")[:_LONGEST],
+        "what": one.what.replace("\0", "\N{REPLACEMENT CHARACTER}")[:_MAX_LENGTH],
         "at": "" if one.at is None else one.at.isoformat(),
         "lacks": one.lacks,
-        "who": one.who[:_LONGEST],
-        "reference": one.reference[:_LONGEST],
+        "who": one.who[:_MAX_LENGTH],
+        "reference": one.reference[:_MAX_LENGTH],
     }
     return _event(_id(one), AuditName.AUDIT_DIFFERENCE, one.kind, "failure", details)
 
@@ -153,7 +151,7 @@ _BATCH = 200
 
 
 class CheckpointSigner:
-    """Signs as `vault.transit.keys.AuditSigner` does; the key server rotates the key without telling us."""
+    """A `vault.transit.keys.AuditSigner` that records public keys; the key server rotates the key without notice."""
 
     def __init__(self, platform: PlatformQueries, signer: TransitAuditSigner) -> None:
         self._platform = platform
@@ -161,7 +159,7 @@ class CheckpointSigner:
         self._known: frozenset[str] = frozenset()
 
     def sign_all(self, messages: Sequence[bytes]) -> Sequence[tuple[str, str]]:
-        """Return signature and `key:version` of each message, with those keys on record."""
+        """Return signature and `key:version` of each message, after those keys are recorded."""
         signed = self._signer.sign_all(messages)
         if not self._known.issuperset(key for _, key in signed):
             keys = self._signer.public_keys()
@@ -178,7 +176,7 @@ class AuditCheckpointActivities:
 
     @activity.defn(name="sign-audit-heads")
     def sign_audit_heads(self) -> SignHeadsResult:
-        """Sign the heads that moved, at most a batch of them; the next run takes the rest."""
+        """Sign the checkpoints of streams with new records, at most a batch; the next run continues."""
         signed = 0
         for tenant_id in self._platform.moved_heads(_BATCH):
             self._sign(tenant_id)
@@ -188,7 +186,7 @@ class AuditCheckpointActivities:
 
     @activity.defn(name="sign-audit-head")
     def sign_audit_head(self, step: StepInput) -> None:
-        """Sign the head of one tenant's stream now, for something that names a record of it."""
+        """Sign the checkpoint of one tenant's stream now, for a document that refers to its newest record."""
         self._sign(step.tenant_id)
 
     def _sign(self, tenant_id: str) -> None:
@@ -199,4 +197,6 @@ class AuditCheckpointActivities:
         [(signature, key)] = self._signer.sign_all([head_message(tenant_id, head.seq, head.chain_hash)])
         with self._database.tenant_tx(tenant_id) as tx:
             tx.audit.save_signed_head(SignedCheckpoint(head.seq, head.chain_hash, signature, key))
-        log.info("audit head signed", tenant_id=tenant_id, seq=head.seq, hash=head.chain_hash.hex(), head=signature)
+        log.info(
+            "audit checkpoint signed", tenant_id=tenant_id, seq=head.seq, hash=head.chain_hash.hex(), head=signature
+        )

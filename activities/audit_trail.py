@@ -1,4 +1,4 @@
-"""What every step writes about itself: its audit record and its step row, in the transaction of its effect."""
+"""The audit event and the step row that each step writes in the transaction of its effect."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -11,7 +11,7 @@ from database.connection.transaction import TenantTransaction
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 
 Clock = Callable[[], datetime]
-"""Returns the present as an aware UTC datetime."""
+"""Returns the current time as an aware UTC datetime."""
 
 _ACTOR = "worker"
 
@@ -24,9 +24,9 @@ def append_audit_event(
     outcome: Outcome = "success",
     **details: str,
 ) -> int:
-    """Append what happened to the tenant's audit stream, once for each operation, name, subject and outcome.
+    """Append an event to the tenant's audit stream, once for each operation, name, subject and outcome.
 
-    The number of its record is returned.
+    Returns the sequence number of the record.
     """
     return tx.audit.append(
         AuditEvent(
@@ -43,10 +43,10 @@ def append_audit_event(
 
 
 def complete_step(tx: TenantTransaction, step: StepInput, which: Step, began: datetime) -> None:
-    """Mark the step done in the transaction that holds its effect, so that neither is ever seen alone."""
+    """Mark the step done in the transaction of its effect, so that readers see both or neither."""
     tx.steps.finish(step.operation_id, which, began)
 
 
 def is_recorded(tx: TenantTransaction, key: str) -> bool:
-    """Return whether a key was recorded as this tenant's; any other under such a name may be somebody else's."""
+    """Return whether a key was recorded for this tenant; an unrecorded key of that name may belong to another user."""
     return any(recorded.name == key for recorded in tx.keys.all())

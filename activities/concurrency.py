@@ -1,6 +1,7 @@
-"""Rest between the batches of a long work on service keys, so that it leaves the servers to those who use them.
+"""Throttling and threads for activities that process many service keys.
 
-Threads within an activity: what they ask of servers is done for the activity, and says so.
+A pause between batches leaves capacity of the servers to their other clients. The threads carry the context of the
+activity, so that each request to a server names it.
 """
 
 import time
@@ -12,31 +13,33 @@ from typing import ParamSpec, TypeVar
 
 from temporalio import activity
 
-_BREATH_SECONDS = 1.0
-"""The longest that is rested without a sign of life."""
+_MAX_SLEEP_SECONDS = 1.0
+"""The longest pause without a heartbeat."""
 
 
 def throttle(keys: int, took: float, per_second: float) -> None:
-    """Wait until as much time has passed as this many keys may take; 0 a second: as many as go.
+    """Wait until `keys` keys took as long as `per_second` allows; 0 is unlimited.
 
-    `took` seconds of it have passed already.
+    `took` is the time in seconds that they took already.
     """
     left = keys / per_second - took if per_second else 0.0
     while left > 0:
         activity.heartbeat()
-        time.sleep(min(left, _BREATH_SECONDS))
-        left -= _BREATH_SECONDS
+        time.sleep(min(left, _MAX_SLEEP_SECONDS))
+        left -= _MAX_SLEEP_SECONDS
 
 
-Asked = ParamSpec("Asked")
+Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
 class ContextThreadPool(ThreadPoolExecutor):
-    """A pool whose work takes the context of who hands it in along: the correlation id, and the activity to beat for.
+    """A thread pool whose tasks run in the submitter's context: its correlation id and its activity.
 
-    The plain one gives each thread a context of its own, in which nobody knows for whom a key is being unwrapped.
+    The base class gives each thread a separate context, without the correlation id of the request to the key server.
     """
 
-    def submit(self, fn: Callable[Asked, Result], /, *args: Asked.args, **kwargs: Asked.kwargs) -> "Future[Result]":
+    def submit(
+        self, fn: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> "Future[Result]":
         return super().submit(copy_context().run, partial(fn, *args, **kwargs))

@@ -1,8 +1,8 @@
-"""OpenKCM's own metrics, served beside Temporal's at the worker's Prometheus endpoint. No tenant is ever a label.
+"""OpenKCM's metrics, served with Temporal's metrics at the worker's Prometheus endpoint. No tenant is ever a label.
 
-Every series of a counter is exported with 0 from the start of the process. One that appeared with its first incident
-would begin above 0, and `increase()` would miss that incident. The meter is the process's and not an activity's, whose
-labels (activity type, task queue) would make other series than those that were started.
+Each series of a counter is exported with 0 from the start of the process. A series that appeared with its first
+incident would begin above 0, and `increase()` would miss that incident. The meter belongs to the process: an activity's
+meter adds labels (activity type, task queue) and would create other series.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ _AUDIT_DIFFERENCES = "openkcm_audit_differences"
 
 
 class CounterSpec(NamedTuple):
-    """What a counter counts, and the labels of each of its series."""
+    """The meaning of a counter, and the labels of each of its series."""
 
     meaning: str
     series: Sequence[Mapping[str, str]] = ({},)
@@ -38,31 +38,29 @@ def _each(label: str, values: Iterable[str]) -> Sequence[Mapping[str, str]]:
 
 
 COUNTERS: Mapping[str, CounterSpec] = {
-    _PROMISE_BROKEN: CounterSpec("tenants that were not ready within the promised time"),
-    _BOUNDARY_CHECKS: CounterSpec(
-        "attacks across a tenant boundary, by how they ended", _each("outcome", get_args(Outcome))
-    ),
+    _PROMISE_BROKEN: CounterSpec("tenants that were not ready within the provisioning SLO"),
+    _BOUNDARY_CHECKS: CounterSpec("isolation checks by outcome", _each("outcome", get_args(Outcome))),
     _EXAMINATIONS_TROUBLED: CounterSpec(
-        "tenants found with a breached boundary or a late examination", _each("why", ("breached", "late"))
+        "tenants found with a breached or late isolation assessment", _each("why", ("breached", "late"))
     ),
     _NOT_RENEWED: CounterSpec(
-        "certificates, authorities, revocation lists and the PKI root found late or lapsed",
+        "certificates, tenant CAs, CRLs and the PKI root found late or lapsed",
         tuple({"kind": str(kind), "stage": str(stage)} for kind in ExpiringItem for stage in ALARMING),
     ),
     _ROTATIONS_STUCK: CounterSpec("tenants found with keys that are due and not rotated", _each("why", StallReason)),
     _AUDIT_DIFFERENCES: CounterSpec(
-        "differences between the key server's audit log and the audit streams", _each("kind", DiscrepancyKind)
+        "discrepancies between the key server's audit log and the audit streams", _each("kind", DiscrepancyKind)
     ),
 }
-"""Alert on any increase; of the boundary checks, on any increase of `breached`. Prometheus adds `_total` to the names.
+"""Alert on any increase; of the isolation checks, on any increase of `breached`. Prometheus adds `_total` to the names.
 
-They are counters and not gauges: another worker may make the next check, and a gauge would keep the value of the
-worker that made the last one.
+They are counters and not gauges: another worker may run the next check, and a gauge would keep the value of the worker
+that ran the last one.
 """
 
 
 class Metrics:
-    """The worker's own metrics, on the meter of its process."""
+    """The metrics of the worker, on the meter of its process."""
 
     def __init__(self, meter: MetricMeter) -> None:
         """Create every metric and export each series of a counter with 0."""
@@ -73,23 +71,23 @@ class Metrics:
                 self._counters[name].add(0, labels)
 
     def record_ready(self, seconds: float) -> None:
-        """Record how long a tenant took from its accepted event to active, seconds."""
+        """Record the time from the accepted event to the active tenant, in seconds."""
         self._ready.record(seconds)
 
     def count_broken_promise(self) -> None:
-        """Count an attempt to record a broken promise."""
+        """Count an attempt to record a breach of the provisioning SLO."""
         self._counters[_PROMISE_BROKEN].add(1)
 
     def count_boundary_checks(self, results: Iterable[CheckResult]) -> None:
-        """Count boundary checks by outcome."""
+        """Count isolation checks by outcome."""
         self._count(_BOUNDARY_CHECKS, "outcome", (result.outcome for result in results))
 
     def count_troubled_examinations(self, reasons: Iterable[str]) -> None:
-        """Count, at each check, tenants whose boundary was breached or whose examination is late."""
+        """Count, at each check, tenants with a breached or late isolation assessment."""
         self._count(_EXAMINATIONS_TROUBLED, "why", reasons)
 
     def count_not_renewed(self, found: Iterable[tuple[ExpiringItem, ExpiryStage]]) -> None:
-        """Count, at each check, what was not renewed."""
+        """Count, at each check, items that were not renewed."""
         for (kind, stage), number in Counter(found).items():
             self._counters[_NOT_RENEWED].add(number, {"kind": str(kind), "stage": str(stage)})
 
@@ -98,7 +96,7 @@ class Metrics:
         self._count(_ROTATIONS_STUCK, "why", reasons)
 
     def count_audit_differences(self, kinds: Iterable[DiscrepancyKind]) -> None:
-        """Count, at each reconciliation, how the key server's log and the audit streams differ."""
+        """Count, at each reconciliation, the discrepancies between the key server's log and the audit streams."""
         self._count(_AUDIT_DIFFERENCES, "kind", kinds)
 
     def _count(self, name: str, label: str, values: Iterable[str]) -> None:

@@ -1,12 +1,9 @@
-"""Step 6 and every other message: what lies in the outbox is sent, with the same message id however often.
+"""Step 6 and all other notifications: stored in the transaction of their cause, sent from the outbox.
 
-Messages to the customer, stored in the transaction of what they tell of; `notifications` sends them.
-
-The senders behind `notifications.MarketplaceClient`: the marketplace's callback and the customer's mailbox.
-
-Both say the message id in the place their receivers look for it (`webhook-id` and the CloudEvent's `id`; `Message-ID`),
-so a message that is sent again is known again. Whatever goes wrong is NotificationUndelivered, without the cause's
-text: addresses with credentials, answers and secrets would otherwise reach a workflow history.
+Each attempt sends the same message id where receivers expect it (`webhook-id` and the CloudEvent's `id`; `Message-ID`
+in mail), so that they can drop duplicates. The senders are the marketplace's callback and the customer's mailbox. Each
+failure becomes NotificationUndelivered without the text of its cause: addresses with credentials, responses and secrets
+must not reach a workflow history.
 """
 
 import smtplib
@@ -42,10 +39,10 @@ _BATCH = 200
 
 
 class Sender(Protocol):
-    """One channel. A receiver drops what it has seen by the message id, which is the same at every attempt."""
+    """One channel. A receiver drops duplicates by the message id, which is the same in every attempt."""
 
-    def send(self, announcement: Notification) -> None:
-        """Hand the message over; raises NotificationUndelivered when it was not taken."""
+    def send(self, notification: Notification) -> None:
+        """Send the message; raises NotificationUndelivered when the receiver did not accept it."""
         ...
 
 
@@ -60,7 +57,7 @@ class NotificationActivities:
 
     @activity.defn(name=Step.ANNOUNCE)
     def announce(self, step: AnnounceInput) -> None:
-        """Send the tenant's waiting messages; done when none is left."""
+        """Send the tenant's unsent messages; done when none is left."""
         began = self._clock()
         if not self._deliver(step):
             raise NotificationUndelivered
@@ -70,16 +67,16 @@ class NotificationActivities:
 
     @activity.defn(name="sweep-outbox")
     def sweep_outbox(self) -> None:
-        """Send what an operation could not send in its own time; what still fails waits for the next sweep."""
+        """Send messages that an operation could not send; a message that fails again waits for the next sweep."""
         for tenant_id in self._platform.waiting_outboxes(_BATCH):
             self._deliver(StepInput(tenant_id=tenant_id, operation_id="outbox"))
             activity.heartbeat(tenant_id)
 
     def _deliver(self, step: StepInput) -> bool:
-        """Send on every channel; one channel's failure does not hold up another. False when something is left.
+        """Send on every channel; a failed channel delays no other. Returns False when a message is left.
 
-        A message is marked sent after it was taken: dying in between sends it once more with the same message id,
-        which is what receivers are told to drop duplicates by.
+        A message is marked sent after the receiver accepted it. A crash in between sends it again with the same
+        message id, by which receivers drop duplicates.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             waiting = tx.outbox.unsent()
@@ -103,7 +100,7 @@ class NotificationActivities:
 
 @dataclass(frozen=True, slots=True)
 class NotificationOutbox:
-    """Over which channels customers are told, and where their page is."""
+    """The channels on which customers are notified, and the address of their dashboard."""
 
     channels: Sequence[Channel]
     base_url: str
@@ -116,8 +113,8 @@ class NotificationOutbox:
         kind: NotificationKind,
         until: datetime | None = None,
     ) -> bool:
-        """Store one message for each channel; False when there is nobody to tell. `until`: of one who leaves."""
-        if step.tenant_id in ids.PLATFORM_TENANTS:  # nobody enabled it
+        """Store one message for each channel; False without a recipient. `until` is the end of the grace period."""
+        if step.tenant_id in ids.PLATFORM_TENANTS:  # no customer enabled it
             return False
         subject, body = announcement_text(kind, row.organization, dashboard_url(self.base_url, step.tenant_id), until)
         for channel in self.channels:
@@ -150,7 +147,7 @@ class CallbackSender:
     """Posts structured CloudEvents, signed as Standard Webhooks describes. Safe to share between threads."""
 
     def __init__(self, url: str, secret: str, base_url: str, clock: Callable[[], datetime] = _now) -> None:
-        """`secret` is `whsec_` and base64; `base_url` is where customers reach their page."""
+        """`secret` is `whsec_` and base64; `base_url` is the address of the dashboard."""
         try:
             self._signer = Webhook(secret)
         except Exception:  # noqa: BLE001 - the library raises several kinds, and their texts may quote the secret
@@ -158,42 +155,42 @@ class CallbackSender:
         self._url = url
         self._base_url = base_url
         self._clock = clock
-        # Redirects are not followed: a signed message goes where the operator said and nowhere else.
+        # Redirects are not followed: a signed message goes only to the configured address.
         self._client = httpx2.Client(timeout=_SECONDS, follow_redirects=False)
 
-    def send(self, announcement: Notification) -> None:
+    def send(self, notification: Notification) -> None:
         now = self._clock().astimezone(UTC)
         message = to_structured_event(
             CloudEvent(
                 {
-                    "id": announcement.message_id,
+                    "id": notification.message_id,
                     "source": SOURCE,
-                    "type": f"{TYPE_PREFIX}{announcement.kind}",
-                    "subject": announcement.tenant_id,
+                    "type": f"{TYPE_PREFIX}{notification.kind}",
+                    "subject": notification.tenant_id,
                     "time": now,
                     "datacontenttype": "application/json",
                 },
                 {
-                    "tenant_id": announcement.tenant_id,
-                    "kind": announcement.kind,
-                    "subject": announcement.subject,
-                    "text": announcement.body,
-                    "dashboard_url": dashboard_url(self._base_url, announcement.tenant_id),
+                    "tenant_id": notification.tenant_id,
+                    "kind": notification.kind,
+                    "subject": notification.subject,
+                    "text": notification.body,
+                    "dashboard_url": dashboard_url(self._base_url, notification.tenant_id),
                 },
             )
         )
         headers = message.headers | {
-            "webhook-id": announcement.message_id,
+            "webhook-id": notification.message_id,
             "webhook-timestamp": str(int(now.timestamp())),
-            # The library reads the wall clock of whatever zone it is given as UTC; `now` is in UTC.
-            "webhook-signature": self._signer.sign(announcement.message_id, now, message.body.decode("utf-8")),
+            # The library reads the time as UTC regardless of its zone; `now` is in UTC.
+            "webhook-signature": self._signer.sign(notification.message_id, now, message.body.decode("utf-8")),
         }
         try:
             answer = self._client.post(self._url, content=message.body, headers=headers)
         except (httpx2.HTTPError, httpx2.InvalidURL):
-            raise NotificationUndelivered("the callback does not answer") from None
+            raise NotificationUndelivered("the callback does not respond") from None
         if not answer.is_success:
-            raise NotificationUndelivered(f"the callback answered {answer.status_code}")
+            raise NotificationUndelivered(f"the callback responded with {answer.status_code}")
 
     def close(self) -> None:
         """Close the connections; nothing can be sent afterwards."""
@@ -201,9 +198,9 @@ class CallbackSender:
 
 
 class EmailSender:
-    """Sends plain text by SMTP, one connection a message: announcements are rare and servers hang up on the idle."""
+    """Sends plain text by SMTP, one connection per message: messages are rare and servers close idle connections."""
 
-    def __init__(  # noqa: PLR0913 - a mail server takes that many settings
+    def __init__(  # noqa: PLR0913 - a mail server needs that many settings
         self,
         host: str,
         port: int,
@@ -217,11 +214,11 @@ class EmailSender:
         """`to_template` is an address in which `{tenant_id}` is replaced.
 
         Raises:
-            SettingsInvalid: a password would cross the network in the clear, or an address is not one.
+            SettingsInvalid: a password would cross the network unencrypted, or an address is invalid.
         """
         if user is not None and security == "none":
             raise SettingsInvalid(
-                "smtp_user is set and smtp_security is none, which would send the password in the clear",
+                "smtp_user is set and smtp_security is none, which would send the password unencrypted",
                 "set smtp_security to starttls or tls",
             )
         self._host, self._port, self._security = host, port, security
@@ -230,27 +227,27 @@ class EmailSender:
         self._to_template = to_template
         _address(to_template.replace("{tenant_id}", "tenant"))
 
-    def send(self, announcement: Notification) -> None:
-        mail = self._compose(announcement)
+    def send(self, notification: Notification) -> None:
+        mail = self._compose(notification)
         try:
             with self._connect() as server:
                 if self._user is not None:
                     server.login(self._user, self._password or "")
-                # A receiver that is refused raises; there is one, so there are no half deliveries.
+                # A rejected recipient raises; with one recipient no partial delivery exists.
                 server.send_message(mail)
         except (OSError, smtplib.SMTPException):
-            raise NotificationUndelivered("the mail server does not take the message") from None
+            raise NotificationUndelivered("the mail server does not accept the message") from None
 
-    def _compose(self, announcement: Notification) -> EmailMessage:
-        """Build the mail; the policy refuses line breaks in headers, so a name cannot add any of its own."""
+    def _compose(self, notification: Notification) -> EmailMessage:
+        """Build the mail; the policy rejects line breaks in headers, so that a name cannot add a header."""
         mail = EmailMessage(policy=SMTP)
         try:
             mail["From"] = self._sender
-            mail["To"] = _address(self._to_template.replace("{tenant_id}", announcement.tenant_id))
-            mail["Subject"] = announcement.subject
-            mail["Message-ID"] = f"<{announcement.message_id}@{_MAIL_ID_DOMAIN}>"
+            mail["To"] = _address(self._to_template.replace("{tenant_id}", notification.tenant_id))
+            mail["Subject"] = notification.subject
+            mail["Message-ID"] = f"<{notification.message_id}@{_MAIL_ID_DOMAIN}>"
             mail["Auto-Submitted"] = "auto-generated"
-            mail.set_content(announcement.body)
+            mail.set_content(notification.body)
         except (ValueError, MessageError):
             raise NotificationUndelivered("the message cannot be written as a mail") from None
         mail["Date"] = _now()

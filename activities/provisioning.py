@@ -1,8 +1,7 @@
-"""Steps 1 and 5 and the ways provisioning ends badly: rows of PostgreSQL only.
+"""The steps of ProvisionTenant.
 
-Step 3: the tenant's certificate authority, which decides for whom a certificate speaks (MTCI A1).
-
-Step 2: the tenant's own keys in Transit.
+Steps 1 and 5 and the failure of provisioning change PostgreSQL rows only. Step 2 creates the tenant's keys in Transit.
+Step 3 creates the tenant CA, which determines whose certificates are accepted (MTCI A1).
 """
 
 from typing import Protocol
@@ -34,17 +33,17 @@ from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 
 
 class ProvisioningActivities:
-    def __init__(self, database: Database, announcer: NotificationOutbox, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, database: Database, outbox: NotificationOutbox, clock: Clock, metrics: Metrics) -> None:
         self._database = database
-        self._announcer = announcer
+        self._outbox = outbox
         self._clock = clock
         self._metrics = metrics
 
     @activity.defn(name=Step.OPEN_RECORDS)
     def open_records(self, step: StepInput) -> None:
-        """Open the tenant's records and write down what is about to be made, before anything is made.
+        """Step 1: create the tenant's records, and record the intended keys before any of them is created.
 
-        Whoever finds a key or an authority of this tenant later finds here that it was intended.
+        An operator who finds a key or CA of this tenant later finds its intention here.
         """
         began = self._clock()
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -60,24 +59,24 @@ class ProvisioningActivities:
 
     @activity.defn(name=Step.ACTIVATE)
     def activate(self, step: StepInput) -> ActivateResult:
-        """Open the tenant: its route, its state and the message that tells of it, all or none.
+        """Step 5: publish the route, activate the tenant and store the notification, in one transaction.
 
-        Where no channel is set up there is nothing to send, and the step that would send it is done as well.
+        Without a configured channel there is nothing to send, and the step that sends it is completed too.
         """
         began = self._clock()
         with self._database.tenant_tx(step.tenant_id) as tx:
             row, authority = tx.tenants.lock(), tx.certificates.authority()
             if authority is None:
-                raise ConflictingResource("authority", step.tenant_id, "it is not on record although its step is done")
+                raise ConflictingResource("authority", step.tenant_id, "it is not recorded although its step is done")
             tx.routes.publish(RouteRow(ids.l2_key(step.tenant_id), authority.fingerprint, row.region))
             append_audit_event(
                 tx, step, AuditName.ROUTE_PUBLISHED, ids.l2_key(step.tenant_id), issuer=authority.fingerprint
             )
             tx.tenants.move(Transition.ACTIVATE)
             append_audit_event(tx, step, AuditName.TENANT_ACTIVATED, step.tenant_id)
-            self._announcer.store(tx, step, row, NotificationKind.READY)
+            self._outbox.store(tx, step, row, NotificationKind.READY)
             complete_step(tx, step, Step.ACTIVATE, began)
-            waiting = len(tx.outbox.unsent()) if self._announcer.channels else 0
+            waiting = len(tx.outbox.unsent()) if self._outbox.channels else 0
             if not waiting:
                 complete_step(tx, step, Step.ANNOUNCE, began)
         self._metrics.record_ready((self._clock() - row.requested_at).total_seconds())
@@ -85,7 +84,7 @@ class ProvisioningActivities:
 
     @activity.defn(name="record-failure")
     def record_failure(self, failure: FailureInput) -> None:
-        """Close what was opened: no route, state failed, the reason on record, the customer told."""
+        """Withdraw the route, mark the tenant failed, record the reason and notify the customer."""
         with self._database.tenant_tx(failure.tenant_id) as tx:
             row = tx.tenants.lock()
             if tx.routes.withdraw():
@@ -94,18 +93,18 @@ class ProvisioningActivities:
             append_audit_event(
                 tx, failure, AuditName.TENANT_FAILED, failure.tenant_id, "failure", code=failure.code, at=failure.reason
             )
-            self._announcer.store(tx, failure, row, NotificationKind.FAILED)
+            self._outbox.store(tx, failure, row, NotificationKind.FAILED)
 
     @activity.defn(name="break-promise")
     def break_promise(self, step: StepInput) -> None:
-        """Put the broken promise on record and tell the customer, unless the tenant is ready or failed meanwhile."""
+        """Record the breach of the provisioning SLO; notify the customer unless the tenant is ready or failed."""
         self._metrics.count_broken_promise()
         with self._database.tenant_tx(step.tenant_id) as tx:
             row = tx.tenants.lock()
             if tx.tenants.break_promise():
                 append_audit_event(tx, step, AuditName.PROMISE_BROKEN, step.tenant_id, "failure", state=row.state)
             if row.state in {State.REQUESTED, State.PROVISIONING}:
-                self._announcer.store(tx, step, row, NotificationKind.LATE)
+                self._outbox.store(tx, step, row, NotificationKind.LATE)
 
 
 class TenantCaActivities:
@@ -119,7 +118,7 @@ class TenantCaActivities:
 
     @activity.defn(name=Step.CREATE_AUTHORITY)
     def create_authority(self, step: StepInput) -> None:
-        """Make the authority unless one is on record; a signed but unrecorded one is adopted, not signed again."""
+        """Step 3: create the tenant CA unless it is recorded; a signed but unrecorded certificate is adopted."""
         began = self._clock()
         with self._database.tenant_tx(step.tenant_id) as tx:
             recorded = tx.certificates.authority()
@@ -137,7 +136,7 @@ class TenantCaActivities:
 
     @activity.defn(name="disable-authority")
     def disable_authority(self, step: StepInput) -> None:
-        """Roll back step 3: the authority signs nothing until a retry enables it; an unrecorded one is left alone."""
+        """Roll back step 3: disable the CA until a retry enables it; an unrecorded CA is not changed."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             if not is_recorded(tx, ids.ca_key(step.tenant_id)):
                 return
@@ -146,17 +145,17 @@ class TenantCaActivities:
             append_audit_event(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.ca_key(step.tenant_id))
 
 
-_PROOF = b"openkcm tenant key round trip"
+_TEST_PLAINTEXT = b"openkcm tenant key round trip"
 
 
 class PayloadKeyring(Protocol):
-    """The codec's keyring: from `learn` on, this process encrypts the tenant's payloads under the tenant's own key."""
+    """The codec's keyring: after `learn` this process encrypts the tenant's payloads with the tenant's payload key."""
 
     def learn(self, tenant_id: str, data_key: bytes, wrapped: str) -> None: ...
 
 
 class TenantKeyActivities:
-    def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that is made
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each dependency
         self,
         database: Database,
         tenant_keys: TransitTenantKeys,
@@ -176,15 +175,15 @@ class TenantKeyActivities:
 
     @activity.defn(name=Step.CREATE_KEYS)
     def create_keys(self, step: StepInput) -> None:
-        """Make the tenant's keys and see them work: one that nobody has opened anything with is not yet a key.
+        """Step 2: create the tenant's keys, and verify the tenant key by an encryption and a decryption.
 
-        The L2 is what the tenant's data hangs on (MTCI U1, C2); under the payload key its workflow payloads lie from
-        now on. A tenant key that somebody else has too is refused before it is on record as anybody's.
+        The L2 protects the tenant's data (MTCI U1, C2); the payload key encrypts its workflow payloads from now on. A
+        tenant key that another tenant has too is rejected before it is recorded.
         """
         began = self._clock()
         tenant_key = self._tenant_keys.ensure(step.tenant_id)
         context = EncryptionContext(step.tenant_id, tenant_key.name, "", Purpose.VERIFY, step.operation_id)
-        if self._tenant_keys.decrypt(context, self._tenant_keys.encrypt(context, _PROOF)) != _PROOF:
+        if self._tenant_keys.decrypt(context, self._tenant_keys.encrypt(context, _TEST_PLAINTEXT)) != _TEST_PLAINTEXT:
             raise KeyUnavailable
         fingerprint = self._fingerprints.of(step.tenant_id, tenant_key.version)
         payload_key = self._payload_keys.ensure(step.tenant_id)
@@ -208,9 +207,9 @@ class TenantKeyActivities:
 
     @activity.defn(name="disable-tenant-key")
     def disable_tenant_key(self, step: StepInput) -> None:
-        """Roll back step 2 by disabling, never by destroying: the key may have wrapped something already.
+        """Roll back step 2: disable the key, never destroy it, because it may have wrapped something already.
 
-        One that was never recorded is left alone; it may be what somebody else made under that name.
+        An unrecorded key is not changed; another user may have created it under that name.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             if not is_recorded(tx, ids.l2_key(step.tenant_id)):

@@ -1,4 +1,4 @@
-"""The steps of GenerateReport (docs/reports.md): state, count, render, sign and store. Each is safe to repeat."""
+"""The steps of GenerateReport (docs/reports.md): snapshot, figures, rendering and signature; each is idempotent."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -29,18 +29,18 @@ from openkcm.verification.reports.signed_file import (
 from openkcm.verification.reports.verify import binding
 from openkcm.verification.signed_document import SignedText, write_document
 
-_PIECE = 5_000
+_BATCH = 5_000
 """Records read in one transaction; some megabytes."""
 _CLOCK_STEP = timedelta(hours=1)
-"""By how much a server's clock may have been set back in the middle of a stream, whose times otherwise only grow."""
+"""The largest backward step of a server's clock within a stream, whose times otherwise only increase."""
 
 ReadStated = Callable[[TenantTransaction, datetime], Snapshot]
 Rendering = Callable[[Report, bytes], bytes]
-"""Draws a report; its second argument is the signed JSON document, which the file carries inside."""
+"""Renders a report; the second argument is the signed JSON document, which the file embeds."""
 
 
 class ReportActivities:
-    def __init__(  # noqa: PLR0913, PLR0917 - where from, how drawn, by whom signed
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each dependency
         self,
         database: Database,
         read_stated: ReadStated,
@@ -58,70 +58,70 @@ class ReportActivities:
 
     @activity.defn(name="state-report")
     def state_report(self, step: ReportStep) -> None:
-        """Step 1: read how the tenant stands, all as of one moment, and put its digest into the stream.
+        """Step 1: read the snapshot of the tenant as of one moment, and append its digest to the stream.
 
-        Digest and section are kept in one transaction, so that a stream never has the digest of what nobody knows.
+        One transaction stores digest and snapshot, so that the stream never has the digest of a lost snapshot.
         """
         with self._database.tenant_snapshot(step.tenant_id) as tx:
-            asked = _asked(tx, step)
+            requested = _requested(tx, step)
             if tx.reports.stated(step.report_id) is not None:
                 return
             at = self._clock()
             stated = self._read_stated(tx, at)
         with self._database.tenant_tx(step.tenant_id) as tx:
-            # The stream's lock comes with the record: of two attempts the second finds what the first has kept.
-            said = binding(asked.since, asked.until, at, stated_digest(stated))
-            seq = append_audit_event(tx, step, AuditName.REPORT_MADE, step.report_id, "success", **said)
+            # The record takes the stream's lock: of two attempts the second finds the snapshot of the first.
+            details = binding(requested.since, requested.until, at, stated_digest(stated))
+            seq = append_audit_event(tx, step, AuditName.REPORT_MADE, step.report_id, "success", **details)
             if tx.reports.stated(step.report_id) is None:
                 tx.reports.state(step.report_id, StatedRow(stated, at, seq))
 
     @activity.defn(name="make-report")
     def make_report(self, step: ReportStep) -> None:
-        """Step 3: count what the stream has of the period before the digest, draw the report, sign and store it.
+        """Step 3: derive the figures from the period's records before the digest; render, sign and store the report.
 
-        Until it is stored nothing is to be seen of it; who comes second with the same report changes nothing.
+        The report is visible only after it is stored; a second attempt changes nothing.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tenant, asked = tx.tenants.get(), _asked(tx, step)
+            tenant, requested = tx.tenants.get(), _requested(tx, step)
             kept = tx.reports.stated(step.report_id)
             if tenant is None or kept is None:
                 raise TenantUnknown
-            if asked.made_at is not None:
+            if requested.made_at is not None:
                 return
-            (place,) = tx.audit.records(kept.seq - 1, 1)
+            (anchor,) = tx.audit.records(kept.seq - 1, 1)
         request = Request(
             step.report_id,
             step.tenant_id,
             tenant.organization,
             tenant.region,
-            asked.since,
-            asked.until,
-            asked.made_for,
+            requested.since,
+            requested.until,
+            requested.made_for,
         )
-        counting = ReportCounter(asked.since, asked.until)
-        for stored in self._records(step.tenant_id, asked, place.seq):
+        counting = ReportCounter(requested.since, requested.until)
+        for stored in self._records(step.tenant_id, requested, anchor.seq):
             counting.add(stored)
-        report = assemble(request, counting.figures(), kept.stated, kept.at, place, self._version)
+        report = assemble(request, counting.figures(), kept.stated, kept.at, anchor, self._version)
         files = self._files(report)
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.reports.store(step.report_id, files)
 
-    def _records(self, tenant_id: str, asked: ReportRow, end: int) -> Iterator[StoredRecord]:
-        """Yield the records before number `end` that may be of the period."""
+    def _records(self, tenant_id: str, requested: ReportRow, end: int) -> Iterator[StoredRecord]:
+        """Yield the records before sequence number `end` that may belong to the period."""
         with self._database.tenant_tx(tenant_id) as tx:
-            chosen = AuditFilter(since=asked.since - _CLOCK_STEP, until=asked.until + _CLOCK_STEP)
+            chosen = AuditFilter(since=requested.since - _CLOCK_STEP, until=requested.until + _CLOCK_STEP)
             among = tx.audit.numbers(chosen)
         last = min(among.stop, end) - 1
         after = among.start - 1
         while after < last:
             activity.heartbeat(after)
             with self._database.tenant_tx(tenant_id) as tx:
-                found = tx.audit.records(after, min(_PIECE, last - after))
+                found = tx.audit.records(after, min(_BATCH, last - after))
             yield from found
-            after += _PIECE
+            after += _BATCH
 
     def _files(self, report: Report) -> Mapping[ReportFormat, bytes]:
-        """Return the report in every form, each signed as it is."""
+        """Return the report in every format, each with its own signature."""
         text = report_text(report)
         [(signature, key)] = self._signed(report, {ReportFormat.JSON: text.encode()})
         document = write_document(SignedText(text, signature, key)).encode()
@@ -140,8 +140,8 @@ class ReportActivities:
         return self._signer.sign_all(messages)
 
 
-def _asked(tx: TenantTransaction, step: ReportStep) -> ReportRow:
-    asked = tx.reports.get(step.report_id)
-    if asked is None:
+def _requested(tx: TenantTransaction, step: ReportStep) -> ReportRow:
+    requested = tx.reports.get(step.report_id)
+    if requested is None:
         raise ReportUnknown
-    return asked
+    return requested

@@ -1,8 +1,7 @@
-"""The steps of ConnectService: one service's key, its certificates, and their end (docs/services.md).
+"""The steps of ConnectService: a service's key, its certificates and their revocation (docs/services.md).
 
-Whether a service still counts is decided under the tenant's row lock, which the steps that add a certificate and the
-one that revokes all of them take: a certificate signed while its service is disconnected is on record before that,
-and revoked with the others, or never.
+The steps that add a certificate and the step that revokes all of them take the tenant's row lock. A certificate signed
+during a disconnection is therefore either recorded before it and revoked with the others, or never recorded.
 """
 
 from datetime import timedelta
@@ -39,33 +38,33 @@ _FIRST_VERSION = 1
 
 
 class ServiceActivities:
-    def __init__(  # noqa: PLR0913, PLR0917 - one for each thing a connection is made of
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each dependency
         self,
         database: Database,
         tenant_keys: TransitTenantKeys,
-        shelf: RootKeyCache,
+        root_key_cache: RootKeyCache,
         authorities: PkiAuthorities,
         lifetime: timedelta,
         clock: Clock,
     ) -> None:
         self._database = database
         self._tenant_keys = tenant_keys
-        self._shelf = shelf
+        self._root_keys = root_key_cache
         self._authorities = authorities
         self._lifetime = lifetime
         self._clock = clock
 
     @activity.defn(name="record-service")
     def record_service(self, step: EnrolStep) -> CertificatePlan:
-        """Step 1: take the stored request up, say which certificate it gets and, in the audit stream, what is made.
+        """Step 1: plan the certificate of a stored request, and record the intention in the audit stream.
 
-        A request that has a certificate already gets that one: whoever asks twice is not given two.
+        A request that has a certificate already gets the same one.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
-            _admitted(tx, ENCRYPTS)
+            _require_state(tx, ENCRYPTS)
             request = tx.services.requested(step.request_id)
             if request.service != step.service:
-                raise ServiceUnknown("the request is about another service", "send it to the service that it names")
+                raise ServiceUnknown("the request names another service", "send it to the service that it names")
             tx.services.connect(step.service, request.kind)
             newest = tx.services.leaf(step.service)
             if newest is not None and newest.request_id == step.request_id and newest.not_after > self._clock():
@@ -85,12 +84,12 @@ class ServiceActivities:
 
     @activity.defn(name="create-service-key")
     def create_service_key(self, step: CertificateStep) -> None:
-        """Step 2: an L3 whose 256 bits no process has ever seen, wrapped by L2 and then by L1 (MTCI E1 to E3).
+        """Step 2: create an L3 that no process has in memory, wrapped by L2 and then by L1 (MTCI E1 to E3).
 
-        It is made once. A service that is connected again keeps it, so that what it encrypted opens again.
+        It is created once. A reconnected service keeps it, so that it can decrypt its earlier ciphertexts.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
-            _still_wanted(tx, step)
+            _require_not_disconnected(tx, step)
             if tx.services.key(step.service) is not None:
                 return
             tenant = tx.tenants.get()
@@ -99,7 +98,7 @@ class ServiceActivities:
             in_force = root_key_in_force(tx, tenant)
         context = context_of(step.tenant_id, step.service, _FIRST_VERSION)
         inner = self._tenant_keys.new_wrapped_key(context)
-        wrapped = in_force.open(self._shelf).wrap(context, inner.encode("ascii"))
+        wrapped = in_force.open(self._root_keys).wrap(context, inner.encode("ascii"))
         made = in_force.row(step.service, _FIRST_VERSION, wrapped, ciphertext_version(inner))
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
@@ -118,15 +117,15 @@ class ServiceActivities:
 
     @activity.defn(name="issue-certificate")
     def issue_certificate(self, step: CertificateStep) -> CertificateResult:
-        """Step 3: sign and record. What was signed and not recorded opens nothing, so that dying in between is safe."""
+        """Step 3: sign and record. An unrecorded certificate grants no access, so a crash in between is safe."""
         with self._database.tenant_tx(step.tenant_id) as tx:
-            _still_wanted(tx, step)
+            _require_not_disconnected(tx, step)
             newest, authority = tx.services.leaf(step.service), tx.certificates.authority()
             request = tx.services.requested(step.request_id)
         if newest is not None and newest.generation >= step.generation:
             return self._renewed_later(newest)
         if authority is None:
-            raise ConflictingResource("authority", step.tenant_id, "it is not on record although the tenant is active")
+            raise ConflictingResource("authority", step.tenant_id, "it is not recorded although the tenant is active")
         signed = self._authorities.issue(
             as_authority(authority), step.tenant_id, step.service, request.csr_pem, self._lifetime
         )
@@ -142,9 +141,9 @@ class ServiceActivities:
         )
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
-            _still_wanted(tx, step)
+            _require_not_disconnected(tx, step)
             if tx.certificates.authority() != authority:
-                raise Superseded("the authority was rolled meanwhile", "the next attempt uses the new one")
+                raise Superseded("the tenant CA was rotated meanwhile", "the next attempt uses the new one")
             recorded = tx.services.record_leaf(leaf)
             append_audit_event(
                 tx,
@@ -159,16 +158,16 @@ class ServiceActivities:
 
     @activity.defn(name="mark-connected")
     def mark_connected(self, step: CertificateStep) -> None:
-        """Step 4: the service has key and certificate."""
+        """Step 4: mark the service connected; it has key and certificate."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
-            _still_wanted(tx, step)
+            _require_not_disconnected(tx, step)
             tx.services.connected(step.service)
             append_audit_event(tx, step, AuditName.SERVICE_CONNECTED, step.service, certificate=str(step.generation))
 
     @activity.defn(name="record-connect-failure")
     def record_connect_failure(self, failure: ConnectFailureInput) -> None:
-        """Put the end of an intended connection on record; what was made for it stays and the next try uses it."""
+        """Record the failure of an intended connection; the next attempt uses what was created for it."""
         with self._database.tenant_tx(failure.tenant_id) as tx:
             append_audit_event(
                 tx,
@@ -182,14 +181,14 @@ class ServiceActivities:
 
     @activity.defn(name="plan-renewal")
     def plan_renewal(self, step: ServiceStep) -> CertificatePlan:
-        """Say which certificate comes next, for the key of the newest one, and that it is about to be made.
+        """Plan the next certificate, for the key pair of the newest one, and record the intention.
 
-        A suspended tenant's services go on decrypting, so their certificates are renewed as well; and a locked one's,
-        which open nothing before it is unlocked, so that they open something from the first moment after it.
+        Services of a suspended tenant still decrypt, so their certificates are renewed too. Those of a locked tenant
+        are renewed so that its services work at once after the unlock.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
-            _admitted(tx, RENEWED)
-            service, newest = _still_wanted(tx, step), tx.services.leaf(step.service)
+            _require_state(tx, RENEWED)
+            service, newest = _require_not_disconnected(tx, step), tx.services.leaf(step.service)
             if newest is None or service.state is not ServiceState.CONNECTED:
                 raise ServiceUnknown("the service has no certificate to renew", "connect it first")
             plan = CertificatePlan(request_id=newest.request_id, generation=tx.services.generation(step.service) + 1)
@@ -207,7 +206,7 @@ class ServiceActivities:
     def disconnect_service(self, step: ServiceStep) -> None:
         """Revoke every certificate and mark the service disconnected, in one transaction; in any state of the tenant.
 
-        The crypto service hears of it by the commit itself and closes the live connections. The key stays.
+        The commit notifies the crypto service, which closes the live connections. The key stays.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
@@ -217,14 +216,14 @@ class ServiceActivities:
                 append_audit_event(tx, step, AuditName.SERVICE_DISCONNECTED, step.service)
 
     def _renewed_later(self, leaf: ServiceCertificateRow) -> CertificateResult:
-        # Two thirds of what is left, not of the whole life: one that its authority's own end has cut short is then
-        # renewed ever sooner, and never in the past.
+        # Two thirds of the remaining, not of the whole lifetime: a certificate cut short by the end of its CA is then
+        # renewed at ever shorter intervals, and never in the past.
         now = self._clock()
         return CertificateResult(renew_at=now + (leaf.not_after - now) * 2 / 3)
 
 
 def service_operation(service: str, generation: int) -> str:
-    """Return the operation id of one certificate; generations are never used twice, not even after a reconnection."""
+    """Return the operation id of one certificate; a generation is never reused, not even after a reconnection."""
     return f"service-{service}-{generation}"
 
 
@@ -232,14 +231,14 @@ def _of_plan(step: ServiceStep, plan: CertificatePlan) -> ServiceStep:
     return step.model_copy(update={"operation_id": service_operation(step.service, plan.generation)})
 
 
-def _admitted(tx: TenantTransaction, states: frozenset[State]) -> None:
-    """Lock the tenant's row; raises TenantUnknown, or TenantNotOperational when its state is not among `states`."""
+def _require_state(tx: TenantTransaction, states: frozenset[State]) -> None:
+    """Lock the tenant's row; raises TenantUnknown, or TenantNotOperational when its state is not in `states`."""
     tenant = tx.tenants.lock()
     if tenant.state not in states:
         raise TenantNotOperational(tenant.state)
 
 
-def _still_wanted(tx: TenantTransaction, step: ServiceStep) -> ServiceRow:
+def _require_not_disconnected(tx: TenantTransaction, step: ServiceStep) -> ServiceRow:
     service = tx.services.get(step.service)
     if service is None:
         raise ServiceUnknown

@@ -1,8 +1,7 @@
-"""A tenant's standing: suspended or not, locked or not and why; rows of PostgreSQL only.
+"""Tenant status (suspension and locks) and the key policy; PostgreSQL rows only.
 
-The crypto service hears of a new state by the commit itself: it drops what it has open and looks at its connections.
-
-Changing what a tenant asks of its keys; a row of PostgreSQL only.
+The commit notifies the crypto service of a new state: it drops the tenant's keys from memory and checks its
+connections.
 """
 
 from temporalio import activity
@@ -34,21 +33,21 @@ _NAMES = {
 
 
 class TenantStatusActivities:
-    def __init__(self, database: Database, announcer: NotificationOutbox, grace_seconds: float, clock: Clock) -> None:
-        """Take for how long a root key may be out of reach before its tenant is locked."""
+    def __init__(self, database: Database, outbox: NotificationOutbox, grace_seconds: float, clock: Clock) -> None:
+        """`grace_seconds` is the time that a root key may be unreachable before its tenant is locked."""
         self._database = database
-        self._announcer = announcer
+        self._outbox = outbox
         self._grace_seconds = grace_seconds
         self._clock = clock
 
     @activity.defn(name="change-standing")
     def change_standing(self, step: StatusChangeInput) -> StatusChangeResult:
-        """Do what somebody asked for; a tenant that stands so already stays so."""
+        """Apply a requested status change; without effect when the tenant has that status already."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             row = tx.tenants.lock()
             if step.move is StatusChange.LOCK:
                 require_approval(tx, step, Action.LOCK, {}, step.approval_id)
-            state = _moved(tx, row, step.move)
+            state = _apply(tx, row, step.move)
             append_audit_event(
                 tx,
                 step,
@@ -62,19 +61,18 @@ class TenantStatusActivities:
 
     @activity.defn(name="follow-root-key")
     def follow_root_key(self, step: StepInput) -> StatusChangeResult:
-        """Lock the tenant when its root key was taken away or out of reach for too long; unlock it when it is back.
+        """Lock the tenant when its root key is revoked or unreachable for too long; unlock it when the key works again.
 
-        Nobody of ours decides that, so it waits for no second person (docs/approvals.md).
-
-        A root key that has just stopped to answer is told of and locks nothing yet.
+        No operator decides this, so it needs no approval (docs/approvals.md). A root key that has just become
+        unreachable causes a warning and no lock yet.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             row, key = tx.tenants.lock(), tx.root_keys.current()
-            held, due = LockReason.ROOT_KEY in row.locks, self._closes(key)
+            held, due = LockReason.ROOT_KEY in row.locks, self._requires_lock(key)
             if due == held or row.state not in DECRYPTS | {State.LOCKED}:
                 warned = key is not None and key.health != HEALTHY and not held
-                told = warned and self._announcer.store(tx, step, row, NotificationKind.ROOT_KEY_WARNING)
-                return StatusChangeResult(state=row.state, told=NotificationKind.ROOT_KEY_WARNING if told else None)
+                stored = warned and self._outbox.store(tx, step, row, NotificationKind.ROOT_KEY_WARNING)
+                return StatusChangeResult(state=row.state, told=NotificationKind.ROOT_KEY_WARNING if stored else None)
             state = (tx.tenants.hold if due else tx.tenants.release)(LockReason.ROOT_KEY)
             append_audit_event(
                 tx,
@@ -91,9 +89,9 @@ class TenantStatusActivities:
 
     @activity.defn(name="follow-boundaries")
     def follow_boundaries(self, step: StepInput) -> StatusChangeResult:
-        """Lock the tenant when its newest examination found a breach; nothing here ever takes that lock away.
+        """Lock the tenant when its newest isolation assessment found a breach; this activity never unlocks it.
 
-        The platform closes what it cannot vouch for, so it waits for no second person of the customer's either.
+        The platform locks what it cannot guarantee, so it needs no approval of the customer.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             row, newest = tx.tenants.lock(), tx.boundaries.examination()
@@ -110,37 +108,37 @@ class TenantStatusActivities:
                 after=state,
                 locked_by=", ".join(tx.tenants.lock().locks),
             )
-            told = self._announcer.store(tx, step, row, NotificationKind.BREACHED)
-            return StatusChangeResult(state=state, told=NotificationKind.BREACHED if told else None)
+            stored = self._outbox.store(tx, step, row, NotificationKind.BREACHED)
+            return StatusChangeResult(state=state, told=NotificationKind.BREACHED if stored else None)
 
-    def _closes(self, key: CustomerRootKeyRow | None) -> bool:
+    def _requires_lock(self, key: CustomerRootKeyRow | None) -> bool:
         if key is None:
             return False
         return requires_lock(key.health, (self._clock() - key.health_since).total_seconds(), self._grace_seconds)
 
     def _result(self, tx: TenantTransaction, step: StepInput, row: TenantRow, state: State) -> StatusChangeResult:
-        kind = _news(row.state, state)
-        told = kind is not None and self._announcer.store(tx, step, row, kind)
-        return StatusChangeResult(state=state, told=kind if told else None)
+        kind = _notification_of(row.state, state)
+        stored = kind is not None and self._outbox.store(tx, step, row, kind)
+        return StatusChangeResult(state=state, told=kind if stored else None)
 
 
-def _moved(tx: TenantTransaction, row: TenantRow, move: StatusChange) -> State:
+def _apply(tx: TenantTransaction, row: TenantRow, move: StatusChange) -> State:
     match move:
         case StatusChange.LOCK:
             return tx.tenants.hold(LockReason.SWITCH)
         case StatusChange.UNLOCK:
             return row.state if row.state in DECRYPTS else tx.tenants.release(LockReason.SWITCH)
         case StatusChange.CLEAR_BREACH:
-            return _cleared(tx, row)
+            return _clear_breach(tx, row)
         case _:
             return tx.tenants.move(Transition(move))
 
 
-def _cleared(tx: TenantTransaction, row: TenantRow) -> State:
-    """Release the lock of a breach; raises BreachNotCleared unless the newest examination found every wall standing.
+def _clear_breach(tx: TenantTransaction, row: TenantRow) -> State:
+    """Release the lock of a breach; raises BreachNotCleared unless the newest assessment passed.
 
-    The breach locked by being the newest, so a newest one without any is later. What could not be attacked while the
-    tenant is locked is the operator's to judge, who is shown it before asking for this.
+    The lock came from the newest assessment of its time, so a newest one that passed is later. The operator judges the
+    checks that a locked tenant prevents; the command shows them before the request.
     """
     if row.state in DECRYPTS or (row.state is State.LOCKED and LockReason.BREACH not in row.locks):
         return row.state
@@ -150,8 +148,8 @@ def _cleared(tx: TenantTransaction, row: TenantRow) -> State:
     return tx.tenants.release(LockReason.BREACH)
 
 
-def _news(before: State, after: State) -> NotificationKind | None:
-    """Return what is told of a move; nobody is written to for what they see on the page where they asked for it."""
+def _notification_of(before: State, after: State) -> NotificationKind | None:
+    """Return the notification of a status change; None where the requester sees the result on the page."""
     if before is after:
         return None
     if after is State.LOCKED:
@@ -165,7 +163,7 @@ class PolicyActivities:
 
     @activity.defn(name="change-policy")
     def change_policy(self, step: PolicyInput) -> None:
-        """Put another policy in force, by the rules of the one that was."""
+        """Set the policy; the rules of the former policy decide whether this needs an approval."""
         policy = parse_policy(step.tenant_key_days, step.service_key_days, step.four_eyes)
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()

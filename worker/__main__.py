@@ -1,6 +1,6 @@
-"""`python -m worker`: settings, wiring, run until told to stop, drain.
+"""`python -m worker`: read settings, build the worker, run it until a signal, drain it.
 
-Prometheus metrics of the worker: Temporal's own and, through the same endpoint, OpenKCM's.
+One Prometheus endpoint serves Temporal's and OpenKCM's metrics.
 """
 
 import asyncio
@@ -87,7 +87,7 @@ async def _connect(settings: Settings, parts: wiring.WorkerDependencies, runtime
 
 
 async def _until_done(what: str, attempt: Callable[[], Awaitable[Done]]) -> Done:
-    """Repeat `attempt` until it succeeds: a worker that starts before its servers waits for them."""
+    """Repeat `attempt` until it succeeds, because a worker may start before its servers."""
     while True:
         try:
             return await attempt()
@@ -114,7 +114,7 @@ READY_MEANING = "1 if this worker can provision tenants, else 0"
 
 
 def metrics_runtime(address: str, form: LogForm = "json") -> Runtime:
-    """Return this process's runtime, which serves metrics at `address` (`host:port`) and logs in `form`."""
+    """Return the Temporal runtime of this process, which serves metrics at `address` (`host:port`)."""
     runtime = Runtime(
         telemetry=TelemetryConfig(
             metrics=PrometheusConfig(bind_address=address, durations_as_seconds=True, counters_total_suffix=True),
@@ -127,7 +127,7 @@ def metrics_runtime(address: str, form: LogForm = "json") -> Runtime:
 
 
 def report_ready(runtime: Runtime) -> None:
-    """Export 1 instead of 0 for readiness: the worker polls and the canary is active, so a tenant can be made."""
+    """Export readiness: the worker polls and the canary is active, so tenants can be provisioned."""
     _set_ready(runtime, 1)
 
 

@@ -1,8 +1,7 @@
-"""What must exist before the first tenant: root keys, public audit keys, and in Temporal attributes, schedules, canary.
+"""Prerequisites of the first tenant: root keys, public audit keys, search attributes, schedules and the canary tenant.
 
-The mirror comes after it: nobody waits for it.
-
-Declared here once and reconciled at every start of a worker; running it twice, or from two workers, changes nothing.
+The second canary tenant follows later, because no tenant waits for it. Each start of a worker reconciles all of them;
+a second run, or a run in two workers at once, changes nothing.
 """
 
 import asyncio
@@ -116,8 +115,8 @@ SCHEDULES = {
             AssessDueTenants.run,
             id="platform/boundaries",
             task_queue=PLATFORM_QUEUE,
-            # A tenant that leaves takes along the key of what its examination answered: a look that cannot be read any
-            # more must not keep all later ones from beginning.
+            # An offboarding destroys the payload key of its child's result. A run that cannot be decrypted afterwards
+            # must not block later runs.
             execution_timeout=timedelta(hours=12),
         ),
         spec=_every(minutes=1),
@@ -139,12 +138,14 @@ log = structlog.get_logger()
 
 
 async def declare_search_attributes(client: Client) -> None:
-    """Register the search attributes that are missing; starting a workflow with an unknown one is refused."""
-    there = await client.operator_service.list_search_attributes(
+    """Register missing search attributes; Temporal rejects the start of a workflow with an unknown one."""
+    existing = await client.operator_service.list_search_attributes(
         ListSearchAttributesRequest(namespace=client.namespace)
     )
     missing = {
-        key.name: _INDEXED[key.indexed_value_type] for key in visibility.ALL if key.name not in there.custom_attributes
+        key.name: _INDEXED[key.indexed_value_type]
+        for key in visibility.ALL
+        if key.name not in existing.custom_attributes
     }
     if missing:
         await client.operator_service.add_search_attributes(
@@ -154,34 +155,35 @@ async def declare_search_attributes(client: Client) -> None:
 
 
 async def declare_schedules(client: Client) -> None:
-    """Make the schedules those of the table: create, change, and delete those of ours that it has no longer.
+    """Create and update the schedules of the table, and delete the platform's other schedules.
 
-    Ours is what starts a workflow of the platform on the platform's queue. One that an operator paused stays paused.
+    A schedule belongs to the platform if it starts a platform workflow on the platform's queue. A schedule that an
+    operator paused stays paused.
     """
     for name, schedule in SCHEDULES.items():
         try:
             await client.create_schedule(name, schedule)
             log.info("schedule created", name=name)
         except ScheduleAlreadyRunningError:
-            await client.get_schedule_handle(name).update(partial(_changed, name, schedule))
+            await client.get_schedule_handle(name).update(partial(_update, name, schedule))
     for name in [listed.id async for listed in await client.list_schedules() if listed.id not in SCHEDULES]:
         handle = client.get_schedule_handle(name)
-        with _gone_meanwhile():
-            if _is_ours((await handle.describe()).schedule):
+        with _ignore_not_found():
+            if _is_of_platform((await handle.describe()).schedule):
                 await handle.delete()
                 log.info("schedule deleted", name=name)
 
 
-def _changed(name: str, declared: Schedule, found: ScheduleUpdateInput) -> ScheduleUpdate | None:
-    there = found.description.schedule
-    if _essence(there) == _essence(declared):
+def _update(name: str, declared: Schedule, found: ScheduleUpdateInput) -> ScheduleUpdate | None:
+    existing = found.description.schedule
+    if _declared_part(existing) == _declared_part(declared):
         return None
     log.info("schedule changed", name=name)
-    return ScheduleUpdate(schedule=replace(declared, state=there.state))
+    return ScheduleUpdate(schedule=replace(declared, state=existing.state))
 
 
-def _essence(schedule: Schedule) -> tuple[object, ...]:
-    """Return what we declare of a schedule, without what the server fills in."""
+def _declared_part(schedule: Schedule) -> tuple[object, ...]:
+    """Return the declared part of a schedule, without the defaults that the server adds."""
     action, spec = schedule.action, schedule.spec
     started = (
         (action.workflow, action.id, action.task_queue) if isinstance(action, ScheduleActionStartWorkflow) else None
@@ -189,7 +191,7 @@ def _essence(schedule: Schedule) -> tuple[object, ...]:
     return started, [interval.every for interval in spec.intervals], spec.jitter, schedule.policy.overlap
 
 
-def _is_ours(schedule: Schedule) -> bool:
+def _is_of_platform(schedule: Schedule) -> bool:
     action = schedule.action
     return (
         isinstance(action, ScheduleActionStartWorkflow)
@@ -199,8 +201,8 @@ def _is_ours(schedule: Schedule) -> bool:
 
 
 @contextmanager
-def _gone_meanwhile() -> Iterator[None]:
-    """Pass over a schedule that another worker, starting at the same moment, has deleted."""
+def _ignore_not_found() -> Iterator[None]:
+    """Ignore a schedule that another worker has deleted at the same time."""
     try:
         yield
     except RPCError as failed:
@@ -209,21 +211,21 @@ def _gone_meanwhile() -> Iterator[None]:
 
 
 def ensure_root_keys(root_keys: TransitRootKeys, regions: Sequence[str]) -> None:
-    """Make the platform's root key of each region, which the first service of a tenant there needs."""
+    """Create the platform's root key of each region, which the first service of a tenant needs."""
     for region in regions:
         key = root_keys.ensure(region)
         log.info("root key ready", key=key.name, version=key.version)
 
 
 def record_audit_keys(signer: TransitAuditSigner, platform: PlatformQueries) -> None:
-    """Put the public keys of the audit signer on record, for those who check and hold no identity at the key server."""
+    """Record the public keys of the audit signer, for verifiers without access to the key server."""
     keys = signer.public_keys()
     platform.record_audit_keys(keys)
-    log.info("audit keys on record", keys=sorted(keys))
+    log.info("audit keys recorded", keys=sorted(keys))
 
 
 async def ensure_watches(client: Client, regions: Sequence[str]) -> None:
-    """Have the root keys of each region watched; a watch that runs already is left alone."""
+    """Start root key monitoring for each region where it does not run."""
     for region in regions:
         await client.start_workflow(
             MonitorRootKeys.run,
@@ -231,35 +233,35 @@ async def ensure_watches(client: Client, regions: Sequence[str]) -> None:
             id=watch_workflow(region),
             task_queue=task_queue(region),
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            static_summary=f"the root keys that customers of {region} hold",
+            static_summary=f"root key monitoring of {region}",
         )
 
 
 async def ensure_canary(database: Database, gateway: WorkflowClient, region: str) -> None:
-    """Have the canary provisioned like any other tenant; raises CanaryMissing for as long as it is not active.
+    """Provision the canary tenant like any other tenant; raises CanaryMissing until it is active.
 
-    Every new tenant's gate attacks it, so without it no tenant becomes ready.
+    The isolation gate of each new tenant attacks it, so without it no tenant becomes active.
     """
-    if not await _provisioned(database, gateway, CANARY_TENANT_ID, "OpenKCM canary", region):
+    if not await _provision(database, gateway, CANARY_TENANT_ID, "OpenKCM canary", region):
         raise CanaryMissing
 
 
 async def ensure_mirror(database: Database, gateway: WorkflowClient, region: str) -> None:
-    """Have the mirror provisioned, whose own gate needs the canary; raises SecondCanaryMissing until it is active."""
-    if not await _provisioned(database, gateway, MIRROR_TENANT_ID, "OpenKCM mirror", region):
+    """Provision the second canary tenant, whose gate needs the first; raises SecondCanaryMissing until it is active."""
+    if not await _provision(database, gateway, MIRROR_TENANT_ID, "OpenKCM mirror", region):
         raise SecondCanaryMissing
 
 
-async def _provisioned(
+async def _provision(
     database: Database, gateway: WorkflowClient, tenant_id: str, organization: str, region: str
 ) -> bool:
-    state = await asyncio.to_thread(_request, database, tenant_id, organization, region)
+    state = await asyncio.to_thread(_request_tenant, database, tenant_id, organization, region)
     if state in {State.REQUESTED, State.FAILED}:
         await gateway.enable(tenant_id, region, f"bootstrap-{state}")
     return state is State.ACTIVE
 
 
-def _request(database: Database, tenant_id: str, organization: str, region: str) -> State:
+def _request_tenant(database: Database, tenant_id: str, organization: str, region: str) -> State:
     event = MarketplaceEvent(
         event_id="bootstrap",
         kind=EventKind.SERVICE_ENABLED,

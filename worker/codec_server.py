@@ -1,11 +1,11 @@
-"""`python -m worker.codec_server`: lets the Temporal UI show payloads, to operators who signed in.
+"""`python -m worker.codec_server`: decodes payloads in the Temporal UI for operators who signed in.
 
-It is a decryption oracle, so it stands apart from the worker: its own process and Vault identity (decrypt under
-payload keys, nothing else), loopback only, cross-origin answers to the Temporal UI alone, and no `/encode`. An
-operator signs in once with the codec token; the cookie that results is useless to other sites (SameSite) and to
-scripts (HttpOnly). Command lines send the token as a bearer token instead.
+It is a decryption oracle and therefore isolated from the worker: a separate process with a separate Vault identity
+(decryption with payload keys only), loopback only, cross-origin responses for the Temporal UI only, and no `/encode`.
+An operator signs in once with the codec token. The session cookie is not available to other sites (SameSite) or to
+scripts (HttpOnly). Command line clients send the token as a bearer token.
 
-Sessions of signed-in operators: random, kept in memory, gone after eight hours or a restart.
+Session ids are random, kept in memory, and expire after eight hours or at a restart.
 """
 
 import hmac
@@ -47,8 +47,8 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>OpenKCM p
 <h1>Payload codec</h1>{body}</html>"""
 _SIGN_IN = """<form method="post" action="/sign-in"><p><label>Codec token <input name="token" type="password" required
 autocomplete="off"></label> <button>Sign in</button></p>
-<p>It lies in the secret file <code>codec-token</code>.</p></form>"""
-_SIGNED_IN = """<p>You are signed in. In the Temporal UI click the glasses, choose <em>Use my browser setting</em>,
+<p>The token is in the secret file <code>codec-token</code>.</p></form>"""
+_SIGNED_IN = """<p>You are signed in. In the Temporal UI click the glasses icon, choose <em>Use my browser setting</em>,
 enter <code>{address}</code> and switch on <em>Include cross-origin credentials</em>.</p>"""
 
 
@@ -59,7 +59,7 @@ class CodecServer:
         self._cookies = SessionCookies()
 
     def app(self, ui_origins: Sequence[str]) -> Starlette:
-        """Return the application; only pages of `ui_origins` may read its answers."""
+        """Return the application; only pages of `ui_origins` may read its responses."""
         return Starlette(
             routes=[
                 Route("/", self.page),
@@ -79,7 +79,7 @@ class CodecServer:
         )
 
     async def page(self, request: Request) -> Response:
-        """Show the sign-in form, or that the operator is signed in."""
+        """Show the sign-in form, or the instructions for a signed-in operator."""
         signed_in = _SIGNED_IN.format(address=escape(str(request.base_url).rstrip("/")))
         return HTMLResponse(_PAGE.format(body=signed_in if self._signed_in(request) else _SIGN_IN))
 
@@ -87,18 +87,18 @@ class CodecServer:
         """Exchange the token for a session cookie."""
         form = parse_qs((await request.body())[:_LARGEST_FORM].decode(errors="replace"))
         if not self._is_token(form.get("token", [""])[0]):
-            log.warning("codec sign-in refused", client=_client(request))
-            return HTMLResponse(_PAGE.format(body=f"<p>This is not the token.</p>{_SIGN_IN}"), status_code=403)
+            log.warning("codec sign-in rejected", client=_client(request))
+            return HTMLResponse(_PAGE.format(body=f"<p>Wrong token.</p>{_SIGN_IN}"), status_code=403)
         log.info("codec sign-in", client=_client(request))
         answer = RedirectResponse("/", status_code=303)
         answer.set_cookie(_COOKIE, self._cookies.issue(), httponly=True, samesite="strict")
         return answer
 
     async def decode(self, request: Request) -> Response:
-        """Decode payloads (Temporal's remote codec protocol); each use is logged with the keys it touched."""
+        """Decode payloads (Temporal's remote codec protocol); each use is logged with the names of the keys."""
         if not self._signed_in(request):
-            log.warning("decode refused", client=_client(request))
-            return JSONResponse({"error": "sign in at this server's own page first"}, status_code=403)
+            log.warning("decode request rejected", client=_client(request))
+            return JSONResponse({"error": "sign in on this server's page first"}, status_code=403)
         if int(request.headers.get("content-length", _LARGEST_BODY + 1)) > _LARGEST_BODY:
             return JSONResponse({"error": "too large"}, status_code=413)
         try:

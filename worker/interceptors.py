@@ -1,9 +1,10 @@
-"""The one place where an activity's exception becomes Temporal's: retryability is a property of the error's class.
+"""Interceptors of activities: translation of errors, and the correlation id.
 
-What is not ours becomes "internal" with a reference into the log; its own text, which may hold anything, stays out of
-the history. Each failed attempt is also written to the step's row, which is what people watch.
+An OpenKcmError becomes an ApplicationError of Temporal; its class decides whether it is retryable. Any other exception
+becomes "internal" with a reference to the log: its text may contain secrets and must not enter the history. Each failed
+attempt is also written to the step's row, which pages and commands show.
 
-Gives every activity its workflow's id as correlation id, which adapters send along and audit records have.
+The workflow id is the correlation id of its activities; adapters send it to servers and audit events contain it.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ class FailureInterceptor(Interceptor):
         self._database = database
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002 - the SDK's name
-        """Put the translation around every activity."""
+        """Wrap each activity with the translation of errors."""
         return _Translation(next, self._database)
 
 
@@ -48,11 +49,11 @@ class _Translation(ActivityInboundInterceptor):
         except (FailureError, asyncio.CancelledError):
             raise
         except OpenKcmError as ours:
-            await self._note(input, ours.code, final=not ours.retryable)
+            await self._record_failed_attempt(input, ours.code, final=not ours.retryable)
             log.warning("step failed", code=ours.code, reason=ours.message, **_where())
             raise ApplicationError(
                 ours.message,
-                ours.hint,  # a detail, which the workflow reads that has somebody waiting for its answer
+                ours.hint,  # a detail, which the workflow returns to the caller of its update
                 type=ours.code,
                 non_retryable=not ours.retryable,
                 next_retry_delay=_delay(),
@@ -60,13 +61,13 @@ class _Translation(ActivityInboundInterceptor):
         except Exception:
             reference = uuid4().hex[:12]
             log.exception("step failed unexpectedly", reference=reference, **_where())
-            await self._note(input, "internal", final=False)
+            await self._record_failed_attempt(input, "internal", final=False)
             raise ApplicationError(
                 f"internal error, reference {reference} in the worker's log", type="internal", next_retry_delay=_delay()
             ) from None
 
-    async def _note(self, input: ExecuteActivityInput, code: str, *, final: bool) -> None:  # noqa: A002 - the SDK's name
-        """Write the failed attempt to the step's row; the database may be what failed, so this may fail too."""
+    async def _record_failed_attempt(self, input: ExecuteActivityInput, code: str, *, final: bool) -> None:  # noqa: A002 - the SDK's name
+        """Write the failed attempt to the step's row; this may fail too, because the database may be down."""
         step = input.args[0] if input.args else None
         name = activity.info().activity_type
         if not isinstance(step, StepInput) or name not in set(Step):
@@ -74,7 +75,7 @@ class _Translation(ActivityInboundInterceptor):
         try:
             await asyncio.to_thread(self._write, step, Step(name), code, final=final)
         except OpenKcmError as unwritten:
-            log.info("failed attempt not noted", code=unwritten.code, **_where())
+            log.info("failed attempt not recorded", code=unwritten.code, **_where())
 
     def _write(self, step: StepInput, name: Step, code: str, *, final: bool) -> None:
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -90,14 +91,14 @@ def _where() -> dict[str, object]:
 
 
 def _delay() -> timedelta:
-    """Return the wait before the next attempt: `timing`'s exponential one, spread so that a crowd does not march."""
+    """Return the backoff before the next attempt, with jitter so that many retries do not coincide."""
     wait = min(timing.FIRST_RETRY_SECONDS * 2 ** (activity.info().attempt - 1), timing.LARGEST_RETRY_SECONDS)
-    return timedelta(seconds=wait * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - spreads load, guards nothing
+    return timedelta(seconds=wait * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - jitter, no secret
 
 
 class CorrelationInterceptor(Interceptor):
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002 - the SDK's name
-        """Put the id around every activity; the SDK hands the context on to the activity's thread."""
+        """Set the correlation id for each activity; the SDK copies the context to the activity's thread."""
         return _Correlated(next)
 
 

@@ -1,18 +1,16 @@
-"""Encrypts what goes into workflow histories, each tenant's under its own key (AES-256-GCM, RFC 5116).
+"""Encryption of workflow payloads with one key for each tenant (AES-256-GCM, RFC 5116).
 
-Which tenant a payload belongs to is read from the workflow id that Temporal itself hands over, not from the payload.
-A payload names the Transit key and carries the wrapped data key in its metadata, so that whoever may ask Transit can
-open it without any other store. The metadata is authenticated, so a payload cannot be relabelled for another key.
-Nonces are random: one data key writes far below the 2^32 messages for which that is safe (NIST SP 800-38D, 8.3).
+The tenant of a payload is read from the workflow id that Temporal passes to the codec, not from the payload. The
+metadata of a payload contains the name of the Transit key and the wrapped data key, so a process with access to Transit
+can decrypt it without another store. The metadata is authenticated, so a payload cannot be assigned to another key.
+Nonces are random: one data key encrypts far fewer than the 2^32 messages for which that is safe (NIST SP 800-38D, 8.3).
 
-Data keys for workflow payloads: one per tenant, wrapped by the tenant's own payload key in Transit.
-
-Until a tenant's payload key exists its few payloads, which carry ids only, lie under the platform's key. From
-`learn` on (or from the first payload of the tenant that is opened here) they lie under the tenant's, so deleting that
-one Transit key makes every later payload of the tenant unreadable, in histories and in backups alike. Nothing here
-asks Vault while a payload is written: an alarm can be raised in a workflow while Vault is down. Nothing is evicted
-but on purpose, when a tenant has left: a tenant has one data key of a few hundred bytes, and forgetting it puts its
-payloads back under the platform's.
+Each tenant has one data key, which its payload key in Transit wraps. Before that key exists, the tenant's few payloads,
+which contain only ids, are encrypted under the platform's key. After `learn`, or after the first payload of the tenant
+was decrypted here, its payloads are encrypted under the tenant's key. To delete this one Transit key makes all later
+payloads of the tenant unreadable, in histories and in backups. Encoding never calls Vault, so a workflow can raise an
+alert while Vault is down. Data keys are removed only after an offboarding: each is a few hundred bytes, and without its
+data key a tenant's payloads would again be encrypted under the platform's key.
 """
 
 import asyncio
@@ -54,7 +52,7 @@ _KEY_NAME = re.compile(rf"{re.escape(PLATFORM_KEY)}|{ids.payload_key('[a-z0-9][a
 
 @dataclass(frozen=True, slots=True)
 class DataKey:
-    """32 bytes for AES-256-GCM, beside the same bytes wrapped by the Transit key `key_name`."""
+    """A 32-byte key for AES-256-GCM, and the same key wrapped by the Transit key `key_name`."""
 
     key_name: str
     wrapped: str
@@ -67,26 +65,26 @@ class PayloadKeyCache:
         self._lock = threading.Lock()
         self._platform: DataKey | None = None
         self._current: dict[str, DataKey] = {}
-        self._opened: dict[str, DataKey] = {}
+        self._unwrapped: dict[str, DataKey] = {}
 
     def open_platform_key(self) -> None:
-        """Fetch the platform's data key; needed once, before the first payload is written."""
+        """Fetch the platform's data key; required once, before the first payload is encrypted."""
         plain, wrapped = self._keys.new_data_key(PLATFORM_KEY)
         self._platform = DataKey(PLATFORM_KEY, wrapped, plain)
 
     def learn(self, tenant_id: str, data_key: bytes, wrapped: str) -> None:
-        """Use this data key for the tenant from now on; the first one learned stays."""
+        """Encrypt the tenant's payloads with this data key; the first learned key stays in use."""
         self._keep(DataKey(ids.payload_key(tenant_id), wrapped, data_key))
 
     def forget(self, tenant_id: str) -> None:
-        """Forget the tenant's data keys, whose Transit key is destroyed: nothing here opens its payloads any more."""
+        """Remove the tenant's data keys after their Transit key was destroyed; its payloads are unreadable then."""
         name = ids.payload_key(tenant_id)
         with self._lock:
             self._current.pop(name, None)
-            self._opened = {wrapped: key for wrapped, key in self._opened.items() if key.key_name != name}
+            self._unwrapped = {wrapped: key for wrapped, key in self._unwrapped.items() if key.key_name != name}
 
     def current(self, tenant_id: str | None) -> DataKey:
-        """Return the key to write a payload with; `tenant_id` is None for the platform's own workflows."""
+        """Return the data key for encryption; `tenant_id` is None for the platform's workflows."""
         if self._platform is None:
             raise RuntimeError("open_platform_key was not called")
         if tenant_id is None:
@@ -95,9 +93,9 @@ class PayloadKeyCache:
             return self._current.get(ids.payload_key(tenant_id), self._platform)
 
     async def open(self, key_name: str, wrapped: str) -> bytes:
-        """Return the data key a payload was written with, from memory or from Vault."""
+        """Return the data key of a payload, from memory or from Vault."""
         with self._lock:
-            known = self._opened.get(wrapped)
+            known = self._unwrapped.get(wrapped)
             if known is not None and known.key_name == key_name:
                 return known.plain
         if self._platform is not None and (key_name, wrapped) == (self._platform.key_name, self._platform.wrapped):
@@ -110,7 +108,7 @@ class PayloadKeyCache:
         with self._lock:
             if key.key_name != PLATFORM_KEY:
                 self._current.setdefault(key.key_name, key)
-            self._opened[key.wrapped] = key
+            self._unwrapped[key.wrapped] = key
 
 
 class TenantCodec(PayloadCodec, WithSerializationContext):
@@ -127,7 +125,7 @@ class TenantCodec(PayloadCodec, WithSerializationContext):
         return self if tenant_id == self._tenant_id else type(self)(self._keyring, tenant_id)
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Encrypt; what is empty stays empty, so that those without a key can tell that a call returned nothing."""
+        """Encrypt all payloads except null: clients without a key must recognise a call without a result."""
         key = self._keyring.current(self._tenant_id)
         cipher = AESGCM(key.plain)
         encoded = []
@@ -136,13 +134,13 @@ class TenantCodec(PayloadCodec, WithSerializationContext):
                 encoded.append(payload)
                 continue
             nonce = os.urandom(_NONCE_BYTES)
-            sealed = cipher.encrypt(nonce, payload.SerializeToString(), _bound(key.key_name, key.wrapped))
+            ciphertext = cipher.encrypt(nonce, payload.SerializeToString(), _bound(key.key_name, key.wrapped))
             metadata = {"encoding": ENCODING, "key": key.key_name.encode(), "data-key": key.wrapped.encode()}
-            encoded.append(Payload(metadata=metadata, data=nonce + sealed))
+            encoded.append(Payload(metadata=metadata, data=nonce + ciphertext))
         return encoded
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Decrypt what this codec wrote and pass on what others wrote (the marketplace's ids are plain)."""
+        """Decrypt the payloads of this codec; return all others unchanged (the marketplace sends plain ids)."""
         return [await self._decode(payload) for payload in payloads]
 
     async def _decode(self, payload: Payload) -> Payload:
@@ -150,18 +148,18 @@ class TenantCodec(PayloadCodec, WithSerializationContext):
             return payload
         key_name, wrapped = _label(payload)
         plain = await self._keyring.open(key_name, wrapped)
-        nonce, sealed = payload.data[:_NONCE_BYTES], payload.data[_NONCE_BYTES:]
+        nonce, ciphertext = payload.data[:_NONCE_BYTES], payload.data[_NONCE_BYTES:]
         try:
-            return Payload.FromString(AESGCM(plain).decrypt(nonce, sealed, _bound(key_name, wrapped)))
+            return Payload.FromString(AESGCM(plain).decrypt(nonce, ciphertext, _bound(key_name, wrapped)))
         except InvalidTag:
             raise WrongContext from None
 
 
 def _label(payload: Payload) -> tuple[str, str]:
-    """Return the Transit key and the wrapped data key a payload names; anybody may have written them.
+    """Return the Transit key and the wrapped data key in a payload's metadata, which is untrusted input.
 
     Raises:
-        WrongContext: it names what is no payload key. Only a payload key's name may become part of a request to Vault.
+        WrongContext: the name is not that of a payload key. No other name may become part of a request to Vault.
     """
     try:
         key_name, wrapped = payload.metadata["key"].decode("ascii"), payload.metadata["data-key"].decode("ascii")
@@ -173,23 +171,23 @@ def _label(payload: Payload) -> tuple[str, str]:
 
 
 class SharedPydanticConverter(PydanticPayloadConverter):
-    """Pydantic models as JSON, with one set of converters for all.
+    """A converter of Pydantic models to JSON; all instances share their stateless parts.
 
-    The SDK makes a converter of this class for each workflow it runs and twice for each of its tasks. What is in one
-    depends on nothing but is dear to make, and remembers the models it has met, so all have the same.
+    The SDK creates an instance for each workflow and two for each workflow task. The shared parts are expensive to
+    create and cache the models, so they are created once.
     """
 
-    _made = PydanticPayloadConverter()
+    _shared = PydanticPayloadConverter()
 
     def __init__(self) -> None:
-        self.converters = self._made.converters
+        self.converters = self._shared.converters
 
 
 class TenantConverter(DataConverter):
     """Pydantic models, encrypted by `TenantCodec`.
 
-    The SDK asks for a converter with a context for every single payload. Of what ours is made of only the codec
-    depends on it, so the rest is shared instead of built anew, which took a sixth of the worker's time.
+    The SDK requests a converter with a context for each payload. Only the codec depends on the context, so all else is
+    shared; to build it again took a sixth of the worker's time.
     """
 
     def __init__(self, codec: TenantCodec) -> None:
@@ -200,11 +198,11 @@ class TenantConverter(DataConverter):
         codec = self.payload_codec.with_context(context) if isinstance(self.payload_codec, TenantCodec) else None
         if codec is self.payload_codec:
             return self
-        mine: Self = copy(self)
-        object.__setattr__(mine, "payload_codec", codec)
-        return mine
+        converter: Self = copy(self)
+        object.__setattr__(converter, "payload_codec", codec)
+        return converter
 
 
 def _bound(key_name: str, wrapped: str) -> bytes:
-    # Transit names hold no line break, so the two parts cannot be shifted into one another.
+    # A Transit key name has no line break, so the encoding of the parts is unambiguous.
     return b"\n".join((ENCODING, key_name.encode(), wrapped.encode()))

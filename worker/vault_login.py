@@ -1,4 +1,4 @@
-"""Who a process of this package is at the key server; apart from `wiring`, which loads everything the worker needs."""
+"""The login of this package's processes at the key server; separate from `wiring`, which imports the whole worker."""
 
 from config import secrets
 from config.secrets import Role, read_secret
@@ -7,7 +7,7 @@ from vault.auth.client import VaultSession
 
 
 def open_vault(settings: Settings, role: Role) -> VaultSession:
-    """Return a session at OpenBao or Vault as this process may use it."""
+    """Return a session at OpenBao or Vault with the identity of a role."""
     return VaultSession(
         settings.vault_url,
         role,

@@ -1,7 +1,4 @@
-"""Builds every adapter and activity of the worker; the one place where implementations are chosen.
-
-The part of the wiring that is about evidence: what attacks a tenant, and what holds the books against each other.
-"""
+"""Construction of every adapter and activity of the worker; only this module chooses implementations."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -111,11 +108,11 @@ _RENDERINGS: Mapping[ReportFormat, Rendering] = MappingProxyType(
 )
 
 _STICKY = timedelta(seconds=2)
-"""How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
+"""How long a workflow task waits for the worker that has the workflow in its cache; a killed worker costs this much."""
 
 
 def utc_now() -> datetime:
-    """Return the present."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
@@ -137,12 +134,12 @@ class WorkerDependencies:
 
     @property
     def converter(self) -> DataConverter:
-        """The converter whose codec encrypts each tenant's payloads under its own key."""
+        """Return the converter whose codec encrypts each tenant's payloads under the tenant's key."""
         return TenantConverter(TenantCodec(self.keyring))
 
 
 def open_database(settings: Settings, role: Role, clock: Clock = utc_now) -> Database:
-    """Return the database as this process may use it."""
+    """Return the database with the identity of a role."""
     folder = settings.secrets
     return Database(
         settings.postgres_url,
@@ -159,10 +156,10 @@ def build(
     vault: VaultSession | None = None,
     meter: MetricMeter = MetricMeter.noop,
 ) -> WorkerDependencies:
-    """Build everything; nothing is connected yet, so nothing can fail for a server that is down.
+    """Build all dependencies without a connection, so that no unreachable server makes it fail.
 
-    `clock` is what rows, their contexts and certificates go by; `vault` is the worker's session, opened unless given;
-    `meter` is that of the process, on which each metric is exported from now on.
+    `clock` gives the time for rows, contexts and certificates. `vault` is the worker's session, created if None.
+    `meter` is the meter of the process, on which all metrics are exported.
     """
     database, vault = open_database(settings, Role.WORKER, clock), vault or open_vault(settings, Role.WORKER)
     tokens = TenantTokens(vault, read_secret(settings.secrets, secrets.BOUNDARY_IDENTITY))
@@ -177,27 +174,27 @@ def build(
     keys = TenantKeyActivities(database, tenant_keys, fingerprints, payload_keys, keyring, clock, metrics)
     queries = PlatformQueries(database)
     certificates = TenantCaActivities(database, queries, authorities, clock)
-    announcer = NotificationOutbox(tuple(senders), settings.dashboard_url)
-    records = ProvisioningActivities(database, announcer, clock, metrics)
-    shelf = RootKeyCache(
+    outbox = NotificationOutbox(tuple(senders), settings.dashboard_url)
+    records = ProvisioningActivities(database, outbox, clock, metrics)
+    root_key_cache = RootKeyCache(
         lambda region: PlatformRootKey(root_keys, region), RootKeyProviders(reach(settings)), tenant_keys.decrypt
     )
     intake = read_secret(settings.secrets, secrets.INTAKE_KEY)
     changes = RootKeyActivities(
         database,
         tenant_keys,
-        shelf,
+        root_key_cache,
         lambda tenant, request, sealed: decrypt_credentials(intake, tenant, request, sealed),
-        announcer,
+        outbox,
     )
     rotation = RotationActivities(
-        database, queries, tenant_keys, fingerprints, shelf, announcer, settings.rewrap_per_second, metrics
+        database, queries, tenant_keys, fingerprints, root_key_cache, outbox, settings.rewrap_per_second, metrics
     )
     grace = settings.root_key_grace_seconds
-    standing = TenantStatusActivities(database, announcer, grace, clock)
-    approvals = ApprovalActivities(database, announcer, timedelta(hours=settings.approval_hours))
+    standing = TenantStatusActivities(database, outbox, grace, clock)
+    approvals = ApprovalActivities(database, outbox, timedelta(hours=settings.approval_hours))
     pace = PollIntervals(settings.root_key_check_seconds, settings.root_key_idle_check_seconds, grace)
-    watch = RootKeyHealthActivities(database, queries, shelf, pace, clock)
+    watch = RootKeyHealthActivities(database, queries, root_key_cache, pace, clock)
     isolation = IsolationGateActivities(
         database, RowSecuritySuite(database), VaultTenantIsolationSuite(vault, tokens, clock), clock, metrics
     )
@@ -205,7 +202,7 @@ def build(
     services = ServiceActivities(
         database,
         tenant_keys,
-        shelf,
+        root_key_cache,
         authorities,
         timedelta(hours=settings.service_certificate_hours),
         clock,
@@ -213,33 +210,33 @@ def build(
     signer = TransitAuditSigner(vault)
     recorded = CheckpointSigner(queries, signer)
     heads = AuditCheckpointActivities(database, queries, recorded)
-    on_keys, fronts = (
-        key_attacks(database, queries, vault, tokens, shelf),
+    on_keys, through_listeners = (
+        key_attacks(database, queries, vault, tokens, root_key_cache),
         front_attacks(settings, database, vault, clock),
     )
     examination = IsolationAssessmentActivities(
         database,
         queries,
-        attacks(isolation, on_keys, fronts),
+        attacks(isolation, on_keys, through_listeners),
         recorded,
         clock,
         metrics,
-        begin_anew=fronts.forget_round,
+        begin_anew=through_listeners.forget_round,
     )
     offboarding = open_vault(settings, Role.OFFBOARDING)
-    leaving = GracePeriodActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
+    leaving = GracePeriodActivities(database, outbox, timedelta(days=settings.offboard_grace_days), clock)
     destruction = DestructionActivities(
         database,
         TransitDestroyer(offboarding, vault),
         keyring,
         signer,
-        announcer,
+        outbox,
         settings.backup_days,
         clock,
     )
     rolls = AuthorityActivities(database, queries, authorities)
     revocation = RevocationActivities(database, queries, authorities)
-    expiry = ExpiryActivities(database, queries, authorities, announcer, clock, metrics)
+    expiry = ExpiryActivities(database, queries, authorities, outbox, clock, metrics)
     reports = ReportActivities(
         database, read_stated, _RENDERINGS, recorded, version("openkcm-tenant-controller"), clock
     )
@@ -331,8 +328,8 @@ def build(
             revocation.publish_revocation_lists,
             expiry.check_expiry,
             rotation.find_due_rotations,
-            StalledRotationActivities(database, queries, announcer, metrics).check_rotations,
-            RootKeyVersionActivities(database, queries, shelf).notice_root_key_versions,
+            StalledRotationActivities(database, queries, outbox, metrics).check_rotations,
+            RootKeyVersionActivities(database, queries, root_key_cache).notice_root_key_versions,
             examination.find_due_examinations,
         ),
         interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
@@ -340,7 +337,7 @@ def build(
 
 
 def workers(client: Client, parts: WorkerDependencies) -> list[Worker]:
-    """Return one worker for each region's queue and one for the platform's own."""
+    """Return one worker for each region's task queue and one for the platform's."""
     settings = parts.settings
     pool = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="activity")
     drain = timedelta(seconds=settings.drain_seconds)
@@ -354,15 +351,14 @@ def workers(client: Client, parts: WorkerDependencies) -> list[Worker]:
             activity_executor=pool,
             max_concurrent_activities=settings.worker_threads,
             interceptors=parts.interceptors,
-            # The sandbox finds a clock or a random number in workflow code; tests/workflows run every workflow in it,
-            # so it is found there. Here it took 30 % of the worker's CPU (docs/decisions), half of that to ask, for
-            # each payload, which workflow the payload belongs to.
+            # The sandbox detects nondeterminism; tests/workflows run every workflow in it. Here it took 30 % of the
+            # worker's CPU (docs/adr), half of that to determine the workflow of each payload.
             workflow_runner=UnsandboxedWorkflowRunner(),
             sticky_queue_schedule_to_start_timeout=_STICKY,
             graceful_shutdown_timeout=drain,
-            # Nothing of ours is stored outside the histories; more than one would make a task of each payload's visit.
+            # No payload is stored outside the histories; a higher value would create a task for each payload.
             max_workflow_task_external_storage_concurrency=1,
-            # A payload that no longer fits its model must fail the run visibly instead of looping for ever.
+            # A payload that does not match its model must fail the run visibly instead of endless retries.
             workflow_failure_exception_types=[ValidationError],
         )
 
@@ -371,7 +367,7 @@ def workers(client: Client, parts: WorkerDependencies) -> list[Worker]:
 
 
 def reach(settings: Settings) -> EgressPolicy:
-    """Return how this process may reach the servers that hold customers' root keys."""
+    """Return the policy for connections to the servers that hold customers' root keys."""
     return EgressPolicy(
         aws_endpoint=settings.aws_kms_endpoint,
         pkcs11_module=settings.pkcs11_module,
@@ -400,33 +396,37 @@ def _senders(settings: Settings) -> Mapping[Channel, Sender]:
 
 
 def attacks(
-    isolation: IsolationGateActivities, keys: KeyIsolationSuite, fronts: CryptoApiIsolationSuite
+    isolation: IsolationGateActivities, keys: KeyIsolationSuite, listeners: CryptoApiIsolationSuite
 ) -> tuple[Attack, ...]:
-    """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
-    return (isolation.attack, keys, fronts)
+    """Return the attacks of an isolation assessment in their order; the quick ones first."""
+    return (isolation.attack, keys, listeners)
 
 
 def key_attacks(
-    database: Database, queries: PlatformQueries, vault: VaultSession, tokens: TenantTokens, shelf: RootKeyCache
+    database: Database,
+    queries: PlatformQueries,
+    vault: VaultSession,
+    tokens: TenantTokens,
+    root_key_cache: RootKeyCache,
 ) -> KeyIsolationSuite:
-    """Return the attacks on a tenant's keys and on what lies under them."""
+    """Return the attacks on a tenant's keys and wraps."""
     tenant_keys, fingerprints = TransitTenantKeys(vault, tokens), TransitFingerprints(vault, tokens)
     probes = VaultKeyControlSuite(vault, tokens), KeyLineageSuite(database)
-    return KeyIsolationSuite(database, queries, tenant_keys, fingerprints, shelf, *probes)
+    return KeyIsolationSuite(database, queries, tenant_keys, fingerprints, root_key_cache, *probes)
 
 
 def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> CryptoApiIsolationSuite:
-    """Return the attacks through the crypto service's doors, which are where customers are told that they are."""
-    doors = Endpoints(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
+    """Return the attacks through the crypto service's public endpoints, at the addresses that customers use."""
+    endpoints = Endpoints(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
     connections = ProbeServiceConnections(settings.temporal_address, settings.promise_seconds)
     probes = ProbeServices(database, connections, clock)
     return CryptoApiIsolationSuite(
-        database, CryptoApiSuite(doors), ForgedCertificateSigner(vault, clock), probes, clock
+        database, CryptoApiSuite(endpoints), ForgedCertificateSigner(vault, clock), probes, clock
     )
 
 
 def reconciling(settings: Settings, database: Database, clock: Clock, metrics: Metrics) -> ReconcileActivities:
-    """Return what holds the key server's own log, where it can be read here, against the streams."""
+    """Return the reconciliation of the audit streams with the key server's log, where it can be read here."""
     path = settings.key_server_log
     read = None if path is None else lambda since, progress: read_log(files_of(path), since, progress)
     return ReconcileActivities(database, read, partial(our_records, database), clock, metrics)

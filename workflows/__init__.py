@@ -1,7 +1,7 @@
-"""The life of a tenant as durable workflows, one file an operation, each reading as a runbook.
+"""The lifecycle of a tenant as durable workflows, with one module for each operation.
 
-`tenant` is the long-lived entity that owns the state and runs one operation at a time; `provision` makes a tenant
-ready; `service` connects one service and keeps it connected; `timing` holds every deadline and retry; `gateway` is
-the only door into Temporal for other processes and is imported by no workflow. No I/O, clock or randomness but
-Temporal's own; no key, token or customer's name in any payload.
+`tenants` is the long-lived tenant workflow, which owns the state and runs one operation at a time. `provisioning` makes
+a tenant active, and `services` connects a service and renews its certificates. `runtime.timeouts` holds every timeout
+and retry. `client` is the only interface to Temporal for other processes, and no workflow imports it. Workflows use no
+I/O, clock or randomness except Temporal's. No payload contains a key, a token or a customer's name.
 """

@@ -1,10 +1,8 @@
-"""The part of a tenant's entity in which two people do something: one asks, another approves, and then it is done.
+"""The handlers of the tenant workflow for approvals and for the key policy.
 
-What waits is remembered with its time and shown in the Temporal UI. What an approval opens is done by the same handlers
-as if it was asked for directly, and is judged where it is done (activities/approvals.py): an entity that forgot, was
-forged or was started anew opens nothing by that.
-
-The part of a tenant's entity that changes what the tenant asks of its keys.
+An approved action runs by the same handlers as a direct request. Pending requests are kept with their expiry and shown
+in the Temporal UI. The activity of each action verifies the approval (activities/approvals.py), so a forged, restarted
+or outdated workflow cannot bypass it.
 """
 
 import asyncio
@@ -48,18 +46,18 @@ with workflow.unsafe.imports_passed_through():
 
 Request = TypeVar("Request", bound=ApprovalRef)
 
-_SHORTEST = timedelta(seconds=1)
-"""The least time to the next look at what expires: PostgreSQL's clock decides, and may be a little behind."""
+_MIN_WAIT = timedelta(seconds=1)
+"""The shortest wait for an expiry: PostgreSQL's clock decides, and it may be slightly behind."""
 
 
 class PolicyHandlers(RootKeyHandlers):
-    @workflow.update(name="change-policy", description="Change how old keys may become and what needs two people")
+    @workflow.update(name="change-policy", description="Change cryptoperiods and the actions that need an approval")
     async def change_policy(self, request: PolicyRequest) -> None:
         await self._set_policy(request)
 
     @change_policy.validator
     def _may_change_policy(self, request: PolicyRequest) -> None:
-        self._refuse_unless_in(LIVE)
+        self._require_state(LIVE)
         try:
             parse_policy(request.tenant_key_days, request.service_key_days, request.four_eyes)
         except PolicyRefused as refused:
@@ -76,22 +74,22 @@ class PolicyHandlers(RootKeyHandlers):
 class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)
-        self._approving = asyncio.Lock()
-        self._carried_out: set[str] = set()
+        self._approval_lock = asyncio.Lock()
+        self._executed: set[str] = set()
 
-    @workflow.update(name="propose", description="Let a stored request wait for a second person")
+    @workflow.update(name="propose", description="Admit a stored request for approval by a second person")
     async def propose(self, request: ApprovalRequest) -> None:
-        async with self._approving:
+        async with self._approval_lock:
             step = self._approval_step(request.approval_id)
             try:
                 result = await run_local_activity(
-                    ApprovalActivities.admit_approval, step, "let a request wait for a second person"
+                    ApprovalActivities.admit_approval, step, "admit a request for approval"
                 )
             except ActivityError as failed:
                 raise refusal_of(failed) from None
-            self._keep(result)
+            self._store(result)
         if result.told is not None:
-            self._to_tell.append(
+            self._notifications.append(
                 AnnounceInput(tenant_id=step.tenant_id, operation_id=step.operation_id, kind=result.told)
             )
         if result.state is ApprovalState.REFUSED:
@@ -100,11 +98,11 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
     @propose.validator
     def _may_propose(self, request: ApprovalRequest) -> None:
         del request
-        self._refuse_unless_in(LIVE | {State.LEAVING})
+        self._require_state(LIVE | {State.LEAVING})
 
-    @workflow.update(name="decide", description="Do what the votes on a request say")
+    @workflow.update(name="decide", description="Approve or reject a request by its votes")
     async def decide(self, request: ApprovalRequest) -> None:
-        async with self._approving:
+        async with self._approval_lock:
             step = self._approval_step(request.approval_id)
             try:
                 result = await run_local_activity(
@@ -112,32 +110,34 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
                 )
             except ActivityError as failed:
                 raise refusal_of(failed) from None
-            self._keep(result)
-        if result.state is ApprovalState.APPROVED and request.approval_id not in self._carried_out:
-            await self._carry_out(request.approval_id, result)
+            self._store(result)
+        if result.state is ApprovalState.APPROVED and request.approval_id not in self._executed:
+            await self._execute_approved(request.approval_id, result)
 
     @decide.validator
     def _may_decide(self, request: ApprovalRequest) -> None:
         del request
-        self._refuse_unless_in(LIVE | {State.LEAVING})
+        self._require_state(LIVE | {State.LEAVING})
 
-    async def _carry_out(self, approval_id: str, result: ApprovalResult) -> None:
-        self._carried_out.add(approval_id)
+    async def _execute_approved(self, approval_id: str, result: ApprovalResult) -> None:
+        self._executed.add(approval_id)
         code, failed = "", None
         try:
-            await self._approved(result, approval_id)
+            await self._approved_action(result, approval_id)
         except ApplicationError as stopped:
             code, failed = stopped.type or "internal", stopped
         step = CloseApprovalInput(**self._approval_step(approval_id).model_dump(), code=code)
-        async with self._approving:
-            self._keep(
-                await run_local_activity(ApprovalActivities.close_approval, step, f"{result.action} · on record")
+        async with self._approval_lock:
+            self._store(
+                await run_local_activity(
+                    ApprovalActivities.close_approval, step, f"{result.action} · record the result"
+                )
             )
         if failed is not None:
             raise failed
 
-    def _approved(self, result: ApprovalResult, approval_id: str) -> Awaitable[None]:
-        """Return the doing of what was approved: of each action one line, which gives it `approval_id` along."""
+    def _approved_action(self, result: ApprovalResult, approval_id: str) -> Awaitable[None]:
+        """Return the execution of an approved action, which gets `approval_id` for its verification."""
         argument = result.argument | {"approval_id": approval_id}
         match result.action:
             case Action.LOCK:
@@ -145,43 +145,43 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
             case Action.CHANGE_POLICY:
                 return self._set_policy(PolicyRequest.model_validate(argument))
             case Action.ROOT_KEY_TO_PLATFORM:
-                return self._when_free(ROOT_KEY_CHANGE, self._change, RootKeyRequest.model_validate(argument))
+                return self._run_when_idle(ROOT_KEY_CHANGE, self._change, RootKeyRequest.model_validate(argument))
             case Action.OFFBOARD:
                 leave = OffboardRequest.model_validate(argument | {"reason": LeaveReason.CUSTOMER})
-                return self._when_free(LEAVING, self._leave_on_demand, leave)
+                return self._run_when_idle(LEAVING, self._leave_on_demand, leave)
             case Action.COMPROMISE:
                 rotate = RotateRequest.model_validate(argument | {"request_id": approval_id, "compromised": True})
-                return self._when_free(ROTATION, self._rotate_on_demand, rotate)
+                return self._run_when_idle(ROTATION, self._rotate_on_demand, rotate)
             case Action.RETIRE_KEY_VERSION:
-                return self._when_free(RETIREMENT, self._retire, RetireVersionRequest.model_validate(argument))
+                return self._run_when_idle(RETIREMENT, self._retire, RetireVersionRequest.model_validate(argument))
 
-    async def _when_free(self, operation: str, do: Callable[[Request], Awaitable[None]], request: Request) -> None:
-        """Do it after what runs: two people have agreed, and would have to do so again."""
+    async def _run_when_idle(self, operation: str, do: Callable[[Request], Awaitable[None]], request: Request) -> None:
+        """Run an approved action after the current operation, because a rejection would need a new approval."""
         while self._operation is not None:
             await workflow.wait_condition(lambda: self._operation is None)
-        with self._at_work(operation):
+        with self._running(operation):
             await do(request)
 
-    def _next_end(self) -> datetime | None:
-        """Return when the next request that waits is over; None while none waits."""
+    def _next_expiry(self) -> datetime | None:
+        """Return when the next pending request expires; None when none is pending."""
         return min((one.expires_at for one in self._memory.waiting), default=None)
 
     def _until(self, ends: datetime | None) -> timedelta | None:
-        return None if ends is None else max(ends - workflow.now(), _SHORTEST)
+        return None if ends is None else max(ends - workflow.now(), _MIN_WAIT)
 
     def _is_overdue(self) -> bool:
-        ends = self._next_end()
+        ends = self._next_expiry()
         return ends is not None and workflow.now() >= ends
 
     async def _expire(self) -> None:
-        async with self._approving:
-            self._keep(
-                await run_local_activity(ApprovalActivities.expire_approvals, self._step("expiry"), "end what is over")
+        async with self._approval_lock:
+            self._store(
+                await run_local_activity(ApprovalActivities.expire_approvals, self._step("expiry"), "expire requests")
             )
         if self._is_overdue():
-            await workflow.sleep(_SHORTEST, summary="another look at what is over")
+            await workflow.sleep(_MIN_WAIT, summary="retry the expiry of requests")
 
-    def _keep(self, result: WaitingResult) -> None:
+    def _store(self, result: WaitingResult) -> None:
         self._remember(waiting=result.waiting)
         self._show(self._memory.state)
 

@@ -1,4 +1,4 @@
-"""The platform's own scheduled work: audit heads, the outbox, credentials that nobody came for, keys that are due."""
+"""Scheduled workflows of the audit stream: signed checkpoints and reconciliation."""
 
 from temporalio import workflow
 
@@ -13,7 +13,7 @@ class SignAuditCheckpoints:
     async def run(self) -> None:
         await workflow.execute_activity_method(
             AuditCheckpointActivities.sign_audit_heads,
-            summary="sign the heads of audit streams that grew",
+            summary="sign checkpoints of audit streams with new records",
             start_to_close_timeout=timing.HEADS_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
@@ -26,7 +26,7 @@ class ReconcileAudit:
     async def run(self) -> None:
         await workflow.execute_activity_method(
             ReconcileActivities.reconcile_audit,
-            summary="hold the key server's own log against the audit streams",
+            summary="reconcile the key server's log with the audit streams",
             start_to_close_timeout=timing.RECONCILE_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,

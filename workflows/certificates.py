@@ -1,16 +1,12 @@
-"""The platform's scheduled work on all that ends: authorities, revocation lists, and what was not renewed.
+"""Workflows of certificates: rotation of a tenant CA, CRLs, and the checks for late renewals.
 
-Nothing here waits for a tenant. What is due is asked of the database anew each time, so a run that was lost, or a
-tenant that was busy, costs an hour and never a certificate.
+The scheduled workflows wait for no tenant. Each run reads the due items from the database again, so a lost run or a
+busy tenant delays them by an hour and loses no certificate.
 
-RotateCertificateAuthority: another certificate authority for a tenant, with the one before believed while its leaves
-last.
-
-The steps carry the numbers of docs/certificates.md, which argues their order. The overlap is no part of this workflow:
-when it is over is on record with the leaves, and a schedule ends it (`workflows/certificates.py`). So a roll takes
-seconds, its history is short, and the tenant is free for other operations during the days in which two are believed.
-
-The part of a tenant's entity that rolls its certificate authority and has its revocation lists made anew.
+RotateCertificateAuthority replaces a tenant CA; the former CA is trusted while its leaves are valid. The step numbers
+are those of docs/certificates.md, which explains their order. The overlap is not part of this workflow: the leaves'
+records show when it is over, and a schedule ends it. So a rotation takes seconds, its history is short, and the tenant
+can run other operations during the days with two trusted CAs.
 """
 
 import asyncio
@@ -46,8 +42,8 @@ with workflow.unsafe.imports_passed_through():
 
 
 AUTHORITY_DUE = "authority-due"
-"""The signal by which a tenant's entity is asked to roll its authority."""
-_TOLD_AT_ONCE = 50
+"""The signal that requests a CA rotation from the tenant workflow."""
+_SIGNALS_AT_ONCE = 50
 
 
 @workflow.defn(name="RollDueAuthorities")
@@ -56,14 +52,14 @@ class RotateDueCertificateAuthorities:
     async def run(self) -> None:
         await workflow.execute_activity_method(
             RevocationActivities.end_authorities,
-            summary="end former authorities whose certificates have expired",
+            summary="end former tenant CAs whose certificates have expired",
             start_to_close_timeout=timing.HEADS_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )
         due = await workflow.execute_activity_method(
             AuthorityActivities.due_authorities,
-            summary="whose authority is to be rolled",
+            summary="find tenants whose CA is due for rotation",
             start_to_close_timeout=timing.ATTEMPT,
             retry_policy=timing.RETRY,
         )
@@ -76,7 +72,7 @@ class PublishRevocationLists:
     async def run(self) -> None:
         await workflow.execute_activity_method(
             RevocationActivities.publish_revocation_lists,
-            summary="make stale revocation lists anew",
+            summary="publish stale CRLs again",
             start_to_close_timeout=timing.HEADS_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
@@ -89,17 +85,17 @@ class CheckExpiry:
     async def run(self) -> None:
         late = await workflow.execute_activity_method(
             ExpiryActivities.check_expiry,
-            summary="raise the alarm for what was not renewed",
+            summary="alert on late renewals",
             start_to_close_timeout=timing.HEADS_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )
-        for first in range(0, len(late.services), _TOLD_AT_ONCE):
-            await asyncio.gather(*map(_try_again, late.services[first : first + _TOLD_AT_ONCE]))
+        for first in range(0, len(late.services), _SIGNALS_AT_ONCE):
+            await asyncio.gather(*map(_renew_or_restart, late.services[first : first + _SIGNALS_AT_ONCE]))
 
 
-async def _try_again(late: UnrenewedService) -> None:
-    """Have a service's workflow renew now; where there is none, because histories were lost, it is started anew."""
+async def _renew_or_restart(late: UnrenewedService) -> None:
+    """Signal a service's workflow to renew now; start it again where its history was lost."""
     workflow_id = ids.service_workflow(late.tenant_id, late.service)
     try:
         await workflow.get_external_workflow_handle(workflow_id).signal(RENEW_SOON)
@@ -116,7 +112,7 @@ async def _try_again(late: UnrenewedService) -> None:
                 static_summary=f"service {late.service} of {late.tenant_id}",
             )
         except WorkflowAlreadyStartedError:
-            workflow.logger.warning("service's workflow began meanwhile")
+            workflow.logger.warning("the service's workflow was started meanwhile")
 
 
 @workflow.defn(name="RollAuthority")
@@ -128,10 +124,10 @@ class RotateCertificateAuthority:
     @workflow.run
     async def run(self, roll: RollAuthorityInput) -> RollAuthorityResult:
         del roll
-        workflow.set_current_details("**Rolling** the certificate authority")
+        workflow.set_current_details("**Rotating** the tenant CA")
         try:
             plan = await run_local_activity(
-                AuthorityActivities.plan_authority, self._step, "1 · record what is to be made"
+                AuthorityActivities.plan_authority, self._step, "1 · record the intended CA"
             )
         except ActivityError as failed:
             return self._unchanged(code_of(failed))
@@ -139,8 +135,8 @@ class RotateCertificateAuthority:
         if ended.code:
             return self._unchanged(ended.code)
         workflow.set_current_details(
-            f"**Rolled:** certificates come from version {plan.version}. The former authority is believed until its "
-            "last certificate has expired, and then ended."
+            f"**Rotated:** version {plan.version} issues certificates. The former CA is trusted until its last "
+            "certificate has expired, and then ended."
         )
         await self._renew_services()
         await self._publish_list()
@@ -150,108 +146,104 @@ class RotateCertificateAuthority:
         step = AuthorityStep(**self._step.model_dump(), **plan.model_dump())
         try:
             await run_activity(
-                AuthorityActivities.prepare_authority, step, "2 · make the key's next version, have it signed"
+                AuthorityActivities.prepare_authority,
+                step,
+                "2 · create the next version of the key and its certificate",
             )
-            await run_activity(
-                AuthorityActivities.verify_authority, step, "3 · let it issue, and verify what it issued"
-            )
-            await run_local_activity(
-                AuthorityActivities.activate_authority, step, "4 · let new certificates come from it"
-            )
+            await run_activity(AuthorityActivities.verify_authority, step, "3 · issue a test certificate and verify it")
+            await run_local_activity(AuthorityActivities.activate_authority, step, "4 · issue new certificates with it")
         except ActivityError as failed:
             return await run_local_activity(
                 AuthorityActivities.abandon_authority,
                 AuthorityFailureInput(**step.model_dump(), code=code_of(failed), reason=failed.activity_type),
-                "ended · what was prepared is never believed",
+                "ended · discard the prepared CA",
             )
         return RollAuthorityResult()
 
     async def _renew_services(self) -> None:
-        """Tell the connected services; what fails here is made good by each one's own timer."""
+        """Signal the connected services to renew; if this fails, the timer of each service renews it."""
         try:
-            found = await run_activity(
-                AuthorityActivities.unrenewed_services, self._step, "5 · whose certificates are to be renewed"
-            )
+            found = await run_activity(AuthorityActivities.unrenewed_services, self._step, "5 · find services to renew")
         except ActivityError:
-            workflow.logger.warning("services left to their own timers")
+            workflow.logger.warning("services not signalled; their timers renew the certificates")
             return
-        for first in range(0, len(found.services), _TOLD_AT_ONCE):
-            await asyncio.gather(*map(self._tell, found.services[first : first + _TOLD_AT_ONCE]))
+        for first in range(0, len(found.services), _SIGNALS_AT_ONCE):
+            await asyncio.gather(*map(self._signal_renewal, found.services[first : first + _SIGNALS_AT_ONCE]))
 
-    async def _tell(self, service: str) -> None:
+    async def _signal_renewal(self, service: str) -> None:
         handle = workflow.get_external_workflow_handle(ids.service_workflow(self._step.tenant_id, service))
         try:
             await handle.signal(RENEW_SOON)
         except ApplicationError:
-            workflow.logger.warning("no workflow to tell of a new authority")
+            workflow.logger.warning("no workflow of the service to signal")
 
     async def _publish_list(self) -> None:
         try:
             await run_activity(
                 RevocationActivities.publish_revocation_list,
                 self._step,
-                "6 · publish its revocation list",
-                patience=timing.DELIVERY_PATIENCE,
+                "6 · publish its CRL",
+                deadline=timing.DELIVERY_DEADLINE,
             )
         except ActivityError:
-            workflow.logger.warning("revocation list left to the schedule")
+            workflow.logger.warning("CRL not published; the schedule retries")
 
     @staticmethod
     def _unchanged(code: str) -> RollAuthorityResult:
-        workflow.set_current_details(f"**Not rolled:** `{code}`. The authority before it is in force.")
+        workflow.set_current_details(f"**Not rotated:** `{code}`. The former CA stays active.")
         return RollAuthorityResult(code=code)
 
 
-_OPERATION = "a roll of the certificate authority"
+_OPERATION = "a rotation of the tenant CA"
 
 
 class CaRotationHandlers(TenantWorkflowBase):
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)
-        self._listing = asyncio.Lock()
-        self._unlisted = False
+        self._crl_lock = asyncio.Lock()
+        self._crl_outdated = False
 
-    @workflow.update(name="roll-authority", description="Have certificates come from another authority of the tenant")
+    @workflow.update(name="roll-authority", description="Replace the tenant CA")
     async def roll_authority(self) -> None:
-        with self._at_work(_OPERATION):
+        with self._running(_OPERATION):
             result = await self._roll()
         if result.code:
             raise ApplicationError(
-                "the authority was not rolled and the one before it is in force\n"
-                f"openkcmctl tenant show {self._tenant.tenant_id} says which there are, the workflow what stopped it",
+                "the tenant CA was not rotated; the former one stays active\n"
+                f"openkcmctl tenant show {self._tenant.tenant_id} lists the CAs; the workflow shows the cause",
                 type=result.code,
                 non_retryable=True,
             )
 
     @roll_authority.validator
     def _may_roll_authority(self) -> None:
-        self._refuse_while_at_work()
-        self._refuse_unless_in(LIVE)
+        self._require_idle()
+        self._require_state(LIVE)
 
-    @workflow.signal(name=AUTHORITY_DUE, description="A third of the authority's life is left")
+    @workflow.signal(name=AUTHORITY_DUE, description="A third of the CA's lifetime is left")
     async def authority_due(self) -> None:
-        # Whoever is busy or away is told again within the hour, with a third of a year to go.
+        # A busy tenant gets the signal again within the hour, a third of a year before the CA expires.
         if self._operation is None and self._memory.state in LIVE:
-            with self._at_work(_OPERATION):
+            with self._running(_OPERATION):
                 await self._roll()
 
     @workflow.signal(name=CERTIFICATES_REVOKED, description="Certificates of a service were revoked")
     async def certificates_revoked(self) -> None:
-        """Publish once for all that were revoked until then: a list takes in everything that is on record."""
-        self._unlisted = True
-        async with self._listing:
-            if not self._unlisted:
+        """Publish one CRL for all revocations until now; a CRL contains every recorded revocation."""
+        self._crl_outdated = True
+        async with self._crl_lock:
+            if not self._crl_outdated:
                 return
-            self._unlisted = False
+            self._crl_outdated = False
             try:
                 await run_activity(
                     RevocationActivities.publish_revocation_list,
                     self._step("revocation-list"),
-                    "publish the revocation list",
-                    patience=timing.DELIVERY_PATIENCE,
+                    "publish the CRL",
+                    deadline=timing.DELIVERY_DEADLINE,
                 )
             except ActivityError:
-                workflow.logger.warning("revocation list left to the schedule")
+                workflow.logger.warning("CRL not published; the schedule retries")
 
     async def _roll(self) -> RollAuthorityResult:
         tenant = self._tenant
@@ -261,6 +253,6 @@ class CaRotationHandlers(TenantWorkflowBase):
             RollAuthorityInput(tenant_id=tenant.tenant_id, region=tenant.region, number=self._memory.rolls),
             id=ids.authority_workflow(tenant.tenant_id, self._memory.rolls),
             priority=priorities.service(tenant.tenant_id),
-            static_summary=f"roll the certificate authority of {tenant.tenant_id}",
-            search_attributes=self._found_by(),
+            static_summary=f"rotate the CA of {tenant.tenant_id}",
+            search_attributes=self._search_attributes(),
         )

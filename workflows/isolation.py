@@ -1,10 +1,10 @@
-"""CheckBoundaries: the full examination of one tenant; and the look for those whose examination is due.
+"""Isolation assessments: of one tenant, and of all tenants whose assessment is due.
 
-1. Attack it in every way of the standard's clauses, sign how that ended and record it: evidence before a verdict.
-2. On a breach, have the tenant's entity lock it. A word that is lost is said again: until the tenant is locked for it,
-   the breach makes the next examination due.
+1. Run the attacks for every clause of the standard, sign the results and record them before the verdict.
+2. On a breach, signal the tenant workflow to lock the tenant. If the signal is lost, the breach makes the next
+   assessment due until the tenant is locked.
 
-One of a tenant runs at a time, whoever asked for it. That it failed is no breach and no pass; it stays due.
+Only one assessment of a tenant runs at a time. A failed assessment is neither a breach nor a pass, and stays due.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime.signals import BOUNDARIES_REPORTED, signal_tenant
 
 _PAUSE = timedelta(seconds=0.3)
-"""After each examination, for the sake of services that ask meanwhile; a thousand tenants take some eight minutes."""
+"""A pause after each assessment leaves capacity for services; a thousand tenants take about eight minutes."""
 
 
 @workflow.defn(name="CheckBoundaries")
@@ -37,20 +37,20 @@ class AssessIsolation:
         result = await run_activity(
             IsolationAssessmentActivities.examine_tenant,
             step,
-            "1 · attack every wall of the tenant",
+            "1 · attack every isolation control of the tenant",
             timing.EXAMINE_ATTEMPT,
-            timing.EXAMINE_PATIENCE,
+            timing.EXAMINE_DEADLINE,
             timing.EXAMINE_HEARTBEAT,
         )
-        workflow.set_current_details(_told(result))
+        workflow.set_current_details(_summary(result))
         if result.breached:
             await signal_tenant(tenant.tenant_id, BOUNDARIES_REPORTED)
 
 
-def _told(result: ExamineResult) -> str:
+def _summary(result: ExamineResult) -> str:
     if not result.examined:
-        return "**Not examined**: the tenant has left, or is not open yet"
-    counts = f"{result.held} attacks refused, {result.breached} succeeded, {result.not_checked} could not be made"
+        return "**Not assessed**: the tenant is not active"
+    counts = f"{result.held} attacks failed, {result.breached} succeeded, {result.not_checked} not checked"
     return f"**{'Breached' if result.breached else 'Held'}**: {counts}"
 
 
@@ -68,7 +68,7 @@ class AssessDueTenants:
             found = await workflow.execute_activity_method(
                 IsolationAssessmentActivities.find_due_examinations,
                 DueInput(after=after),
-                summary="find whose examination is due",
+                summary="find tenants whose assessment is due",
                 start_to_close_timeout=timing.HEADS_ATTEMPT,
                 retry_policy=timing.RETRY,
             )
@@ -83,10 +83,10 @@ class AssessDueTenants:
                 workflow.continue_as_new(DueInput(after=after))
 
     async def _examine_in_turn(self, tenants: Sequence[DueExamination]) -> None:
-        """Examine the tenants of a region one after the other; one without a worker holds up none but its own."""
+        """Assess the tenants of a region one after another; a region without a worker delays no other region."""
         for one in tenants:
             await self._examine(one)
-            await workflow.sleep(_PAUSE, summary="a pause, for the services")
+            await workflow.sleep(_PAUSE, summary="pause to leave capacity for services")
 
     async def _examine(self, one: DueExamination) -> None:
         try:
@@ -97,12 +97,12 @@ class AssessDueTenants:
                 task_queue=ids.task_queue(one.region),
                 execution_timeout=timing.EXAMINATION,
                 priority=priorities.service(one.tenant_id),
-                static_summary=f"examine the boundaries of {one.tenant_id}",
+                static_summary=f"isolation assessment of {one.tenant_id}",
                 search_attributes=visibility.of_tenant(one.tenant_id, one.region),
             )
         except WorkflowAlreadyStartedError:
-            pass  # somebody has asked for it, and waits for that very examination
+            pass  # a requested assessment of this tenant runs already
         except ChildWorkflowError:
             self._failed += 1
         self._done += 1
-        workflow.set_current_details(f"{self._done:,} looked at, {self._failed:,} came to no result")
+        workflow.set_current_details(f"{self._done:,} assessed, {self._failed:,} failed")

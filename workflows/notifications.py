@@ -13,7 +13,7 @@ class DispatchNotifications:
     async def run(self) -> None:
         await workflow.execute_activity_method(
             NotificationActivities.sweep_outbox,
-            summary="send the announcements that are still waiting",
+            summary="send unsent notifications",
             start_to_close_timeout=timing.HEADS_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,

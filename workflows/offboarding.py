@@ -1,14 +1,13 @@
-"""The part of a tenant's entity that lets it leave, brings it back within the grace, and ends with it.
+"""Offboarding: the handlers of the tenant workflow, and the workflow OffboardTenant.
 
-The grace and what comes after it are a workflow of their own (`OffboardTenant`), which outlives this one. Who comes
-first, restoring or destroying, is decided by the tenant's row; what is remembered here only refuses early.
+The handlers start an offboarding and restore a tenant within the grace period. The grace period and the destruction are
+a separate workflow, which outlives the tenant workflow. The tenant's row decides whether restoration or destruction
+comes first; the state in the tenant workflow only permits an early rejection.
 
-OffboardTenant: the grace of a tenant that leaves, and then the end of everything that it has.
-
-The steps carry the numbers of docs/offboarding.md, which argues their order. Until step 3 the tenant can be restored,
-which cancels this workflow; whether it was in time is decided by the tenant's row. From then on nothing ends it early.
-Its payloads lie under the platform's key (core/names.py), because it destroys the tenant's; so what it signals to the
-tenant's workflows carries nothing.
+The step numbers of OffboardTenant are those of docs/offboarding.md, which explains their order. Until step 3 the tenant
+can be restored, which cancels the workflow; afterwards nothing ends it early. Its payloads are encrypted under the
+platform's key (core/names.py), because it destroys the tenant's payload key. For the same reason its signals to the
+tenant's workflows carry no payload.
 """
 
 import asyncio
@@ -46,17 +45,19 @@ with workflow.unsafe.imports_passed_through():
     from workflows.services import TENANT_GONE
 
 
-LEAVING = "leaving"
-_STILL_ENDING = timedelta(seconds=1)
-"""How long the run of a leaving that was undone is given to end before the next one is tried to be begun again."""
+LEAVING = "offboarding"
+_RETRY_AFTER = timedelta(seconds=1)
+"""How long to wait for the end of a cancelled offboarding before the next one is started."""
 
 
 class OffboardingHandlers(StatusHandlers):
     _gone = False
 
-    @workflow.update(name="offboard", description="Let the tenant leave: a grace, then its keys are destroyed for good")
+    @workflow.update(
+        name="offboard", description="Offboard the tenant: a grace period, then irreversible destruction of its keys"
+    )
     async def offboard(self, request: OffboardRequest) -> None:
-        with self._at_work(LEAVING):
+        with self._running(LEAVING):
             await self._leave_on_demand(request)
 
     async def _leave_on_demand(self, request: OffboardRequest) -> None:
@@ -68,67 +69,67 @@ class OffboardingHandlers(StatusHandlers):
     @offboard.validator
     def _may_offboard(self, request: OffboardRequest) -> None:
         del request
-        self._refuse_while_at_work()
+        self._require_idle()
         if self._memory.state not in LIVE | {State.LEAVING}:
             raise refusal(InvalidTransition(self._memory.state, Transition.LEAVE, transitions_from(self._memory.state)))
 
-    @workflow.update(name="restore", description="Bring a tenant that is leaving back to where it was")
+    @workflow.update(name="restore", description="Restore a tenant in its grace period")
     async def restore(self) -> None:
         try:
-            await self._come_back()
+            await self._restore()
         except ActivityError as failed:
             raise refusal_of(failed) from None
 
     @restore.validator
     def _may_restore(self) -> None:
-        self._refuse_while_at_work()
+        self._require_idle()
         if self._memory.state is not State.LEAVING:
             raise refusal(
                 InvalidTransition(self._memory.state, Transition.RESTORE, transitions_from(self._memory.state))
             )
 
-    @workflow.signal(name=TENANT_GONE, description="Everything of the tenant is destroyed and erased")
+    @workflow.signal(name=TENANT_GONE, description="The tenant's keys are destroyed and its rows erased")
     def tenant_gone(self) -> None:
         if self._memory.state is State.LEAVING:
             self._enter(State.OFFBOARDED)
             self._gone = True
 
     @property
-    def _may_follow_wish(self) -> bool:
-        """Whether the marketplace's last word waits and nothing hinders it."""
+    def _has_pending_event(self) -> bool:
+        """Return whether a marketplace event is pending and no operation runs."""
         return self._memory.wish is not None and self._operation is None
 
-    def _wish_for(self, kind: EventKind) -> None:
-        """Keep the marketplace's last word: nobody is there to be refused, so it waits for what runs."""
+    def _store_pending_event(self, kind: EventKind) -> None:
+        """Store the newest marketplace event; it waits for the running operation, because no caller can retry it."""
         self._remember(wish=kind)
 
-    async def _follow_wish(self) -> None:
+    async def _process_pending_event(self) -> None:
         wish = self._memory.wish
         self._remember(wish=None)
         try:
             if wish is EventKind.SERVICE_DISABLED and self._memory.state in LIVE:
-                with self._at_work(LEAVING):
+                with self._running(LEAVING):
                     await self._leave(OffboardRequest(reason=LeaveReason.MARKETPLACE))
             elif wish is EventKind.SERVICE_ENABLED and self._memory.state is State.LEAVING:
-                # A customer who enables again within the grace wants the same tenant back.
-                await self._come_back()
+                # A customer who enables the service again within the grace period wants the same tenant.
+                await self._restore()
         except ActivityError as failed:
-            workflow.logger.warning("event of the marketplace not followed", extra={"code": code_of(failed)})
+            workflow.logger.warning("marketplace event not processed", extra={"code": code_of(failed)})
 
     async def _leave(self, request: OffboardRequest) -> None:
-        """Leave, or join a leaving that is under way; its workflow is begun again should somebody have ended it."""
-        async with self._standing:
-            anew = self._memory.state is not State.LEAVING
-            if anew:
+        """Start the offboarding, or join one in progress; its workflow is started again if an operator ended it."""
+        async with self._status_lock:
+            is_new = self._memory.state is not State.LEAVING
+            if is_new:
                 self._remember(leavings=self._memory.leavings + 1)
             step = LeaveInput(**self._step("leave").model_dump(), **request.model_dump())
-            begun = await run_local_activity(GracePeriodActivities.begin_leaving, step, "1 · leave")
-            self._stand(step, begun)
-            while not await self._begin_offboarding(begun) and anew:
-                await workflow.sleep(_STILL_ENDING, summary="the leaving before this one is ending")
+            begun = await run_local_activity(GracePeriodActivities.begin_leaving, step, "1 · start the grace period")
+            self._apply_status(step, begun)
+            while not await self._begin_offboarding(begun) and is_new:
+                await workflow.sleep(_RETRY_AFTER, summary="wait for the end of the previous offboarding")
 
     async def _begin_offboarding(self, begun: OffboardingResult) -> bool:
-        """Begin the workflow of the grace; False when there is one."""
+        """Start OffboardTenant; False when one runs."""
         tenant = self._tenant
         try:
             child = await workflow.start_child_workflow(
@@ -143,27 +144,27 @@ class OffboardingHandlers(StatusHandlers):
                 id=ids.offboard_workflow(tenant.tenant_id),
                 parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                 priority=priorities.service(tenant.tenant_id),
-                # No static summary: that would lie under this workflow's own key, which does not outlive it.
-                search_attributes=self._found_by(),
+                # No static summary: it would be encrypted under the tenant's payload key, which is destroyed first.
+                search_attributes=self._search_attributes(),
             )
         except WorkflowAlreadyStartedError:
             return False
-        # It ends as it may, cancelled for one; how is on record and not looked at here.
+        # The child's end is recorded elsewhere; the callback only marks its exception as retrieved.
         child.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         return True
 
-    async def _come_back(self) -> None:
-        async with self._standing:
+    async def _restore(self) -> None:
+        async with self._status_lock:
             step = self._step("restore")
-            self._stand(
+            self._apply_status(
                 step, await run_local_activity(GracePeriodActivities.restore_tenant, step, "restore the tenant")
             )
-            # Before anybody else's turn: a leaving that was begun anew must not be what is ended.
+            # Within the lock: this must not cancel an offboarding that starts afterwards.
             try:
                 await workflow.get_external_workflow_handle(ids.offboard_workflow(self._tenant.tenant_id)).cancel()
             except ApplicationError:
-                workflow.logger.info("no leaving to end")
-        # Whether the root key does its part was not looked at while nothing could be opened anyway.
+                workflow.logger.info("no offboarding to cancel")
+        # The health of the root key was not followed during the grace period.
         await self._follow_root_key()
 
 
@@ -171,7 +172,7 @@ _DESTRUCTION: tuple[tuple[Callable[[Any, StepInput], None], str], ...] = (
     (DestructionActivities.disconnect_services, "5 · revoke every certificate, withdraw the route"),
     (DestructionActivities.destroy_service_keys, "6 · destroy the wraps of all service keys"),
     (DestructionActivities.destroy_tenant_key, "7 · destroy the tenant key"),
-    (DestructionActivities.destroy_authority_key, "8 · destroy the key of the certificate authority"),
+    (DestructionActivities.destroy_authority_key, "8 · destroy the key of the tenant CA"),
 )
 
 
@@ -185,27 +186,29 @@ class OffboardTenant:
     @workflow.run
     async def run(self, leaving: OffboardInput) -> OffboardResult:
         try:
-            await self._wait_out(leaving.since, leaving.until)
+            await self._wait_for_grace_period(leaving.since, leaving.until)
         except asyncio.CancelledError:
-            workflow.set_current_details("**Restored** within the grace; nothing was destroyed.")
+            workflow.set_current_details("**Restored** within the grace period; nothing was destroyed.")
             raise
         destruction = asyncio.create_task(self._destroy())
         try:
             destroyed = await asyncio.shield(destruction)
         except asyncio.CancelledError:
-            # Too late: half a destruction is worth neither the tenant nor its end.
+            # Too late: a partial destruction must be completed.
             destroyed = await destruction
         return OffboardResult(destroyed=destroyed)
 
-    async def _wait_out(self, since: datetime, until: datetime) -> None:
-        """Step 2: wait for the end of the grace, reminding the customer of it."""
+    async def _wait_for_grace_period(self, since: datetime, until: datetime) -> None:
+        """Step 2: wait for the end of the grace period and send reminders."""
         end = f"{until:%Y-%m-%d %H:%M} UTC"
-        workflow.set_current_details(f"**In the grace**: it can be restored until {end}. Nothing is destroyed yet.")
+        workflow.set_current_details(
+            f"**Grace period**: the tenant can be restored until {end}. Nothing is destroyed yet."
+        )
         for number, due in enumerate(reminders(since, until), start=1):
             if due > workflow.now():
-                await self._sleep_until(due, f"2 · grace: reminder {number}")
+                await self._sleep_until(due, f"2 · grace period: reminder {number}")
                 await self._remind(number)
-        await self._sleep_until(until, f"2 · grace: until {end}")
+        await self._sleep_until(until, f"2 · grace period: until {end}")
 
     async def _sleep_until(self, due: datetime, summary: str) -> None:
         left = due - workflow.now()
@@ -215,17 +218,17 @@ class OffboardTenant:
     async def _remind(self, number: int) -> None:
         step = self._step.model_copy(update={"operation_id": f"{self._step.operation_id}-reminder-{number}"})
         await run_local_activity(GracePeriodActivities.remind_of_leaving, step, f"2 · reminder {number}")
-        await self._announce(step, NotificationKind.LEAVING_REMINDER, f"2 · reminder {number}: announce")
+        await self._announce(step, NotificationKind.LEAVING_REMINDER, f"2 · reminder {number}: notify")
 
     async def _destroy(self) -> bool:
-        """Destroy everything, unless the tenant was restored in the last moment."""
+        """Destroy keys and rows, unless the tenant was restored at the last moment."""
         step, tenant_id = self._step, self._leaving.tenant_id
         begun = await run_activity(GracePeriodActivities.begin_destruction, step, "3 · the point of no return")
         if not begun.begun:
-            workflow.set_current_details("**Restored** in the last moment; nothing was destroyed.")
+            workflow.set_current_details("**Restored** at the last moment; nothing was destroyed.")
             return False
-        workflow.set_current_details("**Destroying.** Nothing can be restored any more.")
-        stock = await run_activity(DestructionActivities.take_stock, step, "4 · write down what is to be destroyed")
+        workflow.set_current_details("**Destroying.** The tenant cannot be restored.")
+        stock = await run_activity(DestructionActivities.take_stock, step, "4 · record the keys to be destroyed")
         for activity, summary in _DESTRUCTION:
             await run_activity(activity, step, summary)
         await run_activity(
@@ -239,19 +242,19 @@ class OffboardTenant:
             *(ids.service_workflow(tenant_id, service) for service in stock.services),
             ids.tenant_workflow(tenant_id),
         ):
-            await _tell(workflow_id)
+            await _signal_gone(workflow_id)
         await workflow.execute_activity_method(
             WorkflowTerminationActivities.close_workflows,
             step,
-            summary="10 · wait until the tenant's workflows are over",
+            summary="10 · wait for the end of the tenant's workflows",
             start_to_close_timeout=timing.ERASE_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )
         await run_activity(DestructionActivities.destroy_payload_key, step, "11 · destroy the key of workflow payloads")
-        await run_activity(DestructionActivities.certify_destruction, step, "12 · sign what was destroyed")
-        await self._announce(step, NotificationKind.FAREWELL, "13 · farewell")
-        workflow.set_current_details("**Offboarded.** The certificate says what was destroyed.")
+        await run_activity(DestructionActivities.certify_destruction, step, "12 · sign the erasure certificate")
+        await self._announce(step, NotificationKind.FAREWELL, "13 · notify")
+        workflow.set_current_details("**Offboarded.** The erasure certificate lists what was destroyed.")
         return True
 
     async def _announce(self, step: StepInput, kind: NotificationKind, summary: str) -> None:
@@ -261,14 +264,14 @@ class OffboardTenant:
                 AnnounceInput(**step.model_dump(), kind=kind),
                 summary,
                 timing.DELIVERY_ATTEMPT,
-                timing.DELIVERY_PATIENCE,
+                timing.DELIVERY_DEADLINE,
             )
         except ActivityError:
-            workflow.logger.warning("announcement left to the outbox sweep")
+            workflow.logger.warning("notification not sent; the outbox sweep retries")
 
 
-async def _tell(workflow_id: str) -> None:
+async def _signal_gone(workflow_id: str) -> None:
     try:
         await workflow.get_external_workflow_handle(workflow_id).signal(TENANT_GONE)
-    except ApplicationError:  # over already
-        workflow.logger.info("no such workflow to tell that the tenant has left")
+    except ApplicationError:  # it has ended already
+        workflow.logger.info("no running workflow to signal")

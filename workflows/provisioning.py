@@ -1,9 +1,9 @@
-"""ProvisionTenant: from a stored event to an isolated, announced tenant.
+"""ProvisionTenant: from a stored event to an active tenant.
 
-The steps carry the numbers of docs/provisioning.md, which argues their order. In short: intent is on record before
-anything is made (1); what is made has fixed names, so a second run finds it (2 and 3, side by side); nothing is
-reachable before it was attacked (4); route, state and the message that tells of them are one transaction (5), and
-sending the message comes last, because it alone cannot be taken back (6).
+The step numbers are those of docs/provisioning.md, which explains their order. The intention is recorded before
+anything is created (1). Created keys have fixed names, so a second run finds them (2 and 3, in parallel). The tenant is
+unreachable until it passes the isolation gate (4). One transaction stores route, state and notification (5). The
+notification is sent last, because it alone cannot be undone (6).
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class ProvisionTenant:
 
     @workflow.run
     async def run(self, request: ProvisionInput) -> ProvisionResult:
-        promise = asyncio.create_task(self._watch_promise(timedelta(seconds=request.promise_seconds)))
+        slo = asyncio.create_task(self._watch_slo(timedelta(seconds=request.promise_seconds)))
         try:
             activated = await self._make()
         except ActivityError as failed:
@@ -43,9 +43,9 @@ class ProvisionTenant:
             return ProvisionResult(state=State.FAILED)
         finally:
             if self._late:
-                await promise
+                await slo
             else:
-                promise.cancel()
+                slo.cancel()
         if activated.messages:
             await self._announce(NotificationKind.READY)
         return ProvisionResult(state=State.ACTIVE)
@@ -58,7 +58,7 @@ class ProvisionTenant:
             run_activity(TenantCaActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),
             return_exceptions=True,
         )
-        # Both have ended before anything is rolled back: what one of them still makes would escape it.
+        # A rollback waits for the end of both, because it would miss what one of them still creates.
         for failed in made:
             if failed is not None:
                 raise failed
@@ -68,18 +68,20 @@ class ProvisionTenant:
             )
         return await run_local_activity(ProvisioningActivities.activate, step, TITLES[Step.ACTIVATE])
 
-    async def _watch_promise(self, promised: timedelta) -> None:
-        """Raise the alarm when the promise breaks: visible here at once, told to the customer, and nothing stops."""
-        await workflow.sleep(promised, summary="the promise of a ready tenant")
+    async def _watch_slo(self, promised: timedelta) -> None:
+        """Alert on a breach of the provisioning SLO and notify the customer; provisioning continues."""
+        await workflow.sleep(promised, summary="provisioning SLO")
         self._late = True
         workflow.upsert_search_attributes([visibility.PROMISE_BROKEN.value_set(True)])  # noqa: FBT003 - its API
-        workflow.set_current_details("**Late.** The promise is broken; the step that is retrying below says why.")
-        workflow.logger.warning("promise broken")
-        await run_activity(ProvisioningActivities.break_promise, self._step, "alarm · the promise is broken")
+        workflow.set_current_details(
+            "**Late.** The provisioning SLO is breached; the retrying step below shows the cause."
+        )
+        workflow.logger.warning("provisioning SLO breached")
+        await run_activity(ProvisioningActivities.break_promise, self._step, "alert · the provisioning SLO is breached")
         await self._announce(NotificationKind.LATE)
 
     async def _roll_back(self, failed: ActivityError) -> None:
-        """Close what was opened and keep what may be needed: keys are disabled; a retry enables them again."""
+        """Undo a failed provisioning without a loss: keys are disabled, and a retry enables them again."""
         cause = failed.cause
         code = cause.type if isinstance(cause, ApplicationError) and cause.type else "internal"
         workflow.set_current_details(
@@ -87,8 +89,8 @@ class ProvisionTenant:
         )
         failure = FailureInput(**self._step.model_dump(), code=code, reason=failed.activity_type)
         await run_activity(TenantKeyActivities.disable_tenant_key, self._step, "roll back · disable the tenant key")
-        await run_activity(TenantCaActivities.disable_authority, self._step, "roll back · disable the authority")
-        await run_activity(ProvisioningActivities.record_failure, failure, "roll back · close the records")
+        await run_activity(TenantCaActivities.disable_authority, self._step, "roll back · disable the tenant CA")
+        await run_activity(ProvisioningActivities.record_failure, failure, "roll back · record the failure")
         await self._announce(NotificationKind.FAILED)
 
     async def _announce(self, kind: NotificationKind) -> None:
@@ -97,9 +99,9 @@ class ProvisionTenant:
             await run_activity(
                 NotificationActivities.announce,
                 announce,
-                TITLES[Step.ANNOUNCE] if kind is NotificationKind.READY else f"announce · {kind}",
+                TITLES[Step.ANNOUNCE] if kind is NotificationKind.READY else f"notify · {kind}",
                 timing.DELIVERY_ATTEMPT,
-                timing.DELIVERY_PATIENCE,
+                timing.DELIVERY_DEADLINE,
             )
         except ActivityError:
-            workflow.logger.warning("announcement left to the outbox sweep")
+            workflow.logger.warning("notification not sent; the outbox sweep retries")

@@ -1,7 +1,7 @@
-"""MakeReport: one compliance report, from how the tenant stands to its signed files.
+"""GenerateReport: one compliance report, from the snapshot of the tenant to the signed files.
 
-The steps carry the numbers of docs/reports.md, which argues their order. Each is safe to run twice, and what a step
-before it found is on record, so a report that is asked for again after a failure is the same report.
+The step numbers are those of docs/reports.md, which explains their order. Each step is idempotent and uses the recorded
+result of the previous one, so a repeated request after a failure generates the same report.
 """
 
 from temporalio import workflow
@@ -22,31 +22,31 @@ class GenerateReport:
     @workflow.run
     async def run(self, make: MakeReportInput) -> None:
         step = ReportStep(tenant_id=make.tenant_id, operation_id=f"report-{make.report_id}", report_id=make.report_id)
-        workflow.set_current_details("**Making** a compliance report")
+        workflow.set_current_details("**Generating** a compliance report")
         try:
-            await self._make(step)
+            await self._generate(step)
         except ActivityError as failed:
             raise refusal_of(failed) from failed
-        workflow.set_current_details("**Made:** the report can be downloaded")
+        workflow.set_current_details("**Ready:** the report can be downloaded")
 
-    async def _make(self, step: ReportStep) -> None:
+    async def _generate(self, step: ReportStep) -> None:
         await run_activity(
             ReportActivities.state_report,
             step,
-            "1 · read how the tenant stands, and bind it to the stream",
-            patience=timing.REPORT_PATIENCE,
+            "1 · read the snapshot and append its digest to the stream",
+            deadline=timing.REPORT_DEADLINE,
         )
         await run_activity(
             AuditCheckpointActivities.sign_audit_head,
             StepInput(tenant_id=step.tenant_id, operation_id=step.operation_id),
-            "2 · sign the stream past that",
-            patience=timing.REPORT_PATIENCE,
+            "2 · sign the checkpoint after it",
+            deadline=timing.REPORT_DEADLINE,
         )
         await run_activity(
             ReportActivities.make_report,
             step,
-            "3 · count, set, sign and store",
+            "3 · derive, render, sign and store",
             attempt=timing.REPORT_ATTEMPT,
-            patience=timing.REPORT_PATIENCE,
+            deadline=timing.REPORT_DEADLINE,
             heartbeat=timing.HEARTBEAT,
         )

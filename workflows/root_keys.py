@@ -1,15 +1,12 @@
-"""WatchRootKeys: tries the root keys that a region's customers hold, for ever, and tells those concerned of a change.
+"""Workflows of root keys: monitoring, version checks, changes, and the handlers of the tenant workflow.
 
-One activity tries them all and ends only when a tenant's standing must follow its root key (or once an hour), so that a
-check leaves no event behind. What it found is on record before this workflow hears of it; a signal that is lost is sent
-again, because the watch goes on to find that root key and standing do not agree.
+MonitorRootKeys runs one activity that checks all root keys of a region. The activity ends only when tenants need a
+status change, or after an hour, so a check adds no event to the history. Its findings are recorded before this workflow
+receives them. A lost signal is sent again, because the monitoring still finds that root key and lock do not match.
 
-ChangeRootKey: every service key under another root key, with the former one in force until the last moment.
-
-The steps carry the numbers of docs/root-keys.md, which argues their order. Whatever ends it early ends it without
-effect: nothing is switched before every service key was opened from its new wrap, and then all are switched at once.
-
-The part of a tenant's entity that tries and changes its root key.
+ChangeRootKey moves every service key to another root key. The step numbers are those of docs/root-keys.md, which
+explains their order. An early end has no effect: the switch of all service keys is one transaction, after each new wrap
+was tested. Until then the former root key is active.
 """
 
 import asyncio
@@ -50,12 +47,12 @@ class MonitorRootKeys:
             changed = await workflow.execute_activity_method(
                 RootKeyHealthActivities.watch_root_keys,
                 watch,
-                summary="try every root key that a customer of the region holds",
+                summary="check the root keys of the region's customers",
                 start_to_close_timeout=timing.WATCH_ATTEMPT,
                 heartbeat_timeout=timing.WATCH_HEARTBEAT,
                 retry_policy=timing.RETRY,
             )
-            # All in one task: nobody's root key is tried while they are told.
+            # All signals in one task, because no root key is checked meanwhile.
             await asyncio.gather(*(signal_tenant(tenant_id, ROOT_KEY_REPORTED) for tenant_id in changed.tenants))
         workflow.continue_as_new(watch)
 
@@ -66,7 +63,7 @@ class PurgeUnusedCredentials:
     async def run(self) -> None:
         await workflow.execute_activity_method(
             RootKeyHealthActivities.forget_untaken_credentials,
-            summary="forget credentials that nobody came for",
+            summary="erase unused credentials",
             start_to_close_timeout=timing.HEADS_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
@@ -75,13 +72,13 @@ class PurgeUnusedCredentials:
 
 @workflow.defn(name="NoticeRootKeyVersions")
 class DetectRootKeyVersions:
-    """Tells those whose root key has a newer version, on record by then; their entities wrap everything anew."""
+    """Signals tenants whose root key has a newer, recorded version; their workflows re-wrap all keys."""
 
     @workflow.run
     async def run(self) -> None:
         behind = await workflow.execute_activity_method(
             RootKeyVersionActivities.notice_root_key_versions,
-            summary="ask each root key for its newest version",
+            summary="read the newest version of each root key",
             start_to_close_timeout=timing.NOTICE_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
@@ -106,9 +103,11 @@ class ChangeRootKey:
         step = self._step
         workflow.set_current_details(f"**Changing** to the root key of request `{change.request_id}`")
         try:
-            await run_activity(RootKeyActivities.admit_root_key, step, "1 · record the change and take the credentials")
+            await run_activity(
+                RootKeyActivities.admit_root_key, step, "1 · record the change and store the credentials"
+            )
             checked = await run_activity(
-                RootKeyActivities.preflight_root_key, step, "2 · try the new root key", timing.PREFLIGHT_ATTEMPT
+                RootKeyActivities.preflight_root_key, step, "2 · test the new root key", timing.PREFLIGHT_ATTEMPT
             )
             if checked.problems:
                 await self._abandon(checked.code, "preflight-root-key")
@@ -122,14 +121,14 @@ class ChangeRootKey:
         return ChangeRootKeyResult(mode=switched.mode)
 
     async def _switch(self) -> SwitchResult:
-        """Wrap and switch; a service that was connected in between has its key wrapped in another round."""
+        """Wrap and switch; another round wraps the key of a service that was connected meanwhile."""
         while True:
             progress = await run_activity(
                 RootKeyActivities.wrap_service_keys,
                 self._step,
-                "3 · wrap every service key under the new root key too, and open it from there",
+                "3 · wrap every service key under the new root key and test the wrap",
                 timing.WRAP_ATTEMPT,
-                timing.WRAP_PATIENCE,
+                timing.WRAP_DEADLINE,
                 timing.WRAP_HEARTBEAT,
             )
             workflow.set_current_details(f"**{progress.wrapped} of {progress.total}** service keys are wrapped")
@@ -137,18 +136,18 @@ class ChangeRootKey:
                 RootKeyActivities.switch_root_key,
                 self._step,
                 "4 · switch all of them at once",
-                patience=timing.WRAP_PATIENCE,
+                deadline=timing.WRAP_DEADLINE,
             )
             if switched.switched:
                 return switched
 
     async def _abandon(self, code: str, reason: str) -> SwitchResult:
-        """End it without effect, unless it was switched in an attempt that was given up too soon."""
-        workflow.set_current_details(f"**Not changed:** `{code}`. The former root key is in force.")
+        """End the change without effect, unless a timed-out attempt completed the switch."""
+        workflow.set_current_details(f"**Not changed:** `{code}`. The former root key stays active.")
         return await run_local_activity(
             RootKeyActivities.abandon_root_key,
             AbandonInput(**self._step.model_dump(), code=code, reason=reason),
-            "ended · forget the new wraps and the credentials",
+            "ended · erase the new wraps and the credentials",
         )
 
     async def _announce(self, switched: SwitchResult) -> None:
@@ -158,41 +157,41 @@ class ChangeRootKey:
             await run_activity(
                 NotificationActivities.announce,
                 AnnounceInput(tenant_id=self._step.tenant_id, operation_id=self._step.operation_id, kind=switched.told),
-                "5 · announce",
+                "5 · notify",
                 timing.DELIVERY_ATTEMPT,
-                timing.DELIVERY_PATIENCE,
+                timing.DELIVERY_DEADLINE,
             )
         except ActivityError:
-            workflow.logger.warning("announcement left to the outbox sweep")
+            workflow.logger.warning("notification not sent; the outbox sweep retries")
 
 
 ROOT_KEY_CHANGE = "a change of the root key"
 
 
 class RootKeyHandlers(StatusHandlers):
-    @workflow.update(name="preflight-root-key", description="Try the root key of a stored request, change nothing")
+    @workflow.update(name="preflight-root-key", description="Run the preflight of a stored request's root key")
     async def preflight_root_key(self, request: RootKeyRequest) -> None:
         step = RootKeyStep(**self._step("preflight").model_dump(), request_id=request.request_id)
         try:
-            await run_activity(RootKeyActivities.preflight_root_key, step, "try a root key", timing.PREFLIGHT_ATTEMPT)
+            await run_activity(RootKeyActivities.preflight_root_key, step, "test a root key", timing.PREFLIGHT_ATTEMPT)
         except ActivityError as failed:
             raise refusal_of(failed) from None
 
     @preflight_root_key.validator
     def _may_preflight(self, request: RootKeyRequest) -> None:
         del request
-        self._refuse_unless_in(LIVE)
+        self._require_state(LIVE)
 
-    @workflow.update(name="change-root-key", description="Put every service key under the root key of a stored request")
+    @workflow.update(name="change-root-key", description="Change to the root key of a stored request")
     async def change_root_key(self, request: RootKeyRequest) -> None:
-        with self._at_work(ROOT_KEY_CHANGE):
+        with self._running(ROOT_KEY_CHANGE):
             await self._change(request)
 
     @change_root_key.validator
     def _may_change_root_key(self, request: RootKeyRequest) -> None:
         del request
-        self._refuse_while_at_work()
-        self._refuse_unless_in(LIVE)  # whether a locked one may is decided with its locks, which are on record
+        self._require_idle()
+        self._require_state(LIVE)  # the activity decides by the recorded locks whether a locked tenant may
 
     async def _change(self, request: RootKeyRequest) -> None:
         tenant = self._tenant
@@ -209,15 +208,15 @@ class RootKeyHandlers(StatusHandlers):
             id=ids.root_key_workflow(tenant.tenant_id, self._memory.changes),
             priority=priorities.service(tenant.tenant_id),
             static_summary=f"change the root key of {tenant.tenant_id}",
-            search_attributes=self._found_by(),
+            search_attributes=self._search_attributes(),
         )
         if result.mode is None:
             raise ApplicationError(
-                "the root key was not changed and the former one is in force\n"
-                f"openkcmctl root-key show {tenant.tenant_id} says what was found",
+                "the root key was not changed; the former one stays active\n"
+                f"openkcmctl root-key show {tenant.tenant_id} lists the problems",
                 type=result.code,
                 non_retryable=True,
             )
         workflow.upsert_search_attributes([visibility.ROOT_KEY_MODE.value_set(result.mode)])
-        # How the tenant stands now is asked of its row: it may have been moved while the change ran, or just after.
+        # The status is read from the tenant's row, because it may have changed during the change or just after it.
         await self._follow_root_key()

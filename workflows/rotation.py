@@ -1,12 +1,11 @@
-"""RotateKeys: new versions of the tenant key and of service keys, and everything that lay under older ones.
+"""Workflows of key rotation: RotateKeys, the hourly run, and the handlers of the tenant workflow.
 
-A version of the root key is made where that is held; here what lay under the older ones is wrapped anew.
+RotateKeys creates new versions of the tenant key and of service keys, and re-wraps what older versions wrap. The holder
+of a root key creates its versions; RotateKeys only re-wraps under the newest one.
 
-The steps carry the numbers of docs/rotation.md, which argues their order. Whatever ends it early leaves keys that work:
-a new version takes over only when it was seen to open, and an older one of the tenant key is retired only when nothing
-lies under it. What was left undone the next rotation does.
-
-The part of a tenant's entity that rotates its keys, on demand and when they are due.
+The step numbers are those of docs/rotation.md, which explains their order. An early end leaves all keys usable: a new
+version becomes active only after a test, and an older tenant key version is retired only when no ciphertext needs it.
+The next rotation completes an unfinished one.
 """
 
 import asyncio
@@ -55,10 +54,12 @@ class RotateKeys:
             plan = await run_activity(
                 RotationActivities.plan_rotation,
                 PlanRotationStep(**step.model_dump(), request=request, scheduled=rotation.scheduled),
-                "1 · write down what is rotated",
+                "1 · record the intended rotation",
             )
             if request.tenant_key:
-                await run_activity(RotationActivities.rotate_tenant_key, step, "2 · a new version of the tenant key")
+                await run_activity(
+                    RotationActivities.rotate_tenant_key, step, "2 · create a new version of the tenant key"
+                )
             if plan.services:
                 await self._rotate_service_keys()
             if plan.retires:
@@ -71,14 +72,14 @@ class RotateKeys:
                 )
             if plan.destroys:
                 await self._destroy_service_keys()
-            ended = await run_local_activity(RotationActivities.finish_rotation, step, "9 · the end, on record")
+            ended = await run_local_activity(RotationActivities.finish_rotation, step, "9 · record the end")
         except ActivityError as failed:
             code = code_of(failed)
-            workflow.set_current_details(f"**Not finished:** `{code}`. Every key works; the next rotation goes on.")
+            workflow.set_current_details(f"**Not finished:** `{code}`. Every key works; the next rotation continues.")
             await run_local_activity(
                 RotationActivities.abandon_rotation,
                 RotationFailedStep(**step.model_dump(), code=code, reason=failed.activity_type),
-                "ended · what took over stays",
+                "ended · active versions stay",
             )
             return RotateResult(code=code)
         if ended.told is not None:
@@ -91,25 +92,25 @@ class RotateKeys:
         await run_activity(
             RotationActivities.prepare_service_keys,
             self._step,
-            "3 · make new versions of service keys and open each",
+            "3 · create new versions of service keys and test each",
             timing.WRAP_ATTEMPT,
-            timing.WRAP_PATIENCE,
+            timing.WRAP_DEADLINE,
             timing.WRAP_HEARTBEAT,
         )
         await run_activity(
             RotationActivities.activate_service_keys,
             self._step,
-            "4 · the new versions take over, all at once",
+            "4 · activate all new versions at once",
             timing.WRAP_ATTEMPT,
             heartbeat=timing.WRAP_HEARTBEAT,
         )
 
     async def _retire_tenant_key(self) -> None:
-        """Wrap anew and retire; what was stored under an older version in between is wrapped in another round."""
+        """Re-wrap and retire; another round re-wraps what was stored under an older version meanwhile."""
         while True:
             progress = await self._rewrap()
             if progress.total:
-                await workflow.sleep(timing.SETTLE, summary="whoever has read an old wrap opens it")
+                await workflow.sleep(timing.SETTLE, summary="wait for processes that have read an old wrap")
             retired = await run_activity(
                 RotationActivities.retire_tenant_key, self._step, "6 · retire the older versions of the tenant key"
             )
@@ -120,87 +121,89 @@ class RotateKeys:
         progress = await run_activity(
             RotationActivities.rewrap_keys,
             self._step,
-            "5 · wrap everything under the newest versions of tenant key and root key, and open it from there",
+            "5 · re-wrap under the newest versions of tenant key and root key, and test the wraps",
             timing.WRAP_ATTEMPT,
-            timing.WRAP_PATIENCE,
+            timing.WRAP_DEADLINE,
             timing.WRAP_HEARTBEAT,
         )
-        workflow.set_current_details(f"**{progress.done} of {progress.total}** service keys are wrapped anew")
+        workflow.set_current_details(f"**{progress.done} of {progress.total}** service keys are re-wrapped")
         return progress
 
     async def _destroy_service_keys(self) -> None:
-        """Destroy what is compromised; after a while, what holds objects still is left to a later rotation."""
-        deadline = workflow.now() + timing.RESEAL_PATIENCE
+        """Destroy compromised versions; after the deadline a later rotation destroys those with objects."""
+        deadline = workflow.now() + timing.RESEAL_DEADLINE
         while True:
             left = await run_activity(
                 RotationActivities.destroy_compromised_keys,
                 self._step,
-                "8 · destroy compromised service keys that nothing is sealed under",
+                "8 · destroy compromised service keys without objects",
             )
             if not left.objects or workflow.now() >= deadline:
                 return
-            workflow.set_current_details(f"**{left.objects} objects** are still sealed under compromised service keys")
-            await workflow.sleep(timing.RESEAL_PAUSE, summary="the crypto service seals them anew")
+            workflow.set_current_details(
+                f"**{left.objects} objects** are still encrypted under compromised service keys"
+            )
+            await workflow.sleep(timing.RESEAL_PAUSE, summary="wait until the crypto service re-encrypts them")
 
     async def _announce(self, announce: AnnounceInput) -> None:
         try:
             await run_activity(
                 NotificationActivities.announce,
                 announce,
-                "10 · announce",
+                "10 · notify",
                 timing.DELIVERY_ATTEMPT,
-                timing.DELIVERY_PATIENCE,
+                timing.DELIVERY_DEADLINE,
             )
         except ActivityError:
-            workflow.logger.warning("announcement left to the outbox sweep")
+            workflow.logger.warning("notification not sent; the outbox sweep retries")
 
 
 @workflow.defn(name="RotateDueKeys")
 class RotateDueKeys:
-    """Tells those concerned; whether and what is rotated is each tenant's entity's to decide."""
+    """Signals tenants with due keys; each tenant workflow decides what to rotate."""
 
     @workflow.run
     async def run(self) -> None:
         if workflow.patched("stuck-rotations"):
-            await self._tell_of_stuck_rotations()
+            await self._alert_on_stalled_rotations()
         due = await workflow.execute_activity_method(
             RotationActivities.find_due_rotations,
-            summary="find whose keys are older than they want",
+            summary="find tenants with due keys",
             start_to_close_timeout=timing.HEADS_ATTEMPT,
             retry_policy=timing.RETRY,
         )
         await asyncio.gather(*(signal_tenant(tenant_id, ROTATION_DUE) for tenant_id in due.tenants))
 
-    async def _tell_of_stuck_rotations(self) -> None:
-        """Before they are tried again; but that nobody can be told keeps no key from being rotated."""
+    async def _alert_on_stalled_rotations(self) -> None:
+        """Alert before the rotations start again; a failure of the alert does not stop them."""
         try:
             await workflow.execute_activity_method(
                 StalledRotationActivities.check_rotations,
-                summary="raise the alarm for rotations that did not come to their end",
+                summary="alert on stalled rotations",
                 start_to_close_timeout=timing.HEADS_ATTEMPT,
-                schedule_to_close_timeout=timing.ALARM_PATIENCE,
+                schedule_to_close_timeout=timing.ALARM_DEADLINE,
                 heartbeat_timeout=timing.HEARTBEAT,
                 retry_policy=timing.RETRY,
             )
         except ActivityError:
-            workflow.logger.warning("stuck rotations were not told of")
+            workflow.logger.warning("no alert on stalled rotations")
 
 
-ROTATION, RETIREMENT = "a rotation of keys", "the end of a version of a service key"
+ROTATION, RETIREMENT = "a rotation of keys", "a retirement of a service key version"
 
 
 class RotationHandlers(RootKeyHandlers):
-    @workflow.update(name="rotate-keys", description="Make new versions of keys and wrap everything under them")
+    @workflow.update(name="rotate-keys", description="Create new versions of keys and re-wrap under them")
     async def rotate_keys(self, request: RotateRequest) -> None:
-        with self._at_work(ROTATION):
+        with self._running(ROTATION):
             await self._rotate_on_demand(request)
 
     async def _rotate_on_demand(self, request: RotateRequest) -> None:
         result = await self._rotate(request, scheduled=False)
         if result.code:
             raise ApplicationError(
-                "the rotation did not get to its end; every key that worked works\n"
-                f"openkcmctl tenant show {self._tenant.tenant_id} says how far it got; once mended, ask for it again",
+                "the rotation did not complete; all keys still work\n"
+                f"openkcmctl tenant show {self._tenant.tenant_id} shows its progress; fix the cause and rotate again",
                 type=result.code,
                 non_retryable=True,
             )
@@ -208,34 +211,34 @@ class RotationHandlers(RootKeyHandlers):
     @rotate_keys.validator
     def _may_rotate_keys(self, request: RotateRequest) -> None:
         del request
-        self._refuse_while_at_work()
-        self._refuse_unless_in(DECRYPTS)
+        self._require_idle()
+        self._require_state(DECRYPTS)
 
-    @workflow.update(name="retire-service-key", description="Destroy a version of a service key that encrypts nothing")
+    @workflow.update(name="retire-service-key", description="Destroy a deactivated version of a service key")
     async def retire_service_key(self, request: RetireVersionRequest) -> None:
-        with self._at_work(RETIREMENT):
+        with self._running(RETIREMENT):
             await self._retire(request)
 
     @retire_service_key.validator
     def _may_retire_service_key(self, request: RetireVersionRequest) -> None:
         del request
-        self._refuse_while_at_work()
-        self._refuse_unless_in(DECRYPTS)
+        self._require_idle()
+        self._require_state(DECRYPTS)
 
-    @workflow.signal(name=ROTATION_DUE, description="A key is older than it may be, or its root key has a new version")
+    @workflow.signal(name=ROTATION_DUE, description="A key exceeds its cryptoperiod, or its root key has a new version")
     async def rotation_due(self) -> None:
-        # Whoever is at work is left alone; what is due then still is an hour later.
+        # A running operation is not disturbed; the keys are still due an hour later.
         if self._operation is not None or self._memory.state not in DECRYPTS:
             return
-        with self._at_work(ROTATION):
+        with self._running(ROTATION):
             try:
                 due = await run_local_activity(
-                    RotationActivities.look_for_due_rotation, self._step("due"), "look what is due"
+                    RotationActivities.look_for_due_rotation, self._step("due"), "find due keys"
                 )
                 if due.request is not None:
                     await self._rotate(due.request, scheduled=True)
             except (ActivityError, ChildWorkflowError):
-                workflow.logger.warning("keys that are due were not rotated")
+                workflow.logger.warning("due keys not rotated")
 
     async def _retire(self, request: RetireVersionRequest) -> None:
         step = RetireVersionStep(**self._step("retire").model_dump(), **request.model_dump())
@@ -260,5 +263,5 @@ class RotationHandlers(RootKeyHandlers):
             id=ids.rotation_workflow(tenant.tenant_id, number),
             priority=priorities.service(tenant.tenant_id),
             static_summary=f"rotate keys of {tenant.tenant_id}",
-            search_attributes=self._found_by(),
+            search_attributes=self._search_attributes(),
         )

@@ -1,8 +1,9 @@
-"""ConnectService: one service's connection, from its first certificate over the renewals to its end.
+"""ConnectService: the connection of one service, from its first certificate through renewals to its disconnection.
 
-The steps carry the numbers of docs/services.md, which argues their order. Requests are updates, because whoever asks
-deserves an answer. Those that make something take turns; disconnecting waits for nobody, and what it overtakes finds
-the service disconnected and stops. A run begins with its first request and ends when nothing is connected any more.
+The step numbers are those of docs/services.md, which explains their order. Requests are updates, because callers need
+the result. Requests that create something run one after another. A disconnection waits for none of them, and a running
+request then finds the service disconnected and stops. A run starts with the first request and ends when the service is
+disconnected.
 """
 
 import asyncio
@@ -34,14 +35,14 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime.failures import code_of, refusal, refusal_of
 
 TENANT_GONE = "tenant-gone"
-"""The signal by which the tenant's other workflows end when it has left. It carries nothing: there is no key for it."""
+"""The signal that ends the tenant's other workflows after its destruction. It has no payload, because no key exists."""
 
 RENEW_SOON = "renew-soon"
-"""The signal by which a service's certificate is renewed before its time."""
+"""The signal that renews a service's certificate early."""
 DISCOVERED = "discovered"
-"""The signal that the platform found a service: its workflow waits for the service's agent. It carries nothing."""
+"""The signal that the platform discovered a service, whose workflow then waits for the agent. It has no payload."""
 CERTIFICATES_REVOKED = "certificates-revoked"
-"""The signal by which a tenant's entity is told to publish its revocation list."""
+"""The signal that makes the tenant workflow publish its CRL."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -51,8 +52,8 @@ class ConnectService:
     def __init__(self, service: ServiceInput) -> None:
         self._service = service
         self._memory = service.memory
-        self._turn = asyncio.Lock()
-        self._asked = False
+        self._lock = asyncio.Lock()
+        self._requested = False
         self._disconnected = False
         self._discovered = False
 
@@ -64,7 +65,7 @@ class ConnectService:
             try:
                 await workflow.wait_condition(
                     partial(self._changed_since, due, self._discovered),
-                    timeout=self._patience(due),
+                    timeout=self._wait_timeout(due),
                     timeout_summary=f"renew certificate {self._memory.generation}" if due else "the first request",
                 )
             except TimeoutError:
@@ -77,9 +78,9 @@ class ConnectService:
 
     @workflow.update(name="enrol", description="Issue a certificate for a stored request, connecting the service first")
     async def enrol(self, request: EnrolInput) -> None:
-        self._asked = True
-        async with self._turn:
-            self._refuse_when_over()
+        self._requested = True
+        async with self._lock:
+            self._require_connected()
             try:
                 await self._connect(request.request_id)
             except ActivityError as failed:
@@ -89,13 +90,13 @@ class ConnectService:
     def _may_enrol(self, request: EnrolInput) -> None:
         if not _REQUEST_ID.fullmatch(request.request_id):
             raise refusal(InvalidName("request id", "8 to 64 letters, digits, hyphens and underscores"))
-        self._refuse_when_over()
+        self._require_connected()
 
     @workflow.update(name="renew", description="Issue the next certificate for the key of the newest one")
     async def renew(self) -> None:
-        self._asked = True
-        async with self._turn:
-            self._refuse_when_over()
+        self._requested = True
+        async with self._lock:
+            self._require_connected()
             try:
                 await self._renew()
             except ActivityError as failed:
@@ -103,11 +104,11 @@ class ConnectService:
 
     @renew.validator
     def _may_renew(self) -> None:
-        self._refuse_when_over()
+        self._require_connected()
 
     @workflow.update(name="disconnect", description="Revoke all certificates of the service at once")
     async def disconnect(self) -> None:
-        self._asked = True
+        self._requested = True
         try:
             await run_local_activity(
                 ServiceActivities.disconnect_service,
@@ -118,9 +119,9 @@ class ConnectService:
             raise refusal_of(failed) from None
         self._disconnected = True
         self._show()
-        await self._tell_of_revocation()
+        await self._request_crl()
 
-    @workflow.signal(name=RENEW_SOON, description="The certificate is to be renewed before its time")
+    @workflow.signal(name=RENEW_SOON, description="Renew the certificate early")
     def renew_soon(self) -> None:
         if self._memory.generation and not self._disconnected:
             self._remember(self._memory.generation, workflow.now())
@@ -130,8 +131,8 @@ class ConnectService:
         self._discovered = True
         self._show()
 
-    async def _tell_of_revocation(self) -> None:
-        """Have the revocation list made anew; nobody waits for it, and the crypto service needs none."""
+    async def _request_crl(self) -> None:
+        """Request a new CRL; no caller waits for it, and the crypto service does not need it."""
         if not workflow.patched("revocation-list"):
             return
         try:
@@ -139,9 +140,9 @@ class ConnectService:
                 CERTIFICATES_REVOKED
             )
         except ApplicationError:
-            workflow.logger.warning("revocation list left to the schedule")
+            workflow.logger.warning("CRL not requested; the schedule publishes it")
 
-    @workflow.signal(name=TENANT_GONE, description="The tenant has left: every certificate is revoked")
+    @workflow.signal(name=TENANT_GONE, description="The tenant is destroyed; every certificate is revoked")
     def tenant_gone(self) -> None:
         self._disconnected = True
 
@@ -155,7 +156,7 @@ class ConnectService:
         try:
             await run_activity(ServiceActivities.create_service_key, step, "2 · create the service key, wrapped twice")
             issued = await run_activity(ServiceActivities.issue_certificate, step, "3 · issue the certificate")
-            await run_local_activity(ServiceActivities.mark_connected, step, "4 · connected")
+            await run_local_activity(ServiceActivities.mark_connected, step, "4 · mark the service connected")
         except ActivityError as failed:
             await run_local_activity(
                 ServiceActivities.record_connect_failure,
@@ -164,7 +165,7 @@ class ConnectService:
                     code=code_of(failed),
                     reason=failed.activity_type,
                 ),
-                "failed · put it on record",
+                "failed · record the failure",
             )
             raise
         self._remember(plan.generation, issued.renew_at)
@@ -179,39 +180,39 @@ class ConnectService:
         self._remember(plan.generation, issued.renew_at)
 
     async def _renew_in_time(self, due: datetime) -> None:
-        """Renew when two thirds of a certificate's life are over; what forbids it now may be over in an hour."""
-        async with self._turn:
+        """Renew after two thirds of a certificate's lifetime; retry a rejected renewal after an hour."""
+        async with self._lock:
             if self._disconnected or self._memory.renew_at != due:
                 return
             try:
                 await self._renew()
             except ActivityError as failed:
-                if code_of(failed) == ServiceUnknown.code:  # disconnected while no run of this workflow knew
+                if code_of(failed) == ServiceUnknown.code:  # disconnected without this workflow
                     self._disconnected = True
                     return
                 self._remember(self._memory.generation, workflow.now() + timing.RENEWAL_PAUSE)
                 workflow.set_current_details(
-                    f"**Not renewed:** `{code_of(failed)}`. Certificate {self._memory.generation} goes on until it "
-                    "expires; tried again within the hour."
+                    f"**Not renewed:** `{code_of(failed)}`. Certificate {self._memory.generation} is valid until it "
+                    "expires; retry within the hour."
                 )
                 workflow.logger.warning("certificate not renewed")
 
-    def _changed_since(self, due: datetime | None, discovered: bool) -> bool:  # noqa: FBT001 - what was known before
+    def _changed_since(self, due: datetime | None, discovered: bool) -> bool:  # noqa: FBT001 - the previous value
         return self._ended() or self._memory.renew_at != due or self._discovered != discovered
 
     def _ended(self) -> bool:
-        """Whether nothing is connected any more, or after all that was asked for still nothing is."""
-        gave_up = self._asked and not self._memory.generation and workflow.all_handlers_finished()
-        return self._disconnected or gave_up
+        """Return whether the service is disconnected, or every request to connect it has failed."""
+        failed = self._requested and not self._memory.generation and workflow.all_handlers_finished()
+        return self._disconnected or failed
 
-    def _patience(self, due: datetime | None) -> timedelta | None:
+    def _wait_timeout(self, due: datetime | None) -> timedelta | None:
         if due is None:
-            if self._asked:
+            if self._requested:
                 return None
             return timing.DISCOVERED if self._discovered else timing.FIRST_REQUEST
         return max(due - workflow.now(), timing.SHORTEST_LIFE)
 
-    def _refuse_when_over(self) -> None:
+    def _require_connected(self) -> None:
         if self._disconnected:
             raise refusal(OperationRunning("disconnecting"))
 
@@ -235,7 +236,7 @@ class ConnectService:
             workflow.set_current_details(
                 f"**connected**: certificate {self._memory.generation}, to be renewed {due:%Y-%m-%d %H:%M} UTC"
             )
-        elif self._discovered and not self._asked:
-            workflow.set_current_details("**discovered**: waits for the service's agent, or for somebody to connect it")
+        elif self._discovered and not self._requested:
+            workflow.set_current_details("**discovered**: waits for the service's agent or for a connect request")
         else:
             workflow.set_current_details("**connecting**: no certificate yet")

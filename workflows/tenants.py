@@ -1,9 +1,9 @@
-"""Tenant: the long-lived entity that owns one tenant's state and runs one operation at a time.
+"""Tenant: the long-lived workflow that owns one tenant's state and runs one operation at a time.
 
-Events arrive as signals, requests that deserve an answer as updates whose validators refuse an illegal move before
-it enters the history. Each kind of operation is a part of its own (`tenant_*.py`, over `entity.py`); here they are one
-workflow, with the events, provisioning and the loop. The history is kept short by continuing as new with
-`TenantWorkflowState`, which is all there is to remember.
+Events are signals. Requests with a result are updates; their validators reject an invalid request before it enters the
+history. Each kind of operation has a class of handlers in another module, based on `runtime.tenant_base`. This module
+combines them with events, provisioning and the main loop. Continue-as-new keeps the history short;
+`TenantWorkflowState` is the complete state.
 """
 
 from contextlib import suppress
@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime.failures import refusal
 
 _REMEMBERED_EVENTS = 64
-"""PostgreSQL refuses repeated events for good; this many are remembered here for those that slip past a crash there."""
+"""PostgreSQL rejects repeated events; this many are also kept here for duplicates after a crash of the endpoint."""
 
 
 @workflow.defn(name="Tenant")
@@ -32,43 +32,43 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
     @workflow.init
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)
-        self._asked: Transition | None = None
+        self._requested: Transition | None = None
 
     @workflow.run
     async def run(self, tenant: TenantInput) -> None:
         self._show(self._memory.state)
         while True:
-            ends = self._next_end()
+            ends = self._next_expiry()
             with suppress(TimeoutError):
                 await workflow.wait_condition(
                     lambda: (
-                        self._asked is not None
-                        or bool(self._to_tell)
-                        or self._may_follow_wish
+                        self._requested is not None
+                        or bool(self._notifications)
+                        or self._has_pending_event
                         or self._gone
-                        or self._next_end() != ends  # noqa: B023 - asked before the loop goes on
+                        or self._next_expiry() != ends  # noqa: B023 - evaluated before the next iteration
                         or workflow.info().is_continue_as_new_suggested()
                     ),
                     timeout=self._until(ends),
-                    timeout_summary="until what waits for a second person is over",
+                    timeout_summary="expiry of the next request for approval",
                 )
             if self._gone:
                 await workflow.wait_condition(workflow.all_handlers_finished)
-                return  # what is left to be told was erased
-            if self._asked is not None:
-                await self._provision(self._asked)
-                self._asked = None
-            elif self._may_follow_wish:
-                await self._follow_wish()
-            elif self._to_tell:
-                await self._tell(self._to_tell.pop(0))
+                return  # unsent notifications were erased
+            if self._requested is not None:
+                await self._provision(self._requested)
+                self._requested = None
+            elif self._has_pending_event:
+                await self._process_pending_event()
+            elif self._notifications:
+                await self._notify(self._notifications.pop(0))
             elif self._is_overdue():
                 await self._expire()
             elif workflow.info().is_continue_as_new_suggested():
                 break
         await workflow.wait_condition(workflow.all_handlers_finished)
-        while self._to_tell:
-            await self._tell(self._to_tell.pop(0))
+        while self._notifications:
+            await self._notify(self._notifications.pop(0))
         workflow.continue_as_new(tenant.model_copy(update={"memory": self._memory}))
 
     @workflow.signal(name="marketplace-event", description="An accepted marketplace event, by its id")
@@ -78,26 +78,26 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
         seen = (*self._memory.seen_events, event.event_id)[-_REMEMBERED_EVENTS:]
         self._remember(seen_events=seen)
         if event.kind == EventKind.SERVICE_DISABLED:
-            self._wish_for(EventKind.SERVICE_DISABLED)
+            self._store_pending_event(EventKind.SERVICE_DISABLED)
             return
         if self._memory.state is State.LEAVING or self._memory.wish is not None:
-            self._wish_for(EventKind.SERVICE_ENABLED)
+            self._store_pending_event(EventKind.SERVICE_ENABLED)
             return
-        if event.kind != EventKind.SERVICE_ENABLED or self._asked is not None:
+        if event.kind != EventKind.SERVICE_ENABLED or self._requested is not None:
             return
         if self._memory.state is State.REQUESTED:
-            self._asked = Transition.PROVISION
+            self._requested = Transition.PROVISION
         elif self._memory.state is State.FAILED:
-            # A customer who enables again after a failure asks for exactly this.
-            self._asked = Transition.RETRY
+            # A customer who enables the service again after a failure requests a retry.
+            self._requested = Transition.RETRY
 
     @workflow.update(name="retry", description="Provision a failed tenant again")
     def retry(self) -> None:
-        self._asked = Transition.RETRY
+        self._requested = Transition.RETRY
 
     @retry.validator
     def _may_retry(self) -> None:
-        if self._asked is not None:
+        if self._requested is not None:
             raise refusal(OperationRunning("provisioning"))
         try:
             transition(self._memory.state, Transition.RETRY)
@@ -119,7 +119,7 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
             id=ids.provision_workflow(tenant.tenant_id),
             priority=priorities.provision(tenant.tenant_id),
             static_summary=f"provision {tenant.tenant_id}",
-            search_attributes=self._found_by(),
+            search_attributes=self._search_attributes(),
         )
         self._enter(
             transition(self._memory.state, Transition.ACTIVATE if result.state is State.ACTIVE else Transition.FAIL)

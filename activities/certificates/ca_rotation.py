@@ -1,8 +1,8 @@
-"""The steps of RotateCertificateAuthority (docs/certificates.md), and whose authority is to be rolled.
+"""The steps of RotateCertificateAuthority, and the tenants whose CA is due (docs/certificates.md).
 
-What a tenant believes changes in one transaction under its row lock: the authorities' states and the issuers that its
-route names. A leaf is put on record under the same lock (`activities.services`), so that none is ever issued by an
-authority that was no longer the current one, and the end of the last leaf of the former is known from then on.
+One transaction under the tenant's row lock changes what the tenant trusts: the states of its CAs and the issuers in its
+route. A leaf is recorded under the same lock (`activities.services`). So a former CA never issues a leaf, and the end
+of its last leaf is known after the switch.
 """
 
 from collections.abc import Sequence
@@ -36,25 +36,25 @@ from vault.pki.certificates import Authority
 _LIVE = DECRYPTS | {State.LOCKED}
 _DUE_AT_ONCE = 100
 _RENEWED_SOON = 1000
-"""Services that are told at once to come for a certificate of the new authority; it keeps the workflow's history short.
-The others come by themselves when two thirds of their certificate's life are over, long before the overlap is."""
+"""Services that are asked at once to renew with the new CA; the limit keeps the workflow's history short.
+The others renew automatically after two thirds of their certificate's life, long before the overlap ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorityMaker:
-    """Makes a tenant's authority on a version of its key, unless it is on record."""
+    """Creates a tenant's CA on a version of its key, unless it is recorded."""
 
     database: Database
     platform: PlatformQueries
     authorities: PkiAuthorities
 
     def make(self, tenant_id: str, version: int, state: AuthorityState) -> AuthorityRow:
-        """Return what is to be recorded; a signed but unrecorded one is adopted, not signed again."""
+        """Return the CA to record; a signed but unrecorded CA certificate is adopted, not signed again."""
 
         def unrecorded(serials: Sequence[str]) -> Sequence[str]:
-            # An attempt that was given up for dead may still be alive and record its certificate at this moment. Asking
-            # in this order leaves no gap: what it recorded before the first question is seen by the second, and what
-            # it records later is among the unknown and is adopted.
+            # A timed-out attempt may still run and record its certificate at this moment. This order of queries leaves
+            # no gap: the second query sees what it recorded before the first, and what it records later is among the
+            # unknown serials and is adopted.
             unknown = self.platform.unknown_serials(serials)
             with self.database.tenant_tx(tenant_id) as tx:
                 if of_version(tx, version) is not None:
@@ -64,7 +64,7 @@ class AuthorityMaker:
         return _row(self.authorities.ensure(tenant_id, unrecorded, version), state)
 
     def enable(self, tenant_id: str, recorded: AuthorityRow) -> AuthorityRow:
-        """Let a recorded authority sign again, if a roll-back has disabled it; the only one to be found is itself."""
+        """Enable a recorded CA that a rollback has disabled; only its own serial is accepted."""
         return _row(
             self.authorities.ensure(
                 tenant_id,
@@ -84,12 +84,12 @@ class AuthorityActivities:
 
     @activity.defn(name="plan-authority")
     def plan_authority(self, step: StepInput) -> AuthorityPlan:
-        """Step 1: say which version of the key comes next and, in the audit stream, that it is about to be made.
+        """Step 1: choose the next version of the key and record the intention in the audit stream.
 
-        One that an earlier roll prepared and did not live to activate is taken up.
+        A version that an earlier rotation prepared and did not activate is used.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
-            _live(tx)
+            _require_live(tx)
             rows = tx.certificates.authorities()
             if any(row.state is AuthorityState.FORMER for row in rows):
                 raise CaRotationInProgress
@@ -103,7 +103,7 @@ class AuthorityActivities:
 
     @activity.defn(name="prepare-authority")
     def prepare_authority(self, step: AuthorityStep) -> None:
-        """Step 2: the next version of the key and its certificate, on record; nobody believes it yet."""
+        """Step 2: create and record the next version of the key and its certificate; no verifier trusts it yet."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             recorded = of_version(tx, step.version)
         if recorded is None:
@@ -121,7 +121,7 @@ class AuthorityActivities:
 
     @activity.defn(name="verify-authority")
     def verify_authority(self, step: AuthorityStep) -> None:
-        """Step 3: let it issue a leaf that nobody keeps, and verify that up to the root that is trusted today."""
+        """Step 3: issue a leaf with the new CA, verify it up to the root that is trusted today, and discard it."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             prepared, current = of_version(tx, step.version), tx.certificates.authority()
         if prepared is None or current is None:
@@ -130,9 +130,9 @@ class AuthorityActivities:
 
     @activity.defn(name="activate-authority")
     def activate_authority(self, step: AuthorityStep) -> None:
-        """Step 4: new leaves come from it; the one before is believed until its last leaf has expired."""
+        """Step 4: issue new leaves from the new CA; the former CA is trusted until its last leaf has expired."""
         with self._database.tenant_tx(step.tenant_id) as tx:
-            _live(tx)
+            _require_live(tx)
             prepared, current, route = of_version(tx, step.version), tx.certificates.authority(), tx.routes.get()
             if prepared is None or current is None or route is None:
                 raise _missing(step)
@@ -160,15 +160,15 @@ class AuthorityActivities:
 
     @activity.defn(name="unrenewed-services")
     def unrenewed_services(self, step: StepInput) -> ServicesResult:
-        """Step 5: say which services are to come for a certificate of the new authority."""
+        """Step 5: return the services that are to renew with the new CA."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             return ServicesResult(services=tuple(tx.certificates.unrenewed(_RENEWED_SOON)))
 
     @activity.defn(name="abandon-authority")
     def abandon_authority(self, failure: AuthorityFailureInput) -> RollAuthorityResult:
-        """End a roll without effect: what was prepared is never believed, and its number never used again.
+        """End a rotation without effect: the prepared CA is never trusted and its version is never used again.
 
-        One that was activated stays so, which its workflow may not have heard of.
+        An activated CA stays active; its workflow may not have received that result.
         """
         with self._database.tenant_tx(failure.tenant_id) as tx:
             tx.tenants.lock()
@@ -190,17 +190,17 @@ class AuthorityActivities:
 
     @activity.defn(name="due-authorities")
     def due_authorities(self) -> TenantsResult:
-        """Return tenants whose authority is to be rolled, at most a batch; the next run takes the rest."""
+        """Return tenants whose CA is due for rotation, at most a batch; the next run continues."""
         return TenantsResult(tenants=tuple(self._platform.due_authorities(_DUE_AT_ONCE)))
 
 
 def of_version(tx: TenantTransaction, version: int) -> AuthorityRow | None:
-    """Return the authority on record for a version of the tenant's key."""
+    """Return the recorded CA for a version of the tenant's key."""
     return next((row for row in tx.certificates.authorities() if row.key_version == version), None)
 
 
 def as_authority(row: AuthorityRow) -> Authority:
-    """Return an authority on record as the key server's adapter takes it."""
+    """Convert a recorded CA to the type of the key server's adapter."""
     return Authority(
         serial=row.serial,
         certificate_pem=row.certificate_pem,
@@ -215,11 +215,11 @@ def _row(made: Authority, state: AuthorityState) -> AuthorityRow:
     return AuthorityRow(made.serial, made.certificate_pem, made.chain_pem, made.not_after, made.key_version, state)
 
 
-def _live(tx: TenantTransaction) -> None:
+def _require_live(tx: TenantTransaction) -> None:
     tenant = tx.tenants.lock()
     if tenant.state not in _LIVE:
         raise TenantNotOperational(tenant.state)
 
 
 def _missing(step: StepInput) -> ConflictingResource:
-    return ConflictingResource("authority", step.tenant_id, "it, or the route that names it, is not on record")
+    return ConflictingResource("authority", step.tenant_id, "it, or the route that names it, is not recorded")

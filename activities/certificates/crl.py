@@ -1,9 +1,9 @@
-"""Revocation lists, and the end of former authorities.
+"""Publication of CRLs, and the end of former CAs.
 
-A list says, to those who verify certificates elsewhere, what our own crypto service reads from the database at every
-connection. Which certificates are on it is read under the tenant's row lock, which every revocation takes too: what is
-revoked later is dated after the list and makes it stale. The number is given with it, so that of two attempts at once
-one finds its number taken and starts anew.
+A CRL gives verifiers elsewhere what the platform's crypto service reads from the database at each connection. Its
+entries are read under the tenant's row lock, which each revocation takes too: a later revocation is dated after the CRL
+and makes it stale. The CRL number is chosen in the same transaction, so that of two concurrent attempts one finds its
+number taken and starts again.
 """
 
 from dataclasses import replace
@@ -42,27 +42,27 @@ class RevocationActivities:
 
     @activity.defn(name="publish-revocation-list")
     def publish_revocation_list(self, step: StepInput) -> None:
-        """Make the tenant's lists anew: of its current authority, and of a former one whose leaves last."""
+        """Publish the tenant's CRLs: of its current CA, and of a former CA with valid leaves."""
         self._publish(step.tenant_id)
 
     @activity.defn(name="publish-revocation-lists")
     def publish_revocation_lists(self) -> None:
-        """Make anew what lacks a revocation or is half over; one tenant's trouble stops no other."""
+        """Publish each CRL that lacks a revocation or has passed half of its validity; one failure stops no other."""
         for tenant_id in self._platform.stale_revocation_lists(REMADE_AFTER, _BATCH):
             try:
                 self._publish(tenant_id)
             except OpenKcmError as failed:
-                log.warning("revocation list not published", tenant_id=tenant_id, code=failed.code)
+                log.warning("CRL not published", tenant_id=tenant_id, code=failed.code)
             activity.heartbeat(tenant_id)
 
     @activity.defn(name="end-authorities")
     def end_authorities(self) -> None:
-        """End the former authorities whose last leaf has expired, a batch of tenants."""
+        """End the former CAs whose last leaf has expired, for a batch of tenants."""
         for tenant_id in self._platform.outlived_authorities(_BATCH):
             try:
                 self._end(tenant_id)
             except OpenKcmError as failed:
-                log.warning("former authority not ended", tenant_id=tenant_id, code=failed.code)
+                log.warning("former tenant CA not ended", tenant_id=tenant_id, code=failed.code)
             activity.heartbeat(tenant_id)
 
     def _publish(self, tenant_id: str) -> None:
@@ -84,11 +84,11 @@ class RevocationActivities:
             if former is None:
                 return
             _, draft = _draft(tx, former.serial)
-        # The last list lasts as long as its authority would have: there will be no other.
+        # The last CRL is valid as long as its CA certificate, because no other follows.
         draft = replace(draft, next_update=max(draft.next_update, former.not_after))
         try:
             listed = self._sign(tenant_id, former, draft)
-        except KeyUnavailable:  # of a tenant that leaves; an authority that must not sign is to end all the more
+        except KeyUnavailable:  # of an offboarding tenant; a CA that must not sign ends also without a last CRL
             listed = None
         with self._database.tenant_tx(tenant_id) as tx:
             tx.tenants.lock()
@@ -109,7 +109,7 @@ class RevocationActivities:
 
 
 def _draft(tx: TenantTransaction, serial: str) -> tuple[AuthorityRow, RevocationList]:
-    """Return an authority and what its next list says; the tenant's row MUST be locked."""
+    """Return a CA and the content of its next CRL; the caller MUST hold the tenant's row lock."""
     issuer = tx.certificates.issuer(serial)
     if issuer is None or issuer.state not in BELIEVED:
         raise Superseded
@@ -120,9 +120,10 @@ def _draft(tx: TenantTransaction, serial: str) -> tuple[AuthorityRow, Revocation
 
 
 def _store(tx: TenantTransaction, listed: RevocationListRow, draft: RevocationList) -> None:
-    """Publish it, and put it on record: also one that says the same as before is signed by the tenant's authority.
+    """Publish a CRL and record it, also where its entries are unchanged.
 
-    Whatever it signs has a record, so that a signature without one is somebody else's (docs/double-entry.md).
+    Each signature of the tenant CA has a record, so a signature without one reveals another signer
+    (docs/reconciliation.md).
     """
     if not tx.certificates.publish(listed):
         raise Superseded

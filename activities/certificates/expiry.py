@@ -1,4 +1,4 @@
-"""The hourly look for what should have been renewed and was not: put on record, counted, told, and tried once more."""
+"""The hourly check for overdue renewals: each is recorded, counted, notified and retried."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,32 +24,32 @@ from vault.pki.authorities import PkiAuthorities
 _BATCH = 1000
 _NAMES = {ExpiryStage.LATE: AuditName.EXPIRY_LATE, ExpiryStage.LAPSED: AuditName.EXPIRY_LAPSED}
 _KINDS = {ExpiryStage.LATE: NotificationKind.EXPIRY_LATE, ExpiryStage.LAPSED: NotificationKind.EXPIRY_LAPSED}
-_TOLD = frozenset({ExpiringItem.CERTIFICATE, ExpiringItem.AUTHORITY})
-"""What customers are written to about; a revocation list is for our operators to look after."""
+_NOTIFIED = frozenset({ExpiringItem.CERTIFICATE, ExpiringItem.AUTHORITY})
+"""The kinds that customers are notified of; a CRL is a matter of the platform's operators."""
 
 log = structlog.get_logger()
 
 
 class ExpiryActivities:
-    def __init__(  # noqa: PLR0913, PLR0917 - what it is made of, by name
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each dependency
         self,
         database: Database,
         platform: PlatformQueries,
         authorities: PkiAuthorities,
-        announcer: NotificationOutbox,
+        outbox: NotificationOutbox,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._database = database
         self._platform = platform
         self._authorities = authorities
-        self._announcer = announcer
+        self._outbox = outbox
         self._clock = clock
         self._metrics = metrics
 
     @activity.defn(name="check-expiry")
     def check_expiry(self) -> ExpiryResult:
-        """Raise the alarm for what is late or lapsed, what can still be saved first; returns services to try again."""
+        """Alert on late and lapsed items, late ones first; returns the services to retry."""
         now = self._clock()
         found = [(row, stage(row.begins, row.ends, now)) for row in self._platform.expiring(_BATCH)]
         alarming = [(row, at) for row, at in found if at in ALARMING]
@@ -57,11 +57,11 @@ class ExpiryActivities:
         by_tenant = sorted(alarming, key=lambda one: one[0].tenant_id)
         for tenant_id, of_tenant in groupby(by_tenant, key=lambda one: one[0].tenant_id):
             try:
-                self._tell(tenant_id, list(of_tenant))
+                self._record(tenant_id, list(of_tenant))
             except OpenKcmError as failed:
-                log.warning("expiry not told", tenant_id=tenant_id, code=failed.code)
+                log.warning("expiry not recorded", tenant_id=tenant_id, code=failed.code)
             activity.heartbeat(tenant_id)
-        self._look_at_root(now)
+        self._check_root(now)
         services = [
             UnrenewedService(tenant_id=row.tenant_id, region=row.region, service=row.name, generation=row.generation)
             for row, _ in alarming
@@ -69,20 +69,20 @@ class ExpiryActivities:
         ]
         return ExpiryResult(services=tuple(services))
 
-    def _look_at_root(self, now: datetime) -> None:
-        """Raise the alarm for the PKI root, which nobody but an operator can renew; no tenant is told of it."""
+    def _check_root(self, now: datetime) -> None:
+        """Alert on the PKI root, which only an operator can renew; no tenant is notified."""
         try:
             root = self._authorities.root()
         except OpenKcmError as failed:
-            log.warning("pki root not looked at", code=failed.code)
+            log.warning("pki root not checked", code=failed.code)
             return
         at = stage(root.begins, root.ends, now)
         if at in ALARMING:
             self._metrics.count_not_renewed([(ExpiringItem.ROOT, at)])
             log.warning("pki root not renewed", serial=root.serial, ends=root.ends.isoformat(), stage=at)
 
-    def _tell(self, tenant_id: str, found: Sequence[tuple[ExpiringRow, ExpiryStage]]) -> None:
-        """Put on record what is not, and write to the customer once about all that is new."""
+    def _record(self, tenant_id: str, found: Sequence[tuple[ExpiringRow, ExpiryStage]]) -> None:
+        """Record the new items and send the customer one notification for each stage."""
         with self._database.tenant_tx(tenant_id) as tx:
             tenant, head = tx.tenants.lock(), tx.audit.head()
             known = 0 if head is None else head.seq
@@ -90,10 +90,10 @@ class ExpiryActivities:
             for row, at in new:
                 log.warning("not renewed", tenant_id=tenant_id, kind=row.kind, name=row.name, stage=at)
             for at in ALARMING:
-                first = next((row for row, now_at in new if now_at is at and row.kind in _TOLD), None)
+                first = next((row for row, now_at in new if now_at is at and row.kind in _NOTIFIED), None)
                 if first is not None:
                     step = StepInput(tenant_id=tenant_id, operation_id=_operation(first, at))
-                    self._announcer.store(tx, step, tenant, _KINDS[at])
+                    self._outbox.store(tx, step, tenant, _KINDS[at])
 
 
 def _operation(row: ExpiringRow, at: ExpiryStage) -> str:

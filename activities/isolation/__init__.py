@@ -1,1 +1,1 @@
-"""Activities of isolation: the gate before a tenant opens, assessments, attack suites."""
+"""Activities of isolation: the gate before activation, assessments, attack suites."""

@@ -1,10 +1,10 @@
-"""The full examination of a tenant: attacks on it for every clause, where the gate makes the quick ones.
+"""The isolation assessment of a tenant: attacks for every clause; the gate runs only the quick ones.
 
-It is an ordered list of attacks (`worker.wiring.attacks`), each of which gives the results of its own. What
-one of them finds does not keep the others from being made: the evidence is to be whole also where a wall is down.
+An assessment is an ordered list of attacks (`worker.wiring.attacks`), each with its own results. A breach does not stop
+the remaining attacks, because the evidence must be complete also where an isolation control fails.
 
-Attacking and signing leave nothing behind, so one activity does both and its one effect is to record them, once for a
-run: whoever is killed before that attacks again, whoever is killed after it finds what it recorded.
+Attacks and signatures leave no state behind, so one activity does both and records the results once for each run. After
+a crash before the record the attacks run again; after a crash behind it the retry returns the recorded results.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
 
 Attack = Callable[[str], Sequence[CheckResult]]
-"""Attacks the tenant of this id and returns how that ended; raises only where it could not be found out."""
+"""Attacks the tenant of this id and returns the results; raises only where an attack has no result."""
 
 _LIVE = DECRYPTS | {State.LOCKED}
 _PAGE = 200
@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 
 class IsolationAssessmentActivities:
-    def __init__(  # noqa: PLR0913, PLR0917 - what it is made of, by name
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each dependency
         self,
         database: Database,
         platform: PlatformQueries,
@@ -46,21 +46,21 @@ class IsolationAssessmentActivities:
         *,
         begin_anew: Callable[[], None] = lambda: None,
     ) -> None:
-        """`begin_anew` has attacks forget what they found lately for all tenants alike, and make it again."""
+        """`begin_anew` makes attacks repeat the part whose recent results count for all tenants."""
         self._database = database
         self._platform = platform
         self._attacks = attacks
-        self._begin_anew = begin_anew
+        self._discard_shared_results = begin_anew
         self._signer = signer
         self._clock = clock
         self._metrics = metrics
 
     @activity.defn(name="examine-tenant")
     def examine_tenant(self, step: ExamineInput) -> ExamineResult:
-        """Attack a tenant in every way, and record how each attack ended, signed by clause, before anybody judges.
+        """Run every attack on a tenant and record the results, signed by clause, before any verdict.
 
-        Rows, audit record and, of a breach, the record of that are one transaction. Where servers fail it raises, and
-        nothing is recorded: what came to no result is evidence of nothing.
+        One transaction stores the rows, the audit event and the event of a breach. A server failure raises and records
+        nothing, because an attack without a result proves nothing.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             row, recorded = tx.tenants.get(), tx.boundaries.examination(step.operation_id)
@@ -68,11 +68,11 @@ class IsolationAssessmentActivities:
             return _result(recorded)
         if row is None or row.state not in _LIVE:
             return ExamineResult(examined=False)
-        # From before the attacks: a key that is rotated while they are made asks for another examination.
+        # The time before the attacks: a key rotation during the attacks then requires another assessment.
         began = self._clock()
         results: list[CheckResult] = []
         if step.anew:
-            self._begin_anew()
+            self._discard_shared_results()
         failure: OpenKcmError | None = None
         for attack in self._attacks:
             try:
@@ -83,8 +83,8 @@ class IsolationAssessmentActivities:
         if failure is not None:
             if not breaches(results):
                 raise failure
-            # A wall that is down can take the floor from under another attack. What was found is a verdict without it.
-            log.error("an attack came to no result beside a breach", tenant_id=step.tenant_id, code=failure.code)
+            # A failed isolation control can make another attack fail. The breach is a verdict without that result.
+            log.error("isolation attack without result beside a breach", tenant_id=step.tenant_id, code=failure.code)
         lines = [summed_up(clause, found) for clause, found in sorted(by_clause(results).items())]
         signed = self._signer.sign_all(
             [clause_message(step.tenant_id, step.operation_id, began, line) for line in lines]
@@ -106,7 +106,7 @@ class IsolationAssessmentActivities:
     def _record(self, step: ExamineInput, found: AssessmentRow, results: Sequence[CheckResult]) -> None:
         broken = breaches(results)
         with self._database.tenant_tx(step.tenant_id) as tx:
-            # An attempt that Temporal has given up may end beside its successor; the row lets one of them in.
+            # A timed-out attempt may end at the same time as its successor; the row lock admits one of them.
             tx.tenants.lock()
             if tx.boundaries.examination(step.operation_id) is not None:
                 return
@@ -139,7 +139,7 @@ class IsolationAssessmentActivities:
 
     @activity.defn(name="find-due-examinations")
     def find_due_examinations(self, due: DueInput) -> DueResult:
-        """Return whose examination is due, a page of them; and count at the first page whom somebody must look at."""
+        """Return a page of tenants whose assessment is due; the first page also counts breached and late ones."""
         if not due.after:
             troubled = self._platform.troubled_examinations(LATE, _TROUBLED)
             self._metrics.count_troubled_examinations(one.why for one in troubled)

@@ -1,9 +1,9 @@
-"""Attacks through the crypto service's own doors, as a part of a tenant's full examination.
+"""Attacks through the crypto service's public listeners, a part of a tenant's isolation assessment.
 
-Two kinds. The platform's own tenants, the canary and the mirror, have everything there is to steal and attack each
-other: that is about walls that stand or fall for all tenants alike, so one round of it counts for some minutes. And on
-the tenant itself: certificates that its own authority signed and that must open nothing, and the canary asking for
-what is the tenant's. Nothing of a customer's is ever asked for in a way that could change it, should a wall be down.
+There are two kinds. The platform's two canary tenants hold every kind of object and attack each other. That tests
+controls that all tenants share, so one round counts for some minutes. The second kind attacks the tenant itself: its CA
+signs certificates that must grant no access, and the canary requests the tenant's objects. No request could change a
+customer's data, even if an isolation control failed.
 """
 
 import itertools
@@ -36,69 +36,69 @@ from vault.pki.certificates import Authority
 from vault.transit.keys import ForgedLeaf
 
 PAIR_COUNTS = timedelta(minutes=5)
-"""For how long a round between the platform's own tenants counts; a sweep of 1,000 tenants makes two or three."""
+"""How long a round between the canary tenants counts; a sweep of 1,000 tenants needs two or three."""
 CLAUSES = ("U5", "E3", "C1", "C2", "C3", "M1", "A1", "A2", "A3", "REQ-011", "REV")
-"""What is attacked here."""
+"""The clauses that these attacks test."""
 _OF_OPERATIONS = frozenset(
     (AuditName.CRYPTO_KEY_RELEASED, AuditName.CRYPTO_KEY_CHANGED, AuditName.CRYPTO_USED, AuditName.CRYPTO_REFUSED)
 )
-_ASKED_OBJECTS = 2
-_READ_AT_ONCE = 1000
-_LONG_ENOUGH = timedelta(minutes=10)
-"""What an authority signs ends with it, and what has ended would be refused for that."""
+_REQUESTED_OBJECTS = 2
+_READ_BATCH = 1000
+_MIN_CA_LIFETIME = timedelta(minutes=10)
+"""A forged certificate ends with its CA; an expired one would be rejected for its age and prove nothing."""
 
 
 class CryptoApiIsolationSuite:
-    """`examination.Attack`. Used from several threads: of those that need a new round, one makes it.
+    """An `assessment.Attack`, safe to share between threads; of several that need a new round, one makes it.
 
-    A tenant for which a round is made, as for whoever asks for one tenant, is attacked at both doors. Of a sweep's
-    tenants each is at one of them in turn: handshakes are what a sweep costs customers' services.
+    A tenant whose call makes a round, as in an assessment on request, is attacked at both listeners. A sweep attacks
+    each tenant at one of them in turn, because handshakes take capacity from customers' services.
     """
 
     def __init__(
         self,
         database: Database,
-        fronts: CryptoApiSuite,
+        suite: CryptoApiSuite,
         forger: ForgedCertificateSigner,
         probes: ProbeServices,
         clock: Clock,
     ) -> None:
         self._database = database
-        self._fronts = fronts
+        self._fronts = suite
         self._forger = forger
         self._probes = probes
         self._clock = clock
         self._round: tuple[datetime, Sequence[CheckResult]] | None = None
-        self._doors = itertools.cycle(ListenerProtocol)
-        self._turn = threading.Lock()
+        self._protocols = itertools.cycle(ListenerProtocol)
+        self._lock = threading.Lock()
 
     def __call__(self, tenant_id: str) -> Sequence[CheckResult]:
-        """Attack; of the platform's own tenants what was found within `PAIR_COUNTS` counts.
+        """Attack the tenant; results between the canary tenants count for `PAIR_COUNTS`.
 
-        Raises: CryptoApiFailing, ProbeRefused, and what connecting a service does; each may be tried again.
+        Raises: CryptoApiFailing, ProbeRefused, and the errors of connecting a service; each is retryable.
         """
         try:
             self._probes.check_platform_tenants()
-            between, doors = self._between_platform_tenants()
-            return (*between, *self._on(tenant_id, doors))
-        except (CryptoApiUnreachable, CanaryMissing, SecondCanaryMissing) as nothing_there:
-            return [_not_checked(clause, nothing_there.message) for clause in CLAUSES]
+            between, protocols = self._between_platform_tenants()
+            return (*between, *self._attack_tenant(tenant_id, protocols))
+        except (CryptoApiUnreachable, CanaryMissing, SecondCanaryMissing) as missing:
+            return [_not_checked(clause, missing.message) for clause in CLAUSES]
         except ProbeRefused:
             self._probes.forget()
             raise
 
     def forget_round(self) -> None:
-        """Have the next call attack all anew, because somebody asks what is so now."""
-        with self._turn:
+        """Discard the last round, so that the next call repeats every attack."""
+        with self._lock:
             self._round = None
 
     def _between_platform_tenants(self) -> tuple[Sequence[CheckResult], Collection[ListenerProtocol]]:
-        """Return how the round ended, and the doors to knock at: both after a new round, else one in turn."""
-        with self._turn:
+        """Return the results of the round and the protocols to attack: both after a new round, else one in turn."""
+        with self._lock:
             if self._round is not None and self._clock() < self._round[0] + PAIR_COUNTS:
-                return self._round[1], (next(self._doors),)
+                return self._round[1], (next(self._protocols),)
             began, results = self._clock(), self._attack_each_other()
-            # What was broken is looked at again each time: it may have been mended, and its verdict is a grave one.
+            # A breach is never reused: the control may have been fixed, and the verdict locks the tenant.
             self._round = None if breaches(results) else (began, results)
             return results, tuple(ListenerProtocol)
 
@@ -112,21 +112,21 @@ class CryptoApiIsolationSuite:
             *self._fronts.revoke(revoked, revoke),
         )
 
-    def _on(self, tenant_id: str, doors: Collection[ListenerProtocol]) -> Sequence[CheckResult]:
+    def _attack_tenant(self, tenant_id: str, protocols: Collection[ListenerProtocol]) -> Sequence[CheckResult]:
         if tenant_id in PLATFORM_TENANTS:
             return ()
         probe = self._probe()
         with self._database.tenant_tx(tenant_id) as tx:
             authority, services = tx.certificates.authority(), tx.services.all()
-            objects = tx.objects.some_ids(_ASKED_OBJECTS)
-        if authority is None or authority.not_after < self._clock() + _LONG_ENOUGH:
-            return [_not_checked("A1", "the tenant has no authority that could sign a certificate")]
+            objects = tx.objects.some_ids(_REQUESTED_OBJECTS)
+        if authority is None or authority.not_after < self._clock() + _MIN_CA_LIFETIME:
+            return [_not_checked("A1", "the tenant has no CA that could sign a certificate")]
         name = services[0].service if services else PROBE
-        strangers = self._strangers(tenant_id, as_authority(authority), name, probe)
-        return self._fronts.attack_tenant(probe, strangers, objects, doors)
+        identities = self._strangers(tenant_id, as_authority(authority), name, probe)
+        return self._fronts.attack_tenant(probe, identities, objects, protocols)
 
     def _strangers(self, tenant_id: str, authority: Authority, service: str, probe: Identity) -> ForgedIdentities:
-        """Have the tenant's authority sign, as whoever holds it could: for the canary, its serial number and all."""
+        """Return identities signed by the tenant's CA, as a holder of its key could forge them for the canary."""
         key = ec.generate_private_key(ec.SECP256R1())
         wanted = (
             ForgedLeaf(probe.tenant_id, probe.tenant_id, probe.service, probe.serial),
@@ -140,9 +140,9 @@ class CryptoApiIsolationSuite:
         return self._probes.identity(CANARY_TENANT_ID, PROBE)
 
     def _recorded_since_now(self, tenant_id: str) -> Callable[[str], bool]:
-        """Return what says whether an operation by its correlation id stands in the stream's part that begins now.
+        """Return a function that checks whether the stream records an operation, by correlation id, from now.
 
-        That a key was opened for it stands there under the same id, and says nothing of the operation.
+        A record that a key was unwrapped has the same id and does not count: it does not prove the operation.
         """
         with self._database.tenant_tx(tenant_id) as tx:
             head = tx.audit.head()
@@ -152,7 +152,7 @@ class CryptoApiIsolationSuite:
             nonlocal last
             if correlation not in seen:
                 with self._database.tenant_tx(tenant_id) as tx:
-                    for stored in tx.audit.records(last, _READ_AT_ONCE):
+                    for stored in tx.audit.records(last, _READ_BATCH):
                         last, record = stored.seq, json.loads(stored.record)
                         if record["name"] in _OF_OPERATIONS:
                             seen.add(record.get("correlation_id", ""))

@@ -1,4 +1,4 @@
-"""Step 4: the gate. The new tenant and the canary attack each other for real; only refusals open the gate (REQ-012)."""
+"""Step 4, the isolation gate: the new tenant and the canary attack each other; each attack must fail (REQ-012)."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -42,10 +42,10 @@ class IsolationGateActivities:
 
     @activity.defn(name=Step.CHECK_BOUNDARIES)
     def check_boundaries(self, step: StepInput) -> None:
-        """Attack in both directions; the results are evidence before they are a verdict.
+        """Attack in both directions, and record the results before the verdict.
 
-        Evidence and step are committed also when an attack succeeded, and only then is the breach raised: a crash in
-        between leaves the record of it, and the repeated step finds the breach again.
+        The results are committed also when an attack succeeded, and the breach is raised afterwards. A crash in between
+        keeps the record, and the retry finds the breach again.
         """
         began = self._clock()
         results = self.attack(step.tenant_id)
@@ -69,9 +69,9 @@ class IsolationGateActivities:
             raise IsolationBreached(broken)
 
     def attack(self, tenant_id: str) -> tuple[CheckResult, ...]:
-        """Make the attacks side by side, they mostly wait for the two servers; each result says who attacked."""
+        """Run the attacks in parallel, because they mostly wait for servers; each result names the attacker."""
         own, canary = self._authority(tenant_id), self._canary_authority()
-        # With the activity's context, by which whatever happens there is known to belong to this step.
+        # The activity's context attributes the key server's log entries to this step.
         attack = partial(self._vault_probe.attack_each_other, tenant_id, CANARY_TENANT_ID, own, canary)
         keys = self._pool.submit(attack)
         rows_by_tenant, rows_by_canary = self._database_probe.attack_each_other(tenant_id, CANARY_TENANT_ID)

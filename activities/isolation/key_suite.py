@@ -1,7 +1,7 @@
-"""The part of the full examination that attacks a tenant's keys and what lies under them (U1 to U5, E1, E2, A2, M1).
+"""The part of the isolation assessment that attacks a tenant's keys and wraps (U1 to U5, E1, E2, A2, M1).
 
-Called with a tenant's id it returns a result of every check. What has no control at this moment is not checked: the key
-is disabled, the tenant is locked, the root key is out of its holder's reach.
+Called with a tenant's id it returns a result for every check. A check without a positive control is reported as not
+checked: the key is disabled, the tenant is locked, or the root key is unreachable.
 """
 
 import secrets
@@ -31,23 +31,23 @@ from vault.transit.keys import KeyFindings, KeyTarget, ciphertext_version
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 
 _TRIED = 400
-"""Other tenants whose probes a key is tried on in one examination: of 1,000 tenants all pairs in three."""
+"""Other tenants whose canary ciphertexts one assessment tests; 1,000 tenants need three to test all pairs."""
 _VERSIONS = 20
-"""Versions of a key, the newest, whose fingerprints are compared."""
+"""Number of newest key versions whose fingerprints are compared."""
 _PROBE_SERVICE = "boundary-fresh"
 _WRAP_CHECKS = (
     ("E1", "open-without-root-key"),
     ("E1", "open-without-tenant-key"),
     ("E2", "open-wrap-as-another-tenant"),
 )
-_VERSIONS_ON_RECORD = ("U3", "versions-on-record")
+_RECORDED_VERSIONS = ("U3", "versions-on-record")
 _FINGERPRINT = ("U2", "fingerprint-is-its-own")
 
 log = structlog.get_logger()
 
 
 class KeyIsolationSuite:
-    """An `examination.Attack`. `attackers` are tenants of the platform's own: a customer's key attacks nobody's."""
+    """An `assessment.Attack`. `attackers` are canary tenants: a customer's key never attacks another tenant."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that is attacked or attacked with
         self,
@@ -55,7 +55,7 @@ class KeyIsolationSuite:
         platform: PlatformQueries,
         tenant_keys: TransitTenantKeys,
         fingerprints: TransitFingerprints,
-        shelf: RootKeyCache,
+        root_key_cache: RootKeyCache,
         keys: VaultKeyControlSuite,
         rows: KeyLineageSuite,
         *,
@@ -65,13 +65,13 @@ class KeyIsolationSuite:
         self._platform = platform
         self._tenant_keys = tenant_keys
         self._fingerprints = fingerprints
-        self._shelf = shelf
+        self._root_keys = root_key_cache
         self._keys = keys
         self._rows = rows
         self._attackers = attackers
 
     def __call__(self, tenant_id: str) -> Sequence[CheckResult]:
-        """Attack and return every result; raises what is neither a refusal nor a breach."""
+        """Attack and return every result; raises errors that are neither a rejection nor a breach."""
         with self._database.tenant_tx(tenant_id) as tx:
             read = _read(tx)
         if read is None:
@@ -79,39 +79,41 @@ class KeyIsolationSuite:
         probes = self._platform.key_probes(read.tried, _TRIED + 1)
         others = [(tenant, ciphertext) for tenant, ciphertext in probes if tenant != tenant_id][:_TRIED]
         target = KeyTarget(tenant_id, read.key.oldest, read.key.version, read.rotating)
-        found = self._as_of_now(read, self._keys.attack(target, [ciphertext for _, ciphertext in others]))
+        found = self._withdraw_outdated(read, self._keys.attack(target, [ciphertext for _, ciphertext in others]))
         fingerprint = self._compare(read, found, others[-1][0] if others else read.tried)
-        thief = next((attacker for attacker in self._attackers if attacker != tenant_id), None)
-        wraps = self._attack_wrap(read, target, thief)
-        rows = self._rows.attack(tenant_id, ids.l2_key(thief or RESERVED_PREFIX))
+        attacker = next((one for one in self._attackers if one != tenant_id), None)
+        wraps = self._attack_wrap(read, target, attacker)
+        rows = self._rows.attack(tenant_id, ids.l2_key(attacker or RESERVED_PREFIX))
         results = (*found.results, fingerprint, *wraps, *rows)
         for result in _breached(results):
             log.error("key boundary breached", tenant_id=tenant_id, clause=result.clause, name=result.name)
         return results
 
-    def _as_of_now(self, read: "_Read", found: KeyFindings) -> KeyFindings:
-        """Take back what was judged by records that a rotation has overtaken meanwhile."""
-        if not any((result.clause, result.name) == _VERSIONS_ON_RECORD for result in _breached(found.results)):
+    def _withdraw_outdated(self, read: "_Read", found: KeyFindings) -> KeyFindings:
+        """Withdraw a verdict that relied on records which a rotation has replaced since."""
+        if not any((result.clause, result.name) == _RECORDED_VERSIONS for result in _breached(found.results)):
             return found
         with self._database.tenant_tx(read.root.tenant.tenant_id) as tx:
             again = _read(tx)
         if again is not None and (again.key, again.rotating) == (read.key, read.rotating):
             return found
-        overtaken = unchecked([_VERSIONS_ON_RECORD], "the key was rotated meanwhile")
-        kept = (result for result in found.results if (result.clause, result.name) != _VERSIONS_ON_RECORD)
-        return KeyFindings((*kept, *overtaken), found.probe)
+        replaced = unchecked([_RECORDED_VERSIONS], "the key was rotated during the check")
+        kept = (result for result in found.results if (result.clause, result.name) != _RECORDED_VERSIONS)
+        return KeyFindings((*kept, *replaced), found.probe)
 
     def _compare(self, read: "_Read", found: KeyFindings, tried: str) -> CheckResult:
-        """Compare the fingerprint of each version with what is on record, and leave a probe for the others."""
+        """Compare the fingerprint of each version with the recorded one, and store a ciphertext for other tenants."""
         clause, name = _FINGERPRINT
         if found.probe is None:
-            return unchecked([_FINGERPRINT], "the key makes no fingerprint")[0]
+            return unchecked([_FINGERPRINT], "the key has no fingerprint")[0]
         began, key, tenant_id = time.perf_counter(), read.key, read.root.tenant.tenant_id
         versions = range(max(key.oldest, key.version - _VERSIONS + 1), key.version + 1)
         try:
             taken = {version: self._fingerprints.of(tenant_id, version) for version in versions}
         except KeyUnavailable as retired:
-            raise Superseded("the tenant key was rotated meanwhile", "the next attempt attacks it anew") from retired
+            raise Superseded(
+                "the tenant key was rotated meanwhile", "the next attempt attacks the new version"
+            ) from retired
         with self._database.tenant_tx(tenant_id) as tx:
             endings = [tx.fingerprints.record(key.name, version, taken[version]) for version in taken]
             probe = KeyProbeRow(key.name, ciphertext_version(found.probe), found.probe, tried)
@@ -122,16 +124,16 @@ class KeyIsolationSuite:
             name=name,
             outcome="held" if held else "breached",
             seconds=time.perf_counter() - began,
-            evidence=f"on record the fingerprints of {len(taken)} versions are {', '.join(sorted(set(endings)))}",
+            evidence=f"the recorded fingerprints of {len(taken)} versions are {', '.join(sorted(set(endings)))}",
         )
 
-    def _attack_wrap(self, read: "_Read", target: KeyTarget, thief: str | None) -> Sequence[CheckResult]:
-        """Attack a stored service key, a fresh one where there is none, with one of its two keys each."""
+    def _attack_wrap(self, read: "_Read", target: KeyTarget, attacker: str | None) -> Sequence[CheckResult]:
+        """Attack a stored service key, or a new one where none exists, with only one of its two keys each time."""
         root, tenant_id = read.root, target.tenant_id
         if root.tenant.state not in DECRYPTS:
-            return unchecked(_WRAP_CHECKS, f"the tenant is {root.tenant.state}: nothing of it is opened")
+            return unchecked(_WRAP_CHECKS, f"the tenant is {root.tenant.state}: its keys decrypt nothing")
         try:
-            root_key = root.open(self._shelf)
+            root_key = root.open(self._root_keys)
             if read.service_key is None:
                 context = context_of(tenant_id, _PROBE_SERVICE, 1)
                 outer = root_key.wrap(context, self._tenant_keys.new_wrapped_key(context).encode("ascii"))
@@ -143,24 +145,24 @@ class KeyIsolationSuite:
             except WrongContext:
                 inner = None
             except RootKeyDisabled:
-                # So the platform's answers to what bears a version that it has retired, as what it never wrapped may.
+                # The platform's root key answers so for a retired version, and a foreign ciphertext may name one.
                 if root.held is not None:
                     raise
                 inner = None
-        except CustomerKeyError as away:
+        except CustomerKeyError as unavailable:
             if root.held is None:
                 raise
-            return unchecked(_WRAP_CHECKS, f"the root key does not do its part ({away.code})")
+            return unchecked(_WRAP_CHECKS, f"the root key is unavailable ({unavailable.code})")
         alone = self._keys.attack_wrap(target, context, outer, inner)
-        if inner is None or thief is None:
-            why = "there is no other tenant of the platform's own" if inner else "nothing lies under the root key"
+        if inner is None or attacker is None:
+            why = "no other canary tenant exists" if inner else "the root key decrypts no wrap"
             return (*alone, *unchecked(_WRAP_CHECKS[-1:], why))
-        return (*alone, self._keys.steal_wrap(target, context, inner, thief))
+        return (*alone, self._keys.steal_wrap(target, context, inner, attacker))
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What is on record of a tenant as of one moment."""
+    """The records of a tenant, read in one transaction."""
 
     key: KeyRow
     root: ActiveRootKey

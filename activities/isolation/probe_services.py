@@ -1,8 +1,8 @@
-"""The platform's own services, by which it attacks the crypto service as any holder of a certificate could.
+"""The services of the canary tenants, with which the platform attacks the crypto service as a client.
 
-They are connected like a customer's: a stored request, the workflow of the service, a certificate of the tenant's
-authority; their keys descend as all keys do. A private key is made here, stays in this process's memory and ends with
-it, so a worker that starts again connects its services again.
+They are connected like a customer's: a stored request, the service's workflow, a certificate of the tenant CA, and the
+same key hierarchy. Their private keys are created here and stay in this process's memory, so a restarted worker
+connects its services again.
 """
 
 import threading
@@ -29,24 +29,24 @@ from openkcm.errors import PlatformError
 from vault.pki.certificates import IssuedCertificate
 
 PROBE, SIBLING, REVOKED = "boundary-probe", "boundary-probe-2", "boundary-revoked"
-"""The services: one of each of the platform's tenants, and two more of the canary, one to be revoked every time."""
-_OLDEST = 2 / 3
-"""The part of a certificate's life after which another one is asked for."""
+"""The services: one of each canary tenant, and two more of the first: a sibling and one that is revoked each time."""
+_RENEWAL_FRACTION = 2 / 3
+"""The part of a certificate's lifetime after which it is replaced."""
 
 
 class ProbeServiceNotReady(PlatformError):
-    """The service's workflow refused; it may have been disconnected at that very moment, by another worker's check."""
+    """The service's workflow rejected the connection; another worker's check may have disconnected the service."""
 
     code: ClassVar[str] = "probe_not_connected"
-    message = "a service of the platform's own could not be connected"
-    hint = "it is tried again; if it stays, see the service's workflow of the tenant it is about"
+    message = "a service of a canary tenant could not be connected"
+    hint = "the platform retries; if it fails again, see the service's workflow of that tenant"
 
 
 class ServiceConnections(Protocol):
-    """The workflow that connects services, from the outside. Both raise ProbeServiceNotReady, and when it is down."""
+    """A client of the workflow that connects services; both methods raise ProbeServiceNotReady and Temporal errors."""
 
     def connect(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
-        """Have a stored request done; the certificate is on record when this returns."""
+        """Execute a stored request; the certificate is recorded when this returns."""
         ...
 
     def disconnect(self, tenant_id: str, region: str, service: str) -> None: ...
@@ -59,39 +59,39 @@ class _Kept:
 
 
 class ProbeServices:
-    """Used from several threads; each service is connected by one of them at a time."""
+    """Identities of the canary tenants' services; safe to share between threads."""
 
     def __init__(self, database: Database, connections: ServiceConnections, clock: Clock) -> None:
         self._database = database
         self._connections = connections
         self._clock = clock
         self._kept: dict[tuple[str, str], _Kept] = {}
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def identity(self, tenant_id: str, service: str) -> Identity:
-        """Return a service with a certificate that still lasts, connected first where there is none.
+        """Return a service with a valid certificate; connect it first where necessary.
 
-        Raises: CanaryMissing, SecondCanaryMissing; TemporalUnavailable and others of the workflow's.
+        Raises: CanaryMissing, SecondCanaryMissing, TemporalUnavailable and other errors of the workflow.
         """
-        with self._turn:
+        with self._lock:
             kept = self._kept.get((tenant_id, service))
             if kept is None or self._clock() >= kept.until:
                 kept = self._kept[tenant_id, service] = self._connect(tenant_id, service)
             return kept.identity
 
     def check_platform_tenants(self) -> None:
-        """Raise CanaryMissing or SecondCanaryMissing when one of them could not be let in, whatever it asked for."""
+        """Raise CanaryMissing or SecondCanaryMissing unless both canary tenants are active."""
         for tenant_id in PLATFORM_TENANTS:
             self._region(tenant_id)
 
     def forget(self) -> None:
-        """Have every service connected again before it is next used: a certificate of one of them was refused."""
-        with self._turn:
+        """Discard all identities after a certificate was rejected; each service is connected again on its next use."""
+        with self._lock:
             self._kept.clear()
 
     def revocation(self) -> tuple[Identity, Callable[[], None]]:
-        """Return a service with a certificate of its own for this one time, and what revokes it."""
-        with self._turn:
+        """Return a service with a new single-use certificate, and the function that revokes it."""
+        with self._lock:
             identity = self._connect(CANARY_TENANT_ID, REVOKED).identity
         region = self._region(CANARY_TENANT_ID)
         return identity, lambda: self._connections.disconnect(CANARY_TENANT_ID, region, REVOKED)
@@ -107,7 +107,7 @@ class ProbeServices:
         with self._database.tenant_tx(tenant_id) as tx:
             row, chain_pem = tx.services.issued(service, request_id)
         leaf = IssuedCertificate(row.serial, row.certificate_pem, row.not_after)
-        until = row.not_before + (row.not_after - row.not_before) * _OLDEST
+        until = row.not_before + (row.not_after - row.not_before) * _RENEWAL_FRACTION
         return _Kept(presenting(tenant_id, service, leaf, chain_pem, key), until)
 
     def _region(self, tenant_id: str) -> str:
@@ -122,7 +122,7 @@ class ProbeServices:
 def presenting(
     tenant_id: str, service: str, leaf: IssuedCertificate, chain_pem: str, key: ec.EllipticCurvePrivateKey
 ) -> Identity:
-    """Return who presents a certificate for `key`, and trusts the end of its chain."""
+    """Return an identity that presents a certificate for `key` and trusts the root of its chain."""
     presented_pem, root_pem = certificates(leaf.certificate_pem, chain_pem)
     key_pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -1,9 +1,8 @@
-"""The steps of OffboardTenant behind the point of no return (docs/offboarding.md).
+"""The steps of OffboardTenant after the point of no return (docs/offboarding.md).
 
-Each is safe to run twice: what is gone stays gone, and what was counted or fingerprinted is on record from before it
-went. Of every key the intention is on record first and its end afterwards.
-
-The end of a tenant's workflows, which must be over before the key of their payloads is destroyed.
+Each step is idempotent: destroyed keys and erased rows stay so, and counts and fingerprints are recorded before the
+destruction. For each key the intention is recorded first and the end afterwards. The tenant's workflows end before the
+key of their payloads is destroyed.
 """
 
 import asyncio
@@ -42,7 +41,7 @@ from vault.transit.audit_signer import TransitAuditSigner
 from vault.transit.key_destruction import TenantKeyKind, TransitDestroyer
 
 _ROWS = 5000
-"""Rows of a table that are erased in one transaction: well below a second's work."""
+"""Rows of a table that one transaction erases; it takes well below a second."""
 
 _KINDS: Mapping[TenantKeyKind, DestroyedKind] = MappingProxyType(
     {
@@ -57,19 +56,19 @@ _NAMES = MappingProxyType(
 
 
 class PayloadKeyring(Protocol):
-    """The codec's keyring: after `forget` this process opens no payload of the tenant any more."""
+    """The codec's keyring: after `forget` this process decrypts no payload of the tenant."""
 
     def forget(self, tenant_id: str) -> None: ...
 
 
 class DestructionActivities:
-    def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that is ended
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each dependency
         self,
         database: Database,
         destroyer: TransitDestroyer,
         keyring: PayloadKeyring,
         signer: TransitAuditSigner,
-        announcer: NotificationOutbox,
+        outbox: NotificationOutbox,
         backup_days: int | None,
         clock: Clock,
     ) -> None:
@@ -77,16 +76,16 @@ class DestructionActivities:
         self._destroyer = destroyer
         self._keyring = keyring
         self._signer = signer
-        self._announcer = announcer
+        self._outbox = outbox
         self._backup_days = backup_days
         self._clock = clock
 
     @activity.defn(name="take-stock")
     def take_stock(self, step: StepInput) -> DestructionInventory:
-        """Step 4: write down what is to be destroyed, by fingerprints, while somebody can still tell.
+        """Step 4: record the fingerprints of all keys to be destroyed, while they still exist.
 
-        Of keys at the key server only those that are on record as the tenant's: another under such a name may be
-        somebody else's.
+        Of the keys in the key server only recorded ones count: an unrecorded key of that name may belong to another
+        user.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             recorded = [kind for kind in TenantKeyKind if is_recorded(tx, _NAMES[kind](step.tenant_id))]
@@ -98,7 +97,7 @@ class DestructionActivities:
 
     @activity.defn(name="disconnect-services")
     def disconnect_services(self, step: StepInput) -> None:
-        """Step 5: revoke every certificate of every service and withdraw the route, by which anything is found."""
+        """Step 5: revoke every certificate of every service and withdraw the route."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
             for service in tx.services.all():
@@ -110,7 +109,7 @@ class DestructionActivities:
 
     @activity.defn(name="destroy-service-keys")
     def destroy_service_keys(self, step: StepInput) -> None:
-        """Step 6: overwrite the wrap of every service key: what was under L2 and root key is gone before they are."""
+        """Step 6: overwrite the wrap of every service key, before tenant key and root key are gone."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             append_audit_event(tx, step, AuditName.KEY_DESTROYED, "service keys", "intended")
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -121,7 +120,7 @@ class DestructionActivities:
 
     @activity.defn(name="destroy-tenant-key")
     def destroy_tenant_key(self, step: StepInput) -> None:
-        """Step 7: destroy the L2, without which nothing under it opens, whoever has a copy of it."""
+        """Step 7: destroy the tenant key, without which no copy of a wrap can be unwrapped."""
         self._destroy(step, TenantKeyKind.TENANT)
 
     @activity.defn(name="destroy-authority-key")
@@ -131,7 +130,7 @@ class DestructionActivities:
 
     @activity.defn(name="erase-rows")
     def erase_rows(self, step: StepInput) -> None:
-        """Step 9: erase what PostgreSQL has of the tenant, piece by piece, and what it is called."""
+        """Step 9: erase the tenant's rows in PostgreSQL in batches, and its name."""
         done = False
         while not done:
             activity.heartbeat()
@@ -145,15 +144,15 @@ class DestructionActivities:
 
     @activity.defn(name="destroy-payload-key")
     def destroy_payload_key(self, step: StepInput) -> None:
-        """Step 11: destroy the key of the tenant's workflow payloads, when no workflow of it needs them any more."""
+        """Step 11: destroy the key of the tenant's workflow payloads, after its last workflow has ended."""
         self._destroy(step, TenantKeyKind.PAYLOAD)
         self._keyring.forget(step.tenant_id)
 
     @activity.defn(name="certify-destruction")
     def certify_destruction(self, step: StepInput) -> None:
-        """Step 12: sign what was destroyed; statement, last state and farewell are one transaction.
+        """Step 12: sign the erasure certificate; it, the last state and the notification are one transaction.
 
-        The statement names the end of the audit stream before it, so that the two prove each other.
+        The certificate names the end of the audit stream before it, and the stream records its hash.
         """
         certified = self._certified(step)
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -163,10 +162,10 @@ class DestructionActivities:
             append_audit_event(tx, step, AuditName.SHRED_CERTIFIED, step.tenant_id, statement=digest, key=kept.key)
             tx.leaving.end()
             append_audit_event(tx, step, AuditName.OFFBOARDED, step.tenant_id)
-            self._announcer.store(tx, step, row, NotificationKind.FAREWELL)
+            self._outbox.store(tx, step, row, NotificationKind.FAREWELL)
 
     def _certified(self, step: StepInput) -> ErasureCertificateRow:
-        """Return the signed statement, the one on record when an attempt before this one came so far."""
+        """Return the signed statement; the recorded one when an earlier attempt stored it."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             kept = tx.leaving.certificate()
             if kept is not None:
@@ -178,12 +177,12 @@ class DestructionActivities:
 
     def _described(self, kind: TenantKeyKind, tenant_id: str) -> KeyToDestroyRow:
         found, name = self._destroyer.describe(kind, tenant_id), _NAMES[kind](tenant_id)
-        if found is None:  # on record and not there: somebody else destroyed it, which is what is known of it
+        if found is None:  # recorded, and destroyed outside the platform; the certificate says so
             return KeyToDestroyRow(_KINDS[kind], name, "none found", hashlib.sha256(name.encode()).hexdigest())
         return KeyToDestroyRow(_KINDS[kind], name, found.versions, found.fingerprint)
 
     def _certificates(self, tx: TenantTransaction) -> Sequence[KeyToDestroyRow]:
-        """Return those that are valid still: one that has expired or was revoked before opens nothing anyway."""
+        """Return the valid certificates; expired and revoked ones grant no access anyway."""
         return [
             KeyToDestroyRow(
                 "service certificate",
@@ -226,7 +225,7 @@ class DestructionActivities:
 
 
 def _gone(row: KeyToDestroyRow) -> Destroyed:
-    """Return a row as the statement has it, which is about nothing that is not gone."""
+    """Return a row for the statement; raises DatabaseRefused for a key that is not destroyed."""
     if row.destroyed_at is None:
         raise DatabaseRefused(
             f"the {row.kind} {row.name} is not destroyed yet", "see docs/offboarding.md#when-it-stops"
@@ -241,8 +240,8 @@ def _gone(row: KeyToDestroyRow) -> Destroyed:
 
 
 _PAUSE_SECONDS = 0.25
-_PATIENCE_SECONDS = 30.0
-"""How long they are waited for. One that is still there then waits for something that is gone."""
+_MAX_WAIT_SECONDS = 30.0
+"""Time for workflows to end. One that still runs afterwards waits for something that no longer exists."""
 
 log = structlog.get_logger()
 
@@ -250,24 +249,24 @@ log = structlog.get_logger()
 class WorkflowTerminationActivities:
     @activity.defn(name="close-workflows")
     async def close_workflows(self, step: StepInput) -> None:
-        """Step 10: wait until every workflow of the tenant but this one is over; stragglers are terminated.
+        """Step 10: wait until every other workflow of the tenant has ended; terminate those that remain.
 
-        Each was told before. The list of running workflows is a moment behind, so the entity, whose id is known, is
-        asked for itself; a straggler that is found in no list has nothing to do any more that could be done.
+        Each received a signal before. The list of running workflows lags, so the tenant's own workflow is described by
+        its id. A workflow that the list misses can do no harm: its keys and rows are gone.
         """
         client, own, waited = activity.client(), activity.info().workflow_id, 0.0
         while left := await _running(client, step.tenant_id, own):
             activity.heartbeat(len(left))
-            if waited >= _PATIENCE_SECONDS:
+            if waited >= _MAX_WAIT_SECONDS:
                 for workflow_id in left:
-                    log.warning("workflow of a tenant that has left is terminated", workflow_id=workflow_id)
+                    log.warning("terminating workflow of an offboarded tenant", workflow_id=workflow_id)
                     await _terminate(client, workflow_id)
             await asyncio.sleep(_PAUSE_SECONDS)
             waited += _PAUSE_SECONDS
 
 
 async def _running(client: Client, tenant_id: str, own: str | None) -> list[str]:
-    # A tenant's id is a quoted word of letters, digits and hyphens (core/names.py): nothing in it ends the quotes.
+    # A tenant id has only letters, digits and hyphens (core/names.py), so it cannot end the quotes.
     query = f"TenantId = '{tenant_id}' and ExecutionStatus = 'Running'"
     found = {run.id async for run in client.list_workflows(query)} - {own}
     entity = ids.tenant_workflow(tenant_id)
@@ -288,7 +287,7 @@ async def _is_running(client: Client, workflow_id: str) -> bool:
 
 async def _terminate(client: Client, workflow_id: str) -> None:
     try:
-        await client.get_workflow_handle(workflow_id).terminate(reason="the tenant has left")
+        await client.get_workflow_handle(workflow_id).terminate(reason="the tenant is offboarded")
     except RPCError as gone:
         if gone.status is not RPCStatusCode.NOT_FOUND:
             raise

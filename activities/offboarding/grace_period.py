@@ -1,7 +1,7 @@
-"""The grace of a tenant that leaves: its beginning, its reminders, its undoing and its end; rows of PostgreSQL only.
+"""The grace period of an offboarding: start, reminder, restoration and end; PostgreSQL rows only.
 
-Who restores and who begins to destroy both lock the tenant's row, so that one of them comes first and the other is
-refused. The crypto service hears of the state by the commit itself: it drops what it has open.
+Restoration and destruction both lock the tenant's row, so that the first wins and the other is rejected. The commit
+notifies the crypto service, which drops the tenant's keys from memory.
 """
 
 from datetime import datetime, timedelta
@@ -32,22 +32,22 @@ from openkcm.errors import IllegalTenantId
 
 
 class GracePeriodActivities:
-    def __init__(self, database: Database, announcer: NotificationOutbox, usual: timedelta, clock: Clock) -> None:
-        """Take the grace of those who ask for none in particular."""
+    def __init__(self, database: Database, outbox: NotificationOutbox, usual: timedelta, clock: Clock) -> None:
+        """`usual` is the grace period of requests that name none."""
         self._database = database
-        self._announcer = announcer
+        self._outbox = outbox
         self._usual = usual
         self._clock = clock
 
     @activity.defn(name="begin-leaving")
     def begin_leaving(self, step: LeaveInput) -> OffboardingResult:
-        """Step 1: nothing of the tenant works from this commit on, nothing is destroyed, and all of it can come back.
+        """Step 1: reject all operations of the tenant from this commit on; nothing is destroyed, all can be restored.
 
-        Asked again it goes on as it was begun, whatever it has come to; who asks for another end is refused.
+        A repeated request continues the offboarding in progress; a request for another end is rejected.
         """
-        # The platform's own tenants are what all others are attacked against: none would become ready without them.
+        # Isolation checks need the canary tenants: without them no tenant becomes active.
         if step.tenant_id.startswith(RESERVED_PREFIX):
-            raise IllegalTenantId("the platform's own tenants do not leave", "choose a customer's tenant")
+            raise IllegalTenantId("a canary tenant cannot be offboarded", "choose a customer's tenant")
         grace = self._grace(step)
         with self._database.tenant_tx(step.tenant_id) as tx:
             before = tx.tenants.lock()
@@ -56,7 +56,7 @@ class GracePeriodActivities:
             if before.state is State.LEAVING:
                 if grace is not None and until - since != grace:
                     raise OffboardingAlreadyScheduled(
-                        f"the tenant is leaving already, until {until:%Y-%m-%d %H:%M} UTC"
+                        f"offboarding is already scheduled for {until:%Y-%m-%d %H:%M} UTC"
                     )
                 return OffboardingResult(state=State.LEAVING, since=since, until=until)
             if not self._asked_by_marketplace(tx, step):
@@ -70,34 +70,34 @@ class GracePeriodActivities:
                 until=until.isoformat(),
                 asked_by=step.reason,
             )
-            told = self._announcer.store(tx, step, before, NotificationKind.LEAVING, until)
+            stored = self._outbox.store(tx, step, before, NotificationKind.LEAVING, until)
         return OffboardingResult(
-            state=State.LEAVING, since=since, until=until, told=NotificationKind.LEAVING if told else None
+            state=State.LEAVING, since=since, until=until, told=NotificationKind.LEAVING if stored else None
         )
 
     @activity.defn(name="remind-of-leaving")
     def remind_of_leaving(self, step: StepInput) -> None:
-        """Store the reminder that the grace is nearly over; one who is back is not told."""
+        """Store the reminder that the grace period ends soon; a restored tenant is not notified."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             row, leaving = tx.tenants.lock(), tx.leaving.get()
             if row.state is State.LEAVING and leaving is not None:
-                self._announcer.store(tx, step, row, NotificationKind.LEAVING_REMINDER, leaving.until)
+                self._outbox.store(tx, step, row, NotificationKind.LEAVING_REMINDER, leaving.until)
 
     @activity.defn(name="restore-tenant")
     def restore_tenant(self, step: StepInput) -> StatusChangeResult:
-        """Restore the tenant's former state and locks; raises DestructionStarted when it is too late."""
+        """Restore the tenant's former state and locks; raises DestructionStarted after the point of no return."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             before = tx.tenants.lock()
             state = tx.leaving.restore()
             if before.state is not State.LEAVING:
                 return StatusChangeResult(state=state)
             append_audit_event(tx, step, AuditName.RESTORED, step.tenant_id, after=state)
-            told = self._announcer.store(tx, step, before, NotificationKind.RESTORED)
-        return StatusChangeResult(state=state, told=NotificationKind.RESTORED if told else None)
+            stored = self._outbox.store(tx, step, before, NotificationKind.RESTORED)
+        return StatusChangeResult(state=state, told=NotificationKind.RESTORED if stored else None)
 
     @activity.defn(name="begin-destruction")
     def begin_destruction(self, step: StepInput) -> DestructionStartedResult:
-        """Step 3: pass the point of no return, on record before anything goes, unless the tenant was restored."""
+        """Step 3: record the point of no return before any destruction, unless the tenant was restored."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             begun = tx.leaving.begin_destruction(self._clock())
             if begun:
@@ -106,22 +106,22 @@ class GracePeriodActivities:
 
     @staticmethod
     def _asked_by_marketplace(tx: TenantTransaction, step: LeaveInput) -> bool:
-        """Whether the signed event is on record: whoever else says that it was the marketplace is not believed.
+        """Return whether the marketplace's signed event is recorded; the caller's claim alone is not trusted.
 
-        A customer may end the service at their platform without a second person here, and has the grace to undo it.
+        A customer may cancel at the marketplace without a second person, because the grace period can undo it.
         """
         usual = not step.now and step.grace_seconds is None
         return usual and step.reason is LeaveReason.MARKETPLACE and tx.leaving.asked_by_marketplace()
 
     def _grace(self, step: LeaveInput) -> timedelta | None:
-        """Return what is asked for; None for whatever is usual, or under way."""
+        """Return the requested grace period; None for the usual one, or the one in progress."""
         if step.now:
             return timedelta()
         return None if step.grace_seconds is None else timedelta(seconds=step.grace_seconds)
 
 
 def _argument(step: LeaveInput) -> Argument:
-    """Return what two people agree on: how soon the keys are gone, where it is not the usual grace."""
+    """Return the approved argument: a grace period other than the usual one."""
     sooner = {} if step.grace_seconds is None else {"grace_seconds": step.grace_seconds}
     return {"now": step.now, **sooner}
 

@@ -1,7 +1,7 @@
 """The steps of a preflight and of ChangeRootKey (docs/root-keys.md).
 
-A change opens only the outer layer of a service key, from the former root key, and closes it again with the new one:
-what lies between is still encrypted under the tenant's L2, so no service key is ever in the worker's memory.
+A change unwraps only the outer layer of a service key with the former root key and wraps it with the new one. The inner
+layer stays encrypted under the tenant's L2, so the worker never has a service key in memory.
 """
 
 import hashlib
@@ -46,11 +46,11 @@ from vault.transit.tenant_keys import TransitTenantKeys
 
 _PROBE_BYTES = 32
 _BATCH = 32
-"""Service keys that are wrapped between two commits: what a death costs at most."""
+"""Service keys wrapped between two commits: the most that a crash loses."""
 _THREADS = 4
 
 Unseal = Callable[[str, str, str], Credentials]
-"""Returns what was sealed, for tenant, request and sealed text; raises RootKeyRefused."""
+"""Decrypts the credentials of a request, by tenant, request and ciphertext; raises RootKeyRefused."""
 
 
 class RootKeyActivities:
@@ -58,21 +58,21 @@ class RootKeyActivities:
         self,
         database: Database,
         tenant_keys: TransitTenantKeys,
-        shelf: RootKeyCache,
+        root_key_cache: RootKeyCache,
         unseal: Unseal,
-        announcer: NotificationOutbox,
+        outbox: NotificationOutbox,
     ) -> None:
         self._database = database
         self._tenant_keys = tenant_keys
-        self._shelf = shelf
+        self._root_keys = root_key_cache
         self._unseal = unseal
-        self._announcer = announcer
+        self._outbox = outbox
 
     @activity.defn(name="admit-root-key")
     def admit_root_key(self, step: RootKeyStep) -> None:
-        """Step 1: put the intended change on record, and the credentials under the tenant's L2."""
+        """Step 1: record the intended change, and store the credentials encrypted under the tenant's L2."""
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tenant = _open(tx)
+            tenant = _require_changeable(tx)
             request, known = tx.root_keys.requested(step.request_id), tx.root_keys.held(step.request_id)
         place = request.place
         admitted: EncryptedRootKeyRow | None = None
@@ -105,34 +105,34 @@ class RootKeyActivities:
 
     @activity.defn(name="preflight-root-key")
     def preflight_root_key(self, step: RootKeyStep) -> PreflightResult:
-        """Step 2: try everything that will be needed of the new root key and keep in words what is missing.
+        """Step 2: test every permission that the new root key needs, and store the problems found.
 
-        Of a candidate a known value is kept, wrapped: by it the key is tried from then on.
+        For a new root key a canary ciphertext is stored, with which its health is checked afterwards.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tenant = _known(tx)
+            tenant = _require_known(tx)
             request, known = tx.root_keys.requested(step.request_id), tx.root_keys.sealed(step.request_id)
             found = tx.root_keys.problems(step.request_id)
         if not step.number and known is None and request.sealed is None and found is not None:
-            return _result(found)  # by an attempt before this one, which has no credentials any more
-        proof = b""
+            return _result(found)  # of an earlier attempt, which used up the credentials
+        canary = b""
         probe = os.urandom(_PROBE_BYTES)
         try:
             root_key = self._candidate(step, tenant, request.place, request.sealed, known)
             wrong = root_key.validate()
             if isinstance(request.place, PlatformKeyRef) and wrong and wrong[0].retryable:
-                raise wrong[0]  # our own server is down, which ends no change; a customer's may be the wrong address
-            problems = [_in_words(problem) for problem in wrong]
+                raise wrong[0]  # an unreachable platform server ends no change; a customer's may be a wrong address
+            problems = [_as_problem(problem) for problem in wrong]
             if not problems and known is not None:
-                proof = verify_wrapped_key(root_key, probe_context(step.tenant_id, known.root_key_id), probe)
+                canary = verify_wrapped_key(root_key, probe_context(step.tenant_id, known.root_key_id), probe)
         except OpenKcmError as problem:
             if problem.retryable and step.number:
                 raise
-            problems = [_in_words(problem)]
+            problems = [_as_problem(problem)]
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.root_keys.found(step.request_id, problems)
-            if proof:
-                tx.root_keys.prove(step.request_id, proof, hashlib.sha256(probe).digest())
+            if canary:
+                tx.root_keys.prove(step.request_id, canary, hashlib.sha256(probe).digest())
             append_audit_event(
                 tx,
                 step,
@@ -146,11 +146,11 @@ class RootKeyActivities:
 
     @activity.defn(name="wrap-service-keys")
     def wrap_service_keys(self, step: RootKeyStep) -> WrapProgress:
-        """Step 3: keep beside each wrap one under the new root key that was seen to open; what has one is left."""
+        """Step 3: store for each wrap a tested wrap under the new root key; existing ones are kept."""
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tenant, progress = _known(tx), tx.root_keys.stage(step.number, ())
+            tenant, progress = _require_known(tx), tx.root_keys.stage(step.number, ())
         new = self._by_id(tenant, progress.root_key_id)
-        # The same key with other credentials opens its own wraps, also when the former credentials no longer do.
+        # The same key with new credentials unwraps its own wraps, also when the former credentials are invalid.
         same = (progress.to_mode, progress.to_name) == (progress.from_mode, progress.from_name)
         former: dict[str | None, RootKey] = {}
 
@@ -176,15 +176,15 @@ class RootKeyActivities:
 
     @activity.defn(name="switch-root-key")
     def switch_root_key(self, step: RootKeyStep) -> SwitchResult:
-        """Step 4: one last look that the new root key opens, then every service key and the tenant at once.
+        """Step 4: test the new root key once more, then switch every service key and the tenant in one transaction.
 
-        Under the tenant's row lock, which whoever makes a service key takes too: none is left under the former key.
+        The tenant's row lock, which the creation of a service key takes too, ensures that none keeps the former key.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tenant, change = _known(tx), tx.root_keys.change(step.number)
+            tenant, change = _require_known(tx), tx.root_keys.change(step.number)
             staged = tx.root_keys.staged(step.number)
         if change is None:
-            raise RootKeyRefused("the change was never begun", "ask for it again")
+            raise RootKeyRefused("the change was never started", "request it again")
         if staged is not None:
             row, wrap = staged
             self._by_id(tenant, change.root_key_id).unwrap(context_of(step.tenant_id, row.service, row.version), wrap)
@@ -196,7 +196,7 @@ class RootKeyActivities:
             if not tx.root_keys.switch(step.number):
                 return SwitchResult(state=tenant.state, switched=False, mode=change.to_mode)
             state = tenant.state
-            # By the former key, since the new one has just opened something; after the switch it is the new one's lock.
+            # The former key caused this lock, because the new one works; after the switch it would be the new one's.
             if LockReason.ROOT_KEY in tenant.locks and before.state != "done":
                 state = tx.tenants.release(LockReason.ROOT_KEY)
             append_audit_event(
@@ -208,20 +208,20 @@ class RootKeyActivities:
                 after=f"{change.to_mode} {change.to_name}",
                 service_keys=str(change.total),
             )
-            told = self._announcer.store(tx, step, tenant, NotificationKind.ROOT_KEY_CHANGED)
-        self._shelf.forget(step.tenant_id)
+            stored = self._outbox.store(tx, step, tenant, NotificationKind.ROOT_KEY_CHANGED)
+        self._root_keys.forget(step.tenant_id)
         return SwitchResult(
             state=state,
             switched=True,
             mode=change.to_mode,
-            told=NotificationKind.ROOT_KEY_CHANGED if told else None,
+            told=NotificationKind.ROOT_KEY_CHANGED if stored else None,
         )
 
     @activity.defn(name="abandon-root-key")
     def abandon_root_key(self, failure: AbandonInput) -> SwitchResult:
-        """End a change without effect: the former root key is in force, and nothing is kept of the new one.
+        """End a change without effect: the former root key stays active, and nothing of the new one is kept.
 
-        One that was switched stays switched, which its workflow may not have heard of.
+        A completed switch stays in force; its workflow may not have received that result.
         """
         with self._database.tenant_tx(failure.tenant_id) as tx:
             tenant = tx.tenants.lock()
@@ -239,12 +239,12 @@ class RootKeyActivities:
                 code=failure.code,
                 at=failure.reason,
             )
-        self._shelf.forget(failure.tenant_id)
+        self._root_keys.forget(failure.tenant_id)
         return SwitchResult(state=tenant.state, switched=False, mode=RootKeyMode(tenant.root_key_mode))
 
     def _credentials(self, step: RootKeyStep, place: Place, sealed: str | None) -> Credentials:
         if sealed is None:
-            raise RootKeyRefused("the credentials of this request were used already", "give them again")
+            raise RootKeyRefused("the credentials of this request were used already", "enter them again")
         credentials = self._unseal(step.tenant_id, step.request_id, sealed)
         refuse_incomplete(place, credentials)
         return credentials
@@ -253,27 +253,27 @@ class RootKeyActivities:
         self, step: RootKeyStep, tenant: TenantRow, place: Place, sealed: str | None, known: EncryptedRootKeyRow | None
     ) -> RootKey:
         if isinstance(place, PlatformKeyRef):
-            return self._shelf.platform(tenant.region)
+            return self._root_keys.platform(tenant.region)
         if known is not None:
-            return self._shelf.held(step.tenant_id, known.root_key_id, known.place, known.credentials)
-        return self._shelf.candidate(step.tenant_id, place, self._credentials(step, place, sealed))
+            return self._root_keys.held(step.tenant_id, known.root_key_id, known.place, known.credentials)
+        return self._root_keys.candidate(step.tenant_id, place, self._credentials(step, place, sealed))
 
     def _by_id(self, tenant: TenantRow, root_key_id: str | None) -> RootKey:
         if root_key_id is None:
-            return self._shelf.platform(tenant.region)
+            return self._root_keys.platform(tenant.region)
         with self._database.tenant_tx(tenant.tenant_id) as tx:
             row = tx.root_keys.sealed(root_key_id)
-        return unwrap_service_key(self._shelf, tenant.tenant_id, row)
+        return unwrap_service_key(self._root_keys, tenant.tenant_id, row)
 
 
-def _open(tx: TenantTransaction) -> TenantRow:
+def _require_changeable(tx: TenantTransaction) -> TenantRow:
     tenant = tx.tenants.lock()
     if not may_change_root_key(tenant.state, tenant.locks):
         raise TenantNotOperational(tenant.state)
     return tenant
 
 
-def _known(tx: TenantTransaction) -> TenantRow:
+def _require_known(tx: TenantTransaction) -> TenantRow:
     tenant = tx.tenants.get()
     if tenant is None:
         raise TenantUnknown
@@ -284,5 +284,5 @@ def _result(problems: Sequence[Problem]) -> PreflightResult:
     return PreflightResult(problems=len(problems), code=problems[0].code if problems else "")
 
 
-def _in_words(problem: OpenKcmError) -> Problem:
+def _as_problem(problem: OpenKcmError) -> Problem:
     return Problem(code=problem.code, message=problem.message, hint=problem.hint)

@@ -1,11 +1,11 @@
-"""The watch over a region's root keys: each is tried in its turn by opening a known value with it.
+"""Root key monitoring: each root key of a region decrypts its canary ciphertext in turn.
 
-Nothing is written while nothing changes: one question to the database a second says which root keys there are, and a
-try is one call to whoever holds the key. Who is used, or not well, is tried every second, the others rarely: nothing of
-theirs is in memory, so a key that was taken away cannot be used until its holder is asked again anyway.
-Two pools of threads: those that are out of reach make their callers wait, and must not make the others wait. Neither
-is given more than it gets done in a moment: among thousands that are due, one that is used is never far from its turn,
-and a round ends soon also when all of them have failed at once.
+Nothing is written while nothing changes. One database query per second lists the root keys, and a check is one call to
+the key's holder. Used, unhealthy and locking keys are checked every second, the others rarely: no service key of theirs
+is in memory, so a revoked root key cannot be used before its holder is called again.
+There are two thread pools, because calls to unreachable holders block their threads and must not delay the others. Each
+pool gets only a short queue: a used key is checked soon even among thousands of due keys, and a round ends soon even
+when all checks fail at once.
 """
 
 import hashlib
@@ -35,15 +35,15 @@ from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
 
 _TICK_SECONDS = 0.1
-_LOOK_SECONDS = 1.0
-_LATELY = timedelta(seconds=90)
-"""Longer than a service key stays in memory: whoever was not used for so long has none there."""
-_TELL_AGAIN_SECONDS = 5.0
+_LIST_SECONDS = 1.0
+_RECENTLY = timedelta(seconds=90)
+"""Longer than a service key stays in memory: a tenant without use for this time has none there."""
+_REPEAT_SECONDS = 5.0
 _THREADS, _WAITING_THREADS = 24, 8
-_AHEAD = 4
-"""Tries begun for each thread: enough to keep it busy for a tick, few enough to be no queue."""
-_TOLD_AT_ONCE = 100
-"""Tenants named in one result; it and the signals that follow stay small when a whole region's keys have failed."""
+_QUEUED = 4
+"""Checks submitted per thread: enough to keep it busy for a tick, few enough to avoid a queue."""
+_MAX_REPORTED = 100
+"""Tenants in one result; the result and its signals stay small when all keys of a region fail."""
 _BATCH = 200
 
 log = structlog.get_logger()
@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class PollIntervals:
-    """How often root keys are tried and how long they may be out of reach, seconds."""
+    """The intervals between checks and the grace time of unreachable root keys, in seconds."""
 
     used: float
     idle: float
@@ -60,18 +60,18 @@ class PollIntervals:
 
 @dataclass(slots=True, eq=False)
 class _Turn:
-    """What is remembered of one root key between its tries."""
+    """The state of one root key between its checks."""
 
     key: MonitoredRootKey
     due: float = 0.0
     running: "Future[str | None] | None" = None
     tried: bool = False
-    told: float = float("-inf")
+    reported: float = float("-inf")
     warned: bool = False
 
     @property
     def rank(self) -> int:
-        """Whose turn comes first: something of it may be in memory; something is to change; neither."""
+        """Return the priority: 0 when its service keys may be in memory, 1 when its state is to change, else 2."""
         if self.key.used and not self.key.held:
             return 0
         return 1 if self.key.held or self.key.health != HEALTHY else 2
@@ -79,7 +79,7 @@ class _Turn:
 
 @dataclass(slots=True)
 class _Pool:
-    """Threads, and the tries that were given to them."""
+    """Threads, and the checks submitted to them."""
 
     threads: ContextThreadPool
     most: int
@@ -88,51 +88,51 @@ class _Pool:
 
 @dataclass(slots=True)
 class _Region:
-    """What is known of one region; one attempt at a time goes its round."""
+    """The state of one region; one attempt at a time runs a round."""
 
     well: _Pool
     waiting: _Pool
     turns: dict[tuple[str, str], _Turn] = field(default_factory=dict)
-    looked: float = float("-inf")
+    listed: float = float("-inf")
     run: int = 0
     round: threading.Lock = field(default_factory=threading.Lock)
 
 
 class RootKeyHealthActivities:
-    def __init__(  # noqa: PLR0913, PLR0917 - rows, questions, holders of keys, pace and two clocks
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each dependency
         self,
         database: Database,
         platform: PlatformQueries,
-        shelf: RootKeyCache,
+        root_key_cache: RootKeyCache,
         pace: PollIntervals,
         clock: Clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._platform = platform
-        self._shelf = shelf
+        self._root_keys = root_key_cache
         self._pace = pace
         self._clock = clock
         self._monotonic = monotonic
         self._regions: dict[str, _Region] = {}
-        # They outlive each run: whoever has news to tell does not wait for tries that are under way.
+        # The pools outlive each run: an activity that returns a result does not wait for running checks.
         self._well = ContextThreadPool(_THREADS, thread_name_prefix="watch")
         self._waiting = ContextThreadPool(_WAITING_THREADS, thread_name_prefix="watch-slow")
         self._probes: dict[tuple[str, str], tuple[EncryptedRootKeyRow, bytes, bytes]] = {}
 
-    # Told to stop it stops by itself: an exception thrown into it anywhere could leave a try without its end.
+    # The loop checks for cancellation itself: an exception thrown into it could leave a check unfinished.
     @activity.defn(name="watch-root-keys", no_thread_cancel_exception=True)
     def watch_root_keys(self, watch: WatchRootKeysInput) -> WatchResult:
-        """Try root keys until some tenant's standing must follow its own, and say which; empty when told to stop."""
+        """Check root keys until tenants need a status change, and return these; empty when cancelled."""
         region = self._regions.setdefault(
             watch.region,
-            _Region(_Pool(self._well, _AHEAD * _THREADS), _Pool(self._waiting, _AHEAD * _WAITING_THREADS)),
+            _Region(_Pool(self._well, _QUEUED * _THREADS), _Pool(self._waiting, _QUEUED * _WAITING_THREADS)),
         )
         region.run += 1
-        mine = region.run  # an attempt that Temporal has given up ends when the next one begins
+        mine = region.run  # a timed-out attempt ends when the next one starts
         while mine == region.run and not (activity.is_cancelled() or activity.is_worker_shutdown()):
             activity.heartbeat(len(region.turns))
-            # Who was given up may be in the middle of a round that takes its time.
+            # A timed-out attempt may still run a slow round.
             if not region.round.acquire(timeout=_TICK_SECONDS):
                 continue
             try:
@@ -146,26 +146,26 @@ class RootKeyHealthActivities:
 
     @activity.defn(name="forget-untaken-credentials")
     def forget_untaken_credentials(self) -> None:
-        """Empty sealed credentials of requests that no workflow took up: refused ones, or while Temporal was down."""
+        """Erase credentials of requests that no workflow took: rejected ones, or made while Temporal was down."""
         for tenant_id in self._platform.untaken_credentials(_BATCH):
             with self._database.tenant_tx(tenant_id) as tx:
                 tx.root_keys.forget_untaken()
             activity.heartbeat(tenant_id)
 
     def _round(self, name: str, region: _Region) -> tuple[str, ...]:
-        self._look(name, region)
+        self._list(name, region)
         self._begin(region)
         self._collect(region)
         return self._concerned(region)
 
-    def _look(self, name: str, region: _Region) -> None:
-        """Ask which root keys there are; while the database is down those that were there are tried on."""
+    def _list(self, name: str, region: _Region) -> None:
+        """List the root keys; while the database is down the known ones are still checked."""
         now = self._monotonic()
-        if now < region.looked + _LOOK_SECONDS:
+        if now < region.listed + _LIST_SECONDS:
             return
-        region.looked = now
+        region.listed = now
         try:
-            found = self._platform.watched_root_keys(name, _LATELY)
+            found = self._platform.watched_root_keys(name, _RECENTLY)
         except OpenKcmError as failed:
             log.warning("root keys not listed", region=name, code=failed.code)
             return
@@ -182,14 +182,14 @@ class RootKeyHealthActivities:
                 del self._probes[gone]
 
     def _begin(self, region: _Region) -> None:
-        """Begin what is due and there is a place for, who is used before the others."""
+        """Submit the due checks that the pools have room for, by rank."""
         now = self._monotonic()
         due = [turn for turn in region.turns.values() if turn.running is None and now >= turn.due]
         due.sort(key=lambda turn: (turn.rank, turn.due))
         for turn in due:
             pool = region.waiting if turn.key.health in OUT_OF_REACH else region.well
             if len(pool.running) < pool.most:
-                turn.running = pool.threads.submit(self._try, turn.key)
+                turn.running = pool.threads.submit(self._determine_health, turn.key)
                 pool.running.append(turn)
 
     def _collect(self, region: _Region) -> None:
@@ -205,7 +205,7 @@ class RootKeyHealthActivities:
                 turn.due, turn.tried = now + self._pause(turn, health), True
                 if health is not None and health != turn.key.health:
                     found.append((turn, health))
-        # Last, for it may fail: what is not reported is found out again.
+        # Last, because it may fail: an unreported result is found again.
         for turn, health in found:
             if region.turns.get((turn.key.tenant_id, turn.key.root_key_id)) is turn:
                 self._report(turn, health)
@@ -213,45 +213,45 @@ class RootKeyHealthActivities:
     def _pause(self, turn: _Turn, health: str | None) -> float:
         if turn.key.used or turn.key.held or health != HEALTHY:
             return self._pace.used
-        # All are tried at once when the watch begins; from then on each at a time of its own, told by its random id.
+        # All are checked at the start; afterwards the random id spreads the checks over the interval.
         return self._pace.idle if turn.tried else self._pace.idle * int(turn.key.root_key_id[:8], 16) / 2**32
 
     def _concerned(self, region: _Region) -> tuple[str, ...]:
-        """Return tenants whose standing is not what their root key asks for, and those to be warned.
+        """Return tenants whose lock does not match their root key's health, and those to be warned.
 
-        Who was not told yet comes first: those told before, whose turn has not come, must not keep out the others.
+        Unreported tenants come first, so that repeated ones cannot displace them.
         """
         now, present = self._monotonic(), self._clock()
         found: list[tuple[_Turn, bool]] = []
         for turn in region.turns.values():
             key = turn.key
-            if (key.health == HEALTHY and not key.held) or now < turn.told + _TELL_AGAIN_SECONDS:
+            if (key.health == HEALTHY and not key.held) or now < turn.reported + _REPEAT_SECONDS:
                 continue
             due = requires_lock(key.health, (present - key.health_since).total_seconds(), self._pace.grace)
             warn = key.health != HEALTHY and not due and not turn.warned
             if due != key.held or warn:
                 found.append((turn, warn))
-        found.sort(key=lambda one: one[0].told)
-        for turn, warn in found[:_TOLD_AT_ONCE]:
-            turn.told, turn.warned = now, turn.warned or warn
-        return tuple(turn.key.tenant_id for turn, _ in found[:_TOLD_AT_ONCE])
+        found.sort(key=lambda one: one[0].reported)
+        for turn, warn in found[:_MAX_REPORTED]:
+            turn.reported, turn.warned = now, turn.warned or warn
+        return tuple(turn.key.tenant_id for turn, _ in found[:_MAX_REPORTED])
 
-    def _try(self, key: MonitoredRootKey) -> str | None:
-        """Return how a root key does; None when that could not be found out for a reason of ours."""
-        health = self._tried(key)
+    def _determine_health(self, key: MonitoredRootKey) -> str | None:
+        """Return the health of a root key; None when a failure of the platform prevents the check."""
+        health = self._check(key)
         if health in {HEALTHY, key.health}:
             return health
-        # Before it is called news: a rotation wraps probe and credentials anew, and what was kept may be outdated.
+        # A rotation re-wraps canary ciphertext and credentials, so the cached ones may be outdated: read them again.
         kept = self._probes.pop((key.tenant_id, key.root_key_id), None)
         try:
-            return health if kept is None or kept == self._probe(key) else self._tried(key)
+            return health if kept is None or kept == self._probe(key) else self._check(key)
         except OpenKcmError:
             return health
 
-    def _tried(self, key: MonitoredRootKey) -> str | None:
+    def _check(self, key: MonitoredRootKey) -> str | None:
         try:
             row, probe, digest = self._probe(key)
-            root_key = unwrap_service_key(self._shelf, key.tenant_id, row)
+            root_key = unwrap_service_key(self._root_keys, key.tenant_id, row)
             try:
                 plain = root_key.unwrap(probe_context(key.tenant_id, key.root_key_id), probe)
             except WrongContext:
@@ -260,9 +260,9 @@ class RootKeyHealthActivities:
         except CustomerKeyError as failed:
             return failed.code
         except OpenKcmError as failed:
-            log.warning("root key not tried", tenant_id=key.tenant_id, code=failed.code)
-        except Exception:  # one tenant's trouble must not end the watch over all
-            log.exception("root key not tried", tenant_id=key.tenant_id)
+            log.warning("root key not checked", tenant_id=key.tenant_id, code=failed.code)
+        except Exception:  # one tenant's failure must not end the monitoring of all
+            log.exception("root key not checked", tenant_id=key.tenant_id)
         return None
 
     def _probe(self, key: MonitoredRootKey) -> tuple[EncryptedRootKeyRow, bytes, bytes]:
@@ -272,12 +272,12 @@ class RootKeyHealthActivities:
             with self._database.tenant_tx(key.tenant_id) as tx:
                 row, probe = tx.root_keys.sealed(key.root_key_id), tx.root_keys.probe(key.root_key_id)
             if row is None or probe is None:
-                raise RootKeyRefused("there is nothing to try the root key by", "change to it anew")
+                raise RootKeyRefused("the root key has no canary ciphertext", "change to this root key again")
             kept = self._probes[place] = (row, *probe)
         return kept
 
     def _report(self, turn: _Turn, health: str) -> None:
-        """Put on record how a root key does now."""
+        """Record the new health of a root key."""
         key = turn.key
         well = health == HEALTHY
         try:
@@ -299,8 +299,8 @@ class RootKeyHealthActivities:
                     )
                 )
         except OpenKcmError as failed:
-            log.warning("root key's health not recorded", tenant_id=key.tenant_id, code=failed.code)
+            log.warning("root key health not recorded", tenant_id=key.tenant_id, code=failed.code)
             return
-        log.warning("root key changed its health", tenant_id=key.tenant_id, before=key.health, after=health)
+        log.warning("root key health changed", tenant_id=key.tenant_id, before=key.health, after=health)
         turn.key = replace(key, health=health, health_since=since)
-        turn.told, turn.warned = float("-inf"), turn.warned and not well
+        turn.reported, turn.warned = float("-inf"), turn.warned and not well

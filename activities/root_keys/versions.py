@@ -1,8 +1,8 @@
-"""The hourly look whether a root key has a newer version than something of its tenant lies under.
+"""The hourly check for root keys with a newer version than a wrap of their tenant.
 
-Whoever holds a root key makes versions of it where it is held, and tells nobody. So each is asked to wrap something of
-no worth, and what it gives back names the version. What is found is put on record; a rotation then wraps everything
-anew (docs/rotation.md). AWS KMS and keys in tokens number no versions: they are not asked.
+The holder of a root key rotates it without notice to the platform. Each root key therefore wraps a random value, and
+the ciphertext names the version. A newer version is recorded, and a rotation re-wraps everything (docs/rotation.md).
+AWS KMS and PKCS #11 tokens number no versions, so their keys are not checked.
 """
 
 import os
@@ -26,41 +26,41 @@ from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
 
 _THREADS = 8
-_TOGETHER = 64
-"""Root keys asked before what was found of them is put on record."""
+_BATCH = 64
+"""Root keys checked before the results are recorded."""
 _TRIAL_BYTES = 32
-_MOST = 200
-"""Tenants told in one look, as of those whose keys are old: the platform's key is everybody's."""
+_MAX_TENANTS = 200
+"""Tenants returned by one run, because a new version of the platform's root key concerns many tenants at once."""
 
 log = structlog.get_logger()
 
 
 class RootKeyVersionActivities:
-    def __init__(self, database: Database, platform: PlatformQueries, shelf: RootKeyCache) -> None:
+    def __init__(self, database: Database, platform: PlatformQueries, root_key_cache: RootKeyCache) -> None:
         self._database = database
         self._platform = platform
-        self._shelf = shelf
+        self._root_keys = root_key_cache
 
     @activity.defn(name="notice-root-key-versions")
     def notice_root_key_versions(self) -> DueTenants:
-        """Ask each root key for its newest version; return tenants with something under an older one, at most a batch.
+        """Read the newest version of each root key; return tenants with a wrap under an older one, at most a batch.
 
-        One that does not answer is asked again in the next look, which finds the rest as well.
+        The next run checks an unreachable root key again, and finds the remaining tenants.
         """
         found = self._platform.numbered_root_keys()
         regions = {key.region for key in found if key.root_key_id is None}
         of_platform = {region: self._newest_of_platform(region) for region in sorted(regions)}
         behind: list[str] = []
         with ContextThreadPool(_THREADS, thread_name_prefix="follow") as pool:
-            for first in range(0, len(found), _TOGETHER):
-                for key, newest in self._asked(pool, found[first : first + _TOGETHER], of_platform):
+            for first in range(0, len(found), _BATCH):
+                for key, newest in self._newest_versions(pool, found[first : first + _BATCH], of_platform):
                     if newest is not None and self._is_behind(key, newest):
                         behind.append(key.tenant_id)
-                    if len(behind) == _MOST:
+                    if len(behind) == _MAX_TENANTS:
                         return DueTenants(tenants=tuple(behind))
         return DueTenants(tenants=tuple(behind))
 
-    def _asked(
+    def _newest_versions(
         self, pool: ContextThreadPool, keys: Sequence[VersionedRootKey], of_platform: dict[str, int | None]
     ) -> Iterator[tuple[VersionedRootKey, int | None]]:
         def newest(key: VersionedRootKey) -> int | None:
@@ -73,34 +73,34 @@ class RootKeyVersionActivities:
     def _newest_of_platform(self, region: str) -> int | None:
         activity.heartbeat()
         try:
-            # No tenant's: what it wraps for the canary tells of all.
-            return _newest(self._shelf.platform(region), ids.CANARY_TENANT_ID)
+            # All tenants of the region share this key, so a wrap for the canary tenant shows its version.
+            return _newest(self._root_keys.platform(region), ids.CANARY_TENANT_ID)
         except OpenKcmError as failed:
-            log.warning("root key not asked for its version", region=region, code=failed.code)
+            log.warning("root key version not determined", region=region, code=failed.code)
             return None
 
     def _newest_of(self, key: VersionedRootKey, root_key_id: str) -> int | None:
         try:
             with self._database.tenant_tx(key.tenant_id) as tx:
                 sealed = tx.root_keys.sealed(root_key_id)
-            return _newest(unwrap_service_key(self._shelf, key.tenant_id, sealed), key.tenant_id)
+            return _newest(unwrap_service_key(self._root_keys, key.tenant_id, sealed), key.tenant_id)
         except CustomerKeyError as failed:
-            # Whether that means anything for the tenant is the watch's to say.
-            log.info("root key not asked for its version", tenant_id=key.tenant_id, code=failed.code)
+            # Root key monitoring decides what this failure means for the tenant.
+            log.info("root key version not determined", tenant_id=key.tenant_id, code=failed.code)
         except OpenKcmError as failed:
-            log.warning("root key not asked for its version", tenant_id=key.tenant_id, code=failed.code)
-        except Exception:  # one tenant's trouble must not end the look at all the others
-            log.exception("root key not asked for its version", tenant_id=key.tenant_id)
+            log.warning("root key version not determined", tenant_id=key.tenant_id, code=failed.code)
+        except Exception:  # one tenant's failure must not end the check of the others
+            log.exception("root key version not determined", tenant_id=key.tenant_id)
         return None
 
     def _is_behind(self, key: VersionedRootKey, newest: int) -> bool:
-        """Return whether something lies under an older version, which is put on record."""
-        # The second: a key that was restored from a backup counts from there.
+        """Return whether a wrap has an older version, and record a new version."""
+        # The second condition: a key restored from a backup has a lower version again.
         if key.oldest < newest or (key.noticed is not None and newest < key.noticed):
             try:
                 self._record(key, newest)
             except OpenKcmError as failed:
-                log.warning("root key's version not recorded", tenant_id=key.tenant_id, code=failed.code)
+                log.warning("root key version not recorded", tenant_id=key.tenant_id, code=failed.code)
                 return False
         return key.oldest < newest
 
@@ -126,5 +126,5 @@ class RootKeyVersionActivities:
 
 
 def _newest(root_key: RootKey, tenant_id: str) -> int | None:
-    """Return the version that the root key wraps under; what is wrapped is random and dropped."""
+    """Return the version with which the root key wraps; the wrapped value is random and discarded."""
     return root_key.version_of(root_key.wrap(version_context(tenant_id), os.urandom(_TRIAL_BYTES)))

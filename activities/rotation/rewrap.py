@@ -1,7 +1,7 @@
-"""Wrapping anew: service keys and the credentials of root keys, under the newest versions of tenant key and root key.
+"""Re-wrapping of service keys and root key credentials under the newest versions of tenant key and root key.
 
-Batch by batch, and no more of them in a second than is allowed: a tenant's thousands of keys must not take the key
-server, or a customer's, away from those who use them. Each new wrap is opened before it replaces the one that was read.
+It runs in batches and at a limited rate, so that a tenant's thousands of keys leave capacity of the key servers to
+their other clients. Each new wrap is unwrapped once before it replaces the former wrap.
 """
 
 import hashlib
@@ -26,29 +26,29 @@ from vault.transit.keys import ciphertext_version
 from vault.transit.tenant_keys import TransitTenantKeys
 
 _BATCH = 10
-"""Of service keys: what is done for it at once must be over soon, since whoever uses the servers meanwhile waits."""
+"""Service keys in one call: short calls, because other clients of the servers wait meanwhile."""
 _READ = 50 * _BATCH
-"""Read at once: finding what is outdated takes PostgreSQL a look at every service key of the tenant."""
+"""Service keys read at once, because the query for outdated ones scans every service key of the tenant."""
 _THREADS = 4
 
 
 class Rewrapping:
     def __init__(
-        self, database: Database, tenant_keys: TransitTenantKeys, shelf: RootKeyCache, per_second: float
+        self, database: Database, tenant_keys: TransitTenantKeys, root_key_cache: RootKeyCache, per_second: float
     ) -> None:
         self._database = database
         self._tenant_keys = tenant_keys
-        self._shelf = shelf
+        self._root_keys = root_key_cache
         self._per_second = per_second
 
     def run(self, step: RotationStep, root_key_version: int | None = None) -> RotationProgress:
-        """Wrap anew until nothing is outdated; returns how far the rotation has come with this and earlier tries.
+        """Re-wrap until nothing is outdated; returns the progress of this and earlier attempts.
 
-        Outdated is also what lies under an older version of the root key than `root_key_version`.
+        A wrap under an older root key version than `root_key_version` is outdated too.
         """
         self._rewrap_credentials(step)
         if root_key_version is not None:
-            # Before the service keys: whoever sees none of them left may end the older versions.
+            # Before the service keys: an operator who sees none left may disable the older versions.
             self._rewrap_probe(step, root_key_version)
         total = done = 0
         with ContextThreadPool(_THREADS, thread_name_prefix="rewrap") as pool:
@@ -80,7 +80,7 @@ class Rewrapping:
                 tx.rotations.rewrap_credentials(step.number, read, credentials, ciphertext_version(credentials))
 
     def _rewrap_probe(self, step: RotationStep, version: int) -> None:
-        """Wrap anew the known value by which the watch tries a customer's root key: it opens by the newer version."""
+        """Re-wrap the canary ciphertext of a customer's root key with the newer version."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             held = tx.root_keys.current()
             kept = None if held is None else tx.root_keys.probe(held.root_key_id)
@@ -92,11 +92,11 @@ class Rewrapping:
             return
         plain = root_key.unwrap(context, probe)
         if hashlib.sha256(plain).digest() != digest:
-            raise WrongContext("the root key opens its probe to something else")
-        anew = verify_wrapped_key(root_key, context, plain)
-        _refuse_older(root_key, [anew], version)
+            raise WrongContext("the root key decrypts its canary ciphertext to another value")
+        rewrapped = verify_wrapped_key(root_key, context, plain)
+        _refuse_older(root_key, [rewrapped], version)
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tx.rotations.rewrap_probe(step.number, held.root_key_id, probe, anew)
+            tx.rotations.rewrap_probe(step.number, held.root_key_id, probe, rewrapped)
 
     def _batches(
         self, step: RotationStep, read: Sequence[ServiceKeyRow]
@@ -127,14 +127,14 @@ class Rewrapping:
         if tenant is None:
             raise TenantUnknown
         if root_key_id is None:
-            return self._shelf.platform(tenant.region)
-        return unwrap_service_key(self._shelf, step.tenant_id, sealed)
+            return self._root_keys.platform(tenant.region)
+        return unwrap_service_key(self._root_keys, step.tenant_id, sealed)
 
 
 def _refuse_older(root_key: RootKey, wraps: Sequence[bytes], version: int) -> None:
-    """Raise RootKeyServerError for a new wrap under an older version: its server fell behind."""
+    """Raise RootKeyServerError for a new wrap under an older version, as a server without the newest version makes."""
     if any((root_key.version_of(wrap) or version) < version for wrap in wraps):
         raise RootKeyServerError(
             f"the root key wraps under an older version than {version}, which it had",
-            "look whether each node of its server knows the newest version",
+            "verify that each node of its server has the newest version",
         )

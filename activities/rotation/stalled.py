@@ -1,4 +1,4 @@
-"""The hourly look for rotations that did not come to their end: counted, put on record, told (docs/rotation.md)."""
+"""The hourly check for stalled rotations: each is counted, recorded and notified (docs/rotation.md)."""
 
 from datetime import timedelta
 
@@ -18,7 +18,7 @@ from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
 
 _OVERDUE = timedelta(days=1)
-"""How much older than its tenant wants a key becomes before people are told: by then it was looked for many times."""
+"""The time by which a key exceeds its cryptoperiod before anyone is notified; several hourly checks precede that."""
 _BATCH = 1000
 
 log = structlog.get_logger()
@@ -26,37 +26,37 @@ log = structlog.get_logger()
 
 class StalledRotationActivities:
     def __init__(
-        self, database: Database, platform: PlatformQueries, announcer: NotificationOutbox, metrics: Metrics
+        self, database: Database, platform: PlatformQueries, outbox: NotificationOutbox, metrics: Metrics
     ) -> None:
         self._database = database
         self._platform = platform
-        self._announcer = announcer
+        self._outbox = outbox
         self._metrics = metrics
 
     @activity.defn(name="check-rotations")
     def check_rotations(self) -> None:
-        """Raise the alarm for rotations that failed by themselves, run for too long or were never begun.
+        """Alert on automatic rotations that failed, on rotations that run for too long and on overdue keys.
 
-        Its caller MUST ask before it has those who are due rotated once more: a failure counts until a next one runs.
+        The caller MUST run this before it starts due rotations again: a failure counts until the next rotation runs.
         """
         stuck = self._platform.stuck_rotations(LONGEST, _OVERDUE, _BATCH)
         self._metrics.count_stuck_rotations(row.why for row in stuck)
         for row in stuck:
             try:
-                self._tell(row)
+                self._record(row)
             except OpenKcmError as failed:
-                log.warning("stuck rotation not told", tenant_id=row.tenant_id, code=failed.code)
+                log.warning("stalled rotation not recorded", tenant_id=row.tenant_id, code=failed.code)
             activity.heartbeat(row.tenant_id)
 
-    def _tell(self, row: StalledRotationRow) -> None:
-        """Put on record what is not, and write to the customer once until a rotation comes to its end."""
+    def _record(self, row: StalledRotationRow) -> None:
+        """Record a new finding, and notify the customer once until a rotation completes."""
         with self._database.tenant_tx(row.tenant_id) as tx:
             tenant, head = tx.tenants.lock(), tx.audit.head()
             if tx.audit.append(_event(row)) <= (0 if head is None else head.seq):
                 return
-            log.warning("rotation stuck", tenant_id=row.tenant_id, why=row.why, number=row.number, code=row.problem)
+            log.warning("rotation stalled", tenant_id=row.tenant_id, why=row.why, number=row.number, code=row.problem)
             step = StepInput(tenant_id=row.tenant_id, operation_id=_operation(row))
-            self._announcer.store(tx, step, tenant, NotificationKind.ROTATION_STUCK)
+            self._outbox.store(tx, step, tenant, NotificationKind.ROTATION_STUCK)
 
 
 def _operation(row: StalledRotationRow) -> str:

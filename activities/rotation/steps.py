@@ -1,8 +1,8 @@
-"""The steps of RotateKeys (docs/rotation.md): versions of tenant and service keys, and what lies under them.
+"""The steps of RotateKeys (docs/rotation.md): new versions of tenant and service keys, and re-wrapping.
 
-No key is ever in the worker's memory: a new service key is made in Vault and leaves it encrypted, and what lies under
-an older version of the tenant key is rewrapped there. Of a service key's two layers only the outer one is opened here.
-Whatever a step did before it died, the next try finds on record or at the key server and goes on from.
+The worker never has a key in memory. Vault creates a new service key and returns it encrypted, and Vault re-wraps what
+an older version of the tenant key encrypted. Of a service key's two layers only the outer one is unwrapped here.
+A retry finds the results of an earlier attempt in the records or in the key server and continues from there.
 """
 
 import time
@@ -58,42 +58,42 @@ from openkcm.contract.audit_events import AuditName
 from vault.transit.keys import ciphertext_version
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 
-_PROOF = b"openkcm tenant key round trip"
+_TEST_PLAINTEXT = b"openkcm tenant key round trip"
 _BATCH = 32
-"""Service keys that are prepared between two commits: what a death costs at most."""
+"""Service keys prepared between two commits: the most that a crash loses."""
 _THREADS = 4
 _DUE_BATCH = 200
-"""Tenants told in one look: however many keys were made on the same day, an hour never rotates more tenants."""
+"""Tenants returned by one run: an hour never rotates more, however many keys were created on the same day."""
 
 
 class RotationActivities:
-    def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that a rotation touches
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each dependency
         self,
         database: Database,
         platform: PlatformQueries,
         tenant_keys: TransitTenantKeys,
         fingerprints: TransitFingerprints,
-        shelf: RootKeyCache,
-        announcer: NotificationOutbox,
+        root_key_cache: RootKeyCache,
+        outbox: NotificationOutbox,
         rewrap_per_second: float,
         metrics: Metrics,
     ) -> None:
-        """Take how many service keys are made or wrapped anew in a second, 0 for as many as go."""
+        """`rewrap_per_second` limits the service keys created or re-wrapped per second; 0 is unlimited."""
         self._database = database
         self._platform = platform
         self._tenant_keys = tenant_keys
         self._fingerprints = fingerprints
-        self._shelf = shelf
-        self._announcer = announcer
+        self._root_keys = root_key_cache
+        self._outbox = outbox
         self._per_second = rewrap_per_second
         self._metrics = metrics
-        self._rewrapping = Rewrapping(database, tenant_keys, shelf, rewrap_per_second)
+        self._rewrapping = Rewrapping(database, tenant_keys, root_key_cache, rewrap_per_second)
 
     @activity.defn(name="look-for-due-rotation")
     def look_for_due_rotation(self, step: StepInput) -> DueRotation:
-        """Say what the policy wants rotated, a new version of the root key asks for, or a rotation left unfinished."""
+        """Return the rotation that the policy, a new root key version or an unfinished rotation requires."""
         with self._database.tenant_tx(step.tenant_id) as tx:
-            due, followed = tx.rotations.due(tx.policy.get()), _followed(tx)
+            due, followed = tx.rotations.due(tx.policy.get()), _newer_root_key_version(tx)
         if not (due.tenant_key or due.services or due.unfinished or followed):
             return DueRotation()
         services = RotationScope.DUE if due.services else RotationScope.NONE
@@ -103,16 +103,15 @@ class RotationActivities:
 
     @activity.defn(name="find-due-rotations")
     def find_due_rotations(self) -> DueTenants:
-        """Return tenants with something to rotate or to finish, at most a batch of them; the next look finds the rest.
+        """Return tenants with keys to rotate or a rotation to finish, at most a batch; the next run finds the rest.
 
-        The platform's canary is among them: its keys grow old like any other's, and what a rotation breaks there
-        breaks nothing of a customer's.
+        The canary tenant is included: its keys age like all others, and a faulty rotation there harms no customer.
         """
         return DueTenants(tenants=tuple(self._platform.due_rotations(_DUE_BATCH)))
 
     @activity.defn(name="plan-rotation")
     def plan_rotation(self, step: PlanRotationStep) -> RotationPlan:
-        """Step 1: put on record what is about to be rotated, before anything is made or taken back."""
+        """Step 1: record the intended rotation before any key is created or retired."""
         key, request = self._tenant_keys.newest(step.tenant_id), step.request
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant = tx.tenants.lock()
@@ -121,7 +120,7 @@ class RotationActivities:
             if request.service is not None and tx.services.key(request.service) is None:
                 raise ServiceUnknown
             if request.compromised:
-                # What is replaced opens nothing afterwards, so that two people may be wanted for it.
+                # The replaced versions decrypt nothing afterwards, so the policy may require two people.
                 argument = request.model_dump(mode="json", include={"services", "service", "tenant_key"})
                 require_approval(tx, step, Action.COMPROMISE, argument, request.approval_id)
             wanted = RotationRequest(
@@ -130,11 +129,11 @@ class RotationActivities:
                 request.service,
                 request.compromised,
                 step.scheduled,
-                _followed(tx),
+                _newer_root_key_version(tx),
             )
             followed = tx.rotations.begin(step.number, wanted, key.version).wanted.root_key_version
-            services, on_record = tx.rotations.unprepared(step.number, tx.policy.get()), tx.keys.get(key.name)
-            if on_record is None:
+            services, recorded = tx.rotations.unprepared(step.number, tx.policy.get()), tx.keys.get(key.name)
+            if recorded is None:
                 raise KeyUnavailable
             compromised = bool(tx.rotations.compromised())
             append_audit_event(
@@ -152,20 +151,23 @@ class RotationActivities:
             )
         return RotationPlan(
             services=len(services),
-            # Also where an earlier rotation was not finished, or got as far as the records and not to the key server.
-            retires=request.tenant_key or on_record.oldest < on_record.version or key.oldest < on_record.oldest,
+            # Also after an unfinished rotation, or one that changed the records and not the key server.
+            retires=request.tenant_key or recorded.oldest < recorded.version or key.oldest < recorded.oldest,
             destroys=compromised or (request.compromised and bool(services)),
             follows=followed is not None,
         )
 
     @activity.defn(name="rotate-tenant-key")
     def rotate_tenant_key(self, step: RotationStep) -> None:
-        """Step 2: a new version of the tenant key, seen to encrypt and decrypt. Everything before it still opens."""
-        rotation = self._entered(step, RotationPhase.TENANT_KEY)
+        """Step 2: create a new version of the tenant key and test it. Older versions still decrypt."""
+        rotation = self._enter(step, RotationPhase.TENANT_KEY)
         key = self._tenant_keys.rotate(step.tenant_id, rotation.from_version)
         context = EncryptionContext(step.tenant_id, key.name, "", Purpose.VERIFY, step.operation_id)
-        ciphertext = self._tenant_keys.encrypt(context, _PROOF)
-        if ciphertext_version(ciphertext) < key.version or self._tenant_keys.decrypt(context, ciphertext) != _PROOF:
+        ciphertext = self._tenant_keys.encrypt(context, _TEST_PLAINTEXT)
+        if (
+            ciphertext_version(ciphertext) < key.version
+            or self._tenant_keys.decrypt(context, ciphertext) != _TEST_PLAINTEXT
+        ):
             raise KeyUnavailable
         fingerprint = self._fingerprints.of(step.tenant_id, key.version)
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -180,31 +182,31 @@ class RotationActivities:
 
     @activity.defn(name="prepare-service-keys")
     def prepare_service_keys(self, step: RotationStep) -> RotationProgress:
-        """Step 3: a new version of each service key that wants one: made in Vault, wrapped, and opened once.
+        """Step 3: create a new version of each due service key in Vault, wrap it and test the wrap.
 
-        Returns how far the rotation has come with this and earlier tries.
+        Returns the progress of this and earlier attempts.
         """
-        rotation = self._entered(step, RotationPhase.PREPARE)
+        rotation = self._enter(step, RotationPhase.PREPARE)
         with ContextThreadPool(_THREADS, thread_name_prefix="prepare") as pool:
             while True:
                 activity.heartbeat(rotation.done)
                 began = time.monotonic()
                 with self._database.tenant_tx(step.tenant_id) as tx:
                     unprepared = tx.rotations.unprepared(step.number, tx.policy.get())
-                    in_force = root_key_in_force(tx, _known(tx))
+                    in_force = root_key_in_force(tx, _require_known(tx))
                 if not unprepared:
                     return RotationProgress(total=rotation.total, done=rotation.done)
-                places = unprepared[:_BATCH]
-                root_key = in_force.open(self._shelf)
-                contexts = [context_of(step.tenant_id, service, version) for service, version in places]
+                versions_to_create = unprepared[:_BATCH]
+                root_key = in_force.open(self._root_keys)
+                contexts = [context_of(step.tenant_id, service, version) for service, version in versions_to_create]
                 made = list(pool.map(self._tenant_keys.new_wrapped_key, contexts))
-                # By being rewrapped each is seen to open; what comes of it is the same key.
+                # The re-wrap tests that each can be unwrapped; it does not change the key.
                 inners = self._tenant_keys.rewrap(list(zip(contexts, made, strict=True)))
                 wraps = verify_wrapped_keys(pool, root_key, contexts, [inner.encode("ascii") for inner in inners])
                 with self._database.tenant_tx(step.tenant_id) as tx:
                     tx.tenants.lock()
                     require_current_root_key(tx, in_force)
-                    for (service, version), inner, wrap in zip(places, inners, wraps, strict=True):
+                    for (service, version), inner, wrap in zip(versions_to_create, inners, wraps, strict=True):
                         require_active_version(tx, ciphertext_version(inner))
                         row = in_force.row(service, version, wrap, ciphertext_version(inner))
                         tx.rotations.prepare(step.number, row)
@@ -217,12 +219,14 @@ class RotationActivities:
                             l2_key=row.l2_key,
                             root_key=row.root_key,
                         )
-                    rotation = tx.rotations.came(step.number, len(places), len(unprepared) - len(places))
-                throttle(len(places), time.monotonic() - began, self._per_second)
+                    rotation = tx.rotations.came(
+                        step.number, len(versions_to_create), len(unprepared) - len(versions_to_create)
+                    )
+                throttle(len(versions_to_create), time.monotonic() - began, self._per_second)
 
     @activity.defn(name="activate-service-keys")
     def activate_service_keys(self, step: RotationStep) -> None:
-        """Step 4: the new versions take over, all at once; the crypto service hears of it by the commit."""
+        """Step 4: activate all new versions in one transaction; the commit notifies the crypto service."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant = tx.tenants.lock()
             if tenant.state not in DECRYPTS | {State.LOCKED}:
@@ -240,21 +244,21 @@ class RotationActivities:
 
     @activity.defn(name="rewrap-keys")
     def rewrap_keys(self, step: RotationStep) -> RotationProgress:
-        """Step 5: what lies under an older version of tenant key or root key, under the newest; the rest stays."""
-        followed = self._entered(step, RotationPhase.REWRAP).wanted.root_key_version
+        """Step 5: re-wrap what an older version of tenant key or root key wraps."""
+        followed = self._enter(step, RotationPhase.REWRAP).wanted.root_key_version
         progress = self._rewrapping.run(step, followed)
         if followed is not None:
             with self._database.tenant_tx(step.tenant_id) as tx:
-                root_key = root_key_in_force(tx, _known(tx))
+                root_key = root_key_in_force(tx, _require_known(tx))
                 append_audit_event(tx, step, AuditName.ROOT_KEY_VERSION_FOLLOWED, root_key.name, version=str(followed))
         return progress
 
     @activity.defn(name="retire-tenant-key")
     def retire_tenant_key(self, step: RotationStep) -> RetireResult:
-        """Step 6: the versions before the newest open nothing any more, once nothing lies under them.
+        """Step 6: retire all versions before the newest, once no stored ciphertext needs them.
 
-        First on record, under the lock that whoever stores something under the tenant key takes too: so nothing is
-        stored afterwards that the key server would not open.
+        The record comes first, under the row lock that each writer of a ciphertext takes too. So no later write stores
+        a ciphertext that the key server would reject.
         """
         name = ids.l2_key(step.tenant_id)
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -271,7 +275,7 @@ class RotationActivities:
 
     @activity.defn(name="trim-tenant-key")
     def trim_tenant_key(self, step: RotationStep) -> None:
-        """Step 7: the retired versions are deleted, so that nobody can bring them back. It cannot be undone."""
+        """Step 7: delete the retired versions, so that no operator can restore them. It cannot be undone."""
         name = ids.l2_key(step.tenant_id)
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.rotations.enter(step.number, RotationPhase.TRIM)
@@ -285,7 +289,7 @@ class RotationActivities:
 
     @activity.defn(name="destroy-compromised-keys")
     def destroy_compromised_keys(self, step: RotationStep) -> DestroyResult:
-        """Step 8: compromised versions under which nothing is sealed any more lose their wrap. It cannot be undone."""
+        """Step 8: destroy the wrap of each compromised version that encrypts no object. It cannot be undone."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.rotations.enter(step.number, RotationPhase.DESTROY)
             uses = tx.rotations.compromised()
@@ -297,25 +301,25 @@ class RotationActivities:
         objects = 0
         with self._database.tenant_tx(step.tenant_id) as tx:
             for use in uses:
-                sealed = use.objects or tx.rotations.destroy(use.service, use.version)
-                objects += sealed
-                if not sealed:
+                remaining = use.objects or tx.rotations.destroy(use.service, use.version)
+                objects += remaining
+                if not remaining:
                     append_audit_event(tx, step, AuditName.SERVICE_KEY_DESTROYED, _version(use.service, use.version))
         return DestroyResult(objects=objects)
 
     @activity.defn(name="finish-rotation")
     def finish_rotation(self, step: RotationStep) -> RotationEnded:
-        """Step 9: the end on record, and the message that tells of it."""
+        """Step 9: record the end and store the notification."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant = tx.tenants.lock()
             tx.rotations.end(step.number)
             append_audit_event(tx, step, AuditName.KEYS_ROTATED, ids.l2_key(step.tenant_id))
-            told = self._announcer.store(tx, step, tenant, NotificationKind.KEYS_ROTATED)
-        return RotationEnded(told=NotificationKind.KEYS_ROTATED if told else None)
+            stored = self._outbox.store(tx, step, tenant, NotificationKind.KEYS_ROTATED)
+        return RotationEnded(told=NotificationKind.KEYS_ROTATED if stored else None)
 
     @activity.defn(name="abandon-rotation")
     def abandon_rotation(self, failure: RotationFailedStep) -> None:
-        """End a rotation that cannot go on: what took over stays, and what was only prepared is destroyed."""
+        """End a rotation that cannot continue: active versions stay, and prepared versions are destroyed."""
         with self._database.tenant_tx(failure.tenant_id) as tx:
             tx.tenants.lock()
             if tx.rotations.get(failure.number) is not None:
@@ -332,7 +336,7 @@ class RotationActivities:
 
     @activity.defn(name="retire-service-key")
     def retire_service_key(self, step: RetireVersionStep) -> None:
-        """Destroy a version of a service key that encrypts nothing, at somebody's wish. It cannot be undone."""
+        """Destroy a deactivated version of a service key on request. It cannot be undone."""
         subject = _version(step.service, step.version)
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant = tx.tenants.lock()
@@ -352,22 +356,22 @@ class RotationActivities:
             objects = tx.rotations.destroy(step.service, step.version)
             append_audit_event(tx, step, AuditName.SERVICE_KEY_DESTROYED, subject, "refused" if objects else "success")
         if objects:
-            raise KeyVersionInUse(step.service, step.version, f"objects sealed under it: {objects}")
+            raise KeyVersionInUse(step.service, step.version, f"objects encrypted under it: {objects}")
 
-    def _entered(self, step: RotationStep, stage: RotationPhase) -> RotationRow:
+    def _enter(self, step: RotationStep, stage: RotationPhase) -> RotationRow:
         with self._database.tenant_tx(step.tenant_id) as tx:
             return tx.rotations.enter(step.number, stage)
 
 
-def _known(tx: TenantTransaction) -> TenantRow:
+def _require_known(tx: TenantTransaction) -> TenantRow:
     tenant = tx.tenants.get()
     if tenant is None:
         raise TenantUnknown
     return tenant
 
 
-def _followed(tx: TenantTransaction) -> int | None:
-    """Return the newest version of the root key when something lies under an older one."""
+def _newer_root_key_version(tx: TenantTransaction) -> int | None:
+    """Return the newest version of the root key when a wrap has an older one."""
     versions = tx.root_keys.versions()
     return versions.newest if versions is not None and versions.older else None
 

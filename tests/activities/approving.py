@@ -1,4 +1,4 @@
-"""A tenant whose policy wants two people, its people, and the steps in which they ask, say yes and do something."""
+"""A tenant whose policy requires two people, its users, and the steps of requests, votes and actions."""
 
 import uuid
 from collections.abc import Iterable
@@ -56,7 +56,7 @@ class Scene(Recorded):
     def run(self, activity: Any, step: StepInput) -> Any:
         return ActivityEnvironment().run(activity, step)
 
-    # ── what people do in the dashboard ──────────────────────────────────────────────────────────────────────────
+    # ── actions in the dashboard ─────────────────────────────────────────────────────────────────────────────────
 
     def asks(self, person: Person, action: Action = Action.LOCK, argument: Argument | None = None) -> str:
         approval_id = uuid.uuid4().hex
@@ -107,7 +107,7 @@ class Scene(Recorded):
         self.run(self.policies.change_policy, PolicyInput.model_validate(self.step().model_dump() | request))
 
     def approved(self, action: Action = Action.LOCK, argument: Argument | None = None) -> str:
-        """Have Ada ask and Kai approve; return the request's id."""
+        """Create a request of Ada that Kai approves; return its id."""
         approval_id = self.asks(ADA, action, argument)
         self.admit(approval_id)
         self.says(KAI, approval_id)

@@ -1,4 +1,4 @@
-"""The attacks on a tenant's keys and what they find."""
+"""The isolation checks of a tenant's keys and their results."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -28,12 +28,12 @@ def not_checked(found: Found) -> set[str]:
 
 def attacks_of(parts: wiring.WorkerDependencies, settings: Settings) -> KeyIsolationSuite:
     tokens = TenantTokens(parts.vault, read_secret(settings.secrets, BOUNDARY_IDENTITY))
-    shelf = next(a.__self__._shelf for a in parts.lifecycle if a.__name__ == "rewrap_keys")
-    return evidence_wiring.key_attacks(parts.database, parts.queries, parts.vault, tokens, shelf)
+    root_key_cache = next(a.__self__._root_keys for a in parts.lifecycle if a.__name__ == "rewrap_keys")
+    return evidence_wiring.key_attacks(parts.database, parts.queries, parts.vault, tokens, root_key_cache)
 
 
 def forget_key(vault_admin: TokenSession, tenant_id: str) -> None:
-    """Delete a tenant's key, to put another in its place."""
+    """Delete a tenant's key, so that another can replace it."""
     name = f"transit/keys/{ids.l2_key(tenant_id)}"
     vault_admin.write(f"{name}/config", {"deletion_allowed": True})
     vault_admin.delete(name)

@@ -1,4 +1,4 @@
-"""A tenant with connected services whose root key is changed step by step, and what is recorded about it."""
+"""A tenant with connected services and the single steps of its root key changes, and its records."""
 
 import uuid
 from typing import Any, TypeVar
@@ -35,7 +35,7 @@ class Change(Recorded):
         self.number = 0
 
     def add_service(self, service: str) -> None:
-        """Give the tenant one more service key, as connecting does, with nothing around it."""
+        """Create one more service key, as a connection does, without a certificate."""
         step = self.enrol(service)
         self.tenant.run_with("create-service-key", step)
 
@@ -89,7 +89,7 @@ class Change(Recorded):
         return self.run("abandon-root-key", AbandonInput(**step.model_dump(), code=code, reason=reason))
 
     def opened(self) -> Estate:
-        """Open every service key as the crypto service does."""
+        """Unwrap every service key as the crypto service does."""
         return self.opener.open_all(self.tenant_id, REGION)
 
     def of(self, connection: Connection) -> "Change":
@@ -109,7 +109,7 @@ class Change(Recorded):
     # ── what is recorded ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def staged(self) -> dict[str, bytes]:
-        """Return the wraps that wait to take over, by service."""
+        """Return the staged wraps, by service."""
         return dict(self.rows("select service, staged_wrapped from okcm.service_key where staged_for is not null"))
 
     @property
@@ -137,7 +137,7 @@ Made = TypeVar("Made", bound=Change)
 
 
 def connect_services(kind: type[Made], active: Provisioning, operator: Database, opener: Opener) -> Made:
-    """Give an active tenant three service keys under the platform's root key."""
+    """Create three service keys of an active tenant under the platform's root key."""
     public_key = read_secret(active.parts.settings.secrets, INTAKE_PUBLIC_KEY)
     made = kind(Connection(active, operator), opener, public_key)
     for service in SERVICES:

@@ -1,6 +1,6 @@
-"""The worker's real wiring over a real PostgreSQL (a database of its own for each test) and a real OpenBao.
+"""The worker's wiring with a real PostgreSQL (a separate database for each test) and a real OpenBao.
 
-Activities are run as Temporal would run them, but one at a time and from the test, twice or in a different order.
+The tests run activities as Temporal does, but one at a time, and also twice or in a different order.
 """
 
 import itertools
@@ -107,13 +107,13 @@ def request_tenant(settings: Settings, parts: wiring.WorkerDependencies) -> Iter
 
 @pytest.fixture
 def tenant(request_tenant: Callable[..., Provisioning]) -> Provisioning:
-    """A tenant that was asked for and of which nothing exists yet."""
+    """Return a requested tenant without keys."""
     return request_tenant()
 
 
 @pytest.fixture
 def canary(request_tenant: Callable[..., Provisioning]) -> Provisioning:
-    """The canary, ready to be attacked."""
+    """Return the canary tenant, ready for isolation checks."""
     canary = request_tenant(CANARY_TENANT_ID, "OpenKCM canary")
     run_steps(canary, [step for step in Step if step not in (Step.CHECK_BOUNDARIES, Step.ANNOUNCE)])
     return canary
@@ -121,7 +121,7 @@ def canary(request_tenant: Callable[..., Provisioning]) -> Provisioning:
 
 @pytest.fixture
 def ready(canary: Provisioning, tenant: Provisioning) -> Provisioning:
-    """A tenant that became active after its boundaries were attacked, and is not announced yet."""
+    """Return a tenant that passed the isolation gate and is active, before its notification."""
     assert canary.is_done(Step.ACTIVATE)
     tenant.run_until(Step.ACTIVATE)
     return tenant
@@ -135,14 +135,14 @@ def operator(settings: Settings) -> Iterator[Database]:
 
 @pytest.fixture
 def active(tenant: Provisioning) -> Provisioning:
-    """An active tenant without a service."""
+    """Return an active tenant without a service."""
     run_steps(tenant, MADE)
     return tenant
 
 
 @pytest.fixture
 def connection(active: Provisioning, operator: Database) -> Connection:
-    """A service that was requested; its tenant is active."""
+    """Return a requested service of an active tenant."""
     asked = Connection(active, operator)
     asked.ask()
     return asked
@@ -150,7 +150,7 @@ def connection(active: Provisioning, operator: Database) -> Connection:
 
 @pytest.fixture
 def roll(connection: Connection, field: Field) -> Roll:
-    """A tenant with a connected service; its authority is the first."""
+    """Return a tenant with a connected service and its first CA."""
     connection.connect()
     return Roll(connection, field)
 
@@ -163,7 +163,7 @@ def opener(settings: Settings) -> Iterator[Opener]:
 
 @pytest.fixture(scope="session")
 def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CustomerOpenBao]:
-    """The key server of a customer, with two keys."""
+    """Run a customer's key server with two keys."""
     started = CustomerOpenBao.start(tmp_path_factory.mktemp("customer"))
     started.make_key("second")
     yield started
@@ -172,29 +172,29 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CustomerOpenBao]:
 
 @pytest.fixture
 def change(active: Provisioning, operator: Database, opener: Opener, bao: CustomerOpenBao) -> Iterator[Change]:
-    """A tenant with services whose root key can be changed."""
+    """Return a tenant with services whose root key can be changed."""
     yield connect_services(Change, active, operator, opener)
     bao.allow()
 
 
 @pytest.fixture
 def rotating(active: Provisioning, operator: Database, opener: Opener) -> Rotating:
-    """A tenant with services whose keys can be rotated."""
+    """Return a tenant with services whose keys can be rotated."""
     return connect_services(Rotating, active, operator, opener)
 
 
 @pytest.fixture
 def leaving(tenant: Provisioning, operator: Database, vault_admin: TokenSession) -> Leaving:
-    """An active tenant with a connected service, ready to leave."""
+    """Return an active tenant with a connected service, ready for offboarding."""
     return Leaving(connected(tenant, operator), vault_admin)
 
 
 @pytest.fixture
 def attack(parts: wiring.WorkerDependencies, settings: Settings, canary: Provisioning) -> Attack:
-    """Return a function that attacks a tenant as an activity does, and gives the results by name."""
+    """Return a function that attacks a tenant as an activity does, and returns the results by name."""
     assert canary.is_done(Step.ACTIVATE)
     attacks = attacks_of(parts, settings)
-    ActivityEnvironment().run(lambda: attacks(CANARY_TENANT_ID))  # it leaves a probe, which others are tried on
+    ActivityEnvironment().run(lambda: attacks(CANARY_TENANT_ID))  # it stores a ciphertext for checks of others
 
     def attack(tenant_id: str) -> Found:
         results = ActivityEnvironment().run(lambda: attacks(tenant_id))
@@ -207,7 +207,7 @@ def attack(parts: wiring.WorkerDependencies, settings: Settings, canary: Provisi
 
 @pytest.fixture
 def widen(vault_admin: TokenSession) -> Widen:
-    """Return a function that adds to one role's policy, or changes a text in it, for a while."""
+    """Return a function that extends or changes one role's policy temporarily."""
 
     @contextmanager
     def widen(role: str, more: str = "", *, swap: tuple[str, str] = ("", "")) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""One service of an active tenant: its request, its steps one by one, and what is recorded about it."""
+"""One service of an active tenant: its request, its single steps, and its records."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Activities run on their own: what one counts, and one that runs until something holds."""
+"""Activities without Temporal: the counters of one, and one that runs until a condition holds."""
 
 import dataclasses
 import threading
@@ -15,7 +15,7 @@ UNCOUNTED = Metrics(MetricMeter.noop)
 
 
 class Counted:
-    """Stands in for the meter of a worker; keeps the labels of each time that a counter went up."""
+    """A replacement of a worker's meter that stores the labels of each increase of a counter."""
 
     def __init__(self) -> None:
         self._up: list[tuple[str, dict[str, str]]] = []
@@ -40,7 +40,7 @@ class _Counter:
 
 
 def counting(work: Callable[..., Any], *arguments: Any) -> Counted:
-    """Run an activity and return what it counted."""
+    """Run an activity and return its counters."""
     environment, counted = ActivityEnvironment(), Counted()
     environment.info = dataclasses.replace(environment.info, workflow_id="platform/test")
     work.__self__._metrics = Metrics(counted)
@@ -49,7 +49,7 @@ def counting(work: Callable[..., Any], *arguments: Any) -> Counted:
 
 
 def run_until(holds: Callable[[], bool], activity: Callable[..., Any], *arguments: Any) -> Any:
-    """Run an activity that does not end until it is cancelled, which happens once `holds` does, or after a minute."""
+    """Run an activity and cancel it when `holds` is true, or after a minute."""
     environment, ended, deadline = ActivityEnvironment(), threading.Event(), time.monotonic() + 60
 
     def cancel() -> None:

@@ -1,4 +1,4 @@
-"""A process that dies right after an effect of a step."""
+"""A simulated crash of the process right after an effect of a step."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,16 +13,16 @@ from tests.activities.provisioning import Provisioning
 from vault.auth.client import VaultSession
 
 
-class Died(BaseException):
-    """The process ended: no `except` of the product catches this."""
+class SimulatedCrash(BaseException):
+    """A crash of the process, which no `except` of the product catches."""
 
 
-def die() -> None:
-    raise Died
+def crash() -> None:
+    raise SimulatedCrash
 
 
 def full_but(ordinary: tuple[Any, ...], *axes: Iterable[Any]) -> list[Any]:
-    """Return the product of the axes as parameters, of which only `ordinary` runs outside of the full tier."""
+    """Return the product of the axes as parameters; only `ordinary` runs outside the full tier."""
     return [pytest.param(*one, marks=() if one == ordinary else pytest.mark.full) for one in product(*axes)]
 
 
@@ -32,31 +32,31 @@ def every_effect(effects: Mapping[str, int], ordinary: str) -> list[Any]:
     return [pytest.param(name, n, marks=marks[name]) for name, most in effects.items() for n in range(1, most + 1)]
 
 
-def dies(tenant: Provisioning, effect: int, perform: Callable[[], object]) -> bool:
-    """Run a step until its nth effect; return False when it has fewer."""
-    with after_effect(tenant, effect, die):
+def crashes_after(tenant: Provisioning, effect: int, perform: Callable[[], object]) -> bool:
+    """Run a step and crash after its nth effect; return False when it has fewer effects."""
+    with after_effect(tenant, effect, crash):
         try:
             perform()
-        except Died:
+        except SimulatedCrash:
             return True
     return False
 
 
-def perform_with_death(
-    tenant: Provisioning, steps: Mapping[str, Callable[[], object]], dying: str, effect: int
+def perform_with_crash(
+    tenant: Provisioning, steps: Mapping[str, Callable[[], object]], crashing_step: str, effect: int
 ) -> None:
-    """Perform steps in their order; the one that is named dies after its nth effect and is performed again."""
+    """Perform steps in order; the named one crashes after its nth effect and is performed again."""
     for name, perform in steps.items():
-        if name == dying:
-            assert dies(tenant, effect, perform), "the step has fewer effects"
+        if name == crashing_step:
+            assert crashes_after(tenant, effect, perform), "the step has fewer effects"
         perform()
 
 
 @contextmanager
 def after_effect(tenant: Provisioning, number: int, then: Callable[[], object]) -> Iterator[list[int]]:
-    """Call `then` right after the nth effect of a step; yield the number of those seen.
+    """Call `then` right after the nth effect of a step; yield the number of effects.
 
-    An effect is an answer from Vault or from a customer's key server, or a commit.
+    An effect is a response of Vault or of a customer's key server, or a commit.
     """
     tenant_tx, seen = tenant.database.tenant_tx, [0]
     counting = threading.Lock()

@@ -1,4 +1,4 @@
-"""A tenant and the activities of the worker, run one at a time and from the test, twice or in a different order."""
+"""A tenant and the activities of the worker, which a test runs one at a time, twice or in a different order."""
 
 import dataclasses
 from collections import Counter
@@ -18,7 +18,7 @@ from worker import wiring
 
 REGION = "eu-west-1"
 MADE = (Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE)
-"""The steps that make a tenant active, without an attack on it."""
+"""The steps that activate a tenant without the isolation gate."""
 
 
 class Provisioning(Recorded):
@@ -34,7 +34,7 @@ class Provisioning(Recorded):
         return StepInput(tenant_id=self.tenant_id, operation_id=f"provision-{self.attempt}")
 
     def run(self, name: str, **more: Any) -> Any:
-        """Run one activity as the workflow of this tenant would."""
+        """Run one activity as the workflow of this tenant does."""
         kinds = {Step.ANNOUNCE: AnnounceInput, "record-failure": FailureInput}
         message = kinds.get(name, StepInput)(**self.step.model_dump(), **more)
         return self.run_with(name, message)
@@ -55,13 +55,13 @@ class Provisioning(Recorded):
                 return
 
     def assert_audited_once(self) -> None:
-        """Each thing that happened is recorded once for each operation, whatever was repeated."""
+        """Assert that each event is recorded once for each operation, regardless of repetitions."""
         names = Counter((record["event_id"], record["name"], record["subject"]) for record in self.records())
         assert set(names.values()) == {1}, names
 
     @property
     def tenant_keys(self) -> TransitTenantKeys:
-        """Return the tenant keys with the worker's rights at the key server."""
+        """Return the tenant keys with the worker's permissions at the key server."""
         identity = read_secret(self.parts.settings.secrets, BOUNDARY_IDENTITY)
         return TransitTenantKeys(self.parts.vault, TenantTokens(self.parts.vault, identity))
 

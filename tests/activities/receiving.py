@@ -1,4 +1,4 @@
-"""A mail server that receives announcements."""
+"""A mail server that receives notifications."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from tests.stories import receivers
 
 
 class Mailbox(receivers.Mailbox):
-    """A mailbox that answers each mail with `answer`."""
+    """A mailbox that responds to each mail with `answer`."""
 
     answer = "250 taken"
 
     def __init__(self) -> None:
         self.recipients: list[str] = []
-        super().__init__(free_port())  # reserved, since it has the same port when it is opened again
+        super().__init__(free_port())  # reserved, because a restart uses the same port
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
         await super().handle_DATA(server, session, envelope)

@@ -1,4 +1,4 @@
-"""A tenant and what the database holds about it."""
+"""A tenant and its records in the database."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class Recorded:
             return query(tx)
 
     def get(self, query: Query) -> Any:
-        """Return the row that `query` finds; fail when there is no such row."""
+        """Return the row that `query` finds; fail without a row."""
         found = self.read(query)
         assert found is not None
         return found

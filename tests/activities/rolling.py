@@ -1,4 +1,4 @@
-"""A tenant whose authority is rolled step by step, and what is recorded about it."""
+"""A tenant, the single steps of its CA rotation, and its records."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -17,7 +17,7 @@ STEPS = ("prepare-authority", "verify-authority", "activate-authority")
 
 
 class Roll(Recorded):
-    """The steps of RotateCertificateAuthority, one by one."""
+    """The single steps of RotateCertificateAuthority."""
 
     def __init__(self, connection: Connection, field: Field) -> None:
         super().__init__(connection.database, connection.tenant_id)
@@ -67,17 +67,17 @@ class Roll(Recorded):
         return self.read(lambda tx: tx.certificates.revocation_lists())
 
     def listed(self, authority: str) -> set[str]:
-        """Return the serials on an authority's list, whose signature is checked."""
+        """Verify the signature of a CA's CRL and return its serials."""
         row = next(row for row in self.lists if row.authority == authority)
         found = x509.load_der_x509_crl(row.der)
         issuer = next(one for one in self.authorities if one.serial == authority)
         key = x509.load_pem_x509_certificate(issuer.certificate_pem.encode()).public_key()
-        assert found.is_signature_valid(key)  # type: ignore[arg-type] # P-256, as every authority's
+        assert found.is_signature_valid(key)  # type: ignore[arg-type] # P-256, as for every CA
         assert found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == row.number
         return {format(entry.serial_number, "x") for entry in found}
 
     def age(self, by: timedelta) -> None:
-        """Move every recorded time of the tenant into the past."""
+        """Shift every recorded time of the tenant into the past."""
         columns = {
             "service_certificate": ("not_before", "not_after", "revoked_at"),
             "certificate_authority": ("recorded_at", "not_after"),

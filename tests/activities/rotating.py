@@ -1,4 +1,4 @@
-"""A tenant with connected services whose keys are rotated step by step, and what is recorded about it."""
+"""A tenant with connected services, the single steps of its key rotations, and its records."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,16 +37,16 @@ STEPS = (
     "finish-rotation",
 )
 Copy = tuple[ServiceKeyRow, bytes]
-"""A service key's row and the text that lay under its root key, as an old copy of the database has them."""
+"""A service key's row and the inner layer of its wrap, as in an old copy of the database."""
 
 
 class Rotating(Change):
-    """The tenant and its rotations one by one."""
+    """The tenant and the single steps of its rotations."""
 
     rotations = 0
 
     def wants(self, **changed: Any) -> PlanRotationStep:
-        """Return the input of the first step of the next rotation, of everything unless it says otherwise."""
+        """Return the input of the first step of the next rotation, by default of all keys."""
         self.rotations += 1
         asked: dict[str, Any] = {"services": RotationScope.ALL, "tenant_key": True} | changed
         return PlanRotationStep(
@@ -57,7 +57,7 @@ class Rotating(Change):
         )
 
     def rotate(self, step: PlanRotationStep, *, until: str = STEPS[-1], again: bool = False) -> RotationPlan:
-        """Run the steps up to `until` as the workflow does; with `again` each of them twice."""
+        """Run the steps up to `until` as the workflow does; with `again` each step twice."""
         plan = self.step_of("plan-rotation", step)
         for name in self.path(step, plan):
             if STEPS.index(name) > STEPS.index(until):
@@ -68,7 +68,7 @@ class Rotating(Change):
 
     @staticmethod
     def path(step: PlanRotationStep, plan: RotationPlan) -> list[str]:
-        """Return the steps behind the plan that this rotation takes."""
+        """Return the steps of this rotation after its plan."""
         request = step.request
         taken = {
             "rotate-tenant-key": request.tenant_key,
@@ -84,7 +84,7 @@ class Rotating(Change):
 
     @staticmethod
     def following(step: PlanRotationStep) -> RotationStep:
-        """Return the input of the steps behind the plan."""
+        """Return the input of the steps after the plan."""
         return RotationStep(**step.model_dump(exclude={"request", "scheduled"}))
 
     def step_of(self, name: str, step: PlanRotationStep) -> Any:
@@ -96,7 +96,7 @@ class Rotating(Change):
         return result
 
     def due(self) -> RotateRequest | None:
-        """Return the rotation that is due, as the tenant's entity finds it."""
+        """Return the due rotation, as the tenant workflow finds it."""
         step = StepInput(tenant_id=self.tenant_id, operation_id="due-1")
         return self.tenant.run_with("look-for-due-rotation", step).request
 
@@ -106,11 +106,11 @@ class Rotating(Change):
 
     @staticmethod
     def in_activity(work: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a part of an activity as if it were one."""
+        """Run a part of an activity in an activity environment."""
         return ActivityEnvironment().run(work, *arguments)
 
     def retire(self, service: str, version: int, operation: str = "retire-1") -> None:
-        """Destroy a version that no longer encrypts, as an operator may ask."""
+        """Destroy a deactivated version, as on an operator's request."""
         self.tenant.run_with(
             "retire-service-key",
             RetireVersionStep(tenant_id=self.tenant_id, operation_id=operation, service=service, version=version),
@@ -134,7 +134,7 @@ class Rotating(Change):
         return {(key.service, key.version): key.state for key in self.read(lambda tx: tx.services.keys())}
 
     def copies(self) -> list[Copy]:
-        """Return what an attacker has who copied the database and can use the platform's root key."""
+        """Return the data of an attacker with a database copy and access to the platform's root key."""
         found = self.read(lambda tx: [tx.services.key(service) for service in SERVICES])
         root_key = PlatformRootKey(self.tenant.parts.root_keys, REGION)
         return [(row, root_key.unwrap(self.context(row), row.wrapped)) for row in found if row is not None]
@@ -147,7 +147,7 @@ class Rotating(Change):
         return self.tenant_keys.decrypt(self.context(row), inner.decode("ascii"))
 
     def assert_whole(self) -> None:
-        """Each service has one version that encrypts, everything on record opens, and nothing is half done."""
+        """Assert one active version of each service, valid wraps in all records, and no incomplete rotation."""
         active = [service for (service, _), state in self.states().items() if state is KeyState.ACTIVE]
         assert sorted(active) == sorted(SERVICES)
         assert len(self.opened()) == sum(

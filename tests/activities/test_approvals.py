@@ -1,4 +1,4 @@
-"""Asking, deciding and doing on a real database; every way around the second person, and every step that dies."""
+"""Approvals on a real database: requests, votes and actions, each way around the second person, and each crash."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import EventKind
 from core.tenants.roles import Person, PersonRole
 from tests.activities.approving import ADA, KAI, TENANT, UMA, Scene, sign_on
-from tests.activities.dying import Died
+from tests.activities.dying import SimulatedCrash
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key, an_event
 from tests.database.fixtures import Field
 
@@ -35,7 +35,7 @@ OTHERS_POLICY = TenantPolicy(tenant_key_days=100)
 
 @pytest.fixture
 def scene(field: Field) -> Scene:
-    """An active tenant, which wants two people for a lock; Ada, Kai and Uma are signed on."""
+    """Return an active tenant that requires two people for a lock; Ada, Kai and Uma are signed on."""
     worker = field.open("worker")
     a_provisioned_tenant(worker, TENANT)
     with worker.tenant_tx(TENANT) as tx:
@@ -51,7 +51,7 @@ def assert_lock_rejected(scene: Scene, approval_id: str | None) -> None:
         scene.move(StatusChange.LOCK, approval_id)
 
 
-def test_one_asks_another_approves_and_it_is_done_once_with_both_on_record(scene: Scene) -> None:
+def test_approved_action_is_executed_once_and_both_people_are_recorded(scene: Scene) -> None:
     approval_id = scene.asks(ADA)
     admitted = scene.admit(approval_id)
     assert (admitted.state, admitted.told) == (ApprovalState.PENDING, NotificationKind.APPROVAL_WAITING)
@@ -86,10 +86,10 @@ def test_lock_needs_an_approval_only_where_the_policy_says_so(scene: Scene, appr
     assert scene.state is State.LOCKED
 
 
-def test_an_approval_that_only_waits_or_was_declined_or_is_over_or_was_used_opens_nothing(scene: Scene) -> None:
+def test_pending_declined_expired_or_used_approval_is_rejected(scene: Scene) -> None:
     waits = scene.asks(ADA)
     scene.admit(waits)
-    scene.says(KAI, waits)  # said, and not counted yet
+    scene.says(KAI, waits)  # a vote that is not counted yet
     assert_lock_rejected(scene, waits)
     scene.decide(waits)
     scene.let_its_time_pass(waits)
@@ -111,17 +111,17 @@ def test_an_approval_that_only_waits_or_was_declined_or_is_over_or_was_used_open
     assert scene.state is State.ACTIVE
 
 
-def test_an_approval_for_one_thing_opens_no_other(scene: Scene) -> None:
+def test_approval_for_one_action_is_not_valid_for_another(scene: Scene) -> None:
     scene.wants_two_for(Action.LOCK)
     policy = scene.approved(Action.CHANGE_POLICY, OTHERS_POLICY.as_argument())
     assert_lock_rejected(scene, policy)
     with pytest.raises(ApprovalRequired):
-        scene.set_policy(TenantPolicy(), policy)  # the wall taken down with the word for another number
+        scene.set_policy(TenantPolicy(), policy)  # the approval is for another policy
     scene.set_policy(OTHERS_POLICY, policy)
     assert scene.policy == OTHERS_POLICY
 
 
-def test_leaving_takes_two_people_and_how_soon_is_what_they_agreed_on(scene: Scene) -> None:
+def test_offboarding_requires_two_people_and_the_approved_grace_period(scene: Scene) -> None:
     scene.wants_two_for(Action.OFFBOARD)
     usual = scene.approved(Action.OFFBOARD, {"now": False})
     for request in ({}, {"now": True}, {"approval_id": usual, "now": True}, {"approval_id": usual, "grace_seconds": 1}):
@@ -132,7 +132,7 @@ def test_leaving_takes_two_people_and_how_soon_is_what_they_agreed_on(scene: Sce
     assert (scene.state, left.until - left.since) == (State.LEAVING, timedelta(days=30))
 
 
-def test_only_the_marketplaces_own_word_lets_a_tenant_leave_without_a_second_person(scene: Scene) -> None:
+def test_only_the_marketplaces_event_offboards_without_a_second_person(scene: Scene) -> None:
     scene.wants_two_for(Action.OFFBOARD)
     said = {"reason": LeaveReason.MARKETPLACE}
     with pytest.raises(ApprovalRequired):
@@ -146,7 +146,7 @@ def test_only_the_marketplaces_own_word_lets_a_tenant_leave_without_a_second_per
     assert scene.leave(**said).state is State.LEAVING
     scene.restore()
     with pytest.raises(ApprovalRequired):
-        scene.leave(**said)  # the word of before, which was done and undone
+        scene.leave(**said)  # the former event, whose offboarding was restored
     with marketplace.tenant_tx(TENANT) as tx:
         tx.inbox.accept(an_event(TENANT, event_id="off again", kind=EventKind.SERVICE_DISABLED))
     assert scene.leave(**said).state is State.LEAVING
@@ -173,7 +173,7 @@ def test_request_is_decided_after_admission_by_a_second_person_with_the_role(sce
     assert scene.decide(approval_id).state is ApprovalState.APPROVED
 
 
-def test_what_needs_nobody_or_waits_already_or_is_too_much_is_not_admitted(scene: Scene) -> None:
+def test_unnecessary_duplicate_or_excessive_request_is_not_admitted(scene: Scene) -> None:
     assert scene.admit(scene.asks(ADA, Action.OFFBOARD)).code == ApprovalNotNeeded.code
     scene.admit(scene.asks(ADA))
     again = scene.asks(KAI)
@@ -185,7 +185,7 @@ def test_what_needs_nobody_or_waits_already_or_is_too_much_is_not_admitted(scene
     assert scene.admit(scene.asks(ADA, Action.LOCK, {"n": 99})).code == TooManyApprovals.code
 
 
-def test_whoever_asked_withdraws_it(scene: Scene) -> None:
+def test_requester_withdraws_the_request(scene: Scene) -> None:
     approval_id = scene.asks(ADA)
     scene.admit(approval_id)
     scene.says(ADA, approval_id, VoteChoice.WITHDRAW)
@@ -197,7 +197,7 @@ def test_whoever_asked_withdraws_it(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("approved_before", [True, False])
-def test_request_expires_and_another_can_be_made(scene: Scene, *, approved_before: bool) -> None:
+def test_request_expires_and_can_be_repeated(scene: Scene, *, approved_before: bool) -> None:
     old, new = scene.asks(ADA), scene.asks(KAI)
     scene.admit(old)
     if approved_before:
@@ -213,13 +213,13 @@ def test_request_expires_and_another_can_be_made(scene: Scene, *, approved_befor
     assert [one["name"] for one in scene.records("approval.")].count("approval.expired") == 1
 
 
-def test_the_policy_changes_alone_until_it_wants_two_people_for_anything(scene: Scene) -> None:
+def test_policy_change_needs_no_approval_until_the_policy_requires_two_people(scene: Scene) -> None:
     scene.wants_two_for()
     wants = TenantPolicy(service_key_days=30, four_eyes=frozenset({Action.OFFBOARD}))
     scene.set_policy(wants)
     with pytest.raises(ApprovalRequired):
         scene.set_policy(TenantPolicy())
-    with pytest.raises(PolicyRefused):  # outside of its bounds
+    with pytest.raises(PolicyRefused):  # out of bounds
         scene.run(
             scene.policies.change_policy,
             PolicyInput(**scene.step().model_dump(), tenant_key_days=29, service_key_days=90),
@@ -232,7 +232,7 @@ def test_the_policy_changes_alone_until_it_wants_two_people_for_anything(scene: 
     }
 
 
-def test_the_lock_that_follows_a_root_key_waits_for_nobody(scene: Scene) -> None:
+def test_lock_after_a_root_key_failure_needs_no_approval(scene: Scene) -> None:
     a_connected_service(scene.field, TENANT)
     a_root_key(scene.field, TENANT)
     key = scene.get(lambda tx: tx.root_keys.current())
@@ -251,34 +251,34 @@ def test_failure_of_an_approved_action_is_recorded(scene: Scene) -> None:
 
 
 @contextmanager
-def dying_after_the_commit(scene: Scene) -> Iterator[None]:
-    """Every step of an approval has one effect, its commit."""
+def crashing_after_the_commit(scene: Scene) -> Iterator[None]:
+    """Crash each step after its commit, the only effect of an approval's step."""
     tenant_tx = scene.worker.tenant_tx
 
     @contextmanager
     def transaction(tenant_id: str) -> Iterator[Any]:
         with tenant_tx(tenant_id) as tx:
             yield tx
-        raise Died
+        raise SimulatedCrash
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scene.worker, "tenant_tx", transaction)
-        with pytest.raises(Died):
+        with pytest.raises(SimulatedCrash):
             yield
 
 
-def test_every_step_dies_after_its_commit_and_is_done_once(scene: Scene) -> None:
+def test_every_step_that_crashes_after_its_commit_has_one_effect(scene: Scene) -> None:
     approval_id = scene.asks(ADA)
 
     def again(activity: Any, step: Any) -> Any:
-        with dying_after_the_commit(scene):
+        with crashing_after_the_commit(scene):
             scene.run(activity, step)
         return scene.run(activity, step)
 
     assert again(scene.approvals.admit_approval, scene.of(approval_id)).state is ApprovalState.PENDING
     scene.says(KAI, approval_id)
     assert again(scene.approvals.decide_approval, scene.of(approval_id)).state is ApprovalState.APPROVED
-    with dying_after_the_commit(scene):
+    with crashing_after_the_commit(scene):
         scene.move(StatusChange.LOCK, approval_id, "lock-of-one")
     scene.move(StatusChange.LOCK, approval_id, "lock-of-one")
     assert scene.state is State.LOCKED

@@ -1,4 +1,4 @@
-"""Signed heads make a truncated stream visible; only streams that grew are signed."""
+"""Checkpoints make a truncated stream visible; only streams with new records are signed."""
 
 import base64
 
@@ -29,7 +29,7 @@ def verify(tenant: Provisioning, head: SignedCheckpoint, message: bytes) -> None
     key.verify(base64.b64decode(head.signature), message, ec.ECDSA(hashes.SHA256()))
 
 
-def test_each_stream_that_grew_is_signed_at_its_end_and_no_other(request_tenant):
+def test_each_stream_with_new_records_is_signed_and_no_other(request_tenant):
     tenants = [request_tenant() for _ in range(3)]
     for tenant in tenants:
         tenant.run(Step.OPEN_RECORDS)
@@ -51,8 +51,8 @@ def test_each_stream_that_grew_is_signed_at_its_end_and_no_other(request_tenant)
     assert [heads_of(tenant) for tenant in tenants] == before
 
 
-def test_public_key_is_recorded_before_a_head_signed_with_it(tenant, vault_admin):
-    """An auditor has no identity at the key server; after a rotation there the new key is recorded automatically."""
+def test_public_key_is_recorded_before_a_checkpoint_signed_with_it(tenant, vault_admin):
+    """An auditor has no access to the key server, so each new key is recorded automatically after a rotation."""
     tenant.run(Step.OPEN_RECORDS)
     tenant.run_platform("sign-audit-heads")
     assert PlatformQueries(tenant.parts.database).audit_keys() == tenant.parts.signer.public_keys()
@@ -68,8 +68,8 @@ def test_public_key_is_recorded_before_a_head_signed_with_it(tenant, vault_admin
         assert keys.check(head.key, message, head.signature).problem is None
 
 
-def test_head_is_rejected_when_its_public_key_would_replace_another(tenant, field):
-    """A new key server begins at version 1 again: its heads must not be taken for those of the former key."""
+def test_checkpoint_is_rejected_when_its_public_key_would_replace_another(tenant, field):
+    """A new key server starts at version 1 again, and its checkpoints must not count for the former key."""
     tenant.run(Step.OPEN_RECORDS)
     [name] = list(tenant.parts.signer.public_keys())[-1:]
     PlatformQueries(field.open("worker", max_size=1)).record_audit_keys(Signer(name).public_keys())

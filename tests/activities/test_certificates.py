@@ -1,4 +1,4 @@
-"""Step 3: one authority in PKI however often the step runs; a roll-back disables it and a retry enables it."""
+"""Step 3: one CA in PKI for any number of runs; a rollback disables it and a retry enables it."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ from vault.pki.certificates import Authority, hex_serial
 
 
 def issue(tenant: Provisioning) -> str:
-    """Have the tenant's recorded authority sign a certificate for a service; return its serial number."""
+    """Issue a certificate for a service with the tenant's recorded CA; return its serial number."""
     row = recorded(tenant)
     authority = Authority(row.serial, row.certificate_pem, row.chain_pem, row.not_after, fingerprint="", key_version=1)
     authorities = PkiAuthorities(tenant.parts.vault)
@@ -39,7 +39,7 @@ def authorities_in_pki(tenant: Provisioning) -> list[str]:
     return found
 
 
-def test_creating_the_authority_twice_signs_one_certificate(tenant):
+def test_creating_the_ca_twice_signs_one_certificate(tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run(Step.CREATE_AUTHORITY)
     tenant.run(Step.CREATE_AUTHORITY)
@@ -48,7 +48,7 @@ def test_creating_the_authority_twice_signs_one_certificate(tenant):
     tenant.assert_audited_once()
 
 
-def test_certificate_that_was_signed_but_not_recorded_is_adopted_and_no_other_tenants(tenant, request_tenant):
+def test_signed_but_unrecorded_certificate_is_adopted_only_for_its_tenant(tenant, request_tenant):
     other = request_tenant()
     for step in (Step.OPEN_RECORDS, Step.CREATE_AUTHORITY):
         other.run(step)
@@ -60,7 +60,7 @@ def test_certificate_that_was_signed_but_not_recorded_is_adopted_and_no_other_te
     assert recorded(other).serial != orphan.serial
 
 
-def test_another_key_under_the_authoritys_name_is_rejected_and_left_alone(tenant, vault_admin):
+def test_foreign_key_under_the_cas_name_is_rejected_and_not_changed(tenant, vault_admin):
     tenant.run(Step.OPEN_RECORDS)
     name = ids.ca_key(tenant.tenant_id)
     vault_admin.write(f"transit/keys/{name}", {"type": "ed25519"})
@@ -74,7 +74,7 @@ def test_another_key_under_the_authoritys_name_is_rejected_and_left_alone(tenant
     assert (vault_admin.read(f"transit/keys/{name}") or {})["soft_deleted"] is False
 
 
-def test_roll_back_disables_the_authority_and_a_retry_enables_it(tenant):
+def test_rollback_disables_the_ca_and_a_retry_enables_it(tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run(Step.CREATE_AUTHORITY)
     before = recorded(tenant)

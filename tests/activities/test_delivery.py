@@ -1,4 +1,4 @@
-"""Announcements over real sockets: an HTTP receiver that verifies signatures, and a real SMTP server."""
+"""Notifications over real sockets: an HTTP receiver that verifies signatures, and a real SMTP server."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -60,7 +60,7 @@ def test_callback_is_a_signed_cloud_event_with_a_stable_id(callback, sender) -> 
 
 
 @pytest.mark.parametrize("status", [302, 400, 410, 503])
-def test_answer_other_than_success_is_undelivered(proxy, sender, status) -> None:
+def test_error_response_is_undelivered(proxy, sender, status) -> None:
     with proxy.spoiling(answering(status)), pytest.raises(NotificationUndelivered) as refused:
         sender.send(an_announcement(Channel.CALLBACK))
 

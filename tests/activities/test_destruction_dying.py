@@ -1,14 +1,14 @@
-"""Every step of OffboardTenant dies after each of its effects, and the next try completes it."""
+"""Each step of OffboardTenant crashes after each of its effects, and a retry completes it."""
 
 from functools import partial
 
 import pytest
 
 from core.tenants.lifecycle import State
-from tests.activities.dying import dies, every_effect, perform_with_death
+from tests.activities.dying import crashes_after, every_effect, perform_with_crash
 from tests.activities.offboarding.leaving import STEPS
 
-# How many effects (answers from Vault, commits) each step has, so that every death has its moment.
+# The number of effects (Vault responses, commits) of each step, so that each crash occurs.
 EFFECTS = {
     "begin-destruction": 1,
     "take-stock": 5,
@@ -23,10 +23,10 @@ EFFECTS = {
 
 
 @pytest.mark.parametrize(("name", "effect"), every_effect(EFFECTS, "erase-rows"))
-def test_step_that_dies_after_an_effect_completes_at_the_next_try(leaving, name, effect) -> None:
+def test_retry_completes_a_step_that_crashed_after_an_effect(leaving, name, effect) -> None:
     leaving.leave(now=True)
     before = leaving.wrap()
-    perform_with_death(leaving.tenant, {step: partial(leaving.run, step) for step in STEPS}, name, effect)
+    perform_with_crash(leaving.tenant, {step: partial(leaving.run, step) for step in STEPS}, name, effect)
     assert (leaving.keys_there(), leaving.wrap(), leaving.tenant_row.state) == (set(), None, State.OFFBOARDED)
     assert before is not None
     statement = leaving.statement()
@@ -41,9 +41,9 @@ def test_step_that_dies_after_an_effect_completes_at_the_next_try(leaving, name,
     leaving.tenant.assert_audited_once()
 
 
-def test_leave_and_restore_that_die_after_their_commit_happen_once(leaving) -> None:
+def test_offboarding_and_restore_that_crash_after_their_commit_happen_once(leaving) -> None:
     for act, state in ((leaving.leave, State.LEAVING), (leaving.restore, State.ACTIVE)):
-        assert dies(leaving.tenant, 1, act)
+        assert crashes_after(leaving.tenant, 1, act)
         assert leaving.tenant_row.state is state
         act()
         assert leaving.tenant_row.state is state

@@ -1,4 +1,4 @@
-"""The attacks on wraps and on the references between rows fail when a layer or a reference is missing."""
+"""The isolation checks of wraps and row references are breached when a layer or a reference is missing."""
 
 import os
 
@@ -15,7 +15,7 @@ from tests.database.builders import an_object
 
 
 def store(rotating, field, copies, wrap) -> None:
-    """Replace the wrap of every service key; `wrap` gets the root key, the context and the inner layer."""
+    """Replace the wrap of every service key; `wrap` receives the root key, the context and the inner layer."""
     root_key = PlatformRootKey(rotating.tenant.parts.root_keys, REGION)
     with field.administrator() as administrator:
         for row, inner in copies:
@@ -26,7 +26,7 @@ def store(rotating, field, copies, wrap) -> None:
             )
 
 
-def test_wrap_that_lacks_a_layer_or_its_version_is_a_breach_and_an_invalid_one_no_result(
+def test_wrap_without_a_layer_or_version_is_a_breach_and_an_invalid_one_is_an_error(
     attack, rotating, field, vault_admin
 ) -> None:
     copies = rotating.copies()
@@ -36,7 +36,7 @@ def test_wrap_that_lacks_a_layer_or_its_version_is_a_breach_and_an_invalid_one_n
         administrator.execute("update okcm.service_key set l2_version = 1 where service = %s", [SERVICES[0]])
     store(rotating, field, copies, lambda _, __, inner: inner)
     assert "open-without-root-key" in breached(attack(rotating.tenant_id))
-    # Also where the root key has retired the version that the text names.
+    # Also where the root key has retired the version in the ciphertext.
     root_key = f"transit/keys/{ids.root_key(REGION)}"
     vault_admin.write(f"{root_key}/rotate")
     vault_admin.write(f"{root_key}/config", {"min_decryption_version": vault_admin.read(root_key)["latest_version"]})
@@ -44,7 +44,7 @@ def test_wrap_that_lacks_a_layer_or_its_version_is_a_breach_and_an_invalid_one_n
     store(rotating, field, copies, lambda root_key, context, _: root_key.wrap(context, os.urandom(32)))
     assert breached(attack(rotating.tenant_id)) == {"open-without-tenant-key"}
     store(rotating, field, copies, lambda *_: b"vault:v1:" + b"A" * 60)
-    with pytest.raises(PositiveControlFailed, match="does not open with both"):
+    with pytest.raises(PositiveControlFailed, match="cannot be unwrapped with both"):
         attack(rotating.tenant_id)
 
 
@@ -67,7 +67,7 @@ def dropped(field, table: str, definition: str) -> None:
     ],
     ids=["service key", "probe", "object", "index"],
 )
-def test_a_reference_that_is_gone_is_a_breach(attack, rotating, field, reference) -> None:
+def test_missing_reference_is_a_breach(attack, rotating, field, reference) -> None:
     table, definition, name = reference
     assert breached(attack(rotating.tenant_id)) == set()
     dropped(field, table, definition)
@@ -89,8 +89,8 @@ def test_rows_and_objects_under_another_tenants_key_are_a_breach(attack, rotatin
     assert breached(attack(rotating.tenant_id)) >= {"rows-under-another-key", "wraps-name-own-key-and-version"}
 
 
-def test_a_refused_attack_is_no_error_in_the_log_of_the_database(attack, rotating, postgres) -> None:
-    """The runbook treats a refused statement there as an attack."""
+def test_rejected_attack_is_no_error_in_the_log_of_the_database(attack, rotating, postgres) -> None:
+    """The runbook treats a rejected statement in the log as an attack."""
     before = postgres.log_file.stat().st_size
     assert breached(attack(rotating.tenant_id)) == set()
     assert b"ERROR" not in postgres.log_file.read_bytes()[before:]

@@ -1,4 +1,4 @@
-"""Step 2: one key of each kind however often the step runs; a roll-back disables and never destroys it."""
+"""Step 2: one key of each kind for any number of runs; a rollback disables and never destroys it."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def is_disabled(tenant: Provisioning) -> bool:
     return (tenant.parts.vault.read(f"transit/keys/{ids.l2_key(tenant.tenant_id)}") or {})["soft_deleted"]
 
 
-def test_creating_the_keys_twice_makes_one_of_each_kind_and_one_version(tenant):
+def test_creating_the_keys_twice_creates_one_of_each_kind_with_one_version(tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run(Step.CREATE_KEYS)
     current = tenant.parts.keyring.current(tenant.tenant_id)
@@ -49,14 +49,14 @@ def test_creating_the_keys_twice_makes_one_of_each_kind_and_one_version(tenant):
     tenant.assert_audited_once()
 
 
-def test_key_that_was_made_but_not_recorded_is_adopted(tenant):
+def test_created_but_unrecorded_key_is_adopted(tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.tenant_keys.ensure(tenant.tenant_id)
     tenant.run(Step.CREATE_KEYS)
     assert keys_of(tenant) == both_keys(tenant)
 
 
-def test_another_object_under_the_tenant_keys_name_is_rejected_and_left_alone(tenant, vault_admin):
+def test_foreign_key_under_the_tenant_keys_name_is_rejected_and_not_changed(tenant, vault_admin):
     tenant.run(Step.OPEN_RECORDS)
     name = ids.l2_key(tenant.tenant_id)
     vault_admin.write(f"transit/keys/{name}", {"type": "aes256-gcm96", "exportable": True})
@@ -71,7 +71,7 @@ def test_another_object_under_the_tenant_keys_name_is_rejected_and_left_alone(te
     assert tenant.records("tenant.provision_rolled_back") == []
 
 
-def test_roll_back_disables_the_tenant_key_and_a_retry_enables_it(tenant):
+def test_rollback_disables_the_tenant_key_and_a_retry_enables_it(tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run(Step.CREATE_KEYS)
     wrapped = tenant.tenant_keys.encrypt(a_context(tenant), b"a service key")
@@ -90,16 +90,16 @@ def test_roll_back_disables_the_tenant_key_and_a_retry_enables_it(tenant):
     tenant.assert_audited_once()
 
 
-def test_roll_back_without_a_key_changes_nothing(tenant):
+def test_rollback_without_a_key_changes_nothing(tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run("disable-tenant-key")
     assert tenant.parts.vault.read(f"transit/keys/{ids.l2_key(tenant.tenant_id)}") is None
 
 
-# ── a key that is not the tenant's alone ─────────────────────────────────────────────────────────────────────────────
+# ── shared and replaced keys ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_key_that_another_tenant_has_too_stops_provisioning_and_is_recorded(tenant, request_tenant, vault_admin):
+def test_key_shared_with_another_tenant_stops_provisioning_and_is_recorded(tenant, request_tenant, vault_admin):
     other = request_tenant()
     a_shared_key(vault_admin, ids.l2_key(tenant.tenant_id), ids.l2_key(other.tenant_id))
     tenant.run_until(Step.CREATE_KEYS)
@@ -111,13 +111,13 @@ def test_key_that_another_tenant_has_too_stops_provisioning_and_is_recorded(tena
     assert not other.is_done(Step.CREATE_KEYS)
     assert refused_keys(other) == ["tenant_key_shared"]
     other.assert_audited_once()
-    # A roll-back leaves it alone: its owner is unknown, and the first tenant keeps working.
+    # A rollback does not change it, because its owner is unknown; the first tenant keeps working.
     other.run("disable-tenant-key")
     assert not is_disabled(other)
     assert refused_keys(tenant) == []
 
 
-def test_key_that_was_replaced_under_its_name_is_rejected(tenant, vault_admin):
+def test_replaced_tenant_key_is_rejected(tenant, vault_admin):
     tenant.run_until(Step.CREATE_KEYS)
     name = f"transit/keys/{ids.l2_key(tenant.tenant_id)}"
     vault_admin.write(f"{name}/config", {"deletion_allowed": True})

@@ -20,7 +20,7 @@ def unsent(tenant: Provisioning) -> list[Channel]:
     return tenant.read(lambda tx: [message.channel for message in tx.outbox.unsent()])
 
 
-def test_message_is_sent_once_on_every_channel_and_again_with_the_same_id_if_unmarked(
+def test_message_is_sent_once_on_every_channel_and_again_with_the_same_id_if_not_marked(
     ready, callback, mailbox, field
 ) -> None:
     ready.run(Step.ANNOUNCE, kind=NotificationKind.READY)
@@ -29,7 +29,7 @@ def test_message_is_sent_once_on_every_channel_and_again_with_the_same_id_if_unm
     assert len(mailbox.about(ready.tenant_id, "is ready")) == 1
     assert unsent(ready) == []
     assert ready.is_done(Step.ANNOUNCE)
-    with field.administrator() as administrator:  # as if the worker had died between sending and marking
+    with field.administrator() as administrator:  # as after a crash between sending and marking
         administrator.execute("update okcm.outbox set sent_at = null where tenant_id = %s", [ready.tenant_id])
     ready.run(Step.ANNOUNCE, kind=NotificationKind.READY)
     sent = callback.about(ready.tenant_id, "ready")
@@ -41,7 +41,7 @@ def test_message_is_sent_once_on_every_channel_and_again_with_the_same_id_if_unm
     ready.assert_audited_once()
 
 
-def test_failing_channel_does_not_delay_the_other_and_is_tried_again(ready, callback, mailbox) -> None:
+def test_failing_channel_does_not_delay_the_other_and_is_retried(ready, callback, mailbox) -> None:
     mailbox.close()
     with pytest.raises(NotificationUndelivered):
         ready.run(Step.ANNOUNCE, kind=NotificationKind.READY)

@@ -1,4 +1,4 @@
-"""Steps 1 and 5: intent before effect; route, state and message together, and each only once."""
+"""Steps 1 and 5: intention before effect; route, state and message in one transaction, and each only once."""
 
 import hashlib
 import ssl
@@ -26,7 +26,7 @@ def on_every_channel(kind: str) -> list[tuple[str, str]]:
     return sorted((kind, channel) for channel in Channel)
 
 
-def test_intent_is_recorded_before_any_key_is_made(tenant):
+def test_intention_is_recorded_before_any_key_is_created(tenant):
     tenant.run(Step.OPEN_RECORDS)
     intended = tenant.records()[-1]
     assert (intended["name"], intended["outcome"]) == ("tenant.provision_intended", "intended")
@@ -35,7 +35,7 @@ def test_intent_is_recorded_before_any_key_is_made(tenant):
         assert tenant.parts.vault.read(f"transit/keys/{name}") is None
 
 
-def test_opening_the_records_twice_has_the_effect_of_once(tenant):
+def test_creating_the_records_twice_has_one_effect(tenant):
     tenant.run(Step.OPEN_RECORDS)
     steps = tenant.read(lambda tx: tx.steps.latest())
     assert [row.step for row in steps] == list(steps_of(tenant.tenant_id))
@@ -45,7 +45,7 @@ def test_opening_the_records_twice_has_the_effect_of_once(tenant):
     tenant.assert_audited_once()
 
 
-def test_canary_plans_no_attack_on_itself_and_announces_nothing(canary):
+def test_canary_plans_no_attack_on_itself_and_sends_no_notification(canary):
     assert Step.CHECK_BOUNDARIES not in [row.step for row in canary.read(lambda tx: tx.steps.latest())]
     assert canary.tenant_row.state is State.ACTIVE
     canary.run("break-promise")
@@ -53,7 +53,7 @@ def test_canary_plans_no_attack_on_itself_and_announces_nothing(canary):
 
 
 @pytest.mark.usefixtures("canary")
-def test_activation_after_the_boundary_check_publishes_one_route_and_one_message_a_channel(tenant):
+def test_activation_publishes_one_route_and_one_message_per_channel(tenant):
     tenant.run_until(Step.CHECK_BOUNDARIES)
     assert route_of(tenant) is None
     assert tenant.tenant_row.state is State.PROVISIONING
@@ -68,7 +68,7 @@ def test_activation_after_the_boundary_check_publishes_one_route_and_one_message
     issuer = tenant.get(lambda tx: tx.certificates.authority()).certificate_pem
     assert route.issuer_fingerprint == hashlib.sha256(ssl.PEM_cert_to_DER_cert(issuer)).hexdigest()
     tenant.assert_audited_once()
-    # A promise that is broken now is recorded, and a ready tenant is not announced as late.
+    # A breach of the SLO is recorded now, and no notification calls a ready tenant late.
     tenant.run("break-promise")
     assert messages(tenant) == on_every_channel("ready")
     assert tenant.records("tenant.promise_broken")
@@ -97,7 +97,7 @@ def test_tenant_whose_message_cannot_be_queued_does_not_become_active(tenant, fi
     assert messages(tenant) == on_every_channel("ready")
 
 
-def test_failure_withdraws_the_route_and_is_announced_once(tenant):
+def test_failure_withdraws_the_route_and_is_notified_once(tenant):
     tenant.run_until(Step.CREATE_AUTHORITY)
     issuer = tenant.get(lambda tx: tx.certificates.authority()).fingerprint
     tenant.read(lambda tx: tx.routes.publish(RouteRow(l2_key(tenant.tenant_id), issuer, REGION)))
@@ -107,7 +107,7 @@ def test_failure_withdraws_the_route_and_is_announced_once(tenant):
     assert route_of(tenant) is None
     assert [record["details"]["code"] for record in tenant.records("tenant.failed")] == ["boundary_breached"]
     assert [record["name"] for record in tenant.records()][-2:] == ["route.withdrawn", "tenant.failed"]
-    # A failed tenant is not announced as late.
+    # No notification calls a failed tenant late.
     tenant.run("break-promise")
     assert messages(tenant) == on_every_channel("failed")
     assert tenant.records("tenant.promise_broken")
@@ -117,7 +117,7 @@ def test_failure_withdraws_the_route_and_is_announced_once(tenant):
     tenant.assert_audited_once()
 
 
-def test_broken_promise_is_recorded_and_announced_once(tenant):
+def test_slo_breach_is_recorded_and_notified_once(tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run("break-promise")
     tenant.run("break-promise")

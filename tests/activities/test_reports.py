@@ -1,6 +1,6 @@
-"""The steps of GenerateReport on a real database: killed after any effect and tried again, they make one valid report.
+"""The steps of GenerateReport on a real database: after a crash at any effect and a retry there is one valid report.
 
-Signing is by a key of the test's own; the real one signs in tests/stories/test_report.py.
+A test key signs; the real key signs in tests/stories/test_report.py.
 """
 
 import itertools
@@ -30,7 +30,7 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.reports.signed_file import ReportFormat, read_report
 from openkcm.verification.reports.verify import verify_report
-from tests.activities.dying import Died
+from tests.activities.dying import SimulatedCrash
 from tests.activities.recorded import Recorded
 from tests.core.proving import lines_of
 from tests.database.builders import a_connected_service, a_provisioned_tenant, an_audit_event
@@ -41,8 +41,8 @@ TENANT, REPORT_ID = "acme", "6f" * 16
 STEP = ReportStep(tenant_id=TENANT, operation_id=f"report-{REPORT_ID}", report_id=REPORT_ID)
 
 
-class Mortal:
-    """Counts effects, commits and signatures, and dies after one of them."""
+class CrashingDatabase:
+    """A database and signer that counts effects (commits and signatures) and crashes after one of them."""
 
     def __init__(self, database: Database) -> None:
         self.effects, self.last, self._database = 0, 0, database
@@ -50,7 +50,7 @@ class Mortal:
     def effect(self) -> None:
         self.effects += 1
         if self.effects == self.last:
-            raise Died
+            raise SimulatedCrash
 
     def sign_all(self, messages: Sequence[bytes]) -> Sequence[tuple[str, str]]:
         signed = SIGNER.sign_all(messages)
@@ -60,7 +60,7 @@ class Mortal:
     public_keys = staticmethod(SIGNER.public_keys)
 
     def __getattr__(self, name: str) -> Any:
-        """Stand in for the database, too."""
+        """Forward other attributes to the database."""
         found = getattr(self._database, name)
         return self._transaction(found) if name in {"tenant_tx", "tenant_snapshot"} else found
 
@@ -78,7 +78,7 @@ class Scene(Recorded):
     def __init__(self, field: Field) -> None:
         self.worker, self.dashboard = field.open("worker"), field.open("dashboard")
         super().__init__(self.worker, TENANT)
-        self.mortal = Mortal(self.worker)
+        self.mortal = CrashingDatabase(self.worker)
         a_provisioned_tenant(self.worker, TENANT)
         self.read(lambda tx: tx.tenants.move(Transition.ACTIVATE))
         a_connected_service(field, TENANT)
@@ -127,7 +127,7 @@ def scene(field: Field) -> Scene:
     return Scene(field)
 
 
-def test_a_report_says_how_the_tenant_stands_and_what_was_counted_and_is_confirmed(scene: Scene) -> None:
+def test_report_has_snapshot_and_derived_figures_and_verifies(scene: Scene) -> None:
     scene.renderings[ReportFormat.PDF] = pdf
     scene.ask()
     scene.make()
@@ -145,25 +145,27 @@ def test_a_report_says_how_the_tenant_stands_and_what_was_counted_and_is_confirm
     assert {one.status for one in report.summary} <= {"in order", "attention", "missing"}
 
 
-def test_dying_after_any_effect_leaves_what_the_next_try_finishes_as_one_report(scene: Scene) -> None:
+def test_crash_after_any_effect_is_completed_by_the_retry_as_one_report(scene: Scene) -> None:
     scene.ask()
     for activity, step in scene.steps:
         for last in itertools.count(1):
             scene.mortal.effects, scene.mortal.last = 0, last
             try:
                 scene.run(activity, step)
-            except Died:
+            except SimulatedCrash:
                 continue
             break
     scene.mortal.last = 0
     kept = {form: scene.file(form) for form in (ReportFormat.JSON, ReportFormat.HTML)}
     scene.make()
-    assert kept == {form: scene.file(form) for form in (ReportFormat.JSON, ReportFormat.HTML)}, "a report is made once"
+    assert kept == {form: scene.file(form) for form in (ReportFormat.JSON, ReportFormat.HTML)}, (
+        "a report is generated once"
+    )
     scene.assert_one_good_report()
 
 
 def test_long_stream_is_read_in_pieces_up_to_the_digest(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("activities.reports._PIECE", 7)
+    monkeypatch.setattr("activities.reports._BATCH", 7)
     scene.read(lambda tx: tx.audit.append_all([an_audit_event(f"more-{n}") for n in range(40)]))
     scene.ask()
     state, sign, make = scene.steps
@@ -176,7 +178,7 @@ def test_long_stream_is_read_in_pieces_up_to_the_digest(scene: Scene, monkeypatc
     assert report.counted.last_seq < report.stream.seq
 
 
-def test_a_period_in_which_nothing_happened_is_a_report_too(scene: Scene) -> None:
+def test_empty_period_has_a_report_too(scene: Scene) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=400)
     with scene.dashboard.tenant_tx(TENANT) as tx:
         tx.reports.request(REPORT_ID, long_ago, long_ago + timedelta(days=30), "ada")
@@ -196,15 +198,15 @@ def test_report_can_be_neither_changed_nor_read_by_an_operator(field: Field, sce
     assert not scene.read(lambda tx: tx.reports.store(REPORT_ID, {ReportFormat.JSON: b"x"}))
 
 
-def test_a_report_that_nobody_asked_for_is_not_made(scene: Scene) -> None:
+def test_unrequested_report_is_not_generated(scene: Scene) -> None:
     for activity, step in (scene.steps[0], scene.steps[2]):
         with pytest.raises(ReportUnknown):
             scene.run(activity, step)
     with pytest.raises(ReportUnknown):
-        scene.run(scene.steps[0][0], STEP.model_copy(update={"tenant_id": "nobody"}))
+        scene.run(scene.steps[0][0], STEP.model_copy(update={"tenant_id": "missing"}))
 
 
-def test_a_snapshot_shows_one_moment_and_writes_nothing(scene: Scene) -> None:
+def test_snapshot_shows_one_moment_and_writes_nothing(scene: Scene) -> None:
     with scene.worker.tenant_snapshot(TENANT) as tx:
         before = tx.audit.head()
         with scene.dashboard.tenant_tx(TENANT) as other:

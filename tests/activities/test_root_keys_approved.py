@@ -1,4 +1,4 @@
-"""Going back to the platform's root key where the policy wants two people for it."""
+"""The return to the platform's root key where the policy requires two people."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +21,7 @@ def guarded(change: Change) -> Change:
 
 
 def approved(change: Change, field, request_id: str) -> str:
-    """Have Ada ask to go back to the platform by this request, and Kai approve it; return the approval's id."""
+    """Create a request of Ada for this return to the platform, which Kai approves; return the approval's id."""
     approval_id, tenant_id = f"{len(change.audited('approval.granted')) + 1:032x}", change.tenant_id
     ada, kai = a_person(tenant_id, "ada"), a_person(tenant_id, "kai")
     with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
@@ -40,7 +40,7 @@ def with_approval(step: RootKeyStep, approval_id: str) -> RootKeyStep:
     return step.model_copy(update={"approval_id": approval_id})
 
 
-def test_return_to_the_platforms_key_needs_an_approval_of_that_one_request(guarded: Change, bao, field) -> None:
+def test_return_to_the_platforms_key_needs_an_approval_of_this_request(guarded: Change, bao, field) -> None:
     held = guarded.to(bao.place(), bao.token())
     back, other = guarded.ask(PlatformKeyRef(), None), guarded.ask(PlatformKeyRef(), None)
     with pytest.raises(ApprovalRequired):

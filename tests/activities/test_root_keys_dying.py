@@ -1,6 +1,6 @@
-"""Every step of ChangeRootKey dies after each of its effects, or the new root key is disabled between two steps.
+"""Each step of ChangeRootKey crashes after each of its effects, or the new root key is disabled between two steps.
 
-After a death the next try completes the step. A disabled key leaves the tenant on the former root key.
+After a crash a retry completes the step. A disabled key leaves the tenant on the former root key.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from core.keys.root_keys import PlatformKeyRef, RootKeyMode
 from core.messages.keys import PreflightResult, RootKeyStep
 from openkcm.errors import OpenKcmError
 from tests.activities.changing import STEPS, Change
-from tests.activities.dying import after_effect, die, dies, full_but
+from tests.activities.dying import after_effect, crash, crashes_after, full_but
 
-# What each direction changes from (None: the platform) and to, by the names of the customer's keys.
+# The former (None: the platform's) and the new root key of each direction, by the names of the customer's keys.
 DIRECTIONS = {
     "to the customer": (None, "openkcm-root"),
     "to another key": ("openkcm-root", "second"),
-    "to the same key, anew": ("openkcm-root", "openkcm-root"),
+    "to the same key again": ("openkcm-root", "openkcm-root"),
     "back to the platform": ("openkcm-root", None),
 }
 
@@ -34,18 +34,20 @@ def go(change: Change, bao, key: str | None) -> RootKeyStep:
     return step
 
 
-@pytest.mark.parametrize(("direction", "dying"), full_but(("to the customer", "wrap-service-keys"), DIRECTIONS, STEPS))
-def test_step_that_dies_after_an_effect_completes_at_the_next_try(change, bao, direction, dying) -> None:
+@pytest.mark.parametrize(
+    ("direction", "crashing_step"), full_but(("to the customer", "wrap-service-keys"), DIRECTIONS, STEPS)
+)
+def test_retry_completes_a_step_that_crashed_after_an_effect(change, bao, direction, crashing_step) -> None:
     former, new = DIRECTIONS[direction]
-    # All of them in the first direction, and every third in the others, which share its code.
+    # All steps in the first direction, and every third in the others, which share its code.
     stride = 1 if direction == "to the customer" else 3
-    before, effect, died = change.opened(), 1 - stride, True
-    while died:
+    before, effect, crashed = change.opened(), 1 - stride, True
+    while crashed:
         go(change, bao, former)
         step, effect = ask(change, bao, new), effect + stride
         for name in STEPS:
-            if name == dying:
-                died = dies(change.tenant, effect, partial(change.run, name, step))
+            if name == crashing_step:
+                crashed = crashes_after(change.tenant, effect, partial(change.run, name, step))
                 assert change.opened() == before
             change.run(name, step)
         change.assert_in_force(
@@ -53,31 +55,31 @@ def test_step_that_dies_after_an_effect_completes_at_the_next_try(change, bao, d
         )
         assert change.opened() == before
         assert change.change(step.number).state == "done"
-    assert effect > 2, "a step has two effects at least"
+    assert effect > 2, "a step has at least two effects"
     change.tenant.assert_audited_once()
     assert set(change.audited("root_key.changed")) == {
         (f"root-key-{number}", outcome) for number in range(1, change.number + 1) for outcome in ("intended", "success")
     }
 
 
-def test_abandon_that_dies_after_its_commit_happens_once(change, bao) -> None:
+def test_abandon_that_crashes_after_its_commit_happens_once(change, bao) -> None:
     before = change.opened()
     step = change.ask(bao.place(), bao.token())
     change.through(step, until="wrap-service-keys")
     abandon = partial(change.abandon, step, "root_key_disabled", "switch-root-key")
-    assert dies(change.tenant, 1, abandon)
+    assert crashes_after(change.tenant, 1, abandon)
     abandon()
     change.assert_in_force(RootKeyMode.PLATFORM, None)
     assert change.opened() == before
     assert change.audited("root_key.changed") == [("root-key-1", "intended"), ("root-key-1", "failure")]
 
 
-def test_preflight_that_dies_after_its_commit_returns_the_same_result(change, bao) -> None:
+def test_preflight_that_crashes_after_its_commit_returns_the_same_result(change, bao) -> None:
     step = change.preflight_alone(bao.place(), bao.token())
-    with after_effect(change.tenant, 100, die) as seen:
+    with after_effect(change.tenant, 100, crash) as seen:
         change.run("preflight-root-key", step)
     again = change.preflight_alone(bao.place(), bao.token())
-    assert dies(change.tenant, seen[0], partial(change.run, "preflight-root-key", again))
+    assert crashes_after(change.tenant, seen[0], partial(change.run, "preflight-root-key", again))
     assert change.run("preflight-root-key", again) == PreflightResult(problems=0)
     assert change.problem_codes(again) == []
 
@@ -87,11 +89,11 @@ TAKEN = {
     "revoked": (lambda bao, credentials: bao.revoke(credentials), RootKeyCredentialsRefused.code),
 }
 FORMER = {"disabled": None, "revoked": "second"}
-"""What the tenant changes from in each case."""
+"""The former root key in each case."""
 
 
 def change_as_the_workflow_does(change: Change, step: RootKeyStep, between: Callable[[str], None]) -> str:
-    """Run the steps, `between` before each, and abandon at the first that fails; return its code."""
+    """Run the steps with `between` before each, and abandon at the first failure; return its code."""
     for name in STEPS:
         between(name)
         try:

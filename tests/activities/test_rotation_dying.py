@@ -1,6 +1,6 @@
-"""Every step of RotateKeys dies after each of its effects, or the rotation is abandoned between two steps.
+"""Each step of RotateKeys crashes after each of its effects, or the rotation is abandoned between two steps.
 
-After a death the next try completes the step. An abandoned rotation leaves keys that work; the next one completes it.
+After a crash a retry completes the step. An abandoned rotation leaves usable keys; the next one completes it.
 """
 
 from functools import partial
@@ -10,7 +10,7 @@ import pytest
 from core.errors.keys import KeyUnavailable
 from core.keys.rotation import KeyState, RotationScope
 from core.messages.keys import PlanRotationStep
-from tests.activities.dying import dies, full_but
+from tests.activities.dying import crashes_after, full_but
 from tests.activities.rotating import STEPS, Rotating
 
 KINDS = {
@@ -21,32 +21,34 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(("kind", "dying"), full_but(("everything", "activate-service-keys"), KINDS, STEPS))
-def test_step_that_dies_after_an_effect_completes_at_the_next_try(rotating, kind, dying) -> None:
-    # All of them in the first kind, and every third in the others, which share its code.
+@pytest.mark.parametrize(("kind", "crashing_step"), full_but(("everything", "activate-service-keys"), KINDS, STEPS))
+def test_retry_completes_a_step_that_crashed_after_an_effect(rotating, kind, crashing_step) -> None:
+    # All steps of the first kind, and every third of the others, which share its code.
     stride = 1 if kind == "everything" else 3
-    effect, died = 1 - stride, True
-    while died:
+    effect, crashed = 1 - stride, True
+    while crashed:
         effect += stride
         before, copies = rotating.opened(), rotating.copies()
         step = rotating.wants(**KINDS[kind])
-        died = dying == "plan-rotation" and dies(rotating.tenant, effect, partial(rotating.step_of, dying, step))
+        crashed = crashing_step == "plan-rotation" and crashes_after(
+            rotating.tenant, effect, partial(rotating.step_of, crashing_step, step)
+        )
         plan = rotating.step_of("plan-rotation", step)
         for name in rotating.path(step, plan):
-            if name == dying:
-                died = dies(rotating.tenant, effect, partial(rotating.step_of, name, step))
+            if name == crashing_step:
+                crashed = crashes_after(rotating.tenant, effect, partial(rotating.step_of, name, step))
                 rotating.assert_whole()
             rotating.step_of(name, step)
         rotating.assert_whole()
         assert_as_asked(rotating, step, before, copies)
-        rotating.retire_all()  # or each round would have more effects than the one before
+        rotating.retire_all()  # otherwise the number of effects would grow with each round
     rotating.tenant.assert_audited_once()
 
 
 def assert_as_asked(rotating: Rotating, step: PlanRotationStep, before, copies) -> None:
     now, request = rotating.opened(), step.request
     if request.compromised:
-        assert not set(before) & set(now), "a compromised version decrypts nothing for a caller"
+        assert not set(before) & set(now), "no caller can decrypt with a compromised version"
         assert set(rotating.states().values()) == {KeyState.ACTIVE, KeyState.DESTROYED}
     else:
         assert {version: now[version] for version in before} == before
@@ -73,7 +75,7 @@ def test_abandoned_rotation_leaves_keys_that_work_and_the_next_one_completes_it(
     assert KeyState.PREPARED not in rotating.states().values()
     ended = rotating.rotation(step.number)
     assert (ended.state, ended.problem) == ("failed", "root_key_unreachable")
-    # Nothing is asked for but to finish what is left.
+    # The request only completes the unfinished rotation.
     rotating.rotate(rotating.wants(services=RotationScope.NONE, tenant_key=False))
     assert rotating.l2.oldest == rotating.l2.version
     assert rotating.tenant_keys.newest(rotating.tenant_id).oldest == rotating.l2.version

@@ -1,4 +1,4 @@
-"""The steps of ConnectService over real servers: a key wrapped twice and one certificate for each request."""
+"""The steps of ConnectService on real servers: a key wrapped twice and one certificate for each request."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -24,7 +24,7 @@ from tests.activities.provisioning import REGION, Provisioning
 from vault.transit.root_keys import TransitRootKeys
 
 
-def test_connect_makes_a_key_a_certificate_and_four_audit_records(connection) -> None:
+def test_connect_creates_a_key_a_certificate_and_four_audit_records(connection) -> None:
     plan = connection.connect()
     row, leaf = connection.row, connection.leaf
     assert plan.generation == 1
@@ -54,7 +54,7 @@ def test_certificate_is_for_the_requested_key_and_valid_for_72_hours_and_renewed
     assert leaf.public_key() == KEY.public_key()
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == [service_spiffe(connection.tenant_id, SERVICE)]
-    # From the start of the test to now: a loaded machine may take a while for it.
+    # From the start of the test until now, because a loaded machine may be slow.
     now, life, renewal = datetime.now(UTC), timedelta(hours=72), timedelta(hours=48)
     second = timedelta(seconds=1)
     assert began + life - second <= leaf.not_valid_after_utc <= now + life
@@ -98,7 +98,7 @@ def test_steps_are_idempotent_and_another_request_gets_another_certificate(conne
     assert connection.key.version == 1
 
 
-def test_a_renewal_certifies_the_key_of_the_newest_certificate(connection) -> None:
+def test_renewal_certifies_the_key_of_the_newest_certificate(connection) -> None:
     connection.connect()
     plan = connection.plan_renewal()
     assert plan == CertificatePlan(request_id="request-1", generation=2)
@@ -111,7 +111,7 @@ def test_a_renewal_certifies_the_key_of_the_newest_certificate(connection) -> No
     assert renewal == "success"
 
 
-def test_disconnect_revokes_every_certificate_and_a_reconnect_finds_the_same_key(connection) -> None:
+def test_disconnect_revokes_every_certificate_and_a_reconnect_keeps_the_key(connection) -> None:
     connection.connect()
     connection.run("issue-certificate", connection.plan_renewal())
     key = connection.key
@@ -131,7 +131,7 @@ def test_step_overtaken_by_a_disconnect_records_nothing(connection) -> None:
     connection.connect()
     plan = connection.plan_renewal()
     with after_effect(connection.tenant, 2, connection.disconnect), pytest.raises(ServiceUnknown):
-        connection.run("issue-certificate", plan)  # it was signed when the service was disconnected
+        connection.run("issue-certificate", plan)  # signed during the disconnection
     for name in CERTIFYING:
         with pytest.raises(ServiceUnknown):
             connection.run(name, plan)
@@ -141,7 +141,7 @@ def test_step_overtaken_by_a_disconnect_records_nothing(connection) -> None:
 
 
 @pytest.mark.parametrize("move", [Transition.SUSPEND, Transition.LOCK])
-def test_a_tenant_that_is_not_active_connects_nothing(connection, move) -> None:
+def test_inactive_tenant_connects_no_service(connection, move) -> None:
     connection.move(move)
     before = connection.tenant.records()
     with pytest.raises(TenantNotOperational):
@@ -150,7 +150,7 @@ def test_a_tenant_that_is_not_active_connects_nothing(connection, move) -> None:
     assert connection.read(lambda tx: tx.services.all()) == []
 
 
-def test_a_suspended_tenants_certificates_are_renewed_and_a_locked_ones_but_not_of_one_that_leaves(connection) -> None:
+def test_certificates_of_suspended_and_locked_tenants_are_renewed_and_not_of_offboarding_ones(connection) -> None:
     connection.connect()
     for generation, move in ((2, Transition.SUSPEND), (3, Transition.LOCK)):
         connection.move(move)
@@ -167,7 +167,7 @@ def test_a_suspended_tenants_certificates_are_renewed_and_a_locked_ones_but_not_
 
 def test_request_is_rejected_for_an_unknown_tenant_another_kind_or_another_service(connection, parts) -> None:
     with pytest.raises(TenantUnknown):
-        Connection(Provisioning(parts, "nobody-here"), connection.operator).record()
+        Connection(Provisioning(parts, "missing-corp"), connection.operator).record()
     connection.connect()
     connection.ask("request-2", kind=ServiceKind.POSTGRESQL)
     with pytest.raises(ServiceConflict):

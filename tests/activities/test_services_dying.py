@@ -1,4 +1,4 @@
-"""Every step of ConnectService dies after each of its effects, and the next try completes it."""
+"""Each step of ConnectService crashes after each of its effects, and a retry completes it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,9 +8,9 @@ import pytest
 from core.messages.services import CertificatePlan
 from core.services import ServiceState
 from tests.activities.connecting import CERTIFYING
-from tests.activities.dying import every_effect, perform_with_death
+from tests.activities.dying import every_effect, perform_with_crash
 
-# How many effects (answers from Vault, commits) each step has at least, so that every death has its moment.
+# The minimum number of effects (Vault responses, commits) of each step, so that each crash occurs.
 EFFECTS = {
     "record-service": 1,
     "create-service-key": 3,
@@ -22,7 +22,7 @@ EFFECTS = {
 
 
 @pytest.mark.parametrize(("name", "effect"), every_effect(EFFECTS, "issue-certificate"))
-def test_step_that_dies_after_an_effect_completes_at_the_next_try(connection, name, effect) -> None:
+def test_retry_completes_a_step_that_crashed_after_an_effect(connection, name, effect) -> None:
     plan = CertificatePlan(request_id="request-1", generation=1)
     steps: dict[str, Callable[[], object]] = {
         "record-service": connection.record,
@@ -30,7 +30,7 @@ def test_step_that_dies_after_an_effect_completes_at_the_next_try(connection, na
         "plan-renewal": connection.plan_renewal,
         "disconnect-service": connection.disconnect,
     }
-    perform_with_death(connection.tenant, steps, name, effect)
+    perform_with_crash(connection.tenant, steps, name, effect)
     assert (connection.row.state, connection.leaf, connection.generation) == (ServiceState.DISCONNECTED, None, 1)
     assert connection.key.version == 1
     connection.tenant.assert_audited_once()

@@ -1,4 +1,4 @@
-"""Suspend, lock and unlock on a real database; and how a tenant's state follows its root key."""
+"""Suspend, lock and unlock on a real database; the tenant state after changes of the root key's health."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -56,7 +56,7 @@ class Scene(Recorded):
 
 @pytest.fixture
 def active(field: Field) -> Field:
-    """A database with an active tenant."""
+    """Return a database with an active tenant."""
     a_provisioned_tenant(field.open("worker"), TENANT)
     with field.open("worker").tenant_tx(TENANT) as tx:
         tx.tenants.move(Transition.ACTIVATE)
@@ -65,7 +65,7 @@ def active(field: Field) -> Field:
 
 @pytest.fixture
 def scene(active: Field) -> Scene:
-    """The tenant with a service and a customer root key."""
+    """Return the tenant with a service and a customer root key."""
     a_connected_service(active, TENANT)
     a_root_key(active, TENANT)
     return Scene(active)
@@ -109,7 +109,7 @@ def test_disabled_root_key_locks_at_once_and_an_enabled_one_unlocks(scene: Scene
     assert scene.standing == ACTIVE
 
 
-def test_unreachable_root_key_is_announced_and_locks_after_the_grace_period(scene: Scene) -> None:
+def test_unreachable_root_key_is_notified_and_locks_after_the_grace_period(scene: Scene) -> None:
     scene.root_key_is(RootKeyUnreachable.code)
     assert scene.follow() == StatusChangeResult(state=State.ACTIVE, told=NotificationKind.ROOT_KEY_WARNING)
     scene.later = timedelta(seconds=GRACE - 5)

@@ -1,7 +1,7 @@
-"""Makes the recorded histories: each way that a workflow ends, once, scripted, payloads in the clear.
+"""Records histories of workflows: each outcome of a workflow once, with scripted activities and plaintext payloads.
 
-Nothing of a customer's or a server's is in them, so they are committed and replay on any machine without a key.
-`python tests/histories/test_replay.py --write` runs this against its own Temporal server.
+They contain no data of a customer or server, so they are committed and replay on any machine without a key.
+`python tests/histories/test_replay.py --write` runs this with a dedicated Temporal server.
 """
 
 import asyncio
@@ -59,10 +59,10 @@ _QUEUE = ids.task_queue(_REGION)
 
 
 async def record_all() -> Histories:
-    """Return the histories by the name of the file they belong in."""
+    """Return the histories by file name."""
     async with await WorkflowEnvironment.start_local(
         data_converter=pydantic_data_converter,
-        identity="recorder",  # the default names the machine
+        identity="recorder",  # the default contains the name of the machine
         search_attributes=visibility.ALL,
         dev_server_existing_path=str(Path(sys.executable).with_name("temporal")),
     ) as environment:
@@ -122,7 +122,7 @@ async def _failed_and_retried(client: Client, script: Script) -> Recorded:
 
 
 async def _service_renewed(client: Client, script: Script) -> Recorded:
-    """Connected, renewed by its timer and then on demand, given a second certificate, disconnected."""
+    """A service that is connected, renewed by its timer and on demand, connected again and disconnected."""
     services, service = script.services, ("service-corp", _REGION, "orders-db")
     services.renewed_after = timedelta(seconds=1)
     gateway = WorkflowClient(client, 30)
@@ -135,7 +135,7 @@ async def _service_renewed(client: Client, script: Script) -> Recorded:
 
 
 async def _service_refused(client: Client, script: Script) -> Recorded:
-    """Refused when its certificate was to be issued; nothing is connected, so the run ends."""
+    """A service whose certificate is rejected; it is not connected, so the run ends."""
     script.refused["issue-certificate"] = "csr_refused"
     with suppress(UpdateRejected):
         await WorkflowClient(client, 30).connect_service("refused-corp", _REGION, "orders-db", "request-1")
@@ -143,7 +143,7 @@ async def _service_refused(client: Client, script: Script) -> Recorded:
 
 
 async def _authority_rolled(client: Client, script: Script) -> Recorded:
-    """Rolled with a service that is notified; refused when it does not verify; and the hourly check of what ends."""
+    """A CA rotation with a notified service, one that fails verification, and the hourly check for expiry."""
     late = UnrenewedService(tenant_id="rolled-corp", region=_REGION, service="users-db", generation=1)
     script.answers |= {
         "unrenewed-services": ServicesResult(services=("orders-db",)),
@@ -165,11 +165,11 @@ async def _authority_rolled(client: Client, script: Script) -> Recorded:
 
 
 async def _root_key_changed(client: Client, script: Script) -> Recorded:
-    """Moved, changed in two rounds, refused by a preflight, tried alone, and following its root key."""
+    """State transitions, a change in two rounds, a preflight, a failed preflight, and a lock by the root key."""
     script.rounds = 2
     entity = await _active(client, "keyholder-corp")
-    for move in (StatusChange.SUSPEND, StatusChange.RESUME, StatusChange.LOCK, StatusChange.UNLOCK):
-        await entity.move(move)
+    for change in (StatusChange.SUSPEND, StatusChange.RESUME, StatusChange.LOCK, StatusChange.UNLOCK):
+        await entity.move(change)
     await entity.change_root_key("a" * 32)
     await entity.gateway.preflight_root_key(entity.tenant_id, "b" * 32)
     script.answers["preflight-root-key"] = PreflightResult(problems=1, code="root_key_denied")
@@ -184,7 +184,7 @@ async def _root_key_changed(client: Client, script: Script) -> Recorded:
 
 
 async def _watched(client: Client, script: Script) -> Recorded:
-    """Notified of a tenant and of one that does not exist, then of none."""
+    """Reports of a tenant and of one that does not exist, then an empty report."""
     script.reports = [("watched-corp", "unknown-corp"), ()]
     await _active(client, "watched-corp")
     watch = await client.start_workflow(
@@ -196,7 +196,7 @@ async def _watched(client: Client, script: Script) -> Recorded:
 
 
 async def _approved(client: Client, script: Script) -> Recorded:
-    """One request approved and done, one declined, one that expired; then the policy is changed."""
+    """One request that is approved and executed, one declined, one expired; then a change of the policy."""
     approvals = script.approvals
     entity = await _active(client, "approved-corp")
     await entity.decide(await entity.propose("a" * 32))
@@ -211,14 +211,14 @@ async def _approved(client: Client, script: Script) -> Recorded:
 
 
 async def _left(client: Client, script: Script) -> Recorded:
-    """Disabled by the marketplace and enabled again within the grace; then gone at once, with its service."""
+    """An offboarding by the marketplace that is undone in the grace period; then an immediate one with a service."""
     script.leaving.services = ("orders-db",)
     entity = await _active(client, "leaver-corp")
     await entity.gateway.disable(entity.tenant_id, "event-off")
     await entity.reaches(State.LEAVING)
     await entity.gateway.enable(entity.tenant_id, _REGION, "event-on")
     await entity.reaches(State.ACTIVE)
-    with suppress(WorkflowFailureError):  # it was cancelled
+    with suppress(WorkflowFailureError):  # the workflow was cancelled
         await entity.offboarding.result()
     yield "offboard-restored", entity.offboarding
     await entity.offboard(now=True)
@@ -228,7 +228,7 @@ async def _left(client: Client, script: Script) -> Recorded:
 
 
 async def _rotated(client: Client, script: Script) -> Recorded:
-    """Everything for a compromise in two rounds, refused half way, one version retired, and what was due."""
+    """A rotation for a compromise in two rounds, one rejected half way, a retirement, and due rotations."""
     script.rounds = 2
     script.answers |= {
         "plan-rotation": RotationPlan(services=2, retires=True, destroys=True),
@@ -262,7 +262,7 @@ async def _rotated(client: Client, script: Script) -> Recorded:
 
 
 async def _followed(client: Client, script: Script) -> Recorded:
-    """The check finds a tenant whose root key has a new version, and everything of it is wrapped again."""
+    """The check finds a new version of a tenant's root key, and all keys are re-wrapped."""
     entity = await _active(client, "following-corp")
     script.answers |= {
         "notice-root-key-versions": DueTenants(tenants=(entity.tenant_id,)),

@@ -1,4 +1,4 @@
-"""Real servers for the worker: Temporal without any of our declarations, and what the activities' tests use."""
+"""Real servers for the worker's tests: a bare Temporal server, and the fixtures of the activities' tests."""
 
 import json
 import os
@@ -27,7 +27,7 @@ __all__ = ["key_server", "parts", "request_tenant", "settings", "tenant", "vault
 
 @pytest.fixture
 async def temporal_client(tmp_path: Path) -> AsyncIterator[Client]:
-    """Connect to a Temporal server that knows nothing of OpenKCM."""
+    """Connect to a Temporal server without search attributes or schedules of OpenKCM."""
     server = TemporalServer(tmp_path / "temporal", *free_ports(3), search_attributes={})
     server.niceness = 0
     server.prepare()
@@ -44,7 +44,7 @@ def port_of(client: Client) -> int:
 
 
 def process_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment by which a process gets these settings."""
+    """Return the environment variables for these settings."""
     fields = settings.model_dump(exclude_none=True, exclude_unset=True)
     return dict(os.environ) | {
         f"OPENKCM_{name.upper()}": json.dumps(value) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""What must exist in Temporal is declared once, however many workers start; canary and mirror are ordinary tenants."""
+"""Declarations in Temporal are made once by any number of workers; the canary tenants are ordinary tenants."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -64,7 +64,7 @@ def of(workflow_id: str, queue: str = bootstrap.PLATFORM_QUEUE, hours: int = 7) 
     )
 
 
-async def test_schedules_become_those_of_the_table_and_others_stay(temporal_client):
+async def test_schedules_are_reconciled_with_the_table_and_foreign_ones_stay(temporal_client):
     await temporal_client.create_schedule("rotations", of("platform/rotations"))
     await temporal_client.create_schedule("of-an-older-version", of("platform/of-an-older-version"))
     await temporal_client.create_schedule("of-another-product", of("another", "another"))
@@ -89,7 +89,7 @@ async def gateway(temporal_client) -> WorkflowClient:
     return WorkflowClient(temporal_client, promise_seconds=180)
 
 
-async def test_canary_and_mirror_are_requested_once_and_wait_for_a_worker(temporal_client, gateway, parts):
+async def test_both_canary_tenants_are_requested_once_and_wait_for_a_worker(temporal_client, gateway, parts):
     for ensure, missing, tenant_id in (
         (bootstrap.ensure_canary, CanaryMissing, CANARY_TENANT_ID),
         (bootstrap.ensure_mirror, SecondCanaryMissing, MIRROR_TENANT_ID),
@@ -101,7 +101,7 @@ async def test_canary_and_mirror_are_requested_once_and_wait_for_a_worker(tempor
         assert described.typed_search_attributes.get(visibility.TENANT_ID) == tenant_id
         with parts.database.tenant_tx(tenant_id) as tx:
             assert tx.tenants.get().state is State.REQUESTED
-    # The mirror, which is the last, waits behind each service's request.
+    # The second canary tenant, which is the last, has a lower priority than service requests.
     priority = described.raw_description.workflow_execution_info.priority
     assert priority.priority_key > priorities.service("x").priority_key
     with parts.database.tenant_tx(MIRROR_TENANT_ID) as tx:
@@ -120,7 +120,7 @@ async def test_active_canary_is_not_requested_again(temporal_client, gateway, pa
 
 
 async def test_root_key_of_each_region_is_created_once(parts, vault_admin):
-    # Regions apart: other tests of this process rotate the root key of theirs.
+    # Separate regions, because other tests of this process rotate the root key of theirs.
     regions = ("eu-central-8", "eu-central-9")
     for _ in range(2):
         bootstrap.ensure_root_keys(parts.root_keys, regions)

@@ -1,4 +1,4 @@
-"""Payloads: encrypted under the tenant's own key, bound to their label, unreadable without it."""
+"""Payloads are encrypted under the tenant's key and bound to their label, and unreadable without the key."""
 
 import os
 
@@ -15,7 +15,7 @@ ACME, BETA = "acme-corp-12345", "beta-corp-67890"
 
 
 class FakePayloadKeys:
-    """Keeps data keys by their wrapping, as Transit does; a removed key decrypts nothing."""
+    """Payload keys that unwrap data keys as Transit does; a removed key unwraps nothing."""
 
     def __init__(self) -> None:
         self.made: dict[tuple[str, str], bytes] = {}
@@ -61,7 +61,7 @@ def a_payload() -> Payload:
     return Payload(metadata={"encoding": b"json/plain"}, data=b'"ACME Corporation"')
 
 
-async def test_payload_is_decoded_again_and_its_text_is_hidden(keys):
+async def test_encoded_payload_hides_its_text_and_can_be_decoded(keys):
     codec = codec_of(keys, ACME)
     [sealed] = await codec.encode([a_payload()])
     assert b"ACME Corporation" not in sealed.SerializeToString()

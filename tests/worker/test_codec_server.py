@@ -1,4 +1,4 @@
-"""The decryption oracle over HTTP, as its own process with the codec's identity at a real OpenBao."""
+"""The codec server over HTTP, as a separate process with the codec's identity at a real OpenBao."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ SECRET_TEXT = b'{"organization":"ACME Corporation"}'
 
 
 class Running:
-    """The server's process, its address and the origin of the Temporal UI it serves."""
+    """The server's process, its address and the origin of its Temporal UI."""
 
     def __init__(self, folder: Path, vault_address: str, secret_id: str) -> None:
         self.port, ui_port = free_port(), free_port()
@@ -89,7 +89,7 @@ def keys(key_server) -> TransitPayloadKeys:
 
 @pytest.fixture
 async def sealed(keys) -> Payload:
-    """A payload as a worker writes it into ACME's histories."""
+    """Return a payload as a worker writes it into ACME's histories."""
     keyring = PayloadKeyCache(keys)
     keyring.open_platform_key()
     keyring.learn(ACME, *keys.new_data_key(keys.ensure(ACME).name))
@@ -106,7 +106,7 @@ def bearer(token: str = TOKEN) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
 
 
-def test_it_decodes_a_real_payload_for_the_token(http, sealed):
+def test_decode_returns_the_payload_to_a_holder_of_the_token(http, sealed):
     answer = http.post("/decode", json=body(sealed), headers=bearer())
     assert answer.status_code == 200
     [payload] = ParseDict(answer.json(), Payloads()).payloads
@@ -117,13 +117,13 @@ def test_it_decodes_a_real_payload_for_the_token(http, sealed):
     "headers",
     [{}, bearer("wrong"), {"authorization": "Bearer"}, {"authorization": TOKEN}, {"cookie": "openkcm_codec=x"}],
 )
-def test_without_the_token_nothing_is_decoded(http, sealed, headers):
+def test_decode_rejects_requests_without_the_token(http, sealed, headers):
     answer = http.post("/decode", json=body(sealed), headers=headers)
     assert answer.status_code == 403
     assert b"ACME" not in answer.content
 
 
-def test_an_operator_signs_in_once_and_the_cookie_is_kept_from_scripts_and_other_sites(http, sealed):
+def test_sign_in_sets_a_cookie_that_scripts_and_other_sites_cannot_use(http, sealed):
     refused = http.post("/sign-in", data={"token": "wrong"})
     assert refused.status_code == 403
     assert "set-cookie" not in refused.headers
@@ -136,7 +136,7 @@ def test_an_operator_signs_in_once_and_the_cookie_is_kept_from_scripts_and_other
     assert "signed in" in http.get("/").text
 
 
-def test_only_pages_of_the_temporal_ui_may_read_the_answer(http, codec):
+def test_only_pages_of_the_temporal_ui_may_read_the_response(http, codec):
     def allowed_origin(origin: str) -> str | None:
         asked = {
             "origin": origin,
@@ -152,7 +152,7 @@ def test_only_pages_of_the_temporal_ui_may_read_the_answer(http, codec):
 
 
 @pytest.mark.parametrize("path", ["/encode", "/download", "/"])
-def test_it_only_decodes(http, path):
+def test_other_paths_reject_posts(http, path):
     assert http.post(path, json=body(), headers=bearer()).status_code in {404, 405}
 
 
@@ -173,7 +173,7 @@ def test_identity_cannot_create_a_data_key_or_use_a_tenants_l2_key(key_server):
     ],
     ids=["empty", "not json", "text", "no list", "no payloads", "not utf-8", "too long", "of unknown length"],
 )
-def test_body_that_is_no_payloads_message_is_rejected(http, content, status):
+def test_decode_rejects_a_body_that_is_no_payloads_message(http, content, status):
     assert http.post("/decode", content=content, headers=bearer()).status_code == status
 
 
@@ -181,7 +181,7 @@ LABELS = [b"../sys/policies", b"L2-acme-codec-primary", b"audit-heads", b"\xff",
 
 
 @pytest.mark.parametrize(("field", "value"), [("key", None), ("data-key", None), *(("key", name) for name in LABELS)])
-def test_label_that_is_missing_or_names_another_key_decrypts_nothing(http, sealed, field, value):
+def test_decode_rejects_a_label_that_is_missing_or_names_another_key(http, sealed, field, value):
     if value is None:
         del sealed.metadata[field]
     else:
@@ -205,5 +205,5 @@ def test_every_decode_is_logged_with_its_keys_and_without_token_or_text(http, co
         assert hidden not in log
 
 
-def test_it_listens_on_loopback_only(codec):
+def test_server_listens_on_loopback_only(codec):
     assert listening_addresses(codec.process.pid) == [(ip_address("127.0.0.1"), codec.port)]

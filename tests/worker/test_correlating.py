@@ -1,4 +1,4 @@
-"""An activity's calls carry its workflow's id, from whatever thread they are made."""
+"""The calls of an activity carry its workflow's id, in each of its threads."""
 
 import asyncio
 import dataclasses
@@ -14,7 +14,7 @@ from worker.interceptors import CorrelationInterceptor
 
 
 class Recording(ActivityInboundInterceptor):
-    """Takes the place of the activity and records what its threads see."""
+    """A replacement of the activity that records the correlation id of its threads."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -27,7 +27,7 @@ class Recording(ActivityInboundInterceptor):
             self.seen.append(plain.submit(correlation_id.get).result())
 
 
-async def test_activities_side_by_side_see_only_their_own_workflows_id_in_each_thread() -> None:
+async def test_each_thread_of_an_activity_sees_only_its_workflows_id() -> None:
     recorded = {name: Recording() for name in ("tenant/acme/rotate/7", "tenant/beta/rotate/7")}
 
     async def run(workflow_id: str, recording: Recording) -> str:
@@ -43,5 +43,5 @@ async def test_activities_side_by_side_see_only_their_own_workflows_id_in_each_t
 
     assert set(await asyncio.gather(*(run(*one) for one in recorded.items()))) == {""}
     for workflow_id, recording in recorded.items():
-        # The last shows that a pool of the standard library loses it.
+        # The last one shows that a pool of the standard library loses the id.
         assert recording.seen == [workflow_id] * 5 + [""]

@@ -1,4 +1,4 @@
-"""An activity's error becomes Temporal's: ours by its code, anything else opaque; and the step's row counts it."""
+"""Translation of errors: an OpenKcmError keeps its code, any other error is opaque, and the step's row counts both."""
 
 import dataclasses
 import random
@@ -31,7 +31,7 @@ SECRET = "hvs.CAESIJlU9JMYEhOPYv4igdhm9PnZDrabYTobQ4Ymnlq1qY"
 
 
 class Raising(ActivityInboundInterceptor):
-    """Takes the place of the activity."""
+    """A replacement of the activity that raises an error."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
@@ -43,7 +43,7 @@ class Raising(ActivityInboundInterceptor):
 async def translated(
     database: Database, error: BaseException, step: StepInput, name: str = Step.CREATE_KEYS, attempt: int = 1
 ) -> BaseException:
-    """Return what Temporal gets to see when the activity `name` raises `error`."""
+    """Return the error that Temporal receives when the activity `name` raises `error`."""
     environment = ActivityEnvironment()
     environment.info = dataclasses.replace(environment.info, activity_type=name, attempt=attempt)
     around = FailureInterceptor(database).intercept_activity(Raising(error))
@@ -64,7 +64,7 @@ def row_of(database: Database, step: StepInput) -> StepRow:
 
 @pytest.fixture
 def step(tenant) -> StepInput:
-    """A step of a tenant whose records are open."""
+    """Return a step of a tenant with records."""
     tenant.run(Step.OPEN_RECORDS)
     return tenant.step
 
@@ -114,7 +114,7 @@ async def test_activity_that_is_no_step_changes_no_row(parts, step):
     assert row_of(parts.database, step) == before
 
 
-async def test_database_that_is_down_does_not_hide_what_failed(parts, step, field):
+async def test_unreachable_database_does_not_hide_the_original_error(parts, step, field):
     with field.server.offline(field.name):
         seen = await translated(parts.database, VaultUnavailable(), step)
     assert isinstance(seen, ApplicationError)
@@ -155,11 +155,11 @@ class OneStep:
 
 @activity.defn(name=Step.CREATE_KEYS)
 async def leaking(_step: StepInput) -> None:
-    """Fail as a careless library does."""
+    """Raise an error whose text contains a secret."""
     raise ConnectionError(f"403 for token {SECRET}")
 
 
-async def test_message_of_a_careless_library_never_enters_a_history(temporal, parts, step):
+async def test_text_of_a_foreign_error_never_enters_a_history(temporal, parts, step):
     client = await Client.connect(temporal.address, data_converter=pydantic_data_converter)
     name = f"one-step-{uuid.uuid4().hex}"
     async with Worker(

@@ -1,4 +1,4 @@
-"""Data keys: wrapped by a real Transit, one per tenant for good, and never served under another name."""
+"""Data keys are wrapped by a real Transit, one per tenant, and never returned for another key name."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ def test_platforms_key_is_current_until_a_tenants_key_is_known_and_required_befo
     assert keyring.current("acme-corp-12345").key_name == PLATFORM_KEY
 
 
-async def test_a_data_key_opens_in_another_process_and_only_under_its_own_name(keyring, transit):
+async def test_data_key_is_unwrapped_in_another_process_and_only_under_its_key_name(keyring, transit):
     ours, theirs = transit.ensure("acme-keyring").name, transit.ensure("beta-keyring").name
     plain, wrapped = transit.new_data_key(ours)
     assert await PayloadKeyCache(transit).open(ours, wrapped) == plain
@@ -39,7 +39,7 @@ async def test_a_data_key_opens_in_another_process_and_only_under_its_own_name(k
         await keyring.open(theirs, wrapped)
 
 
-async def test_a_key_that_transit_refuses_is_not_opened_from_an_empty_memory(keyring, transit, vault_admin):
+async def test_empty_cache_cannot_unwrap_a_data_key_of_a_deleted_key(keyring, transit, vault_admin):
     name = transit.ensure("gone-keyring").name
     plain, wrapped = transit.new_data_key(name)
     keyring.learn("gone-keyring", plain, wrapped)
@@ -49,7 +49,7 @@ async def test_a_key_that_transit_refuses_is_not_opened_from_an_empty_memory(key
     assert await keyring.open(name, wrapped) == plain
 
 
-def test_the_first_key_learned_stays_whoever_learns_it_at_once(keyring):
+def test_first_learned_key_stays_in_use(keyring):
     made = [(bytes([n]) * 32, f"vault:v1:{n}") for n in range(32)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: keyring.learn("acme-corp-12345", *key), made))
@@ -65,7 +65,7 @@ async def test_many_readers_of_a_new_key_all_get_it(keyring, transit):
     assert keyring.current("many-keyring").wrapped == wrapped
 
 
-async def test_what_is_forgotten_is_neither_written_under_nor_opened_from_memory(keyring, transit, key_server):
+async def test_forgotten_key_neither_encrypts_nor_decrypts(keyring, transit, key_server):
     gone, stays = transit.ensure("gone-keyring").name, transit.ensure("stays-keyring").name
     for tenant_id, name in (("gone-keyring", gone), ("stays-keyring", stays)):
         keyring.learn(tenant_id, *transit.new_data_key(name))

@@ -20,7 +20,7 @@ def own_samples(port: int) -> dict[str, float]:
 
 
 @pytest.mark.integration
-def test_every_series_of_the_worker_is_exported_with_zero_from_its_start(tmp_path) -> None:
+def test_every_metric_series_of_the_worker_starts_with_zero(tmp_path) -> None:
     settings = Settings(worker_metrics_port=free_port(), state_dir=tmp_path)
     runtime = metrics_runtime(f"127.0.0.1:{settings.worker_metrics_port}")
     metrics = Metrics(runtime.metric_meter)

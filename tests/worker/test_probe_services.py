@@ -1,4 +1,4 @@
-"""A worker that is being stopped does not wait for what only a worker could do."""
+"""A worker that shuts down does not wait for an operation that needs a worker."""
 
 import asyncio
 import gc
@@ -12,18 +12,18 @@ from worker.probe_services import ProbeServiceConnections, WorkerStopping
 
 
 @pytest.mark.parametrize("what", ["connect", "disconnect"])
-async def test_wait_for_a_workflow_ends_when_the_worker_is_stopped(temporal, what, caplog):
+async def test_wait_for_a_workflow_ends_when_the_worker_shuts_down(temporal, what, caplog):
     environment, service = ActivityEnvironment(), (a_tenant_id(), "no-worker-1", "boundary-probe")
     connections = ProbeServiceConnections(temporal.address, 600.0)
-    ask = partial(connections.connect, *service, "request-1") if what == "connect" else None
-    ask = ask or partial(connections.disconnect, *service)
-    asking = asyncio.create_task(asyncio.to_thread(environment.run, ask))
+    operation = partial(connections.connect, *service, "request-1") if what == "connect" else None
+    operation = operation or partial(connections.disconnect, *service)
+    running = asyncio.create_task(asyncio.to_thread(environment.run, operation))
     await asyncio.sleep(0.5)
-    assert not asking.done()
+    assert not running.done()
     environment.worker_shutdown()
     with pytest.raises(WorkerStopping) as stopped:
-        await asyncio.wait_for(asking, 60)
+        await asyncio.wait_for(running, 60)
     assert stopped.value.retryable
-    del asking, stopped
+    del running, stopped
     gc.collect()
     assert [record.message for record in caplog.records if record.name == "asyncio"] == []

@@ -1,4 +1,4 @@
-"""The worker as a process: it waits for its servers, serves metrics, and ends what it has begun before it stops."""
+"""The worker process waits for its servers, serves metrics, and completes running activities before it stops."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Process:
-    """`python -m worker` with some settings."""
+    """A process `python -m worker` with the given settings."""
 
     def __init__(self, settings: Settings, log: Path) -> None:
         self.log_file = log
@@ -84,7 +84,7 @@ def process_settings(settings: Settings, temporal_client: Client, callback: Call
 
 @pytest.fixture
 def enable(temporal_client: Client, request_tenant: Callable[..., Provisioning]) -> Callable[[], Awaitable[str]]:
-    """Return a function that accepts an event and hands it to Temporal, and returns the new tenant's id."""
+    """Return a function that accepts an event, sends it to Temporal and returns the new tenant's id."""
 
     async def enable() -> str:
         tenant_id = request_tenant().tenant_id
@@ -100,7 +100,7 @@ def is_active(database: Database, tenant_id: str) -> bool:
     return row is not None and row.state is State.ACTIVE
 
 
-async def test_worker_serves_metrics_and_ends_its_activity_before_it_stops(
+async def test_worker_serves_metrics_and_completes_its_activity_before_it_stops(
     start, process_settings, callback, parts, enable
 ):
     worker = start(process_settings)
@@ -115,7 +115,7 @@ async def test_worker_serves_metrics_and_ends_its_activity_before_it_stops(
     named = {name.partition("{")[0] for name in values}
     assert {"temporal_num_pollers", "openkcm_ready_seconds_bucket", "openkcm_boundary_checks_total"} <= named
     ready = [float(value) for name, value in values.items() if name.startswith("openkcm_ready_seconds_count")]
-    assert sum(ready) == 3  # the canary, the mirror and the tenant
+    assert sum(ready) == 3  # both canary tenants and the tenant
     assert [value for name, value in values.items() if 'outcome="breached"' in name] == ["0"]
     assert tenant_id not in answer.text
 

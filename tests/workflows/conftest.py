@@ -25,7 +25,7 @@ async def client(temporal: TemporalServer) -> Client:
 
 @pytest.fixture
 async def region(request: pytest.FixtureRequest, client: Client, script: Script) -> AsyncIterator[str]:
-    """A region of this test alone, with a worker."""
+    """Run a worker for a region that only this test uses."""
     name = f"eu-{uuid.uuid4().hex}-1"
     async with script.worker(client, name, request.module.WORKFLOWS):
         yield name

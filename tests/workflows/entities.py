@@ -1,4 +1,4 @@
-"""A tenant's entity that begins in the state a test needs, and what is asked of it through the gateway."""
+"""A tenant workflow that starts in a given state, and its requests through the workflow client."""
 
 import uuid
 from collections.abc import Awaitable
@@ -25,7 +25,7 @@ def a_tenant_id() -> str:
 
 
 async def refused(code: str, ask: Awaitable[object]) -> UpdateRejected:
-    """Check the code with which a request is refused."""
+    """Assert the code with which a request is rejected."""
     with pytest.raises(UpdateRejected) as caught:
         await ask
     assert caught.value.code == code
@@ -40,7 +40,7 @@ async def ends(handle: WorkflowHandle, status: WorkflowExecutionStatus = Workflo
 
 
 async def summaries(handle: WorkflowHandle) -> list[str]:
-    """Return what the Temporal UI shows beside the steps."""
+    """Return the summaries of the steps in the Temporal UI."""
     events = (await handle.fetch_history()).events
     return [e.user_metadata.summary.data.decode().strip('"') for e in events if e.user_metadata.HasField("summary")]
 
@@ -94,7 +94,7 @@ class Entity:
 
     @classmethod
     async def enable(cls, client: Client, region: str, tenant_id: str = "") -> Self:
-        """Start the entity by the marketplace's first event."""
+        """Start the tenant workflow with the marketplace's first event."""
         entity = cls(client, region, tenant_id)
         await client.start_workflow(
             Tenant.run,

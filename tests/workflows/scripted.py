@@ -1,7 +1,6 @@
-"""Scripted activities: each activity of the product under its own name and input type, with an answer and no effect.
+"""Scripted activities: each activity of the product by name and input type, with a result and no effect.
 
-The tests of workflows are about order, refusals and answers; the activities themselves run against real servers in
-tests/activities.
+The tests of workflows verify order, rejections and results; tests/activities run the activities with real servers.
 """
 
 import asyncio
@@ -82,10 +81,10 @@ def _definitions() -> list[activity._Definition]:
 
 
 class Script:
-    """Every activity succeeds unless `down` or `refused` names it; what it returns is in `answers`.
+    """The script: each activity succeeds unless `down` or `refused` names it, and returns its entry in `answers`.
 
-    A name is the activity's, for some with a word of its input (`_label`). `calls` are those that succeeded, in order,
-    and `inputs` what each was given in every attempt.
+    A name is the activity's name, for some with a part of the input (`_label`). `calls` are the successful calls in
+    order, and `inputs` the inputs of all attempts.
     """
 
     def __init__(self) -> None:
@@ -95,9 +94,9 @@ class Script:
         self.down: set[str] = set()
         self.refused: dict[str, str | OpenKcmError] = {}
         self.rounds = 1
-        """How often all is wrapped before the root key is switched or the tenant key is retired."""
+        """The number of wrapping rounds before the root key is switched or the tenant key is retired."""
         self.reports: list[tuple[str, ...]] = []
-        """What the watch of root keys finds, one after the other; then it waits for the next."""
+        """The successive results of root key monitoring; after the last one it waits."""
         self.answers: dict[str, Any] = {
             "activate": ActivateResult(messages=1),
             "preflight-root-key": PreflightResult(problems=0),
@@ -128,18 +127,18 @@ class Script:
         self.leaving = LeavingTenant(self)
 
     def on(self, name: str, then: Callable[[], None]) -> None:
-        """Do something as soon as an activity is attempted."""
+        """Call `then` at each attempt of an activity."""
         self._then[name] = then
 
     def fail_first(self, *names: str) -> None:
-        """Let the first attempt of each fail."""
+        """Make the first attempt of each activity fail."""
         for name in names:
             self.down.add(name)
             self.on(name, lambda name=name: self.down.discard(name) if self.attempts[name] > 1 else None)
 
     @asynccontextmanager
     async def worker(self, client: Client, region: str, workflows: Sequence[type]) -> AsyncIterator[None]:
-        """Run a worker of a region; closing a tenant's workflows is real, because they are."""
+        """Run a worker of a region; only the termination of workflows is a real activity."""
         real = WorkflowTerminationActivities().close_workflows
         scripted = [self._scripted(one) for one in _DEFINITIONS if one.name != "close-workflows"]
         async with Worker(client, task_queue=ids.task_queue(region), workflows=workflows, activities=[real, *scripted]):
@@ -178,16 +177,16 @@ class Script:
 
     def _switch(self, _step: object) -> SwitchResult:
         done = self.calls.count("switch-root-key") + 1 >= self.rounds
-        told = NotificationKind.ROOT_KEY_CHANGED if done else None
-        return SWITCHED.model_copy(update={"switched": done, "told": told})
+        notification = NotificationKind.ROOT_KEY_CHANGED if done else None
+        return SWITCHED.model_copy(update={"switched": done, "told": notification})
 
     def _retire(self, _step: object) -> RetireResult:
         return RetireResult(retired=self.calls.count("retire-tenant-key") + 1 >= self.rounds)
 
     @staticmethod
     def _change_standing(step: StatusChangeInput) -> StatusChangeResult:
-        told = NotificationKind.LOCKED if step.move is StatusChange.LOCK else None
-        return StatusChangeResult(state=_STATES.get(step.move, State.ACTIVE), told=told)
+        notification = NotificationKind.LOCKED if step.move is StatusChange.LOCK else None
+        return StatusChangeResult(state=_STATES.get(step.move, State.ACTIVE), told=notification)
 
     @staticmethod
     def _abandon_authority(failure: AuthorityFailureInput) -> RollAuthorityResult:
@@ -212,7 +211,7 @@ def _label(name: str, step: Any) -> str:
 
 
 class Services:
-    """One service of a tenant: each certificate has the next generation."""
+    """The activities of one service: each certificate has the next generation."""
 
     def __init__(self, script: Script) -> None:
         self.issued: list[CertificateStep] = []
@@ -224,7 +223,7 @@ class Services:
         }
 
     def renew_at(self, step: CertificateStep) -> datetime:
-        """Count from the start of the script: a test moves the workflow's clock, not this one."""
+        """Return the renewal time, relative to the script's start: tests advance only the workflow's clock."""
         return self._began + self.renewed_after * step.generation
 
     def _plan(self, step: Any) -> CertificatePlan:
@@ -237,7 +236,7 @@ class Services:
 
 
 class Approvals:
-    """What is asked for is `asks` with `argument`, what was decided is `says`."""
+    """The activities of approvals: requests are for `asks` with `argument`, and decisions are `says`."""
 
     def __init__(self, script: Script) -> None:
         self.lasts = timedelta(hours=24)
@@ -247,7 +246,7 @@ class Approvals:
         self.code = ""
         self.waiting: dict[str, PendingApproval] = {}
         self.clock_behind = timedelta()
-        """How far PostgreSQL's clock is behind Temporal's."""
+        """The lag of PostgreSQL's clock behind Temporal's."""
         script.answers |= {
             "admit-approval": self._admit,
             "decide-approval": self._decide,
@@ -281,7 +280,7 @@ class Approvals:
 
 
 class LeavingTenant:
-    """A tenant's row as far as leaving, restoring and destroying read it."""
+    """The part of a tenant's row that offboarding, restoration and destruction read."""
 
     def __init__(self, script: Script) -> None:
         self.services: tuple[str, ...] = ()
@@ -295,13 +294,13 @@ class LeavingTenant:
         }
 
     def _leave(self, step: LeaveInput) -> OffboardingResult:
-        asked = timedelta() if step.now else step.grace_seconds and timedelta(seconds=step.grace_seconds)
+        requested = timedelta() if step.now else step.grace_seconds and timedelta(seconds=step.grace_seconds)
         if self.leaving is not None:
-            if asked is not None and self.leaving.until - self.leaving.since != asked:
+            if requested is not None and self.leaving.until - self.leaving.since != requested:
                 raise ApplicationError("at another time", "", type=OffboardingAlreadyScheduled.code, non_retryable=True)
             return self.leaving.model_copy(update={"told": None})
         since = datetime.now(UTC)
-        until = since + (timedelta(days=30) if asked is None else asked)
+        until = since + (timedelta(days=30) if requested is None else requested)
         self.leaving = OffboardingResult(state=State.LEAVING, since=since, until=until, told=NotificationKind.LEAVING)
         return self.leaving
 

@@ -1,4 +1,4 @@
-"""Rolling an authority: order, refusals, which services renew; and what the platform's hourly checks start."""
+"""Rotation of a tenant CA: order, rejections and renewals; and the effects of the hourly checks."""
 
 import asyncio
 
@@ -29,20 +29,20 @@ AFTER = ["unrenewed-services", "publish-revocation-list"]
 
 @pytest.fixture
 async def connected(entity, script):
-    """The entity, with a service whose calls are forgotten."""
+    """Return the tenant workflow with a connected service, without the calls of the connection."""
     await entity.gateway.connect_service(entity.tenant_id, entity.region, "orders-db", "request-1")
     script.calls.clear()
     return entity
 
 
-async def test_roll_prepares_verifies_activates_and_publishes_in_this_order(entity, script):
+async def test_rotation_prepares_verifies_activates_and_publishes_in_this_order(entity, script):
     await entity.roll_authority()
     assert script.calls == [*ROLL, *AFTER]
     await entity.roll_authority()
     assert [step.operation_id for step in script.inputs["plan-authority"]] == ["authority-roll-1", "authority-roll-2"]
 
 
-async def test_services_renew_after_a_roll_and_one_without_a_workflow_blocks_nothing(connected, script):
+async def test_services_renew_after_a_ca_rotation_and_one_without_a_workflow_blocks_no_other(connected, script):
     script.answers["unrenewed-services"] = ServicesResult(services=("gone-db", "orders-db"))
     await connected.roll_authority()
     await wait_until_async(lambda: len(script.services.issued) == 2)
@@ -52,7 +52,7 @@ async def test_services_renew_after_a_roll_and_one_without_a_workflow_blocks_not
     ]
 
 
-async def test_refused_step_ends_the_roll_without_effect_and_the_next_one_may_begin(entity, script):
+async def test_failed_step_ends_the_ca_rotation_without_effect_and_the_next_one_may_start(entity, script):
     for step in ROLL[1:]:
         script.refused = {step: "conflicting_resource"}
         await refused("conflicting_resource", entity.roll_authority())
@@ -62,20 +62,20 @@ async def test_refused_step_ends_the_roll_without_effect_and_the_next_one_may_be
     assert script.calls[-len(ROLL + AFTER) :] == [*ROLL, *AFTER]
 
 
-async def test_roll_that_was_activated_after_all_is_no_failure(entity, script):
+async def test_ca_rotation_that_was_activated_despite_an_error_succeeds(entity, script):
     script.refused["activate-authority"] = "overtaken"
     script.answers["abandon-authority"] = RollAuthorityResult(code="")
     await entity.roll_authority()
     assert script.calls[-2:] == AFTER
 
 
-async def test_overlap_refuses_the_next_roll_before_anything_is_made(entity, script):
+async def test_overlap_rejects_the_next_ca_rotation_before_any_step(entity, script):
     script.refused["plan-authority"] = "authority_overlaps"
     await refused("authority_overlaps", entity.roll_authority())
     assert script.calls == []
 
 
-async def test_other_operations_are_refused_while_a_roll_runs_and_a_lock_is_not(entity, script):
+async def test_ca_rotation_rejects_other_operations_but_not_a_lock(entity, script):
     script.down.add("prepare-authority")
     running = asyncio.create_task(entity.roll_authority())
     await wait_until_async(lambda: script.attempts["prepare-authority"])
@@ -88,7 +88,7 @@ async def test_other_operations_are_refused_while_a_roll_runs_and_a_lock_is_not(
     assert script.calls.count("plan-authority") == 1
 
 
-async def test_list_that_cannot_be_published_now_is_left_to_the_schedule(entity, script):
+async def test_crl_that_cannot_be_published_is_left_to_the_schedule(entity, script):
     script.refused["publish-revocation-list"] = "vault_refused"
     await entity.roll_authority()
     assert script.calls[: len(ROLL)] == ROLL
@@ -100,22 +100,22 @@ async def test_list_that_cannot_be_published_now_is_left_to_the_schedule(entity,
     await wait_until_async(lambda: "publish-revocation-list" in script.calls)
 
 
-async def test_hourly_check_rolls_due_authorities_and_skips_missing_tenants(client, queue, entity, script):
+async def test_hourly_check_rotates_due_cas_and_skips_missing_tenants(client, queue, entity, script):
     script.answers["due-authorities"] = TenantsResult(tenants=("gone-corp", entity.tenant_id))
     await run_platform(client, queue, RotateDueCertificateAuthorities)
     await wait_until_async(lambda: "publish-revocation-list" in script.calls)
     assert script.calls == ["end-authorities", "due-authorities", *ROLL, *AFTER]
 
 
-async def test_disconnecting_publishes_a_revocation_list(connected, script):
+async def test_disconnecting_publishes_a_crl(connected, script):
     await connected.gateway.disconnect_service(connected.tenant_id, connected.region, "orders-db")
     await wait_until_async(lambda: "publish-revocation-list" in script.calls)
 
 
-async def test_many_disconnections_at_once_publish_few_lists(entity, script):
+async def test_many_disconnections_at_once_publish_few_crls(entity, script):
     await asyncio.gather(*(entity.handle.signal("certificates-revoked") for _ in range(20)))
     await wait_until_async(lambda: "publish-revocation-list" in script.calls)
-    await entity.move(StatusChange.SUSPEND)  # by now all signals were taken up
+    await entity.move(StatusChange.SUSPEND)  # the update follows all signals
     assert script.calls.count("publish-revocation-list") < 20
 
 

@@ -1,7 +1,7 @@
-"""Stops an edit that would block running workflows: the ordered commands of each workflow are compared with a record.
+"""The ordered commands of each workflow, compared with a record: an unintended edit would block running workflows.
 
-Adding, removing or reordering an activity, timer, child or search attribute changes what a replay expects. Gate such
-an edit with `workflow.patched`, replay tests/histories, then write a new record:
+A replay fails after an activity, timer, child or search attribute was added, removed or reordered. Guard such an edit
+with `workflow.patched`, replay tests/histories, then write a new record:
 `python tests/workflows/test_fingerprints.py --write`.
 """
 
@@ -46,7 +46,7 @@ def _commands(function: ast.AST) -> list[str]:
 
 
 def fingerprints(source: str) -> dict[str, dict[str, list[str]]]:
-    """Return the commands of every class in `source` that gives any, by method: workflows and parts of them."""
+    """Return the commands of each class in `source` by method; classes without commands are left out."""
     result = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef):

@@ -1,4 +1,4 @@
-"""CheckBoundaries and the check of who is due: order, one of a tenant at a time, and what a breach leads to."""
+"""Isolation assessments and the check for due tenants: order, one per tenant at a time, and the effect of a breach."""
 
 import asyncio
 from typing import Any
@@ -24,7 +24,7 @@ WORKFLOWS = [Tenant, AssessIsolation, AssessDueTenants]
 
 
 class Examinations:
-    """`breached` are tenants with a failed check, `broken` those that cannot be examined."""
+    """The activities of assessments: `breached` tenants have a failed check, `broken` ones cannot be assessed."""
 
     def __init__(self, script: Script) -> None:
         self.done: list[tuple[str, str]] = []
@@ -79,7 +79,7 @@ def examinations(script):
 
 
 class CountingClient:
-    """Counts what callers have asked, so that a test can wait for them."""
+    """A client that counts the callers' requests, so that a test can wait for them."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -105,22 +105,22 @@ def counted(client):
 
 @pytest.fixture
 def check(counted, region, examinations):
-    """Return a function that has a tenant examined and returns the run."""
+    """Return a function that assesses a tenant and returns the run."""
     examinations.region = region
 
-    async def check(tenant_id: str, *, anew: bool = False) -> str:
-        return await WorkflowClient(counted, 180).check_boundaries(tenant_id, region, anew=anew)
+    async def check(tenant_id: str, *, after_running: bool = False) -> str:
+        return await WorkflowClient(counted, 180).check_boundaries(tenant_id, region, anew=after_running)
 
     return check
 
 
-async def test_examination_is_made_once_for_all_callers_meanwhile(check, counted, examinations):
+async def test_concurrent_callers_share_one_assessment(check, counted, examinations):
     examinations.hold.clear()
     tenant_id = a_tenant_id()
-    asked = [asyncio.create_task(check(tenant_id)) for _ in range(5)]
-    await wait_until_async(lambda: examinations.running and counted.started == len(asked))
+    requested = [asyncio.create_task(check(tenant_id)) for _ in range(5)]
+    await wait_until_async(lambda: examinations.running and counted.started == len(requested))
     examinations.hold.set()
-    runs = await asyncio.gather(*asked)
+    runs = await asyncio.gather(*requested)
     assert len(set(runs)) == 1
     assert examinations.done == [(tenant_id, runs[0])]
     again = await check(tenant_id)
@@ -128,12 +128,12 @@ async def test_examination_is_made_once_for_all_callers_meanwhile(check, counted
     assert examinations.done[-1] == (tenant_id, again)
 
 
-async def test_new_examination_is_none_that_began_before_it_was_asked_for(check, counted, examinations):
+async def test_new_assessment_starts_after_its_request(check, counted, examinations):
     examinations.hold.clear()
     tenant_id = a_tenant_id()
     before = asyncio.create_task(check(tenant_id))
     await wait_until_async(lambda: examinations.running)
-    now = asyncio.create_task(check(tenant_id, anew=True))
+    now = asyncio.create_task(check(tenant_id, after_running=True))
     await wait_until_async(lambda: counted.found)
     examinations.hold.set()
     assert await before != await now
@@ -152,13 +152,13 @@ async def test_breach_locks_the_tenant_until_it_is_cleared(check, entity, examin
     await entity.reaches(State.ACTIVE)
 
 
-async def test_breach_of_a_tenant_without_an_entity_fails_nothing(check, examinations):
+async def test_breach_of_a_tenant_without_a_tenant_workflow_causes_no_failure(check, examinations):
     tenant_id = a_tenant_id()
     examinations.breached.add(tenant_id)
     await check(tenant_id)
 
 
-async def test_examination_without_a_result_fails(client, queue, check, examinations):
+async def test_assessment_without_a_result_fails(client, queue, check, examinations):
     tenant_id = a_tenant_id()
     examinations.broken.add(tenant_id)
     with pytest.raises(AssessmentFailed):
@@ -173,24 +173,24 @@ async def test_examination_without_a_result_fails(client, queue, check, examinat
 
 
 @pytest.mark.usefixtures("check")
-async def test_due_tenants_are_examined_one_by_one_and_a_failure_stops_no_other(client, queue, script, examinations):
+async def test_due_tenants_are_assessed_one_by_one_and_a_failure_stops_no_other(client, queue, script, examinations):
     prefix = a_tenant_id()
     due = examinations.due = [f"{prefix}-{number:02}" for number in range(8)]
     examinations.broken = {due[0], due[4]}
     await run_platform(client, queue, AssessDueTenants)
     assert {one for one, _ in examinations.done} == set(due) - examinations.broken
-    assert [asked.after for asked in script.inputs["find-due-examinations"]] == ["", due[2], due[5], due[7]]
+    assert [step.after for step in script.inputs["find-due-examinations"]] == ["", due[2], due[5], due[7]]
     assert examinations.most == 1
 
 
-async def test_tenant_that_is_being_examined_is_skipped(client, queue, check, examinations):
+async def test_due_tenant_with_a_running_assessment_is_skipped(client, queue, check, examinations):
     tenant_id = a_tenant_id()
     examinations.due = [tenant_id]
     examinations.hold.clear()
-    asked = asyncio.create_task(check(tenant_id))
+    requested = asyncio.create_task(check(tenant_id))
     await wait_until_async(lambda: examinations.running)
     await run_platform(client, queue, AssessDueTenants)
     assert examinations.done == []
     examinations.hold.set()
-    run = await asked
+    run = await requested
     assert examinations.done == [(tenant_id, run)]

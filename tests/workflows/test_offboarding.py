@@ -1,4 +1,4 @@
-"""A tenant that leaves, through the gateway: the grace, the restore, the destruction."""
+"""Offboarding through the workflow client: grace period, restoration and destruction."""
 
 from datetime import timedelta
 
@@ -53,10 +53,10 @@ async def a_service(entity: Entity, service: str, queue: str) -> WorkflowHandle:
     )
 
 
-# ── the grace ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── grace period ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_leaving_begins_a_grace_that_is_shown_and_destroys_nothing(entity, script):
+async def test_offboarding_starts_a_visible_grace_period_and_destroys_nothing(entity, script):
     await entity.offboard()
     await entity.reaches(State.LEAVING)
     await wait_until_async(lambda: "announce leaving" in script.calls)
@@ -75,12 +75,12 @@ async def test_reminders_are_sent_a_week_and_a_day_before_the_end(entity, script
     await wait_until_async(lambda: "remind-of-leaving offboard-1-reminder-2" in script.calls)
     await wait_until_async(lambda: "announce leaving-reminder" in script.calls)
     assert "begin-destruction" not in script.calls
-    end = f"2 · grace: until {script.leaving.leaving.until:%Y-%m-%d %H:%M} UTC"
+    end = f"2 · grace period: until {script.leaving.leaving.until:%Y-%m-%d %H:%M} UTC"
     shown = [text for text in await summaries(entity.offboarding) if text.startswith("2 · grace")]
-    assert shown == ["2 · grace: reminder 1", "2 · grace: reminder 2", end]
+    assert shown == ["2 · grace period: reminder 1", "2 · grace period: reminder 2", end]
 
 
-async def test_restore_in_the_grace_ends_it_and_destroys_nothing(entity, script):
+async def test_restore_in_the_grace_period_ends_it_and_destroys_nothing(entity, script):
     await entity.offboard()
     await entity.restore()
     await entity.reaches(State.ACTIVE)
@@ -90,7 +90,7 @@ async def test_restore_in_the_grace_ends_it_and_destroys_nothing(entity, script)
     assert "follow-root-key" in script.calls
 
 
-async def test_restored_tenant_can_leave_again_with_its_own_grace(entity, script):
+async def test_restored_tenant_can_be_offboarded_again_with_a_new_grace_period(entity, script):
     for number in (1, 2, 3):
         await entity.offboard(**HOUR)
         await entity.reaches(State.LEAVING)
@@ -101,7 +101,7 @@ async def test_restored_tenant_can_leave_again_with_its_own_grace(entity, script
     assert script.calls.count("begin-destruction") == 1
 
 
-async def test_repeated_request_joins_and_another_end_is_refused(entity):
+async def test_repeated_request_joins_and_another_end_is_rejected(entity):
     await entity.offboard(**HOUR)
     await entity.offboard(**HOUR)
     await entity.offboard()
@@ -110,24 +110,24 @@ async def test_repeated_request_joins_and_another_end_is_refused(entity):
     assert sum(e.HasField("child_workflow_execution_started_event_attributes") for e in events) == 1
 
 
-async def test_leaving_whose_workflow_was_terminated_is_resumed_by_asking_again(entity):
+async def test_terminated_offboarding_is_resumed_by_a_repeated_request(entity):
     await entity.offboard(**HOUR)
     await entity.offboarding.terminate()
     await entity.offboard(**HOUR)
     assert (await entity.offboarding.describe()).status is WorkflowExecutionStatus.RUNNING
 
 
-async def test_tenant_is_restored_when_the_workflow_of_its_grace_is_missing(client, region, script):
+async def test_tenant_is_restored_when_its_offboarding_workflow_is_missing(client, region, script):
     entity = await Entity.start(client, region, State.LEAVING)
     await entity.restore()
     await entity.reaches(State.ACTIVE)
     assert {"restore-tenant", "follow-root-key"} <= set(script.calls)
 
 
-# ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── destruction ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_at_the_end_of_the_grace_everything_is_destroyed_in_order(entity, script):
+async def test_end_of_the_grace_period_destroys_everything_in_order(entity, script):
     await entity.offboard(**HOUR)
     await forward(entity, timedelta(minutes=59))
     assert "begin-destruction" not in script.calls
@@ -138,7 +138,7 @@ async def test_at_the_end_of_the_grace_everything_is_destroyed_in_order(entity, 
     await entity.reaches(State.OFFBOARDED)
 
 
-async def test_restore_after_destruction_began_is_refused_and_a_cancel_is_too_late(entity, script):
+async def test_restore_and_cancel_are_rejected_after_the_destruction_started(entity, script):
     script.down.add("destroy-tenant-key")
     await entity.offboard(now=True)
     await wait_until_async(lambda: "destroy-service-keys" in script.calls)
@@ -154,7 +154,7 @@ async def test_restore_after_destruction_began_is_refused_and_a_cancel_is_too_la
     assert destroyed(script) == DESTRUCTION
 
 
-async def test_tenant_that_was_restored_in_the_last_moment_keeps_everything(entity, script):
+async def test_tenant_restored_at_the_last_moment_keeps_everything(entity, script):
     script.on("begin-destruction", lambda: setattr(script.leaving, "leaving", None))
     await entity.offboard(now=True)
     await ends(entity.offboarding)
@@ -191,7 +191,7 @@ async def test_payload_key_is_not_destroyed_while_a_workflow_of_the_tenant_runs(
     assert destroyed(script) == DESTRUCTION
 
 
-async def test_failed_step_is_retried_and_no_step_is_left_out_or_done_twice(entity, script):
+async def test_failed_step_is_retried_and_no_step_is_skipped_or_repeated(entity, script):
     script.fail_first(*DESTRUCTION[:-1])
     await entity.offboard(now=True)
     await ends(entity.offboarding)
@@ -199,14 +199,14 @@ async def test_failed_step_is_retried_and_no_step_is_left_out_or_done_twice(enti
     assert destroyed(script) == DESTRUCTION
 
 
-# ── the marketplace ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── marketplace ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_marketplace_event_disables_once_and_another_enables_again(entity, script):
     await entity.gateway.disable(entity.tenant_id, "event-off")
     await entity.reaches(State.LEAVING)
-    [asked] = script.inputs["begin-leaving"]
-    assert (asked.reason, asked.now) == (LeaveReason.MARKETPLACE, False)
+    [step] = script.inputs["begin-leaving"]
+    assert (step.reason, step.now) == (LeaveReason.MARKETPLACE, False)
     await entity.gateway.enable(entity.tenant_id, entity.region, "event-on")
     await entity.reaches(State.ACTIVE)
     await ends(entity.offboarding, WorkflowExecutionStatus.CANCELED)

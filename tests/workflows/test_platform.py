@@ -1,4 +1,4 @@
-"""The schedules of the platform whose workflow is one activity."""
+"""The scheduled workflows that consist of one activity."""
 
 import pytest
 

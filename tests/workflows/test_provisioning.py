@@ -1,4 +1,4 @@
-"""Provisioning: the promise raises an alarm and stops nothing, and what the canary and the history show."""
+"""Provisioning: a breach of the SLO alerts and stops nothing; the canary tenant; the summaries in the history."""
 
 from core import names as ids
 from core.messages.tenants import ActivateResult, ProvisionInput
@@ -25,7 +25,7 @@ async def provision(client, queue, tenant_id=None, promise_seconds=60):
     return handle
 
 
-async def test_step_that_fails_beyond_the_promise_raises_the_alarm_and_completes_later(client, queue, script):
+async def test_step_that_fails_beyond_the_slo_alerts_and_completes_later(client, queue, script):
     script.down.add(Step.CREATE_KEYS)
     script.on("break-promise", script.down.clear)
     handle = await provision(client, queue, promise_seconds=0.5)
@@ -35,13 +35,13 @@ async def test_step_that_fails_beyond_the_promise_raises_the_alarm_and_completes
     assert (await handle.describe()).typed_search_attributes.get(visibility.PROMISE_BROKEN) is True
 
 
-async def test_kept_promise_raises_no_alarm_and_each_step_is_summarised(client, queue, script):
+async def test_provisioning_within_the_slo_does_not_alert_and_each_step_has_a_summary(client, queue, script):
     handle = await provision(client, queue)
     assert "break-promise" not in script.calls
-    assert sum("attack the boundaries" in summary for summary in await summaries(handle)) == 1
+    assert sum("run the isolation checks" in summary for summary in await summaries(handle)) == 1
 
 
-async def test_nothing_is_announced_without_a_recipient(client, queue, script):
+async def test_no_notification_is_sent_without_a_recipient(client, queue, script):
     script.answers["activate"] = ActivateResult(messages=0)
     await provision(client, queue)
     assert script.calls[-1] == Step.ACTIVATE

@@ -1,4 +1,4 @@
-"""MakeReport through the gateway: its order, one run for one id, and its refusal."""
+"""GenerateReport through the workflow client: order, one run for one id, and rejection."""
 
 import uuid
 
@@ -22,19 +22,19 @@ def make(client, region):
     return make
 
 
-async def test_statement_is_signed_before_the_report_is_made(make, script):
+async def test_checkpoint_is_signed_before_the_report_is_generated(make, script):
     await make()
     assert script.calls == STEPS
     assert len({(step.tenant_id, step.report_id) for name in STEPS[::2] for step in script.inputs[name]}) == 1
 
 
-async def test_refused_report_returns_code_message_and_hint(make, script):
+async def test_rejected_report_returns_code_message_and_hint(make, script):
     script.refused["make-report"] = "report_unknown"
     error = await refused("report_unknown", make())
     assert (error.message, error.hint) == ("refused", "ask")
 
 
-async def test_report_that_waits_for_a_server_is_found_again_by_its_id(make, script):
+async def test_repeated_request_joins_a_report_that_waits_for_a_server(make, script):
     script.down.add("sign-audit-head")
     with pytest.raises(OperationTimeout):
         await make(patience_seconds=1)

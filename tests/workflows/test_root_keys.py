@@ -1,4 +1,4 @@
-"""Changing the root key, moving the tenant's state and following the watch: order, refusals, and what waits."""
+"""Root key changes, status changes and root key monitoring: order, rejections and concurrent requests."""
 
 import asyncio
 import uuid
@@ -28,7 +28,7 @@ async def test_change_takes_every_step_and_shows_the_new_mode(entity, script):
     assert (await entity.state())[1] == "openbao"
 
 
-async def test_service_that_is_connected_meanwhile_is_wrapped_in_another_round(entity, script):
+async def test_key_of_a_service_connected_meanwhile_is_wrapped_in_another_round(entity, script):
     script.rounds = 3
     await entity.change_root_key()
     assert script.calls[:-2] == [*CHANGE, *CHANGE[2:], *CHANGE[2:]]
@@ -41,7 +41,7 @@ async def test_failed_preflight_ends_the_change_without_effect(entity, script):
     assert (await entity.state())[1] is None
 
 
-async def test_refused_step_abandons_the_change_with_its_code_and_the_next_one_may_begin(entity, script):
+async def test_failed_step_abandons_the_change_with_its_code_and_the_next_one_may_start(entity, script):
     for step in CHANGE:
         script.refused = {step: "root_key_disabled"}
         await refused("root_key_disabled", entity.change_root_key())
@@ -52,7 +52,7 @@ async def test_refused_step_abandons_the_change_with_its_code_and_the_next_one_m
     assert script.calls[-len(CHANGE) - 2 : -2] == CHANGE
 
 
-async def test_switch_that_was_given_up_too_soon_counts(entity, script):
+async def test_switch_that_completed_despite_an_error_counts(entity, script):
     script.refused["switch-root-key"] = "internal"
     script.answers["abandon-root-key"] = SWITCHED
     await entity.change_root_key()
@@ -80,7 +80,7 @@ async def test_repeated_request_is_one_change(entity, script):
     assert script.calls.count("switch-root-key") == 1
 
 
-async def test_second_change_is_refused_while_one_runs_and_a_lock_is_not(entity, script):
+async def test_running_change_rejects_a_second_one_but_not_a_lock(entity, script):
     script.down.add("wrap-service-keys")
     first = asyncio.create_task(entity.change_root_key())
     await wait_until_async(lambda: script.attempts["wrap-service-keys"])
@@ -98,7 +98,7 @@ async def test_lock_that_comes_while_the_change_ends_is_not_lost(entity, script)
     await entity.reaches(State.LOCKED)
 
 
-async def test_change_that_takes_long_continues_after_the_caller_gave_up(client, entity, script):
+async def test_change_continues_after_the_callers_timeout(client, entity, script):
     entity.gateway = WorkflowClient(client, 180, patience_seconds=0.5)
     script.down.add("admit-root-key")
     request = uuid.uuid4().hex
@@ -110,7 +110,7 @@ async def test_change_that_takes_long_continues_after_the_caller_gave_up(client,
     assert "switch-root-key" in script.calls
 
 
-async def test_state_moves_each_as_its_own_operation_and_a_lock_is_announced(entity, script):
+async def test_each_status_change_is_an_operation_and_a_lock_is_notified(entity, script):
     for move, state in (
         (StatusChange.SUSPEND, State.SUSPENDED),
         (StatusChange.LOCK, State.LOCKED),
@@ -123,7 +123,7 @@ async def test_state_moves_each_as_its_own_operation_and_a_lock_is_announced(ent
     assert len({step.operation_id for step in script.inputs["change-standing"]}) == 4
 
 
-async def test_refused_move_returns_code_and_hint(entity, script):
+async def test_rejected_status_change_returns_code_and_hint(entity, script):
     script.refused["change-standing"] = "illegal_move"
     assert (await refused("illegal_move", entity.move(StatusChange.RESUME))).hint == "ask"
 
@@ -134,7 +134,7 @@ async def test_preflight_changes_nothing(entity, script):
     assert script.calls == ["preflight-root-key"]
 
 
-async def test_watch_notifies_each_tenant_and_waits_without_events_of_its_own(client, region, entity, script):
+async def test_monitoring_signals_each_tenant_and_waits_without_events(client, region, entity, script):
     script.answers["follow-root-key"] = StatusChangeResult(state=State.LOCKED)
     script.reports = [(entity.tenant_id, "no-such-tenant"), ()]
     watch = await client.start_workflow(

@@ -1,4 +1,4 @@
-"""Rotating keys: the order of the steps, what ends them early, what is refused meanwhile, what the schedule starts."""
+"""Key rotation: the order of the steps, failures, rejections during a rotation, and scheduled rotations."""
 
 import asyncio
 from datetime import timedelta
@@ -27,7 +27,7 @@ FOLLOWS = RotationPlan(services=0, retires=False, destroys=False, follows=True)
 
 
 async def signal_until(entity, holds):
-    """A signal that finds an operation running is dropped: the schedule sends it again, too."""
+    """Repeat the signal until `holds`, as the schedule does: a signal during an operation is dropped."""
 
     async def signalled() -> bool:
         await entity.handle.signal(ROTATION_DUE)
@@ -60,7 +60,7 @@ async def signal_until(entity, holds):
     ],
     ids=["everything", "everything, and follows the root key", "one service", "tenant key", "compromised"],
 )
-async def test_rotation_takes_the_steps_of_its_plan_and_is_announced(entity, script, plan, request_, steps):
+async def test_rotation_takes_the_steps_of_its_plan_and_is_notified(entity, script, plan, request_, steps):
     script.answers["plan-rotation"] = RotationPlan.model_validate({"destroys": False} | plan)
     await entity.rotate(**request_)
     assert script.calls == [*steps, ANNOUNCED]
@@ -72,7 +72,7 @@ async def test_key_stored_under_the_old_version_meanwhile_is_wrapped_in_another_
     assert script.calls == [*EVERYTHING[:-1], *RETIRED, *RETIRED, EVERYTHING[-1], ANNOUNCED]
 
 
-async def test_old_version_is_retired_a_while_after_the_last_new_wrap(client, entity, script):
+async def test_old_version_is_retired_after_a_pause_behind_the_last_new_wrap(client, entity, script):
     script.answers["rewrap-keys"] = RotationProgress(total=1, done=1)
     rotating = asyncio.create_task(entity.rotate())
     running = client.get_workflow_handle(ids.rotation_workflow(entity.tenant_id, 1))
@@ -89,12 +89,12 @@ async def test_old_version_is_retired_a_while_after_the_last_new_wrap(client, en
     assert order[order.index("timer") - 1 : order.index("timer") + 2] == ["rewrap-keys", "timer", "retire-tenant-key"]
 
 
-async def test_refused_step_ends_the_rotation_with_its_code_and_the_next_one_may_begin(entity, script):
+async def test_failed_step_ends_the_rotation_with_its_code_and_the_next_one_may_start(entity, script):
     for number, step in enumerate(EVERYTHING, start=1):
         script.refused = {step: "root_key_disabled"}
         script.calls.clear()
         why = await refused("root_key_disabled", entity.rotate())
-        assert "every key that worked works" in str(why)
+        assert "all keys still work" in str(why)
         assert script.calls == [*EVERYTHING[: EVERYTHING.index(step)], "abandon-rotation"]
         ended = script.inputs["abandon-rotation"][-1]
         assert (ended.number, ended.code, ended.reason) == (number, "root_key_disabled", step)
@@ -111,7 +111,7 @@ async def test_failed_step_is_retried(entity, script):
     assert script.calls == [*EVERYTHING, ANNOUNCED]
 
 
-async def test_second_operation_is_refused_while_one_runs(entity, script):
+async def test_running_operation_rejects_a_second_one(entity, script):
     script.down.add("rewrap-keys")
     first = asyncio.create_task(entity.rotate())
     await wait_until_async(lambda: script.attempts["rewrap-keys"])
@@ -146,14 +146,14 @@ async def test_due_rotation_is_planned_as_scheduled(entity, script):
     assert (plan.scheduled, plan.request.services, plan.number) == (True, RotationScope.DUE, 1)
 
 
-async def test_nothing_begins_when_nothing_is_due(entity, script):
+async def test_no_rotation_starts_without_due_keys(entity, script):
     await entity.handle.signal(ROTATION_DUE)
     await wait_until_async(lambda: "look-for-due-rotation" in script.calls)
     await entity.rotate()
     assert script.inputs["plan-rotation"][0].number == 1
 
 
-async def test_failed_scheduled_rotation_does_not_block_the_entity(entity, script):
+async def test_failed_scheduled_rotation_does_not_block_the_tenant_workflow(entity, script):
     script.answers["look-for-due-rotation"] = DueRotation(request=a_rotation())
     script.refused["rotate-tenant-key"] = "key_unavailable"
     await entity.handle.signal(ROTATION_DUE)
@@ -166,7 +166,7 @@ async def test_failed_scheduled_rotation_does_not_block_the_entity(entity, scrip
     async def rotated() -> bool:
         try:
             await entity.rotate()
-        except UpdateRejected as error:  # what is due may still be looked for
+        except UpdateRejected as error:  # the search for due keys may still run
             return error.code != "operation_running"
         return True
 
@@ -174,7 +174,7 @@ async def test_failed_scheduled_rotation_does_not_block_the_entity(entity, scrip
     assert script.calls[-1] == ANNOUNCED
 
 
-async def test_version_is_retired_and_a_refusal_returns_code_and_hint(entity, script):
+async def test_version_is_retired_and_a_rejection_returns_code_and_hint(entity, script):
     await entity.retire(1)
     assert script.calls == ["retire-service-key orders 1"]
     script.refused["retire-service-key orders 2"] = "key_version_in_use"
@@ -185,18 +185,18 @@ async def test_schedule_signals_tenants_that_are_due_and_skips_missing_ones(clie
     script.answers["find-due-rotations"] = DueTenants(tenants=("no-such-tenant", entity.tenant_id))
     await run_platform(client, queue, RotateDueKeys)
     await wait_until_async(lambda: "look-for-due-rotation" in script.calls)
-    # What failed is announced before it is tried again.
+    # A failed rotation is notified before it is retried.
     assert script.calls == ["check-rotations", "find-due-rotations", "look-for-due-rotation"]
 
 
-async def test_failed_check_for_stuck_rotations_stops_no_rotation(client, queue, entity, script):
+async def test_failed_check_for_stalled_rotations_stops_no_rotation(client, queue, entity, script):
     script.answers["find-due-rotations"] = DueTenants(tenants=(entity.tenant_id,))
     script.refused["check-rotations"] = "database_refused"
     await run_platform(client, queue, RotateDueKeys)
     await wait_until_async(lambda: "look-for-due-rotation" in script.calls)
 
 
-async def test_new_version_of_the_root_key_is_followed_by_each_tenant_behind(client, queue, entity, script):
+async def test_new_root_key_version_starts_a_rotation_of_each_outdated_tenant(client, queue, entity, script):
     script.answers |= {
         "notice-root-key-versions": DueTenants(tenants=("no-such-tenant", entity.tenant_id)),
         "look-for-due-rotation": DueRotation(request=a_rotation(services=RotationScope.NONE, tenant_key=False)),
@@ -226,6 +226,6 @@ async def test_root_key_that_fails_half_way_leaves_the_rest_to_the_next_check(en
     assert [ended.code for ended in script.inputs["abandon-rotation"]] == ["root_key_disabled"]
     script.refused.clear()
     await signal_until(entity, lambda: ANNOUNCED in script.calls)
-    # A signal that came meanwhile may have begun the next rotation already.
+    # A signal sent meanwhile may have started the next rotation already.
     first = script.calls.index(ANNOUNCED)
     assert script.calls[first - len(FOLLOWED) + 1 : first + 1] == FOLLOWED

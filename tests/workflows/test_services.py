@@ -1,4 +1,4 @@
-"""A service's connection through the gateway: turns, answers, renewals, the end."""
+"""Service connections through the workflow client: concurrency, results, renewals and disconnection."""
 
 import asyncio
 import gc
@@ -29,7 +29,7 @@ RENEWAL = ["plan-renewal", "issue-certificate"]
 
 
 class Connection:
-    """One service of one tenant, asked through the gateway."""
+    """One service of one tenant, and its requests through the workflow client."""
 
     def __init__(self, client: Client, region: str, script: Script) -> None:
         self.client, self.region, self.script = client, region, script
@@ -73,7 +73,13 @@ async def test_service_is_connected_in_four_numbered_steps(service, script):
     await service.connect()
     assert script.calls == STEPS
     shown = await summaries(service.handle)
-    for title in ("1 · record", "2 · create the service key", "3 · issue", "4 · connected", "renew certificate 1"):
+    for title in (
+        "1 · record",
+        "2 · create the service key",
+        "3 · issue",
+        "4 · mark the service connected",
+        "renew certificate 1",
+    ):
         assert any(title in summary for summary in shown), title
     described = await service.handle.describe()
     assert described.typed_search_attributes.get(visibility.TENANT_ID) == service.tenant_id
@@ -118,7 +124,7 @@ async def test_renewal_on_demand_moves_the_timer(service, script):
     assert script.calls == [*STEPS, *RENEWAL, *RENEWAL]
 
 
-async def test_refused_renewal_is_retried_after_a_pause(service, script):
+async def test_rejected_renewal_is_retried_after_a_pause(service, script):
     await service.connect()
     script.refused["plan-renewal"] = TenantNotOperational("locked")
     await service.forward(RENEWED_AFTER + timedelta(minutes=1))
@@ -128,7 +134,7 @@ async def test_refused_renewal_is_retried_after_a_pause(service, script):
     await service.has_issued(2)
 
 
-async def test_refusal_reaches_the_caller_and_leaves_no_workflow_behind(service, script):
+async def test_rejection_reaches_the_caller_and_leaves_no_workflow(service, script):
     closed = script.refused["record-service"] = TenantNotOperational("locked")
     error = await refused(closed.code, service.connect())
     assert (error.message, error.hint) == (closed.message, closed.hint)
@@ -136,7 +142,7 @@ async def test_refusal_reaches_the_caller_and_leaves_no_workflow_behind(service,
     assert script.calls == []
 
 
-async def test_failure_after_the_intent_is_recorded(service, script):
+async def test_failure_after_the_intention_is_recorded(service, script):
     script.refused["issue-certificate"] = "csr_refused"
     await refused("csr_refused", service.connect())
     assert script.calls == ["record-service", "create-service-key", "record-connect-failure"]
@@ -145,7 +151,7 @@ async def test_failure_after_the_intent_is_recorded(service, script):
     assert script.calls[3:] == STEPS
 
 
-async def test_refused_further_enrolment_leaves_the_connection_alone(service, script):
+async def test_rejected_further_enrolment_does_not_change_the_connection(service, script):
     await service.connect()
     script.refused["issue-certificate"] = "csr_refused"
     await refused("csr_refused", service.connect("request-2"))
@@ -154,7 +160,7 @@ async def test_refused_further_enrolment_leaves_the_connection_alone(service, sc
     await service.renew()
 
 
-async def test_invalid_request_id_is_refused_before_it_is_history(service):
+async def test_invalid_request_id_is_rejected_before_it_enters_the_history(service):
     for request_id in ("", "short", "x" * 65, "has space-here", "../../etc/passwd"):
         await refused("invalid_name", service.connect(request_id))
     history = await service.handle.fetch_history()
@@ -175,7 +181,7 @@ async def test_discovered_service_waits_for_its_agent_and_is_connected_by_it(ser
     assert script.calls == STEPS
 
 
-async def test_discovered_service_that_is_not_enrolled_leaves_no_workflow_behind(service, script):
+async def test_discovered_service_that_is_not_enrolled_leaves_no_workflow(service, script):
     await service.discover()
     await service.forward(timing.DISCOVERED + timedelta(seconds=1))
     await service.handle.result()
@@ -200,7 +206,7 @@ async def test_disconnecting_does_not_wait_for_a_stuck_step(service, script):
     await wait_until_async(lambda: script.attempts["issue-certificate"] > 1)
     await service.disconnect()
     assert not renewing.done()
-    # What the real step finds now: the service is disconnected.
+    # The real step now finds the service disconnected.
     script.refused["issue-certificate"] = "service_unknown"
     script.down.clear()
     await refused("service_unknown", renewing)
@@ -220,7 +226,7 @@ async def test_service_disconnected_without_the_workflow_ends_it_at_the_next_ren
     await service.handle.result()
 
 
-async def test_continued_run_renews_what_the_previous_one_connected(service):
+async def test_continued_run_renews_the_service_of_the_previous_run(service):
     await service.connect()
     [first] = service.services.issued
     memory = ServiceWorkflowState(generation=1, renew_at=service.services.renew_at(first))
@@ -235,7 +241,7 @@ async def test_continued_run_renews_what_the_previous_one_connected(service):
     await service.has_issued(2)
 
 
-async def test_request_that_takes_too_long_reports_it_and_continues(service, script):
+async def test_request_continues_after_the_callers_timeout(service, script):
     script.down.add("create-service-key")
     service.gateway = WorkflowClient(service.client, 60, patience_seconds=0.5)
     while not script.attempts["create-service-key"]:
@@ -245,7 +251,7 @@ async def test_request_that_takes_too_long_reports_it_and_continues(service, scr
     await service.has_issued(1)
 
 
-async def test_request_without_a_worker_is_reported_as_not_done_and_leaves_no_error(client, script, caplog):
+async def test_request_without_a_worker_times_out_and_logs_no_error(client, script, caplog):
     service = Connection(client, "eu-no-worker-1", script)
     service.gateway = WorkflowClient(client, 60, patience_seconds=0.5)
     with pytest.raises(OperationTimeout):
@@ -255,14 +261,14 @@ async def test_request_without_a_worker_is_reported_as_not_done_and_leaves_no_er
 
 
 class EarlyContinueAsNew(TemporalServer):
-    """Suggests to continue as new after 40 events."""
+    """A Temporal server that suggests continue-as-new after 40 events."""
 
     def command(self) -> Sequence[str]:
         return [*super().command(), "--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=40"]
 
 
 @pytest.mark.integration
-async def test_long_history_continues_as_new_where_it_was(script, tmp_path):
+async def test_long_history_continues_as_new_with_its_state(script, tmp_path):
     server = EarlyContinueAsNew(tmp_path / "temporal", *free_ports(3))
     server.prepare()
     server.start()

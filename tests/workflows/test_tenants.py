@@ -1,4 +1,4 @@
-"""The entity: one operation at a time, each event once, illegal moves refused before they are history."""
+"""The tenant workflow: one operation at a time, each event once, invalid transitions rejected before the history."""
 
 import asyncio
 
@@ -37,7 +37,7 @@ async def refused_retry(handle):
     return refused.value.cause.type
 
 
-async def test_event_takes_a_tenant_through_every_step_in_order(client, tenant, script):
+async def test_event_runs_every_step_in_order(client, tenant, script):
     handle = await tenant(State.ACTIVE)
     assert script.calls[0] == Step.OPEN_RECORDS
     assert set(script.calls[1:3]) == {Step.CREATE_KEYS, Step.CREATE_AUTHORITY}
@@ -45,12 +45,12 @@ async def test_event_takes_a_tenant_through_every_step_in_order(client, tenant, 
     tenant_id = handle.id.removeprefix("tenant/")
     provision = await client.get_workflow_handle(ids.provision_workflow(tenant_id)).fetch_history()
     begun = provision.events[0].workflow_execution_started_event_attributes.priority
-    # A tenant that is begun goes before one that is new.
+    # A started tenant has a higher priority than a new one.
     assert 0 < begun.priority_key < priorities.enable(tenant_id).priority_key
     assert begun.fairness_key == tenant_id
 
 
-async def test_repeated_events_do_nothing_twice(tenant, script):
+async def test_repeated_events_repeat_no_step(tenant, script):
     script.down.add(Step.CREATE_KEYS)
     handle = await tenant(State.PROVISIONING)
     signals = [MarketplaceSignal(event_id=f"event-{n % 5}", kind="service_enabled") for n in range(50)]
@@ -62,7 +62,7 @@ async def test_repeated_events_do_nothing_twice(tenant, script):
     assert len(script.calls) == len(set(script.calls)) == len(Step)
 
 
-async def test_retry_is_refused_while_provisioning_runs_and_once_it_is_ready(tenant, script):
+async def test_retry_is_rejected_during_provisioning_and_after_activation(tenant, script):
     script.down.add(Step.CHECK_BOUNDARIES)
     handle = await tenant(State.PROVISIONING)
     assert await refused_retry(handle) == "operation_running"
@@ -75,7 +75,7 @@ async def test_retry_is_refused_while_provisioning_runs_and_once_it_is_ready(ten
 
 # Two of these run inside the workflow task.
 @pytest.mark.parametrize("step", [Step.OPEN_RECORDS, Step.CREATE_AUTHORITY, Step.CHECK_BOUNDARIES, Step.ACTIVATE])
-async def test_refused_step_ends_in_failed_and_the_tenant_can_be_retried(tenant, script, step):
+async def test_failed_step_ends_in_failed_and_the_tenant_can_be_retried(tenant, script, step):
     handle = await tenant(State.FAILED, **{step: "conflicting_resource"})
     assert script.calls[-4:] == ROLL_BACK
     assert not {step, Step.ACTIVATE} & set(script.calls)

@@ -1,1 +1,1 @@
-"""The one way into Temporal for other processes."""
+"""The interface to Temporal for other processes."""

@@ -1,4 +1,4 @@
-"""How processes connect to Temporal: to an address, or as Temporal's own configuration says."""
+"""Connections to Temporal: by address, or by Temporal's configuration files and environment."""
 
 from functools import cache
 from typing import Literal, cast
@@ -18,7 +18,7 @@ LogForm = Literal["console", "json"] | None
 
 
 def core_logging(form: LogForm) -> LoggingConfig | None:
-    """Return how Temporal's core logs in a process whose logs have this form; None for a process without logs.
+    """Return the logging options of Temporal's core for this form of logs; None for a process without logs.
 
     The core writes to standard output itself, in color by default. A command writes its result there, so its core must
     not log at all: the error of the command states what failed.
@@ -36,7 +36,7 @@ def client_runtime(form: LogForm) -> Runtime:
 
 
 async def connect_client(address: str | None, logs: LogForm = None) -> Client:
-    """Return a lazy client without a payload codec, for those outside the worker."""
+    """Return a lazy client without a payload codec, for processes other than the worker."""
     runtime = client_runtime(logs)
     return await Client.connect(
         **connection(address), lazy=True, data_converter=pydantic_data_converter, runtime=runtime
@@ -44,16 +44,16 @@ async def connect_client(address: str | None, logs: LogForm = None) -> Client:
 
 
 class Connection(ClientConnectConfig, total=False):
-    """How to connect, as the arguments of `Client.connect`."""
+    """The arguments of `Client.connect`."""
 
     grpc_compression: GrpcCompression
 
 
 def connection(address: str | None) -> Connection:
-    """Return how to connect: to `address`, or as Temporal's own files and environment say when it is None.
+    """Return the connection options: for `address`, or from Temporal's files and environment when it is None.
 
     Raises:
-        SettingsInvalid: Temporal's configuration names a profile or file that is not there.
+        SettingsInvalid: Temporal's configuration names a missing profile or file.
     """
     if address is not None:
         config = Connection(target_host=address)
@@ -64,6 +64,6 @@ def connection(address: str | None) -> Connection:
             raise SettingsInvalid(f"temporal configuration: {unreadable}", "see TEMPORAL_PROFILE") from None
         config.setdefault("target_host", "127.0.0.1:7233")
     if config["target_host"].startswith(_THIS_MACHINE):
-        # Compression pays on a network; here it only costs both ends, a tenth of the server's CPU.
+        # Compression helps on a network; on one machine it only costs a tenth of the server's CPU.
         config["grpc_compression"] = GrpcCompression.NONE
     return config

@@ -1,4 +1,4 @@
-"""How the workflow of a service is started, by whoever outside asks something of it first; part of `gateway`."""
+"""Start of a service's workflow together with the first update from another process."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from workflows.services import ConnectService
 
 
 def service_start(tenant_id: str, region: str, service: str) -> WithStartWorkflowOperation[ConnectService, None]:
-    """Return what starts the workflow of a service where none runs, beside what it is asked."""
+    """Return the start operation for a service's workflow, which an update runs with."""
     return WithStartWorkflowOperation(
         ConnectService.run,
         ServiceInput(tenant_id=tenant_id, region=region, service=service),
@@ -30,7 +30,7 @@ async def update_with_start(
     arguments: Sequence[EnrolInput],
     update_id: str | None,
 ) -> None:
-    """Update the workflow of a service, started first where none runs; raises what Temporal's client raises."""
+    """Start the workflow of a service where none runs, and update it; raises the errors of Temporal's client."""
     try:
         await client.execute_update_with_start_workflow(
             update, args=arguments, id=update_id, start_workflow_operation=start
@@ -54,7 +54,7 @@ class _ServiceOptions(TypedDict):
 
 
 def service_options(tenant_id: str, region: str, service: str) -> _ServiceOptions:
-    """Return under what id, where and how the workflow of a service is started."""
+    """Return the start options of a service's workflow."""
     return {
         "id": ids.service_workflow(tenant_id, service),
         "task_queue": ids.task_queue(region),

@@ -1,7 +1,7 @@
-"""The one door into Temporal for other processes: workflow ids, start-or-signal, updates.
+"""The interface to Temporal for other processes: workflow ids, starts, signals and updates.
 
-What passes through carries ids only, so the processes outside need no key for workflow payloads. Every call is safe
-to repeat: the workflow id is the tenant, and events and updates are told apart by their own ids.
+All arguments are ids, so other processes need no key for workflow payloads. Every call is idempotent: the workflow id
+names the tenant, and events and updates have unique ids.
 """
 
 import asyncio
@@ -57,45 +57,43 @@ from workflows.services import DISCOVERED, ConnectService
 from workflows.tenants import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
-_SERVICE_PATIENCE_SECONDS = 60.0
+_TIMEOUT_SECONDS = 60.0
 _ENDED_MEANWHILE = "AcceptedUpdateCompletedWorkflow"
-"""What Temporal answers when a run ended in the very moment in which it was asked; the next run takes the request."""
+"""Temporal's failure type when a run ended while it had an accepted update; the next run accepts the request."""
 
 _DOWN = (RPCError, RuntimeError)
-"""What a call raises when Temporal is not there; RuntimeError is a lazy client whose first connection fails."""
+"""Errors of a call when Temporal is unreachable; a lazy client raises RuntimeError on its first connection."""
 
 
 class UpdateRejected(CallerError):
-    """An update was refused by its validator; carries the validator's own code, message and hint."""
+    """A validator rejected an update; the error has the validator's code, message and hint."""
 
     def __init__(self, code: str, message: str, hint: str) -> None:
         super().__init__(message, hint)
-        self.code = code  # type: ignore[misc] # the refusal of a workflow brings its code with it
+        self.code = code  # type: ignore[misc] # the code comes from the workflow
 
 
 class OperationTimeout(PlatformError):
     code = "not_done_in_time"
-    message = "the request is not done yet"
-    hint = "it goes on by itself once what it waits for is back: make status; asking again does no harm"
+    message = "the request is not complete yet"
+    hint = "it continues automatically when the server that it waits for is available: make status; retry is safe"
 
 
 class WorkflowClient:
-    """The part of `workflows.client.workflow_client.WorkflowClient` that the endpoint uses."""
+    """A client of the tenant, service, report and assessment workflows."""
 
-    def __init__(
-        self, client: Client, promise_seconds: float, patience_seconds: float = _SERVICE_PATIENCE_SECONDS
-    ) -> None:
-        """Take what tenants are promised and how long to wait for what a service's workflow is asked for."""
+    def __init__(self, client: Client, promise_seconds: float, patience_seconds: float = _TIMEOUT_SECONDS) -> None:
+        """`promise_seconds` is the provisioning SLO; `patience_seconds` limits the wait for a result."""
         self._client = client
         self._promise_seconds = promise_seconds
-        self._patience_seconds = patience_seconds
+        self._timeout_seconds = patience_seconds
 
     @classmethod
     async def connect(cls, address: str | None, promise_seconds: float, logs: LogForm = None) -> "WorkflowClient":
-        """Return a gateway to `address`, or to what Temporal's own configuration names when it is None.
+        """Return a client for `address`, or for the server in Temporal's configuration when it is None.
 
-        `logs` is the form of this process's logs; without it Temporal's core logs nothing. The connection is made at
-        the first call, so the start of a process does not wait for Temporal.
+        `logs` is the form of this process's logs; without it Temporal's core logs nothing. The first call connects, so
+        the start of a process does not wait for Temporal.
         """
         return cls(await connect_client(address, logs), promise_seconds)
 
@@ -127,9 +125,9 @@ class WorkflowClient:
             raise TemporalUnavailable from failed
 
     async def disable(self, tenant_id: str, event_id: str) -> None:
-        """Tell the tenant's workflow that the marketplace disabled it; it leaves as soon as nothing else runs.
+        """Signal the tenant workflow to offboard after the current operation, because the marketplace disabled it.
 
-        Raises: TenantUnknown while nobody is there to be told, TemporalUnavailable.
+        Raises: TenantUnknown while no tenant workflow runs, TemporalUnavailable.
         """
         handle = self._client.get_workflow_handle(ids.tenant_workflow(tenant_id))
         try:
@@ -144,103 +142,102 @@ class WorkflowClient:
             raise TemporalUnavailable from failed
 
     async def offboard(self, tenant_id: str, request: OffboardRequest) -> None:
-        """Let a tenant leave; nothing of it works when this returns, and until the grace is over it can be restored.
+        """Start an offboarding; on return all operations are rejected, and the grace period permits a restore.
 
-        Raises: TenantUnknown, TemporalUnavailable, OperationTimeout, or UpdateRejected, when it is leaving at another
-        time
-            already or something else runs.
+        Raises: TenantUnknown, TemporalUnavailable, OperationTimeout, or UpdateRejected when offboarding is scheduled
+            for another time or another operation runs.
         """
-        await self._of_tenant(tenant_id, Tenant.offboard, [request])
+        await self._update_tenant(tenant_id, Tenant.offboard, [request])
 
     async def restore(self, tenant_id: str) -> None:
-        """Bring a tenant back that is leaving; raises as above, `destruction_begun` when it is too late."""
-        await self._of_tenant(tenant_id, Tenant.restore, [])
+        """Restore a tenant in its grace period; raises as above, `destruction_begun` after the point of no return."""
+        await self._update_tenant(tenant_id, Tenant.restore, [])
 
     async def retry(self, tenant_id: str) -> None:
-        """Provision a failed tenant again; raises TenantUnknown, TemporalUnavailable or the validator's refusal."""
+        """Provision a failed tenant again; raises TenantUnknown, TemporalUnavailable or UpdateRejected."""
         handle = self._client.get_workflow_handle(ids.tenant_workflow(tenant_id))
         try:
             await handle.execute_update(Tenant.retry, rpc_timeout=_RPC_TIMEOUT)
         except WorkflowUpdateFailedError as refused:
-            raise _as_refusal(refused) from None
+            raise _rejection(refused) from None
         except _DOWN as failed:
             if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
                 raise TenantUnknown from None
             raise TemporalUnavailable from failed
 
     async def change_standing(self, tenant_id: str, move: StatusChange) -> None:
-        """Suspend, resume, lock or unlock a tenant; it is so when this returns, and again is no error.
+        """Suspend, resume, lock or unlock a tenant and wait for the result; a repeated change is no error.
 
-        Raises: TenantUnknown, TemporalUnavailable, OperationTimeout, or the refusal of the validator or of the move.
+        Raises: TenantUnknown, TemporalUnavailable, OperationTimeout, UpdateRejected.
         """
-        await self._of_tenant(tenant_id, Tenant.change_standing, [StatusChangeRequest(move=move)])
+        await self._update_tenant(tenant_id, Tenant.change_standing, [StatusChangeRequest(move=move)])
 
     async def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
-        """Try the root key of a stored request; what was found is on record when this returns. Raises as above."""
-        await self._of_tenant(
+        """Run the preflight of a stored request's root key; its result is recorded on return. Raises as above."""
+        await self._update_tenant(
             tenant_id, Tenant.preflight_root_key, [RootKeyRequest(request_id=request_id)], f"preflight-{request_id}"
         )
 
     async def change_root_key(self, tenant_id: str, request_id: str) -> None:
-        """Put every service key under the root key of a stored request; it is in force when this returns.
+        """Change to the root key of a stored request; it wraps every service key on return.
 
-        Raises: as above; UpdateRejected with the code of what stopped it, after which the former key is in force. What
-            a preflight found is on record.
+        Raises: as above; UpdateRejected with the code of the cause, after which the former root key stays active. The
+            problems of a preflight are recorded.
         """
-        await self._of_tenant(
+        await self._update_tenant(
             tenant_id, Tenant.change_root_key, [RootKeyRequest(request_id=request_id)], f"change-{request_id}"
         )
 
     async def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
-        """Put another policy in force; it is so when this returns. Raises as above."""
+        """Set the key policy and wait for the result. Raises as above."""
         request = PolicyRequest.model_validate(policy.as_argument())
-        await self._of_tenant(tenant_id, Tenant.change_policy, [request])
+        await self._update_tenant(tenant_id, Tenant.change_policy, [request])
 
     async def propose(self, tenant_id: str, approval_id: str) -> None:
-        """Let a stored request wait for a second person; it does when this returns. Raises as above."""
-        await self._of_tenant(
+        """Admit a stored request for approval; it is pending on return. Raises as above."""
+        await self._update_tenant(
             tenant_id, Tenant.propose, [ApprovalRequest(approval_id=approval_id)], f"propose-{approval_id}"
         )
 
     async def decide(self, tenant_id: str, approval_id: str) -> None:
-        """Do what the votes on a request say; what was approved is done when this returns. Raises as above."""
-        await self._of_tenant(tenant_id, Tenant.decide, [ApprovalRequest(approval_id=approval_id)])
+        """Decide a request by its votes; an approved action is complete on return. Raises as above."""
+        await self._update_tenant(tenant_id, Tenant.decide, [ApprovalRequest(approval_id=approval_id)])
 
     async def roll_authority(self, tenant_id: str) -> None:
-        """Have new certificates come from another authority; the former's go on until they expire. Raises as above."""
-        await self._of_tenant(tenant_id, Tenant.roll_authority, [])
+        """Rotate the tenant CA; certificates of the former CA stay valid until they expire. Raises as above."""
+        await self._update_tenant(tenant_id, Tenant.roll_authority, [])
 
     async def rotate_keys(self, tenant_id: str, request: RotateRequest) -> None:
-        """Rotate keys of a tenant; it is done when this returns, and what became of it is on record. Raises as above.
+        """Rotate keys of a tenant and wait for the recorded result. Raises as above.
 
-        UpdateRejected with the code of what stopped it: every key that worked works, and what took over stays.
+        UpdateRejected has the code of the cause; all keys still work, and activated versions stay active.
         """
-        await self._of_tenant(tenant_id, Tenant.rotate_keys, [request], f"rotate-{request.request_id}")
+        await self._update_tenant(tenant_id, Tenant.rotate_keys, [request], f"rotate-{request.request_id}")
 
     async def retire_service_key(self, tenant_id: str, service: str, version: int) -> None:
-        """Destroy a version of a service key that encrypts nothing any more, for good. Raises as above."""
-        await self._of_tenant(
+        """Destroy a deactivated version of a service key irreversibly. Raises as above."""
+        await self._update_tenant(
             tenant_id, Tenant.retire_service_key, [RetireVersionRequest(service=service, version=version)]
         )
 
     async def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
-        """Connect a service, or give a connected one a further certificate, as the stored request says.
+        """Connect a service, or issue another certificate for a connected one, for a stored request.
 
-        The certificate is on record when this returns. The same request id again gives the same certificate.
+        The certificate is recorded on return. The same request id returns the same certificate.
 
         Raises:
-            TemporalUnavailable: the request did not reach a workflow, or nobody is there to do it.
-            OperationTimeout: it is being worked on.
-            UpdateRejected: it was refused, with the code, message and hint of the refusal.
+            TemporalUnavailable: the request reached no workflow, or no worker runs.
+            OperationTimeout: the operation is still in progress.
+            UpdateRejected: the request was rejected, with code, message and hint.
         """
-        await self._ask(
+        await self._update_service(
             tenant_id, region, service, ConnectService.enrol, [EnrolInput(request_id=request_id)], request_id
         )
 
     async def discover_service(self, tenant_id: str, region: str, service: str) -> None:
-        """Start the workflow of a discovered service, so that it waits for the agent; raises TemporalUnavailable.
+        """Start the workflow of a discovered service, which waits for the agent; raises TemporalUnavailable.
 
-        One that runs is told as well, and one that has a certificate makes nothing of it.
+        A running workflow gets the signal too; it ignores it when the service has a certificate.
         """
         try:
             await self._client.start_workflow(
@@ -254,20 +251,20 @@ class WorkflowClient:
             raise TemporalUnavailable from failed
 
     async def renew_service(self, tenant_id: str, region: str, service: str) -> None:
-        """Issue the next certificate for the service's newest key now; raises as `connect_service`."""
-        await self._ask(tenant_id, region, service, ConnectService.renew)
+        """Issue the next certificate for the service's newest key pair now; raises as `connect_service`."""
+        await self._update_service(tenant_id, region, service, ConnectService.renew)
 
     async def disconnect_service(self, tenant_id: str, region: str, service: str) -> None:
         """Revoke all certificates of a service at once; raises as `connect_service`."""
-        await self._ask(tenant_id, region, service, ConnectService.disconnect)
+        await self._update_service(tenant_id, region, service, ConnectService.disconnect)
 
     async def make_report(self, tenant_id: str, region: str, report_id: str) -> None:
-        """Have a stored request made into a report; it is made when this returns. The same id again makes no other.
+        """Generate the report of a stored request and wait for it. The same id generates no second report.
 
-        Raises: TemporalUnavailable, OperationTimeout, or UpdateRejected with the code of why it could not be made.
+        Raises: TemporalUnavailable, OperationTimeout, or UpdateRejected with the code of the cause.
         """
         try:
-            await self._to_its_end(
+            await self._run_to_completion(
                 tenant_id,
                 region,
                 GenerateReport.run,
@@ -277,44 +274,44 @@ class WorkflowClient:
                 priority=priorities.report(tenant_id),
             )
         except WorkflowFailureError as failed:
-            raise _as_refusal(failed) from None
+            raise _rejection(failed) from None
 
     async def check_boundaries(self, tenant_id: str, region: str, *, anew: bool) -> str:
-        """Have a tenant's boundaries examined, or wait for the examination that runs; returns the name of the run.
+        """Run an isolation assessment of a tenant, or wait for a running one; returns the name of the run.
 
-        `anew` is for how it is now: by an examination that begins after one that runs, and that attacks as well what
-        stands or falls for all tenants alike and was attacked minutes ago.
+        With `anew` the assessment starts after a running one, and repeats the attacks whose recent results count for
+        all tenants.
 
-        Raises: TemporalUnavailable, OperationTimeout, or AssessmentFailed when it came to no result.
+        Raises: TemporalUnavailable, OperationTimeout, or AssessmentFailed when it has no result.
         """
         try:
-            handle = await self._to_its_end(
+            handle = await self._run_to_completion(
                 tenant_id,
                 region,
                 AssessIsolation.run,
                 BoundariesInput(tenant_id=tenant_id, region=region, anew=anew),
-                anew=anew,
+                after_running=anew,
                 id=ids.boundaries_workflow(tenant_id),
                 execution_timeout=timing.EXAMINATION,
-                static_summary=f"examine the boundaries of {tenant_id}",
+                static_summary=f"isolation assessment of {tenant_id}",
                 priority=priorities.service(tenant_id),
             )
         except WorkflowFailureError:
             raise AssessmentFailed from None
         return run_of(handle.result_run_id or "")
 
-    async def _to_its_end(
-        self, tenant_id: str, region: str, run: Any, argument: Any, *, anew: bool = False, **options: Any
+    async def _run_to_completion(
+        self, tenant_id: str, region: str, run: Any, argument: Any, *, after_running: bool = False, **options: Any
     ) -> WorkflowHandle[Any, Any]:
-        """Start a workflow of a tenant's, or find the one that runs, and wait until it has ended well.
+        """Start a workflow of a tenant, or join a running one, and wait until it completes.
 
-        With `anew` one that runs is waited for first: it began before this was asked.
+        With `after_running` a running one is awaited first, because it started before this request.
 
-        Raises: TemporalUnavailable, OperationTimeout, or WorkflowFailureError when it has not.
+        Raises: TemporalUnavailable, OperationTimeout, or WorkflowFailureError when it fails.
         """
         try:
-            async with asyncio.timeout(self._patience_seconds):
-                if anew:
+            async with asyncio.timeout(self._timeout_seconds):
+                if after_running:
                     await self._until_ended(options["id"])
                 handle = await self._client.start_workflow(
                     run,
@@ -334,7 +331,7 @@ class WorkflowClient:
         return handle
 
     async def _until_ended(self, workflow_id: str) -> None:
-        """Wait for a workflow that runs; none, or one that fails, is nothing to wait for."""
+        """Wait for the end of a workflow if it runs, successful or not."""
         try:
             await self._client.get_workflow_handle(workflow_id).result()
         except WorkflowFailureError:
@@ -343,14 +340,14 @@ class WorkflowClient:
             if failed.status is not RPCStatusCode.NOT_FOUND:
                 raise
 
-    async def _of_tenant(
+    async def _update_tenant(
         self, tenant_id: str, update: Any, arguments: Sequence[Any], update_id: str | None = None
     ) -> None:
-        """Ask the tenant's entity, which runs as long as there is the tenant."""
+        """Update the tenant workflow, which runs as long as the tenant exists."""
         handle = self._client.get_workflow_handle(ids.tenant_workflow(tenant_id))
         try:
-            async with asyncio.timeout(self._patience_seconds):
-                await _until_taken(lambda: handle.execute_update(update, args=arguments, id=update_id))
+            async with asyncio.timeout(self._timeout_seconds):
+                await _retry_while_run_ends(lambda: handle.execute_update(update, args=arguments, id=update_id))
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
             raise OperationTimeout from None
         except _DOWN as failed:
@@ -358,7 +355,7 @@ class WorkflowClient:
                 raise TenantUnknown from None
             raise TemporalUnavailable from failed
 
-    async def _ask(  # noqa: PLR0913, PLR0917 - whose service, and what of it
+    async def _update_service(  # noqa: PLR0913, PLR0917 - service and update
         self,
         tenant_id: str,
         region: str,
@@ -367,10 +364,10 @@ class WorkflowClient:
         arguments: Sequence[EnrolInput] = (),
         update_id: str | None = None,
     ) -> None:
-        """Ask the workflow of a service, started if there is none: it is all on record, so a new run does as well."""
+        """Update the workflow of a service; start it if none runs, because all its state is recorded."""
         try:
-            async with asyncio.timeout(self._patience_seconds):
-                await _until_taken(
+            async with asyncio.timeout(self._timeout_seconds):
+                await _retry_while_run_ends(
                     lambda: update_with_start(
                         self._client, service_start(tenant_id, region, service), update, arguments, update_id
                     )
@@ -381,20 +378,20 @@ class WorkflowClient:
             raise TemporalUnavailable from failed
 
 
-async def _until_taken(ask: Callable[[], Awaitable[object]]) -> None:
-    """Ask again for as long as the run that was asked ended in that moment; raises UpdateRejected."""
+async def _retry_while_run_ends(update: Callable[[], Awaitable[object]]) -> None:
+    """Repeat an update while the run that accepted it ends meanwhile; raises UpdateRejected."""
     while True:
         try:
-            await ask()
+            await update()
         except WorkflowUpdateFailedError as refused:
-            refusal = _as_refusal(refused)
+            refusal = _rejection(refused)
             if refusal.code != _ENDED_MEANWHILE:
                 raise refusal from None
         else:
             return
 
 
-def _as_refusal(failed: WorkflowUpdateFailedError | WorkflowFailureError) -> CallerError:
+def _rejection(failed: WorkflowUpdateFailedError | WorkflowFailureError) -> CallerError:
     cause = failed.cause
     if not isinstance(cause, ApplicationError):
         raise TemporalUnavailable

@@ -1,1 +1,1 @@
-"""What workflows share: calls of activities, timeouts, failures, signals, the base of a tenant."""
+"""The shared parts of workflows: activity calls, timeouts, failures, signals and the base of the tenant workflow."""

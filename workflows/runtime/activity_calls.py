@@ -1,4 +1,4 @@
-"""How workflows call activities: typed, summarised for the Temporal UI, with the deadlines of `timing`."""
+"""Calls of activities from workflows: typed, with a summary for the Temporal UI and the timeouts of `timeouts`."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,52 +15,51 @@ Input = TypeVar("Input", bound=StepInput)
 Result = TypeVar("Result")
 
 
-async def run_activity(  # noqa: PLR0913, PLR0917 - what is done, and how patiently
+async def run_activity(  # noqa: PLR0913, PLR0917 - the activity and its timeouts
     activity: Callable[[Any, Input], Result],
     step: Input,
     summary: str,
     attempt: timedelta = timing.ATTEMPT,
-    patience: timedelta | None = None,
+    deadline: timedelta | None = None,
     heartbeat: timedelta | None = None,
 ) -> Result:
-    """Run one activity to its end, trying again for ever unless its error says that this is useless.
+    """Run an activity and retry it until it succeeds or fails with an error that is not retryable.
 
     Args:
         activity: the activity's method.
         step: its input.
-        summary: what the Temporal UI shows beside it.
-        attempt: after how long an attempt counts as lost.
-        patience: how long to go on trying; None for without end.
-        heartbeat: how long an attempt may be silent; None for one that says nothing before its end.
+        summary: the text in the Temporal UI.
+        attempt: the timeout of one attempt.
+        deadline: the timeout of all attempts together; None for no limit.
+        heartbeat: the longest time between heartbeats; None for an activity without heartbeats.
     """
     return await workflow.execute_activity_method(
         activity,
         step,
         summary=summary,
         start_to_close_timeout=attempt,
-        schedule_to_close_timeout=patience,
+        schedule_to_close_timeout=deadline,
         heartbeat_timeout=heartbeat,
         retry_policy=timing.RETRY,
     )
 
 
 async def run_local_activity(activity: Callable[[Any, Input], Result], step: Input, summary: str) -> Result:
-    """Run an activity that only writes our own records, inside the workflow task that asks for it.
+    """Run an activity that only writes to the platform's database, inside the workflow task.
 
-    As a local activity it saves a round through Temporal, which every tenant would wait for and pay for. What it gives
-    up is the pending activity that operators look at while it is tried again, so nothing that reaches beyond our own
-    database may be run like this.
+    A local activity saves a round trip through Temporal, which would cost each tenant time and CPU. It shows no pending
+    activity during retries, so an activity that calls another server MUST NOT run like this.
 
     Raises:
-        ActivityError: as `perform` does, when the error says that trying again is useless.
+        ActivityError: as `run_activity` does, for an error that is not retryable.
     """
     try:
         return await workflow.execute_local_activity_method(
             activity, step, summary=summary, start_to_close_timeout=timing.ATTEMPT, retry_policy=timing.RETRY
         )
     except ApplicationError as cause:
-        # A local activity's error comes without the wrapping that says which activity it was. Put on here, it lets
-        # those who call `perform` and `note` side by side catch one class.
+        # A local activity raises its error without the ActivityError that names the activity. With it, callers catch
+        # one class for both kinds of calls.
         raise ActivityError(
             f"{activity.__name__} failed",
             scheduled_event_id=0,

@@ -1,7 +1,7 @@
-"""How an error leaves a workflow for whoever asked: code, message and hint in the clear.
+"""Conversion of errors to failures of a workflow: code, message and hint, unencrypted.
 
-Message and hint share one text, because a failure's details are encrypted like any payload and those who ask from
-outside hold no payload key. None of the three carries anything secret (core.errors.platform).
+Message and hint share one text, because details of a failure are encrypted like any payload and callers in other
+processes have no payload key. Code, message and hint contain no secret (core.errors.platform).
 """
 
 from temporalio import workflow
@@ -14,12 +14,12 @@ _INTERNAL = "internal"
 
 
 def refusal(error: OpenKcmError) -> ApplicationError:
-    """Return what an update or its validator raises for an error of ours."""
+    """Return the failure that an update or its validator raises for an OpenKcmError."""
     return _failure(error.code, error.message, error.hint)
 
 
 def refusal_of(failed: ActivityError) -> ApplicationError:
-    """Return what an update raises when one of its steps has ended in an error."""
+    """Return the failure that an update raises when one of its steps has failed."""
     cause = _cause(failed)
     if cause is None:
         return _failure(_INTERNAL, "the operation was stopped", "see the workflow in the temporal ui")

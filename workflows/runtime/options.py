@@ -1,8 +1,7 @@
-"""Who goes first when a region's workers have more to do than they can: Temporal's task priorities, 1 before 5.
+"""Task priorities and search attributes of workflows.
 
-Within one priority each tenant has its fair turn (`fairness_key`).
-
-What operators can search for and read in the Temporal UI. Ids only: search attributes are never encrypted.
+Temporal's task priorities (1 before 5) order the tasks when a region's workers are overloaded. Within one priority
+`fairness_key` distributes the tasks over the tenants. Search attributes are not encrypted, so they contain only ids.
 """
 
 from temporalio.common import Priority, SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
@@ -10,31 +9,34 @@ from temporalio.common import Priority, SearchAttributeKey, SearchAttributePair,
 from core.names import MIRROR_TENANT_ID
 
 _PROVISION, _ENABLE, _SERVICE = 1, 2, 3
-_REPORT = _NOBODY = 4
+_REPORT = _BACKGROUND = 4
 
 
 def provision(tenant_id: str) -> Priority:
-    """Before new tenants: when many come at once, whoever is begun is made ready first."""
-    return Priority(priority_key=_last_or(_PROVISION, tenant_id), fairness_key=tenant_id)
+    """Return the priority of provisioning: before new tenants, so that started ones become active first."""
+    return Priority(priority_key=_unless_background(_PROVISION, tenant_id), fairness_key=tenant_id)
 
 
 def enable(tenant_id: str) -> Priority:
-    """Before services: somebody waits for the tenant with a promise of minutes. For the mirror nobody waits."""
-    return Priority(priority_key=_last_or(_ENABLE, tenant_id), fairness_key=tenant_id)
+    """Return the priority of a new tenant: before services, because of the provisioning SLO.
+
+    No caller waits for the second canary tenant, so it has a lower priority.
+    """
+    return Priority(priority_key=_unless_background(_ENABLE, tenant_id), fairness_key=tenant_id)
 
 
 def service(tenant_id: str) -> Priority:
-    """Connecting, renewing and disconnecting; changing a root key."""
+    """Return the priority of operations on services, keys and certificates."""
     return Priority(priority_key=_SERVICE, fairness_key=tenant_id)
 
 
 def report(tenant_id: str) -> Priority:
-    """After all that keeps keys in use: somebody waits for a document, and seconds more are none."""
+    """Return the priority of reports: after all others, because a report may take some seconds longer."""
     return Priority(priority_key=_REPORT, fairness_key=tenant_id)
 
 
-def _last_or(usual: int, tenant_id: str) -> int:
-    return _NOBODY if tenant_id == MIRROR_TENANT_ID else usual
+def _unless_background(usual: int, tenant_id: str) -> int:
+    return _BACKGROUND if tenant_id == MIRROR_TENANT_ID else usual
 
 
 TENANT_ID = SearchAttributeKey.for_keyword("TenantId")
@@ -47,5 +49,5 @@ ALL = (TENANT_ID, REGION, LIFECYCLE_STATE, ROOT_KEY_MODE, PROMISE_BROKEN)
 
 
 def of_tenant(tenant_id: str, region: str) -> TypedSearchAttributes:
-    """Return what a workflow of one tenant is found by."""
+    """Return the search attributes of a tenant's workflow."""
     return TypedSearchAttributes([SearchAttributePair(TENANT_ID, tenant_id), SearchAttributePair(REGION, region)])

@@ -1,4 +1,4 @@
-"""How the platform's own workflows have a tenant's entity look at something: a signal that may find nobody."""
+"""Signals from the platform's workflows to the tenant workflow, which may not run."""
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
@@ -8,18 +8,18 @@ with workflow.unsafe.imports_passed_through():
 
 
 async def signal_tenant(tenant_id: str, signal: str) -> None:
-    """Send a signal that carries nothing; whoever finds what is due finds it again, so one that is lost is no loss."""
+    """Send a signal without arguments; the sender finds the cause again, so a lost signal is sent again later."""
     try:
         await workflow.get_external_workflow_handle(ids.tenant_workflow(tenant_id)).signal(signal)
     except ApplicationError:
-        workflow.logger.warning("no entity to tell", extra={"signal": signal})
+        workflow.logger.warning("no tenant workflow to signal", extra={"signal": signal})
 
 
 BOUNDARIES_REPORTED = "boundaries-reported"
-"""The signal by which a tenant's entity is asked to look at its newest examination."""
+"""The signal that makes the tenant workflow read the newest isolation assessment."""
 
 ROOT_KEY_REPORTED = "root-key-reported"
-"""The signal by which a tenant's entity is asked to look at its root key."""
+"""The signal that makes the tenant workflow read the health of the root key."""
 
 ROTATION_DUE = "rotation-due"
-"""The signal by which a tenant's entity is asked to look at the age of its keys."""
+"""The signal that makes the tenant workflow find due keys."""

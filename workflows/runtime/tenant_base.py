@@ -1,10 +1,7 @@
-"""What every part of a tenant's entity shares: its memory, who is at work on it, and how it shows itself.
+"""The base of the tenant workflow (state, running operation, display), and the handlers for the tenant status.
 
-One operation runs at a time (`begin` to `end`), because each begins with what the other would change under it. Moves of
-the standing take turns among themselves and wait for nothing else: a kill switch that waited for an operation to end
-would be none.
-
-The part of a tenant's entity that moves its standing: suspended or not, locked or not.
+One operation runs at a time, because each relies on state that another would change. Status changes are serialised
+among themselves and wait for no operation: a lock must take effect at once.
 """
 
 import asyncio
@@ -37,64 +34,64 @@ with workflow.unsafe.imports_passed_through():
 
 
 LIVE = DECRYPTS | {State.LOCKED}
-"""The states of a tenant that was opened and has not left."""
+"""The states of a tenant between activation and offboarding."""
 
 
 class TenantWorkflowBase:
-    """The part of `workflows.tenants.Tenant` that its other parts are built on."""
+    """The base of the handlers that form `workflows.tenants.Tenant`."""
 
     def __init__(self, tenant: TenantInput) -> None:
         self._tenant = tenant
         self._memory = tenant.memory
-        self._standing = asyncio.Lock()
+        self._status_lock = asyncio.Lock()
         self._operation: str | None = None
-        self._to_tell: list[AnnounceInput] = []
+        self._notifications: list[AnnounceInput] = []
 
     @contextmanager
-    def _at_work(self, operation: str) -> Iterator[None]:
-        """Run one operation, whose name tells others why they are refused; `_refuse_while_at_work` came before."""
+    def _running(self, operation: str) -> Iterator[None]:
+        """Mark an operation as running; its name appears in rejections. The caller has called `_require_idle`."""
         self._operation = operation
         try:
             yield
         finally:
             self._operation = None
 
-    def _refuse_while_at_work(self) -> None:
-        """Raise OperationRunning, as a refusal, when an operation runs."""
+    def _require_idle(self) -> None:
+        """Raise OperationRunning, as a failure of the update, when an operation runs."""
         if self._operation is not None:
             raise refusal(OperationRunning(self._operation))
 
-    def _refuse_unless_in(self, states: frozenset[State]) -> None:
-        """Raise TenantNotOperational, as a refusal, in any other state."""
+    def _require_state(self, states: frozenset[State]) -> None:
+        """Raise TenantNotOperational, as a failure of the update, in any other state."""
         if self._memory.state not in states:
             raise refusal(TenantNotOperational(self._memory.state))
 
     def _step(self, what: str) -> StepInput:
-        """Return the input of the entity's next own step; no operation id is ever used twice."""
+        """Return the input of the next step; no operation id is used twice."""
         self._remember(operations=self._memory.operations + 1)
         return StepInput(tenant_id=self._tenant.tenant_id, operation_id=f"{what}-{self._memory.operations}")
 
-    def _stand(self, step: StepInput, result: StatusChangeResult) -> None:
-        """Take over how the tenant stands after a step, and have told what there is to tell."""
+    def _apply_status(self, step: StepInput, result: StatusChangeResult) -> None:
+        """Store the tenant state after a step, and queue its notification."""
         if result.told is not None:
-            self._to_tell.append(
+            self._notifications.append(
                 AnnounceInput(tenant_id=step.tenant_id, operation_id=step.operation_id, kind=result.told)
             )
         self._enter(result.state)
 
-    async def _tell(self, announce: AnnounceInput) -> None:
+    async def _notify(self, announce: AnnounceInput) -> None:
         try:
             await run_activity(
                 NotificationActivities.announce,
                 announce,
-                f"announce · {announce.kind}",
+                f"notify · {announce.kind}",
                 timing.DELIVERY_ATTEMPT,
-                timing.DELIVERY_PATIENCE,
+                timing.DELIVERY_DEADLINE,
             )
         except ActivityError:
-            workflow.logger.warning("announcement left to the outbox sweep")
+            workflow.logger.warning("notification not sent; the outbox sweep retries")
 
-    def _found_by(self) -> TypedSearchAttributes:
+    def _search_attributes(self) -> TypedSearchAttributes:
         """Return the search attributes of the tenant's other workflows."""
         return TypedSearchAttributes(
             [
@@ -108,8 +105,8 @@ class TenantWorkflowBase:
 
     def _enter(self, state: State) -> None:
         self._remember(state=state)
-        # The gateway starts a tenant as provisioning, which it is a moment later; writing that twice costs as much as
-        # a step does.
+        # The client starts the workflow with the state "provisioning"; a second write of it would cost as much as a
+        # step.
         if workflow.info().typed_search_attributes.get(visibility.LIFECYCLE_STATE) != state:
             workflow.upsert_search_attributes([visibility.LIFECYCLE_STATE.value_set(state)])
         self._show(state)
@@ -129,43 +126,46 @@ class StatusHandlers(TenantWorkflowBase):
     @change_standing.validator
     def _may_change_standing(self, request: StatusChangeRequest) -> None:
         if self._memory.state not in LIVE:
-            # What clears a breach unlocks, as the life of a tenant has it.
+            # To clear a breach is the transition "unlock" in the lifecycle.
             move = Transition.UNLOCK if request.move is StatusChange.CLEAR_BREACH else Transition(request.move)
             raise refusal(InvalidTransition(self._memory.state, move, transitions_from(self._memory.state)))
 
     async def _move(self, request: StatusChangeRequest) -> None:
-        async with self._standing:
+        async with self._status_lock:
             step = StatusChangeInput(**self._step(request.move).model_dump(), **request.model_dump())
             try:
-                self._stand(
+                self._apply_status(
                     step,
                     await run_local_activity(TenantStatusActivities.change_standing, step, f"{step.move} the tenant"),
                 )
             except ActivityError as failed:
                 raise refusal_of(failed) from None
 
-    @workflow.signal(name=BOUNDARIES_REPORTED, description="The newest examination of the tenant found a breach")
+    @workflow.signal(name=BOUNDARIES_REPORTED, description="The newest isolation assessment found a breach")
     async def boundaries_reported(self) -> None:
-        async with self._standing:
+        async with self._status_lock:
             step = self._step("boundaries")
             try:
-                self._stand(
+                self._apply_status(
                     step,
-                    await run_local_activity(TenantStatusActivities.follow_boundaries, step, "follow the examination"),
+                    await run_local_activity(TenantStatusActivities.follow_boundaries, step, "apply the assessment"),
                 )
             except ActivityError as failed:
-                workflow.logger.warning("standing not changed", extra={"code": code_of(failed)})
+                workflow.logger.warning("status not changed", extra={"code": code_of(failed)})
 
-    @workflow.signal(name=ROOT_KEY_REPORTED, description="The root key's health asks for another standing")
+    @workflow.signal(name=ROOT_KEY_REPORTED, description="The root key's health requires a status change")
     async def root_key_reported(self) -> None:
         await self._follow_root_key()
 
     async def _follow_root_key(self) -> None:
-        async with self._standing:
+        async with self._status_lock:
             step = self._step("root-key-health")
             try:
-                self._stand(
-                    step, await run_local_activity(TenantStatusActivities.follow_root_key, step, "follow the root key")
+                self._apply_status(
+                    step,
+                    await run_local_activity(
+                        TenantStatusActivities.follow_root_key, step, "apply the root key's health"
+                    ),
                 )
             except ActivityError as failed:
-                workflow.logger.warning("standing not changed", extra={"code": code_of(failed)})
+                workflow.logger.warning("status not changed", extra={"code": code_of(failed)})

@@ -1,9 +1,9 @@
-"""Every deadline and retry in one place, with the arithmetic that keeps the three-minute promise.
+"""All timeouts and retries, and the arithmetic behind the provisioning SLO of three minutes.
 
-A step's attempt is given up after `ATTEMPT` and tried again after 0.2, 0.4, 0.8, 1.6, 3.2, then every 5 seconds
-(with jitter, added by the worker). A worker killed in the middle of a step therefore costs at most ATTEMPT + 5 s,
-and a tenant whose every one of the five steps in a row is killed once is still ready in under a minute. There is no
-limit on the number of attempts: what cannot be done within the promise raises an alarm and goes on.
+An attempt of a step times out after `ATTEMPT` and is retried after 0.2, 0.4, 0.8, 1.6, 3.2, then every 5 seconds (with
+jitter, which the worker adds). A killed worker therefore delays a step by at most ATTEMPT + 5 s. A tenant whose worker
+is killed once in each of the five sequential steps is still active in under a minute. The number of attempts is
+unlimited: a breach of the SLO raises an alert, and provisioning continues.
 """
 
 from datetime import timedelta
@@ -12,7 +12,7 @@ from temporalio.common import RetryPolicy
 
 ATTEMPT = timedelta(seconds=6)
 GATE_ATTEMPT = timedelta(seconds=10)
-"""The boundary gate makes some thirty calls; the rest make a handful."""
+"""The isolation gate makes about thirty calls; other steps make a few."""
 
 FIRST_RETRY_SECONDS = 0.2
 LARGEST_RETRY_SECONDS = 5.0
@@ -24,58 +24,58 @@ RETRY = RetryPolicy(
 )
 
 DELIVERY_ATTEMPT = timedelta(seconds=20)
-DELIVERY_PATIENCE = timedelta(minutes=1)
-"""How long an operation tries to send its message itself; after that the outbox sweep takes over and the tenant is
-free for its next operation."""
+DELIVERY_DEADLINE = timedelta(minutes=1)
+"""How long an operation tries to send its notification; afterwards the outbox sweep sends it, and the tenant can run
+its next operation."""
 
 HEADS_ATTEMPT = timedelta(minutes=2)
 HEARTBEAT = timedelta(seconds=15)
 RECONCILE_ATTEMPT = timedelta(hours=1)
 """A day of a busy key server's log, at tens of thousands of lines a second, and as many streams."""
 
-ALARM_PATIENCE = timedelta(minutes=5)
-"""How long an hourly look for what to tell people of may hold up the work that comes after it."""
+ALARM_DEADLINE = timedelta(minutes=5)
+"""How long an hourly alert may delay the work after it."""
 
 PREFLIGHT_ATTEMPT = timedelta(seconds=30)
-"""A preflight makes some eight calls to a customer's server, each of which may take its whole time."""
+"""A preflight makes about eight calls to a customer's server, each of which may take its full timeout."""
 WRAP_ATTEMPT = timedelta(minutes=10)
 WRAP_HEARTBEAT = timedelta(seconds=6)
-WRAP_PATIENCE = timedelta(hours=1)
-"""How long a change of the root key waits for a root key that is out of reach; the former key is in force meanwhile."""
+WRAP_DEADLINE = timedelta(hours=1)
+"""How long a root key change waits for an unreachable root key; the former key stays active meanwhile."""
 SETTLE = timedelta(seconds=10)
-"""Between the last new wrap and the end of the version before: longer than a customer's key server is waited for by who
-has read an old wrap and opens its outer layer."""
-RESEAL_PATIENCE = timedelta(minutes=10)
-"""How long a rotation waits for objects to be sealed anew; afterwards the hourly look at what is due comes back."""
+"""Pause between the last new wrap and the retirement of the former version. It exceeds the timeout of a customer's key
+server, so that a process that has read an old wrap can unwrap its outer layer."""
+RESEAL_DEADLINE = timedelta(minutes=10)
+"""How long a rotation waits for the re-encryption of objects; afterwards the hourly run continues."""
 RESEAL_PAUSE = timedelta(seconds=10)
 NOTICE_ATTEMPT = timedelta(minutes=30)
-"""Every root key is asked once, eight at a time; those that do not answer make it wait."""
+"""Every root key is checked once, eight at a time; unreachable ones take their full timeout."""
 WATCH_ATTEMPT = timedelta(hours=1)
 WATCH_HEARTBEAT = timedelta(seconds=4)
-"""After so long another worker takes up the watch of one that died."""
+"""After this time another worker continues the monitoring of a dead worker."""
 
 EXAMINE_ATTEMPT = timedelta(minutes=2)
 EXAMINE_HEARTBEAT = timedelta(seconds=45)
-"""An examination beats after each of its groups of attacks. The longest takes a few seconds, and the first time after a
-worker's start, when the platform's own tenants have their probes connected, some ten."""
-EXAMINE_PATIENCE = timedelta(minutes=5)
-"""How long an examination is tried while servers fail; it stays due, and comes back within a minute."""
+"""An assessment sends a heartbeat after each group of attacks. The longest group takes a few seconds. After a worker's
+start it takes about ten, because the services of the canary tenants are connected first."""
+EXAMINE_DEADLINE = timedelta(minutes=5)
+"""How long an assessment is retried while servers fail; it stays due and starts again within a minute."""
 EXAMINATION = timedelta(minutes=10)
 
 ERASE_ATTEMPT = timedelta(minutes=10)
-"""Years of usage are erased piece by piece; a heartbeat says that it goes on."""
+"""Years of usage are erased in batches, with heartbeats."""
 
 REPORT_ATTEMPT = timedelta(minutes=2)
-"""A report reads a year of a tenant's stream and is set as pages; a heartbeat says that it goes on."""
-REPORT_PATIENCE = timedelta(minutes=30)
-"""How long a report waits for servers that are down; afterwards it is asked for again."""
+"""A report reads a year of a tenant's stream and renders pages, with heartbeats."""
+REPORT_DEADLINE = timedelta(minutes=30)
+"""How long a report waits for unreachable servers; afterwards the caller requests it again."""
 
 RENEWAL_PAUSE = timedelta(hours=1)
-"""How long a renewal rests that was refused, because the tenant is locked for instance; a third of the certificate's
-life is left when it is first tried, so some twenty tries."""
+"""The pause after a rejected renewal. The first attempt is made with a third of the certificate's lifetime left, which
+allows about twenty attempts."""
 SHORTEST_LIFE = timedelta(seconds=1)
-"""The least time between two renewals, whatever a certificate says."""
+"""The shortest time between two renewals, regardless of the certificate."""
 DISCOVERED = timedelta(days=7)
 """How long the workflow of a discovered service waits for its agent. Afterwards any request starts a new one."""
 FIRST_REQUEST = timedelta(minutes=1)
-"""How long a service's workflow that was started and asked nothing stays: its first request was refused."""
+"""How long a service's workflow runs without an accepted request: its first request was rejected."""

@@ -1,4 +1,4 @@
-"""A tenant's CA is rolled with an overlap, ends after its last certificate, and publishes what it revoked."""
+"""A tenant CA is rotated with an overlap, ends after its last certificate, and publishes its CRL."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ from core.errors.tenants import TenantNotOperational
 from core.messages.services import AuthorityPlan
 from core.tenants.lifecycle import State, Transition
 from tests.activities.connecting import SERVICE
-from tests.activities.dying import after_effect, every_effect, perform_with_death
+from tests.activities.dying import after_effect, every_effect, perform_with_crash
 from tests.activities.rolling import STEPS, Roll
 from vault.pki.authorities import PkiAuthorities
 
@@ -30,7 +30,7 @@ def issued_by(roll: Roll) -> str:
     return issuer.state.value
 
 
-def test_a_roll_lets_new_leaves_come_from_the_new_authority_and_the_route_name_both(roll: Roll) -> None:
+def test_rotation_issues_new_leaves_from_the_new_ca_and_the_route_names_both(roll: Roll) -> None:
     first = roll.authorities[0]
     roll.roll()
     assert roll.states == {2: "current", 1: "former"}
@@ -49,7 +49,7 @@ def test_a_roll_lets_new_leaves_come_from_the_new_authority_and_the_route_name_b
     roll.tenant.assert_audited_once()
 
 
-def test_until_it_is_activated_the_authority_before_issues_with_its_own_key(roll: Roll) -> None:
+def test_former_ca_issues_leaves_until_the_activation_of_the_new_one(roll: Roll) -> None:
     plan = roll.plan()
     roll.run("prepare-authority", plan)
     assert roll.states == {2: "prepared", 1: "current"}
@@ -58,12 +58,12 @@ def test_until_it_is_activated_the_authority_before_issues_with_its_own_key(roll
     assert issued_by(roll) == "current"
 
 
-def test_the_former_ends_when_its_last_leaf_has_expired_and_not_before(roll: Roll) -> None:
+def test_former_ca_ends_when_its_last_leaf_has_expired(roll: Roll) -> None:
     first = roll.authorities[0]
     roll.roll()
     roll.tenant.run_platform("end-authorities")
     assert roll.states == {2: "current", 1: "former"}
-    roll.connection.disconnect()  # revoked is not expired: the list must go on telling of it
+    roll.connection.disconnect()  # a revoked certificate stays in the CRL until it expires
     roll.tenant.run_platform("end-authorities")
     assert roll.states == {2: "current", 1: "former"}
     roll.age(73 * HOUR)
@@ -78,7 +78,7 @@ def test_the_former_ends_when_its_last_leaf_has_expired_and_not_before(roll: Rol
     roll.tenant.assert_audited_once()
 
 
-def test_an_authority_is_due_when_a_third_of_its_life_is_left_and_not_while_another_overlaps(roll: Roll) -> None:
+def test_ca_is_due_with_a_third_of_its_lifetime_left_and_not_during_an_overlap(roll: Roll) -> None:
     def due() -> bool:
         return roll.tenant.tenant_id in roll.tenant.run_platform("due-authorities").tenants
 
@@ -87,14 +87,14 @@ def test_an_authority_is_due_when_a_third_of_its_life_is_left_and_not_while_anot
     roll.age(5 * DAY)
     assert due()
     roll.connection.move(Transition.LOCK)
-    assert due()  # locked or not, a year goes by
+    assert due()  # also when locked
     roll.roll()
     assert not due()
     roll.connection.move(Transition.LEAVE)
     assert not due()
 
 
-def test_an_authority_whose_leaves_do_not_verify_is_never_activated(roll, monkeypatch) -> None:
+def test_ca_whose_leaves_are_not_valid_is_never_activated(roll, monkeypatch) -> None:
     plan = roll.plan()
     roll.run("prepare-authority", plan)
     issue = PkiAuthorities.issue
@@ -115,7 +115,7 @@ def test_an_authority_whose_leaves_do_not_verify_is_never_activated(roll, monkey
     assert roll.states == {3: "current", 2: "ended", 1: "former"}
 
 
-def test_prepared_authority_is_used_by_the_next_roll_and_cannot_be_abandoned_once_active(roll: Roll) -> None:
+def test_prepared_ca_is_used_by_the_next_rotation_and_cannot_be_abandoned_once_active(roll: Roll) -> None:
     roll.run("prepare-authority", roll.plan())
     plan = roll.plan(2)
     for name in STEPS:
@@ -124,7 +124,7 @@ def test_prepared_authority_is_used_by_the_next_roll_and_cannot_be_abandoned_onc
     assert roll.states == {2: "current", 1: "former"}
 
 
-def test_authority_of_a_leaving_tenant_is_not_rolled(roll: Roll) -> None:
+def test_ca_of_an_offboarding_tenant_is_not_rotated(roll: Roll) -> None:
     plan = roll.plan()
     roll.run("prepare-authority", plan)
     roll.connection.move(Transition.LEAVE)
@@ -133,39 +133,42 @@ def test_authority_of_a_leaving_tenant_is_not_rolled(roll: Roll) -> None:
             step()
 
 
-def test_a_leaf_that_was_signed_before_an_activation_is_not_recorded_after_it(roll: Roll) -> None:
-    """Else the former could have a leaf that ends after the overlap was taken to be over."""
+def test_leaf_signed_before_an_activation_is_not_recorded_after_it(roll: Roll) -> None:
+    """Otherwise the former CA could have a leaf that ends after the overlap."""
     plan = roll.plan()
     roll.run("prepare-authority", plan)
     renewal = roll.connection.plan_renewal()
     activate = partial(roll.run, "activate-authority", plan)
-    with after_effect(roll.tenant, 2, activate), pytest.raises(Superseded, match="rolled meanwhile"):  # it is signed
+    with (
+        after_effect(roll.tenant, 2, activate),
+        pytest.raises(Superseded, match="rotated meanwhile"),
+    ):  # after the signature
         roll.connection.run("issue-certificate", renewal)
     roll.connection.run("issue-certificate", renewal)
     assert issued_by(roll) == "current"
 
 
-# How many effects (answers from Vault, commits) each step has at least, so that every death has its moment.
+# The minimum number of effects (Vault responses, commits) of each step, so that each crash occurs.
 EFFECTS = {"plan": 1, "prepare-authority": 6, "verify-authority": 2, "activate-authority": 1, "publish": 6, "end": 3}
 
 
 @pytest.mark.parametrize(("name", "effect"), every_effect(EFFECTS, "activate-authority"))
-def test_step_that_dies_after_an_effect_completes_at_the_next_try(roll: Roll, name: str, effect: int) -> None:
+def test_retry_completes_a_step_that_crashed_after_an_effect(roll: Roll, name: str, effect: int) -> None:
     steps: dict[str, Callable[[], object]] = {
         "plan": roll.plan,
         **{step: partial(roll.run, step, AuthorityPlan(version=2)) for step in STEPS},
         "publish": roll.publish,
     }
-    perform_with_death(roll.tenant, steps, name, effect)
+    perform_with_crash(roll.tenant, steps, name, effect)
     roll.age(73 * HOUR)
-    perform_with_death(roll.tenant, {"end": lambda: roll.tenant.run_platform("end-authorities")}, name, effect)
+    perform_with_crash(roll.tenant, {"end": lambda: roll.tenant.run_platform("end-authorities")}, name, effect)
     assert roll.states == {2: "current", 1: "ended"}
     assert len(roll.authorities) == 2
     assert {row.authority for row in roll.lists} == {row.serial for row in roll.authorities}
     roll.tenant.assert_audited_once()
 
 
-def test_list_of_each_authority_has_what_was_revoked_and_has_not_expired(roll: Roll) -> None:
+def test_crl_of_each_ca_contains_revoked_unexpired_certificates(roll: Roll) -> None:
     (first,) = roll.authorities
     roll.publish()
     assert roll.listed(first.serial) == set()
@@ -185,7 +188,7 @@ def test_list_of_each_authority_has_what_was_revoked_and_has_not_expired(roll: R
     assert roll.listed(first.serial) == set()
 
 
-def test_the_sweep_makes_what_is_missing_lacks_a_revocation_or_is_half_over_and_nothing_else(roll: Roll) -> None:
+def test_sweep_publishes_only_missing_incomplete_or_half_expired_crls(roll: Roll) -> None:
     def number() -> int:
         roll.tenant.run_platform("publish-revocation-lists")
         return roll.lists[0].number
@@ -199,14 +202,14 @@ def test_the_sweep_makes_what_is_missing_lacks_a_revocation_or_is_half_over_and_
     assert [record["details"]["number"] for record in published] == ["1", "2", "3"]
 
 
-def test_two_lists_made_at_once_never_share_a_number(roll: Roll) -> None:
+def test_concurrent_crls_never_share_a_number(roll: Roll) -> None:
     with after_effect(roll.tenant, 3, roll.publish), pytest.raises(Superseded):
         roll.publish()
     roll.publish()
     assert [row.number for row in roll.lists] == [2]
 
 
-def test_disabled_authority_stops_neither_the_sweep_of_lists_nor_the_end_of_the_former_authority(roll: Roll) -> None:
+def test_disabled_ca_stops_neither_the_crl_sweep_nor_the_end_of_a_former_ca(roll: Roll) -> None:
     roll.roll()
     roll.tenant.parts.vault.delete(f"transit/keys/ca-{roll.tenant_id}/soft-delete")
     roll.tenant.run_platform("publish-revocation-lists")

@@ -1,4 +1,4 @@
-"""What was not renewed is put on record, told and tried again, once for each thing and stage."""
+"""Late renewals are recorded, notified and retried, once for each item and stage."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -33,14 +33,14 @@ def alarms(roll: Roll) -> list[tuple[str, str]]:
 
 
 class Unavailable:
-    """A key server that does not answer."""
+    """An unreachable key server."""
 
     def root(self) -> PkiRoot:
         raise VaultUnavailable
 
 
 def a_look(roll: Roll, authorities: PkiAuthorities | Unavailable, years: int = 0) -> ExpiryActivities:
-    """Return the look as it is made so many years from now."""
+    """Return the check with a clock `years` ahead."""
     database = roll.tenant.database
     announcer = NotificationOutbox((Channel.EMAIL,), "")
     return ExpiryActivities(
@@ -53,35 +53,35 @@ def a_look(roll: Roll, authorities: PkiAuthorities | Unavailable, years: int = 0
     )
 
 
-def told(roll: Roll) -> list[str]:
+def notifications(roll: Roll) -> list[str]:
     sent = roll.read(lambda tx: [(one.kind.value, one.channel) for one, _ in tx.outbox.all()])
     return [kind for kind, channel in sent if channel == "email" and kind.startswith("expiry")]
 
 
-def test_late_renewal_is_announced_while_the_certificate_is_valid_and_again_when_it_expired(roll: Roll) -> None:
-    roll.age(59 * HOUR)  # of 72: due for long, and not late
+def test_late_renewal_is_notified_before_and_after_the_expiry(roll: Roll) -> None:
+    roll.age(59 * HOUR)  # of 72: due since a while, and not late
     assert check(roll).services == ()
-    assert (alarms(roll), told(roll)) == ([], [])
+    assert (alarms(roll), notifications(roll)) == ([], [])
     roll.age(2 * HOUR)
     for _ in range(2):
         (late,) = check(roll).services
         assert (late.tenant_id, late.service, late.generation) == (roll.tenant_id, SERVICE, 1)
-    assert (alarms(roll), told(roll)) == ([("late", "certificate")], ["expiry-late"])
+    assert (alarms(roll), notifications(roll)) == ([("late", "certificate")], ["expiry-late"])
     roll.age(12 * HOUR)
     for _ in range(2):
         assert len(check(roll).services) == 1
     assert alarms(roll) == [("late", "certificate"), ("lapsed", "certificate")]
-    assert told(roll) == ["expiry-late", "expiry-lapsed"]
+    assert notifications(roll) == ["expiry-late", "expiry-lapsed"]
     roll.connection.certify(roll.connection.plan_renewal())
     assert check(roll).services == ()
     roll.tenant.assert_audited_once()
 
 
-def test_expiry_is_announced_for_a_locked_tenant_and_not_for_one_that_leaves(roll: Roll) -> None:
+def test_expiry_is_notified_for_a_locked_and_not_for_an_offboarding_tenant(roll: Roll) -> None:
     roll.connection.move(Transition.LOCK)
     roll.age(61 * HOUR)
     assert len(check(roll).services) == 1
-    assert told(roll) == ["expiry-late"]
+    assert notifications(roll) == ["expiry-late"]
     roll.connection.move(Transition.LEAVE)
     roll.age(12 * HOUR)
     assert check(roll).services == ()
@@ -90,22 +90,22 @@ def test_expiry_is_announced_for_a_locked_tenant_and_not_for_one_that_leaves(rol
     assert alarms(roll) == [("late", "certificate")]
 
 
-def test_an_authority_and_a_list_that_were_not_renewed_are_told_of(roll: Roll) -> None:
+def test_late_ca_and_crl_are_recorded(roll: Roll) -> None:
     roll.publish()
     roll.age(21 * HOUR)
     check(roll)
-    assert (alarms(roll), told(roll)) == ([("late", "revocation-list")], [])
+    assert (alarms(roll), notifications(roll)) == ([("late", "revocation-list")], [])
     roll.connection.disconnect()
     roll.age(310 * DAY)
     check(roll)
     assert set(alarms(roll)) == {("late", "revocation-list"), ("lapsed", "revocation-list"), ("late", "authority")}
-    assert told(roll) == ["expiry-late"]
+    assert notifications(roll) == ["expiry-late"]
 
 
 @pytest.mark.parametrize(
     ("years", "found"), [(1, []), (9, [("root", "late")]), (11, [("root", "lapsed")])], ids=["fresh", "late", "lapsed"]
 )
-def test_the_pki_root_is_counted_and_logged_and_no_tenant_is_told(roll, years, found) -> None:
+def test_late_pki_root_is_counted_and_logged_and_no_tenant_is_notified(roll, years, found) -> None:
     with capture_logs() as logs:
         counted = counting(a_look(roll, PkiAuthorities(roll.tenant.parts.vault), years).check_expiry)
     assert [(one["kind"], one["stage"]) for one in counted.of("openkcm_not_renewed") if one["kind"] == "root"] == found
@@ -113,23 +113,23 @@ def test_the_pki_root_is_counted_and_logged_and_no_tenant_is_told(roll, years, f
     assert "root" not in {kind for _, kind in alarms(roll)}
 
 
-def test_a_key_server_that_is_down_hides_nothing_of_what_is_late(roll: Roll) -> None:
+def test_unreachable_key_server_hides_no_late_renewal(roll: Roll) -> None:
     roll.age(61 * HOUR)
     counted = counting(a_look(roll, Unavailable()).check_expiry)
     assert counted.of("openkcm_not_renewed") == [{"kind": "certificate", "stage": "late"}]
     assert alarms(roll) == [("late", "certificate")]
 
 
-def test_dying_between_the_record_and_the_message_loses_neither(roll: Roll) -> None:
+def test_crash_between_record_and_notification_loses_neither(roll: Roll) -> None:
     roll.age(61 * HOUR)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("activities.notifications.Announcer.store", _dies)
+        patch.setattr("activities.notifications.NotificationOutbox.store", _crash)
         with pytest.raises(ZeroDivisionError):
             check(roll)
     assert alarms(roll) == []
     check(roll)
-    assert (alarms(roll), told(roll)) == ([("late", "certificate")], ["expiry-late"])
+    assert (alarms(roll), notifications(roll)) == ([("late", "certificate")], ["expiry-late"])
 
 
-def _dies(*_: object) -> bool:
+def _crash(*_: object) -> bool:
     raise ZeroDivisionError

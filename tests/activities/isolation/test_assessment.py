@@ -1,4 +1,4 @@
-"""The examination of a real tenant: recorded once and signed; a breach locks, and how the lock is cleared."""
+"""Isolation assessments of a real tenant: one signed record, the lock after a breach, and its release."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -35,14 +35,14 @@ WIDE = 'path "transit/+/L2-*" { capabilities = ["update"] }'
 
 
 class Examined(Recorded):
-    """An active tenant and the steps that examine its boundaries."""
+    """An active tenant and the steps of its isolation assessment."""
 
     def __init__(self, tenant: Provisioning) -> None:
         super().__init__(tenant.database, tenant.tenant_id)
         self.tenant, self._number = tenant, 0
 
     def examine(self, run: str = "examination-1") -> ExamineResult:
-        """Make the attacks of the gate, which need no more servers than these tests have."""
+        """Run the attacks of the gate, which need only the servers of these tests."""
         return examine(an_examination(self.tenant, gate_of(self.tenant)), self.input(run))
 
     def input(self, run: str) -> ExamineInput:
@@ -78,13 +78,13 @@ def examined(ready: Provisioning) -> Examined:
 
 @pytest.fixture
 def scripted(active: Provisioning) -> Examined:
-    """An active tenant without a canary, for attacks whose results the test gives."""
+    """Return an active tenant without a canary, for attacks with scripted results."""
     return Examined(active)
 
 
 def gate_of(tenant: Provisioning) -> Attack:
     [gate] = [one for one in tenant.parts.lifecycle if one.__name__ == "check_boundaries"]
-    return gate.__self__.attack  # type: ignore[attr-defined,no-any-return]  # a bound method, as all of them are
+    return gate.__self__.attack  # type: ignore[attr-defined,no-any-return]  # a bound method
 
 
 def an_examination(tenant: Provisioning, *attacks: Attack, clock: Clock = utc_now) -> IsolationAssessmentActivities:
@@ -99,13 +99,13 @@ def an_examination(tenant: Provisioning, *attacks: Attack, clock: Clock = utc_no
     )
 
 
-def test_an_examination_is_recorded_once_with_signatures_that_fit(examined: Examined) -> None:
+def test_assessment_is_recorded_once_with_valid_signatures(examined: Examined) -> None:
     first = examined.examine()
     assert first.examined
     assert first.held > 0
     assert (first.breached, first.not_checked) == (0, 0)
     assert examined.examine() == first
-    assert examined.names().count("boundary.checked") == 2  # the gate's, and this one
+    assert examined.names().count("boundary.checked") == 2  # of the gate and of this assessment
     assert examined.flaw() == ""
     details = examined.tenant.records()[-1]["details"]
     assert sum(held for held, _, _ in tallied(details[DETAIL]).values()) == first.held
@@ -124,7 +124,7 @@ EDITS = [
 ]
 
 
-def test_evidence_that_was_altered_in_the_database_is_detected(examined: Examined, field) -> None:
+def test_evidence_altered_in_the_database_is_detected(examined: Examined, field) -> None:
     for number, edit in enumerate(EDITS):
         run = f"examination-{number}"
         examined.examine(run)
@@ -134,7 +134,7 @@ def test_evidence_that_was_altered_in_the_database_is_detected(examined: Examine
         assert examined.flaw("moved" if "'moved'" in edit else run), edit
 
 
-def test_evidence_of_one_tenant_is_none_of_another(examined: Examined, field) -> None:
+def test_evidence_of_one_tenant_is_not_valid_for_another(examined: Examined, field) -> None:
     examined.examine()
     with field.administrator() as administrator:
         for table in ("boundary_result", "boundary_clause"):
@@ -151,7 +151,7 @@ def test_evidence_of_one_tenant_is_none_of_another(examined: Examined, field) ->
     assert stolen.flaw("examination-1")
 
 
-def test_breach_locks_notifies_and_is_cleared_only_after_an_examination_without_one(examined, widen) -> None:
+def test_breach_locks_and_notifies_and_is_cleared_only_after_a_passed_assessment(examined, widen) -> None:
     with widen("tenant", WIDE):
         assert examined.examine().breached > 0
     assert examined.names()[-2:] == ["boundary.checked", "boundary.breached"]
@@ -160,9 +160,9 @@ def test_breach_locks_notifies_and_is_cleared_only_after_an_examination_without_
         followed = examined.follow()
         assert followed.state is State.LOCKED
     assert examined.standing == (State.LOCKED, (LockReason.BREACH,))
-    assert examined.announced().count(NotificationKind.BREACHED) == 2  # once by each channel
+    assert examined.announced().count(NotificationKind.BREACHED) == 2  # once per channel
 
-    # Neither the customer's own unlock releases it, nor an operator before an examination found no breach.
+    # Neither the customer's unlock releases it, nor an operator before an assessment passed.
     with pytest.raises(BreachNotCleared):
         examined.ask(StatusChange.CLEAR_BREACH)
     assert examined.ask(StatusChange.UNLOCK).state is State.LOCKED
@@ -174,7 +174,7 @@ def test_breach_locks_notifies_and_is_cleared_only_after_an_examination_without_
     assert examined.names()[-1] == "tenant.breach_cleared"
 
 
-def test_kill_switch_and_breach_are_released_separately(examined: Examined, widen: Widen) -> None:
+def test_manual_lock_and_breach_are_released_separately(examined: Examined, widen: Widen) -> None:
     examined.ask(StatusChange.LOCK)
     with widen("tenant", WIDE):
         examined.examine()
@@ -185,7 +185,7 @@ def test_kill_switch_and_breach_are_released_separately(examined: Examined, wide
     assert examined.ask(StatusChange.UNLOCK).state is State.ACTIVE
 
 
-def test_examination_that_dies_before_its_record_is_made_again(scripted: Examined) -> None:
+def test_assessment_that_crashes_before_its_record_is_repeated(scripted: Examined) -> None:
     tenant, made = scripted.tenant, []
 
     def attack(_tenant_id: str) -> list[CheckResult]:
@@ -214,7 +214,7 @@ def test_breach_is_recorded_also_when_another_attack_has_no_result(scripted: Exa
         assert examine(an_examination(tenant, *attacks), step).breached == 1
 
 
-def test_two_attempts_that_end_side_by_side_record_one_examination(scripted: Examined) -> None:
+def test_two_concurrent_attempts_record_one_assessment(scripted: Examined) -> None:
     tenant = scripted.tenant
     step = scripted.input("examination-9")
     ended: list[ExamineResult] = []
@@ -231,7 +231,7 @@ def test_two_attempts_that_end_side_by_side_record_one_examination(scripted: Exa
     assert scripted.flaw("examination-9") == ""
 
 
-def test_without_its_signature_nothing_is_recorded(scripted: Examined) -> None:
+def test_assessment_without_signature_records_nothing(scripted: Examined) -> None:
     tenant = scripted.tenant
 
     class Unavailable:
@@ -254,7 +254,7 @@ def test_without_its_signature_nothing_is_recorded(scripted: Examined) -> None:
     assert scripted.names().count("boundary.checked") == 0
 
 
-def test_tenant_is_due_until_examined_also_when_locked_and_not_examined_when_it_leaves(examined, field) -> None:
+def test_tenant_is_due_until_assessed_also_when_locked_and_not_during_offboarding(examined, field) -> None:
     def due() -> list[str]:
         found = examined.tenant.run_with("find-due-examinations", DueInput())
         return [one.tenant_id for one in found.tenants]

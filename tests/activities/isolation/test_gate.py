@@ -1,4 +1,4 @@
-"""Step 4: provisioning continues only when every attack is refused, and the evidence of each check is committed."""
+"""Step 4: provisioning continues only when every attack fails, and the evidence of each check is committed."""
 
 import pytest
 
@@ -12,7 +12,7 @@ EVERY_CLAUSE = {"U2", "C2", "C3", "A1", "A3", "M1", "M2"}
 
 @pytest.fixture
 def made(canary: Provisioning, tenant: Provisioning) -> Provisioning:
-    """A tenant that is about to be attacked."""
+    """Return a tenant before the isolation gate."""
     assert canary.is_done(Step.ACTIVATE)
     tenant.run_until(Step.CREATE_AUTHORITY)
     return tenant
@@ -29,7 +29,7 @@ def checked(tenant: Provisioning) -> list[tuple[str, str]]:
     return [(record["outcome"], record["details"]["breached"]) for record in tenant.records("boundary.checked")]
 
 
-def test_tenant_with_intact_boundaries_passes_and_its_evidence_names_every_clause(made) -> None:
+def test_isolated_tenant_passes_and_its_evidence_names_every_clause(made) -> None:
     made.run(Step.CHECK_BOUNDARIES)
     assert breaches(evidence(made)) == ()
     assert {result.clause for result in evidence(made)} >= EVERY_CLAUSE
@@ -44,7 +44,7 @@ def test_tenant_with_intact_boundaries_passes_and_its_evidence_names_every_claus
     made.assert_audited_once()
 
 
-def test_boundary_check_without_a_canary_fails_and_records_nothing(tenant) -> None:
+def test_gate_without_a_canary_fails_and_records_nothing(tenant) -> None:
     tenant.run_until(Step.CREATE_AUTHORITY)
     with pytest.raises(CanaryMissing):
         tenant.run(Step.CHECK_BOUNDARIES)

@@ -1,4 +1,4 @@
-"""The attacks on a tenant's keys hold on the product, and each fails when its control is removed."""
+"""The isolation checks of a tenant's keys hold for the product, and each is breached without its control."""
 
 import os
 
@@ -26,10 +26,10 @@ CLAUSES = {"U1", "U2", "U3", "U4", "U5", "E1", "E2", "A2", "M1"}
 WRAPS = {"open-without-root-key", "open-without-tenant-key", "open-wrap-as-another-tenant"}
 
 
-# ── the product ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── intact controls ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_attacks_hold_in_every_clause_name_no_other_tenant_and_leave_nothing_behind(
+def test_checks_hold_in_every_clause_name_no_other_tenant_and_leave_no_state(
     attack, rotating, canary, vault_admin
 ) -> None:
     found = attack(rotating.tenant_id)
@@ -45,12 +45,12 @@ def test_attacks_hold_in_every_clause_name_no_other_tenant_and_leave_nothing_beh
     assert after == before
 
 
-def test_without_a_service_a_fresh_wrap_is_attacked_as_a_service_keys_is_made(attack, active) -> None:
+def test_tenant_without_a_service_has_a_new_wrap_attacked(attack, active) -> None:
     found = attack(active.tenant_id)
     assert breached(found) == not_checked(found) == set()
 
 
-def test_after_a_rotation_and_with_objects_everything_still_holds(attack, rotating, field) -> None:
+def test_checks_hold_after_a_rotation_and_with_objects(attack, rotating, field) -> None:
     with field.open("crypto").tenant_tx(rotating.tenant_id) as tx:
         tx.objects.add([an_object(rotating.tenant_id, service=SERVICES[0])])
     rotating.rotate(rotating.wants())
@@ -59,8 +59,8 @@ def test_after_a_rotation_and_with_objects_everything_still_holds(attack, rotati
     assert "(2 to 2)" in found["versions-on-record"].evidence
 
 
-def test_the_canary_is_attacked_by_the_mirror(attack, canary, request_tenant, vault_admin) -> None:
-    # The mirror's key may be there from another test of this process.
+def test_canary_is_attacked_by_the_second_canary(attack, canary, request_tenant, vault_admin) -> None:
+    # The second canary's key may exist from another test of this process.
     mirrors_key = f"transit/keys/{ids.l2_key(ids.MIRROR_TENANT_ID)}"
     if vault_admin.read(mirrors_key) is not None:
         vault_admin.write(f"{mirrors_key}/config", {"deletion_allowed": True})
@@ -73,10 +73,10 @@ def test_the_canary_is_attacked_by_the_mirror(attack, canary, request_tenant, va
     assert breached(found) == not_checked(found) == set()
 
 
-# ── where nothing can be a control ───────────────────────────────────────────────────────────────────────────────────
+# ── without a positive control ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_locked_tenant_is_attacked_a_disabled_key_not_checked_and_a_missing_one_a_breach(
+def test_locked_tenant_is_attacked_disabled_key_is_not_checked_and_missing_key_is_a_breach(
     attack, rotating, vault_admin
 ) -> None:
     rotating.hold(LockReason.SWITCH)
@@ -91,7 +91,7 @@ def test_locked_tenant_is_attacked_a_disabled_key_not_checked_and_a_missing_one_
     assert breached(attack(rotating.tenant_id)) == {"key-is-derived-and-stays-inside"}
 
 
-def test_a_customers_root_key_is_attacked_and_out_of_reach_it_is_not_checked(attack, rotating, bao) -> None:
+def test_customers_root_key_is_attacked_and_not_checked_when_unreachable(attack, rotating, bao) -> None:
     rotating.to(bao.place(), bao.token())
     found = attack(rotating.tenant_id)
     assert breached(found) == not_checked(found) == set()
@@ -100,7 +100,7 @@ def test_a_customers_root_key_is_attacked_and_out_of_reach_it_is_not_checked(att
     assert (breached(found), not_checked(found)) == (set(), WRAPS)
 
 
-def test_unreachable_root_key_of_the_platform_is_no_result(attack, rotating, monkeypatch) -> None:
+def test_unreachable_platform_root_key_raises_an_error(attack, rotating, monkeypatch) -> None:
     def away(*_: object) -> bytes:
         raise RootKeyUnreachable
 
@@ -142,19 +142,19 @@ def test_too_wide_policy_is_a_breach(attack, rotating, widen) -> None:
             assert breached(attack(rotating.tenant_id)) == {"let-the-key-be-exported-or-deleted"}, flag
 
 
-def test_key_that_is_made_by_using_it_is_a_breach(attack, rotating, widen, vault_admin) -> None:
+def test_key_created_by_its_use_is_a_breach(attack, rotating, widen, vault_admin) -> None:
     with widen("tenant", swap=('"update"', '"create", "update"')):
         assert breached(attack(rotating.tenant_id)) == {"encrypt-under-a-name-without-a-key"}
-    nobody = "transit/keys/L2-openkcm-nobody-primary"
+    missing_key = "transit/keys/L2-openkcm-nobody-primary"
     vault_admin.write("transit/config/keys", {"disable_upsert": False})
     try:
         with widen("tenant", swap=('"update"', '"create", "update"')):
             assert breached(attack(rotating.tenant_id)) == {"encrypt-under-a-name-without-a-key"}
-        assert vault_admin.read(nobody) is not None
+        assert vault_admin.read(missing_key) is not None
     finally:
         vault_admin.write("transit/config/keys", {"disable_upsert": True})
-        vault_admin.write(f"{nobody}/config", {"deletion_allowed": True})
-        vault_admin.delete(nobody)
+        vault_admin.write(f"{missing_key}/config", {"deletion_allowed": True})
+        vault_admin.delete(missing_key)
 
 
 @pytest.mark.parametrize("flag", FLAGS)  # the first two cannot be undone
@@ -163,10 +163,10 @@ def test_key_that_may_be_exported_or_deleted_is_a_breach(attack, active, vault_a
     assert "key-is-derived-and-stays-inside" in breached(attack(active.tenant_id))
 
 
-# ── one key for two ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── shared keys ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_tenant_that_got_rid_of_its_fingerprint_to_share_its_key_is_found_twice(
+def test_shared_key_with_a_removed_fingerprint_is_detected_by_two_checks(
     attack, tenant, request_tenant, vault_admin, field
 ) -> None:
     other = request_tenant()
@@ -175,12 +175,14 @@ def test_a_tenant_that_got_rid_of_its_fingerprint_to_share_its_key_is_found_twic
     with field.administrator() as administrator:
         administrator.execute("delete from okcm.key_fingerprint where tenant_id = %s", [tenant.tenant_id])
     run_steps(other, MADE)
-    assert "open-others-probes" not in breached(attack(other.tenant_id))  # the first one has left no probe yet
+    assert "open-others-probes" not in breached(
+        attack(other.tenant_id)
+    )  # the first tenant has no stored ciphertext yet
     assert breached(attack(tenant.tenant_id)) == {"fingerprint-is-its-own", "open-others-probes"}
     assert breached(attack(other.tenant_id)) == {"open-others-probes"}
 
 
-def test_the_same_key_imported_for_two_is_opened_by_the_trial_whatever_its_fingerprints_say(
+def test_same_key_imported_for_two_tenants_is_detected_despite_different_fingerprints(
     attack, tenant, request_tenant, vault_admin, field
 ) -> None:
     other, material = request_tenant(), os.urandom(32)
@@ -196,14 +198,14 @@ def test_the_same_key_imported_for_two_is_opened_by_the_trial_whatever_its_finge
     assert found["fingerprint-is-its-own"].outcome == "held"
 
 
-def test_a_key_replaced_under_its_name_is_a_breach(attack, active, vault_admin) -> None:
+def test_replaced_key_is_a_breach(attack, active, vault_admin) -> None:
     attack(active.tenant_id)
     forget_key(vault_admin, active.tenant_id)
     vault_admin.write(f"transit/keys/{ids.l2_key(active.tenant_id)}", {"type": "aes256-gcm96", "derived": True})
     assert breached(attack(active.tenant_id)) == {"fingerprint-is-its-own"}
 
 
-def test_an_installation_from_before_gets_its_fingerprints_from_the_examination(attack, active, field) -> None:
+def test_assessment_records_the_fingerprints_of_an_old_installation(attack, active, field) -> None:
     count = "select count(*) from okcm.key_fingerprint where tenant_id = %s"
     with field.administrator() as administrator:
         administrator.execute("delete from okcm.key_fingerprint")
@@ -211,7 +213,9 @@ def test_an_installation_from_before_gets_its_fingerprints_from_the_examination(
         assert administrator.execute(count, [active.tenant_id]).fetchone() == (1,)
 
 
-def test_in_the_end_a_key_is_tried_on_the_probes_of_all_others(attack, request_tenant, monkeypatch, parts) -> None:
+def test_key_is_eventually_tested_with_the_ciphertexts_of_all_others(
+    attack, request_tenant, monkeypatch, parts
+) -> None:
     monkeypatch.setattr(key_attacks, "_TRIED", 2)
     tenants = [request_tenant() for _ in range(5)]
     for tenant in tenants:
@@ -233,12 +237,12 @@ def test_in_the_end_a_key_is_tried_on_the_probes_of_all_others(attack, request_t
 # ── versions and contexts ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_version_that_nobody_recorded_is_a_breach(attack, active, vault_admin) -> None:
+def test_unrecorded_version_is_a_breach(attack, active, vault_admin) -> None:
     vault_admin.write(f"transit/keys/{ids.l2_key(active.tenant_id)}/rotate", {})
     assert breached(attack(active.tenant_id)) == {"versions-on-record"}
 
 
-def test_rotation_that_stopped_half_way_is_not_checked(attack, rotating) -> None:
+def test_incomplete_rotation_is_not_checked(attack, rotating) -> None:
     step = rotating.wants()
     rotating.step_of("plan-rotation", step)
     rotating.tenant_keys.rotate(rotating.tenant_id, 1)
@@ -252,7 +256,7 @@ def test_rotation_that_stopped_half_way_is_not_checked(attack, rotating) -> None
     assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
 
 
-def test_a_rotation_that_begins_while_the_key_is_attacked_is_none(attack, rotating, monkeypatch) -> None:
+def test_rotation_during_the_checks_is_no_breach(attack, rotating, monkeypatch) -> None:
     step, probes = rotating.wants(), rotating.tenant.parts.queries.key_probes
 
     def meanwhile(after: str, limit: int) -> object:
@@ -260,7 +264,7 @@ def test_a_rotation_that_begins_while_the_key_is_attacked_is_none(attack, rotati
         return probes(after, limit)
 
     monkeypatch.setattr(rotating.tenant.parts.queries, "key_probes", meanwhile)
-    with pytest.raises(Superseded):  # the version that was read is retired by now: it is made again
+    with pytest.raises(Superseded):  # the version that was read is retired meanwhile; the attempt is repeated
         attack(rotating.tenant_id)
 
     def begun(after: str, limit: int) -> object:
@@ -274,7 +278,7 @@ def test_a_rotation_that_begins_while_the_key_is_attacked_is_none(attack, rotati
     assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
 
 
-def test_a_new_version_that_is_an_old_one_again_is_a_breach(attack, active, vault_admin, field) -> None:
+def test_new_version_that_equals_an_old_one_is_a_breach(attack, active, vault_admin, field) -> None:
     name = ids.l2_key(active.tenant_id)
     forget_key(vault_admin, active.tenant_id)
     an_old_version_again(vault_admin, name)
@@ -284,11 +288,11 @@ def test_a_new_version_that_is_an_old_one_again_is_a_breach(attack, active, vaul
     assert breached(attack(active.tenant_id)) == {"open-as-another-version", "fingerprint-is-its-own"}
 
 
-def test_a_key_that_is_not_derived_opens_in_any_context_and_is_a_breach(attack, active, vault_admin) -> None:
+def test_key_without_derivation_is_a_breach(attack, active, vault_admin) -> None:
     forget_key(vault_admin, active.tenant_id)
     vault_admin.write(f"transit/keys/{ids.l2_key(active.tenant_id)}", {"type": "aes256-gcm96"})
     assert breached(attack(active.tenant_id)) >= {"open-as-another-service", "key-is-derived-and-stays-inside"}
 
 
-def test_a_tenant_without_a_key_has_nothing_to_attack(tenant, parts, settings) -> None:
+def test_tenant_without_a_key_has_no_results(tenant, parts, settings) -> None:
     assert attacks_of(parts, settings)(tenant.tenant_id) == ()

@@ -1,4 +1,4 @@
-"""A tenant with services that leaves step by step, and what is left of it."""
+"""A tenant with services, the single steps of its offboarding, and what remains of it."""
 
 import json
 from typing import Any
@@ -34,11 +34,11 @@ STEPS = (
     "destroy-payload-key",
     "certify-destruction",
 )
-"""Those of OffboardTenant behind the grace, but for the one that waits for workflows."""
+"""The steps of OffboardTenant after the grace period, except the one that waits for workflows."""
 
 
 class Leaving(Recorded):
-    """The tenant and the steps of its leaving one by one."""
+    """The tenant and the single steps of its offboarding."""
 
     def __init__(self, connection: Connection, admin: TokenSession) -> None:
         super().__init__(connection.database, connection.tenant_id)
@@ -69,14 +69,14 @@ class Leaving(Recorded):
         for name in STEPS[: STEPS.index(until) + 1]:
             self.run(name)
 
-    # ── what is recorded, and what exists ────────────────────────────────────────────────────────────────────────────
+    # ── records and keys ─────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def leaving(self) -> OffboardingRow:
         return self.get(lambda tx: tx.leaving.get())
 
     def keys_there(self) -> set[str]:
-        """Return those of the tenant's keys that the key server has."""
+        """Return the tenant's keys that exist in the key server."""
         names = {ids.l2_key(self.tenant_id), ids.ca_key(self.tenant_id), ids.payload_key(self.tenant_id)}
         return {name for name in names if self.admin.read(f"transit/keys/{name}") is not None}
 
@@ -96,7 +96,7 @@ class Leaving(Recorded):
 
 
 def connected(tenant: Provisioning, operator: Database) -> Connection:
-    """Return a connected service of a tenant that is made active."""
+    """Activate a tenant and return a connected service."""
     run_steps(tenant, MADE)
     connection = Connection(tenant, operator)
     connection.ask()

@@ -1,4 +1,4 @@
-"""What is destroyed of a tenant that left, what can no longer be decrypted, and that nothing else is touched."""
+"""The destruction of an offboarded tenant: keys, rows and ciphertexts of this tenant only."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ from vault.transit.root_keys import TransitRootKeys
 
 
 def opened(leaving, wrapped: bytes) -> bytes:
-    """Unwrap a copy of a row with the rights at the key server."""
+    """Unwrap a copy of a row with permissions at the key server."""
     inner = TransitRootKeys(leaving.tenant.parts.vault).unwrap(ids.root_key(REGION), leaving.context.encode(), wrapped)
     return leaving.tenant.tenant_keys.decrypt(leaving.context, inner.decode())
 
@@ -76,7 +76,7 @@ def test_destruction_removes_keys_and_rows_and_the_statement_lists_them(leaving)
     assert leaving.announced() == ["farewell", "farewell"]
 
 
-def test_the_statement_is_signed_and_bound_to_the_end_of_the_stream_before_it(leaving) -> None:
+def test_statement_is_signed_and_bound_to_the_end_of_the_stream(leaving) -> None:
     leaving.leave(now=True)
     leaving.through()
     kept, records = leaving.read(lambda tx: (tx.leaving.certificate(), tx.audit.records()))
@@ -93,7 +93,7 @@ def test_the_statement_is_signed_and_bound_to_the_end_of_the_stream_before_it(le
     assert after == ["tenant.shred_certified", "tenant.offboarded"]
 
 
-def test_intent_to_destroy_is_recorded_before_each_key_is_destroyed(leaving) -> None:
+def test_intention_is_recorded_before_each_key_is_destroyed(leaving) -> None:
     leaving.leave(now=True)
     leaving.through()
     tenant_id = leaving.tenant_id
@@ -139,7 +139,7 @@ def test_key_destroyed_earlier_is_stated_as_missing(leaving) -> None:
     assert gone["L2 tenant key"] == "none found"
 
 
-def test_worker_forgets_the_payload_key_when_it_is_destroyed(leaving) -> None:
+def test_worker_removes_the_payload_key_from_memory_when_it_is_destroyed(leaving) -> None:
     keyring = leaving.tenant.parts.keyring
     assert keyring.current(leaving.tenant_id).key_name == ids.payload_key(leaving.tenant_id)
     kept = keyring.current(leaving.tenant_id)

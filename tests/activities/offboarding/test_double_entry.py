@@ -1,4 +1,4 @@
-"""A step that omits an audit record is found in the key server's own log, by name."""
+"""Reconciliation detects a step that omits an audit record, by name, in the key server's log."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -33,12 +33,12 @@ Differences = Callable[[Provisioning], list[tuple[DiscrepancyKind, str]]]
 
 @pytest.fixture
 def log(key_server: openbao.Server) -> Callable[..., ServerLog]:
-    """Return what reads the key server's log of this test; MUST be asked for before the tenant is made."""
+    """Return a reader of the key server's log of this test; MUST be requested before the tenant is created."""
     begun = datetime.now(UTC)
 
     def read(_since: datetime = begun, progress: Callable[[int], None] = lambda _: None) -> ServerLog:
         log = read_log([key_server.folder / "logs" / "audit.log"], begun, progress)
-        log.begin = begun - timedelta(minutes=5)  # what the test records is to be judged
+        log.begin = begun - timedelta(minutes=5)  # so that the records of the test are compared
         return log
 
     return read
@@ -46,7 +46,7 @@ def log(key_server: openbao.Server) -> Callable[..., ServerLog]:
 
 @pytest.fixture
 def differences(log: Callable[..., ServerLog]) -> Differences:
-    """Return what finds how the two sides of a tenant differ; MUST be asked for before the tenant is made."""
+    """Return a function that finds the discrepancies of a tenant; MUST be requested before the tenant is created."""
 
     def found(tenant: Provisioning) -> list[tuple[DiscrepancyKind, str]]:
         read = log()
@@ -58,7 +58,7 @@ def differences(log: Callable[..., ServerLog]) -> Differences:
 
 
 def forgetting(name: AuditName) -> Callable[..., None]:
-    """Return a `record` that says everything but this."""
+    """Return an `append_audit_event` that omits one event."""
 
     def forgetful(tx: Any, step: Any, said: AuditName, *more: Any, **details: str) -> None:
         if said is not name:
@@ -76,83 +76,85 @@ def forgetting(name: AuditName) -> Callable[..., None]:
     ],
     ids=["rotated", "retired", "trimmed"],
 )
-def test_a_rotation_that_forgets_a_record_is_told(differences, rotating, monkeypatch, name, what) -> None:
-    monkeypatch.setattr(rotation, "record", forgetting(name))
+def test_rotation_without_its_record_is_detected(differences, rotating, monkeypatch, name, what) -> None:
+    monkeypatch.setattr(rotation, "append_audit_event", forgetting(name))
     rotating.rotate(rotating.wants(services=RotationScope.ALL, compromised=True))
     found = differences(rotating.tenant)
     assert (DiscrepancyKind.UNRECORDED_CHANGE, f"{ids.l2_key(rotating.tenant_id)} {what}") in found
-    # The proof that the new version works belongs to an operation that has other records.
+    # The test of the new version belongs to an operation that has other records.
     assert len(found) == 1
 
 
-def test_a_certificate_that_nobody_wrote_down_is_told(differences, rotating, monkeypatch) -> None:
-    monkeypatch.setattr(services, "record", forgetting(AuditName.SERVICE_CERTIFICATE_ISSUED))
+def test_unrecorded_certificate_is_detected(differences, rotating, monkeypatch) -> None:
+    monkeypatch.setattr(services, "append_audit_event", forgetting(AuditName.SERVICE_CERTIFICATE_ISSUED))
     rotating.connection.ask()
     rotating.connection.connect()
     ((kind, what),) = differences(rotating.tenant)
     assert (kind, what) == (
         DiscrepancyKind.UNRECORDED_CHANGE,
-        f"something was signed with {ids.ca_key(rotating.tenant_id)}",
+        f"data was signed with {ids.ca_key(rotating.tenant_id)}",
     )
 
 
-def test_a_key_made_without_a_word_is_told(differences, tenant, monkeypatch) -> None:
-    monkeypatch.setattr(keys, "record", forgetting(AuditName.PAYLOAD_KEY_CREATED))
+def test_unrecorded_creation_of_a_key_is_detected(differences, tenant, monkeypatch) -> None:
+    monkeypatch.setattr(keys, "append_audit_event", forgetting(AuditName.PAYLOAD_KEY_CREATED))
     run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS])
-    assert differences(tenant) == [(DiscrepancyKind.UNRECORDED_CHANGE, f"{ids.payload_key(tenant.tenant_id)} was made")]
+    assert differences(tenant) == [
+        (DiscrepancyKind.UNRECORDED_CHANGE, f"{ids.payload_key(tenant.tenant_id)} was created")
+    ]
 
 
-def test_keys_destroyed_without_a_word_are_told(differences, leaving, monkeypatch) -> None:
-    monkeypatch.setattr(destruction, "record", forgetting(AuditName.KEY_DESTROYED))
+def test_unrecorded_destruction_of_keys_is_detected(differences, leaving, monkeypatch) -> None:
+    monkeypatch.setattr(destruction, "append_audit_event", forgetting(AuditName.KEY_DESTROYED))
     leaving.leave(now=True)
     leaving.through()
     key = ids.l2_key(leaving.tenant_id)
-    told = {what for _, what in differences(leaving.tenant)}
-    assert told >= {f"{key} was made deletable", f"{key} was deleted"}
+    found = {what for _, what in differences(leaving.tenant)}
+    assert found >= {f"{key} was made deletable", f"{key} was deleted"}
 
 
-# ── by the clock ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── by schedule ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def reconcile(rotating: Rotating, log: Callable[..., ServerLog]) -> Counted:
-    """Run the schedule's step a while later and return what it counted."""
+    """Run the scheduled step later and return its counters."""
     database, later = rotating.tenant.database, CHECKING + timedelta(seconds=1)
     read = log, partial(our_records, database), lambda: datetime.now(UTC) + later
     activities = ReconcileActivities(database, *read, UNCOUNTED)
     return counting(activities.reconcile_audit)
 
 
-def told(rotating: Rotating, name: AuditName) -> list[dict[str, Any]]:
+def details_of(rotating: Rotating, name: AuditName) -> list[dict[str, Any]]:
     return [record["details"] | record for record in rotating.records(name)]
 
 
-def test_schedule_records_a_day_without_differences(log, rotating, monkeypatch) -> None:
-    monkeypatch.setattr(reconciling, "_BEAT_BYTES", 1000)  # so that it sends heartbeats
+def test_schedule_records_a_day_without_discrepancies(log, rotating, monkeypatch) -> None:
+    monkeypatch.setattr(reconciling, "_HEARTBEAT_BYTES", 1000)  # so that it sends heartbeats
     rotating.rotate(rotating.wants(compromised=True))
     reconcile(rotating, log)
-    (day,) = told(rotating, AuditName.AUDIT_RECONCILED)
+    (day,) = details_of(rotating, AuditName.AUDIT_RECONCILED)
     assert (day["outcome"], day["differences"]) == ("success", "0")
     assert int(day["requests"]) > 10
-    assert told(rotating, AuditName.AUDIT_DIFFERENCE) == []
+    assert details_of(rotating, AuditName.AUDIT_DIFFERENCE) == []
 
 
-def test_schedule_records_and_counts_each_difference_once(log, rotating, vault_admin) -> None:
+def test_schedule_records_and_counts_each_discrepancy_once(log, rotating, vault_admin) -> None:
     key = ids.l2_key(rotating.tenant_id)
     vault_admin.write(f"transit/keys/{key}/rotate")
     reconcile(rotating, log)
     counted = reconcile(rotating, log).of("openkcm_audit_differences")
-    found = told(rotating, AuditName.AUDIT_DIFFERENCE)
+    found = details_of(rotating, AuditName.AUDIT_DIFFERENCE)
     assert {(one["subject"], one["severity"], one["what"]) for one in found} == {
         ("unrecorded-change", "alarm", f"{key} was rotated, version 2"),
-        ("unknown-identity", "alarm", f"{key} was rotated, version 2 by approle test-admin, for whom it is not"),
+        ("unknown-identity", "alarm", f"{key} was rotated, version 2 by approle test-admin, which is not authorized"),
     }
     assert len(found) == 2
-    (day,) = told(rotating, AuditName.AUDIT_RECONCILED)
+    (day,) = details_of(rotating, AuditName.AUDIT_RECONCILED)
     assert (day["outcome"], day["differences"]) == ("failure", "2")
     assert {"kind": "unrecorded-change"} in counted
     assert {"kind": "unknown-identity"} in counted
 
 
-def test_where_the_log_cannot_be_read_nothing_is_done(tenant: Provisioning) -> None:
+def test_reconciliation_without_a_log_does_nothing(tenant: Provisioning) -> None:
     activities = ReconcileActivities(tenant.database, None, lambda *_: pytest.fail("read"), utc_now, UNCOUNTED)
     ActivityEnvironment().run(activities.reconcile_audit)

@@ -1,4 +1,4 @@
-"""The grace period on real servers: what works in it, who is notified, how it ends either way."""
+"""The grace period on real servers: its restrictions, its notifications and both of its ends."""
 
 from datetime import timedelta
 
@@ -16,7 +16,7 @@ from openkcm.errors import IllegalTenantId
 DAY = 24 * 3600.0
 
 
-def test_leaving_announces_until_when_it_can_be_undone_and_destroys_nothing_before(leaving) -> None:
+def test_offboarding_notifies_the_end_of_the_grace_period_and_destroys_nothing_before(leaving) -> None:
     begun = leaving.leave()
     assert (begun.state, begun.told) == (State.LEAVING, NotificationKind.LEAVING)
     assert begun.until - begun.since == timedelta(days=30)
@@ -25,7 +25,7 @@ def test_leaving_announces_until_when_it_can_be_undone_and_destroys_nothing_befo
     assert f"{begun.until:%Y-%m-%d %H:%M} UTC" in leaving.read(lambda tx: tx.outbox.all()[-1][0].body)
     tenant_id = leaving.tenant_id
     assert leaving.keys_there() == {ids.l2_key(tenant_id), ids.ca_key(tenant_id), ids.payload_key(tenant_id)}
-    # While it leaves, no other move is allowed and nothing is destroyed.
+    # During the grace period no other status change is allowed and nothing is destroyed.
     for move in StatusChange:
         with pytest.raises(InvalidTransition):
             leaving.move(move)
@@ -52,9 +52,9 @@ def test_repeated_request_joins_and_another_end_is_rejected(leaving) -> None:
 def test_restored_tenant_has_its_former_state_and_is_notified(leaving) -> None:
     leaving.read(lambda tx: (tx.tenants.move(Transition.SUSPEND), tx.tenants.hold(LockReason.SWITCH)))
     leaving.leave()
-    for told in (NotificationKind.RESTORED, None):
+    for notification in (NotificationKind.RESTORED, None):
         restored = leaving.restore()
-        assert (restored.state, restored.told) == (State.LOCKED, told)
+        assert (restored.state, restored.told) == (State.LOCKED, notification)
     assert leaving.tenant_row.locks == (LockReason.SWITCH,)
     leaving.move(StatusChange.UNLOCK)
     assert leaving.tenant_row.state is State.SUSPENDED
@@ -81,7 +81,7 @@ def test_restore_is_rejected_once_destruction_has_begun(leaving) -> None:
     assert leaving.leave(reason=LeaveReason.MARKETPLACE).told is None
 
 
-def test_the_canary_never_leaves(canary) -> None:
+def test_canary_tenant_cannot_be_offboarded(canary) -> None:
     step = LeaveInput(tenant_id=CANARY_TENANT_ID, operation_id="leave-1", now=True)
     with pytest.raises(IllegalTenantId):
         canary.run_with("begin-leaving", step)

@@ -1,4 +1,4 @@
-"""The steps of ChangeRootKey over real servers: where credentials are stored, what is switched, what is overtaken."""
+"""The steps of ChangeRootKey on real servers: storage of credentials, the switch, and concurrent attempts."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -90,7 +90,7 @@ def test_credentials_moved_to_another_tenant_cannot_be_decrypted(change, bao, re
     assert other.opened()
 
 
-def test_credentials_are_sealed_for_one_tenant_and_one_request(change, bao) -> None:
+def test_credentials_are_encrypted_for_one_tenant_and_one_request(change, bao) -> None:
     step, other = change.ask(bao.place(), bao.token()), change.ask(bao.place(), bao.token())
     swap = "update okcm.root_key_request r set sealed = o.sealed from okcm.root_key_request o where r <> o"
     with change.tenant.database.raw_tx(change.tenant_id) as connection:
@@ -102,7 +102,7 @@ def test_credentials_are_sealed_for_one_tenant_and_one_request(change, bao) -> N
     change.assert_in_force(RootKeyMode.PLATFORM, None)
 
 
-def test_leaving_tenant_changes_nothing_and_keeps_no_credentials(change, bao) -> None:
+def test_offboarding_tenant_changes_nothing_and_keeps_no_credentials(change, bao) -> None:
     step = change.ask(bao.place(), bao.token())
     change.connection.move(Transition.LEAVE)
     with pytest.raises(TenantNotOperational):
@@ -152,14 +152,14 @@ def test_change_wraps_all_service_keys_under_the_new_root_key_and_again_with_new
     assert change.opened() == before
     retired = f"select state, credentials from okcm.root_key where root_key_id = '{first.request_id}'"
     assert change.rows(retired) == [("retired", None)]
-    # Credentials that no longer work can be replaced, too.
+    # Invalid credentials can be replaced too.
     bao.revoke(latest)
     change.hold(LockReason.ROOT_KEY)
     change.to(bao.place(), bao.token())
     assert change.opened() == before
 
 
-def test_two_requests_one_after_the_other_both_take_effect(change, bao) -> None:
+def test_two_successive_requests_both_take_effect(change, bao) -> None:
     before = change.opened()
     first, second = change.ask(bao.place(), bao.token()), change.ask(bao.place("second"), bao.token())
     change.through(first)
@@ -173,7 +173,7 @@ def test_two_requests_one_after_the_other_both_take_effect(change, bao) -> None:
     assert change.change(back.number).from_name == bao.place("second").name
 
 
-def test_a_service_that_is_connected_between_wrap_and_switch_is_wrapped_in_another_round(change, bao) -> None:
+def test_service_connected_between_wrap_and_switch_is_wrapped_in_another_round(change, bao) -> None:
     step = change.ask(bao.place(), bao.token())
     change.through(step, until="wrap-service-keys")
     staged = change.staged()
@@ -190,9 +190,7 @@ def test_a_service_that_is_connected_between_wrap_and_switch_is_wrapped_in_anoth
     assert change.change(step.number).total == len(SERVICES) + 1
 
 
-def test_a_service_key_that_is_made_during_a_switch_waits_for_it_and_is_made_again_under_the_new_one(
-    change, bao, field
-) -> None:
+def test_service_key_created_during_a_switch_is_wrapped_under_the_new_root_key(change, bao, field) -> None:
     step = change.ask(bao.place(), bao.token())
     change.through(step, until="wrap-service-keys")
     enrolled = change.enrol("payroll")
@@ -218,7 +216,7 @@ def waiting(field) -> bool:
         return found.fetchone() is not None
 
 
-def test_a_switch_unlocks_a_tenant_that_its_former_root_key_had_locked(change, bao) -> None:
+def test_switch_unlocks_a_tenant_that_the_former_root_key_had_locked(change, bao) -> None:
     change.to(bao.place(), bao.token())
     step = change.ask(PlatformKeyRef(), None)
     change.through(step, until="wrap-service-keys")
@@ -291,7 +289,7 @@ def test_change_that_was_switched_can_no_longer_be_abandoned(change, bao) -> Non
     change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
 
 
-def test_a_change_that_nobody_ended_is_abandoned_when_the_next_one_begins(change, bao) -> None:
+def test_unfinished_change_is_abandoned_when_the_next_one_starts(change, bao) -> None:
     before, step = change.opened(), change.ask(bao.place(), bao.token())
     change.through(step, until="wrap-service-keys")
     following = change.to(bao.place("second"), bao.token())
@@ -311,7 +309,7 @@ def test_wrapping_sends_a_heartbeat_after_every_key(change, bao) -> None:
     assert len(beats) >= len(SERVICES) + 1
 
 
-def test_a_root_key_out_of_reach_is_waited_for_and_what_was_wrapped_is_kept(change, bao) -> None:
+def test_unreachable_root_key_is_retried_and_existing_wraps_are_kept(change, bao) -> None:
     before, step = change.opened(), change.ask(bao.place(), bao.token())
     change.through(step, until="wrap-service-keys")
     staged = change.staged()

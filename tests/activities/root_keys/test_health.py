@@ -1,4 +1,4 @@
-"""The watch over root keys: real rows, root keys that can be disabled, and no workflow to be notified."""
+"""Root key monitoring with real rows, root keys that can be disabled, and no workflow."""
 
 import dataclasses
 import hashlib
@@ -33,7 +33,7 @@ FAST = PollIntervals(used=0.05, idle=0.05, grace=60.0)
 
 
 class Holder:
-    """Every tenant's root key at once; `fails` has the errors by tenant."""
+    """The root keys of all tenants; `fails` has the errors by tenant."""
 
     def __init__(self) -> None:
         self.fails: dict[str, OpenKcmError | Exception] = {}
@@ -86,7 +86,7 @@ class Scene:
             tx.services.seen(["orders"], datetime.now(UTC))
 
     def holds(self, tenant_id: str) -> None:
-        """Give a tenant a root key of its own."""
+        """Record a customer root key of a tenant."""
         a_provisioned_tenant(self.worker, tenant_id)
         key = a_root_key_id(tenant_id)
         with self.field.open("operator", max_size=1).tenant_tx(tenant_id) as tx:
@@ -102,11 +102,11 @@ class Scene:
         return Recorded(self.worker, tenant_id).get(lambda tx: tx.root_keys.current()).health
 
     def run(self, until: Callable[[], bool] = lambda: False) -> tuple[str, ...]:
-        """Watch until a tenant has to be notified, or until `until` holds; return the tenants."""
+        """Run the monitoring until it returns tenants, or until `until` holds; return the tenants."""
         return tuple(run_until(until, self.watch.watch_root_keys, WatchRootKeysInput(region=REGION)).tenants)
 
     def run_for_tries(self, number: int, tenant_id: str = "acme") -> tuple[str, ...]:
-        """Watch until a tenant's key was tried so many times more."""
+        """Run the monitoring until a tenant's key was checked `number` more times."""
         tried = self.holder.tries[tenant_id]
         return self.run(lambda: self.holder.tries[tenant_id] >= tried + number)
 
@@ -126,7 +126,7 @@ def test_disabled_key_is_recorded_and_its_tenant_returned(scene: Scene, failure:
 
 
 @pytest.mark.parametrize("swapped", ["another answer", "another context"])
-def test_another_key_in_its_place_is_told_from_a_missing_one(scene: Scene, swapped: str) -> None:
+def test_replaced_key_is_distinguished_from_a_missing_one(scene: Scene, swapped: str) -> None:
     if swapped == "another answer":
         scene.holder.answer = b"something else"
     else:
@@ -135,7 +135,7 @@ def test_another_key_in_its_place_is_told_from_a_missing_one(scene: Scene, swapp
     assert scene.health() == RootKeyMismatch.code
 
 
-def test_a_key_that_is_back_names_its_tenant_again(scene: Scene) -> None:
+def test_recovered_key_returns_its_tenant_again(scene: Scene) -> None:
     scene.holder.fails["acme"] = RootKeyDisabled()
     scene.run()
     Recorded(scene.worker, "acme").read(lambda tx: tx.tenants.hold(LockReason.ROOT_KEY))
@@ -150,13 +150,13 @@ def test_unreachable_key_is_reported_once_and_again_after_the_grace_period(scene
     scene.holder.fails["acme"] = RootKeyUnreachable()
     assert scene.run() == ("acme",)
     assert scene.run_for_tries(5) == ()
-    monkeypatch.setattr(watching, "_TELL_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(watching, "_REPEAT_SECONDS", 0.1)
     scene.later = timedelta(seconds=61)
     assert scene.run() == ("acme",)
 
 
-def test_signal_that_was_lost_is_sent_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_TELL_AGAIN_SECONDS", 0.1)
+def test_lost_signal_is_sent_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_REPEAT_SECONDS", 0.1)
     scene.holder.fails["acme"] = RootKeyDisabled()
     assert scene.run() == scene.run() == ("acme",)
 
@@ -168,9 +168,9 @@ def test_failure_of_the_platform_does_not_change_the_keys_health(scene: Scene, f
     assert scene.health() == HEALTHY
 
 
-def test_nothing_is_written_while_nothing_changes(scene: Scene) -> None:
+def test_unchanged_health_writes_no_row(scene: Scene) -> None:
     def rows() -> list[object]:
-        """Return of each table how many rows there are and by which transaction the newest was written."""
+        """Return for each table the number of rows and the transaction of the newest."""
         with scene.field.administrator() as administrator:
             tables = administrator.execute("select tablename from pg_tables where schemaname = 'okcm'").fetchall()
             newest = "select '{0}', count(*), max(xmin::text::bigint) from okcm.{0}"
@@ -188,18 +188,18 @@ def test_unreachable_keys_do_not_delay_the_others(scene: Scene, monkeypatch: pyt
     for tenant in slow:
         scene.holds(tenant)
         scene.holder.fails[tenant] = RootKeyUnreachable()
-    told = set()
-    while told < set(slow):
-        told |= set(scene.run())
+    reported = set()
+    while reported < set(slow):
+        reported |= set(scene.run())
     scene.holder.slow = 0.5
     scene.holder.fails["acme"] = RootKeyDisabled()
     scene.holder.tries.clear()
     while scene.run() != ("acme",):
         pass
-    assert sum(scene.holder.tries[tenant] for tenant in slow) < len(slow), "it did not wait for all of them"
+    assert sum(scene.holder.tries[tenant] for tenant in slow) < len(slow), "it does not wait for all of them"
 
 
-def test_idle_tenant_is_tried_rarely_and_at_once_when_used(scene: Scene) -> None:
+def test_idle_tenant_is_checked_rarely_and_at_once_when_used(scene: Scene) -> None:
     scene.watch = scene.with_pace(PollIntervals(used=0.05, idle=3600, grace=60))
     scene.holds("busy")
     scene.uses("busy")
@@ -218,12 +218,12 @@ def test_used_tenant_does_not_wait_behind_idle_ones(scene: Scene, monkeypatch: p
     scene.uses("acme")
     scene.holder.takes = 0.05
     assert scene.run(lambda: scene.holder.tries.total() >= 160) == ()
-    # In turn with the others it would be tried ten times.
+    # With equal priority it would be checked ten times.
     assert scene.holder.tries["acme"] > 14
     assert len(scene.holder.tries) > 10
 
 
-def test_those_tried_at_once_at_the_start_are_tried_apart_from_then_on(scene: Scene) -> None:
+def test_checks_are_spread_over_the_interval_after_the_start(scene: Scene) -> None:
     key = MonitoredRootKey("acme", "80000000" + 24 * "0", HEALTHY, datetime.now(UTC), held=False, used=False)
     turn = watching._Turn(key)
     watch = scene.with_pace(PollIntervals(used=1, idle=30, grace=60))
@@ -233,22 +233,22 @@ def test_those_tried_at_once_at_the_start_are_tried_apart_from_then_on(scene: Sc
     assert watch._pause(turn, RootKeyDisabled.code) == 1
 
 
-def test_when_many_fail_at_once_they_are_told_some_at_a_time_and_each_before_any_again(scene, monkeypatch) -> None:
-    monkeypatch.setattr(watching, "_TOLD_AT_ONCE", 4)
+def test_many_failures_are_reported_in_batches_and_each_before_any_repetition(scene, monkeypatch) -> None:
+    monkeypatch.setattr(watching, "_MAX_REPORTED", 4)
     tenants = {"acme", *(f"many-{number}" for number in range(9))}
     for tenant in tenants - {"acme"}:
         scene.holds(tenant)
     scene.holder.fails = {tenant: RootKeyDisabled() for tenant in tenants}
-    monkeypatch.setattr(watching, "_TELL_AGAIN_SECONDS", 0.0)
-    told: list[str] = []
-    while set(told) != tenants:
+    monkeypatch.setattr(watching, "_REPEAT_SECONDS", 0.0)
+    reported: list[str] = []
+    while set(reported) != tenants:
         some = scene.run()
         assert len(some) <= 4
-        told += some
-    assert len(told) < 2 * len(tenants) + 4
+        reported += some
+    assert len(reported) < 2 * len(tenants) + 4
 
 
-def test_an_attempt_that_was_given_up_leaves_the_round_to_the_next(scene: Scene) -> None:
+def test_timed_out_attempt_leaves_the_round_to_the_next_attempt(scene: Scene) -> None:
     scene.run_for_tries(1)
     with scene.watch._regions[REGION].round:
         tried, over = scene.holder.tries["acme"], time.monotonic() + 0.5
@@ -258,7 +258,7 @@ def test_an_attempt_that_was_given_up_leaves_the_round_to_the_next(scene: Scene)
     assert scene.holder.tries["acme"] > tried
 
 
-def test_tenants_of_other_regions_and_of_the_platforms_key_are_left_alone(scene: Scene) -> None:
+def test_other_regions_and_the_platforms_root_key_are_not_checked(scene: Scene) -> None:
     with scene.worker.tenant_tx("plain") as tx:
         tx.tenants.request(an_event("plain"))
     scene.holds("far")
@@ -268,7 +268,7 @@ def test_tenants_of_other_regions_and_of_the_platforms_key_are_left_alone(scene:
     assert set(scene.holder.tries) == {"acme"}
 
 
-def test_a_database_that_is_down_stops_nobodys_key_from_being_tried(scene: Scene) -> None:
+def test_unreachable_database_does_not_stop_the_checks(scene: Scene) -> None:
     scene.run_for_tries(1)
     tried = scene.holder.tries["acme"]
     with scene.field.server.offline(scene.field.name):

@@ -1,6 +1,6 @@
 """A root key has a new version at its holder: the platform detects it and re-encrypts every wrap under it.
 
-With a second OpenBao that plays the customer's, and the platform's own key in the first.
+A second OpenBao is the customer's; the first has the platform's root key.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from core.tenants.locks import HEALTHY, LockReason
 from database.root_keys import RootKeyVersionsRow
 from tests.activities.changing import SERVICES
 from tests.activities.counting import run_until
-from tests.activities.dying import dies
+from tests.activities.dying import crashes_after
 from tests.activities.provisioning import REGION
 from tests.activities.rotating import Rotating
 from tests.kms.customer_openbao import CustomerOpenBao
@@ -33,7 +33,7 @@ FOLLOWING = ("rewrap-keys", "finish-rotation")
 
 @dataclass
 class Following:
-    """A tenant whose root key is in Transit somewhere; `holder` is that server's administrator."""
+    """A tenant whose root key is in Transit; `holder` is the administrator of that server."""
 
     rotating: Rotating
     holder: TokenSession
@@ -47,11 +47,11 @@ class Following:
         self.holder.write(f"transit/keys/{self.key}/config", {"min_decryption_version": version})
 
     def look(self) -> tuple[str, ...]:
-        """Run the platform's hourly look; returns who is told."""
+        """Run the platform's hourly check; returns the tenants that it signals."""
         return tuple(self.rotating.tenant.run_platform("notice-root-key-versions").tenants)
 
     def plan(self) -> tuple[PlanRotationStep, RotationPlan]:
-        """Plan the rotation that is due; nothing else is asked of it."""
+        """Plan the due rotation, which rotates nothing else."""
         request = self.rotating.due()
         assert request is not None
         assert (request.services, request.tenant_key, request.compromised) == (RotationScope.NONE, False, False)
@@ -61,7 +61,7 @@ class Following:
         return step, plan
 
     def follow(self) -> PlanRotationStep:
-        """Take the steps of the rotation that is due, as the workflow does."""
+        """Run the steps of the due rotation as the workflow does."""
         step, _ = self.plan()
         for name in FOLLOWING:
             self.rotating.step_of(name, step)
@@ -72,7 +72,7 @@ class Following:
         return self.rotating.get(lambda tx: tx.root_keys.versions())
 
     def watch(self, tries: int | None = 2) -> tuple[str, ...]:
-        """Let the watch try the root key, as that of services in use; return the tenants to be notified."""
+        """Run the monitoring of the root key of used services; return the tenants that it reports."""
         with self.rotating.opener.database.tenant_tx(self.rotating.tenant_id) as tx:
             tx.services.seen(["orders"], datetime.now(UTC))
         assert self.bao is not None
@@ -87,7 +87,7 @@ class Following:
 
 @pytest.fixture
 def following(rotating: Rotating, bao: CustomerOpenBao) -> Iterator[Following]:
-    """Under a key of its own in the customer's OpenBao, at its first version."""
+    """Return a tenant under a separate key in the customer's OpenBao, at its first version."""
     key = f"follow-{next(_numbers)}"
     bao.make_key(key)
     rotating.to(bao.place(key), bao.token())
@@ -97,11 +97,11 @@ def following(rotating: Rotating, bao: CustomerOpenBao) -> Iterator[Following]:
 
 @pytest.fixture
 def of_platform(rotating: Rotating, vault_admin: TokenSession) -> Following:
-    """Under the platform's key of the region."""
+    """Return a tenant under the platform's root key of the region."""
     return Following(rotating, vault_admin, ids.root_key(REGION))
 
 
-def test_new_version_of_a_customers_key_is_followed_and_then_the_older_ones_can_end(following: Following) -> None:
+def test_rotation_follows_a_customers_new_version_and_the_older_ones_can_be_disabled(following: Following) -> None:
     rotating, before = following.rotating, following.rotating.opened()
     following.watch()
     assert following.versions == RootKeyVersionsRow(newest=1, older=0, wraps=len(SERVICES) + 1)
@@ -113,7 +113,7 @@ def test_new_version_of_a_customers_key_is_followed_and_then_the_older_ones_can_
     assert following.versions == RootKeyVersionsRow(newest=2, older=0, wraps=len(SERVICES) + 1)
     following.end_versions_before(2)
     assert rotating.opened() == before
-    # The watch kept what it had tried before, by which the key would be disabled now.
+    # The monitoring has cached the former ciphertext, with which the key would appear disabled now.
     assert following.watch() == ()
     assert rotating.current.health == HEALTHY
     assert (following.look(), following.rotating.due()) == ((), None)
@@ -129,7 +129,7 @@ def test_new_version_of_a_customers_key_is_followed_and_then_the_older_ones_can_
     assert "keys-rotated" in rotating.announced()
 
 
-def test_the_platforms_new_version_is_followed_too(of_platform: Following, key_server: Server) -> None:
+def test_rotation_follows_a_new_version_of_the_platforms_root_key(of_platform: Following, key_server: Server) -> None:
     assert key_server.url
     before, versions = of_platform.rotating.opened(), of_platform.versions
     assert of_platform.look() == ()
@@ -141,7 +141,7 @@ def test_the_platforms_new_version_is_followed_too(of_platform: Following, key_s
     assert of_platform.rotating.opened() == before
 
 
-def test_nothing_happens_while_the_version_is_the_same(following: Following) -> None:
+def test_unchanged_version_starts_no_rotation(following: Following) -> None:
     wraps = following.rotating.rows("select wrapped from okcm.service_key order by service")
     assert (following.look(), following.rotating.due()) == ((), None)
     plan = following.rotating.step_of(
@@ -152,8 +152,8 @@ def test_nothing_happens_while_the_version_is_the_same(following: Following) -> 
     assert following.rotating.rows("select root_key_newest from okcm.tenant") == [(None,)]
 
 
-def test_a_tenant_without_services_has_its_probe_followed(following: Following) -> None:
-    """Else the end of an older version would look as if the customer had taken the key away."""
+def test_canary_ciphertext_of_a_tenant_without_services_is_rewrapped(following: Following) -> None:
+    """Otherwise the end of an older version would appear as a key disabled by the customer."""
     with following.rotating.database.raw_tx(following.rotating.tenant_id) as connection:
         connection.execute("update okcm.service_key set state = 'destroyed', wrapped = null")
     following.make_version()
@@ -163,7 +163,7 @@ def test_a_tenant_without_services_has_its_probe_followed(following: Following) 
     assert following.watch() == ()
 
 
-def test_what_comes_and_goes_meanwhile_is_followed_by_the_same_rotation_or_the_next(following: Following) -> None:
+def test_versions_created_during_a_rotation_are_followed_by_it_or_the_next_one(following: Following) -> None:
     rotating = following.rotating
     following.make_version()
     following.look()
@@ -173,11 +173,11 @@ def test_what_comes_and_goes_meanwhile_is_followed_by_the_same_rotation_or_the_n
     for name in FOLLOWING:
         rotating.step_of(name, step)
     versions = rotating.rows("select distinct root_key_version from okcm.service_key")
-    assert versions == [(3,)], "whatever is wrapped lies under the newest, also under one that nobody noticed"
+    assert versions == [(3,)], "every wrap has the newest version, also an undetected one"
     assert following.look() == ()
 
 
-def test_a_rotation_of_everything_follows_as_well(following: Following) -> None:
+def test_rotation_of_all_keys_follows_the_root_key_too(following: Following) -> None:
     rotating = following.rotating
     before = rotating.opened()
     following.make_version()
@@ -188,7 +188,7 @@ def test_a_rotation_of_everything_follows_as_well(following: Following) -> None:
     assert before.items() <= rotating.opened().items()
 
 
-def test_a_key_that_cannot_be_asked_is_no_failure_of_the_look_and_is_asked_again(following, bao) -> None:
+def test_unreachable_key_does_not_fail_the_check_and_is_checked_again(following, bao) -> None:
     following.make_version()
     with bao.allowing(()):
         assert following.look() == ()
@@ -199,7 +199,7 @@ def test_a_key_that_cannot_be_asked_is_no_failure_of_the_look_and_is_asked_again
 
 
 @pytest.mark.parametrize("standing", ["suspended", "locked", "leaving"])
-def test_a_suspended_tenant_is_followed_and_one_whose_keys_rest_is_not(following: Following, standing: str) -> None:
+def test_suspended_tenant_is_followed_and_an_inactive_one_is_not(following: Following, standing: str) -> None:
     rotating = following.rotating
     following.make_version()
     if standing == "locked":
@@ -214,8 +214,8 @@ def test_a_suspended_tenant_is_followed_and_one_whose_keys_rest_is_not(following
         following.follow()
 
 
-def test_a_server_that_fell_behind_ends_the_try_and_nothing_is_replaced(following: Following) -> None:
-    """A node that does not know the newest version yet, or a key that was restored from a backup."""
+def test_outdated_server_fails_the_attempt_and_replaces_nothing(following: Following) -> None:
+    """The server is a node without the newest version, or its key was restored from a backup."""
     rotating = following.rotating
     current = rotating.current
     with rotating.database.tenant_tx(rotating.tenant_id) as tx:
@@ -228,10 +228,10 @@ def test_a_server_that_fell_behind_ends_the_try_and_nothing_is_replaced(followin
     assert rotating.rows("select wrapped from okcm.service_key order by service") == wraps
     rotating.give_up(step, RootKeyServerError.code, "rewrap-keys")
     assert following.look() == ()
-    assert following.rotating.due() is None, "it counts from what the key says now"
+    assert following.rotating.due() is None, "the current version of the key counts"
 
 
-def test_a_key_that_is_taken_away_ends_it_and_the_next_look_comes_back(following, bao) -> None:
+def test_revoked_key_ends_the_rotation_and_the_next_check_repeats_it(following, bao) -> None:
     rotating, before = following.rotating, following.rotating.opened()
     following.make_version()
     following.look()
@@ -246,23 +246,23 @@ def test_a_key_that_is_taken_away_ends_it_and_the_next_look_comes_back(following
 
 
 @pytest.mark.parametrize(
-    "dying",
+    "crashing_step",
     [
         *(pytest.param(name, marks=pytest.mark.full) for name in ("plan-rotation", "rewrap-keys")),
         "finish-rotation",
     ],
 )
-def test_step_that_dies_after_an_effect_completes_at_the_next_try(following: Following, dying: str) -> None:
+def test_retry_completes_a_step_that_crashed_after_an_effect(following: Following, crashing_step: str) -> None:
     rotating, before = following.rotating, following.rotating.opened()
-    died, effect, version = True, 0, 1
-    while died:
+    crashed, effect, version = True, 0, 1
+    while crashed:
         effect, version = effect + 1, version + 1
         following.make_version()
         assert following.look() == (rotating.tenant_id,)
-        step, died = rotating.wants(services=RotationScope.NONE, tenant_key=False), False
+        step, crashed = rotating.wants(services=RotationScope.NONE, tenant_key=False), False
         for name in ("plan-rotation", *FOLLOWING):
-            if name == dying:
-                died = dies(rotating.tenant, effect, partial(rotating.step_of, name, step))
+            if name == crashing_step:
+                crashed = crashes_after(rotating.tenant, effect, partial(rotating.step_of, name, step))
                 assert rotating.opened() == before
             rotating.step_of(name, step)
         assert following.versions == RootKeyVersionsRow(newest=version, older=0, wraps=len(SERVICES) + 1)
@@ -273,18 +273,18 @@ def test_step_that_dies_after_an_effect_completes_at_the_next_try(following: Fol
     rotating.tenant.assert_audited_once()
 
 
-def test_dying_while_looking_leaves_what_the_next_look_finds(following: Following) -> None:
+def test_crash_during_the_check_is_completed_by_the_next_check(following: Following) -> None:
     following.make_version()
-    died, effect = True, 0
-    while died:
+    crashed, effect = True, 0
+    while crashed:
         effect += 1
-        died = dies(following.rotating.tenant, effect, following.look)
+        crashed = crashes_after(following.rotating.tenant, effect, following.look)
     assert following.look() == (following.rotating.tenant_id,)
     assert len(following.rotating.audited("root_key.version_noticed")) == 1
 
 
-def test_the_watch_goes_on_after_the_tenant_key_was_rotated(following: Following, bao: CustomerOpenBao) -> None:
-    """The credentials by which it opened the root key lay under a version of the tenant key that is retired now."""
+def test_monitoring_continues_after_a_rotation_of_the_tenant_key(following: Following, bao: CustomerOpenBao) -> None:
+    """The cached credentials were encrypted under a version of the tenant key that is retired now."""
     rotating = following.rotating
     assert following.watch() == ()
     rotating.rotate(rotating.wants(services=RotationScope.NONE))

@@ -1,4 +1,4 @@
-"""The steps of RotateKeys against real servers: what can be decrypted before, during and after a rotation."""
+"""The steps of RotateKeys on real servers: decryption before, during and after a rotation."""
 
 import time
 from datetime import timedelta
@@ -23,7 +23,7 @@ from core.tenants.lifecycle import Transition
 from core.tenants.locks import LockReason
 from core.tenants.policy import TenantPolicy
 from tests.activities.changing import SERVICES
-from tests.activities.dying import after_effect, dies
+from tests.activities.dying import after_effect, crashes_after
 from tests.activities.rotating import Rotating
 from tests.database.builders import an_object
 from tests.database.fixtures import Field
@@ -37,7 +37,7 @@ def age(field: Field, what: str, days: int) -> None:
 
 
 def test_worker_never_decrypts_a_service_key(rotating, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under L2 the worker decrypts its own proof and nothing else."""
+    """The worker decrypts only its test plaintext with the L2."""
     opened: list[EncryptionContext] = []
     decrypt = type(rotating.tenant_keys).decrypt
     monkeypatch.setattr(
@@ -47,7 +47,7 @@ def test_worker_never_decrypts_a_service_key(rotating, monkeypatch: pytest.Monke
     assert [context.purpose for context in opened] == ["verify"]
 
 
-def test_old_copies_of_the_database_cannot_be_decrypted_once_the_old_version_is_retired(rotating) -> None:
+def test_old_database_copies_cannot_be_decrypted_after_the_old_version_is_retired(rotating) -> None:
     copies = rotating.copies()
     step = rotating.wants(services=RotationScope.NONE)
     rotating.rotate(step, until="rewrap-keys")
@@ -100,10 +100,10 @@ def test_rotation_of_one_service_leaves_the_others(rotating) -> None:
     assert rotating.l2.version == 1
     assert [place for place in rotating.states() if place[1] == 2] == [("orders", 2)]
     with pytest.raises(ServiceUnknown):
-        rotating.rotate(rotating.wants(services=RotationScope.ONE, service="nobody", tenant_key=False))
+        rotating.rotate(rotating.wants(services=RotationScope.ONE, service="missing", tenant_key=False))
 
 
-def test_suspended_tenant_rotates_and_a_locked_or_leaving_one_does_not(rotating) -> None:
+def test_suspended_tenant_rotates_and_a_locked_or_offboarding_one_does_not(rotating) -> None:
     rotating.connection.move(Transition.SUSPEND)
     rotating.rotate(rotating.wants())
     rotating.assert_whole()
@@ -117,7 +117,7 @@ def test_suspended_tenant_rotates_and_a_locked_or_leaving_one_does_not(rotating)
     assert rotating.l2.version == 2
 
 
-def test_what_is_due_follows_the_tenants_policy(rotating, field) -> None:
+def test_due_keys_follow_the_tenants_policy(rotating, field) -> None:
     assert rotating.due() is None
     age(field, "service_key set activated_at", 91)
     request = rotating.due()
@@ -135,7 +135,7 @@ def test_what_is_due_follows_the_tenants_policy(rotating, field) -> None:
     assert rotating.tenant.run_platform("find-due-rotations").tenants == ()
 
 
-def test_rotation_whose_steps_run_twice_happens_once_under_a_customers_root_key_too(rotating, bao) -> None:
+def test_repeated_steps_rotate_once_also_under_a_customers_root_key(rotating, bao) -> None:
     changed = rotating.to(bao.place(), bao.token())
     before = rotating.opened()
     old = rotating.get(lambda tx: tx.root_keys.sealed(changed.request_id))
@@ -177,13 +177,13 @@ def test_disabled_root_key_ends_the_rotation_and_the_next_one_completes_it(rotat
     assert before.items() <= rotating.opened().items()
 
 
-def test_a_service_key_that_was_made_under_a_version_that_is_retired_meanwhile_is_made_again(rotating) -> None:
+def test_service_key_under_a_version_retired_meanwhile_is_created_again(rotating) -> None:
     step = rotating.enrol("payroll")
 
     def rotate() -> None:
         rotating.rotate(rotating.wants(services=RotationScope.NONE))
 
-    # Its first effect reads; its second has wrapped the key.
+    # Its first effect is a read; the second wraps the key.
     with after_effect(rotating.tenant, 2, rotate), pytest.raises(Superseded):
         rotating.tenant.run_with("create-service-key", step)
     rotating.tenant.run_with("create-service-key", step)
@@ -191,9 +191,7 @@ def test_a_service_key_that_was_made_under_a_version_that_is_retired_meanwhile_i
     assert rotating.rows("select l2_version from okcm.service_key where service = 'payroll'") == [(2,)]
 
 
-def test_credentials_that_were_encrypted_under_a_version_that_is_retired_meanwhile_are_encrypted_again(
-    rotating, bao
-) -> None:
+def test_credentials_under_a_version_retired_meanwhile_are_encrypted_again(rotating, bao) -> None:
     step = rotating.ask(bao.place(), bao.token())
 
     encrypt = type(rotating.tenant_keys).encrypt
@@ -213,7 +211,7 @@ def test_credentials_that_were_encrypted_under_a_version_that_is_retired_meanwhi
     rotating.assert_whole()
 
 
-def test_a_service_that_is_connected_while_keys_are_rotated_keeps_its_new_key(rotating) -> None:
+def test_service_connected_during_a_rotation_keeps_its_new_key(rotating) -> None:
     step = rotating.wants()
     rotating.rotate(step, until="prepare-service-keys")
     rotating.add_service("payroll")
@@ -223,34 +221,34 @@ def test_a_service_that_is_connected_while_keys_are_rotated_keeps_its_new_key(ro
     assert ("payroll", 1) in rotating.opened()
 
 
-def test_rewrapping_takes_as_long_as_it_may(rotating) -> None:
+def test_rewrapping_respects_the_rate_limit(rotating) -> None:
     parts = rotating.tenant.parts
     step = rotating.wants(services=RotationScope.NONE)
     rotating.rotate(step, until="rotate-tenant-key")
-    shelf = next(a.__self__._shelf for a in parts.lifecycle if a.__name__ == "rewrap_keys")
-    slow = Rewrapping(parts.database, rotating.tenant_keys, shelf, per_second=len(SERVICES) * 2)
+    root_key_cache = next(a.__self__._root_keys for a in parts.lifecycle if a.__name__ == "rewrap_keys")
+    slow = Rewrapping(parts.database, rotating.tenant_keys, root_key_cache, per_second=len(SERVICES) * 2)
     began = time.monotonic()
     rotating.in_activity(slow.run, rotating.following(step))
     assert timedelta(seconds=time.monotonic() - began) >= timedelta(seconds=0.5)
 
 
-def test_making_new_versions_takes_as_long_as_it_may_and_says_how_far_it_is(rotating) -> None:
+def test_creation_of_versions_respects_the_rate_limit_and_reports_progress(rotating) -> None:
     parts, beats = rotating.tenant.parts, list[object]()
     step = rotating.wants(tenant_key=False)
     rotating.step_of("plan-rotation", step)
     wired = next(a.__self__ for a in parts.lifecycle if a.__name__ == "rewrap_keys")
     slow = RotationActivities(
-        *(parts.database, parts.database, rotating.tenant_keys, wired._fingerprints, wired._shelf),
+        *(parts.database, parts.database, rotating.tenant_keys, wired._fingerprints, wired._root_keys),
         *(NotificationOutbox((), ""), len(SERVICES) / 2, wired._metrics),
     )
     environment = ActivityEnvironment()
     environment.on_heartbeat = lambda *details: beats.append(details)
     last, began = rotating.following(step), time.monotonic()
-    for _ in range(2):  # the second finds nothing to do, and says how far it all is
+    for _ in range(2):  # the second finds nothing to do and reports the progress
         progress = environment.run(slow.prepare_service_keys, last)
         assert (progress.done, progress.total) == (len(SERVICES), len(SERVICES))
     assert timedelta(seconds=time.monotonic() - began) >= timedelta(seconds=2)
-    assert beats[:2] == [(0,), ()]  # the second while it rests
+    assert beats[:2] == [(0,), ()]  # the second during the pause
     shown = rotating.rotation(step.number)
     assert (shown.stage, shown.done, shown.total) == (RotationPhase.PREPARE, len(SERVICES), len(SERVICES))
 
@@ -262,10 +260,10 @@ def test_version_is_retired_by_an_operator_when_it_neither_encrypts_nor_holds_an
             rotating.retire("orders", version)
     with field.open("crypto").tenant_tx(rotating.tenant_id) as tx:
         tx.objects.add([an_object(rotating.tenant_id, service="orders")])
-    with pytest.raises(KeyVersionInUse, match="objects sealed under it: 1"):
+    with pytest.raises(KeyVersionInUse, match="objects encrypted under it: 1"):
         rotating.retire("orders", 1)
     for effect in (1, 2):
-        assert dies(rotating.tenant, effect, partial(rotating.retire, "billing", 1, "retire-2"))
+        assert crashes_after(rotating.tenant, effect, partial(rotating.retire, "billing", 1, "retire-2"))
     rotating.retire("billing", 1, "retire-2")
     rotating.retire("billing", 1, "retire-3")
     assert rotating.states()["billing", 1] is KeyState.DESTROYED
@@ -276,9 +274,7 @@ def test_version_is_retired_by_an_operator_when_it_neither_encrypts_nor_holds_an
     assert destroyed[2:4] == [("retire-2", "intended"), ("retire-2", "success")]
 
 
-def test_a_new_version_that_another_tenant_has_too_stops_the_rotation_before_anything_lies_under_it(
-    rotating, request_tenant
-) -> None:
+def test_new_version_shared_with_another_tenant_stops_the_rotation_before_its_use(rotating, request_tenant) -> None:
     other, step, parts = request_tenant(), rotating.wants(), rotating.tenant.parts
     rotating.step_of("plan-rotation", step)
     name = rotating.tenant_keys.rotate(rotating.tenant_id, 1).name
@@ -292,7 +288,7 @@ def test_a_new_version_that_another_tenant_has_too_stops_the_rotation_before_any
     assert (refused["outcome"], refused["details"]["version"]) == ("failure", "2")
 
 
-def test_what_takes_a_version_away_takes_two_people_where_the_policy_says_so(rotating: Rotating) -> None:
+def test_retirement_of_a_version_requires_an_approval_where_the_policy_says_so(rotating: Rotating) -> None:
     guarded = frozenset({Action.COMPROMISE, Action.RETIRE_KEY_VERSION})
     rotating.read(lambda tx: tx.policy.set(TenantPolicy(four_eyes=guarded)))
     with pytest.raises(ApprovalRequired):

@@ -1,4 +1,4 @@
-"""Approvals in the entity: what waits is shown, what was approved is done, and what is not decided expires."""
+"""Approvals in the tenant workflow: pending requests are shown, approved ones executed and undecided ones expire."""
 
 import asyncio
 from datetime import timedelta
@@ -22,7 +22,7 @@ WORKFLOWS = [Tenant, ChangeRootKey, RotateKeys]
 
 
 async def shows_waiting(entity: Entity, number: int) -> None:
-    """Wait until the entity's current details, which the Temporal UI shows, list so many requests."""
+    """Wait until the current details of the workflow, which the Temporal UI shows, list `number` requests."""
 
     async def shown() -> bool:
         details = (await entity.handle.query("__temporal_workflow_metadata")).current_details
@@ -35,7 +35,7 @@ def closed(script: Script) -> list[tuple[str, str]]:
     return [(step.approval_id, step.code) for step in script.inputs["close-approval"]]
 
 
-async def test_waiting_request_is_announced_and_shown_until_it_is_decided(entity, script):
+async def test_pending_request_is_notified_and_shown_until_it_is_decided(entity, script):
     approval_id = await entity.propose()
     await wait_until_async(lambda: "announce approval-waiting" in script.calls)
     await shows_waiting(entity, 1)
@@ -43,7 +43,7 @@ async def test_waiting_request_is_announced_and_shown_until_it_is_decided(entity
     await shows_waiting(entity, 0)
 
 
-async def test_approved_action_is_done_once_however_often_it_is_decided(entity, script):
+async def test_approved_action_is_executed_once_after_repeated_decisions(entity, script):
     approval_id = await entity.propose()
     await asyncio.gather(*(entity.decide(approval_id) for _ in range(3)))
     assert [step.approval_id for step in script.inputs["change-standing"]] == [approval_id]
@@ -51,7 +51,7 @@ async def test_approved_action_is_done_once_however_often_it_is_decided(entity, 
     assert (await entity.state())[0] == State.LOCKED
 
 
-async def test_action_that_was_not_approved_is_not_done(entity, script):
+async def test_action_without_approval_is_not_executed(entity, script):
     for script.approvals.says in (ApprovalState.REFUSED, ApprovalState.WITHDRAWN, ApprovalState.EXPIRED):
         await entity.decide(await entity.propose())
     assert (script.inputs["change-standing"], closed(script)) == ([], [])
@@ -75,7 +75,7 @@ async def test_approved_root_key_change_waits_for_the_running_one(client, entity
     assert f'"request_id":"{"a" * 32}"' in started.data.decode()
 
 
-async def test_policy_becomes_what_was_approved(entity, script):
+async def test_approved_policy_is_set(entity, script):
     policy = TenantPolicy(tenant_key_days=200, four_eyes=frozenset({Action.LOCK}))
     script.approvals.asks, script.approvals.argument = Action.CHANGE_POLICY, dict(policy.as_argument())
     approval_id = await entity.propose()
@@ -93,7 +93,7 @@ async def test_policy_becomes_what_was_approved(entity, script):
         (Action.RETIRE_KEY_VERSION, {"service": "orders", "version": 1}, "retire-service-key"),
     ],
 )
-async def test_refused_action_had_its_approval_and_closes_it_with_the_code(entity, script, action, argument, step):
+async def test_rejected_action_closes_its_approval_with_the_code(entity, script, action, argument, step):
     script.approvals.asks, script.approvals.argument = action, argument
     script.refused |= {step: "illegal_move", "retire-service-key orders 1": "illegal_move"}
     approval_id = await entity.propose()
@@ -103,20 +103,20 @@ async def test_refused_action_had_its_approval_and_closes_it_with_the_code(entit
     assert closed(script) == [(approval_id, "illegal_move")]
 
 
-async def test_request_that_needs_no_approval_is_refused_with_what_to_do(entity, script):
+async def test_request_that_needs_no_approval_is_rejected_with_a_hint(entity, script):
     script.approvals.code = ApprovalNotNeeded.code
     assert (await refused(ApprovalNotNeeded.code, entity.propose())).hint == ApprovalNotNeeded.hint
     assert "announce approval-waiting" not in script.calls
 
 
-async def test_direct_request_that_needs_an_approval_is_refused(entity, script):
+async def test_direct_request_that_needs_an_approval_is_rejected(entity, script):
     script.refused["change-policy"] = ApprovalRequired.code
     await refused(ApprovalRequired.code, entity.gateway.change_policy(entity.tenant_id, TenantPolicy()))
 
 
 async def test_policy_out_of_bounds_never_enters_the_history(entity, script):
     request = PolicyRequest(tenant_key_days=1, service_key_days=90)
-    asked = entity.gateway._of_tenant(entity.tenant_id, Tenant.change_policy, [request])
+    asked = entity.gateway._update_tenant(entity.tenant_id, Tenant.change_policy, [request])
     assert (await refused("policy_refused", asked)).hint == "tenant key days: 30 to 730"
     assert script.calls == []
 
@@ -129,18 +129,18 @@ async def test_undecided_requests_expire_by_one_timer(entity, script):
     await wait_until_async(lambda: len(script.approvals.waiting) == 1)
     await shows_waiting(entity, 1)
     events = (await entity.handle.fetch_history()).events
-    # One at a time, started again when the entity was woken for something else.
+    # One timer at a time, restarted when another event wakes the workflow.
     assert sum(event.HasField("timer_started_event_attributes") for event in events) <= 6
 
 
-async def test_expiry_is_asked_again_when_the_clock_of_the_database_is_behind(entity, script):
+async def test_expiry_is_retried_when_the_clock_of_the_database_is_behind(entity, script):
     script.approvals.lasts, script.approvals.clock_behind = timedelta(seconds=1), timedelta(seconds=2)
     await entity.propose()
     await wait_until_async(lambda: not script.approvals.waiting)
     assert 1 < script.attempts["expire-approvals"] < 6
 
 
-async def test_waiting_requests_survive_continue_as_new(client, region, script):
+async def test_pending_requests_survive_continue_as_new(client, region, script):
     left = PendingApproval.model_validate(
         {"approval_id": "c" * 32, "action": "lock", "expires_at": "2026-01-01T00:00:00Z"}
     )
