@@ -1,7 +1,7 @@
-"""PostgreSQL: one door for tenant rows, and the migrations that build the walls behind it.
+"""Access to PostgreSQL: transactions over one tenant's rows, and the schema with its isolation controls.
 
-`connection.Database.tenant_tx` is the only way to a tenant's rows: one transaction, one tenant, signed. Read
-`interfaces` for what a transaction offers (rows: `rows`), `migrations/` for the walls and `gate` for the rules
-a schema must keep. `feed.NotifyFeed` is the one connection beside the door: it hears of changes and reads no row.
-This package knows nothing of Vault, Temporal or settings.
+`connection.database.Database.tenant_tx` is the only access to a tenant's rows: one transaction for one tenant, with a
+signed context. `connection.transaction` lists what a transaction offers. `schema` holds the migrations and the rules
+for every table. `postgres.notify.NotifyFeed` is a separate connection that receives notifications and reads no rows.
+This package does not depend on OpenBao, Temporal or settings.
 """

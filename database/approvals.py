@@ -1,4 +1,4 @@
-"""Requests that wait for a second person, and what people said of them (migrations/0014_approvals.sql)."""
+"""Approval requests that wait for a second person, and the votes on them (table `okcm.approval`)."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,10 @@ _NAME = 300
 
 @dataclass(frozen=True, slots=True)
 class Approvals:
-    """The dashboard's role asks and votes; the worker's decides. Every time is PostgreSQL's, so one clock judges."""
+    """Approvals of one tenant. The dashboard requests and votes; the worker decides.
+
+    PostgreSQL sets every time, so that all expiry decisions use one clock.
+    """
 
     connection: Connection[TupleRow]
     tenant_id: str
@@ -32,7 +35,7 @@ class Approvals:
         return now
 
     def ask(self, approval_id: str, action: Action, argument: Argument, person: Person) -> None:
-        """Store what somebody asks for who is signed on now (dashboard); the same id again changes nothing."""
+        """Store a request of the signed-in user (dashboard); a repeated id changes nothing."""
         self.connection.execute(
             "insert into okcm.approval (tenant_id, approval_id, action, argument, requested_by, requested_name)"
             " values (%s, %s, %s, %s, %s, %s) on conflict do nothing",
@@ -47,7 +50,7 @@ class Approvals:
         )
 
     def vote(self, approval_id: str, person: Person, choice: str) -> bool:
-        """Store what somebody says who is signed on now (dashboard); False when they have spoken before."""
+        """Store a vote of the signed-in user (dashboard); return False if the user has voted before."""
         stored = self.connection.execute(
             "insert into okcm.approval_vote (tenant_id, approval_id, subject, name, roles, choice)"
             " values (%s, %s, %s, %s, %s, %s) on conflict do nothing",
@@ -67,7 +70,7 @@ class Approvals:
         return None if row is None else _approval(row)
 
     def votes(self, approval_id: str) -> Sequence[Vote]:
-        """Return what was said of a request, in the order in which it was said."""
+        """Return the votes on a request in the order in which they were cast."""
         rows = self.connection.execute(
             "select subject, name, roles, choice, voted_at from okcm.approval_vote where approval_id = %s"
             " order by voted_at, subject",
@@ -76,19 +79,19 @@ class Approvals:
         return [Vote(row[0], row[1], frozenset(map(PersonRole, row[2])), VoteChoice(row[3]), row[4]) for row in rows]
 
     def pending(self) -> Sequence[Approval]:
-        """Return what waits, the first to expire first."""
+        """Return pending requests, the first to expire first."""
         rows = self.connection.execute(f"{_READ} where state = 'pending' order by expires_at, approval_id").fetchall()
         return [_approval(row) for row in rows]
 
     def latest(self, limit: int = 10) -> Sequence[Approval]:
-        """Return the newest requests on which something became of, the newest first."""
+        """Return the newest requests that are no longer pending, newest first."""
         rows = self.connection.execute(
             f"{_READ} where state not in ('asked', 'pending') order by requested_at desc, approval_id limit %s", [limit]
         ).fetchall()
         return [_approval(row) for row in rows]
 
     def admit(self, approval_id: str, lasts: timedelta) -> None:
-        """Let a request wait, for so long (worker)."""
+        """Make a request pending for the given time (worker)."""
         self.connection.execute(
             "update okcm.approval set state = 'pending', expires_at = clock_timestamp() + %s"
             " where approval_id = %s and state = 'asked'",
@@ -96,7 +99,7 @@ class Approvals:
         )
 
     def settle(self, approval_id: str, state: ApprovalState, vote: Vote | None = None, reason: str = "") -> None:
-        """Write down what became of a request, and by whose word (worker)."""
+        """Store the outcome of a request and the deciding vote (worker)."""
         by, name = (None, None) if vote is None else (vote.subject, vote.name)
         self.connection.execute(
             "update okcm.approval set state = %s, decided_by = coalesce(%s, decided_by),"
@@ -106,7 +109,7 @@ class Approvals:
         )
 
     def use(self, approval_id: str, operation_id: str) -> None:
-        """Keep an approval for one operation (worker)."""
+        """Bind an approval to one operation (worker)."""
         self.connection.execute(
             "update okcm.approval set used_by = %s where approval_id = %s and used_by is null",
             [operation_id, approval_id],

@@ -1,9 +1,7 @@
-"""The tenant's audit stream. Order, time and chain are given by `okcm.audit_append_all` inside the stream's lock.
+"""The tenant's audit stream. `okcm.audit_append_all` sets order, time and hash chain while it holds the stream's lock.
 
-Records are found by reading them: under row security no index over what is in a text can be used, because the operators
-that would read it are not leakproof, and columns made from it would cost every append (docs/decisions/0010).
-
-What one may do with a tenant's audit stream; part of `interfaces`, where everybody else finds it.
+A search reads the records. Row-level security prevents an index on their contents: the operators that would use it are
+not leakproof. Generated columns would slow down every append (docs/adr/0010).
 """
 
 import json
@@ -23,8 +21,8 @@ from core.errors.platform import DatabaseRefused
 from database.postgres.access import LONGEST_NAME
 from openkcm.contract.audit_events import GENESIS, AuditEvent, StoredRecord, fields_of
 
-# LIKE over the text alone: cheap, and it cannot fail on a text that somebody tampered with, as a cast to jsonb would.
-# What it lets through is looked at in Python, which decides.
+# LIKE on the text is fast and cannot fail on a record that was tampered with; a cast to jsonb can.
+# It may return too many records; Python then applies the exact filter.
 _FOUND: LiteralString = """
     select seq, record, chain_hash,
         (select before.chain_hash from okcm.audit_event before where before.seq = audit_event.seq - 1)
@@ -39,15 +37,15 @@ _OLDEST: LiteralString = f"{_FOUND} order by seq limit %(limit)s"
 
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 _UNSTORABLE = re.compile("[\\0\\ud800-\\udfff]")
-"""What no text in PostgreSQL holds: a zero, or half of a surrogate pair."""
+"""Characters that PostgreSQL cannot store in a text: NUL, and half of a surrogate pair."""
 
 _MANY = 1000
-"""How many are taken at once where the patterns are loose: they may let many through that are none."""
+"""Rows per query when the patterns are imprecise and may match records that the exact filter removes."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundRecord:
-    """A record and the chain hash of the one before it: `GENESIS` before the first, None where it is missing."""
+    """A record and its predecessor's chain hash: `GENESIS` before the first, None if the predecessor is missing."""
 
     stored: StoredRecord
     previous: bytes | None
@@ -55,7 +53,7 @@ class FoundRecord:
 
 @dataclass(frozen=True, slots=True)
 class SignedCheckpoint:
-    """A signature over `audit_events.head_message`, by the Transit key named in `key` (`name:version`)."""
+    """A signature over `audit_events.head_message` by the Transit key in `key` (`name:version`)."""
 
     seq: int
     chain_hash: bytes
@@ -65,7 +63,7 @@ class SignedCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class StreamBounds:
-    """The last record; the newest signed head, when it was signed, and the record that now lies at its number."""
+    """The last record; the newest checkpoint, its signing time, and the record that now has its number."""
 
     last: StoredRecord | None
     signed: SignedCheckpoint | None
@@ -79,15 +77,15 @@ class AuditStream:
     tenant_id: str
 
     def append(self, event: AuditEvent) -> int:
-        """Append to the tenant's stream and return the sequence number; an event id seen before adds nothing."""
+        """Append to the tenant's stream and return the sequence number; a repeated event id adds nothing."""
         return self._append("okcm.audit_append", event)
 
     def append_command(self, event: AuditEvent) -> int:
-        """Append what an operator's command did, as `append` does; the operator's role may append nothing else."""
+        """Append the event of an operator's command, as `append` does; the operator's role can append no others."""
         return self._append("okcm.audit_append_command", event)
 
     def _append(self, function: LiteralString, event: AuditEvent) -> int:
-        # Who learns what it does only by writing it down, as a page or a command does, is named from here on.
+        # Pages and commands know their correlation id only when they append: set it for the rest of the transaction.
         name = correlation.cleaned(event.correlation_id, LONGEST_NAME)
         appended = self.connection.execute(
             f"select {function}(%s::jsonb), set_config('application_name', %s, true)", [event.as_json(), name]
@@ -97,7 +95,7 @@ class AuditStream:
         return int(appended[0])
 
     def append_all(self, events: Sequence[AuditEvent]) -> None:
-        """Append each in order, as `append` does, in one round trip."""
+        """Append the events in order, as `append` does, in one round trip."""
         if events:
             array = f"[{', '.join(event.as_json() for event in events)}]"
             self.connection.execute("select okcm.audit_append_all(%s::jsonb)", [array])
@@ -137,7 +135,7 @@ class AuditStream:
         return StreamBounds(self.head(), signed, signed_at, at_signed)
 
     def numbers(self, chosen: AuditFilter) -> range:
-        """Return the numbers of all records in the filter's time; times grow with numbers, so these are neighbours."""
+        """Return the numbers of all records in the filter's period; times increase with numbers, so it is one range."""
         head = self.head()
         every = range(1, 1 if head is None else head.seq + 1)
         first, last = (self._first_from(moment, every) for moment in (chosen.since, chosen.until))
@@ -146,7 +144,7 @@ class AuditStream:
     def _first_from(self, moment: datetime | None, every: range) -> int | None:
         if moment is None:
             return None
-        # The form in which `okcm.audit_append_all` writes a time; such texts are in order as the times are.
+        # The format in which `okcm.audit_append_all` writes a time; in this format, text order is time order.
         text = f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
         return bisect_left(every, text, key=self._time)
 
@@ -155,10 +153,10 @@ class AuditStream:
         return "" if row is None else str(fields_of(row[0]).get("time"))
 
     def found(self, chosen: AuditFilter, among: range, limit: int, *, newest_first: bool) -> Sequence[FoundRecord]:
-        """Return the newest or the oldest records of `among` that the filter wants, its times aside, in that order.
+        """Return the newest or oldest records of `among` that match the filter (without its period), in that order.
 
-        No index knows what is in a record, so the time this takes grows with the length of `among`: the caller MUST
-        keep that short and ask again for what is beyond.
+        No index covers the contents of a record, so the duration grows with the length of `among`. The caller MUST
+        keep the range short and call again for the next range.
         """
         texts = [text for text in (chosen.text, chosen.actor, chosen.subject) if text]
         if any(map(_UNSTORABLE.search, texts)):
@@ -189,15 +187,15 @@ def _record(row: TupleRow) -> FoundRecord:
 
 
 def _field(name: str, value: str) -> str:
-    """Return the pattern of a field as the text has it; a name that ends in a point stands for all that begin so."""
+    """Return the LIKE pattern of a field in the record's JSON; a name that ends in a dot matches as a prefix."""
     return f'%"{name}": "{_literally(value)}' + ("%" if value.endswith(".") else '"%')
 
 
 def _anywhere(text: str) -> str:
-    """Return the pattern of a text anywhere; it is looked for as it stands in JSON.
+    """Return the LIKE pattern of a text at any position, escaped as in JSON.
 
-    PostgreSQL knows upper and lower case by the database's locale, which may be C and then knows it of ASCII only: any
-    other letter lets everything through here.
+    PostgreSQL maps upper and lower case by the database's locale. The locale may be C, which maps ASCII only: any other
+    letter therefore matches everything here.
     """
     escaped = _literally(json.dumps(text, ensure_ascii=False)[1:-1])
     return f"%{_BEYOND_ASCII.sub('%', escaped).lower()}%"

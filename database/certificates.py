@@ -1,8 +1,6 @@
-"""The tenant's certificate authorities and their revocation lists.
+"""The tenant's certificate authorities and their CRLs, and items that expire.
 
-The first one recorded for a version of the tenant's key stays: a second signature must never replace it.
-
-Certificate authorities and all that ends: rows, and the part of `interfaces` about them. Imports no psycopg.
+The first authority recorded for a version of the tenant's key is kept: a later signature must not replace it.
 """
 
 import hashlib
@@ -30,7 +28,7 @@ class RevokedRow:
 
 @dataclass(frozen=True, slots=True)
 class RevocationListRow:
-    """The newest revocation list of the authority with this serial, in DER."""
+    """The newest CRL of the authority with this serial, in DER."""
 
     authority: str
     number: int
@@ -41,19 +39,19 @@ class RevocationListRow:
 
 @dataclass(frozen=True, slots=True)
 class AuthorityRow:
-    """The tenant's certificate authority. `serial` is lower-case hex without separators; the PEMs are public."""
+    """A certificate authority of the tenant. `serial` is lower-case hex without separators; the PEMs are public."""
 
     serial: str
     certificate_pem: str
     chain_pem: str
     not_after: datetime
     key_version: int = 1
-    """Of the tenant's Transit key, which alone signs for this authority."""
+    """Version of the tenant's Transit key; only this version signs for this authority."""
     state: AuthorityState = AuthorityState.CURRENT
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of the certificate, hex: by it a presented chain's issuer is recognised."""
+        """The SHA-256 of the certificate in hex, which identifies the issuer of a presented chain."""
         return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.certificate_pem)).hexdigest()
 
 
@@ -63,7 +61,7 @@ class Certificates:
     tenant_id: str
 
     def record_authority(self, authority: AuthorityRow) -> AuthorityRow:
-        """Record an authority and return the one on record for its version of the key, which is the first recorded."""
+        """Record an authority and return the recorded one for its key version, which is the first."""
         self.connection.execute(
             "insert into okcm.certificate_authority"
             " (tenant_id, serial, certificate_pem, chain_pem, not_after, key_version, state)"
@@ -84,21 +82,21 @@ class Certificates:
         return kept
 
     def authority(self) -> AuthorityRow | None:
-        """Return the current one, which issues."""
+        """Return the current authority, which issues certificates."""
         return self._one("state = %s", AuthorityState.CURRENT)
 
     def issuer(self, serial: str) -> AuthorityRow | None:
-        """Return any authority by its serial."""
+        """Return an authority in any state by its serial."""
         return self._one("serial = %s", serial)
 
     def authorities(self) -> Sequence[AuthorityRow]:
-        """Return all there ever were, the newest first."""
+        """Return the authorities in all states, newest first."""
         rows = self.connection.execute(f"{_AUTHORITY} order by key_version desc")
         return [_authority(row) for row in rows]
 
     def activate(self, serial: str) -> None:
-        # In this order: of each kind there is one at every moment.
-        """Let a prepared authority issue; the one before it is the former from then on."""
+        """Make a prepared authority the current one; the current one becomes the former."""
+        # A unique index allows one authority in each of these states, so the old one must change first.
         self._enter(AuthorityState.FORMER, "state = %s", AuthorityState.CURRENT)
         if not self._enter(AuthorityState.CURRENT, "state = 'prepared' and serial = %s", serial):
             raise DatabaseRefused
@@ -109,11 +107,11 @@ class Certificates:
         )
 
     def end(self, serial: str) -> bool:
-        """End a prepared or former authority for good; False when it was neither."""
+        """End a prepared or former authority permanently; return False if it was neither."""
         return self._enter(AuthorityState.ENDED, "state in ('prepared', 'former') and serial = %s", serial)
 
     def issued_until(self, serial: str) -> datetime | None:
-        """Return when the last certificate of an authority expires, revoked ones included; None without any."""
+        """Return when the last certificate of an authority expires, including revoked ones; None without any."""
         found = self.connection.execute(
             "select max(not_after) from okcm.service_certificate where authority = %s", [serial]
         ).fetchone()
@@ -131,9 +129,9 @@ class Certificates:
         return [service for (service,) in rows]
 
     def revoked(self, serial: str) -> tuple[Sequence[RevokedRow], datetime]:
-        """Return an authority's certificates that are revoked and not expired, and when this was read.
+        """Return an authority's revoked certificates that are not expired, and the time of this query.
 
-        Nothing that is revoked later is dated before that, if the tenant's row is locked (`Tenants.lock`).
+        If the caller holds the lock of the tenant's row (`Tenants.lock`), no later revocation has an earlier time.
         """
         rows = self.connection.execute(
             "select serial, revoked_at from okcm.service_certificate"
@@ -146,7 +144,7 @@ class Certificates:
         return [RevokedRow(*row) for row in rows], now[0]
 
     def revocation_lists(self) -> Sequence[RevocationListRow]:
-        """Return the newest list of each authority, the newest of all first."""
+        """Return the newest CRL of each authority, newest first."""
         rows = self.connection.execute(
             "select authority, number, der, this_update, next_update from okcm.certificate_revocation_list"
             " order by number desc"
@@ -154,8 +152,8 @@ class Certificates:
         return [RevocationListRow(*row) for row in rows]
 
     def publish(self, listed: RevocationListRow) -> bool:
-        # Numbers are given before a list is signed: of two that were made at once, the second finds its number taken.
-        """Replace an authority's list; False when the number is not beyond those of all lists of the tenant."""
+        """Replace an authority's CRL; return False unless the number exceeds those of all CRLs of the tenant."""
+        # A CRL gets its number before it is signed: of two concurrent CRLs, the second finds its number in use.
         published = self.connection.execute(
             "insert into okcm.certificate_revocation_list as kept"
             " (tenant_id, authority, number, der, this_update, next_update)"
@@ -191,7 +189,7 @@ def _authority(row: tuple[Any, ...]) -> AuthorityRow:
 
 @dataclass(frozen=True, slots=True)
 class ExpiringRow:
-    """Something that was not renewed in time. `serial` tells it from what it replaced and from what replaces it."""
+    """An item that was not renewed in time. `serial` distinguishes it from its predecessor and its successor."""
 
     tenant_id: str
     region: str

@@ -1,7 +1,4 @@
-"""How a service's protection is changed: the command and the dashboard do it alike, each in a role of its own.
-
-How a join token is made: the command and the dashboard do it alike, each in a role of its own.
-"""
+"""Operations that the command line and the dashboard share, each in its own role: protected fields and join tokens."""
 
 import ssl
 from dataclasses import dataclass
@@ -25,20 +22,20 @@ _CLOSED = frozenset({State.LEAVING, State.OFFBOARDED})
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a field was and what it is; None is not protected. Alike when there was nothing to do."""
+    """A field before and after; None is not protected. Both are equal if nothing changed."""
 
     before: ProtectedField | None
     after: ProtectedField | None
 
 
 def protect(tx: TenantTransaction, service: str, field: ProtectedField, by: str) -> Change:
-    """Put a field on the list, or change how it is protected; the database puts it on record.
+    """Add a field to the protected fields, or change its mode; the database logs the change.
 
     Args:
-        tx: of the tenant.
-        service: one that is on record, connected or not.
-        field: checked.
-        by: who answers for it.
+        tx: transaction of the tenant.
+        service: name of a recorded service, connected or not.
+        field: validated by the caller.
+        by: subject of the person who makes the change.
 
     Raises:
         TenantUnknown, TenantNotOperational, ServiceUnknown, ProtectionFull
@@ -53,7 +50,7 @@ def protect(tx: TenantTransaction, service: str, field: ProtectedField, by: str)
 
 
 def unprotect(tx: TenantTransaction, service: str, field: ProtectedField, by: str) -> Change:
-    """Take a field off the list, whatever its mode; arguments and what is raised as in `protect`.
+    """Remove a field from the protected fields, regardless of its mode; arguments and errors as in `protect`.
 
     Raises:
         FieldNotProtected
@@ -65,7 +62,7 @@ def unprotect(tx: TenantTransaction, service: str, field: ProtectedField, by: st
 
 
 def _begin(tx: TenantTransaction, service: str, field: ProtectedField, by: str) -> ProtectedField | None:
-    """Lock the list and return the field as it is on it."""
+    """Lock the service's list and return the field as stored."""
     tenant = tx.tenants.get()
     if tenant is None:
         raise TenantUnknown
@@ -78,40 +75,40 @@ def _begin(tx: TenantTransaction, service: str, field: ProtectedField, by: str) 
 
 
 def find(tx: TenantTransaction, service: str, field: ProtectedField) -> ProtectedField | None:
-    """Return what the list says of a field, whatever the mode that `field` has."""
+    """Return the stored field of that name, regardless of the mode of `field`."""
     return next((one for one in tx.protection.fields(service) if one.name == field.name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class MadeToken:
-    """A token, whose text is shown once, and until when it can be used."""
+    """A token, whose text is shown once, and its expiry."""
 
     token: JoinToken
     expires_at: datetime
 
 
-def make_join_token(  # noqa: PLR0913, PLR0917 - what a token is made of
+def make_join_token(  # noqa: PLR0913, PLR0917 - the attributes of a token
     tx: TenantTransaction, service: str, kind: ServiceKind, made_by: str, lifetime: timedelta, secret: str
 ) -> MadeToken:
-    """Make a token by which an agent may once be a service; the database puts it on record.
+    """Create a token with which one agent can enrol once as a service; the database logs it.
 
     Args:
-        tx: of the tenant.
-        service: checked.
-        kind: what the service is.
-        made_by: who answers for it.
-        lifetime: at most a day.
-        secret: 32 bytes that the caller drew, in base64url without padding.
+        tx: transaction of the tenant.
+        service: name, validated by the caller.
+        kind: kind of the service.
+        made_by: subject of the person who creates the token.
+        lifetime: at most one day.
+        secret: 32 random bytes from the caller, in base64url without padding.
 
     Raises:
-        TenantUnknown, TenantNotOperational, ServiceConflict: what the workflow would refuse is refused here.
+        TenantUnknown, TenantNotOperational, ServiceConflict: for each reason for which the workflow would reject it.
     """
     tenant, authority = tx.tenants.get(), tx.certificates.authority()
     if tenant is None:
         raise TenantUnknown
     refuse_unconnectable(tenant.state, kind, tx.enrolments.known_kind(service))
     if authority is None:
-        raise CanaryMissing("the tenant has no certificate authority", "openkcmctl tenant show says how it stands")
+        raise CanaryMissing("the tenant has no certificate authority", "run openkcmctl tenant show")
     root = ssl.PEM_cert_to_DER_cert(certificates("", authority.chain_pem)[1])
     token = join_token(tx.tenant_id, secret, root)
     return MadeToken(token, tx.enrolments.add_token(JoinTokenRow(token.hash, service, kind, made_by, lifetime)))

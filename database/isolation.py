@@ -1,7 +1,4 @@
-"""Evidence of boundary checks: what was attempted, and that it was refused.
-
-Evidence of boundary checks on record; part of `interfaces`, which hands it out. Imports no psycopg.
-"""
+"""Results of isolation checks: each attempted attack and whether it was rejected."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ _LINE = "clause, held, breached, not_checked, digest, operation_id, examined_at,
 
 @dataclass(frozen=True, slots=True)
 class BoundaryRunRow:
-    """One run of the boundary checks; a repeated gate is a run of its own."""
+    """One run of the isolation checks; a repeated activation check is a separate run."""
 
     recorded_at: datetime
     results: tuple[CheckResult, ...]
@@ -27,7 +24,7 @@ class BoundaryRunRow:
 
 @dataclass(frozen=True, slots=True)
 class AssessmentRow:
-    """One full examination: its signed lines in the order of their clauses' ids."""
+    """One isolation assessment: its signed lines in the order of their clause ids."""
 
     run: str
     examined_at: datetime
@@ -47,7 +44,7 @@ class AssessmentRow:
 
     @property
     def passed(self) -> bool:
-        """Whether there were attacks and none of them succeeded."""
+        """Whether attacks were made and none of them succeeded."""
         return self.held > 0 and not self.breached
 
 
@@ -57,8 +54,8 @@ class Boundaries:
     tenant_id: str
 
     def record(self, operation_id: str, results: Sequence[CheckResult]) -> None:
-        # Results recorded in one transaction are one run (`recorded_at` is its start), numbered on.
-        """Record a run of the gate, which is not signed."""
+        """Record the unsigned results of an activation check."""
+        # Results recorded in one transaction are one run: `recorded_at` is the start of the transaction.
         self.connection.execute(
             f"insert into okcm.boundary_result (tenant_id, number, operation_id, {_RESULT})"  # noqa: S608 - a constant
             " select %s, number + (select count(*) from okcm.boundary_result where recorded_at = now()), %s,"
@@ -68,7 +65,7 @@ class Boundaries:
         )
 
     def record_examination(self, lines: Sequence[SignedClause], results: Sequence[CheckResult]) -> None:
-        """Record an examination whole; the same run again raises DatabaseRefused."""
+        """Record a complete isolation assessment; a repeated run raises DatabaseRefused."""
         first = lines[0]
         self.connection.execute(
             "insert into okcm.boundary_result"  # noqa: S608 - a constant
@@ -97,16 +94,16 @@ class Boundaries:
         )
 
     def trim(self) -> None:
-        """Take away what of older examinations is kept no longer."""
+        """Delete results of older assessments after their retention period."""
         self.connection.execute("select okcm.trim_boundaries()")
 
     def latest(self) -> Sequence[CheckResult]:
-        """Return the results of the newest run in the order they were recorded."""
+        """Return the results of the newest run in the order in which they were recorded."""
         run = self.latest_run()
         return () if run is None else run.results
 
     def latest_run(self) -> BoundaryRunRow | None:
-        """Return the newest run, of the gate or of an examination, with its time; None before the first."""
+        """Return the newest run, of an activation check or an assessment, with its time; None before the first."""
         rows = self.connection.execute(
             f"select {_RESULT}, recorded_at from okcm.boundary_result"  # noqa: S608 - a constant
             " where recorded_at = (select max(recorded_at) from okcm.boundary_result) order by number"
@@ -114,7 +111,7 @@ class Boundaries:
         return BoundaryRunRow(rows[0][-1], tuple(_result(row[:-1]) for row in rows)) if rows else None
 
     def examination(self, run: str | None = None) -> AssessmentRow | None:
-        """Return the newest examination, or the one of that name; None where there is none."""
+        """Return the newest assessment, or the assessment of that run; None if it does not exist."""
         rows = self.connection.execute(
             f"select {_LINE} from okcm.boundary_clause where examined_at ="  # noqa: S608 - a constant
             " (select max(examined_at) from okcm.boundary_clause where %(run)s::text is null or operation_id = %(run)s)"
@@ -138,7 +135,7 @@ class Boundaries:
         return AssessmentRow(lines[0].run, lines[0].examined_at, tuple(lines)) if lines else None
 
     def results_of(self, run: str) -> Sequence[CheckResult]:
-        """Return the attacks of an examination in the order they were made; none once they are kept no longer."""
+        """Return the results of an assessment in the order of the checks; empty after the retention period."""
         rows = self.connection.execute(
             f"select {_RESULT} from okcm.boundary_result where operation_id = %s order by recorded_at, number",  # noqa: S608 - a constant
             [run],
@@ -163,7 +160,7 @@ def _result(row: tuple[Any, ...]) -> CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class FailedAssessment:
-    """A tenant whose walls need somebody: `why` is `breached` (found at `since`) or `late` (due since then)."""
+    """A tenant that requires attention: `why` is `breached` (found at `since`) or `late` (due since then)."""
 
     tenant_id: str
     region: str

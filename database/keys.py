@@ -1,8 +1,7 @@
-"""The tenant's keys by name (MTCI M1); the keys themselves never leave Vault.
+"""The tenant's keys by name (MTCI M1), their fingerprints, and a ciphertext for the isolation checks of other tenants.
 
-Fingerprints of keys on record and what each tenant leaves for the others to try; part of `interfaces`.
-
-Fingerprints of keys, written through a function that tells nothing of anybody else's, and probes of the trial.
+The key material never leaves OpenBao. A SQL function records fingerprints and returns nothing about other tenants'
+keys.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ _KEY = "select name, kind, version, created_at, oldest, rotated_at from okcm.key
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key held by Vault, by name; `kind` is L2, CA or payload. `oldest` is the first version that opens anything."""
+    """A key in OpenBao, by name; `kind` is L2, CA or payload. `oldest` is the first version that still decrypts."""
 
     name: str
     kind: str
@@ -38,7 +37,7 @@ class Keys:
     tenant_id: str
 
     def record(self, name: str, kind: str, version: int) -> None:
-        """Record a key once; the same name again must be the same kind and version or it raises."""
+        """Record a key once; raise ConflictingResource if the name is recorded with another kind or version."""
         recorded = self.connection.execute(
             "insert into okcm.key (tenant_id, name, kind, version) values (%s, %s, %s, %s) on conflict do nothing",
             [self.tenant_id, name, kind, version],
@@ -47,7 +46,7 @@ class Keys:
             return
         kept = self.connection.execute("select kind, version from okcm.key where name = %s", [name]).fetchone()
         if kept != (kind, version):
-            raise ConflictingResource("key", name, f"on record is {kept}, not {(kind, version)}")
+            raise ConflictingResource("key", name, f"recorded as {kept}, not {(kind, version)}")
 
     def get(self, name: str) -> KeyRow | None:
         row = self.connection.execute(f"{_KEY} where name = %s", [name]).fetchone()
@@ -58,23 +57,23 @@ class Keys:
 
 
 class Fingerprinted(StrEnum):
-    """What came of putting a key's fingerprint on record."""
+    """The result of recording the fingerprint of a key."""
 
     RECORDED = "recorded"
-    """It is new, and nobody else can have it from now on."""
+    """The fingerprint is new and is now reserved for this key."""
     KNOWN = "known"
-    """It is the one on record."""
+    """The same fingerprint is recorded for this version of the key."""
     CHANGED = "changed"
-    """Another one is on record for this version of the key."""
+    """Another fingerprint is recorded for this version of the key."""
     TAKEN = "taken"
-    """It is on record for another key."""
+    """The fingerprint is recorded for another key."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyProbeRow:
-    """A ciphertext under the newest version of the tenant key, in the context that all tenants share.
+    """A ciphertext of the newest version of the tenant key, in the encryption context that all tenants share.
 
-    `tried` is the tenant whose probe was the last that this tenant's key was tried on.
+    `tried` is the last tenant whose ciphertext was tried with this tenant's key.
     """
 
     l2_key: str
@@ -85,25 +84,25 @@ class KeyProbeRow:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprints:
-    """Fingerprints and probes of one tenant's keys (worker). Nobody reads a fingerprint, not even its own."""
+    """Fingerprints and test ciphertexts of one tenant's keys (worker). No role can read a fingerprint."""
 
     connection: Connection[TupleRow]
     tenant_id: str
 
     def record(self, key: str, version: int, fingerprint: str) -> Fingerprinted:
-        """Put the fingerprint of a version of a key on record, once and for good (SHA-256, hex)."""
+        """Record the fingerprint (SHA-256, hex) of a version of a key, permanently."""
         row = self.connection.execute(
             "select okcm.record_fingerprint(%s, %s, %s)", [key, version, fingerprint]
         ).fetchone()
         return Fingerprinted(row[0] if row else "")
 
     def probe(self) -> KeyProbeRow | None:
-        """Return what the tenant left for others."""
+        """Return the ciphertext of this tenant that other tenants' keys must fail to decrypt."""
         row = self.connection.execute("select l2_key, version, ciphertext, tried from okcm.key_probe").fetchone()
         return None if row is None else KeyProbeRow(*row)
 
     def leave(self, probe: KeyProbeRow) -> None:
-        """Replace it."""
+        """Replace the ciphertext of this tenant."""
         self.connection.execute(
             "insert into okcm.key_probe (tenant_id, l2_key, version, ciphertext, tried) values (%s, %s, %s, %s, %s)"
             " on conflict (tenant_id) do update set l2_key = excluded.l2_key, version = excluded.version,"
@@ -114,7 +113,7 @@ class Fingerprints:
 
 @dataclass(frozen=True, slots=True)
 class EncryptedRootKeyRow:
-    """What it takes to use a root key: where it is, and its credentials under the tenant's L2."""
+    """The reference to a root key, and its credentials encrypted by the tenant's L2."""
 
     root_key_id: str
     place: Place
@@ -123,7 +122,7 @@ class EncryptedRootKeyRow:
 
 @dataclass(frozen=True, slots=True)
 class VersionUseRow:
-    """A version of a service key and how many managed objects are sealed under it."""
+    """A version of a service key and the number of managed objects that it encrypts."""
 
     service: str
     version: int
@@ -132,7 +131,7 @@ class VersionUseRow:
 
 @dataclass(frozen=True, slots=True)
 class ServiceKeyRow:
-    """An L3: `wrapped` is L1.wrap(L2.encrypt(L3)), bound to the context of `service` and `version`."""
+    """An L3 key: `wrapped` is L1.wrap(L2.encrypt(L3)), bound to the context of `service` and `version`."""
 
     service: str
     version: int
@@ -141,15 +140,15 @@ class ServiceKeyRow:
     root_key: str
     wrapped: bytes
     root_key_id: str | None = None
-    """Which of the customer's keys it is; None: the platform's."""
+    """The customer's root key; None is the platform's root key."""
     state: KeyState = KeyState.ACTIVE
     l2_version: int = 1
-    """The version of L2 that the wrap lies under."""
+    """The version of L2 that encrypted it."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyVersionRow:
-    """An L3 by name, without what is wrapped."""
+    """An L3 key by name, without its wrap."""
 
     service: str
     version: int
@@ -163,6 +162,6 @@ class KeyVersionRow:
     deactivated_at: datetime | None = None
     destroyed_at: datetime | None = None
     last_opened_at: datetime | None = None
-    """When the crypto service last opened it, to the minute."""
+    """When the crypto service last unwrapped it, to the minute."""
     emptied_at: datetime | None = None
-    """When no managed object was left under it; from then on none may be."""
+    """When it no longer encrypted any managed object; afterwards it may encrypt none."""

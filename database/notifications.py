@@ -1,4 +1,4 @@
-"""Announcements to be sent: stored in the transaction they follow from, sent by whoever finds them unsent."""
+"""The transactional outbox: a notification is stored in the transaction of its cause and sent by a separate process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ class Outbox:
     connection: Connection[TupleRow]
     tenant_id: str
 
-    def add(self, announcement: Notification) -> None:
-        """Store a message to be sent; the same message id again changes nothing."""
+    def add(self, notification: Notification) -> None:
+        """Store a notification to be sent; a repeated message id changes nothing."""
         self.connection.execute(
             f"insert into okcm.outbox ({_COLUMNS}) values (%s, %s, %s, %s, %s, %s)"  # noqa: S608 - a constant
             " on conflict do nothing",
             [
-                announcement.message_id,
-                announcement.tenant_id,
-                announcement.channel,
-                announcement.kind,
-                announcement.subject,
-                announcement.body,
+                notification.message_id,
+                notification.tenant_id,
+                notification.channel,
+                notification.kind,
+                notification.subject,
+                notification.body,
             ],
         )
 
@@ -36,7 +36,7 @@ class Outbox:
         rows = self.connection.execute(
             f"select {_COLUMNS} from okcm.outbox where sent_at is null order by added_at"  # noqa: S608 - a constant
         )
-        return [_announcement(row) for row in rows]
+        return [_notification(row) for row in rows]
 
     def mark_sent(self, message_id: str) -> None:
         self.connection.execute(
@@ -44,14 +44,14 @@ class Outbox:
         )
 
     def all(self) -> Sequence[tuple[Notification, datetime | None]]:
-        """Return every message with the time it was sent, None while it was not."""
+        """Return every notification and the time when it was sent, None if it is unsent."""
         rows = self.connection.execute(
             f"select {_COLUMNS}, sent_at from okcm.outbox order by added_at"  # noqa: S608 - a constant
         )
-        return [(_announcement(row), sent_at) for *row, sent_at in rows]
+        return [(_notification(row), sent_at) for *row, sent_at in rows]
 
 
-def _announcement(row: Sequence[str]) -> Notification:
+def _notification(row: Sequence[str]) -> Notification:
     message_id, tenant_id, channel, kind, subject, body = row
     return Notification(
         message_id=message_id,

@@ -1,9 +1,7 @@
-"""A tenant's leaving (migrations/0016_leaving.sql).
+"""The offboarding of a tenant.
 
-Its row decides. Who restores and who destroys both lock it first, so that one of them finds what the other did; and a
-check of the table lets no tenant out of leaving once its destruction has begun.
-
-What is on record of a tenant that leaves; part of `interfaces`, which hands it out. Imports no psycopg.
+Restore and destruction both lock the tenant's row first, so each sees the result of the other. A table constraint
+prevents a restore after the destruction has begun.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,13 +25,13 @@ _LAST_WORD = (
     " from okcm.marketplace_event e join okcm.tenant t using (tenant_id) where t.tenant_id = %s"
     " order by e.accepted_at desc, e.event_id limit 1"
 )
-_DOOMED = "select kind, name, versions, fingerprint, destroyed_at from okcm.destruction"
+_KEYS_TO_DESTROY = "select kind, name, versions, fingerprint, destroyed_at from okcm.destruction"
 _CERTIFICATE = "select statement, signature, key, issued_at from okcm.shred_certificate"
 
 
 @dataclass(frozen=True, slots=True)
 class OffboardingRow:
-    """How far a tenant's leaving is; every time is None before it is reached."""
+    """The progress of an offboarding; each time is None until it is reached."""
 
     state: State
     since: datetime | None
@@ -46,7 +44,7 @@ class OffboardingRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyToDestroyRow:
-    """One thing that is to be destroyed, or is; see `openkcm.verification.erasure_certificate.Destroyed`."""
+    """One item that is to be destroyed or is destroyed; see `openkcm.verification.erasure_certificate.Destroyed`."""
 
     kind: DestroyedKind
     name: str
@@ -57,7 +55,7 @@ class KeyToDestroyRow:
 
 @dataclass(frozen=True, slots=True)
 class ErasureCertificateRow:
-    """The signed statement of what was destroyed (client/src/openkcm/verification/erasure_certificate.py)."""
+    """The signed statement of what was destroyed (see `openkcm.verification.erasure_certificate`)."""
 
     statement: str
     signature: str
@@ -67,13 +65,13 @@ class ErasureCertificateRow:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """The tenant's leaving: the first three are for everybody who may look, the rest for the worker."""
+    """The offboarding of one tenant. Several roles can read it; only the worker changes it."""
 
     connection: Connection[TupleRow]
     tenant_id: str
 
     def get(self) -> OffboardingRow | None:
-        """Return how far it is; None when there is no such tenant."""
+        """Return the progress; None if the tenant does not exist."""
         found = self.connection.execute(_ROW, [self.tenant_id]).fetchone()
         if found is None:
             return None
@@ -82,25 +80,26 @@ class Leaving:
         return OffboardingRow(State(state), since, until, back_to, destroying_at, offboarded_at, erased or {})
 
     def doomed(self) -> Sequence[KeyToDestroyRow]:
-        """Return what is to be destroyed, by kind and name; empty before it was gathered."""
-        return [KeyToDestroyRow(*row) for row in self.connection.execute(f"{_DOOMED} order by kind, name")]
+        """Return the items to be destroyed, by kind and name; empty until they are recorded."""
+        return [KeyToDestroyRow(*row) for row in self.connection.execute(f"{_KEYS_TO_DESTROY} order by kind, name")]
 
     def certificate(self) -> ErasureCertificateRow | None:
         found = self.connection.execute(_CERTIFICATE).fetchone()
         return None if found is None else ErasureCertificateRow(*found)
 
     def asked_by_marketplace(self) -> bool:
-        """Whether the marketplace's last word is that the tenant leaves, and was said since it was last restored."""
+        """Return whether the marketplace's newest event, after the last restore, disables the tenant."""
         return self.connection.execute(_LAST_WORD, [self.tenant_id]).fetchone() == (True,)
 
     def begin(self, grace: timedelta) -> OffboardingRow:
-        """Let the tenant leave, for good after `grace`; one that is leaving already goes on as it was.
+        """Start the offboarding with a grace period; an offboarding that already runs is unchanged.
 
-        Raises InvalidTransition, TenantUnknown.
+        Raises:
+            InvalidTransition, TenantUnknown
         """
         row = self._locked()
         if row.state is not State.LEAVING:
-            # Locks and what they open to stay where they are: they are those of the tenant that comes back.
+            # Locks stay: they apply again when the tenant is restored.
             self.connection.execute(
                 "update okcm.tenant set state = %s, returns_to = %s, leaving_since = now(), leaves_at = now() + %s",
                 [transition(row.state, Transition.LEAVE), row.state, grace],
@@ -108,9 +107,10 @@ class Leaving:
         return self._existing()
 
     def restore(self) -> State:
-        """Bring the tenant back to where it was, with its locks; one that is back already stays there.
+        """Return the tenant to its former state, with its locks; a restored tenant is unchanged.
 
-        Raises DestructionStarted, InvalidTransition, TenantUnknown.
+        Raises:
+            DestructionStarted, InvalidTransition, TenantUnknown
         """
         row = self._locked()
         if row.destroying_at is not None:
@@ -126,23 +126,24 @@ class Leaving:
         return state
 
     def begin_destruction(self, now: datetime) -> bool:
-        """Pass the point of no return; True again when it was passed, False when the tenant is not leaving any more.
+        """Begin the irreversible destruction; return True if it has begun, False if the tenant is not offboarding.
 
-        Raises GracePeriodActive.
+        Raises:
+            GracePeriodActive
         """
         row = self._locked()
         if row.destroying_at is not None:
             return True
         if row.state is not State.LEAVING:
             return False
-        # Of a leaving that somebody undid and began anew there can still be an old timer; it is told by the time.
+        # A timer of an offboarding that was undone and started again may still fire; it fires before `until`.
         if row.until is None or now < row.until:
             raise GracePeriodActive
         self.connection.execute("update okcm.tenant set destroying_at = clock_timestamp()")
         return True
 
     def gather(self, rows: Sequence[KeyToDestroyRow]) -> None:
-        """Write down what is to be destroyed; what is on record stays as it is."""
+        """Record the items to be destroyed; recorded items are unchanged."""
         for row in rows:
             self.connection.execute(
                 "insert into okcm.destruction (tenant_id, kind, name, versions, fingerprint)"
@@ -151,7 +152,7 @@ class Leaving:
             )
 
     def unwrapped(self) -> Sequence[KeyToDestroyRow]:
-        """Return each service key that has a wrap, with the SHA-256 of it."""
+        """Return each service key that still has a wrap, with the SHA-256 of the wrap."""
         rows = self.connection.execute(
             "select service || ' ' || version, version::text, encode(sha256(wrapped), 'hex') from okcm.service_key"
             " where wrapped is not null order by service, version"
@@ -159,25 +160,29 @@ class Leaving:
         return [KeyToDestroyRow("service key", *row) for row in rows]
 
     def destroy_service_keys(self) -> int:
-        """Overwrite the wraps of all service keys, staged ones too, and return of how many."""
+        """Delete the wraps of all service keys, including staged ones, and return their number."""
         return self.connection.execute(
             "update okcm.service_key set state = 'destroyed', destroyed_at = clock_timestamp(), wrapped = null,"
             " staged_for = null, staged_wrapped = null where wrapped is not null"
         ).rowcount
 
     def destroyed(self, kind: DestroyedKind) -> None:
-        """Mark all of a kind destroyed that is not yet."""
+        """Mark all items of a kind as destroyed."""
         self.connection.execute(
             "update okcm.destruction set destroyed_at = clock_timestamp() where kind = %s and destroyed_at is null",
             [kind],
         )
 
     def erase(self, at_most: int) -> bool:
-        """Erase a part of the rows; True when all are gone. Raises DatabaseRefused before everything is destroyed."""
+        """Erase up to `at_most` rows; return True if none remain.
+
+        Raises:
+            DatabaseRefused: before all items are destroyed.
+        """
         return self.connection.execute("select okcm.erase_tenant(%s)", [at_most]).fetchone() == (True,)
 
     def certify(self, row: ErasureCertificateRow) -> ErasureCertificateRow:
-        """Keep the signed statement and return the one on record, which is the first."""
+        """Store the signed statement and return the stored one, which is the first."""
         self.connection.execute(
             "insert into okcm.shred_certificate (tenant_id, statement, signature, key, issued_at)"
             " values (%s, %s, %s, %s, %s) on conflict do nothing",
@@ -189,7 +194,7 @@ class Leaving:
         return kept
 
     def end(self) -> State:
-        """Move the tenant to its last state, once; raises InvalidTransition."""
+        """Set the tenant's final state, once; raise InvalidTransition from any other state."""
         row = self._locked()
         if row.state is not State.OFFBOARDED:
             self.connection.execute(

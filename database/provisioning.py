@@ -1,8 +1,7 @@
-"""How far an operation is, for the pages that show progress; the truth about what runs is Temporal's.
+"""Steps of provisioning for the progress pages, events of the marketplace, and the route of a tenant.
 
-Events as the marketplace sent them: stored before they are answered, so that nothing accepted is ever lost.
-
-The tenant's one route, by which the crypto service finds its keys.
+Temporal, not these rows, determines which operation runs. An event is stored before the response, so that no accepted
+event is lost.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from core.tenants.provisioning import NUMBERS, MarketplaceEvent, Step, StepState
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """One step of the running or last operation. `attempts` counts tries that failed so far."""
+    """One step of the current or last operation. `attempts` counts failed attempts."""
 
     number: int
     step: Step
@@ -35,7 +34,7 @@ class Steps:
     tenant_id: str
 
     def plan(self, operation_id: str, steps: Sequence[Step]) -> None:
-        """Write the steps of an operation as pending; a second call changes nothing."""
+        """Store the steps of an operation as pending; a repeated call changes nothing."""
         self.connection.execute(
             "insert into okcm.operation_step (tenant_id, operation_id, step, number)"
             " select %s, %s, * from unnest(%s::text[], %s::integer[]) on conflict do nothing",
@@ -43,8 +42,8 @@ class Steps:
         )
 
     def finish(self, operation_id: str, step: Step, started_at: datetime) -> None:
-        # The two clocks are two machines'; a step never ends before it began.
-        """Mark a step done; `started_at` is when this attempt began. Repeating it keeps the first finish."""
+        """Mark a step as done; `started_at` is the start of this attempt. A repeated call keeps the first end."""
+        # The two times come from two machines; `greatest` prevents an end before the start.
         self._change(
             "update okcm.operation_step set state = 'done', problem = null,"
             " started_at = %(at)s, finished_at = greatest(%(at)s, clock_timestamp())",
@@ -52,7 +51,7 @@ class Steps:
         )
 
     def retry(self, operation_id: str, step: Step, problem: str) -> None:
-        """Count a failed attempt and keep why (an error code); a step that is done stays done."""
+        """Count a failed attempt and store its error code; a completed step is unchanged."""
         self._change(
             "update okcm.operation_step set state = 'retrying', attempts = attempts + 1, problem = %(problem)s,"
             " finished_at = null",
@@ -76,13 +75,13 @@ class Steps:
         return [StepRow(number, Step(step), StepState(state), *rest) for number, step, state, *rest in rows]
 
     def _change(self, update: str, values: dict[str, object]) -> None:
-        """Run `update` on one step unless it is done; a step that was never planned is a mistake of ours."""
+        """Run `update` on one step unless it is done; raise DatabaseRefused if it was never planned."""
         one = "operation_id = %(operation)s and step = %(step)s"
         if self.connection.execute(f"{update} where {one} and state <> 'done'", values).rowcount == 1:
             return
         planned = "select from okcm.operation_step where "
         if self.connection.execute(planned + one, values).fetchone() is None:
-            raise DatabaseRefused("the step was not planned", "plan the operation's steps before changing one")
+            raise DatabaseRefused("the step was not planned", "plan the steps of the operation first")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ class Inbox:
     tenant_id: str
 
     def accept(self, event: MarketplaceEvent) -> bool:
-        """Store an event; False when (tenant, event id) was stored before."""
+        """Store an event; return False if (tenant, event id) is stored already."""
         stored = self.connection.execute(
             "insert into okcm.marketplace_event (tenant_id, event_id, kind, organization, region, occurred_at)"
             " values (%s, %s, %s, %s, %s, %s) on conflict do nothing",
@@ -100,7 +99,7 @@ class Inbox:
         return stored.rowcount == 1
 
     def accept_discovery(self, event: MarketplaceEvent) -> bool:
-        """Store an event that says that a service was discovered; as `accept`."""
+        """Store an event that reports a discovered service; otherwise as `accept`."""
         stored = self.connection.execute(
             "insert into okcm.marketplace_event"
             " (tenant_id, event_id, kind, organization, region, occurred_at, service)"
@@ -118,14 +117,14 @@ class Inbox:
         return stored.rowcount == 1
 
     def discovered(self, event_id: str) -> str | None:
-        """Return the service that a stored event is about."""
+        """Return the service of a stored event."""
         found = self.connection.execute(
             "select service from okcm.marketplace_event where event_id = %s", [event_id]
         ).fetchone()
         return None if found is None else found[0]
 
     def mark_started(self, event_id: str) -> None:
-        """Record that the workflow has the event, so that the sweep leaves it alone."""
+        """Record that the workflow received the event, so that the sweep skips it."""
         self.connection.execute(
             "update okcm.marketplace_event set started_at = clock_timestamp()"
             " where event_id = %s and started_at is null",
@@ -135,9 +134,9 @@ class Inbox:
 
 @dataclass(frozen=True, slots=True)
 class RouteRow:
-    """Where the crypto service finds a tenant's keys, and by which issuers' certificates (SHA-256 of the CA, hex).
+    """A tenant's L2 key and the SHA-256 (hex) of the CA certificates that may issue its client certificates.
 
-    `former_issuer_fingerprint` is that of the former authority, for as long as its certificates last.
+    `former_issuer_fingerprint` is that of the former CA, until its certificates have expired.
     """
 
     l2_key: str
@@ -152,8 +151,8 @@ class Routes:
     tenant_id: str
 
     def publish(self, route: RouteRow) -> None:
-        # A repeated step writes nothing, so a reader that watches `published_at` sees only real changes.
-        """Create or replace the tenant's one route."""
+        """Create or replace the tenant's route."""
+        # A repeated step writes nothing, so `published_at` changes only with the route.
         self.connection.execute(
             "insert into okcm.route as kept (tenant_id, l2_key, issuer_fingerprint, region,"
             " former_issuer_fingerprint) values (%s, %s, %s, %s, %s)"
@@ -173,7 +172,7 @@ class Routes:
         )
 
     def withdraw(self) -> bool:
-        """Remove the route; False when there was none."""
+        """Remove the route; return False if none existed."""
         return self.connection.execute("delete from okcm.route").rowcount == 1
 
     def get(self) -> RouteRow | None:

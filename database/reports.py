@@ -1,7 +1,4 @@
-"""Compliance reports: requests, what was stated, and the signed files (migrations/0027_reports.sql).
-
-Compliance reports on record; part of `interfaces`, which hands it out. Imports no psycopg.
-"""
+"""Compliance reports: requests, snapshots and signed files (table `okcm.report`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +17,7 @@ _FILE = {form: f"select {form} from okcm.report where report_id = %s" for form i
 
 @dataclass(frozen=True, slots=True)
 class ReportRow:
-    """What was asked for; `made_at` is None until its files are there."""
+    """A requested report; `made_at` is None until its files exist."""
 
     report_id: str
     since: datetime
@@ -32,7 +29,7 @@ class ReportRow:
 
 @dataclass(frozen=True, slots=True)
 class StatedRow:
-    """How things stood, when that was read, and the number of the audit record that has its digest."""
+    """The snapshot of a report, its time, and the number of the audit record that contains its digest."""
 
     stated: Snapshot
     at: datetime
@@ -45,7 +42,7 @@ class Reports:
     tenant_id: str
 
     def request(self, report_id: str, since: datetime, until: datetime, made_for: str) -> None:
-        """Store what is asked for (dashboard); the same id again changes nothing. A period ends at the latest now."""
+        """Store a request (dashboard); a repeated id changes nothing. The period ends now at the latest."""
         self.connection.execute(
             "insert into okcm.report (tenant_id, report_id, since, until, made_for)"
             " values (%s, %s, %s, least(%s, clock_timestamp()), %s) on conflict do nothing",
@@ -57,7 +54,7 @@ class Reports:
         return None if row is None else ReportRow(*row)
 
     def latest(self, limit: int = 20) -> Sequence[ReportRow]:
-        """Return the newest requests, the newest first."""
+        """Return the newest requests, newest first."""
         rows = self.connection.execute(f"{_ROW} order by requested_at desc, report_id limit %s", [limit])
         return [ReportRow(*row) for row in rows]
 
@@ -68,7 +65,7 @@ class Reports:
         return None if row is None else StatedRow(Snapshot.model_validate_json(row[0]), row[1], row[2])
 
     def state(self, report_id: str, row: StatedRow) -> None:
-        """Keep what a report states, once (worker)."""
+        """Store the snapshot of a report, once (worker)."""
         text = canonical_text(row.stated.model_dump(mode="json"))
         self.connection.execute(
             "update okcm.report set stated = %s, stated_at = %s, seq = %s where report_id = %s",
@@ -76,7 +73,7 @@ class Reports:
         )
 
     def store(self, report_id: str, files: Mapping[ReportFormat, bytes]) -> bool:
-        """Keep the files and with them that the report is made; False when it was made before (worker)."""
+        """Store the files and the time of completion; return False if the report was complete already (worker)."""
         stored = self.connection.execute(
             "update okcm.report set json = %s, html = %s, pdf = %s, made_at = clock_timestamp()"
             " where report_id = %s and made_at is null",

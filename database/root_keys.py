@@ -1,9 +1,7 @@
-"""The customer's root keys, and the change from one to another (migrations/0010_root_keys.sql).
+"""The customer's root keys, and the change from one to another.
 
-A change keeps its new wraps beside those in force until all are there; one statement then switches all of them. Whoever
-reads before it finds a whole estate under the former key, whoever reads after it a whole one under the new key.
-
-What is on record of a customer's root key; part of `interfaces`, which hands it out. Imports no psycopg.
+A change stores its new wraps beside the current ones until all exist; one statement then replaces all wraps. A reader
+therefore sees either all keys wrapped by the former root key or all keys wrapped by the new one.
 """
 
 import json
@@ -33,7 +31,7 @@ _UNSTAGED = "state <> 'destroyed' and staged_for is distinct from %(number)s"
 
 @dataclass(frozen=True, slots=True)
 class RootKeyRequestRow:
-    """What somebody outside asks for. `sealed` (config/credential_encryption.py) is None once it was taken."""
+    """A request of an operator or tenant. `sealed` (encrypted credentials) is None after the worker has read it."""
 
     request_id: str
     place: Place
@@ -42,7 +40,7 @@ class RootKeyRequestRow:
 
 @dataclass(frozen=True, slots=True)
 class CustomerRootKeyRow:
-    """A root key of the customer's as anybody may see it. `health` is `ok` or the code of its last failure."""
+    """The public data of a customer's root key. `health` is `ok` or the code of its last failure."""
 
     root_key_id: str
     mode: RootKeyMode
@@ -56,7 +54,7 @@ class CustomerRootKeyRow:
 
 @dataclass(frozen=True, slots=True)
 class RootKeyChangeRow:
-    """One change of the root key; `wrapped` of `total` service keys lie under the new one too."""
+    """One change of the root key; the new key has wrapped `wrapped` of `total` service keys."""
 
     number: int
     from_mode: RootKeyMode
@@ -75,24 +73,24 @@ class RootKeyChangeRow:
 
 @dataclass(frozen=True, slots=True)
 class RootKeyVersionsRow:
-    """Under which versions of the root key in force a tenant's wraps lie, the probe among them."""
+    """Versions of the current root key that wrapped a tenant's keys and encrypted its canary ciphertext."""
 
     newest: int
-    """The newest that is known of."""
+    """The newest known version."""
     older: int
-    """How many of them lie under an older one."""
+    """How many of the wraps an older version created."""
     wraps: int
 
 
 @dataclass(frozen=True, slots=True)
 class RootKeys:
-    """The tenant's own root keys; the first six are for everybody who may look, the rest for the worker."""
+    """The tenant's root keys. Several roles can read them; only the worker changes them."""
 
     connection: Connection[TupleRow]
     tenant_id: str
 
     def request(self, request: RootKeyRequestRow) -> None:
-        """Store what is asked for (operator, dashboard); the same request id again changes nothing."""
+        """Store a request (operator, dashboard); a repeated request id changes nothing."""
         self.connection.execute(
             "insert into okcm.root_key_request (tenant_id, request_id, place, sealed) values (%s, %s, %s, %s)"
             " on conflict do nothing",
@@ -100,7 +98,7 @@ class RootKeys:
         )
 
     def problems(self, request_id: str) -> Sequence[Problem] | None:
-        """Return what the preflight of a request found; None while it has not ended."""
+        """Return the findings of a request's preflight; None until it has finished."""
         row = self.connection.execute(
             "select problems from okcm.root_key_request where request_id = %s", [request_id]
         ).fetchone()
@@ -109,7 +107,7 @@ class RootKeys:
         return None if row[0] is None else [Problem.model_validate(problem) for problem in row[0]]
 
     def current(self) -> CustomerRootKeyRow | None:
-        """Return the key in force; None: the platform's."""
+        """Return the customer's current root key; None means the platform's key."""
         return self._held("state = 'current'", [])
 
     def held(self, root_key_id: str) -> CustomerRootKeyRow | None:
@@ -121,7 +119,7 @@ class RootKeys:
         return [_change(row) for row in rows]
 
     def versions(self) -> RootKeyVersionsRow | None:
-        """Return the versions that wraps lie under; None where there is no wrap, or its holder numbers none."""
+        """Return the versions that created the wraps; None without a wrap or without numbered versions."""
         row = self.connection.execute(
             "with wraps (version) as (select root_key_version from okcm.service_key union all"
             " select probe_version from okcm.root_key where state = 'current'),"
@@ -134,7 +132,7 @@ class RootKeys:
         return RootKeyVersionsRow(*row) if row is not None and row[2] else None
 
     def requested(self, request_id: str) -> RootKeyRequestRow:
-        """Return a request with what is sealed in it; raises RootKeyRequestUnknown."""
+        """Return a request with its encrypted credentials; raise RootKeyRequestUnknown if it does not exist."""
         row = self.connection.execute(
             "select place, sealed from okcm.root_key_request where request_id = %s", [request_id]
         ).fetchone()
@@ -143,23 +141,23 @@ class RootKeys:
         return RootKeyRequestRow(request_id, parse_place(row[0]), row[1])
 
     def found(self, request_id: str, problems: Sequence[Problem]) -> None:
-        """Keep what the preflight of a request found, and forget its sealed credentials."""
+        """Store the findings of a request's preflight and delete its encrypted credentials."""
         self.connection.execute(
             "update okcm.root_key_request set problems = %s, sealed = null where request_id = %s",
             [json.dumps([problem.model_dump() for problem in problems]), request_id],
         )
 
     def forget_untaken(self) -> int:
-        """Empty the sealed credentials that nobody came for in a quarter of an hour; returns how many."""
+        """Delete encrypted credentials that were not collected within 15 minutes, and return their number."""
         return self.connection.execute(
             "update okcm.root_key_request set sealed = null"
             " where sealed is not null and requested_at < now() - interval '15 minutes'"
         ).rowcount
 
     def admit(self, row: EncryptedRootKeyRow, l2_version: int = 1) -> None:
-        """Record a candidate under the id of its request, which forgets its credentials; again is no change.
+        """Record a candidate under the id of its request, and delete the request's credentials; idempotent.
 
-        `l2_version`: of the tenant key that the credentials lie under.
+        `l2_version` is the version of the tenant key that encrypted the credentials.
         """
         self.connection.execute(
             "insert into okcm.root_key (tenant_id, root_key_id, mode, name, place, credentials, l2_version)"
@@ -179,18 +177,18 @@ class RootKeys:
         )
 
     def forget(self, request_id: str) -> None:
-        """Forget a request's sealed credentials, which nobody takes any more."""
+        """Delete a request's encrypted credentials, which are no longer needed."""
         self.connection.execute("update okcm.root_key_request set sealed = null where request_id = %s", [request_id])
 
     def prove(self, root_key_id: str, probe: bytes, digest: bytes) -> None:
-        """Keep the value by which the key is tried from now on, and its SHA-256; the first one stays."""
+        """Store the canary ciphertext of the root key and the SHA-256 of its plaintext; the first one is kept."""
         self.connection.execute(
             "update okcm.root_key set probe = %s, probe_digest = %s where root_key_id = %s and probe is null",
             [probe, digest, root_key_id],
         )
 
     def sealed(self, root_key_id: str) -> EncryptedRootKeyRow | None:
-        """Return what it takes to use a key; None when there is none or its credentials were forgotten."""
+        """Return a key's reference and credentials; None if it does not exist or its credentials are deleted."""
         row = self.connection.execute(
             "select root_key_id, place, credentials from okcm.root_key"
             " where root_key_id = %s and credentials is not null",
@@ -199,16 +197,16 @@ class RootKeys:
         return None if row is None else EncryptedRootKeyRow(row[0], parse_place(row[1]), row[2])
 
     def probe(self, root_key_id: str) -> tuple[bytes, bytes] | None:
-        """Return probe and digest; None while there is none."""
+        """Return the canary ciphertext and the digest; None until they exist."""
         row = self.connection.execute(
             "select probe, probe_digest from okcm.root_key where root_key_id = %s and probe is not null", [root_key_id]
         ).fetchone()
         return None if row is None else (row[0], row[1])
 
     def notice(self, root_key_id: str | None, newest: int) -> bool:
-        """Record which version of the key in force is the newest; False when it was on record or is not in force.
+        """Record the newest version of the current root key; return False if nothing changed or it is not current.
 
-        The caller holds the tenant's row lock, which a change of the root key takes too.
+        The caller holds the tenant's row lock, which a change of the root key takes as well.
         """
         changed = self.connection.execute(
             "update okcm.tenant set root_key_newest = %(newest)s where tenant_id = %(tenant)s"
@@ -219,7 +217,7 @@ class RootKeys:
         return changed.rowcount == 1
 
     def report(self, root_key_id: str, health: str) -> bool:
-        """Record how a key does; False when that was on record."""
+        """Record the health of a root key; return False if it is unchanged."""
         changed = self.connection.execute(
             "update okcm.root_key set health = %s, health_since = clock_timestamp()"
             " where root_key_id = %s and health <> %s",
@@ -228,14 +226,14 @@ class RootKeys:
         return changed.rowcount == 1
 
     def begin(self, number: int, to_mode: RootKeyMode, to_name: str, root_key_id: str | None) -> RootKeyChangeRow:
-        """Record a change from the key in force and return the one on record; the same number again changes nothing.
+        """Record a change from the current root key and return the stored one; a repeated number changes nothing.
 
-        A change before it that never ended is abandoned.
+        An earlier change that never ended is abandoned.
         """
         tenant = self.connection.execute("select root_key_mode, region from okcm.tenant").fetchone()
         if tenant is None:
             raise TenantUnknown
-        # Of one whose workflow somebody terminated: nobody else would ever end it.
+        # A change whose workflow an operator terminated: no other process ends it.
         left = self.connection.execute(
             "select number from okcm.root_key_change where state = 'running' and number < %s", [number]
         ).fetchall()
@@ -270,12 +268,14 @@ class RootKeys:
         return [ServiceKeyRow(*row) for row in rows]
 
     def stage(self, number: int, wraps: Sequence[tuple[ServiceKeyRow, bytes]]) -> RootKeyChangeRow:
-        # An attempt that was given up as lost can still be at work: of a change that has ended nothing is kept, and
-        # never among the wraps of the next one.
-        """Keep new wraps beside those in force and return how far the change is.
+        """Store new wraps beside the current ones and return the progress of the change.
 
-        A key whose wrap in force is no longer the one that was read is left out. Raises Overtaken once it has ended.
+        Skips a key whose current wrap differs from the wrap that the caller read.
+
+        Raises:
+            Superseded: the change has ended.
         """
+        # A timed-out attempt can still run: its wraps must not be stored after the change has ended.
         if self._locked(number).state != "running":
             raise Superseded
         self.connection.execute(
@@ -301,7 +301,7 @@ class RootKeys:
         return self._progress(number)
 
     def staged(self, number: int) -> tuple[ServiceKeyRow, bytes] | None:
-        """Return some service key with its wrap for this change; None when there is none."""
+        """Return any service key with its wrap for this change; None if none exists."""
         row = self.connection.execute(
             f"{_SERVICE_KEY}, staged_wrapped from okcm.service_key where staged_for = %s"
             " order by service, version limit 1",
@@ -310,9 +310,9 @@ class RootKeys:
         return None if row is None else (ServiceKeyRow(*row[:-1]), row[-1])
 
     def switch(self, number: int) -> bool:
-        """Put every service key under the new root key, together with the tenant; False while one has no new wrap.
+        """Apply the new root key to all service keys and the tenant; return False if a key has no new wrap.
 
-        The former key is retired and its credentials are forgotten. Done already: True, and nothing changes.
+        The former key is retired and its credentials are deleted. A repeated call returns True and changes nothing.
         """
         change = self._locked(number)
         if change.state == "done":
@@ -338,13 +338,13 @@ class RootKeys:
             " where root_key_id = %s",
             [change.root_key_id],
         )
-        # Another key counts its versions anew.
+        # The versions of the new key have separate numbers.
         self.connection.execute("update okcm.tenant set root_key_mode = %s, root_key_newest = null", [change.to_mode])
         self._end(number, "done", None)
         return True
 
     def abandon(self, number: int, problem: str) -> bool:
-        """End a change without effect: wraps and candidate are forgotten; False when it had ended."""
+        """End a change without effect and delete its wraps and its candidate; return False if it had ended."""
         if self.change(number) is None:
             return False
         change = self._locked(number)
@@ -369,14 +369,14 @@ class RootKeys:
         )
 
     def _locked(self, number: int) -> RootKeyChangeRow:
-        """Return a change and keep it as it is until the transaction ends; taken before any service key's row."""
+        """Return a change and lock it until the transaction ends; take this lock before that of any service key."""
         self.connection.execute("select from okcm.root_key_change where number = %s for no key update", [number])
         return self._progress(number)
 
     def _progress(self, number: int) -> RootKeyChangeRow:
         change = self.change(number)
         if change is None:
-            raise DatabaseRefused("there is no such change of the root key", "begin it first")
+            raise DatabaseRefused("this change of the root key does not exist", "begin it first")
         return change
 
     def _held(self, where: str, values: list[str]) -> CustomerRootKeyRow | None:
@@ -394,7 +394,7 @@ def _change(row: tuple[Any, ...]) -> RootKeyChangeRow:
 
 @dataclass(frozen=True, slots=True)
 class MonitoredRootKey:
-    """A root key that is to be tried. `held`: the tenant is locked because of it. `used`: lately, by a service."""
+    """A root key to be checked. `held`: the tenant is locked because of it. `used`: a service used it recently."""
 
     tenant_id: str
     root_key_id: str
@@ -406,12 +406,12 @@ class MonitoredRootKey:
 
 @dataclass(frozen=True, slots=True)
 class VersionedRootKey:
-    """A root key whose holder numbers its versions; `root_key_id` None: the platform's of the region."""
+    """A root key with numbered versions; `root_key_id` None means the platform's key of the region."""
 
     tenant_id: str
     region: str
     root_key_id: str | None
     oldest: int
-    """The version that the oldest wrap lies under."""
+    """The version that created the oldest wrap."""
     noticed: int | None
-    """The newest version on record, if it was ever newer than a wrap's."""
+    """The newest recorded version, if it was ever newer than that of a wrap."""

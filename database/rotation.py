@@ -1,9 +1,7 @@
-"""Rotations of a tenant's keys (migrations/0011_rotation.sql).
+"""Rotations of a tenant's keys.
 
-Whoever changes a key for a rotation locks the rotation's row first and finds it running, so that of a rotation that has
-ended nothing comes afterwards. A wrap is replaced only where it is still the one that was read.
-
-Rotations on record and what they do to keys; part of `interfaces`, which hands it out. Imports no psycopg.
+Every change of a key for a rotation first locks the rotation's row and requires it to be running. Therefore an ended
+rotation changes no key. A wrap is replaced only if it is still the wrap that was read.
 """
 
 from collections.abc import Sequence
@@ -31,7 +29,7 @@ _OUTDATED = (
     f" and (l2_version < {_NEWEST} or root_key_version < %(root_key)s::integer)"
 )
 _OLD_CREDENTIALS = f"okcm.root_key where credentials is not null and l2_version < {_NEWEST}"
-# Of a service that is not connected any more nothing is encrypted, so that its key does not grow old.
+# A disconnected service encrypts nothing, so its key has no cryptoperiod.
 _DUE = (
     "from okcm.service_key k join okcm.service s using (tenant_id, service) where k.state = 'active'"
     " and s.state <> 'disconnected' and k.activated_at < clock_timestamp() - %(age)s"
@@ -40,7 +38,7 @@ _DUE = (
 
 @dataclass(frozen=True, slots=True)
 class RotationRequest:
-    """What is asked of a rotation. `service` is named for `Scope.ONE` alone."""
+    """The scope of a rotation. `service` is set for `RotationScope.ONE` only."""
 
     tenant_key: bool
     services: RotationScope
@@ -48,17 +46,17 @@ class RotationRequest:
     compromised: bool = False
     scheduled: bool = False
     root_key_version: int | None = None
-    """The version of the root key that everything is to lie under, at the least; None: there is none to follow."""
+    """The minimum version of the root key for all wraps; None without such a requirement."""
 
 
 @dataclass(frozen=True, slots=True)
 class RotationRow:
-    """One rotation; `done` of `total` are through its stage."""
+    """One rotation; `done` of `total` keys have completed its stage."""
 
     number: int
     wanted: RotationRequest
     from_version: int
-    """The newest version of the tenant key when it began."""
+    """The newest version of the tenant key at the start of the rotation."""
     state: str
     """`running`, `done` or `failed`."""
     stage: RotationPhase
@@ -71,7 +69,7 @@ class RotationRow:
 
 @dataclass(frozen=True, slots=True)
 class DueRow:
-    """What the tenant's policy wants rotated now, and whether something is left of a rotation that failed."""
+    """What the tenant's policy requires to rotate now, and whether a failed rotation left unfinished work."""
 
     tenant_key: bool
     services: bool
@@ -80,7 +78,7 @@ class DueRow:
 
 @dataclass(frozen=True, slots=True)
 class RewrappedRow:
-    """A service key with its wrap under newer versions of tenant key or root key."""
+    """A service key with its new wrap by newer versions of tenant key or root key."""
 
     read: ServiceKeyRow
     wrapped: bytes
@@ -89,10 +87,9 @@ class RewrappedRow:
 
 @dataclass(frozen=True, slots=True)
 class Rotations:
-    """The tenant's rotations; the first two are for everybody who may look, the rest for the worker.
+    """The tenant's rotations. Several roles can read them; only the worker changes them.
 
-    What changes a key for a rotation raises Overtaken once that rotation has ended: an attempt that was given up as
-    lost can still be at work.
+    Each change of a key raises Superseded once its rotation has ended, because a timed-out attempt can still run.
     """
 
     connection: Connection[TupleRow]
@@ -122,11 +119,11 @@ class Rotations:
         return DueRow(*row)
 
     def begin(self, number: int, wanted: RotationRequest, from_version: int) -> RotationRow:
-        # Of one whose workflow somebody terminated: nobody else would ever end it.
-        """Record a rotation and return the one on record; the same number again changes nothing.
+        """Record a rotation and return the stored one; a repeated number changes nothing.
 
-        A rotation before it that never ended is ended as failed.
+        An earlier rotation that never ended is ended as failed.
         """
+        # A rotation whose workflow an operator terminated: no other process ends it.
         left = self.connection.execute(
             "select number from okcm.rotation where state = 'running' and number < %s", [number]
         ).fetchall()
@@ -151,11 +148,11 @@ class Rotations:
         )
         rotation = self._locked(number)
         if rotation.state != "running":
-            raise DatabaseRefused("a rotation of this number has ended", "ask for another one")
+            raise DatabaseRefused("a rotation with this number has ended", "request a new rotation")
         return rotation
 
     def enter(self, number: int, stage: RotationPhase) -> RotationRow:
-        """Say in which stage a rotation is."""
+        """Record the stage of a rotation."""
         if self._running(number).stage is not stage:
             self.connection.execute(
                 "update okcm.rotation set stage = %s, done = 0, total = 0 where number = %s", [stage, number]
@@ -163,7 +160,7 @@ class Rotations:
         return self._known(number)
 
     def rotated(self, number: int, version: int) -> None:
-        """Record the tenant key's newest version; what is made from now on lies under it."""
+        """Record the newest version of the tenant key, which encrypts from now on."""
         self._running(number)
         self.connection.execute(
             "update okcm.key set version = %(version)s, rotated_at = clock_timestamp()"
@@ -172,7 +169,7 @@ class Rotations:
         )
 
     def unprepared(self, number: int, policy: TenantPolicy) -> Sequence[tuple[str, int]]:
-        """Return the services whose next version is still to be prepared, each with that version's number."""
+        """Return the services without a prepared next version, each with the number of that version."""
         rotation = self._known(number)
         wanted = {
             RotationScope.NONE: "false",
@@ -180,7 +177,7 @@ class Rotations:
             RotationScope.ALL: "true",
             RotationScope.ONE: "k.service = %(service)s",
         }[rotation.wanted.services]
-        # What was activated after the rotation began was made by it, or by a service that was connected meanwhile.
+        # A later activation is a result of this rotation, or of a service that was connected meanwhile.
         rows = self.connection.execute(
             "select k.service, (select max(v.version) + 1 from okcm.service_key v where v.service = k.service)"  # noqa: S608 - constants
             " from okcm.service_key k join okcm.service s using (tenant_id, service)"
@@ -196,7 +193,7 @@ class Rotations:
         return [(service, version) for service, version in rows]
 
     def prepare(self, number: int, key: ServiceKeyRow) -> RotationRow:
-        """Record a version that nobody uses yet; the first one of its number stays."""
+        """Record a version that is not used yet; the first one of its number is kept."""
         self._running(number)
         self.connection.execute(
             "insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped,"
@@ -218,7 +215,7 @@ class Rotations:
         return self._known(number)
 
     def came(self, number: int, keys: int, left: int) -> RotationRow:
-        """Record that so many more keys are through the stage and how many are left; return how far it is."""
+        """Add completed keys and set the number of remaining ones; return the progress."""
         self._running(number)
         self.connection.execute(
             "update okcm.rotation set done = done + %(keys)s, total = done + %(keys)s + %(left)s"
@@ -228,16 +225,16 @@ class Rotations:
         return self._known(number)
 
     def activate(self, number: int) -> Sequence[tuple[str, int]]:
-        """Let every prepared version take over at once and return what encrypts from now on.
+        """Activate every prepared version at once and return the versions that encrypt from now on.
 
-        What was active decrypts only, or, where the rotation is for keys that are compromised, neither it nor any
-        version before it opens anything a caller brings.
+        The former versions only decrypt. If the rotation replaces compromised keys, these and all earlier versions no
+        longer decrypt for callers.
         """
         rotation = self._running(number)
         succeeded = "service in (select p.service from okcm.service_key p where p.state = 'prepared')"
         former = KeyState.COMPROMISED if rotation.wanted.compromised else KeyState.DEACTIVATED
-        # Two statements, because the index that admits one active version looks at each row as it is written; who
-        # reads sees both or neither.
+        # Two statements: the unique index that permits one active version checks each row when it is written. Other
+        # transactions see both or neither.
         self.connection.execute(
             "update okcm.service_key set state = %(former)s,"  # noqa: S608 - constants
             " deactivated_at = coalesce(deactivated_at, clock_timestamp())"
@@ -251,9 +248,9 @@ class Rotations:
         return sorted((service, version) for service, version in rows)
 
     def outdated(self, limit: int, root_key_version: int | None = None) -> Sequence[ServiceKeyRow]:
-        """Return service keys whose wrap lies under an older version of the tenant key than the newest on record.
+        """Return service keys that an older version of the tenant key than the recorded newest one wrapped.
 
-        Or under an older one of the root key than `root_key_version`.
+        Also those that an older version of the root key than `root_key_version` wrapped.
         """
         rows = self.connection.execute(
             "select service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id"  # noqa: S608 - constants
@@ -263,7 +260,7 @@ class Rotations:
         return [ServiceKeyRow(*row) for row in rows]
 
     def count_outdated(self, number: int) -> None:
-        """Say how many service keys a rotation has to wrap in all: those that it has, and those that are outdated."""
+        """Record how many service keys a rotation must wrap in total: those completed and those outdated."""
         rotation = self._running(number)
         self.connection.execute(
             f"update okcm.rotation set total = done + (select count(*) from {_OUTDATED}) where number = %(number)s",  # noqa: S608 - a constant
@@ -271,14 +268,14 @@ class Rotations:
         )
 
     def outdated_credentials(self) -> Sequence[EncryptedRootKeyRow]:
-        """Return root keys whose credentials do."""
+        """Return root keys whose credentials an older version of the tenant key encrypted."""
         rows = self.connection.execute(f"select root_key_id, place, credentials from {_OLD_CREDENTIALS}")  # noqa: S608 - a constant
         return [EncryptedRootKeyRow(root_key_id, parse_place(place), sealed) for root_key_id, place, sealed in rows]
 
     def rewrap(self, number: int, rows: Sequence[RewrappedRow]) -> RotationRow:
-        """Replace wraps that are still the ones that were read, and return how far the rotation is."""
+        """Replace wraps that are unchanged since they were read, and return the progress of the rotation."""
         rotation = self._running(number)
-        # A wrap that waits for a change of the root key was made from the one that is replaced, so it is made again.
+        # A wrap that is staged for a change of the root key derives from the replaced wrap: it must be created again.
         done = self.connection.execute(
             "update okcm.service_key k set wrapped = w.wrapped, l2_version = w.l2_version, staged_for = null,"
             " staged_wrapped = null"
@@ -296,14 +293,14 @@ class Rotations:
         return self.came(number, done, max(0, rotation.total - rotation.done - done))
 
     def rewrap_probe(self, number: int, root_key_id: str, read: bytes, probe: bytes) -> None:
-        """Replace the known value by which a root key is tried, where it is still the one that was read."""
+        """Replace the canary ciphertext of a root key if it is unchanged since it was read."""
         self._running(number)
         self.connection.execute(
             "update okcm.root_key set probe = %s where root_key_id = %s and probe = %s", [probe, root_key_id, read]
         )
 
     def rewrap_credentials(self, number: int, read: EncryptedRootKeyRow, credentials: str, l2_version: int) -> None:
-        """Replace credentials that are still those that were read."""
+        """Replace credentials that are unchanged since they were read."""
         self._running(number)
         self.connection.execute(
             "update okcm.root_key set credentials = %s, l2_version = %s where root_key_id = %s and credentials = %s",
@@ -311,9 +308,9 @@ class Rotations:
         )
 
     def retire_tenant_key(self, number: int) -> int | None:
-        """Make the newest version of the tenant key the oldest and return it; None while something lies under another.
+        """Make the newest version of the tenant key the oldest and return it; None while an older one is in use.
 
-        The caller holds the tenant's row lock, which whoever stores something under L2 takes too.
+        The caller holds the tenant's row lock. Every transaction that stores something encrypted by L2 takes it too.
         """
         self._running(number)
         left = self.connection.execute(
@@ -333,12 +330,13 @@ class Rotations:
         return [VersionUseRow(*row) for row in rows]
 
     def destroy(self, service: str, version: int) -> int:
-        # FOR UPDATE waits for whoever is sealing an object under this version, and makes those that come later wait
-        # (okcm.refuse_ended_version): what is counted then is all there will ever be.
-        """Forget the wrap of a version that is not the active one, unless objects are sealed under it.
+        """Delete the wrap of a version that is not active, unless it encrypts managed objects.
 
-        Returns how many are. Nobody seals another one under it meanwhile or later.
+        Returns:
+            The number of managed objects that it encrypts. It can encrypt no further object, now or later.
         """
+        # FOR UPDATE waits for concurrent encryptions under this version and blocks later ones until it has ended
+        # (okcm.refuse_ended_version), so the count is final.
         found = self.connection.execute(
             "select state from okcm.service_key where service = %s and version = %s for update", [service, version]
         ).fetchone()
@@ -352,7 +350,7 @@ class Rotations:
         return int(objects)
 
     def end(self, number: int, problem: str | None = None) -> bool:
-        """End a rotation, as failed with a problem; False when it had ended. What it had only prepared is destroyed."""
+        """End a rotation, as failed if a problem is given; return False if it had ended. Destroys prepared versions."""
         if self._locked(number).state != "running":
             return False
         self._destroy("state = 'prepared'", [])
@@ -376,14 +374,14 @@ class Rotations:
         return rotation
 
     def _locked(self, number: int) -> RotationRow:
-        """Return a rotation and keep it as it is until the transaction ends; taken before any key's row."""
+        """Return a rotation and lock it until the transaction ends; take this lock before that of any key."""
         self.connection.execute("select from okcm.rotation where number = %s for no key update", [number])
         return self._known(number)
 
     def _known(self, number: int) -> RotationRow:
         rotation = self.get(number)
         if rotation is None:
-            raise DatabaseRefused("there is no such rotation", "begin it first")
+            raise DatabaseRefused("this rotation does not exist", "begin it first")
         return rotation
 
 
@@ -407,7 +405,7 @@ def _rotation(row: tuple[Any, ...]) -> RotationRow:
 
 @dataclass(frozen=True, slots=True)
 class StalledRotationRow:
-    """A tenant whose keys are not rotated; `number` is its last rotation, `done` the last that came to its end."""
+    """A tenant with overdue rotations; `number` is its last rotation, `done` the last one that succeeded."""
 
     tenant_id: str
     why: StallReason

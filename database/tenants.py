@@ -1,8 +1,6 @@
-"""The tenant's own row and its life (core/tenants/lifecycle.py).
+"""The tenant's row and its state (core/tenants/lifecycle.py), its key policy (core/tenants/policy.py), and sessions.
 
-What a tenant asks of its keys (core/tenants/policy.py).
-
-Sign-ons to the dashboard, so that one of them can be ended everywhere at once.
+Sessions of the dashboard are stored so that signing out ends one in all processes at once.
 """
 
 from dataclasses import dataclass
@@ -24,8 +22,8 @@ COLUMNS = (
     " unlocks_to"
 )
 
-# Row security alone decides whose row this is. The id is in the query for the plan: the operator has a second policy,
-# ORed to the first, and an OR alone cannot use the index.
+# Row-level security alone selects the tenant's row. The id is in the query for the plan: the operator has a second
+# policy, ORed to the first, and an OR alone cannot use the index.
 _GET = f"select {COLUMNS} from okcm.tenant where tenant_id = %s"  # noqa: S608 - COLUMNS is the constant above
 _CREATE = (
     "insert into okcm.tenant (tenant_id, organization, region) values (%s, %s, %s)"  # noqa: S608 - the same
@@ -74,15 +72,17 @@ class Tenants:
         return None if found is None else tenant_row(found)
 
     def lock(self) -> TenantRow:
-        # NO KEY, because a FOR UPDATE would wait for every transaction that writes a row referring to this one.
-        """Return the row, locked against other `lock`s (FOR NO KEY UPDATE) until the end; raises TenantUnknown."""
+        """Return the row, locked against other `lock` calls until the transaction ends; raise TenantUnknown.
+
+        The lock is NO KEY: FOR UPDATE would wait for every transaction that writes a row that refers to this one.
+        """
         found = self.connection.execute(f"{_GET} for no key update", [self.tenant_id]).fetchone()
         if found is None:
             raise TenantUnknown
         return tenant_row(found)
 
     def request(self, event: MarketplaceEvent) -> TenantRow:
-        """Create the row in state requested, or return the one that is there unchanged."""
+        """Create the row in state requested, or return the existing row unchanged."""
         created = self.connection.execute(
             _CREATE,
             [event.tenant_id, event.organization, event.region],
@@ -95,13 +95,13 @@ class Tenants:
         return existing
 
     def move(self, move: Transition, back_to: State | None = None) -> State:
-        """Lock the row, advance it by the transition table and return the new state; raises InvalidTransition.
+        """Lock the row, change the state by the transition table and return the new state; raise InvalidTransition.
 
-        A tenant that is already where the move leads stays there: a repeated step changes nothing. The move to
+        A tenant that is in the target state already is unchanged, so a repeated step changes nothing. The transition to
         active sets `ready_at` once.
         """
         state = self.lock().state
-        if state in _where_it_leads(move, back_to):
+        if state in _target_states(move, back_to):
             return state
         after = transition(state, move, back_to)
         self.connection.execute(
@@ -112,33 +112,33 @@ class Tenants:
         return after
 
     def hold(self, reason: LockReason) -> State:
-        """Lock the tenant for a reason, or add one to those it is locked for; raises InvalidTransition."""
-        return self._stand(add_lock(self._standing(), reason))
+        """Lock the tenant for a reason, or add a reason to its lock; raise InvalidTransition."""
+        return self._store_locks(add_lock(self._lock_state(), reason))
 
     def release(self, reason: LockReason) -> State:
-        """Take a reason away; it opens as it was when none is left. Raises InvalidTransition when it is not locked."""
-        return self._stand(remove_lock(self._standing(), reason))
+        """Remove a lock reason; without any left, restore the former state. Raise InvalidTransition if not locked."""
+        return self._store_locks(remove_lock(self._lock_state(), reason))
 
     def break_promise(self) -> bool:
-        """Record that the promise was broken; False when that was already on record."""
+        """Record that the tenant exceeded the provisioning SLO; return False if that is recorded already."""
         changed = self.connection.execute(
             "update okcm.tenant set promise_broken_at = clock_timestamp() where promise_broken_at is null"
         )
         return changed.rowcount == 1
 
-    def _standing(self) -> LockState:
+    def _lock_state(self) -> LockState:
         row = self.lock()
         return LockState(row.state, frozenset(row.locks), row.unlocks_to)
 
-    def _stand(self, standing: LockState) -> State:
+    def _store_locks(self, locks: LockState) -> State:
         self.connection.execute(
             "update okcm.tenant set state = %s, locks = %s, unlocks_to = %s",
-            [standing.state, sorted(standing.locks), standing.unlocks_to],
+            [locks.state, sorted(locks.locks), locks.unlocks_to],
         )
-        return standing.state
+        return locks.state
 
 
-def _where_it_leads(move: Transition, back_to: State | None) -> frozenset[State]:
+def _target_states(move: Transition, back_to: State | None) -> frozenset[State]:
     ends = [ends for (_, listed), ends in TRANSITIONS.items() if listed is move]
     if back_to is not None:
         return frozenset({back_to} & {state for states in ends for state in states})
@@ -151,7 +151,7 @@ class Policies:
     tenant_id: str
 
     def get(self) -> TenantPolicy:
-        """Return what the tenant chose; the defaults where it chose nothing."""
+        """Return the tenant's policy, with the defaults where it has not set a value."""
         row = self.connection.execute(
             "select tenant_key_days, service_key_days, four_eyes from okcm.tenant_policy"
         ).fetchone()
@@ -174,7 +174,7 @@ class Policies:
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """A sign-on to the dashboard. `subject` is the sign-on's own name for a person; `ended_at` once they signed out."""
+    """A session of the dashboard. `subject` is the identity provider's id of the user; `ended_at` is the sign-out."""
 
     session_id: str
     subject: str
@@ -183,9 +183,9 @@ class SessionRow:
     ended_at: datetime | None
 
 
-# A session is kept for a month after it expired, so that an old cookie is told from one that was never issued.
+# An expired session is kept for a month, so that an old cookie is distinguished from one that was never issued.
 _BEGIN = """
-with forgotten as (
+with deleted as (
     delete from okcm.dashboard_session where expires_at < now() - interval '30 days'
 )
 insert into okcm.dashboard_session (tenant_id, session_id, subject, expires_at)
@@ -199,7 +199,7 @@ class Sessions:
     tenant_id: str
 
     def begin(self, session_id: str, subject: str, expires_at: datetime) -> bool:
-        """Record a sign-on; False when it is on record, which nothing changes. Forgets what ended a month ago."""
+        """Record a session; return False if it exists. Deletes sessions that expired more than a month ago."""
         return self.connection.execute(_BEGIN, [self.tenant_id, session_id, subject, expires_at]).rowcount == 1
 
     def get(self, session_id: str) -> SessionRow | None:
@@ -218,7 +218,7 @@ class Sessions:
         )
 
     def end(self, session_id: str) -> bool:
-        """End a session for good; False when there is none that has not ended."""
+        """End a session permanently; return False if it is unknown or has ended."""
         ended = self.connection.execute(
             "update okcm.dashboard_session set ended_at = clock_timestamp() where session_id = %s and ended_at is null",
             [session_id],

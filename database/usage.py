@@ -1,9 +1,4 @@
-"""Usage by the minute and by the day, counted once however often a batch is delivered.
-
-What is counted of the uses of keys; part of `interfaces`, which hands it out.
-
-The rows of usage counters; part of `rows`, and handed out by `interfaces` like those.
-"""
+"""Usage per minute and per day; a batch is counted once, regardless of how often it is delivered."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,18 +13,18 @@ from core.usage import BUCKETS, Latency
 
 
 def _buckets(form: str) -> str:
-    """Return an SQL array with each bucket's number put into `form`."""
+    """Return an SQL array with the number of each bucket inserted into `form`."""
     return f"array[{', '.join(form.format(number) for number in range(1, BUCKETS + 1))}]::bigint[]"
 
 
-# One statement, one round trip. The rows of a batch are summed first (ON CONFLICT can touch a row once) and written in
-# one order (two processes that count the same minutes must not wait for each other). A batch is remembered for longer
-# than any journal lies about undelivered, then forgotten.
+# One statement, one round trip. The rows of a batch are summed first, because ON CONFLICT can change a row once, and
+# are written in a fixed order, so that two processes that count the same minutes do not deadlock. A batch id is kept
+# for longer than the write-ahead log keeps an undelivered batch.
 _ADD = f"""
 with fresh as (
     insert into okcm.usage_batch (tenant_id, batch_id) values (%(tenant)s, %(batch)s)
     on conflict do nothing returning 1
-), forgotten as (
+), deleted as (
     delete from okcm.usage_batch where added_at < now() - interval '90 days'
 ), used as (
     select minute, (minute at time zone 'UTC')::date as day, service, operation, refusal, count, bytes, microseconds,
@@ -62,8 +57,8 @@ _DAYS = (
     "select day, service, operation, refusal, count, bytes, microseconds, latency from okcm.usage_day"
     " where day between %s and %s order by day, service, operation, refusal"
 )
-# Each bucket by itself, and of answered requests alone: taking the arrays apart, or adding those of refusals too, takes
-# three times as long.
+# Each bucket separately, and only for successful requests: unnesting the arrays, or adding those of rejected requests,
+# takes three times as long.
 _SUMS = f"""
 select service, operation, refusal, sum(count)::bigint, sum(bytes)::bigint, sum(microseconds)::bigint,
        {_buckets("sum(latency[{0}])")}
@@ -88,9 +83,9 @@ _BY_DAY: dict[UsagePart, str] = {
 
 @dataclass(frozen=True, slots=True)
 class UsesRow:
-    """Uses of one minute that ended alike: `refusal` is the code of the error, empty for what was answered.
+    """Uses in one minute with the same result: `refusal` is the error code, empty for success.
 
-    `latency` tells of those that were timed, which can be fewer than `count`.
+    `latency` covers the timed requests, which can be fewer than `count`.
     """
 
     minute: datetime
@@ -104,7 +99,7 @@ class UsesRow:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """What one service did in one minute; `refused` of `count` were refused."""
+    """Uses of one service in one minute; `refused` of `count` were rejected."""
 
     minute: datetime
     service: str
@@ -116,7 +111,7 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class UsageTotalRow:
-    """What one service did in a time; `last_minute` is the newest minute of it that has something."""
+    """Uses of one service in a period; `last_minute` is its newest minute with a use."""
 
     service: str
     operation: CryptoOperation
@@ -127,7 +122,7 @@ class UsageTotalRow:
 
 @dataclass(frozen=True, slots=True)
 class UsageSum:
-    """Uses of one service and operation that ended alike, over a day or several; see `UsesRow`."""
+    """Uses of one service and operation with the same result, over one or more days; see `UsesRow`."""
 
     service: str
     operation: CryptoOperation
@@ -139,7 +134,7 @@ class UsageSum:
 
 @dataclass(frozen=True, slots=True)
 class UsageDay:
-    """One UTC day's sum."""
+    """The sum of one UTC day."""
 
     day: date
     used: UsageSum
@@ -147,7 +142,7 @@ class UsageDay:
 
 @dataclass(frozen=True, slots=True)
 class DayCount:
-    """How many uses of one `part` (a service or an operation) there were on one UTC day, refused ones included."""
+    """The number of uses of one `part` (a service or an operation) on one UTC day, including rejected ones."""
 
     day: date
     part: str
@@ -156,7 +151,7 @@ class DayCount:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredDay:
-    """How many uses of one service and operation were answered on one UTC day."""
+    """The number of successful uses of one service and operation on one UTC day."""
 
     service: str
     day: date
@@ -166,16 +161,16 @@ class AnsweredDay:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counters by the minute and by the UTC day, both written by one statement.
+    """Counters per minute and per UTC day, both written by one statement.
 
-    Where days are asked for, `first` and `last` are both among them.
+    Periods in days include `first` and `last`.
     """
 
     connection: Connection[TupleRow]
     tenant_id: str
 
     def add(self, rows: Sequence[UsesRow], batch_id: str) -> bool:
-        """Add to the counters of each minute and day; False when this batch was added before, and then nothing is."""
+        """Add to the counters of each minute and day; return False, without effect, if the batch was added before."""
         added = self.connection.execute(
             _ADD.encode(),
             {
@@ -188,7 +183,7 @@ class Usage:
                 "counts": [row.count for row in rows],
                 "bytes": [row.bytes for row in rows],
                 "microseconds": [row.latency.microseconds for row in rows],
-                # As text: unnest would take an array of arrays apart to the last number.
+                # As text: unnest would flatten an array of arrays to single numbers.
                 "latencies": [f"{{{','.join(map(str, row.latency.counts))}}}" for row in rows],
             },
         ).fetchone()
@@ -215,25 +210,25 @@ class Usage:
         return [UsageTotalRow(service, CryptoOperation(operation), *rest) for service, operation, *rest in rows]
 
     def days(self, first: date, last: date) -> Sequence[UsageDay]:
-        """Return all there is of some days, oldest first: for files, not for pages."""
+        """Return all rows of a period, oldest first: for files, not for pages."""
         return [UsageDay(day, _sum(rest)) for day, *rest in self.connection.execute(_DAYS, [first, last])]
 
     def sums(self, first: date, last: date) -> Sequence[UsageSum]:
-        """Return the sums over some days, by service, operation and refusal, in this order.
+        """Return the sums of a period, by service, operation and refusal, in this order.
 
-        How long they took is told of answered requests alone.
+        Latencies cover successful requests only.
         """
         return [_sum(row) for row in self.connection.execute(_SUMS.encode(), {"first": first, "last": last})]
 
     def by_day(
         self, first: date, last: date, part: UsagePart, operations: Collection[CryptoOperation]
     ) -> Sequence[DayCount]:
-        """Return how often each part was used on each day by these operations, in order; days without are left out."""
+        """Return the uses of each part on each day by these operations, in order, without days that have none."""
         rows = self.connection.execute(_BY_DAY[part].encode(), [first, last, [one.value for one in operations]])
         return [DayCount(*row) for row in rows]
 
     def answered(self, first: date, last: date, operations: Collection[CryptoOperation]) -> Sequence[AnsweredDay]:
-        """Return how often each of some operations was answered, by service, day and operation, in this order."""
+        """Return the successful uses of the given operations, by service, day and operation, in this order."""
         rows = self.connection.execute(
             "select service, day, operation, sum(count)::bigint from okcm.usage_day"
             " where day between %s and %s and operation = any(%s) and refusal = ''"
@@ -243,7 +238,7 @@ class Usage:
         return [AnsweredDay(service, day, CryptoOperation(operation), count) for service, day, operation, count in rows]
 
     def last_answered(self, operation: CryptoOperation) -> Mapping[str, date]:
-        """Return the last day on which an operation was answered, for each service for which it ever was."""
+        """Return the last day with a successful use of an operation, for each service that has one."""
         rows = self.connection.execute(
             "select service, max(day) from okcm.usage_day"
             " where operation = %s and refusal = '' and count > 0 group by service",
@@ -252,7 +247,7 @@ class Usage:
         return {str(service): day for service, day in rows}
 
     def first_day(self) -> date | None:
-        """Return the first day on which anything was counted; None when nothing ever was."""
+        """Return the first day with a recorded use; None without any."""
         row = self.connection.execute("select min(day) from okcm.usage_day").fetchone()
         return None if row is None else row[0]
 

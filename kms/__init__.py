@@ -1,8 +1,8 @@
-"""Who holds the root key (L1), behind one protocol.
+"""Root keys (L1) of the platform and of customers, with one protocol for all providers.
 
-Start with `interfaces` (the protocol and what its failures mean). `platform` is the default: a Transit key of the
-region. `providers` opens those that customers hold: `aws_kms` (BYOK), `pkcs11` and `openbao` (HYOK), each a file and a
-row there; `transport` and `reach` are how, and where, a customer's server may be connected to. Every implementation
-passes the contract suite in tests/contracts. Nothing here ever falls back to another keystore: a root key that does not
-answer means that nothing opens, which is what makes it a kill switch.
+`interfaces` defines the protocol and the meaning of its errors. `platform` is the default: a Transit key of the region.
+`providers` lists the providers for customers: `aws` (BYOK), `pkcs11` and `openbao` (HYOK). `network` connects to a
+customer's server, and `egress_policy` restricts its addresses. Every implementation passes the contract suite in
+tests/contracts. There is no fallback to another provider: while a root key is unreachable nothing is decrypted, so its
+holder can stop all decryption.
 """

@@ -1,4 +1,4 @@
-"""What root keys outside the platform may be reached with, and where: the operator's choice, never the customer's."""
+"""The restrictions on connections to customers' root keys; the operator configures them, never the customer."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -25,11 +25,10 @@ class EgressPolicy:
         return tuple(ipaddress.ip_network(network) for network in self.networks)
 
     def allows(self, address: str, *, encrypted: bool) -> bool:
-        """Return whether a customer may have us connect to `address`, a literal one.
+        """Return whether the platform may connect to `address`, an IP address, for a customer.
 
-        Within the operator's networks everything goes. Elsewhere the address must be public and the connection TLS: a
-        customer who names an address would otherwise have this process speak to what only it can reach, such as the
-        metadata service of its cloud or the key server beside it.
+        Every address in the operator's networks is allowed. Any other must be public and use TLS. Otherwise a customer
+        could make this process connect to internal services, such as the cloud's metadata service or the key server.
         """
         plain = _plain(ipaddress.ip_address(address.partition("%")[0]))
         if any(plain in network for network in self._networks):
@@ -38,7 +37,7 @@ class EgressPolicy:
 
 
 def _plain(address: _Address) -> _Address:
-    """Return the IPv4 address inside an IPv6 one that is only its wrapping, because that is where packets end up."""
+    """Return the IPv4 address that an IPv6 address embeds, because the packets reach the IPv4 address."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return address.ipv4_mapped
@@ -52,7 +51,7 @@ def _plain(address: _Address) -> _Address:
 
 
 def is_address(host: str) -> bool:
-    """Return whether `host` is a literal address and not a name."""
+    """Return whether `host` is an IP address and not a name."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,8 +1,8 @@
-"""One protocol for every root key.
+"""The protocol of every root key.
 
-Failures are classes that a person acts on differently: those of `core.errors.keys.CustomerKeyError`, and
-WrongContext for a ciphertext of another context, another key, or altered. Nothing else leaves an implementation, and no
-failure says anything of what was wrapped or of the credentials. Nothing is tried again inside: the caller decides.
+An implementation raises only subclasses of `core.errors.keys.CustomerKeyError`, one for each remedy, and WrongContext
+for a ciphertext of another context or another key, or an altered one. No error contains wrapped data or credentials.
+Implementations do not retry; the caller decides.
 """
 
 from collections.abc import Sequence
@@ -13,35 +13,37 @@ from openkcm.errors import OpenKcmError
 
 
 class RootKey(Protocol):
+    """A root key that is ready for use."""
+
     def wrap(self, context: EncryptionContext, inner: bytes) -> bytes:
-        """Encrypt at most 4 KiB bound to `context`."""
+        """Encrypt at most 4 KiB, bound to `context`."""
         ...
 
     def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
-        """Decrypt; raises WrongContext when key or context differ from wrapping."""
+        """Decrypt; raises WrongContext when key or context differ from those of the encryption."""
         ...
 
     def version_of(self, wrapped: bytes) -> int | None:
-        """Return the version of the key that a wrap of its lies under; None where its holder numbers none.
+        """Return the version of the key in a wrap; None where its provider has no version numbers.
 
-        No call is made. AWS KMS keeps every material of a key behind the same name and opens with whichever it needs; a
-        key in a token is one key, and another is another name.
+        No call is made. AWS KMS selects among the key materials of one key itself, and a key in a PKCS #11 token has
+        one version.
         """
         ...
 
     def validate(self) -> Sequence[OpenKcmError]:
-        """Try everything a tenant will need and return what is wrong; empty when all works."""
+        """Test everything that a tenant needs and return the problems; empty when all works."""
         ...
 
 
 @runtime_checkable
 class BatchRootKey(RootKey, Protocol):
-    """A root key whose server takes many in one call, at most a hundred; customers' own take one."""
+    """A root key whose server accepts batches of at most a hundred; customers' root keys accept one item."""
 
     def wrap_all(self, items: Sequence[tuple[EncryptionContext, bytes]]) -> Sequence[bytes]:
-        """Encrypt each bound to its context."""
+        """Encrypt each item, bound to its context."""
         ...
 
     def unwrap_all(self, items: Sequence[tuple[EncryptionContext, bytes]]) -> Sequence[bytes]:
-        """Decrypt each; raises WrongContext when one does not open."""
+        """Decrypt each item; raises WrongContext when one fails."""
         ...

@@ -1,4 +1,4 @@
-"""Root keys ready for use, whoever holds them; what a process keeps of them is dropped when a tenant changes."""
+"""A cache of root keys that are ready for use; a change of a tenant drops its entries."""
 
 import threading
 from collections import OrderedDict
@@ -9,15 +9,12 @@ from core.keys.root_keys import Credentials, Place, credentials_context
 from kms.interfaces import RootKey
 from kms.providers import RootKeyProviders
 
-_MOST = 8192
-"""Root keys kept ready; beyond it those that were not asked for the longest are forgotten."""
+_MAX_ENTRIES = 8192
+"""Cached root keys; beyond it the least recently used ones are dropped."""
 
 
 class RootKeyCache:
-    """Every root key that a process may use, by who holds it.
-
-    Safe to share between threads.
-    """
+    """The root keys of the platform and of customers; safe to share between threads."""
 
     def __init__(
         self,
@@ -25,42 +22,42 @@ class RootKeyCache:
         customers: RootKeyProviders,
         reveal: Callable[[EncryptionContext, str], bytes],
     ) -> None:
-        """Take the platform's root key by region, and what decrypts under a tenant's L2."""
+        """`platform` returns the platform's root key of a region; `reveal` decrypts with a tenant's L2."""
         self._platform = platform
         self._customers = customers
         self._reveal = reveal
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, str], tuple[str, RootKey]] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], tuple[str, RootKey]] = OrderedDict()
 
     def platform(self, region: str) -> RootKey:
-        """Return the platform's own of a region."""
+        """Return the platform's root key of a region."""
         return self._platform(region)
 
     def candidate(self, tenant_id: str, place: Place, credentials: Credentials) -> RootKey:
-        """Return one that is not on record, to be tried; raises RootKeyRefused."""
+        """Return an unrecorded root key for a preflight; raises RootKeyRefused."""
         return self._customers.open(tenant_id, place, credentials)
 
     def held(self, tenant_id: str, root_key_id: str, place: Place, credentials: str) -> RootKey:
-        """Return one that a customer holds; `credentials` is their ciphertext under the tenant's L2.
+        """Return a customer's root key without a call to its server; `credentials` is a ciphertext under the L2.
 
-        Raises: RootKeyRefused, KeyUnavailable, WrongContext, VaultUnavailable; nothing is asked of the customer yet.
+        Raises: RootKeyRefused, KeyUnavailable, WrongContext, VaultUnavailable.
         """
         key = (tenant_id, root_key_id)
         with self._lock:
-            kept = self._kept.get(key)
-            if kept is not None and kept[0] == credentials:
-                self._kept.move_to_end(key)
-                return kept[1]
+            entry = self._entries.get(key)
+            if entry is not None and entry[0] == credentials:
+                self._entries.move_to_end(key)
+                return entry[1]
         plain = self._reveal(credentials_context(tenant_id, root_key_id), credentials)
-        opened = self._customers.open(tenant_id, place, Credentials.load(plain))
+        root_key = self._customers.open(tenant_id, place, Credentials.load(plain))
         with self._lock:
-            self._kept[key] = (credentials, opened)
-            while len(self._kept) > _MOST:
-                self._kept.popitem(last=False)
-        return opened
+            self._entries[key] = (credentials, root_key)
+            while len(self._entries) > _MAX_ENTRIES:
+                self._entries.popitem(last=False)
+        return root_key
 
     def forget(self, tenant_id: str) -> None:
-        """Drop what is kept ready of a tenant."""
+        """Drop the cached root keys of a tenant."""
         with self._lock:
-            for key in [key for key in self._kept if key[0] == tenant_id]:
-                del self._kept[key]
+            for key in [key for key in self._entries if key[0] == tenant_id]:
+                del self._entries[key]

@@ -1,8 +1,8 @@
-"""The platform's own root key, for tenants that bring none: a Transit key of the region.
+"""The platform's root key, for tenants without a customer root key: a Transit key of the region.
 
-It does not exclude the platform, which holds it; what it gives is the same envelope and the same switches, so that a
-tenant can bring a key of its own later without touching any data. This package does not know Vault: `PlatformKeys` is
-what it needs of it, and the wiring of each process joins the two.
+The platform holds this key, so it does not protect against the platform. Its key hierarchy and operations are the same,
+so a tenant can change to a customer root key later without re-encryption of data. This package does not import
+`vault`: `PlatformKeys` is the interface that it needs, and the wiring of each process provides it.
 """
 
 import os
@@ -29,7 +29,7 @@ _PROBE_BYTES = 32
 
 
 class PlatformKeys(Protocol):
-    """What of `vault.transit.keys.RootKeys` is needed here."""
+    """The required part of `vault.transit.root_keys.TransitRootKeys`."""
 
     def wrap(self, root_key: str, context: bytes, inner: bytes) -> bytes: ...
 
@@ -41,14 +41,14 @@ class PlatformKeys(Protocol):
 
 
 class PlatformRootKey:
-    """`interfaces.BatchRootKey` over the region's key. Safe to share between threads when `root_keys` is."""
+    """An `interfaces.BatchRootKey` with the region's key; safe to share between threads if `root_keys` is."""
 
     def __init__(self, root_keys: PlatformKeys, region: str) -> None:
         self._keys = root_keys
         self._name = ids.root_key(region)
 
     def wrap(self, context: EncryptionContext, inner: bytes) -> bytes:
-        """Encrypt bound to `context`; one call."""
+        """Encrypt, bound to `context`; one call."""
         with _root_key_errors():
             return self._keys.wrap(self._name, context.encode(), inner)
 
@@ -58,23 +58,23 @@ class PlatformRootKey:
             return self._keys.unwrap(self._name, context.encode(), wrapped)
 
     def wrap_all(self, items: Sequence[tuple[EncryptionContext, bytes]]) -> Sequence[bytes]:
-        """Encrypt each bound to its context; one call."""
+        """Encrypt each item, bound to its context; one call."""
         with _root_key_errors():
             return self._keys.wrap_all(self._name, [(context.encode(), inner) for context, inner in items])
 
     def unwrap_all(self, items: Sequence[tuple[EncryptionContext, bytes]]) -> Sequence[bytes]:
-        """Decrypt each; one call."""
+        """Decrypt each item; one call."""
         with _root_key_errors():
             return self._keys.unwrap_all(self._name, [(context.encode(), wrapped) for context, wrapped in items])
 
     def version_of(self, wrapped: bytes) -> int | None:
-        """Return the version in Transit's own text form."""
+        """Return the version in Transit's text format."""
         return transit_version(wrapped)
 
     def validate(self) -> Sequence[OpenKcmError]:
-        """Try a round trip, and that another context is refused.
+        """Test a round trip, and that decryption with another context fails.
 
-        For a process that may do both: where only wrapping is allowed, RootKeyDenied is the truth about this process.
+        A process whose policy permits only one of both gets RootKeyDenied.
         """
         context, material = self._probe(), os.urandom(_PROBE_BYTES)
         try:
@@ -89,7 +89,7 @@ class PlatformRootKey:
             return ()
         except CustomerKeyError as problem:
             return (problem,)
-        return (WrongContext("the root key opens what belongs to another context"),)
+        return (WrongContext("the root key decrypts a ciphertext with another context"),)
 
     def _probe(self) -> EncryptionContext:
         return EncryptionContext(ids.CANARY_TENANT_ID, ids.l2_key(ids.CANARY_TENANT_ID), "", Purpose.VERIFY, "root-key")
@@ -97,7 +97,7 @@ class PlatformRootKey:
 
 @contextmanager
 def _root_key_errors() -> Iterator[None]:
-    """Turn the key server's failures into those a person acts on; what is not known closes the door as well."""
+    """Convert the key server's errors to CustomerKeyError; an unknown error counts as a denial."""
     try:
         yield
     except WrongContext:

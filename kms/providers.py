@@ -1,4 +1,4 @@
-"""Every provider of root keys that customers hold, in one table."""
+"""The providers of customers' root keys."""
 
 from typing import Any
 
@@ -18,22 +18,22 @@ PROVIDERS = {
 
 
 class RootKeyProviders:
-    """Opens root keys; one for a process, whose connections and sessions all of them share.
+    """The providers of one process; all root keys share their connections and sessions.
 
-    Nothing is connected to or loaded before an opened root key is used, so a process may fork until then.
+    A provider connects or loads a module only when a root key is used, so a process may fork until then.
     """
 
     def __init__(self, reach: EgressPolicy) -> None:
         self._providers: dict[RootKeyMode, Any] = {mode: provider(reach) for mode, provider in PROVIDERS.items()}
 
     def open(self, tenant_id: str, place: Place, credentials: Credentials) -> RootKey:
-        """Return the root key without asking its server anything; safe to share between threads, cheap to keep.
+        """Return the root key without a call to its server; safe to share between threads, cheap to cache.
 
-        Raises RootKeyRefused: credentials that do not fit the place, or a place that the operator's settings exclude.
+        Raises RootKeyRefused: the credentials do not match the reference, or the operator's settings exclude it.
         """
         refuse_incomplete(place, credentials)
         provider = self._providers.get(place.provider)
         if provider is None:
-            raise RootKeyRefused("the platform's own key is not opened here")
-        opened: RootKey = provider.open(tenant_id, place, credentials)
-        return opened
+            raise RootKeyRefused("the platform's root key has no provider")
+        root_key: RootKey = provider.open(tenant_id, place, credentials)
+        return root_key

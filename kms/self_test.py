@@ -1,4 +1,4 @@
-"""What every root key is tried with: a round trip, and that another context is refused; and how a wrap is read."""
+"""The test of every root key: a round trip, and a decryption with another context, which must fail."""
 
 import os
 import re
@@ -16,23 +16,23 @@ _TRANSIT = re.compile(rb"vault:v(\d{1,9}):")
 
 
 def trial_context(tenant_id: str) -> EncryptionContext:
-    """Return the context that the tenant's root key is tried with, and nothing else is wrapped in."""
+    """Return the context for tests of the tenant's root key, which is used for nothing else."""
     return EncryptionContext(tenant_id, ids.l2_key(tenant_id), "", Purpose.VERIFY, "root-key")
 
 
 def transit_version(wrapped: bytes) -> int | None:
-    """Return the version of the Transit key that a ciphertext names in front; None when it is no such ciphertext."""
+    """Return the version of the Transit key in the prefix of a ciphertext; None for any other ciphertext."""
     named = _TRANSIT.match(wrapped)
     return None if named is None else int(named[1])
 
 
 def round_trip_problems(root_key: RootKey, tenant_id: str) -> Iterator[OpenKcmError]:
-    """Yield what is wrong with wrapping, unwrapping and the refusal of another context, up to what hides the rest."""
+    """Yield problems with wrap, unwrap and the rejection of another context; stops at one that hides the rest."""
     context, material = trial_context(tenant_id), os.urandom(_BYTES)
     try:
         wrapped = root_key.wrap(context, material)
         if root_key.unwrap(context, wrapped) != material:
-            yield RootKeyUnsuitable("the root key does not give back what it took")
+            yield RootKeyUnsuitable("the root key does not decrypt its ciphertext to the original value")
     except (CustomerKeyError, WrongContext) as problem:
         yield problem
         return
@@ -44,5 +44,5 @@ def round_trip_problems(root_key: RootKey, tenant_id: str) -> Iterator[OpenKcmEr
         yield problem
     else:
         yield RootKeyUnsuitable(
-            "the root key opens what belongs to another context", "use a key server that honours associated data"
+            "the root key decrypts a ciphertext with another context", "use a key server that verifies associated data"
         )

@@ -1,8 +1,7 @@
-"""OpenBao and Vault: L2 keys in Transit, authorities in PKI, and the least privilege for each.
+"""OpenBao and Vault: Transit keys, tenant CAs in PKI, and a least-privilege policy for each process.
 
-`interfaces` says what the rest may ask for; `session` is the only place where hvac's exceptions become ours;
-`setup` is the whole desired state of a server and `policies/` what each process may do there; `tokens` narrow a
-process to one tenant, whose L2 key is in `transit`; `root_keys` are the platform's L1; `attacks` try the walls.
-Everything works against Vault too, except what `Capability` names.
-This package knows nothing of PostgreSQL, Temporal or settings.
+`auth` holds sessions and converts hvac's exceptions; its tenant tokens restrict a process to one tenant. `transit` has
+the keys by purpose, and `pki` the certificates. `setup` is the desired state of a server, with the policies of all
+processes in `policies/`. Everything also works with Vault, except the features in `Capability`. This package imports
+nothing of PostgreSQL, Temporal or the settings.
 """

@@ -1,9 +1,8 @@
-"""The whole desired state of a server as one list of requests, for a fresh one and for one that is already there.
+"""The desired state of a key server as one list of requests, for a new and for an existing server.
 
-`apply` sends it to an OpenBao or Vault, and may be run again. `self_init` renders the same list as the configuration of
-an OpenBao that builds itself on its first boot. Secrets are referred to by file and never pass through either.
-
-The desired state as OpenBao `initialize` blocks: the server builds itself, and no root token ever exists.
+`apply` sends it to an OpenBao or Vault and is idempotent. `self_init_stanzas` renders the same list as OpenBao
+`initialize` blocks, with which a new OpenBao initialises itself on its first start, so that no root token ever exists.
+Secrets are referred to by file.
 """
 
 import hashlib
@@ -24,21 +23,21 @@ PLATFORM_PAYLOAD_KEY = "payloads-platform"
 FINGERPRINT_KEY = "fingerprints"
 SERVER_ROLE = "crypto-server"
 SETUP = "setup"
-"""The AppRole role that may bring a server to a newer desired state; see policies/setup.hcl."""
+"""The AppRole role that may update a server to a newer desired state; see policies/setup.hcl."""
 
 
 POLICIES = Path(__file__).parent / "policies"
 
 _TEN_YEARS = "87600h"
 ACCESSOR = "JWT_ACCESSOR"
-"""Stands in policies/tenant.hcl for the accessor of the JWT mount, which only the running server knows."""
+"""The placeholder in policies/tenant.hcl for the accessor of the JWT mount, which only the running server knows."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileText:
-    """The text of a file that the server (or `apply`) reads itself.
+    """The content of a file that the server (or `apply`) reads.
 
-    OpenBao takes it to the last byte, so a secret's file must not end in a new line; `apply` is not so particular.
+    OpenBao uses it to the last byte, so a secret's file must not end with a newline; `apply` strips whitespace.
     """
 
     path: Path
@@ -46,7 +45,7 @@ class FileText:
 
 @dataclass(frozen=True, slots=True)
 class WithAccessor:
-    """A text in which `JWT_ACCESSOR` is replaced by what the request `read_as` answered."""
+    """A text in which `JWT_ACCESSOR` is replaced by the accessor in the response to the request `read_as`."""
 
     text: str
     read_as: str
@@ -58,7 +57,7 @@ Fields = Mapping[str, "Scalar | Mapping[str, Scalar]"]
 
 @dataclass(frozen=True, slots=True)
 class ExistenceCheck:
-    """A question that is answered with content only when the thing is there: a GET, or a POST with fields."""
+    """A request whose response has content only when the resource exists: a GET, or a POST with fields."""
 
     path: str
     data: Fields | None = None
@@ -66,7 +65,7 @@ class ExistenceCheck:
 
 @dataclass(frozen=True, slots=True)
 class SetupRequest:
-    """One request. What cannot be repeated on a server that has it already says how to tell in `unless`."""
+    """One request; `unless` is the existence check of a resource that cannot be created twice."""
 
     name: str
     path: str
@@ -77,12 +76,12 @@ class SetupRequest:
 
 @dataclass(frozen=True, slots=True)
 class SetupConfig:
-    """What differs from one installation to another.
+    """The parameters of an installation.
 
-    `secret_id_files`: AppRole role (`worker`, `codec`, `crypto`, `offboarding`, and `setup` where `apply` is to be run
+    `secret_id_files`: AppRole role (`worker`, `codec`, `crypto`, `offboarding`, and `setup` if `apply` is to be run
     later without an administrator) → file with its secret id, 0600. `boundary_public_key_file`: public key (PEM) of
-    the identity that signs tenant JWTs. `server_names`: DNS names and IP addresses that the crypto service's
-    certificate may have. `policies`: folder of `<role>.hcl` and `tenant.hcl`.
+    the identity that signs tenant JWTs. `server_names`: the DNS names and IP addresses that are allowed in the crypto
+    service's certificate. `policies`: the folder of `<role>.hcl` and `tenant.hcl`.
     """
 
     secret_id_files: Mapping[str, Path]
@@ -92,10 +91,10 @@ class SetupConfig:
 
 
 def desired_state(wanted: SetupConfig) -> tuple[SetupRequest, ...]:
-    """Return everything a server needs before the first tenant, in order."""
+    """Return the requests that a server needs before the first tenant, in order."""
     folder, processes = wanted.policies, wanted.secret_id_files
     return (
-        # First, so that a server of an older version lets `setup` do what only the new version knows of.
+        # First, so that a server of an older version permits `setup` the new requests.
         *(_policy(role, folder) for role in processes if role == SETUP),
         *(_audited_header(header) for header in (CORRELATION_HEADER, PROCESS_HEADER)),
         *_engines(),
@@ -108,21 +107,21 @@ def desired_state(wanted: SetupConfig) -> tuple[SetupRequest, ...]:
 
 
 def apply(session: VaultClient, wanted: SetupConfig) -> None:
-    """Bring an existing server to the desired state; safe to run again.
+    """Update an existing server to the desired state; idempotent.
 
-    The session is an administrator's, or of the role `setup`. Nothing is ever taken away: what an older version had
-    and this one has not stays.
+    The session belongs to an administrator or to the role `setup`. Nothing is removed: resources of an older version
+    that this one lacks stay.
     """
     accessors: dict[str, str] = {}
     for request in desired_state(wanted):
         if request.operation == "read":
             accessors[request.name] = (session.read(request.path) or {})["accessor"]
-        elif request.unless is None or not _is_there(session, request.unless):
+        elif request.unless is None or not _exists(session, request.unless):
             session.write(request.path, _plain(request.data, accessors))
 
 
 def digest(wanted: SetupConfig) -> str:
-    """Return what tells two desired states apart, secrets and policies included (SHA-256, hex)."""
+    """Return the SHA-256 (hex) of the desired state, including secrets and policies."""
     accessors = {request.name: ACCESSOR for request in desired_state(wanted) if request.operation == "read"}
     state = [(request.operation, request.path, _plain(request.data, accessors)) for request in desired_state(wanted)]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
@@ -133,16 +132,16 @@ def _mount(name: str, path: str, data: Fields) -> SetupRequest:
 
 
 def _audited_header(header: str) -> SetupRequest:
-    """Have a header stand in the server's audit log, as it is: it names what is done and holds no secret."""
+    """Log a header unhashed in the server's audit log: it identifies the operation and contains no secret."""
     return SetupRequest(f"audited-{header.lower()}", f"sys/config/auditing/request-headers/{header}", {"hmac": False})
 
 
 def _engines() -> tuple[SetupRequest, ...]:
     return (
         _mount("transit", "sys/mounts/transit", {"type": "transit"}),
-        # Says whose key was used for what (the encryption context); by it the server's log and ours are held together.
+        # The log contains the encryption context of each use, by which reconciliation matches it with audit events.
         SetupRequest("transit-log", "sys/mounts/transit/tune", {"audit_non_hmac_request_keys": ("context",)}),
-        # Without this an encrypt on a missing name makes a key, and would bring a shredded tenant back.
+        # Without this an encrypt with a missing key creates one, also that of an offboarded tenant.
         SetupRequest("no-upsert", "transit/config/keys", {"disable_upsert": True}),
         SetupRequest("audit-key", f"transit/keys/{AUDIT_KEY}", {"type": "ecdsa-p256"}),
         SetupRequest("payload-key", f"transit/keys/{PLATFORM_PAYLOAD_KEY}", {"type": "aes256-gcm96"}),
@@ -186,8 +185,8 @@ def _tenant_login(public_key: Path, folder: Path) -> tuple[SetupRequest, ...]:
             f"sys/policies/acl/{ROLE_PREFIX}tenant",
             {"policy": WithAccessor(template, read_as="jwt-mount")},
         ),
-        # The alias is named by the claim `tenant`, and the policy reads that name. A tenant in the alias's metadata
-        # would be shared by all tokens of one subject and rewritten by each login, also for tokens already issued.
+        # The claim `tenant` is the name of the alias, and the policy reads that name. A tenant in the alias's metadata
+        # would be shared by all tokens of one subject, and each login would change it for tokens already issued.
         SetupRequest(
             "tenant-role",
             f"auth/jwt/role/{TENANT_ROLE}",
@@ -211,9 +210,9 @@ def _tenant_login(public_key: Path, folder: Path) -> tuple[SetupRequest, ...]:
 def _server_role(names: Sequence[str]) -> SetupRequest:
     """Return the PKI role that signs the crypto service's server certificate: these names, TLS servers, P-256.
 
-    Nothing of the request but its key is taken (RFC 5280 subject and alternative names come as parameters, which the
-    process's policy limits). Certificates are not stored: they live for days, every process has one, and the search
-    for unrecorded authorities goes through what is stored.
+    Only the key of the CSR is used (RFC 5280 subject and alternative names are parameters, which the process's policy
+    restricts). Certificates are not stored: each process gets one every few days, and the search for unrecorded CA
+    certificates reads all stored ones.
     """
     addresses = tuple(name for name in names if is_address(name))
     return SetupRequest(
@@ -262,8 +261,8 @@ def _login(role: str, secret_id: Path) -> tuple[SetupRequest, ...]:
             {
                 "role_id": name,
                 "token_policies": (name,),
-                # The server's `default` policy lets a token do much that no process of ours needs, and speaks of its
-                # holder by templates, for which the server reads its text anew with every single request.
+                # The server's `default` policy permits much that no process needs. It also contains templates, which
+                # the server evaluates again for each request.
                 "token_no_default_policy": True,
                 "token_ttl": 1200,
                 "token_max_ttl": 3600,
@@ -278,12 +277,12 @@ def _login(role: str, secret_id: Path) -> tuple[SetupRequest, ...]:
     )
 
 
-def _is_there(session: VaultClient, question: ExistenceCheck) -> bool:
+def _exists(session: VaultClient, check: ExistenceCheck) -> bool:
     try:
-        if question.data is None:
-            return bool(session.read(question.path))
-        return bool(session.write(question.path, _plain(question.data, {})))
-    except VaultRejected:  # a mount that is missing, or one without a root, answers 400 instead of 404
+        if check.data is None:
+            return bool(session.read(check.path))
+        return bool(session.write(check.path, _plain(check.data, {})))
+    except VaultRejected:  # a missing mount, or one without a root, causes 400 instead of 404
         return False
 
 
@@ -307,13 +306,13 @@ _BLOCK = "openkcm"
 
 
 def self_init_stanzas(wanted: SetupConfig) -> str:
-    """Return the desired state as OpenBao `initialize` blocks, to be put into the server's configuration.
+    """Return the desired state as OpenBao `initialize` blocks for the server's configuration.
 
-    They run once, on the first boot; a failure there is final (the server refuses to unseal ever after), so the
-    launcher must wipe the data folder of a server that never got up.
+    They run once, on the first start. A failure is final, because the server never unseals afterwards; so the launcher
+    must delete the data folder of a server that did not start.
     """
-    # Self-initialisation makes no recovery key, and without one a later change of the static seal key silently does
-    # nothing and locks the server out for good. This makes one; nobody learns it, which rotation does not need.
+    # Self-initialisation creates no recovery key. Without one, a later change of the static seal key silently fails and
+    # makes the server inaccessible for good. This request creates one; it is not disclosed, and rotation works without.
     recovery = SetupRequest("recovery", "sys/rotate/recovery/init", {"secret_shares": 1, "secret_threshold": 1})
     requests = "\n".join(_stanza(request) for request in (*desired_state(wanted), recovery))
     return f'initialize "{_BLOCK}" {{\n{requests}\n}}\n'
@@ -330,12 +329,12 @@ def _stanza(request: SetupRequest) -> str:
 
 
 def _hcl(value: "Scalar | Fields") -> str:
-    """Return a value as HCL, whose strings take JSON's escapes."""
+    """Return a value as HCL, whose strings have the escapes of JSON."""
     match value:
         case FileText(path):
             return _hcl({"eval_type": "string", "eval_source": "file", "path": str(path.resolve())})
         case WithAccessor(text, read_as):
-            # Go's text/template: all but the accessor is a string constant, for the policy has braces of its own.
+            # Go's text/template: all but the accessor is a string constant, because the policy contains braces.
             answer = f'{{{{ (index .responses "{_BLOCK}" "{read_as}").data.accessor }}}}'
             template = answer.join(f"{{{{ {json.dumps(part)} }}}}" for part in text.split(ACCESSOR))
             return _hcl({"eval_type": "string", "eval_source": "template", "template": template})

@@ -1,10 +1,8 @@
-"""What the rest of the controller may do with the database. Imports no psycopg.
+"""The repositories of one transaction, one per table.
 
-A `TenantTransaction` sees and writes the rows of one tenant only; row security with a signed context enforces that in
-PostgreSQL, not here. Everything done through one transaction is committed together or not at all: the row, its audit
-record, the step and the announcement that follow from it.
-
-What is done inside one transaction, put together from one module per table.
+A `TenantTransaction` reads and writes the rows of one tenant only. PostgreSQL enforces that, by row-level security with
+a signed context. All changes of one transaction are committed together or not at all: the row, its audit record, the
+provisioning step and the notification.
 """
 
 from psycopg import Connection
@@ -31,7 +29,7 @@ from database.usage import Usage
 
 
 class TenantTransaction:
-    """One transaction over one tenant's rows."""
+    """One transaction over the rows of one tenant."""
 
     def __init__(self, connection: Connection[TupleRow], tenant_id: str) -> None:
         self.tenant_id = tenant_id

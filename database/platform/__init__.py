@@ -1,1 +1,1 @@
-"""Questions that span tenants: of scheduled workflows and of the operations page."""
+"""Queries across tenants, for scheduled workflows and the operations page."""

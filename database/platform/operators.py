@@ -1,6 +1,6 @@
-"""What operators may ask across tenants: how far each is and where it is stuck. Imports no psycopg.
+"""Operators' queries across tenants: the state of each tenant and its failed steps.
 
-The operators' questions across tenants, asked of the functions in migrations/*_operations.sql.
+They call SQL functions that are granted to the roles of the operators.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from database.tenants import COLUMNS, TenantRow, tenant_row
 
 @dataclass(frozen=True, slots=True)
 class TenantCount:
-    """How many tenants of a region are in a state; `late` of them broke the promise, are about to, or failed."""
+    """Tenants of a region in a state; `late` of them failed, or exceed or are about to exceed the provisioning SLO."""
 
     region: str
     state: State
@@ -29,7 +29,7 @@ class TenantCount:
 
 @dataclass(frozen=True, slots=True)
 class TenantFilter:
-    """Which tenants to list; None is any. `search` is the beginning of an id or a part of an organization's name."""
+    """Which tenants to list; None is any. `search` is the start of an id or a part of an organization's name."""
 
     state: State | None = None
     region: str | None = None
@@ -39,7 +39,7 @@ class TenantFilter:
 
 @dataclass(frozen=True, slots=True)
 class StuckTenant:
-    """A tenant that failed, or is not ready after the promised time. `step` is None while it has no steps yet."""
+    """A tenant that failed or exceeds the provisioning SLO. `step` is None until it has steps."""
 
     tenant_id: str
     organization: str
@@ -54,7 +54,7 @@ class StuckTenant:
 
 @dataclass(frozen=True, slots=True)
 class ProvisioningTime:
-    """When a tenant was asked for and when it was ready."""
+    """When a tenant was requested and when it was ready."""
 
     requested_at: datetime
     ready_at: datetime
@@ -68,9 +68,10 @@ _PAGE = f"select {COLUMNS} from okcm.page_of_tenants(%s, %s, %s, %s, %s, %s, %s)
 
 
 class Operations:
-    """Questions that span tenants, for the operators' desk; the platform's own tenants are in none of the answers.
+    """Queries across tenants for operators, without the platform's own tenants. They do not nest with a transaction.
 
-    Raises, all of them: DatabaseUnavailable, DatabaseRefused. They do not nest with a tenant's transaction.
+    Raises:
+        DatabaseUnavailable, DatabaseRefused
     """
 
     def __init__(self, database: Database, promise_seconds: float) -> None:
@@ -86,8 +87,8 @@ class Operations:
             return [TenantCount(region, State(state), tenants, late) for region, state, tenants, late in rows]
 
     def page(self, wanted: TenantFilter, after: str, limit: int) -> Sequence[TenantRow]:
-        """Return tenants in order of id, from the first one behind `after`."""
-        # NUL is the one character that no text in PostgreSQL has, so nothing is found by it.
+        """Return tenants in order of id, starting after `after`."""
+        # PostgreSQL cannot store NUL in a text, so no tenant matches.
         if wanted.search is not None and "\0" in wanted.search:
             return []
         values = [wanted.state, wanted.region, wanted.late, wanted.search or None, self._promise, after, limit]
@@ -95,7 +96,7 @@ class Operations:
             return [tenant_row(row) for row in connection.execute(_PAGE, values)]
 
     def stuck(self, limit: int) -> Sequence[StuckTenant]:
-        """Return who needs somebody now, those that wait longest first."""
+        """Return tenants that require attention, the longest waiting first."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute(
                 "select tenant_id, organization, region, state, requested_at, step, step_state, attempts, problem"
@@ -118,11 +119,11 @@ class Operations:
             ]
 
     def troubled(self, limit: int) -> Sequence[FailedAssessment]:
-        """Return whose boundaries somebody must look at: breached ones first, then late examinations."""
+        """Return tenants whose isolation requires attention: breaches first, then late assessments."""
         return PlatformQueries(self._database).troubled_examinations(LATE, limit)
 
     def times(self, limit: int) -> Sequence[ProvisioningTime]:
-        """Return how long the newest ready tenants took, the newest first."""
+        """Return the provisioning times of the newest ready tenants, newest first."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select requested_at, ready_at from okcm.provisioning_times(%s)", [limit])
             return [ProvisioningTime(requested_at, ready_at) for requested_at, ready_at in rows]

@@ -1,4 +1,4 @@
-"""Questions that span tenants: each one function of PostgreSQL, granted to the role of the process that asks it."""
+"""Queries across tenants: each is one SQL function, granted to the role of the process that calls it."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -16,13 +16,13 @@ from database.tenants import COLUMNS, TenantRow, tenant_row
 
 
 class PlatformQueries:
-    """Questions of one process; another role's are refused. All raise DatabaseUnavailable and DatabaseRefused."""
+    """Queries of one process; other roles are rejected. All raise DatabaseUnavailable and DatabaseRefused."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
-        """Return (tenant id, event id, region, kind) of events no workflow has yet, oldest first (marketplace)."""
+        """Return (tenant id, event id, region, kind) of events without a workflow, oldest first (marketplace)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute(
                 "select tenant_id, event_id, region, kind from okcm.unstarted_events(%s)", [limit]
@@ -30,7 +30,7 @@ class PlatformQueries:
             return [(tenant_id, event_id, region, kind) for tenant_id, event_id, region, kind in rows]
 
     def pending_enrolments(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
-        """Return (tenant id, enrolment id, region, service) of those without an answer, oldest first (marketplace)."""
+        """Return (tenant id, enrolment id, region, service) of pending enrolments, oldest first (marketplace)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute(
                 "select tenant_id, enrolment_id, region, service from okcm.pending_enrolments(%s)", [limit]
@@ -38,60 +38,60 @@ class PlatformQueries:
             return [(tenant_id, enrolment_id, region, service) for tenant_id, enrolment_id, region, service in rows]
 
     def unknown_serials(self, serials: Sequence[str]) -> Sequence[str]:
-        """Return those serials that are on record for no tenant (worker)."""
+        """Return those serials that are recorded for no tenant (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select okcm.unknown_serials(%s::text[])", [list(serials)])
             return [serial for (serial,) in rows]
 
     def moved_heads(self, limit: int) -> Sequence[str]:
-        """Return tenants whose audit stream grew since its head was last signed (worker)."""
+        """Return tenants whose audit stream has records after its newest checkpoint (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             return [tenant for (tenant,) in connection.execute("select okcm.moved_heads(%s)", [limit])]
 
     def audit_keys(self) -> Mapping[str, str]:
-        """Return `key:version` → PEM of every public key on record (operator, dashboard, worker, crypto)."""
+        """Return `key:version` → PEM of every recorded public key (operator, dashboard, worker, crypto)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select key, public_key_pem from okcm.audit_keys()")
             return {str(key): str(pem) for key, pem in rows}
 
     def record_audit_keys(self, keys: Mapping[str, str]) -> None:
-        """Record public keys, each once and for good (worker); raises DatabaseRefused for another of a known name."""
+        """Record public keys permanently (worker); raise DatabaseRefused if a name has another key."""
         with self._database.raw_tx(PLATFORM) as connection:
             for key, pem in keys.items():
                 connection.execute("select okcm.record_audit_key(%s, %s)", [key, pem])
 
     def waiting_outboxes(self, limit: int) -> Sequence[str]:
-        """Return tenants with announcements that were stored over a minute ago and are still unsent (worker)."""
+        """Return tenants with notifications that have been unsent for more than a minute (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             return [tenant for (tenant,) in connection.execute("select okcm.waiting_outboxes(%s)", [limit])]
 
     def watched_root_keys(self, region: str, lately: timedelta) -> Sequence[MonitoredRootKey]:
-        """Return the root keys in force that customers of a region hold; `used` within `lately` (worker)."""
+        """Return customers' root keys in use in a region; `used` is within `lately` (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.watched_root_keys(%s, %s)", [region, lately])
             return [MonitoredRootKey(*row) for row in rows]
 
     def numbered_root_keys(self) -> Sequence[VersionedRootKey]:
-        """Return the root keys in force of tenants in use that number their versions and are well (worker).
+        """Return healthy root keys in use that have numbered versions, of tenants in use (worker).
 
-        Tenants that were rotated longest ago come first.
+        Tenants with the oldest rotation come first.
         """
         with self._database.raw_tx(PLATFORM) as connection:
             return [VersionedRootKey(*row) for row in connection.execute("select * from okcm.numbered_root_keys()")]
 
     def untaken_credentials(self, limit: int) -> Sequence[str]:
-        """Return tenants with sealed credentials that nobody came for in a quarter of an hour (worker)."""
+        """Return tenants with encrypted credentials that were not collected within 15 minutes (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             return [tenant for (tenant,) in connection.execute("select okcm.untaken_credentials(%s)", [limit])]
 
     def stale_services(self, after: tuple[str, str], limit: int) -> Sequence[tuple[str, str]]:
-        """Return (tenant id, service) where objects may have to be sealed anew, in order, behind `after` (crypto)."""
+        """Return (tenant id, service) that may have objects to re-encrypt, in order, after `after` (crypto)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.stale_services(%s, %s, %s)", [*after, limit])
             return [(tenant_id, service) for tenant_id, service in rows]
 
     def due_rotations(self, limit: int) -> Sequence[str]:
-        """Return tenants with a key that is older than they want, or with a rotation to be finished (worker)."""
+        """Return tenants with a key that exceeds its cryptoperiod or an unfinished rotation (worker)."""
         default = TenantPolicy()
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute(
@@ -100,7 +100,7 @@ class PlatformQueries:
             return [tenant for (tenant,) in rows]
 
     def stuck_rotations(self, unfinished: timedelta, overdue: timedelta, limit: int) -> Sequence[StalledRotationRow]:
-        """Return rotations that failed, have run for longer, or are due for longer than these times (worker)."""
+        """Return rotations that failed, run longer than `unfinished` or are overdue by `overdue` (worker)."""
         default = TenantPolicy()
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute(
@@ -110,47 +110,47 @@ class PlatformQueries:
             return [StalledRotationRow(tenant, StallReason(why), *rest) for tenant, why, *rest in rows]
 
     def key_probes(self, after: str, limit: int) -> Sequence[tuple[str, str]]:
-        """Return (tenant id, ciphertext) of what tenants left for others, behind `after` and round to it (worker)."""
+        """Return (tenant id, test ciphertext) after `after`, then from the start up to it (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select tenant_id, ciphertext from okcm.key_probes(%s, %s)", [after, limit])
             return [(tenant_id, ciphertext) for tenant_id, ciphertext in rows]
 
     def due_authorities(self, limit: int) -> Sequence[str]:
-        """Return tenants whose authority has a third of its life left and can be rolled (worker)."""
+        """Return tenants whose CA has at most a third of its validity left and can be renewed (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             return [tenant for (tenant,) in connection.execute("select okcm.due_authorities(%s)", [limit])]
 
     def outlived_authorities(self, limit: int) -> Sequence[str]:
-        """Return tenants whose former authority's certificates have all expired (worker)."""
+        """Return tenants whose former CA has only expired certificates (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             return [tenant for (tenant,) in connection.execute("select okcm.outlived_authorities(%s)", [limit])]
 
     def stale_revocation_lists(self, oldest: timedelta, limit: int) -> Sequence[str]:
-        """Return tenants with a revocation list that is missing, older than that, or lacks a revocation (worker)."""
+        """Return tenants with a CRL that is missing, older than `oldest`, or lacks a revocation (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select okcm.stale_revocation_lists(%s, %s)", [oldest, limit])
             return [tenant for (tenant,) in rows]
 
     def expiring(self, limit: int) -> Sequence[ExpiringRow]:
-        """Return what is late or lapsed of tenants that were opened and have not left (worker)."""
+        """Return late or expired items of tenants that were activated and are not offboarded (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.expiring(%s)", [limit])
             return [ExpiringRow(tenant, region, ExpiringItem(kind), *rest) for tenant, region, kind, *rest in rows]
 
     def due_examinations(self, after: str, limit: int) -> Sequence[tuple[str, str]]:
-        """Return (tenant id, region) whose boundaries are to be examined, in order, behind `after` (worker)."""
+        """Return (tenant id, region) whose isolation assessment is due, in order, after `after` (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.due_examinations(%s, %s)", [after, limit])
             return [(tenant_id, region) for tenant_id, region in rows]
 
     def troubled_examinations(self, late: timedelta, limit: int) -> Sequence[FailedAssessment]:
-        """Return tenants with a breach, or whose examination is due for longer than `late` (worker)."""
+        """Return tenants with a breach, or whose assessment is overdue by more than `late` (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.troubled_examinations(%s, %s)", [late, limit])
             return [FailedAssessment(*row) for row in rows]
 
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
-        """Return tenants in order of id, from the first one behind `after` (operator)."""
+        """Return tenants in order of id, starting after `after` (operator)."""
         query = f"select {COLUMNS} from okcm.tenant where tenant_id > %s order by tenant_id limit %s"  # noqa: S608 - a constant
         with self._database.raw_tx(PLATFORM) as connection:
             return [tenant_row(row) for row in connection.execute(query, [after, limit])]

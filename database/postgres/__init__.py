@@ -1,1 +1,1 @@
-"""PostgreSQL itself: roles and signed context, errors, NOTIFY."""
+"""PostgreSQL roles, signed context, errors and NOTIFY."""

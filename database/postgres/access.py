@@ -1,22 +1,22 @@
-"""The signed context of a transaction: the counterpart of `okcm.ctx_ok` in migrations/0002_context.sql.
+"""The signed context of a transaction and the names of the database roles.
 
-SQL can name any tenant but cannot sign for one, so hostile SQL inside a transaction stays in that transaction's tenant.
-
-The database's roles by name. Each process has one of its own; nothing logs in as the owner.
+SQL can name any tenant but cannot sign a context, so hostile SQL in a transaction is restricted to that transaction's
+tenant. The function `okcm.ctx_ok` verifies the context. Each process has a separate role; no process logs in as the
+owner.
 """
 
 import hmac
 
 PLATFORM = "*"
-"""What a question that spans tenants is signed for; no tenant can have this id."""
+"""The signed id of a query that spans tenants; no tenant can have this id."""
 
 LIFETIME_SECONDS = 300
-"""Longer than any transaction plus the clock difference between a process and the database."""
+"""Longer than any transaction plus the clock skew between a process and the database."""
 
 LONGEST_NAME = 63
-"""PostgreSQL cuts a longer `application_name` without a word, at its end, which tells one operation from another."""
+"""PostgreSQL truncates a longer `application_name` silently, at the end that distinguishes operations."""
 
-_BLOCK = 64  # SHA-256's block, bytes (RFC 2104)
+_BLOCK = 64  # block size of SHA-256, bytes (RFC 2104)
 
 
 def sign(key: bytes, tenant_id: str, expires_at: int) -> str:
@@ -26,9 +26,9 @@ def sign(key: bytes, tenant_id: str, expires_at: int) -> str:
 
 
 def pads(key: bytes) -> tuple[bytes, bytes]:
-    """Return the inner and outer block of HMAC for `key`, 32 to 64 bytes; this is how the database keeps it."""
+    """Return the inner and outer HMAC block for `key`, 32 to 64 bytes; the database stores them in this form."""
     if not 32 <= len(key) <= _BLOCK:
-        raise ValueError("a context key has 32 to 64 bytes")
+        raise ValueError("context key must have 32 to 64 bytes")
     block = key.ljust(_BLOCK, b"\0")
     return bytes(byte ^ 0x36 for byte in block), bytes(byte ^ 0x5C for byte in block)
 

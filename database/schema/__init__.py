@@ -1,1 +1,1 @@
-"""Schema of the database: migrations, their runner and their lint."""
+"""Schema of the database: migrations, their runner and the schema rules."""

@@ -1,8 +1,8 @@
-"""The rules a schema must keep, asked of the catalog after every migration. A finding fails the deployment.
+"""The rules for the schema, verified in the catalog after every migration. A finding fails the deployment.
 
-Each is a hole that was reproduced or that others fell into; `test_lint.py` seeds one violation per rule
-and requires it to be found. pgrls proves the policies' logic in the tests; these rules see what it cannot: grants,
-functions, keys and references that PostgreSQL checks without row security.
+Each rule covers a reproduced or known vulnerability; `test_lint.py` creates one violation per rule and requires a
+finding. pgrls proves the logic of the policies in the tests. These rules cover what it cannot: grants, functions,
+unique keys, and foreign keys, which PostgreSQL checks without row-level security.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Finding:
         return f"{self.rule}: {self.object}"
 
 
-# What the rules share. `reachable` is a relation of ours on which a process's role, or everybody, has any right.
+# Shared by the rules. `reachable` are our relations on which a process's role, or PUBLIC, has any right.
 _COMMON = """
 with session_role as (select * from pg_roles where rolname = any(%(session_roles)s)),
 ours as (select oid, relname, relkind, relowner, relacl, reloptions, relispartition,
@@ -43,12 +43,12 @@ _PLATFORM_IS = "(( SELECT current_setting(''app.tenant_id''::text, true) AS curr
 
 RULES = MappingProxyType(
     {
-        # A table without both is open to whoever has the grant, or to its owner and thus to every definer function.
+        # Without both, every role with a grant can read the table, and so can the owner and every definer function.
         "row-security-not-forced": """
             select relname from ours where relkind in ('r', 'p') and not forced
             and (of_tenant or oid in (select oid from reachable))""",
         "reachable-without-tenant-id": "select relname from reachable where not of_tenant",
-        # PostgreSQL gives '' for a setting that has been reset, and '*' asks for all: neither may be a tenant's id.
+        # PostgreSQL returns '' for a setting that was reset, and '*' selects all tenants: neither may be a tenant's id.
         "tenant-id-unchecked": """
             select relname from ours o where of_tenant and relkind in ('r', 'p') and not exists (
                 select from pg_constraint k join pg_attribute a on a.attrelid = o.oid and a.attname = 'tenant_id'
@@ -59,7 +59,7 @@ RULES = MappingProxyType(
             and not exists (select from policy p where p.polrelid = o.oid and not polpermissive and polcmd = '*'
                 and polroles = '{0}'
                 and sees = '( SELECT okcm.ctx_ok() AS ctx_ok)' and coalesce(writes, sees) = sees)""",
-        # Written inline and for named roles: only so can pgrls prove it, and so a new role begins with nothing.
+        # Inline and for named roles: only then can pgrls prove it, and a new role starts without rights.
         "permissive-policy-for-everybody": """
             select relname || '.' || polname from policy where polpermissive and polroles && '{0}'""",
         "permissive-policy-not-by-tenant": f"""
@@ -69,12 +69,12 @@ RULES = MappingProxyType(
             and not (part like '({_TENANT_IS} AND %%' and part not like '%% OR %%')
             and not (part = '{_PLATFORM_IS}' and polcmd = 'r'
                      and polroles <@ array[to_regrole(%(owner)s)::oid, to_regrole('okcm_operator')::oid])""",  # noqa: S608 - constants
-        # A partition named directly does not see its parent's policies.
+        # A direct query of a partition bypasses the policies of its parent.
         "partition-reachable": "select relname from reachable where relispartition",
         "view-with-owners-rights": """
             select relname from ours where relkind = 'v'
             and not coalesce(reloptions @> '{security_invoker=true}', false)""",
-        # Row security does not apply to what one has stored.
+        # Row-level security does not apply to stored results.
         "materialized-view": "select relname from ours where relkind = 'm'",
         "foreign-table": "select relname from ours where relkind = 'f'",
         "function-search-path-open": """
@@ -83,11 +83,11 @@ RULES = MappingProxyType(
         "function-for-everybody": """
             select name from procedure p where exists (
                 select from aclexplode(coalesce(proacl, acldefault('f', proowner))) where grantee = 0)""",
-        # A leakproof function may look at rows before row security does.
+        # PostgreSQL may run a leakproof function on rows before row-level security.
         "function-leakproof": "select name from procedure where proleakproof",
-        # The error about a duplicate, or about a missing reference, would tell of another tenant's row. One key spans
-        # tenants on purpose (0023): a duplicate in it is a shared tenant key. It is let be only while no process has
-        # any right on its table, so that nobody meets the error; the function that writes to it answers in one word.
+        # The error for a duplicate or a missing reference would reveal another tenant's row. One unique key spans
+        # tenants on purpose: a duplicate in it is a shared tenant key. It is permitted only while no process has any
+        # right on its table; the function that writes to it returns one word instead of the error.
         "key-not-led-by-tenant": """
             select i.indexrelid::regclass::text from pg_index i join ours o on o.oid = i.indrelid
             where (of_tenant or o.oid in (select oid from reachable)) and (indisunique or indisexclusion)
@@ -102,7 +102,7 @@ RULES = MappingProxyType(
                     where attrelid = conrelid and attnum = conkey[1] and attname = 'tenant_id')
                 and exists (select from pg_attribute
                     where attrelid = confrelid and attnum = confkey[1] and attname = 'tenant_id'))""",
-        # TRUNCATE ignores row security, REFERENCES probes it, TRIGGER runs code in others' transactions.
+        # TRUNCATE ignores row-level security, REFERENCES tests for rows, TRIGGER runs code in others' transactions.
         "right-past-row-security": """
             select o.relname || ' to ' || r.rolname from ours o, session_role r where relkind <> 'S'
             and has_table_privilege(r.oid, o.oid, 'truncate, references, trigger')""",
@@ -124,7 +124,7 @@ RULES = MappingProxyType(
             select name from (select relname::text as name, relowner as by from ours
                               union all select name, proowner from procedure) as thing
             where by <> to_regrole(%(owner)s)""",
-        # UPDATE and DELETE for each row, TRUNCATE where rows are; ALWAYS, so that replica mode does not silence them.
+        # UPDATE and DELETE per row, TRUNCATE on tables with rows; ALWAYS, so that replica mode does not disable them.
         "audit-not-append-only": """
             select relname from stream s where (select array_agg(tgname::text order by tgname) from pg_trigger
                 where tgrelid = s.oid and tgenabled = 'A' and tgfoid = to_regprocedure('okcm.refuse_change()'))
@@ -133,13 +133,13 @@ RULES = MappingProxyType(
     }
 )
 
-_QUESTION = _COMMON + " union all ".join(
+_QUERY = _COMMON + " union all ".join(
     f"select '{name}', object::text from ({rule}) as found (object)"  # noqa: S608 - constants
     for name, rule in RULES.items()
 )
 
 
 def findings(connection: psycopg.Connection) -> tuple[Finding, ...]:
-    """Return every breach of a rule, at most one line for each rule and object."""
-    rows = connection.execute(_QUESTION, {"session_roles": list(SESSION_ROLES), "owner": OWNER}).fetchall()
+    """Return every violation of a rule, at most one for each rule and object."""
+    rows = connection.execute(_QUERY, {"session_roles": list(SESSION_ROLES), "owner": OWNER}).fetchall()
     return tuple(Finding(rule, name) for rule, name in sorted(set(rows)))

@@ -1,7 +1,7 @@
-"""Applies `migrations/NNNN_name.sql` in order, each in one transaction, forward only.
+"""Runner of the migrations `migrations/NNNN_name.sql`: in order, each in one transaction, forward only.
 
-A file that has been applied must never change, vanish or be overtaken: the recorded SHA-256 says so, and then nothing
-runs. After the files the gate looks at the whole schema (`gate.py`); a finding fails the run.
+An applied file must not change, disappear or get a lower successor. The recorded SHA-256 proves a violation, and then
+no migration runs. Afterwards `lint` checks the whole schema; a finding fails the run.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from database.schema.lint import findings
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
-_LOCK = 0x6F6B636D  # "okcm": one migrator at a time on a database
+_LOCK = 0x6F6B636D  # "okcm": one migrator at a time per database
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +31,21 @@ class Migration:
 
     @property
     def sha256(self) -> str:
-        """The checksum that the database keeps."""
+        """The checksum that the database stores."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def read_migrations(folder: Path = MIGRATIONS) -> tuple[Migration, ...]:
-    """Return the files in order.
+    """Return the migrations in order.
 
     Raises:
-        SchemaRefused: a name that is not NNNN_name.sql, or numbers that are not 1, 2, 3, …
+        SchemaRefused: a name is not NNNN_name.sql, or the numbers are not 1, 2, 3, …
     """
     found = []
     for path in sorted(folder.glob("*.sql")):
         matched = _NAME.fullmatch(path.name)
         if matched is None:
-            raise SchemaRefused(f"{path.name} is not named like a migration", "call it NNNN_name.sql")
+            raise SchemaRefused(f"{path.name} is not a valid migration name", "rename it to NNNN_name.sql")
         found.append(Migration(int(matched[1]), path.name, path.read_text(encoding="utf-8")))
     if [migration.version for migration in found] != list(range(1, len(found) + 1)):
         raise SchemaRefused("the migrations are not numbered without gaps", "number them 0001, 0002, 0003, …")
@@ -53,14 +53,14 @@ def read_migrations(folder: Path = MIGRATIONS) -> tuple[Migration, ...]:
 
 
 def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> tuple[str, ...]:
-    """Apply what is missing as the owner and return its names; `connection` is the migrator's, in autocommit.
+    """Apply the missing migrations as the owner and return their names; `connection` is the migrator's, in autocommit.
 
     Raises:
-        SchemaRefused: an applied file was edited, is missing or was overtaken, or the gate found something.
+        SchemaRefused: an applied file was edited, is missing or has a lower successor, or the schema breaks a rule.
     """
     connection.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
-    # A migration must not queue behind a long transaction, and everybody else behind the migration.
-    # Compiling the gate's one long question takes ten times as long as answering it.
+    # A migration must not wait behind a long transaction, because all other queries would wait behind the migration.
+    # JIT compilation of the one long lint query takes ten times as long as its execution.
     connection.execute("set lock_timeout = '5s'; set jit = off")
     connection.execute("select pg_advisory_lock(%s)", [_LOCK])
     try:
@@ -98,10 +98,10 @@ def _pending(migrations: Sequence[Migration], applied: dict[int, tuple[str, str]
     for version, (name, sha256) in sorted(applied.items()):
         migration = known.get(version)
         if migration is None or migration.name != name:
-            raise SchemaRefused(f"migration {name} was applied and is missing here", "run the version that has it")
+            raise SchemaRefused(f"the applied migration {name} is missing", "run the version that contains it")
         if migration.sha256 != sha256:
             raise SchemaRefused(f"migration {name} was edited after it was applied", "write a new migration instead")
-    overtaken = [m.name for m in migrations if m.version < newest and m.version not in applied]
-    if overtaken:
-        raise SchemaRefused(f"migration {overtaken[0]} was overtaken by a later one", "give it the next number")
+    skipped = [m.name for m in migrations if m.version < newest and m.version not in applied]
+    if skipped:
+        raise SchemaRefused(f"migration {skipped[0]} has a lower number than an applied one", "give it the next number")
     return [migration for migration in migrations if migration.version > newest]

@@ -1,4 +1,4 @@
-"""From an empty PostgreSQL to one the controller can use, and nothing to do the second time."""
+"""Preparation of a PostgreSQL server for the controller; idempotent."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,21 +10,21 @@ from database.postgres.access import MIGRATOR, OWNER, PROCESSES, login, pads
 from database.postgres.errors import translate_errors
 from database.schema.migrate import migrate, read_migrations
 
-_LOCK = 0x6F6B6372  # "okcr": roles are shared by the whole server, and two starts may meet
+_LOCK = 0x6F6B6372  # "okcr": all databases of a server share its roles, and two processes may start at once
 
 
 def prepare_database(
     admin_conninfo: str, *, passwords: Mapping[str, str], context_keys: Mapping[str, bytes]
 ) -> tuple[str, ...]:
-    """Create what is missing of database, roles, schema and keys; return the names of migrations applied now.
+    """Create missing parts of database, roles, schema and keys; return the names of the migrations applied now.
 
     Args:
-        admin_conninfo: somebody who may create roles and the database it names.
-        passwords: of the migrator and of each process.
-        context_keys: of each process, 32 to 64 bytes.
+        admin_conninfo: connection string of a role that may create roles and the named database.
+        passwords: password of the migrator and of each process.
+        context_keys: context key of each process, 32 to 64 bytes.
 
     Raises:
-        DatabaseUnavailable, DatabaseRefused: the server does not answer, or the administrator may not do this.
+        DatabaseUnavailable, DatabaseRefused: the server does not respond, or the administrator lacks a right.
         SchemaRefused: see `migrate`.
     """
     with translate_errors():
@@ -48,7 +48,7 @@ def _administrator(admin_conninfo: str) -> Connection:
     try:
         return psycopg.connect(admin_conninfo)
     except psycopg.OperationalError as failed:
-        # libpq reports a failed start-up without its SQLSTATE; asking the server is more honest than reading the text.
+        # libpq reports a failed startup without its SQLSTATE; a query of the server is safer than parsing the message.
         if not _create_database(admin_conninfo, name):
             raise failed from None
     return psycopg.connect(admin_conninfo)
@@ -59,7 +59,7 @@ def _create_database(admin_conninfo: str, name: str) -> bool:
         if connection.execute("select from pg_database where datname = %s", [name]).fetchone() is not None:
             return False
         with suppress(errors.DuplicateDatabase):  # another start was faster
-            # Locale C: tenant ids sort by byte everywhere, and no system library upgrade can corrupt an index.
+            # Locale C: tenant ids sort by byte on every system, and an upgrade of a system library corrupts no index.
             connection.execute(
                 sql.SQL("create database {} template template0 encoding 'UTF8' locale 'C'").format(sql.Identifier(name))
             )
@@ -75,25 +75,25 @@ def _create_roles(administrator: Connection, database: str, passwords: Mapping[s
         administrator.execute(sql.SQL("create role {} nologin").format(sql.Identifier(OWNER)))
     for role in (MIGRATOR, *PROCESSES):
         verb = sql.SQL("alter role {} " if login(role) in existing else "create role {} ")
-        # Hashed here: the password itself never travels in a statement that a server log could keep. Said again at
-        # every start, so that an attribute somebody added by hand does not stay.
+        # Hashed here, so that the password is never part of a statement that the server may log. Set at every start,
+        # so that an attribute that an administrator added manually does not remain.
         scrambled = administrator.pgconn.encrypt_password(
             passwords[role].encode(), login(role).encode(), b"scram-sha-256"
         ).decode()
         attributes = sql.SQL("login noinherit nocreatedb nocreaterole password {}").format(sql.Literal(scrambled))
         administrator.execute(verb.format(sql.Identifier(login(role))) + attributes)
     if login(MIGRATOR) not in existing:
-        # NOINHERIT makes this membership good for SET ROLE and for nothing else, on PostgreSQL 15 as well.
+        # With NOINHERIT, this membership permits only SET ROLE, on PostgreSQL 15 as well.
         administrator.execute(sql.SQL("grant {} to {}").format(sql.Identifier(OWNER), sql.Identifier(login(MIGRATOR))))
     if administrator.execute("select to_regnamespace('okcm')").fetchone() == (None,):
         administrator.execute(sql.SQL("create schema okcm authorization {}").format(sql.Identifier(OWNER)))
-    _close_to_everybody(administrator, database)
+    _revoke_from_public(administrator, database)
 
 
-def _close_to_everybody(administrator: Connection, database: str) -> None:
+def _revoke_from_public(administrator: Connection, database: str) -> None:
     logins = sql.SQL(", ").join(sql.Identifier(login(role)) for role in (MIGRATOR, *PROCESSES))
-    # TEMPORARY too: a temporary table could stand in front of a real one. A database made from a template, or restored,
-    # is open again, so this is said at every start.
+    # TEMPORARY too: a temporary table could shadow a real one. A database that was restored or created from a template
+    # has the default rights again, so they are revoked at every start.
     administrator.execute(
         sql.SQL(
             "revoke all on database {database} from public; grant connect on database {database} to {logins};"
@@ -103,7 +103,7 @@ def _close_to_everybody(administrator: Connection, database: str) -> None:
 
 
 def _store_keys(connection: Connection, context_keys: Mapping[str, bytes]) -> None:
-    """Store each process's context key; the connection is the migrator's in the role of the owner."""
+    """Store the context key of each process; `connection` is the migrator's, with the role of the owner."""
     for role in PROCESSES:
         inner, outer = pads(context_keys[role])
         connection.execute(

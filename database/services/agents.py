@@ -1,7 +1,4 @@
-"""Agents and what services say of their own encryption.
-
-Agents and what services say of their own encryption: rows and contract; handed out by `interfaces`.
-"""
+"""Agents, their heartbeats, and the figures that services report about field encryption and backfills."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,25 +11,26 @@ from openkcm.contract.protected_fields import Backfill
 from openkcm.contract.services import OTHER_PLACES
 
 _INSTANCES = 50
+"""Agents that are kept per service."""
 _PLACES = 1000
-"""Of one service: agents kept, and places counted by themselves on one day."""
+"""Places (tables, collections) that are counted separately per service and day."""
 
-# In one order, so that two processes that were told of the same agents do not wait for each other.
-_NOTE = """
+# Fixed order, so that two processes with reports of the same agents do not deadlock.
+_UPSERT_HEARTBEATS = """
 insert into okcm.agent as kept (tenant_id, service, instance, agent_version, certificate_not_after, problem,
                                 first_contact_at, last_contact_at)
-select %(tenant)s, told.service, instance, agent_version, not_after, problem, at, at
+select %(tenant)s, reported.service, instance, agent_version, not_after, problem, at, at
 from unnest(%(services)s::text[], %(instances)s::text[], %(versions)s::text[], %(not_after)s::timestamptz[],
             %(problems)s::text[], %(at)s::timestamptz[])
-    as told (service, instance, agent_version, not_after, problem, at)
-join okcm.service on service.tenant_id = %(tenant)s and service.service = told.service
-order by told.service, instance
+    as reported (service, instance, agent_version, not_after, problem, at)
+join okcm.service on service.tenant_id = %(tenant)s and service.service = reported.service
+order by reported.service, instance
 on conflict (tenant_id, service, instance) do update set agent_version = excluded.agent_version,
     certificate_not_after = excluded.certificate_not_after, problem = excluded.problem,
     last_contact_at = excluded.last_contact_at
 where kept.last_contact_at < excluded.last_contact_at
 """
-_FORGET = f"""
+_DELETE_OLD_AGENTS = f"""
 with ranked as (
     select service, instance, last_contact_at,
            row_number() over (partition by service order by last_contact_at desc, instance) as place
@@ -43,24 +41,25 @@ delete from okcm.agent a using ranked r where a.service = r.service and a.instan
 """  # noqa: S608 - a constant
 _LARGEST = "9000000000000000000"
 _SUMS = ("operations", "bytes", "microseconds", "requests", "request_microseconds")
-# Sums end below what the column holds: what a customer claims of itself must not be able to fail everybody's batch.
-_ADD = f"""
-with told as (
-    select told.* from unnest(%(days)s::date[], %(services)s::text[], %(places)s::text[], %(operations)s::bigint[],
+# Sums are capped below the column's maximum: a figure that one customer reports must not fail the batch of all tenants.
+_ADD_USES = f"""
+with reported as (
+    select reported.* from unnest(%(days)s::date[], %(services)s::text[], %(places)s::text[], %(operations)s::bigint[],
                 %(bytes)s::bigint[], %(microseconds)s::bigint[], %(requests)s::bigint[],
                 %(request_microseconds)s::bigint[])
-        as told (day, service, place, {", ".join(_SUMS)})
-    join okcm.service on service.tenant_id = %(tenant)s and service.service = told.service
+        as reported (day, service, place, {", ".join(_SUMS)})
+    join okcm.service on service.tenant_id = %(tenant)s and service.service = reported.service
 ), full_days as (
     select day, service from okcm.protection_use
     where day = any(%(days)s::date[]) and service = any(%(services)s::text[])
     group by day, service having count(*) >= {_PLACES}
 ), placed as (
-    select day, service, case when exists (select from full_days f where (f.day, f.service) = (told.day, told.service))
+    select day, service,
+        case when exists (select from full_days f where (f.day, f.service) = (reported.day, reported.service))
             and not exists (select from okcm.protection_use k
-                            where (k.day, k.service, k.place) = (told.day, told.service, told.place))
+                            where (k.day, k.service, k.place) = (reported.day, reported.service, reported.place))
         then %(others)s else place end as place, {", ".join(_SUMS)}
-    from told
+    from reported
 )
 insert into okcm.protection_use as kept (tenant_id, day, service, place, {", ".join(_SUMS)})
 select %(tenant)s, day, service, place, {", ".join(f"least(sum({one}), {_LARGEST})::bigint" for one in _SUMS)}
@@ -68,18 +67,18 @@ from placed group by day, service, place order by day, service, place
 on conflict (tenant_id, day, service, place) do update set
     {", ".join(f"{one} = least(kept.{one}::numeric + excluded.{one}, {_LARGEST})::bigint" for one in _SUMS)}
 """  # noqa: S608 - constants
-_TELL = """
+_UPSERT_BACKFILLS = """
 insert into okcm.backfill as kept (tenant_id, service, place, done, remaining, state, told_at)
-select %(tenant)s, told.service, place, done, remaining, told.state, at
+select %(tenant)s, reported.service, place, done, remaining, reported.state, at
 from unnest(%(services)s::text[], %(places)s::text[], %(done)s::bigint[], %(remaining)s::bigint[],
-            %(states)s::text[], %(at)s::timestamptz[]) as told (service, place, done, remaining, state, at)
-join okcm.service on service.tenant_id = %(tenant)s and service.service = told.service
-order by told.service, place
+            %(states)s::text[], %(at)s::timestamptz[]) as reported (service, place, done, remaining, state, at)
+join okcm.service on service.tenant_id = %(tenant)s and service.service = reported.service
+order by reported.service, place
 on conflict (tenant_id, service, place) do update set done = excluded.done, remaining = excluded.remaining,
     state = excluded.state, told_at = excluded.told_at
 where kept.told_at < excluded.told_at
 """
-_FORGET_BACKFILLS = f"""
+_DELETE_OLD_BACKFILLS = f"""
 with ranked as (
     select service, place, row_number() over (partition by service order by told_at desc, place) as rank
     from okcm.backfill where service = any(%(services)s::text[])
@@ -90,7 +89,7 @@ delete from okcm.backfill b using ranked r where b.service = r.service and b.pla
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatRow:
-    """One agent as it was last heard of. `problem` is a code, None when it has none."""
+    """The last heartbeat of an agent. `problem` is an error code or None."""
 
     service: str
     instance: str
@@ -102,7 +101,7 @@ class HeartbeatRow:
 
 @dataclass(frozen=True, slots=True)
 class ProtectionUseRow:
-    """What a service's own programs did at one place on one UTC day, as they say."""
+    """Field encryption by a service's programs at one place on one UTC day, as the service reports it."""
 
     day: date
     service: str
@@ -116,7 +115,7 @@ class ProtectionUseRow:
 
 @dataclass(frozen=True, slots=True)
 class BackfillRow:
-    """How far a service is with the rows from before at one place, as it says; in values, done in this round."""
+    """Progress of a service's backfill at one place, as the service reports it; in values, `done` in this round."""
 
     service: str
     place: str
@@ -132,14 +131,14 @@ class Agents:
     tenant_id: str
 
     def note(self, contacts: Sequence[HeartbeatRow], uses: Sequence[ProtectionUseRow]) -> None:
-        """Move agents' rows forward and add uses to their sums.
+        """Update agents with newer heartbeats and add uses to their sums.
 
-        Both are bounded: of a service the agents heard of last are kept, and a place that is one too many on its day
-        is counted with the others. A service that is not on record has neither.
+        Both are bounded: the agents of a service with the newest heartbeats are kept, and places above the limit of a
+        day are counted together. Reports for a service that is not recorded are ignored.
         """
         if contacts:
             self.connection.execute(
-                _NOTE,
+                _UPSERT_HEARTBEATS,
                 {
                     "tenant": self.tenant_id,
                     "services": [row.service for row in contacts],
@@ -150,10 +149,12 @@ class Agents:
                     "at": [row.last_contact_at for row in contacts],
                 },
             )
-            self.connection.execute(_FORGET.encode(), {"services": sorted({row.service for row in contacts})})
+            self.connection.execute(
+                _DELETE_OLD_AGENTS.encode(), {"services": sorted({row.service for row in contacts})}
+            )
         if uses:
             self.connection.execute(
-                _ADD.encode(),
+                _ADD_USES.encode(),
                 {
                     "tenant": self.tenant_id,
                     "others": OTHER_PLACES,
@@ -169,7 +170,7 @@ class Agents:
             )
 
     def all(self) -> Sequence[HeartbeatRow]:
-        """Return the agents by service, those heard of last first."""
+        """Return the agents by service, newest heartbeat first."""
         rows = self.connection.execute(
             "select service, instance, agent_version, certificate_not_after, problem, last_contact_at"
             " from okcm.agent order by service, last_contact_at desc, instance"
@@ -177,7 +178,7 @@ class Agents:
         return [HeartbeatRow(*row) for row in rows]
 
     def uses(self, first: date, last: date) -> Sequence[ProtectionUseRow]:
-        """Return the sums of some days, both ends among them, by day, service and place."""
+        """Return the sums of the days from `first` to `last`, inclusive, by day, service and place."""
         rows = self.connection.execute(
             "select day, service, place, operations, bytes, microseconds, requests, request_microseconds"
             " from okcm.protection_use where day between %s and %s order by day, service, place",
@@ -186,9 +187,9 @@ class Agents:
         return [ProtectionUseRow(*row) for row in rows]
 
     def note_backfills(self, backfills: Sequence[BackfillRow]) -> None:
-        """Move places' rows forward; of a service the 1000 told of last are kept, of a strange one none."""
+        """Store newer progress per place; keeps the newest 1000 places of a service and ignores unknown services."""
         self.connection.execute(
-            _TELL,
+            _UPSERT_BACKFILLS,
             {
                 "tenant": self.tenant_id,
                 "services": [row.service for row in backfills],
@@ -200,10 +201,10 @@ class Agents:
             },
         )
         services = sorted({row.service for row in backfills})
-        self.connection.execute(_FORGET_BACKFILLS.encode(), {"services": services})
+        self.connection.execute(_DELETE_OLD_BACKFILLS.encode(), {"services": services})
 
     def backfills(self) -> Sequence[BackfillRow]:
-        """Return how far the backfills are, by service and place."""
+        """Return the progress of the backfills, by service and place."""
         rows = self.connection.execute(
             "select service, place, done, remaining, state, told_at from okcm.backfill order by service, place"
         )

@@ -1,7 +1,4 @@
-"""Enrolments, join tokens and discovered services.
-
-Enrolments of agents, the tokens that prove them, and services that were discovered. Imports no psycopg.
-"""
+"""Enrolments of agents, their join tokens, and discovered services."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +21,7 @@ _CODE, _TEXT = 60, 500
 
 @dataclass(frozen=True, slots=True)
 class JoinTokenRow:
-    """A token to be stored: its hash, and for which service it is good, for how long."""
+    """A join token to be stored: its hash, its service and its lifetime."""
 
     token_hash: str = field(repr=False)
     service: str
@@ -35,7 +32,7 @@ class JoinTokenRow:
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentRow:
-    """One request of an agent. `code`, `message` and `hint` say why it was refused; the hashes are SHA-256, hex."""
+    """An enrolment request. `code`, `message` and `hint` explain a rejection; the hashes are SHA-256, hex."""
 
     enrolment_id: str
     service: str
@@ -63,8 +60,8 @@ class Enrolments:
     tenant_id: str
 
     def add_token(self, token: JoinTokenRow) -> datetime:
-        # now() is the transaction's begin, so that the end is never later than the limit counts from made_at.
-        """Store a token, which the database puts on record in the audit stream; return when it expires."""
+        """Store a token and return its expiry; the database logs it in the audit stream."""
+        # now() is the start of the transaction, so the expiry is never later than the limit after `made_at`.
         made = self.connection.execute(
             "insert into okcm.join_token (tenant_id, token_hash, service, kind, made_by, expires_at)"
             " values (%s, %s, %s, %s, %s, now() + %s) returning expires_at",
@@ -76,8 +73,8 @@ class Enrolments:
         return expires_at
 
     def use_token(self, token_hash: str, service: str, kind: ServiceKind, enrolment_id: str) -> bool:
-        # Of two at once the second waits for the first's commit and then finds it used.
-        """Let an enrolment use a token; False when it is not there, is for another service, expired or was used."""
+        """Bind a token to an enrolment; return False if it is unknown, for another service, expired or used."""
+        # Of two concurrent uses, the second waits for the first's commit and then finds the token used.
         used = self.connection.execute(
             "update okcm.join_token set used_at = clock_timestamp(), enrolment_id = %s"
             " where token_hash = %s and service = %s and kind = %s and used_at is null"
@@ -87,7 +84,7 @@ class Enrolments:
         return used.rowcount == 1
 
     def begin(self, enrolment: EnrolmentRow) -> bool:
-        """Store an enrolment as pending; False when its proof was used before."""
+        """Store an enrolment as pending; return False if its attestation was used before."""
         stored = self.connection.execute(
             "insert into okcm.enrolment"
             " (tenant_id, enrolment_id, service, kind, proof, proof_hash, key_hash, ticket_hash)"
@@ -106,14 +103,14 @@ class Enrolments:
         return stored.rowcount == 1
 
     def of_proof(self, proof_hash: str) -> EnrolmentRow | None:
-        """Return the enrolment that used a proof."""
+        """Return the enrolment that used an attestation."""
         return self._one("proof_hash = %s", proof_hash)
 
     def get(self, enrolment_id: str) -> EnrolmentRow | None:
         return self._one("enrolment_id = %s", enrolment_id)
 
     def settle(self, enrolment_id: str, refused: tuple[str, str, str] | None = None) -> None:
-        """Say once what became of an enrolment: issued, or refused with code, message and hint."""
+        """Store the outcome of an enrolment once: issued, or rejected with code, message and hint."""
         state = EnrolmentState.ISSUED if refused is None else EnrolmentState.REFUSED
         code, message, hint = refused or (None, None, None)
         self.connection.execute(
@@ -123,7 +120,7 @@ class Enrolments:
         )
 
     def known_kind(self, service: str) -> ServiceKind | None:
-        """Return as what kind a service is on record or was discovered."""
+        """Return the kind of a recorded or discovered service; None if it is unknown."""
         found = self.connection.execute(
             "select kind from okcm.service where service = %s"
             " union all select kind from okcm.discovery where service = %s limit 1",
@@ -132,14 +129,14 @@ class Enrolments:
         return None if found is None else ServiceKind(found[0])
 
     def discover(self, service: str, kind: ServiceKind) -> None:
-        """Put on record that a service is there; again changes nothing."""
+        """Record a discovered service; a repeated call changes nothing."""
         self.connection.execute(
             "insert into okcm.discovery (tenant_id, service, kind) values (%s, %s, %s) on conflict do nothing",
             [self.tenant_id, service, kind],
         )
 
     def discovered(self) -> Sequence[DiscoveryRow]:
-        """Return what was discovered, by name, whether it was connected since or not."""
+        """Return the discovered services by name, connected or not."""
         rows = self.connection.execute("select service, kind, discovered_at from okcm.discovery order by service")
         return [DiscoveryRow(service, ServiceKind(kind), at) for service, kind, at in rows]
 

@@ -1,4 +1,4 @@
-"""KMIP managed objects, indexed [tenant][L2][object] (MTCI M1). What they are is sealed or opaque here."""
+"""KMIP managed objects, indexed [tenant][L2][object] (MTCI M1). Their contents are encrypted or opaque here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from database.keys import VersionUseRow
 _COLUMNS = "object_id, service, l2_key, object_type, state, names, attributes, key_version, material, revision"
 _SELECT = f"select {_COLUMNS} from okcm.managed_object where service = %s"  # noqa: S608 - a constant
 
-# Most objects have one name, whose hash has an index; the few with more are looked through. What makes a row the right
-# one is asked outside, where it cannot lead the planner to another index.
+# Most objects have one name, whose hash has an index; the few with several names are scanned. The exact conditions are
+# outside the CTE, where they cannot make the planner use another index.
 _NAMED = f"""
 with found as materialized (
     select * from okcm.managed_object where name_hash = hashtextextended(%(service)s || '/' || %(name)s, 0)
@@ -28,9 +28,9 @@ select {_COLUMNS} from found where service = %(service)s and %(name)s = any (nam
 class ObjectRow:
     """A KMIP managed object of one service, indexed [tenant][L2][object] (MTCI M1).
 
-    `object_type` and `state` are KMIP's enumeration values (`state` 0: the type has none); `attributes` is a TTLV
-    structure, opaque here; `material` is sealed under the service's L3 of `key_version`, None once destroyed.
-    `revision` is 1 when created; a change names the revision it saw.
+    `object_type` and `state` are KMIP's enumeration values (`state` 0: the type has no state); `attributes` is an
+    opaque TTLV structure; version `key_version` of the service's L3 key encrypts `material`, which is None after
+    destruction. `revision` starts at 1; a change states the revision that it read.
     """
 
     object_id: str
@@ -47,7 +47,7 @@ class ObjectRow:
 
 @dataclass(frozen=True, slots=True)
 class ObjectCountRow:
-    """How many managed objects of a service are in a state (KMIP's enumeration, 0: the type has none)."""
+    """The number of a service's managed objects in a state (KMIP's enumeration, 0: the type has no state)."""
 
     service: str
     state: int
@@ -56,7 +56,7 @@ class ObjectCountRow:
 
 @dataclass(frozen=True, slots=True)
 class ManagedObjects:
-    """KMIP objects of one service at a time: another service's object is not there."""
+    """Managed objects of one service at a time; objects of other services are not found."""
 
     connection: Connection[TupleRow]
     tenant_id: str
@@ -93,26 +93,27 @@ class ManagedObjects:
         return [_object(row) for row in rows]
 
     def of_service(self, service: str, limit: int = 10_000) -> Sequence[ObjectRow]:
-        """Return a service's objects that were not destroyed, oldest first."""
+        """Return a service's objects that are not destroyed, oldest first."""
         living = f"{_SELECT} and material is not null order by created_at, object_id limit %s"
         rows = self.connection.execute(living, [service, limit])
         return [_object(row) for row in rows]
 
     def some_ids(self, limit: int) -> Sequence[str]:
-        """Return the ids of a few objects, whichever come first; it is all that the worker may read of them."""
+        """Return the ids of any `limit` objects; the worker may read no other column."""
         rows = self.connection.execute("select object_id from okcm.managed_object limit %s", [limit])
         return [object_id for (object_id,) in rows]
 
     def counts(self) -> Sequence[ObjectCountRow]:
-        """Return how many objects each service has in each state, destroyed ones among them."""
+        """Return the number of objects of each service in each state, including destroyed ones."""
         rows = self.connection.execute(
             "select service, state, count(*) from okcm.managed_object group by service, state order by service, state"
         )
         return [ObjectCountRow(*row) for row in rows]
 
     def versions(self) -> Sequence[VersionUseRow]:
-        # What is destroyed in KMIP's words has no material any more, which not every role may look at.
-        """Return how many objects lie under each version of a service key; versions that have none are left out."""
+        """Return the number of objects that each version of a service key encrypts, without unused versions."""
+        # The states 5 and 6 (destroyed) have no material. The query tests the state, because some roles cannot read
+        # the material.
         rows = self.connection.execute(
             "select service, key_version, count(*) from okcm.managed_object where state not in (5, 6)"
             " group by service, key_version order by service, key_version"
@@ -120,7 +121,7 @@ class ManagedObjects:
         return [VersionUseRow(*row) for row in rows]
 
     def change(self, row: ObjectRow) -> bool:
-        """Replace a row if it still has `row.revision`, which becomes one more; False when somebody was faster."""
+        """Replace a row if it still has `row.revision` and increase that; return False after a concurrent change."""
         changed = self.connection.execute(
             "update okcm.managed_object set state = %s, names = %s, attributes = %s, key_version = %s, material = %s,"
             " revision = revision + 1"
@@ -141,7 +142,7 @@ class ManagedObjects:
         return changed.rowcount == 1
 
     def sealed(self, service: str, version: int, after: str, limit: int) -> Sequence[ObjectRow]:
-        """Return objects that are sealed under a version, in order of id, from the first one behind `after`."""
+        """Return objects that a key version encrypts, in order of id, starting after `after`."""
         rows = self.connection.execute(
             f"{_SELECT} and key_version = %s and material is not null and object_id > %s order by object_id limit %s",
             [service, version, after, limit],
@@ -149,14 +150,13 @@ class ManagedObjects:
         return [_object(row) for row in rows]
 
     def reseal(self, rows: Sequence[ObjectRow]) -> int:
-        # The revision moves, although nothing that a client sees does: whoever read the row before and changes it now
-        # would put the former seal back, under a key that may be about to end. One statement, because each asks for
-        # the context's signature; locked in one order, so that two processes with the same rows do not wait for each
-        # other.
-        """Give objects another seal (`key_version`, `material`) and change nothing else; return how many got it.
+        """Replace the ciphertext of objects (`key_version`, `material`) only; return the number of replaced ones.
 
-        As with `change`, those whose revision is another by now keep what they have.
+        As with `change`, an object whose revision has changed is left unchanged.
         """
+        # The revision increases although clients see no change: a caller that read the old row would otherwise restore
+        # the former ciphertext, whose key may be about to be destroyed. One statement, because each statement verifies
+        # the context's signature. Rows are locked in a fixed order, so that two processes do not deadlock.
         changed = self.connection.execute(
             "update okcm.managed_object o set key_version = w.key_version, material = w.material,"
             " revision = o.revision + 1 from ("
@@ -180,7 +180,7 @@ class ManagedObjects:
         return changed.rowcount
 
     def remove(self, service: str, object_id: str) -> bool:
-        """Forget an object that was destroyed; False when it is not there."""
+        """Delete a destroyed object; return False if it does not exist."""
         removed = self.connection.execute(
             "delete from okcm.managed_object where service = %s and object_id = %s and material is null",
             [service, object_id],

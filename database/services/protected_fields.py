@@ -1,7 +1,4 @@
-"""Services' protected fields.
-
-Services' protected fields: rows and contract; handed out by `interfaces`.
-"""
+"""Protected fields of services."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 
 @dataclass(frozen=True, slots=True)
 class ProtectionRow:
-    """One service's list and its version, which rises with every change; 0 and none before the first."""
+    """A service's protected fields and their version, which increases with every change; 0 before the first."""
 
     version: int
     fields: Sequence[ProtectedField]
@@ -23,7 +20,7 @@ class ProtectionRow:
 
 @dataclass(frozen=True, slots=True)
 class ProtectedFieldRow:
-    """A field with who changed it last."""
+    """A protected field with the author and time of its last change."""
 
     field: ProtectedField
     changed_by: str
@@ -32,14 +29,14 @@ class ProtectedFieldRow:
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """Every change is put on record in the tenant's audit stream by the database itself."""
+    """Protected fields of a tenant's services. Triggers in the database log every change to the audit stream."""
 
     connection: Connection[TupleRow]
     tenant_id: str
 
     def of(self, service: str) -> ProtectionRow:
-        # One statement, so that the version is that of these fields.
-        """Return the list of one service, by name; nothing for a service that is not there."""
+        """Return the protected fields of one service, in order; none for an unknown service."""
+        # One statement, so that version and fields belong together.
         rows = self.connection.execute(
             "select p.version, f.store, f.place, f.field, f.mode, f.plain_allowed from okcm.protection p"
             " left join okcm.protected_field f on f.tenant_id = p.tenant_id and f.service = p.service"
@@ -53,7 +50,7 @@ class Protection:
         return self.of(service).fields
 
     def by_service(self) -> Mapping[str, Sequence[ProtectedField]]:
-        """Return the lists of all services that have one."""
+        """Return the protected fields of all services that have any."""
         found: dict[str, list[ProtectedField]] = {}
         for row in self.connection.execute(
             "select f.store, f.place, f.field, f.mode, f.plain_allowed, f.service"
@@ -63,7 +60,7 @@ class Protection:
         return found
 
     def rows(self, service: str) -> Sequence[ProtectedFieldRow]:
-        """Return the list of one service, by name, with who changed what."""
+        """Return the protected fields of one service, in order, with the author of each."""
         rows = self.connection.execute(
             "select f.store, f.place, f.field, f.mode, f.plain_allowed, f.changed_by, f.changed_at"
             " from okcm.protected_field f where f.service = %s order by f.store, f.place, f.field",
@@ -72,7 +69,7 @@ class Protection:
         return [ProtectedFieldRow(_field(row), row[5], row[6]) for row in rows]
 
     def lock(self, service: str, by: str) -> None:
-        """Let nobody else change the service's list until the end; raises DatabaseRefused for an unknown service."""
+        """Lock the service's list until the transaction ends; raise DatabaseRefused for an unknown service."""
         self.connection.execute(
             "insert into okcm.protection (tenant_id, service, changed_by) values (%s, %s, %s) on conflict do nothing",
             [self.tenant_id, service, by],
@@ -80,7 +77,7 @@ class Protection:
         self.connection.execute("select from okcm.protection where service = %s for no key update", [service])
 
     def protect(self, service: str, field: ProtectedField, by: str) -> None:
-        """Add a field to the list, or change how it is protected."""
+        """Add a protected field, or change its mode."""
         changed = self.connection.execute(
             "update okcm.protected_field set mode = %s, plain_allowed = %s, changed_by = %s"
             " where service = %s and store = %s and place = %s and field = %s",
@@ -96,9 +93,9 @@ class Protection:
         )
 
     def unprotect(self, service: str, field: ProtectedField, by: str) -> bool:
-        """Take a field off the list; False when it is not there."""
+        """Remove a protected field; return False if it does not exist."""
         which = [service, field.store, field.place, field.field]
-        # Who did it stands on the row before it goes: that is what the record of its going says.
+        # The trigger logs the author of the deletion from the row, so set the author first.
         self.connection.execute(
             "update okcm.protected_field set changed_by = %s"
             " where service = %s and store = %s and place = %s and field = %s",

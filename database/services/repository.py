@@ -1,7 +1,4 @@
-"""Connected services, their certificates and their keys.
-
-The rows of a tenant as the rest of the controller sees them; `interfaces` hands them out. Imports no psycopg.
-"""
+"""Connected services, their certificates and their keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,19 +31,20 @@ _LEAF = (
 _KEY_COLUMNS = "service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id, state, l2_version"
 _KEY = f"select {_KEY_COLUMNS} from okcm.service_key where service = %s"  # noqa: S608 - a constant
 
-# One query, because the root key may be changed between two: its former one, which is read then, is forgotten by now.
+# One query: between two, a change of the root key could delete the credentials of the former key, which the second
+# reads.
 _KEY_AND_ROOT = (
     "select k.service, k.version, k.l2_key, k.root_key_mode, k.root_key, k.wrapped, k.root_key_id, k.state,"
     " k.l2_version, r.place, r.credentials"
     " from okcm.service_key k left join okcm.root_key r using (tenant_id, root_key_id) where k.service = %s"
 )
-# Under these objects may lie that new ones do not join. A process that was told too late of its end may still store one
-# for as long as it remembers the version, which is a minute at most.
+# Versions that may still encrypt objects but no new ones. A process that learned late of the end of a version can still
+# store an object while it caches the version, for at most one minute.
 _UNEMPTIED = "service = %s and state in ('deactivated', 'compromised') and emptied_at is null"
 _SETTLED = "coalesce(deactivated_at, activated_at, created_at) < clock_timestamp() - interval '2 minutes'"
 
-# One query, because each handshake waits for it. Everything is joined by the tenant that row security admits, so a
-# serial of another tenant is not there.
+# One query, because each TLS handshake waits for it. The joins use the tenant that row-level security permits, so the
+# serial of another tenant is not found.
 _CALLER = (
     "select c.service, s.state, t.state, r.region, r.l2_key, r.issuer_fingerprint, r.former_issuer_fingerprint,"
     " a.certificate_pem, a.state, c.not_after, c.revoked_at"
@@ -59,7 +57,7 @@ _CALLER = (
 
 @dataclass(frozen=True, slots=True)
 class ServiceRow:
-    """A connected service. `certificate_not_after` is of its newest certificate that is not revoked."""
+    """A connected service. `certificate_not_after` belongs to its newest certificate that is not revoked."""
 
     service: str
     kind: ServiceKind
@@ -73,7 +71,7 @@ class ServiceRow:
 
 @dataclass(frozen=True, slots=True)
 class ServiceRequestRow:
-    """What somebody outside asked for; workflows are told its id alone and read the rest from here."""
+    """The stored request for a service; workflows receive only its id and read the rest here."""
 
     request_id: str
     service: str
@@ -83,7 +81,7 @@ class ServiceRequestRow:
 
 @dataclass(frozen=True, slots=True)
 class ServiceCertificateRow:
-    """A service's certificate; only serials on record open anything. `generation` counts from 1 for each service."""
+    """A service's certificate; only recorded serials are accepted. `generation` counts from 1 for each service."""
 
     serial: str
     service: str
@@ -99,7 +97,7 @@ class ServiceCertificateRow:
 
 @dataclass(frozen=True, slots=True)
 class ClientIdentityRow:
-    """Everything that decides what a client certificate may do, read in one query by its serial."""
+    """All data that determine the rights of a client certificate, read in one query by its serial."""
 
     service: str
     service_state: ServiceState
@@ -120,7 +118,7 @@ class Services:
     tenant_id: str
 
     def request(self, request: ServiceRequestRow) -> None:
-        """Store what is asked for (operator); the same request id again changes nothing."""
+        """Store a request (operator); a repeated request id changes nothing."""
         self.connection.execute(
             "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
             " values (%s, %s, %s, %s, %s) on conflict do nothing",
@@ -128,7 +126,7 @@ class Services:
         )
 
     def requested(self, request_id: str) -> ServiceRequestRow:
-        """Return a stored request; raises ServiceUnknown."""
+        """Return a stored request; raise ServiceUnknown if it does not exist."""
         found = self.connection.execute(
             "select request_id, service, kind, csr_pem from okcm.service_request where request_id = %s", [request_id]
         ).fetchone()
@@ -138,9 +136,10 @@ class Services:
         return ServiceRequestRow(kept, service, ServiceKind(kind), csr_pem)
 
     def connect(self, service: str, kind: ServiceKind) -> ServiceRow:
-        """Create the service as connecting or bring a disconnected one back to it; a connected one stays connected.
+        """Create the service in state connecting, or return a disconnected one to it; a connected one is unchanged.
 
-        Raises: ServiceConflict when it is of another kind.
+        Raises:
+            ServiceConflict: the service has another kind.
         """
         self.connection.execute(
             "insert into okcm.service (tenant_id, service, kind) values (%s, %s, %s) on conflict do nothing",
@@ -156,7 +155,7 @@ class Services:
         return self._existing(service)
 
     def connected(self, service: str) -> None:
-        """Note that a connecting service has key and certificate."""
+        """Mark a connecting service, which now has key and certificate, as connected."""
         if self._lock(service)[1] is ServiceState.CONNECTING:
             self.connection.execute(
                 "update okcm.service set state = 'connected', connected_at = clock_timestamp() where service = %s",
@@ -164,9 +163,9 @@ class Services:
             )
 
     def disconnect(self, service: str) -> bool:
-        """Revoke its certificates and mark it disconnected, at once and together; False when it already was."""
+        """Revoke all certificates and mark the service disconnected, atomically; return False if it already was."""
         state = self._lock(service)[1]
-        # Said again for a service that is disconnected: an enrolment that was overtaken can have left a certificate.
+        # Repeated for a disconnected service: a superseded enrolment can have left a certificate.
         self.connection.execute(
             "update okcm.service_certificate set revoked_at = clock_timestamp()"
             " where service = %s and revoked_at is null",
@@ -189,7 +188,7 @@ class Services:
         return [_service(row) for row in self.connection.execute(f"{_SERVICE} order by service")]
 
     def record_leaf(self, leaf: ServiceCertificateRow) -> ServiceCertificateRow:
-        """Record a certificate and return the one on record for its service and generation, which is the first."""
+        """Record a certificate and return the recorded one for its service and generation, which is the first."""
         self.connection.execute(
             "insert into okcm.service_certificate"
             " (tenant_id, serial, service, generation, request_id, certificate_pem, not_before, not_after, authority)"
@@ -219,7 +218,7 @@ class Services:
         return None if found is None else ServiceCertificateRow(*found)
 
     def valid_leaves(self, at: datetime) -> Sequence[ServiceCertificateRow]:
-        """Return every certificate that is neither revoked nor expired."""
+        """Return all certificates that are neither revoked nor expired."""
         rows = self.connection.execute(
             "select serial, service, generation, request_id, certificate_pem, not_before, not_after, revoked_at"
             " from okcm.service_certificate where revoked_at is null and not_after > %s order by service, generation",
@@ -228,16 +227,17 @@ class Services:
         return [ServiceCertificateRow(*row) for row in rows]
 
     def issued(self, service: str, request_id: str) -> tuple[ServiceCertificateRow, str]:
-        """Return the certificate that was issued for a request, and the chain above it, which ends in the root.
+        """Return the certificate issued for a request, and its issuer chain, which ends in the root.
 
-        Raises: ServiceUnknown when the service was disconnected meanwhile, Overtaken when another request got the
-        newest certificate.
+        Raises:
+            ServiceUnknown: the service was disconnected meanwhile.
+            Superseded: another request received the newest certificate.
         """
         leaf = self.leaf(service)
         if leaf is None:
             raise ServiceUnknown("the service was disconnected meanwhile", "connect it again")
         if leaf.request_id != request_id:
-            raise Superseded("another request for this service got its certificate after this one", "connect it again")
+            raise Superseded("a later request for this service received a certificate", "connect it again")
         chain = self.connection.execute(
             "select chain_pem from okcm.certificate_authority where serial = %s", [leaf.authority]
         ).fetchone()
@@ -246,17 +246,17 @@ class Services:
         return leaf, str(chain[0])
 
     def generation(self, service: str) -> int:
-        """Return the generation of a service's newest certificate, revoked ones included; 0 before the first."""
+        """Return the generation of a service's newest certificate, including revoked ones; 0 before the first."""
         newest = self.connection.execute(
             "select coalesce(max(generation), 0) from okcm.service_certificate where service = %s", [service]
         ).fetchone()
         return 0 if newest is None else int(newest[0])
 
     def record_key(self, key: ServiceKeyRow) -> ServiceKeyRow:
-        """Record an L3 and return the one on record for its service and version, which is the first.
+        """Record an L3 key and return the recorded one for its service and version, which is the first.
 
-        An active one encrypts from now on. Said to lie under an older version of the tenant key than it does, it is
-        merely wrapped anew once more.
+        An active key encrypts from now on. If `l2_version` is lower than the version that wrapped the key, the only
+        effect is one more re-wrap.
         """
         self.connection.execute(
             f"insert into okcm.service_key (tenant_id, {_KEY_COLUMNS}, activated_at)"  # noqa: S608 - a constant
@@ -282,7 +282,7 @@ class Services:
         return _service_key(kept)
 
     def key(self, service: str, version: int | None = None) -> ServiceKeyRow | None:
-        """Return the active L3 of a service, or a version that still opens something."""
+        """Return the active L3 key of a service, or a version that still decrypts."""
         found = self._one(_KEY, "", service, version)
         key = None if found is None else _service_key(found)
         return key if key is not None and key.state in OPENING else None
@@ -290,11 +290,12 @@ class Services:
     def key_and_root(
         self, service: str, version: int | None = None
     ) -> tuple[ServiceKeyRow, EncryptedRootKeyRow | None] | None:
-        """Return an L3 as `key` does and what it takes to use its root key, both as of one moment.
+        """Return an L3 key as `key` does, and the data to use its root key, both as of one moment.
 
-        The second is None for the platform's root key, and for one whose credentials were forgotten.
+        The second is None for the platform's root key, and for a root key whose credentials were deleted.
 
-        Raises: KeyVersionRetired when the version was destroyed, which is more than that it is not there.
+        Raises:
+            KeyVersionRetired: the version is destroyed. For an unknown version, the result is None.
         """
         found = self._one(_KEY_AND_ROOT, "k.", service, version)
         if found is None:
@@ -309,7 +310,7 @@ class Services:
         return key, EncryptedRootKeyRow(key.root_key_id, parse_place(place), credentials)
 
     def keys(self) -> Sequence[KeyVersionRow]:
-        """Return every version of every L3 by service and version, without what is wrapped."""
+        """Return every version of every L3 key by service and version, without the wraps."""
         rows = self.connection.execute(
             "select service, version, l2_key, root_key_mode, root_key, created_at, state, l2_version, activated_at,"
             " deactivated_at, destroyed_at, last_opened_at, emptied_at from okcm.service_key order by service, version"
@@ -317,7 +318,7 @@ class Services:
         return [_key_version(row) for row in rows]
 
     def opened(self, service: str, version: int) -> None:
-        """Note that a version was opened; within a minute of the last note nothing is written."""
+        """Record that a version was unwrapped, at most once per minute."""
         self.connection.execute(
             "update okcm.service_key set last_opened_at = clock_timestamp() where service = %s and version = %s"
             " and (last_opened_at is null or last_opened_at < clock_timestamp() - interval '1 minute')",
@@ -325,7 +326,7 @@ class Services:
         )
 
     def unemptied(self, service: str) -> Sequence[int]:
-        """Return the versions under which objects may still be sealed and new ones are not, compromised ones first."""
+        """Return versions that may still encrypt objects but no new ones, compromised versions first."""
         rows = self.connection.execute(
             f"select version from okcm.service_key where {_UNEMPTIED} order by state, version",  # noqa: S608 - a constant
             [service],
@@ -333,10 +334,10 @@ class Services:
         return [version for (version,) in rows]
 
     def note_emptied(self, service: str) -> Sequence[int]:
-        # Looked through first without a lock: after very many updates the first look takes seconds, the next one none.
-        """Note which of the `unemptied` nothing is sealed under, and return those; from now on nothing can be."""
+        """Record which of the `unemptied` versions encrypt no objects and return them; afterwards they cannot."""
+        # The first scan runs without a lock: after very many updates it takes seconds, the second one does not.
         empty = [version for version in self.unemptied(service) if not self._seals(service, version)]
-        # Then under one: whoever stores an object under a version holds a share of its row, and is seen afterwards.
+        # Then with a lock: a transaction that stores an object holds a share lock on its version's row, and is seen.
         locked = self.connection.execute(
             f"select version from okcm.service_key where {_UNEMPTIED} and {_SETTLED} and version = any(%s)"  # noqa: S608 - constants
             " order by version for no key update",
@@ -350,7 +351,7 @@ class Services:
         return emptied
 
     def caller(self, serial: str) -> ClientIdentityRow | None:
-        """Return what a certificate on record may do; None when it is not on record or the tenant has no route."""
+        """Return the rights of a recorded certificate; None if it is unknown or the tenant has no route."""
         found = self.connection.execute(_CALLER, [self.tenant_id, serial]).fetchone()
         if found is None:
             return None
@@ -369,8 +370,8 @@ class Services:
         )
 
     def seen(self, services: Sequence[str], at: datetime) -> None:
-        # Locked in one order, so that two processes that saw the same services do not wait for each other.
         """Move `last_seen_at` of services forward."""
+        # Locked in a fixed order, so that two processes that saw the same services do not deadlock.
         self.connection.execute(
             "update okcm.service s set last_seen_at = %(at)s from (select service from okcm.service"
             "  where service = any(%(services)s) and (last_seen_at is null or last_seen_at < %(at)s)"
@@ -379,7 +380,7 @@ class Services:
         )
 
     def _seals(self, service: str, version: int) -> bool:
-        """Return whether an object is sealed under a version; ordered, so that it is looked for in the index alone."""
+        """Return whether a version encrypts an object; the order makes the query use the index only."""
         found = self.connection.execute(
             "select from okcm.managed_object where service = %s and key_version = %s and material is not null"
             " order by object_id limit 1",
@@ -388,10 +389,10 @@ class Services:
         return found.fetchone() is not None
 
     def _one(self, query: str, table: str, service: str, version: int | None) -> tuple[Any, ...] | None:
-        """Return the row of a version, of the active one without `version`; `table` is its name in the query."""
+        """Return the row of a version, or of the active one without `version`; `table` is its alias in the query."""
         if version is None:
             return self.connection.execute(f"{query} and {table}state = 'active'", [service]).fetchone()
-        # bigint, because a text may name any version.
+        # bigint, because the version comes from a caller and may exceed an integer.
         return self.connection.execute(f"{query} and {table}version = %s::bigint", [service, version]).fetchone()
 
     def _lock(self, service: str) -> tuple[ServiceKind, ServiceState]:

@@ -1,4 +1,4 @@
-"""Signed requests to AWS KMS and STS over shared connections, with the credentials of each request."""
+"""Signed requests to AWS KMS and STS over shared connections, each with its own credentials."""
 
 import json
 import re
@@ -21,12 +21,12 @@ from kms.network.http import HttpResponse, Server, Transport
 
 _SUFFIXES = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "amazonaws.com.cn"}
 SESSION_SECONDS = 900
-"""The shortest that AWS gives: a customer who changes the role's trust waits no longer than that."""
+"""The shortest session that AWS permits: a change of the role's trust policy takes effect within this time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Where a key is. `partition` is the second part of its ARN."""
+    """The AWS region of a key; `partition` is the second part of its ARN."""
 
     name: str
     partition: str
@@ -40,14 +40,14 @@ class Region:
 
 
 class PlatformIdentity:
-    """The platform's own AWS credentials, where botocore's chain finds them; it renews them by itself."""
+    """The platform's AWS credentials from botocore's credential chain, which renews them automatically."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._found: Any = None
 
     def credentials(self) -> ReadOnlyCredentials:
-        """Return those of the moment; raises RootKeyUnreachable, since it says nothing of the customer's will."""
+        """Return the current credentials; raises RootKeyUnreachable, because the customer revoked nothing."""
         try:
             with self._lock:
                 if self._found is None:
@@ -57,7 +57,7 @@ class PlatformIdentity:
                 return frozen
         except BotoCoreError:
             pass
-        raise RootKeyUnreachable("the platform has no AWS identity to assume the role with", "tell the operator")
+        raise RootKeyUnreachable("the platform has no AWS identity to assume the role with", "contact the operator")
 
 
 class AwsCalls:
@@ -68,7 +68,7 @@ class AwsCalls:
     def kms(
         self, region: Region, action: str, fields: Mapping[str, Any], credentials: ReadOnlyCredentials
     ) -> dict[str, Any]:
-        """Return the answer's fields; raises what a refusal means."""
+        """Return the fields of the response; raises the error for an AWS error code."""
         headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": f"TrentService.{action}"}
         answer = self._send("kms", region, headers, json.dumps(fields).encode(), credentials)
         if answer.status != 200:
@@ -78,7 +78,7 @@ class AwsCalls:
     def assume_role(
         self, region: Region, role_arn: str, external_id: str, credentials: ReadOnlyCredentials
     ) -> tuple[ReadOnlyCredentials, float]:
-        """Return the role's credentials and their life in seconds."""
+        """Return the role's credentials and their lifetime in seconds."""
         answer = self._sts(
             region,
             credentials,
@@ -97,7 +97,7 @@ class AwsCalls:
         return ReadOnlyCredentials(found[0], found[1], found[2]), max(0.0, min(life, SESSION_SECONDS))
 
     def caller(self, region: Region, credentials: ReadOnlyCredentials) -> str:
-        """Return the ARN of whom the credentials belong to; everybody may ask that of themselves."""
+        """Return the ARN of the credentials' owner; AWS permits this call without a policy."""
         return _element(self._sts(region, credentials, "GetCallerIdentity"), "Arn")
 
     def _sts(self, region: Region, credentials: ReadOnlyCredentials, action: str, **fields: str) -> HttpResponse:
@@ -118,7 +118,7 @@ class AwsCalls:
 
 
 def _element(answer: HttpResponse, name: str) -> str:
-    """Return the text of an element of STS's XML; the names asked for occur once, and their texts need no entity."""
+    """Return the text of an element of STS's XML; each requested name occurs once, and its text has no entity."""
     found = re.search(rf"<{name}>([^<&]{{1,4096}})</{name}>".encode(), answer.body)
     if found is None:
         raise RootKeyServerError

@@ -1,4 +1,4 @@
-"""From AWS's error codes to ours, and the statements a customer has to add where something is denied."""
+"""Conversion of AWS error codes, and the policy statements that a customer must add after a denial."""
 
 import json
 import re
@@ -56,12 +56,12 @@ _SKEW = ("Signature expired", "Signature not yet current")
 
 
 def refusal(answer: HttpResponse, action: str) -> OpenKcmError:
-    """Return what an answer other than 200 to `action` (`kms:Decrypt`) means; AWS's own words stay out of it."""
-    code, said = _code_and_message(answer)
-    if any(part in said for part in _SKEW):
+    """Return the error for a response other than 200 to `action` (`kms:Decrypt`), without AWS's message."""
+    code, message = _code_and_message(answer)
+    if any(part in message for part in _SKEW):
         return RootKeyClockSkew()
     if code in {"KMSInvalidStateException", "CustomKeyStoreInvalidStateException"}:
-        return state_problem("PendingDeletion" if "pending deletion" in said else "Unavailable")
+        return state_problem("PendingDeletion" if "pending deletion" in message else "Unavailable")
     meaning = _MEANINGS.get(code)
     if meaning is None:
         return RootKeyThrottled() if answer.status == 429 else RootKeyServerError()
@@ -73,15 +73,15 @@ def _code_and_message(answer: HttpResponse) -> tuple[str, str]:
         message = _XML_MESSAGE.search(answer.body)
         return found[1].decode(), message[1].decode("utf-8", "replace") if message else ""
     try:
-        told = answer.json()
+        fields = answer.json()
     except RootKeyServerError:
-        told = {}
-    code = str(told.get("__type") or answer.headers.get("x-amzn-errortype") or "")
-    return code.rpartition("#")[2].partition(":")[0], str(told.get("message") or told.get("Message") or "")
+        fields = {}
+    code = str(fields.get("__type") or answer.headers.get("x-amzn-errortype") or "")
+    return code.rpartition("#")[2].partition(":")[0], str(fields.get("message") or fields.get("Message") or "")
 
 
 def state_problem(state: str) -> OpenKcmError:
-    """Return what a key's state other than Enabled means."""
+    """Return the error for a key state other than Enabled."""
     match state:
         case "PendingDeletion" | "PendingReplicaDeletion":
             return RootKeyPendingDeletion()
@@ -90,23 +90,23 @@ def state_problem(state: str) -> OpenKcmError:
         case "Disabled":
             return RootKeyDisabled()
         case _:
-            return RootKeyDisabled("the root key is not usable in its present state", "look at its state in AWS KMS")
+            return RootKeyDisabled("the root key is not usable in its present state", "check its state in AWS KMS")
 
 
 def key_policy_hint(tenant_id: str, principal: str | None) -> str:
-    """Return what a key's policy has to say for `principal`, an ARN, None where it could not be found out."""
+    """Return the statements that a key policy needs for `principal`, an ARN; None if it is unknown."""
     wanted = key_policy_statements(tenant_id, principal or "ARN OF THE USER WHOSE ACCESS KEYS WERE GIVEN")
     return f"add to the key's policy: {json.dumps(wanted)}"
 
 
 def trust_policy_hint(tenant_id: str, principal: str | None) -> str:
-    """Return what a role's trust policy has to say for `principal`, an ARN, None where it could not be found out."""
+    """Return the statement that a role's trust policy needs for `principal`, an ARN; None if it is unknown."""
     wanted = trust_statement(tenant_id, principal or "ARN OF THE PLATFORM, ASK THE OPERATOR")
     return f"add to the role's trust policy: {json.dumps([wanted])}"
 
 
 def lasting_arn(arn: str) -> str:
-    """Return the role behind the ARN of a session, for a policy should not name a session."""
+    """Return the role's ARN for the ARN of a session, because a policy should not name a session."""
     if found := _ACCOUNT.fullmatch(arn):
         return f"arn:{found[1]}:iam::{found[2]}:role/{found[3]}"
     return arn

@@ -1,8 +1,8 @@
-"""BYOK: a symmetric key in AWS KMS of the customer's own account.
+"""BYOK: a symmetric key in AWS KMS in the customer's account.
 
-The customer's key policy allows kms:Encrypt, kms:Decrypt and kms:DescribeKey to a role, which the platform assumes with
-the tenant's external id, or to a user whose access keys it is given. The context goes as the encryption context, field
-by field, so that the customer's CloudTrail tells for which tenant and service each opening was.
+The customer's key policy allows kms:Encrypt, kms:Decrypt and kms:DescribeKey for a role, which the platform assumes
+with the tenant's external id, or for a user whose access keys the platform has. The context is sent as the encryption
+context, field by field, so that the customer's CloudTrail shows tenant and service of each decryption.
 """
 
 import base64
@@ -48,14 +48,14 @@ class _Shared:
 
 
 class AwsKms:
-    """The provider: what the root keys of all customers share."""
+    """The provider: the connections and sessions that the root keys of all customers share."""
 
     def __init__(self, reach: EgressPolicy) -> None:
         transport = Transport(reach.timeout_seconds, lambda _address, _encrypted: True, kept=64)
         self._shared = _Shared(AwsCalls(transport, reach.aws_endpoint), PlatformIdentity(), Sessions())
 
     def open(self, tenant_id: str, place: AwsKmsKeyRef, credentials: Credentials) -> RootKey:
-        """Return the root key; nothing is connected to. Raises RootKeyRefused for a region that is not public."""
+        """Return the root key without a connection. Raises RootKeyRefused for an unsupported AWS partition."""
         region = Region(place.region, place.key_arn.split(":")[1])
         if not region.is_known:
             raise RootKeyRefused("key_arn: this partition of AWS is not supported", "use aws, aws-cn or aws-us-gov")
@@ -64,7 +64,7 @@ class AwsKms:
 
 
 class AwsIdentity:
-    """As whom one root key is used: a role, or the owner of access keys."""
+    """The AWS identity for one root key: a role, or the owner of access keys."""
 
     def __init__(self, tenant_id: str, role: str | None, given: Credentials, region: Region, shared: _Shared) -> None:
         self._tenant_id = tenant_id
@@ -73,28 +73,28 @@ class AwsIdentity:
         self._given = given
         self._region = region
         self._shared = shared
-        said = json.dumps([tenant_id, role, region.name, given.dump().decode()])
-        self._session = hashlib.sha256(said.encode()).digest()
+        identity = json.dumps([tenant_id, role, region.name, given.dump().decode()])
+        self._session = hashlib.sha256(identity.encode()).digest()
 
     def credentials(self) -> ReadOnlyCredentials:
-        """Return what to sign with; raises what the assuming of the role raises."""
+        """Return the credentials for signatures; raises the errors of `_assume`."""
         if self._role is None:
             return self._own()
         return self._shared.assumed.current(self._session, self._assume)
 
     def renewed(self) -> ReadOnlyCredentials:
-        """Return what to sign with, the role assumed anew: a trust that has ended shows itself."""
+        """Return credentials after the role was assumed again, which detects a revoked trust policy."""
         if self._role is not None:
             self.forget(self.credentials())
         return self.credentials()
 
     def forget(self, refused: ReadOnlyCredentials) -> None:
-        """Drop a session that AWS does not take any more."""
+        """Drop a session that AWS rejected."""
         if self._role is not None:
             self._shared.assumed.forget(self._session, refused)
 
     def principal(self) -> str | None:
-        """Return the ARN that a key policy should name, None where it cannot be found out."""
+        """Return the ARN that a key policy should name; None if it cannot be determined."""
         return self._role or self._caller()
 
     def _assume(self) -> tuple[ReadOnlyCredentials, float]:
@@ -120,7 +120,7 @@ class AwsIdentity:
 
 
 class AwsKmsRootKey:
-    """`interfaces.RootKey` by one request each."""
+    """An `interfaces.RootKey` in AWS KMS; each operation is one request."""
 
     def __init__(
         self, tenant_id: str, place: AwsKmsKeyRef, region: Region, calls: AwsCalls, identity: AwsIdentity
@@ -137,32 +137,32 @@ class AwsKmsRootKey:
         return _bytes(answer, "CiphertextBlob")
 
     def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
-        """Decrypt; the key is named, so that what another key of the account wrapped does not open."""
+        """Decrypt; the request names the key, so that AWS rejects a ciphertext of another key in the account."""
         if not 1 <= len(wrapped) <= _LARGEST_CIPHERTEXT:
             raise WrongContext
         answer = self._call("Decrypt", CiphertextBlob=_text(wrapped), EncryptionContext=encryption_context(context))
         return _bytes(answer, "Plaintext")
 
     def version_of(self, wrapped: bytes) -> int | None:
-        """Return None: AWS KMS tells nobody which material of a key it used."""
+        """Return None, because AWS KMS does not disclose which key material it used."""
         del wrapped
         return None
 
     def validate(self) -> Sequence[OpenKcmError]:
-        """Assume the role anew, look at the key, try it; every action that is denied is named with its remedy."""
+        """Assume the role again, check the key's properties and test it; report each denied action with its remedy."""
         denied: list[str] = []
         problems: list[OpenKcmError] = []
         try:
             self._identity.renewed()
             problems += self._unsuitable(denied)
             if not problems:
-                problems += self._untried(denied)
+                problems += self._round_trip(denied)
         except CustomerKeyError as problem:
             return (problem,)
         if denied:
             hint = key_policy_hint(self._tenant_id, self._identity.principal())
-            # Who may nothing else in the account is not told by AWS whether a key exists.
-            doubt = ", or the key is not there" if {"kms:Encrypt", "kms:DescribeKey"} <= set(denied) else ""
+            # AWS does not disclose whether a key exists to a caller without any other permission.
+            doubt = ", or the key does not exist" if {"kms:Encrypt", "kms:DescribeKey"} <= set(denied) else ""
             problems.insert(0, RootKeyDenied(f"{' and '.join(denied)} denied for the platform{doubt}", hint))
         return problems
 
@@ -185,11 +185,11 @@ class AwsKmsRootKey:
         if (state := key.get("KeyState")) != "Enabled":
             yield state_problem(str(state))
 
-    def _untried(self, denied: list[str]) -> Iterator[OpenKcmError]:
+    def _round_trip(self, denied: list[str]) -> Iterator[OpenKcmError]:
         for problem in round_trip_problems(self, self._tenant_id):
             if type(problem) is RootKeyDenied:
                 denied.append(problem.message.partition(" ")[0])
-                # Without a ciphertext there is nothing to try decrypting on.
+                # Without a ciphertext, decryption cannot be tested.
                 if "kms:Encrypt" in denied:
                     denied.append("perhaps kms:Decrypt")
             else:
@@ -205,9 +205,9 @@ class AwsKmsRootKey:
 
 
 def encryption_context(context: EncryptionContext) -> dict[str, str]:
-    """Return the context as AWS takes it: an empty field is left out, since AWS takes no empty value.
+    """Return the context as an AWS encryption context, without empty fields, because AWS accepts no empty value.
 
-    Still injective: the names are fixed, and a field that is left out is empty and nothing else.
+    The mapping is still injective: the names are fixed, and only an empty field is left out.
     """
     context.encode()
     fields = {

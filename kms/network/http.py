@@ -1,6 +1,6 @@
-"""Requests to a key server of a customer's: bounded in time and size, never redirected, never tried twice.
+"""Requests to a customer's key server: limited in time and size, without redirects and retries.
 
-What goes wrong on the way is told as errors of the vocabulary; what an answer means is the provider's to say.
+Connection failures become errors of `core.errors.keys`; the provider interprets the responses.
 """
 
 import json
@@ -19,14 +19,14 @@ from urllib3.exceptions import HTTPError, NameResolutionError, ReadTimeoutError,
 from core.errors.keys import CustomerKeyError, RootKeyServerError, RootKeyTimeout, RootKeyUnreachable
 from kms.network.pinned_connections import AddressNotAllowed, BoundedPool, BoundedTlsPool, tls_context
 
-LARGEST_ANSWER = 65_536
+LARGEST_RESPONSE = 65_536
 _POOLS = 1024
 _shared_context = lru_cache(maxsize=256)(tls_context)
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where to connect to: an origin, and what to trust there (None: the system's certificates)."""
+    """An origin and its trusted CA certificates (None: those of the system)."""
 
     scheme: str
     host: str
@@ -35,7 +35,7 @@ class Server:
 
     @classmethod
     def at(cls, address: str, ca_pem: str | None = None) -> "Server":
-        """Return the origin of `address`, a checked http or https address."""
+        """Return the origin of `address`, a validated http or https URL."""
         parts = urlsplit(address)
         return cls(parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80), ca_pem)
 
@@ -47,7 +47,7 @@ class HttpResponse:
     body: bytes
 
     def json(self) -> dict[str, Any]:
-        """Return the body's object, `{}` for an empty body; raises RootKeyServerError when it is anything else."""
+        """Return the JSON object in the body, `{}` for an empty body; raises RootKeyServerError for any other body."""
         if not self.body:
             return {}
         try:
@@ -55,19 +55,17 @@ class HttpResponse:
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise RootKeyServerError(
-                "what answers at the root key's address is not its key server", "check the address"
-            )
+            raise RootKeyServerError("the server at the root key's address is not its key server", "check the address")
         return found
 
 
 class Transport:
-    """Connections to many servers, shared by all their root keys and by threads. Nothing is opened before `send`."""
+    """Connections to many servers, shared by all their root keys and by threads; `send` connects on demand."""
 
     def __init__(self, timeout_seconds: float, allows: Callable[[str, bool], bool], kept: int = 16) -> None:
-        """Take how long an answer may take, and whether an address may be connected to, by TLS or not.
+        """`allows` decides whether an address may be connected to, with TLS or without.
 
-        `kept` is how many idle connections to one server are kept at most.
+        `kept` is the maximum number of idle connections to one server.
         """
         self._timeout = timeout_seconds
         self._kept = kept
@@ -78,7 +76,7 @@ class Transport:
     def send(
         self, server: Server, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> HttpResponse:
-        """Return the answer, whatever its status.
+        """Return the response, regardless of its status.
 
         Raises: RootKeyUnreachable, RootKeyTimeout, RootKeyServerError.
         """
@@ -93,16 +91,16 @@ class Transport:
                 preload_content=False,
                 decode_content=False,
             )
-            content = response.read(LARGEST_ANSWER + 1)
-            if len(content) > LARGEST_ANSWER:
+            content = response.read(LARGEST_RESPONSE + 1)
+            if len(content) > LARGEST_RESPONSE:
                 response.close()
         except (HTTPError, OSError, ValueError) as foreign:
-            raise _ours(foreign, server) from None
-        if len(content) > LARGEST_ANSWER:
-            raise RootKeyServerError("the answer of the root key's server is too long", "check the address")
+            raise _error_for(foreign, server) from None
+        if len(content) > LARGEST_RESPONSE:
+            raise RootKeyServerError("the response of the root key's server is too long", "check the address")
         if 300 <= response.status < 400:
             raise RootKeyUnreachable(
-                "the root key's server sends elsewhere, which is not followed", "give the address it sends to"
+                "the root key's server redirects, which is not followed", "use the address of the redirect"
             )
         return HttpResponse(response.status, response.headers, content)
 
@@ -126,7 +124,7 @@ class Transport:
         return kind(server.host, server.port, timeout=timeout, maxsize=self._kept, block=False, **more)
 
 
-def _ours(foreign: Exception, server: Server) -> CustomerKeyError:
+def _error_for(foreign: Exception, server: Server) -> CustomerKeyError:
     match foreign:
         case AddressNotAllowed():
             return RootKeyUnreachable(
@@ -134,13 +132,13 @@ def _ours(foreign: Exception, server: Server) -> CustomerKeyError:
                 "use https and a public address, or ask the operator to allow the network",
             )
         case NameResolutionError():
-            return RootKeyUnreachable(f"there is no address for {server.host}", "check the name in the address")
+            return RootKeyUnreachable(f"no address found for {server.host}", "check the host name in the address")
         case ReadTimeoutError() | TimeoutError():
             return RootKeyTimeout()
         case SSLError() | ssl.SSLError():
             return RootKeyUnreachable(
                 f"the certificate of {server.host} is not trusted, or it does not speak TLS",
-                "give the certificates to trust, and check that the address is in the server's certificate",
+                "provide the CA certificates, and check that the server's certificate contains the address",
             )
         case _:
             return RootKeyUnreachable(f"{server.host}:{server.port} does not answer")

@@ -1,8 +1,8 @@
-"""Connections to servers that customers name: to addresses that were checked, and never for longer than agreed.
+"""Connections to servers that customers name: only to verified addresses, and only until a deadline.
 
-The address is checked on the socket's own side: a name is resolved once and what was checked is what is connected to,
-so that a second answer of the customer's name server (DNS rebinding) leads nowhere. An answer has to be there in full
-by its deadline, or a server that sends one byte a second would hold a thread of ours for hours.
+A name is resolved once, and the socket connects to the verified address. A second response of the customer's name
+server (DNS rebinding) therefore has no effect. The whole response must arrive before its deadline, because a server
+that sends one byte a second would otherwise block a thread for hours.
 """
 
 import queue
@@ -21,7 +21,7 @@ Allows = Callable[[str], bool]
 
 
 class AddressNotAllowed(NewConnectionError):
-    """The host has addresses, and none that may be connected to."""
+    """The host has addresses, and none of them is allowed."""
 
 
 class _BoundedSocket(socket.socket):
@@ -49,9 +49,9 @@ def _remaining(deadline: float | None, otherwise: float | None) -> float | None:
 
 
 def tls_context(ca_pem: str | None) -> ssl.SSLContext:
-    """Return a verifying context that trusts `ca_pem` alone, or the system's certificates when there is none.
+    """Return a verifying context that trusts only `ca_pem`, or the system's CA certificates when it is None.
 
-    Raises ssl.SSLError when `ca_pem` holds no certificate.
+    Raises ssl.SSLError when `ca_pem` contains no certificate.
     """
     context = ssl.create_default_context(cadata=ca_pem)
     context.sslsocket_class = _BoundedTlsSocket
@@ -62,7 +62,7 @@ def _connect(connection: HTTPConnection, allows: Allows) -> socket.socket:
     host, port, timeout = connection._dns_host, connection.port, float(connection.timeout or 0)  # noqa: SLF001 - as urllib3's own _new_conn does
     until = time.monotonic() + timeout
     try:
-        found = _resolved(host.strip("[]"), port, timeout)
+        found = _resolve(host.strip("[]"), port, timeout)
     except queue.Empty:
         raise ConnectTimeoutError(connection, "resolving the name timed out") from None
     except (OSError, UnicodeError) as unknown:
@@ -87,10 +87,10 @@ def _connect(connection: HTTPConnection, allows: Allows) -> socket.socket:
     raise NewConnectionError(connection, failure.strerror or "connection failed")
 
 
-def _resolved(host: str, port: int, timeout: float) -> list[Any]:
+def _resolve(host: str, port: int, timeout: float) -> list[Any]:
     """Return the addresses; raises queue.Empty after `timeout`.
 
-    In a thread of its own, which is left behind then: the C library takes as long as the customer's name servers do.
+    A separate thread resolves and is abandoned after the timeout, because the C library waits for the name servers.
     """
     found: queue.SimpleQueue[list[Any] | OSError | UnicodeError] = queue.SimpleQueue()
 
@@ -107,7 +107,7 @@ def _resolved(host: str, port: int, timeout: float) -> list[Any]:
     return answer
 
 
-def _answer_by(connection: HTTPConnection) -> None:
+def _set_deadline(connection: HTTPConnection) -> None:
     if isinstance(connection.sock, _BoundedSocket | _BoundedTlsSocket) and isinstance(connection.timeout, int | float):
         connection.sock.deadline = time.monotonic() + connection.timeout
 
@@ -121,7 +121,7 @@ class _Connection(HTTPConnection):
         return _connect(self, self._allows)
 
     def getresponse(self) -> Any:
-        _answer_by(self)
+        _set_deadline(self)
         return super().getresponse()
 
 
@@ -134,7 +134,7 @@ class _TlsConnection(HTTPSConnection):
         return _connect(self, self._allows)
 
     def getresponse(self) -> Any:
-        _answer_by(self)
+        _set_deadline(self)
         return super().getresponse()
 
 

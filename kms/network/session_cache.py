@@ -1,4 +1,4 @@
-"""Short-lived credentials that were logged in for: kept until shortly before their end, shared between threads."""
+"""A cache of short-lived credentials from logins, each kept until shortly before its expiry; safe to share."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from openkcm.errors import OpenKcmError
 
 T = TypeVar("T")
 _USED_UNTIL = 0.8
-"""Part of a life after which the next use logs in again: no request then meets an end that is just passing."""
+"""Part of a lifetime after which the next use logs in again, so that no session expires during a request."""
 _KEPT = 10_000
 
 
@@ -25,7 +25,7 @@ class _Kept(Generic[T]):
 
 
 class Sessions(Generic[T]):
-    """One login for each key at a time; other keys never wait for it."""
+    """Sessions by key, with one login for each key at a time; other keys never wait for it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -33,9 +33,9 @@ class Sessions(Generic[T]):
         self._lock = threading.Lock()
 
     def current(self, key: bytes, log_in: Callable[[], tuple[T, float]]) -> T:
-        """Return what `log_in` gave, which is the session and its life in seconds; calls it when none is good.
+        """Return the cached session, or that of `log_in`, which returns the session and its lifetime in seconds.
 
-        Whoever waited for an attempt that failed fails with it: a server that hangs would else be waited for in turn.
+        Callers that waited for a failed login get its error; otherwise each of them would wait for a hanging server.
         """
         kept = self._entry(key)
         seen = kept.failures

@@ -1,1 +1,1 @@
-"""Root keys in a customer's own OpenBao or Vault."""
+"""Root keys in a customer's OpenBao or Vault."""

@@ -1,4 +1,4 @@
-"""Requests to a customer's OpenBao or Vault as whoever the platform is there, and what its refusals mean."""
+"""Requests to a customer's OpenBao or Vault with the credentials of a root key, and the meaning of its errors."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ from openkcm.errors import OpenKcmError
 
 _LONGEST_SESSION = 3600.0
 _ACL_REFUSAL = "1 error occurred"
-"""How the refusal of a policy begins; one of the token itself is the bare `permission denied`."""
+"""The start of a denial by a policy; an invalid token causes only `permission denied`."""
 
 
 class OpenBaoCalls:
-    """For one root key; connections and logins are shared with all others."""
+    """Requests for one root key; connections and logins are shared with all others."""
 
     def __init__(
         self, place: OpenBaoKeyRef, credentials: Credentials, transport: Transport, logins: Sessions[str]
@@ -37,11 +37,11 @@ class OpenBaoCalls:
         self._transport = transport
         self._logins = logins
         self._server = Server.at(place.address, place.ca_pem)
-        said = json.dumps([place.model_dump_json(), credentials.dump().decode()])
-        self._login = hashlib.sha256(said.encode()).digest()
+        identity = json.dumps([place.model_dump_json(), credentials.dump().decode()])
+        self._login = hashlib.sha256(identity.encode()).digest()
 
     def checked(self, answer: HttpResponse) -> Mapping[str, Any]:
-        """Return the answer's data; raises what the answer means."""
+        """Return the data of a response; raises the error that a failed response means."""
         if answer.status in {200, 204}:
             found = answer.json().get("data")
             if not isinstance(found, dict):
@@ -53,10 +53,10 @@ class OpenBaoCalls:
         raise _meaning(answer)
 
     def send(self, method: str, path: str, fields: Mapping[str, Any] | None = None) -> HttpResponse:
-        """Send one request; an AppRole's token that is refused is replaced once, for it may have been revoked."""
+        """Send one request; a rejected token of an AppRole is replaced once, because it may have been revoked."""
         token = self._token()
         answer = self._request(method, path, fields, token)
-        if answer.status == 403 and self._place.role_id is not None and not _is_policys(answer):
+        if answer.status == 403 and self._place.role_id is not None and not _is_policy_denial(answer):
             self._logins.forget(self._login, token)
             answer = self._request(method, path, fields, self._token())
         return answer
@@ -74,58 +74,58 @@ class OpenBaoCalls:
         return self._logins.current(self._login, self._renew if self._place.role_id is None else self._log_in)
 
     def _renew(self) -> tuple[str, float]:
-        """Return the given token, renewed where it may be; whether it is any good says the request it is meant for."""
+        """Return the given token, renewed if it is renewable; the following request shows whether it is valid."""
         given = self._credentials.token
         token = "" if given is None else _header_safe(given.get_secret_value())
         answer = self._request("POST", "auth/token/renew-self", {}, token)
         auth = answer.json().get("auth") if answer.status == 200 else None
-        return token, _life(auth if isinstance(auth, dict) else {})
+        return token, _lifetime(auth if isinstance(auth, dict) else {})
 
     def _log_in(self) -> tuple[str, float]:
         secret_id = self._credentials.secret_id
         fields = {"role_id": self._place.role_id, "secret_id": secret_id.get_secret_value() if secret_id else ""}
         answer = self._request("POST", "auth/approle/login", fields, "")
         if answer.status in {400, 403}:
-            raise RootKeyCredentialsRefused("the AppRole's login is refused", "give a role id and secret id that work")
+            raise RootKeyCredentialsRefused("the AppRole login is rejected", "provide a valid role id and secret id")
         if answer.status != 200:
             raise _meaning(answer)
         auth = answer.json().get("auth")
         if not isinstance(auth, dict) or not isinstance(auth.get("client_token"), str):
             raise not_transit()
-        return auth["client_token"], _life(auth)
+        return auth["client_token"], _lifetime(auth)
 
     def raise_if_token_is_dead(self, refusal: HttpResponse) -> None:
-        if _is_policys(refusal):
+        if _is_policy_denial(refusal):
             return
         if self.send("GET", "auth/token/lookup-self").status == 403:
-            raise RootKeyCredentialsRefused("the token is not accepted", "it ended or was revoked: give a new one")
+            raise RootKeyCredentialsRefused("the token is not accepted", "it expired or was revoked: provide a new one")
 
 
-def _life(auth: Mapping[str, Any]) -> float:
-    """Return for how many seconds a token is used before it is renewed or replaced; 0 means that it has no end."""
+def _lifetime(auth: Mapping[str, Any]) -> float:
+    """Return how many seconds a token is used before it is renewed or replaced; a duration of 0 has no end."""
     life = auth.get("lease_duration")
     return min(float(life), _LONGEST_SESSION) if isinstance(life, int) and life > 0 else _LONGEST_SESSION
 
 
 def _header_safe(token: str) -> str:
     if not token.isascii() or not token.isprintable():
-        raise RootKeyCredentialsRefused("the token is not accepted", "give the token alone, without spaces or lines")
+        raise RootKeyCredentialsRefused("the token is not accepted", "provide the token without spaces or line breaks")
     return token
 
 
 def _reasons(answer: HttpResponse) -> str:
-    """Return the server's words, for recognising them; they never go into a message."""
+    """Return the server's error texts, only to classify them; they never appear in a message."""
     errors = answer.json().get("errors")
     return " ".join(str(one) for one in errors) if isinstance(errors, list) else ""
 
 
-def _is_policys(answer: HttpResponse) -> bool:
+def _is_policy_denial(answer: HttpResponse) -> bool:
     return _ACL_REFUSAL in _reasons(answer)
 
 
 def not_transit() -> RootKeyServerError:
     return RootKeyServerError(
-        "what answers at the root key's address is not a Transit mount", "check address and mount"
+        "the server at the root key's address has no such Transit mount", "check address and mount"
     )
 
 
@@ -149,13 +149,13 @@ _MEANINGS: tuple[tuple[str, type[CustomerKeyError | WrongContext]], ...] = (
 
 
 def _meaning(answer: HttpResponse) -> OpenKcmError:
-    """Return what a refusal other than 403 means; one nobody foresaw is the server's trouble, and says no more."""
+    """Return the error for a failure other than 403; an unknown failure counts as an error of the server."""
     if answer.status == 503 and b"sealed" in answer.body:
         return RootKeyDisabled("the key server is sealed", "unseal it")
     if answer.status == 429:
         return RootKeyThrottled()
     if answer.status == 404:
-        return _nowhere(_reasons(answer))
+        return _missing(_reasons(answer))
     reasons = _reasons(answer) if answer.status == 400 else ""
     for part, meaning in _MEANINGS:
         if part in reasons:
@@ -163,9 +163,9 @@ def _meaning(answer: HttpResponse) -> OpenKcmError:
     return RootKeyServerError()
 
 
-def _nowhere(reasons: str) -> RootKeyMissing:
+def _missing(reasons: str) -> RootKeyMissing:
     if "namespace" in reasons:
-        return RootKeyMissing("there is no such namespace", "check the namespace")
+        return RootKeyMissing("the namespace does not exist", "check the namespace")
     if "no handler" in reasons:
-        return RootKeyMissing("there is nothing mounted there", "check the mount's path and the namespace")
+        return RootKeyMissing("no secrets engine is mounted at this path", "check the mount's path and the namespace")
     return RootKeyMissing()

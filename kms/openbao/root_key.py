@@ -1,16 +1,17 @@
-"""HYOK: a root key in Transit of the customer's own OpenBao or Vault, which encrypts and decrypts and never shows it.
+"""HYOK: a root key in Transit of the customer's OpenBao or Vault, which encrypts and decrypts and never exports it.
 
-The smallest policy it needs, for a key `KEY` at the mount `transit`:
+The minimal policy for a key `KEY` at the mount `transit`:
 
     path "transit/encrypt/KEY" { capabilities = ["update"] }
     path "transit/decrypt/KEY" { capabilities = ["update"] }
     path "transit/keys/KEY" { capabilities = ["read"] }
 
-and the `default` policy, by which a token may look at itself and be renewed. Not `create`: with it, Transit would make
-a new key where the customer's is gone, and service keys would be wrapped by what nobody chose.
+and the `default` policy, which permits a token to read and renew itself. `create` must not be granted: with it, Transit
+would create a new key in place of a deleted one, and service keys would be wrapped by a key that the customer did not
+choose.
 
-The context is sent twice, as associated data, which AEAD keys bind, and as the derivation's context, which only derived
-keys look at; so no answer depends on knowing which kind of key it is.
+The context is sent twice: as associated data, which AEAD keys authenticate, and as the context of the key derivation,
+which only derived keys use. So the kind of the key need not be known.
 """
 
 import base64
@@ -40,7 +41,7 @@ _SUITABLE = ("aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305")
 
 
 class OpenBao:
-    """The provider: what the root keys of all customers share."""
+    """The provider: the connections and logins that the root keys of all customers share."""
 
     def __init__(self, reach: EgressPolicy) -> None:
         self._reach = reach
@@ -50,7 +51,7 @@ class OpenBao:
         self._logins: Sessions[str] = Sessions()
 
     def open(self, tenant_id: str, place: OpenBaoKeyRef, credentials: Credentials) -> RootKey:
-        """Return the root key; nothing is connected to. Raises RootKeyRefused for what may never be connected to."""
+        """Return the root key without a connection. Raises RootKeyRefused for an address that is not allowed."""
         server = Server.at(place.address, place.ca_pem)
         encrypted = server.scheme == "https"
         forbidden = not encrypted and not self._reach.networks
@@ -65,7 +66,7 @@ class OpenBao:
 
 
 class OpenBaoRootKey:
-    """`interfaces.RootKey` by one or two requests each."""
+    """An `interfaces.RootKey` in Transit; each operation is one or two requests."""
 
     def __init__(self, tenant_id: str, place: OpenBaoKeyRef, calls: OpenBaoCalls) -> None:
         self._tenant_id = tenant_id
@@ -73,10 +74,10 @@ class OpenBaoRootKey:
         self._calls = calls
 
     def wrap(self, context: EncryptionContext, inner: bytes) -> bytes:
-        """Encrypt, after looking whether the key is there: where the policy allows it, Transit would make a new one."""
-        looked = self._calls.send("GET", self._path("keys"))
-        if looked.status != 403:
-            self._calls.checked(looked)
+        """Encrypt, after a check that the key exists: if the policy permits it, Transit would create a new one."""
+        described = self._calls.send("GET", self._path("keys"))
+        if described.status != 403:
+            self._calls.checked(described)
         answer = self._calls.send("POST", self._path("encrypt"), _bound(context, plaintext=_text(inner)))
         found = self._calls.checked(answer).get("ciphertext")
         if not isinstance(found, str):
@@ -96,16 +97,16 @@ class OpenBaoRootKey:
             raise not_transit() from None
 
     def version_of(self, wrapped: bytes) -> int | None:
-        """Return the version in Transit's own text form."""
+        """Return the version in Transit's text format."""
         return transit_version(wrapped)
 
     def validate(self) -> Sequence[OpenKcmError]:
-        """Look at the key, then try it; every path that is refused is named, with the policy that would allow it."""
+        """Check the key's properties and test it; each denied path is named with the policy that allows it."""
         refused: list[str] = []
         try:
             problems = list(self._unsuitable(refused))
             if not any(isinstance(problem, RootKeyDisabled | RootKeyMissing) for problem in problems):
-                problems += [*self._untried(refused), *self._ending()]
+                problems += [*self._round_trip(refused), *self._expiry()]
         except CustomerKeyError as problem:
             return (problem,)
         if refused:
@@ -130,20 +131,18 @@ class OpenBaoRootKey:
             yield RootKeyUnsuitable(f"the key is of type {kind}", f"use one of type {' or '.join(_SUITABLE)}")
         if key.get("convergent_encryption") is True:
             yield RootKeyUnsuitable(
-                "the key is convergent: the same service key would always look the same", "use one that is not"
+                "the key is convergent: equal service keys would have equal ciphertexts", "use one that is not"
             )
         if key.get("exportable") is True:
-            yield RootKeyUnsuitable("the key is exportable: it can leave its server", "use one that is not")
+            yield RootKeyUnsuitable("the key is exportable from its server", "use one that is not")
         if key.get("allow_plaintext_backup") is True:
-            yield RootKeyUnsuitable(
-                "the key allows plaintext backups: it can leave its server", "use one that does not"
-            )
+            yield RootKeyUnsuitable("the key allows plaintext backups outside its server", "use one that does not")
 
-    def _untried(self, refused: list[str]) -> Iterator[OpenKcmError]:
+    def _round_trip(self, refused: list[str]) -> Iterator[OpenKcmError]:
         capabilities = self._capabilities()
         if "create" in capabilities.get("encrypt", ()):
             yield RootKeyUnsuitable(
-                "the policy allows create on encrypt: if the key is deleted, a new one would be made unasked",
+                "the policy allows create on encrypt: a deleted key would be replaced by a new one",
                 self._policy(["encrypt"]),
             )
         unusable = {what for what, found in capabilities.items() if found and not {"update", "root"} & set(found)} & {
@@ -159,8 +158,8 @@ class OpenBaoRootKey:
             else:
                 yield problem
 
-    def _ending(self) -> Iterator[OpenKcmError]:
-        """Yield what is wrong with a token that renewing will not keep alive; it may not be told who it is."""
+    def _expiry(self) -> Iterator[OpenKcmError]:
+        """Yield the problem of a token that cannot be renewed indefinitely; nothing if it may not read itself."""
         if self._place.role_id is not None:
             return
         answer = self._calls.send("GET", "auth/token/lookup-self")
@@ -168,12 +167,12 @@ class OpenBaoRootKey:
         token = found if isinstance(found, dict) else {}
         if token.get("ttl") and not (token.get("period") and token.get("renewable")):
             yield RootKeyUnsuitable(
-                f"the token ends on {str(token.get('expire_time'))[:10]}, and the root key with it",
-                "give a periodic one (bao token create -orphan -period=24h -policy=P), which is renewed, or an AppRole",
+                f"the token expires on {str(token.get('expire_time'))[:10]}, which disables the root key",
+                "use a periodic token (bao token create -orphan -period=24h -policy=P) or an AppRole",
             )
 
     def _capabilities(self) -> Mapping[str, Sequence[str]]:
-        """Return what the token may do with the key's paths; empty where it may not ask."""
+        """Return the token's capabilities on the key's paths; empty where it may not read them."""
         paths = {self._path(what): what for what in ("encrypt", "decrypt", "keys")}
         answer = self._calls.send("POST", "sys/capabilities-self", {"paths": list(paths)})
         if answer.status != 200:
@@ -193,7 +192,7 @@ class OpenBaoRootKey:
     def _policy(self, whats: Sequence[str]) -> str:
         wanted = {"encrypt": "update", "decrypt": "update", "keys": "read"}
         lines = (f'path "{self._path(what)}" {{ capabilities = ["{wanted[what]}"] }}' for what in dict.fromkeys(whats))
-        return "let the policy say: " + " ".join(lines)
+        return "add to the policy: " + " ".join(lines)
 
     def _path(self, what: str) -> str:
         return f"{self._place.mount}/{what}/{self._place.key}"

@@ -1,1 +1,1 @@
-"""Root keys in PKCS#11 tokens."""
+"""Root keys in PKCS #11 tokens."""

@@ -1,7 +1,7 @@
-"""A PKCS#11 module with its tokens: found, logged in to, and noticed when they change or go. For one thread only.
+"""A PKCS #11 module with its tokens: discovery, login, and detection of changes and removals. For one thread only.
 
-Being logged in holds for a token and the whole process, whoever's PIN it was: after one tenant's login another's would
-not be looked at. So a session goes with the PIN that opened it, and another PIN closes it and has to open its own.
+A login is a state of the token and the whole process, regardless of the PIN: after one tenant's login the token would
+not verify another tenant's PIN. So each session belongs to its PIN; another PIN closes it and logs in again.
 """
 
 import fcntl
@@ -19,13 +19,13 @@ from pkcs11.constants import TokenFlag
 
 from core.errors.keys import RootKeyCredentialsRefused, RootKeyUnreachable, RootKeyUnsuitable
 
-_LOOKED_SECONDS = 300.0
-"""After which the module is initialised anew and every PIN is shown again: SoftHSM2 for one does not see by itself that
-another process has changed a PIN."""
+_REINITIALIZE_SECONDS = 300.0
+"""Interval after which the module is initialised again and each PIN is verified again. SoftHSM2, for example, does not
+detect that another process has changed a PIN."""
 _REFUSED_SECONDS = 600.0
-"""For which a refused PIN is not shown again unless a person asks: tokens lock after a few wrong ones."""
-_SOONEST_LOOK = 1.0
-_RAREST_LOOK = 30.0
+"""How long a rejected PIN is not used again without a preflight, because tokens lock after a few wrong PINs."""
+_MIN_RETRY_SECONDS = 1.0
+_MAX_RETRY_SECONDS = 30.0
 _LOST_SESSIONS = 16
 
 _PIN_REFUSED = (exceptions.PinIncorrect, exceptions.PinInvalid, exceptions.PinLenRange, exceptions.PinExpired)
@@ -48,10 +48,10 @@ class _Session:
 
 @dataclass
 class _Absence:
-    """Of a token: since when, and when the module is next made to look anew, which ends every other session."""
+    """The backoff for a missing token: the next reinitialisation of the module, which ends every other session."""
 
     wait: float
-    look_at: float
+    retry_at: float
 
 
 class Module:
@@ -59,26 +59,28 @@ class Module:
         self._path = path
         self._clock = clock
         self._library: Any = None
-        self._looked = clock()
+        self._initialized = clock()
         self._sessions: dict[str, _Session] = {}
         self._refused: dict[bytes, float] = {}
         self._slots: dict[str, pkcs11.Slot] = {}
         self._absent: dict[str, _Absence] = {}
         self._lost = 0
 
-    def session(self, label: str, pin: str, *, anew: bool = False) -> pkcs11.Session:
-        """Return a session that `pin` has logged in, to the token of this label; `anew`: show even a refused PIN again.
+    def session(self, label: str, pin: str, *, verify_pin: bool = False) -> pkcs11.Session:
+        """Return a session with the token of this label, logged in with `pin`.
+
+        `verify_pin` logs in again, also with a rejected PIN.
 
         Raises: RootKeyUnreachable, RootKeyUnsuitable (two such tokens), RootKeyCredentialsRefused.
         """
         digest = hashlib.sha256(f"{label}\0{pin}".encode()).digest()
         refused = self._clock() < self._refused.get(digest, 0.0)
-        if refused and not anew:
-            raise RootKeyCredentialsRefused("the PIN is not accepted", "ask for the preflight once it is right")
-        if self._clock() >= self._looked + (_SOONEST_LOOK if refused else _LOOKED_SECONDS):
-            self._look_anew()
+        if refused and not verify_pin:
+            raise RootKeyCredentialsRefused("the PIN is not accepted", "correct it and run the preflight")
+        if self._clock() >= self._initialized + (_MIN_RETRY_SECONDS if refused else _REINITIALIZE_SECONDS):
+            self._reinitialize()
         known = self._sessions.get(label)
-        if known is not None and known.pin == digest and not anew:
+        if known is not None and known.pin == digest and not verify_pin:
             return known.session
         token = self._token(label)
         self.forget(label)
@@ -88,7 +90,7 @@ class Module:
         return session
 
     def is_present(self, label: str) -> bool:
-        """Return whether the token still answers; some modules show an empty token where there is none."""
+        """Return whether the token still responds; some modules report an empty token for an empty slot."""
         slot = self._slots.get(label)
         try:
             return slot is not None and slot.get_token().label == label
@@ -106,26 +108,26 @@ class Module:
 
     @staticmethod
     def is_lost(failure: exceptions.PKCS11Error) -> bool:
-        """Return whether the session has ended and another may do."""
+        """Return whether the session has ended, so that a new session may succeed."""
         return isinstance(failure, _SESSION_LOST)
 
     def _log_in(self, token: pkcs11.Token, pin: str, digest: bytes) -> pkcs11.Session:
         if token.flags & TokenFlag.USER_PIN_LOCKED:
-            raise RootKeyCredentialsRefused("the token's PIN is locked", "let its security officer set it again")
+            raise RootKeyCredentialsRefused("the token's PIN is locked", "have the security officer reset it")
         if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
             raise RootKeyCredentialsRefused(
-                "one more wrong PIN would lock the token, so none is tried", "log in to the token once yourself"
+                "one more wrong PIN would lock the token, so no login is attempted", "log in to the token once yourself"
             )
         try:
             return token.open(user_pin=pin)
         except _PIN_REFUSED:
             self._remember_refused(digest)
         except (exceptions.PinLocked, exceptions.UserPinNotInitialized):
-            raise RootKeyCredentialsRefused("the token's PIN is locked or not set", "set it again") from None
+            raise RootKeyCredentialsRefused("the token's PIN is locked or not set", "set the PIN") from None
         except exceptions.PKCS11Error:
             self._lost += 1
-            raise RootKeyUnreachable(f"the token {token.label} cannot be logged in to") from None
-        raise RootKeyCredentialsRefused("the PIN is not accepted", "give the right one")
+            raise RootKeyUnreachable(f"the login to token {token.label} failed") from None
+        raise RootKeyCredentialsRefused("the PIN is not accepted", "provide the correct PIN")
 
     def _remember_refused(self, digest: bytes) -> None:
         now = self._clock()
@@ -133,17 +135,17 @@ class Module:
         self._refused[digest] = now + _REFUSED_SECONDS
         self._lost += 1  # python-pkcs11 drops the session whose login failed without closing it
         if self._lost >= _LOST_SESSIONS:
-            self._look_anew()
+            self._reinitialize()
 
     def _token(self, label: str) -> pkcs11.Token:
         found = self._tokens(label)
-        if not found and self._may_look_anew(label):
-            self._look_anew()
+        if not found and self._may_reinitialize(label):
+            self._reinitialize()
             found = self._tokens(label)
         if not found:
-            raise RootKeyUnreachable(f"there is no token {label}", "check that it is connected, and its label")
+            raise RootKeyUnreachable(f"no token {label} found", "check its connection and its label")
         if len(found) > 1:
-            raise RootKeyUnsuitable(f"there are {len(found)} tokens {label}", "give one of them another label")
+            raise RootKeyUnsuitable(f"{len(found)} tokens {label} found", "change the label of one of them")
         self._absent.pop(label, None)
         self._slots[label] = found[0].slot
         return found[0]
@@ -163,44 +165,44 @@ class Module:
             return []
         return found
 
-    def _may_look_anew(self, label: str) -> bool:
-        """Return whether it is time: at once for a token never seen, later and later for one that is gone."""
+    def _may_reinitialize(self, label: str) -> bool:
+        """Return whether a retry is due: at once for a new token, with exponential backoff for a removed one."""
         now = self._clock()
         absence = self._absent.get(label)
         if absence is None:
-            first = _SOONEST_LOOK if label in self._slots else 0.0
-            absence = self._absent[label] = _Absence(_SOONEST_LOOK, now + first)
-        if now < absence.look_at or now < self._looked + _SOONEST_LOOK:
+            first = _MIN_RETRY_SECONDS if label in self._slots else 0.0
+            absence = self._absent[label] = _Absence(_MIN_RETRY_SECONDS, now + first)
+        if now < absence.retry_at or now < self._initialized + _MIN_RETRY_SECONDS:
             return False
-        absence.look_at, absence.wait = now + absence.wait, min(2 * absence.wait, _RAREST_LOOK)
+        absence.retry_at, absence.wait = now + absence.wait, min(2 * absence.wait, _MAX_RETRY_SECONDS)
         return True
 
     def _loaded_library(self) -> Any:
         if self._library is None:
             try:
-                with self._alone():
+                with self._exclusive():
                     self._library = pkcs11.lib(str(self._path))
             except (exceptions.PKCS11Error, OSError):
-                raise RootKeyUnreachable("the PKCS#11 module cannot be loaded", "tell the operator") from None
-            self._looked = self._clock()
+                raise RootKeyUnreachable("the PKCS #11 module cannot be loaded", "contact the operator") from None
+            self._initialized = self._clock()
         return self._library
 
-    def _look_anew(self) -> None:
-        """Initialise the module again: it finds tokens that are new, and everybody's login has ended."""
+    def _reinitialize(self) -> None:
+        """Initialise the module again: it detects new tokens and ends all logins."""
         self._sessions.clear()
         self._slots.clear()
         self._lost = 0
-        self._looked = self._clock()
+        self._initialized = self._clock()
         library = self._loaded_library()
         try:
-            with self._alone():
+            with self._exclusive():
                 library.reinitialize()
         except (exceptions.PKCS11Error, OSError):
             self._library = None
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let one process at a time initialise: SoftHSM2 2.6.1 misses tokens when several do in the same moment."""
+    def _exclusive(self) -> Iterator[None]:
+        """Serialise the initialisation between processes: SoftHSM2 2.6.1 misses tokens in concurrent ones."""
         with self._path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

@@ -1,11 +1,11 @@
-"""HYOK: an AES key in a PKCS#11 token of the customer's, which encrypts and decrypts and never shows it.
+"""HYOK: an AES key in the customer's PKCS #11 token, which encrypts and decrypts and never exports it.
 
-AES-GCM with the context as associated data. The 96-bit initialisation vector is random and made here: one key wraps
-service keys, thousands and not billions, so two of the same are out of the question (SP 800-38D allows 2^32). What is
-stored is a version byte, the vector, then the ciphertext with its 128-bit tag.
+AES-GCM with the context as associated data. The 96-bit initialisation vector is random and generated here. One key
+wraps thousands of service keys, far below the 2^32 messages that SP 800-38D allows, so no vector repeats. A wrap is a
+version byte, the vector, and the ciphertext with its 128-bit tag.
 
-Modules say little of why they fail, and differ in what they say. So what a failure means is found out by looking: is
-the token there, may the key do it, does it do it for other data.
+Modules report few and different reasons for failures. The meaning of a failure is therefore determined by tests: is the
+token present, is the key's use permitted, does it work with other data.
 """
 
 import os
@@ -58,27 +58,27 @@ class _Threaded:
 
 
 class Pkcs11:
-    """The provider: one module, which the operator chooses, and the one thread that speaks to it."""
+    """The provider: one module, which the operator configures, and the only thread that calls it."""
 
     def __init__(self, reach: EgressPolicy) -> None:
         self._module = None if reach.pkcs11_module is None else _module_at(reach.pkcs11_module)
         self._timeout = reach.timeout_seconds
 
     def open(self, tenant_id: str, place: Pkcs11KeyRef, credentials: Credentials) -> RootKey:
-        """Return the root key; nothing is loaded. Raises RootKeyRefused where the operator has set no module."""
+        """Return the root key; no module is loaded yet. Raises RootKeyRefused where no module is configured."""
         if self._module is None or credentials.pin is None:
-            raise RootKeyRefused("provider: there is no PKCS#11 module here", "ask the operator to set pkcs11_module")
+            raise RootKeyRefused("provider: no PKCS #11 module is configured", "ask the operator to set pkcs11_module")
         return Pkcs11RootKey(tenant_id, place, credentials, self._module, self._timeout)
 
 
 @cache
 def _module_at(path: Path) -> _Threaded:
-    """Return the module with its thread: one for the whole process, as the module's own state is."""
+    """Return the module with its thread: one for the process, because the module has one state per process."""
     return _Threaded(Module(path), ModuleThread())
 
 
 class Pkcs11RootKey:
-    """`interfaces.RootKey`; the key is looked up by its label each time, so whatever happens to it is noticed."""
+    """An `interfaces.RootKey` in a token; each operation finds the key by its label, which detects any change."""
 
     def __init__(
         self, tenant_id: str, place: Pkcs11KeyRef, credentials: Credentials, threaded: _Threaded, timeout_seconds: float
@@ -103,12 +103,12 @@ class Pkcs11RootKey:
         return self._in_module(lambda: self._unwrap(associated, wrapped))
 
     def version_of(self, wrapped: bytes) -> int | None:
-        """Return None: a key in a token has one version."""
+        """Return None, because a key in a token has one version."""
         del wrapped
         return None
 
     def validate(self) -> Sequence[OpenKcmError]:
-        """Show the PIN again, look at token and key, then try the key."""
+        """Verify the PIN again, check token and key, then test the key."""
         try:
             problems = self._thread.run(lambda: list(self._unsuitable()), self._timeout)
             if not any(isinstance(problem, RootKeyDisabled) for problem in problems):
@@ -117,24 +117,24 @@ class Pkcs11RootKey:
             return (problem,)
         return problems
 
-    # What follows runs in the module's thread.
+    # The following methods run in the module's thread.
 
     def _in_module(self, use: Callable[[], T]) -> T:
         return self._thread.run(lambda: self._with_session(use), self._timeout)
 
     def _with_session(self, use: Callable[[], T]) -> T:
-        """Use the token; a session that has ended is replaced once, since another tenant's login may have ended it."""
+        """Use the token; an ended session is replaced once, because another tenant's login may have ended it."""
         try:
             return use()
         except exceptions.PKCS11Error as failure:
             self._module.forget(self._place.token)
             if not self._module.is_lost(failure):
-                raise RootKeyServerError("the token fails", "look at the log of the token or its module") from None
+                raise RootKeyServerError("the token fails", "check the log of the token or its module") from None
         try:
             return use()
         except exceptions.PKCS11Error:
             self._module.forget(self._place.token)
-        raise RootKeyUnreachable(f"the token {self._place.token} does not answer", "check that it is connected")
+        raise RootKeyUnreachable(f"the token {self._place.token} does not respond", "check its connection")
 
     def _wrap(self, associated: bytes, inner: bytes) -> bytes:
         key = self._key()
@@ -150,27 +150,27 @@ class Pkcs11RootKey:
         except _UNSUITABLE:
             raise RootKeyUnsuitable("the key cannot decrypt by AES-GCM", "use an AES key in a token that can") from None
         except exceptions.PKCS11Error:
-            # A key that opens what it has just made is well: then it is this ciphertext that does not belong to it.
+            # If the key decrypts its own new ciphertext it works, and the given ciphertext belongs to another key.
             if _decrypt(key, b"", _encrypt(key, b"", _VERSION)) != _VERSION:
                 raise
         raise WrongContext
 
-    def _key(self, *, anew: bool = False) -> pkcs11.SecretKey:
+    def _key(self, *, verify_pin: bool = False) -> pkcs11.SecretKey:
         place, pin = self._place, self._credentials.pin
-        session = self._module.session(place.token, pin.get_secret_value() if pin else "", anew=anew)
+        session = self._module.session(place.token, pin.get_secret_value() if pin else "", verify_pin=verify_pin)
         wanted = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.LABEL: place.key}
         found = list(session.get_objects(wanted))
         if len(found) == 1 and isinstance(found[0], pkcs11.SecretKey):
             return found[0]
         if len(found) > 1:
-            raise RootKeyUnsuitable(f"there are {len(found)} keys {place.key} in the token", "leave one of that label")
+            raise RootKeyUnsuitable(f"the token has {len(found)} keys {place.key}", "keep one key with that label")
         if not self._module.is_present(place.token):
             self._module.forget(place.token)
-            raise RootKeyUnreachable(f"the token {place.token} is gone", "check that it is connected")
-        raise RootKeyMissing(f"there is no secret key {place.key} in the token", "check its label, or restore it")
+            raise RootKeyUnreachable(f"the token {place.token} was removed", "check its connection")
+        raise RootKeyMissing(f"the token has no secret key {place.key}", "check its label, or restore it")
 
     def _unsuitable(self) -> Iterator[OpenKcmError]:
-        key = self._with_session(lambda: self._key(anew=True))
+        key = self._with_session(lambda: self._key(verify_pin=True))
         if Mechanism.AES_GCM not in key.session.token.slot.get_mechanisms():
             yield RootKeyUnsuitable("the token lacks the mechanism CKM_AES_GCM", "use a token that has it")
         if _attribute(key, Attribute.KEY_TYPE) is not KeyType.AES:
@@ -181,11 +181,9 @@ class Pkcs11RootKey:
         if off:
             yield RootKeyDisabled(f"{' and '.join(off)} of the root key {'are' if len(off) > 1 else 'is'} off")
         if _attribute(key, Attribute.SENSITIVE) is False:
-            yield RootKeyUnsuitable("the key is not sensitive: it can be read in the clear", "set CKA_SENSITIVE")
+            yield RootKeyUnsuitable("the key is not sensitive: its value can be read", "set CKA_SENSITIVE")
         if _attribute(key, Attribute.EXTRACTABLE) is True:
-            yield RootKeyUnsuitable(
-                "the key is extractable: it can leave its token", "make one with CKA_EXTRACTABLE off"
-            )
+            yield RootKeyUnsuitable("the key is extractable from its token", "create a key with CKA_EXTRACTABLE off")
 
 
 _USES = {"CKA_ENCRYPT": Attribute.ENCRYPT, "CKA_DECRYPT": Attribute.DECRYPT}
@@ -195,20 +193,24 @@ def _encrypt(key: pkcs11.SecretKey, associated: bytes, inner: bytes) -> bytes:
     if not isinstance(key, pkcs11.EncryptMixin):
         raise RootKeyDisabled("CKA_ENCRYPT of the root key is off")
     iv = os.urandom(_IV_BYTES)
-    sealed = key.encrypt(inner, mechanism=Mechanism.AES_GCM, mechanism_param=GCMParams(iv, associated, 8 * _TAG_BYTES))
-    return _VERSION + iv + cast("bytes", sealed)
+    ciphertext = key.encrypt(
+        inner, mechanism=Mechanism.AES_GCM, mechanism_param=GCMParams(iv, associated, 8 * _TAG_BYTES)
+    )
+    return _VERSION + iv + cast("bytes", ciphertext)
 
 
 def _decrypt(key: pkcs11.SecretKey, associated: bytes, wrapped: bytes) -> bytes:
     if not isinstance(key, pkcs11.DecryptMixin):
         raise RootKeyDisabled("CKA_DECRYPT of the root key is off")
-    iv, sealed = wrapped[1 : 1 + _IV_BYTES], wrapped[1 + _IV_BYTES :]
-    opened = key.decrypt(sealed, mechanism=Mechanism.AES_GCM, mechanism_param=GCMParams(iv, associated, 8 * _TAG_BYTES))
-    return cast("bytes", opened)
+    iv, ciphertext = wrapped[1 : 1 + _IV_BYTES], wrapped[1 + _IV_BYTES :]
+    plaintext = key.decrypt(
+        ciphertext, mechanism=Mechanism.AES_GCM, mechanism_param=GCMParams(iv, associated, 8 * _TAG_BYTES)
+    )
+    return cast("bytes", plaintext)
 
 
 def _attribute(key: pkcs11.SecretKey, name: Attribute) -> object:
-    """Return an attribute, None where the token does not tell it."""
+    """Return an attribute; None if the token does not disclose it."""
     try:
         found: object = key[name]
     except exceptions.PKCS11Error:

@@ -1,8 +1,8 @@
-"""One thread that alone speaks to a PKCS#11 module, and callers that wait no longer than agreed.
+"""The only thread that calls a PKCS #11 module; its callers wait until a timeout.
 
-python-pkcs11 initialises a module for a single thread (C_Initialize without locking), being logged in is a state of the
-whole process and token, and no call of PKCS#11 can be given a time limit. So calls queue here: a module that hangs
-keeps this thread, and its callers go on with RootKeyTimeout.
+python-pkcs11 initialises a module for a single thread (C_Initialize without locking), a login is a state of the whole
+process and token, and PKCS #11 has no timeouts. So this thread executes all calls: a hanging module blocks only this
+thread, and its callers get RootKeyTimeout.
 """
 
 import os
@@ -27,7 +27,7 @@ class _Call:
 
 
 class ModuleThread:
-    """Starts with the first call, in the process that makes it."""
+    """The thread of a module; the first call of a process starts it."""
 
     def __init__(self) -> None:
         self._calls: SimpleQueue[_Call] = SimpleQueue()
@@ -35,7 +35,7 @@ class ModuleThread:
         self._process: int | None = None
 
     def run(self, function: Callable[[], T], timeout_seconds: float) -> T:
-        """Return what `function` returns or raise what it raises; RootKeyTimeout when it is not done in time."""
+        """Return the result of `function` or raise its error; raises RootKeyTimeout after the timeout."""
         self._start()
         call = _Call(function)
         self._calls.put(call)

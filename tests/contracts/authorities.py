@@ -1,4 +1,4 @@
-"""Requests for certificates, and authorities of which nothing was recorded yet."""
+"""CSRs, and tenant CAs without records."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def nothing_recorded(serials: Sequence[str]) -> Sequence[str]:
 
 
 def request(key: RequestKey, *names: str) -> str:
-    """Return a certificate request that asks for `names`."""
+    """Return a CSR for `names`."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     if names:
         builder = builder.add_extension(

@@ -1,6 +1,6 @@
-"""What every implementation of `kms.interfaces.RootKey` does, and how it fails.
+"""The contract of every implementation of `kms.interfaces.RootKey`: results and errors.
 
-A subclass gives the fixture `holder`, whose server is this class's own: it is stopped and its permissions are taken.
+A subclass provides the fixture `holder` with a dedicated server, because the tests stop it and revoke permissions.
 """
 
 import base64
@@ -31,11 +31,10 @@ INNER = b"vault:v1:the-inner-layer-of-a-service-key"
 
 
 class Holder(Protocol):
-    """A root key together with whoever holds it and can take it away. Each switch is undone when its block ends.
+    """A root key with its holder, which can disable it. The end of each block undoes its change.
 
-    `another` is a second key of the same holder, `missing` one that does not exist. A holder whose refusals have a
-    class of their own, because its server knows credentials but no rights, says so as `refusal`; one whose missing keys
-    have, as `absence`.
+    `another` is a second key of the same holder, `missing` a key that does not exist. `refusal` is the error class of a
+    denial, which differs for a server with credentials and no permissions; `absence` is that of a missing key.
     """
 
     root_key: RootKey
@@ -57,14 +56,14 @@ class Holder(Protocol):
 
 
 class RootKeyContract:
-    def test_what_was_wrapped_opens(self, holder: Holder) -> None:
+    def test_unwrap_returns_the_wrapped_value(self, holder: Holder) -> None:
         one, other = (holder.root_key.wrap(CONTEXT, INNER) for _ in range(2))
         assert one != other
         assert INNER not in one
         assert holder.root_key.unwrap(CONTEXT, one) == holder.root_key.unwrap(CONTEXT, other) == INNER
 
     @pytest.mark.parametrize("inner", [b"\x00", bytes(range(256)) * 16], ids=["one byte", "4 KiB"])
-    def test_any_bytes_up_to_4_kib_are_taken(self, holder: Holder, inner: bytes) -> None:
+    def test_wrap_accepts_any_bytes_up_to_4_kib(self, holder: Holder, inner: bytes) -> None:
         assert holder.root_key.unwrap(CONTEXT, holder.root_key.wrap(CONTEXT, inner)) == inner
 
     @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ class RootKeyContract:
         ],
         ids=str,
     )
-    def test_it_does_not_open_in_another_context(self, holder: Holder, moved: dict[str, str]) -> None:
+    def test_unwrap_rejects_another_context(self, holder: Holder, moved: dict[str, str]) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         with pytest.raises(WrongContext):
             holder.root_key.unwrap(replace(CONTEXT, **moved), wrapped)
@@ -97,16 +96,16 @@ class RootKeyContract:
         ],
         ids=["flipped", "cut", "longer", "empty", "bytes", "text"],
     )
-    def test_an_altered_one_does_not_open(self, holder: Holder, alter: Callable[[bytes], bytes]) -> None:
+    def test_unwrap_rejects_an_altered_ciphertext(self, holder: Holder, alter: Callable[[bytes], bytes]) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         with pytest.raises(WrongContext):
             holder.root_key.unwrap(CONTEXT, alter(wrapped))
 
-    def test_what_another_key_wrapped_does_not_open(self, holder: Holder) -> None:
+    def test_unwrap_rejects_a_ciphertext_of_another_key(self, holder: Holder) -> None:
         with pytest.raises(WrongContext):
             holder.root_key.unwrap(CONTEXT, holder.another.wrap(CONTEXT, INNER))
 
-    def test_a_key_that_does_not_exist_is_not_made_by_using_it(self, holder: Holder) -> None:
+    def test_use_of_a_missing_key_does_not_create_it(self, holder: Holder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         absence = getattr(holder, "absence", (RootKeyMissing,))
         for _ in range(2):
@@ -114,14 +113,14 @@ class RootKeyContract:
         (problem,) = holder.missing.validate()
         assert type(problem) in absence
 
-    def test_a_disabled_key_does_nothing_until_it_is_enabled(self, holder: Holder) -> None:
+    def test_disabled_key_is_rejected_until_it_is_enabled(self, holder: Holder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         with holder.disabled():
             _both_fail_as(RootKeyDisabled, holder.root_key, wrapped)
             assert [type(problem) for problem in holder.root_key.validate()] == [RootKeyDisabled]
         assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
 
-    def test_a_permission_that_was_taken_away_is_told_from_a_disabled_key(self, holder: Holder) -> None:
+    def test_revoked_permission_is_distinguished_from_a_disabled_key(self, holder: Holder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         with holder.denied():
             refusal = getattr(holder, "refusal", RootKeyDenied)
@@ -129,18 +128,18 @@ class RootKeyContract:
             assert [type(problem) for problem in holder.root_key.validate()] == [refusal]
         assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
 
-    def test_a_server_that_is_down_is_unreachable_until_it_is_back(self, holder: Holder) -> None:
+    def test_server_that_is_down_is_unreachable_until_it_is_restarted(self, holder: Holder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         with holder.down():
             _both_fail_as(RootKeyUnreachable, holder.root_key, wrapped)
             assert [type(problem) for problem in holder.root_key.validate()] == [RootKeyUnreachable]
         assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
 
-    def test_a_working_key_has_nothing_wrong_with_it(self, holder: Holder) -> None:
+    def test_preflight_of_a_working_key_reports_no_problem(self, holder: Holder) -> None:
         assert list(holder.root_key.validate()) == []
         assert holder.root_key.version_of(holder.root_key.wrap(CONTEXT, INNER)) == getattr(holder, "version", None)
 
-    def test_many_threads_may_use_it_at_once(self, holder: Holder) -> None:
+    def test_many_threads_may_use_a_root_key_at_once(self, holder: Holder) -> None:
         def round_trip(number: int) -> bool:
             place, inner = replace(CONTEXT, object_id=str(number)), INNER + str(number).encode()
             return holder.root_key.unwrap(place, holder.root_key.wrap(place, inner)) == inner

@@ -1,7 +1,7 @@
 """Hostile SQL in the session of each process, and the list of what succeeded.
 
-`breaches_of` is what the normal test requires to be empty and what the mutation suite requires to be not. It yields one
-breach at a time, so that a mutant is noticed at the first.
+The isolation test requires `breaches_of` to be empty; the mutation suite requires it not to be. It yields one breach at
+a time, so that the first one identifies a mutant.
 """
 
 import re
@@ -19,41 +19,41 @@ from tests.database.grants import GRANTS
 
 ATTACKER, VICTIM = "acme", "beta"
 PARTITIONS = tuple(f"audit_event_{number:02d}" for number in range(16))
-# Refused by grant, row security or trigger, or by a reference.
+# Rejected by grant, row-level security, trigger or foreign key.
 _REFUSED = (errors.InsufficientPrivilege, errors.ForeignKeyViolation)
-# A constraint that rejects a row, or a trigger that does, has seen it: row security has let it through.
+# A constraint or trigger that rejects a row has seen it: row-level security did not hide it.
 _SEEN = (errors.UniqueViolation, errors.CheckViolation, errors.NotNullViolation, errors.RaiseException)
 
-Pretence = tuple[str, str]
-"""What `app.tenant_id` and `app.ctx` say."""
+Context = tuple[str, str]
+"""The values of `app.tenant_id` and `app.ctx`."""
 
 
 def breaches_of(field: Field, about: str = "") -> Iterator[str]:
-    """Yield what was reached beyond tenant and rights, as `who: statement`; expects both tenants in every table.
+    """Yield each access beyond tenant and rights, as `role: statement`; requires both tenants in every table.
 
     Args:
-        field: what is attacked.
-        about: a name in the schema; only statements that contain it are tried. Everything is tried without.
+        field: the attacked database.
+        about: a name in the schema; only statements that contain it are tried. Without it, all are.
     """
-    with ExitStack() as opened:
-        administrator = opened.enter_context(field.administrator())
+    with ExitStack() as stack:
+        administrator = stack.enter_context(field.administrator())
         tables = [name for name in _tables(administrator) if about in name]
         yield from _by_superuser(administrator, about)
         yield from _by_owner(administrator, tables, about)
         yield from _by_careless_function(field, administrator, tables, about)
         yield from _grants_that_differ(administrator)
-        sessions = {role: opened.enter_context(field.session(role)) for role in PROCESSES}
+        sessions = {role: stack.enter_context(field.session(role)) for role in PROCESSES}
         for role, session in sessions.items():
-            yield from (f"{role}: {breach}" for breach in _first_look(field, session, role, tables))
+            yield from (f"{role}: {breach}" for breach in _own_reads(field, session, role, tables))
         rows = {table: _row_of_attacker(administrator, table) for table in tables}
         for role, session in sessions.items():
             yield from (f"{role}: {breach}" for breach in _by_role(field, session, role, rows, about))
 
 
 def denied_own_writes(field: Field) -> set[tuple[str, str]]:
-    """Return role and table of each write that is denied even when it is aimed at the attacker's own rows.
+    """Return role and table of each write that is denied even for the attacker's own rows.
 
-    A write that fails for another reason than row security would show nothing when it is aimed at the victim's.
+    Such a write fails for another reason than row-level security, so it proves nothing for the victim's rows.
     """
     denied = set()
     with field.administrator() as administrator:
@@ -68,7 +68,7 @@ def denied_own_writes(field: Field) -> set[tuple[str, str]]:
 
 
 def _tables(administrator: psycopg.Connection) -> list[str]:
-    """Return every table that holds rows of tenants."""
+    """Return every table with rows of tenants."""
     rows = administrator.execute(
         "select relname from pg_class c where relnamespace = 'okcm'::regnamespace and relkind in ('r', 'p')"
         " and not relispartition and exists (select from pg_attribute where attrelid = c.oid and attname = 'tenant_id')"
@@ -78,7 +78,7 @@ def _tables(administrator: psycopg.Connection) -> list[str]:
 
 
 def _row_of_attacker(administrator: psycopg.Connection, table: str) -> str:
-    """Return a row of the attacker's with the victim's name, as a literal of JSON."""
+    """Return a row of the attacker with the victim's tenant id, as a JSON literal."""
     found = administrator.execute(
         f'select quote_literal(to_jsonb(t) || \'{{"tenant_id": "{VICTIM}"}}\') from okcm.{table} t'
         f" where tenant_id = '{ATTACKER}' limit 1"
@@ -88,7 +88,7 @@ def _row_of_attacker(administrator: psycopg.Connection, table: str) -> str:
 
 
 def granted(role: str, right: str) -> dict[str, list[str]]:
-    """Return the tables, each with its columns, or none when it is the whole table that a role has the right to."""
+    """Return the tables that a role has the right to, each with its columns, or none for the whole table."""
     entries = re.findall(r"(\w+)(?:\(([^)]*)\))?", GRANTS[role].get(right, ""))
     return {name: re.split(r",\s*", columns) if columns else [] for name, columns in entries}
 
@@ -113,25 +113,25 @@ def _grants_that_differ(administrator: psycopg.Connection) -> Iterator[str]:
         """,
         [list(PROCESSES)],
     ).fetchall()
-    there = {(role, right, name): frozenset(columns) for role, right, name, columns in rows}
-    meant = {
+    actual = {(role, right, name): frozenset(columns) for role, right, name, columns in rows}
+    expected = {
         (role, right, name): frozenset(columns)
         for role, rights in GRANTS.items()
         for right in rights
         for name, columns in granted(role, right).items()
     }
-    for grant in sorted(there.keys() | meant.keys()):
-        if there.get(grant) != meant.get(grant):
-            yield f"{' '.join(grant)}: {there.get(grant)} is granted, {meant.get(grant)} is meant"
+    for grant in sorted(actual.keys() | expected.keys()):
+        if actual.get(grant) != expected.get(grant):
+            yield f"{' '.join(grant)}: {actual.get(grant)} is granted, {expected.get(grant)} is expected"
 
 
-def _saying(statements: Iterable[str], about: str) -> list[str]:
+def _about(statements: Iterable[str], about: str) -> list[str]:
     return [statement for statement in statements if not about or f"okcm.{about}" in statement]
 
 
-def _first_look(field: Field, session: psycopg.Connection, role: str, tables: Iterable[str]) -> Iterator[str]:
+def _own_reads(field: Field, session: psycopg.Connection, role: str, tables: Iterable[str]) -> Iterator[str]:
     own = (ATTACKER, _signed(field, role, ATTACKER))
-    # The positive control: policies that let no row through would pass everything below.
+    # The positive control: policies that hide every row would pass all checks below.
     for table in granted(role, "select").keys() & tables:
         if not _reached(session, own, f"select count(tenant_id) from okcm.{table}"):
             yield f"cannot read its own {table}"
@@ -142,10 +142,10 @@ def _first_look(field: Field, session: psycopg.Connection, role: str, tables: It
 def _by_role(field: Field, session: psycopg.Connection, role: str, rows: dict[str, str], about: str) -> Iterator[str]:
     own = (ATTACKER, _signed(field, role, ATTACKER))
     writes = [*_writes(role, rows), *_named(FOREIGN_REFERENCES.get(role, ()), about)]
-    for name, pretence in _pretences(field, role).items():
+    for name, context in _contexts(field, role).items():
         reads = (f"select count(*) from okcm.{table} where tenant_id <> '{ATTACKER}'" for table in rows)
         for statement in (*reads, *writes):
-            if _reached(session, pretence, statement):
+            if _reached(session, context, statement):
                 yield f"{name}: {statement}"
     partitions = (f"select count(*) from okcm.{partition}" for partition in PARTITIONS)
     copies = (f"copy okcm.{table} from stdin" for table in rows)
@@ -156,11 +156,11 @@ def _by_role(field: Field, session: psycopg.Connection, role: str, rows: dict[st
 
 
 def _named(statements: Iterable[str], about: str) -> list[str]:
-    return [one.format(attacker=ATTACKER, victim=VICTIM) for one in _saying(statements, about)]
+    return [one.format(attacker=ATTACKER, victim=VICTIM) for one in _about(statements, about)]
 
 
 def _writes(role: str, rows: dict[str, str]) -> Iterator[str]:
-    """Yield all that a role may really write, aimed at the victim's rows."""
+    """Yield the writes for which a role has grants, on the victim's rows."""
     for table, columns in granted(role, "update").items():
         if table in rows:
             yield f"update okcm.{table} set {columns[0]} = {columns[0]} where tenant_id = '{VICTIM}'"
@@ -174,10 +174,10 @@ def _writes(role: str, rows: dict[str, str]) -> Iterator[str]:
             yield f"insert into okcm.{table}{into} select {names} from {row}"
 
 
-def _pretences(field: Field, role: str) -> dict[str, Pretence]:
+def _contexts(field: Field, role: str) -> dict[str, Context]:
     own = _signed(field, role, ATTACKER)
     another = "marketplace" if role == "worker" else "worker"
-    pretences = {
+    contexts = {
         "own": (ATTACKER, own),
         "no-context": ("", ""),
         "only-setting": (VICTIM, ""),
@@ -188,8 +188,8 @@ def _pretences(field: Field, role: str) -> dict[str, Pretence]:
         "signed-by-another": (VICTIM, _signed(field, another, VICTIM)),
         "platform-by-another": ("*", _signed(field, another, "*")),
     }
-    # The operator may list tenants with a context of its own for the platform.
-    return pretences if role == "operator" else pretences | {"platform": ("*", _signed(field, role, "*"))}
+    # The operator may list tenants with its context for the platform.
+    return contexts if role == "operator" else contexts | {"platform": ("*", _signed(field, role, "*"))}
 
 
 _DELETES = (
@@ -199,25 +199,25 @@ _DELETES = (
 
 
 _EVIDENCE = {"boundary_result": "recorded_at", "boundary_clause": "examined_at"}
-"""What the owner takes away when it is old, by the column that says how old it is; of what is newer it sees nothing."""
+"""Results that the owner deletes when they are old, with the column of their time; newer rows are hidden from it."""
 
 
 def _by_careless_function(
     field: Field, administrator: psycopg.Connection, tables: Iterable[str], about: str
 ) -> Iterator[str]:
-    """Stand for a future SECURITY DEFINER function of ours that forgot to ask whose rows it returns."""
+    """Simulate a future SECURITY DEFINER function that does not restrict the tenant of its rows."""
     for table in tables:
         idle = f"begin return (select count(*) from okcm.{table}); end"
         careless = f"begin return (select count(*) from okcm.{table} where tenant_id <> '{ATTACKER}'); end"
-        # But for the audit stream and fingerprints, which it keeps, and for objects, which it counts, the owner has to
-        # do with a tenant only while it is destroyed.
-        looks = table.startswith(("audit_", "managed_object", "key_fingerprint"))
+        # Except for the audit stream and fingerprints, which it maintains, and objects, which it counts, the owner
+        # needs access to a tenant's rows only during its destruction.
+        reads = table.startswith(("audit_", "managed_object", "key_fingerprint"))
         if at := _EVIDENCE.get(table):
             idle = f"begin return (select count(*) from okcm.{table} where {at} > now() - interval '14 days'); end"
-        yield from _by_functions(field, administrator, table, None if looks else idle, careless)
+        yield from _by_functions(field, administrator, table, None if reads else idle, careless)
     if about not in "managed_object":
         return
-    # Deleting has policies of its own where looking is allowed; without a condition, for then looking is asked as well.
+    # DELETE has separate policies from SELECT. Without a condition, because a condition would apply those of SELECT.
     idle, careless = (
         _DELETES.format(attacker=ATTACKER, answer=answer) for answer in ("gone", "greatest(gone - own, 0)")
     )
@@ -227,7 +227,7 @@ def _by_careless_function(
 def _by_functions(
     field: Field, administrator: psycopg.Connection, what: str, idle: str | None, careless: str
 ) -> Iterator[str]:
-    """Call both as the owner: one while nothing is destroyed, the other while everybody is."""
+    """Call both functions as the owner: `idle` without a destruction, `careless` while all tenants are destroyed."""
     with administrator.transaction(force_rollback=True):
         administrator.execute(
             f"create function okcm.careless() returns bigint language plpgsql security definer as $$ {careless} $$;"
@@ -237,22 +237,22 @@ def _by_functions(
         )
         own = (ATTACKER, _signed(field, "worker", ATTACKER))
         if idle is not None and _reached(administrator, own, "select okcm.idle()"):
-            yield f"a function of the owner's while nothing is destroyed: {what}"
-        # While both are destroyed: the moment at which the owner reaches most.
+            yield f"a function of the owner without a destruction: {what}"
+        # While both are destroyed: then the owner has access to most rows.
         administrator.execute(
             "reset session authorization;"
             "update okcm.tenant set state = 'leaving', destroying_at = now();"
             "set local session authorization okcm_worker"
         )
-        for pretence in (own, (VICTIM, "")):
-            if _reached(administrator, pretence, "select okcm.careless()"):
+        for context in (own, (VICTIM, "")):
+            if _reached(administrator, context, "select okcm.careless()"):
                 yield f"a careless function of the owner: {what}"
 
 
 def _by_owner(administrator: psycopg.Connection, tables: Iterable[str], about: str) -> Iterator[str]:
     with administrator.transaction(force_rollback=True):
         administrator.execute("set local role okcm_owner")
-        # The last is for a session that no context key was ever made for.
+        # The last one is for a session role without a context key.
         for context in ("", f"{VICTIM}|{int(time.time()) + 60}|{'0' * 64}"):
             for table in (*tables, *(one for one in PARTITIONS if about in one)):
                 if _reached(administrator, (VICTIM, context), f"select count(*) from okcm.{table}"):
@@ -260,7 +260,7 @@ def _by_owner(administrator: psycopg.Connection, tables: Iterable[str], about: s
 
 
 def _by_superuser(administrator: psycopg.Connection, about: str) -> Iterator[str]:
-    """What even a superuser must not do to the audit stream by accident; on purpose he can, and the chain shows it."""
+    """Try accidental changes of the audit stream as a superuser; the chain reveals intended ones."""
     changes = [
         "update okcm.audit_event set record = '{}'",
         "delete from okcm.audit_event",
@@ -275,15 +275,15 @@ def _by_superuser(administrator: psycopg.Connection, about: str) -> Iterator[str
     for preparation in ("set local session_replication_role = origin", "set local session_replication_role = replica"):
         with administrator.transaction(force_rollback=True):
             administrator.execute(preparation)
-            for change in _saying(changes, about):
+            for change in _about(changes, about):
                 if _reached(administrator, ("", ""), change) is not None:
                     yield f"superuser after {preparation}: {change}"
 
 
-def _reached(session: psycopg.Connection, pretence: Pretence, statement: str) -> int | None:
-    """Return how many rows a statement counted or touched, None when it was refused; it is undone either way."""
+def _reached(session: psycopg.Connection, context: Context, statement: str) -> int | None:
+    """Return the rows that a statement counted or changed, None if it was rejected; it is rolled back."""
     with session.transaction(force_rollback=True):
-        session.execute("select set_config('app.tenant_id', %s, true), set_config('app.ctx', %s, true)", list(pretence))
+        session.execute("select set_config('app.tenant_id', %s, true), set_config('app.ctx', %s, true)", list(context))
         try:
             if statement.startswith("copy okcm."):
                 return _copied(session, statement)
@@ -300,7 +300,7 @@ def _copied(session: psycopg.Connection, statement: str) -> int | None:
     try:
         with session.cursor().copy(statement):
             return 1
-    except errors.FeatureNotSupported:  # what PostgreSQL says to COPY FROM where there is row security
+    except errors.FeatureNotSupported:  # PostgreSQL rejects COPY FROM on a table with row-level security
         return None
 
 

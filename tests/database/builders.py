@@ -1,4 +1,4 @@
-"""Valid things by default; a test overrides what it is about."""
+"""Builders of valid test data; a test overrides the fields that it checks."""
 
 import hashlib
 from dataclasses import replace
@@ -69,7 +69,7 @@ def an_authority(serial: str = "0a1b") -> AuthorityRow:
 
 
 def an_authority_serial(tenant_id: str) -> str:
-    """Return the serial of the one that `a_provisioned_tenant` records."""
+    """Return the serial of the authority that `a_provisioned_tenant` records."""
     return tenant_id.encode().hex()
 
 
@@ -78,7 +78,7 @@ def a_route(tenant_id: str) -> RouteRow:
 
 
 def an_announcement(tenant_id: str, message_id: str = "message-1", **changed: object) -> Notification:
-    announcement = Notification(
+    notification = Notification(
         message_id=message_id,
         tenant_id=tenant_id,
         channel=Channel.CALLBACK,
@@ -86,7 +86,7 @@ def an_announcement(tenant_id: str, message_id: str = "message-1", **changed: ob
         subject="OpenKCM is ready",
         body="text",
     )
-    return announcement.model_copy(update=changed)
+    return notification.model_copy(update=changed)
 
 
 def a_result(name: str = "read", **changed: object) -> CheckResult:
@@ -101,7 +101,7 @@ def an_examination(
     at: datetime = NOW,
     signer: Signer = SIGNER,
 ) -> tuple[SignedClause, ...]:
-    """Record an examination with these results, signed; of one attack that held when none are named."""
+    """Record a signed isolation assessment with these results; by default with one rejected attack."""
     every = results or (a_result(),)
     lines = [summed_up(clause, found) for clause, found in sorted(by_clause(every).items())]
     signed = signer.sign_all([clause_message(tx.tenant_id, run, at, line) for line in lines])
@@ -159,7 +159,7 @@ def a_root_key_id(tenant_id: str) -> str:
 
 
 def a_root_key(field: Field, tenant_id: str, number: int = 1, root_key_id: str | None = None) -> str:
-    """Put a tenant's service keys under a root key of its own; returns its id."""
+    """Wrap a tenant's service keys with a root key of the customer; return its id."""
     root_key_id, place = root_key_id or a_root_key_id(tenant_id), a_place()
     with field.open("operator", max_size=1).tenant_tx(tenant_id) as tx:
         tx.root_keys.request(RootKeyRequestRow(root_key_id, place, "sealed"))
@@ -169,7 +169,7 @@ def a_root_key(field: Field, tenant_id: str, number: int = 1, root_key_id: str |
         tx.root_keys.found(root_key_id, [])
         tx.root_keys.prove(root_key_id, b"probe", bytes(32))
         rows = tx.root_keys.unstaged(number, 1000)
-        tx.root_keys.stage(number, [(row, row.wrapped + b" anew") for row in rows])
+        tx.root_keys.stage(number, [(row, row.wrapped + b" again") for row in rows])
         assert tx.root_keys.switch(number)
     return root_key_id
 
@@ -179,7 +179,7 @@ def a_wanted_rotation(**changed: object) -> RotationRequest:
 
 
 def a_new_version(worker: Database, tenant_id: str, service: str = "orders", **changed: object) -> int:
-    """Let the next version of a service's key take over; returns its number."""
+    """Activate the next version of a service's key; return its number."""
     with worker.tenant_tx(tenant_id) as tx:
         number = tx.rotations.all()[0].number + 1
         wanted = a_wanted_rotation(services=RotationScope.ONE, service=service, **changed)
@@ -195,14 +195,14 @@ def a_person(tenant_id: str, subject: str = "ada", *roles: PersonRole) -> Person
     return Person(subject, subject.capitalize(), tenant_id, frozenset(roles or {PersonRole.ADMINISTRATOR}))
 
 
-def a_doomed_key(tenant_id: str, **changed: object) -> KeyToDestroyRow:
+def a_key_to_destroy(tenant_id: str, **changed: object) -> KeyToDestroyRow:
     return replace(KeyToDestroyRow("L2 tenant key", l2_key(tenant_id), "1-1", "ab" * 32), **changed)
 
 
 def a_leaving(field: Field, tenant_id: str) -> None:
-    """Give a tenant what is on record of one that left, while it is there still."""
+    """Give an existing tenant the records of an offboarded one."""
     with field.open("worker", max_size=1).tenant_tx(tenant_id) as tx:
-        tx.leaving.gather([a_doomed_key(tenant_id)])
+        tx.leaving.gather([a_key_to_destroy(tenant_id)])
         tx.leaving.certify(ErasureCertificateRow("{}", "signature", "audit:1", NOW))
 
 

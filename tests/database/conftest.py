@@ -5,5 +5,5 @@ from database.connection.database import Database
 
 @pytest.fixture
 def tenants(worker: Database) -> Database:
-    """The worker's role, in a module whose template is filled with tenants."""
+    """The worker's database, in a module whose template contains tenants."""
     return worker

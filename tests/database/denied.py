@@ -1,6 +1,6 @@
-"""Statements that a role has the right to try, and that are denied; `breaking` tries them."""
+"""Statements that a role has the right to send and that must be denied; `breaking` tries them."""
 
-# Rows of the attacker's own that refer to what is the victim's.
+# Rows of the attacker that refer to rows of the victim.
 FOREIGN_REFERENCES = {
     "worker": (
         (
@@ -23,12 +23,12 @@ FOREIGN_REFERENCES = {
         ),
     ),
 }
-# What a process has the grant for, and must not do even with its own tenant's rows.
+# Covered by a grant of the process, but denied even for rows of its own tenant.
 _COMMAND = f"command/{'a' * 32}"
-_UNDOCUMENTED_DELETION = ("delete from okcm.protected_field",)  # a deletion names first who makes it
+_UNDOCUMENTED_DELETION = ("delete from okcm.protected_field",)  # the author must be set before a deletion
 NEVER = {
     "worker": (
-        # A certificate in the name of a customer's service: that is for people and agents to ask for.
+        # A certificate request for a customer's service: only people and agents may store one.
         (
             "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
             " values ('{attacker}', md5('{attacker}'), 'orders', 'microservice', 'x')"
@@ -50,7 +50,7 @@ NEVER = {
     ),
     "dashboard": (
         *_UNDOCUMENTED_DELETION,
-        # Only a person who is signed on asks or votes.
+        # Only a signed-in person can request or vote.
         (
             "insert into okcm.approval (tenant_id, approval_id, action, requested_by, requested_name)"
             " values ('{attacker}', repeat('e', 32), 'lock', 'not signed on', 'Ada')"
@@ -61,7 +61,7 @@ NEVER = {
         ),
     ),
 }
-# For the platform's context, or for a tenant that is being destroyed: refused in the context of any other tenant.
+# For the platform's context, or for a tenant that is destroyed: denied in the context of any other tenant.
 PLATFORM_QUESTIONS = (
     "select count(*) from okcm.count_tenants('3 minutes')",
     "select count(*) from okcm.page_of_tenants(null, null, false, null, '3 minutes', '', 10)",

@@ -1,4 +1,4 @@
-"""A running PostgreSQL as tests use it, and clones of a migrated database."""
+"""A running PostgreSQL for tests, and clones of a migrated database."""
 
 import secrets
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from devstack.servers.postgres import PostgresServer
 
 @dataclass(frozen=True)
 class Server:
-    """A running PostgreSQL, a superuser's way in, and the secrets of every role."""
+    """A running PostgreSQL with the connection string of a superuser and the secrets of every role."""
 
     conninfo: str
     passwords: dict[str, str]
@@ -28,7 +28,7 @@ class Server:
 
     @contextmanager
     def offline(self, database: str) -> Iterator[None]:
-        """Cut every connection to a database and take no new one, as a server that is restarting does."""
+        """End every connection to a database and reject new ones, as during a restart of the server."""
         with psycopg.connect(self.conninfo, autocommit=True) as administrator:
             administrator.execute(f"alter database {database} allow_connections false")
             try:
@@ -47,7 +47,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Field:
-    """One test's own database."""
+    """The database of one test."""
 
     server: Server
     name: str
@@ -60,7 +60,7 @@ class Field:
         return self.opened[-1]
 
     def close(self) -> None:
-        """Close what was opened; a database with connections cannot be cloned or dropped."""
+        """Close all opened databases: a database with connections cannot be cloned or dropped."""
         for database in self.opened:
             database.close()
 
@@ -72,7 +72,7 @@ class Field:
         return f"postgresql://{parts['user']}:{parts['password']}@{parts['host']}:{parts['port']}/{self.name}"
 
     def session(self, role: str) -> psycopg.Connection:
-        """Log in as a process's role without the controller's help, as an attacker would."""
+        """Log in with a process's role without the product's code, as an attacker would."""
         return psycopg.connect(self.server.session(self.name, role))
 
     def key(self, role: str) -> bytes:
@@ -80,11 +80,11 @@ class Field:
 
 
 def configure(running: PostgresServer) -> Server:
-    """Return the running PostgreSQL with passwords and context keys for all roles, made fast for tests."""
+    """Return the running PostgreSQL with passwords and context keys for all roles, tuned for tests."""
     conninfo = make_conninfo(running.admin_conninfo, dbname="postgres")
     with psycopg.connect(conninfo, autocommit=True) as administrator:
-        # These rows need not outlive the test and these passwords are random; nothing else differs from the real
-        # stack. Every process logs in again for every test, with 4096 hashes on either side of the connection.
+        # The rows need not be durable and the passwords are random; all other settings are those of the real stack.
+        # Every process logs in again for every test, with 4096 hashes on each side of the connection.
         administrator.execute("alter system set fsync = off")
         administrator.execute("alter system set scram_iterations = 1")
         administrator.execute("select pg_reload_conf()")
@@ -103,16 +103,16 @@ def prepare(server: Server, database: str) -> tuple[str, ...]:
 
 @contextmanager
 def clone(server: Server, template: str) -> Iterator[Field]:
-    """Give a database of its own, made from `template`, and drop it at the end."""
+    """Yield a new database, cloned from `template`, and drop it at the end."""
     name = f"t_{secrets.token_hex(6)}"
     parts = conninfo_to_dict(server.conninfo)
     one = Field(server, name, f"postgresql://{parts['host']}:{parts['port']}/{name}")
 
     with psycopg.connect(server.conninfo, autocommit=True) as administrator:
-        # Copying files takes less CPU than writing them through the log.
+        # Copying files takes less CPU than copying pages through the write-ahead log.
         administrator.execute(f"create database {name} template {template} strategy file_copy")
         try:
-            # Rights on the database itself are not cloned.
+            # A clone does not have the grants on its template.
             logins = ", ".join(login(role) for role in (MIGRATOR, *PROCESSES))
             administrator.execute(f"revoke all on database {name} from public")
             administrator.execute(f"grant connect on database {name} to {logins}")

@@ -23,7 +23,7 @@ _PEOPLE = {
     "delete": "protected_field",
     "execute": "audit_keys ctx_ok",
 }
-"""What the operator and the dashboard share."""
+"""The common rights of the operator and the dashboard."""
 
 GRANTS = {
     "worker": {

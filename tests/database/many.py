@@ -1,10 +1,10 @@
-"""Ten thousand tenants in every state, for what must be right and quick with many."""
+"""Ten thousand tenants in every state, for tests of correctness and speed with many tenants."""
 
 from tests.database.fixtures import Field
 
 TENANTS = 10_000
 
-# States, regions, ages and broken promises that do not fall together, so that no two filters choose the same rows.
+# States, regions, ages and SLO breaches are independent, so that no two filters select the same rows.
 _MANY = f"""
 insert into okcm.tenant (tenant_id, organization, region, state, requested_at, ready_at, promise_broken_at)
 select 'tenant-' || md5(n::text), 'Organization ' || n || case when n % 50 = 0 then ' 100% Söhne' else '' end,
@@ -26,6 +26,6 @@ analyze okcm.tenant; analyze okcm.operation_step;
 
 
 def add_many_tenants(field: Field) -> None:
-    """Insert them with their steps, past row security, and a canary that has failed."""
+    """Insert the tenants with their steps, bypassing row-level security, and a canary tenant that has failed."""
     with field.administrator() as administrator:
         administrator.execute(_MANY.encode())

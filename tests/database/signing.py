@@ -1,4 +1,4 @@
-"""An audit signing key for tests that have no key server; it signs as `audit_signer` does."""
+"""An audit signing key for tests without a key server; it signs as `vault.transit.keys.AuditSigner` does."""
 
 import base64
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from openkcm.contract.audit_events import head_message
 
 
 class Signer:
-    """`vault.transit.keys.AuditSigner` with a key of its own."""
+    """`vault.transit.keys.AuditSigner` with a local key."""
 
     def __init__(self, name: str = "audit:1") -> None:
         self.name, self._key = name, ec.generate_private_key(ec.SECP256R1())
@@ -34,7 +34,7 @@ SIGNER = Signer()
 
 
 def sign_head(worker: Database, tenant_id: str, signer: Signer = SIGNER) -> SignedCheckpoint:
-    """Sign the end of a tenant's stream and have the public key on record, as the worker does."""
+    """Sign the newest record of a tenant's stream and record the public key, as the worker does."""
     PlatformQueries(worker).record_audit_keys(signer.public_keys())
     with worker.tenant_tx(tenant_id) as tx:
         head = tx.audit.head()

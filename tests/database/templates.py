@@ -10,7 +10,7 @@ from tests.database.fixtures import Field, Server, clone
 
 
 def filled_template(fill: Callable[[Field], object]) -> Callable[..., object]:
-    """Return the fixture `template` of a module: the migrated database with what `fill` stores in it."""
+    """Return the fixture `template` of a module: the migrated database with the rows that `fill` stores."""
 
     @pytest.fixture(scope="module", name="template")
     def filled(server: Server, template: str) -> Iterator[str]:
@@ -23,7 +23,7 @@ def filled_template(fill: Callable[[Field], object]) -> Callable[..., object]:
 
 
 def two_tenants(*, active: bool = False, services: bool = True, root_keys: bool = False) -> Callable[[Field], None]:
-    """Return what fills a database with acme and beta, each with the service orders if `services`."""
+    """Return a function that fills a database with acme and beta, each with the service orders if `services`."""
 
     def fill(field: Field) -> None:
         worker = field.open("worker")

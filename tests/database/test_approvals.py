@@ -1,4 +1,4 @@
-"""Requests and votes as rows: who may write which, and what PostgreSQL refuses whoever asks for it."""
+"""Requests and votes as rows: which role may write them, and what PostgreSQL rejects for every role."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -69,7 +69,7 @@ def rows(field: Field) -> Rows:
 KAI = a_person(TENANT, "kai", PersonRole.KEY_ADMINISTRATOR)
 
 
-def test_a_request_is_read_back_as_it_was_asked_and_once(rows: Rows) -> None:
+def test_request_is_stored_once_and_read_unchanged(rows: Rows) -> None:
     rows.ask()
     rows.ask("kai")
     found = rows.get()
@@ -80,7 +80,7 @@ def test_a_request_is_read_back_as_it_was_asked_and_once(rows: Rows) -> None:
         assert rows.get(rows.field.open(role)) == found
 
 
-def test_its_time_begins_when_it_is_admitted_and_once(rows: Rows) -> None:
+def test_expiry_counts_from_the_first_admission(rows: Rows) -> None:
     rows.ask()
     with rows.worker.tenant_tx(TENANT) as tx:
         now = tx.approvals.now()
@@ -92,7 +92,7 @@ def test_its_time_begins_when_it_is_admitted_and_once(rows: Rows) -> None:
     assert abs(waiting.expires_at - now - DAY) < timedelta(minutes=1)
 
 
-def test_everybody_speaks_once_and_is_read_in_order(rows: Rows) -> None:
+def test_each_person_votes_once_and_votes_are_ordered(rows: Rows) -> None:
     rows.ask()
     assert rows.vote(KAI)
     assert not rows.vote(KAI, VoteChoice.DECLINE)
@@ -103,7 +103,7 @@ def test_everybody_speaks_once_and_is_read_in_order(rows: Rows) -> None:
     assert (second.subject, second.choice) == ("ada", VoteChoice.WITHDRAW)
 
 
-def test_what_became_of_it_keeps_who_said_so_and_one_operation(rows: Rows) -> None:
+def test_outcome_keeps_the_deciding_person_and_one_operation(rows: Rows) -> None:
     rows.ask()
     rows.vote(KAI)
     with rows.worker.tenant_tx(TENANT) as tx:
@@ -117,7 +117,7 @@ def test_what_became_of_it_keeps_who_said_so_and_one_operation(rows: Rows) -> No
 
 
 @pytest.mark.parametrize("state", [ApprovalState.APPROVED, ApprovalState.DONE, ApprovalState.FAILED])
-def test_not_even_the_worker_counts_a_request_as_approved_by_one_person_or_by_nobody(rows: Rows, state) -> None:
+def test_worker_cannot_approve_a_request_without_a_second_person(rows: Rows, state) -> None:
     rows.ask()
     with rows.worker.tenant_tx(TENANT) as tx:
         tx.approvals.admit(ID, DAY)
@@ -126,34 +126,34 @@ def test_not_even_the_worker_counts_a_request_as_approved_by_one_person_or_by_no
     rows.vote(a_person(TENANT))
     with pytest.raises(DatabaseRefused, match="two_people"):
         rows.settle(state)
-    with pytest.raises(DatabaseRefused, match="decided_by_fkey"):  # of kai there is no word
+    with pytest.raises(DatabaseRefused, match="decided_by_fkey"):  # kai has not voted
         rows.sql("worker", f"update okcm.approval set state = '{state}', decided_by = 'kai'")
     assert rows.get().state is ApprovalState.PENDING
 
 
-def test_nobody_votes_or_asks_for_another_tenant(rows: Rows) -> None:
+def test_vote_for_a_request_of_another_tenant_is_rejected(rows: Rows) -> None:
     rows.ask()
     rows.sign_on("kai", "3", OTHER)
-    with pytest.raises(DatabaseRefused):  # there is no such request there
+    with pytest.raises(DatabaseRefused):  # the request does not exist there
         rows.vote(KAI, tenant_id=OTHER)
     with rows.dashboard.tenant_tx(OTHER) as tx:
         assert tx.approvals.get(ID) is None
         assert tx.approvals.votes(ID) == []
 
 
-def test_who_is_not_signed_on_neither_asks_nor_votes(rows: Rows) -> None:
+def test_request_and_vote_require_a_session(rows: Rows) -> None:
     rows.ask()
     with pytest.raises(DatabaseRefused, match="42501"):
-        rows.vote(a_person(TENANT, "nobody"))
+        rows.vote(a_person(TENANT, "eve"))
     with pytest.raises(DatabaseRefused, match="42501"):
-        rows.ask("nobody", "2" * 32)
+        rows.ask("eve", "2" * 32)
     with rows.dashboard.tenant_tx(TENANT) as tx:
         tx.sessions.end("2" * 64)
     with pytest.raises(DatabaseRefused, match="42501"):
         rows.vote(KAI)
 
 
-def test_the_policy_keeps_what_needs_two_people(rows: Rows) -> None:
+def test_policy_stores_the_actions_that_need_two_people(rows: Rows) -> None:
     policy = TenantPolicy(tenant_key_days=30, four_eyes=frozenset({Action.LOCK, Action.OFFBOARD}))
     with rows.worker.tenant_tx(OTHER) as tx:
         another = tx.policy.get()

@@ -23,7 +23,7 @@ def records(database: Database, tenant_id: str) -> list[StoredRecord]:
         return list(tx.audit.records())
 
 
-def test_a_record_says_what_the_database_decided(worker: Database) -> None:
+def test_database_sets_tenant_number_and_time_of_a_record(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         assert tx.audit.append(an_audit_event("a")) == 1
     [stored] = records(worker, "acme")
@@ -34,13 +34,13 @@ def test_a_record_says_what_the_database_decided(worker: Database) -> None:
     assert record["time"].endswith("Z")
 
 
-def test_an_event_id_seen_before_adds_nothing_and_returns_its_old_number(worker: Database) -> None:
+def test_repeated_event_id_returns_the_first_number(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         assert [tx.audit.append(an_audit_event(name)) for name in "abab"] == [1, 2, 1, 2]
     assert len(records(worker, "acme")) == 2
 
 
-def test_many_events_go_in_together_as_one_by_one(worker: Database) -> None:
+def test_batch_append_equals_single_appends(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.audit.append(an_audit_event("before"))
         tx.audit.append_all([an_audit_event(name) for name in ("c", "a", "before", "b", "a")])
@@ -52,14 +52,14 @@ def test_many_events_go_in_together_as_one_by_one(worker: Database) -> None:
     assert verify_chain(stored) == stored[-1]
 
 
-def test_of_many_events_with_one_that_is_none_nothing_is_stored(worker: Database) -> None:
+def test_batch_with_an_invalid_event_is_rejected(worker: Database) -> None:
     for events in ("null", "{}", '[{"event_id": "x"}, {}]', '[{"event_id": "x"}, null]', '[{"event_id": "x"}, []]'):
         with pytest.raises(DatabaseRefused), worker.raw_tx("acme") as connection:
             connection.execute("select okcm.audit_append_all(%s)", [events])
     assert records(worker, "acme") == []
 
 
-def test_many_events_move_the_head_only_when_one_is_new(worker: Database) -> None:
+def test_batch_moves_the_head_only_with_a_new_event(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.audit.append_all([an_audit_event("a"), an_audit_event("b")])
         head = tx.audit.head()
@@ -71,7 +71,7 @@ def test_many_events_move_the_head_only_when_one_is_new(worker: Database) -> Non
     assert PlatformQueries(worker).moved_heads(9) == ["acme"]
 
 
-def test_eight_writers_leave_no_gap_and_one_chain(worker: Database) -> None:
+def test_concurrent_writers_create_one_chain_without_gaps(worker: Database) -> None:
     def write(number: int) -> None:
         for turn in range(6):
             with suppress(ZeroDivisionError), worker.tenant_tx("acme") as tx:
@@ -85,7 +85,7 @@ def test_eight_writers_leave_no_gap_and_one_chain(worker: Database) -> None:
     assert last.seq == 8 * 4 + 2 * 6
 
 
-def test_a_record_changed_behind_our_back_is_found_at_its_position(worker: Database, field: Field) -> None:
+def test_altered_record_is_reported_with_its_number(worker: Database, field: Field) -> None:
     with worker.tenant_tx("acme") as tx:
         for name in "abc":
             tx.audit.append(an_audit_event(name))
@@ -100,7 +100,7 @@ def test_a_record_changed_behind_our_back_is_found_at_its_position(worker: Datab
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(subject=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40))
-def test_the_stored_text_is_what_was_hashed_whatever_it_holds(worker: Database, subject: str) -> None:
+def test_stored_text_equals_the_hashed_text_for_any_subject(worker: Database, subject: str) -> None:
     with worker.tenant_tx("acme") as tx:
         seq = tx.audit.append(an_audit_event(f"about {subject.encode().hex()}", subject=subject))
         verify_chain(tx.audit.records())
@@ -108,7 +108,7 @@ def test_the_stored_text_is_what_was_hashed_whatever_it_holds(worker: Database, 
     assert json.loads(stored.record)["subject"] == subject
 
 
-def test_fields_the_database_decides_cannot_be_given(worker: Database) -> None:
+def test_event_cannot_set_tenant_number_or_time(worker: Database) -> None:
     for call in ("audit_append('{}')", "audit_append_all('[{}]')"):
         event = json.dumps({"event_id": call[:13], "tenant_id": "beta", "seq": 7, "time": "never"})
         with worker.raw_tx("acme") as connection:
@@ -121,14 +121,14 @@ def test_fields_the_database_decides_cannot_be_given(worker: Database) -> None:
         assert record["time"] != "never"
 
 
-def test_a_text_that_is_no_event_is_rejected(worker: Database) -> None:
+def test_invalid_event_is_rejected(worker: Database) -> None:
     for event in ("null", "[]", "{}", '{"event_id": null}'):
         with pytest.raises(DatabaseRefused), worker.raw_tx("acme") as connection:
             connection.execute("select okcm.audit_append(%s)", [event])
     assert records(worker, "acme") == []
 
 
-def test_a_stream_has_moved_until_its_head_is_signed(worker: Database) -> None:
+def test_stream_is_unsigned_until_its_newest_record_is_signed(worker: Database) -> None:
     for tenant in ("acme", "beta"):
         with worker.tenant_tx(tenant) as tx:
             tx.audit.append(an_audit_event())
@@ -145,7 +145,7 @@ def test_a_stream_has_moved_until_its_head_is_signed(worker: Database) -> None:
     assert PlatformQueries(worker).moved_heads(9) == ["acme", "beta"]
 
 
-def test_a_signature_made_before_the_stream_grew_leaves_it_moved(worker: Database) -> None:
+def test_checkpoint_of_an_older_record_leaves_the_stream_unsigned(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.audit.append(an_audit_event("a"))
         head = tx.audit.head()
@@ -154,7 +154,7 @@ def test_a_signature_made_before_the_stream_grew_leaves_it_moved(worker: Databas
     assert PlatformQueries(worker).moved_heads(9) == ["acme"]
 
 
-def test_a_signature_over_something_else_is_not_stored(worker: Database) -> None:
+def test_checkpoint_with_a_wrong_hash_is_rejected(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.audit.append(an_audit_event())
     with pytest.raises(DatabaseRefused), worker.tenant_tx("acme") as tx:

@@ -1,4 +1,4 @@
-"""Several authorities of a tenant, their leaves and their lists, as rows."""
+"""The certificate authorities of a tenant, their certificates and their CRLs, as rows."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -44,7 +44,7 @@ def roll(worker: Database, row: AuthorityRow = NEXT) -> None:
         tx.certificates.activate(row.serial)
 
 
-def test_there_is_one_current_authority_and_one_former(acme: Database) -> None:
+def test_tenant_has_one_current_and_one_former_authority(acme: Database) -> None:
     roll(acme)
     assert states(acme) == {"bb": "current", FIRST: "former"}
     with acme.tenant_tx("acme") as tx:
@@ -57,12 +57,12 @@ def test_there_is_one_current_authority_and_one_former(acme: Database) -> None:
     with acme.tenant_tx("acme") as tx:
         assert tx.certificates.end(FIRST)
         assert not tx.certificates.end(FIRST)
-        assert not tx.certificates.end("bb")  # what issues is never ended
+        assert not tx.certificates.end("bb")  # the issuing authority cannot be ended
     roll(acme, third)
     assert states(acme) == {"cc": "current", "bb": "former", FIRST: "ended"}
 
 
-def test_what_has_ended_is_never_activated(acme: Database) -> None:
+def test_ended_authority_cannot_be_activated(acme: Database) -> None:
     with acme.tenant_tx("acme") as tx:
         tx.certificates.record_authority(NEXT)
         tx.certificates.end("bb")
@@ -71,7 +71,7 @@ def test_what_has_ended_is_never_activated(acme: Database) -> None:
     assert states(acme)[FIRST] == "current"
 
 
-def test_the_first_recorded_for_a_version_stays(acme: Database) -> None:
+def test_first_authority_of_a_key_version_is_kept(acme: Database) -> None:
     with acme.tenant_tx("acme") as tx:
         current = tx.certificates.authority()
         assert tx.certificates.record_authority(an_authority("dd")) == current
@@ -79,7 +79,7 @@ def test_the_first_recorded_for_a_version_stays(acme: Database) -> None:
         assert tx.certificates.record_authority(replace(NEXT, serial="cc")) == NEXT
 
 
-def test_each_leaf_knows_its_issuer_and_a_chain_is_its_issuers(acme: Database) -> None:
+def test_certificate_has_the_chain_of_its_issuer(acme: Database) -> None:
     roll(acme, replace(NEXT, chain_pem="chain of bb"))
     with acme.tenant_tx("acme") as tx:
         assert tx.certificates.unrenewed(10) == ["orders"]
@@ -93,7 +93,7 @@ def test_each_leaf_knows_its_issuer_and_a_chain_is_its_issuers(acme: Database) -
     assert (old.authority_state, new.authority_state) == ("former", "current")
 
 
-def test_a_list_never_goes_back_in_number(acme: Database) -> None:
+def test_crl_number_never_decreases(acme: Database) -> None:
     roll(acme)
     with acme.tenant_tx("acme") as tx:
         assert not tx.certificates.publish(a_revocation_list(FIRST, 1))
@@ -104,7 +104,7 @@ def test_a_list_never_goes_back_in_number(acme: Database) -> None:
         assert {row.der for row in tx.certificates.revocation_lists()} == {b"der"}
 
 
-def test_the_route_names_a_former_issuer_until_it_is_published_without(acme: Database) -> None:
+def test_route_has_the_former_issuer_until_it_is_removed(acme: Database) -> None:
     both = replace(a_route("acme"), former_issuer_fingerprint="cd" * 32)
     with acme.tenant_tx("acme") as tx:
         tx.routes.publish(both)
@@ -113,7 +113,7 @@ def test_the_route_names_a_former_issuer_until_it_is_published_without(acme: Dat
         assert tx.routes.get() == a_route("acme")
 
 
-def test_no_two_authorities_of_a_kind_even_by_hand(acme: Database, field: Field) -> None:
+def test_database_rejects_a_second_current_authority(acme: Database, field: Field) -> None:
     roll(acme)
     with field.administrator() as administrator, pytest.raises(psycopg.errors.UniqueViolation):
         administrator.execute("update okcm.certificate_authority set state = 'current' where tenant_id = 'acme'")

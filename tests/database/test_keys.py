@@ -1,4 +1,4 @@
-"""A duplicate fingerprint is impossible whoever makes it, and the table tells nobody anything."""
+"""Fingerprints of keys: a duplicate is impossible for every role, and no role can read the table."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,7 +26,7 @@ def recorded(worker: Database, tenant: str, fingerprint: str, version: int = 2) 
         return tx.fingerprints.record(l2_key(tenant), version, fingerprint)
 
 
-def test_the_first_has_it_and_keeps_it(worker: Database) -> None:
+def test_fingerprint_belongs_to_the_first_key(worker: Database) -> None:
     assert recorded(worker, ACME, ONE) is Fingerprinted.RECORDED
     assert recorded(worker, ACME, ONE) is Fingerprinted.KNOWN
     assert recorded(worker, BETA, ONE) is Fingerprinted.TAKEN
@@ -35,12 +35,12 @@ def test_the_first_has_it_and_keeps_it(worker: Database) -> None:
     assert recorded(worker, ACME, ONE) is Fingerprinted.KNOWN
 
 
-def test_two_versions_of_one_key_do_not_have_the_same(worker: Database) -> None:
+def test_versions_of_one_key_cannot_share_a_fingerprint(worker: Database) -> None:
     recorded(worker, ACME, ONE)
     assert recorded(worker, ACME, ONE, version=3) is Fingerprinted.TAKEN
 
 
-def test_of_two_at_the_same_moment_one_has_it(worker: Database) -> None:
+def test_one_of_two_concurrent_records_of_a_fingerprint_succeeds(worker: Database) -> None:
     with ThreadPoolExecutor(2) as pool:
         for number in range(5):
             fingerprint = f"{number:064x}"
@@ -48,7 +48,7 @@ def test_of_two_at_the_same_moment_one_has_it(worker: Database) -> None:
             assert sorted(ends) == ["recorded", "taken"]
 
 
-def test_the_database_itself_holds_no_duplicate_whoever_writes_it(field: Field, worker: Database) -> None:
+def test_database_rejects_a_duplicate_fingerprint_of_any_role(field: Field, worker: Database) -> None:
     recorded(worker, ACME, ONE)
     with field.administrator() as administrator, pytest.raises(psycopg.errors.UniqueViolation):
         administrator.execute(
@@ -62,25 +62,25 @@ def test_the_constraint_on_fingerprints_cannot_be_dropped(worker: Database) -> N
         connection.execute("alter table okcm.key_fingerprint drop constraint key_fingerprint_of_one_key_alone")
 
 
-def test_a_platform_context_records_none_and_a_tenants_reads_no_probes(worker: Database) -> None:
+def test_fingerprints_need_a_tenant_context_and_ciphertexts_the_platform_context(worker: Database) -> None:
     with pytest.raises(DatabaseRefused), worker.raw_tx("*") as connection:
         connection.execute("select okcm.record_fingerprint('x', 1, repeat('f', 64))")
     with pytest.raises(DatabaseRefused), worker.raw_tx(ACME) as connection:
         connection.execute("select * from okcm.key_probes('', 10)")
 
 
-def test_probes_are_read_in_a_ring(worker: Database) -> None:
+def test_ciphertexts_for_isolation_checks_are_read_in_a_cycle(worker: Database) -> None:
     a_provisioned_tenant(worker, "carol")
     assert [tenant for tenant, _ in PlatformQueries(worker).key_probes("", 9)] == ["acme", "beta", "carol"]
     assert [tenant for tenant, _ in PlatformQueries(worker).key_probes("acme", 9)] == ["beta", "carol", "acme"]
     assert [tenant for tenant, _ in PlatformQueries(worker).key_probes("carol", 2)] == ["acme", "beta"]
 
 
-def test_a_probe_is_replaced_and_hangs_on_a_key_of_its_own_tenant(worker: Database) -> None:
-    left = KeyProbeRow(l2_key(ACME), 2, "vault:v2:another", "beta")
+def test_ciphertext_for_isolation_checks_is_replaced_and_must_use_a_key_of_its_tenant(worker: Database) -> None:
+    probe = KeyProbeRow(l2_key(ACME), 2, "vault:v2:another", "beta")
     with worker.tenant_tx(ACME) as tx:
-        tx.fingerprints.leave(left)
+        tx.fingerprints.leave(probe)
     with worker.tenant_tx(ACME) as tx:
-        assert tx.fingerprints.probe() == left
+        assert tx.fingerprints.probe() == probe
     with pytest.raises(DatabaseRefused), worker.tenant_tx(ACME) as tx:
         tx.fingerprints.leave(KeyProbeRow(l2_key(BETA), 2, "vault:v2:another"))

@@ -1,7 +1,7 @@
-"""Each protection is removed or weakened in a clone of the database, and the isolation suite must notice.
+"""Each isolation control is removed or weakened in a clone of the database, and the isolation suite must detect it.
 
-The mutants are made from the catalog, so a new policy, table or trigger is among them automatically. A mutant that is
-not noticed is a protection that is not tested.
+The mutants are derived from the catalog, so that they include new policies, tables and triggers automatically. An
+undetected mutant is an isolation control without a test.
 """
 
 import re
@@ -22,7 +22,7 @@ _CTX_OK = (
 
 @pytest.fixture(scope="module")
 def populated(server: Server, template: str) -> Iterator[Field]:
-    """Two tenants with rows everywhere; no session stays, so that it can be cloned."""
+    """A database with two tenants and rows in every table; no session remains, so that it can be cloned."""
     with clone(server, template) as field:
         two_tenants(root_keys=True)(field)
         for tenant in (ATTACKER, VICTIM):
@@ -31,32 +31,32 @@ def populated(server: Server, template: str) -> Iterator[Field]:
         yield field
 
 
-def survivors(populated: Field, mutants: list[str]) -> list[str]:
-    assert mutants, "nothing was mutated"
-    return [mutant for mutant in mutants if not _noticed(populated, mutant)]
+def undetected(populated: Field, mutants: list[str]) -> list[str]:
+    assert mutants, "the query returned no mutants"
+    return [mutant for mutant in mutants if not _first_breach(populated, mutant)]
 
 
-def _noticed(populated: Field, mutant: str) -> str | None:
+def _first_breach(populated: Field, mutant: str) -> str | None:
     with clone(populated.server, populated.name) as field:
         with field.administrator() as administrator:
             administrator.execute(mutant)
-        # Attacks on what was mutated come first; all others are tried only if none of these succeeds.
+        # Attacks on the mutated object first; all others only if none of these succeeds.
         about = re.search(r"okcm\.(\w+)", mutant)
         return (next(breaches_of(field, about[1]), None) if about else None) or next(breaches_of(field), None)
 
 
-def _ask(populated: Field, question: str) -> list[tuple[str, ...]]:
+def _query(populated: Field, query: str) -> list[tuple[str, ...]]:
     with populated.administrator() as administrator:
-        return administrator.execute(question).fetchall()
+        return administrator.execute(query).fetchall()
 
 
-def test_the_isolation_suite_notices_a_policy_that_is_dropped(populated: Field) -> None:
-    assert survivors(populated, ["drop policy signed on okcm.service_key"]) == []
+def test_isolation_suite_detects_a_dropped_policy(populated: Field) -> None:
+    assert undetected(populated, ["drop policy signed on okcm.service_key"]) == []
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    "question",
+    "query",
     [
         (
             "select format('drop policy %I on okcm.%I', policyname, tablename) from pg_policies"
@@ -67,7 +67,7 @@ def test_the_isolation_suite_notices_a_policy_that_is_dropped(populated: Field) 
             " || case when with_check is null then '' else ' with check (true)' end"
             " from pg_policies where schemaname = 'okcm' and permissive = 'PERMISSIVE'"
         ),
-        # Less access is noticed, too: by the positive control that every process reads its own rows.
+        # Less access is detected as well: by the positive control that every process reads its own rows.
         (
             "select format('drop policy %I on okcm.%I', policyname, tablename) from pg_policies where schemaname ="
             " 'okcm' and permissive = 'PERMISSIVE' and roles <> '{okcm_owner}' and policyname <> 'every_tenant'"
@@ -99,8 +99,8 @@ def test_the_isolation_suite_notices_a_policy_that_is_dropped(populated: Field) 
         *("append-only trigger off", "trigger of people dropped", "reference of objects dropped"),
     ],
 )
-def test_each_protection_in_the_catalog_is_noticed_when_it_goes(populated: Field, question: str) -> None:
-    assert survivors(populated, [mutant for (mutant,) in _ask(populated, question)]) == []
+def test_isolation_suite_detects_each_removed_control(populated: Field, query: str) -> None:
+    assert undetected(populated, [mutant for (mutant,) in _query(populated, query)]) == []
 
 
 @pytest.mark.full
@@ -118,10 +118,10 @@ def test_each_protection_in_the_catalog_is_noticed_when_it_goes(populated: Field
         ("convert_to(parts[1] || '|' || parts[2], 'UTF8')", "convert_to(parts[2], 'UTF8')"),
     ],
 )
-def test_a_weakened_line_of_the_context_check_is_noticed(populated: Field, line: str, instead: str) -> None:
-    [(body,)] = _ask(populated, "select prosrc from pg_proc where proname = 'ctx_ok'")
+def test_isolation_suite_detects_a_weakened_context_check(populated: Field, line: str, instead: str) -> None:
+    [(body,)] = _query(populated, "select prosrc from pg_proc where proname = 'ctx_ok'")
     assert line in body
-    assert survivors(populated, [_CTX_OK.format(body.replace(line, instead))]) == []
+    assert undetected(populated, [_CTX_OK.format(body.replace(line, instead))]) == []
 
 
 @pytest.mark.full
@@ -143,5 +143,5 @@ def test_a_weakened_line_of_the_context_check_is_noticed(populated: Field, line:
         "revoke select on okcm.report from okcm_worker",
     ],
 )
-def test_a_check_that_always_agrees_and_a_grant_that_differs_are_noticed(populated: Field, mutant: str) -> None:
-    assert survivors(populated, [mutant]) == []
+def test_isolation_suite_detects_an_empty_check_and_a_changed_grant(populated: Field, mutant: str) -> None:
+    assert undetected(populated, [mutant]) == []

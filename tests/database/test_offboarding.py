@@ -1,4 +1,4 @@
-"""A tenant's leaving on record: who wins between restoring and destroying; what erasing takes, leaves and refuses."""
+"""The offboarding of a tenant as rows: restore or destruction, and what is erased, kept and rejected."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,7 +16,7 @@ from database.offboarding import OffboardingRow
 from tests.concurrency import at_once
 from tests.database.builders import (
     NOW,
-    a_doomed_key,
+    a_key_to_destroy,
     a_leaving,
     a_provisioned_tenant,
     some_uses,
@@ -35,7 +35,7 @@ ERASED = {
     *("protection", "protected_field", "key_probe"),
 }
 WITH_ANOTHER = {"approval_vote"}
-"""What goes with the row that it is about, and is not counted."""
+"""Tables whose rows are erased with their parent row and are not counted."""
 
 
 template = filled_template(two_tenants(active=True, root_keys=True))
@@ -48,7 +48,7 @@ def leaving(tx: TenantTransaction) -> OffboardingRow:
 
 
 def destroying(worker: Database, tenant: str = ACME) -> None:
-    """Bring a tenant behind the point of no return."""
+    """Begin the irreversible destruction of a tenant."""
     with worker.tenant_tx(tenant) as tx:
         tx.leaving.begin(timedelta())
     with worker.tenant_tx(tenant) as tx:
@@ -56,13 +56,13 @@ def destroying(worker: Database, tenant: str = ACME) -> None:
 
 
 def erase(worker: Database, at_most: int = 1000) -> int:
-    """Erase all and return in how many pieces."""
-    pieces = 1
+    """Erase all rows and return the number of calls."""
+    calls = 1
     while True:
         with worker.tenant_tx(ACME) as tx:
             if tx.leaving.erase(at_most):
-                return pieces
-        pieces += 1
+                return calls
+        calls += 1
 
 
 def counts(field: Field, tenant: str) -> dict[str, int]:
@@ -81,7 +81,7 @@ def counts(field: Field, tenant: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("state", [State.ACTIVE, State.SUSPENDED, State.LOCKED])
-def test_a_tenant_comes_back_to_where_it_was_with_its_locks(worker: Database, state: State) -> None:
+def test_restore_returns_a_tenant_to_its_state_and_locks(worker: Database, state: State) -> None:
     with worker.tenant_tx(ACME) as tx:
         if state is not State.ACTIVE:
             tx.tenants.move(Transition.SUSPEND)
@@ -101,24 +101,24 @@ def test_a_tenant_comes_back_to_where_it_was_with_its_locks(worker: Database, st
             assert leaving(tx) == OffboardingRow(state, None, None, None, None, None, {})
 
 
-def test_leaving_again_goes_on_as_it_was_begun(worker: Database) -> None:
+def test_repeated_offboarding_keeps_the_first_grace_period(worker: Database) -> None:
     with worker.tenant_tx(ACME) as tx:
         first = tx.leaving.begin(GRACE)
     with worker.tenant_tx(ACME) as tx:
         assert tx.leaving.begin(timedelta()) == first
 
 
-def test_before_it_is_ready_nobody_leaves_and_who_is_not_there_does_not_either(field: Field) -> None:
+def test_unready_and_unknown_tenants_cannot_be_offboarded(field: Field) -> None:
     worker = field.open("worker")
     a_provisioned_tenant(worker, "gamma")
     for act in (lambda tx: tx.leaving.begin(GRACE), lambda tx: tx.leaving.restore()):
         with pytest.raises(InvalidTransition), worker.tenant_tx("gamma") as tx:
             act(tx)
-        with pytest.raises(TenantUnknown), worker.tenant_tx("nobody") as tx:
+        with pytest.raises(TenantUnknown), worker.tenant_tx("unknown") as tx:
             act(tx)
 
 
-def test_nothing_is_destroyed_before_the_grace_is_over_whoever_asks(worker: Database) -> None:
+def test_destruction_is_rejected_during_the_grace_period(worker: Database) -> None:
     with worker.tenant_tx(ACME) as tx:
         tx.leaving.begin(GRACE)
     with pytest.raises(GracePeriodActive), worker.tenant_tx(ACME) as tx:
@@ -127,7 +127,7 @@ def test_nothing_is_destroyed_before_the_grace_is_over_whoever_asks(worker: Data
         assert tx.leaving.begin_destruction(datetime.now(UTC) + GRACE + timedelta(minutes=1))
 
 
-def test_a_restored_tenant_is_not_destroyed_by_a_timer_that_is_left(worker: Database) -> None:
+def test_old_timer_does_not_destroy_a_restored_tenant(worker: Database) -> None:
     with worker.tenant_tx(ACME) as tx:
         tx.leaving.begin(timedelta())
     with worker.tenant_tx(ACME) as tx:
@@ -139,7 +139,7 @@ def test_a_restored_tenant_is_not_destroyed_by_a_timer_that_is_left(worker: Data
         tx.leaving.begin_destruction(datetime.now(UTC))
 
 
-def test_behind_the_point_of_no_return_nothing_is_restored(worker: Database) -> None:
+def test_restore_is_rejected_after_destruction_has_begun(worker: Database) -> None:
     destroying(worker)
     with pytest.raises(DestructionStarted), worker.tenant_tx(ACME) as tx:
         tx.leaving.restore()
@@ -147,14 +147,14 @@ def test_behind_the_point_of_no_return_nothing_is_restored(worker: Database) -> 
         assert tx.leaving.begin_destruction(datetime.now(UTC))
 
 
-def test_the_table_itself_keeps_a_tenant_that_is_being_destroyed(worker: Database) -> None:
+def test_table_constraint_prevents_the_restore_of_a_tenant_under_destruction(worker: Database) -> None:
     destroying(worker)
     for state in ("active", "suspended", "locked", "failed"):
         with pytest.raises(DatabaseRefused, match="tenant_destroying_check"), worker.raw_tx(ACME) as connection:
             connection.execute("update okcm.tenant set state = %s", [state])
 
 
-def test_of_restoring_and_destroying_at_once_one_wins_and_the_other_hears_of_it(worker: Database) -> None:
+def test_one_of_concurrent_restore_and_destruction_succeeds(worker: Database) -> None:
     def restore() -> bool:
         try:
             with worker.tenant_tx(ACME) as tx:
@@ -179,11 +179,11 @@ def test_of_restoring_and_destroying_at_once_one_wins_and_the_other_hears_of_it(
 # ── destroying ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_was_gathered_stays_as_it_was_first_seen(worker: Database) -> None:
+def test_recorded_keys_to_destroy_are_unchanged_by_a_repeated_call(worker: Database) -> None:
     with worker.tenant_tx(ACME) as tx:
-        tx.leaving.gather([a_doomed_key(ACME)])
-        tx.leaving.gather([a_doomed_key(ACME, fingerprint="cd" * 32, versions="9")])
-        assert tx.leaving.doomed() == [a_doomed_key(ACME)]
+        tx.leaving.gather([a_key_to_destroy(ACME)])
+        tx.leaving.gather([a_key_to_destroy(ACME, fingerprint="cd" * 32, versions="9")])
+        assert tx.leaving.doomed() == [a_key_to_destroy(ACME)]
         tx.leaving.destroyed("L2 tenant key")
         (first,) = tx.leaving.doomed()
         assert first.destroyed_at is not None
@@ -192,7 +192,7 @@ def test_what_was_gathered_stays_as_it_was_first_seen(worker: Database) -> None:
         assert tx.leaving.doomed() == [first]
 
 
-def test_destroyed_service_keys_have_no_wrap_and_nobody_elses_are_touched(worker: Database, field: Field) -> None:
+def test_destroyed_service_keys_have_no_wrap_and_other_tenants_keep_theirs(worker: Database, field: Field) -> None:
     with worker.tenant_tx(ACME) as tx:
         (wrap,) = tx.leaving.unwrapped()
         assert (wrap.kind, wrap.name, len(wrap.fingerprint)) == ("service key", "orders 1", 64)
@@ -206,7 +206,7 @@ def test_destroyed_service_keys_have_no_wrap_and_nobody_elses_are_touched(worker
     assert rows == [(ACME, "destroyed", True), (BETA, "active", False)]
 
 
-def test_the_first_certificate_is_the_one_that_stays(worker: Database, field: Field) -> None:
+def test_first_erasure_certificate_is_kept(worker: Database, field: Field) -> None:
     a_leaving(field, ACME)
     with worker.tenant_tx(ACME) as tx:
         kept = tx.leaving.certificate()
@@ -217,13 +217,13 @@ def test_the_first_certificate_is_the_one_that_stays(worker: Database, field: Fi
 # ── erasing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_table_of_a_tenants_is_either_erased_or_kept_for_a_reason(worker: Database, field: Field) -> None:
-    """A new table fails here until somebody decides what becomes of it when a tenant leaves."""
+def test_every_tenant_table_is_erased_or_kept_for_a_reason(worker: Database, field: Field) -> None:
+    """Fails for a new table until its treatment at the offboarding of a tenant is decided."""
     del worker
     assert set(counts(field, ACME)) == ERASED | WITH_ANOTHER | KEPT.keys()
 
 
-def test_erasing_leaves_what_is_kept_takes_the_name_and_touches_nobody_else(worker: Database, field: Field) -> None:
+def test_erasure_keeps_listed_tables_removes_the_name_and_spares_other_tenants(worker: Database, field: Field) -> None:
     before, others = counts(field, ACME), counts(field, BETA)
     destroying(worker)
     assert erase(worker) == 1
@@ -245,7 +245,7 @@ def test_erasing_leaves_what_is_kept_takes_the_name_and_touches_nobody_else(work
     assert events == [("(erased)", True)]
 
 
-def test_erasing_goes_on_piece_by_piece_and_counts_everything_once(worker: Database, field: Field) -> None:
+def test_partial_erasure_continues_and_counts_each_row_once(worker: Database, field: Field) -> None:
     with field.open("crypto", max_size=1).tenant_tx(ACME) as tx:
         tx.usage.add([some_uses(minute=NOW + timedelta(minutes=minute)) for minute in range(60)], "minutes")
     before = counts(field, ACME)
@@ -258,7 +258,7 @@ def test_erasing_goes_on_piece_by_piece_and_counts_everything_once(worker: Datab
 
 
 @pytest.mark.parametrize("state", ["active", "leaving", "restored", "offboarded"])
-def test_nothing_is_erased_of_a_tenant_that_is_not_being_destroyed(worker: Database, field: Field, state: str) -> None:
+def test_erasure_is_rejected_unless_destruction_has_begun(worker: Database, field: Field, state: str) -> None:
     with worker.tenant_tx(ACME) as tx:
         if state in {"leaving", "restored"}:
             tx.leaving.begin(timedelta())
@@ -274,10 +274,10 @@ def test_nothing_is_erased_of_a_tenant_that_is_not_being_destroyed(worker: Datab
     assert counts(field, ACME) == before
 
 
-def test_nothing_is_erased_before_every_key_but_the_payloads_is_destroyed(worker: Database) -> None:
+def test_erasure_is_rejected_before_all_keys_except_payload_keys_are_destroyed(worker: Database) -> None:
     destroying(worker)
     with worker.tenant_tx(ACME) as tx:
-        tx.leaving.gather([a_doomed_key(ACME), a_doomed_key(ACME, kind="payload key", name="payload-acme")])
+        tx.leaving.gather([a_key_to_destroy(ACME), a_key_to_destroy(ACME, kind="payload key", name="payload-acme")])
     with pytest.raises(DatabaseRefused), worker.tenant_tx(ACME) as tx:
         tx.leaving.erase(1000)
     with worker.tenant_tx(ACME) as tx:
@@ -286,13 +286,13 @@ def test_nothing_is_erased_before_every_key_but_the_payloads_is_destroyed(worker
 
 
 @pytest.fixture
-def doomed(worker: Database) -> Database:
+def destroyed(worker: Database) -> Database:
     destroying(worker)
     return worker
 
 
-def test_while_one_is_erased_its_owner_still_reaches_no_row_of_another(doomed: Database, field: Field) -> None:
-    """The attack: a function of the owner's that does not ask whose rows it deletes, in the erased one's context."""
+def test_owner_function_reaches_no_other_tenant_during_erasure(destroyed: Database, field: Field) -> None:
+    """The attack: a function of the owner deletes rows of all tenants, in the context of the erased tenant."""
     others = counts(field, BETA)
     tables = sorted(ERASED - {"rotation", "tenant_policy"})
     deletions = "".join(f"delete from okcm.{table} where tenant_id <> 'acme';" for table in tables)
@@ -304,13 +304,13 @@ def test_while_one_is_erased_its_owner_still_reaches_no_row_of_another(doomed: D
             "alter function okcm.careless() owner to okcm_owner;"
             "grant execute on function okcm.careless() to okcm_worker"
         )
-    with doomed.raw_tx(ACME) as connection:
+    with destroyed.raw_tx(ACME) as connection:
         connection.execute("select okcm.careless()")
     assert counts(field, BETA) == others
 
 
-def test_without_a_signed_context_nobody_erases(doomed: Database, field: Field) -> None:
-    del doomed
+def test_erasure_requires_a_signed_context(destroyed: Database, field: Field) -> None:
+    del destroyed
     with field.session("worker") as session:
         session.execute("select set_config('app.tenant_id', 'acme', true)")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -1,4 +1,4 @@
-"""An SMT solver's view of the policies, beside our own attacks: it sees what no attack tried."""
+"""Proofs about the policies by an SMT solver: they cover cases that no attack tries."""
 
 import json
 import re
@@ -13,8 +13,8 @@ from tests.database.fixtures import Field
 
 _PGRLS = Path(sys.executable).parent / "pgrls"
 
-# The policies that cross tenants on purpose, for a context signed for "*" and nothing else, by their tables. No solver
-# proves that they do not cross; each is pinned here and attacked in breaking.py.
+# The policies that cross tenants on purpose, only for a context signed for "*", with their tables. The solver cannot
+# prove their isolation; each is listed here and attacked in breaking.py.
 CROSSING = {("tenant", "every_tenant")} | {
     (table, "platform_questions")
     for table in (
@@ -43,7 +43,7 @@ ISOLATED = {"tables": 58, "isolated": 58, "leak": 0, "unverified": 0}
 
 
 @pytest.mark.parametrize("mode", ["write", "anon", "escalation", "reachability"])
-def test_no_policy_is_circumvented(field: Field, mode: str) -> None:
+def test_pgrls_proves_that_no_policy_is_circumvented(field: Field, mode: str) -> None:
     """No tenant writes another's rows, no session without a context reads one, no role or view avoids the policies."""
     code, report = pgrls(field, "verify", "--mode", mode, "--strict")
     assert code == 0
@@ -51,7 +51,7 @@ def test_no_policy_is_circumvented(field: Field, mode: str) -> None:
         assert report["summary"] == ISOLATED
 
 
-def test_no_policy_lets_a_tenant_read_anothers_rows_but_those_for_the_platform(field: Field) -> None:
+def test_pgrls_proves_that_only_platform_policies_cross_tenants(field: Field) -> None:
     crossing = "select tablename, policyname from pg_policies where permissive = 'PERMISSIVE' and qual like '%''*''%'"
     _, report = pgrls(field, "verify", "--mode", "cross-tenant")
     doubted = {table["table"] for table in report["tables"] if table["verdict"] != "isolated"}
@@ -65,19 +65,19 @@ def test_no_policy_lets_a_tenant_read_anothers_rows_but_those_for_the_platform(f
     assert (code, report["summary"]) == (0, ISOLATED)
 
 
-# What the linter says and why it may.
+# Accepted findings of the linter, with the reason.
 ALLOWED = {
-    "SEC001": r"okcm\.(context_key|schema_migration|audit_key)",  # the owner's alone; the gate refuses a grant
-    # About the session, on purpose: see 0003 and 0016.
+    "SEC001": r"okcm\.(context_key|schema_migration|audit_key)",  # for the owner only; lint.py rejects a grant
+    # Conditions on the session, on purpose.
     "SEC005": r"okcm\.\w+\.(signed|every_tenant|platform_questions|while_destroying|only_old)",
-    "SEC009": r"okcm\.audit_event_\d\d",  # no policy means nobody, which is meant
-    # These triggers only ever raise or look, or hash the row's own tenant into a NOTIFY; or read as the writer may.
+    "SEC009": r"okcm\.audit_event_\d\d",  # no policy means no access, on purpose
+    # These triggers only raise or read, hash the row's own tenant into a NOTIFY, or have the rights of the writer.
     "SEC013": (
         r"okcm\.(audit_\w+|\w+\.announce_(change|rewrap|update)|managed_object\.refuse_ended_version\w*"
         r"|approval(_vote)?\.signed_on|join_token\.audited|protection\.risen"
         r"|protected_field\.(versioned|said|audited(_deletion)?)|report\.made_once)"
     ),
-    "SEC014": (  # each asks for the context first, runs under FORCE, and is attacked in breaking.py
+    "SEC014": (  # each verifies the context first, runs under FORCE, and is attacked in breaking.py
         r"okcm\.(ctx_ok|audit_append_all|audit_append_command|audit_save_signed_head|unstarted_events|unknown_serials|moved_heads"
         r"|audit_keys|record_audit_key|waiting_outboxes|erase_tenant|watched_root_keys|untaken_credentials"
         r"|audit_join_token|audit_protection|pending_enrolments|due_authorities|outlived_authorities|stale_revocation_lists|expiring"
@@ -85,18 +85,18 @@ ALLOWED = {
         r"|objects_sealed|record_fingerprint|key_probes|numbered_root_keys"
         r"|trim_boundaries|due_examinations|troubled_examinations)"
     ),
-    # The one key that spans tenants, on a table that no process reaches: see 0023 and the gate.
+    # The one key that spans tenants, on a table without a grant: see lint.py.
     "SEC035": r"okcm\.key_fingerprint \(key_fingerprint_of_one_key_alone\)",
-    # A prefix of the tenant's own id, asked when a row is written and of that row alone.
+    # A prefix of the tenant's own id, evaluated for the written row only.
     "PERF004": r"okcm\.service_request\.platforms_own",
-    # Beside a tenant predicate that has its index.
+    # Beside a tenant predicate with an index.
     "PERF003": (
         r"okcm\.(outbox\.ready_text|boundary_(result|clause)\.only_old|tenant\.(begins_requested|while_destroying))"
     ),
 }
 
 
-def test_the_linter_finds_nothing_that_is_not_explained(field: Field) -> None:
+def test_pgrls_lint_has_only_accepted_findings(field: Field) -> None:
     _, report = pgrls(field, "lint")
     unexplained = [
         (found["rule_id"], found["location"])

@@ -1,4 +1,4 @@
-"""Versions of keys and the rotations that make them, as rows: who takes over from whom, and what nobody can undo."""
+"""Key versions and rotations as rows: activation of new versions, and changes that nothing can undo."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -35,7 +35,7 @@ def begin(worker: Database, number: int = 2, **wanted: object) -> RotationRow:
 
 
 def prepare(worker: Database, number: int = 2) -> None:
-    """Prepare the next version of every service that wants one."""
+    """Prepare the next version of every service in the rotation."""
     with worker.tenant_tx("acme") as tx:
         for service, version in tx.rotations.unprepared(number, TenantPolicy()):
             tx.rotations.prepare(number, a_service_key("acme", service, version))
@@ -47,7 +47,7 @@ def states(worker: Database, tenant: str = "acme") -> dict[tuple[str, int], KeyS
     return {(row.service, row.version): row.state for row in rows}
 
 
-def test_a_rotation_begins_once_and_ends_the_one_that_was_left_running(tenants: Database) -> None:
+def test_rotation_begins_once_and_ends_an_unfinished_one(tenants: Database) -> None:
     first = begin(tenants, services=RotationScope.ONE, service="orders", compromised=True)
     assert begin(tenants, tenant_key=True) == first
     prepare(tenants)
@@ -59,19 +59,19 @@ def test_a_rotation_begins_once_and_ends_the_one_that_was_left_running(tenants: 
     assert states(tenants)["orders", 2] is KeyState.DESTROYED
 
 
-def test_how_far_a_stage_is_stays_over_a_second_try_and_begins_anew_with_the_next_stage(tenants: Database) -> None:
+def test_progress_is_kept_on_retry_and_reset_by_the_next_stage(tenants: Database) -> None:
     begin(tenants)
     with tenants.tenant_tx("acme") as tx:
         tx.rotations.enter(2, RotationPhase.PREPARE)
         tx.rotations.came(2, 32, 68)
         again = tx.rotations.enter(2, RotationPhase.PREPARE)
         assert (again.done, again.total) == (32, 100)
-        further = tx.rotations.came(2, 32, 40)  # some were disconnected, or gone, or came meanwhile
+        further = tx.rotations.came(2, 32, 40)  # services were disconnected, removed or added meanwhile
         assert (further.done, further.total) == (64, 104)
         assert tx.rotations.enter(2, RotationPhase.ACTIVATE).total == 0
 
 
-def test_every_prepared_version_takes_over_at_once_and_what_was_active_decrypts_only(tenants: Database) -> None:
+def test_prepared_versions_are_activated_together_and_former_ones_only_decrypt(tenants: Database) -> None:
     begin(tenants)
     prepare(tenants)
     assert states(tenants)["orders", 2] is KeyState.PREPARED
@@ -89,7 +89,7 @@ def test_every_prepared_version_takes_over_at_once_and_what_was_active_decrypts_
     assert set(states(tenants, "beta").values()) == {KeyState.ACTIVE}
 
 
-def test_of_a_compromised_key_every_version_before_is_compromised_and_no_other_services(tenants: Database) -> None:
+def test_compromise_covers_all_earlier_versions_of_the_service_only(tenants: Database) -> None:
     a_new_version(tenants, "acme", "orders")
     begin(tenants, 3, services=RotationScope.ONE, service="orders", compromised=True)
     prepare(tenants, 3)
@@ -103,17 +103,17 @@ def test_of_a_compromised_key_every_version_before_is_compromised_and_no_other_s
     }
 
 
-def test_the_database_admits_one_active_version(tenants: Database) -> None:
+def test_database_rejects_a_second_active_version(tenants: Database) -> None:
     a_new_version(tenants, "acme")
     with pytest.raises(DatabaseRefused, match="23505"), tenants.raw_tx("acme") as connection:
         connection.execute("update okcm.service_key set state = 'active' where service = 'orders'")
 
 
 def rewrapped(tx, version: int = 2) -> list[RewrappedRow]:
-    return [RewrappedRow(row, row.wrapped + b" anew", version) for row in tx.rotations.outdated(100)]
+    return [RewrappedRow(row, row.wrapped + b" again", version) for row in tx.rotations.outdated(100)]
 
 
-def test_wraps_are_replaced_until_none_is_outdated_and_only_then_the_older_version_is_retired(
+def test_tenant_key_version_is_retired_only_after_all_wraps_are_replaced(
     tenants: Database,
 ) -> None:
     begin(tenants, tenant_key=True, services=RotationScope.NONE)
@@ -136,10 +136,10 @@ def test_wraps_are_replaced_until_none_is_outdated_and_only_then_the_older_versi
         key = tx.keys.get("L2-acme-primary")
         assert (key.version, key.oldest) == (2, 2)
         [row, _] = [tx.services.key(service) for service in ("orders", "users")]
-        assert row.wrapped == b"wrapped twice anew"
+        assert row.wrapped == b"wrapped twice again"
 
 
-def test_a_wrap_that_was_replaced_meanwhile_is_left(tenants: Database) -> None:
+def test_concurrently_replaced_wrap_is_unchanged(tenants: Database) -> None:
     begin(tenants, tenant_key=True)
     with tenants.tenant_tx("acme") as tx:
         tx.rotations.rotated(2, 2)
@@ -150,7 +150,7 @@ def test_a_wrap_that_was_replaced_meanwhile_is_left(tenants: Database) -> None:
         assert kept.wrapped == b"first"
 
 
-def test_credentials_under_an_older_version_keep_it_from_being_retired(tenants: Database, field: Field) -> None:
+def test_version_that_encrypts_credentials_is_not_retired(tenants: Database, field: Field) -> None:
     a_root_key(field, "acme")
     begin(tenants, tenant_key=True)
     with tenants.tenant_tx("acme") as tx:
@@ -158,14 +158,14 @@ def test_credentials_under_an_older_version_keep_it_from_being_retired(tenants: 
         tx.rotations.rewrap(2, rewrapped(tx))
         assert tx.rotations.retire_tenant_key(2) is None
         [read] = tx.rotations.outdated_credentials()
-        tx.rotations.rewrap_credentials(2, replace(read, credentials="not what is there"), "never", 2)
+        tx.rotations.rewrap_credentials(2, replace(read, credentials="not the stored ones"), "never", 2)
         assert tx.rotations.outdated_credentials() == [read]
-        tx.rotations.rewrap_credentials(2, read, "anew", 2)
+        tx.rotations.rewrap_credentials(2, read, "again", 2)
         assert tx.rotations.retire_tenant_key(2) == 2
-        assert tx.root_keys.sealed(read.root_key_id) == replace(read, credentials="anew")
+        assert tx.root_keys.sealed(read.root_key_id) == replace(read, credentials="again")
 
 
-def test_of_a_rotation_that_has_ended_nothing_comes_afterwards(tenants: Database) -> None:
+def test_ended_rotation_rejects_further_changes(tenants: Database) -> None:
     begin(tenants, tenant_key=True)
     prepare(tenants)
     with tenants.tenant_tx("acme") as tx:
@@ -195,7 +195,7 @@ def test_of_a_rotation_that_has_ended_nothing_comes_afterwards(tenants: Database
     assert (ended.state, ended.problem, ended.finished_at is None) == ("failed", "root_key_disabled", False)
 
 
-def test_a_version_is_destroyed_when_it_neither_encrypts_nor_holds_an_object(tenants: Database, field: Field) -> None:
+def test_version_is_destroyed_only_if_inactive_and_without_objects(tenants: Database, field: Field) -> None:
     a_new_version(tenants, "acme", compromised=True)
     with tenants.tenant_tx("acme") as tx:
         [use] = tx.rotations.compromised()
@@ -213,7 +213,7 @@ def test_a_version_is_destroyed_when_it_neither_encrypts_nor_holds_an_object(ten
             tx.rotations.destroy("orders", version)
 
 
-def test_nothing_is_sealed_under_a_version_that_is_destroyed(tenants: Database, field: Field) -> None:
+def test_destroyed_version_encrypts_no_object(tenants: Database, field: Field) -> None:
     crypto = field.open("crypto")
     with crypto.tenant_tx("acme") as tx:
         assert tx.objects.change(an_object("acme", "object-orders", material=None))
@@ -228,9 +228,7 @@ def test_nothing_is_sealed_under_a_version_that_is_destroyed(tenants: Database, 
         tx.objects.change(an_object("acme", "late"))
 
 
-def test_an_object_that_is_being_sealed_is_waited_for_before_its_key_is_destroyed(
-    tenants: Database, field: Field
-) -> None:
+def test_destruction_waits_for_a_concurrent_encryption(tenants: Database, field: Field) -> None:
     a_new_version(tenants, "acme", "users")
     with field.open("crypto").tenant_tx("acme") as tx:
         assert tx.objects.change(an_object("acme", "object-users", service="users", key_version=2))
@@ -250,7 +248,7 @@ def test_an_object_that_is_being_sealed_is_waited_for_before_its_key_is_destroye
     assert states(tenants)["users", 1] is KeyState.DEACTIVATED
 
 
-def test_a_change_of_the_root_key_passes_over_what_is_destroyed(tenants: Database, field: Field) -> None:
+def test_root_key_change_skips_destroyed_versions(tenants: Database, field: Field) -> None:
     with field.open("crypto").tenant_tx("acme") as tx:
         assert tx.objects.change(an_object("acme", "object-orders", material=None))
     a_new_version(tenants, "acme")
@@ -263,16 +261,16 @@ def test_a_change_of_the_root_key_passes_over_what_is_destroyed(tenants: Databas
         ).fetchall()
     assert rows == [
         ("orders", 1, None, None),
-        ("orders", 2, root_key_id, b"wrapped twice anew"),
-        ("users", 1, root_key_id, b"wrapped twice anew"),
+        ("orders", 2, root_key_id, b"wrapped twice again"),
+        ("users", 1, root_key_id, b"wrapped twice again"),
     ]
     with tenants.tenant_tx("acme") as tx:
         change = tx.root_keys.change(1)
     assert (change.wrapped, change.total) == (2, 2)
 
 
-def test_a_wrap_that_waits_for_another_root_key_is_not_what_a_rotation_has_replaced(tenants: Database) -> None:
-    """One operation runs at a time; were two to meet, neither would lose what the other did."""
+def test_rotation_discards_a_wrap_staged_for_a_root_key_change(tenants: Database) -> None:
+    """Only one operation runs at a time; if two did, neither would lose the changes of the other."""
     begin(tenants, tenant_key=True, services=RotationScope.NONE)
     with tenants.tenant_tx("acme") as tx:
         tx.root_keys.begin(1, RootKeyMode.PLATFORM, "root-eu-west-1", None)
@@ -282,7 +280,7 @@ def test_a_wrap_that_waits_for_another_root_key_is_not_what_a_rotation_has_repla
         tx.rotations.rewrap(2, rewrapped(tx)[:1])
         assert not tx.root_keys.switch(1)
         [unstaged] = tx.root_keys.unstaged(1, 10)
-        assert (unstaged.service, unstaged.wrapped) == ("orders", b"wrapped twice anew")
+        assert (unstaged.service, unstaged.wrapped) == ("orders", b"wrapped twice again")
         tx.root_keys.stage(1, [(read[0], b"from the old wrap, late")])
         assert not tx.root_keys.switch(1)
         tx.root_keys.stage(1, [(unstaged, b"from the new wrap")])
@@ -290,7 +288,7 @@ def test_a_wrap_that_waits_for_another_root_key_is_not_what_a_rotation_has_repla
         assert [row.wrapped for row in tx.rotations.outdated(10)] == [b"staged from the old wrap"]
 
 
-def test_everybody_of_the_tenant_who_may_look_sees_its_rotations(tenants: Database, field: Field) -> None:
+def test_operator_and_dashboard_can_read_rotations(tenants: Database, field: Field) -> None:
     begin(tenants, tenant_key=True)
     for role in ("operator", "dashboard"):
         with field.open(role).tenant_tx("acme") as tx:
@@ -298,12 +296,12 @@ def test_everybody_of_the_tenant_who_may_look_sees_its_rotations(tenants: Databa
             assert tx.rotations.all(1)[0].started_at == tx.rotations.all()[0].started_at
 
 
-def test_how_many_objects_are_sealed_is_counted_for_ones_own_tenant_alone(tenants: Database) -> None:
+def test_object_count_is_restricted_to_the_tenant(tenants: Database) -> None:
     with tenants.raw_tx("acme") as connection:
         [(counted,)] = connection.execute("select okcm.objects_sealed('orders', 1)").fetchall()
     assert counted == 1
-    for pretence in ("*", "beta"):
+    for tenant in ("*", "beta"):
         with tenants.raw_tx("acme") as connection:
-            connection.execute("select set_config('app.tenant_id', %s, true)", [pretence])
+            connection.execute("select set_config('app.tenant_id', %s, true)", [tenant])
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute("select okcm.objects_sealed('orders', 1)")

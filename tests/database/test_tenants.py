@@ -14,7 +14,7 @@ def dashboard(field: Field) -> Database:
     return field.open("dashboard")
 
 
-def test_a_session_begins_once_and_ends_once(dashboard: Database) -> None:
+def test_session_begins_once_and_ends_once(dashboard: Database) -> None:
     with dashboard.tenant_tx("acme") as tx:
         assert tx.sessions.begin(ONE, "ada", SOON)
         assert not tx.sessions.begin(ONE, "mallory", SOON + timedelta(days=1))
@@ -27,7 +27,7 @@ def test_a_session_begins_once_and_ends_once(dashboard: Database) -> None:
         assert ended.ended_at is not None
 
 
-def test_the_last_time_seen_only_moves_forward(dashboard: Database) -> None:
+def test_session_last_seen_time_never_decreases(dashboard: Database) -> None:
     with dashboard.tenant_tx("acme") as tx:
         tx.sessions.begin(ONE, "ada", SOON)
         tx.sessions.seen(ONE, SOON)
@@ -36,7 +36,7 @@ def test_the_last_time_seen_only_moves_forward(dashboard: Database) -> None:
         assert kept.last_seen_at == SOON
 
 
-def test_what_ended_long_ago_is_forgotten_when_another_begins(dashboard: Database) -> None:
+def test_long_expired_session_is_deleted_when_a_new_one_begins(dashboard: Database) -> None:
     with dashboard.tenant_tx("acme") as tx:
         tx.sessions.begin(ONE, "ada", SOON - timedelta(days=31))
         tx.sessions.begin(OTHER, "ada", SOON)

@@ -30,7 +30,7 @@ def crypto(field: Field) -> Database:
     return field.open("crypto")
 
 
-def test_counts_of_the_same_minute_add_up_within_a_batch_and_across(crypto: Database) -> None:
+def test_counts_of_a_minute_are_summed_within_and_across_batches(crypto: Database) -> None:
     get = some_uses(operation=GET, count=1, bytes=32)
     refused = some_uses(refusal="object_not_found", count=2, bytes=0)
     with crypto.tenant_tx("acme") as tx:
@@ -43,7 +43,7 @@ def test_counts_of_the_same_minute_add_up_within_a_batch_and_across(crypto: Data
         ]
 
 
-def test_a_batch_delivered_again_adds_nothing_and_another_tenants_is_another(crypto: Database) -> None:
+def test_repeated_batch_is_counted_once_per_tenant(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         assert tx.usage.add([some_uses()], "a")
         assert not tx.usage.add([some_uses()], "a")
@@ -55,8 +55,8 @@ def test_a_batch_delivered_again_adds_nothing_and_another_tenants_is_another(cry
         assert tx.usage.add([some_uses()], "a")
 
 
-def test_a_batch_whose_transaction_failed_is_counted_when_it_comes_again(crypto: Database) -> None:
-    with pytest.raises(ZeroDivisionError), crypto.tenant_tx("acme") as tx:  # noqa: PT012 - what raises is the whole
+def test_batch_is_counted_when_repeated_after_a_rollback(crypto: Database) -> None:
+    with pytest.raises(ZeroDivisionError), crypto.tenant_tx("acme") as tx:  # noqa: PT012 - the whole block raises
         tx.usage.add([some_uses()], "a")
         raise ZeroDivisionError
     with crypto.tenant_tx("acme") as tx:
@@ -64,14 +64,14 @@ def test_a_batch_whose_transaction_failed_is_counted_when_it_comes_again(crypto:
         assert tx.usage.between(NOW, NOW + HOUR) == [SOME]
 
 
-def test_the_end_of_a_range_is_not_in_it(crypto: Database) -> None:
+def test_range_excludes_its_end(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([some_uses(minute=NOW + minutes * timedelta(minutes=1)) for minutes in range(4)], "a")
         found = tx.usage.between(NOW + timedelta(minutes=1), NOW + timedelta(minutes=3))
     assert [row.minute - NOW for row in found] == [timedelta(minutes=1), timedelta(minutes=2)]
 
 
-def test_totals_add_the_minutes_of_a_range_up_for_each_service_and_operation(crypto: Database) -> None:
+def test_totals_sum_the_minutes_by_service_and_operation(crypto: Database) -> None:
     minute = timedelta(minutes=1)
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([some_uses(minute=NOW + number * minute) for number in range(4)], "a")
@@ -86,7 +86,7 @@ def test_totals_add_the_minutes_of_a_range_up_for_each_service_and_operation(cry
         assert tx.usage.totals(NOW + HOUR, NOW + 2 * HOUR) == []
 
 
-def test_refusals_are_counted_where_no_service_is_on_record(crypto: Database) -> None:
+def test_rejections_without_a_known_service_are_counted(crypto: Database) -> None:
     refused = some_uses(service="", operation=CryptoOperation.CONNECT, refusal="caller_refused", count=1, bytes=0)
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([refused], "a")
@@ -94,13 +94,13 @@ def test_refusals_are_counted_where_no_service_is_on_record(crypto: Database) ->
         assert tx.usage.sums(TODAY, TODAY) == [UsageSum("", CryptoOperation.CONNECT, "caller_refused", 1, 0)]
 
 
-def test_a_batch_without_rows_is_remembered_too(crypto: Database) -> None:
+def test_batch_without_rows_is_recorded(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         assert tx.usage.add([], "a")
         assert not tx.usage.add([some_uses()], "a")
 
 
-def test_processes_that_count_at_once_lose_nothing(crypto: Database) -> None:
+def test_concurrent_processes_lose_no_counts(crypto: Database) -> None:
     services = [f"service-{number}" for number in range(6)]
 
     def count(process: int) -> None:
@@ -115,7 +115,7 @@ def test_processes_that_count_at_once_lose_nothing(crypto: Database) -> None:
         assert [day.used.count for day in tx.usage.days(TODAY, TODAY)] == [4 * 8 * 10] * 6
 
 
-def test_old_batches_are_forgotten_when_new_ones_come(crypto: Database, field: Field) -> None:
+def test_old_batches_are_deleted_with_new_ones(crypto: Database, field: Field) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([], "old")
         tx.usage.add([], "recent")
@@ -129,7 +129,7 @@ def test_old_batches_are_forgotten_when_new_ones_come(crypto: Database, field: F
     assert kept == [("new",), ("recent",)]
 
 
-def test_a_count_that_is_impossible_is_rejected_and_not_counted(crypto: Database) -> None:
+def test_invalid_count_is_rejected(crypto: Database) -> None:
     for changed in (
         {"minute": NOW + timedelta(seconds=1)},
         {"count": -1},
@@ -146,7 +146,7 @@ def test_a_count_that_is_impossible_is_rejected_and_not_counted(crypto: Database
         assert tx.usage.add([some_uses()], "a")
 
 
-def test_a_day_is_a_utc_day_and_adds_its_minutes_batches_and_latencies_up(crypto: Database) -> None:
+def test_utc_day_sums_its_minutes_batches_and_latencies(crypto: Database) -> None:
     midnight = NOW.replace(hour=0)
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([some_uses(latency=took(40, 50)), some_uses(minute=midnight, latency=took(40))], "a")
@@ -161,7 +161,7 @@ def test_a_day_is_a_utc_day_and_adds_its_minutes_batches_and_latencies_up(crypto
         ]
 
 
-def test_sums_keep_services_operations_and_refusals_apart(crypto: Database) -> None:
+def test_sums_are_separate_by_service_operation_and_error(crypto: Database) -> None:
     denied = some_uses("users", operation=GET, refusal="object_not_found", count=2, bytes=0)
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([denied, some_uses("users", operation=GET), some_uses(), some_uses(minute=NOW - DAY)], "a")
@@ -173,7 +173,7 @@ def test_sums_keep_services_operations_and_refusals_apart(crypto: Database) -> N
         assert tx.usage.sums(TODAY + DAY, TODAY + 2 * DAY) == []
 
 
-def test_counts_by_day_are_of_the_operations_and_the_part_that_were_asked_for(crypto: Database) -> None:
+def test_counts_by_day_cover_the_requested_operations_and_part(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([some_uses(), some_uses("users", refusal="x"), some_uses(operation=GET, minute=NOW - DAY)], "a")
         assert tx.usage.by_day(TODAY - DAY, TODAY, "operation", {ENCRYPT, GET}) == [
@@ -187,7 +187,7 @@ def test_counts_by_day_are_of_the_operations_and_the_part_that_were_asked_for(cr
         assert tx.usage.by_day(TODAY, TODAY, "service", {GET}) == []
 
 
-def test_the_first_day_is_the_tenants_own(crypto: Database) -> None:
+def test_first_day_belongs_to_the_tenant(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         assert tx.usage.first_day() is None
         tx.usage.add([some_uses(), some_uses(minute=NOW - 3 * DAY)], "a")
@@ -196,7 +196,7 @@ def test_the_first_day_is_the_tenants_own(crypto: Database) -> None:
         assert tx.usage.first_day() is None
 
 
-def test_what_was_counted_before_there_were_days_is_in_them(crypto: Database, field: Field) -> None:
+def test_migration_adds_earlier_minutes_to_days(crypto: Database, field: Field) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([some_uses(), some_uses(refusal="x", count=2, bytes=0), some_uses("users", minute=NOW - DAY)], "a")
     migration = next(migration for migration in read_migrations() if migration.name.startswith("0009"))
@@ -212,7 +212,7 @@ def test_what_was_counted_before_there_were_days_is_in_them(crypto: Database, fi
         ]
 
 
-def test_what_was_answered_is_told_by_service_day_and_operation_and_refusals_are_not(crypto: Database) -> None:
+def test_successful_uses_are_returned_by_service_day_and_operation(crypto: Database) -> None:
     old = some_uses(operation=GET, count=2, minute=NOW - 40 * DAY)
     refused = some_uses("users", operation=GET, refusal="object_not_found", count=5, bytes=0)
     with crypto.tenant_tx("acme") as tx:

@@ -1,7 +1,7 @@
-"""A customer's own OpenBao on loopback, with a root key in Transit and whoever may use it.
+"""A customer's OpenBao on loopback, with a root key in Transit and credentials for it.
 
 bao = CustomerOpenBao.start(folder)
-root_key = RootKeyProviders(Reach(networks=LOOPBACK)).open(TENANT, bao.place(), bao.token())
+root_key = RootKeyProviders(EgressPolicy(networks=LOOPBACK)).open(TENANT, bao.place(), bao.token())
 bao.soft_delete(); bao.restore(); bao.allow(()); bao.allow(); bao.pause(); bao.resume(); bao.kill(); bao.start_again()
 with bao.disabled(), bao.allowing(()), bao.sealed(), bao.paused(), bao.down(): ...
 """
@@ -48,7 +48,7 @@ class CustomerOpenBao:
 
     @property
     def admin(self) -> TokenSession:
-        """The customer's administrator."""
+        """Return a session of the customer's administrator."""
         return self._admin
 
     def place(self, key: str = KEY, **more: Any) -> OpenBaoKeyRef:
@@ -69,7 +69,7 @@ class CustomerOpenBao:
         self._admin.write("auth/token/revoke", {"token": credentials.token.get_secret_value()})
 
     def revoke_logins(self) -> None:
-        """End every token that an AppRole has logged in for, as an administrator may in an emergency."""
+        """Revoke every token of an AppRole login, as an administrator may in an emergency."""
         self._admin.write("sys/leases/revoke-force/auth/approle/login")
         self._admin = self.server.admin()
 
@@ -90,7 +90,7 @@ class CustomerOpenBao:
         self._admin.write(f"transit/keys/{name}/soft-delete-restore")
 
     def allow(self, paths: tuple[str, ...] = ALL, **capabilities: str) -> None:
-        """Let the platform's policy hold these paths of every key, and no others."""
+        """Set the platform's policy to exactly these paths of every key."""
         wanted = {**_CAPABILITIES, **capabilities}
         lines = [f'path "transit/{path}/+" {{ capabilities = ["{wanted[path]}"] }}' for path in paths]
         self._admin.write(f"sys/policies/acl/{POLICY}", {"policy": "\n".join(lines) or 'path "none" {}'})
@@ -107,13 +107,13 @@ class CustomerOpenBao:
         return undone(self.kill, self.start_again)
 
     def paused(self) -> AbstractContextManager[None]:
-        """Accept connections and answer nothing."""
+        """Pause the server: it accepts connections and does not respond."""
         return undone(self.pause, self.resume)
 
     def sealed(self) -> AbstractContextManager[None]:
         """Start the server with another seal key, so that it stays sealed.
 
-        With its own key it unseals automatically, within five seconds of a seal by an administrator too.
+        With its regular seal key it would unseal automatically within five seconds.
         """
         file = self.server.folder / "unseal.key"
         right = file.read_bytes()
@@ -130,12 +130,12 @@ class CustomerOpenBao:
         return self.server.folder / "logs" / "audit.log"
 
     def count(self, what: str, name: str = KEY, since: int = 0) -> int:
-        """Return how often the server was asked to `encrypt` or `decrypt` with a key, by its log from byte `since`."""
+        """Return the number of `encrypt` or `decrypt` requests with a key in the log from byte `since`."""
         wanted, found = f"transit/{what}/{name}", 0
         with self.log.open("rb") as log:
             log.seek(since)
             for line in log:
-                if wanted.encode() in line and line.endswith(b"\n"):  # the last one may be half written
+                if wanted.encode() in line and line.endswith(b"\n"):  # the last line may be incomplete
                     record = json.loads(line)
                     found += record["type"] == "request" and record["request"]["path"] == wanted
         return found

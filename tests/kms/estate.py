@@ -1,4 +1,4 @@
-"""A tenant's service keys by the hundred, and what must be so of them once a change of the root key has ended."""
+"""Hundreds of service keys of a tenant, and the assertions about them after a root key change."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from worker.wiring import WorkerDependencies
 
 
 def make_service_keys(parts: WorkerDependencies, tenant_id: str, region: str, services: Sequence[str]) -> None:
-    """Give a tenant on the platform's root key one service key each, through the worker's adapters alone."""
+    """Create one key for each service of a tenant on the platform's root key, with the worker's adapters."""
     identity = read_secret(parts.settings.secrets, secrets.BOUNDARY_IDENTITY)
     tenant_keys = TransitTenantKeys(parts.vault, TenantTokens(parts.vault, identity))
     root_key, l2_key, name = PlatformRootKey(parts.root_keys, region), ids.l2_key(tenant_id), ids.root_key(region)
@@ -38,7 +38,7 @@ def make_service_keys(parts: WorkerDependencies, tenant_id: str, region: str, se
 
 
 def assert_in_force(database: Database, tenant_id: str, mode: RootKeyMode, root_key_id: str | None) -> None:
-    """One root key, everything under it, nothing half done, and no credentials where they have no business."""
+    """Assert that one root key wraps everything, that no change is incomplete, and that no credentials remain."""
     with database.tenant_tx(tenant_id) as tx:
         current = tx.root_keys.current()
     assert (None if current is None else current.root_key_id) == root_key_id

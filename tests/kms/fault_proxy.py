@@ -1,11 +1,11 @@
-"""An HTTP proxy on loopback that passes everything to the server behind it, until it is told to spoil something.
+"""An HTTP proxy on loopback that forwards everything to the server behind it, except requests with a configured fault.
 
     proxy = FaultProxy.start(aws.url)
     with proxy.spoiling(answering(429, {"__type": "ThrottlingException"}), only="Decrypt"):
         ...
     proxy.stop(); proxy.start_again(); proxy.seen
 
-`only` is looked for in the request's line, its X-Amz-Target and its body. Each request is seen before it is spoiled.
+`only` is searched in the request line, X-Amz-Target and the body. Each request is recorded before its fault.
 """
 
 import json
@@ -29,7 +29,7 @@ _NOT_PASSED = {"connection", "transfer-encoding", "content-length", "keep-alive"
 
 @dataclass(frozen=True)
 class Seen:
-    """A request as it came; for tests that look at what leaves the platform."""
+    """A received request, for tests of what the platform sends."""
 
     line: str
     headers: Mapping[str, str]
@@ -40,7 +40,7 @@ class Seen:
 
 
 def answering(status: int, body: Any = b"", **headers: str) -> Fault:
-    """Answer this instead of the server behind."""
+    """Return a fault that responds in place of the server."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
 
     def fault(handler: BaseHTTPRequestHandler) -> None:
@@ -55,7 +55,7 @@ def answering(status: int, body: Any = b"", **headers: str) -> Fault:
 
 
 def hanging(seconds: float) -> Fault:
-    """Say nothing for so long, then hang up."""
+    """Return a fault that closes the connection after a time without a response."""
 
     def fault(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(seconds)
@@ -65,12 +65,12 @@ def hanging(seconds: float) -> Fault:
 
 
 def dripping(seconds: float) -> Fault:
-    """Answer a byte every fifth of a second, which no limit on a single read would end."""
+    """Return a fault that sends a byte every fifth of a second, so that no timeout of a single read ends it."""
     return _endless(seconds, b"HTTP/1.1 200 OK\r\nX-Drip: ", b".", pause=0.2)
 
 
 def flooding(seconds: float) -> Fault:
-    """Send an answer without an end or a pause, so that no single read has to wait."""
+    """Return a fault that sends an endless response without a pause, so that no single read waits."""
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     return _endless(seconds, head, b"1;" + b"x" * 60_000 + b"\r\n.\r\n", pause=0)
 
@@ -91,7 +91,7 @@ def _endless(seconds: float, head: bytes, piece: bytes, *, pause: float) -> Faul
 
 
 def hanging_up(handler: BaseHTTPRequestHandler) -> None:
-    """Close the connection without an answer."""
+    """Close the connection without a response."""
     handler.close_connection = True
     handler.connection.shutdown(socket.SHUT_RDWR)
 
@@ -106,7 +106,7 @@ COMMON = [
     (flooding(60), RootKeyTimeout),
     (hanging_up, RootKeyUnreachable),
 ]
-"""Faults that are the same error for each provider, and the error."""
+"""Faults with the same error for each provider, and the error."""
 
 
 @dataclass
@@ -128,7 +128,7 @@ class FaultProxy:
     @classmethod
     @contextmanager
     def running(cls, behind: str, tls: ssl.SSLContext | None = None) -> Iterator["FaultProxy"]:
-        """Start a proxy that is stopped when the block ends."""
+        """Run a proxy until the block ends."""
         proxy = cls.start(behind, tls)
         try:
             yield proxy
@@ -141,7 +141,7 @@ class FaultProxy:
 
     @contextmanager
     def spoiling(self, fault: Fault, only: str = "") -> Iterator[None]:
-        """Spoil the requests that `only` occurs in, until the block ends."""
+        """Apply a fault to the requests that contain `only`, until the block ends."""
         self._faults.append((fault, only))
         try:
             yield
@@ -149,7 +149,7 @@ class FaultProxy:
             self._faults.remove((fault, only))
 
     def stop(self) -> None:
-        """Be away: connections are refused, and those there are end."""
+        """Refuse new connections and close the existing ones."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -199,7 +199,7 @@ class _Listener(ThreadingHTTPServer):
                 continue
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up is what half of the tests are about."""
+        """Ignore clients that close the connection, which many tests expect."""
 
 
 def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
@@ -226,7 +226,7 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(answer.data)
 
-        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_LIST = _pass  # noqa: N815 - the base class asks for these names
+        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_LIST = _pass  # noqa: N815 - names of the base class
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -3,7 +3,7 @@
 aws = MiniStack.start(folder)
 user, key = aws.user("kcm"), aws.key()
 key.allow(user.arn)
-root_key = RootKeyProviders(Reach(aws_endpoint=aws.url)).open(TENANT, key.place(), user.credentials())
+root_key = RootKeyProviders(EgressPolicy(aws_endpoint=aws.url)).open(TENANT, key.place(), user.credentials())
 key.disable(); key.enable(); key.allow(); key.schedule_deletion(); key.cancel_deletion(); aws.kill(); aws.pause()
 """
 
@@ -32,7 +32,7 @@ ACTIONS = ("kms:Encrypt", "kms:Decrypt", "kms:DescribeKey")
 
 @dataclass(frozen=True)
 class User:
-    """A user with access keys; each key's policy holds the user's rights."""
+    """A user with access keys; the policies of the keys grant its permissions."""
 
     arn: str
     access_key_id: str
@@ -46,7 +46,7 @@ class User:
 
 @dataclass
 class Key:
-    """A key as its owner sees it."""
+    """A key with the operations of its owner."""
 
     arn: str
     client: Any
@@ -55,7 +55,7 @@ class Key:
         return AwsKmsKeyRef(key_arn=self.arn, role_arn=role_arn)
 
     def allow(self, *principals: str, actions: tuple[str, ...] = ACTIONS) -> None:
-        """Allow `actions` to these and nobody else, the account itself aside."""
+        """Allow `actions` only to these principals and the account itself."""
         statements = [{"Effect": "Allow", "Principal": {"AWS": ROOT}, "Action": "kms:*", "Resource": "*"}]
         statements += [
             {"Effect": "Allow", "Principal": {"AWS": principal}, "Action": list(actions), "Resource": "*"}
@@ -74,13 +74,13 @@ class Key:
         self.client.schedule_key_deletion(KeyId=self.arn, PendingWindowInDays=7)
 
     def cancel_deletion(self) -> None:
-        """Take the deletion back; the key is disabled then, as in AWS."""
+        """Cancel the deletion; the key is disabled afterwards, as in AWS."""
         self.client.cancel_key_deletion(KeyId=self.arn)
 
 
 @dataclass
 class MiniStack:
-    """Its state is in memory; `pause` and `resume` keep it."""
+    """A MiniStack server; its state is in memory, and `pause` and `resume` keep it."""
 
     port: int
     process: subprocess.Popen[bytes]
@@ -96,7 +96,7 @@ class MiniStack:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, service: str, region: str = REGION) -> Any:
-        """Return AWS's own client, as the account's root; it is costly to make and made once."""
+        """Return AWS's client for the account's root; it is expensive to create and therefore cached."""
         if (service, region) not in self._clients:
             self._clients[service, region] = botocore.session.Session().create_client(
                 service,
@@ -113,7 +113,7 @@ class MiniStack:
         return Key(client.create_key(**more)["KeyMetadata"]["Arn"], client)
 
     def user(self, name: str, *allowed: str) -> User:
-        """Return a new user, who may assume roles that trust it and do what is `allowed`; keys grant the rest."""
+        """Return a new user, who may assume roles that trust it and use `allowed` actions; keys grant the rest."""
         iam = self.client("iam")
         arn = iam.create_user(UserName=name)["User"]["Arn"]
         statement = {"Effect": "Allow", "Action": ["sts:AssumeRole", *allowed], "Resource": "*"}
@@ -132,7 +132,7 @@ class MiniStack:
         self.client("iam").update_assume_role_policy(RoleName=name, PolicyDocument=trust_policy(trusted, external_id))
 
     def pause(self) -> None:
-        """Let it hang: connections are taken and nothing is answered."""
+        """Pause the server: it accepts connections and does not respond."""
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -155,7 +155,7 @@ def trust_policy(trusted: str, external_id: str) -> str:
 
 def _launch(folder: Path, listening: socket.socket) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MINISTACK_"))}
-    # AUTH makes it look at signatures and policies; its MQTT listener would be open to other machines.
+    # AUTH enables the verification of signatures and policies; the MQTT listener would accept other machines.
     environment |= {"AUTH": "true", "IOT_MTLS_ENABLED": "0", "MINISTACK_REGION": REGION, "PERSIST_STATE": "0"}
     command = [sys.executable, "-m", "hypercorn", "tests.kms.ministack_app:app", "--workers", "0"]
     with (folder / "ministack.log").open("ab") as log:

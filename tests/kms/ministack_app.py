@@ -1,7 +1,7 @@
-"""MiniStack with ciphertexts that are authenticated, as those of AWS KMS are.
+"""MiniStack with authenticated ciphertexts, as AWS KMS has them.
 
-MiniStack 1.5 masks with a keystream and looks at nothing but the context: an altered ciphertext gives other bytes, and
-one of another key gives noise. Everything around it (states, policies, signatures, roles) is left as it is.
+MiniStack 1.5 encrypts with a keystream and verifies only the context: it decrypts an altered ciphertext, or one of
+another key, to wrong bytes. The rest (states, policies, signatures, roles) is unchanged.
 """
 
 import base64
@@ -19,7 +19,7 @@ __all__ = ["app"]
 
 _ID, _NONCE = 36, 12
 _encrypt, _decrypt = kms._encrypt, kms._decrypt
-# The key of a ciphertext that names none is read by MiniStack from its first 36 bytes, of more than 68.
+# Without a key in the request, MiniStack reads it from the first 36 bytes of a ciphertext of more than 68 bytes.
 _PADDING = bytes(32)
 
 

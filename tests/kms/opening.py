@@ -1,4 +1,4 @@
-"""Opens service keys as the crypto service does, with its own code, role and identity, and keeps none of them open.
+"""Unwraps service keys as the crypto service does, with its code, role and identity, and without a cache.
 
 with Opener(settings) as opener:
     before = opener.open_all(TENANT, REGION)       # (service, version) → L3
@@ -32,24 +32,24 @@ from worker.wiring import reach
 
 Result = TypeVar("Result")
 Estate = dict[tuple[str, int], bytes]
-"""Every version of a service key that opens what a caller brings, opened."""
+"""Every version of a service key that decrypts callers' ciphertexts, unwrapped."""
 
 
 class _Here:
-    """A `BlockingExecutor` that lets its one caller wait, and `Invalidations` without any."""
+    """A `BlockingExecutor` that runs the work directly, and `Invalidations` without subscribers."""
 
     async def run(self, _tenant_id: str, work: Callable[[], Result]) -> Result:
         return work()
 
     def subscribe(self, forget: Callable[[str | None], None]) -> None:
-        """Keep nobody: nothing is kept open."""
+        """Ignore the subscriber, because no key is cached."""
 
     async def opened(self, _tenant_id: str, _service: str, _version: int) -> None:
         pass
 
 
 class Opener:
-    """Used from one thread."""
+    """A crypto service's key access, for one thread."""
 
     def __init__(self, settings: Settings, database: Database | None = None) -> None:
         self._known = wiring.read_credentials(settings)
@@ -66,12 +66,12 @@ class Opener:
         self.database.close()
 
     def open(self, tenant_id: str, region: str, service: str, version: int) -> bytes:
-        """Return an L3; raises what the crypto service's callers are told."""
+        """Return an L3; raises the errors that the crypto service returns to its callers."""
         caller = ClientIdentity(tenant_id, service, ids.l2_key(tenant_id), region, "", State.ACTIVE)
         try:
             return asyncio.run(self._keyring.key(caller, version)).material
         except BaseException:
-            self._keyring = self._new_keyring()  # a failure is remembered for half a second; here the next call asks
+            self._keyring = self._new_keyring()  # the cache keeps a failure for half a second; a new one calls again
             raise
 
     def open_all(self, tenant_id: str, region: str) -> Estate:

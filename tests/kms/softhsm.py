@@ -1,8 +1,8 @@
-"""SoftHSM2: a customer's token in files of its own, changed by other processes as a customer's HSM would be.
+"""SoftHSM2: a customer's token in separate files, which other processes change as with a customer's HSM.
 
     hsm = SoftHsm.create(folder)            # writes softhsm2.conf and points SOFTHSM2_CONF of this process at it
     hsm.make_token("acme"); hsm.make_key("acme", "root")
-    root_key = RootKeyProviders(Reach(pkcs11_module=hsm.module)).open(TENANT, hsm.place("acme"), hsm.pin())
+    root_key = RootKeyProviders(EgressPolicy(pkcs11_module=hsm.module)).open(TENANT, hsm.place("acme"), hsm.pin())
     hsm.switch("acme", on=False); hsm.destroy_key("acme"); hsm.take_away("acme"); hsm.bring_back("acme")
 
 A module reads SOFTHSM2_CONF once, when it is loaded: one SoftHsm for a process, or a process for each.
@@ -67,7 +67,7 @@ class SoftHsm:
 
     @property
     def configuration(self) -> Path:
-        """What SOFTHSM2_CONF has to name in every process that is to see these tokens."""
+        """Return the path that SOFTHSM2_CONF must contain in each process that uses these tokens."""
         return self.folder / "softhsm2.conf"
 
     @property
@@ -91,7 +91,7 @@ class SoftHsm:
         self._run([*command, f"--label={label}", f"--so-pin={SO_PIN}", f"--pin={pin}"])
 
     def make_key(self, token: str, key: str = KEY, bits: int = 256, **attributes: object) -> None:
-        """Make an AES key; attributes by the names of `pkcs11.Attribute`, such as EXTRACTABLE=True."""
+        """Create an AES key; attributes have the names of `pkcs11.Attribute`, such as EXTRACTABLE=True."""
         given = {"SENSITIVE": True, "EXTRACTABLE": False, "MODIFIABLE": True, "ENCRYPT": True, "DECRYPT": True}
         template = ", ".join(f"Attribute.{name}: {value!r}" for name, value in {**given, **attributes}.items())
         self.run(
@@ -99,7 +99,7 @@ class SoftHsm:
         )
 
     def switch(self, token: str, key: str = KEY, *, on: bool, uses: tuple[str, ...] = ("ENCRYPT", "DECRYPT")) -> None:
-        """Switch what the key may be used for."""
+        """Enable or disable uses of the key."""
         lines = [f"keys()[0][Attribute.{use}] = {on}" for use in uses]
         self.run(token, "\n".join(lines), key)
 
@@ -110,14 +110,14 @@ class SoftHsm:
         self.run(token, f"session.set_pin({old!r}, {new!r})", pin=old)
 
     def take_away(self, token: str) -> None:
-        """Unplug the token."""
+        """Remove the token."""
         shutil.move(self._folder_of(token, self._tokens), self._away)
 
     def bring_back(self, token: str) -> None:
         shutil.move(self._folder_of(token, self._away), self._tokens)
 
     def run(self, token: str, code: str, key: str = KEY, pin: str = PIN) -> None:
-        """Run code on the token in a process of its own; it has `session`, `key` and `keys()`."""
+        """Run code on the token in a separate process; it has `session`, `key` and `keys()`."""
         self._run([sys.executable, "-c", _OTHER_PROCESS, str(self.module), token, pin, key, code])
 
     def _folder_of(self, token: str, within: Path) -> str:

@@ -1,4 +1,4 @@
-"""Where a customer may have the platform connect to, and that nothing else is connected to."""
+"""The addresses that the platform connects to for a customer, and the rejection of all others."""
 
 import ipaddress
 import socket
@@ -34,7 +34,7 @@ PRIVATE = ("10.0.0.0/8", "fd00::/8")
         ("::127.0.0.1", False, False),
         ("64:ff9b:1::a00:1", False, False),
         ("::1", False, False),
-        ("0.0.0.0", False, False),  # noqa: S104 - nothing is bound to it
+        ("0.0.0.0", False, False),  # noqa: S104 - no listener
         ("::", False, False),
         ("169.254.169.254", False, False),
         ("fe80::1%eth0", False, False),
@@ -56,12 +56,12 @@ PRIVATE = ("10.0.0.0/8", "fd00::/8")
         ("::ffff:10.1.2.3", True, True),
     ],
 )
-def test_where_may_be_connected_to(address: str, tls: bool, plain: bool) -> None:  # noqa: FBT001 - a table
+def test_allowed_addresses(address: str, tls: bool, plain: bool) -> None:  # noqa: FBT001 - a table
     reach = EgressPolicy(networks=PRIVATE)
     assert (reach.allows(address, encrypted=True), reach.allows(address, encrypted=False)) == (tls, plain)
 
 
-def opened(address: str, *networks: str, ca_pem: str | None = None, timeout: float = 60) -> Any:
+def open_root_key(address: str, *networks: str, ca_pem: str | None = None, timeout: float = 60) -> Any:
     place = OpenBaoKeyRef(address=address, key="root", ca_pem=ca_pem)
     return RootKeyProviders(EgressPolicy(networks=networks, timeout_seconds=timeout)).open(TENANT, place, TOKEN)
 
@@ -78,9 +78,9 @@ def opened(address: str, *networks: str, ca_pem: str | None = None, timeout: flo
     ],
     ids=str,
 )
-def test_what_can_never_be_connected_to_is_refused_when_it_is_named(address: str, networks: tuple[str, ...]) -> None:
+def test_forbidden_address_is_rejected_when_it_is_configured(address: str, networks: tuple[str, ...]) -> None:
     with pytest.raises(RootKeyRefused):
-        opened(address, *networks)
+        open_root_key(address, *networks)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def proxy() -> Iterator[FaultProxy]:
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
-    """Let the name server give these answers one after the other; return the names that are asked."""
+    """Make the name server return these responses one after another; return the list of queried names."""
     asked: list[str] = []
 
     def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
@@ -106,27 +106,27 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]
 
 @pytest.mark.integration
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
-def test_a_name_that_leads_inside_is_not_connected_to(proxy, monkeypatch, address) -> None:
+def test_name_with_an_internal_address_is_not_connected_to(proxy, monkeypatch, address) -> None:
     resolving(monkeypatch, [address])
-    root_key = opened(f"https://vault.example.com:{proxy.port}")
+    root_key = open_root_key(f"https://vault.example.com:{proxy.port}")
     with pytest.raises(RootKeyUnreachable, match="not at an address that may be connected to"):
         root_key.wrap(CONTEXT, INNER)
     assert proxy.connections == 0
 
 
 @pytest.mark.integration
-def test_of_several_addresses_only_those_that_are_allowed_are_tried(proxy, monkeypatch) -> None:
+def test_only_allowed_addresses_of_a_name_are_tried(proxy, monkeypatch) -> None:
     resolving(monkeypatch, ["169.254.169.254", "::1", "127.0.0.1"])
-    root_key = opened(f"http://vault.example.com:{proxy.port}", "127.0.0.1/32")
+    root_key = open_root_key(f"http://vault.example.com:{proxy.port}", "127.0.0.1/32")
     with proxy.spoiling(answering(500)), pytest.raises(RootKeyServerError):
         root_key.wrap(CONTEXT, INNER)
     assert proxy.seen[0].headers["Host"] == f"vault.example.com:{proxy.port}"
 
 
 @pytest.mark.integration
-def test_a_name_is_asked_once_for_a_connection_and_what_was_checked_is_connected_to(proxy, monkeypatch) -> None:
+def test_name_is_resolved_once_and_the_verified_address_is_connected_to(proxy, monkeypatch) -> None:
     asked = resolving(monkeypatch, ["127.0.0.2"], ["127.0.0.1"])
-    root_key = opened(f"http://vault.example.com:{proxy.port}", "127.0.0.2/32")
+    root_key = open_root_key(f"http://vault.example.com:{proxy.port}", "127.0.0.2/32")
     with pytest.raises(RootKeyUnreachable):
         root_key.wrap(CONTEXT, INNER)
     assert asked == ["vault.example.com"]
@@ -135,26 +135,26 @@ def test_a_name_is_asked_once_for_a_connection_and_what_was_checked_is_connected
     assert proxy.connections == 0
 
 
-def test_a_name_that_does_not_exist_is_said_to_have_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_name_is_reported_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     def getaddrinfo(*_: object, **__: object) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    with pytest.raises(RootKeyUnreachable, match="no address for vault"):
-        opened("https://vault.invalid").wrap(CONTEXT, INNER)
+    with pytest.raises(RootKeyUnreachable, match="no address found for vault"):
+        open_root_key("https://vault.invalid").wrap(CONTEXT, INNER)
 
 
-def test_name_servers_that_do_not_answer_cost_no_more_than_the_time_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresponsive_name_server_costs_no_more_than_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(60) and [])
     with pytest.raises(RootKeyUnreachable, match="does not answer"):
-        opened("https://vault.example.com", timeout=0.2).wrap(CONTEXT, INNER)
+        open_root_key("https://vault.example.com", timeout=0.2).wrap(CONTEXT, INNER)
     assert not ended.is_set()
     ended.set()
 
 
 def authority(name: str, folder: Path) -> tuple[str, ssl.SSLContext]:
-    """Return the certificate of a new authority, and the context of its server for a name or address."""
+    """Return the certificate of a new CA, and the TLS context of a server with a name or address."""
     issuer = certificates._authority("an authority", None, None)
     general = x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
     leaf = certificates._leaf(issuer, name, [general], ExtendedKeyUsageOID.SERVER_AUTH)
@@ -167,12 +167,12 @@ def authority(name: str, folder: Path) -> tuple[str, ssl.SSLContext]:
 
 @pytest.mark.integration
 class TestTls:
-    def test_the_certificate_must_name_the_host_and_not_the_address(self, tmp_path, monkeypatch) -> None:
+    def test_certificate_must_contain_the_host_name_and_not_the_address(self, tmp_path, monkeypatch) -> None:
         resolving(monkeypatch, ["127.0.0.1"])
         for name, is_right in (("vault.example.com", True), ("127.0.0.1", False), ("other.example.com", False)):
             ca_pem, context = authority(name, tmp_path)
             with FaultProxy.running("http://127.0.0.1:9", context) as proxy, proxy.spoiling(answering(500)):
-                root_key = opened(f"https://vault.example.com:{proxy.port}", "127.0.0.0/8", ca_pem=ca_pem)
+                root_key = open_root_key(f"https://vault.example.com:{proxy.port}", "127.0.0.0/8", ca_pem=ca_pem)
                 with pytest.raises(RootKeyUnreachable) as failed:
                     root_key.wrap(CONTEXT, INNER)
             assert (type(failed.value) is RootKeyServerError) is is_right
@@ -184,13 +184,13 @@ class TestTls:
         _, context = authority("127.0.0.1", tmp_path)
         trusted = authority("127.0.0.1", tmp_path)[0] if ca_pem else None
         with FaultProxy.running("http://127.0.0.1:9", context) as proxy:
-            (problem,) = opened(f"https://127.0.0.1:{proxy.port}", "127.0.0.0/8", ca_pem=trusted).validate()
+            (problem,) = open_root_key(f"https://127.0.0.1:{proxy.port}", "127.0.0.0/8", ca_pem=trusted).validate()
         assert type(problem) is RootKeyUnreachable
         assert "not trusted" in problem.message
         assert proxy.seen == []
 
     def test_server_without_tls_and_invalid_ca_certificate_are_reported(self, proxy: FaultProxy) -> None:
-        (problem,) = opened(f"https://127.0.0.1:{proxy.port}", "127.0.0.0/8").validate()
+        (problem,) = open_root_key(f"https://127.0.0.1:{proxy.port}", "127.0.0.0/8").validate()
         assert "does not speak TLS" in problem.message
-        (problem,) = opened("https://127.0.0.1:1", "127.0.0.0/8", ca_pem="no certificate").validate()
+        (problem,) = open_root_key("https://127.0.0.1:1", "127.0.0.0/8", ca_pem="no certificate").validate()
         assert "not trusted" in problem.message

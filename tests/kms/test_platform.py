@@ -1,4 +1,4 @@
-"""The platform's root key under the contract of all root keys, with a real OpenBao that can be taken away."""
+"""The contract of root keys for the platform's root key, with a real OpenBao that the tests stop."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -34,7 +34,7 @@ class PlatformHolder:
         return PlatformRootKey(TransitRootKeys(self.server.session("crypto")), "ap-south-1")
 
     def disabled(self) -> AbstractContextManager[None]:
-        # By an administrator of the server: no process of ours can disable a root key of the platform.
+        # By an administrator of the server: no process of OpenKCM can disable a root key of the platform.
         soft_delete = f"transit/keys/{ids.root_key(REGION)}/soft-delete"
         return undone(
             lambda: self.server.admin().delete(soft_delete),
@@ -68,7 +68,7 @@ class TestPlatformRootKey(RootKeyContract):
     pass
 
 
-def test_the_worker_wraps_and_opens_many_in_one_call_each_bound_to_its_own_context(server: Server) -> None:
+def test_worker_wraps_and_unwraps_a_batch_with_a_context_for_each_item(server: Server) -> None:
     root_key = PlatformRootKey(TransitRootKeys(server.session("worker")), REGION)
     contexts = [replace(CONTEXT, object_id=f"service-{place}") for place in range(REWRAP_BATCH)]
     inners = [INNER + bytes([place]) for place in range(REWRAP_BATCH)]
@@ -91,7 +91,7 @@ def test_batches_are_denied_to_the_crypto_service(holder: PlatformHolder) -> Non
         holder.root_key.unwrap_all([(CONTEXT, wrapped)])
 
 
-def test_region_without_a_key_reports_a_disabled_one(server: Server) -> None:
+def test_region_without_a_key_is_reported_as_a_disabled_key(server: Server) -> None:
     nowhere = PlatformRootKey(TransitRootKeys(server.session("worker")), "ap-south-1")
     for use in (lambda: nowhere.wrap(CONTEXT, INNER), lambda: nowhere.wrap_all([(CONTEXT, INNER)])):
         with pytest.raises(RootKeyDisabled):

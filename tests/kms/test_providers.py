@@ -1,4 +1,4 @@
-"""What an open root key costs, and how sessions are shared between threads."""
+"""The cost of an unused root key, and the sharing of sessions between threads."""
 
 import threading
 import time
@@ -36,7 +36,7 @@ def places(number: int) -> list[tuple[Place, Credentials]]:
     ]
 
 
-def test_every_mode_but_the_platforms_has_its_provider_and_its_own_credentials() -> None:
+def test_every_customer_mode_has_a_provider_and_its_credentials() -> None:
     assert set(PROVIDERS) == set(RootKeyMode) - {RootKeyMode.PLATFORM}
     for place, credentials in (
         (PlatformKeyRef(), Credentials()),
@@ -78,7 +78,7 @@ class TestSessions:
         assert sessions.current(b"key", log_in) == "session 2"
         assert sessions.current(b"other", log_in) == "session 3"
 
-    def test_refused_session_is_dropped_and_a_failed_login_is_tried_again(self) -> None:
+    def test_rejected_session_is_dropped_and_a_failed_login_is_retried(self) -> None:
         sessions: Sessions[str] = Sessions()
 
         def fail() -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""A change of a server that lasts as long as a block."""
+"""A temporary change of a server."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

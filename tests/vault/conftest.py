@@ -53,5 +53,5 @@ def new_tenant() -> Callable[[], str]:
 
 @pytest.fixture
 def tenant(new_tenant: Callable[[], str]) -> str:
-    """A tenant id that no other test uses, of which the server has nothing yet."""
+    """Return a tenant id that no other test uses and that the server does not know."""
     return new_tenant()

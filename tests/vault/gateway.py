@@ -1,4 +1,4 @@
-"""A gateway before the real server that counts what passes and, as a Vault would, ignores inline authentication."""
+"""A proxy before the real server that records requests and, like Vault, can ignore inline authentication."""
 
 import threading
 from collections.abc import Iterator
@@ -45,11 +45,11 @@ def gateway(server_url: str, *, inline_auth: bool) -> Iterator[Gateway]:
         do_GET = do_POST = do_DELETE = do_LIST = _pass_on  # noqa: N815 - http.server's names
 
         def log_message(self, *_arguments: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     class Listener(ThreadingHTTPServer):
         daemon_threads = True
-        request_queue_size = 64  # as many as may connect at once; one that is turned away fails after a second
+        request_queue_size = 64  # the number of concurrent connections; a rejected one fails after a second
 
     listener = Listener(("127.0.0.1", 0), Handler)
     counting = Gateway(f"http://127.0.0.1:{listener.server_port}")

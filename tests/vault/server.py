@@ -1,4 +1,4 @@
-"""A real OpenBao for the tests, built by the product's own stanzas, in a folder of its own on free loopback ports."""
+"""A real OpenBao for the tests, initialised by the product's stanzas, in a separate folder on free loopback ports."""
 
 import json
 import os
@@ -33,7 +33,7 @@ initialize "login" {
 
 @dataclass
 class Server:
-    """A running server and what its processes were given. `admin` exists only here: the product has no such role."""
+    """A running server with the secrets of its processes. `admin` exists only here; the product has no such role."""
 
     folder: Path
     url: str
@@ -56,20 +56,20 @@ class Server:
         self.process.wait()
 
     def start_again(self, *, sealed: bool = False) -> None:
-        """Start it and wait until it serves, or until it answers that it is sealed."""
+        """Start the server and wait until it is ready, or until it reports that it is sealed."""
         self.process = _launch(self.folder, self.url, 503 if sealed else 200)
 
 
 def wanted_in(folder: Path) -> SetupConfig:
-    """Return what a server in `folder` is to be, for `start` and for `apply`."""
+    """Return the setup of a server in `folder`, for `start` and for `apply`."""
     secrets = {role: folder / f"{role}.secret" for role in ROLES}
     return SetupConfig(secret_id_files=secrets, boundary_public_key_file=folder / "identity.pub")
 
 
 def start(folder: Path, *, bare: bool = False, ui: bool = False) -> Server:
-    """Return a running server with the product's desired state, or without any when it is to be `bare`.
+    """Return a running server with the product's desired state, or an empty one if `bare`.
 
-    With `ui` people can sign in at it, too.
+    With `ui` the server has its web interface.
     """
     for part in ("data", "logs"):
         (folder / part).mkdir(mode=0o700)

@@ -1,4 +1,4 @@
-"""Keys that are where they must not be, made as an administrator of the key server could."""
+"""Forbidden copies of keys, created as an administrator of the key server could."""
 
 import base64
 import json
@@ -18,14 +18,14 @@ _SOURCE = "made-to-be-copied"
 
 
 def a_shared_key(admin: TokenSession, *names: str) -> None:
-    """Have one key under several names, which looks under each like any other: the copy's flags are put right."""
+    """Store one key under several names, each with the properties of a regular key."""
     copy = _copy(admin)
     for name in names:
         _restore(admin, name, copy)
 
 
 def an_old_version_again(admin: TokenSession, name: str) -> None:
-    """Make a key whose second version is its first one again."""
+    """Create a key whose second version equals its first."""
     copy = _copy(admin)
     policy = copy["policy"]
     policy["keys"]["2"], policy["latest_version"] = policy["keys"]["1"], 2
@@ -48,7 +48,7 @@ def _restore(admin: TokenSession, name: str, copy: dict[str, Any]) -> None:
 
 
 def an_imported_key(admin: TokenSession, name: str, material: bytes) -> None:
-    """Bring a key in from outside, which the policies allow to nobody of ours."""
+    """Import a key, which the policies permit to no process of OpenKCM."""
     public = load_pem_public_key(_wrapping_key(admin))
     assert isinstance(public, RSAPublicKey)
     once = os.urandom(32)
@@ -60,6 +60,8 @@ def an_imported_key(admin: TokenSession, name: str, material: bytes) -> None:
 
 def _wrapping_key(admin: TokenSession) -> bytes:
     """Return the key that wraps imports; the server creates it, RSA with 4096 bits, when it is first read."""
-    with urllib3.PoolManager(retries=False, timeout=300) as pool:  # a session's five seconds are too few under load
+    with urllib3.PoolManager(
+        retries=False, timeout=300
+    ) as pool:  # the five seconds of a session are too short under load
         url, headers = f"{admin._client.url}/v1/transit/wrapping_key", {"X-Vault-Token": admin._own_token}
         return pool.request("GET", url, headers=headers).json()["data"]["public_key"].encode()

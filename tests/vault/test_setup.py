@@ -1,4 +1,4 @@
-"""`apply` on a server that was not built by us, against what self-initialisation built."""
+"""`apply` on an empty server, compared with self-initialisation."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,7 +32,7 @@ def test_apply_builds_what_self_initialisation_builds_and_a_killed_server_keeps_
     assert _state(bare.admin()) == first
 
 
-def test_the_setup_role_brings_a_weakened_policy_back(server: Server) -> None:
+def test_setup_role_restores_a_weakened_policy(server: Server) -> None:
     admin = server.admin()
     before = _state(admin)
     admin.write("sys/policies/acl/openkcm-worker", {"policy": 'path "*" { capabilities = ["read"] }'})
@@ -50,7 +50,7 @@ def test_no_root_token_is_left(server: Server) -> None:
     assert all("root" not in each for each in policies)
 
 
-def test_an_encrypt_does_not_make_a_key(server: Server) -> None:
+def test_encrypt_does_not_create_a_key(server: Server) -> None:
     admin = server.admin()
     with pytest.raises(VaultRejected, match="key not found"):
         admin.write("transit/encrypt/never-made", {"plaintext": "aGk="})
@@ -78,7 +78,7 @@ def _state(admin: TokenSession) -> dict[str, Any]:
 
 
 def _shape(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state without what differs from server to server: keys, times, and the accessor of the JWT mount."""
+    """Return the state without server-specific values: keys, times, and the accessor of the JWT mount."""
     policy = state["sys/policies/acl/openkcm-tenant"]["policy"]
     before, _, after = policy.partition("identity.entity.aliases.")
     assert after.startswith("auth_jwt_")

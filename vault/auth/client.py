@@ -1,8 +1,8 @@
-"""A logged-in connection to OpenBao or Vault, and the one place where hvac's exceptions become ours.
+"""Sessions at OpenBao or Vault, and the conversion of hvac's exceptions.
 
-`VaultSession` is a process's own identity (AppRole), `for_token` lends its connections to another token. Both are
-safe to share between threads. For the session itself every policy must allow `auth/token/lookup-self`, by which a
-refusal is told from a token that has died: our roles leave out Vault's `default` policy, which allows far more.
+`VaultSession` has the identity of a process (AppRole); `for_token` uses its connections with another token. Both are
+safe to share between threads. Every policy must allow `auth/token/lookup-self`, which distinguishes a denial from an
+invalid token: OpenKCM's roles do not have Vault's `default` policy, which allows far more.
 """
 
 import base64
@@ -25,14 +25,14 @@ from vault.auth.transport import Answer, PooledAdapter, open_pool
 
 ROLE_PREFIX = "openkcm-"
 _RENEW_AT = 2 / 3
-"""Part of a token's life after which the next call logs in again: early enough that no call meets a dead token."""
+"""Part of a token's lifetime after which the next call logs in again, so that no token expires during a call."""
 
 
 class VaultRejected(OpenKcmError):
-    """The server understood the request and will not do it: 400, 404 or another 4xx.
+    """The server rejected the request with 400, 404 or another 4xx.
 
-    For this package only: every adapter turns the reasons it knows into errors of the vocabulary. One that escapes
-    is an answer nobody foresaw, and is not retried.
+    For this package only: every adapter converts the reasons that it knows. An unconverted one is an unexpected
+    response and is not retried.
     """
 
     code: ClassVar[str] = "vault_rejected"
@@ -45,13 +45,13 @@ class VaultRejected(OpenKcmError):
 
 
 class LoginRefused(VaultRefused):
-    """The JWT that speaks for a tenant was not accepted."""
+    """The server rejected the JWT of a tenant."""
 
-    hint = "the public key of the identity must be the one the server was set up with, and both clocks right"
+    hint = "check that the server has the public key of this identity, and that both clocks are correct"
 
 
 class VaultServerError(VaultUnavailable):
-    """The server answered 500 with a reason: mostly its own trouble, but Transit also says so what it will not do."""
+    """The server responded with 500 and a reason: mostly an internal error, but Transit also rejects requests so."""
 
     def __init__(self, reason: str) -> None:
         super().__init__()
@@ -59,20 +59,20 @@ class VaultServerError(VaultUnavailable):
 
 
 class VaultClient:
-    """Read, write, list and delete with some token. Paths are without `/v1/`."""
+    """A client that reads, writes, lists and deletes with some token; paths are without `/v1/`."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
     def request(self, method: str, path: str, data: dict[str, Any] | None = None) -> Answer:
-        """Send one request and return the whole answer (`data`, `auth`, `warnings`), `{}` for an empty one.
+        """Send one request and return the whole response (`data`, `auth`, `warnings`), `{}` for an empty one.
 
         Raises: VaultUnavailable, VaultRefused, and VaultRejected for every other 4xx.
         """
         raise NotImplementedError
 
     def read(self, path: str) -> Answer | None:
-        """Return the `data` at `path`, None when there is nothing."""
+        """Return the `data` at `path`; None for 404."""
         try:
             return dict(self.request("GET", path).get("data") or {})
         except VaultRejected as rejected:
@@ -81,11 +81,11 @@ class VaultClient:
             raise
 
     def write(self, path: str, data: dict[str, Any] | None = None) -> Answer:
-        """Write and return the answer's `data`."""
+        """Write and return the response's `data`."""
         return dict(self.request("POST", path, data or {}).get("data") or {})
 
     def list(self, path: str) -> list[str]:
-        """Return the names below `path`, empty when there are none."""
+        """Return the names below `path`; empty for 404."""
         try:
             return list(self.request("LIST", path)["data"]["keys"])
         except VaultRejected as rejected:
@@ -94,15 +94,15 @@ class VaultClient:
             raise
 
     def delete(self, path: str) -> Answer:
-        """Delete and return the answer's `data`."""
+        """Delete and return the response's `data`."""
         return dict(self.request("DELETE", path).get("data") or {})
 
     def for_token(self, token: str) -> "TokenSession":
-        """Return a session over the same connections that acts as `token`."""
+        """Return a session with `token` over the same connections."""
         return TokenSession(self._client, token)
 
     def logging_in(self, path: str, login: Callable[[], Mapping[str, str]]) -> "InlineSession":
-        """Return a session over the same connections whose every request logs in by itself (OpenBao only)."""
+        """Return a session over the same connections in which each request contains its login (OpenBao only)."""
         return InlineSession(self._client, path, login)
 
     def _send(self, token: str, method: str, path: str, data: dict[str, Any] | None) -> Answer:
@@ -112,12 +112,12 @@ class VaultClient:
         try:
             answer: Answer = self._client.adapter.request(method, f"/v1/{path}", headers=dict(headers), json=data)
         except (VaultError, urllib3.exceptions.HTTPError) as foreign:
-            raise _ours(foreign) from foreign
+            raise _error_for(foreign) from foreign
         return answer
 
 
 class TokenSession(VaultClient):
-    """Acts as one token that somebody else obtained, or as nobody when the token is empty."""
+    """A session with a token from elsewhere; without identity when the token is empty."""
 
     def __init__(self, client: Any, token: str) -> None:
         super().__init__(client)
@@ -128,19 +128,19 @@ class TokenSession(VaultClient):
 
 
 class InlineSession(VaultClient):
-    """Acts with OpenBao's inline authentication: login and request in one call, and no token that could leak or die.
+    """A session with OpenBao's inline authentication: login and request in one call, without a token to leak or expire.
 
-    A server that does not know the headers, such as Vault, sees a request of nobody and refuses it.
+    A server without this feature, such as Vault, ignores the headers and rejects the unauthenticated request.
     """
 
     def __init__(self, client: Any, path: str, login: Callable[[], Mapping[str, str]]) -> None:
-        """Take the login's path and a function that returns its fields, called for each request."""
+        """`path` is the login's path, and `login` returns its fields for each request."""
         super().__init__(client)
         self._path = path
         self._login = login
 
     def request(self, method: str, path: str, data: dict[str, Any] | None = None) -> Answer:
-        """Send one request, see `VaultClient.request`; raises LoginRefused when it was the login that was refused."""
+        """Send one request as `VaultClient.request`; raises LoginRefused when the server rejects the login."""
         headers = {"X-Vault-Inline-Auth-Path": self._path}
         for number, (name, value) in enumerate(self._login().items()):
             field = json.dumps({"key": name, "value": value}).encode()
@@ -149,7 +149,7 @@ class InlineSession(VaultClient):
 
 
 class VaultSession(VaultClient):
-    """Acts as the process `role`: logs in with the first call and again before the token ends or when it has died."""
+    """A session of the process `role`: logs in on the first call, before the token expires, and when it is invalid."""
 
     def __init__(
         self, url: str, role: str, secret_id: str, *, ca_file: Path | None = None, namespace: str | None = None
@@ -162,18 +162,18 @@ class VaultSession(VaultClient):
         self._renew_at = 0.0
 
     def request(self, method: str, path: str, data: dict[str, Any] | None = None) -> Answer:
-        token = self._live_token()
+        token = self._valid_token()
         try:
             return self._send(token, method, path, data)
         except VaultRefused:
-            if self._lives(token):
+            if self._is_valid(token):
                 raise
-        return self._send(self._live_token(dead=token), method, path, data)
+        return self._send(self._valid_token(invalid=token), method, path, data)
 
-    def _live_token(self, dead: str | None = None) -> str:
-        # The lock is held during the login: of many threads that find the token dead, one logs in.
+    def _valid_token(self, invalid: str | None = None) -> str:
+        # The lock is held during the login, so that only one of many threads with an invalid token logs in.
         with self._lock:
-            if time.monotonic() >= self._renew_at or self._own_token == dead:
+            if time.monotonic() >= self._renew_at or self._own_token == invalid:
                 self._log_in()
             return self._own_token
 
@@ -181,14 +181,14 @@ class VaultSession(VaultClient):
         try:
             answer = self._client.auth.approle.login(self._role_id, self._secret_id, use_token=False)
         except (VaultError, urllib3.exceptions.HTTPError) as foreign:
-            failure = _ours(foreign)
-            # 400 "invalid role or secret ID" says the same as a 403 and is acted on alike. The cause is not chained:
-            # it is about the secret id.
+            failure = _error_for(foreign)
+            # 400 "invalid role or secret ID" means the same as a 403. The cause is not chained, because it is about
+            # the secret id.
             raise VaultRefused if isinstance(failure, VaultRejected) else failure from None
         self._own_token = answer["auth"]["client_token"]
         self._renew_at = time.monotonic() + answer["auth"]["lease_duration"] * _RENEW_AT
 
-    def _lives(self, token: str) -> bool:
+    def _is_valid(self, token: str) -> bool:
         try:
             self._send(token, "GET", "auth/token/lookup-self", None)
         except VaultRefused:
@@ -197,7 +197,7 @@ class VaultSession(VaultClient):
 
 
 def token_session(url: str, token: str, *, ca_file: Path | None = None, namespace: str | None = None) -> TokenSession:
-    """Return a session for a token obtained elsewhere: an administrator's, for `setup.apply`."""
+    """Return a session with a given token, such as an administrator's for `setup.apply`."""
     return TokenSession(_client(url, "administrator", ca_file, namespace), token)
 
 
@@ -207,11 +207,11 @@ def _client(url: str, process: str, ca_file: Path | None, namespace: str | None)
     return hvac.Client(url, token="", verify=True, session=pool, adapter=adapter, namespace=namespace)
 
 
-def _ours(foreign: Exception) -> OpenKcmError:
-    """Return our error for hvac's or urllib3's.
+def _error_for(foreign: Exception) -> OpenKcmError:
+    """Return the OpenKcmError for an error of hvac or urllib3.
 
-    No answer, 5xx (sealed is 503), 429 (standby, quota), 472 and 473 (replicas) and redirects to another node mean
-    that trying again can help; only a 403 is a policy's no.
+    No response, 5xx (sealed is 503), 429 (standby, quota), 472 and 473 (replicas) and redirects to another node are
+    retryable; only a 403 is a denial by a policy.
     """
     status = getattr(foreign, "status", 0)
     if status == 403:
@@ -225,7 +225,7 @@ def _ours(foreign: Exception) -> OpenKcmError:
 
 
 class Capability(StrEnum):
-    """What OpenBao has and Vault's community edition has not."""
+    """The features that OpenBao has and Vault's community edition lacks."""
 
     SOFT_DELETE = "soft-delete"
     INLINE_AUTH = "inline authentication"

@@ -1,11 +1,11 @@
-"""Who acts for one tenant: a JWT signed here, alive for 60 s, that reaches that tenant's key alone.
+"""Sessions for one tenant: with a JWT that is signed here, valid for 60 s and authorized only for the tenant's key.
 
-The claim `tenant` names the alias by which the templated policy (policies/tenant.hcl) finds the key; `sub` also says
-which process asked, for the server's audit. Whoever holds the signing key can speak for any tenant, so it is a secret
-of the few processes that serve all of them.
+The claim `tenant` names the alias by which the templated policy (policies/tenant.hcl) finds the key; `sub` also
+contains the name of the process, for the server's audit log. A holder of the signing key can act for any tenant, so it
+is a secret of the few processes that serve all tenants.
 
-`TenantTokens` buys a token with it that serves many calls, for who makes several for one tenant in a row.
-`InlineTenants` sends it along with every call, for who makes one call now and then: no token, no login before it.
+`TenantTokens` exchanges the JWT for a token, for several calls for one tenant in a row. `InlineTenants` sends the JWT
+with each call, for single calls without a login before them.
 """
 
 import threading
@@ -25,27 +25,27 @@ from vault.auth.transport import Answer
 _LOGIN = "auth/jwt/login"
 _JWT_SECONDS = 60
 _REUSE = 0.5
-"""Part of a token's life in which it is handed out again; the rest is left for the calls it was handed out for."""
-_KEPT = 256
-"""Tokens kept before those that have ended are forgotten; afterwards there may be twice those that are left."""
+"""Part of a token's lifetime in which it is returned again; the rest is left for the calls of its last caller."""
+_MIN_LIMIT = 256
+"""Tokens cached before expired ones are dropped; afterwards the limit is twice the number of valid ones."""
 
 
 class TenantSessions(Protocol):
-    """Sessions that may use one tenant's L2 key and nothing else."""
+    """A source of sessions that may use only one tenant's L2 key."""
 
     def session(self, tenant_id: str) -> VaultClient: ...
 
 
 class TenantIdentity:
-    """Speaks for tenants: signs the JWTs."""
+    """The identity that signs the JWTs for tenants."""
 
     def __init__(self, identity_pem: str, process: str) -> None:
-        """Take the private key and the name of this process, which the server's audit shows."""
+        """`process` is the name of this process in the server's audit log."""
         self._identity = ECKey.import_key(identity_pem)
         self._process = process
 
     def login(self, tenant_id: str) -> dict[str, str]:
-        """Return the fields of a login as this tenant."""
+        """Return the fields of a login for this tenant."""
         issued = int(time.time())
         claims = {
             "iss": TOKEN_ISSUER,
@@ -69,11 +69,11 @@ class TenantTokens:
     """Sessions limited to one tenant's L2 key, over the connections of `session`."""
 
     def __init__(self, session: VaultClient, identity_pem: str, process: str = "worker") -> None:
-        self._nobody = session.for_token("")
+        self._unauthenticated = session.for_token("")
         self._identity = TenantIdentity(identity_pem, process)
         self._lock = threading.Lock()
         self._kept: dict[str, _Kept] = {}
-        self._most = _KEPT
+        self._limit = _MIN_LIMIT
 
     def session(self, tenant_id: str) -> TokenSession:
         """Return a session that may encrypt and decrypt with this tenant's key for the next half minute.
@@ -86,52 +86,52 @@ class TenantTokens:
         if kept is not None and now < kept.until:
             return kept.session
         auth = self._log_in(tenant_id)
-        fresh = _Kept(self._nobody.for_token(auth["client_token"]), now + auth["lease_duration"] * _REUSE)
+        fresh = _Kept(self._unauthenticated.for_token(auth["client_token"]), now + auth["lease_duration"] * _REUSE)
         with self._lock:
-            if len(self._kept) >= self._most:
+            if len(self._kept) >= self._limit:
                 self._kept = {tenant: old for tenant, old in self._kept.items() if now < old.until}
-                self._most = max(_KEPT, 2 * len(self._kept))
+                self._limit = max(_MIN_LIMIT, 2 * len(self._kept))
             self._kept[tenant_id] = fresh
         return fresh.session
 
     def _log_in(self, tenant_id: str) -> dict[str, Any]:
         try:
-            return dict(self._nobody.request("POST", _LOGIN, self._identity.login(tenant_id))["auth"])
-        except VaultRejected as rejected:  # a login is refused with 400
+            return dict(self._unauthenticated.request("POST", _LOGIN, self._identity.login(tenant_id))["auth"])
+        except VaultRejected as rejected:  # the server rejects a login with 400
             raise LoginRefused from rejected
 
 
 class InlineTenants:
-    """The same by OpenBao's inline authentication, and by tokens where the server has none (Capability.INLINE_AUTH).
+    """Sessions with OpenBao's inline authentication, or with tokens where the server lacks it (Capability.INLINE_AUTH).
 
-    Either way a tenant's identity is all that is shown, so which one is taken is a question of speed, never of rights.
+    Both use only the tenant's identity, so the choice affects only the speed, never the permissions.
     """
 
     def __init__(self, session: VaultClient, identity_pem: str, process: str) -> None:
         self._calls = session
         self._identity = TenantIdentity(identity_pem, process)
         self._tokens = TenantTokens(session, identity_pem, process)
-        # Threads share it without a lock: it is None or the one answer, and asking twice does no harm.
+        # Threads share it without a lock: it changes once from None to the result, and a second test does no harm.
         self._inline: bool | None = None
 
     def session(self, tenant_id: str) -> VaultClient:
-        """Return a session that may encrypt and decrypt with this tenant's key, for one call or a few, by any thread.
+        """Return a session that may encrypt and decrypt with this tenant's key, for a few calls, by any thread.
 
-        Makes no call where the server is known to have inline authentication, or not known to have none.
+        Makes no call unless the server is known to lack inline authentication.
         """
         if self._inline is False:
             return self._tokens.session(tenant_id)
         inline = self._calls.logging_in(_LOGIN, lambda: self._identity.login(tenant_id))
-        return inline if self._inline else _Undecided(inline, lambda: self._otherwise(tenant_id))
+        return inline if self._inline else _Undecided(inline, lambda: self._fallback(tenant_id))
 
-    def _otherwise(self, tenant_id: str) -> VaultClient | None:
-        """Return another session to try after a refusal; None when the server did look at the login."""
+    def _fallback(self, tenant_id: str) -> VaultClient | None:
+        """Return a session to try after a denial; None when the server has inline authentication."""
         if self._inline is None:
             self._inline = self._has_inline()
         return None if self._inline else self._tokens.session(tenant_id)
 
     def _has_inline(self) -> bool:
-        """Find out by a login that cannot succeed: OpenBao says that it tried, others refuse what nobody asks."""
+        """Test with an invalid login: OpenBao rejects the login, other servers the unauthenticated request."""
         try:
             self._calls.logging_in(_LOGIN, dict).read("auth/token/lookup-self")
         except LoginRefused:
@@ -142,17 +142,17 @@ class InlineTenants:
 
 
 class _Undecided(VaultClient):
-    """Inline authentication at a server that was not yet seen to have it."""
+    """Inline authentication at a server that may lack it, with a fallback."""
 
-    def __init__(self, inline: VaultClient, otherwise: Callable[[], VaultClient | None]) -> None:
+    def __init__(self, inline: VaultClient, fallback: Callable[[], VaultClient | None]) -> None:
         self._inline = inline
-        self._otherwise = otherwise
+        self._fallback = fallback
 
     def request(self, method: str, path: str, data: dict[str, Any] | None = None) -> Answer:
         try:
             return self._inline.request(method, path, data)
         except (VaultRefused, VaultRejected):
-            other = self._otherwise()
+            other = self._fallback()
             if other is None:
                 raise
         return other.request(method, path, data)

@@ -1,7 +1,7 @@
-"""hvac's transport over one urllib3 pool instead of requests: 0.3 ms of CPU a call where requests takes 0.7.
+"""hvac's transport over one urllib3 pool instead of requests: 0.3 ms of CPU per call instead of 0.7 ms.
 
-Provisioning one tenant is about 25 calls, so at 300 tenants in half a minute the client's CPU is what runs out first.
-Nothing else changes: hvac builds the calls and its exceptions say how they failed.
+The provisioning of one tenant makes about 25 calls, so at 300 tenants in half a minute the client's CPU is the limit.
+Nothing else changes: hvac builds the calls and raises its exceptions.
 """
 
 import json
@@ -18,15 +18,15 @@ Answer = dict[str, Any]
 
 POOL_SIZE = 32
 CONNECT_SECONDS = 1.0
-ANSWER_SECONDS = 5
+RESPONSE_SECONDS = 5
 CORRELATION_HEADER = "X-Correlation-ID"
-"""What is being done, as our audit stream names it; the server's audit log shows it (vault/setup.py)."""
+"""The correlation id of the operation, as in the audit stream; the server's audit log contains it (vault/setup.py)."""
 PROCESS_HEADER = "X-OpenKCM-Process"
-"""Which of our processes asks, whatever identity it shows; shown there as well."""
-_LONGEST_ID = 128
-"""More than our longest id, a workflow's of one service."""
+"""The name of the calling process, independent of its identity; the server's audit log contains it too."""
+_MAX_ID_LENGTH = 128
+"""More than the longest id, that of a service's workflow."""
 _INLINE_AUTH_FAILED = "X-Vault-Inline-Auth-Failed"
-"""OpenBao's mark on the answer to a request that it did not even look at, because its login was refused."""
+"""OpenBao's header in the response to a request whose inline login was rejected."""
 
 
 def open_pool(url: str, ca_file: str | None) -> urllib3.HTTPConnectionPool:
@@ -37,16 +37,16 @@ def open_pool(url: str, ca_file: str | None) -> urllib3.HTTPConnectionPool:
         maxsize=POOL_SIZE,
         block=True,
         retries=False,
-        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
+        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=RESPONSE_SECONDS),
         **options,
     )
 
 
 class PooledAdapter(Adapter):  # type: ignore[misc]  # hvac ships no types
-    """What hvac.Client calls to send a request. The pool is handed in as hvac's `session`.
+    """The adapter by which hvac.Client sends requests; the pool is hvac's `session`.
 
-    Environment variables (proxies, VAULT_TOKEN, client certificates) are ignored and redirects are not followed: a
-    token goes to the configured address and nowhere else.
+    It ignores environment variables (proxies, VAULT_TOKEN, client certificates) and follows no redirect, so that a
+    token is sent only to the configured address.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class PooledAdapter(Adapter):  # type: ignore[misc]  # hvac ships no types
             self._headers["X-Vault-Namespace"] = namespace
 
     def get_login_token(self, response: Answer) -> str:
-        """Return the token of a login's answer."""
+        """Return the token in a login's response."""
         return str(response["auth"]["client_token"])
 
     def request(
@@ -79,21 +79,21 @@ class PooledAdapter(Adapter):  # type: ignore[misc]  # hvac ships no types
         raise_exception: bool = True,  # noqa: ARG002, FBT001, FBT002 - hvac's signature
         **options: Any,
     ) -> Answer:
-        """Send one request and return its JSON, `{}` when there is none.
+        """Send one request and return the JSON of its response, `{}` for an empty one.
 
-        Raises: hvac's VaultError with the HTTP status as `status`, and `logged_in` false when it is the request's own
-            login that was refused; urllib3's HTTPError when no answer came.
+        Raises: hvac's VaultError with the HTTP status as `status`, and `logged_in` false when the inline login was
+            rejected; urllib3's HTTPError when no response arrived.
         """
         body = options.get("json")
-        doing = correlation.shown(_LONGEST_ID)
-        sent = self._headers | ({CORRELATION_HEADER: doing} if doing else {}) | (headers or {})
+        correlation_id = correlation.shown(_MAX_ID_LENGTH)
+        sent = self._headers | ({CORRELATION_HEADER: correlation_id} if correlation_id else {}) | (headers or {})
         response = self.session.urlopen(
             method.upper(),
             self._prefix + url,
             body=None if body is None else json.dumps(body).encode(),
             headers=sent,
             redirect=False,
-            pool_timeout=ANSWER_SECONDS,
+            pool_timeout=RESPONSE_SECONDS,
         )
         try:
             answer = json.loads(response.data) if response.data else {}

@@ -1,1 +1,1 @@
-"""Certificate authorities, server certificates and CRLs."""
+"""Tenant CAs, server certificates and CRLs."""

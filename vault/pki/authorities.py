@@ -1,13 +1,12 @@
-"""Tenant certificate authorities: a Transit key that never leaves, signed by the PKI root, constrained in name.
+"""Tenant CAs: a Transit key that cannot be exported, certified by the PKI root, with name constraints.
 
-An authority is one version of its tenant's key and the certificate for it; a roll makes the next version. Steps of
-`ensure`, and what is left behind when the process dies there:
-1. Look for the Transit key and the version: nothing yet.
-2. Make it: a version without a certificate, found again by key and number. Nothing signs with it unless asked to by
-   its number, so the authority before it goes on undisturbed.
-3. Let it make a request, let PKI sign that: a certificate in PKI's store that nobody recorded. It cannot be found by
-   name, only by looking through PKI's serials; so this is done whenever the key was there before step 2, and never
-   for a fresh tenant, whose certificate cannot exist.
+A CA is one version of its tenant's key and the certificate for it; a rotation creates the next version. These are the
+steps of `ensure`, and what remains after a crash in each:
+1. Read the Transit key and the version: nothing remains.
+2. Create it: a version without a certificate, which a retry finds by key and number. A signature requires the number of
+   the version, so the current CA is not affected.
+3. Create a CSR and have PKI sign it: an unrecorded certificate in PKI's store. It cannot be found by name, only by a
+   search through PKI's serials. The search runs only if the key existed before step 2; a new tenant has no certificate.
 """
 
 import hashlib
@@ -48,13 +47,13 @@ from vault.transit.keys import disable_key, ensure_key, require_key
 LONGEST_LEAF = timedelta(hours=72)
 AUTHORITY_LIFETIME = "8760h"
 _SHORTEST_LEAF = timedelta(minutes=1)
-_PROOF = "proof"
-_PROOF_LIFETIME = timedelta(minutes=5)
+_TEST_SERVICE = "proof"
+_TEST_LIFETIME = timedelta(minutes=5)
 
 _EXPECTED_WARNINGS = ("Max path length of the signed certificate is zero", "This mount hasn't configured any authority")
-_SURELY_FRESH_SECONDS = 2.0
-"""A key that was missing and is there within this time was made by this call. If the time was longer, another attempt
-of the same step, taken for dead, may have made and signed it meanwhile; attempts lie further apart than this."""
+_SURELY_NEW_SECONDS = 2.0
+"""A missing key that exists within this time was created by this call. After a longer time, a timed-out attempt of the
+same step may have created and signed it meanwhile; the interval between attempts is longer than this."""
 _LOCKS = 64
 
 
@@ -63,30 +62,30 @@ def _utc_now() -> datetime:
 
 
 class PkiAuthorities:
-    """`interfaces.CertificateAuthorities` over Transit and PKI."""
+    """Tenant CAs in Transit and PKI."""
 
     def __init__(self, session: VaultClient, now: Callable[[], datetime] = _utc_now) -> None:
         self._session = session
         self._now = now
-        # Two threads with the same tenant take turns, so that the second finds what the first signed.
+        # Calls for the same tenant are serialised, so that the second finds the certificate of the first.
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     def ensure(
         self, tenant_id: str, unknown_serials: Callable[[Sequence[str]], Sequence[str]], version: int = 1
     ) -> Authority:
-        """Return the tenant's CA on a version of its key; see the module. Four calls for a fresh tenant.
+        """Return the tenant's CA on a version of its key, see the module's steps. Four calls for a new tenant.
 
-        The caller MUST have looked for a recorded authority first: what is on record is not looked for here.
+        The caller MUST search for a recorded CA first, because this method ignores recorded ones.
 
         Raises:
-            ConflictingResource: what is there is not what was asked for, or the version is not the next one.
+            ConflictingResource: the existing key or certificate differs, or the version is not the next one.
         """
         with self._locks[hash(tenant_id) % _LOCKS]:
             name, started = ids.ca_key(tenant_id), time.monotonic()
             known = self._session.read(f"transit/keys/{name}")
-            was_there = known is not None and int(known["latest_version"]) >= version
+            existed = known is not None and int(known["latest_version"]) >= version
             key = self._version(name, ensure_key(self._session, name, "ecdsa-p256", derived=False), version)
-            if was_there or time.monotonic() - started > _SURELY_FRESH_SECONDS:
+            if existed or time.monotonic() - started > _SURELY_NEW_SECONDS:
                 signed = self._signed_before(tenant_id, key, unknown_serials)
                 if signed is not None:
                     return signed
@@ -95,14 +94,14 @@ class PkiAuthorities:
     def issue(
         self, authority: Authority, tenant_id: str, service: str, csr_pem: str, lifetime: timedelta
     ) -> IssuedCertificate:
-        """Issue a leaf for a CSR: only its public key is taken, the names come from the arguments. One call.
+        """Issue a leaf for a CSR: only its public key is used, the names come from the arguments. One call.
 
         Raises:
-            CsrRefused: the request is not one, or its key is not taken.
+            CsrRefused: the CSR is invalid, or its key is not accepted.
             InvalidName: the service's name or the lifetime (more than 72 h) is not allowed.
-            ConflictingResource: the authority is another tenant's.
-            CaExpired: it has expired, or is about to.
-            KeyUnavailable: the authority is disabled.
+            ConflictingResource: the CA belongs to another tenant.
+            CaExpired: the CA has expired or expires within a minute.
+            KeyUnavailable: the CA is disabled.
         """
         if not timedelta() < lifetime <= LONGEST_LEAF:
             raise InvalidName("lifetime", "more than nothing and at most 72 hours")
@@ -115,46 +114,46 @@ class PkiAuthorities:
         return IssuedCertificate(hex_serial(leaf), _pem(leaf), leaf.not_valid_after_utc)
 
     def prove(self, authority: Authority, tenant_id: str, trusted: Authority) -> None:
-        """Issue a leaf for a key that is forgotten at once, and verify it as a TLS server would. One call.
+        """Issue a test leaf, verify it as a TLS server does, and discard it. One call.
 
         Raises:
-            ConflictingResource: it does not verify, or the authority may not sign revocation lists.
-            KeyUnavailable: the authority is disabled.
+            ConflictingResource: the verification fails, or the CA may not sign CRLs.
+            KeyUnavailable: the CA is disabled.
         """
-        issued = self.issue(authority, tenant_id, _PROOF, request_of(new_key()), _PROOF_LIFETIME)
+        issued = self.issue(authority, tenant_id, _TEST_SERVICE, request_of(new_key()), _TEST_LIFETIME)
         leaf = x509.load_pem_x509_certificate(issued.certificate_pem.encode())
         ca = x509.load_pem_x509_certificate(authority.certificate_pem.encode())
         root = x509.load_pem_x509_certificates(trusted.chain_pem.encode())[-1]
         try:
             PolicyBuilder().store(Store([root])).time(self._now()).build_client_verifier().verify(leaf, [ca])
         except VerificationError:
-            raise ConflictingResource("authority", authority.serial, "what it issues does not verify") from None
+            raise ConflictingResource("authority", authority.serial, "a leaf that it issued is not valid") from None
         if not ca.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign:
-            raise ConflictingResource("authority", authority.serial, "it may not sign revocation lists")
+            raise ConflictingResource("authority", authority.serial, "it may not sign CRLs")
 
     def revoke(self, authority: Authority, tenant_id: str, wanted: RevocationList) -> bytes:
-        """Return the authority's revocation list in DER. One call.
+        """Return the CA's CRL in DER. One call.
 
         Raises:
-            ConflictingResource: the authority is another tenant's.
-            KeyUnavailable: the authority is disabled.
+            ConflictingResource: the CA belongs to another tenant.
+            KeyUnavailable: the CA is disabled.
         """
         issuer = load_issuer(self._session, tenant_id, authority.certificate_pem, authority.key_version)
         return build_revocation_list(issuer, wanted)
 
     def root(self) -> PkiRoot:
-        """Return the root that signs authorities today; raises KeyUnavailable when there is none. One call."""
+        """Return the root that signs tenant CAs; raises KeyUnavailable when it is missing. One call."""
         root = x509.load_pem_x509_certificate(self._root_pem().encode())
         return PkiRoot(hex_serial(root), root.not_valid_before_utc, root.not_valid_after_utc)
 
     def disable(self, tenant_id: str) -> None:
-        """Stop the CA from signing, reversibly. One that does not exist is left so."""
+        """Disable the CA reversibly; without effect if it does not exist."""
         disable_key(self._session, ids.ca_key(tenant_id))
 
     def _version(self, name: str, record: dict[str, Any], version: int) -> "_KeyVersion":
-        """Return a version of the key, made when it is the next one.
+        """Return a version of the key; create it if it is the next one.
 
-        Two attempts at once may make one more than was asked for. It stays unused until it is the next one's turn.
+        Two concurrent attempts may create one version too many, which the next rotation uses.
         """
         latest = int(record["latest_version"])
         if latest + 1 == version:
@@ -178,7 +177,7 @@ class PkiAuthorities:
                 "ttl": AUTHORITY_LIFETIME,
             },
         )
-        # PKI drops what it does not know and says so only in a warning; a constraint may be what it dropped.
+        # PKI ignores unknown parameters with only a warning, and an ignored one may be a constraint.
         for warning in answer.get("warnings") or ():
             if not warning.startswith(_EXPECTED_WARNINGS):
                 raise ConflictingResource("authority", name, f"the key server warns: {warning}")
@@ -187,7 +186,7 @@ class PkiAuthorities:
     def _signed_before(
         self, tenant_id: str, key: "_KeyVersion", unknown_serials: Callable[[Sequence[str]], Sequence[str]]
     ) -> Authority | None:
-        """Return the certificate of this key that was signed but never recorded; the oldest, should there be two."""
+        """Return the signed but unrecorded certificate of this key; the oldest of several."""
         path_of = {
             listed.replace(":", "").replace("-", "").lower(): listed for listed in self._session.list("pki/certs")
         }
@@ -220,7 +219,7 @@ class _KeyVersion:
 
 
 def _checked(tenant_id: str, key: _KeyVersion, certificate_pem: str, root_pem: str) -> Authority:
-    """Return the authority when it is what was asked for, whoever made it.
+    """Return the CA after a verification of its certificate.
 
     Raises:
         ConflictingResource: another key, another tenant, other constraints, or not signed by the root.
@@ -248,7 +247,7 @@ def _checked(tenant_id: str, key: _KeyVersion, certificate_pem: str, root_pem: s
 
 
 def _common_name(tenant_id: str, version: int) -> str:
-    """Return a name of its own for each authority, by which those who verify tell chains and revocation lists apart."""
+    """Return a unique name for each CA, by which verifiers distinguish chains and CRLs."""
     return f"OpenKCM tenant {tenant_id}" + (f" ({version})" if version > 1 else "")
 
 

@@ -1,6 +1,6 @@
-"""Tenant certificates as bytes: the Transit-held key that signs them, the leaf profile, and whose a CA is.
+"""Tenant certificates: the signing key in Transit, the profile of leaves and CRLs, and the tenant of a CA.
 
-No private key of an authority is ever here: `TransitSigningKey` sends what is to be signed to Transit.
+The private key of a CA is never in this process: `TransitSigningKey` sends the data to be signed to Transit.
 """
 
 import base64
@@ -27,7 +27,7 @@ _CLOCK_SKEW = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class LeafNames:
-    """What a leaf says about its holder. The product fills it from its own records; an attack from its target's."""
+    """The names in a leaf. The product fills them from its records, an isolation check from those of its target."""
 
     common_name: str
     dns: str
@@ -35,10 +35,10 @@ class LeafNames:
 
 
 class TransitSigningKey(ec.EllipticCurvePrivateKey):
-    """One version of a P-256 key in Transit, in the form in which `cryptography` signs certificates with it.
+    """One version of a P-256 key in Transit, as a private key of `cryptography`.
 
-    The version is always named: without it Transit takes the newest, which need not be the one that a certificate is
-    about, and what it signs then would verify under no certificate at all.
+    Requests always name the version. Otherwise Transit would sign with the newest one, which may differ from the
+    version in the CA certificate, and no verifier would accept the signature.
     """
 
     def __init__(self, session: VaultClient, name: str, version: int, public_key: ec.EllipticCurvePublicKey) -> None:
@@ -86,7 +86,7 @@ class TransitSigningKey(ec.EllipticCurvePrivateKey):
 
 
 def _only_signs() -> NoReturn:
-    raise NotImplementedError("a key in transit signs with sha-256 and does nothing else")
+    raise NotImplementedError("a key in transit only signs with sha-256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,10 @@ class Issuer:
 
 
 def load_issuer(session: VaultClient, tenant_id: str, certificate_pem: str, key_version: int) -> Issuer:
-    """Return the CA of `tenant_id`, ready to sign with the version of its key that the certificate is about.
+    """Return the CA of `tenant_id`, ready to sign with the key version in its certificate.
 
     Raises:
-        ConflictingResource: the certificate is not this tenant's.
+        ConflictingResource: the certificate belongs to another tenant.
     """
     certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
     key = certificate.public_key()
@@ -110,7 +110,7 @@ def load_issuer(session: VaultClient, tenant_id: str, certificate_pem: str, key_
     return Issuer(certificate, TransitSigningKey(session, ca_key(tenant_id), key_version, key))
 
 
-def build_leaf(  # noqa: PLR0913, PLR0917 - what a certificate says
+def build_leaf(  # noqa: PLR0913, PLR0917 - the content of a certificate
     issuer: Issuer,
     public_key: LeafKey,
     names: LeafNames,
@@ -118,16 +118,16 @@ def build_leaf(  # noqa: PLR0913, PLR0917 - what a certificate says
     lifetime: timedelta,
     serial: int | None = None,
 ) -> x509.Certificate:
-    """Return a leaf (RFC 5280), never valid outside its issuer's own time.
+    """Return a leaf (RFC 5280) whose validity lies within that of its issuer.
 
-    It is for clients only: with server authentication one service could play the crypto service to its siblings. An
-    attack brings a `serial` of somebody else's; the product takes random ones.
+    It is for client authentication only: with server authentication a service could impersonate the crypto service to
+    other services. An isolation check passes the `serial` of another leaf; the product uses random ones.
     """
     ca = issuer.certificate
     rsa_only = isinstance(public_key, rsa.RSAPublicKey)
     usage = x509.KeyUsage(
         digital_signature=True,
-        key_encipherment=rsa_only,  # TLS 1.2 clients of old still ask for it with RSA
+        key_encipherment=rsa_only,  # old TLS 1.2 clients require it with RSA
         content_commitment=False,
         data_encipherment=False,
         key_agreement=False,
@@ -160,7 +160,7 @@ def build_leaf(  # noqa: PLR0913, PLR0917 - what a certificate says
 
 @dataclass(frozen=True, slots=True)
 class RevocationList:
-    """What a revocation list (RFC 5280, section 5) is to say; `revoked` are serials with the moment of each."""
+    """The content of a CRL (RFC 5280, section 5); `revoked` are serials with their revocation times."""
 
     number: int
     this_update: datetime
@@ -169,9 +169,9 @@ class RevocationList:
 
 
 def build_revocation_list(issuer: Issuer, wanted: RevocationList) -> bytes:
-    """Return a revocation list (RFC 5280, section 5) in DER.
+    """Return a CRL (RFC 5280, section 5) in DER.
 
-    No entry gives a reason: a service is disconnected because somebody wants so, and why is not asked.
+    Entries have no reason code, because the platform does not ask for the reason of a disconnection.
     """
     ca = issuer.certificate
     ca_key_id = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -190,10 +190,9 @@ def build_revocation_list(issuer: Issuer, wanted: RevocationList) -> bytes:
 
 
 def tenant_of_authority(ca: x509.Certificate) -> str:
-    """Return the tenant a CA belongs to, from the one name the root constrained it to (MTCI A1).
+    """Return the tenant of a CA, from its only permitted name, which the root constrains (MTCI A1).
 
-    This is how a tenant is derived from a certificate: by its issuer. A leaf's own URI is not constrained by anything
-    and says nothing.
+    The tenant of a leaf is thus derived from its issuer. The URI in a leaf is not constrained and proves nothing.
 
     Raises:
         ConflictingResource: the certificate is not a CA constrained to exactly one tenant's name.
@@ -212,16 +211,16 @@ def tenant_of_authority(ca: x509.Certificate) -> str:
 
 
 def hex_serial(certificate: x509.Certificate) -> str:
-    """Return the serial number as it is recorded: lower-case hex of whole bytes, as many as the number needs."""
+    """Return the serial number as recorded: lower-case hex of the minimal number of bytes."""
     number = certificate.serial_number
     return number.to_bytes((number.bit_length() + 7) // 8, "big").hex()
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A tenant's CA certificate. `serial` is lower-case hex without separators, `chain_pem` ends in the root.
+    """A tenant's CA certificate. `serial` is lower-case hex without separators, `chain_pem` ends with the root.
 
-    `key_version` is the version of the tenant's key that it is about, which alone signs for it.
+    `key_version` is the version of the tenant's key in the certificate; only that version signs for this CA.
     """
 
     serial: str
@@ -234,7 +233,7 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class PkiRoot:
-    """The certificate that every authority hangs from; no other ends later."""
+    """The root certificate of all tenant CAs; no certificate is valid longer."""
 
     serial: str
     begins: datetime

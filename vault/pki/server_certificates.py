@@ -1,7 +1,7 @@
-"""Certificates for the crypto service's own listeners, signed by the PKI root through one narrow role.
+"""Certificates for the crypto service's listeners, signed by the PKI root through a restricted role.
 
-The role (`setup.SERVER_ROLE`) signs for TLS servers only, with the names it was set up with and nothing that could be
-taken for a tenant: a tenant's certificate comes from the tenant's own authority, and this role signs no authority.
+The role (`setup.SERVER_ROLE`) signs only certificates for TLS servers with the configured names. None of them is valid
+as a tenant's certificate: those come from a tenant CA, and this role signs no CA.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ LONGEST_SERVER_CERTIFICATE = timedelta(hours=72)
 
 
 class PkiServerCertificates:
-    """Certificates for our own TLS servers, from the PKI root by a role that signs server names only."""
+    """The issuance of certificates for the platform's TLS servers, by a role that signs only server names."""
 
     def __init__(self, session: VaultClient) -> None:
         self._session = session
 
     def sign(self, csr_pem: str, names: Sequence[str], lifetime: timedelta) -> tuple[str, str]:
-        """Return certificate and root as PEM for a request with an EC key, of which only that key is taken.
+        """Return certificate and root as PEM for a CSR with an EC key; only the key of the CSR is used.
 
         Args:
             csr_pem: PKCS #10, self-signed, P-256 or larger; the names in it are ignored.
@@ -37,10 +37,10 @@ class PkiServerCertificates:
             lifetime: at most 72 hours.
 
         Raises:
-            CsrRefused: the request is not one, or has another kind of key.
+            CsrRefused: the CSR is invalid, or has another kind of key.
             SettingsInvalid: the role does not allow one of the names.
             InvalidName: the lifetime is not allowed, or there is no name.
-            ConflictingResource: what came back is not what was asked for.
+            ConflictingResource: the signed certificate differs from the request.
         """
         if not timedelta(seconds=1) <= lifetime <= LONGEST_SERVER_CERTIFICATE:
             raise InvalidName("lifetime", "at least a second and at most 72 hours")
@@ -55,7 +55,7 @@ class PkiServerCertificates:
             "ttl": f"{int(lifetime.total_seconds())}s",
         }
         if hosts:
-            # A subject, because without one alternative names must be critical (RFC 5280 4.2.1.6), which PKI forgets.
+            # A subject, because without one alternative names must be critical (RFC 5280 4.2.1.6), and PKI omits that.
             wanted["common_name"] = hosts[0]
         try:
             answer = self._session.write(f"pki/sign/{SERVER_ROLE}", wanted)
@@ -70,15 +70,15 @@ def _refusal(rejected: VaultRejected, names: Sequence[str]) -> Exception:
     if "not allowed" in rejected.reason or "subject alternate name" in rejected.reason:
         return SettingsInvalid(
             f"the key server signs no certificate for {', '.join(names)}",
-            "after a change of crypto_names: make down and up, or openkcmctl setup vault for a key server of your own",
+            "after a change of crypto_names: make down and up, or openkcmctl setup vault for a separate key server",
         )
     if "csr" in rejected.reason.lower() or "key" in rejected.reason.lower():
-        return CsrRefused("a self-signed request with an EC key is needed")
+        return CsrRefused("a self-signed request with an EC key is required")
     return rejected
 
 
 def _check(certificate_pem: str, root_pem: str, csr_pem: str, names: Sequence[str]) -> None:
-    """Raise ConflictingResource unless the root signed these names for the request's key; PKI drops what it will."""
+    """Raise ConflictingResource unless the root signed these names for the CSR's key; PKI may ignore parameters."""
     certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
     request = x509.load_pem_x509_csr(csr_pem.encode())
     alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -1,11 +1,11 @@
-# The codec server, which lets the Temporal UI show payloads: it opens the wrapped data keys that lie beside them and
-# does nothing else. It cannot make a data key, so it cannot write payloads either.
+# The codec server, which decodes payloads for the Temporal UI: it only unwraps the data keys in their metadata. It
+# cannot create a data key, so it cannot encrypt payloads.
 
 path "transit/decrypt/payload*" {
   capabilities = ["update"]
 }
 
-# Ask whether its own token still lives (vault/auth/client.py).
+# Check whether its token is valid (vault/auth/client.py).
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

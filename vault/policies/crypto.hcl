@@ -1,7 +1,7 @@
-# The crypto service. It opens what the platform's root keys wrapped and has its own server certificate signed; it cannot
-# read, make, export or disable any key, sign anything else, or use an L2 key: that is for a tenant's identity, which it
-# must show with every call (policies/tenant.hcl). Both layers of a service key are therefore refused to it alone.
-# `update` and never `create`: an encrypt on a missing key must not make one.
+# The crypto service. It uses the platform's root keys and gets its server certificate signed. It cannot read, create,
+# export or disable any key, sign anything else, or use an L2 key: that requires a tenant's identity in each call
+# (policies/tenant.hcl). This identity alone can therefore not unwrap both layers of a service key.
+# `update` and never `create`: an encrypt with a missing key must not create one.
 
 path "transit/encrypt/root-*" {
   capabilities       = ["update"]
@@ -19,7 +19,7 @@ path "transit/decrypt/root-*" {
   }
 }
 
-# The certificate of its own listeners: names, address and usage are the role's to allow, the rest cannot be said here.
+# The certificate of its listeners: the role restricts names, addresses and usage; a policy cannot restrict the rest.
 path "pki/sign/crypto-server" {
   capabilities       = ["update"]
   allowed_parameters = {
@@ -31,7 +31,7 @@ path "pki/sign/crypto-server" {
   }
 }
 
-# Ask whether its own token still lives (vault/auth/client.py).
+# Check whether its token is valid (vault/auth/client.py).
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -1,11 +1,12 @@
-# Who destroys the keys of a tenant that has left, and nothing else. It is an identity of its own, used by the worker's last
-# steps of offboarding alone, so that the worker's everyday identity can destroy nothing (policies/worker.hcl). It cannot
-# look at, use, sign with, export or make usable any key. The platform's own keys (root-*, audit-heads, payloads-platform, fingerprints) and
-# whatever else lies in the same engine do not begin like these, so they are out of its reach.
+# The destruction of an offboarded tenant's keys, and nothing else. It is a separate identity, which the worker uses
+# only in the last steps of offboarding, so that the worker's regular identity can destroy nothing
+# (policies/worker.hcl). It cannot read, use, sign with, export or enable any key. The platform's keys (root-*,
+# audit-heads, payloads-platform, fingerprints) and other keys in the same engine have other prefixes, so this policy
+# does not match them.
 #
-# A pattern cannot end within a path, so each covers what lies below the key too. All that is taken there is the one
-# parameter, which must be given: it lets a key be deleted, and to `import`, `trim` or `exportable` it is worth nothing. What
-# it cannot keep out is `rotate`, `soft-delete` and its way back, which are less than to destroy.
+# A pattern cannot end within a path, so each also matches the paths below the key. Only one parameter is accepted
+# there, and it is required: it permits the deletion of a key and is invalid for `import`, `trim` or `exportable`. The
+# policy cannot exclude `rotate`, `soft-delete` and its reversal, which are less severe than destruction.
 
 path "transit/keys/L2-*" {
   capabilities        = ["update", "delete"]
@@ -29,7 +30,7 @@ path "transit/keys/payload-*" {
   }
 }
 
-# Ask whether its own token still lives (vault/auth/client.py).
+# Check whether its token is valid (vault/auth/client.py).
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -1,6 +1,6 @@
-# Who brings a server to a newer desired state (setup.apply), after an upgrade changed a policy or a role. Optional: it
-# exists only where the launcher gives it a secret id. Whoever may write policies can in the end do anything, so its
-# secret is kept where only the launcher reads it, and no long-running process of OpenKCM has it.
+# The update of a server to a newer desired state (setup.apply), after an upgrade changed a policy or a role.
+# Optional: it exists only where the launcher creates a secret id for it. An identity that may write policies can do
+# anything in the end, so only the launcher can read its secret, and no long-running process of OpenKCM has it.
 
 path "sys/mounts/transit" {
   capabilities = ["create", "update", "read"]
@@ -57,7 +57,7 @@ path "auth/approle/role/openkcm-*" {
   capabilities = ["create", "update", "read"]
 }
 
-# Ask whether its own token still lives (vault/auth/client.py).
+# Check whether its token is valid (vault/auth/client.py).
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -1,7 +1,7 @@
-# What a token of one tenant may do, for every tenant: the name in the path is the one the token's login was bound to
-# (the claim `tenant`, which names the alias), so the text is the same for all and no tenant can reach another's key.
-# The word in capitals stands for the accessor of the JWT mount, put in when the server is set up.
-# `update` and never `create`: an encrypt on a missing key must not make one.
+# The permissions of a token for one tenant. The name in the path is the alias of the token's login (the claim
+# `tenant`), so one text serves all tenants and no tenant can use the key of another. The setup of the server replaces
+# the word in capitals by the accessor of the JWT mount. `update` and never `create`: an encrypt with a missing key
+# must not create one.
 
 path "transit/encrypt/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {
   capabilities = ["update"]
@@ -11,8 +11,8 @@ path "transit/decrypt/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" 
   capabilities = ["update"]
 }
 
-# The same plaintext under the key's newest version, which leaves the server as little as it enters it. A batch is all that
-# is taken: beside it a single ciphertext's version could be chosen.
+# The same plaintext under the key's newest version; the plaintext never leaves the server. Only a batch is accepted,
+# because a request for a single ciphertext could choose the version.
 path "transit/rewrap/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {
   capabilities       = ["update"]
   allowed_parameters = {
@@ -20,8 +20,8 @@ path "transit/rewrap/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {
   }
 }
 
-# The fingerprint of a version of the key: an HMAC of this one text, under a key that Transit keeps beside the version for
-# nothing else. Only so much is taken that no token can have anything else authenticated.
+# The fingerprint of a version of the key: an HMAC of this text, with a key that Transit stores with the version only
+# for HMACs. The parameters are restricted so that a token can authenticate nothing else.
 path "transit/hmac/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {
   capabilities        = ["update"]
   required_parameters = ["input", "key_version"]
@@ -31,8 +31,8 @@ path "transit/hmac/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {
   }
 }
 
-# A key made in Vault and returned only encrypted. Never datakey/plaintext, and nothing but the context is taken: a size
-# or associated data of the caller's choice would make keys of another kind.
+# A key that is created in Vault and returned only encrypted. Never datakey/plaintext. Only the context is accepted:
+# with a size or associated data the caller could create keys of another kind.
 path "transit/datakey/wrapped/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {
   capabilities       = ["update"]
   allowed_parameters = {

@@ -1,8 +1,9 @@
-# The tenant controller. It makes, rotates, disables and enables keys and signs certificates; it cannot use an L2 key (that
-# is for a tenant's token), export or delete any key, change what may be exported or deleted, or write policies and roles.
+# The tenant controller. It creates, rotates, disables and enables keys and signs certificates. It cannot use an L2 key
+# (that requires a tenant's token), export or delete any key, change which keys may be exported or deleted, or write
+# policies and roles.
 
-# Make and inspect keys. `+` is exactly one path segment, so keys/<name>/import and whatever else is below a key is not
-# reached. Only these parameters are taken: a key made here can never be exportable or backed up in plain text.
+# Create and read keys. `+` is exactly one path segment, so keys/<name>/import and all other paths below a key do not
+# match. Only these parameters are accepted, so a key created here is never exportable or backed up in plaintext.
 path "transit/keys/+" {
   capabilities       = ["create", "update", "read"]
   allowed_parameters = {
@@ -11,7 +12,7 @@ path "transit/keys/+" {
   }
 }
 
-# The kill switch and its way back (OpenBao only). Neither destroys anything.
+# Disable and enable a key (OpenBao only). Neither destroys anything.
 path "transit/keys/+/soft-delete" {
   capabilities = ["delete"]
 }
@@ -19,10 +20,10 @@ path "transit/keys/+/soft-delete-restore" {
   capabilities = ["update"]
 }
 
-# Rotate a tenant's keys, its authority's among them: the next version; from which version on it decrypts and encrypts, and nothing else of its
-# configuration; and, after a compromise, the end of the versions before it. A pattern cannot say "L2-, and then one of
-# these words": of the paths that match, the one whose first wildcard stands further to the right decides, so the
-# platform's own keys are taken out by longer ones below.
+# Rotate a tenant's keys, including that of its CA: create the next version; set the minimum versions for decryption and
+# encryption, and nothing else in the configuration; and delete older versions after a compromise. A pattern cannot
+# express "L2- and one of these words". Of the matching paths the one with its first wildcard furthest right applies, so
+# longer paths below exclude the platform's keys.
 path "transit/keys/+/rotate" {
   capabilities = ["update"]
 }
@@ -40,9 +41,9 @@ path "transit/keys/+/trim" {
   }
 }
 
-# A region's root key is made and never taken back: what lies under its versions are all tenants' service keys. This
-# reaches everything below it too, so its parameters are what keeps out config and trim; a new version that nobody asked
-# for could be made by it and would take nothing away.
+# A region's root key is created and no version is ever retired, because its versions wrap the service keys of all
+# tenants. This pattern also matches the paths below the key; its parameters exclude config and trim. It permits an
+# additional version, which does no harm.
 path "transit/keys/root-*" {
   capabilities       = ["create", "update", "read"]
   allowed_parameters = {
@@ -50,7 +51,7 @@ path "transit/keys/root-*" {
     "derived" = [true]
   }
 }
-# Made when the server is set up, and the worker's only to use.
+# Created by the setup of the server; the worker may only use them.
 path "transit/keys/audit-heads/*" {
   capabilities = ["deny"]
 }
@@ -61,9 +62,9 @@ path "transit/keys/fingerprints/*" {
   capabilities = ["deny"]
 }
 
-# What is kept of a tenant key's fingerprint, which only the tenant's identity can take (policies/tenant.hcl): an HMAC of
-# it, by which whoever reads the table can neither recognise a key nor try one. Always by the first version: by another
-# one, nothing on record would be found again.
+# The stored form of a tenant key's fingerprint, which only the tenant's identity can compute (policies/tenant.hcl).
+# It is an HMAC of the fingerprint, so that a reader of the table can neither recognise nor test a key. Always with
+# the first version: another version would match no recorded fingerprint.
 path "transit/hmac/fingerprints" {
   capabilities        = ["update"]
   required_parameters = ["input", "key_version"]
@@ -73,9 +74,9 @@ path "transit/hmac/fingerprints" {
   }
 }
 
-# Put a service key under the platform's root key, and take it from there to a customer's and back when a tenant changes
-# its root key. What lies beneath is still encrypted under the tenant's L2, which only the tenant's identity may use.
-# A rotation does so with thousands of them, many in one call.
+# Wrap and unwrap service keys with the platform's root key, also when a tenant changes its root key. The inner layer is
+# still encrypted under the tenant's L2, which only the tenant's identity may use. A rotation processes thousands of
+# service keys in batches.
 path "transit/encrypt/root-*" {
   capabilities       = ["update"]
   allowed_parameters = {
@@ -95,7 +96,7 @@ path "transit/decrypt/root-*" {
   }
 }
 
-# A tenant's authority: a request for its certificate, and its signature under leaves and revocation lists.
+# A tenant CA: the CSR for its certificate, and its signatures of leaves and CRLs.
 path "transit/keys/+/csr" {
   capabilities = ["update"]
 }
@@ -103,12 +104,12 @@ path "transit/sign/ca-*" {
   capabilities = ["update"]
 }
 
-# The heads of the audit streams; anyone can verify them with the public keys that transit/keys/+ lets us read.
+# Checkpoints of audit streams; anyone can verify them with the public keys, which transit/keys/+ permits to read.
 path "transit/sign/audit-heads/sha2-256" {
   capabilities = ["update"]
 }
 
-# The data keys of workflow payloads: the worker reads and writes payloads of all tenants, by design of its task.
+# The data keys of workflow payloads: the worker has to read and write the payloads of all tenants.
 path "transit/datakey/plaintext/payload*" {
   capabilities = ["update"]
 }
@@ -116,10 +117,10 @@ path "transit/decrypt/payload*" {
   capabilities = ["update"]
 }
 
-# Sign a tenant's authority, always constrained in name and depth. Never pki/issuer/* or sign-verbatim, which ignore
-# such limits. The list of allowed parameters is closed: what is not named here is refused. Values are compared as
-# they were sent, so the number is a string here and in the request. The pattern cannot keep out a list of names that
-# ends in ours; that the certificate names one tenant is checked again by whoever reads it.
+# Sign a tenant CA, always with name and path length constraints. Never pki/issuer/* or sign-verbatim, which ignore such
+# constraints. All other parameters are rejected. Values are compared as sent, so the number is a string here and in the
+# request. The pattern cannot exclude a list of names that ends in this domain; each reader of the certificate therefore
+# verifies that it names one tenant.
 path "pki/root/sign-intermediate" {
   capabilities        = ["update"]
   required_parameters = ["permitted_dns_domains", "max_path_length"]
@@ -132,7 +133,7 @@ path "pki/root/sign-intermediate" {
   }
 }
 
-# Find an authority that was signed but, because the process died, never recorded.
+# Find a CA certificate that was signed but not recorded because of a crash.
 path "pki/certs" {
   capabilities = ["list"]
 }
@@ -140,7 +141,7 @@ path "pki/cert/+" {
   capabilities = ["read"]
 }
 
-# Ask whether its own token still lives (vault/auth/client.py).
+# Check whether its token is valid (vault/auth/client.py).
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

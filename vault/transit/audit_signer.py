@@ -1,4 +1,4 @@
-"""Signs the heads of audit streams with a Transit key; anyone can verify with the public keys and SHA-256 (ES256)."""
+"""Signatures of checkpoints with a Transit key; anyone can verify them with the public keys and SHA-256 (ES256)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,14 +10,14 @@ from vault.transit.keys import encoded, key_errors
 
 
 class TransitAuditSigner:
-    """`interfaces.AuditSigner` over Transit: ECDSA P-256 over SHA-256, signatures in base64 DER."""
+    """A signer with a Transit key: ECDSA P-256 over SHA-256, signatures in base64 DER."""
 
     def __init__(self, session: VaultClient, key: str = AUDIT_KEY) -> None:
         self._session = session
         self._key = key
 
     def sign(self, message: bytes) -> tuple[str, str]:
-        """Return the signature (base64 of the DER form) and `key:version` that made it; raises KeyUnavailable."""
+        """Return the signature (base64 of the DER form) and its `key:version`; raises KeyUnavailable."""
         with key_errors():
             answer = self._session.write(
                 f"transit/sign/{self._key}/sha2-256", {"input": encoded(message), "marshaling_algorithm": "asn1"}
@@ -25,7 +25,7 @@ class TransitAuditSigner:
         return self._signed(answer)
 
     def sign_all(self, messages: Sequence[bytes]) -> Sequence[tuple[str, str]]:
-        """Return the same for each of several messages, made in one call; all of them or none."""
+        """Return signature and `key:version` for each message, in one call; raises KeyUnavailable if any one fails."""
         if not messages:
             return []
         with key_errors():
@@ -39,12 +39,12 @@ class TransitAuditSigner:
         return signed
 
     def _signed(self, answer: Mapping[str, Any]) -> tuple[str, str]:
-        if "signature" not in answer:  # the server's word why not may hold anything
+        if "signature" not in answer:  # the server's error text may contain secrets
             raise KeyUnavailable
         _, version, signature = str(answer["signature"]).split(":")
         return signature, f"{self._key}:{version.removeprefix('v')}"
 
     def public_keys(self) -> dict[str, str]:
-        """Return `key:version` → PEM of every public key a head may be signed with."""
+        """Return `key:version` → PEM of every public key for checkpoints."""
         record = self._session.read(f"transit/keys/{self._key}") or {"keys": {}}
         return {f"{self._key}:{version}": str(key["public_key"]) for version, key in record["keys"].items()}

@@ -1,7 +1,7 @@
-"""Destroys the keys of a tenant that has left, in Transit, for good (policies/offboarding.hcl).
+"""Irreversible destruction of an offboarded tenant's Transit keys (policies/offboarding.hcl).
 
-Which keys is said by tenant and kind, never by name: no mistake of a caller can make it a key of the platform's.
-A key that Transit deletes is gone with all its versions, and no encrypt brings its name back, because upsert is off.
+The arguments are tenant and kind, never a name, so that no caller can destroy a key of the platform by mistake. Transit
+deletes a key with all its versions, and no encrypt creates the name again, because upsert is disabled.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from vault.auth.client import VaultClient, VaultRejected
 
 
 class TenantKeyKind(StrEnum):
-    """The keys that a tenant has at the key server."""
+    """The kinds of a tenant's keys in the key server."""
 
     TENANT = "tenant"
     AUTHORITY = "authority"
@@ -38,7 +38,7 @@ _NAMES: Mapping[TenantKeyKind, Callable[[str], str]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class KeyToDestroy:
-    """What is known of a key before it is destroyed; `fingerprint` is a SHA-256, hex."""
+    """The description of a key before its destruction; `fingerprint` is a SHA-256 in hex."""
 
     name: str
     versions: str
@@ -46,17 +46,17 @@ class KeyToDestroy:
 
 
 class TransitDestroyer:
-    """Destroys the keys of a tenant that has left, with an identity that can do nothing else."""
+    """The destruction of an offboarded tenant's keys, with an identity that can do nothing else."""
 
-    def __init__(self, destroying: VaultClient, looking: VaultClient) -> None:
-        """Take the identity `offboarding`, which can do nothing but destroy, and one that may look at keys."""
+    def __init__(self, destroying: VaultClient, reading: VaultClient) -> None:
+        """`destroying` has the identity `offboarding`, which can only destroy; `reading` may read keys."""
         self._destroying = destroying
-        self._looking = looking
+        self._reading = reading
 
     def describe(self, kind: TenantKeyKind, tenant_id: str) -> KeyToDestroy | None:
-        """Return what will be known of the key once it is gone; None when there is no such key."""
+        """Return the description of a key; None when it does not exist."""
         name = _NAMES[kind](tenant_id)
-        record = self._looking.read(f"transit/keys/{name}")
+        record = self._reading.read(f"transit/keys/{name}")
         if record is None:
             return None
         versions = record["keys"]
@@ -64,35 +64,35 @@ class TransitDestroyer:
         return KeyToDestroy(name, f"{numbers[0]}-{numbers[-1]}", _fingerprint(record))
 
     def destroy(self, kind: TenantKeyKind, tenant_id: str) -> None:
-        """Destroy the key and see that it is gone; one that is gone already stays so.
+        """Destroy the key and verify that it no longer exists; without effect on a destroyed key.
 
         Raises:
-            KeyUnavailable: it is there after it was destroyed; tried again.
+            KeyUnavailable: the key still exists afterwards; retryable.
         """
         path = f"transit/keys/{_NAMES[kind](tenant_id)}"
-        if self._looking.read(path) is None:
+        if self._reading.read(path) is None:
             return
         try:
             self._destroying.write(f"{path}/config", {"deletion_allowed": True})
             self._destroying.delete(path)
         except VaultRejected:
-            # Another attempt, taken for dead, may have been faster; anything else is found by looking.
-            if self._looking.read(path) is not None:
+            # A timed-out attempt may have been faster; the check below detects any other failure.
+            if self._reading.read(path) is not None:
                 raise
-        if self._looking.read(path) is not None:
-            raise KeyUnavailable("the key is still there after it was destroyed")
+        if self._reading.read(path) is not None:
+            raise KeyUnavailable("the key still exists after its destruction")
 
 
 def _fingerprint(record: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what can be known of a key: of the newest public key, or else of the server's own record.
+    """Return the SHA-256 of the newest public key, or of the server's record of a symmetric key.
 
-    Of a symmetric key nobody has the material. Its name, type and the time at which each version was made are what the
-    key server and its audit log say of it, and what anybody can compare who was shown the record before.
+    The material of a symmetric key is not available. Its name, type and the creation time of each version are in the
+    key server and its audit log, so a verifier who has the record can compare them.
     """
     newest = record["keys"][str(record["latest_version"])]
     if isinstance(newest, Mapping) and newest.get("public_key"):
         public = serialization.load_pem_public_key(str(newest["public_key"]).encode())
         form = serialization.PublicFormat.SubjectPublicKeyInfo
         return hashlib.sha256(public.public_bytes(serialization.Encoding.DER, form)).hexdigest()
-    said = {"name": record["name"], "type": record["type"], "created": dict(sorted(record["keys"].items()))}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    described = {"name": record["name"], "type": record["type"], "created": dict(sorted(record["keys"].items()))}
+    return hashlib.sha256(json.dumps(described, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

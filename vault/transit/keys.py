@@ -1,10 +1,8 @@
-"""What the rest of the controller may ask of OpenBao or Vault. Imports no hvac.
+"""The shared functions of all kinds of Transit keys: creation with comparison, disabling, and conversion of errors.
 
-Every `ensure_` is get-or-create by name, safe to run twice and from two processes at once, and compares what exists
-with what was asked for (Transit answers 200 with the *old* key whatever was asked), raising ConflictingResource.
-All raise VaultUnavailable when the server does not answer and VaultRefused when a policy says no.
-
-What every kind of Transit key shares: get-or-create that compares, disabling, and the reasons of a refusal.
+`ensure_key` creates a key by name if it is missing. It is idempotent, also between processes, and compares the existing
+key with the request, because Transit responds with 200 and the *old* key in any case. Different properties raise
+ConflictingResource. All functions raise VaultUnavailable for an unreachable server and VaultRefused for a denial.
 """
 
 import base64
@@ -22,7 +20,7 @@ from vault.auth.client import Capability, VaultClient, VaultRejected, VaultServe
 
 @dataclass(frozen=True, slots=True)
 class TransitKey:
-    """A key by name; `version` is its newest one, `oldest` the first that still opens anything."""
+    """A key by name; `version` is the newest, `oldest` the first that still decrypts."""
 
     name: str
     version: int
@@ -30,11 +28,11 @@ class TransitKey:
 
 
 REWRAP_BATCH = 100
-"""Ciphertexts in one call: the server's listener takes 1,000 strings of JSON by default, and each item has four."""
+"""Ciphertexts in one call: the server accepts 1,000 JSON strings in a request by default, and each item has four."""
 
 
 def ciphertext_version(ciphertext: str) -> int:
-    """Return the version of the Transit key that a ciphertext lies under, which it says in the clear."""
+    """Return the version of the Transit key in the unencrypted prefix of a ciphertext."""
     scheme, version, rest = (*ciphertext.split(":", 2), "", "")[:3]
     if scheme != "vault" or not version.startswith("v") or not version[1:].isdecimal() or not rest:
         raise WrongContext
@@ -43,9 +41,9 @@ def ciphertext_version(ciphertext: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ForgedLeaf:
-    """What a certificate is to say that its tenant's authority would never have signed by itself.
+    """The content of a forged certificate, which a tenant CA would never sign in regular operation.
 
-    `serial` is one that somebody else has on record, lower-case hex; None for a fresh one.
+    `serial` is the recorded serial of another certificate, in lower-case hex; None for a new one.
     """
 
     tenant_id: str
@@ -56,9 +54,9 @@ class ForgedLeaf:
 
 @dataclass(frozen=True, slots=True)
 class KeyTarget:
-    """A tenant's key as it is on record: `oldest` to `newest` are the versions that open anything.
+    """A tenant's key as recorded: the versions from `oldest` to `newest` decrypt.
 
-    While a rotation has not come to its end (`rotating`) the key server may be a step ahead of the records.
+    During a rotation (`rotating`) the key server may be a step ahead of the records.
     """
 
     tenant_id: str
@@ -69,24 +67,24 @@ class KeyTarget:
 
 @dataclass(frozen=True, slots=True)
 class KeyFindings:
-    """What attacks on a key found; `probe` is what the tenant leaves for others, None where it could make none."""
+    """The results of attacks on a key; `probe` is a ciphertext for attacks with other keys, None without one."""
 
     results: Sequence[CheckResult]
     probe: str | None
 
 
-_MOVED_OR_ALTERED = ("message authentication failed", "invalid ciphertext", "missing ciphertext")
+_WRONG_CONTEXT = ("message authentication failed", "invalid ciphertext", "missing ciphertext")
 _TOO_OLD = "too old (disallowed by policy)"
 _NO_KEY = ("soft-deleted key", "key not found", "no existing key", "disallowed by policy (too old)", _TOO_OLD)
 _NEVER = ("exportable", "allow_plaintext_backup", "deletion_allowed", "imported_key")
-"""What no key of ours may be; an imported key is one whose material somebody else has seen."""
+"""Properties that no key of the platform may have; the material of an imported key is known outside."""
 
 
 class CapabilityMissing(OpenKcmError):
-    """The server is a Vault without what was asked for.
+    """The server is a Vault without the requested feature.
 
-    Not emulated: the nearest thing, raising the least version that decrypts, leaves encryption and signing alive, and
-    a kill switch that half works is worse than none.
+    There is no emulation: a higher minimum version for decryption would leave encryption and signing enabled, and an
+    incomplete lock is worse than none.
     """
 
     code: ClassVar[str] = "capability_missing"
@@ -99,12 +97,12 @@ class CapabilityMissing(OpenKcmError):
 
 
 def ensure_key(session: VaultClient, name: str, kind: str, *, derived: bool) -> dict[str, Any]:
-    """Return Transit's record of the key `name`, made if missing and enabled if it was disabled.
+    """Return Transit's record of the key `name`; create it if missing and enable it if disabled.
 
-    Creating answers 200 with the key that is there whatever was asked for, so the record is compared in every case.
+    A creation responds with 200 and the existing key in any case, so the record is always compared.
 
     Raises:
-        ConflictingResource: a key of that name exists that is not what was asked for.
+        ConflictingResource: a key of that name exists with other properties.
     """
     record = session.write(f"transit/keys/{name}", {"type": kind, "derived": True} if derived else {"type": kind})
     require_key(record, name, kind, derived=derived)
@@ -115,9 +113,9 @@ def ensure_key(session: VaultClient, name: str, kind: str, *, derived: bool) -> 
 
 
 def require_key(record: dict[str, Any], name: str, kind: str, *, derived: bool) -> None:
-    """Raise ConflictingResource unless the record is of such a key, made and held by Transit alone."""
+    """Raise ConflictingResource unless the record has these properties and its key was created in Transit."""
     wanted: dict[str, Any] = {"type": kind, "derived": derived, **dict.fromkeys(_NEVER, False)}
-    # With convergent encryption equal plaintexts would show as equal ciphertexts. Vault calls an import by two names.
+    # With convergent encryption equal plaintexts have equal ciphertexts. Vault has two names for an import.
     optional = {"convergent_encryption": False, "imported_key_allow_rotation": False}
     for field, value in wanted.items():
         if record.get(field, False) != value:
@@ -128,12 +126,12 @@ def require_key(record: dict[str, Any], name: str, kind: str, *, derived: bool) 
 
 
 def transit_key(name: str, record: dict[str, Any]) -> TransitKey:
-    """Return what the rest of the controller knows of a key."""
+    """Return a key as other packages use it."""
     return TransitKey(name, int(record["latest_version"]), int(record.get("min_decryption_version", 1)))
 
 
 def disable_key(session: VaultClient, name: str) -> None:
-    """Make a key refuse everything, at once and reversibly. One that is missing or disabled already is left so.
+    """Disable a key at once and reversibly; without effect on a missing or disabled key.
 
     Raises:
         CapabilityMissing: the server is Vault, which has no soft deletion.
@@ -148,10 +146,10 @@ def disable_key(session: VaultClient, name: str) -> None:
 
 @contextmanager
 def key_errors() -> Iterator[None]:
-    """Turn the reasons for which Transit rejects the use of a key into errors of the vocabulary.
+    """Convert the reasons for which Transit rejects the use of a key.
 
     Raises:
-        WrongContext: another key, another context or an altered ciphertext; Transit does not tell which.
+        WrongContext: another key, another context or an altered ciphertext; Transit does not distinguish them.
         KeyUnavailable: the key is missing or disabled.
     """
     try:
@@ -161,8 +159,8 @@ def key_errors() -> Iterator[None]:
 
 
 def key_error(rejected: VaultRejected | VaultServerError) -> OpenKcmError:
-    """Return the error of the vocabulary for a rejected use of a key, or the same when the reason is not known."""
-    if any(text in rejected.reason for text in _MOVED_OR_ALTERED):
+    """Return the converted error for a rejected use of a key, or the same error if the reason is unknown."""
+    if any(text in rejected.reason for text in _WRONG_CONTEXT):
         return WrongContext()
     if any(text in rejected.reason for text in _NO_KEY):
         return KeyUnavailable()
@@ -170,7 +168,7 @@ def key_error(rejected: VaultRejected | VaultServerError) -> OpenKcmError:
 
 
 def batch_results(answer: dict[str, Any], field: str) -> list[str]:
-    """Return what came of each item of a batch; for the server the whole is a success even where an item failed."""
+    """Return the result of each item of a batch; the server reports success even if an item failed."""
     results = answer["batch_results"]
     for result in results:
         if result.get("error") or not result.get(field):
@@ -179,7 +177,7 @@ def batch_results(answer: dict[str, Any], field: str) -> list[str]:
 
 
 def encoded(raw: bytes) -> str:
-    """Return bytes as Transit takes them."""
+    """Return bytes in base64, as Transit expects them."""
     return base64.b64encode(raw).decode("ascii")
 
 

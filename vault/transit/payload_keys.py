@@ -1,7 +1,7 @@
-"""The keys that wrap the data keys of workflow payloads: plain AES-GCM in Transit, one per tenant and the platform's.
+"""The Transit keys that wrap the data keys of workflow payloads: AES-GCM, one for each tenant and the platform's.
 
-They are not derived: the codec that opens a payload knows the key's name from the payload and nothing else. What ties
-a payload to its place is the associated data of its own encryption, which is not Vault's business.
+They are not derived, because the codec knows only the key's name, from the payload. The associated data of the
+payload's encryption, outside Vault, binds a payload to its label.
 """
 
 from core import names as ids
@@ -18,18 +18,18 @@ class TransitPayloadKeys:
         self._session = session
 
     def ensure(self, tenant_id: str) -> TransitKey:
-        """Return the tenant's payload key, made if missing."""
+        """Return the tenant's payload key; create it if missing."""
         name = ids.payload_key(tenant_id)
         return transit_key(name, ensure_key(self._session, name, "aes256-gcm96", derived=False))
 
     def new_data_key(self, key_name: str) -> tuple[bytes, str]:
-        """Return 32 random bytes and the same wrapped; raises KeyUnavailable when there is no such key."""
+        """Return a new 32-byte data key and its wrap; raises KeyUnavailable when the key does not exist."""
         with key_errors():
             answer = self._session.write(f"transit/datakey/plaintext/{key_name}", {"bits": _DATA_KEY_BYTES * 8})
         return decoded(answer["plaintext"]), str(answer["ciphertext"])
 
     def open_data_key(self, key_name: str, wrapped: str) -> bytes:
-        """Return the data key; raises WrongContext when it was wrapped by another, KeyUnavailable without the key."""
+        """Unwrap a data key; raises WrongContext for a wrap of another key, KeyUnavailable when the key is missing."""
         with key_errors():
             answer = self._session.write(f"transit/decrypt/{key_name}", {"ciphertext": wrapped})
         return decoded(answer["plaintext"])

@@ -1,7 +1,7 @@
-"""The platform's own root keys (L1) in Transit: one for each region, derived, never exportable.
+"""The platform's root keys (L1) in Transit: one for each region, derived, never exportable.
 
-Bound to their context by key derivation, like L2 keys (see `transit`). The worker makes them, wraps, and unwraps when a
-tenant changes its root key; the crypto service wraps and unwraps and can do nothing else to them (policies/worker.hcl,
+Key derivation binds a wrap to its context, as for L2 keys (see `tenant_keys`). The worker creates the keys, wraps, and
+unwraps when a tenant changes its root key. The crypto service can only wrap and unwrap (policies/worker.hcl,
 policies/crypto.hcl).
 """
 
@@ -17,40 +17,40 @@ from vault.transit.keys import TransitKey, batch_results, decoded, encoded, ensu
 
 
 class TransitRootKeys:
-    """The platform's own root keys (L1), one Transit key for each region, derived, never exportable.
+    """The platform's root keys (L1), one Transit key for each region, derived, never exportable.
 
-    What is wrapped is Transit's own text form, as bytes.
+    A wrap is Transit's text format, as bytes.
     """
 
     def __init__(self, session: VaultClient) -> None:
         self._session = session
 
     def ensure(self, region: str) -> TransitKey:
-        """Return the region's key, made if missing, enabled if it was disabled; raises ConflictingResource."""
+        """Return the region's key; create it if missing, enable it if disabled; raises ConflictingResource."""
         name = ids.root_key(region)
         return transit_key(name, ensure_key(self._session, name, "aes256-gcm96", derived=True))
 
     def wrap(self, root_key: str, context: bytes, inner: bytes) -> bytes:
-        """Encrypt `inner` bound to `context`; raises KeyUnavailable."""
-        with self._missing_told(root_key):
+        """Encrypt `inner`, bound to `context`; raises KeyUnavailable."""
+        with self._detect_missing_key(root_key):
             answer = self._use("encrypt", root_key, {"plaintext": encoded(inner), "context": encoded(context)})
         return str(answer["ciphertext"]).encode("ascii")
 
     def unwrap(self, root_key: str, context: bytes, wrapped: bytes) -> bytes:
-        """Decrypt; raises WrongContext when key or context differ from wrapping, KeyUnavailable."""
+        """Decrypt; raises WrongContext when key or context differ from those of the encryption, KeyUnavailable."""
         item = {"ciphertext": _text(wrapped), "context": encoded(context)}
         return decoded(self._use("decrypt", root_key, item)["plaintext"])
 
     def wrap_all(self, root_key: str, items: Sequence[tuple[bytes, bytes]]) -> Sequence[bytes]:
-        """Encrypt each, by its context, in one call; raises as `wrap`. The worker's policy alone admits it."""
+        """Encrypt each item with its context in one call; raises as `wrap`. Only the worker's policy permits it."""
         batch = [{"plaintext": encoded(inner), "context": encoded(context)} for context, inner in items]
-        with self._missing_told(root_key):
+        with self._detect_missing_key(root_key):
             return [
                 ciphertext.encode("ascii") for ciphertext in self._use_all("encrypt", root_key, batch, "ciphertext")
             ]
 
     def unwrap_all(self, root_key: str, items: Sequence[tuple[bytes, bytes]]) -> Sequence[bytes]:
-        """Decrypt each, by its context, in one call; raises as `unwrap` when one does not open."""
+        """Decrypt each item with its context in one call; raises as `unwrap` when one fails."""
         batch = [{"ciphertext": _text(wrapped), "context": encoded(context)} for context, wrapped in items]
         return [decoded(plaintext) for plaintext in self._use_all("decrypt", root_key, batch, "plaintext")]
 
@@ -62,16 +62,16 @@ class TransitRootKeys:
         if not batch:
             return []
         with key_errors():
-            # Else one that fails makes the whole a failure that does not say why.
+            # Without this code a failed item makes the whole call fail without a reason.
             answer = self._use(operation, root_key, {"batch_input": batch, "partial_failure_response_code": 200})
             return batch_results(answer, field)
 
     @contextmanager
-    def _missing_told(self, root_key: str) -> Iterator[None]:
-        """Tell a key that is missing from one that is refused.
+    def _detect_missing_key(self, root_key: str) -> Iterator[None]:
+        """Distinguish a missing key from a denial.
 
-        A missing key is refused like everything else (see transit.encrypt); a process that may not look at keys is
-        refused once more, and says that it was refused.
+        The server denies the use of a missing key with the same status. A process that may not read keys gets a second
+        denial, which it raises.
         """
         try:
             yield

@@ -1,23 +1,20 @@
-"""L2 tenant keys in Transit (MTCI U1, U2): one per tenant, derived, never exportable.
+"""L2 tenant keys in Transit (MTCI U1, U2): one per tenant, derived, never exportable; and their fingerprints.
 
-Why a ciphertext cannot be moved: the whole context goes into Transit's key derivation (HKDF-SHA256), so every context
-has an AES-GCM key of its own and any other context fails authentication. It does not go into `associated_data`, which
-Transit's `rewrap` ignores: a binding made there could not survive a rotation of the key.
+Why a ciphertext cannot be moved: the whole context is input of Transit's key derivation (HKDF-SHA256). So every context
+has a separate AES-GCM key, and decryption with any other context fails authentication. The context is not sent as
+`associated_data`, because Transit's `rewrap` ignores it: that binding would be lost in a rotation of the key.
 
-Keys are made, rotated, retired and disabled by the process's session. They are used only
-under the tenant's own identity, so that no process holds a right to any L2 key and the server's audit names the tenant
-of every use.
+The session of the process creates, rotates, retires and disables keys. Their use requires the tenant's identity, so
+that no process has permissions for all L2 keys and the server's audit log names the tenant of every use.
 
-Fingerprints of tenant keys: an HMAC that Transit makes with what it keeps beside a version of a key (MTCI U2).
+A fingerprint is an HMAC that Transit computes with a key beside each key version (MTCI U2). Transit gives every version
+of an AES key a second key of 256 random bits, only for `transit/hmac`. It belongs to the version for life: it is the
+same under another name and after a restore, and no other version has it. So equal fingerprints mean one key in two
+places. It is not the AES key: the same AES bytes *imported* twice have two fingerprints. Imports are therefore denied
+by policy, detected in the key's record, and tested by isolation checks (docs/isolation.md).
 
-Transit gives every version of an AES key a second key, of 256 random bits, for `transit/hmac` alone. It stays with the
-version for life: under another name and after a restore it is the same, and no other version has it. So equal
-fingerprints mean one key in two places. It is not the AES key: the same AES bytes *imported* twice have two
-fingerprints, which is why imports are refused by policy, looked for in the key's record, and tried for
-(docs/isolation.md).
-
-The HMAC is taken under the tenant's identity, of one text that the policy fixes, and goes through another HMAC under a
-key that only the worker may use, before it is kept. Two calls.
+The HMAC is computed with the tenant's identity over one text that the policy fixes. Before it is stored, a second HMAC
+is computed with a key that only the worker may use. Two calls.
 """
 
 from collections.abc import Sequence
@@ -54,45 +51,45 @@ class TransitTenantKeys:
         self._tenants = tenants
 
     def ensure(self, tenant_id: str) -> TransitKey:
-        """Return the tenant's key, made if missing, enabled if it was disabled; one call when it is not disabled."""
+        """Return the tenant's key; create it if missing, enable it if disabled; one call unless it is disabled."""
         name = ids.l2_key(tenant_id)
         return transit_key(name, ensure_key(self._session, name, _KIND, derived=True))
 
     def encrypt(self, context: EncryptionContext, plaintext: bytes) -> str:
-        """Encrypt under `context.l2_key`; see the module for why it is bound to the whole context."""
+        """Encrypt under `context.l2_key`, bound to the whole context as the module describes."""
         try:
             answer = self._use("encrypt", context, {"plaintext": encoded(plaintext)})
         except VaultRefused:
-            # An encrypt on a missing key counts as making one, which the tenant's policy refuses with the same 403
-            # as everything else; only then is it worth asking.
+            # An encrypt with a missing key counts as its creation, which the tenant's policy denies with the same 403
+            # as any other denial; only then a read distinguishes them.
             if self._session.read(f"transit/keys/{context.l2_key}") is None:
                 raise KeyUnavailable from None
             raise
         return str(answer["ciphertext"])
 
     def decrypt(self, context: EncryptionContext, ciphertext: str) -> bytes:
-        """Raises WrongContext when key or context differ from encryption, KeyUnavailable when there is no key."""
+        """Decrypt; raises WrongContext when key or context differ from those of the encryption, KeyUnavailable."""
         return decoded(self._use("decrypt", context, {"ciphertext": ciphertext})["plaintext"])
 
     def new_wrapped_key(self, context: EncryptionContext) -> str:
-        """Return 256 random bits encrypted under `context.l2_key`; raises KeyUnavailable when there is no key.
+        """Return a new 256-bit key encrypted under `context.l2_key`; raises KeyUnavailable without that key.
 
-        The bits are made in Vault and leave it only encrypted; the tenant's policy has no path to the plain form.
+        Vault creates the key and returns it only encrypted; the tenant's policy permits no plaintext.
         """
         return str(self._use("datakey/wrapped", context, {})["ciphertext"])
 
     def disable(self, tenant_id: str) -> None:
-        """Make the key refuse everything, reversibly, at once. A key that does not exist is already disabled."""
+        """Disable the key at once and reversibly; without effect if it does not exist."""
         disable_key(self._session, ids.l2_key(tenant_id))
 
     def newest(self, tenant_id: str) -> TransitKey:
-        """Return the key as it is, with its newest version; raises KeyUnavailable when there is none."""
+        """Return the key with its newest version; raises KeyUnavailable when it does not exist."""
         return transit_key(ids.l2_key(tenant_id), self._record(tenant_id))
 
     def rotate(self, tenant_id: str, expected_version: int) -> TransitKey:
-        """Make the next version if the newest is still `expected_version`; return the key with its newest version.
+        """Create the next version if the newest is `expected_version`; return the key with its newest version.
 
-        Two that do so at the same moment can make two versions, which does no harm.
+        Two concurrent calls can create two versions, which does no harm.
         """
         now = self.newest(tenant_id)
         if now.version != expected_version:
@@ -102,10 +99,10 @@ class TransitTenantKeys:
         return self.newest(tenant_id)
 
     def rewrap(self, items: Sequence[tuple[EncryptionContext, str]]) -> Sequence[str]:
-        """Return ciphertexts of one tenant under the newest version, each seen to open.
+        """Return ciphertexts of one tenant under the newest version, each tested.
 
-        Transit authenticates whatever it rewraps, so rewrapping the results once more, for nothing, is how they are
-        opened without a plaintext that would have to be trusted to anybody.
+        Transit authenticates each ciphertext that it rewraps. A second rewrap of the results, which is discarded,
+        therefore tests them without their plaintext.
         """
         if not items:
             return []
@@ -114,7 +111,7 @@ class TransitTenantKeys:
         return rewrapped
 
     def retire(self, tenant_id: str, oldest: int) -> None:
-        """Let no version before `oldest` encrypt or decrypt. A key that is further already stays so."""
+        """Disable encryption and decryption with versions before `oldest`; a higher minimum stays in force."""
         record = self._record(tenant_id)
         if int(record["min_decryption_version"]) < oldest or int(record["min_encryption_version"]) < oldest:
             least = max(oldest, int(record["min_decryption_version"]))
@@ -124,7 +121,7 @@ class TransitTenantKeys:
             )
 
     def trim(self, tenant_id: str, oldest: int) -> None:
-        """Delete the versions before `oldest` for good; the server does so only with those that are retired."""
+        """Delete the versions before `oldest` irreversibly; the server deletes only retired ones."""
         if int(self._record(tenant_id).get("min_available_version", 0)) < oldest:
             self._session.write(f"transit/keys/{ids.l2_key(tenant_id)}/trim", {"min_available_version": oldest})
 
@@ -137,15 +134,15 @@ class TransitTenantKeys:
         return record
 
     def _rewrapped(self, items: Sequence[tuple[EncryptionContext, str]]) -> list[str]:
-        place = items[0][0]
+        first = items[0][0]
         if len(items) > REWRAP_BATCH or any(
-            (c.tenant_id, c.l2_key) != (place.tenant_id, place.l2_key) for c, _ in items
+            (c.tenant_id, c.l2_key) != (first.tenant_id, first.l2_key) for c, _ in items
         ):
             raise ValueError("one call rewraps a batch of one tenant's ciphertexts")
         batch = [{"ciphertext": ciphertext, "context": encoded(context.encode())} for context, ciphertext in items]
         with key_errors():
-            answer = self._tenants.session(place.tenant_id).write(
-                f"transit/rewrap/{place.l2_key}", {"batch_input": batch}
+            answer = self._tenants.session(first.tenant_id).write(
+                f"transit/rewrap/{first.l2_key}", {"batch_input": batch}
             )
             return batch_results(answer, "ciphertext")
 
@@ -156,13 +153,13 @@ class TransitTenantKeys:
 
 
 FINGERPRINT_TEXT = encoded(b"openkcm tenant key fingerprint")
-"""Stands in policies/tenant.hcl too, as the only input that is taken."""
+"""The only HMAC input that policies/tenant.hcl permits."""
 
 
 class TransitFingerprints:
-    """What tells two tenant keys apart without opening either (MTCI U2).
+    """Fingerprints of tenant keys, which reveal equal keys without access to them (MTCI U2).
 
-    `session` is the worker's, `tenants` speaks for tenants.
+    `session` has the worker's identity, `tenants` the tenants' identities.
     """
 
     def __init__(self, session: VaultClient, tenants: TenantSessions) -> None:
@@ -170,15 +167,15 @@ class TransitFingerprints:
         self._tenants = tenants
 
     def of(self, tenant_id: str, version: int) -> str:
-        """Return the fingerprint of a version of the tenant's key, SHA-256 in hex, the same for good.
+        """Return the constant fingerprint of a version of the tenant's key, SHA-256 in hex.
 
-        The same for a key that lies under two names or was restored from a backup, and for nothing else. Raises
-        KeyUnavailable for a version that is retired, and for a key that is missing or disabled.
+        It is equal for the same key under two names or after a restore, and only then. Raises KeyUnavailable for a
+        retired version, and for a missing or disabled key.
         """
         request = {"input": FINGERPRINT_TEXT, "key_version": version}
         with key_errors():
             taken = self._tenants.session(tenant_id).write(f"transit/hmac/{ids.l2_key(tenant_id)}", request)
-        # Without the version's number in front: one key may be the first version here and the second there.
+        # Without the version's prefix, because one key may be the first version here and the second elsewhere.
         mac = encoded(_mac(taken["hmac"]))
         kept = self._session.write(f"transit/hmac/{FINGERPRINT_KEY}", {"input": mac, "key_version": "1"})
         return _mac(kept["hmac"]).hex()

@@ -1,4 +1,4 @@
-"""The public keys of the audit signer: whoever checks may have them, the worker alone adds one, nobody changes one."""
+"""Public keys of the audit signer: verifying processes can read them, only the worker adds one, none changes one."""
 
 import pytest
 
@@ -16,25 +16,25 @@ def recorded(worker: Database) -> None:
     PlatformQueries(worker).record_audit_keys(ONE.public_keys())
 
 
-def test_every_process_that_verifies_reads_them(field: Field) -> None:
+def test_verifying_processes_can_read_the_public_keys(field: Field) -> None:
     for role in ("worker", "operator", "dashboard", "crypto"):
         assert PlatformQueries(field.open(role)).audit_keys() == ONE.public_keys()
 
 
-def test_a_key_comes_beside_the_ones_before_and_repeating_it_changes_nothing(worker: Database) -> None:
+def test_new_key_is_added_and_a_repeated_call_changes_nothing(worker: Database) -> None:
     both = ONE.public_keys() | TWO.public_keys()
     for _ in range(2):
         PlatformQueries(worker).record_audit_keys(both)
     assert PlatformQueries(worker).audit_keys() == both
 
 
-def test_another_key_under_a_known_name_is_refused_and_leaves_the_first(worker: Database) -> None:
+def test_another_key_with_a_known_name_is_rejected(worker: Database) -> None:
     with pytest.raises(DatabaseRefused):
         PlatformQueries(worker).record_audit_keys(TWO.public_keys() | Signer("audit-heads:1").public_keys())
     assert PlatformQueries(worker).audit_keys() == ONE.public_keys()
 
 
-def test_a_name_without_its_version_is_rejected(worker: Database) -> None:
+def test_key_name_without_a_version_is_rejected(worker: Database) -> None:
     for name in ("", "audit-heads", "audit-heads:0", "audit heads:1", "audit-heads:1\nx"):
         with pytest.raises(DatabaseRefused):
             PlatformQueries(worker).record_audit_keys({name: "x"})

@@ -1,4 +1,4 @@
-"""Finding records in a stream: what SQL lets through and Python looks at, against a plain look at every event."""
+"""Search in an audit stream: the results equal those of a filter over every event."""
 
 import json
 from datetime import datetime, timedelta
@@ -27,7 +27,7 @@ SUBJECTS = (
 
 @pytest.fixture
 def stream(worker: Database) -> Database:
-    """Nine records of acme about the subjects above, and one of beta that has all of their words."""
+    """Nine records of acme with the subjects above, and one of beta that contains all of them."""
     with worker.tenant_tx("acme") as tx:
         tx.audit.append_all([an_audit_event(f"e{n}", subject=subject) for n, subject in enumerate(SUBJECTS)])
     with worker.tenant_tx("beta") as tx:
@@ -44,7 +44,7 @@ def subjects(records: list[FoundRecord]) -> list[str]:
     return [json.loads(one.stored.record)["subject"] for one in records]
 
 
-def test_a_text_is_found_literally(stream: Database) -> None:
+def test_search_text_is_matched_literally(stream: Database) -> None:
     for subject in SUBJECTS:
         for chosen in (AuditFilter(text=subject), AuditFilter(subject=subject), AuditFilter(text=subject.upper())):
             assert subjects(found(stream, chosen)) == [subject]
@@ -55,10 +55,10 @@ def test_a_text_is_found_literally(stream: Database) -> None:
         assert found(stream, AuditFilter(actor=text)) == []
 
 
-def test_a_field_is_asked_and_not_a_text_that_looks_like_it(worker: Database) -> None:
+def test_field_filter_ignores_similar_text_in_other_fields(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
-        looks_like = {"name": "crypto.refused", "outcome": "refused", "actor": "mallory"}
-        tx.audit.append(an_audit_event("a", details=looks_like, subject='"actor": "mallory"'))
+        similar = {"name": "crypto.refused", "outcome": "refused", "actor": "mallory"}
+        tx.audit.append(an_audit_event("a", details=similar, subject='"actor": "mallory"'))
         tx.audit.append(an_audit_event("b", name=AuditName.CRYPTO_REFUSED, outcome="refused", actor="Mallory"))
     for chosen in (
         AuditFilter(names=frozenset({"crypto.refused"})),
@@ -70,7 +70,7 @@ def test_a_field_is_asked_and_not_a_text_that_looks_like_it(worker: Database) ->
     assert [one.stored.seq for one in found(worker, AuditFilter(text="mallory"))] == [2, 1]
 
 
-def test_records_are_found_from_either_end_and_say_what_came_before(stream: Database) -> None:
+def test_search_works_from_both_ends_and_returns_the_previous_hash(stream: Database) -> None:
     newest = found(stream, AuditFilter(), range(1, 9), 3)
     assert [one.stored.seq for one in newest] == [8, 7, 6]
     assert newest[0].previous == newest[1].stored.chain_hash
@@ -80,8 +80,8 @@ def test_records_are_found_from_either_end_and_say_what_came_before(stream: Data
     assert [(one.stored.seq, one.previous is GENESIS) for one in oldest] == [(1, True), (2, False)]
 
 
-def test_candidates_that_are_none_do_not_end_the_search(worker: Database) -> None:
-    many = [an_audit_event(f"e{n}", subject="worker, not an actor", actor="somebody") for n in range(1100)]
+def test_search_continues_after_false_candidates(worker: Database) -> None:
+    many = [an_audit_event(f"e{n}", subject="worker, not an actor", actor="other") for n in range(1100)]
     with worker.tenant_tx("acme") as tx:
         tx.audit.append_all(
             [an_audit_event("first", actor="worker 7"), *many, an_audit_event("last", actor="worker 9")]
@@ -91,7 +91,7 @@ def test_candidates_that_are_none_do_not_end_the_search(worker: Database) -> Non
             assert [one.stored.seq for one in records] == expected
 
 
-def test_a_time_is_a_range_of_numbers(worker: Database) -> None:
+def test_period_is_converted_to_a_range_of_numbers(worker: Database) -> None:
     for n in range(8):
         with worker.tenant_tx("acme") as tx:
             tx.audit.append(an_audit_event(f"e{n}"))
@@ -110,10 +110,10 @@ def test_a_time_is_a_range_of_numbers(worker: Database) -> None:
         assert list(tx.audit.numbers(AuditFilter(since=times[0]))) == []
 
 
-def test_the_ends_of_a_stream_and_what_is_signed_of_it(worker: Database) -> None:
+def test_ends_return_the_last_record_and_the_newest_checkpoint(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
-        nothing = tx.audit.ends()
-        assert (nothing.last, nothing.signed, nothing.signed_at, nothing.at_signed) == (None, None, None, None)
+        empty = tx.audit.ends()
+        assert (empty.last, empty.signed, empty.signed_at, empty.at_signed) == (None, None, None, None)
         tx.audit.append(an_audit_event("a"))
         head = tx.audit.head()
         signed = SignedCheckpoint(1, head.chain_hash, "signature", "audit:1")
@@ -130,7 +130,7 @@ def tampered(field: Field, statement: str) -> None:
         administrator.execute(statement)
 
 
-def test_a_text_that_somebody_destroyed_stops_no_search(stream: Database, field: Field) -> None:
+def test_search_survives_a_record_that_is_no_json(stream: Database, field: Field) -> None:
     tampered(field, "update okcm.audit_event set record = 'gone' where seq = 4 and tenant_id = 'acme'")
     assert [one.stored.seq for one in found(stream, AuditFilter())] == list(range(9, 0, -1))
     assert subjects(found(stream, AuditFilter(subject="axb"))) == ["axb"]
@@ -138,7 +138,7 @@ def test_a_text_that_somebody_destroyed_stops_no_search(stream: Database, field:
         assert tx.audit.numbers(AuditFilter(since=datetime.fromisoformat("2020-01-01T00:00:00Z"))).stop == 10
 
 
-def test_a_record_that_is_missing_leaves_the_next_one_without_what_came_before(stream: Database, field: Field) -> None:
+def test_record_after_a_missing_one_has_no_previous_hash(stream: Database, field: Field) -> None:
     tampered(field, "delete from okcm.audit_event where seq in (4, 9) and tenant_id = 'acme'")
     assert [(one.stored.seq, one.previous is None) for one in found(stream, AuditFilter(), range(3, 7))] == [
         (6, False),

@@ -20,15 +20,15 @@ from tests.database.templates import filled_template, two_tenants
 template = filled_template(two_tenants(services=False))
 
 
-def test_what_is_done_in_one_transaction_is_there_together_or_not_at_all(worker: Database) -> None:
-    with pytest.raises(ZeroDivisionError), worker.tenant_tx("new") as tx:  # noqa: PT012 - what raises is the whole
+def test_transaction_is_atomic(worker: Database) -> None:
+    with pytest.raises(ZeroDivisionError), worker.tenant_tx("new") as tx:  # noqa: PT012 - the whole block raises
         tx.tenants.request(an_event("new"))
         raise ZeroDivisionError
     with worker.tenant_tx("new") as tx:
         assert tx.tenants.get() is None
 
 
-def test_transactions_do_not_nest_and_the_outer_one_is_not_harmed(worker: Database) -> None:
+def test_nested_transaction_is_rejected_and_the_outer_one_commits(worker: Database) -> None:
     with worker.tenant_tx("new") as tx:
         tx.tenants.request(an_event("new"))
         with pytest.raises(RuntimeError, match="do not nest"), worker.tenant_tx("beta"):
@@ -37,14 +37,14 @@ def test_transactions_do_not_nest_and_the_outer_one_is_not_harmed(worker: Databa
         assert tx.tenants.get() is not None
 
 
-def test_an_illegal_tenant_id_never_reaches_the_database(worker: Database) -> None:
+def test_invalid_tenant_id_is_rejected_before_the_database(worker: Database) -> None:
     for tenant_id in ("", "a", "a" * 41, "acme'; drop table x; --", "ACME", "acme\n", "acme|9|x"):
         with pytest.raises(IllegalTenantId), worker.tenant_tx(tenant_id):
             pass
 
 
 @pytest.mark.parametrize(
-    ("doing", "named"),
+    ("correlation", "name"),
     [
         ("tenant/acme/rotate/7", "tenant/acme/rotate/7"),
         ("", "openkcm-worker"),
@@ -52,19 +52,21 @@ def test_an_illegal_tenant_id_never_reaches_the_database(worker: Database) -> No
         (f"tenant/{'a' * 40}/service/{'b' * 40}", f"tenant/{'a' * 24}~{'b' * 31}"),
     ],
 )
-def test_a_transaction_shows_for_what_it_is_and_the_next_one_does_not(field: Field, doing: str, named: str) -> None:
+def test_session_name_is_the_correlation_id_during_its_transaction_only(
+    field: Field, correlation: str, name: str
+) -> None:
     worker = field.open("worker", max_size=1)
-    token = correlation_id.set(doing)
+    token = correlation_id.set(correlation)
     try:
         with worker.raw_tx("acme") as connection:
-            assert _name_of(field, connection) == named
+            assert _name_of(field, connection) == name
     finally:
         correlation_id.reset(token)
     with worker.raw_tx("acme") as connection:
         assert _name_of(field, connection) == "openkcm-worker"
 
 
-def test_who_learns_what_it_does_by_writing_it_down_is_named_from_there_on(field: Field) -> None:
+def test_audit_append_sets_the_session_name_to_its_correlation_id(field: Field) -> None:
     worker = field.open("worker", max_size=1)
     event = AuditEvent(
         event_id="dashboard/1",
@@ -83,7 +85,7 @@ def test_who_learns_what_it_does_by_writing_it_down_is_named_from_there_on(field
 
 
 def _name_of(field: Field, connection: psycopg.Connection[TupleRow]) -> str:
-    """Return what PostgreSQL's own view calls a session, seen from another one."""
+    """Return the name of a session in PostgreSQL's own view, from another session."""
     with field.administrator() as administrator:
         [name] = administrator.execute(
             "select application_name from pg_stat_activity where pid = %s", [connection.info.backend_pid]
@@ -91,7 +93,7 @@ def _name_of(field: Field, connection: psycopg.Connection[TupleRow]) -> str:
         return str(name)
 
 
-def test_a_connection_comes_back_without_anything_its_last_user_left_in_it(field: Field) -> None:
+def test_session_state_is_reset_between_transactions(field: Field) -> None:
     worker = field.open("worker", max_size=1)
     with worker.raw_tx("acme") as connection:
         connection.execute("select set_config('app.tenant_id', 'acme', false), set_config('app.stash', 'row', false)")
@@ -110,20 +112,20 @@ def test_a_connection_comes_back_without_anything_its_last_user_left_in_it(field
             " || current_setting('statement_timeout') || current_setting('search_path')"
         ).fetchone() or ("",)
         assert left == "beta00010spg_catalog"
-    with worker.raw_tx("beta") as connection:  # UNLISTEN holds from the commit on
+    with worker.raw_tx("beta") as connection:  # UNLISTEN takes effect at the commit
         assert connection.execute("select count(*) from pg_listening_channels()").fetchone() == (0,)
 
 
-def test_nothing_is_left_after_an_exception_either(field: Field) -> None:
+def test_session_state_is_reset_after_an_exception(field: Field) -> None:
     worker = field.open("worker", max_size=1)
-    with pytest.raises(DatabaseRefused), worker.raw_tx("acme") as connection:  # noqa: PT012 - what raises is the whole
+    with pytest.raises(DatabaseRefused), worker.raw_tx("acme") as connection:  # noqa: PT012 - the whole block raises
         connection.execute("set statement_timeout = 0")
         connection.execute("select * from okcm.context_key")
     with worker.raw_tx("new") as connection:
         assert connection.execute("select count(*) from okcm.tenant").fetchone() == (0,)
 
 
-def test_a_released_savepoint_keeps_the_settings_and_still_opens_nothing(worker: Database) -> None:
+def test_switched_tenant_after_a_released_savepoint_reads_no_rows(worker: Database) -> None:
     with worker.raw_tx("acme") as connection:
         connection.execute("savepoint s")
         connection.execute("select set_config('app.tenant_id', 'beta', true)")
@@ -131,19 +133,19 @@ def test_a_released_savepoint_keeps_the_settings_and_still_opens_nothing(worker:
         assert connection.execute("select count(*) from okcm.tenant").fetchone() == (0,)
 
 
-def test_a_commit_half_way_leaves_no_context_behind(worker: Database) -> None:
+def test_context_ends_with_a_commit(worker: Database) -> None:
     with worker.raw_tx("acme") as connection:
         connection.commit()
         assert connection.execute("select count(*) from okcm.tenant").fetchone() == (0,)
 
 
-def test_row_security_cannot_be_switched_off(worker: Database) -> None:
-    with pytest.raises(DatabaseRefused, match="42501"), worker.raw_tx("acme") as connection:  # noqa: PT012 - what raises is the whole
+def test_row_level_security_cannot_be_switched_off(worker: Database) -> None:
+    with pytest.raises(DatabaseRefused, match="42501"), worker.raw_tx("acme") as connection:  # noqa: PT012 - the whole block raises
         connection.execute("set row_security = off")
         connection.execute("select * from okcm.tenant")
 
 
-def test_copy_out_carries_own_rows_only(worker: Database) -> None:
+def test_copy_to_returns_only_rows_of_the_tenant(worker: Database) -> None:
     with (
         worker.raw_tx("acme") as connection,
         connection.cursor().copy("copy okcm.tenant (tenant_id) to stdout") as copy,
@@ -151,8 +153,8 @@ def test_copy_out_carries_own_rows_only(worker: Database) -> None:
         assert b"".join(bytes(row) for row in copy) == b"acme\n"
 
 
-def test_on_conflict_does_not_tell_whether_another_tenant_has_the_row(worker: Database) -> None:
-    for victim in ("acme", "nobody"):
+def test_on_conflict_does_not_reveal_rows_of_another_tenant(worker: Database) -> None:
+    for victim in ("acme", "unknown"):
         with pytest.raises(DatabaseRefused, match="42501"), worker.raw_tx("beta") as connection:
             connection.execute(
                 "insert into okcm.tenant (tenant_id, organization, region) values (%s, 'x', 'x')"
@@ -161,16 +163,16 @@ def test_on_conflict_does_not_tell_whether_another_tenant_has_the_row(worker: Da
             )
 
 
-def test_a_wrong_context_key_opens_nothing(field: Field) -> None:
-    stranger = Database(field.url, "worker", field.server.passwords["worker"], field.key("marketplace"))
-    with stranger.tenant_tx("acme") as tx:
+def test_wrong_context_key_gives_access_to_no_rows(field: Field) -> None:
+    wrong = Database(field.url, "worker", field.server.passwords["worker"], field.key("marketplace"))
+    with wrong.tenant_tx("acme") as tx:
         assert tx.tenants.get() is None
     with pytest.raises(DatabaseRefused):
-        PlatformQueries(stranger).moved_heads(10)
-    stranger.close()
+        PlatformQueries(wrong).moved_heads(10)
+    wrong.close()
 
 
-def test_a_refusal_names_the_rule_and_no_row(worker: Database) -> None:
+def test_error_names_the_constraint_and_not_the_row(worker: Database) -> None:
     with (
         pytest.raises(DatabaseRefused, match="23503 at key_tenant_id_fkey") as refused,
         worker.tenant_tx("new") as tx,
@@ -180,7 +182,7 @@ def test_a_refusal_names_the_rule_and_no_row(worker: Database) -> None:
     assert "secret-name" not in str(refused.value)
 
 
-def test_a_role_that_row_security_does_not_bind_is_refused_at_the_first_use(field: Field) -> None:
+def test_role_that_bypasses_row_level_security_is_rejected_at_first_use(field: Field) -> None:
     with field.administrator() as administrator:
         administrator.execute("create role okcm_strong login bypassrls password 'x'")
         administrator.execute(f"grant connect on database {field.name} to okcm_strong")
@@ -194,14 +196,14 @@ def test_a_role_that_row_security_does_not_bind_is_refused_at_the_first_use(fiel
             administrator.execute(f"revoke all on database {field.name} from okcm_strong; drop role okcm_strong")
 
 
-def test_a_database_that_is_down_is_unavailable_until_it_answers_again(field: Field, worker: Database) -> None:
+def test_database_is_unavailable_during_an_outage_only(field: Field, worker: Database) -> None:
     with field.server.offline(field.name), pytest.raises(DatabaseUnavailable), worker.tenant_tx("acme"):
         pass
     with worker.tenant_tx("acme") as tx:
         assert tx.tenants.get() is not None
 
 
-def test_connections_that_died_in_the_pool_are_not_noticed_by_the_caller(field: Field) -> None:
+def test_dead_connections_in_the_pool_are_replaced(field: Field) -> None:
     worker = field.open("worker", min_size=4, max_size=4)
     with field.administrator() as administrator:
         administrator.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'okcm_worker'")
@@ -210,7 +212,7 @@ def test_connections_that_died_in_the_pool_are_not_noticed_by_the_caller(field: 
             assert tx.tenants.get() is not None
 
 
-def test_a_process_can_start_while_its_database_is_down(field: Field) -> None:
+def test_process_can_start_while_its_database_is_unavailable(field: Field) -> None:
     with field.server.offline(field.name):
         early = field.open("worker")
         with pytest.raises(DatabaseUnavailable), early.tenant_tx("new"):
@@ -219,8 +221,8 @@ def test_a_process_can_start_while_its_database_is_down(field: Field) -> None:
         assert tx.tenants.get() is None
 
 
-def test_a_connection_lost_half_way_is_unavailable_and_nothing_is_kept(field: Field, worker: Database) -> None:
-    with pytest.raises(DatabaseUnavailable), worker.tenant_tx("new") as tx:  # noqa: PT012 - what raises is the whole
+def test_lost_connection_raises_unavailable_and_rolls_back(field: Field, worker: Database) -> None:
+    with pytest.raises(DatabaseUnavailable), worker.tenant_tx("new") as tx:  # noqa: PT012 - the whole block raises
         tx.tenants.request(an_event("new"))
         with field.administrator() as administrator:
             administrator.execute(
@@ -231,7 +233,7 @@ def test_a_connection_lost_half_way_is_unavailable_and_nothing_is_kept(field: Fi
         assert tx.tenants.get() is None
 
 
-def test_two_that_wait_for_each_other_are_told_to_try_again(worker: Database) -> None:
+def test_deadlock_raises_database_unavailable_for_one_transaction(worker: Database) -> None:
     meeting = threading.Barrier(2)
 
     def cross(first: int, second: int) -> str:
@@ -247,7 +249,7 @@ def test_two_that_wait_for_each_other_are_told_to_try_again(worker: Database) ->
     assert sorted(at_once(partial(cross, 1, 2), partial(cross, 2, 1))) == ["done", "unavailable"]
 
 
-def test_the_platforms_questions(field: Field, worker: Database) -> None:
+def test_platform_queries_return_rows_of_all_tenants(field: Field, worker: Database) -> None:
     a_provisioned_tenant(worker, "gamma")
     marketplace, operator = field.open("marketplace"), field.open("operator")
     assert PlatformQueries(marketplace).unstarted_events(2) == [
@@ -268,14 +270,14 @@ def test_the_platforms_questions(field: Field, worker: Database) -> None:
     assert sorted(PlatformQueries(worker).waiting_outboxes(9)) == ["beta", "gamma"]
 
 
-def test_a_client_never_makes_prepared_statements(worker: Database) -> None:
+def test_client_creates_no_prepared_statements(worker: Database) -> None:
     with worker.raw_tx("acme") as connection:
         for _ in range(20):
             connection.execute("select %s::int", [1])
         assert connection.execute("select count(*) from pg_prepared_statements").fetchone() == (0,)
 
 
-def test_the_pool_is_shared_by_more_threads_than_it_has_connections(field: Field) -> None:
+def test_pool_serves_more_threads_than_connections(field: Field) -> None:
     worker = field.open("worker", max_size=2)
 
     def visit(tenant: str) -> None:

@@ -1,4 +1,4 @@
-"""Whose keys are to be rotated, as the schedule asks for all tenants, and whose were not."""
+"""Due and stalled rotations, as the schedule queries them for all tenants."""
 
 from datetime import timedelta
 
@@ -22,9 +22,7 @@ def age(field: Field, what: str, days: int) -> None:
         administrator.execute(f"update okcm.{what} = now() - make_interval(days => {days}) where tenant_id = 'acme'")
 
 
-def test_what_is_due_is_what_is_older_than_the_tenant_wants_and_still_connected(
-    tenants: Database, field: Field
-) -> None:
+def test_keys_of_connected_services_are_due_after_their_cryptoperiod(tenants: Database, field: Field) -> None:
     age(field, "service_key set activated_at", 100)
     with tenants.tenant_tx("acme") as tx:
         assert not tx.rotations.due(NOTHING_DUE).services
@@ -42,9 +40,7 @@ def test_what_is_due_is_what_is_older_than_the_tenant_wants_and_still_connected(
         assert not tx.rotations.due(NOTHING_DUE).tenant_key
 
 
-def test_the_schedule_is_told_whose_keys_are_old_and_whose_rotation_was_not_finished(
-    tenants: Database, field: Field
-) -> None:
+def test_due_rotations_return_tenants_with_old_keys_or_unfinished_rotations(tenants: Database, field: Field) -> None:
     assert PlatformQueries(tenants).due_rotations(10) == []
     for what in ("service_key set activated_at", "key set rotated_at"):
         age(field, what, 400)
@@ -64,7 +60,7 @@ def test_the_schedule_is_told_whose_keys_are_old_and_whose_rotation_was_not_fini
     assert PlatformQueries(tenants).due_rotations(10) == []
 
 
-def test_the_schedule_asks_in_turn_and_for_no_more_than_it_wants(tenants: Database, field: Field) -> None:
+def test_due_rotations_rotate_the_order_and_respect_the_limit(tenants: Database, field: Field) -> None:
     with field.administrator() as administrator:
         administrator.execute("update okcm.key set rotated_at = now() - interval '400 days'")
     assert PlatformQueries(tenants).due_rotations(10) == ["acme", "beta"]
@@ -73,7 +69,7 @@ def test_the_schedule_asks_in_turn_and_for_no_more_than_it_wants(tenants: Databa
     assert PlatformQueries(tenants).due_rotations(1) == ["beta"]
 
 
-def test_a_rotation_is_stuck_when_it_failed_by_itself_runs_too_long_or_was_never_begun(
+def test_rotation_is_stuck_when_a_scheduled_one_failed_runs_too_long_or_is_overdue(
     tenants: Database, field: Field
 ) -> None:
     def stuck() -> list[tuple[str, str, int, str, int]]:
@@ -85,12 +81,12 @@ def test_a_rotation_is_stuck_when_it_failed_by_itself_runs_too_long_or_was_never
             tx.rotations.end(number, problem)
 
     assert stuck() == []
-    age(field, "service_key set activated_at", 90)  # due, for a moment
+    age(field, "service_key set activated_at", 90)  # just became due
     begin(tenants, 2, scheduled=True)
     assert stuck() == []
     end(2, "root_key_disabled")
     assert stuck() == [("acme", "failed", 2, "root_key_disabled", 1)]
-    begin(tenants, 3)  # a person's, who hears of it
+    begin(tenants, 3)  # requested by a person, who sees the failure
     end(3, "root_key_disabled")
     assert stuck() == []
     age(field, "service_key set activated_at", 92)
@@ -101,18 +97,18 @@ def test_a_rotation_is_stuck_when_it_failed_by_itself_runs_too_long_or_was_never
     assert stuck() == [("acme", "unfinished", 4, "", 1)]
     with tenants.tenant_tx("acme") as tx:
         tx.tenants.move(Transition.LOCK)
-    assert [row[1] for row in stuck()] == ["unfinished"]  # a lock stops no rotation that runs
+    assert [row[1] for row in stuck()] == ["unfinished"]  # a lock does not stop a running rotation
     end(4, "tenant_closed")
-    assert stuck() == []  # until it is unlocked nothing can be rotated
+    assert stuck() == []  # no rotation is possible until the tenant is unlocked
     with tenants.tenant_tx("acme") as tx:
         tx.tenants.move(Transition.UNLOCK, State.ACTIVE)
     begin(tenants, 5, scheduled=True)
     end(5, "root_key_disabled")
     age(field, "service_key set activated_at", 0)
-    assert stuck() == []  # nothing is due any more
+    assert stuck() == []  # no key is due any more
 
 
-def test_compromised_versions_are_due_once_nothing_is_sealed_under_them(tenants: Database, field: Field) -> None:
+def test_compromised_versions_are_due_once_they_encrypt_no_objects(tenants: Database, field: Field) -> None:
     a_new_version(tenants, "acme", compromised=True)
     with field.open("crypto").tenant_tx("acme") as tx:
         assert PlatformQueries(tenants).due_rotations(10) == []

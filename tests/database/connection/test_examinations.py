@@ -1,4 +1,4 @@
-"""Examinations on record: who is due and why, who is in trouble, and how long what is kept."""
+"""Recorded isolation assessments: when they are due, which are late or failed, and their retention."""
 
 import uuid
 from collections import Counter
@@ -43,7 +43,7 @@ def now() -> datetime:
 
 
 def aged(field: Field, tenant: str, by: timedelta) -> None:
-    """Make a tenant's beginning so much longer ago."""
+    """Move the start of a tenant into the past by `by`."""
     with field.administrator() as administrator:
         administrator.execute("update okcm.tenant set ready_at = ready_at - %s where tenant_id = %s", [by, tenant])
         administrator.execute(
@@ -60,7 +60,7 @@ def examined(worker: Database, tenant: str, ago: timedelta = timedelta(), **chan
         an_examination(tx, a_result(**changed), run=run_of(uuid.uuid4().hex), at=now() - ago)
 
 
-def test_a_new_tenant_is_due_within_a_day_of_being_ready_and_the_platforms_own_never(worker, field) -> None:
+def test_assessment_of_a_new_tenant_is_due_within_a_day_but_never_for_platform_tenants(worker, field) -> None:
     aged(field, ACME, timedelta(seconds=5))
     aged(field, "openkcm-canary", 3 * DAY)
     assert ACME not in due(worker) or BETA not in due(worker)
@@ -72,7 +72,7 @@ def test_a_new_tenant_is_due_within_a_day_of_being_ready_and_the_platforms_own_n
     assert PlatformQueries(worker).due_examinations("", 1) == [(ACME, "eu-west-1")]
 
 
-def test_an_examination_is_due_again_within_a_day_and_not_at_once(worker, field) -> None:
+def test_assessment_is_due_again_within_a_day(worker, field) -> None:
     aged(field, ACME, 3 * DAY)
     examined(worker, ACME, DAY)
     assert due(worker) == [ACME]
@@ -80,13 +80,13 @@ def test_an_examination_is_due_again_within_a_day_and_not_at_once(worker, field)
     assert due(worker) == []
 
 
-def test_examinations_of_many_tenants_come_spread_over_the_day(worker, field) -> None:
+def test_assessments_of_many_tenants_are_spread_over_the_day(worker, field) -> None:
     with field.administrator() as administrator:
         administrator.execute(
             "insert into okcm.tenant (tenant_id, organization, region, state, ready_at)"
             " select 'tenant-' || n, 'x', 'eu-west-1', 'active', now() from generate_series(0, 199) n"
         )
-    # Late before the time means: whenever it is due within the next day.
+    # "Late" before that time means: due within the next day.
     ahead = [
         one.since
         for one in PlatformQueries(worker).troubled_examinations(-DAY - LATE, 1000)
@@ -116,7 +116,7 @@ def test_examinations_of_many_tenants_come_spread_over_the_day(worker, field) ->
     ],
     ids=["rotation", "root-key", "authority", "restore"],
 )
-def test_what_changes_keys_asks_for_an_examination_once_it_has_ended(worker, field, table, values) -> None:
+def test_key_change_makes_an_assessment_due_after_its_end(worker, field, table, values) -> None:
     aged(field, ACME, 3 * DAY)
     examined(worker, ACME, timedelta(seconds=1))
     assert due(worker) == []
@@ -128,7 +128,7 @@ def test_what_changes_keys_asks_for_an_examination_once_it_has_ended(worker, fie
     assert due(worker) == []
 
 
-def test_who_left_is_not_examined_and_who_is_locked_is(worker, field) -> None:
+def test_assessment_is_due_for_locked_tenants_but_not_for_offboarding_ones(worker, field) -> None:
     aged(field, ACME, 2 * DAY)
     aged(field, BETA, 2 * DAY)
     with worker.tenant_tx(ACME) as tx:
@@ -138,7 +138,7 @@ def test_who_left_is_not_examined_and_who_is_locked_is(worker, field) -> None:
     assert due(worker) == [ACME]
 
 
-def test_a_breach_stays_due_until_its_tenant_is_locked_for_it_and_is_told_until_it_is_cleared(worker, field) -> None:
+def test_breach_is_due_until_the_lock_and_reported_until_the_unlock(worker, field) -> None:
     aged(field, ACME, 2 * DAY)
     dashboard = field.open("dashboard")
     examined(worker, ACME, outcome="breached")
@@ -157,14 +157,14 @@ def test_a_breach_stays_due_until_its_tenant_is_locked_for_it_and_is_told_until_
     assert PlatformQueries(dashboard).troubled_examinations(LATE, 10) == []
 
 
-def test_an_examination_that_does_not_come_is_late(worker, field) -> None:
+def test_missing_assessment_is_late(worker, field) -> None:
     aged(field, ACME, DAY + LATE + timedelta(seconds=1))
     [late] = PlatformQueries(worker).troubled_examinations(LATE, 10)
     assert (late.tenant_id, late.why) == (ACME, "late")
     assert now() - late.since > LATE
 
 
-def test_a_run_is_recorded_once_and_read_back_as_it_was(worker) -> None:
+def test_assessment_is_recorded_once_and_read_unchanged(worker) -> None:
     results = (a_result("read"), a_result("write", clause="U2", outcome="not-checked", evidence="locked"))
     with worker.tenant_tx(ACME) as tx:
         lines = an_examination(tx, *results, at=now())
@@ -176,7 +176,7 @@ def test_a_run_is_recorded_once_and_read_back_as_it_was(worker) -> None:
         an_examination(tx, *results, at=now())
 
 
-def test_attacks_are_kept_for_14_days_lines_for_400_and_a_breach_whole(worker) -> None:
+def test_results_are_kept_for_14_days_lines_for_400_and_breaches_completely(worker) -> None:
     ages = {"new": 1, "old": 15, "older": 399, "gone": 401}
     with worker.tenant_tx(ACME) as tx:
         tx.boundaries.record("provision-1", [a_result("gate")])

@@ -1,4 +1,4 @@
-"""What the crypto service asks and stores to seal objects anew (migrations/0012_resealing.sql)."""
+"""Re-encryption of managed objects: the queries and updates of the crypto service."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,12 +15,12 @@ from database.postgres.notify import object_hash, tenant_hash
 from database.services.managed_objects import ObjectRow
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_route, a_service_key, an_object
 from tests.database.fixtures import Field
-from tests.database.postgres.test_notify import LOST, Listener
+from tests.database.postgres.test_notify import LOST, RecordingFeed
 from tests.database.templates import filled_template
 
 
 def fill(field: Field) -> None:
-    """Tenants have a second, active version of the key of their service; acme's service users has one version."""
+    """Tenants with a second, active version of the key of their service; acme's service users has one version."""
     worker = field.open("worker")
     for tenant in ("acme", "beta", "gamma"):
         a_provisioned_tenant(worker, tenant)
@@ -53,8 +53,8 @@ def rotate(worker: Database, tenant: str, version: int = 2) -> None:
         )
 
 
-def resealed(row: ObjectRow, version: int = 2) -> ObjectRow:
-    return replace(row, key_version=version, material=b"sealed anew")
+def reencrypted(row: ObjectRow, version: int = 2) -> ObjectRow:
+    return replace(row, key_version=version, material=b"encrypted again")
 
 
 def stored(crypto: Database, tenant: str = "acme", object_id: str = "object-orders") -> ObjectRow:
@@ -64,7 +64,7 @@ def stored(crypto: Database, tenant: str = "acme", object_id: str = "object-orde
     return row
 
 
-def test_services_with_a_former_version_that_is_not_emptied_are_found_page_by_page(crypto: Database) -> None:
+def test_stale_services_are_returned_in_pages(crypto: Database) -> None:
     everything = [("acme", "orders"), ("beta", "orders"), ("gamma", "orders")]
     assert PlatformQueries(crypto).stale_services(("", ""), 10) == everything
     pages = [PlatformQueries(crypto).stale_services(after, 1) for after in (("", ""), *everything)]
@@ -72,7 +72,7 @@ def test_services_with_a_former_version_that_is_not_emptied_are_found_page_by_pa
 
 
 @pytest.mark.parametrize("state", ["prepared", "active", "destroyed"])
-def test_a_version_that_opens_nothing_or_encrypts_is_not_asked_for(crypto: Database, field: Field, state: str) -> None:
+def test_prepared_active_and_destroyed_versions_are_not_stale(crypto: Database, field: Field, state: str) -> None:
     with field.administrator() as administrator:
         administrator.execute("drop index okcm.service_key_active")
         administrator.execute(
@@ -85,7 +85,7 @@ def test_a_version_that_opens_nothing_or_encrypts_is_not_asked_for(crypto: Datab
         assert tx.services.unemptied("orders") == []
 
 
-def test_a_tenant_that_decrypts_nothing_is_not_asked_for(crypto: Database, worker: Database) -> None:
+def test_locked_and_offboarding_tenants_are_not_stale(crypto: Database, worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.tenants.hold(LockReason.SWITCH)
     with worker.tenant_tx("beta") as tx:
@@ -103,33 +103,33 @@ def test_compromised_versions_come_first(crypto: Database, worker: Database) -> 
         assert tx.services.unemptied("orders") == [2, 1]
 
 
-def test_a_new_seal_changes_nothing_else_and_needs_the_revision_that_was_seen(crypto: Database) -> None:
+def test_reencryption_changes_only_the_ciphertext_and_needs_the_current_revision(crypto: Database) -> None:
     before = stored(crypto)
     with crypto.tenant_tx("acme") as tx:
-        assert tx.objects.reseal([replace(resealed(before), names=("x",), state=3, attributes=b"x")]) == 1
-        assert tx.objects.reseal([resealed(before)]) == 0
-        assert not tx.objects.change(replace(before, state=3))  # which would have put the former seal back
-    assert stored(crypto) == replace(resealed(before), revision=before.revision + 1)
+        assert tx.objects.reseal([replace(reencrypted(before), names=("x",), state=3, attributes=b"x")]) == 1
+        assert tx.objects.reseal([reencrypted(before)]) == 0
+        assert not tx.objects.change(replace(before, state=3))  # would restore the former ciphertext
+    assert stored(crypto) == replace(reencrypted(before), revision=before.revision + 1)
 
 
-def test_what_was_destroyed_meanwhile_gets_no_seal(crypto: Database) -> None:
+def test_destroyed_object_is_not_reencrypted(crypto: Database) -> None:
     before = stored(crypto)
     with crypto.tenant_tx("acme") as tx:
         assert tx.objects.change(replace(before, material=None, state=5))
-        assert tx.objects.reseal([replace(resealed(before), revision=before.revision + 1)]) == 0
+        assert tx.objects.reseal([replace(reencrypted(before), revision=before.revision + 1)]) == 0
     assert stored(crypto).material is None
 
 
-def test_another_services_or_tenants_object_gets_no_seal(crypto: Database) -> None:
+def test_object_of_another_service_or_tenant_is_not_reencrypted(crypto: Database) -> None:
     mine = stored(crypto)
     with crypto.tenant_tx("beta") as tx:
-        assert tx.objects.reseal([resealed(mine)]) == 0
+        assert tx.objects.reseal([reencrypted(mine)]) == 0
     with crypto.tenant_tx("acme") as tx:
-        assert tx.objects.reseal([replace(resealed(mine), service="users")]) == 0
+        assert tx.objects.reseal([replace(reencrypted(mine), service="users")]) == 0
     assert stored(crypto) == mine
 
 
-def test_objects_under_a_version_are_walked_through_in_order(crypto: Database) -> None:
+def test_objects_of_a_key_version_are_returned_in_order(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.objects.add([an_object("acme", object_id, names=()) for object_id in ("c", "a", "b")])
         tx.objects.add([an_object("acme", "gone", names=(), material=None)])
@@ -139,11 +139,11 @@ def test_objects_under_a_version_are_walked_through_in_order(crypto: Database) -
         assert tx.objects.sealed("users", 1, "object-users", 10) == []
 
 
-def test_a_version_is_emptied_when_nothing_is_left_and_some_time_has_passed(crypto: Database, field: Field) -> None:
+def test_version_is_emptied_after_its_last_object_and_a_delay(crypto: Database, field: Field) -> None:
     with crypto.tenant_tx("acme") as tx:
-        assert tx.objects.reseal([resealed(row) for row in tx.objects.sealed("orders", 1, "", 10)]) == 1
+        assert tx.objects.reseal([reencrypted(row) for row in tx.objects.sealed("orders", 1, "", 10)]) == 1
     with crypto.tenant_tx("acme") as tx:
-        assert tx.services.note_emptied("orders") == []  # a process that was told late may still store something
+        assert tx.services.note_emptied("orders") == []  # a process with an outdated cache may still store an object
     with field.administrator() as administrator:
         administrator.execute("update okcm.service_key set deactivated_at = now() - interval '121 seconds'")
     for tenant, emptied in (("acme", [1]), ("beta", [])):
@@ -157,39 +157,39 @@ def test_a_version_is_emptied_when_nothing_is_left_and_some_time_has_passed(cryp
 
 
 @pytest.fixture
-def listener(crypto: Database, field: Field) -> Iterator[Listener]:  # noqa: ARG001 - after what it makes
-    running = Listener(field)
-    assert running.hears() == LOST
+def listener(crypto: Database, field: Field) -> Iterator[RecordingFeed]:  # noqa: ARG001 - `crypto` must be set up first
+    running = RecordingFeed(field)
+    assert running.next() == LOST
     yield running
     running.end()
 
 
-def test_a_new_seal_is_not_announced_and_every_other_change_of_an_object_is(
-    crypto: Database, worker: Database, listener: Listener
+def test_object_changes_except_reencryption_are_notified(
+    crypto: Database, worker: Database, listener: RecordingFeed
 ) -> None:
     before = stored(crypto)
     with crypto.tenant_tx("acme") as tx:
-        assert tx.objects.reseal([resealed(before)]) == 1
+        assert tx.objects.reseal([reencrypted(before)]) == 1
     changes = [{"names": ("x",)}, {"state": 2}, {"attributes": b"x"}, {"material": b"x"}, {"material": None}]
     for revision, changed in enumerate(changes, before.revision + 1):
-        row = replace(resealed(before), revision=revision, **changed)
+        row = replace(reencrypted(before), revision=revision, **changed)
         with crypto.tenant_tx("acme") as tx:
             assert tx.objects.change(row)
-        assert listener.hears() == object_hash("acme"), changed
+        assert listener.next() == object_hash("acme"), changed
     with worker.tenant_tx("beta") as tx:
         tx.routes.publish(replace(a_route("beta"), region="us-east-1"))
-    assert listener.hears() == tenant_hash("beta")
+    assert listener.next() == tenant_hash("beta")
 
 
-def test_a_versions_state_is_announced_and_a_wrap_an_opening_or_its_end_for_objects_is_not(
-    crypto: Database, worker: Database, listener: Listener
+def test_state_of_a_key_version_is_notified_but_not_its_wrap_use_or_emptying(
+    crypto: Database, worker: Database, listener: RecordingFeed
 ) -> None:
     with worker.raw_tx("acme") as connection:
-        connection.execute("update okcm.service_key set wrapped = 'anew', l2_version = 2")
+        connection.execute("update okcm.service_key set wrapped = 'again', l2_version = 2")
     with crypto.tenant_tx("acme") as tx:
         tx.services.opened("orders", 2)
     with crypto.raw_tx("acme") as connection:
         connection.execute("update okcm.service_key set emptied_at = now() where version = 1")
     with worker.raw_tx("beta") as connection:
         connection.execute("update okcm.service_key set state = 'compromised' where version = 1")
-    assert listener.hears() == tenant_hash("beta")
+    assert listener.next() == tenant_hash("beta")

@@ -1,4 +1,4 @@
-"""Versions of root keys as rows: which one a wrap lies under, who is behind, what is left for a rotation to do."""
+"""Versions of root keys: the version of each wrap, the number of older ones, and the remaining work of a rotation."""
 
 from dataclasses import replace
 
@@ -57,8 +57,8 @@ def notice(worker: Database, newest: int, root_key_id: str | None = None, tenant
         return tx.root_keys.notice(root_key_id, newest)
 
 
-def test_the_recorded_version_is_the_one_that_the_wrap_itself_names(tenants: Database) -> None:
-    """Two readers of one form, this one and the key stores' own, must never part."""
+def test_recorded_version_equals_the_version_in_the_wrap(tenants: Database) -> None:
+    """The SQL function and the Python function for this format must always agree."""
     for wrapped, version in WRAPS.items():
         wrap(tenants, "orders", wrapped)
         with tenants.raw_tx("acme") as connection:
@@ -67,7 +67,7 @@ def test_the_recorded_version_is_the_one_that_the_wrap_itself_names(tenants: Dat
 
 
 @pytest.mark.usefixtures("tenants")
-def test_a_probe_names_its_version_too_and_other_holders_number_none(field: Field) -> None:
+def test_canary_ciphertext_has_a_version_only_for_openbao(field: Field) -> None:
     key = a_root_key(field, "acme")
     with field.administrator() as administrator:
         for mode, expected in (("openbao", 7), ("aws-kms", None), ("pkcs11", None)):
@@ -85,7 +85,7 @@ def test_a_probe_names_its_version_too_and_other_holders_number_none(field: Fiel
             assert (probes, wraps.fetchall()) == ([(expected,)], [(expected,)])
 
 
-def test_everybody_who_may_look_sees_how_many_wraps_are_behind(tenants: Database, field: Field) -> None:
+def test_several_roles_can_read_the_number_of_older_wraps(tenants: Database, field: Field) -> None:
     assert versions(tenants) is None
     wrap(tenants, "orders", b"vault:v1:x")
     wrap(tenants, "users", b"vault:v2:x")
@@ -97,7 +97,7 @@ def test_everybody_who_may_look_sees_how_many_wraps_are_behind(tenants: Database
     assert versions(tenants, "beta") is None
 
 
-def test_what_is_noticed_of_a_key_is_forgotten_with_it_and_nothing_is_noticed_of_another(
+def test_newest_version_is_reset_with_the_root_key_and_recorded_only_for_the_current_one(
     tenants: Database, field: Field
 ) -> None:
     assert notice(tenants, 5)
@@ -107,12 +107,12 @@ def test_what_is_noticed_of_a_key_is_forgotten_with_it_and_nothing_is_noticed_of
     assert notice(tenants, 4, key)
     with tenants.tenant_tx("acme") as tx:
         tx.root_keys.begin(2, RootKeyMode.PLATFORM, "root-eu-west-1", None)
-        tx.root_keys.stage(2, [(row, b"vault:v1:anew") for row in tx.root_keys.unstaged(2, 10)])
+        tx.root_keys.stage(2, [(row, b"vault:v1:again") for row in tx.root_keys.unstaged(2, 10)])
         assert tx.root_keys.switch(2)
     assert versions(tenants) == RootKeyVersionsRow(newest=1, older=0, wraps=2)
 
 
-def test_the_look_finds_who_is_in_use_and_numbered(tenants: Database) -> None:
+def test_versioned_root_keys_are_returned_for_tenants_in_use(tenants: Database) -> None:
     assert PlatformQueries(tenants).numbered_root_keys() == []
     wrap(tenants, "orders", b"vault:v2:x")
     wrap(tenants, "users", b"vault:v3:x")
@@ -129,7 +129,7 @@ def test_the_look_finds_who_is_in_use_and_numbered(tenants: Database) -> None:
                 tx.tenants.move(back)
 
 
-def test_a_locked_tenants_and_a_sick_key_are_left_alone(tenants: Database, field: Field) -> None:
+def test_root_keys_of_locked_tenants_and_unhealthy_root_keys_are_excluded(tenants: Database, field: Field) -> None:
     key = a_root_key(field, "acme")
     with field.administrator() as administrator:
         administrator.execute("update okcm.root_key set probe = 'vault:v1:probe'")
@@ -143,7 +143,7 @@ def test_a_locked_tenants_and_a_sick_key_are_left_alone(tenants: Database, field
     assert PlatformQueries(tenants).numbered_root_keys() == []
 
 
-def test_who_was_rotated_longest_ago_comes_first(tenants: Database) -> None:
+def test_tenant_with_the_oldest_rotation_comes_first(tenants: Database) -> None:
     for tenant in ("acme", "beta"):
         wrap(tenants, "orders", b"vault:v1:x", tenant)
     with tenants.tenant_tx("acme") as tx:
@@ -151,32 +151,32 @@ def test_who_was_rotated_longest_ago_comes_first(tenants: Database) -> None:
     assert [key.tenant_id for key in PlatformQueries(tenants).numbered_root_keys()] == ["beta", "acme"]
 
 
-def test_a_rotation_is_left_what_lies_under_an_older_version_until_nothing_does(tenants: Database) -> None:
+def test_outdated_wraps_remain_until_all_have_the_wanted_root_key_version(tenants: Database) -> None:
     wrap(tenants, "orders", b"vault:v1:x")
     wrap(tenants, "users", b"vault:v2:x")
     with tenants.tenant_tx("acme") as tx:
         wanted = a_wanted_rotation(services=RotationScope.NONE, root_key_version=2)
-        begun = tx.rotations.begin(2, wanted, 1)
-        assert begun.wanted == wanted
+        started = tx.rotations.begin(2, wanted, 1)
+        assert started.wanted == wanted
         tx.rotations.enter(2, RotationPhase.REWRAP)
         assert tx.rotations.outdated(10) == []
         [row] = tx.rotations.outdated(10, 2)
         assert (row.service, row.wrapped) == ("orders", b"vault:v1:x")
-        # Another key is made meanwhile, by somebody who had read the older version.
+        # Meanwhile another transaction, which read the older version, records one more key.
         tx.services.record_key(replace(a_service_key("acme", "orders", 2), wrapped=b"vault:v1:y", state="prepared"))
         tx.rotations.count_outdated(2)
-        progress = tx.rotations.rewrap(2, [RewrappedRow(row, b"vault:v2:anew", 1)])
+        progress = tx.rotations.rewrap(2, [RewrappedRow(row, b"vault:v2:again", 1)])
         assert (progress.done, progress.total) == (1, 2)
         progress = tx.rotations.rewrap(2, [RewrappedRow(row, b"vault:v3:late", 1)])
         assert (progress.done, progress.total) == (1, 2)
         [left] = tx.rotations.outdated(10, 2)
-        assert tx.rotations.rewrap(2, [RewrappedRow(left, b"vault:v2:anew", 1)]).done == 2
+        assert tx.rotations.rewrap(2, [RewrappedRow(left, b"vault:v2:again", 1)]).done == 2
         assert tx.rotations.outdated(10, 2) == []
-        # The tenant key's versions have nothing to do with it.
+        # The versions of the tenant key are independent of it.
         assert tx.rotations.retire_tenant_key(2) == 1
 
 
-def test_a_probe_is_replaced_where_it_is_still_the_one_that_was_read(tenants: Database, field: Field) -> None:
+def test_canary_ciphertext_is_replaced_only_if_unchanged(tenants: Database, field: Field) -> None:
     key = a_root_key(field, "acme")
     with tenants.tenant_tx("acme") as tx:
         tx.rotations.begin(2, a_wanted_rotation(services=RotationScope.NONE, root_key_version=2), 1)

@@ -1,4 +1,4 @@
-"""A database as the release before left it becomes one of this release, with everything that was in it."""
+"""Upgrade of a database of an earlier release: its rows are kept."""
 
 import secrets
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from tests.database.builders import a_connected_service, an_audit_event
 from tests.database.fixtures import Field, Server, prepare
 from tests.ports import free_port
 
-pytestmark = pytest.mark.integration  # a PostgreSQL of its own
+pytestmark = pytest.mark.integration  # starts a separate PostgreSQL
 NAME = "okcm"
 BEFORE = 5
-"""The last migration from before there was a crypto service."""
+"""The last migration before the crypto service existed."""
 
 SCHEMA = f"""
 create schema okcm authorization {OWNER};
@@ -38,21 +38,21 @@ insert into okcm.route values ('acme', 'L2-acme-primary', repeat('a', 64), 'eu-w
 
 @pytest.fixture
 def older(tmp_path: Path) -> Iterator[Field]:
-    """A server of its own, because roles are shared by a whole server."""
+    """A database of the earlier release, on a separate server because roles are shared by a whole server."""
     running = PostgresServer(tmp_path, free_port())
     running.prepare()
     running.start()
     running.wait_ready(60)
     passwords = {role: secrets.token_hex(16) for role in (MIGRATOR, *PROCESSES)}
     server = Server(running.admin_conninfo, passwords, {role: secrets.token_bytes(32) for role in PROCESSES})
-    left = Field(server, NAME, f"postgresql://127.0.0.1:{running.port}/{NAME}")
+    field = Field(server, NAME, f"postgresql://127.0.0.1:{running.port}/{NAME}")
     with psycopg.connect(server.administrator("postgres"), autocommit=True) as administrator:
         administrator.execute(f"create database {NAME} template template0 encoding 'UTF8' locale 'C'")
-        _leave_roles(administrator, server)
-    with left.administrator() as administrator:
-        _leave_schema(administrator, server)
-    yield left
-    left.close()
+        _create_roles(administrator, server)
+    with field.administrator() as administrator:
+        _create_schema(administrator, server)
+    yield field
+    field.close()
     running.stop()
 
 
@@ -60,14 +60,14 @@ def _roles() -> list[str]:
     return [role for role in PROCESSES if role not in {"crypto", "dashboard"}]
 
 
-def _leave_roles(administrator: psycopg.Connection, server: Server) -> None:
+def _create_roles(administrator: psycopg.Connection, server: Server) -> None:
     administrator.execute(f"create role {OWNER} nologin")
     for role in (MIGRATOR, *_roles()):
         administrator.execute(f"create role {login(role)} login noinherit password '{server.passwords[role]}'")
     administrator.execute(f"grant {OWNER} to {login(MIGRATOR)}")
 
 
-def _leave_schema(administrator: psycopg.Connection, server: Server) -> None:
+def _create_schema(administrator: psycopg.Connection, server: Server) -> None:
     administrator.execute(SCHEMA)
     for migration in read_migrations()[:BEFORE]:
         administrator.execute(migration.text.encode())
@@ -82,7 +82,7 @@ def _leave_schema(administrator: psycopg.Connection, server: Server) -> None:
     administrator.execute(ROWS)
 
 
-def what_is_there(worker: Database) -> tuple[object, ...]:
+def stored_rows(worker: Database) -> tuple[object, ...]:
     with worker.raw_tx("acme") as connection:
         tenant = connection.execute("select organization, state, root_key_mode from okcm.tenant").fetchone()
         authority = connection.execute("select serial, chain_pem from okcm.certificate_authority").fetchone()
@@ -94,16 +94,16 @@ def what_is_there(worker: Database) -> tuple[object, ...]:
         return rows
 
 
-def test_a_database_from_before_the_crypto_service_keeps_its_rows_and_gets_the_role(older: Field) -> None:
+def test_upgrade_keeps_rows_and_adds_the_role_of_the_crypto_service(older: Field) -> None:
     worker = older.open("worker", max_size=1)
     with worker.raw_tx("acme") as connection:
         connection.execute("select okcm.audit_append(%s::jsonb)", [an_audit_event("before").as_json()])
-    standing = what_is_there(worker)
+    before = stored_rows(worker)
 
     assert prepare(older.server, NAME) == tuple(migration.name for migration in read_migrations()[BEFORE:])
     assert prepare(older.server, NAME) == ()
 
-    assert what_is_there(worker) == standing
+    assert stored_rows(worker) == before
     with worker.tenant_tx("acme") as tx:
         [key] = tx.keys.all()
         assert key.rotated_at == key.created_at

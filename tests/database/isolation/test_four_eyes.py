@@ -1,6 +1,6 @@
-"""Every way to a protected action, tried by one person: the real entity and activities, on a real Temporal and rows.
+"""Every way to a protected action, tried by one person: the real workflow and activities, with Temporal and PostgreSQL.
 
-A client of Temporal can send any update; the activity that acts rejects it, under the lock of the row.
+Any Temporal client can send any update; the activity rejects it while it holds the lock of the row.
 """
 
 import asyncio
@@ -56,17 +56,17 @@ POLICY = TenantPolicy(four_eyes=frozenset({Action.LOCK, Action.ROOT_KEY_TO_PLATF
 
 
 class Untouched:
-    """Keys and shelves of the steps of a root key: none of these attacks may get so far as to use one."""
+    """Fake key providers and stores for the steps of a root key change: no attack may reach them."""
 
     def forget(self, tenant_id: str) -> None:
-        """A change that was refused is forgotten, which is no use."""
+        """Accept that a rejected change is deleted, which gains nothing."""
 
     def __getattr__(self, name: str) -> object:
-        raise IsolationBreached((name,))  # which no step tries again, so that the test ends
+        raise IsolationBreached((name,))  # not retried, so that the test ends
 
 
 class Installation:
-    """The tenant's entity with the product's own steps, and everybody's way to it."""
+    """The tenant's workflow with the product's own activities, and all its clients."""
 
     def __init__(self, field: Field, client: Client, queue: str, address: str) -> None:
         self.field, self.client, self.queue, self.address = field, client, queue, address
@@ -90,18 +90,18 @@ class Installation:
         )
 
     def steps(self) -> list[Callable[..., object]]:
-        announcer, never, worker = NotificationOutbox((), ""), Untouched(), self.scene.worker
-        approvals = ApprovalActivities(worker, announcer, timedelta(hours=24))
-        standing = TenantStatusActivities(worker, announcer, 60.0, lambda: datetime.now(UTC))
-        root_keys = RootKeyActivities(worker, never, never, lambda *_: never, announcer)
+        outbox, never, worker = NotificationOutbox((), ""), Untouched(), self.scene.worker
+        approvals = ApprovalActivities(worker, outbox, timedelta(hours=24))
+        status = TenantStatusActivities(worker, outbox, 60.0, lambda: datetime.now(UTC))
+        root_keys = RootKeyActivities(worker, never, never, lambda *_: never, outbox)
         return [
             approvals.admit_approval,
             approvals.decide_approval,
             approvals.close_approval,
             approvals.expire_approvals,
             PolicyActivities(worker).change_policy,
-            standing.change_standing,
-            standing.follow_root_key,
+            status.change_standing,
+            status.follow_root_key,
             root_keys.admit_root_key,
             root_keys.preflight_root_key,
             root_keys.wrap_service_keys,
@@ -111,24 +111,24 @@ class Installation:
 
     def seat(self, name: str, role: PersonRole = PersonRole.KEY_ADMINISTRATOR) -> PageContext:
         door = WorkflowBridge(lambda: WorkflowClient.connect(self.address, 180))
-        return dataclasses.replace(self.scene.seat(ACME, role, name=name), door=door)
+        return dataclasses.replace(self.scene.page_context(ACME, role, name=name), workflows=door)
 
-    async def asks(self, name: str = "Ada") -> str:
-        """Have somebody ask for a lock; return the request's id."""
-        return (await asyncio.to_thread(standing_actions.ask_to_lock, self.seat(name))).approval_id
+    async def request_lock(self, name: str = "Ada") -> str:
+        """Request a lock as a user; return the request's id."""
+        return (await asyncio.to_thread(standing_actions.ask_to_lock, self.user(name))).approval_id
 
-    async def says(self, name: str, approval_id: str, choice: VoteChoice = VoteChoice.APPROVE) -> ApprovalState:
-        return (await asyncio.to_thread(approval_actions.decide, self.seat(name), approval_id, choice)).state
+    async def vote(self, name: str, approval_id: str, choice: VoteChoice = VoteChoice.APPROVE) -> ApprovalState:
+        return (await asyncio.to_thread(approval_actions.decide, self.user(name), approval_id, choice)).state
 
-    def back_to_the_platform(self) -> str:
-        """Store a request for the platform's root key, as anybody can; return its id."""
+    def request_platform_key(self) -> str:
+        """Store a request for the platform's root key, as any user can; return its id."""
         request_id = uuid.uuid4().hex
         with self.scene.dashboard.tenant_tx(ACME) as tx:
             tx.root_keys.request(RootKeyRequestRow(request_id, PlatformKeyRef(), None))
         return request_id
 
     def assert_untouched(self) -> None:
-        """The tenant is open, on its own root key, and under the policy that it had."""
+        """Require that the tenant is active, with its own root key and its original policy."""
         with self.scene.worker.tenant_tx(ACME) as tx:
             row, key, policy = tx.tenants.get(), tx.root_keys.current(), tx.policy.get()
         assert (row.state, key is not None, policy) == (State.ACTIVE, True, POLICY)
@@ -152,52 +152,52 @@ async def installed(field: Field, temporal: TemporalServer) -> AsyncIterator[Ins
             await installation.entity.terminate()
 
 
-async def refused_as(asked: Awaitable[object]) -> str:
-    """Return the code with which something was refused, however it was asked for."""
+async def error_code(call: Awaitable[object]) -> str:
+    """Return the error code of a rejected call, from any client."""
     try:
-        await asked
-    except OpenKcmError as refused:
-        return refused.code
-    except WorkflowUpdateFailedError as refused:
-        return refused.cause.type or "" if isinstance(refused.cause, ApplicationError) else str(refused)
-    return "it was done"
+        await call
+    except OpenKcmError as failed:
+        return failed.code
+    except WorkflowUpdateFailedError as failed:
+        return failed.cause.type or "" if isinstance(failed.cause, ApplicationError) else str(failed)
+    return "succeeded"
 
 
-async def test_two_people_lock_a_tenant_and_their_approval_is_used_once(installed: Installation) -> None:
-    approval_id = await installed.asks()
-    assert await installed.says("Kai", approval_id) is ApprovalState.DONE
+async def test_two_people_can_lock_a_tenant_and_the_approval_is_used_once(installed: Installation) -> None:
+    approval_id = await installed.request_lock()
+    assert await installed.vote("Kai", approval_id) is ApprovalState.DONE
     assert installed.scene.standing()[0] is State.LOCKED
     await installed.gateway.change_standing(ACME, StatusChange.UNLOCK)
     again = StatusChangeRequest(move=StatusChange.LOCK, approval_id=approval_id)
-    assert await refused_as(installed.entity.execute_update(Tenant.change_standing, again)) == ApprovalRequired.code
-    await installed.gateway.decide(ACME, approval_id)  # counts nothing a second time
+    assert await error_code(installed.entity.execute_update(Tenant.change_standing, again)) == ApprovalRequired.code
+    await installed.gateway.decide(ACME, approval_id)  # has no effect the second time
     installed.assert_untouched()
 
 
-async def test_gateway_and_dashboard_deny_a_protected_action_to_one_person(installed: Installation) -> None:
-    request_id, seat = installed.back_to_the_platform(), installed.seat("Ada")
-    for asked in (
+async def test_clients_deny_a_protected_action_to_one_person(installed: Installation) -> None:
+    request_id, user = installed.request_platform_key(), installed.user("Ada")
+    for call in (
         installed.gateway.change_standing(ACME, StatusChange.LOCK),
         installed.gateway.change_root_key(ACME, request_id),
         installed.gateway.change_policy(ACME, TenantPolicy()),
-        asyncio.to_thread(standing_actions.lock, seat),
-        asyncio.to_thread(approval_actions.change_policy, seat, TenantPolicy()),
+        asyncio.to_thread(standing_actions.lock, user),
+        asyncio.to_thread(approval_actions.change_policy, user, TenantPolicy()),
     ):
-        assert await refused_as(asked) == ApprovalRequired.code
-    approval_id = await installed.asks()
-    assert await refused_as(installed.says("Ada", approval_id)) == VoteRejected.code
+        assert await error_code(call) == ApprovalRequired.code
+    approval_id = await installed.request_lock()
+    assert await error_code(installed.vote("Ada", approval_id)) == VoteRejected.code
     installed.assert_untouched()
 
 
 async def test_no_update_of_a_temporal_client_replaces_an_approval(installed: Installation) -> None:
     request_id, waits = installed.back_to_the_platform(), await installed.asks()
     # Stored past every check of the dashboard: the word of whoever asked, under another name, and of an auditor.
-    uma = installed.scene.seat(ACME, PersonRole.AUDITOR, name="Uma").person
-    ada = dataclasses.replace(installed.scene.seat(ACME, name="Ada").person, name="Kai")
+    uma = installed.scene.page_context(ACME, PersonRole.AUDITOR, name="Uma").person
+    ada = dataclasses.replace(installed.scene.page_context(ACME, name="Ada").person, name="Kai")
     with installed.scene.dashboard.tenant_tx(ACME) as tx:
         assert all(tx.approvals.vote(waits, person, VoteChoice.APPROVE) for person in (ada, uma))
     update = installed.entity.execute_update
-    assert await refused_as(update(Tenant.decide, ApprovalRequest(approval_id=waits))) == VoteRejected.code
+    assert await error_code(update(Tenant.decide, ApprovalRequest(approval_id=waits))) == VoteRejected.code
     other = TenantPolicy().as_argument()
     for approval_id in (None, waits, "f" * 32, "'; update okcm.approval set state = 'approved'"):
         for handler, argument in (
@@ -205,13 +205,13 @@ async def test_no_update_of_a_temporal_client_replaces_an_approval(installed: In
             (Tenant.change_root_key, RootKeyRequest(request_id=request_id, approval_id=approval_id)),
             (Tenant.change_policy, PolicyRequest.model_validate(other | {"approval_id": approval_id})),
         ):
-            assert await refused_as(update(handler, argument)) == ApprovalRequired.code
+            assert await error_code(update(handler, argument)) == ApprovalRequired.code
     installed.assert_untouched()
 
 
 async def test_a_root_key_change_started_beside_the_entity_is_denied(installed: Installation) -> None:
     request_id, lock = installed.back_to_the_platform(), await installed.asks()
-    kai = installed.scene.seat(ACME, name="Kai").person
+    kai = installed.scene.page_context(ACME, name="Kai").person
     with installed.scene.dashboard.tenant_tx(ACME) as tx:
         tx.approvals.vote(lock, kai, VoteChoice.APPROVE)
     for number, approval_id in enumerate((None, lock), start=2):

@@ -1,4 +1,4 @@
-"""Two tenants in one database, and everything we can think of to get from one to the other with SQL."""
+"""Two tenants in one database, and every known attack with SQL from one on the other."""
 
 from contextlib import nullcontext
 
@@ -20,9 +20,9 @@ def tenants(field: Field) -> Field:
     return field
 
 
-def test_nothing_crosses_between_two_tenants(tenants: Field) -> None:
+def test_no_statement_crosses_the_tenant_boundary(tenants: Field) -> None:
     assert list(breaches_of(tenants)) == []
-    # All writes that are tried are possible in a role's own tenant, but for those that `breaking` names as forbidden.
+    # All tried writes are possible within a role's own tenant, except those that `breaking` lists as forbidden.
     assert denied_own_writes(tenants) == {
         ("worker", "service_request"),
         ("operator", "protected_field"),
@@ -30,7 +30,7 @@ def test_nothing_crosses_between_two_tenants(tenants: Field) -> None:
     }
 
 
-def test_the_policy_alone_keeps_a_tenant_from_beginning_active(field: Field, worker: Database) -> None:
+def test_policy_rejects_a_new_tenant_in_state_active(field: Field, worker: Database) -> None:
     with field.administrator() as administrator:
         administrator.execute("grant insert on okcm.tenant to okcm_worker")
     for state, refused in (("requested", nullcontext()), ("active", pytest.raises(DatabaseRefused, match="42501"))):

@@ -1,4 +1,4 @@
-"""The operators' questions: right at 10,000 tenants, by one look at the table, for the dashboard's role alone."""
+"""Operators' queries: correct with 10,000 tenants, with one scan of the table, and only for the dashboard's role."""
 
 import json
 import time
@@ -73,9 +73,7 @@ def every_page(operations: Operations, wanted: TenantFilter, size: int) -> list[
     ],
     ids=str,
 )
-def test_the_pages_together_are_the_naive_list(
-    operations: Operations, rows: list[TenantRow], wanted: TenantFilter
-) -> None:
+def test_pages_equal_the_filtered_list(operations: Operations, rows: list[TenantRow], wanted: TenantFilter) -> None:
     naive = [
         row
         for row in rows
@@ -93,15 +91,15 @@ def test_the_pages_together_are_the_naive_list(
 
 
 @pytest.mark.parametrize("search", ["tenant-%", "_enant-0", "100%_", "'; drop table okcm.tenant; --", "\0", "\\"])
-def test_nothing_in_a_search_is_a_pattern_or_sql(operations: Operations, search: str) -> None:
+def test_search_text_is_neither_pattern_nor_sql(operations: Operations, search: str) -> None:
     assert operations.page(TenantFilter(search=search), "", 10) == []
 
 
-def test_a_percent_sign_finds_itself(operations: Operations) -> None:
+def test_search_finds_a_percent_sign(operations: Operations) -> None:
     assert len(every_page(operations, TenantFilter(search="100% s"), 50)) == TENANTS // 50
 
 
-def test_the_counts_are_of_all_customers_and_of_no_canary(operations: Operations, rows: list[TenantRow]) -> None:
+def test_counts_include_all_customers_and_no_canary_tenant(operations: Operations, rows: list[TenantRow]) -> None:
     counts = operations.counts()
     assert sum(count.tenants for count in counts) == len(rows) == TENANTS
     for count in counts:
@@ -109,7 +107,7 @@ def test_the_counts_are_of_all_customers_and_of_no_canary(operations: Operations
         assert (count.tenants, count.late) == (len(there), sum(map(is_late, there)))
 
 
-def test_who_waits_longest_is_first_among_the_stuck(operations: Operations, rows: list[TenantRow]) -> None:
+def test_stuck_tenants_are_ordered_by_waiting_time(operations: Operations, rows: list[TenantRow]) -> None:
     naive = sorted(
         (row for row in rows if row.state is State.FAILED or is_overdue(row)),
         key=lambda row: (row.requested_at, row.tenant_id),
@@ -119,14 +117,16 @@ def test_who_waits_longest_is_first_among_the_stuck(operations: Operations, rows
     assert {(row.step, row.step_state) for row in stuck} == {(Step.CREATE_KEYS, StepState.PENDING)}
 
 
-def test_the_newest_times_are_of_the_newest_ready_tenants(operations: Operations, rows: list[TenantRow]) -> None:
+def test_provisioning_times_are_those_of_the_newest_ready_tenants(
+    operations: Operations, rows: list[TenantRow]
+) -> None:
     ready = sorted((row.requested_at, row.ready_at) for row in rows if row.ready_at is not None)
     times = operations.times(500)
     assert [(time.requested_at, time.ready_at) for time in times] == ready[:-501:-1]
     assert {time.seconds for time in times} <= set(map(float, range(1, 8)))
 
 
-def test_where_a_tenant_is_stuck_is_the_first_undone_step_of_its_newest_operation(field: Field) -> None:
+def test_stuck_tenant_shows_the_first_unfinished_step_of_its_newest_operation(field: Field) -> None:
     worker = field.open("worker")
     operations = Operations(field.open("dashboard"), PROMISE)
     a_provisioned_tenant(worker, "acme")
@@ -160,7 +160,7 @@ def test_where_a_tenant_is_stuck_is_the_first_undone_step_of_its_newest_operatio
     )
 
 
-QUESTIONS = {
+QUERIES = {
     "counts": "select * from okcm.count_tenants('3 minutes')",
     "page": "select * from okcm.page_of_tenants(null, null, false, null, '3 minutes', 'tenant-8', 25)",
     "late page": "select * from okcm.page_of_tenants(null, null, true, null, '3 minutes', 'tenant-8', 25)",
@@ -169,9 +169,9 @@ QUESTIONS = {
 }
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_the_signature_is_checked_once_and_no_table_is_read_twice(many: Field, question: str) -> None:
-    """The plan that really ran, as PostgreSQL notes it from inside the function."""
+@pytest.mark.parametrize("query", QUERIES)
+def test_query_verifies_the_signature_once_and_scans_the_table_once(many: Field, query: str) -> None:
+    """Checks the executed plan, which PostgreSQL reports from inside the function."""
     plans: list[dict] = []
     with many.administrator() as connection:
         connection.add_notice_handler(
@@ -188,14 +188,14 @@ def test_the_signature_is_checked_once_and_no_table_is_read_twice(many: Field, q
             "select set_config('app.tenant_id', '*', false), set_config('app.ctx', %s, false)", [context]
         )
         plans.clear()
-        connection.execute(QUESTIONS[question]).fetchall()
+        connection.execute(QUERIES[query]).fetchall()
     nodes = [node for plan in plans if "okcm.tenant t" in plan["Query Text"] for node in every_node(plan["Plan"])]
     scans = [node for node in nodes if node.get("Relation Name") == "tenant"]
     assert [node["Actual Loops"] for node in scans] == [1]
     checks = [node for node in nodes if node.get("Parent Relationship") in {"InitPlan", "SubPlan"}]
     assert checks
-    # Whether a context is signed is asked once for each table of the query; only the step of each stuck tenant is
-    # looked up one by one, and by its index.
+    # The signature is verified once for each table of the query; only the step of each stuck tenant is looked up
+    # separately, through its index.
     repeated = [node for node in nodes if node["Actual Loops"] > 1]
     assert {node.get("Index Name", "operation_step_newest") for node in repeated if "Scan" in node["Node Type"]} <= {
         "operation_step_newest",

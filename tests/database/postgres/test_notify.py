@@ -35,23 +35,23 @@ from tests.database.templates import filled_template
 LOST = "lost"
 KIND = ServiceKind.MONGODB
 DEADLINE = 60.0
-"""Seconds in which every notification is heard, on a busy machine, too."""
+"""Seconds within which every notification arrives, even on a busy machine."""
 
 
-class Listener:
-    """A running feed and what it said, in order."""
+class RecordingFeed:
+    """A running feed and its notifications, in order."""
 
     def __init__(self, field: Field) -> None:
-        self.said: queue.Queue[str] = queue.Queue()
+        self.received: queue.Queue[str] = queue.Queue()
         self.stop = threading.Event()
         feed = NotifyFeed(field.url, "crypto", field.server.passwords["crypto"])
         self.thread = threading.Thread(
-            target=feed.listen, args=(self.said.put, lambda: self.said.put(LOST), self.stop), daemon=True
+            target=feed.listen, args=(self.received.put, lambda: self.received.put(LOST), self.stop), daemon=True
         )
         self.thread.start()
 
-    def hears(self) -> str:
-        return self.said.get(timeout=DEADLINE)
+    def next(self) -> str:
+        return self.received.get(timeout=DEADLINE)
 
     def end(self) -> None:
         self.stop.set()
@@ -79,30 +79,30 @@ def tenants(field: Field) -> Field:
 
 
 @pytest.fixture
-def listener(tenants: Field) -> Iterator[Listener]:
-    running = Listener(tenants)
-    assert running.hears() == LOST
+def listener(tenants: Field) -> Iterator[RecordingFeed]:
+    running = RecordingFeed(tenants)
+    assert running.next() == LOST
     yield running
     running.end()
 
 
-def heard_before_the_next_change(listener: Listener, worker: Database) -> list[str]:
-    """Return what was heard until a change of beta's, which every test may make as its last."""
+def received_before_the_next_change(listener: RecordingFeed, worker: Database) -> list[str]:
+    """Return the notifications before one for beta, whose change must be the last one of a test."""
     with worker.tenant_tx("beta") as tx:
         tx.services.connect("next", KIND)
         tx.services.connected("next")
-    heard = []
-    while (word := listener.hears()) != tenant_hash("beta"):
-        heard.append(word)
-    return heard
+    received = []
+    while (notification := listener.next()) != tenant_hash("beta"):
+        received.append(notification)
+    return received
 
 
 Act = Callable[[TenantTransaction], object]
 
 
-def back_to_the_platforms_key(tx: TenantTransaction) -> None:
+def change_to_the_platforms_key(tx: TenantTransaction) -> None:
     tx.root_keys.begin(2, RootKeyMode.PLATFORM, "root-eu-west-1", None)
-    tx.root_keys.stage(2, [(row, b"anew") for row in tx.root_keys.unstaged(2, 100)])
+    tx.root_keys.stage(2, [(row, b"again") for row in tx.root_keys.unstaged(2, 100)])
     assert tx.root_keys.switch(2)
 
 
@@ -119,7 +119,7 @@ CHANGES: dict[str, tuple[str, Act]] = {
     ),
     "service_key-rotated": ("worker", lambda tx: tx.rotations.activate(2)),
     "service_key-destroyed": ("worker", lambda tx: tx.rotations.end(2)),
-    "root_key": ("worker", back_to_the_platforms_key),
+    "root_key": ("worker", change_to_the_platforms_key),
 }  # fmt: skip
 DESTROYED = an_object("acme", "object-orders", state=5, material=None)
 OF_OBJECTS: dict[str, Act] = {
@@ -129,33 +129,33 @@ OF_OBJECTS: dict[str, Act] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_committed_change_is_heard_by_the_mark_of_its_tenant(
-    tenants: Field, listener: Listener, worker: Database, change: str
+def test_committed_change_is_notified_with_the_tenants_hash(
+    tenants: Field, listener: RecordingFeed, worker: Database, change: str
 ) -> None:
     role, act = CHANGES[change]
     with tenants.open(role).tenant_tx("acme") as tx:
         act(tx)
-    assert heard_before_the_next_change(listener, worker) == [tenant_hash("acme")]
+    assert received_before_the_next_change(listener, worker) == [tenant_hash("acme")]
 
 
 @pytest.mark.parametrize("change", OF_OBJECTS)
-def test_a_change_of_objects_alone_is_heard_by_a_mark_of_its_own(
-    tenants: Field, listener: Listener, worker: Database, change: str
+def test_change_of_objects_is_notified_with_a_separate_hash(
+    tenants: Field, listener: RecordingFeed, worker: Database, change: str
 ) -> None:
     with tenants.open("crypto").tenant_tx("acme") as tx:
         OF_OBJECTS[change](tx)
-    assert heard_before_the_next_change(listener, worker) == [object_hash("acme")]
+    assert received_before_the_next_change(listener, worker) == [object_hash("acme")]
     assert object_hash("acme") not in {tenant_hash("acme"), tenant_hash("beta"), object_hash("beta")}
 
 
-def test_a_new_authority_is_heard(listener: Listener, worker: Database) -> None:
+def test_new_certificate_authority_is_notified(listener: RecordingFeed, worker: Database) -> None:
     with worker.tenant_tx("gamma") as tx:
         tx.tenants.request(an_event("gamma"))
         tx.certificates.record_authority(an_authority("cc"))
-    assert heard_before_the_next_change(listener, worker) == [tenant_hash("gamma")]
+    assert received_before_the_next_change(listener, worker) == [tenant_hash("gamma")]
 
 
-def test_every_table_that_announces_changes_has_a_change_above(tenants: Field) -> None:
+def test_every_table_with_notifications_is_covered(tenants: Field) -> None:
     with tenants.administrator() as administrator:
         rows = administrator.execute(
             "select tgrelid::regclass::text from pg_trigger where tgname = 'announce_change'"
@@ -167,7 +167,7 @@ def test_every_table_that_announces_changes_has_a_change_above(tenants: Field) -
     assert {table for (table,) in rows} == changed
 
 
-def test_what_changes_nothing_for_anybody_is_not_said(tenants: Field, listener: Listener, worker: Database) -> None:
+def test_irrelevant_changes_are_not_notified(tenants: Field, listener: RecordingFeed, worker: Database) -> None:
     with tenants.open("crypto").tenant_tx("acme") as tx:
         tx.services.seen(["orders"], NOW)
         tx.usage.add([some_uses()], "batch")
@@ -178,64 +178,66 @@ def test_what_changes_nothing_for_anybody_is_not_said(tenants: Field, listener: 
         tx.routes.publish(a_route("acme"))
         tx.services.connect("orders", KIND)
         tx.services.record_leaf(a_leaf())
-        # A version that nobody uses yet, and a wrap that opens to the very same key.
+        # A version that is not used yet, and a new wrap of the same key.
         tx.rotations.prepare(2, a_service_key("acme", version=3))
         tx.rotations.rotated(2, 2)
-        tx.rotations.rewrap(2, [RewrappedRow(row, b"anew", 2) for row in tx.rotations.outdated(10)])
-        # Out of reach is nobody's decision: what is open stays open.
+        tx.rotations.rewrap(2, [RewrappedRow(row, b"again", 2) for row in tx.rotations.outdated(10)])
+        # Unreachable is not disabled: cached keys remain valid.
         assert tx.root_keys.report(a_root_key_id("acme"), RootKeyUnreachable.code)
         tx.root_keys.begin(2, RootKeyMode.PLATFORM, "root-eu-west-1", None)
-        tx.root_keys.stage(2, [(row, b"anew") for row in tx.root_keys.unstaged(2, 100)])
-    assert heard_before_the_next_change(listener, worker) == []
+        tx.root_keys.stage(2, [(row, b"again") for row in tx.root_keys.unstaged(2, 100)])
+    assert received_before_the_next_change(listener, worker) == []
 
 
-def test_a_change_that_was_rolled_back_is_not_said(listener: Listener, worker: Database) -> None:
-    with pytest.raises(ZeroDivisionError), worker.tenant_tx("acme") as tx:  # noqa: PT012 - what raises is the whole
+def test_rolled_back_change_is_not_notified(listener: RecordingFeed, worker: Database) -> None:
+    with pytest.raises(ZeroDivisionError), worker.tenant_tx("acme") as tx:  # noqa: PT012 - the whole block raises
         tx.services.disconnect("orders")
         raise ZeroDivisionError
-    assert heard_before_the_next_change(listener, worker) == []
+    assert received_before_the_next_change(listener, worker) == []
 
 
-def test_many_changes_of_a_tenant_in_one_transaction_are_one_word(listener: Listener, worker: Database) -> None:
+def test_changes_of_a_tenant_in_one_transaction_cause_one_notification(
+    listener: RecordingFeed, worker: Database
+) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.services.disconnect("orders")
         tx.tenants.move(Transition.ACTIVATE)
         tx.routes.withdraw()
-    assert heard_before_the_next_change(listener, worker) == [tenant_hash("acme")]
+    assert received_before_the_next_change(listener, worker) == [tenant_hash("acme")]
     assert "acme" not in tenant_hash("acme")
     assert len(tenant_hash("acme")) == 64
 
 
-def test_a_feed_that_was_cut_says_so_once_it_listens_again(
-    tenants: Field, listener: Listener, worker: Database
+def test_feed_reports_a_lost_connection_after_it_reconnects(
+    tenants: Field, listener: RecordingFeed, worker: Database
 ) -> None:
     with tenants.administrator() as administrator:
         administrator.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'openkcm-crypto-feed'"
             " and datname = current_database()"
         )
-    assert listener.hears() == LOST
-    assert heard_before_the_next_change(listener, worker) == []
+    assert listener.next() == LOST
+    assert received_before_the_next_change(listener, worker) == []
 
 
-def test_a_feed_survives_a_database_that_is_away(tenants: Field, listener: Listener) -> None:
+def test_feed_survives_an_outage_of_the_database(tenants: Field, listener: RecordingFeed) -> None:
     with tenants.server.offline(tenants.name):
-        assert listener.said.empty()
-    assert listener.hears() == LOST
+        assert listener.received.empty()
+    assert listener.next() == LOST
     again = tenants.open("worker")
-    assert heard_before_the_next_change(listener, again) == []
+    assert received_before_the_next_change(listener, again) == []
 
 
-def test_a_feed_can_start_while_the_database_is_away(tenants: Field) -> None:
+def test_feed_can_start_while_the_database_is_unavailable(tenants: Field) -> None:
     with tenants.server.offline(tenants.name):
-        early = Listener(tenants)
-    assert early.hears() == LOST
+        early = RecordingFeed(tenants)
+    assert early.next() == LOST
     early.end()
 
 
-def test_a_feed_ends_connected_or_not(tenants: Field, listener: Listener) -> None:
+def test_feed_stops_with_and_without_a_connection(tenants: Field, listener: RecordingFeed) -> None:
     listener.end()
     with tenants.server.offline(tenants.name):
-        early = Listener(tenants)
+        early = RecordingFeed(tenants)
         early.end()
-    assert early.said.empty()
+    assert early.received.empty()

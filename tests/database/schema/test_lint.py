@@ -1,4 +1,4 @@
-"""Each rule of the gate is broken once, in a transaction that is undone, and must be the one that speaks."""
+"""Each schema rule is violated once, in a transaction that is rolled back, and must report the violation."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ SEEDS = {
     "right-past-row-security": "grant references on okcm.key to okcm_marketplace",
     "granted-to-everybody": "grant select on okcm.key to public",
     "role-too-powerful": "alter role okcm_worker bypassrls",
-    "role-missing": "alter role okcm_worker rename to somebody",
+    "role-missing": "alter role okcm_worker rename to another",
     "owner-can-act": "alter role okcm_owner login",
     "owned-by-another": "create table okcm.stray ()",
     "audit-not-append-only": "alter table okcm.audit_event_03 disable trigger no_truncate",
@@ -50,7 +50,7 @@ MORE = [
     ("audit-not-append-only", "alter table okcm.audit_signed_head enable trigger append_only"),
     ("audit-not-append-only", "drop trigger append_only on okcm.audit_event"),
     ("audit-not-append-only", "alter table okcm.audit_key disable trigger append_only"),
-    # The one key that spans tenants is let be for its name, and for nobody being able to reach it.
+    # The one key that spans tenants is permitted by its name, and only while no role can reach it.
     ("key-not-led-by-tenant", "grant select (recorded_at) on okcm.key_fingerprint to okcm_worker"),
     ("key-not-led-by-tenant", "create unique index another on okcm.key_fingerprint (fingerprint)"),
     ("granted-to-everybody", "grant select on okcm.key_fingerprint to public"),
@@ -70,15 +70,15 @@ def seeded(schema: Field) -> Iterator[psycopg.Connection]:
         yield administrator
 
 
-def test_the_schema_as_it_is_has_no_findings(seeded: psycopg.Connection) -> None:
+def test_current_schema_has_no_findings(seeded: psycopg.Connection) -> None:
     assert findings(seeded) == ()
 
 
-def test_every_rule_has_its_seed() -> None:
+def test_every_rule_has_a_violation() -> None:
     assert SEEDS.keys() == RULES.keys()
 
 
 @pytest.mark.parametrize(("rule", "violation"), [*SEEDS.items(), *MORE])
-def test_a_violation_is_found_by_its_rule(seeded: psycopg.Connection, rule: str, violation: str) -> None:
+def test_violation_is_reported_by_its_rule(seeded: psycopg.Connection, rule: str, violation: str) -> None:
     seeded.execute(violation)
     assert rule in {finding.rule for finding in findings(seeded)}

@@ -11,7 +11,7 @@ from tests.database.builders import a_provisioned_tenant
 from tests.database.fixtures import Field, Server, prepare
 
 
-def test_an_empty_server_becomes_usable_and_the_second_time_nothing_is_done(server: Server) -> None:
+def test_empty_server_is_prepared_once(server: Server) -> None:
     name = f"t_{secrets.token_hex(6)}"
     try:
         assert prepare(server, name) == tuple(migration.name for migration in read_migrations())
@@ -21,7 +21,7 @@ def test_an_empty_server_becomes_usable_and_the_second_time_nothing_is_done(serv
             administrator.execute(f"drop database {name}")
 
 
-def test_a_start_with_nothing_to_do_writes_no_row_of_ours(field: Field) -> None:
+def test_repeated_setup_writes_no_row(field: Field) -> None:
     versions = (
         "select xmin::text, ctid::text from okcm.schema_migration"
         " union all select xmin::text, ctid::text from okcm.context_key"
@@ -32,7 +32,7 @@ def test_a_start_with_nothing_to_do_writes_no_row_of_ours(field: Field) -> None:
         assert administrator.execute(versions).fetchall() == before
 
 
-def test_a_role_that_was_given_more_by_hand_loses_it(field: Field) -> None:
+def test_setup_revokes_manually_added_role_attributes(field: Field) -> None:
     with field.administrator() as administrator:
         administrator.execute("alter role okcm_worker createrole inherit")
         prepare(field.server, field.name)
@@ -40,7 +40,7 @@ def test_a_role_that_was_given_more_by_hand_loses_it(field: Field) -> None:
         assert administrator.execute(rights).fetchone() == (False, False)
 
 
-def test_a_new_context_key_replaces_the_old_one(field: Field) -> None:
+def test_new_context_key_replaces_the_old_one(field: Field) -> None:
     a_provisioned_tenant(field.open("worker"), "acme")
     fresh = {role: secrets.token_bytes(32) for role in field.server.context_keys}
     prepare_database(field.server.administrator(field.name), passwords=field.server.passwords, context_keys=fresh)
@@ -52,16 +52,16 @@ def test_a_new_context_key_replaces_the_old_one(field: Field) -> None:
     renewed.close()
 
 
-def test_passwords_are_kept_as_scram_verifiers(field: Field) -> None:
+def test_passwords_are_stored_as_scram_verifiers(field: Field) -> None:
     with field.administrator() as administrator:
         kept = administrator.execute(
             "select rolpassword from pg_authid where rolname like 'okcm%' and rolcanlogin"
         ).fetchall()
     assert len(kept) == len(field.server.passwords)
-    assert all(word.startswith("SCRAM-SHA-256$") for (word,) in kept)
+    assert all(verifier.startswith("SCRAM-SHA-256$") for (verifier,) in kept)
 
 
-def test_a_server_that_does_not_answer_is_unavailable(server: Server) -> None:
+def test_setup_raises_unavailable_without_a_server(server: Server) -> None:
     with pytest.raises(DatabaseUnavailable):
         prepare_database(
             "host=127.0.0.1 port=1 dbname=x user=x", passwords=server.passwords, context_keys=server.context_keys

@@ -1,4 +1,4 @@
-"""What agents and services say of themselves is kept by service, in bounds, and goes with the tenant's rows."""
+"""Reports of agents and services: stored per service, with limits, and erased with the tenant's rows."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ from tests.database.templates import filled_template
 
 
 def fill(field: Field) -> None:
-    """The tenant acme has the service orders."""
+    """Create the tenant acme with the service orders."""
     a_provisioned_tenant(field.open("worker", max_size=1), "acme")
     a_connected_service(field, "acme")
     with field.administrator() as administrator:
@@ -37,7 +37,7 @@ def crypto(field: Field) -> Database:
     return field.open("crypto", max_size=1)
 
 
-def test_an_agent_is_one_row_that_moves_forward_only(crypto: Database) -> None:
+def test_agent_has_one_row_and_older_heartbeats_are_ignored(crypto: Database) -> None:
     at = datetime.now(UTC)
     first = a_contact(last_contact_at=at)
     later = replace(first, problem="reload_failed", agent_version="0.2.0", last_contact_at=at + timedelta(seconds=30))
@@ -48,7 +48,7 @@ def test_an_agent_is_one_row_that_moves_forward_only(crypto: Database) -> None:
         assert tx.agents.all() == [later]
 
 
-def test_of_a_service_the_fifty_heard_of_last_are_kept_and_none_for_ever(crypto: Database) -> None:
+def test_only_the_fifty_newest_agents_of_a_service_are_kept(crypto: Database) -> None:
     at = datetime.now(UTC)
     many = [a_contact(instance=f"host-{n}", last_contact_at=at - timedelta(minutes=n)) for n in range(60)]
     forgotten = a_contact(instance="old", last_contact_at=at - timedelta(days=31))
@@ -60,14 +60,14 @@ def test_of_a_service_the_fifty_heard_of_last_are_kept_and_none_for_ever(crypto:
         assert list(tx.agents.all()) == many[:50]
 
 
-def test_a_service_that_is_not_on_record_has_neither(crypto: Database) -> None:
+def test_reports_for_unknown_services_are_ignored(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
-        tx.agents.note([a_contact("stranger")], [a_protection_use("stranger")])
+        tx.agents.note([a_contact("unknown")], [a_protection_use("unknown")])
     with crypto.tenant_tx("acme") as tx:
         assert (tx.agents.all(), tx.agents.uses(NOW.date(), NOW.date())) == ([], [])
 
 
-def test_uses_are_summed_by_day_and_place_and_end_below_what_a_column_holds(crypto: Database) -> None:
+def test_uses_are_summed_by_day_and_place_and_capped(crypto: Database) -> None:
     use = a_protection_use()
     for _ in range(2):
         with crypto.tenant_tx("acme") as tx:
@@ -85,7 +85,7 @@ def test_uses_are_summed_by_day_and_place_and_end_below_what_a_column_holds(cryp
     assert today.bytes == 9 * 10**18
 
 
-def test_places_beyond_a_thousand_a_day_are_counted_together(crypto: Database) -> None:
+def test_places_above_one_thousand_per_day_are_counted_together(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.agents.note([], [a_protection_use(place=f"t.{n}") for n in range(1000)])
     with crypto.tenant_tx("acme") as tx:
@@ -96,11 +96,11 @@ def test_places_beyond_a_thousand_a_day_are_counted_together(crypto: Database) -
     assert (rows["t.994"], rows["t.995"], rows[OTHER_PLACES]) == (10, 20, 100)
 
 
-def test_a_backfill_is_one_row_a_place_that_moves_forward_and_a_thousand_a_service(crypto: Database) -> None:
+def test_backfill_has_one_row_per_place_and_one_thousand_per_service(crypto: Database) -> None:
     at = datetime.now(UTC)
     first = a_backfill(told_at=at)
     later = replace(first, done=100, remaining=0, state=Backfill.FINISHED, told_at=at + timedelta(seconds=1))
-    for row in (first, later, first, a_backfill("stranger")):
+    for row in (first, later, first, a_backfill("unknown")):
         with crypto.tenant_tx("acme") as tx:
             tx.agents.note_backfills([row])
     with crypto.tenant_tx("acme") as tx:
@@ -111,7 +111,7 @@ def test_a_backfill_is_one_row_a_place_that_moves_forward_and_a_thousand_a_servi
     assert (len(places), first.place in places) == (1000, False)
 
 
-def test_the_newest_certificate_is_known_by_its_serial(field: Field, crypto: Database) -> None:
+def test_newest_returns_the_serial_of_the_newest_certificate(field: Field, crypto: Database) -> None:
     with field.open("worker", max_size=1).tenant_tx("acme") as tx:
         tx.services.record_leaf(a_leaf("5e6f", generation=2))
     with crypto.tenant_tx("acme") as tx:

@@ -18,7 +18,7 @@ def crypto(field: Field) -> Database:
     return field.open("crypto")
 
 
-def test_an_object_comes_back_as_it_was_stored(crypto: Database) -> None:
+def test_object_is_read_as_stored(crypto: Database) -> None:
     row = an_object("acme", names=("first", "second, third", '{"quoted"}'), attributes=b"\0\xff", state=0)
     with crypto.tenant_tx("acme") as tx:
         tx.objects.add([row, an_object("acme", "object-2", material=None)])
@@ -26,7 +26,7 @@ def test_an_object_comes_back_as_it_was_stored(crypto: Database) -> None:
         assert tx.objects.get("orders", "object-2") == an_object("acme", "object-2", material=None)
 
 
-def test_another_services_or_tenants_object_is_not_there(crypto: Database) -> None:
+def test_object_of_another_service_or_tenant_is_not_found(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.objects.add([an_object("acme", "mine", names=("one",))])
     for tenant, service in (("acme", "users"), ("beta", "orders")):
@@ -62,24 +62,24 @@ def test_objects_are_counted_by_service_and_state(crypto: Database, field: Field
     assert counted == {("orders", 1): 4, ("orders", 2): 2, ("orders", 5): 1, ("users", 1): 1}
 
 
-def test_a_renamed_object_is_found_by_its_new_name_and_no_longer_by_the_old(crypto: Database) -> None:
+def test_renamed_object_is_found_by_its_new_name_only(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.objects.add([an_object("acme", names=("one", "two"))])
         assert tx.objects.change(an_object("acme", names=("three", "two")))
         assert [len(tx.objects.named("orders", name)) for name in ("one", "two", "three")] == [0, 1, 1]
 
 
-def test_a_change_needs_the_revision_it_saw(crypto: Database) -> None:
+def test_change_requires_the_current_revision(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.objects.add([an_object("acme")])
-        changed = an_object("acme", state=2, names=("renamed",), attributes=b"more", material=b"sealed again")
+        changed = an_object("acme", state=2, names=("renamed",), attributes=b"more", material=b"encrypted again")
         assert tx.objects.change(changed)
         assert not tx.objects.change(replace(changed, state=3))
         assert tx.objects.get("orders", "object-1") == replace(changed, revision=2)
         assert tx.objects.change(replace(changed, revision=2, material=None))
 
 
-def test_a_change_moves_no_object_to_another_place(crypto: Database) -> None:
+def test_change_cannot_move_an_object_to_another_service_or_key(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.objects.add([an_object("acme")])
         for elsewhere in ({"service": "users"}, {"l2_key": l2_key("beta")}, {"object_type": 3}, {"object_id": "x"}):
@@ -87,7 +87,7 @@ def test_a_change_moves_no_object_to_another_place(crypto: Database) -> None:
         assert tx.objects.get("orders", "object-1") == an_object("acme")
 
 
-def test_an_object_is_forgotten_once_it_was_destroyed_and_not_before(crypto: Database) -> None:
+def test_object_can_be_deleted_only_after_its_destruction(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.objects.add([an_object("acme")])
         assert not tx.objects.remove("orders", "object-1")
@@ -98,31 +98,27 @@ def test_an_object_is_forgotten_once_it_was_destroyed_and_not_before(crypto: Dat
 
 
 @pytest.mark.parametrize(
-    "changed", [{"l2_key": l2_key("beta")}, {"l2_key": "L2-never-made"}, {"service": "nobody"}, {"key_version": 2}]
+    "changed", [{"l2_key": l2_key("beta")}, {"l2_key": "L2-never-made"}, {"service": "unknown"}, {"key_version": 2}]
 )
-def test_an_object_descends_from_its_own_tenants_keys_or_is_not_stored(
-    crypto: Database, changed: dict[str, object]
-) -> None:
+def test_object_without_a_service_key_of_its_tenant_is_rejected(crypto: Database, changed: dict[str, object]) -> None:
     with pytest.raises(DatabaseRefused, match="23503"), crypto.tenant_tx("acme") as tx:
         tx.objects.add([an_object("acme", **changed)])
     with crypto.tenant_tx("acme") as tx:
         assert tx.objects.get("orders", "object-1") is None
 
 
-def test_an_object_is_resealed_under_a_newer_key_only_when_that_is_on_record(
-    crypto: Database, worker: Database
-) -> None:
+def test_object_is_reencrypted_only_with_a_recorded_key_version(crypto: Database, worker: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.objects.add([an_object("acme")])
-    resealed = an_object("acme", key_version=2, material=b"sealed by the second")
+    reencrypted = an_object("acme", key_version=2, material=b"encrypted by the second")
     with pytest.raises(DatabaseRefused, match="23503"), crypto.tenant_tx("acme") as tx:
-        tx.objects.change(resealed)
+        tx.objects.change(reencrypted)
     a_new_version(worker, "acme")
     with crypto.tenant_tx("acme") as tx:
-        assert tx.objects.change(resealed)
+        assert tx.objects.change(reencrypted)
 
 
-def test_a_row_out_of_bounds_is_rejected(crypto: Database) -> None:
+def test_object_with_invalid_values_is_rejected(crypto: Database) -> None:
     for changed in (
         {"material": b"x" * 65537},
         {"material": b""},
@@ -138,7 +134,7 @@ def test_a_row_out_of_bounds_is_rejected(crypto: Database) -> None:
             tx.objects.add([an_object("acme", **changed)])
 
 
-def test_of_a_batch_with_one_bad_object_none_is_stored(crypto: Database) -> None:
+def test_batch_with_one_invalid_object_is_rejected(crypto: Database) -> None:
     with pytest.raises(DatabaseRefused), crypto.tenant_tx("acme") as tx:
         tx.objects.add([an_object("acme", "good"), an_object("acme", "bad", state=9)])
     with crypto.tenant_tx("acme") as tx:

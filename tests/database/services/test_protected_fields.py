@@ -1,4 +1,4 @@
-"""A service's protected fields: versions that rise, bounds, a record of every change, and nobody else's list."""
+"""Protected fields of a service: increasing versions, limits, an audit record of every change, tenant isolation."""
 
 import json
 from datetime import timedelta
@@ -23,7 +23,7 @@ PHONE = ProtectedField(Store.MONGODB, "shop.customers", "contact.phone", Mode.RA
 
 
 def fill(field: Field) -> None:
-    """The tenant acme is active and has the service orders; nothing is protected."""
+    """Create the active tenant acme with the service orders and no protected fields."""
     worker = field.open("worker", max_size=1)
     a_provisioned_tenant(worker, "acme")
     with worker.tenant_tx("acme") as tx:
@@ -42,14 +42,14 @@ def administrator(field: Field) -> Database:
 
 
 def listed(field: Field, service: str = "orders") -> ProtectionRow:
-    """Return the list as the crypto service reads it."""
+    """Return the protected fields as the crypto service reads them."""
     with field.open("crypto", max_size=1).tenant_tx("acme") as tx:
         assert list(tx.protection.fields(service)) == list(tx.protection.by_service().get(service, ()))
         return tx.protection.of(service)
 
 
-def told(worker: Database) -> list[tuple[str, str, dict[str, str]]]:
-    """Return what the stream says of protection: event, who, details."""
+def logged(worker: Database) -> list[tuple[str, str, dict[str, str]]]:
+    """Return the audit events of protected fields: event, actor, details."""
     with worker.tenant_tx("acme") as tx:
         records = [json.loads(stored.record) for stored in tx.audit.records()]
     ours = [one for one in records if one["name"].startswith("protection.")]
@@ -60,7 +60,7 @@ def told(worker: Database) -> list[tuple[str, str, dict[str, str]]]:
 
 
 @pytest.mark.parametrize("role", ["dashboard", "operator"])
-def test_the_version_rises_with_every_change_and_with_nothing_else(field: Field, role: str) -> None:
+def test_version_increases_with_every_change_only(field: Field, role: str) -> None:
     administrator = field.open(role)
     assert listed(field) == ProtectionRow(0, [])
     seen = [0]
@@ -84,7 +84,7 @@ def test_the_version_rises_with_every_change_and_with_nothing_else(field: Field,
     assert listed(field).version == seen[-1]
 
 
-def test_every_change_is_in_the_stream_with_who_made_it(worker: Database, administrator: Database) -> None:
+def test_every_change_is_logged_with_its_author(worker: Database, administrator: Database) -> None:
     for change in (
         lambda tx: protect(tx, "orders", SSN, "ada"),
         lambda tx: protect(tx, "orders", a_protected_field(plain_allowed=True), "kai"),
@@ -94,7 +94,7 @@ def test_every_change_is_in_the_stream_with_who_made_it(worker: Database, admini
         with administrator.tenant_tx("acme") as tx:
             change(tx)
     named = {"store": "postgresql", "place": "public.customers", "field": "ssn", "mode": "randomised"}
-    assert told(worker) == [
+    assert logged(worker) == [
         ("protected", "ada", named | {"plain_allowed": "false"}),
         (
             "changed",
@@ -105,9 +105,7 @@ def test_every_change_is_in_the_stream_with_who_made_it(worker: Database, admini
     ]
 
 
-def test_nothing_is_on_record_of_a_change_that_was_rolled_back(
-    field: Field, worker: Database, administrator: Database
-) -> None:
+def test_rolled_back_change_is_not_logged(field: Field, worker: Database, administrator: Database) -> None:
     def change_and_fail() -> None:
         with administrator.tenant_tx("acme") as tx:
             protect(tx, "orders", SSN, "ada")
@@ -115,11 +113,11 @@ def test_nothing_is_on_record_of_a_change_that_was_rolled_back(
 
     with pytest.raises(FieldNotProtected):
         change_and_fail()
-    assert told(worker) == []
+    assert logged(worker) == []
     assert listed(field) == ProtectionRow(0, [])
 
 
-def test_a_service_has_at_most_so_many_fields_also_past_our_own_count(field: Field, administrator: Database) -> None:
+def test_database_enforces_the_limit_of_protected_fields(field: Field, administrator: Database) -> None:
     with administrator.raw_tx("acme") as connection:
         connection.execute(
             "insert into okcm.protected_field"
@@ -139,14 +137,12 @@ def test_a_service_has_at_most_so_many_fields_also_past_our_own_count(field: Fie
     assert len(listed(field).fields) == FIELDS
 
 
-def test_what_is_not_there_is_refused_and_changes_nothing(
-    field: Field, worker: Database, administrator: Database
-) -> None:
+def test_unknown_service_field_or_tenant_is_rejected(field: Field, worker: Database, administrator: Database) -> None:
     with pytest.raises(ServiceUnknown), administrator.tenant_tx("acme") as tx:
-        protect(tx, "stranger", SSN, "ada")
+        protect(tx, "unknown", SSN, "ada")
     with pytest.raises(FieldNotProtected), administrator.tenant_tx("acme") as tx:
         unprotect(tx, "orders", SSN, "ada")
-    with pytest.raises(TenantUnknown), administrator.tenant_tx("nobody") as tx:
+    with pytest.raises(TenantUnknown), administrator.tenant_tx("unknown") as tx:
         protect(tx, "orders", SSN, "ada")
     with worker.tenant_tx("acme") as tx:
         tx.leaving.begin(timedelta(days=30))

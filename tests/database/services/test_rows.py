@@ -1,4 +1,4 @@
-"""What each part of a transaction promises in `interfaces`."""
+"""The contract of each repository of a transaction."""
 
 import hashlib
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,7 @@ from tests.database.templates import filled_template, two_tenants
 template = filled_template(two_tenants(services=False))
 
 
-def test_a_tenant_is_requested_once_and_keeps_what_it_was_first_told(worker: Database) -> None:
+def test_repeated_request_keeps_the_first_values_of_a_tenant(worker: Database) -> None:
     with worker.tenant_tx("new") as tx:
         first = tx.tenants.request(an_event("new"))
         again = tx.tenants.request(an_event("new", "event-2", region="us-east-1"))
@@ -39,7 +39,7 @@ def test_a_tenant_is_requested_once_and_keeps_what_it_was_first_told(worker: Dat
     assert (first.state, first.region, first.root_key_mode) == (State.REQUESTED, "eu-west-1", "platform")
 
 
-def test_an_unknown_tenant_is_none_and_cannot_be_locked_or_moved(worker: Database) -> None:
+def test_unknown_tenant_cannot_be_locked_or_moved(worker: Database) -> None:
     with worker.tenant_tx("new") as tx:
         assert tx.tenants.get() is None
         for attempt in (tx.tenants.lock, lambda: tx.tenants.move(Transition.PROVISION)):
@@ -47,7 +47,7 @@ def test_an_unknown_tenant_is_none_and_cannot_be_locked_or_moved(worker: Databas
                 attempt()
 
 
-def test_activation_sets_the_time_of_being_ready_once(worker: Database) -> None:
+def test_activation_sets_ready_at_once(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         assert tx.tenants.move(Transition.ACTIVATE) is State.ACTIVE
         ready = tx.tenants.lock().ready_at
@@ -58,7 +58,7 @@ def test_activation_sets_the_time_of_being_ready_once(worker: Database) -> None:
         assert tx.tenants.lock().ready_at == ready
 
 
-def test_an_illegal_move_changes_nothing(worker: Database) -> None:
+def test_invalid_transition_changes_nothing(worker: Database) -> None:
     with worker.tenant_tx("new") as tx:
         tx.tenants.request(an_event("new"))
         with pytest.raises(InvalidTransition):
@@ -66,7 +66,7 @@ def test_an_illegal_move_changes_nothing(worker: Database) -> None:
         assert tx.tenants.lock().state is State.REQUESTED
 
 
-def test_a_way_back_must_be_named_and_leads_there(worker: Database) -> None:
+def test_unlock_requires_the_state_to_return_to(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.tenants.move(Transition.ACTIVATE)
         tx.tenants.move(Transition.LOCK)
@@ -78,7 +78,7 @@ def test_a_way_back_must_be_named_and_leads_there(worker: Database) -> None:
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(moves=st.lists(st.sampled_from(Transition), max_size=8), back_to=st.sampled_from(State))
-def test_a_tenant_only_ever_walks_along_the_table(worker: Database, moves: list[Transition], back_to: State) -> None:
+def test_states_change_only_by_the_transition_table(worker: Database, moves: list[Transition], back_to: State) -> None:
     with worker.tenant_tx("new") as tx:
         state = tx.tenants.request(an_event("new")).state
         for move in moves:
@@ -91,13 +91,13 @@ def test_a_tenant_only_ever_walks_along_the_table(worker: Database, moves: list[
             state = after
 
 
-def test_a_promise_is_broken_once(worker: Database) -> None:
+def test_slo_breach_is_recorded_once(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         assert tx.tenants.break_promise()
         assert not tx.tenants.break_promise()
 
 
-def test_steps_of_an_operation(worker: Database) -> None:
+def test_steps_record_retries_failures_and_completion(worker: Database) -> None:
     began = datetime.now(UTC) - timedelta(seconds=1)
     with worker.tenant_tx("acme") as tx:
         tx.steps.plan("provision-2", [*Step])
@@ -116,12 +116,12 @@ def test_steps_of_an_operation(worker: Database) -> None:
     assert (waiting.state, waiting.started_at) == (StepState.PENDING, None)
 
 
-def test_a_step_that_was_not_planned_cannot_be_finished(worker: Database) -> None:
+def test_unplanned_step_cannot_be_finished(worker: Database) -> None:
     with pytest.raises(DatabaseRefused, match="not planned"), worker.tenant_tx("acme") as tx:
         tx.steps.finish("nothing", Step.ACTIVATE, NOW)
 
 
-def test_a_key_is_recorded_once_and_never_as_another(worker: Database) -> None:
+def test_key_cannot_be_recorded_with_other_values(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.keys.record(l2_key("acme"), "L2", 1)
         with pytest.raises(ConflictingResource):
@@ -132,7 +132,7 @@ def test_a_key_is_recorded_once_and_never_as_another(worker: Database) -> None:
         ]
 
 
-def test_there_is_one_route_and_it_can_be_withdrawn(worker: Database) -> None:
+def test_tenant_has_one_route_that_can_be_removed(worker: Database) -> None:
     moved = RouteRow(l2_key("acme"), "cd" * 32, "us-east-1")
     with worker.tenant_tx("acme") as tx:
         tx.routes.publish(moved)
@@ -142,7 +142,7 @@ def test_there_is_one_route_and_it_can_be_withdrawn(worker: Database) -> None:
         assert tx.routes.get() is None
 
 
-def test_the_newest_run_of_boundary_checks_is_kept_apart_from_older_ones(worker: Database) -> None:
+def test_newest_run_of_isolation_checks_is_separate_from_older_ones(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.boundaries.record("gate", [a_result("there"), a_result("there", outcome="breached")])
         tx.boundaries.record("gate", [a_result("back")])
@@ -161,13 +161,13 @@ def test_the_newest_run_of_boundary_checks_is_kept_apart_from_older_ones(worker:
     assert [found.name for found in later.results] == ["again"]
 
 
-def test_a_tenant_that_was_never_checked_has_no_run(worker: Database) -> None:
+def test_unchecked_tenant_has_no_run(worker: Database) -> None:
     with worker.tenant_tx("new") as tx:
         assert tx.boundaries.latest_run() is None
         assert list(tx.boundaries.latest()) == []
 
 
-def test_an_event_is_accepted_once(field: Field) -> None:
+def test_event_is_accepted_once(field: Field) -> None:
     marketplace = field.open("marketplace")
     with marketplace.tenant_tx("new") as tx:
         assert tx.inbox.accept(an_event("new"))
@@ -175,7 +175,7 @@ def test_an_event_is_accepted_once(field: Field) -> None:
         assert tx.tenants.request(an_event("new")).state is State.REQUESTED
 
 
-def test_an_announcement_is_stored_and_sent_once(worker: Database) -> None:
+def test_notification_is_stored_and_sent_once(worker: Database) -> None:
     with worker.tenant_tx("new") as tx:
         tx.tenants.request(an_event("new"))
         tx.outbox.add(an_announcement("new"))
@@ -189,7 +189,7 @@ def test_an_announcement_is_stored_and_sent_once(worker: Database) -> None:
     assert sent is not None
 
 
-def test_the_marketplace_sees_the_ready_text_and_no_other(field: Field, worker: Database) -> None:
+def test_marketplace_reads_only_the_ready_notification(field: Field, worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.outbox.add(an_announcement("acme", "message-2", kind=NotificationKind.FAILED))
     with field.open("marketplace").tenant_tx("acme") as tx:
@@ -197,7 +197,7 @@ def test_the_marketplace_sees_the_ready_text_and_no_other(field: Field, worker: 
 
 
 @given(key=st.binary(min_size=32, max_size=64), tenant=st.text("abc-1", min_size=3, max_size=40), expiry=st.integers(0))
-def test_the_database_would_compute_the_same_mac(key: bytes, tenant: str, expiry: int) -> None:
+def test_context_signature_matches_the_hmac_of_the_database(key: bytes, tenant: str, expiry: int) -> None:
 
     inner, outer = pads(key)
     claim, _, mac = sign(key, tenant, expiry).rpartition("|")
@@ -209,7 +209,7 @@ _JUNK = st.text("|0123456789abcdef*'\\-x \n", max_size=60)
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tenant=_JUNK, context=_JUNK)
-def test_malformed_contexts_are_false_and_never_an_error(worker: Database, tenant: str, context: str) -> None:
+def test_malformed_context_is_rejected_without_an_error(worker: Database, tenant: str, context: str) -> None:
     with worker.raw_tx("acme") as connection:
         connection.execute(
             "select set_config('app.tenant_id', %s, true), set_config('app.ctx', %s, true)", [tenant, context]
@@ -217,7 +217,7 @@ def test_malformed_contexts_are_false_and_never_an_error(worker: Database, tenan
         assert connection.execute("select okcm.ctx_ok()").fetchone() == (False,)
 
 
-def test_a_root_key_request_is_unknown_to_another_tenant(worker: Database, field: Field) -> None:
+def test_root_key_request_is_unknown_to_another_tenant(worker: Database, field: Field) -> None:
     request = RootKeyRequestRow("0" * 32, PlatformKeyRef(), "sealed")
     with field.open("operator").tenant_tx("acme") as tx:
         tx.root_keys.request(request)

@@ -27,7 +27,7 @@ from tests.database.templates import filled_template
 
 
 def fill(field: Field) -> None:
-    """Two tenants with a service of the same name each; their certificates differ."""
+    """Create two tenants, each with a service of the same name; their certificates differ."""
     for tenant, serial in (("acme", "aa01"), ("beta", "bb01")):
         a_provisioned_tenant(field.open("worker"), tenant)
         a_connected_service(field, tenant, serial=serial)
@@ -41,7 +41,7 @@ def connected(field: Field) -> Field:
     return field
 
 
-def test_what_is_asked_for_is_stored_once_and_found_by_its_id(field: Field, worker: Database) -> None:
+def test_service_request_is_stored_once_and_found_by_its_id(field: Field, worker: Database) -> None:
     a_provisioned_tenant(worker, "gamma")
     with field.open("operator").tenant_tx("gamma") as tx:
         tx.services.request(a_request())
@@ -52,23 +52,23 @@ def test_what_is_asked_for_is_stored_once_and_found_by_its_id(field: Field, work
             tx.services.requested("request-2")
 
 
-def test_a_service_is_connected_once_and_keeps_its_kind(worker: Database) -> None:
+def test_connected_service_keeps_its_kind(worker: Database) -> None:
     a_provisioned_tenant(worker, "gamma")
     with worker.tenant_tx("gamma") as tx:
         first = tx.services.connect("orders", ServiceKind.MONGODB)
         assert (first.state, first.connected_at) == (ServiceState.CONNECTING, None)
         tx.services.connected("orders")
-        standing = tx.services.get("orders")
+        service = tx.services.get("orders")
         tx.services.connected("orders")
-        assert tx.services.connect("orders", ServiceKind.MONGODB) == standing
+        assert tx.services.connect("orders", ServiceKind.MONGODB) == service
         with pytest.raises(ServiceConflict):
             tx.services.connect("orders", ServiceKind.POSTGRESQL)
-        assert tx.services.all() == [standing]
-    assert (standing.state, standing.kind) == (ServiceState.CONNECTED, ServiceKind.MONGODB)
-    assert standing.connected_at is not None
+        assert tx.services.all() == [service]
+    assert (service.state, service.kind) == (ServiceState.CONNECTED, ServiceKind.MONGODB)
+    assert service.connected_at is not None
 
 
-def test_an_unknown_service_is_not_connected_nor_disconnected(worker: Database) -> None:
+def test_unknown_service_cannot_be_connected_or_disconnected(worker: Database) -> None:
     a_provisioned_tenant(worker, "gamma")
     with worker.tenant_tx("gamma") as tx:
         for attempt in (tx.services.connected, tx.services.disconnect):
@@ -78,7 +78,7 @@ def test_an_unknown_service_is_not_connected_nor_disconnected(worker: Database) 
         assert (tx.services.key("orders"), tx.services.generation("orders")) == (None, 0)
 
 
-def test_disconnecting_revokes_every_certificate_and_keeps_the_key(connected: Field, worker: Database) -> None:
+def test_disconnect_revokes_every_certificate_and_keeps_the_key(connected: Field, worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.services.record_leaf(a_leaf("aa02", generation=2))
         assert tx.services.disconnect("orders")
@@ -97,7 +97,7 @@ def test_disconnecting_revokes_every_certificate_and_keeps_the_key(connected: Fi
 
 
 @pytest.mark.usefixtures("connected")
-def test_a_certificate_recorded_behind_a_disconnection_is_revoked_by_the_next(worker: Database) -> None:
+def test_repeated_disconnect_revokes_a_late_certificate(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.services.disconnect("orders")
         tx.services.record_leaf(a_leaf("aa02", generation=2))
@@ -106,7 +106,7 @@ def test_a_certificate_recorded_behind_a_disconnection_is_revoked_by_the_next(wo
 
 
 @pytest.mark.usefixtures("connected")
-def test_a_disconnected_service_can_come_back_and_its_old_certificate_cannot(worker: Database) -> None:
+def test_reconnected_service_needs_a_new_certificate(worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
         tx.services.disconnect("orders")
         back = tx.services.connect("orders", ServiceKind.MONGODB)
@@ -118,7 +118,7 @@ def test_a_disconnected_service_can_come_back_and_its_old_certificate_cannot(wor
     assert old.revoked_at is not None
 
 
-def test_the_first_certificate_of_a_generation_stays(worker: Database) -> None:
+def test_first_certificate_of_a_generation_is_kept(worker: Database) -> None:
     a_provisioned_tenant(worker, "gamma")
     with worker.tenant_tx("gamma") as tx:
         tx.services.connect("orders", ServiceKind.MONGODB)
@@ -130,7 +130,7 @@ def test_the_first_certificate_of_a_generation_stays(worker: Database) -> None:
     assert service.certificate_not_after == later.not_after
 
 
-def test_the_first_key_of_a_version_stays_and_the_active_one_is_the_default(worker: Database) -> None:
+def test_first_key_of_a_version_is_kept_and_the_active_one_is_the_default(worker: Database) -> None:
     a_provisioned_tenant(worker, "gamma")
     with worker.tenant_tx("gamma") as tx:
         tx.services.connect("orders", ServiceKind.MONGODB)
@@ -145,13 +145,15 @@ def test_the_first_key_of_a_version_stays_and_the_active_one_is_the_default(work
         assert activated == [True, True]
 
 
-def test_a_second_key_cannot_be_active(connected: Field) -> None:
+def test_second_active_key_is_rejected(connected: Field) -> None:
     with pytest.raises(DatabaseRefused), connected.open("worker").tenant_tx("acme") as tx:
         tx.services.record_key(a_service_key("acme", version=2))
 
 
 @pytest.mark.parametrize("state", KeyState)
-def test_a_version_opens_by_its_state_and_a_destroyed_one_says_so(connected: Field, state: KeyState) -> None:
+def test_key_state_determines_decryption_and_destroyed_version_raises_retired(
+    connected: Field, state: KeyState
+) -> None:
     with connected.open("worker").tenant_tx("acme") as tx:
         tx.services.record_key(replace(a_service_key("acme", version=2), state=KeyState.PREPARED))
     with connected.open("worker").raw_tx("acme") as connection:
@@ -176,7 +178,7 @@ def test_a_version_opens_by_its_state_and_a_destroyed_one_says_so(connected: Fie
             tx.services.key_and_root("orders", 2)
 
 
-def test_an_opening_is_noted_once_a_minute(connected: Field) -> None:
+def test_use_of_a_key_version_is_recorded_once_per_minute(connected: Field) -> None:
     def note() -> datetime | None:
         with connected.open("crypto").tenant_tx("acme") as tx:
             tx.services.opened("orders", 1)
@@ -193,7 +195,7 @@ def test_an_opening_is_noted_once_a_minute(connected: Field) -> None:
     assert later > first
 
 
-def test_the_dashboard_sees_which_versions_of_keys_there_are_and_nothing_wrapped(connected: Field) -> None:
+def test_dashboard_reads_key_versions_but_no_wraps(connected: Field) -> None:
     with connected.open("worker").tenant_tx("acme") as tx:
         tx.services.record_key(replace(a_service_key("acme", version=2), state=KeyState.PREPARED))
     with connected.open("dashboard").tenant_tx("acme") as tx:
@@ -210,21 +212,21 @@ def test_the_dashboard_sees_which_versions_of_keys_there_are_and_nothing_wrapped
         tx.services.key("orders")
 
 
-@pytest.mark.parametrize("changed", [{"l2_key": l2_key("beta")}, {"service": "nobody"}])
-def test_a_service_key_descends_from_a_key_and_a_service_of_its_own_tenant(
+@pytest.mark.parametrize("changed", [{"l2_key": l2_key("beta")}, {"service": "unknown"}])
+def test_service_key_without_key_and_service_of_its_tenant_is_rejected(
     worker: Database, changed: dict[str, str]
 ) -> None:
     a_provisioned_tenant(worker, "gamma")
-    with pytest.raises(DatabaseRefused, match="23503"), worker.tenant_tx("gamma") as tx:  # noqa: PT012 - what raises is the whole
+    with pytest.raises(DatabaseRefused, match="23503"), worker.tenant_tx("gamma") as tx:  # noqa: PT012 - the whole block raises
         tx.services.connect("orders", ServiceKind.MONGODB)
         tx.services.record_key(replace(a_service_key("gamma"), **changed))
 
 
-def test_a_caller_is_everything_recorded_about_its_certificate(connected: Field, worker: Database) -> None:
+def test_caller_returns_all_data_of_its_certificate(connected: Field, worker: Database) -> None:
     crypto = connected.open("crypto")
     with crypto.tenant_tx("acme") as tx:
         caller = tx.services.caller("aa01")
-        assert tx.services.caller("bb01") is tx.services.caller("ffff") is None  # another tenant's, and an unknown one
+        assert tx.services.caller("bb01") is tx.services.caller("ffff") is None  # of another tenant, and unknown
     assert (caller.service, caller.service_state) == ("orders", ServiceState.CONNECTED)
     assert (caller.tenant_state, caller.region) == (State.PROVISIONING, "eu-west-1")
     assert (caller.l2_key, caller.issuer_fingerprint) == (l2_key("acme"), a_route("acme").issuer_fingerprint)
@@ -240,11 +242,11 @@ def test_a_caller_is_everything_recorded_about_its_certificate(connected: Field,
         assert tx.services.caller("aa01") is None
 
 
-def test_a_service_is_last_seen_when_it_was_and_never_earlier(connected: Field) -> None:
+def test_last_seen_time_never_decreases(connected: Field) -> None:
     crypto = connected.open("crypto")
     for at in (NOW, NOW + timedelta(minutes=1), NOW - timedelta(minutes=1)):
         with crypto.tenant_tx("acme") as tx:
-            tx.services.seen(["orders", "nobody"], at)
+            tx.services.seen(["orders", "unknown"], at)
     with crypto.tenant_tx("acme") as tx:
         service = tx.services.get("orders")
     with crypto.tenant_tx("beta") as tx:
@@ -252,7 +254,7 @@ def test_a_service_is_last_seen_when_it_was_and_never_earlier(connected: Field) 
     assert (service.last_seen_at, other.last_seen_at) == (NOW + timedelta(minutes=1), None)
 
 
-def test_the_database_rejects_a_name_that_no_certificate_can_carry(field: Field) -> None:
+def test_database_rejects_service_names_invalid_in_certificates(field: Field) -> None:
     insert = "insert into okcm.service (tenant_id, service, kind) values ('acme', %s, 'mongodb')"
     with field.administrator() as administrator:
         for service in ("", "Orders", "-orders", "a" * 41, "orders\n", "or ders"):

@@ -1,4 +1,4 @@
-"""A root key in AWS KMS under the contract of all root keys, with a real server that looks at policies and states."""
+"""The contract of root keys for AWS KMS, with a real server that enforces policies and key states."""
 
 import json
 import subprocess
@@ -58,15 +58,15 @@ class AwsHolder:
     def another(self) -> RootKey:
         key = self.aws.key()
         key.allow(self.user.arn)
-        return self.opened(key.place())
+        return self.open_root_key(key.place())
 
     @property
     def missing(self) -> RootKey:
-        # Who is allowed nothing beside single keys is told of a key that is not there that it is denied.
+        # AWS denies access to a missing key for a user without permissions other than for single keys.
         anywhere = self.aws.user(f"anywhere-{uuid.uuid4().hex}", *ACTIONS)
-        return self.opened(AwsKmsKeyRef(key_arn=f"{self.key.arn[:-4]}0000"), anywhere.credentials())
+        return self.open_root_key(AwsKmsKeyRef(key_arn=f"{self.key.arn[:-4]}0000"), anywhere.credentials())
 
-    def opened(self, place: AwsKmsKeyRef, credentials: Credentials | None = None, **reach: Any) -> RootKey:
+    def open_root_key(self, place: AwsKmsKeyRef, credentials: Credentials | None = None, **reach: Any) -> RootKey:
         reach = {"aws_endpoint": self.proxy.url, **reach}
         return RootKeyProviders(EgressPolicy(**reach)).open(TENANT, place, credentials or self.user.credentials())
 
@@ -77,7 +77,7 @@ class AwsHolder:
         return undone(self.key.allow, lambda: self.key.allow(self.user.arn))
 
     def down(self) -> AbstractContextManager[None]:
-        # Killed, MiniStack would forget its keys: what is taken away is the way to it.
+        # A killed MiniStack would lose its keys, so the proxy before it is stopped.
         return undone(self.proxy.stop, self.proxy.start_again)
 
 
@@ -109,7 +109,7 @@ def platforms_user(aws: MiniStack) -> User:
 
 @pytest.fixture
 def platform(platforms_user: User, monkeypatch: pytest.MonkeyPatch) -> User:
-    """The identity that botocore finds in the surroundings of this process."""
+    """Set the identity that botocore finds in the environment of this process."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", platforms_user.access_key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", platforms_user.secret_access_key)
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
@@ -133,8 +133,8 @@ def types(problems: Sequence[OpenKcmError]) -> list[type[OpenKcmError]]:
     return [type(problem) for problem in problems]
 
 
-class TestWhatHappensToTheKey:
-    def test_one_that_waits_for_its_deletion_is_told_from_a_disabled_one(self, holder: AwsHolder) -> None:
+class TestKeyChanges:
+    def test_key_pending_deletion_is_distinguished_from_a_disabled_key(self, holder: AwsHolder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         holder.key.schedule_deletion()
         with pytest.raises(RootKeyPendingDeletion):
@@ -151,13 +151,13 @@ class TestWhatHappensToTheKey:
     def test_key_of_another_region_is_missing_and_a_hidden_one_is_missing_or_denied(self, holder: AwsHolder) -> None:
         place = AwsKmsKeyRef(key_arn=holder.key.arn.replace("eu-west-1", "us-east-1"))
         anywhere = holder.aws.user(f"anywhere-{uuid.uuid4().hex}", *ACTIONS)
-        assert types(holder.opened(place, anywhere.credentials()).validate()) == [RootKeyMissing]
-        (problem,) = holder.opened(AwsKmsKeyRef(key_arn=f"{holder.key.arn[:-4]}0000")).validate()
+        assert types(holder.open_root_key(place, anywhere.credentials()).validate()) == [RootKeyMissing]
+        (problem,) = holder.open_root_key(AwsKmsKeyRef(key_arn=f"{holder.key.arn[:-4]}0000")).validate()
         assert type(problem) is RootKeyDenied
-        assert "or the key is not there" in problem.message
+        assert "or the key does not exist" in problem.message
 
     @pytest.mark.parametrize(
-        ("more", "told"),
+        ("more", "expected"),
         [
             ({"KeySpec": "RSA_2048", "KeyUsage": "ENCRYPT_DECRYPT"}, [RootKeyUnsuitable]),
             ({"KeySpec": "RSA_2048", "KeyUsage": "SIGN_VERIFY"}, [RootKeyUnsuitable, RootKeyUnsuitable]),
@@ -166,15 +166,15 @@ class TestWhatHappensToTheKey:
         ],
         ids=str,
     )
-    def test_the_preflight_tells_what_makes_it_unsuitable(self, holder, more, told) -> None:
+    def test_preflight_reports_why_a_key_is_unsuitable(self, holder, more, expected) -> None:
         key = holder.aws.key(**more)
         key.allow(holder.user.arn)
-        root_key = holder.opened(key.place())
-        assert types(root_key.validate()) == told
+        root_key = holder.open_root_key(key.place())
+        assert types(root_key.validate()) == expected
         with pytest.raises((RootKeyUnsuitable, RootKeyDisabled)):
             root_key.wrap(CONTEXT, INNER)
 
-    def test_the_customers_trail_shows_whose_each_request_is(self, holder: AwsHolder) -> None:
+    def test_customers_trail_shows_tenant_and_service_of_each_request(self, holder: AwsHolder) -> None:
         holder.root_key.wrap(replace(CONTEXT, object_id=""), INNER)
         assert json.loads(holder.proxy.seen[-1].body)["EncryptionContext"] == {
             "openkcm:tenant": TENANT,
@@ -184,26 +184,28 @@ class TestWhatHappensToTheKey:
         }
 
 
-# Few characters: they are drawn fast, and two contexts are often equal or differ in where a field ends.
+# Few characters are drawn fast, and two contexts are often equal or differ only in the end of a field.
 FIELD = st.text("a:/=", max_size=3)
 
 
 @given(*[st.tuples(FIELD, FIELD, st.sampled_from(Purpose), FIELD)] * 2)
-def test_two_contexts_never_become_one_for_aws(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
+def test_different_contexts_have_different_aws_encryption_contexts(
+    one: tuple[Any, ...], other: tuple[Any, ...]
+) -> None:
     first, second = (EncryptionContext("acme-corp", *fields) for fields in (one, other))
     assert (encryption_context(first) == encryption_context(second)) is (first == second)
 
 
 class TestCredentials:
     @pytest.mark.parametrize("field", ["access_key_id", "secret_access_key"])
-    def test_access_keys_that_are_not_accepted_are_told_from_a_policy(self, holder: AwsHolder, field: str) -> None:
+    def test_rejected_access_keys_are_distinguished_from_a_policy_denial(self, holder: AwsHolder, field: str) -> None:
         wrong = holder.user.credentials().model_copy(update={field: SecretStr("AKIA0000000000000000")})
-        root_key = holder.opened(holder.key.place(), wrong)
+        root_key = holder.open_root_key(holder.key.place(), wrong)
         with pytest.raises(RootKeyCredentialsRefused):
             root_key.wrap(CONTEXT, INNER)
         assert types(root_key.validate()) == [RootKeyCredentialsRefused]
 
-    def test_a_role_is_assumed_once_for_many(self, holder: AwsHolder, platform: User, unique: str) -> None:
+    def test_role_is_assumed_once_for_many_requests(self, holder: AwsHolder, platform: User, unique: str) -> None:
         role = holder.aws.role(unique, platform.arn, external_id(TENANT))
         holder.key.allow(role)
         root_keys = RootKeyProviders(EgressPolicy(aws_endpoint=holder.proxy.url))
@@ -212,10 +214,12 @@ class TestCredentials:
             list(pool.map(lambda number: opened[number % 4].wrap(CONTEXT, INNER), range(24)))
         assert sum(seen.matches("AssumeRole") for seen in holder.proxy.seen) == 1
 
-    def test_the_preflight_says_how_to_trust_the_platform(self, holder: AwsHolder, platform: User, unique: str) -> None:
+    def test_preflight_names_the_trust_policy_for_the_platform(
+        self, holder: AwsHolder, platform: User, unique: str
+    ) -> None:
         role = holder.aws.role(unique, platform.arn, external_id("other-corp"))
         holder.key.allow(role)
-        root_key = holder.opened(holder.key.place(role), Credentials())
+        root_key = holder.open_root_key(holder.key.place(role), Credentials())
         (denied,) = root_key.validate()
         assert (type(denied), denied.message) == (RootKeyDenied, "sts:AssumeRole is denied")
         statements = statements_in(denied.hint)
@@ -227,19 +231,19 @@ class TestCredentials:
     def test_preflight_detects_at_once_that_a_role_no_longer_trusts_the_access_keys(self, holder, unique) -> None:
         role = holder.aws.role(unique, holder.user.arn, external_id(TENANT))
         holder.key.allow(role)
-        root_key = holder.opened(holder.key.place(role))
+        root_key = holder.open_root_key(holder.key.place(role))
         assert root_key.validate() == []
         root_key.wrap(CONTEXT, INNER)
         holder.aws.trust(unique, holder.user.arn, "another")
         assert types(root_key.validate()) == [RootKeyDenied]
 
-    def test_a_platform_without_an_identity_says_nothing_of_the_customers_key(self, holder, monkeypatch) -> None:
+    def test_missing_platform_identity_is_reported_as_unreachable(self, holder, monkeypatch) -> None:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
         monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-        root_key = holder.opened(holder.key.place("arn:aws:iam::000000000000:role/any"), Credentials())
+        root_key = holder.open_root_key(holder.key.place("arn:aws:iam::000000000000:role/any"), Credentials())
         with pytest.raises(RootKeyUnreachable, match="no AWS identity"):
             root_key.wrap(CONTEXT, INNER)
 
@@ -249,7 +253,7 @@ class TestCredentials:
     [("kms:Encrypt",), ("kms:Decrypt",), ("kms:DescribeKey",), ("kms:Encrypt", "kms:DescribeKey")],
     ids=",".join,
 )
-def test_the_preflight_names_each_action_that_is_denied_and_what_it_says_mends_them(holder, missing) -> None:
+def test_preflight_names_each_denied_action_and_its_hint_fixes_them(holder, missing) -> None:
     holder.key.allow(holder.user.arn, actions=tuple(action for action in ACTIONS if action not in missing))
     (denied,) = holder.root_key.validate()
     assert type(denied) is RootKeyDenied
@@ -258,53 +262,56 @@ def test_the_preflight_names_each_action_that_is_denied_and_what_it_says_mends_t
     ]
     statements = statements_in(denied.hint)
     assert {statement["Principal"]["AWS"] for statement in statements} == {holder.user.arn}
-    condition = statements[0].pop("Condition")  # MiniStack knows no condition on the encryption context
+    condition = statements[0].pop("Condition")  # MiniStack does not support this condition
     assert condition == {"StringEquals": {"kms:EncryptionContext:openkcm:tenant": TENANT}}
     policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
     holder.key.client.put_key_policy(KeyId=holder.key.arn, PolicyName="default", Policy=policy)
     assert holder.root_key.validate() == []
 
 
-def told(status: int, code: str, message: str = "") -> Fault:
+def error_response(status: int, code: str, message: str = "") -> Fault:
     return answering(status, {"__type": code, "message": message})
 
 
-class TestFaultsOnTheWay:
+class TestConnectionFaults:
     @pytest.mark.parametrize(
         ("fault", "expected"),
         [
-            (told(400, "AccessDeniedException"), RootKeyDenied),
-            (told(400, "ThrottlingException"), RootKeyThrottled),
-            (told(429, "TooManyRequestsException"), RootKeyThrottled),
-            (told(500, "KMSInternalException"), RootKeyServerError),
-            (told(500, "KeyUnavailableException"), RootKeyServerError),
-            (told(503, "DependencyTimeoutException"), RootKeyServerError),
-            (told(400, "InvalidSignatureException", "Signature expired: 1 is now earlier than 2"), RootKeyClockSkew),
-            (told(400, "InvalidSignatureException", "Signature not yet current: 1"), RootKeyClockSkew),
-            (told(400, "RequestTimeTooSkewed"), RootKeyClockSkew),
-            (told(400, "InvalidSignatureException", "does not match"), RootKeyCredentialsRefused),
-            (told(400, "ExpiredTokenException"), RootKeyCredentialsRefused),
-            (told(400, "IncorrectKeyException"), WrongContext),
-            (told(400, "KMSInvalidStateException", "is pending import."), RootKeyDisabled),
-            (told(400, "com.amazonaws.kms#DisabledException"), RootKeyDisabled),
-            (told(400, "NobodyForesawThisException"), RootKeyServerError),
+            (error_response(400, "AccessDeniedException"), RootKeyDenied),
+            (error_response(400, "ThrottlingException"), RootKeyThrottled),
+            (error_response(429, "TooManyRequestsException"), RootKeyThrottled),
+            (error_response(500, "KMSInternalException"), RootKeyServerError),
+            (error_response(500, "KeyUnavailableException"), RootKeyServerError),
+            (error_response(503, "DependencyTimeoutException"), RootKeyServerError),
+            (
+                error_response(400, "InvalidSignatureException", "Signature expired: 1 is now earlier than 2"),
+                RootKeyClockSkew,
+            ),
+            (error_response(400, "InvalidSignatureException", "Signature not yet current: 1"), RootKeyClockSkew),
+            (error_response(400, "RequestTimeTooSkewed"), RootKeyClockSkew),
+            (error_response(400, "InvalidSignatureException", "does not match"), RootKeyCredentialsRefused),
+            (error_response(400, "ExpiredTokenException"), RootKeyCredentialsRefused),
+            (error_response(400, "IncorrectKeyException"), WrongContext),
+            (error_response(400, "KMSInvalidStateException", "is pending import."), RootKeyDisabled),
+            (error_response(400, "com.amazonaws.kms#DisabledException"), RootKeyDisabled),
+            (error_response(400, "UnknownException"), RootKeyServerError),
             (answering(200, {"Plaintext": 5}), RootKeyServerError),
             *COMMON,
         ],
         ids=lambda value: getattr(value, "__name__", str(value)),
     )
-    def test_each_is_its_own_error(self, holder: AwsHolder, fault: Fault, expected: type[OpenKcmError]) -> None:
-        patient = holder.opened(holder.key.place(), timeout_seconds=60)
-        root_key = holder.opened(holder.key.place(), timeout_seconds=0.4 if expected is RootKeyTimeout else 60)
+    def test_each_fault_has_its_error(self, holder: AwsHolder, fault: Fault, expected: type[OpenKcmError]) -> None:
+        patient = holder.open_root_key(holder.key.place(), timeout_seconds=60)
+        root_key = holder.open_root_key(holder.key.place(), timeout_seconds=0.4 if expected is RootKeyTimeout else 60)
         wrapped = patient.wrap(CONTEXT, INNER)
         holder.proxy.seen.clear()
         with holder.proxy.spoiling(fault, only="Decrypt"), pytest.raises(OpenKcmError) as failed:
             root_key.unwrap(CONTEXT, wrapped)
         assert type(failed.value) is expected
-        assert len(holder.proxy.seen) == 1, "nothing is tried again or followed"
+        assert len(holder.proxy.seen) == 1, "no retry and no redirect"
         assert patient.unwrap(CONTEXT, wrapped) == INNER
 
-    def test_a_refusal_of_the_role_is_read_from_stss_xml(self, holder: AwsHolder, platform: User, unique: str) -> None:
+    def test_denied_role_is_read_from_the_xml_of_sts(self, holder: AwsHolder, platform: User, unique: str) -> None:
         role = holder.aws.role(unique, platform.arn, external_id(TENANT))
         said = b"<ErrorResponse><Error><Code>%s</Code><Message>%s</Message></Error></ErrorResponse>"
         for code, message, expected in (
@@ -314,16 +321,16 @@ class TestFaultsOnTheWay:
             (b"AccessDenied", b"not authorized", RootKeyDenied),
         ):
             with holder.proxy.spoiling(answering(403, said % (code, message)), only="AssumeRole"):
-                (problem,) = holder.opened(holder.key.place(role), Credentials()).validate()
+                (problem,) = holder.open_root_key(holder.key.place(role), Credentials()).validate()
                 assert type(problem) is expected
 
-    def test_a_server_that_hangs_is_slow(self, holder: AwsHolder) -> None:
-        root_key = holder.opened(holder.key.place(), timeout_seconds=0.3)
+    def test_hanging_server_times_out(self, holder: AwsHolder) -> None:
+        root_key = holder.open_root_key(holder.key.place(), timeout_seconds=0.3)
         with undone(holder.aws.pause, holder.aws.resume), pytest.raises(RootKeyTimeout):
             root_key.wrap(CONTEXT, INNER)
 
 
-def test_a_partition_of_aws_that_is_not_public_is_refused_before_anything_is_asked(user: User) -> None:
+def test_unsupported_aws_partition_is_rejected_before_any_request(user: User) -> None:
     place = AwsKmsKeyRef(key_arn="arn:aws-iso:kms:us-iso-east-1:000000000000:key/1")
     with pytest.raises(RootKeyRefused):
         RootKeyProviders(EgressPolicy()).open(TENANT, place, user.credentials())
@@ -333,11 +340,12 @@ _FORKED = """
 import os, sys
 from pathlib import Path
 from pydantic import SecretStr
-from kms.providers import RootKeyProviders, Reach
+from kms.egress_policy import EgressPolicy
+from kms.providers import RootKeyProviders
 from core.keys.root_keys import AwsKmsKeyRef, Credentials, Pkcs11KeyRef
 from tests.contracts.root_keys import CONTEXT, INNER
 module, endpoint, arn, key_id, secret = sys.argv[1:]
-root_keys = RootKeyProviders(Reach(aws_endpoint=endpoint, pkcs11_module=Path(module)))
+root_keys = RootKeyProviders(EgressPolicy(aws_endpoint=endpoint, pkcs11_module=Path(module)))
 token = Pkcs11KeyRef(token="forked", key="openkcm-root")
 keys = Credentials(access_key_id=SecretStr(key_id), secret_access_key=SecretStr(secret))
 opened = [
@@ -359,7 +367,7 @@ assert all(map(is_well, opened))
 """
 
 
-def test_a_process_may_fork_between_opening_and_using(aws, tmp_path, monkeypatch) -> None:
+def test_process_may_fork_before_the_first_use_of_a_root_key(aws, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SOFTHSM2_CONF", "")
     hsm = SoftHsm.create(tmp_path)
     hsm.make_token("forked")

@@ -1,4 +1,4 @@
-"""A root key in a PKCS#11 token under the contract of all root keys, with SoftHSM changed by other processes."""
+"""The contract of root keys for PKCS #11 tokens, with changes to SoftHSM by other processes."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ TOKEN = "acme"
 
 pytestmark = [
     pytest.mark.integration,
-    # python-pkcs11 ends a search when it is garbage, which may be after a reset of the library ended its session.
+    # python-pkcs11 ends a search at garbage collection, which may follow a reset of the library and its sessions.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
@@ -64,7 +64,7 @@ class Pkcs11Holder:
 
     @contextmanager
     def denied(self) -> Iterator[None]:
-        # A token knows no rights, only its PIN, and it is shown to the token whenever it is another.
+        # A token has no permissions, only a PIN, which each change of the PIN in use presents again.
         right, self.root_key = self.root_key, self.root_keys.open(TENANT, self.hsm.place(TOKEN), self.hsm.pin("wrong"))
         try:
             yield
@@ -82,7 +82,7 @@ class Pkcs11Holder:
 
 
 def until_reached(root_key: RootKey) -> None:
-    """The module is made to look for tokens anew once a second at most, because that ends everybody's login."""
+    """Wait until the token is found: the module searches at most once a second, because that ends all logins."""
 
     def is_reached() -> bool:
         try:
@@ -118,7 +118,7 @@ class TestPkcs11RootKey(RootKeyContract):
 
 @pytest.fixture
 def key(hsm: SoftHsm) -> str:
-    """A key of the test's own."""
+    """Return a key that only this test uses."""
     name = f"key-{uuid.uuid4().hex[:8]}"
     hsm.make_key(TOKEN, name)
     return name
@@ -136,9 +136,9 @@ def types(problems: Sequence[OpenKcmError]) -> list[type[OpenKcmError]]:
     return [type(problem) for problem in problems]
 
 
-class TestWhatOtherProcessesDoIsNoticed:
+class TestChangesByOtherProcesses:
     @pytest.mark.parametrize("use", ["ENCRYPT", "DECRYPT"])
-    def test_a_use_that_is_switched_off_and_on(self, hsm, root_keys, key, use) -> None:
+    def test_disabled_and_enabled_use_is_detected(self, hsm, root_keys, key, use) -> None:
         root_key = root_keys.open(TENANT, hsm.place(TOKEN, key), hsm.pin())
         wrapped = root_key.wrap(CONTEXT, INNER)
         hsm.switch(TOKEN, key, on=False, uses=(use,))
@@ -150,7 +150,7 @@ class TestWhatOtherProcessesDoIsNoticed:
         assert root_key.unwrap(CONTEXT, wrapped) == INNER
         assert root_key.validate() == []
 
-    def test_key_is_deleted_and_made_again_and_a_second_one_made_under_its_label(self, hsm, root_keys, key) -> None:
+    def test_deleted_recreated_and_duplicated_key_is_detected(self, hsm, root_keys, key) -> None:
         root_key = root_keys.open(TENANT, hsm.place(TOKEN, key), hsm.pin())
         wrapped = root_key.wrap(CONTEXT, INNER)
         hsm.destroy_key(TOKEN, key)
@@ -166,15 +166,15 @@ class TestWhatOtherProcessesDoIsNoticed:
             root_key.wrap(CONTEXT, INNER)
         assert types(root_key.validate()) == [RootKeyUnsuitable]
 
-    def test_a_token_that_is_made_while_the_process_runs(self, hsm, root_keys, holder) -> None:
+    def test_token_created_while_the_process_runs_is_detected(self, hsm, root_keys, holder) -> None:
         holder.root_key.wrap(CONTEXT, INNER)
         label = new_token(hsm)
         root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin())
         until_reached(root_key)
         assert root_key.validate() == []
-        assert holder.root_key.validate() == [], "others have to log in again and do"
+        assert holder.root_key.validate() == [], "other root keys log in again"
 
-    def test_a_token_that_is_made_anew_under_its_label(self, hsm: SoftHsm, root_keys: RootKeyProviders) -> None:
+    def test_token_created_again_under_its_label_is_detected(self, hsm: SoftHsm, root_keys: RootKeyProviders) -> None:
         label = new_token(hsm)
         root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin())
         until_reached(root_key)
@@ -190,7 +190,7 @@ class TestWhatOtherProcessesDoIsNoticed:
 
 
 class TestPins:
-    def test_nobody_is_let_in_by_anothers_login(self, hsm, root_keys, holder) -> None:
+    def test_login_of_another_tenant_grants_no_access(self, hsm, root_keys, holder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         intruder = root_keys.open("other-corp", hsm.place(TOKEN), hsm.pin("guess"))
         for use in (lambda: intruder.wrap(CONTEXT, INNER), lambda: intruder.unwrap(CONTEXT, wrapped)):
@@ -199,7 +199,7 @@ class TestPins:
             assert "guess" not in f"{failed.value} {failed.value.hint} {failed.value.__context__!r}"
         assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
 
-    def test_a_refused_pin_is_shown_again_when_a_person_asks_and_not_before(self, hsm, root_keys) -> None:
+    def test_rejected_pin_is_used_again_only_by_a_preflight(self, hsm, root_keys) -> None:
         label = new_token(hsm)
         root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin("4321-other"))
         until_reached(root_keys.open(TENANT, hsm.place(label), hsm.pin()))
@@ -214,7 +214,7 @@ class TestPins:
         now = [1000.0]
         module = Module(hsm.module, lambda: now[0])
         with pytest.raises(RootKeyUnreachable):
-            module.session("not there", PIN)  # it loads the library, which does not see a token that is made later
+            module.session("not there", PIN)  # it loads the library, which does not detect a token created later
         label = new_token(hsm)
         with pytest.raises(RootKeyUnreachable):
             module.session(label, PIN)
@@ -229,21 +229,21 @@ class TestPins:
 
 class TestPreflight:
     @pytest.mark.parametrize(
-        ("made", "told"),
+        ("made", "expected"),
         [
             ({"SENSITIVE": False, "EXTRACTABLE": True}, ["not sensitive", "extractable"]),
             ({"bits": 128}, ["256 bits"]),
         ],
         ids=str,
     )
-    def test_it_tells_all_that_makes_a_key_unsuitable(self, hsm, root_keys, made, told) -> None:
+    def test_preflight_reports_every_unsuitable_property_of_a_key(self, hsm, root_keys, made, expected) -> None:
         name = f"key-{uuid.uuid4().hex[:8]}"
         hsm.make_key(TOKEN, name, **made)
         problems = root_keys.open(TENANT, hsm.place(TOKEN, name), hsm.pin()).validate()
         assert set(types(problems)) == {RootKeyUnsuitable}
-        assert all(part in problem.message for part, problem in zip(told, problems, strict=True))
+        assert all(part in problem.message for part, problem in zip(expected, problems, strict=True))
 
-    def test_it_names_the_mechanism_that_a_token_lacks(self, hsm: SoftHsm, tmp_path: Path) -> None:
+    def test_preflight_names_the_missing_mechanism_of_a_token(self, hsm: SoftHsm, tmp_path: Path) -> None:
         configuration = tmp_path / "softhsm2.conf"
         configuration.write_text(f"{hsm.configuration.read_text()}slots.mechanisms = CKM_AES_CBC\n")
         asked = subprocess.run(
@@ -263,28 +263,29 @@ from pathlib import Path
 from pydantic import SecretStr
 from kms.pkcs11.module import Module
 from kms.pkcs11.worker_thread import ModuleThread
-from kms.providers import RootKeyProviders, Reach
+from kms.egress_policy import EgressPolicy
+from kms.providers import RootKeyProviders
 from core.keys.root_keys import Credentials, Pkcs11KeyRef
 place = Pkcs11KeyRef(token=sys.argv[2], key="openkcm-root")
-root_keys = RootKeyProviders(Reach(pkcs11_module=Path(sys.argv[1])))
+root_keys = RootKeyProviders(EgressPolicy(pkcs11_module=Path(sys.argv[1])))
 for problem in root_keys.open("acme-corp", place, Credentials(pin=SecretStr(sys.argv[3]))).validate():
     print(problem.code, problem.message)
 """
 
 
 class TestTheModule:
-    def test_where_the_operator_set_none_nothing_is_opened(self, hsm: SoftHsm) -> None:
+    def test_pkcs11_key_is_rejected_without_a_configured_module(self, hsm: SoftHsm) -> None:
         with pytest.raises(RootKeyRefused):
             RootKeyProviders(EgressPolicy()).open(TENANT, hsm.place(TOKEN), hsm.pin())
 
-    def test_one_that_cannot_be_loaded_says_nothing_of_the_customers_key(self, hsm: SoftHsm, tmp_path: Path) -> None:
+    def test_module_that_cannot_be_loaded_is_reported_as_unreachable(self, hsm: SoftHsm, tmp_path: Path) -> None:
         (tmp_path / "text.so").write_text("not a library")
         for path in (tmp_path / "nothing.so", tmp_path / "text.so"):
             root_key = RootKeyProviders(EgressPolicy(pkcs11_module=path)).open(TENANT, hsm.place(TOKEN), hsm.pin())
             with pytest.raises(RootKeyUnreachable, match="cannot be loaded"):
                 root_key.wrap(CONTEXT, INNER)
 
-    def test_one_that_hangs_keeps_its_thread_and_no_caller(self) -> None:
+    def test_hanging_module_blocks_its_thread_and_no_caller(self) -> None:
         thread, go_on = ModuleThread(), threading.Event()
         done: list[str] = []
         with pytest.raises(RootKeyTimeout):
@@ -296,6 +297,6 @@ class TestTheModule:
         assert done == []
 
     @pytest.mark.parametrize("wrapped", [b"\x02" + bytes(60), b"\x01" + bytes(28)], ids=["version", "short"])
-    def test_what_has_another_form_is_not_shown_to_the_token(self, holder: Pkcs11Holder, wrapped: bytes) -> None:
+    def test_malformed_wrap_is_rejected_without_a_call_of_the_token(self, holder: Pkcs11Holder, wrapped: bytes) -> None:
         with pytest.raises(WrongContext):
             holder.root_key.unwrap(CONTEXT, wrapped)

@@ -11,11 +11,11 @@ from vault.auth.client import TokenSession, VaultRejected, VaultSession
 AUDIT_KEY = "transit/keys/audit-heads"
 
 
-def test_it_logs_in_with_the_first_call_and_not_before() -> None:
+def test_session_logs_in_on_the_first_call() -> None:
     VaultSession("http://127.0.0.1:1", "worker", "secret")
 
 
-def test_what_does_not_exist_reads_as_none_and_lists_as_empty(admin: TokenSession) -> None:
+def test_missing_path_reads_as_none_and_lists_as_empty(admin: TokenSession) -> None:
     assert admin.read("transit/keys/nothing") is None
     assert admin.list("auth/userpass-that-is-not-mounted/users") == []
 
@@ -26,14 +26,14 @@ def test_a_rejection_carries_status_and_reason(admin: TokenSession) -> None:
     assert rejected.value.status == 400
 
 
-def test_it_logs_in_again_when_its_token_was_revoked(server: Server, admin: TokenSession) -> None:
+def test_session_logs_in_again_after_its_token_was_revoked(server: Server, admin: TokenSession) -> None:
     session = server.session("worker")
     session.read(AUDIT_KEY)
     _revoke_all(admin)
     assert session.read(AUDIT_KEY) is not None
 
 
-def test_threads_that_find_the_token_dead_log_in_once(server: Server, admin: TokenSession) -> None:
+def test_threads_with_an_invalid_token_log_in_once(server: Server, admin: TokenSession) -> None:
     session = server.session("worker")
     session.read(AUDIT_KEY)
     _revoke_all(admin)
@@ -69,7 +69,7 @@ def test_a_server_that_never_answers_is_unavailable_after_five_seconds() -> None
     assert 4 < time.monotonic() - since < 60
 
 
-def test_a_wrong_secret_id_is_refused_and_does_not_show(server: Server) -> None:
+def test_wrong_secret_id_is_rejected_and_not_disclosed(server: Server) -> None:
     with pytest.raises(VaultRefused) as refused:
         VaultSession(server.url, "worker", "not-to-be-shown").read(AUDIT_KEY)
     chain = repr(refused.value) + repr(refused.value.__cause__)
@@ -82,7 +82,7 @@ def _worker_token(admin: TokenSession, accessor: str) -> bool:
 
 
 def _accessors(admin: TokenSession) -> list[str]:
-    """Return the accessors of the worker's living tokens."""
+    """Return the accessors of the worker's valid tokens."""
     return sorted(one for one in admin.list("auth/token/accessors") if _worker_token(admin, one))
 
 

@@ -1,4 +1,4 @@
-"""What the server's own audit log tells of a request: for what it was made, and by which of our processes."""
+"""The operation and the process of a request in the server's audit log."""
 
 import json
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def doing(what: str) -> Iterator[None]:
 
 
 def log_of(server: Server, path: str) -> list[dict[str, Any]]:
-    """Return the requests to a path as OpenBao wrote them down."""
+    """Return the requests to a path in OpenBao's audit log."""
     lines = (server.folder / "logs" / "audit.log").read_text(encoding="utf-8").splitlines()
     return [entry["request"] for entry in map(json.loads, lines) if entry["request"]["path"] == path]
 
@@ -37,7 +37,7 @@ def shown(request: dict[str, Any], header: str) -> list[str]:
     return list((request.get("headers") or {}).get(header, []))
 
 
-def test_a_request_bears_the_operation_and_the_process(server: Server, worker: VaultSession) -> None:
+def test_request_contains_the_operation_and_the_process(server: Server, worker: VaultSession) -> None:
     path = f"transit/keys/{uuid4().hex}"
     with doing("tenant/acme-corp-12345/rotate/7"):
         worker.read(path)
@@ -47,16 +47,16 @@ def test_a_request_bears_the_operation_and_the_process(server: Server, worker: V
         assert shown(request, "x-openkcm-process") == ["worker"]
 
 
-def test_what_is_done_for_nobody_bears_the_process_alone(server: Server, worker: VaultSession) -> None:
+def test_request_without_an_operation_contains_only_the_process(server: Server, worker: VaultSession) -> None:
     path = f"transit/keys/{uuid4().hex}"
     worker.read(path)
     assert log_of(server, path)
-    for request in log_of(server, path):  # also one that the session repeats
+    for request in log_of(server, path):  # also a request that the session repeats
         assert shown(request, "x-correlation-id") == []
         assert shown(request, "x-openkcm-process") == ["worker"]
 
 
-def test_refused_requests_and_their_logins_bear_it_too(server: Server) -> None:
+def test_denied_requests_and_their_logins_contain_them_too(server: Server) -> None:
     mine, path = uuid4().hex, "sys/auth"
     with doing(mine), pytest.raises(VaultRefused):
         server.session("crypto").read(path)
@@ -65,7 +65,7 @@ def test_refused_requests_and_their_logins_bear_it_too(server: Server) -> None:
     assert [mine] in [shown(request, "x-correlation-id") for request in log_of(server, path)]
 
 
-def test_a_tenants_own_session_bears_them(
+def test_requests_of_a_tenant_session_contain_them(
     server: Server, worker: VaultSession, crypto: VaultSession, tenant: str
 ) -> None:
     mine = uuid4().hex

@@ -1,4 +1,4 @@
-"""A tenant's identity sent along with each call, and what happens where the server does not look at it."""
+"""A tenant's identity in each call, and the fallback for a server without inline authentication."""
 
 import base64
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def keys(worker: VaultSession, tokens: TenantTokens) -> TransitTenantKeys:
 
 @pytest.fixture
 def context(keys: TransitTenantKeys, tenant: str) -> EncryptionContext:
-    """A context of a tenant that has a key."""
+    """Return a context of a tenant with a key."""
     keys.ensure(tenant)
     return context_of(tenant)
 
@@ -39,8 +39,8 @@ def tenants(crypto: VaultSession, server: Server) -> InlineTenants:
 
 
 def through(passing: Gateway, server: Server) -> TransitTenantKeys:
-    nobody = token_session(passing.url, "")
-    return TransitTenantKeys(nobody, InlineTenants(nobody, server.identity_pem, "crypto"))
+    unauthenticated = token_session(passing.url, "")
+    return TransitTenantKeys(unauthenticated, InlineTenants(unauthenticated, server.identity_pem, "crypto"))
 
 
 def test_decrypt_is_one_request_and_no_login(
@@ -53,7 +53,7 @@ def test_decrypt_is_one_request_and_no_login(
     assert opened == keys.decrypt(context, wrapped)
 
 
-def test_a_server_without_inline_authentication_gets_a_token_and_is_asked_once(
+def test_server_without_inline_authentication_is_tested_once_and_gets_a_token(
     server: Server, keys: TransitTenantKeys, context: EncryptionContext
 ) -> None:
     wrapped, decrypt = keys.new_wrapped_key(context), f"POST transit/decrypt/{context.l2_key}"
@@ -73,7 +73,7 @@ def test_a_server_without_inline_authentication_gets_a_token_and_is_asked_once(
 
 
 @pytest.mark.parametrize("inline_auth", [True, False], ids=["inline", "by token"])
-def test_threads_of_many_tenants_share_it(
+def test_threads_of_many_tenants_share_the_sessions(
     server: Server,
     keys: TransitTenantKeys,
     new_tenant: Callable[[], str],
@@ -90,9 +90,7 @@ def test_threads_of_many_tenants_share_it(
     assert opened == [context.tenant_id.encode() for context in contexts] * 8
 
 
-def test_a_refusal_is_no_reason_to_try_another_way(
-    server: Server, context: EncryptionContext, new_tenant: Callable[[], str]
-) -> None:
+def test_denial_causes_no_fallback(server: Server, context: EncryptionContext, new_tenant: Callable[[], str]) -> None:
     mine = new_tenant()
     with gateway(server.url, inline_auth=True) as passing:
         tenants = InlineTenants(token_session(passing.url, ""), server.identity_pem, "crypto")
@@ -159,7 +157,7 @@ def test_a_request_without_an_identity_is_denied(crypto: VaultSession, context: 
             session.write(f"transit/encrypt/{context.l2_key}", ENCRYPT)
 
 
-def test_a_disabled_entity_is_refused_at_once(
+def test_disabled_entity_is_denied_at_once(
     tenants: InlineTenants, admin: TokenSession, context: EncryptionContext
 ) -> None:
     path = f"transit/encrypt/{context.l2_key}"
@@ -173,7 +171,7 @@ def test_a_disabled_entity_is_refused_at_once(
         tenants.session(context.tenant_id).write(path, ENCRYPT)
 
 
-def test_the_servers_audit_names_the_tenant_and_keeps_no_login(
+def test_servers_audit_log_names_the_tenant_and_contains_no_login(
     server: Server, tenants: InlineTenants, context: EncryptionContext
 ) -> None:
     path = f"transit/encrypt/{context.l2_key}"

@@ -54,10 +54,10 @@ def test_a_later_login_of_the_same_process_changes_nothing_for_an_earlier_token(
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"aud": "somebody-else"}, {"iss": "somebody-else"}, {"exp": 1_000_000_000}, {"tenant": None}],
+    [{"aud": "other"}, {"iss": "other"}, {"exp": 1_000_000_000}, {"tenant": None}],
     ids=["audience", "issuer", "expired", "no tenant"],
 )
-def test_a_jwt_that_is_not_for_this_is_not_taken(
+def test_jwt_with_wrong_claims_is_rejected(
     server: Server, worker: VaultSession, tenant: str, wrong: dict[str, object]
 ) -> None:
     identity = TenantIdentity(server.identity_pem, "worker")

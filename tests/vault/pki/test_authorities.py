@@ -1,4 +1,4 @@
-"""Tenants' authorities in a real PKI: their limits, their certificates, their versions and their revocation lists."""
+"""Tenant CAs in a real PKI: constraints, certificates, versions and CRLs."""
 
 import hashlib
 import shutil
@@ -54,7 +54,7 @@ def test_an_authority_is_constrained_to_its_tenants_name_and_to_leaves(tenant: s
     assert authority.fingerprint == hashlib.sha256(der).hexdigest()
 
 
-def test_two_threads_make_one_authority(authorities: PkiAuthorities, tenant: str) -> None:
+def test_two_threads_create_one_ca(authorities: PkiAuthorities, tenant: str) -> None:
     one, other = at_once(*[lambda: authorities.ensure(tenant, nothing_recorded)] * 2)
     assert one == other
 
@@ -64,7 +64,7 @@ def test_two_threads_make_one_authority(authorities: PkiAuthorities, tenant: str
     [p256(), ec.generate_private_key(ec.SECP384R1()), ed25519.Ed25519PrivateKey.generate()],
     ids=["p-256", "p-384", "ed25519"],
 )
-def test_a_leaf_takes_the_requests_key_and_none_of_its_names(
+def test_leaf_has_the_key_of_the_csr_and_none_of_its_names(
     authorities: PkiAuthorities, tenant: str, authority: Authority, key: RequestKey
 ) -> None:
     leaf = authorities.issue(authority, tenant, "orders", request(key, "evil.example"), DAY)
@@ -86,9 +86,9 @@ def test_a_leaf_verifies_up_to_the_root(authorities: PkiAuthorities, tenant: str
     certificate = x509.load_pem_x509_certificate(leaf.certificate_pem.encode())
     verified = PolicyBuilder().store(Store([root])).build_client_verifier().verify(certificate, [ca])
     assert verified.chain == [certificate, ca, root]
-    told = authorities.root()
-    assert int(told.serial, 16) == root.serial_number
-    assert (told.begins, told.ends) == (root.not_valid_before_utc, root.not_valid_after_utc)
+    described = authorities.root()
+    assert int(described.serial, 16) == root.serial_number
+    assert (described.begins, described.ends) == (root.not_valid_before_utc, root.not_valid_after_utc)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_leaf_verifies_up_to_the_root(authorities: PkiAuthorities, tenant: str
     ],
     ids=["empty", "text", "long", "rsa-1024", "p-521"],
 )
-def test_a_request_that_is_none_or_weak_is_refused(
+def test_invalid_or_weak_csr_is_rejected(
     authorities: PkiAuthorities, tenant: str, authority: Authority, pem: str
 ) -> None:
     with pytest.raises(CallerError) as refused:
@@ -110,9 +110,7 @@ def test_a_request_that_is_none_or_weak_is_refused(
     assert refused.value.code == "csr_refused"
 
 
-def test_a_request_for_somebody_elses_key_is_refused(
-    authorities: PkiAuthorities, tenant: str, authority: Authority
-) -> None:
+def test_csr_with_a_foreign_key_is_rejected(authorities: PkiAuthorities, tenant: str, authority: Authority) -> None:
     own, theirs = p256(), p256()
     der = x509.load_pem_x509_csr(request(own).encode()).public_bytes(serialization.Encoding.DER)
     swapped = der.replace(_point(own), _point(theirs))
@@ -122,7 +120,7 @@ def test_a_request_for_somebody_elses_key_is_refused(
     assert refused.value.code == "csr_refused"
 
 
-def test_a_leaf_cannot_live_longer_than_three_days_or_have_an_odd_name(
+def test_leaf_with_a_long_lifetime_or_an_invalid_name_is_rejected(
     authorities: PkiAuthorities, tenant: str, authority: Authority
 ) -> None:
     for service, lifetime in (("orders", timedelta(hours=73)), ("orders", timedelta()), ("or/ders", DAY)):
@@ -130,7 +128,7 @@ def test_a_leaf_cannot_live_longer_than_three_days_or_have_an_odd_name(
             authorities.issue(authority, tenant, service, request(p256()), lifetime)
 
 
-def test_one_tenants_authority_does_not_issue_for_another(
+def test_ca_does_not_issue_for_another_tenant(
     authorities: PkiAuthorities, authority: Authority, new_tenant: Callable[[], str]
 ) -> None:
     other = new_tenant()
@@ -139,7 +137,7 @@ def test_one_tenants_authority_does_not_issue_for_another(
         authorities.issue(authority, other, "orders", request(p256()), DAY)
 
 
-def test_a_disabled_authority_signs_nothing_until_it_is_ensured(
+def test_disabled_ca_signs_nothing_until_it_is_enabled(
     authorities: PkiAuthorities, tenant: str, authority: Authority
 ) -> None:
     authorities.disable(tenant)
@@ -149,9 +147,7 @@ def test_a_disabled_authority_signs_nothing_until_it_is_ensured(
     authorities.issue(authority, tenant, "orders", request(p256()), DAY)
 
 
-def test_a_second_version_is_an_authority_beside_the_first_and_each_issues_its_own(
-    authorities: PkiAuthorities, tenant: str, authority: Authority
-) -> None:
+def test_both_versions_of_a_ca_issue_leaves(authorities: PkiAuthorities, tenant: str, authority: Authority) -> None:
     second = authorities.ensure(tenant, nothing_recorded, 2)
     assert (authority.key_version, second.key_version) == (1, 2)
     assert authority.serial != second.serial
@@ -165,7 +161,7 @@ def test_a_second_version_is_an_authority_beside_the_first_and_each_issues_its_o
     assert len(subjects) == 2
 
 
-def test_a_version_that_was_signed_but_not_recorded_is_adopted_and_none_is_made_beside_it(
+def test_signed_but_unrecorded_version_is_adopted_and_no_other_is_created(
     authorities: PkiAuthorities, tenant: str, authority: Authority
 ) -> None:
     assert authorities.ensure(tenant, nothing_recorded) == authority
@@ -174,21 +170,21 @@ def test_a_version_that_was_signed_but_not_recorded_is_adopted_and_none_is_made_
     assert authorities.ensure(tenant, nothing_recorded) == authority
 
 
-def test_a_version_that_is_not_the_next_is_refused(authorities: PkiAuthorities, tenant: str) -> None:
+def test_version_that_is_not_the_next_is_rejected(authorities: PkiAuthorities, tenant: str) -> None:
     authorities.ensure(tenant, nothing_recorded)
     with pytest.raises(ConflictingResource):
         authorities.ensure(tenant, nothing_recorded, 3)
 
 
-def test_an_authority_with_another_versions_key_does_not_prove(
+def test_ca_with_the_key_of_another_version_fails_its_verification(
     authorities: PkiAuthorities, tenant: str, authority: Authority
 ) -> None:
     authorities.ensure(tenant, nothing_recorded, 2)
-    with pytest.raises(ConflictingResource, match="does not verify"):
+    with pytest.raises(ConflictingResource, match="is not valid"):
         authorities.prove(replace(authority, key_version=2), tenant, authority)
 
 
-def test_a_revocation_list_is_signed_by_its_own_version_also_after_the_next_was_made(
+def test_crl_is_signed_by_its_version_also_after_a_rotation(
     authorities: PkiAuthorities, tenant: str, authority: Authority, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
@@ -208,11 +204,11 @@ def test_a_revocation_list_is_signed_by_its_own_version_also_after_the_next_was_
     assert_openssl_reads(tmp_path, authorities, tenant, authority, revoked, kept)
 
 
-def test_disabling_an_authority_that_was_never_made_changes_nothing(authorities: PkiAuthorities, tenant: str) -> None:
+def test_disabling_a_missing_ca_changes_nothing(authorities: PkiAuthorities, tenant: str) -> None:
     authorities.disable(tenant)
 
 
-def test_pki_holds_one_certificate_for_each_authority(
+def test_pki_stores_one_certificate_for_each_ca(
     admin: TokenSession, authorities: PkiAuthorities, new_tenant: Callable[[], str]
 ) -> None:
     before = set(admin.list("pki/certs"))
@@ -235,7 +231,7 @@ def test_recorded_certificates_are_not_read_again(
     assert sorted(asked) == sorted(serial.replace(":", "") for serial in admin.list("pki/certs"))
 
 
-def test_an_authority_whose_key_was_made_by_hand_is_refused(
+def test_ca_with_a_manually_created_key_is_rejected(
     admin: TokenSession, authorities: PkiAuthorities, tenant: str
 ) -> None:
     admin.write(f"transit/keys/{ids.ca_key(tenant)}", {"type": "ecdsa-p256", "exportable": True})
@@ -269,7 +265,7 @@ def test_a_key_version_without_a_certificate_gets_one(
     assert added.replace(":", "") == authority.serial
 
 
-def test_a_version_that_was_made_too_many_is_left_for_its_own_turn(
+def test_surplus_version_is_used_by_the_next_rotation(
     admin: TokenSession, authorities: PkiAuthorities, tenant: str, authority: Authority
 ) -> None:
     for _ in range(2):
@@ -279,7 +275,7 @@ def test_a_version_that_was_made_too_many_is_left_for_its_own_turn(
         authorities.prove(one, tenant, authority)
 
 
-def test_a_leaf_of_a_root_that_is_not_trusted_does_not_prove(
+def test_leaf_of_an_untrusted_root_fails_the_verification(
     authorities: PkiAuthorities, tenant: str, authority: Authority
 ) -> None:
     root = x509.load_pem_x509_certificates(authority.chain_pem.encode())[-1]
@@ -291,21 +287,21 @@ def test_a_leaf_of_a_root_that_is_not_trusted_does_not_prove(
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    stranger = replace(authority, chain_pem=same_name.public_bytes(serialization.Encoding.PEM).decode())
-    with pytest.raises(ConflictingResource, match="does not verify"):
-        authorities.prove(authority, tenant, stranger)
+    untrusted = replace(authority, chain_pem=same_name.public_bytes(serialization.Encoding.PEM).decode())
+    with pytest.raises(ConflictingResource, match="is not valid"):
+        authorities.prove(authority, tenant, untrusted)
 
 
-def test_an_authority_that_has_expired_issues_nothing_and_says_what_to_do(
+def test_expired_ca_issues_nothing_and_the_error_has_a_hint(
     worker: VaultSession, tenant: str, authority: Authority
 ) -> None:
     later = PkiAuthorities(worker, lambda: authority.not_after)
     with pytest.raises(CaExpired) as lapsed:
         later.issue(authority, tenant, "orders", request(p256()), timedelta(days=1))
-    assert "roll-authority" in lapsed.value.hint
+    assert "rotate-ca" in lapsed.value.hint
 
 
-def assert_openssl_reads(  # noqa: PLR0917 - whose list, and what is on it and what is not
+def assert_openssl_reads(  # noqa: PLR0917 - a CRL and its expected entries
     folder: Path,
     authorities: PkiAuthorities,
     tenant: str,
@@ -313,7 +309,7 @@ def assert_openssl_reads(  # noqa: PLR0917 - whose list, and what is on it and w
     revoked: IssuedCertificate,
     kept: IssuedCertificate,
 ) -> None:
-    """Let OpenSSL judge the list, and with it a certificate that is on it and one that is not."""
+    """Verify with OpenSSL the CRL, a revoked certificate and a valid one."""
     openssl = shutil.which("openssl")
     assert openssl, "this test needs the openssl command"
     now = datetime.now(UTC) - timedelta(minutes=1)

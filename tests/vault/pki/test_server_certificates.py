@@ -33,7 +33,7 @@ def key() -> ec.EllipticCurvePrivateKey:
 
 
 def greedy_request(key: RequestKey) -> str:
-    """Return a request that asks for everything it must not get."""
+    """Return a CSR with everything that the role must ignore."""
     builder = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "acme-corp-12345.tenants.openkcm.internal")]))
@@ -53,7 +53,7 @@ def greedy_request(key: RequestKey) -> str:
     return builder.sign(key, digest).public_bytes(serialization.Encoding.PEM).decode()
 
 
-def test_a_certificate_serves_our_names_and_nothing_the_request_asked_for(
+def test_certificate_has_the_configured_names_and_nothing_from_the_csr(
     certificates: PkiServerCertificates, key: ec.EllipticCurvePrivateKey, admin: TokenSession
 ) -> None:
     stored = admin.list("pki/certs")
@@ -88,7 +88,7 @@ def test_a_certificate_serves_our_names_and_nothing_the_request_asked_for(
         "localhost,evil.example",
     ],
 )
-def test_a_name_that_the_server_was_not_set_up_with_is_refused(
+def test_name_that_is_not_configured_is_rejected(
     certificates: PkiServerCertificates, key: ec.EllipticCurvePrivateKey, name: str
 ) -> None:
     for names in ((name,), ("localhost", name)):
@@ -98,9 +98,7 @@ def test_a_name_that_the_server_was_not_set_up_with_is_refused(
 
 
 @pytest.mark.parametrize("name", ["evil.example", "acme-corp-12345.tenants.openkcm.internal", "spiffe://acme/x"])
-def test_the_subject_is_limited_like_the_names(
-    crypto: VaultSession, key: ec.EllipticCurvePrivateKey, name: str
-) -> None:
+def test_subject_is_restricted_like_the_names(crypto: VaultSession, key: ec.EllipticCurvePrivateKey, name: str) -> None:
     with pytest.raises(VaultRejected, match="not allowed by this role"):
         crypto.write(
             "pki/sign/crypto-server", {"csr": greedy_request(key), "common_name": name, "alt_names": "localhost"}
@@ -117,14 +115,12 @@ def test_the_subject_is_limited_like_the_names(
     ],
     ids=["empty", "text", "rsa", "ed25519"],
 )
-def test_a_request_that_is_none_or_has_another_kind_of_key_is_refused(
-    certificates: PkiServerCertificates, pem: str
-) -> None:
+def test_invalid_csr_or_another_kind_of_key_is_rejected(certificates: PkiServerCertificates, pem: str) -> None:
     with pytest.raises(CsrRefused):
         certificates.sign(pem, NAMES, DAY)
 
 
-def test_a_certificate_lives_at_most_three_days(
+def test_certificate_is_valid_for_at_most_three_days(
     certificates: PkiServerCertificates, crypto: VaultSession, key: ec.EllipticCurvePrivateKey
 ) -> None:
     for lifetime in (timedelta(hours=73), timedelta(), timedelta(days=-1)):
@@ -139,7 +135,7 @@ def test_a_certificate_lives_at_most_three_days(
     assert certificate.not_valid_after_utc <= datetime.now(UTC) + timedelta(hours=72)
 
 
-def test_a_service_and_we_meet_over_tls_when_both_are_strict(
+def test_service_and_server_verify_each_other_in_tls(
     certificates: PkiServerCertificates, worker: VaultSession, tenant: str, tmp_path: Path
 ) -> None:
     own, theirs = p256(), p256()
@@ -163,7 +159,7 @@ def test_a_service_and_we_meet_over_tls_when_both_are_strict(
 
 
 def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> bytes | None:
-    """Return the certificate that the server saw."""
+    """Return the client certificate that the server received."""
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours = server.wrap_bio(up, down, server_side=True)
     theirs = client.wrap_bio(down, up, server_hostname="localhost")

@@ -1,4 +1,4 @@
-"""What a fingerprint depends on, and what it does not, seen on a real server."""
+"""The properties of fingerprints on a real server."""
 
 import os
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def test_a_version_keeps_its_fingerprint_and_no_other_version_or_tenant_has_it(
     assert len({first, fingerprints.of(one, 2), fingerprints.of(other, 1)}) == 3
 
 
-def test_a_key_that_was_restored_under_a_second_name_has_the_same(
+def test_key_restored_under_a_second_name_has_the_same_fingerprint(
     fingerprints: TransitFingerprints, admin: TokenSession, new_tenant: Callable[[], str]
 ) -> None:
     one, other = new_tenant(), new_tenant()
@@ -44,7 +44,7 @@ def test_a_key_that_was_restored_under_a_second_name_has_the_same(
     assert fingerprints.of(one, 1) == fingerprints.of(other, 1)
 
 
-def test_the_same_bytes_imported_twice_have_two_which_is_why_the_trial_exists(
+def test_same_bytes_imported_twice_have_two_fingerprints(
     fingerprints: TransitFingerprints, admin: TokenSession, new_tenant: Callable[[], str]
 ) -> None:
     one, other, material = new_tenant(), new_tenant(), os.urandom(32)
@@ -53,7 +53,7 @@ def test_the_same_bytes_imported_twice_have_two_which_is_why_the_trial_exists(
     assert fingerprints.of(one, 1) != fingerprints.of(other, 1)
 
 
-def test_a_retired_version_and_a_disabled_key_have_none(
+def test_retired_version_and_disabled_key_have_no_fingerprint(
     fingerprints: TransitFingerprints, keys: TransitTenantKeys, tenant: str
 ) -> None:
     keys.ensure(tenant)
@@ -66,5 +66,5 @@ def test_a_retired_version_and_a_disabled_key_have_none(
         fingerprints.of(tenant, 2)
 
 
-def test_the_policy_takes_the_text_that_is_sent_and_no_other() -> None:
+def test_policy_permits_only_the_text_that_is_sent() -> None:
     assert f'"input"       = ["{FINGERPRINT_TEXT}"]' in (POLICIES / "tenant.hcl").read_text(encoding="utf-8")

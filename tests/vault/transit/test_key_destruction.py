@@ -1,4 +1,4 @@
-"""Destroying a tenant's keys in a real Transit: for good, that tenant's alone, and known afterwards by fingerprints."""
+"""Irreversible destruction of one tenant's keys in a real Transit, identified afterwards by fingerprints."""
 
 import hashlib
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def destroyer(offboarding: VaultSession, worker: VaultSession) -> TransitDestroy
 
 
 class Owner:
-    """A tenant with all of its keys, and something under each."""
+    """A tenant with all of its keys, and a ciphertext of each."""
 
     def __init__(self, tenant_id: str, worker: VaultSession, tokens: TenantTokens) -> None:
         self.tenant_id = tenant_id
@@ -50,7 +50,7 @@ def owner(worker: VaultSession, tokens: TenantTokens, new_tenant: Callable[[], s
     return lambda: Owner(new_tenant(), worker, tokens)
 
 
-def test_a_destroyed_key_is_gone_and_nothing_under_it_opens(
+def test_destroyed_key_is_gone_and_its_ciphertexts_cannot_be_decrypted(
     destroyer: TransitDestroyer, admin: TokenSession, owner: Callable[[], Owner]
 ) -> None:
     gone, stays = owner(), owner()
@@ -67,7 +67,7 @@ def test_a_destroyed_key_is_gone_and_nothing_under_it_opens(
     assert admin.read("transit/keys/payloads-platform") is not None
 
 
-def test_a_destroyed_key_is_not_brought_back_by_using_its_name(
+def test_use_of_its_name_does_not_restore_a_destroyed_key(
     destroyer: TransitDestroyer, admin: TokenSession, owner: Callable[[], Owner]
 ) -> None:
     gone = owner()
@@ -77,13 +77,13 @@ def test_a_destroyed_key_is_not_brought_back_by_using_its_name(
     with pytest.raises(KeyUnavailable):
         gone.tenant_keys.new_wrapped_key(gone.context)
     assert admin.read(f"transit/keys/{ids.l2_key(gone.tenant_id)}") is None
-    # Made anew by who may make keys, it is another key: what the former one encrypted stays closed.
+    # A key created again under the name is another key, which does not decrypt the former ciphertexts.
     gone.tenant_keys.ensure(gone.tenant_id)
     with pytest.raises(Exception, match="does not belong"):
         gone.tenant_keys.decrypt(gone.context, gone.secret)
 
 
-def test_a_key_that_is_destroyed_missing_or_disabled_is_destroyed_without_an_error(
+def test_destroyed_missing_or_disabled_key_is_destroyed_without_an_error(
     destroyer: TransitDestroyer, owner: Callable[[], Owner], new_tenant: Callable[[], str]
 ) -> None:
     gone, disabled = owner(), owner()
@@ -103,7 +103,7 @@ def test_an_authoritys_fingerprint_is_that_of_its_public_key(
     assert (described.versions, described.fingerprint) == ("1-1", hashlib.sha256(raw).hexdigest())
 
 
-def test_a_symmetric_keys_fingerprint_is_its_own_and_changes_with_its_versions(
+def test_symmetric_keys_fingerprint_is_unique_and_changes_with_its_versions(
     destroyer: TransitDestroyer, admin: TokenSession, owner: Callable[[], Owner]
 ) -> None:
     one, other = owner(), owner()
@@ -116,7 +116,7 @@ def test_a_symmetric_keys_fingerprint_is_its_own_and_changes_with_its_versions(
 
 
 @pytest.mark.parametrize("kind", TenantKeyKind)
-def test_the_workers_everyday_identity_destroys_nothing(
+def test_workers_regular_identity_destroys_nothing(
     worker: VaultSession, owner: Callable[[], Owner], kind: TenantKeyKind
 ) -> None:
     one = owner()

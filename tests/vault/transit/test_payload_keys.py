@@ -21,7 +21,7 @@ def test_ensure_creates_the_key_once(keys: TransitPayloadKeys, tenant: str) -> N
 
 
 @pytest.mark.parametrize("platform", [False, True], ids=["tenant", "platform"])
-def test_a_data_key_is_unwrapped_to_what_it_was(keys: TransitPayloadKeys, tenant: str, platform: bool) -> None:  # noqa: FBT001 - a parameter
+def test_data_key_is_unwrapped_to_its_original_value(keys: TransitPayloadKeys, tenant: str, platform: bool) -> None:  # noqa: FBT001 - a parameter
     name = PLATFORM_PAYLOAD_KEY if platform else keys.ensure(tenant).name
     plain, wrapped = keys.new_data_key(name)
     other, _ = keys.new_data_key(name)

@@ -1,4 +1,4 @@
-"""What each process and each tenant is denied, tried on the real server."""
+"""The denials for each process and each tenant, on a real server."""
 
 import pytest
 
@@ -227,7 +227,7 @@ DENIED: dict[str, list[Attempt]] = {
 
 @pytest.fixture(scope="module")
 def sessions(server: Server, worker: VaultSession, tokens: TenantTokens, admin: TokenSession) -> dict[str, VaultClient]:
-    """One of each identity, and a tenant with every kind of key."""
+    """Return a session of each identity, with a tenant that has every kind of key."""
     TransitTenantKeys(worker, tokens).ensure(TENANT)
     TransitPayloadKeys(worker).ensure(TENANT)
     PkiAuthorities(worker).ensure(TENANT, nothing_recorded)
@@ -242,7 +242,7 @@ def sessions(server: Server, worker: VaultSession, tokens: TenantTokens, admin: 
 
 
 @pytest.mark.parametrize("identity", [*DENIED, "tenant inline"])
-def test_an_identity_is_denied_what_it_does_not_need(
+def test_identity_is_denied_what_it_does_not_need(
     sessions: dict[str, VaultClient], admin: TokenSession, identity: str
 ) -> None:
     keys = [key.format(**NAMES) for key in (*TENANT_KEYS, *PLATFORM_KEYS, ANOTHER_SYSTEMS_KEY)]

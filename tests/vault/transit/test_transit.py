@@ -1,4 +1,4 @@
-"""Tenant keys in a real Transit, with each way in which a tenant's identity is sent along."""
+"""Tenant keys in a real Transit, with each way to send a tenant's identity."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,7 +35,7 @@ def keys(
 
 @pytest.fixture
 def context(token_keys: TransitTenantKeys, tenant: str) -> EncryptionContext:
-    """A context of a tenant that has a key."""
+    """Return a context of a tenant with a key."""
     token_keys.ensure(tenant)
     return context_of(tenant)
 
