@@ -1,8 +1,8 @@
-"""Evidence: made here, verified offline by `openkcm.verification`.
+"""Evidence of the server, which `openkcm.verification` verifies offline.
 
 audit/           export, OCSF, forwarding
-reconciliation/  the audit log of the key server against the audit streams
-isolation/       the attack suites, each with its positive controls
-coverage/        how much of the listed data is encrypted
+reconciliation/  comparison of the key server's audit log with the audit streams
+isolation/       isolation checks, each with its positive control
+coverage/        share of the listed data that is encrypted
 reports/         compliance reports
 """

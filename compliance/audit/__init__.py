@@ -1,1 +1,1 @@
-"""Audit streams on their way out: export, OCSF, forwarding."""
+"""Output of audit streams: export, OCSF, forwarding."""

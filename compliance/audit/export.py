@@ -1,7 +1,7 @@
-"""Handing out an audit stream, for the dashboard's download and the command alike. Each piece is a short transaction.
+"""Export of an audit stream, for the download of the dashboard and for the command.
 
-A stream can hold millions of records, so nothing here reads it at once, and a reader that is slow or gone holds no
-transaction open. Imports no psycopg: what it needs of the database comes through the interfaces.
+A stream can contain millions of records, so the export reads it in pieces, each in a short transaction. A slow or
+disconnected reader therefore holds no transaction. Imports no psycopg: it uses the interfaces of the database package.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,25 +16,25 @@ from openkcm.contract.audit_events import StoredRecord
 from openkcm.verification.audit_export import Checkpoint, ExportHeader, export_lines
 
 PIECE = 5_000
-"""Records handed out or verified between two looks at whether to go on; a few megabytes."""
+"""Records in one transaction, a few megabytes; the caller can cancel between two pieces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """An export that was begun: from here on the stream may grow, and the file ends where it ended."""
+    """A started export; records that are appended later are not part of it."""
 
     header: ExportHeader
     chosen: AuditFilter
     among: range
 
     def lines(self, database: Database, handed_out: Callable[[int], None]) -> Iterator[str]:
-        """Yield the file, some lines at a time; `handed_out` is told how many records there were, before its end."""
+        """Yield the file in chunks of lines; before the end, call `handed_out` with the number of records."""
         return export_lines(self.header, self._pieces(database), handed_out)
 
     def rendered(
         self, database: Database, handed_out: Callable[[int], None], line: Callable[[StoredRecord], str]
     ) -> Iterator[str]:
-        """Yield each record as `line` tells it; nothing of this can be verified."""
+        """Yield each record in the format of `line`; this output cannot be verified."""
         records = 0
         for piece in self._pieces(database):
             records += len(piece)
@@ -53,7 +53,7 @@ class Export:
 def begin_export(
     tx: TenantTransaction, chosen: AuditFilter, at: datetime, fingerprint_of: Callable[[str], str]
 ) -> Export:
-    """Begin an export in the caller's transaction; `fingerprint_of` is a key's by its name, empty if unknown."""
+    """Start an export in the caller's transaction; `fingerprint_of` maps a key name to its fingerprint, else empty."""
     ends, among = tx.audit.ends(), tx.audit.numbers(chosen)
     header = ExportHeader(
         tenant_id=tx.tenant_id,

@@ -1,7 +1,7 @@
-"""Our records in the words of the Open Cybersecurity Schema Framework, for whoever gathers events of many makers.
+"""Audit records as events of the Open Cybersecurity Schema Framework (OCSF), for SIEM systems.
 
-A pure mapping of a record's own text. What the schema has no place for stays under `unmapped`, by our names; so does
-the upstream project's name of the event. It is a rendering: only the export in our own form can be verified.
+A pure mapping of the text of a record. Fields without an equivalent in the schema keep their names under `unmapped`, as
+does the upstream project's name of the event. The result cannot be verified; only the export in the OpenKCM format can.
 """
 
 import json
@@ -16,13 +16,13 @@ from typing import Any
 from openkcm.contract.audit_events import AuditName, StoredRecord, fields_of
 
 VERSION = "1.6.0"
-"""The schema's."""
+"""Version of the OCSF schema."""
 NOT_VERIFIABLE = "a rendering; the form that can be verified is that of openkcmctl audit export"
 _OTHER = 99
 
 
 class EventClass(IntEnum):
-    """The classes used, by `class_uid`; the thousands are the category."""
+    """Used event classes by `class_uid`; the thousands are the category."""
 
     BASE = 0
     AUTHENTICATION = 3002
@@ -56,7 +56,7 @@ ACTIVITIES: Mapping[EventClass, Mapping[int, str]] = MappingProxyType(
         EventClass.API: _CRUD,
     }
 )
-"""What can be done, class by class, as far as it is used; `_OTHER` has our own name for it."""
+"""Used activities of each class; for `_OTHER` the activity name is the name of the audit event."""
 REQUIRED: Mapping[EventClass, tuple[str, ...]] = MappingProxyType(
     {
         EventClass.BASE: (),
@@ -66,19 +66,19 @@ REQUIRED: Mapping[EventClass, tuple[str, ...]] = MappingProxyType(
         EventClass.API: ("actor", "api", "src_endpoint"),
     }
 )
-"""What an event of a class must have besides what every event must: see `REQUIRED_OF_ALL`."""
+"""Required attributes of each class, in addition to `REQUIRED_OF_ALL`."""
 REQUIRED_OF_ALL = ("activity_id", "category_uid", "class_uid", "metadata", "severity_id", "time", "type_uid")
 
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """How one name is told: the class, what is done in it (`_OTHER` for none of its), and how grave that is."""
+    """OCSF class, activity (`_OTHER` if the class has no equivalent) and severity of one audit event name."""
 
     event_class: EventClass
     activity: int
     severity: Severity = Severity.INFORMATIONAL
     failed: Severity = Severity.MEDIUM
-    """How grave it is when it was refused or failed."""
+    """Severity if the operation was rejected or failed."""
 
 
 def _all(
@@ -97,7 +97,7 @@ _GRAVE = Severity.HIGH
 OCSF: Mapping[AuditName, Mapped] = MappingProxyType(
     _all(EventClass.AUTHENTICATION, 1, _N.SIGNED_IN, _N.ENROLMENT_ACCEPTED, _N.ENROLMENT_PROOF_REFUSED)
     | _all(EventClass.AUTHENTICATION, 2, _N.SIGNED_OUT)
-    # What services, people and operators ask of an interface.
+    # Requests of services, users and operators to an interface.
     | _all(_API, 1, _N.SERVICE_CONNECT_REQUESTED, _N.APPROVAL_ASKED, _N.JOIN_TOKEN_REQUESTED, _N.ENABLE_ACCEPTED)
     | _all(_API, 2, _N.CRYPTO_KEY_RELEASED, _N.EXPORTED, _N.STREAM_BEGUN, _N.STREAM_ENDED, _N.ACCESS_REFUSED)
     | _all(_API, 2, _N.SERVICE_KEY_OPENED, _N.REPORT_DOWNLOADED, _N.AUDIT_RECONCILED)
@@ -116,7 +116,7 @@ OCSF: Mapping[AuditName, Mapped] = MappingProxyType(
     )
     | _all(_API, 4, _N.SERVICE_DISCONNECT_REQUESTED, _N.RETIRE_REQUESTED, _N.OFFBOARD_REQUESTED, _N.DISABLE_RECORDED)
     | _all(_API, _OTHER, _N.CRYPTO_USED, _N.CRYPTO_REFUSED, _N.ACTION_REFUSED, _N.ANNOUNCED)
-    # What becomes of the things a tenant has.
+    # Changes of a tenant's resources.
     | _all(
         _ENTITY,
         1,
@@ -145,7 +145,7 @@ OCSF: Mapping[AuditName, Mapped] = MappingProxyType(
         *(_N.AUTHORITY_ENDED, _N.PROVISION_ROLLED_BACK),
     )
     | _all(_ENTITY, 4, _N.SERVICE_KEY_DESTROYED, _N.KEY_DESTROYED, _N.ROWS_ERASED, severity=_GRAVE)
-    # How the tenant itself stands, which is to its customer an application that works or does not.
+    # State of the tenant itself, which OCSF represents as an application.
     | _all(_APP, 1, _N.TENANT_ACTIVATED)
     | _all(_APP, 1, _N.TENANT_FAILED, _N.PROMISE_BROKEN, failed=_GRAVE)
     | _all(_APP, 3, _N.PROVISION_RETRIED)
@@ -163,7 +163,7 @@ _USER_TYPES = {"human": (1, "User"), "service": (4, "Service"), "system": (3, "S
 
 
 def event(stored: StoredRecord) -> dict[str, Any]:
-    """Return a record as an event of the schema; what is no record of ours, which tampering leaves, as a base event."""
+    """Return a record as an OCSF event; a malformed record, which tampering can leave, becomes a base event."""
     fields = fields_of(stored.record)
     name = str(fields.get("name", ""))
     mapped = _BY_TEXT.get(name, _UNKNOWN)
@@ -175,7 +175,7 @@ def event(stored: StoredRecord) -> dict[str, Any]:
     activity = ACTIVITIES[mapped.event_class].get(mapped.activity, name or "Other")
     severity = mapped.failed if status_id == 2 else mapped.severity
     class_name = _CLASSES[mapped.event_class]
-    told: dict[str, Any] = {
+    mapped_event: dict[str, Any] = {
         "activity_id": mapped.activity,
         "activity_name": activity,
         "category_uid": category,
@@ -199,7 +199,7 @@ def event(stored: StoredRecord) -> dict[str, Any]:
             "verifiable": NOT_VERIFIABLE,
         },
     }
-    return told
+    return mapped_event
 
 
 def ocsf_line(stored: StoredRecord) -> str:
@@ -226,7 +226,7 @@ def _metadata(stored: StoredRecord, fields: Mapping[str, object], name: str) -> 
 
 
 def _of_class(event_class: EventClass, fields: Mapping[str, object], name: str) -> dict[str, Any]:
-    """Return what an event of this class must have, and who did it from where, which all of them may."""
+    """Return the required attributes of the class, and the actor and source endpoint that every class allows."""
     kind, by = str(fields.get("actor_kind", "")), str(fields.get("actor", ""))
     subject = str(fields.get("subject", ""))
     type_id, user_type = _USER_TYPES.get(kind, (0, "Unknown"))
@@ -249,7 +249,7 @@ def _of_class(event_class: EventClass, fields: Mapping[str, object], name: str) 
 
 
 def _endpoint(source: str, by: str) -> dict[str, str]:
-    """Return where it came from: the peer's address, or the process where nobody asked over a network."""
+    """Return the source endpoint: the peer's address, or the process if the request did not use a network."""
     host = source.rpartition(":")[0].strip("[]") if source.count(":") == 1 or source.startswith("[") else source
     try:
         return {"ip": str(ip_address(host)), "svc_name": by}

@@ -12,7 +12,7 @@ _LONGEST = 100
 
 
 def command_event(name: AuditName, subject: str, outcome: Outcome, **details: str) -> AuditEvent:
-    """Return the record of what an operator does, by the correlation id of the command that does it."""
+    """Return the audit event of an operator's command, with the correlation id of the command."""
     event_id = f"command/{uuid4().hex}"
     return AuditEvent(
         event_id=event_id,

@@ -1,1 +1,1 @@
-"""Coverage: which listed data services encrypt, and what is missing."""
+"""Coverage: which listed data services encrypt, and which gaps remain."""

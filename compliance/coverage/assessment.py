@@ -1,8 +1,8 @@
-"""How much of a tenant's listed data is encrypted, as far as is known here, and what is missing until all of it is.
+"""Assessment of how much of a tenant's listed data is encrypted, and which gaps remain.
 
-It rests on what the crypto service itself saw (who is connected, whose keys were used) and on what the customer's own
-programs say of themselves (`ReportedUse`), which is a claim and no evidence. Which data is sensitive is for the list of
-protected fields to say; what is not on it is not known here. Where something is not known, nothing is `FullyCovered`.
+Sources are observations of the crypto service (connected services, used keys) and reports of the customer's programs
+(`ReportedUse`), which are claims, not evidence. The list of protected fields defines the sensitive data; OpenKCM does
+not know other data. If a fact is unknown, the service is not `FullyCovered`.
 """
 
 from collections import Counter, defaultdict
@@ -34,30 +34,30 @@ from openkcm.contract.protected_fields import Backfill, ProtectedField
 from openkcm.contract.services import OTHER_PLACES, ServiceKind
 
 LATELY_DAYS = 7
-"""Within which something must have been encrypted under a service's keys, and over which overhead is measured."""
+"""Days within which a service must use its keys, and over which the overhead is measured."""
 LOOKED_BACK_DAYS = 30
-"""Within which each listed field must have been seen; what lies before is not looked at."""
+"""Days within which each listed field must be used; older reports are ignored."""
 PLAIN = "#plain"
-"""After a place: values read there that were not encrypted."""
+"""Suffix of a place: count of unencrypted values that programs read there."""
 _BACKFILLED = "#backfilled"
-"""After a place: values from before that were encrypted."""
+"""Suffix of a place: count of existing values that a backfill encrypted."""
 
 
 ALL_PROTECTED = "All sensitive data protected"
-"""Said of a tenant that is `FullyCovered`, and of no other."""
+"""Shown only for a tenant that is `FullyCovered`."""
 NOT_MEASURED = "not measured yet"
 
 
 class EncryptionMethod(StrEnum):
-    """How a service encrypts."""
+    """Methods by which a service encrypts."""
 
     PROGRAMS = "programs"
-    """Its programs encrypt fields themselves (`openkcm run`), and say so."""
+    """Its programs encrypt fields (`openkcm run`) and report it."""
     REQUESTS = "requests"
-    """It has the crypto service encrypt and decrypt."""
+    """It requests encryption and decryption from the crypto service."""
     DATA_KEYS = "data-keys"
     KMIP_KEYS = "kmip-keys"
-    """It encrypts its files with keys that it fetched over KMIP, as databases and object stores do."""
+    """It encrypts its files with keys that it fetches over KMIP, as databases and object stores do."""
 
 
 _WAYS: tuple[tuple[EncryptionMethod, frozenset[CryptoOperation]], ...] = (
@@ -66,12 +66,12 @@ _WAYS: tuple[tuple[EncryptionMethod, frozenset[CryptoOperation]], ...] = (
     (EncryptionMethod.KMIP_KEYS, frozenset({CryptoOperation.GET})),
 )
 ENCRYPTING = frozenset(chain.from_iterable(operations for _, operations in _WAYS))
-"""What a service asks for only when data of it lies, or is to lie, under its keys."""
+"""Operations that a service requests only if its data is or will be encrypted with its keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedUse:
-    """What a service's programs say that they did at one place on one UTC day."""
+    """Reported operations of a service's programs at one place on one UTC day."""
 
     day: date
     place: str
@@ -84,7 +84,7 @@ class ReportedUse:
 
 @dataclass(frozen=True, slots=True)
 class RequestCount:
-    """How often the crypto service answered one operation of a service on one UTC day."""
+    """Number of completed requests of a service for one operation on one UTC day."""
 
     day: date
     operation: CryptoOperation
@@ -93,7 +93,7 @@ class RequestCount:
 
 @dataclass(frozen=True, slots=True)
 class BackfillProgress:
-    """How far a service is with encrypting the values from before at one place, as it said on a day."""
+    """Progress of the encryption of existing values at one place, as the service reported it on a day."""
 
     place: str
     state: Backfill
@@ -104,7 +104,7 @@ class BackfillProgress:
 
 @dataclass(frozen=True, slots=True)
 class ServiceFacts:
-    """What is known of one service. One that was discovered and never connected has no `state`."""
+    """Known facts about one service. A discovered service that was never connected has no `state`."""
 
     service: str
     kind: ServiceKind
@@ -112,22 +112,22 @@ class ServiceFacts:
     discovered: bool = False
     certificate_ends: datetime | None = None
     agents_connected: int | None = None
-    """None where no agent was ever heard of."""
+    """None if no agent has ever sent a heartbeat."""
     fields: tuple[ProtectedField, ...] = ()
     uses: tuple[ReportedUse, ...] = ()
     backfills: tuple[BackfillProgress, ...] = ()
     asked: tuple[RequestCount, ...] = ()
     fetched: date | None = None
-    """The last day ever on which it fetched a key over KMIP."""
+    """The last day on which it fetched a key over KMIP."""
     keys_kept: int = 0
-    """KMIP objects that it can still use."""
+    """Number of KMIP objects that it can still use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Time spent in encryption beside the whole time of the requests in which it was spent.
+    """Time spent on encryption, and total time of the same requests.
 
-    Programs divide a request's times among the places that it touched, so sums over places are sums over requests.
+    Programs divide the times of a request among the places that it uses, so sums over places are sums over requests.
     """
 
     microseconds: int
@@ -155,10 +155,10 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class FieldCoverage:
-    """One place at which programs encrypt, or should. `field` is None for one that is not on the list.
+    """Coverage of one place. `field` is None if the place is not on the list of protected fields.
 
-    `seen` is the last day on which a program said that it encrypted or decrypted there, `plain_read` the last on which
-    one read a value that was not encrypted, unless all were encrypted after that day.
+    `seen` is the last day on which a program reported encryption or decryption there. `plain_read` is the last day on
+    which a program read an unencrypted value, unless a later backfill encrypted all values.
     """
 
     place: str
@@ -175,12 +175,12 @@ class FieldCoverage:
 
 @dataclass(frozen=True, slots=True)
 class FullyCovered:
-    """Nothing is missing, of what can be known here."""
+    """No known gap."""
 
 
 @dataclass(frozen=True, slots=True)
 class Incomplete:
-    """Something is: each gap says what, and what to do."""
+    """At least one gap; each gap states its remedy."""
 
     gaps: tuple[Gap, ...]
 
@@ -195,7 +195,7 @@ class ServiceCoverage:
     fields: tuple[FieldCoverage, ...]
     ways: tuple[EncryptionMethod, ...]
     days: Mapping[date, int]
-    """Operations of its programs, and those it asked the crypto service for, on each day that has any."""
+    """Operations of its programs and of the crypto service for each day with at least one."""
     overhead: Overhead | None
     verdict: Verdict
 
@@ -206,7 +206,7 @@ class ServiceCoverage:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """`gaps` are the tenant's own; each service has more in its verdict. What was put away is in `retired`."""
+    """Coverage of a tenant. `gaps` are of the tenant itself, those of a service are in its verdict."""
 
     today: date
     services: tuple[ServiceCoverage, ...]
@@ -233,7 +233,7 @@ class Coverage:
 
 
 def coverage(state: State, services: Sequence[ServiceFacts], now: datetime) -> Coverage:
-    """Judge a tenant's services. `now` is in UTC, whose days the uses are counted by."""
+    """Assess a tenant's services. `now` is in UTC, because uses are counted by UTC day."""
     today = now.date()
     counting = [one for one in services if not _is_retired(one)]
     gaps: list[Gap] = [] if state in ENCRYPTS else [TenantClosed(state)]
@@ -248,7 +248,7 @@ def coverage(state: State, services: Sequence[ServiceFacts], now: datetime) -> C
 
 
 def first_day(today: date) -> date:
-    """Return the first of the days that are looked back on."""
+    """Return the first day of the assessed period."""
     return today - timedelta(days=LOOKED_BACK_DAYS - 1)
 
 
@@ -257,7 +257,7 @@ def _lately(today: date) -> date:
 
 
 def _is_retired(service: ServiceFacts) -> bool:
-    """Whether a service was put away: disconnected, nothing of it listed, and nobody says that it is there."""
+    """Return whether a service is retired: disconnected, without protected fields, and not discovered."""
     return service.state is ServiceState.DISCONNECTED and not service.fields and not service.discovered
 
 
@@ -312,19 +312,19 @@ def _gaps(service: ServiceFacts, fields: Sequence[FieldCoverage], now: datetime)
 
 
 def _fields(service: ServiceFacts, today: date) -> Iterable[FieldCoverage]:
-    """Return the listed fields in order, then those that programs speak of besides."""
+    """Return the listed fields in order, then other places that programs report."""
     lately = _lately(today)
     listed = {field.name: field for field in service.fields}
-    told: defaultdict[str, list[ReportedUse]] = defaultdict(list)
+    reported: defaultdict[str, list[ReportedUse]] = defaultdict(list)
     for use in service.uses:
         if use.operations and use.place != OTHER_PLACES:
-            told[use.place].append(use)
+            reported[use.place].append(use)
     backfills = {one.place: one for one in service.backfills}
-    spoken_of = {*map(_plainly, told), *(one.place for one in service.backfills if _lacks(one, listed=False))}
-    for place in dict.fromkeys([*listed, *sorted(spoken_of)]):
-        uses, plain, backfill = told.get(place, []), told.get(place + PLAIN, []), backfills.get(place)
+    places = {*map(_plain_place, reported), *(one.place for one in service.backfills if _lacks(one, listed=False))}
+    for place in dict.fromkeys([*listed, *sorted(places)]):
+        uses, plain, backfill = reported.get(place, []), reported.get(place + PLAIN, []), backfills.get(place)
         if backfill is not None and _is_finished(backfill):
-            # On the day itself nobody knows which came first.
+            # On the day of the backfill the order of read and backfill is unknown, so that day counts.
             plain = [use for use in plain if use.day >= backfill.day]
         yield FieldCoverage(
             place=place,
@@ -340,18 +340,18 @@ def _fields(service: ServiceFacts, today: date) -> Iterable[FieldCoverage]:
         )
 
 
-def _plainly(place: str) -> str:
-    """Return a place without the mark that says what was counted there."""
+def _plain_place(place: str) -> str:
+    """Return a place without the suffix of its counter."""
     return place.removesuffix(PLAIN).removesuffix(_BACKFILLED)
 
 
 def _is_of_requests(use: ReportedUse) -> bool:
-    """Whether it happened in requests of an application, which the encryption of old values does not."""
+    """Return whether the use is part of application requests; a backfill is not."""
     return not use.place.endswith((PLAIN, _BACKFILLED))
 
 
 def _lacks(backfill: BackfillProgress, *, listed: bool) -> bool:
-    """Whether values are known to be plain: not where a field was decrypted and then taken off the list, to leave."""
+    """Return whether unencrypted values are known to exist, except in a decrypted field that is no longer listed."""
     return backfill.state is not Backfill.FINISHED and (listed or backfill.state is not Backfill.UNDONE)
 
 
@@ -365,9 +365,9 @@ def _ways(service: ServiceFacts, fields: Sequence[FieldCoverage], today: date) -
         yield EncryptionMethod.PROGRAMS
     lately = {one.operation for one in service.asked if one.count and one.day >= since}
     for way, operations in _WAYS:
-        # A database fetches its key when it starts and then runs for months; its files lie under the key all the time.
-        holds = way is EncryptionMethod.KMIP_KEYS and service.fetched is not None and service.keys_kept > 0
-        if holds or lately & operations:
+        # A database fetches its key only at its start and then runs for months with encrypted files.
+        has_key = way is EncryptionMethod.KMIP_KEYS and service.fetched is not None and service.keys_kept > 0
+        if has_key or lately & operations:
             yield way
 
 
@@ -387,7 +387,7 @@ def _amount(uses: Iterable[ReportedUse], since: date) -> Volume:
 
 
 def _overhead(uses: Iterable[ReportedUse]) -> Overhead | None:
-    """Return the sums; None, which is not nothing, where no request was measured."""
+    """Return the sums; None, not zero, if no request was measured."""
     spent = lasted = 0
     for use in uses:
         spent, lasted = spent + use.microseconds, lasted + use.request_microseconds

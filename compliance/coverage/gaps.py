@@ -1,7 +1,7 @@
-"""What can be missing until all listed data of a tenant is encrypted: each gap in words, with what to do next.
+"""Gaps in the encryption of a tenant's listed data, each with its text and the next step.
 
-`service` is empty for what is the tenant's own; `place` for what is about the whole service. Both are names and stand
-apart from the words, so that whoever shows them can mark them as names.
+`service` is empty for a gap of the tenant itself, `place` for a gap of a whole service. Both names are separate from
+the texts, so that pages and commands can format them as names.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from openkcm.contract.protected_fields import Backfill, Store
 
 def _encrypt_old(place: str) -> str:
     if place.startswith(f"{Store.POSTGRESQL}:"):
-        return "encrypt the old values with openkcm backfill"
-    return "have a program under openkcm run write the old values again"
+        return "encrypt the existing values with openkcm backfill"
+    return "let a program under openkcm run write the existing values again"
 
 
 _UNDOES = frozenset({Backfill.UNDOING, Backfill.UNDONE})
@@ -30,11 +30,11 @@ class TenantClosed:
 
     @property
     def missing(self) -> str:
-        return f"the tenant is {self.state}, so nothing new is encrypted"
+        return f"the tenant is {self.state}, so encryption is rejected"
 
     @property
     def next_step(self) -> str:
-        return "the page Overview says what brings it back"
+        return "see the page Overview for how to activate it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class NoService:
     service: ClassVar[str] = ""
     place: ClassVar[str] = ""
     missing: ClassVar[str] = "no service is connected"
-    next_step: ClassVar[str] = "connect the first one"
+    next_step: ClassVar[str] = "connect a service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class NotConnected:
     service: str
     code: ClassVar[str] = "not_connected"
     place: ClassVar[str] = ""
-    missing: ClassVar[str] = "was discovered and is not connected: it encrypts nothing with OpenKCM"
+    missing: ClassVar[str] = "is discovered but not connected, so it encrypts nothing with OpenKCM"
     next_step: ClassVar[str] = "connect it with an agent"
 
 
@@ -61,7 +61,7 @@ class BeingConnected:
     code: ClassVar[str] = "being_connected"
     place: ClassVar[str] = ""
     missing: ClassVar[str] = "has no certificate yet, so it encrypts nothing"
-    next_step: ClassVar[str] = "wait a minute; where its agent is awaited, start the agent"
+    next_step: ClassVar[str] = "wait a minute; if its agent does not run, start the agent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class Disconnected:
     service: str
     code: ClassVar[str] = "disconnected"
     place: ClassVar[str] = ""
-    missing: ClassVar[str] = "is disconnected, and its data is still on your list or was discovered"
-    next_step: ClassVar[str] = "connect it again, or empty its list of fields if it is retired"
+    missing: ClassVar[str] = "is disconnected, but it still has protected fields or is discovered"
+    next_step: ClassVar[str] = "connect it again, or remove its protected fields if it is retired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ class CertificateLapsed:
     service: str
     code: ClassVar[str] = "certificate_lapsed"
     place: ClassVar[str] = ""
-    missing: ClassVar[str] = "has no certificate that is valid, so it gets no keys"
-    next_step: ClassVar[str] = "see why its agent does not renew it, or connect the service again"
+    missing: ClassVar[str] = "has no valid certificate, so it gets no keys"
+    next_step: ClassVar[str] = "check why its agent does not renew it, or connect the service again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,11 @@ class NothingEncrypted:
 
     @property
     def missing(self) -> str:
-        return f"was not seen to encrypt anything in the last {self.days} days"
+        return f"did not encrypt anything in the last {self.days} days"
 
     @property
     def next_step(self) -> str:
-        return "start its programs with openkcm run, or point it to its files as the integration guide says"
+        return "start its programs with openkcm run, or configure it as the integration guide describes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +107,16 @@ class FieldUnseen:
 
     @property
     def missing(self) -> str:
-        return f"is on the list, and no program encrypted or decrypted it in the last {self.days} days"
+        return f"is protected, but no program encrypted or decrypted it in the last {self.days} days"
 
     @property
     def next_step(self) -> str:
-        return "start every program that uses it with openkcm run; if there is no such field, take it off the list"
+        return "start every program that uses it with openkcm run; if the field does not exist, remove it from the list"
 
 
 @dataclass(frozen=True, slots=True)
 class PlainAllowed:
-    """`finished`: the values from before were encrypted, as the service says."""
+    """Unencrypted values are allowed; `finished`: the service reports that all existing values are encrypted."""
 
     service: str
     place: str
@@ -125,8 +125,8 @@ class PlainAllowed:
 
     @property
     def missing(self) -> str:
-        return "may hold values that are not encrypted: its list allows it" + (
-            ", though the old ones were encrypted" if self.finished else ""
+        return "may contain unencrypted values, because the list allows them" + (
+            ", although the existing values are encrypted" if self.finished else ""
         )
 
     @property
@@ -145,16 +145,16 @@ class BackfillUnfinished:
     @property
     def missing(self) -> str:
         if self.state in _UNDOES:
-            return "is decrypted again on purpose"
-        return f"still holds {self.remaining:,} values from before that are not encrypted, as the service says"
+            return "is being decrypted on request"
+        return f"still contains {self.remaining:,} unencrypted existing values, as the service reports"
 
     @property
     def next_step(self) -> str:
         if self.state in _UNDOES:
-            return "take it off the list when that is done, or encrypt it again"
+            return "remove it from the list when the decryption is done, or encrypt it again"
         if self.state is Backfill.STOPPED:
-            return "start the encryption of the old values again: it goes on where it was"
-        return "let the encryption of the old values come to its end"
+            return "start the backfill again; it resumes where it stopped"
+        return "wait until the backfill is finished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +167,11 @@ class PlainRead:
 
     @property
     def missing(self) -> str:
-        return f"held values that are not encrypted: {self.values:,} read, the last on {self.day.isoformat()}"
+        return f"contained unencrypted values: {self.values:,} read, the last on {self.day.isoformat()}"
 
     @property
     def next_step(self) -> str:
-        return f"{_encrypt_old(self.place)}, and look for a program that writes past openkcm run"
+        return f"{_encrypt_old(self.place)}, and find the program that writes without openkcm run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class PlacesUntold:
     service: str
     code: ClassVar[str] = "places_untold"
     place: ClassVar[str] = ""
-    missing: ClassVar[str] = "speaks of more places a day than are told apart, so some of them are not known"
+    missing: ClassVar[str] = "reports more places a day than can be distinguished, so some are unknown"
     next_step: ClassVar[str] = "protect at most 1,000 fields with one service, or divide it into several"
 
 

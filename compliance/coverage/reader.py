@@ -1,7 +1,7 @@
-"""What is known of how much of a tenant is encrypted, read and judged: the command and the dashboard show it alike.
+"""Reader of a tenant's coverage from the database, for the command and the dashboard.
 
-Only the dashboard's role may read what services do with their keys; an operator's sees none of it (0009, 0020). Imports
-no psycopg: what it needs of the database comes through the interfaces.
+Only the database role of the dashboard may read the usage of services; the role of an operator may not. Imports no
+psycopg: it uses the interfaces of the database package.
 """
 
 from collections import defaultdict
@@ -25,11 +25,11 @@ from database.services.agents import HeartbeatRow
 from openkcm.contract.services import is_connected
 
 _USABLE = frozenset({0, 1, 2})
-"""KMIP's states, as ObjectCountRow has them, of an object that is neither deactivated, compromised nor destroyed."""
+"""KMIP states of an object that is neither deactivated, compromised nor destroyed, as in ObjectCountRow."""
 
 
 def read_coverage(tx: TenantTransaction, now: datetime) -> Coverage:
-    """Return how much of the tenant is encrypted; `now` is in UTC. Raises TenantUnknown."""
+    """Return the coverage of the tenant; `now` is in UTC. Raises TenantUnknown."""
     tenant = tx.tenants.get()
     if tenant is None:
         raise TenantUnknown
@@ -43,9 +43,11 @@ def _services(tx: TenantTransaction, now: datetime) -> list[ServiceFacts]:
         sums = (row.operations, row.bytes, row.microseconds, row.requests, row.request_microseconds)
         uses[row.service].append(ReportedUse(row.day, row.place, *sums))
     backfills: defaultdict[str, list[BackfillProgress]] = defaultdict(list)
-    for told in tx.agents.backfills():
-        day = told.told_at.astimezone(UTC).date()
-        backfills[told.service].append(BackfillProgress(told.place, told.state, told.done, told.remaining, day))
+    for report in tx.agents.backfills():
+        day = report.told_at.astimezone(UTC).date()
+        backfills[report.service].append(
+            BackfillProgress(report.place, report.state, report.done, report.remaining, day)
+        )
     asked: defaultdict[str, list[RequestCount]] = defaultdict(list)
     for answered in tx.usage.answered(first, last, ENCRYPTING):
         asked[answered.service].append(RequestCount(answered.day, answered.operation, answered.count))

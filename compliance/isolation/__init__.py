@@ -1,1 +1,1 @@
-"""Attack suites on the isolation of tenants, each with its positive controls."""
+"""Isolation checks: attempted attacks across tenant boundaries, each with its positive control."""

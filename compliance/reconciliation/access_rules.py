@@ -1,7 +1,7 @@
-"""Who may do what at the key server, as its policies say, and what its log shows of everybody else.
+"""Permitted operations of each identity at the key server, and discrepancies for all others in its audit log.
 
-The policies refuse; this tells of it, and of what no policy refused. Also for what is about no tenant: administration,
-tokens of `root`, requests that OpenKCM never makes.
+The policies reject requests; this module reports rejected requests, and successful requests that are not permitted. It
+also covers requests without a tenant: administration, root tokens, and requests that OpenKCM never sends.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ from compliance.reconciliation.model import (
     near,
 )
 
-ROOT, FIRST_BOOT, SETUP, NOBODY = "root", "first boot", "setup", "nobody"
+ROOT, FIRST_BOOT, SETUP, UNAUTHENTICATED = "root", "first boot", "setup", "unauthenticated"
 WORKER, CRYPTO, CODEC, OFFBOARDING = "worker", "crypto", "codec", "offboarding"
 TENANT = "tenant:"
 OURS = frozenset({WORKER, CRYPTO, CODEC, OFFBOARDING, SETUP, FIRST_BOOT})
@@ -45,7 +45,7 @@ _MAY: Mapping[KeyOperation, frozenset[str]] = MappingProxyType(
             KeyOperation.SIGNED,
         )
     }
-    | {act: frozenset({OFFBOARDING}) for act in (KeyOperation.DOOMED, KeyOperation.DELETED)}
+    | {act: frozenset({OFFBOARDING}) for act in (KeyOperation.DELETION_ALLOWED, KeyOperation.DELETED)}
     | {KeyOperation.SERVER_CERTIFICATE: frozenset({CRYPTO}), KeyOperation.SET_UP: _SETTING_UP}
 )
 _MAY_USE: Mapping[KeyKind, frozenset[str]] = MappingProxyType(
@@ -58,7 +58,7 @@ _MAY_USE: Mapping[KeyKind, frozenset[str]] = MappingProxyType(
 
 
 def is_permitted(event: ServerEvent) -> bool:
-    """Return whether it was done by whom it is for."""
+    """Return whether the identity is permitted to send this request."""
     if event.act in USES or event.act is KeyOperation.FINGERPRINTED:
         if event.layer is KeyKind.TENANT_KEY:
             return event.who == TENANT + event.tenant_id
@@ -67,39 +67,43 @@ def is_permitted(event: ServerEvent) -> bool:
 
 
 def is_foreign(event: ServerEvent) -> bool:
-    """Return whether a tenant's token was shown for what is not its own."""
+    """Return whether a tenant's token was used for a resource of another tenant."""
     return event.who.startswith(TENANT) and event.who != TENANT + event.tenant_id
 
 
 def check_principal(event: ServerEvent, *, checked: bool) -> Discrepancy | None:
-    """Return what is wrong with who asked for it; `checked`: a boundary check was under way, which is to be refused."""
+    """Return the discrepancy if the identity is not permitted; `checked`: an isolation check was running then.
+
+    The requests of an isolation check must be rejected, so their rejection is no discrepancy.
+    """
     if event.answer is RequestOutcome.REFUSED:
         if checked and (event.who in OURS or event.who.startswith(TENANT)):
             return None
         kind = DiscrepancyKind.FOREIGN_TOKEN if is_foreign(event) else DiscrepancyKind.DENIED
-        return difference(event, kind, Severity.DIFFERENCE, f"{event.who} tried {event.path} and was refused")
+        return difference(event, kind, Severity.DIFFERENCE, f"request of {event.who} for {event.path} was rejected")
     if is_permitted(event):
         return None
     severity = Severity.ALARM if event.answer is RequestOutcome.DONE else Severity.DIFFERENCE
-    did = told(event) if event.answer is RequestOutcome.DONE else f"{event.path} was tried, in vain,"
+    what = describe(event) if event.answer is RequestOutcome.DONE else f"{event.path} was called without effect"
     if is_foreign(event):
-        return difference(event, DiscrepancyKind.FOREIGN_TOKEN, severity, f"{did} by the token of {event.who}")
+        return difference(event, DiscrepancyKind.FOREIGN_TOKEN, severity, f"{what} with the token of {event.who}")
     if event.act is KeyOperation.OTHER:
         return difference(
-            event, DiscrepancyKind.UNKNOWN_REQUEST, Severity.DIFFERENCE, f"{event.who} asked for {event.path}"
+            event, DiscrepancyKind.UNKNOWN_REQUEST, Severity.DIFFERENCE, f"{event.who} called {event.path}"
         )
     kind = DiscrepancyKind.ROOT_TOKEN if event.who == ROOT else DiscrepancyKind.UNKNOWN_IDENTITY
     if event.act in {KeyOperation.SET_UP, KeyOperation.ADMINISTERED}:
         kind = DiscrepancyKind.ADMINISTRATION
-    return difference(event, kind, severity, f"{did} by {event.who}, for whom it is not")
+    return difference(event, kind, severity, f"{what} by {event.who}, which is not authorized")
 
 
 def about_the_platform(
     events: Sequence[ServerEvent], window: Window, checks: Sequence[datetime] | None
 ) -> tuple[Discrepancy, ...]:
-    """Return what there is to tell of events about no tenant; what set the server up is told as one notice each.
+    """Return the discrepancies of events without a tenant, and one notice for each identity that set the server up.
 
-    `checks`: when boundaries were checked; None: not known of all tenants, so that any refusal may be one of an attack.
+    `checks`: times of isolation checks; None if those of some tenants are unknown, so that any rejection may belong to
+    a check.
     """
     found, setting_up = list[Discrepancy](), Counter[str]()
     for event in events:
@@ -116,7 +120,7 @@ def about_the_platform(
             DiscrepancyKind.ADMINISTRATION,
             Severity.NOTICE,
             None,
-            f"{who} set the key server up: {number} requests",
+            f"{who} set up the key server: {number} requests",
             who=who,
         )
         for who, number in setting_up.items()
@@ -125,26 +129,24 @@ def about_the_platform(
 
 
 def hidden_contexts(events: Sequence[ServerEvent], window: Window) -> Iterator[Discrepancy]:
-    """Tell, once for each key, of uses of which nobody can say what they were about."""
+    """Yield one discrepancy for each key with uses whose context the log hides."""
     hidden = Counter(event.key for event in events if is_hidden(event) and window.begin <= event.at <= window.end)
     for key, number in hidden.items():
-        what = (
-            f"{key} was used {number} times with contexts that the log hides: bring the key server's set-up up to date"
-        )
+        what = f"{key} was used {number} times with contexts that the log hides: update the set-up of the key server"
         yield Discrepancy(DiscrepancyKind.HIDDEN, Severity.DIFFERENCE, None, what)
 
 
 def is_hidden(event: ServerEvent) -> bool:
-    """Return whether it is a use of a key that should say its context and does not."""
+    """Return whether the event is a use of a key whose required context is missing in the log."""
     layers = {KeyKind.TENANT_KEY, KeyKind.ROOT_KEY}
     return event.answer is RequestOutcome.DONE and event.act in USES and event.layer in layers and event.context is None
 
 
-def told(event: ServerEvent) -> str:
-    """Return what was done, in words."""
+def describe(event: ServerEvent) -> str:
+    """Return a description of the operation."""
     text = f"{event.key} {event.act}"
     if event.act in USES or event.act is KeyOperation.SIGNED:
-        text = f"something was {event.act} with {event.key}" + (f" {event.count} times" if event.count > 1 else "")
+        text = f"data was {event.act} with {event.key}" + (f" {event.count} times" if event.count > 1 else "")
     if event.version:
         text += f", version {event.version}"
     if event.serial:
@@ -159,5 +161,5 @@ def told(event: ServerEvent) -> str:
 def difference(
     event: ServerEvent, kind: DiscrepancyKind, severity: Severity, what: str, lacks: str = ""
 ) -> Discrepancy:
-    """Return a difference about an event."""
+    """Return a discrepancy for an event."""
     return Discrepancy(kind, severity, event.at, what, event.tenant_id, lacks, event.who, event.request_id)

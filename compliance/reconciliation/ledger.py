@@ -1,6 +1,6 @@
-"""Both sides of double entry as they are read, and what comes of closing them: by tenant, and for the platform.
+"""Reconciliation of the key server's audit log with the audit streams of all tenants (docs/reconciliation.md).
 
-What of a tenant's audit stream is held against the key server's log (docs/double-entry.md), read piece by piece.
+The relevant records of each audit stream are read in pieces.
 """
 
 from collections import defaultdict
@@ -32,7 +32,7 @@ from openkcm.contract.names import RESERVED_PREFIX
 
 @dataclass(slots=True)
 class ServerLog:
-    """What the key server's log says; `events` by tenant, those about none under the empty name."""
+    """Events and faults of the key server's log; `events` by tenant id, those without a tenant under the empty id."""
 
     events: defaultdict[str, list[ServerEvent]] = field(default_factory=lambda: defaultdict(list))
     faults: list[Discrepancy] = field(default_factory=list)
@@ -43,14 +43,14 @@ class ServerLog:
 
 @dataclass(frozen=True, slots=True)
 class ReconciliationResult:
-    """The differences: about the log itself and the platform, and of each tenant."""
+    """Discrepancies of the log itself and the platform, and of each tenant."""
 
     platform: Sequence[Discrepancy]
     tenants: Mapping[str, Sequence[Discrepancy]]
 
     @property
     def clean(self) -> bool:
-        """Whether there is nothing but notices."""
+        """Whether all discrepancies are notices."""
         every = [*self.platform, *(one for found in self.tenants.values() for one in found)]
         return all(one.severity is Severity.NOTICE for one in every)
 
@@ -63,11 +63,11 @@ def reconcile_all(
     *,
     every: bool = True,
 ) -> ReconciliationResult:
-    """Hold the log against the streams of these tenants, for what happened from `since` until `until`.
+    """Compare the log with the streams of these tenants, from `since` until `until`.
 
-    Without `since` the log has to reach back to the first record that is about the key server. The platform's own
-    tenants take part in every other's boundary checks, so theirs are judged with the streams of all only; `every` says
-    that these are all.
+    Without `since` the log must contain the event of the first record about the key server. The canary tenants take
+    part in the isolation checks of every tenant, so their comparison needs the streams of all tenants; `every` states
+    that `streams` contains all.
     """
     begin = max(moment for moment in (since, log.begin, datetime.min.replace(tzinfo=until.tzinfo)) if moment)
     window = Window(begin, until)
@@ -87,16 +87,14 @@ def reconcile_all(
 def _begins_late(
     tenant_id: str, records: Sequence[AuditRecord], begin: datetime | None, since: datetime | None
 ) -> Sequence[Discrepancy]:
-    """Tell of records that the log does not reach back to: it was cut off, or taken away when it was rotated."""
+    """Return a discrepancy for records before the begin of the log: it was truncated, or lost in a log rotation."""
     missed = [
         record for record in records
         if (since is None or record.at >= since + SLACK) and (begin is None or record.at < begin - SLACK)
     ]  # fmt: skip
     if not missed:
         return ()
-    what = (
-        f"the key server's log begins after record {missed[0].seq}, so {len(missed)} records are held against nothing"
-    )
+    what = f"the key server's log begins after record {missed[0].seq}, so {len(missed)} records cannot be compared"
     return (
         Discrepancy(
             DiscrepancyKind.BEGINS_LATE,
@@ -111,7 +109,7 @@ def _begins_late(
 
 
 def our_records(database: Database, tenant_id: str, since: datetime | None) -> list[AuditRecord]:
-    """Return the records from a while before `since`, and before them those of what may still be under way."""
+    """Return the records from `LATE` before `since`, and earlier records of operations that may still be running."""
     if since is None:
         return list(_found(database, tenant_id, AuditFilter(names=frozenset(RELEVANT))))
     first = since - LATE

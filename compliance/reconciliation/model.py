@@ -1,10 +1,10 @@
-"""Double entry: what the key server's audit log says of a tenant's keys, held against what the tenant's stream says.
+"""Data model and matching of the reconciliation of the key server's audit log with the tenants' audit streams.
 
-Pure: two sequences in, differences out (docs/double-entry.md says what each proves). A *change* at the key server has
-one record and the other way round; a *use* of a key needs a record that explains it. What opens customers' data, a
-service key opened by the crypto service, is matched one to one like a change: the rest opens nothing by itself, and
-needs an operation on record that was under way. Times need not agree to the second, since the two sides have clocks
-of their own and a record is written after what it is about.
+Pure: two sequences as input, discrepancies as output (docs/reconciliation.md describes what each proves). A *change* at
+the key server has exactly one record. A *use* of a key needs a record that explains it. The crypto service's unwrapping
+of service keys gives access to customers' data, so it is matched one to one like a change. Other uses decrypt no data
+of customers and need only a recorded operation that was running. Times may differ, because the two sides have different
+clocks and a record is written after its event.
 """
 
 from bisect import bisect_left
@@ -20,53 +20,53 @@ from core.keys.encryption_context import EncryptionContext
 from openkcm.contract.audit_events import AuditName, StoredRecord, fields_of
 
 SLACK = timedelta(seconds=30)
-"""How far the clocks of key server, crypto service and database may be apart."""
+"""Maximum clock skew between key server, crypto service and database."""
 LATE = timedelta(hours=1)
-"""How much later than what it is about a record may be: an operation that died is taken up again by its next try."""
+"""Maximum delay of a record after its event: a retry completes an operation that failed after the event."""
 TAKEN_UP = timedelta(days=7)
-"""The same where the version of a key tells which operation it was."""
+"""The same for changes that a key version identifies."""
 SOON = timedelta(minutes=2)
-"""The same where nothing else tells one from the next: a signature, which has no name of its own."""
+"""The same for signatures, which have no identifier."""
 CHECKING = timedelta(minutes=15)
-"""How long before its record a boundary check may have begun."""
+"""Maximum time between the start of an isolation check and its record."""
 
 
 class KeyOperation(StrEnum):
-    """What was done at the key server, as a difference says it of a key; uses: of what it was done to."""
+    """Operation at the key server, as the predicate of a text about a key or, for uses, about data."""
 
-    MADE = "was made"
-    ENSURED = "was looked for, to be made if missing"
+    MADE = "was created"
+    ENSURED = "was requested, to be created if missing"
     ROTATED = "was rotated"
     RETIRED = "had its older versions retired"
     TRIMMED = "had its older versions deleted"
     CONFIGURED = "had its configuration changed"
-    DOOMED = "was made deletable"
+    DELETION_ALLOWED = "was made deletable"
     DISABLED = "was disabled"
     ENABLED = "was enabled"
     DELETED = "was deleted"
-    AUTHORITY = "was certified as an authority"
+    AUTHORITY = "was certified as a tenant CA"
     READ = "was read"
     SERVER_CERTIFICATE = "signed a server certificate"
     SET_UP = "was set up"
     ADMINISTERED = "was administered"
-    OTHER = "was used in no way that OpenKCM knows"
+    OTHER = "was used in an unknown way"
     FINGERPRINTED = "was fingerprinted"
     SIGNED = "signed"
     ENCRYPTED = "encrypted"
     DECRYPTED = "decrypted"
     REWRAPPED = "rewrapped"
-    WRAPPED = "made and wrapped as a key"
+    WRAPPED = "created and wrapped as a key"
 
 
 USES = frozenset({KeyOperation.ENCRYPTED, KeyOperation.DECRYPTED, KeyOperation.REWRAPPED, KeyOperation.WRAPPED})
 
 
 class KeyKind(StrEnum):
-    """What kind of key it is about."""
+    """Kinds of keys at the key server."""
 
     TENANT_KEY = "tenant key"
     ROOT_KEY = "root key"
-    AUTHORITY = "authority's key"
+    AUTHORITY = "tenant CA key"
     PAYLOAD_KEY = "payload key"
     PLATFORM = "platform"
 
@@ -74,16 +74,16 @@ class KeyKind(StrEnum):
 class RequestOutcome(StrEnum):
     DONE = "done"
     FAILED = "failed"
-    """Allowed, and without effect: a missing key, a wrong context."""
+    """Allowed but without effect: a missing key or a wrong context."""
     REFUSED = "refused"
-    """By a policy."""
+    """Rejected by a policy."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One response in the key server's log; `who` is a process of ours, `tenant:<id>`, or somebody else.
+    """One response in the key server's log; `who` is a process of OpenKCM, `tenant:<id>`, or another identity.
 
-    `tenant_id` is empty where it is about no tenant. `context` is None where there is none, and where the log hides it.
+    `tenant_id` is empty for an event without a tenant. `context` is None if none exists or the log hides it.
     """
 
     at: datetime
@@ -95,7 +95,7 @@ class ServerEvent:
     answer: RequestOutcome = RequestOutcome.DONE
     layer: KeyKind = KeyKind.PLATFORM
     version: int = 0
-    """Of the key: what was made, the oldest that still decrypts, or the oldest that is kept."""
+    """Key version: the created one, the oldest that still decrypts, or the oldest that is kept."""
     serial: str = ""
     context: EncryptionContext | None = None
     count: int = 1
@@ -105,7 +105,7 @@ class ServerEvent:
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """One record of a tenant's stream; `at` is when it happened, which what a process delivers later says itself."""
+    """One record of a tenant's stream; `at` is the time of the event, not of its later delivery."""
 
     seq: int
     at: datetime
@@ -139,15 +139,15 @@ class DiscrepancyKind(StrEnum):
 
 class Severity(StrEnum):
     NOTICE = "notice"
-    """To know of; nothing is wrong."""
+    """Information; not an error."""
     DIFFERENCE = "difference"
     ALARM = "alarm"
-    """Somebody did what nobody may."""
+    """An operation without a record, a record without its operation, or an operation that is not permitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """What one side has and the other lacks, or what must not be; `lacks` names the side without it."""
+    """An entry that one side lacks, or a forbidden operation; `lacks` names the side without the entry."""
 
     kind: DiscrepancyKind
     severity: Severity
@@ -157,12 +157,12 @@ class Discrepancy:
     lacks: str = ""
     who: str = ""
     reference: str = ""
-    """The server's request id, or the number of the record in the stream."""
+    """The request id of the server, or the number of the record in the stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What is judged: from `begin` on, which the log reaches back to, until `end`, by which everything is on record."""
+    """The compared period: the log starts before `begin`, and all events until `end` are recorded."""
 
     begin: datetime
     end: datetime
@@ -170,7 +170,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class ReconciliationInput:
-    """Everything about one tenant. `checks`: when the boundary checks of any tenant were put on record."""
+    """Events and records of one tenant. `checks`: times of the records of all tenants' isolation checks."""
 
     tenant_id: str
     events: Sequence[ServerEvent]
@@ -183,9 +183,9 @@ SERVER, STREAM = "key server", "audit stream"
 
 
 def our_record(stored: StoredRecord) -> AuditRecord | None:
-    """Return a record as it is needed here, None when it is none that this version knows.
+    """Return the record for the comparison, None if this version does not know it.
 
-    What a process of the crypto service delivers says in its details when it happened.
+    A record that the crypto service delivers contains the time of the event in its details.
     """
     fields = fields_of(stored.record)
     stored_details = fields.get("details")
@@ -206,7 +206,7 @@ def our_record(stored: StoredRecord) -> AuditRecord | None:
 
 
 class Entry(NamedTuple):
-    """One side of a pair: `about` is equal on both, and `source` is what a difference tells of."""
+    """One side of a pair: `about` is equal on both sides, and `source` is the subject of a discrepancy."""
 
     about: Hashable
     at: datetime
@@ -217,10 +217,10 @@ class Entry(NamedTuple):
 def unmatched(
     events: Iterable[Entry], records: Iterable[Entry], early: timedelta, late: timedelta
 ) -> tuple[list[Entry], list[Entry]]:
-    """Return what is left of each side when as many as possible are paired, one to one.
+    """Return the unpaired entries of each side after a maximum one-to-one pairing.
 
-    A pair is about the same thing, and its record at most `early` before and `late` after its event. First those that
-    one operation wrote; then in order, which leaves the fewest.
+    Both entries of a pair have the same `about`, and the record is at most `early` before and `late` after its event.
+    Entries of the same operation are paired first, then the others in order of time, which leaves the fewest.
     """
     left: defaultdict[Hashable, list[Entry]] = defaultdict(list)
     right: defaultdict[Hashable, list[Entry]] = defaultdict(list)
@@ -230,10 +230,10 @@ def unmatched(
         right[entry.about].append(entry)
     alone: tuple[list[Entry], list[Entry]] = [], []
     for about in left.keys() | right.keys():
-        mine, theirs = _pair_operations(left[about], right[about], early, late)
-        mine, theirs = _pair(mine, theirs, early, late)
-        alone[0].extend(mine)
-        alone[1].extend(theirs)
+        unpaired_events, unpaired_records = _pair_operations(left[about], right[about], early, late)
+        unpaired_events, unpaired_records = _pair(unpaired_events, unpaired_records, early, late)
+        alone[0].extend(unpaired_events)
+        alone[1].extend(unpaired_records)
     return alone
 
 
@@ -252,9 +252,9 @@ def _pair_operations(
     for one in records:
         by_record[one.correlation_id].append(one)
     for correlation_id in shared:
-        mine, theirs = _pair(by_event[correlation_id], by_record[correlation_id], early, late)
-        rest[0].extend(mine)
-        rest[1].extend(theirs)
+        unpaired_events, unpaired_records = _pair(by_event[correlation_id], by_record[correlation_id], early, late)
+        rest[0].extend(unpaired_events)
+        rest[1].extend(unpaired_records)
     return sorted(rest[0], key=attrgetter("at")), sorted(rest[1], key=attrgetter("at"))
 
 
@@ -262,22 +262,22 @@ def _pair(
     events: Sequence[Entry], records: Sequence[Entry], early: timedelta, late: timedelta
 ) -> tuple[list[Entry], list[Entry]]:
     alone: tuple[list[Entry], list[Entry]] = [], []
-    mine = theirs = 0
-    while mine < len(events) and theirs < len(records):
-        after = records[theirs].at - events[mine].at
+    event = record = 0
+    while event < len(events) and record < len(records):
+        after = records[record].at - events[event].at
         if after > late:
-            alone[0].append(events[mine])
-            mine += 1
+            alone[0].append(events[event])
+            event += 1
         elif after < -early:
-            alone[1].append(records[theirs])
-            theirs += 1
+            alone[1].append(records[record])
+            record += 1
         else:
-            mine, theirs = mine + 1, theirs + 1
-    return [*alone[0], *events[mine:]], [*alone[1], *records[theirs:]]
+            event, record = event + 1, record + 1
+    return [*alone[0], *events[event:]], [*alone[1], *records[record:]]
 
 
 def uncovered(these: Iterable[Entry], those: Iterable[Entry], before: timedelta, after: timedelta) -> list[Entry]:
-    """Return those of `these` that none of `those` is about, from `before` before it to `after` after it."""
+    """Return the entries of `these` that no entry of `those` matches, from `before` before to `after` after."""
     times: defaultdict[Hashable, list[datetime]] = defaultdict(list)
     for entry in those:
         times[entry.about].append(entry.at)
@@ -287,6 +287,6 @@ def uncovered(these: Iterable[Entry], those: Iterable[Entry], before: timedelta,
 
 
 def near(times: Sequence[datetime], at: datetime, before: timedelta, after: timedelta) -> bool:
-    """Return whether one of `times`, which are in order, lies between `before` before `at` and `after` after it."""
+    """Return whether one of the sorted `times` is between `before` before `at` and `after` after it."""
     first = bisect_left(times, at - before)
     return first < len(times) and times[first] <= at + after

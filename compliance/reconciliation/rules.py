@@ -1,7 +1,6 @@
-"""What of the key server's log and of a tenant's stream is about the same thing, and what of either stands alone.
+"""Rules of the reconciliation (docs/reconciliation.md): which events and records match, and which are discrepancies.
 
-The rules of double entry (docs/double-entry.md), over the pairing of `double_entry`. Whatever no rule explains is a
-difference: a new way to use a key has to be told here before it passes.
+They use the pairing of `model`. An event that no rule explains is a discrepancy, so each new use of a key needs a rule.
 """
 
 from collections import defaultdict
@@ -14,10 +13,10 @@ from compliance.reconciliation.access_rules import (
     CRYPTO,
     WORKER,
     check_principal,
+    describe,
     difference,
     hidden_contexts,
     is_hidden,
-    told,
 )
 from compliance.reconciliation.model import (
     CHECKING,
@@ -69,34 +68,34 @@ RELEVANT = frozenset(
         AuditName.ROOT_KEY_CHANGED,
     }
 )
-"""Records that are about something at the key server, or explain it."""
+"""Records that match or explain an event at the key server."""
 LONG_RUNNING = frozenset({AuditName.KEYS_ROTATED, AuditName.ROOT_KEY_CHANGED, AuditName.SERVICE_KEY_CREATED})
-"""Of those, what explains for longer than `LATE`."""
+"""Records that explain events for longer than `LATE`."""
 
 _SIGNATURES = frozenset({AuditName.SERVICE_CERTIFICATE_ISSUED, AuditName.REVOCATION_LIST_PUBLISHED})
 PROBE = "boundary-"
-"""How the names of services begin that boundary checks make up, or connect for themselves."""
+"""Prefix of the services that isolation checks invent or connect."""
 _ENSURES = frozenset({KeyOperation.MADE, KeyOperation.ENSURED})
 _VERSIONED = {
     AuditName.TENANT_KEY_ROTATED: (KeyOperation.ROTATED, "after"),
     AuditName.TENANT_KEY_RETIRED: (KeyOperation.RETIRED, "oldest"),
     AuditName.TENANT_KEY_TRIMMED: (KeyOperation.TRIMMED, "oldest"),
 }
-"""Record of a success → what was done with the tenant key, and which of the record's details is the version."""
+"""Record of a success → operation on the tenant key, and the detail of the record with the version."""
 
 
 def reconcile(sides: ReconciliationInput) -> tuple[Discrepancy, ...]:
-    """Return the differences about one tenant, in the order of time; what lies outside the window is not judged."""
-    found = _Judge(sides).differences()
+    """Return the discrepancies of one tenant in order of time; entries outside of the window are not compared."""
+    found = _TenantComparison(sides).discrepancies()
     return tuple(sorted(found, key=lambda one: (one.at or sides.window.begin, one.kind, one.what)))
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _TenantComparison:
     sides: ReconciliationInput
 
-    def differences(self) -> Iterator[Discrepancy]:
-        for event in filter(self._judged, self.sides.events):
+    def discrepancies(self) -> Iterator[Discrepancy]:
+        for event in filter(self._in_window, self.sides.events):
             wrong = check_principal(event, checked=self._checked(event.at))
             if wrong is not None:
                 yield wrong
@@ -110,17 +109,17 @@ class _Judge:
     # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _unique_changes(self) -> Iterator[Discrepancy]:
-        """Hold changes that happen once, by version or serial, against their records, one to one."""
+        """Match changes with a unique version or serial to their records, one to one."""
         events = [_entry(event, about) for event in self._done if (about := self._unique(event)) is not None]
-        records = [_entry(record, about) for record in self.sides.records if (about := _said(record)) is not None]
-        yield from self._tell(
+        records = [_entry(record, about) for record in self.sides.records if (about := _recorded(record)) is not None]
+        yield from self._discrepancies(
             *unmatched(events, records, SLACK, TAKEN_UP),
             DiscrepancyKind.UNRECORDED_CHANGE,
             DiscrepancyKind.MISSING_CHANGE,
         )
 
     def _unique(self, event: ServerEvent) -> Hashable | None:
-        """Return what `_said` returns for the record of such a change."""
+        """Return the value that `_recorded` returns for the record of the change, None for other events."""
         if event.act is KeyOperation.DELETED:
             return event.act, event.key
         if event.act is KeyOperation.AUTHORITY:
@@ -134,17 +133,17 @@ class _Judge:
         return None
 
     def _repeatable_changes(self) -> Iterator[Discrepancy]:
-        """Hold changes that a step may make again, when it is tried again, each against any record of that step."""
+        """Match changes that a retried step can repeat, each to any record of that step."""
         own, stepped = set(self._own_keys), list(self._steps())
         events = [_entry(event, _step(event)) for event in self._done if event.key in own]
         changes = [one for one in events if isinstance(one.source, ServerEvent) and _is_repeatable(one.source)]
-        yield from self._tell(
+        yield from self._discrepancies(
             uncovered(changes, stepped, LATE, LATE),
             (),
             DiscrepancyKind.UNRECORDED_CHANGE,
             DiscrepancyKind.MISSING_CHANGE,
         )
-        # What was only intended need not have come so far, and a deletion is told of by itself.
+        # An intended step may have stopped before its change, and a deletion is matched separately.
         done = [
             entry
             for entry in stepped
@@ -152,12 +151,12 @@ class _Judge:
             and entry.source.outcome == "success"
             and entry.source.name is not AuditName.KEY_DESTROYED
         ]
-        yield from self._tell(
+        yield from self._discrepancies(
             (), uncovered(done, events, LATE, SLACK), DiscrepancyKind.UNRECORDED_CHANGE, DiscrepancyKind.MISSING_CHANGE
         )
 
     def _steps(self) -> Iterator[Entry]:
-        """Yield what the steps on record do at the key server; see `_step`."""
+        """Yield the changes of the recorded steps at the key server; see `_step`."""
         tenant_key, payload_key, authority = self._own_keys
         for record in self.sides.records:
             version = record.details.get("version", "1")
@@ -173,35 +172,37 @@ class _Judge:
                 case AuditName.PROVISION_ROLLED_BACK if record.subject in self._own_keys:
                     yield _entry(record, (KeyOperation.DISABLED, record.subject, ""))
                 case AuditName.KEY_DESTROYED if record.subject in self._own_keys:
-                    yield _entry(record, (KeyOperation.DOOMED, record.subject, ""))
+                    yield _entry(record, (KeyOperation.DELETION_ALLOWED, record.subject, ""))
 
     def _signatures(self) -> Iterator[Discrepancy]:
-        """Hold signatures of the authority against certificates and lists, one to one.
+        """Match signatures of the tenant CA to certificates and CRLs, one to one.
 
-        Proofs and attacks sign what nobody keeps, and so does a step that came too late and is tried again.
+        Verifications, isolation checks and retried steps sign certificates that are not stored.
         """
         signed = [_entry(event, KeyOperation.SIGNED) for event in self._done if event.act is KeyOperation.SIGNED]
-        kept = [
+        stored = [
             _entry(record, KeyOperation.SIGNED)
             for record in self.sides.records
             if record.name in _SIGNATURES and record.outcome == "success"
         ]
-        events, records = unmatched(signed, kept, SLACK, SOON)
-        working = {entry.correlation_id for entry in kept} - {""}
+        events, records = unmatched(signed, stored, SLACK, SOON)
+        working = {entry.correlation_id for entry in stored} - {""}
         rolls = self._spans(AuditName.AUTHORITY_ROLL_INTENDED, AuditName.AUTHORITY_ROLLED)
-        alone = (
+        unexplained = (
             entry
             for entry in events
             if entry.correlation_id not in working and not self._attacked(entry) and not _during(rolls, entry.at)
         )
-        yield from self._tell(alone, records, DiscrepancyKind.UNRECORDED_CHANGE, DiscrepancyKind.MISSING_CHANGE)
+        yield from self._discrepancies(
+            unexplained, records, DiscrepancyKind.UNRECORDED_CHANGE, DiscrepancyKind.MISSING_CHANGE
+        )
 
     # ── uses ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _openings(self) -> Iterator[Discrepancy]:
-        """Hold what opened a service key against the crypto service's own records of it, one to one.
+        """Match unwraps of service keys to the records of the crypto service, one to one.
 
-        Its outer layer is opened to open the inner one, by the crypto service and for nothing else.
+        The crypto service decrypts the outer layer only to decrypt the inner layer next.
         """
         tried = [
             event
@@ -217,16 +218,16 @@ class _Judge:
             if one.name is AuditName.SERVICE_KEY_OPENED and not self._is_attackers(_key_version(one))
         ]
         alone = unmatched(_each(opened), records, SLACK, SLACK)
-        yield from self._tell(*alone, DiscrepancyKind.UNRECORDED_USE, DiscrepancyKind.MISSING_USE)
+        yield from self._discrepancies(*alone, DiscrepancyKind.UNRECORDED_USE, DiscrepancyKind.MISSING_USE)
         unfollowed, _ = unmatched(_each(outer), _each(inner), SLACK, SLACK)
-        yield from self._tell(unfollowed, (), DiscrepancyKind.UNRECORDED_USE, DiscrepancyKind.MISSING_USE)
+        yield from self._discrepancies(unfollowed, (), DiscrepancyKind.UNRECORDED_USE, DiscrepancyKind.MISSING_USE)
 
     def _other_uses(self) -> Iterator[Discrepancy]:
-        """Tell of uses without an operation that explains them, and of operations that used nothing."""
-        for event in filter(self._judged, self._done):
+        """Yield discrepancies for uses without an explaining operation, and for operations without a use."""
+        for event in filter(self._in_window, self._done):
             is_use = event.act in USES and event.layer in {KeyKind.TENANT_KEY, KeyKind.ROOT_KEY}
             if is_use and not is_hidden(event) and not self._is_opening(event) and not self._is_explained(event):
-                yield difference(event, DiscrepancyKind.UNRECORDED_USE, Severity.ALARM, told(event), STREAM)
+                yield difference(event, DiscrepancyKind.UNRECORDED_USE, Severity.ALARM, describe(event), STREAM)
         made = [
             _entry(one, _key_version(one)) for one in self.sides.records if one.name is AuditName.SERVICE_KEY_CREATED
         ]
@@ -236,28 +237,28 @@ class _Judge:
         checks = [_entry(one, Purpose.BOUNDARY) for one in self.sides.records if one.name is AuditName.BOUNDARY_CHECKED]
         attacks = [_entry(one, Purpose.BOUNDARY) for one in self._done if self._purpose(one) is Purpose.BOUNDARY]
         alone = [*uncovered(made, wrapped, LATE, SLACK), *uncovered(checks, attacks, CHECKING, SLACK)]
-        yield from self._tell((), alone, DiscrepancyKind.UNRECORDED_USE, DiscrepancyKind.MISSING_USE)
+        yield from self._discrepancies((), alone, DiscrepancyKind.UNRECORDED_USE, DiscrepancyKind.MISSING_USE)
 
     def _is_opening(self, event: ServerEvent) -> bool:
-        """Whether `_openings` judges it: nobody but the crypto service decrypts what lies under the tenant key."""
+        """Return whether `_openings` matches the event: only the crypto service decrypts with the tenant key."""
         by_whom = event.layer is KeyKind.TENANT_KEY or (event.layer is KeyKind.ROOT_KEY and event.who == CRYPTO)
         by_whom = by_whom and not self._is_attackers(_place(event))
         return by_whom and event.act is KeyOperation.DECRYPTED and self._purpose(event) is Purpose.SERVICE_KEY
 
     def _is_attackers(self, version: tuple[str, str]) -> bool:
-        """Whether a service key is only there to be attacked: its service's name says so, and it is no customer's."""
+        """Return whether a service key exists only for isolation checks, by the name of its service."""
         is_probe = version[0].startswith(PROBE)
         return is_probe and (self.sides.tenant_id.startswith(RESERVED_PREFIX) or version not in self._made)
 
     def _is_explained(self, event: ServerEvent) -> bool:
-        # An attack uses nothing that is a customer's: what `_openings` judges is no part of one.
+        # An isolation check uses no data of customers; `_openings` matches all uses of service keys.
         if self._checked(event.at):
             return True
         match self._purpose(event):
             case Purpose.VERIFY:
                 return self._is_proof(event)
             case Purpose.CREDENTIALS:
-                # How often they are read depends on what processes keep in memory, and is not counted.
+                # The number of reads depends on the caches of the processes, so it is not matched.
                 return any(record.name is AuditName.ROOT_KEY_CHANGED for record in self.sides.records)
             case Purpose.SERVICE_KEY if event.who != CRYPTO:
                 made = self._made.get(_place(event), ())
@@ -265,16 +266,16 @@ class _Judge:
         return False
 
     def _is_proof(self, event: ServerEvent) -> bool:
-        """Whether it shows that a key works, to an operation on record; nothing of a customer's lies under it."""
+        """Return whether the use verifies a key for a recorded operation; such a use decrypts no data of customers."""
         if event.layer is KeyKind.TENANT_KEY:
             return near(self._operations.get(_place(event)[1], ()), event.at, LATE, LATE)
-        # By the canary's name the platform's own root key is tried before a tenant comes back to it.
+        # A change back to the platform's root key tests that key in the context of the canary tenant.
         return event.who == WORKER and event.tenant_id == ids.CANARY_TENANT_ID
 
     def _purpose(self, event: ServerEvent) -> Purpose | None:
-        """Return what a use was for; None where its context is of another place than the key's.
+        """Return the purpose of a use; None if its context does not belong to the key.
 
-        An attack names other places on purpose; nothing but an attack's own text lies under its purpose anywhere.
+        Isolation checks use contexts of other tenants on purpose; their purpose never occurs with data of customers.
         """
         context = event.context
         if context is None:
@@ -282,7 +283,7 @@ class _Judge:
         is_own = (context.tenant_id, context.l2_key) == (self.sides.tenant_id, self._own_keys[0])
         return context.purpose if is_own or context.purpose is Purpose.BOUNDARY else None
 
-    # ── what the stream says was going on ────────────────────────────────────────────────────────────────────────
+    # ── operations in the stream ─────────────────────────────────────────────────────────────────────────────────
 
     @cached_property
     def _own_keys(self) -> tuple[str, str, str]:
@@ -302,18 +303,18 @@ class _Judge:
         return near(self._checks, at, SLACK, CHECKING)
 
     def _attacked(self, signature: Entry) -> bool:
-        """Whether a signature was made for an attack: by when it was, and by whose work where the log tells that."""
-        is_its_work = not self._is_told_whose or ids.is_boundary_check(signature.correlation_id)
-        return is_its_work and self._checked(signature.at)
+        """Return whether a signature belongs to an isolation check, by its time and its correlation id, if any."""
+        is_check = not self._has_correlation_ids or ids.is_boundary_check(signature.correlation_id)
+        return is_check and self._checked(signature.at)
 
     @cached_property
-    def _is_told_whose(self) -> bool:
-        """Whether the key server's log has correlation ids at all; one from before they were sent has none."""
+    def _has_correlation_ids(self) -> bool:
+        """Whether the key server's log contains correlation ids; logs of old releases do not."""
         return any(event.correlation_id for event in self.sides.events)
 
     @cached_property
     def _operations(self) -> Mapping[str, Sequence[datetime]]:
-        """When each operation put something on record; the id of its records begins with its own."""
+        """Times of the records of each operation; the id of a record starts with the id of its operation."""
         found: defaultdict[str, list[datetime]] = defaultdict(list)
         for record in self.sides.records:
             found[record.event_id.partition(f"/{record.name}/")[0]].append(record.at)
@@ -321,7 +322,7 @@ class _Judge:
 
     @cached_property
     def _made(self) -> Mapping[tuple[str, str], Sequence[datetime]]:
-        """When a version of a service key was put on record, or about to be made for a service that is new."""
+        """Times at which the creation of a service key version was recorded or, for a new service, intended."""
         found: defaultdict[tuple[str, str], list[datetime]] = defaultdict(list)
         for record in self.sides.records:
             if record.name is AuditName.SERVICE_KEY_CREATED:
@@ -332,11 +333,11 @@ class _Judge:
 
     @cached_property
     def _rewraps(self) -> Sequence[tuple[datetime, datetime]]:
-        """When service keys were wrapped anew: in a rotation, or a change of the root key."""
+        """Periods in which service keys were re-wrapped: rotations and root key changes."""
         return [*self._spans(AuditName.KEYS_ROTATED), *self._spans(AuditName.ROOT_KEY_CHANGED)]
 
     def _spans(self, begun: AuditName, ended: AuditName | None = None) -> Sequence[tuple[datetime, datetime]]:
-        """Return from when to when operations were under way; one without an end on record still is."""
+        """Return the periods of operations; an operation without a recorded end is still running."""
         spans: dict[str, tuple[datetime, datetime]] = {}
         for record in self.sides.records:
             if record.name is begun and record.outcome == "intended":
@@ -345,26 +346,26 @@ class _Judge:
                 spans[record.correlation_id] = spans[record.correlation_id][0], record.at
         return list(spans.values())
 
-    # ── telling ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── discrepancies ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _judged(self, event: ServerEvent) -> bool:
+    def _in_window(self, event: ServerEvent) -> bool:
         return self.sides.window.begin <= event.at <= self.sides.window.end
 
-    def _tell(
+    def _discrepancies(
         self, events: Iterable[Entry], records: Iterable[Entry], unrecorded: DiscrepancyKind, missing: DiscrepancyKind
     ) -> Iterator[Discrepancy]:
         window = self.sides.window
         for entry in events:
-            if isinstance(entry.source, ServerEvent) and self._judged(entry.source):
-                yield difference(entry.source, unrecorded, Severity.ALARM, told(entry.source), STREAM)
+            if isinstance(entry.source, ServerEvent) and self._in_window(entry.source):
+                yield difference(entry.source, unrecorded, Severity.ALARM, describe(entry.source), STREAM)
         for entry in records:
-            # What a record near the log's beginning is about may lie before it.
+            # The event of a record near the begin of the log may precede the log.
             if isinstance(entry.source, AuditRecord) and window.begin + SLACK <= entry.at <= window.end:
                 yield _missing(self.sides.tenant_id, entry.source, missing)
 
 
-def _said(record: AuditRecord) -> Hashable | None:
-    """Return which change that happens once a record is about."""
+def _recorded(record: AuditRecord) -> Hashable | None:
+    """Return the unique change that a record describes, None if it describes none."""
     if record.outcome != "success":
         return None
     if record.name in _VERSIONED:
@@ -376,7 +377,7 @@ def _said(record: AuditRecord) -> Hashable | None:
 
 
 def _step(event: ServerEvent) -> Hashable:
-    """Return which step makes such a change; a key that is enabled again is one that was to be there."""
+    """Return the step that makes a change; enabling a key counts as ensuring that it exists."""
     act = KeyOperation.ENSURED if event.act in _ENSURES or event.act is KeyOperation.ENABLED else event.act
     return act, event.key, str(event.version) if act is KeyOperation.ROTATED else ""
 
@@ -388,23 +389,23 @@ def _is_repeatable(event: ServerEvent) -> bool:
         KeyOperation.MADE,
         KeyOperation.ENABLED,
         KeyOperation.DISABLED,
-        KeyOperation.DOOMED,
+        KeyOperation.DELETION_ALLOWED,
         KeyOperation.CONFIGURED,
     }
 
 
 def _key_version(record: AuditRecord) -> tuple[str, str]:
-    """Return the service and the version of its key that a record is about."""
+    """Return the service and key version of a record."""
     return record.subject, record.details.get("version", "")
 
 
 def _each(events: Iterable[ServerEvent]) -> list[Entry]:
-    """Return an entry for each time that something under a service key's context was done."""
+    """Return one entry for each single use in the context of a service key."""
     return [_entry(event, _place(event)) for event in events for _ in range(event.count)]
 
 
 def _place(event: ServerEvent) -> tuple[str, str]:
-    """Return the service that a use was about, and the version of its key or what else it names."""
+    """Return the service and the object id (for service keys, the version) in the context of a use."""
     context = event.context
     return ("", "") if context is None else (context.service, context.object_id)
 
@@ -418,5 +419,5 @@ def _during(spans: Sequence[tuple[datetime, datetime]], at: datetime) -> bool:
 
 
 def _missing(tenant_id: str, record: AuditRecord, kind: DiscrepancyKind) -> Discrepancy:
-    what = f"record {record.seq} says {record.name} of {record.subject}, of which the key server knows nothing"
+    what = f"record {record.seq} states {record.name} of {record.subject}, which the key server's log does not contain"
     return Discrepancy(kind, Severity.ALARM, record.at, what, tenant_id, SERVER, reference=str(record.seq))

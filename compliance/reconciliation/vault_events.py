@@ -1,8 +1,8 @@
-"""What one response in the key server's audit log is about: which key of whose, what was done, by whom.
+"""Conversion of responses in the key server's audit log to events: key, tenant, operation, identity.
 
-The paths are in clear text, and so are numbers, times and, as our set-up has the server write them (`setup`), contexts
-and the serials and names of authorities; the rest is hidden by the server itself. A context says for which tenant,
-service and purpose a key was used. That is the only way to tell it of the platform's root key, which is for all.
+Paths, numbers and times are in clear text. With the set-up of OpenKCM (`setup`) contexts and the serials and names of
+tenant CAs are too; the server hides everything else. A context names the tenant, service and purpose of a use. For the
+platform's root key, which all tenants share, only the context identifies the tenant.
 """
 
 import base64
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
-from compliance.reconciliation.access_rules import FIRST_BOOT, NOBODY, OURS, ROOT, TENANT
+from compliance.reconciliation.access_rules import FIRST_BOOT, OURS, ROOT, TENANT, UNAUTHENTICATED
 from compliance.reconciliation.model import USES, KeyKind, KeyOperation, RequestOutcome, ServerEvent
 from core import names as ids
 from core.keys.encryption_context import EncryptionContext, decode
@@ -51,7 +51,7 @@ _CHANGES: Mapping[str, KeyOperation] = MappingProxyType(
         "csr": KeyOperation.READ,
     }
 )
-"""Below a key. A request for a certificate shows the public key and proves that the private one is there."""
+"""Operations below the path of a key. A CSR returns the public key and proves that the private key exists."""
 _AROUND: Mapping[tuple[str, bool], KeyOperation] = MappingProxyType(
     {
         ("transit/keys/", True): KeyOperation.READ,
@@ -59,7 +59,7 @@ _AROUND: Mapping[tuple[str, bool], KeyOperation] = MappingProxyType(
         ("transit/config/keys", False): KeyOperation.SET_UP,
     }
 )
-"""Path, and whether it was only read."""
+"""(path, whether it is a read) → operation."""
 _ROLES = f"{ROLE_PREFIX}(worker|codec|crypto|offboarding|setup)"
 _SET_UP = re.compile(
     rf"sys/(mounts|auth)/(transit|pki|jwt|approle)(/tune)?|sys/policies/acl/({_ROLES}|{ROLE_PREFIX}{TENANT_ROLE})"
@@ -67,12 +67,12 @@ _SET_UP = re.compile(
     rf"|sys/config/auditing/request-headers/.+|pki/root/generate/internal|pki/roles/{SERVER_ROLE}"
     r"|sys/rotate/recovery/init"
 )
-"""What our own set-up asks for (`setup`, `self_init`); whatever else is administered, it is not by us."""
+"""Paths that the set-up of OpenKCM uses (`setup`, `self_init`); other administration is not by OpenKCM."""
 _RETIREMENT = frozenset({"min_decryption_version", "min_encryption_version"})
 
 
 def events_of(entry: Mapping[str, Any], at: datetime) -> Iterator[ServerEvent]:
-    """Yield what a response is about: nothing, one thing, or a thing for each context of a batch."""
+    """Yield the events of a response: none, one, or one for each context of a batch."""
     request = entry["request"]
     path, operation = str(request.get("path", "")), str(request.get("operation", ""))
     if _LOGINS.fullmatch(path):
@@ -98,11 +98,11 @@ def events_of(entry: Mapping[str, Any], at: datetime) -> Iterator[ServerEvent]:
 def _found(
     path: str, operation: str, data: Mapping[str, Any], answer: Mapping[str, Any], at: datetime
 ) -> ServerEvent | None:
-    """Return what a path is about; None for what is of no interest: looking around, outside of keys."""
+    """Return the event of a path; None for reads outside of Transit."""
     if path.startswith("transit/"):
         return _transit(path, operation, data, answer, at)
     if operation in _READS:
-        return None  # of certificates and lists, which anybody may see, and of the server's configuration
+        return None  # certificates and CRLs are public, and reads of the server's configuration change nothing
     if path == "pki/root/sign-intermediate":
         return _authority(data, answer, at)
     if path == f"pki/sign/{SERVER_ROLE}":
@@ -133,7 +133,7 @@ def _transit(
 
 def _below_key(event: ServerEvent, below: str, data: Mapping[str, Any], answer: Mapping[str, Any]) -> ServerEvent:
     if below == "config" and data.get("deletion_allowed") is True:
-        return replace(event, act=KeyOperation.DOOMED)
+        return replace(event, act=KeyOperation.DELETION_ALLOWED)
     if below == "config" and data and data.keys() <= _RETIREMENT:
         return replace(event, act=KeyOperation.RETIRED, version=_number(data.get("min_decryption_version")))
     act = _CHANGES.get(below, KeyOperation.OTHER)
@@ -143,7 +143,7 @@ def _below_key(event: ServerEvent, below: str, data: Mapping[str, Any], answer: 
 
 
 def _named_in(path: str) -> str:
-    """Return the tenant whose key a path names that we do not know."""
+    """Return the tenant whose key is part of an unknown path, otherwise an empty text."""
     return next((tenant_id for part in path.split("/") if (tenant_id := ids.tenant_of_key(part))), "")
 
 
@@ -158,7 +158,7 @@ def _of_key(event: ServerEvent, operation: str, answer: Mapping[str, Any]) -> Se
 
 
 def _made_at(answer: Mapping[str, Any]) -> datetime | None:
-    """Return when a key was made that has its first version only; Transit answers with the key that is there."""
+    """Return the creation time of a key with one version, else None; Transit returns the existing or new key."""
     versions = answer.get("keys")
     first = versions.get("1") if isinstance(versions, Mapping) and len(versions) == 1 else None
     if isinstance(first, Mapping):
@@ -186,7 +186,7 @@ def _event(at: datetime, act: KeyOperation, key: str) -> ServerEvent:
     elif tenant_id or key == PLATFORM_PAYLOAD_KEY:
         layer = next(layer for prefix, layer in _LAYERS.items() if key.startswith(prefix))
     elif act in {*_USES.values(), *_CHANGES.values()} - {KeyOperation.READ} and key not in _PLATFORM_KEYS:
-        act = KeyOperation.OTHER  # a key that is none of ours, in the engine that is
+        act = KeyOperation.OTHER  # a key of another product in the secrets engine of OpenKCM
     return ServerEvent(at, "", act, key, tenant_id, "", layer=layer)
 
 
@@ -197,9 +197,9 @@ _LAYERS: Mapping[str, KeyKind] = MappingProxyType(
 
 
 def _by_context(event: ServerEvent, data: Mapping[str, Any], answer: Mapping[str, Any]) -> Iterator[ServerEvent]:
-    """Yield the event for each context that was used and how it ended there.
+    """Yield one event for each used context and outcome.
 
-    Where one of a batch failed the server may hide the whole answer; then all of it counts as done.
+    If an item of a batch failed, the server may hide the whole response; then all items count as done.
     """
     items: Sequence[Any] = data.get("batch_input") or [data]
     results: Sequence[Any] = answer.get("batch_results") or []
@@ -233,7 +233,7 @@ def _answer(entry: Mapping[str, Any]) -> RequestOutcome:
 
 
 def _who(entry: Mapping[str, Any]) -> str:
-    """Return who showed a token: its policies decide, which nobody who has one can choose."""
+    """Return the identity of the token, by its policies, which the holder of the token cannot choose."""
     auth = entry.get("auth") or {}
     policies, metadata, shown = (
         auth.get("policies") or [],
@@ -243,14 +243,14 @@ def _who(entry: Mapping[str, Any]) -> str:
     if ROOT in policies:
         return FIRST_BOOT if str(entry["request"]["id"]).startswith("initialize[") else ROOT
     if not policies:
-        return NOBODY
+        return UNAUTHENTICATED
     if policies == [f"{ROLE_PREFIX}{TENANT_ROLE}"] and metadata.get("role") == TENANT_ROLE and shown.startswith("jwt-"):
         return TENANT + shown.removeprefix("jwt-")
     role = str(metadata.get("role_name", ""))
     process = role.removeprefix(ROLE_PREFIX)
     if policies == [role] and role.startswith(ROLE_PREFIX) and shown == "approle" and process in OURS:
         return process
-    return " ".join(filter(None, (shown, role))) or "somebody"
+    return " ".join(filter(None, (shown, role))) or "unknown identity"
 
 
 def _number(value: object) -> int:

@@ -1,10 +1,9 @@
-"""Reads the audit log of OpenBao or Vault, as its file device writes it: one JSON object a line, two lines a request.
+"""Reader of the audit log of OpenBao or Vault from its file device: one JSON object a line, two lines a request.
 
-Streaming, so that size does not matter; rotated files one after the other, compressed ones too. Of each response only
-what double entry needs is kept (`model`): nothing that the log hides, and no token, key or ciphertext.
-What is wrong with the log itself is told as well: a request without its response or the other way round, a line that
-cannot be read or comes twice, and time that goes backwards. A request below transit/ or pki/ that OpenKCM never makes
-becomes an event like any other.
+It reads rotated and compressed files in sequence as a stream, so the size of the log does not matter. It keeps only the
+fields that the reconciliation needs (`model`): no hidden value, token, key or ciphertext. It also reports faults of the
+log: a request without a response and vice versa, an unreadable or repeated line, and time that goes backwards. An
+unknown request below transit/ or pki/ becomes an event too.
 """
 
 import glob
@@ -24,59 +23,59 @@ from compliance.reconciliation.vault_events import events_of
 from openkcm.errors import FileRefused
 
 _DISORDER = timedelta(seconds=2)
-"""How far apart in time lines may stand in the wrong order: the server writes them from many threads."""
+"""Maximum time difference of lines in wrong order: the server writes them from many threads."""
 _UNDER_WAY = timedelta(seconds=10)
-"""How long a request may take, at the end of a log that is still being written and at the beginning of one."""
+"""Maximum duration of a request at the beginning and end of a log, which may contain only one of its two lines."""
 _TIME = b'{"time":"'
 _STARTED = "sys/audit/test"
-"""What a server writes when it starts, without a response."""
-_BY_ITSELF = "initialize["
-"""How the ids of requests begin that a server makes when it first builds itself; the last of them ends its token."""
+"""Request that a server logs at its start, without a response."""
+_INITIALIZATION = "initialize["
+"""Prefix of the ids of requests during the initialization of a server; the last of them revokes its token."""
 _REMEMBERED = 100_000
-"""Requests by which a line that comes twice is known."""
-_TOLD = 20
-"""Lines told of one kind of fault in a file; beyond it only their number."""
+"""Number of newest requests that are remembered to detect repeated lines."""
+_MOST_REPORTED = 20
+"""Reported lines for each kind of fault in a file; of further ones only the number is reported."""
 
 
 def read_log(
     files: Sequence[Path], since: datetime | None = None, progress: Callable[[int], None] = lambda _bytes: None
 ) -> ServerLog:
-    """Return what the files say, in this order; what is before `since` is passed over, but for when the log begins.
+    """Return the content of the files, in this order; lines before `since` only determine the begin of the log.
 
-    `progress` is told of bytes that were read. Raises: FileRefused, when a file cannot be read.
+    `progress` is called with the number of read bytes. Raises FileRefused if a file cannot be read.
     """
     reader = _Reader("" if since is None else since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S"))
     for number, path in enumerate(files):
         try:
-            with _opened(path) as file:
+            with _open_file(path) as file:
                 reader.read(path, file, progress, is_last=number == len(files) - 1)
         except (OSError, EOFError) as failed:
-            reason = getattr(failed, "strerror", None) or "it is not whole"
+            reason = getattr(failed, "strerror", None) or "it is truncated"
             raise FileRefused(f"{path} cannot be read: {reason}", "name the key server's audit log") from None
     return reader.finished()
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return a log with the rotated ones beside it, whose names begin like its own, the oldest first."""
+    """Return a log and its rotated files, whose names start with the name of the log, the oldest first."""
     return sorted(path.parent.glob(f"{glob.escape(path.name)}*"), key=lambda file: (file.stat().st_mtime, file != path))
 
 
-def _opened(path: Path) -> AbstractContextManager[Iterable[bytes]]:
+def _open_file(path: Path) -> AbstractContextManager[Iterable[bytes]]:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
 class _Reader:
     def __init__(self, since: str) -> None:
-        """Take when to begin, as lines say it but for the part of the second."""
+        """Initialize with the begin as in the log, without fractions of a second; empty for no limit."""
         self._since = since.encode()
         self._log = ServerLog()
         self._seen_from: datetime | None = None
         self._asked: dict[str, tuple[datetime, str]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
-        self._told: defaultdict[DiscrepancyKind, int] = defaultdict(int)
+        self._reported: defaultdict[DiscrepancyKind, int] = defaultdict(int)
 
     def read(self, path: Path, file: Iterable[bytes], progress: Callable[[int], None], *, is_last: bool) -> None:
-        self._told.clear()
+        self._reported.clear()
         for number, line in enumerate(file, start=1):
             progress(len(line))
             if not line.endswith(b"\n") and is_last:
@@ -84,9 +83,9 @@ class _Reader:
             if self._is_earlier(line):
                 continue
             self._line(f"{path.name}:{number}", line)
-        for kind, times in self._told.items():
-            if times > _TOLD:
-                more = f"{path.name}: the same {times - _TOLD} times more"
+        for kind, times in self._reported.items():
+            if times > _MOST_REPORTED:
+                more = f"{path.name}: the same {times - _MOST_REPORTED} times more"
                 self._log.faults.append(Discrepancy(kind, Severity.DIFFERENCE, None, more))
 
     def finished(self) -> ServerLog:
@@ -97,7 +96,7 @@ class _Reader:
         return self._log
 
     def _is_earlier(self, line: bytes) -> bool:
-        """Whether a line is before what is asked for, told by its first field; of those only when the log begins."""
+        """Return whether a line is before the limit, by its first field; the first line sets the begin of the log."""
         if not line.startswith(_TIME) or line[len(_TIME) : len(_TIME) + len(self._since)] >= self._since:
             return False
         if self._log.begin is None:
@@ -113,7 +112,7 @@ class _Reader:
             kind, request = entry["type"], entry["request"]
             request_id, path = str(request["id"]), str(request.get("path", ""))
         except (ValueError, KeyError, TypeError):
-            self._fault(DiscrepancyKind.UNREADABLE, None, "a line that is no entry", place)
+            self._fault(DiscrepancyKind.UNREADABLE, None, "an invalid line", place)
             return
         self._time(place, at)
         if kind == "request":
@@ -133,20 +132,20 @@ class _Reader:
 
     def _request(self, place: str, at: datetime, request_id: str, path: str) -> None:
         if path == _STARTED:
-            # What the server before it was doing when it ended has no response and never will.
+            # Requests that were running when the former server process ended have no response.
             for cut, (when, what) in self._asked.items():
                 self._unanswered(cut, when, what, Severity.NOTICE)
             self._asked.clear()
         elif request_id in self._asked or request_id in self._answered:
-            self._fault(DiscrepancyKind.REPEATED, at, "a request that was there before", place, request_id)
-        elif not (request_id.startswith(_BY_ITSELF) and path == "auth/token/revoke-self"):
+            self._fault(DiscrepancyKind.REPEATED, at, "a repeated request", place, request_id)
+        elif not (request_id.startswith(_INITIALIZATION) and path == "auth/token/revoke-self"):
             self._asked[request_id] = at, path
 
     def _response(self, place: str, at: datetime, request_id: str, entry: dict[str, Any]) -> None:
         if self._asked.pop(request_id, None) is None:
             begin = self._seen_from
             if request_id in self._answered:
-                self._fault(DiscrepancyKind.REPEATED, at, "a response that was there before", place, request_id)
+                self._fault(DiscrepancyKind.REPEATED, at, "a repeated response", place, request_id)
                 return
             if begin is not None and at > begin + _UNDER_WAY:
                 what = f"the response to {entry['request'].get('path', '')}, whose request is missing"
@@ -164,8 +163,8 @@ class _Reader:
         self._log.faults.append(Discrepancy(DiscrepancyKind.UNANSWERED, severity, at, what, reference=request_id))
 
     def _fault(self, kind: DiscrepancyKind, at: datetime | None, what: str, place: str, request_id: str = "") -> None:
-        self._told[kind] += 1
-        if self._told[kind] <= _TOLD:
+        self._reported[kind] += 1
+        if self._reported[kind] <= _MOST_REPORTED:
             self._log.faults.append(
                 Discrepancy(kind, Severity.DIFFERENCE, at, f"{place}: {what}", reference=request_id)
             )

@@ -1,4 +1,4 @@
-"""Putting a report together from what was asked, counted and stated; and what binds it to the audit stream."""
+"""Assembly of a report from the request, the derived figures and the snapshot, bound to the audit stream."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,7 @@ from openkcm.verification.reports.signed_file import stated_digest
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for, and of whom it is."""
+    """A requested report: tenant, period and requester."""
 
     report_id: str
     tenant_id: str
@@ -22,10 +22,10 @@ class Request:
     made_for: str
 
 
-def assemble(  # noqa: PLR0913, PLR0917 - what was asked, counted and stated, when, where in the stream, and by what
+def assemble(  # noqa: PLR0913, PLR0917 - the parts of a report
     request: Request, counted: DerivedFigures, stated: Snapshot, made_at: datetime, place: StoredRecord, version: str
 ) -> Report:
-    """Return the report; `place` is the record that has the digest of what is stated, `made_at` when that was read."""
+    """Return the report; `place` is the record with the digest of the snapshot, `made_at` the time of the snapshot."""
     return Report(
         report_id=request.report_id,
         tenant_id=request.tenant_id,

@@ -1,4 +1,4 @@
-"""Periods of reports: whole days in UTC, named as people name them."""
+"""Periods of reports: whole days in UTC, named by year, quarter, month or days."""
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
@@ -7,17 +7,17 @@ from core.errors.compliance import PeriodRefused
 
 _PERIOD = re.compile(r"(?P<year>20[0-9]{2})(?:-(?:Q(?P<quarter>[1-4])|(?P<month>0[1-9]|1[0-2])))?")
 LONGEST = timedelta(days=1100)
-"""Three years; okcm.report has the same bound."""
+"""Maximum length, about three years; the table okcm.report has the same bound."""
 
 Period = tuple[datetime, datetime]
-"""The first moment that belongs to it, and the first that does not."""
+"""Start (inclusive) and end (exclusive)."""
 
 
 def named(text: str) -> Period:
     """Return a year (`2026`), quarter (`2026-Q3`) or month (`2026-09`); raises PeriodRefused."""
     found = _PERIOD.fullmatch(text)
     if found is None:
-        raise PeriodRefused("there is no such period", "name a year, a quarter or a month: 2026, 2026-Q3, 2026-09")
+        raise PeriodRefused("the period is invalid", "name a year, a quarter or a month: 2026, 2026-Q3, 2026-09")
     year = int(found["year"])
     if found["quarter"]:
         first, months = 3 * int(found["quarter"]) - 2, 3
@@ -29,7 +29,7 @@ def named(text: str) -> Period:
 
 
 def days(since: date, until: date) -> Period:
-    """Return the days from `since` to `until`, both belonging to it; raises PeriodRefused."""
+    """Return the period from the day `since` to the day `until`, both inclusive; raises PeriodRefused."""
     if until < since:
         raise PeriodRefused(
             "the period ends before it begins", "name the first day with --since, the last with --until"
@@ -38,19 +38,19 @@ def days(since: date, until: date) -> Period:
 
 
 def last_month(now: datetime) -> Period:
-    """Return the last month that is over."""
+    """Return the last complete month."""
     today = now.astimezone(UTC).date()
     first = today.replace(day=1)
     return _begins((first - timedelta(days=1)).replace(day=1)), _begins(first)
 
 
 def checked(period: Period, now: datetime) -> Period:
-    """Return a period that a report can be made of, ended now where it is not over yet; raises PeriodRefused."""
+    """Return a period that a report can cover, with its end limited to `now`; raises PeriodRefused."""
     since, until = period[0], min(period[1], now)
     if since >= until:
-        raise PeriodRefused("the period has not begun yet", "name one that has")
+        raise PeriodRefused("the period has not begun yet", "name an earlier period")
     if until - since > LONGEST:
-        raise PeriodRefused("the period is longer than three years", "make a report for each part of it")
+        raise PeriodRefused("the period is longer than three years", "create a report for each part of it")
     return since, until
 
 

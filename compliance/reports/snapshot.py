@@ -1,4 +1,4 @@
-"""How a tenant stands, read for a compliance report. Imports no psycopg: what it needs comes through the interfaces."""
+"""Snapshot of a tenant for a compliance report. Imports no psycopg: it uses the interfaces of the database package."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
@@ -22,14 +22,14 @@ _KEY_SERVER = "the platform's key server"
 _PLATFORM = "the platform"
 _KIND = "L2"
 _SLACK = timedelta(days=1)
-"""What is due is looked for every hour and takes its time; a key is overdue when a day has not been enough."""
+"""A key is overdue a day after it is due: the check for due keys runs every hour, and a rotation takes time."""
 
 
 def read_stated(tx: TenantTransaction, now: datetime) -> Snapshot:
-    """Return how the tenant stands; `tx` should be a snapshot, so that no part is of another moment than the others.
+    """Return the snapshot; `tx` should be a snapshot transaction, so that all parts are of the same moment.
 
     Raises:
-        TenantUnknown: there is no such tenant.
+        TenantUnknown: the tenant does not exist.
     """
     tenant, policy = tx.tenants.get(), tx.policy.get()
     if tenant is None:
@@ -99,7 +99,7 @@ def _covered(one: ServiceCoverage, key: KeyVersionRow | None) -> CoveredService:
 
 
 def _root_keys(tx: TenantTransaction, tenant: TenantRow) -> Iterator[InventoryKey]:
-    """Yield the root key in force. Its cryptoperiod is its holder's to decide, and only they know when it was made."""
+    """Yield the current root key. Only its holder sets its cryptoperiod and knows its creation time."""
     held = tx.root_keys.current()
     yield InventoryKey(
         level="L1",
@@ -118,7 +118,7 @@ def _root_keys(tx: TenantTransaction, tenant: TenantRow) -> Iterator[InventoryKe
 
 
 def _tenant_keys(tx: TenantTransaction, policy: TenantPolicy, now: datetime) -> Iterator[InventoryKey]:
-    """Yield every version of L2 that opens anything; of those between the first and the newest no day is on record."""
+    """Yield each usable version of the tenant key; only the first and the newest have a recorded creation time."""
     for key in (one for one in tx.keys.all() if one.kind == _KIND):
         for version in range(key.oldest, key.version + 1):
             is_newest = version == key.version
@@ -169,7 +169,7 @@ def _service_keys(
 
 
 def _due(key: KeyVersionRow, age: timedelta) -> datetime | None:
-    """Return when the version that encrypts is to be replaced; a version that encrypts nothing is never due."""
+    """Return the due time of the active version; other versions are never due."""
     return (key.activated_at or key.created_at) + age if key.state is KeyState.ACTIVE else None
 
 

@@ -1,9 +1,8 @@
-"""What is sent of an audit stream to who gathers it elsewhere: batches of records, as lines or as syslog messages.
+"""Batches of audit records as JSON Lines or syslog messages, and the state file of a forwarding.
 
-A batch is known by tenant and numbers, so that a receiver that got one twice can tell. Syslog is RFC 5424 in frames
-that say their length (RFC 6587, section 3.4.1; RFC 5425, section 4.3).
-
-The file that says how far a receiver has acknowledged a stream: one process at a time, whole at every moment.
+Tenant and record numbers identify a batch, so that a receiver can drop duplicates. Syslog is RFC 5424 with octet
+counting (RFC 6587, section 3.4.1; RFC 5425, section 4.3). The state file contains the last acknowledged record; one
+process at a time uses it, and it is replaced atomically.
 """
 
 import fcntl
@@ -22,7 +21,7 @@ from openkcm.errors import FileRefused
 from openkcm.verification.audit_export import record_line
 
 LARGEST = 500
-"""Records in a batch."""
+"""Maximum number of records in a batch."""
 _AUDIT_FACILITY = 13
 _SEVERITIES = {"refused": 4, "failure": 3}
 _INFORMATIONAL = 6
@@ -37,22 +36,22 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Neighbours of one stream, in order; there is at least one."""
+    """Consecutive records of one stream, at least one."""
 
     tenant_id: str
     form: Form
     records: Sequence[StoredRecord]
     host: str
-    """Who sends it, as its machine is called."""
+    """Host name of the sender."""
 
     @property
     def key(self) -> str:
-        """What stays when it is sent again; a receiver drops a second one."""
+        """Idempotency key, the same for each retry; receivers drop duplicates."""
         return f"{self.tenant_id}/{self.records[0].seq}-{self.records[-1].seq}"
 
     @property
     def lines(self) -> Sequence[str]:
-        """The records as JSON Lines: in our own form each as an export has it, with its hash."""
+        """The records as JSON Lines; in the OpenKCM format each as in an export, with its hash."""
         return [record_line(one) if self.form is Form.OPENKCM else ocsf_line(one) for one in self.records]
 
     @property
@@ -86,13 +85,13 @@ def _is_plain(text: str, longest: int) -> bool:
 
 
 def _word(text: str, longest: int) -> str:
-    """Return a name as one word: cut where it is too long, nothing where it could break out of its place."""
+    """Return a name as one syslog field: truncated if too long, the nil value if it contains other characters."""
     return text[:longest] if _is_plain(text[:longest], longest) else _NIL
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardedState:
-    """How far a receiver has acknowledged one tenant's stream; `chain_hash` is that of the record `seq`."""
+    """The last record of a tenant's stream that the receiver acknowledged: number `seq` and its `chain_hash`."""
 
     tenant_id: str
     to: str
@@ -106,7 +105,7 @@ class ForwardedState:
 
     @classmethod
     def read(cls, text: str) -> "ForwardedState | None":
-        """Return what a file says; None when it says nothing of the kind."""
+        """Return the state in the text of a file; None if the text is no such state."""
         try:
             fields = json.loads(text)
             tenant_id, to, chain_hash = (fields[name] for name in ("tenant_id", "to", "chain_hash"))
@@ -124,10 +123,11 @@ class StateFile:
     path: Path
 
     def read(self, tenant_id: str, to: str, form: Form) -> ForwardedState:
-        """Return how far it is; at the beginning where there is no file yet.
+        """Return the stored state; the initial state if the file does not exist.
 
-        Raises: ForwardingStateRefused when the file is damaged or of another tenant, receiver or form: to begin anew
-            there by itself would send everything twice, and to go on would leave out what that receiver never got.
+        Raises:
+            ForwardingStateRefused: the file is damaged or of another tenant, receiver or format. A restart from the
+                first record would send every record twice; a continuation would skip records for this receiver.
         """
         try:
             text = self.path.read_text(encoding="utf-8")
@@ -141,7 +141,7 @@ class StateFile:
         return state
 
     def write(self, state: ForwardedState) -> None:
-        """Put another state in the file's place, on the disk before this returns; raises FileRefused."""
+        """Replace the state atomically and sync it to disk; raises FileRefused."""
         draft = self.path.with_name(f".{self.path.name}.new")
         try:
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -159,12 +159,12 @@ class StateFile:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold it for this process; the kernel lets go of it however the process ends. Raises ForwardingBusy."""
+        """Lock the file for this process; the kernel releases the lock at process end. Raises ForwardingBusy."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self.path.with_name(f".{self.path.name}.lock"), os.O_WRONLY | os.O_CREAT, 0o600)
         except OSError as failed:
-            raise FileRefused(f"{self.path} cannot be made: {failed.strerror}", "choose another --state") from None
+            raise FileRefused(f"{self.path} cannot be created: {failed.strerror}", "choose another --state") from None
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

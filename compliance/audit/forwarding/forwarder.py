@@ -1,11 +1,11 @@
-"""Forwarding a tenant's audit stream: at least once, in order, from where the receiver acknowledged last.
+"""Forwarding of a tenant's audit stream: at least once, in order, from the last acknowledged record.
 
-1. Read the next records, a short transaction; check that each follows from the one before, back to the last that was
-   acknowledged: what is not the stream any more is not forwarded as the stream.
-2. Deliver them as one batch; the receiver acknowledges all of it or nothing.
-3. Write down how far it is. Killed between 2 and 3, the batch is sent again, under the same key.
+1. Read the next records in a short transaction and verify the hash chain from the last acknowledged record, so that a
+   modified stream is not forwarded.
+2. Deliver them as one batch; the receiver acknowledges the whole batch or nothing.
+3. Store the state. After a crash between 2 and 3 the batch is sent again with the same key.
 
-A database or receiver that is down is waited for, longer each time.
+If the database or the receiver is down, forwarding retries with backoff.
 """
 
 import threading
@@ -25,17 +25,17 @@ from openkcm.contract.audit_events import AuditName, Outcome, StoredRecord, veri
 from openkcm.errors import AuditBroken, OpenKcmError
 
 _PAUSE = 1.0
-"""Seconds until a stream that has nothing new is looked at again."""
+"""Polling interval for new records, seconds."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 BEHIND_SECONDS = 60.0
-"""Without an acknowledgement for so long a stream counts as behind, which is put on record once."""
+"""Seconds without an acknowledgement after which the forwarding counts as behind; an audit event records it once."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a receiver is, and how many records it lacks."""
+    """Number of the last acknowledged record, and how many records are not acknowledged yet."""
 
     seq: int
     behind: int
@@ -43,7 +43,7 @@ class Progress:
 
 @dataclass
 class Forwarding:
-    """`told` is what the records of it say besides: where to, in which form."""
+    """Forwarding of one stream to one receiver. `progressed` is called after each acknowledged batch."""
 
     database: Database
     receiver: Receiver
@@ -60,10 +60,10 @@ class Forwarding:
     _behind: bool = field(init=False, default=False)
 
     def run(self, *, follow: bool) -> None:
-        """Forward until told to stop; without `follow` to where the stream ended when this began.
+        """Forward until `stop` is set; without `follow` up to the record that was last at the start.
 
         Raises:
-            ForwardingRefused, AuditBroken, TenantUnknown, FileRefused: trying again would not help.
+            ForwardingRefused, AuditBroken, TenantUnknown, FileRefused: a retry cannot succeed.
             ReceiverUnavailable, DatabaseUnavailable: without `follow`, after a minute without an acknowledgement.
         """
         self._since = self.monotonic()
@@ -95,7 +95,7 @@ class Forwarding:
                 self.stop.wait(_PAUSE)
 
     def _next(self) -> tuple[Sequence[StoredRecord], int]:
-        """Return what comes next, proven to follow what was acknowledged, and the number of the stream's last."""
+        """Return the next records, verified against the last acknowledged one, and the number of the last record."""
         with self.database.tenant_tx(self.state.tenant_id) as tx:
             if tx.tenants.get() is None:
                 raise TenantUnknown
@@ -122,23 +122,25 @@ class Forwarding:
         self._since, self._wait, self._behind = self.monotonic(), _FIRST_WAIT, False
 
     def _went_wrong(self, failed: OpenKcmError, *, follow: bool) -> None:
-        """Wait before the next attempt, and raise when there is to be none."""
+        """Wait before the next attempt; raise if there is no further attempt."""
         if not failed.retryable:
             raise failed
         late = self.monotonic() - self._since >= self.behind_seconds
         if late and not follow:
             raise failed
         if late and not self._behind:
-            with suppress(OpenKcmError):  # the database may be what is down; the next attempt says it then
+            with suppress(OpenKcmError):  # the database itself may be down; the next attempt records the event
                 self._record(AuditName.STREAM_BEHIND, "failure", code=failed.code)
                 self._behind = True
-        log.warning("audit stream waits", code=failed.code, tenant_id=self.state.tenant_id, acknowledged=self.state.seq)
+        log.warning(
+            "audit forwarding retries", code=failed.code, tenant_id=self.state.tenant_id, acknowledged=self.state.seq
+        )
         self.stop.wait(self._wait)
         self._wait = min(self._wait * 2, _LONGEST_WAIT)
 
     def _record(self, name: AuditName, outcome: Outcome, **details: str) -> None:
-        told = {"to": self.state.to, "format": self.state.form, "acknowledged": str(self.state.seq)}
-        event = command_event(name, "audit stream", outcome, **told, **details)
+        common = {"to": self.state.to, "format": self.state.form, "acknowledged": str(self.state.seq)}
+        event = command_event(name, "audit stream", outcome, **common, **details)
         with self.database.tenant_tx(self.state.tenant_id) as tx:
             if tx.tenants.get() is None:
                 raise TenantUnknown

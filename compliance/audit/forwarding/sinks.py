@@ -1,8 +1,8 @@
-"""Where an audit stream is forwarded to: an HTTPS endpoint, or a syslog server. What each takes as acknowledgement.
+"""Receivers of a forwarded audit stream: an HTTPS endpoint or a syslog server, and their acknowledgements.
 
-HTTPS: a 2xx to the batch. Syslog has no acknowledgement of its own, so each batch is a connection, closed in order: we
-say that nothing more comes and wait until the receiver has said the same, which over TLS only a program that has read
-everything before it can (`close_notify`; RFC 5425, section 4.4, makes it answer). What it does with it then is its own.
+HTTPS: a 2xx response to the batch. Syslog has no acknowledgement, so each batch uses one connection with an orderly
+close: the sender closes and waits until the receiver closes too. Over TLS a receiver can do that only after it has read
+all data (`close_notify`; RFC 5425, section 4.4, requires the response). It does not prove that the data was stored.
 """
 
 import http.client
@@ -22,31 +22,35 @@ from openkcm.errors import FileRefused
 
 _SECONDS = 10.0
 _LATER = frozenset({408, 425, 429})
-"""Refusals of HTTP that are about now, not about what was sent."""
+"""HTTP client errors that are temporary."""
 _LONGEST_TOKEN = 8192
 
 
 class Receiver(Protocol):
     def deliver(self, batch: Batch) -> None:
-        """Return when the batch is acknowledged.
+        """Return when the receiver has acknowledged the batch.
 
-        Raises: ReceiverUnavailable, and it may have arrived all the same; ForwardingRefused when that stays so.
+        Raises:
+            ReceiverUnavailable: temporary failure; the batch may have arrived.
+            ForwardingRefused: permanent failure.
         """
         ...
 
     def close(self) -> None:
-        """Close what is open towards it; it can be used again."""
+        """Close the connection; the receiver can be used again."""
         ...
 
 
 def open_receiver(to: str, token_file: Path | None, ca_file: Path | None) -> Receiver:
-    """Return the receiver at an address; nothing is connected yet.
+    """Return the receiver at an address, without a connection to it.
 
-    Raises: DestinationRefused; FileRefused for a file that is not what it should be. No message quotes what is in one.
+    Raises:
+        DestinationRefused: the address is invalid.
+        FileRefused: the token or CA file is invalid. The message does not contain its content.
     """
     where = _parsed(to)
     if where.scheme != "https" and token_file is not None:
-        raise DestinationRefused("syslog takes no token", "leave out --token-file")
+        raise DestinationRefused("syslog does not support a token", "omit --token-file")
     match where.scheme:
         case "https":
             return _Https(where, _context(ca_file), None if token_file is None else _token(token_file))
@@ -65,16 +69,16 @@ def _parsed(to: str) -> SplitResult:
     if where.scheme not in {"https", "syslog+tls", "syslog+tcp"} or not host or not to.isprintable():
         raise DestinationRefused
     if where.username is not None or where.password is not None or where.query or where.fragment:
-        raise DestinationRefused("an address is no place for secrets", "give the token in a file with --token-file")
+        raise DestinationRefused("the address must not contain secrets", "pass the token in a file with --token-file")
     if where.scheme == "syslog+tcp" and not _is_this_machine(host):
-        raise DestinationRefused("records do not leave this machine in plain text", "use syslog+tls://HOST:PORT")
+        raise DestinationRefused("syslog+tcp is allowed on this machine only", "use syslog+tls://HOST:PORT")
     return where
 
 
 def _is_this_machine(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
-    except ValueError:  # a name may mean anything
+    except ValueError:  # a host name can resolve to any address
         return False
 
 
@@ -82,19 +86,19 @@ def _context(ca_file: Path | None) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError):
-        raise FileRefused(f"{ca_file} holds no certificate authority", "give its certificate in PEM") from None
+        raise FileRefused(f"{ca_file} contains no CA certificate", "provide the CA certificate in PEM") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
 def _token(file: Path) -> str:
     try:
-        with file.open(encoding="ascii") as opened:
-            token = opened.read(_LONGEST_TOKEN + 1).strip()
+        with file.open(encoding="ascii") as stream:
+            token = stream.read(_LONGEST_TOKEN + 1).strip()
     except (OSError, UnicodeDecodeError):
-        raise FileRefused(f"{file} cannot be read", "a token is one line of ASCII") from None
+        raise FileRefused(f"{file} cannot be read", "store the token as one line of ASCII") from None
     if not token or len(token) > _LONGEST_TOKEN or not token.isprintable() or " " in token:
-        raise FileRefused(f"{file} holds no token", "a token is one line of ASCII")
+        raise FileRefused(f"{file} contains no valid token", "store the token as one line of ASCII")
     return token
 
 
@@ -117,7 +121,7 @@ class _Https:
         if 200 <= status < 300:
             return
         self.close()
-        if status < 500 and status not in _LATER:  # a redirect as well: a token goes to the address it was given for
+        if status < 500 and status not in _LATER:  # also a redirect, because the token is for this address only
             raise ForwardingRefused(f"{self.where.hostname} answered {status}")
         raise ReceiverUnavailable(f"{self.where.hostname} answered {status}")
 
@@ -147,11 +151,11 @@ class _Syslog:
     def deliver(self, batch: Batch) -> None:
         try:
             self._send(batch.frames)
-        except (OSError, EOFError) as failed:  # ssl's errors are of these, a reset connection too
+        except (OSError, EOFError) as failed:  # includes TLS errors and a reset connection
             raise ReceiverUnavailable(f"{self.host}: {type(failed).__name__}") from None
 
     def close(self) -> None:
-        """Each batch has a connection of its own."""
+        """Do nothing: each batch has its own connection."""
 
     def _send(self, frames: Sequence[bytes]) -> None:
         with socket.create_connection((self.host, self.port), _SECONDS) as plain:
@@ -162,11 +166,11 @@ class _Syslog:
                 return
             with closing(self.context.wrap_socket(plain, server_hostname=self.host)) as secure:
                 secure.sendall(b"".join(frames))
-                secure.unwrap()  # sends our close_notify, and raises unless the receiver's comes back
+                secure.unwrap()  # sends close_notify, and raises unless the receiver sends its close_notify
 
 
 def _until_closed(plain: socket.socket) -> None:
-    """Wait until the other side has closed too; raises when it was torn down instead."""
+    """Wait until the receiver closes the connection; raises if the connection is reset."""
     for _ in range(1024):
         if not plain.recv(65536):
             return

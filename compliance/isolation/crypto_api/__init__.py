@@ -1,6 +1,6 @@
-"""Attacks through the crypto service's real doors, KMIP and HTTPS over mutual TLS, as whoever holds a certificate.
+"""Isolation checks through the APIs of the crypto service, KMIP and HTTPS over mutual TLS, with a client certificate.
 
-`interfaces` is what the activities know; `attacks` makes the attacks and judges the answers; `dialing`, `https`, `kmip`
-and `ttlv` speak the protocols. Nothing of it is shared with the crypto service's own code, not even a table of tags:
-what the service writes wrongly and reads wrongly must not look right because the check was written by the same hand.
+`suite` runs the checks, `model` evaluates the answers, and `tls_client`, `https_client` and `kmip_client` implement the
+protocols. They share no code with the crypto service, not even a table of tags: with shared code, an encoding error in
+the service would remain undetected.
 """

@@ -1,4 +1,4 @@
-"""The HTTPS door: requests written and answers read by hand, so that every byte can be compared."""
+"""HTTPS client of the isolation checks, without a library, so that it can compare every byte of the answers."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ _OK = 200
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`status` 0: the connection was ended instead. Two answers are equal when not one byte tells them apart."""
+    """An HTTP response; `status` 0: the server closed the connection. Equal answers are equal in every byte."""
 
     status: int
     headers: Sequence[tuple[str, str]] = ()
@@ -29,16 +29,16 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """Return the code of a refusal, empty where there is none."""
+        """The error code of a rejection, otherwise empty."""
         return str(self._document().get("code", "")) if self.status and not self.worked else ""
 
     @property
-    def told(self) -> str:
-        """Return in a word how it ended."""
-        return (self.code or "ok") if self.status else "the connection was ended"
+    def summary(self) -> str:
+        """The outcome in one word or phrase."""
+        return (self.code or "ok") if self.status else "connection closed"
 
     def text(self, name: str) -> str:
-        """Return a field of a success, empty where there is none."""
+        """Return a field of a successful answer, otherwise an empty text."""
         return str(self._document().get(name, "")) if self.worked else ""
 
     def octets(self, name: str) -> bytes:
@@ -56,33 +56,34 @@ ENDED = Answer(0)
 
 
 class HttpsProbeClient:
-    """One connection of one identity. Each request has an id of its own, by which the audit stream knows it."""
+    """One connection of one identity. Each request has a dedicated id, which the audit stream records."""
 
     def __init__(self, host: str, port: int, identity: Identity) -> None:
-        """Raises as `dialing.dial`."""
+        """Connect; raises as `tls_client.dial`."""
         self._host = host
-        self._line = dial(host, port, trust(identity))
+        self._connection = dial(host, port, trust(identity))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._line.close()
+        self._connection.close()
 
     def is_open(self) -> bool:
-        return self._line.is_open()
+        return self._connection.is_open()
 
     def post(self, path: str, document: Mapping[str, Any], claims: Mapping[str, str] | None = None) -> Answer:
-        """Return the answer; `claims` are further headers, or others in the place of the usual ones.
+        """Return the answer; `claims` are additional headers, or replace default headers.
 
-        Raises CryptoApiFailing when the service is in trouble.
+        Raises:
+            CryptoApiFailing: the service is overloaded or failing.
         """
         body = json.dumps(document).encode()
         headers = {"host": self._host, "x-request-id": uuid.uuid4().hex} | dict(claims or {})
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = f"POST {path} HTTP/1.1\r\n{lines}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         try:
-            self._line.send(head.encode() + body)
+            self._connection.send(head.encode() + body)
             return self._read()
         except HandshakeRejected:
             return ENDED
@@ -104,19 +105,19 @@ class HttpsProbeClient:
         return self.post("/v1/data-keys/open", {"resource": resource, "wrapped": wrapped})
 
     def _read(self) -> Answer:
-        first, *lines = self._line.take_until(b"\r\n\r\n").decode("latin-1").split("\r\n")[:-2]
+        first, *lines = self._connection.take_until(b"\r\n\r\n").decode("latin-1").split("\r\n")[:-2]
         version, _, rest = first.partition(" ")
         if version != "HTTP/1.1" or not rest[:3].isdecimal():
             raise CryptoApiFailing("an answer is not HTTP/1.1")
         headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
         length = dict(headers).get("content-length", "")
         if not length.isdecimal():
-            raise CryptoApiFailing("an answer does not say how long it is")
+            raise CryptoApiFailing("an answer has no content length")
         answer = Answer(
             int(rest[:3]),
             tuple(header for header in headers if header[0] not in _CHANGING),
-            self._line.take(int(length)),
+            self._connection.take(int(length)),
         )
         if answer.status in _IN_TROUBLE:
-            raise CryptoApiFailing(f"the service is in trouble: {answer.status} {answer.code}")
+            raise CryptoApiFailing(f"the service is failing: {answer.status} {answer.code}")
         return answer

@@ -1,8 +1,7 @@
-"""The KMIP door: a few operations of KMIP 1.4 on AES keys, one in a message.
+"""KMIP client of the isolation checks: some operations of KMIP 1.4 on AES keys, one in each message.
 
-Tag, type, length, value (KMIP 1.4, section 9.1): as much of it as the attacks write and read.
-
-A codec of its own on purpose; see the package.
+It implements the part of TTLV (tag, type, length, value; KMIP 1.4, section 9.1) that the checks need. The codec is
+separate from that of the crypto service on purpose; see the package.
 """
 
 import struct
@@ -74,12 +73,12 @@ _SYMMETRIC_KEY, _AES, _GCM, _CESSATION = 2, 3, 9, 6
 _ENCRYPT_AND_DECRYPT = 0x4 | 0x8
 _KEY_BITS = 256
 _QUERY_OPERATIONS = 1
-_PLACEHOLDER = b"the id that was asked for"
+_PLACEHOLDER = b"the requested id"
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """What Encrypt made."""
+    """Result of the operation Encrypt."""
 
     data: bytes
     nonce: bytes
@@ -91,7 +90,7 @@ _Value = bytes | tuple["Node", ...]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One item. The value of a leaf stays the bytes that came, so that two that are equal were equal on the wire."""
+    """One TTLV item. A leaf keeps its received bytes, so that equal nodes were equal on the wire."""
 
     tag: int
     kind: int
@@ -121,9 +120,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`message` is None when the connection was ended instead.
+    """A response; `message` is None if the server closed the connection.
 
-    Two answers are equal when nothing but the time of day and the echo of the asked id tells them apart.
+    Two answers are equal if they differ only in the time stamp and in the echo of the requested id.
     """
 
     message: Node | None
@@ -135,17 +134,17 @@ class Answer:
 
     @property
     def reason(self) -> int:
-        """Return why it was refused, 0 when it was not or nothing was said."""
+        """The result reason of a rejection, 0 without one."""
         reason = self._item(_Tag.RESULT_REASON)
         return 0 if reason is None else reason.number
 
     @property
-    def told(self) -> str:
-        """Return in a word how it ended."""
-        return f"reason {self.reason}" if self.message is not None else "the connection was ended"
+    def summary(self) -> str:
+        """The outcome in one phrase."""
+        return f"reason {self.reason}" if self.message is not None else "connection closed"
 
     def ids(self) -> list[str]:
-        """Return the objects that a success names."""
+        """Return the object ids in a successful answer."""
         return [node.text for node in self._payload() or () if node.tag == _Tag.UNIQUE_IDENTIFIER]
 
     def data(self) -> bytes:
@@ -175,20 +174,20 @@ class KmipProbeClient:
     """One connection of one identity."""
 
     def __init__(self, host: str, port: int, identity: Identity) -> None:
-        """Raises as `dialing.dial`."""
-        self._line = dial(host, port, trust(identity))
+        """Connect; raises as `tls_client.dial`."""
+        self._connection = dial(host, port, trust(identity))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._line.close()
+        self._connection.close()
 
     def is_open(self) -> bool:
-        return self._line.is_open()
+        return self._connection.is_open()
 
     def ask(self, operation: Operation, *payload: Node, asked: str = "", correlation: str = "") -> Answer:
-        """Return the answer, in which the id that was `asked` for is replaced; raises CryptoApiFailing."""
+        """Return the answer with the requested id `asked` replaced by a placeholder; raises CryptoApiFailing."""
         named = (text(_Tag.CLIENT_CORRELATION_VALUE, correlation),) if correlation else ()
         version = structure(
             _Tag.PROTOCOL_VERSION, integer(_Tag.PROTOCOL_VERSION_MAJOR, 1), integer(_Tag.PROTOCOL_VERSION_MINOR, 4)
@@ -203,17 +202,17 @@ class KmipProbeClient:
             ),
         )
         try:
-            self._line.send(encode(request))
-            head = self._line.take(HEADER)
-            answer = Answer(_alike(decode(head + self._line.take(int.from_bytes(head[4:]))), asked.encode()))
+            self._connection.send(encode(request))
+            head = self._connection.take(HEADER)
+            answer = Answer(_alike(decode(head + self._connection.take(int.from_bytes(head[4:]))), asked.encode()))
         except HandshakeRejected:
             return ENDED
         if answer.reason == Reason.GENERAL_FAILURE:
-            raise CryptoApiFailing("the service is in trouble: KMIP general failure")
+            raise CryptoApiFailing("the service is failing: KMIP general failure")
         return answer
 
     def create(self, name: str, group: str = "") -> Answer:
-        """Make an AES key that encrypts and decrypts, of a group where one is given."""
+        """Create an AES key that encrypts and decrypts, optionally in a group."""
         template = structure(
             _Tag.TEMPLATE_ATTRIBUTE,
             _attribute("Cryptographic Algorithm", enumeration(_Tag.ATTRIBUTE_VALUE, _AES)),
@@ -225,7 +224,7 @@ class KmipProbeClient:
         return self.ask(Operation.CREATE, enumeration(_Tag.OBJECT_TYPE, _SYMMETRIC_KEY), template)
 
     def about(self, operation: Operation, object_id: str, correlation: str = "") -> Answer:
-        """Ask for what needs no more than an object's id; also Revoke, whose reason is that it is no longer needed."""
+        """Send an operation that needs only an object id, or Revoke with the reason cessation of operation."""
         it = text(_Tag.UNIQUE_IDENTIFIER, object_id)
         code = enumeration(_Tag.REVOCATION_REASON_CODE, _CESSATION)
         why = (structure(_Tag.REVOCATION_REASON, code),) if operation is Operation.REVOKE else ()
@@ -249,15 +248,15 @@ class KmipProbeClient:
         )
 
     def locate(self, name: str = "") -> Answer:
-        """Find own objects, those with a name where one is given."""
+        """Find own objects, optionally those with a name."""
         return self.ask(Operation.LOCATE, *((_named(name),) if name else ()))
 
     def query(self) -> Answer:
-        """Ask what the service can do, which whoever is let in is told."""
+        """Query the supported operations, which every authorized client may do."""
         return self.ask(Operation.QUERY, enumeration(_Tag.QUERY_FUNCTION, _QUERY_OPERATIONS))
 
     def made_before(self, group: str, moment: int) -> Answer:
-        """Find own objects of a group that were made up to a moment, seconds since the epoch."""
+        """Find own objects of a group that were created up to `moment`, in seconds since the epoch."""
         dates = (_attribute("Initial Date", date(_Tag.ATTRIBUTE_VALUE, at)) for at in (0, moment))
         return self.ask(Operation.LOCATE, _grouped(group), *dates)
 
@@ -280,7 +279,7 @@ def _gcm() -> Node:
 
 
 def _alike(node: Node, asked: bytes) -> Node:
-    """Return an answer without the time of day, and with a placeholder for the id that was asked for."""
+    """Return an answer without its time stamp, and with a placeholder for the requested id."""
     if isinstance(node.value, bytes):
         value = node.value.replace(asked, _PLACEHOLDER) if asked else node.value
         return Node(node.tag, node.kind, value)
@@ -294,9 +293,9 @@ _DEEPEST = 32
 
 
 class TtlvDecodeError(CryptoApiFailing):
-    """What came is not TTLV."""
+    """The received bytes are not TTLV."""
 
-    message = "an answer of the KMIP door cannot be read"
+    message = "an answer of the KMIP API cannot be decoded"
 
 
 def structure(tag: int, *nodes: Node) -> Node:
@@ -329,7 +328,7 @@ def encode(node: Node) -> bytes:
 
 
 def decode(data: bytes) -> Node:
-    """Return the one item that `data` is; raises TtlvDecodeError."""
+    """Return the single item in `data`; raises TtlvDecodeError."""
     node, end = _decode(data, 0, len(data), _DEEPEST)
     if end != len(data):
         raise TtlvDecodeError

@@ -1,10 +1,8 @@
-"""What may be tried at the doors of the crypto service.
+"""Identities, checks and results of the isolation checks through the APIs of the crypto service.
 
-Every attack has a positive control: who may do it does the same, in the same second, and it works. A check holds only
-when the attack got the one answer that the wall gives. A service that is away or in trouble raises `CryptoApiFailing`:
-it proves nothing in either direction.
-
-From what was answered to results: one place that says when a wall has held.
+Every attack has a positive control: an authorized caller sends the same request in the same second and succeeds. A
+check holds only if the attack got the expected rejection. An unreachable or failing service proves neither isolation
+nor a breach, so it raises `CryptoApiUnreachable` or `CryptoApiFailing`.
 """
 
 import time
@@ -19,25 +17,25 @@ from openkcm.errors import PlatformError
 
 
 class CryptoApiUnreachable(PlatformError):
-    """Nobody listens: the crypto service does not run here, or has just gone."""
+    """The crypto service is not running or stopped during the checks."""
 
     code: ClassVar[str] = "fronts_away"
     message = "the crypto service does not answer at its address"
-    hint = "see whether it runs: python -m devstack doctor"
+    hint = "check whether it runs: python -m devstack doctor"
 
 
 class CryptoApiFailing(PlatformError):
-    """It answered, and neither as a wall does nor as to its owner."""
+    """The answer is neither the expected rejection nor a success."""
 
     code: ClassVar[str] = "fronts_failing"
-    hint = "the check is tried again; if it stays, see python -m devstack doctor and the log of the crypto service"
+    hint = "the check is retried; if it keeps failing, see python -m devstack doctor and the log of the crypto service"
 
 
 class ProbeRefused(PlatformError):
-    """What the platform's own service may do did not work, so nothing was proven."""
+    """An authorized request of the probe service failed, so the check proves nothing."""
 
     code: ClassVar[str] = "front_control_failed"
-    hint = "the check is tried again with a certificate of its own; if it stays, see the log of the crypto service"
+    hint = "the check is retried with a new certificate; if it keeps failing, see the log of the crypto service"
 
 
 class ListenerProtocol(StrEnum):
@@ -47,7 +45,7 @@ class ListenerProtocol(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Somebody with a certificate. `presented_pem` is the certificate and what is above it, without the root."""
+    """A client certificate with its key. `presented_pem` is the certificate chain without the root."""
 
     tenant_id: str
     service: str
@@ -60,7 +58,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The platform's own services: two of one tenant, and one of another."""
+    """Probe services of the platform: two of one tenant, and one of another tenant."""
 
     one: Identity
     sibling: Identity
@@ -69,10 +67,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class ForgedIdentities:
-    """Certificates that a tenant's authority signed and that must open nothing, each with all else right.
+    """Certificates that a tenant CA signed and the service must reject; only the named property of each is wrong.
 
-    `for_other` names another tenant throughout; `other_uri` does in its URI alone; both have the serial number of a
-    certificate that this tenant has on record. `unrecorded` is one of the authority's own tenant, never given out.
+    `for_other` names another tenant everywhere, `other_uri` only in its URI; both have the serial number of a recorded
+    certificate of this tenant. `unrecorded` names the CA's own tenant but was never issued.
     """
 
     for_other: Identity
@@ -80,47 +78,48 @@ class ForgedIdentities:
     unrecorded: Identity
 
 
-ALIKE = "it is answered, byte for byte, like what was never there"
-NO_SERVICE = "the certificate opens nothing, and no reason is told"
-NO_TLS = "the handshake fails: the name is outside of what the authority may sign"
+ALIKE = "rejected with the same bytes as a request for something that does not exist"
+NO_SERVICE = "the certificate is not authorized, and the answer gives no reason"
+NO_TLS = "the handshake fails: the name violates the name constraints of the tenant CA"
 
 
 @dataclass(frozen=True, slots=True)
 class AccessTest:
-    """One attack: `refused` makes it and says whether the wall answered, `control` whether the owner's own try worked.
+    """One attack: `refused` runs it and returns whether it was rejected as expected, `control` runs its control.
 
-    `able` says whether the attacker may still do what is its own: where it may not, whatever it was answered says
-    nothing of the wall. `wall` is how the wall answers, `works` what the control is; both stand in the evidence.
+    `attacker_works` returns whether the attacker can still access its own data; otherwise a rejection proves nothing.
+    `expected` describes the expected rejection and `control_text` the control; the evidence contains both.
     """
 
     clause: str
     name: str
     refused: Callable[[], bool]
     control: Callable[[], bool]
-    able: Callable[[], bool]
-    wall: str
-    works: str
+    attacker_works: Callable[[], bool]
+    expected: str
+    control_text: str
 
 
 @dataclass(slots=True)
 class TestResults:
-    """The results so far; of one attack made in several directions the worst counts, and their times add up."""
+    """Results by check; of an attack in several directions the worst result counts, and the durations are added."""
 
     _results: dict[str, CheckResult] = field(default_factory=dict)
 
     def judge(self, trials: Iterable[AccessTest]) -> None:
-        """Make the attacks in turn. The control comes last, so it also shows that the attack left no trace.
+        """Run the attacks in turn. The control runs after the attack, so it also shows that the attack changed nothing.
 
-        Raises: ProbeRefused when an attack was refused and its control as well, or when it was answered otherwise and
-            the attacker is stopped itself, by a restart of the service for one; nothing was shown then.
+        Raises:
+            ProbeRefused: the attack and its control were both rejected, or the attack was not rejected as expected
+                while the attacker cannot access its own data, as during a restart. The check then proves nothing.
         """
         for trial in trials:
             began = time.perf_counter()
             held = trial.refused()
             if held and not trial.control():
-                raise ProbeRefused(f"the control of {trial.name} did not work: {trial.works}")
-            if not held and not trial.able():
-                raise ProbeRefused(f"the attacker of {trial.name} may not even do what is its own")
+                raise ProbeRefused(f"the positive control of {trial.name} failed: {trial.control_text}")
+            if not held and not trial.attacker_works():
+                raise ProbeRefused(f"the attacker of {trial.name} cannot access its own data")
             self._add(trial, held=held, seconds=time.perf_counter() - began)
 
     def results(self) -> tuple[CheckResult, ...]:
@@ -128,7 +127,11 @@ class TestResults:
 
     def _add(self, trial: AccessTest, *, held: bool, seconds: float) -> None:
         before = self._results.get(trial.name)
-        evidence = f"{trial.wall}; control: {trial.works}" if held else f"the attack succeeded; expected: {trial.wall}"
+        evidence = (
+            f"{trial.expected}; control: {trial.control_text}"
+            if held
+            else f"the attack succeeded; expected: {trial.expected}"
+        )
         if before is not None:
             seconds += before.seconds
             if before.outcome == "breached":

@@ -1,9 +1,7 @@
-"""One of the platform's services at both doors, with something of everything that can be reached for.
+"""Sessions of the probe services at both APIs, their test data, and a pool of sessions.
 
-Connections of the platform's own services, kept open from one tenant to the next.
-
-They are the control of attacks whose own connections are new each time. A handshake costs the service's loop more than
-all that is asked over it, and a sweep over thousands of tenants would make customers' services wait for ours.
+The pool keeps the connections of the positive controls open from one tenant to the next. A handshake costs the service
+more than the requests of a check, so new connections for thousands of tenants would delay requests of customers.
 """
 
 import os
@@ -23,10 +21,10 @@ from compliance.isolation.crypto_api.model import Identity, ProbeRefused
 from compliance.isolation.crypto_api.tls_client import HandshakeRejected
 
 _ROUND = "boundary-round"
-"""The group of the keys that are made for a round and destroyed at its end."""
+"""The group of the keys that are created for one round of checks and destroyed at its end."""
 _LEFT_BEHIND_SECONDS = 3600
 _KEPT = "boundary-probe"
-"""The name of the one key that a service keeps, to have something that is there."""
+"""The name of the key that each probe service keeps as an existing object."""
 _PLAINTEXT_BYTES = 24
 
 Answer = TypeVar("Answer", HttpsAnswer, KmipAnswer)
@@ -34,7 +32,7 @@ Answer = TypeVar("Answer", HttpsAnswer, KmipAnswer)
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where the doors are."""
+    """Addresses of the APIs."""
 
     host: str
     https_port: int
@@ -49,7 +47,7 @@ class Endpoints:
 
 @dataclass(frozen=True, slots=True)
 class ProbeFixtures:
-    """What is one service's alone: texts over HTTPS, and two keys over KMIP, with what the first one sealed."""
+    """Test data of one service: ciphertexts over HTTPS, and two keys over KMIP, of which the first encrypted data."""
 
     resource: str
     ciphertext: str
@@ -63,18 +61,18 @@ class ProbeFixtures:
 
 
 class ProbeSession:
-    """Both doors, open, for one identity."""
+    """Connections of one identity to both APIs."""
 
     def __init__(self, address: Endpoints, identity: Identity) -> None:
-        """Raises: ProbeRefused, CryptoApiUnreachable, CryptoApiFailing."""
+        """Connect to both APIs; raises ProbeRefused, CryptoApiUnreachable, CryptoApiFailing."""
         self.identity = identity
-        with ExitStack() as opened:
+        with ExitStack() as stack:
             try:
-                self.https = opened.enter_context(address.https(identity))
-                self.kmip = opened.enter_context(address.kmip(identity))
-            except HandshakeRejected as shut:
-                raise ProbeRefused("the platform's own service does not get through TLS") from shut
-            self._opened = opened.pop_all()
+                self.https = stack.enter_context(address.https(identity))
+                self.kmip = stack.enter_context(address.kmip(identity))
+            except HandshakeRejected as ended:
+                raise ProbeRefused("the crypto service rejects the TLS handshake of the probe service") from ended
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -83,15 +81,15 @@ class ProbeSession:
         self.close()
 
     def close(self) -> None:
-        self._opened.close()
+        self._stack.close()
 
     def is_open(self) -> bool:
         return self.https.is_open() and self.kmip.is_open()
 
-    def settle(self) -> ProbeFixtures:
-        """Make something of everything; raises ProbeRefused when something does not work.
+    def create_fixtures(self) -> ProbeFixtures:
+        """Create the test data; raises ProbeRefused if a request fails.
 
-        Keys of a round that was killed half way are destroyed first, once they are certainly nobody's any more.
+        First destroy keys of an interrupted round, when they are old enough that no running round uses them.
         """
         self._destroy(*worked(self.kmip.made_before(_ROUND, int(time.time()) - _LEFT_BEHIND_SECONDS)).ids())
         resource, name = f"probe/{uuid.uuid4().hex}", f"probe {uuid.uuid4().hex}"
@@ -106,54 +104,54 @@ class ProbeSession:
         return ProbeFixtures(resource, ciphertext, wrapped, name, key, spare, sealed, plaintext, data_key)
 
     def clear(self, of: ProbeFixtures) -> None:
-        """Destroy the keys; raises ProbeRefused. Whoever may is not stopped by the walls that stop the others."""
+        """Destroy the keys; raises ProbeRefused. This shows that the controls do not block the owner."""
         self._destroy(of.key, of.spare)
 
     def _destroy(self, *object_ids: str) -> None:
         for object_id in object_ids:
-            self.kmip.about(Operation.REVOKE, object_id)  # one that was never active cannot be, and need not
+            self.kmip.about(Operation.REVOKE, object_id)  # fails for a key that was never active, without effect
             worked(self.kmip.about(Operation.DESTROY, object_id))
 
     def kept_key(self) -> str:
-        """Return the key that this service keeps, made when it is not there yet; raises ProbeRefused."""
+        """Return the kept key of this service; create it if it does not exist. Raises ProbeRefused."""
         found = worked(self.kmip.locate(_KEPT)).ids()
         return found[0] if found else worked(self.kmip.create(_KEPT)).ids()[0]
 
     def works(self) -> bool:
-        """Whether both doors let this service do what it may."""
+        """Return whether both APIs accept an authorized request of this service."""
         return self.https.encrypt("probe", b"control").worked and self.kmip.query().worked
 
 
 def worked(answer: Answer) -> Answer:
-    """Return the answer to something that its owner did; raises ProbeRefused when it was refused."""
+    """Return the answer to an authorized request; raises ProbeRefused if it was rejected."""
     if not answer.worked:
-        raise ProbeRefused(f"what is the service's own was refused: {answer.told}")
+        raise ProbeRefused(f"an authorized request of the probe service was rejected: {answer.summary}")
     return answer
 
 
 def altered(text: str) -> str:
-    """Return a sealed text that nobody made: another one, a letter of it changed."""
+    """Return the ciphertext with one character changed."""
     middle = len(text) // 2
     return f"{text[:middle]}{'A' if text[middle] != 'A' else 'B'}{text[middle + 1 :]}"
 
 
 def is_not_there(answer: KmipAnswer, never: KmipAnswer) -> bool:
-    """Whether an object is answered like one that was never made."""
+    """Return whether the answer for an object equals the answer for an object that does not exist."""
     return answer.reason == Reason.ITEM_NOT_FOUND and answer == never
 
 
 def is_not_opened(answer: HttpsAnswer, never: HttpsAnswer) -> bool:
-    """Whether a sealed text is answered like one that nobody made."""
+    """Return whether the answer for a ciphertext equals the answer for an altered ciphertext."""
     return answer.code == "ciphertext_refused" and answer == never
 
 
 def is_not_decrypted(answer: KmipAnswer, never: KmipAnswer) -> bool:
-    """Whether what a key did not seal is answered like what nobody did."""
+    """Return whether the answer for another key's ciphertext equals the answer for an altered ciphertext."""
     return answer.reason == Reason.CRYPTOGRAPHIC_FAILURE and answer == never
 
 
 KEPT_SECONDS = 60.0
-"""For how long one is used, from when it was opened: that the doors let the service in is shown at least so often."""
+"""Maximum age of a session, so that the handshake of the probe service is verified at least this often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +165,7 @@ class _Kept:
 
 
 class SessionPool:
-    """Used from several threads; each has a side to itself while it uses it."""
+    """Pool of sessions, safe for threads; each session has one user at a time."""
 
     def __init__(self, address: Endpoints) -> None:
         self._address = address
@@ -176,7 +174,7 @@ class SessionPool:
 
     @contextmanager
     def of(self, identity: Identity) -> Iterator[ProbeSession]:
-        """Yield the doors for an identity; one in whose use something failed is not kept. Raises as `ProbeSession`."""
+        """Yield a session of an identity; a session whose use failed is closed. Raises as `ProbeSession`."""
         kept = self._take(identity)
         if kept is None:
             kept = _Kept(ProbeSession(self._address, identity), time.monotonic() + KEPT_SECONDS)
@@ -189,7 +187,7 @@ class SessionPool:
             self._idle.append(kept)
 
     def _take(self, identity: Identity) -> _Kept | None:
-        """Return one that is open and was not lent, and close all that are no longer good."""
+        """Return an idle usable session, if any, and close all unusable ones."""
         with self._turn:
             for stale in [one for one in self._idle if not one.good]:
                 self._idle.remove(stale)

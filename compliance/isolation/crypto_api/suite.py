@@ -1,4 +1,4 @@
-"""`interfaces.FrontProbe` over the real doors."""
+"""Isolation checks through the real APIs of the crypto service."""
 
 import time
 import uuid
@@ -31,15 +31,15 @@ from compliance.isolation.crypto_api.tls_client import HandshakeRejected
 from core.isolation import CheckResult
 
 _REVOKED_SECONDS = 8.0
-"""Within which every process of the crypto service has heard of it; milliseconds when the database is well."""
+"""Time within which every process must apply a revocation; it takes milliseconds with a healthy database."""
 _PAUSE_SECONDS = 0.02
-_WORKS_FOR_PROBE = "the platform's own service does the same in the same second"
+_WORKS_FOR_PROBE = "the same request of the probe service succeeds in the same second"
 
-_Knock = Sequence[HttpsAnswer | KmipAnswer]
+_Answers = Sequence[HttpsAnswer | KmipAnswer]
 
 
 class CryptoApiSuite:
-    """Attackers' connections are made for each call and closed at its end; the control's are kept for a while."""
+    """Runs the checks. Attackers use new connections for each call; positive controls reuse pooled sessions."""
 
     def __init__(self, address: Endpoints) -> None:
         self._address = address
@@ -47,16 +47,16 @@ class CryptoApiSuite:
         self._kept: dict[str, str] = {}
 
     def attack_each_other(self, pair: Pair) -> Sequence[CheckResult]:
-        """Let the platform's services reach for everything of one another's."""
+        """Let each probe service attack all test data of the others."""
         verdicts = TestResults()
         with ExitStack() as stack:
             one, sibling, other = (
-                stack.enter_context(self._settled(identity)) for identity in (pair.one, pair.sibling, pair.other)
+                stack.enter_context(self._owner(identity)) for identity in (pair.one, pair.sibling, pair.other)
             )
-            for thief, victim in ((other, one), (one, other)):
-                verdicts.judge(on_another_tenant(thief, victim))
-            for thief, victim in ((sibling, one), (one, sibling)):
-                verdicts.judge(on_another_service(thief, victim))
+            for attacker, victim in ((other, one), (one, other)):
+                verdicts.judge(on_another_tenant(attacker, victim))
+            for attacker, victim in ((sibling, one), (one, sibling)):
+                verdicts.judge(on_another_service(attacker, victim))
             for owner in (one, sibling, other):
                 verdicts.judge(out_of_place(owner))
         return verdicts.results()
@@ -64,39 +64,38 @@ class CryptoApiSuite:
     def attack_tenant(
         self,
         probe: Identity,
-        strangers: ForgedIdentities,
+        forged: ForgedIdentities,
         object_ids: Sequence[str],
-        doors: Collection[ListenerProtocol],
+        protocols: Collection[ListenerProtocol],
     ) -> Sequence[CheckResult]:
-        """Knock at these doors with certificates that open nothing, and have `probe` ask for a tenant's objects.
+        """Attack a tenant with forged certificates, and let `probe` request the tenant's objects by their real ids.
 
-        `probe` is another tenant's service, and the control; the objects are asked for by their real ids, where there
-        are any.
+        `probe` is a service of another tenant and also the positive control.
         """
         verdicts = TestResults()
         with self._sides.of(probe) as side:
-            # All knock before the control does, so that one of it is right after each of them.
-            shut_out = self._is_shut_out(strangers.for_other, doors)
-            uri, unrecorded = (self._knock(one, doors) for one in (strangers.other_uri, strangers.unrecorded))
+            # All attacks run before the control, so that one control request follows each of them at once.
+            handshake_rejected = self._is_handshake_rejected(forged.for_other, protocols)
+            uri, unrecorded = (self._first_answers(one, protocols) for one in (forged.other_uri, forged.unrecorded))
             works = cache(side.works)
 
-            def trial(clause: str, name: str, refused: Callable[[], bool], wall: str) -> AccessTest:
-                return AccessTest(clause, name, refused, works, works, wall, _WORKS_FOR_PROBE)
+            def trial(clause: str, name: str, refused: Callable[[], bool], expected: str) -> AccessTest:
+                return AccessTest(clause, name, refused, works, works, expected, _WORKS_FOR_PROBE)
 
             verdicts.judge(
                 (
-                    trial("A3", "certificate-for-other-tenant", lambda: shut_out, NO_TLS),
+                    trial("A3", "certificate-for-other-tenant", lambda: handshake_rejected, NO_TLS),
                     trial(
                         "A1",
                         "certificate-not-on-record",
-                        lambda: _opens_nothing(unrecorded),
-                        f"{NO_SERVICE} (serial {strangers.unrecorded.serial})",
+                        lambda: _all_rejected(unrecorded),
+                        f"{NO_SERVICE} (serial {forged.unrecorded.serial})",
                     ),
                     trial(
                         "A1",
                         "certificate-with-other-tenant-in-uri",
-                        lambda: _opens_nothing(uri) and (uri == unrecorded or not _opens_nothing(unrecorded)),
-                        f"{NO_SERVICE}, as for one that is not on record (serial {strangers.other_uri.serial})",
+                        lambda: _all_rejected(uri) and (uri == unrecorded or not _all_rejected(unrecorded)),
+                        f"{NO_SERVICE}, as for an unrecorded certificate (serial {forged.other_uri.serial})",
                     ),
                 )
             )
@@ -105,21 +104,21 @@ class CryptoApiSuite:
         return verdicts.results()
 
     def see_on_record(self, probe: Identity, recorded: Callable[[str], bool]) -> Sequence[CheckResult]:
-        """Do one operation at each door and wait until `recorded` knows its correlation id."""
+        """Send requests to each API and wait until `recorded` returns True for their correlation ids."""
         verdicts = TestResults()
         with ProbeSession(self._address, probe) as side:
             verdicts.judge(recorded_trials(side, self._kept_key(side), recorded))
         return verdicts.results()
 
     def revoke(self, probe: Identity, revoke: Callable[[], None]) -> Sequence[CheckResult]:
-        """Have a certificate revoked while connections with it are open; go on using it on those and on new ones."""
+        """Revoke a certificate during open connections, then use it on these and on new connections."""
         verdicts = TestResults()
         with ProbeSession(self._address, probe) as side:
             if not side.works():
-                raise ProbeRefused("a certificate that is to be revoked does not work before")
+                raise ProbeRefused("the certificate does not work before its revocation")
             revoke()
             end = time.monotonic() + _REVOKED_SECONDS
-            works = "the same connection, and the same certificate, worked before"
+            control_text = "the same connection and the same certificate worked before the revocation"
 
             def ended() -> bool:
                 return not side.https.encrypt("probe", b"x").worked and not side.kmip.query().worked
@@ -132,63 +131,64 @@ class CryptoApiSuite:
                         lambda: _until(end, ended),
                         lambda: True,
                         lambda: True,
-                        "both connections that were open do nothing more",
-                        works,
+                        "both open connections reject further requests",
+                        control_text,
                     ),
                     AccessTest(
                         "REV",
                         "revoked-on-new-connection",
-                        lambda: _until(end, lambda: _opens_nothing(self._knock(probe, tuple(ListenerProtocol)))),
+                        lambda: _until(end, lambda: _all_rejected(self._first_answers(probe, tuple(ListenerProtocol)))),
                         lambda: True,
                         lambda: True,
                         NO_SERVICE,
-                        works,
+                        control_text,
                     ),
                 )
             )
         return verdicts.results()
 
     @contextmanager
-    def _settled(self, identity: Identity) -> Iterator[Owner]:
+    def _owner(self, identity: Identity) -> Iterator[Owner]:
         with ProbeSession(self._address, identity) as side:
-            owner = Owner(side, side.settle())
+            owner = Owner(side, side.create_fixtures())
             yield owner
-            side.clear(owner.has)
+            side.clear(owner.fixtures)
 
     def _kept_key(self, side: ProbeSession) -> str:
-        """Return the key that a service keeps; looked for once for each certificate."""
+        """Return the kept key of a service; located once for each certificate."""
         serial = side.identity.serial
         if serial not in self._kept:
             self._kept = {serial: side.kept_key()}
         return self._kept[serial]
 
-    def _knock(self, identity: Identity, doors: Collection[ListenerProtocol]) -> _Knock:
-        """Return what each of these doors answers to a first request, which asks for nothing of anybody's.
+    def _first_answers(self, identity: Identity, protocols: Collection[ListenerProtocol]) -> _Answers:
+        """Return the answer of each API to a first request that uses no data of a tenant.
 
-        Raises: CryptoApiFailing when a door answers nothing at all, which is not how a certificate is refused.
+        Raises:
+            CryptoApiFailing: an API closed the connection instead of a rejection with an answer.
         """
         try:
-            knock = [self._ask(identity, door) for door in doors]
-        except HandshakeRejected as shut:
-            raise CryptoApiFailing("the connection was ended where a refusal was to come") from shut
-        if any(map(_is_end, knock)):
-            raise CryptoApiFailing("the connection was ended where a refusal was to come")
-        return knock
+            answers = [self._ask(identity, protocol) for protocol in protocols]
+        except HandshakeRejected as ended:
+            raise CryptoApiFailing("the service closed the connection instead of a rejection") from ended
+        if any(map(_is_end, answers)):
+            raise CryptoApiFailing("the service closed the connection instead of a rejection")
+        return answers
 
-    def _is_shut_out(self, identity: Identity, doors: Collection[ListenerProtocol]) -> bool:
-        """Whether none of these doors lets an identity through its handshake, or answers it anything."""
-        for door in doors:
+    def _is_handshake_rejected(self, identity: Identity, protocols: Collection[ListenerProtocol]) -> bool:
+        """Return whether every API rejects the handshake of an identity, or closes the connection without an answer."""
+        for protocol in protocols:
             try:
-                answer = self._ask(identity, door)
+                answer = self._ask(identity, protocol)
             except HandshakeRejected:
                 continue
             if not _is_end(answer):
                 return False
         return True
 
-    def _ask(self, identity: Identity, door: ListenerProtocol) -> HttpsAnswer | KmipAnswer:
-        """Return the answer to a first request on a new connection; raises HandshakeRejected when none arrives."""
-        if door is ListenerProtocol.HTTPS:
+    def _ask(self, identity: Identity, protocol: ListenerProtocol) -> HttpsAnswer | KmipAnswer:
+        """Return the answer to a first request on a new connection; raises HandshakeRejected without an answer."""
+        if protocol is ListenerProtocol.HTTPS:
             with self._address.https(identity) as https:
                 return https.encrypt("probe", b"x")
         with self._address.kmip(identity) as kmip:
@@ -199,7 +199,7 @@ def _is_end(answer: HttpsAnswer | KmipAnswer) -> bool:
     return answer in (HTTPS_ENDED, KMIP_ENDED)
 
 
-def _opens_nothing(knock: _Knock) -> bool:
+def _all_rejected(knock: _Answers) -> bool:
     return all(
         answer.code == "caller_refused"
         if isinstance(answer, HttpsAnswer)
@@ -209,10 +209,10 @@ def _opens_nothing(knock: _Knock) -> bool:
 
 
 def _asking(side: ProbeSession, own: str, object_ids: Sequence[str]) -> AccessTest:
-    nobody = str(uuid.uuid4())
+    unknown = str(uuid.uuid4())
 
     def not_there() -> bool:
-        never = {one: side.kmip.about(one, nobody) for one in (Operation.GET, Operation.GET_ATTRIBUTES)}
+        never = {one: side.kmip.about(one, unknown) for one in (Operation.GET, Operation.GET_ATTRIBUTES)}
         return all(
             is_not_there(side.kmip.about(operation, object_id), answer)
             for operation, answer in never.items()
@@ -226,7 +226,7 @@ def _asking(side: ProbeSession, own: str, object_ids: Sequence[str]) -> AccessTe
         lambda: side.kmip.about(Operation.GET, own).worked,
         side.works,
         ALIKE,
-        "the platform's own service reads its own object in the same second",
+        "the probe service reads its own object in the same second",
     )
 
 

@@ -1,4 +1,4 @@
-"""TLS connections to the doors, bounded in time, with what is presented held in memory alone."""
+"""TLS connections to the APIs with timeouts; the client key is only in memory."""
 
 import os
 import select
@@ -15,11 +15,11 @@ _RECEIVE = 1 << 16
 
 
 class HandshakeRejected(Exception):
-    """The other side ended the connection, in the handshake or instead of an answer."""
+    """The server closed the connection, in the handshake or instead of an answer."""
 
 
 class TlsConnection:
-    """One connection and what was received on it and not yet read."""
+    """One connection with its buffer of received bytes."""
 
     def __init__(self, stream: ssl.SSLSocket) -> None:
         self._stream = stream
@@ -35,10 +35,10 @@ class TlsConnection:
         self._stream.close()
 
     def is_open(self) -> bool:
-        """Whether nothing has come that nobody asked for, the other side's end least of all."""
-        coming = select.poll()
-        coming.register(self._stream, select.POLLIN)
-        return not self._received and not self._stream.pending() and not coming.poll(0)
+        """Return whether the connection is usable: the server sent no unexpected data and did not close it."""
+        readable = select.poll()
+        readable.register(self._stream, select.POLLIN)
+        return not self._received and not self._stream.pending() and not readable.poll(0)
 
     def send(self, data: bytes) -> None:
         """Send; raises HandshakeRejected, CryptoApiFailing."""
@@ -50,9 +50,9 @@ class TlsConnection:
             raise CryptoApiFailing(f"sending took too long: {type(failed).__name__}") from failed
 
     def take(self, size: int) -> bytes:
-        """Return the next `size` bytes; raises HandshakeRejected when they never come, CryptoApiFailing."""
+        """Return the next `size` bytes; raises HandshakeRejected if the connection ends, CryptoApiFailing."""
         if size > LARGEST_ANSWER:
-            raise CryptoApiFailing("the answer is larger than any that was asked for")
+            raise CryptoApiFailing("the answer exceeds the maximum size")
         while len(self._received) < size:
             self._receive()
         taken = bytes(self._received[:size])
@@ -60,10 +60,10 @@ class TlsConnection:
         return taken
 
     def take_until(self, end: bytes) -> bytes:
-        """Return what comes up to `end`, with it; raises as `take`."""
+        """Return the bytes up to and including `end`; raises as `take`."""
         while (found := self._received.find(end)) < 0:
             if len(self._received) > LARGEST_ANSWER:
-                raise CryptoApiFailing("the answer is larger than any that was asked for")
+                raise CryptoApiFailing("the answer exceeds the maximum size")
             self._receive()
         return self.take(found + len(end))
 
@@ -73,18 +73,18 @@ class TlsConnection:
         except (ssl.SSLError, ConnectionError) as ended:
             raise HandshakeRejected from ended
         except OSError as failed:
-            raise CryptoApiFailing(f"no answer came: {type(failed).__name__}") from failed
+            raise CryptoApiFailing(f"no answer within the timeout: {type(failed).__name__}") from failed
         if not data:
             raise HandshakeRejected
         self._received += data
 
 
 def trust(identity: Identity) -> ssl.SSLContext:
-    """Return what presents an identity and trusts the root that customers are told to trust, and nothing else."""
+    """Return a TLS context that presents the identity and trusts only the root certificate that customers trust."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(cadata=identity.root_pem)
-    # The library reads keys from files only; this one is in memory and nowhere else.
+    # The library reads keys only from files; a memory file keeps the key off the disk.
     with os.fdopen(os.memfd_create("probe", os.MFD_CLOEXEC), "wb") as memory:
         memory.write(identity.key_pem + identity.presented_pem.encode())
         memory.flush()
@@ -93,18 +93,24 @@ def trust(identity: Identity) -> ssl.SSLContext:
 
 
 def dial(host: str, port: int, context: ssl.SSLContext) -> TlsConnection:
-    """Open a connection; raises CryptoApiUnreachable, HandshakeRejected, and CryptoApiFailing for an impostor."""
+    """Return a TLS connection.
+
+    Raises:
+        CryptoApiUnreachable: no TCP connection.
+        HandshakeRejected: the server ended the handshake.
+        CryptoApiFailing: the server certificate is not valid, or the handshake timed out.
+    """
     try:
         plain = socket.create_connection((host, port), CONNECT_SECONDS)
-    except OSError as away:
-        raise CryptoApiUnreachable from away
+    except OSError as unreachable:
+        raise CryptoApiUnreachable from unreachable
     plain.settimeout(ANSWER_SECONDS)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         return TlsConnection(context.wrap_socket(plain, server_hostname=host))
-    except ssl.SSLCertVerificationError as impostor:
+    except ssl.SSLCertVerificationError as invalid:
         plain.close()
-        raise CryptoApiFailing("its certificate is not one of the platform's for this name") from impostor
+        raise CryptoApiFailing("the server certificate is not valid for this name") from invalid
     except (ssl.SSLError, ConnectionError) as ended:
         plain.close()
         raise HandshakeRejected from ended

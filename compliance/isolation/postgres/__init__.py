@@ -1,1 +1,1 @@
-"""Attacks on row security and on the lineage of keys in PostgreSQL."""
+"""Isolation checks of row-level security and of the key lineage in PostgreSQL."""

@@ -1,8 +1,8 @@
-"""Attacks on the descent of what is stored from the tenant's own L2 (MTCI A2, E2, M1).
+"""Isolation checks of the key lineage: all stored keys of a tenant belong to its own L2 (MTCI A2, E2, M1).
 
-Two ways: the rows that are there are all looked at, and rows that descend from another's key are tried to be written.
-The references that refuse them are the wall, so they are read from the catalog as well where the worker may not write.
-One transaction, in which every attempt is undone before the next.
+The checks read the existing rows and attempt to write rows under another tenant's key. Foreign keys must reject them,
+so the checks also read these constraints from the catalog where the worker may not write. All checks run in one
+transaction, which undoes each attempt before the next.
 """
 
 import time
@@ -19,7 +19,7 @@ from database.connection.database import Database
 
 _SERVICE = "boundary-descent"
 
-# While a rotation has not come to its end the key server may be a version ahead, and what is made meanwhile with it.
+# During a rotation the key server may be one version ahead, and new wraps may use that version.
 _WRAPS = """
     select count(s.service), count(*) filter (where s.l2_key <> k.name),
            count(*) filter (where s.l2_version < k.oldest or s.l2_version > k.version and not coalesce(
@@ -27,8 +27,8 @@ _WRAPS = """
     from okcm.key k left join okcm.service_key s on s.tenant_id = k.tenant_id and s.state <> 'destroyed'
     where k.name = %s
 """
-# The first and the last of the index by tenant, L2 and object: nothing lies outside of them, and a tenant with millions
-# of objects costs no more than one with two.
+# The first and last entry of the index by tenant, L2 and object: all others are between them, and the cost does not
+# depend on the number of objects.
 _OBJECTS = """
     select l2_key from (
         (select tenant_id, l2_key from okcm.managed_object order by tenant_id, l2_key, object_id limit 1) union all
@@ -62,8 +62,8 @@ _ATTACKS = (
         " on conflict (tenant_id) do update set l2_key = excluded.l2_key"
     ),
 )
-# In PL/pgSQL, which catches the refusal: as the error of a statement it would be in the server's log, where a refused
-# statement means an attack.
+# PL/pgSQL catches the rejection: an error of the statement would be in the server's log, where a rejected statement
+# means an attack.
 _ATTEMPT = """
 do $attempt$
 declare
@@ -86,12 +86,12 @@ select current_setting('app.ending')
 
 @dataclass(frozen=True, slots=True)
 class KeyLineageSuite:
-    """Attacks on the descent of a tenant's rows from its own L2 (MTCI A2, E2, M1)."""
+    """Isolation checks of the key lineage of a tenant (MTCI A2, E2, M1)."""
 
     database: Database
 
     def attack(self, tenant_id: str, foreign_l2: str) -> Sequence[CheckResult]:
-        """Look at all rows of the tenant and try to have some descend from `foreign_l2`."""
+        """Check all rows of the tenant, and attempt to write rows under `foreign_l2`."""
         own = l2_key(tenant_id)
         with self.database.raw_tx(tenant_id) as connection:
             return (
@@ -102,9 +102,9 @@ class KeyLineageSuite:
             )
 
 
-def _timed(clause: str, name: str, look: Callable[[], tuple[bool, str]]) -> CheckResult:
+def _timed(clause: str, name: str, run: Callable[[], tuple[bool, str]]) -> CheckResult:
     began = time.perf_counter()
-    held, evidence = look()
+    held, evidence = run()
     return CheckResult(
         clause=clause,
         name=name,
@@ -117,13 +117,13 @@ def _timed(clause: str, name: str, look: Callable[[], tuple[bool, str]]) -> Chec
 def _written(connection: Connection[TupleRow], tenant_id: str, own: str, foreign: str) -> tuple[bool, str]:
     under = {key: [_ending(connection, attack, tenant_id, key) for attack in _ATTACKS] for key in (own, foreign)}
     if any(under[own]):
-        raise PositiveControlFailed("rows under the tenant's own key are refused")
-    refused = ", ".join(ending or "written" for ending in under[foreign])
-    return all(under[foreign]), f"attack: {refused}; the same rows under the tenant's own key are taken"
+        raise PositiveControlFailed("rows under the tenant's own key are rejected")
+    outcomes = ", ".join(ending or "written" for ending in under[foreign])
+    return all(under[foreign]), f"attack: {outcomes}; the same rows under the tenant's own key are accepted"
 
 
 def _ending(connection: Connection[TupleRow], attack: str, tenant_id: str, key: str) -> str:
-    """Return by what a row was refused, empty when it was taken; it is undone either way."""
+    """Return the SQLSTATE that rejected the row, empty if it was accepted; the attempt is undone in both cases."""
     cursor, values = ClientCursor(connection), {"tenant": tenant_id, "l2_key": key, "service": _SERVICE}
     cursor.execute((_ATTEMPT % {"prepare": _PREPARE, "attack": attack}).encode(), values)
     cursor.nextset()
@@ -137,23 +137,23 @@ def _descend(connection: Connection[TupleRow], own: str) -> tuple[bool, str]:
     objects = [key for (key,) in connection.execute(_OBJECTS)]
     held = not foreign and all(key == own for key in (*probes, *objects))
     seen = f"{wraps} service keys, {'objects' if objects else 'no object'}, {len(probes)} probe"
-    return held, f"{seen}: {'all' if held else 'not all'} descend from the tenant's own key"
+    return held, f"{seen}: {'all' if held else 'not all'} belong to the tenant's own key"
 
 
 def _wraps(connection: Connection[TupleRow], own: str) -> tuple[bool, str]:
     wraps, foreign, outside = _one(connection, _WRAPS, [own])
     held = not foreign and not outside
-    return held, f"of {wraps} wraps {foreign} name another key and {outside} a version that opens nothing"
+    return held, f"of {wraps} wraps {foreign} name another key and {outside} a version that cannot decrypt"
 
 
 def _indexed(connection: Connection[TupleRow], own: str) -> tuple[bool, str]:
-    there = {definition for (definition,) in connection.execute(_CONSTRAINTS)}
-    missing = len(_INDEXED - there)
+    present = {definition for (definition,) in connection.execute(_CONSTRAINTS)}
+    missing = len(_INDEXED - present)
     objects = [key for (key,) in connection.execute(_OBJECTS)]
     foreign = sum(key != own for key in objects)
     where = f"the first and last object {'are not' if foreign else 'are'} under the tenant's own key"
-    stand = f"{len(_INDEXED) - missing} of {len(_INDEXED)} constraints by tenant, key and object stand"
-    return not missing and not foreign, f"{stand}; {where}"
+    constraints = f"{len(_INDEXED) - missing} of {len(_INDEXED)} constraints by tenant, key and object are in force"
+    return not missing and not foreign, f"{constraints}; {where}"
 
 
 def _one(connection: Connection[TupleRow], query: str, values: Sequence[str]) -> tuple[int, int, int]:

@@ -1,15 +1,14 @@
-"""Attacks on row security, made for each new tenant before it opens (MTCI M1, M2).
+"""Isolation checks of row-level security, run for each new tenant before its activation (MTCI M1, M2).
 
-Each is what somebody could do who can run SQL in the worker's session while it works for the attacker; two forms,
-reading and writing, for each way to pretend to be the victim. A check holds only if the database refused while the same
-statements on the attacker's own rows worked, which in the other direction shows that the victim has rows to steal.
-Both directions happen in one transaction that is rolled back, and in one message: a block of PL/pgSQL makes the
-attempts one after another with the session's own rights, each undone before the next, because round trips would cost
-every new tenant more than the attacks themselves.
+The attacker can run SQL in the worker's session while the worker works for the attacker's tenant. Each pretence, a way
+to pose as the victim, has a read and a write attempt. A check holds only if the database rejects it while the same
+statements on the attacker's own rows succeed. In the other direction this also shows that the victim has rows.
 
-What can differ from table to table is whether its two policies stand, so the pretences that meet one policy alone
-(plain: the tenant policy; swapped context: the signature policy) try every table. The others try what all tables share,
-the check of the signature, on one.
+Both directions run in one transaction that is rolled back, and in one message: a PL/pgSQL block makes the attempts with
+the rights of the session and undoes each before the next, because round trips would cost more than the attacks.
+
+The two policies can differ between tables. Pretences that test one policy (plain: the tenant policy; swapped context:
+the signature policy) therefore use every table; the others test the shared signature check on one table.
 """
 
 import json
@@ -34,7 +33,7 @@ _TABLES = (
     *("join_token", "enrolment", "discovery", "protection", "protected_field", "key_probe"),
 )
 
-# Each counts the rows it reached. $1 is whose they are, $2 in whose name a row is written, $3 a key, $4 a fresh name.
+# Each counts the rows it reached. $1: owner of the rows; $2: tenant of a written row; $3: a key; $4: a new name.
 _COUNTS = (f"(select count(*) from okcm.{table} where tenant_id = $1)" for table in _TABLES)  # noqa: S608 - constants
 _READ = f"select {' + '.join(_COUNTS)}"
 _READ_ONE = "select count(*) from okcm.tenant where tenant_id = $1"
@@ -57,8 +56,8 @@ _DESCEND = (
     " values ($2, $4, 1, $3, 'platform', 'nowhere', decode('00', 'hex')) returning 1) select count(*) from hit"
 )
 
-# The only answers that count as a refusal: row security or a grant said no, a reference did not lead anywhere. Any
-# other error ends the block and is raised. `reached` outlives the undoing, because variables are not rolled back.
+# Only these errors count as a rejection: insufficient privilege (row security or grant) and foreign key violation. Any
+# other error ends the block and is raised. `reached` survives the rollback, because variables are not rolled back.
 _BLOCK = """
 do $attack$
 declare
@@ -93,7 +92,7 @@ _NO_ROWS = "0 rows"
 
 @dataclass(frozen=True, slots=True)
 class _Pretence:
-    """What `app.tenant_id` and `app.ctx` say while a statement runs, and how it tries to read."""
+    """Values of `app.tenant_id` and `app.ctx` during a statement, and the statement of the read attempt."""
 
     name: str
     tenant_id: str
@@ -114,7 +113,7 @@ class _Attempt:
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """The SQLSTATE of a refusal, or how many rows were reached."""
+    """The SQLSTATE of a rejection, or the number of reached rows."""
 
     what: str
     seconds: float
@@ -126,7 +125,7 @@ class _Ending:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The attacks in one direction, in the order in which they are made."""
+    """The attacks in one direction, in order of execution."""
 
     controls: Sequence[_Attempt]
     references: Sequence[_Attempt]
@@ -138,21 +137,23 @@ class _Plan:
 
 
 class RowSecuritySuite:
-    """Attacks on row security, run as a process role without rights over other tenants (MTCI M2)."""
+    """Attacks on row-level security with the role of a process without rights on other tenants (MTCI M2)."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def attack_each_other(self, one: str, other: str) -> tuple[Sequence[CheckResult], Sequence[CheckResult]]:
-        """Try to reach each one's rows from the other's transaction; return the results by `one` and by `other`.
+        """Attack each tenant's rows from the other's transaction; return the results of `one` and of `other`.
 
-        Plain reads and writes by the other's id, a switched setting, a context signed for another tenant, a forged
-        and an expired one.
+        The attacks are plain reads and writes with the other's id, a switched setting, and a context that is signed for
+        another tenant, forged or expired.
 
-        Raises: DatabaseUnavailable, and CanaryMissing when one of them has no rows to steal.
+        Raises:
+            DatabaseUnavailable: the database does not answer.
+            CanaryMissing: one tenant has no rows to attack.
         """
         forth = self._plan(one, other, _READ, (_REFER, _DESCEND))
-        # Whether a table's policies and references stand does not depend on who asks: one direction tries them all.
+        # Policies and references do not depend on the direction, so only one direction tests all of them.
         back = self._plan(other, one, _READ_ONE, (_REFER,))
         endings = iter(self._make(one, [*forth.attempts(), *back.attempts()]))
         return _judged(forth, endings), _judged(back, endings)
@@ -168,7 +169,7 @@ class RowSecuritySuite:
         return [_Ending(what, float(seconds)) for what, seconds in parts]
 
     def _plan(self, attacker: str, victim: str, read: str, references: Sequence[str]) -> _Plan:
-        """Return the attacks by `attacker`, of which those that meet one policy alone read by `read`."""
+        """Return the attacks of `attacker`; pretences that test a single policy read with `read`."""
         now = int(self._database.now().timestamp())
         own = self._database.sign(attacker, now + 60)
         forged = f"{victim}|{now + 60}|{secrets.token_hex(32)}"
@@ -201,9 +202,9 @@ def _attempt(pretence: _Pretence, statement: str, whose: str, own: str) -> _Atte
 
 
 def _judged(plan: _Plan, endings: Iterator[_Ending]) -> Sequence[CheckResult]:
-    # What cannot be done to one's own rows proves nothing when it is refused on another's.
-    shown = [next(endings) for _ in plan.controls]
-    if not all(ending.reached for ending in shown):
+    # A rejected attack proves nothing if the same statement fails on the attacker's own rows.
+    controls = [next(endings) for _ in plan.controls]
+    if not all(ending.reached for ending in controls):
         raise CanaryMissing
     results = [_result("M1", "refer-to-foreign-key", [next(endings) for _ in plan.references])]
     for pretence in plan.pretences:
@@ -218,5 +219,5 @@ def _result(clause: str, name: str, endings: Sequence[_Ending]) -> CheckResult:
         name=f"row-security-{name}",
         outcome="breached" if any(ending.reached for ending in endings) else "held",
         seconds=sum(ending.seconds for ending in endings),
-        evidence=f"attack: {', '.join(ending.what for ending in endings)}; the same on own rows worked",
+        evidence=f"attack: {', '.join(ending.what for ending in endings)}; the same on own rows succeeds",
     )

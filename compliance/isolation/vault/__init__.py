@@ -1,1 +1,1 @@
-"""Attacks on keys, tokens and certificates of tenants in OpenBao or Vault."""
+"""Isolation checks of keys, tokens and certificates in OpenBao or Vault."""

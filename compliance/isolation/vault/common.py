@@ -1,4 +1,4 @@
-"""What all attacks on keys share: what counts as a refusal, what as opened, and how a result is written down."""
+"""Helpers of the checks of keys: rejections, decryptions and check results."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ UNAUTHENTIC = "authentication of the ciphertext fails"
 def each_ending(
     calls: VaultClient, key: str, items: Sequence[tuple[EncryptionContext, str]]
 ) -> list[bytes | OpenKcmError]:
-    """Decrypt several ciphertexts under `key` in one call: the plaintext of each, or why there is none."""
+    """Decrypt several ciphertexts with `key` in one call; return the plaintext or the error of each."""
     batch = [{"context": encoded(context.encode()), "ciphertext": ciphertext} for context, ciphertext in items]
     with key_errors():
-        # Without the code a batch in which one item fails is answered like a request that is wrong; and one in which
-        # all of them fail is answered so anyway, so that something must be in it that opens.
+        # Without the code Transit rejects the whole batch if one item fails. If all items fail it rejects the batch
+        # in any case, so the batch must contain one item that can be decrypted.
         answer = calls.write(f"transit/decrypt/{key}", {"batch_input": batch, "partial_failure_response_code": 200})
     return [_ending(item) for item in answer["batch_results"]]
 
@@ -34,17 +34,17 @@ def _ending(item: dict[str, Any]) -> bytes | OpenKcmError:
 
 
 def each_opened(calls: VaultClient, key: str, items: Sequence[tuple[EncryptionContext, str]]) -> list[bytes | None]:
-    """Decrypt as `each_ending`; None for each that does not authenticate, and anything else is raised."""
-    opened: list[bytes | None] = []
+    """Decrypt as `each_ending`; return None for each unauthentic ciphertext, and raise any other error."""
+    plaintexts: list[bytes | None] = []
     for ending in each_ending(calls, key, items):
         if isinstance(ending, OpenKcmError) and not isinstance(ending, WrongContext):
             raise ending
-        opened.append(None if isinstance(ending, OpenKcmError) else ending)
-    return opened
+        plaintexts.append(None if isinstance(ending, OpenKcmError) else ending)
+    return plaintexts
 
 
 def is_refused(attack: Callable[[], object]) -> bool:
-    """Return whether the policy said no. Getting any further, even to a failed decryption, is a breach."""
+    """Return whether the policy rejects the attack. Any other result, even a failed decryption, is a breach."""
     try:
         attack()
     except VaultRefused:
@@ -59,16 +59,16 @@ def require_control(worked: bool, problem: str) -> None:  # noqa: FBT001 - reads
         raise PositiveControlFailed(problem)
 
 
-def result(clause: str, name: str, held: bool, seconds: float, wall: str, control: str) -> CheckResult:  # noqa: FBT001, PLR0913, PLR0917 - one line of the table of attacks
-    """Return the evidence: the wall that refused and the control that worked, or that nothing refused."""
-    evidence = f"{wall}; control: {control}" if held else f"the attack succeeded; expected: {wall}"
+def result(clause: str, name: str, held: bool, seconds: float, expected: str, control: str) -> CheckResult:  # noqa: FBT001, PLR0913, PLR0917 - one line of the table of attacks
+    """Return the check result; its evidence is the expected rejection with the control, or the successful attack."""
+    evidence = f"{expected}; control: {control}" if held else f"the attack succeeded; expected: {expected}"
     return CheckResult(
         clause=clause, name=name, outcome="held" if held else "breached", seconds=seconds, evidence=evidence
     )
 
 
 class Stopwatch:
-    """Tells what each attack took."""
+    """Measures the duration of each attack."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()

@@ -1,9 +1,8 @@
-"""Attacks on keys and certificates across two tenants, made for real (MTCI U2, C2, C3, A1, A3).
+"""Isolation checks of keys and certificates between two tenants (MTCI U2, C2, C3, A1, A3).
 
-Each attack has a positive control: the same thing done to what is the attacker's own must work, or its refusal would
-prove nothing. An attack counts as held only for the one refusal that the wall gives (a policy's 403, an
-authentication failure, a broken chain); a server that is down, a disabled key or an unknown answer raises instead.
-Both ways together make ten calls for keys and four signatures, plus a login for each tenant not yet seen.
+Each attack has a positive control: the same request on the attacker's own data must succeed. A check holds only for the
+expected rejection (403 of a policy, an authentication failure, a broken chain). A server that is down, a disabled key
+or an unknown answer raises. Both directions need ten calls for keys, four signatures, and a login for each new tenant.
 """
 
 import os
@@ -38,8 +37,8 @@ _LEAF_LIFETIME = timedelta(minutes=1)
 _SERVICE = "boundary-probe"
 _PROOF_BYTES = 16
 
-_CONSTRAINED = "the name constraints of the chain refuse it"
-_NO_CHAIN = "there is no chain to the tenant's authority"
+_CONSTRAINED = "the name constraints of the chain reject it"
+_NO_CHAIN = "no chain leads to the tenant's authority"
 _ISSUER_DECIDES = "the issuer decides the tenant, and it is the attacker's own"
 
 
@@ -48,9 +47,9 @@ def _utc_now() -> datetime:
 
 
 class VaultTenantIsolationSuite:
-    """Attacks on keys and certificates across two tenants (MTCI U2, C2, C3, A1, A3).
+    """Attacks on keys and certificates between two tenants (MTCI U2, C2, C3, A1, A3).
 
-    `session` signs with either CA as the controller may, `tokens` speak for tenants.
+    `session` signs with both CAs with the rights of the controller; `tokens` authenticate as tenants.
     """
 
     def __init__(self, session: VaultClient, tokens: TenantTokens, now: Callable[[], datetime] = _utc_now) -> None:
@@ -61,7 +60,7 @@ class VaultTenantIsolationSuite:
     def attack_each_other(
         self, one: str, other: str, one_ca: Authority, other_ca: Authority
     ) -> tuple[Sequence[CheckResult], Sequence[CheckResult]]:
-        """Let each attack the other with everything it has; raises what is neither a wall's refusal nor a breach."""
+        """Run all attacks in both directions; raise any error that is neither the expected rejection nor a breach."""
         by_one, by_other = _attack_keys(_Party.of(self._tokens, one), _Party.of(self._tokens, other))
         return (
             by_one + self._attack_certificates(one, other, one_ca, other_ca),
@@ -71,18 +70,18 @@ class VaultTenantIsolationSuite:
     def _attack_certificates(
         self, attacker: str, victim: str, attacker_ca: Authority, victim_ca: Authority
     ) -> tuple[CheckResult, ...]:
-        thief = _Forger(
+        forger = _Forger(
             load_issuer(self._session, attacker, attacker_ca.certificate_pem, attacker_ca.key_version),
             x509.load_pem_x509_certificates(attacker_ca.chain_pem.encode())[-1],
             self._now(),
         )
         target_ca = x509.load_pem_x509_certificate(victim_ca.certificate_pem.encode())
-        return _attack_certificates(thief, attacker, victim, target_ca)
+        return _attack_certificates(forger, attacker, victim, target_ca)
 
 
 @dataclass(frozen=True, slots=True)
 class _Party:
-    """A tenant with its own token, and the place its boundary ciphertexts are bound to."""
+    """A tenant's token, and the encryption context of its ciphertexts in these checks."""
 
     calls: TokenSession
     context: EncryptionContext
@@ -94,8 +93,8 @@ class _Party:
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    """What one party's key opened in one call, under its own token: its own ciphertext and everything that is wrong."""
+class _BatchResult:
+    """Results of one batch decryption with one party's key and token: its own ciphertext and four attacks."""
 
     own: bytes | None
     stolen_in_victims_context: bytes | None
@@ -106,7 +105,7 @@ class _Opened:
 
 @dataclass(frozen=True, slots=True)
 class _Seconds:
-    """What each kind of attack took, one way."""
+    """Duration of each kind of attack in one direction."""
 
     encrypt: float
     make: float
@@ -117,9 +116,8 @@ class _Seconds:
 def _attack_keys(one: _Party, other: _Party) -> tuple[tuple[CheckResult, ...], tuple[CheckResult, ...]]:
     proof, clock = os.urandom(_PROOF_BYTES), Stopwatch()
 
-    # Both ciphertexts are made first: they show that both keys exist and work, so what follows can only be refused
-    # by a wall. Several contexts go into one call where one token and one key meet them all, and each party's call
-    # serves it as the thief and as the victim.
+    # Encrypt both ciphertexts first: this shows that both keys exist and work, so only isolation can reject the
+    # attacks. One batch contains all contexts of one token and key, and serves that party as attacker and as victim.
     ciphertexts = _encrypt(one.calls, one.context, proof), _encrypt(other.calls, other.context, proof)
     encrypts_refused = (
         is_refused(lambda: _encrypt(one.calls, other.context, proof)),
@@ -135,7 +133,7 @@ def _attack_keys(one: _Party, other: _Party) -> tuple[tuple[CheckResult, ...], t
 
     by_one = _open(one, other, *ciphertexts)
     by_other = _open(other, one, *reversed(ciphertexts))
-    require_control(by_one.own == by_other.own == proof, "a tenant's own ciphertext does not open")
+    require_control(by_one.own == by_other.own == proof, "a tenant cannot decrypt its own ciphertext")
     open_seconds = clock.lap() / 2
 
     decrypts_refused = (
@@ -147,37 +145,37 @@ def _attack_keys(one: _Party, other: _Party) -> tuple[tuple[CheckResult, ...], t
     return _key_results(refused[0], by_one, by_other, seconds), _key_results(refused[1], by_other, by_one, seconds)
 
 
-def _open(party: _Party, victim: _Party, own: str, stolen: str) -> _Opened:
+def _open(party: _Party, victim: _Party, own: str, foreign: str) -> _BatchResult:
     here, there = party.context, victim.context
     items = (
         (here, own),
-        (there, _relabelled(stolen, own)),
-        (here, _relabelled(stolen, own)),
+        (there, _relabelled(foreign, own)),
+        (here, _relabelled(foreign, own)),
         (replace(here, tenant_id=there.tenant_id), own),
         (replace(here, l2_key=there.l2_key), own),
     )
-    return _Opened(*each_opened(party.calls, here.l2_key, items))
+    return _BatchResult(*each_opened(party.calls, here.l2_key, items))
 
 
-def _relabelled(stolen: str, own: str) -> str:
-    """Return a stolen ciphertext as one of the thief's own key's version, as a thief would.
+def _relabelled(foreign: str, own: str) -> str:
+    """Return a foreign ciphertext with the version prefix of the attacker's own key.
 
-    The version before it is no secret and nothing authenticates it. Left as it is, the key server would refuse one that
-    the thief's key does not have for that alone, which says nothing of the keys.
+    The prefix is not secret and not authenticated. With another prefix the key server would reject the ciphertext only
+    because the attacker's key does not have that version, which proves nothing about the keys.
     """
-    return f"{own[: own.rindex(':')]}{stolen[stolen.rindex(':') :]}"
+    return f"{own[: own.rindex(':')]}{foreign[foreign.rindex(':') :]}"
 
 
 def _key_results(
-    refused: tuple[bool, bool, bool], thiefs: _Opened, victims: _Opened, seconds: _Seconds
+    refused: tuple[bool, bool, bool], by_attacker: _BatchResult, by_victim: _BatchResult, seconds: _Seconds
 ) -> tuple[CheckResult, ...]:
     encrypt_refused, make_refused, decrypt_refused = refused
     own_works = "the same on the attacker's own key works"
-    # A call less than the same on its own key, and it shows as much: the token lives and the victim's key works.
+    # It needs no further call and proves the same: the token is valid and the victim's key works.
     login_works = "the attacker's token works on its own key"
-    right_works = "the right context opens in the same call"
-    stolen_refused = thiefs.stolen_in_victims_context is None and thiefs.stolen_in_own_context is None
-    tenant_bound, key_bound = victims.own_with_other_tenant is None, victims.own_with_other_key is None
+    right_works = "the correct context decrypts in the same call"
+    stolen_refused = by_attacker.stolen_in_victims_context is None and by_attacker.stolen_in_own_context is None
+    tenant_bound, key_bound = by_victim.own_with_other_tenant is None, by_victim.own_with_other_key is None
     return (
         result("U2", "encrypt-with-foreign-token", encrypt_refused, seconds.encrypt, FORBIDDEN, own_works),
         result("U2", "make-key-with-foreign-token", make_refused, seconds.make, FORBIDDEN, login_works),
@@ -190,7 +188,7 @@ def _key_results(
 
 @dataclass(frozen=True, slots=True)
 class _Forger:
-    """A tenant's CA in the wrong hands: whoever has it may sign any name, and the root's constraints must hold."""
+    """A tenant CA in the hands of an attacker, who signs arbitrary names; the constraints of the root must hold."""
 
     issuer: Issuer
     root: x509.Certificate
@@ -201,7 +199,7 @@ class _Forger:
         return build_leaf(self.issuer, key, names, self.now, _LEAF_LIFETIME)
 
     def chain(self, leaf: x509.Certificate, trusted: x509.Certificate) -> list[x509.Certificate] | None:
-        """Return the verified chain from the leaf to the trusted certificate, None when there is none."""
+        """Return the verified chain from the leaf to the trusted certificate, None if none exists."""
         verifier = PolicyBuilder().store(Store([trusted])).time(self.now).build_client_verifier()
         try:
             return verifier.verify(leaf, [self.issuer.certificate]).chain
@@ -210,26 +208,26 @@ class _Forger:
 
 
 def _attack_certificates(
-    thief: _Forger, attacker: str, victim: str, victim_ca: x509.Certificate
+    forger: _Forger, attacker: str, victim: str, victim_ca: x509.Certificate
 ) -> tuple[CheckResult, ...]:
     target = LeafNames(_SERVICE, tenant_dns(victim), service_spiffe(victim, _SERVICE))
     clock = Stopwatch()
 
-    # With its own DNS name and the victim's URI: no constraint covers a URI, so this one verifies, which is the
-    # control of all three, and what must hold is that the URI does not decide.
-    own_name = thief.leaf(replace(target, dns=tenant_dns(attacker)))
-    chain = thief.chain(own_name, thief.root)
+    # Own DNS name and the victim's URI: no constraint covers a URI, so this certificate verifies. It is the positive
+    # control of all three checks, and shows that the URI does not determine the tenant.
+    own_name = forger.leaf(replace(target, dns=tenant_dns(attacker)))
+    chain = forger.chain(own_name, forger.root)
     if chain is None:
         raise PositiveControlFailed("a certificate with the attacker's own name does not verify")
     issuer_decides = tenant_of_authority(chain[1]) == attacker
     uri_seconds = clock.lap()
 
-    foreign_name = thief.leaf(target)
-    names_refused = thief.chain(foreign_name, thief.root) is None
+    foreign_name = forger.leaf(target)
+    names_refused = forger.chain(foreign_name, forger.root) is None
     names_seconds = clock.lap()
 
-    require_control(victim_ca.issuer == thief.root.subject, "the two authorities are not of one root")
-    issuer_refused = all(thief.chain(leaf, victim_ca) is None for leaf in (own_name, foreign_name))
+    require_control(victim_ca.issuer == forger.root.subject, "the two tenant CAs have different roots")
+    issuer_refused = all(forger.chain(leaf, victim_ca) is None for leaf in (own_name, foreign_name))
     issuer_seconds = clock.lap()
 
     works = "a certificate with the attacker's own DNS name verifies"
@@ -250,6 +248,6 @@ def _encrypt(calls: TokenSession, context: EncryptionContext, plaintext: bytes) 
 
 
 def _make(calls: TokenSession, context: EncryptionContext) -> None:
-    """Have a key made in Vault and wrapped, as a service key is."""
+    """Create a wrapped data key in Vault, as for a service key."""
     with key_errors():
         calls.write(f"transit/datakey/wrapped/{context.l2_key}", {"context": encoded(context.encode())})

@@ -1,4 +1,4 @@
-"""`interfaces.Forger`: certificates that must open nothing, as genuine as a certificate can be that nobody gave out."""
+"""Signer of certificates for attacks: signed by the real tenant CA, but never issued, so they must be rejected."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ def _utc_now() -> datetime:
 
 
 class ForgedCertificateSigner:
-    """Signs as the controller may, with the tenant's own key in Transit."""
+    """Signs with the tenant CA's key in Transit, with the rights of the controller."""
 
     def __init__(self, session: VaultClient, now: Callable[[], datetime] = _utc_now) -> None:
         self._session = session
@@ -28,7 +28,7 @@ class ForgedCertificateSigner:
     def forge(
         self, tenant_id: str, authority: Authority, key: ec.EllipticCurvePublicKey, wanted: Sequence[ForgedLeaf]
     ) -> Sequence[IssuedCertificate]:
-        """Return one short-lived certificate for `key` of each that is wanted, signed by `tenant_id`'s authority."""
+        """Return a short-lived certificate of `key` for each item in `wanted`, signed by the CA of `tenant_id`."""
         issuer = load_issuer(self._session, tenant_id, authority.certificate_pem, authority.key_version)
         made = []
         for one in wanted:

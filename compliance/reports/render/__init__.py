@@ -1,12 +1,12 @@
-"""The renderings of a compliance report: one document in words, drawn as PDF and as HTML.
+"""Renderings of a compliance report as PDF and HTML from one document.
 
-`document.py` says what a report is made of; `build.py` and the `say_*.py` beside it turn a `Report`
-into that, so that both renderings say the same; `pdf.py` and `page.py` draw it with what lies in `templates`;
-`plain.py` makes text from outside harmless and visible. All of it is pure: no network, no clock, no file but the
-templates, and the same report gives the same bytes.
+`document.py` defines the parts of a document. `layout.py`, `front_matter.py`, `keys_sections.py` and
+`audit_sections.py` build it from a `Report`, so that both renderings have the same text. `pdf.py` and `html.py` render
+it with `templates`; `formatting.py` makes external text visible and safe. All of it is pure: no network, no clock, no
+file except the templates, and the same report gives the same bytes.
 
-Text reaches the templates as data, never as markup. Both renderings carry the signed JSON document, and are no more
-than a reading of it: what is verified is that document.
+Templates receive text as data, never as markup. Both renderings contain the signed JSON document, and verification uses
+only that document.
 """
 
 from compliance.reports.render.html import render_html

@@ -1,4 +1,4 @@
-"""The sections that follow from the audit stream: isolation, access, changes, approvals, and what was recorded."""
+"""Sections derived from the audit stream: isolation, access, changes, approvals, certificates, records."""
 
 from collections.abc import Sequence
 
@@ -18,23 +18,23 @@ _MOMENTS = (
 
 
 def isolation(report: Report) -> Section:
-    """Return how the tenant's walls were attacked, clause by clause, and that they held."""
+    """Return the results of the isolation checks by clause."""
     counted, checks = report.counted, report.stated.checks
     runs = {one.clause: one for one in counted.isolation}
     others = sorted({*runs, *(one.clause for one in checks)} - set(CLAUSES))
     return Section(
         "isolation",
         ISOLATION,
-        "The boundaries of the tenant are attacked from another tenant, through the ways that services and processes"
-        " really take. A check holds only when the attack was refused in the one way the wall refuses, and the same"
-        " call on the attacker's own things worked. Clauses are those of the Multi-Tenant Cryptographic Isolation"
-        " standard (ADR-003 of openkcm/documentation).",
+        "Isolation checks attack the tenant from another tenant, through the interfaces that services and processes"
+        " use. A check holds only if the attack was rejected as expected and the same call on the attacker's own data"
+        " succeeded. The clauses are those of the Multi-Tenant Cryptographic Isolation standard (ADR-003 of"
+        " openkcm/documentation).",
         (
             KeyValueTable(
                 (
-                    ("Runs in the period", say.number(counted.isolation_runs)),
+                    ("Assessments in the period", say.number(counted.isolation_runs)),
                     ("Attacks", Cell(_attacks(counted.isolation))),
-                    ("Newest run", _newest(checks)),
+                    ("Newest assessment", _newest(checks)),
                 )
             ),
         ),
@@ -43,14 +43,14 @@ def isolation(report: Report) -> Section:
                 "By clause",
                 (
                     Table(
-                        "Each clause of the standard, and the attacks on it",
+                        "Clauses of the standard and their checks",
                         (
                             Column("Clause", 1.1),
-                            Column("What it means", 5.6),
+                            Column("Meaning", 5.6),
                             Column("Held", 1.0, number=True),
                             Column("Breached", 1.2, number=True),
                             Column("Not checked", 1.5, number=True),
-                            Column("Newest run", 1.6),
+                            Column("Newest result", 1.6),
                         ),
                         tuple(_clause(clause, runs.get(clause), checks) for clause in (*CLAUSES, *others)),
                         empty="",
@@ -58,10 +58,10 @@ def isolation(report: Report) -> Section:
                 ),
             ),
             Subsection(
-                "The newest result of each check",
+                "Newest result of each check",
                 (
                     Table(
-                        "The newest result of each check, with its evidence",
+                        "Newest result of each check with its evidence",
                         (
                             Column("Clause", 1.1),
                             Column("Attack", 2.6),
@@ -79,8 +79,7 @@ def isolation(report: Report) -> Section:
                             )
                             for one in checks[: say.SHOWN]
                         ),
-                        empty="No check was on record when the report was made. Each attack would be listed here with"
-                        " what refused it.",
+                        empty="No isolation check was recorded when the report was created.",
                         more=say.more(len(checks[: say.SHOWN]), len(checks), "the signed document has all"),
                     ),
                 ),
@@ -93,12 +92,12 @@ def _attacks(runs: Sequence[ClauseRuns]) -> str:
     held, breached = sum(one.held for one in runs), sum(one.breached for one in runs)
     if not held and not breached:
         return "none"
-    return f"{held + breached:,}, of which {held:,} refused and {breached:,} succeeded"
+    return f"{held + breached:,}, of which {held:,} rejected and {breached:,} succeeded"
 
 
 def _newest(checks: Sequence[LatestCheck]) -> Cell:
     if not checks:
-        return Cell("none on record", tone="none")
+        return Cell("none recorded", tone="none")
     return Cell(f"{say.at(max(one.at for one in checks))} UTC")
 
 
@@ -114,7 +113,7 @@ def _clause(clause: str, runs: ClauseRuns | None, checks: Sequence[LatestCheck])
     breached = say.number(runs.breached if runs else 0)
     return (
         Cell(clause, "optional" if known and known.optional else ""),
-        Cell(known.means, f"asks that {known.asks}") if known else Cell("not a clause of the standard"),
+        Cell(known.means, f"requires that {known.asks}") if known else Cell("not a clause of the standard"),
         say.number(runs.held if runs else 0),
         Cell(breached.text, tone="warn") if runs and runs.breached else breached,
         say.number(runs.not_checked if runs else 0),
@@ -123,7 +122,7 @@ def _clause(clause: str, runs: ClauseRuns | None, checks: Sequence[LatestCheck])
 
 
 def access(report: Report) -> Section:
-    """Return who used keys, and who was refused."""
+    """Return the uses of keys and the rejected attempts."""
     counted = report.counted
     ordered = sorted(counted.access, key=lambda one: (-one.answered - one.refused, one.service))
     shown = ordered[: say.SHOWN]
@@ -131,7 +130,7 @@ def access(report: Report) -> Section:
     return Section(
         "access",
         ACCESS,
-        "Every use of a key is recorded before it is answered, with the service as its certificate says it.",
+        "Every use of a key is recorded before the response, with the service of the client certificate.",
         parts=(
             Subsection(
                 "Use of keys by service",
@@ -140,8 +139,8 @@ def access(report: Report) -> Section:
                         "Operations of each service",
                         (
                             Column("Service", 5),
-                            Column("Answered", 2, number=True),
-                            Column("Refused", 2, number=True),
+                            Column("Successful", 2, number=True),
+                            Column("Rejected", 2, number=True),
                         ),
                         tuple(
                             (
@@ -151,20 +150,20 @@ def access(report: Report) -> Section:
                             )
                             for one in shown
                         ),
-                        empty="No service used a key in this period. Each would be listed here with how often.",
+                        empty="No service used a key in this period.",
                         more=say.more(len(shown), len(ordered), "the busiest first; the signed document has all"),
                     ),
                 ),
             ),
             Subsection(
-                "Refused attempts",
+                "Rejected attempts",
                 (
                     Table(
-                        "Attempts that were refused",
+                        "Rejected attempts",
                         _MOMENTS,
                         moments(denied),
-                        empty="Nothing was refused in this period: no request with another tenant's key, no action"
-                        " beyond a role, no certificate that is not the tenant's.",
+                        empty="No attempt was rejected in this period: no request with another tenant's key, no action"
+                        " without permission, no certificate of another tenant.",
                         more=say.more(len(denied), counted.denied_total, say.NEWEST),
                     ),
                 ),
@@ -174,19 +173,19 @@ def access(report: Report) -> Section:
 
 
 def changes(report: Report) -> Section:
-    """Return what was changed."""
+    """Return the changes of the period."""
     counted = report.counted
     shown = counted.changes[-say.LISTED :]
     return Section(
         "changes",
         CHANGES,
-        "What was changed of the tenant's keys, services, certificates and policy, and by whom.",
+        "Changes of the tenant's keys, services, certificates and policy, with the actor.",
         (
             Table(
                 "Changes",
                 _MOMENTS,
                 moments(shown),
-                empty="Nothing was changed in this period.",
+                empty="No change in this period.",
                 more=say.more(len(shown), counted.changes_total, say.NEWEST),
             ),
         ),
@@ -194,25 +193,25 @@ def changes(report: Report) -> Section:
 
 
 def approvals(report: Report) -> Section:
-    """Return what takes two people, and what they decided."""
+    """Return the actions that need an approval, and the requests and decisions."""
     counted, wanted = report.counted, report.stated.four_eyes
     shown = counted.approvals[-say.LISTED :]
     rule = (
-        KeyValueTable((("Takes two people", Cell(", ".join(wanted), tone="good")),))
+        KeyValueTable((("Approval required for", Cell(", ".join(wanted), tone="good")),))
         if wanted
-        else Paragraph("The policy in force asks for a second person for no action.")
+        else Paragraph("The policy requires no approval for any action.")
     )
     return Section(
         "approvals",
         APPROVALS,
-        "Which actions one person alone cannot carry out, and each request and decision of the period.",
+        "Actions that need a second person, and all requests and decisions of the period.",
         (
             rule,
             Table(
                 "Requests and decisions",
                 _MOMENTS,
                 moments(shown),
-                empty="No approval was asked for in this period.",
+                empty="No approval was requested in this period.",
                 more=say.more(len(shown), counted.approvals_total, say.NEWEST),
             ),
         ),
@@ -220,19 +219,19 @@ def approvals(report: Report) -> Section:
 
 
 def certificates(report: Report) -> Section:
-    """Return how many certificates are in force."""
+    """Return the number of valid certificates."""
     stated = report.stated
     until = stated.next_certificate_expiry
     return Section(
         "certificates",
         CERTIFICATES,
-        "Services prove who they are with certificates of the tenant's own authority, which lives in the key server."
-        " They are short-lived and renewed by themselves.",
+        "Services authenticate with certificates of the tenant CA, whose key is in the key server. The certificates are"
+        " short-lived and renewed automatically.",
         (
             KeyValueTable(
                 (
-                    ("Certificates in force", say.number(stated.certificates)),
-                    ("The next one ends", Cell(f"{say.at(until)} UTC") if until else Cell("none", tone="none")),
+                    ("Valid certificates", say.number(stated.certificates)),
+                    ("Next expiry", Cell(f"{say.at(until)} UTC") if until else Cell("none", tone="none")),
                 )
             ),
         ),
@@ -240,14 +239,14 @@ def certificates(report: Report) -> Section:
 
 
 def stream(report: Report) -> Section:
-    """Return what was recorded, counted by the name of the event."""
+    """Return the number of records for each event name."""
     counted = report.counted
     events = sorted(counted.events, key=lambda one: one.name)
     return Section(
         "stream",
         AUDIT,
-        "Every record of the tenant is chained to the one before it by a hash, has a number without gaps, and the head"
-        " of the chain is signed by a key that cannot leave the key server.",
+        "Every record has a number without gaps and contains the hash of the record before it. A key that cannot leave"
+        " the key server signs the checkpoints of the chain.",
         (
             KeyValueTable(
                 (
@@ -256,17 +255,17 @@ def stream(report: Report) -> Section:
                         "Numbers",
                         Cell(f"{counted.first_seq:,} to {counted.last_seq:,}") if counted.records else say.NONE,
                     ),
-                    ("Stream at the making", Cell(f"record {report.stream.seq:,}")),
-                    ("Chain hash there", say.digest(report.stream.chain_hash)),
+                    ("Newest audit record", Cell(f"record {report.stream.seq:,}")),
+                    ("Chain hash", say.digest(report.stream.chain_hash)),
                 )
             ),
             Table(
-                "Records by what happened",
+                "Records by event",
                 (
                     Column("Event", 5),
                     Column("Success", 1.4, number=True),
                     Column("Intended", 1.4, number=True),
-                    Column("Refused", 1.4, number=True),
+                    Column("Rejected", 1.4, number=True),
                     Column("Failure", 1.4, number=True),
                 ),
                 tuple(
@@ -279,14 +278,14 @@ def stream(report: Report) -> Section:
                     )
                     for one in events
                 ),
-                empty="No record lies in this period.",
+                empty="No record in this period.",
             ),
         ),
     )
 
 
 def moments(found: Sequence[ReportedEvent]) -> tuple[tuple[Cell, ...], ...]:
-    """Return records as rows, the newest first."""
+    """Return records as table rows, the newest first."""
     return tuple(
         (
             Cell(f"{one.seq:,}"),

@@ -1,17 +1,17 @@
-"""What a rendered report is made of: sections of blocks, in plain text. How they look is the templates' business."""
+"""Parts of a rendered report: sections with blocks of plain text. The templates define their design."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Tone = Literal["plain", "good", "warn", "none"]
-"""How a value stands: in order, to be looked at, or not there. Always beside a word, never by colour alone."""
+"""Status of a value: in order, attention, or missing. A word always states it too, not only the colour."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value: `note` is smaller and beneath it, `code` says that it is a name or a hash and not a sentence.
+    """A value: `note` is shown smaller below it, `code` marks a name or a hash.
 
-    A `digest` is never broken, so that whoever copies it has it as it is; only what is wide enough may hold one.
+    A `digest` is never wrapped, so that a reader can copy it unchanged; only a wide cell may contain one.
     """
 
     text: str
@@ -23,7 +23,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`share` is its part of the width; a column of numbers is set to the right."""
+    """A column; `share` is its part of the width, numbers are aligned to the right."""
 
     title: str
     share: float
@@ -32,7 +32,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`caption` says what the rows are; `more` that there are more than these; `empty` what would be here."""
+    """A table; `caption` names the rows, `more` states how many are omitted, `empty` replaces a table without rows."""
 
     caption: str
     columns: tuple[Column, ...]
@@ -52,7 +52,7 @@ class KeyValueTable:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number to be seen first, with what it counts beneath."""
+    """One key figure with its label below."""
 
     value: str
     label: str
@@ -80,7 +80,7 @@ class BulletList:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What is typed on a command line."""
+    """A shell command."""
 
     text: str
     block: Literal["command"] = "command"
@@ -91,7 +91,7 @@ Block = Table | KeyValueTable | Figures | Paragraph | BulletList | Command
 
 @dataclass(frozen=True, slots=True)
 class Subsection:
-    """A part of a section, with a heading of its own."""
+    """A part of a section with a heading."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -99,7 +99,7 @@ class Subsection:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """`lead` says what the section shows and what it rests on."""
+    """A section; `lead` states what the section shows and its sources."""
 
     id: str
     title: str
@@ -121,7 +121,7 @@ class Cover:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A whole report in words. `running` stands on top of each page, `attached` is the name of the signed document."""
+    """A complete report as text. `running` is the page header, `attached` the file name of the signed document."""
 
     title: str
     running: str

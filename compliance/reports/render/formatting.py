@@ -1,10 +1,8 @@
-"""Text from outside, made harmless to read: nothing in it is invisible, changes direction, or is endless.
+"""Formatting of values in a report, and safe rendering of external text: visible, bounded, in one writing direction.
 
-A name in a report was chosen by whoever has an interest in how the report reads. Characters that show nothing
-(controls, overrides of the writing direction, private use) are therefore shown by their number, `⟨U+202E⟩`, and so is
-in a PDF what its fonts do not have: it embeds those that come with the typesetter and takes none of the machine.
-
-How values of a report are said in it, the same in every section.
+An attacker may choose the names in a report. Invisible characters (controls, overrides of the writing direction,
+private use) are therefore shown by their code point, `⟨U+202E⟩`. In a PDF characters that are missing in its fonts are
+too: it embeds only the fonts of the typesetter, not those of the machine.
 """
 
 import re
@@ -16,11 +14,11 @@ from typing import Any, Literal
 from compliance.reports.render.document import Cell, Tone
 
 LONGEST = 400
-"""Signs of one text, after which it is cut and says so; the signed document has it whole."""
+"""Characters after which a text is truncated with a note; the signed document contains all of it."""
 
 _MOST_MARKS = 2
 _JOINERS = "\u200c\u200d"
-"""They show nothing, and Persian and Hindi are misspelt without them."""
+"""Invisible characters that are allowed, because Persian and Hindi need them."""
 _ZERO_WIDTH_SPACE = "\u200b"
 _JOINT = re.compile(r"(?<=[-_./:@,=+])(?=\w)")
 _ENDLESS = re.compile(r"[^\s\u200b]{25,}")
@@ -55,11 +53,11 @@ _DRAWN = (
     (0x2713, 0x2714),
     (0x27E8, 0x27E9),
 )
-"""Blocks whose every character the embedded fonts have: test_formatting.py draws them all."""
+"""Ranges of characters that the embedded fonts contain: test_formatting.py draws all of them."""
 
 
 def visible(text: str) -> str:
-    """Return a text on one line with everything in it to be seen."""
+    """Return a text on one line with all characters visible."""
     kept, marks = [], 0
     for character in " ".join(unicodedata.normalize("NFC", text).split()):
         marks = marks + 1 if unicodedata.category(character) in {"Mn", "Me"} else 0
@@ -68,13 +66,13 @@ def visible(text: str) -> str:
 
 
 def drawable(text: str) -> str:
-    """Return a visible text as the PDF's fonts can draw it, and as lines can break in it."""
+    """Return a visible text with only characters of the PDF's fonts, and with line break opportunities."""
     drawn = _cut([character if _is_drawn(character) else code_point(character) for character in text])
     return " ".join(_broken(word) for word in drawn.split(" "))
 
 
 def _cut(signs: list[str]) -> str:
-    """Return what is shown of a text, of which each sign may have become several."""
+    """Return the text truncated to `LONGEST`; each item of `signs` is one character or its code point."""
     length = 0
     for place, sign in enumerate(signs):
         length += len(sign)
@@ -84,12 +82,12 @@ def _cut(signs: list[str]) -> str:
 
 
 def code_point(character: str) -> str:
-    """Return a character by its number."""
+    """Return a character as its code point."""
     return f"⟨U+{ord(character):04X}⟩"
 
 
 def as_data(value: Any, *, drawn: bool = False) -> Any:
-    """Return a document as what JSON has, each of its texts visible, and drawable where a PDF is made of it."""
+    """Return a document as JSON data with visible texts, and with drawable texts for a PDF."""
     if isinstance(value, str):
         return drawable(visible(value)) if drawn else visible(value)
     drawn = drawn and not (isinstance(value, Cell) and value.digest)
@@ -111,7 +109,7 @@ def _is_drawn(character: str) -> bool:
 
 
 def _broken(word: str) -> str:
-    """Let names break at their joints, and what has none and is endless anywhere."""
+    """Return the word with break opportunities after punctuation, and inside of long runs."""
     jointed = _JOINT.sub(_ZERO_WIDTH_SPACE, word) if len(word) > _SHORT else word
     return _ENDLESS.sub(_in_pieces, jointed)
 
@@ -124,9 +122,9 @@ def _in_pieces(found: re.Match[str]) -> str:
 DASH = "\N{EN DASH}"
 NONE = Cell(DASH, tone="none")
 SHOWN = 300
-"""Rows of one table: what is more stands in the signed document, and the table says how many those are."""
+"""Maximum rows of a table; the signed document contains all rows, and the table states how many are omitted."""
 LISTED = 120
-"""Records of one list; the audit export has all of them."""
+"""Maximum records of a list; the audit export contains all records."""
 NEWEST = "the newest; the audit export has all"
 
 _TONES: dict[str, Tone] = {
@@ -137,12 +135,12 @@ _TONES: dict[str, Tone] = {
     "breached": "warn",
     "not-checked": "none",
 }
-_WORDS = {"in order": "In order", "attention": "Attention", "missing": "Not there", "not-checked": "Not checked"}
+_WORDS = {"in order": "In order", "attention": "Attention", "missing": "Missing", "not-checked": "Not checked"}
 _OUTCOMES: dict[str, Tone] = {"success": "plain", "refused": "warn", "failure": "warn", "intended": "none"}
 
 
 def at(time: datetime) -> str:
-    """Return a time to the second: `2026-11-25 12:00:07`. Every time in a report is UTC, which its method says."""
+    """Return a time to the second: `2026-11-25 12:00:07`. All times in a report are UTC."""
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
@@ -153,7 +151,7 @@ def day(time: datetime) -> str:
 
 
 def iso(time: datetime | None) -> Cell:
-    """Return the day of a time as tables show it, which sorts."""
+    """Return the day of a time in ISO 8601 format, for tables."""
     return NONE if time is None else Cell(f"{time.astimezone(UTC):%Y-%m-%d}")
 
 
@@ -163,45 +161,45 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 
 def number(value: int) -> Cell:
-    """Return a number; nothing reads as nothing."""
+    """Return a number; zero has the tone of a missing value."""
     return Cell(f"{value:,}") if value else Cell("0", tone="none")
 
 
 def seconds(value: float | None) -> Cell:
-    """Return a measured time."""
+    """Return a measured duration."""
     return NONE if value is None else Cell(f"{value:,.1f} s")
 
 
 def status(value: Literal["in order", "attention", "missing"]) -> Cell:
-    """Return how something stands."""
+    """Return the status of a subject."""
     return Cell(_WORDS.get(value, value), tone=_TONES.get(value, "plain"))
 
 
 def checked(outcome: str) -> Cell:
-    """Return how a boundary check ended."""
+    """Return the outcome of an isolation check."""
     return Cell(_WORDS.get(outcome, outcome.capitalize()), tone=_TONES.get(outcome, "plain"))
 
 
 def outcome(value: str) -> Cell:
-    """Return how something that was done ended."""
+    """Return the outcome of an operation."""
     return Cell(value.capitalize(), tone=_OUTCOMES.get(value, "plain"))
 
 
 def code(text: str, note: str = "") -> Cell:
-    """Return a name or a hash, or a dash where there is none."""
+    """Return a name or a hash, or a dash for an empty text."""
     return Cell(text, note, code=True) if text else NONE
 
 
 def digest(text: str, note: str = "") -> Cell:
-    """Return a hash to be compared and copied."""
+    """Return a hash that readers compare and copy."""
     return Cell(text, note, code=True, digest=True)
 
 
 def plain(text: str, note: str = "") -> Cell:
-    """Return a text, or a dash where there is none."""
+    """Return a text, or a dash for an empty text."""
     return Cell(text, note) if text else NONE
 
 
 def more(shown: int, total: int, where: str) -> str:
-    """Return what to say under a table that does not show everything; nothing where it does."""
+    """Return the note below a truncated table, empty if the table shows all rows."""
     return f"{shown:,} of {total:,} are shown; {where}." if shown < total else ""

@@ -1,4 +1,4 @@
-"""What stands around the figures: cover, summary, the mapping to frameworks, limits, method and glossary."""
+"""Sections around the figures: cover, summary, mapping to frameworks, limits, method and glossary."""
 
 import re
 from collections.abc import Sequence
@@ -25,50 +25,50 @@ from openkcm.verification.reports.evaluation import LIMITS
 from openkcm.verification.reports.model import Finding, Report
 
 DISCLAIMER = (
-    "Evidence, not attestation. This report shows what is on record and maps it to ids of controls. Whether a control"
-    " is met is for an auditor to judge."
+    "Evidence, not attestation. This report shows recorded facts and maps them to ids of controls. An auditor decides"
+    " whether a control is met."
 )
 VERIFY = "openkcm audit verify EXPORT --report REPORT --public-key KEY"
 _CUT = (
-    "Long lists are cut in the PDF and the HTML, and say so. Characters that show nothing or turn the direction of"
-    " writing are shown by their number, and in the PDF also those of scripts that its fonts do not have."
+    "The PDF and the HTML truncate long lists and state the number of omitted rows. Invisible characters and those that"
+    " change the writing direction are shown by their code point, in the PDF also characters missing in its fonts."
 )
 _COUNTED = (
-    "Counted figures (access, refused attempts, isolation runs, root key, changes, approvals, records) follow from the"
-    " audit records of the period alone. Whoever has the export counts them again."
+    "Derived figures (access, rejected attempts, isolation assessments, root key, changes, approvals, records) follow"
+    " only from the audit records of the period. Anyone with the audit export can reproduce them."
 )
 _STATED = (
-    "Stated figures (coverage, keys, newest checks, certificates, policy) say how things stood when the report was"
-    " made. Their digest was put into the audit stream before the report was signed, so a report that states something"
-    " else does not fit the stream."
+    "The snapshot (coverage, keys, newest checks, certificates, policy) shows the state when the report was created."
+    " Its digest was recorded in the audit stream before the report was signed, so a report with another snapshot does"
+    " not match the stream."
 )
-_TIMES = "All times are UTC. A period has its first moment and not its last."
+_TIMES = "All times are UTC. A period includes its start and excludes its end."
 _GLOSSARY = (
-    ("Root key, L1", "The outermost key, held by the platform or by the customer. Without it no service key opens."),
-    ("Tenant key, L2", "One for each tenant, made inside the key server; it can neither be brought in nor taken out."),
-    ("Service key, L3", "One for each connected service, stored only wrapped by both the tenant key and the root key."),
-    ("Data key, L4", "What a service encrypts its data with, wrapped by its service key."),
-    ("Context", "What a ciphertext is bound to: tenant, tenant key, service and object. Elsewhere it does not open."),
-    ("Cryptoperiod", "How long a version of a key may be used before policy wants it rotated."),
-    ("Boundary check", "An attack across tenants that must be refused, with a control that must work."),
-    ("Held, breached, not checked", "The attack was refused; it succeeded; nothing could be shown either way."),
+    ("Root key, L1", "The outermost key, held by the platform or by the customer. It wraps all service keys."),
+    ("Tenant key, L2", "One key for each tenant, created in the key server. It cannot be imported or exported."),
+    ("Service key, L3", "One key for each connected service, stored only wrapped by both tenant key and root key."),
+    ("Data key, L4", "A key that a service uses to encrypt data, wrapped by its service key."),
+    ("Encryption context", "Binds a ciphertext to tenant, tenant key, service and object. Others cannot decrypt it."),
+    ("Cryptoperiod", "The time for which a key version may encrypt before the policy requires its rotation."),
+    ("Isolation check", "An attempted attack across tenants that must be rejected, with a positive control."),
+    ("Held, breached, not checked", "The attack was rejected; the attack succeeded; the check could not run."),
     ("Audit stream", "The records of one tenant, numbered without gaps and chained by hashes."),
-    ("Head", "The last record of a stream. Its signature stands for every record before it."),
-    ("Counted figure", "Follows from the audit records of the period, and from nothing else."),
-    ("Stated figure", "How something stood at the making of the report; its digest was put into the stream first."),
-    ("Two people", "An action that one person asks for and another must approve before it is done."),
+    ("Checkpoint", "The signed number and hash of the newest record of a stream. It proves all records before it."),
+    ("Derived figure", "A figure that follows only from the audit records of the period."),
+    ("Snapshot", "The state when the report was created; its digest was recorded in the audit stream first."),
+    ("Approval", "One person requests an action, and a second person must approve it before it runs."),
 )
 _DIGITS = re.compile(r"(\d+)")
 
 
 def period(report: Report) -> str:
-    """Return the days of the period, the last of which belongs to it."""
+    """Return the first and the last day of the period, both inclusive."""
     last = report.until - timedelta(microseconds=1)
     return f"{say.day(report.since)} to {say.day(last)}"
 
 
 def cover(report: Report) -> Cover:
-    """Return the first page: whose report, of what, how it stands, and how to check it."""
+    """Return the first page: organization, period, verdict, and how to verify the report."""
     return Cover(
         "Compliance report",
         report.organization,
@@ -80,17 +80,17 @@ def cover(report: Report) -> Cover:
                 ("Region", say.plain(report.region)),
                 (
                     "Period (UTC)",
-                    Cell(f"{say.at(report.since)} to {say.at(report.until)}", "the end does not belong to it"),
+                    Cell(f"{say.at(report.since)} to {say.at(report.until)}", "end excluded"),
                 ),
                 (
-                    "Made",
+                    "Created",
                     Cell(f"{say.at(report.made_at)} UTC", f"by OpenKCM {report.made_with}" if report.made_with else ""),
                 ),
-                ("Made for", say.plain(report.made_for)),
+                ("Created for", say.plain(report.made_for)),
                 ("Report", say.code(report.report_id)),
-                ("Audit stream at the making", Cell(f"record {report.stream.seq:,}")),
-                ("Chain hash there", say.digest(report.stream.chain_hash)),
-                ("Digest of stated figures", say.digest(report.stated_sha256)),
+                ("Newest audit record", Cell(f"record {report.stream.seq:,}")),
+                ("Chain hash", say.digest(report.stream.chain_hash)),
+                ("Digest of the snapshot", say.digest(report.stated_sha256)),
             )
         ),
         _verify(),
@@ -99,15 +99,15 @@ def cover(report: Report) -> Cover:
 
 
 def attached(report: Report) -> str:
-    """Return the name of the signed document, as it is attached to a PDF."""
+    """Return the file name of the signed document in the PDF."""
     return f"{report.tenant_id}-report-{report.since:%Y%m%d}-{report.report_id[:8]}.json"
 
 
 def _verify() -> tuple[Block, ...]:
     return (
         Paragraph(
-            "REPORT is this file, EXPORT the tenant's audit stream and KEY the platform's public key, which you have"
-            " from elsewhere. This confirms or refutes the report, offline and without us:"
+            "REPORT is this file, EXPORT the tenant's audit export and KEY the platform's public key from another"
+            " source. This command verifies the report offline:"
         ),
         Command(VERIFY),
     )
@@ -116,19 +116,21 @@ def _verify() -> tuple[Block, ...]:
 def _verdict(found: Sequence[Finding]) -> Cell:
     wrong = [one for one in found if one.status != "in order"]
     if not found:
-        return Cell("Nothing was looked at", tone="none")
+        return Cell("Nothing was assessed", tone="none")
     if not wrong:
         return Cell(f"All {len(found):,} subjects are in order", tone="good")
-    look = sum(one.status == "attention" for one in wrong)
-    parts = [f"{look:,} to look at"] if look else []
-    parts += [f"{len(wrong) - look:,} without evidence"] if len(wrong) > look else []
+    attention = sum(one.status == "attention" for one in wrong)
+    parts = [say.count(attention, "requires attention", "require attention")] if attention else []
+    parts += [f"{len(wrong) - attention:,} without evidence"] if len(wrong) > attention else []
     return Cell(
-        f"{len(found) - len(wrong):,} of {len(found):,} subjects in order", ", ".join(parts), "warn" if look else "none"
+        f"{len(found) - len(wrong):,} of {len(found):,} subjects in order",
+        ", ".join(parts),
+        "warn" if attention else "none",
     )
 
 
 def summary(report: Report) -> Section:
-    """Return how everything stands on one page."""
+    """Return the summary of all subjects on one page."""
     counted, stated = report.counted, report.stated
     held, breached = sum(one.held for one in counted.isolation), sum(one.breached for one in counted.isolation)
     covered = sum(one.complete and not one.gaps for one in stated.coverage)
@@ -143,42 +145,42 @@ def summary(report: Report) -> Section:
         Figure(
             f"{overdue:,}",
             "Keys overdue",
-            f"of {say.count(len(stated.keys), 'key')} on record",
+            f"of {say.count(len(stated.keys), 'key')} in the inventory",
             _tone(len(stated.keys), overdue),
         ),
         Figure(
             f"{held:,} / {held + breached:,}",
-            "Attacks refused",
-            f"in {say.count(counted.isolation_runs, 'run')}",
+            "Attacks rejected",
+            f"in {say.count(counted.isolation_runs, 'assessment')}",
             _tone(held + breached, breached),
         ),
-        Figure(f"{sum(one.answered for one in counted.access):,}", "Uses of keys", "each recorded before its answer"),
-        Figure(f"{counted.denied_total:,}", "Refused attempts", "by certificate, role or tenant"),
+        Figure(f"{sum(one.answered for one in counted.access):,}", "Uses of keys", "each recorded before its response"),
+        Figure(f"{counted.denied_total:,}", "Rejected attempts", "by certificate, role or tenant"),
         Figure(f"{counted.records:,}", "Audit records", "numbered, chained and signed"),
     )
     return Section(
         "summary",
         "Summary",
-        "What was looked at and how it stands. Each line is taken up in the section that it names.",
+        "The assessed subjects and their status. Each subject has a section with details.",
         (
             Figures(figures),
             Table(
-                "What was looked at, and how it stands",
-                (Column("Subject", 2.6), Column("Status", 1.3), Column("In words", 6)),
+                "Assessed subjects and their status",
+                (Column("Subject", 2.6), Column("Status", 1.3), Column("Description", 6)),
                 tuple((Cell(one.subject), say.status(one.status), Cell(one.words)) for one in report.summary),
-                empty="Nothing was looked at.",
+                empty="Nothing was assessed.",
             ),
         ),
     )
 
 
 def _tone(of: int, wrong: int) -> Tone:
-    """Return how a figure stands of which `wrong` of so many are not as they should be."""
+    """Return the tone of a figure with `wrong` of `of` items not in order."""
     return "none" if not of else "warn" if wrong else "good"
 
 
 def controls(report: Report) -> Section:
-    """Return the evidence by the ids of each framework's controls, which is how auditors look for it."""
+    """Return the evidence by framework and control id, as auditors search for it."""
     by_framework: dict[str, dict[str, list[tuple[Cell, ...]]]] = {}
     for one in report.evidence:
         for framework, ids in one.controls.items():
@@ -196,7 +198,7 @@ def controls(report: Report) -> Section:
             framework,
             (
                 Table(
-                    f"{framework}: controls and the evidence here",
+                    f"{framework}: controls and their evidence",
                     columns,
                     tuple(row for control in sorted(found, key=_naturally) for row in found[control]),
                     empty="",
@@ -209,8 +211,8 @@ def controls(report: Report) -> Section:
     return Section(
         "controls",
         "Frameworks",
-        "Which evidence of this report supports which control. The ids are a guide to the evidence; nothing is claimed"
-        " of a control beyond it.",
+        "Evidence in this report for each control. The ids help to find evidence; the report does not claim that a"
+        " control is met.",
         () if parts else (nothing,),
         parts,
     )
@@ -222,20 +224,20 @@ def _naturally(control: str) -> list[tuple[int, str]]:
 
 def limits(report: Report) -> Section:
     """Return what the report does not show."""
-    return Section(LIMITS.lower(), LIMITS, "What no figure here shows.", (BulletList((*report.limits, _CUT)),))
+    return Section(LIMITS.lower(), LIMITS, "What this report does not show.", (BulletList((*report.limits, _CUT)),))
 
 
 def method(report: Report) -> Section:
-    """Return how the figures come about and how anybody checks them."""
+    """Return the sources of the figures and how to verify them."""
     signed = (
-        f"The document is signed at record {report.stream.seq:,} of the stream. The signature of the head there stands"
-        " for every record before it."
+        f"The document is signed at record {report.stream.seq:,} of the stream. The checkpoint at that record proves"
+        " all records before it."
     )
     return Section(
         "method",
-        "Method, and how to check it",
-        "The PDF and the HTML are readings of one signed JSON document, which lies in them. Their own bytes are signed"
-        " too, so what is printed is what was made from these figures.",
+        "Method and verification",
+        "The PDF and the HTML are renderings of one signed JSON document, which they contain. The files themselves are"
+        " signed too, so a modified rendering is detected.",
         (
             BulletList((_COUNTED, _STATED, signed, _TIMES)),
             *_verify(),
@@ -243,7 +245,7 @@ def method(report: Report) -> Section:
                 (
                     ("Attached document", say.code(attached(report))),
                     ("Format", say.code(report.format)),
-                    ("Digest of stated figures", say.digest(report.stated_sha256)),
+                    ("Digest of the snapshot", say.digest(report.stated_sha256)),
                     ("Chain hash", say.digest(report.stream.chain_hash, f"of record {report.stream.seq:,}")),
                 )
             ),
@@ -252,10 +254,10 @@ def method(report: Report) -> Section:
 
 
 def glossary() -> Section:
-    """Return what the words mean."""
+    """Return the glossary."""
     return Section(
         "glossary",
         "Glossary",
-        "Words as this report uses them.",
+        "Terms as this report uses them.",
         (KeyValueTable(tuple((w, Cell(m)) for w, m in _GLOSSARY)),),
     )

@@ -1,4 +1,4 @@
-"""A report as HTML: one file that asks nobody for anything and runs nothing, for screens and for paper."""
+"""A report as HTML: one file without scripts and without external resources, for screen and print."""
 
 import base64
 import hashlib
@@ -15,19 +15,19 @@ from openkcm.verification.reports.signed_file import element
 
 
 def render_html(report: Report, document: bytes) -> bytes:
-    """Return the report as HTML; `document`, the signed JSON, is an element of it that no browser shows or runs."""
+    """Return the report as HTML; it contains `document`, the signed JSON, in an element that browsers do not run."""
     style = _style()
     page = _template().render(
         report=as_data(build(report)),
-        style=Markup(style),  # noqa: S704 - our own file, whose hash is the policy
+        style=Markup(style),  # noqa: S704 - a file of the product, and the policy allows only its hash
         policy=_policy(style),
-        document=Markup(element(document)),  # noqa: S704 - JSON in which nothing can end the element
+        document=Markup(element(document)),  # noqa: S704 - JSON that cannot close the element
     )
     return f"{page}\n".encode()
 
 
 def _policy(style: str) -> str:
-    """Return what the file may do, which is nothing but to look as its own style says."""
+    """Return the content security policy, which allows only the style of the file."""
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 

@@ -1,4 +1,4 @@
-"""The sections on what is encrypted, with which keys, and what became of the root key."""
+"""Sections about encrypted data, keys and the root key."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ _LEVELS = {
     "L1": "Root key",
     "L2": "Tenant key",
     "L3": "Service keys",
-    "CA": "Certificate authority",
+    "CA": "Tenant CA",
 }
 _MODES = {
     "platform": "Held by the platform",
@@ -21,7 +21,7 @@ _MODES = {
 }
 _WAYS = {
     "programs": "its programs encrypt fields",
-    "requests": "it has OpenKCM encrypt",
+    "requests": "it requests encryption from OpenKCM",
     "data-keys": "with data keys under its service key",
     "kmip-keys": "with keys fetched over KMIP",
 }
@@ -29,15 +29,14 @@ _PLACES = 12
 
 
 def coverage(report: Report) -> Section:
-    """Return which service encrypts what, and under whose key."""
+    """Return the encrypted data of each service and its keys."""
     services = report.stated.coverage
     shown = services[: say.SHOWN]
     return Section(
         "coverage",
         COVERAGE,
-        "Each connected service, the data of it that is listed as sensitive or seen to be encrypted, the keys under"
-        " which it lies, and what is missing. Which data is sensitive is the customer's own statement; how programs"
-        " encrypt is partly what they say of themselves.",
+        "Each connected service with its listed or encrypted data, the keys that encrypt it, and the remaining gaps."
+        " The customer defines which data is sensitive; the programs themselves report part of how they encrypt.",
         (
             Table(
                 "Services and their data",
@@ -45,13 +44,12 @@ def coverage(report: Report) -> Section:
                     Column("Service", 2.2),
                     Column("Protected data", 3.1),
                     Column("How", 2.3),
-                    Column("Under", 3.4),
+                    Column("Keys", 3.4),
                     Column("Uses, 30 days", 1.5, number=True),
                     Column("Verdict", 2.2),
                 ),
                 tuple(_service(one) for one in shown),
-                empty="No service was connected when the report was made. Each would be listed here with its data, its"
-                " keys and what is missing.",
+                empty="No service was connected when the report was created.",
                 more=say.more(len(shown), len(services), "the signed document has all"),
             ),
         ),
@@ -75,7 +73,7 @@ def _service(one: CoveredService) -> tuple[Cell, ...]:
 
 
 def keys(report: Report) -> Section:
-    """Return the inventory of keys with their cryptoperiods."""
+    """Return the key inventory with cryptoperiods."""
     stated = report.stated
     by_level: dict[str, list[InventoryKey]] = {level: [] for level in _LEVELS}
     for key in stated.keys:
@@ -83,9 +81,8 @@ def keys(report: Report) -> Section:
     return Section(
         "keys",
         KEYS,
-        "Every key of the tenant when the report was made, with its state and the period for which it may be used"
-        " (NIST SP 800-57 part 1, sections 5.3 and 6.2). A key whose period is over and that is still in use is marked"
-        " overdue.",
+        "Every key of the tenant when the report was created, with its state and its cryptoperiod (NIST SP 800-57"
+        " part 1, sections 5.3 and 6.2). A key in use after the end of its cryptoperiod is marked overdue.",
         (
             KeyValueTable(
                 (
@@ -108,7 +105,7 @@ def _overdue(found: Sequence[InventoryKey]) -> Cell:
 
 def _level(level: str, found: Sequence[InventoryKey]) -> Subsection:
     title = _LEVELS.get(level, level)
-    # What is overdue first: it is what somebody must act on, and what a long list must not cut off.
+    # Overdue keys first: they require action, and a long list must not omit them.
     ordered = sorted(found, key=lambda key: not key.overdue)
     shown = ordered[: say.SHOWN]
     return Subsection(
@@ -121,12 +118,12 @@ def _level(level: str, found: Sequence[InventoryKey]) -> Subsection:
                     Column("State", 1.6),
                     Column("Purpose and algorithm", 2.5),
                     Column("Holder", 2.8),
-                    Column("Made", 1.55),
+                    Column("Created", 1.55),
                     Column("Due", 1.9),
                     Column("Last used", 1.55),
                 ),
                 tuple(_key(key) for key in shown),
-                empty=f"There was no key of this level when the report was made ({title.lower()}).",
+                empty=f"No key of this level existed when the report was created ({title.lower()}).",
                 more=say.more(len(shown), len(found), "overdue ones first; the signed document has all"),
             ),
         ),
@@ -148,26 +145,26 @@ def _key(key: InventoryKey) -> tuple[Cell, ...]:
 
 
 def root_key(report: Report) -> Section:
-    """Return who holds the root key, and how long it took to lock when it was taken away."""
+    """Return the holder of the root key, and the measured times from its revocation to the lock."""
     stated, counted = report.stated, report.counted
     measured = [event.seconds for event in counted.root_key if event.seconds is not None]
     shown = counted.root_key[-say.LISTED :]
     figures = (
-        Figure(f"{len(measured):,}", "Revocations measured", "from the holder's refusal to the lock"),
-        Figure(f"{max(measured):,.1f} s" if measured else say.DASH, "Slowest", "nothing opened after it"),
+        Figure(f"{len(measured):,}", "Revocations measured", "from the first rejection to the lock"),
+        Figure(f"{max(measured):,.1f} s" if measured else say.DASH, "Slowest", "no decryption afterwards"),
         Figure(f"{counted.root_key_total:,}", "Events", "in the period"),
     )
     return Section(
         "root-key",
         ROOT_KEY,
-        "Whoever holds the root key can end all use of the tenant's keys. Each event of it in the period, and the time"
-        " from the first refusal by its holder until the tenant was locked.",
+        "The holder of the root key can stop all use of the tenant's keys. The table lists its events in the period,"
+        " and the time from the first rejection by the provider to the lock of the tenant.",
         (
             KeyValueTable(
                 (
                     ("Custody", Cell(_MODES.get(stated.root_key_mode, stated.root_key_mode))),
                     ("Holder", say.plain(stated.root_key_holder)),
-                    ("Tenant", Cell(stated.state, "its state when the report was made")),
+                    ("Tenant", Cell(stated.state, "state when the report was created")),
                 )
             ),
             Figures(figures),
@@ -182,8 +179,7 @@ def root_key(report: Report) -> Section:
                     Column("To lock", 1.1, number=True),
                 ),
                 tuple(_event(one) for one in reversed(shown)),
-                empty="The root key was neither tried anew, changed, taken away nor given back in this period. Such"
-                " events would be listed here, with the measured time to the lock.",
+                empty="No event of the root key in this period: no preflight, change, revocation or restoration.",
                 more=say.more(len(shown), counted.root_key_total, say.NEWEST),
             ),
         ),

@@ -1,4 +1,4 @@
-"""From a report to what its renderings say: every section, in the order in which an auditor reads."""
+"""Layout of a rendered report: all sections in the reading order of an auditor."""
 
 from compliance.reports.render import audit_sections as say_stream
 from compliance.reports.render import front_matter as say_around
@@ -8,7 +8,7 @@ from openkcm.verification.reports.model import Report
 
 
 def build(report: Report) -> Document:
-    """Return the whole report in words."""
+    """Return the complete document of a report."""
     period = say_around.period(report)
     return Document(
         title=f"Compliance report of {report.organization}, {period}",

@@ -31,25 +31,25 @@ def test_every_name_is_mapped() -> None:
 
 
 @pytest.mark.parametrize("name", list(AuditName))
-def test_an_event_has_what_its_class_requires_whatever_its_outcome_and_actor(name: AuditName) -> None:
+def test_event_has_the_required_attributes_for_each_outcome_and_actor(name: AuditName) -> None:
     for outcome in get_args(Outcome):
         for kind in get_args(ActorKind):
-            told = ocsf.event(stored(name, outcome, kind))
-            event_class = EventClass(told["class_uid"])
+            event = ocsf.event(stored(name, outcome, kind))
+            event_class = EventClass(event["class_uid"])
             for required in (*REQUIRED_OF_ALL, *REQUIRED[event_class]):
-                assert told[required] not in ({}, "", None), required
-            assert told["type_uid"] == told["class_uid"] * 100 + told["activity_id"]
-            assert told["category_uid"] == told["class_uid"] // 1000 != 0
-            assert told["activity_id"] in {*ACTIVITIES[event_class], 99}
-            assert {"name", "vendor_name"} <= told["metadata"]["product"].keys()
-            assert told["metadata"]["version"] == "1.6.0"
-            assert told["unmapped"].get("upstream_event_type") == UPSTREAM_NAME.get(name)
-            json.dumps(told)
+                assert event[required] not in ({}, "", None), required
+            assert event["type_uid"] == event["class_uid"] * 100 + event["activity_id"]
+            assert event["category_uid"] == event["class_uid"] // 1000 != 0
+            assert event["activity_id"] in {*ACTIVITIES[event_class], 99}
+            assert {"name", "vendor_name"} <= event["metadata"]["product"].keys()
+            assert event["metadata"]["version"] == "1.6.0"
+            assert event["unmapped"].get("upstream_event_type") == UPSTREAM_NAME.get(name)
+            json.dumps(event)
 
 
-def test_nothing_that_identifies_a_record_is_lost() -> None:
-    told = ocsf.event(stored(AuditName.CRYPTO_REFUSED, "refused", "service", details={"code": "tenant_closed"}))
-    assert told["metadata"] | {"product": {}} == {
+def test_event_keeps_all_identifiers_of_the_record() -> None:
+    event = ocsf.event(stored(AuditName.CRYPTO_REFUSED, "refused", "service", details={"code": "tenant_closed"}))
+    assert event["metadata"] | {"product": {}} == {
         "version": "1.6.0",
         "product": {},
         "uid": "e1",
@@ -61,13 +61,13 @@ def test_nothing_that_identifies_a_record_is_lost() -> None:
         "log_name": "audit",
         "log_provider": "openkcm",
     }
-    assert (told["time"], told["status"], told["status_code"]) == (1768473000250, "Failure", "tenant_closed")
-    assert told["src_endpoint"] == {"ip": "203.0.113.9", "svc_name": "pat@acme.example"}
-    assert told["actor"]["user"]["type"] == "Service"
-    assert told["unmapped"]["details"] == {"code": "tenant_closed"}
+    assert (event["time"], event["status"], event["status_code"]) == (1768473000250, "Failure", "tenant_closed")
+    assert event["src_endpoint"] == {"ip": "203.0.113.9", "svc_name": "pat@acme.example"}
+    assert event["actor"]["user"]["type"] == "Service"
+    assert event["unmapped"]["details"] == {"code": "tenant_closed"}
 
 
-def test_a_breach_is_critical_and_a_check_that_held_is_not() -> None:
+def test_only_a_breached_check_is_critical() -> None:
     severities = [
         ocsf.event(stored(AuditName.BOUNDARY_CHECKED, outcome))["severity"] for outcome in ("success", "failure")
     ]
@@ -75,7 +75,7 @@ def test_a_breach_is_critical_and_a_check_that_held_is_not() -> None:
 
 
 @pytest.mark.parametrize("source", ["203.0.113.9:5696", "[2001:db8::1]:443", "2001:db8::1"])
-def test_an_address_is_an_address_with_or_without_its_port(source: str) -> None:
+def test_source_address_is_parsed_with_and_without_port(source: str) -> None:
     record = json.dumps(json.loads(stored(AuditName.SIGNED_IN).record) | {"source": source})
     assert ocsf.event(StoredRecord(7, record, bytes(32)))["src_endpoint"]["ip"] in {"203.0.113.9", "2001:db8::1"}
 
@@ -83,11 +83,11 @@ def test_an_address_is_an_address_with_or_without_its_port(source: str) -> None:
 @given(
     st.text() | st.dictionaries(st.text(), st.none() | st.text() | st.integers() | st.lists(st.text())).map(json.dumps)
 )
-def test_whatever_lies_in_a_stream_becomes_an_event(text: str) -> None:
-    told = ocsf.event(StoredRecord(1, text, bytes(32)))
-    assert all(required in told for required in REQUIRED_OF_ALL)
+def test_any_record_text_becomes_an_event(text: str) -> None:
+    event = ocsf.event(StoredRecord(1, text, bytes(32)))
+    assert all(required in event for required in REQUIRED_OF_ALL)
 
 
-def test_a_line_of_an_event_is_its_json() -> None:
+def test_ocsf_line_is_the_json_of_the_event() -> None:
     record = stored(AuditName.SIGNED_IN)
     assert json.loads(ocsf.ocsf_line(record)) == ocsf.event(record)

@@ -1,4 +1,4 @@
-"""A batch of audit records for a receiver: JSON Lines, RFC 5424 messages, and how far the receiver is."""
+"""Batches of audit records as JSON Lines and RFC 5424 messages, and the forwarded state."""
 
 import json
 
@@ -9,7 +9,7 @@ from tests.core.proving import TENANT, a_stream
 STATE = ForwardedState(TENANT, "https://siem.example", Form.OCSF, 7, "ab" * 32)
 
 
-def test_a_batch_has_a_key_a_line_and_a_frame_for_each_record():
+def test_batch_has_a_key_and_a_line_and_frame_for_each_record():
     batch = Batch(TENANT, Form.OPENKCM, a_stream(3), "kcm-1")
     assert batch.key == f"{TENANT}/1-3"
     assert [json.loads(line)["seq"] for line in batch.lines] == [1, 2, 3]
@@ -19,13 +19,13 @@ def test_a_batch_has_a_key_a_line_and_a_frame_for_each_record():
     assert json.loads(Batch(TENANT, Form.OCSF, a_stream(1), "kcm-1").lines[0])["metadata"]["sequence"] == 1
 
 
-def test_a_field_that_could_break_out_of_its_place_is_left_out():
+def test_unsafe_fields_are_replaced_by_the_nil_value():
     fields = {"time": "a b", "name": "x\n", "outcome": "failure"}
     (frame,) = Batch(TENANT, Form.OPENKCM, [StoredRecord(1, json.dumps(fields), bytes(32))], "").frames
     assert b"<107>1 - - openkcm - - [meta" in frame
 
 
-def test_a_state_is_read_back_and_anything_else_is_none():
+def test_state_is_read_back_and_invalid_text_gives_none():
     assert ForwardedState.read(STATE.text()) == STATE
     fields = json.loads(STATE.text())
     for change in ({"seq": -1}, {"seq": True}, {"form": "x"}, {"chain_hash": "x"}, {"to": 1}):

@@ -1,4 +1,4 @@
-"""When everything is protected may be said, and that it never is while anything that can be known is missing."""
+"""Coverage assessment: a tenant is fully covered only without any known gap."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -64,12 +64,12 @@ BREAKS: Mapping[str, Break] = MappingProxyType(
 
 
 @given(st.lists(st.sampled_from([(), (DIAGNOSIS,), (DIAGNOSIS, PHONE)]), min_size=1, max_size=4))
-def test_where_nothing_is_missing_everything_is_protected(lists: list[tuple[ProtectedField, ...]]) -> None:
+def test_services_without_gaps_are_fully_covered(lists: list[tuple[ProtectedField, ...]]) -> None:
     assert codes(*(whole(f"s-{n}", *fields) for n, fields in enumerate(lists))) == []
 
 
 @given(st.integers(0, 3), st.lists(st.sampled_from([(), (DIAGNOSIS,)]), max_size=3), st.sampled_from(sorted(BREAKS)))
-def test_one_thing_that_is_missing_at_any_service_is_said_of_it(at: int, others: list[tuple], broken: str) -> None:
+def test_one_gap_of_any_service_is_reported_for_that_service(at: int, others: list[tuple], broken: str) -> None:
     services = [whole(f"s-{n}", *fields) for n, fields in enumerate(others)]
     services.insert(at % (len(services) + 1), BREAKS[broken](whole("broken", DIAGNOSIS)))
     verdict = judged(*services).verdict
@@ -80,7 +80,7 @@ def test_one_thing_that_is_missing_at_any_service_is_said_of_it(at: int, others:
 
 
 def facts() -> st.SearchStrategy[ServiceFacts]:
-    """Return services of any kind, most of them nonsense."""
+    """Return arbitrary services, most of them inconsistent."""
     fields = st.builds(
         ProtectedField,
         st.sampled_from(Store),
@@ -114,7 +114,7 @@ def facts() -> st.SearchStrategy[ServiceFacts]:
 
 
 @given(st.sampled_from(State), st.lists(facts(), max_size=3, unique_by=lambda one: one.service))
-def test_whatever_is_told_nothing_is_protected_that_lacks_something(state: State, services: list) -> None:
+def test_fully_covered_implies_that_all_requirements_are_met(state: State, services: list) -> None:
     found = coverage(state, services, NOW)
     if isinstance(found.verdict, Incomplete):
         return
@@ -131,30 +131,30 @@ def test_whatever_is_told_nothing_is_protected_that_lacks_something(state: State
         recent = [use for use in one.uses if first_day(TODAY) <= use.day <= TODAY and use.operations]
         assert {field.name for field in one.fields} <= {use.place for use in recent}
         assert not any(field.plain_allowed for field in one.fields)
-        finished = {told.place: told.day for told in one.backfills if told.state is Backfill.FINISHED}
+        finished = {backfill.place: backfill.day for backfill in one.backfills if backfill.state is Backfill.FINISHED}
         plain = [use for use in recent if use.place.endswith("#plain")]
         assert all(use.day < finished[use.place.removesuffix("#plain")] for use in plain)
-        assert {told.state for told in one.backfills} <= {Backfill.FINISHED, Backfill.UNDONE}
-        assert not {told.place for told in one.backfills if told.place not in finished} & {
+        assert {backfill.state for backfill in one.backfills} <= {Backfill.FINISHED, Backfill.UNDONE}
+        assert not {backfill.place for backfill in one.backfills if backfill.place not in finished} & {
             field.name for field in one.fields
         }
         assert not [use for use in recent if use.place == OTHER_PLACES]
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.ACTIVE])
-def test_a_tenant_that_encrypts_nothing_new_is_not_protected(state: State) -> None:
+def test_tenant_that_may_not_encrypt_is_not_covered(state: State) -> None:
     assert codes(whole(), state=state) == ["tenant_closed"]
 
 
-def test_without_a_service_nothing_is_protected_and_what_was_put_away_does_not_count() -> None:
-    put_away = replace(whole("old"), state=ServiceState.DISCONNECTED)
-    assert codes() == codes(put_away) == ["no_service"]
-    found = judged(put_away, whole())
+def test_tenant_without_service_is_not_covered_and_retired_services_do_not_count() -> None:
+    retired = replace(whole("old"), state=ServiceState.DISCONNECTED)
+    assert codes() == codes(retired) == ["no_service"]
+    found = judged(retired, whole())
     assert (found.verdict, found.retired) == (FullyCovered(), ("old",))
-    assert codes(replace(put_away, fields=(DIAGNOSIS,)), whole()) == ["disconnected"]
+    assert codes(replace(retired, fields=(DIAGNOSIS,)), whole()) == ["disconnected"]
 
 
-def test_a_field_that_was_used_long_ago_is_unseen_and_one_of_this_month_is_seen() -> None:
+def test_field_is_seen_only_if_used_within_the_period() -> None:
     service = whole("orders", DIAGNOSIS)
     asked = (RequestCount(TODAY, CryptoOperation.DATA_KEY, 1),)
     for days, expected in ((LOOKED_BACK_DAYS - 1, []), (LOOKED_BACK_DAYS, ["field_unseen"])):
@@ -162,7 +162,7 @@ def test_a_field_that_was_used_long_ago_is_unseen_and_one_of_this_month_is_seen(
 
 
 @pytest.mark.parametrize(
-    ("told", "ways"),
+    ("reported", "ways"),
     [
         ({"uses": (a_use(days=LATELY_DAYS - 1),)}, (EncryptionMethod.PROGRAMS,)),
         ({"uses": (a_use(days=LATELY_DAYS),)}, ()),
@@ -172,31 +172,31 @@ def test_a_field_that_was_used_long_ago_is_unseen_and_one_of_this_month_is_seen(
         ({"asked": (RequestCount(TODAY, CryptoOperation.DATA_KEY, 1),)}, (EncryptionMethod.DATA_KEYS,)),
         ({"asked": (RequestCount(TODAY, CryptoOperation.MAC, 1),)}, ()),
         ({"asked": (RequestCount(TODAY, CryptoOperation.GET, 1),), "keys_kept": 1}, (EncryptionMethod.KMIP_KEYS,)),
-        # A database that fetched its key when it was started, a year ago.
+        # A database that started a year ago and fetched its key then.
         ({"fetched": ago(365), "keys_kept": 1}, (EncryptionMethod.KMIP_KEYS,)),
         ({"fetched": ago(365)}, ()),
         ({"keys_kept": 1}, ()),
     ],
 )
-def test_how_a_service_encrypts_and_whether_it_does(told: dict, ways: tuple[EncryptionMethod, ...]) -> None:
-    service = replace(whole(), uses=(), **told) if "uses" not in told else replace(whole(), **told)
+def test_encryption_methods_follow_from_recent_operations(reported: dict, ways: tuple[EncryptionMethod, ...]) -> None:
+    service = replace(whole(), uses=(), **reported) if "uses" not in reported else replace(whole(), **reported)
     [found] = judged(service).services
     assert found.ways == ways
     assert isinstance(found.verdict, FullyCovered) is bool(ways)
 
 
-def test_sums_of_a_field_are_of_today_a_week_and_a_month() -> None:
-    told = (a_use(days=0), a_use(days=6), a_use(days=7), a_use(days=29), a_use(days=30), a_use(days=-1))
-    [found] = judged(replace(whole("orders", DIAGNOSIS), uses=told)).services
+def test_volumes_of_a_field_cover_today_a_week_and_a_month() -> None:
+    reported = (a_use(days=0), a_use(days=6), a_use(days=7), a_use(days=29), a_use(days=30), a_use(days=-1))
+    [found] = judged(replace(whole("orders", DIAGNOSIS), uses=reported)).services
     [field] = found.fields
     assert (field.today, field.week, field.month) == (Volume(10, 320), Volume(20, 640), Volume(40, 1280))
     assert (field.seen, field.plain_read) == (TODAY, None)
     assert dict(found.days) == {ago(29): 10, ago(7): 10, ago(6): 10, TODAY: 10}
 
 
-def test_what_programs_speak_of_besides_the_list_is_shown_as_not_listed() -> None:
-    told = (a_use(), a_use(PHONE.name), a_use("postgresql:public.t.a#b"))
-    [found] = judged(replace(whole("orders", DIAGNOSIS), uses=told)).services
+def test_reported_places_outside_the_list_have_no_field() -> None:
+    reported = (a_use(), a_use(PHONE.name), a_use("postgresql:public.t.a#b"))
+    [found] = judged(replace(whole("orders", DIAGNOSIS), uses=reported)).services
     assert [(one.place, one.field) for one in found.fields] == [
         (PLACE, DIAGNOSIS),
         (PHONE.name, None),
@@ -204,48 +204,48 @@ def test_what_programs_speak_of_besides_the_list_is_shown_as_not_listed() -> Non
     ]
 
 
-def test_plain_values_that_were_read_are_counted_by_themselves() -> None:
-    told = (a_use(), a_use(f"{PLACE}#plain", operations=3), a_use(f"{PLACE}#plain", 2, operations=4))
-    [found] = judged(replace(whole("orders", DIAGNOSIS), uses=told)).services
+def test_plain_values_are_counted_separately() -> None:
+    reported = (a_use(), a_use(f"{PLACE}#plain", operations=3), a_use(f"{PLACE}#plain", 2, operations=4))
+    [found] = judged(replace(whole("orders", DIAGNOSIS), uses=reported)).services
     assert (found.fields[0].plain_values, found.fields[0].plain_read) == (7, TODAY)
     assert dict(found.days) == {TODAY: 10}
 
 
 @pytest.mark.parametrize("state", Backfill)
-def test_values_from_before_are_missing_until_all_were_encrypted(state: Backfill) -> None:
+def test_existing_values_are_a_gap_until_the_backfill_is_finished(state: Backfill) -> None:
     found = codes(replace(whole("orders", DIAGNOSIS), backfills=(a_backfill(state),)))
     assert found == ([] if state is Backfill.FINISHED else ["backfill_unfinished"])
-    # Decrypted to leave, and no longer on the list.
+    # Decrypted for removal, and no longer on the list.
     left = replace(whole("orders"), uses=(a_use("elsewhere"),), backfills=(a_backfill(state),))
     assert codes(left) == ([] if state in {Backfill.FINISHED, Backfill.UNDONE} else ["backfill_unfinished"])
 
 
 @pytest.mark.parametrize(("read", "expected"), [(3, []), (2, ["plain_read"]), (0, ["plain_read"])])
-def test_plain_values_that_were_read_before_all_were_encrypted_count_no_more(read: int, expected: list[str]) -> None:
-    told = (a_use(), a_use(f"{PLACE}#plain", read))
-    service = replace(whole("orders", DIAGNOSIS), uses=told, backfills=(a_backfill(Backfill.FINISHED, days=2),))
+def test_plain_values_read_before_a_finished_backfill_are_no_gap(read: int, expected: list[str]) -> None:
+    reported = (a_use(), a_use(f"{PLACE}#plain", read))
+    service = replace(whole("orders", DIAGNOSIS), uses=reported, backfills=(a_backfill(Backfill.FINISHED, days=2),))
     assert codes(service) == expected
 
 
-def test_what_to_do_about_old_values_depends_on_how_far_they_are() -> None:
+def test_next_step_depends_on_the_state_of_the_backfill() -> None:
     allowed = replace(whole("orders", replace(DIAGNOSIS, plain_allowed=True)), backfills=())
     steps = [
         [gap.next_step for gap in judged(replace(allowed, backfills=backfills)).verdict.gaps]
         for backfills in ((), (a_backfill(Backfill.FINISHED),), (a_backfill(Backfill.STOPPED),))
     ]
-    assert steps[0] == ["encrypt the old values with openkcm backfill, then forbid plain values on the list"]
+    assert steps[0] == ["encrypt the existing values with openkcm backfill, then forbid plain values on the list"]
     assert steps[1] == ["forbid plain values on the list"]
     service = replace(whole("people", PHONE), uses=(a_use(PHONE.name), a_use(f"{PHONE.name}#plain")))
     [gap] = judged(service).verdict.gaps
-    assert gap.next_step.startswith("have a program under openkcm run write the old values again, and look for")
-    assert steps[2][1] == "start the encryption of the old values again: it goes on where it was"
+    assert gap.next_step.startswith("let a program under openkcm run write the existing values again, and find")
+    assert steps[2][1] == "start the backfill again; it resumes where it stopped"
 
 
-def test_overhead_that_nobody_measured_is_not_known_and_never_nothing() -> None:
+def test_unmeasured_overhead_is_none_and_not_zero() -> None:
     assert judged(whole()).overhead == Overhead(70, 2000)
     assert judged(whole(), whole("b")).overhead == Overhead(140, 4000)
     assert Overhead(70, 2000).share == pytest.approx(0.035)
-    # What was spent counts though the request it was spent in is told of elsewhere.
+    # The time counts although another place reports the request.
     apart = (a_use(request_microseconds=0), a_use(PHONE.name, microseconds=0))
     assert judged(replace(whole(), uses=apart)).overhead == Overhead(70, 2000)
     old = a_use(f"{PLACE}#backfilled", microseconds=10**9)
@@ -255,7 +255,7 @@ def test_overhead_that_nobody_measured_is_not_known_and_never_nothing() -> None:
     assert judged().overhead is None
 
 
-def test_overhead_is_a_share_in_words() -> None:
+def test_overhead_is_formatted_as_percentage() -> None:
     words = [Overhead(spent, 100_000).words() for spent in (50, 3_510, 35_100)]
     assert words == ["<0.1% overhead", "3.5% overhead", "35% overhead"]
 

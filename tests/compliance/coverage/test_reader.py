@@ -28,7 +28,7 @@ PLACE = "postgresql:public.customers.ssn"
 
 
 def fill(field: Field) -> None:
-    """Two tenants have a service of the same name each, of which nothing is listed."""
+    """Create two tenants with services of the same name, without protected fields."""
     two_tenants(active=True)(field)
     with field.administrator() as administrator:
         administrator.execute("truncate okcm.protected_field, okcm.protection_use, okcm.backfill, okcm.usage_day")
@@ -61,9 +61,7 @@ def codes(found: Coverage) -> list[str]:
     return [gap.code for gap in found.verdict.gaps] if isinstance(found.verdict, Incomplete) else []
 
 
-def test_a_field_that_is_listed_is_missing_until_a_program_says_that_it_encrypts_it(
-    dashboard: Database, crypto: Database
-) -> None:
+def test_listed_field_is_a_gap_until_a_program_reports_its_encryption(dashboard: Database, crypto: Database) -> None:
     list_field(dashboard)
     assert codes(covered(dashboard)) == ["nothing_encrypted", "field_unseen"]
     with crypto.tenant_tx("acme") as tx:
@@ -82,9 +80,7 @@ def test_a_field_that_is_listed_is_missing_until_a_program_says_that_it_encrypts
     assert codes(covered(dashboard)) == ["plain_allowed", "plain_read"]
 
 
-def test_old_values_are_missing_until_the_service_says_that_all_were_encrypted(
-    dashboard: Database, crypto: Database
-) -> None:
+def test_existing_values_are_a_gap_until_the_backfill_is_finished(dashboard: Database, crypto: Database) -> None:
     list_field(dashboard)
     with crypto.tenant_tx("acme") as tx:
         tx.agents.note([], [a_protection_use(place=PLACE)])
@@ -95,7 +91,7 @@ def test_old_values_are_missing_until_the_service_says_that_all_were_encrypted(
     assert covered(dashboard).verdict == FullyCovered()
 
 
-def test_use_of_keys_counts_for_a_week_and_a_key_that_is_kept_for_longer(dashboard: Database, crypto: Database) -> None:
+def test_key_use_counts_for_a_week_and_a_kept_key_for_longer(dashboard: Database, crypto: Database) -> None:
     encrypt, get = some_uses(minute=NOW - 8 * DAY), some_uses(operation=CryptoOperation.GET, minute=NOW - 200 * DAY)
     refused = some_uses(refusal="tenant_closed")
     with crypto.tenant_tx("acme") as tx:
@@ -111,9 +107,7 @@ def test_use_of_keys_counts_for_a_week_and_a_key_that_is_kept_for_longer(dashboa
     assert codes(covered(dashboard)) == ["nothing_encrypted"]
 
 
-def test_what_was_discovered_and_not_connected_counts_against_the_tenant(
-    dashboard: Database, crypto: Database, field: Field
-) -> None:
+def test_discovered_unconnected_service_is_a_gap(dashboard: Database, crypto: Database, field: Field) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([some_uses()], "now")
     assert covered(dashboard).verdict == FullyCovered()
@@ -122,11 +116,11 @@ def test_what_was_discovered_and_not_connected_counts_against_the_tenant(
     assert codes(covered(dashboard)) == ["not_connected"]
 
 
-def test_the_worker_reads_the_same_for_reports(dashboard: Database, field: Field) -> None:
+def test_worker_reads_the_same_coverage_for_reports(dashboard: Database, field: Field) -> None:
     with field.open("worker", max_size=1).tenant_snapshot("acme") as tx:
         assert read_coverage(tx, NOW) == covered(dashboard)
 
 
-def test_a_tenant_that_is_not_there_has_none(dashboard: Database) -> None:
+def test_unknown_tenant_raises(dashboard: Database) -> None:
     with pytest.raises(TenantUnknown):
-        covered(dashboard, "nobody")
+        covered(dashboard, "missing")

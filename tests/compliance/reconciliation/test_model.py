@@ -1,4 +1,4 @@
-"""Double entry, pure: honest books are clean, and whatever is missing on one side is told, that and nothing else."""
+"""Reconciliation rules: matching sides have no discrepancies, and each missing entry causes exactly one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,11 +32,11 @@ from openkcm.contract.audit_events import AuditName, StoredRecord
 
 TENANT, OTHER = "acme-corp-12345", "beta-corp-67890"
 L2, CA, PAYLOAD, L1 = ids.l2_key(TENANT), ids.ca_key(TENANT), ids.payload_key(TENANT), ids.root_key("eu-west-1")
-ITSELF = f"tenant:{TENANT}"
+OWNER = f"tenant:{TENANT}"
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 WINDOW = Window(T0, T0 + timedelta(days=1))
 APART = timedelta(minutes=5)
-"""Between two things in an honest day, more than any tolerance of what is paired one to one."""
+"""Time between two entries, more than any tolerance of the one-to-one pairing."""
 
 Pair = tuple[tuple[ServerEvent, ...], tuple[AuditRecord, ...]]
 
@@ -58,11 +58,11 @@ def used(act: KeyOperation, key: str, who: str, purpose: Purpose, *place: str) -
 
 
 def service_key(act: KeyOperation, name: AuditName, service: str, version: str) -> Pair:
-    use = used(act, L2, ITSELF, Purpose.SERVICE_KEY, service, version)
+    use = used(act, L2, OWNER, Purpose.SERVICE_KEY, service, version)
     return (use,), (record(name, service, version=version),)
 
 
-def opened(service: str, version: str) -> Pair:
+def unwrapped(service: str, version: str) -> Pair:
     return service_key(KeyOperation.DECRYPTED, AuditName.SERVICE_KEY_OPENED, service, version)
 
 
@@ -70,17 +70,17 @@ def made(service: str, version: str) -> Pair:
     return service_key(KeyOperation.WRAPPED, AuditName.SERVICE_KEY_CREATED, service, version)
 
 
-def changed(act: KeyOperation, name: AuditName, detail: str, version: int) -> Pair:
+def change_of(act: KeyOperation, name: AuditName, detail: str, version: int) -> Pair:
     return (event(act, L2, "worker", version=version),), (record(name, L2, **{detail: str(version)}),)
 
 
 UNIQUE: Sequence[Pair] = (
-    *(opened(service, version) for service in ("orders", "billing") for version in ("1", "2")),
-    *(opened("orders", "2") for _ in range(4)),
-    changed(KeyOperation.ROTATED, AuditName.TENANT_KEY_ROTATED, "after", 2),
-    changed(KeyOperation.ROTATED, AuditName.TENANT_KEY_ROTATED, "after", 3),
-    changed(KeyOperation.RETIRED, AuditName.TENANT_KEY_RETIRED, "oldest", 3),
-    changed(KeyOperation.TRIMMED, AuditName.TENANT_KEY_TRIMMED, "oldest", 3),
+    *(unwrapped(service, version) for service in ("orders", "billing") for version in ("1", "2")),
+    *(unwrapped("orders", "2") for _ in range(4)),
+    change_of(KeyOperation.ROTATED, AuditName.TENANT_KEY_ROTATED, "after", 2),
+    change_of(KeyOperation.ROTATED, AuditName.TENANT_KEY_ROTATED, "after", 3),
+    change_of(KeyOperation.RETIRED, AuditName.TENANT_KEY_RETIRED, "oldest", 3),
+    change_of(KeyOperation.TRIMMED, AuditName.TENANT_KEY_TRIMMED, "oldest", 3),
     ((event(KeyOperation.SIGNED, CA, "worker"),), (record(AuditName.SERVICE_CERTIFICATE_ISSUED, "orders"),)),
     ((event(KeyOperation.SIGNED, CA, "worker"),), (record(AuditName.REVOCATION_LIST_PUBLISHED, "4e16"),)),
     (
@@ -88,25 +88,25 @@ UNIQUE: Sequence[Pair] = (
         (record(AuditName.AUTHORITY_CREATED, "4e17"),),
     ),
 )
-"""What is paired one to one."""
+"""Entries that are paired one to one."""
 EXPLAINED: Sequence[Pair] = (
     made("orders", "1"),
     made("billing", "2"),
-    ((used(KeyOperation.ENCRYPTED, L2, ITSELF, Purpose.VERIFY, "", "step"),), ()),
+    ((used(KeyOperation.ENCRYPTED, L2, OWNER, Purpose.VERIFY, "", "step"),), ()),
     ((used(KeyOperation.ENCRYPTED, L1, "worker", Purpose.SERVICE_KEY, "orders", "1"),), ()),
-    ((used(KeyOperation.REWRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "billing", "2"),), ()),
+    ((used(KeyOperation.REWRAPPED, L2, OWNER, Purpose.SERVICE_KEY, "billing", "2"),), ()),
 )
 
 
-def laid_out(pairs: Sequence[Pair]) -> tuple[list[ServerEvent], list[AuditRecord]]:
-    """Give everything its time and number: one thing every five minutes, its record a moment later."""
+def timed(pairs: Sequence[Pair]) -> tuple[list[ServerEvent], list[AuditRecord]]:
+    """Assign times and numbers: one entry every five minutes, its record two seconds later."""
     events: list[ServerEvent] = []
     records: list[AuditRecord] = []
     at = T0 + timedelta(hours=1)
-    for mine, theirs in pairs:
+    for events_of, records_of in pairs:
         at += APART
-        events += [replace(one, at=at, request_id=f"request-{len(events)}") for one in mine]
-        records += [replace(one, at=at + timedelta(seconds=2), seq=len(records) + 1) for one in theirs]
+        events += [replace(one, at=at, request_id=f"request-{len(events)}") for one in events_of]
+        records += [replace(one, at=at + timedelta(seconds=2), seq=len(records) + 1) for one in records_of]
     return events, records
 
 
@@ -115,71 +115,71 @@ def differences(events: Sequence[ServerEvent], records: Sequence[AuditRecord]) -
 
 
 @given(st.permutations(UNIQUE))
-def test_honest_books_are_clean_in_every_order(pairs: Sequence[Pair]) -> None:
-    events, records = laid_out([*EXPLAINED, *pairs])
+def test_matching_sides_have_no_discrepancies_in_any_order(pairs: Sequence[Pair]) -> None:
+    events, records = timed([*EXPLAINED, *pairs])
     assert differences(events, records) == ()
 
 
 @given(st.permutations(UNIQUE), st.data())
-def test_a_line_that_is_missing_in_the_log_is_told_and_nothing_else(pairs: Sequence[Pair], data: st.DataObject) -> None:
-    events, records = laid_out([*EXPLAINED, *pairs])
-    gone = data.draw(st.integers(len(EXPLAINED), len(events) - 1))
-    (one,) = differences([one for number, one in enumerate(events) if number != gone], records)
+def test_missing_log_line_is_the_only_discrepancy(pairs: Sequence[Pair], data: st.DataObject) -> None:
+    events, records = timed([*EXPLAINED, *pairs])
+    removed = data.draw(st.integers(len(EXPLAINED), len(events) - 1))
+    (one,) = differences([one for number, one in enumerate(events) if number != removed], records)
     assert (one.kind, one.lacks) in {
         (DiscrepancyKind.MISSING_CHANGE, "key server"),
         (DiscrepancyKind.MISSING_USE, "key server"),
     }
-    lacking = next(r for r in records if events[gone].at < r.at < events[gone].at + APART)
-    assert (one.reference, one.at) == (str(lacking.seq), lacking.at)
+    counterpart = next(r for r in records if events[removed].at < r.at < events[removed].at + APART)
+    assert (one.reference, one.at) == (str(counterpart.seq), counterpart.at)
 
 
 @given(st.permutations(UNIQUE), st.data())
-def test_a_record_that_is_missing_in_the_stream_is_told_and_nothing_else(
-    pairs: Sequence[Pair], data: st.DataObject
-) -> None:
-    events, records = laid_out([*EXPLAINED, *pairs])
-    gone = data.draw(st.integers(2, len(records) - 1))
-    (one,) = differences(events, [one for number, one in enumerate(records) if number != gone])
-    lacking = next(
-        e for e in events if records[gone].at - APART < e.at < records[gone].at and e.act is not KeyOperation.ENSURED
+def test_missing_record_is_the_only_discrepancy(pairs: Sequence[Pair], data: st.DataObject) -> None:
+    events, records = timed([*EXPLAINED, *pairs])
+    removed = data.draw(st.integers(2, len(records) - 1))
+    (one,) = differences(events, [one for number, one in enumerate(records) if number != removed])
+    counterpart = next(
+        e
+        for e in events
+        if records[removed].at - APART < e.at < records[removed].at and e.act is not KeyOperation.ENSURED
     )
     assert one.kind in {DiscrepancyKind.UNRECORDED_CHANGE, DiscrepancyKind.UNRECORDED_USE}
-    assert (one.lacks, one.severity, one.reference) == ("audit stream", Severity.ALARM, lacking.request_id)
+    assert (one.lacks, one.severity, one.reference) == ("audit stream", Severity.ALARM, counterpart.request_id)
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.lists(st.integers(-29, 29), min_size=40, max_size=40))
-def test_of_many_openings_of_one_key_exactly_the_surplus_is_told(here: int, there: int, drift: list[int]) -> None:
-    mine, theirs = opened("orders", "1")
+def test_only_surplus_unwraps_of_one_key_are_discrepancies(here: int, there: int, drift: list[int]) -> None:
+    events_of, records_of = unwrapped("orders", "1")
     at = [T0 + timedelta(hours=1) + number * APART for number in range(40)]
-    events = [replace(mine[0], at=at[number], request_id=str(number)) for number in range(here)]
+    events = [replace(events_of[0], at=at[number], request_id=str(number)) for number in range(here)]
     records = [
-        replace(theirs[0], at=at[number] + timedelta(seconds=drift[number]), seq=number) for number in range(there)
+        replace(records_of[0], at=at[number] + timedelta(seconds=drift[number]), seq=number) for number in range(there)
     ]
     found = differences(events, records)
     assert [one.reference for one in found] == [str(number) for number in range(min(here, there), max(here, there))]
 
 
 USES = {
-    "a service key opened with a stolen token": used(
-        KeyOperation.DECRYPTED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1"
+    "unwrap of a service key with a stolen token": used(
+        KeyOperation.DECRYPTED, L2, OWNER, Purpose.SERVICE_KEY, "orders", "1"
     ),
-    "a service's key made that nobody wanted": used(KeyOperation.WRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "spy", "1"),
-    "a rewrap with no rotation": used(KeyOperation.REWRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1"),
-    "a proof for no operation": used(KeyOperation.ENCRYPTED, L2, ITSELF, Purpose.VERIFY, "", "unknown"),
-    "another purpose": used(KeyOperation.DECRYPTED, L2, ITSELF, Purpose.DATA, "orders", "x"),
-    "an attack with no check": used(KeyOperation.DECRYPTED, L2, ITSELF, Purpose.BOUNDARY, "boundary-probe"),
-    "credentials of a root key that never was": used(KeyOperation.DECRYPTED, L2, ITSELF, Purpose.CREDENTIALS, "", "id"),
+    "creation of an unrequested service key": used(KeyOperation.WRAPPED, L2, OWNER, Purpose.SERVICE_KEY, "spy", "1"),
+    "rewrap without a rotation": used(KeyOperation.REWRAPPED, L2, OWNER, Purpose.SERVICE_KEY, "orders", "1"),
+    "verification without an operation": used(KeyOperation.ENCRYPTED, L2, OWNER, Purpose.VERIFY, "", "unknown"),
+    "another purpose": used(KeyOperation.DECRYPTED, L2, OWNER, Purpose.DATA, "orders", "x"),
+    "attack without an isolation check": used(KeyOperation.DECRYPTED, L2, OWNER, Purpose.BOUNDARY, "boundary-probe"),
+    "credentials of an unknown root key": used(KeyOperation.DECRYPTED, L2, OWNER, Purpose.CREDENTIALS, "", "id"),
     "the outer layer alone": used(KeyOperation.DECRYPTED, L1, "crypto", Purpose.SERVICE_KEY, "orders", "1"),
     "the outer layer by the worker": used(KeyOperation.DECRYPTED, L1, "worker", Purpose.SERVICE_KEY, "orders", "1"),
-    "a place of another tenant": replace(
-        used(KeyOperation.DECRYPTED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1"),
+    "context of another tenant": replace(
+        used(KeyOperation.DECRYPTED, L2, OWNER, Purpose.SERVICE_KEY, "orders", "1"),
         context=EncryptionContext(OTHER, L2, "orders", Purpose.SERVICE_KEY, "1"),
     ),
 }
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=list(USES))
-def test_a_use_that_nothing_explains_is_an_alarm(use: ServerEvent) -> None:
+def test_unexplained_use_is_an_alarm(use: ServerEvent) -> None:
     (one,) = differences([replace(use, at=T0 + APART)], [])
     assert (one.kind, one.lacks, one.severity) == (DiscrepancyKind.UNRECORDED_USE, "audit stream", Severity.ALARM)
 
@@ -192,28 +192,28 @@ CHANGES = {
     "made": event(KeyOperation.MADE, L2, "worker"),
     "disabled": event(KeyOperation.DISABLED, L2, "worker"),
     "enabled": event(KeyOperation.ENABLED, L2, "worker"),
-    "doomed": event(KeyOperation.DOOMED, PAYLOAD, "offboarding"),
+    "deletion allowed": event(KeyOperation.DELETION_ALLOWED, PAYLOAD, "offboarding"),
     "deleted": event(KeyOperation.DELETED, L2, "offboarding"),
     "authority": event(KeyOperation.AUTHORITY, CA, "worker", serial="bad"),
     "signed": event(KeyOperation.SIGNED, CA, "worker"),
-    "authority's key rotated": event(KeyOperation.ROTATED, CA, "worker", version=7),
-    "authority's key configured": event(KeyOperation.RETIRED, CA, "worker", version=7),
+    "CA key rotated": event(KeyOperation.ROTATED, CA, "worker", version=7),
+    "CA key configured": event(KeyOperation.RETIRED, CA, "worker", version=7),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
-def test_a_change_without_a_record_is_an_alarm(change: ServerEvent) -> None:
+def test_change_without_a_record_is_an_alarm(change: ServerEvent) -> None:
     (one,) = differences([replace(change, at=T0 + APART)], [])
     assert (one.kind, one.lacks, one.severity) == (DiscrepancyKind.UNRECORDED_CHANGE, "audit stream", Severity.ALARM)
 
 
-HANDS = {
-    "another tenant's token, let in": (
+UNAUTHORIZED = {
+    "another tenant's token, accepted": (
         used(KeyOperation.DECRYPTED, L2, f"tenant:{OTHER}", Purpose.SERVICE_KEY, "orders", "1"),
         DiscrepancyKind.FOREIGN_TOKEN,
         Severity.ALARM,
     ),
-    "another tenant's token, refused": (
+    "another tenant's token, rejected": (
         replace(
             used(KeyOperation.DECRYPTED, L2, f"tenant:{OTHER}", Purpose.SERVICE_KEY), answer=RequestOutcome.REFUSED
         ),
@@ -221,22 +221,22 @@ HANDS = {
         Severity.DIFFERENCE,
     ),
     "a root token": (event(KeyOperation.READ, L2, ROOT), DiscrepancyKind.ROOT_TOKEN, Severity.ALARM),
-    "an administrator who looks": (
+    "read by an administrator": (
         event(KeyOperation.READ, L2, "approle admin"),
         DiscrepancyKind.UNKNOWN_IDENTITY,
         Severity.ALARM,
     ),
-    "the codec, which has no business there": (
+    "read by the codec": (
         event(KeyOperation.READ, L2, "codec"),
         DiscrepancyKind.UNKNOWN_IDENTITY,
         Severity.ALARM,
     ),
-    "a stranger who failed": (
+    "failed request of an unknown identity": (
         replace(used(KeyOperation.DECRYPTED, L2, "token", Purpose.SERVICE_KEY), answer=RequestOutcome.FAILED),
         DiscrepancyKind.UNKNOWN_IDENTITY,
         Severity.DIFFERENCE,
     ),
-    "our own, refused": (
+    "own process, rejected": (
         replace(
             event(KeyOperation.OTHER, L2, "worker", path=f"transit/export/encryption-key/{L2}"),
             answer=RequestOutcome.REFUSED,
@@ -244,7 +244,7 @@ HANDS = {
         DiscrepancyKind.DENIED,
         Severity.DIFFERENCE,
     ),
-    "a way nobody knows": (
+    "unknown path": (
         event(KeyOperation.OTHER, L2, "worker", path=f"transit/hmac/{L2}"),
         DiscrepancyKind.UNKNOWN_REQUEST,
         Severity.DIFFERENCE,
@@ -252,19 +252,21 @@ HANDS = {
 }
 
 
-@pytest.mark.parametrize(("doing", "kind", "severity"), HANDS.values(), ids=list(HANDS))
-def test_wrong_hands_are_told_of_by_name(doing: ServerEvent, kind: DiscrepancyKind, severity: Severity) -> None:
-    found = differences([replace(doing, at=T0 + APART)], [])
-    assert (kind, severity, doing.who) in {(one.kind, one.severity, one.who) for one in found}
+@pytest.mark.parametrize(("unauthorized", "kind", "severity"), UNAUTHORIZED.values(), ids=list(UNAUTHORIZED))
+def test_unauthorized_identity_is_reported(
+    unauthorized: ServerEvent, kind: DiscrepancyKind, severity: Severity
+) -> None:
+    found = differences([replace(unauthorized, at=T0 + APART)], [])
+    assert (kind, severity, unauthorized.who) in {(one.kind, one.severity, one.who) for one in found}
 
 
-def test_permitted_platform_event_is_no_difference() -> None:
+def test_permitted_platform_event_is_no_discrepancy() -> None:
     assert about_the_platform([event(KeyOperation.ENSURED, L1, "worker", at=T0 + APART)], WINDOW, []) == ()
 
 
-def test_a_boundary_check_explains_attacks_that_were_refused_and_none_that_was_not() -> None:
+def test_isolation_check_explains_only_rejected_attacks() -> None:
     checked = replace(record(AuditName.BOUNDARY_CHECKED, TENANT), at=T0 + timedelta(hours=1), seq=1)
-    own = used(KeyOperation.DECRYPTED, L2, ITSELF, Purpose.BOUNDARY, "boundary-probe")
+    own = used(KeyOperation.DECRYPTED, L2, OWNER, Purpose.BOUNDARY, "boundary-probe")
     attack = used(KeyOperation.DECRYPTED, L2, f"tenant:{OTHER}", Purpose.BOUNDARY, "boundary-probe")
     refused = replace(attack, answer=RequestOutcome.REFUSED)
     before = checked.at - timedelta(seconds=1)
@@ -277,35 +279,35 @@ def test_a_boundary_check_explains_attacks_that_were_refused_and_none_that_was_n
     assert [one.kind for one in differences([], [checked])] == [DiscrepancyKind.MISSING_USE]
 
 
-def test_a_rewrap_is_explained_by_the_rotation_that_runs_and_by_no_other() -> None:
+def test_rewrap_is_explained_only_by_a_running_rotation() -> None:
     begun = replace(record(AuditName.KEYS_ROTATED, L2, "intended"), at=T0 + timedelta(hours=3), correlation_id="w/1")
     ended = replace(record(AuditName.KEYS_ROTATED, L2), at=T0 + timedelta(hours=8), correlation_id="w/1")
-    use = used(KeyOperation.REWRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1")
+    use = used(KeyOperation.REWRAPPED, L2, OWNER, Purpose.SERVICE_KEY, "orders", "1")
     for hours, explained in ((2, False), (5, True), (9, False)):
         found = differences([replace(use, at=T0 + timedelta(hours=hours))], [begun, ended])
         assert (found == ()) is explained, hours
 
 
-def test_what_one_operation_wrote_is_paired_before_what_was_only_near() -> None:
-    """A certificate that nobody recorded, a second before one that is on record, is the one that is told."""
+def test_entries_of_one_operation_are_paired_before_near_ones() -> None:
+    """Of an unrecorded certificate and a recorded one a second later, only the first is a discrepancy."""
     stolen = event(KeyOperation.SIGNED, CA, "worker", at=T0 + APART, request_id="stolen", correlation_id="elsewhere")
-    honest = replace(stolen, at=stolen.at + timedelta(seconds=1), request_id="honest", correlation_id="w/orders")
+    recorded_one = replace(stolen, at=stolen.at + timedelta(seconds=1), request_id="honest", correlation_id="w/orders")
     issued = replace(
-        record(AuditName.SERVICE_CERTIFICATE_ISSUED, "orders"), at=honest.at + SLACK, correlation_id="w/orders"
+        record(AuditName.SERVICE_CERTIFICATE_ISSUED, "orders"), at=recorded_one.at + SLACK, correlation_id="w/orders"
     )
-    (one,) = differences([stolen, honest], [issued])
+    (one,) = differences([stolen, recorded_one], [issued])
     assert one.reference == "stolen"
 
 
-def test_what_lies_outside_the_window_is_not_judged() -> None:
+def test_entries_outside_the_window_are_ignored() -> None:
     use = next(iter(USES.values()))
-    late = replace(opened("orders", "1")[1][0], at=WINDOW.end + SLACK)
+    late = replace(unwrapped("orders", "1")[1][0], at=WINDOW.end + SLACK)
     assert differences([replace(use, at=WINDOW.end + APART), replace(use, at=T0 - APART)], []) == ()
     assert differences([], [late]) == ()
 
 
-def test_a_log_that_begins_after_the_first_record_is_told_unless_less_was_asked_for() -> None:
-    rotated = changed(KeyOperation.ROTATED, AuditName.TENANT_KEY_ROTATED, "after", 2)[1][0]
+def test_log_that_begins_after_the_first_record_is_reported_unless_since_is_later() -> None:
+    rotated = change_of(KeyOperation.ROTATED, AuditName.TENANT_KEY_ROTATED, "after", 2)[1][0]
     log = ServerLog(begin=T0 + timedelta(hours=5))
     streams = {TENANT: [replace(rotated, at=T0 + timedelta(hours=1), seq=7)]}
     (one,) = reconcile_all(log, streams, None, WINDOW.end).tenants[TENANT]
@@ -315,7 +317,7 @@ def test_a_log_that_begins_after_the_first_record_is_told_unless_less_was_asked_
     assert one.kind is DiscrepancyKind.BEGINS_LATE
 
 
-def test_whoever_administers_the_key_server_is_told_our_own_set_up_as_a_notice() -> None:
+def test_administration_is_reported_and_own_set_up_is_a_notice() -> None:
     log = ServerLog(begin=T0)
     administered = ServerEvent(T0 + APART, "r", KeyOperation.SET_UP, "sys/policies/acl/openkcm-tenant", "", SETUP)
     log.events[""] = [administered, administered, replace(administered, at=T0 - APART, who="userpass-eve")]
@@ -328,14 +330,14 @@ def test_whoever_administers_the_key_server_is_told_our_own_set_up_as_a_notice()
         assert not closed.clean
 
 
-def test_uses_whose_context_the_log_hides_are_told_once_for_each_key() -> None:
-    hidden = event(KeyOperation.DECRYPTED, L2, ITSELF, at=T0 + APART)
+def test_hidden_contexts_are_reported_once_for_each_key() -> None:
+    hidden = event(KeyOperation.DECRYPTED, L2, OWNER, at=T0 + APART)
     (one,) = differences([hidden] * 5, [])
     assert one.kind is DiscrepancyKind.HIDDEN
     assert "5 times" in one.what
 
 
-def test_a_record_says_itself_when_it_happened_and_what_is_none_is_passed_over() -> None:
+def test_our_record_returns_the_time_of_the_event_and_none_for_damaged_records() -> None:
     text = (
         '{"seq": 3, "time": "2026-03-01T00:00:09.000000Z", "name": "key.service_key_opened", "subject": "orders",'
         ' "outcome": "success", "event_id": "e", "correlation_id": "c",'
@@ -353,23 +355,23 @@ STEPS = [
     (event(KeyOperation.ENSURED, PAYLOAD, "worker"), record(AuditName.PAYLOAD_KEY_CREATED, PAYLOAD)),
     (event(KeyOperation.ROTATED, CA, "worker", version=2), record(AuditName.AUTHORITY_ROLL_INTENDED, CA, version="2")),
     (event(KeyOperation.DISABLED, L2, "worker"), record(AuditName.PROVISION_ROLLED_BACK, L2)),
-    (event(KeyOperation.DOOMED, L2, "offboarding"), record(AuditName.KEY_DESTROYED, L2)),
+    (event(KeyOperation.DELETION_ALLOWED, L2, "offboarding"), record(AuditName.KEY_DESTROYED, L2)),
     (event(KeyOperation.DELETED, L2, "offboarding"), record(AuditName.KEY_DESTROYED, L2, fingerprint="ab")),
     (
-        used(KeyOperation.WRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1"),
+        used(KeyOperation.WRAPPED, L2, OWNER, Purpose.SERVICE_KEY, "orders", "1"),
         record(AuditName.SERVICE_CONNECT_INTENDED, "orders"),
     ),
 ]
 
 
 @pytest.mark.parametrize(("done", "recorded"), STEPS, ids=range(len(STEPS)))
-def test_a_recorded_step_explains_what_it_does_at_the_key_server(done: ServerEvent, recorded: AuditRecord) -> None:
+def test_recorded_step_explains_its_change_at_the_key_server(done: ServerEvent, recorded: AuditRecord) -> None:
     at = T0 + APART
     records = [replace(recorded, at=at + timedelta(seconds=2), seq=1)]
     assert differences([replace(done, at=at)], records) == ()
 
 
-def test_the_platforms_own_key_is_tried_by_the_canarys_name() -> None:
+def test_platform_root_key_is_verified_in_the_context_of_the_canary_tenant() -> None:
     context = EncryptionContext(ids.CANARY_TENANT_ID, ids.l2_key(ids.CANARY_TENANT_ID), "", Purpose.VERIFY, "step")
     proof = event(KeyOperation.ENCRYPTED, L1, "worker", at=T0 + APART, tenant_id=ids.CANARY_TENANT_ID, context=context)
     assert reconcile(ReconciliationInput(ids.CANARY_TENANT_ID, [proof], [], WINDOW)) == ()

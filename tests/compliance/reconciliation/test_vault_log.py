@@ -1,4 +1,4 @@
-"""Reading the key server's own log: what a real server writes about what really happens, and logs that were touched."""
+"""Reader of the key server's audit log: logs of a real server, and modified logs."""
 
 import gzip
 import json
@@ -35,7 +35,7 @@ from vault.transit.payload_keys import TransitPayloadKeys
 from vault.transit.root_keys import TransitRootKeys
 from vault.transit.tenant_keys import TransitTenantKeys
 
-pytestmark = pytest.mark.integration  # an OpenBao of its own
+pytestmark = pytest.mark.integration  # starts a dedicated OpenBao
 TENANT, OTHER = "acme-corp-12345", "beta-corp-67890"
 L2, CA = ids.l2_key(TENANT), ids.ca_key(TENANT)
 PLACE = EncryptionContext(TENANT, L2, "orders", Purpose.SERVICE_KEY, "1")
@@ -43,7 +43,7 @@ PLACE = EncryptionContext(TENANT, L2, "orders", Purpose.SERVICE_KEY, "1")
 
 @dataclass
 class Scene:
-    """A server of its own; `new` returns what the log says of what was done since it was last asked."""
+    """A dedicated server; `new` returns the events of the log since the last call."""
 
     server: Server
     known: int = 0
@@ -86,26 +86,26 @@ def keys(log_server: Server) -> TransitTenantKeys:
     keys = TransitTenantKeys(worker, InlineTenants(worker, log_server.identity_pem, "worker"))
     for tenant_id in (TENANT, OTHER):
         keys.ensure(tenant_id)
-    keys.decrypt(PLACE, keys.encrypt(PLACE, b"the process logs in and finds out what the server can do"))
+    keys.decrypt(PLACE, keys.encrypt(PLACE, b"log in and detect the features of the server"))
     return keys
 
 
-def told(events: list[ServerEvent]) -> list[tuple[KeyOperation, str, str]]:
+def summaries(events: list[ServerEvent]) -> list[tuple[KeyOperation, str, str]]:
     return [(one.act, one.key, one.who) for one in events]
 
 
-def test_the_first_boot_is_recorded_as_the_servers_own_set_up(booted: tuple[Server, ServerLog]) -> None:
+def test_first_boot_is_recorded_as_set_up_by_the_server(booted: tuple[Server, ServerLog]) -> None:
     log = booted[1]
     set_up = [one for one in log.events[""] if one.act is KeyOperation.SET_UP]
     assert {one.who for one in set_up} == {"first boot"}
     assert "sys/policies/acl/openkcm-tenant" in {one.path for one in set_up}
-    # Only a test gives itself an administrator.
+    # Only tests create an administrator.
     others = {one.path for one in log.events[""] if one.act is KeyOperation.ADMINISTERED}
     assert {path for path in others if "test-admin" not in path} == set()
     assert log.faults == []
 
 
-def test_a_key_made_is_told_from_one_that_was_there_and_versions_are_told(
+def test_created_keys_are_distinguished_from_existing_ones_and_versions_are_recorded(
     scene: Scene, keys: TransitTenantKeys
 ) -> None:
     fresh = "fresh-corp-1"
@@ -132,7 +132,7 @@ def test_a_key_made_is_told_from_one_that_was_there_and_versions_are_told(
     }
 
 
-def test_every_use_says_for_which_place_and_how_often(scene: Scene, keys: TransitTenantKeys) -> None:
+def test_each_use_has_its_context_and_count(scene: Scene, keys: TransitTenantKeys) -> None:
     root_keys = TransitRootKeys(scene.server.session("worker"))
     root = root_keys.ensure("eu-west-1").name
     scene.new()
@@ -158,7 +158,7 @@ def test_every_use_says_for_which_place_and_how_often(scene: Scene, keys: Transi
     assert [one.who for one in uses] == [f"tenant:{TENANT}"] * 5 + ["worker"] * 2
 
 
-def test_an_authority_is_told_with_its_serial_and_a_destruction_by_whom(scene: Scene, keys: TransitTenantKeys) -> None:
+def test_ca_event_has_its_serial_and_destruction_its_identity(scene: Scene, keys: TransitTenantKeys) -> None:
     worker, offboarding = scene.server.session("worker"), scene.server.session("offboarding")
     gone = "gone-corp-1"
     keys.ensure(gone)
@@ -171,12 +171,12 @@ def test_an_authority_is_told_with_its_serial_and_a_destruction_by_whom(scene: S
     for kind in TenantKeyKind:
         destroyer.destroy(kind, gone)
     assert [(one.act, one.who) for one in scene.new() if one.act is not KeyOperation.READ] == [
-        (KeyOperation.DOOMED, "offboarding"),
+        (KeyOperation.DELETION_ALLOWED, "offboarding"),
         (KeyOperation.DELETED, "offboarding"),
     ] * 3
 
 
-def test_each_stranger_and_each_theft_is_told_by_name(scene: Scene, keys: TransitTenantKeys) -> None:
+def test_events_name_unknown_identities_and_foreign_tokens(scene: Scene, keys: TransitTenantKeys) -> None:
     victim = "victim-corp-1"
     stolen = keys.ensure(victim).name
     admin = scene.server.admin()
@@ -189,21 +189,21 @@ def test_each_stranger_and_each_theft_is_told_by_name(scene: Scene, keys: Transi
     other = TenantTokens(scene.server.session("worker"), scene.server.identity_pem).session(OTHER)
     with pytest.raises(VaultRefused):
         other.write(f"transit/datakey/wrapped/{stolen}", {"context": "AAAA"})
-    stranger = "approle test-admin"
+    administrator = "approle test-admin"
     found = scene.new()
-    assert told(found) == [
-        (KeyOperation.READ, stolen, stranger),
-        (KeyOperation.ROTATED, stolen, stranger),
-        (KeyOperation.CONFIGURED, stolen, stranger),
-        (KeyOperation.OTHER, f"transit/backup/{stolen}", stranger),
-        (KeyOperation.ADMINISTERED, "sys/policies/acl/openkcm-tenant-extra", stranger),
+    assert summaries(found) == [
+        (KeyOperation.READ, stolen, administrator),
+        (KeyOperation.ROTATED, stolen, administrator),
+        (KeyOperation.CONFIGURED, stolen, administrator),
+        (KeyOperation.OTHER, f"transit/backup/{stolen}", administrator),
+        (KeyOperation.ADMINISTERED, "sys/policies/acl/openkcm-tenant-extra", administrator),
         (KeyOperation.WRAPPED, stolen, f"tenant:{OTHER}"),
     ]
     assert [one.answer for one in found] == [RequestOutcome.DONE] * 5 + [RequestOutcome.REFUSED]
     assert [one.tenant_id for one in found] == [victim] * 4 + ["", victim]
 
 
-def test_a_path_below_transit_or_pki_that_nobody_knows_is_no_secret(scene: Scene) -> None:
+def test_unknown_paths_below_transit_or_pki_become_events(scene: Scene) -> None:
     admin = scene.server.admin()
     scene.new()
     for path in ("transit/random/32", "transit/hmac/some-key", "pki/issue/anything"):
@@ -216,21 +216,21 @@ def test_a_path_below_transit_or_pki_that_nobody_knows_is_no_secret(scene: Scene
     ]
 
 
-def test_nothing_secret_is_kept_of_a_log(scene: Scene, keys: TransitTenantKeys) -> None:
+def test_events_contain_no_hidden_values_and_no_ciphertexts(scene: Scene, keys: TransitTenantKeys) -> None:
     keys.encrypt(PLACE, b"a secret")
     kept = repr(read_log([scene.path]).events)
     assert "hmac-sha256" not in kept
     assert "vault:v" not in kept
 
 
-# ── logs that were touched ───────────────────────────────────────────────────────────────────────────────────────────
+# ── modified logs ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 Lines = list[bytes]
 
 
 @pytest.fixture
 def lines(scene: Scene, keys: TransitTenantKeys) -> Lines:
-    """A log with something in it from each quarter of an hour, as the server wrote it but for the times."""
+    """A log of the server with changed times: one request every quarter of an hour."""
     keys.encrypt(PLACE, b"x")
     begun = datetime(2026, 3, 1, tzinfo=UTC)
     entries = [json.loads(line) for line in scene.path.read_bytes().splitlines()[-40:]]
@@ -253,38 +253,36 @@ def reading(folder: Path, *logs: Lines, since: datetime | None = None) -> Server
     return read_log(files, since)
 
 
-TOUCHED: dict[str, tuple[Callable[[Lines], Lines], DiscrepancyKind]] = {
-    "a response cut out": (lambda log: log[:5] + log[6:], DiscrepancyKind.UNANSWERED),
-    "a request cut out": (lambda log: log[:4] + log[5:], DiscrepancyKind.UNASKED),
-    "a line in two": (lambda log: [*log[:4], log[4][:80] + b"\n", log[4][80:], *log[5:]], DiscrepancyKind.UNREADABLE),
-    "a line of another form": (lambda log: [*log[:4], b'{"time": 7}\n', *log[4:]], DiscrepancyKind.UNREADABLE),
-    "a pair twice": (lambda log: [*log[:6], *log[4:6], *log[6:]], DiscrepancyKind.REPEATED),
-    "the second half first": (
+MODIFIED: dict[str, tuple[Callable[[Lines], Lines], DiscrepancyKind]] = {
+    "a response removed": (lambda log: log[:5] + log[6:], DiscrepancyKind.UNANSWERED),
+    "a request removed": (lambda log: log[:4] + log[5:], DiscrepancyKind.UNASKED),
+    "a split line": (lambda log: [*log[:4], log[4][:80] + b"\n", log[4][80:], *log[5:]], DiscrepancyKind.UNREADABLE),
+    "an invalid line": (lambda log: [*log[:4], b'{"time": 7}\n', *log[4:]], DiscrepancyKind.UNREADABLE),
+    "a repeated pair": (lambda log: [*log[:6], *log[4:6], *log[6:]], DiscrepancyKind.REPEATED),
+    "swapped halves": (
         lambda log: log[len(log) // 4 * 2 :] + log[: len(log) // 4 * 2],
         DiscrepancyKind.BACKWARDS,
     ),
 }
 
 
-@pytest.mark.parametrize(("touch", "kind"), TOUCHED.values(), ids=list(TOUCHED))
-def test_a_log_that_was_touched_is_told(
-    tmp_path: Path, lines: Lines, touch: Callable[[Lines], Lines], kind: DiscrepancyKind
+@pytest.mark.parametrize(("modify", "kind"), MODIFIED.values(), ids=list(MODIFIED))
+def test_modified_log_is_reported(
+    tmp_path: Path, lines: Lines, modify: Callable[[Lines], Lines], kind: DiscrepancyKind
 ) -> None:
     assert reading(tmp_path, lines).faults == []
-    faults = reading(tmp_path, touch(lines)).faults
+    faults = reading(tmp_path, modify(lines)).faults
     assert kind in {fault.kind for fault in faults}
     assert {fault.severity for fault in faults} == {Severity.DIFFERENCE}
 
 
-def test_a_last_line_that_is_being_written_is_no_fault_but_in_a_file_that_ended_it_is(
-    tmp_path: Path, lines: Lines
-) -> None:
+def test_incomplete_last_line_is_a_fault_only_in_a_rotated_file(tmp_path: Path, lines: Lines) -> None:
     torn = [*lines[:-1], lines[-1][:100]]
     assert reading(tmp_path, torn).faults == []
     assert {fault.kind for fault in reading(tmp_path, torn, lines).faults} >= {DiscrepancyKind.UNREADABLE}
 
 
-def test_rotated_files_are_one_log_the_oldest_first_and_compressed_ones_too(tmp_path: Path, lines: Lines) -> None:
+def test_rotated_and_compressed_files_are_read_as_one_log(tmp_path: Path, lines: Lines) -> None:
     half = len(lines) // 4 * 2 + 1  # between a request and its response
     current, before = tmp_path / "audit.log", tmp_path / "audit.log.1.gz"
     before.write_bytes(gzip.compress(b"".join(lines[:half])))
@@ -295,27 +293,27 @@ def test_rotated_files_are_one_log_the_oldest_first_and_compressed_ones_too(tmp_
     assert (both.faults, both.lines, both.events) == ([], whole.lines, whole.events)
     broken = tmp_path / "broken.gz"
     broken.write_bytes(before.read_bytes()[:-20])
-    with pytest.raises(FileRefused, match="not whole"):
+    with pytest.raises(FileRefused, match="truncated"):
         read_log([broken])
     with pytest.raises(FileRefused, match="No such file"):
         read_log([tmp_path / "missing.log"])
 
 
-def test_what_is_before_a_day_is_passed_over_but_for_when_the_log_begins(tmp_path: Path, lines: Lines) -> None:
+def test_lines_before_since_only_set_the_begin_of_the_log(tmp_path: Path, lines: Lines) -> None:
     since = datetime(2026, 3, 1, 1, tzinfo=UTC)
     log, whole = reading(tmp_path, lines, since=since), reading(tmp_path, lines)
     assert (log.begin, log.lines, log.faults) == (whole.begin, whole.lines - 8, [])
     assert all(one.at >= since for found in log.events.values() for one in found)
 
 
-def test_requests_that_a_restart_cut_off_are_told_as_a_notice(tmp_path: Path, lines: Lines) -> None:
+def test_requests_interrupted_by_a_restart_are_notices(tmp_path: Path, lines: Lines) -> None:
     started = json.loads(lines[8]) | {"type": "request"}
     started["request"] |= {"id": "start", "path": "sys/audit/test"}
     faults = reading(tmp_path, [*lines[:5], json.dumps(started).encode() + b"\n", *lines[8:]]).faults
     assert [(fault.kind, fault.severity) for fault in faults] == [(DiscrepancyKind.UNANSWERED, Severity.NOTICE)]
 
 
-def test_of_a_thousand_faults_twenty_are_told_and_the_rest_counted(tmp_path: Path, lines: Lines) -> None:
+def test_only_twenty_faults_of_a_kind_are_reported_and_the_rest_counted(tmp_path: Path, lines: Lines) -> None:
     faults = reading(tmp_path, [*lines, *[b"rubbish\n"] * 1000]).faults
     assert len(faults) == 21
     assert "980 times more" in faults[-1].what

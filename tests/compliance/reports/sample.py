@@ -1,4 +1,4 @@
-"""One year of a busy tenant as audit records, and the report of it: generated, the same each time."""
+"""Deterministic sample data: one year of audit records of a busy tenant, and its report."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -48,11 +48,11 @@ CHECKS = tuple(
 )
 
 Event = tuple[datetime, AuditName, str, str, str, str, Mapping[str, str]]
-"""When, what, kind of actor, actor, subject, outcome, details."""
+"""Time, event name, kind of actor, actor, subject, outcome, details."""
 
 
 def a_year(uses_a_day: int = 2, since: datetime = SINCE, until: datetime = UNTIL) -> list[StoredRecord]:
-    """Return the stream of a tenant; `uses_a_day` is records of use for each service and day."""
+    """Return the stream of a tenant; `uses_a_day` is the number of usage records for each service and day."""
     return chained([_text(seq, one) for seq, one in enumerate(sorted(_events(uses_a_day, since, until), key=_at), 1)])
 
 
@@ -65,13 +65,13 @@ def chained(texts: list[str]) -> list[StoredRecord]:
 
 
 def made_record(seq: int, stated: Snapshot, report_id: str = REPORT_ID, at: datetime = MADE) -> str:
-    """Return the text of the record by which the stream knows what the report states."""
+    """Return the text of the record with the digest of the report's snapshot."""
     details = binding(SINCE, UNTIL, MADE, stated_digest(stated))
     return _text(seq, (at, AuditName.REPORT_MADE, "system", "worker", report_id, "success", details))
 
 
 def a_report(records: list[StoredRecord], stated: Snapshot | None = None, **changed: object) -> Report:
-    """Return the report of a stream whose last record is the one that binds it."""
+    """Return the report of a stream whose last record contains the digest of the snapshot."""
     stated, place = stated or a_standing(), records[-1]
     request = Request(REPORT_ID, TENANT, "ACME Corporation", "eu-west-1", SINCE, UNTIL, "ada@acme.example")
     report = assemble(request, counted(records[:-1], SINCE, UNTIL), stated, MADE, place, "0.1.0")
@@ -79,7 +79,7 @@ def a_report(records: list[StoredRecord], stated: Snapshot | None = None, **chan
 
 
 def a_busy_report(uses_a_day: int = 2) -> tuple[Report, list[StoredRecord]]:
-    """Return the report of a busy year with the stream that it follows from."""
+    """Return the report of a busy year with its audit stream."""
     stated = a_standing()
     texts = [one.record for one in a_year(uses_a_day)]
     records = chained([*texts, made_record(len(texts) + 1, stated)])
@@ -94,7 +94,7 @@ def a_document(report: Report, signer: Signer = SIGNER) -> str:
 
 
 def a_standing(**changed: object) -> Snapshot:
-    """Return how a well-kept tenant stands."""
+    """Return the snapshot of a tenant with everything in order."""
     stated = Snapshot(
         state="active",
         root_key_mode="aws-kms",
@@ -140,7 +140,7 @@ def _covered(number: int, name: str, kind: str) -> CoveredService:
 
 
 def _key(level: str, name: str, state: str, made: datetime, **more: Any) -> InventoryKey:
-    """Return a key of the platform's key server that wraps service keys, unless `more` says otherwise."""
+    """Return a key that wraps service keys at the platform's key server; `more` overrides fields."""
     usual = {
         "version": 1,
         "algorithm": "AES-256-GCM",
@@ -216,9 +216,9 @@ def _day(day: int, begins: datetime, uses_a_day: int) -> Iterator[Event]:
 
 
 def _two_people(at: datetime, approval: str) -> Iterator[Event]:
-    told = {"action": "change-policy", "argument": "service_key_days: 90", "requested_by": "ada@acme.example"}
-    decided, minute = {**told, "decided_by": "grace@acme.example"}, timedelta(minutes=9)
-    yield (at, AuditName.APPROVAL_REQUESTED, "system", "worker", approval, "success", told)
+    request = {"action": "change-policy", "argument": "service_key_days: 90", "requested_by": "ada@acme.example"}
+    decided, minute = {**request, "decided_by": "grace@acme.example"}, timedelta(minutes=9)
+    yield (at, AuditName.APPROVAL_REQUESTED, "system", "worker", approval, "success", request)
     yield (at + minute, AuditName.APPROVAL_GRANTED, "system", "worker", approval, "success", decided)
     words = {"after": "tenant key 365 d, service keys 90 d, two people for leave, lock"}
     yield (at + minute, AuditName.POLICY_CHANGED, "system", "worker", TENANT, "success", words)

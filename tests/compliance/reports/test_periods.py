@@ -24,36 +24,36 @@ def at(*day: int) -> datetime:
         ("2026-12", (at(2026, 12, 1), at(2027, 1, 1))),
     ],
 )
-def test_a_period_is_named_as_people_name_it(text, period):
+def test_named_returns_year_quarter_or_month(text, period):
     assert named(text) == period
 
 
 @pytest.mark.parametrize("text", ["", "2026-13", "2026-Q5", "2026-9", "26", "2026-09-01", "1999", "2026-Q1 ", "20²6"])
-def test_what_names_no_period_is_refused(text):
+def test_named_rejects_invalid_periods(text):
     with pytest.raises(PeriodRefused):
         named(text)
 
 
-def test_both_days_belong_to_a_period_of_days():
+def test_days_include_both_days():
     assert days(date(2026, 9, 1), date(2026, 9, 1)) == (at(2026, 9, 1), at(2026, 9, 2))
     with pytest.raises(PeriodRefused):
         days(date(2026, 9, 2), date(2026, 9, 1))
 
 
-def test_without_a_name_it_is_the_last_month_that_is_over():
+def test_last_month_returns_the_last_complete_month():
     assert last_month(NOW) == (at(2026, 10, 1), at(2026, 11, 1))
     assert last_month(at(2026, 1, 1)) == (at(2025, 12, 1), at(2026, 1, 1))
 
 
-def test_a_period_ends_now_at_the_latest_and_is_bounded():
+def test_checked_limits_the_end_and_the_length():
     assert checked(named("2026"), NOW) == (at(2026, 1, 1), NOW)
-    for refused in (named("2027"), (at(2020, 1, 1), at(2026, 1, 1)), (NOW, NOW)):
+    for rejected in (named("2027"), (at(2020, 1, 1), at(2026, 1, 1)), (NOW, NOW)):
         with pytest.raises(PeriodRefused):
-            checked(refused, NOW)
+            checked(rejected, NOW)
 
 
 @given(st.integers(1_000_000_000, 4_000_000_000).map(lambda seconds: datetime.fromtimestamp(seconds, UTC)))
-def test_every_moment_lies_in_its_month_its_quarter_and_its_year_and_in_one_of_each(now):
+def test_every_moment_is_in_exactly_one_month_quarter_and_year(now):
     quarter = (now.month + 2) // 3
     for text in (f"{now:%Y}", f"{now:%Y}-Q{quarter}", f"{now:%Y-%m}"):
         since, until = named(text)

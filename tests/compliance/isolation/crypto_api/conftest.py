@@ -1,4 +1,4 @@
-"""One crypto service for all of these tests, with the canary, the mirror and a customer's tenant with two objects."""
+"""One crypto service for all these tests, with both canary tenants and a customer's tenant with two objects."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from core.tenants.lifecycle import State
 from crypto_service.interfaces import ClientIdentity
 from tests.activities.conftest import unused_port
-from tests.compliance.isolation.crypto_api.doors import Doors, attacks_on, connected, hang_up
+from tests.compliance.isolation.crypto_api.doors import RunningCryptoService, attacks_on, close_sessions, connected
 from tests.compliance.isolation.crypto_api.walls import CUSTOMERS
 from tests.crypto_service.core.world import REGION, Home, World
 from tests.database.fixtures import Server, clone
@@ -29,25 +29,25 @@ def world(server: Server, template: str, vault: Vault) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def doors(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
-    running = Doors(world, tmp_path_factory.mktemp("doors"))
+def running_service(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCryptoService]:
+    running = RunningCryptoService(world, tmp_path_factory.mktemp("crypto-service"))
     running.start()
     yield running
     running.stop()
 
 
 @pytest.fixture(scope="module")
-def customer(world: World, doors: Doors) -> Home:
+def customer(world: World, running_service: RunningCryptoService) -> Home:
     home = world.tenant()
-    with ProbeSession(doors.address, connected(home, "orders")) as side:
-        made = side.settle()
+    with ProbeSession(running_service.address, connected(home, "orders")) as side:
+        made = side.create_fixtures()
     caller = ClientIdentity(home.tenant_id, "orders", home.l2_key, REGION, "0", State.ACTIVE)
     CUSTOMERS.update(dict.fromkeys((made.key, made.spare), caller))
     return home
 
 
 @pytest.fixture(scope="module")
-def attacks(world: World, doors: Doors, customer: Home) -> Iterator[CryptoApiIsolationSuite]:  # noqa: ARG001 - whoever is attacked
-    made = attacks_on(world, doors)
+def attacks(world: World, running_service: RunningCryptoService, customer: Home) -> Iterator[CryptoApiIsolationSuite]:  # noqa: ARG001 - the attacked tenant
+    made = attacks_on(world, running_service)
     yield made
-    hang_up(made._fronts._sides)
+    close_sessions(made._fronts._sides)

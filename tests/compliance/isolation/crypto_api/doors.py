@@ -1,4 +1,4 @@
-"""The crypto service with its two doors, in this process, so that a wall can be taken down while it runs."""
+"""The crypto service with both APIs in this process, so that a test can remove a control while it runs."""
 
 import asyncio
 import socket
@@ -38,8 +38,8 @@ from worker.wiring import utc_now
 ACTIVITIES = ActivityEnvironment()
 
 
-class Doors:
-    """`settings` are the service's; it serves from `start` on, in a thread with a loop of its own."""
+class RunningCryptoService:
+    """A running crypto service; `start` serves in a thread with a dedicated event loop."""
 
     def __init__(self, world: World, folder: Path) -> None:
         secret, base = folder / "secrets", world.field.server
@@ -58,15 +58,15 @@ class Doors:
         )
         self.address = Endpoints("localhost", self.settings.crypto_https_port, self.settings.crypto_kmip_port)
         self._credentials = wiring.read_credentials(self.settings)
-        self._delivery = AuditShipper(
+        self._shipper = AuditShipper(
             journal_folder(self.settings.state_dir), wiring.open_database(self.settings, self._credentials, 2)
         )
         self._loop = asyncio.new_event_loop()
         self._serving: asyncio.Task[None] | None = None
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._serve, name="doors"),
-            threading.Thread(target=self._delivery.run, args=(self._stop,), name="delivery"),
+            threading.Thread(target=self._serve, name="crypto-service"),
+            threading.Thread(target=self._shipper.run, args=(self._stop,), name="audit-shipper"),
         ]
 
     def start(self) -> None:
@@ -97,8 +97,8 @@ class Doors:
         service.journal.close()
 
 
-class StepByStep:
-    """Connects services by the steps of their workflow, the product's own, without the workflow."""
+class ActivityServiceConnector:
+    """Connects services with the activities of the service workflow, without the workflow."""
 
     def __init__(self, world: World) -> None:
         self._services = ServiceActivities(
@@ -121,29 +121,29 @@ class StepByStep:
         while True:
             try:
                 return ACTIVITIES.run(getattr(self._services, name), step)
-            except DatabaseUnavailable:  # a deadlock with the delivery of the audit, which Temporal tries again
+            except DatabaseUnavailable:  # a deadlock with the audit shipper, which Temporal would retry
                 continue
 
 
-def hang_up(kept: SessionPool) -> None:
-    """Close what is kept; the worker's ends with its process."""
-    while kept._idle:
-        kept._idle.pop().side.close()
+def close_sessions(pool: SessionPool) -> None:
+    """Close the pooled sessions; those of the worker end with its process."""
+    while pool._idle:
+        pool._idle.pop().side.close()
 
 
-def attacks_on(world: World, doors: Doors) -> CryptoApiIsolationSuite:
-    """Return the attacks as the worker makes them."""
+def attacks_on(world: World, service: RunningCryptoService) -> CryptoApiIsolationSuite:
+    """Return the isolation suite as the worker builds it."""
     session = world.vault.session("worker")
-    attacker, forger = CryptoApiSuite(doors.address), ForgedCertificateSigner(session)
+    attacker, forger = CryptoApiSuite(service.address), ForgedCertificateSigner(session)
     return CryptoApiIsolationSuite(world.worker, attacker, forger, probes_of(world), utc_now)
 
 
 def probes_of(world: World) -> ProbeServices:
-    return ProbeServices(world.worker, StepByStep(world), utc_now)
+    return ProbeServices(world.worker, ActivityServiceConnector(world), utc_now)
 
 
 def connected(home: Home, service: str) -> Identity:
-    """Connect a service of a customer's."""
+    """Connect a service of a customer and return its identity."""
     key = p256()
     home.connect(service)
     leaf = home.world.authorities.issue(home.authority, home.tenant_id, service, request(key), timedelta(hours=1))
@@ -158,5 +158,5 @@ def connected(home: Home, service: str) -> Identity:
     return presenting(home.tenant_id, service, leaf, home.authority.chain_pem, key)
 
 
-def broken(results: list[CheckResult]) -> set[str]:
+def breached_checks(results: list[CheckResult]) -> set[str]:
     return {result.name.removeprefix("fronts/") for result in results if result.outcome == "breached"}

@@ -1,4 +1,4 @@
-"""The attackers' codec: what it writes is what the service's own reads, and what is no TTLV is refused."""
+"""The TTLV codec of the isolation checks: the service reads its output, and it rejects invalid TTLV."""
 
 import pytest
 from hypothesis import given
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from compliance.isolation.crypto_api import kmip_client as ttlv
 from compliance.isolation.crypto_api.kmip_client import Node, TtlvDecodeError, _alike, _Tag
-from crypto_service.kmip.codec import ttlv as theirs
+from crypto_service.kmip.codec import ttlv as service_ttlv
 
 TAGS = st.integers(0x420001, 0x420120)
 LEAVES = st.one_of(
@@ -23,14 +23,14 @@ NODES = st.recursive(
 
 
 @given(NODES)
-def test_what_is_written_is_read_again_by_itself_and_by_the_service(node: Node):
+def test_own_and_service_codec_decode_the_encoded_node(node: Node):
     data = ttlv.encode(node)
     assert ttlv.decode(data) == node
-    assert theirs.encode(theirs.decode(data)) == data
+    assert service_ttlv.encode(service_ttlv.decode(data)) == data
 
 
 @given(st.binary(max_size=64))
-def test_what_is_no_ttlv_is_refused(data: bytes):
+def test_decode_rejects_invalid_ttlv(data: bytes):
     try:
         node = ttlv.decode(data)
     except TtlvDecodeError:
@@ -38,7 +38,7 @@ def test_what_is_no_ttlv_is_refused(data: bytes):
     assert ttlv.encode(node) == data
 
 
-def test_an_answer_nested_without_end_is_refused():
+def test_decode_rejects_too_deep_nesting():
     node = ttlv.octets(_Tag.DATA, b"")
     for _ in range(40):
         node = ttlv.structure(_Tag.BATCH_ITEM, node)
@@ -46,10 +46,12 @@ def test_an_answer_nested_without_end_is_refused():
         ttlv.decode(ttlv.encode(node))
 
 
-def test_answers_are_alike_but_for_the_time_of_day_and_the_id_that_was_asked_for():
-    def answer(time: int, told: str, object_id: str) -> Node:
+def test_equal_answers_differ_only_in_time_stamp_and_requested_id():
+    def answer(time: int, message: str, object_id: str) -> Node:
         header = ttlv.structure(_Tag.RESPONSE_HEADER, ttlv.integer(_Tag.TIME_STAMP, time))
-        return ttlv.structure(0x42007B, header, ttlv.text(0x42007D, told), ttlv.text(_Tag.UNIQUE_IDENTIFIER, object_id))
+        return ttlv.structure(
+            0x42007B, header, ttlv.text(0x42007D, message), ttlv.text(_Tag.UNIQUE_IDENTIFIER, object_id)
+        )
 
     one = _alike(answer(1, "not there", "a"), b"a")
     assert one == _alike(answer(2, "not there", "b"), b"b")

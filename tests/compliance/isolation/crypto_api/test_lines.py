@@ -60,57 +60,57 @@ def answering(*data: bytes, until: Callable[[], object] = bool, folder: Path) ->
 
 
 def ask(kind: Callable[..., Any], port: int, what: Callable[[Any], object]) -> object:
-    with kind("localhost", port, ORDERS) as door:
-        return what(door)
+    with kind("localhost", port, ORDERS) as client:
+        return what(client)
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
 HTTPS = {
     "no HTTP": b"220 ready\r\n\r\n",
     "no length": OK + b"\r\n{}",
-    "a length that is none": OK + b"content-length: -2\r\n\r\n{}",
-    "more than is taken": OK + b"content-length: 99999999\r\n\r\n",
-    "a head without end": OK + b"x: y\r\n" * 200_000,
+    "invalid length": OK + b"content-length: -2\r\n\r\n{}",
+    "too large": OK + b"content-length: 99999999\r\n\r\n",
+    "endless head": OK + b"x: y\r\n" * 200_000,
     "no JSON": b"HTTP/1.1 403 Forbidden\r\ncontent-length: 4\r\n\r\noops",
     "unavailable": b"HTTP/1.1 503 X\r\ncontent-length: 2\r\n\r\n{}",
 }
 KMIP = {
     "no TTLV": b"\x42\x00\x7b\x01\x00\x00\x00\x08 garbage",
-    "more than is taken": b"\x42\x00\x7b\x01\x7f\xff\xff\xff",
+    "too large": b"\x42\x00\x7b\x01\x7f\xff\xff\xff",
 }
 
 
 @pytest.mark.parametrize("answer", HTTPS.values(), ids=HTTPS)
 def test_invalid_answer_over_https_is_an_error(answer: bytes, tmp_path: Path) -> None:
     with answering(answer, folder=tmp_path) as port, pytest.raises(CryptoApiFailing):
-        ask(HttpsProbeClient, port, lambda door: door.encrypt("r", b"x").code)
+        ask(HttpsProbeClient, port, lambda client: client.encrypt("r", b"x").code)
 
 
 @pytest.mark.parametrize("answer", KMIP.values(), ids=KMIP)
 def test_invalid_answer_over_kmip_is_an_error(answer: bytes, tmp_path: Path) -> None:
     with answering(answer, folder=tmp_path) as port, pytest.raises(CryptoApiFailing):
-        ask(KmipProbeClient, port, lambda door: door.locate())
+        ask(KmipProbeClient, port, lambda client: client.locate())
 
 
-def test_a_connection_that_is_ended_instead_is_an_answer(tmp_path: Path) -> None:
+def test_closed_connection_is_an_answer(tmp_path: Path) -> None:
     with answering(b"HTTP/1.1 200", folder=tmp_path) as port:
-        assert ask(HttpsProbeClient, port, lambda door: door.encrypt("r", b"x")) == HTTPS_ENDED
+        assert ask(HttpsProbeClient, port, lambda client: client.encrypt("r", b"x")) == HTTPS_ENDED
     with answering(folder=tmp_path) as port:
-        assert ask(KmipProbeClient, port, lambda door: door.locate()) == KMIP_ENDED
+        assert ask(KmipProbeClient, port, lambda client: client.locate()) == KMIP_ENDED
 
 
 def test_silence_is_an_error_after_the_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given_up = threading.Event()
     monkeypatch.setattr(compliance.isolation.crypto_api.tls_client, "ANSWER_SECONDS", 0.5)
     with answering(until=given_up.wait, folder=tmp_path) as port:
-        with pytest.raises(CryptoApiFailing), HttpsProbeClient("localhost", port, ORDERS) as door:
-            door.encrypt("r", b"x")
+        with pytest.raises(CryptoApiFailing), HttpsProbeClient("localhost", port, ORDERS) as client:
+            client.encrypt("r", b"x")
         given_up.set()
 
 
-def test_untrusted_server_is_an_error_and_a_missing_one_is_away(tmp_path: Path, unused_port: int) -> None:
-    stranger = dataclasses.replace(ORDERS, root_pem=authority._authority("another root", None, None).pem)
+def test_untrusted_server_is_an_error_and_a_missing_one_is_unreachable(tmp_path: Path, unused_port: int) -> None:
+    untrusted = dataclasses.replace(ORDERS, root_pem=authority._authority("another root", None, None).pem)
     with answering(folder=tmp_path) as port, pytest.raises(CryptoApiFailing):
-        dial("localhost", port, trust(stranger))
+        dial("localhost", port, trust(untrusted))
     with pytest.raises(CryptoApiUnreachable):
         dial("localhost", unused_port, trust(ORDERS))

@@ -1,4 +1,4 @@
-"""The connections of the control: kept for a while, and never used again when something was the matter with them."""
+"""The session pool of positive controls: sessions are reused for a limited time and never after a failure."""
 
 import time
 from collections.abc import Iterator
@@ -9,42 +9,42 @@ import compliance.isolation.crypto_api.session
 from compliance.isolation.crypto_api.model import CryptoApiFailing
 from compliance.isolation.crypto_api.session import ProbeSession, SessionPool
 from core.errors.platform import VaultUnavailable
-from tests.compliance.isolation.crypto_api.doors import Doors, connected, hang_up
+from tests.compliance.isolation.crypto_api.doors import RunningCryptoService, close_sessions, connected
 from tests.crypto_service.core.world import Home
 
 
 @pytest.fixture
-def kept(doors: Doors) -> Iterator[SessionPool]:
-    kept = SessionPool(doors.address)
-    yield kept
-    hang_up(kept)
+def pool(running_service: RunningCryptoService) -> Iterator[SessionPool]:
+    pool = SessionPool(running_service.address)
+    yield pool
+    close_sessions(pool)
 
 
-def test_the_controls_connections_are_kept_for_a_while_and_never_after_something_failed(
-    kept: SessionPool, customer: Home, monkeypatch: pytest.MonkeyPatch
+def test_pool_reuses_sessions_for_a_limited_time_and_never_after_a_failure(
+    pool: SessionPool, customer: Home, monkeypatch: pytest.MonkeyPatch
 ):
-    identity = connected(customer, "kept")
-    with kept.of(identity) as first, kept.of(identity) as second:
+    identity = connected(customer, "pooled")
+    with pool.of(identity) as first, pool.of(identity) as second:
         assert first is not second
         assert first.works()
-    with kept.of(identity) as again:
+    with pool.of(identity) as again:
         assert again in (first, second)
-    with pytest.raises(VaultUnavailable), kept.of(identity) as failing:
+    with pytest.raises(VaultUnavailable), pool.of(identity) as failing:
         raise VaultUnavailable
-    with kept.of(identity) as other:
+    with pool.of(identity) as other:
         assert other is not failing
     assert not _is_usable(failing)
     monkeypatch.setattr(compliance.isolation.crypto_api.session, "KEPT_SECONDS", 0.0)
-    with kept.of(connected(customer, "kept-2")) as short:
+    with pool.of(connected(customer, "pooled-2")) as short:
         pass
-    with kept.of(short.identity) as anew:
-        assert anew is not short
+    with pool.of(short.identity) as fresh:
+        assert fresh is not short
     assert not _is_usable(short)
 
 
-def test_a_connection_that_the_service_closed_is_not_used_again(kept: SessionPool, customer: Home):
+def test_pool_does_not_reuse_a_session_that_the_service_closed(pool: SessionPool, customer: Home):
     identity = connected(customer, "closed")
-    with kept.of(identity) as side:
+    with pool.of(identity) as side:
         assert side.works()
     with customer.world.worker.tenant_tx(customer.tenant_id) as tx:
         tx.services.disconnect("closed")
@@ -52,9 +52,9 @@ def test_a_connection_that_the_service_closed_is_not_used_again(kept: SessionPoo
     while side.is_open():
         assert time.monotonic() < end
         time.sleep(0.02)
-    with kept.of(identity) as anew:
-        assert anew is not side
-        assert not anew.works()
+    with pool.of(identity) as fresh:
+        assert fresh is not side
+        assert not fresh.works()
 
 
 def _is_usable(side: ProbeSession) -> bool:

@@ -1,4 +1,4 @@
-"""Against the crypto service's real listeners: every attack is refused and notices when its control is removed."""
+"""Isolation checks against the real APIs: every attack is rejected, and detects when its control is removed."""
 
 import json
 import re
@@ -16,7 +16,7 @@ import compliance.isolation.crypto_api.session
 import compliance.isolation.crypto_api.suite
 import crypto_service.https.server
 from activities.audit import CheckpointSigner
-from activities.isolation import crypto_api_suite as front_attacks
+from activities.isolation import crypto_api_suite
 from activities.isolation.assessment import IsolationAssessmentActivities
 from activities.isolation.crypto_api_suite import CryptoApiIsolationSuite
 from activities.isolation.probe_services import PROBE, ProbeServices
@@ -45,8 +45,15 @@ from crypto_service.keys.operations import CryptoOperations
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.names import service_spiffe, tenant_dns
 from tests.activities.counting import UNCOUNTED
-from tests.compliance.isolation.crypto_api.doors import ACTIVITIES, Doors, StepByStep, attacks_on, broken, probes_of
-from tests.compliance.isolation.crypto_api.walls import WALLS
+from tests.compliance.isolation.crypto_api.doors import (
+    ACTIVITIES,
+    ActivityServiceConnector,
+    RunningCryptoService,
+    attacks_on,
+    breached_checks,
+    probes_of,
+)
+from tests.compliance.isolation.crypto_api.walls import CONTROLS
 from tests.concurrency import wait_until
 from tests.crypto_service.core.world import Home, World
 from tests.crypto_service.https import authority
@@ -56,47 +63,47 @@ from vault.pki.certificates import IssuedCertificate, Issuer, LeafNames, build_l
 from worker.wiring import utc_now
 
 
-def test_every_attack_is_refused_documented_and_noticed_when_its_control_is_removed(attacks, customer) -> None:
+def test_every_attack_is_rejected_documented_and_detects_its_removed_control(attacks, customer) -> None:
     results = attacks(customer.tenant_id)
     assert {one.outcome for one in results} == {"held"}
-    assert {one.clause for one in results} == set(front_attacks.CLAUSES)
+    assert {one.clause for one in results} == set(crypto_api_suite.CLAUSES)
     named = {(one.name.removeprefix("fronts/"), one.clause) for one in results}
     assert len(named) == len(results)
-    page = (Path(__file__).parents[4] / "docs" / "fronts.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[4] / "docs" / "isolation-crypto-api.md").read_text(encoding="utf-8")
     documented = {
         tuple(cell.strip(" `") for cell in line.split("|")[1:3]) for line in page.splitlines() if line[:3] == "| `"
     }
     assert documented == named
-    noticed = {name for _, names in WALLS.values() for name in names} | {"certificate-for-other-tenant"}
-    assert noticed == {name for name, _ in named}
+    detected = {name for _, names in CONTROLS.values() for name in names} | {"certificate-for-other-tenant"}
+    assert detected == {name for name, _ in named}
 
 
-ORDINARY = ("all tenants share a key", "an object is read without its tenant", "what was done is not written down")
-"""The others run in the full tier."""
+ORDINARY = ("all tenants share a key", "an object is read without its tenant", "successful operations are not recorded")
+"""The other controls are tested in the full tier."""
 
 
 @pytest.mark.parametrize(
-    "wall", [pytest.param(wall, marks=() if wall in ORDINARY else pytest.mark.full) for wall in WALLS]
+    "control", [pytest.param(control, marks=() if control in ORDINARY else pytest.mark.full) for control in CONTROLS]
 )
-def test_attack_notices_that_its_control_is_removed(attacks, customer, wall, monkeypatch) -> None:
-    break_it, noticed_by = WALLS[wall]
+def test_attack_detects_that_its_control_is_removed(attacks, customer, control, monkeypatch) -> None:
+    remove_control, detected_by = CONTROLS[control]
     attacks(customer.tenant_id)
-    # Only the attack that waits in vain waits for less: a loaded machine must not look like another breach.
-    if noticed_by <= {"operations-on-record", "refusals-on-record"}:
-        monkeypatch.setattr(compliance.isolation.crypto_api.audit_check, "ON_RECORD_SECONDS", 3.0)
-    if "revoked-on-new-connection" in noticed_by:
+    # Only the check that times out gets a shorter timeout: a loaded machine must not cause another breach.
+    if detected_by <= {"operations-on-record", "refusals-on-record"}:
+        monkeypatch.setattr(compliance.isolation.crypto_api.audit_check, "RECORDED_SECONDS", 3.0)
+    if "revoked-on-new-connection" in detected_by:
         monkeypatch.setattr(compliance.isolation.crypto_api.suite, "_REVOKED_SECONDS", 0.5)
-    break_it(monkeypatch)
+    remove_control(monkeypatch)
     attacks.forget_round()
-    found = broken(attacks(customer.tenant_id))
+    found = breached_checks(attacks(customer.tenant_id))
     monkeypatch.undo()
-    assert found == noticed_by
+    assert found == detected_by
     # A breach is checked again and not remembered.
-    assert broken(attacks(customer.tenant_id)) == set()
+    assert breached_checks(attacks(customer.tenant_id)) == set()
 
 
 class Unconstrained:
-    """An authority that the root forgot to constrain: it may sign for every tenant."""
+    """A CA without name constraints: it can sign for every tenant."""
 
     def __init__(self) -> None:
         self.root = authority._authority("root without constraints", None, None)
@@ -117,15 +124,15 @@ class Unconstrained:
         return [IssuedCertificate(hex_serial(one), authority.pem(one), one.not_valid_after_utc) for one in leaves]
 
 
-def test_root_without_name_constraints_is_detected(attacks, doors, customer, monkeypatch) -> None:
+def test_root_without_name_constraints_is_detected(attacks, running_service, customer, monkeypatch) -> None:
     forger = Unconstrained()
-    for context in doors.service.tls._contexts:
+    for context in running_service.service.tls._contexts:
         context.load_verify_locations(cadata=forger.root.pem)
     monkeypatch.setattr(attacks, "_forger", forger)
-    assert broken(attacks(customer.tenant_id)) == {"certificate-for-other-tenant"}
+    assert breached_checks(attacks(customer.tenant_id)) == {"certificate-for-other-tenant"}
 
 
-def test_a_round_counts_for_some_minutes_and_is_made_anew_when_it_is_asked_for(attacks, customer, monkeypatch) -> None:
+def test_round_is_reused_for_minutes_and_repeated_on_request(attacks, customer, monkeypatch) -> None:
     now, rounds = utc_now(), list[int]()
     monkeypatch.setattr(attacks, "_clock", lambda: now)
     make = attacks._attack_each_other
@@ -134,7 +141,7 @@ def test_a_round_counts_for_some_minutes_and_is_made_anew_when_it_is_asked_for(a
     for _ in range(3):
         attacks(customer.tenant_id)
     assert len(rounds) == 1
-    now += front_attacks.PAIR_COUNTS
+    now += crypto_api_suite.PAIR_COUNTS
     attacks(customer.tenant_id)
     assert len(rounds) == 2
     attacks.forget_round()
@@ -142,36 +149,40 @@ def test_a_round_counts_for_some_minutes_and_is_made_anew_when_it_is_asked_for(a
     assert len(rounds) == 3
 
 
-def test_the_platforms_own_tenants_are_attacked_by_each_other_alone(attacks: CryptoApiIsolationSuite) -> None:
+def test_platform_tenants_are_attacked_only_by_each_other(attacks: CryptoApiIsolationSuite) -> None:
     for tenant_id in (CANARY_TENANT_ID, MIRROR_TENANT_ID):
         assert not [one for one in attacks(tenant_id) if "certificate-" in one.name or "of-tenant" in one.name]
 
 
-def test_after_a_round_both_doors_are_tried_and_between_rounds_one_in_turn(attacks, customer, monkeypatch) -> None:
-    knocked: list[ListenerProtocol] = []
+def test_both_apis_are_attacked_after_a_round_and_alternately_between_rounds(attacks, customer, monkeypatch) -> None:
+    attacked: list[ListenerProtocol] = []
     ask = CryptoApiSuite._ask
-    monkeypatch.setattr(CryptoApiSuite, "_ask", lambda self, who, door: knocked.append(door) or ask(self, who, door))
-    attacks._fronts.attack_tenant(attacks._probe(), *_nobody(attacks, customer), [ListenerProtocol.KMIP])
-    assert set(knocked) == {ListenerProtocol.KMIP}
-    knocked.clear()
+    monkeypatch.setattr(
+        CryptoApiSuite, "_ask", lambda self, who, protocol: attacked.append(protocol) or ask(self, who, protocol)
+    )
+    attacks._fronts.attack_tenant(
+        attacks._probe(), *_forged_without_objects(attacks, customer), [ListenerProtocol.KMIP]
+    )
+    assert set(attacked) == {ListenerProtocol.KMIP}
+    attacked.clear()
     attacks(customer.tenant_id)  # whether this needs a round or not
-    knocked.clear()
-    both = [attacks(customer.tenant_id) and set(knocked[3 * number :]) for number in range(2)]
+    attacked.clear()
+    both = [attacks(customer.tenant_id) and set(attacked[3 * number :]) for number in range(2)]
     assert sorted(map(tuple, both)) == [("https",), ("kmip",)]
-    knocked.clear()
+    attacked.clear()
     attacks.forget_round()
     attacks(customer.tenant_id)
-    assert Counter(knocked[-6:]) == {ListenerProtocol.HTTPS: 3, ListenerProtocol.KMIP: 3}
+    assert Counter(attacked[-6:]) == {ListenerProtocol.HTTPS: 3, ListenerProtocol.KMIP: 3}
 
 
-def _nobody(attacks: CryptoApiIsolationSuite, customer: Home) -> tuple[ForgedIdentities, Sequence[str]]:
+def _forged_without_objects(attacks: CryptoApiIsolationSuite, customer: Home) -> tuple[ForgedIdentities, Sequence[str]]:
     return attacks._strangers(customer.tenant_id, customer.authority, "orders", attacks._probe()), ()
 
 
-def test_what_stands_in_the_customers_stream_is_named_by_the_evidence(
+def test_evidence_names_the_serials_in_the_customers_audit_stream(
     attacks: CryptoApiIsolationSuite, customer: Home
 ) -> None:
-    attacks.forget_round()  # so that both doors are tried
+    attacks.forget_round()  # so that both APIs are attacked
     results = attacks(customer.tenant_id)
     evidence = " ".join(one.evidence for one in results if one.name.startswith("fronts/certificate-"))
     serials = re.findall(r"serial (\w+)", evidence)
@@ -180,7 +191,7 @@ def test_what_stands_in_the_customers_stream_is_named_by_the_evidence(
     def found() -> list[str]:
         with customer.world.worker.tenant_tx(customer.tenant_id) as tx:
             records = [json.loads(one.record) for one in tx.audit.records()]
-        # The one with the canary's serial number has it each time.
+        # The certificate with the canary's serial number has the same subject each time.
         fresh = records[-len(wanted) :]
         return sorted(one["subject"] for one in fresh if one["name"] == "crypto.refused")
 
@@ -190,7 +201,7 @@ def test_what_stands_in_the_customers_stream_is_named_by_the_evidence(
         time.sleep(0.05)
 
 
-def test_a_probe_that_was_disconnected_by_hand_proves_nothing_and_is_connected_again(attacks, customer) -> None:
+def test_disconnected_probe_proves_nothing_and_is_reconnected(attacks, customer) -> None:
     attacks(customer.tenant_id)
     with customer.world.worker.tenant_tx(CANARY_TENANT_ID) as tx:
         tx.services.disconnect(PROBE)
@@ -200,7 +211,7 @@ def test_a_probe_that_was_disconnected_by_hand_proves_nothing_and_is_connected_a
     assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
 
 
-def test_a_service_in_trouble_is_no_result(attacks, customer, monkeypatch) -> None:
+def test_failing_service_gives_no_result(attacks, customer, monkeypatch) -> None:
     async def down(*_: object) -> None:
         raise VaultUnavailable
 
@@ -211,41 +222,41 @@ def test_a_service_in_trouble_is_no_result(attacks, customer, monkeypatch) -> No
         attacks(customer.tenant_id)
 
 
-def test_a_connection_that_is_cut_in_the_middle_is_no_breach(attacks, customer, monkeypatch) -> None:
+def test_interrupted_connection_is_no_breach(attacks, customer, monkeypatch) -> None:
     async def cut(*_: object) -> None:
         raise RuntimeError
 
     attacks(customer.tenant_id)
     attack = compliance.isolation.crypto_api.suite.on_another_tenant
 
-    def with_a_cut(*owners: Owner) -> Iterator[AccessTest]:
+    def interrupting(*owners: Owner) -> Iterator[AccessTest]:
         for number, trial in enumerate(attack(*owners)):
             if number == 1:
                 monkeypatch.setattr(crypto_service.https.server._HttpsConnection, "_answer", cut)
             yield trial
 
-    monkeypatch.setattr(compliance.isolation.crypto_api.suite, "on_another_tenant", with_a_cut)
+    monkeypatch.setattr(compliance.isolation.crypto_api.suite, "on_another_tenant", interrupting)
     attacks.forget_round()
-    with pytest.raises(ProbeRefused, match="may not even do what is its own"):
+    with pytest.raises(ProbeRefused, match="cannot access its own data"):
         attacks(customer.tenant_id)
     monkeypatch.undo()
     assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
 
 
-def test_an_audit_that_is_late_is_no_breach(attacks, customer, monkeypatch) -> None:
+def test_late_audit_records_are_no_breach(attacks, customer, monkeypatch) -> None:
     monkeypatch.setattr(AuditShipper, "once", lambda _: None)
-    monkeypatch.setattr(compliance.isolation.crypto_api.audit_check, "ON_RECORD_SECONDS", 0.5)
+    monkeypatch.setattr(compliance.isolation.crypto_api.audit_check, "RECORDED_SECONDS", 0.5)
     attacks.forget_round()
-    with pytest.raises(CryptoApiFailing, match="delivery of the audit is behind"):
+    with pytest.raises(CryptoApiFailing, match="audit shipper is late"):
         attacks(customer.tenant_id)
     monkeypatch.undo()
     assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
 
 
-def test_what_a_killed_round_left_behind_is_destroyed_by_a_later_one(attacks, doors, customer, monkeypatch) -> None:
+def test_later_round_destroys_keys_of_a_killed_round(attacks, running_service, customer, monkeypatch) -> None:
     probe = attacks._probe()
-    with ProbeSession(doors.address, probe) as side:
-        left = side.settle()
+    with ProbeSession(running_service.address, probe) as side:
+        left = side.create_fixtures()
         monkeypatch.setattr(compliance.isolation.crypto_api.session, "_LEFT_BEHIND_SECONDS", -5)
         attacks.forget_round()
         attacks(customer.tenant_id)
@@ -253,8 +264,8 @@ def test_what_a_killed_round_left_behind_is_destroyed_by_a_later_one(attacks, do
         assert not side.kmip.about(Operation.GET, left.key).worked
 
 
-def test_a_probe_that_could_not_be_connected_is_connected_the_next_time(world: World) -> None:
-    class Down(StepByStep):
+def test_failed_connection_of_a_probe_is_retried(world: World) -> None:
+    class Down(ActivityServiceConnector):
         failures = 1
 
         def connect(self, *of: str) -> None:
@@ -269,7 +280,7 @@ def test_a_probe_that_could_not_be_connected_is_connected_the_next_time(world: W
     assert probes.identity(MIRROR_TENANT_ID, PROBE) is probes.identity(MIRROR_TENANT_ID, PROBE)
 
 
-def test_a_certificate_is_asked_for_again_before_it_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_certificate_is_renewed_before_its_expiry(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     probes, now = probes_of(world), utc_now()
     monkeypatch.setattr(probes, "_clock", lambda: now)
     first = probes.identity(MIRROR_TENANT_ID, PROBE)
@@ -279,12 +290,12 @@ def test_a_certificate_is_asked_for_again_before_it_ends(world: World, monkeypat
 
 @pytest.mark.parametrize(("locked", "outcome"), [("customer", "held"), ("canary", "not-checked")])
 def test_locked_tenant_is_attacked_and_a_locked_canary_stops_the_attacks(
-    attacks, doors, customer, locked, outcome
+    attacks, running_service, customer, locked, outcome
 ) -> None:
     def serves_the_canary() -> bool:
         with (
             suppress(ProbeRefused, CryptoApiFailing, HandshakeRejected),
-            ProbeSession(doors.address, attacks._probe()) as side,
+            ProbeSession(running_service.address, attacks._probe()) as side,
         ):
             return side.works()
         return False
@@ -298,38 +309,40 @@ def test_locked_tenant_is_attacked_and_a_locked_canary_stops_the_attacks(
         assert {one.outcome for one in attacks(customer.tenant_id)} == {outcome}
     finally:
         move(Transition.UNLOCK, State.ACTIVE)
-        wait_until(serves_the_canary)  # until the crypto service knows of it, the next test's control fails
+        wait_until(serves_the_canary)  # otherwise the positive control of the next test fails
 
 
 def test_without_a_listener_every_clause_is_not_checked(world: World, customer: Home, unused_port: int) -> None:
-    nowhere = CryptoApiSuite(Endpoints("localhost", unused_port, unused_port))
+    unreachable = CryptoApiSuite(Endpoints("localhost", unused_port, unused_port))
     session = world.vault.session("worker")
     attacks = CryptoApiIsolationSuite(
-        world.worker, nowhere, ForgedCertificateSigner(session), probes_of(world), utc_now
+        world.worker, unreachable, ForgedCertificateSigner(session), probes_of(world), utc_now
     )
     results = attacks(customer.tenant_id)
     assert {(one.outcome, one.evidence) for one in results} == {("not-checked", CryptoApiUnreachable.message)}
-    assert [one.clause for one in results] == list(front_attacks.CLAUSES)
+    assert [one.clause for one in results] == list(crypto_api_suite.CLAUSES)
 
 
-def test_before_the_mirror_is_there_nothing_is_checked(field: Field, vault: Server, doors: Doors) -> None:
+def test_nothing_is_checked_without_the_second_canary_tenant(
+    field: Field, vault: Server, running_service: RunningCryptoService
+) -> None:
     world = World(field, vault)
     world.tenant(CANARY_TENANT_ID)
-    results = attacks_on(world, doors)(CANARY_TENANT_ID)
+    results = attacks_on(world, running_service)(CANARY_TENANT_ID)
     assert {(one.outcome, one.evidence) for one in results} == {("not-checked", SecondCanaryMissing.message)}
 
 
-def test_a_private_key_is_told_to_nobody(world: World) -> None:
+def test_private_key_of_an_identity_is_not_in_its_repr(world: World) -> None:
     identity = probes_of(world).identity(MIRROR_TENANT_ID, PROBE)
     assert b"PRIVATE KEY" in identity.key_pem
     assert "PRIVATE" not in repr(identity)
     assert probes_of(world).identity(MIRROR_TENANT_ID, PROBE).key_pem != identity.key_pem
 
 
-def test_whoever_asks_for_an_examination_is_not_told_what_was_found_before(customer: Home) -> None:
-    forgotten: list[bool] = []
+def test_requested_assessment_does_not_reuse_former_results(customer: Home) -> None:
+    restarted: list[bool] = []
 
-    def asked(_tenant_id: str) -> Sequence[CheckResult]:
+    def failing_suite(_tenant_id: str) -> Sequence[CheckResult]:
         raise VaultUnavailable
 
     database = customer.world.worker
@@ -337,15 +350,15 @@ def test_whoever_asks_for_an_examination_is_not_told_what_was_found_before(custo
         *(
             database,
             PlatformQueries(database),
-            [asked],
+            [failing_suite],
             CheckpointSigner(PlatformQueries(database), None),
             utc_now,
             UNCOUNTED,
         ),
-        begin_anew=lambda: forgotten.append(True),
+        begin_anew=lambda: restarted.append(True),
     )
-    for anew in (False, True):
-        step = ExamineInput(tenant_id=customer.tenant_id, operation_id=f"examination-{anew}", anew=anew)
+    for repeat in (False, True):
+        step = ExamineInput(tenant_id=customer.tenant_id, operation_id=f"examination-{repeat}", anew=repeat)
         with pytest.raises(VaultUnavailable):
             ACTIVITIES.run(activities.examine_tenant, step)
-        assert forgotten == [True] * anew
+        assert restarted == [True] * repeat

@@ -40,7 +40,7 @@ def _skip_the_resource(patch: pytest.MonkeyPatch) -> None:
 
 
 def _skip_the_purpose(patch: pytest.MonkeyPatch) -> None:
-    """A data key opens as data: its header is believed, and its place made after it."""
+    """Decrypt a data key as data: trust its header and derive the context from it."""
 
     async def decrypt(self, caller, purpose, resource, text) -> Any:
         del purpose
@@ -52,15 +52,15 @@ def _skip_the_purpose(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(crypto_service.keys.operations.KeyedOperations, "_decrypt", decrypt)
 
 
-def _share_keys(**said: str) -> Break:
-    """One key where the place says no more than this; what KMIP seals stays as it is."""
+def _share_keys(**fields: str) -> Break:
+    """Use one key for all contexts with these fields; objects of KMIP are unchanged."""
 
-    def down(patch: pytest.MonkeyPatch) -> None:
+    def patch_service(patch: pytest.MonkeyPatch) -> None:
         place, derived = crypto_service.keys.operations._place, ciphertext._derived
 
         def anywhere(caller, purpose, resource) -> Any:
             own = place(caller, purpose, resource)
-            return own if purpose is Purpose.MANAGED_OBJECT else replace(own, **said)
+            return own if purpose is Purpose.MANAGED_OBJECT else replace(own, **fields)
 
         def alike(key, salt, context) -> Any:
             shared = SHARED.encode() in context
@@ -69,7 +69,7 @@ def _share_keys(**said: str) -> Break:
         patch.setattr(crypto_service.keys.operations, "_place", anywhere)
         patch.setattr(ciphertext, "_derived", alike)
 
-    return down
+    return patch_service
 
 
 def _one_key_for_all_objects(patch: pytest.MonkeyPatch) -> None:
@@ -80,11 +80,11 @@ def _one_key_for_all_objects(patch: pytest.MonkeyPatch) -> None:
 
 
 CUSTOMERS: dict[str, ClientIdentity] = {}
-"""The objects of the customer's tenant, and whose they are."""
+"""Object id → owner, for the objects of the customer's tenant."""
 
 
 def _owners(patch: pytest.MonkeyPatch) -> dict[str, ClientIdentity]:
-    """Return whose each object is, the customer's and those that are made from now on."""
+    """Return the owner of each object: those of the customer and those created later."""
     owners = dict(CUSTOMERS)
     add = ObjectStore.add
 
@@ -97,9 +97,9 @@ def _owners(patch: pytest.MonkeyPatch) -> dict[str, ClientIdentity]:
 
 
 def _look_up_without(what: str, *methods: str) -> Break:
-    """Return the object to every caller, or to each of its tenant where only the service is left out."""
+    """Return objects to every caller, or to every service of the tenant if `what` is the service."""
 
-    def down(patch: pytest.MonkeyPatch) -> None:
+    def patch_service(patch: pytest.MonkeyPatch) -> None:
         owners = _owners(patch)
         for name in methods:
             method = getattr(ObjectStore, name)
@@ -111,23 +111,23 @@ def _look_up_without(what: str, *methods: str) -> Break:
 
             patch.setattr(ObjectStore, name, found)
 
-    return down
+    return patch_service
 
 
 def _find_without_tenant(patch: pytest.MonkeyPatch) -> None:
     owners, find = _owners(patch), ObjectStore.find
 
     async def everywhere(self, _caller, *criteria: Any) -> Any:
-        everybody = set(owners.values())
-        return [one for owner in everybody for one in await find(self, owner, *criteria)]
+        all_owners = set(owners.values())
+        return [one for owner in all_owners for one in await find(self, owner, *criteria)]
 
     patch.setattr(ObjectStore, "find", everywhere)
 
 
-def _tell_not_yours_from_not_there(patch: pytest.MonkeyPatch) -> None:
+def _distinguish_foreign_objects(patch: pytest.MonkeyPatch) -> None:
     owners, get = _owners(patch), ObjectStore.get
 
-    async def telling(self, caller, object_id) -> Any:
+    async def distinguishing(self, caller, object_id) -> Any:
         try:
             return await get(self, caller, object_id)
         except ObjectNotFound:
@@ -135,11 +135,11 @@ def _tell_not_yours_from_not_there(patch: pytest.MonkeyPatch) -> None:
                 raise KeyNotUsable("not yours") from None
             raise
 
-    patch.setattr(ObjectStore, "get", telling)
+    patch.setattr(ObjectStore, "get", distinguishing)
 
 
-def _tell_a_strangers_ciphertext(patch: pytest.MonkeyPatch) -> None:
-    """What another tenant's key sealed is refused in other words than what nobody made."""
+def _distinguish_foreign_ciphertexts(patch: pytest.MonkeyPatch) -> None:
+    """Reject a ciphertext of another tenant with another error than an altered one."""
     sealed, seal = set[bytes](), ciphertext.seal
     unseal = ciphertext.unseal
 
@@ -148,7 +148,7 @@ def _tell_a_strangers_ciphertext(patch: pytest.MonkeyPatch) -> None:
         sealed.add(made)
         return made
 
-    def telling(key, context, text) -> Any:
+    def distinguishing(key, context, text) -> Any:
         try:
             return unseal(key, context, text)
         except crypto_service.keys.operations.CiphertextRefused:
@@ -157,7 +157,7 @@ def _tell_a_strangers_ciphertext(patch: pytest.MonkeyPatch) -> None:
             raise
 
     patch.setattr(ciphertext, "seal", remembering)
-    patch.setattr(ciphertext, "unseal", telling)
+    patch.setattr(ciphertext, "unseal", distinguishing)
 
 
 def _claimed(data: bytes) -> ClientIdentity | None:
@@ -168,9 +168,9 @@ def _claimed(data: bytes) -> ClientIdentity | None:
     return ClientIdentity(tenant_id, service, ids.l2_key(tenant_id), "eu-west-1", "0", State.ACTIVE)
 
 
-def _believe_headers(patch: pytest.MonkeyPatch) -> None:
-    front, refresh = crypto_service.https.server._HttpsConnection, ClientCertificateAuthenticator.refresh
-    received, current = front.received, front.current
+def _trust_headers(patch: pytest.MonkeyPatch) -> None:
+    connection, refresh = crypto_service.https.server._HttpsConnection, ClientCertificateAuthenticator.refresh
+    received, current = connection.received, connection.current
     claims: dict[int, ClientIdentity] = {}
 
     def reading(self, data) -> Any:
@@ -186,12 +186,12 @@ def _believe_headers(patch: pytest.MonkeyPatch) -> None:
     async def unasked(self, caller) -> Any:
         return caller if caller.serial == "0" else await refresh(self, caller)
 
-    patch.setattr(front, "received", reading)
-    patch.setattr(front, "current", as_claimed)
+    patch.setattr(connection, "received", reading)
+    patch.setattr(connection, "current", as_claimed)
     patch.setattr(ClientCertificateAuthenticator, "refresh", unasked)
 
 
-def _take_unknown_fields(patch: pytest.MonkeyPatch) -> None:
+def _accept_unknown_fields(patch: pytest.MonkeyPatch) -> None:
     parse = crypto_service.https.server.api.parse
 
     def lenient(model, body) -> Any:
@@ -203,7 +203,7 @@ def _take_unknown_fields(patch: pytest.MonkeyPatch) -> None:
 
 
 def _trust_the_uri(patch: pytest.MonkeyPatch) -> None:
-    """The URI says whose a certificate is, its serial is looked for there, and nobody asks who signed it."""
+    """Take the tenant from the URI of the certificate, and do not verify its issuer."""
     presented = crypto_service.authentication._presented
 
     def by_uri(der) -> Any:
@@ -216,12 +216,12 @@ def _trust_the_uri(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(crypto_service.authentication, "_prove", lambda *_: None)
 
 
-def _admit_what_is_not_on_record(patch: pytest.MonkeyPatch) -> None:
+def _accept_unrecorded_certificates(patch: pytest.MonkeyPatch) -> None:
     read = ClientCertificateAuthenticator._read
 
     def admitting(self, leaf) -> Any:
         found, ends = read(self, leaf)
-        if getattr(found, "why", "") == "not on record":
+        if getattr(found, "why", "") == "not recorded":
             found = ClientIdentity(
                 leaf.tenant_id, "orders", ids.l2_key(leaf.tenant_id), "eu-west-1", leaf.serial, State.ACTIVE
             )
@@ -231,7 +231,7 @@ def _admit_what_is_not_on_record(patch: pytest.MonkeyPatch) -> None:
 
 
 def _forget_the_audit(*, refusals: bool) -> Break:
-    def down(patch: pytest.MonkeyPatch) -> None:
+    def patch_service(patch: pytest.MonkeyPatch) -> None:
         write = WriteAheadLog.write
 
         async def forgetful(self, entries) -> Any:
@@ -239,11 +239,11 @@ def _forget_the_audit(*, refusals: bool) -> Break:
 
         patch.setattr(WriteAheadLog, "write", forgetful)
 
-    return down
+    return patch_service
 
 
-def _record_openings_alone(patch: pytest.MonkeyPatch) -> None:
-    """That a key was opened for a use stands there, under the use's own correlation id; the use does not."""
+def _record_only_unwraps(patch: pytest.MonkeyPatch) -> None:
+    """Record the unwrapping of a key with the correlation id of its use, but not the use."""
     write = WriteAheadLog.write
 
     async def forgetful(self, entries) -> Any:
@@ -253,7 +253,7 @@ def _record_openings_alone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ServiceKeyCache, "_keep", lambda *_: None)
 
 
-def _hear_of_no_change(patch: pytest.MonkeyPatch) -> None:
+def _ignore_revocations(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ClientCertificateAuthenticator, "_is_fresh", lambda *_: True)
 
 
@@ -262,7 +262,7 @@ FOREIGN_TEXTS = {
     *(f"https-{what}-other-tenant" for what in ("decrypt", "rewrap", "open-data-key")),
     *("https-decrypt-other-service", "https-open-data-key-other-service", "https-claim-in-headers"),
 }
-WALLS: dict[str, tuple[Break, set[str]]] = {
+CONTROLS: dict[str, tuple[Break, set[str]]] = {
     "the context leaves the resource out": (
         _skip_the_resource,
         {"https-decrypt-other-resource", "https-open-data-key-other-resource"},
@@ -293,24 +293,27 @@ WALLS: dict[str, tuple[Break, set[str]]] = {
         _find_without_tenant,
         {"kmip-locate-other-tenant", "kmip-locate-other-service"},
     ),
-    "what is not yours is told from what is not there": (
-        _tell_not_yours_from_not_there,
+    "errors distinguish objects of other services from missing ones": (
+        _distinguish_foreign_objects,
         {"kmip-read-other-tenant", "kmip-read-other-service", "kmip-objects-of-tenant"},
     ),
-    "a ciphertext of somebody else is told from nobody's": (
-        _tell_a_strangers_ciphertext,
+    "errors distinguish ciphertexts of other tenants from altered ones": (
+        _distinguish_foreign_ciphertexts,
         FOREIGN_TEXTS
         | {"https-decrypt-other-resource", "https-open-data-key-other-resource", "https-decrypt-data-key-as-data"},
     ),
-    "headers say who is calling": (_believe_headers, {"https-claim-in-headers"}),
-    "a request may name a tenant": (_take_unknown_fields, {"https-claim-in-payload"}),
-    "the URI of a certificate says whose it is": (_trust_the_uri, {"certificate-with-other-tenant-in-uri"}),
-    "a certificate need not be on record": (
-        _admit_what_is_not_on_record,
+    "headers determine the caller": (_trust_headers, {"https-claim-in-headers"}),
+    "a request may name a tenant": (_accept_unknown_fields, {"https-claim-in-payload"}),
+    "the URI of a certificate determines the tenant": (_trust_the_uri, {"certificate-with-other-tenant-in-uri"}),
+    "an unrecorded certificate is accepted": (
+        _accept_unrecorded_certificates,
         {"certificate-with-other-tenant-in-uri", "certificate-not-on-record"},
     ),
-    "what was done is not written down": (_forget_the_audit(refusals=False), {"operations-on-record"}),
-    "of what was done only that its key was opened is written down": (_record_openings_alone, {"operations-on-record"}),
-    "what was refused is not written down": (_forget_the_audit(refusals=True), {"refusals-on-record"}),
-    "nobody hears of a revocation": (_hear_of_no_change, {"revoked-on-open-connection", "revoked-on-new-connection"}),
+    "successful operations are not recorded": (_forget_the_audit(refusals=False), {"operations-on-record"}),
+    "only the unwrapping of keys is recorded": (_record_only_unwraps, {"operations-on-record"}),
+    "rejected operations are not recorded": (_forget_the_audit(refusals=True), {"refusals-on-record"}),
+    "the service ignores revocations": (
+        _ignore_revocations,
+        {"revoked-on-open-connection", "revoked-on-new-connection"},
+    ),
 }

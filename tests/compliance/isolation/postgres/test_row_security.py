@@ -25,19 +25,19 @@ def probe(worker: Database) -> RowSecuritySuite:
 
 
 def found(probe: RowSecuritySuite) -> set[str]:
-    there, back = probe.attack_each_other("acme", "beta")
-    return {*breaches(tuple(there)), *breaches(tuple(back))}
+    forth, back = probe.attack_each_other("acme", "beta")
+    return {*breaches(tuple(forth)), *breaches(tuple(back))}
 
 
-def test_every_attack_is_refused_in_both_directions(probe: RowSecuritySuite) -> None:
-    there, back = probe.attack_each_other("acme", "beta")
-    assert breaches((*there, *back)) == ()
-    assert [result.name for result in there] == [result.name for result in back]
-    assert {result.clause for result in there} == {"M1", "M2"}
-    assert len({result.name for result in there}) == 11
+def test_every_attack_is_rejected_in_both_directions(probe: RowSecuritySuite) -> None:
+    forth, back = probe.attack_each_other("acme", "beta")
+    assert breaches((*forth, *back)) == ()
+    assert [result.name for result in forth] == [result.name for result in back]
+    assert {result.clause for result in forth} == {"M1", "M2"}
+    assert len({result.name for result in forth}) == 11
 
 
-def test_attacks_leave_nothing_behind(probe: RowSecuritySuite, field: Field) -> None:
+def test_attacks_leave_no_data(probe: RowSecuritySuite, field: Field) -> None:
     counts = "select (select count(*) from okcm.key), (select count(*) from okcm.audit_event), max(xmin::text),"
     counts += " (select count(*) from okcm.service), (select count(*) from okcm.service_key)"
     counts += " from okcm.tenant"
@@ -68,15 +68,13 @@ def test_a_tenant_without_rows_proves_nothing(probe: RowSecuritySuite, pair: tup
         ("create policy hole on okcm.usage_minute for select to okcm_worker using (true)", "plain-read"),
     ],
 )
-def test_a_missing_wall_is_noticed(probe: RowSecuritySuite, field: Field, weakness: str, breached: str) -> None:
+def test_missing_control_is_detected(probe: RowSecuritySuite, field: Field, weakness: str, breached: str) -> None:
     with field.administrator() as administrator:
         administrator.execute(weakness)
     assert f"row-security-{breached}" in found(probe)
 
 
-def test_an_expired_context_is_noticed_when_the_database_stops_looking_at_the_clock(
-    probe: RowSecuritySuite, field: Field
-) -> None:
+def test_expired_context_is_detected_when_the_database_ignores_the_clock(probe: RowSecuritySuite, field: Field) -> None:
     with field.administrator() as administrator:
         [body] = administrator.execute("select prosrc from pg_proc where proname = 'ctx_ok'").fetchone() or ("",)
         late = body.replace("<= extract(epoch from statement_timestamp())", "<= 0")
@@ -88,14 +86,14 @@ def test_an_expired_context_is_noticed_when_the_database_stops_looking_at_the_cl
     assert found(probe) == {"row-security-expired-context-read", "row-security-expired-context-write"}
 
 
-def test_an_error_that_is_no_refusal_is_raised_and_never_counts_as_held(probe: RowSecuritySuite, field: Field) -> None:
+def test_unexpected_error_is_raised_and_never_counts_as_held(probe: RowSecuritySuite, field: Field) -> None:
     with field.administrator() as administrator:
         administrator.execute("alter table okcm.outbox rename to somewhere_else")
     with pytest.raises(DatabaseRefused, match="42P01"):
         probe.attack_each_other("acme", "beta")
 
 
-def test_a_database_that_is_down_is_unavailable(field: Field, probe: RowSecuritySuite) -> None:
+def test_unreachable_database_raises_unavailable(field: Field, probe: RowSecuritySuite) -> None:
     with field.server.offline(field.name), pytest.raises(DatabaseUnavailable):
         probe.attack_each_other("acme", "beta")
     assert found(probe) == set()

@@ -18,7 +18,7 @@ from vault.transit.tenant_keys import TransitTenantKeys
 
 @dataclass
 class Pair:
-    """A new tenant and another, complete with keys and authorities."""
+    """Two new tenants with keys and tenant CAs."""
 
     attacker: str
     victim: str
@@ -26,7 +26,7 @@ class Pair:
     victim_ca: Authority
 
     def attack(self, probe: VaultTenantIsolationSuite) -> tuple[CheckResult, ...]:
-        """Return what the attacker achieved; the other way round is asserted to be refused as well."""
+        """Return the results of the attacker; assert that the other direction is rejected too."""
         by_attacker, by_victim = self.attack_each_other(probe)
         assert breaches(by_victim) == ()
         return by_attacker
@@ -51,7 +51,7 @@ def probe(worker: VaultSession, tokens: TenantTokens) -> VaultTenantIsolationSui
     return VaultTenantIsolationSuite(worker, tokens)
 
 
-def test_every_attack_is_refused_and_leaves_nothing_behind(
+def test_every_attack_is_rejected_and_leaves_no_data(
     probe: VaultTenantIsolationSuite, pair: Pair, admin: TokenSession
 ) -> None:
     before = admin.list("pki/certs"), admin.list("transit/keys")
@@ -63,7 +63,7 @@ def test_every_attack_is_refused_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("rotated", ["attacker", "victim"])
-def test_keys_of_different_versions_are_attacked_as_those_of_one(
+def test_attacks_are_rejected_with_different_key_versions(
     probe: VaultTenantIsolationSuite, pair: Pair, worker: VaultSession, tokens: TenantTokens, rotated: str
 ) -> None:
     keys, tenant = TransitTenantKeys(worker, tokens), getattr(pair, rotated)
@@ -82,15 +82,15 @@ def test_a_disabled_key_proves_nothing(
         pair.attack(probe)
 
 
-def test_an_attacker_without_rights_of_its_own_proves_nothing(
+def test_an_attacker_without_rights_proves_nothing(
     probe: VaultTenantIsolationSuite, pair: Pair, new_tenant: Callable[[], str]
 ) -> None:
-    stranger = Pair(new_tenant(), pair.victim, pair.attacker_ca, pair.victim_ca)
+    without_rights = Pair(new_tenant(), pair.victim, pair.attacker_ca, pair.victim_ca)
     with pytest.raises(VaultRefused):
-        stranger.attack(probe)
+        without_rights.attack(probe)
 
 
-def test_a_policy_that_lets_tenants_reach_each_other_is_a_breach(
+def test_policy_that_allows_cross_tenant_access_is_a_breach(
     probe: VaultTenantIsolationSuite, pair: Pair, admin: TokenSession
 ) -> None:
     policy = "sys/policies/acl/openkcm-tenant"
@@ -111,7 +111,7 @@ def test_a_policy_that_lets_tenants_reach_each_other_is_a_breach(
     assert breaches(pair.attack(probe)) == ()
 
 
-def test_an_authority_constrained_to_all_tenants_is_not_attacked_with_but_refused(
+def test_ca_that_is_constrained_to_all_tenants_is_rejected(
     probe: VaultTenantIsolationSuite, pair: Pair, admin: TokenSession
 ) -> None:
     csr = admin.write(f"transit/keys/{ids.ca_key(pair.attacker)}/csr")["csr"]

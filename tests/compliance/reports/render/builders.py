@@ -1,4 +1,4 @@
-"""Reports to draw: of a busy tenant's year, of one that is new, of one with findings, and of one that means harm."""
+"""Reports to render: of a busy tenant, of a new one, of one with findings, and of one with hostile texts."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -106,7 +106,7 @@ def a_report(counted: DerivedFigures, stated: Snapshot, **changed: object) -> Re
 
 
 def an_empty_report(**changed: object) -> Report:
-    """Return the report of a tenant that was enabled today and did nothing."""
+    """Return the report of a tenant that was enabled today and has no events."""
     counted = DerivedFigures(
         records=0, first_seq=0, last_seq=0, events=(), access=(), denied=(), denied_total=0, isolation=(),
         isolation_runs=0, root_key=(), changes=(), changes_total=0, approvals=(),
@@ -136,7 +136,7 @@ def a_standing(**changed: object) -> Snapshot:
 
 
 def a_busy_report(**changed: object) -> Report:
-    """Return the report of a year with everything in order: as much of everything as such a tenant has."""
+    """Return the report of a busy year with everything in order."""
     chance = random.Random("a year")  # noqa: S311 - the same report each time
     services = [f"{chance.choice(('orders', 'billing', 'crm', 'ledger'))}-{n:02}" for n in range(60)]
     counted = DerivedFigures(
@@ -190,7 +190,7 @@ def a_busy_report(**changed: object) -> Report:
 
 
 def a_report_with_findings() -> Report:
-    """Return a report in which there is something to look at everywhere."""
+    """Return a report with a finding in every section."""
     busy = a_busy_report()
     counted, stated = busy.counted, busy.stated
     keys = tuple(key.model_copy(update={"overdue": n in {1, 3, 8}}) for n, key in enumerate(stated.keys))
@@ -215,7 +215,7 @@ def a_report_with_findings() -> Report:
 
 
 def a_hostile_report() -> Report:
-    """Return a report in which every text that somebody else can choose was chosen to do harm."""
+    """Return a report in which every externally chosen text is hostile."""
     moments = tuple(
         a_moment(n, SINCE, actor=text, subject=text, words=text, name=text) for n, text in enumerate(HOSTILE, 1)
     )

@@ -1,4 +1,4 @@
-"""Text from outside is shown whole and seen whole, and the PDF's fonts have what is said of them."""
+"""External text is completely visible, and the PDF's fonts contain the declared characters."""
 
 import io
 import unicodedata
@@ -13,39 +13,39 @@ from compliance.reports.render.formatting import _DRAWN, LONGEST, code_point, dr
 from tests.compliance.reports.render.builders import HOSTILE, SIGNED, an_empty_report
 
 
-def test_what_shows_nothing_or_turns_the_direction_is_shown_by_its_number():
+def test_invisible_and_direction_characters_are_shown_by_code_point():
     assert visible("a\u202eb\u2066c\ufeffd\x00e\U000e0041") == "a⟨U+202E⟩b⟨U+2066⟩c⟨U+FEFF⟩d⟨U+0000⟩e⟨U+E0041⟩"
 
 
-def test_lines_and_tabs_become_spaces_and_nothing_else_is_changed():
+def test_line_breaks_and_tabs_become_spaces():
     assert visible(" one\r\n\ttwo  three ") == "one two three"
     assert visible("株式会社 مرحبا Ωμέγα é") == "株式会社 مرحبا Ωμέγα é"
 
 
-def test_marks_that_pile_up_are_shown_by_their_numbers():
+def test_excess_combining_marks_are_shown_by_code_point():
     piled = visible("Z" + "\u0334" * 9)
     assert piled.count("\u0334") == 2
     assert piled.count("⟨U+0334⟩") == 7
 
 
-def test_a_text_without_end_is_cut_and_says_how_much_is_missing():
+def test_long_text_is_truncated_with_the_number_of_omitted_characters():
     assert visible("x" * 1000) == "x" * LONGEST + "… (600 characters more)"
     assert len(visible("\u202e" * 5000)) < LONGEST + 40
     assert len(drawable(visible("株" * 5000))) < 2 * LONGEST + 80
 
 
-def test_a_pdf_shows_by_number_what_its_fonts_do_not_have():
+def test_drawable_shows_characters_missing_in_the_fonts_by_code_point():
     assert drawable("ACME 株") == "ACME ⟨U+682A⟩"
 
 
-def test_names_may_break_at_their_joints_and_endless_ones_anywhere():
+def test_names_can_break_after_punctuation_and_long_runs_anywhere():
     assert drawable("acme-corp-12345-primary").split("\u200b") == ["acme-", "corp-", "12345-", "primary"]
     assert max(len(part) for part in drawable("f" * 300).split("\u200b")) == 8
     assert drawable("2026-11-25 12:00:07") == "2026-11-25 12:00:07"
 
 
-def test_the_fonts_of_the_pdf_have_every_character_that_they_are_said_to_have():
-    # PDF/A refuses a document with a character that its fonts cannot draw, so that it is made is the proof.
+def test_fonts_of_the_pdf_contain_every_declared_character():
+    # PDF/A rejects a document with a character that its fonts lack, so a successful build is the proof.
     signs = [chr(code) for first, last in _DRAWN for code in range(first, last + 1)]
     signs = [sign for sign in signs if unicodedata.category(sign) != "Cn"]
     lines = tuple("".join(signs[at : at + 60]) for at in range(0, len(signs), 60))
@@ -56,12 +56,12 @@ def test_the_fonts_of_the_pdf_have_every_character_that_they_are_said_to_have():
 @pytest.mark.full
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.text(max_size=60), max_size=30))
-def test_any_text_at_all_can_be_set(texts):
+def test_any_text_can_be_rendered(texts):
     made = pdf(an_empty_report(limits=tuple(texts), organization=" ".join(texts)), SIGNED)
     assert len(PdfReader(io.BytesIO(made)).pages) > 5
 
 
-def test_what_is_hostile_is_readable():
+def test_hostile_text_is_visible():
     for text in HOSTILE:
         assert all(unicodedata.category(sign) not in {"Cc", "Cf", "Co", "Cs"} for sign in visible(text))
     assert code_point("\u202e") == "⟨U+202E⟩"

@@ -1,4 +1,4 @@
-"""The report as HTML: one file that runs nothing, shows everything, and carries the signed document."""
+"""The report as HTML: one file without scripts, with all sections and the signed document."""
 
 import json
 import re
@@ -13,7 +13,7 @@ ENDS = b'{"report": "</script><script>alert(1)</script><!--"}'
 
 
 class Page(HTMLParser):
-    """Which tags a page has, and with which attributes; what it says, and what lies in its script elements."""
+    """Tags of a page with their attributes, its text, and the content of its script elements."""
 
     def __init__(self, made: bytes) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_nothing_in_the_document_can_end_its_element():
+def test_document_cannot_close_its_element():
     made = render_html(an_empty_report(), ENDS)
     page = Page(made)
     assert len(page.carried) == 1
@@ -46,7 +46,7 @@ def test_nothing_in_the_document_can_end_its_element():
     assert made.count(ELEMENT.encode()) == 1
 
 
-def test_the_page_runs_no_script_and_loads_nothing():
+def test_page_runs_no_script_and_loads_no_resources():
     page = Page(render_html(a_hostile_report(), SIGNED))
     policy = next(meta["content"] for meta in page.named("meta") if meta.get("http-equiv"))
     assert re.fullmatch(r"default-src 'none'; style-src 'sha256-[\w+/=]+'; base-uri 'none'; form-action 'none'", policy)
@@ -56,7 +56,7 @@ def test_the_page_runs_no_script_and_loads_nothing():
     assert all(address.startswith("#") for address in addresses)
 
 
-def test_hostile_text_is_text():
+def test_hostile_text_is_rendered_as_text():
     clean, hostile = (Page(render_html(report, SIGNED)) for report in (a_busy_report(), a_hostile_report()))
     assert {tag for tag, _ in hostile.tags} == {tag for tag, _ in clean.tags}
     said = " ".join("".join(hostile.said).split())
@@ -66,7 +66,7 @@ def test_hostile_text_is_text():
     assert "\u202e" not in said
 
 
-def test_the_page_is_reproducible_complete_and_accessible():
+def test_page_is_reproducible_complete_and_accessible():
     made, report = render_html(a_busy_report(), SIGNED), build(a_busy_report())
     assert made == render_html(a_busy_report(), SIGNED)
     page = Page(made)
