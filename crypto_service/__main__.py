@@ -1,4 +1,4 @@
-"""`python -m crypto_service`: settings and secrets, then a process per core that serves and a shipper."""
+"""`python -m crypto_service`: read settings and secrets, then run one worker process per core and one shipper."""
 
 import gc
 import os
@@ -22,18 +22,18 @@ _STOP_MARGIN_SECONDS = 5.0
 
 
 def run(settings: Settings) -> None:
-    """Run the service until it is told to stop; raises SettingsInvalid when a secret is missing."""
+    """Run the service until it is stopped; raise SettingsInvalid when a secret is missing."""
     credentials = read_credentials(settings)
     journal_folder(settings.state_dir)
     harden()
     count = settings.crypto_processes or len(os.sched_getaffinity(0))
     serving = partial(serve, settings, credentials, SharedTlsIdentity())
     children = [Child(f"serve-{number}", serving) for number in range(1, count + 1)]
-    # Stopped last: what the serving ones wrote before their end is delivered before the service is gone.
+    # The shipper stops last, so that it ships what the workers wrote before they ended.
     children.append(Child("deliver", partial(deliver, settings, credentials), stage=1))
     address = (LOOPBACK, settings.crypto_metrics_port)
     supervision = Supervisor(children, address, settings.drain_seconds + _STOP_MARGIN_SECONDS)
-    # Everything loaded so far is shared with the children; the collector would touch, and so copy, all of it.
+    # The collector would write to, and so copy, all memory that is shared with the children.
     gc.freeze()
     supervision.run()
 

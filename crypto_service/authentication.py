@@ -1,17 +1,17 @@
 """Client certificate → caller.
 
-1. TLS has verified the chain up to our root, the name constraints and the time (RFC 5280, section 6).
-2. The leaf's one DNS name says in which tenant to look for its serial. It is believed no further than that.
-3. The leaf is signed by the very authority that issued it by the tenant's records, whose SHA-256 is one that the
-   tenant's route names: the current authority's, or the former's for as long as its leaves last. Only this makes it
-   the tenant's: the *issuer* decides (MTCI A1). From here on a refusal goes into the tenant's audit stream.
-4. The serial is on record, not revoked, and its service is connected; the service's name is taken from that record.
-5. The tenant's state lets services in. Whom nothing but a lock keeps out may still fetch its next certificate
-   (`locked`), as a caller of a locked tenant, for whom nothing opens.
+1. TLS has verified the chain up to our root, the name constraints and the validity (RFC 5280, section 6).
+2. The single DNS name of the leaf selects the tenant in which its serial is looked up. It proves nothing else.
+3. The leaf must be signed by the tenant CA that the tenant's records name as its issuer. The SHA-256 of that CA must
+   be one that the tenant's route names: the current CA, or the former CA while its leaves are valid. Only this binds
+   the leaf to the tenant: the *issuer* decides (MTCI A1). Later rejections are recorded in the tenant's audit stream.
+4. The serial is recorded, not revoked, and its service is connected; that record gives the name of the service.
+5. The state of the tenant admits services. A caller that only a lock rejects may still fetch its next certificate
+   (`locked`), as a caller of a locked tenant, for which no key is unwrapped.
 
-What was found is kept for at most the cache time and looked up again when the tenant changed, so until then `refresh`
-costs a look into memory. In use, it is looked up again when half of its time is over: a database that goes down leaves
-at least the other half, whenever that is. The certificate's own end is looked at every time.
+A result is cached for at most the cache time and read again after a change of the tenant; until then `refresh` reads
+only memory. A result in use is read again after half of its time, so at least the other half remains when the
+database fails. The expiry of the certificate itself is checked each time.
 """
 
 import asyncio
@@ -44,12 +44,12 @@ from openkcm.contract.names import TENANT_DOMAIN, TENANT_ID_PATTERN
 from openkcm.errors import OpenKcmError
 from vault.pki.certificates import hex_serial
 
-_MOST = 16_384
-"""Certificates remembered; beyond it those that were not asked for the longest are forgotten."""
+_MAX_CERTIFICATES = 16_384
+"""Certificates in the cache; beyond this number the least recently read ones are evicted."""
 _RENEWAL_PAUSE = 5.0
-"""Seconds between two looks at what is still good."""
-_LOOKS = 3
-"""How often a look is repeated because the tenant changed during it."""
+"""Seconds between two attempts to renew a cached result."""
+_MAX_READS = 3
+"""How often a read is repeated because the tenant changed during it."""
 
 Key: TypeAlias = tuple[str, str]
 
@@ -58,7 +58,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class _Leaf:
-    """A presented certificate; `digest` is the SHA-256 of all of it."""
+    """A presented certificate; `digest` is the SHA-256 of its DER encoding."""
 
     tenant_id: str
     serial: str
@@ -71,8 +71,8 @@ class _Leaf:
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
-    """Why somebody is not let in; `locked` is who it is where nothing but its tenant's lock is in the way."""
+class _Rejection:
+    """A rejection and its reason; `locked` is the caller if only the lock of its tenant causes the rejection."""
 
     service: str
     error: Callable[[], OpenKcmError]
@@ -82,17 +82,17 @@ class _Refusal:
 
 @dataclass(slots=True)
 class _Tenant:
-    """How often a tenant has changed since this process began: what was read before a change is old."""
+    """The number of changes of a tenant since this process started: a result that was read before a change is stale."""
 
     changes: int = 0
 
 
 @dataclass(slots=True)
-class _Known:
-    """What was found for a certificate whose issuer is proven, and at which count of changes it was read."""
+class _CacheEntry:
+    """The result for a certificate whose issuer is verified, and the number of changes at which it was read."""
 
     leaf: _Leaf
-    found: ClientIdentity | _Refusal
+    found: ClientIdentity | _Rejection
     not_after: float
     until: float
     tenant: _Tenant
@@ -101,9 +101,9 @@ class _Known:
 
 
 class ClientCertificateAuthenticator:
-    """`interfaces.ClientAuthenticator` over the database. Used from one loop."""
+    """`interfaces.ClientAuthenticator` over the database. MUST be used from one event loop."""
 
-    def __init__(  # noqa: PLR0913 - what it is made of, by name
+    def __init__(  # noqa: PLR0913 - its dependencies, by name
         self,
         database: Database,
         blocking: BlockingExecutor,
@@ -120,13 +120,13 @@ class ClientCertificateAuthenticator:
         self._cache_seconds = cache_seconds
         self._monotonic = monotonic
         self._clock = clock
-        self._known: OrderedDict[Key, _Known] = OrderedDict()
-        self._looking: dict[Key, tuple[bytes, int, asyncio.Task[_Known]]] = {}
+        self._entries: OrderedDict[Key, _CacheEntry] = OrderedDict()
+        self._lookups: dict[Key, tuple[bytes, int, asyncio.Task[_CacheEntry]]] = {}
         self._tenants: dict[str, _Tenant] = {}
         changes.subscribe(self.forget)
 
     async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:
-        """Return who presents a certificate whose chain TLS has verified.
+        """Return the caller that presents a certificate whose chain TLS has verified.
 
         Raises: ClientNotAuthorized, TenantNotOperational; DatabaseUnavailable, DatabaseRefused, TooManyRequests,
         AuditUnavailable.
@@ -134,30 +134,30 @@ class ClientCertificateAuthenticator:
         return await self._admit(_presented(certificate_der), address)
 
     async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
-        """Return the caller as it is now; raises as `identify`. Free while nothing changed."""
-        known = self._known.get((caller.tenant_id, caller.serial))
-        if known is None:  # pushed out by very many others: the client may present its certificate again
+        """Return the caller as it is now; raise as `identify`. Costs no I/O while nothing changed."""
+        entry = self._entries.get((caller.tenant_id, caller.serial))
+        if entry is None:  # evicted: the client may present its certificate again
             raise ClientNotAuthorized
-        found = known.found
-        # The very same nearly always, and comparing two field by field costs as much as the rest of this.
-        if (found is caller or found == caller) and self._is_fresh(known) and self._clock() < known.not_after:
+        found = entry.found
+        # Nearly always the same object, and a comparison by field costs as much as the rest of this method.
+        if (found is caller or found == caller) and self._is_fresh(entry) and self._clock() < entry.not_after:
             return caller
-        return await self._admit(known.leaf, caller.address)
+        return await self._admit(entry.leaf, caller.address)
 
     async def locked(self, certificate_der: bytes) -> ClientIdentity:
-        """Return whom `identify` has just refused, and put on record, for its tenant's lock and nothing else.
+        """Return the caller that `identify` has just rejected, and recorded, only because its tenant is locked.
 
         Raises: ClientNotAuthorized; DatabaseUnavailable, DatabaseRefused, TooManyRequests.
         """
         leaf = _presented(certificate_der)
-        known = await self._fresh(leaf)
-        found = known.found
-        if not isinstance(found, _Refusal) or found.locked is None or self._clock() >= known.not_after:
+        entry = await self._fresh_entry(leaf)
+        found = entry.found
+        if not isinstance(found, _Rejection) or found.locked is None or self._clock() >= entry.not_after:
             raise ClientNotAuthorized
         return found.locked
 
     def forget(self, tenant: str | None) -> None:
-        """Have what is known of a tenant (its `mark`), or of all, looked up again before it is next used."""
+        """Mark the results of a tenant (its `tenant_hash`), or of all tenants, to be read again before the next use."""
         if tenant is None:
             for one in self._tenants.values():
                 one.changes += 1
@@ -165,12 +165,12 @@ class ClientCertificateAuthenticator:
             self._tenants[tenant].changes += 1
 
     async def _admit(self, leaf: _Leaf, address: str) -> ClientIdentity:
-        known = await self._fresh(leaf)
-        found = known.found
+        entry = await self._fresh_entry(leaf)
+        found = entry.found
         if isinstance(found, ClientIdentity):
-            if self._clock() < known.not_after:
+            if self._clock() < entry.not_after:
                 return found if found.address == address else replace(found, address=address)
-            found = _Refusal(found.service, ClientNotAuthorized, "expired")
+            found = _Rejection(found.service, ClientNotAuthorized, "expired")
         error = found.error()
         await self._journal.write(
             (
@@ -187,82 +187,80 @@ class ClientCertificateAuthenticator:
         )
         raise error
 
-    async def _fresh(self, leaf: _Leaf) -> _Known:
-        known = self._known.get(leaf.key)
-        if known is None or known.leaf.digest != leaf.digest or not self._is_fresh(known):
-            known = await self._look(leaf)
-        return known
+    async def _fresh_entry(self, leaf: _Leaf) -> _CacheEntry:
+        entry = self._entries.get(leaf.key)
+        if entry is None or entry.leaf.digest != leaf.digest or not self._is_fresh(entry):
+            entry = await self._look_up(leaf)
+        return entry
 
-    def _is_fresh(self, known: _Known) -> bool:
+    def _is_fresh(self, entry: _CacheEntry) -> bool:
         now = self._monotonic()
-        if known.read_at != known.tenant.changes or now >= known.until:
+        if entry.read_at != entry.tenant.changes or now >= entry.until:
             return False
-        if now >= known.renew_at:
-            known.renew_at = now + _RENEWAL_PAUSE
-            self._begin(known.leaf, known.tenant)  # nobody waits for it
+        if now >= entry.renew_at:
+            entry.renew_at = now + _RENEWAL_PAUSE
+            self._start_lookup(entry.leaf, entry.tenant)  # in the background: no caller waits for it
         return True
 
-    async def _look(self, leaf: _Leaf) -> _Known:
-        """Look it up, once for all who ask meanwhile, and again when the tenant changed before the answer came.
+    async def _look_up(self, leaf: _Leaf) -> _CacheEntry:
+        """Read a certificate once for all concurrent callers, and again if the tenant changed during the read.
 
-        A tenant that never stops changing gets the last answer: its request was under way before the last change, and
-        the next one looks again.
+        After `_MAX_READS` reads the last result is returned: the request began before the last change, and the next
+        request reads again.
         """
         tenant = self._tenants.setdefault(tenant_hash(leaf.tenant_id), _Tenant())
-        for _ in range(_LOOKS):
-            digest, read_at, task = self._looking.get(leaf.key, (b"", -1, None))
+        for _ in range(_MAX_READS):
+            digest, read_at, task = self._lookups.get(leaf.key, (b"", -1, None))
             if task is None or digest != leaf.digest or read_at != tenant.changes:
-                task = self._begin(leaf, tenant)
-            known = await asyncio.shield(task)
-            if known.read_at == tenant.changes:
+                task = self._start_lookup(leaf, tenant)
+            entry = await asyncio.shield(task)
+            if entry.read_at == tenant.changes:
                 break
-        return known
+        return entry
 
-    def _begin(self, leaf: _Leaf, tenant: _Tenant) -> "asyncio.Task[_Known]":
-        task = asyncio.get_running_loop().create_task(self._found(leaf, tenant))
-        self._looking[leaf.key] = (leaf.digest, tenant.changes, task)
-        task.add_done_callback(partial(self._looked, leaf.key))
+    def _start_lookup(self, leaf: _Leaf, tenant: _Tenant) -> "asyncio.Task[_CacheEntry]":
+        task = asyncio.get_running_loop().create_task(self._read_entry(leaf, tenant))
+        self._lookups[leaf.key] = (leaf.digest, tenant.changes, task)
+        task.add_done_callback(partial(self._remove_lookup, leaf.key))
         return task
 
-    def _looked(self, key: Key, task: "asyncio.Task[_Known]") -> None:
-        if key in self._looking and self._looking[key][2] is task:
-            del self._looking[key]
+    def _remove_lookup(self, key: Key, task: "asyncio.Task[_CacheEntry]") -> None:
+        if key in self._lookups and self._lookups[key][2] is task:
+            del self._lookups[key]
         if not task.cancelled():
-            task.exception()  # seen: whoever waits gets it, and all of them may have gone
+            task.exception()  # retrieved: each waiting caller gets it, but all may have been cancelled
 
-    async def _found(self, leaf: _Leaf, tenant: _Tenant) -> _Known:
-        # Both before the read: what changes or ages during it counts against the answer.
+    async def _read_entry(self, leaf: _Leaf, tenant: _Tenant) -> _CacheEntry:
+        # Both are set before the read, so that a change or an expiry during the read invalidates the result.
         read_at, until = tenant.changes, self._monotonic() + self._cache_seconds
         found, not_after = await self._blocking.run(leaf.tenant_id, partial(self._read, leaf))
-        before = self._known.get(leaf.key)
+        before = self._entries.get(leaf.key)
         if before is not None and before.found == found:
-            found = before.found  # the very same, by which open connections recognise it at once
-        known = _Known(leaf, found, not_after, until, tenant, read_at, until - self._cache_seconds / 2)
-        self._known[leaf.key] = known
-        self._known.move_to_end(leaf.key)
-        if len(self._known) > _MOST:
-            self._known.popitem(last=False)
-        return known
+            found = before.found  # the same object, which `refresh` recognises without a comparison
+        entry = _CacheEntry(leaf, found, not_after, until, tenant, read_at, until - self._cache_seconds / 2)
+        self._entries[leaf.key] = entry
+        self._entries.move_to_end(leaf.key)
+        if len(self._entries) > _MAX_CERTIFICATES:
+            self._entries.popitem(last=False)
+        return entry
 
-    def _read(self, leaf: _Leaf) -> tuple[ClientIdentity | _Refusal, float]:
-        """In a thread: read the rows and verify the issuer; raises ClientNotAuthorized when that fails."""
+    def _read(self, leaf: _Leaf) -> tuple[ClientIdentity | _Rejection, float]:
+        """Read the rows and verify the issuer, in a thread; raise ClientNotAuthorized if that fails."""
         with self._database.tenant_tx(leaf.tenant_id) as tx:
             row = tx.services.caller(leaf.serial)
-            believed = (
-                [] if row is not None else [one for one in tx.certificates.authorities() if one.state in BELIEVED]
-            )
+            trusted = [] if row is not None else [one for one in tx.certificates.authorities() if one.state in BELIEVED]
         if row is not None:
             _prove(leaf, row)
             ends = min(row.not_after, leaf.certificate.not_valid_after_utc)
-            return _verdict(leaf, row), ends.timestamp()
-        if not any(_signed(leaf, authority.certificate_pem) for authority in believed):
-            _unproven(leaf, "another issuer")
-        return _Refusal("", ClientNotAuthorized, "not on record"), leaf.certificate.not_valid_after_utc.timestamp()
+            return _evaluate(leaf, row), ends.timestamp()
+        if not any(_is_signed_by(leaf, authority.certificate_pem) for authority in trusted):
+            _reject_issuer(leaf, "another issuer")
+        return _Rejection("", ClientNotAuthorized, "not recorded"), leaf.certificate.not_valid_after_utc.timestamp()
 
 
-@lru_cache(maxsize=_MOST)
+@lru_cache(maxsize=_MAX_CERTIFICATES)
 def _presented(certificate_der: bytes) -> _Leaf:
-    """Read a certificate; what comes of the same bytes is the same, so it is remembered."""
+    """Parse a certificate; cached, because the same bytes give the same result."""
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -277,21 +275,21 @@ def _presented(certificate_der: bytes) -> _Leaf:
 
 
 def _prove(leaf: _Leaf, row: ClientIdentityRow) -> None:
-    """Return only when the leaf's authority on record is one that the route names and signed it, itself and directly.
+    """Verify that the recorded CA of the leaf signed it directly and that the tenant's route names that CA.
 
-    State and route change together; both are asked, so that neither alone lets in what the other has shut out.
+    State and route change together; both are checked, so that a fault in one cannot admit what the other rejects.
     """
     authority = x509.load_pem_x509_certificate(row.authority_pem.encode())
     fingerprint = hashlib.sha256(authority.public_bytes(serialization.Encoding.DER)).hexdigest()
     if row.authority_state not in BELIEVED:
-        _unproven(leaf, "its authority has ended")
+        _reject_issuer(leaf, "its authority has expired")
     if fingerprint not in {row.issuer_fingerprint, row.former_issuer_fingerprint}:
-        _unproven(leaf, "the route names another authority")
-    if not _signed(leaf, row.authority_pem):
-        _unproven(leaf, "another issuer")
+        _reject_issuer(leaf, "the route names another authority")
+    if not _is_signed_by(leaf, row.authority_pem):
+        _reject_issuer(leaf, "another issuer")
 
 
-def _signed(leaf: _Leaf, authority_pem: str) -> bool:
+def _is_signed_by(leaf: _Leaf, authority_pem: str) -> bool:
     try:
         leaf.certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority_pem.encode()))
     except (InvalidSignature, ValueError, TypeError):
@@ -299,19 +297,21 @@ def _signed(leaf: _Leaf, authority_pem: str) -> bool:
     return True
 
 
-def _unproven(leaf: _Leaf, why: str) -> NoReturn:
-    """Refuse without a record: the tenant has nothing to do with a certificate that its authority did not sign."""
-    log.warning("issuer not proven", tenant_id=leaf.tenant_id, serial=leaf.serial, why=why)
+def _reject_issuer(leaf: _Leaf, why: str) -> NoReturn:
+    """Reject without an audit record: a tenant is not responsible for a certificate that its CA did not sign."""
+    log.warning("issuer not verified", tenant_id=leaf.tenant_id, serial=leaf.serial, why=why)
     raise ClientNotAuthorized
 
 
-def _verdict(leaf: _Leaf, row: ClientIdentityRow) -> ClientIdentity | _Refusal:
+def _evaluate(leaf: _Leaf, row: ClientIdentityRow) -> ClientIdentity | _Rejection:
     if row.revoked_at is not None:
-        return _Refusal(row.service, ClientNotAuthorized, "revoked")
+        return _Rejection(row.service, ClientNotAuthorized, "revoked")
     if row.service_state is not ServiceState.CONNECTED:
-        return _Refusal(row.service, ClientNotAuthorized, "service not connected")
+        return _Rejection(row.service, ClientNotAuthorized, "service not connected")
     caller = ClientIdentity(leaf.tenant_id, row.service, row.l2_key, row.region, leaf.serial, row.tenant_state)
     if row.tenant_state not in DECRYPTS:
         locked = caller if row.tenant_state is State.LOCKED else None
-        return _Refusal(row.service, partial(TenantNotOperational, row.tenant_state), "tenant closed", locked)
+        return _Rejection(
+            row.service, partial(TenantNotOperational, row.tenant_state), "tenant not operational", locked
+        )
     return caller

@@ -1,7 +1,7 @@
-"""Word of changes from the database's thread to everything on the loop that remembers.
+"""Delivery of change notifications from the database's thread to the caches on the event loop.
 
-What is told here is only that something changed: whoever remembers forgets and asks again. A feed that ends with an
-error is begun again, and everything is forgotten each time, because what happened meanwhile nobody knows.
+A notification says only that something changed: a cache drops its entries and reads them again. A feed that fails is
+started again; each start invalidates everything, because notifications may have been lost meanwhile.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 class NotifyInvalidations:
-    """`interfaces.Invalidations` over a database's feed. `start` and `stop` on the loop that is to be told."""
+    """`interfaces.Invalidations` over a database's feed. Call `start` and `stop` on the loop that is notified."""
 
     def __init__(self, feed: NotifyFeed) -> None:
         self._feed = feed
@@ -30,21 +30,21 @@ class NotifyInvalidations:
         self._thread: threading.Thread | None = None
 
     def subscribe(self, forget: Forget) -> None:
-        """Have `forget` called with the mark of a tenant that changed, None for all; in the order of subscription."""
+        """Call `forget` with the hash of each changed tenant, None for all tenants; in the order of subscription."""
         self._subscribers.append(forget)
 
     def start(self) -> None:
-        """Begin to listen, in a thread of its own."""
+        """Start to listen in a dedicated thread."""
         loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._listen, args=(loop,), name="changes", daemon=True)
         self._thread.start()
 
     async def listening(self) -> None:
-        """Return as soon as no later change can be missed; a process is not ready before."""
+        """Return when no later change can be missed; a process is not ready before that."""
         await self._listening.wait()
 
     async def stop(self) -> None:
-        """End the thread and return when it has ended."""
+        """Stop the thread and wait for its end."""
         self._stop.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
@@ -53,22 +53,24 @@ class NotifyInvalidations:
         while not self._stop.is_set():
             try:
                 self._feed.listen(
-                    lambda tenant: self._hand_over(loop, tenant), lambda: self._hand_over(loop, None), self._stop
+                    lambda tenant: self._notify_threadsafe(loop, tenant),
+                    lambda: self._notify_threadsafe(loop, None),
+                    self._stop,
                 )
-            except Exception:  # without this thread every cache would be blind
+            except Exception:  # without this thread no cache would be invalidated
                 log.exception("change feed failed")
-                self._hand_over(loop, None)
+                self._notify_threadsafe(loop, None)
                 self._stop.wait(_PAUSE_SECONDS)
 
-    def _hand_over(self, loop: asyncio.AbstractEventLoop, tenant: str | None) -> None:
+    def _notify_threadsafe(self, loop: asyncio.AbstractEventLoop, tenant: str | None) -> None:
         if not self._stop.is_set():  # the loop waits for this thread before it closes
-            loop.call_soon_threadsafe(self._tell, tenant)
+            loop.call_soon_threadsafe(self._notify, tenant)
 
-    def _tell(self, tenant: str | None) -> None:
+    def _notify(self, tenant: str | None) -> None:
         for forget in self._subscribers:
             try:
                 forget(tenant)
-            except Exception:  # one that fails must not keep the others from forgetting
+            except Exception:  # a failed subscriber must not prevent the invalidation of others
                 log.exception("subscriber to changes failed")
         if tenant is None:
             self._listening.set()

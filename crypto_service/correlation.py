@@ -1,6 +1,6 @@
-"""Where a request's correlation id (core/correlation.py) comes from: the caller's own when it may stand in a log.
+"""Sources of a request's correlation id (core/correlation.py): the caller's header if it is safe to log, else random.
 
-At most 64 characters of `[A-Za-z0-9._-]`. A front sets it before it drives a request.
+A safe id has at most 64 characters of `[A-Za-z0-9._-]`. A server sets it before it starts a request.
 """
 
 import os
@@ -12,12 +12,12 @@ _NO_TRACE = b"0" * 32
 
 
 def new_correlation_id() -> str:
-    """Return an id for a request that brought none."""
+    """Return a random id for a request without one."""
     return os.urandom(16).hex()
 
 
 def from_request_id(value: bytes) -> str | None:
-    """Return an X-Request-Id when it is one that may stand in a log; None otherwise, and it is as if not sent."""
+    """Return an X-Request-Id that is safe to log, else None: the header is then ignored."""
     return value.decode("ascii") if _REQUEST_ID.fullmatch(value) else None
 
 

@@ -1,7 +1,7 @@
-"""What the parts of the crypto service say to each other.
+"""Interfaces between the components of the crypto service.
 
-Everything below runs on one event loop per process. Methods are `async`, but return without giving up the loop when
-what they need is in memory: a front may drive such a call to its end with one `send(None)`.
+All of it runs on one event loop per process. Methods are `async` but return without a suspension when what they need
+is in memory: a server may complete such a call with one `send(None)`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class ClientIdentity:
-    """Who is calling, as the verified client certificate and the database say; never anything the payload says."""
+    """The caller, from the verified client certificate and the database; never from the payload."""
 
     tenant_id: str
     service: str
@@ -29,17 +29,17 @@ class ClientIdentity:
 
 @dataclass(frozen=True, slots=True)
 class ServiceKey:
-    """An opened L3. `repr` shows no material."""
+    """An unwrapped L3 service key. `repr` shows no key material."""
 
     version: int
     material: bytes = field(repr=False)
     compromised: bool = False
-    """Whether it may open nothing but what is kept here, until that is sealed anew."""
+    """Whether the key may decrypt only managed objects stored here, until they are re-encrypted."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataKey:
-    """A new L4: `wrapped` is kept by the caller beside the data; `plaintext` is None when only that was asked for."""
+    """A new L4. The caller stores `wrapped` beside the data; `plaintext` is None when only `wrapped` was requested."""
 
     wrapped: str
     plaintext: bytes | None = field(default=None, repr=False)
@@ -47,87 +47,87 @@ class DataKey:
 
 @dataclass(slots=True)
 class AuditEntry:
-    """One line of the journal: a use, a release or a refusal. Carries no key material and no data.
+    """An entry of the write-ahead log: a use, a release or a rejection. Contains no key material and no data.
 
-    Not frozen, because one is made for each request and freezing triples what that costs; nobody changes one.
+    Not frozen, because each request creates one and freezing triples the cost. MUST NOT be modified.
     """
 
     tenant_id: str
     service: str
     operation: CryptoOperation
     subject: str
-    """The key or object acted on, at most 512 characters."""
+    """The key or object of the operation, at most 512 characters."""
     correlation_id: str
     source: str = ""
     refused: str = ""
-    """The code of the error it was refused with, empty for a success."""
+    """The code of the error that rejected the request; empty for a success."""
     count: int = 1
     bytes: int = 0
     microseconds: int = 0
-    """How long the work took, rounded up; 0 when nobody timed it."""
+    """Duration of the operation, rounded up; 0 when it was not measured."""
 
 
 class BlockingExecutor(Protocol):
-    """Threads for what blocks: database, Vault, root keys."""
+    """Threads for blocking work: database, Vault, root keys."""
 
     async def run(self, tenant_id: str, work: Callable[[], Result]) -> Result:
-        """Run `work` in a thread; a tenant gets few threads at once, so a slow server stalls only who needs it."""
+        """Run `work` in a thread. Threads per tenant are limited, so a slow server delays only its own tenants."""
         ...
 
 
 class Invalidations(Protocol):
     def subscribe(self, forget: Callable[[str | None], None]) -> None:
-        """Have `forget` called on the loop with the `mark` of a tenant that changed, or None: everything may have."""
+        """Call `forget` on the loop with the hash of a tenant that changed, or with None: any tenant may have."""
         ...
 
 
 class ClientAuthenticator(Protocol):
-    """Certificate → caller, and the live connections that depend on it."""
+    """Certificate → caller, and the open connections that depend on the result."""
 
     async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:
-        """Return who presents a certificate whose chain TLS has verified.
+        """Return the caller that presents a certificate whose chain TLS has verified.
 
-        Raises: ClientNotAuthorized (not on record, revoked, disconnected), TenantNotOperational, DatabaseUnavailable.
+        Raises: ClientNotAuthorized (unknown, revoked, disconnected), TenantNotOperational, DatabaseUnavailable.
         """
         ...
 
     async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
-        """Return the caller as it is now; raises as `identify`. Free while nothing changed."""
+        """Return the caller as it is now; raise as `identify`. Costs no I/O while nothing changed."""
         ...
 
     async def locked(self, certificate_der: bytes) -> ClientIdentity:
-        """Return whom `identify` refused for its tenant's lock and nothing else, to fetch its next certificate.
+        """Return a caller that `identify` rejected only because its tenant is locked, to fetch its next certificate.
 
-        Its state is `locked`, so that it opens nothing. Raises: ClientNotAuthorized, DatabaseUnavailable,
-        TooManyRequests.
+        Its tenant state is `locked`, so that no key is unwrapped for it. Raises: ClientNotAuthorized,
+        DatabaseUnavailable, TooManyRequests.
         """
         ...
 
 
 class KeyCache(Protocol):
-    """Opened L3s, in memory for at most the cache time, dropped at once when something changed."""
+    """Unwrapped L3s, in memory for at most the cache time and dropped immediately after a change."""
 
     async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
-        """Return the active L3 of the caller's service, or one version of it.
+        """Return the active L3 of the caller's service, or the given version of it.
 
-        A miss costs one Vault call and one root-key call, made once for all who wait. Raises: ObjectNotFound,
-        KeyVersionRetired when it was destroyed, KeyUnavailable, VaultUnavailable, DatabaseUnavailable,
+        A miss costs one Vault call and one root-key call, shared by all concurrent callers. Raises: ObjectNotFound,
+        KeyVersionRetired when the version was destroyed, KeyUnavailable, VaultUnavailable, DatabaseUnavailable,
         TooManyRequests, and the CustomerKeyErrors.
         """
         ...
 
 
 class Operations(Protocol):
-    """What a service may do; each checks the tenant's state, the descent of the key, and writes the journal.
+    """The operations of a service. Each verifies the tenant state and the origin of the key and writes an audit entry.
 
-    `resource` is the caller's own name for the place of the data (1 to 512 characters); a ciphertext opens only with
-    the same tenant, service and resource.
+    `resource` is the caller's name for the location of the data (1 to 512 characters). Decryption requires the same
+    tenant, service and resource.
     """
 
     async def encrypt(self, caller: ClientIdentity, resource: str, plaintext: bytes) -> str: ...
 
     async def decrypt(self, caller: ClientIdentity, resource: str, ciphertext: str) -> bytes:
-        """Raises CiphertextRefused, KeyVersionRetired."""
+        """Return the plaintext; raise CiphertextRefused, KeyVersionRetired."""
         ...
 
     async def rewrap(self, caller: ClientIdentity, resource: str, ciphertext: str) -> str:
@@ -139,38 +139,38 @@ class Operations(Protocol):
     async def open_data_key(self, caller: ClientIdentity, resource: str, wrapped: str) -> bytes: ...
 
     async def seal_object(self, caller: ClientIdentity, object_id: str, material: bytes) -> tuple[int, bytes]:
-        """Return the key version and the sealed material of a managed object; writes no journal."""
+        """Return the key version and the encrypted material of a managed object; writes no audit entry."""
         ...
 
     async def open_object(self, caller: ClientIdentity, object_id: str, key_version: int, sealed: bytes) -> bytes:
-        """Return the material; writes no journal (the caller MUST, before it answers)."""
+        """Return the material; writes no audit entry (the caller MUST, before it responds)."""
         ...
 
 
 class AuditWriter(Protocol):
-    """The write-ahead audit: what was written survives kill -9 (and power loss, by setting) and reaches the stream."""
+    """The write-ahead log. An entry survives kill -9 (and power loss, by setting) and reaches the audit stream."""
 
     async def write(self, entries: Sequence[AuditEntry]) -> None:
-        """Return when the entries are safe. The caller MUST await it before it answers.
+        """Return when the entries are durable. The caller MUST await it before it responds.
 
-        Raises: AuditUnavailable when they cannot be made safe; nothing may be released then.
+        Raises: AuditUnavailable when they cannot be made durable; nothing may be released in that case.
         """
         ...
 
 
 class Limits(Protocol):
     def enter(self, tenant_id: str, cost: int = 1) -> None:
-        """Take `cost` from the tenant's rate and one of its places; raises TooManyRequests."""
+        """Take `cost` from the tenant's rate and one of its concurrent requests; raise TooManyRequests."""
         ...
 
     def leave(self, tenant_id: str) -> None:
-        """Give the place back."""
+        """Release the concurrent request."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What a front is given."""
+    """The dependencies of a server."""
 
     callers: ClientAuthenticator
     operations: Operations

@@ -1,4 +1,4 @@
-"""Builds every adapter of the crypto service; the one place of this package where implementations are chosen."""
+"""Construction of all adapters of the crypto service; only this module chooses implementations."""
 
 from dataclasses import dataclass, field
 
@@ -38,13 +38,13 @@ from vault.transit.tenant_keys import TransitTenantKeys
 
 _DATABASE_CONNECTIONS = 8
 _THREADS = 32
-_OPENING_THREADS = 32
-"""For opening service keys alone: a Vault that hangs must not keep callers and objects from the database."""
+_UNWRAP_THREADS = 32
+"""Dedicated to unwrapping service keys: a Vault that hangs must not block database reads of callers and objects."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What this service knows itself by, read once before it forks."""
+    """The credentials of this service, read once before it forks."""
 
     database_password: str = field(repr=False)
     context_key: bytes = field(repr=False)
@@ -54,7 +54,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One serving process, built and not yet started: nothing is connected, so nothing can fail for a server."""
+    """One worker process, built but not started: nothing is connected yet, so no server can make it fail."""
 
     parts: Dependencies
     database: Database
@@ -73,7 +73,7 @@ class Service:
 
 
 def read_credentials(settings: Settings) -> Credentials:
-    """Return the service's secrets; raises SettingsInvalid."""
+    """Return the service's secrets; raise SettingsInvalid."""
     folder = settings.secrets
     return Credentials(
         read_secret(folder, secrets.database_password(Role.CRYPTO)),
@@ -84,7 +84,7 @@ def read_credentials(settings: Settings) -> Credentials:
 
 
 def open_database(settings: Settings, credentials: Credentials, connections: int) -> Database:
-    """Return the database as this service may use it."""
+    """Return the database with the role of this service."""
     return Database(
         settings.postgres_url,
         Role.CRYPTO,
@@ -94,8 +94,8 @@ def open_database(settings: Settings, credentials: Credentials, connections: int
     )
 
 
-def build(settings: Settings, credentials: Credentials, shelf: SharedTlsIdentity) -> Service:
-    """Build a serving process; MUST run on its loop."""
+def build(settings: Settings, credentials: Credentials, shared_identity: SharedTlsIdentity) -> Service:
+    """Build a worker process; MUST run on its event loop."""
     database = open_database(settings, credentials, _DATABASE_CONNECTIONS)
     vault = VaultSession(
         settings.vault_url,
@@ -107,10 +107,10 @@ def build(settings: Settings, credentials: Credentials, shelf: SharedTlsIdentity
     root_keys = TransitRootKeys(vault)
     tenant_keys = TransitTenantKeys(vault, InlineTenants(vault, credentials.identity_pem, Role.CRYPTO))
     changes = NotifyInvalidations(NotifyFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
-    threads, opening = FairExecutor(_THREADS), FairExecutor(_OPENING_THREADS)
+    threads, opening = FairExecutor(_THREADS), FairExecutor(_UNWRAP_THREADS)
     journal = WriteAheadLog(journal_folder(settings.state_dir), sync=settings.crypto_audit_sync)
     seconds = settings.crypto_cache_seconds
-    # Subscribed to changes first, so that who asks for callers again asks one that has forgotten.
+    # Subscribes to changes first, so that later subscribers read callers that are already invalidated.
     callers = ClientCertificateAuthenticator(database, threads, journal, changes, cache_seconds=seconds)
 
     reach = EgressPolicy(
@@ -120,9 +120,9 @@ def build(settings: Settings, credentials: Credentials, shelf: SharedTlsIdentity
         timeout_seconds=settings.root_key_timeout_seconds,
     )
     held = RootKeyCache(lambda region: PlatformRootKey(root_keys, region), RootKeyProviders(reach), tenant_keys.decrypt)
-    openings = UnwrapAudit(database, threads, journal)
+    unwrap_audit = UnwrapAudit(database, threads, journal)
     keyring = ServiceKeyCache(
-        database, tenant_keys, held, opening, changes, cache_seconds=seconds, opened=openings.opened
+        database, tenant_keys, held, opening, changes, cache_seconds=seconds, opened=unwrap_audit.opened
     )
     limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_places)
     parts = Dependencies(callers, CryptoOperations(callers, keyring, journal), journal, limits, threads, changes)
@@ -146,7 +146,7 @@ def build(settings: Settings, credentials: Credentials, shelf: SharedTlsIdentity
         threads,
         opening,
         connections,
-        ServerTls(PkiServerCertificates(vault), settings.crypto_names, shelf),
+        ServerTls(PkiServerCertificates(vault), settings.crypto_names, shared_identity),
         HttpsServer(parts, connections, body_limit, certificates, heartbeats, protections, offer),
         KmipServer(parts, connections, objects, body_limit),
     )

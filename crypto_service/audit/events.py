@@ -1,8 +1,8 @@
-"""From the lines of journals to what goes into the tenants' rows; pure: the same lines always give the same ids.
+"""Conversion of write-ahead log records into the rows of the tenants; pure: the same records give the same event ids.
 
-Each release, change, refusal and opening of a service's key is an audit record of its own. The other uses in a batch
-become one record for each service and operation and second, with their number. Every line but an opening also counts
-in the usage of its minute, refusals too where no service is on record: somebody tried.
+Each release, change, rejection and unwrap of a service key becomes a separate audit event. The other uses in a batch
+become one event for each service, operation and second, with their number. Every record except an unwrap also counts
+in the usage of its minute, also a rejection of an unknown service: it was an attempt.
 """
 
 from collections import defaultdict
@@ -18,14 +18,14 @@ from database.usage import UsesRow
 from openkcm.contract.audit_events import AuditEvent, AuditName
 
 _COUNTED_REFUSALS = frozenset({TooManyRequests.code})
-"""Refusals that are counted like uses: one record each would let a client that is too fast write the stream full."""
+"""Rejections that are counted like uses: separate events would let a client that is too fast fill the stream."""
 
 _NEVER = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class WalSlice:
-    """Some lines of one journal file."""
+    """A part of the records of one log file."""
 
     journal: str
     lines: Sequence[WalRecord]
@@ -33,7 +33,7 @@ class WalSlice:
 
 @dataclass(slots=True)
 class TenantBatch:
-    """What one batch means for one tenant."""
+    """The rows that one batch adds for one tenant."""
 
     events: list[AuditEvent] = field(default_factory=list)
     usage: list[UsesRow] = field(default_factory=list)
@@ -44,17 +44,17 @@ class TenantBatch:
 
 @dataclass(slots=True)
 class _Sum:
-    """All lines of one use. Those of a use that stands alone are records already and only count."""
+    """The sums of all records of one use. A use with separate events already has them, and is only counted."""
 
     first: WalRecord
-    alone: bool
+    single: bool
     last_at: int = 0
     lines: int = 0
     count: int = 0
     bytes: int = 0
     microseconds: int = 0
     took: dict[int, int] = field(default_factory=dict)
-    """How many were in each bucket of `core.usage`."""
+    """The number of uses in each bucket of `core.usage`."""
 
 
 @dataclass(slots=True)
@@ -66,11 +66,11 @@ class _Minute:
     microseconds: int = 0
     took: list[int] = field(default_factory=lambda: [0] * BUCKETS)
 
-    def add(self, together: _Sum) -> None:
-        self.count += together.count
-        self.bytes += together.bytes
-        self.microseconds += together.microseconds
-        for number, times in together.took.items():
+    def add(self, total: _Sum) -> None:
+        self.count += total.count
+        self.bytes += total.bytes
+        self.microseconds += total.microseconds
+        for number, times in total.took.items():
             self.took[number] += times
 
     def latency(self) -> Latency:
@@ -78,26 +78,26 @@ class _Minute:
 
 
 _Use = tuple[str, str, CryptoOperation, str, int]
-"""Tenant, service, operation, code of the refusal, second; all but the tenant make the id of a record."""
+"""Tenant, service, operation, rejection code, second; all except the tenant form the id of an event."""
 
 
-def records(batch_id: str, pieces: Iterable[WalSlice]) -> dict[str, TenantBatch]:
-    """Return, by tenant, what the lines of a batch mean."""
+def records(batch_id: str, slices: Iterable[WalSlice]) -> dict[str, TenantBatch]:
+    """Return the rows of a batch by tenant."""
     found: defaultdict[str, TenantBatch] = defaultdict(TenantBatch)
-    sums = _summed(pieces, found)
+    sums = _sum_records(slices, found)
     minutes: defaultdict[tuple[str, int, str, CryptoOperation, str], _Minute] = defaultdict(_Minute)
-    for (tenant_id, service, operation, refused, second), together in sums.items():
+    for (tenant_id, service, operation, refused, second), total in sums.items():
         tenant = found[tenant_id]
-        tenant.lines += together.lines
-        tenant.last_at = max(tenant.last_at, _moment(together.last_at))
-        if not together.alone:
+        tenant.lines += total.lines
+        tenant.last_at = max(tenant.last_at, _moment(total.last_at))
+        if not total.single:
             event_id = ":".join([batch_id, service, operation, refused, str(second)])
-            tenant.events.append(_event(together.first, event_id, together.count, together.bytes))
+            tenant.events.append(_event(total.first, event_id, total.count, total.bytes))
         if operation is CryptoOperation.OPEN:
-            continue  # by the service's requests, each of which has a line that counts, or by itself
+            continue  # caused by a request, which is counted, or by the service itself
         if service and not refused:
             tenant.seen.add(service)
-        minutes[tenant_id, second // 60, service, operation, refused].add(together)
+        minutes[tenant_id, second // 60, service, operation, refused].add(total)
     for (tenant_id, minute, service, operation, refused), counted in minutes.items():
         row = UsesRow(
             _moment(minute * 60_000), service, operation, refused, counted.count, counted.bytes, counted.latency()
@@ -106,31 +106,31 @@ def records(batch_id: str, pieces: Iterable[WalSlice]) -> dict[str, TenantBatch]
     return dict(found)
 
 
-def _summed(pieces: Iterable[WalSlice], found: Mapping[str, TenantBatch]) -> dict[_Use, _Sum]:
-    """Add the lines up, and put the records of those that stand alone into `found`: all that is done for each line."""
+def _sum_records(slices: Iterable[WalSlice], found: Mapping[str, TenantBatch]) -> dict[_Use, _Sum]:
+    """Sum the records, and add the separate events to `found`: the only work that is done for each record."""
     sums: dict[_Use, _Sum] = {}
-    for piece in pieces:
-        for line in piece.lines:
+    for wal_slice in slices:
+        for line in wal_slice.lines:
             entry = line.entry
             use = (entry.tenant_id, entry.service, entry.operation, entry.refused, line.at // 1000)
-            together = sums.get(use)
-            if together is None:
-                together = sums[use] = _Sum(line, _stands_alone(line))
-            together.lines += 1
-            together.count += entry.count
-            together.bytes += entry.bytes
+            total = sums.get(use)
+            if total is None:
+                total = sums[use] = _Sum(line, _is_single_event(line))
+            total.lines += 1
+            total.count += entry.count
+            total.bytes += entry.bytes
             if entry.microseconds:
                 number = bucket(entry.microseconds)
-                together.took[number] = together.took.get(number, 0) + entry.count
-                together.microseconds += entry.count * entry.microseconds
-            together.last_at = max(together.last_at, line.at)
-            if together.alone:
-                event_id = f"{piece.journal}:{line.offset}"
+                total.took[number] = total.took.get(number, 0) + entry.count
+                total.microseconds += entry.count * entry.microseconds
+            total.last_at = max(total.last_at, line.at)
+            if total.single:
+                event_id = f"{wal_slice.journal}:{line.offset}"
                 found[entry.tenant_id].events.append(_event(line, event_id, entry.count, entry.bytes))
     return sums
 
 
-def _stands_alone(line: WalRecord) -> bool:
+def _is_single_event(line: WalRecord) -> bool:
     entry = line.entry
     if entry.refused:
         return entry.refused not in _COUNTED_REFUSALS
@@ -163,7 +163,7 @@ def _event(line: WalRecord, event_id: str, count: int, size: int) -> AuditEvent:
         name=_name(line),
         actor_kind="service",
         actor=entry.service or "unknown",
-        subject=_storable(entry.subject) if _stands_alone(line) else entry.service,
+        subject=_storable(entry.subject) if _is_single_event(line) else entry.service,
         outcome="refused" if entry.refused else "success",
         correlation_id=_storable(entry.correlation_id),
         source=_storable(entry.source),
@@ -182,7 +182,7 @@ def _name(line: WalRecord) -> AuditName:
 
 
 def _storable(text: str) -> str:
-    """Without NUL, which PostgreSQL's text cannot hold: a client must not be able to make its record undeliverable."""
+    """Replace NUL, which PostgreSQL's text rejects: a client must not be able to make its event undeliverable."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 

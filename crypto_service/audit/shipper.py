@@ -1,13 +1,10 @@
-"""Moves the journals of all processes, living and dead, into PostgreSQL: audit streams, usage, last seen.
+"""Shipping of the write-ahead logs of all processes, running and ended, to PostgreSQL: audit streams, usage, last seen.
 
-One process does it for all. Exactly once, whatever is killed when: a batch is a plan that is on record before it is
-delivered (see `plans`), so after a crash the same batch is delivered again, with the same ids, and what the database
-has of it already adds nothing.
+One process ships for all, exactly once despite any crash: a batch is recorded on disk before it is shipped. After a
+crash the same batch is shipped again with the same ids, and the database ignores what it already has.
 
-What delivery means to deliver next, on record before it begins.
-
-A plan names parts of journal files and the id under which their sums go into the database. After a crash the same plan
-is delivered again; were it put together anew, what has come in meanwhile would change the sums and count twice.
+A batch names parts of log files and the id under which their sums are stored in the database. If a crash produced a
+new batch instead, records that were added meanwhile would change the sums, and some would be counted twice.
 """
 
 import fcntl
@@ -31,11 +28,11 @@ from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 
 _TICK_SECONDS = 0.6
-"""From one batch to the next: what is answered is in the streams within a second, and uses are summed up meanwhile."""
+"""From one batch to the next: records reach the streams within a second, and uses are summed in the meantime."""
 _AT_ONCE = 1000
-"""Records in one statement, which ends within the database's time limit also when it is busy."""
-_REFUSALS_BORNE = 30
-"""How often a tenant's records may be refused, a tick apart, before they are set aside for a person."""
+"""Records in one statement, so that it stays within the database's time limit also under load."""
+_MAX_REJECTIONS = 30
+"""How often the database may reject a tenant's records, once per tick, before they are set aside for an operator."""
 
 log = structlog.get_logger()
 
@@ -54,38 +51,38 @@ class ShipperStats:
 
 @dataclass(frozen=True, slots=True)
 class ShippingBatch:
-    """`parts` is file name → where the part begins and ends."""
+    """`parts` maps file names to the start and end of the part."""
 
     batch_id: str
     parts: dict[str, tuple[int, int]]
     ended: frozenset[str] = frozenset()
-    """The files that end with their part, or have ended before: they may go once it is delivered."""
+    """Files that end with their part or have ended before: they are deleted after the batch is shipped."""
     full: bool = field(default=False, compare=False)
-    """Whether more was waiting than a plan may hold."""
+    """Whether more was waiting than one batch may contain."""
 
 
 class ShipperCheckpoint:
     def __init__(self, folder: Path) -> None:
-        """Take up what an earlier process has left."""
+        """Load the state that an earlier process saved."""
         self._folder = folder
         self._done: dict[str, int] = {}
-        self._plan: ShippingBatch | None = None
+        self._batch: ShippingBatch | None = None
         with suppress(FileNotFoundError):
             left = json.loads((folder / _FILE).read_text(encoding="ascii"))
             self._done = {str(name): int(end) for name, end in left["done"].items()}
             parts = {str(name): (int(start), int(end)) for name, (start, end) in left["parts"].items()}
-            self._plan = ShippingBatch(str(left["batch_id"]), parts) if parts else None
+            self._batch = ShippingBatch(str(left["batch_id"]), parts) if parts else None
 
     def next(self) -> ShippingBatch | None:
-        """Return the plan that is to be delivered, the same until it was; None when there is nothing."""
-        if self._plan is None:
-            self._plan = self._make()
-            if self._plan is not None and self._plan.parts:
-                self._put_on_record(self._plan)
-        return self._plan
+        """Return the batch to ship, the same until it is shipped; None when nothing waits."""
+        if self._batch is None:
+            self._batch = self._new_batch()
+            if self._batch is not None and self._batch.parts:
+                self._save(self._batch)
+        return self._batch
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        """Return a part of a file; nothing when it is gone, which it is only after it was delivered."""
+        """Return a part of a file; empty when the file is deleted, which happens only after it was shipped."""
         try:
             with (self._folder / name).open("rb") as file:
                 file.seek(start)
@@ -94,21 +91,21 @@ class ShipperCheckpoint:
             return b""
 
     def delivered(self) -> None:
-        """Go on behind the plan, and let go of the files that are delivered to their end."""
-        assert self._plan is not None  # noqa: S101 - there is none to be delivered otherwise
-        self._done |= {name: end for name, (_, end) in self._plan.parts.items()}
-        for name in self._plan.ended:
+        """Advance past the batch, and delete the files that are shipped completely."""
+        assert self._batch is not None  # noqa: S101 - called only after `next` returned a batch
+        self._done |= {name: end for name, (_, end) in self._batch.parts.items()}
+        for name in self._batch.ended:
             (self._folder / name).unlink(missing_ok=True)
-        self._plan = None
+        self._batch = None
 
-    def _make(self) -> ShippingBatch | None:
+    def _new_batch(self) -> ShippingBatch | None:
         parts: dict[str, tuple[int, int]] = {}
         ended: set[str] = set()
-        room, full = _LARGEST, False
+        room, full = _BATCH_BYTES, False
         names = sorted(path.name for path in self._folder.glob(f"*{SUFFIX}"))
         self._done = {name: self._done.get(name, 0) for name in names}
         for name in names:
-            # Asked before reading: what its writer wrote before it let go is then in what we read.
+            # Checked before the read: everything that the writer wrote before it released the lock is then read.
             closed = _is_closed(self._folder / name)
             start = self._done[name]
             data = self.read(name, start, start + room)
@@ -123,82 +120,83 @@ class ShipperCheckpoint:
             room -= len(data)
         return ShippingBatch(_new_id(), parts, frozenset(ended), full) if parts or ended else None
 
-    def _put_on_record(self, plan: ShippingBatch) -> None:
+    def _save(self, batch: ShippingBatch) -> None:
         draft = self._folder / f".{_FILE}"
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(json.dumps({"done": self._done, "batch_id": plan.batch_id, "parts": plan.parts}).encode())
+            file.write(json.dumps({"done": self._done, "batch_id": batch.batch_id, "parts": batch.parts}).encode())
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._folder / _FILE)
 
 
 class AuditShipper:
-    """MUST be the only one in its folder; `run` waits for that."""
+    """Ships the log of one folder; MUST be the only one there, for which `run` waits."""
 
     def __init__(self, folder: Path, database: Database) -> None:
         self._folder, self._database = folder, database
-        self._plans: ShipperCheckpoint | None = None
+        self._checkpoint: ShipperCheckpoint | None = None
         self.totals = ShipperStats()
 
     def run(self, stop: Event) -> None:
-        """Deliver until `stop`, then what is left: what was answered before is in the streams after."""
-        with self._alone(stop) as mine:
-            while mine and not stop.is_set():
+        """Ship until `stop`, then the remainder: every record of an answered request reaches its stream."""
+        with self._folder_lock(stop) as held:
+            while held and not stop.is_set():
                 began = time.monotonic()
                 if not self._try_once():
                     stop.wait(max(0.0, _TICK_SECONDS - (time.monotonic() - began)))
-            while mine and self._try_once():
+            while held and self._try_once():
                 pass
 
     def once(self) -> ShippingBatch | None:
-        """Deliver one batch and return its plan; None when there was nothing.
+        """Ship one batch and return it; None when nothing waits.
 
-        Raises: DatabaseUnavailable, and DatabaseRefused while a refusal is still borne; nothing is lost by either.
+        Raises: DatabaseUnavailable, and DatabaseRefused until the limit of rejections is reached; neither loses a
+        record.
         """
-        if self._plans is None:
-            self._plans = ShipperCheckpoint(self._folder)
-        plan = self._plans.next()
-        if plan is None:
+        if self._checkpoint is None:
+            self._checkpoint = ShipperCheckpoint(self._folder)
+        batch = self._checkpoint.next()
+        if batch is None:
             return None
-        by_tenant = records(plan.batch_id, self._pieces(self._plans, plan))
-        borne: OpenKcmError | None = None
+        by_tenant = records(batch.batch_id, self._slices(self._checkpoint, batch))
+        tolerated: OpenKcmError | None = None
         for tenant_id, found in by_tenant.items():
-            borne = self._deliver(tenant_id, plan.batch_id, found) or borne
-        if borne is not None:
-            raise borne
-        self._plans.delivered()
+            tolerated = self._deliver(tenant_id, batch.batch_id, found) or tolerated
+        if tolerated is not None:
+            raise tolerated
+        self._checkpoint.delivered()
         self.totals.lines += sum(found.lines for found in by_tenant.values())
-        return plan
+        return batch
 
     def _try_once(self) -> bool:
-        """Return whether more is waiting than one batch could take."""
+        """Return whether more waits than one batch could contain."""
         try:
-            plan = self.once()
+            batch = self.once()
         except OpenKcmError as failed:
             self.totals.failing_since = self.totals.failing_since or time.time()
             log.warning("audit waits for the database", code=failed.code, bytes=waiting_bytes(self._folder))
             return False
         self.totals.failing_since = 0.0
         self.totals.waiting_bytes = waiting_bytes(self._folder)
-        return plan is not None and plan.full
+        return batch is not None and batch.full
 
     @contextmanager
-    def _alone(self, stop: Event) -> Iterator[bool]:
-        """Hold the folder's lock, waiting for whoever has it; give False when it is not ours by the time of `stop`."""
+    def _folder_lock(self, stop: Event) -> Iterator[bool]:
+        """Wait for the lock of the folder and hold it; yield False if `stop` is set before it is acquired."""
         with (self._folder / "delivery.lock").open("w", encoding="utf-8") as lock:
-            mine = False
-            while not mine and not stop.is_set():
+            held = False
+            while not held and not stop.is_set():
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     stop.wait(_TICK_SECONDS)
                 else:
-                    mine = True
-            yield mine
+                    held = True
+            yield held
 
-    def _pieces(self, plans: ShipperCheckpoint, plan: ShippingBatch) -> Iterator[WalSlice]:
-        for name, (start, end) in plan.parts.items():
-            data = plans.read(name, start, end)
+    def _slices(self, checkpoint: ShipperCheckpoint, batch: ShippingBatch) -> Iterator[WalSlice]:
+        for name, (start, end) in batch.parts.items():
+            data = checkpoint.read(name, start, end)
             lines = [line for line in decode(data, start) if isinstance(line, WalRecord)]
             damaged = data.count(b"\n") - len(lines)
             if damaged:
@@ -218,14 +216,14 @@ class AuditShipper:
             raise
         except OpenKcmError as refused:
             self.totals.refusals[tenant_id] += 1
-            if self.totals.refusals[tenant_id] < _REFUSALS_BORNE:
+            if self.totals.refusals[tenant_id] < _MAX_REJECTIONS:
                 return refused
             self._set_aside(tenant_id, found, refused)
         self.totals.refusals.pop(tenant_id, None)
         return None
 
     def _set_aside(self, tenant_id: str, found: TenantBatch, refused: OpenKcmError) -> None:
-        """Keep what the database will not take where a person finds it, so that the others' records go on."""
+        """Append rejected records to a file for an operator, so that the records of other tenants are shipped."""
         file = os.open(self._folder / "undeliverable.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(file, "w", encoding="utf-8") as kept:
             kept.writelines(json.dumps([tenant_id, event.model_dump(mode="json")]) + "\n" for event in found.events)
@@ -234,8 +232,8 @@ class AuditShipper:
 
 
 _FILE = "delivery.json"
-_LARGEST = 1024 * 1024
-"""Bytes of a plan; what is beyond comes with the next."""
+_BATCH_BYTES = 1024 * 1024
+"""Bytes of a batch; the remainder follows in the next."""
 
 
 def _new_id() -> str:
@@ -243,7 +241,7 @@ def _new_id() -> str:
 
 
 def _is_closed(path: Path) -> bool:
-    """Whether the writer of a file has let go of it or died: its lock is gone."""
+    """Return whether the writer of a file has closed it or died: its lock is released."""
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,15 +1,12 @@
-"""The write-ahead audit of one process: an append-only file, written to before anything is answered.
+"""The write-ahead log of one process: an append-only file to which each audit entry is written before the response.
 
-One `os.write` puts the lines into the kernel, where they survive the death of this process; with `sync` the answer
-also waits for the disk. `delivery`, a process of its own, moves them to the tenants' audit streams and deletes the
-files.
+One `os.write` passes the records to the kernel, where they survive the death of this process. With `sync` the
+response also waits for the disk; concurrent writers share a flush. The shipper, a separate process, moves the records
+to the tenants' audit streams and deletes the files.
 
-One append-only file of the journal, and the flushes to disk that its writers share.
-
-The lines of a journal file: `CRC-32 in hex, space, JSON array, newline`.
-
-Two things make a line whole: its newline and its checksum. What a killed process left unfinished at the end of a file
-lacks one of them, was never answered, and is passed over.
+Format of a record: `CRC-32 in hex, space, JSON array, newline`. A record is valid only with its newline and a matching
+checksum. A record that a killed process left incomplete lacks one of them; its request was never answered, and the
+shipper skips it.
 """
 
 import asyncio
@@ -34,13 +31,13 @@ from crypto_service.interfaces import AuditEntry
 _ROTATED_BYTES = 8 * 1024 * 1024
 _ROTATED_SECONDS = 60.0
 WAITING_BYTES = 2 * 1024 * 1024 * 1024
-"""What may wait for the database in the whole folder; beyond it nothing is answered, before the disk is full."""
+"""What may wait for the database in the folder; beyond it requests are rejected, before the disk is full."""
 
 log = structlog.get_logger()
 
 
 def journal_folder(state_dir: Path) -> Path:
-    """Return the folder of journals, made for its owner alone."""
+    """Create the folder of the log, accessible only to its owner, and return it."""
     folder = state_dir / "crypto"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -48,22 +45,22 @@ def journal_folder(state_dir: Path) -> Path:
 
 
 def waiting_bytes(folder: Path) -> int:
-    """Return how much lies in journals that are not delivered, or not deleted yet."""
+    """Return the size of all log files that are not shipped, or not deleted yet."""
     total = 0
     for entry in os.scandir(folder):
         if entry.name.endswith(SUFFIX):
             try:
                 total += entry.stat().st_size
-            except FileNotFoundError:  # delivered and deleted meanwhile
+            except FileNotFoundError:  # shipped and deleted meanwhile
                 continue
     return total
 
 
 class WalSegment:
-    """Locked for as long as it is open, so that others can tell whether it may still grow."""
+    """One file of the log. It stays locked while it is open, so that the shipper knows whether it may still grow."""
 
     def __init__(self, folder: Path, *, sync: bool, flush: Callable[[int], None] = os.fdatasync) -> None:
-        """Create a file with a name of its own; raises OSError."""
+        """Create a file with a unique name; raise OSError."""
         self.size = 0
         self._opened_at = time.monotonic()
         self._flush = flush
@@ -74,7 +71,7 @@ class WalSegment:
         draft = folder / f".{self.name}"
         self._descriptor = os.open(draft, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            # Locked before it gets the name that delivery looks for: it must never seem to be a dead process's.
+            # Locked before the rename to the suffix that the shipper reads: otherwise it could seem abandoned.
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             draft.rename(folder / self.name)
             if sync:
@@ -89,19 +86,19 @@ class WalSegment:
         return time.monotonic() - self._opened_at
 
     def append(self, lines: bytes) -> bool:
-        """Write in one call; False when the disk took only a part, which is taken back. Raises OSError."""
+        """Append with one write; return False when the disk took only a part, which is truncated. Raise OSError."""
         written = os.write(self._descriptor, lines)
         if written != len(lines):
             try:
                 os.ftruncate(self._descriptor, self.size)
             except OSError:
-                log.warning("journal keeps a torn line", journal=self.name)
+                log.warning("incomplete journal line not truncated", journal=self.name)
             return False
         self.size += written
         return True
 
     async def until_safe(self) -> None:
-        """Return when everything written before now is on disk: one flush at a time, shared. Raises OSError."""
+        """Return when everything written before is on disk; one flush at a time, shared. Raise OSError."""
         loop = asyncio.get_running_loop()
         safe: asyncio.Future[None] = loop.create_future()
         self._waiting.append(safe)
@@ -110,7 +107,7 @@ class WalSegment:
         await safe
 
     def close(self) -> None:
-        """Let go of the file, after a flush that is under way."""
+        """Close the file, after a flush that is in progress."""
         self._closed = True
         if self._flushing is None:
             os.close(self._descriptor)
@@ -135,16 +132,16 @@ class WalSegment:
 
 
 class WriteAheadLog:
-    """MUST be used from one thread, the loop's."""
+    """The log of one process. MUST be used from one thread, that of the event loop."""
 
     def __init__(self, folder: Path, *, sync: bool = False, limit: int = WAITING_BYTES) -> None:
         self.operations: Counter[tuple[str, str]] = Counter()
-        """(operation, code of the refusal or nothing) → how often, for metrics."""
+        """(operation, rejection code or empty) → count, for metrics."""
         self._folder, self._sync, self._limit = folder, sync, limit
         self._file: WalSegment | None = None
 
     async def write(self, entries: Sequence[AuditEntry]) -> None:
-        """Return when the entries are safe; raises AuditUnavailable, and then nothing may be answered."""
+        """Return when the entries are durable; raise AuditUnavailable, and then nothing may be answered."""
         if not entries:
             return
         lines = join(entries, time.time_ns() // 1_000_000)
@@ -154,8 +151,8 @@ class WriteAheadLog:
             if whole and self._sync:
                 await file.until_safe()
         except OSError as failed:
-            # After a failed flush too: what the kernel could not write it may have dropped, and asking the same file
-            # again proves nothing.
+            # Also after a failed flush: the kernel may have dropped the pages that it could not write, and a second
+            # flush of the same file would then succeed without them.
             self._abandon(file, os.strerror(failed.errno or 0))
             raise AuditUnavailable from failed
         if not whole:
@@ -165,13 +162,13 @@ class WriteAheadLog:
             self.operations[entry.operation, entry.refused] += entry.count
 
     def close(self) -> None:
-        """Let go of the file, so that delivery may finish and delete it."""
+        """Close the file, so that the shipper may finish and delete it."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def rotate_if_old(self) -> None:
-        """Let delivery have a file that was begun a while ago; for a timer, so that an idle process does it too."""
+        """Close a file that is older than a minute; called by a timer, so that an idle process does it too."""
         if self._file is not None and self._file.size and self._file.age > _ROTATED_SECONDS:
             self.close()
 
@@ -181,7 +178,7 @@ class WriteAheadLog:
         if self._file is None:
             try:
                 if waiting_bytes(self._folder) + size > self._limit:
-                    log.error("journal refused", reason="too much waits for the database", limit=self._limit)
+                    log.error("journal refused", reason="too many bytes wait for the database", limit=self._limit)
                     raise AuditUnavailable
                 self._file = WalSegment(self._folder, sync=self._sync)
             except OSError as failed:
@@ -190,7 +187,7 @@ class WriteAheadLog:
         return self._file
 
     def _abandon(self, file: WalSegment, reason: str) -> None:
-        """Go on in another file, if the disk lets us have one."""
+        """Continue in another file, if the disk allows one."""
         log.error("journal not written", reason=reason, journal=file.name)
         if self._file is file:
             self.close()
@@ -213,7 +210,7 @@ _OPERATIONS: Mapping[str, CryptoOperation] = MappingProxyType({one.value: one fo
 
 @dataclass(slots=True)
 class WalRecord:
-    """An entry with its place in the file and the time it was written, in milliseconds since the epoch."""
+    """An entry with its offset in the file and the time at which it was written, in milliseconds since the epoch."""
 
     offset: int
     at: int
@@ -236,7 +233,7 @@ def encode(entry: AuditEntry, at: int) -> bytes:
     ]
     try:
         fields = orjson.dumps(values)
-    except orjson.JSONEncodeError:  # a lone surrogate, which no text from a client should have got past its front
+    except orjson.JSONEncodeError:  # a lone surrogate, which the servers should have rejected
         fields = orjson.dumps([_plain(value) if isinstance(value, str) else value for value in values])
     return b"%08x %b\n" % (zlib.crc32(fields), fields)
 
@@ -246,12 +243,12 @@ def _plain(text: str) -> str:
 
 
 def whole_part(data: bytes) -> bytes:
-    """Return `data` up to and with its last newline."""
+    """Return `data` up to and including its last newline."""
     return data[: data.rfind(b"\n") + 1]
 
 
 def decode(data: bytes, offset: int) -> Iterator[WalRecord | int]:
-    """Yield the lines of `data`, which begins at `offset` of its file; for a damaged one its offset."""
+    """Yield the records of `data`, which begins at `offset` of its file; for a damaged record its offset."""
     for raw in data.splitlines(keepends=True):
         yield _decode_one(raw, offset) or offset
         offset += len(raw)
@@ -261,11 +258,11 @@ def _decode_one(raw: bytes, offset: int) -> WalRecord | None:
     checksum, fields = raw[:_CHECKSUM_LENGTH], raw[_CHECKSUM_LENGTH + 1 : -1]
     if raw[-1:] != b"\n" or b"%08x" % zlib.crc32(fields) != checksum:
         return None
-    # A line from before requests were timed ends one value earlier, and its entry says that nobody timed it.
+    # A record from before requests were measured has one value less; its duration is then 0, not measured.
     at, tenant_id, service, operation, *rest = orjson.loads(fields)
     return WalRecord(offset, at, AuditEntry(tenant_id, service, _OPERATIONS[operation], *rest))
 
 
 def join(entries: Sequence[AuditEntry], at: int) -> bytes:
-    """Return the lines of several entries, for one write."""
+    """Return the records of several entries, for one write."""
     return b"".join([encode(entry, at) for entry in entries]) if len(entries) > 1 else encode(entries[0], at)

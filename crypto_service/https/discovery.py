@@ -1,4 +1,4 @@
-"""What the service says of itself: the discovery document and the OpenAPI description, both from the endpoint table.
+"""Descriptions of the service: the discovery document and the OpenAPI document, both from the endpoint table.
 
 Field names of the discovery document are stable: fields may be added, never renamed.
 """
@@ -17,13 +17,13 @@ from openkcm.contract.client_files import Offer
 
 KMIP_VERSIONS = ("1.0", "1.1", "1.2", "1.3", "1.4")
 _REFUSALS = {
-    "400": "the request is not as it must be",
-    "403": "the certificate or the tenant's state does not allow it; after caller_refused the connection is closed",
+    "400": "the request is not valid",
+    "403": "the certificate or the tenant's state does not permit it; after caller_refused the connection is closed",
     "413": "the body is too large",
-    "422": "the ciphertext does not open for this caller and resource",
-    "424": "the customer's root key does not do its part",
-    "429": "too many requests; wait as Retry-After says",
-    "503": "a server behind this one does not answer; wait as Retry-After says",
+    "422": "the ciphertext does not decrypt for this caller and resource",
+    "424": "the customer's root key is disabled or not usable",
+    "429": "too many requests; wait as stated in Retry-After",
+    "503": "a backend server does not respond; wait as stated in Retry-After",
 }
 
 
@@ -46,7 +46,7 @@ def describe(offer: Offer, caller: ClientIdentity, body_limit: int) -> dict[str,
 
 
 def openapi() -> dict[str, Any]:
-    """Return the description in OpenAPI 3.1, whose schemas are JSON Schema as pydantic writes it."""
+    """Return the OpenAPI 3.1 document; its schemas are JSON Schema from pydantic."""
     models: set[type[BaseModel]] = {api.ProblemAnswer}
     for endpoint in ENDPOINTS:
         models.update(model for model in (endpoint.request, endpoint.answer) if model is not None)
@@ -103,7 +103,7 @@ def _request_schema(endpoint: Endpoint) -> dict[str, Any]:
 
 def _answer_schema(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.media_type != JSON:
-        return {}  # bytes: OpenAPI 3.1 describes what has no schema by its media type alone
+        return {}  # bytes: OpenAPI 3.1 describes them only by media type
     if endpoint.answer is None:
         return {"type": "object"}
     if endpoint.batch_of is None:

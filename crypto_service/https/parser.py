@@ -1,8 +1,8 @@
-"""HTTP/1.1 requests out of bytes (httptools), with every bound that keeps a hostile client small. Does no I/O.
+"""HTTP/1.1 request parser on httptools, with all limits that bound a hostile client. Does no I/O.
 
-The parser refuses what request smuggling is made of (two lengths, a length beside chunks, bare line feeds, folded
-headers); this file adds what it leaves open: one Host, bounds, and which refusals end the connection. After one of
-those nothing of the connection is interpreted any more, because the two sides may disagree on where a message ends.
+httptools rejects the means of request smuggling (two lengths, a length with chunks, bare line feeds, folded headers).
+This module adds the remaining checks: one Host, limits, and which rejections end the connection. After such a
+rejection no further bytes are interpreted, because both sides may disagree on where a message ends.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ HEAD_BYTES = 16_384
 HEADERS = 64
 _JSON = b"application/json"
 _FRAMING = 8
-"""Bytes of framing allowed for each byte of body: room for one-byte chunks, none for endless extensions or trailers."""
+"""Bytes of framing allowed per byte of body: enough for one-byte chunks, not for endless extensions or trailers."""
 
 _ACTED_ON = frozenset(
     {
@@ -46,7 +46,7 @@ Routes = Mapping[bytes, Mapping[bytes, Endpoint]]
 
 @dataclass(slots=True)
 class Message:
-    """One request, whole. With a `refusal` the rest may be missing; without `keep_alive` nothing follows it."""
+    """One complete request. With a `refusal` the rest may be missing; without `keep_alive` no message follows."""
 
     correlation_id: str
     keep_alive: bool
@@ -59,7 +59,7 @@ class Message:
 
 
 class HttpReader:
-    """Turns what arrives on one connection into messages."""
+    """Parses the bytes of one connection into messages."""
 
     def __init__(self, routes: Routes, body_limit: int) -> None:
         self._routes = routes
@@ -67,28 +67,28 @@ class HttpReader:
         self._parser = httptools.HttpRequestParser(self)
         self._messages: list[Message] = []
         self.within = False
-        """Whether a message has begun and is not complete."""
+        """Whether a message is incomplete."""
         self.ended = False
-        """Whether nothing that arrives is a message any more; the caller MUST close after the last one."""
+        """Whether no further message can follow; the caller MUST close after the last one."""
         self.expected = False
-        """Whether the client waits for `100 Continue` before it sends the body of the message it is within."""
+        """Whether the client waits for `100 Continue` before it sends the body of the incomplete message."""
         self._start()
 
     def feed(self, data: bytes) -> list[Message]:
-        """Return the messages that are complete now, in order."""
+        """Return the messages that are now complete, in order."""
         if self.ended:
             return []
         self._wire += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._end(malformed("this service speaks nothing but HTTP/1.1"))
+            self._end(malformed("only HTTP/1.1 is supported"))
         except httptools.HttpParserCallbackError:
             raise
         except httptools.HttpParserError:
-            # Bytes behind a message that said `close` are ignored; anything else is not HTTP.
+            # Bytes after a message with `connection: close` are ignored; any others are not HTTP.
             if not self.ended:
-                self._end(malformed("this is not a well-formed HTTP/1.1 request"))
+                self._end(malformed("the request is not well-formed HTTP/1.1"))
         if self.within:
             self._check_bounds()
         found, self._messages = self._messages, []
@@ -99,7 +99,7 @@ class HttpReader:
             self._end(head_too_large())
 
     def _start(self) -> None:
-        # What came in one piece with the head is not counted: less than the loop reads at once.
+        # Bytes that arrive in one piece with the head are not counted: fewer than the loop reads at once.
         self._wire = self._size = self._head = 0
         self._target = self._method = b""
         self._headers = 0
@@ -114,7 +114,7 @@ class HttpReader:
         self.expected = False
 
     def _end(self, refusal: Problem, *, unread: bool = False) -> None:
-        """Refuse the message it is within, or one that is none, and take nothing more."""
+        """Reject the current message, or bytes that are no message, and read nothing more."""
         if not self.ended:
             self.ended = True
             self.within = self.expected = False
@@ -123,7 +123,7 @@ class HttpReader:
     def _id(self) -> str:
         return self._correlation or correlation.new_correlation_id()
 
-    # What the parser calls. An exception from here would be a fault of ours; none is expected.
+    # Callbacks of the parser. An exception from here would be a defect; none is expected.
 
     def on_message_begin(self) -> None:
         if not self.ended:
@@ -139,7 +139,7 @@ class HttpReader:
         self._head += len(name) + len(value)
         name = name.lower()
         if name not in _ACTED_ON or self._head_done:
-            return  # none of ours, or a trailer: nothing this service acts on may come after the body
+            return  # not used, or a trailer: this service ignores trailers
         if name == b"content-length":
             self._length = int(value)
         elif name == b"content-type":
@@ -159,17 +159,17 @@ class HttpReader:
         self._head_done = True
         self._method = self._parser.get_method()
         self.expected = self.expected and self._parser.get_http_version() == "1.1"
-        self._refusal = self._judge_head()
+        self._refusal = self._check_head()
         if self._refusal is not None and (self.expected or self._refusal.status == 413):
-            # The client is told before it sends a body that nobody wants, and what it sends anyway is not read.
+            # Respond before the client sends a body that will be rejected; a body sent anyway is not read.
             self._end(self._refusal, unread=True)
 
-    def _judge_head(self) -> Problem | None:
+    def _check_head(self) -> Problem | None:
         version = self._parser.get_http_version()
         if version not in {"1.0", "1.1"}:
-            return malformed("this service speaks nothing but HTTP/1.1")
+            return malformed("only HTTP/1.1 is supported")
         if self._hosts != 1 and version == "1.1":
-            return malformed("a request has exactly one Host header")  # RFC 9112, section 3.2
+            return malformed("a request must have exactly one Host header")  # RFC 9112, section 3.2
         if self._headers > HEADERS or self._head > HEAD_BYTES:
             return head_too_large()
         if self._length > self._body_limit:
@@ -216,7 +216,7 @@ class HttpReader:
 
 
 def _path(target: bytes) -> tuple[bytes, bytes]:
-    """Return path and query of a request target, also of the absolute form (RFC 9112, section 3.2.2)."""
+    """Return path and query of a request target, including the absolute form (RFC 9112, section 3.2.2)."""
     if not target.startswith(b"/"):
         scheme, _, rest = target.partition(b"://")
         if scheme.lower() == b"https":

@@ -1,4 +1,4 @@
-"""From errors to HTTP answers, in one table (RFC 9457). What is not listed is ours, and the caller gets a reference."""
+"""Mapping of errors to HTTP responses (RFC 9457). An unlisted error is internal, and the caller gets a reference."""
 
 import uuid
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ CONTENT_TYPE = "application/problem+json"
 INTERNAL = "internal"
 _UNAVAILABLE_SECONDS = 2
 _RATE_SECONDS = 1
-"""The rate allows bursts of one second: after one, a whole second's worth is there again."""
+"""The rate permits bursts of one second: after one second the full rate is available again."""
 
 STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
     {
@@ -33,11 +33,11 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         TenantNotOperational: HTTPStatus.FORBIDDEN,
         ObjectNotFound: HTTPStatus.NOT_FOUND,
         KeyNotUsable: HTTPStatus.CONFLICT,
-        # Not 410: what is gone is not the resource that the request names (RFC 9110, 15.5.11), which is the operation.
+        # Not 410: the resource of the request (RFC 9110, 15.5.11) is the operation, which still exists.
         rotation_errors.KeyVersionRetired: HTTPStatus.CONFLICT,
         CiphertextRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
         TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
-        # The platform did its part and the customer's key did not: a failed dependency, which only they can mend.
+        # The platform works and the customer's key does not: a failed dependency, which only the customer can fix.
         root_key_errors.RootKeyDisabled: HTTPStatus.FAILED_DEPENDENCY,
         root_key_errors.RootKeyPendingDeletion: HTTPStatus.FAILED_DEPENDENCY,
         root_key_errors.RootKeyMissing: HTTPStatus.FAILED_DEPENDENCY,
@@ -45,7 +45,7 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         root_key_errors.RootKeyCredentialsRefused: HTTPStatus.FAILED_DEPENDENCY,
         root_key_errors.RootKeyMismatch: HTTPStatus.FAILED_DEPENDENCY,
         root_key_errors.RootKeyUnsuitable: HTTPStatus.FAILED_DEPENDENCY,
-        # It does not answer as it should at the moment: trying again can help.
+        # The key server does not respond correctly at the moment: a retry may succeed.
         root_key_errors.RootKeyUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
         root_key_errors.RootKeyTimeout: HTTPStatus.SERVICE_UNAVAILABLE,
         root_key_errors.RootKeyServerError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -57,7 +57,7 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         AuditUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     }
 )
-"""What is answered with 429 or 503 may be sent again, everything else may not."""
+"""Requests answered with 429 or 503 may be retried, others may not."""
 
 OF_ONE_ITEM = (
     InvalidRequest,
@@ -67,14 +67,14 @@ OF_ONE_ITEM = (
     KeyNotUsable,
     rotation_errors.KeyVersionRetired,
 )
-"""Refusals that say nothing of a batch's other items."""
+"""Errors that concern only one item of a batch."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An answer to a request that is refused. `retry_after` is in seconds, `allow` names the methods a path has."""
+    """The response to a rejected request. `retry_after` is in seconds; `allow` lists the methods of the path."""
 
     status: HTTPStatus
     code: str
@@ -99,7 +99,7 @@ class Problem:
 
 
 def from_error(error: Exception) -> Problem:
-    """Return the answer to an error; one that is not listed goes to the log, and the caller gets a reference only."""
+    """Return the response for an error; an unlisted error is logged, and the caller gets only a reference."""
     status = STATUS.get(type(error)) if isinstance(error, OpenKcmError) else None
     if status is None or not isinstance(error, OpenKcmError):
         reference = uuid.uuid4().hex
@@ -107,23 +107,23 @@ def from_error(error: Exception) -> Problem:
         return Problem(
             HTTPStatus.INTERNAL_SERVER_ERROR,
             INTERNAL,
-            "something went wrong on our side",
-            "tell the operator the reference",
+            "internal error",
+            "report the reference to the operator",
             reference,
         )
     wait = {HTTPStatus.SERVICE_UNAVAILABLE: _UNAVAILABLE_SECONDS, HTTPStatus.TOO_MANY_REQUESTS: _RATE_SECONDS}
     return Problem(status, error.code, error.message, error.hint, retry_after=wait.get(status))
 
 
-# What HTTP itself refuses, before any endpoint is asked.
+# Rejections by HTTP itself, before any endpoint is called.
 
 
 def malformed(detail: str) -> Problem:
-    return Problem(HTTPStatus.BAD_REQUEST, "malformed_http", detail, "speak HTTP/1.1 as RFC 9112 has it")
+    return Problem(HTTPStatus.BAD_REQUEST, "malformed_http", detail, "send HTTP/1.1 as defined in RFC 9112")
 
 
 def no_such_path() -> Problem:
-    return Problem(HTTPStatus.NOT_FOUND, "no_such_path", "there is nothing under this path", "see /.well-known/openkcm")
+    return Problem(HTTPStatus.NOT_FOUND, "no_such_path", "the path does not exist", "see /.well-known/openkcm")
 
 
 def no_such_method(allow: str) -> Problem:

@@ -1,7 +1,7 @@
-"""Every path of the HTTPS front as one table: what it takes, what it answers, and the call between.
+"""The endpoints of the HTTPS server in one table: request, response, and the handler.
 
-A handler gets a caller whose standing was checked for this very request, and a checked request. It gives up the loop
-only when the operation does, so that what is in memory is answered without a task.
+A handler gets a validated request and a caller whose state was checked for this request. It suspends only when the
+operation does, so that operations in memory are answered without a task.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from openkcm.contract.services import HEARTBEAT_SECONDS
 
 Fields = dict[str, Any]
 _ITEMS_AT_ONCE = 50
-"""Items of a batch done before others get a turn: a few milliseconds."""
+"""Items of a batch between two yields to other requests: a few milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerContext:
-    """What the handlers work with. `discovery` makes the document for a caller; `openapi` is the same for all."""
+    """The dependencies of the handlers. `discovery` builds the document for a caller; `openapi` is the same for all."""
 
     operations: Operations
     certificates: DatabaseCertificates
@@ -39,15 +39,15 @@ class HandlerContext:
 JSON = "application/json"
 CRL = "application/pkix-crl"
 CERTIFICATE = "certificate"
-"""The one endpoint that answers a locked tenant's service."""
+"""The only endpoint that answers the service of a locked tenant."""
 Act = Callable[[HandlerContext, ClientIdentity, Any], Awaitable[Fields | bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One method of one path. `batch_of` names the endpoint whose requests are its items.
+    """One method of one path. `batch_of` names the endpoint whose requests are the items of a batch.
 
-    What is not JSON is answered as the bytes that `act` returns.
+    A response that is not JSON consists of the bytes that `act` returns.
     """
 
     name: str
@@ -65,32 +65,32 @@ def _text(data: bytes) -> str:
     return b2a_base64(data, newline=False).decode("ascii")
 
 
-async def _encrypt(desk: HandlerContext, caller: ClientIdentity, request: api.EncryptRequest) -> Fields:
-    return {"ciphertext": await desk.operations.encrypt(caller, request.resource, request.plaintext)}
+async def _encrypt(context: HandlerContext, caller: ClientIdentity, request: api.EncryptRequest) -> Fields:
+    return {"ciphertext": await context.operations.encrypt(caller, request.resource, request.plaintext)}
 
 
-async def _decrypt(desk: HandlerContext, caller: ClientIdentity, request: api.CiphertextRequest) -> Fields:
-    return {"plaintext": _text(await desk.operations.decrypt(caller, request.resource, request.ciphertext))}
+async def _decrypt(context: HandlerContext, caller: ClientIdentity, request: api.CiphertextRequest) -> Fields:
+    return {"plaintext": _text(await context.operations.decrypt(caller, request.resource, request.ciphertext))}
 
 
-async def _rewrap(desk: HandlerContext, caller: ClientIdentity, request: api.CiphertextRequest) -> Fields:
-    return {"ciphertext": await desk.operations.rewrap(caller, request.resource, request.ciphertext)}
+async def _rewrap(context: HandlerContext, caller: ClientIdentity, request: api.CiphertextRequest) -> Fields:
+    return {"ciphertext": await context.operations.rewrap(caller, request.resource, request.ciphertext)}
 
 
-async def _new_data_key(desk: HandlerContext, caller: ClientIdentity, request: api.DataKeyRequest) -> Fields:
+async def _new_data_key(context: HandlerContext, caller: ClientIdentity, request: api.DataKeyRequest) -> Fields:
     with_plaintext = not request.wrapped_only
-    made = await desk.operations.new_data_key(caller, request.resource, with_plaintext=with_plaintext)
+    made = await context.operations.new_data_key(caller, request.resource, with_plaintext=with_plaintext)
     if made.plaintext is None:
         return {"wrapped": made.wrapped}
     return {"plaintext": _text(made.plaintext), "wrapped": made.wrapped}
 
 
-async def _open_data_key(desk: HandlerContext, caller: ClientIdentity, request: api.OpenDataKeyRequest) -> Fields:
-    return {"plaintext": _text(await desk.operations.open_data_key(caller, request.resource, request.wrapped))}
+async def _unwrap_data_key(context: HandlerContext, caller: ClientIdentity, request: api.OpenDataKeyRequest) -> Fields:
+    return {"plaintext": _text(await context.operations.open_data_key(caller, request.resource, request.wrapped))}
 
 
-async def _certificate(desk: HandlerContext, caller: ClientIdentity, _request: None) -> Fields:
-    leaf, authority = await desk.certificates.newest(caller)
+async def _certificate(context: HandlerContext, caller: ClientIdentity, _request: None) -> Fields:
+    leaf, authority = await context.certificates.newest(caller)
     answer = api.CertificateAnswer(
         serial=leaf.serial,
         certificate=leaf.certificate_pem,
@@ -101,13 +101,13 @@ async def _certificate(desk: HandlerContext, caller: ClientIdentity, _request: N
     return answer.model_dump(mode="json")
 
 
-async def _heartbeat(desk: HandlerContext, caller: ClientIdentity, request: api.HeartbeatRequest) -> Fields:
-    newer = await desk.heartbeats.note(caller, request)
+async def _heartbeat(context: HandlerContext, caller: ClientIdentity, request: api.HeartbeatRequest) -> Fields:
+    newer = await context.heartbeats.note(caller, request)
     return {"heartbeat_seconds": HEARTBEAT_SECONDS, "certificate_newer": newer}
 
 
-async def _protection(desk: HandlerContext, caller: ClientIdentity, _request: None) -> Fields:
-    found = await desk.protections.of(caller)
+async def _protection(context: HandlerContext, caller: ClientIdentity, _request: None) -> Fields:
+    found = await context.protections.of(caller)
     fields = [
         api.FieldAnswer(
             store=one.store, place=one.place, field=one.field, mode=one.mode, plain_allowed=one.plain_allowed
@@ -117,44 +117,44 @@ async def _protection(desk: HandlerContext, caller: ClientIdentity, _request: No
     return api.ProtectionAnswer(version=found.version, fields=fields).model_dump(mode="json")
 
 
-async def _revocation_list(desk: HandlerContext, caller: ClientIdentity, _request: None) -> bytes:
-    return await desk.certificates.revocation_list(caller, former=False)
+async def _revocation_list(context: HandlerContext, caller: ClientIdentity, _request: None) -> bytes:
+    return await context.certificates.revocation_list(caller, former=False)
 
 
-async def _former_revocation_list(desk: HandlerContext, caller: ClientIdentity, _request: None) -> bytes:
-    return await desk.certificates.revocation_list(caller, former=True)
+async def _former_revocation_list(context: HandlerContext, caller: ClientIdentity, _request: None) -> bytes:
+    return await context.certificates.revocation_list(caller, former=True)
 
 
-async def _discovery(desk: HandlerContext, caller: ClientIdentity, _request: None) -> Fields:
-    return desk.discovery(caller)
+async def _discovery(context: HandlerContext, caller: ClientIdentity, _request: None) -> Fields:
+    return context.discovery(caller)
 
 
 async def _health(_desk: HandlerContext, _caller: ClientIdentity, _request: None) -> Fields:
     return {"status": "ok"}
 
 
-async def _openapi(desk: HandlerContext, _caller: ClientIdentity, _request: None) -> Fields:
-    return desk.openapi
+async def _openapi(context: HandlerContext, _caller: ClientIdentity, _request: None) -> Fields:
+    return context.openapi
 
 
 def _in_batches(single: Endpoint) -> Endpoint:
     request_model = cast("type[api.Request]", single.request)
 
-    async def act(desk: HandlerContext, caller: ClientIdentity, request: api.BatchRequest) -> Fields:
-        """Do the items in order.
+    async def act(context: HandlerContext, caller: ClientIdentity, request: api.BatchRequest) -> Fields:
+        """Process the items in order.
 
-        What would refuse every item (a closed tenant, a dead server) is tried once only: it refuses the whole while
-        nothing is done, and all that is left after that.
+        An error that would reject every item (a tenant that is not operational, an unavailable server) is tried only
+        once. It rejects the whole batch if no item is done, otherwise all remaining items.
         """
         answers: list[Fields] = []
         done = 0
-        left: Fields | None = None
+        remaining: Fields | None = None
         for number, item in enumerate(request.items, 1):
-            if left is not None:
-                answers.append(left)
+            if remaining is not None:
+                answers.append(remaining)
                 continue
             try:
-                answer = await single.act(desk, caller, api.parse_item(request_model, item))
+                answer = await single.act(context, caller, api.parse_item(request_model, item))
                 answers.append(cast("Fields", answer))
                 done += 1
             except Exception as refused:
@@ -162,7 +162,7 @@ def _in_batches(single: Endpoint) -> Endpoint:
                     raise
                 problem: Fields = {"problem": from_error(refused).document()}
                 answers.append(problem)
-                left = None if isinstance(refused, OF_ONE_ITEM) else problem
+                remaining = None if isinstance(refused, OF_ONE_ITEM) else problem
             if not number % _ITEMS_AT_ONCE:
                 await asyncio.sleep(0)
         return {"items": answers, "refused": len(answers) - done}
@@ -171,7 +171,7 @@ def _in_batches(single: Endpoint) -> Endpoint:
         f"{single.name}-batch",
         single.method,
         f"{single.path}:batch",
-        f"{single.summary}, many at once",
+        f"{single.summary}, several items",
         api.BatchRequest,
         single.answer,
         act,
@@ -189,13 +189,13 @@ _REWRAP = Endpoint(
     "rewrap",
     "POST",
     "/v1/rewrap",
-    "Bring a ciphertext or wrapped data key under the service's active key",
+    "Rewrap a ciphertext or data key with the service's active key",
     api.CiphertextRequest,
     api.CiphertextAnswer,
     _rewrap,
 )
 _DATA_KEY = Endpoint(
-    "data-key", "POST", "/v1/data-keys", "Make a data key", api.DataKeyRequest, api.DataKeyAnswer, _new_data_key
+    "data-key", "POST", "/v1/data-keys", "Create a data key", api.DataKeyRequest, api.DataKeyAnswer, _new_data_key
 )
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -207,10 +207,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "open-data-key",
         "POST",
         "/v1/data-keys/open",
-        "Open a wrapped data key",
+        "Unwrap a data key",
         api.OpenDataKeyRequest,
         api.PlaintextAnswer,
-        _open_data_key,
+        _unwrap_data_key,
     ),
     *map(_in_batches, (_ENCRYPT, _DECRYPT, _REWRAP, _DATA_KEY)),
     Endpoint(
@@ -226,7 +226,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "heartbeat",
         "POST",
         "/v1/heartbeat",
-        "Say that the service's agent is there, and what the service encrypted itself",
+        "Report the state of the service's agent and the service's own field encryption",
         api.HeartbeatRequest,
         api.HeartbeatAnswer,
         _heartbeat,
@@ -235,17 +235,17 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "protection",
         "GET",
         "/v1/protection",
-        "Which fields the caller's programs keep encrypted",
+        "Fetch the protected fields of the calling service",
         None,
         api.ProtectionAnswer,
         _protection,
     ),
-    Endpoint("discovery", "GET", "/.well-known/openkcm", "What this service offers", None, None, _discovery),
+    Endpoint("discovery", "GET", "/.well-known/openkcm", "Fetch the discovery document", None, None, _discovery),
     Endpoint(
         "crl",
         "GET",
         "/.well-known/openkcm/crl",
-        "The revocation list of the tenant's authority",
+        "Fetch the revocation list of the tenant's certificate authority",
         None,
         None,
         _revocation_list,
@@ -255,19 +255,19 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "former-crl",
         "GET",
         "/.well-known/openkcm/crl/former",
-        "The revocation list of the authority before it, while its certificates last",
+        "Fetch the revocation list of the former certificate authority",
         None,
         None,
         _former_revocation_list,
         media_type=CRL,
     ),
-    Endpoint("health", "GET", "/healthz", "Whether this process serves", None, api.HealthAnswer, _health),
-    Endpoint("openapi", "GET", "/openapi.json", "This API in OpenAPI 3.1", None, None, _openapi),
+    Endpoint("health", "GET", "/healthz", "Check the health of this process", None, api.HealthAnswer, _health),
+    Endpoint("openapi", "GET", "/openapi.json", "Fetch this API in OpenAPI 3.1", None, None, _openapi),
 )
 
 
 def routes() -> Mapping[bytes, Mapping[bytes, Endpoint]]:
-    """Return the table by path and method; what has GET has HEAD."""
+    """Return the table by path and method; each path with GET also has HEAD."""
     found: dict[bytes, dict[bytes, Endpoint]] = {}
     for endpoint in ENDPOINTS:
         methods = found.setdefault(endpoint.path.encode(), {})

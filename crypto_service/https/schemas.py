@@ -1,7 +1,7 @@
-"""The JSON of the HTTPS front as models: what is checked here is also what /openapi.json describes.
+"""The JSON models of the HTTPS server: /openapi.json describes exactly what is validated here.
 
-Strict on purpose: an unknown field is refused, because a misspelt `resource` that is silently ignored is how a
-binding goes missing. A refusal names the field and never its value, which may be a plaintext.
+Models are strict on purpose: an unknown field is rejected, because a misspelt and silently ignored `resource` would
+remove the binding. An error names the field and never its value, which may be a plaintext.
 """
 
 import binascii
@@ -26,8 +26,8 @@ from openkcm.contract.protected_fields import Backfill, Mode, Store
 RESOURCE_CHARACTERS = 512
 BATCH_ITEMS = 1000
 USES = 500
-"""Places that one heartbeat may tell of."""
-_CIPHERTEXT_SCHEMA = {"type": "string", "description": "as answered by this service, unaltered"}
+"""Places that one heartbeat may report."""
+_CIPHERTEXT_SCHEMA = {"type": "string", "description": "as returned by this service, unaltered"}
 
 
 def _decoded(value: object) -> bytes:
@@ -49,7 +49,7 @@ Resource = Annotated[
     Field(
         min_length=1,
         max_length=RESOURCE_CHARACTERS,
-        description="your own name for the place of the data; what was encrypted under one opens under no other",
+        description="your name for the location of the data; decryption requires the same name",
     ),
 ]
 Sealed = Annotated[str, Field(min_length=1), WithJsonSchema(_CIPHERTEXT_SCHEMA)]
@@ -65,7 +65,7 @@ class EncryptRequest(Request):
 
 
 class CiphertextRequest(Request):
-    """For decrypt and rewrap; rewrap also takes a wrapped data key as `ciphertext`."""
+    """For decrypt and rewrap; rewrap also accepts a wrapped data key as `ciphertext`."""
 
     ciphertext: Sealed
     resource: Resource
@@ -73,7 +73,7 @@ class CiphertextRequest(Request):
 
 class DataKeyRequest(Request):
     resource: Resource
-    wrapped_only: bool = Field(default=False, description="answer without the plaintext key")
+    wrapped_only: bool = Field(default=False, description="omit the plaintext key from the response")
 
 
 class OpenDataKeyRequest(Request):
@@ -82,20 +82,20 @@ class OpenDataKeyRequest(Request):
 
 
 _Count = Annotated[int, Field(ge=0, le=1_000_000_000_000)]
-"""More than any program does between two heartbeats, and little enough to be added up."""
+"""More than any program does between two heartbeats, and small enough for sums."""
 
 
 _Place = Annotated[
     str,
     Field(
         pattern=r"^[^\x00-\x1f\x7f]{1,200}$",
-        description="your own name for a column or field, such as public.customers.ssn; no personal data",
+        description="your name for a column or field, such as public.customers.ssn; no personal data",
     ),
 ]
 
 
 class ReportedBackfill(Request):
-    """How far a program is with encrypting the values from before the protection at one place."""
+    """The progress of a program that encrypts the values stored before a field was protected, at one place."""
 
     place: _Place
     done: _Count
@@ -104,23 +104,23 @@ class ReportedBackfill(Request):
 
 
 class ReportedUsage(Request):
-    """What a program encrypted and decrypted itself at one place since it last said so, and in what requests."""
+    """The encryption and decryption that a program did at one place since its last report, and its requests."""
 
     place: _Place
     operations: _Count
     bytes: _Count
-    microseconds: Annotated[_Count, Field(description="spent in encrypting and decrypting")]
+    microseconds: Annotated[_Count, Field(description="time of encryption and decryption")]
     requests: _Count
-    request_microseconds: Annotated[_Count, Field(description="how long those requests took as a whole")]
+    request_microseconds: Annotated[_Count, Field(description="total duration of those requests")]
 
 
-_AGENT = "instance, agent_version and not_after belong together; without them there is no problem either"
+_AGENT = "instance, agent_version and not_after must all be present or absent; problem requires them"
 
 
 class HeartbeatRequest(Request):
-    """`instance` tells the agents of one service apart; `not_after` is the end of the certificate in use.
+    """`instance` distinguishes the agents of one service; `not_after` is the expiry of the certificate in use.
 
-    A program that is no agent leaves `instance` and all that belongs to it out: it is not looked after by anybody.
+    A program that is not an agent omits `instance` and the fields that require it: no agent renews its certificate.
     """
 
     instance: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
@@ -139,13 +139,13 @@ class HeartbeatRequest(Request):
 
 
 class BatchRequest(Request):
-    """The items of a batch, each checked by itself so that one bad item does not refuse the others."""
+    """The items of a batch. Each is validated separately, so that one invalid item does not reject the others."""
 
     items: Annotated[list[Any], Field(min_length=1, max_length=BATCH_ITEMS)]
 
 
 def _without_default(schema: dict[str, Any]) -> None:
-    """Keep an absent field from being described as one that may be null."""
+    """Remove the default, so that an absent field is not described as nullable."""
     schema.pop("default")
 
 
@@ -162,7 +162,7 @@ class PlaintextAnswer(Answer):
 
 
 class DataKeyAnswer(Answer):
-    """`wrapped` is kept beside the data; `plaintext` is absent when only that was asked for."""
+    """`wrapped` is stored beside the data; `plaintext` is absent when only `wrapped` was requested."""
 
     wrapped: str
     plaintext: Annotated[str | None, WithJsonSchema({"type": "string", "contentEncoding": "base64"})] = Field(
@@ -171,7 +171,7 @@ class DataKeyAnswer(Answer):
 
 
 class CertificateAnswer(Answer):
-    """The caller's newest certificate; `chain` goes from its issuer up to the root. Public, all of it."""
+    """The caller's newest certificate; `chain` lists its issuer up to the root. All of it is public."""
 
     serial: str
     certificate: str = Field(description="PEM")
@@ -181,24 +181,24 @@ class CertificateAnswer(Answer):
 
 
 class HeartbeatAnswer(Answer):
-    """When to send the next one, and whether a newer certificate than the presented one can be fetched."""
+    """When to send the next heartbeat, and whether a newer certificate than the presented one can be fetched."""
 
     heartbeat_seconds: int
     certificate_newer: bool
 
 
 class FieldAnswer(Answer):
-    """`place` is schema.table or database.collection, `field` a column or the dotted path in a document."""
+    """`place` is schema.table or database.collection; `field` is a column or the dotted path in a document."""
 
     store: Store
     place: str
     field: str
     mode: Mode
-    plain_allowed: bool = Field(description="a value that is not encrypted is read as it is, and not refused")
+    plain_allowed: bool = Field(description="a value that is not encrypted is returned unchanged, not rejected")
 
 
 class ProtectionAnswer(Answer):
-    """`version` rises with every change of the list; 0 is one that nobody ever changed."""
+    """`version` increases with every change of the list; 0 means never changed."""
 
     version: int
     fields: list[FieldAnswer]
@@ -224,7 +224,7 @@ Parsed = TypeVar("Parsed", bound=Request)
 
 
 def parse(model: type[Parsed], body: bytes) -> Parsed:
-    """Return the checked request; raises InvalidRequest naming the field and never its value."""
+    """Return the validated request; raise InvalidRequest, which names the field and never its value."""
     try:
         return model.model_validate_json(body)
     except ValidationError as refused:
@@ -232,7 +232,7 @@ def parse(model: type[Parsed], body: bytes) -> Parsed:
 
 
 def parse_item(model: type[Parsed], item: object) -> Parsed:
-    """Check one item of a batch, already read from JSON; raises InvalidRequest."""
+    """Validate one item of a batch, already parsed from JSON; raise InvalidRequest."""
     try:
         return model.model_validate(item)
     except ValidationError as refused:
@@ -240,7 +240,7 @@ def parse_item(model: type[Parsed], item: object) -> Parsed:
 
 
 def _invalid(refused: ValidationError) -> InvalidRequest:
-    """Return what is wrong first. `from None` at the callers: the chain would carry the values into a log."""
+    """Return the first error. Callers use `from None`: the chain would carry the values into a log."""
     first = refused.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return InvalidRequest("the body is not JSON", "send one JSON object in UTF-8")
@@ -256,15 +256,15 @@ def _invalid(refused: ValidationError) -> InvalidRequest:
         "bool_type": "must be true or false",
         "list_type": "must be a list",
         "int_type": "must be a whole number",
-        "timezone_aware": "must say its time zone",
+        "timezone_aware": "must have a time zone",
         "string_too_short": "must not be empty",
         "string_too_long": f"must have at most {RESOURCE_CHARACTERS} characters",
         "too_short": "must not be empty",
         "too_long": f"must have at most {BATCH_ITEMS} items",
         "base64": "must be base64 (RFC 4648, section 4)",
     }
-    return InvalidRequest(f"{field} {rules.get(first['type'], 'is not as it must be')}")
+    return InvalidRequest(f"{field} {rules.get(first['type'], 'is not valid')}")
 
 
 _LONGEST_NAME = 64
-"""An unknown field's name comes from the caller and is shown, so it is cut."""
+"""The name of an unknown field comes from the caller and is shown, so it is truncated."""

@@ -1,7 +1,7 @@
-"""The HTTPS front: requests in, answers out, in order; what they mean lies in `endpoints`.
+"""The HTTPS server: requests in, responses out, in order; `routes` defines the operations.
 
-Fast because little happens: the parser calls `http_reader`, a request whose key is in memory is driven to its end
-without a task, and its answer leaves in one `send` behind headers that were built beforehand.
+It is fast because it does little. A request whose key is in memory completes without a task, and its response is sent
+with one `send` after headers that were built beforehand.
 """
 
 import asyncio
@@ -39,9 +39,9 @@ _PROBLEM = b"HTTP/1.1 %d %b\r\ncontent-type: " + CONTENT_TYPE.encode() + _COMMON
 _CLOSE = b"\r\nconnection: close"
 _END = b"\r\n\r\n"
 _PIPELINED_AT_ONCE = 20
-"""Requests that came in one piece and are answered before others get a turn: about a millisecond."""
+"""Requests of one read that are answered before other connections get a turn: about a millisecond."""
 _LINGER_SECONDS = 2.0
-"""How long a client that is still sending a refused body may read its answer before the connection is reset."""
+"""How long a client that is still sending a rejected body may read its response before the connection is reset."""
 
 
 class _Reply(NamedTuple):
@@ -51,9 +51,9 @@ class _Reply(NamedTuple):
 
 
 class HttpsServer:
-    """Makes one protocol for each connection."""
+    """Creates one protocol for each connection."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what the endpoints work with
+    def __init__(  # noqa: PLR0913, PLR0917 - the dependencies of the endpoints
         self,
         parts: Dependencies,
         connections: ConnectionRegistry,
@@ -68,11 +68,11 @@ class HttpsServer:
         self._body_limit = body_limit
         self._routes = routes()
         discovery = partial(describe, offer, body_limit=body_limit)
-        self._desk = HandlerContext(parts.operations, certificates, heartbeats, protections, discovery, openapi())
+        self._context = HandlerContext(parts.operations, certificates, heartbeats, protections, discovery, openapi())
 
     def protocol(self) -> asyncio.Protocol:
         """Return the protocol of one connection, for `loop.create_server`."""
-        return _HttpsConnection(self._parts, self._connections, self._desk, self._routes, self._body_limit)
+        return _HttpsConnection(self._parts, self._connections, self._context, self._routes, self._body_limit)
 
 
 class _HttpsConnection(Connection):
@@ -82,12 +82,12 @@ class _HttpsConnection(Connection):
         self,
         parts: Dependencies,
         connections: ConnectionRegistry,
-        desk: HandlerContext,
+        context: HandlerContext,
         routes: Routes,
         body_limit: int,
     ) -> None:
         super().__init__(parts, connections)
-        self._desk = desk
+        self._context = context
         self._reader = HttpReader(routes, body_limit)
         self._message_seconds = connections.bounds.message_seconds
         self._lingering = False
@@ -99,51 +99,51 @@ class _HttpsConnection(Connection):
         for number, message in enumerate(reader.feed(data), 1):
             self.run(self._answer(message), self._sent)
             if not number % _PIPELINED_AT_ONCE:
-                self.run(asyncio.sleep(0), _go_on)
+                self.run(asyncio.sleep(0), _continue)
         if self._lingering:
             return
         if reader.within:
             self.awaiting(self._message_seconds)
             if reader.expected:
                 reader.expected = False
-                self.run(_nothing(), lambda _: self.send(_CONTINUE))
+                self.run(_hold_position(), lambda _: self.send(_CONTINUE))
         else:
             self.awaiting(None)
 
     async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
-        """Return the refusal; to a locked tenant's service its own certificate, if that was what it asked for."""
-        closed = error if isinstance(error, TenantNotOperational) else None
-        asked = None if closed is None else next(iter(self._reader.feed(received)), None)
-        if closed is None or asked is None:
+        """Return the rejection; for a service of a locked tenant its own certificate, if it requested that."""
+        not_operational = error if isinstance(error, TenantNotOperational) else None
+        asked = None if not_operational is None else next(iter(self._reader.feed(received)), None)
+        if not_operational is None or asked is None:
             return _render(from_error(error), new_correlation_id(), last=True)
         correlation_id.set(asked.correlation_id)
         answer: bytes | Problem
         try:
-            answer = await self._admitted(asked, await self._locked(closed, asked))
+            answer = await self._answer_within_limits(asked, await self._locked(not_operational, asked))
         except OpenKcmError as refused:
             answer = from_error(refused)
         return _render(answer, asked.correlation_id, last=True, head_only=asked.head_only)
 
-    async def _locked(self, closed: TenantNotOperational, message: Message) -> ClientIdentity:
-        """Return who asks for its certificate and is refused for its tenant's lock alone; raises `closed` otherwise.
+    async def _locked(self, not_operational: TenantNotOperational, message: Message) -> ClientIdentity:
+        """Return a caller that requests its certificate and is rejected only because its tenant is locked.
 
-        The certificate is not secret and decrypts nothing while the tenant is locked. Without it a lock that lasts
-        longer than a certificate would leave the service with an expired one, which does not authenticate the next
-        request for one.
+        Raise `not_operational` otherwise. The certificate is not secret and decrypts nothing while the tenant is
+        locked. Without it, a lock that lasts longer than a certificate would leave the service with an expired
+        certificate, which cannot authenticate the request for the next one.
         """
         if message.endpoint is None or message.endpoint.name != CERTIFICATE:
-            raise closed
+            raise not_operational
         try:
             return await self.parts.callers.locked(self.certificate or b"")
-        except ClientNotAuthorized:  # it is more than locked, or is no longer
-            raise closed from None
+        except ClientNotAuthorized:  # another reason applies too, or the lock has ended
+            raise not_operational from None
 
-    async def _asking(self, message: Message) -> ClientIdentity:
-        """Return who asks on a connection that was open before its tenant was locked, until `recheck` closes it."""
+    async def _current_caller(self, message: Message) -> ClientIdentity:
+        """Return the caller; a connection opened before its tenant was locked remains until `recheck` closes it."""
         try:
             return await self.current()
-        except TenantNotOperational as closed:
-            return await self._locked(closed, message)
+        except TenantNotOperational as not_operational:
+            return await self._locked(not_operational, message)
 
     def _sent(self, reply: _Reply) -> None:
         self.send(reply.data)
@@ -159,16 +159,16 @@ class _HttpsConnection(Connection):
         last = not message.keep_alive
         answer: bytes | Problem
         try:
-            answer = await self._admitted(message, await self._asking(message))
-        except Exception as refused:  # noqa: BLE001 - what is not listed becomes a reference into the log
+            answer = await self._answer_within_limits(message, await self._current_caller(message))
+        except Exception as refused:  # noqa: BLE001 - an unlisted error becomes a reference to the log
             answer = from_error(refused)
             last = last or isinstance(refused, ClientNotAuthorized)
         media_type = JSON if message.endpoint is None else message.endpoint.media_type
         data = _render(answer, message.correlation_id, last=last, head_only=message.head_only, media_type=media_type)
         return _Reply(data, last, message.unread)
 
-    async def _admitted(self, message: Message, caller: ClientIdentity) -> bytes | Problem:
-        """Answer within the tenant's limits, which what is refused costs too."""
+    async def _answer_within_limits(self, message: Message, caller: ClientIdentity) -> bytes | Problem:
+        """Answer within the tenant's limits, which also count rejected requests."""
         limits, tenant_id = self.parts.limits, caller.tenant_id
         limits.enter(tenant_id)
         holds = True
@@ -178,30 +178,30 @@ class _HttpsConnection(Connection):
                 return message.refusal or no_such_path()
             request = None if endpoint.request is None else api.parse(endpoint.request, message.body)
             if endpoint.batch_of is not None and isinstance(request, api.BatchRequest) and len(request.items) > 1:
-                # A batch costs its items, which are known only now. They are done one after the other: one place.
+                # A batch costs its items, whose number is known only now. They run in sequence: one concurrent request.
                 limits.leave(tenant_id)
                 holds = False
                 limits.enter(tenant_id, len(request.items) - 1)
                 holds = True
-            answer = await endpoint.act(self._desk, caller, request)
+            answer = await endpoint.act(self._context, caller, request)
             return answer if isinstance(answer, bytes) else orjson.dumps(answer)
         finally:
             if holds:
                 limits.leave(tenant_id)
 
 
-def _go_on(_: None) -> None:
-    """Nothing is to be done after a pause."""
+def _continue(_: None) -> None:
+    """Do nothing after a pause."""
 
 
-async def _nothing() -> None:
-    """Stand in the queue, so that what is sent after it keeps its place."""
+async def _hold_position() -> None:
+    """Hold a position in the queue, so that responses keep their order."""
 
 
 def _render(
     answer: bytes | Problem, request_id: str, *, last: bool, head_only: bool = False, media_type: str = JSON
 ) -> bytes:
-    """Return head and body of an answer; to a HEAD the head that GET would have had."""
+    """Return head and body of a response; for HEAD only the head that GET would return."""
     date, name = _clock.line(), request_id.encode("ascii")
     if isinstance(answer, bytes):
         body = answer
@@ -219,7 +219,7 @@ def _render(
 
 
 class _Clock:
-    """The Date of answers, made once a second."""
+    """The Date header of responses, formatted once a second."""
 
     def __init__(self) -> None:
         self._second = 0

@@ -1,19 +1,20 @@
-"""What a sealed text looks like, and why it opens nowhere but in its place.
+"""The ciphertext format, and why a ciphertext decrypts only in its encryption context.
 
     sealed = kind (1) | version of the L3 (4) | salt (32) | AES-256-GCM ciphertext and tag
     text   = "okcm:v1:" | base64url(sealed), without padding
 
-Key and nonce of each message are HKDF-SHA256(L3, salt, info = context); the format, everything before the ciphertext
-and the context again are its associated data (MTCI C2). Therefore:
+Key and nonce of each message are HKDF-SHA256(L3, salt, info = context). The associated data are the format, everything
+before the ciphertext, and the context again (MTCI C2). Therefore:
 
-- No limit on nonces applies. GCM's bound of 2^32 messages under one key with random nonces never begins to count,
-  because a key seals one message. Two messages share a key only if two of the 256-bit salts are equal: after 2^64
-  messages of one service the chance is below 2^-128.
-- A text that was moved to another tenant, L2, service, purpose or resource meets another key (C3), and one whose
-  header was altered fails authentication. The context is the caller's, recomputed; nothing of it is in the text.
-- Base64url spells the same bytes in several ways; only the one `to_text` writes is read, so no bit may differ.
+- No limit on nonces applies. GCM's bound of 2^32 messages under one key with random nonces is not relevant, because
+  a derived key encrypts one message. Two messages share a key only if two of the 256-bit salts are equal: after 2^64
+  messages of one service the probability is below 2^-128.
+- A ciphertext that was moved to another tenant, L2, service, purpose or resource is decrypted with a different key
+  (C3), and an altered header fails authentication. The context is computed from the caller; the text contains none.
+- Base64url can encode the same bytes in several ways; only the encoding that `to_text` writes is accepted, so no bit
+  may differ.
 
-`kind` says the format too: a later format of sealed objects, which have no "v1" in front, takes new numbers.
+`kind` also identifies the format: a later format of managed objects, which have no "v1" prefix, takes new numbers.
 """
 
 import base64
@@ -31,7 +32,7 @@ from crypto_service.keys import primitives
 
 PREFIX = "okcm:v1:"
 LARGEST = 1 << 24
-"""Bytes of the largest plaintext, far above what the fronts take."""
+"""Bytes of the largest plaintext, far above the limit of the servers."""
 
 _KINDS: Mapping[Purpose, int] = MappingProxyType({Purpose.DATA: 1, Purpose.DATA_KEY: 2, Purpose.MANAGED_OBJECT: 3})
 _PURPOSES: Mapping[int, Purpose] = MappingProxyType({kind: purpose for purpose, kind in _KINDS.items()})
@@ -46,7 +47,7 @@ _LONGEST_TEXT = len(PREFIX) + (LARGEST + _OVERHEAD + 2) // 3 * 4
 
 
 class Header(NamedTuple):
-    """What a sealed text says of itself: not to be believed before it opens, only enough to choose what to try."""
+    """The header of a ciphertext: unauthenticated before decryption, and used only to select the key."""
 
     purpose: Purpose
     key_version: int
@@ -55,7 +56,7 @@ class Header(NamedTuple):
 def seal(
     key: ServiceKey, context: EncryptionContext, plaintext: bytes, random: Callable[[int], bytes] = os.urandom
 ) -> bytes:
-    """Return `plaintext` sealed for the place `context`, whose purpose must be data, data key or managed object.
+    """Return `plaintext` encrypted in `context`, whose purpose must be data, data key or managed object.
 
     Raises: InvalidRequest when it is larger than `LARGEST`, InvalidName as `EncryptionContext.encode`.
     """
@@ -71,7 +72,7 @@ def seal(
 def unseal(key: ServiceKey, context: EncryptionContext, sealed: bytes) -> bytes:
     """Return the plaintext.
 
-    Raises: CiphertextRefused for another key, version, purpose or place and for altered bytes, all alike; InvalidName.
+    Raises: CiphertextRefused alike for altered bytes and for another key, version, purpose or context; InvalidName.
     """
     said = header(sealed)
     place = context.encode()
@@ -82,7 +83,7 @@ def unseal(key: ServiceKey, context: EncryptionContext, sealed: bytes) -> bytes:
 
 
 def header(sealed: bytes) -> Header:
-    """Return what `sealed` says of itself; raises CiphertextRefused when it is not of this format."""
+    """Return the header of `sealed`; raise CiphertextRefused when it does not have this format."""
     if not _OVERHEAD <= len(sealed) <= LARGEST + _OVERHEAD:
         raise CiphertextRefused
     kind, key_version = _HEADER.unpack_from(sealed)
@@ -93,13 +94,13 @@ def header(sealed: bytes) -> Header:
 
 
 def to_text(sealed: bytes) -> str:
-    """Return sealed bytes as the text that callers keep."""
+    """Return the ciphertext as the text that callers store."""
     plain = binascii.b2a_base64(sealed, newline=False)
     return PREFIX + plain.translate(_URL_SAFE).rstrip(b"=").decode("ascii")
 
 
 def from_text(text: str) -> bytes:
-    """Return the sealed bytes of a text; raises CiphertextRefused unless it is exactly what `to_text` writes."""
+    """Return the ciphertext of a text; raise CiphertextRefused unless `to_text` writes exactly this text."""
     if not text.startswith(PREFIX) or len(text) > _LONGEST_TEXT:
         raise CiphertextRefused
     body = text[len(PREFIX) :]

@@ -1,23 +1,23 @@
-"""Opened L3 service keys, in memory for at most the cache time (MTCI E1 to E3, A2).
+"""Unwrapped L3 service keys, in memory for at most the cache time (MTCI E1 to E3, A2).
 
-Opening is `L2.decrypt(L1.unwrap(wrapped, context), context)`: one root-key call and one Vault call under the tenant's
-own identity. Either layer alone opens nothing, so a customer who takes the root key away stops this service within
-the cache time, and at once for what is not in memory.
+An unwrap is `L2.decrypt(L1.unwrap(wrapped, context), context)`: one root-key call and one Vault call under the tenant's
+dedicated identity. One layer alone decrypts nothing, so a customer who disables the root key stops this service within
+the cache time, and immediately for keys that are not in memory.
 
-A key in use is opened again when half of its time is over. So whoever took the root key away is noticed here too, with
-every other process down, and what is open is dropped at once; while a root key that is merely out of reach leaves at
-least the other half, which is the grace.
+A key in use is unwrapped again after half of its cache time. A disabled root key is therefore detected here even while
+every other process is down, and the tenant's keys are then dropped immediately. If the root key is only unreachable,
+at least the other half of the cache time remains as grace.
 
-What encrypts is the version on record as active when it was read; a change of any version's state is announced like
-every other and drops what is open. Wraps that are only made anew, under a newer L2, are not announced, because they
-open to the very same key: an opening that read the former wrap and comes too late for its L2 reads the row once more.
+The active version is the one that was recorded as active when the row was read; a change of the state of any version
+is notified and drops the tenant's keys. A new wrap under a newer L2 is not notified, because it contains the same key.
+An unwrap that read the former wrap, whose L2 version has been retired since, therefore reads the row once more.
 
-The descent is checked before anything is opened, and the context is put together from the caller, never read from the
-row: a row that was copied to another tenant, service or version carries its own context along in vain.
+The origin of the key is checked before anything is unwrapped, and the context is computed from the caller, never read
+from the row. A row that was copied to another tenant, service or version therefore fails.
 
-What Python can do for keys in memory: what is kept lies in a `bytearray` that is overwritten when it is dropped, at
-its end also when nobody asks again. What is handed out is a short-lived copy, which Python frees but does not
-overwrite.
+What Python can do for keys in memory: a cached key is stored in a `bytearray`, which is overwritten when the key is
+dropped, also at the end of its cache time without a further request. A returned key is a short-lived copy, which
+Python frees but does not overwrite.
 """
 
 import asyncio
@@ -46,16 +46,16 @@ from vault.transit.tenant_keys import TransitTenantKeys
 
 MATERIAL = 32
 """Bytes of an L3."""
-_RENEWAL_PAUSE = 5.0
-"""Seconds between two tries to open a key again that is still good."""
-_BACK_OFF = 0.5
-"""Seconds for which a failure is the answer: a key server in trouble is not asked again by every request."""
+_RENEWAL_SECONDS = 5.0
+"""Seconds between two attempts to unwrap again a key that is still valid."""
+_BACKOFF_SECONDS = 0.5
+"""Seconds for which a failure is cached, so that not every request calls a failing key server."""
 
 log = structlog.get_logger()
 
 
-class _Place(NamedTuple):
-    """Whose key: all of the caller that decides, so no entry can answer for another; `version` None: the active one."""
+class _KeyId(NamedTuple):
+    """The cache key: every deciding property of the caller, so no entry serves another; version None is the active."""
 
     tenant_id: str
     service: str
@@ -65,7 +65,7 @@ class _Place(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Kept:
+class _Entry:
     version: int
     material: bytearray = field(repr=False)
     compromised: bool
@@ -78,26 +78,26 @@ class _Kept:
 
 @dataclass(slots=True)
 class _Tenant:
-    """What is remembered of one tenant. It is replaced as a whole when the tenant changes.
+    """The cached state of one tenant. It is replaced as a whole when the tenant changes.
 
-    An opening that is under way then ends in the replaced one, where nobody looks: a key that was read before a
-    change is never found after it.
+    An unwrap in progress then stores its result in the replaced state, which no request reads: a key that was read
+    before a change is never served after it.
     """
 
-    kept: dict[_Place, _Kept] = field(default_factory=dict)
-    opening: "dict[_Place, asyncio.Task[ServiceKey]]" = field(default_factory=dict)
-    failed: dict[_Place, tuple[OpenKcmError, float]] = field(default_factory=dict)
+    entries: dict[_KeyId, _Entry] = field(default_factory=dict)
+    unwraps: "dict[_KeyId, asyncio.Task[ServiceKey]]" = field(default_factory=dict)
+    failed: dict[_KeyId, tuple[OpenKcmError, float]] = field(default_factory=dict)
     replaced: bool = False
 
 
 class ServiceKeyCache:
-    """`interfaces.Keyring`. Used from one loop; `close` overwrites everything."""
+    """`interfaces.KeyCache`. MUST be used from one loop; `close` overwrites all keys."""
 
-    def __init__(  # noqa: PLR0913 - what it is made of, by name
+    def __init__(  # noqa: PLR0913 - its dependencies, by name
         self,
         database: Database,
         tenant_keys: TransitTenantKeys,
-        shelf: RootKeyCache,
+        root_keys: RootKeyCache,
         blocking: BlockingExecutor,
         changes: Invalidations,
         *,
@@ -105,162 +105,164 @@ class ServiceKeyCache:
         opened: Callable[[str, str, int], Awaitable[None]],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`opened` is told tenant, service and version of each key that was really opened, and none is used before."""
+        """`opened` is awaited with tenant, service and version after each unwrap, before the key is used."""
         self._database = database
         self._tenant_keys = tenant_keys
-        self._shelf = shelf
+        self._root_keys = root_keys
         self._blocking = blocking
         self._cache_seconds = cache_seconds
         self._opened = opened
         self._monotonic = monotonic
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
-        self._marked: dict[str, str] = {}
+        self._by_hash: dict[str, str] = {}
         changes.subscribe(self.forget)
 
     async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
-        """Return the active L3 of the caller's service, or one version of it; see `interfaces.Keyring`."""
-        place = _Place(caller.tenant_id, caller.service, caller.l2_key, caller.region, version)
+        """Return the active L3 of the caller's service, or the given version; see `interfaces.KeyCache`."""
+        key_id = _KeyId(caller.tenant_id, caller.service, caller.l2_key, caller.region, version)
         tenant = self._tenants[caller.tenant_id]
         now = self._monotonic()
-        kept = tenant.kept.get(place)
-        if kept is not None and now < kept.until:
-            if now >= kept.renew_at:
-                self._renew(place, tenant, kept)
-            return ServiceKey(kept.version, bytes(kept.material), kept.compromised)
-        failed = tenant.failed.get(place)
+        entry = tenant.entries.get(key_id)
+        if entry is not None and now < entry.until:
+            if now >= entry.renew_at:
+                self._renew(key_id, tenant, entry)
+            return ServiceKey(entry.version, bytes(entry.material), entry.compromised)
+        failed = tenant.failed.get(key_id)
         if failed is not None and now < failed[1]:
             raise failed[0].with_traceback(None)
-        return await asyncio.shield(self._opening(place, tenant))
+        return await asyncio.shield(self._unwrapping(key_id, tenant))
 
     def forget(self, tenant: str | None) -> None:
-        """Drop what is kept of a tenant (its `mark`), or of all, and whatever is just being opened when it comes."""
-        changed = tuple(self._tenants) if tenant is None else (self._marked.get(tenant, ""),)
+        """Drop the keys of a tenant (by `tenant_hash`) or of all, and the results of unwraps in progress."""
+        changed = tuple(self._tenants) if tenant is None else (self._by_hash.get(tenant, ""),)
         for tenant_id in changed:
             old = self._tenants.pop(tenant_id, None)
             if old is not None:
                 old.replaced = True
-                _empty(old)
-                self._shelf.forget(tenant_id)
+                _drop_keys(old)
+                self._root_keys.forget(tenant_id)
 
     def close(self) -> None:
-        """Drop everything."""
+        """Drop and overwrite all keys."""
         self.forget(None)
 
-    def _opening(self, place: _Place, tenant: _Tenant) -> "asyncio.Task[ServiceKey]":
-        """Return the opening that is under way, begun if there is none."""
-        task = tenant.opening.get(place)
+    def _unwrapping(self, key_id: _KeyId, tenant: _Tenant) -> "asyncio.Task[ServiceKey]":
+        """Return the unwrap in progress; start one if none is."""
+        task = tenant.unwraps.get(key_id)
         if task is None:
-            self._marked[tenant_hash(place.tenant_id)] = place.tenant_id
-            task = asyncio.get_running_loop().create_task(self._open(place, tenant))
-            tenant.opening[place] = task
-            task.add_done_callback(partial(_settle, tenant, place))
+            self._by_hash[tenant_hash(key_id.tenant_id)] = key_id.tenant_id
+            task = asyncio.get_running_loop().create_task(self._unwrap(key_id, tenant))
+            tenant.unwraps[key_id] = task
+            task.add_done_callback(partial(_remove_unwrap, tenant, key_id))
         return task
 
-    def _renew(self, place: _Place, tenant: _Tenant, kept: _Kept) -> None:
-        """Open a key again while it is still good; nobody waits for it."""
-        kept.renew_at = self._monotonic() + _RENEWAL_PAUSE
-        self._opening(place, tenant)
+    def _renew(self, key_id: _KeyId, tenant: _Tenant, entry: _Entry) -> None:
+        """Unwrap a key again in the background, while it is still valid."""
+        entry.renew_at = self._monotonic() + _RENEWAL_SECONDS
+        self._unwrapping(key_id, tenant)
 
-    async def _open(self, place: _Place, tenant: _Tenant) -> ServiceKey:
-        # Before the row is read: a key's time begins with the oldest thing it depends on.
+    async def _unwrap(self, key_id: _KeyId, tenant: _Tenant) -> ServiceKey:
+        # Before the row is read: the cache time of a key starts with the oldest data that it depends on.
         until = self._monotonic() + self._cache_seconds
-        begun = False
+        started = False
 
         def work() -> ServiceKey:
-            nonlocal begun
-            begun = True
-            return self._read_and_open(place)
+            nonlocal started
+            started = True
+            return self._read_and_unwrap(key_id)
 
         try:
-            key = await self._blocking.run(place.tenant_id, work)
-            await self._opened(place.tenant_id, place.service, key.version)
+            key = await self._blocking.run(key_id.tenant_id, work)
+            await self._opened(key_id.tenant_id, key_id.service, key.version)
         except OpenKcmError as error:
             if isinstance(error, CustomerKeyError) and not error.retryable:
-                # Taken away: what else is open of this tenant was opened with the same root key.
-                _empty(tenant)
-            # A version that is not there is asked for by whoever invents one: nobody else's trouble, not remembered.
-            if begun and not isinstance(error, (ObjectNotFound, KeyVersionRetired)):
-                tenant.failed[place] = (error, self._monotonic() + _BACK_OFF)
-                asyncio.get_running_loop().call_later(_BACK_OFF, tenant.failed.pop, place, None)
+                # Disabled by the customer: the tenant's other keys were unwrapped with the same root key.
+                _drop_keys(tenant)
+            # Not cached: a caller can request any missing version, and must not affect the others.
+            if started and not isinstance(error, (ObjectNotFound, KeyVersionRetired)):
+                tenant.failed[key_id] = (error, self._monotonic() + _BACKOFF_SECONDS)
+                asyncio.get_running_loop().call_later(_BACKOFF_SECONDS, tenant.failed.pop, key_id, None)
             raise
         if not tenant.replaced:
-            self._keep(place, tenant, key, until)
+            self._keep(key_id, tenant, key, until)
         return key
 
-    def _keep(self, place: _Place, tenant: _Tenant, key: ServiceKey, until: float) -> None:
-        kept = _Kept(key.version, bytearray(key.material), key.compromised, until, until - self._cache_seconds / 2)
-        for same in (place, place._replace(version=key.version)):
-            tenant.kept[same] = kept
-        asyncio.get_running_loop().call_later(until - self._monotonic(), _end, tenant, kept)
+    def _keep(self, key_id: _KeyId, tenant: _Tenant, key: ServiceKey, until: float) -> None:
+        entry = _Entry(key.version, bytearray(key.material), key.compromised, until, until - self._cache_seconds / 2)
+        for same in (key_id, key_id._replace(version=key.version)):
+            tenant.entries[same] = entry
+        asyncio.get_running_loop().call_later(until - self._monotonic(), _expire, tenant, entry)
 
-    def _read_and_open(self, place: _Place) -> ServiceKey:
-        """In a thread: read the row, check its descent, open both layers."""
-        read = self._read(place)
+    def _read_and_unwrap(self, key_id: _KeyId) -> ServiceKey:
+        """Read the row, check its origin and unwrap both layers, in a thread."""
+        read = self._read(key_id)
         try:
-            return self._open_row(place, *read)
+            return self._unwrap_row(key_id, *read)
         except KeyUnavailable:
-            # L2 is gone, or only the version of it that the row lay under when it was read.
-            again = self._read(place)
+            # L2 is destroyed, or only the version of it that wrapped the row when it was read.
+            again = self._read(key_id)
             if again == read:
                 raise
-            return self._open_row(place, *again)
+            return self._unwrap_row(key_id, *again)
 
-    def _read(self, place: _Place) -> tuple[ServiceKeyRow, EncryptedRootKeyRow | None]:
-        with self._database.tenant_tx(place.tenant_id) as tx:
-            found = tx.services.key_and_root(place.service, place.version)
+    def _read(self, key_id: _KeyId) -> tuple[ServiceKeyRow, EncryptedRootKeyRow | None]:
+        with self._database.tenant_tx(key_id.tenant_id) as tx:
+            found = tx.services.key_and_root(key_id.service, key_id.version)
         if found is None:
             raise ObjectNotFound
-        if not _descends(place, found[0]):
-            log.error("service key descends from elsewhere", tenant_id=place.tenant_id, service=place.service)
+        if not _has_origin(key_id, found[0]):
+            log.error("service key has another origin", tenant_id=key_id.tenant_id, service=key_id.service)
             raise ObjectNotFound
         return found
 
-    def _open_row(self, place: _Place, row: ServiceKeyRow, held: EncryptedRootKeyRow | None) -> ServiceKey:
-        context = EncryptionContext(place.tenant_id, place.l2_key, place.service, Purpose.SERVICE_KEY, str(row.version))
+    def _unwrap_row(self, key_id: _KeyId, row: ServiceKeyRow, held: EncryptedRootKeyRow | None) -> ServiceKey:
+        context = EncryptionContext(
+            key_id.tenant_id, key_id.l2_key, key_id.service, Purpose.SERVICE_KEY, str(row.version)
+        )
         try:
-            inner = self._root_key(place, row, held).unwrap(context, row.wrapped)
+            inner = self._root_key(key_id, row, held).unwrap(context, row.wrapped)
             material = self._tenant_keys.decrypt(context, inner.decode("ascii"))
         except (WrongContext, UnicodeDecodeError):
-            # Not told to the caller: what is stored was moved or altered, which is for the platform to look at.
-            log.exception("service key does not open in its place", tenant_id=place.tenant_id, service=place.service)
+            # Not reported to the caller: the stored key was moved or altered, which the operator must investigate.
+            log.exception("service key cannot be unwrapped", tenant_id=key_id.tenant_id, service=key_id.service)
             raise KeyUnavailable from None
         if len(material) != MATERIAL:
-            log.error("service key is of another size", tenant_id=place.tenant_id, service=place.service)
+            log.error("service key has the wrong size", tenant_id=key_id.tenant_id, service=key_id.service)
             raise KeyUnavailable
         return ServiceKey(row.version, material, row.state is KeyState.COMPROMISED)
 
-    def _root_key(self, place: _Place, row: ServiceKeyRow, held: EncryptedRootKeyRow | None) -> RootKey:
-        """Return the L1 that the row lies under, and never another in its stead."""
+    def _root_key(self, key_id: _KeyId, row: ServiceKeyRow, held: EncryptedRootKeyRow | None) -> RootKey:
+        """Return the L1 that wraps the row, and never another one."""
         if row.root_key_id is None:
-            return self._shelf.platform(place.region)
+            return self._root_keys.platform(key_id.region)
         if held is None:
-            raise RootKeyDenied("the root key's credentials were forgotten when it was retired")
-        return self._shelf.held(place.tenant_id, held.root_key_id, held.place, held.credentials)
+            raise RootKeyDenied("the root key's credentials were deleted when it was retired")
+        return self._root_keys.held(key_id.tenant_id, held.root_key_id, held.place, held.credentials)
 
 
-def _descends(place: _Place, row: ServiceKeyRow) -> bool:
-    """Whether the row is of this service and descends from the one L2 that is the tenant's own (MTCI A2, A3)."""
+def _has_origin(key_id: _KeyId, row: ServiceKeyRow) -> bool:
+    """Return whether the row belongs to this service and to the only L2 of the tenant (MTCI A2, A3)."""
     return (
-        place.l2_key == l2_key(place.tenant_id) == row.l2_key
-        and row.service == place.service
-        and place.version in (None, row.version)
+        key_id.l2_key == l2_key(key_id.tenant_id) == row.l2_key
+        and row.service == key_id.service
+        and key_id.version in (None, row.version)
     )
 
 
-def _settle(tenant: _Tenant, place: _Place, task: "asyncio.Task[ServiceKey]") -> None:
-    del tenant.opening[place]
+def _remove_unwrap(tenant: _Tenant, key_id: _KeyId, task: "asyncio.Task[ServiceKey]") -> None:
+    del tenant.unwraps[key_id]
     if not task.cancelled():
-        task.exception()  # seen: whoever waits gets it, and all of them may have gone
+        task.exception()  # retrieved: each waiting caller gets it, but all may have been cancelled
 
 
-def _empty(tenant: _Tenant) -> None:
-    for kept in tenant.kept.values():
-        kept.overwrite()
-    tenant.kept.clear()
+def _drop_keys(tenant: _Tenant) -> None:
+    for entry in tenant.entries.values():
+        entry.overwrite()
+    tenant.entries.clear()
 
 
-def _end(tenant: _Tenant, kept: _Kept) -> None:
-    """Overwrite a key whose time is over, though nobody asks for it again."""
-    kept.overwrite()
-    for place in [place for place, other in tenant.kept.items() if other is kept]:
-        del tenant.kept[place]
+def _expire(tenant: _Tenant, entry: _Entry) -> None:
+    """Overwrite a key at the end of its cache time, also without a further request."""
+    entry.overwrite()
+    for key_id in [key_id for key_id, other in tenant.entries.items() if other is entry]:
+        del tenant.entries[key_id]

@@ -1,14 +1,13 @@
-"""What a service may do with its keys, transport-free: state, descent, place, audit, in this order.
+"""The operations of a service with its keys, independent of transport. The order of their steps protects tenants.
 
-1. The tenant's state allows it, as the caller was last seen.
-2. The key is found or opened (`keyring`, which checks its descent).
-3. The caller is looked at again, because 2 may have waited. From here to the end of 4 nothing gives up the loop, so
-   no text is sealed or opened for a tenant of whose lock this process has heard.
-4. The text is sealed or opened in its place (`ciphertext`).
-5. The journal has the entry, a refusal's too; only then is there an answer.
+1. The tenant's state, as last read, permits the operation.
+2. The key is read from the cache or unwrapped (`key_cache`, which checks its origin).
+3. The caller is checked again, because step 2 may have waited. From here to the end of step 4 nothing suspends, so
+   nothing is encrypted or decrypted for a tenant after this process was notified of its lock.
+4. The data is encrypted or decrypted in its context (`ciphertext`).
+5. The audit entry is written, also for a rejection; only then is the result returned.
 
-A data key's text does not open through `decrypt`: handing out a key is a record of its own, which that door would
-avoid.
+`decrypt` rejects a wrapped data key: the release of a key is a separate audit event, which `decrypt` would bypass.
 """
 
 import os
@@ -41,13 +40,13 @@ DATA_KEY = 32
 LONGEST_RESOURCE = 512
 """Characters of a resource, or of an object's id."""
 _TEXTS = frozenset({Purpose.DATA, Purpose.DATA_KEY})
-"""What is handed out as text and may be re-wrapped."""
+"""Purposes of the ciphertexts that callers receive as text and may rewrap."""
 
 Result = TypeVar("Result")
 
 
 class CryptoOperations:
-    """`interfaces.Operations` over a keyring. Nothing waits when the key and the caller are in memory."""
+    """`interfaces.Operations` over a key cache. Nothing waits when the key and the caller are in memory."""
 
     def __init__(
         self,
@@ -64,26 +63,26 @@ class CryptoOperations:
         self._timer = timer
 
     async def encrypt(self, caller: ClientIdentity, resource: str, plaintext: bytes) -> str:
-        """Return the text that opens only for this service and this resource.
+        """Return a text that decrypts only for this service and this resource.
 
-        Raises: InvalidRequest, InvalidName, TenantNotOperational, and what `Keyring.key`, `ClientAuthenticator.refresh`
-        and the journal do.
+        Raises: InvalidRequest, InvalidName, TenantNotOperational, and the errors of `KeyCache.key`,
+        `ClientAuthenticator.refresh` and `AuditWriter.write`.
         """
         work = self._encrypt(caller, Purpose.DATA, resource, plaintext)
         return await self._recorded(caller, CryptoOperation.ENCRYPT, resource, len(plaintext), work)
 
     async def decrypt(self, caller: ClientIdentity, resource: str, ciphertext: str) -> bytes:
-        """Return the plaintext; raises CiphertextRefused, KeyVersionRetired, and as `encrypt`."""
+        """Return the plaintext; raise CiphertextRefused, KeyVersionRetired, and as `encrypt`."""
         work = self._decrypt(caller, Purpose.DATA, resource, ciphertext)
         return await self._recorded(caller, CryptoOperation.DECRYPT, resource, len(ciphertext), work)
 
     async def rewrap(self, caller: ClientIdentity, resource: str, ciphertext: str) -> str:
-        """Return the same plaintext, or the same data key, under the active service key; raises as `decrypt`."""
+        """Return the same plaintext, or data key, encrypted with the active service key; raise as `decrypt`."""
         work = self._rewrap(caller, resource, ciphertext)
         return await self._recorded(caller, CryptoOperation.REWRAP, resource, len(ciphertext), work)
 
     async def new_data_key(self, caller: ClientIdentity, resource: str, *, with_plaintext: bool) -> DataKey:
-        """Return a new L4; raises as `encrypt`."""
+        """Return a new L4; raise as `encrypt`."""
         operation = CryptoOperation.DATA_KEY if with_plaintext else CryptoOperation.WRAPPED_DATA_KEY
         plaintext = self._random(DATA_KEY)
         work = self._encrypt(caller, Purpose.DATA_KEY, resource, plaintext)
@@ -91,21 +90,21 @@ class CryptoOperations:
         return DataKey(wrapped, plaintext if with_plaintext else None)
 
     async def open_data_key(self, caller: ClientIdentity, resource: str, wrapped: str) -> bytes:
-        """Return a data key made before; raises as `decrypt`."""
+        """Return an existing data key; raise as `decrypt`."""
         work = self._decrypt(caller, Purpose.DATA_KEY, resource, wrapped)
         return await self._recorded(caller, CryptoOperation.DATA_KEY, resource, DATA_KEY, work)
 
     async def seal_object(self, caller: ClientIdentity, object_id: str, material: bytes) -> tuple[int, bytes]:
-        """Return the key version and the sealed material of a managed object; writes no journal."""
+        """Return the key version and the encrypted material of a managed object; writes no audit entry."""
         place = _place(caller, Purpose.MANAGED_OBJECT, object_id)
         key = await self._key(caller, ENCRYPTS)
         return key.version, form.seal(key, place, material, self._random)
 
     async def open_object(self, caller: ClientIdentity, object_id: str, key_version: int, sealed: bytes) -> bytes:
-        """Return the material; writes no journal (the caller MUST, before it answers).
+        """Return the material; writes no audit entry (the caller MUST, before it responds).
 
-        A compromised version opens here too: nobody but us had the sealed bytes, and `resealing` is on its way to them.
-        Raises: CiphertextRefused, KeyVersionRetired when the version is destroyed, and as `encrypt`.
+        A compromised version decrypts here too: only this service had the ciphertext, and `reencryption` will replace
+        it. Raises: CiphertextRefused, KeyVersionRetired when the version is destroyed, and as `encrypt`.
         """
         place = _place(caller, Purpose.MANAGED_OBJECT, object_id)
         key = await self._key_of(caller, DECRYPTS, key_version)
@@ -133,18 +132,18 @@ class CryptoOperations:
         return form.to_text(form.seal(active, place, form.unseal(old, place, sealed), self._random))
 
     async def _key(self, caller: ClientIdentity, allowed: frozenset[State], version: int | None = None) -> ServiceKey:
-        """Return a key that may be used now; see the module for the order."""
+        """Return a key that may be used now; the module documents the order of the checks."""
         _require(caller, allowed)
         key = await self._keyring.key(caller, version)
         now = await self._callers.refresh(caller)
         if now is not caller:
             if (now.service, now.l2_key, now.region) != (caller.service, caller.l2_key, caller.region):
-                raise ClientNotAuthorized  # the certificate's record decides, whatever the caller was made to say
+                raise ClientNotAuthorized  # the record of the certificate decides, not the caller's copy of it
             _require(now, allowed)
         return key
 
     async def _key_of_text(self, caller: ClientIdentity, allowed: frozenset[State], version: int) -> ServiceKey:
-        """Return the key that a text names; whoever has a compromised one can have made the text, too."""
+        """Return the key version of a ciphertext; reject a compromised one, whose holder could forge the ciphertext."""
         key = await self._key_of(caller, allowed, version)
         if key.compromised:
             raise KeyVersionRetired
@@ -153,7 +152,7 @@ class CryptoOperations:
     async def _key_of(self, caller: ClientIdentity, allowed: frozenset[State], version: int) -> ServiceKey:
         try:
             return await self._key(caller, allowed, version)
-        except ObjectNotFound:  # a version that was never made: whoever wrote that into a text learns nothing
+        except ObjectNotFound:  # the version never existed: the forger of the text must not learn that
             raise CiphertextRefused from None
 
     async def _recorded(
@@ -164,7 +163,7 @@ class CryptoOperations:
         size: int,
         work: Coroutine[Any, Any, Result],
     ) -> Result:
-        """Do the work, and return its result or raise its refusal when the journal has the entry."""
+        """Do the work; return its result, or raise its error, after the audit entry is written."""
         began = self._timer()
         try:
             result = await work
@@ -178,9 +177,9 @@ class CryptoOperations:
 
 
 def _place(caller: ClientIdentity, purpose: Purpose, resource: str) -> EncryptionContext:
-    """Return the context, put together from the caller alone (MTCI C1 to C3)."""
+    """Return the encryption context, computed only from the caller (MTCI C1 to C3)."""
     if not 1 <= len(resource) <= LONGEST_RESOURCE:
-        raise InvalidRequest(f"the resource is not of 1 to {LONGEST_RESOURCE} characters")
+        raise InvalidRequest(f"the resource must have 1 to {LONGEST_RESOURCE} characters")
     return EncryptionContext(caller.tenant_id, caller.l2_key, caller.service, purpose, resource)
 
 
@@ -189,10 +188,10 @@ def _require(caller: ClientIdentity, allowed: frozenset[State]) -> None:
         raise TenantNotOperational(caller.tenant_state)
 
 
-def _entry(  # noqa: PLR0913 - the fields of one line, made for each request
+def _entry(  # noqa: PLR0913 - the fields of one entry, created for each request
     caller: ClientIdentity, operation: CryptoOperation, subject: str, took: int, *, size: int = 0, refused: str = ""
 ) -> AuditEntry:
-    """Return the line; `took` in nanoseconds."""
+    """Return the audit entry; `took` is in nanoseconds."""
     return AuditEntry(
         caller.tenant_id,
         caller.service,

@@ -1,9 +1,9 @@
-"""The one seam over `cryptography` for symmetric keys: AES in every mode, AES key wrap, HKDF and HMAC.
+"""The only module that calls `cryptography` for symmetric keys: AES in every mode, AES key wrap, HKDF and HMAC.
 
-Two refusals and no other leave it. `InvalidRequest`: a key, nonce or text of a size that is not allowed, named and
-never shown. `CiphertextRefused`: it does not verify; which byte was wrong is not told. There are no defaults for
-associated data, no short tags and no truncated MACs. Wycheproof's vectors, the hostile ones too, run through exactly
-these functions (tests/crypto_service/keys/test_primitives.py).
+It raises only two errors. `InvalidRequest`: a key, nonce or text has an invalid size, which is named without its value.
+`CiphertextRefused`: verification failed; the error does not state which byte was wrong. Associated data has no default,
+and tags and MACs are never truncated. Wycheproof's vectors, including invalid ones, run through exactly these functions
+(tests/crypto_service/keys/test_primitives.py).
 """
 
 import hmac
@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from core.errors.services import CiphertextRefused, InvalidRequest
 
 GCM_TAG = 16
-"""Bytes of every tag; SP 800-38D allows less, and each bit less doubles a forger's luck."""
+"""Bytes of every tag; SP 800-38D permits fewer, and each bit less doubles the chance of a forgery."""
 GCM_NONCE = 12
-"""Bytes of a nonce where we choose it, and the fewest that are taken from outside."""
+"""Bytes of a nonce generated here, and the minimum of a nonce from a client."""
 BLOCK = 16
 _GCM_NONCE_MOST = 128
 _AES_KEYS = (16, 24, 32)
@@ -29,12 +29,12 @@ _KW_UNIT = 8
 _KW_MOST = 65_536
 _HKDF_MOST = 255 * 32
 _HMAC_KEY_LEAST = 14
-"""112 bits: SP 800-131A allows no shorter HMAC key."""
+"""112 bits: SP 800-131A permits no shorter HMAC key."""
 _SHA256 = hashes.SHA256()
 
 
 class Hash(StrEnum):
-    """The hashes a MAC may use; SHA-1 because KMIP clients ask for it, and HMAC does not need it collision free."""
+    """The hashes of a MAC; SHA-1 because KMIP clients request it, and HMAC does not require collision resistance."""
 
     SHA_1 = "sha1"
     SHA_256 = "sha256"
@@ -43,13 +43,13 @@ class Hash(StrEnum):
 
 
 def aes_gcm_encrypt(key: bytes, nonce: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
-    """Return ciphertext and 16-byte tag in one. The caller MUST never use a nonce twice with the same key."""
+    """Return ciphertext and 16-byte tag, concatenated. The caller MUST never reuse a nonce with the same key."""
     _check_gcm(key, nonce)
     return AESGCM(key).encrypt(nonce, plaintext, associated_data)
 
 
 def aes_gcm_decrypt(key: bytes, nonce: bytes, ciphertext: bytes, associated_data: bytes) -> bytes:
-    """Return the plaintext of ciphertext and tag in one; raises CiphertextRefused."""
+    """Return the plaintext of a concatenated ciphertext and tag; raise CiphertextRefused."""
     _check_gcm(key, nonce)
     try:
         return AESGCM(key).decrypt(nonce, ciphertext, associated_data)
@@ -58,29 +58,28 @@ def aes_gcm_decrypt(key: bytes, nonce: bytes, ciphertext: bytes, associated_data
 
 
 def aes_cbc_encrypt(key: bytes, iv: bytes, plaintext: bytes, *, padded: bool = True) -> bytes:
-    """Encrypt with PKCS#7 padding (KMIP says PKCS5), or whole blocks without. Nothing here is authenticated."""
+    """Encrypt with PKCS#7 padding (KMIP's PKCS5), or whole blocks without. The result is not authenticated."""
     _check_cbc(key, iv)
     return _encrypted(Cipher(algorithms.AES(key), modes.CBC(iv)), plaintext, padded=padded)
 
 
 def aes_cbc_decrypt(key: bytes, iv: bytes, ciphertext: bytes, *, padded: bool = True) -> bytes:
-    """Decrypt; raises CiphertextRefused when the padding is wrong.
+    """Decrypt; raise CiphertextRefused when the padding is wrong.
 
-    That refusal is a padding oracle by nature. It is offered to nobody but the service that may decrypt with this
-    key anyway.
+    This error is a padding oracle by nature. It is available only to the service that may decrypt with this key.
     """
     _check_cbc(key, iv)
     return _decrypted(Cipher(algorithms.AES(key), modes.CBC(iv)), ciphertext, padded=padded)
 
 
 def insecure_ecb_encrypt(key: bytes, plaintext: bytes, *, padded: bool) -> bytes:
-    """Encrypt block by block: equal blocks show. Only for KMIP clients that ask for ECB by name."""
+    """Encrypt each block separately: equal blocks remain visible. Only for KMIP clients that request ECB by name."""
     _check_aes_key(key)
     return _encrypted(Cipher(algorithms.AES(key), modes.ECB()), plaintext, padded=padded)  # noqa: S305 - see above
 
 
 def insecure_ecb_decrypt(key: bytes, ciphertext: bytes, *, padded: bool) -> bytes:
-    """Undo `insecure_ecb_encrypt`; raises CiphertextRefused when the padding is wrong."""
+    """Invert `insecure_ecb_encrypt`; raise CiphertextRefused when the padding is wrong."""
     _check_aes_key(key)
     return _decrypted(Cipher(algorithms.AES(key), modes.ECB()), ciphertext, padded=padded)  # noqa: S305 - see above
 
@@ -89,12 +88,12 @@ def aes_kw_wrap(key: bytes, material: bytes) -> bytes:
     """Wrap key material of whole 8-byte units, 16 bytes or more (RFC 3394)."""
     _check_aes_key(key)
     if not _KW_LEAST <= len(material) <= _KW_MOST or len(material) % _KW_UNIT:
-        raise InvalidRequest("the key material is not of a size that AES key wrap takes")
+        raise InvalidRequest("the key material has a size that AES key wrap does not support")
     return keywrap.aes_key_wrap(key, material)
 
 
 def aes_kw_unwrap(key: bytes, wrapped: bytes) -> bytes:
-    """Undo `aes_kw_wrap`; raises CiphertextRefused."""
+    """Invert `aes_kw_wrap`; raise CiphertextRefused."""
     _check_aes_key(key)
     if len(wrapped) > _KW_MOST + _KW_UNIT:
         raise CiphertextRefused
@@ -108,12 +107,12 @@ def aes_kwp_wrap(key: bytes, material: bytes) -> bytes:
     """Wrap key material of any size from 1 byte (RFC 5649)."""
     _check_aes_key(key)
     if not 1 <= len(material) <= _KW_MOST:
-        raise InvalidRequest("the key material is not of a size that AES key wrap with padding takes")
+        raise InvalidRequest("the key material has a size that AES key wrap with padding does not support")
     return keywrap.aes_key_wrap_with_padding(key, material)
 
 
 def aes_kwp_unwrap(key: bytes, wrapped: bytes) -> bytes:
-    """Undo `aes_kwp_wrap`; raises CiphertextRefused."""
+    """Invert `aes_kwp_wrap`; raise CiphertextRefused."""
     _check_aes_key(key)
     if len(wrapped) > _KW_MOST + 2 * _KW_UNIT:
         raise CiphertextRefused
@@ -124,21 +123,21 @@ def aes_kwp_unwrap(key: bytes, wrapped: bytes) -> bytes:
 
 
 def hkdf_sha256(key: bytes, salt: bytes, info: bytes, length: int) -> bytes:
-    """Return `length` bytes derived by extract and expand (RFC 5869)."""
+    """Return `length` bytes derived with extract and expand (RFC 5869)."""
     if not 1 <= length <= _HKDF_MOST:
         raise InvalidRequest("no key of this length can be derived")
     return HKDF(_SHA256, length, salt, info).derive(key)
 
 
 def hmac_digest(algorithm: Hash, key: bytes, message: bytes) -> bytes:
-    """Return the whole MAC (RFC 2104), as long as the hash."""
+    """Return the complete MAC (RFC 2104), as long as the hash."""
     if len(key) < _HMAC_KEY_LEAST:
         raise InvalidRequest("the HMAC key is shorter than 112 bits")
     return hmac.digest(key, message, algorithm.value)
 
 
 def hmac_verify(algorithm: Hash, key: bytes, message: bytes, tag: bytes) -> None:
-    """Raise CiphertextRefused unless `tag` is the whole MAC of `message`; a truncated one is not."""
+    """Raise CiphertextRefused unless `tag` is the complete MAC of `message`; a truncated one is rejected."""
     if not hmac.compare_digest(hmac_digest(algorithm, key, message), tag):
         raise CiphertextRefused
 
@@ -172,15 +171,15 @@ def _run(context: CipherContext, text: bytes) -> bytes:
 def _check_gcm(key: bytes, nonce: bytes) -> None:
     _check_aes_key(key)
     if not GCM_NONCE <= len(nonce) <= _GCM_NONCE_MOST:
-        raise InvalidRequest("the nonce is not of 12 to 128 bytes")
+        raise InvalidRequest("the nonce must have 12 to 128 bytes")
 
 
 def _check_cbc(key: bytes, iv: bytes) -> None:
     _check_aes_key(key)
     if len(iv) != BLOCK:
-        raise InvalidRequest("the initialization vector is not of 16 bytes")
+        raise InvalidRequest("the initialization vector must have 16 bytes")
 
 
 def _check_aes_key(key: bytes) -> None:
     if len(key) not in _AES_KEYS:
-        raise InvalidRequest("the key is not of 16, 24 or 32 bytes")
+        raise InvalidRequest("the key must have 16, 24 or 32 bytes")

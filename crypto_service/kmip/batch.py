@@ -1,4 +1,4 @@
-"""What the items of one request share: who asks, in which version, and what the item before left behind."""
+"""The shared state of the items of one request: caller, protocol version, and the result of the previous item."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -19,8 +19,8 @@ Payload = tuple[Item, ...]
 class Batch:
     """`version` is the minor one, `now` the time of the request in seconds since the epoch.
 
-    `placeholder` is KMIP's ID Placeholder (KMIP 1.4, section 4). `subject` and `bytes` go into the audit record of the
-    item being worked on.
+    `placeholder` is KMIP's ID Placeholder (KMIP 1.4, section 4). `subject` and `bytes` are for the audit entry of the
+    current item.
     """
 
     caller: ClientIdentity
@@ -33,23 +33,23 @@ class Batch:
     bytes: int = field(default=0)
 
     def object_id(self, payload: Item) -> str:
-        """Return the object a payload is about, the placeholder where it names none; raises ObjectNotFound."""
+        """Return the object id of a payload, or the placeholder if it has none; raise ObjectNotFound."""
         named = read_text(payload, Tag.UNIQUE_IDENTIFIER)
         self.subject = self.checked_id(self.placeholder if named is None else named)
         return self.subject
 
     @staticmethod
     def checked_id(found: str | None) -> str:
-        """Return an id that may be looked for; raises ObjectNotFound for one that was never made here."""
+        """Return a well-formed id; raise ObjectNotFound for one that cannot exist here."""
         if found is None or not _OBJECT_ID.fullmatch(found):
             raise ObjectNotFound
         return found
 
     def about(self, object_id: str) -> Item:
-        """Make the object the placeholder, and return its Unique Identifier for an answer."""
+        """Make the object the placeholder, and return its Unique Identifier for the response."""
         self.placeholder = self.subject = object_id
         return text(Tag.UNIQUE_IDENTIFIER, object_id)
 
 
 Handler = Callable[[Batch, Item], Awaitable[Payload]]
-"""An operation: from the request's payload to the items of the answer's; it refuses by raising."""
+"""An operation: returns the items of the response payload for a request payload, or raises an error."""

@@ -1,10 +1,10 @@
-"""From a request message to its answer (KMIP 1.4, sections 6 and 7): the header, then one item after the other.
+"""Processing of a request message (KMIP 1.4, sections 6 and 7): the header, then the items in sequence.
 
-1. The header is read; what is wrong with it is the answer to the whole message.
-2. The tenant's limits let the request in, an item of a batch counting as much as a request.
-3. Each item is worked on in order; after one that failed the rest is left out, unless the client said Continue.
-4. The journal has an entry for every item that touched a tenant's objects, refusals too. Only then is there an answer:
-   when the journal cannot take them, nothing that was released or found leaves here.
+1. The header is read; an error in it is the response to the whole message.
+2. The tenant's limits admit the request; an item of a batch counts as much as a request.
+3. The items are processed in order; after a failed one the rest is omitted, unless the client requested Continue.
+4. An audit entry is written for every item that accessed a tenant's objects, also for rejections. Only then is the
+   response sent: when the entries cannot be written, no released key and no found object leaves the service.
 """
 
 import time
@@ -40,27 +40,27 @@ from crypto_service.kmip.operation_table import OPERATIONS, SupportedOperation
 from crypto_service.kmip.operations.query import MAJOR, MINORS, read_version, version_item
 from openkcm.errors import OpenKcmError
 
-MOST_ITEMS = 128
-"""What a batch may hold; real clients send up to a dozen."""
-_MOST_SUBJECT = 512
+MAX_ITEMS = 128
+"""The maximum of items in a batch; real clients send up to a dozen."""
+_MAX_SUBJECT = 512
 _HEADERS = 256
-"""Headers remembered, read and to be written: of as many kinds of client, or for some seconds."""
+"""Headers cached, both read and written: for as many kinds of client, or for some seconds."""
 _NO_PAYLOAD = structure(Tag.REQUEST_PAYLOAD)
 _SUCCESS = choice(Tag.RESULT_STATUS, ResultStatus.SUCCESS)
 _FAILED = choice(Tag.RESULT_STATUS, ResultStatus.OPERATION_FAILED)
 _INTERNAL = "internal"
-"""What the audit says of an error that is not in our vocabulary."""
+"""The code in the audit entry for an error outside our vocabulary."""
 
 
 class _Header(NamedTuple):
     version: int
     size: int
-    goes_on: bool
+    continues: bool
     client_correlation: str | None
 
 
 class _Outcome(NamedTuple):
-    """One answered item: as it is told, and as it is written down."""
+    """The result of one item: its response and its audit entry."""
 
     item: Item
     failed: bool
@@ -76,7 +76,7 @@ class Dispatcher:
         self._timer = timer
 
     async def answer(self, caller: ClientIdentity, request: Item, address: str) -> Item:
-        """Return the response message; every error is an answer."""
+        """Return the response message; every error becomes a response."""
         now = int(self._objects.clock())
         try:
             header, items = _read(request)
@@ -85,8 +85,8 @@ class Dispatcher:
         try:
             self._parts.limits.enter(caller.tenant_id, len(items))
         except OpenKcmError as refused:
-            full = [_failure(_kept(item), refused) for item in items]
-            return _message(header.version, now, header.client_correlation, full)
+            rejections = [_failure(_repeated(item), refused) for item in items]
+            return _message(header.version, now, header.client_correlation, rejections)
         try:
             answers = await self._answers(
                 Batch(caller, header.version, self._parts, self._objects, now), header, items, address
@@ -96,46 +96,46 @@ class Dispatcher:
         return _message(header.version, now, header.client_correlation, answers)
 
     async def _answers(self, batch: Batch, header: _Header, items: Sequence[Item], address: str) -> Sequence[Item]:
-        told = header.client_correlation
-        correlation = (told and from_request_id(told.encode())) or new_correlation_id()
+        value = header.client_correlation
+        correlation = (value and from_request_id(value.encode())) or new_correlation_id()
         token = correlation_id.set(correlation)
         outcomes: list[_Outcome] = []
         try:
             for item in items:
-                outcomes.append(await _work(batch, item, correlation, address, self._timer))
-                if outcomes[-1].failed and not header.goes_on:
+                outcomes.append(await _process(batch, item, correlation, address, self._timer))
+                if outcomes[-1].failed and not header.continues:
                     break
             entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
             if entries:
                 await self._parts.journal.write(entries)
         except OpenKcmError as unwritten:
-            return [_failure(_kept(item), unwritten) for item in items[: len(outcomes)]]
+            return [_failure(_repeated(item), unwritten) for item in items[: len(outcomes)]]
         finally:
             correlation_id.reset(token)
         return [outcome.item for outcome in outcomes]
 
 
-async def _work(batch: Batch, item: Item, correlation: str, address: str, timer: Callable[[], int]) -> _Outcome:
+async def _process(batch: Batch, item: Item, correlation: str, address: str, timer: Callable[[], int]) -> _Outcome:
     began = timer()
-    kept = _kept(item)
+    kept = _repeated(item)
     batch.subject, batch.bytes = "", 0
-    served: SupportedOperation | None = None
+    supported: SupportedOperation | None = None
     try:
-        served = _served(batch, item)
-        _require_open(batch, served)
-        payload = await served.handler(batch, read_structure(item, Tag.REQUEST_PAYLOAD) or _NO_PAYLOAD)
-    except Exception as refused:  # noqa: BLE001 - translated here and nowhere else; the rest of the batch may go on
+        supported = _find_operation(batch, item)
+        _require_state(batch, supported)
+        payload = await supported.handler(batch, read_structure(item, Tag.REQUEST_PAYLOAD) or _NO_PAYLOAD)
+    except Exception as refused:  # noqa: BLE001 - translated only here; the batch may continue
         answer, failed = _failure(kept, refused), True
         code = refused.code if isinstance(refused, OpenKcmError) else _INTERNAL
     else:
         answer, failed, code = _success(kept, payload), False, ""
-    if served is None or served.audited is None:
+    if supported is None or supported.audited is None:
         return _Outcome(answer, failed, None)
     entry = AuditEntry(
         batch.caller.tenant_id,
         batch.caller.service,
-        served.audited,
-        batch.subject[:_MOST_SUBJECT],
+        supported.audited,
+        batch.subject[:_MAX_SUBJECT],
         correlation,
         address,
         code,
@@ -146,58 +146,58 @@ async def _work(batch: Batch, item: Item, correlation: str, address: str, timer:
     return _Outcome(answer, failed, entry)
 
 
-def _served(batch: Batch, item: Item) -> SupportedOperation:
+def _find_operation(batch: Batch, item: Item) -> SupportedOperation:
     operation = required(read_choice(item, Tag.OPERATION), Tag.OPERATION)
     extension = read_structure(item, Tag.MESSAGE_EXTENSION)
     if extension is not None and read_flag(extension, Tag.CRITICALITY_INDICATOR):
-        raise unsupported("the critical message extension is not known")
-    served = OPERATIONS.get(operation)
-    # Finding out which versions are spoken is not held to the version it is asked in.
-    if served is None or (served.since > batch.version and operation != Operation.DISCOVER_VERSIONS):
+        raise unsupported("the critical message extension is not supported")
+    supported = OPERATIONS.get(operation)
+    # Discover Versions is accepted in every version, because its purpose is to find a common one.
+    if supported is None or (supported.since > batch.version and operation != Operation.DISCOVER_VERSIONS):
         raise KmipRefused(ResultReason.OPERATION_NOT_SUPPORTED, "the operation is not supported")
-    return served
+    return supported
 
 
-def _require_open(batch: Batch, served: SupportedOperation) -> None:
-    if batch.caller.tenant_state not in served.needs:
+def _require_state(batch: Batch, supported: SupportedOperation) -> None:
+    if batch.caller.tenant_state not in supported.needs:
         raise TenantNotOperational(batch.caller.tenant_state)
 
 
 def _read(request: Item) -> tuple[_Header, Sequence[Item]]:
-    """Return header and batch items; raises KmipRefused."""
+    """Return header and batch items; raise KmipRefused."""
     if request.tag != Tag.REQUEST_MESSAGE:
-        raise malformed("this is not a request message")
+        raise malformed("the message is not a request message")
     item = required(read_structure(request, Tag.REQUEST_HEADER), Tag.REQUEST_HEADER)
-    # A header with credentials is not remembered, although they say nothing here.
+    # A header with credentials is not cached, although credentials are ignored here.
     read = _read_header if item.first(Tag.AUTHENTICATION) is None else _read_header.__wrapped__
     header = read(item)
     items = [item for item in request.all(Tag.BATCH_ITEM) if item.children()]
     if header.size != len(items) or not items:
-        raise malformed("the batch count is not the number of batch items")
-    if header.size > MOST_ITEMS:
+        raise malformed("the batch count does not match the number of batch items")
+    if header.size > MAX_ITEMS:
         raise malformed("the batch has too many items")
     return header, items
 
 
 @lru_cache(maxsize=_HEADERS)
 def _read_header(header: Item) -> _Header:
-    """Return what a header says; raises KmipRefused. A client's headers are all alike, most often."""
+    """Return the values of a header; raise KmipRefused. Cached, because the headers of a client are mostly equal."""
     major, minor = read_version(required(read_structure(header, Tag.PROTOCOL_VERSION), Tag.PROTOCOL_VERSION))
     if major != MAJOR or minor not in MINORS:
         raise malformed("the protocol version is not supported")
     count = required(read_number(header, Tag.BATCH_COUNT), Tag.BATCH_COUNT)
     if read_flag(header, Tag.ASYNCHRONOUS_INDICATOR):
-        raise unsupported("nothing is answered asynchronously")
+        raise unsupported("asynchronous operation is not supported")
     option = read_choice(header, Tag.BATCH_ERROR_CONTINUATION_OPTION)
     if option == BatchErrorContinuationOption.UNDO and count > 1:
-        raise unsupported("what was done is not undone")
-    goes_on = option == BatchErrorContinuationOption.CONTINUE
+        raise unsupported("the batch option Undo is not supported")
+    continues = option == BatchErrorContinuationOption.CONTINUE
     correlation = read_text(header, Tag.CLIENT_CORRELATION_VALUE) if minor >= 4 else None
-    return _Header(minor, count, goes_on, correlation)
+    return _Header(minor, count, continues, correlation)
 
 
 def _version_to_answer(request: Item) -> int:
-    """Return the version of a request that was refused, the newest where it is none of ours."""
+    """Return the version of a rejected request, or the newest one if its version is not supported."""
     header = request.first(Tag.REQUEST_HEADER)
     version = None if header is None else header.first(Tag.PROTOCOL_VERSION)
     try:
@@ -207,8 +207,8 @@ def _version_to_answer(request: Item) -> int:
     return minor if major == MAJOR and minor in MINORS else MINORS[0]
 
 
-def _kept(item: Item) -> Payload:
-    """Return what an answer repeats of its item."""
+def _repeated(item: Item) -> Payload:
+    """Return the parts of an item that its response repeats."""
     return tuple(part for part in item.children() if part.tag in (Tag.OPERATION, Tag.UNIQUE_BATCH_ITEM_ID))
 
 
@@ -229,9 +229,13 @@ def _message(version: int, now: int, client_correlation: str | None, answers: Se
 
 @lru_cache(maxsize=_HEADERS)
 def _response_header(version: int, now: int, client_correlation: str | None, count: int) -> Item:
-    """Return the header of an answer; those of one second are mostly alike."""
-    told = () if client_correlation is None else (text(Tag.CLIENT_CORRELATION_VALUE, client_correlation),)
+    """Return the header of a response; cached, because headers within one second are mostly equal."""
+    correlation = () if client_correlation is None else (text(Tag.CLIENT_CORRELATION_VALUE, client_correlation),)
     header = structure(
-        Tag.RESPONSE_HEADER, version_item(version), moment(Tag.TIME_STAMP, now), *told, number(Tag.BATCH_COUNT, count)
+        Tag.RESPONSE_HEADER,
+        version_item(version),
+        moment(Tag.TIME_STAMP, now),
+        *correlation,
+        number(Tag.BATCH_COUNT, count),
     )
-    return ttlv.encoded(header)
+    return ttlv.pre_encode(header)

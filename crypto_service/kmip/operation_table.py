@@ -1,4 +1,4 @@
-"""The operations that are served: by which function, in which states of the tenant, and what the audit calls them."""
+"""The supported operations: handler, permitted tenant states, and audit operation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from crypto_service.kmip.operations.query import discover_versions, query
 
 @dataclass(frozen=True, slots=True)
 class SupportedOperation:
-    """`needs`: the states of the tenant in which it works; `audited` is None where nothing of a tenant is touched."""
+    """`needs` lists the permitted tenant states; `audited` is None where no object of a tenant is accessed."""
 
     handler: Handler
     audited: CryptoOperation | None
@@ -31,7 +31,7 @@ class SupportedOperation:
 
 
 _C = CryptoOperation
-_SERVED: dict[int, SupportedOperation] = {
+_SUPPORTED: dict[int, SupportedOperation] = {
     Operation.DISCOVER_VERSIONS: SupportedOperation(discover_versions, None, DECRYPTS, 1),
     Operation.CREATE: SupportedOperation(create.create, _C.CREATE, ENCRYPTS),
     Operation.CREATE_KEY_PAIR: SupportedOperation(create_key_pair, _C.CREATE, ENCRYPTS),
@@ -55,13 +55,15 @@ _SERVED: dict[int, SupportedOperation] = {
     Operation.RECOVER: SupportedOperation(lifecycle.recover, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
     Operation.ENCRYPT: SupportedOperation(cipher.encrypt, _C.ENCRYPT, ENCRYPTS, 2),
     Operation.DECRYPT: SupportedOperation(cipher.decrypt, _C.DECRYPT, DECRYPTS, 2),
-    # A signature is to a pair of keys what a MAC is to one; the audit has one word for both.
+    # A signature is for a key pair what a MAC is for a symmetric key; the audit has one operation for both.
     Operation.SIGN: SupportedOperation(sign.make_signature, _C.MAC, ENCRYPTS, 2),
     Operation.SIGNATURE_VERIFY: SupportedOperation(sign.verify_signature, _C.MAC, DECRYPTS, 2),
     Operation.MAC: SupportedOperation(mac.mac, _C.MAC, ENCRYPTS, 2),
     Operation.MAC_VERIFY: SupportedOperation(mac.mac_verify, _C.MAC, DECRYPTS, 2),
 }
-_SERVED[Operation.QUERY] = SupportedOperation(
-    query([(Operation.QUERY, 0), *((number, served.since) for number, served in _SERVED.items())]), None, DECRYPTS
+_SUPPORTED[Operation.QUERY] = SupportedOperation(
+    query([(Operation.QUERY, 0), *((number, supported.since) for number, supported in _SUPPORTED.items())]),
+    None,
+    DECRYPTS,
 )
-OPERATIONS: Mapping[int, SupportedOperation] = MappingProxyType(_SERVED)
+OPERATIONS: Mapping[int, SupportedOperation] = MappingProxyType(_SUPPORTED)

@@ -1,4 +1,4 @@
-"""The KMIP front: messages in, answers out, in order, on each connection."""
+"""The KMIP server: requests in, responses out, in order, on each connection."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ from openkcm.errors import OpenKcmError
 
 
 class KmipServer:
-    """`body_limit` is the longest message taken, in bytes."""
+    """`body_limit` is the maximum size of a message in bytes."""
 
     def __init__(
         self, parts: Dependencies, connections: ConnectionRegistry, objects: ObjectStore, body_limit: int
@@ -28,7 +28,7 @@ class KmipServer:
         self._limit = body_limit
 
     def protocol(self) -> asyncio.Protocol:
-        """Make the protocol of a new connection; the factory for `loop.create_server`."""
+        """Return the protocol of a new connection; the factory for `loop.create_server`."""
         return KmipConnection(self._parts, self._connections, self._dispatcher, self._limit)
 
 
@@ -42,19 +42,19 @@ class KmipConnection(Connection):
         self._dispatcher = dispatcher
         self._limit = limit
         self._unread = bytearray()
-        self._owing = False
-        self._asked: tuple[bytes, Item] | None = None
+        self._answering = False
+        self._last_request: tuple[bytes, Item] | None = None
 
     def received(self, data: bytes) -> None:
         self._unread += data
-        self._take()
+        self._process_next()
 
     async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
         return framing.refuse(received, framing.ErrorReply(*reason_and_message(error)))
 
-    def _take(self) -> None:
-        """Begin with the next message that is whole; one at a time, so what follows it stays bytes and is bounded."""
-        if self._owing or self.closing or not self._unread:
+    def _process_next(self) -> None:
+        """Process the next complete message; one at a time, so that the rest stays undecoded and bounded."""
+        if self._answering or self.closing or not self._unread:
             return
         try:
             size = framing.size_of(self._unread, self._limit)
@@ -64,22 +64,22 @@ class KmipConnection(Connection):
         if size is not None and size <= len(self._unread):
             message = bytes(self._unread[:size])
             del self._unread[:size]
-            self._owing = True
+            self._answering = True
             self.awaiting(None)
             self.run(self._answer(message), self._answered)
         else:
             self.awaiting(self.connections.bounds.message_seconds)
 
     def _read(self, message: bytes) -> Item:
-        """Decode a message, unless it is the one before again: clients ask for the same key in the same bytes."""
-        if self._asked is not None and self._asked[0] == message:
-            return self._asked[1]
+        """Decode a message; reuse the previous result for equal bytes: clients request the same key repeatedly."""
+        if self._last_request is not None and self._last_request[0] == message:
+            return self._last_request[1]
         request = ttlv.decode(message)
-        self._asked = (message, request) if framing.asks_only(request) else None
+        self._last_request = (message, request) if framing.asks_only(request) else None
         return request
 
     async def _answer(self, message: bytes) -> tuple[bytes, bool]:
-        """Return the answer, and whether the connection goes on after it."""
+        """Return the response, and whether the connection continues."""
         try:
             request = self._read(message)
             caller = await self.current()
@@ -92,11 +92,11 @@ class KmipConnection(Connection):
         return framing.reply(request, response), True
 
     def _answered(self, answer: tuple[bytes, bool]) -> None:
-        data, goes_on = answer
-        self._owing = False
+        data, continues = answer
+        self._answering = False
         if data:
             self.send(data)
-        if data and goes_on:
-            self._take()
+        if data and continues:
+            self._process_next()
         else:
             self.close()

@@ -1,4 +1,4 @@
-"""The delivering process: `delivery` with a database, a parent to report to, and an end."""
+"""The shipper process: runs `AuditShipper` with a database, reports to its parent, and stops on SIGTERM."""
 
 import signal
 import socket
@@ -22,24 +22,24 @@ log = structlog.get_logger()
 
 
 def deliver(settings: Settings, credentials: Credentials, reports: socket.socket) -> None:
-    """Deliver until SIGTERM, then what is left; the job of a child that is stopped after the serving ones."""
+    """Ship until SIGTERM, then the remainder; the job of a child that is stopped after the workers."""
     harden()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     database = wiring.open_database(settings, credentials, connections=2)
-    delivery = AuditShipper(journal_folder(settings.state_dir), database)
-    telling = threading.Thread(target=_tell, args=(delivery, reports, stop), name="reports", daemon=True)
-    telling.start()
+    shipper = AuditShipper(journal_folder(settings.state_dir), database)
+    reporting = threading.Thread(target=_send_reports, args=(shipper, reports, stop), name="reports", daemon=True)
+    reporting.start()
     try:
-        delivery.run(stop)
+        shipper.run(stop)
     finally:
         database.close()
 
 
-def _tell(delivery: AuditShipper, reports: socket.socket, stop: threading.Event) -> None:
+def _send_reports(shipper: AuditShipper, reports: socket.socket, stop: threading.Event) -> None:
     while not stop.is_set():
-        totals = delivery.totals
+        totals = shipper.totals
         failing = time.time() - totals.failing_since if totals.failing_since else 0.0
         report = Report(
             counters={

@@ -1,7 +1,7 @@
-"""The parent: forks the processes of the service, starts again what dies, and serves health and metrics on loopback.
+"""The parent process: forks the children, restarts those that end, and serves health and metrics on loopback.
 
-One thread and one loop without asyncio, because it forks: a child inherits the loaded program and nothing that runs.
-The parent opens neither database nor Vault, so nothing of theirs can hold it up.
+It has one thread and a loop without asyncio, because it forks: a child inherits loaded code but no running task. The
+parent connects to neither database nor Vault, so neither can block it.
 """
 
 import os
@@ -27,14 +27,14 @@ _TICK_SECONDS = 0.25
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 Job = Callable[[socket.socket], None]
-"""What a child does until SIGTERM; it sends its reports to the socket."""
+"""The work of a child until SIGTERM; it sends its reports to the socket."""
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class Child:
-    """One process. Those of a later `stage` are stopped after all of the earlier ones have ended."""
+    """One process. Children of a later `stage` are stopped after all children of earlier stages have ended."""
 
     name: str
     job: Job
@@ -48,17 +48,17 @@ class Child:
 
 class Supervisor:
     def __init__(self, children: Sequence[Child], address: tuple[str, int], stop_seconds: float) -> None:
-        """`address` is of the metrics; `stop_seconds` is what a stage gets to end before it is killed."""
+        """`address` is that of the metrics; `stop_seconds` is the time in which a stage must end before SIGKILL."""
         self._children = children
         self._stop_seconds = stop_seconds
         self._totals = Totals()
         self._selector = selectors.DefaultSelector()
-        self._page = MetricsHttpServer(self._selector, address, self._answer)
+        self._metrics_server = MetricsHttpServer(self._selector, address, self._answer)
         self._stopping: float | None = None
         self._stage = 0
 
     def run(self) -> None:
-        """Keep the children running until SIGTERM or SIGINT, then end them, stage by stage."""
+        """Keep the children running until SIGTERM or SIGINT, then stop them stage by stage."""
         woken, waker = socket.socketpair()
         woken.settimeout(0)
         waker.settimeout(0)
@@ -71,8 +71,8 @@ class Supervisor:
             for key, _ in self._selector.select(_TICK_SECONDS):
                 key.data()
             self._reap()
-            self._page.drop_late()
-            self._press_on()
+            self._metrics_server.drop_late()
+            self._continue_stop()
 
     def _on_signal(self, number: int) -> None:
         if number != signal.SIGCHLD and self._stopping is None:
@@ -99,16 +99,16 @@ class Supervisor:
         pid = os.fork()
         if pid == 0:
             ours.close()
-            self._become(child, theirs, parent)
+            self._run_child(child, theirs, parent)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         theirs.close()
         ours.settimeout(0)
         child.pid, child.reports, child.started_at = pid, ours, time.monotonic()
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._listen(child))
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._receive_reports(child))
         log.info("process started", child=child.name, child_pid=pid)
 
-    def _become(self, child: Child, reports: socket.socket, parent: int) -> NoReturn:
-        """Be the child: let go of everything of the parent's, work, and end without the parent's clean-up."""
+    def _run_child(self, child: Child, reports: socket.socket, parent: int) -> NoReturn:
+        """Run as the child: close everything that the parent uses, work, and exit without the parent's clean-up."""
         status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -118,7 +118,7 @@ class Supervisor:
                 with suppress(OSError, AttributeError):
                     key.fileobj.close()  # type: ignore[union-attr]  # only sockets are registered
             self._selector.close()
-            # Blocked until the job has its handlers would lose none, but also stop none that hangs before it has.
+            # Signals blocked until the job has handlers would not be lost, but could not stop a job that hangs.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             end_with_parent(parent)
             child.job(reports)
@@ -130,8 +130,8 @@ class Supervisor:
         finally:
             os._exit(status)
 
-    def _listen(self, child: Child) -> None:
-        assert child.reports is not None  # noqa: S101 - it is registered for as long as there is one
+    def _receive_reports(self, child: Child) -> None:
+        assert child.reports is not None  # noqa: S101 - registered only while it exists
         with suppress(BlockingIOError, ConnectionError):
             while data := child.reports.recv(_LARGEST_REPORT):
                 self._totals.take(child.name, Report.decode(data))
@@ -142,11 +142,11 @@ class Supervisor:
                 continue
             pid, status = os.waitpid(child.pid, os.WNOHANG)
             if pid:
-                self._bury(child, os.waitstatus_to_exitcode(status))
+                self._record_end(child, os.waitstatus_to_exitcode(status))
 
-    def _bury(self, child: Child, status: int) -> None:
-        assert child.reports is not None  # noqa: S101 - it had a pid
-        self._listen(child)
+    def _record_end(self, child: Child, status: int) -> None:
+        assert child.reports is not None  # noqa: S101 - the child had a pid
+        self._receive_reports(child)
         self._selector.unregister(child.reports)
         child.reports.close()
         child.pid = child.reports = None
@@ -158,8 +158,8 @@ class Supervisor:
             child.resume_at = now + (0.0 if steady else child.pause)
             log.error("process ended", child=child.name, status=status)
 
-    def _press_on(self) -> None:
-        """While stopping: tell the stage whose turn it is, and kill what does not listen."""
+    def _continue_stop(self) -> None:
+        """While stopping: send SIGTERM to the next stage, and SIGKILL to children that exceed the time limit."""
         if self._stopping is None:
             return
         now = time.monotonic()

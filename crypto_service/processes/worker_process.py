@@ -1,4 +1,4 @@
-"""A serving process: waits for the servers it needs, opens both ports, tells its parent how it is, drains."""
+"""A worker process: waits for the servers that it needs, listens on both ports, reports to its parent, and drains."""
 
 import asyncio
 import gc
@@ -15,42 +15,44 @@ from config.settings import Settings
 from crypto_service import wiring
 from crypto_service.server.hardening import allow_many_files, harden
 from crypto_service.server.metrics import Report
-from crypto_service.server.realtime_scheduling import precedence
+from crypto_service.server.realtime_scheduling import realtime_priority
 from crypto_service.server.tls import SharedTlsIdentity
 from crypto_service.wiring import Credentials, Service
 
 _REPORT_SECONDS = 0.5
 _BACKLOG = 1024
-_TLS_GOODBYE_SECONDS = 2.0
+_TLS_SHUTDOWN_SECONDS = 2.0
 _SWITCH_SECONDS = 0.001
-"""How long a thread (database, Vault) may hold the interpreter while the loop wants it; Python's own is 5 ms."""
+"""How long a thread (database, Vault) may hold the interpreter lock while the loop waits; Python's default is 5 ms."""
 
 log = structlog.get_logger()
 
 
-def serve(settings: Settings, credentials: Credentials, shelf: SharedTlsIdentity, reports: socket.socket) -> None:
-    """Serve until SIGTERM; the job of a child."""
+def serve(
+    settings: Settings, credentials: Credentials, shared_identity: SharedTlsIdentity, reports: socket.socket
+) -> None:
+    """Serve until SIGTERM; the job of a child process."""
     harden()
     allow_many_files()
     sys.setswitchinterval(_SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, credentials, shelf, reports))
+        runner.run(_serve(settings, credentials, shared_identity, reports))
 
 
 async def _serve(
-    settings: Settings, credentials: Credentials, shelf: SharedTlsIdentity, reports: socket.socket
+    settings: Settings, credentials: Credentials, shared_identity: SharedTlsIdentity, reports: socket.socket
 ) -> None:
-    with precedence(asyncio.get_running_loop()):
-        await _serve_until_stopped(settings, credentials, shelf, reports)
+    with realtime_priority(asyncio.get_running_loop()):
+        await _serve_until_stopped(settings, credentials, shared_identity, reports)
 
 
 async def _serve_until_stopped(
-    settings: Settings, credentials: Credentials, shelf: SharedTlsIdentity, reports: socket.socket
+    settings: Settings, credentials: Credentials, shared_identity: SharedTlsIdentity, reports: socket.socket
 ) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    service = wiring.build(settings, credentials, shelf)
+    service = wiring.build(settings, credentials, shared_identity)
     stopping = asyncio.create_task(stop.wait())
     running = asyncio.create_task(_run(settings, service, reports))
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -69,7 +71,7 @@ async def _serve_until_stopped(
 
 
 async def _run(settings: Settings, service: Service, reports: socket.socket) -> None:
-    """Open the ports when everything needed is there, and keep them open until cancelled; then drain."""
+    """Listen once all dependencies are ready, serve until cancelled, then drain."""
     service.changes.start()
     tls = service.tls
     identity, _ = await asyncio.gather(tls.obtain(), service.changes.listening())
@@ -77,27 +79,27 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
         await _listen(settings, service, service.https.protocol, settings.crypto_https_port, ["http/1.1"]),
         await _listen(settings, service, service.kmip.protocol, settings.crypto_kmip_port),
     ]
-    for_ever = (tls.keep(identity), service.resealing.run(), service.heartbeats.run())
-    beside = [asyncio.create_task(one) for one in for_ever]
-    # What was built up to here lives as long as the process: the collector need not look at it again.
+    loops = (tls.keep(identity), service.resealing.run(), service.heartbeats.run())
+    background = [asyncio.create_task(one) for one in loops]
+    # Everything built so far lives as long as the process, so the collector need not scan it again.
     gc.collect()
     gc.freeze()
     log.info("serving", https=settings.crypto_https_port, kmip=settings.crypto_kmip_port)
     try:
         while True:
             service.journal.rotate_if_old()
-            _tell(reports, _report(service))
+            _send_report(reports, _report(service))
             await asyncio.sleep(_REPORT_SECONDS)
     finally:
-        for task in beside:
+        for task in background:
             task.cancel()
         for server in servers:
             server.close()
         log.info("draining", connections=len(service.connections))
-        _tell(reports, _report(service, ready=False))
+        _send_report(reports, _report(service, ready=False))
         await service.connections.drain(settings.drain_seconds)
         await service.heartbeats.write()
-        _tell(reports, _report(service, ready=False))
+        _send_report(reports, _report(service, ready=False))
 
 
 async def _listen(
@@ -107,7 +109,7 @@ async def _listen(
     port: int,
     names: Sequence[str] = (),
 ) -> asyncio.Server:
-    assert service.tls.identity is not None  # noqa: S101 - the caller has waited for it
+    assert service.tls.identity is not None  # noqa: S101 - the caller obtained it before
     return await asyncio.get_running_loop().create_server(
         protocol,
         settings.crypto_host,
@@ -116,7 +118,7 @@ async def _listen(
         backlog=_BACKLOG,
         reuse_port=True,
         ssl_handshake_timeout=service.connections.bounds.handshake_seconds,
-        ssl_shutdown_timeout=_TLS_GOODBYE_SECONDS,
+        ssl_shutdown_timeout=_TLS_SHUTDOWN_SECONDS,
     )
 
 
@@ -143,7 +145,7 @@ def _report(service: Service, *, ready: bool = True) -> Report:
     return report
 
 
-def _tell(reports: socket.socket, report: Report) -> None:
-    # A parent that is busy gets the next one; totals make up for what was lost.
+def _send_report(reports: socket.socket, report: Report) -> None:
+    # A busy parent gets the next report; totals make a lost report harmless.
     with suppress(OSError):
         reports.send(report.encode(), socket.MSG_DONTWAIT)

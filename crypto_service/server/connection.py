@@ -1,7 +1,7 @@
-"""What both fronts share: a connection that knows its caller, and the set of all that are open.
+"""A connection with an identified caller, shared by both servers.
 
-Both have time limits and bounds, because whoever can reach the port may open one. What a front builds on is
-`Connection`: it overrides `received`, and may override `refused`.
+Time limits and sizes are bounded, because any client that reaches the port may open a connection. A server derives
+from `Connection`: it overrides `received`, and may override `refused`.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 Step = tuple[Coroutine[Any, Any, Any], Callable[[Any], None], Context]
 
 _EARLY_BYTES = 65_536
-"""What may come before the caller is known; then reading pauses and TCP holds the rest back."""
+"""Bytes accepted before the caller is identified; then reading pauses, and TCP flow control stops the client."""
 
 log = structlog.get_logger()
 
@@ -35,15 +35,15 @@ log = structlog.get_logger()
 class Connection(asyncio.Protocol):
     """One client's connection, from the end of its TLS handshake.
 
-    Everything runs on the loop. `work` given to `run` is done one at a time, in order; while something has to wait,
-    nothing more is read.
+    Everything runs on the loop. `work` passed to `run` is done one at a time, in order; while work waits, the
+    connection reads nothing more.
     """
 
     ANSWERS_REFUSAL: ClassVar[bool] = False
-    """Whether `refused` sends something; the connection then waits for the client to speak before it is closed."""
+    """Whether `refused` sends a response; the connection then waits for data from the client before it closes."""
 
     caller: ClientIdentity
-    """Who it is: set, and `identified` true, before `received` is first called."""
+    """The client; set, and `identified` true, before `received` is first called."""
 
     def __init__(self, parts: Dependencies, connections: ConnectionRegistry) -> None:
         self.parts = parts
@@ -59,55 +59,55 @@ class Connection(asyncio.Protocol):
         self._running = False
         self._queue: deque[Step] = deque()
         self._reading, self._writable, self._drained_by = True, True, 0.0
-        self._patience = 0.0
+        self._granted_seconds = 0.0
 
     def received(self, data: bytes) -> None:
-        """Take what the client sent; never called before `caller` is known, nor after `close`."""
+        """Process data from the client; never called before `caller` is set, nor after `close`."""
         raise NotImplementedError
 
-    async def refused(self, error: OpenKcmError, received: bytes) -> bytes:  # noqa: ARG002 - for whoever answers
-        """Return what a client that will not be served is told; `received` is what it sent first."""
+    async def refused(self, error: OpenKcmError, received: bytes) -> bytes:  # noqa: ARG002 - for subclasses
+        """Return the response to a rejected client; `received` is what it has sent so far."""
         return b""
 
     def send(self, data: bytes) -> None:
-        """Send, unless the connection is closed already."""
+        """Send, unless the connection is already closed."""
         if not self._transport.is_closing():
             self._transport.write(data)
 
     def awaiting(self, seconds: float | None) -> None:
-        """Give the client `seconds` for the rest of a message, or with None until the idle limit to begin one.
+        """Set the deadline: `seconds` for the rest of a message, or with None the idle limit until the next begins.
 
-        Saying the same again moves nothing, so a client cannot buy time byte by byte; None ends a message.
+        A repeated call does not extend the deadline, so a client cannot gain time byte by byte; None ends a message.
         """
         if seconds is None:
-            self._patience, self.deadline = 0.0, self._loop.time() + self.connections.bounds.idle_seconds
-        elif not self._patience:
-            self._patience, self.deadline = seconds, self._loop.time() + seconds
+            self._granted_seconds, self.deadline = 0.0, self._loop.time() + self.connections.bounds.idle_seconds
+        elif not self._granted_seconds:
+            self._granted_seconds, self.deadline = seconds, self._loop.time() + seconds
 
     def run(self, work: Coroutine[Any, Any, Result], then: Callable[[Result], None]) -> None:
-        """Do `work` and hand its result to `then`: at once if nothing is before it, and in order.
+        """Do `work` and pass its result to `then`: immediately if the queue is empty, otherwise in order.
 
-        `work` answers for the errors it knows; any that leaves it, or `then`, closes the connection.
+        `work` must handle the errors it expects; any error that leaves it, or `then`, closes the connection.
         """
         if self.closing:
             work.close()
             return
-        # Its context is its own from here to its end, in a task or not: what it sets disturbs no other request, and
-        # what it undoes it undoes where it was set.
+        # One context from start to end, with or without a task: variables that it sets do not affect other requests,
+        # and it resets them in the context in which it set them.
         context = copy_context()
         if self._running or self._queue or not self._writable:
             self._queue.append((work, then, context))
         else:
-            self._do(work, then, context)
-            self._proceed()
+            self._start(work, then, context)
+            self._run_queue()
 
     async def current(self) -> ClientIdentity:
-        """Return the caller as it is now; raises ClientNotAuthorized, TenantNotOperational, DatabaseUnavailable."""
+        """Return the caller as it is now; raise ClientNotAuthorized, TenantNotOperational, DatabaseUnavailable."""
         self.caller = caller = await self.parts.callers.refresh(self.caller)
         return caller
 
     def close(self) -> None:
-        """End the connection after what was sent has gone out; work that has not begun is dropped."""
+        """Close the connection after sent data is flushed; queued work that has not begun is dropped."""
         if not self.closing:
             self.closing = True
             self.deadline = self._loop.time() + self.connections.bounds.close_seconds
@@ -118,34 +118,34 @@ class Connection(asyncio.Protocol):
 
     @property
     def certificate(self) -> bytes | None:
-        """The client's certificate in DER, whose chain TLS has verified."""
+        """The client's certificate in DER; TLS has verified its chain."""
         tls = self._transport.get_extra_info("ssl_object")
         return tls.getpeercert(binary_form=True) if tls else None
 
     @property
     def busy(self) -> bool:
-        """Whether the service owes this client an answer; while it does, no deadline of the client's runs."""
+        """Whether a response is pending; until it is sent, no deadline of the client runs."""
         return self._running or bool(self._queue)
 
     def overdue(self, now: float) -> bool:
-        """Whether the client has used up its time."""
+        """Return whether the client has exceeded its deadline."""
         if not self._writable and now > self._drained_by:
             return True
         return now > self.deadline and (self.closing or not self.busy or not self.identified)
 
     def abort(self) -> None:
-        """End the connection at once."""
+        """Close the connection immediately."""
         self.close()
         self._transport.abort()
 
     def retire(self) -> None:
-        """Close now, or as soon as what the client was promised has been answered."""
+        """Close now, or as soon as pending responses are sent."""
         if self.busy:
-            self.run(_nothing(), lambda _: self.close())
+            self.run(_hold_position(), lambda _: self.close())
         else:
             self.close()
 
-    # What the loop calls.
+    # Called by the loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -154,8 +154,8 @@ class Connection(asyncio.Protocol):
         if not self.connections.enter(self) or certificate is None:
             self.abort()
             return
-        # A client whose socket has Nagle's algorithm sends its request only when the end of its handshake is
-        # acknowledged, and the kernel would put that off by 40 ms, because in TLS 1.3 we have nothing to say to it.
+        # A client whose socket uses Nagle's algorithm sends its request only after the end of its handshake is
+        # acknowledged. The kernel would delay that by 40 ms, because in TLS 1.3 the server sends nothing at this point.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) else ""
@@ -171,17 +171,17 @@ class Connection(asyncio.Protocol):
         if self._refusal is not None:
             self._refuse()
         elif len(self._early) >= _EARLY_BYTES:
-            self._flow()
+            self._update_reading()
 
     def pause_writing(self) -> None:
         self._writable = False
         self._drained_by = self._loop.time() + self.connections.bounds.message_seconds
-        self._flow()
+        self._update_reading()
 
     def resume_writing(self) -> None:
         self._writable = True
-        self._rearm()
-        self._proceed()
+        self._restart_deadline()
+        self._run_queue()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.closing = True
@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
         self._queue.clear()
         self.connections.leave(self)
 
-    # Who is calling.
+    # Identification of the caller.
 
     async def _identify(self, certificate: bytes, address: str) -> ClientIdentity | OpenKcmError:
         try:
@@ -210,26 +210,26 @@ class Connection(asyncio.Protocol):
                 if early:
                     self._receive(early)
                 return
-            found = TooManyRequests("the tenant has more connections open than it may")
+            found = TooManyRequests("the tenant has reached its limit of open connections")
         self._refusal = found
         if self._early or not self.ANSWERS_REFUSAL:
             self._refuse()
 
     def _refuse(self) -> None:
-        """Answer once, to what has come by now, and close."""
-        assert self._refusal is not None  # noqa: S101 - both callers have just looked
+        """Respond once, to the data received so far, and close."""
+        assert self._refusal is not None  # noqa: S101 - both callers have just checked
         refusal, self._refusal = self._refusal, None
         self.connections.refused += 1
-        self.run(self.refused(refusal, bytes(self._early)), self._told)
+        self.run(self.refused(refusal, bytes(self._early)), self._send_refusal)
 
-    def _told(self, answer: bytes) -> None:
+    def _send_refusal(self, answer: bytes) -> None:
         self.send(answer)
         self.close()
 
     def recheck(self, outcome: ClientNotAuthorized | TenantNotOperational | ClientIdentity) -> None:
-        """Take what the caller has become: refused means the end of this connection."""
+        """Apply the new state of the caller: a rejection closes this connection."""
         if isinstance(outcome, ClientIdentity):
-            self.caller = replace(outcome, address=self.caller.address)  # it may have been asked for another's
+            self.caller = replace(outcome, address=self.caller.address)  # the result may be from another connection
         else:
             self.connections.refused += 1
             self.close()
@@ -239,30 +239,30 @@ class Connection(asyncio.Protocol):
     def _receive(self, data: bytes) -> None:
         try:
             self.received(data)
-        except Exception as unforeseen:  # noqa: BLE001 - it is logged; the loop must live
-            self._fail(unforeseen)
-        if self._writable and not self._patience and not self.closing:
+        except Exception as unexpected:  # noqa: BLE001 - logged; the loop must continue
+            self._fail(unexpected)
+        if self._writable and not self._granted_seconds and not self.closing:
             self.awaiting(None)
 
-    def _proceed(self) -> None:
-        """Do what waits in the queue. A loop and never a recursion: a client may send a thousand requests at once."""
+    def _run_queue(self) -> None:
+        """Do the queued work. A loop, not a recursion: a client may send a thousand requests at once."""
         while self._queue and self._writable and not self._running:
-            self._do(*self._queue.popleft())
-        self._flow()
+            self._start(*self._queue.popleft())
+        self._update_reading()
 
-    def _do(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], None], context: Context) -> None:
-        self._running = True  # also while `then` runs: what it adds comes after everything that waits already
+    def _start(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], None], context: Context) -> None:
+        self._running = True  # also while `then` runs: work that it adds follows all queued work
         try:
-            begun = context.run(start_eagerly, work)
-            if not isinstance(begun, Completed):
-                self._go_on(begun, then, context)
+            outcome = context.run(start_eagerly, work)
+            if not isinstance(outcome, Completed):
+                self._start_task(outcome, then, context)
                 return
-            then(begun.value)
-        except Exception as unforeseen:  # noqa: BLE001 - it is logged; the loop must live
-            self._fail(unforeseen)
+            then(outcome.value)
+        except Exception as unexpected:  # noqa: BLE001 - logged; the loop must continue
+            self._fail(unexpected)
         self._running = False
 
-    def _go_on(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], None], context: Context) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], None], context: Context) -> None:
         task = self._loop.create_task(work, context=context)
         self.connections.tasks.add(task)
         task.add_done_callback(lambda done: self._done(done, then))
@@ -274,20 +274,20 @@ class Connection(asyncio.Protocol):
             return
         try:
             then(task.result())
-        except Exception as unforeseen:  # noqa: BLE001 - it is logged; the loop must live
-            self._fail(unforeseen)
+        except Exception as unexpected:  # noqa: BLE001 - logged; the loop must continue
+            self._fail(unexpected)
         self._running = False
-        self._rearm()
-        self._proceed()
+        self._restart_deadline()
+        self._run_queue()
 
-    def _rearm(self) -> None:
-        """Let the client's time run again from now, after it had to wait for us."""
+    def _restart_deadline(self) -> None:
+        """Restart the client's deadline now, after the client had to wait for the service."""
         if not self.closing:
-            patience, self._patience = self._patience, 0.0
-            self.awaiting(patience or None)
+            granted, self._granted_seconds = self._granted_seconds, 0.0
+            self.awaiting(granted or None)
 
-    def _flow(self) -> None:
-        """Read only while there is room: nothing waits, the client takes its answers, and we know who it is."""
+    def _update_reading(self) -> None:
+        """Read only while nothing is queued, the client reads its responses, and early data of a new client fits."""
         early = not self.identified and len(self._early) < _EARLY_BYTES
         wanted = self._writable and (early or not self.busy)
         if wanted is not self._reading and not self._transport.is_closing():
@@ -299,11 +299,11 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, OpenKcmError):
-            log.warning("request not answered", code=error.code, front=type(self).__name__)
+            log.warning("request not answered", code=error.code, server=type(self).__name__)
         else:
-            log.error("connection failed", reference=uuid.uuid4().hex, front=type(self).__name__, exc_info=error)
+            log.error("connection failed", reference=uuid.uuid4().hex, server=type(self).__name__, exc_info=error)
         self.close()
 
 
-async def _nothing() -> None:
-    """Stand in the queue."""
+async def _hold_position() -> None:
+    """Hold a position in the queue."""

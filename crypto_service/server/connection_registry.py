@@ -1,4 +1,4 @@
-"""Every open connection of this process: bounds, time limits, and the second look when something changed."""
+"""The open connections of this process: limits, deadlines, and the repeated check of callers after a change."""
 
 import asyncio
 from collections import defaultdict
@@ -23,23 +23,23 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What one process grants its clients; all times in seconds."""
+    """The limits of one process for its clients; all times in seconds."""
 
     connections: int = 8192
     connections_of_tenant: int = 1024
     handshake_seconds: float = 10.0
-    """For `create_server(ssl_handshake_timeout=…)`; the loop enforces it before there is a connection."""
+    """For `create_server(ssl_handshake_timeout=…)`; the loop enforces it before the connection exists."""
     identify_seconds: float = 10.0
     message_seconds: float = 30.0
-    """For a client to take an answer that is in its way, and what a front should grant for the rest of a message."""
+    """Time for a client to read a pending response, and the recommended time for the rest of a message."""
     idle_seconds: float = 300.0
     close_seconds: float = 5.0
-    look_seconds: float = 0.5
-    """How often deadlines are looked at: one timer for all, because one each would cost every request."""
+    check_seconds: float = 0.5
+    """Interval between checks of deadlines: one timer for all, because a timer per connection costs every request."""
 
 
 class ConnectionRegistry:
-    """MUST be made on the running loop, once per process; `stop` ends its timer."""
+    """The registry. MUST be created on the running loop, once per process; `stop` ends its timer."""
 
     def __init__(self, parts: Dependencies, bounds: ConnectionLimits | None = None) -> None:
         self.bounds = bounds or ConnectionLimits()
@@ -51,15 +51,15 @@ class ConnectionRegistry:
         self._of_tenant: defaultdict[str, set[Connection]] = defaultdict(set)
         self._empty = asyncio.Event()
         self._empty.set()
-        self._looking_again: dict[str, bool] = {}
-        self._timer = self.loop.call_later(self.bounds.look_seconds, self._look)
+        self._checks: dict[str, bool] = {}
+        self._timer = self.loop.call_later(self.bounds.check_seconds, self._check_deadlines)
         parts.changes.subscribe(self.forget)
 
     def __len__(self) -> int:
         return len(self._open)
 
     def enter(self, connection: "Connection") -> bool:
-        """Count a new connection; False when the process has all it takes."""
+        """Count a new connection; return False when the process has reached its limit."""
         if len(self._open) >= self.bounds.connections:
             self.refused += 1
             return False
@@ -69,7 +69,7 @@ class ConnectionRegistry:
         return True
 
     def join(self, connection: "Connection") -> bool:
-        """Note whose connection it is; False when the tenant has all it gets."""
+        """Record the tenant of a connection; return False when the tenant has reached its limit."""
         connection.tenant_mark = tenant_hash(connection.caller.tenant_id)
         members = self._of_tenant[connection.tenant_mark]
         if len(members) >= self.bounds.connections_of_tenant:
@@ -78,7 +78,7 @@ class ConnectionRegistry:
         return True
 
     def leave(self, connection: "Connection") -> None:
-        """Forget a connection that has ended."""
+        """Remove a connection that has ended."""
         self._open.discard(connection)
         if not self._open:
             self._empty.set()
@@ -90,12 +90,12 @@ class ConnectionRegistry:
                 self._of_tenant.pop(tenant, None)
 
     def forget(self, tenant: str | None) -> None:
-        """Look again at the connections of a tenant (its `mark`), or of all."""
-        # Not at once: whoever caches callers is told in the same turn of the loop, and may be told after us.
-        self.loop.call_soon(self._look_again, (tenant,) if tenant is not None else tuple(self._of_tenant))
+        """Check again the callers of a tenant's connections (by `tenant_hash`), or of all connections."""
+        # Deferred: the cache of callers is notified in the same turn of the loop, possibly after this registry.
+        self.loop.call_soon(self._check_callers, (tenant,) if tenant is not None else tuple(self._of_tenant))
 
     async def drain(self, seconds: float) -> None:
-        """Close every connection, those that are owed an answer after they got it; `seconds` later without asking."""
+        """Close every connection after its pending responses; after `seconds` abort those that remain."""
         for connection in tuple(self._open):
             connection.retire()
         with suppress(TimeoutError):
@@ -108,7 +108,7 @@ class ConnectionRegistry:
         for task in self.tasks:
             task.cancel()
 
-    def _look(self) -> None:
+    def _check_deadlines(self) -> None:
         now = self.loop.time()
         for connection in tuple(self._open):
             if connection.overdue(now):
@@ -116,30 +116,30 @@ class ConnectionRegistry:
                     connection.abort()
                 else:
                     connection.close()
-        self._timer = self.loop.call_later(self.bounds.look_seconds, self._look)
+        self._timer = self.loop.call_later(self.bounds.check_seconds, self._check_deadlines)
 
-    def _look_again(self, tenants: Iterable[str]) -> None:
+    def _check_callers(self, tenants: Iterable[str]) -> None:
         for tenant in tenants:
-            if tenant in self._looking_again:
-                self._looking_again[tenant] = True
+            if tenant in self._checks:
+                self._checks[tenant] = True
             elif tenant in self._of_tenant:
-                self._looking_again[tenant] = False
-                task = self.loop.create_task(self._look_until_calm(tenant))
+                self._checks[tenant] = False
+                task = self.loop.create_task(self._check_until_unchanged(tenant))
                 self.tasks.add(task)
                 task.add_done_callback(self.tasks.discard)
 
-    async def _look_until_calm(self, tenant: str) -> None:
-        """One look at a time for each tenant: a busy one changes its objects often, and each change tells us."""
+    async def _check_until_unchanged(self, tenant: str) -> None:
+        """Check one tenant at a time: a busy tenant changes often, and each change causes a notification."""
         try:
             while True:
-                self._looking_again[tenant] = False
-                await self._look_at(tenant)
-                if not self._looking_again[tenant]:
+                self._checks[tenant] = False
+                await self._check_tenant(tenant)
+                if not self._checks[tenant]:
                     return
         finally:
-            del self._looking_again[tenant]
+            del self._checks[tenant]
 
-    async def _look_at(self, tenant: str) -> None:
+    async def _check_tenant(self, tenant: str) -> None:
         by_certificate: defaultdict[str, list[Connection]] = defaultdict(list)
         for connection in self._of_tenant.get(tenant, ()):
             by_certificate[connection.caller.serial].append(connection)
@@ -150,8 +150,8 @@ class ConnectionRegistry:
             except (ClientNotAuthorized, TenantNotOperational) as refused:
                 outcome = refused
             except OpenKcmError as failed:
-                # Nothing opens meanwhile: each request asks for its caller again and gets the same error.
-                log.warning("connections not looked at again", code=failed.code, connections=len(connections))
+                # Nothing is decrypted meanwhile: each request identifies its caller again and gets the same error.
+                log.warning("connections not checked again", code=failed.code, connections=len(connections))
                 continue
             for connection in connections:
                 connection.recheck(outcome)

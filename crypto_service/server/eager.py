@@ -1,8 +1,8 @@
-"""Running a coroutine at once, and making a task of it only when it has to wait.
+"""Eager execution of a coroutine: a task is created only if the coroutine has to wait.
 
-Most of what the crypto service does is in memory, and a task for each request would cost more than the request. So a
-coroutine is first driven with one `send(None)`; when it waits, the rest of it is handed on to a task. Until it first
-waits it runs outside of any task: it MUST NOT use `asyncio.timeout`, `TaskGroup` or `current_task` before that.
+Most work of the crypto service is in memory, and a task for each request would cost more than the request. Therefore
+a coroutine is first driven with one `send(None)`; if it waits, a task runs the rest. Before its first wait it runs
+outside of any task: it MUST NOT use `asyncio.timeout`, `TaskGroup` or `current_task` until then.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ class Completed(Generic[Result]):
 
 
 def start_eagerly(work: Coroutine[Any, Any, Result]) -> Completed[Result] | Coroutine[Any, Any, Result]:
-    """Run `work` until it ends or waits; return its result, or the rest of it for a task. Raises what it raises."""
+    """Run `work` until it ends or waits; return its result, or the rest of it for a task. Raise what `work` raises."""
     try:
         waits_for = work.send(None)
     except StopIteration as end:
@@ -40,7 +40,7 @@ def _handed_on(work: Coroutine[Any, Any, Result], waits_for: Any) -> Generator[A
         _mark_awaited(waits_for, awaited=True)
         try:
             yield waits_for
-        except BaseException as thrown:  # noqa: BLE001 - cancellation too belongs to the work, as in `await`
+        except BaseException as thrown:  # noqa: BLE001 - cancellation is passed to the work too, as in `await`
             try:
                 waits_for = steps.throw(thrown)
             except StopIteration as end:
@@ -51,10 +51,10 @@ def _handed_on(work: Coroutine[Any, Any, Result], waits_for: Any) -> Generator[A
 
 
 def _mark_awaited(waits_for: Any, *, awaited: bool) -> None:
-    """Set the mark by which a future and the task that awaits it understand each other.
+    """Set the flag with which a future and the awaiting task verify a correct `await`.
 
-    It stands only from the future's `yield` to the task that takes it: were it left standing meanwhile, somebody else
-    who awaits the same future would be told that it was not awaited properly.
+    It is set only between the future's `yield` and the task that receives it. If it stayed set, another task that
+    awaits the same future would get the error that the future was not awaited correctly.
     """
     if asyncio.isfuture(waits_for):
-        waits_for._asyncio_future_blocking = awaited  # noqa: SLF001 - asyncio's protocol, there is no public one
+        waits_for._asyncio_future_blocking = awaited  # noqa: SLF001 - asyncio's protocol, without a public API

@@ -1,8 +1,8 @@
-"""Threads for what blocks, shared fairly: nobody's slow key server may stall another tenant.
+"""A fair thread pool for blocking work: the slow key server of one tenant must not delay another tenant.
 
-A tenant has a few threads at most, whatever it asks for; the rest of its calls wait in a line of its own, and when
-that is long it is told so. Free threads go round the waiting tenants, one call each. What remains is that enough
-tenants whose servers all hang at once can hold every thread, each for as long as one call's time-out.
+The number of threads per tenant is limited; its other calls wait in a dedicated queue, and a full queue rejects the
+call. Free threads serve the waiting tenants in turn, one call each. A limit remains: enough tenants whose servers all
+hang can hold every thread, each for the time-out of one call.
 """
 
 import asyncio
@@ -19,57 +19,57 @@ Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
-class _Line:
-    """One tenant's calls: how many run, and who waits for a turn."""
+class _Queue:
+    """The calls of one tenant: the number that runs, and those that wait."""
 
     running: int = 0
     waiting: "deque[asyncio.Future[None]]" = field(default_factory=deque)
 
 
 class FairExecutor:
-    """`interfaces.BlockingExecutor`. To be used from one loop; `close` at its end."""
+    """`interfaces.BlockingExecutor`. MUST be used from one loop; call `close` at its end."""
 
-    def __init__(self, threads: int = 64, per_tenant: int = 4, line: int = 64) -> None:
+    def __init__(self, threads: int = 64, per_tenant: int = 4, queue: int = 64) -> None:
         self._free = threads
         self._per_tenant = per_tenant
-        self._longest = line
+        self._max_waiting = queue
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="blocking")
-        self._lines: dict[str, _Line] = {}
-        self._turns: deque[str] = deque()
-        """The tenants with somebody in line, once each, the next to be served in front."""
+        self._queues: dict[str, _Queue] = {}
+        self._waiting_tenants: deque[str] = deque()
+        """The tenants with waiting calls, once each; the next to be served is first."""
 
     async def run(self, tenant_id: str, work: Callable[[], Result]) -> Result:
-        """Return what `work` returns in a thread; raises TooManyRequests when the tenant's line is too long.
+        """Return what `work` returns in a thread; raise TooManyRequests when the tenant's queue is full.
 
-        A caller that is cancelled leaves the line; work that has begun goes on, and holds its thread until it ends.
+        A cancelled call leaves the queue; work that has begun continues and holds its thread until it ends.
         """
-        line = self._lines.setdefault(tenant_id, _Line())
-        if line.waiting or line.running >= self._per_tenant or self._free == 0:
-            await self._turn(tenant_id, line)
+        queue = self._queues.setdefault(tenant_id, _Queue())
+        if queue.waiting or queue.running >= self._per_tenant or self._free == 0:
+            await self._wait_turn(tenant_id, queue)
         else:
-            self._begin(line)
+            self._start(queue)
         return await asyncio.wrap_future(self._submit(tenant_id, work))
 
     def close(self) -> None:
-        """End the threads as their work ends; what waits is not begun."""
+        """Stop the threads when their current work ends; waiting work is not started."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _turn(self, tenant_id: str, line: _Line) -> None:
-        if len(line.waiting) >= self._longest:
-            raise TooManyRequests("the tenant waits for too many answers of its key server")
-        place = asyncio.get_running_loop().create_future()
-        line.waiting.append(place)
-        if len(line.waiting) == 1:
-            self._turns.append(tenant_id)
+    async def _wait_turn(self, tenant_id: str, queue: _Queue) -> None:
+        if len(queue.waiting) >= self._max_waiting:
+            raise TooManyRequests("too many calls of the tenant wait for its key server")
+        turn = asyncio.get_running_loop().create_future()
+        queue.waiting.append(turn)
+        if len(queue.waiting) == 1:
+            self._waiting_tenants.append(tenant_id)
         try:
-            await place
+            await turn
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():  # the turn came in the same moment: somebody else may have it
+            if turn.done() and not turn.cancelled():  # granted in the same moment: another call gets the turn
                 self._end(tenant_id)
             raise
 
-    def _begin(self, line: _Line) -> None:
-        line.running += 1
+    def _start(self, queue: _Queue) -> None:
+        queue.running += 1
         self._free -= 1
 
     def _submit(self, tenant_id: str, work: Callable[[], Result]) -> "Future[Result]":
@@ -79,45 +79,45 @@ class FairExecutor:
         except RuntimeError:
             self._end(tenant_id)
             raise
-        # Not when the waiting coroutine ends: a cancelled one ends before its thread does.
-        future.add_done_callback(lambda _: _on(loop, lambda: self._end(tenant_id)))
+        # Not when the awaiting coroutine ends: a cancelled one ends before its thread does.
+        future.add_done_callback(lambda _: _call_on_loop(loop, lambda: self._end(tenant_id)))
         return future
 
     def _end(self, tenant_id: str) -> None:
         self._free += 1
-        self._lines[tenant_id].running -= 1
-        self._serve()
-        self._tidy(tenant_id)
+        self._queues[tenant_id].running -= 1
+        self._grant_turns()
+        self._remove_if_idle(tenant_id)
 
-    def _serve(self) -> None:
-        """Give free threads to those who wait, round the tenants; one that has all it may have waits for itself."""
-        for _ in range(len(self._turns)):
+    def _grant_turns(self) -> None:
+        """Give free threads to waiting tenants in turn; a tenant at its limit waits for its own calls to end."""
+        for _ in range(len(self._waiting_tenants)):
             if self._free == 0:
                 return
-            tenant_id = self._turns.popleft()
-            line = self._lines[tenant_id]
-            if line.running < self._per_tenant:
-                self._admit(line)
-            if line.waiting:
-                self._turns.append(tenant_id)
+            tenant_id = self._waiting_tenants.popleft()
+            queue = self._queues[tenant_id]
+            if queue.running < self._per_tenant:
+                self._admit(queue)
+            if queue.waiting:
+                self._waiting_tenants.append(tenant_id)
             else:
-                self._tidy(tenant_id)
+                self._remove_if_idle(tenant_id)
 
-    def _tidy(self, tenant_id: str) -> None:
-        line = self._lines.get(tenant_id)
-        if line is not None and line.running == 0 and not line.waiting:
-            del self._lines[tenant_id]
+    def _remove_if_idle(self, tenant_id: str) -> None:
+        queue = self._queues.get(tenant_id)
+        if queue is not None and queue.running == 0 and not queue.waiting:
+            del self._queues[tenant_id]
 
-    def _admit(self, line: _Line) -> None:
-        """Begin the first call in line that has not been cancelled."""
-        while line.waiting:
-            place = line.waiting.popleft()
-            if not place.done():
-                self._begin(line)
-                place.set_result(None)
+    def _admit(self, queue: _Queue) -> None:
+        """Start the first waiting call that has not been cancelled."""
+        while queue.waiting:
+            turn = queue.waiting.popleft()
+            if not turn.done():
+                self._start(queue)
+                turn.set_result(None)
                 return
 
 
-def _on(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
-    if not loop.is_closed():  # a thread that outlived the loop has nobody to tell
+def _call_on_loop(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
+    if not loop.is_closed():  # a thread may end after the loop
         loop.call_soon_threadsafe(then)

@@ -1,8 +1,8 @@
-"""What a Python process can do so that its memory stays its own, and a log line that says what was possible.
+"""Protection of a process's memory, as far as Python allows it, and a log entry that states what was possible.
 
-No core dump can be written, other processes of the same user can neither attach nor read its memory, and, where the
-system lets us lock memory, nothing of it reaches swap. What Python cannot do is wipe every copy of a key: strings of
-bytes are copied by the interpreter and freed without being overwritten (see keyring).
+No core dump can be written. Other processes of the same user can neither attach nor read its memory. Where the system
+permits locked memory, nothing of it reaches swap. Python cannot erase every copy of a key: the interpreter copies byte
+strings and frees them without overwriting (see keys.key_cache).
 """
 
 import ctypes
@@ -25,13 +25,13 @@ log = structlog.get_logger()
 
 
 def harden() -> dict[str, bool]:
-    """Do it for this process, and log and return what was possible; children of a fork must do it again."""
+    """Harden this process, and log and return what was possible; a forked child must call it again."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     done = {
         "no_core_dumps": resource.getrlimit(resource.RLIMIT_CORE) == (0, 0),
         "not_dumpable": _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0,
-        # On fault: what Python reserves and never touches is not made resident.
+        # On fault: memory that Python reserves and never uses is not made resident.
         "memory_locked": _may_lock() and _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0,
     }
     log.info("process hardened", **done)
@@ -39,14 +39,14 @@ def harden() -> dict[str, bool]:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the kernel end this process when its parent is gone, however that ended."""
+    """Request SIGTERM from the kernel when the parent ends, for any reason."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it went before the kernel was told
+    if os.getppid() != parent:  # the parent ended before the request
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def allow_many_files() -> None:
-    """Raise the soft limit of open files: each connection is one."""
+    """Raise the soft limit of open files, because each connection needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -54,7 +54,7 @@ def allow_many_files() -> None:
 
 
 def _may_lock() -> bool:
-    """Whether locking cannot run into a limit: under one, a later allocation would fail and end the process."""
+    """Return whether locked memory has no limit: with a limit a later allocation would fail and end the process."""
     if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY:
         return True
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")

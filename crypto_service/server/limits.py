@@ -1,7 +1,7 @@
-"""What one tenant may take of one process: a rate of requests, and places for those being worked on.
+"""Limits of one tenant in one process: a rate of requests, and a number of concurrent requests.
 
-Each tenant has a bucket and places of its own and nothing is shared between them, so a tenant at its limit is refused
-at once and slows nobody else. The numbers are per process: with n processes a tenant may reach n times as much.
+Each tenant has a dedicated bucket and counter, so a tenant at its limit is rejected immediately and delays no other
+tenant. The limits apply per process: with n processes a tenant may reach n times as much.
 """
 
 import time
@@ -19,18 +19,18 @@ class _Share:
 
 
 class TenantLimits:
-    """One entry for each tenant that ever got past its certificate check, of a few hundred bytes; none is dropped."""
+    """The limits of all tenants that passed the certificate check; a few hundred bytes for each, never removed."""
 
     def __init__(self, rate: int, places: int, now: Callable[[], float] = time.monotonic) -> None:
-        """Take requests a second, with bursts of one second, and how many may be worked on at once."""
+        """`rate` is in requests per second, with bursts of one second; `places` is the number of parallel requests."""
         self._rate, self._places, self._now = float(rate), places, now
         self._shares: dict[str, _Share] = {}
         self.refused = 0
 
     def enter(self, tenant_id: str, cost: int = 1) -> None:
-        """Take `cost` from the rate and one place; raises TooManyRequests.
+        """Take `cost` from the rate and one concurrent request; raise TooManyRequests.
 
-        A cost above the whole burst waits for a full bucket and leaves a debt, or it could never be paid.
+        A cost above the burst waits for a full bucket and leaves a negative balance; otherwise it could never be paid.
         """
         now = self._now()
         share = self._shares.get(tenant_id)
@@ -45,5 +45,5 @@ class TenantLimits:
         share.taken_places += 1
 
     def leave(self, tenant_id: str) -> None:
-        """Give the place back; MUST follow each `enter` that did not raise."""
+        """Release the concurrent request; MUST follow each `enter` that did not raise."""
         self._shares[tenant_id].taken_places -= 1

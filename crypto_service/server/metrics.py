@@ -1,11 +1,11 @@
-"""Numbers of all processes of the service as one page of Prometheus text.
+"""Metrics of all processes of the service on one page in Prometheus text format, and its HTTP server.
 
-Each child reports its totals since its start; the parent adds them up and keeps what a child that ended had counted,
-so that no counter ever falls. Counters are exported with 0 from the start, also before a child reported: `increase()`
-misses the first incident of one that appears with it. No metric names a tenant: who did how much is in the usage rows,
-behind row security.
+Each child reports totals since its start. The parent sums them and keeps the totals of children that ended, so that no
+counter ever decreases. Counters are exported as 0 from the start, before any child reported: `increase()` misses the
+first incident of a counter that appears with it. No metric contains a tenant: usage per tenant is in the usage rows,
+which row-level security protects.
 
-A few bytes of HTTP for the parent's loop: GET of a short page, one request a connection, loopback only.
+The HTTP server is minimal: GET of one short page, one request per connection, loopback only.
 """
 
 import json
@@ -55,12 +55,12 @@ _OPERATIONS = "openkcm_crypto_operations"
 _ZEROS: Samples = {(name, ()): 0.0 for name in COUNTERS if name != _OPERATIONS} | {
     (_OPERATIONS, (("operation", operation.value), ("refused", ""))): 0.0 for operation in CryptoOperation
 }
-"""What is exported before anything is counted. Series of refusals appear with the first of their code."""
+"""Values exported before anything is counted. A series of rejections appears with the first rejection of its code."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What a child tells its parent, twice a second."""
+    """A report from a child to its parent, twice a second."""
 
     ready: bool = False
     counters: Samples = field(default_factory=dict)
@@ -84,30 +84,30 @@ class Totals:
 
     @property
     def ready(self) -> int:
-        """How many children serve."""
+        """The number of children that serve."""
         return sum(report.ready for report in self._reports.values())
 
     def take(self, child: str, report: Report) -> None:
         self._reports[child] = report
 
     def ended(self, child: str, *, expected: bool) -> None:
-        """Keep what a child that is gone had counted."""
+        """Keep the counters of a child that ended."""
         report = self._reports.pop(child, Report())
         for key, value in report.counters.items():
-            self._ended[key] += value  # type: ignore[assignment]  # a Counter of floats adds up just as well
+            self._ended[key] += value  # type: ignore[assignment]  # a Counter of floats is valid at run time
         if not expected:
             self._ended["openkcm_crypto_restarts", ()] += 1
 
     def text(self) -> bytes:
         """Return the page in Prometheus's text format."""
-        from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - a restart need not wait for it
+        from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - not needed for a restart
 
         registry = CollectorRegistry()
         registry.register(self)
         return generate_latest(registry)
 
     def collect(self) -> Iterator["Metric"]:
-        """Give prometheus_client everything there is."""
+        """Yield all metrics to prometheus_client."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - as in `text`
 
         counters: Samples = {**_ZEROS, **self._ended}
@@ -136,9 +136,9 @@ def _labels(pairs: list[list[str]]) -> Labels:
     return tuple((name, value) for name, value in pairs)
 
 
-_PATIENCE_SECONDS = 2.0
-_MOST_AT_ONCE = 64
-_LONGEST_REQUEST = 8192
+_CONNECTION_SECONDS = 2.0
+_MAX_CONNECTIONS = 64
+_MAX_REQUEST_BYTES = 8192
 _REASONS = {200: "OK", 404: "Not Found", 503: "Service Unavailable"}
 
 
@@ -149,25 +149,25 @@ class MetricsHttpServer:
         address: tuple[str, int],
         answer: Callable[[bytes], tuple[int, bytes]],
     ) -> None:
-        """`answer` is given a path and returns status and text; raises OSError when the address is taken."""
+        """`answer` maps a path to status and text; raise OSError when the address is in use."""
         self._selector = selector
         self._answer = answer
         self._open: dict[socket.socket, tuple[float, bytearray]] = {}
-        self._listener = socket.create_server(address, backlog=_MOST_AT_ONCE)
+        self._listener = socket.create_server(address, backlog=_MAX_CONNECTIONS)
         self._listener.settimeout(0)
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def drop_late(self) -> None:
-        """Close the connections that have used up their time."""
+        """Close the connections that exceeded their time limit."""
         now = time.monotonic()
-        for connection in [one for one, (began, _) in self._open.items() if now - began > _PATIENCE_SECONDS]:
+        for connection in [one for one, (began, _) in self._open.items() if now - began > _CONNECTION_SECONDS]:
             self._drop(connection)
 
     def _accept(self) -> None:
         with suppress(OSError):
             connection, _ = self._listener.accept()
             connection.settimeout(0)
-            if len(self._open) >= _MOST_AT_ONCE:
+            if len(self._open) >= _MAX_CONNECTIONS:
                 connection.close()
                 return
             self._open[connection] = (time.monotonic(), bytearray())
@@ -176,7 +176,7 @@ class MetricsHttpServer:
     def _read(self, connection: socket.socket) -> None:
         received = self._open[connection][1]
         try:
-            data = connection.recv(_LONGEST_REQUEST)
+            data = connection.recv(_MAX_REQUEST_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -187,11 +187,11 @@ class MetricsHttpServer:
             status, text = self._answer(rest.split(b" ", 1)[0]) if method == b"GET" else (404, b"only GET\n")
             head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
             head += f"Content-Length: {len(text)}\r\nConnection: close\r\n\r\n"
-            # A page is a few kilobytes, which the socket's buffer takes whole.
+            # A page has a few kilobytes, which fit into the socket's buffer.
             with suppress(OSError):
                 connection.sendall(head.encode() + text)
             self._drop(connection)
-        elif not data or len(received) > _LONGEST_REQUEST:
+        elif not data or len(received) > _MAX_REQUEST_BYTES:
             self._drop(connection)
 
     def _drop(self, connection: socket.socket) -> None:

@@ -1,12 +1,12 @@
-"""Precedence at the processors where the system allows it, given up whenever there is more to do than fits.
+"""Real-time scheduling of the crypto service where the system permits it, suspended under sustained load.
 
-An answer here takes a fraction of a millisecond. Where the fair scheduler runs background work beside it, every
-thirtieth or so waits some milliseconds for somebody else's turn to end: of no use to anybody, and what customers see.
-With real-time scheduling (sched(7), SCHED_RR) it does not wait.
+A response takes a fraction of a millisecond. If the fair scheduler also runs background work, about one response in
+thirty waits some milliseconds for another process, which customers notice. With real-time scheduling (sched(7),
+SCHED_RR) it does not wait.
 
-Nobody is starved by that: whoever is busy for `_RESTLESS_MICROSECONDS` on end, because so much is asked, is told by the
-kernel (RLIMIT_RTTIME) and is one of many again for `_FAIR_SECONDS`. Whoever rests more often and little each time stays
-first; what the kernel keeps for all others then, 5 %, is what a kill switch can count on.
+Other processes are not starved. The kernel signals a thread that is busy for `_BUSY_MICROSECONDS` without a pause
+(RLIMIT_RTTIME), and the process then runs with normal priority for `_NORMAL_SECONDS`. A thread that pauses more often
+keeps its priority; the kernel reserves 5 % for all other threads, which is enough to execute a manual lock.
 """
 
 import asyncio
@@ -20,46 +20,46 @@ from pathlib import Path
 import structlog
 
 _LOWEST = 1
-_RESTLESS_MICROSECONDS = 20_000
-_FAIR_SECONDS = 1.0
+_BUSY_MICROSECONDS = 20_000
+_NORMAL_SECONDS = 1.0
 
 log = structlog.get_logger()
 
 
 @contextmanager
-def precedence(loop: asyncio.AbstractEventLoop) -> Iterator[bool]:
-    """Take precedence with all threads that this process has and starts, for as long as the block runs on `loop`.
+def realtime_priority(loop: asyncio.AbstractEventLoop) -> Iterator[bool]:
+    """Use real-time scheduling for all threads of this process while the block runs on `loop`.
 
-    Yields whether it is allowed: to root, with CAP_SYS_NICE, or with a limit of RLIMIT_RTPRIO of 1.
+    Yield whether it is permitted: to root, with CAP_SYS_NICE, or with a limit of RLIMIT_RTPRIO of 1.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_RTTIME)
-    again: asyncio.TimerHandle | None = None
+    timer: asyncio.TimerHandle | None = None
 
-    def take() -> None:
-        # Anew each time: the kernel raises it by a second when it has told.
-        resource.setrlimit(resource.RLIMIT_RTTIME, (_RESTLESS_MICROSECONDS, hard))
+    def raise_priority() -> None:
+        # Set each time, because the kernel raises the limit by a second with each signal.
+        resource.setrlimit(resource.RLIMIT_RTTIME, (_BUSY_MICROSECONDS, hard))
         _schedule(os.SCHED_RR, _LOWEST)
 
-    def give_up_for_a_while() -> None:
-        nonlocal again
+    def lower_priority() -> None:
+        nonlocal timer
         _schedule(os.SCHED_OTHER, 0)
-        if again is not None:
-            again.cancel()
-        again = loop.call_later(_FAIR_SECONDS, take)
+        if timer is not None:
+            timer.cancel()
+        timer = loop.call_later(_NORMAL_SECONDS, raise_priority)
 
-    # Before anything can be told: a process that does not listen for it is ended by it.
-    loop.add_signal_handler(signal.SIGXCPU, give_up_for_a_while)
+    # Installed first: without a handler the signal ends the process.
+    loop.add_signal_handler(signal.SIGXCPU, lower_priority)
     try:
-        take()
+        raise_priority()
         allowed = True
     except PermissionError:
         allowed = False
-    log.info("precedence at the processors", allowed=allowed)
+    log.info("real-time scheduling", allowed=allowed)
     try:
         yield allowed
     finally:
-        if again is not None:
-            again.cancel()
+        if timer is not None:
+            timer.cancel()
         _schedule(os.SCHED_OTHER, 0)
         resource.setrlimit(resource.RLIMIT_RTTIME, (hard, hard))
         loop.remove_signal_handler(signal.SIGXCPU)
@@ -67,5 +67,5 @@ def precedence(loop: asyncio.AbstractEventLoop) -> Iterator[bool]:
 
 def _schedule(policy: int, priority: int) -> None:
     for thread in Path("/proc/self/task").iterdir():
-        with suppress(ProcessLookupError):  # it has just ended
+        with suppress(ProcessLookupError):  # the thread has just ended
             os.sched_setscheduler(int(thread.name), policy, os.sched_param(priority))

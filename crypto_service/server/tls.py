@@ -1,7 +1,7 @@
-"""The service's own certificate, and what TLS demands of clients.
+"""The service's own certificate, and the TLS requirements for clients.
 
-The private key is made here and never leaves this process's memory; Vault signs the request. A new certificate goes
-into the same contexts, so the next handshake gets it and open connections stay.
+The private key is generated here and never leaves the memory of this service; Vault signs the request. A new
+certificate is loaded into the existing contexts, so the next handshake uses it and open connections remain.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ LIFETIME = timedelta(hours=24)
 _RENEWED_AFTER = 2 / 3
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 15.0
-_SHELF_BYTES = 65_536
+_SHARED_BYTES = 65_536
 
-# TLS 1.2 with forward secrecy only. The two CBC suites (with encrypt-then-MAC) are for KMIP clients that offer no
-# AEAD; TLS 1.3 chooses among its own.
+# TLS 1.2 with forward secrecy only. The two CBC suites (with encrypt-then-MAC) are for KMIP clients without AEAD;
+# TLS 1.3 has separate suites.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE-ECDSA-AES256-SHA384:ECDHE-ECDSA-AES128-SHA256:!aNULL"
 
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ServerCertificate:
-    """Our certificate, its key, and the root that clients' certificates must descend from; all PEM."""
+    """The server certificate, its key, and the root at which client certificate chains must end; all PEM."""
 
     certificate_pem: str
     root_pem: str
@@ -47,7 +47,7 @@ class ServerCertificate:
 
 
 def new_identity(certificates: PkiServerCertificates, names: Sequence[str]) -> ServerCertificate:
-    """Make a P-256 key and have it certified for `names`; blocks. Raises VaultUnavailable, VaultRefused."""
+    """Generate a P-256 key and obtain a certificate for `names`; blocks. Raises VaultUnavailable, VaultRefused."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
@@ -63,8 +63,8 @@ def new_identity(certificates: PkiServerCertificates, names: Sequence[str]) -> S
 def server_context(identity: ServerCertificate, protocols: Sequence[str] = ()) -> ssl.SSLContext:
     """Return a context that admits only clients whose chain ends in our PKI root; `protocols` are ALPN names.
 
-    What TLS proves is the chain, the name constraints in it and the dates. Who the client is, and whether its
-    certificate was revoked, is asked of the database on every connection, so a resumed session saves nobody from it.
+    TLS verifies the chain, its name constraints and the dates. The identity of the client and the revocation of its
+    certificate are checked in the database for every connection, so a resumed session cannot bypass them.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -72,7 +72,7 @@ def server_context(identity: ServerCertificate, protocols: Sequence[str] = ()) -
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_REQUIRED
-    # Strict: RFC 5280 to the letter. Only the root is trusted: a tenant's CA is believed because of its signature.
+    # Strict: RFC 5280 to the letter. Only the root is trusted; a tenant CA is accepted because the root signed it.
     context.verify_flags = ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_TRUSTED_FIRST
     context.load_verify_locations(cadata=identity.root_pem)
     if protocols:
@@ -82,8 +82,8 @@ def server_context(identity: ServerCertificate, protocols: Sequence[str] = ()) -
 
 
 def install(context: ssl.SSLContext, identity: ServerCertificate) -> None:
-    """Have the next handshakes show this certificate. MUST run on the loop's thread: between handshakes, not in one."""
-    # OpenSSL reads keys from files only; this one exists in memory and nowhere else.
+    """Use this certificate in the next handshakes. MUST run on the loop's thread: between handshakes, not in one."""
+    # OpenSSL reads keys only from files; this key exists only in memory.
     with os.fdopen(os.memfd_create("server-certificate", os.MFD_CLOEXEC), "wb") as memory:
         memory.write(identity.key_pem + identity.certificate_pem.encode())
         memory.flush()
@@ -91,15 +91,15 @@ def install(context: ssl.SSLContext, identity: ServerCertificate) -> None:
 
 
 class SharedTlsIdentity:
-    """Memory that a parent shares with its children: the newest certificate, for one that is started again.
+    """Memory that the parent shares with its children: the newest certificate, for a child that is restarted.
 
-    So a process that died while Vault is down serves again at once. It is never a file. A reader that comes while
-    another process writes sees that the digest does not fit, and asks Vault.
+    A process that died while Vault is unavailable can therefore serve immediately. The memory is never a file. A reader
+    during a concurrent write finds a wrong digest, and requests a certificate from Vault.
     """
 
     def __init__(self) -> None:
-        """MUST be made before the fork."""
-        self._memory = mmap.mmap(-1, _SHELF_BYTES)
+        """Map the memory; MUST run before the fork."""
+        self._memory = mmap.mmap(-1, _SHARED_BYTES)
 
     def put(self, identity: ServerCertificate) -> None:
         fields = [
@@ -113,7 +113,7 @@ class SharedTlsIdentity:
         self._memory.write(hashlib.sha256(text).digest() + len(text).to_bytes(4, "big") + text)
 
     def get(self) -> ServerCertificate | None:
-        """Return the certificate if there is one that need not be renewed yet."""
+        """Return the certificate if one is stored and need not be renewed yet."""
         digest, length = self._memory[:32], int.from_bytes(self._memory[32:36], "big")
         text = self._memory[36 : 36 + length]
         if not length or hashlib.sha256(text).digest() != digest:
@@ -124,16 +124,16 @@ class SharedTlsIdentity:
 
 
 class ServerTls:
-    """The contexts of both fronts and the certificate in them."""
+    """The TLS contexts of both servers and their certificate."""
 
-    def __init__(self, certificates: PkiServerCertificates, names: Sequence[str], shelf: SharedTlsIdentity) -> None:
-        self._certificates, self._names, self._shelf = certificates, names, shelf
+    def __init__(self, certificates: PkiServerCertificates, names: Sequence[str], shared: SharedTlsIdentity) -> None:
+        self._certificates, self._names, self._shared = certificates, names, shared
         self._contexts: list[ssl.SSLContext] = []
         self.identity: ServerCertificate | None = None
 
     async def obtain(self) -> ServerCertificate:
-        """Return a certificate to serve with, however long Vault takes; raises what trying again cannot mend."""
-        self.identity = self._shelf.get()
+        """Return a server certificate, however long Vault takes; raise errors that a retry cannot resolve."""
+        self.identity = self._shared.get()
         if self.identity is not None:
             return self.identity
         pause = _FIRST_PAUSE_SECONDS
@@ -147,17 +147,17 @@ class ServerTls:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             else:
-                self._shelf.put(self.identity)
+                self._shared.put(self.identity)
                 return self.identity
 
     def context(self, identity: ServerCertificate, protocols: Sequence[str] = ()) -> ssl.SSLContext:
-        """Return a context that `keep` will renew."""
+        """Return a context whose certificate `keep` will renew."""
         context = server_context(identity, protocols)
         self._contexts.append(context)
         return context
 
     async def keep(self, identity: ServerCertificate) -> None:
-        """Renew the certificate after two thirds of its life, for ever."""
+        """Renew the certificate after two thirds of its lifetime; never returns."""
         while True:
             await asyncio.sleep(max(_until_renewal(identity), 0.0))
             identity = await self.obtain()

@@ -10,7 +10,7 @@ from tests.vault import server as vault_server
 
 @pytest.fixture(scope="module")
 def world(server: Server, template: str, vault: vault_server.Server) -> Iterator[World]:
-    """One database for the tests of a module, each of which has its own tenants."""
+    """Return one database for the tests of a module; each test has separate tenants."""
     with clone(server, template) as field:
         yield World(field, vault)
 

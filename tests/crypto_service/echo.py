@@ -1,4 +1,4 @@
-"""A front that answers each line with itself, on a real TLS server, and clients with certificates."""
+"""A server that returns each line with the tenant id, over real TLS, and clients with certificates."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ ACME, BETA = "acme-corp-12345", "beta-corp-67890"
 
 
 class FakeCallers:
-    """Believes the leaf's DNS name; refuses whom it is told to, and answers only while `open` is set."""
+    """Trusts the leaf's DNS name, raises `refusals`, and, with `waits`, responds only after `open` is set."""
 
     def __init__(self) -> None:
         self.refusals: dict[str, OpenKcmError] = {}
@@ -57,7 +57,7 @@ class FakeCallers:
 
 
 class Echo(Connection):
-    """Answers each line with itself. `wait` waits for `go`, `boom` breaks, `big` answers with 8 MiB."""
+    """Returns each line. `wait` waits for `go`, `boom` raises, `big` returns 8 MiB."""
 
     go: asyncio.Event
 
@@ -81,7 +81,7 @@ class Echo(Connection):
             if line.endswith(b"wait"):
                 await self.go.wait()
             named = request_name.get()
-            request_name.reset(token)  # refused in another context than it was set in
+            request_name.reset(token)  # raises in a context in which it was not set
             return caller.tenant_id.encode() + b" " + named + b"\n"
         if line == b"boom":
             raise KeyError("secret of the request")
@@ -101,7 +101,7 @@ class PoliteEcho(Echo):
 
 @dataclass
 class Place:
-    """A server on a loopback port, and what a test turns on it."""
+    """A server on a loopback port, and the state that a test changes."""
 
     callers: FakeCallers
     changes: Changes
@@ -128,16 +128,16 @@ def client_context(tenant: str) -> ssl.SSLContext:
 
 
 @contextlib.asynccontextmanager
-async def place(bounds: ConnectionLimits | None = None, front: type[Echo] = Echo) -> AsyncIterator[Place]:
+async def place(bounds: ConnectionLimits | None = None, server_class: type[Echo] = Echo) -> AsyncIterator[Place]:
     callers, changes = FakeCallers(), Changes()
     nothing = cast("Any", None)
     parts = Dependencies(callers, nothing, nothing, nothing, nothing, changes)
-    connections = ConnectionRegistry(parts, bounds or ConnectionLimits(look_seconds=0.02))
+    connections = ConnectionRegistry(parts, bounds or ConnectionLimits(check_seconds=0.02))
     made: list[Echo] = []
     Echo.go = asyncio.Event()
 
     def protocol() -> Echo:
-        made.append(front(parts, connections))
+        made.append(server_class(parts, connections))
         return made[-1]
 
     server = await connections.loop.create_server(
@@ -157,7 +157,7 @@ async def place(bounds: ConnectionLimits | None = None, front: type[Echo] = Echo
 
 
 def on_uvloop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Run a test on the loop that the service runs on."""
+    """Run a test on the event loop implementation of the service."""
 
     def run() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

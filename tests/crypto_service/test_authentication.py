@@ -1,4 +1,4 @@
-"""Who a certificate is, asked of a real database, with certificates of real tenant authorities."""
+"""Identification of callers with a real database and certificates of real tenant CAs."""
 
 import asyncio
 import time
@@ -27,9 +27,9 @@ from tests.crypto_service.core.world import (
     REGION,
     Changes,
     Clock,
+    CountingExecutor,
     Home,
     Journal,
-    Looking,
     World,
     at_once,
     signed_by,
@@ -46,16 +46,16 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def wall() -> Clock:
+def wall_clock() -> Clock:
     return Clock(time.time())
 
 
 @pytest.fixture
 def callers(
-    world: World, threads: FairExecutor, journal: Journal, changes: Changes, *, clock: Clock, wall: Clock
+    world: World, threads: FairExecutor, journal: Journal, changes: Changes, *, clock: Clock, wall_clock: Clock
 ) -> ClientCertificateAuthenticator:
     return ClientCertificateAuthenticator(
-        world.crypto, threads, journal, changes, cache_seconds=60, monotonic=clock, clock=wall
+        world.crypto, threads, journal, changes, cache_seconds=60, monotonic=clock, clock=wall_clock
     )
 
 
@@ -64,7 +64,7 @@ def home(world: World) -> Home:
     return world.tenant()
 
 
-async def test_a_certificate_on_record_names_tenant_and_service(callers: ClientCertificateAuthenticator, home: Home):
+async def test_recorded_certificate_identifies_tenant_and_service(callers: ClientCertificateAuthenticator, home: Home):
     certificate = home.connect("orders")
     caller = await callers.identify(certificate, ADDRESS)
     serial = format(x509.load_der_x509_certificate(certificate).serial_number, "x")
@@ -73,7 +73,7 @@ async def test_a_certificate_on_record_names_tenant_and_service(callers: ClientC
     assert caller.address == ADDRESS
 
 
-async def test_the_second_time_and_refreshing_cost_nothing(
+async def test_repeated_identification_and_refresh_need_no_database(
     callers: ClientCertificateAuthenticator, home: Home, world: World, journal: Journal
 ):
     certificate = home.connect("orders")
@@ -84,7 +84,7 @@ async def test_the_second_time_and_refreshing_cost_nothing(
     assert journal.entries == []
 
 
-async def test_after_the_cache_time_it_is_looked_up_again(
+async def test_caller_is_read_again_after_the_cache_time(
     callers: ClientCertificateAuthenticator, home: Home, clock: Clock
 ):
     caller = await callers.identify(home.connect("orders"), ADDRESS)
@@ -96,25 +96,27 @@ async def test_after_the_cache_time_it_is_looked_up_again(
         await callers.refresh(caller)
 
 
-async def test_at_half_its_time_it_is_looked_up_again_and_nobody_waits(
+async def test_caller_is_read_again_in_the_background_after_half_the_cache_time(
     world: World, home: Home, journal: Journal, changes: Changes, clock: Clock
 ):
-    """A database that goes down at any moment leaves at least the other half."""
-    looks = Looking()
-    callers = ClientCertificateAuthenticator(world.crypto, looks, journal, changes, cache_seconds=60, monotonic=clock)
+    """After a failure of the database at any moment, at least the other half of the cache time remains."""
+    executor = CountingExecutor()
+    callers = ClientCertificateAuthenticator(
+        world.crypto, executor, journal, changes, cache_seconds=60, monotonic=clock
+    )
     certificate = home.connect("orders")
     found = await asyncio.gather(*(callers.identify(certificate, str(number)) for number in range(50)))
     assert {caller.address for caller in found} == {str(number) for number in range(50)}
-    assert len(set(found)) == looks.count == 1  # many who ask at once are answered by one look
+    assert len(set(found)) == executor.count == 1  # concurrent callers share one read
     caller = found[0]
     clock.now += 29
     assert at_once(callers.refresh(caller)) is caller
     clock.now += 2
     assert at_once(callers.refresh(caller)) is caller
-    await wait_until_async(lambda: callers._known[home.tenant_id, caller.serial].until >= clock.now + 59)
-    assert looks.count == 2
+    await wait_until_async(lambda: callers._entries[home.tenant_id, caller.serial].until >= clock.now + 59)
+    assert executor.count == 2
     with world.field.server.offline(world.field.name):
-        clock.now += 45  # past the next half, which finds no database, and within its time
+        clock.now += 45  # after half of the cache time, when the renewal fails, but within the cache time
         assert at_once(callers.refresh(caller)) is caller
         await asyncio.sleep(0.1)
         clock.now += 10
@@ -125,24 +127,24 @@ async def test_at_half_its_time_it_is_looked_up_again_and_nobody_waits(
 
 
 @pytest.mark.parametrize("word", ["of the tenant", "of everything"])
-async def test_word_of_a_change_makes_the_next_answer_a_new_one(
+async def test_caller_is_read_again_after_a_notification(
     callers: ClientCertificateAuthenticator, home: Home, changes: Changes, word: str
 ):
-    caller, told = await callers.identify(home.connect("orders"), ADDRESS), tenant_hash(home.tenant_id)
+    caller, marker = await callers.identify(home.connect("orders"), ADDRESS), tenant_hash(home.tenant_id)
     home.move(Transition.SUSPEND)
-    changes.tell(tenant_hash("somebody-else"))
+    changes.tell(tenant_hash("other-tenant"))
     assert at_once(callers.refresh(caller)).tenant_state is State.ACTIVE
-    changes.tell(told if word == "of the tenant" else None)
+    changes.tell(marker if word == "of the tenant" else None)
     fresh = await callers.refresh(caller)
     assert (fresh, fresh.address) == (replace(caller, tenant_state=State.SUSPENDED), ADDRESS)
     assert at_once(callers.refresh(caller)) == fresh
     home.move(Transition.LOCK)
-    changes.tell(told if word == "of the tenant" else None)
+    changes.tell(marker if word == "of the tenant" else None)
     with pytest.raises(TenantNotOperational):
         await callers.refresh(caller)
 
 
-async def test_a_locked_tenant_is_closed_and_the_denial_is_in_its_stream(
+async def test_locked_tenant_is_rejected_and_the_rejection_recorded(
     callers: ClientCertificateAuthenticator, home: Home, journal: Journal
 ):
     certificate = home.connect("orders")
@@ -151,30 +153,30 @@ async def test_a_locked_tenant_is_closed_and_the_denial_is_in_its_stream(
         with pytest.raises(TenantNotOperational):
             await callers.identify(certificate, ADDRESS)
     journal.full = True
-    with pytest.raises(AuditUnavailable):  # no denial without its record
+    with pytest.raises(AuditUnavailable):  # no rejection without its audit entry
         await callers.identify(certificate, ADDRESS)
     assert journal.refusals() == [(home.tenant_id, "connect", "tenant_closed")] * 2
     assert {(entry.service, entry.source) for entry in journal.entries} == {("orders", ADDRESS)}
     assert journal.entries[0].correlation_id
-    assert journal.entries[0].subject.endswith(": tenant closed")
+    assert journal.entries[0].subject.endswith(": tenant not operational")
 
 
-async def test_locked_returns_a_caller_only_where_nothing_but_the_lock_refuses_it(
-    callers: ClientCertificateAuthenticator, home: Home, changes: Changes, wall: Clock
+async def test_locked_returns_a_caller_only_if_the_lock_is_the_only_reason(
+    callers: ClientCertificateAuthenticator, home: Home, changes: Changes, wall_clock: Clock
 ):
     certificate = home.connect("orders")
     caller = await callers.identify(certificate, ADDRESS)
-    with pytest.raises(ClientNotAuthorized):  # nothing keeps it out
+    with pytest.raises(ClientNotAuthorized):  # it is not rejected at all
         await callers.locked(certificate)
     home.move(Transition.LOCK)
     changes.tell(tenant_hash(home.tenant_id))
     assert await callers.locked(certificate) == replace(caller, tenant_state=State.LOCKED, address="")
     with pytest.raises(TenantNotOperational):
         await callers.refresh(caller)
-    now, wall.now = wall.now, wall.now + 73 * 3600
+    now, wall_clock.now = wall_clock.now, wall_clock.now + 73 * 3600
     with pytest.raises(ClientNotAuthorized):
         await callers.locked(certificate)
-    wall.now = now
+    wall_clock.now = now
     for close in (lambda: home.move(Transition.LEAVE), lambda: home.disconnect("orders")):
         close()
         changes.tell(tenant_hash(home.tenant_id))
@@ -182,7 +184,7 @@ async def test_locked_returns_a_caller_only_where_nothing_but_the_lock_refuses_i
             await callers.locked(certificate)
 
 
-async def test_a_disconnected_service_is_refused_with_every_certificate_it_had_until_it_is_connected_again(
+async def test_disconnected_service_is_rejected_with_all_certificates_until_reconnected(
     callers: ClientCertificateAuthenticator, home: Home, journal: Journal, changes: Changes
 ):
     certificates = [home.connect("orders"), home.certify("orders", 2)]
@@ -195,11 +197,11 @@ async def test_a_disconnected_service_is_refused_with_every_certificate_it_had_u
     renewed = home.connect("orders", 3)
     changes.tell(tenant_hash(home.tenant_id))
     assert (await callers.identify(renewed, ADDRESS)).service == "orders"
-    with pytest.raises(ClientNotAuthorized):  # what was revoked stays so
+    with pytest.raises(ClientNotAuthorized):  # a revocation is permanent
         await callers.identify(certificates[0], ADDRESS)
 
 
-async def test_a_certificate_without_a_record_of_its_tenant_is_refused_in_its_stream(
+async def test_unrecorded_certificate_is_rejected_and_the_rejection_recorded(
     callers: ClientCertificateAuthenticator, world: World, home: Home, journal: Journal
 ):
     home.connect("orders")
@@ -212,7 +214,7 @@ async def test_a_certificate_without_a_record_of_its_tenant_is_refused_in_its_st
     assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")] * 2
 
 
-async def test_only_a_certificate_that_the_named_tenants_authority_signed_is_believed(
+async def test_certificate_not_signed_by_the_named_tenants_ca_is_rejected(
     callers: ClientCertificateAuthenticator, world: World, home: Home, journal: Journal
 ):
     serial = x509.load_der_x509_certificate(home.connect("orders")).serial_number
@@ -233,7 +235,7 @@ async def test_only_a_certificate_that_the_named_tenants_authority_signed_is_bel
     for certificate in attacks.values():
         with pytest.raises(ClientNotAuthorized):
             await callers.identify(certificate, ADDRESS)
-    # No tenant is proven, so no stream has a record; and the record of the true certificate is untouched.
+    # No tenant is verified, so no stream has a record; and the record of the valid certificate is unchanged.
     assert journal.entries == []
 
 
@@ -250,7 +252,7 @@ async def test_only_a_certificate_that_the_named_tenants_authority_signed_is_bel
         ("acme.tenants.openkcm.internal", "beta.tenants.openkcm.internal"),
     ],
 )
-async def test_a_certificate_without_exactly_one_tenants_name_is_refused(names: tuple[str, ...]):
+async def test_certificate_without_exactly_one_tenant_name_is_rejected(names: tuple[str, ...]):
     nothing, journal, key = cast("Any", None), Journal(), p256()
     callers = ClientCertificateAuthenticator(nothing, nothing, journal, Changes(), cache_seconds=60)
     extensions = [(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)] if names else []
@@ -262,19 +264,19 @@ async def test_a_certificate_without_exactly_one_tenants_name_is_refused(names: 
     assert journal.entries == []
 
 
-async def test_a_certificate_ends_on_an_open_connection_too(
-    callers: ClientCertificateAuthenticator, home: Home, wall: Clock, journal: Journal
+async def test_certificate_expires_on_an_open_connection_too(
+    callers: ClientCertificateAuthenticator, home: Home, wall_clock: Clock, journal: Journal
 ):
     caller = await callers.identify(home.connect("orders"), ADDRESS)
-    wall.now += timedelta(hours=71).total_seconds()
+    wall_clock.now += timedelta(hours=71).total_seconds()
     assert at_once(callers.refresh(caller)) is caller
-    wall.now += timedelta(hours=2).total_seconds()
+    wall_clock.now += timedelta(hours=2).total_seconds()
     with pytest.raises(ClientNotAuthorized):
         at_once(callers.refresh(caller))
     assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")]
 
 
-async def test_without_a_route_to_its_authority_a_tenants_callers_are_refused(
+async def test_callers_are_rejected_without_a_route_to_their_ca(
     callers: ClientCertificateAuthenticator, home: Home, world: World, changes: Changes
 ):
     certificate = home.connect("orders")
@@ -293,7 +295,7 @@ async def test_without_a_route_to_its_authority_a_tenants_callers_are_refused(
         await callers.refresh(caller)
 
 
-async def test_a_database_that_is_away_is_said_and_not_remembered(
+async def test_database_failure_is_raised_and_not_cached(
     callers: ClientCertificateAuthenticator, home: Home, world: World, changes: Changes
 ):
     certificate = home.connect("orders")
@@ -306,23 +308,21 @@ async def test_a_database_that_is_away_is_said_and_not_remembered(
     assert await callers.refresh(caller) == caller
 
 
-async def test_a_change_during_the_look_is_looked_at_before_the_answer(
-    world: World, home: Home, journal: Journal, changes: Changes
-):
+async def test_change_during_a_read_repeats_the_read(world: World, home: Home, journal: Journal, changes: Changes):
     certificate = home.connect("orders")
 
     async def lock() -> None:
         await asyncio.to_thread(home.move, Transition.LOCK)
         changes.tell(tenant_hash(home.tenant_id))
 
-    looks = Looking(after_first=lock)
-    callers = ClientCertificateAuthenticator(world.crypto, looks, journal, changes, cache_seconds=60)
+    executor = CountingExecutor(after_first=lock)
+    callers = ClientCertificateAuthenticator(world.crypto, executor, journal, changes, cache_seconds=60)
     with pytest.raises(TenantNotOperational):
         await callers.identify(certificate, ADDRESS)
-    assert looks.count == 2
+    assert executor.count == 2
 
 
-async def test_who_was_never_identified_is_not_refreshed(callers: ClientCertificateAuthenticator, home: Home):
-    stranger = ClientIdentity(home.tenant_id, "orders", ids.l2_key(home.tenant_id), REGION, "1a", State.ACTIVE)
+async def test_refresh_rejects_an_unidentified_caller(callers: ClientCertificateAuthenticator, home: Home):
+    unidentified = ClientIdentity(home.tenant_id, "orders", ids.l2_key(home.tenant_id), REGION, "1a", State.ACTIVE)
     with pytest.raises(ClientNotAuthorized):
-        await callers.refresh(stranger)
+        await callers.refresh(unidentified)

@@ -1,4 +1,4 @@
-"""Word of changes, from a commit in PostgreSQL to the loop."""
+"""Change notifications, from a commit in PostgreSQL to the event loop."""
 
 import asyncio
 import threading
@@ -11,13 +11,13 @@ from core.errors.platform import DatabaseUnavailable
 from core.tenants.lifecycle import Transition
 from crypto_service.cache_invalidation import NotifyInvalidations
 from database.postgres.notify import NotifyFeed, tenant_hash
-from tests.crypto_service.core.world import Looking, World, a_keyring, at_once
+from tests.crypto_service.core.world import CountingExecutor, World, a_keyring, at_once
 
 pytestmark = pytest.mark.integration
 
 
-class Heard:
-    """What was told, and somebody who waits for it."""
+class RecordingSubscriber:
+    """A subscriber that stores notifications and can wait for one."""
 
     def __init__(self) -> None:
         self.words: asyncio.Queue[str | None] = asyncio.Queue()
@@ -38,70 +38,70 @@ async def feed_changes(world: World) -> AsyncIterator[NotifyInvalidations]:
     await changes.stop()
 
 
-async def test_a_commit_is_heard_by_every_subscriber_in_order(feed_changes: NotifyInvalidations, world: World):
+async def test_commit_notifies_every_subscriber_in_order(feed_changes: NotifyInvalidations, world: World):
     home = world.tenant()
-    heard, order = Heard(), list[str]()
+    subscriber, order = RecordingSubscriber(), list[str]()
     feed_changes.subscribe(lambda _tenant: order.append("first"))
     feed_changes.subscribe(lambda _tenant: order.append("second"))
-    feed_changes.subscribe(heard.forget)
+    feed_changes.subscribe(subscriber.forget)
     feed_changes.start()
     await feed_changes.listening()
     home.move(Transition.LOCK)
-    await heard.until(tenant_hash(home.tenant_id))
+    await subscriber.until(tenant_hash(home.tenant_id))
     assert order[-2:] == ["first", "second"]
 
 
-async def test_a_key_is_dropped_as_soon_as_its_tenant_is_locked(feed_changes: NotifyInvalidations, world: World):
+async def test_key_is_dropped_when_its_tenant_is_locked(feed_changes: NotifyInvalidations, world: World):
     home = world.tenant()
     home.connect("orders")
-    heard = Heard()
-    keyring = a_keyring(world, Looking(), feed_changes)
-    feed_changes.subscribe(heard.forget)
+    subscriber = RecordingSubscriber()
+    keyring = a_keyring(world, CountingExecutor(), feed_changes)
+    feed_changes.subscribe(subscriber.forget)
     feed_changes.start()
     await feed_changes.listening()
     caller = home.caller()
     await keyring.key(caller)
     at_once(keyring.key(caller))
     home.move(Transition.LOCK)
-    await heard.until(tenant_hash(home.tenant_id))
+    await subscriber.until(tenant_hash(home.tenant_id))
     with world.field.server.offline(world.field.name), pytest.raises(DatabaseUnavailable):
         await keyring.key(caller)
 
 
-async def test_when_the_feed_was_lost_everything_is_forgotten(feed_changes: NotifyInvalidations, world: World):
-    heard = Heard()
-    feed_changes.subscribe(heard.forget)
+async def test_lost_feed_invalidates_everything(feed_changes: NotifyInvalidations, world: World):
+    subscriber = RecordingSubscriber()
+    feed_changes.subscribe(subscriber.forget)
     feed_changes.start()
-    await heard.until(None)
+    await subscriber.until(None)
     with world.field.server.offline(world.field.name):
         pass
-    await heard.until(None)
+    await subscriber.until(None)
 
 
 class Broken:
     """A feed that fails once and then listens."""
 
     def __init__(self) -> None:
-        self.begun = 0
+        self.starts = 0
 
     def listen(self, changed: Callable[[str], None], _lost: Callable[[], None], stop: threading.Event) -> None:
-        self.begun += 1
-        if self.begun == 1:
+        self.starts += 1
+        if self.starts == 1:
             raise RuntimeError
-        changed("somebody")
+        changed("other-tenant")
         stop.wait()
 
 
-async def test_a_feed_that_fails_is_begun_again_and_a_subscriber_that_fails_keeps_no_other_from_forgetting():
+async def test_failed_feed_is_restarted_and_a_failed_subscriber_does_not_affect_others():
     def fail(_tenant: Any) -> None:
         raise ValueError
 
-    heard, feed = Heard(), Broken()
+    subscriber, feed = RecordingSubscriber(), Broken()
     changes = NotifyInvalidations(feed)
     changes.subscribe(fail)
-    changes.subscribe(heard.forget)
+    changes.subscribe(subscriber.forget)
     changes.start()
-    await heard.until(None)
-    await heard.until("somebody")
+    await subscriber.until(None)
+    await subscriber.until("other-tenant")
     await changes.stop()
-    assert feed.begun == 2
+    assert feed.starts == 2

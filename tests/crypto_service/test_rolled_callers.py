@@ -1,4 +1,4 @@
-"""Who a certificate is while its tenant has two authorities, and after the former has ended."""
+"""Identification of callers while a tenant has two CAs, and after the former was retired."""
 
 from dataclasses import replace
 
@@ -13,13 +13,13 @@ from database.postgres.notify import tenant_hash
 from database.provisioning import RouteRow
 from tests.contracts.authorities import nothing_recorded
 from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Home, Journal, World, signed_by
-from tests.crypto_service.test_authentication import callers, clock, home, wall
+from tests.crypto_service.test_authentication import callers, clock, home, wall_clock
 from vault.pki.certificates import load_issuer
 
-__all__ = ["callers", "clock", "home", "wall"]  # fixtures that pytest finds here by their names
+__all__ = ["callers", "clock", "home", "wall_clock"]  # fixtures that pytest finds by name
 
 
-async def test_leaves_of_both_authorities_are_believed_until_the_former_ends(
+async def test_leaves_of_both_cas_are_accepted_until_the_former_is_retired(
     callers: ClientCertificateAuthenticator, home: Home, changes: Changes, journal: Journal
 ) -> None:
     old = home.connect("orders")
@@ -39,14 +39,14 @@ async def test_leaves_of_both_authorities_are_believed_until_the_former_ends(
     assert journal.entries == []
 
 
-@pytest.mark.parametrize("shut", ["state", "route"])
-async def test_the_end_of_an_authority_holds_by_its_state_and_by_the_route_each_alone(
-    callers: ClientCertificateAuthenticator, home: Home, world: World, shut: str
+@pytest.mark.parametrize("retired_by", ["state", "route"])
+async def test_retirement_of_a_ca_is_enforced_by_state_and_by_route(
+    callers: ClientCertificateAuthenticator, home: Home, world: World, retired_by: str
 ) -> None:
     old = home.connect("orders")
     rolled = home.roll()
     with world.worker.tenant_tx(home.tenant_id) as tx:
-        if shut == "state":
+        if retired_by == "state":
             tx.certificates.end(home.authority.serial)
         else:
             tx.routes.publish(RouteRow(home.l2_key, rolled.authority.fingerprint, REGION))
@@ -54,7 +54,7 @@ async def test_the_end_of_an_authority_holds_by_its_state_and_by_the_route_each_
         await callers.identify(old, ADDRESS)
 
 
-async def test_what_the_former_authority_signs_and_nobody_recorded_opens_nothing_before_and_after_its_end(
+async def test_unrecorded_leaf_of_the_former_ca_is_rejected(
     callers: ClientCertificateAuthenticator, home: Home, journal: Journal
 ) -> None:
     home.connect("orders")
@@ -64,16 +64,16 @@ async def test_what_the_former_authority_signs_and_nobody_recorded_opens_nothing
         await callers.identify(before, ADDRESS)
     assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")]
     rolled.end(home.authority)
-    after = home.unrecorded("orders")  # its key still signs: what counts is what is believed
+    after = home.unrecorded("orders")  # its key still signs, but its signatures are no longer trusted
     with pytest.raises(ClientNotAuthorized):
         await callers.identify(after, ADDRESS)
-    assert len(journal.entries) == 1  # nobody proved to be of this tenant
+    assert len(journal.entries) == 1  # the certificate does not belong to this tenant
 
 
-async def test_the_former_authority_does_not_speak_for_a_leaf_of_the_new_one(
+async def test_leaf_forged_by_the_former_ca_is_rejected(
     callers: ClientCertificateAuthenticator, home: Home, world: World, journal: Journal
 ) -> None:
-    """Whoever has the former key, and a serial that the new authority issued, is still not believed."""
+    """An attacker with the former key and a serial of the new CA is still rejected."""
     home.connect("orders")
     rolled = home.roll()
     serial = x509.load_der_x509_certificate(rolled.certify("orders", 2)).serial_number
@@ -85,7 +85,7 @@ async def test_the_former_authority_does_not_speak_for_a_leaf_of_the_new_one(
     assert journal.entries == []
 
 
-async def test_an_authority_that_is_only_prepared_is_not_believed(
+async def test_leaf_of_a_prepared_ca_is_rejected(
     callers: ClientCertificateAuthenticator, home: Home, world: World, journal: Journal
 ) -> None:
     home.connect("orders")

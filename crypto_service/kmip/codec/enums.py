@@ -1,6 +1,6 @@
 """Enumerations and bit masks of KMIP 1.0 to 1.4 (KMIP 1.4, sections 9.1.3.2, 9.1.3.3), named as in the specification.
 
-Those that nothing here looks at (split keys, random numbers, validations, key roles) are left out.
+Enumerations that are not used here are omitted (split keys, random numbers, validations, key roles).
 """
 
 from enum import IntEnum, IntFlag

@@ -1,4 +1,4 @@
-"""One table from our errors to KMIP's result reasons (KMIP 1.4, sections 9.1.3.2.29 and 11)."""
+"""The mapping of our errors to KMIP's result reasons (KMIP 1.4, sections 9.1.3.2.29 and 11)."""
 
 import uuid
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ log = structlog.get_logger()
 
 REASONS: Mapping[type[OpenKcmError], ResultReason] = MappingProxyType(
     {
-        # "Not there" and "not yours" are the same class, so that they are the same answer.
+        # "Does not exist" and "belongs to another service" are one class, so that the responses are equal.
         ObjectNotFound: ResultReason.ITEM_NOT_FOUND,
         KeyNotUsable: ResultReason.PERMISSION_DENIED,
-        # Key Value Not Present would say it better, and clients of 1.0 and 1.1 do not know it.
+        # Key Value Not Present would be more exact, but clients of 1.0 and 1.1 do not know it.
         KeyVersionRetired: ResultReason.CRYPTOGRAPHIC_FAILURE,
         TenantNotOperational: ResultReason.PERMISSION_DENIED,
         ClientNotAuthorized: ResultReason.PERMISSION_DENIED,
@@ -29,7 +29,7 @@ REASONS: Mapping[type[OpenKcmError], ResultReason] = MappingProxyType(
         WrongContext: ResultReason.CRYPTOGRAPHIC_FAILURE,
         InvalidName: ResultReason.INVALID_FIELD,
         InvalidRequest: ResultReason.INVALID_FIELD,
-        # KMIP 1.x has no reason for "later"; the message says it.
+        # KMIP 1.x has no reason for a retry; the message states it.
         TooManyRequests: ResultReason.GENERAL_FAILURE,
         CustomerKeyError: ResultReason.GENERAL_FAILURE,
         PlatformError: ResultReason.GENERAL_FAILURE,
@@ -38,7 +38,7 @@ REASONS: Mapping[type[OpenKcmError], ResultReason] = MappingProxyType(
 
 
 class KmipRefused(InvalidRequest):
-    """Refused with a reason that only KMIP has a word for; the message is for the client and holds no value of his."""
+    """A rejection with a reason that only KMIP defines; the message is for the client and contains no value of his."""
 
     hint = "see the KMIP specification for the operation"
 
@@ -48,13 +48,13 @@ class KmipRefused(InvalidRequest):
 
 
 class KmipDenied(KmipRefused):
-    """What was asked for is understood, and the object does not allow it; the audit tells it from a mistake."""
+    """The request is valid, but the object does not permit it; the audit distinguishes it from an invalid request."""
 
     code = KeyNotUsable.code
 
 
 def reason_and_message(error: Exception) -> tuple[ResultReason, str]:
-    """Return what a client is told. What is not in our vocabulary is told as a reference into the log."""
+    """Return reason and message for a client. An error outside our vocabulary becomes a reference to the log."""
     if isinstance(error, KmipRefused):
         return error.reason, error.message
     for kind in type(error).__mro__:

@@ -1,4 +1,4 @@
-"""Making items, and reading them with the type that the specification gives them."""
+"""Functions that create items, and functions that read them with the type that the specification requires."""
 
 from typing import TypeVar
 
@@ -84,7 +84,7 @@ def read_structure(parent: Item, tag: int) -> Item | None:
 
 
 def required(value: Found | None, tag: int) -> Found:
-    """Return what was read; raises KmipRefused (Missing Data) when it was not there."""
+    """Return the value that was read; raise KmipRefused (Missing Data) when it is None."""
     if value is None:
         raise missing(tag)
     return value

@@ -1,4 +1,4 @@
-"""Where a message begins and ends, and the answers that are given without looking into it."""
+"""Message boundaries, the response size limit, and responses to messages that are not processed."""
 
 import time
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from crypto_service.kmip.codec.ttlv import Item, ItemType
 NEWEST_MINOR = 4
 _REQUEST = Tag.REQUEST_MESSAGE << 8 | ItemType.STRUCTURE
 _HEAD = Struct(">II")
-_VERSION = slice(16, 56)  # the protocol version leads the header, which leads the message
+_VERSION = slice(16, 56)  # the protocol version is first in the header, which is first in the message
 _KEPT = frozenset({Tag.OPERATION, Tag.UNIQUE_BATCH_ITEM_ID})
 _ASKING = frozenset({Operation.GET, Operation.GET_ATTRIBUTES, Operation.LOCATE, Operation.CHECK})
 
 
 class InvalidFrame(Exception):
-    """What arrived cannot be the beginning of a request, or of one that is too long."""
+    """The bytes cannot be the beginning of a request, or the request is too long."""
 
 
 def size_of(beginning: bytes | bytearray, limit: int) -> int | None:
-    """Return how many bytes the message at `beginning` has, None when too few are there to tell.
+    """Return the size in bytes of the message at `beginning`, None when too few bytes are available.
 
     Raises: InvalidFrame.
     """
@@ -39,7 +39,7 @@ def size_of(beginning: bytes | bytearray, limit: int) -> int | None:
 
 
 def asks_only(request: Item) -> bool:
-    """Whether a request only asks, and so holds no secret: neither material nor data nor credentials."""
+    """Return whether a request only reads, and so contains no secret: no material, data or credentials."""
     header = request.first(Tag.REQUEST_HEADER)
     operations = [item.first(Tag.OPERATION) for item in request.all(Tag.BATCH_ITEM)]
     return (
@@ -51,7 +51,7 @@ def asks_only(request: Item) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
-    """What a client is told about a message that was not taken up."""
+    """The error for a message that was not processed."""
 
     reason: ResultReason
     message: str
@@ -66,7 +66,7 @@ class ErrorReply:
 
 
 def refuse(beginning: bytes, refusal: ErrorReply) -> bytes:
-    """Answer a message that is not, or cannot be, read; empty when not even its version can be told."""
+    """Return the response to a message that is not or cannot be read; empty when its version cannot be read."""
     try:
         version = ttlv.decode(beginning[_VERSION])
     except ttlv.TtlvError:
@@ -81,9 +81,9 @@ def refuse(beginning: bytes, refusal: ErrorReply) -> bytes:
 
 
 def reply(request: Item, response: Item) -> bytes:
-    """Write `response` no longer than the client said it takes (KMIP 1.4, section 6.3).
+    """Encode `response` within the maximum size that the client stated (KMIP 1.4, section 6.3).
 
-    The largest results give way first: what a Create made, a few bytes, stays known to whoever made it.
+    The largest results are replaced first: the few bytes of a Create result still reach the client.
     """
     data = ttlv.encode(response)
     header = request.first(Tag.REQUEST_HEADER)

@@ -1,10 +1,8 @@
-"""The TTLV encoding (KMIP 1.4, section 9.1): bytes ↔ `Item`.
+"""The TTLV encoding (KMIP 1.4, section 9.1): bytes ↔ `Item`, with which every operation works.
 
-Decoding is strict, and its cost is bounded before it begins: the bytes are walked once, without recursion, and depth,
-number of items and size have limits. What does not follow the specification to the bit is refused, so that no two
-readers of the same bytes can disagree about them.
-
-A TTLV item (KMIP 1.4, section 9.1): what the codec reads and writes and every operation works on.
+Decoding is strict and its cost is bounded: one pass over the bytes without recursion, with limits for depth, number of
+items and size. Every deviation from the specification is rejected, so that two implementations cannot interpret the
+same bytes differently.
 """
 
 from collections.abc import Iterator
@@ -39,11 +37,11 @@ class ItemType(IntEnum):
 _STRUCTURE = ItemType.STRUCTURE
 _TYPES = (ItemType.STRUCTURE, *ItemType)  # indexed by number
 _ZEROS = tuple(bytes(size) for size in range(8))
-_TAG_PREFIXES = (0x42, 0x54)  # of the standard, of extensions
+_TAG_PREFIXES = (0x42, 0x54)  # standard, extensions
 
 
 class TtlvError(Exception):
-    """The bytes are not one well-formed item. Says what is wrong and where, never the content."""
+    """The bytes are not one well-formed item. The message states error and position, never the content."""
 
     def __init__(self, what: str, position: int) -> None:
         super().__init__(f"{what} at byte {position}")
@@ -53,9 +51,9 @@ Value: TypeAlias = "tuple[Item, ...] | int | bool | str | bytes"
 
 
 class Item(NamedTuple):
-    """One item. `tag` is the 3-byte number (0x42…); DATE_TIME is seconds since the epoch, INTERVAL seconds.
+    """One item. `tag` is the 3-byte number (0x42…); DATE_TIME is in seconds since the epoch, INTERVAL in seconds.
 
-    A tuple, because a frozen dataclass takes four times as long to make and a message is made of dozens.
+    A tuple, because a frozen dataclass takes four times as long to create and a message has dozens of items.
     """
 
     tag: int
@@ -63,11 +61,11 @@ class Item(NamedTuple):
     value: Value
 
     def __repr__(self) -> str:
-        """Show no value: a value may be key material, and what is shown ends in logs."""
+        """Return tag and type only: the value may be key material, and a representation may be logged."""
         return f"Item(0x{self.tag:06X}, {self.type.name})"
 
     def children(self) -> "tuple[Item, ...]":
-        """Return a structure's items, none for another type."""
+        """Return the items of a structure; empty for another type."""
         return self.value if isinstance(self.value, tuple) else ()
 
     def all(self, tag: int) -> "Iterator[Item]":
@@ -79,13 +77,13 @@ class Item(NamedTuple):
         if isinstance(self.value, tuple):
             item: Item
             for item in self.value:
-                if item[0] == tag:  # its tag, without looking the name up
+                if item[0] == tag:  # its tag; an index is faster than the attribute
                     return item
         return None
 
 
-def decode(data: bytes) -> Item:  # noqa: C901, PLR0912, PLR0915 - one loop; a call for each item would double its cost
-    """Read exactly one item.
+def decode(data: bytes) -> Item:  # noqa: C901, PLR0912, PLR0915 - one loop: a call per item would double the cost
+    """Decode exactly one item.
 
     Raises: TtlvError.
     """
@@ -94,27 +92,27 @@ def decode(data: bytes) -> Item:  # noqa: C901, PLR0912, PLR0915 - one loop; a c
         raise TtlvError("too many bytes", MAX_BYTES)
     position = count = 0
     siblings: list[Item] = []
-    around: list[tuple[int, int, list[Item]]] = []  # of each open structure: its tag; end and siblings around it
+    around: list[tuple[int, int, list[Item]]] = []  # for each enclosing structure: its tag; end and siblings outside it
     while True:
         while position < end:
             start, position = position, position + 8
             if position > end:
-                raise TtlvError("cut item", start)
+                raise TtlvError("truncated item", start)
             head, length = _HEAD.unpack_from(data, start)
             kind = head & 0xFF
             count += 1
             if count > MAX_ITEMS:
                 raise TtlvError("too many items", start)
             if head >> 24 not in _TAG_PREFIXES:
-                raise TtlvError("tag outside the ranges of the standard", start)
+                raise TtlvError("tag outside the standard ranges", start)
             stop = position + (length + 7 & -8)
             if stop > end:
-                raise TtlvError("length beyond what encloses it", start)
+                raise TtlvError("length exceeds the enclosing item", start)
             if kind == 1:
                 if len(around) == MAX_DEPTH:
                     raise TtlvError("structures nested too deep", start)
                 if length & 7:
-                    raise TtlvError("length wrong for its type", start)
+                    raise TtlvError("wrong length for its type", start)
                 around.append((head >> 8, end, siblings))
                 siblings, end = [], stop
                 continue
@@ -131,7 +129,7 @@ def decode(data: bytes) -> Item:  # noqa: C901, PLR0912, PLR0915 - one loop; a c
                         raise TtlvError("text not UTF-8", start) from None
             elif kind in {2, 5, 10}:
                 if length != 4:
-                    raise TtlvError("length wrong for its type", start)
+                    raise TtlvError("wrong length for its type", start)
                 value, padding = (_SIGNED_WORD if kind == 2 else _WORD).unpack_from(data, position)
                 if padding:
                     raise TtlvError("padding not zero", start)
@@ -153,12 +151,12 @@ def _rare(data: bytes, kind: int, start: int, length: int) -> int | bool:
     position = start + HEADER_BYTES
     if kind == ItemType.BIG_INTEGER:
         if not length or length % 8:
-            raise TtlvError("length wrong for its type", start)
+            raise TtlvError("wrong length for its type", start)
         return int.from_bytes(data[position : position + length], "big", signed=True)
     if kind not in (ItemType.DATE_TIME, ItemType.LONG_INTEGER, ItemType.BOOLEAN):
         raise TtlvError("unknown type", start)
     if length != 8:
-        raise TtlvError("length wrong for its type", start)
+        raise TtlvError("wrong length for its type", start)
     number: int = _LONG.unpack_from(data, position)[0]
     if kind != ItemType.BOOLEAN:
         return number
@@ -168,27 +166,27 @@ def _rare(data: bytes, kind: int, start: int, length: int) -> int | bool:
 
 
 def encode(item: Item) -> bytes:
-    """Write an item.
+    """Encode an item.
 
-    Raises: struct.error for a number that its type does not hold.
+    Raises: struct.error for a number that its type cannot represent.
     """
     out = bytearray()
     _write(out, item)
     return bytes(out)
 
 
-def encoded(item: Item) -> Item:
-    """Return a structure as what it is written as, for one that is written again and again."""
-    return written(item.tag, encode(item))
+def pre_encode(item: Item) -> Item:
+    """Return a structure in its encoded form, for a structure that is sent repeatedly."""
+    return from_encoded(item.tag, encode(item))
 
 
-def written(tag: int, data: bytes) -> Item:
-    """Return the structure that `data` encodes, to be written as it is; it shows no children."""
+def from_encoded(tag: int, data: bytes) -> Item:
+    """Return the structure that `data` encodes, to be sent unchanged; it has no children."""
     return Item(tag, _STRUCTURE, data)
 
 
 def _write(out: bytearray, item: Item) -> None:
-    value: Any  # of the type that `kind` says
+    value: Any  # of the type `kind`
     tag, kind, value = item
     head = tag << 8 | kind
     if kind == 1:

@@ -1,11 +1,8 @@
-"""Signatures with keys that stay here: RSA (PKCS #1 v1.5 and PSS) and ECDSA.
+"""Asymmetric algorithms and key derivation for managed objects.
 
-SHA-1 is not among the hashes: what it signs today may be forged, and whoever must check old signatures can get the
-public key and do it himself.
-
-Deriving keys from keys (KMIP 1.4, section 4.6 and table 9.1.3.2.21).
-
-New asymmetric key pairs, in the formats KMIP names. They are made and kept for clients; nothing here uses them.
+Signatures: RSA (PKCS #1 v1.5 and PSS) and ECDSA. SHA-1 is not supported, because its signatures can be forged; a client
+that must verify old signatures can fetch the public key. Key derivation: KMIP 1.4, section 4.6 and table 9.1.3.2.21.
+New key pairs: in the formats that KMIP defines; they are created and stored for clients, and not used here.
 """
 
 import hashlib
@@ -58,11 +55,11 @@ _NAMED: Mapping[int, tuple[int, int | None]] = MappingProxyType(
         _D.ECDSA_WITH_SHA512: (_H.SHA_512, None),
     }
 )
-"""Digital signature algorithm → hash and padding; RSASSA-PSS names its hash apart."""
+"""Digital signature algorithm → hash and padding; RSASSA-PSS specifies its hash separately."""
 
 
 class Scheme:
-    """How a signature is made, as a request's cryptographic parameters say; raises KmipRefused for what is not done."""
+    """Signature parameters from a request's cryptographic parameters; raises KmipRefused for unsupported ones."""
 
     def __init__(self, parameters: Item) -> None:
         algorithm = read_choice(parameters, Tag.DIGITAL_SIGNATURE_ALGORITHM)
@@ -70,10 +67,10 @@ class Scheme:
         if algorithm == _D.RSASSA_PSS:
             padded = _P.PSS
         elif algorithm is not None and hashing is None:
-            raise invalid("this digital signature algorithm is not used")
+            raise invalid("the digital signature algorithm is not supported")
         wanted = _HASHES.get(hashing or read_choice(parameters, Tag.HASHING_ALGORITHM) or 0)
         if wanted is None:
-            raise invalid("the hashing algorithm is missing or not used for signatures")
+            raise invalid("the hashing algorithm is missing or not supported for signatures")
         self.hash: hashes.HashAlgorithm = wanted
         self.padding = padded or read_choice(parameters, Tag.PADDING_METHOD)
 
@@ -83,35 +80,35 @@ class Scheme:
             return padding.PKCS1v15()
         if self.padding == _P.PSS:
             return padding.PSS(padding.MGF1(self.hash), self.hash.digest_size)
-        raise invalid("the padding method of an RSA signature is PKCS1v1.5 or PSS")
+        raise invalid("the padding method of an RSA signature must be PKCS1v1.5 or PSS")
 
 
 def sign(private_der: bytes, scheme: Scheme, data: bytes) -> bytes:
-    """Return the signature; ECDSA's as DER."""
+    """Return the signature; for ECDSA in DER."""
     try:
         key = serialization.load_der_private_key(private_der, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise invalid("the private key is of a form that is not used here") from None
+        raise invalid("the private key has an unsupported format") from None
     if isinstance(key, rsa.RSAPrivateKey):
         return key.sign(data, scheme.of_rsa(), scheme.hash)
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return key.sign(data, ec.ECDSA(scheme.hash))
-    raise invalid("only RSA and elliptic curve keys sign")
+    raise invalid("signatures require an RSA or elliptic curve key")
 
 
-def verifies(public_der: bytes, scheme: Scheme, data: bytes, signature: bytes) -> bool:
-    """Whether the signature is the key's over the data."""
+def is_valid_signature(public_der: bytes, scheme: Scheme, data: bytes, signature: bytes) -> bool:
+    """Return whether the signature over the data is valid for the key."""
     try:
         key = serialization.load_der_public_key(public_der)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise invalid("the public key is of a form that is not used here") from None
+        raise invalid("the public key has an unsupported format") from None
     try:
         if isinstance(key, rsa.RSAPublicKey):
             key.verify(signature, data, scheme.of_rsa(), scheme.hash)
         elif isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, data, ec.ECDSA(scheme.hash))
         else:
-            raise invalid("only RSA and elliptic curve keys verify")
+            raise invalid("signatures require an RSA or elliptic curve key")
     except InvalidSignature:
         return False
     return True
@@ -119,7 +116,7 @@ def verifies(public_der: bytes, scheme: Scheme, data: bytes, signature: bytes) -
 
 _MOST_ITERATIONS = 10_000_000
 _LEAST_ITERATIONS = 1_000
-"""SP 800-132 asks for no fewer."""
+"""The minimum of SP 800-132."""
 _HASHING = HashingAlgorithm
 _NAMES: Mapping[int, str] = MappingProxyType(
     {_HASHING.SHA_224: "sha224", _HASHING.SHA_256: "sha256", _HASHING.SHA_384: "sha384", _HASHING.SHA_512: "sha512"}
@@ -133,15 +130,15 @@ class Method(IntEnum):
     NIST_800_108_C = 5
 
 
-def derived(method: int, base: bytes, parameters: Item, length: int) -> bytes:
-    """Return `length` bytes; takes up to seconds with many iterations, so it belongs into a thread."""
+def derive_key_bytes(method: int, base: bytes, parameters: Item, length: int) -> bytes:
+    """Return `length` derived bytes; many iterations take seconds, so it MUST run in a thread."""
     hashing = _hashing(parameters)
     data = read_octets(parameters, Tag.DERIVATION_DATA)
     if method == Method.PBKDF2:
         salt = required(read_octets(parameters, Tag.SALT), Tag.SALT)
         rounds = required(read_number(parameters, Tag.ITERATION_COUNT), Tag.ITERATION_COUNT)
         if not _LEAST_ITERATIONS <= rounds <= _MOST_ITERATIONS:
-            raise invalid("the iteration count is not of 1000 to 10 million")
+            raise invalid("the iteration count must be between 1000 and 10 million")
         return hashlib.pbkdf2_hmac(_NAMES[hashing], base, salt, rounds, length)
     if method == Method.NIST_800_108_C:
         context = required(data, Tag.DERIVATION_DATA)
@@ -161,9 +158,9 @@ def derived(method: int, base: bytes, parameters: Item, length: int) -> bytes:
     elif method == Method.HASH:
         whole = hashlib.new(_NAMES[hashing], base + (data or b"")).digest()
     else:
-        raise invalid("keys are derived by PBKDF2, HASH, HMAC and NIST 800-108 in counter mode only")
+        raise invalid("supported derivation methods are PBKDF2, HASH, HMAC and NIST 800-108 in counter mode")
     if length > len(whole):
-        raise invalid("the method gives fewer bytes than the key has")
+        raise invalid("the derivation method returns fewer bytes than the key requires")
     return whole[:length]
 
 
@@ -171,12 +168,12 @@ def _hashing(parameters: Item) -> int:
     given = required(read_structure(parameters, Tag.CRYPTOGRAPHIC_PARAMETERS), Tag.CRYPTOGRAPHIC_PARAMETERS)
     hashing = read_choice(given, Tag.HASHING_ALGORITHM)
     if hashing is None or hashing not in _NAMES:
-        raise invalid("the hashing algorithm is missing or not used for derivation")
+        raise invalid("the hashing algorithm is missing or not supported for derivation")
     return hashing
 
 
 _RSA_BITS = (1024, 2048, 3072, 4096)
-"""1024 bits are too few since 2013; devices of that age still ask for them."""
+"""1024 bits are insufficient since 2013, but older devices still request them."""
 _PUBLIC_EXPONENT = 65537
 _CURVES: Mapping[int, type[ec.EllipticCurve]] = MappingProxyType(
     {224: ec.SECP224R1, 256: ec.SECP256R1, 384: ec.SECP384R1, 521: ec.SECP521R1}
@@ -186,14 +183,14 @@ _EC_NAMES = (CryptographicAlgorithm.EC, CryptographicAlgorithm.ECDSA, Cryptograp
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """The two structures as they are kept."""
+    """The two structures as they are stored."""
 
     private: Item
     public: Item
 
 
 def new_key_pair(algorithm: int, bits: int | None) -> KeyPair:
-    """Make a pair; takes up to seconds for long RSA keys, so it belongs into a thread. Raises KmipRefused."""
+    """Create a key pair; long RSA keys take seconds, so it MUST run in a thread. Raise KmipRefused."""
     private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
     if algorithm == CryptographicAlgorithm.RSA and bits in (None, *_RSA_BITS):
         size = bits or 2048
@@ -206,7 +203,7 @@ def new_key_pair(algorithm: int, bits: int | None) -> KeyPair:
         forms = KeyFormatType.EC_PRIVATE_KEY, KeyFormatType.X_509
         public_format = serialization.PublicFormat.SubjectPublicKeyInfo
     else:
-        raise invalid("no key pair of this algorithm and length is made")
+        raise invalid("key pairs of this algorithm and length are not supported")
     own = private.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
     )

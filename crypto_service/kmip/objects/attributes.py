@@ -1,7 +1,7 @@
-"""The attributes of managed objects (KMIP 1.4, section 3): who may set them, since which version, and of which form.
+"""The attributes of managed objects (KMIP 1.4, section 3): who may set them, since which version, and their form.
 
-An object's attributes are a tuple of `Attribute`, stored as one TTLV structure. What the row already says (unique
-identifier, object type, state) and what is computed (lease time) is not among them; `managed` adds it when it is shown.
+An object's attributes are a tuple of `Attribute`, stored as one TTLV structure. It contains neither attributes of the
+row (unique identifier, object type, state) nor computed ones (lease time); `managed_object` adds them to responses.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,11 +32,11 @@ MOST_INSTANCES = 64
 _MOST_ATTRIBUTES = 256
 _NAME_LENGTH, _VALUE_LENGTH = 255, 16_384
 DATES = (ACTIVATION_DATE, PROCESS_START_DATE, PROTECT_STOP_DATE, DEACTIVATION_DATE)
-"""What a client may say about a key's life; when he may change it is in `managed`."""
+"""Dates that a client may set; `managed_object` defines until when."""
 
 
 class Attribute(NamedTuple):
-    """One instance, by the number KMIP calls its index. `value` has the tag Attribute Value."""
+    """One instance; its number is KMIP's attribute index. `value` has the tag Attribute Value."""
 
     name: str
     instance: int
@@ -48,7 +48,7 @@ Attributes = tuple[Attribute, ...]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`since` is the minor version; the three rights are a client's, the server has them all."""
+    """`since` is the minor version; the three permissions apply to clients, the server may do everything."""
 
     type: ItemType
     since: int = 0
@@ -121,7 +121,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "PKCS#12 Friendly Name": _free(_T.TEXT_STRING, 4),
         "Description": _free(_T.TEXT_STRING, 4),
         "Comment": _free(_T.TEXT_STRING, 4),
-        # These two only ever become stricter (`managed.tightened`), so a key once closed stays closed.
+        # These two can only become stricter (`managed_object.check_change`), so a restriction is permanent.
         SENSITIVE: Rule(_T.BOOLEAN, 4, create=True, change=True),
         "Always Sensitive": Rule(_T.BOOLEAN, 4),
         EXTRACTABLE: Rule(_T.BOOLEAN, 4, create=True, change=True),
@@ -129,7 +129,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     }
 )
 
-# Of structures: which children must be there and of which type. Others are kept as they came.
+# Structures: required children and their types. Other children are stored unchanged.
 _FORMS: Mapping[str, tuple[tuple[int, ItemType], ...]] = MappingProxyType(
     {
         NAME: ((Tag.NAME_VALUE, _T.TEXT_STRING), (Tag.NAME_TYPE, _T.ENUMERATION)),
@@ -145,19 +145,19 @@ _FORMS: Mapping[str, tuple[tuple[int, ItemType], ...]] = MappingProxyType(
 
 
 def rule_of(name: str, version: int) -> Rule:
-    """Return the rule; raises KmipRefused for a name that this version does not know."""
+    """Return the rule; raise KmipRefused for a name that does not exist in this version."""
     rule = RULES.get(name)
     if rule is not None and rule.since <= version:
         return rule
     if name.startswith(CUSTOM_PREFIX) and len(name) <= _NAME_LENGTH:
         return Rule(_T.STRUCTURE, many=True, create=True, change=True, delete=True)
     if name.startswith("y-"):
-        raise denied("attributes that begin with y- are the server's")
-    raise invalid("the protocol version of the request has no such attribute")
+        raise denied("only the server sets attributes that begin with y-")
+    raise invalid("the attribute does not exist in the protocol version of the request")
 
 
 def parse(item: Item, version: int) -> tuple[str, int | None, Item]:
-    """Return name, index if one was sent, and checked value of a client's Attribute structure."""
+    """Return name, optional index and validated value of a client's Attribute structure."""
     name = required(read_text(item, Tag.ATTRIBUTE_NAME), Tag.ATTRIBUTE_NAME)
     index = read_number(item, Tag.ATTRIBUTE_INDEX)
     value = item.first(Tag.ATTRIBUTE_VALUE)
@@ -167,28 +167,28 @@ def parse(item: Item, version: int) -> tuple[str, int | None, Item]:
     return name, index, value
 
 
-def creation(items: Iterable[Item], version: int) -> Attributes:
-    """Return the attributes a client gives to a new object; he may leave those out that are the server's."""
+def for_new_object(items: Iterable[Item], version: int) -> Attributes:
+    """Return the attributes that a client sets on a new object; raise KmipRefused for attributes of the server."""
     made: Attributes = ()
     for item in items:
         name, _, value = parse(item, version)
         if not rule_of(name, version).create:
             raise denied(f"only the server sets the attribute {name}")
-        made = added(made, name, value)
+        made = with_instance(made, name, value)
     return made
 
 
-def added(attributes: Attributes, name: str, value: Item) -> Attributes:
-    """Return `attributes` with one more instance; raises KmipRefused when there can be no more."""
+def with_instance(attributes: Attributes, name: str, value: Item) -> Attributes:
+    """Return `attributes` with one more instance; raise KmipRefused when no more are permitted."""
     taken = [attribute.instance for attribute in attributes if attribute.name == name]
     if taken and not (name.startswith(CUSTOM_PREFIX) or RULES[name].many):
-        raise KmipRefused(ResultReason.ILLEGAL_OPERATION, f"the attribute {name} is there already")
+        raise KmipRefused(ResultReason.ILLEGAL_OPERATION, f"the attribute {name} already exists")
     if len(taken) >= MOST_INSTANCES or len(attributes) >= _MOST_ATTRIBUTES:
-        raise KmipRefused(ResultReason.INDEX_OUT_OF_BOUNDS, "the object holds no more attributes")
+        raise KmipRefused(ResultReason.INDEX_OUT_OF_BOUNDS, "the object has the maximum number of attributes")
     return (*attributes, Attribute(name, max(taken, default=-1) + 1, value))
 
 
-def put(attributes: Attributes, name: str, value: Item) -> Attributes:
+def with_single(attributes: Attributes, name: str, value: Item) -> Attributes:
     """Return `attributes` with `value` as the only instance of `name`."""
     return (*without(attributes, name), Attribute(name, 0, value))
 
@@ -205,8 +205,8 @@ def first(attributes: Attributes, name: str) -> Item | None:
     return None
 
 
-def whole(attributes: Attributes, name: str) -> int | None:
-    """Return a number or enumeration; None where there is none."""
+def integer(attributes: Attributes, name: str) -> int | None:
+    """Return a number or enumeration; None where it is missing."""
     value = first(attributes, name)
     return value.value if value is not None and isinstance(value.value, int) else None
 
@@ -217,17 +217,17 @@ def names(attributes: Attributes) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in found if name is not None))
 
 
-def visible(name: str, version: int) -> bool:
-    """Whether a client of this version knows the attribute; one that is newer broke real clients."""
+def is_visible(name: str, version: int) -> bool:
+    """Return whether the attribute exists in this version; newer ones are hidden, because they broke real clients."""
     rule = RULES.get(name)
     return rule is None or rule.since <= version
 
 
-def shown(attribute: Attribute, version: int) -> Item:
+def to_item(attribute: Attribute, version: int) -> Item:
     """Return the Attribute structure for a client."""
     name, index, value = attribute
     if name == DIGEST and not version:
-        # KMIP 1.0 has no key format type in a digest.
+        # A digest of KMIP 1.0 has no key format type.
         value = structure(value.tag, *(part for part in value.children() if part.tag != Tag.KEY_FORMAT_TYPE))
     if index:
         return structure(Tag.ATTRIBUTE, text(Tag.ATTRIBUTE_NAME, name), number(Tag.ATTRIBUTE_INDEX, index), value)
@@ -235,7 +235,7 @@ def shown(attribute: Attribute, version: int) -> Item:
 
 
 def encode(attributes: Attributes) -> bytes:
-    return ttlv.encode(structure(Tag.TEMPLATE_ATTRIBUTE, *(shown(attribute, 9) for attribute in attributes)))
+    return ttlv.encode(structure(Tag.TEMPLATE_ATTRIBUTE, *(to_item(attribute, 9) for attribute in attributes)))
 
 
 def decode(stored: bytes) -> Attributes:
@@ -257,6 +257,6 @@ def _check(name: str, value: Item, rule: Rule) -> None:
         if part is None or part.type is not kind:
             raise invalid(f"the attribute {name} has the wrong form")
     for part in (value, *value.children()):
-        # A name becomes a text of PostgreSQL, which takes no zero; nobody needs one in another text either.
+        # A name is stored as PostgreSQL text, which rejects NUL; no other text needs it either.
         if isinstance(part.value, str) and ("\0" in part.value or len(part.value) > _VALUE_LENGTH):
-            raise invalid(f"the attribute {name} has a text that is too long or contains a zero")
+            raise invalid(f"the attribute {name} has a text that is too long or contains NUL")

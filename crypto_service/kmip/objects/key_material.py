@@ -1,7 +1,7 @@
-"""What a managed object holds: the structure that was registered or made, kept as it is and sealed whole.
+"""The content of a managed object: the structure that was registered or created, stored unchanged and encrypted.
 
-So every object type can be stored and given back unchanged; only symmetric keys and secrets are looked into, because
-only they are used here.
+Every object type can therefore be stored and returned unchanged. Only symmetric keys and secrets are interpreted,
+because only they are used here.
 """
 
 import hashlib
@@ -45,16 +45,16 @@ TAGS: Mapping[int, Tag] = MappingProxyType(
     }
 )
 MOST_BYTES = 60_000
-"""What an object may have; the database holds 64 KiB with what sealing adds."""
+"""The maximum size of an object; the database stores 64 KiB including the encryption overhead."""
 
-# Algorithm → allowed lengths in bits with the bytes of the key; 3DES counts without its parity bits.
+# Algorithm → permitted lengths in bits with the bytes of the key; 3DES counts without its parity bits.
 _LENGTHS: Mapping[int, Mapping[int, int]] = MappingProxyType(
     {
         CryptographicAlgorithm.AES: {128: 16, 192: 24, 256: 32},
         CryptographicAlgorithm.DES3: {112: 16, 128: 16, 168: 24, 192: 24},
         CryptographicAlgorithm.CAMELLIA: {128: 16, 192: 24, 256: 32},
         CryptographicAlgorithm.CHACHA20: {256: 32},
-        # Weak, like 3DES; made and kept for clients that ask for it by name, and never used here.
+        # Weak, like 3DES; created and stored for clients that request it by name, and never used here.
         CryptographicAlgorithm.SKIPJACK: {80: 10},
         CryptographicAlgorithm.CHACHA20_POLY1305: {256: 32},
     }
@@ -74,7 +74,7 @@ _PLAIN = (KeyFormatType.RAW, KeyFormatType.OPAQUE)
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """What a key block says beside the material; None where it does not."""
+    """The fields of a key block beside the material; None where absent."""
 
     format: int
     algorithm: int | None
@@ -88,17 +88,17 @@ def new_symmetric_key(algorithm: int, length: int | None) -> tuple[Item, int]:
 
 
 def key_size(algorithm: int, length: int | None) -> tuple[int, int]:
-    """Return the bits a key says it has, the most without `length`, and its bytes; raises KmipRefused."""
+    """Return the nominal bits of a key (the maximum without `length`) and its bytes; raise KmipRefused."""
     if algorithm in _HMAC:
         bits = length or _HMAC[algorithm]
         if bits not in _HMAC_BITS:
-            raise invalid("an HMAC key has 112 to 4096 bits")
+            raise invalid("an HMAC key must have 112 to 4096 bits")
         return bits, bits // 8
     if algorithm not in _LENGTHS:
-        raise invalid("no symmetric key can be made for this algorithm")
+        raise invalid("the algorithm is not supported for symmetric keys")
     bits = max(_LENGTHS[algorithm]) if length is None else length
     if bits not in _LENGTHS[algorithm]:
-        raise invalid("the algorithm has no key of this length")
+        raise invalid("the algorithm does not support this key length")
     return bits, _LENGTHS[algorithm][bits]
 
 
@@ -115,18 +115,18 @@ def symmetric_key(material: bytes, algorithm: int, bits: int) -> Item:
     )
 
 
-def registered(object_type: int, payload: Item) -> Item:
-    """Return the structure a client registers, checked as far as it is understood here."""
+def read_registered(object_type: int, payload: Item) -> Item:
+    """Return the structure that a client registers, validated as far as its type is interpreted here."""
     tag = TAGS.get(object_type)
     if tag is None:
-        raise invalid("there is no such object type")
+        raise invalid("the object type is not supported")
     found = required(read_structure(payload, tag), tag)
     if len(encode(found)) > MOST_BYTES:
         raise invalid("the object is too large")
     if object_type in (ObjectType.SYMMETRIC_KEY, ObjectType.SECRET_DATA):
         _check_key(object_type, found)
     elif object_type == ObjectType.SPLIT_KEY:
-        raise unsupported("split keys are not kept")
+        raise unsupported("split keys are not supported")
     elif object_type == ObjectType.OPAQUE_OBJECT:
         required(read_choice(found, Tag.OPAQUE_DATA_TYPE), Tag.OPAQUE_DATA_TYPE)
         required(found.first(Tag.OPAQUE_DATA_VALUE), Tag.OPAQUE_DATA_VALUE)
@@ -139,7 +139,7 @@ def registered(object_type: int, payload: Item) -> Item:
 
 
 def key_facts(found: Item) -> KeyFacts:
-    """Return what the key block of an object says."""
+    """Return the fields of an object's key block."""
     block = required(read_structure(found, Tag.KEY_BLOCK), Tag.KEY_BLOCK)
     return KeyFacts(
         required(read_choice(block, Tag.KEY_FORMAT_TYPE), Tag.KEY_FORMAT_TYPE),
@@ -149,19 +149,19 @@ def key_facts(found: Item) -> KeyFacts:
 
 
 def key_bytes(found: Item) -> bytes:
-    """Return the material of a symmetric key or secret; raises KmipRefused where it has another form."""
+    """Return the material of a symmetric key or secret; raise KmipRefused where it has another form."""
     material = _material(found)
     if material.type is ItemType.STRUCTURE:
         inner = material.first(Tag.KEY)
         if inner is not None:
             material = inner
     if not isinstance(material.value, bytes):
-        raise KmipRefused(ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED, "the key is kept in a form that is not used here")
+        raise KmipRefused(ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED, "the stored key has an unsupported format")
     return material.value
 
 
 def in_format(object_type: int, found: Item, wanted: int | None) -> Item:
-    """Return the object with its key in the format a client wants."""
+    """Return the object with its key in the format that the client requests."""
     if wanted is None or TAGS[object_type] in (Tag.CERTIFICATE, Tag.TEMPLATE, Tag.OPAQUE_OBJECT):
         return found
     block = required(read_structure(found, Tag.KEY_BLOCK), Tag.KEY_BLOCK)
@@ -170,7 +170,7 @@ def in_format(object_type: int, found: Item, wanted: int | None) -> Item:
         return found
     symmetric = (*_PLAIN, KeyFormatType.TRANSPARENT_SYMMETRIC_KEY)
     if object_type not in (ObjectType.SYMMETRIC_KEY, ObjectType.SECRET_DATA) or wanted not in symmetric:
-        raise KmipRefused(ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED, "the object cannot be had in this format")
+        raise KmipRefused(ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED, "the object is not available in this format")
     plain = key_bytes(found)
     material = octets(Tag.KEY_MATERIAL, plain)
     if wanted == KeyFormatType.TRANSPARENT_SYMMETRIC_KEY:
@@ -182,10 +182,10 @@ def in_format(object_type: int, found: Item, wanted: int | None) -> Item:
 
 
 def digest(object_type: int, found: Item) -> Item | None:
-    """Return the value of the Digest attribute; None for objects that have none here.
+    """Return the value of the Digest attribute; None for objects without one.
 
-    A secret has none, although the specification would have one: attributes are not sealed, and the digest of a
-    password is the password for anyone who can guess.
+    A secret has no digest here, contrary to the specification: attributes are not encrypted, and the digest of a weak
+    password permits an offline guess of it.
     """
     if object_type in (ObjectType.SECRET_DATA, ObjectType.OPAQUE_OBJECT, ObjectType.TEMPLATE):
         return None
@@ -213,7 +213,7 @@ def _material(found: Item) -> Item:
 def _check_key(object_type: int, found: Item) -> None:
     block = required(read_structure(found, Tag.KEY_BLOCK), Tag.KEY_BLOCK)
     if block.first(Tag.KEY_WRAPPING_DATA) is not None:
-        raise KmipRefused(ResultReason.FEATURE_NOT_SUPPORTED, "wrapped keys are not taken")
+        raise KmipRefused(ResultReason.FEATURE_NOT_SUPPORTED, "wrapped keys are not supported")
     facts, material = key_facts(found), key_bytes(found)
     if not material:
         raise invalid("the key is empty")
@@ -224,4 +224,4 @@ def _check_key(object_type: int, found: Item) -> None:
     length = required(facts.length, Tag.CRYPTOGRAPHIC_LENGTH)
     expected = _LENGTHS.get(algorithm, {}).get(length, length // 8)
     if len(material) != expected:
-        raise invalid("the key is not of the length that it says")
+        raise invalid("the key does not have its stated length")

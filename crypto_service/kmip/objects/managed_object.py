@@ -1,6 +1,6 @@
-"""A managed object as the operations see it: its row, its attributes, and what they say about its use.
+"""A managed object as the operations use it: its row, its attributes, and the checks before each use.
 
-What every use of an object asks first; whose it is was asked before (`objects`).
+`store` has checked before that the object belongs to the caller.
 """
 
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from database.services.managed_objects import ObjectRow
 LEASE_SECONDS = 3600
 _MOST_STORED = 60_000
 _MOST_NAMES = 16_000
-_EARLIER = "the date can only be set while the key may still be used"
+_EARLIER = "the date can be set only while the key is pre-active or active"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,16 @@ class ManagedObject:
     extractable: bool
 
     def state_at(self, now: float) -> int:
-        """Return the key's state at `now`, 0 for an object without one."""
+        """Return the key's state at `now`; 0 for an object without a state."""
         return states.state_at(self.row.state, self.activation, self.deactivation, now)
 
     @property
-    def gone(self) -> bool:
-        """Whether it was destroyed: what is left are its attributes."""
+    def is_destroyed(self) -> bool:
+        """Whether the object was destroyed; only its attributes remain."""
         return self.row.material is None
 
     def all_attributes(self, now: float) -> Attributes:
-        """Return the attributes with those that are not stored."""
+        """Return the stored attributes and those that are not stored."""
         row, state = self.row, self.state_at(now)
         own = [
             Attribute(named.UNIQUE_IDENTIFIER, 0, text(Tag.ATTRIBUTE_VALUE, row.object_id)),
@@ -58,7 +58,7 @@ class ManagedObject:
         return (*own, *self.attributes)
 
     def usage_left(self) -> int | None:
-        """Return how many bytes or objects may still be protected, None without a limit."""
+        """Return how many bytes or objects may still be protected; None without a limit."""
         limits = named.first(self.attributes, named.USAGE_LIMITS)
         return None if limits is None else read_long(limits, Tag.USAGE_LIMITS_COUNT)
 
@@ -67,48 +67,49 @@ class ManagedObject:
         return None if limits is None else read_choice(limits, Tag.USAGE_LIMITS_UNIT)
 
 
-def of(row: ObjectRow) -> ManagedObject:
-    """Read a row."""
+def from_row(row: ObjectRow) -> ManagedObject:
+    """Return the object of a row."""
     return _read(row, named.decode(row.attributes))
 
 
 def new(row: ObjectRow, attributes: Attributes, now: int) -> ManagedObject:
-    """Return a new object for a row whose attributes and names are filled in here."""
+    """Return a new object for a row; fills in the attributes and names of the row."""
     for name in (named.INITIAL_DATE, named.LAST_CHANGE_DATE):
-        attributes = named.put(attributes, name, moment(Tag.ATTRIBUTE_VALUE, now))
+        attributes = named.with_single(attributes, name, moment(Tag.ATTRIBUTE_VALUE, now))
     return _stored(row, attributes)
 
 
-def changed(managed: ManagedObject, attributes: Attributes, now: int, *, state: int | None = None) -> ManagedObject:
-    """Return the object with other attributes, in `state` or in the one its dates have led to.
+def with_changes(
+    managed: ManagedObject, attributes: Attributes, now: int, *, state: int | None = None
+) -> ManagedObject:
+    """Return the object with new attributes, in `state` or in the state that results from its dates.
 
-    Writing down the state that the dates led to is what makes it final: a date that is changed later cannot lead out
-    of it again.
+    Storing the state that results from the dates makes it final: a later change of a date cannot revert it.
     """
-    attributes = named.put(attributes, named.LAST_CHANGE_DATE, moment(Tag.ATTRIBUTE_VALUE, now))
+    attributes = named.with_single(attributes, named.LAST_CHANGE_DATE, moment(Tag.ATTRIBUTE_VALUE, now))
     row = replace(managed.row, state=managed.state_at(now) if state is None else state)
     return _stored(row, attributes)
 
 
 def check_change(managed: ManagedObject, name: str, value: Item | None, now: int) -> None:
-    """Raise KmipRefused unless a client may set `name` to `value`, or delete it with None, as the object is now."""
+    """Raise KmipRefused unless a client may now set `name` to `value`, or delete it (None)."""
     if managed.archived:
-        raise denied("an archived object does not change")
+        raise denied("an archived object cannot be changed")
     if name in named.DATES:
         begun = (named.ACTIVATION_DATE,)
         allowed = (State.PRE_ACTIVE,) if name in begun else states.UNUSED
         if managed.state_at(now) not in allowed:
             raise denied(_EARLIER)
     elif name == named.SENSITIVE and value is not None and managed.sensitive and not value.value:
-        raise denied("what is sensitive stays so")
+        raise denied("the attribute Sensitive cannot be reset")
     elif name == named.EXTRACTABLE and value is not None and not managed.extractable and value.value:
-        raise denied("what is not extractable stays so")
+        raise denied("the attribute Extractable cannot be set again")
     elif name == named.USAGE_LIMITS and managed.state_at(now) not in (*states.UNUSED, states.STATELESS):
-        raise denied("the usage limits of a key can only be set while it may still be used")
+        raise denied("usage limits can be set only while the key is pre-active or active")
 
 
-def stateless(object_type: int) -> bool:
-    """Whether objects of this type have no state."""
+def is_stateless(object_type: int) -> bool:
+    """Return whether objects of this type have no state."""
     return object_type in (ObjectType.TEMPLATE, ObjectType.OPAQUE_OBJECT)
 
 
@@ -121,7 +122,7 @@ def _stored(row: ObjectRow, attributes: Attributes) -> ManagedObject:
 
 
 def _read(row: ObjectRow, attributes: Attributes) -> ManagedObject:
-    # The first instance counts; none of these has more than one.
+    # The first instance counts; none of these attributes has more than one.
     found = {name: value.value for name, _, value in reversed(attributes)}
 
     def seconds(name: str) -> int | None:
@@ -144,16 +145,16 @@ def _read(row: ObjectRow, attributes: Attributes) -> ManagedObject:
 
 
 def require_here(managed: ManagedObject) -> None:
-    """Raise ObjectNotFound for what was destroyed, KmipRefused for what is archived."""
-    if managed.gone:
+    """Raise ObjectNotFound for a destroyed object, KmipRefused for an archived one."""
+    if managed.is_destroyed:
         raise ObjectNotFound
     if managed.archived:
         raise denied("the object is archived", ResultReason.OBJECT_ARCHIVED)
 
 
 def require_usable(managed: ManagedObject, use: int, now: int) -> None:
-    """Raise unless the key is here, active, and made for `use` (a bit of the cryptographic usage mask)."""
+    """Raise unless the key exists, is active, and permits `use` (a bit of the cryptographic usage mask)."""
     require_here(managed)
     states.require_active(managed.state_at(now))
     if not managed.usage_mask & use:
-        raise denied("the key's cryptographic usage mask does not allow this")
+        raise denied("the key's cryptographic usage mask does not permit this")

@@ -1,8 +1,7 @@
-"""The life of a key (KMIP 1.4, section 3.22): states, what moves them, and what each allows.
+"""Key states (KMIP 1.4, section 3.22): transitions, and the operations that each state permits.
 
-No use of a key decides by itself whether its state allows it; it asks here. The dates of a key move its state without
-anybody doing anything, so a stored state is only where the key was when it was last changed: `state_at` says where it
-is.
+Every check of a key state is here. The dates of a key change its state without any request, so a stored state is only
+the state at the last change: `state_at` returns the current one.
 """
 
 from collections.abc import Mapping
@@ -12,10 +11,10 @@ from core.errors.keys import KeyNotUsable
 from crypto_service.kmip.codec.enums import RevocationReasonCode, State
 
 STATELESS = 0
-"""What objects have in place of a state that have none: templates and opaque objects."""
+"""The state value of objects without a state: templates and opaque objects."""
 GONE = frozenset({State.DESTROYED, State.DESTROYED_COMPROMISED})
 UNUSED = frozenset({State.PRE_ACTIVE, State.ACTIVE})
-"""The states from which a key may still be used one day."""
+"""The states in which a key may be used, now or later."""
 COMPROMISES = frozenset({RevocationReasonCode.KEY_COMPROMISE, RevocationReasonCode.CA_COMPROMISE})
 
 DESTROYED_FROM: Mapping[int, int] = MappingProxyType(
@@ -26,13 +25,13 @@ DESTROYED_FROM: Mapping[int, int] = MappingProxyType(
         State.COMPROMISED: State.DESTROYED_COMPROMISED,
     }
 )
-"""Where destroying leads; an active key must be revoked first."""
+"""State → state after destruction; an active key must be revoked first."""
 
 _WORDS: Mapping[int, str] = MappingProxyType({state: state.name.lower().replace("_", "-") for state in State})
 
 
 def state_at(stored: int, activation: int | None, deactivation: int | None, now: float) -> int:
-    """Return the state at `now` of a key that was in `stored` when it was last changed."""
+    """Return the state at `now` of a key whose state was `stored` at its last change."""
     if stored == State.PRE_ACTIVE and activation is not None and activation <= now:
         stored = State.ACTIVE
     if stored == State.ACTIVE and deactivation is not None and deactivation <= now:
@@ -41,39 +40,39 @@ def state_at(stored: int, activation: int | None, deactivation: int | None, now:
 
 
 def require_gettable(state: int) -> None:
-    """Raise KeyNotUsable unless a client may have the material.
+    """Raise KeyNotUsable unless a client may get the material.
 
-    A pre-active key may be had: clients of tape libraries and storage arrays never activate theirs, and the
-    specification lets them. Once revoked or past its deactivation date it may not, although the specification would
-    allow it: a client that gets its key for each use has to stop when the key is revoked (issue 3).
+    A pre-active key is permitted, as in the specification: clients of tape libraries and storage arrays never activate
+    their keys. A revoked or deactivated key is rejected, although the specification permits it: a client that gets its
+    key for each use must stop when the key is revoked (issue 3).
     """
     if state not in (STATELESS, State.PRE_ACTIVE, State.ACTIVE):
-        raise KeyNotUsable(word(state))
+        raise KeyNotUsable(name_of(state))
 
 
 def require_active(state: int) -> None:
     """Raise KeyNotUsable unless the server may encrypt, decrypt or authenticate with the key."""
     if state != State.ACTIVE:
-        raise KeyNotUsable(word(state))
+        raise KeyNotUsable(name_of(state))
 
 
-def revoked(state: int, code: int) -> int:
-    """Return the state after a revocation; raises KeyNotUsable where there is none."""
+def after_revocation(state: int, code: int) -> int:
+    """Return the state after a revocation; raise KeyNotUsable where none is defined."""
     if code in COMPROMISES and state in (State.PRE_ACTIVE, State.ACTIVE, State.DEACTIVATED, State.COMPROMISED):
         return State.COMPROMISED
     if code not in COMPROMISES and state in (State.ACTIVE, State.DEACTIVATED):
         return State.DEACTIVATED
-    raise KeyNotUsable(word(state))
+    raise KeyNotUsable(name_of(state))
 
 
-def destroyed(state: int) -> int:
-    """Return the state after destruction; raises KeyNotUsable for an active key."""
+def after_destruction(state: int) -> int:
+    """Return the state after destruction; raise KeyNotUsable for an active key."""
     after = DESTROYED_FROM.get(state)
     if after is None:
-        raise KeyNotUsable(word(state))
+        raise KeyNotUsable(name_of(state))
     return after
 
 
-def word(state: int) -> str:
-    """Return a state's name for a person."""
+def name_of(state: int) -> str:
+    """Return the readable name of a state."""
     return _WORDS.get(state, "without state")

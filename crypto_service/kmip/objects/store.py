@@ -1,9 +1,9 @@
-"""Where managed objects are kept: rows of the database, with a cache of what was read.
+"""The store of managed objects: database rows with a cache.
 
-A cached object is used for at most as long as an opened service key may stay in memory, and forgotten at once when
-anything of its tenant changed. Every object that leaves here belongs to the caller's service and descends from the
-caller's L2 (MTCI M1); what does not is not there. Changes are compare-and-set: who lost a race looks again and decides
-again, so nothing is ever decided on a state that has passed.
+An object is cached for at most the cache time of unwrapped service keys, and dropped immediately after a change of its
+tenant. Every returned object belongs to the caller's service and to the caller's L2 (MTCI M1); any other is not found.
+Changes are compare-and-set: after a conflict the object is read and the change evaluated again, so no decision is
+based on a stale state.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from database.postgres.notify import object_hash, tenant_hash
 from database.services.managed_objects import ObjectRow
 
 _ATTEMPTS = 20
-_KEPT_OF_TENANT = 4096
+_CACHED_PER_TENANT = 4096
 Result = TypeVar("Result")
 Edit = Callable[[ManagedObject], ManagedObject]
 Plan = Callable[[ManagedObject, str], tuple[ManagedObject, Attributes]]
@@ -43,7 +43,7 @@ def new_object_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class NewObject:
-    """An object that is about to be: what it holds and how it is described."""
+    """An object to be stored: its content and its attributes."""
 
     object_type: int
     attributes: Attributes
@@ -51,13 +51,13 @@ class NewObject:
     object_id: str = field(default_factory=new_object_id)
 
 
-class _Kept(NamedTuple):
+class _CacheEntry(NamedTuple):
     managed: ManagedObject
     until: float
 
 
-class _Lost(Exception):
-    """Somebody changed the object since it was read; rolls the transaction back."""
+class _Conflict(Exception):
+    """The object was changed since it was read; the exception rolls the transaction back."""
 
 
 class ObjectStore:
@@ -68,47 +68,47 @@ class ObjectStore:
         cache_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`clock` says what time it is for the keys; the cache has its own."""
+        """`clock` is the time for key states; the cache uses the monotonic clock."""
         self.clock = clock
         self._database = database
         self._parts = parts
         self._seconds = cache_seconds
-        self._kept: dict[str, dict[tuple[str, str], _Kept]] = {}
+        self._cache: dict[str, dict[tuple[str, str], _CacheEntry]] = {}
         self._tenants: dict[str, str] = {}
         self._changes: dict[str, int] = {}
         self._all_changes = 0
-        self._under_way: dict[tuple[Hashable, ...], asyncio.Future[Any]] = {}
+        self._in_progress: dict[tuple[Hashable, ...], asyncio.Future[Any]] = {}
         parts.changes.subscribe(self._forget)
 
     async def get(self, caller: ClientIdentity, object_id: str) -> ManagedObject:
-        """Return an object of the caller; raises ObjectNotFound, DatabaseUnavailable."""
-        kept = self._kept.get(caller.tenant_id, {}).get((caller.service, object_id))
-        if kept is not None and kept.until > time.monotonic():
-            return _own(caller, kept.managed)
+        """Return an object of the caller; raise ObjectNotFound, DatabaseUnavailable."""
+        cached = self._cache.get(caller.tenant_id, {}).get((caller.service, object_id))
+        if cached is not None and cached.until > time.monotonic():
+            return _require_own(caller, cached.managed)
         return await self._read(caller, object_id)
 
     async def open(self, caller: ClientIdentity, managed: ManagedObject) -> Item:
-        """Return what the object holds."""
+        """Return the decrypted content of an object."""
         return ttlv.decode(await self.open_written(caller, managed))
 
     async def open_written(self, caller: ClientIdentity, managed: ManagedObject) -> bytes:
-        """Return the encoding of what the object holds: what `_sealed` wrote, since nothing else opens.
+        """Return the encoded content of an object, as `_encrypted` encoded it; nothing else passes authentication.
 
-        Nothing opened is kept here: it opens as long as the keyring has the service key, and not a moment longer.
+        Decrypted content is not cached: it is available only as long as the key cache has the service key.
         """
         try:
-            return await self._open(caller, managed.row)
+            return await self._decrypt(caller, managed.row)
         except KeyVersionRetired:
-            # It may have been sealed anew after this was read, and the older version destroyed since.
+            # It may have been re-encrypted after this read, and the older version destroyed since.
             now = await self._read(caller, managed.row.object_id)
             if now.row.key_version == managed.row.key_version:
                 raise
-            return await self._open(caller, now.row)
+            return await self._decrypt(caller, now.row)
 
     async def add(self, caller: ClientIdentity, *drafts: NewObject) -> Sequence[ManagedObject]:
         """Store new objects, all or none."""
         now = int(self.clock())
-        made = [await self._sealed(caller, draft, now) for draft in drafts]
+        made = [await self._encrypted(caller, draft, now) for draft in drafts]
 
         def work() -> None:
             with self._database.tenant_tx(caller.tenant_id) as tx:
@@ -119,39 +119,38 @@ class ObjectStore:
         seen = self._seen(caller)
         await self._parts.blocking.run(caller.tenant_id, work)
         for managed in made:
-            self._keep(caller, managed, seen)
+            self._store_in_cache(caller, managed, seen)
         return made
 
     async def change(self, caller: ClientIdentity, object_id: str, edit: Edit) -> ManagedObject:
-        """Replace an object by what `edit` makes of it, nothing when that is the same.
+        """Replace an object by the result of `edit`; do nothing when that is the same object.
 
-        `edit` refuses by raising; it runs in a thread, and again when it lost a race.
+        `edit` rejects by raising; it runs in a thread, and again after a conflict.
         """
 
         def work() -> ManagedObject:
             with self._database.tenant_tx(caller.tenant_id) as tx:
-                before = _fresh(tx, caller, object_id)
+                before = _read_current(tx, caller, object_id)
                 return _replaced(tx, caller, before, edit(before))
 
-        return await self._race(caller, work)
+        return await self._retry_on_conflict(caller, work)
 
     async def serve(self, caller: ClientIdentity, object_id: str, edit: Edit) -> ManagedObject:
-        """Do a `change` that everybody who waits for this object would do alike."""
-        place = ("serve", caller, object_id, self._seen(caller))
-        return await self._once(place, lambda: self.change(caller, object_id, edit))
+        """Do a `change` that is the same for all concurrent callers of this object, only once."""
+        work_id = ("serve", caller, object_id, self._seen(caller))
+        return await self._once(work_id, lambda: self.change(caller, object_id, edit))
 
     async def succeed(self, caller: ClientIdentity, object_id: str, material: Item, plan: Plan) -> ManagedObject:
-        """Store `material` as the successor of an object and change that one, both or neither.
+        """Store `material` as the successor of an object and change that object, both or neither.
 
-        `plan` gets the object and the successor's id, and returns the object as it shall be and the successor's
-        attributes.
+        `plan` gets the object and the successor's id, and returns the changed object and the successor's attributes.
         """
         kind = (await self.get(caller, object_id)).row.object_type
-        made = await self._sealed(caller, NewObject(kind, (), material), 0)
+        made = await self._encrypted(caller, NewObject(kind, (), material), 0)
 
         def work() -> ManagedObject:
             with self._database.tenant_tx(caller.tenant_id) as tx:
-                before = _fresh(tx, caller, object_id)
+                before = _read_current(tx, caller, object_id)
                 after, attributes = plan(before, made.row.object_id)
                 _replaced(tx, caller, before, after)
                 successor = managed_objects.new(made.row, attributes, int(self.clock()))
@@ -159,7 +158,7 @@ class ObjectStore:
                 tx.objects.add([successor.row])
                 return successor
 
-        return await self._race(caller, work)
+        return await self._retry_on_conflict(caller, work)
 
     async def find(
         self,
@@ -168,16 +167,17 @@ class ObjectStore:
         wanted: Callable[[ManagedObject], bool],
         needles: Sequence[bytes] = (),
     ) -> Sequence[ManagedObject]:
-        """Return the caller's objects that are `wanted` and not destroyed, oldest first; with `name`, that have it.
+        """Return the caller's matching objects that are not destroyed, oldest first; with `name`, only those.
 
-        `needles` must all stand in the stored attributes. `wanted` runs in a thread: a service may have thousands.
+        All `needles` must occur in the stored attributes. `wanted` runs in a thread: a service may have thousands of
+        objects.
         """
 
         def work() -> Sequence[ManagedObject]:
             with self._database.tenant_tx(caller.tenant_id) as tx:
                 rows = tx.objects.of_service(caller.service) if name is None else tx.objects.named(caller.service, name)
             found = (
-                managed_objects.of(row)
+                managed_objects.from_row(row)
                 for row in rows
                 if row.l2_key == caller.l2_key
                 and row.material is not None
@@ -187,30 +187,30 @@ class ObjectStore:
 
         return await self._parts.blocking.run(caller.tenant_id, work)
 
-    async def _open(self, caller: ClientIdentity, row: ObjectRow) -> bytes:
+    async def _decrypt(self, caller: ClientIdentity, row: ObjectRow) -> bytes:
         if row.material is None:
             raise ObjectNotFound
         return await self._parts.operations.open_object(caller, row.object_id, row.key_version, row.material)
 
-    async def _race(self, caller: ClientIdentity, work: Callable[[], ManagedObject]) -> ManagedObject:
+    async def _retry_on_conflict(self, caller: ClientIdentity, work: Callable[[], ManagedObject]) -> ManagedObject:
         for _ in range(_ATTEMPTS):
             seen = self._seen(caller)
             try:
                 managed = await self._parts.blocking.run(caller.tenant_id, work)
-            except _Lost:
+            except _Conflict:
                 continue
-            undisturbed = seen == self._seen(caller)
-            # Word of this change is under way; until it comes nothing read before it may be used or kept here.
+            unchanged = seen == self._seen(caller)
+            # The notification of this change is pending; until it arrives no earlier read may be used or cached here.
             self._forget(tenant_hash(caller.tenant_id))
-            if undisturbed:
-                self._keep(caller, managed, self._seen(caller))
+            if unchanged:
+                self._store_in_cache(caller, managed, self._seen(caller))
             return managed
         raise Superseded
 
-    async def _sealed(self, caller: ClientIdentity, draft: NewObject, now: int) -> ManagedObject:
+    async def _encrypted(self, caller: ClientIdentity, draft: NewObject, now: int) -> ManagedObject:
         raw = ttlv.encode(draft.material)
         version, sealed = await self._parts.operations.seal_object(caller, draft.object_id, raw)
-        state = states.STATELESS if managed_objects.stateless(draft.object_type) else State.PRE_ACTIVE
+        state = states.STATELESS if managed_objects.is_stateless(draft.object_type) else State.PRE_ACTIVE
         row = ObjectRow(
             object_id=draft.object_id,
             service=caller.service,
@@ -230,23 +230,23 @@ class ObjectStore:
         row = await self._once(("row", caller, object_id, seen), lambda: self._row(caller, object_id))
         if row is None:
             raise ObjectNotFound
-        managed = _own(caller, managed_objects.of(row))
-        self._keep(caller, managed, seen)
+        managed = _require_own(caller, managed_objects.from_row(row))
+        self._store_in_cache(caller, managed, seen)
         return managed
 
-    async def _once(self, place: tuple[Hashable, ...], work: Callable[[], Awaitable[Result]]) -> Result:
-        """Do `work` for all who wait for it; `place` holds what was `_seen`, so a change begins it anew."""
-        under_way = self._under_way.get(place)
-        if under_way is None:
-            under_way = self._under_way[place] = asyncio.ensure_future(work())
-            under_way.add_done_callback(lambda done: self._ended(place, done))
-        result: Result = await asyncio.shield(under_way)
+    async def _once(self, work_id: tuple[Hashable, ...], work: Callable[[], Awaitable[Result]]) -> Result:
+        """Do `work` once for all concurrent callers; `work_id` includes `_seen`, so a change starts it again."""
+        in_progress = self._in_progress.get(work_id)
+        if in_progress is None:
+            in_progress = self._in_progress[work_id] = asyncio.ensure_future(work())
+            in_progress.add_done_callback(lambda done: self._ended(work_id, done))
+        result: Result = await asyncio.shield(in_progress)
         return result
 
-    def _ended(self, place: tuple[Hashable, ...], done: "asyncio.Future[Any]") -> None:
-        del self._under_way[place]
+    def _ended(self, work_id: tuple[Hashable, ...], done: "asyncio.Future[Any]") -> None:
+        del self._in_progress[work_id]
         if not done.cancelled():
-            done.exception()  # looked at, for when everybody who waited has gone meanwhile
+            done.exception()  # retrieved, in case all waiting callers were cancelled
 
     async def _row(self, caller: ClientIdentity, object_id: str) -> ObjectRow | None:
         def work() -> ObjectRow | None:
@@ -258,44 +258,44 @@ class ObjectStore:
     # The cache.
 
     def _seen(self, caller: ClientIdentity) -> tuple[int, int]:
-        """Return how much of the changes is known; MUST be taken before the database is read."""
-        # Known by its mark from now on: word of a change between reading and keeping must not pass by.
-        for known_as in (tenant_hash(caller.tenant_id), object_hash(caller.tenant_id)):
-            self._tenants[known_as] = caller.tenant_id
+        """Return the number of notified changes; MUST be called before the database is read."""
+        # Registered by hash first: a notification between the read and the store in the cache must not be missed.
+        for hashed in (tenant_hash(caller.tenant_id), object_hash(caller.tenant_id)):
+            self._tenants[hashed] = caller.tenant_id
         return self._all_changes, self._changes.get(caller.tenant_id, 0)
 
-    def _keep(self, caller: ClientIdentity, managed: ManagedObject, seen: tuple[int, int]) -> None:
-        # Something changed between reading and now: what was read may be what was before, and nobody says so again.
+    def _store_in_cache(self, caller: ClientIdentity, managed: ManagedObject, seen: tuple[int, int]) -> None:
+        # A change occurred after the read: the result may be stale, and no further notification will follow.
         if seen != (self._all_changes, self._changes.get(caller.tenant_id, 0)):
             return
-        of_tenant = self._kept.setdefault(caller.tenant_id, {})
-        if len(of_tenant) >= _KEPT_OF_TENANT:
+        of_tenant = self._cache.setdefault(caller.tenant_id, {})
+        if len(of_tenant) >= _CACHED_PER_TENANT:
             del of_tenant[next(iter(of_tenant))]
-        of_tenant[caller.service, managed.row.object_id] = _Kept(managed, time.monotonic() + self._seconds)
+        of_tenant[caller.service, managed.row.object_id] = _CacheEntry(managed, time.monotonic() + self._seconds)
 
     def _forget(self, tenant: str | None) -> None:
         if tenant is None:
             self._all_changes += 1
-            self._kept.clear()
+            self._cache.clear()
             return
         tenant_id = self._tenants.get(tenant)
         if tenant_id is not None:
             self._changes[tenant_id] = self._changes.get(tenant_id, 0) + 1
-            self._kept.pop(tenant_id, None)
+            self._cache.pop(tenant_id, None)
 
 
-def _own(caller: ClientIdentity, managed: ManagedObject) -> ManagedObject:
-    """Return the object if it is the caller's; checked at every use, whatever the database or the cache said."""
+def _require_own(caller: ClientIdentity, managed: ManagedObject) -> ManagedObject:
+    """Return the object if it belongs to the caller; checked at every use, independent of database and cache."""
     if managed.row.l2_key != caller.l2_key or managed.row.service != caller.service:
         raise ObjectNotFound
     return managed
 
 
-def _fresh(tx: TenantTransaction, caller: ClientIdentity, object_id: str) -> ManagedObject:
+def _read_current(tx: TenantTransaction, caller: ClientIdentity, object_id: str) -> ManagedObject:
     row = tx.objects.get(caller.service, object_id)
     if row is None:
         raise ObjectNotFound
-    return _own(caller, managed_objects.of(row))
+    return _require_own(caller, managed_objects.from_row(row))
 
 
 def _replaced(
@@ -305,12 +305,12 @@ def _replaced(
         return before
     _check_names(tx, caller, after.row, before.row.names)
     if not tx.objects.change(after.row):
-        raise _Lost
+        raise _Conflict
     return replace(after, row=replace(after.row, revision=after.row.revision + 1))
 
 
 def _check_names(tx: TenantTransaction, caller: ClientIdentity, row: ObjectRow, had: Sequence[str]) -> None:
-    """Refuse a name that another object of the service has (KMIP 1.4, section 3.2); those destroyed do not count."""
+    """Reject a name that another object of the service has (KMIP 1.4, section 3.2); destroyed objects do not count."""
     for name in row.names:
         others = () if name in had else tx.objects.named(caller.service, name)
         if any(other.object_id != row.object_id and other.material is not None for other in others):

@@ -1,4 +1,4 @@
-"""What the server reads from X.509 certificates (KMIP 1.4, sections 3.8 to 3.16)."""
+"""Attributes that the server reads from X.509 certificates (KMIP 1.4, sections 3.8 to 3.16)."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -32,13 +32,13 @@ _ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
 )
 
 _MOST_SERIAL = 1 << 160
-"""RFC 5280 allows 20 bytes."""
+"""RFC 5280 permits 20 bytes."""
 
 
-def described(der: bytes, given: Attributes) -> Attributes:
-    """Return the attributes with those of the certificate; unchanged for one that cannot be read.
+def with_certificate(der: bytes, given: Attributes) -> Attributes:
+    """Return the attributes with those of the certificate; unchanged if the certificate cannot be parsed.
 
-    Such a one is kept all the same: nothing here relies on it, and clients bring what others would refuse.
+    A certificate that cannot be parsed is stored all the same: nothing here depends on it.
     """
     try:
         certificate = x509.load_der_x509_certificate(der)
@@ -71,7 +71,7 @@ def described(der: bytes, given: Attributes) -> Attributes:
     if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         found[named.LENGTH] = number(own, key.key_size)
     for name, value in found.items():
-        given = named.put(given, name, value)
+        given = named.with_single(given, name, value)
     return given
 
 
@@ -80,6 +80,6 @@ def _bytes(serial: int) -> bytes:
 
 
 def _der_integer(serial: int) -> bytes:
-    """Return a number below `_MOST_SERIAL` in DER."""
+    """Return the DER encoding of a number below `_MOST_SERIAL`."""
     content = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
     return bytes([2, len(content)]) + content

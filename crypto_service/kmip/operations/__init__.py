@@ -1,4 +1,4 @@
-"""What a client can ask, one file for each family; `crypto_service.kmip.operation_table` lists them all.
+"""The operations for clients, one module for each family; `crypto_service.kmip.operation_table` lists them.
 
-An operation gets the batch it belongs to and its payload, and returns the items of the answer's payload.
+An operation gets its batch and its payload, and returns the items of the response payload.
 """

@@ -1,6 +1,6 @@
-"""Add, Modify and Delete Attribute (KMIP 1.4, sections 4.15 to 4.17).
+"""Attribute operations: Get Attributes, Get Attribute List, Add, Modify and Delete Attribute.
 
-Get Attributes and Get Attribute List (KMIP 1.4, sections 4.13, 4.14).
+KMIP 1.4, sections 4.13 to 4.17.
 """
 
 from crypto_service.kmip.batch import Batch, Payload
@@ -10,8 +10,8 @@ from crypto_service.kmip.codec.fields import read_number, read_structure, read_t
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
 from crypto_service.kmip.objects import attributes as named
-from crypto_service.kmip.objects.attributes import Attribute, Attributes, shown, visible
-from crypto_service.kmip.objects.managed_object import ManagedObject, changed, check_change
+from crypto_service.kmip.objects.attributes import Attribute, Attributes, is_visible, to_item
+from crypto_service.kmip.objects.managed_object import ManagedObject, check_change, with_changes
 from crypto_service.kmip.operations.create import whole_limits
 
 
@@ -22,11 +22,11 @@ async def add_attribute(batch: Batch, payload: Item) -> Payload:
 
     def edit(managed: ManagedObject) -> ManagedObject:
         _changeable(batch, managed, name, value)
-        return changed(managed, named.added(managed.attributes, name, value), batch.now)
+        return with_changes(managed, named.with_instance(managed.attributes, name, value), batch.now)
 
     managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit)
     newest = [attribute for attribute in managed.attributes if attribute.name == name][-1]
-    return (batch.about(managed.row.object_id), named.shown(newest, batch.version))
+    return (batch.about(managed.row.object_id), named.to_item(newest, batch.version))
 
 
 async def modify_attribute(batch: Batch, payload: Item) -> Payload:
@@ -37,12 +37,12 @@ async def modify_attribute(batch: Batch, payload: Item) -> Payload:
         old = _instance(managed.attributes, name, index, absent=ResultReason.INVALID_FIELD)
         new = old._replace(value=value)
         swapped = tuple(new if attribute == old else attribute for attribute in managed.attributes)
-        return changed(managed, swapped, batch.now)
+        return with_changes(managed, swapped, batch.now)
 
     managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit)
     return (
         batch.about(managed.row.object_id),
-        named.shown(_instance(managed.attributes, name, index), batch.version),
+        named.to_item(_instance(managed.attributes, name, index), batch.version),
     )
 
 
@@ -58,10 +58,10 @@ async def delete_attribute(batch: Batch, payload: Item) -> Payload:
         old = _instance(managed.attributes, name, index)
         deleted[:] = [old]
         kept = tuple(attribute for attribute in managed.attributes if attribute != old)
-        return changed(managed, kept, batch.now)
+        return with_changes(managed, kept, batch.now)
 
     managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit)
-    return (batch.about(managed.row.object_id), named.shown(deleted[0], batch.version))
+    return (batch.about(managed.row.object_id), named.to_item(deleted[0], batch.version))
 
 
 def _given(batch: Batch, payload: Item) -> tuple[str, int | None, Item]:
@@ -73,7 +73,7 @@ def _given(batch: Batch, payload: Item) -> tuple[str, int | None, Item]:
 def _changeable(batch: Batch, managed: ManagedObject, name: str, value: Item) -> None:
     rule = named.rule_of(name, batch.version)
     absent = named.first(managed.attributes, name) is None
-    # What can be given once can also be given later, where the object came without it.
+    # An attribute that may be set at creation may also be set later if the object does not have it.
     if not rule.change and not (rule.create and absent):
         raise denied(f"a client cannot change the attribute {name}")
     check_change(managed, name, value, batch.now)
@@ -82,7 +82,7 @@ def _changeable(batch: Batch, managed: ManagedObject, name: str, value: Item) ->
 def _instance(
     attributes: Attributes, name: str, index: int | None, absent: ResultReason = ResultReason.ITEM_NOT_FOUND
 ) -> Attribute:
-    """Return one instance, the first where no index is given."""
+    """Return one instance; the first where no index is given."""
     instances = [attribute for attribute in attributes if attribute.name == name]
     if not instances:
         raise KmipRefused(absent, f"the object has no attribute {name}")
@@ -99,9 +99,9 @@ async def get_attributes(batch: Batch, payload: Item) -> Payload:
     if not wanted:
         wanted = list(dict.fromkeys(attribute.name for attribute in everything))
     found = [
-        shown(attribute, batch.version)
+        to_item(attribute, batch.version)
         for name in wanted
-        if visible(name, batch.version)
+        if is_visible(name, batch.version)
         for attribute in everything
         if attribute.name == name
     ]
@@ -111,7 +111,7 @@ async def get_attributes(batch: Batch, payload: Item) -> Payload:
 async def get_attribute_list(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     names = dict.fromkeys(attribute.name for attribute in managed.all_attributes(batch.now))
-    shown_names = (text(Tag.ATTRIBUTE_NAME, name) for name in names if visible(name, batch.version))
+    shown_names = (text(Tag.ATTRIBUTE_NAME, name) for name in names if is_visible(name, batch.version))
     return (batch.about(managed.row.object_id), *shown_names)
 
 

@@ -1,10 +1,6 @@
-"""Create and Register (KMIP 1.4, sections 4.1, 4.3): new objects, made here or brought.
+"""Operations that create objects (KMIP 1.4): Create (4.1), Create Key Pair (4.2), Register (4.3) and Derive Key (4.6).
 
-Create Key Pair (KMIP 1.4, section 4.2).
-
-Derive Key (KMIP 1.4, section 4.6): a new key or secret out of one that stays here.
-
-Templates (KMIP 1.4, section 2.2.6; deprecated since 1.3): attributes kept under a name, for new objects.
+Templates (KMIP 1.4, section 2.2.6; deprecated since 1.3) are attributes stored under a name, for new objects.
 """
 
 from collections.abc import Sequence
@@ -34,69 +30,69 @@ from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_material as material
 from crypto_service.kmip.objects import x509_attributes
-from crypto_service.kmip.objects.algorithms import derived, new_key_pair
+from crypto_service.kmip.objects.algorithms import derive_key_bytes, new_key_pair
 from crypto_service.kmip.objects.attributes import Attributes
 from crypto_service.kmip.objects.key_material import key_facts
 from crypto_service.kmip.objects.managed_object import require_usable
 from crypto_service.kmip.objects.store import NewObject, new_object_id
 
 _X_509 = 1
-"""The certificate type that is looked into; the other one is PGP."""
+"""The certificate type that is parsed; the other one is PGP."""
 
 
 async def create(batch: Batch, payload: Item) -> Payload:
     kind = required(read_choice(payload, Tag.OBJECT_TYPE), Tag.OBJECT_TYPE)
     if kind != ObjectType.SYMMETRIC_KEY:
-        raise invalid("only symmetric keys are made by Create")
-    given = await described(batch, payload, Tag.TEMPLATE_ATTRIBUTE)
-    algorithm, length = named.whole(given, named.ALGORITHM), named.whole(given, named.LENGTH)
-    if algorithm is None or named.whole(given, named.USAGE_MASK) is None:
+        raise invalid("Create supports only symmetric keys")
+    given = await given_attributes(batch, payload, Tag.TEMPLATE_ATTRIBUTE)
+    algorithm, length = named.integer(given, named.ALGORITHM), named.integer(given, named.LENGTH)
+    if algorithm is None or named.integer(given, named.USAGE_MASK) is None:
         raise missing(Tag.CRYPTOGRAPHIC_ALGORITHM if algorithm is None else Tag.CRYPTOGRAPHIC_USAGE_MASK)
     made, bits = material.new_symmetric_key(algorithm, length)
-    given = named.put(given, named.LENGTH, number(Tag.ATTRIBUTE_VALUE, bits))
-    given = named.put(given, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, batch.now))
+    given = named.with_single(given, named.LENGTH, number(Tag.ATTRIBUTE_VALUE, bits))
+    given = named.with_single(given, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, batch.now))
     stored = await batch.objects.add(batch.caller, NewObject(kind, complete(given, kind, made), made))
     return (choice(Tag.OBJECT_TYPE, kind), batch.about(stored[0].row.object_id))
 
 
 async def register(batch: Batch, payload: Item) -> Payload:
     kind = required(read_choice(payload, Tag.OBJECT_TYPE), Tag.OBJECT_TYPE)
-    brought = material.registered(kind, payload)
-    given = await described(batch, payload, Tag.TEMPLATE_ATTRIBUTE)
+    brought = material.read_registered(kind, payload)
+    given = await given_attributes(batch, payload, Tag.TEMPLATE_ATTRIBUTE)
     if kind == ObjectType.TEMPLATE:
-        given = _named_like(brought, given, batch.version)
+        given = _template_attributes(brought, given, batch.version)
     elif kind == ObjectType.CERTIFICATE:
         given = _certificate(brought, given)
     elif kind != ObjectType.OPAQUE_OBJECT:
-        given = _agreeing(brought, given)
+        given = _with_key_block(brought, given)
     stored = await batch.objects.add(batch.caller, NewObject(kind, complete(given, kind, brought), brought))
     return (batch.about(stored[0].row.object_id),)
 
 
-async def described(batch: Batch, payload: Item, tag: int) -> Attributes:
-    """Return the attributes that a request gives to a new object, those of the templates it names included."""
+async def given_attributes(batch: Batch, payload: Item, tag: int) -> Attributes:
+    """Return the attributes of a new object from a request, including those of the templates that it names."""
     template = read_structure(payload, tag)
     if template is None:
         return ()
-    own = named.creation(template.all(Tag.ATTRIBUTE), batch.version)
+    own = named.for_new_object(template.all(Tag.ATTRIBUTE), batch.version)
     return await with_templates(batch, template, own)
 
 
 def complete(given: Attributes, kind: int, made: Item) -> Attributes:
-    """Return the attributes with those that follow from the object itself."""
+    """Return the attributes with those that are derived from the object itself."""
     limits = named.first(given, named.USAGE_LIMITS)
     if limits is not None:
-        given = named.put(given, named.USAGE_LIMITS, whole_limits(limits))
+        given = named.with_single(given, named.USAGE_LIMITS, whole_limits(limits))
     digest = material.digest(kind, made)
     if digest is not None:
-        given = named.put(given, named.DIGEST, digest)
+        given = named.with_single(given, named.DIGEST, digest)
     if kind != ObjectType.TEMPLATE and named.first(given, named.FRESH) is None:
-        given = named.put(given, named.FRESH, flag(Tag.ATTRIBUTE_VALUE, value=True))
+        given = named.with_single(given, named.FRESH, flag(Tag.ATTRIBUTE_VALUE, value=True))
     return given
 
 
 def whole_limits(limits: Item) -> Item:
-    """Return usage limits with a full count; what the client says about the count is not taken."""
+    """Return usage limits with a full count; the count from the client is ignored."""
     total = required(read_long(limits, Tag.USAGE_LIMITS_TOTAL), Tag.USAGE_LIMITS_TOTAL)
     if total < 0:
         raise invalid("usage limits cannot be negative")
@@ -113,8 +109,8 @@ def limits_item(total: int, left: int, unit: int) -> Item:
     )
 
 
-def _agreeing(brought: Item, given: Attributes) -> Attributes:
-    """Return the attributes with algorithm and length of the key block; raises where the two disagree."""
+def _with_key_block(brought: Item, given: Attributes) -> Attributes:
+    """Return the attributes with algorithm and length of the key block; raise where they contradict."""
     facts = material.key_facts(brought)
     said: Sequence[tuple[str, Item | None]] = (
         (named.ALGORITHM, None if facts.algorithm is None else choice(Tag.ATTRIBUTE_VALUE, facts.algorithm)),
@@ -125,32 +121,32 @@ def _agreeing(brought: Item, given: Attributes) -> Attributes:
         if value is None:
             continue
         if other is not None and other.value != value.value:
-            raise invalid(f"the attribute {name} is not what the key block says")
-        given = named.put(given, name, value)
+            raise invalid(f"the attribute {name} contradicts the key block")
+        given = named.with_single(given, name, value)
     return given
 
 
 def _certificate(brought: Item, given: Attributes) -> Attributes:
     kind = required(read_choice(brought, Tag.CERTIFICATE_TYPE), Tag.CERTIFICATE_TYPE)
     content = required(read_octets(brought, Tag.CERTIFICATE_VALUE), Tag.CERTIFICATE_VALUE)
-    given = named.put(given, named.CERTIFICATE_TYPE, choice(Tag.ATTRIBUTE_VALUE, kind))
-    given = named.put(given, named.CERTIFICATE_LENGTH, number(Tag.ATTRIBUTE_VALUE, len(content)))
-    return x509_attributes.described(content, given) if kind == _X_509 else given
+    given = named.with_single(given, named.CERTIFICATE_TYPE, choice(Tag.ATTRIBUTE_VALUE, kind))
+    given = named.with_single(given, named.CERTIFICATE_LENGTH, number(Tag.ATTRIBUTE_VALUE, len(content)))
+    return x509_attributes.with_certificate(content, given) if kind == _X_509 else given
 
 
-def _named_like(brought: Item, given: Attributes, version: int) -> Attributes:
-    """Return a template's own attributes: where it is given no name, the ones among those it holds are its names."""
-    held = named.creation(brought.all(Tag.ATTRIBUTE), version)
+def _template_attributes(brought: Item, given: Attributes, version: int) -> Attributes:
+    """Return the attributes of a template; without a given name, the names among its contained attributes are used."""
+    held = named.for_new_object(brought.all(Tag.ATTRIBUTE), version)
     if named.names(given):
         return given
     return (*given, *(attribute for attribute in held if attribute.name == named.NAME))
 
 
 async def create_key_pair(batch: Batch, payload: Item) -> Payload:
-    common = await described(batch, payload, Tag.COMMON_TEMPLATE_ATTRIBUTE)
-    private = await _described(batch, payload, Tag.PRIVATE_KEY_TEMPLATE_ATTRIBUTE, common)
-    public = await _described(batch, payload, Tag.PUBLIC_KEY_TEMPLATE_ATTRIBUTE, common)
-    algorithm, bits = named.whole(private, named.ALGORITHM), named.whole(private, named.LENGTH)
+    common = await given_attributes(batch, payload, Tag.COMMON_TEMPLATE_ATTRIBUTE)
+    private = await _given_attributes(batch, payload, Tag.PRIVATE_KEY_TEMPLATE_ATTRIBUTE, common)
+    public = await _given_attributes(batch, payload, Tag.PUBLIC_KEY_TEMPLATE_ATTRIBUTE, common)
+    algorithm, bits = named.integer(private, named.ALGORITHM), named.integer(private, named.LENGTH)
     if algorithm is None:
         raise missing(Tag.CRYPTOGRAPHIC_ALGORITHM)
     pair = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: new_key_pair(algorithm, bits))
@@ -167,20 +163,20 @@ async def create_key_pair(batch: Batch, payload: Item) -> Payload:
     )
 
 
-async def _described(batch: Batch, payload: Item, tag: int, common: Attributes) -> Attributes:
-    own = await described(batch, payload, tag)
+async def _given_attributes(batch: Batch, payload: Item, tag: int, common: Attributes) -> Attributes:
+    own = await given_attributes(batch, payload, tag)
     given = named.without(common, *(attribute.name for attribute in own))
     return (*given, *own)
 
 
-def _draft(  # noqa: PLR0913, PLR0917 - everything that makes one half of a pair
+def _draft(  # noqa: PLR0913, PLR0917 - all properties of one half of a pair
     batch: Batch, given: Attributes, kind: ObjectType, made: Item, object_id: str, link: tuple[LinkType, str]
 ) -> NewObject:
     length = required(key_facts(made).length, Tag.CRYPTOGRAPHIC_LENGTH)
-    given = named.put(given, named.LENGTH, number(Tag.ATTRIBUTE_VALUE, length))
-    given = named.put(given, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, batch.now))
+    given = named.with_single(given, named.LENGTH, number(Tag.ATTRIBUTE_VALUE, length))
+    given = named.with_single(given, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, batch.now))
     linked = structure(Tag.ATTRIBUTE_VALUE, choice(Tag.LINK_TYPE, link[0]), text(Tag.LINKED_OBJECT_IDENTIFIER, link[1]))
-    given = named.added(given, named.LINK, linked)
+    given = named.with_instance(given, named.LINK, linked)
     return NewObject(kind, complete(given, kind, made), made, object_id)
 
 
@@ -190,42 +186,44 @@ _BITS = range(112, 4097, 8)
 async def derive_key(batch: Batch, payload: Item) -> Payload:
     kind = required(read_choice(payload, Tag.OBJECT_TYPE), Tag.OBJECT_TYPE)
     if kind not in (ObjectType.SYMMETRIC_KEY, ObjectType.SECRET_DATA):
-        raise invalid("only symmetric keys and secrets are derived")
+        raise invalid("only symmetric keys and secrets can be derived")
     if sum(1 for _ in payload.all(Tag.UNIQUE_IDENTIFIER)) > 1:
-        raise unsupported("a key is derived from one object")
+        raise unsupported("a key can be derived from only one object")
     base = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(base, CryptographicUsageMask.DERIVE_KEY, batch.now)
     method = required(read_choice(payload, Tag.DERIVATION_METHOD), Tag.DERIVATION_METHOD)
     parameters = required(read_structure(payload, Tag.DERIVATION_PARAMETERS), Tag.DERIVATION_PARAMETERS)
-    given = await described(batch, payload, Tag.TEMPLATE_ATTRIBUTE)
+    given = await given_attributes(batch, payload, Tag.TEMPLATE_ATTRIBUTE)
     bits, size = _size(kind, given)
     key = material.key_bytes(await batch.objects.open(batch.caller, base))
-    made = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: derived(method, key, parameters, size))
-    held = _key_object(kind, made, named.whole(given, named.ALGORITHM), bits)
+    made = await batch.parts.blocking.run(
+        batch.caller.tenant_id, lambda: derive_key_bytes(method, key, parameters, size)
+    )
+    held = _key_object(kind, made, named.integer(given, named.ALGORITHM), bits)
     link = structure(
         Tag.ATTRIBUTE_VALUE,
         choice(Tag.LINK_TYPE, LinkType.DERIVATION_BASE_OBJECT_LINK),
         text(Tag.LINKED_OBJECT_IDENTIFIER, base.row.object_id),
     )
-    given = named.added(given, named.LINK, link)
-    given = named.put(given, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, batch.now))
-    # What comes out of a key must not leave more easily than the key itself.
+    given = named.with_instance(given, named.LINK, link)
+    given = named.with_single(given, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, batch.now))
+    # A derived key must not be easier to extract than its base key.
     for name in (named.SENSITIVE, named.EXTRACTABLE):
         value = named.first(base.attributes, name)
         if value is not None:
-            given = named.put(given, name, value)
+            given = named.with_single(given, name, value)
     stored = await batch.objects.add(batch.caller, NewObject(kind, complete(given, kind, held), held))
     return (batch.about(stored[0].row.object_id),)
 
 
 def _size(kind: int, given: Attributes) -> tuple[int, int]:
     """Return bits and bytes of the new object."""
-    bits = required(named.whole(given, named.LENGTH), Tag.CRYPTOGRAPHIC_LENGTH)
+    bits = required(named.integer(given, named.LENGTH), Tag.CRYPTOGRAPHIC_LENGTH)
     if kind == ObjectType.SYMMETRIC_KEY:
-        algorithm = required(named.whole(given, named.ALGORITHM), Tag.CRYPTOGRAPHIC_ALGORITHM)
+        algorithm = required(named.integer(given, named.ALGORITHM), Tag.CRYPTOGRAPHIC_ALGORITHM)
         return material.key_size(algorithm, bits)
     if bits not in _BITS:
-        raise invalid("a derived secret has 112 to 4096 bits")
+        raise invalid("a derived secret must have 112 to 4096 bits")
     return bits, bits // 8
 
 
@@ -241,37 +239,39 @@ _MOST_TEMPLATES = 8
 
 
 async def with_templates(batch: Batch, template_attribute: Item, own: Attributes) -> Attributes:
-    """Return the attributes of the templates that are named, then the request's own, which win.
+    """Return the attributes of the named templates and the request's own, which take precedence.
 
-    Where an attribute may have several instances both count. A template's own name is not one of the object's.
+    Attributes with several instances are combined. The name of a template is not a name of the object.
     """
     wanted = list(template_attribute.all(Tag.NAME))
     if len(wanted) > _MOST_TEMPLATES:
         raise invalid("a request names too many templates")
     merged: Attributes = ()
     for name in wanted:
-        held = await _held(batch, required(read_text(name, Tag.NAME_VALUE), Tag.NAME_VALUE))
-        merged = _over(merged, named.without(held, named.NAME))
-    return _over(merged, own)
+        held = await _template_content(batch, required(read_text(name, Tag.NAME_VALUE), Tag.NAME_VALUE))
+        merged = _merge(merged, named.without(held, named.NAME))
+    return _merge(merged, own)
 
 
-async def _held(batch: Batch, name: str) -> Attributes:
+async def _template_content(batch: Batch, name: str) -> Attributes:
     if "\0" in name:
         raise ObjectNotFound
     found = await batch.objects.find(
         batch.caller,
         name,
-        lambda managed: managed.row.object_type == ObjectType.TEMPLATE and not managed.gone and not managed.archived,
+        lambda managed: (
+            managed.row.object_type == ObjectType.TEMPLATE and not managed.is_destroyed and not managed.archived
+        ),
     )
     if not found:
         raise ObjectNotFound
     template = await batch.objects.open(batch.caller, found[0])
-    return named.creation(template.all(Tag.ATTRIBUTE), batch.version)
+    return named.for_new_object(template.all(Tag.ATTRIBUTE), batch.version)
 
 
-def _over(under: Attributes, over: Attributes) -> Attributes:
+def _merge(under: Attributes, over: Attributes) -> Attributes:
     single = {attribute.name for attribute in over if attribute.name in named.RULES}
     kept = tuple(attribute for attribute in under if attribute.name not in single or named.RULES[attribute.name].many)
     for attribute in over:
-        kept = named.added(kept, attribute.name, attribute.value)
+        kept = named.with_instance(kept, attribute.name, attribute.value)
     return kept

@@ -1,11 +1,10 @@
-"""Encrypt and Decrypt (KMIP 1.4, sections 4.29, 4.30) with AES keys that stay here: GCM, CBC and, by name only, ECB.
+"""Cryptographic operations with keys that are not released (KMIP 1.4, sections 4.29 to 4.34).
 
-A ciphertext is bound to its place by its key: every key belongs to one service of one tenant, so nothing is added to
-the additional data of the client, and what other implementations encrypted with a registered key opens here.
+Encrypt and Decrypt use AES in GCM, CBC and, only if requested, ECB. The key binds a ciphertext to its service: every
+key belongs to one service of one tenant. Nothing is therefore added to the client's additional data, and data that
+another implementation encrypted with a registered key can be decrypted here.
 
-MAC and MAC Verify (KMIP 1.4, sections 4.33, 4.34) with HMAC keys that stay here.
-
-Sign and Signature Verify (KMIP 1.4, sections 4.31, 4.32).
+MAC and MAC Verify use HMAC keys. Sign and Signature Verify use RSA and elliptic curve keys.
 """
 
 import os
@@ -39,12 +38,12 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_material as material
-from crypto_service.kmip.objects.algorithms import Scheme, sign, verifies
+from crypto_service.kmip.objects.algorithms import Scheme, is_valid_signature, sign
 from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
 from crypto_service.kmip.operations.usage_limits import consume_usage
 
 _TAG_IN_FIELD = 4
-"""Since 1.4 a tag has a field of its own; before, it follows the ciphertext, as everywhere else."""
+"""Since 1.4 a tag has a separate field; in older versions it follows the ciphertext."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ async def encrypt(batch: Batch, payload: Item) -> Payload:
     key = await _key(batch, managed)
     given, nonce = None, b""
     if parameters.mode != BlockCipherMode.ECB:
-        # What the client does not bring is made here and told, whether or not he asked for a random one.
+        # A missing nonce is generated and returned, whether or not the client requested a random one.
         given = read_octets(payload, Tag.IV_COUNTER_NONCE) or None
         nonce = _fresh(parameters.mode) if given is None else given
     await consume_usage(batch, managed, len(data))
@@ -85,49 +84,49 @@ async def decrypt(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.DECRYPT, batch.now)
     if managed.process_start is not None and managed.process_start > batch.now:
-        raise denied("the key's process start date has not come")
+        raise denied("the key's process start date has not been reached")
     parameters, data = _parameters(managed, payload), _data(payload)
     batch.bytes = len(data)
     key = await _key(batch, managed)
     if parameters.mode == BlockCipherMode.ECB:
-        opened = primitives.insecure_ecb_decrypt(key, data, padded=parameters.padded)
+        plaintext = primitives.insecure_ecb_decrypt(key, data, padded=parameters.padded)
     else:
         nonce = _nonce(read_octets(payload, Tag.IV_COUNTER_NONCE))
         if parameters.mode == BlockCipherMode.CBC:
-            opened = primitives.aes_cbc_decrypt(key, nonce, data, padded=parameters.padded)
+            plaintext = primitives.aes_cbc_decrypt(key, nonce, data, padded=parameters.padded)
         else:
             tag = read_octets(payload, Tag.AUTHENTICATED_ENCRYPTION_TAG) or b""
-            opened = primitives.aes_gcm_decrypt(key, nonce, data + tag, _additional(payload))
-    return (batch.about(managed.row.object_id), octets(Tag.DATA, opened))
+            plaintext = primitives.aes_gcm_decrypt(key, nonce, data + tag, _additional(payload))
+    return (batch.about(managed.row.object_id), octets(Tag.DATA, plaintext))
 
 
 def require_whole(payload: Item) -> None:
-    """Refuse data that comes in pieces. Some clients say of whole data that it neither begins nor ends anything."""
+    """Reject data in several pieces. Some clients flag complete data as neither the first nor the last piece."""
     begins, ends = read_flag(payload, Tag.INIT_INDICATOR), read_flag(payload, Tag.FINAL_INDICATOR)
     if payload.first(Tag.CORRELATION_VALUE) is not None or (begins and not ends):
-        raise unsupported("data comes in one piece")
+        raise unsupported("data must be sent in one piece")
 
 
 def _parameters(managed: ManagedObject, payload: Item) -> _Parameters:
-    """Return the request's parameters, the key's own where it brings none; there is no default for a mode."""
+    """Return the parameters of the request, else those of the key; the mode has no default."""
     require_whole(payload)
     given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
     if given is None:
         raise invalid("cryptographic parameters are missing, in the request and in the key's attributes")
     mode = read_choice(given, Tag.BLOCK_CIPHER_MODE)
     if mode not in (BlockCipherMode.GCM, BlockCipherMode.CBC, BlockCipherMode.ECB):
-        raise invalid("the block cipher mode is none of GCM, CBC and ECB")
+        raise invalid("the block cipher mode must be GCM, CBC or ECB")
     padding = read_choice(given, Tag.PADDING_METHOD)
     if padding not in (None, PaddingMethod.NONE, PaddingMethod.PKCS5):
-        raise invalid("the padding method is neither PKCS5 nor none")
+        raise invalid("the padding method must be PKCS5 or none")
     length = read_number(given, Tag.TAG_LENGTH)
     if mode == BlockCipherMode.GCM and length not in (None, primitives.GCM_TAG):
-        raise invalid("a tag has 16 bytes")
-    if named.whole(managed.attributes, named.ALGORITHM) != CryptographicAlgorithm.AES:
-        raise invalid("only AES keys encrypt and decrypt")
+        raise invalid("the tag length must be 16 bytes")
+    if named.integer(managed.attributes, named.ALGORITHM) != CryptographicAlgorithm.AES:
+        raise invalid("encryption and decryption require an AES key")
     asked = read_choice(given, Tag.CRYPTOGRAPHIC_ALGORITHM)
     if asked not in (None, CryptographicAlgorithm.AES):
-        raise invalid("the key is of another algorithm")
+        raise invalid("the key has another algorithm")
     return _Parameters(mode, padding == PaddingMethod.PKCS5)
 
 
@@ -186,14 +185,14 @@ async def mac_verify(batch: Batch, payload: Item) -> Payload:
 
 
 def _hash(managed: ManagedObject, payload: Item) -> primitives.Hash:
-    """Return the hash that the key's algorithm says; the request may repeat it and not change it."""
-    own = named.whole(managed.attributes, named.ALGORITHM)
+    """Return the hash of the key's algorithm; the request may repeat the algorithm but not change it."""
+    own = named.integer(managed.attributes, named.ALGORITHM)
     given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
     asked = None if given is None else read_choice(given, Tag.CRYPTOGRAPHIC_ALGORITHM)
     if own is None or own not in _HASHES:
-        raise invalid("only HMAC keys make a MAC")
+        raise invalid("a MAC requires an HMAC key")
     if asked not in (None, own):
-        raise invalid("the key is of another algorithm")
+        raise invalid("the key has another algorithm")
     return _HASHES[own]
 
 
@@ -209,10 +208,10 @@ async def make_signature(batch: Batch, payload: Item) -> Payload:
     require_usable(managed, CryptographicUsageMask.SIGN, batch.now)
     data, scheme = _mac_data(batch, payload), _scheme(managed, payload)
     if managed.row.object_type != ObjectType.PRIVATE_KEY:
-        raise invalid("only private keys sign")
+        raise invalid("signing requires a private key")
     key = material.key_bytes(await batch.objects.open(batch.caller, managed))
     await consume_usage(batch, managed, len(data))
-    # RSA takes a millisecond or more, in which nobody else would be served.
+    # RSA takes a millisecond or more, which would block the event loop.
     made = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: sign(key, scheme, data))
     return (batch.about(managed.row.object_id), octets(Tag.SIGNATURE_DATA, made))
 
@@ -222,12 +221,12 @@ async def verify_signature(batch: Batch, payload: Item) -> Payload:
     require_usable(managed, CryptographicUsageMask.VERIFY, batch.now)
     data, scheme = _mac_data(batch, payload), _scheme(managed, payload)
     if managed.row.object_type != ObjectType.PUBLIC_KEY:
-        raise invalid("only public keys verify")
+        raise invalid("signature verification requires a public key")
     signature = required(read_octets(payload, Tag.SIGNATURE_DATA), Tag.SIGNATURE_DATA)
     key = material.key_bytes(await batch.objects.open(batch.caller, managed))
-    valid = verifies(key, scheme, data, signature)
-    told = ValidityIndicator.VALID if valid else ValidityIndicator.INVALID
-    return (batch.about(managed.row.object_id), choice(Tag.VALIDITY_INDICATOR, told))
+    valid = is_valid_signature(key, scheme, data, signature)
+    validity = ValidityIndicator.VALID if valid else ValidityIndicator.INVALID
+    return (batch.about(managed.row.object_id), choice(Tag.VALIDITY_INDICATOR, validity))
 
 
 def _scheme(managed: ManagedObject, payload: Item) -> Scheme:

@@ -1,9 +1,7 @@
-"""Wrapped keys for Get (KMIP 1.4, section 2.1.6): AES key wrap under another key of the same service.
+"""Get (KMIP 1.4, section 4.12): the only operation that returns the content of an object.
 
-So a key can be handed to whoever has the wrapping key already, and to nobody else; it is also the only way a sensitive
-key leaves.
-
-Get (KMIP 1.4, section 4.12): the one operation that hands out what an object holds.
+The key may be wrapped with AES key wrap under another key of the same service (KMIP 1.4, section 2.1.6). Only a holder
+of the wrapping key can then use it; a sensitive key is returned only in this form.
 """
 
 from dataclasses import replace
@@ -41,12 +39,12 @@ from crypto_service.kmip.objects.managed_object import ManagedObject, require_he
 _MOST_NAMES = 64
 
 
-async def wrapped(batch: Batch, managed: ManagedObject, held: Item, specification: Item) -> Item:
-    """Return the object with its key value wrapped as `specification` says."""
+async def wrap_object(batch: Batch, managed: ManagedObject, held: Item, specification: Item) -> Item:
+    """Return the object with its key value wrapped according to `specification`."""
     if read_choice(specification, Tag.WRAPPING_METHOD) != WrappingMethod.ENCRYPT:
-        raise unsupported("keys are wrapped by encryption only")
+        raise unsupported("keys can be wrapped only by encryption")
     if specification.first(Tag.MAC_SIGNATURE_KEY_INFORMATION) is not None:
-        raise unsupported("wrapped keys carry no signature")
+        raise unsupported("signatures of wrapped keys are not supported")
     information = required(
         read_structure(specification, Tag.ENCRYPTION_KEY_INFORMATION), Tag.ENCRYPTION_KEY_INFORMATION
     )
@@ -57,12 +55,12 @@ async def wrapped(batch: Batch, managed: ManagedObject, held: Item, specificatio
     attributes = _attributes(batch, managed, specification)
     if option == EncodingOption.NO_ENCODING:
         if attributes:
-            raise KmipRefused(ResultReason.ENCODING_OPTION_ERROR, "attributes are wrapped in TTLV encoding only")
+            raise KmipRefused(ResultReason.ENCODING_OPTION_ERROR, "attributes can be wrapped only in TTLV encoding")
         plain = material.key_bytes(held)
     elif option in (None, EncodingOption.TTLV_ENCODING):
         plain = encode(structure(Tag.KEY_VALUE, *value.children(), *attributes))
     else:
-        raise KmipRefused(ResultReason.ENCODING_OPTION_ERROR, "there is no such encoding option")
+        raise KmipRefused(ResultReason.ENCODING_OPTION_ERROR, "the encoding option is not supported")
     data = structure(
         Tag.KEY_WRAPPING_DATA,
         *(part for part in specification.children() if part.tag != Tag.ATTRIBUTE_NAME),
@@ -85,29 +83,29 @@ async def _wrapping_key(batch: Batch, managed: ManagedObject, information: Item)
     batch.subject = subject
     require_usable(wrapping, CryptographicUsageMask.WRAP_KEY, batch.now)
     if wrapping.row.object_id == managed.row.object_id:
-        raise denied("a key does not wrap itself")
+        raise denied("a key cannot wrap itself")
     parameters = read_structure(information, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(
         wrapping.attributes, named.PARAMETERS
     )
     mode = None if parameters is None else read_choice(parameters, Tag.BLOCK_CIPHER_MODE)
     if mode != BlockCipherMode.NIST_KEY_WRAP:
-        raise invalid("keys are wrapped by the NIST key wrap only")
-    if named.whole(wrapping.attributes, named.ALGORITHM) != CryptographicAlgorithm.AES:
-        raise invalid("only AES keys wrap")
+        raise invalid("keys can be wrapped only with NIST key wrap")
+    if named.integer(wrapping.attributes, named.ALGORITHM) != CryptographicAlgorithm.AES:
+        raise invalid("wrapping requires an AES key")
     return material.key_bytes(await batch.objects.open(batch.caller, wrapping))
 
 
 def _attributes(batch: Batch, managed: ManagedObject, specification: Item) -> list[Item]:
     names = list(specification.all(Tag.ATTRIBUTE_NAME))
     if len(names) > _MOST_NAMES:
-        raise invalid("too many attributes to wrap with the key")
+        raise invalid("the request wraps too many attributes with the key")
     if any(name.type is not ItemType.TEXT_STRING for name in names):
         raise wrong(Tag.ATTRIBUTE_NAME)
     wanted = {name.value for name in names}
     return [
-        named.shown(attribute, batch.version)
+        named.to_item(attribute, batch.version)
         for attribute in managed.all_attributes(batch.now)
-        if attribute.name in wanted and named.visible(attribute.name, batch.version)
+        if attribute.name in wanted and named.is_visible(attribute.name, batch.version)
     ]
 
 
@@ -117,32 +115,32 @@ async def get(batch: Batch, payload: Item) -> Payload:
     states.require_gettable(managed.state_at(batch.now))
     specification = read_structure(payload, Tag.KEY_WRAPPING_SPECIFICATION)
     if managed.sensitive and specification is None:
-        raise denied("the object is sensitive and leaves only wrapped", ResultReason.SENSITIVE)
+        raise denied("the object is sensitive and can be returned only wrapped", ResultReason.SENSITIVE)
     if not managed.extractable:
         raise denied("the object is not extractable", ResultReason.NOT_EXTRACTABLE)
     if read_choice(payload, Tag.KEY_WRAP_TYPE) not in (None, KeyWrapType.NOT_WRAPPED, KeyWrapType.AS_REGISTERED):
-        raise KmipRefused(ResultReason.INVALID_FIELD, "there is no such key wrap type")
+        raise KmipRefused(ResultReason.INVALID_FIELD, "the key wrap type is not supported")
     if payload.first(Tag.KEY_COMPRESSION_TYPE) is not None:
-        raise KmipRefused(ResultReason.KEY_COMPRESSION_TYPE_NOT_SUPPORTED, "keys are not compressed")
+        raise KmipRefused(ResultReason.KEY_COMPRESSION_TYPE_NOT_SUPPORTED, "key compression is not supported")
     form, kind = read_choice(payload, Tag.KEY_FORMAT_TYPE), managed.row.object_type
     data = await batch.objects.open_written(batch.caller, managed)
     if form is None and specification is None:
-        given = ttlv.written(material.TAGS[kind], data)  # nothing in it changes
+        given = ttlv.from_encoded(material.TAGS[kind], data)  # returned unchanged
     else:
         given = material.in_format(kind, ttlv.decode(data), form)
     if specification is not None:
-        given = await wrapped(batch, managed, given, specification)
+        given = await wrap_object(batch, managed, given, specification)
     if managed.fresh:
-        await batch.objects.serve(batch.caller, managed.row.object_id, lambda now_it: _served(now_it, batch.now))
+        await batch.objects.serve(batch.caller, managed.row.object_id, lambda current: _not_fresh(current, batch.now))
     return (choice(Tag.OBJECT_TYPE, kind), batch.about(managed.row.object_id), given)
 
 
-def _served(managed: ManagedObject, now: int) -> ManagedObject:
-    """Return the object as no longer fresh; refuses it if it was revoked meanwhile."""
+def _not_fresh(managed: ManagedObject, now: int) -> ManagedObject:
+    """Return the object as no longer fresh; raise if it was revoked meanwhile."""
     require_here(managed)
     states.require_gettable(managed.state_at(now))
     if not managed.fresh:
         return managed
-    attributes = named.put(managed.attributes, named.FRESH, flag(Tag.ATTRIBUTE_VALUE, value=False))
+    attributes = named.with_single(managed.attributes, named.FRESH, flag(Tag.ATTRIBUTE_VALUE, value=False))
     row = replace(managed.row, attributes=named.encode(attributes))
     return replace(managed, row=row, attributes=attributes, fresh=False)

@@ -1,4 +1,4 @@
-"""Activate, Revoke, Destroy, Archive and Recover (KMIP 1.4, sections 4.19 to 4.23): what changes an object's life."""
+"""Activate, Revoke, Destroy, Archive and Recover (KMIP 1.4, sections 4.19 to 4.23)."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import states
-from crypto_service.kmip.objects.managed_object import ManagedObject, changed, require_here
+from crypto_service.kmip.objects.managed_object import ManagedObject, require_here, with_changes
 from crypto_service.kmip.objects.store import Edit
 
 _LONGEST_MESSAGE = 1024
@@ -33,73 +33,75 @@ async def activate(batch: Batch, payload: Item) -> Payload:
         require_here(managed)
         state = managed.state_at(batch.now)
         if state != State.PRE_ACTIVE:
-            raise KeyNotUsable(states.word(state))
-        attributes = named.put(managed.attributes, named.ACTIVATION_DATE, _at(batch.now))
-        # A deactivation date that has passed already would end the key in the same moment.
-        return changed(managed, attributes, batch.now, state=State.ACTIVE)
+            raise KeyNotUsable(states.name_of(state))
+        attributes = named.with_single(managed.attributes, named.ACTIVATION_DATE, _at(batch.now))
+        # A deactivation date in the past deactivates the key in the same moment.
+        return with_changes(managed, attributes, batch.now, state=State.ACTIVE)
 
-    return await _changed(batch, payload, edit)
+    return await _apply(batch, payload, edit)
 
 
 async def revoke(batch: Batch, payload: Item) -> Payload:
     reason = required(read_structure(payload, Tag.REVOCATION_REASON), Tag.REVOCATION_REASON)
     code = required(read_choice(reason, Tag.REVOCATION_REASON_CODE), Tag.REVOCATION_REASON_CODE)
     if code not in set(RevocationReasonCode):
-        raise invalid("there is no such revocation reason")
+        raise invalid("the revocation reason is not supported")
     message = read_text(reason, Tag.REVOCATION_MESSAGE)
     occurred = read_moment(payload, Tag.COMPROMISE_OCCURRENCE_DATE)
 
     def edit(managed: ManagedObject) -> ManagedObject:
-        if managed.gone:
+        if managed.is_destroyed:
             raise ObjectNotFound
         before = managed.state_at(batch.now)
-        after = states.revoked(before, code)
-        attributes = named.put(managed.attributes, named.REVOCATION_REASON, _reason(code, message))
+        after = states.after_revocation(before, code)
+        attributes = named.with_single(managed.attributes, named.REVOCATION_REASON, _reason(code, message))
         if after == State.COMPROMISED:
-            attributes = named.put(attributes, named.COMPROMISE_DATE, _at(batch.now))
+            attributes = named.with_single(attributes, named.COMPROMISE_DATE, _at(batch.now))
             since = batch.now if occurred is None else min(occurred, batch.now)
-            attributes = named.put(attributes, named.COMPROMISE_OCCURRENCE_DATE, _at(since))
+            attributes = named.with_single(attributes, named.COMPROMISE_OCCURRENCE_DATE, _at(since))
         elif before != State.DEACTIVATED:
-            attributes = named.put(attributes, named.DEACTIVATION_DATE, _at(batch.now))
-        return changed(managed, attributes, batch.now, state=after)
+            attributes = named.with_single(attributes, named.DEACTIVATION_DATE, _at(batch.now))
+        return with_changes(managed, attributes, batch.now, state=after)
 
-    return await _changed(batch, payload, edit)
+    return await _apply(batch, payload, edit)
 
 
 async def destroy(batch: Batch, payload: Item) -> Payload:
-    """Erase the material; the attributes stay, so that what became of the key can still be asked."""
+    """Destroy the material; the attributes remain, so that a client can read the history of the key."""
 
     def edit(managed: ManagedObject) -> ManagedObject:
-        if managed.gone:
+        if managed.is_destroyed:
             raise ObjectNotFound
-        after = states.destroyed(managed.state_at(batch.now))
-        attributes = named.put(managed.attributes, named.DESTROY_DATE, _at(batch.now))
-        ended = changed(managed, attributes, batch.now, state=after)
+        after = states.after_destruction(managed.state_at(batch.now))
+        attributes = named.with_single(managed.attributes, named.DESTROY_DATE, _at(batch.now))
+        ended = with_changes(managed, attributes, batch.now, state=after)
         return replace(ended, row=replace(ended.row, material=None))
 
-    return await _changed(batch, payload, edit)
+    return await _apply(batch, payload, edit)
 
 
 async def archive(batch: Batch, payload: Item) -> Payload:
     def edit(managed: ManagedObject) -> ManagedObject:
         require_here(managed)
-        return changed(managed, named.put(managed.attributes, named.ARCHIVE_DATE, _at(batch.now)), batch.now)
+        return with_changes(
+            managed, named.with_single(managed.attributes, named.ARCHIVE_DATE, _at(batch.now)), batch.now
+        )
 
-    return await _changed(batch, payload, edit)
+    return await _apply(batch, payload, edit)
 
 
 async def recover(batch: Batch, payload: Item) -> Payload:
     def edit(managed: ManagedObject) -> ManagedObject:
-        if managed.gone:
+        if managed.is_destroyed:
             raise ObjectNotFound
         if not managed.archived:
             raise denied("the object is not archived")
-        return changed(managed, named.without(managed.attributes, named.ARCHIVE_DATE), batch.now)
+        return with_changes(managed, named.without(managed.attributes, named.ARCHIVE_DATE), batch.now)
 
-    return await _changed(batch, payload, edit)
+    return await _apply(batch, payload, edit)
 
 
-async def _changed(batch: Batch, payload: Item, edit: Edit) -> Payload:
+async def _apply(batch: Batch, payload: Item, edit: Edit) -> Payload:
     managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit)
     return (batch.about(managed.row.object_id),)
 

@@ -13,7 +13,7 @@ from crypto_service.kmip.objects.attributes import Attributes
 from crypto_service.kmip.objects.managed_object import ManagedObject
 
 _MOST_ITEMS = 1000
-"""How many are told at once; a client of 1.3 or newer asks for the rest by offset."""
+"""The maximum number of ids in one response; a client of 1.3 or newer reads the rest by offset."""
 _MOST_CRITERIA = 64
 _NOT_STORED = frozenset({named.UNIQUE_IDENTIFIER, named.OBJECT_TYPE, named.STATE, named.LEASE_TIME})
 Criteria = dict[str, list[Item]]
@@ -30,19 +30,19 @@ async def locate(batch: Batch, payload: Item) -> Payload:
     if offset < 0 or (asked is not None and asked < 0):
         raise invalid("maximum items and offset items cannot be negative")
     most = _MOST_ITEMS if asked is None else min(asked, _MOST_ITEMS)
-    told = found[offset : offset + most]
-    # Only a single hit can be what the next item of the batch means.
-    batch.placeholder = told[0].row.object_id if len(told) == 1 else None
+    page = found[offset : offset + most]
+    # Only a single match becomes the ID Placeholder for the next item of the batch.
+    batch.placeholder = page[0].row.object_id if len(page) == 1 else None
     batch.subject = batch.placeholder or ""
     counted = (number(Tag.LOCATED_ITEMS, len(found)),) if batch.version >= 3 and (offset or asked is not None) else ()
-    return (*counted, *(text(Tag.UNIQUE_IDENTIFIER, managed.row.object_id) for managed in told))
+    return (*counted, *(text(Tag.UNIQUE_IDENTIFIER, managed.row.object_id) for managed in page))
 
 
 def _criteria(payload: Item, version: int) -> Criteria:
     criteria: Criteria = {}
     for count, item in enumerate(payload.all(Tag.ATTRIBUTE)):
         if count == _MOST_CRITERIA:
-            raise invalid("too many attributes to locate by")
+            raise invalid("the request has too many attributes")
         name, _, value = named.parse(item, version)
         criteria.setdefault(name, []).append(value)
     return criteria
@@ -54,7 +54,7 @@ def _name(criteria: Criteria) -> str | None:
 
 
 def _needles(criteria: Criteria) -> Sequence[bytes]:
-    """Return what must stand somewhere in the stored attributes of a hit: most objects need not be read for that."""
+    """Return byte strings that the stored attributes of a match contain, so that most objects are not decoded."""
     needles = []
     for name, values in criteria.items():
         if name in _NOT_STORED:
@@ -76,7 +76,7 @@ def _matcher(batch: Batch, payload: Item, criteria: Criteria) -> Callable[[Manag
 
     def wanted(managed: ManagedObject) -> bool:
         stored = StorageStatusMask.ARCHIVAL_STORAGE if managed.archived else StorageStatusMask.ONLINE_STORAGE
-        if managed.gone or not mask & stored or (kinds and kinds != {managed.row.object_type}):
+        if managed.is_destroyed or not mask & stored or (kinds and kinds != {managed.row.object_type}):
             return False
         if member == ObjectGroupMember.GROUP_MEMBER_FRESH and not managed.fresh:
             return False
@@ -96,7 +96,7 @@ def _matches(attributes: Attributes, name: str, values: Sequence[Item]) -> bool:
 
 
 def _in_range(held: Item, wanted: Sequence[Item]) -> bool:
-    """Whether a date is the one given, or between the two given."""
+    """Return whether a date equals the given one or is between the two given ones."""
     bounds = sorted(value.value for value in wanted if isinstance(value.value, int))
     return isinstance(held.value, int) and len(bounds) in (1, 2) and bounds[0] <= held.value <= bounds[-1]
 
@@ -106,7 +106,7 @@ def _has_bits(held: Item, wanted: Item) -> bool:
 
 
 def _alike(held: Item, wanted: Item) -> bool:
-    """Whether a value is the one wanted; of a structure the fields given."""
+    """Return whether a value equals the requested one; for a structure only the given fields are compared."""
     if held.type is not wanted.type:
         return False
     if held.type is ItemType.STRUCTURE:

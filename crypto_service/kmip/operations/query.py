@@ -1,6 +1,7 @@
-"""Query (KMIP 1.4, section 4.25): what this server can do. Nothing in it depends on who asks.
+"""Query (KMIP 1.4, section 4.25) and Discover Versions (section 4.26).
 
-Discover Versions (KMIP 1.4, section 4.26): those that both sides speak, in the client's order.
+Query returns the capabilities of this server, which do not depend on the caller. Discover Versions returns the common
+versions in the client's order.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ _TYPES = (
 
 
 def query(operations: Sequence[tuple[int, int]]) -> Handler:
-    """Return the operation for a server that has `operations`, each with the minor version that brought it."""
+    """Return the Query handler for `operations`, each with the minor version that introduced it."""
 
     async def answer(batch: Batch, payload: Item) -> Payload:
         functions = list(payload.all(Tag.QUERY_FUNCTION))
@@ -58,7 +59,7 @@ def _capabilities(version: int) -> Item:
 
 MAJOR = 1
 MINORS = (4, 3, 2, 1, 0)
-"""The versions that are spoken, preferred ones first."""
+"""The supported versions, newest first."""
 
 
 def version_item(minor: int) -> Item:

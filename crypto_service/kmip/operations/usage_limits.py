@@ -18,18 +18,18 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import states
-from crypto_service.kmip.objects.managed_object import LEASE_SECONDS, ManagedObject, changed, require_here
+from crypto_service.kmip.objects.managed_object import LEASE_SECONDS, ManagedObject, require_here, with_changes
 from crypto_service.kmip.operations.create import limits_item
 
 
 async def consume_usage(batch: Batch, managed: ManagedObject, size: int) -> None:
-    """Take one protection of `size` bytes from the key's usage limits; raises when they do not have it.
+    """Subtract one use of `size` bytes from the key's usage limits; raise when too little remains.
 
-    Taken before the data is protected, and in the database: two processes cannot spend the same bytes.
+    Subtracted before the data is encrypted, and in the database, so that two processes cannot use the same bytes.
     """
     unit = managed.usage_unit()
     if unit is not None:
-        await _take(batch, managed.row.object_id, size if unit == UsageLimitsUnit.BYTE else 1)
+        await _subtract(batch, managed.row.object_id, size if unit == UsageLimitsUnit.BYTE else 1)
 
 
 async def check(batch: Batch, payload: Item) -> Payload:
@@ -52,7 +52,7 @@ async def obtain_lease(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_here(managed)
     states.require_gettable(managed.state_at(batch.now))
-    since = required(named.whole(managed.attributes, named.LAST_CHANGE_DATE), Tag.LAST_CHANGE_DATE)
+    since = required(named.integer(managed.attributes, named.LAST_CHANGE_DATE), Tag.LAST_CHANGE_DATE)
     return (
         batch.about(managed.row.object_id),
         interval(Tag.LEASE_TIME, LEASE_SECONDS),
@@ -65,11 +65,11 @@ async def get_usage_allocation(batch: Batch, payload: Item) -> Payload:
     wanted = required(read_long(payload, Tag.USAGE_LIMITS_COUNT), Tag.USAGE_LIMITS_COUNT)
     if wanted < 0:
         raise invalid("the usage limits count cannot be negative")
-    await _take(batch, object_id, wanted)
+    await _subtract(batch, object_id, wanted)
     return (batch.about(object_id),)
 
 
-async def _take(batch: Batch, object_id: str, amount: int) -> None:
+async def _subtract(batch: Batch, object_id: str, amount: int) -> None:
     def edit(managed: ManagedObject) -> ManagedObject:
         require_here(managed)
         states.require_active(managed.state_at(batch.now))
@@ -80,8 +80,8 @@ async def _take(batch: Batch, object_id: str, amount: int) -> None:
         left = required(read_long(limits, Tag.USAGE_LIMITS_COUNT), Tag.USAGE_LIMITS_COUNT) - amount
         unit = required(read_choice(limits, Tag.USAGE_LIMITS_UNIT), Tag.USAGE_LIMITS_UNIT)
         if left < 0:
-            raise denied("the key's usage limits do not have so much left")
+            raise denied("the key's usage limits are exceeded")
         limits = limits_item(total, left, unit)
-        return changed(managed, named.put(managed.attributes, named.USAGE_LIMITS, limits), batch.now)
+        return with_changes(managed, named.with_single(managed.attributes, named.USAGE_LIMITS, limits), batch.now)
 
     await batch.objects.change(batch.caller, object_id, edit)

@@ -1,4 +1,4 @@
-"""What the lines of journals mean, whatever they are and however they are cut into pieces."""
+"""The events and usage rows of log records, for arbitrary records in arbitrary slices."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,19 +51,23 @@ def test_every_use_is_in_an_event_and_in_the_usage_of_its_service(lines: list[Wa
 
 
 @given(LINES, st.integers(1, 3))
-def test_an_opening_is_a_record_of_its_own_and_no_usage(lines: list[WalRecord], times: int):
-    opening = AuditEntry("acme", "idle", CryptoOperation.OPEN, "2", "corr")
-    openings = [WalRecord(0, 1_795_000_000_123 + number, opening) for number in range(times)]
-    found = records("batch", [WalSlice("one.journal", numbered([*lines, *openings]))])["acme"]
-    opened = [event for event in found.events if event.name is AuditName.SERVICE_KEY_OPENED]
-    assert [event.details["at"] for event in opened] == [f"2026-11-18T11:06:40.{123 + n}+00:00" for n in range(times)]
-    assert {(event.subject, event.details["version"], event.actor) for event in opened} == {("idle", "2", "crypto")}
+def test_an_unwrap_is_a_separate_event_and_not_counted_as_usage(lines: list[WalRecord], times: int):
+    unwrap = AuditEntry("acme", "idle", CryptoOperation.OPEN, "2", "corr")
+    unwraps = [WalRecord(0, 1_795_000_000_123 + number, unwrap) for number in range(times)]
+    found = records("batch", [WalSlice("one.journal", numbered([*lines, *unwraps]))])["acme"]
+    unwrap_events = [event for event in found.events if event.name is AuditName.SERVICE_KEY_OPENED]
+    assert [event.details["at"] for event in unwrap_events] == [
+        f"2026-11-18T11:06:40.{123 + n}+00:00" for n in range(times)
+    ]
+    assert {(event.subject, event.details["version"], event.actor) for event in unwrap_events} == {
+        ("idle", "2", "crypto")
+    }
     assert "idle" not in found.seen | {row.service for row in found.usage}
     assert found.lines == len([line for line in lines if line.entry.tenant_id == "acme"]) + times
 
 
 @given(LINES)
-def test_the_same_lines_always_get_the_same_ids_and_no_id_twice(lines: list[WalRecord]):
+def test_same_records_always_get_same_unique_ids(lines: list[WalRecord]):
     pieces = [WalSlice("one.journal", numbered(lines)), WalSlice("two.journal", numbered(lines))]
     first, again = records("batch", pieces), records("batch", pieces)
     assert first == again
@@ -75,7 +79,7 @@ def test_the_same_lines_always_get_the_same_ids_and_no_id_twice(lines: list[WalR
 
 
 @given(LINES)
-def test_releases_changes_and_refusals_stand_alone(lines: list[WalRecord]):
+def test_releases_changes_and_rejections_are_separate_events(lines: list[WalRecord]):
     found = records("batch", [WalSlice("one.journal", numbered(lines))])
     names = [event.name for tenant in found.values() for event in tenant.events]
     entries = [line.entry for line in lines]

@@ -1,4 +1,4 @@
-"""The journal on a real disk: what is whole, what is torn, and what happens when the disk takes no more."""
+"""The write-ahead log on a real disk: valid records, incomplete records, and a full disk."""
 
 import asyncio
 import fcntl
@@ -40,17 +40,17 @@ PROGRAM = """
 import asyncio, os, resource, signal, sys
 from pathlib import Path
 from crypto_service.audit.wal import WriteAheadLog
-from crypto_service.interfaces import Entry
+from crypto_service.interfaces import AuditEntry
 from core.errors.compliance import AuditUnavailable
 from core.services import CryptoOperation
 
-entry = Entry("acme-corp-12345", "orders", CryptoOperation.GET, "key-1", "corr-1", "127.0.0.1")
+entry = AuditEntry("acme-corp-12345", "orders", CryptoOperation.GET, "key-1", "corr-1", "127.0.0.1")
 journal = WriteAheadLog(Path(sys.argv[1]))
 """
 
 
 def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program that has an entry and a journal in `folder`."""
+    """Run a program that has an `entry` and a `journal` in `folder`."""
     command = [sys.executable, "-c", PROGRAM + program, str(folder)]
     return subprocess.run(command, check=False, timeout=60, stdout=subprocess.PIPE, text=True)
 
@@ -71,19 +71,19 @@ def lines(folder: Path) -> list[WalRecord]:
 
 
 @given(st.text(max_size=40), st.text(max_size=40), st.integers(0, 2**40), st.sampled_from(CryptoOperation))
-def test_every_entry_comes_back_as_it_was_written(subject: str, source: str, size: int, operation: CryptoOperation):
+def test_decode_returns_each_encoded_entry(subject: str, source: str, size: int, operation: CryptoOperation):
     entry = AuditEntry("acme-corp-12345", "orders", operation, subject, "corr", source, "", 3, size, size)
     assert list(decode(encode(entry, 1234), 77)) == [WalRecord(77, 1234, entry)]
 
 
-def test_a_line_from_before_requests_were_timed_says_that_nobody_timed_it():
+def test_record_without_duration_decodes_to_duration_zero():
     fields = b'[1234,"acme-corp-12345","orders","get","key-1","corr-1","127.0.0.1","",1,32]'
     (line,) = decode(b"%08x %b\n" % (zlib.crc32(fields), fields), 0)
     assert line == WalRecord(0, 1234, replace(ENTRY, bytes=32))
     assert line.entry.microseconds == 0
 
 
-def test_a_lone_surrogate_does_not_keep_a_record_from_being_written():
+def test_entry_with_lone_surrogate_is_written():
     entry = AuditEntry("acme-corp-12345", "orders", CryptoOperation.GET, "key-\ud800", "corr")
     (line,) = decode(encode(entry, 1), 0)
     assert isinstance(line, WalRecord)
@@ -91,12 +91,12 @@ def test_a_lone_surrogate_does_not_keep_a_record_from_being_written():
 
 
 @pytest.mark.parametrize("kept", range(len(encode(ENTRY, 1)) - 1))
-def test_a_line_that_was_cut_anywhere_is_not_whole(kept: int):
+def test_truncated_record_is_skipped(kept: int):
     written = encode(ENTRY, 1) + encode(ENTRY, 2)[:kept]
     assert [line.at for line in decode(whole_part(written), 0) if isinstance(line, WalRecord)] == [1]
 
 
-def test_a_line_that_was_altered_is_passed_over_and_its_neighbours_are_not():
+def test_only_the_altered_record_is_skipped():
     first, second, third = (encode(ENTRY, at) for at in (1, 2, 3))
     altered = second.replace(b"key-1", b"key-2")
     found = list(decode(first + altered + third, 0))
@@ -104,7 +104,7 @@ def test_a_line_that_was_altered_is_passed_over_and_its_neighbours_are_not():
     assert found[1] == len(first)
 
 
-async def test_a_written_entry_can_be_read_at_once_in_a_file_for_its_owner_alone(folder: Path):
+async def test_written_entry_is_readable_immediately_and_only_by_its_owner(folder: Path):
     journal = WriteAheadLog(folder)
     await journal.write([ENTRY, ENTRY])
     await journal.write([ENTRY])
@@ -120,14 +120,14 @@ async def test_a_written_entry_can_be_read_at_once_in_a_file_for_its_owner_alone
 
 
 @pytest.mark.integration
-def test_what_was_written_survives_a_kill(folder: Path):
+def test_written_entry_survives_a_kill(folder: Path):
     assert run("asyncio.run(journal.write([entry])); os.kill(os.getpid(), signal.SIGKILL)", folder).returncode == -9
     assert [line.entry for line in lines(folder)] == [ENTRY]
 
 
 @pytest.mark.integration
-def test_nothing_is_answered_when_the_disk_is_full_and_it_goes_on_when_there_is_room(folder: Path):
-    """In another process, which the kernel lets write so much into a file and no more, as a full disk does."""
+def test_write_fails_while_the_disk_is_full_and_recovers(folder: Path):
+    """In another process, for which the kernel limits the file size; this behaves like a full disk."""
     program = """
 unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -149,7 +149,7 @@ asyncio.run(main())
     assert [file.read_bytes().count(b"\n") for file in files(folder)] == [1, 1]
 
 
-async def test_nothing_is_answered_when_the_folder_is_gone_or_too_much_waits_for_the_database(folder: Path):
+async def test_write_fails_without_folder_and_when_too_many_bytes_wait(folder: Path):
     (folder / "0-old.journal").write_bytes(b"x" * 1000)
     assert waiting_bytes(folder) == 1000
     for journal in (WriteAheadLog(folder / "gone"), WriteAheadLog(folder, limit=1000)):
@@ -158,7 +158,7 @@ async def test_nothing_is_answered_when_the_folder_is_gone_or_too_much_waits_for
     await WriteAheadLog(folder, limit=2000).write([ENTRY])
 
 
-async def test_a_full_file_is_followed_by_another(folder: Path):
+async def test_full_file_is_followed_by_another(folder: Path):
     journal = WriteAheadLog(folder)
     many = [replace(ENTRY, subject="x" * 2_000)] * 1_000
     for _ in range(5):
@@ -167,7 +167,7 @@ async def test_a_full_file_is_followed_by_another(folder: Path):
     assert len(lines(folder)) == 5_000
 
 
-async def test_those_who_wait_for_the_disk_share_a_flush(folder: Path):
+async def test_concurrent_writers_share_a_flush(folder: Path):
     flushes: list[int] = []
 
     def slow(descriptor: int) -> None:
@@ -186,7 +186,7 @@ async def test_those_who_wait_for_the_disk_share_a_flush(folder: Path):
     assert len(lines(folder)) == 50
 
 
-async def test_a_flush_that_fails_answers_nobody(folder: Path):
+async def test_failed_flush_fails_all_waiting_writers(folder: Path):
     def broken(_descriptor: int) -> None:
         raise OSError(5, "input/output error")
 
@@ -198,7 +198,7 @@ async def test_a_flush_that_fails_answers_nobody(folder: Path):
     assert [type(outcome) for outcome in outcomes] == [OSError] * 3
 
 
-async def test_with_sync_the_whole_journal_still_works(folder: Path):
+async def test_log_works_with_sync(folder: Path):
     journal = WriteAheadLog(folder, sync=True)
     await asyncio.gather(*(journal.write([ENTRY]) for _ in range(20)))
     journal.close()

@@ -1,7 +1,7 @@
-"""A tenant, its service and one decryption at a time, and everything that can happen to them, one step at a time.
+"""A tenant, its service and one decryption at a time, and all events that affect them, one at a time.
 
-Certificates, ciphers and the code under test are real. Database and keys are a few lines that keep state and refuse
-as the real ones do: what is explored is the order of things, in every order there is.
+Certificates, ciphers and the code under test are real. Database and keys are small fakes that store state and raise the
+real errors, so that a test can explore every order of events.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from database.keys import ServiceKeyRow
 from database.postgres.notify import tenant_hash
 from database.services.repository import ClientIdentityRow
 from openkcm.errors import OpenKcmError
-from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Clock, Journal, unheeded
+from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Clock, Journal, ignore_unwrap
 from tests.crypto_service.https import authority
 from vault.pki.certificates import hex_serial
 
@@ -40,13 +40,13 @@ MINE, THEIRS = "acme-corp", "beta-corp"
 Act: TypeAlias = tuple[Callable[[], bool], Callable[[], None]]
 Result = TypeVar("Result")
 OPEN = "open"
-STANDINGS = (OPEN, "locked", "disconnected")
+STATUSES = (OPEN, "locked", "disconnected")
 DONE = "done"
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A tenant's authority and the certificate of its one service; made once, the runs are many."""
+    """A tenant CA and the certificate of its only service; created once for many runs."""
 
     authority_pem: str
     fingerprint: str
@@ -68,7 +68,7 @@ def layer(key: bytes, context: EncryptionContext) -> tuple[bytes, bytes]:
 
 
 def wrapped(tenant_id: str) -> bytes:
-    """Return an L3 under both layers. The same bytes for every tenant: only the context keeps them apart."""
+    """Return an L3 wrapped twice. The bytes are equal for every tenant: only the context distinguishes them."""
     context = EncryptionContext(tenant_id, l2_key(tenant_id), "orders", Purpose.SERVICE_KEY, "1")
     inner = primitives.aes_gcm_encrypt(*layer(b"L2" * 16, context), bytes(range(32)), b"")
     return primitives.aes_gcm_encrypt(*layer(b"L1" * 16, context), inner.hex().encode(), b"")
@@ -78,17 +78,17 @@ WRAPPED = {tenant_id: wrapped(tenant_id) for tenant_id in IDENTITIES}
 
 
 class Stage:
-    """`acts` are what can happen, and whether each can now; `outcome` is how a decryption ended with the last act."""
+    """`acts` maps names to a precondition and an action; `outcome` is the result of a decryption in the last act."""
 
     def __init__(self) -> None:
         self.clock = Clock(1000.0)
         self.changes, self.journal = Changes(), Journal()
-        self.standing, self.gone = OPEN, False
-        self.shut_since = self.gone_since = float("inf")
-        self.heard = True
+        self.status, self.disabled = OPEN, False
+        self.closed_since = self.disabled_since = float("inf")
+        self.notified = True
         self.outcome: str | None = None
         self.phase = ""
-        self.steps = self.told_at = self.opened_at = 0
+        self.steps = self.notified_at = self.opened_at = 0
         self.asking: asyncio.Task[bytes] | None = None
         self.waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
         self.answer: tuple[asyncio.Future[Any], Any] | None = None
@@ -96,33 +96,40 @@ class Stage:
             self, self, self.journal, self.changes, cache_seconds=CACHE_SECONDS, monotonic=self.clock
         )
         self.keyring = ServiceKeyCache(
-            self, self, self, self, self.changes, cache_seconds=CACHE_SECONDS, opened=unheeded, monotonic=self.clock
+            self,
+            self,
+            self,
+            self,
+            self.changes,
+            cache_seconds=CACHE_SECONDS,
+            opened=ignore_unwrap,
+            monotonic=self.clock,
         )
         self.operations = CryptoOperations(self.callers, self, self.journal)
         self.acts: dict[str, Act] = {
-            **{f"is {one}": (partial(self._is_not, one), partial(self._move, one)) for one in STANDINGS},
-            "root key is taken away": (lambda: not self.gone, partial(self._lose, gone=True)),
-            "root key is given back": (lambda: self.gone, partial(self._lose, gone=False)),
-            "is heard of": (lambda: not self.heard, partial(self._hear, tenant_hash(MINE))),
-            "feed is lost": (lambda: True, partial(self._hear, None)),
-            # Every call ends within its time-outs, which are far shorter.
+            **{f"is {one}": (partial(self._is_not, one), partial(self._set_status, one)) for one in STATUSES},
+            "root key is taken away": (lambda: not self.disabled, partial(self._set_root_key, disabled=True)),
+            "root key is given back": (lambda: self.disabled, partial(self._set_root_key, disabled=False)),
+            "is heard of": (lambda: not self.notified, partial(self._notify, tenant_hash(MINE))),
+            "feed is lost": (lambda: True, partial(self._notify, None)),
+            # A call always ends within its time-outs, which are far shorter.
             "a minute passes": (self._is_idle, self._wait),
-            "asks": (self._is_idle, partial(self._ask, look_first=True)),
-            "asks unseen": (self._is_idle, partial(self._ask, look_first=False)),
+            "asks": (self._is_idle, partial(self._ask, refresh_first=True)),
+            "asks unseen": (self._is_idle, partial(self._ask, refresh_first=False)),
             "server reads": (lambda: bool(self.waiting) and self.answer is None, self._read),
             "server answers": (lambda: self.answer is not None, self._answer),
         }
 
     async def begin(self) -> None:
-        """Let both tenants' services connect, and mine encrypt something."""
-        self.caller, self.stranger = [
+        """Connect the services of both tenants, and encrypt with each."""
+        self.caller, self.other_caller = [
             await self._through(self.callers.identify(one.certificate, ADDRESS)) for one in IDENTITIES.values()
         ]
         self.text = await self._through(self.operations.encrypt(self.caller, "r", b"secret"))
-        self.their_text = await self._through(self.operations.encrypt(self.stranger, "r", b"theirs"))
+        self.other_text = await self._through(self.operations.encrypt(self.other_caller, "r", b"theirs"))
 
     async def settle(self) -> None:
-        """Go on until everything waits, and note how a decryption that ended has ended."""
+        """Run until everything waits, and record the outcome of a decryption that ended."""
         for _ in range(8):
             await asyncio.sleep(0)
         if self.asking is not None and self.asking.done():
@@ -131,7 +138,7 @@ class Stage:
             self.asking = None
 
     async def end(self) -> None:
-        """Leave nothing running for the next run to stumble over."""
+        """Cancel everything that still runs."""
         pending = [self.asking] if self.asking is not None else []
         for _, future in self.waiting:
             future.cancel()
@@ -142,35 +149,35 @@ class Stage:
         await asyncio.gather(*pending, return_exceptions=True)
         self.keyring.close()
 
-    async def strangers_attempt(self) -> str:
-        """Let the other tenant open my text, and its own; return how the first ended."""
-        assert await self._through(self.operations.decrypt(self.stranger, "r", self.their_text)) == b"theirs"
+    async def decrypt_as_other_tenant(self) -> str:
+        """Decrypt my text as the other tenant, and its own text; return the outcome of the first."""
+        assert await self._through(self.operations.decrypt(self.other_caller, "r", self.other_text)) == b"theirs"
         try:
-            await self._through(self.operations.decrypt(self.stranger, "r", self.text))
+            await self._through(self.operations.decrypt(self.other_caller, "r", self.text))
         except OpenKcmError as refused:
             return refused.code
         return DONE
 
-    def place(self) -> tuple[Any, ...]:
-        """Return everything that the future depends on: two orders of things that end here need one continuation."""
+    def state(self) -> tuple[Any, ...]:
+        """Return the state that determines all further behaviour: equal states need to be explored only once."""
         now, tenant = self.clock.now, self.keyring._tenants.get(MINE)
-        known = self.callers._known[MINE, IDENTITIES[MINE].serial]
-        kept = [kept for place, kept in tenant.kept.items() if place.version == 1] if tenant else []
+        known = self.callers._entries[MINE, IDENTITIES[MINE].serial]
+        kept = [kept for state, kept in tenant.entries.items() if state.version == 1] if tenant else []
         return (
-            self.standing,
-            self.gone,
-            self.heard,
-            now - self.shut_since >= CACHE_SECONDS,
-            now - self.gone_since >= CACHE_SECONDS,
+            self.status,
+            self.disabled,
+            self.notified,
+            now - self.closed_since >= CACHE_SECONDS,
+            now - self.disabled_since >= CACHE_SECONDS,
             type(known.found).__name__ if self.callers._is_fresh(known) else "",
             any(one.until > now for one in kept),
             bool(tenant and any(until > now for _, until in tenant.failed.values())),
-            bool(tenant and tenant.opening),
-            [look[1] == known.tenant.changes for look in self.callers._looking.values()] == [True],
+            bool(tenant and tenant.unwraps),
+            [look[1] == known.tenant.changes for look in self.callers._lookups.values()] == [True],
             self.asking is not None and self.phase,
             len(self.waiting),
             self._read_so_far(),
-            self.opened_at < self.told_at,
+            self.opened_at < self.notified_at,
         )
 
     def _read_so_far(self) -> str:
@@ -184,13 +191,13 @@ class Stage:
             case _:
                 return "key"
 
-    def keeps_what_is_old(self) -> bool:
-        """Whether a key is in memory that was opened before the last word of a change."""
+    def has_stale_key(self) -> bool:
+        """Return whether a key is in memory that was unwrapped before the last change notification."""
         tenant = self.keyring._tenants.get(MINE)
-        return bool(tenant and tenant.kept) and self.opened_at < self.told_at
+        return bool(tenant and tenant.entries) and self.opened_at < self.notified_at
 
     def possible(self) -> list[str]:
-        """Return the names of the acts that can happen now."""
+        """Return the names of the acts that are now possible."""
         return [name for name, (is_possible, _) in self.acts.items() if is_possible()]
 
     async def happen(self, act: str) -> None:
@@ -199,34 +206,34 @@ class Stage:
         self.acts[act][1]()
         await self.settle()
 
-    # What can happen.
+    # The acts.
 
-    def _is_not(self, standing: str) -> bool:
-        return self.standing != standing
+    def _is_not(self, status: str) -> bool:
+        return self.status != status
 
     def _is_idle(self) -> bool:
         return self.asking is None
 
-    def _move(self, standing: str) -> None:
-        self.standing, self.heard = standing, False
-        self.shut_since = float("inf") if standing == OPEN else min(self.shut_since, self.clock.now)
+    def _set_status(self, status: str) -> None:
+        self.status, self.notified = status, False
+        self.closed_since = float("inf") if status == OPEN else min(self.closed_since, self.clock.now)
 
-    def _lose(self, *, gone: bool) -> None:
-        self.gone, self.gone_since = gone, self.clock.now if gone else float("inf")
+    def _set_root_key(self, *, disabled: bool) -> None:
+        self.disabled, self.disabled_since = disabled, self.clock.now if disabled else float("inf")
 
-    def _hear(self, word: str | None) -> None:
-        self.heard, self.told_at = True, self.steps
+    def _notify(self, word: str | None) -> None:
+        self.notified, self.notified_at = True, self.steps
         self.changes.tell(word)
 
     def _wait(self) -> None:
         self.clock.now += CACHE_SECONDS
 
-    def _ask(self, *, look_first: bool) -> None:
-        self.asking = asyncio.get_running_loop().create_task(self._decrypt(look_first=look_first))
+    def _ask(self, *, refresh_first: bool) -> None:
+        self.asking = asyncio.get_running_loop().create_task(self._decrypt(refresh_first=refresh_first))
 
-    async def _decrypt(self, *, look_first: bool) -> bytes:
+    async def _decrypt(self, *, refresh_first: bool) -> bytes:
         self.phase = "looks"
-        caller = await self.callers.refresh(self.caller) if look_first else self.caller
+        caller = await self.callers.refresh(self.caller) if refresh_first else self.caller
         self.phase = "wants a key"
         return await self.operations.decrypt(caller, "r", self.text)
 
@@ -246,7 +253,7 @@ class Stage:
             future.set_result(answer)
 
     async def _through(self, call: Coroutine[Any, Any, Result]) -> Result:
-        """Do a call to its end, with servers that answer at once."""
+        """Run a call to its end, with servers that respond immediately."""
         task = asyncio.ensure_future(call)
         await self.settle()
         while not task.done():
@@ -255,22 +262,22 @@ class Stage:
         return task.result()
 
     async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
-        """Ask the keyring, and note that a key is in hand: from here on it does not matter what becomes of it."""
+        """Return a key of the key cache, and record that the operation has it: later changes do not affect it."""
         key = await self.keyring.key(caller, version)
         self.phase = "has a key"
         return key
 
-    # The database, the threads, the key server and the root key, as far as they are asked.
+    # Fakes of the database, the threads, the key server and the root key.
 
     @contextmanager
     def tenant_tx(self, tenant_id: str) -> Iterator[Any]:
         one = IDENTITIES[tenant_id]
         mine = tenant_id == MINE
-        standing = self.standing if mine else OPEN
+        status = self.status if mine else OPEN
         row = ClientIdentityRow(
             "orders",
-            ServiceState.DISCONNECTED if standing == "disconnected" else ServiceState.CONNECTED,
-            State.LOCKED if standing == "locked" else State.ACTIVE,
+            ServiceState.DISCONNECTED if status == "disconnected" else ServiceState.CONNECTED,
+            State.LOCKED if status == "locked" else State.ACTIVE,
             REGION,
             l2_key(tenant_id),
             one.fingerprint,
@@ -303,7 +310,7 @@ class Stage:
     def unwrap(self, context: EncryptionContext, text: bytes) -> bytes:
         if context.tenant_id == MINE:
             self.opened_at = self.steps
-        if self.gone and context.tenant_id == MINE:
+        if self.disabled and context.tenant_id == MINE:
             raise RootKeyDisabled
         return primitives.aes_gcm_decrypt(*layer(b"L1" * 16, context), text, b"")
 

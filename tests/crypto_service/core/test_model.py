@@ -1,7 +1,7 @@
-"""Every order in which states, keys, caches, word of changes and a decryption can meet: the lesson of AWS KMS.
+"""Every order of states, keys, caches, change notifications and a decryption.
 
-The search is over places, not over paths: two orders of things that end alike in everything the future depends on
-are continued once. It ends when there is nowhere new to go, so within the stage's bounds it is a proof.
+The search visits states, not paths: two sequences that end in the same relevant state are continued once. It ends when
+no new state is reachable, so within the bounds of the stage it is a proof.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ async def play(path: tuple[str, ...]) -> Stage:
 
 
 def is_safe(stage: Stage) -> None:
-    """No decryption after lock and word of it, none later than the cache time, and no key kept from before a change."""
-    assert not stage.keeps_what_is_old(), "kept a key from before a change"
+    """Assert: no decryption after a notified lock or the cache time, and no key in memory from before a change."""
+    assert not stage.has_stale_key(), "a key from before a change is in memory"
     if stage.outcome is None:
         return
     assert stage.outcome in MAY_END
     if stage.outcome == DONE:
-        assert stage.standing == OPEN or not stage.heard, "opened after the lock was heard of"
-        assert stage.clock.now - stage.shut_since < CACHE_SECONDS, "opened too long after the lock"
-        assert stage.clock.now - stage.gone_since < CACHE_SECONDS, "opened too long after a key was gone"
+        assert stage.status == OPEN or not stage.notified, "decrypted after the notification of the lock"
+        assert stage.clock.now - stage.closed_since < CACHE_SECONDS, "decrypted too long after the lock"
+        assert stage.clock.now - stage.disabled_since < CACHE_SECONDS, "decrypted too long after the root key"
 
 
 async def recovers(stage: Stage) -> None:
-    """Whatever happened: when all is well again, a decryption succeeds."""
+    """Assert that a decryption succeeds after all faults are repaired, regardless of the previous acts."""
     await finish(stage)
     for act in REPAIRS:
         if act in stage.possible():
@@ -55,9 +55,9 @@ async def finish(stage: Stage) -> None:
 
 
 async def explore(depth: int) -> tuple[int, int]:
-    """Go everywhere within `depth` acts; return the number of places and of steps from one to another."""
+    """Visit every state within `depth` acts; return the number of states and of transitions."""
     start = await play(())
-    seen = {start.place()}
+    seen = {start.state()}
     frontier = deque([((), tuple(start.possible()))])
     steps = 0
     while frontier:
@@ -68,11 +68,11 @@ async def explore(depth: int) -> tuple[int, int]:
             steps += 1
             try:
                 is_safe(stage)
-                place = stage.place()
-                if place not in seen:
-                    seen.add(place)
+                state = stage.state()
+                if state not in seen:
+                    seen.add(state)
                     frontier.append((after, tuple(stage.possible())))
-                    assert await stage.strangers_attempt() == "ciphertext_refused", "opened by another tenant"
+                    assert await stage.decrypt_as_other_tenant() == "ciphertext_refused", "decrypted by another tenant"
                     await recovers(stage)
             except AssertionError as broken:
                 raise AssertionError(f"{broken} after: {', '.join(after)}") from broken
@@ -81,8 +81,8 @@ async def explore(depth: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("depth", [4, pytest.param(1_000, marks=pytest.mark.full)])
-def test_no_order_of_events_decrypts_what_must_stay_closed(record_property: Callable[[str, object], None], depth: int):
+def test_no_order_of_events_permits_a_forbidden_decryption(record_property: Callable[[str, object], None], depth: int):
     with capture_logs():
-        places, steps = asyncio.run(explore(depth))
-    record_property("model", f"{places} places, {steps} steps")
-    assert places > 100
+        states, steps = asyncio.run(explore(depth))
+    record_property("model", f"{states} places, {steps} steps")
+    assert states > 100

@@ -1,4 +1,4 @@
-"""Tenants with a connected service, as the worker leaves them, in a real database and a real key server."""
+"""Tenants with a connected service, as the worker creates them, in a real database and a real key server."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ _numbers = count(1)
 
 @dataclass
 class Shelf:
-    """One root key in the place of all."""
+    """A root key cache that returns the same root key for every tenant."""
 
     root: RootKey
 
@@ -67,7 +67,7 @@ class Shelf:
 
 @dataclass
 class Journal:
-    """Keeps what is written; refuses everything while it is `full`."""
+    """Stores audit entries; raises AuditUnavailable while it is `full`."""
 
     entries: list[AuditEntry] = field(default_factory=list)
     full: bool = False
@@ -83,7 +83,7 @@ class Journal:
 
 @dataclass
 class Changes:
-    """Word of changes when the test says so."""
+    """Change notifications that the test sends."""
 
     subscribers: list[Callable[[str | None], None]] = field(default_factory=list)
 
@@ -97,7 +97,7 @@ class Changes:
 
 @dataclass
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that the test sets."""
 
     now: float
 
@@ -105,8 +105,8 @@ class Clock:
         return self.now
 
 
-class Looking:
-    """Runs what blocks in a thread and counts it; something may happen while the first answer is on its way."""
+class CountingExecutor:
+    """Runs blocking work in a thread and counts it; `after_first` runs before the first result is returned."""
 
     def __init__(self, after_first: Callable[[], Awaitable[None]] | None = None) -> None:
         self.count = 0
@@ -121,20 +121,20 @@ class Looking:
         return result
 
 
-async def unheeded(_tenant_id: str, _service: str, _version: int) -> None:
-    """Hear of an opened key where nobody asks about openings."""
+async def ignore_unwrap(_tenant_id: str, _service: str, _version: int) -> None:
+    """Ignore the notification of an unwrapped key."""
 
 
 def at_once(call: Coroutine[Any, Any, Result]) -> Result:
-    """Return the result of a call that must not give up the loop."""
+    """Return the result of a call that must not suspend."""
     begun = start_eagerly(call)
-    assert isinstance(begun, Completed), "the call gave up the loop"
+    assert isinstance(begun, Completed), "the call was suspended"
     return begun.value
 
 
 @dataclass(frozen=True)
 class Home:
-    """A tenant, its one authority, and what the test needs to act for it."""
+    """A tenant, its CA, and what a test needs to act for it."""
 
     world: "World"
     tenant_id: str
@@ -149,7 +149,7 @@ class Home:
         return replace(caller, **changed)
 
     def roll(self) -> "Home":
-        """Put another authority in force, with this one the former; return the tenant as it is then."""
+        """Activate another CA, with the current one as the former; return the tenant with the new CA."""
         before = self.authority
         made = self.world.authorities.ensure(self.tenant_id, nothing_recorded, before.key_version + 1)
         state = AuthorityState.PREPARED
@@ -161,7 +161,7 @@ class Home:
         return replace(self, authority=made)
 
     def end(self, former: Authority) -> None:
-        """End a former authority."""
+        """Retire a former CA."""
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
             assert tx.certificates.end(former.serial)
             tx.routes.publish(RouteRow(self.l2_key, self.authority.fingerprint, REGION))
@@ -171,7 +171,7 @@ class Home:
             tx.tenants.move(move, back_to)
 
     def connect(self, service: str, generation: int = 1) -> bytes:
-        """Connect a service, later generations with the key it has; return its certificate, DER."""
+        """Connect a service; later generations reuse its key. Return its certificate in DER."""
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
             tx.services.connect(service, ServiceKind.MICROSERVICE)
         if generation == 1:
@@ -186,11 +186,11 @@ class Home:
             tx.services.disconnect(service)
 
     def certify(self, service: str, generation: int, lifetime: timedelta = 72 * HOUR) -> bytes:
-        """Issue and record another certificate of a service; return it, DER."""
+        """Issue and record another certificate of a service; return it in DER."""
         return der_of(self.issue(service, generation, p256(), lifetime))
 
     def issue(self, service: str, generation: int, key: ec.EllipticCurvePrivateKey, lifetime: timedelta = HOUR) -> str:
-        """Issue and record a certificate for a key, as the workflow does; return it, PEM."""
+        """Issue and record a certificate for a key, as the workflow does; return it in PEM."""
         leaf = self.world.authorities.issue(self.authority, self.tenant_id, service, request(key), lifetime)
         found = x509.load_pem_x509_certificate(leaf.certificate_pem.encode())
         dates, pem = (found.not_valid_before_utc, found.not_valid_after_utc), leaf.certificate_pem
@@ -200,7 +200,7 @@ class Home:
         return pem
 
     def unrecorded(self, service: str) -> bytes:
-        """Have a certificate issued without recording it; return it, DER."""
+        """Issue a certificate without recording it; return it in DER."""
         leaf = self.world.authorities.issue(self.authority, self.tenant_id, service, request(p256()), 72 * HOUR)
         return der_of(leaf.certificate_pem)
 
@@ -212,13 +212,13 @@ class Home:
         return write_files(path, files, service, https_port)
 
     def wrapped_key(self, service: str, version: int) -> bytes:
-        """Make an L3 as the worker does: it is nowhere in the open."""
+        """Return a new wrapped L3, generated as by the worker: its plaintext never leaves the key server."""
         context = EncryptionContext(self.tenant_id, self.l2_key, service, Purpose.SERVICE_KEY, str(version))
         inner = self.world.tenant_keys.new_wrapped_key(context)
         return self.world.root.wrap(context, inner.encode("ascii"))
 
     def new_key(self, service: str, version: int, wrapped: bytes | None = None) -> None:
-        """Make a version the active one, as the worker does: prepared, then in the place of the former one."""
+        """Create and activate a key version, as the worker does: prepared, then in place of the active one."""
         wrapped, root = wrapped or self.wrapped_key(service, version), ids.root_key(REGION)
         row = ServiceKeyRow(service, version, self.l2_key, "platform", root, wrapped, state=KeyState.PREPARED)
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
@@ -258,7 +258,7 @@ class World:
         root_keys = TransitRootKeys(session)
         root_keys.ensure(REGION)
         self.root = PlatformRootKey(root_keys, REGION)
-        # What the crypto service has: rights of its own, and the tenants' by their identity.
+        # The credentials of the crypto service: its own permissions, and the tenants' through inline tenants.
         self._own = own = vault.session("crypto")
         self.own_keys = TransitTenantKeys(own, InlineTenants(own, vault.identity_pem, "crypto"))
         self.own_root = PlatformRootKey(TransitRootKeys(own), REGION)
@@ -280,11 +280,11 @@ class World:
         return Home(self, tenant_id, authority)
 
     def key_server_calls(self) -> int:
-        """Return how many HTTP requests the crypto service has sent to the key server."""
+        """Return the number of HTTP requests from the crypto service to the key server."""
         return int(self._own._client.adapter.session.num_requests)
 
     def key_server_requests(self) -> list[str]:
-        """Return the paths of all requests the key server has written into its audit log so far."""
+        """Return the paths of all requests in the key server's audit log."""
         lines = (self.vault.folder / "logs" / "audit.log").read_text(encoding="utf-8").splitlines()
         entries = [json.loads(line) for line in lines]
         return [entry["request"]["path"] for entry in entries if entry["type"] == "request"]
@@ -293,10 +293,10 @@ class World:
 def a_keyring(
     world: World, blocking: Any, changes: Any, clock: Callable[[], float] = monotonic, root: RootKey | None = None
 ) -> ServiceKeyCache:
-    """Return a keyring with the rights of the crypto service."""
+    """Return a key cache with the credentials of the crypto service."""
     shelf = Shelf(root or world.own_root)
     return ServiceKeyCache(
-        world.crypto, world.own_keys, shelf, blocking, changes, cache_seconds=60, opened=unheeded, monotonic=clock
+        world.crypto, world.own_keys, shelf, blocking, changes, cache_seconds=60, opened=ignore_unwrap, monotonic=clock
     )
 
 
@@ -307,7 +307,7 @@ def signed_by(
     service: str,
     serial: int,
 ) -> bytes:
-    """Return a certificate, DER, that says of itself what a leaf of this service says, signed by `key`."""
+    """Return a certificate in DER with the names of a leaf of this service, signed by `key`."""
     names = x509.SubjectAlternativeName(service_names(tenant_id, service))
     public, start = p256().public_key(), datetime.now(UTC) - HOUR
     made = signed(service, public, issuer, key, (names, False), start=start, life=2 * HOUR, serial=serial)

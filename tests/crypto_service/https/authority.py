@@ -1,4 +1,4 @@
-"""Certificates as the platform makes them: a root, an authority for each tenant, short leaves for services."""
+"""Certificates as the platform issues them: a root, a CA for each tenant, short-lived leaves for services."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ def signed(
     life: timedelta,
     serial: int | None = None,
 ) -> x509.Certificate:
-    """Return a certificate for `public_key`; without an issuer it names itself. An extension comes with `critical`."""
+    """Return a certificate for `public_key`; self-issued without an issuer. Each extension has its `critical` flag."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
     serial = serial or x509.random_serial_number()
     builder = x509.CertificateBuilder(issuer or name, name, public_key, serial, start, start + life)
@@ -73,7 +73,7 @@ def signed(
 def _common(
     key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey, *, signs: bool
 ) -> list[tuple[x509.ExtensionType, bool]]:
-    """Return the extensions that every certificate of the platform has."""
+    """Return the extensions of every certificate of the platform."""
     usage = dict.fromkeys(
         (
             "content_commitment",
@@ -169,7 +169,7 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def write_folder(folder: Path, tenant_id: str, leaf: Leaf, https_port: int) -> Path:
-    """Write what `openkcmctl service connect --kind microservice --out` writes."""
+    """Write the files that `openkcmctl service connect --kind microservice --out` writes."""
     files = {"client.key": leaf.key_pem, "client.pem": leaf.pem + tenant_authority(tenant_id).pem, "ca.pem": root().pem}
     return write_files(folder, files, "orders", https_port)
 

@@ -11,6 +11,6 @@ __all__ = ["service", "stage", "world"]
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    """A front over real mTLS with the service `orders` of one tenant."""
+    """Start an HTTPS server over real mTLS with the service `orders` of one tenant."""
     with Stage(tmp_path) as running:
         yield running

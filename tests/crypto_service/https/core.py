@@ -1,4 +1,4 @@
-"""What lies behind the real front and the real operations in these tests: callers, keys and journal in memory."""
+"""The dependencies of the real HTTPS server and operations in these tests: callers, keys and journal in memory."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ _MATERIAL = 32
 
 
 class MemoryCore:
-    """Callers, keyring, journal, blocking and changes, which obey the test; its keys are real."""
+    """Callers, key cache, journal, threads and changes that the test controls; its keys are real."""
 
     def __init__(self) -> None:
         self.callers: dict[str, ClientIdentity] = {}
@@ -35,13 +35,13 @@ class MemoryCore:
         self.asked: list[str] = []
         """The correlation id of every request for a key."""
         self.failing: list[Exception | None] = []
-        """What the next requests for a key raise, one each; None lets one through."""
+        """The errors that the next requests for a key raise, one each; None means success."""
         self.gate: asyncio.Event | None = None
-        """Requests for a key wait for it when there is one, as they wait for Vault on a miss."""
+        """If set, requests for a key wait for it, as they wait for Vault on a cache miss."""
         self._forget: list[Callable[[str | None], None]] = []
 
     def hold(self) -> asyncio.Event:
-        """Have requests for a key wait until the event is set."""
+        """Block requests for a key until the event is set."""
         self.gate = asyncio.Event()
         return self.gate
 
@@ -140,8 +140,8 @@ class MemoryHeartbeats:
     core: MemoryCore
     told: list[tuple[ClientIdentity, HeartbeatRequest]] = field(default_factory=list)
 
-    async def note(self, caller: ClientIdentity, told: HeartbeatRequest) -> bool:
-        self.told.append((caller, told))
+    async def note(self, caller: ClientIdentity, heartbeat: HeartbeatRequest) -> bool:
+        self.told.append((caller, heartbeat))
         return self.core.newest[caller.tenant_id, caller.service].serial != caller.serial
 
 

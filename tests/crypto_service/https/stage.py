@@ -1,4 +1,4 @@
-"""The front on a real uvloop with real mTLS, in a thread of its own, for tests that speak to it from outside."""
+"""The HTTPS server on a real uvloop with real mTLS, in a dedicated thread, for tests that connect as clients."""
 
 import asyncio
 import socket
@@ -29,14 +29,14 @@ _SECONDS = 30.0
 
 
 class Stage:
-    """A running front with one admitted service; everything of the core is touched on the loop's thread only."""
+    """A running server with one admitted service; its core MUST be used only on the thread of the loop."""
 
     def __init__(
         self, folder: Path, bounds: ConnectionLimits | None = None, rate: int = 1_000_000, places: int = 256
     ) -> None:
         self._bounds = bounds
         self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._run, daemon=True)  # a failed close must not hold up the end
+        self._thread = threading.Thread(target=self._run, daemon=True)  # a failed close must not block the end
         self._limits = TenantLimits(rate, places)
         self.core = MemoryCore()
         self.certificates = MemoryCertificates(self.core)
@@ -67,7 +67,7 @@ class Stage:
         core = self.core
         parts = Dependencies(core, CryptoOperations(core, core, core), core, self._limits, core, core)
         self.connections = ConnectionRegistry(parts, self._bounds)
-        self._front = HttpsServer(
+        self._server = HttpsServer(
             parts,
             self.connections,
             BODY_LIMIT,
@@ -80,7 +80,7 @@ class Stage:
         self.port = self._listening.getsockname()[1]
         self._serving = self._loop.create_task(
             self._loop.create_server(
-                self._front.protocol, sock=self._listening, ssl=server_context(server_identity(), ("http/1.1",))
+                self._server.protocol, sock=self._listening, ssl=server_context(server_identity(), ("http/1.1",))
             )
         )
 
@@ -92,7 +92,7 @@ class Stage:
         self.connections.stop()
 
     def on_loop(self, work: Callable[[], Result]) -> Result:
-        """Do something where the core lives, and wait for it."""
+        """Run `work` on the loop's thread and return its result."""
 
         async def do() -> Result:
             return work()
@@ -103,7 +103,7 @@ class Stage:
         return write_folder(self.root / name, tenant_id, leaf, self.port)
 
     def service(self, tenant_id: str, service: str) -> tuple[ClientIdentity, Path]:
-        """Admit one more service and return it with its folder."""
+        """Admit another service and return it with its folder."""
         leaf = service_leaf(tenant_id, service)
         caller = self.on_loop(lambda: self.core.admit(leaf, tenant_id, service))
         return caller, self.connect_folder(f"{tenant_id}-{service}", tenant_id, leaf)
@@ -115,6 +115,6 @@ class Stage:
         return context
 
     def dial(self, folder: Path | None = None) -> ssl.SSLSocket:
-        """Open one connection for raw bytes."""
+        """Open a connection for raw bytes."""
         plain = socket.create_connection(("127.0.0.1", self.port), _SECONDS)
         return self.tls(folder).wrap_socket(plain, server_hostname="localhost")

@@ -1,4 +1,4 @@
-"""docs/crypto-api.md is run: its Python as it stands, its requests against the front."""
+"""The examples of docs/crypto-api.md: its Python runs unchanged, and the server answers its requests as shown."""
 
 import json
 import re
@@ -21,7 +21,7 @@ _LEFT_OUT = "…"
 
 
 def _filled(request: dict[str, Any], seen: dict[str, str]) -> dict[str, Any]:
-    """Put in what an earlier answer said where the page leaves it out."""
+    """Insert values of earlier responses where the page omits them."""
     return {
         name: seen[name] if isinstance(value, str) and _LEFT_OUT in value else value for name, value in request.items()
     }
@@ -38,11 +38,11 @@ def _matches(shown: Any, answered: Any) -> bool:
 
 
 @pytest.mark.parametrize("code", _PYTHON)
-def test_the_python_on_the_page_runs(stage: Stage, code: str):
+def test_python_examples_run(stage: Stage, code: str):
     exec(compile(code, "docs/crypto-api.md", "exec"), {"folder": stage.folder})  # noqa: S102 - our own page
 
 
-def test_the_requests_on_the_page_are_answered_as_it_says(stage: Stage):
+def test_request_examples_get_the_shown_responses(stage: Stage):
     seen: dict[str, str] = {}
     assert len(_EXCHANGES) == 7
     with Wire(stage.dial()) as wire:
@@ -53,7 +53,7 @@ def test_the_requests_on_the_page_are_answered_as_it_says(stage: Stage):
             seen |= {name: value for name, value in answered.items() if isinstance(value, str)}
 
 
-def test_the_page_names_every_path_and_lists_every_code_with_its_status():
+def test_page_lists_every_path_and_every_code_with_status():
     assert [endpoint.path for endpoint in ENDPOINTS if endpoint.path not in _PAGE] == []
     rows = re.findall(r"^\| (\d{3}) \| (.*?) \|", _PAGE, re.MULTILINE)
     listed = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}

@@ -1,4 +1,4 @@
-"""What the crypto service reads from the database for GET /v1/certificate and GET /v1/protection."""
+"""The database reads for GET /v1/certificate and GET /v1/protection."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ def _caller(tenant_id: str, service: str) -> ClientIdentity:
 
 @pytest.fixture
 def crypto(field: Field, worker: Database) -> Database:
-    """The rights of the crypto service; `acme-corp` and `globex` have a service each."""
+    """Return a database with the role of the crypto service; `acme-corp` and `globex` have a service each."""
     for tenant_id, serial in (("acme-corp", "1a2b"), ("globex", "3c4d")):
         builders.a_provisioned_tenant(worker, tenant_id)
         builders.a_connected_service(field, tenant_id, serial=serial)
@@ -36,7 +36,7 @@ def threads() -> Iterator[FairExecutor]:
     pool.close()
 
 
-async def test_the_newest_certificate_of_the_callers_service_is_read(
+async def test_newest_returns_the_newest_certificate_of_the_callers_service(
     crypto: Database, threads: FairExecutor, worker: Database
 ):
     reader = DatabaseCertificates(crypto, threads)
@@ -56,7 +56,7 @@ async def test_the_newest_certificate_of_the_callers_service_is_read(
     assert leaf.serial == "3c4d"
 
 
-async def test_the_list_of_protected_fields_is_the_callers_own(crypto: Database, threads: FairExecutor, field: Field):
+async def test_of_returns_only_the_callers_protected_fields(crypto: Database, threads: FairExecutor, field: Field):
     with field.open("dashboard", max_size=1).tenant_tx("globex") as tx:
         tx.protection.protect("orders", PHONE, "ada")
     reader, found = DatabaseProtectedFields(crypto, threads), {}

@@ -18,12 +18,12 @@ def _references(found: Any) -> set[str]:
     return set()
 
 
-def test_every_endpoint_is_described_and_nothing_else():
+def test_openapi_describes_exactly_the_endpoints():
     described = {(method.upper(), path) for path, methods in openapi()["paths"].items() for method in methods}
     assert described == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
 
 
-def test_every_reference_of_the_description_resolves():
+def test_every_reference_in_openapi_resolves():
     document = openapi()
     schemas = document["components"]["schemas"]
     references = _references(document)
@@ -32,20 +32,20 @@ def test_every_reference_of_the_description_resolves():
     assert json.loads(json.dumps(document)) == document
 
 
-def test_requests_are_described_as_strictly_as_they_are_read():
+def test_openapi_request_schemas_are_as_strict_as_validation():
     schemas = openapi()["components"]["schemas"]
     requests = {endpoint.request.__name__ for endpoint in ENDPOINTS if endpoint.request and not endpoint.batch_of}
     assert all(schemas[name]["additionalProperties"] is False for name in requests)
     assert schemas["EncryptRequest"]["properties"]["plaintext"]["contentEncoding"] == "base64"
     assert schemas["EncryptRequest"]["required"] == ["plaintext", "resource"]
-    plaintext = schemas["DataKeyAnswer"]["properties"]["plaintext"]  # may be absent, which is not null
+    plaintext = schemas["DataKeyAnswer"]["properties"]["plaintext"]  # optional, but not nullable
     assert plaintext == {"contentEncoding": "base64", "title": "Plaintext", "type": "string"}
     body = openapi()["paths"]["/v1/decrypt:batch"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["properties"]["items"]["items"] == {"$ref": "#/components/schemas/CiphertextRequest"}
     assert body["properties"]["items"]["maxItems"] == 1000
 
 
-def test_the_discovery_document_has_its_stable_fields():
+def test_discovery_document_has_its_stable_fields():
     document = describe(Offer("https://kcm.example:8443", "kcm.example:5696"), _CALLER, 1_048_576)
     assert set(document) == {"service", "versions", "endpoints", "caller", "operations", "limits"}
     assert document["endpoints"] == {"https": "https://kcm.example:8443", "kmip": "kcm.example:5696"}

@@ -16,7 +16,7 @@ def read(*parts: bytes) -> list[Message]:
     return [message for part in parts for message in reader.feed(part)]
 
 
-def test_a_request_carries_its_endpoint_and_body():
+def test_message_has_endpoint_and_body():
     (message,) = read(post("/v1/encrypt", b"{}"))
     assert message.endpoint is not None
     assert (message.endpoint.name, message.body, message.keep_alive) == ("encrypt", b"{}", True)
@@ -57,17 +57,17 @@ SMUGGLED = {
 
 
 @pytest.mark.parametrize("name", SMUGGLED)
-def test_what_two_readers_could_frame_differently_is_refused_and_nothing_behind_it_is_read(name: str):
+def test_ambiguous_framing_is_rejected_and_nothing_after_it_is_read(name: str):
     messages = read(SMUGGLED[name] + get("/healthz"), get("/healthz"))
     refusal = messages[0].refusal
     assert refusal is not None
     assert int(refusal.status) in {400, 404, 405}
-    if name not in {"no host", "two hosts"}:  # they are framed as one request, which is refused
+    if name not in {"no host", "two hosts"}:  # framed as one request, which is rejected
         assert messages[-1].refusal is not None
         assert not messages[-1].keep_alive
 
 
-def test_nothing_is_read_after_a_request_that_closes_the_connection_or_asks_for_another_protocol():
+def test_nothing_is_read_after_connection_close_or_upgrade():
     for last in (get("/healthz", "Connection: upgrade", "Upgrade: h2c"), get("/healthz", "Connection: close")):
         messages = read(last + get("/healthz"), get("/healthz"))
         assert [(message.keep_alive, message.refusal) for message in messages] == [(False, None)]
@@ -75,7 +75,7 @@ def test_nothing_is_read_after_a_request_that_closes_the_connection_or_asks_for_
     assert not message.keep_alive
 
 
-def test_a_path_is_found_in_its_absolute_form_and_a_query_is_not_taken():
+def test_absolute_path_is_accepted_and_query_rejected():
     assert read(get("https://localhost:1/healthz"))[0].refusal is None
     for target in ("/healthz?a=b", "https://localhost", "/healthz/", "//healthz", "/%68ealthz", "*"):
         refusal = read(get(target))[0].refusal
@@ -94,13 +94,13 @@ def test_a_path_is_found_in_its_absolute_form_and_a_query_is_not_taken():
     ],
     ids=["headers", "path", "header", "one piece", "trailers"],
 )
-def test_too_many_or_too_long_headers_are_refused_before_they_fill_memory(pieces: list[bytes]):
+def test_too_many_or_too_long_headers_are_rejected_early(pieces: list[bytes]):
     refusal = read(*pieces)[0].refusal
     assert refusal is not None
     assert refusal.status == 431
 
 
-def test_the_most_headers_are_taken_and_trailers_change_nothing():
+def test_maximum_of_headers_is_accepted_and_trailers_are_ignored():
     assert read(get("/healthz", *[f"X-{n}: 1" for n in range(HEADERS - 1)]))[0].refusal is None
     (message,) = read(CHUNKED + b"2\r\n{}\r\n0\r\nX-Request-Id: forged\r\nHost: b\r\n\r\n")
     assert message.refusal is None
@@ -111,7 +111,7 @@ WORKING = post("/v1/encrypt", encrypt_body(), "X-Request-Id: one") + get("/healt
 
 
 @given(st.lists(st.integers(0, len(WORKING)), max_size=8).map(sorted))
-def test_requests_read_alike_however_they_are_cut(cuts: list[int]):
+def test_requests_parse_equally_in_any_pieces(cuts: list[int]):
     pieces = [WORKING[begin:end] for begin, end in pairwise([0, *cuts, len(WORKING)])]
     assert read(*pieces) == read(WORKING)
 
@@ -134,7 +134,7 @@ _PIECES = st.sampled_from(
 
 
 @given(st.lists(st.one_of(st.binary(max_size=40), _PIECES), max_size=12))
-def test_no_bytes_make_the_reader_fail_or_read_past_the_end(pieces: list[bytes]):
+def test_arbitrary_bytes_neither_break_the_reader_nor_pass_its_end(pieces: list[bytes]):
     reader = HttpReader(routes(), _LIMIT)
     for piece in pieces:
         ended = reader.ended

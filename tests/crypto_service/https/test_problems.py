@@ -19,7 +19,7 @@ FAILURES_OF_THE_ROOT_KEY = [
 
 
 @pytest.mark.parametrize("kind", STATUS, ids=lambda kind: kind.code)
-def test_a_listed_error_keeps_its_code_text_and_hint_and_says_by_its_status_whether_to_retry(kind: type[OpenKcmError]):
+def test_listed_error_keeps_code_message_and_hint_and_its_status_states_retry(kind: type[OpenKcmError]):
     error = _made(kind)
     problem = from_error(error)
     document = problem.document()
@@ -30,13 +30,13 @@ def test_a_listed_error_keeps_its_code_text_and_hint_and_says_by_its_status_whet
 
 
 @pytest.mark.parametrize("kind", FAILURES_OF_THE_ROOT_KEY, ids=lambda kind: kind.code)
-def test_a_failure_of_the_customers_key_is_424_or_to_be_retried_and_told_over_kmip(kind: type[OpenKcmError]):
+def test_root_key_error_is_424_or_503_and_has_a_kmip_message(kind: type[OpenKcmError]):
     assert from_error(kind()).status == (503 if kind.retryable else 424)
     assert reason_and_message(kind("what")) == (ResultReason.GENERAL_FAILURE, "what")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("hunter2"), errors.DatabaseRefused("hunter2"), WrongContext()])
-def test_what_is_not_listed_becomes_a_reference(error: Exception):
+def test_unlisted_error_becomes_a_reference(error: Exception):
     first, second = from_error(error), from_error(error)
     assert (first.status, first.code) == (500, "internal")
     assert len(first.reference) == 32

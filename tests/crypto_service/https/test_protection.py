@@ -1,4 +1,4 @@
-"""GET /v1/protection: the list of the calling service alone, read as a whole or not at all."""
+"""GET /v1/protection returns only the list of the calling service, either complete or not at all."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ SSN = ProtectedField(Store.POSTGRESQL, "public.customers", "ssn", Mode.RANDOMISE
 PHONE = ProtectedField(Store.MONGODB, "shop.customers", "contact.phone", Mode.DETERMINISTIC, plain_allowed=True)
 
 
-async def test_the_client_returns_the_callers_own_list(stage: Stage):
+async def test_client_returns_only_the_callers_list(stage: Stage):
     lists = {
         (TENANT, SERVICE): ProtectionRow(3, [SSN, PHONE]),
         (TENANT, "billing"): ProtectionRow(1, [SSN]),
@@ -30,11 +30,11 @@ async def test_the_client_returns_the_callers_own_list(stage: Stage):
     with Client.from_folder(stage.folder) as client:
         assert client.protection() == (SSN, PHONE)
     _, folder = stage.service(OTHER_TENANT, SERVICE)
-    async with AsyncClient.from_folder(folder) as stranger:
-        assert await stranger.protection() == (PHONE,)
+    async with AsyncClient.from_folder(folder) as other_client:
+        assert await other_client.protection() == (PHONE,)
 
 
-def test_the_answer_is_as_documented(stage: Stage):
+def test_response_is_as_documented(stage: Stage):
     stage.on_loop(lambda: stage.protections.lists.update({(TENANT, SERVICE): ProtectionRow(3, [PHONE])}))
     with Wire(stage.dial()) as wire:
         wire.send(get("/v1/protection"))
@@ -54,7 +54,7 @@ def test_the_answer_is_as_documented(stage: Stage):
         assert wire.reply().status == 404
 
 
-def test_a_locked_tenants_service_gets_what_other_paths_give(stage: Stage):
+def test_locked_tenant_gets_the_same_error_as_on_other_paths(stage: Stage):
     stage.on_loop(lambda: stage.core.move(TENANT, State.LOCKED))
     with Wire(stage.dial()) as wire:
         wire.send(get("/v1/protection"))
@@ -72,8 +72,8 @@ def test_a_locked_tenants_service_gets_what_other_paths_give(stage: Stage):
         {"fields": [{"store": "mongodb", "place": "a.b", "mode": "randomised", "plain_allowed": False}]},
     ],
 )
-def test_what_is_not_understood_is_no_list(document: dict[str, Any]):
-    """A newer service may answer what this client does not know: left out, a field would be stored plain."""
+def test_unknown_response_is_rejected_as_a_whole(document: dict[str, Any]):
+    """A newer service may return values unknown to this client; a skipped field would be stored in plaintext."""
     asking = perform(protection(), Retry(attempts=1))
     next(asking)
     with pytest.raises(ServiceFailed) as refused:

@@ -34,7 +34,7 @@ def _text(data: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "detail"),
     [
         ({"plaintext": "aGk="}, "resource is missing"),
         ({"plaintext": "aGk=", "resource": "a", "tenant": "x"}, "tenant is not a field of this operation"),
@@ -47,23 +47,23 @@ def _text(data: bytes) -> str:
         (["hunter2"], "the body or item must be a JSON object"),
     ],
 )
-def test_a_wrong_field_is_named_and_its_value_is_not(ask: Callable[..., Reply], fields: object, said: str):
+def test_error_names_the_invalid_field_but_not_its_value(ask: Callable[..., Reply], fields: object, detail: str):
     refused = ask("/v1/encrypt", fields)
     assert refused.status == 400
     assert refused.headers["content-type"] == "application/problem+json"
-    assert refused.json["detail"] == said
+    assert refused.json["detail"] == detail
     assert b"hunter2" not in refused.body
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 5000, b'{"resource": "\\ud800"}'])
-def test_what_is_not_json_is_refused_and_the_connection_goes_on(wire: Wire, body: bytes):
+def test_invalid_json_is_rejected_and_the_connection_continues(wire: Wire, body: bytes):
     wire.send(post("/v1/encrypt", body))
     assert wire.reply().json["detail"] == "the body is not JSON"
     wire.send(get("/healthz"))
     assert wire.reply().json == {"status": "ok"}
 
 
-def test_paths_methods_and_types_that_do_not_exist_are_told_apart(wire: Wire):
+def test_unknown_path_method_and_media_type_have_distinct_errors(wire: Wire):
     wire.send(get("/v1/secrets"))
     assert wire.reply().json["code"] == "no_such_path"
     wire.send(get("/v1/encrypt"))
@@ -80,7 +80,7 @@ def test_paths_methods_and_types_that_do_not_exist_are_told_apart(wire: Wire):
     assert wire.reply().status == 200
 
 
-def test_head_answers_what_get_would_without_the_body(wire: Wire):
+def test_head_returns_the_head_of_get(wire: Wire):
     wire.send(get("/healthz") + get("/healthz", method="HEAD") + get("/healthz"))
     expected = wire.reply()
     headed = wire.reply(bodiless=True)
@@ -88,7 +88,7 @@ def test_head_answers_what_get_would_without_the_body(wire: Wire):
     assert wire.reply().json == {"status": "ok"}
 
 
-def test_pipelined_requests_are_answered_in_order_while_the_first_waits(wire: Wire, stage: Stage):
+def test_pipelined_requests_are_answered_in_order(wire: Wire, stage: Stage):
     gate = stage.on_loop(stage.core.hold)
     wire.send(post("/v1/encrypt", encrypt_body()) + get("/v1/secrets") + get("/healthz") * 100)
     assert wire.quiet(0.05)
@@ -96,7 +96,7 @@ def test_pipelined_requests_are_answered_in_order_while_the_first_waits(wire: Wi
     assert [wire.reply().status for _ in range(102)] == [200, 404, *[200] * 100]
 
 
-def test_a_client_that_expects_100_gets_it_or_the_refusal_before_it_sends(wire: Wire):
+def test_expect_100_gets_continue_or_the_rejection_before_the_body(wire: Wire):
     head, _, body = post("/v1/encrypt", encrypt_body(), "Expect: 100-continue").partition(b"\r\n\r\n")
     wire.send(head + b"\r\n\r\n")
     assert wire.reply().status == 100
@@ -115,14 +115,14 @@ def test_a_client_that_expects_100_gets_it_or_the_refusal_before_it_sends(wire: 
     ],
     ids=["whole", "announced", "chunked"],
 )
-def test_a_body_over_the_limit_is_refused_before_all_of_it_has_come(wire: Wire, sent: bytes):
+def test_body_over_the_limit_is_rejected_before_it_is_complete(wire: Wire, sent: bytes):
     wire.send(sent)
     refused = wire.reply()
     assert (refused.status, refused.headers["connection"]) == (413, "close")
     assert wire.closed()
 
 
-def test_a_chunked_body_is_taken_and_connection_close_is_honoured(wire: Wire):
+def test_chunked_body_is_accepted_and_connection_close_obeyed(wire: Wire):
     wire.send(CHUNKED + b"".join(b"1\r\n%c\r\n" % byte for byte in encrypt_body()) + b"0\r\n\r\n")
     assert wire.reply().status == 200
     wire.send(get("/healthz", "Connection: close"))
@@ -130,7 +130,7 @@ def test_a_chunked_body_is_taken_and_connection_close_is_honoured(wire: Wire):
     assert wire.closed()
 
 
-def test_a_request_id_that_may_stand_in_a_log_is_kept_and_any_other_is_replaced(wire: Wire, stage: Stage):
+def test_valid_request_id_is_kept_and_any_other_is_replaced(wire: Wire, stage: Stage):
     trace = "0af7651916cd43dd8448eb211c80319c"
     wire.send(post("/v1/encrypt", encrypt_body(), "X-Request-Id: order-7"))
     assert wire.reply().headers["x-request-id"] == "order-7"
@@ -147,7 +147,7 @@ def test_a_request_id_that_may_stand_in_a_log_is_kept_and_any_other_is_replaced(
     ]
 
 
-def test_a_revoked_caller_is_told_so_and_the_connection_ends(wire: Wire, stage: Stage):
+def test_revoked_caller_is_rejected_and_its_connection_closed(wire: Wire, stage: Stage):
     wire.send(get("/healthz"))
     assert wire.reply().status == 200
     stage.on_loop(lambda: stage.core.revoke(stage.leaf.serial))
@@ -163,9 +163,7 @@ def test_a_revoked_caller_is_told_so_and_the_connection_ends(wire: Wire, stage: 
 
 
 @pytest.mark.parametrize("state", [State.LOCKED, State.LEAVING])
-def test_a_locked_tenants_service_fetches_its_certificate_on_a_new_connection_and_nothing_else(
-    stage: Stage, state: State
-):
+def test_locked_tenant_can_fetch_only_its_certificate_on_a_new_connection(stage: Stage, state: State):
     stage.on_loop(lambda: stage.core.move(TENANT, state))
     others = [
         *(get(path) for path in ("/healthz", "/openapi.json", "/.well-known/openkcm", "/.well-known/openkcm/crl")),
@@ -192,9 +190,7 @@ def test_a_locked_tenants_service_fetches_its_certificate_on_a_new_connection_an
 
 
 @pytest.mark.parametrize("state", [State.LOCKED, State.LEAVING])
-def test_a_locked_tenants_service_fetches_its_certificate_also_on_a_connection_that_is_still_open(
-    wire: Wire, stage: Stage, state: State
-):
+def test_locked_tenant_can_fetch_only_its_certificate_on_an_open_connection(wire: Wire, stage: Stage, state: State):
     wire.send(get("/healthz"))
     assert wire.reply().status == 200
     stage.on_loop(lambda: stage.core.move(TENANT, state))
@@ -212,15 +208,15 @@ def test_a_locked_tenants_service_fetches_its_certificate_also_on_a_connection_t
     assert stage.on_loop(lambda: stage.core.asked) == []
 
 
-def test_too_many_requests_are_told_when_to_come_back(tmp_path: Path):
+def test_too_many_requests_get_retry_after(tmp_path: Path):
     with Stage(tmp_path, rate=2) as stage, Wire(stage.dial()) as wire:
-        wire.send(get("/healthz") + get("/v1/secrets") + get("/healthz"))  # a refused request costs, too
+        wire.send(get("/healthz") + get("/v1/secrets") + get("/healthz"))  # a rejected request counts too
         assert [wire.reply().status for _ in range(2)] == [200, 404]
         refused = wire.reply()
         assert (refused.status, refused.json["code"], refused.headers["retry-after"]) == (429, "too_many_requests", "1")
 
 
-def test_a_batch_costs_its_items_and_one_place(tmp_path: Path):
+def test_batch_counts_its_items_and_one_concurrent_request(tmp_path: Path):
     with Stage(tmp_path, rate=10, places=1) as stage, Wire(stage.dial()) as wire:
         item = {"plaintext": "aGk=", "resource": "a"}
         for expected in (200, 429):
@@ -228,33 +224,33 @@ def test_a_batch_costs_its_items_and_one_place(tmp_path: Path):
             assert wire.reply().status == expected
 
 
-def test_a_refused_or_failed_request_gives_its_place_back(tmp_path: Path):
+def test_rejected_or_failed_request_releases_its_concurrency(tmp_path: Path):
     with Stage(tmp_path, places=1) as stage, Wire(stage.dial()) as wire:
         stage.on_loop(lambda: stage.core.failing.extend([errors.VaultUnavailable(), RuntimeError("broken")]))
         wire.send(post("/v1/encrypt", encrypt_body()) * 2 + post("/v1/encrypt", b"{}") + get("/healthz"))
         assert [wire.reply().status for _ in range(4)] == [503, 500, 400, 200]
 
 
-def test_a_batch_answers_each_item_in_order(ask: Callable[..., Reply]):
+def test_batch_returns_each_item_in_order(ask: Callable[..., Reply]):
     items = [{"plaintext": _text(b"one"), "resource": "a"}, {"plaintext": "?", "resource": "a"}, 7]
     answered = ask("/v1/encrypt:batch", {"items": [*items, {"plaintext": _text(b"two"), "resource": "b"}]}).json
     assert answered["refused"] == 2
     first, second, third, fourth = answered["items"]
     assert second["problem"]["detail"].startswith("plaintext must be base64")
     assert third["problem"]["code"] == "invalid_request"
-    sealed = [{"ciphertext": one["ciphertext"], "resource": where} for one, where in ((first, "a"), (fourth, "b"))]
-    opened = ask("/v1/decrypt:batch", {"items": sealed}).json
-    assert opened == {"items": [{"plaintext": _text(b"one")}, {"plaintext": _text(b"two")}], "refused": 0}
+    ciphertexts = [{"ciphertext": one["ciphertext"], "resource": where} for one, where in ((first, "a"), (fourth, "b"))]
+    plaintexts = ask("/v1/decrypt:batch", {"items": ciphertexts}).json
+    assert plaintexts == {"items": [{"plaintext": _text(b"one")}, {"plaintext": _text(b"two")}], "refused": 0}
 
 
-def test_a_batch_has_from_one_to_1000_items(ask: Callable[..., Reply]):
+def test_batch_accepts_1_to_1000_items(ask: Callable[..., Reply]):
     answered = ask("/v1/data-keys:batch", {"items": [{"resource": f"r{n}", "wrapped_only": True} for n in range(1000)]})
     assert len({item["wrapped"] for item in answered.json["items"]}) == 1000
-    for count, said in ((0, "must not be empty"), (1001, "must have at most 1000 items")):
-        assert ask("/v1/rewrap:batch", {"items": [1] * count}).json["detail"] == f"items {said}"
+    for count, detail in ((0, "must not be empty"), (1001, "must have at most 1000 items")):
+        assert ask("/v1/rewrap:batch", {"items": [1] * count}).json["detail"] == f"items {detail}"
 
 
-def test_a_batch_stops_at_a_server_that_is_down_and_keeps_what_was_done(ask: Callable[..., Reply], stage: Stage):
+def test_batch_stops_at_an_unavailable_server_and_keeps_earlier_results(ask: Callable[..., Reply], stage: Stage):
     items = {"items": [{"plaintext": "aGk=", "resource": "a"}] * 3}
     stage.on_loop(lambda: stage.core.failing.extend([errors.VaultUnavailable(), None, errors.VaultUnavailable()]))
     whole = ask("/v1/encrypt:batch", items)
@@ -265,7 +261,7 @@ def test_a_batch_stops_at_a_server_that_is_down_and_keeps_what_was_done(ask: Cal
     assert stage.on_loop(lambda: len(stage.core.asked)) == 3
 
 
-def test_the_callers_own_newest_certificate_and_name_are_answered(wire: Wire, stage: Stage):
+def test_caller_gets_its_newest_certificate_and_name(wire: Wire, stage: Stage):
     wire.send(get("/v1/certificate") + get("/.well-known/openkcm"))
     answered = wire.reply().json
     assert answered["certificate"] == stage.leaf.pem

@@ -1,4 +1,4 @@
-"""One connection spoken by hand, for what no well-behaved client would send."""
+"""A raw connection, for requests that no correct client sends."""
 
 import json
 import ssl
@@ -37,7 +37,7 @@ class Wire:
         self.socket.sendall(data)
 
     def reply(self, *, bodiless: bool = False) -> Reply:
-        """Read one whole answer."""
+        """Read one complete response."""
         while b"\r\n\r\n" not in self._buffer:
             self._more()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
@@ -50,14 +50,14 @@ class Wire:
         return Reply(int(first.split(" ")[1]), headers, body)
 
     def closed(self) -> bool:
-        """Wait for the end of the connection; False when something else comes first."""
+        """Wait for the end of the connection; return False when data arrives first."""
         try:
             return not self._buffer and self.socket.recv(RECEIVE) == b""
         except (ConnectionResetError, ssl.SSLError):
             return True
 
     def quiet(self, seconds: float) -> bool:
-        """Whether nothing arrives for so long."""
+        """Return whether nothing arrives within `seconds`."""
         before = self.socket.gettimeout()
         self.socket.settimeout(seconds)
         try:

@@ -1,4 +1,4 @@
-"""A tenant with real keys and real objects, and processes of the crypto service that seal them anew."""
+"""A tenant with real keys and objects, and processes of the crypto service that re-encrypt them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ FAST = ReencryptionRate(batch=8, pause=0.0, between=0.02, at_most=0.2, first_wai
 
 @dataclass
 class Process(scene.Process):
-    """One process of the crypto service, with its own cache of keys."""
+    """One process of the crypto service, with a separate key cache."""
 
     keyring: ServiceKeyCache
     resealing: ObjectReencryption
@@ -52,7 +52,7 @@ class Stand:
         return Client(self, process or self.one, caller)  # type: ignore[arg-type]  # what a client uses of both
 
     def tell(self) -> None:
-        """Have both processes hear that something of the tenant changed."""
+        """Notify both processes of a change of the tenant."""
         for process in (self.one, self.two):
             process.changes.tell(tenant_hash(self.home.tenant_id))
 
@@ -65,7 +65,7 @@ class Stand:
             return tx.objects.of_service(service)
 
     def versions(self, service: str = "orders") -> set[int]:
-        """Return the versions that the service's objects lie under."""
+        """Return the key versions that encrypt the service's objects."""
         return {row.key_version for row in self.rows(service)}
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class Stand:
 
 @dataclass(frozen=True)
 class Seen:
-    """Everything that a client can find out about an object."""
+    """Everything that a client can read of an object."""
 
     material: bytes
     attributes: dict[str, object]
@@ -86,7 +86,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Known:
-    """An object, and a text that was encrypted with it."""
+    """An object, and a ciphertext that was encrypted with it."""
 
     object_id: str
     name: str

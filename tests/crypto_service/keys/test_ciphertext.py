@@ -23,7 +23,7 @@ keys = st.builds(ServiceKey, st.integers(1, 2**32 - 1), st.binary(min_size=32, m
 
 
 @given(key=keys, place=places, plaintext=st.binary(max_size=200))
-def test_what_is_sealed_opens_in_its_place(key: ServiceKey, place: EncryptionContext, plaintext: bytes):
+def test_ciphertext_decrypts_in_its_context(key: ServiceKey, place: EncryptionContext, plaintext: bytes):
     sealed = ciphertext.seal(key, place, plaintext)
     text = ciphertext.to_text(sealed)
     assert ciphertext.from_text(text) == sealed
@@ -39,7 +39,7 @@ def test_what_is_sealed_opens_in_its_place(key: ServiceKey, place: EncryptionCon
 @example(one=PLACE, other=replace(PLACE, purpose=Purpose.DATA_KEY))
 @example(one=PLACE, other=replace(PLACE, l2_key="L2-beta-corp-67890-primary"))
 @example(one=PLACE, other=replace(PLACE, service="orderscustomer/1", object_id=""))
-def test_a_ciphertext_opens_nowhere_but_in_its_place(one: EncryptionContext, other: EncryptionContext):
+def test_ciphertext_is_rejected_in_any_other_context(one: EncryptionContext, other: EncryptionContext):
     sealed = ciphertext.seal(KEY, one, b"secret")
     if one == other:
         assert ciphertext.unseal(KEY, other, sealed) == b"secret"
@@ -48,7 +48,7 @@ def test_a_ciphertext_opens_nowhere_but_in_its_place(one: EncryptionContext, oth
         ciphertext.unseal(KEY, other, sealed)
 
 
-def test_a_purpose_rewritten_in_the_header_does_not_make_another_ciphertext():
+def test_ciphertext_with_altered_purpose_is_rejected():
     sealed = ciphertext.seal(KEY, PLACE, b"secret")
     renamed = bytes([2]) + sealed[1:]
     assert ciphertext.header(renamed).purpose is Purpose.DATA_KEY
@@ -58,7 +58,7 @@ def test_a_purpose_rewritten_in_the_header_does_not_make_another_ciphertext():
 
 
 @given(other=keys)
-def test_another_version_or_another_key_decrypts_nothing(other: ServiceKey):
+def test_ciphertext_is_rejected_with_another_version_or_key(other: ServiceKey):
     sealed = ciphertext.seal(KEY, PLACE, b"secret")
     renumbered = sealed[:1] + other.version.to_bytes(4, "big") + sealed[5:]
     of_other_version = ServiceKey(other.version, KEY.material)
@@ -69,7 +69,7 @@ def test_another_version_or_another_key_decrypts_nothing(other: ServiceKey):
                     ciphertext.unseal(key, PLACE, text)
 
 
-def test_every_single_flipped_bit_is_refused():
+def test_every_flipped_bit_is_rejected():
     sealed = ciphertext.seal(KEY, PLACE, b"secret")
     for bit in range(8 * len(sealed)):
         flipped = bytearray(sealed)
@@ -79,7 +79,7 @@ def test_every_single_flipped_bit_is_refused():
 
 
 @pytest.mark.parametrize("size", range(6))  # every remainder of base64, whose last character has unused bits
-def test_every_single_changed_character_of_the_text_is_refused(size: int):
+def test_every_changed_character_is_rejected(size: int):
     text = ciphertext.to_text(ciphertext.seal(KEY, PLACE, bytes(size)))
     for place, character in enumerate(text):
         for other in {"A", "B", "Q", "_", "-", "+", "=", " ", "\n", "é", chr(ord(character) ^ 1), chr(0xD800)}:
@@ -89,7 +89,7 @@ def test_every_single_changed_character_of_the_text_is_refused(size: int):
 
 
 @given(cut=st.integers(1, 100))
-def test_a_cut_or_lengthened_ciphertext_is_refused(cut: int):
+def test_truncated_or_extended_ciphertext_is_rejected(cut: int):
     sealed = ciphertext.seal(KEY, PLACE, b"a text of some length, so that there is something to cut")
     for altered in (sealed[:-cut], sealed[cut:], sealed + bytes(cut)):
         with pytest.raises(CiphertextRefused):
@@ -102,7 +102,7 @@ def test_a_cut_or_lengthened_ciphertext_is_refused(cut: int):
 @example(noise="okcm:v1:" + "A" * 400)
 @example(noise="okcm:v2:" + "A" * 400)
 @example(noise="OKCM:V1:" + "A" * 400)
-def test_any_other_text_or_bytes_are_refused(noise: str):
+def test_arbitrary_text_or_bytes_are_rejected(noise: str):
     for text in (noise, ciphertext.PREFIX + noise):
         with pytest.raises(CiphertextRefused):
             ciphertext.unseal(KEY, PLACE, ciphertext.from_text(text))
@@ -111,7 +111,7 @@ def test_any_other_text_or_bytes_are_refused(noise: str):
 
 
 @given(raw=st.binary(min_size=53, max_size=120))
-def test_no_two_texts_mean_the_same_bytes(raw: bytes):
+def test_each_ciphertext_has_one_encoding(raw: bytes):
     text = ciphertext.to_text(raw)
     for other in (text + "=", text + "==", text + "A", text + "\n", text.replace(":v1:", ":v1: "), text.upper()):
         if other != text:
@@ -121,7 +121,7 @@ def test_no_two_texts_mean_the_same_bytes(raw: bytes):
                 continue
 
 
-def test_the_largest_plaintext_is_sealed_and_anything_larger_refused_before_it_is_decoded():
+def test_largest_plaintext_is_encrypted_and_anything_larger_rejected_before_decoding():
     largest = bytes(ciphertext.LARGEST)
     text = ciphertext.to_text(ciphertext.seal(KEY, PLACE, largest))
     assert ciphertext.unseal(KEY, PLACE, ciphertext.from_text(text)) == largest
@@ -133,7 +133,7 @@ def test_the_largest_plaintext_is_sealed_and_anything_larger_refused_before_it_i
         ciphertext.header(bytes([1, 0, 0, 0, 1]) + bytes(ciphertext.LARGEST + 100))
 
 
-def test_a_place_that_utf8_cannot_carry_is_refused_both_ways():
+def test_context_that_is_not_utf8_is_rejected():
     nowhere = replace(PLACE, object_id="\ud800")
     with pytest.raises(InvalidName):
         ciphertext.seal(KEY, nowhere, b"secret")
@@ -141,15 +141,15 @@ def test_a_place_that_utf8_cannot_carry_is_refused_both_ways():
         ciphertext.unseal(KEY, nowhere, ciphertext.seal(KEY, PLACE, b"secret"))
 
 
-def test_the_same_message_twice_shares_neither_salt_nor_key_stream():
+def test_equal_messages_share_neither_salt_nor_key_stream():
     one, other = (ciphertext.seal(KEY, PLACE, bytes(64)) for _ in range(2))
     assert one[:5] == other[:5]
     assert one[5:37] != other[5:37]
     assert one[37:] != other[37:]
 
 
-def test_a_text_of_the_first_version_opens_for_ever():
-    """Computed once from HMAC and AES-GCM alone, by no code of ours: whoever breaks this breaks customers' data."""
+def test_ciphertext_of_the_first_format_decrypts():
+    """The constant was computed from HMAC and AES-GCM alone: a failure breaks the decryption of customers' data."""
     text = FIRST_VERSION
     assert ciphertext.to_text(ciphertext.seal(KEY, PLACE, b"kept for years", lambda size: bytes([0x5A]) * size)) == text
     assert ciphertext.unseal(KEY, PLACE, ciphertext.from_text(text)) == b"kept for years"

@@ -1,4 +1,4 @@
-"""Opening service keys: real database, real Transit, the rights of the crypto service."""
+"""Unwrapping of service keys: real database, real Transit, the permissions of the crypto service."""
 
 import asyncio
 from dataclasses import replace
@@ -22,13 +22,13 @@ from tests.crypto_service.core.world import (
     REGION,
     Changes,
     Clock,
+    CountingExecutor,
     Home,
-    Looking,
     Shelf,
     World,
     a_keyring,
     at_once,
-    unheeded,
+    ignore_unwrap,
 )
 
 
@@ -38,13 +38,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def looking() -> Looking:
-    return Looking()
+def executor() -> CountingExecutor:
+    return CountingExecutor()
 
 
 @pytest.fixture
-def keyring(world: World, looking: Looking, changes: Changes, clock: Clock) -> ServiceKeyCache:
-    return a_keyring(world, looking, changes, clock)
+def keyring(world: World, executor: CountingExecutor, changes: Changes, clock: Clock) -> ServiceKeyCache:
+    return a_keyring(world, executor, changes, clock)
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ def home(world: World) -> Home:
     return home
 
 
-async def test_a_key_opens_with_one_call_for_each_layer(keyring: ServiceKeyCache, home: Home, world: World):
-    await keyring.key(home.caller())  # the first call of all also logs the process in
+async def test_unwrap_calls_each_layer_once(keyring: ServiceKeyCache, home: Home, world: World):
+    await keyring.key(home.caller())  # the first call also includes the login of the process
     home.connect("billing")
     before, calls = len(world.key_server_requests()), world.key_server_calls()
     key = await keyring.key(home.caller("billing"))
-    # The server writes the login inside the second call as a line of its own.
+    # The server logs the login inside the second call as a separate line.
     assert world.key_server_requests()[before:] == [
         f"transit/decrypt/root-{REGION}",
         "auth/jwt/login",
@@ -69,42 +69,42 @@ async def test_a_key_opens_with_one_call_for_each_layer(keyring: ServiceKeyCache
     assert (key.version, len(key.material)) == (1, 32)
 
 
-async def test_an_open_key_is_found_without_waiting_and_without_any_server(
-    keyring: ServiceKeyCache, home: Home, world: World, looking: Looking, changes: Changes
+async def test_cached_key_is_returned_without_any_server(
+    keyring: ServiceKeyCache, home: Home, world: World, executor: CountingExecutor, changes: Changes
 ):
     key = await keyring.key(home.caller())
     with world.field.server.offline(world.field.name):
         assert at_once(keyring.key(home.caller())) == key
         assert at_once(keyring.key(home.caller(), 1)) == key
-    assert looking.count == 1
+    assert executor.count == 1
     changes.tell(None)
     assert await keyring.key(home.caller()) == key
     home.connect("billing")
     assert (await keyring.key(home.caller("billing"))).material != key.material
 
 
-async def test_many_who_want_a_key_wait_for_one_opening_also_when_one_gives_up(
-    keyring: ServiceKeyCache, home: Home, looking: Looking
+async def test_concurrent_callers_share_one_unwrap_despite_a_cancellation(
+    keyring: ServiceKeyCache, home: Home, executor: CountingExecutor
 ):
     first, *others = (asyncio.ensure_future(keyring.key(home.caller())) for _ in range(50))
     await asyncio.sleep(0)
     first.cancel()
     assert len({key.material for key in await asyncio.gather(*others)}) == 1
-    assert looking.count == 1
+    assert executor.count == 1
 
 
-async def test_a_key_is_kept_for_the_cache_time_and_no_longer(
-    keyring: ServiceKeyCache, home: Home, clock: Clock, looking: Looking
+async def test_key_is_cached_for_the_cache_time_only(
+    keyring: ServiceKeyCache, home: Home, clock: Clock, executor: CountingExecutor
 ):
     await keyring.key(home.caller())
     clock.now += 59.9
     at_once(keyring.key(home.caller()))
     clock.now += 0.1
     await keyring.key(home.caller())
-    assert looking.count == 2
+    assert executor.count == 2
 
 
-async def test_word_of_a_change_drops_the_keys_of_that_tenant_alone(
+async def test_notification_drops_only_the_keys_of_its_tenant(
     keyring: ServiceKeyCache, home: Home, world: World, changes: Changes
 ):
     other = world.tenant()
@@ -118,38 +118,36 @@ async def test_word_of_a_change_drops_the_keys_of_that_tenant_alone(
             await keyring.key(home.caller())
 
 
-async def test_a_dropped_key_is_overwritten_in_memory_and_never_shown(
+async def test_dropped_key_is_overwritten_and_never_in_a_representation(
     keyring: ServiceKeyCache, home: Home, changes: Changes
 ):
     key = await keyring.key(home.caller())
     shown = repr(key) + repr(keyring.__dict__) + str(keyring._tenants)
     assert repr(key.material)[2:-1] not in shown
     assert key.material.hex() not in shown
-    (kept,) = {id(kept): kept for kept in keyring._tenants[home.tenant_id].kept.values()}.values()
+    (kept,) = {id(kept): kept for kept in keyring._tenants[home.tenant_id].entries.values()}.values()
     assert kept.material == key.material
     changes.tell(tenant_hash(home.tenant_id))
     assert kept.material == bytes(32)
-    assert len(key.material) == 32  # who was just using it keeps what it was handed
+    assert len(key.material) == 32  # a caller that is using the key keeps its copy
     assert key.material != bytes(32)
     await keyring.key(home.caller())
     keyring.close()
     assert keyring._tenants == {}
 
 
-async def test_a_key_nobody_asks_for_again_is_overwritten_when_its_time_is_over(
-    world: World, home: Home, changes: Changes
-):
+async def test_unused_key_is_overwritten_after_the_cache_time(world: World, home: Home, changes: Changes):
     shelf = Shelf(world.own_root)
     keyring = ServiceKeyCache(
-        world.crypto, world.own_keys, shelf, Looking(), changes, cache_seconds=0.5, opened=unheeded
+        world.crypto, world.own_keys, shelf, CountingExecutor(), changes, cache_seconds=0.5, opened=ignore_unwrap
     )
     await keyring.key(home.caller())
     tenant = keyring._tenants[home.tenant_id]
-    (kept,) = {id(kept): kept for kept in tenant.kept.values()}.values()
-    await wait_until_async(lambda: (kept.material, tenant.kept) == (bytes(32), {}))
+    (kept,) = {id(kept): kept for kept in tenant.entries.values()}.values()
+    await wait_until_async(lambda: (kept.material, tenant.entries) == (bytes(32), {}))
 
 
-async def test_who_asks_after_a_change_does_not_join_an_opening_from_before_it(
+async def test_request_after_a_change_does_not_join_an_earlier_unwrap(
     world: World, home: Home, changes: Changes, clock: Clock
 ):
     late: list[asyncio.Task[ServiceKey]] = []
@@ -160,7 +158,7 @@ async def test_who_asks_after_a_change_does_not_join_an_opening_from_before_it(
         late.append(asyncio.ensure_future(keyring.key(home.caller())))
         await asyncio.sleep(0)
 
-    keyring = a_keyring(world, Looking(after_first=change), changes, clock)
+    keyring = a_keyring(world, CountingExecutor(after_first=change), changes, clock)
     early = await keyring.key(home.caller())
     assert (early.version, (await late[0]).version) == (1, 2)
     assert at_once(keyring.key(home.caller())).version == 2
@@ -170,11 +168,11 @@ async def test_who_asks_after_a_change_does_not_join_an_opening_from_before_it(
     "changed",
     [
         {"service": "billing"},
-        {"tenant_id": "somebody-else"},
-        {"l2_key": l2_key("somebody-else")},
+        {"tenant_id": "other-tenant"},
+        {"l2_key": l2_key("other-tenant")},
     ],
 )
-async def test_what_is_not_the_callers_or_was_never_made_is_not_found(
+async def test_key_of_another_caller_or_unknown_version_is_not_found(
     keyring: ServiceKeyCache, home: Home, changed: dict[str, str]
 ):
     await keyring.key(home.caller())
@@ -185,9 +183,7 @@ async def test_what_is_not_the_callers_or_was_never_made_is_not_found(
             await keyring.key(home.caller(), version)
 
 
-async def test_a_wrapped_key_that_was_moved_or_has_another_size_is_not_unwrapped(
-    keyring: ServiceKeyCache, home: Home, world: World
-):
+async def test_moved_or_wrongly_sized_wrapped_key_is_rejected(keyring: ServiceKeyCache, home: Home, world: World):
     other = world.tenant()
     other.connect("orders")
     with world.worker.tenant_tx(other.tenant_id) as tx:
@@ -206,9 +202,7 @@ async def test_a_wrapped_key_that_was_moved_or_has_another_size_is_not_unwrapped
     assert (await keyring.key(home.caller(), 1)).version == 1
 
 
-async def test_a_key_under_another_l2_than_the_tenants_own_is_not_opened(
-    world: World, home: Home, keyring: ServiceKeyCache
-):
+async def test_key_under_another_l2_is_not_found(world: World, home: Home, keyring: ServiceKeyCache):
     finance = f"L2-{home.tenant_id}-finance"
     with world.worker.tenant_tx(home.tenant_id) as tx:
         tx.keys.record(finance, "L2", 1)
@@ -221,15 +215,15 @@ async def test_a_key_under_another_l2_than_the_tenants_own_is_not_opened(
 
 
 @pytest.mark.parametrize("over", ["a moment", "a change"])
-async def test_a_failure_is_the_answer_until_a_moment_or_a_change_later(
-    keyring: ServiceKeyCache, home: Home, changes: Changes, *, looking: Looking, clock: Clock, over: str
+async def test_failure_is_cached_briefly_or_until_a_change(
+    keyring: ServiceKeyCache, home: Home, changes: Changes, *, executor: CountingExecutor, clock: Clock, over: str
 ):
     keys = home.world.tenant_keys
     keys.disable(home.tenant_id)
     for _ in range(3):
         with pytest.raises(KeyUnavailable):
             await keyring.key(home.caller())
-    assert looking.count == 1
+    assert executor.count == 1
     keys.ensure(home.tenant_id)
     if over == "a moment":
         clock.now += 1
@@ -238,23 +232,21 @@ async def test_a_failure_is_the_answer_until_a_moment_or_a_change_later(
     assert (await keyring.key(home.caller())).version == 1
 
 
-async def test_without_the_root_key_nothing_new_opens(world: World, home: Home, changes: Changes, clock: Clock):
+async def test_disabled_root_key_prevents_new_unwraps(world: World, home: Home, changes: Changes, clock: Clock):
     class Gone:
-        """A customer's root key after the kill switch."""
+        """A customer's root key after it was disabled."""
 
         def unwrap(self, _context: EncryptionContext, _wrapped: bytes) -> bytes:
             raise RootKeyDisabled
 
     before = len(world.key_server_requests())
-    keyring = a_keyring(world, Looking(), changes, clock, Gone())  # type: ignore[arg-type]  # all the keyring calls
+    keyring = a_keyring(world, CountingExecutor(), changes, clock, Gone())  # type: ignore[arg-type]  # all that is called
     with pytest.raises(RootKeyDisabled):
         await keyring.key(home.caller())
-    assert world.key_server_requests()[before:] == []  # the inner layer is not even asked for
+    assert world.key_server_requests()[before:] == []  # the inner layer is not requested
 
 
-async def test_a_tenant_told_to_wait_is_not_held_to_that_answer(
-    world: World, home: Home, changes: Changes, clock: Clock
-):
+async def test_too_many_requests_is_not_cached(world: World, home: Home, changes: Changes, clock: Clock):
     class Full:
         async def run(self, _tenant_id: str, _work: Any) -> Any:
             raise TooManyRequests

@@ -1,4 +1,4 @@
-"""Wycheproof through our own seam, and the refusals that are ours."""
+"""Wycheproof's vectors through the functions of this module, and the additional rejections."""
 
 import gzip
 import json
@@ -50,7 +50,7 @@ def gcm(vector: Vector) -> None:
 
 
 def both(encrypt: Callable[..., bytes], decrypt: Callable[..., bytes], *parameters: str) -> Callable[[Vector], None]:
-    """Return a run that encrypts and decrypts with a key and further parameters of the vector."""
+    """Return a function that encrypts and decrypts with a key and further parameters of the vector."""
 
     def run(vector: Vector) -> None:
         given = [vector.raw(name) for name in ("key", *parameters)]
@@ -100,14 +100,14 @@ kwp = both(primitives.aes_kwp_wrap, primitives.aes_kwp_unwrap)
         ("hmac_sha256", mac, lambda one: one.group["tagSize"] < 256, (33, 108, 33)),
     ],
 )
-def test_wycheproof_accepts_what_is_valid_to_the_byte_and_refuses_the_rest(
+def test_wycheproof_vectors_are_accepted_or_rejected_as_specified(
     name: str,
     run: Callable[[Vector], None],
     outside: Callable[[Vector], bool],
     counts: tuple[int, int, int],
     record_property: Callable[[str, object], None],
 ):
-    """`outside` is what Wycheproof allows and our functions do not; `counts` are accepted, refused and outside."""
+    """`outside` selects vectors accepted only by Wycheproof; `counts` are accepted, rejected and outside."""
     found: Counter[str] = Counter()
     for vector in vectors(name):
         if vector.test["result"] == "valid" and not outside(vector):
@@ -122,7 +122,7 @@ def test_wycheproof_accepts_what_is_valid_to_the_byte_and_refuses_the_rest(
 
 
 @pytest.mark.parametrize("size", [0, 1, 15, 17, 31, 33, 64])
-def test_no_cipher_takes_a_key_of_another_size(size: int):
+def test_ciphers_reject_keys_of_another_size(size: int):
     key = bytes(size)
     uses: list[Callable[[], object]] = [
         lambda: primitives.aes_gcm_encrypt(key, NONCE, b"", b""),
@@ -141,7 +141,7 @@ def test_no_cipher_takes_a_key_of_another_size(size: int):
             use()
 
 
-def test_gcm_refuses_nonces_texts_and_tags_of_a_wrong_size():
+def test_gcm_rejects_nonces_texts_and_tags_of_wrong_size():
     for size in (0, 8, 11, 129):
         with pytest.raises(InvalidRequest):
             primitives.aes_gcm_encrypt(KEY, bytes(size), b"text", b"")
@@ -154,7 +154,7 @@ def test_gcm_refuses_nonces_texts_and_tags_of_a_wrong_size():
 
 
 @given(plaintext=st.binary(max_size=80), padded=st.booleans())
-def test_block_modes_return_what_was_encrypted(plaintext: bytes, padded: bool):  # noqa: FBT001 - by name
+def test_block_modes_decrypt_what_they_encrypted(plaintext: bytes, padded: bool):  # noqa: FBT001 - by name
     if not padded:
         plaintext = plaintext[: len(plaintext) // 16 * 16]
     sealed = primitives.aes_cbc_encrypt(KEY, bytes(16), plaintext, padded=padded)
@@ -163,7 +163,7 @@ def test_block_modes_return_what_was_encrypted(plaintext: bytes, padded: bool): 
     assert primitives.insecure_ecb_decrypt(KEY, sealed, padded=padded) == plaintext
 
 
-def test_block_modes_without_padding_take_whole_blocks_only():
+def test_block_modes_without_padding_accept_only_whole_blocks():
     with pytest.raises(InvalidRequest):
         primitives.aes_cbc_encrypt(KEY, bytes(16), b"seventeen bytes..", padded=False)
     with pytest.raises(CiphertextRefused):
@@ -172,7 +172,7 @@ def test_block_modes_without_padding_take_whole_blocks_only():
         primitives.aes_cbc_encrypt(KEY, bytes(12), b"")
 
 
-def test_every_mac_gives_the_value_of_its_rfc():
+def test_macs_have_the_values_of_their_rfc():
     message = b"Test Using Larger Than Block-Size Key - Hash Key First"
     expected = {  # RFC 2202 and RFC 4231, test case 6: a key of 80 and of 131 bytes 0xaa
         Hash.SHA_1: "aa4ae5e15272d00e95705637ce8a3b55ed402112",
@@ -187,7 +187,7 @@ def test_every_mac_gives_the_value_of_its_rfc():
         assert primitives.hmac_digest(algorithm, key, message).hex() == value
 
 
-def test_a_mac_is_verified_whole_and_with_a_key_of_at_least_112_bits():
+def test_mac_verification_requires_the_complete_mac_and_a_112_bit_key():
     tag = primitives.hmac_digest(Hash.SHA_256, KEY, b"message")
     primitives.hmac_verify(Hash.SHA_256, KEY, b"message", tag)
     for wrong in (tag[:-1], tag + b"\0", b"", bytes(32)):
@@ -197,7 +197,7 @@ def test_a_mac_is_verified_whole_and_with_a_key_of_at_least_112_bits():
         primitives.hmac_digest(Hash.SHA_256, bytes(13), b"message")
 
 
-def test_key_wrap_takes_whole_units_up_to_its_bound():
+def test_key_wrap_accepts_only_supported_sizes():
     for wrap, sizes in ((primitives.aes_kw_wrap, (0, 8, 15, 17, 65_544)), (primitives.aes_kwp_wrap, (0, 65_537))):
         for size in sizes:
             with pytest.raises(InvalidRequest):

@@ -1,4 +1,4 @@
-"""Objects sealed anew while clients use them: real keys, a real database, two processes."""
+"""Objects re-encrypted while clients use them: real keys, a real database, two processes."""
 
 import asyncio
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from tests.crypto_service.kmip.scene import custom
 from tests.crypto_service.running.conftest import world
 from tests.database.fixtures import Field
 
-__all__ = ["world"]  # fixtures that pytest finds here by their names
+__all__ = ["world"]  # fixtures that pytest finds by name
 
 OBJECTS = 24
 
@@ -39,12 +39,12 @@ async def objects(stand: Stand) -> list[Known]:
 
 
 def long_ago(field: Field) -> None:
-    """Let the time pass in which a process that was told late may still store something under a former version."""
+    """Skip the time in which a process that was notified late may still use the former version."""
     with field.administrator() as administrator:
         administrator.execute("update okcm.service_key set deactivated_at = deactivated_at - interval '1 hour'")
 
 
-async def until_settled(process: Process, stand: Stand) -> None:
+async def until_reencrypted(process: Process, stand: Stand) -> None:
     async with asyncio.timeout(60):
         while stand.versions() != {2}:
             process.resealing._waits.clear()
@@ -52,7 +52,7 @@ async def until_settled(process: Process, stand: Stand) -> None:
 
 
 @pytest.mark.parametrize("former", [KeyState.DEACTIVATED, KeyState.COMPROMISED])
-async def test_an_object_is_the_same_before_during_and_after(
+async def test_object_appears_unchanged_before_during_and_after_reencryption(
     stand: Stand, objects: list[Known], former: KeyState
 ) -> None:
     clients = stand.client(), stand.client(stand.two)
@@ -63,24 +63,24 @@ async def test_an_object_is_the_same_before_during_and_after(
     if former is KeyState.COMPROMISED:
         stand.home.compromised("orders", 1)
         stand.tell()
-    done, looks, mixed = False, 0, 0
+    done, reads, mixed = False, 0, 0
 
     async def hammer(number: int) -> None:
-        nonlocal looks, mixed
+        nonlocal reads, mixed
         while not done:
             for one in objects[number::4]:
                 assert await one.seen_by(clients[number % 2]) == before[one.object_id]
-                looks += 1
+                reads += 1
                 mixed += stand.versions() == {1, 2}
 
     readers = [asyncio.create_task(hammer(number)) for number in range(4)]
     stand.clock.now += 60  # a change of an object would show in its Last Change Date
     resealing = replace(FAST, batch=2, pause=0.05)
-    await until_settled(stand.process(resealing), stand)
+    await until_reencrypted(stand.process(resealing), stand)
     done = True
     await asyncio.gather(*readers)
     assert mixed > 0
-    assert looks > OBJECTS
+    assert reads > OBJECTS
     stand.tell()
     for client in clients:
         assert {one.object_id: await one.seen_by(client) for one in objects} == before
@@ -90,9 +90,7 @@ async def test_an_object_is_the_same_before_during_and_after(
         assert row.material != was.material
 
 
-async def test_two_processes_and_clients_that_change_objects_lose_nothing_of_each_other(
-    stand: Stand, objects: list[Known]
-) -> None:
+async def test_concurrent_reencryption_and_changes_lose_nothing(stand: Stand, objects: list[Known]) -> None:
     clients = stand.client(), stand.client(stand.two)
     materials = {one.object_id: (await clients[0].get(one.object_id)).material for one in objects}
     stand.rotate(2)
@@ -108,7 +106,7 @@ async def test_two_processes_and_clients_that_change_objects_lose_nothing_of_eac
     pace = replace(FAST, batch=4)
     processes = stand.process(pace), stand.process(pace)
     changing = [change(number, one) for number, one in enumerate(objects)]
-    await asyncio.gather(*changing, *(until_settled(process, stand) for process in processes))
+    await asyncio.gather(*changing, *(until_reencrypted(process, stand) for process in processes))
     assert stand.versions() == {2}
     assert sum(process.resealing.totals.resealed for process in processes) == OBJECTS
     stand.tell()
@@ -120,12 +118,12 @@ async def test_two_processes_and_clients_that_change_objects_lose_nothing_of_eac
             assert (await clients[0].get(one.object_id)).material == materials[one.object_id]
 
 
-async def test_it_goes_on_by_itself_and_comes_to_rest(stand: Stand, objects: list[Known]) -> None:
+async def test_run_reencrypts_automatically_and_stops_when_done(stand: Stand, objects: list[Known]) -> None:
     running = asyncio.create_task(stand.one.resealing.run())
     try:
         stand.rotate(2)
         async with asyncio.timeout(30):
-            while stand.versions() != {2}:  # noqa: ASYNC110 - it is in the database
+            while stand.versions() != {2}:  # noqa: ASYNC110 - the state is in the database
                 await asyncio.sleep(0.02)
         assert stand.home.version("orders", 1).emptied_at is None
         long_ago(stand.world.field)
@@ -140,7 +138,7 @@ async def test_it_goes_on_by_itself_and_comes_to_rest(stand: Stand, objects: lis
 
 @pytest.mark.usefixtures("objects")
 @pytest.mark.parametrize("way", ["locked", "leaving"])
-async def test_of_a_tenant_that_is_locked_or_leaving_nothing_is_touched(stand: Stand, way: str) -> None:
+async def test_objects_of_a_locked_or_leaving_tenant_are_not_changed(stand: Stand, way: str) -> None:
     stand.rotate(2)
     rows = stand.rows()
     with stand.world.worker.tenant_tx(stand.home.tenant_id) as tx:
@@ -150,7 +148,7 @@ async def test_of_a_tenant_that_is_locked_or_leaving_nothing_is_touched(stand: S
             tx.tenants.move(Transition.LEAVE)
     before = stand.world.key_server_requests()
     await stand.one.resealing.once()
-    # Also when it comes after the question.
+    # Also when the lock follows the query.
     await stand.one.resealing._tenant(asyncio.Semaphore(1), stand.home.tenant_id, ["orders"])
     assert stand.rows() == rows
     assert stand.world.key_server_requests() == before
@@ -164,13 +162,13 @@ async def test_of_a_tenant_that_is_locked_or_leaving_nothing_is_touched(stand: S
 
 
 @pytest.mark.usefixtures("objects")
-async def test_a_lock_that_comes_between_opening_and_storing_stores_nothing(stand: Stand) -> None:
+async def test_lock_between_unwrap_and_store_stores_nothing(stand: Stand) -> None:
     stand.rotate(2)
     rows, keyring = stand.rows(), stand.one.keyring
 
     class Slow:
         async def key(self, *asked: object) -> object:
-            key = await keyring.key(*asked)  # type: ignore[arg-type]  # handed on
+            key = await keyring.key(*asked)  # type: ignore[arg-type]  # passed on
             with suppress(Exception), stand.world.worker.tenant_tx(stand.home.tenant_id) as tx:
                 tx.tenants.hold(LockReason.SWITCH)
             return key
@@ -182,29 +180,29 @@ async def test_a_lock_that_comes_between_opening_and_storing_stores_nothing(stan
 
 
 @pytest.mark.usefixtures("objects")
-async def test_while_the_key_server_is_away_it_waits_longer_each_time_and_goes_on_after_a_change(stand: Stand) -> None:
+async def test_failed_tenant_is_retried_with_backoff_and_after_a_change(stand: Stand) -> None:
     stand.rotate(2)
     stand.world.tenant_keys.disable(stand.home.tenant_id)
     resealing = stand.one.resealing
-    known_as = tenant_hash(stand.home.tenant_id)
+    hashed = tenant_hash(stand.home.tenant_id)
     waits = []
     for failures in (1, 2, 3):
         await resealing.once()
-        await resealing.once()  # within the wait: nothing is tried
+        await resealing.once()  # within the wait: no attempt
         assert resealing.totals.failed == failures
-        waits.append(resealing._waits[known_as].seconds)
-        resealing._waits[known_as].until = 0.0
+        waits.append(resealing._waits[hashed].seconds)
+        resealing._waits[hashed].until = 0.0
     assert waits == [0.05, 0.1, 0.2]
     stand.world.tenant_keys.ensure(stand.home.tenant_id)
-    resealing._waits[known_as].until = float("inf")
+    resealing._waits[hashed].until = float("inf")
     stand.tell()
     await resealing.once()
     assert stand.versions() == {2}
-    assert known_as not in resealing._waits
+    assert hashed not in resealing._waits
 
 
 def move(stand: Stand, row: ObjectRow, into: str, service: str) -> None:
-    """Put what is sealed in a row into another object's row, as somebody could who writes into the database."""
+    """Copy the ciphertext of a row into another object's row, as an attacker with write access could."""
     with stand.world.field.administrator() as administrator:
         administrator.execute(
             "update okcm.managed_object set material = %s where object_id = %s and service = %s",
@@ -212,20 +210,18 @@ def move(stand: Stand, row: ObjectRow, into: str, service: str) -> None:
         )
 
 
-async def test_what_was_moved_from_another_service_or_object_is_never_opened_nor_sealed_anew(
-    stand: Stand, objects: list[Known]
-) -> None:
+async def test_moved_ciphertext_is_neither_decrypted_nor_reencrypted(stand: Stand, objects: list[Known]) -> None:
     stand.home.connect("billing")
-    theirs = await some_objects(stand.client(service="billing"), 3)
-    stranger = stand.world.tenant()
-    stranger.connect("orders")
-    foreign = await some_objects(stand.client(home=stranger), 1)
+    other_services_objects = await some_objects(stand.client(service="billing"), 3)
+    other_tenant = stand.world.tenant()
+    other_tenant.connect("orders")
+    other_tenants_objects = await some_objects(stand.client(home=other_tenant), 1)
     mine = {row.object_id: row for row in stand.rows()}
-    move(stand, mine[objects[0].object_id], theirs[0].object_id, "billing")  # another service's
+    move(stand, mine[objects[0].object_id], other_services_objects[0].object_id, "billing")  # another service's
     move(stand, mine[objects[1].object_id], objects[2].object_id, "orders")  # another object's
-    (strange,) = stand.rows(home=stranger)
-    move(stand, strange, theirs[1].object_id, "billing")  # another tenant's
-    damaged = {theirs[0].object_id, theirs[1].object_id, objects[2].object_id}
+    (other_row,) = stand.rows(home=other_tenant)
+    move(stand, other_row, other_services_objects[1].object_id, "billing")  # another tenant's
+    damaged = {other_services_objects[0].object_id, other_services_objects[1].object_id, objects[2].object_id}
     stand.rotate(2)
     stand.rotate(2, "billing")
     before = {row.object_id: row for row in (*stand.rows(), *stand.rows("billing"))}
@@ -235,21 +231,19 @@ async def test_what_was_moved_from_another_service_or_object_is_never_opened_nor
     assert all(after[object_id] == before[object_id] for object_id in damaged)
     assert stand.one.resealing.totals.damaged == len(damaged)
     await stand.one.resealing.once()
-    assert stand.one.resealing.totals.failed == 1  # only damaged ones are left: that can wait
+    assert stand.one.resealing.totals.failed == 1  # only damaged objects remain: retried later
     long_ago(stand.world.field)
     await stand.one.resealing.once()
     assert stand.home.version("orders", 1).emptied_at is None
-    for one in theirs[:2]:
+    for one in other_services_objects[:2]:
         assert (await stand.client(service="billing").get(one.object_id)).reason is ResultReason.CRYPTOGRAPHIC_FAILURE
-    assert (await stand.client(home=stranger).get(foreign[0].object_id)).reason is None
+    assert (await stand.client(home=other_tenant).get(other_tenants_objects[0].object_id)).reason is None
 
 
-async def test_under_a_version_that_was_emptied_nothing_can_be_stored_any_more(
-    stand: Stand, objects: list[Known]
-) -> None:
+async def test_emptied_version_accepts_no_objects(stand: Stand, objects: list[Known]) -> None:
     late = stand.rows()[0]
     stand.rotate(2)
-    await until_settled(stand.one, stand)
+    await until_reencrypted(stand.one, stand)
     long_ago(stand.world.field)
     await stand.one.resealing.once()
     assert stand.home.version("orders", 1).emptied_at is not None
@@ -260,15 +254,15 @@ async def test_under_a_version_that_was_emptied_nothing_can_be_stored_any_more(
     with pytest.raises(DatabaseRefused, match="23514"), crypto.tenant_tx(stand.home.tenant_id) as tx:
         tx.objects.change(replace(late, revision=current.revision))
     with crypto.tenant_tx(stand.home.tenant_id) as tx:
-        assert not tx.objects.change(late)  # who read it before has lost the race
+        assert not tx.objects.change(late)  # a change based on the older revision conflicts
     assert len(stand.rows()) == len(objects)
 
 
 @pytest.mark.usefixtures("objects")
-async def test_what_is_stored_late_under_a_former_version_keeps_it_from_being_emptied(stand: Stand) -> None:
+async def test_late_store_prevents_that_its_version_is_marked_as_emptied(stand: Stand) -> None:
     late = replace(stand.rows()[0], object_id="late", names=())
     stand.rotate(2)
-    await until_settled(stand.one, stand)
+    await until_reencrypted(stand.one, stand)
     long_ago(stand.world.field)
     crypto, stored, noting = stand.world.crypto, asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -283,30 +277,28 @@ async def test_what_is_stored_late_under_a_former_version_keeps_it_from_being_em
     await stored.wait()
     note = asyncio.create_task(asyncio.to_thread(stand.one.resealing._note_emptied, stand.home.tenant_id, "orders"))
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(note), 0.3)  # waits for who stores
+        await asyncio.wait_for(asyncio.shield(note), 0.3)  # waits for the transaction that stores
     noting.set()
     await asyncio.gather(storing, note)
     assert stand.home.version("orders", 1).emptied_at is None
 
 
-async def test_an_object_that_was_read_before_opens_after_its_former_version_was_destroyed(
+async def test_object_read_earlier_decrypts_after_its_former_version_was_destroyed(
     stand: Stand, objects: list[Known]
 ) -> None:
     client, one = stand.client(stand.two), objects[0]
     before = await one.seen_by(client)
     remembered = await stand.two.objects.get(client.caller, one.object_id)
     stand.rotate(2)
-    await until_settled(stand.one, stand)
+    await until_reencrypted(stand.one, stand)
     assert remembered.row.key_version == 1
     stand.home.destroyed("orders", 1)
-    stand.two.keyring.forget(None)  # before the store has heard of it
+    stand.two.keyring.forget(None)  # before the store is notified
     assert await stand.two.objects.open(client.caller, remembered)
     assert await one.seen_by(client) == before
 
 
-async def test_an_object_left_under_a_destroyed_version_is_there_and_says_why_it_does_not_open(
-    stand: Stand, objects: list[Known]
-) -> None:
+async def test_object_under_a_destroyed_version_reports_the_reason(stand: Stand, objects: list[Known]) -> None:
     stand.rotate(2)
     stand.home.destroyed("orders", 1)
     stand.tell()

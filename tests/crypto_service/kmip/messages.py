@@ -1,4 +1,4 @@
-"""Requests as clients write them, valid by default."""
+"""Request messages of clients, valid by default."""
 
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import Operation

@@ -1,4 +1,4 @@
-"""Is this the answer the case expects? What KMIP lets vary (Profiles 1.4, section 3.1) may, everything else may not."""
+"""Comparison of a response with an OASIS case; only what KMIP lets vary (Profiles 1.4, section 3.1) may differ."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,26 +9,26 @@ from crypto_service.kmip.codec.ttlv import Item, ItemType
 from tests.crypto_service.kmip import oasis_xml
 from tests.crypto_service.kmip.oasis_xml import Known, Node
 
-# Compared by type alone. A `$NAME` stands in place of every identifier that matters.
+# Only the type is compared. A `$NAME` replaces every identifier that matters.
 FREE = {Tag.RESULT_MESSAGE, Tag.TIME_STAMP, Tag.VENDOR_IDENTIFICATION, Tag.UNIQUE_IDENTIFIER}
 MADE_BY_THE_SERVER = {Tag.KEY_MATERIAL, Tag.DIGEST_VALUE, Tag.DATA, Tag.IV_COUNTER_NONCE, Tag.MAC_DATA}
 QUERY_EXTRAS = {Tag.SERVER_INFORMATION, Tag.APPLICATION_NAMESPACE}
 
 
 @dataclass
-class Judge:
-    """Compares the answers of one case in order; learns what `$NAMES` stand for."""
+class CaseComparison:
+    """Compares the responses of one case in order, and records the values of `$NAMES`."""
 
     known: Known
     sent: set[object] = field(default_factory=set)
     registered: set[object] = field(default_factory=set)
 
-    def asked(self, request: Item) -> None:
-        """Note what the client chose itself: that comes back as it is."""
+    def record_request(self, request: Item) -> None:
+        """Record the values that the client chose: responses repeat them unchanged."""
         self.sent |= {found.value for found in _walk(request) if found.type is not ItemType.STRUCTURE}
 
     def differences(self, request: Node, expected: Node, response: Item) -> list[str]:
-        asked, wanted, got = (
+        requested, wanted, got = (
             request.all(Tag.BATCH_ITEM),
             expected.all(Tag.BATCH_ITEM),
             list(response.all(Tag.BATCH_ITEM)),
@@ -37,7 +37,7 @@ class Judge:
         found = list(self._compare(expected.children[0], header, "header")) if header else ["no header"]
         if len(wanted) != len(got):
             return [*found, f"{len(got)} results instead of {len(wanted)}"]
-        for place, (question, want, have) in enumerate(zip(asked, wanted, got, strict=True)):
+        for place, (question, want, have) in enumerate(zip(requested, wanted, got, strict=True)):
             found += [f"item {place}: {text}" for text in self._batch_item(question, want, have)]
         return found
 
@@ -85,7 +85,7 @@ class Judge:
             value, got = node.first(Tag.ATTRIBUTE_VALUE), left.pop(key).first(Tag.ATTRIBUTE_VALUE)
             yield from self._all([value] if value else [], [got] if got else [], f"attribute {key[0]}")
         if left and not extra_allowed:
-            yield f"attributes nobody asked for: {sorted(str(name) for name, _ in left)}"
+            yield f"unexpected attributes: {sorted(str(name) for name, _ in left)}"
 
     def _all(self, want: list[Node], have: list[Item], where: str) -> Iterator[str]:
         want = [node for node in want if node.tag != Tag.RESULT_MESSAGE]
@@ -115,14 +115,14 @@ class Judge:
         if want.type is ItemType.DATE_TIME and value not in self.sent:
             return not want.raw.startswith("$NOW") or abs(int(str(value)) - int(str(have.value))) <= 60
         if want.tag in MADE_BY_THE_SERVER and value not in self.sent and not self._exact:
-            # The encoding of an asymmetric key is a few bytes longer or shorter with each key.
+            # The encoding of an asymmetric key varies by a few bytes.
             difference = len(bytes.fromhex(want.raw)) - len(bytes(have.value))
             return abs(difference) <= (0 if len(want.raw) <= 128 else 16)
         return value == have.value
 
 
 def _query(want: Node, have: Item) -> Iterator[str]:
-    """A server says what it can do: of what it does, all that is expected, and each kind of answer that is expected."""
+    """Compare a Query response: only known operations and object types, and each expected kind of information."""
     for tag, vocabulary in ((Tag.OPERATION, Operation), (Tag.OBJECT_TYPE, ObjectType)):
         listed = {item.value for item in have.all(tag)}
         if bool(listed) != bool(want.all(tag)) or not listed <= set(vocabulary):
@@ -133,7 +133,7 @@ def _query(want: Node, have: Item) -> Iterator[str]:
 
 
 def _versions(want: Node, have: Item) -> Iterator[str]:
-    """Asked for all of them, a server lists what it has, newest first; those of the case are among them."""
+    """Compare a complete list of versions: newest first, including those of the case."""
     expected = [oasis_xml.item(node, Known(0)) for node in want.children]
     listed = [item for item in have.children() if item in expected]
     if listed != expected:

@@ -1,4 +1,4 @@
-"""Words of the OASIS cases that the product never looks at."""
+"""Enumerations of the OASIS cases that the product does not use."""
 
 from enum import IntEnum
 

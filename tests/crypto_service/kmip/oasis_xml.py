@@ -1,4 +1,4 @@
-"""The OASIS test cases as they are published: XML, with `$NAMES` for what only a run can know."""
+"""The OASIS test cases as published: XML, with `$NAMES` for values that only a run can determine."""
 
 import re
 import tarfile
@@ -26,7 +26,7 @@ VOCABULARIES = {
 
 @dataclass(frozen=True)
 class Node:
-    """An element: `raw` is its value as written, `vocabulary` the name under which its words are looked up."""
+    """An element: `raw` is its value as written, `vocabulary` the name of the enumeration of its values."""
 
     tag: int
     type: ItemType
@@ -55,14 +55,14 @@ class Case:
 
 @dataclass
 class Known:
-    """What a run has learnt: the values of `$NAMES`, and the time that `$NOW` stands for."""
+    """The values that a run has determined: those of `$NAMES`, and the time of `$NOW`."""
 
     now: int
     values: dict[str, Value] = field(default_factory=dict)
 
 
 def cases() -> Iterator[Case]:
-    """Yield every published case, in the order in which those that build on each other run."""
+    """Yield every published case, in an order in which cases follow those that they depend on."""
     with tarfile.open(CASES) as archive:
         files = {member.name: archive.extractfile(member) for member in archive.getmembers() if member.isfile()}
         texts = {name: opened.read().decode() for name, opened in files.items() if opened is not None}
@@ -86,7 +86,7 @@ def _node(element: ET.Element, vocabulary: str = "") -> Node:
     written = element.get("tag")
     tag = int(written, 16) if written else int(TAGS[element.tag.upper()])
     kind = TYPES[element.get("type", "Structure").upper()]
-    # Long lines were broken when the cases were typeset, in the middle of attribute names too.
+    # The typesetting of the cases broke long lines, also in the middle of attribute names.
     raw = " ".join(element.get("value", "").split())
     word = element.tag.upper()
     if tag == Tag.ATTRIBUTE:
@@ -99,7 +99,7 @@ def _node(element: ET.Element, vocabulary: str = "") -> Node:
 
 
 def item(node: Node, known: Known) -> Item:
-    """Return what a node stands for; raises KeyError for a name nothing has been learnt about."""
+    """Return the item of a node; raise KeyError for a name without a value."""
     if node.type is ItemType.STRUCTURE:
         return Item(node.tag, node.type, tuple(item(child, known) for child in node.children))
     return Item(node.tag, node.type, value(node, known))

@@ -36,7 +36,7 @@ START = 1_790_000_000
 
 @dataclass
 class Callers:
-    """Knows the state of each tenant."""
+    """Callers with a state for each tenant."""
 
     states: dict[str, State] = field(default_factory=dict)
 
@@ -49,7 +49,7 @@ class Callers:
 
 @dataclass
 class Keys:
-    """A key for each service; none while the key server is `down`."""
+    """A key for each service; raises VaultUnavailable while the key server is `down`."""
 
     down: bool = False
 
@@ -62,7 +62,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Answered:
-    """What came of one item."""
+    """The result of one batch item."""
 
     item: Item
 
@@ -109,7 +109,7 @@ class Answered:
 
 @dataclass
 class Process:
-    """One process: what it remembers is its own."""
+    """One process, with a separate cache."""
 
     parts: Dependencies
     objects: ObjectStore
@@ -118,7 +118,7 @@ class Process:
 
 
 def a_process(stand: Any, keys: Any, crypto: Database, changes: Changes) -> Process:
-    """Return a process of a stand that has callers, a journal, threads and a clock."""
+    """Return a process for a test setup that has callers, a journal, threads and a clock."""
     operations = CryptoOperations(stand.callers, keys, stand.journal)
     limits = TenantLimits(1_000_000, 100)
     parts = Dependencies(stand.callers, operations, stand.journal, limits, stand.threads, changes)
@@ -127,7 +127,7 @@ def a_process(stand: Any, keys: Any, crypto: Database, changes: Changes) -> Proc
 
 
 class Client:
-    """One service's certificate, speaking to one process."""
+    """A client with one service's certificate, connected to one process."""
 
     def __init__(self, scene: "Scene", process: Process, caller: ClientIdentity, minor: int = 4) -> None:
         self.scene, self.process, self.caller, self.minor = scene, process, caller, minor
@@ -217,7 +217,7 @@ def gcm() -> Item:
 
 @dataclass(frozen=True)
 class Base:
-    """The database of a module's tests, and the two roles that write into it."""
+    """The database of a module's tests, and the two roles that write to it."""
 
     field: Field
     worker: Database
@@ -267,7 +267,7 @@ def base(server: Server, template: str) -> Iterator[Base]:
 
 @pytest.fixture
 def scene(base: Base) -> Iterator[Scene]:
-    """Tenants of its own for each test, in the database of its module."""
+    """Return separate tenants for each test, in the database of its module."""
     made = Scene(base)
     yield made
     made.close()

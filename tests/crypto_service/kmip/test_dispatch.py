@@ -16,7 +16,7 @@ def header_of(response):
     return response.first(Tag.RESPONSE_HEADER)
 
 
-async def test_an_answer_has_the_version_and_the_time_of_the_request(scene: Scene):
+async def test_response_has_version_and_time_of_the_request(scene: Scene):
     response = await scene.client(minor=1).send(
         message(batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, 1)), minor=1)
     )
@@ -26,7 +26,7 @@ async def test_an_answer_has_the_version_and_the_time_of_the_request(scene: Scen
 
 
 @pytest.mark.parametrize("bad", [version(5), version(0, major=2), version(-1)])
-async def test_an_unknown_version_is_refused_in_one_that_is_known(scene: Scene, bad):
+async def test_unknown_version_is_rejected_in_the_newest_version(scene: Scene, bad):
     request = structure(
         Tag.REQUEST_MESSAGE,
         structure(Tag.REQUEST_HEADER, bad, number(Tag.BATCH_COUNT, 1)),
@@ -49,7 +49,7 @@ async def test_an_unknown_version_is_refused_in_one_that_is_known(scene: Scene, 
         ((number(Tag.BATCH_COUNT, 3),), ResultReason.INVALID_MESSAGE),
     ],
 )
-async def test_what_a_header_asks_for_in_vain_is_refused_before_anything_is_done(scene: Scene, header, reason):
+async def test_unsupported_header_is_rejected_before_any_operation(scene: Scene, header, reason):
     client = scene.client()
     create = batch_item(*creation(a_name("never")))
     answers = await client.batch(create, create, header=header)
@@ -57,16 +57,16 @@ async def test_what_a_header_asks_for_in_vain_is_refused_before_anything_is_done
     assert (await client.ask(Operation.LOCATE)).ids == []
 
 
-async def test_a_batch_stops_at_the_first_failure_unless_told_to_continue(scene: Scene):
+async def test_batch_stops_at_the_first_failure_without_continue(scene: Scene):
     client = scene.client()
     lost, query = batch_item(Operation.GET, text(Tag.UNIQUE_IDENTIFIER, "lost")), batch_item(*creation())
     assert [answer.reason for answer in await client.batch(lost, query)] == [ResultReason.ITEM_NOT_FOUND]
-    goes_on = (choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE),)
-    answers = await client.batch(lost, query, header=goes_on)
+    options = (choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE),)
+    answers = await client.batch(lost, query, header=options)
     assert [answer.reason for answer in answers] == [ResultReason.ITEM_NOT_FOUND, None]
 
 
-async def test_items_of_a_batch_pass_one_object_on_and_keep_their_ids_up_to_a_limit(scene: Scene):
+async def test_batch_items_share_the_placeholder_and_keep_their_ids(scene: Scene):
     create = structure(
         Tag.BATCH_ITEM,
         *batch_item(*creation()).children()[:1],
@@ -82,20 +82,20 @@ async def test_items_of_a_batch_pass_one_object_on_and_keep_their_ids_up_to_a_li
     await client.create(custom("x-kind", "a"))
     await client.create(custom("x-kind", "a"))
     found, got = await client.batch(batch_item(Operation.LOCATE, custom("x-kind", "a")), batch_item(Operation.GET))
-    assert (len(found.ids), got.reason) == (2, ResultReason.ITEM_NOT_FOUND)  # of several hits, none is passed on
+    assert (len(found.ids), got.reason) == (2, ResultReason.ITEM_NOT_FOUND)  # several matches set no placeholder
     answers = await client.batch(*[batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, 1))] * 129)
     assert [answer.reason for answer in answers] == [ResultReason.INVALID_MESSAGE]  # above the limit of a batch
 
 
-async def test_an_operation_that_is_not_served_says_so(scene: Scene):
+async def test_unsupported_operation_is_rejected(scene: Scene):
     assert (await scene.client().ask(Operation.CERTIFY)).reason is ResultReason.OPERATION_NOT_SUPPORTED
     assert (await scene.client().ask(0x7777)).reason is ResultReason.OPERATION_NOT_SUPPORTED
     old = scene.client(minor=1)
     assert (await old.encrypt(await old.activated(), b"data")).reason is ResultReason.OPERATION_NOT_SUPPORTED
 
 
-async def test_a_critical_extension_is_refused_and_another_is_passed_over(scene: Scene):
-    def extended(critical: bool) -> Item:  # noqa: FBT001 - what differs
+async def test_critical_extension_is_rejected_and_any_other_ignored(scene: Scene):
+    def extended(critical: bool) -> Item:  # noqa: FBT001 - the difference
         extension = structure(Tag.MESSAGE_EXTENSION, flag(Tag.CRITICALITY_INDICATOR, value=critical))
         return structure(Tag.BATCH_ITEM, *batch_item(*creation()).children(), extension)
 
@@ -103,13 +103,13 @@ async def test_a_critical_extension_is_refused_and_another_is_passed_over(scene:
     assert (await scene.client().batch(extended(critical=False)))[0].reason is None
 
 
-async def test_each_item_is_in_the_journal_with_the_code_of_its_refusal(scene: Scene):
+async def test_each_item_has_an_audit_entry_with_its_error_code(scene: Scene):
     client = scene.client()
     object_id = await client.create()
     await client.get(object_id)
     await scene.client(service="billing").get(object_id)
-    told = [(entry.service, entry.operation, entry.subject, entry.refused) for entry in scene.journal.entries]
-    assert told == [
+    entries = [(entry.service, entry.operation, entry.subject, entry.refused) for entry in scene.journal.entries]
+    assert entries == [
         ("orders", CryptoOperation.CREATE, object_id, ""),
         ("orders", CryptoOperation.GET, object_id, ""),
         ("billing", CryptoOperation.GET, object_id, "object_not_found"),
@@ -126,7 +126,7 @@ async def test_each_item_is_in_the_journal_with_the_code_of_its_refusal(scene: S
     assert refused == [*["key_not_usable"] * 3, "invalid_request"]
 
 
-async def test_an_outage_is_told_apart_from_what_is_not_there(scene: Scene):
+async def test_outage_differs_from_not_found(scene: Scene):
     client = scene.client()
     object_id = await client.activated()
     scene.journal.full = True
@@ -152,7 +152,7 @@ async def test_an_outage_is_told_apart_from_what_is_not_there(scene: Scene):
         (State.OFFBOARDED, set()),
     ],
 )
-async def test_the_state_of_the_tenant_decides_what_works(scene: Scene, state: State, allowed):
+async def test_tenant_state_limits_the_operations(scene: Scene, state: State, allowed):
     client = scene.client()
     keys = [await client.activated() for _ in range(4)]
     scene.callers.states[scene.tenant] = state
@@ -175,7 +175,7 @@ async def test_the_state_of_the_tenant_decides_what_works(scene: Scene, state: S
     assert await client.state(keys[1]) == expected
 
 
-async def test_a_get_of_what_is_remembered_never_waits(scene: Scene):
+async def test_get_of_a_cached_object_does_not_suspend(scene: Scene):
     client = scene.client()
     object_id = await client.activated()
     await client.get(object_id)

@@ -1,4 +1,4 @@
-"""The server loop over real TLS, against clients that are slow, broken or hostile."""
+"""The KMIP server over real TLS, with clients that are slow, broken or hostile."""
 
 import asyncio
 import contextlib
@@ -25,12 +25,12 @@ from tests.crypto_service.kmip.messages import a_get, encoded, message, version
 pytestmark = pytest.mark.integration
 
 LIMIT = 65_536
-BOUNDS = ConnectionLimits(look_seconds=0.02, message_seconds=0.3)
+BOUNDS = ConnectionLimits(check_seconds=0.02, message_seconds=0.3)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class Mirror:
-    """Answers each item with what it asked, in order; `held` keeps the first answer back."""
+class EchoDispatcher:
+    """Returns the payload of each item, in order; responses wait for `go`."""
 
     def __init__(self) -> None:
         self.callers: list[ClientIdentity] = []
@@ -46,21 +46,21 @@ class Mirror:
         return structure(
             Tag.RESPONSE_MESSAGE,
             structure(Tag.RESPONSE_HEADER, header.children()[0], moment(Tag.TIME_STAMP, 0), number(Tag.BATCH_COUNT, 1)),
-            *(_mirrored(item) for item in items),
+            *(_echo(item) for item in items),
         )
 
 
-def _mirrored(item: Item) -> Item:
+def _echo(item: Item) -> Item:
     operation, payload = item.children()
     success = choice(Tag.RESULT_STATUS, ResultStatus.SUCCESS)
     return structure(Tag.BATCH_ITEM, operation, success, structure(Tag.RESPONSE_PAYLOAD, *payload.children()))
 
 
 @contextlib.asynccontextmanager
-async def front(bounds: ConnectionLimits = BOUNDS) -> AsyncIterator[tuple[Place, Mirror]]:
-    mirror = Mirror()
-    async with place(bounds, lambda parts, connections: KmipConnection(parts, connections, mirror, LIMIT)) as here:
-        yield here, mirror
+async def kmip_server(bounds: ConnectionLimits = BOUNDS) -> AsyncIterator[tuple[Place, EchoDispatcher]]:
+    dispatcher = EchoDispatcher()
+    async with place(bounds, lambda parts, connections: KmipConnection(parts, connections, dispatcher, LIMIT)) as here:
+        yield here, dispatcher
 
 
 async def receive(streams: Streams) -> Item:
@@ -86,30 +86,30 @@ def refusal(response: Item) -> tuple[object, object]:
 
 @on_uvloop
 async def test_requests_on_one_connection_are_answered_in_order():
-    async with front() as (here, mirror):
+    async with kmip_server() as (here, dispatcher):
         streams = await here.connect()
         streams[1].write(b"".join(encoded(a_get(f"object-{n}")) for n in range(200)))
         assert [asked_id(await receive(streams)) for _ in range(200)] == [f"object-{n}" for n in range(200)]
-        assert {caller.tenant_id for caller in mirror.callers} == {ACME}
+        assert {caller.tenant_id for caller in dispatcher.callers} == {ACME}
 
 
 @on_uvloop
-async def test_an_answer_that_waits_holds_back_those_after_it_and_nobody_else():
-    async with front() as (here, mirror):
+async def test_waiting_response_delays_only_its_own_connection():
+    async with kmip_server() as (here, dispatcher):
         held, free = await here.connect(ACME), await here.connect(BETA)
-        mirror.go.clear()
+        dispatcher.go.clear()
         held[1].write(encoded(a_get("first")) + encoded(a_get("second")))
-        await wait_until_async(lambda: bool(mirror.callers))
-        held_back, mirror.go = mirror.go, asyncio.Event()
-        mirror.go.set()
+        await wait_until_async(lambda: bool(dispatcher.callers))
+        blocked, dispatcher.go = dispatcher.go, asyncio.Event()
+        dispatcher.go.set()
         assert asked_id(await ask(free, encoded(a_get("other")))) == "other"
-        held_back.set()
+        blocked.set()
         assert [asked_id(await receive(held)) for _ in range(2)] == ["first", "second"]
 
 
 @on_uvloop
-async def test_a_client_that_does_not_finish_its_message_is_closed_while_others_are_served():
-    async with front() as (here, _):
+async def test_incomplete_message_closes_only_its_connection():
+    async with kmip_server() as (here, _):
         slow, quick = await here.connect(ACME), await here.connect(BETA)
         slow[1].write(encoded()[:-1])
         closed = asyncio.ensure_future(is_closed(slow[0]))
@@ -119,20 +119,20 @@ async def test_a_client_that_does_not_finish_its_message_is_closed_while_others_
 
 
 @on_uvloop
-async def test_what_is_no_kmip_or_too_long_is_closed_with_its_first_bytes():
-    async with front() as (here, mirror):
+async def test_invalid_or_too_long_message_is_closed_at_its_first_bytes():
+    async with kmip_server() as (here, dispatcher):
         other_tag = encoded()[:4].replace(b"\x78", b"\x7b")
         lengths = [encoded()[:4] + struct.pack(">I", length) for length in (0xFFFFFFF8, LIMIT - 7, LIMIT)]
         for noise in (b"GET", b"\x16\x03\x01", other_tag, bytes(100), *lengths):
             reader, writer = await here.connect()
             writer.write(noise)
             assert await is_closed(reader)
-        assert mirror.callers == []
+        assert dispatcher.callers == []
 
 
 @on_uvloop
-async def test_a_message_of_exactly_the_limit_is_taken():
-    async with front() as (here, _):
+async def test_message_of_exactly_the_limit_is_accepted():
+    async with kmip_server() as (here, _):
         padding = octets(Tag.DATA, bytes(LIMIT - len(encoded(message_with(octets(Tag.DATA, b""))))))
         request = encoded(message_with(padding))
         assert len(request) == LIMIT
@@ -145,14 +145,14 @@ def message_with(item: Item) -> Item:
 
 
 def broken(minor: int = 4, major: int = 1) -> bytes:
-    """A message whose frame and version are right, and whose last item is of no type."""
+    """Return a message with a valid frame and version whose last item has no valid type."""
     body = ttlv.encode(structure(Tag.REQUEST_HEADER, version(minor, major))) + b"\x42\x00\x0f\x00" + bytes(4)
     return encoded()[:4] + struct.pack(">I", len(body)) + body
 
 
 @on_uvloop
-async def test_bytes_that_cannot_be_read_are_refused_in_the_clients_version():
-    async with front() as (here, mirror):
+async def test_unreadable_message_is_rejected_in_the_clients_version():
+    async with kmip_server() as (here, dispatcher):
         streams = await here.connect()
         response = await ask(streams, broken(minor=1))
         assert response.first(Tag.RESPONSE_HEADER).first(Tag.PROTOCOL_VERSION) == version(1)
@@ -160,24 +160,24 @@ async def test_bytes_that_cannot_be_read_are_refused_in_the_clients_version():
         assert reason == ResultReason.INVALID_MESSAGE
         assert text == "unknown type at byte 56"
         assert await is_closed(streams[0])
-        # Without a version that is known there is no answer.
+        # Without a known version there is no response.
         depths = encoded()[:4] + struct.pack(">I", 8 * 1000)
         depths += b"".join(b"\x42\x00\x79\x01" + struct.pack(">I", 8 * (999 - n)) for n in range(1000))
         for request in (encoded()[:4] + struct.pack(">I", 8) + bytes(8), depths, broken(major=2), broken(minor=9)):
             reader, writer = await here.connect()
             writer.write(request)
             assert await is_closed(reader)
-        assert mirror.callers == []
+        assert dispatcher.callers == []
 
 
 @on_uvloop
-async def test_a_refusal_is_answered_in_kmip_and_an_outage_keeps_the_connection():
-    async with front() as (here, mirror):
+async def test_rejection_is_a_kmip_response_and_outage_keeps_the_connection():
+    async with kmip_server() as (here, dispatcher):
         here.callers.refusals[BETA] = TenantNotOperational("locked")
         streams = await here.connect(BETA)
         assert refusal(await ask(streams, encoded(a_get(minor=0)))) == (
             ResultReason.PERMISSION_DENIED,
-            "the tenant is locked, which does not allow this",
+            "the tenant is locked, which does not allow this operation",
         )
         assert await is_closed(streams[0])
         streams = await here.connect()
@@ -189,12 +189,12 @@ async def test_a_refusal_is_answered_in_kmip_and_an_outage_keeps_the_connection(
         here.callers.refusals[ACME] = ClientNotAuthorized()
         assert refusal(await ask(streams, encoded()))[0] == ResultReason.PERMISSION_DENIED
         assert await is_closed(streams[0])
-        assert [caller.tenant_id for caller in mirror.callers] == [ACME, ACME]
+        assert [caller.tenant_id for caller in dispatcher.callers] == [ACME, ACME]
 
 
 @on_uvloop
-async def test_a_response_longer_than_the_client_takes_is_replaced_by_a_reason():
-    async with front() as (here, _):
+async def test_response_above_the_maximum_size_is_replaced_by_a_reason():
+    async with kmip_server() as (here, _):
         streams = await here.connect()
         small = (number(Tag.MAXIMUM_RESPONSE_SIZE, 64),)
         assert refusal(await ask(streams, encoded(a_get(header=small))))[0] == ResultReason.RESPONSE_TOO_LARGE

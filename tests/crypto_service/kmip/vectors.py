@@ -1,8 +1,8 @@
-"""Runs the OASIS cases: pass, fail, or out of scope with the reason for each.
+"""Runs the OASIS cases: pass, fail, or out of scope with a reason for each.
 
-Each request travels as bytes through the codec, the dispatcher and back, as on a connection. Every case has a service
-of its own, but those that continue where the one before ended. The server's clock shows the time at which the case was
-recorded, so keys expire when they did.
+Each request passes as bytes through the codec and the dispatcher and back, as on a connection. Every case has a
+separate service, except for cases that continue where the previous one ended. The server's clock is set to the time at
+which the case was recorded, so that keys expire as they did then.
 """
 
 from collections import Counter
@@ -15,34 +15,35 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.operation_table import OPERATIONS
 from tests.crypto_service.kmip import oasis_xml
-from tests.crypto_service.kmip.oasis_compare import Judge
+from tests.crypto_service.kmip.oasis_compare import CaseComparison
 from tests.crypto_service.kmip.oasis_xml import Case, Known, Node
 
 Answer = Callable[[Item, int], Awaitable[Item]]
-"""How a service asks; the number is what time it is."""
+"""How a service sends a request; the number is the current time."""
 Open = Callable[[str], Answer]
-"""Makes a service of that name."""
+"""Creates a service with that name."""
 
-SERVED = frozenset(oasis_xml.bare(Operation(number).name) for number in OPERATIONS)
+SUPPORTED = frozenset(oasis_xml.bare(Operation(number).name) for number in OPERATIONS)
 OUT_OF_SCOPE = {
     **dict.fromkeys(
         ("SKFF_M_9_", "SKFF_M_10_", "SKFF_M_11_", "SKFF_M_12_", "SKFF_O_3_", "SKFF_O_6_", "TC_41_"),
-        "gets a key after it was compromised, which is refused here on purpose",
+        "gets a key after it was compromised, which this server rejects on purpose",
     ),
     **dict.fromkeys(
-        ("TC_111_", "TC_112_"), "tells callers apart by a credential in the message; here a certificate alone does"
+        ("TC_111_", "TC_112_"),
+        "identifies callers by a credential in the message; this server uses only the certificate",
     ),
     "TC_122_": "expects the extensions of a certain vendor",
-    "TC_142_": "expects a wrapped key that holds neither the attribute it asks for nor the TTLV encoding",
+    "TC_142_": "expects a wrapped key without the requested attribute and without TTLV encoding",
     **dict.fromkeys(("TC_ECC_3_10", "TC_ECC_3_11"), "expects another private key than the one it registered"),
-    "TC_151_": "expects objects that no client made",
+    "TC_151_": "expects objects that no client created",
     "TC_153_": "expects the policy of a certain server for the order of a group",
-    "TC_ECC_2_12": "expects the server to decrypt PKCS #8 with a password it holds",
-    "TC_MDO_": "registers keys whose value is kept elsewhere",
-    "CS_BC_M_7_12_Encrypt_with_All": "is no exchange: a sample of fields, about an object that was never made",
+    "TC_ECC_2_12": "expects the server to decrypt PKCS #8 with a stored password",
+    "TC_MDO_": "registers keys whose value is stored elsewhere",
+    "CS_BC_M_7_12_Encrypt_with_All": "is not an exchange but a sample of fields, for an object that was never created",
     "TC-SK-CREATE": "encrypts with a key that was never activated",
 }
-"""Cases of served operations that ask for something else which is not: beginning of the name → reason."""
+"""Cases of supported operations that require unsupported behaviour: beginning of the name → reason."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,16 @@ class Report:
 
 
 def scope(case: Case) -> str:
-    """Return why a case is not asked to pass, nothing when it is."""
-    operations = sorted(name for name in case.operations if oasis_xml.bare(name) not in SERVED)
+    """Return why a case is out of scope; empty when it must pass."""
+    operations = sorted(name for name in case.operations if oasis_xml.bare(name) not in SUPPORTED)
     if operations:
-        return f"operations not served: {', '.join(operations)}"
+        return f"operations not supported: {', '.join(operations)}"
     title = case.name.partition("/")[2]
     return next((reason for begins, reason in OUT_OF_SCOPE.items() if title.startswith(begins)), "")
 
 
 async def run_all(open_service: Open) -> dict[str, tuple[Report, list[str]]]:
-    """Return the report of each case, and what was wrong in it."""
+    """Return the report of each case and its differences."""
     answers: dict[str, Answer] = {}
     reports = {}
     for case in oasis_xml.cases():
@@ -77,14 +78,14 @@ async def run_all(open_service: Open) -> dict[str, tuple[Report, list[str]]]:
 
 
 async def _run(case: Case, answer: Answer) -> list[str]:
-    judge = Judge(Known(_time(case.exchanges[0][1])))
+    comparison = CaseComparison(Known(_time(case.exchanges[0][1])))
     for place, (request, expected) in enumerate(case.exchanges):
-        judge.known.now = _time(expected)
+        comparison.known.now = _time(expected)
         try:
-            asked = oasis_xml.item(request, judge.known)
-            judge.asked(asked)
-            response = await answer(ttlv.decode(ttlv.encode(asked)), _time(expected))
-            wrong = judge.differences(request, expected, ttlv.decode(framing.reply(asked, response)))
+            item = oasis_xml.item(request, comparison.known)
+            comparison.record_request(item)
+            response = await answer(ttlv.decode(ttlv.encode(item)), _time(expected))
+            wrong = comparison.differences(request, expected, ttlv.decode(framing.reply(item, response)))
         except KeyError as unknown:
             wrong = [f"names {unknown}, which no answer gave a value"]
         if wrong:
@@ -93,7 +94,7 @@ async def _run(case: Case, answer: Answer) -> list[str]:
 
 
 def _time(expected: Node) -> int:
-    """Return when a response was recorded."""
+    """Return the time at which a response was recorded."""
     stamp = next(node for node in expected.walk() if node.tag == Tag.TIME_STAMP)
     return int(str(oasis_xml.value(stamp, Known(0))))
 
@@ -105,7 +106,7 @@ def _group(case: Case) -> str:
 
 
 def summary(reports: dict[str, tuple[Report, list[str]]]) -> str:
-    """Return a line for each case and the counts."""
+    """Return a line for each case, and the counts."""
     lines = [f"{report.outcome:<13} {name}  {report.reason}".rstrip() for name, (report, _) in reports.items()]
     counts = Counter(report.outcome for report, _ in reports.values())
     return "\n".join([*lines, ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))])

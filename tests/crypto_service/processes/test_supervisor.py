@@ -1,4 +1,4 @@
-"""The parent with children that do as they are told: started, started again, stopped in their order, shown."""
+"""The supervisor with controlled children: start, restart, ordered stop, and metrics."""
 
 import http.client
 import os
@@ -20,7 +20,7 @@ PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
 from crypto_service.server.metrics import Report
-from crypto_service.processes.supervisor import Child, Supervision
+from crypto_service.processes.supervisor import Child, Supervisor
 
 port, folder = int(sys.argv[1]), Path(sys.argv[2])
 
@@ -44,7 +44,7 @@ def job(name, deaf=False):
 children = [Child("one", job("one")), Child("two", job("two")), Child("last", job("last"), stage=1)]
 if len(sys.argv) > 3:
     children.append(Child(sys.argv[3], job(sys.argv[3], deaf=sys.argv[3] == "deaf")))
-Supervision(children, ("127.0.0.1", port), 1.0).run()
+Supervisor(children, ("127.0.0.1", port), 1.0).run()
 """
 
 
@@ -88,7 +88,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Parent]]:
         parent.process.wait(60)
 
 
-def test_children_are_started_and_stopped_in_order_and_shown_also_beside_silent_clients(start: Callable[..., Parent]):
+def test_children_start_and_stop_in_order_and_health_works_beside_silent_clients(start: Callable[..., Parent]):
     parent = start()
     wait_until(lambda: parent.get("/healthz") == (200, "ready\n"))
     wait_until(lambda: 'operations_total{operation="two",refused=""} 1.0' in parent.get("/metrics")[1])
@@ -107,7 +107,7 @@ def test_children_are_started_and_stopped_in_order_and_shown_also_beside_silent_
     assert sorted(stopped) == ["last", "one", "two"]
 
 
-def test_a_killed_child_is_started_again_and_its_counts_stay(start: Callable[..., Parent]):
+def test_killed_child_is_restarted_and_its_counters_remain(start: Callable[..., Parent]):
     parent = start()
     wait_until(lambda: parent.pids("one") and parent.get("/healthz")[0] == 200)
     wait_until(lambda: 'operation="one",refused=""} 1.0' in parent.get("/metrics")[1])
@@ -116,7 +116,7 @@ def test_a_killed_child_is_started_again_and_its_counts_stay(start: Callable[...
     wait_until(lambda: 'operation="one",refused=""} 2.0' in parent.get("/metrics")[1])
 
 
-def test_a_child_that_always_fails_is_not_started_in_a_tight_loop_and_the_others_go_on(start: Callable[..., Parent]):
+def test_failing_child_is_restarted_with_backoff_and_the_others_continue(start: Callable[..., Parent]):
     parent = start("crash")
     wait_until(lambda: len(parent.pids("crash")) >= 3)
     wait_until(lambda: len(parent.pids("one")) == 1 and parent.get("/healthz")[0] == 200)
@@ -126,7 +126,7 @@ def test_a_child_that_always_fails_is_not_started_in_a_tight_loop_and_the_others
     assert len(parent.pids("two")) == 1
 
 
-def test_a_child_that_does_not_listen_is_killed_in_the_end(start: Callable[..., Parent]):
+def test_child_that_ignores_sigterm_is_killed(start: Callable[..., Parent]):
     parent = start("deaf")
     wait_until(lambda: parent.pids("deaf") and parent.pids("last"))
     wait_until(lambda: parent.get("/healthz")[0] == 200)
@@ -135,7 +135,7 @@ def test_a_child_that_does_not_listen_is_killed_in_the_end(start: Callable[..., 
     assert not any(Path(f"/proc/{pid}").exists() for pid in parent.pids("deaf"))
 
 
-def test_a_hardened_process_leaves_no_core_and_lets_nobody_attach():
+def test_hardened_process_has_no_core_dump_and_no_debugger():
     program = (
         "from crypto_service.server.hardening import harden, allow_many_files; print(harden()); allow_many_files()"
     )

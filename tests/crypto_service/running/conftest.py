@@ -1,4 +1,4 @@
-"""A database of its own for each test, a real key server for all, and the service as a process."""
+"""A separate database for each test, a key server for all, and the service as a process."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.vault import server as vault_server
 
 @pytest.fixture
 def tenants(field: Field) -> Field:
-    """The tenants acme and beta, each with a service, in the database alone."""
+    """Create the tenants acme and beta, each with a service, only in the database."""
     for tenant, serial in (("acme", "1a2b"), ("beta", "2b3c")):
         a_provisioned_tenant(field.open("worker", max_size=1), tenant)
         a_connected_service(field, tenant, serial=serial)
@@ -34,7 +34,7 @@ def world(field: Field, vault: vault_server.Server) -> World:
 
 @pytest.fixture
 def service(world: World, tmp_path: Path) -> Iterator[Service]:
-    """The service, not started yet; what is left of it is killed at the end."""
+    """Return the service, not started yet; it is killed at the end."""
     running = Service(world, tmp_path)
     yield running
     running.kill()

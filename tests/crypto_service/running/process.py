@@ -1,4 +1,4 @@
-"""The service as `python -m crypto_service`, and clients with certificates of a real tenant authority."""
+"""The service as `python -m crypto_service`, and clients with certificates of a real tenant CA."""
 
 import json
 import os
@@ -78,7 +78,7 @@ class Service:
         return [int(pid) for pid in path.read_text(encoding="ascii").split()]
 
     def kill(self) -> None:
-        """End parent and children without warning."""
+        """Kill parent and children."""
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(30)
@@ -103,7 +103,7 @@ class Service:
 
 @dataclass
 class Client:
-    """One connection of a service, kept open."""
+    """One persistent connection of a service."""
 
     port: int
     tls: ssl.SSLContext
@@ -127,7 +127,7 @@ class Client:
 
 
 def connect_service(home: Home, name: str, folder: Path) -> ssl.SSLContext:
-    """Connect a service of a tenant with a new private key; return what its client needs for TLS."""
+    """Connect a service of a tenant with a new private key; return the TLS context of its client."""
     home.connect(name)
     key, file = p256(), folder / f"{home.tenant_id}-{name}.pem"
     file.write_text(key_pem(key) + home.issue(name, 2, key) + "\n" + home.authority.chain_pem)

@@ -1,4 +1,4 @@
-"""`python -m crypto_service` on real servers: starting, being killed, and ending."""
+"""`python -m crypto_service` with real servers: start, killed processes, and stop."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tests.crypto_service.core.world import World
 from tests.crypto_service.running.process import Client, Service, connect_service
 
 
-def test_it_serves_says_so_and_ends_when_asked_with_its_audit_delivered(service: Service, world: World, tmp_path: Path):
+def test_service_serves_reports_and_stops_after_shipping_its_audit(service: Service, world: World, tmp_path: Path):
     home = world.tenant()
     tls = connect_service(home, "orders", tmp_path)
     service.start()
@@ -35,7 +35,7 @@ def test_it_serves_says_so_and_ends_when_asked_with_its_audit_delivered(service:
     client.close()
 
 
-def test_when_one_process_is_killed_the_others_serve_and_it_comes_back(service: Service, world: World, tmp_path: Path):
+def test_killed_process_is_restarted_while_the_others_serve(service: Service, world: World, tmp_path: Path):
     tls = connect_service(world.tenant(), "orders", tmp_path)
     service.start()
     service.wait_ready()
@@ -50,7 +50,7 @@ def test_when_one_process_is_killed_the_others_serve_and_it_comes_back(service: 
     assert "openkcm_crypto_restarts_total 1.0" in service.page("/metrics")[1]
 
 
-def test_it_waits_for_a_database_that_is_not_there_yet(service: Service, world: World):
+def test_service_waits_for_an_unavailable_database(service: Service, world: World):
     with world.field.server.offline(world.field.name):
         service.start()
         wait_until(lambda: service.page("/healthz")[0] == 503)
@@ -58,7 +58,7 @@ def test_it_waits_for_a_database_that_is_not_there_yet(service: Service, world: 
     service.wait_ready()
 
 
-def test_without_its_secrets_it_says_what_is_missing_and_does_not_start(service: Service, tmp_path: Path):
+def test_service_does_not_start_without_a_secret(service: Service, tmp_path: Path):
     (tmp_path / "secrets" / "vault-crypto").unlink()
     service.start()
     wait_until(lambda: not service.alive)
@@ -66,7 +66,7 @@ def test_without_its_secrets_it_says_what_is_missing_and_does_not_start(service:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_children_do_not_outlive_their_parent(service: Service, number: signal.Signals):
+def test_children_end_with_their_parent(service: Service, number: signal.Signals):
     service.start()
     service.wait_ready()
     children = service.children

@@ -1,4 +1,4 @@
-"""From journal files to a real PostgreSQL: everything once, whatever is killed or refused when."""
+"""Shipping of log files to a real PostgreSQL: every record exactly once, despite crashes and rejections."""
 
 import asyncio
 import fcntl
@@ -53,17 +53,17 @@ def used(field: Field, tenant: str = "acme") -> int:
     return int(row[0])
 
 
-def delivery(field: Field, folder: Path) -> AuditShipper:
+def a_shipper(field: Field, folder: Path) -> AuditShipper:
     return AuditShipper(folder, field.open("crypto", max_size=2))
 
 
-def test_releases_changes_and_refusals_are_records_and_other_uses_are_counted(tenants: Field, folder: Path):
+def test_releases_changes_and_rejections_are_events_and_other_uses_are_counted(tenants: Field, folder: Path):
     refused = entry(GET, "other", refused="object_not_found")
     uses = [entry(ENCRYPT, f"row-{number}", bytes=10) for number in range(50)]
     write(folder, entry(GET), entry(CREATE, "key-2"), refused, *uses)
-    mover = delivery(tenants, folder)
-    mover.once()
-    assert mover.totals.lines == 53
+    shipper = a_shipper(tenants, folder)
+    shipper.once()
+    assert shipper.totals.lines == 53
 
     records = crypto_records(tenants)
     assert [(record["name"], record["outcome"], record["subject"]) for record in records] == [
@@ -81,19 +81,19 @@ def test_releases_changes_and_refusals_are_records_and_other_uses_are_counted(te
     assert seen.last_seen_at is not None
 
 
-def test_delivering_again_from_the_start_adds_nothing_to_either_tenants_stream(tenants: Field, folder: Path):
+def test_repeated_shipping_adds_nothing(tenants: Field, folder: Path):
     write(folder, entry(GET, "mine"), entry(ENCRYPT), entry(GET, "theirs", tenant="beta"))
-    for _ in range(3):  # each a process that died after the database had it all and before it could say so
-        mover = delivery(tenants, folder)
-        mover.once()
-        assert mover.totals.lines == 3
+    for _ in range(3):  # as if each process died after the commit and before the checkpoint
+        shipper = a_shipper(tenants, folder)
+        shipper.once()
+        assert shipper.totals.lines == 3
     assert [record["subject"] for record in crypto_records(tenants)] == ["mine", "orders"]
     assert [record["subject"] for record in crypto_records(tenants, "beta")] == ["theirs"]
     assert used(tenants) == 1
 
 
-def test_a_delivery_that_died_half_way_is_repeated_with_the_same_range(tenants: Field, folder: Path):
-    """Acme's part was committed, then the database went; what was written meanwhile must not change the ids."""
+def test_interrupted_batch_is_repeated_with_the_same_range(tenants: Field, folder: Path):
+    """Acme's part is committed, then the database fails; later records must not change the ids."""
     journal = write(folder, *[entry(CryptoOperation.MAC)] * 3, *[entry(CryptoOperation.MAC, tenant="beta")] * 2)
 
     class Dying(Database):
@@ -110,7 +110,7 @@ def test_a_delivery_that_died_half_way_is_repeated_with_the_same_range(tenants: 
     assert (used(tenants, "acme"), used(tenants, "beta")) == (3, 0)
 
     asyncio.run(journal.write([entry(CryptoOperation.MAC), entry(CryptoOperation.MAC, tenant="beta")]))
-    after = delivery(tenants, folder)
+    after = a_shipper(tenants, folder)
     after.once()
     assert (used(tenants, "acme"), used(tenants, "beta")) == (3, 2)
     after.once()
@@ -118,89 +118,89 @@ def test_a_delivery_that_died_half_way_is_repeated_with_the_same_range(tenants: 
     assert len([record for record in crypto_records(tenants) if record["name"] == "crypto.used"]) == 2
 
 
-def test_a_file_goes_when_its_writer_is_gone_and_not_before(tenants: Field, folder: Path):
+def test_file_is_deleted_only_after_its_writer_ended(tenants: Field, folder: Path):
     journal = write(folder, entry(GET))
-    mover = delivery(tenants, folder)
-    mover.once()
-    mover.once()
+    shipper = a_shipper(tenants, folder)
+    shipper.once()
+    shipper.once()
     assert len(list(folder.glob("*.journal"))) == 1
     journal.close()
-    mover.once()
-    mover.once()
+    shipper.once()
+    shipper.once()
     assert list(folder.glob("*.journal")) == []
 
 
-def test_what_a_killed_process_left_is_delivered_without_damaged_lines_and_its_torn_end(tenants: Field, folder: Path):
+def test_records_of_a_killed_process_are_shipped_except_damaged_and_incomplete_ones(tenants: Field, folder: Path):
     left = folder / "00001-7-dead.journal"
     bad = encode(entry(GET, "bad"), EPOCH_MS).replace(b"bad", b"BAD")
     whole, torn = encode(entry(GET, "with\0nul"), EPOCH_MS), encode(entry(GET, "torn"), EPOCH_MS)[:40]
     left.write_bytes(bad + whole + torn)
-    mover = delivery(tenants, folder)
-    mover.once()
-    mover.once()
-    # PostgreSQL cannot hold a NUL in text.
+    shipper = a_shipper(tenants, folder)
+    shipper.once()
+    shipper.once()
+    # PostgreSQL rejects NUL in text.
     assert [record["subject"] for record in crypto_records(tenants)] == ["with\N{REPLACEMENT CHARACTER}nul"]
-    assert mover.totals.damaged == 1
+    assert shipper.totals.damaged == 1
     assert not left.exists()
 
 
-def test_while_the_database_is_down_everything_is_kept(tenants: Field, folder: Path):
+def test_records_are_kept_while_the_database_is_down(tenants: Field, folder: Path):
     journal = write(folder, entry(GET, "before"))
-    mover = delivery(tenants, folder)
+    shipper = a_shipper(tenants, folder)
     with tenants.server.offline(tenants.name):
         with pytest.raises(DatabaseUnavailable):
-            mover.once()
+            shipper.once()
         asyncio.run(journal.write([entry(GET, "meanwhile")]))
-    until_delivered(mover)
+    until_shipped(shipper)
     assert [record["subject"] for record in crypto_records(tenants)] == ["before", "meanwhile"]
 
 
-def test_uses_and_rate_limited_requests_of_several_processes_are_one_sum(tenants: Field, folder: Path):
+def test_uses_and_rate_limited_requests_of_several_processes_are_summed(tenants: Field, folder: Path):
     for _ in range(3):
         write(folder, *[entry(ENCRYPT)] * 10, *[entry(GET, refused="too_many_requests")] * 20)
     write(folder, entry(GET, tenant="beta", refused="too_many_requests"))
-    delivery(tenants, folder).once()
+    a_shipper(tenants, folder).once()
     counts: Counter[str] = Counter()
     for record in crypto_records(tenants):
         counts[record["name"]] += int(record["details"]["count"])
     assert sorted(counts.values()) == [30, 60]
-    assert len(crypto_records(tenants)) <= 4  # one of each for each second
+    assert len(crypto_records(tenants)) <= 4  # one of each per second
 
 
-def test_more_than_a_batch_holds_comes_in_several(tenants: Field, folder: Path):
+def test_records_above_the_batch_size_are_shipped_in_several_batches(tenants: Field, folder: Path):
     journal = write(folder, *[entry(GET, f"key-{number}") for number in range(16_000)])
     journal.close()
-    mover = delivery(tenants, folder)
-    first = mover.once()
+    shipper = a_shipper(tenants, folder)
+    first = shipper.once()
     assert first is not None
     assert first.full
-    assert 0 < mover.totals.lines < 16_000
-    until_delivered(mover)
-    assert mover.totals.lines == 16_000
+    assert 0 < shipper.totals.lines < 16_000
+    until_shipped(shipper)
+    assert shipper.totals.lines == 16_000
     with tenants.open("worker", max_size=1).tenant_tx("acme") as tx:
         head = tx.audit.head()
     assert head is not None
     assert head.seq > 16_000
 
 
-def test_records_nobody_takes_are_set_aside_and_the_others_go_on(tenants: Field, folder: Path):
+def test_rejected_records_are_set_aside_and_the_others_shipped(tenants: Field, folder: Path):
     write(folder, entry(GET, "nowhere", tenant="never-enabled"), entry(GET, "mine"))
-    mover = delivery(tenants, folder)
+    shipper = a_shipper(tenants, folder)
     for _ in range(40):
         with suppress(Exception):
-            mover.once()
+            shipper.once()
     assert [record["subject"] for record in crypto_records(tenants)] == ["mine"]
     kept = (folder / "undeliverable.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)[0] for line in kept] == ["never-enabled"]
-    assert mover.totals.set_aside == 1
+    assert shipper.totals.set_aside == 1
 
 
-def test_only_one_delivers_in_a_folder_and_the_next_waits_for_it(tenants: Field, folder: Path):
+def test_second_shipper_waits_for_the_lock_of_the_folder(tenants: Field, folder: Path):
     write(folder, entry(GET))
     stop = threading.Event()
     with (folder / "delivery.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        waiting = threading.Thread(target=delivery(tenants, folder).run, args=(stop,))
+        waiting = threading.Thread(target=a_shipper(tenants, folder).run, args=(stop,))
         waiting.start()
         waiting.join(0.5)
         assert crypto_records(tenants) == []
@@ -212,19 +212,17 @@ def test_only_one_delivers_in_a_folder_and_the_next_waits_for_it(tenants: Field,
     assert len(crypto_records(tenants)) == 1
 
 
-def until_delivered(mover: AuditShipper) -> None:
+def until_shipped(shipper: AuditShipper) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with suppress(DatabaseUnavailable):
-            mover.once()
-            if mover.once() is None:
+            shipper.once()
+            if shipper.once() is None:
                 return
         time.sleep(0.01)
 
 
-def test_how_long_uses_took_is_in_the_day_and_what_an_older_process_wrote_is_counted_untimed(
-    tenants: Field, folder: Path
-):
+def test_durations_are_summed_and_records_without_duration_counted(tenants: Field, folder: Path):
     write(
         folder,
         entry(CryptoOperation.DECRYPT, microseconds=40),
@@ -233,14 +231,14 @@ def test_how_long_uses_took_is_in_the_day_and_what_an_older_process_wrote_is_cou
     )
     older = json.dumps([EPOCH_MS, "acme", "orders", "decrypt", "row-1", "corr-1", "127.0.0.1", "", 1, 10]).encode()
     (folder / "00000000000000000001-1-aa.journal").write_bytes(b"%08x %b\n" % (zlib.crc32(older), older))
-    moving = delivery(tenants, folder)
-    while moving.once() is not None:
+    shipper = a_shipper(tenants, folder)
+    while shipper.once() is not None:
         pass
     with tenants.open("dashboard", max_size=1).tenant_tx("acme") as tx:
         sums = tx.usage.sums(date(2026, 1, 1), date(2100, 1, 1))
         assert [day.used.count for day in tx.usage.days(date(2026, 11, 18), date(2026, 11, 18))] == [1]
-    told = [(one.operation, one.refusal, one.count, one.latency.timed, one.latency.microseconds) for one in sums]
-    assert [one for one in told if one[0] is not ENCRYPT] == [
+    totals = [(one.operation, one.refusal, one.count, one.latency.timed, one.latency.microseconds) for one in sums]
+    assert [one for one in totals if one[0] is not ENCRYPT] == [
         (CryptoOperation.DECRYPT, "", 3, 2, 90),
         (GET, "object_not_found", 1, 0, 0),
     ]

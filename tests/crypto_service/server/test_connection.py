@@ -1,4 +1,4 @@
-"""The connection both fronts start from: real TLS and real sockets, on the service's event loop."""
+"""The connection class of both servers: real TLS and real sockets, on the service's event loop."""
 
 import asyncio
 import socket
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 
 @on_uvloop
-async def test_a_client_is_served_as_whom_its_certificate_says():
+async def test_client_is_identified_by_its_certificate():
     async with place() as here:
         assert await ask(await here.connect(ACME), b"hello") == b"acme-corp-12345 hello\n"
         assert await ask(await here.connect(BETA), b"hello") == b"beta-corp-67890 hello\n"
@@ -29,7 +29,7 @@ async def test_a_client_is_served_as_whom_its_certificate_says():
 
 
 @on_uvloop
-async def test_a_client_with_nagles_algorithm_is_not_kept_waiting_for_an_acknowledgement():
+async def test_client_with_nagles_algorithm_is_not_delayed():
     async with place() as here:
 
         def ask_once() -> float:
@@ -47,19 +47,19 @@ async def test_a_client_with_nagles_algorithm_is_not_kept_waiting_for_an_acknowl
 
 
 @on_uvloop
-async def test_without_a_certificate_there_is_no_connection():
+async def test_connection_without_certificate_is_rejected():
     async with place() as here:
         bare = ssl.create_default_context(cadata=authority.root().pem)
         reader, writer = await asyncio.open_connection("127.0.0.1", here.port, ssl=bare)
         writer.write(b"hello\n")
-        with pytest.raises((ssl.SSLError, ConnectionError, EOFError)):  # TLS 1.3 tells a client when it reads
+        with pytest.raises((ssl.SSLError, ConnectionError, EOFError)):  # TLS 1.3 reports it when the client reads
             await reader.readexactly(1)
         writer.close()
         assert here.callers.asked == 0
 
 
 @on_uvloop
-async def test_what_comes_before_the_caller_is_known_is_kept_for_later():
+async def test_data_before_identification_is_processed_later():
     async with place() as here:
         here.callers.open.clear()
         here.callers.waits = True
@@ -72,7 +72,7 @@ async def test_what_comes_before_the_caller_is_known_is_kept_for_later():
 
 
 @on_uvloop
-async def test_a_flood_before_the_caller_is_known_is_held_back():
+async def test_data_before_identification_is_bounded():
     async with place() as here:
         here.callers.open.clear()
         here.callers.waits = True
@@ -85,14 +85,14 @@ async def test_a_flood_before_the_caller_is_known_is_held_back():
 
 
 @on_uvloop
-async def test_a_client_that_is_refused_or_not_identified_in_time_is_closed():
-    soon = ConnectionLimits(identify_seconds=0.1, look_seconds=0.02)
-    for bounds, front, refusal in (
+async def test_rejected_or_unidentified_client_is_closed():
+    soon = ConnectionLimits(identify_seconds=0.1, check_seconds=0.02)
+    for bounds, server_class, refusal in (
         (None, Echo, ClientNotAuthorized()),
         (soon, PoliteEcho, ClientNotAuthorized()),
         (soon, Echo, None),
     ):
-        async with place(bounds, front) as here:
+        async with place(bounds, server_class) as here:
             here.callers.refusals = {ACME: refusal} if refusal else {}
             here.callers.waits = refusal is None
             here.callers.open.clear()
@@ -104,8 +104,8 @@ async def test_a_client_that_is_refused_or_not_identified_in_time_is_closed():
 
 
 @on_uvloop
-async def test_a_refusal_is_answered_once_to_what_came_first_also_when_the_answer_has_to_wait():
-    async with place(front=PoliteEcho) as here:
+async def test_rejection_is_sent_once_for_the_first_data():
+    async with place(server_class=PoliteEcho) as here:
         here.callers.refusals[ACME] = TenantNotOperational("locked")
         reader, writer = await here.connect()
         writer.write(b"give me my key\n")
@@ -121,7 +121,7 @@ async def test_a_refusal_is_answered_once_to_what_came_first_also_when_the_answe
 
 
 @on_uvloop
-async def test_answers_come_in_the_order_of_the_requests_even_when_one_waits():
+async def test_responses_keep_the_order_of_requests():
     async with place() as here:
         reader, writer = await here.connect()
         writer.write(b"first\nwait\nlast\n")
@@ -137,7 +137,7 @@ async def test_answers_come_in_the_order_of_the_requests_even_when_one_waits():
 
 
 @on_uvloop
-async def test_a_request_keeps_a_context_of_its_own_when_it_waits():
+async def test_waiting_request_keeps_its_context():
     async with place() as here:
         reader, writer = await here.connect()
         writer.write(b"named wait\nnamed last\n")
@@ -148,7 +148,7 @@ async def test_a_request_keeps_a_context_of_its_own_when_it_waits():
 
 
 @on_uvloop
-async def test_thousands_of_requests_at_once_are_answered_without_deep_recursion():
+async def test_thousands_of_pipelined_requests_need_no_recursion():
     async with place() as here:
         reader, writer = await here.connect()
         writer.write(b"x\n" * 5000)
@@ -156,7 +156,7 @@ async def test_thousands_of_requests_at_once_are_answered_without_deep_recursion
 
 
 @on_uvloop
-async def test_an_unforeseen_error_closes_the_connection_and_only_that():
+async def test_unexpected_error_closes_only_its_connection():
     async with place() as here:
         other = await here.connect(BETA)
         assert await ask(other, b"one") == b"beta-corp-67890 one\n"
@@ -165,19 +165,19 @@ async def test_an_unforeseen_error_closes_the_connection_and_only_that():
 
 
 @on_uvloop
-async def test_a_message_that_does_not_end_in_time_ends_the_connection_however_it_trickles():
-    async with place(ConnectionLimits(message_seconds=0.2, look_seconds=0.02)) as here:
+async def test_incomplete_message_is_closed_despite_single_bytes():
+    async with place(ConnectionLimits(message_seconds=0.2, check_seconds=0.02)) as here:
         reader, writer = await here.connect()
         closed = asyncio.create_task(is_closed(reader))
-        while not closed.done():  # a byte now and then must not buy time
+        while not closed.done():  # single bytes must not extend the time limit
             writer.write(b"x")
             await asyncio.sleep(0.03)
         assert await closed
 
 
 @on_uvloop
-async def test_an_idle_connection_is_closed_and_a_used_one_is_not():
-    async with place(ConnectionLimits(idle_seconds=1.0, look_seconds=0.02)) as here:
+async def test_only_an_idle_connection_is_closed():
+    async with place(ConnectionLimits(idle_seconds=1.0, check_seconds=0.02)) as here:
         idle, used = await here.connect(), await here.connect(BETA)
         closed = asyncio.create_task(is_closed(idle[0]))
         while not closed.done():
@@ -186,8 +186,8 @@ async def test_an_idle_connection_is_closed_and_a_used_one_is_not():
 
 
 @on_uvloop
-async def test_a_client_that_waits_for_us_is_not_called_idle():
-    async with place(ConnectionLimits(idle_seconds=0.1, message_seconds=0.1, look_seconds=0.02)) as here:
+async def test_client_that_waits_for_a_response_is_not_idle():
+    async with place(ConnectionLimits(idle_seconds=0.1, message_seconds=0.1, check_seconds=0.02)) as here:
         streams = await here.connect()
         answer = asyncio.create_task(ask(streams, b"wait"))
         await asyncio.sleep(0.4)
@@ -196,8 +196,8 @@ async def test_a_client_that_waits_for_us_is_not_called_idle():
 
 
 @on_uvloop
-async def test_a_client_that_does_not_read_is_given_up():
-    async with place(ConnectionLimits(message_seconds=0.3, close_seconds=0.1, look_seconds=0.02)) as here:
+async def test_client_that_does_not_read_is_closed():
+    async with place(ConnectionLimits(message_seconds=0.3, close_seconds=0.1, check_seconds=0.02)) as here:
         _, writer = await here.connect()
         cast("asyncio.Transport", writer.transport).pause_reading()
         writer.write(b"big\n" * 8)
@@ -205,7 +205,7 @@ async def test_a_client_that_does_not_read_is_given_up():
 
 
 @on_uvloop
-async def test_a_slow_reader_gets_everything_and_holds_back_what_comes_next():
+async def test_slow_reader_gets_all_data_and_delays_its_next_requests():
     async with place() as here:
         reader, writer = await here.connect()
         writer.write(b"big\nbig\n")
@@ -215,7 +215,7 @@ async def test_a_slow_reader_gets_everything_and_holds_back_what_comes_next():
 
 
 @on_uvloop
-async def test_a_change_closes_connections_of_its_tenant_and_lost_changes_close_all_that_are_refused():
+async def test_change_closes_rejected_connections_of_its_tenant_and_lost_changes_of_all():
     async with place() as here:
         acme, beta = await here.connect(ACME), await here.connect(BETA)
         await ask(acme, b"x")
@@ -229,13 +229,13 @@ async def test_a_change_closes_connections_of_its_tenant_and_lost_changes_close_
 
 
 @on_uvloop
-async def test_many_changes_are_looked_up_together_and_a_database_that_is_down_meanwhile_closes_nothing():
+async def test_many_changes_are_checked_together_and_an_outage_closes_nothing():
     async with place() as here:
         streams = await here.connect()
         await ask(streams, b"x")
         here.callers.refusals[ACME] = DatabaseUnavailable()
         before = here.callers.asked
-        for _ in range(100):  # one look at a time
+        for _ in range(100):  # one check at a time
             here.changes.tell(tenant_hash(ACME))
         await wait_until_async(lambda: here.callers.asked > before)
         await asyncio.sleep(0.05)
@@ -246,7 +246,7 @@ async def test_many_changes_are_looked_up_together_and_a_database_that_is_down_m
 
 @on_uvloop
 async def test_connections_of_a_tenant_and_of_the_process_are_limited():
-    async with place(ConnectionLimits(connections=3, connections_of_tenant=2, look_seconds=0.02)) as here:
+    async with place(ConnectionLimits(connections=3, connections_of_tenant=2, check_seconds=0.02)) as here:
         first, second = await here.connect(), await here.connect()
         await ask(first, b"x")
         await ask(second, b"x")
@@ -259,7 +259,7 @@ async def test_connections_of_a_tenant_and_of_the_process_are_limited():
 
 
 @on_uvloop
-async def test_draining_answers_requests_within_its_time_and_closes_all_connections():
+async def test_drain_answers_pending_requests_and_closes_all_connections():
     async with place() as here:
         busy, idle = await here.connect(), await here.connect(BETA)
         await ask(idle, b"x")
@@ -271,7 +271,7 @@ async def test_draining_answers_requests_within_its_time_and_closes_all_connecti
         assert await busy[0].readline() == b"acme-corp-12345 wait\n"
         await draining
         assert len(here.connections) == 0
-    async with place() as here:  # what is not answered within the time is closed
+    async with place() as here:  # a request that exceeds the time limit is closed
         (await here.connect())[1].write(b"wait\n")
         await wait_until_async(lambda: here.made[0].identified and here.made[0].busy)
         await here.connections.drain(0.05)

@@ -1,4 +1,4 @@
-"""Driving a coroutine without a task until it waits, on both loops the service may run on."""
+"""Eager start of a coroutine without a task until it waits, on both event loops that the service may use."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -23,16 +23,16 @@ def run(request: pytest.FixtureRequest) -> Run[Any]:
     return in_loop
 
 
-async def the_rest(begun: Completed[T] | Coroutine[Any, Any, T]) -> T:
-    assert not isinstance(begun, Completed)
-    return await asyncio.get_running_loop().create_task(begun)
+async def finish(started: Completed[T] | Coroutine[Any, Any, T]) -> T:
+    assert not isinstance(started, Completed)
+    return await asyncio.get_running_loop().create_task(started)
 
 
 async def add(waiting: Awaitable[int], more: int) -> int:
     return await waiting + more
 
 
-def test_work_that_does_not_wait_is_finished_or_raises_at_once():
+def test_work_without_wait_completes_or_raises_immediately():
     async def seven() -> int:
         return 7
 
@@ -44,19 +44,19 @@ def test_work_that_does_not_wait_is_finished_or_raises_at_once():
         start_eagerly(wrong())
 
 
-def test_a_future_that_others_await_too_is_not_taken_for_a_mistake(run: Run[list[int]]):
+def test_future_awaited_by_others_raises_no_error(run: Run[list[int]]):
     async def main() -> list[int]:
         ready = asyncio.get_running_loop().create_future()
         mine = start_eagerly(add(ready, 1))
         other = asyncio.get_running_loop().create_task(add(ready, 2))
-        await asyncio.sleep(0)  # the other one has awaited the future, which clears its mark
+        await asyncio.sleep(0)  # the other task has awaited the future, which clears its flag
         asyncio.get_running_loop().call_soon(ready.set_result, 40)
-        return [await the_rest(mine), await other]
+        return [await finish(mine), await other]
 
     assert run(main()) == [41, 42]
 
 
-def test_work_may_wait_many_times_and_give_up_the_loop_without_a_future(run: Run[int]):
+def test_work_may_suspend_repeatedly_with_and_without_a_future(run: Run[int]):
     async def main() -> int:
         async def counting() -> int:
             total = 0
@@ -65,12 +65,12 @@ def test_work_may_wait_many_times_and_give_up_the_loop_without_a_future(run: Run
                 total += await asyncio.to_thread(lambda: number)  # noqa: B023 - awaited before the next number
             return total
 
-        return await the_rest(start_eagerly(counting()))
+        return await finish(start_eagerly(counting()))
 
     assert run(main()) == 10
 
 
-def test_a_future_that_is_done_before_the_task_runs_gives_its_result_or_its_error(run: Run[int]):
+def test_future_done_before_the_task_runs_returns_result_or_error(run: Run[int]):
     async def main() -> int:
         result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         error: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -78,13 +78,13 @@ def test_a_future_that_is_done_before_the_task_runs_gives_its_result_or_its_erro
         result.set_result(1)
         error.set_exception(LookupError("gone"))
         with pytest.raises(LookupError, match="gone"):
-            await the_rest(bad)
-        return await the_rest(good)
+            await finish(bad)
+        return await finish(good)
 
     assert run(main()) == 2
 
 
-def test_cancelling_the_task_lets_the_work_clean_up_and_even_answer(run: Run[str]):
+def test_cancelled_work_can_clean_up_and_return(run: Run[str]):
     async def main() -> str:
         async def stubborn() -> str:
             try:
@@ -94,9 +94,9 @@ def test_cancelling_the_task_lets_the_work_clean_up_and_even_answer(run: Run[str
                 return "cleaned up"
             return "not cancelled"
 
-        begun = start_eagerly(stubborn())
-        assert not isinstance(begun, Completed)
-        task = asyncio.get_running_loop().create_task(begun)
+        started = start_eagerly(stubborn())
+        assert not isinstance(started, Completed)
+        task = asyncio.get_running_loop().create_task(started)
         await asyncio.sleep(0)
         task.cancel()
         return await task

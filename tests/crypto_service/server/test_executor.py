@@ -11,12 +11,12 @@ from core.errors.requests import TooManyRequests
 from crypto_service.server.executor import FairExecutor
 
 Pools = Callable[..., FairExecutor]
-asking: ContextVar[str] = ContextVar("asking", default="nobody")
+asking: ContextVar[str] = ContextVar("asking", default="none")
 
 
 @pytest.fixture
 def hanging() -> Iterator[threading.Event]:
-    """What a server that hangs waits for."""
+    """Return an event for which work of a hanging server waits."""
     event = threading.Event()
     yield event
     event.set()
@@ -36,12 +36,12 @@ async def pools() -> AsyncIterator[Callable[..., FairExecutor]]:
 
 
 async def settle() -> None:
-    """Let everything that can go on without a thread go on."""
+    """Let all coroutines run until they wait for a thread."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-async def test_work_runs_in_a_thread_with_its_context_and_its_result_or_error_comes_back(pools: Pools):
+async def test_run_executes_in_a_thread_with_context_and_returns_result_or_error(pools: Pools):
     threads = pools()
     assert await threads.run("acme", threading.get_ident) != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
@@ -50,8 +50,8 @@ async def test_work_runs_in_a_thread_with_its_context_and_its_result_or_error_co
     assert await threads.run("acme", asking.get) == "request-1"
 
 
-async def test_a_tenant_whose_server_hangs_does_not_stall_another(pools: Pools, hanging: threading.Event):
-    threads = pools(threads=4, per_tenant=3, line=100)
+async def test_hanging_server_of_one_tenant_does_not_delay_another(pools: Pools, hanging: threading.Event):
+    threads = pools(threads=4, per_tenant=3, queue=100)
     stuck = [asyncio.ensure_future(threads.run("acme", hanging.wait)) for _ in range(50)]
     await settle()
     for number in range(20):
@@ -61,8 +61,8 @@ async def test_a_tenant_whose_server_hangs_does_not_stall_another(pools: Pools, 
     assert all(await asyncio.gather(*stuck))
 
 
-async def test_a_tenant_in_a_line_that_is_too_long_is_told_so_at_once(pools: Pools, hanging: threading.Event):
-    threads = pools(threads=4, per_tenant=1, line=2)
+async def test_full_queue_rejects_immediately(pools: Pools, hanging: threading.Event):
+    threads = pools(threads=4, per_tenant=1, queue=2)
     stuck = [asyncio.ensure_future(threads.run("acme", hanging.wait)) for _ in range(3)]
     await settle()
     with pytest.raises(TooManyRequests):
@@ -73,8 +73,8 @@ async def test_a_tenant_in_a_line_that_is_too_long_is_told_so_at_once(pools: Poo
     assert await threads.run("acme", lambda: "served again") == "served again"
 
 
-async def test_free_threads_go_round_the_waiting_tenants(pools: Pools, hanging: threading.Event):
-    threads = pools(threads=1, per_tenant=1, line=100)
+async def test_free_threads_serve_waiting_tenants_in_turn(pools: Pools, hanging: threading.Event):
+    threads = pools(threads=1, per_tenant=1, queue=100)
     blocker = asyncio.ensure_future(threads.run("blocker", hanging.wait))
     await settle()
     order: list[str] = []
@@ -88,28 +88,26 @@ async def test_free_threads_go_round_the_waiting_tenants(pools: Pools, hanging: 
     assert order[4:] == ["greedy"] * 8
 
 
-async def test_who_is_cancelled_leaves_the_line_and_its_work_is_not_begun(pools: Pools, hanging: threading.Event):
-    threads = pools(threads=2, per_tenant=1, line=10)
+async def test_cancelled_call_leaves_the_queue_and_does_not_start(pools: Pools, hanging: threading.Event):
+    threads = pools(threads=2, per_tenant=1, queue=10)
     blocker = asyncio.ensure_future(threads.run("acme", hanging.wait))
-    begun: list[str] = []
-    given_up = asyncio.ensure_future(threads.run("acme", lambda: begun.append("given up")))
-    patient = asyncio.ensure_future(threads.run("acme", lambda: begun.append("patient")))
+    started: list[str] = []
+    cancelled = asyncio.ensure_future(threads.run("acme", lambda: started.append("given up")))
+    waiting = asyncio.ensure_future(threads.run("acme", lambda: started.append("patient")))
     await settle()
-    given_up.cancel()
+    cancelled.cancel()
     await settle()
     hanging.set()
-    await asyncio.gather(blocker, patient)
-    assert begun == ["patient"]
-    assert given_up.cancelled()
+    await asyncio.gather(blocker, waiting)
+    assert started == ["patient"]
+    assert cancelled.cancelled()
 
 
-async def test_a_thread_that_hangs_is_held_even_when_nobody_waits_for_it_any_more(
-    pools: Pools, hanging: threading.Event
-):
-    threads = pools(threads=4, per_tenant=1, line=0)
-    given_up = asyncio.ensure_future(threads.run("acme", hanging.wait))
+async def test_hanging_thread_counts_after_its_caller_was_cancelled(pools: Pools, hanging: threading.Event):
+    threads = pools(threads=4, per_tenant=1, queue=0)
+    cancelled = asyncio.ensure_future(threads.run("acme", hanging.wait))
     await settle()
-    given_up.cancel()
+    cancelled.cancel()
     await settle()
     with pytest.raises(TooManyRequests):
         await threads.run("acme", lambda: None)
@@ -121,9 +119,9 @@ async def test_a_thread_that_hangs_is_held_even_when_nobody_waits_for_it_any_mor
     threads=st.integers(1, 3),
     per_tenant=st.integers(1, 3),
 )
-def test_whatever_is_asked_every_place_comes_back(calls: list[tuple[str, str]], threads: int, per_tenant: int):
+def test_every_thread_is_released_for_any_calls(calls: list[tuple[str, str]], threads: int, per_tenant: int):
     async def play() -> None:
-        pool = FairExecutor(threads, per_tenant, line=100)
+        pool = FairExecutor(threads, per_tenant, queue=100)
         running: dict[str, int] = dict.fromkeys("abc", 0)
         lock = threading.Lock()
 
@@ -149,6 +147,6 @@ def test_whatever_is_asked_every_place_comes_back(calls: list[tuple[str, str]], 
             assert outcome == tenant or isinstance(outcome, {"fail": KeyError}.get(kind, asyncio.CancelledError))
         pool._threads.shutdown(wait=True)  # cancelled work may still be ending
         await settle()
-        assert (pool._free, len(pool._turns), pool._lines) == (threads, 0, {})
+        assert (pool._free, len(pool._waiting_tenants), pool._queues) == (threads, 0, {})
 
     asyncio.run(play())

@@ -1,4 +1,4 @@
-"""What the front does with bytes nobody should send: it answers or closes, in time, and serves the next client."""
+"""Invalid bytes at the HTTPS server: it responds or closes, within the time limits, and serves the next client."""
 
 import ssl
 from collections.abc import Iterator
@@ -19,16 +19,16 @@ _VALID = post("/v1/encrypt", encrypt_body())
 
 
 @pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """A front that waits for nobody longer than a tenth of a second."""
-    folder: Path = tmp_path_factory.mktemp("hasty")
-    with Stage(folder, ConnectionLimits(message_seconds=0.1, idle_seconds=0.1, look_seconds=0.02)) as running:
+def short_limits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Start a server whose time limits are a tenth of a second."""
+    folder: Path = tmp_path_factory.mktemp("short_limits")
+    with Stage(folder, ConnectionLimits(message_seconds=0.1, idle_seconds=0.1, check_seconds=0.02)) as running:
         yield running
 
 
 @st.composite
 def mutations(draw: st.DrawFn) -> bytes:
-    """A valid request of which a few bytes are changed, cut out or doubled."""
+    """Return a valid request in which a few bytes are changed, removed or doubled."""
     data = bytearray(_VALID)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
@@ -42,8 +42,8 @@ def mutations(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-def _spend(stage: Stage, data: bytes) -> bytes:
-    """Send bytes on a connection of their own and return all that comes back until it ends."""
+def _send_all(stage: Stage, data: bytes) -> bytes:
+    """Send bytes on a new connection and return all that is received until it ends."""
     found = b""
     with Wire(stage.dial()) as wire:
         wire.socket.settimeout(30.0)
@@ -58,17 +58,17 @@ def _spend(stage: Stage, data: bytes) -> bytes:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.one_of(mutations(), st.binary(min_size=1, max_size=200), st.sampled_from(sorted(SMUGGLED.values()))))
-def test_any_bytes_end_in_an_answer_or_a_closed_connection_and_the_next_client_is_served(hasty: Stage, data: bytes):
-    found = _spend(hasty, data)
+def test_arbitrary_bytes_get_a_response_or_a_close_and_the_next_client_is_served(short_limits: Stage, data: bytes):
+    found = _send_all(short_limits, data)
     assert not found or found.startswith(b"HTTP/1.1 ")
     assert b" 500 " not in found.partition(b"\r\n")[0]
-    with Wire(hasty.dial()) as wire:
+    with Wire(short_limits.dial()) as wire:
         wire.send(get("/healthz"))
         assert wire.reply().status == 200
 
 
-def test_a_request_behind_a_smuggled_one_is_never_served(hasty: Stage):
+def test_request_after_a_smuggled_one_is_never_served(short_limits: Stage):
     for name in set(SMUGGLED) - {"no host", "two hosts"}:
-        hasty.on_loop(hasty.core.asked.clear)
-        _spend(hasty, SMUGGLED[name] + _VALID)
-        assert hasty.on_loop(lambda: hasty.core.asked) == [], name
+        short_limits.on_loop(short_limits.core.asked.clear)
+        _send_all(short_limits, SMUGGLED[name] + _VALID)
+        assert short_limits.on_loop(lambda: short_limits.core.asked) == [], name

@@ -1,4 +1,4 @@
-"""Service keys under a root key that is taken away, is out of reach, or is the customer's own."""
+"""Service keys with a root key that is disabled, unreachable, or held by the customer."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,16 @@ from crypto_service.server.executor import FairExecutor
 from kms.interfaces import RootKey
 from openkcm.errors import OpenKcmError
 from tests.concurrency import wait_until_async
-from tests.crypto_service.core.world import Changes, Clock, Home, Looking, Shelf, World, a_keyring, at_once
+from tests.crypto_service.core.world import Changes, Clock, CountingExecutor, Home, Shelf, World, a_keyring, at_once
 from tests.crypto_service.keys.test_key_cache import clock, home
 from tests.database.builders import a_place, a_root_key
 
-__all__ = ["clock", "home"]  # fixtures that pytest finds here by their names
+__all__ = ["clock", "home"]  # fixtures that pytest finds by name
 
 
 @dataclass
-class Fickle:
-    """A root key that can be taken away, over one that works."""
+class ControlledRootKey:
+    """A working root key that can be made to fail."""
 
     root: RootKey
     fails: OpenKcmError | None = None
@@ -34,63 +34,63 @@ class Fickle:
 
 
 @pytest.fixture
-def fickle(world: World) -> Fickle:
-    return Fickle(world.own_root)
+def root_key(world: World) -> ControlledRootKey:
+    return ControlledRootKey(world.own_root)
 
 
 @pytest.fixture
-def aging(world: World, changes: Changes, clock: Clock, fickle: Fickle) -> ServiceKeyCache:
-    return a_keyring(world, FairExecutor(4), changes, clock, fickle)
+def key_cache(world: World, changes: Changes, clock: Clock, root_key: ControlledRootKey) -> ServiceKeyCache:
+    return a_keyring(world, FairExecutor(4), changes, clock, root_key)
 
 
-async def test_a_key_in_use_is_opened_again_at_half_its_time_and_nobody_waits(
-    aging: ServiceKeyCache, home: Home, clock: Clock, fickle: Fickle
+async def test_key_in_use_is_unwrapped_again_in_the_background(
+    key_cache: ServiceKeyCache, home: Home, clock: Clock, root_key: ControlledRootKey
 ) -> None:
-    key = await aging.key(home.caller())
+    key = await key_cache.key(home.caller())
     clock.now += 29
-    assert at_once(aging.key(home.caller())) == key
+    assert at_once(key_cache.key(home.caller())) == key
     clock.now += 2
-    assert at_once(aging.key(home.caller())) == key
-    kept = aging._tenants[home.tenant_id].kept
-    await wait_until_async(lambda: fickle.asked == 2 and all(one.until == clock.now + 60 for one in kept.values()))
+    assert at_once(key_cache.key(home.caller())) == key
+    kept = key_cache._tenants[home.tenant_id].entries
+    await wait_until_async(lambda: root_key.asked == 2 and all(one.until == clock.now + 60 for one in kept.values()))
     clock.now += 59
-    assert at_once(aging.key(home.caller())) == key
+    assert at_once(key_cache.key(home.caller())) == key
 
 
-async def test_a_root_key_that_was_taken_away_is_noticed_without_any_other_process(
-    aging: ServiceKeyCache, home: Home, clock: Clock, fickle: Fickle
+async def test_disabled_root_key_is_detected_without_any_other_process(
+    key_cache: ServiceKeyCache, home: Home, clock: Clock, root_key: ControlledRootKey
 ) -> None:
     home.connect("billing")
     for service in ("orders", "billing"):
-        await aging.key(home.caller(service))
-    fickle.fails = RootKeyDisabled()
+        await key_cache.key(home.caller(service))
+    root_key.fails = RootKeyDisabled()
     clock.now += 31
-    at_once(aging.key(home.caller()))
-    await wait_until_async(lambda: fickle.asked == 3 and not aging._tenants[home.tenant_id].kept)
-    for service in ("orders", "billing"):  # under the same root key, so that one goes too
+    at_once(key_cache.key(home.caller()))
+    await wait_until_async(lambda: root_key.asked == 3 and not key_cache._tenants[home.tenant_id].entries)
+    for service in ("orders", "billing"):  # wrapped by the same root key, so both are dropped
         with pytest.raises(RootKeyDisabled):
-            await aging.key(home.caller(service))
+            await key_cache.key(home.caller(service))
 
 
-async def test_a_root_key_out_of_reach_leaves_what_is_open_for_the_rest_of_its_time(
-    aging: ServiceKeyCache, home: Home, clock: Clock, fickle: Fickle
+async def test_unreachable_root_key_leaves_cached_keys_until_they_expire(
+    key_cache: ServiceKeyCache, home: Home, clock: Clock, root_key: ControlledRootKey
 ) -> None:
-    key = await aging.key(home.caller())
-    fickle.fails = RootKeyUnreachable()
+    key = await key_cache.key(home.caller())
+    root_key.fails = RootKeyUnreachable()
     clock.now += 31
-    assert at_once(aging.key(home.caller())) == key
-    await wait_until_async(lambda: fickle.asked == 2)
+    assert at_once(key_cache.key(home.caller())) == key
+    await wait_until_async(lambda: root_key.asked == 2)
     clock.now += 28
-    assert at_once(aging.key(home.caller())) == key
+    assert at_once(key_cache.key(home.caller())) == key
     clock.now += 2
     with pytest.raises(RootKeyUnreachable):
-        await aging.key(home.caller())
+        await key_cache.key(home.caller())
 
 
-async def test_a_key_under_a_customers_root_key_is_opened_by_that_one_alone(
+async def test_key_of_a_customers_root_key_is_unwrapped_only_by_it(
     world: World, home: Home, changes: Changes, clock: Clock
 ) -> None:
-    """No other root key is ever asked in its place, not even when its credentials are gone."""
+    """No other root key is used in its place, not even after its credentials were deleted."""
     root_key_id = a_root_key(world.field, home.tenant_id)
     asked: list[object] = []
 
@@ -100,10 +100,10 @@ async def test_a_key_under_a_customers_root_key_is_opened_by_that_one_alone(
             raise RootKeyDisabled
 
         def platform(self, _region: str) -> RootKey:
-            raise AssertionError("the platform's key was asked")
+            raise AssertionError("the platform's key was requested")
 
-    keyring = a_keyring(world, Looking(), changes, clock)
-    keyring._shelf = Theirs(world.own_root)
+    keyring = a_keyring(world, CountingExecutor(), changes, clock)
+    keyring._root_keys = Theirs(world.own_root)
     with pytest.raises(RootKeyDisabled):
         await keyring.key(home.caller())
     assert asked == [(home.tenant_id, root_key_id, a_place(), "credentials")]

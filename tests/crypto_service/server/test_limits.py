@@ -1,4 +1,4 @@
-"""What one tenant may take, by a clock that stands still until it is moved."""
+"""The limits of one tenant, with a clock that the test sets."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.crypto_service.core.world import Clock
 
 
 def take(limits: TenantLimits, tenant: str, times: int, cost: int = 1) -> int:
-    """Return how many of `times` requests, each ended at once, were let in."""
+    """Return how many of `times` requests, each ended immediately, were admitted."""
     entered = 0
     for _ in range(times):
         try:
@@ -20,7 +20,7 @@ def take(limits: TenantLimits, tenant: str, times: int, cost: int = 1) -> int:
     return entered
 
 
-def test_a_tenant_gets_its_rate_and_a_burst_of_one_second_and_takes_nothing_from_another():
+def test_tenant_gets_its_rate_and_burst_independent_of_others():
     clock = Clock(100.0)
     limits = TenantLimits(100, 10, clock)
     assert take(limits, "acme", 500) == 100
@@ -32,7 +32,7 @@ def test_a_tenant_gets_its_rate_and_a_burst_of_one_second_and_takes_nothing_from
     assert limits.refused == 400 + 475 + 9_900
 
 
-def test_places_are_taken_until_they_are_given_back_and_a_refused_request_costs_nothing():
+def test_concurrent_requests_are_limited_and_a_rejected_one_costs_nothing():
     limits = TenantLimits(10, 2, Clock(100.0))
     limits.enter("acme")
     limits.enter("acme")
@@ -44,7 +44,7 @@ def test_places_are_taken_until_they_are_given_back_and_a_refused_request_costs_
     assert take(limits, "acme", 50) == 8
 
 
-def test_a_batch_costs_what_it_holds_and_one_above_the_burst_leaves_a_debt():
+def test_batch_costs_its_items_and_one_above_the_burst_leaves_a_negative_balance():
     clock = Clock(100.0)
     limits = TenantLimits(100, 10, clock)
     assert take(limits, "acme", 3, cost=40) == 2

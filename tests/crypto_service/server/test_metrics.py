@@ -1,4 +1,4 @@
-"""One page for many processes, whose counters never fall."""
+"""One page for several processes, with counters that never decrease."""
 
 from crypto_service.server.metrics import Report, Totals
 from tools.docs import exported_metrics
@@ -22,7 +22,7 @@ def test_counters_are_exported_with_zero_before_anything_is_counted():
     assert set(found.values()) == {0}
 
 
-def test_counters_and_connections_add_up_and_the_earliest_end_counts():
+def test_counters_and_connections_are_summed_and_the_earliest_expiry_exported():
     totals = Totals()
     report = Report(ready=True, counters={ENCRYPT: 7}, gauges={OPEN: 3, ENDS: 2000})
     totals.take("serve-1", Report.decode(report.encode()))
@@ -34,7 +34,7 @@ def test_counters_and_connections_add_up_and_the_earliest_end_counts():
     assert found["openkcm_crypto_ready"] == totals.ready == 2
 
 
-def test_what_a_process_counted_stays_after_its_end_and_its_state_does_not():
+def test_counters_of_an_ended_process_remain_but_not_its_gauges():
     totals = Totals()
     totals.take("serve-1", Report(ready=True, counters={ENCRYPT: 7}, gauges={OPEN: 3}))
     totals.ended("serve-1", expected=True)

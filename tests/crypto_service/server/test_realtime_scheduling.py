@@ -1,4 +1,4 @@
-"""Whoever serves goes first where that is allowed, and is one of many again while more is asked than fits."""
+"""Real-time scheduling where it is permitted, with normal priority during continuous load."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import asyncio, json, os, resource, sys, threading, time
 import uvloop
 import pytest
 
-from crypto_service.server.realtime_scheduling import precedence
+from crypto_service.server.realtime_scheduling import realtime_priority
 
 def of_all():
     return sorted({os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")})
@@ -27,7 +27,7 @@ def busy(seconds):
 
 async def main():
     seen, stop = {}, threading.Event()
-    with precedence(asyncio.get_running_loop()) as allowed:
+    with realtime_priority(asyncio.get_running_loop()) as allowed:
         started_later = threading.Thread(target=stop.wait)
         started_later.start()
         seen["at rest"] = of_all()
@@ -35,7 +35,7 @@ async def main():
             busy(0.001)
             await asyncio.sleep(0.001)
         seen["busy now and then"] = of_all()
-        # Two turns of the loop: it hears of signals when it looks for what has come.
+        # Two turns of the loop: it handles signals when it polls for events.
         for _ in range(2):
             busy(0.2)
             await asyncio.sleep(0)
@@ -59,28 +59,28 @@ if len(sys.argv) > 1:
 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
     runner.run(main())
 """
-FIRST, FAIR, NOBODY = os.SCHED_RR, os.SCHED_OTHER, 65534
+FIRST, FAIR, UNPRIVILEGED = os.SCHED_RR, os.SCHED_OTHER, 65534
 
 
-def seen(*arguments: str) -> tuple[bool, dict[str, Any]]:
+def run_program(*arguments: str) -> tuple[bool, dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments], check=True, capture_output=True, text=True, timeout=120
     )
-    allowed, told = json.loads(done.stdout.splitlines()[-1])
-    return allowed, told
+    allowed, policies_seen = json.loads(done.stdout.splitlines()[-1])
+    return allowed, policies_seen
 
 
 def is_allowed() -> bool:
-    """Ask the system itself, in a process of its own."""
+    """Return whether the system permits it, as determined in another process."""
     program = "import os; os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))"
     return subprocess.run([sys.executable, "-c", program], check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
-def test_it_goes_first_but_while_it_is_busy_without_rest():
-    allowed, told = seen()
+def test_priority_is_realtime_except_under_continuous_load():
+    allowed, policies_seen = run_program()
     assert allowed == is_allowed()
     first = [FIRST] if allowed else [FAIR]
-    assert told == {
+    assert policies_seen == {
         "at rest": first,
         "busy now and then": first,
         "without rest": [FAIR],
@@ -92,7 +92,7 @@ def test_it_goes_first_but_while_it_is_busy_without_rest():
     }
 
 
-def test_whoever_may_not_serves_like_anybody():
-    allowed, told = seen(str(NOBODY))
+def test_without_permission_priority_is_normal():
+    allowed, policies_seen = run_program(str(UNPRIVILEGED))
     assert not allowed
-    assert {tuple(policies) for name, policies in told.items() if name != "limit"} == {(FAIR,)}
+    assert {tuple(policies) for name, policies in policies_seen.items() if name != "limit"} == {(FAIR,)}

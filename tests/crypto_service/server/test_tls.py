@@ -1,4 +1,4 @@
-"""The service's certificate from a real key server, and what its contexts admit."""
+"""The service's certificate from a real key server, and the clients that its contexts admit."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ def identity(vault: Server) -> ServerCertificate:
 
 
 def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[ssl.SSLObject, ssl.SSLObject]:
-    """Let both shake hands in memory; raises what either side raises."""
+    """Do a handshake in memory; raise the error of either side."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     served = server.wrap_bio(to_server, to_client, server_side=True)
     asking = client.wrap_bio(to_client, to_server, server_hostname="localhost")
@@ -50,7 +50,7 @@ def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[ssl.SSLObject
 
 @pytest.fixture
 def a_client(tmp_path: Path) -> Callable[..., ssl.SSLContext]:
-    """Make a client's context, with the certificate of a service of ACME unless another is given."""
+    """Return a factory of client contexts, by default with the certificate of a service of ACME."""
 
     def make(leaf: authority.Leaf | None = None, *, version: Any = None, ciphers: str = "") -> ssl.SSLContext:
         client = ssl.create_default_context(cadata=authority.root().pem)
@@ -69,13 +69,13 @@ def a_client(tmp_path: Path) -> Callable[..., ssl.SSLContext]:
 Make = Callable[..., ssl.SSLContext]
 
 
-def test_the_key_server_signs_our_names_and_any_tls_client_believes_it(identity: ServerCertificate):
+def test_server_certificate_has_our_names_and_verifies(identity: ServerCertificate):
     certificate = x509.load_pem_x509_certificate(identity.certificate_pem.encode())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert [str(name.value) for name in names] == ["localhost", "127.0.0.1"]
     assert identity.not_after - datetime.now(UTC) < timedelta(hours=25)
     server = server_context(identity)
-    server.verify_mode = ssl.CERT_OPTIONAL  # only our own half is looked at here
+    server.verify_mode = ssl.CERT_OPTIONAL  # only the server certificate is checked here
     _, asking = shake(server, ssl.create_default_context(cadata=identity.root_pem))
     assert asking.version() == "TLSv1.3"
     assert not [file for file in Path("/proc/self/fd").iterdir() if "memfd" in os.path.realpath(file)]
@@ -91,7 +91,7 @@ def test_the_key_server_signs_our_names_and_any_tls_client_believes_it(identity:
         (ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES128-SHA256"),  # KMIP clients without AEAD
     ],
 )
-def test_a_client_with_a_chain_to_our_root_is_admitted_without_a_ticket(a_client: Make, version: Any, ciphers: str):
+def test_client_with_a_chain_to_our_root_is_admitted_without_ticket(a_client: Make, version: Any, ciphers: str):
     served, asking = shake(server_context(server_identity()), a_client(version=version, ciphers=ciphers))
     assert served.getpeercert(binary_form=True)
     assert asking.session is None or not asking.session.has_ticket
@@ -107,15 +107,13 @@ def test_a_client_with_a_chain_to_our_root_is_admitted_without_a_ticket(a_client
     ],
 )
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-def test_old_versions_and_suites_without_forward_secrecy_or_with_sha1_are_refused(
-    a_client: Make, version: Any, ciphers: str
-):
+def test_old_versions_and_weak_suites_are_rejected(a_client: Make, version: Any, ciphers: str):
     client = a_client(version=version, ciphers=f"{ciphers}:@SECLEVEL=0")
     with pytest.raises(ssl.SSLError):
         shake(server_context(server_identity()), client)
 
 
-def test_a_leaf_that_is_expired_or_for_another_tenant_or_for_servers_is_refused(a_client: Make):
+def test_expired_foreign_or_server_leaf_is_rejected(a_client: Make):
     names = authority.service_names("beta-corp-67890", "orders")
     client_use = x509.ExtendedKeyUsageOID.CLIENT_AUTH
     for leaf, why in (
@@ -127,14 +125,14 @@ def test_a_leaf_that_is_expired_or_for_another_tenant_or_for_servers_is_refused(
             shake(server_context(server_identity()), a_client(leaf))
 
 
-def test_a_key_is_loaded_from_memory_also_by_a_process_that_cannot_be_dumped_and_is_not_root():
+def test_key_loads_from_memory_in_a_hardened_unprivileged_process():
     program = """
 import codecs, os
 from crypto_service.server.hardening import harden
 from crypto_service.server.tls import server_context
 from tests.crypto_service.https.authority import server_identity
 identity = server_identity()
-server_context(identity)  # now everything is loaded that nobody else may read
+server_context(identity)  # loads all modules that another user cannot read
 codecs.lookup("ascii")
 if os.getuid() == 0:
     os.setgid(65534); os.setuid(65534)
@@ -146,7 +144,7 @@ print("loaded")
     assert said.stdout.endswith("loaded\n")
 
 
-async def test_a_key_server_that_is_down_is_waited_for():
+async def test_obtain_waits_for_an_unavailable_key_server():
     class Certificates:
         def __init__(self) -> None:
             self.asked = 0
@@ -159,29 +157,29 @@ async def test_a_key_server_that_is_down_is_waited_for():
                 raise VaultUnavailable
             return authority.server_leaf().pem, authority.root().pem
 
-    certificates, shelf = Certificates(), SharedTlsIdentity()
-    made = await ServerTls(certificates, NAMES, shelf).obtain()
+    certificates, shared = Certificates(), SharedTlsIdentity()
+    made = await ServerTls(certificates, NAMES, shared).obtain()
     assert made.root_pem == authority.root().pem
     assert certificates.asked == 3
 
 
-def test_a_child_that_is_started_again_finds_the_certificate_and_one_that_is_nearly_over_not():
-    shelf = SharedTlsIdentity()
-    assert shelf.get() is None
+def test_restarted_child_gets_the_certificate_unless_it_expires_soon():
+    shared = SharedTlsIdentity()
+    assert shared.get() is None
     day = replace(server_identity(), not_after=datetime.now(UTC) + timedelta(hours=23))
     pid = os.fork()
     if pid == 0:
-        shelf.put(day)
+        shared.put(day)
         os._exit(0)
     os.waitpid(pid, 0)
-    assert shelf.get() == day
-    shelf._memory[100] ^= 1  # half written
-    assert shelf.get() is None
-    shelf.put(replace(day, not_after=datetime.now(UTC) + timedelta(hours=7)))
-    assert shelf.get() is None
+    assert shared.get() == day
+    shared._memory[100] ^= 1  # a partial write
+    assert shared.get() is None
+    shared.put(replace(day, not_after=datetime.now(UTC) + timedelta(hours=7)))
+    assert shared.get() is None
 
 
-async def test_the_certificate_is_renewed_before_it_ends_in_contexts_in_use_and_connections_go_on(a_client: Make):
+async def test_certificate_is_renewed_in_contexts_in_use_and_connections_continue(a_client: Make):
     class Ours(ServerTls):
         async def obtain(self) -> ServerCertificate:
             return server_identity()

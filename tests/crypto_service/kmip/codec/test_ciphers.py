@@ -1,4 +1,4 @@
-"""Encrypt, Decrypt and MAC with keys that stay with the server."""
+"""Encrypt, Decrypt and MAC with keys that the server does not release."""
 
 import hashlib
 import hmac
@@ -29,10 +29,10 @@ async def decrypt(client: Client, object_id: str, how: Item, *parts: Item):
 
 
 @pytest.mark.parametrize(("how", "nonce_size", "more"), [(cbc(), 16, 16), (gcm(), 12, 16)], ids=["cbc", "gcm"])
-async def test_before_1_4_a_client_decrypts_what_it_encrypted_with_a_vector_of_the_server(
+async def test_before_1_4_client_decrypts_with_the_iv_of_the_server(
     scene: Scene, how: Item, nonce_size: int, more: int
 ):
-    """CBC is the delegated mode of MongoDB; the tag of GCM follows the ciphertext before version 1.4."""
+    """CBC is the delegated mode of MongoDB; before version 1.4 the tag of GCM follows the ciphertext."""
     client = scene.client(minor=2)
     object_id = await client.activated()
     sealed = await client.encrypt(object_id, bytes(96), parameters=how)
@@ -43,7 +43,7 @@ async def test_before_1_4_a_client_decrypts_what_it_encrypted_with_a_vector_of_t
     assert (await client.encrypt(object_id, bytes(96), parameters=how)).value(Tag.IV_COUNTER_NONCE) != nonce
 
 
-async def test_gcm_is_what_others_call_gcm(scene: Scene):
+async def test_gcm_interoperates_with_another_implementation(scene: Scene):
     client = scene.client()
     object_id = await client.activated()
     key = (await client.get(object_id)).material
@@ -56,7 +56,7 @@ async def test_gcm_is_what_others_call_gcm(scene: Scene):
 
     whole = {Tag.DATA: data, Tag.IV_COUNTER_NONCE: nonce, Tag.AUTHENTICATED_ENCRYPTION_TAG: tag}
 
-    async def attempt(additional: Item | None = additional, **_):  # noqa: ANN003, ANN202 - one of the parts replaced
+    async def attempt(additional: Item | None = additional, **_):  # noqa: ANN003, ANN202 - one part replaced
         parts = [octets(name, value) for name, value in whole.items()]
         return await decrypt(client, object_id, gcm(), *parts, *([additional] if additional else []))
 
@@ -75,15 +75,15 @@ GCM = choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.GCM)
 
 
 @pytest.mark.parametrize(("how", "size"), [(cbc(random=False), 16), (parameters(mode=GCM), 12)])
-async def test_a_vector_that_is_not_brought_is_made_and_told(scene: Scene, how: Item, size: int):
+async def test_missing_iv_is_generated_and_returned(scene: Scene, how: Item, size: int):
     client = scene.client()
     object_id = await client.activated()
-    brought = octets(Tag.IV_COUNTER_NONCE, b"i" * size)
+    iv = octets(Tag.IV_COUNTER_NONCE, b"i" * size)
     for more in ((), (octets(Tag.IV_COUNTER_NONCE, b""),)):
         assert (
             len((await client.encrypt(object_id, b"data", *more, parameters=how)).value(Tag.IV_COUNTER_NONCE)) == size
         )
-    sealed = await client.encrypt(object_id, b"data", brought, parameters=how)
+    sealed = await client.encrypt(object_id, b"data", iv, parameters=how)
     assert sealed.payload.first(Tag.IV_COUNTER_NONCE) is None
     short = await client.encrypt(object_id, b"data", octets(Tag.IV_COUNTER_NONCE, b"short"), parameters=how)
     assert short.reason is ResultReason.INVALID_FIELD
@@ -102,13 +102,13 @@ async def test_a_vector_that_is_not_brought_is_made_and_told(scene: Scene, how: 
         (parameters(mode=number(Tag.BLOCK_CIPHER_MODE, 1)), ResultReason.INVALID_MESSAGE),
     ],
 )
-async def test_what_is_not_done_is_refused_with_its_reason(scene: Scene, how: Item, reason):
+async def test_unsupported_parameters_are_rejected_with_a_reason(scene: Scene, how: Item, reason):
     client = scene.client()
     object_id = await client.activated()
     assert (await client.encrypt(object_id, b"data", parameters=how)).reason is reason
 
 
-async def test_data_comes_in_one_piece_and_with_parameters(scene: Scene):
+async def test_encrypt_requires_complete_data_and_parameters(scene: Scene):
     client = scene.client()
     object_id = await client.activated()
     for piece in (flag(Tag.INIT_INDICATOR, value=True), octets(Tag.CORRELATION_VALUE, b"1")):
@@ -121,7 +121,7 @@ async def test_data_comes_in_one_piece_and_with_parameters(scene: Scene):
 
 
 @pytest.mark.parametrize(("mask", "encrypts", "decrypts"), [(0, False, False), (4, True, False), (8, False, True)])
-async def test_the_usage_mask_decides(scene: Scene, mask: int, encrypts: bool, decrypts: bool):  # noqa: FBT001 - the table says which is which
+async def test_usage_mask_is_enforced(scene: Scene, mask: int, encrypts: bool, decrypts: bool):  # noqa: FBT001 - as in the table
     client = scene.client()
     object_id = await client.activated(mask=mask)
     assert ((await client.encrypt(object_id, b"data")).reason is None) == encrypts
@@ -141,14 +141,14 @@ async def a_key_of(client: Client, algorithm: int, mask: int) -> str:
     return (await client.ask(Operation.CREATE, choice(Tag.OBJECT_TYPE, 2), template)).object_id
 
 
-async def test_a_key_of_another_algorithm_does_not_encrypt(scene: Scene):
+async def test_key_of_another_algorithm_cannot_encrypt(scene: Scene):
     client = scene.client()
     object_id = await a_key_of(client, CryptographicAlgorithm.DES3, 12)
     await client.about(Operation.ACTIVATE, object_id)
     assert (await client.encrypt(object_id, b"data")).reason is ResultReason.INVALID_FIELD
 
 
-async def test_a_mac_is_made_and_verified_by_the_key_that_is_for_it(scene: Scene):
+async def test_mac_requires_an_hmac_key(scene: Scene):
     client = scene.client()
     object_id = await a_key_of(client, CryptographicAlgorithm.HMAC_SHA256, 0x180)
     data = octets(Tag.DATA, b"the data")
@@ -163,7 +163,7 @@ async def test_a_mac_is_made_and_verified_by_the_key_that_is_for_it(scene: Scene
     assert (await client.about(Operation.MAC, aes, data)).reason is ResultReason.INVALID_FIELD
 
 
-async def test_secrets_are_derived_and_what_a_key_cannot_do_is_refused_with_its_reason(scene: Scene):
+async def test_secret_is_derived_and_unsupported_requests_are_rejected_with_a_reason(scene: Scene):
     client = scene.client()
     key, archived = await client.activated(mask=0xFFFFF), await client.activated()
     await client.about(Operation.ARCHIVE, archived)

@@ -14,7 +14,7 @@ LIMIT = 4096
 REFUSAL = ErrorReply(ResultReason.INVALID_MESSAGE, "no")
 
 
-def test_the_size_of_a_message_is_known_from_its_first_eight_bytes():
+def test_message_size_is_read_from_the_first_eight_bytes():
     whole = encoded()
     assert [framing.size_of(whole[:count], LIMIT) for count in range(8)] == [None] * 8
     assert framing.size_of(whole[:8], LIMIT) == len(whole)
@@ -28,13 +28,13 @@ def test_the_size_of_a_message_is_known_from_its_first_eight_bytes():
         *(b"G", b"B\0\0", encoded()[:3] + b"\x02", b"\x42\x00\x7b\x01" + bytes(4)),
     ],
 )
-def test_what_does_not_begin_a_request_or_is_longer_than_the_limit_is_not_kmip(beginning):
+def test_invalid_beginning_or_size_above_the_limit_is_rejected(beginning):
     with pytest.raises(InvalidFrame):
         framing.size_of(beginning, LIMIT)
 
 
 @pytest.mark.parametrize("minor", range(5))
-def test_a_refusal_speaks_the_version_of_the_request(minor):
+def test_error_response_has_the_version_of_the_request(minor):
     response = ttlv.decode(framing.refuse(encoded(a_get(minor=minor)), REFUSAL))
     header, item = response.children()
     assert header.first(Tag.PROTOCOL_VERSION) == version(minor)
@@ -47,11 +47,11 @@ def test_a_refusal_speaks_the_version_of_the_request(minor):
 
 
 @pytest.mark.parametrize("beginning", [b"", encoded()[:20], encoded(a_get(minor=5)), encoded()[:16] + bytes(40)])
-def test_nothing_is_said_in_a_version_nobody_named(beginning):
+def test_error_response_is_empty_without_a_known_version(beginning):
     assert framing.refuse(beginning, REFUSAL) == b""
 
 
-def test_what_may_hold_a_secret_does_not_only_ask():
+def test_asks_only_is_false_for_requests_with_secrets():
     assert framing.asks_only(a_get())
     credentials = structure(Tag.AUTHENTICATION, structure(Tag.CREDENTIAL))
     assert not framing.asks_only(a_get(header=(credentials,)))
@@ -78,14 +78,14 @@ def at_most(size: int) -> Item:
     return message(header=(number(Tag.MAXIMUM_RESPONSE_SIZE, size),))
 
 
-def test_a_response_that_fits_is_not_touched():
+def test_response_within_the_maximum_size_is_unchanged():
     response = a_response(8, 800)
     whole = ttlv.encode(response)
     assert framing.reply(message(), response) == whole
     assert framing.reply(at_most(len(whole)), response) == whole
 
 
-def test_the_largest_results_give_way_until_the_response_fits():
+def test_largest_results_are_replaced_until_the_response_fits():
     response = ttlv.decode(framing.reply(at_most(700), a_response(8, 800, 80)))
     small, large, medium = response.all(Tag.BATCH_ITEM)
     assert small.first(Tag.RESPONSE_PAYLOAD) is not None
@@ -96,6 +96,6 @@ def test_the_largest_results_give_way_until_the_response_fits():
     assert large.first(Tag.OPERATION).value == Operation.GET
 
 
-def test_a_client_that_takes_almost_nothing_gets_reasons_alone():
+def test_tiny_maximum_size_leaves_only_reasons():
     response = ttlv.decode(framing.reply(at_most(1), a_response(8, 80)))
     assert all(item.first(Tag.RESPONSE_PAYLOAD) is None for item in response.all(Tag.BATCH_ITEM))

@@ -1,4 +1,4 @@
-"""A short run of the fuzzer (its long one: benchmarks/fuzz_kmip.py), and the inputs that are kept."""
+"""A short run of the fuzzer (long run: benchmarks/fuzz_kmip.py), and the inputs of the corpus."""
 
 import asyncio
 import struct
@@ -40,7 +40,7 @@ async def test_mutated_requests_cause_no_internal_error_in_the_database(scene: S
 
 
 @pytest.mark.parametrize("pieces", [kept for kept in KEPT if kept])
-def test_inputs_that_were_kept_cause_no_internal_error(pieces):
+def test_corpus_causes_no_internal_error(pieces):
     errors, answer = exchange([bytes.fromhex(piece) for piece in pieces])
     while answer:
         size = int.from_bytes(answer[4:8], "big") + 8
@@ -61,7 +61,7 @@ def bombs() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["depth", "items", "zeros", "batch"])
-def test_a_message_of_the_largest_size_is_handled_in_little_processor_time(name):
+def test_largest_message_needs_little_cpu_time(name):
     data = bombs()[name]
     assert len(data) <= LIMIT
     began = time.thread_time()
@@ -70,14 +70,14 @@ def test_a_message_of_the_largest_size_is_handled_in_little_processor_time(name)
     assert errors == []
 
 
-def test_thousands_of_requests_at_once_are_all_answered():
+def test_thousands_of_pipelined_requests_are_answered():
     _, answers = exchange([encoded() * 3_000])
     _, answer = exchange([encoded()])
     assert len(answers) == 3_000 * len(answer)
 
 
 def exchange(pieces: list[bytes]) -> tuple[list[str], bytes]:
-    """Send pieces over one connection; return the internal errors and the answers."""
+    """Send pieces over one connection; return the internal errors and the responses."""
 
     async def run() -> tuple[list[str], bytes]:
         stand = Stand()

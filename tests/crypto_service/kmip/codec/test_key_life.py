@@ -1,4 +1,4 @@
-"""Key states against a model: whatever is done in whatever order, by whoever, on whichever process."""
+"""Key states against a model, for any operations in any order, by any client, on any process."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from tests.crypto_service.kmip.scene import Answered, Base, Client, Scene, a_dat
 
 @dataclass
 class Key:
-    """What the model knows."""
+    """The state of a key in the model."""
 
     object_id: str
     state: State = State.PRE_ACTIVE
@@ -47,7 +47,7 @@ class KeyLife(RuleBasedStateMachine):
     processes = st.sampled_from(["one", "two"])
 
     def _client(self, process: str, **who: str) -> Client:
-        # Word of every change has come; what happens before it comes is test_objects' matter.
+        # All changes are notified first; the behaviour before a notification is the subject of test_store.
         for each in (self.scene.one, self.scene.two):
             each.changes.tell(tenant_hash(self.scene.tenant))
         return self.scene.client(process=getattr(self.scene, process), **who)
@@ -101,7 +101,7 @@ class KeyLife(RuleBasedStateMachine):
         answer = self._ask(process, operation, key, a_date("Deactivation Date", when))
         may = self._now(key) in (State.PRE_ACTIVE, State.ACTIVE)
         if may:
-            # A revocation that set the date itself leads to a state in which it cannot be set.
+            # After a revocation, which sets the date itself, the date cannot be set.
             assert answer.reason is None
             key.deactivation = when
         else:
@@ -134,17 +134,17 @@ class KeyLife(RuleBasedStateMachine):
             assert answer.value(Tag.DATA) == b"the data"
 
     @rule(key=keys, process=processes, who=st.sampled_from(["service", "tenant"]))
-    def a_stranger_tries(self, key: Key, process: str, who: str) -> None:
+    def other_client_tries(self, key: Key, process: str, who: str) -> None:
         other = {"service": "billing"} if who == "service" else {"tenant_id": self.scene.other}
-        stranger = self._client(process, **other)
+        other_client = self._client(process, **other)
         for answer in (
-            self.runner.run(stranger.get(key.object_id)),
-            self.runner.run(stranger.revoke(key.object_id, 2)),
-            self.runner.run(stranger.about(Operation.DESTROY, key.object_id)),
-            self.runner.run(stranger.encrypt(key.object_id, b"data")),
+            self.runner.run(other_client.get(key.object_id)),
+            self.runner.run(other_client.revoke(key.object_id, 2)),
+            self.runner.run(other_client.about(Operation.DESTROY, key.object_id)),
+            self.runner.run(other_client.encrypt(key.object_id, b"data")),
         ):
             assert answer.reason is ResultReason.ITEM_NOT_FOUND
-        assert self.runner.run(stranger.ask(Operation.LOCATE)).ids == []
+        assert self.runner.run(other_client.ask(Operation.LOCATE)).ids == []
 
     @rule(key=consumes(keys), process=processes)
     def rekey(self, key: Key, process: str) -> None:
@@ -153,7 +153,7 @@ class KeyLife(RuleBasedStateMachine):
         assert (answer.reason is None) == (not gone)
 
     @invariant()
-    def every_key_is_in_the_state_of_the_model_and_none_came_back(self) -> None:
+    def every_key_state_matches_the_model_and_never_moves_back(self) -> None:
         for key in self.keys_made:
             state = self.runner.run(self._client("one").state(key.object_id))
             assert state == self._now(key)
@@ -164,7 +164,7 @@ class KeyLife(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("examples", [3, pytest.param(25, marks=pytest.mark.full)])
-def test_a_keys_states_are_those_of_the_model(base: Base, examples: int):
+def test_key_states_match_the_model(base: Base, examples: int):
     KeyLife.base = base
     checks = list(HealthCheck)
     short = settings(max_examples=examples, stateful_step_count=25, deadline=None, suppress_health_check=checks)

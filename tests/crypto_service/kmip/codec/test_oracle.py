@@ -1,4 +1,4 @@
-"""PyKMIP reads what we write and writes the same bytes: every message of the OASIS cases that it knows how to read."""
+"""PyKMIP decodes our messages and encodes the same bytes: every message of the OASIS cases that it supports."""
 
 import time
 from collections import Counter
@@ -28,14 +28,14 @@ def outcome(kind: type[RequestMessage | ResponseMessage], data: bytes, version: 
     try:
         message.read(BytearrayStream(data), kmip_version=version)
         message.write(written, kmip_version=version)
-    except Exception:  # noqa: BLE001 - PyKMIP raises a dozen kinds for what it has not implemented
+    except Exception:  # noqa: BLE001 - PyKMIP raises a dozen kinds for unsupported messages
         return "not known to it"
-    # A text that needs no padding gets eight bytes of it when PyKMIP writes what it has read: the message grows.
+    # PyKMIP adds eight bytes of padding to a text that needs none, so the message grows.
     return "same" if written.buffer == data else "padded" if len(written.buffer) > len(data) else "different"
 
 
 @pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.full)])
-def test_pykmip_writes_the_messages_of_the_cases_as_we_do(every: int):
+def test_pykmip_encodes_the_case_messages_equally(every: int):
     messages = {
         (kind, our_bytes(node), VERSIONS[case.name[:4]])
         for case in list(oasis_xml.cases())[::every]

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 @dataclass
 class Wire:
-    """What PyKMIP takes for its socket; the bytes go to the dispatcher on the test's loop."""
+    """The socket of PyKMIP; its bytes go to the dispatcher on the test's loop."""
 
     loop: asyncio.AbstractEventLoop
     client: Client
@@ -40,10 +40,10 @@ class Wire:
         self.unread += framing.reply(request, response)
 
     def shutdown(self, _how: int) -> None:
-        """There is nothing to shut."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
     def recv(self, size: int) -> bytes:
         taken = bytes(self.unread[:size])
@@ -76,7 +76,7 @@ def a_name(name: str) -> Attribute:
 
 
 @pytest.mark.parametrize("minor", range(5))
-async def test_a_symmetric_key_from_creation_to_destruction(scene: Scene, minor: int):
+async def test_pykmip_uses_a_symmetric_key_from_creation_to_destruction(scene: Scene, minor: int):
     def steps(driver: ProxyKmipClient) -> None:
         key = driver.create(AES, 256, name="first", cryptographic_usage_mask=BOTH)
         assert driver.locate(attributes=[a_name("first")]) == [key]
@@ -107,7 +107,7 @@ async def test_a_symmetric_key_from_creation_to_destruction(scene: Scene, minor:
     await drive(scene, steps, minor)
 
 
-async def test_the_server_encrypts_authenticates_and_derives(scene: Scene):
+async def test_pykmip_encrypts_authenticates_and_derives(scene: Scene):
     def steps(driver: ProxyKmipClient) -> None:
         mask = [*BOTH, enums.CryptographicUsageMask.DERIVE_KEY]
         key = driver.create(AES, 256, cryptographic_usage_mask=mask)
@@ -139,7 +139,7 @@ async def test_the_server_encrypts_authenticates_and_derives(scene: Scene):
     await drive(scene, steps)
 
 
-async def test_a_key_pair_signs_and_verifies(scene: Scene):
+async def test_pykmip_signs_and_verifies_with_a_key_pair(scene: Scene):
     def steps(driver: ProxyKmipClient) -> None:
         public, private = driver.create_key_pair(
             enums.CryptographicAlgorithm.RSA,

@@ -38,7 +38,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("kind", "value", "encoding"), EXAMPLES, ids=lambda part: getattr(part, "name", ""))
-def test_the_examples_of_the_specification_read_and_write_as_printed(kind, value, encoding):
+def test_specification_examples_decode_and_encode(kind, value, encoding):
     assert ttlv.decode(bytes.fromhex(encoding)) == Item(TAG, kind, value)
     assert ttlv.encode(Item(TAG, kind, value)) == bytes.fromhex(encoding)
 
@@ -66,17 +66,17 @@ items = st.recursive(
 
 
 @given(items)
-def test_what_is_written_reads_back_the_same(item):
+def test_decode_returns_the_encoded_item(item):
     assert ttlv.decode(ttlv.encode(item)) == item
 
 
 @given(st.binary(max_size=64) | items.map(ttlv.encode).flatmap(lambda whole: st.binary(max_size=8).map(whole.__add__)))
-def test_whatever_reads_writes_back_to_the_same_bytes(data):
+def test_encode_returns_the_decoded_bytes(data):
     try:
         item = ttlv.decode(data)
     except ttlv.TtlvError:
         return
-    if item.type is not ItemType.BIG_INTEGER:  # may carry more sign bytes than needed
+    if item.type is not ItemType.BIG_INTEGER:  # may contain redundant sign bytes
         assert ttlv.encode(item) == data
 
 
@@ -97,12 +97,12 @@ def within_the_oracle(item: Item) -> bool:
 
 
 @given(primitives.filter(within_the_oracle))
-def test_pykmip_writes_the_same_bytes_and_reads_ours(item):
+def test_pykmip_encodes_the_same_bytes_and_decodes_ours(item):
     tag = oracle_enums.Tags.ATTRIBUTE_VALUE
     ours = Item(Tag.ATTRIBUTE_VALUE, item.type, item.value)
-    theirs = ORACLES[item.type](item.value, tag)
+    expected = ORACLES[item.type](item.value, tag)
     stream = BytearrayStream()
-    theirs.write(stream)
+    expected.write(stream)
     assert stream.buffer == ttlv.encode(ours)
     read = ORACLES[item.type](tag=tag)
     read.read(BytearrayStream(ttlv.encode(ours)))
@@ -122,55 +122,55 @@ def nested(levels: int) -> bytes:
 
 REFUSED = {
     "nothing": (b"", "not exactly one item"),
-    "a cut header": (b"\x42\x00\x20", "cut item"),
-    "a cut value": (head(8, 16) + bytes(8), "length beyond"),
-    "a length of four gigabytes": (head(8, 0xFFFFFFFF), "length beyond"),
-    "padding that is missing": (head(8, 3) + b"abc", "length beyond"),
+    "a truncated header": (b"\x42\x00\x20", "truncated item"),
+    "a truncated value": (head(8, 16) + bytes(8), "length exceeds"),
+    "a length of four gigabytes": (head(8, 0xFFFFFFFF), "length exceeds"),
+    "padding that is missing": (head(8, 3) + b"abc", "length exceeds"),
     "padding that is not zero": (head(8, 3) + b"abc\0\0\0\0\1", "padding not zero"),
     "a word's padding that is not zero": (head(5, 4) + b"\0\0\0\1\0\0\0\1", "padding not zero"),
-    "a word of eight bytes": (head(2, 8) + bytes(8), "length wrong"),
-    "an integer of no bytes": (head(2, 0), "length wrong"),
-    "a date of four bytes": (head(9, 4) + bytes(8), "length wrong"),
-    "a big integer of no bytes": (head(4, 0), "length wrong"),
-    "a big integer of nine bytes": (head(4, 9) + bytes(16), "length wrong"),
-    "a structure of five bytes": (head(1, 5) + bytes(8), "length wrong"),
+    "a word of eight bytes": (head(2, 8) + bytes(8), "wrong length"),
+    "an integer of no bytes": (head(2, 0), "wrong length"),
+    "a date of four bytes": (head(9, 4) + bytes(8), "wrong length"),
+    "a big integer of no bytes": (head(4, 0), "wrong length"),
+    "a big integer of nine bytes": (head(4, 9) + bytes(16), "wrong length"),
+    "a structure of five bytes": (head(1, 5) + bytes(8), "wrong length"),
     "a boolean of two": (head(6, 8) + b"\0\0\0\0\0\0\0\2", "boolean"),
     "text that is not UTF-8": (head(7, 2) + b"\xff\xfe\0\0\0\0\0\0", "text not UTF-8"),
     "text that holds a surrogate": (head(7, 3) + b"\xed\xa0\x80\0\0\0\0\0", "text not UTF-8"),
     "type zero": (head(0, 8) + bytes(8), "unknown type"),
     "a type of KMIP 2": (head(11, 8) + bytes(8), "unknown type"),
-    "a tag of nobody": (head(2, 4, tag=0x410001) + bytes(8), "tag outside"),
+    "an undefined tag": (head(2, 4, tag=0x410001) + bytes(8), "tag outside"),
     "two items": (2 * (head(2, 4) + bytes(8)), "not exactly one item"),
-    "a child longer than its parent": (head(1, 16) + head(8, 16) + bytes(16), "length beyond"),
+    "a child longer than its parent": (head(1, 16) + head(8, 16) + bytes(16), "length exceeds"),
     "structures without end": (nested(ttlv.MAX_DEPTH + 1), "too deep"),
-    "a hundred thousand levels": (nested(100_000)[:400_000], "length beyond"),
+    "a hundred thousand levels": (nested(100_000)[:400_000], "length exceeds"),
     "items without end": (head(1, 8 * ttlv.MAX_ITEMS) + head(7, 0) * ttlv.MAX_ITEMS, "too many items"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_bytes_that_break_the_rules_are_refused(name):
+def test_invalid_bytes_are_rejected(name):
     data, reason = REFUSED[name]
     with pytest.raises(ttlv.TtlvError, match=reason):
         ttlv.decode(data)
 
 
-def test_a_structure_that_is_written_already_is_written_as_it_would_be():
+def test_encoded_structure_is_written_unchanged():
     inner, beside = structure(Item(TAG, ItemType.INTEGER, 8), structure()), Item(TAG, ItemType.ENUMERATION, 1)
     outer = ttlv.encode(structure(inner, beside))
-    assert ttlv.encode(structure(ttlv.encoded(inner), beside)) == outer
-    assert ttlv.written(TAG, outer).children() == ()
-    assert ttlv.encode(ttlv.decode(nested(ttlv.MAX_DEPTH))) == nested(ttlv.MAX_DEPTH)  # the deepest that is allowed
+    assert ttlv.encode(structure(ttlv.pre_encode(inner), beside)) == outer
+    assert ttlv.from_encoded(TAG, outer).children() == ()
+    assert ttlv.encode(ttlv.decode(nested(ttlv.MAX_DEPTH))) == nested(ttlv.MAX_DEPTH)  # the maximum depth
 
 
-def test_a_refusal_does_not_show_the_content():
+def test_error_does_not_contain_the_content():
     with pytest.raises(ttlv.TtlvError) as refused:
         ttlv.decode(head(7, 8) + b"secret!\xff")
     assert "secret" not in repr(refused.value)
     assert refused.value.__cause__ is None
 
 
-def test_an_item_shows_neither_value_nor_children():
+def test_repr_of_an_item_contains_neither_value_nor_children():
     item = structure(Item(Tag.KEY_MATERIAL, ItemType.BYTE_STRING, b"material"))
     assert "material" not in repr(item).lower()
     assert repr(item.first(Tag.KEY_MATERIAL)) == "Item(0x420043, BYTE_STRING)"

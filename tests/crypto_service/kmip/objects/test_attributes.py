@@ -1,4 +1,4 @@
-"""Adding, changing and deleting attributes: what a client may, and what is the server's."""
+"""Addition, change and deletion of attributes: the permissions of clients, and attributes of the server."""
 
 import pytest
 
@@ -26,7 +26,7 @@ SERVERS = [
 
 
 @pytest.mark.parametrize("operation", [Operation.ADD_ATTRIBUTE, Operation.MODIFY_ATTRIBUTE])
-async def test_what_is_the_servers_no_client_sets(scene: Scene, operation):
+async def test_client_cannot_set_server_attributes(scene: Scene, operation):
     client = scene.client()
     object_id = await client.activated()
     before = (await client.about(Operation.GET_ATTRIBUTES, object_id)).item
@@ -36,7 +36,7 @@ async def test_what_is_the_servers_no_client_sets(scene: Scene, operation):
     assert (await client.about(Operation.GET_ATTRIBUTES, object_id)).item == before
 
 
-async def test_only_what_is_free_can_be_deleted(scene: Scene):
+async def test_only_deletable_attributes_can_be_deleted(scene: Scene):
     client = scene.client()
     object_id = await client.activated(a_name("mine"))
     for name in [*named.RULES, "y-server"]:
@@ -46,7 +46,7 @@ async def test_only_what_is_free_can_be_deleted(scene: Scene):
         assert answer.reason is (absent if free else ResultReason.PERMISSION_DENIED), name
 
 
-async def test_instances_keep_their_index_when_another_goes(scene: Scene):
+async def test_instances_keep_their_index_after_a_deletion(scene: Scene):
     client = scene.client()
     object_id = await client.create(custom("x-n", "a"), custom("x-n", "b"), custom("x-n", "c"))
     name = text(Tag.ATTRIBUTE_NAME, "x-n")
@@ -80,13 +80,13 @@ async def test_instances_keep_their_index_when_another_goes(scene: Scene):
         (Operation.DELETE_ATTRIBUTE, (text(Tag.ATTRIBUTE_NAME, "x-absent"),), ResultReason.ITEM_NOT_FOUND),
     ],
 )
-async def test_each_refusal_has_the_reason_of_the_specification(scene: Scene, operation, payload, reason):
+async def test_rejection_has_the_reason_of_the_specification(scene: Scene, operation, payload, reason):
     client = scene.client()
     object_id = await client.create(custom("x-here", "1"), attribute("Contact Information", text(VALUE, "ops")))
     assert (await client.about(operation, object_id, *payload)).reason is reason
 
 
-async def test_usage_limits_begin_full_and_are_spent_once(scene: Scene):
+async def test_usage_limits_start_full_and_are_used_once(scene: Scene):
     client = scene.client()
     limits = structure(
         VALUE, long(Tag.USAGE_LIMITS_TOTAL, 100), long(Tag.USAGE_LIMITS_COUNT, 5_000), choice(Tag.USAGE_LIMITS_UNIT, 1)
@@ -105,7 +105,7 @@ async def test_usage_limits_begin_full_and_are_spent_once(scene: Scene):
     assert negative.reason is ResultReason.INVALID_FIELD
 
 
-async def test_custom_attributes_are_of_any_type_and_others_no_newer_than_the_client(scene: Scene):
+async def test_custom_attributes_have_any_type_and_newer_attributes_are_rejected(scene: Scene):
     client, old = scene.client(), scene.client(minor=0)
     object_id = await client.create()
     for value in (

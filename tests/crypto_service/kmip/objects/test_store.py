@@ -1,4 +1,4 @@
-"""What is kept, what is remembered of it, and who may see it."""
+"""Stored objects, their cache, and the clients that may see them."""
 
 import asyncio
 
@@ -12,8 +12,8 @@ from database.postgres.notify import tenant_hash
 from tests.crypto_service.kmip.scene import Scene, a_name, attribute, creation, custom
 
 
-async def attack(client, object_id: str) -> dict:
-    """Try everything on an object; return what each attempt came to."""
+async def try_all_operations(client, object_id: str) -> dict:
+    """Try every operation on an object; return the result of each attempt."""
     more = {
         Operation.REVOKE: (structure(Tag.REVOCATION_REASON, choice(Tag.REVOCATION_REASON_CODE, 2)),),
         Operation.GET_USAGE_ALLOCATION: (long(Tag.USAGE_LIMITS_COUNT, 1),),
@@ -33,34 +33,37 @@ async def attack(client, object_id: str) -> dict:
 
 
 @pytest.mark.parametrize("whose", ["another service", "another tenant"])
-async def test_the_object_of_another_is_not_there_for_any_operation(scene: Scene, whose: str):
+async def test_object_of_another_caller_is_not_found_by_any_operation(scene: Scene, whose: str):
     owner = scene.client()
     object_id = await owner.activated(a_name("theirs"), custom("x-theirs", "1"))
-    stranger = scene.client("billing") if whose == "another service" else scene.client(tenant_id=scene.other)
+    other_client = scene.client("billing") if whose == "another service" else scene.client(tenant_id=scene.other)
     before = await owner.about(Operation.GET_ATTRIBUTES, object_id)
 
-    theirs, nobodys = await attack(stranger, object_id), await attack(stranger, "00000000-never-made")
-    assert {answer.reason for answer in theirs.values()} == {ResultReason.ITEM_NOT_FOUND}
-    told = {op: answer.item for op, answer in theirs.items()}
-    assert told == {op: answer.item for op, answer in nobodys.items()}
+    forbidden, unknown = (
+        await try_all_operations(other_client, object_id),
+        await try_all_operations(other_client, "00000000-never-made"),
+    )
+    assert {answer.reason for answer in forbidden.values()} == {ResultReason.ITEM_NOT_FOUND}
+    items = {op: answer.item for op, answer in forbidden.items()}
+    assert items == {op: answer.item for op, answer in unknown.items()}
     for criteria in [
         (),
         (a_name("theirs"),),
         (custom("x-theirs", "1"),),
         (attribute("Unique Identifier", text(Tag.ATTRIBUTE_VALUE, object_id)),),
     ]:
-        assert (await stranger.ask(Operation.LOCATE, *criteria)).ids == []
+        assert (await other_client.ask(Operation.LOCATE, *criteria)).ids == []
     assert (await owner.about(Operation.GET_ATTRIBUTES, object_id)).item == before.item
 
 
 @pytest.mark.parametrize("hostile", ["' or 1=1 --", "*", "%", "../object", "a" * 4000, "\0", "", "ünïcode", "a\nb"])
-async def test_an_id_of_another_form_is_not_looked_for_and_not_written_down(scene: Scene, hostile: str):
+async def test_malformed_id_is_not_found_and_not_recorded(scene: Scene, hostile: str):
     answer = await scene.client().get(hostile)
     assert answer.reason is ResultReason.ITEM_NOT_FOUND
     assert scene.journal.entries[-1].subject == ""
 
 
-async def test_material_is_stored_only_sealed_and_for_its_object(scene: Scene):
+async def test_material_is_stored_encrypted_and_bound_to_its_object(scene: Scene):
     client = scene.client()
     one, two = await client.create(), await client.create()
     material = (await client.get(one)).material
@@ -81,7 +84,7 @@ async def test_material_is_stored_only_sealed_and_for_its_object(scene: Scene):
     assert (await client.get(two)).reason is ResultReason.CRYPTOGRAPHIC_FAILURE
 
 
-async def test_a_change_elsewhere_is_seen_as_soon_as_word_of_it_comes(scene: Scene):
+async def test_change_by_another_process_is_visible_after_its_notification(scene: Scene):
     here, there = scene.client(), scene.client(process=scene.two)
     object_id = await here.activated()
     assert (await there.get(object_id)).reason is None
@@ -92,22 +95,22 @@ async def test_a_change_elsewhere_is_seen_as_soon_as_word_of_it_comes(scene: Sce
     assert (await there.get(object_id)).reason is ResultReason.PERMISSION_DENIED
 
 
-async def test_what_was_read_before_a_change_is_not_returned_to_later_requests(scene: Scene):
-    """The reader's transaction is over, word of the change comes, and only then does the reader go on."""
+async def test_object_read_before_a_change_is_not_returned_later(scene: Scene):
+    """The reader's transaction ends, the change is notified, and only then does the reader continue."""
     writer, reader = scene.client(), scene.client(process=scene.two)
     object_id = await writer.activated()
     await writer.get(object_id)
     early = start_eagerly(reader.get(object_id))
     assert not isinstance(early, Completed)
     await writer.revoke(object_id, 2)
-    assert (await writer.get(object_id)).reason is ResultReason.PERMISSION_DENIED  # it needs no word of its own change
+    assert (await writer.get(object_id)).reason is ResultReason.PERMISSION_DENIED  # without a notification
     scene.two.changes.tell(tenant_hash(scene.tenant))
     assert (await reader.get(object_id)).reason is ResultReason.PERMISSION_DENIED
     await early
     assert (await reader.get(object_id)).reason is ResultReason.PERMISSION_DENIED
 
 
-async def test_of_many_who_change_at_once_none_is_lost(scene: Scene):
+async def test_concurrent_changes_are_all_kept(scene: Scene):
     clients = [scene.client(process=process) for process in (scene.one, scene.two) * 3]
     object_id = await clients[0].create()
     answers = await asyncio.gather(
@@ -120,7 +123,7 @@ async def test_of_many_who_change_at_once_none_is_lost(scene: Scene):
     assert values == {"0", "1", "2", "3", "4", "5"}
 
 
-async def test_of_two_who_destroy_and_activate_at_once_the_key_never_lives(scene: Scene):
+async def test_concurrent_destroy_and_activate_never_leave_a_destroyed_key_active(scene: Scene):
     one, two = scene.client(), scene.client(process=scene.two)
     object_id = await one.create()
     await asyncio.gather(one.about(Operation.DESTROY, object_id), two.about(Operation.ACTIVATE, object_id))
@@ -131,7 +134,7 @@ async def test_of_two_who_destroy_and_activate_at_once_the_key_never_lives(scene
         assert (await two.about(Operation.ACTIVATE, object_id)).reason is ResultReason.ITEM_NOT_FOUND
 
 
-async def test_a_name_belongs_to_one_object_until_that_is_destroyed(scene: Scene):
+async def test_name_is_unique_until_its_object_is_destroyed(scene: Scene):
     client = scene.client()
     first = await client.create(a_name("mine"))
     assert (await client.ask(*creation(a_name("mine")))).reason is ResultReason.ILLEGAL_OPERATION
@@ -142,7 +145,7 @@ async def test_a_name_belongs_to_one_object_until_that_is_destroyed(scene: Scene
     assert (await client.ask(*creation(a_name("mine")))).reason is None
 
 
-async def test_destroyed_objects_do_not_crowd_out_the_living(scene: Scene):
+async def test_destroyed_objects_are_not_located(scene: Scene):
     client = scene.client()
     first, second = await client.create(), await client.create()
     await client.about(Operation.DESTROY, first)
@@ -151,7 +154,7 @@ async def test_destroyed_objects_do_not_crowd_out_the_living(scene: Scene):
     assert (await client.ask(Operation.LOCATE)).ids == [second]
 
 
-async def test_many_who_ask_for_one_object_at_once_all_get_it_also_when_one_is_cancelled(scene: Scene):
+async def test_concurrent_gets_all_succeed_despite_a_cancellation(scene: Scene):
     client = scene.client()
     object_id = await client.activated()
     for _ in range(2):  # fresh, and then not

@@ -37,8 +37,8 @@ def a_key(material: bytes = bytes(32), *attributes: Item, algorithm: int = 3, bi
     )
 
 
-def libmongocrypts_seed() -> tuple[Item, ...]:
-    """What all MongoDB drivers register: a mask of 0, no name, opaque."""
+def libmongocrypt_seed() -> tuple[Item, ...]:
+    """Return what all MongoDB drivers register: a mask of 0, no name, opaque."""
     return (
         choice(Tag.OBJECT_TYPE, ObjectType.SECRET_DATA),
         structure(Tag.TEMPLATE_ATTRIBUTE, attribute("Cryptographic Usage Mask", number(VALUE, 0))),
@@ -50,35 +50,35 @@ def libmongocrypts_seed() -> tuple[Item, ...]:
     )
 
 
-async def test_a_mongodb_driver_registers_activates_and_gets_until_the_key_is_revoked(scene: Scene):
+async def test_mongodb_driver_gets_its_key_until_it_is_revoked(scene: Scene):
     client = scene.client(minor=0)
-    object_id = (await client.ask(Operation.REGISTER, *libmongocrypts_seed())).object_id
+    object_id = (await client.ask(Operation.REGISTER, *libmongocrypt_seed())).object_id
     assert (await client.about(Operation.ACTIVATE, object_id)).object_id == object_id
     got = await client.get(object_id)
     assert got.material == SEED
-    assert got.payload.children()[2] == libmongocrypts_seed()[2]
-    assert "Digest" not in (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes  # of a secret
+    assert got.payload.children()[2] == libmongocrypt_seed()[2]
+    assert "Digest" not in (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes  # a secret has none
     await client.revoke(object_id, 1)
     assert (await client.get(object_id)).reason is ResultReason.PERMISSION_DENIED
 
 
-async def test_percona_polls_the_state_and_learns_that_a_key_is_absent(scene: Scene):
+async def test_percona_reads_the_state_and_absence_of_a_key(scene: Scene):
     client = scene.client(minor=0)
     object_id = (await client.ask(Operation.REGISTER, *a_key(bytes(range(32))))).object_id
-    asked = text(Tag.ATTRIBUTE_NAME, "State")
-    assert (await client.about(Operation.GET_ATTRIBUTES, object_id, asked)).attributes == {"State": State.PRE_ACTIVE}
+    state = text(Tag.ATTRIBUTE_NAME, "State")
+    assert (await client.about(Operation.GET_ATTRIBUTES, object_id, state)).attributes == {"State": State.PRE_ACTIVE}
     await client.about(Operation.ACTIVATE, object_id)
     fresh, newest = text(Tag.ATTRIBUTE_NAME, "Fresh"), scene.client()
     assert (await newest.about(Operation.GET_ATTRIBUTES, object_id, fresh)).attributes == {"Fresh": True}
     assert (await client.get(object_id)).material == bytes(range(32))
     assert (await newest.about(Operation.GET_ATTRIBUTES, object_id, fresh)).attributes == {"Fresh": False}
-    assert (await client.about(Operation.GET_ATTRIBUTES, "absent", asked)).reason is ResultReason.ITEM_NOT_FOUND
+    assert (await client.about(Operation.GET_ATTRIBUTES, "absent", state)).reason is ResultReason.ITEM_NOT_FOUND
 
 
 @pytest.mark.parametrize(
     ("minor", "newer"), [(0, {"Fresh", "Original Creation Date"}), (1, {"Original Creation Date"}), (2, set())]
 )
-async def test_no_client_sees_an_attribute_that_is_newer_than_it(scene: Scene, minor: int, newer: set):
+async def test_attributes_newer_than_the_client_are_hidden(scene: Scene, minor: int, newer: set):
     newest, client = scene.client(), scene.client(minor=minor)
     object_id = await newest.create(attribute("Description", text(VALUE, "of 1.4")))
     seen = (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes
@@ -110,17 +110,17 @@ async def test_no_client_sees_an_attribute_that_is_newer_than_it(scene: Scene, m
         (a_key(bytes(32), *[custom(f"x-{n}", "a" * 9000) for n in range(9)]), ResultReason.INVALID_FIELD),
     ],
 )
-async def test_what_cannot_be_registered_is_refused_with_its_reason_and_leaves_nothing(scene: Scene, payload, reason):
+async def test_invalid_registration_is_rejected_with_a_reason_and_stores_nothing(scene: Scene, payload, reason):
     client = scene.client()
     assert (await client.ask(Operation.REGISTER, *payload)).reason is reason
     assert (await client.ask(Operation.LOCATE)).ids == []
 
 
-async def test_a_key_is_had_in_the_formats_that_carry_its_bytes(scene: Scene):
+async def test_get_returns_a_key_in_supported_formats(scene: Scene):
     client = scene.client()
     object_id = (await client.ask(Operation.REGISTER, *a_key(bytes(range(32))))).object_id
 
-    async def get(form: int):  # noqa: ANN202 - what Get answers
+    async def get(form: int):  # noqa: ANN202 - the result of Get
         return await client.about(Operation.GET, object_id, choice(Tag.KEY_FORMAT_TYPE, form))
 
     assert (await get(KeyFormatType.RAW)).material == bytes(range(32))
@@ -129,7 +129,7 @@ async def test_a_key_is_had_in_the_formats_that_carry_its_bytes(scene: Scene):
     assert (await get(KeyFormatType.PKCS_1)).reason is ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED
 
 
-async def test_a_sensitive_key_leaves_only_wrapped_and_one_that_is_not_extractable_never(scene: Scene):
+async def test_sensitive_key_is_returned_only_wrapped_and_unextractable_key_never(scene: Scene):
     client = scene.client()
     kind, _, key = a_key(bytes(32))
     active = a_date("Activation Date", scene.clock.now)
@@ -157,8 +157,11 @@ async def test_a_sensitive_key_leaves_only_wrapped_and_one_that_is_not_extractab
     got = await client.about(Operation.GET, object_id, specification(wrapping))
     wrapped = got.payload.children()[-1].first(Tag.KEY_BLOCK).first(Tag.KEY_VALUE).value
     assert len(aes_kw_unwrap(bytes(32), wrapped)) == 32
-    theirs = await scene.client("billing").create()
-    for other, reason in [(theirs, ResultReason.ITEM_NOT_FOUND), (object_id, ResultReason.PERMISSION_DENIED)]:
+    other_services_key = await scene.client("billing").create()
+    for other, reason in [
+        (other_services_key, ResultReason.ITEM_NOT_FOUND),
+        (object_id, ResultReason.PERMISSION_DENIED),
+    ]:
         assert (await client.about(Operation.GET, object_id, specification(other))).reason is reason
     itself = await client.about(Operation.GET, wrapping, specification(wrapping))
     assert itself.reason is ResultReason.PERMISSION_DENIED
@@ -167,7 +170,7 @@ async def test_a_sensitive_key_leaves_only_wrapped_and_one_that_is_not_extractab
     assert revoked.reason is ResultReason.PERMISSION_DENIED
 
 
-async def test_dates_move_the_state_without_anybody_doing_anything(scene: Scene):
+async def test_dates_change_the_key_state_automatically(scene: Scene):
     client, now = scene.client(), scene.clock.now
     object_id = await client.create(a_date("Activation Date", now + 10), a_date("Deactivation Date", now + 20))
     seen = []
@@ -182,7 +185,7 @@ async def test_dates_move_the_state_without_anybody_doing_anything(scene: Scene)
         assert (await client.about(Operation.MODIFY_ATTRIBUTE, object_id, modify)).reason is denied
 
 
-async def test_a_revoked_and_destroyed_key_keeps_its_attributes_and_no_material(scene: Scene):
+async def test_destroyed_key_keeps_its_attributes_but_no_material(scene: Scene):
     client = scene.client()
     object_id = await client.activated(a_name("mine"))
     assert (await client.about(Operation.DESTROY, object_id)).reason is ResultReason.PERMISSION_DENIED
@@ -204,7 +207,7 @@ async def test_a_revoked_and_destroyed_key_keeps_its_attributes_and_no_material(
         assert kept.fetchone() == (None,)
 
 
-async def test_what_is_archived_rests_until_it_is_recovered(scene: Scene):
+async def test_archived_object_is_unusable_until_it_is_recovered(scene: Scene):
     client = scene.client()
     object_id = await client.activated(a_name("old"))
     await client.about(Operation.ARCHIVE, object_id)
@@ -218,7 +221,7 @@ async def test_what_is_archived_rests_until_it_is_recovered(scene: Scene):
     assert (await client.get(object_id)).reason is ResultReason.PERMISSION_DENIED
 
 
-async def test_a_new_key_takes_name_and_place_of_the_old_one(scene: Scene):
+async def test_rekey_moves_the_name_and_dates_to_the_new_key(scene: Scene):
     client, now = scene.client(), scene.clock.now
     old = await client.create(a_name("mine"), a_date("Activation Date", now), a_date("Deactivation Date", now + 100))
     new = (await client.about(Operation.REKEY, old, interval(Tag.OFFSET, 50))).object_id
@@ -232,12 +235,12 @@ async def test_a_new_key_takes_name_and_place_of_the_old_one(scene: Scene):
     assert (await client.get(old)).material != (await client.get(new)).material
 
 
-async def test_objects_are_located_by_every_kind_of_attribute(scene: Scene):
+async def test_locate_matches_every_kind_of_attribute(scene: Scene):
     client, now = scene.client(), scene.clock.now
     one = await client.create(a_name("one"), custom("x-place", "rack 7"), attribute("Object Group", text(VALUE, "g")))
     scene.clock.now += 100
     two = await client.activated(a_name("two"), custom("x-place", "rack 8"), mask=4)
-    secret = (await client.ask(Operation.REGISTER, *libmongocrypts_seed())).object_id
+    secret = (await client.ask(Operation.REGISTER, *libmongocrypt_seed())).object_id
     expected = {
         (a_name("one"),): [one],
         (custom("x-place", "rack 8"),): [two],
@@ -258,7 +261,7 @@ async def test_objects_are_located_by_every_kind_of_attribute(scene: Scene):
     assert (page.ids, page.value(Tag.LOCATED_ITEMS)) == ([two], 3)
 
 
-async def test_a_template_gives_new_objects_its_attributes_and_not_its_name(scene: Scene):
+async def test_template_provides_its_attributes_but_not_its_name(scene: Scene):
     client = scene.client(minor=0)
     held = structure(Tag.TEMPLATE, custom("x-place", "rack 7"), attribute("Contact Information", text(VALUE, "ops")))
     named = structure(Tag.TEMPLATE_ATTRIBUTE, a_name("usual"))
@@ -269,18 +272,18 @@ async def test_a_template_gives_new_objects_its_attributes_and_not_its_name(scen
     made = (await client.ask(operation, kind, payload)).object_id
     attributes = (await client.about(Operation.GET_ATTRIBUTES, made)).attributes
     assert (attributes["x-place"], attributes["Contact Information"], attributes.get("Name")) == ("rack 7", "me", None)
-    theirs = await scene.client("billing", minor=0).ask(operation, kind, payload)
-    assert theirs.reason is ResultReason.ITEM_NOT_FOUND
+    rejected = await scene.client("billing", minor=0).ask(operation, kind, payload)
+    assert rejected.reason is ResultReason.ITEM_NOT_FOUND
     assert (await client.about(Operation.DESTROY, template.object_id)).reason is None
 
 
 @pytest.mark.parametrize("content", [b"no certificate", b"", b"\x30\x03\x02\x01\x01"])
-async def test_a_certificate_that_cannot_be_read_is_kept_as_it_is(scene: Scene, content: bytes):
+async def test_unreadable_certificate_is_stored_unchanged(scene: Scene, content: bytes):
     client = scene.client()
-    brought = structure(Tag.CERTIFICATE, choice(Tag.CERTIFICATE_TYPE, 1), octets(Tag.CERTIFICATE_VALUE, content))
+    registered = structure(Tag.CERTIFICATE, choice(Tag.CERTIFICATE_TYPE, 1), octets(Tag.CERTIFICATE_VALUE, content))
     kind = choice(Tag.OBJECT_TYPE, ObjectType.CERTIFICATE)
-    object_id = (await client.ask(Operation.REGISTER, kind, structure(Tag.TEMPLATE_ATTRIBUTE), brought)).object_id
-    assert (await client.get(object_id)).payload.children()[2] == brought
+    object_id = (await client.ask(Operation.REGISTER, kind, structure(Tag.TEMPLATE_ATTRIBUTE), registered)).object_id
+    assert (await client.get(object_id)).payload.children()[2] == registered
     attributes = (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes
     assert attributes["Certificate Length"] == len(content)
     assert "Certificate Subject" not in attributes
