@@ -1,10 +1,10 @@
-"""The CMK dashboard: where the customer's people look after their tenant's keys, and operators after all tenants.
+"""The CMK dashboard: customers manage the keys of their tenant, operators monitor all tenants.
 
-One folder for each feature: `page` or `section` draws with Streamlit, `view` decides what is shown, without Streamlit
-and without I/O, `actions` asks for changes. `auth.routes` says where a browser is, `auth.authorization` who may be
-there, again at every rerun; a page gets a `PageContext` and nothing else. What somebody asks for is stored in
-PostgreSQL and done by a workflow; what PostgreSQL knows is shown whether or not Temporal and Vault are up.
+One folder for each feature: `page` or `section` draws with Streamlit; `view` selects what is shown, without Streamlit
+and without I/O; `actions` requests changes. `auth.routes` maps a path to a route. `auth.authorization` authorizes the
+user, again at every rerun. A page receives a `PageContext` and nothing else. A request is stored in PostgreSQL and
+executed by a workflow. Data in PostgreSQL is shown whether or not Temporal and Vault are up.
 
-No Vault identity here: this process opens no key and issues no certificate. And no tenant id comes from a widget, a
-query or a cookie that was not checked.
+This process has no Vault identity: it unwraps no key and issues no certificate. No tenant id comes from a widget, a
+query or an unverified cookie.
 """

@@ -1,4 +1,4 @@
-"""`python -m dashboard`: settings, wiring, serve until SIGTERM."""
+"""`python -m dashboard`: load settings, wire, serve until SIGTERM."""
 
 import gc
 import signal
@@ -26,21 +26,21 @@ from openkcm.logging import configure_logs
 
 _SCRIPT = Path(__file__).with_name("app.py")
 _GRACE_SECONDS = 5
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _AT_FIRST_USE = ("dashboard.router", "pandas", "pyarrow")
-"""What the script imports only when somebody comes; loaded before that, nobody is the one who waits for it."""
+"""Modules that the script imports at its first run; loaded at start, so that the first user does not wait for them."""
 
 
 def create_app(parts: Dependencies) -> AuthMiddleware:
-    """Return the application; what is configured here cannot be changed by a file in the working directory."""
+    """Return the application; a file in the working directory cannot change what is configured here."""
     settings, origin = parts.settings, parts.origin
     redirect_uri = f"{origin}/oauth2callback"
     routes: list[BaseRoute] = [Route("/healthz", _health)]
     if parts.development is not None:
         routes += parts.development.routes
     routes += downloads.routes(parts)
-    # Else Streamlit takes the folder `pages` for its own until somebody's script has called `st.navigation`: whoever
-    # comes first after a start, by the address of a page, would see a menu of our modules and nothing else.
+    # Otherwise Streamlit uses the folder `pages` until a script has called `st.navigation`: the first request for a
+    # page after a start would show a menu of these modules instead.
     PagesManager.uses_pages_directory = False
     app = st.App(
         _SCRIPT,
@@ -57,7 +57,9 @@ def create_app(parts: Dependencies) -> AuthMiddleware:
         },
     )
     if config.get_option("server.enableAgentApi") or config.get_option("browser.gatherUsageStats"):
-        raise SettingsInvalid("Streamlit is told to let others in or to tell others", "unset the STREAMLIT_* variables")
+        raise SettingsInvalid(
+            "Streamlit settings enable the agent API or usage statistics", "unset the STREAMLIT_* variables"
+        )
     return AuthMiddleware(app, parts.guard, parts.cookie_secret, origin, develops=parts.develops)
 
 
@@ -66,16 +68,16 @@ async def _health(_request: Request) -> Response:
 
 
 def _load_when_serving(running: uvicorn.Server) -> None:
-    """Load all code once the door is open, and take it out of the garbage collector's hands.
+    """Load all code after the server has started and exclude it from garbage collection.
 
-    Not before: it takes a second, in which everything else of a stack is starting on the same processors.
-    Streamlit collects after every rerun, also those by which open tabs watch their session: with a hundred thousand
-    objects of code to look through that takes longer than most pages.
+    Not earlier: it takes a second, while the other processes of a stack start on the same processors. Streamlit
+    collects garbage after every rerun, including the session polls of open tabs. Scanning a hundred thousand code
+    objects takes longer than most pages.
     """
     while not running.started:
         if running.should_exit:
             return
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     for name in _AT_FIRST_USE:
         import_module(name)
     gc.collect()
@@ -83,9 +85,9 @@ def _load_when_serving(running: uvicorn.Server) -> None:
 
 
 def main(develop: Develop | None = None) -> int:
-    """Serve until SIGTERM; return the exit status, 2 when the settings are refused.
+    """Serve until SIGTERM; return the exit status, 2 for invalid settings.
 
-    `develop` makes the sign-on and the marketplace page of the development stack.
+    `develop` creates the sign-on and the marketplace page of the development stack.
     """
     try:
         parts = wiring.build(load_settings(), develop)
@@ -110,7 +112,7 @@ def main(develop: Develop | None = None) -> int:
         )
     )
     for stop in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises the signal again once it has stopped; this makes that harmless, so that the rest ends too.
+        # uvicorn raises the signal again once it has stopped; this handler ignores it, so that the shutdown completes.
         signal.signal(stop, running.handle_exit)
     threading.Thread(target=_load_when_serving, args=[running], name="load", daemon=True).start()
     running.run()

@@ -1,5 +1,5 @@
-"""The script that Streamlit runs anew at each rerun; everything it does lies in `desk`, which is imported once."""
+"""The script that Streamlit runs at each rerun; the code is in `router`, which is imported once."""
 
-from dashboard import router as desk
+from dashboard import router
 
-desk.draw()
+router.draw()

@@ -1,6 +1,6 @@
-"""Files that are too large to be made in a page: routes of a place, behind the same guard as its pages.
+"""Downloads that are too large for a page: routes of a tenant, behind the same authorization as its pages.
 
-Such an answer is made while it is sent, and a browser that is slow or gone holds no transaction open.
+The response is streamed, and a slow or disconnected browser holds no transaction open.
 """
 
 import asyncio
@@ -16,11 +16,10 @@ from core.errors.tenants import AccessDenied, SessionEnded
 from core.tenants.roles import Permission
 from dashboard.audit import stream
 from dashboard.audit import view as audit_query
-from dashboard.auth import access_denied_page as refusal_page
-from dashboard.auth import cookies
+from dashboard.auth import access_denied_page, cookies
 from dashboard.auth.middleware import PLACE_HEADER, SOURCE_HEADER
 from dashboard.auth.routes import Route, RouteKind, named
-from dashboard.offboarding import section as left
+from dashboard.offboarding import section as offboarding
 from dashboard.page_context import PageContext
 from dashboard.reports import actions as report_actions
 from dashboard.reports import view as report_query
@@ -31,11 +30,11 @@ from openkcm.verification.erasure_certificate import certificate_file
 
 
 def routes(parts: Dependencies) -> list[routing.BaseRoute]:
-    """Return the routes, as the application sees their paths once the edge has found the place."""
+    """Return the routes, with paths relative to the route that the middleware has resolved."""
     downloads = Downloads(parts)
     return [
         routing.Route(f"/{audit_query.DOWNLOAD}", downloads.audit),
-        routing.Route(f"/{left.CERTIFICATE}", downloads.certificate),
+        routing.Route(f"/{offboarding.CERTIFICATE}", downloads.certificate),
         routing.Route(f"/{report_query.DOWNLOAD}", downloads.report),
     ]
 
@@ -45,58 +44,60 @@ class Downloads:
         self._parts = parts
 
     async def audit(self, request: Request) -> Response:
-        """Answer with the records of the tenant's audit stream that the query asks for, as JSON Lines."""
+        """Return the requested records of the tenant's audit stream as JSON Lines."""
         return await self._answer(request, self._audit)
 
     async def certificate(self, request: Request) -> Response:
-        """Answer with the signed statement of what was destroyed when the tenant left, as anybody can verify it."""
+        """Return the signed erasure certificate of an offboarded tenant, which anyone can verify."""
         return await self._answer(request, self._certificate)
 
     async def report(self, request: Request) -> Response:
-        """Answer with one file of a compliance report, as it was signed."""
+        """Return one file of a compliance report, as it was signed."""
         return await self._answer(request, self._report)
 
     async def _answer(self, request: Request, make: Callable[[Request, PageContext], Response]) -> Response:
-        place = named(request.headers.get(PLACE_HEADER, ""))
+        route = named(request.headers.get(PLACE_HEADER, ""))
         try:
-            if place is None or place.kind is not RouteKind.TENANT:
+            if route is None or route.kind is not RouteKind.TENANT:
                 raise AccessDenied
-            return await asyncio.to_thread(lambda: make(request, self._seat(request, place)))
+            return await asyncio.to_thread(lambda: make(request, self._page_context(request, route)))
         except OpenKcmError as refused:
-            return HTMLResponse(refusal_page.render(refused), refusal_page.status(refused))
+            return HTMLResponse(access_denied_page.render(refused), access_denied_page.status(refused))
 
-    def _audit(self, request: Request, seat: PageContext) -> Response:
+    def _audit(self, request: Request, context: PageContext) -> Response:
         chosen = audit_query.decode(request.url.query)
-        lines = stream.export(seat, chosen)
+        lines = stream.export(context, chosen)
         if lines is None:
-            raise AccessDenied("your role does not show the audit stream", "ask an administrator or an auditor")
+            raise AccessDenied("your role does not include the audit stream", "ask an administrator or an auditor")
         what = "audit-selection" if chosen != AuditFilter() else "audit"
-        name = f"{seat.tenant_id}-{what}-{seat.now():%Y%m%dT%H%M%SZ}.jsonl"
+        name = f"{context.tenant_id}-{what}-{context.now():%Y%m%dT%H%M%SZ}.jsonl"
         return StreamingResponse(lines, media_type="application/jsonl", headers=_saved_as(name))
 
     @staticmethod
-    def _certificate(_: Request, seat: PageContext) -> Response:
-        if not seat.may(Permission.VIEW):
-            with seat.database.tenant_tx(seat.tenant_id) as tx:
-                tx.audit.append(seat.event(AuditName.ACTION_REFUSED, left.CERTIFICATE, "refused", action="export"))
-            raise AccessDenied("your role does not show this tenant", "ask an administrator of your organization")
-        with seat.database.tenant_tx(seat.tenant_id) as tx:
+    def _certificate(_: Request, context: PageContext) -> Response:
+        if not context.may(Permission.VIEW):
+            with context.database.tenant_tx(context.tenant_id) as tx:
+                tx.audit.append(
+                    context.event(AuditName.ACTION_REFUSED, offboarding.CERTIFICATE, "refused", action="export")
+                )
+            raise AccessDenied("your role does not include this tenant", "ask an administrator of your organization")
+        with context.database.tenant_tx(context.tenant_id) as tx:
             kept = tx.leaving.certificate()
             if kept is None:
                 raise CertificateMissing
-            tx.audit.append(seat.event(AuditName.EXPORTED, left.CERTIFICATE, "success"))
+            tx.audit.append(context.event(AuditName.EXPORTED, offboarding.CERTIFICATE, "success"))
         document = certificate_file(kept.statement, kept.signature, kept.key)
-        headers = _saved_as(f"{seat.tenant_id}-{left.CERTIFICATE}")
+        headers = _saved_as(f"{context.tenant_id}-{offboarding.CERTIFICATE}")
         return Response(document, media_type="application/json", headers=headers)
 
     @staticmethod
-    def _report(request: Request, seat: PageContext) -> Response:
+    def _report(request: Request, context: PageContext) -> Response:
         report_id, form = report_query.decode(request.url.query)
-        asked = report_actions.download(seat, report_id, form)
-        headers = _saved_as(report_query.file_name(seat.tenant_id, asked.row, form))
+        asked = report_actions.download(context, report_id, form)
+        headers = _saved_as(report_query.file_name(context.tenant_id, asked.row, form))
         return Response(asked.content, media_type=report_query.MEDIA[form], headers=headers)
 
-    def _seat(self, request: Request, place: Route) -> PageContext:
+    def _page_context(self, request: Request, route: Route) -> PageContext:
         parts, source = self._parts, request.headers.get(SOURCE_HEADER, "")
         try:
             claims = cookies.read_claims(request.cookies, parts.cookie_secret, parts.origin)
@@ -104,7 +105,7 @@ class Downloads:
             raise SessionEnded from None
         if claims is None:
             raise SessionEnded
-        return parts.seat(parts.guard.admit(claims, place, {}, source), source)
+        return parts.page_context(parts.guard.admit(claims, route, {}, source), source)
 
 
 def _saved_as(name: str) -> dict[str, str]:

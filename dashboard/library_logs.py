@@ -6,9 +6,9 @@ from streamlit import logger as streamlit_logger
 
 
 def hand_over_logs() -> None:
-    """Have the loggers that Streamlit made, and those it makes later, pass their records on to the root logger.
+    """Propagate the records of all present and future Streamlit loggers to the root logger.
 
-    It gives each a handler with another format, so that the log held lines of text between those of JSON.
+    Streamlit gives each logger a handler with another format, which would put plain text between lines of JSON.
     """
     vars(streamlit_logger)["setup_formatter"] = _pass_on
     streamlit_logger.update_formatter()

@@ -1,6 +1,6 @@
-"""Where somebody sits: who they are, at which tenant, and what a page may use. Made anew at each rerun.
+"""The context of a page: user, tenant and dependencies. Created at each rerun.
 
-What every action of a page does around what it asks for: whether somebody may, and the record before and after.
+Also the steps that surround each action of a page: the permission check and the audit records before and after.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from openkcm.errors import OpenKcmError
 
 @dataclass(frozen=True, slots=True)
 class ServiceUrls:
-    """Where things are, as people and services reach them. `temporal_ui` is None where nobody said where it is."""
+    """Addresses of the platform for users and services. `temporal_ui` is None without a configured address."""
 
     dashboard: str
     marketplace: str
@@ -27,50 +27,52 @@ class ServiceUrls:
     crypto_kmip: str
     temporal_ui: str | None
     enrolment: str = ""
-    """Where agents find the platform and enrol."""
+    """Address at which agents enrol."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageContext:
-    """`tenant_id` is the place's tenant, which the guard has seen to be the person's own; OPERATORS at their desk.
+    """`tenant_id` is the tenant of the route, which the authorizer has verified; OPERATORS on the operations page.
 
-    `platform` spans tenants and is therefore None for everybody but operators.
+    `platform` spans tenants and is therefore None for every role but operator.
     """
 
     person: Person
     tenant_id: str
     source: str
     database: Database
-    door: WorkflowBridge
+    workflows: WorkflowBridge
     addresses: ServiceUrls
     now: Callable[[], datetime]
     promise_seconds: float = 180.0
-    """What tenants are promised, from the click to ready; the setting of the same name."""
+    """The provisioning SLO, from the click to ready; the setting of the same name."""
     grace_seconds: float = 60.0
-    """For how long a root key may be out of reach before its tenant is locked; the setting `root_key_grace_seconds`."""
+    """How long a root key may be unreachable before its tenant is locked; the setting `root_key_grace_seconds`."""
     approval_hours: float = 24.0
-    """How long what takes two people waits for the second; the setting of the same name."""
+    """How long a request waits for a second person; the setting of the same name."""
     offboard_grace_days: float = 30.0
-    """How long a tenant that leaves can be restored; the setting of the same name."""
+    """How long an offboarding tenant can be restored; the setting of the same name."""
     intake_key: str = ""
-    """The public key (PEM) to which credentials of root keys are sealed at once; only the worker opens them."""
+    """The public key (PEM) that encrypts credentials of root keys; only the worker can decrypt them."""
     aws_principal: str | None = None
-    """Whom customers' roles at AWS trust; the setting of the same name."""
+    """The principal that customers' AWS roles trust; the setting of the same name."""
     present: Callable[[], bool] = lambda: True
-    """Whether the sign-on still holds, which counts as a use of it; raises DatabaseUnavailable.
+    """Whether the session is still valid; counts as activity. Raises DatabaseUnavailable.
 
-    Dialogs and parts of pages rerun without the guard, so they ask before they show or do something.
+    Dialogs and fragments rerun without the authorizer, so they call this before they show or do anything.
     """
     left: Callable[[], bool] = lambda: False
-    """Whether the sign-on has ended, asked without using it: for what reruns by itself, or nobody would be idle."""
+    """Whether the session has ended, without counting as activity: for automatic reruns, which must not prevent the
+    idle timeout.
+    """
     platform: Operations | None = None
 
     def may(self, permission: Permission) -> bool:
-        """Return whether the person may do something here; what they may not do is not offered to them."""
+        """Return whether the user has the permission; pages hide actions without it."""
         return self.person.may(permission)
 
     def event(self, name: AuditName, subject: str, outcome: Outcome, **details: str) -> AuditEvent:
-        """Return an audit event in which this person acts, for the stream of the transaction it is appended in."""
+        """Return an audit event with this user as actor, for the stream of the transaction that appends it."""
         event_id = f"dashboard/{uuid4().hex}"
         return AuditEvent(
             event_id=event_id,
@@ -85,24 +87,24 @@ class PageContext:
         )
 
 
-def require(seat: PageContext, permission: Permission, name: AuditName, subject: str) -> None:
-    """Raise SessionEnded when the session is over, and PermissionDenied, recorded, when the role lacks it."""
-    if not seat.present():
+def require(context: PageContext, permission: Permission, name: AuditName, subject: str) -> None:
+    """Raise SessionEnded when the session is over; record and raise PermissionDenied when the role lacks it."""
+    if not context.present():
         raise SessionEnded
-    if seat.may(permission):
+    if context.may(permission):
         return
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        tx.audit.append(seat.event(AuditName.ACTION_REFUSED, subject, "refused", action=name))
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        tx.audit.append(context.event(AuditName.ACTION_REFUSED, subject, "refused", action=name))
     raise PermissionDenied
 
 
-def ask(seat: PageContext, name: AuditName, subject: str, what: Callable[[], None], **details: str) -> None:
-    """Ask a workflow and put on record what became of it."""
+def ask(context: PageContext, name: AuditName, subject: str, send: Callable[[], None], **details: str) -> None:
+    """Send a request to a workflow and record its result."""
     try:
-        what()
+        send()
     except OpenKcmError as failed:
-        with seat.database.tenant_tx(seat.tenant_id) as tx:
-            tx.audit.append(seat.event(name, subject, "failure", code=failed.code, **details))
+        with context.database.tenant_tx(context.tenant_id) as tx:
+            tx.audit.append(context.event(name, subject, "failure", code=failed.code, **details))
         raise
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        tx.audit.append(seat.event(name, subject, "success", **details))
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        tx.audit.append(context.event(name, subject, "success", **details))

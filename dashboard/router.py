@@ -1,6 +1,6 @@
-"""One rerun: where is the browser, who sits there, which pages are theirs. Nothing is drawn before the guard agreed.
+"""One rerun: resolve the route, authorize the user, draw the page. Nothing is drawn before authorization.
 
-Which pages lie at which place. Title, icon, path and page of each; the first has the place's own path.
+Also the pages of each route: title, icon, path and function. The first page has the path of the route.
 """
 
 from collections.abc import Callable
@@ -12,15 +12,14 @@ import streamlit as st
 
 from core.errors.platform import DatabaseUnavailable
 from core.errors.tenants import AccessDenied, SessionEnded
-from dashboard import sign_in_page as front_door
-from dashboard import wiring
+from dashboard import sign_in_page, wiring
 from dashboard.audit import page as audit
 from dashboard.auth.authorization import SessionAuthorizer
 from dashboard.auth.claims import Session
 from dashboard.auth.middleware import PLACE_HEADER, SOURCE_HEADER
 from dashboard.auth.routes import Route, RouteKind, named
 from dashboard.keys import page as keys
-from dashboard.offboarding import section as left
+from dashboard.offboarding import section as offboarding
 from dashboard.operations import page as operations
 from dashboard.overview import page as overview
 from dashboard.page_context import PageContext
@@ -37,7 +36,7 @@ _WATCH_SECONDS = 3
 
 @dataclass(frozen=True, slots=True)
 class NavPage:
-    """A page of a place; `path` is its part of the address, empty for the first."""
+    """A page of a route; `path` is its part of the address, empty for the first."""
 
     title: str
     icon: str
@@ -63,45 +62,45 @@ _ENTRIES = {RouteKind.TENANT: TENANT, RouteKind.OPERATIONS: OPERATIONS}
 
 
 def draw() -> None:
-    """Draw what the browser that asked may see."""
+    """Draw the page for the request of the browser."""
     st.set_page_config(page_title="OpenKCM", page_icon=str(_ASSETS / "icon.svg"), layout="wide")
     st.logo(str(_ASSETS / "wordmark.svg"), icon_image=str(_ASSETS / "icon.svg"))
     parts = wiring.parts()
-    place = named(st.context.headers.get(PLACE_HEADER, ""))
-    if place is None:
+    route = named(st.context.headers.get(PLACE_HEADER, ""))
+    if route is None:
         st.stop()
-    elif place.kind is RouteKind.MARKETPLACE and parts.development is not None:
-        # Nobody is anybody here: whether a browser is signed in makes no difference and is not looked at.
-        _draw_alone(place, parts.development.draw_marketplace)
-    elif place.kind is RouteKind.DOOR or not st.user.is_logged_in:
-        _draw_alone(place, partial(front_door.draw, parts, place))
+    elif route.kind is RouteKind.MARKETPLACE and parts.development is not None:
+        # This page has no users: whether a browser is signed in makes no difference and is not checked.
+        _draw_alone(route, parts.development.draw_marketplace)
+    elif route.kind is RouteKind.SIGN_IN or not st.user.is_logged_in:
+        _draw_alone(route, partial(sign_in_page.draw, parts, route))
     else:
-        _draw_signed_in(parts, place)
+        _draw_signed_in(parts, route)
 
 
-def _draw_alone(place: Route, draws: Callable[[], None]) -> None:
-    """Draw something in the stead of a place's pages, at each of their addresses, and without a menu.
+def _draw_alone(route: Route, draws: Callable[[], None]) -> None:
+    """Draw something instead of the pages of a route, at each of their addresses, without a menu.
 
-    Without `st.navigation` Streamlit makes a menu of its own of the folder `pages`, for whoever comes by.
+    Without `st.navigation` Streamlit would show a menu of the folder `pages` to every visitor.
     """
-    paths = [entry.path for entry in _ENTRIES.get(place.kind, ())] or [""]
+    paths = [entry.path for entry in _ENTRIES.get(route.kind, ())] or [""]
     pages = [st.Page(draws, title="OpenKCM", url_path=path, default=not path) for path in paths]
     st.navigation(pages, position="hidden").run()
 
 
-def _draw_signed_in(parts: Dependencies, place: Route) -> None:
+def _draw_signed_in(parts: Dependencies, route: Route) -> None:
     source = st.context.headers.get(SOURCE_HEADER, "")
     try:
-        sign_on = parts.guard.admit(st.user.to_dict(), place, st.query_params.to_dict(), source)
-        entries = LEFT if parts.guard.has_left(sign_on) else _ENTRIES[place.kind]
+        sign_on = parts.guard.admit(st.user.to_dict(), route, st.query_params.to_dict(), source)
+        entries = LEFT if parts.guard.has_left(sign_on) else _ENTRIES[route.kind]
     except (AccessDenied, SessionEnded, DatabaseUnavailable) as refused:
-        _draw_alone(place, partial(front_door.draw_refusal, refused))
+        _draw_alone(route, partial(sign_in_page.draw_refusal, refused))
         st.stop()
-    seat = parts.seat(sign_on, source)
+    context = parts.page_context(sign_on, source)
     chosen = st.navigation(
         [
             st.Page(
-                partial(_draw_page, entry, seat),
+                partial(_draw_page, entry, context),
                 title=entry.title,
                 icon=entry.icon,
                 url_path=entry.path,
@@ -116,12 +115,12 @@ def _draw_signed_in(parts: Dependencies, place: Route) -> None:
     chosen.run()
 
 
-def _draw_page(entry: NavPage, seat: PageContext) -> None:
-    """Draw a page; what it could not do is said in its own words, and what it did not foresee stays ours to look up."""
+def _draw_page(entry: NavPage, context: PageContext) -> None:
+    """Draw a page. Unexpected errors are only logged, so that no detail is shown."""
     try:
-        entry.draw(seat)
+        entry.draw(context)
     except DatabaseUnavailable as down:
-        front_door.draw_refusal(down)
+        sign_in_page.draw_refusal(down)
 
 
 def _draw_person(parts: Dependencies, sign_on: Session, source: str) -> None:
@@ -131,17 +130,17 @@ def _draw_person(parts: Dependencies, sign_on: Session, source: str) -> None:
         try:
             parts.guard.end(sign_on, source)
         except OpenKcmError as failed:
-            # Signing out of this browser must work all the same; the session ends by itself when it is idle.
+            # Signing out of this browser must work even so; the session ends automatically when it is idle.
             st.warning(f"{failed.message}. {failed.hint}.")
         st.logout()
 
 
 @st.fragment(run_every=_WATCH_SECONDS)
 def _watch(guard: SessionAuthorizer, sign_on: Session) -> None:
-    """Notice in every open tab that the session was ended in one of them."""
+    """Detect in every open tab that the session was ended in another."""
     if guard.has_ended(sign_on):
         st.rerun()
 
 
-LEFT = (NavPage("Farewell", ":material/waving_hand:", "", left.draw), TENANT[5])
-"""Of a tenant that has left there is nothing else to look at: everything that the other pages show is erased."""
+LEFT = (NavPage("Tenant closed", ":material/waving_hand:", "", offboarding.draw), TENANT[5])
+"""Pages of an offboarded tenant: the data of all other pages is erased."""

@@ -1,4 +1,4 @@
-"""What is seen before somebody is let in, and instead of a page when they are not."""
+"""The sign-in page, and the page that replaces a refused one."""
 
 import httpx2
 import streamlit as st
@@ -13,16 +13,16 @@ from openkcm.errors import OpenKcmError
 _PROBE_SECONDS = 3.0
 
 
-def draw(parts: Dependencies, place: Route) -> None:
-    """Offer to sign in; says nothing about whether there is such a tenant."""
+def draw(parts: Dependencies, route: Route) -> None:
+    """Draw the sign-in page, without revealing whether the tenant exists."""
     st.title("OpenKCM")
     st.header("Customer Managed Key Service", divider="gray")
-    if place.kind is RouteKind.DOOR and st.user.is_logged_in:
+    if route.kind is RouteKind.SIGN_IN and st.user.is_logged_in:
         st.write("You are signed in.")
         st.link_button("Go to your page", "/", type="primary")
         return
-    if place.kind is RouteKind.TENANT:
-        st.write(f"Sign in to manage the encryption of **{place.tenant_id}**.")
+    if route.kind is RouteKind.TENANT:
+        st.write(f"Sign in to manage the encryption of **{route.tenant_id}**.")
     else:
         st.write("Sign in to manage your organization's encryption.")
     if st.button("Sign in with your platform account", type="primary", icon=":material/login:", key="sign-in"):
@@ -30,40 +30,40 @@ def draw(parts: Dependencies, place: Route) -> None:
             st.login()
         else:
             st.error(
-                "Your platform's single sign-on does not answer, so nobody can sign in now. "
-                "Your keys and services are not affected. Try again in a minute, or tell your platform's operator.",
+                "Sign-in is unavailable: your platform's single sign-on does not respond. Keys and services are "
+                "not affected. Try again in a minute, or contact your platform's operator.",
                 icon=":material/cloud_off:",
             )
     if parts.develops:
         st.info(
-            "**Development sign-on.** People are fixed and no password is asked. Start at the "
-            "[marketplace page](/marketplace/) to enable OpenKCM for an organization.",
+            "**Development sign-on.** Users are predefined and no password is required. Start at the [marketplace "
+            "page](/marketplace/) to enable OpenKCM for an organization.",
             icon=":material/construction:",
         )
 
 
 def draw_refusal(refused: OpenKcmError) -> None:
-    """Say why nothing is shown, and what to do."""
+    """Draw why the page is not shown, and what to do next."""
     if isinstance(refused, SessionEnded):
         st.title("Your session has ended")
-        st.write("You signed out in another tab, or did not use this one for a while.")
+        st.write("You signed out in another tab, or the session was idle for too long.")
         if st.button("Sign in again", type="primary", key="sign-in-again"):
             st.login()
     elif isinstance(refused, AccessDenied):
-        st.title("403 · You cannot open this page")
+        st.title("403 · Access denied")
         st.write(said(refused))
-        st.link_button("Go to your own page", "/")
+        st.link_button("Go to your page", "/")
     else:
-        st.title("This page cannot be shown now")
+        st.title("Page unavailable")
         st.error(
-            f"{sentence(refused.message)} Your services go on encrypting with what they hold; "
-            "nothing was changed. Try again in a minute.",
+            f"{sentence(refused.message)} Services continue to use the keys they hold; nothing was changed. Try "
+            "again in a minute.",
             icon=":material/cloud_off:",
         )
 
 
 def _answers(metadata_url: str) -> bool:
-    """Return whether the single sign-on describes itself; Streamlit itself would show a bare error."""
+    """Return whether the discovery document of the single sign-on is available; Streamlit would show a bare error."""
     try:
         return httpx2.get(metadata_url, timeout=_PROBE_SECONDS, follow_redirects=True).is_success
     except httpx2.HTTPError:

@@ -1,4 +1,4 @@
-"""Builds what the dashboard stands on; the one place of this package where implementations are chosen."""
+"""Builds the dependencies of the dashboard; the only module of this package that selects implementations."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,11 +41,11 @@ class Development:
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """Everything the process is made of. `development` is None in every installation but the development stack."""
+    """The dependencies of the process. `development` is None outside the development stack."""
 
     settings: Settings
     database: Database
-    door: WorkflowBridge
+    workflows: WorkflowBridge
     guard: SessionAuthorizer
     addresses: ServiceUrls
     origin: str
@@ -62,17 +62,17 @@ class Dependencies:
 
     @property
     def metadata_url(self) -> str:
-        """Where the single sign-on describes itself (OpenID Connect Discovery 1.0)."""
+        """Address of the discovery document of the single sign-on (OpenID Connect Discovery 1.0)."""
         return self.settings.oidc_metadata_url or f"{self.origin}{DEVELOPMENT_SIGN_ON}/.well-known/openid-configuration"
 
-    def seat(self, sign_on: Session, source: str) -> PageContext:
-        """Return where somebody sits whom the guard has just admitted."""
+    def page_context(self, sign_on: Session, source: str) -> PageContext:
+        """Return the page context of a user whom the authorizer has just admitted."""
         return PageContext(
             person=sign_on.person,
             tenant_id=sign_on.person.tenant_id,
             source=source,
             database=self.database,
-            door=self.door,
+            workflows=self.workflows,
             addresses=self.addresses,
             now=utc_now,
             promise_seconds=self.settings.promise_seconds,
@@ -88,25 +88,25 @@ class Dependencies:
 
 
 Develop = Callable[[Settings, str, str, ClaimNames], Development]
-"""Makes the development parts from settings, origin, client secret and claim names."""
+"""Creates the development parts from settings, origin, client secret and claim names."""
 
 _built: list[Dependencies] = []
 
 
 def parts() -> Dependencies:
-    """Return the parts of this process; raises RuntimeError before `install`."""
+    """Return the dependencies of this process; raises RuntimeError before `install`."""
     if not _built:
         raise RuntimeError("the dashboard is not wired: start it with python -m dashboard")
     return _built[0]
 
 
 def install(made: Dependencies) -> None:
-    """Make these the parts of this process, for the script that Streamlit runs."""
+    """Make these the dependencies of this process, for the script that Streamlit runs."""
     _built[:] = [made]
 
 
 def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
-    """Build everything from settings; connects nothing.
+    """Build all dependencies from settings, without connecting.
 
     Raises:
         SettingsInvalid: a secret is missing, no single sign-on is configured, or the development sign-on would be
@@ -121,7 +121,7 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
         )
     if develops and not {settings.dashboard_host, address.hostname or ""} <= _LOOPBACK_NAMES:
         raise SettingsInvalid(
-            "the development sign-on lets everybody in, so it is for loopback only",
+            "the development sign-on has no passwords and is allowed on loopback only",
             "set oidc_metadata_url to your platform's single sign-on, or base_url and dashboard_host to 127.0.0.1",
         )
     folder = settings.secrets
@@ -139,7 +139,7 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
     return Dependencies(
         settings=settings,
         database=database,
-        door=WorkflowBridge(
+        workflows=WorkflowBridge(
             lambda: WorkflowClient.connect(settings.temporal_address, settings.promise_seconds, settings.log_format)
         ),
         guard=SessionAuthorizer(database, names, timedelta(minutes=settings.dashboard_idle_minutes), utc_now),
@@ -161,5 +161,5 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
 
 
 def utc_now() -> datetime:
-    """Return the present; the only clock of this process."""
+    """Return the current time; the only clock of this process."""
     return datetime.now(UTC)

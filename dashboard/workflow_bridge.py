@@ -1,9 +1,7 @@
-"""What the pages may ask of the outside; `wiring` chooses who answers.
+"""The gateway from the pages to Temporal, shared by the threads of Streamlit.
 
-The gateway into Temporal for pages, which run in threads of Streamlit's own.
-
-A Temporal client belongs to one event loop, so there is one loop in one thread for all of them, and every call has an
-end. It connects when it is first needed: the dashboard starts and shows what PostgreSQL knows while Temporal is down.
+A Temporal client belongs to one event loop, so all threads share one loop in one thread, and every call has a timeout.
+It connects at first use: the dashboard starts and shows data from PostgreSQL while Temporal is down.
 """
 
 import asyncio
@@ -17,16 +15,16 @@ from core.messages.tenants import OffboardRequest, StatusChange
 from core.tenants.policy import TenantPolicy
 from workflows.client.workflow_client import WorkflowClient
 
-_PATIENCE_SECONDS = 90.0
-"""More than the gateway itself waits for a service, so that its own answer comes first."""
+_CALL_TIMEOUT_SECONDS = 90.0
+"""Longer than the timeout of the client, so that the client's own error arrives first."""
 
 
 class WorkflowBridge:
-    """Requests to workflows. Every call waits for its answer and is safe to repeat.
+    """Requests to workflows. Every call waits for its result and is idempotent.
 
-    Raises, all of them: TemporalUnavailable, OperationTimeout, and UpdateRejected with the workflow's own words.
+    Each raises TemporalUnavailable, OperationTimeout, or UpdateRejected with the message of the workflow.
 
-    Safe to share between threads.
+    Thread-safe.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[WorkflowClient]]) -> None:
@@ -36,7 +34,7 @@ class WorkflowBridge:
         threading.Thread(target=self._loop.run_forever, name="temporal", daemon=True).start()
 
     def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
-        """Connect a service as the stored request says; its certificate is on record when this returns."""
+        """Connect a service as the stored request says; its certificate is stored when this returns."""
         self._ask(lambda gateway: gateway.connect_service(tenant_id, region, service, request_id))
 
     def renew_service(self, tenant_id: str, region: str, service: str) -> None:
@@ -46,59 +44,62 @@ class WorkflowBridge:
         self._ask(lambda gateway: gateway.disconnect_service(tenant_id, region, service))
 
     def change_standing(self, tenant_id: str, move: StatusChange) -> None:
-        """Suspend, resume, lock or unlock a tenant; it is so when this returns."""
+        """Suspend, resume, lock or unlock a tenant; the change is in effect when this returns."""
         self._ask(lambda gateway: gateway.change_standing(tenant_id, move))
 
     def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
-        """Try the root key of a stored request; what was found is on record when this returns."""
+        """Run the preflight of a stored request; its result is stored when this returns."""
         self._ask(lambda gateway: gateway.preflight_root_key(tenant_id, request_id))
 
     def change_root_key(self, tenant_id: str, request_id: str) -> None:
-        """Put every service key under the root key of a stored request; it is in force when this returns.
+        """Re-wrap every service key with the root key of a stored request; it is in effect when this returns.
 
-        Refused with the code of what stopped it, after which the former key is in force; OperationTimeout: it goes on.
+        UpdateRejected has the code of the cause; the former root key then remains in effect. After OperationTimeout the
+        change continues.
         """
         self._ask(lambda gateway: gateway.change_root_key(tenant_id, request_id))
 
     def rotate_keys(self, tenant_id: str, request: RotateRequest) -> None:
-        """Rotate keys of a tenant; it is done when this returns, and what became of it is on record.
+        """Rotate keys of a tenant; the rotation is complete and its result is stored when this returns.
 
-        Refused with the code of what stopped it, after which every key that worked works; OperationTimeout: it goes on.
+        UpdateRejected has the code of the cause; all keys then continue to work. After OperationTimeout the rotation
+        continues.
         """
         self._ask(lambda gateway: gateway.rotate_keys(tenant_id, request))
 
     def retire_service_key(self, tenant_id: str, service: str, version: int) -> None:
-        """Destroy a version of a service key that encrypts nothing any more, for good."""
+        """Destroy an inactive version of a service key, irreversibly."""
         self._ask(lambda gateway: gateway.retire_service_key(tenant_id, service, version))
 
     def roll_authority(self, tenant_id: str) -> None:
-        """Have new certificates come from another authority; those of the one before go on until they expire."""
+        """Replace the issuing tenant CA; certificates of the former CA stay valid until they expire."""
         self._ask(lambda gateway: gateway.roll_authority(tenant_id))
 
     def offboard(self, tenant_id: str, request: OffboardRequest) -> None:
-        """Let a tenant leave; nothing of it works when this returns, and until the grace is over it can be restored."""
+        """Start offboarding; all cryptographic operations are rejected when this returns."""
         self._ask(lambda gateway: gateway.offboard(tenant_id, request))
 
     def restore(self, tenant_id: str) -> None:
-        """Bring a tenant back that is leaving; it stands as before when this returns."""
+        """Restore an offboarding tenant; its former state is in effect when this returns."""
         self._ask(lambda gateway: gateway.restore(tenant_id))
 
     def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
-        """Put another policy in force; it is so when this returns."""
+        """Replace the tenant policy; it is in effect when this returns."""
         self._ask(lambda gateway: gateway.change_policy(tenant_id, policy))
 
     def propose(self, tenant_id: str, approval_id: str) -> None:
-        """Let a stored request wait for a second person; it does when this returns."""
+        """Submit a stored request for approval; it is pending when this returns."""
         self._ask(lambda gateway: gateway.propose(tenant_id, approval_id))
 
     def decide(self, tenant_id: str, approval_id: str) -> None:
-        """Do what the votes on a request say; what was approved is done when this returns."""
+        """Apply the votes on a request; an approved action is complete when this returns."""
         self._ask(lambda gateway: gateway.decide(tenant_id, approval_id))
 
     def make_report(self, tenant_id: str, region: str, report_id: str) -> None:
-        """Have a stored request made into a report; its files are on record when this returns.
+        """Create the report of a stored request; its files are stored when this returns.
 
-        OperationTimeout: it is made all the same, or waits for what is down. The same id again makes no other.
+        After OperationTimeout the report is created as soon as its dependencies are up. The same id creates no second
+        report.
         """
         self._ask(lambda gateway: gateway.make_report(tenant_id, region, report_id))
 
@@ -106,15 +107,15 @@ class WorkflowBridge:
         """Provision a failed tenant again."""
         self._ask(lambda gateway: gateway.retry(tenant_id))
 
-    def _ask(self, what: Callable[[WorkflowClient], Coroutine[Any, Any, None]]) -> None:
+    def _ask(self, request: Callable[[WorkflowClient], Coroutine[Any, Any, None]]) -> None:
         async def ask() -> None:
             if self._gateway is None:
                 self._gateway = await self._connect()
-            await what(self._gateway)
+            await request(self._gateway)
 
         asked = asyncio.run_coroutine_threadsafe(ask(), self._loop)
         try:
-            asked.result(_PATIENCE_SECONDS)
+            asked.result(_CALL_TIMEOUT_SECONDS)
         except TimeoutError:
             asked.cancel()
             raise TemporalUnavailable from None

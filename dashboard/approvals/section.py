@@ -1,4 +1,4 @@
-"""The part "Waiting for a second person" of the page Settings, and the dialog in which somebody decides."""
+"""Pending approvals on the page Settings, and the dialog that decides them."""
 
 import streamlit as st
 
@@ -13,42 +13,42 @@ from dashboard.page_context import PageContext
 from openkcm.errors import OpenKcmError
 
 _OPEN, _DONE = "approvals.open", "approvals.done"
-_HEADING = "Waiting for a second person"
+_HEADING = "Pending approvals"
 
 
 @polling_fragment
-def draw_part(seat: PageContext) -> None:
-    """Draw what waits, and what became of what waited; it follows what others do."""
-    now = seat.now()
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+def draw_part(context: PageContext) -> None:
+    """Draw pending and recent requests; refreshes automatically."""
+    now = context.now()
+    with context.database.tenant_tx(context.tenant_id) as tx:
         policy, pending, latest = tx.policy.get(), tx.approvals.pending(), tx.approvals.latest()
-    shown = approvals.waiting(pending, seat.person, policy, now)
+    shown = approvals.waiting(pending, context.person, policy, now)
     if not shown and not policy.four_eyes:
         return
     st.header(_HEADING, anchor="waiting")
     if not shown:
-        st.caption("Nothing waits. What takes two people appears here as soon as one of you asks for it.")
+        st.caption("No pending requests. Actions that require approval appear here when they are requested.")
     for one in shown:
-        _draw_waiting(seat, one)
+        _draw_waiting(context, one)
     ended = approvals.ended(latest, now)
     if ended:
-        with st.expander("What became of the last ones", key="approvals.ended"):
+        with st.expander("Recent decisions", key="approvals.ended"):
             st.markdown("\n".join(f"- {line}" for line in ended))
 
 
-def _draw_waiting(seat: PageContext, one: Waiting) -> None:
+def _draw_waiting(context: PageContext, one: Waiting) -> None:
     with st.container(border=True, gap="small", key=f"approvals.{one.approval_id}"):
         st.markdown(f":material/group: **{one.title}**")
         if one.exactly:
             st.markdown("\n".join(f"- {line}" for line in one.exactly))
-        st.markdown(f"{one.asked} It can be approved until {one.until}.")
-        st.markdown(f"**What happens then**  \n{one.happens}")
+        st.markdown(f"{one.asked} Expires {one.until}.")
+        st.markdown(f"**What happens**  \n{one.happens}")
         if one.why_not:
             st.caption(one.why_not)
         with st.container(horizontal=True):
             for choice in (VoteChoice.APPROVE, VoteChoice.DECLINE):
                 _draw_button(one, choice, disabled=bool(one.why_not))
-            if one.own and seat.may(Permission.MANAGE_KEYS):
+            if one.own and context.may(Permission.MANAGE_KEYS):
                 _draw_button(one, VoteChoice.WITHDRAW, disabled=False)
 
 
@@ -66,13 +66,13 @@ def _draw_button(one: Waiting, choice: VoteChoice, *, disabled: bool) -> None:
         st.rerun()
 
 
-def draw_open(seat: PageContext) -> None:
-    """Draw the dialog that is open, if there is one."""
-    opened: tuple[VoteChoice, Waiting] | None = st.session_state.get(_OPEN)
-    if opened is not None:
-        choice, one = opened
+def draw_open(context: PageContext) -> None:
+    """Draw the dialog, if it is open."""
+    dialog: tuple[VoteChoice, Waiting] | None = st.session_state.get(_OPEN)
+    if dialog is not None:
+        choice, one = dialog
         st.dialog(f"{CHOICES[choice][0]}: {one.title}", dismissible=False)(guarded_fragment(_draw_dialog))(
-            seat, choice, one
+            context, choice, one
         )
 
 
@@ -82,12 +82,12 @@ def _close() -> None:
     st.rerun()
 
 
-def _draw_dialog(seat: PageContext, choice: VoteChoice, one: Waiting) -> None:
+def _draw_dialog(context: PageContext, choice: VoteChoice, one: Waiting) -> None:
     slot = st.empty()
     after: Approval | None = st.session_state.get(_DONE)
     if after is None:
         with slot.container():
-            after = _draw_question(seat, choice, one)
+            after = _draw_question(context, choice, one)
         if after is None:
             return
         st.session_state[_DONE] = after
@@ -97,7 +97,7 @@ def _draw_dialog(seat: PageContext, choice: VoteChoice, one: Waiting) -> None:
         _close()
 
 
-def _draw_question(seat: PageContext, choice: VoteChoice, one: Waiting) -> Approval | None:
+def _draw_question(context: PageContext, choice: VoteChoice, one: Waiting) -> Approval | None:
     button, icon, follows = CHOICES[choice]
     st.markdown(one.asked)
     if one.exactly:
@@ -106,20 +106,20 @@ def _draw_question(seat: PageContext, choice: VoteChoice, one: Waiting) -> Appro
         st.markdown(f"**What happens**  \n{one.happens}")
     st.markdown(follows)
     with st.container(horizontal=True):
-        said = st.button(button, type="primary", icon=f":material/{icon}:", key="approvals.do")
+        confirmed = st.button(button, type="primary", icon=f":material/{icon}:", key="approvals.do")
         if st.button("Cancel", key="approvals.cancel"):
             _close()
-    if not said:
+    if not confirmed:
         return None
     try:
-        with st.spinner("Deciding"):
-            return approval_actions.decide(seat, one.approval_id, choice)
+        with st.spinner("Submitting decision"):
+            return approval_actions.decide(context, one.approval_id, choice)
     except OpenKcmError as failed:
-        draw_refusal(failed, "Not done", "What became of it is said on the page Settings.")
+        draw_refusal(failed, "Decision failed", "The page Settings shows the current state.")
         return None
 
 
 def _draw_answer(after: Approval) -> None:
-    tone, title, words = DONE.get(after.state, (Severity.WORKING, "Approved", "It is being carried out."))
+    tone, title, words = DONE.get(after.state, (Severity.WORKING, "Approved", "The action is in progress."))
     draw = {Severity.GOOD: st.success, Severity.WARNING: st.warning, Severity.WORKING: st.info}[tone]
     draw(words, title=title, icon=ICONS[tone])

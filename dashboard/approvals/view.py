@@ -1,4 +1,4 @@
-"""What takes two people, in words: what is asked, by whom, until when, and what happens when somebody approves it."""
+"""Texts of approvals: the action, the requester, the expiry, and what happens on approval."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dashboard.components.tenant_status import Severity, TenantStatusView
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """`title` is what is asked for, `happens` what follows when it is done, `why` why two people are better."""
+    """`title` is the action, `happens` its effect, `why` the reason to require two people."""
 
     title: str
     happens: str
@@ -30,61 +30,62 @@ def _happens(name: KeyAction) -> str:
 WORDS: Mapping[Action, Words] = MappingProxyType(
     {
         Action.LOCK: Words(
-            "Lock the tenant (kill switch)",
+            "Lock tenant (kill switch)",
             _happens(KeyAction.LOCK),
-            "One person alone can then not stop all your services. In an emergency it takes two of you to stop them: "
-            "your own root key, taken away where you hold it, still locks at once and asks nobody here.",
+            "One person alone can no longer stop all your services. A lock then takes two people, also in an "
+            "emergency. Disabling your own root key at its provider still locks the tenant immediately and needs "
+            "no approval.",
         ),
         Action.ROOT_KEY_TO_PLATFORM: Words(
-            "Give the root key back to the platform",
-            "Every service key is wrapped under the platform's root key. From then on your own key decides nothing "
-            "any more, and taking it away stops nothing.",
-            "One person alone can then not give up your control over the root key.",
+            "Return root key to the platform",
+            "Every service key is re-wrapped with the platform's root key. Your own key is then no longer "
+            "required, and disabling it stops nothing.",
+            "One person alone can no longer give up your control over the root key.",
         ),
         Action.CHANGE_POLICY: Words(
-            "Change the policy",
-            "The new policy is in force at once.",
-            "This is so in any case as soon as anything else needs two people.",
+            "Change policy",
+            "The new policy takes effect immediately.",
+            "Always on while any other action requires approval.",
         ),
         Action.OFFBOARD: Words(
-            "Leave OpenKCM (offboard), and destroy the keys",
+            "Offboard tenant and destroy keys",
             _happens(KeyAction.OFFBOARD),
-            "One person alone can then not make your data unreadable for ever.",
+            "One person alone can no longer make your data permanently unreadable.",
         ),
         Action.COMPROMISE: Words(
-            "Rotate a key as compromised",
+            "Replace compromised keys",
             _happens(KeyAction.COMPROMISE),
-            "One person alone can then not make data unreadable by calling a key compromised.",
+            "One person alone can no longer make data unreadable by reporting a key as compromised.",
         ),
         Action.RETIRE_KEY_VERSION: Words(
-            "Destroy an old version of a key",
+            "Destroy service key version",
             _happens(KeyAction.RETIRE_VERSION),
-            "One person alone can then not destroy what still opens something.",
+            "One person alone can no longer destroy a version that still decrypts data.",
         ),
     }
 )
 
 _ENDS: Mapping[ApprovalState, str] = MappingProxyType(
     {
-        ApprovalState.APPROVED: "approved, and being carried out",
+        ApprovalState.APPROVED: "approved, in progress",
         ApprovalState.REFUSED: "declined",
-        ApprovalState.EXPIRED: "over: nobody approved it in time",
+        ApprovalState.EXPIRED: "expired",
         ApprovalState.WITHDRAWN: "withdrawn",
-        ApprovalState.DONE: "approved and done",
-        ApprovalState.FAILED: "approved, and then stopped",
+        ApprovalState.DONE: "approved and completed",
+        ApprovalState.FAILED: "approved, failed",
     }
 )
 _WHY_NOT: Mapping[VoteRejection, str] = MappingProxyType(
     {
-        VoteRejection.OWN: "You asked for this, so somebody else has to approve it.",
-        VoteRejection.ROLE: "Your role does not manage keys. A key administrator or an administrator decides this.",
+        VoteRejection.OWN: "You requested this. Another person must approve it.",
+        VoteRejection.ROLE: "Your role does not manage keys. A key administrator or an administrator decides.",
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A request that waits. `why_not` is empty for who may decide it."""
+    """A pending request. `why_not` is empty for users who may decide it."""
 
     approval_id: str
     title: str
@@ -97,7 +98,7 @@ class Waiting:
 
 
 def waiting(approvals: Iterable[Approval], person: Person, policy: TenantPolicy, now: datetime) -> tuple[Waiting, ...]:
-    """Return what waits for a second person, as this person sees it; what is over waits no more."""
+    """Return the pending requests as this user sees them, without expired ones."""
     return tuple(_waiting(one, person, policy, now) for one in approvals if not is_over(one, now))
 
 
@@ -107,7 +108,7 @@ def _waiting(approval: Approval, person: Person, policy: TenantPolicy, now: date
         approval.approval_id,
         words.title,
         exactly(approval, policy),
-        f"{who(approval.requested_by, approval.requested_name)} asked for it {moment(approval.requested_at, now)}.",
+        f"Requested by {who(approval.requested_by, approval.requested_name)} {moment(approval.requested_at, now)}.",
         moment(approval.expires_at, now),
         words.happens,
         "" if hindered is None else _WHY_NOT[hindered],
@@ -116,17 +117,17 @@ def _waiting(approval: Approval, person: Person, policy: TenantPolicy, now: date
 
 
 def who(subject: str, name: str | None) -> str:
-    """Return who somebody is: their name, and the sign-on's own word for them, which alone tells people apart."""
+    """Return the name of a user and the subject of the sign-on, which is unique."""
     return plain(subject) if not name or name == subject else f"{plain(name)} ({plain(subject)})"
 
 
 def exactly(approval: Approval, policy: TenantPolicy) -> tuple[str, ...]:
-    """Return the particulars of what is asked for, beside its title."""
+    """Return the details of a request, beside its title."""
     if approval.action is Action.CHANGE_POLICY:
         return differences(policy, TenantPolicy.model_validate(dict(approval.argument)))
     if approval.action is Action.OFFBOARD:
         at_once = approval.argument.get("now") is True
-        return ("At once, without any grace: nothing can be restored",) if at_once else ("At the end of the grace",)
+        return ("Immediately, without a grace period: cannot be restored",) if at_once else ("After the grace period",)
     if approval.action is Action.COMPROMISE:
         service = approval.argument.get("service")
         own = f"The key of {code(str(service))}" if service is not None else "Every service key"
@@ -136,24 +137,24 @@ def exactly(approval: Approval, policy: TenantPolicy) -> tuple[str, ...]:
 
 
 def differences(before: TenantPolicy, after: TenantPolicy) -> tuple[str, ...]:
-    """Return what would change of a policy, a line for each; empty where nothing would."""
+    """Return the changes of a policy, one line each; empty without a change."""
     lines = [
         f"{what}: {count(old, 'day')} → {count(new, 'day')}"
         for what, old, new in (
-            ("The tenant key is rotated after", before.tenant_key_days, after.tenant_key_days),
-            ("Service keys are rotated after", before.service_key_days, after.service_key_days),
+            ("Tenant key rotation after", before.tenant_key_days, after.tenant_key_days),
+            ("Service key rotation after", before.service_key_days, after.service_key_days),
         )
         if old != new
     ]
     for action in Action:
         if before.wants_two_for(action) != after.wants_two_for(action):
-            people = "two people" if after.wants_two_for(action) else "one person"
-            lines.append(f"{WORDS[action].title}: takes {people} from then on")
+            approval = "approval required" if after.wants_two_for(action) else "no approval"
+            lines.append(f"{WORDS[action].title}: {approval}")
     return tuple(lines)
 
 
 def ended(approvals: Sequence[Approval], now: datetime) -> tuple[str, ...]:
-    """Return a line for each request of which something became."""
+    """Return a line for each completed request."""
     return tuple(_ended(one, now) for one in approvals if one.state in _ENDS and one.expires_at is not None)
 
 
@@ -164,13 +165,13 @@ def _ended(approval: Approval, now: datetime) -> str:
     asked = who(approval.requested_by, approval.requested_name)
     why = f" ({code(approval.reason)})" if approval.reason else ""
     return (
-        f"**{WORDS[approval.action].title}**, asked for by {asked}: {_ENDS[approval.state]}{why}{by}, "
+        f"**{WORDS[approval.action].title}**, requested by {asked}: {_ENDS[approval.state]}{why}{by}, "
         f"{moment(approval.decided_at, now)}"
     )
 
 
 def notice(approvals: Iterable[Approval], person: Person, now: datetime) -> tuple[TenantStatusView, ...]:
-    """Return what every page says to somebody for whose decision something waits."""
+    """Return the notice for a user who can decide a pending request, shown on every page."""
     theirs = [one for one in approvals if not is_over(one, now) and obstacle(one, person.subject, person.roles) is None]
     if not theirs:
         return ()
@@ -178,12 +179,11 @@ def notice(approvals: Iterable[Approval], person: Person, now: datetime) -> tupl
     asked = listed(sorted({who(one.requested_by, one.requested_name) for one in theirs}))
     return (
         TenantStatusView(
-            "Two people",
-            "Something waits for your decision",
+            "Approvals",
+            "Approval needed",
             Severity.WARNING,
-            f"{asked} asked for: {titles}.",
-            "Nothing happens unless you or another person who manages keys approves it. Look at it on the page "
-            "Settings.",
+            f"Requested by {asked}: {titles}.",
+            "Nothing happens until you or another key administrator approves it on the page Settings.",
         ),
     )
 
@@ -194,47 +194,55 @@ def patience(hours: float) -> str:
 
 
 def needs_two(hours: float) -> str:
-    """Return what a dialog says that asks for an approval instead of doing it."""
+    """Return the notice of a dialog that requests an approval."""
     return (
-        f"Your organization's policy wants two people for this. Somebody else of your organization must approve within "
-        f"{patience(hours)}; until then nothing happens."
+        "Your organization's policy requires approval. Another person of your organization must approve within "
+        f"{patience(hours)}. Until then nothing happens."
     )
 
 
 def asked(approval: Approval, now: datetime) -> str:
-    """Return what is said to whoever has just asked."""
+    """Return the notice after a request."""
     return (
-        f"Nothing has happened yet. Somebody else of your organization who manages keys has to approve it on the page "
-        f"Settings until {moment(approval.expires_at, now)}. Until then you can withdraw it there."
+        "Nothing has happened yet. Another key administrator of your organization must approve on the page "
+        f"Settings until {moment(approval.expires_at, now)}. You can withdraw the request there until then."
     )
 
 
 DONE: Mapping[ApprovalState, tuple[Severity, str, str]] = MappingProxyType(
     {
-        ApprovalState.DONE: (Severity.GOOD, "Approved and done", "It was carried out by your word, and is on record."),
+        ApprovalState.DONE: (
+            Severity.GOOD,
+            "Approved and completed",
+            "The action was executed. Your approval was recorded.",
+        ),
         ApprovalState.REFUSED: (Severity.GOOD, "Declined", "Nothing was done."),
-        ApprovalState.WITHDRAWN: (Severity.GOOD, "Withdrawn", "Nothing was done, and nobody can approve it any more."),
+        ApprovalState.WITHDRAWN: (
+            Severity.GOOD,
+            "Withdrawn",
+            "Nothing was done. The request can no longer be approved.",
+        ),
         ApprovalState.EXPIRED: (
             Severity.WARNING,
-            "Too late",
-            "Its time was over, so nothing was done. It can be asked for again.",
+            "Expired",
+            "The request expired, so nothing was done. It can be requested again.",
         ),
     }
 )
-"""What is said when somebody has decided, by what became of it."""
+"""Severity, title and text after a decision, by the state of the request."""
 CHOICES: Mapping[VoteChoice, tuple[str, str, str]] = MappingProxyType(
     {
-        VoteChoice.APPROVE: ("Approve", "check", "It is done at once, by your word and in your name."),
+        VoteChoice.APPROVE: ("Approve", "check", "Runs immediately; recorded as your approval."),
         VoteChoice.DECLINE: (
             "Decline",
             "block",
-            "Nothing is done, and nobody can approve it any more. It can be asked for again.",
+            "Nothing is done and the request can no longer be approved. It can be requested again.",
         ),
         VoteChoice.WITHDRAW: (
             "Withdraw",
             "undo",
-            "Nothing is done, and nobody can approve it any more. You can ask again.",
+            "Nothing is done and the request can no longer be approved. You can request it again.",
         ),
     }
 )
-"""The button of a choice, its icon, and what follows."""
+"""Button, icon and explanation of each choice."""

@@ -1,11 +1,10 @@
-"""Reading a tenant's audit stream from the dashboard: find, verify, export. Each piece is a short transaction.
+"""Search, verification, export and paging of a tenant's audit stream. Each step is a short transaction.
 
-A stream can hold millions of records, so nothing here reads it at once, and whoever asked can stop in between.
+A stream can hold millions of records, so no function reads it at once, and the user can stop in between.
 
-Turning the pages of an audit stream, in both directions and with any filter; each turn is one short transaction.
-
-A page knows its `span`, the numbers it has dealt with: what is shown lies in it, and nothing else in it fits the
-filter. Older and newer begin at its ends, so no record is shown twice or left out while the stream grows.
+A page has a `span`, the record numbers that it covers: its records are in the span, and no other record of the span
+matches the filter. Older and newer pages start at its ends, so no record is shown twice or omitted while the stream
+grows.
 """
 
 import time
@@ -28,30 +27,30 @@ from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.results import CheckedSignature
 
 WINDOW = 10_000
-"""Records looked at by one query: some 20 ms."""
+"""Records read by one query: about 20 ms."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class StreamScan:
-    """What was found, in the order it was looked for, and the numbers that nobody has looked at yet."""
+    """Found records in search order, and the numbers not searched yet."""
 
     found: tuple[FoundRecord, ...]
     rest: range
 
 
-def look(  # noqa: PLR0913 - where, what, how much, and when to stop
+def search(  # noqa: PLR0913 - scope, filter, limit and deadline
     audit: AuditStream,
     chosen: AuditFilter,
     among: range,
     limit: int,
     *,
     newest_first: bool,
-    tired: Callable[[], bool],
+    expired: Callable[[], bool],
     window: int = WINDOW,
 ) -> StreamScan:
-    """Look through `among` until `limit` records are found or `tired` says to stop, which it is asked now and then."""
+    """Search `among` until `limit` records are found or `expired` returns True."""
     found: list[FoundRecord] = []
     while among and len(found) < limit:
         part = among[-window:] if newest_first else among[:window]
@@ -59,16 +58,16 @@ def look(  # noqa: PLR0913 - where, what, how much, and when to stop
         beyond = part[0] if newest_first else part[-1]
         edge = found[-1].stored.seq if len(found) == limit else beyond
         among = range(among.start, edge) if newest_first else range(edge + 1, among.stop)
-        if tired():
+        if expired():
             break
     return StreamScan(tuple(found), among)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamVerification:
-    """A whole stream was verified. `signed` is the number up to which a signed head stands for it, 0 for none.
+    """A verified stream. `signed` is the newest record covered by a signed checkpoint, 0 for none.
 
-    `signature` is what came of checking that head's signature; None where no head is signed.
+    `signature` is the result of verifying that checkpoint; None without a checkpoint.
     """
 
     records: int
@@ -78,10 +77,10 @@ class StreamVerification:
 
 
 def signature(database: Database, tenant_id: str, ends: StreamBounds) -> CheckedSignature | None:
-    """Check the signature of the newest head with the public key on record; None where no head is signed.
+    """Verify the signature of the newest checkpoint with the stored public key; None without a checkpoint.
 
-    The key comes from the database that holds the stream, so this finds what was altered by anybody who cannot also add
-    a key there. Against whoever can, people compare the fingerprint with the one they noted.
+    The key comes from the database that holds the stream. So this detects changes by anyone who cannot also add a key
+    there. Against an attacker who can, compare the fingerprint with the stored one.
     """
     if (head := ends.signed) is None:
         return None
@@ -90,9 +89,10 @@ def signature(database: Database, tenant_id: str, ends: StreamBounds) -> Checked
 
 
 def verify(database: Database, tenant_id: str, progressed: Callable[[int, int], None]) -> StreamVerification:
-    """Verify the stream from its first record to what is now its last; `progressed` gets (done, of) now and then.
+    """Verify the stream from its first to its current last record; `progressed` receives (done, of).
 
-    Raises: AuditBroken, whose message names the position.
+    Raises:
+        AuditBroken: its message names the position.
     """
     began = time.monotonic()
     with database.tenant_tx(tenant_id) as tx:
@@ -100,9 +100,9 @@ def verify(database: Database, tenant_id: str, progressed: Callable[[int, int], 
     checked = signature(database, tenant_id, ends)
     try:
         _verify_pieces(database, tenant_id, ends, progressed)
-        _believe(ends, checked)
+        _require_valid_signature(ends, checked)
     except AuditBroken as broken:
-        log.error("audit stream broken", tenant_id=tenant_id, problem=broken.message)  # noqa: TRY400 - no trace helps
+        log.error("audit stream broken", tenant_id=tenant_id, problem=broken.message)  # noqa: TRY400 - a traceback adds nothing
         raise
     return StreamVerification(_number(ends.last), _number(ends.signed), checked, time.monotonic() - began)
 
@@ -118,49 +118,49 @@ def _verify_pieces(
             piece = tx.audit.records(after=done, limit=min(PIECE, end - done))
         last = verify_chain(piece, after=last)
         if signed is not None and any(r.seq == signed.seq and r.chain_hash != signed.chain_hash for r in piece):
-            raise AuditBroken(f"record {signed.seq} is not the one that was signed")
+            raise AuditBroken(f"record {signed.seq} differs from the signed record")
         if _number(last) == done:
             raise AuditBroken(f"record {done + 1} is missing or out of order")
         progressed(_number(last), end)
     if signed is not None and end < signed.seq:
-        raise AuditBroken(f"record {end + 1} is missing: the stream was signed up to record {signed.seq}")
+        raise AuditBroken(f"record {end + 1} is missing: the stream is signed up to record {signed.seq}")
 
 
-def _believe(ends: StreamBounds, checked: CheckedSignature | None) -> None:
+def _require_valid_signature(ends: StreamBounds, checked: CheckedSignature | None) -> None:
     if checked is not None and checked.problem is not None:
-        raise AuditBroken(f"the signed head of record {_number(ends.signed)}: {checked.problem}")
+        raise AuditBroken(f"checkpoint of record {_number(ends.signed)}: {checked.problem}")
 
 
 def _number(one: StoredRecord | SignedCheckpoint | None) -> int:
     return 0 if one is None else one.seq
 
 
-def export(seat: PageContext, chosen: AuditFilter) -> Iterator[str] | None:
-    """Return the lines of an export for the records chosen, some at a time; None if the person may not.
+def export(context: PageContext, chosen: AuditFilter) -> Iterator[str] | None:
+    """Return the lines of an export of the matching records, in batches; None without the permission.
 
-    Both are put on record: at once that it was asked for, and at its end that everything was handed out.
+    The request is recorded first, and the completed export at its end.
     """
-    allowed = seat.may(Permission.VIEW_AUDIT)
+    allowed = context.may(Permission.VIEW_AUDIT)
     event = (
-        seat.event(AuditName.EXPORTED, "audit stream", "intended", **chosen.words())
+        context.event(AuditName.EXPORTED, "audit stream", "intended", **chosen.words())
         if allowed
-        else seat.event(AuditName.ACTION_REFUSED, "audit stream", "refused", action="export")
+        else context.event(AuditName.ACTION_REFUSED, "audit stream", "refused", action="export")
     )
-    keys = PublicKeys.on_record(PlatformQueries(seat.database).audit_keys())
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+    keys = PublicKeys.on_record(PlatformQueries(context.database).audit_keys())
+    with context.database.tenant_tx(context.tenant_id) as tx:
         tx.audit.append(event)
-        begun = begin_export(tx, chosen, seat.now(), keys.fingerprint)
+        begun = begin_export(tx, chosen, context.now(), keys.fingerprint)
 
-    def handed_out(records: int) -> None:
-        with seat.database.tenant_tx(seat.tenant_id) as tx:
-            tx.audit.append(seat.event(AuditName.EXPORTED, "audit stream", "success", records=str(records)))
+    def record_completion(records: int) -> None:
+        with context.database.tenant_tx(context.tenant_id) as tx:
+            tx.audit.append(context.event(AuditName.EXPORTED, "audit stream", "success", records=str(records)))
 
-    return begun.lines(seat.database, handed_out) if allowed else None
+    return begun.lines(context.database, record_completion) if allowed else None
 
 
 @dataclass(frozen=True, slots=True)
 class ScanBudget:
-    """How many records make a page, and how many are looked at between two looks at the clock."""
+    """Records per page, and records read between two checks of the deadline."""
 
     length: int = 50
     window: int = WINDOW
@@ -174,12 +174,12 @@ class PageDirection(StrEnum):
     OLDER = "older"
     NEWER = "newer"
     FURTHER = "further"
-    """Go on looking for what is missing on a page that was shown before all was looked at."""
+    """Continue an incomplete page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records, newest first. `numbers` are all that the filter's time has."""
+    """Records, newest first. `numbers` are all record numbers in the time range of the filter."""
 
     tenant_id: str
     chosen: AuditFilter
@@ -187,7 +187,7 @@ class Page:
     span: range
     found: tuple[FoundRecord, ...] = ()
     backwards: bool = True
-    pace: ScanBudget = NORMAL
+    budget: ScanBudget = NORMAL
 
     @property
     def older(self) -> range:
@@ -199,26 +199,26 @@ class Page:
 
     @property
     def rest(self) -> range:
-        """The numbers that must still be looked at before this page is whole; empty when it is."""
-        if len(self.found) >= self.pace.length:
+        """Numbers to search before this page is complete; empty when it is."""
+        if len(self.found) >= self.budget.length:
             return range(0)
         return self.older if self.backwards else self.newer
 
 
 def newest(
-    database: Database, tenant_id: str, chosen: AuditFilter, tired: Callable[[], bool], pace: ScanBudget = NORMAL
+    database: Database, tenant_id: str, chosen: AuditFilter, expired: Callable[[], bool], budget: ScanBudget = NORMAL
 ) -> Page:
-    """Return the page of the newest records that fit."""
+    """Return the page of the newest matching records."""
     with database.tenant_tx(tenant_id) as tx:
         numbers = tx.audit.numbers(chosen)
     end = range(numbers.stop, numbers.stop)
-    return turn(database, Page(tenant_id, chosen, numbers, end, pace=pace), PageDirection.FURTHER, tired)
+    return turn(database, Page(tenant_id, chosen, numbers, end, budget=budget), PageDirection.FURTHER, expired)
 
 
-def turn(database: Database, page: Page, how: PageDirection, tired: Callable[[], bool]) -> Page:
-    """Return another page; it may be unfinished (`rest`) where `tired` said to stop looking."""
+def turn(database: Database, page: Page, how: PageDirection, expired: Callable[[], bool]) -> Page:
+    """Return another page; it can be incomplete (`rest`) when `expired` returned True."""
     if how is PageDirection.NEWEST:
-        return newest(database, page.tenant_id, page.chosen, tired, page.pace)
+        return newest(database, page.tenant_id, page.chosen, expired, page.budget)
     span, kept, backwards = page.span, page.found, page.backwards
     if how is PageDirection.OLDER:
         span, kept, backwards = range(span.start, span.start), (), True
@@ -227,17 +227,17 @@ def turn(database: Database, page: Page, how: PageDirection, tired: Callable[[],
     numbers = page.numbers
     among = range(numbers.start, span.start) if backwards else range(span.stop, numbers.stop)
     with database.tenant_tx(page.tenant_id) as tx:
-        looked = look(
+        scan = search(
             tx.audit,
             page.chosen,
             among,
-            page.pace.length - len(kept),
+            page.budget.length - len(kept),
             newest_first=backwards,
-            tired=tired,
-            window=page.pace.window,
+            expired=expired,
+            window=page.budget.window,
         )
     if backwards:
-        span, found = range(looked.rest.stop, span.stop), kept + looked.found
+        span, found = range(scan.rest.stop, span.stop), kept + scan.found
     else:
-        span, found = range(span.start, looked.rest.start), looked.found[::-1] + kept
-    return Page(page.tenant_id, page.chosen, numbers, span, found, backwards, page.pace)
+        span, found = range(span.start, scan.rest.start), scan.found[::-1] + kept
+    return Page(page.tenant_id, page.chosen, numbers, span, found, backwards, page.budget)

@@ -1,7 +1,4 @@
-"""The Audit page as values: records in people's words, how the chain stands, what was looked at.
-
-A filter of the audit stream as the query of an address, and back.
-"""
+"""The Audit page as values: records, chain state, search progress, and the filter as a query string."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,11 +23,11 @@ OUTCOMES: dict[Outcome, str] = {
     "failure": "Failure",
     "intended": "Intended",
 }
-UNREADABLE = "Not a record"
+UNREADABLE = "Unreadable record"
 
 
 class Chain(StrEnum):
-    """What the newest signed head says about the stream that lies there."""
+    """Result of comparing the newest checkpoint with the stored stream."""
 
     EMPTY = "empty"
     UNSIGNED = "unsigned"
@@ -42,7 +39,7 @@ class Chain(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record in the list. `linked` is whether its chain hash follows from its text and the record before it."""
+    """One record in the list. `linked`: its chain hash follows from its text and the previous record."""
 
     seq: int
     time: str
@@ -59,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """Everything about one record; `raw` is exactly the text that was hashed."""
+    """All fields of one record; `raw` is exactly the hashed text."""
 
     title: str
     fields: tuple[tuple[str, str], ...]
@@ -69,9 +66,10 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The chain at a glance. `said` says what it means; `alarming` that somebody must act on it.
+    """The state of the chain. `said` explains it; `alarming` requires action.
 
-    `signature` is whether the newest head's is verified, and `fingerprint` of which key; both empty without a head.
+    `signature` is the result for the newest checkpoint and `fingerprint` identifies the key; both empty without a
+    checkpoint.
     """
 
     chain: Chain
@@ -85,7 +83,7 @@ class Status:
 
 
 def choices() -> list[str]:
-    """Return what can be chosen of what happened: each family, and after it its events."""
+    """Return the filter options: each family, followed by its events."""
     chosen = []
     for family in FAMILIES:
         names = [str(name) for name in AuditName if name.startswith(f"{family}.")]
@@ -94,7 +92,7 @@ def choices() -> list[str]:
 
 
 def choice_label(choice: str) -> str:
-    """Return how a choice reads: `Use of keys: all`, `Use of keys: key handed to a service`."""
+    """Return the label of an option: `Use of keys: all`, `Use of keys: key handed to a service`."""
     words_of = "all" if choice.endswith(".") else _lowered(what(choice))
     return f"{family_of(choice)}: {words_of}"
 
@@ -104,7 +102,7 @@ def _lowered(text: str) -> str:
 
 
 def row(found: FoundRecord, now: datetime) -> Row:
-    """Return a record as the list shows it."""
+    """Return a record as a row of the list."""
     fields = fields_of(found.stored.record)
     at = _moment(fields)
     name = str(fields.get("name", ""))
@@ -116,31 +114,31 @@ def row(found: FoundRecord, now: datetime) -> Row:
         code=name,
         outcome=_outcome(fields),
         actor=_actor(fields),
-        subject=_said(fields, "subject"),
-        source=_said(fields, "source"),
-        correlation_id=_said(fields, "correlation_id"),
+        subject=_text(fields, "subject"),
+        source=_text(fields, "source"),
+        correlation_id=_text(fields, "correlation_id"),
         linked=linked(found),
     )
 
 
 def details(found: FoundRecord, now: datetime) -> Details:
-    """Return all there is to one record."""
+    """Return all fields of a record."""
     fields = fields_of(found.stored.record)
     at = _moment(fields)
     listed = [
         ("Time", "unknown" if at is None else f"{at:%Y-%m-%d %H:%M:%S.%f} UTC ({words.relative(at, now)})"),
-        ("What happened", what(_said(fields, "name")) if fields else UNREADABLE),
-        ("Code", _said(fields, "name")),
-        ("Upstream's word", _said(fields, "upstream_event_type")),
+        ("Event", what(_text(fields, "name")) if fields else UNREADABLE),
+        ("Code", _text(fields, "name")),
+        ("Upstream event type", _text(fields, "upstream_event_type")),
         ("Outcome", _outcome(fields)),
-        ("Who", _actor(fields)),
-        ("Object", _said(fields, "subject")),
-        ("From", _said(fields, "source")),
-        ("Correlation id", _said(fields, "correlation_id")),
-        ("Event id", _said(fields, "event_id")),
+        ("Actor", _actor(fields)),
+        ("Object", _text(fields, "subject")),
+        ("Source", _text(fields, "source")),
+        ("Correlation id", _text(fields, "correlation_id")),
+        ("Event id", _text(fields, "event_id")),
         *_particulars(fields.get("details")),
         ("Chain hash", found.stored.chain_hash.hex()),
-        ("Hash before", "missing" if found.previous is None else found.previous.hex()),
+        ("Previous hash", "missing" if found.previous is None else found.previous.hex()),
     ]
     return Details(
         title=f"Record {found.stored.seq:,}",
@@ -151,34 +149,34 @@ def details(found: FoundRecord, now: datetime) -> Details:
 
 
 def linked(found: FoundRecord) -> bool:
-    """Return whether the record follows from the one before it and is about the place it lies at."""
+    """Return whether the record follows from the previous one and contains its own number."""
     says = fields_of(found.stored.record).get("seq")
     return found.previous is not None and says == found.stored.seq and is_linked(found.previous, found.stored)
 
 
 def links(rows: Sequence[Row]) -> tuple[bool, str]:
-    """Return whether all shown links hold, and that in a sentence."""
+    """Return whether all shown links are valid, and a sentence about it."""
     broken = [f"{one.seq:,}" for one in rows if not one.linked]
     if broken:
         return False, (
-            f"The chain is broken at {'record' if len(broken) == 1 else 'records'} {words.listed(broken)}: the text"
-            " does not fit the hash, or the record before is not the one it was."
+            f"The chain is broken at {'record' if len(broken) == 1 else 'records'} {words.listed(broken)}: text "
+            "and hash do not match, or the previous record was changed."
         )
     if len(rows) == 1:
-        return True, "The link of the shown record to the one before it was checked and holds."
-    return True, f"The links of {len(rows):,} shown records to the one before each were checked and hold."
+        return True, "Hash link of the shown record verified."
+    return True, f"Hash links of {len(rows):,} shown records verified."
 
 
 def status(ends: StreamBounds, checked: CheckedSignature | None, now: datetime) -> Status:
-    """Return how the chain stands by its newest signed head; `checked` is what came of checking its signature."""
+    """Return the state of the chain by its newest checkpoint; `checked` is the result for its signature."""
     length = 0 if ends.last is None else ends.last.seq
     head = "none" if ends.last is None else ends.last.chain_hash.hex()
     if ends.signed is None or checked is None:
         if not length:
-            return Status(Chain.EMPTY, "0", "none", head, "Nothing is recorded for this tenant yet.", alarming=False)
-        said = f"No head is signed yet; {words.count(length, 'record')} will be signed within a minute."
+            return Status(Chain.EMPTY, "0", "none", head, "No records yet.", alarming=False)
+        said = f"No checkpoint yet; {words.count(length, 'record')} will be signed within a minute."
         return Status(Chain.UNSIGNED, f"{length:,}", "none yet", head, said, alarming=False)
-    chain, said = _by_signed_head(length, ends.signed, ends.at_signed, words.moment(ends.signed_at, now))
+    chain, said = _by_checkpoint(length, ends.signed, ends.at_signed, words.moment(ends.signed_at, now))
     if chain is Chain.SIGNED and checked.problem is not None:
         chain = Chain.FORGED
         said = f"The signature over record {ends.signed.seq:,} does not verify: {checked.problem}."
@@ -194,47 +192,46 @@ def status(ends: StreamBounds, checked: CheckedSignature | None, now: datetime) 
     )
 
 
-def _by_signed_head(length: int, signed: SignedCheckpoint, there: StoredRecord | None, at: str) -> tuple[Chain, str]:
+def _by_checkpoint(length: int, signed: SignedCheckpoint, stored: StoredRecord | None, at: str) -> tuple[Chain, str]:
     if length < signed.seq:
-        said = f"Records are missing at the end: record {signed.seq:,} was signed on {at}, and the last is {length:,}."
+        said = (
+            f"Records are missing at the end: record {signed.seq:,} was signed on {at}, and the last record is "
+            f"{length:,}."
+        )
         return Chain.TRUNCATED, said
-    if there is None or there.chain_hash != signed.chain_hash:
-        return Chain.REPLACED, f"Record {signed.seq:,} is not the one that was signed on {at}."
+    if stored is None or stored.chain_hash != signed.chain_hash:
+        return Chain.REPLACED, f"Record {signed.seq:,} differs from the record signed on {at}."
     after = length - signed.seq
-    rest = (
-        f"the {words.count(after, 'record')} after it will be signed within a minute"
-        if after
-        else "nothing came after it"
-    )
+    rest = f"{words.count(after, 'newer record')} will be signed within a minute" if after else "no newer records"
     return Chain.SIGNED, f"Signed up to record {signed.seq:,} on {at}, by the key {signed.key}; {rest}."
 
 
 def verdict(records: int, signed: int, seconds: float, at: datetime) -> str:
-    """Return what a verification that found nothing wrong says; `signed` is the newest signed record, 0 for none."""
+    """Return the result of a successful verification; `signed` is the newest signed record, 0 for none."""
     head = (
-        f"The newest signed head, of record {signed:,}, is in its place, and its signature is verified."
+        f"The newest checkpoint, of record {signed:,}, and its signature are verified."
         if signed
-        else "No head is signed yet, so a missing end would not show."
+        else "No checkpoint yet, so missing records at the end would not be detected."
     )
     return (
-        f"{words.count(records, 'record')} verified in {words.span(seconds)}, {words.at(at)}:"
-        f" nothing is missing, altered or out of order. {head}"
+        f"{words.count(records, 'record')} verified in {words.span(seconds)}, {words.at(at)}: no record is "
+        f"missing, altered or out of order. {head}"
     )
 
 
 BROKEN_ADVICE = (
-    "Do not repair, restore or delete anything yet: what lies there now is the evidence. Download the whole stream,"
-    " note the time, and ask the platform's operators to keep a copy of the database as it is. What comes before the"
-    " named record is verified; the named record and everything after it is not."
+    "Do not repair, restore or delete anything: the current data is evidence. Download the entire stream, note "
+    "the time, and ask the platform's operators to keep a copy of the database. Records before the named record "
+    "are verified; the named record and all later ones are not."
 )
 
 
-def looked(shown: int, rest: range, *, backwards: bool) -> str:
-    """Return how far was looked for what is shown, where that was not everywhere."""
-    found = words.count(shown, "record fits", "records fit") if shown else "No record fits"
+def search_progress(shown: int, rest: range, *, backwards: bool) -> str:
+    """Return how far an incomplete search has progressed."""
+    found = words.count(shown, "matching record", "matching records") if shown else "No matching records"
     far = f"back to record {rest.stop:,}" if backwards else f"forward to record {rest.start - 1:,}"
     not_yet = words.count(len(rest), "older record" if backwards else "newer record")
-    return f"{found} so far; looked {far}, {not_yet} not looked at."
+    return f"{found} so far; searched {far}, {not_yet} not searched."
 
 
 def day_begins(day: date | None) -> datetime | None:
@@ -256,13 +253,13 @@ def _moment(fields: Mapping[str, object]) -> datetime | None:
 
 
 def _outcome(fields: Mapping[str, object]) -> str:
-    said = _said(fields, "outcome")
+    said = _text(fields, "outcome")
     return {str(key): value for key, value in OUTCOMES.items()}.get(said, said)
 
 
 def _actor(fields: Mapping[str, object]) -> str:
-    kind = _said(fields, "actor_kind")
-    return " ".join(part for part in (_said(fields, "actor"), f"({_ACTORS.get(kind, kind)})" if kind else "") if part)
+    kind = _text(fields, "actor_kind")
+    return " ".join(part for part in (_text(fields, "actor"), f"({_ACTORS.get(kind, kind)})" if kind else "") if part)
 
 
 def _particulars(found: object) -> list[tuple[str, str]]:
@@ -273,13 +270,13 @@ def _particulars(found: object) -> list[tuple[str, str]]:
     ]
 
 
-def _said(fields: Mapping[str, object], name: str) -> str:
+def _text(fields: Mapping[str, object], name: str) -> str:
     value = fields.get(name, "")
     return value if isinstance(value, str) else json.dumps(value)
 
 
 DOWNLOAD = "audit.jsonl"
-"""The last part of the address that such a query belongs to."""
+"""The last part of the address that accepts such a query."""
 
 _OUTCOMES: frozenset[Outcome] = frozenset(get_args(Outcome))
 _LONGEST = 200
@@ -295,7 +292,7 @@ def encode(chosen: AuditFilter) -> str:
 
 
 def decode(query: str) -> AuditFilter:
-    """Return the filter of a query; raises InvalidRequest for anything that `encode` would not write."""
+    """Return the filter of a query; raises InvalidRequest for any query that `encode` does not produce."""
     chosen = AuditFilter()
     seen: set[str] = set()
     for key, value in parse_qsl(query, keep_blank_values=True):
@@ -308,7 +305,7 @@ def decode(query: str) -> AuditFilter:
         elif key in {"since", "until"} and key not in seen:
             chosen = _with(chosen, key, _parse_time(value))
         else:
-            raise InvalidRequest("this cannot be asked of the audit stream", "use the links of the Audit page")
+            raise InvalidRequest("unknown filter of the audit stream", "use the links of the Audit page")
         seen.add(key)
     return chosen
 
@@ -324,5 +321,5 @@ def _parse_time(text: str) -> datetime:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise InvalidRequest("this is not a time", "write it like 2026-11-25T12:00:00+00:00")
+        raise InvalidRequest("not a valid time", "use the format 2026-11-25T12:00:00+00:00")
     return moment

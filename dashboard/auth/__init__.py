@@ -1,1 +1,1 @@
-"""Who asks and what they may see: OIDC claims, roles, paths, cookies."""
+"""Authentication and authorization: OIDC claims, roles, paths, cookies."""

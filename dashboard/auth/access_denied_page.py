@@ -1,4 +1,4 @@
-"""The page of somebody who may not come in: a document of its own, because the application is not shown to them."""
+"""The page for a refused request: a separate document, because the application is not shown to the user."""
 
 from html import escape
 from http import HTTPStatus
@@ -35,19 +35,19 @@ a {{ color: LinkText; }}
 """
 _TITLES: dict[type[OpenKcmError], str] = {
     SessionEnded: "Your session has ended",
-    AccessDenied: "You cannot open this page",
-    InvalidRequest: "This cannot be asked",
+    AccessDenied: "Access denied",
+    InvalidRequest: "Invalid request",
 }
 _WAYS: dict[type[OpenKcmError], tuple[tuple[str, str], ...]] = {
     SessionEnded: (("Sign in", "/"),),
-    AccessDenied: (("Go to your own page", "/"), ("Sign in with another account", "/auth/logout")),
-    InvalidRequest: (("Go to your own page", "/"),),
+    AccessDenied: (("Go to your page", "/"), ("Sign in with another account", "/auth/logout")),
+    InvalidRequest: (("Go to your page", "/"),),
 }
 _AGAIN = (("Try again", ""),)
 
 
 def status(refused: OpenKcmError) -> HTTPStatus:
-    """Return 403 for whoever may not, 400 for what cannot be, 404 for what is not there, 503 when nobody can tell."""
+    """Return 403 for denied access, 400 for an invalid request, 404 for a missing file, 503 for a platform error."""
     if isinstance(refused, PlatformError):
         return HTTPStatus.SERVICE_UNAVAILABLE
     if isinstance(refused, CertificateMissing | ReportUnknown):
@@ -56,10 +56,10 @@ def status(refused: OpenKcmError) -> HTTPStatus:
 
 
 def render(refused: OpenKcmError) -> str:
-    """Return the document; it holds our own words only, and nothing of the page that was asked for."""
+    """Return the document; it contains fixed texts only and nothing of the requested page."""
     code = status(refused)
     return _PAGE.format(
-        title=escape(_TITLES.get(type(refused), "This page cannot be shown now")),
+        title=escape(_TITLES.get(type(refused), "Page unavailable")),
         status=f"{code.value} {code.phrase}",
         message=escape(f"{refused.message[:1].upper()}{refused.message[1:]}."),
         hint=escape(f"{refused.hint[:1].upper()}{refused.hint[1:]}."),

@@ -1,9 +1,9 @@
-"""Who may be where: asked for each document, each download, each socket, and again at every rerun of a page.
+"""Authorizes each document, download and socket, and every rerun of a page.
 
-Four things must hold at once: the claims are whole and not expired, the server's own row says that this sign-on has not
-ended and is not idle, the place is the person's, and the query does not speak of another one. What fails any of them
-gets nothing but the refusal, and the refusal is on record: in the stream of whoever tried, and in the stream of the
-tenant that was tried, there without saying whose person it was.
+Four conditions must hold: the claims are complete and not expired; the stored session has not ended and is not idle;
+the route belongs to the user; the query names no other tenant. Otherwise the request gets only the refusal. The refusal
+is recorded in the stream of the user's tenant and in the stream of the requested tenant, there without the name of the
+other tenant.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,8 +24,8 @@ from openkcm.errors import OpenKcmError
 
 _SEEN_EVERY = timedelta(seconds=30)
 _TENANT_PARAMETER = "tenant"
-STRANGER = "somebody of another organization"
-NOBODY = "nobody signed in"
+OTHER_TENANTS_USER = "user of another organization"
+NOT_SIGNED_IN = "not signed in"
 
 log = structlog.get_logger()
 
@@ -37,58 +37,58 @@ class SessionAuthorizer:
     idle: timedelta
     now: Callable[[], datetime]
 
-    def admit(self, claims: Mapping[str, object], place: Route, query: Mapping[str, str], source: str) -> Session:
-        """Return the sign-on of somebody who may be at `place`; counts as a use of the session.
+    def admit(self, claims: Mapping[str, object], route: Route, query: Mapping[str, str], source: str) -> Session:
+        """Return the session of a user who is authorized for `route`; counts as activity.
 
         Raises:
-            AccessDenied, SessionEnded: they may not; on record when this is raised.
-            DatabaseUnavailable: it cannot be told, so they may not either.
+            AccessDenied, SessionEnded: not authorized; recorded before this is raised.
+            DatabaseUnavailable: the session cannot be verified, so access is denied as well.
         """
         sign_on = None
         try:
             sign_on = read(claims, self.names, self.now())
-            self._same_place(sign_on, place, query)
-            self._in_session(sign_on, source)
+            self._require_own_route(sign_on, route, query)
+            self._require_session(sign_on, source)
         except (AccessDenied, SessionEnded) as refused:
-            self._record_refusal(refused, sign_on, place, source)
+            self._record_refusal(refused, sign_on, route, source)
             raise
         return sign_on
 
-    def refuse_forged(self, place: Route, source: str) -> SessionEnded:
-        """Record that a cookie was presented which this server never signed, and return the refusal."""
-        refused = SessionEnded("this is not a sign-on of this server")
-        self._record_refusal(refused, None, place, source)
+    def refuse_forged(self, route: Route, source: str) -> SessionEnded:
+        """Record a cookie without a valid signature and return the refusal."""
+        refused = SessionEnded("the sign-on cookie was not issued by this server")
+        self._record_refusal(refused, None, route, source)
         return refused
 
     def holds(self, sign_on: Session, source: str) -> bool:
-        """Return whether a sign-on still holds, and count that as a use of it: for what reruns without `admit`.
+        """Return whether a session is still valid, and count it as activity: for reruns without `admit`.
 
         Raises:
-            DatabaseUnavailable: it cannot be told, so nothing may be shown.
+            DatabaseUnavailable: the session cannot be verified, so nothing may be shown.
         """
         if self.now() >= sign_on.expires_at:
             return False
         try:
-            self._in_session(sign_on, source)
+            self._require_session(sign_on, source)
         except SessionEnded:
             return False
         return True
 
     def has_ended(self, sign_on: Session) -> bool:
-        """Return whether a session is over, without using it: what an open tab asks again and again."""
+        """Return whether a session is over, without counting as activity: open tabs poll this."""
         if self.now() >= sign_on.expires_at:
             return True
         try:
             with self.database.tenant_tx(sign_on.person.tenant_id) as tx:
                 row = tx.sessions.get(sign_on.session_id)
         except DatabaseUnavailable:
-            return False  # nothing is shown anew meanwhile: every rerun asks `admit`, or `holds` if it is of a part
+            return False  # safe: every rerun that draws calls `admit` or `holds`
         return row is None or row.ended_at is not None or self.now() - row.last_seen_at > self.idle
 
     def has_left(self, sign_on: Session) -> bool:
-        """Return whether the tenant of somebody who was admitted is destroyed, so that only what proves it is left.
+        """Return whether the tenant of an authorized user is offboarded, so that only its erasure certificate is shown.
 
-        Their sign-ons were erased with it. Who signs on again may still look: the proof is the customer's.
+        Its sessions were erased. Users may sign in again: the certificate belongs to the customer.
         """
         if sign_on.person.is_operator:
             return False
@@ -97,28 +97,28 @@ class SessionAuthorizer:
         return tenant is not None and tenant.state is State.OFFBOARDED
 
     def end(self, sign_on: Session, source: str) -> None:
-        """End a session for all its tabs; ending it again changes nothing."""
+        """End a session in all tabs; idempotent."""
         with self.database.tenant_tx(sign_on.person.tenant_id) as tx:
             if tx.sessions.end(sign_on.session_id):
                 tx.audit.append(self._event(sign_on, AuditName.SIGNED_OUT, "success", source))
 
-    def _same_place(self, sign_on: Session, place: Route, query: Mapping[str, str]) -> None:
+    def _require_own_route(self, sign_on: Session, route: Route, query: Mapping[str, str]) -> None:
         theirs = {
-            RouteKind.TENANT: place.tenant_id == sign_on.person.tenant_id,
+            RouteKind.TENANT: route.tenant_id == sign_on.person.tenant_id,
             RouteKind.OPERATIONS: sign_on.person.is_operator,
         }
-        if not theirs.get(place.kind, False):
+        if not theirs.get(route.kind, False):
             raise AccessDenied
-        # No page reads a tenant from the query; who writes one there tries whether some page does.
-        if query.get(_TENANT_PARAMETER, place.tenant_id) != place.tenant_id:
+        # No page reads a tenant from the query; such a parameter is an attempt to find one that does.
+        if query.get(_TENANT_PARAMETER, route.tenant_id) != route.tenant_id:
             raise AccessDenied
 
-    def _in_session(self, sign_on: Session, source: str) -> None:
+    def _require_session(self, sign_on: Session, source: str) -> None:
         now = self.now()
         with self.database.tenant_tx(sign_on.person.tenant_id) as tx:
             row = tx.sessions.get(sign_on.session_id)
             if row is None:
-                # A cookie outlives its session's row only if somebody kept it: a sign-on begins when it is made.
+                # A session is stored at the sign-on; an older cookie without a stored session was copied and kept.
                 if now - sign_on.issued_at > FRESH:
                     raise SessionEnded
                 if tx.sessions.begin(sign_on.session_id, sign_on.person.subject, sign_on.expires_at):
@@ -129,20 +129,20 @@ class SessionAuthorizer:
             elif now - row.last_seen_at > _SEEN_EVERY:
                 tx.sessions.seen(sign_on.session_id, now)
 
-    def _record_refusal(self, refused: OpenKcmError, sign_on: Session | None, place: Route, source: str) -> None:
-        """Record a refusal once a minute for each who, where and why, so that no reload fills a stream.
+    def _record_refusal(self, refused: OpenKcmError, sign_on: Session | None, route: Route, source: str) -> None:
+        """Record a refusal once a minute for each user, route and reason, so that reloads do not fill a stream.
 
-        The reason belongs to it: a forged cookie must not hide behind an expired one from the same address.
+        The reason is part of the key: a forged cookie must not hide behind an expired one from the same address.
         """
-        who = NOBODY if sign_on is None else sign_on.person.subject
+        who = NOT_SIGNED_IN if sign_on is None else sign_on.person.subject
         own = OPERATORS if sign_on is None else sign_on.person.tenant_id
-        log.warning("access refused", code=refused.code, place=place.root, tenant_id=own, source=source)
+        log.warning("access refused", code=refused.code, place=route.root, tenant_id=own, source=source)
         minute = int(self.now().timestamp()) // 60
         by = sign_on.session_id[:16] if sign_on else source
-        key = f"dashboard/refused/{by}/{refused.code}{place.root}/{minute}/{refused.message}"
+        key = f"dashboard/refused/{by}/{refused.code}{route.root}/{minute}/{refused.message}"
         streams = {own: who}
-        if place.tenant_id and place.tenant_id != own and self._exists(place.tenant_id):
-            streams[place.tenant_id] = NOBODY if sign_on is None else STRANGER
+        if route.tenant_id and route.tenant_id != own and self._exists(route.tenant_id):
+            streams[route.tenant_id] = NOT_SIGNED_IN if sign_on is None else OTHER_TENANTS_USER
         for tenant_id, actor in streams.items():
             with self.database.tenant_tx(tenant_id) as tx:
                 tx.audit.append(
@@ -151,7 +151,7 @@ class SessionAuthorizer:
                         name=AuditName.ACCESS_REFUSED,
                         actor_kind="human",
                         actor=actor,
-                        subject=place.root,
+                        subject=route.root,
                         outcome="refused",
                         correlation_id=key,
                         source=source,

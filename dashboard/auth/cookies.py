@@ -1,7 +1,7 @@
-"""Streamlit's sign-on cookie, read where Streamlit does not: before a document, a download or a socket is answered.
+"""Reads Streamlit's sign-on cookie before a document, a download or a socket is served.
 
-The one place that knows the cookie's form, which is Streamlit's own and signed, not encrypted. `tests/dashboard` holds
-it to what the running server writes.
+The only module that knows the format of the cookie, which Streamlit signs but does not encrypt. `tests/dashboard`
+compares it with what the running server writes.
 """
 
 import json
@@ -16,14 +16,14 @@ OURS = (USER, "_streamlit_user_tokens")
 
 
 class InvalidCookie(Exception):
-    """A cookie was presented that this server did not sign, or that was altered since."""
+    """The signature of a cookie is not from this server, or the cookie was altered."""
 
 
 def read_claims(cookies: Mapping[str, str], secret: str, origin: str) -> dict[str, Any] | None:
-    """Return the claims of the ID token in the cookie, None when nobody is signed on.
+    """Return the claims of the ID token in the cookie, None without a signed-in user.
 
     Raises:
-        Forged: there is a cookie, and it is not one of ours for `origin`.
+        InvalidCookie: the cookie was not signed by this server for `origin`.
     """
     if USER not in cookies:
         return None

@@ -1,8 +1,8 @@
-"""The outermost layer: finds the place of each request, asks the guard, and only then lets Streamlit see it.
+"""The outermost layer: resolves the route of each request, authorizes it, and then passes it to Streamlit.
 
-Streamlit decides who somebody is once for each socket and enforces no expiry; its own paths know no tenant. So this
-layer stands before documents, downloads, uploads and sockets alike. It hands a place on in a header that it removes
-from whatever came in, and Streamlit's application is reached through places only.
+Streamlit identifies a user once for each socket and enforces no expiry; its own paths contain no tenant. So this layer
+covers documents, downloads, uploads and sockets alike. It passes the route in a header that it removes from every
+incoming request. Streamlit's application is reachable through routes only.
 """
 
 import asyncio
@@ -19,15 +19,14 @@ from starlette.websockets import WebSocket
 
 from core.errors.tenants import AccessDenied, SessionEnded
 from core.tenants.roles import OPERATORS
-from dashboard.auth import access_denied_page as refusal_page
-from dashboard.auth import cookies
+from dashboard.auth import access_denied_page, cookies
 from dashboard.auth.authorization import SessionAuthorizer
 from dashboard.auth.claims import read
 from dashboard.auth.routes import (
     DEVELOPMENT_SIGN_ON,
-    DOOR,
     MARKETPLACE,
     OPERATIONS,
+    SIGN_IN,
     Route,
     RouteKind,
     find,
@@ -41,9 +40,9 @@ SOURCE_HEADER = "x-openkcm-source"
 RETURN_COOKIE = "openkcm_return"
 _RETURN_SECONDS = 900
 _HEALTH = "/healthz"
-_OUTSIDE_PLACES = ("/auth/", "/oauth2callback", _HEALTH)
+_UNROUTED = ("/auth/", "/oauth2callback", _HEALTH)
 _UNGUARDED = ("/static/", "/_stcore/health", "/_stcore/host-config", "/favicon.png", "/component/")
-"""The application's own code and whether it lives: the same for everybody."""
+"""Static files and health of the application: the same for every user."""
 _SIGNED_IN_ONLY = ("/media/", "/_stcore/upload_file")
 _DOCUMENT_HEADERS = {
     "cache-control": "no-store",
@@ -55,10 +54,10 @@ _DOCUMENT_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class AuthMiddleware:
-    """`origin` is the scheme, host and port under which browsers come.
+    """`origin` is the scheme, host and port that browsers use.
 
-    `develops` says that the marketplace's place and the development sign-on exist, and that nobody comes under another
-    name: a page elsewhere whose name leads to this machine (DNS rebinding) must not sign in as one of its people.
+    `develops` enables the marketplace and the development sign-on, and rejects every other host name: a web page whose
+    name resolves to this machine (DNS rebinding) must not sign in as a development user.
     """
 
     app: ASGIApp
@@ -77,63 +76,63 @@ class AuthMiddleware:
         if self.develops and path != _HEALTH and _host(scope) != urlsplit(self.origin).netloc:
             await _not_found(scope, receive, send)
             return
-        if path.startswith(_OUTSIDE_PLACES) or (self.develops and path.startswith(f"{DEVELOPMENT_SIGN_ON}/")):
-            await self.app(_placed(scope, path, None), receive, send)
+        if path.startswith(_UNROUTED) or (self.develops and path.startswith(f"{DEVELOPMENT_SIGN_ON}/")):
+            await self.app(_with_route(scope, path, None), receive, send)
             return
         if path == "/" and scope["type"] == "http":
-            await (await self._show_the_way(Request(scope)))(scope, receive, send)
+            await (await self._redirect_after_sign_in(Request(scope)))(scope, receive, send)
             return
         found = find(path)
         if found is None or (found[0] == MARKETPLACE and not self.develops):
             await _not_found(scope, receive, send)
             return
-        place, inner = found
+        route, inner = found
         if not inner:
             query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
-            await RedirectResponse(f"{place.root}/{query}", status_code=307)(scope, receive, send)
+            await RedirectResponse(f"{route.root}/{query}", status_code=307)(scope, receive, send)
             return
-        await self._enter(place, inner, scope, receive, send)
+        await self._enter(route, inner, scope, receive, send)
 
-    async def _enter(self, place: Route, inner: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _enter(self, route: Route, inner: str, scope: Scope, receive: Receive, send: Send) -> None:
         connection = HTTPConnection(scope)
-        inside = _placed(scope, inner, place)
-        if place.kind in {RouteKind.MARKETPLACE, RouteKind.DOOR} or inner.startswith(_UNGUARDED):
+        inside = _with_route(scope, inner, route)
+        if route.kind in {RouteKind.MARKETPLACE, RouteKind.SIGN_IN} or inner.startswith(_UNGUARDED):
             await self.app(inside, receive, send)
             return
         try:
-            signed_on = await self._admitted(connection, place)
+            signed_on = await self._authorize(connection, route)
         except OpenKcmError as refused:
             await _refuse(refused, connection, receive, send)
             return
         if signed_on:
             await self.app(inside, receive, send)
         elif not inner.startswith(_SIGNED_IN_ONLY):
-            # Whoever is not signed in sees the door and nothing behind it; the cookie brings them back afterwards.
-            await self.app(inside, receive, partial(_send_returning, send, place.root))
+            # Without a session only the sign-in page is drawn; the cookie returns the user to this route afterwards.
+            await self.app(inside, receive, partial(_send_returning, send, route.root))
         else:
             await _refuse(SessionEnded(), connection, receive, send)
 
-    async def _admitted(self, connection: HTTPConnection, place: Route) -> bool:
-        """Return whether somebody is signed on who may be here; raises when somebody is who may not."""
+    async def _authorize(self, connection: HTTPConnection, route: Route) -> bool:
+        """Return whether a user is signed in and authorized; raise when the user is not authorized."""
         source = _source(connection.scope)
         try:
             claims = cookies.read_claims(connection.cookies, self.cookie_secret, self.origin)
         except cookies.InvalidCookie:
-            raise await asyncio.to_thread(self.guard.refuse_forged, place, source) from None
+            raise await asyncio.to_thread(self.guard.refuse_forged, route, source) from None
         if claims is None:
             return False
-        await asyncio.to_thread(self.guard.admit, claims, place, connection.query_params, source)
+        await asyncio.to_thread(self.guard.admit, claims, route, connection.query_params, source)
         return True
 
-    async def _show_the_way(self, request: Request) -> Response:
-        """Streamlit leads everybody who signed in or out to `/`; send them where they came from, or home."""
+    async def _redirect_after_sign_in(self, request: Request) -> Response:
+        """Redirect from `/`, the target of Streamlit after sign-in and sign-out, to the former route or home."""
         back = named(request.cookies.get(RETURN_COOKIE, ""))
         try:
             claims = cookies.read_claims(request.cookies, self.cookie_secret, self.origin)
         except cookies.InvalidCookie:
             claims = None
         if claims is None:
-            return RedirectResponse(f"{DOOR.root}/")
+            return RedirectResponse(f"{SIGN_IN.root}/")
         response = RedirectResponse(f"{(back or self._home(claims)).root}/")
         response.delete_cookie(RETURN_COOKIE)
         return response
@@ -142,7 +141,7 @@ class AuthMiddleware:
         try:
             person = read(claims, self.guard.names, self.guard.now()).person
         except (AccessDenied, SessionEnded):
-            return OPERATIONS  # where the guard says no, and why
+            return OPERATIONS  # the authorizer denies it there and gives the reason
         return OPERATIONS if person.tenant_id == OPERATORS else of_tenant(person.tenant_id)
 
 
@@ -151,17 +150,17 @@ def _host(scope: Scope) -> str:
 
 
 def _source(scope: Scope) -> str:
-    """Return the address a connection came from, never what a header says of it."""
+    """Return the peer address of a connection, never the value of a header."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 
 
-def _placed(scope: Scope, path: str, place: Route | None) -> Scope:
-    """Return the scope as Streamlit sees it: the path within the place; place and address in headers only we set."""
+def _with_route(scope: Scope, path: str, route: Route | None) -> Scope:
+    """Return the scope for Streamlit: the path within the route; route and peer address in trusted headers."""
     ours = {PLACE_HEADER.encode(), SOURCE_HEADER.encode()}
     headers = [(key, value) for key, value in scope["headers"] if key not in ours]
-    if place is not None:
-        headers.append((PLACE_HEADER.encode(), place.root.encode()))
+    if route is not None:
+        headers.append((PLACE_HEADER.encode(), route.root.encode()))
         headers.append((SOURCE_HEADER.encode(), _source(scope).encode()))
     return {**scope, "path": path, "raw_path": path.encode(), "headers": headers}
 
@@ -170,7 +169,7 @@ async def _refuse(refused: OpenKcmError, connection: HTTPConnection, receive: Re
     if connection.scope["type"] == "websocket":
         await WebSocket(connection.scope, receive, send).close(4403)  # before it is accepted: HTTP 403
         return
-    response = HTMLResponse(refusal_page.render(refused), refusal_page.status(refused))
+    response = HTMLResponse(access_denied_page.render(refused), access_denied_page.status(refused))
     if isinstance(refused, SessionEnded):
         for name in connection.cookies:
             if name.startswith(cookies.USER):
@@ -182,11 +181,11 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await WebSocket(scope, receive, send).close(4404)
         return
-    await PlainTextResponse("there is no such page\n", 404)(scope, receive, send)
+    await PlainTextResponse("page not found\n", 404)(scope, receive, send)
 
 
 async def _send_hardened(send: Send, secure: bool, message: Message) -> None:  # noqa: FBT001 - bound once, by name above
-    """Add what every answer carries; Streamlit never marks its cookies Secure."""
+    """Add the security headers of every response; Streamlit never marks its cookies Secure."""
     if message["type"] == "http.response.start":
         headers = MutableHeaders(scope=message)
         for name, value in _DOCUMENT_HEADERS.items():

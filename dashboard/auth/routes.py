@@ -1,8 +1,8 @@
-"""Where a browser is, told by the path alone: a tenant, the operators' desk, the development marketplace, the door.
+"""The route of a request, from the path alone: a tenant, operations, the development marketplace, the sign-in page.
 
-Every place is the root of the whole Streamlit application (`/tenant/<tenant_id>/`, and `/tenant/<tenant_id>/keys` for a
-page of it), so that assets, downloads and the socket of a place lie beneath it. Whoever answers a request therefore
-knows its tenant from the request line, which no widget, query or script can change.
+Every route is the root of the whole Streamlit application (`/tenant/<tenant_id>/`, and `/tenant/<tenant_id>/keys` for a
+page of it). Assets, downloads and the socket of a route are below it. So every handler reads the tenant from the
+request line, which no widget, query or script can change.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class RouteKind(StrEnum):
     TENANT = TENANTS
     OPERATIONS = "operations"
     MARKETPLACE = "marketplace"
-    DOOR = "sign-in"
+    SIGN_IN = "sign-in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class Route:
 
     @property
     def root(self) -> str:
-        """The path under which everything of this place lies, without a slash at its end."""
+        """The path prefix of everything in this route, without a trailing slash."""
         return f"/{self.kind}/{self.tenant_id}" if self.tenant_id else f"/{self.kind}"
 
 
-DOOR = Route(RouteKind.DOOR)
+SIGN_IN = Route(RouteKind.SIGN_IN)
 OPERATIONS = Route(RouteKind.OPERATIONS)
 MARKETPLACE = Route(RouteKind.MARKETPLACE)
 DEVELOPMENT_SIGN_ON = "/dev-sign-on"
@@ -40,25 +40,25 @@ DEVELOPMENT_SIGN_ON = "/dev-sign-on"
 
 
 def of_tenant(tenant_id: str) -> Route:
-    """Return a tenant's place."""
+    """Return the route of a tenant."""
     return Route(RouteKind.TENANT, tenant_id)
 
 
 def find(path: str) -> tuple[Route, str] | None:
-    """Return the place of a path and what remains of it (empty, or beginning with a slash); None when there is none."""
+    """Return the route of a path and the remaining path (empty, or with a leading slash); None for an unknown path."""
     first, _, rest = path.removeprefix("/").partition("/")
     inner = f"/{rest}" if path.removeprefix("/") != first else ""
     if first != TENANTS:
-        return next(((place, inner) for place in (OPERATIONS, MARKETPLACE, DOOR) if place.kind == first), None)
+        return next(((route, inner) for route in (OPERATIONS, MARKETPLACE, SIGN_IN) if route.kind == first), None)
     tenant_id, _, _ = rest.partition("/")
     try:
-        place = of_tenant(parse_tenant_id(tenant_id))
+        route = of_tenant(parse_tenant_id(tenant_id))
     except IllegalTenantId:
         return None
-    return place, rest.removeprefix(tenant_id)
+    return route, rest.removeprefix(tenant_id)
 
 
 def named(root: str) -> Route | None:
-    """Return the place whose root this is, None for anything else."""
+    """Return the route with this root, None for anything else."""
     found = find(root)
     return found[0] if found is not None and not found[1] else None

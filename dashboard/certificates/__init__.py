@@ -1,1 +1,1 @@
-"""Certificates of a tenant: authorities and their rotation."""
+"""Certificate authorities of a tenant and their replacement."""

@@ -1,14 +1,14 @@
-"""Rolling the tenant's certificate authority from the dashboard."""
+"""Replacement of the tenant CA from the dashboard."""
 
 from core.tenants.roles import Permission
 from dashboard.page_context import PageContext, ask, require
 from openkcm.contract.audit_events import AuditName
 
 
-def roll(seat: PageContext) -> None:
-    """Have new certificates come from another authority; it issues them when this returns. Raises OpenKcmError."""
+def roll(context: PageContext) -> None:
+    """Replace the issuing tenant CA; the new CA issues certificates when this returns. Raises OpenKcmError."""
     name = AuditName.AUTHORITY_ROLL_REQUESTED
-    require(seat, Permission.MANAGE_SERVICES, name, seat.tenant_id)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        tx.audit.append(seat.event(name, seat.tenant_id, "intended"))
-    ask(seat, name, seat.tenant_id, lambda: seat.door.roll_authority(seat.tenant_id))
+    require(context, Permission.MANAGE_SERVICES, name, context.tenant_id)
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        tx.audit.append(context.event(name, context.tenant_id, "intended"))
+    ask(context, name, context.tenant_id, lambda: context.workflows.roll_authority(context.tenant_id))

@@ -1,1 +1,1 @@
-"""One page a module, each with `draw(seat)`: reads rows through the seat, lets `views` decide, draws the result."""
+"""Shared elements of the pages: texts, formats, notices and fragments."""

@@ -1,7 +1,4 @@
-"""How times, spans and numbers are said to people. Times are UTC and say so; the relative stands beside them.
-
-How an error of ours is said to people: its message and its hint, as sentences.
-"""
+"""Formats of times, durations, numbers and errors. Times are UTC and say so; the relative time is beside them."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -30,7 +27,7 @@ def at(time: datetime) -> str:
 
 
 def relative(time: datetime, now: datetime) -> str:
-    """Return how far a time is from now in its largest unit: `3 minutes ago`, `in 2 days`, `just now`."""
+    """Return the distance from now in its largest unit: `3 minutes ago`, `in 2 days`, `just now`."""
     distance = abs(now - time)
     if distance < _JUST_NOW:
         return "just now"
@@ -39,12 +36,12 @@ def relative(time: datetime, now: datetime) -> str:
 
 
 def moment(time: datetime | None, now: datetime, never: str = "never") -> str:
-    """Return a time and how far it is from now: `25 Nov 2026, 12:00 UTC (3 minutes ago)`."""
+    """Return a time and its distance from now: `25 Nov 2026, 12:00 UTC (3 minutes ago)`."""
     return never if time is None else f"{at(time)} ({relative(time, now)})"
 
 
 def span(seconds: float) -> str:
-    """Return a duration as exactly as it matters: `0.4 s`, `12 s`, `2 min 5 s`, `3 days`."""
+    """Return a duration, rounded by its size: `0.4 s`, `12 s`, `2 min 5 s`, `3 days`."""
     if seconds < 10:
         return f"{max(seconds, 0.0):.1f} s"
     whole = round(seconds)
@@ -56,17 +53,17 @@ def span(seconds: float) -> str:
 
 
 def listed(words: list[str]) -> str:
-    """Return words as a sentence lists them: `a`, `a and b`, `a, b and c`."""
+    """Return words joined as in a sentence: `a`, `a and b`, `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
 
 
 def plain(text: str) -> str:
-    """Return a text from outside so that Streamlit's Markdown shows it as it is."""
+    """Return external text, escaped so that Streamlit's Markdown shows it literally."""
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
 
 def code(name: str) -> str:
-    """Return a name from outside as code, which is neither markup nor turned into a link."""
+    """Return an external name as inline code, which is neither markup nor linked."""
     return f"`{' '.join(name.split()).replace('`', chr(39))}`"
 
 
@@ -82,21 +79,21 @@ Kind = TypeVar("Kind", bound=OpenKcmError)
 
 
 def said(refused: OpenKcmError) -> str:
-    """Return message and hint. Only the first letters change: names and commands in them keep their case."""
+    """Return message and hint as sentences. Only the first letters change: names and commands keep their case."""
     return " ".join(sentence(part) for part in (refused.message, refused.hint) if part)
 
 
 def family(kind: type[Kind]) -> Iterator[type[Kind]]:
-    """Return every kind of error below another."""
+    """Return all subclasses of an error."""
     for below in kind.__subclasses__():
         yield below
         yield from family(below)
 
 
 def in_words(code: str, known: type[OpenKcmError] | None) -> tuple[str, str]:
-    """Return message and hint of a code as sentences; one that is not known is named."""
+    """Return message and hint of an error code as sentences; an unknown code is named."""
     if known is None:
-        return f"It failed with {code}.", "The audit stream has the details."
+        return f"Failed with {code}.", "The audit stream has the details."
     return sentence(known.message), sentence(known.hint)
 
 

@@ -1,6 +1,6 @@
-"""A part of a page that runs alone: it answers at once, and what stands around it stays as it is.
+"""Fragments: parts of a page that rerun alone, while the rest of the page stays unchanged.
 
-What several pages say alike: a state that is not the normal one, a refusal, and a page that is not for somebody.
+Also what several pages share: notices, refusals, and the page for a missing permission.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,49 +19,49 @@ from openkcm.errors import OpenKcmError
 P = ParamSpec("P")
 
 
-_FOLLOW_SECONDS = 2.0
+_REFRESH_SECONDS = 2.0
 
 
 def guarded_fragment(draw: Callable[Concatenate[PageContext, P], None]) -> Callable[Concatenate[PageContext, P], None]:
-    """Return `draw` as something that runs without the page around it: the inside of a part, or of a dialog.
+    """Return `draw` as a function that reruns without the page around it: the body of a fragment or a dialog.
 
-    The guard is not asked when it runs alone, so it asks first whether the sign-on still holds; where it does not, the
-    whole page runs, and the guard with it. What the page would say of a database that does not answer it says here.
+    A fragment reruns without the authorizer, so it first checks that the session is valid. Otherwise the whole page
+    reruns, and the authorizer with it. A database error is shown in the fragment.
     """
 
     @wraps(draw)
-    def drawn(seat: PageContext, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def drawn(context: PageContext, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            if not seat.present():
+            if not context.present():
                 st.rerun()
-            draw(seat, *args, **kwargs)
+            draw(context, *args, **kwargs)
         except DatabaseUnavailable as down:
-            draw_refusal(down, "This cannot be shown now", "Nothing was changed. Try again in a minute.")
+            draw_refusal(down, "Not available", "Nothing was changed. Try again in a minute.")
 
     return drawn
 
 
 def part(draw: Callable[Concatenate[PageContext, P], None]) -> Callable[Concatenate[PageContext, P], None]:
-    """Return `draw` as a part of its own."""
+    """Return `draw` as a separate fragment."""
     return st.fragment(guarded_fragment(draw))
 
 
 def polling_fragment(draw: Callable[Concatenate[PageContext, P], None]) -> Callable[Concatenate[PageContext, P], None]:
-    """Return `draw` as a part that draws itself anew every few seconds, to show what goes on by itself.
+    """Return `draw` as a fragment that refreshes every few seconds.
 
-    Nobody does anything by that, so it does not count as a use of the sign-on.
+    Refreshing does not count as activity of the session.
     """
 
     @wraps(draw)
-    def drawn(seat: PageContext, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def drawn(context: PageContext, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            if seat.left():
+            if context.left():
                 st.rerun()
-            draw(seat, *args, **kwargs)
+            draw(context, *args, **kwargs)
         except DatabaseUnavailable as down:
-            draw_refusal(down, "This cannot be shown now", "It is looked at again by itself.")
+            draw_refusal(down, "Not available", "It refreshes automatically.")
 
-    return st.fragment(drawn, run_every=_FOLLOW_SECONDS)
+    return st.fragment(drawn, run_every=_REFRESH_SECONDS)
 
 
 ICONS: Mapping[Severity, str] = MappingProxyType(
@@ -77,37 +77,38 @@ _BOXES = MappingProxyType(
 )
 
 
-def draw_notices(said: Iterable[TenantStatusView]) -> None:
-    """Say what does not stand as it should, what that means and what to do about it."""
-    for one in said:
+def draw_notices(notices: Iterable[TenantStatusView]) -> None:
+    """Draw notices: the problem, its meaning and what to do."""
+    for one in notices:
         words = " ".join(part for part in (one.meaning, one.advice) if part)
         _BOXES[one.tone](words, title=one.title, icon=ICONS[one.tone])
 
 
 def draw_refusal(refused: OpenKcmError, title: str, still: str = "") -> None:
-    """Say what was not done, why, what to do next, and what is still so."""
+    """Draw a refusal: what was not done, why, what to do next, and what is unchanged."""
     words = " ".join(sentence(part) for part in (refused.message, refused.hint) if part)
     st.error(f"{words} {still}".strip(), title=title, icon=ICONS[Severity.BAD])
 
 
-def admitted(seat: PageContext) -> bool:
-    """Return whether the person may look at this tenant's pages; says so where not."""
-    if seat.may(Permission.VIEW):
+def admitted(context: PageContext) -> bool:
+    """Return whether the user may view this tenant's pages; draw a notice otherwise."""
+    if context.may(Permission.VIEW):
         return True
     st.error(
-        "Your role does not include looking at this tenant. Ask your organization's administrator for one that does.",
-        title="This page is not for your role",
+        "Your role does not include access to this tenant. Ask an administrator of your organization for a role "
+        "that does.",
+        title="Access denied",
         icon=ICONS[Severity.BAD],
     )
     return False
 
 
 def draw_unknown() -> None:
-    """Say that there is nothing here yet, and how that changes."""
+    """Draw the page of a tenant that is not enabled yet."""
     st.title("Encryption Dashboard")
     st.info(
-        "Enable OpenKCM for your organization in the marketplace. This page then follows the provisioning and shows "
-        "your encryption environment.",
-        title="OpenKCM is not enabled for your organization yet",
+        "Enable OpenKCM for your organization in the marketplace. This page then shows the provisioning and your "
+        "encryption environment.",
+        title="OpenKCM not enabled",
         icon=":material/info:",
     )

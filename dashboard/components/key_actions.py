@@ -1,4 +1,4 @@
-"""What can be done to keys, what happens then, and whether it can be undone; one table for pages and dialogs."""
+"""The actions on keys and tenants: what happens and whether it can be undone; one table for pages and dialogs."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class KeyAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`move` is the lifecycle's, for actions that change the tenant's state."""
+    """One action; `move` is the lifecycle transition of actions that change the tenant's state."""
 
     name: KeyAction
     title: str
@@ -40,115 +40,116 @@ class Action:
 ACTIONS = (
     Action(
         KeyAction.ROTATE_TENANT_KEY,
-        "Rotate the tenant key (L2)",
-        "Your tenant key gets a new version, and every service key is wrapped anew under it. Your data is not "
-        "encrypted anew and no service is interrupted. The old wrapping is kept until the new one was seen to open; "
-        "older versions are retired once nothing lies under them.",
-        "No, and there is no need: nothing becomes unreadable. A copy of the database from before opens only after the "
-        "platform's operator has brought the older version back.",
+        "Rotate tenant key (L2)",
+        "The tenant key gets a new version, and every service key is re-wrapped with it. Your data is not "
+        "re-encrypted and no service is interrupted. The old wrap is kept until the new one is verified. Older "
+        "versions are retired once they wrap no key.",
+        "No. Existing data stays readable. A database backup from before the rotation can be decrypted only after "
+        "the platform's operator has re-enabled the older version.",
         Permission.MANAGE_KEYS,
     ),
     Action(
         KeyAction.ROTATE_SERVICE_KEY,
-        "Rotate a service key (L3)",
-        "The service gets a new version of its key for what it encrypts from then on. Older versions go on opening "
-        "what was encrypted before.",
-        "No, and there is no need: nothing becomes unreadable.",
+        "Rotate service key (L3)",
+        "The service encrypts with a new version of its key. Older versions continue to decrypt existing data.",
+        "No. Existing data stays readable.",
         Permission.MANAGE_KEYS,
     ),
     Action(
         KeyAction.COMPROMISE,
-        "Replace keys that may be compromised",
-        "New versions take over at once, and the versions before open nothing that a service brings any more: data "
-        "that services encrypted under them and keep themselves cannot be read through us again. KMIP objects are kept "
-        "here; they are sealed anew and stay readable, and then the old versions are destroyed. Where the tenant key "
-        "is replaced too, its older versions are deleted for good, also for backups of the database.",
-        "No. What was encrypted under those versions has to be stored anew from its source.",
+        "Replace compromised keys",
+        "New versions are used immediately. Requests with data of the older versions are rejected: data that "
+        "services encrypted under them and store themselves can no longer be decrypted through OpenKCM. KMIP "
+        "objects are stored here; they are re-encrypted and stay readable, and then the old versions are "
+        "destroyed. If the tenant key is replaced too, its older versions are deleted permanently, also for "
+        "database backups.",
+        "No. Data encrypted under those versions must be encrypted again from its source.",
         Permission.MANAGE_KEYS,
     ),
     Action(
         KeyAction.RETIRE_VERSION,
-        "Retire an old version of a service key",
-        "The version is destroyed. Data that the service encrypted under it, and not since then, can never be read "
-        "again. It is refused while the version encrypts, or while KMIP objects lie under it.",
-        "No, by nobody.",
+        "Retire service key version",
+        "The version is destroyed. Data that the service encrypted under it, and has not re-encrypted since, can "
+        "never be decrypted again. Not possible while the version encrypts, or while it protects KMIP objects.",
+        "No. The destruction is permanent.",
         Permission.MANAGE_KEYS,
     ),
     Action(
         KeyAction.CHANGE_ROOT_KEY,
-        "Change the root key (L1)",
-        "The new root key is tried first. Then every service key is wrapped anew under it, opened once from there, and "
-        "all are switched together; until that moment the former root key is in force and nothing has changed. Your "
-        "data is not encrypted anew and no service is interrupted. From then on the new root key decides whether "
-        "anything opens, without a silent fallback to a key of the platform.",
-        "Yes, by changing back with the credentials of the former root key, as long as both keys work. Before all "
-        "service keys are switched, whatever stops the change leaves the former root key in force.",
+        "Change root key (L1)",
+        "The new root key is tested first. Then every service key is re-wrapped with it and the wrap is verified, "
+        "and all service keys are switched together. Until that moment the former root key is in effect and "
+        "nothing has changed. Your data is not re-encrypted and no service is interrupted. Afterwards decryption "
+        "requires the new root key; there is no fallback to a key of the platform.",
+        "Yes, by changing back with the credentials of the former root key, as long as both keys work. If the "
+        "change fails before all service keys are switched, the former root key stays in effect.",
         Permission.MANAGE_KEYS,
     ),
     Action(
         KeyAction.SUSPEND,
-        "Suspend the tenant",
-        "Decrypt only: services go on reading what is encrypted, and cannot encrypt anything new; no service can be "
-        "connected. Locking is more: then nothing works, reading included.",
-        "Yes, by resuming it.",
+        "Suspend tenant",
+        "Decrypt only: services can read encrypted data but cannot encrypt new data, and no service can be "
+        "connected. A lock, in contrast, also rejects decryption.",
+        "Yes, by resuming the tenant.",
         Permission.MANAGE_KEYS,
         Transition.SUSPEND,
     ),
     Action(
         KeyAction.RESUME,
-        "Resume the tenant",
-        "Services encrypt again, and services can be connected again.",
+        "Resume tenant",
+        "Services can encrypt again, and services can be connected.",
         "Yes, by suspending it.",
         Permission.MANAGE_KEYS,
         Transition.RESUME,
     ),
     Action(
         KeyAction.LOCK,
-        "Lock the tenant (kill switch)",
-        "No service key opens any more and live connections end: every service fails to read and write encrypted data. "
-        "A client that fetched a key before may use it until its own cache ends.",
-        "Yes, by unlocking it; nothing is destroyed.",
+        "Lock tenant (kill switch)",
+        "All requests for keys are rejected and live connections end: no service can read or write encrypted "
+        "data. A client that fetched a key earlier may use it until its cache expires.",
+        "Yes, by unlocking the tenant. Nothing is destroyed.",
         Permission.MANAGE_KEYS,
         Transition.LOCK,
     ),
     Action(
         KeyAction.UNLOCK,
-        "Unlock the tenant",
-        "The kill switch is released: everything opens as before, and a tenant that was suspended is suspended again. "
-        "While your own root key does not work the tenant stays locked all the same, until it does.",
-        "Yes, by locking it again.",
+        "Unlock tenant",
+        "The administrator's lock is removed and services work as before; a tenant that was suspended is "
+        "suspended again. If your own root key does not work, the tenant stays locked until it does.",
+        "Yes, by locking the tenant again.",
         Permission.MANAGE_KEYS,
         Transition.UNLOCK,
     ),
     Action(
         KeyAction.DISCONNECT,
-        "Disconnect a service",
-        "Every certificate of this one service is revoked at once and its connections end. Its key stays.",
-        "Yes, by connecting it again: it gets a new certificate and opens what it encrypted before.",
+        "Disconnect service",
+        "All certificates of this service are revoked immediately and its connections end. Its key is kept.",
+        "Yes, by connecting it again: it gets a new certificate and can decrypt its existing data.",
         Permission.MANAGE_SERVICES,
     ),
     Action(
         KeyAction.OFFBOARD,
-        "Leave OpenKCM (offboard)",
-        "During the grace period nothing works and nothing is destroyed. When it ends, the keys of your tenant are "
-        "destroyed, with a proof of it, and the tenant's id is never used again.",
-        "Until the grace period ends, by restoring it. After that never: what was encrypted cannot be read again.",
+        "Offboard tenant",
+        "During the grace period all requests are rejected and nothing is destroyed. When it ends, the keys of "
+        "your tenant are destroyed, with an erasure certificate, and the tenant id is never reused.",
+        "Until the grace period ends, by restoring the tenant. Afterwards no: the encrypted data can never be "
+        "decrypted again.",
         Permission.MANAGE_KEYS,
         Transition.LEAVE,
     ),
     Action(
         KeyAction.RESTORE,
-        "Restore the tenant",
-        "The tenant stands as it did before it left, a locked one locked for the same reasons, and its services work "
-        "again. A service whose certificate has expired meanwhile has to be connected again; its key is the same.",
-        "Yes, by leaving again.",
+        "Restore tenant",
+        "The tenant returns to its former state, including its locks, and its services work again. A service "
+        "whose certificate has expired must be connected again; its key is the same.",
+        "Yes, by offboarding the tenant again.",
         Permission.MANAGE_KEYS,
         Transition.RESTORE,
     ),
 )
 
 _AT_SERVICE = "above, at each service key"
-_STOP = "above, under Stop and start"
+_EMERGENCY = "above, under Emergency controls"
 WHERE: Mapping[KeyAction, str] = MappingProxyType(
     {
         KeyAction.ROTATE_TENANT_KEY: "above, at the tenant key",
@@ -156,30 +157,30 @@ WHERE: Mapping[KeyAction, str] = MappingProxyType(
         KeyAction.COMPROMISE: "above, at the tenant key and at each service key",
         KeyAction.RETIRE_VERSION: _AT_SERVICE,
         KeyAction.CHANGE_ROOT_KEY: "above, at the root key",
-        KeyAction.SUSPEND: _STOP,
-        KeyAction.RESUME: _STOP,
-        KeyAction.LOCK: _STOP,
-        KeyAction.UNLOCK: _STOP,
+        KeyAction.SUSPEND: _EMERGENCY,
+        KeyAction.RESUME: _EMERGENCY,
+        KeyAction.LOCK: _EMERGENCY,
+        KeyAction.UNLOCK: _EMERGENCY,
         KeyAction.DISCONNECT: "on the page Services",
         KeyAction.OFFBOARD: "on the page Settings",
         KeyAction.RESTORE: "at the top of every page",
     }
 )
-"""Where an action is found."""
+"""Where to find an action."""
 _OF_KEYS = frozenset(
     {KeyAction.ROTATE_TENANT_KEY, KeyAction.ROTATE_SERVICE_KEY, KeyAction.COMPROMISE, KeyAction.RETIRE_VERSION}
 )
-"""What needs keys that open, and is therefore possible only where services decrypt."""
+"""Actions that require usable keys, and are therefore available only while services can decrypt."""
 
 
 def action_of(name: KeyAction) -> Action:
-    """Return an action with its words."""
+    """Return an action with its texts."""
     return next(action for action in ACTIONS if action.name is name)
 
 
 @dataclass(frozen=True, slots=True)
 class ActionAvailability:
-    """Whether an action can be taken now, and the words for it."""
+    """Whether an action is available now, and why."""
 
     action: Action
     available: bool
@@ -189,7 +190,7 @@ class ActionAvailability:
 def offers(
     state: State, permissions: frozenset[Permission], locks: Collection[LockReason] = ()
 ) -> tuple[ActionAvailability, ...]:
-    """Return every action with whether somebody with these permissions can take it in this state, locked by `locks`."""
+    """Return every action with its availability for these permissions, state and locks."""
     return tuple(_offer(action, state, permissions, locks) for action in ACTIONS)
 
 
@@ -197,14 +198,17 @@ def _offer(
     action: Action, state: State, permissions: frozenset[Permission], locks: Collection[LockReason]
 ) -> ActionAvailability:
     if not _possible(action, state, locks):
-        return ActionAvailability(action, available=False, words=f"Not while the tenant is {state}.")
+        return ActionAvailability(action, available=False, words=f"Not available while the tenant is {state}.")
     if action.permission not in permissions:
-        return ActionAvailability(action, available=False, words="Your role does not include it.")
+        return ActionAvailability(action, available=False, words="Not included in your role.")
     return ActionAvailability(action, available=True, words=f"Available {WHERE[action.name]}.")
 
 
 def _possible(action: Action, state: State, locks: Collection[LockReason]) -> bool:
-    """Return what the switch and the root key allow: each of the two locks and unlocks for itself."""
+    """Return whether state and locks allow the action.
+
+    The lock of an administrator and the lock of the root key are independent.
+    """
     if action.name in _OF_KEYS:
         return state in DECRYPTS
     if action.name is KeyAction.CHANGE_ROOT_KEY:

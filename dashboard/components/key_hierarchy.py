@@ -1,4 +1,4 @@
-"""The key chain L1 → L2 → L3 of a tenant, as a drawing and in words."""
+"""The key hierarchy L1 → L2 → L3 of a tenant, as a chart and as text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ MODES: Mapping[str, str] = MappingProxyType(
         "openbao": "Your own key in your key server (HYOK)",
     }
 )
-"""Where the root key is held, in the customer's words."""
+"""Providers of the root key, as shown to the customer."""
 
 _DRAWN = 4
-"""One box lists the service keys, so that the drawing can be read on a phone; more would make it taller than that."""
+"""One box lists the service keys, so that the chart fits on a phone; more names would not."""
 _LONGEST_NAME = 20
 
 
 @dataclass(frozen=True, slots=True)
 class KeyHierarchy:
-    """`version` is None while there is no tenant key; `services` are the names and newest versions of service keys."""
+    """`version` is None without a tenant key; `services` are the names and newest versions of service keys."""
 
     root: str
     tenant_key: str
@@ -35,12 +35,12 @@ class KeyHierarchy:
 
 
 def mode(root_key_mode: str) -> str:
-    """Return where a root key is held, in the customer's words."""
+    """Return the label of a root key provider."""
     return MODES.get(root_key_mode, root_key_mode)
 
 
 def chain(tenant: TenantRow, keys: Sequence[KeyRow], service_keys: Sequence[KeyVersionRow]) -> KeyHierarchy:
-    """Return the chain as it is on record."""
+    """Return the hierarchy from the stored rows."""
     name = l2_key(tenant.tenant_id)
     version = next((key.version for key in keys if key.name == name), None)
     newest: dict[str, int] = {}
@@ -50,10 +50,10 @@ def chain(tenant: TenantRow, keys: Sequence[KeyRow], service_keys: Sequence[KeyV
 
 
 def drawing(one: KeyHierarchy) -> str:
-    """Return the chain as a Mermaid flowchart; names that would wrap are cut, `in_words` has them whole."""
+    """Return the hierarchy as a Mermaid flowchart; long names are cut, `in_words` has them in full."""
     lines = ["flowchart TD", f'L1["L1 root key<br/>{one.root}"]']
     if one.version is None:
-        return "\n".join([*lines, 'L1 -.-> L2["L2 tenant key<br/>not made yet"]'])
+        return "\n".join([*lines, 'L1 -.-> L2["L2 tenant key<br/>not created yet"]'])
     lines.append(f'L1 -->|wraps| L2["L2 tenant key<br/>version {one.version}"]')
     if not one.services:
         return "\n".join([*lines, 'L2 -.-> L3["L3 service keys<br/>none yet"]'])
@@ -65,20 +65,21 @@ def drawing(one: KeyHierarchy) -> str:
 
 
 def in_words(one: KeyHierarchy) -> tuple[str, ...]:
-    """Return the chain as sentences, with every name in full."""
+    """Return the hierarchy as sentences, with all names in full."""
     root = f"L1, the root key: {one.root}."
     if one.version is None:
-        return root, "L2, the tenant key: not made yet."
+        return root, "L2, the tenant key: not created yet."
     tenant = (
-        f"L2, the tenant key: `{one.tenant_key}`, version {one.version}. Yours alone; it never leaves the key server."
+        f"L2, the tenant key: `{one.tenant_key}`, version {one.version}. Dedicated to your tenant. It never "
+        "leaves the key server."
     )
     if not one.services:
-        return root, tenant, "L3, the service keys: none yet. Each service you connect gets one of its own."
+        return root, tenant, "L3, the service keys: none yet. Each connected service gets a dedicated key."
     names = listed([f"`{service}` (version {version})" for service, version in one.services])
     return (
         root,
         tenant,
-        f"L3, the service keys: {names}. Each is stored only wrapped by L2 and L1; both are needed to open it.",
+        f"L3, the service keys: {names}. Each is stored only wrapped by L2 and L1; both are required to unwrap it.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a tenant's state means to the customer and what they can do about it, in one table."""
+"""The meaning of each tenant state for the customer and what they can do, in one table."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from core.tenants.locks import LockReason
 
 
 class Severity(StrEnum):
-    """How urgent something is; a page shows it by an icon and words, never by colour alone."""
+    """Urgency; a page shows it by icon and words, never by colour alone."""
 
     GOOD = "good"
     WORKING = "working"
@@ -28,7 +28,7 @@ class TenantStatusView:
 
 
 UNDER_WAY = frozenset({State.REQUESTED, State.PROVISIONING})
-"""The states that end by themselves; a page that shows one of them follows it."""
+"""States that end automatically; a page that shows one of them refreshes."""
 
 _TONE: Mapping[State, Severity] = MappingProxyType(
     {
@@ -45,40 +45,40 @@ _TONE: Mapping[State, Severity] = MappingProxyType(
 
 _TITLE: Mapping[State, str] = MappingProxyType(
     {
-        State.REQUESTED: "Your tenant is about to be set up",
-        State.PROVISIONING: "Your tenant is being set up",
-        State.FAILED: "Your tenant could not be set up",
-        State.ACTIVE: "Your tenant is active",
-        State.SUSPENDED: "Your tenant is suspended",
-        State.LOCKED: "Your tenant is locked",
-        State.LEAVING: "Your tenant is leaving",
-        State.OFFBOARDED: "Your tenant has left",
+        State.REQUESTED: "Provisioning requested",
+        State.PROVISIONING: "Provisioning in progress",
+        State.FAILED: "Provisioning failed",
+        State.ACTIVE: "Tenant active",
+        State.SUSPENDED: "Tenant suspended",
+        State.LOCKED: "Tenant locked",
+        State.LEAVING: "Offboarding",
+        State.OFFBOARDED: "Tenant offboarded",
     }
 )
 
 _ADVICE: Mapping[State, str] = MappingProxyType(
     {
-        State.REQUESTED: "You need not do anything: provisioning starts by itself and this page follows it.",
-        State.PROVISIONING: "You need not do anything: this page follows each step until your tenant is ready.",
+        State.REQUESTED: "No action needed. Provisioning starts automatically and this page shows its progress.",
+        State.PROVISIONING: "No action needed. This page shows each step until your tenant is ready.",
         State.FAILED: (
-            "Nothing of yours was encrypted, no service can connect, and the keys that were made are disabled, not "
-            "lost. Enable OpenKCM in the marketplace once more to try again; if it fails again, your platform's "
-            "operator sees the reason."
+            "No data was encrypted and no service can connect. The created keys are disabled, not lost. Enable "
+            "OpenKCM in the marketplace again to retry. If it fails again, contact your platform's operator, who "
+            "sees the reason."
         ),
         State.ACTIVE: "",
         State.SUSPENDED: (
-            "Your services go on reading what is encrypted. Writing new data fails until the tenant is resumed. "
-            "Nothing is lost, and the audit stream says who suspended it."
+            "Services can read encrypted data. Writes of new data fail until the tenant is resumed. Nothing is "
+            "lost; the audit stream shows who suspended it."
         ),
         State.LOCKED: (
-            "No service can read or write encrypted data. Nothing is destroyed: everything opens as before once the "
-            "tenant is unlocked. The audit stream says what happened."
+            "No service can read or write encrypted data. Nothing is destroyed, and services work as before once "
+            "the tenant is unlocked. The audit stream shows the cause."
         ),
         State.LEAVING: (
-            "No service can read or write encrypted data. Until the grace period ends all of it can be restored; "
-            "after that the keys are destroyed and what they encrypted can never be read again."
+            "No service can read or write encrypted data. The tenant can be restored until the grace period ends. "
+            "Afterwards its keys are destroyed and the encrypted data can never be decrypted again."
         ),
-        State.OFFBOARDED: "This is final: what these keys encrypted can never be read again.",
+        State.OFFBOARDED: "This is final. Data encrypted with these keys can never be decrypted again.",
     }
 )
 
@@ -87,57 +87,56 @@ _SWITCH, _ROOT_KEY = frozenset({LockReason.SWITCH}), frozenset({LockReason.ROOT_
 _LOCKED: Mapping[frozenset[LockReason], tuple[str, str]] = MappingProxyType(
     {
         _SWITCH: (
-            "nothing works: somebody pulled the kill switch here",
-            "Your tenant opens when a key administrator unlocks it on the page Keys, and in no other way.",
+            "locked by an administrator",
+            "Only a key administrator can unlock the tenant, on the page Keys.",
         ),
         _ROOT_KEY: (
-            "nothing works: the root key does not do its part where you hold it",
+            "locked: your root key is disabled or unreachable",
             (
-                "Your tenant opens by itself, within seconds, when the root key works again; nobody can open it here "
-                "before. "
-                "There is no fallback to a key of the platform."
+                "The tenant unlocks automatically within seconds when the root key works again. It cannot be "
+                "unlocked here before. There is no fallback to a key of the platform."
             ),
         ),
         _SWITCH | _ROOT_KEY: (
-            "nothing works: somebody pulled the kill switch here, and the root key does not do its part either",
+            "locked by an administrator; your root key is also disabled or unreachable",
             (
-                "Both have to go: a key administrator unlocks it on the page Keys, and the root key works again where "
-                "you hold it. There is no fallback to a key of the platform."
+                "Both are required: a key administrator unlocks the tenant on the page Keys, and the root key "
+                "works again. There is no fallback to a key of the platform."
             ),
         ),
     }
 )
-"""Why a tenant is locked and exactly what unlocks it (core/tenants/locks.py)."""
+"""Why a tenant is locked and what unlocks it (core/tenants/locks.py)."""
 
 
-_BREACH_MEANS = "nothing works: an attack of ours on the walls around your tenant was not refused, so we locked it"
-_BREACH_OPENS = (
-    "Your platform's operators have been alerted. They open it again once they have mended the wall and a later "
-    "examination found every wall standing; nobody can open it here. Which attack it was stands on the page Overview, "
+_BREACH_MEANING = "locked by the platform: a tenant isolation check failed"
+_BREACH_ADVICE = (
+    "Your platform's operators have been alerted. They unlock the tenant after they have fixed the cause and all "
+    "isolation checks have passed again. It cannot be unlocked here. The page Overview shows the failed check "
     "under Tenant isolation."
 )
 
 
 def _locked(reasons: frozenset[LockReason]) -> tuple[str, str]:
-    """Return what a tenant's locks mean and what opens it; a wall that fell is said before anything else."""
+    """Return the meaning of a tenant's locks and what removes them; a failed isolation check comes first."""
     if LockReason.BREACH not in reasons:
         return _LOCKED[reasons]
     others = reasons - {LockReason.BREACH}
     if not others:
-        return _BREACH_MEANS, _BREACH_OPENS
-    return _BREACH_MEANS, f"{_BREACH_OPENS} And for itself: {sentence(_LOCKED[others][0])} {_LOCKED[others][1]}"
+        return _BREACH_MEANING, _BREACH_ADVICE
+    return _BREACH_MEANING, f"{_BREACH_ADVICE} In addition: {sentence(_LOCKED[others][0])} {_LOCKED[others][1]}"
 
 
 def standing(state: State, locks: Iterable[LockReason] = ()) -> TenantStatusView:
-    """Return what to tell the customer about a tenant's state, and of a locked one by what it is locked."""
+    """Return the status of a tenant for its customer, with the locks of a locked one."""
     meaning, advice = MEANING[state], _ADVICE[state]
     reasons = frozenset(locks)
     if state is State.LOCKED and reasons:
-        meaning, opens = _locked(reasons)
-        advice = f"{opens} Nothing is destroyed."
+        meaning, unlock = _locked(reasons)
+        advice = f"{unlock} Nothing is destroyed."
     return TenantStatusView(state.capitalize(), _TITLE[state], _TONE[state], sentence(meaning), advice)
 
 
 def sentence(text: str) -> str:
-    """Return a text of ours, which has no capital and no full stop, as a sentence."""
+    """Return a text without capital and full stop as a sentence."""
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?')) else '.'}" if text else ""

@@ -1,7 +1,4 @@
-"""The root key on the page Keys: who holds it, how it does, and how far a change of it is, followed by itself.
-
-The tenant key on the page Keys: its versions, when it is due, how a rotation goes and how the last one ended.
-"""
+"""The cards of the root key and the tenant key on the page Keys; both refresh automatically."""
 
 from dataclasses import dataclass
 
@@ -34,9 +31,9 @@ class _Rows:
 
 
 @polling_fragment
-def draw_root_key(seat: PageContext, drawn: TenantRow) -> None:
-    """Draw the card; the whole page is drawn anew when the root key is held by another than when it was `drawn`."""
-    rows = _read(seat)
+def draw_root_key(context: PageContext, drawn: TenantRow) -> None:
+    """Draw the card; redraw the whole page when the provider differs from the `drawn` one."""
+    rows = _read(context)
     if rows.tenant.root_key_mode != drawn.root_key_mode:
         st.rerun()
     root = keys.root(rows.tenant, rows.key, rows.service_keys)
@@ -47,18 +44,18 @@ def draw_root_key(seat: PageContext, drawn: TenantRow) -> None:
         st.caption(root.state)
         if version := root_key.versions(rows.versions):
             st.caption(version)
-        if how := root_key.health(rows.tenant, rows.key, seat.grace_seconds, seat.now()):
+        if how := root_key.health(rows.tenant, rows.key, context.grace_seconds, context.now()):
             _draw_health(how)
         newest = rows.changes[0] if rows.changes else None
-        if going := root_key.progress(newest):
-            st.progress(going.share, text=going.words)
-            st.caption("Until all of them are switched together, the former root key is in force.")
-        st.caption(root_key.last_change(rows.changes, seat.now()))
-        _draw_offer(seat, rows.tenant, root_key.why_no_change(rows.tenant, newest))
+        if running := root_key.progress(newest):
+            st.progress(running.share, text=running.words)
+            st.caption("The former root key is in effect until all service keys are switched together.")
+        st.caption(root_key.last_change(rows.changes, context.now()))
+        _draw_offer(context, rows.tenant, root_key.why_no_change(rows.tenant, newest))
 
 
-def _read(seat: PageContext) -> _Rows:
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+def _read(context: PageContext) -> _Rows:
+    with context.database.tenant_tx(context.tenant_id) as tx:
         tenant = tx.tenants.get()
         if tenant is None:
             raise TenantUnknown
@@ -78,56 +75,56 @@ def _draw_health(how: Health) -> None:
             st.caption(words)
 
 
-def _draw_offer(seat: PageContext, tenant: TenantRow, why_not: str) -> None:
-    if not seat.may(Permission.MANAGE_KEYS):
-        st.caption("Your role lets you look at keys. A key administrator of your organization changes the root key.")
+def _draw_offer(context: PageContext, tenant: TenantRow, why_not: str) -> None:
+    if not context.may(Permission.MANAGE_KEYS):
+        st.caption("Read-only for your role. A key administrator of your organization can change the root key.")
         return
     if why_not:
         st.caption(why_not)
         return
     if note := root_key.only_credentials(tenant):
         st.caption(note)
-    if st.button("Change the root key", icon=":material/swap_horiz:", key="keys.root-key"):
+    if st.button("Change root key", icon=":material/swap_horiz:", key="keys.root-key"):
         root_key_dialog.open_change()
         st.rerun()
 
 
 @polling_fragment
-def draw_tenant_key(seat: PageContext, tenant: TenantRow, drawn: RotationRow | None) -> None:
-    """Draw the card; the whole page is drawn anew when a rotation began or ended since it was `drawn`.
+def draw_tenant_key(context: PageContext, tenant: TenantRow, drawn: RotationRow | None) -> None:
+    """Draw the card; redraw the whole page when a rotation has started or ended since it was `drawn`.
 
-    What it shows is on record, so a page that is loaded again shows a running rotation where it is.
+    It shows stored data, so a reloaded page shows a running rotation.
     """
-    now = seat.now()
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+    now = context.now()
+    with context.database.tenant_tx(context.tenant_id) as tx:
         rotations, policy = list(tx.rotations.all(1)), tx.policy.get()
-        key = rotation.l2_of(seat.tenant_id, tx.keys.all())
+        key = rotation.l2_of(context.tenant_id, tx.keys.all())
     newest = rotations[0] if rotations else None
     if mark(newest) != mark(drawn):
         st.rerun()
     with st.container(border=True, height="stretch"):
         st.header("Tenant key (L2)", anchor="tenant-key")
         if key is None:
-            st.caption("Your tenant key is made while the tenant is provisioned and appears here.")
+            st.caption("Created during provisioning.")
             return
         st.markdown(f":material/key: `{key.name}`")
-        st.caption("Yours alone. It never leaves the key server.")
+        st.caption("Dedicated to your tenant. It never leaves the key server.")
         st.markdown("  \n".join(rotation.tenant_key(key, policy, now)))
-        if going := rotation.progress(newest):
-            st.progress(going.share, text=going.words)
-            st.caption("It goes on by itself, also when you close this page. Every key works meanwhile.")
+        if running := rotation.progress(newest):
+            st.progress(running.share, text=running.words)
+            st.caption("Continues automatically, also when you close this page. All keys work.")
         elif how := rotation.ended(rotations, now):
             draw_notices([how])
         else:
-            st.caption("It was never rotated.")
-        if seat.may(Permission.MANAGE_KEYS):
+            st.caption("Never rotated.")
+        if context.may(Permission.MANAGE_KEYS):
             _draw_buttons(rotation.why_not(tenant, newest))
         else:
-            st.caption("Your role lets you look at keys. A key administrator of your organization rotates them.")
+            st.caption("Read-only for your role. A key administrator of your organization can rotate keys.")
 
 
 def mark(newest: RotationRow | None) -> tuple[int, str] | None:
-    """Return by what it is told that another rotation began or ended."""
+    """Return a value that changes when a rotation starts or ends."""
     return None if newest is None else (newest.number, newest.state)
 
 
@@ -135,12 +132,12 @@ def _draw_buttons(why_not: str) -> None:
     with st.container(horizontal=True):
         for key, label, icon, wanted in (
             ("everything", "Rotate all keys", "autorenew", rotation.EVERYTHING),
-            ("tenant-key", "Rotate the tenant key", "key", rotation.TENANT_KEY),
+            ("tenant-key", "Rotate tenant key", "key", rotation.TENANT_KEY),
         ):
             rotation_dialog.draw_button(f"rotation.{key}", label, icon, wanted, why_not)
         rotation_dialog.draw_button(
             "rotation.compromised",
-            "They may be compromised",
+            "Replace compromised keys…",
             "gpp_maybe",
             rotation.compromised(rotation.EVERYTHING),
             why_not,

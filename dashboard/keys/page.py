@@ -1,4 +1,4 @@
-"""Keys: the root key, the tenant key and the service keys as they are, and what could be done with them."""
+"""The page Keys: root key, tenant key and service keys, and their actions."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +20,7 @@ from dashboard.rotation import dialog as rotation_dialog
 from dashboard.rotation import view as rotation
 from dashboard.rotation.dialog import draw_button, draw_retire_button
 from dashboard.status_banner.section import draw_standing
-from dashboard.tenants import section as standing_part
+from dashboard.tenants import section as tenant_section
 from database.keys import KeyVersionRow, VersionUseRow
 from database.rotation import RotationRow
 from database.services.managed_objects import ObjectCountRow
@@ -43,33 +43,35 @@ class _Rows:
     usage: list[UsageTotalRow]
 
 
-def draw(seat: PageContext) -> None:
-    if not admitted(seat):
+def draw(context: PageContext) -> None:
+    if not admitted(context):
         return
-    rows = _read(seat)
+    rows = _read(context)
     if rows is None:
         draw_unknown()
         return
     st.title("Keys", anchor=False)
-    st.caption("Every key below wraps the next. None of them is ever shown, exported or stored in the clear.")
-    draw_standing(seat, rows.tenant)
+    st.caption(
+        "The root key and the tenant key wrap each service key. No key is ever shown, exported or stored in plaintext."
+    )
+    draw_standing(context, rows.tenant)
     left, right = st.columns(2, gap="medium")
     with left:
-        draw_root_key(seat, rows.tenant)
+        draw_root_key(context, rows.tenant)
     with right:
-        rotation_card.draw_tenant_key(seat, rows.tenant, rows.rotation)
-    standing_part.draw_part(seat, rows.tenant)
-    _draw_service_keys(seat, rows)
+        rotation_card.draw_tenant_key(context, rows.tenant, rows.rotation)
+    tenant_section.draw_part(context, rows.tenant)
+    _draw_service_keys(context, rows)
     _draw_choices(rows)
-    _draw_actions(seat, rows)
-    root_key_dialog.draw_open(seat, rows.tenant)
-    rotation_dialog.draw_open(seat)
-    standing_part.draw_open(seat, rows.tenant)
+    _draw_actions(context, rows)
+    root_key_dialog.draw_open(context, rows.tenant)
+    rotation_dialog.draw_open(context)
+    tenant_section.draw_open(context, rows.tenant)
 
 
-def _read(seat: PageContext) -> _Rows | None:
-    now = seat.now()
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+def _read(context: PageContext) -> _Rows | None:
+    now = context.now()
+    with context.database.tenant_tx(context.tenant_id) as tx:
         tenant = tx.tenants.get()
         if tenant is None:
             return None
@@ -85,40 +87,40 @@ def _read(seat: PageContext) -> _Rows | None:
         )
 
 
-def _draw_service_keys(seat: PageContext, rows: _Rows) -> None:
+def _draw_service_keys(context: PageContext, rows: _Rows) -> None:
     st.header("Service keys (L3)", anchor=False)
     versions = keys.Versions(rows.service_keys, rows.uses, rows.policy)
-    made = keys.service_keys(rows.services, versions, rows.objects, rows.usage, seat.now())
+    made = keys.service_keys(rows.services, versions, rows.objects, rows.usage, context.now())
     if not made:
         st.info(
-            "Each service you connect gets a key of its own, and it appears here. Connect one on the page Services.",
+            "No service keys. Each connected service gets a dedicated key. Connect one on the page Services.",
             icon=":material/info:",
         )
         return
-    wanted = st.text_input("Find a service", key="keys.find") if len(made) > keys.MANY else ""
+    wanted = st.text_input("Find service", key="keys.find") if len(made) > keys.MANY else ""
     shown, more = keys.found(made, wanted)
     if not shown:
-        st.caption("No service has a name like that.")
+        st.caption("No matching services.")
     with st.grid(2, min_column_width=340):
         for key in shown:
-            _draw_service_key(seat, rows, key)
+            _draw_service_key(context, rows, key)
     if more:
-        st.caption(f"{more:,} more; type a part of the name to find them.")
+        st.caption(f"{more:,} more. Enter a part of the name to filter.")
 
 
-def _draw_service_key(seat: PageContext, rows: _Rows, key: ServiceKey) -> None:
+def _draw_service_key(context: PageContext, rows: _Rows, key: ServiceKey) -> None:
     with st.container(border=True, height="stretch", gap="xsmall"):
         st.markdown(f":material/key: **{key.service}** ({key.kind})")
         st.markdown("\n".join(f"- {version}" for version in key.versions))
         st.caption(f"{key.used} {key.objects}")
-        if not seat.may(Permission.MANAGE_KEYS):
+        if not context.may(Permission.MANAGE_KEYS):
             return
         why_not, own = rotation.why_not(rows.tenant, rows.rotation), rotation.of_service(key.service)
         with st.container(horizontal=True):
             draw_button(f"rotation.one.{key.service}", "Rotate", "autorenew", own, why_not)
             draw_button(
                 f"rotation.compromised.{key.service}",
-                "It may be compromised",
+                "Replace compromised key…",
                 "gpp_maybe",
                 rotation.compromised(own),
                 why_not,
@@ -127,10 +129,10 @@ def _draw_service_key(seat: PageContext, rows: _Rows, key: ServiceKey) -> None:
 
 
 def _draw_choices(rows: _Rows) -> None:
-    st.header("Who holds the root key", anchor=False)
+    st.header("Root key providers", anchor=False)
     st.caption(
-        "Changing the root key wraps the service keys anew; your data is not encrypted anew. Whoever holds it alone "
-        "decides: there is no silent fallback to a key of the platform."
+        "A change of the root key re-wraps the service keys; your data is not re-encrypted. Decryption then "
+        "requires the new root key: there is no fallback to a key of the platform."
     )
     with st.grid(3, min_column_width=300):
         for choice in root_choices.choices(rows.tenant.root_key_mode):
@@ -138,14 +140,14 @@ def _draw_choices(rows: _Rows) -> None:
                 st.subheader(choice.name, anchor=False)
                 st.caption(choice.short)
                 if choice.in_force:
-                    st.badge("In force", icon=":material/check:", color="green")
+                    st.badge("Current", icon=":material/check:", color="green")
                 for question, answer in choice.facts:
                     st.markdown(f"**{question}**  \n{answer}")
 
 
-def _draw_actions(seat: PageContext, rows: _Rows) -> None:
-    st.header("What you can do, and what happens then", anchor=False)
-    permissions = frozenset(permission for permission in Permission if seat.may(permission))
+def _draw_actions(context: PageContext, rows: _Rows) -> None:
+    st.header("Actions", anchor=False)
+    permissions = frozenset(permission for permission in Permission if context.may(permission))
     for offer in key_actions.offers(rows.tenant.state, permissions, rows.tenant.locks):
         with st.expander(offer.action.title, key=f"keys.action.{offer.action.name}"):
             st.markdown(f"**What happens**  \n{offer.action.happens}")

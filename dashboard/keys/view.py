@@ -1,4 +1,4 @@
-"""What the page Keys says of the root key, the tenant key and each service key, from what is on record."""
+"""Texts of the page Keys about root key, tenant key and service keys, from stored data."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ OBJECT_STATES: Mapping[int, str] = MappingProxyType(
         6: "destroyed and compromised",
     }
 )
-"""KMIP's states of managed objects, in its own words."""
+"""KMIP states of managed objects, in the terms of the specification."""
 
 MANY = 12
-"""From this many services on, a search is offered."""
+"""Minimum number of services to offer a search."""
 _SHOWN = 24
 
 
@@ -46,7 +46,7 @@ class RootKey:
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """The versions of all service keys, how many objects lie under each, and how old the tenant lets them become."""
+    """The versions of all service keys, the objects that each protects, and the rotation policy."""
 
     keys: Sequence[KeyVersionRow]
     uses: Sequence[VersionUseRow]
@@ -55,7 +55,7 @@ class Versions:
 
 @dataclass(frozen=True, slots=True)
 class ServiceKey:
-    """One service's key in its words, newest version first."""
+    """One service's key as text, newest version first."""
 
     service: str
     kind: str
@@ -65,7 +65,7 @@ class ServiceKey:
 
 
 def root(tenant: TenantRow, held: CustomerRootKeyRow | None, service_keys: Sequence[KeyVersionRow]) -> RootKey:
-    """Return the root key as it is on record; `held` is the customer's own in force, None for the platform's."""
+    """Return the root key from stored data; `held` is the customer's own current key, None for the platform's."""
     name = root_key(tenant.region) if held is None else held.name
     return RootKey(mode(tenant.root_key_mode), name, _root_state(tenant, len({key.service for key in service_keys})))
 
@@ -73,14 +73,14 @@ def root(tenant: TenantRow, held: CustomerRootKeyRow | None, service_keys: Seque
 def _root_state(tenant: TenantRow, wrapped: int) -> str:
     match tenant.state:
         case State.LOCKED:
-            return "Locked: nothing is opened with it."
+            return "Locked: all decryption is rejected."
         case State.LEAVING:
-            return "Resting in the grace period: nothing is opened with it."
+            return "Grace period: all decryption is rejected."
         case State.OFFBOARDED:
             return "No longer in use for this tenant."
         case state if state in UNDER_WAY or state is State.FAILED:
-            return "Not in use before the tenant is active."
-    return f"In use: it wraps {count(wrapped, 'service key')}." if wrapped else "Ready: it wraps no service key yet."
+            return "Not in use before activation."
+    return f"Active: wraps {count(wrapped, 'service key')}." if wrapped else "Ready: wraps no service key yet."
 
 
 def service_keys(
@@ -114,7 +114,7 @@ def service_keys(
 
 
 def found(keys: Sequence[ServiceKey], wanted: str) -> tuple[tuple[ServiceKey, ...], int]:
-    """Return the keys to show of those whose name contains what was typed, and how many more there are."""
+    """Return the keys whose service name contains the input, and how many more there are."""
     matching = [key for key in keys if wanted.strip().lower() in key.service]
     return tuple(matching[:_SHOWN]), max(len(matching) - _SHOWN, 0)
 
@@ -122,9 +122,9 @@ def found(keys: Sequence[ServiceKey], wanted: str) -> tuple[tuple[ServiceKey, ..
 def _objects(rows: Iterable[ObjectCountRow]) -> str:
     counted = {row.state: row.count for row in rows}
     if not counted:
-        return "No KMIP objects lie under it."
+        return "Protects no KMIP objects."
     parts = [f"{number:,} {OBJECT_STATES.get(state, 'of another state')}" for state, number in sorted(counted.items())]
-    return f"{count(sum(counted.values()), 'KMIP object lies', 'KMIP objects lie')} under it: {listed(parts)}."
+    return f"Protects {count(sum(counted.values()), 'KMIP object')}: {listed(parts)}."
 
 
 def _used(service: ServiceRow | None, usage: Sequence[UsageTotalRow], now: datetime) -> str:
@@ -132,5 +132,5 @@ def _used(service: ServiceRow | None, usage: Sequence[UsageTotalRow], now: datet
     times += [service.last_seen_at] if service is not None and service.last_seen_at is not None else []
     operations = sum(row.count - row.refused for row in usage)
     if not times:
-        return "Not used so far."
+        return "Never used."
     return f"Last used {moment(max(times), now)}. {count(operations, 'operation')} in the last 24 hours."

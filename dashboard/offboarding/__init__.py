@@ -1,1 +1,1 @@
-"""Offboarding: request, grace period, restore, certificate of erasure."""
+"""Offboarding: request, grace period, restore, erasure certificate."""

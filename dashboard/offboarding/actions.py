@@ -1,4 +1,4 @@
-"""Leaving OpenKCM and coming back, from the dashboard; it is so when a call returns."""
+"""Offboarding and restoring a tenant from the dashboard; the new state is in effect when a call returns."""
 
 from core.errors.tenants import TenantUnknown
 from core.messages.tenants import LeaveReason, OffboardRequest
@@ -10,40 +10,40 @@ from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditName
 
 
-def leave(seat: PageContext) -> TenantRow:
-    """Let the tenant leave at the end of the usual grace; return it as it stands then. Raises OpenKcmError.
+def leave(context: PageContext) -> TenantRow:
+    """Start offboarding with the default grace period; return the tenant in its new state. Raises OpenKcmError.
 
-    Without a grace nobody leaves by this page: one person's click must leave the others time to take it back.
+    This page offers no offboarding without a grace period: other key administrators need time to undo it.
     """
-    name, before = AuditName.OFFBOARD_REQUESTED, _allowed(seat, AuditName.OFFBOARD_REQUESTED)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        tx.audit.append(seat.event(name, seat.tenant_id, "intended", before=before.state))
+    name, before = AuditName.OFFBOARD_REQUESTED, _allowed(context, AuditName.OFFBOARD_REQUESTED)
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        tx.audit.append(context.event(name, context.tenant_id, "intended", before=before.state))
     request = OffboardRequest(reason=LeaveReason.CUSTOMER)
-    ask(seat, name, seat.tenant_id, lambda: seat.door.offboard(seat.tenant_id, request))
-    return _tenant(seat)
+    ask(context, name, context.tenant_id, lambda: context.workflows.offboard(context.tenant_id, request))
+    return _tenant(context)
 
 
-def ask_to_leave(seat: PageContext) -> Approval:
-    """Ask a second person to have the tenant leave; return the request. Raises OpenKcmError."""
-    return approval_actions.ask_for(seat, Action.OFFBOARD, {"now": False})
+def ask_to_leave(context: PageContext) -> Approval:
+    """Request the approval of offboarding; return the request. Raises OpenKcmError."""
+    return approval_actions.ask_for(context, Action.OFFBOARD, {"now": False})
 
 
-def restore(seat: PageContext) -> TenantRow:
-    """Bring the tenant back; return it as it stands then, with the locks it had. Raises OpenKcmError."""
-    name, before = AuditName.RESTORE_REQUESTED, _allowed(seat, AuditName.RESTORE_REQUESTED)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        tx.audit.append(seat.event(name, seat.tenant_id, "intended", before=before.state))
-    ask(seat, name, seat.tenant_id, lambda: seat.door.restore(seat.tenant_id))
-    return _tenant(seat)
+def restore(context: PageContext) -> TenantRow:
+    """Restore the tenant; return it in its new state, with its former locks. Raises OpenKcmError."""
+    name, before = AuditName.RESTORE_REQUESTED, _allowed(context, AuditName.RESTORE_REQUESTED)
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        tx.audit.append(context.event(name, context.tenant_id, "intended", before=before.state))
+    ask(context, name, context.tenant_id, lambda: context.workflows.restore(context.tenant_id))
+    return _tenant(context)
 
 
-def _allowed(seat: PageContext, name: AuditName) -> TenantRow:
-    require(seat, Permission.MANAGE_KEYS, name, seat.tenant_id)
-    return _tenant(seat)
+def _allowed(context: PageContext, name: AuditName) -> TenantRow:
+    require(context, Permission.MANAGE_KEYS, name, context.tenant_id)
+    return _tenant(context)
 
 
-def _tenant(seat: PageContext) -> TenantRow:
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+def _tenant(context: PageContext) -> TenantRow:
+    with context.database.tenant_tx(context.tenant_id) as tx:
         tenant = tx.tenants.get()
     if tenant is None:
         raise TenantUnknown

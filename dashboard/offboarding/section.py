@@ -1,6 +1,6 @@
-"""Leaving OpenKCM on the page Settings, and restoring a tenant that is leaving from any page; their dialogs.
+"""Offboarding on the page Settings, and the restore of an offboarding tenant on any page; their dialogs.
 
-What is shown of a tenant that has left: that it has, what was destroyed, and the certificate of it.
+Also the page of an offboarded tenant: what was destroyed, and the erasure certificate.
 """
 
 from enum import StrEnum
@@ -31,37 +31,37 @@ class _Way(StrEnum):
     RESTORE = "restore"
 
 
-def draw_part(seat: PageContext, tenant: TenantRow) -> None:
-    """Draw the part of the page Settings by which the tenant leaves."""
+def draw_part(context: PageContext, tenant: TenantRow) -> None:
+    """Draw the section of the page Settings that offboards the tenant."""
     if not leaving.may_leave(tenant):
         return
-    st.header("Leave OpenKCM", anchor="leave")
+    st.header("Offboard tenant", anchor="leave")
     st.markdown(action_of(KeyAction.OFFBOARD).happens)
-    if not seat.may(Permission.MANAGE_KEYS):
-        st.caption("Your role lets you look at this. A key administrator of your organization does it.")
+    if not context.may(Permission.MANAGE_KEYS):
+        st.caption("Read-only for your role. A key administrator of your organization can offboard the tenant.")
         return
-    if st.button("Leave OpenKCM", icon=":material/logout:", key="leaving.leave"):
+    if st.button("Offboard tenant", icon=":material/logout:", key="leaving.leave"):
         _open(_Way.LEAVE)
 
 
-def draw_leaving(seat: PageContext, tenant: TenantRow) -> None:
-    """Draw the dialog of leaving, if it is open."""
+def draw_leaving(context: PageContext, tenant: TenantRow) -> None:
+    """Draw the offboarding dialog, if it is open."""
     if st.session_state.get(_OPEN) is _Way.LEAVE:
-        st.dialog("Leave OpenKCM", dismissible=False)(guarded_fragment(_draw_leave))(seat, tenant)
+        st.dialog("Offboard tenant", dismissible=False)(guarded_fragment(_draw_leave))(context, tenant)
 
 
-def draw_restore_button(seat: PageContext, left: OffboardingRow | None) -> None:
-    """Draw the button that brings a tenant back, for whoever may, as long as there is a way back."""
-    if not leaving.is_restorable(left) or not seat.may(Permission.MANAGE_KEYS):
+def draw_restore_button(context: PageContext, left: OffboardingRow | None) -> None:
+    """Draw the button that restores the tenant, for users with the permission while a restore is possible."""
+    if not leaving.is_restorable(left) or not context.may(Permission.MANAGE_KEYS):
         return
-    if st.button("Restore the tenant", icon=":material/settings_backup_restore:", key="leaving.restore"):
+    if st.button("Restore tenant", icon=":material/settings_backup_restore:", key="leaving.restore"):
         _open(_Way.RESTORE)
 
 
-def draw_restoring(seat: PageContext) -> None:
-    """Draw the dialog of restoring, if it is open."""
+def draw_restoring(context: PageContext) -> None:
+    """Draw the restore dialog, if it is open."""
     if st.session_state.get(_OPEN) is _Way.RESTORE:
-        st.dialog("Restore the tenant", dismissible=False)(guarded_fragment(_draw_restore))(seat)
+        st.dialog("Restore tenant", dismissible=False)(guarded_fragment(_draw_restore))(context)
 
 
 def _open(way: _Way) -> None:
@@ -76,35 +76,35 @@ def _close() -> None:
     st.rerun()
 
 
-def _draw_leave(seat: PageContext, tenant: TenantRow) -> None:
+def _draw_leave(context: PageContext, tenant: TenantRow) -> None:
     slot = st.empty()
     after: TenantRow | Approval | None = st.session_state.get(_DONE)
     if after is None:
         with slot.container():
-            after = _draw_leave_question(seat, tenant)
+            after = _draw_leave_question(context, tenant)
         if after is None:
             return
         st.session_state[_DONE] = after
         slot.empty()
     if isinstance(after, Approval):
-        st.info(approvals.asked(after, seat.now()), title="Somebody else has to approve", icon=":material/group:")
+        st.info(approvals.asked(after, context.now()), title="Approval requested", icon=":material/group:")
     else:
-        with seat.database.tenant_tx(seat.tenant_id) as tx:
-            told = leaving.notice(standing(after.state, after.locks), tx.leaving.get(), seat.now())
-        st.success(f"{told.meaning} {told.advice}", title=told.title, icon=":material/check:")
+        with context.database.tenant_tx(context.tenant_id) as tx:
+            status = leaving.notice(standing(after.state, after.locks), tx.leaving.get(), context.now())
+        st.success(f"{status.meaning} {status.advice}", title=status.title, icon=":material/check:")
     if st.button("Close", key="leaving.close"):
         _close()
 
 
-def _draw_leave_question(seat: PageContext, tenant: TenantRow) -> TenantRow | Approval | None:
-    two = approval_actions.policy_of(seat).wants_two_for(Action.OFFBOARD)
-    button = "Ask for approval" if two else "Leave"
-    _draw_dry_run(seat)
+def _draw_leave_question(context: PageContext, tenant: TenantRow) -> TenantRow | Approval | None:
+    two = approval_actions.policy_of(context).wants_two_for(Action.OFFBOARD)
+    button = "Request approval" if two else "Offboard"
+    _draw_dry_run(context)
     action = action_of(KeyAction.OFFBOARD)
     st.markdown(f"**What happens**  \n{action.happens}")
     st.markdown(f"**Can it be undone?**  \n{action.undone}")
     if two:
-        st.info(approvals.needs_two(seat.approval_hours), title="This takes two people", icon=":material/group:")
+        st.info(approvals.needs_two(context.approval_hours), title="Approval required", icon=":material/group:")
     typed = st.text_input(f"Type {tenant.tenant_id} to confirm", key="leaving.confirm").strip()
     with st.container(horizontal=True):
         asked = st.button(button, type="primary", icon=":material/logout:", key="leaving.leave.do")
@@ -113,46 +113,49 @@ def _draw_leave_question(seat: PageContext, tenant: TenantRow) -> TenantRow | Ap
     if not asked:
         return None
     if typed != tenant.tenant_id:
-        st.warning(f"Nothing was done. Type {tenant.tenant_id} into the field, then press {button} again.")
+        st.warning(f"Nothing was done. Enter {tenant.tenant_id} to confirm, then select {button} again.")
         return None
     try:
-        with st.spinner("Asking" if two else "Leaving"):
-            return leaving_actions.ask_to_leave(seat) if two else leaving_actions.leave(seat)
+        with st.spinner("Requesting approval" if two else "Starting offboarding"):
+            return leaving_actions.ask_to_leave(context) if two else leaving_actions.leave(context)
     except OpenKcmError as failed:
-        draw_refusal(failed, "Not leaving yet", "Look at the tenant's state before you try again.")
+        draw_refusal(failed, "Offboarding not started", "Check the tenant's state before you retry.")
         return None
 
 
-def _draw_dry_run(seat: PageContext) -> None:
-    """List what stops now and what is destroyed when the grace is over, from what is on record."""
-    now = seat.now()
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+def _draw_dry_run(context: PageContext) -> None:
+    """List what stops now and what is destroyed after the grace period, from stored data."""
+    now = context.now()
+    with context.database.tenant_tx(context.tenant_id) as tx:
         stops = stopping.stops(tx.services.all(), now)
-        doomed = leaving.doomed(tx.keys.all(), tx.services.keys())
-    st.markdown("**What stops at once**")
-    st.markdown("\n".join(f"- {line}" for line in stops) or "No service is connected, so nothing stops.")
-    st.markdown(f"**What is destroyed after {leaving.until(seat.offboard_grace_days, now)}**")
-    st.markdown("\n".join(f"- {line}" for line in doomed))
-    st.caption("With the keys every record about your tenant goes, but for what proves it: see the certificate then.")
+        keys = leaving.keys_to_destroy(tx.keys.all(), tx.services.keys())
+    st.markdown("**Stops immediately**")
+    st.markdown("\n".join(f"- {line}" for line in stops) or "No service is connected.")
+    st.markdown(f"**Destroyed after {leaving.until(context.offboard_grace_days, now)}**")
+    st.markdown("\n".join(f"- {line}" for line in keys))
+    st.caption(
+        "All tenant records are deleted as well, except those needed as proof of erasure. The erasure "
+        "certificate lists them."
+    )
 
 
-def _draw_restore(seat: PageContext) -> None:
+def _draw_restore(context: PageContext) -> None:
     slot = st.empty()
     after: TenantRow | None = st.session_state.get(_DONE)
     if after is None:
         with slot.container():
-            after = _draw_restore_question(seat)
+            after = _draw_restore_question(context)
         if after is None:
             return
         st.session_state[_DONE] = after
         slot.empty()
-    told = standing(after.state, after.locks)
-    st.success(f"{told.meaning} {told.advice}", title="The tenant is restored", icon=":material/check:")
+    status = standing(after.state, after.locks)
+    st.success(f"{status.meaning} {status.advice}", title="Tenant restored", icon=":material/check:")
     if st.button("Close", key="leaving.close"):
         _close()
 
 
-def _draw_restore_question(seat: PageContext) -> TenantRow | None:
+def _draw_restore_question(context: PageContext) -> TenantRow | None:
     action = action_of(KeyAction.RESTORE)
     st.markdown(f"**What happens**  \n{action.happens}")
     st.markdown(f"**Can it be undone?**  \n{action.undone}")
@@ -164,38 +167,38 @@ def _draw_restore_question(seat: PageContext) -> TenantRow | None:
         return None
     try:
         with st.spinner("Restoring"):
-            return leaving_actions.restore(seat)
+            return leaving_actions.restore(context)
     except OpenKcmError as failed:
-        draw_refusal(failed, "Not restored", "The notice above the page says how far the leaving is.")
+        draw_refusal(failed, "Tenant not restored", "The notice above the page shows the progress of offboarding.")
         return None
 
 
 CERTIFICATE = "destruction-certificate.json"
-"""The certificate's part of the address."""
+"""The last part of the certificate's address."""
 
 
-def draw(seat: PageContext) -> None:
-    if not admitted(seat):
+def draw(context: PageContext) -> None:
+    if not admitted(context):
         return
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        left, kept, doomed = tx.leaving.get(), tx.leaving.certificate(), tx.leaving.doomed()
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        left, certificate, keys = tx.leaving.get(), tx.leaving.certificate(), tx.leaving.doomed()
     if left is None:
         draw_unknown()
         return
-    st.title("Your tenant has left", anchor=False)
-    st.caption(f"Tenant `{seat.tenant_id}`. Its id is never used again.")
-    st.markdown("\n\n".join(leaving.farewell(left, kept, seat.now())))
-    if kept is not None:
-        st.header("The certificate", anchor="certificate")
+    st.title("Tenant closed", anchor=False)
+    st.caption(f"Tenant `{context.tenant_id}`. The id is never reused.")
+    st.markdown("\n\n".join(leaving.summary(left, certificate, context.now())))
+    if certificate is not None:
+        st.header("Erasure certificate", anchor="certificate")
         st.markdown(
-            f"It says what was destroyed and when ({leaving.destroyed(doomed)}), by fingerprints, and what is left "
-            "where until when. It verifies without us: `openkcm audit verify FILE`, with the platform's public key."
+            f"It states what was destroyed and when ({leaving.destroyed(keys)}), with fingerprints, and what "
+            "remains in backups. Verify it offline with `openkcm audit verify FILE` and the platform's public key."
         )
         st.link_button(
-            "Download the certificate",
-            f"{of_tenant(seat.tenant_id).root}/{CERTIFICATE}",
+            "Download certificate",
+            f"{of_tenant(context.tenant_id).root}/{CERTIFICATE}",
             key="left.certificate",
             icon=":material/download:",
         )
-    with st.expander("What is kept, and why", icon=":material/inventory_2:"):
+    with st.expander("Retained records", icon=":material/inventory_2:"):
         st.markdown("\n".join(f"- {line}" for line in leaving.stays()))

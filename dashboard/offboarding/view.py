@@ -1,4 +1,4 @@
-"""What is said of a tenant that may leave, is leaving or has left: dry run, way back, and what stays."""
+"""Texts about a tenant that can be offboarded, is offboarding or is offboarded."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,38 +18,38 @@ _KINDS = {"L2": "tenant key", "CA": "certificate authority's key", "payload": "k
 
 
 def may_leave(tenant: TenantRow) -> bool:
-    """Return whether the tenant can leave from where it is."""
+    """Return whether the tenant can be offboarded in its state."""
     return Transition.LEAVE in transitions_from(tenant.state)
 
 
 def is_restorable(left: OffboardingRow | None) -> bool:
-    """Return whether a tenant is leaving and can come back: nothing of it is destroyed yet."""
+    """Return whether an offboarding tenant can be restored: its keys are not destroyed yet."""
     return left is not None and left.state is State.LEAVING and left.destroying_at is None
 
 
-def notice(told: TenantStatusView, left: OffboardingRow | None, now: datetime) -> TenantStatusView:
-    """Return what is said of a tenant's state, and of one that is leaving until when it can come back."""
+def notice(status: TenantStatusView, left: OffboardingRow | None, now: datetime) -> TenantStatusView:
+    """Return the notice of a tenant's state; for an offboarding tenant with the end of the grace period."""
     if left is None or left.state is not State.LEAVING:
-        return told
+        return status
     if left.destroying_at is not None:
         return replace(
-            told,
-            title="Your tenant is being destroyed",
-            meaning=f"The grace is over since {moment(left.destroying_at, now)}, and its keys are being destroyed.",
-            advice="Nothing can be restored any more. When it is done, a signed certificate says what was destroyed.",
+            status,
+            title="Destroying keys",
+            meaning=f"The grace period ended {moment(left.destroying_at, now)}. The keys are being destroyed.",
+            advice="The tenant can no longer be restored. A signed erasure certificate is available afterwards.",
         )
     if left.until is None:
-        return told
+        return status
     return replace(
-        told,
-        title=f"Your tenant is leaving: restorable until {at(left.until)} ({relative(left.until, now)})",
-        advice="No service can read or write encrypted data. Until then somebody who manages keys can restore all of "
-        "it here. After that the keys are destroyed and what they encrypted can never be read again.",
+        status,
+        title=f"Offboarding: restorable until {at(left.until)} ({relative(left.until, now)})",
+        advice="No service can read or write encrypted data. A key administrator can restore the tenant here "
+        "until then. Afterwards the keys are destroyed and the encrypted data can never be decrypted again.",
     )
 
 
-def doomed(keys: Sequence[KeyRow], service_keys: Iterable[KeyVersionRow]) -> tuple[str, ...]:
-    """Return a line for each key that is destroyed when the grace is over; the versions of a service share one."""
+def keys_to_destroy(keys: Sequence[KeyRow], service_keys: Iterable[KeyVersionRow]) -> tuple[str, ...]:
+    """Return a line for each key that is destroyed after the grace period; the versions of a service share one."""
     versions: dict[str, int] = {}
     for key in service_keys:
         if key.state is not KeyState.DESTROYED:
@@ -61,33 +61,36 @@ def doomed(keys: Sequence[KeyRow], service_keys: Iterable[KeyVersionRow]) -> tup
 
 
 def until(days: float, now: datetime) -> str:
-    """Return until when a tenant that leaves now can come back."""
+    """Return the end of the grace period of a tenant that is offboarded now."""
     return moment(now + timedelta(days=days), now)
 
 
 def destroyed(rows: Sequence[KeyToDestroyRow]) -> str:
-    """Return what was destroyed, counted by kind."""
+    """Return the destroyed keys, counted by kind."""
     kinds: dict[str, int] = {}
     for row in rows:
         kinds[row.kind] = kinds.get(row.kind, 0) + 1
     return listed([count(number, kind) for kind, number in sorted(kinds.items())])
 
 
-def farewell(left: OffboardingRow, kept: ErasureCertificateRow | None, now: datetime) -> tuple[str, ...]:
-    """Return what there is to say of a tenant that has left."""
-    ended = moment(left.offboarded_at, now, "on a day that is not on record")
-    began = moment(left.since, now, "on a day that is not on record")
-    said = [
-        f"It left {ended}, after a grace that began {began}.",
-        "Its keys are destroyed. What they encrypted can never be read again, whoever has a copy of it.",
+def summary(left: OffboardingRow, certificate: ErasureCertificateRow | None, now: datetime) -> tuple[str, ...]:
+    """Return the summary of an offboarded tenant."""
+    ended = moment(left.offboarded_at, now, "on an unknown date")
+    began = moment(left.since, now, "on an unknown date")
+    lines = [
+        f"Offboarded {ended}. The grace period began {began}.",
+        "Its keys are destroyed. Data encrypted with them can never be decrypted again, from any copy.",
     ]
     if left.erased:
-        said.append(f"{count(sum(left.erased.values()), 'row')} about it were erased, your organization's name too.")
-    if kept is not None:
-        said.append(f"The certificate was signed on {at(kept.issued_at)} with the key {code(kept.key)}.")
-    return tuple(said)
+        lines.append(
+            f"{count(sum(left.erased.values()), 'row')} about the tenant were erased, including the "
+            "organization's name."
+        )
+    if certificate is not None:
+        lines.append(f"Certificate signed {at(certificate.issued_at)} with the key {code(certificate.key)}.")
+    return tuple(lines)
 
 
 def stays() -> tuple[str, ...]:
-    """Return a line for each kind of record that is kept, and why."""
+    """Return a line for each kind of retained record, with the reason."""
     return tuple(f"{code(table)}: {why}" for table, why in KEPT.items())

@@ -1,4 +1,4 @@
-"""An operator's one act on a tenant: have a failed provisioning tried again."""
+"""The only action of an operator on a tenant: retry a failed provisioning."""
 
 from collections.abc import Sequence
 
@@ -13,39 +13,40 @@ from openkcm.errors import CallerError, OpenKcmError
 class RetryNotAllowed(CallerError):
     code = "retry_not_allowed"
     message = "your role does not allow this"
-    hint = "only the platform's operators try a tenant again"
+    hint = "only operators can retry the provisioning of a tenant"
 
 
-def retry(seat: PageContext, tenant_id: str) -> None:
-    """Ask for a failed tenant to be provisioned again, on record before it is asked for and again when it is refused.
+def retry(context: PageContext, tenant_id: str) -> None:
+    """Request a retry of a failed provisioning; record the request, and its rejection.
 
-    The record stands in the tenant's own stream, for its customer, and in the operators'. That it was done is recorded
-    by the workflow that does it.
+    The record is in the streams of the tenant and of the operators. The workflow records the execution.
 
     Raises:
-        SessionEnded: the sign-on is over; dialogs rerun without the guard.
-        RetryNotAllowed: the person is no operator; that is on record too.
-        TenantUnknown, TemporalUnavailable, DatabaseUnavailable or the workflow's refusal: nothing was changed.
+        SessionEnded: the session is over; dialogs rerun without the authorizer.
+        RetryNotAllowed: the user is no operator; this is recorded too.
+        TenantUnknown, TemporalUnavailable, DatabaseUnavailable or the workflow's rejection: nothing was changed.
     """
-    if not seat.present():
+    if not context.present():
         raise SessionEnded
     subject = ids.tenant_workflow(tenant_id)
-    if seat.platform is None or not seat.may(Permission.OPERATE):
-        _record(seat, [seat.tenant_id], seat.event(AuditName.ACTION_REFUSED, subject, "refused", action="retry"))
+    if context.platform is None or not context.may(Permission.OPERATE):
+        _record(
+            context, [context.tenant_id], context.event(AuditName.ACTION_REFUSED, subject, "refused", action="retry")
+        )
         raise RetryNotAllowed
-    with seat.database.tenant_tx(tenant_id) as tx:
+    with context.database.tenant_tx(tenant_id) as tx:
         if tx.tenants.get() is None:
             raise TenantUnknown
     streams = [OPERATORS, tenant_id]
-    _record(seat, streams, seat.event(AuditName.RETRY_REQUESTED, subject, "intended"))
+    _record(context, streams, context.event(AuditName.RETRY_REQUESTED, subject, "intended"))
     try:
-        seat.door.retry(tenant_id)
+        context.workflows.retry(tenant_id)
     except OpenKcmError as refused:
-        _record(seat, streams, seat.event(AuditName.RETRY_REQUESTED, subject, "refused", code=refused.code))
+        _record(context, streams, context.event(AuditName.RETRY_REQUESTED, subject, "refused", code=refused.code))
         raise
 
 
-def _record(seat: PageContext, streams: Sequence[str], event: AuditEvent) -> None:
+def _record(context: PageContext, streams: Sequence[str], event: AuditEvent) -> None:
     for stream in streams:
-        with seat.database.tenant_tx(stream) as tx:
+        with context.database.tenant_tx(stream) as tx:
             tx.audit.append(event)

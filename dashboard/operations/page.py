@@ -1,7 +1,7 @@
-"""The operators' desk: all tenants by state, who is stuck and where, how long provisioning takes; one act, the retry.
+"""The operations page: tenants by status, stuck tenants, provisioning times; one action, the retry.
 
-It reads states and steps. A customer's keys, services, usage and records are not read here, and no page for them is
-offered to an operator.
+It reads states and steps. It does not read a customer's keys, services, usage or records, and operators have no page
+for them.
 """
 
 from collections.abc import MutableSequence, Sequence
@@ -24,46 +24,46 @@ _PAGE = 25
 _STUCK = 5
 _TIMES = 300
 _TROUBLED = 10
-# What this page remembers between reruns.
+# Session state of this page.
 _CHOSEN = "operations-chosen"
 _CONFIRMING = "operations-confirming"
-_TOLD = "operations-told"
+_RESULT = "operations-result"
 _TRAIL = "operations-trail"
 
 
-def draw(seat: PageContext) -> None:
-    """Draw the desk, or one tenant of it."""
-    if seat.platform is None or not seat.may(Permission.OPERATE):
+def draw(context: PageContext) -> None:
+    """Draw all tenants, or one selected tenant."""
+    if context.platform is None or not context.may(Permission.OPERATE):
         st.title("Operations")
         st.error("This page is for the platform's operators.", icon=":material/block:")
         return
-    _draw_told()
+    _draw_retry_result()
     chosen = st.session_state.get(_CHOSEN)
     if chosen is None:
-        _draw_desk(seat, seat.platform)
+        _draw_overview(context, context.platform)
     else:
-        _draw_tenant(seat, seat.platform, chosen)
+        _draw_tenant(context, context.platform, chosen)
     confirming = st.session_state.get(_CONFIRMING)
     if confirming is not None:
-        _confirm(seat, confirming)
+        _confirm(context, confirming)
 
 
-def _draw_desk(seat: PageContext, platform: Operations) -> None:
+def _draw_overview(context: PageContext, platform: Operations) -> None:
     st.title("Operations")
-    st.caption("All tenants of the platform, by how far they are. What a customer has and does is not shown here.")
+    st.caption("All tenants by status. Customer data is not shown here.")
     totals = view.totals(platform.counts())
     if not totals.tenants:
         st.info(
-            "No tenant yet. Each one appears here as soon as the marketplace's event is stored.",
+            "No tenants. Each tenant appears when the marketplace event is stored.",
             icon=":material/inbox:",
         )
     else:
         _draw_totals(totals)
-        _draw_stuck(seat, platform)
-        _draw_walls(seat, platform)
+        _draw_stuck(context, platform)
+        _draw_isolation_alerts(context, platform)
         _draw_times(platform)
-        _draw_list(seat, platform, totals)
-    _draw_canary(seat)
+        _draw_list(context, platform, totals)
+    _draw_canary(context)
 
 
 def _draw_totals(totals: view.Totals) -> None:
@@ -72,45 +72,45 @@ def _draw_totals(totals: view.Totals) -> None:
         for state, tenants in totals.by_state:
             st.metric(state.value.capitalize(), f"{tenants:,}", border=True)
         st.metric(
-            "Late or stuck",
+            "Delayed or failed",
             f"{totals.late:,}",
             border=True,
-            help="Failed, not ready within the promised time, or ready later than promised.",
+            help="Failed, not ready within the target time, or ready later.",
         )
 
 
-def _draw_stuck(seat: PageContext, platform: Operations) -> None:
-    st.header("Needs somebody now")
+def _draw_stuck(context: PageContext, platform: Operations) -> None:
+    st.header("Needs attention")
     stuck = platform.stuck(_STUCK + 1)
     if not stuck:
-        st.success("Nobody is stuck: no tenant has failed and none waits past its promise.", icon=":material/check:")
+        st.success("No failed tenants, and none over the target time.", icon=":material/check:")
         return
     for tenant in stuck[:_STUCK]:
-        _draw_line(seat, view.stuck_line(tenant, seat.now()), "stuck")
+        _draw_line(context, view.stuck_line(tenant, context.now()), "stuck")
     if len(stuck) > _STUCK:
-        st.caption(f"These {_STUCK} wait longest. Choose “Late or stuck only” below for all of them.")
+        st.caption(f"The {_STUCK} longest waiting tenants. Select “Delayed or failed only” below for all.")
 
 
-def _draw_walls(seat: PageContext, platform: Operations) -> None:
+def _draw_isolation_alerts(context: PageContext, platform: Operations) -> None:
     troubled = platform.troubled(_TROUBLED + 1)
     if not troubled:
         return
-    st.header("Walls to look at now")
+    st.header("Isolation alerts")
     for one in troubled[:_TROUBLED]:
         draw = st.error if one.why == "breached" else st.warning
-        draw(view.wall_line(one, seat.now()), icon=":material/gpp_bad:")
+        draw(view.isolation_line(one, context.now()), icon=":material/gpp_bad:")
     if len(troubled) > _TROUBLED:
-        st.caption(f"These {_TROUBLED} come first; `openkcmctl isolation check --all` examines every tenant now.")
+        st.caption(f"The first {_TROUBLED} alerts; `openkcmctl isolation check --all` checks every tenant now.")
 
 
 def _draw_times(platform: Operations) -> None:
     st.header("Provisioning time")
     found = platform.times(_TIMES)
     if not found:
-        st.info("No tenant has been ready yet; its time from the event to ready appears here.", icon=":material/timer:")
+        st.info("No tenant has been ready yet.", icon=":material/timer:")
         return
     times = view.times(found, platform.promise_seconds)
-    st.caption(f"From the stored event to ready: {times.summary}.")
+    st.caption(f"From the stored event to ready, {times.summary}.")
     with st.grid(min_column_width=140, key="operations-percentiles"):
         for label, value in times.percentiles:
             st.metric(label, value, border=True)
@@ -124,15 +124,15 @@ def _draw_times(platform: Operations) -> None:
 
 
 @part
-def _draw_list(seat: PageContext, platform: Operations, totals: view.Totals) -> None:
+def _draw_list(context: PageContext, platform: Operations, totals: view.Totals) -> None:
     st.header("All tenants")
     wanted = _draw_filter(totals)
     trail: MutableSequence[str] = st.session_state.setdefault(_TRAIL, [""])
     rows = platform.page(wanted, trail[-1], _PAGE + 1)
     if not rows:
-        st.info("No tenant fits. Change or clear what you are looking for.", icon=":material/search_off:")
+        st.info("No matching tenants. Change or clear the filter.", icon=":material/search_off:")
     for row in rows[:_PAGE]:
-        _draw_line(seat, view.line(row, platform.promise_seconds, seat.now()), "all")
+        _draw_line(context, view.line(row, platform.promise_seconds, context.now()), "all")
     first = (len(trail) - 1) * _PAGE + 1
     with st.container(horizontal=True, vertical_alignment="center", key="operations-pages"):
         st.button(
@@ -151,7 +151,7 @@ def _draw_list(seat: PageContext, platform: Operations, totals: view.Totals) -> 
             args=[rows[:_PAGE]],
         )
         if rows:
-            st.caption(f"{first:,} to {first + min(len(rows), _PAGE) - 1:,}, in order of their ids")
+            st.caption(f"{first:,} to {first + min(len(rows), _PAGE) - 1:,}, by id")
 
 
 def _draw_filter(totals: view.Totals) -> TenantFilter:
@@ -179,7 +179,7 @@ def _draw_filter(totals: view.Totals) -> TenantFilter:
             on_change=_from_the_start,
             width=180,
         )
-        late = st.toggle("Late or stuck only", key="operations-late", on_change=_from_the_start)
+        late = st.toggle("Delayed or failed only", key="operations-late", on_change=_from_the_start)
     return TenantFilter(state=state, region=region, late=late, search=search.strip() or None)
 
 
@@ -195,58 +195,58 @@ def _further(shown: Sequence[TenantRow]) -> None:
     st.session_state[_TRAIL].append(shown[-1].tenant_id)
 
 
-def _draw_line(seat: PageContext, line: view.Line, where: str) -> None:
-    """Draw one tenant with as few elements as can be: a page has many of them."""
+def _draw_line(context: PageContext, line: view.Line, where: str) -> None:
+    """Draw one tenant with as few elements as possible: a page has many of them."""
     with st.container(border=True, key=f"operations-{where}-{line.tenant_id}", gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(line.text, width="stretch")
             if st.button("Open", key=f"operations-open-{where}-{line.tenant_id}"):
                 _choose(line.tenant_id)
         if where == "stuck":
-            _draw_acts(seat, line.tenant_id, where, can_retry=line.can_retry)
+            _draw_acts(context, line.tenant_id, where, can_retry=line.can_retry)
 
 
-def _draw_acts(seat: PageContext, tenant_id: str, where: str, *, can_retry: bool) -> None:
+def _draw_acts(context: PageContext, tenant_id: str, where: str, *, can_retry: bool) -> None:
     with st.container(horizontal=True):
-        if can_retry and st.button("Try again…", icon=":material/replay:", key=f"operations-retry-{where}-{tenant_id}"):
+        if can_retry and st.button("Retry…", icon=":material/replay:", key=f"operations-retry-{where}-{tenant_id}"):
             st.session_state[_CONFIRMING] = tenant_id
-        if seat.addresses.temporal_ui is not None:
+        if context.addresses.temporal_ui is not None:
             st.link_button(
-                "Workflow in the Temporal UI",
-                view.workflow_link(seat.addresses.temporal_ui, tenant_id),
+                "Open in Temporal UI",
+                view.workflow_link(context.addresses.temporal_ui, tenant_id),
                 icon=":material/open_in_new:",
                 key=f"operations-temporal-{where}-{tenant_id}",
             )
 
 
-def _draw_tenant(seat: PageContext, platform: Operations, tenant_id: str) -> None:
-    with seat.database.tenant_tx(tenant_id) as tx:
+def _draw_tenant(context: PageContext, platform: Operations, tenant_id: str) -> None:
+    with context.database.tenant_tx(tenant_id) as tx:
         tenant, steps = tx.tenants.get(), tx.steps.latest()
     if st.button("All tenants", icon=":material/arrow_back:", key="operations-back"):
         _choose(None)
     st.title(tenant_id)
     if tenant is None:
-        st.error("There is no such tenant.", icon=":material/search_off:")
+        st.error("Tenant not found.", icon=":material/search_off:")
         return
-    line = view.line(tenant, platform.promise_seconds, seat.now())
+    line = view.line(tenant, platform.promise_seconds, context.now())
     st.badge(line.badge.label, icon=line.badge.icon, color=line.badge.color)
     st.text(line.organization)
     st.caption(line.facts)
     if line.trouble:
         st.warning(line.trouble, icon=":material/warning:")
-    st.header("Steps of the newest operation")
+    st.header("Steps of the latest operation")
     if not steps:
-        st.info("No step has begun: its workflow has not started, or no worker takes its work.")
+        st.info("No step has started: the workflow has not started, or no worker polls its task queue.")
     for step in map(view.step_line, steps):
         st.markdown(f"{step.icon} {step.text}")
         if step.trouble:
             st.caption(step.trouble)
-    _draw_acts(seat, tenant_id, "one", can_retry=line.can_retry)
+    _draw_acts(context, tenant_id, "one", can_retry=line.can_retry)
 
 
-def _draw_canary(seat: PageContext) -> None:
+def _draw_canary(context: PageContext) -> None:
     st.header("Canary")
-    with seat.database.tenant_tx(CANARY_TENANT_ID) as tx:
+    with context.database.tenant_tx(CANARY_TENANT_ID) as tx:
         tenant = tx.tenants.get()
     badge, meaning = view.canary(tenant)
     with st.container(border=True, key="operations-canary", gap="xsmall"):
@@ -256,7 +256,7 @@ def _draw_canary(seat: PageContext) -> None:
                 st.badge(badge.label, icon=badge.icon, color=badge.color)
         st.caption(meaning)
         if tenant is not None:
-            _draw_acts(seat, CANARY_TENANT_ID, "canary", can_retry=tenant.state is State.FAILED)
+            _draw_acts(context, CANARY_TENANT_ID, "canary", can_retry=tenant.state is State.FAILED)
 
 
 def _choose(tenant_id: str | None) -> None:
@@ -268,37 +268,38 @@ def _forget() -> None:
     st.session_state.pop(_CONFIRMING, None)
 
 
-@st.dialog("Try again?", icon=":material/replay:", on_dismiss=_forget)
-def _confirm(seat: PageContext, tenant_id: str) -> None:
+@st.dialog("Retry provisioning?", icon=":material/replay:", on_dismiss=_forget)
+def _confirm(context: PageContext, tenant_id: str) -> None:
     st.markdown(
-        f"**{tenant_id}** is provisioned again from its first step. What exists already is kept, checked and used:"
-        " no key is made twice and none is destroyed. The tenant opens only after its boundary checks have held."
+        f"**{tenant_id}** is provisioned again from its first step. Existing resources are kept, verified and "
+        "used: no key is created twice and none is destroyed. The tenant is activated only after its isolation "
+        "checks have passed."
     )
     st.caption(
-        "It cannot be stopped half way. If the reason is still there it fails again, and nothing is worse than now."
-        " Your request is recorded in the tenant's audit stream, where its customer can read it."
+        "The retry cannot be cancelled. If the cause persists, it fails again without further effect. Your "
+        "request is recorded in the tenant's audit stream, which its customer can read."
     )
     with st.container(horizontal=True):
-        if st.button("Try again", type="primary", key="operations-retry-confirmed"):
-            st.session_state[_TOLD] = _try_again(seat, tenant_id)
+        if st.button("Retry", type="primary", key="operations-retry-confirmed"):
+            st.session_state[_RESULT] = _retry(context, tenant_id)
             _forget()
             st.rerun()
-        if st.button("Leave it", key="operations-retry-left"):
+        if st.button("Cancel", key="operations-retry-left"):
             _forget()
             st.rerun()
 
 
-def _try_again(seat: PageContext, tenant_id: str) -> tuple[bool, str]:
-    """Return whether it was taken, and what to say about it."""
+def _retry(context: PageContext, tenant_id: str) -> tuple[bool, str]:
+    """Return whether the request was accepted, and the text for the user."""
     try:
-        retry(seat, tenant_id)
+        retry(context, tenant_id)
     except OpenKcmError as refused:
-        return False, f"{tenant_id} was not tried again, and nothing was changed. {said(refused)}"
-    return True, f"{tenant_id} is being provisioned again. Its steps show how far it is."
+        return False, f"{tenant_id} was not retried; nothing was changed. {said(refused)}"
+    return True, f"Provisioning of {tenant_id} started again. Its steps show the progress."
 
 
-def _draw_told() -> None:
-    told = st.session_state.pop(_TOLD, None)
-    if told is not None:
-        taken, words = told
-        (st.success if taken else st.error)(words, icon=":material/check:" if taken else ":material/error:")
+def _draw_retry_result() -> None:
+    result = st.session_state.pop(_RESULT, None)
+    if result is not None:
+        accepted, words = result
+        (st.success if accepted else st.error)(words, icon=":material/check:" if accepted else ":material/error:")

@@ -1,4 +1,4 @@
-"""What operators see of all tenants: how many are how far, who is stuck and where, how long provisioning takes."""
+"""Texts of the operations page: tenants by status, stuck tenants, and provisioning times."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ _BADGES: dict[State, tuple[Color, str]] = {
     State.OFFBOARDED: ("gray", ":material/do_not_disturb_on:"),
 }
 _STEP_SIGNS = {
-    StepState.PENDING: (":material/radio_button_unchecked:", "not begun"),
-    StepState.RETRYING: (":material/sync_problem:", "being tried again"),
+    StepState.PENDING: (":material/radio_button_unchecked:", "not started"),
+    StepState.RETRYING: (":material/sync_problem:", "retrying"),
     StepState.DONE: (":material/check_circle:", "done"),
     StepState.FAILED: (":material/error:", "failed"),
 }
@@ -43,7 +43,7 @@ _STEP_SIGNS = {
 
 @dataclass(frozen=True, slots=True)
 class Badge:
-    """A state as a label: the word says it, colour and icon only repeat it."""
+    """A state as a label: the text states it; colour and icon only repeat it."""
 
     label: str
     color: Color
@@ -52,7 +52,7 @@ class Badge:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """All customers' tenants at a glance; `regions` are those that have one."""
+    """All customers' tenants; `regions` are those with a tenant."""
 
     tenants: int
     late: int
@@ -62,7 +62,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How long the newest ready tenants took; `percentiles` as (label, what to show), by nearest rank."""
+    """Provisioning times of the newest ready tenants; `percentiles` as (label, value), by nearest rank."""
 
     tenants: int
     percentiles: tuple[tuple[str, str], ...]
@@ -84,7 +84,7 @@ class Line:
 
     @property
     def text(self) -> str:
-        """All of it as Markdown; what a customer typed stays text in it."""
+        """The line as Markdown; customer input is escaped."""
         name = f"**{self.tenant_id}** :{self.badge.color}-badge[{self.badge.icon} {self.badge.label}]"
         lines = [f"{name} {words.plain(self.organization)}", self.trouble, f":small[:gray[{self.facts}]]"]
         return "  \n".join(line for line in lines if line)
@@ -98,13 +98,13 @@ class StepLine:
 
 
 def badge(state: State) -> Badge:
-    """Return how a state is labelled."""
+    """Return the label of a state."""
     color, icon = _BADGES[state]
     return Badge(state.value, color, icon)
 
 
 def totals(counts: Sequence[TenantCount]) -> Totals:
-    """Add the counts up, states in the order of a tenant's life and only those that somebody is in."""
+    """Sum up the counts; states in lifecycle order, without empty ones."""
     by_state = {state: sum(count.tenants for count in counts if count.state is state) for state in State}
     return Totals(
         tenants=sum(by_state.values()),
@@ -115,7 +115,7 @@ def totals(counts: Sequence[TenantCount]) -> Totals:
 
 
 def times(found: Sequence[ProvisioningTime], promise_seconds: float) -> Times:
-    """Return percentiles by nearest rank, so that each is a time some tenant really took."""
+    """Return percentiles by nearest rank, so that each is a measured time."""
     seconds = sorted(time.seconds for time in found)
     over = sum(time > promise_seconds for time in seconds)
     percentiles = tuple(
@@ -123,18 +123,18 @@ def times(found: Sequence[ProvisioningTime], promise_seconds: float) -> Times:
         for rank in _PERCENTILES
     )
     promise = words.span(promise_seconds)
-    said = "every one within the promise" if not over else f"{words.count(over, 'tenant')} over the promise"
+    verdict = "all within the target" if not over else f"{words.count(over, 'tenant')} over the target"
     return Times(
         len(seconds),
         percentiles,
         over,
         promise,
-        f"the newest {words.count(len(seconds), 'ready tenant')}: {said} of {promise}",
+        f"newest {words.count(len(seconds), 'ready tenant')}: {verdict} of {promise}",
     )
 
 
 def times_chart(found: Sequence[ProvisioningTime], promise_seconds: float) -> dict[str, object]:
-    """Return an ECharts option: a point a tenant; the axis is logarithmic, for seconds lie far from the promise."""
+    """Return an ECharts option with a point for each tenant; logarithmic, because times are far below the target."""
     points = [[time.requested_at.isoformat(), round(max(time.seconds, 0.01), 3)] for time in reversed(found)]
     return {
         "grid": {"left": 56, "right": 24, "top": 28, "bottom": 32},
@@ -152,7 +152,7 @@ def times_chart(found: Sequence[ProvisioningTime], promise_seconds: float) -> di
                     "symbol": "none",
                     "data": [{"yAxis": promise_seconds}],
                     "label": {
-                        "formatter": f"promise: {words.span(promise_seconds)}",
+                        "formatter": f"target: {words.span(promise_seconds)}",
                         "position": "insideEndTop",
                         "color": "inherit",
                     },
@@ -163,7 +163,7 @@ def times_chart(found: Sequence[ProvisioningTime], promise_seconds: float) -> di
 
 
 def stuck_line(tenant: StuckTenant, now: datetime) -> Line:
-    """Return a tenant that needs somebody: how long it waits, at which step, and what that step last said."""
+    """Return a tenant that requires attention: waiting time, current step, and its last error."""
     return Line(
         tenant.tenant_id,
         tenant.organization,
@@ -175,17 +175,16 @@ def stuck_line(tenant: StuckTenant, now: datetime) -> Line:
     )
 
 
-def wall_line(one: FailedAssessment, now: datetime) -> str:
-    """Return a tenant with a breach, or whose examination is late, and what to do about it."""
+def isolation_line(one: FailedAssessment, now: datetime) -> str:
+    """Return a tenant with a failed or overdue isolation assessment, and what to do."""
     if one.why == "breached":
         return (
-            f"**{one.tenant_id}** ({one.region}): an attack across its boundary succeeded, found"
-            f" {words.moment(one.since, now)}. It is locked; follow the runbook, then"
-            f" `openkcmctl isolation check {one.tenant_id}`."
+            f"**{one.tenant_id}** ({one.region}): isolation check failed, found {words.moment(one.since, now)}. "
+            f"The tenant is locked. Follow the runbook, then run `openkcmctl isolation check {one.tenant_id}`."
         )
     return (
-        f"**{one.tenant_id}** ({one.region}): its examination is due since {words.moment(one.since, now)}. Its workflow"
-        f" `{ids.boundaries_workflow(one.tenant_id)}` says what keeps it."
+        f"**{one.tenant_id}** ({one.region}): isolation assessment overdue since {words.moment(one.since, now)}. "
+        f"Its workflow `{ids.boundaries_workflow(one.tenant_id)}` shows the cause."
     )
 
 
@@ -202,28 +201,28 @@ def line(tenant: TenantRow, promise_seconds: float, now: datetime) -> Line:
 
 
 def step_line(step: StepRow) -> StepLine:
-    """Return one numbered step with how it ended and what it last said."""
-    icon, said = _STEP_SIGNS[step.state]
+    """Return one numbered step with its state and its last error."""
+    icon, state = _STEP_SIGNS[step.state]
     took = ""
     if step.started_at is not None and step.finished_at is not None:
         took = f" in {words.span((step.finished_at - step.started_at).total_seconds())}"
     tries = f", {_tries(step.attempts)}" if step.attempts else ""
-    return StepLine(icon, f"{TITLES[step.step]}: {said}{took}{tries}", explain(step.problem))
+    return StepLine(icon, f"{TITLES[step.step]}: {state}{took}{tries}", explain(step.problem))
 
 
 def canary(tenant: TenantRow | None) -> tuple[Badge | None, str]:
-    """Return how the canary is, and what follows from it for everybody else."""
+    """Return the status of the canary tenant, and its effect on other tenants."""
     if tenant is None:
-        return None, "There is no canary yet: it is made when the first worker starts, and no tenant opens before."
+        return None, "No canary tenant yet. The first worker creates it; no tenant is activated before."
     if tenant.state is State.ACTIVE:
         return badge(
             tenant.state
-        ), "Ready: every new tenant is attacked against it, in both directions, before it opens."
-    return badge(tenant.state), "Not ready: no new tenant can show that its walls hold, so none becomes active."
+        ), "Ready. The isolation of every new tenant is checked against it, in both directions, before activation."
+    return badge(tenant.state), "Not ready. The isolation of new tenants cannot be checked, so none is activated."
 
 
 def explain(code: str | None) -> str:
-    """Return an error code with its words and its hint; a code that only brings itself stays as it is."""
+    """Return an error code with its message and hint; a code without them stays as it is."""
     if code is None:
         return ""
     known = next((error for error in _errors() if vars(error).get("code") == code), None)
@@ -233,7 +232,7 @@ def explain(code: str | None) -> str:
 
 
 def workflow_link(temporal_ui: str, tenant_id: str) -> str:
-    """Return where the Temporal UI shows a tenant's workflow; the id's slash is part of the name, not of the path."""
+    """Return the address of a tenant's workflow in the Temporal UI; the slash in the id is escaped."""
     return f"{temporal_ui}/namespaces/{_NAMESPACE}/workflows/{quote(ids.tenant_workflow(tenant_id), safe='')}"
 
 
@@ -245,14 +244,14 @@ def _errors(base: type[OpenKcmError] = OpenKcmError) -> Iterator[type[OpenKcmErr
 
 def _where(tenant: StuckTenant) -> Iterator[str]:
     if tenant.step is None:
-        yield "No step has begun: its workflow has not started, or no worker takes its work"
+        yield "No step has started: the workflow has not started, or no worker polls its task queue"
         return
     tries = f", {_tries(tenant.attempts)}" if tenant.attempts else ""
     yield f"At step {_step_title(tenant.step)}{tries}"
     if tenant.problem is not None:
         yield explain(tenant.problem)
     elif tenant.step_state is StepState.PENDING:
-        yield "It has not begun, and no error is on record"
+        yield "Not started; no error is recorded"
 
 
 def _step_title(step: Step) -> str:
@@ -261,7 +260,7 @@ def _step_title(step: Step) -> str:
 
 
 def _tries(attempts: int) -> str:
-    return words.count(attempts, "failed try", "failed tries")
+    return words.count(attempts, "failed attempt", "failed attempts")
 
 
 def _ready(tenant: TenantRow) -> str:
@@ -273,11 +272,11 @@ def _ready(tenant: TenantRow) -> str:
 def _lateness(tenant: TenantRow, promise_seconds: float, now: datetime) -> str:
     waited = now - tenant.requested_at
     if tenant.state is State.FAILED:
-        return "Provisioning failed: somebody must look at it"
+        return "Provisioning failed: requires attention"
     if tenant.state in WAITING and waited > timedelta(seconds=promise_seconds):
-        return f"Late: not ready after {words.span(waited.total_seconds())}"
+        return f"Delayed: not ready after {words.span(waited.total_seconds())}"
     if tenant.promise_broken_at is not None:
-        return f"Was late: promised within {words.span(promise_seconds)}"
+        return f"Was delayed: target {words.span(promise_seconds)}"
     return ""
 
 

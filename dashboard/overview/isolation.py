@@ -1,16 +1,17 @@
-"""The last boundary check of a tenant: which walls were attacked, and that they held."""
+"""The latest isolation checks of a tenant, by control."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
 from core.isolation import CheckResult, Outcome
+from dashboard.components.formatting import count
 from database.isolation import BoundaryRunRow
 from openkcm.verification.isolation_controls import CLAUSES
 
 
 @dataclass(frozen=True, slots=True)
 class IsolationResult:
-    """One clause and the attacks on it; `results` in the order in which they were made."""
+    """One control and its checks; `results` in the order of execution."""
 
     clause: str
     meaning: str
@@ -29,8 +30,8 @@ class IsolationResult:
         return self._ended("not-checked")
 
     @property
-    def stands(self) -> bool:
-        """Whether no attack on it succeeded; of one that was not attacked at all nothing is known."""
+    def passed(self) -> bool:
+        """Whether no check of the control failed; also true of a control without a completed check."""
         return not self.breached
 
     def _ended(self, outcome: Outcome) -> int:
@@ -40,34 +41,36 @@ class IsolationResult:
 @dataclass(frozen=True, slots=True)
 class Check:
     at: datetime
-    walls: tuple[IsolationResult, ...]
+    controls: tuple[IsolationResult, ...]
 
     @property
     def attacks(self) -> int:
-        """How many attacks were made."""
+        """How many checks were completed."""
         return self.held + self.breached
 
     @property
     def held(self) -> int:
-        return sum(wall.held for wall in self.walls)
+        return sum(control.held for control in self.controls)
 
     @property
     def breached(self) -> int:
-        return sum(wall.breached for wall in self.walls)
+        return sum(control.breached for control in self.controls)
 
     @property
     def not_checked(self) -> tuple[CheckResult, ...]:
-        """The attacks that could not be made, each with the reason in its evidence."""
-        return tuple(result for wall in self.walls for result in wall.results if result.outcome == "not-checked")
+        """The checks that were not completed, each with the reason in its evidence."""
+        return tuple(
+            result for control in self.controls for result in control.results if result.outcome == "not-checked"
+        )
 
     @property
     def passed(self) -> bool:
-        """Whether there were attacks and none of them succeeded."""
+        """Whether there were completed checks and all of them passed."""
         return 0 < self.attacks == self.held
 
 
 def check(run: BoundaryRunRow | None) -> Check | None:
-    """Return the newest run by clause, None when there was none."""
+    """Return the newest run by control, None without a run."""
     if run is None:
         return None
     by_clause: dict[str, list[CheckResult]] = {}
@@ -77,33 +80,39 @@ def check(run: BoundaryRunRow | None) -> Check | None:
         run.recorded_at,
         tuple(
             IsolationResult(clause, CLAUSES[clause].means if clause in CLAUSES else clause, tuple(by_clause[clause]))
-            for clause in sorted(by_clause, key=_place)
+            for clause in sorted(by_clause, key=_order)
         ),
     )
 
 
-def _place(clause: str) -> tuple[int, str]:
-    """Return where a clause stands: in the standard's order, and then what the standard does not know."""
+def _order(clause: str) -> tuple[int, str]:
+    """Return the position of a control: in the order of the standard, then controls that it does not define."""
     known = list(CLAUSES)
     return (known.index(clause) if clause in known else len(known), clause)
 
 
-def told(wall: IsolationResult) -> str:
-    """Return how the attacks on a wall ended, in words."""
-    refused = f"{wall.held} of {wall.held + wall.breached} refused" if wall.held + wall.breached else ""
-    return ", ".join(filter(None, (refused, f"{wall.not_checked} not checked" if wall.not_checked else "")))
+def summary(control: IsolationResult) -> str:
+    """Return how the checks of a control ended."""
+    total = control.held + control.breached
+    passed = count(total, "check") if not control.breached else f"{control.held} of {count(total, 'check')}"
+    return ", ".join(
+        filter(
+            None,
+            (f"{passed} passed" if total else "", f"{control.not_checked} not checked" if control.not_checked else ""),
+        )
+    )
 
 
 def reasons(checked: Check) -> tuple[str, ...]:
-    """Return why attacks could not be made, each reason once, with the clauses that it is about."""
+    """Return why checks were not completed, each reason once, with its controls."""
     about: dict[str, list[str]] = {}
-    for wall in checked.walls:
-        for result in wall.results:
-            if result.outcome == "not-checked" and wall.clause not in about.setdefault(result.evidence, []):
-                about[result.evidence].append(wall.clause)
+    for control in checked.controls:
+        for result in control.results:
+            if result.outcome == "not-checked" and control.clause not in about.setdefault(result.evidence, []):
+                about[result.evidence].append(control.clause)
     return tuple(f"{', '.join(clauses)}: {why}" for why, clauses in about.items())
 
 
 def attack(result: CheckResult) -> str:
-    """Return the name of an attack as words."""
+    """Return the name of a check as words."""
     return result.name.replace("-", " ")

@@ -1,4 +1,4 @@
-"""How far provisioning is, from the step rows that the workflow's activities write."""
+"""Progress of provisioning, from the step rows that the workflow's activities write."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from database.provisioning import StepRow
 from database.tenants import TenantRow
 
 _TOGETHER = frozenset({Step.CREATE_KEYS, Step.CREATE_AUTHORITY})
-"""They do not need each other and run side by side."""
+"""Independent steps that run in parallel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One step: its icon's name, title, and what there is to say about it."""
+    """One step: icon name, title and note."""
 
     icon: str
     title: str
@@ -28,23 +28,23 @@ class Progress:
     done: int
     total: int
     elapsed: float
-    """Seconds since it was asked for, or since this attempt began where an earlier one failed."""
+    """Seconds since the request, or since the start of this attempt after a failed one."""
     late: bool
 
 
 def progress(tenant: TenantRow, steps: Sequence[StepRow], promise_seconds: float, now: datetime) -> Progress:
-    """Return the steps of a tenant's newest provisioning; before the first is on record, those that are to come."""
+    """Return the steps of a tenant's newest provisioning; before the first is stored, the planned steps."""
     rows = {row.step: row for row in steps}
     planned = tuple(row.step for row in steps) or steps_of(tenant.tenant_id)
     began = _began(tenant, steps, promise_seconds)
-    lines, previous_end, open_before = [], began, False
+    lines, previous_end, unfinished_before = [], began, False
     for step in planned:
         row = rows.get(step)
         ended = row.finished_at if row is not None else None
-        running = not open_before or (step in _TOGETHER and _only_together_open(rows, step))
+        running = not unfinished_before or (step in _TOGETHER and _only_together_open(rows, step))
         lines.append(_line(step, row, running=running, since=previous_end, now=now))
         if row is None or row.state is not StepState.DONE:
-            open_before = True
+            unfinished_before = True
         elif ended is not None and step not in _TOGETHER:
             previous_end = ended
     done = sum(row.state is StepState.DONE for row in steps)
@@ -56,24 +56,24 @@ def progress(tenant: TenantRow, steps: Sequence[StepRow], promise_seconds: float
 
 
 def ready(tenant: TenantRow, promise_seconds: float) -> str:
-    """Return how long it took until the tenant was ready, against the promise; empty while it is not."""
+    """Return the time from request to ready, compared with the SLO; empty while the tenant is not ready."""
     if tenant.ready_at is None:
         return ""
     took = (tenant.ready_at - tenant.requested_at).total_seconds()
-    verdict = "as promised" if took <= promise_seconds else "later than promised"
-    return f"Ready {span(took)} after it was enabled, {verdict} (promise: {span(promise_seconds)})."
+    verdict = "within the target" if took <= promise_seconds else "over the target"
+    return f"Ready {span(took)} after the request, {verdict} of {span(promise_seconds)}."
 
 
 def stopped(steps: Sequence[StepRow]) -> str:
-    """Return where a failed provisioning stopped and the code of why; empty when no step says so."""
+    """Return the failed step and its error code; empty without a failed step."""
     for row in steps:
         if row.state is StepState.FAILED:
-            return f"It stopped at step {TITLES[row.step]}" + (f" (`{row.problem}`)." if row.problem else ".")
+            return f"Failed at step {TITLES[row.step]}" + (f" (`{row.problem}`)." if row.problem else ".")
     return ""
 
 
 def _began(tenant: TenantRow, steps: Sequence[StepRow], promise_seconds: float) -> datetime:
-    """Return when this attempt began: the click, unless its first step is so much later that it can only be a retry."""
+    """Return the start of this attempt: the request, unless the first step is so much later that it must be a retry."""
     first = steps[0].started_at if steps else None
     if first is not None and first - tenant.requested_at > timedelta(seconds=promise_seconds):
         return first
@@ -81,7 +81,7 @@ def _began(tenant: TenantRow, steps: Sequence[StepRow], promise_seconds: float) 
 
 
 def _only_together_open(rows: dict[Step, StepRow], step: Step) -> bool:
-    """Whether every earlier step that is still open runs side by side with this one."""
+    """Return whether every earlier unfinished step runs in parallel with this one."""
     earlier = [row for row in rows.values() if step in rows and row.number < rows[step].number]
     return bool(earlier) and all(row.state is StepState.DONE or row.step in _TOGETHER for row in earlier)
 
@@ -98,8 +98,8 @@ def _line(step: Step, row: StepRow | None, *, running: bool, since: datetime, no
         case StepState.FAILED:
             return Line("error", title, f"failed ({row.problem})" if row.problem else "failed")
         case StepState.RETRYING:
-            tries = "try" if row.attempts == 1 else "tries"
+            tries = "attempt" if row.attempts == 1 else "attempts"
             problem = f": {row.problem}" if row.problem else ""
-            return Line("refresh", title, f"trying again after {row.attempts} failed {tries}{problem} · {waited}")
+            return Line("refresh", title, f"retrying after {row.attempts} failed {tries}{problem} · {waited}")
         case StepState.PENDING:
             return Line("pending", title, f"running · {waited}") if running else Line("schedule", title, "waiting")

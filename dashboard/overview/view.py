@@ -1,4 +1,4 @@
-"""What the Overview says: the seed's dashboard, with what is on record behind each of its lines."""
+"""The texts of the page Overview, each derived from stored data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _RECENT = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the card: what, how it is, and why it is said."""
+    """One line of the card: label, state and explanation."""
 
     label: str
     value: str
@@ -34,12 +34,12 @@ def title(tenant: TenantRow) -> str:
 
 
 def connected(services: Sequence[ServiceRow]) -> int:
-    """Return how many services have a certificate that opens something."""
+    """Return how many services are connected."""
     return sum(service.state is ServiceState.CONNECTED for service in services)
 
 
 def services_using(tenant: TenantRow, services: Sequence[ServiceRow], now: datetime) -> tuple[str, str]:
-    """Return how many services use encryption, and what to add to the number."""
+    """Return how many services use encryption, and the note to the number."""
     number = connected(services)
     if not number:
         return "0", "ready for integration" if tenant.state in ENCRYPTS else "none connected"
@@ -55,52 +55,60 @@ def services_using(tenant: TenantRow, services: Sequence[ServiceRow], now: datet
 def key_management(
     tenant: TenantRow, check: Check | None, route: RouteRow | None, now: datetime, how: Health | None = None
 ) -> tuple[Line, ...]:
-    """Return the three lines of the key management card; `how` does the root key that the customer holds."""
-    return _master_key(tenant, how), _isolation(tenant, check, now), _integration(tenant, route)
+    """Return the three lines of the key management card; `how` is the health of the customer's root key."""
+    return _root_key(tenant, how), _isolation(tenant, check, now), _integration(tenant, route)
 
 
-def _master_key(tenant: TenantRow, how: Health | None) -> Line:
+def _root_key(tenant: TenantRow, how: Health | None) -> Line:
     if tenant.state is State.OFFBOARDED:
-        return Line("Master Key", "Gone", Severity.BAD, "The tenant was offboarded and its keys were destroyed.")
+        return Line("Root key", "Destroyed", Severity.BAD, "The tenant was offboarded and its keys were destroyed.")
     if how is not None and how.tone is not Severity.GOOD:
-        return Line("Master Key", mode(tenant.root_key_mode), how.tone, f"{how.title} {how.since} See Keys.")
+        return Line("Root key", mode(tenant.root_key_mode), how.tone, f"{how.title} {how.since} See Keys.")
     platform = tenant.root_key_mode == "platform"
     detail = (
-        "The platform holds your root key. Your tenant key is your own all the same; see Keys for the choices."
+        "The platform holds your root key. Your tenant key is dedicated to you; see Keys for other providers."
         if platform
-        else "You hold the root key: with it gone, nothing opens, whatever the platform does. It answers now."
+        else "You hold the root key. Without it, nothing can be decrypted."
     )
-    return Line("Master Key", mode(tenant.root_key_mode), Severity.GOOD, detail)
+    return Line("Root key", mode(tenant.root_key_mode), Severity.GOOD, detail)
 
 
 def _isolation(tenant: TenantRow, check: Check | None, now: datetime) -> Line:
-    label = "Tenant Isolation"
+    label = "Tenant isolation"
     if check is not None and not check.passed:
         return Line(
             label,
-            "Broken",
+            "Check failed",
             Severity.BAD,
-            f"{count(check.breached, 'attack')} of {check.attacks:,} succeeded {relative(check.at, now)}. Nothing "
-            "of the tenant is served like this; the evidence is below and in the audit stream.",
+            f"{check.breached:,} of {count(check.attacks, 'isolation check')} failed {relative(check.at, now)}. The "
+            "tenant is not served in this state; the evidence is below and in the audit stream.",
         )
     if check is None:
         if tenant.state in UNDER_WAY:
-            return Line(label, "Being set up", Severity.WORKING, "Nothing is reachable before its walls were attacked.")
-        return Line(label, "Not checked", Severity.WARNING, "No boundary check of this tenant is on record.")
-    detail = f"All {check.attacks:,} attacks across the tenant boundary were refused {relative(check.at, now)}."
+            return Line(
+                label,
+                "Provisioning",
+                Severity.WORKING,
+                "No endpoint is reachable before the isolation checks have passed.",
+            )
+        return Line(label, "Not checked", Severity.WARNING, "No isolation check of this tenant is recorded.")
+    detail = f"{check.held:,} of {count(check.attacks, 'isolation check')} passed {relative(check.at, now)}."
     if tenant.state in UNDER_WAY:
         return Line(label, "Checked", Severity.WORKING, detail)
     return Line(label, "Active ✓", Severity.GOOD, detail)
 
 
 def _integration(tenant: TenantRow, route: RouteRow | None) -> Line:
-    label = "Service Integration"
+    label = "Service integration"
     if tenant.state in UNDER_WAY:
-        return Line(label, "Not ready yet", Severity.WORKING, "Services can connect once the tenant is active.")
+        return Line(label, "Not ready", Severity.WORKING, "Services can connect once the tenant is active.")
     if tenant.state not in DECRYPTS or route is None:
-        return Line(label, "Closed", Severity.BAD, "No service gets a key while the tenant is in this state.")
+        return Line(label, "Blocked", Severity.BAD, "Key requests are rejected while the tenant is in this state.")
     if tenant.state not in ENCRYPTS:
         return Line(
-            label, "Read only", Severity.WARNING, "Services can decrypt; nothing new is encrypted or connected."
+            label,
+            "Read only",
+            Severity.WARNING,
+            "Services can decrypt. New data cannot be encrypted and no service can be connected.",
         )
     return Line(label, "Ready ✓", Severity.GOOD, "Services can connect and request keys.")

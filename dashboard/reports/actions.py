@@ -1,4 +1,4 @@
-"""What somebody does about compliance reports on the dashboard: has one made, and takes one away. Both on record."""
+"""Compliance reports from the dashboard: creation and download. Both are recorded."""
 
 from dataclasses import dataclass
 
@@ -20,55 +20,55 @@ class Download:
     content: bytes
 
 
-def make(seat: PageContext, report_id: str, period: Period) -> None:
-    """Have a report made of a period; it can be downloaded when this returns. The same id again makes no other.
+def make(context: PageContext, report_id: str, period: Period) -> None:
+    """Create a report of a period; it can be downloaded when this returns. The same id creates no second report.
 
     Raises:
-        OpenKcmError: refused, or not done yet; it is made all the same as soon as what is down is there again.
+        OpenKcmError: rejected, or pending; a pending report is created as soon as its dependencies are up.
     """
-    require(seat, Permission.VIEW_AUDIT, AuditName.REPORT_REQUESTED, report_id)
+    require(context, Permission.VIEW_AUDIT, AuditName.REPORT_REQUESTED, report_id)
     since, until = period
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+    with context.database.tenant_tx(context.tenant_id) as tx:
         tenant, leaving = tx.tenants.get(), tx.leaving.get()
         if tenant is None:
             raise TenantUnknown
         if leaving is not None and leaving.destroying_at is not None:
             raise ReportTooLate
-        tx.reports.request(report_id, since, until, _made_for(seat))
-        said = {"since": since.isoformat(), "until": until.isoformat()}
-        tx.audit.append(seat.event(AuditName.REPORT_REQUESTED, report_id, "intended", **said))
+        tx.reports.request(report_id, since, until, _made_for(context))
+        period_details = {"since": since.isoformat(), "until": until.isoformat()}
+        tx.audit.append(context.event(AuditName.REPORT_REQUESTED, report_id, "intended", **period_details))
     ask(
-        seat,
+        context,
         AuditName.REPORT_REQUESTED,
         report_id,
-        lambda: seat.door.make_report(seat.tenant_id, tenant.region, report_id),
+        lambda: context.workflows.make_report(context.tenant_id, tenant.region, report_id),
     )
 
 
-def download(seat: PageContext, report_id: str, form: ReportFormat) -> Download:
-    """Return a file of a report and put on record who took it.
+def download(context: PageContext, report_id: str, form: ReportFormat) -> Download:
+    """Return a file of a report and record the download.
 
     Raises:
-        AccessDenied: the role does not include it, which is on record.
-        ReportUnknown: there is no such report of this tenant, or it is not made yet.
+        AccessDenied: the role does not include it; recorded.
+        ReportUnknown: the tenant has no such report, or it is not complete.
     """
-    allowed = seat.may(Permission.VIEW_AUDIT)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+    allowed = context.may(Permission.VIEW_AUDIT)
+    with context.database.tenant_tx(context.tenant_id) as tx:
         row = tx.reports.get(report_id) if allowed else None
         content = tx.reports.file(report_id, form) if row is not None else None
         if not allowed:
-            refused = seat.event(AuditName.ACTION_REFUSED, "compliance report", "refused", action="download")
+            refused = context.event(AuditName.ACTION_REFUSED, "compliance report", "refused", action="download")
             tx.audit.append(refused)
         elif row is not None and content is not None:
-            tx.audit.append(seat.event(AuditName.REPORT_DOWNLOADED, report_id, "success", form=form))
+            tx.audit.append(context.event(AuditName.REPORT_DOWNLOADED, report_id, "success", form=form))
     if not allowed:
-        raise AccessDenied("your role does not show compliance reports", "ask an administrator or an auditor")
+        raise AccessDenied("your role does not include compliance reports", "ask an administrator or an auditor")
     if row is None or content is None:
         raise ReportUnknown
     return Download(row, content)
 
 
-def _made_for(seat: PageContext) -> str:
-    person = seat.person
+def _made_for(context: PageContext) -> str:
+    person = context.person
     name = f"{person.name} ({person.subject})" if person.name != person.subject else person.subject
     return name[:_LONGEST_NAME]

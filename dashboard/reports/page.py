@@ -1,4 +1,4 @@
-"""The Compliance page: how the tenant stands at a glance, and signed reports for auditors."""
+"""The Compliance page: compliance status, and signed reports for auditors."""
 
 from datetime import UTC, date
 from uuid import uuid4
@@ -30,24 +30,24 @@ _ANSWER = "compliance-answer"
 _VERIFY = "openkcm audit verify EXPORT --report REPORT --public-key KEY"
 
 
-def draw(seat: PageContext) -> None:
+def draw(context: PageContext) -> None:
     """Draw the page."""
-    if not admitted(seat):
+    if not admitted(context):
         return
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+    with context.database.tenant_tx(context.tenant_id) as tx:
         tenant, ends = tx.tenants.get(), tx.audit.ends()
-        stated = None if tenant is None else read_stated(tx, seat.now().astimezone(UTC))
+        stated = None if tenant is None else read_stated(tx, context.now().astimezone(UTC))
     if tenant is None or stated is None:
         draw_unknown()
         return
     st.title("Compliance")
-    st.caption("How your tenant stands now, and signed reports of any period that an auditor can check without us.")
+    st.caption("Current compliance status, and signed reports of any period that an auditor can verify offline.")
     if tenant.state not in UNDER_WAY:
-        draw_standing(seat, tenant)
-    chain = audit.status(ends, stream.signature(seat.database, seat.tenant_id, ends), seat.now())
-    st.header("At a glance")
+        draw_standing(context, tenant)
+    chain = audit.status(ends, stream.signature(context.database, context.tenant_id, ends), context.now())
+    st.header("Status")
     with st.grid(3, min_column_width=280):
-        for line in compliance.lines(stated, chain, seat.now()):
+        for line in compliance.lines(stated, chain, context.now()):
             with st.container(border=True, height="stretch", gap="xsmall"):
                 st.markdown(f"{ICONS[line.tone]} **{line.label}**")
                 st.markdown(line.value)
@@ -55,38 +55,39 @@ def draw(seat: PageContext) -> None:
                 if line.advice:
                     st.caption(f":material/arrow_forward: {line.advice}")
     if clauses := compliance.clauses(stated.checks):
-        with st.expander("Isolation, clause by clause", key="compliance-clauses", icon=":material/fact_check:"):
+        with st.expander("Isolation by clause", key="compliance-clauses", icon=":material/fact_check:"):
             st.markdown("  \n".join(f"{ICONS[row.tone]} **{row.clause}** {row.means}: {row.how}" for row in clauses))
-    _draw_reports(seat)
+    _draw_reports(context)
 
 
-def _draw_reports(seat: PageContext) -> None:
+def _draw_reports(context: PageContext) -> None:
     st.header("Reports")
-    if not seat.may(Permission.VIEW_AUDIT):
+    if not context.may(Permission.VIEW_AUDIT):
         st.info(
-            "A report shows who did what with your keys, and whoever changes keys does not also check who changed them."
-            " Ask an administrator or an auditor of your organization.",
-            title="Your role does not show reports",
+            "Reports contain the audit stream. Roles that manage keys cannot read it (separation of duties). Ask "
+            "an administrator or an auditor of your organization.",
+            title="Access denied",
             icon=":material/visibility_off:",
         )
         return
-    _draw_maker(seat)
-    _draw_list(seat)
-    with st.expander("How to check a report by yourself", key="compliance-verify", icon=":material/verified:"):
+    _draw_maker(context)
+    _draw_list(context)
+    with st.expander("Verify a report", key="compliance-verify", icon=":material/verified:"):
         st.markdown(
-            "REPORT is a file from above, PDF, HTML or JSON. EXPORT is the whole stream from the page Audit, made after"
-            " the report. KEY is the platform's public key (`openkcmctl audit public-key`), which you note once, by a way"
-            " you trust. The command asks nobody: it finds a changed figure as well as a changed record."
+            "REPORT is a downloaded file: PDF, HTML or JSON. EXPORT is the entire stream from the page Audit, "
+            "downloaded after the report. KEY is the platform's public key (`openkcmctl audit public-key`), which "
+            "you obtain once over a trusted channel. The command works offline: it detects changed figures and "
+            "changed records."
         )
         st.code(_VERIFY, language=None, wrap_lines=True)
 
 
-def _draw_maker(seat: PageContext) -> None:
+def _draw_maker(context: PageContext) -> None:
     with st.container(border=True):
         choice = st.radio("Period", [one.value for one in Choice], horizontal=True, key="compliance-period")
-        chosen = _period(seat, choice)
+        chosen = _period(context, choice)
         if chosen is not None:
-            st.caption(f"{reports.said(*chosen)}. Days are UTC days. Each report is itself put on record.")
+            st.caption(f"{reports.said(*chosen)}. Days are UTC days. Each report is recorded.")
         if st.button(
             "Create report",
             key="compliance-create",
@@ -94,14 +95,14 @@ def _draw_maker(seat: PageContext) -> None:
             icon=":material/note_add:",
             disabled=chosen is None,
         ) and (chosen is not None):
-            _make(seat, uuid4().hex, chosen)
+            _make(context, uuid4().hex, chosen)
 
 
-def _period(seat: PageContext, choice: str) -> Period | None:
-    """Return the chosen period; says why where there can be no report of it."""
+def _period(context: PageContext, choice: str) -> Period | None:
+    """Return the selected period; draw why no report of it is possible."""
     picked: tuple[date, ...] = ()
     if choice == Choice.CUSTOM:
-        today = seat.now().astimezone(UTC).date()
+        today = context.now().astimezone(UTC).date()
         picked = st.date_input(
             "First and last day (UTC)",
             value=(today.replace(day=1), today),
@@ -109,48 +110,48 @@ def _period(seat: PageContext, choice: str) -> Period | None:
             max_value=today,
             format="YYYY-MM-DD",
             key="compliance-days",
-            help="Three years at most.",
+            help="At most three years.",
         )
     try:
-        return reports.period(choice, picked, seat.now())
+        return reports.period(choice, picked, context.now())
     except PeriodRefused as refused:
-        draw_refusal(refused, "There can be no report of these days")
+        draw_refusal(refused, "Invalid period")
         return None
 
 
-def _make(seat: PageContext, report_id: str, period: Period) -> None:
-    """Have it made, and say why where it is not; a report that waits is in the list."""
+def _make(context: PageContext, report_id: str, period: Period) -> None:
+    """Create a report, or draw the error; a pending report is in the list."""
     try:
-        with st.spinner("Counting, setting and signing the report…"):
-            report_actions.make(seat, report_id, period)
+        with st.spinner("Creating report…"):
+            report_actions.make(context, report_id, period)
     except OperationTimeout:
-        st.info("It takes longer than usual and goes on by itself, also when you close this page.")
+        st.info("The report takes longer than usual. It continues automatically, also when you close this page.")
     except OpenKcmError as failed:
-        draw_refusal(failed, "The report was not made")
+        draw_refusal(failed, "Report not created")
     else:
-        st.success("The report is made and signed; it is the first below.", icon=":material/check_circle:")
+        st.success("Report created and signed. It is the first in the list.", icon=":material/check_circle:")
 
 
 @polling_fragment
-def _draw_list(seat: PageContext) -> None:
-    """Draw the reports on record; one that is being made appears by itself when it is done."""
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+def _draw_list(context: PageContext) -> None:
+    """Draw the stored reports; a pending one appears automatically when it is complete."""
+    with context.database.tenant_tx(context.tenant_id) as tx:
         found = tx.reports.latest()
     if not found:
-        st.caption("No report was made yet. What you create appears here, to be downloaded as often as you like.")
+        st.caption("No reports. Created reports appear here and can be downloaded at any time.")
         return
-    for row, one in zip(reports.rows(found, seat.now()), found, strict=True):
+    for row, one in zip(reports.rows(found, context.now()), found, strict=True):
         with st.container(border=True):
             st.markdown(f"**{row.title}**")
             st.caption(row.words)
             if row.made:
-                _draw_downloads(seat, row)
-            elif row.late and st.button("Try again", key=f"compliance-again-{row.report_id}", icon=":material/replay:"):
-                _make(seat, row.report_id, (one.since, one.until))
+                _draw_downloads(context, row)
+            elif row.late and st.button("Retry", key=f"compliance-again-{row.report_id}", icon=":material/replay:"):
+                _make(context, row.report_id, (one.since, one.until))
 
 
-def _draw_downloads(seat: PageContext, row: Row) -> None:
-    address = f"{of_tenant(seat.tenant_id).root}/{report_query.DOWNLOAD}"
+def _draw_downloads(context: PageContext, row: Row) -> None:
+    address = f"{of_tenant(context.tenant_id).root}/{report_query.DOWNLOAD}"
     with st.container(horizontal=True):
         for form in (ReportFormat.PDF, ReportFormat.HTML, ReportFormat.JSON):
             st.link_button(

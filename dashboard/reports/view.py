@@ -1,8 +1,6 @@
-"""How the tenant stands on the page Compliance, by what a report made now would state, and what to do about it.
+"""Texts of the page Compliance: status, reports and periods.
 
-The reports of a tenant as the page Compliance lists them, and the periods that it offers.
-
-The address of a report's file, and how the file is called.
+The status follows the snapshot that a report created now would contain. Also the address and name of report files.
 """
 
 import re
@@ -33,7 +31,7 @@ _WORKS = frozenset({"active", "ok"})
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One subject: how it stands, what that rests on, and what to do where it is not in order."""
+    """One subject: status, evidence, and what to do."""
 
     label: str
     value: str
@@ -44,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class ClauseRow:
-    """One clause and how the newest attacks on it ended."""
+    """One clause and the results of its newest checks."""
 
     clause: str
     means: str
@@ -53,19 +51,19 @@ class ClauseRow:
 
 
 def lines(stated: Snapshot, chain: audit.Status, now: datetime) -> tuple[Line, ...]:
-    """Return the state of everything that a report has a section of its own for."""
+    """Return the status of every subject that has a section in the report."""
     return (
         _isolation(stated.checks, now),
         _custody(stated),
         _ages(stated),
         _coverage(stated),
         _chain(chain),
-        _two_people(stated.four_eyes),
+        _approvals(stated.four_eyes),
     )
 
 
 def clauses(checks: Sequence[LatestCheck]) -> tuple[ClauseRow, ...]:
-    """Return each clause of the standard with the newest results; nothing where nothing was ever checked."""
+    """Return each clause of the standard with its newest results; empty before the first check."""
     if not checks:
         return ()
     return tuple(_clause(clause.id, clause.means, checks) for clause in CLAUSES.values())
@@ -75,9 +73,9 @@ def _clause(clause: str, means: str, checks: Sequence[LatestCheck]) -> ClauseRow
     ended = [one.outcome for one in checks if one.clause == clause]
     held, breached = ended.count("held"), ended.count("breached")
     if breached:
-        return ClauseRow(clause, means, f"{count(breached, 'attack')} succeeded", Severity.BAD)
+        return ClauseRow(clause, means, f"{count(breached, 'check')} failed", Severity.BAD)
     if held:
-        return ClauseRow(clause, means, f"{count(held, 'attack')} refused", Severity.GOOD)
+        return ClauseRow(clause, means, f"{count(held, 'check')} passed", Severity.GOOD)
     return ClauseRow(clause, means, "not checked", Severity.WORKING)
 
 
@@ -86,10 +84,10 @@ def _isolation(checks: Sequence[LatestCheck], now: datetime) -> Line:
     if not checks:
         return Line(
             label,
-            "Not examined",
+            "Not checked",
             Severity.WARNING,
-            "No attack across the tenant's boundary is on record.",
-            "They are made every day and after every change of a key; look again tomorrow, then ask the operators.",
+            "No isolation check is recorded.",
+            "Checks run daily and after each key change. If none is recorded tomorrow, contact the operators.",
         )
     at = max(one.at for one in checks)
     breached = sorted({one.clause for one in checks if one.outcome == "breached"})
@@ -97,101 +95,101 @@ def _isolation(checks: Sequence[LatestCheck], now: datetime) -> Line:
     if breached:
         return Line(
             label,
-            "Broken",
+            "Check failed",
             Severity.BAD,
-            f"An attack on {_few(breached)} succeeded {relative(at, now)}.",
-            "Ask the platform's operators now, and keep a copy of the audit stream.",
+            f"A check of {_few(breached)} failed {relative(at, now)}.",
+            "Contact the platform's operators immediately, and keep a copy of the audit stream.",
         )
-    detail = f"{len(held):,} of {count(len(CLAUSES), 'clause')} attacked and held, {relative(at, now)}."
+    detail = f"{len(held):,} of {count(len(CLAUSES), 'clause')} passed, last checked {relative(at, now)}."
     if now - at > OLDEST_CHECK:
-        advice = "They should be attacked every day. Ask the platform's operators why they were not."
-        return Line(label, "Not examined of late", Severity.WARNING, detail, advice)
+        advice = "Checks should run daily. Contact the platform's operators."
+        return Line(label, "Checks overdue", Severity.WARNING, detail, advice)
     if any(not clause.optional and clause.id not in held for clause in CLAUSES.values()):
-        advice = (
-            "The full examination is made every day and after every change of a key; below is which are still open."
+        advice = "The full assessment runs daily and after each key change. Open clauses are listed below."
+        return Line(
+            label, f"{len(held):,} of {len(CLAUSES):,} clauses checked, all passed", Severity.WORKING, detail, advice
         )
-        return Line(label, "Held where examined", Severity.WORKING, detail, advice)
-    return Line(label, "Held", Severity.GOOD, detail)
+    return Line(label, "All checks passed", Severity.GOOD, detail)
 
 
 def _custody(stated: Snapshot) -> Line:
-    label = "Custody of the root key"
+    label = "Root key custody"
     if stated.state == State.LOCKED or any(key.level == "L1" and key.state not in _WORKS for key in stated.keys):
         return Line(
             label,
-            "Locked" if stated.state == State.LOCKED else "Out of reach",
+            "Locked" if stated.state == State.LOCKED else "Unavailable",
             Severity.BAD,
-            f"{mode(stated.root_key_mode)}. Nothing of the tenant opens while it is so.",
-            "The page Keys says what is wrong and what unlocks it.",
+            f"{mode(stated.root_key_mode)}. Nothing can be decrypted in this state.",
+            "The page Keys shows the cause and what unlocks the tenant.",
         )
     if stated.root_key_mode == "platform":
         return Line(
             label,
-            "Held by the platform",
+            "Platform",
             Severity.WORKING,
-            "Your tenant key is your own, but you have no kill switch that the platform could not undo.",
+            "Your tenant key is dedicated to you, but you have no kill switch that is independent of the platform.",
             "To hold the root key yourself, change it on the page Keys.",
         )
-    return Line(label, "Yours", Severity.GOOD, f"{mode(stated.root_key_mode)}. With it gone, nothing opens.")
+    return Line(
+        label, "Customer", Severity.GOOD, f"{mode(stated.root_key_mode)}. Without it, nothing can be decrypted."
+    )
 
 
 def _ages(stated: Snapshot) -> Line:
-    label = "Ages of keys"
+    label = "Key rotation"
     overdue = sorted({key.name for key in stated.keys if key.overdue})
     if overdue:
         return Line(
             label,
             f"{len(overdue):,} overdue",
             Severity.WARNING,
-            f"Older than the policy wants: {_few([code(name) for name in overdue])}.",
-            "Rotate them on the page Keys; nothing is interrupted by it.",
+            f"Older than the policy allows: {_few([code(name) for name in overdue])}.",
+            "Rotate them on the page Keys; no service is interrupted.",
         )
     if not any(key.level == "L2" for key in stated.keys):
-        return Line(label, "No tenant key yet", Severity.WORKING, "It is made while the tenant is provisioned.")
-    return Line(
-        label, "In their periods", Severity.GOOD, f"{count(len(stated.keys), 'version')} of keys, none overdue."
-    )
+        return Line(label, "No tenant key yet", Severity.WORKING, "Created during provisioning.")
+    return Line(label, "Within policy", Severity.GOOD, f"{count(len(stated.keys), 'key version')}, none overdue.")
 
 
 def _coverage(stated: Snapshot) -> Line:
     label, services = "Encryption coverage", stated.coverage
     if not services:
-        advice = "Connect a service on the page Services, then say which of its data is to be encrypted."
-        return Line(label, "Nothing to protect yet", Severity.WORKING, "No service is connected.", advice)
+        advice = "Connect a service on the page Services, then list the fields to encrypt."
+        return Line(label, "No services", Severity.WORKING, "No service is connected.", advice)
     lacking = [one.service for one in services if not one.complete]
     if lacking:
         return Line(
             label,
-            "Not all is known to be protected",
+            "Coverage incomplete",
             Severity.WARNING,
             f"{len(lacking):,} of {count(len(services), 'service')}: {_few([code(name) for name in lacking])}.",
-            "The page Services names what is missing, and what to do next.",
+            "The page Services lists the gaps and next steps.",
         )
-    return Line(label, "All covered", Severity.GOOD, f"{count(len(services), 'service')}, nothing of them is missing.")
+    return Line(label, "Complete", Severity.GOOD, f"{count(len(services), 'service')}, no gaps.")
 
 
 def _chain(chain: audit.Status) -> Line:
     label = "Audit stream"
     if chain.alarming:
-        advice = "Repair nothing. The page Audit says what to do first."
-        return Line(label, "Not whole", Severity.BAD, chain.said, advice)
+        advice = "Do not repair anything. The page Audit shows the next steps."
+        return Line(label, "Integrity error", Severity.BAD, chain.said, advice)
     if chain.chain is not audit.Chain.SIGNED:
         return Line(label, "Not signed yet", Severity.WORKING, chain.said)
-    return Line(label, "Whole and signed", Severity.GOOD, chain.said)
+    return Line(label, "Signed", Severity.GOOD, chain.said)
 
 
-def _two_people(actions: Sequence[str]) -> Line:
-    label = "Two people"
+def _approvals(actions: Sequence[str]) -> Line:
+    label = "Two-person approval"
     if not actions:
         return Line(
             label,
-            "For nothing",
+            "Off",
             Severity.WARNING,
-            "One person alone can lock the tenant, change its root key, or have it leave.",
-            "Choose on the page Settings what takes two people.",
+            "One person alone can lock or offboard the tenant, or change its root key.",
+            "Select the actions that require approval on the page Settings.",
         )
     named = [action.replace("-", " ") for action in actions]
-    return Line(label, f"For {count(len(actions), 'action')}", Severity.GOOD, f"{listed(named).capitalize()}.")
+    return Line(label, f"{count(len(actions), 'action')}", Severity.GOOD, f"{listed(named).capitalize()}.")
 
 
 def _few(names: Sequence[str]) -> str:
@@ -201,7 +199,7 @@ def _few(names: Sequence[str]) -> str:
 
 _MOMENT = timedelta(microseconds=1)
 PATIENCE = timedelta(minutes=3)
-"""A report is made in seconds; one that is not made after this is asked for again."""
+"""A report takes seconds; one that is not complete after this time can be retried."""
 
 
 class Choice(StrEnum):
@@ -214,7 +212,7 @@ class Choice(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One report: `made` says that its files are there, `late` that asking again is what to do."""
+    """One report: `made` when its files are stored, `late` when a retry is offered."""
 
     report_id: str
     title: str
@@ -224,10 +222,10 @@ class Row:
 
 
 def period(choice: str | None, picked: Sequence[date], now: datetime) -> Period | None:
-    """Return the period of a choice; None while the days of a custom one are still to be picked.
+    """Return the period of a choice; None while the days of a custom one are not selected.
 
     Raises:
-        PeriodRefused: there can be no report of it.
+        PeriodRefused: no report of it is possible.
     """
     today = now.astimezone(UTC).date()
     match choice:
@@ -248,7 +246,7 @@ def period(choice: str | None, picked: Sequence[date], now: datetime) -> Period 
 
 
 def said(since: datetime, until: datetime) -> str:
-    """Return a period as people say it, its last day included: `1 Sep 2026 to 30 Sep 2026`."""
+    """Return a period as text, its last day included: `1 Sep 2026 to 30 Sep 2026`."""
     last = until - _MOMENT
     return f"{_day(since)} to {_day(last)}"
 
@@ -261,11 +259,11 @@ def rows(found: Sequence[ReportRow], now: datetime) -> tuple[Row, ...]:
 def _row(one: ReportRow, now: datetime) -> Row:
     late = one.made_at is None and now - one.requested_at > PATIENCE
     if one.made_at is not None:
-        how = f"made {moment(one.made_at, now)}"
+        how = f"created {moment(one.made_at, now)}"
     elif late:
-        how = f"not made yet, asked for {moment(one.requested_at, now)}; something it needs was down"
+        how = f"delayed, requested {moment(one.requested_at, now)}; a dependency was unavailable"
     else:
-        how = "being made"
+        how = "in progress"
     return Row(
         one.report_id, said(one.since, one.until), f"For {code(one.made_for)}, {how}", one.made_at is not None, late
     )
@@ -289,22 +287,22 @@ _REPORT = re.compile(r"[0-9a-f]{32}")
 
 
 def encode(report_id: str, form: ReportFormat) -> str:
-    """Return the query that asks for a file."""
+    """Return the query of a file's address."""
     return urlencode({"report": report_id, "form": form})
 
 
 def decode(query: str) -> tuple[str, ReportFormat]:
-    """Return which report is asked for and in which form; raises InvalidRequest."""
+    """Return report id and format of a query; raises InvalidRequest."""
     found = parse_qs(query[:_LONGEST])
     try:
         report_id, form = found["report"][0], ReportFormat(found["form"][0])
     except (KeyError, ValueError):
         report_id, form = "", ReportFormat.PDF
     if not _REPORT.fullmatch(report_id):
-        raise InvalidRequest("this is not the address of a report", "open it from the page Compliance")
+        raise InvalidRequest("not a valid report address", "open it from the page Compliance")
     return report_id, form
 
 
 def file_name(tenant_id: str, row: ReportRow, form: ReportFormat) -> str:
-    """Return how a file is saved: whose, of which days, and which of several."""
+    """Return the file name of a download: tenant, period and report."""
     return f"{tenant_id}-report-{row.since:%Y%m%d}-{row.until:%Y%m%d}-{row.report_id[:8]}.{form}"

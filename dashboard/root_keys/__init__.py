@@ -1,1 +1,1 @@
-"""Root keys: holders, preflight, change."""
+"""Root keys: providers, preflight, change."""

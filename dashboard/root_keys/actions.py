@@ -1,7 +1,7 @@
-"""What somebody does to the root key on the dashboard: try one, or change to it.
+"""Actions on the root key from the dashboard: preflight and change.
 
-Credentials are in this process only until they are sealed, which is before anything is stored or asked; what is kept
-after that opens for the worker alone, and only for this tenant and this request.
+Credentials are in this process only until they are encrypted, which happens before anything is stored or requested.
+Only the worker can decrypt the result, and only for this tenant and this request.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +29,9 @@ _REQUESTS = 8
 
 @dataclass(frozen=True, slots=True)
 class RootKeyChangeRequest:
-    """One request that can be made: for a check or a change, never for both. Asking it again does no harm.
+    """One request for a preflight or a change, never for both. A retry is idempotent.
 
-    A worker takes the credentials of a request once, so that a further check needs a further wish.
+    A worker takes the credentials of a request once, so each further check needs a further request.
     """
 
     request_id: str
@@ -40,87 +40,87 @@ class RootKeyChangeRequest:
 
 
 def wishes(
-    seat: PageContext, fields: Mapping[str, str], secrets: Mapping[str, str]
+    context: PageContext, fields: Mapping[str, str], secrets: Mapping[str, str]
 ) -> tuple[RootKeyChangeRequest, ...]:
-    """Return several wishes for the same checked root key; `fields` are those of its place, `provider` among them.
+    """Return several requests for the same validated root key; `fields` describe its location and `provider`.
 
-    Several, because the credentials are not kept: whoever mends what a check found need not give them again.
+    Several, because the credentials are not kept: a user who fixes a reported problem need not enter them again.
 
     Raises:
-        RootKeyRefused: the first field that is wrong, with its rule; nothing was sealed.
+        RootKeyRefused: the first invalid field, with its rule; nothing was encrypted.
     """
     place = parse_place({name: text.strip() for name, text in fields.items() if text.strip()})
     credentials = Credentials.model_validate({name: SecretStr(text) for name, text in secrets.items() if text})
     refuse_incomplete(place, credentials)
-    return tuple(_wish(seat, uuid4().hex, place, credentials) for _ in range(_REQUESTS))
+    return tuple(_wish(context, uuid4().hex, place, credentials) for _ in range(_REQUESTS))
 
 
-def check(seat: PageContext, wish: RootKeyChangeRequest) -> Sequence[Problem]:
-    """Try a root key, change nothing, and return what is wrong; empty when all works. Raises OpenKcmError."""
+def check(context: PageContext, wish: RootKeyChangeRequest) -> Sequence[Problem]:
+    """Run the preflight and return its problems; empty if all checks passed. Raises OpenKcmError."""
     name = AuditName.ROOT_KEY_PREFLIGHT_REQUESTED
-    _store(seat, name, wish, lambda tenant: tenant.state in DECRYPTS | {State.LOCKED})
+    _store(context, name, wish, lambda tenant: tenant.state in DECRYPTS | {State.LOCKED})
     ask(
-        seat,
+        context,
         name,
         wish.place.name,
-        lambda: seat.door.preflight_root_key(seat.tenant_id, wish.request_id),
+        lambda: context.workflows.preflight_root_key(context.tenant_id, wish.request_id),
         request=wish.request_id,
     )
-    problems = _problems(seat, wish)
+    problems = _problems(context, wish)
     if problems is None:
-        raise OperationTimeout  # never taken for a key that works
+        raise OperationTimeout  # a missing result must not count as a passed preflight
     return problems
 
 
-def change(seat: PageContext, wish: RootKeyChangeRequest) -> None:
-    """Put every service key under another root key; it is in force when this returns.
+def change(context: PageContext, wish: RootKeyChangeRequest) -> None:
+    """Re-wrap every service key with another root key; it is in effect when this returns.
 
     Raises:
-        OperationTimeout: it goes on by itself; the progress is on record.
-        OpenKcmError: refused, and the former root key is in force; `found` tells what the preflight said.
+        OperationTimeout: it continues automatically; the progress is stored.
+        OpenKcmError: rejected, and the former root key is in effect; `found` returns the preflight result.
     """
     name = AuditName.ROOT_KEY_CHANGE_REQUESTED
-    _store(seat, name, wish, lambda tenant: may_change_root_key(tenant.state, tenant.locks))
+    _store(context, name, wish, lambda tenant: may_change_root_key(tenant.state, tenant.locks))
     ask(
-        seat,
+        context,
         name,
         wish.place.name,
-        lambda: seat.door.change_root_key(seat.tenant_id, wish.request_id),
+        lambda: context.workflows.change_root_key(context.tenant_id, wish.request_id),
         request=wish.request_id,
     )
 
 
-def ask_for_platform(seat: PageContext, wish: RootKeyChangeRequest) -> Approval:
-    """Ask a second person to have the root key given back to the platform; return the request. Raises OpenKcmError."""
+def ask_for_platform(context: PageContext, wish: RootKeyChangeRequest) -> Approval:
+    """Request the approval to return the root key to the platform; return the request. Raises OpenKcmError."""
     name = AuditName.ROOT_KEY_CHANGE_REQUESTED
-    _store(seat, name, wish, lambda tenant: may_change_root_key(tenant.state, tenant.locks))
-    return approval_actions.ask_for(seat, Action.ROOT_KEY_TO_PLATFORM, {"request_id": wish.request_id})
+    _store(context, name, wish, lambda tenant: may_change_root_key(tenant.state, tenant.locks))
+    return approval_actions.ask_for(context, Action.ROOT_KEY_TO_PLATFORM, {"request_id": wish.request_id})
 
 
-def found(seat: PageContext, wish: RootKeyChangeRequest) -> Sequence[Problem]:
-    """Return what the preflight of a request that was made found; empty where it did not end."""
-    return _problems(seat, wish) or []
+def found(context: PageContext, wish: RootKeyChangeRequest) -> Sequence[Problem]:
+    """Return the problems that the preflight of a request found; empty if it did not complete."""
+    return _problems(context, wish) or []
 
 
-def _problems(seat: PageContext, wish: RootKeyChangeRequest) -> Sequence[Problem] | None:
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+def _problems(context: PageContext, wish: RootKeyChangeRequest) -> Sequence[Problem] | None:
+    with context.database.tenant_tx(context.tenant_id) as tx:
         return tx.root_keys.problems(wish.request_id)
 
 
-def _wish(seat: PageContext, request_id: str, place: Place, credentials: Credentials) -> RootKeyChangeRequest:
+def _wish(context: PageContext, request_id: str, place: Place, credentials: Credentials) -> RootKeyChangeRequest:
     if isinstance(place, PlatformKeyRef):
         return RootKeyChangeRequest(request_id, place, None)
     return RootKeyChangeRequest(
-        request_id, place, encrypt_credentials(seat.intake_key, seat.tenant_id, request_id, credentials)
+        request_id, place, encrypt_credentials(context.intake_key, context.tenant_id, request_id, credentials)
     )
 
 
 def _store(
-    seat: PageContext, name: AuditName, wish: RootKeyChangeRequest, admitted: Callable[[TenantRow], bool]
+    context: PageContext, name: AuditName, wish: RootKeyChangeRequest, admitted: Callable[[TenantRow], bool]
 ) -> None:
-    """Store the request and put on record that it is about to be made."""
-    require(seat, Permission.MANAGE_KEYS, name, wish.place.name)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+    """Store the request and record the intended action."""
+    require(context, Permission.MANAGE_KEYS, name, wish.place.name)
+    with context.database.tenant_tx(context.tenant_id) as tx:
         tenant = tx.tenants.get()
         if tenant is None:
             raise TenantUnknown
@@ -128,5 +128,5 @@ def _store(
             raise TenantNotOperational(tenant.state)
         tx.root_keys.request(RootKeyRequestRow(wish.request_id, wish.place, wish.sealed))
         tx.audit.append(
-            seat.event(name, wish.place.name, "intended", provider=wish.place.provider, request=wish.request_id)
+            context.event(name, wish.place.name, "intended", provider=wish.place.provider, request=wish.request_id)
         )

@@ -1,7 +1,7 @@
-"""The dialog in which the root key is changed. What is open and what came of it lies in the session.
+"""The dialog that changes the root key. The session stores whether it is open, and the last result.
 
-Credentials are in the session only between being typed and a button: its callback seals them and empties their fields
-before anything else happens. What remains of them opens for the worker alone.
+Credentials are in the session only between input and button: its callback encrypts them and empties their fields first.
+Only the worker can decrypt the result.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,21 +30,21 @@ _OPEN, _ASKED, _SUPPLY, _RESULT = "root-key.open", "root-key.asked", "root-key.s
 _PROVIDER = "root-key.provider"
 _CHECK, _CHANGE = "check", "change"
 _DOING = {
-    _CHECK: "Trying everything that will be needed of this root key",
-    _CHANGE: "Trying the new root key, then wrapping every service key under it",
+    _CHECK: "Checking root key",
+    _CHANGE: "Checking the new root key and re-wrapping service keys",
 }
 _LATER = {
-    _CHECK: "It goes on by itself. Press Check again to see what was found; asking again does no harm.",
+    _CHECK: "The check continues automatically. Select Check again to see the result; a retry is safe.",
     _CHANGE: (
-        "It goes on by itself and its progress is on the page Keys. Until all service keys are switched together, the "
-        "former root key is in force. You can close this window, or ask again, which does no harm."
+        "The change continues automatically; the page Keys shows its progress. The former root key is in effect "
+        "until all service keys are switched together. You can close this window, or retry, which is safe."
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class _Supply:
-    """What was typed of the place, and the wishes for it that are left; its credentials are sealed in them."""
+    """The entered location, and the remaining requests for it, which contain its encrypted credentials."""
 
     fields: Mapping[str, str]
     wishes: tuple[RootKeyChangeRequest, ...]
@@ -52,7 +52,7 @@ class _Supply:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What came of the last button; `changed` ends the dialog."""
+    """The result of the last button; `changed` ends the dialog."""
 
     tone: Severity
     title: str
@@ -66,10 +66,10 @@ def open_change() -> None:
     st.session_state[_OPEN] = True
 
 
-def draw_open(seat: PageContext, tenant: TenantRow) -> None:
+def draw_open(context: PageContext, tenant: TenantRow) -> None:
     """Draw the dialog if it is open."""
     if st.session_state.get(_OPEN):
-        st.dialog("Change the root key", width="large", dismissible=False)(guarded_fragment(_change))(seat, tenant)
+        st.dialog("Change root key", width="large", dismissible=False)(guarded_fragment(_change))(context, tenant)
 
 
 def _forget() -> None:
@@ -82,12 +82,12 @@ def _close() -> None:
     st.rerun()
 
 
-def _change(seat: PageContext, tenant: TenantRow) -> None:
+def _change(context: PageContext, tenant: TenantRow) -> None:
     slot = st.empty()
     before: _Result | None = st.session_state.get(_RESULT)
     if before is None or not before.changed:
         with slot.container():
-            result = _draw_form(seat, tenant)
+            result = _draw_form(context, tenant)
         if result is None or not result.changed:
             return
         slot.empty()
@@ -97,41 +97,41 @@ def _change(seat: PageContext, tenant: TenantRow) -> None:
         _close()
 
 
-def _draw_form(seat: PageContext, tenant: TenantRow) -> _Result | None:
+def _draw_form(context: PageContext, tenant: TenantRow) -> _Result | None:
     provider = st.radio(
-        "Who holds the root key from then on",
+        "New root key provider",
         [mode for mode in NAMES if mode is not RootKeyMode.PLATFORM or tenant.root_key_mode != mode],
         format_func=lambda mode: NAMES[mode],
         horizontal=True,
         key=_PROVIDER,
     )
-    # One place for what differs between providers: what comes after it stays where it is.
+    # One placeholder for the provider's fields, so that the elements after it keep their position.
     with st.empty().container():
-        _draw_guide(provider, seat)
+        _draw_guide(provider, context)
         for entry in ENTRIES[provider]:
             _draw_entry(provider, entry)
         if any(entry.secret for entry in ENTRIES[provider]):
             _draw_sealed(provider)
     _draw_meaning()
-    two = _takes_two(seat, provider)
+    two = _takes_two(context, provider)
     if two:
-        st.info(approvals.needs_two(seat.approval_hours), title="This takes two people", icon=":material/group:")
+        st.info(approvals.needs_two(context.approval_hours), title="Approval required", icon=":material/group:")
     with st.container(horizontal=True):
-        st.button("Check", icon=":material/fact_check:", key="root-key.check", on_click=_ask, args=(seat, _CHECK))
+        st.button("Check", icon=":material/fact_check:", key="root-key.check", on_click=_ask, args=(context, _CHECK))
         st.button(
-            "Ask for approval" if two else "Change",
+            "Request approval" if two else "Change",
             type="primary",
             icon=":material/swap_horiz:",
             key="root-key.change",
             on_click=_ask,
-            args=(seat, _CHANGE),
+            args=(context, _CHANGE),
         )
         if st.button("Cancel", key="root-key.cancel"):
             _close()
     place = st.empty()
     if asked := st.session_state.pop(_ASKED, None):
         with st.spinner(_DOING[asked]):
-            st.session_state[_RESULT] = _done(seat, asked)
+            st.session_state[_RESULT] = _done(context, asked)
     result: _Result | None = st.session_state.get(_RESULT)
     if result is not None and not result.changed:
         with place.container():
@@ -139,16 +139,16 @@ def _draw_form(seat: PageContext, tenant: TenantRow) -> _Result | None:
     return result
 
 
-def _takes_two(seat: PageContext, provider: RootKeyMode) -> bool:
-    return provider is RootKeyMode.PLATFORM and approval_actions.policy_of(seat).wants_two_for(
+def _takes_two(context: PageContext, provider: RootKeyMode) -> bool:
+    return provider is RootKeyMode.PLATFORM and approval_actions.policy_of(context).wants_two_for(
         Action.ROOT_KEY_TO_PLATFORM
     )
 
 
-def _draw_guide(provider: RootKeyMode, seat: PageContext) -> None:
-    told = blocks(provider, seat.tenant_id, _fields(provider), seat.aws_principal)
-    with st.expander("What to do first, where the key is held", icon=":material/checklist:", key="root-key.guide"):
-        for number, block in enumerate(told, start=1):
+def _draw_guide(provider: RootKeyMode, context: PageContext) -> None:
+    steps = blocks(provider, context.tenant_id, _fields(provider), context.aws_principal)
+    with st.expander("Prepare your provider", icon=":material/checklist:", key="root-key.guide"):
+        for number, block in enumerate(steps, start=1):
             st.markdown(f"{number}. {block.words}")
             if block.code:
                 st.code(block.code, language=block.language or None, wrap_lines=True)
@@ -172,13 +172,13 @@ def _draw_sealed(provider: RootKeyMode) -> None:
     supply: _Supply | None = st.session_state.get(_SUPPLY)
     if supply is not None and supply.fields == _fields(provider):
         st.caption(
-            ":material/lock: The credentials are sealed and their fields are empty again; they are never shown. They "
-            "serve for further tries of this root key. Type them again only to give others."
+            ":material/lock: The credentials are encrypted and their fields are empty; they are never shown. "
+            "Further checks of this root key use them. Enter credentials again only to replace them."
         )
     else:
         st.caption(
-            "Credentials are sealed at the first button, so that only the platform's worker can open them, and are "
-            "never shown again."
+            "Credentials are encrypted when you select a button, so that only the platform's worker can read "
+            "them. They are never shown again."
         )
 
 
@@ -201,8 +201,8 @@ def _fields(provider: RootKeyMode) -> dict[str, str]:
     return {"provider": provider.value} | _typed(provider, secret=False)
 
 
-def _ask(seat: PageContext, what: str) -> None:
-    """Seal what was typed and empty the fields of credentials; a callback, which alone may set a field's value."""
+def _ask(context: PageContext, what: str) -> None:
+    """Encrypt the input and empty the credential fields; a callback, because only callbacks may set a field's value."""
     provider = RootKeyMode(st.session_state[_PROVIDER])
     fields, secrets = _fields(provider), _typed(provider, secret=True)
     supply: _Supply | None = st.session_state.get(_SUPPLY)
@@ -210,12 +210,10 @@ def _ask(seat: PageContext, what: str) -> None:
     if secrets or supply is None or supply.fields != fields or not supply.wishes:
         st.session_state.pop(_SUPPLY, None)
         try:
-            st.session_state[_SUPPLY] = _Supply(fields, root_key_actions.wishes(seat, fields, secrets))
+            st.session_state[_SUPPLY] = _Supply(fields, root_key_actions.wishes(context, fields, secrets))
         except OpenKcmError as refused:
             words = [sentence(in_labels(provider, refused.message)), sentence(refused.hint), "Nothing was stored."]
-            st.session_state[_RESULT] = _Result(
-                Severity.BAD, "This cannot be a root key", " ".join(filter(None, words))
-            )
+            st.session_state[_RESULT] = _Result(Severity.BAD, "Invalid root key", " ".join(filter(None, words)))
             return
         for entry in ENTRIES[provider]:
             if entry.secret:
@@ -224,61 +222,63 @@ def _ask(seat: PageContext, what: str) -> None:
 
 
 def _empty(key: str) -> None:
-    """Empty a field: taken out first, because Streamlit keeps what it was beside what it is, until the next rerun."""
+    """Empty a field: removed first, because Streamlit otherwise keeps the former value until the next rerun."""
     st.session_state.pop(key, None)
     st.session_state[key] = ""
 
 
-def _done(seat: PageContext, what: str) -> _Result:
+def _done(context: PageContext, what: str) -> _Result:
     supply: _Supply = st.session_state[_SUPPLY]
     wish = supply.wishes[0]
     try:
-        result = _checked(seat, wish) if what == _CHECK else _changed(seat, wish)
+        result = _checked(context, wish) if what == _CHECK else _changed(context, wish)
     except UpdateRejected as refused:
-        result = _refused(seat, wish, refused, what)
+        result = _refused(context, wish, refused, what)
     except OperationTimeout:
-        return _Result(Severity.WORKING, "Not done yet", _LATER[what])
+        return _Result(Severity.WORKING, "In progress", _LATER[what])
     except OpenKcmError as failed:
-        still = "What you entered is still here, and the root key in force was not touched."
+        still = "Your input is still here. The current root key was not changed."
         words = [sentence(failed.message), sentence(failed.hint), still]
-        return _Result(Severity.BAD, "Not checked" if what == _CHECK else "Not changed", " ".join(filter(None, words)))
-    # The worker has taken what was sealed in it; the next try needs another.
+        return _Result(
+            Severity.BAD,
+            "Check not completed" if what == _CHECK else "Root key not changed",
+            " ".join(filter(None, words)),
+        )
+    # The worker has taken these credentials; the next attempt needs another request.
     st.session_state[_SUPPLY] = replace(supply, wishes=supply.wishes[1:])
     return result
 
 
-def _checked(seat: PageContext, wish: RootKeyChangeRequest) -> _Result:
-    problems = root_key_actions.check(seat, wish)
+def _checked(context: PageContext, wish: RootKeyChangeRequest) -> _Result:
+    problems = root_key_actions.check(context, wish)
     if problems:
-        return _Result(Severity.WARNING, "This root key would not do", "Nothing was changed.", problems)
+        return _Result(Severity.WARNING, "Check failed", "Nothing was changed.", problems)
     return _Result(
         Severity.GOOD,
-        "This root key does what is needed",
-        "It wrapped a value and opened it again. Nothing was changed.",
+        "Check passed",
+        "A test value was encrypted and decrypted. Nothing was changed.",
     )
 
 
-def _changed(seat: PageContext, wish: RootKeyChangeRequest) -> _Result:
-    if _takes_two(seat, wish.place.provider):
-        asked = root_key_actions.ask_for_platform(seat, wish)
-        return _Result(
-            Severity.WORKING, "Somebody else has to approve", approvals.asked(asked, seat.now()), changed=True
-        )
-    root_key_actions.change(seat, wish)
+def _changed(context: PageContext, wish: RootKeyChangeRequest) -> _Result:
+    if _takes_two(context, wish.place.provider):
+        asked = root_key_actions.ask_for_platform(context, wish)
+        return _Result(Severity.WORKING, "Approval requested", approvals.asked(asked, context.now()), changed=True)
+    root_key_actions.change(context, wish)
     return _Result(
         Severity.GOOD,
-        "The root key is changed",
-        f"In force is now {NAMES[wish.place.provider]}: {code(wish.place.name)}. Every service key was "
-        "opened once from it before all of them were switched together. Your data was not encrypted anew. Keep the "
-        f"former root key until you are sure that you do not want it back. {root_key.NO_FALLBACK}",
+        "Root key changed",
+        f"In effect: {NAMES[wish.place.provider]}, {code(wish.place.name)}. Every service key was verified with it "
+        "before all of them were switched together. Your data was not re-encrypted. Keep the former root key "
+        f"until you no longer need it. {root_key.NO_FALLBACK}",
         changed=True,
     )
 
 
-def _refused(seat: PageContext, wish: RootKeyChangeRequest, refused: UpdateRejected, what: str) -> _Result:
-    title = "Not checked" if what == _CHECK else "The root key was not changed"
-    still = "The former root key is in force." if what == _CHANGE else "Nothing was changed."
-    problems = root_key_actions.found(seat, wish)
+def _refused(context: PageContext, wish: RootKeyChangeRequest, refused: UpdateRejected, what: str) -> _Result:
+    title = "Check not completed" if what == _CHECK else "Root key not changed"
+    still = "The former root key is in effect." if what == _CHANGE else "Nothing was changed."
+    problems = root_key_actions.found(context, wish)
     if problems:
         return _Result(Severity.BAD, title, still, problems)
     known = refused.code in root_key.PROBLEMS

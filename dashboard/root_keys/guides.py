@@ -1,7 +1,4 @@
-"""What a customer prepares where their root key is held, and what is then asked of them, provider by provider.
-
-The three ways to hold the root key, side by side and as they are: what each gives, costs and risks.
-"""
+"""Preparation of each root key provider, the required input, and the comparison of providers."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +13,7 @@ _ROLE_ARN = "arn:aws:iam::YOUR-ACCOUNT:role/openkcm"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A field: its name in `core.keys.root_keys`, and how a person reads it. A secret is never shown again."""
+    """A field: its name in `core.keys.root_keys`, and its label. A secret is never shown again."""
 
     name: str
     label: str
@@ -28,7 +25,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One thing to do there: words, and what to paste or run where there is something."""
+    """One step at the provider: text, and code to paste or run."""
 
     words: str
     code: str = ""
@@ -39,38 +36,38 @@ NAMES: Mapping[RootKeyMode, str] = MappingProxyType(
     {
         RootKeyMode.AWS_KMS: "AWS KMS",
         RootKeyMode.PKCS11: "HSM over PKCS#11",
-        RootKeyMode.OPENBAO: "Own OpenBao or Vault",
+        RootKeyMode.OPENBAO: "Your OpenBao or Vault",
         RootKeyMode.PLATFORM: "Platform",
     }
 )
-"""Providers as they are chosen, in this order."""
+"""Labels of providers, in display order."""
 
 ENTRIES: Mapping[RootKeyMode, tuple[Entry, ...]] = MappingProxyType(
     {
         RootKeyMode.PLATFORM: (),
         RootKeyMode.AWS_KMS: (
-            Entry("key_arn", "Key ARN", "Of the key itself, not of an alias.", "arn:aws:kms:REGION:ACCOUNT:key/ID"),
+            Entry("key_arn", "Key ARN", "ARN of the key, not of an alias.", "arn:aws:kms:REGION:ACCOUNT:key/ID"),
             Entry(
                 "role_arn",
                 "Role ARN",
-                "The role that the platform assumes. Without one, give access keys.",
+                "The role that the platform assumes. Without a role, enter access keys.",
                 "arn:aws:iam::ACCOUNT:role/NAME",
             ),
             Entry("access_key_id", "Access key id (only without a role)", secret=True),
             Entry("secret_access_key", "Secret access key (only without a role)", secret=True),
         ),
         RootKeyMode.PKCS11: (
-            Entry("token", "Token label", "Which HSM module is used is the operator's setting."),
+            Entry("token", "Token label", "The operator configures the HSM module."),
             Entry("key", "Key label"),
             Entry("pin", "PIN", "The user PIN of the token.", secret=True),
         ),
         RootKeyMode.OPENBAO: (
             Entry("address", "Address", placeholder="https://vault.example.com:8200"),
-            Entry("mount", "Mount of Transit", "Empty: transit.", "transit"),
+            Entry("mount", "Mount of Transit", "Default: transit.", "transit"),
             Entry("key", "Key name"),
             Entry("namespace", "Namespace (optional)"),
-            Entry("role_id", "AppRole role id (optional)", "With it, give the secret id instead of a token."),
-            Entry("ca_pem", "CA certificates (optional, PEM)", "To trust instead of the public ones.", long=True),
+            Entry("role_id", "AppRole role id (optional)", "Requires the secret id instead of a token."),
+            Entry("ca_pem", "CA certificates (optional, PEM)", "Trusted instead of the public CAs.", long=True),
             Entry("token", "Token (only without an AppRole)", secret=True),
             Entry("secret_id", "AppRole secret id (only with a role id)", secret=True),
         ),
@@ -81,7 +78,7 @@ ENTRIES: Mapping[RootKeyMode, tuple[Entry, ...]] = MappingProxyType(
 def blocks(
     provider: RootKeyMode, tenant_id: str, typed: Mapping[str, str], aws_principal: str | None = None
 ) -> tuple[Block, ...]:
-    """Return what to do first; `typed` fills in what is known of the place already, `aws_principal` who trusts whom."""
+    """Return the preparation steps; `typed` fills in known values, `aws_principal` is the principal to trust."""
     match provider:
         case RootKeyMode.AWS_KMS:
             return _aws(tenant_id, typed, aws_principal)
@@ -92,7 +89,8 @@ def blocks(
         case RootKeyMode.PLATFORM:
             return (
                 Block(
-                    "Nothing: the platform's key is there already. From then on you have no kill switch of your own."
+                    "No preparation: the platform's key exists. You then have no kill switch that is independent "
+                    "of the platform."
                 ),
             )
 
@@ -101,27 +99,26 @@ def _aws(tenant_id: str, typed: Mapping[str, str], platform: str | None) -> tupl
     ask = (
         ""
         if platform
-        else " Ask your platform's operator for the ARN that it has to name, or press Check with the role given: the "
-        "answer names it."
+        else " Ask your platform's operator for the ARN, or select Check with the role entered: the result names it."
     )
     return (
-        Block("Make a symmetric key (SYMMETRIC_DEFAULT, encrypt and decrypt) in the region of your tenant."),
+        Block("Create a symmetric key (SYMMETRIC_DEFAULT, encrypt and decrypt) in the region of your tenant."),
         Block(
-            "Make a role with this trust policy. The external id is your tenant's own: by it AWS tells your tenant's "
-            f"requests from those of another one that names your role.{ask}",
+            "Create a role with this trust policy. The external id is specific to your tenant: AWS uses it to "
+            f"reject requests of other tenants that name your role.{ask}",
             _policy(trust_statement(tenant_id, platform or _PLATFORM_ARN)),
             "json",
         ),
         Block(
-            "Add these two statements to the key's policy. The condition lets the role use the key for your tenant and "
-            "nothing else; looking at a key carries no such context, so it stands apart. Leave the statement for your "
-            "own account's root in the policy, or nobody, AWS included, can ever change it again.",
+            "Add these two statements to the key policy. The condition limits the role to your tenant. Reading "
+            "the key's properties has no encryption context, so it has a separate statement. Keep the statement "
+            "for your account's root, or the policy can never be changed again, not even by AWS.",
             json.dumps(key_policy_statements(tenant_id, typed.get("role_arn") or _ROLE_ARN), indent=2),
             "json",
         ),
         Block(
-            "Your kill switch: disable the key, or take these statements away. Keep kms:DisableKey and "
-            "kms:ScheduleKeyDeletion for your own people."
+            "Kill switch: disable the key, or remove these statements. Keep kms:DisableKey and "
+            "kms:ScheduleKeyDeletion for your own administrators."
         ),
     )
 
@@ -145,15 +142,18 @@ def _pkcs11(typed: Mapping[str, str]) -> tuple[Block, ...]:
         "CKA_MODIFIABLE   true"
     )
     return (
-        Block("Have the operator set up the PKCS#11 module of your HSM; tenants cannot choose what is loaded."),
         Block(
-            "Make an AES key in a token of its own, with these attributes. Its mechanism is CKM_AES_GCM.", attributes
+            "Ask the operator to configure the PKCS#11 module of your HSM; tenants cannot choose which module "
+            "is loaded."
         ),
         Block(
-            "Back the key up inside your HSM before you use it: if it is lost, nothing that was encrypted can ever be "
-            "read again."
+            "Create an AES key in a dedicated token, with these attributes. Its mechanism is CKM_AES_GCM.", attributes
         ),
-        Block("Your kill switch: set CKA_DECRYPT to false, change the PIN, or take the token away."),
+        Block(
+            "Back up the key inside your HSM before you use it: if it is lost, encrypted data can never be "
+            "decrypted again."
+        ),
+        Block("Kill switch: set CKA_DECRYPT to false, change the PIN, or remove the token."),
     )
 
 
@@ -166,52 +166,53 @@ def _openbao(typed: Mapping[str, str]) -> tuple[Block, ...]:
     )
     return (
         Block(
-            "Make a key in Transit that cannot be exported.",
+            "Create a key in Transit that cannot be exported.",
             f"bao write -f {mount}/keys/{key} type=aes256-gcm96",
             "bash",
         ),
         Block(
-            "Write this policy. Not `create`: with it, a new key would be made unasked where yours is gone.",
+            "Write this policy. Omit `create`: with it, a missing key would be replaced by a new one.",
             policy,
             "hcl",
         ),
         Block(
-            "Give the platform an AppRole with this policy: it logs in anew by itself. A token does as well while you "
-            "renew it: when it ends your tenant is locked, and a token that has ended never works again.",
+            "Create an AppRole with this policy for the platform, which then logs in again automatically. A token "
+            "works only while you renew it: when it expires, your tenant is locked, and an expired token cannot "
+            "be renewed.",
             "bao policy write openkcm openkcm.hcl\n"
             "bao write auth/approle/role/openkcm token_policies=openkcm token_ttl=1h\n"
             "bao read auth/approle/role/openkcm/role-id\n"
             "bao write -f auth/approle/role/openkcm/secret-id",
             "bash",
         ),
-        Block("Your kill switch: take the policy away, revoke the AppRole or the token, or seal the server."),
+        Block("Kill switch: remove the policy, revoke the AppRole or the token, or seal the server."),
     )
 
 
 def in_labels(provider: RootKeyMode, message: str) -> str:
-    """Return a refusal that begins with a field's name so that it begins with its label, as a person sees it."""
+    """Return a message that begins with a field name so that it begins with the label of the field."""
     name, colon, rest = message.partition(": ")
     label = next((entry.label for entry in ENTRIES[provider] if entry.name == name and not entry.secret), "")
     if not colon or not label:
         return message
-    return f"{label}: {'fill this in' if rest == 'Field required' else rest}"
+    return f"{label}: {'required' if rest == 'Field required' else rest}"
 
 
 _QUESTIONS = (
-    "Who holds the root key",
-    "Who can open your data",
+    "Key holder",
+    "Who can decrypt your data",
     "Your kill switch",
-    "If the key is disabled or out of reach",
+    "If the key is disabled or unreachable",
     "If the key is destroyed",
     "Latency",
     "Cost",
-    "What you need",
+    "Requirements",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way; `facts` are questions and answers in the same order for all."""
+    """One provider option; `facts` are questions and answers in the same order for all."""
 
     name: str
     short: str
@@ -222,43 +223,44 @@ class Choice:
 _PLATFORM = (
     "The platform, in its key server in your region.",
     (
-        "Your services. The platform could as well, because it holds both the root key and your tenant key. The "
-        "isolation keeps every other customer out; it does not exclude the platform."
+        "Your services. The platform could as well, because it holds both the root key and your tenant key. "
+        "Isolation excludes every other customer, but not the platform."
     ),
-    "None that is out of the platform's hands.",
-    "No service key opens until the platform has mended it. Keys that are open stay usable for a minute at most.",
-    "Nothing that was encrypted can be read again. Keeping the key safe is the platform's duty.",
-    "None to speak of: the root key is next to your tenant key, and an opened service key serves for up to a minute.",
-    "Nothing beyond the service.",
-    "Nothing.",
+    "None that is independent of the platform.",
+    "No service key can be unwrapped until the platform has fixed it. Cached service keys stay usable for a minute.",
+    "Encrypted data can never be decrypted again. The platform is responsible for the key.",
+    "Negligible: the root key is next to your tenant key, and a cached service key is used for up to a minute.",
+    "No additional cost.",
+    "None.",
 )
 _BYOK = (
-    "You, in AWS KMS in your own AWS account. The key never leaves AWS KMS.",
-    "Your services, and the platform only while your key lets it. AWS operates the key store.",
-    "Disable the key, or withdraw the platform's right to use it, in your AWS account. It is noticed within seconds.",
+    "You, in AWS KMS in your AWS account. The key never leaves AWS KMS.",
+    "Your services, and the platform only while your key policy allows it. AWS operates the key store.",
+    "Disable the key, or withdraw the platform's permission, in your AWS account. It takes effect within seconds.",
     (
-        "Disabled or withdrawn: your tenant is locked at once and what is open is dropped. Out of reach: what is open "
-        "serves for a minute at most, and after a short grace your tenant is locked. It unlocks by itself when the key "
-        "works again. There is no silent fallback to a key of the platform."
+        "Disabled or withdrawn: your tenant is locked immediately and cached keys are dropped. Unreachable: "
+        "cached keys are used for a minute at most, and your tenant is locked after a short grace period. It "
+        "unlocks automatically when the key works again. There is no fallback to a key of the platform."
     ),
-    "Nothing that was encrypted can be read again, by anybody. AWS waits 7 to 30 days before it deletes a key.",
-    "One call to AWS KMS whenever a service key is opened: about once a minute for each service in use.",
+    "Encrypted data can never be decrypted again. AWS waits 7 to 30 days before it deletes a key.",
+    "One call to AWS KMS for each unwrap of a service key: about once a minute for each active service.",
     "AWS charges for the key and for each call.",
-    "An AWS account, a symmetric key in your region, and a key policy that lets the platform use it.",
+    "An AWS account, a symmetric key in your region, and a key policy that permits the platform to use it.",
 )
 _HYOK = (
-    "You, in your own HSM, or in your own OpenBao or Vault.",
-    "Your services, and the platform only while your HSM or key server answers it.",
-    "Disable the key, or withdraw the platform's access to it, on your own premises. It is noticed within seconds.",
+    "You, in your HSM, or in your OpenBao or Vault.",
+    "Your services, and the platform only while your HSM or key server permits it.",
+    "Disable the key, or withdraw the platform's access to it, on your premises. It takes effect within seconds.",
     (
-        "Disabled or withdrawn: your tenant is locked at once and what is open is dropped. Out of reach: what is open "
-        "serves for a minute at most, and after a short grace your tenant is locked. How available your HSM or key "
-        "server is decides how available your data is. There is no silent fallback to a key of the platform."
+        "Disabled or withdrawn: your tenant is locked immediately and cached keys are dropped. Unreachable: "
+        "cached keys are used for a minute at most, and your tenant is locked after a short grace period. The "
+        "availability of your HSM or key server determines the availability of your data. There is no fallback to "
+        "a key of the platform."
     ),
-    "Nothing that was encrypted can be read again, by anybody. Backups of the key are your duty alone.",
-    "One call to your HSM or key server whenever a service key is opened: about once a minute for each service in use.",
-    "Your HSM or key server, and running it day and night.",
-    "An HSM with PKCS#11 or an OpenBao or Vault that the platform can reach, and people who keep it up.",
+    "Encrypted data can never be decrypted again. You alone are responsible for backups of the key.",
+    "One call to your HSM or key server for each unwrap of a service key: about once a minute for each active service.",
+    "Your HSM or key server, and its operation around the clock.",
+    "An HSM with PKCS#11, or an OpenBao or Vault, that the platform can reach, with staff to operate it.",
 )
 _CHOICES = (
     ("Platform-managed", "default", frozenset({"platform"}), _PLATFORM),
@@ -268,7 +270,7 @@ _CHOICES = (
 
 
 def choices(root_key_mode: str) -> tuple[Choice, ...]:
-    """Return the three ways; the one in force is marked."""
+    """Return the three options; the current one is marked."""
     return tuple(
         Choice(
             name=name,

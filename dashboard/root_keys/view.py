@@ -1,4 +1,4 @@
-"""What is said of a root key (L1): how it does, since when, what that means until it works again, and its changes."""
+"""Texts about a root key (L1): health, since when, the effect on services, and its changes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,20 @@ from dashboard.components.tenant_status import Severity
 from database.root_keys import CustomerRootKeyRow, RootKeyChangeRow, RootKeyVersionsRow
 from database.tenants import TenantRow
 
-NO_FALLBACK = "There is no silent fallback: without this root key nothing opens, not even under a key of the platform."
+NO_FALLBACK = (
+    "There is no fallback: without this root key nothing can be decrypted, not even with a key of the platform."
+)
 
 
 PROBLEMS: Mapping[str, type[CustomerKeyError]] = MappingProxyType(
     {kind.code: kind for kind in family(CustomerKeyError)}
 )
-"""Every way in which a root key can fail to do its part, by its code."""
+"""Every failure of a root key, by its code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a root key does. `title` and `advice` are sentences; `meanwhile` is what its failure means for services."""
+    """The health of a root key. `title` and `advice` are sentences; `meanwhile` is the effect on services."""
 
     tone: Severity
     title: str
@@ -37,31 +39,33 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A change that is running. `share` is between 0 and 1."""
+    """A running change. `share` is between 0 and 1."""
 
     share: float
     words: str
 
 
 def in_words(code: str) -> tuple[str, str]:
-    """Return message and hint of a code as sentences; one that is not known is named."""
+    """Return message and hint of a code as sentences; an unknown code is named."""
     return refusals.in_words(code, PROBLEMS.get(code))
 
 
 def health(tenant: TenantRow, key: CustomerRootKeyRow | None, grace_seconds: float, now: datetime) -> Health | None:
-    """Return how the customer's root key does; None where the platform holds it, which nobody has to watch."""
+    """Return the health of the customer's root key; None if the platform holds it."""
     if key is None:
         return None
     if key.health == HEALTHY:
-        return Health(
-            Severity.GOOD, "It answers and opens what it wrapped.", "", f"Since {moment(key.health_since, now)}.", ""
-        )
+        return Health(Severity.GOOD, "Healthy.", "", f"Since {moment(key.health_since, now)}.", "")
     title, advice = in_words(key.health)
     since = f"Since {moment(key.health_since, now)}."
     if LockReason.ROOT_KEY in tenant.locks:
-        return Health(Severity.BAD, title, advice, since, f"The tenant is locked until it works again. {NO_FALLBACK}")
+        return Health(
+            Severity.BAD, title, advice, since, f"The tenant is locked until the root key works again. {NO_FALLBACK}"
+        )
     if tenant.state not in DECRYPTS:
-        return Health(Severity.BAD, title, advice, since, f"Nothing opens in this state anyway. {NO_FALLBACK}")
+        return Health(
+            Severity.BAD, title, advice, since, f"Nothing can be decrypted in this tenant state. {NO_FALLBACK}"
+        )
     if key.health in OUT_OF_REACH:
         return Health(Severity.WARNING, title, advice, since, f"{_grace(key, grace_seconds, now)} {NO_FALLBACK}")
     return Health(
@@ -69,7 +73,8 @@ def health(tenant: TenantRow, key: CustomerRootKeyRow | None, grace_seconds: flo
         title,
         advice,
         since,
-        f"This is the customer's decision and not an outage, so the tenant is being locked at once. {NO_FALLBACK}",
+        "This is a decision of the key holder and not an outage, so the tenant is being locked immediately. "
+        f"{NO_FALLBACK}",
     )
 
 
@@ -77,19 +82,19 @@ def _grace(key: CustomerRootKeyRow, grace_seconds: float, now: datetime) -> str:
     left = grace_seconds - (now - key.health_since).total_seconds()
     when = f"in {span(left)}" if left > 0 else "now"
     return (
-        "Services go on with the service keys that are open, for a minute at most; no other one opens. Unless it "
-        f"answers again, the tenant is locked {when} ({span(grace_seconds)} after it stopped)."
+        "Services use cached service keys for a minute at most; no other key can be unwrapped. If the root key "
+        f"stays unreachable, the tenant is locked {when} ({span(grace_seconds)} after the outage began)."
     )
 
 
 def progress(change: RootKeyChangeRow | None) -> Progress | None:
-    """Return how far the newest change is; None when none is running."""
+    """Return the progress of the newest change; None when none is running."""
     if change is None or change.state != "running":
         return None
     if not change.total:
-        return Progress(0.0, "The new root key is tried first; nothing is changed yet.")
+        return Progress(0.0, "Checking the new root key; nothing is changed yet.")
     if change.wrapped >= change.total:
-        return Progress(1.0, "Every service key is wrapped; all are switched together now.")
+        return Progress(1.0, "All service keys are re-wrapped; switching.")
     return Progress(
         change.wrapped / change.total,
         f"{change.wrapped:,} of {count(change.total, 'service key is', 'service keys are')} wrapped",
@@ -97,57 +102,57 @@ def progress(change: RootKeyChangeRow | None) -> Progress | None:
 
 
 def last_change(changes: Sequence[RootKeyChangeRow], now: datetime) -> str:
-    """Return how the newest change that has ended went."""
+    """Return the result of the newest completed change."""
     ended = next((change for change in changes if change.finished_at is not None), None)
     if ended is None:
-        return "It was never changed."
+        return "Never changed."
     when = moment(ended.finished_at, now)
     if ended.state == "done":
         return (
             f"Last changed {when}: from {mode(ended.from_mode)} to {mode(ended.to_mode)}, "
-            f"{count(ended.total, 'service key')} wrapped anew."
+            f"{count(ended.total, 'service key')} re-wrapped."
         )
     problem = ended.problem or "an unknown reason"
     why = in_words(problem)[0]
-    return f"The last change, to {mode(ended.to_mode)}, ended without effect {when}. {why}"
+    return f"The last change, to {mode(ended.to_mode)}, failed {when} without effect. {why}"
 
 
 def versions(known: RootKeyVersionsRow | None) -> str:
-    """Return which version of the root key is in use and what is not under it yet; empty where none are numbered."""
+    """Return the root key version in use and the number of older wraps; empty without version numbers."""
     if known is None:
         return ""
     if not known.older:
-        return f"Version {known.newest} is in use, and nothing lies under an older one."
-    wraps = count(known.older, "wrap still lies", "wraps still lie")
+        return f"Version {known.newest} is in use. No wrap uses an older version."
+    wraps = count(known.older, "wrap uses", "wraps use")
     return (
-        f"Version {known.newest} is in use. {wraps} under an older one. The platform wraps anew by itself, within "
-        "about an hour; do not end an older version before that is done."
+        f"Version {known.newest} is in use. {wraps} an older version. The platform re-wraps automatically within "
+        "about an hour. Do not disable an older version before that."
     )
 
 
 def why_no_change(tenant: TenantRow, change: RootKeyChangeRow | None) -> str:
     """Return why the root key cannot be changed now; empty when it can."""
     if change is not None and change.state == "running":
-        return "It can be changed again when the running change has ended."
+        return "A change is running. Try again after it has ended."
     if may_change_root_key(tenant.state, tenant.locks):
         return ""
     if tenant.state is State.LOCKED:
-        return "It cannot be changed while somebody's lock is in force. Unlock the tenant first."
-    return f"It cannot be changed while the tenant is {tenant.state}."
+        return "Not available while the tenant is locked by an administrator. Unlock the tenant first."
+    return f"Not available while the tenant is {tenant.state}."
 
 
 def only_credentials(tenant: TenantRow) -> str:
-    """Return what a change can be for while the root key itself locks the tenant; empty while it works."""
+    """Return the limits of a change while the root key itself locks the tenant; empty while it works."""
     if LockReason.ROOT_KEY not in tenant.locks:
         return ""
     return (
-        "While it does not work, a change can only give new credentials for this same key, where the former ones "
-        "ended. To change to another key this one has to work first, because nothing opens without it."
+        "While the root key does not work, a change can only replace its credentials. To change to another key, "
+        "this one must work first, because it is required to unwrap the service keys."
     )
 
 
 def hint_parts(hint: str) -> tuple[str, str]:
-    """Return a hint as words and what is to be pasted somewhere (JSON or a policy's HCL), either of them empty."""
+    """Return a hint as text and as code to paste (JSON or a policy in HCL), either of them empty."""
     starts = [place for mark in ('[{"', '{"', 'path "') if (place := hint.find(mark)) >= 0]
     if not starts:
         return hint, ""

@@ -1,7 +1,6 @@
-"""Rotating keys, and destroying old versions of them, from the dashboard.
+"""Rotation of keys, and destruction of old versions, from the dashboard.
 
-What became of a rotation is on record, so that whoever has left the page finds it there; the call returns when it is
-done, or says that it goes on.
+The result of a rotation is stored, so that a user who has left the page finds it there.
 """
 
 from uuid import uuid4
@@ -15,15 +14,15 @@ from database.rotation import RotationRequest
 from openkcm.contract.audit_events import AuditName
 
 
-def rotate(seat: PageContext, wanted: RotationRequest) -> None:
-    """Rotate keys; it is done when this returns.
+def rotate(context: PageContext, wanted: RotationRequest) -> None:
+    """Rotate keys; the rotation is complete when this returns.
 
     Raises:
-        OperationTimeout: it goes on by itself; the progress is on record.
-        OpenKcmError: refused or stopped; every key that worked works, and it can be asked for again.
+        OperationTimeout: it continues automatically; the progress is stored.
+        OpenKcmError: rejected or failed; all keys still work, and it can be retried.
     """
-    name, subject = AuditName.ROTATE_REQUESTED, wanted.service or seat.tenant_id
-    require(seat, Permission.MANAGE_KEYS, name, subject)
+    name, subject = AuditName.ROTATE_REQUESTED, wanted.service or context.tenant_id
+    require(context, Permission.MANAGE_KEYS, name, subject)
     request = RotateRequest(
         request_id=uuid4().hex,
         services=wanted.services,
@@ -31,36 +30,42 @@ def rotate(seat: PageContext, wanted: RotationRequest) -> None:
         tenant_key=wanted.tenant_key,
         compromised=wanted.compromised,
     )
-    told = {
+    details = {
         "request": request.request_id,
         "services": wanted.services,
         "tenant_key": str(wanted.tenant_key).lower(),
         "compromised": str(wanted.compromised).lower(),
     }
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        tx.audit.append(seat.event(name, subject, "intended", **told))
-    ask(seat, name, subject, lambda: seat.door.rotate_keys(seat.tenant_id, request), **told)
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        tx.audit.append(context.event(name, subject, "intended", **details))
+    ask(context, name, subject, lambda: context.workflows.rotate_keys(context.tenant_id, request), **details)
 
 
-def retire(seat: PageContext, service: str, version: int) -> None:
-    """Destroy an old version of a service's key, for good; it is when this returns. Raises OpenKcmError."""
-    name, told = AuditName.RETIRE_REQUESTED, {"version": str(version)}
-    require(seat, Permission.MANAGE_KEYS, name, service)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        tx.audit.append(seat.event(name, service, "intended", **told))
-    ask(seat, name, service, lambda: seat.door.retire_service_key(seat.tenant_id, service, version), **told)
+def retire(context: PageContext, service: str, version: int) -> None:
+    """Destroy an old version of a service's key, permanently; it is done when this returns. Raises OpenKcmError."""
+    name, details = AuditName.RETIRE_REQUESTED, {"version": str(version)}
+    require(context, Permission.MANAGE_KEYS, name, service)
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        tx.audit.append(context.event(name, service, "intended", **details))
+    ask(
+        context,
+        name,
+        service,
+        lambda: context.workflows.retire_service_key(context.tenant_id, service, version),
+        **details,
+    )
 
 
-def ask_to_compromise(seat: PageContext, wanted: RotationRequest) -> Approval:
-    """Ask a second person to have keys replaced as compromised; return the request. Raises OpenKcmError."""
+def ask_to_compromise(context: PageContext, wanted: RotationRequest) -> Approval:
+    """Request the approval to replace compromised keys; return the request. Raises OpenKcmError."""
     argument: Argument = {
         "services": wanted.services.value,
         "service": wanted.service,
         "tenant_key": wanted.tenant_key,
     }
-    return approval_actions.ask_for(seat, Action.COMPROMISE, argument)
+    return approval_actions.ask_for(context, Action.COMPROMISE, argument)
 
 
-def ask_to_retire(seat: PageContext, service: str, version: int) -> Approval:
-    """Ask a second person to have an old version destroyed; return the request. Raises OpenKcmError."""
-    return approval_actions.ask_for(seat, Action.RETIRE_KEY_VERSION, {"service": service, "version": version})
+def ask_to_retire(context: PageContext, service: str, version: int) -> Approval:
+    """Request the approval to destroy an old version; return the request. Raises OpenKcmError."""
+    return approval_actions.ask_for(context, Action.RETIRE_KEY_VERSION, {"service": service, "version": version})

@@ -1,7 +1,7 @@
-"""The dialogs that rotate keys and destroy old versions of them. What is asked lies in the session until it is closed.
+"""The dialogs that rotate keys and destroy old versions. The session stores which one is open.
 
-The request is made beside the script that draws: it is made to its end, and is put on record, also when somebody
-reloads the page or closes it meanwhile; and the dialog shows how far the rotation is while it waits.
+The request runs in a separate thread: it completes and is recorded even when the user reloads or closes the page. The
+dialog shows the progress of the rotation while it waits.
 """
 
 from collections.abc import Callable
@@ -23,34 +23,34 @@ from openkcm.errors import OpenKcmError
 from workflows.client.workflow_client import OperationTimeout
 
 _OPEN, _DONE = "rotation.open", "rotation.done"
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class _Retiring:
-    """Somebody wants to destroy a version of a service's key; which one is chosen in the dialog."""
+    """A request to destroy a version of a service's key; the version is selected in the dialog."""
 
     service: str
 
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """What became of it: said when it is done, and when it goes on."""
+    """The result: shown when it is done, and when it continues."""
 
     title: str
     words: str
 
 
 def draw_button(key: str, label: str, icon: str, wanted: RotationRequest, why_not: str) -> None:
-    """Draw a button that opens the dialog of a rotation; `why_not` says why it cannot be asked for now."""
+    """Draw a button that opens a rotation dialog; `why_not` is why it is not available."""
     if st.button(label, icon=f":material/{icon}:", key=key, disabled=bool(why_not), help=why_not or None):
         _open(wanted)
 
 
 def draw_retire_button(service: str, why_not: str) -> None:
-    """Draw the button that opens the dialog in which an old version is destroyed."""
+    """Draw the button that opens the dialog to destroy an old version."""
     if st.button(
-        "Retire an old version",
+        "Retire version",
         icon=":material/delete_forever:",
         key=f"rotation.retire.{service}",
         disabled=bool(why_not),
@@ -59,19 +59,19 @@ def draw_retire_button(service: str, why_not: str) -> None:
         _open(_Retiring(service))
 
 
-def draw_open(seat: PageContext) -> None:
-    """Draw the dialog that is open, if there is one."""
-    opened: RotationRequest | _Retiring | None = st.session_state.get(_OPEN)
-    if isinstance(opened, _Retiring):
-        st.dialog(f"Retire an old version of the key of {opened.service}", dismissible=False)(
-            guarded_fragment(_draw_retiring)
-        )(seat, opened.service)
-    elif opened is not None:
-        st.dialog(_title(opened), dismissible=False)(guarded_fragment(_draw_rotating))(seat, opened)
+def draw_open(context: PageContext) -> None:
+    """Draw the dialog, if one is open."""
+    dialog: RotationRequest | _Retiring | None = st.session_state.get(_OPEN)
+    if isinstance(dialog, _Retiring):
+        st.dialog(f"Retire key version: {dialog.service}", dismissible=False)(guarded_fragment(_draw_retiring))(
+            context, dialog.service
+        )
+    elif dialog is not None:
+        st.dialog(_title(dialog), dismissible=False)(guarded_fragment(_draw_rotating))(context, dialog)
 
 
-def _open(opened: RotationRequest | _Retiring) -> None:
-    st.session_state[_OPEN] = opened
+def _open(dialog: RotationRequest | _Retiring) -> None:
+    st.session_state[_OPEN] = dialog
     st.session_state.pop(_DONE, None)
     st.rerun()
 
@@ -83,18 +83,18 @@ def _close() -> None:
 
 
 def _title(wanted: RotationRequest) -> str:
-    return f"{'Replace as compromised' if wanted.compromised else 'Rotate'}: {rotation.whose(wanted)}"
+    return f"{'Replace compromised keys' if wanted.compromised else 'Rotate'}: {rotation.whose(wanted)}"
 
 
-def _draw_rotating(seat: PageContext, wanted: RotationRequest) -> None:
-    _draw(seat, lambda: _draw_rotation_question(seat, wanted))
+def _draw_rotating(context: PageContext, wanted: RotationRequest) -> None:
+    _draw(context, lambda: _draw_rotation_question(context, wanted))
 
 
-def _draw_retiring(seat: PageContext, service: str) -> None:
-    _draw(seat, lambda: _draw_retire_question(seat, service))
+def _draw_retiring(context: PageContext, service: str) -> None:
+    _draw(context, lambda: _draw_retire_question(context, service))
 
 
-def _draw(seat: PageContext, question: Callable[[], _End | Approval | None]) -> None:
+def _draw(context: PageContext, question: Callable[[], _End | Approval | None]) -> None:
     slot = st.empty()
     after: _End | Approval | None = st.session_state.get(_DONE)
     if after is None:
@@ -105,62 +105,60 @@ def _draw(seat: PageContext, question: Callable[[], _End | Approval | None]) -> 
         st.session_state[_DONE] = after
         slot.empty()
     if isinstance(after, Approval):
-        st.info(approvals.asked(after, seat.now()), title="Somebody else has to approve", icon=":material/group:")
+        st.info(approvals.asked(after, context.now()), title="Approval requested", icon=":material/group:")
     else:
         st.success(after.words, title=after.title, icon=":material/check:")
     if st.button("Close", key="rotation.close"):
         _close()
 
 
-def _draw_rotation_question(seat: PageContext, wanted: RotationRequest) -> _End | Approval | None:
-    two = wanted.compromised and approval_actions.policy_of(seat).wants_two_for(Action.COMPROMISE)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        keys, l2 = tx.services.keys(), rotation.l2_of(seat.tenant_id, tx.keys.all())
+def _draw_rotation_question(context: PageContext, wanted: RotationRequest) -> _End | Approval | None:
+    two = wanted.compromised and approval_actions.policy_of(context).wants_two_for(Action.COMPROMISE)
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        keys, l2 = tx.services.keys(), rotation.l2_of(context.tenant_id, tx.keys.all())
     name = KeyAction.ROTATE_TENANT_KEY if wanted.tenant_key else KeyAction.ROTATE_SERVICE_KEY
     _draw_consequences(
-        KeyAction.COMPROMISE if wanted.compromised else name, rotation.happens(wanted, keys, l2, seat.now())
+        KeyAction.COMPROMISE if wanted.compromised else name, rotation.happens(wanted, keys, l2, context.now())
     )
-    button = "Ask for approval" if two else "Replace them" if wanted.compromised else "Rotate"
-    if not _is_confirmed(seat, button, typed=wanted.compromised, two=two):
+    button = "Request approval" if two else "Replace keys" if wanted.compromised else "Rotate"
+    if not _is_confirmed(context, button, typed=wanted.compromised, two=two):
         return None
-    done = _End(
-        "The keys are rotated", f"{rotation.whose(wanted).capitalize()}: what became of it is on the page Keys."
-    )
+    done = _End("Rotation completed", f"{rotation.whose(wanted).capitalize()}: see the page Keys for the result.")
     return _act(
-        seat,
-        (lambda: rotation_actions.ask_to_compromise(seat, wanted))
+        context,
+        (lambda: rotation_actions.ask_to_compromise(context, wanted))
         if two
-        else lambda: rotation_actions.rotate(seat, wanted),
+        else lambda: rotation_actions.rotate(context, wanted),
         done,
-        "Not rotated to the end",
-        "Every key that worked works. You can ask again.",
+        "Rotation not completed",
+        "All keys still work. You can retry.",
     )
 
 
-def _draw_retire_question(seat: PageContext, service: str) -> _End | Approval | None:
-    two = approval_actions.policy_of(seat).wants_two_for(Action.RETIRE_KEY_VERSION)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        there = rotation.old(tx.services.keys(), tx.objects.versions(), service, seat.now())
-    # By number, so that what is said of a version may change while it stays chosen.
+def _draw_retire_question(context: PageContext, service: str) -> _End | Approval | None:
+    two = approval_actions.policy_of(context).wants_two_for(Action.RETIRE_KEY_VERSION)
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        there = rotation.old(tx.services.keys(), tx.objects.versions(), service, context.now())
+    # By number, so that the selection stays when the text of a version changes.
     named = {one.version: one for one in there}
     version: int | None = st.selectbox(
-        "Which version", list(named), format_func=lambda number: named[number].words, key="rotation.version"
+        "Version", list(named), format_func=lambda number: named[number].words, key="rotation.version"
     )
     _draw_consequences(KeyAction.RETIRE_VERSION, ())
-    why_not = "There is no version of this key." if version is None else named[version].why_not
+    why_not = "This key has no version to retire." if version is None else named[version].why_not
     if why_not:
-        st.warning(why_not, title="This version stays", icon=":material/lock:")
-    button = "Ask for approval" if two else "Destroy this version"
-    if not _is_confirmed(seat, button, typed=True, two=two, disabled=bool(why_not)) or version is None:
+        st.warning(why_not, title="Version cannot be destroyed", icon=":material/lock:")
+    button = "Request approval" if two else "Destroy version"
+    if not _is_confirmed(context, button, typed=True, two=two, disabled=bool(why_not)) or version is None:
         return None
     return _act(
-        seat,
-        (lambda: rotation_actions.ask_to_retire(seat, service, version))
+        context,
+        (lambda: rotation_actions.ask_to_retire(context, service, version))
         if two
-        else lambda: rotation_actions.retire(seat, service, version),
-        _End("The version is destroyed", f"Version {version} of the key of {service} opens nothing any more."),
-        "Not destroyed",
-        "Look at the versions on the page Keys before you try again.",
+        else lambda: rotation_actions.retire(context, service, version),
+        _End("Version destroyed", f"Version {version} of the key of {service} can no longer decrypt."),
+        "Version not destroyed",
+        "Check the versions on the page Keys before you retry.",
     )
 
 
@@ -173,50 +171,50 @@ def _draw_consequences(name: KeyAction, lines: tuple[str, ...]) -> None:
     st.markdown(f"**Can it be undone?**  \n{action.undone}")
 
 
-def _is_confirmed(seat: PageContext, button: str, *, typed: bool, two: bool, disabled: bool = False) -> bool:
-    """Draw the end of a question and return whether somebody has just said yes, and typed what it takes."""
+def _is_confirmed(context: PageContext, button: str, *, typed: bool, two: bool, disabled: bool = False) -> bool:
+    """Draw the confirmation and return whether the user has confirmed, with the required input."""
     if two:
-        st.info(approvals.needs_two(seat.approval_hours), title="This takes two people", icon=":material/group:")
-    word = seat.tenant_id
+        st.info(approvals.needs_two(context.approval_hours), title="Approval required", icon=":material/group:")
+    word = context.tenant_id
     if typed:
-        word = st.text_input(f"Type {seat.tenant_id} to confirm", key="rotation.confirm", disabled=disabled).strip()
+        word = st.text_input(f"Type {context.tenant_id} to confirm", key="rotation.confirm", disabled=disabled).strip()
     with st.container(horizontal=True):
         asked = st.button(button, type="primary", key="rotation.do", disabled=disabled)
         if st.button("Cancel", key="rotation.cancel"):
             _close()
-    if asked and word != seat.tenant_id:
-        st.warning(f"Nothing was done. Type {seat.tenant_id} into the field, then press {button} again.")
+    if asked and word != context.tenant_id:
+        st.warning(f"Nothing was done. Enter {context.tenant_id} to confirm, then select {button} again.")
         return False
     return asked
 
 
 def _act(
-    seat: PageContext, act: Callable[[], Approval | None], done: _End, refused: str, still: str
+    context: PageContext, act: Callable[[], Approval | None], done: _End, refused: str, still: str
 ) -> _End | Approval | None:
-    """Do it and show how far it is meanwhile; return what became of it, None when it was refused and is said so."""
+    """Run the action and show its progress; return the result, None when it was rejected."""
     pool = ThreadPoolExecutor(1, "rotation")
     asked = pool.submit(act)
     pool.shutdown(wait=False)
     try:
-        _follow(seat, asked)
+        _follow(context, asked)
         return asked.result() or done
     except OperationTimeout:
-        return _End("It goes on by itself", "The page Keys shows how far it is, also when you come back later.")
+        return _End("Rotation continues", "The page Keys shows its progress. You can close this window.")
     except OpenKcmError as failed:
         draw_refusal(failed, refused, still)
         return None
 
 
-def _follow(seat: PageContext, asked: "Future[Approval | None]") -> None:
+def _follow(context: PageContext, asked: "Future[Approval | None]") -> None:
     slot = st.empty()
-    with st.spinner("Asking"):
+    with st.spinner("In progress…"):
         while not asked.done():
-            with seat.database.tenant_tx(seat.tenant_id) as tx:
+            with context.database.tenant_tx(context.tenant_id) as tx:
                 newest = next(iter(tx.rotations.all(1)), None)
-            if going := rotation.progress(newest):
-                slot.progress(going.share, text=going.words)
+            if running := rotation.progress(newest):
+                slot.progress(running.share, text=running.words)
             try:
-                asked.exception(_LOOK_SECONDS)
+                asked.exception(_POLL_SECONDS)
             except TimeoutError:
                 continue
     slot.empty()

@@ -1,11 +1,9 @@
-"""What somebody does to a service on the dashboard: asked again whether they may, written down before and after.
+"""Actions on services from the dashboard. Each checks the permission again and records request and result.
 
-The request is stored and a workflow does the rest, as for the command. A private key that is made here lives in the
-session of whoever asked for it, until they have it, and nowhere else.
+The request is stored and a workflow executes it, as for the command. A private key generated here is kept only in the
+session of the user until the download.
 
-What somebody does to let an agent enrol: asked again whether they may, and on record by the database itself.
-
-What somebody does to a service's protected fields: asked again whether they may; the database puts it on record.
+Also join tokens for agents and protected fields; for these the database records the change itself.
 """
 
 import io
@@ -37,9 +35,9 @@ _UNIX = 3
 
 @dataclass(frozen=True, slots=True)
 class ServiceRequest:
-    """What to connect. The same wish again is the same request: trying again after a failure does no harm.
+    """What to connect. The same input again is the same request: a retry is idempotent.
 
-    `key_pem` is the private key where it was made here, empty where the service's own machine has it.
+    `key_pem` is the private key if it was generated here, empty if the service's machine has it.
     """
 
     request_id: str
@@ -52,7 +50,7 @@ class ServiceRequest:
 
 @dataclass(frozen=True, slots=True)
 class IssuedCredentials:
-    """What a connected service is handed: file name → text, the key among it where it was made here."""
+    """The credentials of a connected service: file name → text, with the private key if it was generated here."""
 
     service: str
     kind: ServiceKind
@@ -66,10 +64,10 @@ class IssuedCredentials:
 
 
 def wish(service: str, kind: ServiceKind, folder: str, csr_pem: str | None) -> ServiceRequest:
-    """Return a checked wish; without a request a key is made here.
+    """Return a validated request; without a CSR, generate a key here.
 
     Raises:
-        InvalidName, CsrRefused: nothing was made.
+        InvalidName, CsrRefused: nothing was generated.
     """
     name, where = parse_service_name(service.strip()), parse_folder(folder)
     if csr_pem is not None:
@@ -81,21 +79,21 @@ def wish(service: str, kind: ServiceKind, folder: str, csr_pem: str | None) -> S
     )
 
 
-def connect(seat: PageContext, wanted: ServiceRequest) -> IssuedCredentials:
-    """Connect a service and return what it is handed.
+def connect(context: PageContext, wanted: ServiceRequest) -> IssuedCredentials:
+    """Connect a service and return its credentials.
 
     Raises:
-        OpenKcmError: refused, or not done yet; the same wish can be tried again.
+        OpenKcmError: rejected, or not done yet; the same request can be retried.
     """
-    require(seat, Permission.MANAGE_SERVICES, AuditName.SERVICE_CONNECT_REQUESTED, wanted.service)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+    require(context, Permission.MANAGE_SERVICES, AuditName.SERVICE_CONNECT_REQUESTED, wanted.service)
+    with context.database.tenant_tx(context.tenant_id) as tx:
         tenant, known = tx.tenants.get(), tx.services.get(wanted.service)
         if tenant is None:
             raise TenantUnknown
         refuse_unconnectable(tenant.state, wanted.kind, None if known is None else known.kind)
         tx.services.request(ServiceRequestRow(wanted.request_id, wanted.service, wanted.kind, wanted.csr_pem))
         tx.audit.append(
-            seat.event(
+            context.event(
                 AuditName.SERVICE_CONNECT_REQUESTED,
                 wanted.service,
                 "intended",
@@ -105,51 +103,51 @@ def connect(seat: PageContext, wanted: ServiceRequest) -> IssuedCredentials:
             )
         )
     ask(
-        seat,
+        context,
         AuditName.SERVICE_CONNECT_REQUESTED,
         wanted.service,
-        lambda: seat.door.connect_service(seat.tenant_id, tenant.region, wanted.service, wanted.request_id),
+        lambda: context.workflows.connect_service(context.tenant_id, tenant.region, wanted.service, wanted.request_id),
         request=wanted.request_id,
     )
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+    with context.database.tenant_tx(context.tenant_id) as tx:
         leaf, chain = tx.services.issued(wanted.service, wanted.request_id)
-    return IssuedCredentials(wanted.service, wanted.kind, wanted.folder, leaf, _files(seat, wanted, leaf, chain))
+    return IssuedCredentials(wanted.service, wanted.kind, wanted.folder, leaf, _files(context, wanted, leaf, chain))
 
 
-def renew(seat: PageContext, service: str) -> tuple[ServiceCertificateRow, str]:
-    """Issue the next certificate for a service's newest key now and return it, and the PEM the service presents.
+def renew(context: PageContext, service: str) -> tuple[ServiceCertificateRow, str]:
+    """Issue the next certificate for a service's newest key; return it, and the PEM for the service.
 
     Raises:
-        OpenKcmError: refused, or not done yet; trying again does no harm.
+        OpenKcmError: rejected, or not done yet; a retry is idempotent.
     """
-    tenant = _intend(seat, AuditName.SERVICE_RENEW_REQUESTED, service)
+    tenant = _intend(context, AuditName.SERVICE_RENEW_REQUESTED, service)
     ask(
-        seat,
+        context,
         AuditName.SERVICE_RENEW_REQUESTED,
         service,
-        lambda: seat.door.renew_service(seat.tenant_id, tenant.region, service),
+        lambda: context.workflows.renew_service(context.tenant_id, tenant.region, service),
     )
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+    with context.database.tenant_tx(context.tenant_id) as tx:
         leaf = tx.services.leaf(service)
         authority = None if leaf is None else tx.certificates.issuer(leaf.authority)
     if leaf is None or authority is None:
-        raise ServiceUnknown("the service was disconnected meanwhile", "connect it again")
+        raise ServiceUnknown("the service has been disconnected", "connect it again")
     return leaf, certificates(leaf.certificate_pem, authority.chain_pem)[0]
 
 
-def disconnect(seat: PageContext, service: str) -> None:
-    """Revoke every certificate of a service at once; raises OpenKcmError."""
-    tenant = _intend(seat, AuditName.SERVICE_DISCONNECT_REQUESTED, service)
+def disconnect(context: PageContext, service: str) -> None:
+    """Revoke every certificate of a service immediately; raises OpenKcmError."""
+    tenant = _intend(context, AuditName.SERVICE_DISCONNECT_REQUESTED, service)
     ask(
-        seat,
+        context,
         AuditName.SERVICE_DISCONNECT_REQUESTED,
         service,
-        lambda: seat.door.disconnect_service(seat.tenant_id, tenant.region, service),
+        lambda: context.workflows.disconnect_service(context.tenant_id, tenant.region, service),
     )
 
 
 def archive(delivery: IssuedCredentials) -> bytes:
-    """Return the files as a ZIP of their folder, readable by its owner alone where it is unpacked on Unix."""
+    """Return the files as a ZIP of their folder, readable by the owner alone when unpacked on Unix."""
     buffer, folder = io.BytesIO(), delivery.folder.rpartition("/")[2]
     when = delivery.leaf.not_before.timetuple()[:6]
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as zipped:
@@ -163,53 +161,53 @@ def archive(delivery: IssuedCredentials) -> bytes:
     return buffer.getvalue()
 
 
-def _files(seat: PageContext, wanted: ServiceRequest, leaf: ServiceCertificateRow, chain: str) -> dict[str, str]:
+def _files(context: PageContext, wanted: ServiceRequest, leaf: ServiceCertificateRow, chain: str) -> dict[str, str]:
     presented, root = certificates(leaf.certificate_pem, chain)
-    offer = Offer(seat.addresses.crypto_https, seat.addresses.crypto_kmip)
+    offer = Offer(context.addresses.crypto_https, context.addresses.crypto_kmip)
     own = {KEY: wanted.key_pem} if wanted.key_pem else {}
     both = presented + wanted.key_pem if wanted.key_pem else ""
     files = configuration(wanted.kind, wanted.service, wanted.folder, offer, both)
     return own | {CERTIFICATE: presented, AUTHORITY: root} | files
 
 
-def _intend(seat: PageContext, name: AuditName, service: str) -> TenantRow:
-    """Put on record what is about to be asked of a known service and return its tenant."""
-    require(seat, Permission.MANAGE_SERVICES, name, service)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+def _intend(context: PageContext, name: AuditName, service: str) -> TenantRow:
+    """Record the intended action on a known service and return its tenant."""
+    require(context, Permission.MANAGE_SERVICES, name, service)
+    with context.database.tenant_tx(context.tenant_id) as tx:
         tenant = tx.tenants.get()
         if tenant is None:
             raise TenantUnknown
         if tx.services.get(service) is None:
             raise ServiceUnknown
-        tx.audit.append(seat.event(name, service, "intended"))
+        tx.audit.append(context.event(name, service, "intended"))
     return tenant
 
 
-def make_token(seat: PageContext, service: str, kind: ServiceKind, lifetime: timedelta) -> MadeToken:
-    """Make a join token; its text lies in the caller's hands and nowhere else.
+def make_token(context: PageContext, service: str, kind: ServiceKind, lifetime: timedelta) -> MadeToken:
+    """Create a join token; its text is returned and not stored.
 
     Raises:
-        InvalidName, TenantNotOperational, ServiceConflict, SessionEnded, PermissionDenied: nothing was made.
+        InvalidName, TenantNotOperational, ServiceConflict, SessionEnded, PermissionDenied: nothing was created.
     """
     name = parse_service_name(service.strip())
-    require(seat, Permission.MANAGE_SERVICES, AuditName.JOIN_TOKEN_REQUESTED, name)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        return make_join_token(tx, name, kind, seat.person.subject, lifetime, secrets.token_urlsafe(32))
+    require(context, Permission.MANAGE_SERVICES, AuditName.JOIN_TOKEN_REQUESTED, name)
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        return make_join_token(tx, name, kind, context.person.subject, lifetime, secrets.token_urlsafe(32))
 
 
-def protect(seat: PageContext, service: str, field: ProtectedField) -> Change:
-    """Put a field on the list, or change how it is protected.
+def protect(context: PageContext, service: str, field: ProtectedField) -> Change:
+    """Add a protected field, or change its protection.
 
     Raises:
         TenantNotOperational, ServiceUnknown, ProtectionFull, SessionEnded, PermissionDenied: nothing was changed.
     """
-    require(seat, Permission.MANAGE_SERVICES, AuditName.PROTECTION_CHANGE_REQUESTED, service)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        return protecting.protect(tx, service, field, seat.person.subject)
+    require(context, Permission.MANAGE_SERVICES, AuditName.PROTECTION_CHANGE_REQUESTED, service)
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        return protecting.protect(tx, service, field, context.person.subject)
 
 
-def unprotect(seat: PageContext, service: str, field: ProtectedField) -> Change:
-    """Take a field off the list; raises as `protect`, and FieldNotProtected."""
-    require(seat, Permission.MANAGE_SERVICES, AuditName.PROTECTION_CHANGE_REQUESTED, service)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        return protecting.unprotect(tx, service, field, seat.person.subject)
+def unprotect(context: PageContext, service: str, field: ProtectedField) -> Change:
+    """Remove a protected field; raises as `protect`, and FieldNotProtected."""
+    require(context, Permission.MANAGE_SERVICES, AuditName.PROTECTION_CHANGE_REQUESTED, service)
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        return protecting.unprotect(tx, service, field, context.person.subject)

@@ -1,4 +1,4 @@
-"""How much of the tenant is encrypted, on the page Services: the verdict, what is missing, and what it costs."""
+"""Encryption coverage on the page Services: verdict, gaps and overhead."""
 
 from datetime import UTC
 
@@ -11,22 +11,22 @@ from dashboard.services import coverage_view as view
 from dashboard.services.coverage_view import Days, Line
 
 
-def draw_part(seat: PageContext) -> None:
-    """Draw the part of a tenant that is on record."""
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        found = read_coverage(tx, seat.now().astimezone(UTC))
-    st.header("Service Integration Update", anchor="coverage")
-    said = view.headline(found)
+def draw_part(context: PageContext) -> None:
+    """Draw the coverage of an existing tenant."""
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        found = read_coverage(tx, context.now().astimezone(UTC))
+    st.header("Encryption coverage", anchor="coverage")
+    headline = view.headline(found)
     box, icon = (
         (st.success, ":material/verified_user:")
-        if said.protected
+        if headline.protected
         else (st.warning, ":material/gpp_maybe:")
-        if said.begun
+        if headline.begun
         else (st.info, ":material/shield:")
     )
-    box(said.words, title=said.title, icon=icon)
+    box(headline.words, title=headline.title, icon=icon)
     st.caption(view.RESTS_ON)
-    if said.begun:
+    if headline.begun:
         _draw_missing(found)
         with st.grid(3, gap="medium", min_column_width=180):
             for one in view.figures(found):
@@ -56,12 +56,12 @@ def _draw_missing(found: Coverage) -> None:
 
 
 def _draw_services(found: Coverage) -> None:
-    st.subheader("What is encrypted", anchor=False)
+    st.subheader("Coverage by service", anchor=False)
     lines, more = view.lines(found)
     for line in lines:
         _draw_service(line)
     if more:
-        st.caption(f"{more:,} more; openkcmctl service coverage lists them all.")
+        st.caption(f"{more:,} more; `openkcmctl service coverage` lists all.")
 
 
 def _draw_service(line: Line) -> None:
@@ -73,7 +73,7 @@ def _draw_service(line: Line) -> None:
                 [dict(row) for row in line.fields],
                 hide_index=True,
                 key=f"coverage.fields.{line.service}",
-                alt=f"Fields of {line.service}: how each is encrypted, how often, and when it was last seen",
+                alt=f"Fields of {line.service}: mode, operations and last use",
             )
 
 
@@ -98,8 +98,8 @@ def _draw_days(days: Days) -> None:
             alt=days.summary(),
         )
         st.caption(
-            f"{days.summary()} Values that programs say they encrypted or decrypted, and what was asked of the crypto "
-            "service. Days are UTC days."
+            f"{days.summary()} Includes values that programs report as encrypted or decrypted, and requests to the "
+            "crypto service. Days are UTC days."
         )
     with table:
         st.dataframe(

@@ -1,4 +1,4 @@
-"""What the page Services says of how much is encrypted, what is missing and what encryption costs."""
+"""Texts about encryption coverage on the page Services: verdict, gaps and overhead."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,34 +24,34 @@ from dashboard.components.formatting import KIND_NAMES, code, count, listed
 from openkcm.contract.protected_fields import Mode, Store
 
 RESTS_ON = (
-    "This rests on your list of fields, on what the crypto service saw, and on what your own programs say of "
-    "themselves, which OpenKCM cannot check: it never sees your data. Which data is sensitive only you know; what is "
-    "not on the list, and uses no key of OpenKCM, is not known here."
+    "Based on your list of fields, on requests to the crypto service, and on reports of your own programs, which "
+    "OpenKCM cannot verify: it never sees your data. Only you know which data is sensitive. Data that is not "
+    "listed and uses no key of OpenKCM is unknown here."
 )
 _SHOWN = 24
 _GAPS, _MORE_GAPS = 6, 100
 _SERIES, _OTHERS = 7, "other services"
-"""More could not be told apart by colour."""
+"""More series cannot be distinguished by colour."""
 _ROWS = 500
-"""As many as a list of fields can have; a program can speak of more."""
+"""The maximum length of a field list; a program can report more."""
 _UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 _MODES: Mapping[Mode, str] = MappingProxyType(
-    {Mode.RANDOMISED: "randomised", Mode.DETERMINISTIC: "deterministic: equal values show"}
+    {Mode.RANDOMISED: "randomised", Mode.DETERMINISTIC: "deterministic: equal values visible"}
 )
 _UNLISTED = "not on the list"
 _WAYS: Mapping[EncryptionMethod, str] = MappingProxyType(
     {
-        EncryptionMethod.PROGRAMS: "its programs encrypt fields themselves",
-        EncryptionMethod.REQUESTS: "it has OpenKCM encrypt and decrypt",
-        EncryptionMethod.DATA_KEYS: "it encrypts with data keys wrapped by its service key",
-        EncryptionMethod.KMIP_KEYS: "it encrypts its files with keys that it fetched over KMIP",
+        EncryptionMethod.PROGRAMS: "field encryption in its programs",
+        EncryptionMethod.REQUESTS: "encryption by OpenKCM",
+        EncryptionMethod.DATA_KEYS: "data keys wrapped by its service key",
+        EncryptionMethod.KMIP_KEYS: "file encryption with keys fetched over KMIP",
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """How the tenant stands: `begun` is False where there is nothing to judge yet."""
+    """The verdict for the tenant; `begun` is False without a connected service."""
 
     title: str
     words: str
@@ -68,7 +68,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One service: a title, what there is to say, and its fields as rows of a table."""
+    """One service: title, texts, and its fields as rows of a table."""
 
     service: str
     title: str
@@ -89,7 +89,7 @@ class Days:
         return [["Day", *self.services], *rows]
 
     def summary(self) -> str:
-        """Return what whoever does not see the chart is to know of it."""
+        """Return the content of the chart as text."""
         busiest, numbers = max(self.rows, key=lambda row: sum(row[1]))
         whole = sum(sum(numbers) for _, numbers in self.rows)
         return (
@@ -98,53 +98,53 @@ class Days:
 
 
 def headline(found: Coverage) -> Headline:
-    """Return the sentence that is only there when it is true, or what stands in its place."""
+    """Return the verdict; full coverage is stated only when it is proven."""
     match found.verdict:
         case FullyCovered():
             return Headline(
                 f"Encryption Status: {ALL_PROTECTED}",
-                f"Every service is connected and encrypts, and every field on your list was seen in use in the last "
-                f"{LOOKED_BACK_DAYS} days, with no plain value known.",
+                "Every service is connected and encrypts. Every listed field was in use in the last "
+                f"{LOOKED_BACK_DAYS} days, without known plaintext values.",
                 protected=True,
             )
         case Incomplete() if not found.services:
             return Headline(
-                "Encryption Status: nothing to protect yet",
-                "No service is connected. Connect the first one, then say which of its fields are to be encrypted.",
+                "Encryption Status: no services",
+                "No service is connected. Connect a service, then list the fields to encrypt.",
                 protected=False,
                 begun=False,
             )
         case Incomplete(gaps):
-            them = "One thing is" if len(gaps) == 1 else f"{len(gaps):,} things are"
+            gap_count = count(len(gaps), "gap")
             return Headline(
-                "Encryption Status: not all of your data is known to be protected",
-                f"{them} missing. Each is named below with what to do next.",
+                "Encryption Status: coverage incomplete",
+                f"{gap_count}. Each is listed below with the next step.",
                 protected=False,
             )
 
 
 def missing(found: Coverage) -> tuple[Sequence[str], Sequence[str]]:
-    """Return what is missing as Markdown, one line each: those to show at once and the rest."""
+    """Return the gaps as Markdown lines: those to show at once and the rest."""
     match found.verdict:
         case Incomplete(gaps) if found.services:
-            said = [_said(gap) for gap in gaps[: _GAPS + _MORE_GAPS]]
-            if left := len(gaps) - len(said):
-                said.append(f"{left:,} more: openkcmctl service coverage names them all")
-            return said[:_GAPS], said[_GAPS:]
+            shown = [_gap_text(gap) for gap in gaps[: _GAPS + _MORE_GAPS]]
+            if left := len(gaps) - len(shown):
+                shown.append(f"{left:,} more: `openkcmctl service coverage` lists all")
+            return shown[:_GAPS], shown[_GAPS:]
         case _:
             return (), ()
 
 
 def figures(found: Coverage) -> Sequence[Figure]:
-    """Return the few numbers that stand above everything."""
+    """Return the key figures."""
     days = {day: sum(one.days.get(day, 0) for one in found.services) for day in _days(found.today)}
     week = sum(number for day, number in days.items() if found.today - day < timedelta(days=LATELY_DAYS))
     whole = [one for one in found.services if isinstance(one.verdict, FullyCovered)]
     return (
-        Figure("Services protected", f"{len(whole):,} of {len(found.services):,}", "with nothing missing"),
+        Figure("Services protected", f"{len(whole):,} of {len(found.services):,}", "without gaps"),
         Figure("Operations today", f"{days[found.today]:,}", f"{week:,} in {LATELY_DAYS} days (UTC)"),
         Figure(
-            "Performance Impact",
+            "Performance impact",
             *(
                 ("unknown", f"{NOT_MEASURED} by your programs")
                 if found.overhead is None
@@ -155,18 +155,18 @@ def figures(found: Coverage) -> Sequence[Figure]:
 
 
 def overhead(measured: Overhead | None) -> str:
-    """Return the share of encryption in the time of the requests it was part of; never 0 % for what is unknown."""
+    """Return the share of encryption in the request time; never 0 % for an unknown value."""
     return NOT_MEASURED if measured is None else measured.words()
 
 
 def lines(found: Coverage) -> tuple[Sequence[Line], int]:
-    """Return the services, those that lack something first, and how many more there are."""
+    """Return the services, those with gaps first, and how many more there are."""
     ordered = sorted(found.services, key=lambda one: (isinstance(one.verdict, FullyCovered), one.service))
     return [_line(one, found.today) for one in ordered[:_SHOWN]], max(len(ordered) - _SHOWN, 0)
 
 
 def by_day(found: Coverage) -> Days | None:
-    """Return the operations of the last days, the busiest services first; None where there was none."""
+    """Return the operations of the last days, the busiest services first; None without any."""
     used = sorted((one for one in found.services if one.days), key=lambda one: -sum(one.days.values()))
     if not used:
         return None
@@ -181,18 +181,20 @@ def by_day(found: Coverage) -> Days | None:
 
 
 def retired(found: Coverage) -> str:
-    """Return which services do not count, and why; empty where there are none."""
+    """Return which services are excluded, and why; empty without any."""
     if not found.retired:
         return ""
-    verb = "is disconnected and does" if len(found.retired) == 1 else "are disconnected and do"
-    return f"{listed([code(one) for one in found.retired])} {verb} not count: nothing of it is on your list."
+    verb = "is" if len(found.retired) == 1 else "are"
+    return (
+        f"{listed([code(one) for one in found.retired])} {verb} not included: disconnected and without listed fields."
+    )
 
 
 def _days(today: date) -> list[date]:
     return [first_day(today) + timedelta(days=number) for number in range(LOOKED_BACK_DAYS)]
 
 
-def _said(gap: Gap) -> str:
+def _gap_text(gap: Gap) -> str:
     who = f"**{gap.service}**: " if gap.service else ""
     what = f"{code(_name(gap.place))} " if gap.place else ""
     return f"{who}{what}{gap.missing}. **Next:** {gap.next_step}."
@@ -201,11 +203,11 @@ def _said(gap: Gap) -> str:
 def _line(one: ServiceCoverage, today: date) -> Line:
     match one.verdict:
         case FullyCovered():
-            stands, gaps = "protected", []
+            status, gaps = "protected", []
         case Incomplete(found):
-            stands, gaps = f"{count(len(found), 'thing')} missing", [_said(gap) for gap in found[:_GAPS]]
+            status, gaps = count(len(found), "gap"), [_gap_text(gap) for gap in found[:_GAPS]]
     title = (
-        f"{one.service}: {stands}, {count(one.days.get(today, 0), 'operation')} today, "
+        f"{one.service}: {status}, {count(one.days.get(today, 0), 'operation')} today, "
         f"{overhead(one.overhead).replace(NOT_MEASURED, 'overhead not measured yet')}"
     )
     return Line(
@@ -223,12 +225,12 @@ def _how(one: ServiceCoverage) -> Iterable[str]:
         way for way in one.ways if way is not EncryptionMethod.DATA_KEYS or EncryptionMethod.PROGRAMS not in one.ways
     ]
     if ways:
-        yield f"How it encrypts: {listed([_WAYS[way] for way in ways])}"
+        yield f"Encryption: {listed([_WAYS[way] for way in ways])}"
     match one.facts.agents_connected:
         case None:
-            yield "No agent was ever heard of"
+            yield "No agent"
         case 0:
-            yield "No agent is connected"
+            yield "No agent connected"
         case number:
             yield f"{count(number, 'agent')} connected"
 
@@ -254,12 +256,12 @@ def _plain(field: FieldCoverage) -> str:
     if field.plain_read is not None:
         parts.append(f"{field.plain_values:,} read, last {field.plain_read}")
     if field.backfill is not None and field.backfill.remaining:
-        parts.append(f"{field.backfill.remaining:,} still to be encrypted")
+        parts.append(f"{field.backfill.remaining:,} to be encrypted")
     return ", ".join(parts) or "none known"
 
 
 def _name(place: str) -> str:
-    """Return a place without its store, as people write it."""
+    """Return a field path without its store."""
     store, colon, name = place.partition(":")
     return name if colon and store in set(Store) else place
 

@@ -1,6 +1,6 @@
-"""The dialogs of the page Services. Which one is open lies in the session, so that a rerun keeps it open.
+"""The dialogs of the page Services. The session stores which one is open, so that a rerun keeps it open.
 
-A private key that was made here lies in the session until the dialog is closed, and is never stored.
+A private key generated here is kept in the session until the dialog is closed, and is never stored.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError
 
 _OPEN, _WISH, _DELIVERY = "services.open", "services.wish", "services.delivery"
-_OWN_MACHINE = "The service's own machine makes its key (recommended)"
-_HERE = "Make the key here and download it once"
+_OWN_MACHINE = "Generate on the service's machine (recommended)"
+_HERE = "Generate here and download once"
 
 
 class _Open(NamedTuple):
@@ -33,7 +33,7 @@ class _Open(NamedTuple):
 
 
 class _Entered(NamedTuple):
-    """What was typed; the same again is the same request, tried again."""
+    """The input; the same input again is the same request, retried."""
 
     service: str
     kind: ServiceKind
@@ -53,15 +53,15 @@ def open_disconnect(service: str) -> None:
     st.session_state[_OPEN] = _Open("disconnect", service)
 
 
-def draw_open(seat: PageContext, tenant: TenantRow) -> None:
-    """Draw the dialog that is open, if there is one."""
+def draw_open(context: PageContext, tenant: TenantRow) -> None:
+    """Draw the dialog, if one is open."""
     match st.session_state.get(_OPEN):
         case _Open("connect"):
-            st.dialog("Connect a service", width="large", dismissible=False)(_connect)(seat, tenant)
+            st.dialog("Connect service", width="large", dismissible=False)(_connect)(context, tenant)
         case _Open("renew", service):
-            st.dialog("Renew a certificate", dismissible=False)(_renew)(seat, service)
+            st.dialog("Renew certificate", dismissible=False)(_renew)(context, service)
         case _Open("disconnect", service):
-            st.dialog("Disconnect a service", dismissible=False)(_disconnect)(seat, service)
+            st.dialog("Disconnect service", dismissible=False)(_disconnect)(context, service)
 
 
 def _close() -> None:
@@ -70,21 +70,21 @@ def _close() -> None:
     st.rerun()
 
 
-def _connect(seat: PageContext, tenant: TenantRow) -> None:
+def _connect(context: PageContext, tenant: TenantRow) -> None:
     delivery: IssuedCredentials | None = st.session_state.get(_DELIVERY)
     slot = st.empty()
     if delivery is None:
         with slot.container():
-            delivery = _draw_form(seat, tenant)
+            delivery = _draw_form(context, tenant)
         if delivery is None:
             return
         st.session_state[_DELIVERY] = delivery
         st.session_state.pop(_WISH, None)
         slot.empty()
-    _draw_delivery(seat, delivery)
+    _draw_delivery(context, delivery)
 
 
-def _draw_form(seat: PageContext, tenant: TenantRow) -> IssuedCredentials | None:
+def _draw_form(context: PageContext, tenant: TenantRow) -> IssuedCredentials | None:
     kinds = list(ServiceKind)
     kind = st.radio(
         "Kind",
@@ -98,31 +98,31 @@ def _draw_form(seat: PageContext, tenant: TenantRow) -> IssuedCredentials | None
         "Name",
         key="services.name",
         max_chars=40,
-        help="1 to 40 lower-case letters, digits and hyphens. It stands in the certificate and cannot be changed.",
+        help="1 to 40 lower-case letters, digits and hyphens. Part of the certificate; cannot be changed.",
     )
     folder = st.text_input(
         "Folder on the service's machine",
         key="services.folder",
         placeholder=guides.folder_of(name),
-        help="Where its files will lie; its configuration names them by this path.",
+        help="Folder of its files; the configuration refers to it.",
     )
-    way = st.radio("Its private key", [_OWN_MACHINE, _HERE], key="services.way")
+    way = st.radio("Private key", [_OWN_MACHINE, _HERE], key="services.way")
     where = folder.strip() or guides.folder_of(name.strip())
-    # Both ways draw into the same places: where their number changes, a rerun that another one interrupts leaves what
-    # comes after them on the page twice.
+    # Both options use the same placeholders: if their number changed, an interrupted rerun would leave the elements
+    # after them on the page twice.
     places = [st.empty() for _ in range(4)]
     csr_pem = _draw_request(places, where) if way == _OWN_MACHINE else None
     if way == _HERE:
         places[0].info(
-            "The key is made in this server's memory, handed to you once as a ZIP file and never stored. Whoever has "
-            "that file can use the service's keys until you disconnect it. Where you can, let the service's own "
-            "machine make its key instead.",
-            title="For convenience",
+            "The key is generated in this server's memory, returned once as a ZIP file and never stored. The file "
+            "grants access to the service's keys until you disconnect the service. If possible, generate the key "
+            "on the service's machine instead.",
+            title="Less secure option",
             icon=":material/info:",
         )
     st.caption(
-        "What happens: the service gets a key of its own (once in its life) and a certificate for at most 72 hours, "
-        "which is renewed by itself. Disconnecting it takes that back at once."
+        "The service gets a dedicated key and a certificate valid for at most 72 hours. The client library or "
+        "`openkcm agent` renews the certificate. Disconnecting the service revokes it immediately."
     )
     entered = _Entered(name, kind, where, csr_pem)
     with st.container(horizontal=True):
@@ -134,40 +134,38 @@ def _draw_form(seat: PageContext, tenant: TenantRow) -> IssuedCredentials | None
     if reason := why_not(tenant):
         st.warning(reason)
         return None
-    return _connected(seat, entered)
+    return _connected(context, entered)
 
 
 def _draw_request(places: Sequence[DeltaGenerator], folder: str) -> str:
     words, command, field, upload = places
-    words.markdown(
-        f"Run this on the service's machine. `{KEY}` stays there; what is printed goes into the field below."
-    )
+    words.markdown(f"Run this on the service's machine. `{KEY}` stays there; paste the output into the field below.")
     command.code(guides.request_command(folder), language="bash", wrap_lines=True)
     typed = field.text_area(
-        "Certificate request (PKCS #10, PEM)",
+        "Certificate signing request (PKCS #10, PEM)",
         key="services.csr",
         max_chars=LONGEST,
         height=140,
         placeholder="-----BEGIN CERTIFICATE REQUEST-----",
     )
-    file = upload.file_uploader("or upload client.csr", type=["csr", "pem", "req", "txt"], key="services.csr.file")
+    file = upload.file_uploader("Or upload client.csr", type=["csr", "pem", "req", "txt"], key="services.csr.file")
     if file is None:
         return str(typed)
     return file.getvalue()[: LONGEST + 1].decode("ascii", "replace")
 
 
-def _connected(seat: PageContext, entered: _Entered) -> IssuedCredentials | None:
+def _connected(context: PageContext, entered: _Entered) -> IssuedCredentials | None:
     try:
         wanted = _wish(entered)
-        with st.spinner(f"Connecting {wanted.service}: its key and certificate are being made"):
-            return service_actions.connect(seat, wanted)
+        with st.spinner(f"Connecting {wanted.service}: creating key and certificate"):
+            return service_actions.connect(context, wanted)
     except OpenKcmError as refused:
-        draw_refusal(refused, "Not connected", "What you entered is still here.")
+        draw_refusal(refused, "Service not connected", "Your input is still here.")
         return None
 
 
 def _wish(entered: _Entered) -> ServiceRequest:
-    """Return the wish of what was entered: the one that was tried before, when nothing was changed since."""
+    """Return the request for the input: the previous one, if the input has not changed."""
     before: tuple[_Entered, ServiceRequest] | None = st.session_state.get(_WISH)
     if before is None or before[0] != entered:
         before = entered, service_actions.wish(*entered)
@@ -175,21 +173,19 @@ def _wish(entered: _Entered) -> ServiceRequest:
     return before[1]
 
 
-def _draw_delivery(seat: PageContext, delivery: IssuedCredentials) -> None:
-    until = moment(delivery.leaf.not_after, seat.now())
-    st.success(
-        f"Its certificate is valid until {until}.", title=f"{delivery.service} is connected", icon=":material/check:"
-    )
+def _draw_delivery(context: PageContext, delivery: IssuedCredentials) -> None:
+    until = moment(delivery.leaf.not_after, context.now())
+    st.success(f"Certificate valid until {until}.", title=f"{delivery.service} is connected", icon=":material/check:")
     if delivery.has_key:
         st.warning(
-            "This file holds the private key. It was never stored and is gone when you close this window. If you lose "
-            "it, connect the service again; if somebody else may have it, disconnect the service.",
+            "This file contains the private key. It is not stored and cannot be downloaded again. If it is lost, "
+            "connect the service again. If it may be compromised, disconnect the service.",
             title="Download it now",
             icon=":material/key:",
         )
     file = f"{delivery.service}-openkcm.zip"
     st.download_button(
-        "Download the files (ZIP)",
+        "Download files (ZIP)",
         data=service_actions.archive(delivery),
         file_name=file,
         mime="application/zip",
@@ -200,21 +196,21 @@ def _draw_delivery(seat: PageContext, delivery: IssuedCredentials) -> None:
     )
     st.markdown("On the service's machine:")
     st.code(guides.unpack_command(file, delivery.folder), language="bash", wrap_lines=True)
-    st.markdown(f"Its folder then holds: {', '.join(f'`{name}`' for name in delivery.files)}.")
+    st.markdown(f"The folder then contains: {', '.join(f'`{name}`' for name in delivery.files)}.")
     if not delivery.has_key:
-        with st.expander(f"The certificate ({CERTIFICATE})"):
+        with st.expander(f"Certificate ({CERTIFICATE})"):
             st.code(delivery.files[CERTIFICATE], language=None)
-    with st.expander("What to do next", expanded=True):
+    with st.expander("Next steps", expanded=True):
         st.markdown("\n".join(f"- {step}" for step in guides.steps(delivery.kind)))
     if st.button("Close", key="services.close"):
         _close()
 
 
-def _renew(seat: PageContext, service: str) -> None:
+def _renew(context: PageContext, service: str) -> None:
     st.markdown(
-        f"**{service}** gets its next certificate now, for the key that it has. Nothing stops: the certificate in use "
-        "stays valid until its end. Certificates are renewed by themselves after two thirds of their life, so you need "
-        "this only after a failure. There is nothing to undo."
+        f"Issues a new certificate for the existing key of **{service}**. The current certificate stays valid "
+        "until it expires. Certificates are renewed automatically after two thirds of their lifetime, so this is "
+        "needed only after a failure. There is nothing to undo."
     )
     with st.container(horizontal=True):
         asked = st.button("Renew", type="primary", icon=":material/autorenew:", key="services.renew.do")
@@ -225,14 +221,14 @@ def _renew(seat: PageContext, service: str) -> None:
         return
     try:
         with st.spinner("Renewing"):
-            leaf, presented = service_actions.renew(seat, service)
+            leaf, presented = service_actions.renew(context, service)
     except OpenKcmError as refused:
-        draw_refusal(refused, "Not renewed", "The certificate in use was not changed.")
+        draw_refusal(refused, "Certificate not renewed", "The current certificate is unchanged.")
         return
     st.success(
-        f"It is valid until {moment(leaf.not_after, seat.now())}. The client openkcm.sdk.client fetches it by itself; "
-        f"everything else needs this file as its {CERTIFICATE}.",
-        title="Renewed",
+        f"Valid until {moment(leaf.not_after, context.now())}. openkcm.sdk.client and `openkcm agent` fetch it "
+        f"automatically; other clients need this file as {CERTIFICATE}.",
+        title="Certificate renewed",
         icon=":material/check:",
     )
     st.download_button(
@@ -246,14 +242,14 @@ def _renew(seat: PageContext, service: str) -> None:
     )
 
 
-def _disconnect(seat: PageContext, service: str) -> None:
+def _disconnect(context: PageContext, service: str) -> None:
     st.markdown(
-        f"Every certificate of **{service}** is revoked at once and its connections end: from then on it can "
-        "neither read nor write what it encrypted. A key that it fetched before may serve it until its own cache ends."
+        f"All certificates of **{service}** are revoked immediately and its connections end. It can then neither "
+        "read nor write encrypted data. A key that it fetched earlier works until its cache expires."
     )
     st.markdown(
-        "**Can it be undone?** Its key stays. When you connect it again under this name it gets a new certificate and "
-        "opens what it encrypted before; the revoked certificates never work again."
+        "**Can it be undone?** Its key is kept. When you connect it again under this name, it gets a new "
+        "certificate and can decrypt its existing data. Revoked certificates are never valid again."
     )
     typed = st.text_input(f"Type {service} to confirm", key="services.confirm")
     with st.container(horizontal=True):
@@ -264,12 +260,12 @@ def _disconnect(seat: PageContext, service: str) -> None:
     if not asked:
         return
     if typed.strip() != service:
-        st.warning(f"Nothing was done. Type {service} into the field, then press Disconnect again.")
+        st.warning(f"Nothing was done. Enter {service} to confirm, then select Disconnect again.")
         return
     try:
         with st.spinner("Disconnecting"):
-            service_actions.disconnect(seat, service)
+            service_actions.disconnect(context, service)
     except OpenKcmError as refused:
-        draw_refusal(refused, "Not disconnected yet", "Until it is, its certificates go on working.")
+        draw_refusal(refused, "Service not disconnected", "Its certificates are still valid.")
         return
-    st.success("Every certificate is revoked.", title=f"{service} is disconnected", icon=":material/check:")
+    st.success("All certificates are revoked.", title=f"{service} is disconnected", icon=":material/check:")

@@ -1,6 +1,6 @@
-"""The dialog that makes a join token and shows it once, and the services that wait for one.
+"""The dialog that creates a join token and shows it once, and the list of discovered services.
 
-The token lies in the session until the dialog is closed, and is never stored.
+The token is kept in the session until the dialog is closed, and is never stored.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ def open_join(service: str = "", kind: ServiceKind = ServiceKind.POSTGRESQL) -> 
     st.session_state["join.name"], st.session_state["join.kind"] = service, kind
 
 
-def draw_discovered(seat: PageContext, waiting: Sequence[Found], *, closed: bool) -> None:
-    """Draw what was discovered and is not connected; draws nothing where there is none."""
+def draw_discovered(context: PageContext, waiting: Sequence[Found], *, closed: bool) -> None:
+    """Draw discovered services that are not connected; nothing without any."""
     if not waiting:
         return
     st.subheader(f"Discovered: {len(waiting):,} not connected", anchor=False)
@@ -46,7 +46,7 @@ def draw_discovered(seat: PageContext, waiting: Sequence[Found], *, closed: bool
             with st.container(border=True, height="stretch", gap="xsmall"):
                 st.markdown(f":material/travel_explore: **{one.service}**")
                 st.markdown(f"- {one.words}")
-                if closed or not seat.may(Permission.MANAGE_SERVICES):
+                if closed or not context.may(Permission.MANAGE_SERVICES):
                     continue
                 st.button(
                     "Connect with an agent",
@@ -57,10 +57,10 @@ def draw_discovered(seat: PageContext, waiting: Sequence[Found], *, closed: bool
                 )
 
 
-def draw_open(seat: PageContext) -> None:
+def draw_open(context: PageContext) -> None:
     """Draw the dialog if it is open."""
     if _OPEN in st.session_state:
-        st.dialog("Let an agent enrol", width="large", dismissible=False)(_join)(seat)
+        st.dialog("Enrol an agent", width="large", dismissible=False)(_join)(context)
 
 
 def _close() -> None:
@@ -69,52 +69,52 @@ def _close() -> None:
     st.rerun()
 
 
-def _join(seat: PageContext) -> None:
+def _join(context: PageContext) -> None:
     made: tuple[MadeToken, str, ServiceKind] | None = st.session_state.get(_MADE)
     slot = st.empty()
     if made is None:
         with slot.container():
-            made = _draw_form(seat)
+            made = _draw_form(context)
         if made is None:
             return
         st.session_state[_MADE] = made
         slot.empty()
-    _draw_token(seat, *made)
+    _draw_token(context, *made)
 
 
-def _draw_form(seat: PageContext) -> tuple[MadeToken, str, ServiceKind] | None:
+def _draw_form(context: PageContext) -> tuple[MadeToken, str, ServiceKind] | None:
     st.markdown(
-        "An agent beside the service makes the service's key, asks for its certificate and renews it by itself. A join "
-        "token proves once that it may: whoever has it can be this service until it was used or has expired."
+        "An agent beside the service generates its key, requests its certificate and renews it automatically. A "
+        "join token authorizes one enrolment: it must stay secret until it has been used or has expired."
     )
     kinds = list(ServiceKind)
     kind = st.radio("Kind", kinds, 0, format_func=lambda one: KIND_NAMES[one], horizontal=True, key="join.kind")
     name = st.text_input("Name", key="join.name", max_chars=40, help="1 to 40 lower-case letters, digits and hyphens.")
-    lifetime = st.radio("It can be used for", list(_LIFETIMES), 1, horizontal=True, key="join.lifetime")
+    lifetime = st.radio("Valid for", list(_LIFETIMES), 1, horizontal=True, key="join.lifetime")
     with st.container(horizontal=True):
-        asked = st.button("Make the token", type="primary", icon=":material/key:", key="join.do")
+        asked = st.button("Create token", type="primary", icon=":material/key:", key="join.do")
         if st.button("Cancel", key="join.cancel"):
             _close()
     if not asked:
         return None
     try:
-        return join_actions.make_token(seat, name, kind, _LIFETIMES[lifetime]), name.strip(), kind
+        return join_actions.make_token(context, name, kind, _LIFETIMES[lifetime]), name.strip(), kind
     except OpenKcmError as refused:
-        draw_refusal(refused, "No token was made", "What you entered is still here.")
+        draw_refusal(refused, "Token not created", "Your input is still here.")
         return None
 
 
-def _draw_token(seat: PageContext, made: MadeToken, service: str, kind: ServiceKind) -> None:
+def _draw_token(context: PageContext, made: MadeToken, service: str, kind: ServiceKind) -> None:
     st.warning(
-        f"It is good once, for {service} alone, until {moment(made.expires_at, seat.now())}. It was not stored and is "
-        "gone when you close this window; make another one then.",
+        f"Valid once, for {service} only, until {moment(made.expires_at, context.now())}. It is not stored and cannot "
+        "be shown again.",
         title="Copy the token now",
         icon=":material/key:",
     )
     st.code(made.token.text, language=None, wrap_lines=True)
-    st.markdown("Run this beside the service and paste the token when it asks:")
+    st.markdown("Run this command on the service's machine and paste the token when asked:")
     st.code(
-        agent_command(seat.addresses.enrolment, service, kind, folder_of(service)), language="bash", wrap_lines=True
+        agent_command(context.addresses.enrolment, service, kind, folder_of(service)), language="bash", wrap_lines=True
     )
     if st.button("Close", key="join.close"):
         _close()

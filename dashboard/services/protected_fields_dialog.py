@@ -1,6 +1,6 @@
-"""The dialog of a service's protected fields: which they are, and adding, changing and taking off one.
+"""The dialog of a service's protected fields: list, add, change and remove.
 
-Which service's is open lies in the session, so that a rerun keeps it open.
+The session stores which dialog is open, so that a rerun keeps it open.
 """
 
 import streamlit as st
@@ -18,12 +18,12 @@ from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError
 
-_OPEN, _TAKING, _DONE = "protection.open", "protection.taking", "protection.done"
-_NEW = "Another field"
+_OPEN, _REMOVING, _DONE = "protection.open", "protection.taking", "protection.done"
+_NEW = "New field"
 
 
 def draw_button(service: str) -> None:
-    """Draw the button that opens the dialog; everybody may look."""
+    """Draw the button that opens the dialog; visible to every role."""
     st.button(
         "Protected fields",
         icon=":material/shield_lock:",
@@ -33,12 +33,12 @@ def draw_button(service: str) -> None:
     )
 
 
-def draw_open(seat: PageContext) -> None:
+def draw_open(context: PageContext) -> None:
     """Draw the dialog if it is open."""
     if _OPEN in st.session_state:
         service = st.session_state[_OPEN]
         st.dialog(f"Protected fields of {service}", width="large", dismissible=False)(guarded_fragment(_draw))(
-            seat, service
+            context, service
         )
 
 
@@ -48,7 +48,7 @@ def _open(service: str) -> None:
 
 
 def _forget() -> None:
-    for name in (_OPEN, _TAKING, _DONE):
+    for name in (_OPEN, _REMOVING, _DONE):
         st.session_state.pop(name, None)
 
 
@@ -57,8 +57,8 @@ def _close() -> None:
     st.rerun()
 
 
-def _draw(seat: PageContext, service: str) -> None:
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+def _draw(context: PageContext, service: str) -> None:
+    with context.database.tenant_tx(context.tenant_id) as tx:
         row, rows = tx.services.get(service), tx.protection.rows(service)
     if row is None:
         _close()
@@ -70,46 +70,48 @@ def _draw(seat: PageContext, service: str) -> None:
     st.subheader(protection.summary(len(rows)), anchor=False)
     if rows:
         st.dataframe(
-            protection.table(rows, seat.now()),
+            protection.table(rows, context.now()),
             hide_index=True,
             key="protection.list",
             alt=f"Protected fields of {service}",
         )
-    if not seat.may(Permission.MANAGE_SERVICES):
-        st.caption("Your role lets you look. An administrator of your organization chooses what is protected.")
+    if not context.may(Permission.MANAGE_SERVICES):
+        st.caption("Read-only for your role. An administrator of your organization can change protected fields.")
         if st.button("Close", key="protection.close"):
             _close()
         return
     known = {one.field.name: one.field for one in rows}
-    taking = known.get(st.session_state.get(_TAKING, ""))
+    removing = known.get(st.session_state.get(_REMOVING, ""))
     slot = st.empty()
     with slot.container():
-        if taking is not None:
-            _draw_taking(seat, service, taking)
+        if removing is not None:
+            _draw_removing(context, service, removing)
         else:
-            _draw_form(seat, service, row.kind, known)
+            _draw_form(context, service, row.kind, known)
 
 
-def _draw_form(seat: PageContext, service: str, kind: ServiceKind, known: dict[str, ProtectedField]) -> None:
-    which = st.selectbox("Which field", [_NEW, *known], key="protection.which") if known else _NEW
+def _draw_form(context: PageContext, service: str, kind: ServiceKind, known: dict[str, ProtectedField]) -> None:
+    which = st.selectbox("Field to change", [_NEW, *known], key="protection.which") if known else _NEW
     chosen = known.get(which)
     if chosen is None:
         stores = list(Store)
         store = st.radio(
-            "What keeps it",
+            "Database",
             stores,
             stores.index(store_of(kind) or Store.POSTGRESQL),
             format_func=lambda one: protection.STORE_NAMES[one],
             horizontal=True,
             key="protection.store",
         )
-        place = st.text_input("Place", key="protection.place", max_chars=200, help=protection.PLACE_HELP[store])
+        place = st.text_input(
+            "Table or collection", key="protection.place", max_chars=200, help=protection.PLACE_HELP[store]
+        )
         field = st.text_input("Field", key="protection.field", max_chars=200, help=protection.FIELD_HELP[store])
     else:
         store, place, field = chosen.store, chosen.place, chosen.field
     modes = list(Mode)
     mode = st.radio(
-        "How equal values look",
+        "Encryption mode",
         modes,
         modes.index(chosen.mode if chosen else Mode.RANDOMISED),
         format_func=lambda one: protection.MODE_NAMES[one],
@@ -117,16 +119,16 @@ def _draw_form(seat: PageContext, service: str, kind: ServiceKind, known: dict[s
         key=f"protection.mode.{which}",
     )
     plain_allowed = st.checkbox(
-        "Hand out values that are not encrypted, while those from before are being encrypted",
+        "Allow plaintext values until the backfill is complete",
         value=chosen is not None and chosen.plain_allowed,
         key=f"protection.plain.{which}",
     )
     _draw_meaning(known, store, place, field, mode, plain_allowed=plain_allowed)
     with st.container(horizontal=True):
-        label = "Protect it" if chosen is None else "Change it"
+        label = "Protect field" if chosen is None else "Change field"
         asked = st.button(label, type="primary", icon=":material/shield_lock:", key="protection.do")
-        if chosen is not None and st.button("Take it off", icon=":material/remove_moderator:", key="protection.take"):
-            st.session_state[_TAKING] = chosen.name
+        if chosen is not None and st.button("Remove field", icon=":material/remove_moderator:", key="protection.take"):
+            st.session_state[_REMOVING] = chosen.name
             st.rerun()
         if st.button("Close", key="protection.close"):
             _close()
@@ -134,9 +136,9 @@ def _draw_form(seat: PageContext, service: str, kind: ServiceKind, known: dict[s
         return
     try:
         wanted = parse_field(store, place.strip(), field.strip(), mode, plain_allowed=plain_allowed)
-        st.session_state[_DONE] = protection_actions.protect(seat, service, wanted)
+        st.session_state[_DONE] = protection_actions.protect(context, service, wanted)
     except OpenKcmError as refused:
-        draw_refusal(refused, "Nothing was changed", "What you entered is still here.")
+        draw_refusal(refused, "Protected fields not changed", "Your input is still here.")
         return
     st.rerun()
 
@@ -144,30 +146,28 @@ def _draw_form(seat: PageContext, service: str, kind: ServiceKind, known: dict[s
 def _draw_meaning(  # noqa: PLR0913 - what a field is made of
     known: dict[str, ProtectedField], store: Store, place: str, field: str, mode: Mode, *, plain_allowed: bool
 ) -> None:
-    """Say what the change would mean, as soon as a field is named."""
+    """Draw the effect of the change as soon as a field is named."""
     try:
         wanted = parse_field(store, place.strip(), field.strip(), mode, plain_allowed=plain_allowed)
     except FieldInvalid:
-        return  # said when it is asked for: nobody has finished typing yet
+        return  # an incomplete input is not an error while the user types
     words = protection.meaning(Change(known.get(wanted.name), wanted))
     if words:
-        st.info(words, title="What this means", icon=":material/info:")
+        st.info(words, title="Effect", icon=":material/info:")
 
 
-def _draw_taking(seat: PageContext, service: str, field: ProtectedField) -> None:
+def _draw_removing(context: PageContext, service: str, field: ProtectedField) -> None:
     name = plain(f"{field.place}.{field.field}")
-    st.warning(
-        protection.meaning(Change(field, None)), title=f"Take {name} off the list?", icon=":material/remove_moderator:"
-    )
+    st.warning(protection.meaning(Change(field, None)), title=f"Remove {name}?", icon=":material/remove_moderator:")
     with st.container(horizontal=True):
-        asked = st.button("Take it off", type="primary", icon=":material/remove_moderator:", key="protection.take.do")
-        kept = st.button("Keep it protected", key="protection.keep")
+        asked = st.button("Remove field", type="primary", icon=":material/remove_moderator:", key="protection.take.do")
+        kept = st.button("Cancel", key="protection.keep")
     if asked:
         try:
-            st.session_state[_DONE] = protection_actions.unprotect(seat, service, field)
+            st.session_state[_DONE] = protection_actions.unprotect(context, service, field)
         except OpenKcmError as refused:
-            draw_refusal(refused, "Nothing was changed", "The field is protected as before.")
+            draw_refusal(refused, "Protected fields not changed", "The field is still protected.")
             return
     if asked or kept:
-        st.session_state.pop(_TAKING, None)
+        st.session_state.pop(_REMOVING, None)
         st.rerun()

@@ -1,4 +1,4 @@
-"""What the dialog of a service's protected fields says, from what is on record and nothing else."""
+"""Texts of the dialog for protected fields, from stored data only."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,14 +16,15 @@ MODE_NAMES: Mapping[Mode, str] = MappingProxyType(
 )
 MODE_MEANS: Mapping[Mode, str] = MappingProxyType(
     {
-        Mode.RANDOMISED: "Equal values look different. Nobody can search for one.",
-        Mode.DETERMINISTIC: "Programs can search for equal values. So whoever sees the data sees which are equal.",
+        Mode.RANDOMISED: "Equal values have different ciphertexts. Not searchable.",
+        Mode.DETERMINISTIC: "Equal values have equal ciphertexts. Searchable, but equality is visible in the "
+        "stored data.",
     }
 )
 ABOUT = (
-    "Programs that run under `openkcm run` as this service encrypt what they write into these fields, and open what "
-    "they read from them. Names of fields are no secret: they stand here and in the audit stream. The data never comes "
-    "here."
+    "Programs that run under `openkcm run` as this service encrypt these fields on write and decrypt them on "
+    "read. Field names are not secret: they appear here and in the audit stream. Your data is never sent to "
+    "OpenKCM."
 )
 PLACE_HELP: Mapping[Store, str] = MappingProxyType(
     {
@@ -40,13 +41,13 @@ FIELD_HELP: Mapping[Store, str] = MappingProxyType(
 
 
 def table(rows: Sequence[ProtectedFieldRow], now: datetime) -> Mapping[str, Sequence[str]]:
-    """Return the list as columns of words."""
+    """Return the list as table columns."""
     return {
         "Store": [STORE_NAMES[row.field.store] for row in rows],
-        "Place": [row.field.place for row in rows],
+        "Table or collection": [row.field.place for row in rows],
         "Field": [row.field.field for row in rows],
         "Mode": [str(row.field.mode) for row in rows],
-        "Plain values": ["handed out" if row.field.plain_allowed else "refused" for row in rows],
+        "Plaintext values": ["allowed" if row.field.plain_allowed else "rejected" for row in rows],
         "Last changed": [f"{moment(row.changed_at, now)} by {row.changed_by}" for row in rows],
     }
 
@@ -56,15 +57,15 @@ def summary(fields: int) -> str:
 
 
 def meaning(change: Change) -> str:
-    """Return what a change means, as a list; empty when it changes nothing."""
+    """Return the effects of a change as a list; empty without a change."""
     return "\n".join(f"- {sentence}" for sentence in consequences(change.before, change.after))
 
 
 def done(change: Change) -> str:
-    """Return what was done."""
+    """Return the result of a change."""
     named = change.after or change.before
     name = plain(f"{named.place}.{named.field}") if named is not None else ""
     if change.before == change.after:
-        return f"{name} is protected like this already; nothing was changed."
+        return f"{name} already has this protection; nothing was changed."
     kept = "is protected" if change.after is not None else "is no longer protected"
-    return f"{name} {kept}. Programs that run do so within {OBEYED_SECONDS} seconds."
+    return f"{name} {kept}. Running programs apply it within {OBEYED_SECONDS} seconds."

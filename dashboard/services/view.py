@@ -1,8 +1,6 @@
-"""What the page Services says of each connected service, by kind, from what is on record and nothing else.
+"""Texts of the page Services: connected services by kind, their agents, and discovered services.
 
-What the page Services says of the agents beside a service; all but when they were heard of is their own word.
-
-What the page Services says of services that the platform discovered and nobody connected so far.
+All texts derive from stored data. Except for the time of the last contact, agent data is reported by the agent.
 """
 
 from collections import Counter
@@ -37,24 +35,24 @@ MANY = 12
 _SHOWN = 24
 _DESTROYED = frozenset({5, 6})
 
-# What each use says about the data, in the order in which it is told; a use that says nothing of it is left out.
+# What each use reports about the data, in display order; other operations report nothing about it.
 _USES: tuple[tuple[frozenset[CryptoOperation], str], ...] = (
     (
         frozenset({CryptoOperation.ENCRYPT, CryptoOperation.DECRYPT, CryptoOperation.REWRAP}),
-        "records that it has OpenKCM encrypt and decrypt",
+        "records encrypted by OpenKCM",
     ),
     (
         frozenset({CryptoOperation.DATA_KEY, CryptoOperation.WRAPPED_DATA_KEY}),
-        "data that it encrypts itself with data keys wrapped by its service key",
+        "data encrypted with data keys wrapped by its service key",
     ),
-    (frozenset({CryptoOperation.GET}), "data that it encrypts itself with keys it fetches over KMIP"),
-    (frozenset({CryptoOperation.MAC}), "data whose integrity it has OpenKCM vouch for"),
+    (frozenset({CryptoOperation.GET}), "data encrypted with keys fetched over KMIP"),
+    (frozenset({CryptoOperation.MAC}), "data authenticated by OpenKCM"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is on record: usage of the last 24 hours, objects by state."""
+    """Stored data: usage of the last 24 hours, objects by state."""
 
     tenant: TenantRow
     services: list[ServiceRow]
@@ -63,12 +61,12 @@ class Facts:
     agents: list[HeartbeatRow] = field(default_factory=list)
     discovered: list[DiscoveryRow] = field(default_factory=list)
     programs: Mapping[str, int] = field(default_factory=dict)
-    """What `per_day` made of what programs say."""
+    """Result of `per_day`: operations of the service's programs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One service in words; one that is not `connected` can be neither renewed nor disconnected."""
+    """One service as texts; only a `connected` service can be renewed or disconnected."""
 
     service: str
     kind: ServiceKind
@@ -80,7 +78,7 @@ class Card:
     protects: str
     connected: bool
     agent: str = ""
-    """How its agents are; empty where none was ever heard of."""
+    """Status of its agents; empty without a heartbeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ class Group:
 
 
 def groups(facts: Facts, now: datetime, wanted: str = "") -> tuple[Group, ...]:
-    """Return the services by kind, those whose name contains `wanted`, at most a page of each kind."""
+    """Return the services by kind, filtered by `wanted` in the name, at most one page of each kind."""
     made = []
     for kind, title in TITLES.items():
         mine = [service for service in facts.services if service.kind is kind]
@@ -103,9 +101,9 @@ def groups(facts: Facts, now: datetime, wanted: str = "") -> tuple[Group, ...]:
 
 
 def per_day(uses: Sequence[ProtectionUseRow]) -> Mapping[str, int]:
-    """Return the operations a day of each service's own programs: of its busier day of those that are given.
+    """Return the operations per day of each service's programs: the busier of the given days.
 
-    They are counted by the UTC day, and of a day that has just begun there is little to say.
+    Operations are counted by UTC day, and a day that has just begun has few.
     """
     days: Counter[tuple[str, date]] = Counter()
     for use in uses:
@@ -119,12 +117,12 @@ def per_day(uses: Sequence[ProtectionUseRow]) -> Mapping[str, int]:
 
 def why_not(tenant: TenantRow) -> str:
     """Return why no service can be connected now; empty when one can."""
-    return "" if tenant.state in ENCRYPTS else f"No service can be connected while the tenant is {tenant.state}."
+    return "" if tenant.state in ENCRYPTS else f"Services cannot be connected while the tenant is {tenant.state}."
 
 
 def why_no_renewal(tenant: TenantRow) -> str:
     """Return why no certificate can be renewed now; empty when one can."""
-    return "" if tenant.state in RENEWED else f"No certificate can be renewed while the tenant is {tenant.state}."
+    return "" if tenant.state in RENEWED else f"Certificates cannot be renewed while the tenant is {tenant.state}."
 
 
 def _summary(facts: Facts, services: Sequence[ServiceRow]) -> str:
@@ -155,12 +153,12 @@ def _card(service: ServiceRow, facts: Facts, now: datetime) -> Card:
         kind=service.kind,
         icon=icon,
         state=state,
-        operations=f"{done:,} operations/day" + (f", {refused:,} more refused" if refused else ""),
+        operations=f"{done:,} operations/day" + (f", {refused:,} rejected" if refused else ""),
         certificate=_certificate(service, facts.tenant, now),
-        seen=f"Last seen {moment(service.last_seen_at, now)}" if service.last_seen_at else "Not seen so far",
+        seen=f"Last seen {moment(service.last_seen_at, now)}" if service.last_seen_at else "Never seen",
         protects=_protects(mine, kept, programs),
         connected=service.state is ServiceState.CONNECTED,
-        agent=told([one for one in facts.agents if one.service == service.service], now),
+        agent=agent_status([one for one in facts.agents if one.service == service.service], now),
     )
 
 
@@ -169,22 +167,22 @@ def _state(service: ServiceRow, now: datetime) -> tuple[str, str]:
         case ServiceState.CONNECTED:
             return "check_circle", f"Connected since {moment(service.connected_at, now, 'just now')}"
         case ServiceState.CONNECTING:
-            return "pending", "Connecting: its key and certificate are being made"
+            return "pending", "Connecting: creating key and certificate"
         case ServiceState.DISCONNECTED:
             when = moment(service.disconnected_at, now, "earlier")
-            return "link_off", f"Disconnected {when}; its certificates are revoked and its key is kept"
+            return "link_off", f"Disconnected {when}; certificates revoked, key kept"
 
 
 def _certificate(service: ServiceRow, tenant: TenantRow, now: datetime) -> str:
     begins, ends = service.certificate_not_before, service.certificate_not_after
     if begins is None or ends is None:
-        return "No certificate that opens anything"
+        return "No valid certificate"
     closed = why_no_renewal(tenant)
     match stage(begins, ends, now):
         case ExpiryStage.LAPSED:
             return f"Certificate expired {moment(ends, now)}; {closed or 'renew it, or connect the service again'}"
         case ExpiryStage.LATE:
-            to_do = closed or "It is tried every hour; renew it here to see what stops it"
+            to_do = closed or "Retried every hour; renew it here to see the error"
             return f"Certificate not renewed; expires {moment(ends, now)}. {to_do}"
         case ExpiryStage.DUE | ExpiryStage.FRESH:
             return f"Certificate valid until {moment(ends, now)}"
@@ -192,31 +190,31 @@ def _certificate(service: ServiceRow, tenant: TenantRow, now: datetime) -> str:
 
 def _protects(usage: Sequence[UsageTotalRow], kept: int, programs: int) -> str:
     used = {row.operation for row in usage if row.count > row.refused}
-    told = ["fields that its programs encrypt"] if programs else []
-    told += [words for operations, words in _USES if used & operations]
+    parts = ["fields encrypted by its programs"] if programs else []
+    parts += [words for operations, words in _USES if used & operations]
     if kept:
-        told.append(f"what lies under the {count(kept, 'KMIP object')} it keeps here")
-    if not told:
-        return "Nothing seen yet: it has not used its key in the last 24 hours"
-    return f"Protects {listed(told)}"
+        parts.append(f"data encrypted with its {count(kept, 'KMIP object')}")
+    if not parts:
+        return "No use of its key in the last 24 hours"
+    return f"Protects {listed(parts)}"
 
 
 _PROBLEMS: Mapping[str, str] = MappingProxyType(
     {
-        AgentProblem.CERTIFICATE_LAPSED: "its certificate has ended",
-        AgentProblem.CERTIFICATE_REVOKED: "its certificate is revoked",
-        AgentProblem.PROOF_REFUSED: "its proof was refused; make a new join token",
-        AgentProblem.AUTHORITY_REFUSED: "it does not trust the address it was given",
-        AgentProblem.FOLDER_UNUSABLE: "it cannot write its folder; look for space and rights on its machine",
-        AgentProblem.NOT_RENEWED: "it has not got the next certificate",
-        AgentProblem.RELOAD_FAILED: "the service was not told of its new certificate",
-        AgentProblem.CLOCK_WRONG: "the clock of its machine is wrong",
+        AgentProblem.CERTIFICATE_LAPSED: "certificate expired",
+        AgentProblem.CERTIFICATE_REVOKED: "certificate revoked",
+        AgentProblem.PROOF_REFUSED: "attestation rejected; create a new join token",
+        AgentProblem.AUTHORITY_REFUSED: "server certificate not trusted",
+        AgentProblem.FOLDER_UNUSABLE: "folder not writable; check disk space and permissions",
+        AgentProblem.NOT_RENEWED: "certificate not renewed",
+        AgentProblem.RELOAD_FAILED: "service not reloaded after renewal",
+        AgentProblem.CLOCK_WRONG: "system clock wrong",
     }
 )
 
 
-def told(agents: Sequence[HeartbeatRow], now: datetime) -> str:
-    """Return how a service's agents are, empty where none was ever heard of; those heard of last come first."""
+def agent_status(agents: Sequence[HeartbeatRow], now: datetime) -> str:
+    """Return the status of a service's agents, newest contact first; empty without a heartbeat."""
     if not agents:
         return ""
     connected = [one for one in agents if is_connected(one.last_contact_at, now)]
@@ -224,15 +222,15 @@ def told(agents: Sequence[HeartbeatRow], now: datetime) -> str:
     if not connected:
         ends = moment(newest.certificate_not_after, now)
         return (
-            f"Agent not connected: last heard of {moment(newest.last_contact_at, now)}; "
-            f"the certificate it had ends {ends}"
+            f"Agent not connected: last contact {moment(newest.last_contact_at, now)}; "
+            f"its last certificate expires {ends}"
         )
     versions = listed([code(one) for one in sorted({one.agent_version for one in connected})])
     who = "Agent connected" if len(connected) == 1 else f"{count(len(connected), 'agent')} connected"
     until = moment(min(one.certificate_not_after for one in connected), now)
     heard = moment(newest.last_contact_at, now)
-    words = f"{who} (version {versions}), last heard of {heard}, certificate until {until}"
-    # In the order of how bad they are.
+    words = f"{who} (version {versions}), last contact {heard}, certificate valid until {until}"
+    # Most severe problem first.
     found = {one.problem for one in connected}
     problems = [words for problem, words in _PROBLEMS.items() if problem in found]
     return words + (f". Problem: {listed(problems)}" if problems else "")
@@ -240,7 +238,7 @@ def told(agents: Sequence[HeartbeatRow], now: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One discovered service in words."""
+    """One discovered service as text."""
 
     service: str
     kind: ServiceKind
@@ -248,13 +246,13 @@ class Found:
 
 
 def found(discovered: Sequence[DiscoveryRow], services: Sequence[ServiceRow], now: datetime) -> tuple[Found, ...]:
-    """Return the discovered services that are neither connected nor being connected."""
+    """Return the discovered services that are neither connected nor connecting."""
     there = {service.service for service in services if service.state is not ServiceState.DISCONNECTED}
     return tuple(
         Found(
             row.service,
             row.kind,
-            f"{KIND_NAMES[row.kind]}, discovered {moment(row.discovered_at, now)}; it encrypts nothing with OpenKCM",
+            f"{KIND_NAMES[row.kind]}, discovered {moment(row.discovered_at, now)}; not encrypted with OpenKCM",
         )
         for row in discovered
         if row.service not in there

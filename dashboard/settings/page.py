@@ -1,4 +1,4 @@
-"""Settings: what waits for a second person, how old keys may become, and what takes two people."""
+"""The page Settings: pending approvals, rotation schedule, and actions that require approval."""
 
 from datetime import datetime
 
@@ -9,54 +9,54 @@ from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import Permission
 from dashboard.approvals import actions as approval_actions
-from dashboard.approvals import section as approvals_part
+from dashboard.approvals import section as approvals_section
 from dashboard.approvals import view as approvals
 from dashboard.components.fragments import admitted, draw_refusal, draw_unknown
 from dashboard.components.tenant_status import UNDER_WAY
-from dashboard.offboarding import section as leaving_part
+from dashboard.offboarding import section as offboarding_section
 from dashboard.page_context import PageContext
 from dashboard.settings import view as settings
 from dashboard.status_banner.section import draw_standing
 from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 
-_SAID = "settings.said"
+_RESULT = "settings.said"
 _CLOSED = UNDER_WAY | {State.FAILED, State.LEAVING, State.OFFBOARDED}
 
 
-def draw(seat: PageContext) -> None:
-    if not admitted(seat):
+def draw(context: PageContext) -> None:
+    if not admitted(context):
         return
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+    with context.database.tenant_tx(context.tenant_id) as tx:
         tenant, policy = tx.tenants.get(), tx.policy.get()
     if tenant is None:
         draw_unknown()
         return
     st.title("Settings", anchor=False)
-    st.caption("What your organization asks of its keys, and of the people who manage them.")
-    draw_standing(seat, tenant)
-    approvals_part.draw_part(seat)
-    _draw_policy(seat, tenant, policy)
-    leaving_part.draw_part(seat, tenant)
-    approvals_part.draw_open(seat)
-    leaving_part.draw_leaving(seat, tenant)
+    st.caption("Policy of your organization for its keys and key administrators.")
+    draw_standing(context, tenant)
+    approvals_section.draw_part(context)
+    _draw_policy(context, tenant, policy)
+    offboarding_section.draw_part(context, tenant)
+    approvals_section.draw_open(context)
+    offboarding_section.draw_leaving(context, tenant)
 
 
-def _draw_policy(seat: PageContext, tenant: TenantRow, policy: TenantPolicy) -> None:
-    locked = not seat.may(Permission.MANAGE_KEYS) or tenant.state in _CLOSED
-    st.header("How old keys may become", anchor="ages")
+def _draw_policy(context: PageContext, tenant: TenantRow, policy: TenantPolicy) -> None:
+    locked = not context.may(Permission.MANAGE_KEYS) or tenant.state in _CLOSED
+    st.header("Rotation schedule", anchor="ages")
     days = {age.field: _draw_age(policy, age, disabled=locked) for age in settings.AGES}
-    st.header("What takes two people", anchor="two-people")
+    st.header("Actions requiring approval", anchor="two-people")
     st.caption(settings.WARNING)
     two = frozenset(choice.action for choice in settings.CHOICES if _draw_choice(policy, choice, disabled=locked))
     if locked:
-        open_to = "key administrators of your organization change them"
+        reason = "Key administrators of your organization can change it."
         if tenant.state in _CLOSED:
-            open_to = f"nobody changes them while the tenant is {tenant.state}"
-        st.caption(f"You can look at the settings; {open_to}.")
+            reason = f"It cannot be changed while the tenant is {tenant.state}."
+        st.caption(f"Read-only. {reason}")
         return
     wanted = policy.model_copy(update={**days, "four_eyes": two})
-    _draw_save(seat, policy, wanted)
+    _draw_save(context, policy, wanted)
 
 
 def _draw_age(policy: TenantPolicy, age: settings.Age, *, disabled: bool) -> int:
@@ -85,43 +85,43 @@ def _draw_choice(policy: TenantPolicy, choice: settings.Choice, *, disabled: boo
     return chosen and not (implied and choice.action not in policy.four_eyes)
 
 
-def _draw_save(seat: PageContext, policy: TenantPolicy, wanted: TenantPolicy) -> None:
+def _draw_save(context: PageContext, policy: TenantPolicy, wanted: TenantPolicy) -> None:
     changes = approvals.differences(policy, wanted)
     two = policy.wants_two_for(Action.CHANGE_POLICY)
     if changes:
-        st.markdown("**What would change**")
+        st.markdown("**Changes**")
         st.markdown("\n".join(f"- {line}" for line in changes))
         if two:
-            st.info(approvals.needs_two(seat.approval_hours), title="This takes two people", icon=":material/group:")
-    button = "Ask for approval" if two else "Change the policy"
+            st.info(approvals.needs_two(context.approval_hours), title="Approval required", icon=":material/group:")
+    button = "Request approval" if two else "Change policy"
     if st.button(button, type="primary", icon=":material/save:", key="settings.save", disabled=not changes):
-        _save(seat, wanted, two=two)
-    if said := st.session_state.pop(_SAID, None):
-        _say(said, seat.now())
+        _save(context, wanted, two=two)
+    if result := st.session_state.pop(_RESULT, None):
+        _draw_result(result, context.now())
 
 
-def _save(seat: PageContext, wanted: TenantPolicy, *, two: bool) -> None:
+def _save(context: PageContext, wanted: TenantPolicy, *, two: bool) -> None:
     try:
-        with st.spinner("Asking" if two else "Changing the policy"):
-            said: Approval | str = "The policy is changed"
+        with st.spinner("Requesting approval" if two else "Changing policy"):
+            result: Approval | str = "Policy changed"
             if two:
-                said = approval_actions.ask_for(seat, Action.CHANGE_POLICY, wanted.as_argument())
+                result = approval_actions.ask_for(context, Action.CHANGE_POLICY, wanted.as_argument())
             else:
-                approval_actions.change_policy(seat, wanted)
+                approval_actions.change_policy(context, wanted)
     except OpenKcmError as failed:
-        draw_refusal(failed, "The policy was not changed", "What you chose is still here.")
+        draw_refusal(failed, "Policy not changed", "Your input is still here.")
         return
-    # What was chosen is in force now, or waits: the page begins anew with what is on record.
+    # The change is in effect or pending: redraw the page from stored data.
     for name in [name for name in st.session_state if str(name).startswith("settings.")]:
         st.session_state.pop(name)
-    st.session_state[_SAID] = said
+    st.session_state[_RESULT] = result
     st.rerun()
 
 
-def _say(said: Approval | str, now: datetime) -> None:
-    if isinstance(said, str):
+def _draw_result(result: Approval | str, now: datetime) -> None:
+    if isinstance(result, str):
         st.success(
-            "It is in force from now on, and on record with what was before.", title=said, icon=":material/check:"
+            "In effect now. The change and the previous policy were recorded.", title=result, icon=":material/check:"
         )
     else:
-        st.info(approvals.asked(said, now), title="Somebody else has to approve", icon=":material/group:")
+        st.info(approvals.asked(result, now), title="Approval requested", icon=":material/group:")

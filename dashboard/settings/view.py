@@ -1,4 +1,4 @@
-"""The page Settings as values: what can be chosen, within which bounds, and what each choice means."""
+"""The page Settings as values: options, bounds and meanings."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from dashboard.approvals.view import WORDS
 
 @dataclass(frozen=True, slots=True)
 class Age:
-    """How old a kind of key may become; `field` is the policy's."""
+    """Maximum age of a kind of key; `field` is the field of the policy."""
 
     field: str
     label: str
@@ -20,23 +20,23 @@ class Age:
 AGES = (
     Age(
         "tenant_key_days",
-        "Days until the tenant key (L2) is rotated",
+        "Tenant key (L2) rotation, in days",
         TENANT_KEY_BOUNDS,
-        "It gets a new version and every service key is wrapped anew under it. Your data is not encrypted anew and no "
-        "service is interrupted.",
+        "The tenant key gets a new version and every service key is re-wrapped. Your data is not re-encrypted and "
+        "no service is interrupted.",
     ),
     Age(
         "service_key_days",
-        "Days until a service key (L3) is rotated",
+        "Service key (L3) rotation, in days",
         SERVICE_KEY_BOUNDS,
-        "The service encrypts with a new version from then on; what was encrypted before still opens.",
+        "The service encrypts with a new version; older versions continue to decrypt.",
     ),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An action for which two people can be wanted."""
+    """An action for which approval can be required."""
 
     action: Action
     title: str
@@ -46,17 +46,17 @@ class Choice:
 CHOICES = tuple(Choice(action, WORDS[action].title, WORDS[action].why) for action in Action)
 
 WARNING = (
-    "Make sure that at least two people of your organization who manage keys can sign in. Nobody of the platform can "
-    "stand in for the second one, and taking this back takes two of you as well."
+    "Make sure that at least two key administrators of your organization can sign in. The platform cannot replace "
+    "the second one, and turning this off requires approval as well."
 )
 
 
 def value_of(policy: TenantPolicy, age: Age) -> int:
-    """Return how old this kind of key may become now."""
+    """Return the configured maximum age of this kind of key."""
     return policy.tenant_key_days if age.field == "tenant_key_days" else policy.service_key_days
 
 
 def rule(age: Age) -> str:
-    """Return the bounds and what happens at that age."""
+    """Return the bounds and the effect of a rotation."""
     least, most = age.bounds
     return f"{least} to {most} days. {age.happens}"

@@ -1,4 +1,4 @@
-"""What is said above every page of a tenant that does not stand as it should, the most urgent of it first."""
+"""The notices above every page of a tenant with a problem, the most urgent first."""
 
 from datetime import datetime
 
@@ -19,28 +19,26 @@ def notices(
     now: datetime,
     left: OffboardingRow | None = None,
 ) -> tuple[TenantStatusView, ...]:
-    """Return what is to be said of the tenant's state and of its root key; empty where all is well.
+    """Return the notices for the tenant state and its root key; empty without a problem.
 
-    `left` is how far a tenant that leaves is.
+    `left` is the progress of an offboarding tenant.
     """
-    said = []
+    shown = []
     how = health(tenant, key, grace_seconds, now)
     if tenant.state is not State.ACTIVE:
-        told = standing(tenant.state, tenant.locks)
+        status = standing(tenant.state, tenant.locks)
         if how is not None and LockReason.ROOT_KEY in tenant.locks and how.tone is not Severity.GOOD:
-            told = TenantStatusView(
-                told.name,
-                told.title,
-                told.tone,
-                told.meaning,
-                f"{how.title} {how.since} {how.advice} {told.advice}",
+            status = TenantStatusView(
+                status.name,
+                status.title,
+                status.tone,
+                status.meaning,
+                f"{how.title} {how.since} {how.advice} {status.advice}",
             )
-        said.append(leaving.notice(told, left, now))
+        shown.append(leaving.notice(status, left, now))
     if how is not None and how.tone is not Severity.GOOD and tenant.state in DECRYPTS:
-        title = (
-            "Your root key is out of reach" if how.tone is Severity.WARNING else "Your root key does not do its part"
-        )
-        said.insert(
+        title = "Root key unreachable" if how.tone is Severity.WARNING else "Root key not usable"
+        shown.insert(
             0, TenantStatusView("Root key", title, how.tone, how.title, f"{how.since} {how.meanwhile} {how.advice}")
         )
-    return tuple(said)
+    return tuple(shown)

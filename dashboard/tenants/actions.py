@@ -1,4 +1,4 @@
-"""Suspending, resuming, locking and unlocking a tenant from the dashboard; it is so when a call returns."""
+"""Suspends, resumes, locks and unlocks a tenant; the new state is in effect when a call returns."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -22,47 +22,47 @@ _REQUESTED: Mapping[StatusChange, AuditName] = MappingProxyType(
 )
 
 
-def suspend(seat: PageContext) -> TenantRow:
-    """Have services decrypt only; return the tenant as it stands then. Raises OpenKcmError."""
-    return _change(seat, StatusChange.SUSPEND)
+def suspend(context: PageContext) -> TenantRow:
+    """Allow decryption only; return the tenant in its new state. Raises OpenKcmError."""
+    return _change(context, StatusChange.SUSPEND)
 
 
-def resume(seat: PageContext) -> TenantRow:
-    """Have services encrypt again; return the tenant as it stands then. Raises OpenKcmError."""
-    return _change(seat, StatusChange.RESUME)
+def resume(context: PageContext) -> TenantRow:
+    """Allow encryption again; return the tenant in its new state. Raises OpenKcmError."""
+    return _change(context, StatusChange.RESUME)
 
 
-def lock(seat: PageContext) -> TenantRow:
-    """Pull the kill switch; return the tenant as it stands then. Raises OpenKcmError."""
-    return _change(seat, StatusChange.LOCK)
+def lock(context: PageContext) -> TenantRow:
+    """Set the lock of an administrator; return the tenant in its new state. Raises OpenKcmError."""
+    return _change(context, StatusChange.LOCK)
 
 
-def ask_to_lock(seat: PageContext) -> Approval:
-    """Ask a second person to have the kill switch pulled; return the request. Raises OpenKcmError."""
-    return approval_actions.ask_for(seat, Action.LOCK, {})
+def ask_to_lock(context: PageContext) -> Approval:
+    """Request the approval of a lock; return the request. Raises OpenKcmError."""
+    return approval_actions.ask_for(context, Action.LOCK, {})
 
 
-def unlock(seat: PageContext) -> TenantRow:
-    """Release the kill switch; return the tenant as it stands then, locked still where its root key locks it too.
+def unlock(context: PageContext) -> TenantRow:
+    """Remove the lock of an administrator; return the tenant in its new state, which other locks can keep locked.
 
     Raises:
-        OpenKcmError: refused, or not done yet; trying again does no harm.
+        OpenKcmError: rejected, or not done yet; a retry is idempotent.
     """
-    return _change(seat, StatusChange.UNLOCK)
+    return _change(context, StatusChange.UNLOCK)
 
 
-def _change(seat: PageContext, move: StatusChange) -> TenantRow:
+def _change(context: PageContext, move: StatusChange) -> TenantRow:
     name = _REQUESTED[move]
-    require(seat, Permission.MANAGE_KEYS, name, seat.tenant_id)
-    before = _tenant(seat)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        tx.audit.append(seat.event(name, seat.tenant_id, "intended", before=before.state))
-    ask(seat, name, seat.tenant_id, lambda: seat.door.change_standing(seat.tenant_id, move))
-    return _tenant(seat)
+    require(context, Permission.MANAGE_KEYS, name, context.tenant_id)
+    before = _tenant(context)
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        tx.audit.append(context.event(name, context.tenant_id, "intended", before=before.state))
+    ask(context, name, context.tenant_id, lambda: context.workflows.change_standing(context.tenant_id, move))
+    return _tenant(context)
 
 
-def _tenant(seat: PageContext) -> TenantRow:
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+def _tenant(context: PageContext) -> TenantRow:
+    with context.database.tenant_tx(context.tenant_id) as tx:
         tenant = tx.tenants.get()
     if tenant is None:
         raise TenantUnknown

@@ -1,4 +1,4 @@
-"""The part of the page Keys that stops and starts a tenant, and its dialogs. Which one is open lies in the session."""
+"""Emergency controls on the page Keys, and their dialogs. The session stores which dialog is open."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ _OPEN, _DONE = "standing.open", "standing.done"
 
 
 @dataclass(frozen=True, slots=True)
-class _Face:
-    """How a move looks: its button, its icon, what it is called while and when it is done, and who does it."""
+class _Control:
+    """Labels and function of a control: button, icon, progress, result."""
 
     button: str
     icon: str
@@ -37,43 +37,43 @@ class _Face:
     act: Callable[[PageContext], TenantRow]
 
 
-_FACES: Mapping[StatusChange, _Face] = MappingProxyType(
+_CONTROLS: Mapping[StatusChange, _Control] = MappingProxyType(
     {
-        StatusChange.SUSPEND: _Face("Suspend", "pause_circle", "Suspending", "suspended", standing_actions.suspend),
-        StatusChange.RESUME: _Face("Resume", "play_circle", "Resuming", "resumed", standing_actions.resume),
-        StatusChange.LOCK: _Face("Lock (kill switch)", "lock", "Locking", "locked", standing_actions.lock),
-        StatusChange.UNLOCK: _Face("Unlock", "lock_open", "Unlocking", "unlocked", standing_actions.unlock),
+        StatusChange.SUSPEND: _Control("Suspend", "pause_circle", "Suspending", "suspended", standing_actions.suspend),
+        StatusChange.RESUME: _Control("Resume", "play_circle", "Resuming", "resumed", standing_actions.resume),
+        StatusChange.LOCK: _Control("Lock (kill switch)", "lock", "Locking", "locked", standing_actions.lock),
+        StatusChange.UNLOCK: _Control("Unlock", "lock_open", "Unlocking", "unlocked", standing_actions.unlock),
     }
 )
 
 
-def draw_part(seat: PageContext, tenant: TenantRow) -> None:
-    """Draw what can be stopped or started now, and the buttons for whoever may."""
-    st.header("Stop and start", anchor="stop-and-start")
+def draw_part(context: PageContext, tenant: TenantRow) -> None:
+    """Draw the available controls, for users with the permission."""
+    st.header("Emergency controls", anchor="stop-and-start")
     st.markdown(stopping.explained(tenant))
     offered = stopping.moves(tenant)
     if not offered:
         return
-    if not seat.may(Permission.MANAGE_KEYS):
-        st.caption("Your role lets you look at this. A key administrator of your organization does it.")
+    if not context.may(Permission.MANAGE_KEYS):
+        st.caption("Read-only for your role. A key administrator of your organization can use these controls.")
         return
     with st.container(horizontal=True):
         for move in offered:
-            face = _FACES[move]
+            control = _CONTROLS[move]
             st.button(
-                face.button,
-                icon=f":material/{face.icon}:",
+                control.button,
+                icon=f":material/{control.icon}:",
                 key=f"standing.{move}",
                 on_click=_open,
                 args=(move,),
             )
 
 
-def draw_open(seat: PageContext, tenant: TenantRow) -> None:
-    """Draw the dialog that is open, if there is one."""
+def draw_open(context: PageContext, tenant: TenantRow) -> None:
+    """Draw the dialog, if one is open."""
     move = st.session_state.get(_OPEN)
     if move is not None:
-        st.dialog(_title(move), dismissible=False)(guarded_fragment(_draw_dialog))(seat, tenant, StatusChange(move))
+        st.dialog(_title(move), dismissible=False)(guarded_fragment(_draw_dialog))(context, tenant, StatusChange(move))
 
 
 def _open(move: StatusChange) -> None:
@@ -91,78 +91,78 @@ def _title(move: StatusChange) -> str:
     return next(action.title for action in ACTIONS if action.move is not None and action.move.value == move.value)
 
 
-def _draw_dialog(seat: PageContext, tenant: TenantRow, move: StatusChange) -> None:
+def _draw_dialog(context: PageContext, tenant: TenantRow, move: StatusChange) -> None:
     slot = st.empty()
     after: TenantRow | Approval | None = st.session_state.get(_DONE)
     if after is None:
         with slot.container():
-            after = _draw_question(seat, tenant, move)
+            after = _draw_question(context, tenant, move)
         if after is None:
             return
         st.session_state[_DONE] = after
         slot.empty()
     if isinstance(after, Approval):
-        st.info(approvals.asked(after, seat.now()), title="Somebody else has to approve", icon=":material/group:")
+        st.info(approvals.asked(after, context.now()), title="Approval requested", icon=":material/group:")
     else:
         _draw_answer(move, after)
     if st.button("Close", key="standing.close"):
         _close()
 
 
-def _draw_question(seat: PageContext, tenant: TenantRow, move: StatusChange) -> TenantRow | Approval | None:
-    face = _FACES[move]
-    two = move is StatusChange.LOCK and approval_actions.policy_of(seat).wants_two_for(Action.LOCK)
-    button = "Ask for approval" if two else face.button
+def _draw_question(context: PageContext, tenant: TenantRow, move: StatusChange) -> TenantRow | Approval | None:
+    control = _CONTROLS[move]
+    two = move is StatusChange.LOCK and approval_actions.policy_of(context).wants_two_for(Action.LOCK)
+    button = "Request approval" if two else control.button
     action = next(action for action in ACTIONS if action.move is not None and action.move.value == move.value)
     if move is StatusChange.LOCK:
-        _draw_stops(seat)
+        _draw_stops(context)
     st.markdown(f"**What happens**  \n{action.happens}")
     st.markdown(f"**Can it be undone?**  \n{action.undone}")
     if move is StatusChange.UNLOCK and LockReason.ROOT_KEY in tenant.locks:
         st.warning(
-            "Its root key does not work where you hold it. Unlocking releases the kill switch; the tenant stays locked "
-            f"until the root key works again, and then unlocks by itself. {root_key.NO_FALLBACK}",
-            title="It will stay locked for now",
+            "The root key does not work. Unlocking removes the administrator's lock; the tenant unlocks "
+            f"automatically when the root key works again. {root_key.NO_FALLBACK}",
+            title="Tenant stays locked",
             icon=":material/warning:",
         )
     if two:
-        st.info(approvals.needs_two(seat.approval_hours), title="This takes two people", icon=":material/group:")
-    typed = seat.tenant_id
+        st.info(approvals.needs_two(context.approval_hours), title="Approval required", icon=":material/group:")
+    typed = context.tenant_id
     if move is StatusChange.LOCK:
-        typed = st.text_input(f"Type {seat.tenant_id} to confirm", key="standing.confirm").strip()
+        typed = st.text_input(f"Type {context.tenant_id} to confirm", key="standing.confirm").strip()
     with st.container(horizontal=True):
-        asked = st.button(button, type="primary", icon=f":material/{face.icon}:", key=f"standing.{move}.do")
+        asked = st.button(button, type="primary", icon=f":material/{control.icon}:", key=f"standing.{move}.do")
         if st.button("Cancel", key="standing.cancel"):
             _close()
     if not asked:
         return None
-    if typed != seat.tenant_id:
-        st.warning(f"Nothing was done. Type {seat.tenant_id} into the field, then press {button} again.")
+    if typed != context.tenant_id:
+        st.warning(f"Nothing was done. Enter {context.tenant_id} to confirm, then select {button} again.")
         return None
     try:
-        with st.spinner(face.doing):
-            return standing_actions.ask_to_lock(seat) if two else face.act(seat)
+        with st.spinner(control.doing):
+            return standing_actions.ask_to_lock(context) if two else control.act(context)
     except OpenKcmError as failed:
-        draw_refusal(failed, f"Not {face.done} yet", "Look at the tenant's state before you try again.")
+        draw_refusal(failed, f"Tenant not {control.done}", "Check the tenant's state before you retry.")
         return None
 
 
-def _draw_stops(seat: PageContext) -> None:
-    """List what stops, from what is on record: the dry run of the kill switch."""
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        lines = stopping.stops(tx.services.all(), seat.now())
+def _draw_stops(context: PageContext) -> None:
+    """List the services that stop, from stored data: the dry run of a lock."""
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        lines = stopping.stops(tx.services.all(), context.now())
     if lines:
-        st.markdown("**What stops**")
+        st.markdown("**Stops immediately**")
         st.markdown("\n".join(f"- {line}" for line in lines))
     else:
-        st.markdown("**What stops**  \nNo service is connected, so nothing stops.")
+        st.markdown("**Stops immediately**  \nNo service is connected.")
 
 
 def _draw_answer(move: StatusChange, after: TenantRow) -> None:
-    face = _FACES[move]
+    control = _CONTROLS[move]
     if move is StatusChange.UNLOCK and (why := stopping.why_locked_still(after)):
-        st.warning(why, title="Unlocked here, and locked still", icon=":material/warning:")
+        st.warning(why, title="Administrator's lock removed; tenant still locked", icon=":material/warning:")
         return
-    told = standing(after.state, after.locks)
-    words = told.meaning if after.state is State.ACTIVE else f"{told.meaning} {told.advice}"
-    st.success(words, title=f"The tenant is {face.done}", icon=":material/check:")
+    status = standing(after.state, after.locks)
+    words = status.meaning if after.state is State.ACTIVE else f"{status.meaning} {status.advice}"
+    st.success(words, title=f"Tenant {control.done}", icon=":material/check:")

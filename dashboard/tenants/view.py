@@ -1,4 +1,4 @@
-"""What may be asked of a tenant's standing now, and what stops when it is locked."""
+"""Available changes of a tenant's state, and the services that a lock stops."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -14,40 +14,37 @@ from database.tenants import TenantRow
 
 _SHOWN = 20
 _SWITCH, _ROOT_KEY = frozenset({LockReason.SWITCH}), frozenset({LockReason.ROOT_KEY})
-_OPENED: Mapping[frozenset[LockReason], str] = MappingProxyType(
+_UNLOCK_ADVICE: Mapping[frozenset[LockReason], str] = MappingProxyType(
     {
-        frozenset(): "Ask your platform's operator.",
-        _SWITCH: "Unlocking releases it, and everything opens as before.",
+        frozenset(): "Contact your platform's operator.",
+        _SWITCH: "Unlocking restores the former state.",
         _ROOT_KEY: (
-            "It opens by itself when the root key works again; unlocking it here is not possible. You can lock it as "
-            "well, so that it stays locked then."
+            "The tenant unlocks automatically when the root key works again; it cannot be unlocked here. You can "
+            "also lock it, so that it stays locked afterwards."
         ),
-        _SWITCH | _ROOT_KEY: (
-            "Each has to go by itself: unlocking releases the switch, and the tenant opens when the root key works "
-            "again too."
-        ),
+        _SWITCH | _ROOT_KEY: ("Both locks must be removed: unlock the tenant here, and restore the root key."),
     }
 )
 
 
 _NAMES: Mapping[LockReason, str] = MappingProxyType(
     {
-        LockReason.SWITCH: "the kill switch",
+        LockReason.SWITCH: "an administrator",
         LockReason.ROOT_KEY: "the root key",
-        LockReason.BREACH: "the platform, for a wall that did not hold",
+        LockReason.BREACH: "the platform (failed isolation check)",
     }
 )
-_BREACHED = (
-    "Each has to go by itself, and the last one is your platform's operators' to release, after a later examination "
-    "that found every wall standing. You can lock it as well, so that it stays locked then."
+_BREACH_ADVICE = (
+    "All locks must be removed. The platform's operators remove the last one after all isolation checks have "
+    "passed. You can also lock the tenant, so that it stays locked afterwards."
 )
 
 
 def moves(tenant: TenantRow) -> tuple[StatusChange, ...]:
-    """Return what a key administrator can ask for now.
+    """Return the changes that a key administrator can request now.
 
-    One who unlocks releases the switch and nothing else, so that a tenant which its root key alone locks cannot be
-    unlocked; it can be locked, to stay so when the root key is back.
+    Unlocking removes only the administrator's lock. So a tenant that only its root key locks cannot be unlocked, but it
+    can be locked, to stay locked when the root key works again.
     """
     if tenant.state is State.LOCKED:
         return (StatusChange.UNLOCK,) if LockReason.SWITCH in tenant.locks else (StatusChange.LOCK,)
@@ -59,7 +56,7 @@ def moves(tenant: TenantRow) -> tuple[StatusChange, ...]:
 
 
 def stops(services: Sequence[ServiceRow], now: datetime) -> tuple[str, ...]:
-    """Return a line for each connected service, the last used first: its name, kind and when it was last used."""
+    """Return a line for each connected service, the last used first: its name, kind and last use."""
     connected = [service for service in services if service.state is ServiceState.CONNECTED]
     never = datetime.min.replace(tzinfo=now.tzinfo)
     ordered = sorted(connected, key=lambda one: (one.last_seen_at or never, one.service), reverse=True)
@@ -74,27 +71,27 @@ def stops(services: Sequence[ServiceRow], now: datetime) -> tuple[str, ...]:
 
 
 def why_locked_still(tenant: TenantRow) -> str:
-    """Return why a tenant is locked although somebody has just unlocked it; empty when it is not."""
+    """Return why a tenant is still locked after an unlock; empty when it is not."""
     if tenant.state is not State.LOCKED:
         return ""
     if LockReason.BREACH in tenant.locks:
-        return "The kill switch is released. The tenant stays locked for a wall that did not hold; see Overview."
-    return (
-        "The kill switch is released. The tenant stays locked until its root key works again where you hold it; then "
-        "it unlocks by itself."
-    )
+        return (
+            "The administrator's lock is removed. The tenant stays locked because an isolation check failed; "
+            "see Overview."
+        )
+    return "The administrator's lock is removed. The tenant unlocks automatically when its root key works again."
 
 
 def explained(tenant: TenantRow) -> str:
-    """Return what can be stopped or started in this state, and how the two ways to stop differ."""
+    """Return the available controls in this state, and the difference between suspend and lock."""
     if tenant.state in DECRYPTS:
         return (
-            "**Suspended** is decrypt only: services read what is encrypted and encrypt nothing new. **Locked** is "
-            "nothing: no key opens and connections end. Neither destroys anything, and both can be undone here."
+            "**Suspend** allows decryption only. **Lock** rejects all requests and ends connections. Neither "
+            "destroys anything, and both can be undone here."
         )
     if tenant.state is State.LOCKED:
-        by = listed([_NAMES[reason] for reason in tenant.locks]) or "something that is not on record"
+        by = listed([_NAMES[reason] for reason in tenant.locks]) or "an unknown reason"
         if LockReason.BREACH in tenant.locks:
-            return f"Locked by {by}. {_BREACHED}"
-        return f"Locked by {by}. {_OPENED[frozenset(tenant.locks)]}"
-    return f"There is nothing to stop or to start while the tenant is {tenant.state}."
+            return f"Locked by {by}. {_BREACH_ADVICE}"
+        return f"Locked by {by}. {_UNLOCK_ADVICE[frozenset(tenant.locks)]}"
+    return f"Not available while the tenant is {tenant.state}."

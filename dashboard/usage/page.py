@@ -1,4 +1,4 @@
-"""Usage: how often keys were asked for, by whom, what was denied and how long answers took."""
+"""The page Usage: key requests by service, denied attempts and latency."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from database.usage import DayCount, UsagePart, UsageSum
 from openkcm.contract.audit_events import AuditName
 
 _LATENCY = (
-    "Latency is the time inside the crypto service, from the request as it was read to the record of it; network, TLS "
-    "and the flush of the record to disk are not in it. A percentile is given as the time within which that many "
-    "requests were answered: the exact value is at most 29 % lower. The percentiles are of answered requests alone."
+    "Latency is the time inside the crypto service, from the parsed request to its audit record. Network, TLS and "
+    "the flush of the record to disk are not included. A percentile is an upper bound: the exact value is at most "
+    "29 % lower. Percentiles cover successful requests only."
 )
 _BY_OPERATION, _BY_SERVICE = "Operation", "Service"
 _DAILY, _MONTHLY = "Day", "Month"
@@ -30,67 +30,67 @@ _DAILY, _MONTHLY = "Day", "Month"
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """What one transaction read: sums of the period, its key requests by day and part, and those of this month."""
+    """Data of one transaction: totals of the period, its key requests by day and group, and those of this month."""
 
     totals: Sequence[UsageSum]
     counts: Sequence[DayCount]
     month: Sequence[DayCount]
 
 
-def draw(seat: PageContext) -> None:
-    """Draw the page, or why there is nothing to show."""
+def draw(context: PageContext) -> None:
+    """Draw the page, or why there is no data."""
     st.title("Usage")
-    if not seat.may(Permission.VIEW):
-        st.error("Your role does not include this page. Your organization's administrator can change that.")
+    if not context.may(Permission.VIEW):
+        st.error("Your role does not include this page. Ask an administrator of your organization for access.")
         return
-    today = seat.now().astimezone(UTC).date()
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+    today = context.now().astimezone(UTC).date()
+    with context.database.tenant_tx(context.tenant_id) as tx:
         tenant, services, first_day = tx.tenants.get(), len(tx.services.all()), tx.usage.first_day()
     if tenant is not None and tenant.state not in UNDER_WAY:
-        draw_standing(seat, tenant)
+        draw_standing(context, tenant)
     if first_day is None:
         _draw_nothing_yet(services)
         return
     with st.container(horizontal=True):
         choice = _choose("Period", [one.value for one in Choice], key="period", default=periods.DEFAULT.value)
-        split = _choose("Bars show", [_BY_OPERATION, _BY_SERVICE], key="bars")
-        step = _choose("A bar for each", [_DAILY, _MONTHLY], key="step")
+        split = _choose("Group by", [_BY_OPERATION, _BY_SERVICE], key="bars")
+        step = _choose("Interval", [_DAILY, _MONTHLY], key="step")
     period = _period(choice, today, first_day)
-    shown = _read(seat, period, today, split)
+    shown = _read(context, period, today, split)
     if shown.totals:
         _draw_headlines(view.headlines(shown.totals, period, shown.month))
         _draw_chart(shown.counts, period, split, step)
         _draw_lines(shown.totals)
         _draw_refusals(shown.totals)
-        _draw_download(seat, period)
+        _draw_download(context, period)
     else:
         st.info(
-            f"Nothing was asked for in this period. The first request was on {Period(first_day, first_day).words()}: "
-            "choose a period that has it.",
+            f"No requests in this period. The first request was on {Period(first_day, first_day).words()}: select "
+            "a period that includes it.",
             icon=":material/event_busy:",
         )
-    with st.expander("What is counted, and how", key="usage-definition"):
+    with st.expander("Definitions", key="usage-definition"):
         st.write(DEFINITION)
         st.write(_LATENCY)
-        st.write("Days and months are those of UTC. What was answered is in these numbers within about a second.")
+        st.write("Days and months are in UTC. Requests appear within about a second.")
 
 
 def _draw_nothing_yet(services: int) -> None:
     if services:
         st.info(
-            "No service has asked for a key yet. The first request appears here about a second after it was answered.",
+            "No key requests yet. The first request appears here about a second after its response.",
             icon=":material/hourglass_empty:",
         )
     else:
         st.info(
-            "No service is connected, so there is no use of keys to show. Connect one on the Services page; "
-            "its key requests, denied attempts and latency then appear here.",
+            "No service is connected. Connect one on the Services page; its key requests, denied attempts and "
+            "latency then appear here.",
             icon=":material/power_off:",
         )
 
 
 def _period(choice: str, today: date, first_day: date) -> Period:
-    """Return the days of a choice, which are asked for when it is a custom one."""
+    """Return the selected period; ask for the days of a custom one."""
     picked: Sequence[date] = ()
     if choice == Choice.CUSTOM:
         picked = st.date_input(
@@ -101,25 +101,25 @@ def _period(choice: str, today: date, first_day: date) -> Period:
             format="YYYY-MM-DD",
             key="days",
             bind="query-params",
-            help="Two years at most.",
+            help="At most two years.",
         )
     period = periods.period(choice, picked, today)
     if choice == Choice.CUSTOM and len(picked) > 1 and (period.first, period.last) != tuple(picked):
-        st.warning("These days cannot be shown at once: two years are the most. This is the default period instead.")
+        st.warning("The period is longer than two years. The default period is shown instead.")
     st.caption(f"{period.words()}. Days are UTC days.")
     return period
 
 
 def _choose(label: str, options: Sequence[str], *, key: str, default: str | None = None) -> str:
-    """Let one of some words be chosen and keep it in the address, where only these words count."""
+    """Draw a radio group, bind it to the query string, and return the selection."""
     index = options.index(default) if default else 0
     return st.radio(label, options, index, horizontal=True, key=key, bind="query-params")
 
 
-def _read(seat: PageContext, period: Period, today: date, split: str) -> _Shown:
+def _read(context: PageContext, period: Period, today: date, split: str) -> _Shown:
     part: UsagePart = "service" if split == _BY_SERVICE else "operation"
     month = periods.this_month(today)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+    with context.database.tenant_tx(context.tenant_id) as tx:
         return _Shown(
             tx.usage.sums(period.first, period.last),
             tx.usage.by_day(period.first, period.last, part, KEY_REQUESTS),
@@ -132,7 +132,7 @@ def _draw_headlines(texts: view.Headlines) -> None:
         ("Key requests", texts.requests, texts.per_day),
         ("Key requests this month", texts.this_month, "since the 1st, UTC"),
         ("Denied attempts", texts.denied, texts.denied_share),
-        ("Latency, p95 within", texts.p95, texts.p95_note),
+        ("p95 latency (upper bound)", texts.p95, texts.p95_note),
     )
     with st.grid(4, gap="medium", min_column_width=180):
         for label, value, note in metrics:
@@ -147,11 +147,11 @@ def _draw_chart(counts: Sequence[DayCount], period: Period, split: str, step: st
     chart, table = st.tabs(["Chart", "Table"], key="usage-over-time")
     with chart:
         if not series.names:
-            st.info("No key requests in this period; what there was stands below.")
+            st.info("No key requests in this period. Other requests are listed below.")
             return
         st.echarts_chart(
             {
-                # Patterns besides colours: parts are told apart in print and by whoever sees no colours.
+                # Patterns as well as colours: series stay distinguishable in print and for colour-blind users.
                 "aria": {"enabled": True, "decal": {"show": True}},
                 "tooltip": {"trigger": "axis", "valueFormatter": "localized"},
                 "legend": {"type": "scroll", "top": 0},
@@ -183,18 +183,18 @@ def _draw_lines(totals: Sequence[UsageSum]) -> None:
                 "Service": line.service,
                 "Operation": line.operation,
                 "Requests": line.requests,
-                "Not answered": line.refused,
-                "p95 within": line.p95,
+                "Refused or failed": line.refused,
+                "p95 (upper bound)": line.p95,
                 "Average": line.average,
-                "p50 within": line.p50,
-                "p99 within": line.p99,
+                "p50 (upper bound)": line.p50,
+                "p99 (upper bound)": line.p99,
                 "Counted as": line.kind,
             }
             for line in view.lines(totals)
         ],
         column_config={
             "Requests": st.column_config.NumberColumn(format="localized"),
-            "Not answered": st.column_config.NumberColumn(format="localized"),
+            "Refused or failed": st.column_config.NumberColumn(format="localized"),
         },
         hide_index=True,
         key="usage-lines",
@@ -206,7 +206,7 @@ def _draw_refusals(totals: Sequence[UsageSum]) -> None:
     st.header("Denied attempts")
     found = view.refusals(totals)
     if not found:
-        st.write("Everything that was asked for in this period was answered.")
+        st.write("No denied or failed requests in this period.")
         return
     st.dataframe(
         [
@@ -215,28 +215,26 @@ def _draw_refusals(totals: Sequence[UsageSum]) -> None:
                 "Reason": one.reason,
                 "Operation": one.operation,
                 "Attempts": one.count,
-                "Counted as": "Denied" if one.denied else "Failed, not denied",
+                "Counted as": "Denied" if one.denied else "Failed",
             }
             for one in found
         ],
         column_config={"Attempts": st.column_config.NumberColumn(format="localized")},
         hide_index=True,
         key="usage-refusals",
-        alt="Attempts that were not answered, by service, reason and operation",
+        alt="Refused or failed requests, by service, reason and operation",
     )
     meanings = dict.fromkeys((one.reason, one.meaning) for one in found)
     st.markdown("\n".join(f"- **{reason}.** {meaning}" for reason, meaning in meanings))
-    st.caption(
-        "Each attempt is a record in the Audit page's stream; those that were too many are counted there together."
-    )
+    st.caption("Each attempt is recorded in the audit stream; attempts over the rate limit share one record.")
 
 
-def _draw_download(seat: PageContext, period: Period) -> None:
-    st.header("Take it with you")
+def _draw_download(context: PageContext, period: Period) -> None:
+    st.header("Export")
     st.download_button(
         "Download as CSV",
-        data=partial(_export, seat, period),
-        file_name=file_name(seat.tenant_id, period),
+        data=partial(_export, context, period),
+        file_name=file_name(context.tenant_id, period),
         mime="text/csv; charset=utf-8",
         icon=":material/download:",
         on_click="ignore",
@@ -247,16 +245,16 @@ def _draw_download(seat: PageContext, period: Period) -> None:
     )
 
 
-def _export(seat: PageContext, period: Period) -> bytes:
-    """Return the file; called by the click. On record before it is handed out."""
+def _export(context: PageContext, period: Period) -> bytes:
+    """Return the file, when the user clicks the button. Recorded before it is returned."""
     subject = f"usage {period.first.isoformat()} to {period.last.isoformat()}"
-    allowed = seat.may(Permission.VIEW)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
+    allowed = context.may(Permission.VIEW)
+    with context.database.tenant_tx(context.tenant_id) as tx:
         if allowed:
             days = tx.usage.days(period.first, period.last)
-            tx.audit.append(seat.event(AuditName.EXPORTED, subject, "success", rows=str(len(days)), format="csv"))
+            tx.audit.append(context.event(AuditName.EXPORTED, subject, "success", rows=str(len(days)), format="csv"))
         else:
-            tx.audit.append(seat.event(AuditName.ACTION_REFUSED, subject, "refused"))
+            tx.audit.append(context.event(AuditName.ACTION_REFUSED, subject, "refused"))
     if not allowed:
         raise AccessDenied
     return to_csv(days)

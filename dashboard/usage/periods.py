@@ -1,6 +1,6 @@
-"""Which days the Usage page shows. Days are UTC days, first and last are both shown.
+"""The days that the Usage page shows. Days are UTC days; the first and the last are included.
 
-The Usage page as a file: CSV as RFC 4180 has it, in UTF-8, every day by itself.
+Also the export of usage as CSV (RFC 4180) in UTF-8, with one row for each day.
 """
 
 import csv
@@ -14,7 +14,7 @@ from core.usage import Latency
 from database.usage import UsageDay
 
 LONGEST = timedelta(days=731)
-"""How much is shown at once: two years with a leap day, so that a question stays a fast one."""
+"""Longest period: two years with a leap day, so that queries stay fast."""
 
 
 class Choice(StrEnum):
@@ -36,15 +36,15 @@ class Period:
 
     @property
     def days(self) -> int:
-        """How many days it has."""
+        """Number of days."""
         return (self.last - self.first).days + 1
 
     def all_days(self) -> list[date]:
-        """Return each day, those without any use too."""
+        """Return each day, including days without use."""
         return [self.first + timedelta(days=number) for number in range(self.days)]
 
     def words(self) -> str:
-        """Return it as people say it: `25 Nov 2026`, `27 Oct to 25 Nov 2026`."""
+        """Return the period as text: `25 Nov 2026`, `27 Oct to 25 Nov 2026`."""
         last = f"{self.last.day} {self.last:%b %Y}"
         if self.first == self.last:
             return last
@@ -53,10 +53,10 @@ class Period:
 
 
 def period(choice: str | None, picked: Sequence[date], today: date) -> Period:
-    """Return what was chosen; the default for whatever is no choice, and for picked days that cannot be shown.
+    """Return the selected period; the default for an unknown choice, and for days that cannot be shown.
 
-    `picked` are the first and last day of a custom period; one of them alone, while the other is still to be picked,
-    is a period of one day.
+    `picked` are the first and last day of a custom period. One day alone, before the other is selected, is a period of
+    one day.
     """
     known = Choice(choice) if choice in set(Choice) else DEFAULT
     if known is Choice.CUSTOM:
@@ -64,13 +64,13 @@ def period(choice: str | None, picked: Sequence[date], today: date) -> Period:
             return Period(picked[0], picked[-1])
         known = DEFAULT
     if known is Choice.YEAR:
-        # From the first of a month, so that each of the twelve is a whole one but for this.
+        # From the first of a month, so that all months but the current one are complete.
         return Period(_month_before(today, 11), today)
     return Period(today - timedelta(days=_DAYS[known] - 1), today)
 
 
 def this_month(today: date) -> Period:
-    """Return the month so far."""
+    """Return the current month up to today."""
     return Period(today.replace(day=1), today)
 
 
@@ -93,12 +93,12 @@ HEADER = (
     "p99_within_ms",
 )
 ANSWERED = "answered"
-"""The result where there is no code of a refusal."""
+"""The result of a request without an error code."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def to_csv(days: Sequence[UsageDay]) -> bytes:
-    """Return a header and one row for each day, service, operation and result. Nothing in it is read as a formula."""
+    """Return a header and one row for each day, service, operation and result. No cell is evaluated as a formula."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(HEADER)
@@ -110,16 +110,16 @@ def to_csv(days: Sequence[UsageDay]) -> bytes:
 
 
 def file_name(tenant_id: str, period: Period) -> str:
-    """Return a name that says whose days these are."""
+    """Return a file name with tenant and period."""
     return f"usage-{tenant_id}-{period.first.isoformat()}-to-{period.last.isoformat()}.csv"
 
 
 def _harmless(text: str) -> str:
-    """Return text that a spreadsheet shows instead of working it out."""
+    """Return text that a spreadsheet shows literally."""
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _latency(latency: Latency) -> list[str | int]:
     times = (latency.average(), *(latency.within(percent) for percent in (50, 95, 99)))
-    # Empty where nothing was timed; `inf` where it was longer than the buckets tell.
+    # Empty without a measurement; `inf` above the largest bucket.
     return [latency.timed, *("" if one is None else f"{one / 1000:.3f}" for one in times)]

@@ -1,7 +1,4 @@
-"""What the Usage page says, from the rows of some days.
-
-What operations and refusals are called on the Usage page, and what a refusal means for the customer.
-"""
+"""Texts of the Usage page: totals, series, operations, and the meaning of refusals for the customer."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -15,14 +12,14 @@ from dashboard.usage.periods import Period
 from database.usage import DayCount, UsageSum
 
 _MOST_SERIES = 7
-"""Colours and patterns that people tell apart; what is beyond is drawn together."""
-OTHERS = "All others"
+"""Larger numbers of colours and patterns cannot be distinguished; further series are merged."""
+OTHERS = "Other"
 _UNITS = (("s", 1_000_000), ("ms", 1000))
 
 
 @dataclass(frozen=True, slots=True)
 class Headlines:
-    """Texts of the four metrics, and what is said beside each."""
+    """Values and notes of the four metrics."""
 
     requests: str
     per_day: str
@@ -41,13 +38,13 @@ class Series:
     rows: tuple[tuple[str, tuple[int, ...]], ...]
 
     def source(self) -> list[list[str | int]]:
-        """Return it as a table with its header, for the chart and for reading."""
+        """Return the series as a table with its header, for the chart and the table view."""
         header: list[str | int] = ["Day", *self.names]
         rows: list[list[str | int]] = [[label, *counts] for label, counts in self.rows]
         return [header, *rows]
 
     def summary(self) -> str:
-        """Return in one sentence what the chart shows, for whoever does not see it."""
+        """Return the content of the chart as one sentence."""
         totals = {label: sum(counts) for label, counts in self.rows}
         everything = sum(totals.values())
         if not everything:
@@ -61,7 +58,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One service and operation. Latencies are of answered requests, in words."""
+    """One service and operation. Latencies are of successful requests, as text."""
 
     service: str
     operation: str
@@ -85,7 +82,7 @@ class Refusal:
 
 
 def headlines(totals: Sequence[UsageSum], period: Period, month: Sequence[DayCount]) -> Headlines:
-    """`month` are the key requests of this month so far."""
+    """Return the four metrics; `month` are the key requests of this month so far."""
     requests = sum(one.count for one in totals if one.operation in KEY_REQUESTS)
     everything = sum(one.count for one in totals)
     denied = sum(one.count for one in totals if one.refusal and reason(one.refusal).denied)
@@ -97,27 +94,27 @@ def headlines(totals: Sequence[UsageSum], period: Period, month: Sequence[DayCou
         denied=f"{denied:,}",
         denied_share=f"{_share(denied, everything)} of all",
         p95=duration(latency.within(95)),
-        p95_note=f"average {duration(latency.average())}" if latency.timed else "nothing was timed in this period",
+        p95_note=f"average {duration(latency.average())}" if latency.timed else "no measurements in this period",
     )
 
 
 def by_day(counts: Sequence[DayCount], period: Period, name: Callable[[str], str]) -> Series:
-    """Return each day of the period, days without use too."""
+    """Return each day of the period, including days without use."""
     return _series(counts, period, name, lambda day: day.isoformat())
 
 
 def by_month(counts: Sequence[DayCount], period: Period, name: Callable[[str], str]) -> Series:
-    """Return each month that has a day in the period, with the days in it alone."""
+    """Return each month of the period, with its days in the period."""
     return _series(counts, period, name, lambda day: f"{day:%Y-%m}")
 
 
 def service_name(name: str) -> str:
-    """Return what a service is called on the page."""
+    """Return the name of a service on the page."""
     return name or NO_SERVICE
 
 
 def operation_name(value: str) -> str:
-    """Return what an operation is called on the page."""
+    """Return the name of an operation on the page."""
     return operation(CryptoOperation(value))
 
 
@@ -134,7 +131,7 @@ def lines(totals: Sequence[UsageSum]) -> Sequence[Line]:
 
 
 def refusals(totals: Sequence[UsageSum]) -> Sequence[Refusal]:
-    """Return what was not answered, the most frequent first."""
+    """Return refused and failed requests, denied ones first, the most frequent first."""
     found = []
     for one in totals:
         if one.refusal:
@@ -145,7 +142,7 @@ def refusals(totals: Sequence[UsageSum]) -> Sequence[Refusal]:
 
 
 def duration(microseconds: float | None) -> str:
-    """Return a time as exactly as it is known: `45 µs`, `4.1 ms`, `over 8.39 s`; `not timed` when nothing was timed."""
+    """Return a duration with three digits: `45 µs`, `4.1 ms`, `over 8.39 s`; `not timed` without a measurement."""
     if microseconds is None:
         return "not timed"
     if microseconds > BOUNDS[-1]:
@@ -198,8 +195,8 @@ def _share(part: int, whole: int) -> str:
     return "under 0.01 %" if percent < 0.01 else f"{percent:.2f} %"
 
 
-NO_SERVICE = "no service on record"
-"""Instead of the name: somebody had a certificate of the tenant that no service has."""
+NO_SERVICE = "no known service"
+"""Replaces the name of requests with a certificate of the tenant that belongs to no service."""
 
 OPERATIONS = MappingProxyType(
     {
@@ -220,21 +217,21 @@ OPERATIONS = MappingProxyType(
         CryptoOperation.CHANGE_ATTRIBUTES: "Change attributes",
         CryptoOperation.MAC: "MAC or signature",
         CryptoOperation.CONNECT: "Connect",
-        CryptoOperation.OPEN: "Open the service's key",
+        CryptoOperation.OPEN: "Unwrap service key",
     }
 )
 
 DEFINITION = (
-    "A key request is a request whose work needs a key: encrypt, decrypt, re-wrap, data keys, KMIP Get, MAC and "
+    "A key request is a request that needs a key: encrypt, decrypt, re-wrap, data keys, KMIP Get, MAC and "
     "signature, and the creation, registration and re-keying of KMIP keys. Each item of a batch counts, and so do "
-    "requests that were denied. Searching keys, reading or changing their attributes, activating, revoking and "
-    "destroying them are counted as other requests."
+    "denied requests. Locating keys, reading or changing their attributes, activating, revoking and destroying "
+    "them count as other requests."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """`denied`: somebody was not let. Otherwise a server did not do its part, and nobody asked for too much."""
+    """`denied`: the caller was not authorized. Otherwise a server failed."""
 
     name: str
     meaning: str
@@ -248,71 +245,71 @@ def _failed(name: str, meaning: str) -> Reason:
 _REASONS = MappingProxyType(
     {
         "caller_refused": Reason(
-            "Certificate refused", "The certificate is expired, revoked, not on record, or of a disconnected service."
+            "Certificate rejected", "The certificate is expired, revoked, unknown, or of a disconnected service."
         ),
         "tenant_closed": Reason(
             "Tenant suspended or locked",
-            "The tenant's state did not allow it: suspended only decrypts, locked does nothing.",
+            "The tenant state does not allow the request: suspended allows decryption only, locked allows nothing.",
         ),
         "ciphertext_refused": Reason(
-            "Ciphertext refused",
-            "It was altered, or belongs to another service or resource. Many of these deserve a look.",
+            "Ciphertext rejected",
+            "The ciphertext was altered, or belongs to another service or resource. Investigate repeated attempts.",
         ),
         "object_not_found": Reason(
-            "No such key", "The key does not exist or belongs to another service; nobody is told which."
+            "Key not found",
+            "The key does not exist or belongs to another service; the caller cannot distinguish the two.",
         ),
         "key_not_usable": Reason("Key not usable", "The key is not active, or its usage mask does not allow this."),
         "invalid_request": Reason(
-            "Request not understood", "A client sent what no operation takes: most often a mistake in its code."
+            "Invalid request", "A client sent a malformed request, usually because of an error in its code."
         ),
         "invalid_name": Reason(
-            "Name not allowed", "A client used a name that is not allowed: most often a mistake in its code."
+            "Invalid name", "A client used an invalid name, usually because of an error in its code."
         ),
         "too_many_requests": Reason(
             "Too many requests",
-            "More was asked at once than the tenant's limit allows; clients try again by themselves.",
+            "The tenant's rate limit was exceeded; clients retry automatically.",
         ),
         "root_key_disabled": _failed(
-            "Root key disabled", "The root key is disabled where it is held, so no service key opens."
+            "Root key disabled", "The root key is disabled at its provider, so no service key can be unwrapped."
         ),
         "root_key_pending_deletion": _failed(
             "Root key pending deletion",
-            "The root key is about to be deleted where it is held. Cancel that at once if it was not meant.",
+            "The root key is scheduled for deletion at its provider. Cancel the deletion immediately if it was "
+            "not intended.",
         ),
         "root_key_denied": _failed(
-            "Root key access denied", "Whoever holds the root key no longer lets the platform use it."
+            "Root key access denied", "The key holder has withdrawn the platform's permission to use the root key."
         ),
-        "root_key_unreachable": _failed("Root key unreachable", "The server that holds the root key did not answer."),
-        "root_key_missing": _failed("Root key missing", "There is no such root key where it should be."),
+        "root_key_unreachable": _failed("Root key unreachable", "The root key provider did not respond."),
+        "root_key_missing": _failed("Root key missing", "The root key does not exist at its provider."),
         "root_key_credentials_refused": _failed(
-            "Root key credentials refused", "The platform's credentials for the root key are not accepted any more."
+            "Root key credentials rejected", "The root key provider rejected the platform's credentials."
         ),
-        "root_key_swapped": _failed("Root key replaced", "Another key answers in the place of the root key."),
-        "root_key_unsuitable": _failed("Root key unsuitable", "The root key cannot do what is needed."),
-        "root_key_slow": _failed("Root key too slow", "The server that holds the root key answered too late."),
-        "root_key_failing": _failed(
-            "Root key failing", "The server that holds the root key answered with errors of its own."
-        ),
+        "root_key_swapped": _failed("Root key replaced", "Another key is stored at the root key reference."),
+        "root_key_unsuitable": _failed("Root key unsuitable", "The root key lacks a required property."),
+        "root_key_slow": _failed("Root key too slow", "The root key provider responded too late."),
+        "root_key_failing": _failed("Root key failing", "The root key provider responded with errors."),
         "root_key_clock_skew": _failed(
-            "Clocks differ", "The clocks of the root key's server and the platform differ too much."
+            "Clocks differ", "The clocks of the root key provider and the platform differ too much."
         ),
-        "root_key_throttled": _failed("Root key throttled", "The server that holds the root key asked to slow down."),
-        "vault_unavailable": _failed("Key server unavailable", "The platform's key server did not answer."),
-        "key_unavailable": _failed("Tenant key unavailable", "The platform's key server did not open the tenant key."),
-        "database_unavailable": _failed("Database unavailable", "The platform's database did not answer."),
+        "root_key_throttled": _failed("Root key throttled", "The root key provider limits the request rate."),
+        "vault_unavailable": _failed("Key server unavailable", "The platform's key server did not respond."),
+        "key_unavailable": _failed("Tenant key unavailable", "The platform's key server could not use the tenant key."),
+        "database_unavailable": _failed("Database unavailable", "The platform's database did not respond."),
         "audit_unavailable": _failed(
-            "Audit unavailable", "The record could not be made safe, and then nothing is answered."
+            "Audit unavailable", "The audit record could not be stored, so the request was rejected."
         ),
         "internal": _failed(
-            "Internal error", "Something went wrong in the crypto service. Operators see it in its log."
+            "Internal error", "An internal error occurred in the crypto service. Operators see it in its log."
         ),
-        "not_recorded": Reason("Reason not recorded", "Counted before reasons were kept."),
+        "not_recorded": Reason("Reason not recorded", "Counted before reasons were recorded."),
     }
 )
 
 
 def operation(one: CryptoOperation) -> str:
-    """Return its name, which is its own word where it has no other yet."""
+    """Return the name of an operation; its code without a name."""
     return OPERATIONS.get(one, one.value)
 
 
@@ -322,5 +319,5 @@ def kind(one: CryptoOperation) -> str:
 
 
 def reason(code: str) -> Reason:
-    """Return what a refusal is called and means; a code without an entry is a denial by its own name."""
+    """Return name and meaning of a refusal; an unknown code is a denial under its own name."""
     return _REASONS.get(code) or Reason(code.replace("_", " ").capitalize(), "The audit stream has the details.")

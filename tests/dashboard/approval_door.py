@@ -1,4 +1,4 @@
-"""What the entity does about approvals, policies and standing: its own steps, on the rows of a real database."""
+"""The entity's steps for approvals, policies and tenant status, on the rows of a real database."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ def request(words: Callable[..., str]) -> Callable[[Callable[..., Any]], Callabl
 
     def decorate(act: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(act)
-        def asked(gateway: Any, *arguments: Any, **named: Any) -> Any:
+        def send(gateway: Any, *arguments: Any, **named: Any) -> Any:
             gateway.asked.append(words(*arguments, **named))
             if gateway.fails is not None:
                 raise gateway.fails
@@ -36,13 +36,13 @@ def request(words: Callable[..., str]) -> Callable[[Callable[..., Any]], Callabl
             except OpenKcmError as refused:
                 raise UpdateRejected(refused.code, refused.message, refused.hint) from None
 
-        return asked
+        return send
 
     return decorate
 
 
 class ApprovalRequests:
-    """An approved action runs at once."""
+    """Requests for approvals; an approved action runs immediately."""
 
     def __init__(self, worker: Database) -> None:
         self.worker = worker

@@ -1,4 +1,4 @@
-"""A workflow gateway that changes the rows of a real database as the workflows do, and rejects what they reject."""
+"""A workflow gateway that changes the rows of a real database as the workflows do, with the same rejections."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -56,9 +56,9 @@ class FakeAuthority:
 
 
 class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
-    """`fails` is what the next requests meet instead of an answer, for example that Temporal is down.
+    """A workflow gateway; `fails` is the error that the next requests raise, for example while Temporal is down.
 
-    `attacks` are the results of each tenant's next examinations; those of the tenants in `unexamined` fail.
+    `attacks` are the results of each tenant's next assessments; those of the tenants in `unexamined` fail.
     """
 
     def __init__(self, worker: Database, authority: FakeAuthority, intake_key: str = INTAKE_PRIVATE) -> None:

@@ -1,4 +1,4 @@
-"""Rows of a tenant, its services and its keys, and of a root key that the customer holds and its changes."""
+"""Rows of a tenant, its services and keys, and of a customer's root key and its changes."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Sign-ons for the dashboard's tests: claims, a guard on a real database, and cookies as Streamlit signs them."""
+"""Sessions for the dashboard's tests: claims, an authorizer on a real database, and cookies signed as by Streamlit."""
 
 import json
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Clock:
 
 
 def claims_of(clock: Clock, **changed: Any) -> dict[str, Any]:
-    """Return whole claims of ACME's administrator, made just now; None takes one away."""
+    """Return complete claims of ACME's administrator, issued now; None removes one."""
     whole = {
         "iss": "https://sso.example",
         "sub": "ada",

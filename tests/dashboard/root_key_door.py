@@ -1,4 +1,4 @@
-"""What the workflows do to the rows of root keys: take the sealed credentials, try, wrap, switch or give up."""
+"""The effects of the workflows on the rows of root keys: take credentials, check, wrap, switch or abandon."""
 
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -26,7 +26,7 @@ INTAKE_PUBLIC = (
 
 @dataclass
 class RootKeyRequests:
-    """`problems` is what a preflight finds; a change stops after `wraps` service keys and goes on when asked again."""
+    """`problems` are found by a preflight; a change stops after `wraps` service keys and continues on a retry."""
 
     worker: Database
     intake_key: str = INTAKE_PRIVATE
@@ -95,4 +95,4 @@ class RootKeyRequests:
 
 
 def _wrap(row: ServiceKeyRow) -> bytes:
-    return b"anew: " + row.wrapped
+    return b"rewrapped: " + row.wrapped

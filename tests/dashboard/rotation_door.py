@@ -1,4 +1,4 @@
-"""What rotating, retiring, leaving and restoring change, on the rows of a real database."""
+"""The effects of rotating, retiring, offboarding and restoring on the rows of a real database."""
 
 from datetime import timedelta
 
@@ -21,7 +21,7 @@ GRACE = timedelta(days=30)
 
 
 class RotationRequests:
-    """`stops` is the code with which the next rotation fails, before it rewraps anything."""
+    """`stops` is the error code of the next rotation, which then fails before it re-wraps anything."""
 
     def __init__(self, worker: Database) -> None:
         self.worker = worker
@@ -57,7 +57,7 @@ class RotationRequests:
                 assert tx.rotations.retire_tenant_key(number)
             tx.rotations.end(number, self.stops)
         if self.stops is not None:
-            raise UpdateRejected(self.stops, "the rotation did not get to its end", "ask again")
+            raise UpdateRejected(self.stops, "the rotation was not completed", "ask again")
 
     @request(lambda _, service, version: f"retire {service} {version}")
     def retire_service_key(self, tenant_id: str, service: str, version: int) -> None:
@@ -65,7 +65,7 @@ class RotationRequests:
             if tx.policy.get().wants_two_for(Action.RETIRE_KEY_VERSION):
                 raise ApprovalRequired(Action.RETIRE_KEY_VERSION)
             if left := tx.rotations.destroy(service, version):
-                raise KeyVersionInUse(service, version, f"objects sealed under it: {left}")
+                raise KeyVersionInUse(service, version, f"objects encrypted under it: {left}")
 
     @request(lambda tenant_id, leaving: f"offboard {tenant_id} {leaving.reason}")
     def offboard(self, tenant_id: str, leaving: OffboardRequest) -> None:

@@ -1,4 +1,4 @@
-"""Tenants in every state with services, keys and usage, and a seat at each of them."""
+"""Tenants in every state with services, keys and usage, and a page context for each of them."""
 
 import json
 from dataclasses import dataclass, replace
@@ -48,7 +48,7 @@ ACME = "acme-corp-12345"
 KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 ROLE_ARN = "arn:aws:iam::111122223333:role/openkcm"
 SECONDS = 120
-"""How long one run of a page may take on a machine that is busy."""
+"""Timeout of one run of a page on a busy machine."""
 CLAUSES = ("U2", "U2", "C2", "C3", "M1", "M2", "M2", "A1", "A3")
 _MOVES = {
     State.ACTIVE: (Transition.ACTIVATE,),
@@ -84,7 +84,7 @@ def everything_stored(field: Field) -> str:
 
 @dataclass
 class Scene:
-    """One database and what happens in it."""
+    """One database and the changes in it."""
 
     field: Field
 
@@ -93,9 +93,9 @@ class Scene:
         self.crypto = self.field.open("crypto", max_size=1)
         self.dashboard = self.field.open("dashboard")
         self.authority = FakeAuthority()
-        self.door = FakeGateway(self.worker, self.authority)
+        self.gateway = FakeGateway(self.worker, self.authority)
 
-    def seat(self, tenant_id: str = ACME, *roles: PersonRole, name: str = "Ada") -> PageContext:
+    def page_context(self, tenant_id: str = ACME, *roles: PersonRole, name: str = "Ada") -> PageContext:
         subject = f"{name.lower()}@acme.example"
         person = Person(subject, name, tenant_id, frozenset(roles or {PersonRole.ADMINISTRATOR}))
         with self.dashboard.tenant_tx(tenant_id) as tx:
@@ -106,7 +106,7 @@ class Scene:
             tenant_id,
             "127.0.0.1",
             self.dashboard,
-            self.door,
+            self.gateway,
             ADDRESSES,
             lambda: datetime.now(UTC),
             180.0,
@@ -114,7 +114,7 @@ class Scene:
         )
 
     def tenant(self, state: State, tenant_id: str = ACME, organization: str = "ACME Corporation") -> None:
-        """Have a tenant that came to a state as provisioning and the moves after it bring it there."""
+        """Create a tenant in a state, by the same transitions as provisioning."""
         with self.worker.tenant_tx(tenant_id) as tx:
             tx.inbox.accept(an_event(tenant_id))
             tx.tenants.request(an_event(tenant_id, organization=organization))
@@ -152,7 +152,7 @@ class Scene:
             self._destroy(tenant_id)
 
     def _destroy(self, tenant_id: str) -> None:
-        """Have a tenant that is leaving pass the point of no return and get its certificate."""
+        """Start the destruction of an offboarding tenant and store its erasure certificate."""
         with self.worker.tenant_tx(tenant_id) as tx:
             tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=1))
             tx.leaving.gather([KeyToDestroyRow("L2 tenant key", l2_key(tenant_id), "1", "a" * 64)])
@@ -165,10 +165,10 @@ class Scene:
         request_id = f"request-{name}"
         with self.dashboard.tenant_tx(tenant_id) as tx:
             tx.services.request(ServiceRequestRow(request_id, name, kind, a_request_pem()))
-        self.door.connect_service(tenant_id, "eu-west-1", name, request_id)
+        self.gateway.connect_service(tenant_id, "eu-west-1", name, request_id)
         if uses:
             now = datetime.now(UTC).replace(second=0, microsecond=0)
-            minute = max(now - timedelta(hours=1), now.replace(hour=0, minute=0))  # an hour ago, and today
+            minute = max(now - timedelta(hours=1), now.replace(hour=0, minute=0))  # an hour ago, but today
             with self.crypto.tenant_tx(tenant_id) as tx:
                 tx.services.seen([name], datetime.now(UTC) - timedelta(minutes=4))
                 answered = UsesRow(minute, name, CryptoOperation.ENCRYPT, "", uses - 3, 64 * uses)
@@ -176,18 +176,18 @@ class Scene:
                 tx.usage.add([answered, refused], f"batch-{name}")
 
     def held_key(self, health: str = HEALTHY, tenant_id: str = ACME) -> None:
-        """Have the customer hold the root key, and the key do as `health` says; what locks then does so."""
+        """Make the customer hold the root key, with the given health; lock the tenant if the health requires it."""
         request_id = "5" * 32
         place = parse_place({"provider": "aws-kms", "key_arn": KEY_ARN, "role_arn": ROLE_ARN})
         with self.dashboard.tenant_tx(tenant_id) as tx:
             sealed = encrypt_credentials(INTAKE_PUBLIC, tenant_id, request_id, Credentials())
             tx.root_keys.request(RootKeyRequestRow(request_id, place, sealed))
-        self.door.change_root_key(tenant_id, request_id)
-        self.door.asked.pop()
+        self.gateway.change_root_key(tenant_id, request_id)
+        self.gateway.asked.pop()
         self.report(health, tenant_id)
 
     def report(self, health: str, tenant_id: str = ACME) -> None:
-        """Have the root key in force do as `health` says, and the tenant follow it as the watch has it."""
+        """Set the health of the current root key, and lock or unlock the tenant as the monitoring does."""
         with self.worker.tenant_tx(tenant_id) as tx:
             key, tenant = tx.root_keys.current(), tx.tenants.get()
             assert key is not None
@@ -222,13 +222,13 @@ class Scene:
 
 
 def meaning(state: State) -> str:
-    """Return what a page says of a tenant that this scene brought to a state."""
+    """Return the meaning that a page shows for the state of a tenant of this scene."""
     return standing(state, [LockReason.SWITCH]).meaning
 
 
-def shown(page: str, seat: PageContext | Market, **query: str) -> AppTest:
-    """Draw a page as Streamlit would, with the query of its address; an exception of the page ends the test."""
-    at = AppTest.from_function(_draw, args=(page, seat), default_timeout=SECONDS)
+def shown(page: str, context: PageContext | Market, **query: str) -> AppTest:
+    """Draw a page as Streamlit does, with the query of its address; an exception of the page fails the test."""
+    at = AppTest.from_function(_draw, args=(page, context), default_timeout=SECONDS)
     for name, value in query.items():
         at.query_params[name] = value
     at.run()
@@ -237,12 +237,12 @@ def shown(page: str, seat: PageContext | Market, **query: str) -> AppTest:
 
 
 def text(at: AppTest) -> str:
-    """Return everything a page and its dialog say, in order, each element once."""
+    """Return all texts of a page and its dialog, in order, each element once."""
     return "\n".join(word for node in at._tree for word in _said(node))
 
 
 def press(at: AppTest, key: str) -> str:
-    """Press a button and return everything the page says then."""
+    """Press a button and return all texts of the page afterwards."""
     at.button(key=key).click().run()
     assert not at.exception, at.exception
     return text(at)
@@ -255,7 +255,7 @@ def _said(node: object) -> dict[str, None]:
     return dict.fromkeys(word for word in found if isinstance(word, str) and word)
 
 
-def _draw(page, seat) -> None:
-    import importlib  # noqa: PLC0415 - AppTest runs this function's source as a script of its own
+def _draw(page, context) -> None:
+    import importlib  # noqa: PLC0415 - AppTest runs this function's source as a separate script
 
-    importlib.import_module(page if "." in page else f"dashboard.{page}.page").draw(seat)
+    importlib.import_module(page if "." in page else f"dashboard.{page}.page").draw(context)

@@ -1,4 +1,4 @@
-"""Seats for the tests of pages: a person of ACME at their tenant, on a real database."""
+"""Page contexts for the tests of pages: a user of ACME at their tenant, on a real database."""
 
 from datetime import UTC, datetime
 
@@ -11,17 +11,17 @@ TENANT = "acme-corp-12345"
 ADDRESSES = ServiceUrls("http://127.0.0.1:1", "http://127.0.0.1:2", "https://127.0.0.1:3", "127.0.0.1:4", None)
 
 
-class ClosedDoor:
-    """A door for pages that ask nothing of a workflow: whoever tries fails."""
+class UnusedGateway:
+    """A gateway for pages that send nothing to a workflow: every request fails."""
 
     def __getattr__(self, name: str) -> object:
-        raise AssertionError(f"nobody asks for {name} here")
+        raise AssertionError(f"unexpected workflow request: {name}")
 
 
-def a_seat(
-    database: Database, role: PersonRole = PersonRole.AUDITOR, door: WorkflowBridge | None = None
+def a_page_context(
+    database: Database, role: PersonRole = PersonRole.AUDITOR, gateway: WorkflowBridge | None = None
 ) -> PageContext:
     person = Person("ada", "Ada", TENANT, frozenset({role}))
     return PageContext(
-        person, TENANT, "192.0.2.7", database, door or ClosedDoor(), ADDRESSES, lambda: datetime.now(UTC)
+        person, TENANT, "192.0.2.7", database, gateway or UnusedGateway(), ADDRESSES, lambda: datetime.now(UTC)
     )

@@ -1,4 +1,4 @@
-"""Every action of the pages on a real database: who may do it, and what the audit stream records of it."""
+"""Every action of the pages on a real database: who may do it, and its audit records."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,14 +37,14 @@ APPROVAL = "a" * 32
 ORDERS = rotation.of_service("orders")
 
 
-def a_root_key_wish(seat: PageContext) -> root_key_actions.RootKeyChangeRequest:
+def a_root_key_wish(context: PageContext) -> root_key_actions.RootKeyChangeRequest:
     place = {"provider": "openbao", "address": "https://bao.acme.example:8200", "mount": "transit", "key": "acme"}
-    return root_key_actions.wishes(seat, place, {"token": "hvs.secret"})[0]
+    return root_key_actions.wishes(context, place, {"token": "hvs.secret"})[0]
 
 
 @dataclass(frozen=True)
 class Act:
-    """An action, its audit name, the roles that may do it, the state it starts from and what it asks of a workflow."""
+    """An action, its audit name, the roles that may do it, its initial state and its workflow request."""
 
     name: AuditName
     do: Callable[[PageContext], object]
@@ -63,13 +63,13 @@ ACTS = (
     Act(AuditName.UNLOCK_REQUESTED, standing_actions.unlock, MANAGE_KEYS, "unlock", State.LOCKED),
     Act(
         AuditName.ROTATE_REQUESTED,
-        lambda seat: rotation_actions.rotate(seat, rotation.compromised(ORDERS)),
+        lambda context: rotation_actions.rotate(context, rotation.compromised(ORDERS)),
         MANAGE_KEYS,
         "rotate one orders False True",
     ),
     Act(
         AuditName.RETIRE_REQUESTED,
-        lambda seat: rotation_actions.retire(seat, "orders", 1),
+        lambda context: rotation_actions.retire(context, "orders", 1),
         MANAGE_KEYS,
         "retire orders 1",
     ),
@@ -77,68 +77,68 @@ ACTS = (
     Act(AuditName.RESTORE_REQUESTED, leaving_actions.restore, MANAGE_KEYS, "restore", State.LEAVING),
     Act(
         AuditName.ROOT_KEY_PREFLIGHT_REQUESTED,
-        lambda seat: root_key_actions.check(seat, a_root_key_wish(seat)),
+        lambda context: root_key_actions.check(context, a_root_key_wish(context)),
         MANAGE_KEYS,
         "preflight",
     ),
     Act(
         AuditName.ROOT_KEY_CHANGE_REQUESTED,
-        lambda seat: root_key_actions.change(seat, a_root_key_wish(seat)),
+        lambda context: root_key_actions.change(context, a_root_key_wish(context)),
         MANAGE_KEYS,
         "change",
     ),
     Act(
         AuditName.POLICY_CHANGE_REQUESTED,
-        lambda seat: approval_actions.change_policy(seat, TenantPolicy(tenant_key_days=100)),
+        lambda context: approval_actions.change_policy(context, TenantPolicy(tenant_key_days=100)),
         MANAGE_KEYS,
         "policy",
     ),
     Act(AuditName.APPROVAL_ASKED, standing_actions.ask_to_lock, MANAGE_KEYS, "propose"),
     Act(
         AuditName.APPROVAL_VOTED,
-        lambda seat: approval_actions.decide(seat, APPROVAL, VoteChoice.APPROVE),
+        lambda context: approval_actions.decide(context, APPROVAL, VoteChoice.APPROVE),
         MANAGE_KEYS,
         f"decide {APPROVAL}",
     ),
     Act(AuditName.AUTHORITY_ROLL_REQUESTED, authority_actions.roll, MANAGE_SERVICES, "roll"),
     Act(
         AuditName.SERVICE_CONNECT_REQUESTED,
-        lambda seat: service_actions.connect(
-            seat, service_actions.wish("carts", ServiceKind.MONGODB, "/etc/openkcm/carts", None)
+        lambda context: service_actions.connect(
+            context, service_actions.wish("carts", ServiceKind.MONGODB, "/etc/openkcm/carts", None)
         ),
         MANAGE_SERVICES,
         "connect carts",
     ),
     Act(
         AuditName.SERVICE_RENEW_REQUESTED,
-        lambda seat: service_actions.renew(seat, "orders"),
+        lambda context: service_actions.renew(context, "orders"),
         MANAGE_SERVICES,
         "renew orders in eu-west-1",
     ),
     Act(
         AuditName.SERVICE_DISCONNECT_REQUESTED,
-        lambda seat: service_actions.disconnect(seat, "orders"),
+        lambda context: service_actions.disconnect(context, "orders"),
         MANAGE_SERVICES,
         "disconnect orders in eu-west-1",
     ),
     Act(
         AuditName.REPORT_REQUESTED,
-        lambda seat: report_actions.make(seat, "b" * 32, named("2026-01")),
+        lambda context: report_actions.make(context, "b" * 32, named("2026-01")),
         VIEW_AUDIT,
         "make_report",
     ),
 )
-# The database records these under other names, and no workflow is asked.
+# The database records these under other names, without a workflow request.
 STORED = (
     Act(
         AuditName.JOIN_TOKEN_REQUESTED,
-        lambda seat: join_actions.make_token(seat, "orders", ServiceKind.MONGODB, timedelta(hours=1)),
+        lambda context: join_actions.make_token(context, "orders", ServiceKind.MONGODB, timedelta(hours=1)),
         MANAGE_SERVICES,
     ),
     *(
         Act(
             AuditName.PROTECTION_CHANGE_REQUESTED,
-            lambda seat, act=act: act(seat, "orders", a_protected_field()),
+            lambda context, act=act: act(context, "orders", a_protected_field()),
             MANAGE_SERVICES,
         )
         for act in (protection_actions.protect, protection_actions.unprotect)
@@ -147,17 +147,17 @@ STORED = (
 
 
 def prepare(scene: Scene, state: State = State.ACTIVE) -> Scene:
-    """Have a tenant with a service, and a second person's request that waits."""
+    """Create a tenant with a service, and a pending request of a second person."""
     scene.tenant(state)
     if state is State.ACTIVE:
         scene.service("orders", ServiceKind.MONGODB)
         scene.wants_two_for(Action.LOCK)
-        other = scene.seat(name="Bob").person
+        other = scene.page_context(name="Bob").person
         with scene.dashboard.tenant_tx(ACME) as tx:
             tx.approvals.ask(APPROVAL, Action.LOCK, {}, other)
-        scene.door.propose(ACME, APPROVAL)
+        scene.gateway.propose(ACME, APPROVAL)
         scene.wants_two_for()
-    scene.door.asked.clear()
+    scene.gateway.asked.clear()
     return scene
 
 
@@ -174,51 +174,51 @@ def requested(scene: Scene) -> list[tuple[str, str, str]]:
 def test_action_asks_the_workflow_and_is_recorded_before_and_after(scene: Scene, act: Act) -> None:
     prepare(scene, act.before)
     if act.name is AuditName.RETIRE_REQUESTED:
-        rotation_actions.rotate(scene.seat(name="Bob"), rotation.EVERYTHING)
+        rotation_actions.rotate(scene.page_context(name="Bob"), rotation.EVERYTHING)
     if act.name is AuditName.APPROVAL_ASKED:
         scene.wants_two_for(Action.LOCK)
-        approval_actions.decide(scene.seat(name="Bob"), APPROVAL, VoteChoice.WITHDRAW)
-    act.do(scene.seat(ACME, max(act.roles)))
-    assert scene.door.asked[-1].startswith(act.asks)
+        approval_actions.decide(scene.page_context(name="Bob"), APPROVAL, VoteChoice.WITHDRAW)
+    act.do(scene.page_context(ACME, max(act.roles)))
+    assert scene.gateway.asked[-1].startswith(act.asks)
     assert requested(scene) == [(act.name, "intended", ""), (act.name, "success", "")]
 
 
 @pytest.mark.parametrize("role", list(PersonRole))
 def test_action_is_refused_to_other_roles_and_only_the_refusal_is_recorded(scene: Scene, role: PersonRole) -> None:
     prepare(scene)
-    seat = scene.seat(ACME, role)
+    context = scene.page_context(ACME, role)
     others = [act for act in (*ACTS, *STORED) if role not in act.roles]
     for act in others:
         with pytest.raises(PermissionDenied):
-            act.do(seat)
-    assert (scene.door.asked, requested(scene)) == ([], [])
+            act.do(context)
+    assert (scene.gateway.asked, requested(scene)) == ([], [])
     refused = [one for one in scene.records() if one["name"] == AuditName.ACTION_REFUSED]
     assert [(one["outcome"], one["details"]["action"]) for one in refused] == [("refused", act.name) for act in others]
 
 
 def test_action_after_the_end_of_the_session_changes_nothing(scene: Scene) -> None:
     prepare(scene)
-    ended = replace(scene.seat(), present=lambda: False)
+    ended = replace(scene.page_context(), present=lambda: False)
     before = scene.records()
     for act in (*ACTS, *STORED):
         with pytest.raises(SessionEnded):
             act.do(ended)
-    assert (scene.door.asked, scene.records()) == ([], before)
+    assert (scene.gateway.asked, scene.records()) == ([], before)
 
 
 def test_action_that_fails_is_recorded_with_the_code(scene: Scene) -> None:
     prepare(scene)
-    scene.door.fails = TemporalUnavailable()
+    scene.gateway.fails = TemporalUnavailable()
     for act in ACTS:
         with pytest.raises(TemporalUnavailable):
-            act.do(scene.seat())
+            act.do(scene.page_context())
     ends = (("intended", ""), ("failure", "temporal_unavailable"))
     failed = [(act.name, *end) for act in ACTS for end in ends]
     assert requested(scene) == failed
-    scene.door.fails = None
-    standing_actions.lock(scene.seat())
+    scene.gateway.fails = None
+    standing_actions.lock(scene.page_context())
     with pytest.raises(UpdateRejected):
-        standing_actions.suspend(scene.seat())
+        standing_actions.suspend(scene.page_context())
     assert requested(scene)[-1] == (AuditName.SUSPEND_REQUESTED, "failure", "illegal_move")
 
 
@@ -234,8 +234,8 @@ def test_action_on_a_tenant_that_does_not_exist_is_refused(scene: Scene) -> None
     for act in ACTS:
         if act.name in names:
             with pytest.raises(TenantUnknown):
-                act.do(scene.seat())
-    assert scene.door.asked == []
+                act.do(scene.page_context())
+    assert scene.gateway.asked == []
 
 
 def test_four_eyes_refuse_one_person_and_the_request_for_a_second_changes_nothing(scene: Scene) -> None:
@@ -245,7 +245,7 @@ def test_four_eyes_refuse_one_person_and_the_request_for_a_second_changes_nothin
     scene.wants_two_for(
         Action.COMPROMISE, Action.OFFBOARD, Action.RETIRE_KEY_VERSION, Action.LOCK, Action.ROOT_KEY_TO_PLATFORM
     )
-    seat = scene.seat()
+    context = scene.page_context()
     four_eyes = {
         AuditName.LOCK_REQUESTED,
         AuditName.OFFBOARD_REQUESTED,
@@ -255,14 +255,14 @@ def test_four_eyes_refuse_one_person_and_the_request_for_a_second_changes_nothin
     for act in ACTS:
         if act.name in four_eyes:
             with pytest.raises(UpdateRejected):
-                act.do(seat)
-    [wish, *_] = root_key_actions.wishes(seat, {"provider": "platform"}, {})
+                act.do(context)
+    [wish, *_] = root_key_actions.wishes(context, {"provider": "platform"}, {})
     asked = [
-        rotation_actions.ask_to_compromise(seat, rotation.compromised(ORDERS)),
-        rotation_actions.ask_to_retire(seat, "orders", 1),
-        leaving_actions.ask_to_leave(seat),
-        standing_actions.ask_to_lock(seat),
-        root_key_actions.ask_for_platform(seat, wish),
+        rotation_actions.ask_to_compromise(context, rotation.compromised(ORDERS)),
+        rotation_actions.ask_to_retire(context, "orders", 1),
+        leaving_actions.ask_to_leave(context),
+        standing_actions.ask_to_lock(context),
+        root_key_actions.ask_for_platform(context, wish),
     ]
     assert [(one.action, dict(one.argument)) for one in asked] == [
         (Action.COMPROMISE, {"services": "one", "service": "orders", "tenant_key": False}),

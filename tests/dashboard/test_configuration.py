@@ -1,4 +1,4 @@
-"""What Streamlit is told in the file beside the script."""
+"""The configuration of Streamlit in the file beside the script."""
 
 import tomllib
 from pathlib import Path
@@ -9,14 +9,14 @@ import dashboard
 from dashboard.library_logs import hand_over_logs
 
 FILE = Path(dashboard.__file__).parent / ".streamlit" / "config.toml"
-TOLD = tomllib.loads(FILE.read_text(encoding="utf-8"))
+CONFIGURATION = tomllib.loads(FILE.read_text(encoding="utf-8"))
 
 
-def test_nobody_else_is_told_or_let_in() -> None:
-    assert TOLD["browser"]["gatherUsageStats"] is False
-    assert TOLD["server"]["enableAgentApi"] is False
-    assert TOLD["server"]["enableStaticServing"] is False
-    assert TOLD["client"]["showErrorDetails"] == "none"
+def test_streamlit_sends_no_statistics_and_has_no_open_api() -> None:
+    assert CONFIGURATION["browser"]["gatherUsageStats"] is False
+    assert CONFIGURATION["server"]["enableAgentApi"] is False
+    assert CONFIGURATION["server"]["enableStaticServing"] is False
+    assert CONFIGURATION["client"]["showErrorDetails"] == "none"
 
 
 def test_nothing_is_fetched_from_the_network() -> None:

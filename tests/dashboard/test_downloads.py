@@ -1,4 +1,4 @@
-"""The audit stream as a file, asked for through the edge as a browser asks; database, guard and cookies are real."""
+"""Downloads through the middleware, as a browser requests them; database, authorizer and cookies are real."""
 
 import json
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from openkcm.verification.audit_export import read_export
 from openkcm.verification.erasure_certificate import certificate_file
 from tests.dashboard.people import ACME, BETA, ORIGIN, SECRET, Clock, a_guard, claims_of, cookie_of
 from tests.dashboard.scene import audit_records
-from tests.dashboard.seats import ADDRESSES, ClosedDoor
+from tests.dashboard.seats import ADDRESSES, UnusedGateway
 from tests.database.builders import a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field
 
@@ -39,7 +39,7 @@ class Stand:
     clock: Clock
 
     def ask(self, path: str = FILE, *, edge: bool = True, **changed: Any) -> Response:
-        """Ask as ACME's administrator, or as somebody whose claims are changed."""
+        """Send a request as ACME's administrator, or with changed claims."""
         cookies = cookie_of(claims_of(self.clock, **changed))
         with TestClient(
             self.edge if edge else self.inner, base_url=ORIGIN, cookies=cookies, follow_redirects=False
@@ -62,7 +62,7 @@ def stand(field: Field) -> Stand:
     parts = Dependencies(
         settings=load_settings(),
         database=database,
-        door=ClosedDoor(),
+        workflows=UnusedGateway(),
         guard=guard,
         addresses=ADDRESSES,
         origin=ORIGIN,
@@ -120,7 +120,7 @@ def test_a_request_without_session_or_with_a_wrong_query_exports_nothing(
 def test_a_role_without_the_audit_stream_gets_none_and_the_refusal_is_recorded(stand: Stand) -> None:
     answer = stand.ask(openkcm_roles=["key-administrator"])
     assert answer.status_code == 403
-    assert "does not show the audit stream" in answer.text
+    assert "does not include the audit stream" in answer.text
     assert "secret" not in answer.text
     assert stand.names()[-1] == (AuditName.ACTION_REFUSED, "refused")
 
@@ -141,7 +141,7 @@ def test_another_tenants_stream_is_refused_by_the_edge_and_by_the_route_itself(s
 
 
 def a_certificate(stand: Stand) -> str:
-    """Have ACME's destruction certified; return the document."""
+    """Store an erasure certificate of ACME; return the document."""
     kept = ErasureCertificateRow("{}", "signature", "audit-heads:1", datetime.now(UTC))
     with stand.field.open("worker").tenant_tx(ACME) as tx:
         tx.leaving.certify(kept)
@@ -158,7 +158,7 @@ def test_the_certificate_of_destruction_is_the_same_file_that_the_command_writes
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_nobody_gets_the_certificate_of_another_tenant_or_one_that_is_not_there(stand: Stand) -> None:
+def test_the_certificate_of_another_tenant_or_a_missing_one_is_not_returned(stand: Stand) -> None:
     assert stand.ask(PROOF).status_code == 404
     a_certificate(stand)
     assert stand.ask(f"/tenant/{BETA}/destruction-certificate.json").status_code == 403
@@ -169,9 +169,9 @@ def test_nobody_gets_the_certificate_of_another_tenant_or_one_that_is_not_there(
         assert browser.get("/destruction-certificate.json", headers=headers).status_code == 403
 
 
-def test_a_database_that_is_down_is_said(stand: Stand) -> None:
+def test_a_database_that_is_down_is_reported(stand: Stand) -> None:
     with stand.field.server.offline(stand.field.name):
         answer = stand.ask(edge=False, path="/audit.jsonl")
-    assert answer.status_code == 403  # no place: nothing is asked of the database
+    assert answer.status_code == 403  # without a route the database is not queried
     with stand.field.server.offline(stand.field.name):
         assert stand.ask().status_code == 503

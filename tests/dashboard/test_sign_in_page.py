@@ -11,17 +11,17 @@ pytestmark = pytest.mark.integration
 
 
 def _script(error) -> None:
-    from dashboard import sign_in_page as front_door  # noqa: PLC0415 - AppTest runs the text of this function
+    from dashboard import sign_in_page  # noqa: PLC0415 - AppTest runs the text of this function
 
-    front_door.draw_refusal(error)
+    sign_in_page.draw_refusal(error)
 
 
-def test_denied_access_shows_only_the_reason_and_a_link_to_the_callers_own_page() -> None:
+def test_denied_access_shows_only_the_reason_and_a_link_to_the_callers_page() -> None:
     page = AppTest.from_function(_script, args=(AccessDenied(),), default_timeout=SECONDS).run()
     assert not page.exception
     assert text(page).splitlines() == [
-        "403 · You cannot open this page",
+        "403 · Access denied",
         "This page is not yours. Sign in with an account of the organization it belongs to, or open your own page.",
-        "Go to your own page",
+        "Go to your page",
     ]
     assert [link.proto.url for link in page.link_button] == ["/"]

@@ -10,8 +10,8 @@ from dashboard.workflow_bridge import WorkflowBridge
 from workflows.client.workflow_client import WorkflowClient
 
 
-class Asked:
-    """Stands where the gateway would; tells in which loop it was asked."""
+class RecordingGateway:
+    """Records the event loop of each request."""
 
     def __init__(self) -> None:
         self.loops: set[int] = set()
@@ -33,7 +33,7 @@ def bridge_to(gateway: object, connected: list[int]) -> WorkflowBridge:
 
 
 def test_threads_share_one_client_in_one_loop() -> None:
-    asked, connected = Asked(), []
+    asked, connected = RecordingGateway(), []
     bridge = bridge_to(asked, connected)
     bridge.retry("acme")
     crowd = [threading.Thread(target=bridge.retry, args=["acme"]) for _ in range(8)]
@@ -44,16 +44,16 @@ def test_threads_share_one_client_in_one_loop() -> None:
     assert (len(asked.loops), connected) == (1, [1])
 
 
-def test_a_refusal_arrives_as_it_is() -> None:
+def test_an_error_of_the_workflow_is_raised_unchanged() -> None:
     with pytest.raises(TenantUnknown):
-        bridge_to(Asked(), []).retry("unknown")
+        bridge_to(RecordingGateway(), []).retry("unknown")
 
 
-def test_it_is_built_and_fails_where_there_is_no_temporal(free_port: int) -> None:
+def test_without_temporal_the_bridge_is_created_and_each_call_fails(free_port: int) -> None:
     async def connect() -> WorkflowClient:
         return await WorkflowClient.connect(f"127.0.0.1:{free_port}", 180.0)
 
     bridge: Any = WorkflowBridge(connect)
-    for _ in range(2):  # and it is asked again the next time
+    for _ in range(2):  # the second call connects again
         with pytest.raises(TemporalUnavailable):
             bridge.connect_service("acme", "eu-west-1", "orders", "r-1")

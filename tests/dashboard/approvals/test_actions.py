@@ -23,32 +23,32 @@ def two(scene: Scene) -> Scene:
 
 
 def kai(scene: Scene) -> Any:
-    return scene.seat(ACME, PersonRole.KEY_ADMINISTRATOR, name="Kai")
+    return scene.page_context(ACME, PersonRole.KEY_ADMINISTRATOR, name="Kai")
 
 
 def test_the_requester_can_withdraw_and_neither_approve_nor_decline(two: Scene) -> None:
-    asked = standing_actions.ask_to_lock(two.seat())
-    for seat, choice in (
-        (two.seat(), VoteChoice.APPROVE),
-        (two.seat(), VoteChoice.DECLINE),
+    asked = standing_actions.ask_to_lock(two.page_context())
+    for context, choice in (
+        (two.page_context(), VoteChoice.APPROVE),
+        (two.page_context(), VoteChoice.DECLINE),
         (kai(two), VoteChoice.WITHDRAW),
     ):
         with pytest.raises(VoteRejected):
-            decide(seat, asked.approval_id, choice)
+            decide(context, asked.approval_id, choice)
     with two.worker.tenant_tx(ACME) as tx:
         assert tx.approvals.votes(asked.approval_id) == []
-    assert decide(two.seat(), asked.approval_id, VoteChoice.WITHDRAW).state is ApprovalState.WITHDRAWN
+    assert decide(two.page_context(), asked.approval_id, VoteChoice.WITHDRAW).state is ApprovalState.WITHDRAWN
     assert decide(kai(two), asked.approval_id, VoteChoice.APPROVE).state is ApprovalState.WITHDRAWN
     assert two.standing()[0] is State.ACTIVE
 
 
 def test_a_vote_that_was_not_counted_can_be_repeated_and_not_changed(two: Scene) -> None:
-    asked = standing_actions.ask_to_lock(two.seat())
-    two.door.fails = TemporalUnavailable()
+    asked = standing_actions.ask_to_lock(two.page_context())
+    two.gateway.fails = TemporalUnavailable()
     with pytest.raises(TemporalUnavailable):
         decide(kai(two), asked.approval_id, VoteChoice.APPROVE)
-    two.door.fails = None
-    with pytest.raises(VoteRejected, match="approve already"):
+    two.gateway.fails = None
+    with pytest.raises(VoteRejected, match="already voted approve"):
         decide(kai(two), asked.approval_id, VoteChoice.DECLINE)
     assert decide(kai(two), asked.approval_id, VoteChoice.APPROVE).state is ApprovalState.DONE
     outcomes = [outcome for _, outcome in two.recorded("approval.vote_requested")]
@@ -56,7 +56,7 @@ def test_a_vote_that_was_not_counted_can_be_repeated_and_not_changed(two: Scene)
 
 
 def test_a_second_request_for_the_same_action_and_an_unknown_request_are_refused(two: Scene) -> None:
-    standing_actions.ask_to_lock(two.seat())
+    standing_actions.ask_to_lock(two.page_context())
     with pytest.raises(UpdateRejected) as refused:
         standing_actions.ask_to_lock(kai(two))
     assert refused.value.code == ApprovalPending.code

@@ -31,12 +31,12 @@ def found(text: str | None = None, previous: bytes | None = GENESIS, **changed: 
     return FoundRecord(StoredRecord(1, text, link(GENESIS, text)), previous)
 
 
-def test_a_record_is_said_in_words_and_with_its_code():
+def test_a_record_is_shown_with_its_label_and_code():
     assert view.row(found(), NOW) == view.Row(
         seq=1,
         time="2026-11-25 11:57:00",
         ago="2 minutes ago",
-        what="Use of a key refused",
+        what="Use of a key rejected",
         code="crypto.refused",
         outcome="Refused",
         actor="orders (service)",
@@ -57,52 +57,52 @@ def test_a_record_is_said_in_words_and_with_its_code():
         (json.dumps(FIELDS | {"seq": 2}), GENESIS),
     ],
 )
-def test_a_record_that_does_not_fit_the_chain_says_so(text, previous):
+def test_a_record_outside_the_chain_is_marked(text, previous):
     assert not view.row(found(text, previous), NOW).linked
     assert not view.details(found(text, previous), NOW).linked
 
 
-def test_what_is_no_record_is_shown_as_none():
+def test_an_unreadable_record_is_shown_as_such():
     row = view.row(found("gone"), NOW)
-    assert (row.what, row.time, row.ago, row.outcome, row.actor) == ("Not a record", "unknown", "", "", "")
+    assert (row.what, row.time, row.ago, row.outcome, row.actor) == ("Unreadable record", "unknown", "", "", "")
     details = view.details(found("gone", None), NOW)
     assert details.raw == "gone"
     assert details.fields == (
         ("Time", "unknown"),
-        ("What happened", "Not a record"),
+        ("Event", "Unreadable record"),
         ("Chain hash", link(GENESIS, "gone").hex()),
-        ("Hash before", "missing"),
+        ("Previous hash", "missing"),
     )
 
 
-def test_fields_of_another_kind_than_ours_are_shown_as_they_are():
+def test_fields_of_unknown_types_are_shown_unchanged():
     row = view.row(found(name=7, actor=["x"], actor_kind="robot", outcome="odd", time="2026-11-25T11:57:00"), NOW)
     assert (row.what, row.code, row.actor, row.outcome, row.time) == ("7", "7", '["x"] (robot)', "odd", "unknown")
-    assert dict(view.details(found(details="x", actor_kind=""), NOW).fields)["Who"] == "orders"
+    assert dict(view.details(found(details="x", actor_kind=""), NOW).fields)["Actor"] == "orders"
 
 
-def test_a_record_is_told_whole():
+def test_the_details_of_a_record_are_complete():
     details = view.details(found(), NOW)
     assert (details.title, details.raw, details.linked) == ("Record 1", json.dumps(FIELDS), True)
     assert details.fields == (
         ("Time", "2026-11-25 11:57:00.000001 UTC (2 minutes ago)"),
-        ("What happened", "Use of a key refused"),
+        ("Event", "Use of a key refused"),
         ("Code", "crypto.refused"),
-        ("Upstream's word", "unauthorizedRequest"),
+        ("Upstream event type", "unauthorizedRequest"),
         ("Outcome", "Refused"),
-        ("Who", "orders (service)"),
+        ("Actor", "orders (service)"),
         ("Object", "service/orders"),
-        ("From", "192.0.2.1"),
+        ("Source", "192.0.2.1"),
         ("Correlation id", "c-1"),
         ("Event id", "e-1"),
         ("Detail: operation", "get"),
         ("Detail: count", "7"),
         ("Chain hash", link(GENESIS, json.dumps(FIELDS)).hex()),
-        ("Hash before", GENESIS.hex()),
+        ("Previous hash", GENESIS.hex()),
     )
 
 
-def test_every_event_can_be_chosen_and_reads_as_words():
+def test_every_event_is_a_filter_option_with_a_label():
     choices = view.choices()
     assert set(map(str, AuditName)) <= set(choices)
     assert len(choices) == len(set(choices))
@@ -110,21 +110,21 @@ def test_every_event_can_be_chosen_and_reads_as_words():
         label = view.choice_label(choice)
         assert "_" not in label
         assert "." not in label
-    assert view.choice_label("crypto.") == "Use of keys: all"
-    assert view.choice_label("crypto.key_released") == "Use of keys: key handed to a service"
+    assert view.choice_label("crypto.") == "Key use: all"
+    assert view.choice_label("crypto.key_released") == "Key use: key returned to a service"
     assert view.choice_label("marketplace.enable_accepted") == "Marketplace: OpenKCM enabled in the marketplace"
 
 
-def test_links_are_told_together_and_broken_ones_by_their_numbers():
+def test_valid_links_are_summarized_and_broken_ones_named_by_number():
     row = view.row(found(), NOW)
-    assert view.links([row]) == (True, "The link of the shown record to the one before it was checked and holds.")
-    whole, said = view.links([row, row])
-    assert whole
-    assert said == "The links of 2 shown records to the one before each were checked and hold."
-    whole, said = view.links([row, replace(row, seq=1234, linked=False)])
-    assert not whole
+    assert view.links([row]) == (True, "Hash link of the shown record verified.")
+    intact, said = view.links([row, row])
+    assert intact
+    assert said == "Hash links of 2 shown records verified."
+    intact, said = view.links([row, replace(row, seq=1234, linked=False)])
+    assert not intact
     assert said.startswith("The chain is broken at record 1,234:")
-    whole, said = view.links([replace(row, linked=False), replace(row, seq=2, linked=False)])
+    intact, said = view.links([replace(row, linked=False), replace(row, seq=2, linked=False)])
     assert said.startswith("The chain is broken at records 1 and 2:")
 
 
@@ -137,21 +137,25 @@ THERE = StoredRecord(8, "y", b"s" * 32)
 @pytest.mark.parametrize(
     ("ends", "chain", "said"),
     [
-        (StreamBounds(None, None, None, None), view.Chain.EMPTY, "Nothing is recorded"),
+        (StreamBounds(None, None, None, None), view.Chain.EMPTY, "No records yet"),
         (StreamBounds(LAST, None, None, None), view.Chain.UNSIGNED, "10 records will be signed within a minute"),
         (
             StreamBounds(LAST, HEAD, NOW, THERE),
             view.Chain.SIGNED,
-            "8 on 25 Nov 2026, 12:00 UTC (just now), by the key audit:1; the 2 records after it will be signed within",
+            "8 on 25 Nov 2026, 12:00 UTC (just now), by the key audit:1; 2 newer records will be signed within",
         ),
-        (StreamBounds(THERE, HEAD, NOW, THERE), view.Chain.SIGNED, "nothing came after it."),
-        (StreamBounds(replace(LAST, seq=7), HEAD, NOW, None), view.Chain.TRUNCATED, "the last is 7"),
-        (StreamBounds(None, HEAD, NOW, None), view.Chain.TRUNCATED, "the last is 0"),
-        (StreamBounds(LAST, HEAD, NOW, replace(THERE, chain_hash=b"?" * 32)), view.Chain.REPLACED, "is not the one"),
-        (StreamBounds(LAST, HEAD, NOW, None), view.Chain.REPLACED, "is not the one"),
+        (StreamBounds(THERE, HEAD, NOW, THERE), view.Chain.SIGNED, "no newer records."),
+        (StreamBounds(replace(LAST, seq=7), HEAD, NOW, None), view.Chain.TRUNCATED, "the last record is 7"),
+        (StreamBounds(None, HEAD, NOW, None), view.Chain.TRUNCATED, "the last record is 0"),
+        (
+            StreamBounds(LAST, HEAD, NOW, replace(THERE, chain_hash=b"?" * 32)),
+            view.Chain.REPLACED,
+            "differs from the record signed",
+        ),
+        (StreamBounds(LAST, HEAD, NOW, None), view.Chain.REPLACED, "differs from the record signed"),
     ],
 )
-def test_the_newest_signed_head_says_how_the_chain_stands(ends, chain, said):
+def test_the_newest_checkpoint_determines_the_chain_state(ends, chain, said):
     status = view.status(ends, None if ends.signed is None else VALID, NOW)
     assert status.chain is chain
     assert said in status.said
@@ -159,39 +163,49 @@ def test_the_newest_signed_head_says_how_the_chain_stands(ends, chain, said):
     assert (status.signature, status.fingerprint) == (("Verified", "f" * 64) if ends.signed else ("", ""))
 
 
-def test_a_head_whose_signature_does_not_verify_is_alarming_and_says_why():
+def test_an_invalid_checkpoint_signature_is_alarming_with_its_reason():
     ends = StreamBounds(LAST, HEAD, NOW, THERE)
     status = view.status(ends, replace(VALID, problem="the signature is not by the public key"), NOW)
     assert (status.chain, status.alarming, status.signature) == (view.Chain.FORGED, True, "Not verified")
     assert "over record 8 does not verify: the signature is not by the public key." in status.said
 
 
-def test_the_status_counts_for_people():
+def test_the_status_formats_its_numbers():
     status = view.status(StreamBounds(replace(LAST, seq=1_000_000), HEAD, NOW, THERE), VALID, NOW)
     assert (status.records, status.signed, status.head) == ("1,000,000", "8", (b"l" * 32).hex())
 
 
-def test_a_verification_says_what_was_found_and_what_it_cannot_show():
+def test_a_verification_states_its_result_and_its_limits():
     assert view.verdict(1_000, 990, 2.04, NOW) == (
-        "1,000 records verified in 2.0 s, 25 Nov 2026, 12:00 UTC: nothing is missing, altered or out of order."
-        " The newest signed head, of record 990, is in its place, and its signature is verified."
+        "1,000 records verified in 2.0 s, 25 Nov 2026, 12:00 UTC: no record is missing, altered or out of order."
+        " The newest checkpoint, of record 990, and its signature are verified."
     )
-    assert "a missing end would not show" in view.verdict(1, 0, 0.1, NOW)
+    assert "missing records at the end would not be detected" in view.verdict(1, 0, 0.1, NOW)
 
 
 @pytest.mark.parametrize(
     ("shown", "rest", "backwards", "said"),
     [
-        (2, range(1, 101), True, "2 records fit so far; looked back to record 101, 100 older records not looked at."),
-        (1, range(50, 51), False, "1 record fits so far; looked forward to record 49, 1 newer record not looked at."),
-        (0, range(1, 2), True, "No record fits so far; looked back to record 2, 1 older record not looked at."),
+        (
+            2,
+            range(1, 101),
+            True,
+            "2 matching records so far; searched back to record 101, 100 older records not searched.",
+        ),
+        (
+            1,
+            range(50, 51),
+            False,
+            "1 matching record so far; searched forward to record 49, 1 newer record not searched.",
+        ),
+        (0, range(1, 2), True, "No matching records so far; searched back to record 2, 1 older record not searched."),
     ],
 )
-def test_a_look_that_was_not_whole_says_how_far_it_went(shown, rest, backwards, said):
-    assert view.looked(shown, rest, backwards=backwards) == said
+def test_an_incomplete_search_shows_its_progress(shown, rest, backwards, said):
+    assert view.search_progress(shown, rest, backwards=backwards) == said
 
 
-def test_days_are_whole_and_in_utc():
+def test_days_are_complete_and_in_utc():
     day = date(2026, 11, 25)
     assert view.day_begins(day) == datetime(2026, 11, 25, tzinfo=UTC)
     assert view.day_ends(day) == datetime(2026, 11, 26, tzinfo=UTC)

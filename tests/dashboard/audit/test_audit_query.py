@@ -25,13 +25,13 @@ MOMENTS = st.none() | st.datetimes(timezones=st.just(UTC))
         until=MOMENTS,
     )
 )
-def test_a_filter_goes_into_an_address_and_comes_back(chosen):
+def test_a_filter_survives_encoding_and_decoding(chosen):
     query = audit_query.encode(chosen)
     assert query.isascii()
     assert audit_query.decode(query) == chosen
 
 
-def test_no_query_asks_for_everything():
+def test_an_empty_query_selects_all_records():
     assert audit_query.decode("") == AuditFilter()
     assert audit_query.encode(AuditFilter()) == ""
 
@@ -52,11 +52,11 @@ def test_no_query_asks_for_everything():
         "x",
     ],
 )
-def test_what_no_link_of_ours_asks_is_refused(query):
+def test_an_unknown_or_invalid_query_is_rejected(query):
     with pytest.raises(InvalidRequest):
         audit_query.decode(query)
 
 
-def test_a_time_in_another_zone_is_that_time():
+def test_a_time_in_another_zone_is_converted_to_utc():
     chosen = audit_query.decode("since=2026-11-25T13:00:00%2B01:00")
     assert chosen.since == datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -11,7 +11,7 @@ from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.public_keys import PublicKeys
 from tests.dashboard.scene import shown, text
-from tests.dashboard.seats import TENANT, a_seat
+from tests.dashboard.seats import TENANT, a_page_context
 from tests.database.builders import an_audit_event
 from tests.database.fixtures import Field
 from tests.database.signing import SIGNER, Signer, sign_head
@@ -19,8 +19,8 @@ from tests.database.signing import SIGNER, Signer, sign_head
 HOSTILE = "[click](https://evil.example) ![x](https://evil.example/x.png) <script>alert(1)</script>"
 
 
-def draw(seat: PageContext) -> AppTest:
-    return shown("audit", seat)
+def draw(context: PageContext) -> AppTest:
+    return shown("audit", context)
 
 
 def fill(worker: Database, number: int, tenant: str = TENANT, **changed: object) -> None:
@@ -34,10 +34,10 @@ def numbers(page: AppTest) -> list[int]:
     return [] if not page.dataframe else [int(seq) for seq in page.dataframe[0].value["seq"]]
 
 
-def test_an_empty_stream_says_what_will_appear(dashboard: Database) -> None:
-    page = draw(a_seat(dashboard))
+def test_an_empty_stream_explains_when_records_appear(dashboard: Database) -> None:
+    page = draw(a_page_context(dashboard))
     assert page.title[0].value == "Audit"
-    assert "Nothing is recorded" in text(page)
+    assert "No records" in text(page)
     assert "The first record appears" in text(page)
     assert not page.dataframe
 
@@ -47,12 +47,12 @@ def test_the_newest_records_are_listed_with_the_state_of_the_chain(dashboard: Da
     sign_head(worker, TENANT)
     fill(worker, 60)
     fill(worker, 1, "beta", subject="of another")
-    page = draw(a_seat(dashboard))
+    page = draw(a_page_context(dashboard))
     assert numbers(page) == list(range(60, 10, -1))
     assert [metric.value for metric in page.metric] == ["60", "50", "Verified"]
     assert "Signed up to record 50" in text(page)
-    assert "the 10 records after it will be signed within a minute" in text(page)
-    assert "The links of 50 shown records" in text(page)
+    assert "10 newer records will be signed within a minute" in text(page)
+    assert "Hash links of 50 shown records" in text(page)
     assert page.button(key="audit-newer").disabled
     assert set(page.dataframe[0].value["what"]) == {"Tenant key created"}
     assert [element.proto.url for element in page.get("link_button")] == [f"/tenant/{TENANT}/audit.jsonl"]
@@ -62,18 +62,16 @@ def test_the_newest_records_are_listed_with_the_state_of_the_chain(dashboard: Da
     assert fingerprint in [code.value for code in page.code]
 
 
-def test_a_role_that_may_not_see_the_stream_is_told_so_and_sees_nothing(dashboard: Database, worker: Database) -> None:
+def test_a_role_without_the_permission_sees_no_records(dashboard: Database, worker: Database) -> None:
     fill(worker, 3)
-    page = draw(a_seat(dashboard, PersonRole.KEY_ADMINISTRATOR))
+    page = draw(a_page_context(dashboard, PersonRole.KEY_ADMINISTRATOR))
     assert "Ask an administrator or an auditor" in page.info[0].value
     assert (len(page.dataframe), len(page.button), len(page.text_input), len(page.metric)) == (0, 0, 0, 0)
 
 
-def test_pages_are_turned_and_a_record_that_came_meanwhile_is_shown_by_newest(
-    dashboard: Database, worker: Database
-) -> None:
+def test_paging_shows_new_records_only_on_the_newest_page(dashboard: Database, worker: Database) -> None:
     fill(worker, 120)
-    page = draw(a_seat(dashboard))
+    page = draw(a_page_context(dashboard))
     page.button(key="audit-older").click().run()
     assert numbers(page) == list(range(70, 20, -1))
     fill(worker, 125)
@@ -91,7 +89,7 @@ def test_filters_narrow_the_list_and_begin_at_the_newest(dashboard: Database, wo
     fill(worker, 120)
     with worker.tenant_tx(TENANT) as tx:
         tx.audit.append(an_audit_event("odd", actor="ada", outcome="refused", name=AuditName.ACTION_REFUSED))
-    page = draw(a_seat(dashboard))
+    page = draw(a_page_context(dashboard))
     page.button(key="audit-older").click().run()
     page.text_input(key="audit-text").set_value("OBJECT 7").run()
     assert numbers(page) == [79, 78, 77, 76, 75, 74, 73, 72, 71, 70, 7]
@@ -113,9 +111,9 @@ def test_days_and_text_limit_the_list_and_special_characters_match_nothing(
     dashboard: Database, worker: Database
 ) -> None:
     fill(worker, 3)
-    seat = a_seat(dashboard)
-    today = seat.now().date()
-    page = draw(seat)
+    context = a_page_context(dashboard)
+    today = context.now().date()
+    page = draw(context)
     page.date_input(key="audit-since").set_value(today).run()
     assert numbers(page) == [3, 2, 1]
     for hostile in ("'; drop table okcm.tenant --", "%", "\\", "\0", "'||pg_sleep(9)||'"):
@@ -128,13 +126,13 @@ def test_days_and_text_limit_the_list_and_special_characters_match_nothing(
     assert numbers(page) == []
 
 
-def test_the_whole_stream_is_verified_on_demand(dashboard: Database, worker: Database) -> None:
+def test_the_entire_stream_is_verified_on_demand(dashboard: Database, worker: Database) -> None:
     fill(worker, 60)
     sign_head(worker, TENANT)
-    page = draw(a_seat(dashboard))
+    page = draw(a_page_context(dashboard))
     page.button(key="audit-verify").click().run()
     assert "60 records verified in" in page.success[0].value
-    assert "of record 60, is in its place" in page.success[0].value
+    assert "of record 60, and its signature are verified" in page.success[0].value
     page.button(key="audit-older").click().run()
     assert "60 records verified in" in page.success[0].value
 
@@ -143,7 +141,7 @@ FORGED, _ = Signer().sign(b"anything")
 
 
 @pytest.mark.parametrize(
-    ("statement", "at_once", "verified"),
+    ("statement", "immediate", "verified"),
     [
         (
             "update okcm.audit_event set record = replace(record, 'object', 'subject') where seq = 7",
@@ -155,18 +153,18 @@ FORGED, _ = Signer().sign(b"anything")
         (
             f"update okcm.audit_signed_head set signature = '{FORGED}'",
             "The signature over record 9 does not verify",
-            "the signed head of record 9: the signature is not by the public key",
+            "checkpoint of record 9: the signature is not by the public key",
         ),
         (
             "update okcm.audit_signed_head set key = 'audit:2'",
-            "it is by the key 'audit:2', and the public keys known are: audit:1",
+            "it was signed with the key 'audit:2', and the known public keys are: audit:1",
             "audit:2",
         ),
     ],
     ids=["altered", "cut off", "forged signature", "unknown key"],
 )
-def test_a_manipulated_stream_is_reported_at_once_and_by_the_verification(  # noqa: PLR0917 - fixtures and a table
-    dashboard: Database, worker: Database, field: Field, statement: str, at_once: str, verified: str
+def test_a_manipulated_stream_is_reported_immediate_and_by_the_verification(  # noqa: PLR0917 - fixtures and a table
+    dashboard: Database, worker: Database, field: Field, statement: str, immediate: str, verified: str
 ) -> None:
     fill(worker, 9)
     sign_head(worker, TENANT)
@@ -174,17 +172,17 @@ def test_a_manipulated_stream_is_reported_at_once_and_by_the_verification(  # no
         for table in ("audit_event", "audit_signed_head"):
             administrator.execute(f"alter table okcm.{table} disable trigger append_only")
         administrator.execute(statement)
-    page = draw(a_seat(dashboard))
-    assert at_once in page.error[0].value
+    page = draw(a_page_context(dashboard))
+    assert immediate in page.error[0].value
     page.button(key="audit-verify").click().run()
     assert any(verified in error.value for error in page.error)
-    assert all("Do not repair, restore or delete anything yet" in error.value for error in page.error)
+    assert all("Do not repair, restore or delete anything" in error.value for error in page.error)
     assert not page.success
 
 
-def test_a_record_opens_whole_and_what_it_says_is_no_markup(dashboard: Database, worker: Database) -> None:
+def test_a_record_is_shown_completely_and_its_values_are_not_markup(dashboard: Database, worker: Database) -> None:
     fill(worker, 2, subject=HOSTILE, actor=HOSTILE, details={"why": HOSTILE})
-    page = draw(a_seat(dashboard))
+    page = draw(a_page_context(dashboard))
     page.session_state["audit-table-1"] = {"selection": {"rows": [0], "columns": [], "cells": []}}
     page.run()
     assert not page.exception

@@ -1,4 +1,4 @@
-"""Verifying and handing out a tenant's audit stream from the dashboard, on a real database."""
+"""Verification and export of a tenant's audit stream from the dashboard, on a real database."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from database.connection.database import Database
 from openkcm.contract.audit_events import verify_chain
 from openkcm.errors import AuditBroken
 from openkcm.verification.audit_export import read_export
-from tests.dashboard.seats import TENANT, a_seat
+from tests.dashboard.seats import TENANT, a_page_context
 from tests.database.builders import an_audit_event
 from tests.database.fixtures import Field, Server, clone
 from tests.database.signing import sign_head
@@ -53,7 +53,7 @@ def tamper(field: Field, *statements: str) -> None:
             administrator.execute(statement)
 
 
-def test_a_whole_stream_is_verified_and_says_how_far_it_is(dashboard: Database, worker: Database) -> None:
+def test_an_intact_stream_is_verified_with_progress(dashboard: Database, worker: Database) -> None:
     progress: list[tuple[int, int]] = []
     verified = stream.verify(dashboard, TENANT, lambda done, of: progress.append((done, of)))
     assert (verified.records, verified.signed) == (MANY, 0)
@@ -78,12 +78,12 @@ def test_records_deleted_during_the_verification_are_missed(dashboard: Database,
         ("update okcm.audit_event set record = replace(record, 'object 3', 'object 4') where seq = 4", "record 4 was"),
         ("update okcm.audit_event set record = 'x' where seq = 5002", "record 5002 was altered"),
         ("delete from okcm.audit_event where seq = 7", "record 7 is missing"),
-        ("delete from okcm.audit_event where seq > 3", "record 4 is missing: the stream was signed up to record 5010"),
-        ("delete from okcm.audit_event", "record 1 is missing: the stream was signed up to record 5010"),
-        ("update okcm.audit_signed_head set chain_hash = sha256('x')", "record 5010 is not the one that was signed"),
+        ("delete from okcm.audit_event where seq > 3", "record 4 is missing: the stream is signed up to record 5010"),
+        ("delete from okcm.audit_event", "record 1 is missing: the stream is signed up to record 5010"),
+        ("update okcm.audit_signed_head set chain_hash = sha256('x')", "record 5010 differs from the signed record"),
     ],
 )
-def test_what_somebody_changed_is_named(
+def test_the_error_names_the_changed_record(
     dashboard: Database, worker: Database, field: Field, statement: str, says: str
 ) -> None:
     sign_head(worker, TENANT)
@@ -92,9 +92,9 @@ def test_what_somebody_changed_is_named(
         stream.verify(dashboard, TENANT, lambda *_: None)
 
 
-def test_a_download_is_the_stream_and_on_record_before_and_after(dashboard: Database, worker: Database) -> None:
+def test_an_export_is_the_stream_and_is_recorded_before_and_after(dashboard: Database, worker: Database) -> None:
     signed = sign_head(worker, TENANT)
-    lines = stream.export(a_seat(dashboard), AuditFilter())
+    lines = stream.export(a_page_context(dashboard), AuditFilter())
     assert lines is not None
     header, records = read_export(lines_of(lines))
     last = verify_chain(one.stored for one in records)
@@ -111,12 +111,12 @@ def test_a_download_is_the_stream_and_on_record_before_and_after(dashboard: Data
 
 
 def test_an_export_of_a_selection_states_the_selection_and_holds_no_other_tenants_records(dashboard: Database) -> None:
-    other = stream.export(a_seat(dashboard), AuditFilter(text="object of another"))
+    other = stream.export(a_page_context(dashboard), AuditFilter(text="object of another"))
     assert other is not None
     _, records = read_export(lines_of(other))
     found = [json.loads(one.stored.record)["name"] for one in records]
     assert found == ["audit.exported"]  # its own record has the text; no other tenant's record is found
-    lines = stream.export(a_seat(dashboard), AuditFilter(subject="object 12"))
+    lines = stream.export(a_page_context(dashboard), AuditFilter(subject="object 12"))
     assert lines is not None
     header, records = read_export(lines_of(lines))
     assert header.selection == {"object": "object 12"}
@@ -125,24 +125,24 @@ def test_an_export_of_a_selection_states_the_selection_and_holds_no_other_tenant
     assert subjects == [f"object {n}" for n in range(MANY) if "object 12" in f"object {n}"]
 
 
-def test_a_download_is_sent_in_pieces_and_a_partial_one_does_not_verify(dashboard: Database, field: Field) -> None:
-    lines = stream.export(a_seat(dashboard), AuditFilter())
+def test_an_export_is_sent_in_pieces_and_a_partial_one_does_not_verify(dashboard: Database, field: Field) -> None:
+    lines = stream.export(a_page_context(dashboard), AuditFilter())
     assert lines is not None
-    handed_out = []
+    pieces = []
     for _ in range(2):
-        handed_out.append(next(lines))
-        assert handed_out[-1].count("\n") <= 5_000
+        pieces.append(next(lines))
+        assert pieces[-1].count("\n") <= 5_000
         with dashboard.tenant_tx(TENANT):
             pass  # transactions do not nest: none is open between two pieces
     with field.server.offline(field.name), pytest.raises(DatabaseUnavailable):
         next(lines)
-    _, records = read_export(lines_of(handed_out))
+    _, records = read_export(lines_of(pieces))
     with pytest.raises(AuditBroken, match="breaks off"):
         list(records)
 
 
-def test_whoever_may_not_see_the_stream_gets_none_and_that_is_on_record(dashboard: Database) -> None:
-    assert stream.export(a_seat(dashboard, PersonRole.KEY_ADMINISTRATOR), AuditFilter()) is None
+def test_an_export_without_the_permission_is_denied_and_recorded(dashboard: Database) -> None:
+    assert stream.export(a_page_context(dashboard, PersonRole.KEY_ADMINISTRATOR), AuditFilter()) is None
     with dashboard.tenant_tx(TENANT) as tx:
         [refused] = (json.loads(one.record) for one in tx.audit.records(after=MANY))
     assert (refused["name"], refused["outcome"], refused["details"]) == (

@@ -8,7 +8,7 @@ from core.errors.platform import DatabaseUnavailable
 from core.errors.tenants import AccessDenied, SessionEnded
 from core.tenants.lifecycle import Transition
 from core.tenants.roles import OPERATORS
-from dashboard.auth.authorization import NOBODY, STRANGER, SessionAuthorizer
+from dashboard.auth.authorization import NOT_SIGNED_IN, OTHER_TENANTS_USER, SessionAuthorizer
 from dashboard.auth.routes import MARKETPLACE, OPERATIONS, Route, of_tenant
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName, verify_chain
@@ -33,7 +33,7 @@ def guard(dashboard: Database, clock: Clock) -> SessionAuthorizer:
 
 
 def stream(database: Database, tenant_id: str) -> list[dict[str, Any]]:
-    """Return what the dashboard added to a stream, whose chain is whole."""
+    """Return the records of the dashboard in a stream, after verifying its chain."""
     with database.tenant_tx(tenant_id) as tx:
         records = tx.audit.records()
     verify_chain(records)
@@ -41,7 +41,7 @@ def stream(database: Database, tenant_id: str) -> list[dict[str, Any]]:
     return [record for record in found if record["name"].startswith("dashboard.")]
 
 
-def test_somebody_signs_in_once_however_often_they_look(
+def test_a_sign_in_is_recorded_once_for_many_requests(
     guard: SessionAuthorizer, dashboard: Database, clock: Clock
 ) -> None:
     claims = claims_of(clock)
@@ -65,7 +65,7 @@ def test_somebody_signs_in_once_however_often_they_look(
         ({"openkcm_roles": ["operator"], "openkcm_tenant": None}, HOME, {}),
     ],
 )
-def test_what_is_not_theirs_is_refused_and_on_record(
+def test_access_to_another_route_is_denied_and_recorded(
     guard: SessionAuthorizer, clock: Clock, changed: dict[str, Any], place: Route, query: dict[str, str]
 ) -> None:
     with pytest.raises(AccessDenied):
@@ -85,18 +85,18 @@ def test_attempts_on_another_tenant_are_recorded_once_a_minute_and_without_the_p
         assert len([one for one in stream(dashboard, ACME) if one["subject"] == of_tenant(BETA).root]) == minute + 1
         clock.advance(minutes=1)
     [first, _] = stream(dashboard, BETA)
-    assert first["actor"] == STRANGER
+    assert first["actor"] == OTHER_TENANTS_USER
     assert not {"ada", ACME} & set(json.dumps(first).split('"'))
     assert stream(dashboard, "gamma-corp-1") == []
 
 
-def test_a_forged_and_an_expired_sign_on_are_recorded_apart(
+def test_a_forged_and_an_expired_sign_on_have_separate_records(
     guard: SessionAuthorizer, dashboard: Database, clock: Clock
 ) -> None:
     assert isinstance(guard.refuse_forged(HOME, "192.0.2.7"), SessionEnded)
     for tenant_id in (ACME, OPERATORS):
         [record] = stream(dashboard, tenant_id)
-        assert (record["actor"], record["source"]) == (NOBODY, "192.0.2.7")
+        assert (record["actor"], record["source"]) == (NOT_SIGNED_IN, "192.0.2.7")
     with pytest.raises(SessionEnded):
         guard.admit(claims_of(clock, exp=1), HOME, {}, "192.0.2.1")
     assert len({record["details"]["reason"] for record in stream(dashboard, OPERATORS)}) == 2
@@ -126,20 +126,20 @@ def test_signing_out_ends_every_tab_and_stays_so(guard: SessionAuthorizer, dashb
     assert names == [AuditName.SIGNED_IN, AuditName.SIGNED_IN, AuditName.SIGNED_OUT, AuditName.ACCESS_REFUSED]
 
 
-def test_who_does_nothing_for_long_has_left(guard: SessionAuthorizer, clock: Clock) -> None:
+def test_an_idle_session_ends(guard: SessionAuthorizer, clock: Clock) -> None:
     claims = claims_of(clock)
     guard.admit(claims, HOME, {}, "")
     clock.advance(minutes=29)
     sign_on = guard.admit(claims, HOME, {}, "")
     clock.advance(minutes=29)
-    assert not guard.has_ended(sign_on)  # asking whether it ended is no use of it
+    assert not guard.has_ended(sign_on)  # `has_ended` does not count as activity
     clock.advance(minutes=2)
     assert guard.has_ended(sign_on)
     with pytest.raises(SessionEnded):
         guard.admit(claims, HOME, {}, "")
 
 
-def test_who_works_in_a_part_of_a_page_has_not_left(guard: SessionAuthorizer, clock: Clock) -> None:
+def test_activity_in_a_fragment_keeps_the_session(guard: SessionAuthorizer, clock: Clock) -> None:
     sign_on = guard.admit(claims_of(clock), HOME, {}, "")
     for _ in range(2):
         clock.advance(minutes=29)
@@ -150,7 +150,7 @@ def test_who_works_in_a_part_of_a_page_has_not_left(guard: SessionAuthorizer, cl
     assert guard.has_ended(sign_on)
 
 
-def test_a_part_of_a_page_does_not_outlive_its_session_or_its_token(guard: SessionAuthorizer, clock: Clock) -> None:
+def test_a_fragment_stops_with_its_session_or_its_token(guard: SessionAuthorizer, clock: Clock) -> None:
     ended = guard.admit(claims_of(clock, nonce="ended"), HOME, {}, "")
     expired = guard.admit(claims_of(clock, nonce="expired", exp=int(clock().timestamp()) + 600), HOME, {}, "")
     guard.end(ended, "")
@@ -159,7 +159,7 @@ def test_a_part_of_a_page_does_not_outlive_its_session_or_its_token(guard: Sessi
     assert not guard.holds(expired, "")
 
 
-def test_without_a_database_no_part_is_shown_and_a_token_still_expires(field: Field, clock: Clock) -> None:
+def test_without_a_database_no_fragment_is_shown_and_a_token_still_expires(field: Field, clock: Clock) -> None:
     guard = a_guard(field.open("dashboard"), clock)
     sign_on = guard.admit(claims_of(clock, exp=int(clock().timestamp()) + 600), HOME, {}, "")
     with field.server.offline(field.name):
@@ -171,7 +171,7 @@ def test_without_a_database_no_part_is_shown_and_a_token_still_expires(field: Fi
         assert guard.has_ended(sign_on)
 
 
-def test_only_of_a_tenant_that_is_destroyed_nothing_but_its_proof_is_left(
+def test_only_an_offboarded_tenant_shows_nothing_but_its_certificate(
     guard: SessionAuthorizer, field: Field, clock: Clock
 ) -> None:
     person, operator = (
@@ -190,4 +190,6 @@ def test_only_of_a_tenant_that_is_destroyed_nothing_but_its_proof_is_left(
         tx.leaving.end()
     assert guard.has_left(person)
     assert not guard.has_left(operator)
-    assert guard.admit(claims_of(clock), HOME, {}, "").person == person.person  # and they may still look at that
+    assert (
+        guard.admit(claims_of(clock), HOME, {}, "").person == person.person
+    )  # and they may still download the certificate

@@ -13,11 +13,11 @@ NOW = CLOCK.at
 
 
 def claims(**changed: Any) -> dict[str, Any]:
-    """Return whole claims of an administrator of ACME; None takes one away."""
+    """Return complete claims of an administrator of ACME; None removes one."""
     return claims_of(CLOCK, **{"iat": int(NOW.timestamp()) - 60} | changed)
 
 
-def test_whole_claims_say_who_and_for_whom() -> None:
+def test_complete_claims_identify_user_tenant_and_role() -> None:
     sign_on = read(claims(), NAMES, NOW)
     assert sign_on.person.subject == "ada"
     assert sign_on.person.tenant_id == "acme-corp-12345"
@@ -32,14 +32,14 @@ def test_another_sign_on_is_another_session(changed: dict[str, Any]) -> None:
     assert read(claims(**changed), NAMES, NOW).session_id != read(claims(), NAMES, NOW).session_id
 
 
-def test_claims_cannot_be_shifted_into_one_anothers_place() -> None:
+def test_shifted_characters_between_claims_change_the_session_id() -> None:
     one = read(claims(sub="ab", nonce="c"), NAMES, NOW)
     other = read(claims(sub="a", nonce="bc"), NAMES, NOW)
     assert one.session_id != other.session_id
 
 
 @pytest.mark.parametrize("name", [None, "", "  ", 7])
-def test_who_has_no_name_is_called_by_the_subject(name: object) -> None:
+def test_without_a_name_the_subject_is_shown(name: object) -> None:
     assert read(claims(name=name), NAMES, NOW).person.name == "ada"
 
 
@@ -57,7 +57,7 @@ def test_who_has_no_name_is_called_by_the_subject(name: object) -> None:
         {"iat": int(NOW.timestamp()) + 120},
     ],
 )
-def test_a_sign_on_without_a_time_or_beyond_it_has_ended(changed: dict[str, Any]) -> None:
+def test_a_sign_on_with_missing_or_past_times_has_ended(changed: dict[str, Any]) -> None:
     with pytest.raises(SessionEnded):
         read(claims(**changed), NAMES, NOW)
 
@@ -84,7 +84,7 @@ def test_a_sign_on_without_a_time_or_beyond_it_has_ended(changed: dict[str, Any]
         {"openkcm_roles": [["administrator"]]},
     ],
 )
-def test_a_sign_on_that_does_not_say_who_for_whom_and_as_what_is_refused(changed: dict[str, Any]) -> None:
+def test_a_sign_on_without_user_tenant_or_role_is_denied(changed: dict[str, Any]) -> None:
     with pytest.raises(AccessDenied):
         read(claims(**changed), NAMES, NOW)
 
@@ -94,7 +94,7 @@ def test_a_role_may_be_text_and_roles_of_other_products_are_ignored(roles: objec
     assert read(claims(openkcm_roles=roles), NAMES, NOW).person.roles == {PersonRole.AUDITOR}
 
 
-def test_an_operator_works_for_no_tenant() -> None:
+def test_an_operator_has_no_tenant() -> None:
     operator = read(claims(openkcm_tenant=None, openkcm_roles=["operator", "administrator"]), NAMES, NOW).person
     assert (operator.tenant_id, operator.roles) == (OPERATORS, {PersonRole.OPERATOR})
     with pytest.raises(AccessDenied):

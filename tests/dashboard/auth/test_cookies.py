@@ -6,13 +6,13 @@ from tests.dashboard.people import ACME, ORIGIN, SECRET, Clock, claims_of, cooki
 CLAIMS = claims_of(Clock())
 
 
-def test_the_claims_are_read_back() -> None:
+def test_a_signed_cookie_returns_its_claims() -> None:
     read = cookies.read_claims(cookie_of(CLAIMS), SECRET, ORIGIN)
     assert read is not None
     assert read["openkcm_tenant"] == ACME
 
 
-def test_nobody_is_signed_in_without_a_cookie() -> None:
+def test_without_a_cookie_there_are_no_claims() -> None:
     assert cookies.read_claims({"another": "cookie"}, SECRET, ORIGIN) is None
 
 
@@ -31,7 +31,7 @@ def test_a_cookie_without_this_signature_and_origin_is_rejected(value: str) -> N
         cookies.read_claims({cookies.USER: value}, SECRET, ORIGIN)
 
 
-def test_every_altered_letter_is_noticed() -> None:
+def test_a_cookie_with_one_altered_character_is_rejected() -> None:
     value = cookie_of(CLAIMS)[cookies.USER]
     for place in range(0, len(value), 7):
         altered = value[:place] + ("A" if value[place] != "A" else "B") + value[place + 1 :]

@@ -1,4 +1,4 @@
-"""The outermost layer with an application behind it that tells what reached it; database and guard are real."""
+"""The middleware with an application behind it that records its requests; database and authorizer are real."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ ALTERED = {"_streamlit_user": "x" + cookie_of(claims_of(Clock()))["_streamlit_us
 
 @dataclass
 class Stand:
-    """The edge, a clock, and every path that got past it."""
+    """The middleware, a clock, and every path that passed it."""
 
     clock: Clock
     edge: AuthMiddleware
@@ -39,7 +39,7 @@ class Stand:
 
 @pytest.fixture(scope="module")
 def tenants(server: Server, template: str) -> Iterator[Field]:
-    """ACME and Beta in one database for all of these tests: each refusal stands in its answer, not in the rows."""
+    """ACME and Beta in one database for all tests of this module: they assert responses, not rows."""
     with clone(server, template) as field:
         worker = field.open("worker")
         for tenant in (ACME, BETA):
@@ -50,7 +50,7 @@ def tenants(server: Server, template: str) -> Iterator[Field]:
 def make(dashboard: Database, origin: str = ORIGIN, *, develops: bool = True) -> Stand:
     reached: list[str] = []
 
-    async def tell(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         reached.append(request.url.path)
         place, source = (request.headers.get(name) for name in (PLACE_HEADER, SOURCE_HEADER))
         response = JSONResponse({"path": request.url.path, "place": place, "source": source})
@@ -64,7 +64,7 @@ def make(dashboard: Database, origin: str = ORIGIN, *, develops: bool = True) ->
         await socket.close()
 
     inner = Starlette(
-        routes=[WebSocketRoute("/_stcore/stream", talk), Route("/{path:path}", tell, methods=["GET", "PUT"])]
+        routes=[WebSocketRoute("/_stcore/stream", talk), Route("/{path:path}", respond, methods=["GET", "PUT"])]
     )
     clock = Clock()
     guard = a_guard(dashboard, clock)
@@ -156,14 +156,14 @@ def test_without_a_session_the_sign_in_page_leads_back_and_nothing_is_downloaded
         ({"openkcm_tenant": None}, "/operations/"),
     ],
 )
-def test_the_root_leads_home(stand: Stand, changed: dict[str, object], home: str) -> None:
+def test_the_root_path_redirects_to_the_users_route(stand: Stand, changed: dict[str, object], home: str) -> None:
     assert stand.signed_in(**changed).get("/").headers["location"] == home
     assert stand.browser().get("/").headers["location"] == "/sign-in/"
     assert stand.browser(ALTERED).get("/").headers["location"] == "/sign-in/"
 
 
 @pytest.mark.parametrize("back", ["https://elsewhere.example/", "//elsewhere.example", "/tenant/x", "/auth/logout"])
-def test_nobody_is_led_elsewhere(stand: Stand, back: str) -> None:
+def test_a_foreign_return_target_is_ignored(stand: Stand, back: str) -> None:
     browser = stand.signed_in()
     browser.cookies[RETURN_COOKIE] = back
     assert browser.get("/").headers["location"] == HOME
@@ -172,31 +172,31 @@ def test_nobody_is_led_elsewhere(stand: Stand, back: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/_stcore/stream", "/_stcore/health", "/keys", "/static/x.js", "/tenant/AC/", "/media/x"]
 )
-def test_there_is_nothing_beside_the_places(stand: Stand, path: str) -> None:
+def test_a_path_outside_the_routes_is_not_found(stand: Stand, path: str) -> None:
     assert stand.signed_in().get(path).status_code == 404
     with pytest.raises(WebSocketDisconnect), stand.signed_in().websocket_connect(f"ws{ORIGIN[4:]}{path}"):
         pass
     assert stand.reached == []
 
 
-def test_a_place_begins_with_a_slash_behind_it(stand: Stand) -> None:
+def test_a_route_without_a_trailing_slash_redirects(stand: Stand) -> None:
     answer = stand.signed_in().get(f"/tenant/{ACME}?period=7d")
     assert (answer.status_code, answer.headers["location"]) == (307, f"{HOME}?period=7d")
 
 
-def test_the_applications_code_is_everybodys(stand: Stand) -> None:
+def test_static_files_need_no_session(stand: Stand) -> None:
     assert stand.browser().get(f"{HOME}static/index.js").json()["path"] == "/static/index.js"
 
 
 @pytest.mark.parametrize("path", ["/marketplace/", "/dev-sign-on/authorize", "/dev-sign-on/_stcore/health"])
-def test_the_marketplace_and_its_sign_on_are_for_development(dashboard: Database, path: str) -> None:
+def test_the_marketplace_and_its_sign_on_exist_only_in_development(dashboard: Database, path: str) -> None:
     product = make(dashboard, develops=False)
     assert product.browser().get(path).status_code == 404
     assert product.reached == []
 
 
 @pytest.mark.parametrize("host", ["elsewhere.example", "127.0.0.1:9", "localhost:18501", ""])
-def test_in_development_nobody_comes_under_another_name(stand: Stand, host: str) -> None:
+def test_in_development_another_host_name_is_not_found(stand: Stand, host: str) -> None:
     assert stand.signed_in().get(HOME, headers={"host": host}).status_code == 404
     assert stand.signed_in().get("/dev-sign-on/authorize", headers={"host": host}).status_code == 404
     assert stand.reached == []
@@ -209,7 +209,7 @@ def test_over_tls_every_cookie_is_marked_secure(dashboard: Database) -> None:
     assert "Secure" in answer.headers["set-cookie"]
 
 
-def test_without_a_database_nobody_is_let_in(field: Field) -> None:
+def test_without_a_database_access_is_denied(field: Field) -> None:
     stand = make(field.open("dashboard", min_size=0))
     with field.server.offline(field.name):
         answer = stand.signed_in().get(HOME)

@@ -1,4 +1,4 @@
-"""A part of a page that runs alone asks what the guard would ask, and says what the page would say."""
+"""A fragment that reruns alone checks the session, and reports a database error."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +11,7 @@ from core.errors.platform import DatabaseUnavailable
 from dashboard.page_context import PageContext
 from database.connection.database import Database
 from tests.dashboard.scene import SECONDS
-from tests.dashboard.seats import a_seat
+from tests.dashboard.seats import a_page_context
 
 NO_DATABASE = cast("Database", None)
 
@@ -20,53 +20,55 @@ NO_DATABASE = cast("Database", None)
 pytestmark = pytest.mark.integration
 
 
-def _script(seat, draw, kind) -> None:
+def _script(context, draw, kind) -> None:
     from dashboard.components import fragments as parts  # noqa: PLC0415 - AppTest runs the text of this function
 
-    getattr(parts, kind)(draw)(seat)
+    getattr(parts, kind)(draw)(context)
 
 
-def run(seat: PageContext, draw: Callable[[object], None], kind: str = "part") -> AppTest:
-    page = AppTest.from_function(_script, args=(seat, draw, kind), default_timeout=SECONDS).run()
+def run(context: PageContext, draw: Callable[[object], None], kind: str = "part") -> AppTest:
+    page = AppTest.from_function(_script, args=(context, draw, kind), default_timeout=SECONDS).run()
     assert not page.exception
     return page
 
 
-def test_whoever_signed_out_sees_nothing_of_it_and_the_whole_page_is_drawn_anew() -> None:
+def test_after_sign_out_a_fragment_draws_nothing_and_the_page_reruns() -> None:
     answers, drawn = iter((False, True)), []
-    seat = replace(a_seat(NO_DATABASE), present=lambda: next(answers))
-    run(seat, drawn.append)
+    context = replace(a_page_context(NO_DATABASE), present=lambda: next(answers))
+    run(context, drawn.append)
     assert len(drawn) == 1
     assert next(answers, "asked twice") == "asked twice"
 
 
-def test_while_nobody_can_tell_who_is_signed_in_nothing_of_it_is_shown() -> None:
-    def nobody_knows() -> bool:
+def test_without_session_information_a_fragment_shows_nothing() -> None:
+    def unavailable() -> bool:
         raise DatabaseUnavailable
 
     drawn: list[object] = []
-    seat = replace(a_seat(NO_DATABASE), present=nobody_knows)
-    page = run(seat, drawn.append)
+    context = replace(a_page_context(NO_DATABASE), present=unavailable)
+    page = run(context, drawn.append)
     assert "Nothing was changed" in page.error[0].value
     assert drawn == []
 
 
-def test_what_follows_by_itself_uses_no_sign_on_and_ends_with_it() -> None:
+def test_a_polling_fragment_does_not_keep_the_session_and_ends_with_it() -> None:
     left, drawn = iter((False, True, False)), []
 
     def used() -> bool:
-        raise AssertionError("a part that draws itself is no use of the sign-on")
+        raise AssertionError("polling must not count as activity")
 
-    seat = replace(a_seat(NO_DATABASE), present=used, left=lambda: next(left))
-    page = run(seat, drawn.append, "following")
+    context = replace(a_page_context(NO_DATABASE), present=used, left=lambda: next(left))
+    page = run(context, drawn.append, "polling_fragment")
     assert len(drawn) == 1
-    page.run()  # it ended; the whole page is drawn anew
+    page.run()  # the session has ended, so the whole page reruns
     assert len(drawn) == 2
 
 
-@pytest.mark.parametrize(("kind", "said"), [("part", "Nothing was changed"), ("following", "looked at again")])
-def test_a_part_reports_that_the_database_does_not_answer(kind: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "said"), [("part", "Nothing was changed"), ("polling_fragment", "refreshes automatically")]
+)
+def test_a_fragment_reports_that_the_database_does_not_respond(kind: str, said: str) -> None:
     def draw(_seat: object) -> None:
         raise DatabaseUnavailable
 
-    assert said in run(a_seat(NO_DATABASE), draw, kind).error[0].value
+    assert said in run(a_page_context(NO_DATABASE), draw, kind).error[0].value

@@ -59,5 +59,5 @@ def from_now(**distance: float) -> str:
         (refusals.said(OpenKcmError("out of reach", "")), "Out of reach."),
     ],
 )
-def test_numbers_times_names_and_refusals_read_as_text(said: str, text: str) -> None:
+def test_numbers_times_names_and_errors_are_formatted(said: str, text: str) -> None:
     assert said == text

@@ -1,4 +1,4 @@
-"""What is said of a tenant that leaves or has left, and of its authorities, without a database."""
+"""Texts about offboarding, and about tenant CAs, without a database."""
 
 from dataclasses import replace
 
@@ -21,47 +21,47 @@ TENANT = replace(ENABLED, state=State.LEAVING)
 LEFT = OffboardingRow(State.LEAVING, NOW - DAY, NOW + 29 * DAY, State.ACTIVE, None, None, {})
 
 
-def test_every_page_says_until_when_it_can_come_back() -> None:
+def test_every_page_shows_until_when_a_tenant_can_be_restored() -> None:
     [said] = notices(TENANT, None, 60.0, NOW, LEFT)
-    assert said.title == "Your tenant is leaving: restorable until 24 Dec 2026, 12:00 UTC (in 29 days)"
+    assert said.title == "Offboarding: restorable until 24 Dec 2026, 12:00 UTC (in 29 days)"
     assert "nothing is destroyed" in said.meaning
     assert leaving.is_restorable(LEFT)
 
 
-def test_behind_the_point_of_no_return_nothing_is_offered() -> None:
+def test_after_the_grace_period_a_restore_is_not_offered() -> None:
     begun = replace(LEFT, destroying_at=NOW)
     [said] = notices(TENANT, None, 60.0, NOW, begun)
-    assert said.title == "Your tenant is being destroyed"
-    assert "Nothing can be restored any more." in said.advice
+    assert said.title == "Destroying keys"
+    assert "The tenant can no longer be restored." in said.advice
     assert not leaving.is_restorable(begun)
     assert not leaving.is_restorable(None)
     assert not leaving.is_restorable(replace(LEFT, state=State.ACTIVE))
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_a_tenant_leaves_only_from_where_it_was_opened(state: State) -> None:
+def test_a_tenant_can_be_offboarded_only_after_activation(state: State) -> None:
     may = leaving.may_leave(replace(TENANT, state=state))
     assert may is (state in {State.ACTIVE, State.SUSPENDED, State.LOCKED})
 
 
-def test_the_dry_run_names_every_key_and_says_how_many_more_there_are() -> None:
+def test_the_dry_run_lists_keys_and_counts_the_rest() -> None:
     l2 = KeyRow("L2-acme-primary", "L2", 2, NOW, 2, NOW)
     versions = [
         KeyVersionRow("orders", number, l2.name, "platform", "root", NOW, state)
         for number, state in enumerate((KeyState.DESTROYED, KeyState.DEACTIVATED, KeyState.ACTIVE), start=1)
     ]
-    assert leaving.doomed([l2], versions) == ("Tenant key `L2-acme-primary`", "Key of **orders**, 2 versions")
+    assert leaving.keys_to_destroy([l2], versions) == ("Tenant key `L2-acme-primary`", "Key of **orders**, 2 versions")
     many = [replace(versions[2], service=f"service-{number}") for number in range(30)]
-    assert leaving.doomed([l2], many)[-1] == "and 11 more keys"
+    assert leaving.keys_to_destroy([l2], many)[-1] == "and 11 more keys"
     assert leaving.until(30, NOW) == "25 Dec 2026, 12:00 UTC (in 30 days)"
 
 
-def test_the_farewell_says_when_and_that_it_is_final() -> None:
+def test_the_summary_of_an_offboarded_tenant_is_complete() -> None:
     gone = replace(LEFT, state=State.OFFBOARDED, offboarded_at=NOW, erased={"service": 2, "route": 1})
-    said = "\n".join(leaving.farewell(gone, ErasureCertificateRow("{}", "s", "audit-heads:1", NOW), NOW))
-    assert "It left 25 Nov 2026, 12:00 UTC (just now)" in said
-    assert "can never be read again" in said
-    assert "3 rows about it were erased" in said
+    said = "\n".join(leaving.summary(gone, ErasureCertificateRow("{}", "s", "audit-heads:1", NOW), NOW))
+    assert "Offboarded 25 Nov 2026, 12:00 UTC (just now)" in said
+    assert "can never be decrypted again" in said
+    assert "3 rows about the tenant were erased" in said
     assert "`audit-heads:1`" in said
     rows = [KeyToDestroyRow("service key", f"orders {number}", "1", "a" * 64) for number in (1, 2)]
     assert leaving.destroyed([*rows, KeyToDestroyRow("L2 tenant key", "L2", "1", "a" * 64)]) == (
@@ -74,14 +74,14 @@ def an_authority(serial: str, state: AuthorityState) -> AuthorityRow:
     return AuthorityRow(serial, "certificate", "chain", NOW + 365 * DAY, state=state)
 
 
-def test_authorities_say_which_issues_and_until_when_the_former_is_believed() -> None:
+def test_authorities_show_the_issuer_and_how_long_the_former_is_trusted() -> None:
     rows = [an_authority("0b", AuthorityState.CURRENT), an_authority("0a", AuthorityState.FORMER)]
     current, former = authorities.lines([*rows, an_authority("09", AuthorityState.ENDED)], {"0a": NOW + DAY}, NOW)
-    assert current == ("**Current**: `0b` issues every certificate; it ends 25 Nov 2027, 12:00 UTC (in 365 days).")
-    assert "until the last of them expires, 26 Nov 2026, 12:00 UTC (in 1 day)" in former
+    assert current == ("**Current**: `0b` issues every certificate; expires 25 Nov 2027, 12:00 UTC (in 365 days).")
+    assert "until the last one expires, 26 Nov 2026, 12:00 UTC (in 1 day)" in former
     active = replace(TENANT, state=State.ACTIVE)
-    assert "still has certificates" in authorities.why_not(active, rows)
+    assert "still has valid certificates" in authorities.why_not(active, rows)
     assert authorities.why_not(active, rows[:1]) == ""
     assert "while the tenant is leaving" in authorities.why_not(TENANT, rows[:1])
     [over] = authorities.lines(rows[1:], {}, NOW)
-    assert "ends within the hour" in over
+    assert "removed within the hour" in over

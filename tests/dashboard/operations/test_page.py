@@ -1,4 +1,4 @@
-"""The page of the platform's operators on a real database; only the workflow gateway is a stand-in."""
+"""The operations page on a real database; only the workflow gateway is a fake."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,23 +29,23 @@ OPERATOR = Person("otto", "Otto", OPERATORS, frozenset({PersonRole.OPERATOR}))
 AUDITOR = Person("ada", "Ada", ACME, frozenset({PersonRole.AUDITOR}))
 
 
-def a_seat(field: Field, door: FakeGateway, person: Person = OPERATOR, **changed: object) -> PageContext:
+def a_page_context(field: Field, gateway: FakeGateway, person: Person = OPERATOR, **changed: object) -> PageContext:
     dashboard = field.open("dashboard", max_size=2)
-    seat = PageContext(
+    context = PageContext(
         person=person,
         tenant_id=person.tenant_id,
         source="192.0.2.7",
         database=dashboard,
-        door=door,
+        workflows=gateway,
         addresses=ServiceUrls("http://d", "http://m", "https://c", "c:5696", "http://127.0.0.1:18233"),
         now=lambda: datetime.now(UTC),
         platform=Operations(dashboard, PROMISE),
     )
-    return replace(seat, **changed)
+    return replace(context, **changed)
 
 
 def failed(worker: Database, tenant_id: str) -> None:
-    """Leave a tenant as a provisioning that failed at step 2 leaves it."""
+    """Create a tenant whose provisioning failed at step 2."""
     with worker.tenant_tx(tenant_id) as tx:
         tx.tenants.request(an_event(tenant_id, organization="ACME *Corporation*"))
         tx.tenants.move(Transition.PROVISION)
@@ -56,7 +56,7 @@ def failed(worker: Database, tenant_id: str) -> None:
 
 
 @pytest.fixture
-def door(worker: Database) -> FakeGateway:
+def gateway(worker: Database) -> FakeGateway:
     return FakeGateway(worker, FakeAuthority())
 
 
@@ -72,35 +72,35 @@ def listed(at: AppTest) -> list[str]:
     return [button.key.removeprefix(prefix) for button in at.button if (button.key or "").startswith(prefix)]
 
 
-def test_an_empty_platform_says_what_will_be_here(field: Field, door: FakeGateway) -> None:
-    at = shown("operations", a_seat(field, door))
-    assert "No tenant yet" in text(at)
-    assert "There is no canary yet" in text(at)
+def test_an_empty_platform_explains_when_tenants_appear(field: Field, gateway: FakeGateway) -> None:
+    at = shown("operations", a_page_context(field, gateway))
+    assert "No tenants." in text(at)
+    assert "No canary tenant yet" in text(at)
 
 
 def test_ten_thousand_tenants_are_paged_and_filtered(many: Field) -> None:
-    seat = a_seat(many, FakeGateway(many.open("worker", max_size=1), FakeAuthority()))
+    context = a_page_context(many, FakeGateway(many.open("worker", max_size=1), FakeAuthority()))
     with many.administrator() as administrator:
-        everybody = administrator.execute("select tenant_id from okcm.tenant").fetchall()
-    naive = sorted(tenant_id for (tenant_id,) in everybody if tenant_id != CANARY_TENANT_ID)
-    at = shown("operations", seat)
+        all_tenants = administrator.execute("select tenant_id from okcm.tenant").fetchall()
+    naive = sorted(tenant_id for (tenant_id,) in all_tenants if tenant_id != CANARY_TENANT_ID)
+    at = shown("operations", context)
     assert [metric.value for metric in at.metric if metric.label == "Tenants"] == [f"{TENANTS:,}"]
     first = listed(at)
     at.button(key="operations-next").click().run()
     assert first + listed(at) == naive[:50]
-    assert "26 to 50, in order of their ids" in text(at)
+    assert "26 to 50, by id" in text(at)
     at.button(key="operations-previous").click().run()
     assert listed(at) == first
     at.button(key="operations-next").click().run()
     at.selectbox(key="operations-state").select(State.FAILED).run()
     assert len(listed(at)) == 25
-    assert "1 to 25, in order of their ids" in text(at), "another filter begins at the first page"
+    assert "1 to 25, by id" in text(at), "another filter starts at the first page"
     assert at.button(key="operations-previous").disabled
     at.text_input(key="operations-search").set_value("no such tenant").run()
-    assert "No tenant fits" in text(at)
+    assert "No matching tenants" in text(at)
     assert not listed(at)
 
-    at = shown("operations", seat)
+    at = shown("operations", context)
     at.selectbox(key="operations-region").select("us-east-1").run()
     at.toggle(key="operations-late").set_value(True).run()
     at.text_input(key="operations-search").set_value("organization 97").run()
@@ -115,25 +115,25 @@ def test_ten_thousand_tenants_are_paged_and_filtered(many: Field) -> None:
 
 
 def test_a_stuck_tenant_is_shown_with_its_step_and_workflow_and_none_of_the_customers_keys(
-    field: Field, worker: Database, door: FakeGateway
+    field: Field, worker: Database, gateway: FakeGateway
 ) -> None:
     failed(worker, ACME)
-    at = shown("operations", a_seat(field, door))
+    at = shown("operations", a_page_context(field, gateway))
     said = text(at)
-    assert "At step 2 of 6, create the L2 tenant key and the payload key, 1 failed try. `vault_refused`:" in said
-    [link] = [link for link in at.link_button if link.value.startswith("Workflow")]
+    assert "At step 2 of 6, create the L2 tenant key and the payload key, 1 failed attempt. `vault_refused`:" in said
+    [link] = [link for link in at.link_button if link.value.startswith("Open in Temporal UI")]
     assert link.url == f"http://127.0.0.1:18233/namespaces/default/workflows/tenant%2F{ACME}"
-    assert r"ACME \*Corporation\*" in said, "what a customer typed is text, not markdown"
+    assert r"ACME \*Corporation\*" in said, "customer input is text, not markdown"
     said = press(at, f"operations-open-stuck-{ACME}")
     assert at.title[0].value == ACME
-    assert "2 · create the L2 tenant key and the payload key: failed, 1 failed try" in said
-    assert "6 · announce: not begun" in said
+    assert "2 · create the L2 tenant key and the payload key: failed, 1 failed attempt" in said
+    assert "6 · announce: not started" in said
     assert f"L2-{ACME}" not in said
     press(at, "operations-back")
     assert at.title[0].value == "Operations"
     press(at, f"operations-retry-stuck-{ACME}")
     assert "Your request is recorded" not in press(at, "operations-retry-left")
-    assert (door.asked, audit_records(worker, ACME)) == ([], [])
+    assert (gateway.asked, audit_records(worker, ACME)) == ([], [])
 
 
 def retried(at: AppTest) -> AppTest:
@@ -142,13 +142,13 @@ def retried(at: AppTest) -> AppTest:
 
 
 def test_a_retry_is_requested_once_and_recorded_in_both_streams(
-    field: Field, worker: Database, door: FakeGateway
+    field: Field, worker: Database, gateway: FakeGateway
 ) -> None:
     failed(worker, ACME)
-    at = retried(shown("operations", a_seat(field, door)))
+    at = retried(shown("operations", a_page_context(field, gateway)))
     assert not at.exception
-    assert "is being provisioned again" in text(at)
-    assert door.asked == [f"retry {ACME}"]
+    assert "started again" in text(at)
+    assert gateway.asked == [f"retry {ACME}"]
     for tenant_id in (ACME, OPERATORS):
         [record] = audit_records(worker, tenant_id)
         assert (record["name"], record["actor"], record["outcome"], record["subject"]) == (
@@ -159,26 +159,28 @@ def test_a_retry_is_requested_once_and_recorded_in_both_streams(
         )
         assert (record["actor_kind"], record["source"]) == ("human", "192.0.2.7")
     at.run()
-    assert door.asked == [f"retry {ACME}"], "a rerun repeats nothing"
+    assert gateway.asked == [f"retry {ACME}"], "a rerun repeats nothing"
 
 
-def test_temporal_down_is_said_and_nothing_is_lost(field: Field, worker: Database, door: FakeGateway) -> None:
+def test_with_temporal_down_the_retry_fails_and_can_be_repeated(
+    field: Field, worker: Database, gateway: FakeGateway
+) -> None:
     failed(worker, ACME)
-    door.fails = TemporalUnavailable()
-    at = retried(shown("operations", a_seat(field, door)))
+    gateway.fails = TemporalUnavailable()
+    at = retried(shown("operations", a_page_context(field, gateway)))
     said = text(at)
-    assert f"{ACME} was not tried again, and nothing was changed. The workflow service does not answer." in said
+    assert f"{ACME} was not retried; nothing was changed. The workflow service does not answer." in said
     assert [record["outcome"] for record in audit_records(worker, ACME)] == ["intended", "refused"]
     assert audit_records(worker, ACME)[1]["details"] == {"code": "temporal_unavailable"}
-    door.fails = None
-    door.asked.clear()
+    gateway.fails = None
+    gateway.asked.clear()
     retried(at)
-    assert door.asked == [f"retry {ACME}"]
+    assert gateway.asked == [f"retry {ACME}"]
 
 
-def test_one_who_recovered_meanwhile_is_not_retried(field: Field, worker: Database, door: FakeGateway) -> None:
+def test_a_tenant_that_has_recovered_is_not_retried(field: Field, worker: Database, gateway: FakeGateway) -> None:
     failed(worker, ACME)
-    at = shown("operations", a_seat(field, door))
+    at = shown("operations", a_page_context(field, gateway))
     at.button(key=f"operations-retry-stuck-{ACME}").click().run()
     with worker.tenant_tx(ACME) as tx:
         tx.tenants.move(Transition.RETRY)
@@ -188,40 +190,40 @@ def test_one_who_recovered_meanwhile_is_not_retried(field: Field, worker: Databa
 
 
 @pytest.mark.parametrize("person", [AUDITOR, replace(AUDITOR, tenant_id=OPERATORS)])
-def test_nobody_else_sees_the_desk(field: Field, worker: Database, door: FakeGateway, person: Person) -> None:
+def test_only_operators_see_the_page(field: Field, worker: Database, gateway: FakeGateway, person: Person) -> None:
     failed(worker, ACME)
-    at = shown("operations", a_seat(field, door, person))
+    at = shown("operations", a_page_context(field, gateway, person))
     assert "This page is for the platform's operators." in text(at)
     assert ACME not in text(at)
     assert not at.button
 
 
 def test_a_retry_without_role_platform_session_or_tenant_changes_nothing(
-    field: Field, worker: Database, door: FakeGateway
+    field: Field, worker: Database, gateway: FakeGateway
 ) -> None:
     failed(worker, ACME)
     eve = Person("eve", "Eve", OPERATORS, frozenset({PersonRole.AUDITOR}))
-    for seat, tenant_id, error in (
-        (a_seat(field, door, eve), ACME, RetryNotAllowed),
-        (a_seat(field, door, platform=None), ACME, RetryNotAllowed),
-        (a_seat(field, door, present=lambda: False), ACME, SessionEnded),
-        (a_seat(field, door), "nobody-here", TenantUnknown),
+    for context, tenant_id, error in (
+        (a_page_context(field, gateway, eve), ACME, RetryNotAllowed),
+        (a_page_context(field, gateway, platform=None), ACME, RetryNotAllowed),
+        (a_page_context(field, gateway, present=lambda: False), ACME, SessionEnded),
+        (a_page_context(field, gateway), "unknown-tenant", TenantUnknown),
     ):
         with pytest.raises(error):
-            retry(seat, tenant_id)
-    assert (door.asked, audit_records(worker, ACME), audit_records(worker, "nobody-here")) == ([], [], [])
+            retry(context, tenant_id)
+    assert (gateway.asked, audit_records(worker, ACME), audit_records(worker, "unknown-tenant")) == ([], [], [])
     assert [(record["name"], record["outcome"], record["actor"]) for record in audit_records(worker, OPERATORS)] == [
         (AuditName.ACTION_REFUSED, "refused", "eve"),
         (AuditName.ACTION_REFUSED, "refused", "otto"),
     ]
 
 
-def test_the_canary_stands_apart(field: Field, worker: Database, door: FakeGateway) -> None:
+def test_the_canary_is_shown_separately(field: Field, worker: Database, gateway: FakeGateway) -> None:
     failed(worker, CANARY_TENANT_ID)
     failed(worker, ACME)
-    at = shown("operations", a_seat(field, door))
+    at = shown("operations", a_page_context(field, gateway))
     assert listed(at) == [ACME]
-    assert "Not ready: no new tenant can show that its walls hold" in text(at)
+    assert "Not ready. The isolation of new tenants cannot be checked" in text(at)
     at.button(key=f"operations-retry-canary-{CANARY_TENANT_ID}").click().run()
     at.button(key="operations-retry-confirmed").click().run()
-    assert door.asked == [f"retry {CANARY_TENANT_ID}"]
+    assert gateway.asked == [f"retry {CANARY_TENANT_ID}"]

@@ -1,4 +1,4 @@
-"""What operators are shown, from rows alone."""
+"""The texts of the operations page, from rows alone."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ def took(*seconds: float) -> list[ProvisioningTime]:
     ]
 
 
-def test_the_totals_follow_the_life_of_a_tenant() -> None:
+def test_the_totals_are_in_lifecycle_order() -> None:
     totals = view.totals(
         [
             TenantCount("us-east-1", State.ACTIVE, 7, 1),
@@ -54,18 +54,18 @@ def test_every_state_and_every_step_has_its_label() -> None:
         assert view.step_line(StepRow(1, Step.ACTIVATE, state, 0, None, None, None)).text
 
 
-def test_a_percentile_is_a_time_that_somebody_took() -> None:
+def test_a_percentile_is_a_measured_time() -> None:
     times = view.times(took(*[1.5] * 94, *[4.0] * 5, 200.0), PROMISE)
     assert times.percentiles == (("p50", "1.5 s"), ("p95", "4.0 s"), ("p99", "4.0 s"))
     assert (times.tenants, times.over, times.promise) == (100, 1, "3 min 0 s")
-    assert times.summary == "the newest 100 ready tenants: 1 tenant over the promise of 3 min 0 s"
+    assert times.summary == "newest 100 ready tenants: 1 tenant over the target of 3 min 0 s"
     one = view.times(took(2.5), PROMISE)
     assert one.percentiles == (("p50", "2.5 s"), ("p95", "2.5 s"), ("p99", "2.5 s"))
-    assert one.summary == "the newest 1 ready tenant: every one within the promise of 3 min 0 s"
+    assert one.summary == "newest 1 ready tenant: all within the target of 3 min 0 s"
     assert view.times([], PROMISE).percentiles == (("p50", "none"), ("p95", "none"), ("p99", "none"))
 
 
-def test_the_chart_has_a_point_a_tenant_and_the_promise_within_its_axis() -> None:
+def test_the_chart_has_a_point_for_each_tenant_and_includes_the_target() -> None:
     chart: dict = view.times_chart(took(1.5, 0.0), PROMISE)
     (series,) = chart["series"]
     assert [seconds for _, seconds in series["data"]] == [0.01, 1.5]
@@ -75,11 +75,11 @@ def test_the_chart_has_a_point_a_tenant_and_the_promise_within_its_axis() -> Non
     assert view.times_chart(took(1000.0), PROMISE)["yAxis"]["max"] == 2000
 
 
-def test_a_stuck_tenant_says_how_long_where_and_why() -> None:
+def test_a_stuck_tenant_shows_waiting_time_step_and_error() -> None:
     line = view.stuck_line(a_stuck_one(), NOW)
     assert line.facts == "eu-west-1 · waiting for 8 min 0 s, since 25 Nov 2026, 11:52 UTC"
     assert line.trouble == (
-        "At step 2 of 6, create the L2 tenant key and the payload key, 3 failed tries."
+        "At step 2 of 6, create the L2 tenant key and the payload key, 3 failed attempts."
         " `vault_unavailable`: the key server does not answer;"
         " check that OpenBao or Vault is running and unsealed: make status"
     )
@@ -92,19 +92,19 @@ def test_a_stuck_tenant_says_how_long_where_and_why() -> None:
     [
         (
             {"step": None, "step_state": None, "attempts": 0, "problem": None},
-            "No step has begun: its workflow has not started, or no worker takes its work",
+            "No step has started: the workflow has not started, or no worker polls its task queue",
         ),
         (
             {"step": Step.ANNOUNCE, "step_state": StepState.PENDING, "attempts": 0, "problem": None},
-            "At step 6 of 6, announce. It has not begun, and no error is on record",
+            "At step 6 of 6, announce. Not started; no error is recorded",
         ),
         (
             {"step": Step.ANNOUNCE, "step_state": StepState.RETRYING, "attempts": 1, "problem": "no_such_code"},
-            "At step 6 of 6, announce, 1 failed try. `no_such_code`",
+            "At step 6 of 6, announce, 1 failed attempt. `no_such_code`",
         ),
     ],
 )
-def test_what_is_waited_for_may_not_be_an_error(changed: dict, trouble: str) -> None:
+def test_a_waiting_step_need_not_have_an_error(changed: dict, trouble: str) -> None:
     line = view.stuck_line(a_stuck_one(state=State.PROVISIONING, **changed), NOW)
     assert line.trouble == trouble
     assert not line.can_retry
@@ -114,52 +114,54 @@ def test_what_is_waited_for_may_not_be_an_error(changed: dict, trouble: str) -> 
     ("tenant", "trouble"),
     [
         (a_tenant(), ""),
-        (a_tenant(promise_broken_at=NOW), "Was late: promised within 3 min 0 s"),
-        (a_tenant(State.FAILED), "Provisioning failed: somebody must look at it"),
-        (a_tenant(State.PROVISIONING, waited=600), "Late: not ready after 10 min 0 s"),
+        (a_tenant(promise_broken_at=NOW), "Was delayed: target 3 min 0 s"),
+        (a_tenant(State.FAILED), "Provisioning failed: requires attention"),
+        (a_tenant(State.PROVISIONING, waited=600), "Delayed: not ready after 10 min 0 s"),
         (a_tenant(State.REQUESTED, waited=30), ""),
     ],
 )
-def test_who_is_late_is_told_so(tenant: TenantRow, trouble: str) -> None:
+def test_a_delayed_tenant_is_marked(tenant: TenantRow, trouble: str) -> None:
     assert view.line(tenant, PROMISE, NOW).trouble == trouble
 
 
-def test_a_line_says_since_when_and_how_fast() -> None:
+def test_a_line_shows_age_and_provisioning_time() -> None:
     line = view.line(a_tenant(), PROMISE, NOW)
     assert line.facts == "eu-west-1 · enabled 25 Nov 2026, 11:00 UTC (1 hour ago) · ready after 1.9 s"
     assert view.line(a_tenant(State.FAILED), PROMISE, NOW).facts.endswith("not ready yet")
 
 
-def test_a_line_as_markdown_says_all_of_it_and_takes_nobodys_markdown() -> None:
+def test_a_line_as_markdown_is_complete_and_escapes_customer_input() -> None:
     line = view.line(a_tenant(State.FAILED, organization="*A* [b](c)"), PROMISE, NOW)
     assert line.text == (
         r"**acme-corp-12345** :red-badge[:material/error: failed] \*A\* \[b\]\(c\)"
-        "  \nProvisioning failed: somebody must look at it"
+        "  \nProvisioning failed: requires attention"
         "  \n:small[:gray[eu-west-1 · enabled 25 Nov 2026, 11:00 UTC (1 hour ago) · not ready yet]]"
     )
     assert len(view.line(a_tenant(), PROMISE, NOW).text.splitlines()) == 2
 
 
-def test_a_step_says_how_it_ended() -> None:
+def test_a_step_shows_its_result() -> None:
     done = StepRow(1, Step.OPEN_RECORDS, StepState.DONE, 1, NOW, NOW + timedelta(seconds=0.42), None)
-    assert view.step_line(done).text == "1 · open the tenant's records and audit stream: done in 0.4 s, 1 failed try"
+    assert (
+        view.step_line(done).text == "1 · open the tenant's records and audit stream: done in 0.4 s, 1 failed attempt"
+    )
     assert not view.step_line(done).trouble
     failed = StepRow(4, Step.CHECK_BOUNDARIES, StepState.FAILED, 1, None, NOW, "boundary_breached")
     shown = view.step_line(failed)
     assert shown.icon == ":material/error:"
-    assert shown.text == "4 · attack the boundaries: failed, 1 failed try"
+    assert shown.text == "4 · attack the boundaries: failed, 1 failed attempt"
     assert shown.trouble.startswith("`boundary_breached`: stop enabling tenants")
 
 
 @pytest.mark.parametrize(
     ("tenant", "label", "said"),
     [
-        (None, None, "There is no canary"),
+        (None, None, "No canary tenant yet"),
         (a_tenant(), "active", "Ready"),
         (a_tenant(State.FAILED), "failed", "Not ready"),
     ],
 )
-def test_the_canary_says_what_follows_for_the_others(tenant: TenantRow | None, label: str | None, said: str) -> None:
+def test_the_canary_shows_its_effect_on_other_tenants(tenant: TenantRow | None, label: str | None, said: str) -> None:
     badge, text = view.canary(tenant)
     assert (badge.label if badge else None) == label
     assert text.startswith(said)

@@ -1,4 +1,4 @@
-"""What the Overview says about rows, without a database."""
+"""The texts of the Overview from rows, without a database."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -48,17 +48,17 @@ def some_steps(done: int) -> list[StepRow]:
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_every_state_has_a_meaning_and_a_tone_and_all_but_the_normal_one_advice(state: State) -> None:
-    told = standing(state)
-    assert told.meaning.endswith(".")
-    assert (told.tone is Severity.GOOD) == (state is State.ACTIVE) == (told.advice == "")
+def test_every_state_has_a_meaning_and_every_state_but_active_has_advice(state: State) -> None:
+    status = standing(state)
+    assert status.meaning.endswith(".")
+    assert (status.tone is Severity.GOOD) == (state is State.ACTIVE) == (status.advice == "")
 
 
 def test_a_text_becomes_a_sentence_once() -> None:
     assert [sentence(text) for text in ("", "one", "Two.", "why?")] == ["", "One.", "Two.", "Why?"]
 
 
-def test_services_are_counted_when_connected_and_said_to_be_seen_when_they_were() -> None:
+def test_connected_services_are_counted_with_those_seen_recently() -> None:
     services = [
         a_service("a", last_seen_at=NOW - HOUR),
         a_service("b", last_seen_at=NOW - 25 * HOUR),
@@ -71,12 +71,12 @@ def test_services_are_counted_when_connected_and_said_to_be_seen_when_they_were(
     assert overview.services_using(locked, [], NOW) == ("0", "none connected")
 
 
-def test_the_seeds_three_lines_hold_for_an_active_tenant() -> None:
+def test_an_active_tenant_has_three_good_lines() -> None:
     lines = overview.key_management(TENANT, a_check(a_result()), ROUTE, NOW)
     assert [(line.label, line.value) for line in lines] == [
-        ("Master Key", "Platform-Managed (default)"),
-        ("Tenant Isolation", "Active ✓"),
-        ("Service Integration", "Ready ✓"),
+        ("Root key", "Platform-Managed (default)"),
+        ("Tenant isolation", "Active ✓"),
+        ("Service integration", "Ready ✓"),
     ]
     assert {line.tone for line in lines} == {Severity.GOOD}
 
@@ -84,15 +84,15 @@ def test_the_seeds_three_lines_hold_for_an_active_tenant() -> None:
 @pytest.mark.parametrize(
     ("state", "check", "value"),
     [
-        (State.PROVISIONING, None, "Being set up"),
+        (State.PROVISIONING, None, "Provisioning"),
         (State.PROVISIONING, a_check(a_result()), "Checked"),
         (State.FAILED, None, "Not checked"),
-        (State.FAILED, a_check(a_result("U2", "breached")), "Broken"),
-        (State.ACTIVE, a_check(), "Broken"),
+        (State.FAILED, a_check(a_result("U2", "breached")), "Check failed"),
+        (State.ACTIVE, a_check(), "Check failed"),
         (State.LOCKED, a_check(a_result()), "Active ✓"),
     ],
 )
-def test_isolation_is_active_only_when_every_attack_was_refused(state, check, value) -> None:
+def test_isolation_is_active_only_when_every_check_passed(state, check, value) -> None:
     _, line, _ = overview.key_management(replace(TENANT, state=state), check, ROUTE, NOW)
     assert line.value == value
 
@@ -100,40 +100,40 @@ def test_isolation_is_active_only_when_every_attack_was_refused(state, check, va
 @pytest.mark.parametrize(
     ("state", "route", "value"),
     [
-        (State.REQUESTED, None, "Not ready yet"),
-        (State.ACTIVE, None, "Closed"),
-        (State.LOCKED, ROUTE, "Closed"),
+        (State.REQUESTED, None, "Not ready"),
+        (State.ACTIVE, None, "Blocked"),
+        (State.LOCKED, ROUTE, "Blocked"),
         (State.SUSPENDED, ROUTE, "Read only"),
     ],
 )
-def test_services_are_told_to_connect_only_when_they_can(state, route, value) -> None:
+def test_service_integration_is_ready_only_when_services_can_connect(state, route, value) -> None:
     assert overview.key_management(replace(TENANT, state=state), None, route, NOW)[2].value == value
 
 
-def test_a_customers_own_root_key_and_a_gone_one_are_said_so() -> None:
+def test_a_customers_root_key_and_a_destroyed_one_are_named() -> None:
     own, gone = replace(TENANT, root_key_mode="aws-kms"), replace(TENANT, state=State.OFFBOARDED)
     assert "BYOK" in overview.key_management(own, None, ROUTE, NOW)[0].value
-    assert overview.key_management(gone, None, None, NOW)[0].value == "Gone"
+    assert overview.key_management(gone, None, None, NOW)[0].value == "Destroyed"
     assert chain.mode("something-new") == "something-new"
 
 
-def test_a_check_is_grouped_by_clause_and_counts_what_held() -> None:
+def test_checks_are_grouped_by_clause_and_counted() -> None:
     check = a_check(a_result("Z9"), a_result("M2"), a_result("M2", "breached"), a_result("U2"))
-    assert [(wall.clause, wall.held, wall.stands) for wall in check.walls] == [
+    assert [(control.clause, control.held, control.passed) for control in check.controls] == [
         ("U2", 1, True),
         ("M2", 1, False),
         ("Z9", 1, True),
     ]
     assert (check.attacks, check.held, check.passed) == (4, 3, False)
-    assert check.walls[2].meaning == "Z9"
+    assert check.controls[2].meaning == "Z9"
     assert isolation.attack(a_result()) == "read foreign row"
     assert isolation.check(None) is None
 
 
-def test_an_attack_that_could_not_be_made_is_neither_a_breach_nor_a_pass() -> None:
+def test_a_check_that_was_not_completed_neither_fails_nor_passes() -> None:
     check = a_check(a_result("U2"), a_result("U2", "not-checked"), a_result("A2", "not-checked"))
-    assert [(wall.clause, wall.stands, isolation.told(wall)) for wall in check.walls] == [
-        ("U2", True, "1 of 1 refused, 1 not checked"),
+    assert [(control.clause, control.passed, isolation.summary(control)) for control in check.controls] == [
+        ("U2", True, "1 check passed, 1 not checked"),
         ("A2", True, "1 not checked"),
     ]
     assert (check.attacks, check.held, check.passed, len(check.not_checked)) == (1, 1, True, 2)
@@ -141,7 +141,7 @@ def test_an_attack_that_could_not_be_made_is_neither_a_breach_nor_a_pass() -> No
     assert isolation.reasons(check) == ("U2, A2: none",)
 
 
-def test_the_chain_is_drawn_from_what_is_on_record() -> None:
+def test_the_key_hierarchy_is_drawn_from_stored_rows() -> None:
     keys = [a_key("orders"), a_key("orders", 2), a_key("a-service-with-a-very-long-name")]
     one = chain.chain(TENANT, [L2], keys)
     assert one.services == (("a-service-with-a-very-long-name", 1), ("orders", 2))
@@ -152,10 +152,10 @@ def test_the_chain_is_drawn_from_what_is_on_record() -> None:
     assert "`L2-acme-primary`, version 3" in said
 
 
-def test_a_chain_says_what_is_not_there_yet() -> None:
+def test_a_key_hierarchy_names_missing_keys() -> None:
     nothing, unused = chain.chain(TENANT, [], []), chain.chain(TENANT, [L2], [])
-    assert "not made yet" in chain.drawing(nothing)
-    assert "not made yet" in "".join(chain.in_words(nothing))
+    assert "not created yet" in chain.drawing(nothing)
+    assert "not created yet" in "".join(chain.in_words(nothing))
     assert "none yet" in chain.drawing(unused)
     assert "none yet" in "".join(chain.in_words(unused))
 
@@ -166,14 +166,14 @@ def test_many_service_keys_do_not_make_the_drawing_unreadable() -> None:
     assert chain.drawing(chain.chain(TENANT, [L2], [a_key("one")])).count("L3 service key<br/>one") == 1
 
 
-def test_before_the_first_step_is_on_record_all_of_them_wait() -> None:
+def test_before_the_first_stored_step_all_steps_are_waiting() -> None:
     made = progress(MADE, [], 180, NOW)
     assert (made.done, made.total, made.late) == (0, 6, False)
     assert made.elapsed == 60
     assert {line.note for line in made.lines} == {"waiting"}
 
 
-def test_steps_say_how_long_they_took_and_which_are_running() -> None:
+def test_steps_show_their_duration_and_which_are_running() -> None:
     made = progress(MADE, some_steps(1), 180, NOW)
     assert [line.note for line in made.lines] == [
         "done in 2.0 s",
@@ -186,7 +186,7 @@ def test_steps_say_how_long_they_took_and_which_are_running() -> None:
     assert [line.note for line in progress(MADE, some_steps(3), 180, NOW).lines][3:5] == ["running · 48 s", "waiting"]
 
 
-def test_of_the_two_steps_side_by_side_one_may_end_first() -> None:
+def test_of_two_parallel_steps_one_can_end_first() -> None:
     steps = [
         a_step(Step.OPEN_RECORDS),
         a_step(Step.CREATE_KEYS, StepState.RETRYING, attempts=2, problem="vault_unavailable"),
@@ -194,12 +194,12 @@ def test_of_the_two_steps_side_by_side_one_may_end_first() -> None:
         a_step(Step.CHECK_BOUNDARIES, StepState.PENDING),
     ]
     notes = [line.note for line in progress(MADE, steps, 180, NOW).lines]
-    assert notes[1] == "trying again after 2 failed tries: vault_unavailable · 48 s"
-    assert notes[2] == "trying again after 1 failed try · 48 s"
+    assert notes[1] == "retrying after 2 failed attempts: vault_unavailable · 48 s"
+    assert notes[2] == "retrying after 1 failed attempt · 48 s"
     assert notes[3] == "waiting"
 
 
-def test_a_failed_step_says_why_where_it_is_known() -> None:
+def test_a_failed_step_shows_its_known_cause() -> None:
     failed = a_step(Step.CREATE_KEYS, StepState.FAILED, problem="vault_refused")
     unexplained = a_step(Step.CREATE_KEYS, StepState.FAILED)
     assert progress(MADE, [failed], 180, NOW).lines[0].note == "failed (vault_refused)"
@@ -209,20 +209,20 @@ def test_a_failed_step_says_why_where_it_is_known() -> None:
     assert stopped([]) == ""
 
 
-def test_a_promise_is_broken_by_time_or_on_record() -> None:
+def test_provisioning_is_late_by_time_or_by_stored_state() -> None:
     assert progress(replace(MADE, promise_broken_at=NOW), [], 180, NOW).late
     assert progress(MADE, [], 59, NOW).late
     assert not progress(MADE, [], 61, NOW).late
 
 
-def test_a_retry_counts_from_its_own_beginning() -> None:
+def test_a_retry_counts_from_its_own_start() -> None:
     long_ago = replace(MADE, requested_at=NOW - timedelta(days=2))
     assert progress(long_ago, some_steps(1), 180, NOW).elapsed == 50
 
 
-def test_what_is_ready_stops_the_clock_and_is_measured_against_the_promise() -> None:
+def test_the_time_to_ready_is_compared_with_the_target() -> None:
     assert progress(TENANT, some_steps(6), 180, NOW).elapsed == 10
-    assert ready(TENANT, 180) == "Ready 10 s after it was enabled, as promised (promise: 3 min 0 s)."
-    assert "later than promised" in ready(TENANT, 5)
+    assert ready(TENANT, 180) == "Ready 10 s after the request, within the target of 3 min 0 s."
+    assert "over the target" in ready(TENANT, 5)
     assert ready(MADE, 180) == ""
     assert State.ACTIVE not in UNDER_WAY

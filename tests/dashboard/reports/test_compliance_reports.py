@@ -1,4 +1,4 @@
-"""Which periods are offered, how reports are listed, and what the address of a file says."""
+"""The offered periods, the list of reports, and the address of a file."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -33,14 +33,14 @@ def a_row(**changed: object) -> ReportRow:
         ("Last quarter", "1 Oct 2025 to 31 Dec 2025"),
         ("This year", "1 Jan 2026 to 14 Feb 2026"),
         ("Last year", "1 Jan 2025 to 31 Dec 2025"),
-        ("of somebody else's making", "1 Jan 2026 to 31 Jan 2026"),
+        ("unknown choice", "1 Jan 2026 to 31 Jan 2026"),
     ],
 )
 def test_a_choice_is_a_period(choice, said):
     assert reports.said(*reports.period(choice, (), NOW)) == said
 
 
-def test_days_of_ones_own_are_a_period_once_both_are_picked():
+def test_custom_days_are_a_period_once_both_are_selected():
     assert reports.period("Custom", (date(2026, 1, 3),), NOW) is None
     assert (
         reports.said(*reports.period("Custom", (date(2026, 1, 3), date(2026, 1, 5)), NOW)) == "3 Jan 2026 to 5 Jan 2026"
@@ -51,18 +51,18 @@ def test_days_of_ones_own_are_a_period_once_both_are_picked():
         reports.period("Custom", (date(2026, 3, 1), date(2026, 3, 2)), NOW)
 
 
-def test_a_report_says_of_when_it_is_for_whom_and_whether_it_is_made():
+def test_a_report_shows_period_recipient_and_state():
     made, waits, late = reports.rows(
         [a_row(), a_row(made_at=None), a_row(made_at=None, requested_at=NOW - timedelta(minutes=4))], NOW
     )
     assert (made.title, made.made, made.late) == ("1 Jan 2026 to 31 Jan 2026", True, False)
-    assert made.words == "For `Uma *Auditor*`, made 14 Feb 2026, 12:00 UTC (just now)"
-    assert (waits.words, waits.made, waits.late) == ("For `Uma *Auditor*`, being made", False, False)
+    assert made.words == "For `Uma *Auditor*`, created 14 Feb 2026, 12:00 UTC (just now)"
+    assert (waits.words, waits.made, waits.late) == ("For `Uma *Auditor*`, in progress", False, False)
     assert late.late
-    assert "not made yet" in late.words
+    assert "delayed, requested" in late.words
 
 
-def test_an_address_says_which_file_and_nothing_else():
+def test_an_address_contains_only_report_and_format():
     for form in ReportFormat:
         assert report_query.decode(report_query.encode(ID, form)) == (ID, form)
     for query in ("", f"report={ID}", f"report={ID}&form=exe", "report=..%2F..&form=pdf", "report=%00&form=pdf"):
@@ -70,6 +70,6 @@ def test_an_address_says_which_file_and_nothing_else():
             report_query.decode(query)
 
 
-def test_a_file_is_called_by_whose_and_when():
+def test_a_file_name_has_tenant_period_and_report():
     name = report_query.file_name("acme-corp-12345", a_row(), ReportFormat.PDF)
     assert name == "acme-corp-12345-report-20260101-20260201-6f2c0c6d.pdf"

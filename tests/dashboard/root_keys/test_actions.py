@@ -1,4 +1,4 @@
-"""Root keys that are tried or changed, on a real database: no credential is stored, and each rule has its text."""
+"""Preflight and change of root keys on a real database: no credential is stored, and each rule has its text."""
 
 import traceback
 from dataclasses import replace
@@ -14,7 +14,7 @@ from dashboard.root_keys import actions as root_key_actions
 from dashboard.root_keys.actions import RootKeyChangeRequest
 from database.connection.database import Database
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN, Scene, everything_stored
-from tests.dashboard.seats import a_seat
+from tests.dashboard.seats import a_page_context
 from workflows.client.workflow_client import OperationTimeout, UpdateRejected
 
 SECRET = "hvs.very-secret-0123456789"
@@ -23,16 +23,16 @@ AWS = {"provider": "aws-kms", "key_arn": KEY_ARN, "role_arn": ROLE_ARN}
 
 
 def a_wish(scene: Scene) -> RootKeyChangeRequest:
-    return root_key_actions.wishes(scene.seat(), BAO, {"token": SECRET})[0]
+    return root_key_actions.wishes(scene.page_context(), BAO, {"token": SECRET})[0]
 
 
 def test_credentials_are_in_no_row_no_audit_record_and_no_error(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     wish = a_wish(scene)
     assert SECRET not in repr(wish)
-    scene.door.fails = TemporalUnavailable()  # so that what is stored lies there still
+    scene.gateway.fails = TemporalUnavailable()  # the request stays stored
     with pytest.raises(TemporalUnavailable) as unavailable:
-        root_key_actions.check(scene.seat(), wish)
+        root_key_actions.check(scene.page_context(), wish)
     assert SECRET not in "".join(traceback.format_exception(unavailable.value))
     stored = everything_stored(scene.field)
     assert wish.request_id in stored
@@ -44,9 +44,9 @@ def test_credentials_are_in_no_row_no_audit_record_and_no_error(scene: Scene) ->
 
 def test_sealed_credentials_are_accepted_for_their_own_request_only(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
-    first, second, *_ = root_key_actions.wishes(scene.seat(), BAO, {"token": SECRET})
+    first, second, *_ = root_key_actions.wishes(scene.page_context(), BAO, {"token": SECRET})
     with pytest.raises(UpdateRejected) as refused:
-        root_key_actions.check(scene.seat(), replace(first, sealed=second.sealed))
+        root_key_actions.check(scene.page_context(), replace(first, sealed=second.sealed))
     assert refused.value.code == RootKeyRefused.code
 
 
@@ -56,31 +56,31 @@ def test_sealed_credentials_are_accepted_for_their_own_request_only(scene: Scene
         ({"provider": "aws-kms"}, {}, "key_arn: Field required"),
         (AWS | {"key_arn": "alias/mine"}, {}, "key_arn: a key's ARN, arn:aws:kms:REGION:ACCOUNT:key/ID, not an alias"),
         (BAO | {"address": "ftp://bao"}, {"token": SECRET}, "address: an address such as https://vault.example.com"),
-        (BAO, {}, "openbao here needs token"),
-        (BAO | {"role_id": "r"}, {"token": SECRET}, "openbao here needs secret id"),
-        ({"provider": "pkcs11", "token": "t", "key": "k"}, {}, "pkcs11 here needs pin"),
+        (BAO, {}, "openbao needs token"),
+        (BAO | {"role_id": "r"}, {"token": SECRET}, "openbao needs secret id"),
+        ({"provider": "pkcs11", "token": "t", "key": "k"}, {}, "pkcs11 needs pin"),
         (AWS | {"role_arn": ""}, {"access_key_id": SECRET}, "needs access key id and secret access key"),
         ({"provider": "platform"}, {"token": SECRET}, "needs no credentials"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_rule_and_without_the_credential(fields, secrets, said) -> None:
     with pytest.raises(RootKeyRefused) as refused:
-        root_key_actions.wishes(a_seat(cast("Database", None)), fields, secrets)
+        root_key_actions.wishes(a_page_context(cast("Database", None)), fields, secrets)
     assert said in refused.value.message
     assert SECRET not in "".join(traceback.format_exception(refused.value))
 
 
 def test_a_check_without_a_recorded_result_is_not_a_success(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
-    scene.door.preflight_root_key = lambda *_: None
+    scene.gateway.preflight_root_key = lambda *_: None
     with pytest.raises(OperationTimeout):
-        root_key_actions.check(scene.seat(), a_wish(scene))
+        root_key_actions.check(scene.page_context(), a_wish(scene))
 
 
 def test_a_locked_tenant_can_check_a_root_key_and_not_change_it(scene: Scene) -> None:
     scene.tenant(State.LOCKED)
-    assert root_key_actions.check(scene.seat(), a_wish(scene)) == []
+    assert root_key_actions.check(scene.page_context(), a_wish(scene)) == []
     with pytest.raises(TenantNotOperational):
-        root_key_actions.change(scene.seat(), a_wish(scene))
+        root_key_actions.change(scene.page_context(), a_wish(scene))
     with scene.dashboard.tenant_tx(ACME) as tx:
         assert tx.root_keys.changes() == []

@@ -1,4 +1,4 @@
-"""What is asked of a customer for each provider is what `root_keys` takes, and what is shown can be pasted."""
+"""The fields of each provider match `root_keys`, and the shown commands and policies are valid."""
 
 import json
 
@@ -16,7 +16,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("provider", list(RootKeyMode))
-def test_every_field_of_a_place_can_be_typed_and_every_credential_is_a_secret(provider: RootKeyMode) -> None:
+def test_every_field_has_an_input_and_every_credential_is_secret(provider: RootKeyMode) -> None:
     public = {entry.name for entry in ENTRIES[provider] if not entry.secret}
     assert public == set(PLACES[provider].model_fields) - {"provider"}
     assert {entry.name for entry in ENTRIES[provider] if entry.secret} <= set(Credentials.model_fields)
@@ -29,25 +29,25 @@ def test_every_credential_belongs_to_a_provider() -> None:
     assert set(NAMES) == set(RootKeyMode)
 
 
-def test_the_policies_of_aws_are_json_and_name_the_external_id_and_the_role() -> None:
+def test_the_aws_policies_are_json_with_external_id_and_role() -> None:
     role = "arn:aws:iam::111122223333:role/mine"
     trust, use = (
         json.loads(block.code)
         for block in blocks(RootKeyMode.AWS_KMS, "acme-corp-12345", {"role_arn": role})
         if block.language == "json"
     )
-    use, look = use
+    use, describe = use
     condition = trust["Statement"][0]["Condition"]
     assert condition == {"StringEquals": {"sts:ExternalId": "openkcm/acme-corp-12345"}}
     assert use["Principal"] == {"AWS": role}
     assert use["Action"] == ["kms:Encrypt", "kms:Decrypt"]
     assert use["Condition"] == {"StringEquals": {"kms:EncryptionContext:openkcm:tenant": "acme-corp-12345"}}
-    # It carries no encryption context: under the condition it would never be allowed.
-    assert (look["Action"], "Condition" in look) == ("kms:DescribeKey", False)
-    assert look["Principal"] == use["Principal"]
+    # The request has no encryption context: under the condition it would always be denied.
+    assert (describe["Action"], "Condition" in describe) == ("kms:DescribeKey", False)
+    assert describe["Principal"] == use["Principal"]
 
 
-def test_whom_a_role_trusts_is_filled_in_or_the_operator_is_to_be_asked() -> None:
+def test_the_trusted_principal_is_filled_in_or_requested_from_the_operator() -> None:
     ours = "arn:aws:iam::999988887777:role/openkcm-platform"
     known, unknown = (blocks(RootKeyMode.AWS_KMS, "acme", {}, platform)[1] for platform in (ours, None))
     assert json.loads(known.code)["Statement"][0]["Principal"] == {"AWS": ours}
@@ -56,7 +56,7 @@ def test_whom_a_role_trusts_is_filled_in_or_the_operator_is_to_be_asked() -> Non
     assert "Ask your platform's operator" in unknown.words
 
 
-def test_the_policy_of_openbao_is_for_the_key_that_was_typed_and_creates_none() -> None:
+def test_the_openbao_policy_names_the_entered_key_and_does_not_permit_create() -> None:
     [policy] = [
         block.code
         for block in blocks(RootKeyMode.OPENBAO, "acme", {"mount": "keys", "key": "mine"})
@@ -67,13 +67,13 @@ def test_the_policy_of_openbao_is_for_the_key_that_was_typed_and_creates_none() 
 
 
 @pytest.mark.parametrize("provider", list(RootKeyMode))
-def test_nothing_typed_is_needed_to_be_told_what_to_do_first(provider: RootKeyMode) -> None:
+def test_the_preparation_steps_need_no_input(provider: RootKeyMode) -> None:
     assert all(block.words.endswith(".") for block in blocks(provider, "acme", {}))
 
 
-def test_a_refusal_names_the_field_as_a_person_sees_it() -> None:
+def test_an_error_names_the_label_of_the_field() -> None:
     said = in_labels(RootKeyMode.AWS_KMS, "key_arn: Field required")
-    assert said == "Key ARN: fill this in"
+    assert said == "Key ARN: required"
     assert in_labels(RootKeyMode.OPENBAO, "address: an address such as x") == "Address: an address such as x"
-    assert in_labels(RootKeyMode.AWS_KMS, "aws-kms here needs a b") == "aws-kms here needs a b"
+    assert in_labels(RootKeyMode.AWS_KMS, "aws-kms needs a b") == "aws-kms needs a b"
     assert in_labels(RootKeyMode.AWS_KMS, "other: b") == "other: b"

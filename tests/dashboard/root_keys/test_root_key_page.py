@@ -1,4 +1,4 @@
-"""The root key's card and the dialog that changes it, on a real database, with a door that takes what was sealed."""
+"""The root key's card and the dialog that changes it, on a real database, with a gateway that decrypts credentials."""
 
 import json
 
@@ -24,8 +24,8 @@ def mode_of(scene: Scene) -> str:
     return row.root_key_mode
 
 
-def opened(scene: Scene, provider: RootKeyMode = RootKeyMode.OPENBAO, *roles: PersonRole) -> AppTest:
-    at = shown("keys", scene.seat(ACME, *roles))
+def open_dialog(scene: Scene, provider: RootKeyMode = RootKeyMode.OPENBAO, *roles: PersonRole) -> AppTest:
+    at = shown("keys", scene.page_context(ACME, *roles))
     press(at, "keys.root-key")
     at.radio(key="root-key.provider").set_value(provider).run()
     assert not at.exception
@@ -41,29 +41,29 @@ def fill(at: AppTest, secret: str = SECRET) -> None:
 def test_a_key_is_checked_and_then_changed_to_with_the_credentials_given_once(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.service("orders", ServiceKind.MONGODB)
-    at = opened(scene)
+    at = open_dialog(scene)
     fill(at)
     said = press(at, "root-key.check")
-    assert "This root key does what is needed" in said
+    assert "Check passed" in said
     assert mode_of(scene) == "platform"
     assert at.text_input(key=TOKEN).value == ""
     said = press(at, "root-key.change")
-    assert "The root key is changed" in said
+    assert "Root key changed" in said
     assert NO_FALLBACK in said
     assert mode_of(scene) == "openbao"
-    assert [one.token.get_secret_value() for one in scene.door.taken] == [SECRET, SECRET]
+    assert [one.token.get_secret_value() for one in scene.gateway.taken] == [SECRET, SECRET]
     said = press(at, "root-key.close")
     assert "Your own key in your key server (HYOK)" in said
-    assert "**Health:** It answers and opens what it wrapped." in said
-    assert "1 service key wrapped anew" in said
+    assert "**Health:** Healthy." in said
+    assert "1 service key re-wrapped" in said
 
 
-def test_credentials_are_never_shown_and_leave_the_session_when_they_are_sealed(scene: Scene) -> None:
+def test_credentials_are_never_shown_and_leave_the_session_when_encrypted(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
-    at = opened(scene)
+    at = open_dialog(scene)
     fill(at)
     said = press(at, "root-key.check")
-    assert "The credentials are sealed" in said
+    assert "The credentials are encrypted" in said
     assert SECRET not in said
     everything = object.__getattribute__(at.session_state._state, "_state")
     assert "root-key.supply" in repr(everything)
@@ -73,91 +73,91 @@ def test_credentials_are_never_shown_and_leave_the_session_when_they_are_sealed(
     assert TOKEN not in at.session_state
 
 
-def test_a_changed_or_wrong_place_is_refused_and_what_was_typed_stays(scene: Scene) -> None:
+def test_a_changed_or_invalid_address_is_rejected_and_the_input_stays(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
-    at = opened(scene)
+    at = open_dialog(scene)
     fill(at)
     press(at, "root-key.check")
-    asked = list(scene.door.asked)
+    asked = list(scene.gateway.asked)
     at.text_input(key="root-key.field.openbao.address").set_value("https://other.example").run()
-    assert "openbao here needs token" in press(at, "root-key.change").lower()
+    assert "openbao needs token" in press(at, "root-key.change").lower()
     at.text_input(key="root-key.field.openbao.address").set_value("bao.acme.example").run()
     assert "Address: an address such as https://vault.example.com:8200" in press(at, "root-key.check")
     assert at.text_input(key="root-key.field.openbao.key").value == "acme"
-    assert scene.door.asked == asked
+    assert scene.gateway.asked == asked
     assert mode_of(scene) == "platform"
 
 
-def test_what_a_check_found_is_said_with_what_mends_it(scene: Scene) -> None:
+def test_a_failed_check_shows_each_problem_with_its_fix(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     statement = json.dumps({"Sid": "OpenKcmRootKey"})
-    scene.door.problems = [
+    scene.gateway.problems = [
         Problem(code="root_key_denied", message="kms:Decrypt denied", hint=f"add to the key's policy: {statement}"),
         Problem(code="root_key_disabled", message="the root key is disabled", hint="enable it"),
     ]
-    at = opened(scene, RootKeyMode.AWS_KMS)
+    at = open_dialog(scene, RootKeyMode.AWS_KMS)
     at.text_input(key="root-key.field.aws-kms.key_arn").set_value(KEY_ARN)
     at.text_input(key="root-key.field.aws-kms.role_arn").set_value(ROLE_ARN).run()
     said = press(at, "root-key.check")
-    assert "This root key would not do" in said
+    assert "Check failed" in said
     assert "The root key is disabled." in said
     assert statement in [code.value for code in at.code]
     assert "Kms:Decrypt denied." in said
-    scene.door.problems = []
-    assert "This root key does what is needed" in press(at, "root-key.check")
+    scene.gateway.problems = []
+    assert "Check passed" in press(at, "root-key.check")
 
 
-def test_a_refused_change_says_why_and_that_the_former_key_is_in_force(scene: Scene) -> None:
+def test_a_rejected_change_shows_the_reason_and_keeps_the_former_key(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
-    scene.door.problems = [Problem(code="root_key_missing", message="there is none", hint="make it")]
-    at = opened(scene)
+    scene.gateway.problems = [Problem(code="root_key_missing", message="the key does not exist", hint="create it")]
+    at = open_dialog(scene)
     fill(at)
     said = press(at, "root-key.change")
-    assert "The root key was not changed" in said
-    assert "There is none." in said
-    assert "The former root key is in force." in said
-    assert "ended without effect" in press(at, "root-key.cancel")
+    assert "Root key not changed" in said
+    assert "The key does not exist." in said
+    assert "The former root key is in effect." in said
+    assert "without effect" in press(at, "root-key.cancel")
 
 
-def test_a_change_that_takes_long_says_so_and_is_followed_on_the_page(scene: Scene) -> None:
+def test_a_long_change_is_reported_and_shown_on_the_page(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     for number in range(3):
         scene.service(f"service-{number}", ServiceKind.MICROSERVICE)
-    scene.door.wraps = 1
-    at = opened(scene)
+    scene.gateway.wraps = 1
+    at = open_dialog(scene)
     fill(at)
-    assert "It goes on by itself" in press(at, "root-key.change")
+    assert "continues automatically" in press(at, "root-key.change")
     said = press(at, "root-key.cancel")
     assert "1 of 3 service keys are wrapped" in said
-    assert "It can be changed again when the running change has ended." in said
+    assert "A change is running. Try again after it has ended." in said
     assert "keys.root-key" not in [button.key for button in at.button]
 
 
-def test_with_temporal_down_nothing_is_lost(scene: Scene) -> None:
+def test_with_temporal_down_the_input_is_kept(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
-    scene.door.fails = TemporalUnavailable()
-    at = opened(scene)
+    scene.gateway.fails = TemporalUnavailable()
+    at = open_dialog(scene)
     fill(at)
-    assert "Not changed" in press(at, "root-key.change")
-    scene.door.fails = None
-    assert "The root key is changed" in press(at, "root-key.change")
-    assert len(set(scene.door.asked)) == 1
+    assert "Root key not changed" in press(at, "root-key.change")
+    scene.gateway.fails = None
+    assert "Root key changed" in press(at, "root-key.change")
+    assert len(set(scene.gateway.asked)) == 1
 
 
 def test_the_card_shows_the_health_and_the_dialog_explains_each_provider(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.held_key()
-    said = text(shown("keys", scene.seat()))
-    assert "It answers" in said
+    said = text(shown("keys", scene.page_context()))
+    assert "**Health:** Healthy." in said
     assert "1111" in said  # the account in the key's ARN
-    at = opened(scene)
+    at = open_dialog(scene)
     for provider in RootKeyMode:
         at.radio(key="root-key.provider").set_value(provider).run()
-        assert "What to do first, where the key is held" in text(at)
-        assert "without a silent fallback" in text(at)
+        assert "Prepare your provider" in text(at)
+        assert "there is no fallback" in text(at)
         assert ("openkcm/acme-corp-12345" in text(at)) is (provider is RootKeyMode.AWS_KMS)
     at.radio(key="root-key.provider").set_value(RootKeyMode.PLATFORM).run()
-    assert "The root key is changed" in press(at, "root-key.change")
+    assert "Root key changed" in press(at, "root-key.change")
     assert mode_of(scene) == "platform"
 
 
@@ -166,8 +166,8 @@ def test_the_card_names_the_problem_of_a_failing_root_key(scene: Scene) -> None:
     scene.held_key()
     for code in ("root_key_unreachable", "root_key_denied"):
         scene.report(code)
-        said = text(shown("keys", scene.seat()))
+        said = text(shown("keys", scene.page_context()))
         assert f"**Health:** {sentence(PROBLEMS[code].message)}" in said
         assert NO_FALLBACK in said
-    auditor = shown("keys", scene.seat(ACME, PersonRole.AUDITOR))
-    assert "A key administrator of your organization changes" in text(auditor)
+    auditor = shown("keys", scene.page_context(ACME, PersonRole.AUDITOR))
+    assert "A key administrator of your organization can change" in text(auditor)

@@ -1,4 +1,4 @@
-"""What is said of a root key that the customer holds: every way to fail, the grace, a running and an ended change."""
+"""Texts about a customer's root key: every failure, the grace period, a running and a completed change."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -31,23 +31,23 @@ def how(tenant: TenantRow, health: str, since: float = 20.0) -> root_key.Health:
     return found
 
 
-def test_the_consequence_depends_on_the_lock_and_the_grace() -> None:
+def test_the_effect_depends_on_the_lock_and_the_grace_period() -> None:
     assert len(CODES) >= 12
     assert set(CODES) >= OUT_OF_REACH
     assert all(issubclass(kind, CustomerKeyError) for kind in root_key.PROBLEMS.values())
     assert "locked now" in how(TENANT, "root_key_slow", 61).meanwhile
-    assert "locked until it works again" in how(GONE, "root_key_disabled").meanwhile
-    assert "Nothing opens in this state anyway" in how(SWITCHED, "root_key_disabled").meanwhile
+    assert "locked until the root key works again" in how(GONE, "root_key_disabled").meanwhile
+    assert "Nothing can be decrypted in this tenant state" in how(SWITCHED, "root_key_disabled").meanwhile
     assert "root_key_new" in how(TENANT, "root_key_new").title
-    assert "new credentials for this same key" in root_key.only_credentials(GONE)
+    assert "can only replace its credentials" in root_key.only_credentials(GONE)
     assert not root_key.only_credentials(replace(GONE, state=State.ACTIVE, locks=()))
     [said] = notices(GONE, a_held_key(), GRACE, NOW)
-    assert "It answers" not in said.advice
+    assert "Healthy" not in said.advice
     assert "The root key is" not in said.advice
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_each_is_said_in_its_own_words_with_what_happens_meanwhile(code: str) -> None:
+def test_each_failure_has_its_own_text_with_the_effect_on_services(code: str) -> None:
     kind, said = root_key.PROBLEMS[code], how(TENANT, code)
     assert said.title == sentence(kind.message)
     assert said.advice == sentence(kind.hint)
@@ -55,12 +55,12 @@ def test_each_is_said_in_its_own_words_with_what_happens_meanwhile(code: str) ->
     assert root_key.NO_FALLBACK in said.meanwhile
     assert (said.tone is Severity.WARNING) is kind.retryable
     assert ("the tenant is locked in 40 s" in said.meanwhile) is kind.retryable
-    assert ("being locked at once" in said.meanwhile) is requires_lock(code, 0.0, GRACE)
+    assert ("being locked immediately" in said.meanwhile) is requires_lock(code, 0.0, GRACE)
 
 
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("tenant", [TENANT, GONE, BOTH, SWITCHED, replace(TENANT, state=State.SUSPENDED)])
-def test_no_failure_is_ever_called_good_or_left_out_of_the_notices(code: str, tenant: TenantRow) -> None:
+def test_every_failure_is_in_the_notices_and_none_is_good(code: str, tenant: TenantRow) -> None:
     said = notices(tenant, a_held_key(code), GRACE, NOW)
     assert said
     assert {one.tone for one in said} <= {Severity.WARNING, Severity.BAD}
@@ -70,7 +70,7 @@ def test_no_failure_is_ever_called_good_or_left_out_of_the_notices(code: str, te
     assert line.tone is not Severity.GOOD
 
 
-def test_a_key_that_works_and_the_platforms_ask_for_no_notice() -> None:
+def test_a_healthy_key_and_the_platforms_key_need_no_notice() -> None:
     assert how(TENANT, "ok").tone is Severity.GOOD
     assert notices(TENANT, a_held_key(), GRACE, NOW) == ()
     assert root_key.health(TENANT, None, GRACE, NOW) is None
@@ -80,12 +80,12 @@ def test_a_key_that_works_and_the_platforms_ask_for_no_notice() -> None:
 @pytest.mark.parametrize(
     ("tenant", "unlocks"),
     [
-        (SWITCHED, "when a key administrator unlocks it on the page Keys, and in no other way"),
-        (GONE, "by itself, within seconds, when the root key works again"),
-        (BOTH, "Both have to go"),
+        (SWITCHED, "Only a key administrator can unlock the tenant, on the page Keys."),
+        (GONE, "unlocks automatically within seconds when the root key works again"),
+        (BOTH, "Both are required"),
     ],
 )
-def test_a_lock_says_why_and_exactly_what_unlocks_it(tenant: TenantRow, unlocks: str) -> None:
+def test_a_lock_shows_its_reason_and_what_unlocks_it(tenant: TenantRow, unlocks: str) -> None:
     [said] = notices(tenant, a_held_key("root_key_disabled"), GRACE, NOW)
     assert unlocks in said.advice
     assert "Nothing is destroyed." in said.advice
@@ -95,13 +95,13 @@ def test_a_lock_says_why_and_exactly_what_unlocks_it(tenant: TenantRow, unlocks:
 @pytest.mark.parametrize(
     ("total", "wrapped", "share", "words"),
     [
-        (0, 0, 0.0, "tried first"),
+        (0, 0, 0.0, "Checking the new root key"),
         (1000, 340, 0.34, "340 of 1,000 service keys are wrapped"),
         (1, 0, 0.0, "0 of 1 service key is wrapped"),
-        (1000, 1000, 1.0, "switched together now"),
+        (1000, 1000, 1.0, "re-wrapped; switching"),
     ],
 )
-def test_a_running_change_says_how_far_it_is(total: int, wrapped: int, share: float, words: str) -> None:
+def test_a_running_change_shows_its_progress(total: int, wrapped: int, share: float, words: str) -> None:
     found = root_key.progress(a_change(total=total, wrapped=wrapped))
     assert found is not None
     assert found.share == share
@@ -109,18 +109,18 @@ def test_a_running_change_says_how_far_it_is(total: int, wrapped: int, share: fl
     assert root_key.progress(None) is root_key.progress(a_change("done")) is None
 
 
-def test_the_last_change_is_the_newest_that_ended() -> None:
-    assert root_key.last_change([a_change()], NOW) == "It was never changed."
+def test_the_last_change_is_the_newest_completed_one() -> None:
+    assert root_key.last_change([a_change()], NOW) == "Never changed."
     done = root_key.last_change([a_change(), a_change("done")], NOW)
     assert "from Platform-Managed (default) to Your own key in AWS KMS (BYOK), 1,000 service keys" in done
     failed = root_key.last_change([a_change("failed", problem="root_key_denied")], NOW)
-    assert "ended without effect" in failed
+    assert "without effect" in failed
     assert "Access to the root key is denied." in failed
     assert "vault_refused" in root_key.last_change([a_change("failed", problem="vault_refused")], NOW)
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_a_change_is_offered_where_service_keys_open_and_else_says_why_not(state: State) -> None:
+def test_a_change_is_offered_only_where_service_keys_can_be_unwrapped(state: State) -> None:
     why = root_key.why_no_change(replace(TENANT, state=state), None)
     assert (why == "") is (state in {State.ACTIVE, State.SUSPENDED})
     assert "has ended" in root_key.why_no_change(TENANT, a_change())
@@ -138,16 +138,16 @@ def test_a_change_is_offered_where_service_keys_open_and_else_says_why_not(state
         ),
     ],
 )
-def test_what_is_to_be_pasted_is_told_from_the_words(hint: str, words: str, code: str) -> None:
+def test_a_hint_is_split_into_text_and_code(hint: str, words: str, code: str) -> None:
     assert root_key.hint_parts(hint) == (words, code)
 
 
-def test_a_numbered_key_says_its_version_and_what_is_not_under_it_yet() -> None:
+def test_a_versioned_key_shows_its_version_and_older_wraps() -> None:
     assert root_key.versions(None) == ""
     whole = root_key.versions(RootKeyVersionsRow(newest=2, older=0, wraps=5))
-    assert whole == "Version 2 is in use, and nothing lies under an older one."
+    assert whole == "Version 2 is in use. No wrap uses an older version."
     one = root_key.versions(RootKeyVersionsRow(newest=2, older=1, wraps=5))
-    assert one.startswith("Version 2 is in use. 1 wrap still lies under an older one.")
+    assert one.startswith("Version 2 is in use. 1 wrap uses an older version.")
     more = root_key.versions(RootKeyVersionsRow(newest=2, older=1200, wraps=5000))
-    assert "1,200 wraps still lie under an older one." in more
-    assert "do not end an older version before that is done" in more
+    assert "1,200 wraps use an older version." in more
+    assert "Do not disable an older version before that." in more

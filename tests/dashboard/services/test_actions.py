@@ -28,7 +28,7 @@ def a_wish(kind: ServiceKind = ServiceKind.MONGODB, csr_pem: str | None = None) 
 
 def test_a_new_key_is_delivered_in_an_archive_for_its_owner_and_never_stored(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
-    delivery = service_actions.connect(scene.seat(), a_wish())
+    delivery = service_actions.connect(scene.page_context(), a_wish())
     assert delivery.has_key
     key = serialization.load_pem_private_key(delivery.files["client.key"].encode(), None)
     leaf, authority = x509.load_pem_x509_certificates(delivery.files["client.pem"].encode())
@@ -41,7 +41,7 @@ def test_a_new_key_is_delivered_in_an_archive_for_its_owner_and_never_stored(sce
         stored = "".join(record.record for record in tx.audit.records())
         stored += tx.services.requested(delivery.leaf.request_id).csr_pem
     assert "PRIVATE KEY" not in stored
-    _, renewed = service_actions.renew(scene.seat(), "orders")
+    _, renewed = service_actions.renew(scene.page_context(), "orders")
     assert x509.load_pem_x509_certificates(renewed.encode())[0].public_key() == key.public_key()
     with zipfile.ZipFile(io.BytesIO(service_actions.archive(delivery))) as zipped:
         modes = {entry.filename: entry.external_attr >> 16 for entry in zipped.infolist()}
@@ -55,7 +55,7 @@ def test_a_new_key_is_delivered_in_an_archive_for_its_owner_and_never_stored(sce
 @pytest.mark.parametrize("kind", list(ServiceKind))
 def test_a_signing_request_is_answered_without_a_private_key(scene: Scene, kind: ServiceKind) -> None:
     scene.tenant(State.ACTIVE)
-    delivery = service_actions.connect(scene.seat(), a_wish(kind, a_request_pem()))
+    delivery = service_actions.connect(scene.page_context(), a_wish(kind, a_request_pem()))
     assert not delivery.has_key
     assert not any("PRIVATE KEY" in text for text in delivery.files.values())
 
@@ -85,8 +85,8 @@ def test_an_invalid_name_folder_or_signing_request_is_refused(name, folder, csr_
 def test_a_superseded_request_returns_no_certificate_of_another_request(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     first = a_wish()
-    service_actions.connect(scene.seat(), first)
-    service_actions.connect(scene.seat(), a_wish())
+    service_actions.connect(scene.page_context(), first)
+    service_actions.connect(scene.page_context(), a_wish())
     with scene.dashboard.tenant_tx(ACME) as tx, pytest.raises(Superseded):
         tx.services.issued("orders", first.request_id)
 
@@ -95,19 +95,19 @@ def test_a_suspended_tenant_or_another_kind_of_the_same_name_connects_nothing(sc
     scene.tenant(State.ACTIVE)
     scene.service("orders", ServiceKind.POSTGRESQL)
     scene.tenant(State.SUSPENDED, "suspended-corp")
-    scene.door.asked.clear()
+    scene.gateway.asked.clear()
     for tenant_id, error in ((ACME, ServiceConflict), ("suspended-corp", TenantNotOperational)):
         with pytest.raises(error):
-            service_actions.connect(scene.seat(tenant_id), a_wish())
-    assert scene.door.asked == []
+            service_actions.connect(scene.page_context(tenant_id), a_wish())
+    assert scene.gateway.asked == []
 
 
 @pytest.mark.parametrize("act", [service_actions.renew, service_actions.disconnect])
 def test_an_unknown_service_is_neither_renewed_nor_disconnected(scene: Scene, act) -> None:
     scene.tenant(State.ACTIVE)
     scene.service("orders", ServiceKind.POSTGRESQL)
-    scene.door.asked.clear()
+    scene.gateway.asked.clear()
     before = scene.records()
     with pytest.raises(ServiceUnknown):
-        act(scene.seat(), "payments")
-    assert (scene.records(), scene.door.asked) == (before, [])
+        act(scene.page_context(), "payments")
+    assert (scene.records(), scene.gateway.asked) == (before, [])

@@ -1,4 +1,4 @@
-"""What the page Services says of coverage, on a real database: the sentence only while nothing is missing."""
+"""Coverage on the page Services, on a real database: full coverage is stated only without gaps."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -20,8 +20,8 @@ def protect(scene: Scene, service: str, name: str = "diagnosis", *, plain_allowe
         tx.protection.protect(service, field, "ada@acme.example")
 
 
-def tell(scene: Scene, service: str, place: str = PLACE, tenant_id: str = ACME) -> None:
-    """Have a service's programs say that they encrypted ten values at a place, now."""
+def report_use(scene: Scene, service: str, place: str = PLACE, tenant_id: str = ACME) -> None:
+    """Report ten values that a service's programs encrypted at a place, now."""
     now = datetime.now(UTC)
     use = ProtectionUseRow(now.date(), service, place, 10, 320, 70, 4, 2000)
     contact = HeartbeatRow(service, "host-1", "0.1.0", now + timedelta(hours=48), None, now)
@@ -29,46 +29,46 @@ def tell(scene: Scene, service: str, place: str = PLACE, tenant_id: str = ACME) 
         tx.agents.note([contact], [use])
 
 
-def test_what_is_missing_is_said_with_what_to_do_until_nothing_is(scene: Scene) -> None:
+def test_each_gap_is_shown_with_the_next_step(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
-    at = shown("services", scene.seat())
-    assert "Encryption Status: nothing to protect yet" in text(at)
+    at = shown("services", scene.page_context())
+    assert "Encryption Status: no services" in text(at)
     assert not at.metric
     scene.service("clinic-db", ServiceKind.POSTGRESQL)
     scene.service("shop", ServiceKind.MICROSERVICE, uses=50)
     protect(scene, "clinic-db")
-    said = text(shown("services", scene.seat()))
+    said = text(shown("services", scene.page_context()))
     assert SENTENCE not in said
-    assert "**clinic-db**: `public.patients.diagnosis` is on the list, and no program encrypted or decrypted it" in said
+    assert "**clinic-db**: `public.patients.diagnosis` is protected, but no program encrypted or decrypted it" in said
     assert "**Next:** start every program that uses it with openkcm run" in said
     assert "not measured yet" in said
-    tell(scene, "clinic-db")
-    at = shown("services", scene.seat())
+    report_use(scene, "clinic-db")
+    at = shown("services", scene.page_context())
     assert [box.value for box in at.success]
     assert f"Encryption Status: {SENTENCE}" in text(at)
-    assert "Which data is sensitive only you know" in text(at)
+    assert "Only you know which data is sensitive" in text(at)
     assert {one.label: one.value for one in at.metric} == {
         "Services protected": "2 of 2",
         "Operations today": "57",
-        "Performance Impact": "3.5%",
+        "Performance impact": "3.5%",
     }
-    tell(scene, "clinic-db", f"{PLACE}#plain")
-    said = text(shown("services", scene.seat()))
+    report_use(scene, "clinic-db", f"{PLACE}#plain")
+    said = text(shown("services", scene.page_context()))
     assert SENTENCE not in said
-    assert "held values that are not encrypted: 10 read" in said
+    assert "contained unencrypted values: 10 read" in said
 
 
-def test_every_role_of_the_customer_sees_it_and_another_tenants_people_do_not(scene: Scene) -> None:
+def test_coverage_is_visible_to_every_role_of_the_tenant_and_to_no_other_tenant(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.tenant(State.ACTIVE, BETA)
     scene.service("clinic-db", ServiceKind.POSTGRESQL)
     scene.service("clinic-db", ServiceKind.POSTGRESQL, BETA)
-    tell(scene, "clinic-db", "postgresql:public.secret.plans")
+    report_use(scene, "clinic-db", "postgresql:public.secret.plans")
     for role in (PersonRole.ADMINISTRATOR, PersonRole.KEY_ADMINISTRATOR, PersonRole.AUDITOR):
-        at = shown("services", scene.seat(ACME, role))
+        at = shown("services", scene.page_context(ACME, role))
         assert f"Encryption Status: {SENTENCE}" in text(at)
         assert at.dataframe[0].value["Field"].tolist() == ["public.secret.plans"]
-    at = shown("services", scene.seat(BETA))
+    at = shown("services", scene.page_context(BETA))
     assert "was not seen to encrypt anything" in text(at)
     assert not at.dataframe
-    assert not shown("services", scene.seat(ACME, PersonRole.OPERATOR)).metric
+    assert not shown("services", scene.page_context(ACME, PersonRole.OPERATOR)).metric

@@ -1,4 +1,4 @@
-"""What the page Services says of coverage: the one sentence only where it is true, else what is missing."""
+"""The texts of the page Services about coverage: full coverage is stated only when it is proven."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -24,36 +24,36 @@ def said(found: Coverage) -> str:
     return "\n".join([view.headline(found).title, *view.missing(found)[0], *view.missing(found)[1]])
 
 
-def test_the_sentence_of_the_story_stands_there_only_while_nothing_is_missing() -> None:
+def test_full_coverage_is_stated_only_without_gaps() -> None:
     assert said(judged(whole("orders", DIAGNOSIS), whole("users"))) == SENTENCE
     lacking = replace(whole("users"), fields=(PHONE,))
     words = said(judged(whole("orders", DIAGNOSIS), lacking))
     assert SENTENCE not in words
     assert (
-        "**users**: `clinic.people.contact.phone` is on the list, and no program encrypted or decrypted it in the last "
+        "**users**: `clinic.people.contact.phone` is protected, but no program encrypted or decrypted it in the last "
         "30 days. **Next:** start every program that uses it with openkcm run"
     ) in words
     assert "orders" not in words
 
 
-def test_before_anything_is_connected_nobody_is_warned() -> None:
+def test_without_a_connected_service_there_is_no_warning() -> None:
     found = view.headline(judged())
     assert (found.protected, found.begun) == (False, False)
     assert view.missing(judged()) == ((), ())
     assert not view.headline(judged(state=State.PROVISIONING)).begun
     locked = judged(whole(), state=State.LOCKED)
     assert view.headline(locked).begun
-    assert "the tenant is locked, so nothing new is encrypted" in said(locked)
+    assert "the tenant is locked, so encryption is rejected" in said(locked)
 
 
-def test_many_things_that_are_missing_are_all_said_and_the_first_at_once() -> None:
+def test_all_gaps_are_listed_and_the_first_are_shown_at_once() -> None:
     lacking = [replace(whole(f"s-{n}"), state=None, discovered=True) for n in range(9)]
     shown, more = view.missing(judged(*lacking))
     assert (len(shown), len(more)) == (6, 3)
     shown, more = view.missing(judged(*(replace(lacking[0], service=f"s-{n}") for n in range(200))))
-    assert (len(shown), len(more), more[-1]) == (6, 101, "94 more: openkcmctl service coverage names them all")
-    assert view.headline(judged(*lacking)).words.startswith("9 things are missing.")
-    assert view.headline(judged(lacking[0])).words.startswith("One thing is missing.")
+    assert (len(shown), len(more), more[-1]) == (6, 101, "94 more: `openkcmctl service coverage` lists all")
+    assert view.headline(judged(*lacking)).words.startswith("9 gaps.")
+    assert view.headline(judged(lacking[0])).words.startswith("1 gap.")
 
 
 @pytest.mark.parametrize(
@@ -66,31 +66,31 @@ def test_many_things_that_are_missing_are_all_said_and_the_first_at_once() -> No
         (Overhead(2000, 1000), "200% overhead"),
     ],
 )
-def test_overhead_is_said_as_it_was_measured(measured: Overhead | None, words: str) -> None:
+def test_overhead_is_shown_as_measured(measured: Overhead | None, words: str) -> None:
     assert view.overhead(measured) == words
 
 
-def test_figures_are_few_and_say_when_nothing_was_measured() -> None:
-    told = (a_use(), a_use(days=3), a_use(days=20))
-    figures = {one.label: one for one in view.figures(judged(replace(whole(), uses=told), whole("b")))}
+def test_figures_state_a_missing_measurement() -> None:
+    uses = (a_use(), a_use(days=3), a_use(days=20))
+    figures = {one.label: one for one in view.figures(judged(replace(whole(), uses=uses), whole("b")))}
     assert figures["Services protected"].value == "2 of 2"
     assert (figures["Operations today"].value, figures["Operations today"].note) == ("20", "30 in 7 days (UTC)")
-    assert figures["Performance Impact"].value == "3.5%"
+    assert figures["Performance impact"].value == "3.5%"
     silent = replace(whole(), uses=(a_use(requests=0, request_microseconds=0),))
     [*_, impact] = view.figures(judged(silent))
     assert (impact.value, impact.note) == ("unknown", "not measured yet by your programs")
 
 
-def test_a_service_says_how_it_encrypts_and_what_of_each_field_is_known() -> None:
+def test_a_service_shows_its_encryption_and_each_field() -> None:
     fields = (DIAGNOSIS, replace(PHONE, plain_allowed=True))
-    told = (a_use(), a_use(f"{PLACE}#plain", 1, operations=1200), a_use("public.t.x", bytes=2_500_000))
+    uses = (a_use(), a_use(f"{PLACE}#plain", 1, operations=1200), a_use("public.t.x", bytes=2_500_000))
     asked = (RequestCount(TODAY, CryptoOperation.DATA_KEY, 2),)
-    [line], more = view.lines(judged(replace(whole("orders", *fields), uses=told, asked=asked, agents_connected=1)))
+    [line], more = view.lines(judged(replace(whole("orders", *fields), uses=uses, asked=asked, agents_connected=1)))
     assert more == 0
-    assert line.title == "orders: 3 things missing, 22 operations today, 3.5% overhead"
+    assert line.title == "orders: 3 gaps, 22 operations today, 3.5% overhead"
     assert line.words[:3] == (
         "PostgreSQL instance",
-        "How it encrypts: its programs encrypt fields themselves",
+        "Encryption: field encryption in its programs",
         "1 agent connected",
     )
     assert dict(line.fields[0]) == {
@@ -104,25 +104,25 @@ def test_a_service_says_how_it_encrypts_and_what_of_each_field_is_known() -> Non
         "Plain values": "1,200 read, last 2026-11-25",
         "Overhead": "3.5% overhead",
     }
-    told = replace(whole("orders", DIAGNOSIS), backfills=(a_backfill(Backfill.RUNNING),))
-    assert view.lines(judged(told))[0][0].fields[0]["Plain values"] == "60 still to be encrypted"
+    running = replace(whole("orders", DIAGNOSIS), backfills=(a_backfill(Backfill.RUNNING),))
+    assert view.lines(judged(running))[0][0].fields[0]["Plain values"] == "60 to be encrypted"
     assert (line.fields[1]["Last seen"], line.fields[1]["Plain values"]) == ("not seen", "allowed")
-    assert line.fields[1]["Mode"] == "deterministic: equal values show"
+    assert line.fields[1]["Mode"] == "deterministic: equal values visible"
     assert line.fields[1]["Overhead"] == "not measured yet"
     assert [line.fields[2][name] for name in ("Field", "Mode", "Data")] == ["public.t.x", "not on the list", "2.5 MB"]
 
 
-def test_services_that_lack_something_come_first_and_hundreds_are_not_drawn() -> None:
+def test_services_with_gaps_come_first_and_the_list_is_limited() -> None:
     many = [whole(f"a-{n}") for n in range(30)]
     silent = replace(whole("z"), uses=(), agents_connected=0)
     shown, more = view.lines(judged(*many, silent))
     assert (shown[0].service, shown[0].protected, len(shown), more) == ("z", False, 24, 7)
-    assert shown[0].title == "z: 1 thing missing, 0 operations today, overhead not measured yet"
-    assert "No agent is connected" in shown[0].words
-    assert (shown[1].words[-1], shown[1].protected) == ("No agent was ever heard of", True)
+    assert shown[0].title == "z: 1 gap, 0 operations today, overhead not measured yet"
+    assert "No agent connected" in shown[0].words
+    assert (shown[1].words[-1], shown[1].protected) == ("No agent", True)
 
 
-def test_each_of_thirty_days_is_in_the_chart_and_its_words() -> None:
+def test_each_of_thirty_days_is_in_the_chart_and_its_summary() -> None:
     assert view.by_day(judged(replace(whole(), uses=()))) is None
     days = view.by_day(judged(whole("orders"), replace(whole("users"), uses=(a_use(), a_use(days=2, operations=15)))))
     assert days is not None
@@ -135,21 +135,21 @@ def test_each_of_thirty_days_is_in_the_chart_and_its_words() -> None:
     assert many.rows[-1][1] == (*[10] * 7, 20)
 
 
-def test_what_was_put_away_is_said_not_to_count() -> None:
+def test_disconnected_services_are_not_included() -> None:
     put_away = [replace(whole(name), state=ServiceState.DISCONNECTED) for name in "ab"]
     assert view.retired(judged(whole())) == ""
-    assert view.retired(judged(whole("c"), put_away[0])).startswith("`a` is disconnected and does not count")
-    assert view.retired(judged(whole("c"), *put_away)).startswith("`a` and `b` are disconnected and do not count")
+    assert view.retired(judged(whole("c"), put_away[0])).startswith("`a` is not included")
+    assert view.retired(judged(whole("c"), *put_away)).startswith("`a` and `b` are not included")
 
 
-def test_names_from_outside_are_no_markup() -> None:
+def test_external_names_are_not_markup() -> None:
     field = ProtectedField(Store.POSTGRESQL, "public.`x` <b>", "**y**", DIAGNOSIS.mode)
     found = judged(ServiceFacts("orders", ServiceKind.MONGODB, ServiceState.CONNECTED, fields=(field,)))
     assert "`public.'x' <b>.**y**`" in said(found)
 
 
-def test_a_lapsed_certificate_and_a_closed_tenant_are_said_beside_each_other() -> None:
+def test_an_expired_certificate_and_a_suspended_tenant_are_both_reported() -> None:
     lapsed = replace(whole(), certificate_ends=NOW - timedelta(hours=1))
     words = said(judged(lapsed, state=State.SUSPENDED))
     assert "the tenant is suspended" in words
-    assert "**orders**: has no certificate that is valid" in words
+    assert "**orders**: has no valid certificate" in words

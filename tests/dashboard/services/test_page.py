@@ -1,4 +1,4 @@
-"""The page Services and its dialogs on a real database, with a door that refuses as the real one does."""
+"""The page Services and its dialogs on a real database, with a gateway that rejects as the real one does."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +14,7 @@ from openkcm.contract.enrolment import parse_join_token
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, a_request_pem, press, shown, text
 
-HERE = "Make the key here and download it once"
+HERE = "Generate here and download once"
 
 
 def state_of(scene: Scene, service: str) -> ServiceState | None:
@@ -34,7 +34,7 @@ def fill(at, name: str, csr_pem: str | None = None) -> None:
 
 def test_a_join_token_is_shown_once_with_the_command_to_run(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
-    at = shown("services", scene.seat())
+    at = shown("services", scene.page_context())
     at.button(key="services.join").click().run()
     at.text_input(key="join.name").set_value("orders-db").run()
     press(at, "join.do")
@@ -56,28 +56,28 @@ def test_a_join_token_is_shown_once_with_the_command_to_run(scene: Scene) -> Non
     assert parsed.secret not in press(at, "join.close")
 
 
-def test_a_token_that_cannot_be_made_says_why_and_keeps_what_was_typed(scene: Scene) -> None:
+def test_a_rejected_token_request_shows_the_reason_and_keeps_the_input(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.service("orders-db", ServiceKind.MONGODB)
-    at = shown("services", scene.seat())
+    at = shown("services", scene.page_context())
     at.button(key="services.join").click().run()
-    for name, why in (("../orders", "cannot be a service name"), ("orders-db", "exists as another kind")):
+    for name, why in (("../orders", "nvalid service name"), ("orders-db", "exists as another kind")):
         at.text_input(key="join.name").set_value(name).run()
         at.button(key="join.do").click().run()
         assert why in text(at).lower()
     press(at, "join.cancel")
 
 
-def test_a_discovered_service_is_shown_with_the_way_to_connect_it(scene: Scene) -> None:
+def test_a_discovered_service_is_shown_with_a_button_to_connect_it(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     with scene.field.open("marketplace", max_size=1).tenant_tx(ACME) as tx:
         tx.enrolments.discover("orders-db", ServiceKind.MICROSERVICE)
         tx.enrolments.discover("carts", ServiceKind.MONGODB)
     scene.service("carts", ServiceKind.MONGODB)
-    at = shown("services", scene.seat())
+    at = shown("services", scene.page_context())
     assert "Discovered: 1 not connected" in text(at)
     for role in (PersonRole.AUDITOR, PersonRole.KEY_ADMINISTRATOR):
-        other = shown("services", scene.seat(ACME, role))
+        other = shown("services", scene.page_context(ACME, role))
         assert "orders-db" in text(other)
         assert {button.key for button in other.button} == {"protection.open.carts"}
     at.button(key="join.connect.orders-db").click().run()
@@ -87,27 +87,27 @@ def test_a_discovered_service_is_shown_with_the_way_to_connect_it(scene: Scene) 
 
 def test_services_are_listed_by_kind_with_their_operations_and_agents(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
-    said = text(shown("services", scene.seat()))
+    said = text(shown("services", scene.page_context()))
     for title in ("MongoDB Clusters", "PostgreSQL Instances", "Microservices"):
         assert f"{title}: 0 connected (ready)" in said
-    assert "To enable encryption for your services, follow the integration guide." in said
+    assert "Follow these steps to enable encryption for a service." in said
     scene.service("customer-db", ServiceKind.MONGODB, uses=1253)
     scene.service("analytics-db", ServiceKind.MONGODB, uses=893)
     now = datetime.now(UTC)
     contact = HeartbeatRow("customer-db", "db-1", "0.1.0", now + timedelta(hours=48), "reload_failed", now)
     with scene.crypto.tenant_tx(ACME) as tx:
         tx.agents.note([contact], [])
-    said = text(shown("services", scene.seat()))
+    said = text(shown("services", scene.page_context()))
     assert "MongoDB Clusters: 2 connected, encrypting data ✓" in said
-    assert "**customer-db:** 1,250 operations/day, 3 more refused" in said
+    assert "**customer-db:** 1,250 operations/day, 3 rejected" in said
     assert "Agent connected (version `0.1.0`)" in said
-    assert "Problem: the service was not told of its new certificate" in said
+    assert "Problem: service not reloaded after renewal" in said
 
 
 @pytest.mark.parametrize("csr", [True, False])
 def test_a_service_is_connected_in_the_dialog_and_listed_afterwards(scene: Scene, *, csr: bool) -> None:
     scene.tenant(State.ACTIVE)
-    at = shown("services", scene.seat())
+    at = shown("services", scene.page_context())
     fill(at, "orders", a_request_pem() if csr else None)
     press(at, "services.connect.do")
     assert state_of(scene, "orders") is ServiceState.CONNECTED
@@ -120,62 +120,62 @@ def test_a_service_is_connected_in_the_dialog_and_listed_afterwards(scene: Scene
 
 
 @pytest.mark.parametrize(("name", "csr_pem"), [("Orders!", None), ("orders", "nonsense")])
-def test_a_wrong_entry_is_explained_and_nothing_is_lost(scene: Scene, name: str, csr_pem: str | None) -> None:
+def test_an_invalid_input_is_explained_and_kept(scene: Scene, name: str, csr_pem: str | None) -> None:
     scene.tenant(State.ACTIVE)
-    at = shown("services", scene.seat())
+    at = shown("services", scene.page_context())
     fill(at, name, csr_pem)
-    assert "Not connected" in press(at, "services.connect.do")
+    assert "Service not connected" in press(at, "services.connect.do")
     assert at.text_input(key="services.name").value == name
-    assert scene.door.asked == []
+    assert scene.gateway.asked == []
 
 
 def test_cancel_closes_the_dialog_and_connects_no_service(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
-    at = shown("services", scene.seat())
+    at = shown("services", scene.page_context())
     fill(at, "orders")
     press(at, "services.cancel")
     assert not [field for field in at.text_input if field.key == "services.name"]
-    assert scene.door.asked == []
+    assert scene.gateway.asked == []
     assert state_of(scene, "orders") is None
 
 
-def test_with_temporal_down_the_page_is_whole_and_the_same_request_is_tried_again(scene: Scene) -> None:
+def test_with_temporal_down_the_page_works_and_the_same_request_is_retried(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.service("customer-db", ServiceKind.MONGODB)
-    scene.door.asked.clear()
-    scene.door.fails = TemporalUnavailable()
-    at = shown("services", scene.seat())
+    scene.gateway.asked.clear()
+    scene.gateway.fails = TemporalUnavailable()
+    at = shown("services", scene.page_context())
     assert "**customer-db:**" in text(at)
     fill(at, "orders")
     assert "The workflow service does not answer." in press(at, "services.connect.do")
-    scene.door.fails = None
+    scene.gateway.fails = None
     at.button(key="services.connect.do").click().run()
     assert state_of(scene, "orders") is ServiceState.CONNECTED
-    assert len(set(scene.door.asked)) == 1
+    assert len(set(scene.gateway.asked)) == 1
 
 
-def test_a_service_is_disconnected_only_when_its_name_was_typed(scene: Scene) -> None:
+def test_a_service_is_disconnected_only_after_its_name_is_entered(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.service("orders", ServiceKind.MONGODB)
-    at = shown("services", scene.seat())
+    at = shown("services", scene.page_context())
     at.button(key="services.disconnect.orders").click().run()
     assert "Nothing was done." in press(at, "services.disconnect.do")
     assert state_of(scene, "orders") is ServiceState.CONNECTED
     at.text_input(key="services.confirm").set_value("orders").run()
-    scene.door.fails = TemporalUnavailable()
-    assert "Not disconnected yet" in press(at, "services.disconnect.do")
+    scene.gateway.fails = TemporalUnavailable()
+    assert "Service not disconnected" in press(at, "services.disconnect.do")
     assert state_of(scene, "orders") is ServiceState.CONNECTED
-    scene.door.fails = None
+    scene.gateway.fails = None
     at.button(key="services.disconnect.do").click().run()
     assert state_of(scene, "orders") is ServiceState.DISCONNECTED
-    assert "its key is kept" in press(at, "services.close")
+    assert "key kept" in press(at, "services.close")
 
 
-def test_a_certificate_is_renewed_and_handed_out(scene: Scene) -> None:
+def test_a_certificate_is_renewed_and_returned(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.service("orders", ServiceKind.MICROSERVICE)
-    at = shown("services", scene.seat())
+    at = shown("services", scene.page_context())
     at.button(key="services.renew.orders").click().run()
-    assert "Renewed" in press(at, "services.renew.do")
-    scene.door.fails = TemporalUnavailable()
-    assert "Not renewed" in press(at, "services.renew.do")
+    assert "Certificate renewed" in press(at, "services.renew.do")
+    scene.gateway.fails = TemporalUnavailable()
+    assert "Certificate not renewed" in press(at, "services.renew.do")

@@ -1,4 +1,4 @@
-"""The dialog of a service's protected fields on a real database: who looks, who changes, and what is said before."""
+"""The dialog of a service's protected fields on a real database: who views, who changes, and the stated effects."""
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -26,8 +26,8 @@ def listed(scene: Scene, tenant_id: str = ACME) -> list[ProtectedField]:
         return list(tx.protection.fields("clinic"))
 
 
-def opened(scene: Scene, *roles: PersonRole) -> AppTest:
-    at = shown("services", scene.seat(ACME, *roles))
+def open_dialog(scene: Scene, *roles: PersonRole) -> AppTest:
+    at = shown("services", scene.page_context(ACME, *roles))
     return at.button(key="protection.open.clinic").click().run()
 
 
@@ -36,11 +36,11 @@ def fill(at: AppTest, place: str = "public.patients", field: str = "diagnosis") 
     at.text_input(key="protection.field").set_value(field).run()
 
 
-def test_an_administrator_protects_changes_and_takes_off_a_field(clinic: Scene) -> None:
-    at = opened(clinic)
+def test_an_administrator_adds_changes_and_removes_a_field(clinic: Scene) -> None:
+    at = open_dialog(clinic)
     assert "No protected fields" in text(at)
     fill(at)
-    assert "What programs write there from then on is encrypted" in text(at)
+    assert "Programs encrypt new values" in text(at)
     press(at, "protection.do")
     assert listed(clinic) == [DIAGNOSIS]
     assert "within 30 seconds" in text(at)
@@ -49,20 +49,20 @@ def test_an_administrator_protects_changes_and_takes_off_a_field(clinic: Scene) 
     assert "which values are equal" in text(at)
     at.button(key="protection.do").click().run()
     assert [one.mode for one in listed(clinic)] == [Mode.DETERMINISTIC]
-    assert "is stored plain" in press(at, "protection.take")
+    assert "store new values unencrypted" in press(at, "protection.take")
     assert len(listed(clinic)) == 1
     press(at, "protection.take.do")
     assert listed(clinic) == []
     assert "Protected fields of clinic" not in press(at, "protection.close")
-    told = [(one["name"], one["actor"]) for one in clinic.records() if one["name"].startswith("protection.")]
-    assert told == [
+    changes = [(one["name"], one["actor"]) for one in clinic.records() if one["name"].startswith("protection.")]
+    assert changes == [
         (f"protection.field_{what}", "ada@acme.example") for what in ("protected", "changed", "unprotected")
     ]
 
 
-def test_taking_off_can_be_thought_better_of(clinic: Scene) -> None:
-    protect(clinic.seat(), "clinic", DIAGNOSIS)
-    at = opened(clinic)
+def test_a_removal_can_be_cancelled(clinic: Scene) -> None:
+    protect(clinic.page_context(), "clinic", DIAGNOSIS)
+    at = open_dialog(clinic)
     at.selectbox(key="protection.which").set_value(DIAGNOSIS.name).run()
     at.button(key="protection.take").click().run()
     at.button(key="protection.keep").click().run()
@@ -74,8 +74,10 @@ def test_taking_off_can_be_thought_better_of(clinic: Scene) -> None:
     ("place", "column", "said"),
     [("patients", "diagnosis", "Write public.patients"), ("", "", "empty"), ("public.patients", "a.b", "rename")],
 )
-def test_what_is_no_field_is_refused_with_what_to_write(clinic: Scene, place: str, column: str, said: str) -> None:
-    at = opened(clinic)
+def test_an_invalid_field_is_rejected_with_the_expected_format(
+    clinic: Scene, place: str, column: str, said: str
+) -> None:
+    at = open_dialog(clinic)
     fill(at, place, column)
     assert said in press(at, "protection.do")
     assert at.text_input(key="protection.place").value == place
@@ -83,9 +85,9 @@ def test_what_is_no_field_is_refused_with_what_to_write(clinic: Scene, place: st
 
 
 @pytest.mark.parametrize("role", [PersonRole.AUDITOR, PersonRole.KEY_ADMINISTRATOR])
-def test_who_may_only_look_sees_the_list_and_changes_nothing(clinic: Scene, role: PersonRole) -> None:
-    protect(clinic.seat(), "clinic", DIAGNOSIS)
-    at = opened(clinic, role)
+def test_a_role_without_the_permission_sees_the_list_and_changes_nothing(clinic: Scene, role: PersonRole) -> None:
+    protect(clinic.page_context(), "clinic", DIAGNOSIS)
+    at = open_dialog(clinic, role)
     assert "1 protected field" in text(at)
     [listing] = [one.value for one in at.dataframe if "Last changed" in one.value]
     assert listing["Field"].tolist() == ["diagnosis"]
@@ -93,12 +95,14 @@ def test_who_may_only_look_sees_the_list_and_changes_nothing(clinic: Scene, role
     assert keys == {"protection.open.clinic", "protection.close"}
 
 
-def test_another_tenants_list_is_never_seen(clinic: Scene) -> None:
+def test_another_tenants_fields_are_never_shown(clinic: Scene) -> None:
     clinic.tenant(State.ACTIVE, BETA, "Beta Corp")
     with clinic.worker.tenant_tx(BETA) as tx:
         tx.services.connect("clinic", ServiceKind.MICROSERVICE)
-    protect(clinic.seat(BETA), "clinic", ProtectedField(Store.MONGODB, "secret.plans", "target", Mode.RANDOMISED))
-    at = opened(clinic)
+    protect(
+        clinic.page_context(BETA), "clinic", ProtectedField(Store.MONGODB, "secret.plans", "target", Mode.RANDOMISED)
+    )
+    at = open_dialog(clinic)
     assert "No protected fields" in text(at)
     assert "plans" not in text(at)
     assert listed(clinic) == []

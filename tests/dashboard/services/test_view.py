@@ -1,4 +1,4 @@
-"""What the page Services says about rows, without a database."""
+"""The texts of the page Services from rows, without a database."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -32,7 +32,7 @@ def facts(*services: ServiceRow, usage=(), objects=(), tenant: TenantRow = TENAN
     return Facts(tenant, list(services), list(usage), list(objects))
 
 
-def test_the_seeds_three_kinds_are_ready_before_anything_is_connected() -> None:
+def test_all_kinds_are_shown_before_a_service_is_connected() -> None:
     assert [group.title for group in groups(facts(), NOW)] == [
         "MongoDB Clusters: 0 connected (ready)",
         "PostgreSQL Instances: 0 connected (ready)",
@@ -42,7 +42,7 @@ def test_the_seeds_three_kinds_are_ready_before_anything_is_connected() -> None:
     assert groups(facts(tenant=locked), NOW)[0].title == "MongoDB Clusters: 0 connected"
 
 
-def test_services_are_called_encrypting_only_when_they_were_seen_to() -> None:
+def test_services_are_shown_as_encrypting_only_with_recent_use() -> None:
     two = a_service("a"), a_service("b")
     both = [some_use(name) for name in "ab"]
     refused = [some_use("a", 5, 5), some_use("b", operation=CryptoOperation.LOCATE)]
@@ -51,20 +51,20 @@ def test_services_are_called_encrypting_only_when_they_were_seen_to() -> None:
     assert groups(facts(*two, usage=refused), NOW)[0].title.endswith("not used in the last 24 hours")
 
 
-def test_a_card_says_operations_certificate_and_what_is_protected() -> None:
+def test_a_card_shows_operations_certificate_and_protected_data() -> None:
     usage = [some_use("a", 1255, 5), some_use("a", operation=CryptoOperation.GET)]
     [card] = groups(
         facts(a_service("a"), usage=usage, objects=[ObjectCountRow("a", 2, 3), ObjectCountRow("a", 5, 9)]), NOW
     )[0].cards
-    assert card.operations == "1,260 operations/day, 5 more refused"
+    assert card.operations == "1,260 operations/day, 5 rejected"
     assert card.certificate == "Certificate valid until 27 Nov 2026, 12:00 UTC (in 2 days)"
-    assert "records that it has OpenKCM encrypt and decrypt" in card.protects
-    assert "keys it fetches over KMIP" in card.protects
-    assert "the 3 KMIP objects it keeps here" in card.protects
+    assert "records encrypted by OpenKCM" in card.protects
+    assert "keys fetched over KMIP" in card.protects
+    assert "data encrypted with its 3 KMIP objects" in card.protects
     assert card.connected
 
 
-def test_what_programs_encrypt_themselves_counts_as_operations_and_as_encrypting() -> None:
+def test_field_encryption_of_programs_counts_as_operations_and_as_encrypting() -> None:
     yesterday = a_protection_use("a", day=NOW.date() - timedelta(days=1), operations=1200)
     uses = [yesterday, a_protection_use("a", "elsewhere", operations=3), a_protection_use("a", "x#plain")]
     assert per_day(uses) == {"a": 1200}
@@ -72,7 +72,7 @@ def test_what_programs_encrypt_themselves_counts_as_operations_and_as_encrypting
     [group, *_] = groups(replace(found, programs=per_day(uses)), NOW)
     assert group.title.endswith(": 1 connected, encrypting data ✓")
     assert group.cards[0].operations == "1,210 operations/day"
-    assert group.cards[0].protects.startswith("Protects fields that its programs encrypt and data that it encrypts")
+    assert group.cards[0].protects.startswith("Protects fields encrypted by its programs and data encrypted")
     assert groups(replace(facts(a_service("a")), programs={"a": 3}), NOW)[0].title.endswith("encrypting data ✓")
 
 
@@ -81,34 +81,34 @@ def test_what_programs_encrypt_themselves_counts_as_operations_and_as_encrypting
     [
         (ServiceState.CONNECTED, "Connected since", True),
         (ServiceState.CONNECTING, "Connecting", False),
-        (ServiceState.DISCONNECTED, "its key is kept", False),
+        (ServiceState.DISCONNECTED, "key kept", False),
     ],
 )
-def test_every_state_has_words(state: ServiceState, word: str, *, connected: bool) -> None:
+def test_every_state_has_a_text(state: ServiceState, word: str, *, connected: bool) -> None:
     [card] = groups(facts(a_service("a", state, disconnected_at=NOW)), NOW)[0].cards
     assert word in card.state
     assert card.connected is connected
 
 
-def test_what_is_not_known_is_not_claimed() -> None:
+def test_unknown_facts_are_not_claimed() -> None:
     unseen = a_service("a", last_seen_at=None, certificate_not_after=None)
     [card] = groups(facts(unseen), NOW)[0].cards
-    assert card.seen == "Not seen so far"
-    assert card.certificate == "No certificate that opens anything"
-    assert card.protects.startswith("Nothing seen yet")
+    assert card.seen == "Never seen"
+    assert card.certificate == "No valid certificate"
+    assert card.protects.startswith("No use of its key")
     [expired] = groups(facts(a_service("a", certificate_not_after=NOW - HOUR)), NOW)[0].cards
     assert expired.certificate.startswith("Certificate expired")
     assert expired.certificate.endswith("renew it, or connect the service again")
 
 
-def test_a_certificate_that_was_not_renewed_says_when_it_ends_and_what_to_do() -> None:
+def test_a_late_certificate_shows_its_expiry_and_what_to_do() -> None:
     late = a_service("a", certificate_not_before=NOW - 62 * HOUR, certificate_not_after=NOW + 10 * HOUR)
     [card] = groups(facts(late), NOW)[0].cards
     assert card.certificate.startswith("Certificate not renewed; expires 25 Nov 2026, 22:00 UTC (in 10 hours)")
     assert "renew it here" in card.certificate
     leaving = replace(TENANT, state=State.LEAVING)
     [card] = groups(facts(late, tenant=leaving), NOW)[0].cards
-    assert card.certificate.endswith("No certificate can be renewed while the tenant is leaving.")
+    assert card.certificate.endswith("Certificates cannot be renewed while the tenant is leaving.")
     [card] = groups(facts(a_service("a", certificate_not_before=NOW - 50 * HOUR)), NOW)[0].cards
     assert card.certificate.startswith("Certificate valid until")
 
@@ -120,7 +120,7 @@ def test_many_services_are_searched_and_shown_up_to_a_page() -> None:
     assert [card.service for card in groups(facts(*many), NOW, " SERVICE-29 ")[0].cards] == ["service-29"]
 
 
-def test_what_a_state_forbids_is_said_with_the_reason() -> None:
+def test_a_blocked_action_has_a_reason() -> None:
     suspended, locked = replace(TENANT, state=State.SUSPENDED), replace(TENANT, state=State.LOCKED)
     assert [why_no_renewal(tenant) for tenant in (TENANT, suspended, locked)] == ["", "", ""]
     assert why_not(TENANT) == ""
@@ -129,18 +129,18 @@ def test_what_a_state_forbids_is_said_with_the_reason() -> None:
     assert "leaving" in why_no_renewal(replace(TENANT, state=State.LEAVING))
 
 
-def test_a_command_quotes_the_folder_it_was_given() -> None:
+def test_a_command_quotes_its_folder() -> None:
     assert "'/etc/it'\\''s'" in guides.request_command("/etc/it's")
     assert guides.unpack_command("o.zip", "/o") == "umask 077 && unzip -o o.zip -d '/'"
     assert guides.folder_of("") == "/etc/openkcm/my-service"
     assert all(guides.steps(kind) for kind in ServiceKind)
 
 
-def test_a_card_says_whether_its_agent_is_connected_its_version_and_until_when_it_is_good() -> None:
+def test_a_card_shows_agent_version_and_certificate_expiry() -> None:
     assert agent_of() == ""
     assert agent_of(an_agent()) == (
-        "Agent connected (version `0.1.0`), last heard of 25 Nov 2026, 11:59 UTC (20 seconds ago),"
-        " certificate until 27 Nov 2026, 12:00 UTC (in 2 days)"
+        "Agent connected (version `0.1.0`), last contact 25 Nov 2026, 11:59 UTC (20 seconds ago),"
+        " certificate valid until 27 Nov 2026, 12:00 UTC (in 2 days)"
     )
     assert agent_of(an_agent(service="another")) == ""
 
@@ -148,11 +148,11 @@ def test_a_card_says_whether_its_agent_is_connected_its_version_and_until_when_i
 def test_an_agent_that_missed_more_than_three_heartbeats_is_not_connected() -> None:
     assert agent_of(an_agent(120)).startswith("Agent connected")
     silent = agent_of(an_agent(121))
-    assert silent.startswith("Agent not connected: last heard of 25 Nov 2026, 11:57 UTC")
-    assert "the certificate it had ends 27 Nov 2026" in silent
+    assert silent.startswith("Agent not connected: last contact 25 Nov 2026, 11:57 UTC")
+    assert "its last certificate expires 27 Nov 2026" in silent
 
 
-def test_several_agents_are_told_together_with_the_worst_first_and_only_of_those_connected() -> None:
+def test_several_connected_agents_share_a_line_with_the_most_severe_problem_first() -> None:
     said = agent_of(
         an_agent(5, "clock_wrong"),
         an_agent(6, "not_renewed", instance="host-2", agent_version="0.2.0", certificate_not_after=NOW + HOUR),
@@ -160,10 +160,10 @@ def test_several_agents_are_told_together_with_the_worst_first_and_only_of_those
         an_agent(900, "reload_failed", instance="host-4"),
     )
     assert said.startswith("3 agents connected (version `0.1.0` and `0.2.0`)")
-    assert "certificate until 25 Nov 2026, 13:00 UTC" in said
-    assert said.endswith("Problem: it has not got the next certificate and the clock of its machine is wrong")
+    assert "certificate valid until 25 Nov 2026, 13:00 UTC" in said
+    assert said.endswith("Problem: certificate not renewed and system clock wrong")
 
 
-def test_every_problem_an_agent_can_have_has_words() -> None:
+def test_every_agent_problem_has_a_text() -> None:
     for problem in AgentProblem:
         assert "Problem: " in agent_of(an_agent(problem=problem.value))

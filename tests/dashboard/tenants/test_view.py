@@ -1,4 +1,4 @@
-"""What can be asked of a tenant's standing, and what is said to stop before it does."""
+"""Available changes of a tenant's state, and the services that a lock stops."""
 
 from dataclasses import replace
 
@@ -31,20 +31,20 @@ def locked(*reasons: LockReason) -> TenantRow:
         *((replace(TENANT, state=state), ()) for state in (State.REQUESTED, State.FAILED, State.LEAVING)),
     ],
 )
-def test_only_what_changes_something_is_offered(tenant: TenantRow, moves: tuple[StatusChange, ...]) -> None:
+def test_only_effective_changes_are_offered(tenant: TenantRow, moves: tuple[StatusChange, ...]) -> None:
     assert stopping.moves(tenant) == moves
 
 
-def test_suspending_and_locking_are_told_apart() -> None:
+def test_suspend_and_lock_are_distinguished() -> None:
     said = stopping.explained(TENANT)
-    assert "decrypt only" in said
-    assert "no key opens" in said
-    assert "the kill switch and the root key" in stopping.explained(locked(LockReason.SWITCH, LockReason.ROOT_KEY))
-    assert "not on record" in stopping.explained(locked())
-    assert "nothing to stop" in stopping.explained(replace(TENANT, state=State.LEAVING))
+    assert "allows decryption only" in said
+    assert "rejects all requests" in said
+    assert "an administrator and the root key" in stopping.explained(locked(LockReason.SWITCH, LockReason.ROOT_KEY))
+    assert "an unknown reason" in stopping.explained(locked())
+    assert "Not available" in stopping.explained(replace(TENANT, state=State.LEAVING))
 
 
-def test_what_stops_is_each_connected_service_the_last_used_first() -> None:
+def test_a_lock_stops_each_connected_service_listed_by_last_use() -> None:
     lines = stopping.stops(
         [
             a_service("a"),
@@ -65,19 +65,19 @@ def test_many_services_are_counted() -> None:
     assert lines[-1] == "and 5 more services"
 
 
-def test_an_unlocked_tenant_that_its_root_key_locks_says_so() -> None:
-    assert "stays locked until its root key works" in stopping.why_locked_still(locked(LockReason.ROOT_KEY))
+def test_an_unlocked_tenant_shows_that_its_root_key_still_locks_it() -> None:
+    assert "unlocks automatically when its root key works" in stopping.why_locked_still(locked(LockReason.ROOT_KEY))
     assert stopping.why_locked_still(TENANT) == ""
 
 
-def test_a_tenant_that_the_platform_locked_for_a_breach_can_be_opened_by_nobody_here() -> None:
+def test_a_tenant_locked_for_a_breach_cannot_be_unlocked_by_its_administrators() -> None:
     assert stopping.moves(locked(LockReason.BREACH)) == (LOCK,)
     assert stopping.moves(locked(LockReason.BREACH, LockReason.SWITCH)) == (UNLOCK,)
     for others in ((), (LockReason.SWITCH,), (LockReason.ROOT_KEY,), (LockReason.ROOT_KEY, LockReason.SWITCH)):
         tenant = locked(LockReason.BREACH, *others)
-        assert "your platform's operators' to release" in stopping.explained(tenant)
-        assert "a wall that did not hold" in stopping.why_locked_still(tenant)
-        told = standing(State.LOCKED, tenant.locks)
-        assert "was not refused, so we locked it" in told.meaning
-        assert "a later examination found every wall standing" in told.advice
-        assert ("unlocks it on the page Keys" in told.advice) is (LockReason.SWITCH in others)
+        assert "platform's operators remove the last one" in stopping.explained(tenant)
+        assert "an isolation check failed" in stopping.why_locked_still(tenant)
+        status = standing(State.LOCKED, tenant.locks)
+        assert "a tenant isolation check failed" in status.meaning
+        assert "all isolation checks have passed again" in status.advice
+        assert ("on the page Keys" in status.advice) is (LockReason.SWITCH in others)

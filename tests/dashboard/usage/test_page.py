@@ -1,4 +1,4 @@
-"""The Usage page over a real PostgreSQL, as somebody with the dashboard's own role sees it."""
+"""The Usage page on a real PostgreSQL, with the dashboard's own database role."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from dashboard.page_context import PageContext
 from dashboard.usage import page
 from dashboard.usage.periods import Period
 from tests.dashboard.scene import audit_records, shown
-from tests.dashboard.seats import TENANT, a_seat
+from tests.dashboard.seats import TENANT, a_page_context
 from tests.database.builders import NOW, a_connected_service, a_provisioned_tenant, some_uses, took
 from tests.database.fixtures import Field
 
@@ -27,16 +27,16 @@ SERIES, REFUSALS = 0, 2
 
 
 @pytest.fixture
-def seat_of(field: Field) -> Callable[..., PageContext]:
+def context_of(field: Field) -> Callable[..., PageContext]:
     a_provisioned_tenant(field.open("worker"), TENANT)
     database = field.open("dashboard", max_size=2)
 
-    return lambda role=PersonRole.AUDITOR: replace(a_seat(database, role), now=lambda: NOW)
+    return lambda role=PersonRole.AUDITOR: replace(a_page_context(database, role), now=lambda: NOW)
 
 
 @pytest.fixture
-def used(field: Field, seat_of: Callable[..., PageContext]) -> PageContext:
-    """A tenant that used its keys today, a week ago and a year ago, and was refused some of it."""
+def used(field: Field, context_of: Callable[..., PageContext]) -> PageContext:
+    """A tenant with use today, a week ago and a year ago, some of it rejected."""
     a_connected_service(field, TENANT)
     with field.open("crypto").tenant_tx(TENANT) as tx:
         tx.usage.add(
@@ -49,11 +49,11 @@ def used(field: Field, seat_of: Callable[..., PageContext]) -> PageContext:
             ],
             "batch-1",
         )
-    return seat_of()
+    return context_of()
 
 
-def draw(seat: PageContext, **query: str) -> AppTest:
-    return shown("usage", seat, **query)
+def draw(context: PageContext, **query: str) -> AppTest:
+    return shown("usage", context, **query)
 
 
 def metrics(app: AppTest) -> dict[str, tuple[str, str]]:
@@ -65,15 +65,15 @@ def exported(field: Field) -> list[dict[str, object]]:
     return [one for one in records if one["name"] in {"audit.exported", "dashboard.action_refused"}]
 
 
-def test_a_tenant_without_use_is_told_what_is_missing(field: Field, seat_of: Callable[..., PageContext]) -> None:
-    app = draw(seat_of())
+def test_a_tenant_without_use_sees_what_is_missing(field: Field, context_of: Callable[..., PageContext]) -> None:
+    app = draw(context_of())
     assert [title.value for title in app.title] == ["Usage"]
     assert "Connect one on the Services page" in app.info[0].value
     assert not app.metric
     a_connected_service(field, TENANT)
     with field.administrator() as administrator:
         administrator.execute("delete from okcm.usage_day")
-    assert "No service has asked for a key yet" in draw(seat_of()).info[0].value
+    assert "No key requests yet" in draw(context_of()).info[0].value
 
 
 def test_figures_are_of_the_default_period_also_for_an_invalid_address(used: PageContext) -> None:
@@ -82,13 +82,13 @@ def test_figures_are_of_the_default_period_also_for_an_invalid_address(used: Pag
         "Key requests": ("1,207", "40 a day"),
         "Key requests this month": ("1,207", "since the 1st, UTC"),
         "Denied attempts": ("8", "0.66 % of all"),
-        "Latency, p95 within": ("45 µs", "average 43 µs"),
+        "p95 latency (upper bound)": ("45 µs", "average 43 µs"),
     }
     assert app.dataframe[REFUSALS].value[["Service", "Reason", "Attempts"]].to_dict("split")["data"] == [
-        ["users", "No such key", 7],
-        ["no service on record", "Certificate refused", 1],
+        ["users", "Key not found", 7],
+        ["no known service", "Certificate rejected", 1],
     ]
-    assert any("**Certificate refused.** The certificate is expired" in one.value for one in app.markdown)
+    assert any("**Certificate rejected.** The certificate is expired" in one.value for one in app.markdown)
     for query in (
         {"period": "Thirty"},
         {"period": "'; drop table okcm.tenant; --"},
@@ -113,10 +113,10 @@ def test_the_period_is_chosen_on_the_page_or_by_the_address(used: PageContext) -
     assert metrics(app)["Key requests"] == ("200", "33 a day")
     assert "19 Nov to 24 Nov 2026. Days are UTC days." in [caption.value for caption in app.caption]
     app = between(3, 2)
-    assert "Nothing was asked for in this period. The first request was on 29 Jan 2026" in app.info[0].value
+    assert "No requests in this period. The first request was on 29 Jan 2026" in app.info[0].value
     assert not app.metric
     app = between(6, 6)
-    assert "Everything that was asked for in this period was answered." in [one.value for one in app.markdown]
+    assert "No denied or failed requests in this period." in [one.value for one in app.markdown]
 
 
 def test_bars_are_by_operation_or_service_and_by_day_or_month(used: PageContext) -> None:
@@ -133,7 +133,7 @@ def test_bars_are_by_operation_or_service_and_by_day_or_month(used: PageContext)
     assert any("1,207 key requests over 2 bars" in caption.value for caption in app.caption)
 
 
-def test_the_file_has_exactly_the_period_and_is_on_record(used: PageContext, field: Field) -> None:
+def test_the_export_has_exactly_the_period_and_is_recorded(used: PageContext, field: Field) -> None:
     week = Period((NOW - 6 * DAY).date(), NOW.date())
     rows = list(csv.DictReader(io.StringIO(page._export(used, week).decode())))
     assert [(row["day_utc"], row["service"], row["operation"], row["result"], row["requests"]) for row in rows] == [
@@ -148,13 +148,13 @@ def test_the_file_has_exactly_the_period_and_is_on_record(used: PageContext, fie
 
 
 def test_a_role_without_the_permission_sees_nothing_and_gets_no_file(
-    seat_of: Callable[..., PageContext], field: Field
+    context_of: Callable[..., PageContext], field: Field
 ) -> None:
-    seat = seat_of(PersonRole.OPERATOR)
-    app = draw(seat)
+    context = context_of(PersonRole.OPERATOR)
+    app = draw(context)
     assert "does not include this page" in app.error[0].value
     assert not app.metric
     assert not app.dataframe
     with pytest.raises(AccessDenied):
-        page._export(seat, Period(NOW.date(), NOW.date()))
+        page._export(context, Period(NOW.date(), NOW.date()))
     assert [record["name"] for record in exported(field)] == ["dashboard.action_refused"]

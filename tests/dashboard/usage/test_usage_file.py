@@ -30,16 +30,16 @@ def test_without_rows_there_is_still_a_header():
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@sum", "\tx", "\rx", "\nx"])
-def test_nothing_is_read_as_a_formula(name: str):
+def test_no_cell_is_evaluated_as_a_formula(name: str):
     rows = list(csv.reader(io.StringIO(to_csv([a_day(name, refusal=name)]).decode(), newline="")))
     assert (rows[1][1], rows[1][3]) == (f"'{name}", f"'{name}")
 
 
-def test_quotes_commas_and_other_letters_survive():
+def test_quotes_commas_and_non_ascii_letters_are_kept():
     name = 'a "b", ü'
     rows = list(csv.reader(io.StringIO(to_csv([a_day(name)]).decode("utf-8"), newline="")))
     assert rows[1][1] == name
 
 
-def test_a_file_says_whose_and_which_days_it_holds():
+def test_a_file_name_has_tenant_and_days():
     assert file_name("acme", Period(TODAY, TODAY)) == "usage-acme-2026-11-25-to-2026-11-25.csv"

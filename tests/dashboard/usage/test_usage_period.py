@@ -23,7 +23,7 @@ def test_a_choice_ends_today_and_has_its_days(choice: str, first: date, days: in
     assert chosen.all_days()[:: days - 1 or 1] in ([first, TODAY], [TODAY])
 
 
-def test_custom_days_are_shown_as_picked_and_one_alone_by_itself():
+def test_custom_days_are_shown_as_selected_and_one_day_alone_is_valid():
     first = date(2026, 2, 1)
     assert period("Custom", (first, date(2026, 3, 1)), TODAY) == Period(first, date(2026, 3, 1))
     assert period("Custom", (first,), TODAY) == Period(first, first)
@@ -54,6 +54,6 @@ def test_an_invalid_choice_is_the_default(choice: str | None, picked: tuple[date
         (date(2025, 12, 1), "1 Dec 2025 to 25 Nov 2026"),
     ],
 )
-def test_a_period_is_said_with_the_years_it_needs(first: date, words: str):
+def test_a_period_is_shown_with_the_required_years(first: date, words: str):
     assert Period(first, TODAY).words() == words
     assert this_month(TODAY) == Period(date(2026, 11, 1), TODAY)

@@ -31,18 +31,18 @@ TOTALS = [
 ]
 
 
-def test_the_headlines_count_key_requests_and_what_was_denied():
+def test_the_metrics_count_key_requests_and_denied_attempts():
     texts = view.headlines(TOTALS, WEEK, [DayCount(TODAY, "encrypt", 1000), DayCount(TODAY, "get", 1)])
     assert (texts.requests, texts.per_day) == ("907", "130 a day")
     assert texts.this_month == "1,001"
-    # A database that was down has denied nobody anything; a refused certificate has.
+    # A database that was down denied nothing; a rejected certificate was denied.
     assert (texts.denied, texts.denied_share) == ("5", "0.50 % of all")
     assert (texts.p95, texts.p95_note) == ("4.1 ms", "average 410 µs")
     assert view.headlines(TOTALS, Period(TODAY, TODAY), []).per_day == "so far today (UTC)"
     untimed = view.headlines([UsageSum("orders", ENCRYPT, "", 3, 0)], WEEK, [])
     assert (untimed.requests, untimed.per_day) == ("3", "0.4 a day")
     assert (untimed.denied, untimed.denied_share) == ("0", "0 % of all")
-    assert (untimed.p95, untimed.p95_note) == ("not timed", "nothing was timed in this period")
+    assert (untimed.p95, untimed.p95_note) == ("not timed", "no measurements in this period")
     few = [UsageSum("orders", ENCRYPT, "", 10**6, 0), UsageSum("orders", ENCRYPT, "ciphertext_refused", 1, 0)]
     assert view.headlines(few, WEEK, []).denied_share == "under 0.01 % of all"
 
@@ -59,7 +59,7 @@ def test_every_day_of_the_period_is_drawn_and_the_largest_part_comes_first():
     assert series.summary() == ("9 key requests over 3 bars, most on 2026-11-25 with 6; the largest part is Encrypt.")
 
 
-def test_months_add_their_days_up():
+def test_months_are_the_sum_of_their_days():
     counts = [
         DayCount(date(2026, 10, 30), "orders", 3),
         DayCount(date(2026, 10, 31), "orders", 4),
@@ -72,7 +72,7 @@ def test_months_add_their_days_up():
 
 
 @pytest.mark.parametrize(("parts", "shown"), [(8, 8), (9, 8), (20, 8)])
-def test_the_smallest_of_many_parts_are_drawn_together_and_nothing_is_lost(parts: int, shown: int):
+def test_the_smallest_series_are_merged_without_loss(parts: int, shown: int):
     counts = [DayCount(TODAY, f"service-{number:02}", 100 - number) for number in range(parts)]
     series = view.by_day(counts, Period(TODAY, TODAY), view.service_name)
     assert len(series.names) == shown
@@ -80,10 +80,10 @@ def test_the_smallest_of_many_parts_are_drawn_together_and_nothing_is_lost(parts
     assert sum(series.rows[0][1]) == sum(one.count for one in counts)
 
 
-def test_a_line_has_the_requests_of_all_endings_and_the_latency_of_the_answered():
+def test_a_line_counts_all_requests_and_the_latency_of_successful_ones():
     lines = view.lines(TOTALS)
     assert [(line.service, line.operation, line.requests, line.refused) for line in lines] == [
-        ("no service on record", "Connect", 3, 3),
+        ("no known service", "Connect", 3, 3),
         ("orders", "Encrypt", 707, 7),
         ("orders", "Locate key", 90, 0),
         ("users", "KMIP Get", 200, 0),
@@ -93,14 +93,14 @@ def test_a_line_has_the_requests_of_all_endings_and_the_latency_of_the_answered(
     assert [line.kind for line in lines] == ["Other request", "Key request", "Other request", "Key request"]
 
 
-def test_denials_come_before_failures_and_each_says_what_it_means():
+def test_denials_come_before_failures_and_each_has_a_meaning():
     found = view.refusals(TOTALS)
     assert [(one.service, one.reason, one.count, one.denied) for one in found] == [
-        ("no service on record", "Certificate refused", 3, True),
-        ("orders", "Ciphertext refused", 2, True),
+        ("no known service", "Certificate rejected", 3, True),
+        ("orders", "Ciphertext rejected", 2, True),
         ("orders", "Database unavailable", 5, False),
     ]
-    assert all(one.meaning.endswith((".", "look.")) for one in found)
+    assert all(one.meaning.endswith(".") for one in found)
     codes = [error.code for error in root_key_errors.CustomerKeyError.__subclasses__()]
     assert codes
     assert not any(reason(code).denied for code in codes)
@@ -123,7 +123,7 @@ def test_denials_come_before_failures_and_each_says_what_it_means():
         (float("inf"), "over 8.39 s"),
     ],
 )
-def test_a_duration_is_said_as_exactly_as_it_is_known(microseconds: float | None, words: str):
+def test_a_duration_has_three_significant_digits(microseconds: float | None, words: str):
     assert view.duration(microseconds) == words
 
 
