@@ -1,7 +1,7 @@
-"""What a command does to a tenant, or hands out of it, is in the tenant's stream: what was asked, and how it ended.
+"""Audit records of commands: each command on a tenant is recorded in its stream with its intent and its outcome.
 
-The operator's role may append such records and no others (`okcm.audit_append_command`). Who sat at the terminal is what
-the machine says; it is told, and nobody has proven it.
+The operator's role may append only such records (`okcm.audit_append_command`). The recorded user comes from the
+operating system and is not authenticated.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,13 @@ from openkcm.errors import CallerError, OpenKcmError
 
 @contextmanager
 def audited(database: Database, tenant_id: str, name: AuditName, subject: str = "", **details: str) -> Iterator[None]:
-    """Do something that an operator asks for, on record as intended beforehand and with its outcome afterwards.
+    """Run the block between two audit records: its intent before, its outcome after.
 
-    Whoever is not on record has nothing to ask of: raises TenantUnknown. Of what could not be recorded beforehand
-    nothing is done; when the outcome cannot be recorded, what was done is done and its error is the one raised.
+    If the intent cannot be recorded, the block does not run. If the outcome cannot be recorded, the error of the block
+    is raised and its effect remains.
+
+    Raises:
+        TenantUnknown: no tenant has this id.
     """
     subject = subject or tenant_id
     with correlated(f"command/{uuid4().hex}"):

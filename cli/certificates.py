@@ -1,4 +1,4 @@
-"""`openkcmctl certificate rotate-ca|crl`: another authority for a tenant's certificates, and what it has revoked."""
+"""`openkcmctl certificate rotate-ca|crl`: rotate a tenant CA, export its CRL."""
 
 from datetime import datetime
 from pathlib import Path
@@ -23,55 +23,55 @@ from openkcm.errors import CallerError
 
 class NoRevocationList(CallerError):
     code = "no_revocation_list"
-    message = "there is no revocation list of this authority"
-    hint = "the first is published within minutes; a former authority has one while its certificates last"
+    message = "this tenant CA has no CRL"
+    hint = "the first CRL is published within minutes; a former CA has one until its last certificate expires"
 
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
     certificates = typer.Typer(help="Rotate certificate authorities and fetch revocation lists.", no_args_is_help=True)
-    authorities = Authorities(ask)
-    certificates.command("rotate-ca")(authorities.roll)
-    certificates.command("crl")(authorities.crl)
+    ca = CaCommands(ask)
+    certificates.command("rotate-ca")(ca.roll)
+    certificates.command("crl")(ca.crl)
     app.add_typer(certificates, name="certificate")
 
 
-class Authorities:
+class CaCommands:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
 
     def roll(self, tenant: Tenant, *, confirm: ConfirmTenant = None, as_json: output.AsJson = False) -> None:
-        """Have new certificates come from another authority; those of the one before go on until they expire."""
-        tenant_id, settings = _named(tenant), load_settings()
+        """Rotate the tenant CA; certificates of the former CA stay valid until they expire."""
+        tenant_id, settings = _parse_tenant_id(tenant), load_settings()
         with operator_database(settings) as database:
             with database.tenant_tx(tenant_id) as tx:
                 if tx.tenants.get() is None:
                     raise TenantUnknown
-            refuse_unconfirmed(tenant_id, confirm, _consequence(tenant_id), "roll its authority", dry_run=False)
+            refuse_unconfirmed(tenant_id, confirm, _consequence(tenant_id), "rotate its CA", dry_run=False)
             with audited(database, tenant_id, AuditName.AUTHORITY_ROLL_REQUESTED):
                 self._ask(settings, lambda gateway: gateway.roll_authority(tenant_id))
             with database.tenant_tx(tenant_id) as tx:
                 rows = [
-                    of_authority(row, tx.certificates.issued_until(row.serial)) for row in tx.certificates.authorities()
+                    describe_ca(row, tx.certificates.issued_until(row.serial)) for row in tx.certificates.authorities()
                 ]
         current = next(row for row in rows if row["state"] == AuthorityState.CURRENT)
         until = current["not_after"][:10]
-        told = f"certificates of {tenant_id} come from authority {current['serial']} now, which lasts until {until}"
+        summary = f"new tenant CA of {tenant_id}: {current['serial']}, valid until {until}"
         output.answer(
             {"tenant_id": tenant_id, "authorities": rows},
             as_json=as_json,
-            show=lambda console: console.print(Text(told)),
+            show=lambda console: console.print(Text(summary)),
         )
 
     def crl(
         self,
         tenant: Tenant,
         *,
-        out: Annotated[Path, typer.Option(help="Write the list here, in DER.", dir_okay=False)],
-        former: Annotated[bool, typer.Option("--former", help="That of the authority before the current one.")] = False,
+        out: Annotated[Path, typer.Option(help="Output file, DER.", dir_okay=False)],
+        former: Annotated[bool, typer.Option("--former", help="Export the CRL of the former CA.")] = False,
         as_json: output.AsJson = False,
     ) -> None:
-        """Write the revocation list of a tenant's authority (RFC 5280) into a file."""
-        tenant_id = _named(tenant)
+        """Export the CRL of a tenant CA (RFC 5280)."""
+        tenant_id = _parse_tenant_id(tenant)
         wanted = AuthorityState.FORMER if former else AuthorityState.CURRENT
         with operator_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
             if tx.tenants.get() is None:
@@ -81,37 +81,37 @@ class Authorities:
         if found is None:
             raise NoRevocationList
         out.write_bytes(found.der)
-        told = f"number {found.number}, valid until {found.next_update:%Y-%m-%d %H:%M} UTC, written to {out}"
+        summary = f"number {found.number}, valid until {found.next_update:%Y-%m-%d %H:%M} UTC, written to {out}"
         output.answer(
-            {"tenant_id": tenant_id, "authority": found.authority, "file": str(out)} | of_list(found),
+            {"tenant_id": tenant_id, "authority": found.authority, "file": str(out)} | describe_crl(found),
             as_json=as_json,
-            show=lambda console: console.print(Text(told)),
+            show=lambda console: console.print(Text(summary)),
         )
 
 
 def _consequence(tenant_id: str) -> str:
     return (
-        f"another authority issues every new certificate of {tenant_id}; the roll cannot be undone, and the next one is"
-        " possible when the last certificate of the present authority has expired"
+        f"a new CA issues every new certificate of {tenant_id}; this cannot be undone, and the next rotation is"
+        " possible only after the last certificate of the present CA has expired"
     )
 
 
-def of_authority(
+def describe_ca(
     row: AuthorityRow, issued_until: datetime | None, listed: RevocationListRow | None = None
 ) -> dict[str, Any]:
-    """Return an authority as JSON's types."""
+    """Return a tenant CA as JSON types."""
     return {
         "serial": row.serial,
         "state": row.state,
         "key_version": row.key_version,
         "not_after": row.not_after.isoformat(),
         "issued_until": issued_until and issued_until.isoformat(),
-        "revocation_list": listed and of_list(listed),
+        "revocation_list": listed and describe_crl(listed),
     }
 
 
-def of_list(listed: RevocationListRow) -> dict[str, Any]:
-    """Return what a revocation list says of itself, as JSON's types."""
+def describe_crl(listed: RevocationListRow) -> dict[str, Any]:
+    """Return the number and times of a CRL as JSON types."""
     return {
         "number": listed.number,
         "this_update": listed.this_update.isoformat(),
@@ -119,6 +119,6 @@ def of_list(listed: RevocationListRow) -> dict[str, Any]:
     }
 
 
-def _named(tenant: str) -> str:
-    """Admit the platform's own too: their authorities end like any other."""
+def _parse_tenant_id(tenant: str) -> str:
+    """Return a tenant's id; the platform's tenants are allowed, because their CAs expire as well."""
     return tenant if tenant in PLATFORM_TENANTS else parse_tenant_id(tenant)

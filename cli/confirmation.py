@@ -1,4 +1,4 @@
-"""How a command that cannot be taken back lightly makes sure that this very tenant or service is meant."""
+"""Confirmation of a consequential command: the caller repeats the name of the tenant or service."""
 
 import sys
 from typing import Annotated
@@ -18,29 +18,29 @@ ConfirmService = Annotated[
 
 
 class NotConfirmed(CallerError):
-    """The typed text is not the name that was to be confirmed; nothing was changed."""
+    """The typed text is not the expected name; nothing was changed."""
 
     code = "not_confirmed"
-    message = "this is not the name to confirm, so nothing was changed"
-    hint = "run the command again and type the name as the question shows it"
+    message = "the typed name does not match; nothing was changed"
+    hint = "run the command again and type the name as the prompt shows it"
 
 
 def refuse_unconfirmed(  # noqa: PLR0913 - the parts of one question
-    name: str, confirm: str | None, consequence: str, deed: str, *, what: str = TENANT, dry_run: bool = True
+    name: str, confirm: str | None, consequence: str, action: str, *, what: str = TENANT, dry_run: bool = True
 ) -> None:
-    """Return if the caller confirms `name`, by --confirm or at a terminal.
+    """Return if the caller confirms `name` with --confirm or at a terminal.
 
     Args:
         name: the id or name to repeat.
         confirm: the value of --confirm; None asks at the terminal.
         consequence: what the command does, as the first part of the question.
-        deed: the verb and object behind "to" in the question.
+        action: the verb and object after "to" in the question.
         what: what `name` is, `TENANT` or `SERVICE`.
-        dry_run: whether the command has --dry-run, which the error for scripts names then.
+        dry_run: whether the command has --dry-run; the error for scripts then mentions it.
 
     Raises:
-        NotConfirmed: the text typed at the terminal is another.
-        typer.BadParameter: --confirm is another, or is missing without a terminal.
+        NotConfirmed: the text typed at the terminal differs from `name`.
+        typer.BadParameter: --confirm differs from `name`, or is missing without a terminal.
     """
     if confirm is not None:
         if confirm != name:
@@ -49,8 +49,8 @@ def refuse_unconfirmed(  # noqa: PLR0913 - the parts of one question
     if not sys.stdin.isatty():
         preview = "; --dry-run shows what would happen" if dry_run else ""
         raise typer.BadParameter(
-            f"no terminal to confirm this at: add --confirm {name}{preview}", param_hint="--confirm"
+            f"no terminal for the confirmation: add --confirm {name}{preview}", param_hint="--confirm"
         )
-    typed = typer.prompt(f"{consequence}; type {name} to {deed}", err=True)
+    typed = typer.prompt(f"{consequence}; type {name} to {action}", err=True)
     if typed.strip() != name:
         raise NotConfirmed(f"this is not {what}, so nothing was changed")

@@ -1,4 +1,4 @@
-"""How a command gets at a tenant: its rows with the operator's role, and its workflows through the gateway."""
+"""Connections of commands: to the database with a role, and to workflows with the workflow client."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -21,28 +21,28 @@ Tenant = Annotated[str, typer.Argument(help="The marketplace account id.")]
 
 Question = Callable[["WorkflowClient"], Awaitable[None]]
 Ask = Callable[[Settings, Question], None]
-"""Puts a question to the gateway and returns when it is answered; raises what the gateway raises."""
+"""Runs a call of the workflow client and returns when it has completed; raises the errors of the client."""
 
 
 @contextmanager
 def operator_database(settings: Settings) -> Iterator[Database]:
-    """Open the database as the operator, who looks at everything and writes requests only."""
+    """Connect to the database as the operator, a role that reads all tenants and writes only requests."""
     with _database(settings, Role.OPERATOR) as database:
         yield database
 
 
 @contextmanager
 def dashboard_database(settings: Settings) -> Iterator[Database]:
-    """Open the database as the dashboard, which alone reads what customers do with their keys.
+    """Connect to the database as the dashboard, the only role that reads how customers use their keys.
 
     Raises:
-        SettingsInvalid: the dashboard's secrets are not here; an operator's own do not do.
+        SettingsInvalid: the dashboard's secrets are missing on this machine.
     """
     try:
         read_secret(settings.secrets, database_password(Role.DASHBOARD))
     except SettingsInvalid as missing:
         raise SettingsInvalid(
-            missing.message, "run this where the dashboard runs: an operator's role sees no customer's use of keys"
+            missing.message, "run this where the dashboard runs: the operator's role cannot read the use of keys"
         ) from None
     with _database(settings, Role.DASHBOARD) as database:
         yield database
@@ -54,7 +54,7 @@ def _database(settings: Settings, role: Role) -> Iterator[Database]:
     try:
         key = bytes.fromhex(read_secret(folder, context_key(role)))
     except ValueError:
-        raise SettingsInvalid(f"the {role}'s context key is not hexadecimal", "make up writes it") from None
+        raise SettingsInvalid(f"context key of {role} is not hexadecimal", "create it again with make up") from None
     password = read_secret(folder, database_password(role))
     database = Database(settings.postgres_url, role, password, key, max_size=1)
     try:
@@ -64,15 +64,15 @@ def _database(settings: Settings, role: Role) -> Iterator[Database]:
 
 
 def ask_gateway(settings: Settings, question: Question) -> None:
-    """Connect to Temporal, ask, and wait for the answer; `Ask` as the command itself does it."""
-    from workflows.client.workflow_client import WorkflowClient as Gateway  # noqa: PLC0415 - Temporal's library is most of a command's start-up time
+    """Connect to Temporal, run the call and wait for its result."""
+    from workflows.client.workflow_client import WorkflowClient  # noqa: PLC0415 - Temporal's library dominates the start-up time of a command
 
     async def ask() -> None:
-        await question(await Gateway.connect(settings.temporal_address, settings.promise_seconds))
+        await question(await WorkflowClient.connect(settings.temporal_address, settings.promise_seconds))
 
     asyncio.run(ask())
 
 
-def named(tenant: str) -> str:
-    """Return a tenant's id, the platform's own too: operators look at them, though nobody can enable one."""
+def parse_any_tenant_id(tenant: str) -> str:
+    """Return a tenant's id; operators may also read the platform's tenants, which cannot be enabled."""
     return tenant if tenant in ids.PLATFORM_TENANTS else parse_tenant_id(tenant)

@@ -1,7 +1,7 @@
-"""`openkcmctl isolation check`: attack a tenant, or all, in every way of the standard now, and say how it ended.
+"""`openkcmctl isolation check`: assess the isolation of one tenant, or of all, and print the results.
 
-It starts the examination by its workflow (of all of them it joins those that run) and prints what is on record of it
-once its signatures were checked. Examinations that were begun end by themselves also when the command is ended.
+It starts the assessment workflow (with --all it joins running assessments), verifies the signatures of the recorded
+results and prints them. A started assessment continues when the command is interrupted.
 """
 
 import asyncio
@@ -36,13 +36,13 @@ from openkcm.verification.public_keys import PublicKeys
 if TYPE_CHECKING:
     from workflows.client.workflow_client import WorkflowClient
 
-_EXAMINED = DECRYPTS | {State.LOCKED}
+_ASSESSABLE_STATES = DECRYPTS | {State.LOCKED}
 _EACH_SECONDS = 0.5
-"""From one tenant to the next, for the sake of services that ask meanwhile; a thousand take some eight minutes."""
+"""Time between two tenants, so that services keep their share of the platform; 1,000 tenants take about 8 minutes."""
 _PAGE = 500
 
-Tenant = Annotated[str | None, typer.Argument(help="The marketplace account id; or --all.", show_default=False)]
-All = Annotated[bool, typer.Option("--all", help="Examine every tenant that is open or locked.")]
+Tenant = Annotated[str | None, typer.Argument(help="The marketplace account id, unless --all.", show_default=False)]
+All = Annotated[bool, typer.Option("--all", help="Check every active, suspended or locked tenant.")]
 
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
@@ -56,36 +56,40 @@ class CheckBoundaries:
         self._ask = ask
 
     def check_boundaries(self, tenant: Tenant = None, *, every: All = False, as_json: output.AsJson = False) -> None:
-        """Attack a tenant's boundaries in every way of the isolation standard, and print how each attack ended.
+        """Run every isolation check of the standard against a tenant and print the results.
 
         A breach locks the tenant. Exit status: 0 every attack was rejected, 1 an attack succeeded or a recorded result
         was altered, 2 wrong usage, 3 could not be checked.
         """
         if every == (tenant is not None):
-            raise typer.BadParameter("name a tenant, or say --all", param_hint="TENANT")
+            raise typer.BadParameter("specify a tenant or --all", param_hint="TENANT")
         with operator_database(load_settings()) as database:
-            rows = list(_every_examined(database)) if tenant is None else [_one(database, parse_tenant_id(tenant))]
-            ended = self._examined(database, rows, show=every and not as_json)
+            rows = (
+                list(_assessable_tenants(database))
+                if tenant is None
+                else [_assessable_tenant(database, parse_tenant_id(tenant))]
+            )
+            ended = self._assess(database, rows, show=every and not as_json)
             if not every:
-                _refuse(ended[rows[0].tenant_id])
-            checked = [_checked(database, tenant_id, run) for tenant_id, run in ended.items()]
+                _raise_error(ended[rows[0].tenant_id])
+            checked = [_verify_results(database, tenant_id, run) for tenant_id, run in ended.items()]
         document = _document(checked, every=every)
         if document["passed"]:
             output.answer(document, as_json=as_json, show=lambda console: _draw(console, document))
             return
-        code, message, hint = _why(document)
+        code, message, hint = _worst_failure(document)
         status = output.REFUSED if code in {IsolationBreached.code, AssessmentTampered.code} else output.COULD_NOT_CHECK
         output.answer_refused(
             document, code, message, hint, as_json=as_json, show=lambda console: _draw(console, document), status=status
         )
 
-    def _examined(self, database: Database, rows: Sequence[TenantRow], *, show: bool) -> dict[str, str | OpenKcmError]:
-        """Have all of them examined, one after the other; return the run of each, or why there is none."""
+    def _assess(self, database: Database, rows: Sequence[TenantRow], *, show: bool) -> dict[str, str | OpenKcmError]:
+        """Assess the tenants one after the other; return the run id of each, or the error that prevented it."""
         ended: dict[str, str | OpenKcmError] = {}
         with Progress(console=output.progress, disable=not show) as progress:
-            task = progress.add_task("examining tenants", total=len(rows))
+            task = progress.add_task("checking tenants", total=len(rows))
 
-            async def examine(gateway: "WorkflowClient") -> None:
+            async def assess(gateway: "WorkflowClient") -> None:
                 for row in rows:
                     next_one = time.monotonic() + _EACH_SECONDS
                     try:
@@ -99,12 +103,12 @@ class CheckBoundaries:
                     if row is not rows[-1]:
                         await asyncio.sleep(next_one - time.monotonic())
 
-            self._ask(load_settings(), examine)
+            self._ask(load_settings(), assess)
         return ended
 
 
-def of_examination(row: AssessmentRow | None) -> dict[str, Any] | None:
-    """Return an examination as JSON's types, clause by clause."""
+def describe_assessment(row: AssessmentRow | None) -> dict[str, Any] | None:
+    """Return an isolation assessment as JSON types, one entry for each clause."""
     if row is None:
         return None
     return {
@@ -115,30 +119,32 @@ def of_examination(row: AssessmentRow | None) -> dict[str, Any] | None:
     }
 
 
-def _one(database: Database, tenant_id: str) -> TenantRow:
+def _assessable_tenant(database: Database, tenant_id: str) -> TenantRow:
     with database.tenant_tx(tenant_id) as tx:
         row = tx.tenants.get()
     if row is None:
         raise TenantUnknown
-    if row.state not in _EXAMINED:
+    if row.state not in _ASSESSABLE_STATES:
         raise NothingToExamine(row.state)
     return row
 
 
-def _every_examined(database: Database) -> Iterator[TenantRow]:
+def _assessable_tenants(database: Database) -> Iterator[TenantRow]:
     after = ""
     while rows := PlatformQueries(database).list_tenants(after, _PAGE):
-        yield from (row for row in rows if row.state in _EXAMINED and not row.tenant_id.startswith(RESERVED_PREFIX))
+        yield from (
+            row for row in rows if row.state in _ASSESSABLE_STATES and not row.tenant_id.startswith(RESERVED_PREFIX)
+        )
         after = rows[-1].tenant_id
 
 
-def _refuse(ended: str | OpenKcmError) -> None:
+def _raise_error(ended: str | OpenKcmError) -> None:
     if isinstance(ended, OpenKcmError):
         raise ended
 
 
-def _checked(database: Database, tenant_id: str, run: str | OpenKcmError) -> dict[str, Any]:
-    """Return what is on record of one tenant's examination, its signatures checked, as JSON's types."""
+def _verify_results(database: Database, tenant_id: str, run: str | OpenKcmError) -> dict[str, Any]:
+    """Return the recorded results of one tenant's assessment as JSON types, after a check of their signatures."""
     nothing = {"tenant_id": tenant_id, "passed": False, "held": 0, "breached": 0, "not_checked": 0, "checks": []}
     if isinstance(run, OpenKcmError):
         return nothing | {"error": _error(run)}
@@ -167,35 +173,35 @@ def _error(failed: OpenKcmError) -> dict[str, str]:
 
 
 def _document(checked: Sequence[Mapping[str, Any]], *, every: bool) -> dict[str, Any]:
-    """Return the contract's document; of several tenants each check names its own, and each tenant its totals."""
+    """Return the document; with --all each check has its tenant's id, and each tenant has its totals."""
     checks = [check | ({"tenant_id": one["tenant_id"]} if every else {}) for one in checked for check in one["checks"]]
     totals = [{name: value for name, value in one.items() if name != "checks"} for one in checked]
     whole = {"passed": all(one["passed"] for one in checked), "checks": checks}
     return whole | ({"tenants": totals} if every else {"tenant": totals[0]})
 
 
-def _why(document: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return code, message and hint: of a breach before an altered result, and of that before a missing one."""
+def _worst_failure(document: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return code, message and hint of the worst failure: a breach, then an altered result, then a missing one."""
     totals = document.get("tenants") or [document["tenant"]]
     breached = [one["tenant_id"] for one in totals if one["breached"]]
     if breached:
         return (
             IsolationBreached.code,
-            f"attacks across the boundary succeeded at: {', '.join(breached)}",
-            "each of them is locked; keep the evidence and follow docs/runbook.md#a-boundary-was-breached",
+            f"tenant isolation was breached: {', '.join(breached)}",
+            "each of these tenants is locked; keep the evidence and follow docs/runbook.md#isolation-breach",
         )
     failures = [one for one in totals if "error" in one]
     failed = next(
         (one for one in failures if one["error"]["code"] == AssessmentTampered.code), next(iter(failures), None)
     )
     if failed is None:
-        return "boundary_not_checked", "no attack could be made", "the reason stands beside each check"
+        return "boundary_not_checked", "no isolation check could run", "see the reason of each check"
     error = failed["error"]
     return error["code"], f"{failed['tenant_id']}: {error['message']}", error["hint"]
 
 
 def _draw(console: Console, document: Mapping[str, Any]) -> None:
-    table = Table("clause", "what it means", "refused", "succeeded", "not checked")
+    table = Table("clause", "what it means", "rejected", "succeeded", "not checked")
     for clause in CLAUSES.values():
         ended = [check["outcome"] for check in document["checks"] if check["clause"] == clause.id]
         if ended:
@@ -204,12 +210,12 @@ def _draw(console: Console, document: Mapping[str, Any]) -> None:
     console.print(table)
     for check in document["checks"]:
         if check["outcome"] == "breached":
-            whose = f"{check['tenant_id']} " if "tenant_id" in check else ""
-            console.print(Text.assemble(("breached ", "bold red"), f"{whose}{check['clause']} {check['name']}"))
+            prefix = f"{check['tenant_id']} " if "tenant_id" in check else ""
+            console.print(Text.assemble(("breached ", "bold red"), f"{prefix}{check['clause']} {check['name']}"))
     unseen = sorted({check["why"] for check in document["checks"] if check["outcome"] == "not-checked"})
     for why in unseen:
         console.print(Text(f"not checked: {why}"))
     tenants = document.get("tenants")
     if tenants is not None:
         passed = sum(one["passed"] for one in tenants)
-        console.print(Text(f"{passed:,} of {len(tenants):,} tenants: every attack that was made was refused"))
+        console.print(Text(f"{passed:,} of {len(tenants):,} tenants passed: every attack was rejected"))

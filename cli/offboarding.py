@@ -1,7 +1,7 @@
-"""`openkcmctl tenant offboard` and `openkcmctl tenant restore`: a tenant leaves, and comes back while it can.
+"""`openkcmctl tenant offboard` and `openkcmctl tenant restore`: offboard a tenant, restore it within the grace period.
 
-Both are asked of the tenant's workflow and read back from its row. What offboarding stops and destroys, and until when
-it can be undone, is shown beforehand, and the tenant's id is wanted once more.
+Both call the tenant's workflow and read the result from its row. Before an offboarding the command shows what it stops
+and destroys and until when it can be undone, and asks for the tenant's id again.
 """
 
 import time
@@ -16,7 +16,7 @@ from rich.text import Text
 from cli.audited import audited
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.connections import Ask, Tenant, operator_database
-from cli.tenants.status import stops
+from cli.tenants.status import services_to_stop
 from config.settings import load_settings
 from core.errors.tenants import DestructionStarted, TenantOffboarded, TenantUnknown
 from core.messages.tenants import OffboardRequest
@@ -37,8 +37,8 @@ _PAUSE_SECONDS = 0.5
 
 class GraceUnclear(CallerError):
     code = "grace_unclear"
-    message = "--now is without any grace, so --grace says something else"
-    hint = "give one of them"
+    message = "--now and --grace are mutually exclusive"
+    hint = "specify one of them"
 
 
 class NotDestroyedInTime(OpenKcmError):
@@ -58,46 +58,46 @@ class OffboardCommands:
         tenant: Tenant,
         *,
         grace: Annotated[
-            str | None, typer.Option(help="For how long it can be restored, such as 30d or 12h; default: a setting.")
+            str | None, typer.Option(help="Grace period such as 30d or 12h; default: setting offboard_grace_days.")
         ] = None,
-        now: Annotated[bool, typer.Option("--now", help="Destroy everything at once, without any grace.")] = False,
+        now: Annotated[bool, typer.Option("--now", help="Destroy all keys at once, without a grace period.")] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen and change nothing.")] = False,
         confirm: ConfirmTenant = None,
-        wait: Annotated[bool, typer.Option("--wait", help="With --now: wait until everything is destroyed.")] = False,
+        wait: Annotated[bool, typer.Option("--wait", help="With --now: wait until all keys are destroyed.")] = False,
         timeout: Annotated[float, typer.Option(help="Longest wait, seconds.", min=0.0)] = 240.0,
         as_json: output.AsJson = False,
     ) -> None:
-        """Let a tenant leave: nothing works from now on, and after a grace its keys are destroyed for good."""
+        """Offboard a tenant: stop its services now and destroy its keys after a grace period."""
         tenant_id, settings = parse_tenant_id(tenant), load_settings()
         if now and grace is not None:
             raise GraceUnclear
         if wait and not now:
             raise typer.BadParameter("only --now destroys at once", param_hint="--wait")
-        asked = None if grace is None else parse_grace(grace)
-        usual = timedelta(days=settings.offboard_grace_days)
+        requested = None if grace is None else parse_grace(grace)
+        default = timedelta(days=settings.offboard_grace_days)
         with operator_database(settings) as database:
             if dry_run:
-                _show_plan(database, tenant_id, timedelta() if now else asked or usual, as_json=as_json)
+                _show_plan(database, tenant_id, timedelta() if now else requested or default, as_json=as_json)
                 return
             _refuse_gone(_read(database, tenant_id)[0])
-            length = "at once" if now else f"in {grace or f'{settings.offboard_grace_days:g}d'}"
+            when = "at once" if now else f"in {grace or f'{settings.offboard_grace_days:g}d'}"
             refuse_unconfirmed(
                 tenant_id,
                 confirm,
-                f"every service of {tenant_id} stops now, and {length} its keys are destroyed for good",
-                "let it leave",
+                f"every service of {tenant_id} stops now, and its keys are destroyed {when}, irreversibly",
+                "offboard it",
             )
-            request = OffboardRequest(grace_seconds=None if asked is None else asked.total_seconds(), now=now)
-            with audited(database, tenant_id, AuditName.OFFBOARD_REQUESTED, grace=length):
+            request = OffboardRequest(grace_seconds=None if requested is None else requested.total_seconds(), now=now)
+            with audited(database, tenant_id, AuditName.OFFBOARD_REQUESTED, grace=when):
                 self._ask(settings, lambda gateway: gateway.offboard(tenant_id, request))
             if wait:
-                with output.waiting("waiting until everything is destroyed"):
+                with output.waiting("waiting until all keys are destroyed"):
                     _wait_until_offboarded(database, tenant_id, timeout)
             document = _document(database, tenant_id, offboard_workflow(tenant_id))
-        output.answer(document, as_json=as_json, show=lambda console: console.print(Text(_told(document))))
+        output.answer(document, as_json=as_json, show=lambda console: console.print(Text(_summary(document))))
 
     def restore(self, tenant: Tenant, *, as_json: output.AsJson = False) -> None:
-        """Bring a tenant back that is leaving; it stands as it did before, with the locks it had."""
+        """Restore a tenant within its grace period, with its former state and locks."""
         tenant_id, settings = parse_tenant_id(tenant), load_settings()
         with operator_database(settings) as database:
             row, leaving = _read(database, tenant_id)
@@ -107,10 +107,8 @@ class OffboardCommands:
             with audited(database, tenant_id, AuditName.RESTORE_REQUESTED):
                 self._ask(settings, lambda gateway: gateway.restore(tenant_id))
             document = _document(database, tenant_id, tenant_workflow(tenant_id))
-        told = (
-            f"{tenant_id} is {document['state']} again; services whose certificate has expired must be connected anew"
-        )
-        output.answer(document, as_json=as_json, show=lambda console: console.print(Text(told)))
+        summary = f"{tenant_id} is {document['state']} again; connect services again whose certificate has expired"
+        output.answer(document, as_json=as_json, show=lambda console: console.print(Text(summary)))
 
 
 def _read(database: Database, tenant_id: str) -> tuple[TenantRow, dict[str, Any] | None]:
@@ -118,7 +116,7 @@ def _read(database: Database, tenant_id: str) -> tuple[TenantRow, dict[str, Any]
         row, leaving = tx.tenants.get(), tx.leaving.get()
     if row is None:
         raise TenantUnknown
-    return row, of_leaving(leaving)
+    return row, describe_offboarding(leaving)
 
 
 def _wait_until_offboarded(database: Database, tenant_id: str, seconds: float) -> None:
@@ -145,14 +143,14 @@ def _document(database: Database, tenant_id: str, operation: str) -> dict[str, A
     }
 
 
-def _told(document: dict[str, Any]) -> str:
+def _summary(document: dict[str, Any]) -> str:
     tenant_id, leaving = document["tenant_id"], document["leaving"]
     if document["state"] == State.OFFBOARDED:
-        return f"{tenant_id} is offboarded and its keys are destroyed; its certificate: openkcmctl audit erasure-certificate"
+        return f"{tenant_id} is offboarded, its keys are destroyed; see openkcmctl audit erasure-certificate"
     if leaving is None or not leaving["restorable"]:
-        return f"{tenant_id} has left: its keys are being destroyed and nothing can be restored"
+        return f"{tenant_id} is being offboarded: its keys are being destroyed and it cannot be restored"
     until = leaving["until"][:16].replace("T", " ")
-    return f"{tenant_id} is leaving: openkcmctl tenant restore {tenant_id} brings it back until {until} UTC, and nothing after that"
+    return f"{tenant_id} is being offboarded: openkcmctl tenant restore {tenant_id} works until {until} UTC"
 
 
 def _show_plan(database: Database, tenant_id: str, grace: timedelta, *, as_json: bool) -> None:
@@ -161,38 +159,38 @@ def _show_plan(database: Database, tenant_id: str, grace: timedelta, *, as_json:
         if row is None:
             raise TenantUnknown
         _refuse_gone(row)
-        leaving = of_leaving(tx.leaving.get())
+        leaving = describe_offboarding(tx.leaving.get())
         if row.state is not State.LEAVING:
             transition(row.state, Transition.LEAVE)
         document = {
             "tenant_id": tenant_id,
             "state": row.state,
-            "would_stop": [] if row.state is State.LEAVING else stops(tx, row),
-            "would_destroy": _doomed(tx),
+            "would_stop": [] if row.state is State.LEAVING else services_to_stop(tx, row),
+            "would_destroy": _keys_to_destroy(tx),
             "restorable_until": (datetime.now(UTC) + grace).isoformat() if leaving is None else leaving["until"],
         }
     output.answer(document, as_json=as_json, show=lambda console: _draw_plan(console, document))
 
 
-def _doomed(tx: TenantTransaction) -> list[dict[str, str]]:
+def _keys_to_destroy(tx: TenantTransaction) -> list[dict[str, str]]:
     versions = tx.services.keys()
     keys = [{"kind": key.kind, "name": key.name} for key in tx.keys.all()]
     return keys + [{"kind": "service key", "name": f"{key.service} {key.version}"} for key in versions]
 
 
 def _draw_plan(console: Console, document: dict[str, Any]) -> None:
-    table = Table("what", "name", "what becomes of it")
+    table = Table("kind", "name", "effect")
     for service in document["would_stop"]:
         table.add_row("service", Text(service["service_id"]), "stops at once")
     until = document["restorable_until"][:16].replace("T", " ")
     for key in document["would_destroy"]:
-        table.add_row(Text(key["kind"]), Text(key["name"]), f"destroyed for good after {until} UTC")
+        table.add_row(Text(key["kind"]), Text(key["name"]), f"destroyed irreversibly after {until} UTC")
     console.print(table)
     console.print(Text(f"{document['tenant_id']} is {document['state']} and nothing was changed"))
 
 
-def of_leaving(row: OffboardingRow | None) -> dict[str, Any] | None:
-    """Return how far a tenant's leaving is, as JSON's types; None while it stays."""
+def describe_offboarding(row: OffboardingRow | None) -> dict[str, Any] | None:
+    """Return the progress of a tenant's offboarding as JSON types; None without an offboarding."""
     if row is None or row.since is None:
         return None
     times = {"since": row.since, "until": row.until, "destroying_at": row.destroying_at, "ended_at": row.offboarded_at}

@@ -1,4 +1,4 @@
-"""What a person sees while an operation of a tenant runs: how far it is by the records, read beside the wait."""
+"""Progress of a running operation of a tenant, read from its row while the command waits."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ _PAUSE_SECONDS = 0.5
 
 
 class Operation(Protocol):
-    """A row that counts a tenant's operations of one kind and says how its newest does."""
+    """A row with the number and the state of a tenant's operation."""
 
     @property
     def number(self) -> int: ...
@@ -24,38 +24,40 @@ class Operation(Protocol):
 Row = TypeVar("Row", bound=Operation)
 
 
-def follow(  # noqa: PLR0913, PLR0917 - what is read, how it is told, and until when
+def follow(  # noqa: PLR0913, PLR0917 - the source, the rendering and the end
     before: int,
     read: Callable[[], Row | None],
-    tell: Callable[[Row], str],
-    say: Callable[[str], None],
+    describe: Callable[[Row], str],
+    report: Callable[[str], None],
     ended: threading.Event,
     pause: float = _PAUSE_SECONDS,
 ) -> None:
-    """Say how far the operation after number `before` is, each time it is further, until it is over or `ended`.
+    """Report each progress of the first operation after number `before`, until it has finished or `ended` is set.
 
-    What cannot be read is left out, and so is what there are no words for yet.
+    Skips rows that cannot be read and rows without a description.
     """
-    said = ""
+    reported = ""
     while not ended.wait(pause):
         row = _read(read)
         if row is None or row.number <= before:
             continue
-        text = tell(row)
-        if text and text != said:
-            said = text
-            say(text)
+        text = describe(row)
+        if text and text != reported:
+            reported = text
+            report(text)
         if row.state != "running":
             return
 
 
 @contextmanager
-def shown(what: str, read: Callable[[], Row | None], tell: Callable[[Row], str]) -> Iterator[None]:
-    """Show how far the next operation is, of those `read` returns the newest of, while the block runs."""
+def show_progress(what: str, read: Callable[[], Row | None], describe: Callable[[Row], str]) -> Iterator[None]:
+    """Show the progress of the next operation while the block runs; `read` returns the newest operation."""
     ended, last = threading.Event(), read()
     before = 0 if last is None else last.number
-    with output.waiting(what) as say:
-        thread = threading.Thread(target=follow, args=(before, read, tell, say, ended), name="progress", daemon=True)
+    with output.waiting(what) as report:
+        thread = threading.Thread(
+            target=follow, args=(before, read, describe, report, ended), name="progress", daemon=True
+        )
         thread.start()
         try:
             yield
@@ -67,5 +69,5 @@ def shown(what: str, read: Callable[[], Row | None], tell: Callable[[Row], str])
 def _read(read: Callable[[], Row | None]) -> Row | None:
     try:
         return read()
-    except OpenKcmError:  # the answer to the command does not hang on what is shown meanwhile
+    except OpenKcmError:  # the result of the command does not depend on its progress display
         return None

@@ -1,6 +1,6 @@
-"""`openkcmctl report create`: a tenant's compliance report of a period, made by the worker, signed, as a file.
+"""`openkcmctl report create`: a tenant's compliance report for a period, which the worker creates and signs, as a file.
 
-It shows what services do with their keys, so it is asked for with the dashboard's role, as coverage is.
+The report shows how services use their keys, so the command needs the database role of the dashboard.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
 from openkcm.verification.reports.signed_file import ReportFormat
 
-Out = Annotated[Path, typer.Option("--out", help="The file to make; one that is there is never written over.")]
-Format = Annotated[ReportFormat, typer.Option("--format", help="What to make; each has every figure in it.")]
-Named = Annotated[str | None, typer.Option("--period", help="A year, quarter or month: 2026, 2026-Q3, 2026-09.")]
-Since = Annotated[datetime | None, typer.Option("--since", formats=["%Y-%m-%d"], help="The first day, in UTC.")]
-Until = Annotated[datetime | None, typer.Option("--until", formats=["%Y-%m-%d"], help="The last day; default: today.")]
+Out = Annotated[Path, typer.Option("--out", help="Output file; must not exist.")]
+Format = Annotated[ReportFormat, typer.Option("--format", help="File format; each contains all figures.")]
+Named = Annotated[str | None, typer.Option("--period", help="Year, quarter or month: 2026, 2026-Q3, 2026-09.")]
+Since = Annotated[datetime | None, typer.Option("--since", formats=["%Y-%m-%d"], help="First day, UTC.")]
+Until = Annotated[datetime | None, typer.Option("--until", formats=["%Y-%m-%d"], help="Last day, UTC; default: today.")]
 
 _ACTOR = "operator"
 
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(reports, name="report")
 
 
-def make_report(  # noqa: PLR0913, PLR0917 - whose, as what, where to, of when
+def make_report(  # noqa: PLR0913, PLR0917 - one parameter for each option
     tenant: Tenant,
     out: Out,
     form: Format = ReportFormat.PDF,
@@ -52,14 +52,14 @@ def make_report(  # noqa: PLR0913, PLR0917 - whose, as what, where to, of when
     *,
     as_json: output.AsJson = False,
 ) -> None:
-    """Make a signed compliance report of a period; without one named, of the last month that is over."""
+    """Create a signed compliance report for a period; default: the last complete month."""
     ask: Ask = ask_gateway
     tenant_id, now = parse_tenant_id(tenant), datetime.now(UTC)
     begins, ends = report_period.checked(_period(period, since, until, now), now)
     settings, report_id = load_settings(), uuid4().hex
     with new_file(out) as file, dashboard_database(settings) as database:
         region = _request(database, tenant_id, report_id, (begins, ends))
-        with output.waiting("the worker makes the report"):
+        with output.waiting("the worker creates the report"):
             ask(settings, lambda gateway: gateway.make_report(tenant_id, region, report_id))
         with database.tenant_tx(tenant_id) as tx:
             content = tx.reports.file(report_id, form)
@@ -79,26 +79,26 @@ def make_report(  # noqa: PLR0913, PLR0917 - whose, as what, where to, of when
 
     def show(console: Console) -> None:
         console.print(Text(f"{out}: {begins:%Y-%m-%d} to {ends:%Y-%m-%d %H:%M} UTC, {len(content):,} bytes, signed"))
-        console.print(Text("to check it: openkcm audit verify EXPORT --report FILE --public-key KEY"))
+        console.print(Text("to verify it: openkcm audit verify EXPORT --report FILE --public-key KEY"))
 
     output.answer(document, as_json=as_json, show=show)
 
 
 def _period(named: str | None, since: datetime | None, until: datetime | None, now: datetime) -> Period:
     if named is not None and (since or until):
-        raise PeriodRefused("a period has a name or days, not both", "leave out --period, or --since and --until")
+        raise PeriodRefused("--period excludes --since and --until", "omit --period, or --since and --until")
     if named is not None:
         return report_period.named(named)
     if since is None and until is None:
         return report_period.last_month(now)
     if since is None:
-        raise PeriodRefused("the period has no first day", "name it with --since")
+        raise PeriodRefused("the period has no first day", "specify it with --since")
     last: date = until.date() if until else now.date()
     return report_period.days(since.date(), last)
 
 
 def _request(database: Database, tenant_id: str, report_id: str, period: Period) -> str:
-    """Store what is asked for, with its record, and return the tenant's region."""
+    """Store the request with its audit record and return the tenant's region."""
     with database.tenant_tx(tenant_id) as tx:
         tenant = tx.tenants.get()
         if tenant is None:
@@ -107,6 +107,6 @@ def _request(database: Database, tenant_id: str, report_id: str, period: Period)
         if leaving is not None and leaving.destroying_at is not None:
             raise ReportTooLate
         tx.reports.request(report_id, *period, _ACTOR)
-        asked = {"since": period[0].isoformat(), "until": period[1].isoformat()}
-        tx.audit.append(command_event(AuditName.REPORT_REQUESTED, report_id, "success", **asked))
+        details = {"since": period[0].isoformat(), "until": period[1].isoformat()}
+        tx.audit.append(command_event(AuditName.REPORT_REQUESTED, report_id, "success", **details))
         return tenant.region

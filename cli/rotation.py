@@ -1,7 +1,7 @@
-"""`openkcmctl key rotate`: new versions of a tenant's keys, and the end of old ones.
+"""`openkcmctl key rotate`: rotate a tenant's keys, retire old versions.
 
-What is asked goes through the tenant's workflow; how far it is and how it ended is read from the records. What makes
-data unreadable shows beforehand what that would be, and wants the tenant's id once more.
+The request goes through the tenant's workflow; progress and result are read from the database. Before it makes data
+unreadable, the command shows the consequences and asks for the tenant's id again.
 """
 
 from collections.abc import Iterator
@@ -34,15 +34,15 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_service_name, parse_tenant_id
 from openkcm.errors import CallerError, OpenKcmError
 
-Service = Annotated[str | None, typer.Option("--service", help="Rotate the key of this service alone.")]
-TenantKeyOnly = Annotated[bool, typer.Option("--tenant-key-only", help="Rotate the tenant key and no service key.")]
+Service = Annotated[str | None, typer.Option("--service", help="Rotate only the key of this service.")]
+TenantKeyOnly = Annotated[bool, typer.Option("--tenant-key-only", help="Rotate only the tenant key.")]
 Compromised = Annotated[
     bool,
-    typer.Option("--compromised", help="Somebody else may know what is replaced: it must open nothing any more."),
+    typer.Option("--compromised", help="Mark the replaced versions as compromised; they no longer decrypt."),
 ]
 Retire = Annotated[
     int | None,
-    typer.Option("--retire", min=1, help="Destroy this version of the service's key, which encrypts nothing any more."),
+    typer.Option("--retire", min=1, help="Destroy this version of the service key; it must not be in use."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen and change nothing.")]
 
@@ -57,7 +57,7 @@ class Rotate:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
 
-    def rotate(  # noqa: PLR0913 - one for each thing that can be asked
+    def rotate(  # noqa: PLR0913 - one parameter for each option
         self,
         tenant: Tenant,
         *,
@@ -69,14 +69,14 @@ class Rotate:
         confirm: ConfirmTenant = None,
         as_json: output.AsJson = False,
     ) -> None:
-        """Make new versions of a tenant's keys: of the tenant key and of every service key.
+        """Rotate a tenant's keys: the tenant key and every service key.
 
-        No data is encrypted anew and nothing is interrupted: what the former versions encrypted they go on opening.
+        No data is re-encrypted and nothing is interrupted: the former versions still decrypt their ciphertexts.
         """
         tenant_id = parse_tenant_id(tenant)
         if service is not None:
             parse_service_name(service)
-        _refuse_nonsense(service, retire, tenant_key_only=tenant_key_only, compromised=compromised)
+        _reject_contradictions(service, retire, tenant_key_only=tenant_key_only, compromised=compromised)
         request = _request(service, tenant_key_only=tenant_key_only, compromised=compromised)
         settings = load_settings()
         with operator_database(settings) as database:
@@ -89,41 +89,43 @@ class Rotate:
             if compromised or retire is not None:
                 if not as_json:
                     _draw(output.progress, consequences)
-                refuse_unconfirmed(tenant_id, confirm, _in_short(consequences), "go on")
+                refuse_unconfirmed(tenant_id, confirm, _question(consequences), "continue")
             if service is not None and retire is not None:
                 with audited(database, tenant_id, AuditName.RETIRE_REQUESTED, service, version=str(retire)):
                     self._ask(settings, lambda gateway: gateway.retire_service_key(tenant_id, service, retire))
                 refused: OpenKcmError | None = None
             else:
-                with _shown(database, tenant_id, as_json=as_json):
-                    refused = self._asked(settings, database, tenant_id, request)
+                with _show_progress(database, tenant_id, as_json=as_json):
+                    refused = self._request_rotation(settings, database, tenant_id, request)
             document = _document(database, tenant_id)
         if refused is not None:
             output.answer_refused(document, refused.code, refused.message, refused.hint, as_json=as_json)
         output.answer(document, as_json=as_json, show=lambda console: _draw_end(console, document, service, retire))
 
-    def _asked(
+    def _request_rotation(
         self, settings: Settings, database: Database, tenant_id: str, request: RotateRequest
     ) -> OpenKcmError | None:
-        """Ask; return the refusal, or that it is not done yet, beside which there is more to tell."""
-        from workflows.client.workflow_client import OperationTimeout as NotDoneInTime  # noqa: PLC0415 - see cli.connections
+        """Request the rotation; return a rejection or timeout, because the caller prints more beside it."""
+        from workflows.client.workflow_client import OperationTimeout  # noqa: PLC0415 - see cli.connections
 
-        told = {"services": str(request.services), "compromised": str(request.compromised).lower()}
+        details = {"services": str(request.services), "compromised": str(request.compromised).lower()}
         try:
-            with audited(database, tenant_id, AuditName.ROTATE_REQUESTED, request.service or tenant_id, **told):
+            with audited(database, tenant_id, AuditName.ROTATE_REQUESTED, request.service or tenant_id, **details):
                 self._ask(settings, lambda gateway: gateway.rotate_keys(tenant_id, request))
-        except (CallerError, NotDoneInTime) as refused:
+        except (CallerError, OperationTimeout) as refused:
             return refused
         return None
 
 
-def _refuse_nonsense(service: str | None, retire: int | None, *, tenant_key_only: bool, compromised: bool) -> None:
+def _reject_contradictions(
+    service: str | None, retire: int | None, *, tenant_key_only: bool, compromised: bool
+) -> None:
     if service is not None and tenant_key_only:
-        raise typer.BadParameter("the tenant key is nobody's service", param_hint="--tenant-key-only")
+        raise typer.BadParameter("--tenant-key-only cannot be combined with --service", param_hint="--tenant-key-only")
     if retire is not None and service is None:
-        raise typer.BadParameter("say of which service: --service NAME", param_hint="--retire")
+        raise typer.BadParameter("--retire needs --service NAME", param_hint="--retire")
     if retire is not None and compromised:
-        raise typer.BadParameter("a version is retired, or all of them are replaced", param_hint="--retire")
+        raise typer.BadParameter("--retire cannot be combined with --compromised", param_hint="--retire")
 
 
 def _request(service: str | None, *, tenant_key_only: bool, compromised: bool) -> RotateRequest:
@@ -138,7 +140,7 @@ def _request(service: str | None, *, tenant_key_only: bool, compromised: bool) -
 
 
 def _consequences(tx: TenantTransaction, request: RotateRequest, retire: int | None) -> list[dict[str, Any]]:
-    """Return each version of a key with what would become of it; raises what the workflow would."""
+    """Return the effect on each key version; raises the same errors as the workflow."""
     if tx.tenants.get() is None:
         raise TenantUnknown
     every = tx.services.keys()
@@ -149,20 +151,20 @@ def _consequences(tx: TenantTransaction, request: RotateRequest, retire: int | N
         named = [key for key in versions if key.version == retire]
         if not named:
             raise KeyVersionUnknown
-        return [_version(named[0], "destroyed: what it encrypted can never be read again")]
-    end = "compromised: opens nothing a caller brings" if request.compromised else "decrypts only"
+        return [_version(named[0], "destroyed: its ciphertexts can never be decrypted again")]
+    end = "compromised: no longer decrypts for callers" if request.compromised else "decrypts only"
     concerned = {KeyState.ACTIVE, KeyState.DEACTIVATED} if request.compromised else {KeyState.ACTIVE}
-    told = [_version(key, end) for key in versions if key.state in concerned]
+    effects = [_version(key, end) for key in versions if key.state in concerned]
     key = tx.keys.get(ids.l2_key(tx.tenant_id)) if request.tenant_key else None
     if key is not None:
         end = "deleted, also for backups of the database" if request.compromised else "retired"
-        told.insert(0, {"key": key.name, "version": key.version, "becomes": end, "last_opened_at": None})
-    return told
+        effects.insert(0, {"key": key.name, "version": key.version, "becomes": end, "last_opened_at": None})
+    return effects
 
 
 def _version(key: KeyVersionRow, becomes: str) -> dict[str, Any]:
-    opened = key.last_opened_at and key.last_opened_at.isoformat()
-    return {"key": key.service, "version": key.version, "becomes": becomes, "last_opened_at": opened}
+    used = key.last_opened_at and key.last_opened_at.isoformat()
+    return {"key": key.service, "version": key.version, "becomes": becomes, "last_opened_at": used}
 
 
 def _document(database: Database, tenant_id: str) -> dict[str, Any]:
@@ -174,14 +176,14 @@ def _document(database: Database, tenant_id: str) -> dict[str, Any]:
     return {
         "tenant_id": tenant_id,
         "state": row.state,
-        "operation": None if rotation is None else of_rotation(tenant_id, rotation),
+        "operation": None if rotation is None else describe_rotation(tenant_id, rotation),
         "l2_versions": None if key is None else {"newest": key.version, "oldest": key.oldest},
-        "service_keys": [of_version(version) for version in versions],
+        "service_keys": [describe_key_version(version) for version in versions],
     }
 
 
-def of_rotation(tenant_id: str, rotation: RotationRow) -> dict[str, Any]:
-    """Return a rotation as JSON's types."""
+def describe_rotation(tenant_id: str, rotation: RotationRow) -> dict[str, Any]:
+    """Return a rotation as JSON types."""
     return {
         "id": ids.rotation_workflow(tenant_id, rotation.number),
         "state": rotation.state,
@@ -196,8 +198,8 @@ def of_rotation(tenant_id: str, rotation: RotationRow) -> dict[str, Any]:
     }
 
 
-def of_version(key: KeyVersionRow) -> dict[str, Any]:
-    """Return a version of a service key as JSON's types."""
+def describe_key_version(key: KeyVersionRow) -> dict[str, Any]:
+    """Return a version of a service key as JSON types."""
     return {
         "service_id": key.service,
         "version": key.version,
@@ -208,15 +210,15 @@ def of_version(key: KeyVersionRow) -> dict[str, Any]:
     }
 
 
-def _in_short(consequences: list[dict[str, Any]]) -> str:
-    return f"{len(consequences)} versions of keys come to their end, which cannot be undone"
+def _question(consequences: list[dict[str, Any]]) -> str:
+    return f"{len(consequences)} key versions are replaced or destroyed; this cannot be undone"
 
 
 def _draw(console: Console, consequences: list[dict[str, Any]]) -> None:
-    table = Table("key", "version", "becomes", "last opened")
+    table = Table("key", "version", "becomes", "last decryption")
     for one in consequences:
-        opened = (one["last_opened_at"] or "not on record")[:19].replace("T", " ")
-        table.add_row(*(Text(cell) for cell in (one["key"], str(one["version"]), one["becomes"], opened)))
+        used = (one["last_opened_at"] or "not recorded")[:19].replace("T", " ")
+        table.add_row(*(Text(cell) for cell in (one["key"], str(one["version"]), one["becomes"], used)))
     console.print(table)
 
 
@@ -225,22 +227,22 @@ def _draw_end(console: Console, document: dict[str, Any], service: str | None, r
         console.print(Text(f"version {retire} of the key of {service} is destroyed"))
         return
     versions = document["l2_versions"]
-    console.print(Text(f"rotated; the tenant key is at version {versions['newest']}, which opens everything"))
+    console.print(Text(f"rotated; version {versions['newest']} of the tenant key wraps all service keys"))
     left = [key for key in document["service_keys"] if key["state"] == KeyState.COMPROMISED]
     if left:
         console.print(
-            Text(f"{len(left)} compromised versions are destroyed by themselves once nothing is sealed under them")
+            Text(f"{len(left)} compromised versions are destroyed automatically once no object is encrypted with them")
         )
 
 
-def told(rotation: RotationRow) -> str:
-    """Return how far a rotation is in words."""
+def describe_progress(rotation: RotationRow) -> str:
+    """Return the progress of a rotation in words."""
     text = MEANING[rotation.stage]
     return f"{text}: {rotation.done:,} of {rotation.total:,}" if rotation.total else text
 
 
 @contextmanager
-def _shown(database: Database, tenant_id: str, *, as_json: bool) -> Iterator[None]:
+def _show_progress(database: Database, tenant_id: str, *, as_json: bool) -> Iterator[None]:
     if as_json:
         yield
         return
@@ -249,5 +251,5 @@ def _shown(database: Database, tenant_id: str, *, as_json: bool) -> Iterator[Non
         with database.tenant_tx(tenant_id) as tx:
             return next(iter(tx.rotations.all(1)), None)
 
-    with progress.shown("rotating keys", newest, told):
+    with progress.show_progress("rotating keys", newest, describe_progress):
         yield

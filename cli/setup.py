@@ -1,7 +1,7 @@
-"""`openkcmctl setup database | vault`: prepare servers of your own, once and after each upgrade.
+"""`openkcmctl setup database | vault`: prepare your own servers, once and after each upgrade.
 
-The embedded stack does the same by itself while it starts. What an administrator may do is needed only here, so it
-comes from two secret files that no running process reads and that may be removed afterwards.
+The embedded stack does the same automatically when it starts. Only this command needs administrator rights. They come
+from two secret files that no running process reads; the files may be removed afterwards.
 """
 
 import typer
@@ -23,19 +23,19 @@ from openkcm.cli import output
 
 
 def register(app: typer.Typer) -> None:
-    setup = typer.Typer(help="Prepare servers of your own, once and after each upgrade.", no_args_is_help=True)
+    setup = typer.Typer(help="Prepare your own servers, once and after each upgrade.", no_args_is_help=True)
     setup.command("database")(database)
     setup.command("vault")(vault)
     app.add_typer(setup, name="setup")
 
 
 def database(*, as_json: output.AsJson = False) -> None:
-    """Create roles, schema and walls in the PostgreSQL of database_url; the secret database-admin is user:password."""
-    from database.schema.setup import administrator_of, prepare_database  # noqa: PLC0415 - the vault half does without
+    """Create roles, schema and row-level security in database_url; the secret database-admin is user:password."""
+    from database.schema.setup import administrator_of, prepare_database  # noqa: PLC0415 - `setup vault` does not need it
 
     settings = load_settings()
     if settings.database_url is None:
-        raise SettingsInvalid("database_url is not set", "the embedded database is prepared by make up")
+        raise SettingsInvalid("database_url is not set", "make up prepares the embedded database")
     ensure_secrets(settings.secrets)
     passwords, keys = database_credentials(settings.secrets)
     user, password = _administrator(settings)
@@ -49,13 +49,13 @@ def database(*, as_json: output.AsJson = False) -> None:
 
 
 def vault(*, as_json: output.AsJson = False) -> None:
-    """Mount, configure and write policies at vault_address; the secret vault-admin is an administrator's token."""
-    from vault.auth.client import token_session  # noqa: PLC0415 - the database half does without
+    """Set up mounts and policies at vault_address; the secret vault-admin is an administrator's token."""
+    from vault.auth.client import token_session  # noqa: PLC0415 - `setup database` does not need it
     from vault.setup import SetupConfig, apply  # noqa: PLC0415 - likewise
 
     settings = load_settings()
     if settings.vault_address is None:
-        raise SettingsInvalid("vault_address is not set", "the embedded key server is prepared by make up")
+        raise SettingsInvalid("vault_address is not set", "make up prepares the embedded key server")
     folder = settings.secrets
     ensure_secrets(folder)
     session = token_session(

@@ -1,7 +1,7 @@
-"""`openkcm audit`: hand out a tenant's audit stream, its crypto-shred certificate and the public keys, and verify them.
+"""`openkcm audit`: export and verify a tenant's audit stream, its erasure certificate and the public keys.
 
-`verify` is for whoever was given a file: it reads no settings, connects to nothing and writes nothing but the text
-it is asked for, so it runs on a machine that has only the file and the public key.
+`verify` is for auditors: it reads no settings, makes no connections and writes only the requested output. It therefore
+runs on a machine that has only the file and the public key.
 """
 
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from rich.text import Text
 from cli.audit.forward import stream
 from cli.audit.reconcile import reconcile
 from cli.audited import audited
-from cli.connections import Tenant, named, operator_database
+from cli.connections import Tenant, operator_database, parse_any_tenant_id
 from compliance.audit.export import begin_export
 from compliance.audit.ocsf import NOT_VERIFIABLE, ocsf_line
 from config.settings import load_settings
@@ -30,15 +30,12 @@ from openkcm.errors import PublicKeyRefused
 from openkcm.verification.erasure_certificate import certificate_file
 from openkcm.verification.public_keys import PublicKeys
 
-Out = Annotated[Path, typer.Option("--out", help="The file to make; one that is there is never written over.")]
-KeysOut = Annotated[Path | None, typer.Option("--out", help="The file to make; default: print them.")]
+Out = Annotated[Path, typer.Option("--out", help="Output file; must not exist.")]
+KeysOut = Annotated[Path | None, typer.Option("--out", help="Output file; must not exist. Default: standard output.")]
 
 
 def register(app: typer.Typer) -> None:
-    audit = typer.Typer(
-        help="Export, forward and reconcile audit streams; issue erasure certificates and public keys.",
-        no_args_is_help=True,
-    )
+    audit = typer.Typer(help="Export, forward and reconcile audit streams.", no_args_is_help=True)
     audit.command("export")(export)
     audit.command("forward")(stream)
     audit.command("erasure-certificate")(certificate)
@@ -57,14 +54,14 @@ def export(
     out: Out,
     *,
     form: Annotated[
-        Format, typer.Option("--format", help="jsonl: what can be verified; ocsf: a rendering for other tools.")
+        Format, typer.Option("--format", help="jsonl: verifiable; ocsf: for other tools, not verifiable.")
     ] = Format.JSONL,
     as_json: output.AsJson = False,
 ) -> None:
-    """Write a tenant's whole audit stream into a file that anybody can verify, or into one for other tools."""
-    tenant_id, records = named(tenant), 0
+    """Export a tenant's complete audit stream, verifiable or in OCSF."""
+    tenant_id, records = parse_any_tenant_id(tenant), 0
 
-    def handed_out(number: int) -> None:
+    def count_records(number: int) -> None:
         nonlocal records
         records = number
 
@@ -76,8 +73,8 @@ def export(
         with database.tenant_tx(tenant_id) as tx:
             begun = begin_export(tx, AuditFilter(), datetime.now(UTC), keys.fingerprint)
         with new_file(out) as file:
-            rendered = begun.rendered(database, handed_out, ocsf_line)
-            for lines in begun.lines(database, handed_out) if form is Format.JSONL else rendered:
+            rendered = begun.rendered(database, count_records, ocsf_line)
+            for lines in begun.lines(database, count_records) if form is Format.JSONL else rendered:
                 file.write(lines.encode())
     head = begun.header.signed_head
     document = {
@@ -102,11 +99,11 @@ def export(
 
 
 def certificate(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> None:
-    """Write the certificate of what was destroyed when a tenant left into a file that anybody can verify."""
-    tenant_id = named(tenant)
+    """Export the signed erasure certificate of an offboarded tenant."""
+    tenant_id = parse_any_tenant_id(tenant)
     with (
         operator_database(load_settings()) as database,
-        audited(database, tenant_id, AuditName.EXPORTED, "crypto-shred certificate", format="json"),
+        audited(database, tenant_id, AuditName.EXPORTED, "erasure certificate", format="json"),
     ):
         with database.tenant_tx(tenant_id) as tx:
             stored = tx.leaving.certificate()
@@ -119,11 +116,13 @@ def certificate(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> 
 
 
 def public_key(out: KeysOut = None, *, as_json: output.AsJson = False) -> None:
-    """Hand out the public keys by which audit streams and certificates are verified."""
+    """Export the public keys that verify audit streams and certificates."""
     with operator_database(load_settings()) as database:
         keys = PublicKeys.on_record(PlatformQueries(database).audit_keys())
     if not keys.all():
-        raise PublicKeyRefused("no public key is on record yet", "the worker records them when it starts: make status")
+        raise PublicKeyRefused(
+            "no public key is stored yet", "the worker stores the keys when it starts; check make status"
+        )
     if out is not None:
         with new_file(out) as file:
             file.write(keys.file().encode())

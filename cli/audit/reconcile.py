@@ -1,4 +1,4 @@
-"""`openkcmctl audit reconcile`: hold the key server's own audit log against our audit streams (docs/double-entry.md)."""
+"""`openkcmctl audit reconcile`: compare the key server's audit log with the audit streams (docs/reconciliation.md)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cli.connections import named, operator_database
+from cli.connections import operator_database, parse_any_tenant_id
 from cli.tenants.commands import every_tenant
 from compliance.reconciliation.ledger import ReconciliationResult, ServerLog, our_records, reconcile_all
 from compliance.reconciliation.model import LATE, AuditRecord, Discrepancy, Severity
@@ -25,23 +25,19 @@ from openkcm.contract.names import RESERVED_PREFIX
 from openkcm.errors import FileRefused
 
 _SETTLED = timedelta(seconds=10)
-"""How old what is judged must be: by then the crypto service's records are in the streams."""
+"""Minimum age of compared records: the crypto service's records have reached the streams by then."""
 
 Which = Annotated[str, typer.Argument(help="The marketplace account id, unless --all.")]
-All = Annotated[bool, typer.Option("--all", help="Every tenant, the platform's own too.")]
+All = Annotated[bool, typer.Option("--all", help="Every tenant, including the platform's own.")]
 Files = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--vault-log", help="The key server's audit log; rotated ones, .gz too, by repeating it, oldest first."
-    ),
+    typer.Option("--vault-log", help="The key server's audit log; repeat for rotated files, also .gz, oldest first."),
 ]
-Since = Annotated[
-    datetime | None, typer.Option("--since", help="From when on, UTC; default: as far as the log reaches.")
-]
-Until = Annotated[datetime | None, typer.Option("--until", help="Until when, UTC; default: ten seconds ago.")]
+Since = Annotated[datetime | None, typer.Option("--since", help="Start of the period, UTC; default: start of the log.")]
+Until = Annotated[datetime | None, typer.Option("--until", help="End of the period, UTC; default: ten seconds ago.")]
 
 
-def reconcile(  # noqa: PLR0913 - one for each option
+def reconcile(  # noqa: PLR0913 - one parameter for each option
     tenant: Which = "",
     every: All = False,  # noqa: FBT002 - an option
     vault_log: Files = None,
@@ -50,58 +46,62 @@ def reconcile(  # noqa: PLR0913 - one for each option
     *,
     as_json: output.AsJson = False,
 ) -> None:
-    """Compare the key server's own audit log with the audit streams.
+    """Compare the key server's audit log with the audit streams.
 
-    Exit status: 0 without differences, 1 when they differ, 2 wrong usage, 3 could not be checked.
+    Exit status: 0 no discrepancies, 1 discrepancies, 2 wrong usage, 3 could not be checked.
     """
     if bool(tenant) == every:
-        raise typer.BadParameter("name a tenant, or give --all")
+        raise typer.BadParameter("specify a tenant or --all")
     settings = load_settings()
     begin, end = _utc(since), _utc(until) or datetime.now(UTC) - _SETTLED
-    files = vault_log or _known(settings.key_server_log)
+    files = vault_log or _configured_log(settings.key_server_log)
     with operator_database(settings) as database:
-        wanted = [row.tenant_id for row in every_tenant(database)] if every else [_existing(database, named(tenant))]
+        wanted = (
+            [row.tenant_id for row in every_tenant(database)]
+            if every
+            else [_require_tenant(database, parse_any_tenant_id(tenant))]
+        )
         log = _read(files, begin, as_json=as_json)
         streams = {one: our_records(database, one, begin) for one in _needed(database, wanted)}
     if every:
         streams |= {tenant_id: [] for tenant_id in log.events if tenant_id and tenant_id not in streams}
-    closed = reconcile_all(log, streams, begin, end, every=every or len(streams) > 1)
+    result = reconcile_all(log, streams, begin, end, every=every or len(streams) > 1)
     if not every:
-        closed = ReconciliationResult(closed.platform, {one: closed.tenants[one] for one in wanted})
-    _tell(closed, log, streams, end, as_json=as_json)
+        result = ReconciliationResult(result.platform, {one: result.tenants[one] for one in wanted})
+    _report(result, log, streams, end, as_json=as_json)
 
 
 def _needed(database: Database, wanted: Sequence[str]) -> Sequence[str]:
-    """Return whose streams are read: the platform's own tenants take part in the boundary checks of all."""
+    """Return the tenants whose streams are read; the platform's tenants take part in the isolation checks of all."""
     if any(tenant_id.startswith(RESERVED_PREFIX) for tenant_id in wanted):
         return [row.tenant_id for row in every_tenant(database)]
     return wanted
 
 
-def _existing(database: Database, tenant_id: str) -> str:
+def _require_tenant(database: Database, tenant_id: str) -> str:
     with database.tenant_tx(tenant_id) as tx:
         if tx.tenants.get() is None:
             raise TenantUnknown
     return tenant_id
 
 
-def _known(path: Path | None) -> Sequence[Path]:
+def _configured_log(path: Path | None) -> Sequence[Path]:
     if path is None:
         raise VaultAuditLogNotConfigured
     files = files_of(path)
     if not files:
-        raise FileRefused(f"{path} is not there", "name the key server's audit log with --vault-log")
+        raise FileRefused(f"{path} does not exist", "specify the key server's audit log with --vault-log")
     return files
 
 
 def _read(files: Sequence[Path], since: datetime | None, *, as_json: bool) -> ServerLog:
-    with _shown(files, as_json=as_json) as progress:
+    with _show_progress(files, as_json=as_json) as progress:
         return read_log(files, None if since is None else since - LATE, progress)
 
 
 @contextmanager
-def _shown(files: Sequence[Path], *, as_json: bool) -> Iterator[Callable[[int], None]]:
-    """Show on standard error how much of the log was read, to a person who watches."""
+def _show_progress(files: Sequence[Path], *, as_json: bool) -> Iterator[Callable[[int], None]]:
+    """Show the read progress on standard error if it is a terminal."""
     size = sum(file.stat().st_size for file in files if file.is_file() and file.suffix != ".gz")
     columns = (TextColumn("reading the log"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     hidden = as_json or not output.progress.is_terminal
@@ -110,56 +110,56 @@ def _shown(files: Sequence[Path], *, as_json: bool) -> Iterator[Callable[[int], 
         yield lambda number: bar.advance(task, number)
 
 
-def _tell(
-    closed: ReconciliationResult,
+def _report(
+    result: ReconciliationResult,
     log: ServerLog,
     streams: dict[str, list[AuditRecord]],
     until: datetime,
     *,
     as_json: bool,
 ) -> None:
-    found = [*closed.platform, *(one for differences in closed.tenants.values() for one in differences)]
-    number = sum(one.severity is not Severity.NOTICE for one in found)
+    discrepancies = [*result.platform, *(one for differences in result.tenants.values() for one in differences)]
+    number = sum(one.severity is not Severity.NOTICE for one in discrepancies)
     document = {
-        "clean": closed.clean,
+        "clean": result.clean,
         "differences": number,
         "log": {"lines": log.lines, "begin": log.begin and log.begin.isoformat(), "until": until.isoformat()},
-        "platform": [_of_difference(one) for one in closed.platform],
+        "platform": [_describe_discrepancy(one) for one in result.platform],
         "tenants": [
             {
                 "tenant_id": tenant_id,
                 "requests": len(log.events.get(tenant_id, ())),
                 "records": len(streams[tenant_id]),
-                "differences": [_of_difference(one) for one in differences],
+                "differences": [_describe_discrepancy(one) for one in differences],
             }
-            for tenant_id, differences in sorted(closed.tenants.items())
+            for tenant_id, differences in sorted(result.tenants.items())
         ],
     }
 
     def show(console: Console) -> None:
-        for one in found:
+        for one in discrepancies:
             console.print(Text(_line(one)), soft_wrap=True)
         reach = "nothing" if log.begin is None else f"{log.begin:%Y-%m-%d %H:%M:%S} to {until:%Y-%m-%d %H:%M:%S} UTC"
-        requests = sum(len(log.events.get(tenant_id, ())) for tenant_id in closed.tenants)
-        records = sum(len(streams[tenant_id]) for tenant_id in closed.tenants)
-        held = f"{requests} requests on keys and {records} records of {len(closed.tenants)} tenants"
-        console.print(Text(f"{held} held against each other, {reach}: {number} differences"), soft_wrap=True)
+        requests = sum(len(log.events.get(tenant_id, ())) for tenant_id in result.tenants)
+        records = sum(len(streams[tenant_id]) for tenant_id in result.tenants)
+        compared = f"{requests} key requests and {records} records of {len(result.tenants)} tenants"
+        console.print(Text(f"{compared} compared, {reach}: {number} discrepancies"), soft_wrap=True)
 
-    if closed.clean:
+    if result.clean:
         output.answer(document, as_json=as_json, show=show)
     else:
-        differs = AuditDiscrepancy(number)
-        output.answer_refused(document, differs.code, differs.message, differs.hint, as_json=as_json, show=show)
+        error = AuditDiscrepancy(number)
+        output.answer_refused(document, error.code, error.message, error.hint, as_json=as_json, show=show)
 
 
 def _line(one: Discrepancy) -> str:
     at = "" if one.at is None else f"{one.at:%Y-%m-%d %H:%M:%S} "
-    lacks = f"; the {one.lacks} lacks it" if one.lacks else ""
+    lacks = f"; missing in the {one.lacks}" if one.lacks else ""
     of = f"{one.tenant_id}: " if one.tenant_id else ""
     return f"{at}{one.severity} {one.kind}: {of}{one.what}{lacks}"
 
 
-def _of_difference(one: Discrepancy) -> dict[str, Any]:
+def _describe_discrepancy(one: Discrepancy) -> dict[str, Any]:
     return {
         "kind": one.kind,
         "severity": one.severity,

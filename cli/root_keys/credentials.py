@@ -1,8 +1,8 @@
-"""Where the credentials of a root key come from: a file of its owner's alone, standard input, or a person's fingers.
+"""Sources of the credentials of a root key: a file of mode 0600, standard input or a prompt.
 
-Never the command line: arguments lie in the shell's history and in the process list, where every user of the machine
-reads them. What was read goes into one `Credentials`, whose values have no text form, and from there only into the
-sealed request. No error here quotes anything that was read.
+Never the command line: every user of the machine can read arguments in the process list, and the shell stores them in
+its history. The values go into one `Credentials`, which has no text form, and from there only into the encrypted
+request. No error here quotes a value.
 """
 
 import os
@@ -36,49 +36,49 @@ _FIELDS = ", ".join(Credentials.model_fields)
 
 
 class FileRefused(CallerError):
-    """A file given to the command cannot be used; nothing of it was used."""
+    """A file option names an unusable file; no part of it was used."""
 
     code = "file_refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the command line says about credentials: a file, and the one part of them that is no secret."""
+    """The options about credentials: a file, and the access key id, which is not secret."""
 
     file: str | None = None
     access_key_id: str | None = None
 
     def read(self, place: Place) -> Credentials:
-        """Return the credentials for `place`, asking at the terminal for what is missing.
+        """Return the credentials for `place`; prompt at the terminal for missing values.
 
         Raises:
-            typer.BadParameter: they can come from nowhere.
-            FileRefused: the file cannot be used.
-            RootKeyRefused: they are not those that `place` needs.
+            typer.BadParameter: a value is missing and there is no terminal.
+            FileRefused: the file is unusable.
+            RootKeyRefused: they are not the credentials that `place` needs.
         """
-        given = self._given()
-        if isinstance(place, PlatformKeyRef) and not given:
+        values = self._from_options()
+        if isinstance(place, PlatformKeyRef) and not values:
             return Credentials()
         if self.file is None:
-            given |= _typed([name for name in _asked_for(place, given) if name not in given])
-        credentials = Credentials(**{name: SecretStr(value) for name, value in given.items()})
+            values |= _prompt([name for name in _prompted_fields(place, values) if name not in values])
+        credentials = Credentials(**{name: SecretStr(value) for name, value in values.items()})
         refuse_incomplete(place, credentials)
         return credentials
 
-    def _given(self) -> dict[str, str]:
-        given = {} if self.file is None else _parsed(_text(self.file))
+    def _from_options(self) -> dict[str, str]:
+        values = {} if self.file is None else _parsed(_text(self.file))
         if self.access_key_id is not None:
-            if "access_key_id" in given:
-                raise typer.BadParameter("the file has an access_key_id too: give one", param_hint="--access-key-id")
-            given["access_key_id"] = self.access_key_id
-        return given
+            if "access_key_id" in values:
+                raise typer.BadParameter("the file has an access_key_id too: omit one", param_hint="--access-key-id")
+            values["access_key_id"] = self.access_key_id
+        return values
 
 
-def _asked_for(place: Place, given: dict[str, str]) -> tuple[str, ...]:
+def _prompted_fields(place: Place, values: dict[str, str]) -> tuple[str, ...]:
     match place:
         case AwsKmsKeyRef(role_arn=None):
             return ("access_key_id", "secret_access_key")
-        case AwsKmsKeyRef() if given:
+        case AwsKmsKeyRef() if values:
             return ("secret_access_key",)
         case Pkcs11KeyRef():
             return ("pin",)
@@ -86,14 +86,14 @@ def _asked_for(place: Place, given: dict[str, str]) -> tuple[str, ...]:
             return ("token",)
         case OpenBaoKeyRef():
             return ("secret_id",)
-    return ()  # a role that the platform's own identity may take
+    return ()  # the platform's own identity may assume the role
 
 
-def _typed(names: list[str]) -> dict[str, str]:
+def _prompt(names: list[str]) -> dict[str, str]:
     if names and not sys.stdin.isatty():
         wanted = " and ".join(names)
         raise typer.BadParameter(
-            f"nobody is at a terminal to be asked for {wanted}: give a JSON object with it in a file of mode 0600, or"
+            f"no terminal to prompt for {wanted}: specify a file of mode 0600 with a JSON object, or"
             f" {STANDARD_INPUT} for standard input",
             param_hint=_OPTION,
         )
@@ -107,22 +107,22 @@ def _text(file: str) -> bytes:
     if file == STANDARD_INPUT:
         if sys.stdin.isatty():
             raise typer.BadParameter(
-                "standard input is a terminal, which would show what is typed: leave this out to be asked for the"
-                " credentials without echo",
+                "standard input is a terminal, which would echo the credentials: omit this option to be prompted"
+                " without echo",
                 param_hint=_OPTION,
             )
         return _limited(sys.stdin.buffer, "standard input")
     try:
-        with Path(file).open("rb") as opened:
-            if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & _OTHERS:
+        with Path(file).open("rb") as stream:
+            if stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & _OTHERS:
                 raise FileRefused(
                     f"{file} is readable by others",
-                    f"chmod 600 {file}; if others use this machine, treat the credentials as stolen and make new ones",
+                    f"chmod 600 {file}; if others use this machine, treat the credentials as compromised: replace them",
                 )
-            return _limited(opened, file)
+            return _limited(stream, file)
     except OSError:
         raise FileRefused(
-            f"{file} cannot be read", f"give a JSON object with the fields of {_FIELDS} that are needed, mode 0600"
+            f"{file} cannot be read", f"specify a JSON object with the needed fields of {_FIELDS}, mode 0600"
         ) from None
 
 
@@ -138,16 +138,16 @@ def _parsed(text: bytes) -> dict[str, str]:
         read = Credentials.model_validate_json(text)
     except ValidationError as wrong:
         raise RootKeyRefused(
-            _what_is_wrong(wrong.errors(include_input=False, include_url=False)[0]["loc"]),
-            f"a JSON object of texts; the fields are {_FIELDS}",
+            _problem(wrong.errors(include_input=False, include_url=False)[0]["loc"]),
+            f"specify a JSON object of strings; the fields are {_FIELDS}",
         ) from None
     return {name: value.get_secret_value() for name, value in read if value is not None}
 
 
-def _what_is_wrong(where: tuple[Any, ...]) -> str:
-    """Name a field of ours; an unknown name may itself be what must not be shown."""
+def _problem(where: tuple[Any, ...]) -> str:
+    """Return the problem with the name of a known field; an unknown name may itself be a secret."""
     if not where:
         return "the credentials are not a JSON object"
     if where[0] not in Credentials.model_fields:
-        return "the credentials have a field that is not known"
-    return f"{where[0]}: not a text"
+        return "the credentials have an unknown field"
+    return f"{where[0]}: not a string"

@@ -1,7 +1,7 @@
-"""The options that say where a root key is; the same for every command that takes one.
+"""The options for the reference of a root key; the same for every command that takes one.
 
-Each provider has its own. One of another provider's is wrong usage and not ignored: whoever gives `--token` for OpenBao
-has misunderstood something, and has just shown a token to the process list.
+Each provider has its own options. An option of another provider is wrong usage and not ignored: a caller who specifies
+`--token` for OpenBao has probably exposed a token in the process list.
 """
 
 from collections.abc import Callable
@@ -37,47 +37,46 @@ _AWS, _HSM, _BAO = "aws-kms", "pkcs11", "openbao"
 
 
 class Act(Protocol):
-    """What a command does with a tenant's id, a place and where its credentials come from."""
+    """The body of a command: takes a tenant's id, a root key reference and the source of its credentials."""
 
     def __call__(self, tenant_id: str, place: Place, source: Source, *, as_json: bool) -> None: ...
 
 
 def with_place(act: Act, help_text: str) -> Callable[..., None]:
-    """Return the command that parses the options and then does `act`."""
+    """Return the command that parses the options and then calls `act`."""
 
     def command(  # noqa: PLR0913 - one parameter an option
         tenant: Tenant,
         *,
-        provider: Annotated[RootKeyMode, typer.Option(help="Who holds the key.")],
-        key_arn: Annotated[str | None, typer.Option(help="The key's ARN, no alias.", rich_help_panel=_AWS)] = None,
+        provider: Annotated[RootKeyMode, typer.Option(help="Root key provider.")],
+        key_arn: Annotated[str | None, typer.Option(help="ARN of the key, not an alias.", rich_help_panel=_AWS)] = None,
         role_arn: Annotated[
-            str | None, typer.Option(help="The role to take, which asks for our external id.", rich_help_panel=_AWS)
+            str | None, typer.Option(help="Role to assume; it must require the external id.", rich_help_panel=_AWS)
         ] = None,
         access_key_id: Annotated[
-            str | None, typer.Option(help="Its secret is asked for, or read from --credentials.", rich_help_panel=_AWS)
+            str | None,
+            typer.Option(help="Access key id; its secret is prompted or in --credentials.", rich_help_panel=_AWS),
         ] = None,
-        token: Annotated[str | None, typer.Option(help="The token's label, no secret.", rich_help_panel=_HSM)] = None,
-        key: Annotated[str | None, typer.Option(help="The key's label (pkcs11) or name (openbao).")] = None,
+        token: Annotated[str | None, typer.Option(help="Label of the token, not secret.", rich_help_panel=_HSM)] = None,
+        key: Annotated[str | None, typer.Option(help="Label (pkcs11) or name (openbao) of the key.")] = None,
         address: Annotated[str | None, typer.Option(help="https://host:port.", rich_help_panel=_BAO)] = None,
         mount: Annotated[
-            str | None, typer.Option(help="Where Transit is mounted; transit unless given.", rich_help_panel=_BAO)
+            str | None, typer.Option(help="Mount of Transit; default: transit.", rich_help_panel=_BAO)
         ] = None,
-        namespace: Annotated[str | None, typer.Option(help="The namespace's path.", rich_help_panel=_BAO)] = None,
+        namespace: Annotated[str | None, typer.Option(help="Path of the namespace.", rich_help_panel=_BAO)] = None,
         role_id: Annotated[
             str | None,
             typer.Option(
-                help="Of an AppRole; its secret id is then asked for instead of a token.", rich_help_panel=_BAO
+                help="Role id of an AppRole; the secret id is prompted instead of a token.", rich_help_panel=_BAO
             ),
         ] = None,
         ca: Annotated[
             Path | None,
-            typer.Option(help="Certificates to trust (PEM) instead of the public ones.", rich_help_panel=_BAO),
+            typer.Option(help="Trusted CA certificates (PEM); default: the public CAs.", rich_help_panel=_BAO),
         ] = None,
         credentials: Annotated[
             str | None,
-            typer.Option(
-                metavar="FILE", help="JSON, mode 0600, or - for standard input. Left out: they are asked for."
-            ),
+            typer.Option(metavar="FILE", help="JSON file of mode 0600, or - for standard input; default: prompt."),
         ] = None,
         as_json: output.AsJson = False,
     ) -> None:
@@ -105,21 +104,21 @@ def with_place(act: Act, help_text: str) -> Callable[..., None]:
 def _place(provider: RootKeyMode, given: dict[str, Any]) -> Place:
     for name in given:
         if name not in {*_NEEDED[provider], *_MORE[provider]}:
-            raise typer.BadParameter(_misplaced(name, provider), param_hint=_flag(name))
+            raise typer.BadParameter(_wrong_provider(name, provider), param_hint=_flag(name))
     for name in _NEEDED[provider]:
         if name not in given:
-            raise typer.BadParameter(f"--provider {provider} needs it", param_hint=_flag(name))
+            raise typer.BadParameter(f"required by --provider {provider}", param_hint=_flag(name))
     fields = {name: value for name, value in given.items() if name not in _NOT_OF_THE_PLACE}
     if "ca" in given:
         fields["ca_pem"] = _certificates(given["ca"])
     return parse_place({"provider": provider, **fields})
 
 
-def _misplaced(name: str, provider: RootKeyMode) -> str:
+def _wrong_provider(name: str, provider: RootKeyMode) -> str:
     own = [mode for mode in RootKeyMode if name in {*_NEEDED[mode], *_MORE[mode]}]
     text = f"it belongs to --provider {' or '.join(own)}, not to {provider}"
     if (name, provider) == ("token", RootKeyMode.OPENBAO):
-        text += "; a token of OpenBao is a credential: if you gave one, revoke it, and give another by --credentials"
+        text += "; if it was a token of OpenBao, revoke it and pass another with --credentials"
     return text
 
 
@@ -128,13 +127,13 @@ def _flag(name: str) -> str:
 
 
 def _certificates(file: Path) -> str:
-    """Return the certificates in a PEM file, and nothing else of it: the place of a key is shown to everybody."""
+    """Return only the certificates of a PEM file, because the reference of a root key is not secret."""
     try:
-        with file.open("rb") as opened:
-            text = opened.read(_LONGEST_CA + 1)
+        with file.open("rb") as stream:
+            text = stream.read(_LONGEST_CA + 1)
         found = x509.load_pem_x509_certificates(text) if len(text) <= _LONGEST_CA else []
     except (OSError, ValueError):
         found = []
     if not found:
-        raise FileRefused(f"{file} holds no certificates", f"give at most {_LONGEST_CA} bytes of PEM with --ca")
+        raise FileRefused(f"{file} contains no certificates", f"specify at most {_LONGEST_CA} bytes of PEM with --ca")
     return "".join(certificate.public_bytes(Encoding.PEM).decode("ascii") for certificate in found)

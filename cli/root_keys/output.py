@@ -1,7 +1,4 @@
-"""How root keys, their changes and what a preflight found look to a person.
-
-What the health of a root key on record means, in the words of its error.
-"""
+"""Output of root keys, their changes, their health and the problems of a preflight as text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,14 +11,14 @@ from core.errors.keys import CustomerKeyError
 from core.tenants.locks import HEALTHY
 from database.root_keys import RootKeyChangeRow
 
-_UNWATCHED = "not watched: the platform's own"
+_NOT_MONITORED = "not monitored: the platform's own root key"
 
 
 def draw(console: Console, shown: Mapping[str, Any]) -> None:
-    """Print a root key as `root_key.everything` describes it."""
+    """Print a root key as returned by `describe_root_key`."""
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(shown):
-        # As text, not as markup, and in one line each: a customer chose these names, and somebody copies them.
+        # As text, not as markup: a customer chose these names. Folded, not cut: operators copy them.
         facts.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
     console.print(facts)
     if shown["health_hint"]:
@@ -35,7 +32,7 @@ def draw(console: Console, shown: Mapping[str, Any]) -> None:
 
 
 def draw_problems(console: Console, problems: Sequence[Mapping[str, Any]]) -> None:
-    """Print what a preflight found, each with what to do; a policy in a hint can be copied as it stands."""
+    """Print the problems of a preflight with their remedies; a policy in a hint can be copied unchanged."""
     for problem in problems:
         console.print(
             Text.assemble(("✗ ", "red"), (problem["code"], "bold"), f": {problem['message']}"), soft_wrap=True
@@ -45,7 +42,7 @@ def draw_problems(console: Console, problems: Sequence[Mapping[str, Any]]) -> No
 
 
 def progress(change: RootKeyChangeRow) -> str:
-    """Return how far a change is, in words; none before its keys were counted."""
+    """Return the progress of a change in words; empty before its keys have been counted."""
     return "" if not change.total else f"wrapped {change.wrapped:,} of {change.total:,} service keys"
 
 
@@ -60,18 +57,18 @@ def _facts(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
             for name, value in shown["place"].items()
             if name != "provider"
         ),
-        ("health", _UNWATCHED if health is None else f"{health} since {_time(since)}: {shown['health_message']}"),
+        ("health", _NOT_MONITORED if health is None else f"{health} since {_time(since)}: {shown['health_message']}"),
         ("locked by", ", ".join(shown["locks"]) or "nothing"),
-        ("external id", f"{shown['external_id']} (what a role of yours at AWS must ask for)"),
-        ("platform at AWS", shown["aws_principal"] or "not set (aws_principal): the operator knows whom to trust"),
+        ("external id", f"{shown['external_id']} (required in the trust policy of a role at AWS)"),
+        ("platform at AWS", shown["aws_principal"] or "setting aws_principal is not set: ask the operator"),
     ]
 
 
 def _version(newest: int, older: int) -> str:
     if not older:
-        return f"{newest}; nothing lies under an older one"
-    wraps = "1 wrap lies" if older == 1 else f"{older:,} wraps lie"
-    return f"{newest}; {wraps} under an older one, to be made anew by the platform within about an hour"
+        return f"{newest}; it wraps all service keys"
+    wraps = "1 wrap is" if older == 1 else f"{older:,} wraps are"
+    return f"{newest}; {wraps} by an older version and will be re-wrapped within about an hour"
 
 
 def _value(name: str, value: str) -> str:
@@ -98,7 +95,7 @@ def _time(at: str) -> str:
     return at[:19].replace("T", " ")
 
 
-_WELL = "the root key does its part"
+_HEALTHY_MEANING = "the root key encrypts and decrypts"
 
 
 def _all(kind: type[CustomerKeyError]) -> Iterator[type[CustomerKeyError]]:
@@ -108,12 +105,12 @@ def _all(kind: type[CustomerKeyError]) -> Iterator[type[CustomerKeyError]]:
 
 
 def meaning(health: str) -> str:
-    """Return what a health on record says."""
-    return _WELL if health == HEALTHY else _error(health).message
+    """Return the meaning of a recorded health."""
+    return _HEALTHY_MEANING if health == HEALTHY else _error(health).message
 
 
-def healed_by(health: str) -> str:
-    """Return what a person can do about it; empty for one that is well."""
+def remedy(health: str) -> str:
+    """Return the remedy for a health; empty for a healthy root key."""
     return "" if health == HEALTHY else _error(health).hint
 
 

@@ -1,6 +1,7 @@
-"""`openkcmctl service`: connect a customer's database or service, list those connected, renew or disconnect one.
+"""`openkcmctl service`: connect a database or service of a customer, list, renew or disconnect services.
 
-The operator's role stores the request and reads the certificate; what lies between is the workflow's. No Vault here.
+The command stores the request and reads the certificate with the operator's role; the workflow does the rest. The
+command makes no request to Vault.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +21,7 @@ from cli.connections import Tenant, ask_gateway, operator_database
 from cli.services import join_token, protected_fields
 from cli.services.coverage import show_coverage
 from cli.services.smoke_test import try_service
-from cli.tenants.commands import of_service
+from cli.tenants.commands import describe_service
 from config.settings import Settings, load_settings
 from core.errors.platform import Superseded
 from core.errors.services import ServiceUnknown
@@ -42,7 +43,7 @@ from openkcm.errors import FolderRefused
 if TYPE_CHECKING:
     from workflows.client.workflow_client import WorkflowClient
 
-Name = Annotated[str, typer.Argument(help="The service's name.")]
+Name = Annotated[str, typer.Argument(help="Name of the service.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -63,23 +64,21 @@ def register(app: typer.Typer) -> None:
 def connect(  # noqa: PLR0913 - one parameter an option
     tenant: Tenant,
     *,
-    kind: Annotated[ServiceKind, typer.Option(help="What it is.")],
-    name: Annotated[str, typer.Option(help="Its name within the tenant.")],
+    kind: Annotated[ServiceKind, typer.Option(help="Service type.")],
+    name: Annotated[str, typer.Option(help="Name of the service, unique within the tenant.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for its key, made here, its certificate and its configuration.")
+        Path | None, typer.Option(help="Folder for the new key, the certificate and the configuration.")
     ] = None,
-    csr: Annotated[
-        Path | None, typer.Option(help="A request made elsewhere (PKCS #10, PEM); only the certificate comes back.")
-    ] = None,
+    csr: Annotated[Path | None, typer.Option(help="Certificate request (PKCS #10, PEM) for an existing key.")] = None,
     as_json: output.AsJson = False,
 ) -> None:
-    """Connect a service, or give a connected one a further certificate."""
+    """Connect a service, or issue another certificate for a connected one."""
     if out is None and csr is None:
-        raise typer.BadParameter("say where to write with --out DIR, or what to certify with --csr FILE")
+        raise typer.BadParameter("specify --out DIR for a new key, or --csr FILE for an existing key")
     tenant_id, service, settings = parse_tenant_id(tenant), parse_service_name(name), load_settings()
     request_id = uuid4().hex
     with operator_database(settings) as database:
-        row = _admitted(database, tenant_id, service, kind)
+        row = _require_connectable(database, tenant_id, service, kind)
         folder = None if out is None else CredentialStore(out, tenant_id, service)
         if folder is not None and csr is not None:
             folder.refuse_own_key()
@@ -115,7 +114,8 @@ def list_services(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
             raise TenantUnknown
         agents, now = tx.agents.all(), datetime.now(UTC)
         services = [
-            of_service(row) | {"agents": [_of_agent(one, now) for one in agents if one.service == row.service]}
+            describe_service(row)
+            | {"agents": [_describe_agent(one, now) for one in agents if one.service == row.service]}
             for row in tx.services.all()
         ]
 
@@ -130,8 +130,8 @@ def list_services(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
     output.answer({"tenant_id": tenant_id, "services": services}, as_json=as_json, show=draw)
 
 
-def _of_agent(row: HeartbeatRow, now: datetime) -> dict[str, Any]:
-    """Return an agent as JSON's types; all but the time of its last contact is its own word."""
+def _describe_agent(row: HeartbeatRow, now: datetime) -> dict[str, Any]:
+    """Return an agent as JSON types; the agent reports all values except the time of its last contact."""
     return {
         "instance": row.instance,
         "agent_version": row.agent_version,
@@ -143,7 +143,7 @@ def _of_agent(row: HeartbeatRow, now: datetime) -> dict[str, Any]:
 
 
 def _agents(agents: Sequence[dict[str, Any]]) -> str:
-    """Return in a few words how a service's agents are."""
+    """Return the status of a service's agents in a few words."""
     problems = sorted({one["problem"] for one in agents if one["connected"] and one["problem"]})
     if problems:
         return ", ".join(problems)
@@ -152,8 +152,8 @@ def _agents(agents: Sequence[dict[str, Any]]) -> str:
 
 
 def renew(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) -> None:
-    """Issue the next certificate for a service's newest key now; the service fetches it by itself."""
-    document = _changed(
+    """Issue the next certificate for a service's newest key; the service fetches it automatically."""
+    document = _change_service(
         tenant, name, AuditName.SERVICE_RENEW_REQUESTED, lambda gateway, *service: gateway.renew_service(*service)
     )
     until = str(document["certificate_not_after"])[:19].replace("T", " ")
@@ -163,9 +163,9 @@ def renew(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) -> None
 
 
 def disconnect(tenant: Tenant, name: Name, *, confirm: ConfirmService = None, as_json: output.AsJson = False) -> None:
-    """Revoke every certificate of a service at once; its key stays for when it is connected again."""
+    """Revoke every certificate of a service at once; its service key is kept."""
     consequence = f"every certificate of {name} of {tenant} is revoked and its connections are closed at once"
-    document = _changed(
+    document = _change_service(
         tenant,
         name,
         AuditName.SERVICE_DISCONNECT_REQUESTED,
@@ -175,14 +175,14 @@ def disconnect(tenant: Tenant, name: Name, *, confirm: ConfirmService = None, as
     output.answer(document, as_json=as_json, show=lambda console: console.print(f"{name} of {tenant} is disconnected"))
 
 
-def _changed(
+def _change_service(
     tenant: str,
     name: str,
-    asked: AuditName,
+    event: AuditName,
     change: "Callable[[WorkflowClient, str, str, str], Awaitable[None]]",
     confirm: Callable[[str], None] = lambda _service: None,
 ) -> dict[str, Any]:
-    """Have the workflow of a known and confirmed service do something and return what the service is then."""
+    """Call the workflow of a known and confirmed service and return the service afterwards."""
     tenant_id, service, settings = parse_tenant_id(tenant), parse_service_name(name), load_settings()
     with operator_database(settings) as database:
         with database.tenant_tx(tenant_id) as tx:
@@ -192,15 +192,15 @@ def _changed(
         if known is None:
             raise ServiceUnknown
         confirm(service)
-        with audited(database, tenant_id, asked, service):
+        with audited(database, tenant_id, event, service):
             ask_gateway(settings, lambda gateway: change(gateway, tenant_id, row.region, service))
         with database.tenant_tx(tenant_id) as tx:
             known = tx.services.get(service) or known
-    return {"tenant_id": tenant_id} | of_service(known)
+    return {"tenant_id": tenant_id} | describe_service(known)
 
 
-def _admitted(database: Database, tenant_id: str, service: str, kind: ServiceKind) -> TenantRow:
-    """Return the tenant; refuses here, before a key is made, what the workflow would refuse."""
+def _require_connectable(database: Database, tenant_id: str, service: str, kind: ServiceKind) -> TenantRow:
+    """Return the tenant; raises the errors of the workflow before a key is created."""
     with database.tenant_tx(tenant_id) as tx:
         row, known = tx.tenants.get(), tx.services.get(service)
     if row is None:
@@ -211,10 +211,10 @@ def _admitted(database: Database, tenant_id: str, service: str, kind: ServiceKin
 
 def _read_request(file: Path) -> str:
     try:
-        with file.open(encoding="ascii") as opened:
-            text = opened.read(LONGEST + 1)
+        with file.open(encoding="ascii") as stream:
+            text = stream.read(LONGEST + 1)
     except (OSError, UnicodeDecodeError) as failed:
-        raise FolderRefused(f"{file} cannot be read", "give a PKCS #10 request in PEM with --csr") from failed
+        raise FolderRefused(f"{file} cannot be read", "specify a PKCS #10 request in PEM with --csr") from failed
     requested_key(text)
     return text
 
@@ -224,7 +224,7 @@ def _offer(settings: Settings) -> Offer:
     return Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
 
 
-def _files(  # noqa: PLR0913, PLR0917 - what a folder is made of
+def _files(  # noqa: PLR0913, PLR0917 - the contents of a folder
     folder: CredentialStore,
     kind: ServiceKind,
     service: str,
@@ -234,7 +234,7 @@ def _files(  # noqa: PLR0913, PLR0917 - what a folder is made of
     *,
     own_key: bool,
 ) -> dict[str, str]:
-    """Return file name → text; the certificate comes last, so that where it is everything else is too."""
+    """Return file name → text; the certificate is last, so that a folder with a certificate is complete."""
     presented, root = certificates(leaf.certificate_pem, chain)
     files = {AUTHORITY: root}
     if own_key:

@@ -1,4 +1,4 @@
-"""`openkcmctl service coverage`: how much of a tenant is encrypted, what is missing, and what it costs."""
+"""`openkcmctl service coverage`: the encrypted share of a tenant's data, the gaps and the overhead."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ from openkcm.contract.names import parse_tenant_id
 
 
 def show_coverage(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
-    """Show what of a tenant is encrypted, as its services say, and what is missing. It is put on record."""
+    """Show which data of a tenant is encrypted, as its services report, and the gaps; the access is recorded."""
     tenant_id, now = parse_tenant_id(tenant), datetime.now(UTC)
     with dashboard_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
         found = read_coverage(tx, now)
@@ -53,7 +53,7 @@ def _verdict(verdict: Verdict) -> Mapping[str, Any]:
         case FullyCovered():
             return {"protected": True, "missing": []}
         case Incomplete(gaps):
-            told = [
+            missing = [
                 {
                     "code": gap.code,
                     "service": gap.service,
@@ -63,7 +63,7 @@ def _verdict(verdict: Verdict) -> Mapping[str, Any]:
                 }
                 for gap in gaps
             ]
-            return {"protected": False, "missing": told}
+            return {"protected": False, "missing": missing}
 
 
 def _service(one: ServiceCoverage, found: Coverage) -> Mapping[str, Any]:
@@ -106,7 +106,7 @@ def _amount(one: Volume) -> Mapping[str, int]:
 
 
 def _overhead(one: Overhead | None) -> Mapping[str, Any] | None:
-    """Return the measured share; None, and not 0, where nobody measured."""
+    """Return the measured overhead; None, and not 0, without a measurement."""
     if one is None:
         return None
     return {
@@ -117,11 +117,11 @@ def _overhead(one: Overhead | None) -> Mapping[str, Any] | None:
 
 
 def _draw(console: Console, found: Coverage) -> None:
-    services = Table(_whole("service"), "stands", "how", "today", "overhead")
+    services = Table(_whole("service"), "state", "method", "today", "overhead")
     for one in found.services:
-        stands = "protected" if isinstance(one.verdict, FullyCovered) else "something missing"
-        ways = ", ".join(one.ways) or "not at all"
-        _add(services, one.service, stands, ways, f"{one.days.get(found.today, 0):,}", _share(one.overhead))
+        state = "protected" if isinstance(one.verdict, FullyCovered) else "incomplete"
+        ways = ", ".join(one.ways) or "none"
+        _add(services, one.service, state, ways, f"{one.days.get(found.today, 0):,}", _share(one.overhead))
     fields = Table(_whole("service"), _whole("field"), "mode", f"{LATELY_DAYS} days", "last seen", "overhead")
     for one in found.services:
         for field in one.fields:
@@ -138,19 +138,19 @@ def _draw(console: Console, found: Coverage) -> None:
 def _words(verdict: Verdict) -> Sequence[str]:
     match verdict:
         case FullyCovered():
-            return [f"{ALL_PROTECTED}: nothing is missing of what is on the list, as the services say themselves"]
+            return [f"{ALL_PROTECTED}: no gaps in the list of protected fields, as the services report"]
         case Incomplete(gaps):
-            told = [(" ".join(filter(None, (gap.service, gap.place, gap.missing))), gap.next_step) for gap in gaps]
-            return [line for missing, step in told for line in (f"missing  {missing}", f"   next  {step}")]
+            steps = [(" ".join(filter(None, (gap.service, gap.place, gap.missing))), gap.next_step) for gap in gaps]
+            return [line for missing, step in steps for line in (f"missing  {missing}", f"   next  {step}")]
 
 
 def _whole(name: str) -> Column:
-    """Return a column whose names are never cut: whoever reads them types them again."""
+    """Return a column whose names are never cut, because operators copy them."""
     return Column(name, overflow="fold")
 
 
 def _add(table: Table, *cells: str) -> None:
-    """Add cells as text, not as markup: places are named by the customer's programs."""
+    """Add cells as text, not as markup: the customer's programs choose the names of tables and collections."""
     table.add_row(*map(Text, cells))
 
 

@@ -1,7 +1,7 @@
-"""`openkcmctl service join-token`: a secret by which an agent may once be one service of a tenant.
+"""`openkcmctl service join-token`: a secret with which an agent enrols once as one service of a tenant.
 
-The token alone goes to standard output or into a file, so that either can be given to the agent as it is; what a person
-reads goes to standard error.
+Only the token goes to standard output or into a file, so that the agent can read either unchanged; explanations go to
+standard error.
 """
 
 import secrets
@@ -28,9 +28,9 @@ _MADE_BY = "operator"
 def make(  # noqa: PLR0913 - one parameter an option
     tenant: Tenant,
     *,
-    kind: Annotated[ServiceKind, typer.Option(help="What it is.")],
-    name: Annotated[str, typer.Option(help="Its name within the tenant.")],
-    lifetime: Annotated[str, typer.Option(help="How long the token can be used, at most 24h.")] = "1h",
+    kind: Annotated[ServiceKind, typer.Option(help="Service type.")],
+    name: Annotated[str, typer.Option(help="Name of the service, unique within the tenant.")],
+    lifetime: Annotated[str, typer.Option(help="Validity of the token, at most 24h.")] = "1h",
     out: Annotated[
         Path | None, typer.Option(help="New file for the token, mode 0600; default: standard output.")
     ] = None,
@@ -40,7 +40,7 @@ def make(  # noqa: PLR0913 - one parameter an option
     tenant_id, service, settings = parse_tenant_id(tenant), parse_service_name(name), load_settings()
     lasting = parse_lifetime(lifetime)
     with ExitStack() as stack:
-        # Opened before the token exists and written before its commit: one that was not written must not be valid.
+        # The file is written before the commit, because a token that was not written must not be valid.
         file = None if out is None else stack.enter_context(new_file(out))
         database = stack.enter_context(operator_database(settings))
         with database.tenant_tx(tenant_id) as tx:
@@ -61,7 +61,7 @@ def make(  # noqa: PLR0913 - one parameter an option
 
     def show(console: Console) -> None:
         until = f"{made.expires_at:%Y-%m-%d %H:%M:%S} UTC"
-        output.progress.print(Text(f"join token for {service} of {tenant_id}, valid once and until {until}"))
+        output.progress.print(Text(f"join token for {service} of {tenant_id}, for one use until {until}"))
         output.progress.print(Text("run the agent beside the service, with the token on standard input:"))
         output.progress.print(Text(command), soft_wrap=True)
         if out is None:

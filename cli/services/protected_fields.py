@@ -1,6 +1,6 @@
-"""`openkcmctl service protect-field`: which fields of a service's data its programs keep encrypted, shown and changed.
+"""`openkcmctl service protect-field`: show and change the protected fields of a service.
 
-Names of fields and no data: that never comes here.
+The command handles names of fields only, never data.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ from openkcm.contract.protected_fields import OBEYED_SECONDS, Mode, ProtectedFie
 
 _MADE_BY = "operator"
 
-Service = Annotated[str, typer.Argument(help="The service's name.")]
-Place = Annotated[str, typer.Argument(help="schema.table or database.collection, as the database keeps the names.")]
-Field = Annotated[str, typer.Argument(help="The column, or the dotted path in a document.")]
-Keeper = Annotated[Store | None, typer.Option("--store", help="What keeps it; known for a database's own service.")]
-DryRun = Annotated[bool, typer.Option(help="Say what would change and what it means, and change nothing.")]
+Service = Annotated[str, typer.Argument(help="Name of the service.")]
+Place = Annotated[str, typer.Argument(help="schema.table or database.collection, as stored in the database.")]
+Field = Annotated[str, typer.Argument(help="Column, or dotted path in a document.")]
+StoreOption = Annotated[Store | None, typer.Option("--store", help="Database system; needed for a microservice only.")]
+DryRun = Annotated[bool, typer.Option(help="Show the change and its consequences and change nothing.")]
 
 
 def show(tenant: Tenant, service: Service, *, as_json: output.AsJson = False) -> None:
@@ -44,7 +44,7 @@ def show(tenant: Tenant, service: Service, *, as_json: output.AsJson = False) ->
         "tenant_id": tenant_id,
         "service_id": name,
         "version": version,
-        "fields": [_of_row(row) for row in rows],
+        "fields": [_describe_row(row) for row in rows],
     }
     output.answer(document, as_json=as_json, show=lambda console: _draw(console, name, rows))
 
@@ -55,21 +55,21 @@ def protect(  # noqa: PLR0913 - one parameter an option
     place: Place,
     field: Field,
     *,
-    store: Keeper = None,
+    store: StoreOption = None,
     mode: Annotated[
         Mode | None,
-        typer.Option(help="deterministic: equal values can be searched for, and be seen to be equal. Else randomised."),
+        typer.Option(help="deterministic: equal values are searchable and recognizable; default: randomised."),
     ] = None,
     plain_allowed: Annotated[
-        bool | None, typer.Option(help="Hand out values that are not encrypted, while those from before are.")
+        bool | None, typer.Option(help="Return values that are stored unencrypted, until the backfill is done.")
     ] = None,
     dry_run: DryRun = False,
     as_json: output.AsJson = False,
 ) -> None:
-    """Have a field kept encrypted, or change how; what is not said stays as it is."""
+    """Protect a field, or change its protection; omitted options keep their value."""
     tenant_id, name = parse_tenant_id(tenant), parse_service_name(service)
     with operator_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
-        before = protecting.find(tx, name, _named(tx, name, store, place, field))
+        before = protecting.find(tx, name, _parse_field_name(tx, name, store, place, field))
         wanted = parse_field(
             _store(tx, name, store),
             place,
@@ -87,16 +87,16 @@ def unprotect(  # noqa: PLR0913 - one parameter an option
     place: Place,
     field: Field,
     *,
-    store: Keeper = None,
+    store: StoreOption = None,
     confirm: ConfirmTenant = None,
     dry_run: DryRun = False,
     as_json: output.AsJson = False,
 ) -> None:
-    """Have a field kept encrypted no longer."""
+    """Remove the protection of a field."""
     tenant_id, name = parse_tenant_id(tenant), parse_service_name(service)
     with operator_database(load_settings()) as database:
         with database.tenant_tx(tenant_id) as tx:
-            wanted = _named(tx, name, store, place, field)
+            wanted = _parse_field_name(tx, name, store, place, field)
             before = protecting.find(tx, name, wanted)
         if before is None:
             raise FieldNotProtected
@@ -116,7 +116,7 @@ def _refuse_unknown(tx: TenantTransaction, service: str) -> None:
 
 
 def _store(tx: TenantTransaction, service: str, store: Store | None) -> Store:
-    """Return what was said, or what the service's kind says; raises FieldInvalid where neither does."""
+    """Return the given store, or the store of the service's kind; raises FieldInvalid without either."""
     _refuse_unknown(tx, service)
     row = tx.services.get(service)
     found = store or (store_of(row.kind) if row is not None else None)
@@ -125,12 +125,14 @@ def _store(tx: TenantTransaction, service: str, store: Store | None) -> Store:
     return found
 
 
-def _named(tx: TenantTransaction, service: str, store: Store | None, place: str, field: str) -> ProtectedField:
-    """Return the field that is meant, whatever its mode; raises FieldInvalid."""
+def _parse_field_name(
+    tx: TenantTransaction, service: str, store: Store | None, place: str, field: str
+) -> ProtectedField:
+    """Return the named field regardless of its mode; raises FieldInvalid."""
     return parse_field(_store(tx, service, store), place, field, Mode.RANDOMISED, plain_allowed=False)
 
 
-def _of(field: ProtectedField | None) -> dict[str, Any] | None:
+def _describe_field(field: ProtectedField | None) -> dict[str, Any] | None:
     if field is None:
         return None
     return {
@@ -142,8 +144,12 @@ def _of(field: ProtectedField | None) -> dict[str, Any] | None:
     }
 
 
-def _of_row(row: ProtectedFieldRow) -> dict[str, Any]:
-    return {**(_of(row.field) or {}), "changed_by": row.changed_by, "changed_at": row.changed_at.isoformat()}
+def _describe_row(row: ProtectedFieldRow) -> dict[str, Any]:
+    return {
+        **(_describe_field(row.field) or {}),
+        "changed_by": row.changed_by,
+        "changed_at": row.changed_at.isoformat(),
+    }
 
 
 def _answer(tenant_id: str, service: str, change: Change, *, as_json: bool, dry_run: bool) -> None:
@@ -152,23 +158,21 @@ def _answer(tenant_id: str, service: str, change: Change, *, as_json: bool, dry_
     document: dict[str, Any] = {
         "tenant_id": tenant_id,
         "service_id": service,
-        "before": _of(change.before),
-        "after": _of(change.after),
+        "before": _describe_field(change.before),
+        "after": _describe_field(change.after),
         "changed": change.before != change.after and not dry_run,
         "consequences": list(sentences),
     }
 
     def draw(console: Console) -> None:
         name = named.name if named is not None else ""
-        done = "is kept encrypted" if change.after is not None else "is kept encrypted no longer"
+        effect = "is protected" if change.after is not None else "is no longer protected"
         if change.before == change.after:
-            console.print(Text(f"{name} of {service} is protected like this already"))
+            console.print(Text(f"{name} of {service} already has this protection"))
         elif dry_run:
-            console.print(Text(f"nothing was changed; without --dry-run, {name} of {service} {done}:"))
+            console.print(Text(f"nothing was changed; without --dry-run, {name} of {service} {effect}:"))
         else:
-            console.print(
-                Text(f"{name} of {service} {done} by programs as soon as they know, within {OBEYED_SECONDS} seconds:")
-            )
+            console.print(Text(f"{name} of {service} {effect}; programs apply this within {OBEYED_SECONDS} seconds:"))
         for sentence in sentences:
             console.print(Text(f"- {sentence}"))
 
@@ -179,10 +183,10 @@ def _draw(console: Console, service: str, rows: Sequence[ProtectedFieldRow]) -> 
     if not rows:
         console.print(Text(f"no field of {service} is protected"))
         return
-    table = Table("store", "place", "field", "mode", "plain values", "changed", "by")
+    table = Table("store", "location", "field", "mode", "plain values", "changed", "by")
     for row in rows:
         one = row.field
-        plain = "handed out" if one.plain_allowed else "refused"
+        plain = "returned" if one.plain_allowed else "rejected"
         moment = row.changed_at.isoformat()[:19].replace("T", " ")
         table.add_row(*map(Text, (one.store, one.place, one.field, one.mode, plain, moment, row.changed_by)))
     console.print(table)

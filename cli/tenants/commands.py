@@ -1,6 +1,6 @@
-"""`openkcmctl tenant`: what there is of a tenant, read with the operator's role, and another try for one that failed.
+"""`openkcmctl tenant`: list and show tenants with the operator's role, retry a failed provisioning.
 
-How a tenant stands is changed in `standing`, what it asks of its keys in `policy`.
+`status` changes the state of a tenant, `policy` its requirements.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.audited import audited
-from cli.certificates import of_authority
-from cli.connections import Ask, Tenant, ask_gateway, named, operator_database
-from cli.isolation import of_examination
-from cli.offboarding import OffboardCommands, of_leaving
-from cli.rotation import of_rotation, of_version
+from cli.certificates import describe_ca
+from cli.connections import Ask, Tenant, ask_gateway, operator_database, parse_any_tenant_id
+from cli.isolation import describe_assessment
+from cli.offboarding import OffboardCommands, describe_offboarding
+from cli.rotation import describe_key_version, describe_rotation
 from cli.tenants import output as tenant_view
 from cli.tenants.policy import Policy
 from cli.tenants.status import StatusCommands
@@ -35,7 +35,7 @@ from openkcm.contract.audit_events import AuditName
 
 _PAGE = 500
 
-All = Annotated[bool, typer.Option("--all", help="Include the platform's own tenants, canary and mirror.")]
+All = Annotated[bool, typer.Option("--all", help="Include the platform's own tenants, which are canaries.")]
 
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
@@ -43,16 +43,9 @@ def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
     tenants.command("list")(list_tenants)
     tenants.command("show")(show)
     tenants.command("retry")(retry)
-    standing = StatusCommands(ask)
+    status = StatusCommands(ask)
     offboarding = OffboardCommands(ask)
-    for command in (
-        standing.suspend,
-        standing.resume,
-        standing.lock,
-        standing.unlock,
-        offboarding.offboard,
-        offboarding.restore,
-    ):
+    for command in (status.suspend, status.resume, status.lock, status.unlock):
         tenants.command()(command)
     for command in (offboarding.offboard, offboarding.restore, Policy(ask).policy):
         tenants.command()(command)
@@ -63,7 +56,7 @@ def list_tenants(*, every: All = False, as_json: output.AsJson = False) -> None:
     """List the customers' tenants in order of their ids."""
     with operator_database(load_settings()) as database:
         rows = [row for row in every_tenant(database) if every or row.tenant_id not in ids.PLATFORM_TENANTS]
-        tenants = [_of_row(row) | {"services": _services(database, row)} for row in rows]
+        tenants = [_summarize_tenant(row) | {"services": _services(database, row)} for row in rows]
 
     def draw(console: Console) -> None:
         table = Table("tenant", "organization", "region", "state", "root key", "ready in")
@@ -80,16 +73,16 @@ def list_tenants(*, every: All = False, as_json: output.AsJson = False) -> None:
 
 
 def show(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
-    """Show one tenant: state, keys, services, authority, route, steps, boundary checks, end of the audit stream."""
-    with operator_database(load_settings()) as database, database.tenant_tx(named(tenant)) as tx:
-        shown = everything(tx)
+    """Show one tenant: state, keys, services, tenant CA, route, steps, isolation checks, end of the audit stream."""
+    with operator_database(load_settings()) as database, database.tenant_tx(parse_any_tenant_id(tenant)) as tx:
+        shown = describe_tenant(tx)
 
     output.answer(shown, as_json=as_json, show=lambda console: tenant_view.draw(console, shown))
 
 
 def retry(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
-    """Provision a tenant again whose provisioning failed."""
-    tenant_id, settings = named(tenant), load_settings()
+    """Retry the failed provisioning of a tenant."""
+    tenant_id, settings = parse_any_tenant_id(tenant), load_settings()
     with operator_database(settings) as database, audited(database, tenant_id, AuditName.RETRY_REQUESTED):
         ask_gateway(settings, lambda gateway: gateway.retry(tenant_id))
     output.answer(
@@ -107,16 +100,16 @@ def every_tenant(database: Database, page: int = _PAGE) -> Iterator[TenantRow]:
         after = rows[-1].tenant_id
 
 
-def everything(tx: TenantTransaction) -> dict[str, Any]:
-    """Return what the transaction's tenant has, as JSON's types; raises TenantUnknown."""
+def describe_tenant(tx: TenantTransaction) -> dict[str, Any]:
+    """Return the transaction's tenant with its resources as JSON types; raises TenantUnknown."""
     row = tx.tenants.get()
     if row is None:
         raise TenantUnknown
     versions, rotations = tx.services.keys(), tx.rotations.all(5)
     authority, route, head = tx.certificates.authority(), tx.routes.get(), tx.audit.head()
     lists = {listed.authority: listed for listed in tx.certificates.revocation_lists()}
-    return _of_row(row) | {
-        "services": [of_service(service) for service in tx.services.all()],
+    return _summarize_tenant(row) | {
+        "services": [describe_service(service) for service in tx.services.all()],
         "keys": [
             {
                 "name": key.name,
@@ -128,13 +121,13 @@ def everything(tx: TenantTransaction) -> dict[str, Any]:
             }
             for key in tx.keys.all()
         ],
-        "service_keys": [of_version(key) for key in versions],
-        "rotations": [of_rotation(row.tenant_id, rotation) for rotation in rotations],
+        "service_keys": [describe_key_version(key) for key in versions],
+        "rotations": [describe_rotation(row.tenant_id, rotation) for rotation in rotations],
         "authority": None
         if authority is None
         else {"serial": authority.serial, "not_after": authority.not_after.isoformat()},
         "authorities": [
-            of_authority(row, tx.certificates.issued_until(row.serial), lists.get(row.serial))
+            describe_ca(row, tx.certificates.issued_until(row.serial), lists.get(row.serial))
             for row in tx.certificates.authorities()
         ],
         "route": None
@@ -162,14 +155,14 @@ def everything(tx: TenantTransaction) -> dict[str, Any]:
             {"clause": check.clause, "name": check.name, "outcome": check.outcome, "seconds": check.seconds}
             for check in tx.boundaries.latest()
         ],
-        "examination": of_examination(tx.boundaries.examination()),
-        "leaving": of_leaving(tx.leaving.get()),
+        "examination": describe_assessment(tx.boundaries.examination()),
+        "leaving": describe_offboarding(tx.leaving.get()),
         "audit": {"events": head.seq if head else 0, "head": head.chain_hash.hex() if head else None},
     }
 
 
-def of_service(row: ServiceRow) -> dict[str, Any]:
-    """Return a service as JSON's types."""
+def describe_service(row: ServiceRow) -> dict[str, Any]:
+    """Return a service as JSON types."""
     return {
         "service_id": row.service,
         "kind": row.kind,
@@ -183,10 +176,10 @@ def of_service(row: ServiceRow) -> dict[str, Any]:
 
 def _services(database: Database, row: TenantRow) -> list[dict[str, Any]]:
     with database.tenant_tx(row.tenant_id) as tx:
-        return [of_service(service) for service in tx.services.all()]
+        return [describe_service(service) for service in tx.services.all()]
 
 
-def _of_row(row: TenantRow) -> dict[str, Any]:
+def _summarize_tenant(row: TenantRow) -> dict[str, Any]:
     return {
         "tenant_id": row.tenant_id,
         "organization": row.organization,

@@ -1,4 +1,4 @@
-"""How `openkcmctl tenant show` looks to a person: what it is, what it has, how far it got, whether its walls held."""
+"""Output of `openkcmctl tenant show` as text: facts, resources, provisioning steps and isolation checks."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ _MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "retrying": "[yellow
 
 
 def draw(console: Console, tenant: Mapping[str, Any]) -> None:
-    """Print a tenant as `tenant.everything` describes it."""
+    """Print a tenant as returned by `describe_tenant`."""
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(tenant):
         # As text, not as markup: a customer chose the organization's name.
@@ -44,62 +44,62 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("services", ", ".join(map(_service, tenant["services"])) or "none"),
         *_authorities(tenant["authorities"]),
         ("route", f"by issuer {route['issuer_fingerprint'][:16]}…" if route else "none"),
-        ("boundaries", _boundaries(checks)),
-        ("examined", _examined(tenant["examination"])),
+        ("isolation", _boundaries(checks)),
+        ("last assessment", _assessment(tenant["examination"])),
         ("audit stream", f"{audit['events']} records, head {(audit['head'] or '')[:16]}…"),
     ]
     if tenant["leaving"]:
-        facts.append(("leaving", _leaving(tenant["leaving"])))
+        facts.append(("offboarding", _offboarding(tenant["leaving"])))
     if tenant["promise_broken_at"]:
-        facts.append(("promise", f"broken at {tenant['promise_broken_at'][:19]}"))
+        facts.append(("provisioning SLO", f"breached at {tenant['promise_broken_at'][:19]}"))
     return facts
 
 
 def _boundaries(checks: Counter[str]) -> str:
     made, not_checked = checks["held"] + checks["breached"], checks["not-checked"]
     if not checks:
-        return "not attacked yet"
-    return f"{checks['held']} of {made} attacks refused" + (f", {not_checked} not checked" if not_checked else "")
+        return "not checked yet"
+    return f"{checks['held']} of {made} attacks rejected" + (f", {not_checked} not checked" if not_checked else "")
 
 
-def _examined(newest: Mapping[str, Any] | None) -> str:
+def _assessment(newest: Mapping[str, Any] | None) -> str:
     if newest is None:
-        return "not yet in full; it is within a day of being ready"
+        return "none yet; the first complete one is within a day of the activation"
     at = f"{newest['examined_at'][:16].replace('T', ' ')} UTC"
     unseen = [f"{line['clause']} ({line['not_checked']})" for line in newest["clauses"] if line["not_checked"]]
     return at + (f", not checked: {', '.join(unseen)}" if unseen else "")
 
 
 def _authorities(authorities: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return the authorities that are believed; one that has ended is of no interest here."""
-    believed = [one for one in authorities if one["state"] in BELIEVED]
-    if not believed:
-        return [("authority", "none yet")]
+    """Return the trusted tenant CAs; expired ones are omitted."""
+    trusted = [one for one in authorities if one["state"] in BELIEVED]
+    if not trusted:
+        return [("tenant CA", "none yet")]
     facts = []
-    for one in believed:
+    for one in trusted:
         if one["state"] == AuthorityState.CURRENT:
-            facts.append(("authority", f"{one['serial']}, until {one['not_after'][:10]}"))
+            facts.append(("tenant CA", f"{one['serial']}, until {one['not_after'][:10]}"))
         else:
             last = (one["issued_until"] or "")[:16].replace("T", " ")
-            facts.append(("former authority", f"{one['serial']}, its last certificate ends {last} UTC"))
+            facts.append(("former tenant CA", f"{one['serial']}, its last certificate expires {last} UTC"))
         listed = one["revocation_list"]
         if listed:
             valid = listed["next_update"][:16].replace("T", " ")
-            facts.append(("revocation list", f"number {listed['number']}, valid until {valid} UTC"))
+            facts.append(("CRL", f"number {listed['number']}, valid until {valid} UTC"))
     return facts
 
 
 def state(tenant: Mapping[str, Any]) -> str:
-    """Return a tenant's state in words, with what locks it."""
+    """Return a tenant's state in words with the lock reasons."""
     locked = tenant["state"] == "locked" and tenant["locks"]
     return f"{tenant['state']} by {', '.join(tenant['locks'])}" if locked else str(tenant["state"])
 
 
-def _leaving(leaving: Mapping[str, Any]) -> str:
+def _offboarding(leaving: Mapping[str, Any]) -> str:
     if leaving["ended_at"]:
-        return f"everything was destroyed at {_moment(leaving['ended_at'])}"
+        return f"all keys were destroyed at {_moment(leaving['ended_at'])}"
     if leaving["destroying_at"]:
-        return f"its keys are being destroyed since {_moment(leaving['destroying_at'])}; nothing can be restored"
+        return f"destroying keys since {_moment(leaving['destroying_at'])}; it cannot be restored"
     return f"since {_moment(leaving['since'])}; it can be restored until {_moment(leaving['until'])}"
 
 
@@ -108,7 +108,7 @@ def _moment(text: str) -> str:
 
 
 def _key(key: Mapping[str, Any]) -> str:
-    since = f", opens from {key['oldest']}" if key["oldest"] > 1 else ""
+    since = f", decrypts from {key['oldest']}" if key["oldest"] > 1 else ""
     return f"{key['name']} (version {key['version']}{since})"
 
 

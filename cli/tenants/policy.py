@@ -1,7 +1,7 @@
-"""`openkcmctl tenant policy`: what a tenant asks of its keys and of its people, shown and changed.
+"""`openkcmctl tenant policy`: show and change the cryptoperiods and approval requirements of a tenant.
 
-Changed like this it is by one person, and nobody of the platform can stand in for the second one: as soon as anything
-takes two people, the policy itself is changed in the dashboard alone.
+A command is the act of one person, and an operator cannot give the approval of the tenant's second person. Therefore
+only the dashboard can change a policy that requires an approval for any action.
 """
 
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
 
-_NOBODY = "none"
+_NO_ACTIONS = "none"
 
 
 class Policy:
@@ -42,34 +42,34 @@ class Policy:
         four_eyes: Annotated[
             str | None,
             typer.Option(
-                metavar="ACTION,...", help=f"What takes two people, of {', '.join(Action)}; {_NOBODY} for nothing."
+                metavar="ACTION,...", help=f"Actions that need an approval, of {', '.join(Action)}; or {_NO_ACTIONS}."
             ),
         ] = None,
         as_json: output.AsJson = False,
     ) -> None:
-        """Show how old a tenant's keys may become and what takes two people; with an option, change it."""
+        """Show the cryptoperiods of a tenant and the actions that need an approval; with an option, change them."""
         tenant_id, settings = parse_tenant_id(tenant), load_settings()
         with operator_database(settings) as database:
-            policy = _of(database, tenant_id)
+            policy = _read_policy(database, tenant_id)
             if (tenant_key_days, service_key_days, four_eyes) != (None, None, None):
                 wanted = parse_policy(
                     policy.tenant_key_days if tenant_key_days is None else tenant_key_days,
                     policy.service_key_days if service_key_days is None else service_key_days,
-                    policy.four_eyes if four_eyes is None else _actions(four_eyes),
+                    policy.four_eyes if four_eyes is None else _parse_actions(four_eyes),
                 )
-                told = {name: str(value) for name, value in wanted.as_argument().items()}
-                with audited(database, tenant_id, AuditName.POLICY_CHANGE_REQUESTED, **told):
+                details = {name: str(value) for name, value in wanted.as_argument().items()}
+                with audited(database, tenant_id, AuditName.POLICY_CHANGE_REQUESTED, **details):
                     self._ask(settings, lambda gateway: gateway.change_policy(tenant_id, wanted))
-                policy = _of(database, tenant_id)
+                policy = _read_policy(database, tenant_id)
         document = {"tenant_id": tenant_id, **policy.as_argument()}
         output.answer(document, as_json=as_json, show=lambda console: _draw(console, document))
 
 
-def _actions(text: str) -> list[str]:
-    return [] if text.strip() == _NOBODY else [name.strip() for name in text.split(",") if name.strip()]
+def _parse_actions(text: str) -> list[str]:
+    return [] if text.strip() == _NO_ACTIONS else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _of(database: Database, tenant_id: str) -> TenantPolicy:
+def _read_policy(database: Database, tenant_id: str) -> TenantPolicy:
     with database.tenant_tx(tenant_id) as tx:
         if tx.tenants.get() is None:
             raise TenantUnknown
@@ -81,7 +81,7 @@ def _draw(console: Console, document: dict[str, Any]) -> None:
     for name, value in (
         ("tenant key (L2) is rotated after", f"{document['tenant_key_days']} days"),
         ("service keys (L3) are rotated after", f"{document['service_key_days']} days"),
-        ("two people are needed for", ", ".join(document["four_eyes"]) or "nothing"),
+        ("approval required for", ", ".join(document["four_eyes"]) or "nothing"),
     ):
         facts.add_row(Text(name, style="bold"), Text(value))
     console.print(facts)

@@ -1,7 +1,7 @@
-"""`openkcmctl tenant suspend|resume|lock|unlock`: how a tenant stands, asked of its workflow and read back from its row.
+"""`openkcmctl tenant suspend|resume|lock|unlock`: change the state of a tenant by its workflow.
 
-Locking stops every service of the tenant at once. It therefore shows beforehand what it would stop, and wants the
-tenant's id once more.
+A lock stops every service of the tenant at once. The command therefore shows the affected services with --dry-run, and
+asks for the tenant's id again.
 """
 
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ from rich.text import Text
 from cli.audited import audited
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.connections import Ask, Tenant, operator_database
-from cli.root_keys.output import healed_by
+from cli.root_keys.output import remedy
 from config.settings import load_settings
 from core.errors.tenants import TenantUnknown
 from core.messages.tenants import StatusChange
@@ -35,7 +35,7 @@ _REQUESTED = {
     StatusChange.UNLOCK: AuditName.UNLOCK_REQUESTED,
     StatusChange.CLEAR_BREACH: AuditName.BREACH_CLEAR_REQUESTED,
 }
-_LOCKED_AGAIN = "somebody locked it again; openkcmctl tenant unlock undoes that as well"
+_LOCKED_AGAIN = "an administrator locked it again; run openkcmctl tenant unlock again"
 
 
 class StatusCommands:
@@ -43,12 +43,12 @@ class StatusCommands:
         self._ask = ask
 
     def suspend(self, tenant: Tenant, *, as_json: output.AsJson = False) -> None:
-        """Let a tenant's services decrypt and no longer encrypt; `resume` undoes it."""
-        self._answer(self._moved(tenant, StatusChange.SUSPEND), as_json=as_json)
+        """Suspend a tenant: its services decrypt but no longer encrypt until `resume`."""
+        self._answer(self._change_status(tenant, StatusChange.SUSPEND), as_json=as_json)
 
     def resume(self, tenant: Tenant, *, as_json: output.AsJson = False) -> None:
-        """Let a suspended tenant's services encrypt again."""
-        self._answer(self._moved(tenant, StatusChange.RESUME), as_json=as_json)
+        """Resume a suspended tenant: its services encrypt again."""
+        self._answer(self._change_status(tenant, StatusChange.RESUME), as_json=as_json)
 
     def lock(
         self,
@@ -58,13 +58,13 @@ class StatusCommands:
         confirm: ConfirmTenant = None,
         as_json: output.AsJson = False,
     ) -> None:
-        """Pull the kill switch: nothing of a tenant works until `unlock`. Nothing is destroyed."""
+        """Lock a tenant: all its operations are rejected until `unlock`; no key is destroyed."""
         tenant_id = parse_tenant_id(tenant)
         if dry_run:
             _show_stops(tenant_id, as_json=as_json)
             return
         refuse_unconfirmed(tenant_id, confirm, f"every service of {tenant_id} stops at once", "lock it")
-        self._answer(self._moved(tenant_id, StatusChange.LOCK), as_json=as_json)
+        self._answer(self._change_status(tenant_id, StatusChange.LOCK), as_json=as_json)
 
     def unlock(
         self,
@@ -72,19 +72,21 @@ class StatusCommands:
         *,
         breach: Annotated[
             bool,
-            typer.Option("--isolation-breach", help="Release the lock of a breach."),
+            typer.Option("--isolation-breach", help="Remove the lock of a breach; needs a later check without one."),
         ] = False,
-        confirm: Annotated[str | None, typer.Option(help="With --isolation-breach: the tenant's id once more.")] = None,
+        confirm: Annotated[
+            str | None, typer.Option(help="With --isolation-breach: the tenant's id, in place of typing it.")
+        ] = None,
         as_json: output.AsJson = False,
     ) -> None:
-        """Take the kill switch back; a tenant whose root key fails stays locked until the key works again.
+        """Unlock a tenant; it stays locked while its root key fails.
 
-        A breach lock is released by `--isolation-breach` alone, after an isolation check without a finding.
+        Only `--isolation-breach` removes the lock of a breach, after openkcmctl isolation check has found no breach.
         """
         if breach:
             tenant_id = parse_tenant_id(tenant)
-            refuse_unconfirmed(tenant_id, confirm, _unseen(tenant_id), "unlock it", dry_run=False)
-        document = self._moved(tenant, StatusChange.CLEAR_BREACH if breach else StatusChange.UNLOCK)
+            refuse_unconfirmed(tenant_id, confirm, _last_assessment(tenant_id), "unlock it", dry_run=False)
+        document = self._change_status(tenant, StatusChange.CLEAR_BREACH if breach else StatusChange.UNLOCK)
         if document["state"] != State.LOCKED:
             self._answer(document, as_json=as_json)
             return
@@ -98,22 +100,22 @@ class StatusCommands:
             as_json=as_json,
         )
 
-    def _moved(self, tenant: str, move: StatusChange) -> dict[str, Any]:
-        """Have the tenant's workflow make a move and return how the tenant stands then."""
+    def _change_status(self, tenant: str, change: StatusChange) -> dict[str, Any]:
+        """Request a transition from the tenant's workflow and return the new state."""
         tenant_id, settings = parse_tenant_id(tenant), load_settings()
         with operator_database(settings) as database:
-            with audited(database, tenant_id, _REQUESTED[move]):
-                self._ask(settings, lambda gateway: gateway.change_standing(tenant_id, move))
-            row = _known(database, tenant_id)
+            with audited(database, tenant_id, _REQUESTED[change]):
+                self._ask(settings, lambda gateway: gateway.change_standing(tenant_id, change))
+            row = _require_tenant(database, tenant_id)
         return {"tenant_id": tenant_id, "state": row.state, "locks": list(row.locks)}
 
     @staticmethod
     def _answer(document: dict[str, Any], *, as_json: bool) -> None:
-        told = f"{document['tenant_id']} is {document['state']}: {MEANING[document['state']]}"
-        output.answer(document, as_json=as_json, show=lambda console: console.print(Text(told)))
+        summary = f"{document['tenant_id']} is {document['state']}: {MEANING[document['state']]}"
+        output.answer(document, as_json=as_json, show=lambda console: console.print(Text(summary)))
 
 
-def _known(database: Database, tenant_id: str) -> TenantRow:
+def _require_tenant(database: Database, tenant_id: str) -> TenantRow:
     with database.tenant_tx(tenant_id) as tx:
         row = tx.tenants.get()
     if row is None:
@@ -121,15 +123,15 @@ def _known(database: Database, tenant_id: str) -> TenantRow:
     return row
 
 
-def _unseen(tenant_id: str) -> str:
-    """Return what whoever releases the lock of a breach has to judge by: what the newest examination says."""
+def _last_assessment(tenant_id: str) -> str:
+    """Return a summary of the newest isolation assessment, for the decision to remove the lock of a breach."""
     with operator_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
         newest = tx.boundaries.examination()
     if newest is None:
-        return f"no examination of {tenant_id} is on record"
+        return f"{tenant_id} has no recorded isolation assessment"
     return (
-        f"the newest examination of {tenant_id}, at {newest.examined_at:%Y-%m-%d %H:%M} UTC: {newest.held} attacks"
-        f" refused, {newest.breached} succeeded, {newest.not_checked} could not be made; every service works again"
+        f"newest isolation assessment of {tenant_id}, {newest.examined_at:%Y-%m-%d %H:%M} UTC: {newest.held} attacks"
+        f" rejected, {newest.breached} succeeded, {newest.not_checked} not checked; every service works again"
     )
 
 
@@ -140,12 +142,12 @@ def _show_stops(tenant_id: str, *, as_json: bool) -> None:
             raise TenantUnknown
         if row.state is not State.LOCKED:
             transition(row.state, Transition.LOCK)
-        document = {"tenant_id": tenant_id, "state": row.state, "would_stop": stops(tx, row)}
+        document = {"tenant_id": tenant_id, "state": row.state, "would_stop": services_to_stop(tx, row)}
     output.answer(document, as_json=as_json, show=lambda console: _draw_stops(console, document))
 
 
-def stops(tx: TenantTransaction, row: TenantRow) -> list[dict[str, Any]]:
-    """Return what works now and would not if the tenant were locked; of a locked one that is nothing."""
+def services_to_stop(tx: TenantTransaction, row: TenantRow) -> list[dict[str, Any]]:
+    """Return the services that a lock would stop; empty for a locked tenant."""
     if row.state is State.LOCKED:
         return []
     return [
@@ -161,12 +163,12 @@ def stops(tx: TenantTransaction, row: TenantRow) -> list[dict[str, Any]]:
 
 
 def _draw_stops(console: Console, document: dict[str, Any]) -> None:
-    stops = document["would_stop"]
-    if not stops:
-        console.print(Text(f"{document['tenant_id']} is {document['state']}: no service of it would stop"))
+    services = document["would_stop"]
+    if not services:
+        console.print(Text(f"{document['tenant_id']} is {document['state']}: no service would stop"))
         return
     table = Table("would stop", "kind", "state", "last seen")
-    for service in stops:
+    for service in services:
         seen = (service["last_seen_at"] or "never")[:19].replace("T", " ")
         table.add_row(*(Text(cell) for cell in (service["service_id"], service["kind"], service["state"], seen)))
     console.print(table)
@@ -174,15 +176,18 @@ def _draw_stops(console: Console, document: dict[str, Any]) -> None:
 
 
 def _unlocked_by(tx: TenantTransaction, locks: list[str]) -> str:
-    """Return what has to happen before a tenant opens that somebody has just unlocked."""
+    """Return the remedy for a tenant that is still locked after `unlock`."""
     if LockReason.BREACH in locks:
         return (
-            "the platform locked it because an attack across its boundary succeeded: follow"
-            f" docs/runbook.md#a-boundary-was-breached, run openkcmctl isolation check {tx.tenant_id}, then"
+            "the platform locked it because an isolation check found a breach: follow"
+            f" docs/runbook.md#isolation-breach, run openkcmctl isolation check {tx.tenant_id}, then"
             f" openkcmctl tenant unlock {tx.tenant_id} --isolation-breach"
         )
     if LockReason.ROOT_KEY not in locks:
         return _LOCKED_AGAIN
     key = tx.root_keys.current()
-    cause = "" if key is None else f"the root key answers with {key.health}: {healed_by(key.health)}. "
-    return f"{cause}It opens by itself as soon as the root key works again; openkcmctl root-key show {tx.tenant_id} says more"
+    cause = "" if key is None else f"the root key fails with {key.health}: {remedy(key.health)}; "
+    return (
+        f"{cause}the lock is removed automatically as soon as the root key works again; see openkcmctl root-key show"
+        f" {tx.tenant_id}"
+    )

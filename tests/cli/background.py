@@ -33,8 +33,8 @@ class MarketplaceServer(Background):
     """The marketplace endpoint on the database of a test."""
 
     def __init__(self, field: Field) -> None:
-        self.field, self.door = field, RecordingDoor()
-        super().__init__(running(field, self.door))
+        self.field, self.workflows = field, RecordingDoor()
+        super().__init__(running(field, self.workflows))
         self.endpoint: Endpoint = self.server
 
     def becomes(self, state: str) -> None:

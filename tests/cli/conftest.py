@@ -1,4 +1,4 @@
-"""The fixtures of the commands: an operator's terminal over a database, and a worker over real servers."""
+"""Fixtures for the commands: an operator's commands on a database, and a worker on real servers."""
 
 import json
 import uuid
@@ -16,8 +16,9 @@ from config.settings import Settings
 from core.tenants.lifecycle import Transition
 from core.tenants.provisioning import EventKind, MarketplaceEvent
 from database.connection.database import Database
+from openkcm.cli import __main__ as client
 from tests.activities.provisioning import MADE, Provisioning, run_steps
-from tests.cli.root_key_stand import Desk
+from tests.cli.root_key_stand import OperatorCli
 from tests.cli.service_stand import Command, Running
 from tests.core.proving import TENANT
 from tests.dashboard.door import FakeAuthority, FakeGateway
@@ -30,10 +31,11 @@ from tests.worker.conftest import process_environment
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, Any]]]:
-    """Run a command of `openkcm audit` in this process; return its exit status and document."""
+    """Run an `audit` command of its program in this process; return its exit status and document."""
 
     def ask(*words: str) -> tuple[int, dict[str, Any]]:
-        status = main(["audit", *words, "--json"])
+        program = client.main if words[0] == "verify" else main
+        status = program(["audit", *words, "--json"])
         return status, json.loads(capsys.readouterr().out)
 
     return ask
@@ -41,7 +43,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str
 
 @pytest.fixture
 def secrets_folder(field, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The operator's secrets; the environment names them, the database and a folder for the state."""
+    """The operator's secrets; environment variables point to them, to the database and to a state folder."""
     folder = tmp_path / "secrets"
     secrets.ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
     secrets.ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key("operator").hex())
@@ -54,14 +56,14 @@ def secrets_folder(field, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.fixture
-def desk(field, secrets_folder: Path, tmp_path: Path) -> Desk:
+def operator_cli(field, secrets_folder: Path, tmp_path: Path) -> OperatorCli:
     worker = field.open("worker")
     a_provisioned_tenant(worker, ACME)
     with worker.tenant_tx(ACME) as tx:
         tx.tenants.move(Transition.ACTIVATE)
     a_connected_service(field, ACME)
     intake_key = secrets.read_secret(secrets_folder, secrets.INTAKE_KEY)
-    return Desk(field, FakeGateway(worker, FakeAuthority(), intake_key), tmp_path)
+    return OperatorCli(field, FakeGateway(worker, FakeAuthority(), intake_key), tmp_path)
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def stand(secrets_folder: Path, worker: Database) -> Path:
 
 @pytest.fixture(scope="module")
 def services_field(server: Server, template: str) -> Iterator[Field]:
-    """One database for all tests of a module: each has a separate tenant."""
+    """One database for all tests of a module; each test has a separate tenant."""
     with clone(server, template) as one:
         yield one
 

@@ -1,4 +1,4 @@
-"""Receivers of an audit stream, real ones: they can be stopped and started again, refuse, and die in the middle."""
+"""Real receivers of an audit stream that can be restarted, reject batches and fail in the middle of a batch."""
 
 import datetime as dt
 import json
@@ -23,7 +23,7 @@ from tests.crypto_service.https.authority import key_pem, pem, signed
 
 @dataclass(frozen=True)
 class Identity:
-    """A certificate for 127.0.0.1 that is its own authority."""
+    """A self-signed certificate for 127.0.0.1."""
 
     pem: Path
     key: Path
@@ -49,9 +49,9 @@ def make_identity(folder: Path, name: str = "receiver") -> Identity:
 
 @dataclass
 class HttpsReceiver:
-    """Keeps the batches it answered with 200; `statuses` are the answers to the next ones instead.
+    """Stores the batches that it acknowledged with 200; `statuses` replaces the statuses of the next responses.
 
-    The system chooses the port at the first start; a receiver that starts again has the same one.
+    The operating system chooses the port at the first start; a restart keeps the port.
     """
 
     identity: Identity
@@ -60,7 +60,7 @@ class HttpsReceiver:
     tokens: set[str] = field(default_factory=set)
     statuses: list[int] = field(default_factory=list)
     lost: int = 0
-    """How many of the next batches are taken without an answer: the connection dies instead."""
+    """Number of the next batches that are stored without a response; the connection is closed instead."""
 
     @property
     def url(self) -> str:
@@ -73,7 +73,7 @@ class HttpsReceiver:
     def running(self) -> Iterator[None]:
         outer = self
 
-        open_ones: list[Any] = []
+        connections: list[Any] = []
 
         class Take(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -96,10 +96,11 @@ class HttpsReceiver:
                 pass
 
         class Server(ThreadingHTTPServer):
-            daemon_threads = False  # closing waits for the handlers: a late one would write into another test's output
+            # Closing waits for the handlers, because a late one would write into the output of another test.
+            daemon_threads = False
 
             def process_request(self, request: Any, client_address: Any) -> None:
-                open_ones.append(request)
+                connections.append(request)
                 super().process_request(request, client_address)
 
         server = Server(("127.0.0.1", self.port), Take)
@@ -110,7 +111,7 @@ class HttpsReceiver:
             yield
         finally:
             server.shutdown()
-            for connection in open_ones:  # a server that is gone answers on none of its connections
+            for connection in connections:  # a stopped server must not respond on open connections
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
             server.server_close()
@@ -118,7 +119,7 @@ class HttpsReceiver:
 
 @dataclass
 class SyslogReceiver:
-    """Reads frames by their length; `dies_after` many messages it tears its connections down, once."""
+    """Reads frames by their length; resets its connection once after `dies_after` messages."""
 
     identity: Identity | None
     port: int = 0
@@ -154,7 +155,7 @@ class SyslogReceiver:
             server.server_close()
 
     def _take(self, plain: socket.socket) -> None:
-        """Read record by record: a server of asyncio answers a `close_notify` before its program has read anything."""
+        """Read from a blocking socket: a server of asyncio responds to a `close_notify` before its program reads."""
         if self.identity is None:
             self._read(plain)
             return
@@ -163,13 +164,13 @@ class SyslogReceiver:
                 secure.unwrap()
 
     def _read(self, connection: socket.socket) -> bool:
-        """Keep messages until the other side has sent its last; False when this is where the receiver dies."""
+        """Store messages until the sender has sent its last; return False when the receiver resets the connection."""
         with connection.makefile("rb") as stream:
             while length := b"".join(iter(lambda: stream.read(1).strip(), b"")):
                 self.messages.append(stream.read(int(length)))
                 if self.dies_after is not None and len(self.messages) >= self.dies_after:
                     self.dies_after = None
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    connection.close()  # here, because the server would first say in order that nothing more comes
+                    connection.close()  # here, because the server would first shut the connection down in order
                     return False
         return True

@@ -1,4 +1,4 @@
-"""The command on a machine that has nothing: no settings, no network, and a folder with two files in it."""
+"""The command on a machine without settings and network, with only a folder of files."""
 
 import json
 import subprocess
@@ -8,13 +8,13 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 
-# Whatever asks for a socket is stopped, by the interpreter itself and not by what we remembered to replace.
+# An audit hook of the interpreter rejects every use of a socket; replaced functions would miss some.
 _SCRIPT = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 def refuse(event, _arguments):
     if event.startswith("socket."):
-        raise RuntimeError(f"nobody is asked for anything here: {{event}}")
+        raise RuntimeError(f"network access: {{event}}")
 sys.addaudithook(refuse)
 from openkcm.cli.__main__ import main
 sys.exit(main(sys.argv[1:]))
@@ -24,9 +24,9 @@ sys.exit(main(sys.argv[1:]))
 def verify(folder: Path, *words: str, as_json: bool = True) -> subprocess.CompletedProcess[str]:
     """Run `openkcm audit verify` in a folder with an empty environment; it must leave nothing behind."""
     before = sorted(folder.rglob("*"))
-    more = ["--json"] if as_json else []
+    flags = ["--json"] if as_json else []
     done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, "audit", "verify", *words, *more],
+        [sys.executable, "-c", _SCRIPT, "audit", "verify", *words, *flags],
         cwd=folder,
         env={},
         capture_output=True,
@@ -40,7 +40,7 @@ def verify(folder: Path, *words: str, as_json: bool = True) -> subprocess.Comple
 
 
 def verdict(folder: Path, *words: str) -> dict[str, Any]:
-    """Return the command's one document; its exit status must say the same."""
+    """Return the command's document; its exit status must match the outcome."""
     done = verify(folder, *words)
     document: dict[str, Any] = json.loads(done.stdout)
     statuses = {"intact": 0, "refuted": 1, "could-not-check": 3}

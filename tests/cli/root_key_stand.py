@@ -1,4 +1,4 @@
-"""The operator's commands over a real database, with the gateway of the dashboard's tests."""
+"""The operator's commands on a real database, with the fake workflow client of the dashboard's tests."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ def refused(error: OpenKcmError) -> UpdateRejected:
 
 @dataclass
 class Awaited:
-    """The gateway as the commands call it: each request is awaited."""
+    """The fake workflow client with asynchronous methods, as the commands call it."""
 
     gateway: FakeGateway
 
@@ -56,8 +56,8 @@ class Awaited:
 
 
 @dataclass
-class Desk:
-    """The operator's terminal: commands in, documents and exit statuses out."""
+class OperatorCli:
+    """Runs the operator's commands and returns their documents and exit statuses."""
 
     field: Field
     gateway: FakeGateway
@@ -69,7 +69,7 @@ class Desk:
         return self.gateway.worker
 
     def invoke(self, *words: str, typed: str | None = None) -> Result:
-        """Run a command as a person does who is not at a terminal."""
+        """Run a command with text output and without a terminal."""
         app = typer.Typer()
         app.callback()(lambda: None)
         cli.root_keys.commands.register(app, self._ask)
@@ -81,7 +81,7 @@ class Desk:
         return CliRunner().invoke(app, list(words), input=typed)
 
     def run(self, *words: str, status: int = 0, typed: str | None = None) -> Any:
-        """Run a command as a script does and return its document; a refusal is raised as `cli.__main__` gets it."""
+        """Run a command with --json and return its document; raises the error that `cli.__main__` would get."""
         result = self.invoke(*words, "--json", typed=typed)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
@@ -104,9 +104,9 @@ class Desk:
 
 
 def at_a_terminal(words: Sequence[str], typed: Sequence[str], temporal_port: int) -> tuple[int, str]:
-    """Run a command at a terminal; return its exit status and all that is shown, with what the terminal echoes.
+    """Run a command at a terminal; return its exit status and the output including the echo.
 
-    Each answer is typed after its question: what comes before is echoed by any terminal.
+    Each answer is typed after its question, because a terminal echoes earlier input.
     """
     outer, inner = os.openpty()
     environment = dict(os.environ) | {"OPENKCM_TEMPORAL_PORT": str(temporal_port), "COLUMNS": "200"}
@@ -120,7 +120,7 @@ def at_a_terminal(words: Sequence[str], typed: Sequence[str], temporal_port: int
     ) as running:
         os.close(inner)
         shown, left = b"", list(typed)
-        with suppress(OSError):  # a terminal whose last program has ended
+        with suppress(OSError):  # the last program at the terminal has exited
             while read := os.read(outer, 4096):
                 shown += read
                 if left and shown.rstrip(b"\r\n").endswith(b": "):
@@ -129,10 +129,10 @@ def at_a_terminal(words: Sequence[str], typed: Sequence[str], temporal_port: int
     return running.returncode, shown.decode()
 
 
-def hold_by_root_key(desk: Desk, health: str = "root_key_disabled") -> None:
-    """Let the tenant's own root key fail, and lock the tenant for it."""
-    desk.run("root-key", "change", ACME, *HSM, "--credentials", desk.credentials(pin="1234"))
-    with desk.worker.tenant_tx(ACME) as tx:
+def lock_by_root_key(operator_cli: OperatorCli, health: str = "root_key_disabled") -> None:
+    """Record a failed customer root key, and lock the tenant with that reason."""
+    operator_cli.run("root-key", "change", ACME, *HSM, "--credentials", operator_cli.credentials(pin="1234"))
+    with operator_cli.worker.tenant_tx(ACME) as tx:
         current = tx.root_keys.current()
         assert current is not None
         tx.root_keys.report(current.root_key_id, health)

@@ -1,4 +1,4 @@
-"""A tenant, a worker and the `openkcmctl service` command over real servers."""
+"""A tenant, a worker and the `openkcmctl service` command on real servers."""
 
 import json
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ from worker.bootstrap import ensure_root_keys
 
 
 class Running(Background):
-    """The worker as the product wires it."""
+    """The worker with the wiring of the product."""
 
     def __init__(self, settings: Settings) -> None:
         self.parts = wiring.build(settings)
@@ -47,14 +47,14 @@ class Running(Background):
 
 
 class Command:
-    """The command as a script sees it."""
+    """Runs commands with --json for one tenant."""
 
     def __init__(self, tenant: Provisioning, field: Field, folder: Path) -> None:
         self.field, self.tenant, self.tenant_id = field, tenant, tenant.tenant_id
         self.out = folder / "orders-db"
 
     def run(self, *words: str) -> Any:
-        """Run a command as `cli.__main__` does and return its document; a refusal is raised."""
+        """Run a command and return its document; raises the error that `cli.__main__` would get."""
         result = CliRunner().invoke(application(), [*words, "--json"])
         if result.exception is not None:
             raise result.exception
@@ -66,7 +66,7 @@ class Command:
         return self.run("service", "connect", self.tenant_id, "--kind", kind, "--name", name, *flags)
 
     def join_tokens(self) -> list[Any]:
-        """Return what is stored of the tenant's join tokens."""
+        """Return the stored rows of the tenant's join tokens."""
         columns = "token_hash, service, kind, made_by, used_at"
         with self.field.administrator() as administrator:
             query = f"select {columns} from okcm.join_token where tenant_id = %s"

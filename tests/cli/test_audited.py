@@ -1,4 +1,4 @@
-"""Whatever a command asks of a tenant stands in the tenant's stream: as intended before, and how it ended after."""
+"""Audit records of commands: the intent before the request, the outcome after it."""
 
 import asyncio
 from typing import Any, cast
@@ -14,8 +14,8 @@ from tests.dashboard.scene import ACME, audit_records
 from workflows.client.workflow_client import UpdateRejected
 
 
-def records(desk: Any) -> list[dict[str, Any]]:
-    return [one for one in audit_records(desk.worker, ACME) if one["actor"] == "operator"]
+def records(operator_cli: Any) -> list[dict[str, Any]]:
+    return [one for one in audit_records(operator_cli.worker, ACME) if one["actor"] == "operator"]
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,11 @@ def records(desk: Any) -> list[dict[str, Any]]:
         (("root-key", "change", ACME, *PLATFORM), "root_key.change_requested"),
     ],
 )
-def test_a_command_is_on_record_before_and_after(desk: Any, words: tuple[str, ...], name: str) -> None:
-    desk.run(*words)
-    before, after = records(desk)
+def test_a_command_is_recorded_before_and_after_its_request(
+    operator_cli: Any, words: tuple[str, ...], name: str
+) -> None:
+    operator_cli.run(*words)
+    before, after = records(operator_cli)
     assert [one["name"] for one in (before, after)] == [name, name]
     assert [one["outcome"] for one in (before, after)] == ["intended", "success"]
     assert before["actor_kind"] == after["actor_kind"] == "human"
@@ -43,38 +45,38 @@ def test_a_command_is_on_record_before_and_after(desk: Any, words: tuple[str, ..
     assert {"user", "machine"} <= before["details"].keys()
 
 
-def test_a_command_that_is_refused_or_reaches_nobody_says_so(desk: Any) -> None:
+def test_a_rejected_or_failed_command_records_the_outcome_and_code(operator_cli: Any) -> None:
     for error, outcome, code in (
         (refused(TenantUnknown()), "refused", "tenant_unknown"),
         (TemporalUnavailable(), "failure", "temporal_unavailable"),
     ):
-        desk.gateway.fails = error
+        operator_cli.gateway.fails = error
         with pytest.raises(type(error)):
-            desk.run("tenant", "suspend", ACME)
-        assert records(desk)[-2]["outcome"] == "intended"
-        last = records(desk)[-1]
+            operator_cli.run("tenant", "suspend", ACME)
+        assert records(operator_cli)[-2]["outcome"] == "intended"
+        last = records(operator_cli)[-1]
         assert (last["name"], last["outcome"], last["details"]["code"]) == ("tenant.suspend_requested", outcome, code)
 
 
-def test_what_cannot_be_recorded_is_not_asked_for(desk: Any) -> None:
-    with desk.field.administrator() as administrator:
+def test_a_command_that_cannot_be_recorded_sends_no_request(operator_cli: Any) -> None:
+    with operator_cli.field.administrator() as administrator:
         administrator.execute("revoke execute on function okcm.audit_append_command(jsonb) from okcm_operator")
-    assert desk.invoke("tenant", "suspend", ACME, "--json").exception is not None
-    assert desk.gateway.asked == []
+    assert operator_cli.invoke("tenant", "suspend", ACME, "--json").exception is not None
+    assert operator_cli.gateway.asked == []
 
 
-def test_an_examination_and_the_release_of_a_breach_are_on_record_too(desk: Any) -> None:
-    class Asked:
+def test_an_isolation_check_and_the_unlock_of_a_breach_are_recorded(operator_cli: Any) -> None:
+    class RejectingClient:
         async def check_boundaries(self, *_: object, **__: object) -> str:
             raise refused(TenantUnknown())
 
-    check = CheckBoundaries(lambda _settings, question: asyncio.run(question(cast("Any", Asked()))))
+    check = CheckBoundaries(lambda _settings, question: asyncio.run(question(cast("Any", RejectingClient()))))
     with pytest.raises(UpdateRejected):
         check.check_boundaries(ACME)
-    desk.gateway.fails = refused(BreachNotCleared())
+    operator_cli.gateway.fails = refused(BreachNotCleared())
     with pytest.raises(UpdateRejected):
-        desk.run("tenant", "unlock", ACME, "--isolation-breach", "--confirm", ACME)
-    assert [(one["name"], one["outcome"]) for one in records(desk)] == [
+        operator_cli.run("tenant", "unlock", ACME, "--isolation-breach", "--confirm", ACME)
+    assert [(one["name"], one["outcome"]) for one in records(operator_cli)] == [
         ("boundary.check_requested", "intended"),
         ("boundary.check_requested", "refused"),
         ("tenant.breach_clear_requested", "intended"),
@@ -82,7 +84,7 @@ def test_an_examination_and_the_release_of_a_breach_are_on_record_too(desk: Any)
     ]
 
 
-UNKNOWN = "nobody-here"
+UNKNOWN = "unknown-corp"
 YES = ("--confirm", UNKNOWN)
 
 
@@ -102,11 +104,13 @@ YES = ("--confirm", UNKNOWN)
         ("root-key", "change", UNKNOWN, *PLATFORM),
     ],
 )
-def test_an_unknown_tenant_is_refused_before_anything_is_stored_or_asked(desk: Any, words: tuple[str, ...]) -> None:
-    before = desk.everything_stored()
+def test_an_unknown_tenant_is_rejected_before_anything_is_stored_or_requested(
+    operator_cli: Any, words: tuple[str, ...]
+) -> None:
+    before = operator_cli.everything_stored()
     with pytest.raises(TenantUnknown):
-        desk.run(*words)
-    assert (desk.everything_stored(), desk.gateway.asked) == (before, [])
+        operator_cli.run(*words)
+    assert (operator_cli.everything_stored(), operator_cli.gateway.asked) == (before, [])
 
 
 @pytest.mark.parametrize(
@@ -121,29 +125,29 @@ def test_an_unknown_tenant_is_refused_before_anything_is_stored_or_asked(desk: A
         ("service", "disconnect", ACME, "orders"),
     ],
 )
-def test_a_destructive_command_requires_the_name_as_confirmation(desk: Any, words: tuple[str, ...]) -> None:
-    before = desk.everything_stored()
+def test_a_destructive_command_requires_the_name_as_confirmation(operator_cli: Any, words: tuple[str, ...]) -> None:
+    before = operator_cli.everything_stored()
     for confirmed in ((), ("--confirm", "acme-corp-12346"), ("--confirm", "")):
-        result = desk.invoke(*words, *confirmed, typed=f"{ACME}\n")
+        result = operator_cli.invoke(*words, *confirmed, typed=f"{ACME}\n")
         assert result.exit_code == 2
         assert "--confirm" in result.stderr
-    assert (desk.everything_stored(), desk.gateway.asked) == (before, [])
+    assert (operator_cli.everything_stored(), operator_cli.gateway.asked) == (before, [])
 
 
 @pytest.mark.parametrize(
     ("words", "name"), [(("tenant", "lock", ACME), ACME), (("service", "disconnect", ACME, "orders"), "orders")]
 )
 def test_at_a_terminal_the_name_is_typed_as_confirmation(
-    desk: Any, free_port: int, words: tuple[str, ...], name: str
+    operator_cli: Any, free_port: int, words: tuple[str, ...], name: str
 ) -> None:
     for answer, code in (("acme", "not_confirmed"), (name, "temporal_unavailable")):  # no Temporal listens there
         status, shown = at_a_terminal(words, [answer], free_port)
         assert status == 1
         assert code in shown
-    assert desk.gateway.asked == []
+    assert operator_cli.gateway.asked == []
 
 
-def test_a_script_sees_no_progress(desk: Any) -> None:
+def test_a_script_sees_no_progress(operator_cli: Any) -> None:
     for words in (("key", "rotate", ACME), ("root-key", "change", ACME, *PLATFORM)):
-        result = desk.invoke(*words, "--json")
+        result = operator_cli.invoke(*words, "--json")
         assert (result.exit_code, result.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""`openkcmctl certificate rotate-ca|crl`: what is asked, what is read back, and what a file holds."""
+"""`openkcmctl certificate rotate-ca|crl`: the request, the resulting tenant CAs, and the exported CRL."""
 
 from pathlib import Path
 
@@ -14,51 +14,51 @@ from workflows.client.workflow_client import UpdateRejected
 FIRST = an_authority_serial(ACME)
 
 
-def current_serial(desk) -> str:
-    with desk.worker.tenant_tx(ACME) as tx:
+def current_serial(operator_cli) -> str:
+    with operator_cli.worker.tenant_tx(ACME) as tx:
         return tx.certificates.authority().serial
 
 
-def test_a_roll_answers_with_the_authorities_on_record(desk) -> None:
-    answer = desk.run("certificate", "rotate-ca", ACME, "--confirm", ACME)
-    second = current_serial(desk)
+def test_a_rotation_of_the_tenant_ca_returns_the_recorded_cas(operator_cli) -> None:
+    answer = operator_cli.run("certificate", "rotate-ca", ACME, "--confirm", ACME)
+    second = current_serial(operator_cli)
     assert [(row["serial"], row["state"]) for row in answer["authorities"]] == [(second, "current"), (FIRST, "former")]
-    assert desk.gateway.asked == [f"roll {ACME}"]
-    shown = desk.run("tenant", "show", ACME)
+    assert operator_cli.gateway.asked == [f"roll {ACME}"]
+    shown = operator_cli.run("tenant", "show", ACME)
     assert [row["serial"] for row in shown["authorities"]] == [second, FIRST]
     assert shown["authority"]["serial"] == second
     assert shown["authorities"][1]["issued_until"] is not None
 
 
-def test_a_person_sees_both_authorities_and_until_when_the_former_has_certificates(desk) -> None:
-    assert "former authority" not in desk.invoke("tenant", "show", ACME).stdout
-    told = desk.invoke("certificate", "rotate-ca", ACME, "--confirm", ACME).stdout
-    assert current_serial(desk) in told
-    shown = " ".join(desk.invoke("tenant", "show", ACME).stdout.split())
-    assert "its last certificate ends 2026-11-28 12:00 UTC" in shown
+def test_the_text_output_shows_both_tenant_cas_and_the_last_expiry_of_the_former(operator_cli) -> None:
+    assert "former tenant CA" not in operator_cli.invoke("tenant", "show", ACME).stdout
+    printed = operator_cli.invoke("certificate", "rotate-ca", ACME, "--confirm", ACME).stdout
+    assert current_serial(operator_cli) in printed
+    shown = " ".join(operator_cli.invoke("tenant", "show", ACME).stdout.split())
+    assert "its last certificate expires 2026-11-28 12:00 UTC" in shown
     assert "number 1, valid until 2026-11-26 12:00 UTC" in shown
 
 
-def test_a_roll_that_is_refused_says_what_to_do(desk) -> None:
-    desk.gateway.fails = refused(CaRotationInProgress())
-    with pytest.raises(UpdateRejected) as overlaps:
-        desk.run("certificate", "rotate-ca", ACME, "--confirm", ACME)
-    assert overlaps.value.code == "authority_overlaps"
-    assert "three days" in overlaps.value.hint
+def test_a_rejected_rotation_of_the_tenant_ca_has_a_hint(operator_cli) -> None:
+    operator_cli.gateway.fails = refused(CaRotationInProgress())
+    with pytest.raises(UpdateRejected) as rejected:
+        operator_cli.run("certificate", "rotate-ca", ACME, "--confirm", ACME)
+    assert rejected.value.code == "authority_overlaps"
+    assert "three days" in rejected.value.hint
 
 
-def test_the_list_is_written_as_it_was_signed(desk, tmp_path: Path) -> None:
+def test_the_crl_is_exported_unchanged(operator_cli, tmp_path: Path) -> None:
     out = tmp_path / "acme.crl"
-    answer = desk.run("certificate", "crl", ACME, "--out", str(out))
+    answer = operator_cli.run("certificate", "crl", ACME, "--out", str(out))
     assert out.read_bytes() == b"der"
     assert (answer["authority"], answer["number"], answer["file"]) == (FIRST, 1, str(out))
 
 
-def test_the_former_authoritys_list_is_asked_for_by_its_name(desk, tmp_path: Path) -> None:
+def test_the_crl_of_the_former_ca_needs_an_option(operator_cli, tmp_path: Path) -> None:
     out = tmp_path / "acme.crl"
     with pytest.raises(NoRevocationList):
-        desk.run("certificate", "crl", ACME, "--out", str(out), "--former")
+        operator_cli.run("certificate", "crl", ACME, "--out", str(out), "--former")
     assert not out.exists()
-    desk.run("certificate", "rotate-ca", ACME, "--confirm", ACME)
-    desk.run("certificate", "crl", ACME, "--out", str(out), "--former")
+    operator_cli.run("certificate", "rotate-ca", ACME, "--confirm", ACME)
+    operator_cli.run("certificate", "crl", ACME, "--out", str(out), "--former")
     assert out.read_bytes() == b"der"

@@ -1,4 +1,4 @@
-"""What libraries log while a command runs is kept off its output."""
+"""Library logs do not appear in the output of a command."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration  # a process, and a listener on loopback
 HEAD = [(":status", "200"), ("content-type", "application/grpc")]
 
 
-def test_a_database_that_is_down_is_one_error_and_a_line_in_the_log(tmp_path: Path) -> None:
+def test_an_unreachable_database_prints_one_error_and_logs_the_rest(tmp_path: Path) -> None:
     ensure_secrets(tmp_path / "secrets")
     (tmp_path / "logs").mkdir()
     environment = {"OPENKCM_STATE_DIR": str(tmp_path), "OPENKCM_DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}"}
@@ -40,8 +40,8 @@ def test_a_database_that_is_down_is_one_error_and_a_line_in_the_log(tmp_path: Pa
     assert "psycopg.pool" in (tmp_path / "logs/command.log").read_text()
 
 
-def refuse(server: socket.socket, asked: list[bytes]) -> None:
-    """Answer as a Temporal whose disk is full: it is there, and every request is to be tried again."""
+def serve_unavailable(server: socket.socket, asked: list[bytes]) -> None:
+    """Respond like a Temporal server with a full disk: it is reachable, and clients retry each request."""
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
     peer, _ = server.accept()
     with peer:
@@ -61,7 +61,7 @@ def refuse(server: socket.socket, asked: list[bytes]) -> None:
 def test_retries_of_temporals_core_do_not_appear_on_standard_output(capfd) -> None:
     asked: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=refuse, args=[server, asked], daemon=True).start()
+        threading.Thread(target=serve_unavailable, args=[server, asked], daemon=True).start()
         settings = Settings(temporal_port=server.getsockname()[1])
         with pytest.raises(TemporalUnavailable):
             ask_gateway(settings, lambda gateway: gateway.enable("acme-corp-12345", "eu-west-1", "event-1"))

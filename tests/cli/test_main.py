@@ -1,4 +1,4 @@
-"""Exit statuses and the one JSON document, whatever happens."""
+"""Exit statuses, and exactly one JSON document for every outcome."""
 
 import json
 from importlib.metadata import version
@@ -51,7 +51,7 @@ def test_a_shell_completes_commands_and_options(
         assert capsys.readouterr().out == f"{found}\n"
 
 
-def test_status_of_nothing_says_that_everything_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_without_an_installation_reports_everything_stopped(capsys: pytest.CaptureFixture[str]) -> None:
     assert devstack(["status", "--json"]) == 0
 
     document = json.loads(capsys.readouterr().out)
@@ -61,7 +61,7 @@ def test_status_of_nothing_says_that_everything_is_stopped(capsys: pytest.Captur
     )
 
 
-def test_status_and_down_make_no_state_folder(state_dir: Path) -> None:
+def test_status_and_down_create_no_state_folder(state_dir: Path) -> None:
     assert devstack(["status", "--json"]) == 0
     assert devstack(["down", "--json"]) == 0
 
@@ -71,13 +71,13 @@ def test_status_and_down_make_no_state_folder(state_dir: Path) -> None:
 @pytest.mark.parametrize(
     "words", [["frobnicate"], ["tenant", "list", "--frobnicate"], ["tenant", "lock", "acme-corp-12345"]]
 )
-def test_wrong_usage_is_2_and_still_one_document(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_returns_status_2_and_one_document(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--json"]) == 2
 
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
 
 
-def test_an_unknown_setting_is_refused_by_name(
+def test_an_unknown_setting_is_rejected_with_its_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPENKCM_POSTGRESS_PORT", "1")
@@ -89,7 +89,7 @@ def test_an_unknown_setting_is_refused_by_name(
     assert "OPENKCM_POSTGRESS_PORT" in error["message"]
 
 
-def test_a_state_folder_that_cannot_be_used_is_refused_with_the_setting(
+def test_an_unusable_state_folder_is_rejected_with_the_setting(
     state_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state_dir.write_text("a file where a folder belongs", encoding="utf-8")
@@ -102,7 +102,7 @@ def test_a_state_folder_that_cannot_be_used_is_refused_with_the_setting(
 
 
 @pytest.mark.parametrize("command", ["status", "down", "up"])
-def test_a_state_folder_of_another_user_is_refused_and_not_taken_for_empty(
+def test_a_state_folder_of_another_user_is_rejected_and_not_treated_as_empty(
     command: str, state_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir("/")
@@ -116,7 +116,7 @@ def test_a_state_folder_of_another_user_is_refused_and_not_taken_for_empty(
     assert "permission denied" in error["message"]
 
 
-def test_one_port_for_two_components_is_refused_before_anything_is_started(
+def test_a_duplicate_port_is_rejected_before_any_component_starts(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPENKCM_CODEC_PORT", "18501")
@@ -130,10 +130,10 @@ def test_one_port_for_two_components_is_refused_before_anything_is_started(
     assert not (state_dir / "secrets").exists()
 
 
-def test_what_nobody_foresaw_is_internal_with_a_reference_into_a_log(
+def test_an_unexpected_error_is_internal_with_a_reference_to_the_log(
     state_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (state_dir / "run" / "command.lock").mkdir(parents=True)  # a folder in the place of the lock file
+    (state_dir / "run" / "command.lock").mkdir(parents=True)  # a folder instead of the lock file
 
     assert devstack(["down", "--json"]) == 1
 
@@ -147,7 +147,7 @@ def test_what_nobody_foresaw_is_internal_with_a_reference_into_a_log(
     assert log.stat().st_mode & 0o777 == 0o600
 
 
-def test_people_get_the_error_on_standard_error(
+def test_text_output_has_the_error_on_standard_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPENKCM_REGIONS", "[]")

@@ -1,4 +1,4 @@
-"""A file that a command writes: complete, or not there."""
+"""An output file of a command: complete or absent."""
 
 import errno
 from pathlib import Path
@@ -33,6 +33,6 @@ def test_a_failed_write_leaves_no_partial_file(
 
 
 def test_a_file_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileRefused, match="cannot be made"):
+    with pytest.raises(FileRefused, match="cannot be created"):
         write_and_fail(tmp_path / "nowhere" / "report.pdf", LookupError())
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""`openkcm audit verify --report` where there is nothing but three files, and what it says to people."""
+"""`openkcm audit verify --report` with only three files, and its text output."""
 
 from pathlib import Path
 from typing import Any
@@ -26,23 +26,23 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def said(folder: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Verify files of the folder; return exit status and document."""
+def verify(folder: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that verifies files of the folder and returns exit status and document."""
     monkeypatch.chdir(folder)
     return lambda *words: run("verify", *words)
 
 
-def lying(**changed: Any) -> Report:
+def falsified(**changed: Any) -> Report:
     return report().model_copy(update={"counted": report().counted.model_copy(update=changed)})
 
 
 @pytest.mark.parametrize("form", ["json", "html", "pdf"])
-def test_a_report_is_confirmed_by_three_files_and_one_command(said, form):
-    code, found = said("audit.jsonl", "--report", f"report.{form}", "--public-key", "key.pem")
+def test_verify_confirms_a_report_from_three_files(verify, form):
+    code, found = verify("audit.jsonl", "--report", f"report.{form}", "--public-key", "key.pem")
     assert (code, found["intact"], found["problem"], found["events"]) == (0, True, None, report().stream.seq)
-    told = found["report"]
-    assert (told["confirmed"], told["format"], told["signature"]) == (True, form, "verified")
-    assert (told["report_id"], told["differences"]) == (report().report_id, [])
+    verified = found["report"]
+    assert (verified["confirmed"], verified["format"], verified["signature"]) == (True, form, "verified")
+    assert (verified["report_id"], verified["differences"]) == (report().report_id, [])
 
 
 @pytest.mark.integration
@@ -50,62 +50,62 @@ def test_people_read_what_was_checked_and_what_was_not(folder):
     told = offline.verify(folder, *WORDS, as_json=False).stdout
     assert told.startswith("CONFIRMED: compliance report of acme-corp-12345, 2025-11-01")
     assert "signature: verified, by the key audit:1" in told
-    assert f"record {report().stream.seq} bound it to the stream" in told
+    assert f"bound to the stream by record {report().stream.seq}" in told
     told = offline.verify(folder, *WORDS[:3], as_json=False).stdout
     assert "signature: NOT CHECKED" in told
 
 
 @pytest.mark.integration
-def test_a_wrong_figure_is_named_with_its_section_and_ends_with_1(folder, said):
-    (folder / "report.json").write_bytes(document(lying(denied_total=0)))
-    code, found = said(*WORDS)
+def test_a_wrong_figure_is_reported_with_its_section_and_status_1(folder, verify):
+    (folder / "report.json").write_bytes(document(falsified(denied_total=0)))
+    code, found = verify(*WORDS)
     assert (code, found["intact"], found["error"]["code"]) == (1, False, "report_refuted")
     (first, *_) = found["report"]["differences"]
     assert first["section"] == "Access and refused attempts"
     assert (first["subject"], first["reported"]) == ("denied total", "0")
-    told = offline.verify(folder, *WORDS, as_json=False)
-    assert "REFUTED" in told.stdout
-    assert "differs: Access and refused attempts, denied total" in told.stdout
+    printed = offline.verify(folder, *WORDS, as_json=False)
+    assert "REFUTED" in printed.stdout
+    assert "differs: Access and refused attempts, denied total" in printed.stdout
 
 
-def test_a_signature_by_another_key_is_refuted_before_anything_is_counted(folder, said):
+def test_a_signature_by_another_key_is_refuted_before_the_figures_are_derived(folder, verify):
     (folder / "report.json").write_bytes(document(signer=Signer()))
-    code, found = said(*WORDS)
+    code, found = verify(*WORDS)
     assert (code, found["report"]["signature"], found["report"]["differences"]) == (1, "refused", [])
 
 
-def test_another_installations_key_and_an_older_export_refute_nothing(folder, said):
+def test_another_installations_key_and_an_older_export_refute_nothing(folder, verify):
     (folder / "other.pem").write_text(PublicKeys(Signer().public_keys()).file())
-    code, found = said(*WORDS[:-1], "other.pem")
+    code, found = verify(*WORDS[:-1], "other.pem")
     assert (code, found["outcome"], found["error"]["code"]) == (3, "could-not-check", "signing_key_unknown")
     (folder / "audit.jsonl").write_bytes(an_export(stream()[:-1]))
-    code, found = said(*WORDS)
+    code, found = verify(*WORDS)
     assert (code, found["outcome"], found["error"]["code"]) == (3, "could-not-check", "verification_incomplete")
 
 
-def test_a_file_that_is_no_report_is_refused(folder, said):
+def test_a_file_that_is_not_a_report_is_rejected(folder, verify):
     for content in (b"", b"{", b"%PDF-1.7\n", b"\x00" * 1000, a_certificate(), export()):
         (folder / "report.json").write_bytes(content)
-        code, found = said(*WORDS)
+        code, found = verify(*WORDS)
         assert (code, found["error"]["code"]) == (1, "report_refuted")
         assert found["problem"].startswith("the report: ")
 
 
-def test_a_report_in_the_place_of_the_export_is_refused(said):
-    code, found = said("report.json", *WORDS[1:])
+def test_a_report_instead_of_the_export_is_rejected(verify):
+    code, found = verify("report.json", *WORDS[1:])
     assert (code, found["problem"]) == (1, "the export: line 1 is not the header of an audit export")
 
 
 @pytest.mark.integration
-def test_what_a_hostile_report_says_reaches_no_terminal_as_it_is(folder):
+def test_control_characters_of_a_report_are_escaped_in_the_output(folder):
     hostile = report().model_copy(update={"tenant_id": "\x1b[31m\u202e"})
     (folder / "report.json").write_bytes(document(hostile))
-    told = offline.verify(folder, *WORDS, as_json=False)
-    assert not {"\x1b", "\u202e"} & set(told.stdout + told.stderr)
+    printed = offline.verify(folder, *WORDS, as_json=False)
+    assert not {"\x1b", "\u202e"} & set(printed.stdout + printed.stderr)
 
 
-def test_a_report_is_checked_against_an_export_and_nothing_else_at_once(said):
-    code, found = said(*WORDS, "--against", "audit.jsonl")
+def test_report_cannot_be_combined_with_against(verify):
+    code, found = verify(*WORDS, "--against", "audit.jsonl")
     assert (code, found["error"]["code"]) == (2, "usage")
-    code, found = said("audit.jsonl", "--report", "missing", "--public-key", "key.pem")
+    code, found = verify("audit.jsonl", "--report", "missing", "--public-key", "key.pem")
     assert (code, found["error"]["code"]) == (3, "file_refused")

@@ -1,4 +1,4 @@
-"""The folder of a service: its key is made once and kept, its files are its owner's alone and fit its software."""
+"""The folder of a service: the key is created once, the files are private and fit the software of the service."""
 
 import json
 import ssl
@@ -17,7 +17,7 @@ from openkcm.errors import FolderRefused
 from tests.cli.service_stand import a_request
 
 
-def test_a_mongodb_folder_has_a_certificate_that_chains_to_its_root_and_is_replaced_without_a_new_key(command) -> None:
+def test_a_mongodb_folder_has_a_valid_chain_and_a_new_certificate_keeps_the_key(command) -> None:
     command.connect()
 
     context = ssl.create_default_context(cafile=str(command.out / "ca.pem"))
@@ -46,7 +46,7 @@ def test_a_mongodb_folder_has_a_certificate_that_chains_to_its_root_and_is_repla
     assert datetime.fromisoformat(service["certificate_not_after"]) == command.leaf.not_valid_after_utc
 
 
-def test_postgresql_gets_statements_and_a_microservice_gets_toml(command, tmp_path) -> None:
+def test_a_postgresql_folder_has_sql_and_a_microservice_folder_has_toml(command, tmp_path) -> None:
     command.connect("postgresql", "billing", out=tmp_path / "it's billing")
     sql = (tmp_path / "it's billing" / "pg_tde.sql").read_text()
     assert "kmip_port      => 15696" in sql
@@ -64,19 +64,19 @@ def test_postgresql_gets_statements_and_a_microservice_gets_toml(command, tmp_pa
     assert not (tmp_path / "mail" / "mongodb.pem").exists()
 
 
-def test_two_commands_at_once_into_one_folder_end_with_one_key_and_a_certificate_for_it(command) -> None:
+def test_concurrent_commands_leave_one_key_and_its_certificate(command) -> None:
     words = [sys.executable, "-m", "cli", "service", "connect", command.tenant_id, "--kind", "mongodb"]
     words += ["--name", "orders-db", "--out", str(command.out), "--json"]
-    tried = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(2)]
-    answers = [json.loads(one.communicate(timeout=120)[0]) for one in tried]
-    # Whoever finds that the other got a later certificate says so; the folder is whole in any case.
+    processes = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(2)]
+    answers = [json.loads(one.communicate(timeout=120)[0]) for one in processes]
+    # A command whose certificate was superseded reports that; the folder is complete in any case.
     assert [answer for answer in answers if "certificate_not_after" in answer], answers
     assert {answer["error"]["code"] for answer in answers if "error" in answer} <= {"overtaken"}
     key = serialization.load_pem_private_key((command.out / "client.key").read_bytes(), None)
     assert command.leaf.public_key() == key.public_key()
 
 
-def test_a_request_made_elsewhere_can_be_answered_into_a_folder_without_a_key(command, tmp_path) -> None:
+def test_a_certificate_request_writes_a_folder_without_a_key(command, tmp_path) -> None:
     command.connect(csr=a_request(tmp_path), out=command.out)
     assert {path.name for path in command.out.iterdir()} == {"client.pem", "ca.pem"}
     command.run("service", "list", command.tenant_id)
@@ -85,31 +85,31 @@ def test_a_request_made_elsewhere_can_be_answered_into_a_folder_without_a_key(co
         command.connect("microservice", "mail", csr=a_request(tmp_path), out=tmp_path / "mail")
 
 
-def test_an_unusable_folder_or_key_is_refused_and_left_unchanged(command) -> None:
-    def refuses(*service: str) -> None:
+def test_an_unusable_folder_or_key_is_rejected_and_left_unchanged(command) -> None:
+    def assert_rejected(*service: str) -> None:
         with pytest.raises(FolderRefused):
             command.connect(*service, out=command.out)
 
     command.out.write_text("")
-    refuses()
+    assert_rejected()
     command.out.unlink()
     command.out.mkdir(mode=0o755)
-    refuses()
+    assert_rejected()
     assert list(command.out.iterdir()) == []
     command.out.rmdir()
     command.connect()
     key, before = command.out / "client.key", {path.name: path.read_bytes() for path in command.out.iterdir()}
-    refuses("microservice", "mail")
+    assert_rejected("microservice", "mail")
     key.chmod(0o644)
-    refuses()
+    assert_rejected()
     assert {path.name: path.read_bytes() for path in command.out.iterdir()} == before
     key.chmod(0o600)
     key.write_text("nonsense")
-    refuses()
+    assert_rejected()
     assert key.read_text() == "nonsense"
 
 
-def test_temporal_that_is_down_is_said_so_and_the_key_waits_for_the_next_try(
+def test_an_unreachable_temporal_is_reported_and_the_key_is_kept_for_the_next_attempt(
     command, free_port, monkeypatch, temporal
 ) -> None:
     monkeypatch.setenv("OPENKCM_TEMPORAL_PORT", str(free_port))

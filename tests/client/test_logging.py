@@ -1,4 +1,4 @@
-"""Logs are configured for a whole process, so each case is a process of its own."""
+"""Logging is configured for a whole process, so each case runs in a separate process."""
 
 import io
 import json
@@ -25,7 +25,7 @@ log = structlog.get_logger()
     return done.stderr
 
 
-def test_a_secret_is_hidden_at_any_depth():
+def test_secret_is_hidden_at_any_depth():
     fields = {"_record": 1, "user": "ada", "nested": [{"token": "hunter2", "path": "/"}], "password": "hunter2"}
     hidden = {**fields, "nested": [{"token": "[hidden]", "path": "/"}], "password": "[hidden]"}
     assert _redact(None, "info", fields) == hidden
@@ -63,8 +63,8 @@ def test_no_secret_is_logged(form):
 @pytest.mark.integration
 def test_each_line_is_one_json_object_with_message_level_time_and_process():
     lines = [json.loads(line) for line in logged(CASES).splitlines()]
-    said = [(line["event"], line["level"]) for line in lines]
-    assert said[1:] == [
+    events = [(line["event"], line["level"]) for line in lines]
+    assert events[1:] == [
         ("called", "info"),
         ("tenant is late", "warning"),
         ("lost connection", "error"),
@@ -85,7 +85,7 @@ def test_console_logs_are_in_color_only_on_a_terminal_without_no_color(terminal,
 
 
 def test_configured_logs_go_to_standard_error(capsys):
-    """In this process, so that coverage sees it; what it changes is put back."""
+    """Runs in this process so that coverage includes it; the changed settings are restored."""
     before, handlers = structlog.get_config(), list(logging.getLogger().handlers)
     try:
         configure_logs("json", "worker")

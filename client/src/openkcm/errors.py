@@ -8,7 +8,7 @@ from typing import ClassVar
 
 
 def os_reason(failed: OSError) -> str:
-    """Return the system's reason, for the text of an error."""
+    """Return the reason that the operating system reported, for the text of an error."""
     return (failed.strerror or "unknown reason").lower()
 
 
@@ -19,7 +19,7 @@ class Fault(StrEnum):
 
 
 class OpenKcmError(Exception):
-    """Base of all errors that cross a boundary inside OpenKCM; raised only through its subclasses."""
+    """Base of all errors that cross a component boundary inside OpenKCM; only subclasses are raised."""
 
     code: ClassVar[str]
     fault: ClassVar[Fault] = Fault.PLATFORM
@@ -36,42 +36,42 @@ class OpenKcmError(Exception):
 
 
 class CallerError(OpenKcmError):
-    """The request is wrong; the same request will be refused again."""
+    """The request is wrong; the same request will be rejected again."""
 
     fault = Fault.CALLER
 
 
 class FolderRefused(CallerError):
-    """Nothing was written over and nothing was asked for."""
+    """No file was overwritten and no request was sent."""
 
     code = "folder_refused"
     message = "the folder of the service cannot be used"
-    hint = "use a folder of its own for each service, which its user owns and nobody else may enter"
+    hint = "use a separate folder for each service, owned by its user and accessible to no other user"
 
 
 class AgentRunning(CallerError):
     code = "agent_running"
-    message = "another agent looks after this folder"
+    message = "another agent uses this folder"
     hint = "run one agent for each folder"
 
 
 class ProofRefused(CallerError):
-    """Guessed, expired, used, for another service, of another tenant, signed by a stranger: all alike outside."""
+    """The reason (unknown, expired, used, wrong service, tenant or issuer) is not revealed to the caller."""
 
     code = "proof_refused"
-    message = "the proof does not show that this is the service"
-    hint = "make a new join token for this very name and kind, or check issuer, audience, clock and claims of the JWT"
+    message = "the attestation does not identify the service"
+    hint = "create a join token for this name and kind, or check issuer, audience, clock and claims of the JWT"
 
 
 class PlatformError(OpenKcmError):
-    """Something of ours is not answering or not as it should be; trying again can help."""
+    """A component of the platform does not respond or does not work correctly; a retry can succeed."""
 
     retryable = True
 
 
 class IllegalTenantId(CallerError, ValueError):
     code = "illegal_tenant_id"
-    message = "this cannot be a tenant id"
+    message = "invalid tenant id"
     hint = "3 to 40 lower-case letters, digits and hyphens, not starting with a hyphen or with openkcm-"
 
 
@@ -79,7 +79,7 @@ class InvalidName(CallerError, ValueError):
     code = "invalid_name"
 
     def __init__(self, what: str, rule: str) -> None:
-        super().__init__(f"this cannot be a {what}", f"use {rule}")
+        super().__init__(f"invalid {what}", f"use {rule}")
 
 
 class AuditBroken(OpenKcmError):
@@ -90,14 +90,14 @@ class AuditBroken(OpenKcmError):
 
 class CertificateBroken(OpenKcmError):
     code = "certificate_broken"
-    message = "the crypto-shred certificate does not verify"
-    hint = "keep the file as it is, and ask for the certificate again: openkcmctl audit erasure-certificate <tenant>"
+    message = "the erasure certificate does not verify"
+    hint = "keep the file unchanged, and download the certificate again: openkcmctl audit erasure-certificate <tenant>"
 
 
 class PublicKeyRefused(CallerError):
     code = "public_key_refused"
-    message = "the file holds no public key of the platform"
-    hint = "ask the platform for it: openkcmctl audit public-key"
+    message = "the file contains no public key of the platform"
+    hint = "download it: openkcmctl audit public-key"
 
 
 class FileRefused(CallerError):
@@ -108,5 +108,5 @@ class FileRefused(CallerError):
 
 class ReportRefuted(OpenKcmError):
     code = "report_refuted"
-    message = "the report does not follow from the audit export"
-    hint = "keep both files as they are; see docs/reports.md#confirm-or-refute-one for what each finding means"
+    message = "the report is not confirmed by the audit export"
+    hint = "keep both files unchanged; see docs/reports.md#verify-a-report for the meaning of each finding"

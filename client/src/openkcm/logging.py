@@ -1,4 +1,4 @@
-"""Structured logs: a constant message, values in fields, and no secret ever in either."""
+"""Structured logs: a constant message, values in fields, no secret in either."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ import structlog
 
 _HIDDEN = ("secret", "password", "token", "authorization", "signature", "private", "key_material", "plaintext")
 _OF_STRUCTLOG = ("_record", "_from_structlog", "exc_info")
-"""Fields that carry structlog's own objects from one processor to the next."""
+"""Fields that pass structlog's own objects from one processor to the next."""
 
 
 def _redacted(value: Any) -> Any:
@@ -26,7 +26,7 @@ def _names_a_secret(name: object) -> bool:
 
 
 def _redact(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Blank any field whose name says it holds a secret: the last net, for the day somebody logs one."""
+    """Hide each field whose name suggests a secret: a last safeguard against a secret in a log call."""
     for name, value in fields.items():
         if name not in _OF_STRUCTLOG:
             fields[name] = "[hidden]" if _names_a_secret(name) else _redacted(value)
@@ -34,7 +34,7 @@ def _redact(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> Mut
 
 
 def in_color(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Return whether a stream is written in color: a terminal, unless NO_COLOR is set (no-color.org)."""
+    """Return whether output to a stream is coloured: only on a terminal, and unless NO_COLOR is set (no-color.org)."""
     return stream.isatty() and not environment.get("NO_COLOR")
 
 

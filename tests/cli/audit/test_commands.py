@@ -1,4 +1,4 @@
-"""`openkcm audit` as people and scripts use it: on a real database, and on a machine that has only the files."""
+"""`openkcm audit` for operators and scripts: with a real database, and on a machine that has only the files."""
 
 import json
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ from tests.database.signing import SIGNER, Signer
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A folder with files made without a database."""
+    """A folder with files that were created without a database."""
     (tmp_path / "audit.jsonl").write_bytes(an_export(5, signed=4))
     (tmp_path / "later.jsonl").write_bytes(an_export(8))
     (tmp_path / "certificate.json").write_bytes(a_certificate(a_stream(5)))
@@ -40,12 +40,12 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# ── handing out ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── export ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_export_verifies_offline_with_the_public_key(stand: Path, run: Any) -> None:
     status, exported = run("export", TENANT, "--out", str(stand / "audit.jsonl"))
-    assert (status, exported["events"], exported["signed"]) == (0, 22, 21)  # and that it was handed out
+    assert (status, exported["events"], exported["signed"]) == (0, 22, 21)  # one record is that of the export
     assert (exported["key"], exported["fingerprint"]) == ("audit:1", FINGERPRINT)
     assert (stand / "audit.jsonl").stat().st_mode & 0o777 == 0o600
     _, keys = run("public-key", "--out", str(stand / "key.pem"))
@@ -55,19 +55,19 @@ def test_an_export_verifies_offline_with_the_public_key(stand: Path, run: Any) -
     assert (found["signature"], found["signed"], found["tenant_id"]) == ("verified", 21, TENANT)
 
 
-def test_a_rendering_for_other_tools_says_that_it_proves_nothing(stand: Path, run: Any) -> None:
+def test_an_ocsf_export_states_that_it_is_not_verifiable(stand: Path, run: Any) -> None:
     status, document = run("export", TENANT, "--format", "ocsf", "--out", str(stand / "audit.ocsf"))
     assert (status, document["events"], document["verifiable"]) == (0, 22, False)
     events = [json.loads(line) for line in (stand / "audit.ocsf").read_text().splitlines()]
     assert [one["metadata"]["sequence"] for one in events] == list(range(1, 23))
     assert all("openkcmctl audit export" in one["unmapped"]["verifiable"] for one in events)
-    assert offline.verdict(stand, "audit.ocsf")["problem"].startswith("line 1 begins neither")
+    assert offline.verdict(stand, "audit.ocsf")["problem"].startswith("line 1 is the start of neither")
 
 
-def test_a_stream_that_was_broken_in_the_database_is_handed_out_as_it_is_and_says_where(
+def test_an_altered_stream_is_exported_unchanged_and_verification_names_the_record(
     stand: Path, run: Any, field: Field
 ) -> None:
-    """What lies there is the evidence: a broken stream must not be one that cannot be taken away."""
+    """An altered stream is evidence, so it must be exportable."""
     with field.administrator() as administrator:
         administrator.execute("alter table okcm.audit_event disable trigger append_only")
         administrator.execute("delete from okcm.audit_event where seq = 7")
@@ -76,9 +76,7 @@ def test_a_stream_that_was_broken_in_the_database_is_handed_out_as_it_is_and_say
     assert (found["events"], found["problem"]) == (6, "record 7 is missing or out of order (line 8)")
 
 
-def test_public_keys_are_printed_as_the_file_they_can_be_kept_in(
-    stand: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_public_keys_are_printed_in_the_format_of_the_file(stand: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert stand.exists()
     assert main(["audit", "public-key"]) == 0
     assert PublicKeys.read(capsys.readouterr().out).file() == KEYS.file()
@@ -89,12 +87,12 @@ def test_public_keys_are_printed_as_the_file_they_can_be_kept_in(
     [
         (("export", TENANT, "--out", "taken"), "file_refused"),
         (("export", TENANT, "--out", "nowhere/audit.jsonl"), "file_refused"),
-        (("export", "nobody-here", "--out", "file"), "tenant_unknown"),
-        (("erasure-certificate", "nobody-here", "--out", "file"), "tenant_unknown"),
+        (("export", "unknown-corp", "--out", "file"), "tenant_unknown"),
+        (("erasure-certificate", "unknown-corp", "--out", "file"), "tenant_unknown"),
         (("erasure-certificate", TENANT, "--out", "file"), "certificate_missing"),
     ],
 )
-def test_a_refused_export_writes_no_file_and_overwrites_none(
+def test_a_rejected_export_neither_writes_nor_overwrites_a_file(
     stand: Path, run: Any, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: str
 ) -> None:
     monkeypatch.chdir(stand)
@@ -123,7 +121,7 @@ def test_the_stored_certificate_verifies_offline_and_against_the_stream(
     run("public-key", "--out", str(stand / "key.pem"))
     words = ("certificate.json", "--public-key", "key.pem", "--against", "audit.jsonl")
     found = offline.verdict(stand, *words)
-    assert (found["intact"], found["kind"], found["signature"]) == (True, "crypto-shred certificate", "verified")
+    assert (found["intact"], found["kind"], found["signature"]) == (True, "erasure certificate", "verified")
     assert found["against"] == {"same": 1, "only_here": 0, "only_there": 23}
 
 
@@ -133,17 +131,17 @@ def test_without_a_recorded_key_none_is_returned(run: Any) -> None:
     assert (status, document["error"]["code"]) == (1, "public_key_refused")
 
 
-# ── verifying, with nothing but the files ────────────────────────────────────────────────────────────────────────────
+# ── offline verification ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.integration
-def test_without_a_key_it_is_said_plainly_that_no_signature_was_checked(files: Path) -> None:
+def test_verification_without_a_key_states_that_no_signature_was_checked(files: Path) -> None:
     found = offline.verdict(files, "audit.jsonl")
     assert (found["intact"], found["signature"], found["fingerprint"]) == (True, "not checked", FINGERPRINT)
-    told = offline.verify(files, "audit.jsonl", as_json=False)
-    assert "signature: NOT CHECKED, no public key was given" in told.stdout
-    assert f"audit:1, fingerprint {FINGERPRINT}" in told.stdout
-    assert "records 5 to 5 came after the signed one" in told.stdout
+    shown = offline.verify(files, "audit.jsonl", as_json=False)
+    assert "signature: NOT CHECKED, no public key was given" in shown.stdout
+    assert f"audit:1, fingerprint {FINGERPRINT}" in shown.stdout
+    assert "records 5 to 5 came after the signed one" in shown.stdout
     assert "not in the file" in offline.verify(files, "certificate.json", as_json=False).stdout
 
 
@@ -155,16 +153,16 @@ def flip(file: Path, what: bytes) -> None:
 
 
 @pytest.mark.integration
-def test_a_flipped_bit_ends_with_1_and_names_the_place(files: Path) -> None:
+def test_verification_of_a_flipped_bit_fails_with_status_1_and_the_record(files: Path) -> None:
     flip(files / "audit.jsonl", b"ssel 3")
-    told = offline.verify(files, "audit.jsonl", "--public-key", "key.pem", as_json=False)
-    assert told.returncode == 1
-    assert "NOT INTACT: audit export of acme-corp-12345" in told.stdout
-    assert "record 3 was altered (line 4)" in told.stderr
+    shown = offline.verify(files, "audit.jsonl", "--public-key", "key.pem", as_json=False)
+    assert shown.returncode == 1
+    assert "NOT INTACT: audit export of acme-corp-12345" in shown.stdout
+    assert "record 3 was altered (line 4)" in shown.stderr
     flip(files / "certificate.json", b"L2 tenant key")
     found = offline.verdict(files, "certificate.json")
     assert (found["intact"], found["error"]["code"]) == (False, "certificate_broken")
-    assert found["problem"] == "the part statement was altered: it does not fit its checksum"
+    assert found["problem"] == "the part statement was altered: its checksum does not match"
 
 
 def test_a_file_of_neither_kind_is_reported(files: Path, run: Any) -> None:
@@ -175,7 +173,7 @@ def test_a_file_of_neither_kind_is_reported(files: Path, run: Any) -> None:
         assert "line 1" in found["problem"]
 
 
-def test_a_line_that_is_too_long_is_not_read_whole(files: Path, run: Any) -> None:
+def test_an_oversized_line_is_not_read_completely(files: Path, run: Any) -> None:
     with (files / "audit.jsonl").open("ab") as file:
         file.truncate(200_000_000)
     _, found = run("verify", str(files / "audit.jsonl"))
@@ -198,8 +196,8 @@ def test_two_files_of_one_stream_are_compared_record_by_record(files: Path, run:
     assert against("audit.jsonl", "later.jsonl")["against"] == {"same": 5, "only_here": 0, "only_there": 3}
     assert against("certificate.json", "later.jsonl")["against"] == {"same": 1, "only_here": 0, "only_there": 7}
     for file, other, problem in (
-        ("certificate.json", "rewritten", "record 5 is not the same in both files"),
-        ("audit.jsonl", "rewritten", "record 1 is not the same in both files"),
+        ("certificate.json", "rewritten", "record 5 differs between the files"),
+        ("audit.jsonl", "rewritten", "record 1 differs between the files"),
         ("audit.jsonl", "altered", "the file to compare with is not intact: record 7 was altered (line 8)"),
     ):
         found = against(file, other)
@@ -213,18 +211,18 @@ def test_a_selection_is_signed_only_together_with_a_whole_export(
     monkeypatch.chdir(files)
     words = ("verify", "selection.jsonl", "--public-key", "key.pem")
     Path("selection.jsonl").write_bytes(a_selection(a_stream(8), 2, 5))
-    assert "a selection is not tied to the signed head" in run(*words)[1]["problem"]
+    assert "a selection is not bound to its checkpoint" in run(*words)[1]["problem"]
     _, found = run(*words, "--against", "later.jsonl")
     assert (found["intact"], found["signed"], found["selection"]) == (True, 8, {"text": "x"})
     Path("selection.jsonl").write_bytes(a_selection(a_stream(8), 2, 7))
     _, beyond = run(*words, "--against", "audit.jsonl")
     assert "does not have 1 of the selection's records" in beyond["problem"]
     _, beside = run(*words, "--against", "certificate.json")
-    assert "a selection is not tied to the signed head" in beside["problem"]
+    assert "a selection is not bound to its checkpoint" in beside["problem"]
     assert beyond["outcome"] == beside["outcome"] == "could-not-check"
 
 
-def test_a_file_or_key_that_cannot_be_read_is_refused(files: Path, run: Any) -> None:
+def test_an_unreadable_file_or_key_is_rejected(files: Path, run: Any) -> None:
     export, missing = str(files / "audit.jsonl"), str(files / "missing")
     (files / "no-key.pem").write_text("not a key")
     for words, code in (
@@ -238,7 +236,7 @@ def test_a_file_or_key_that_cannot_be_read_is_refused(files: Path, run: Any) -> 
 
 
 def test_tampering_another_key_and_a_missing_key_are_distinguished(files: Path, run: Any) -> None:
-    """The name of a key is the same in every installation, so another installation's key is seen by its fingerprint."""
+    """Every installation uses the same key names, so only the fingerprint distinguishes another installation's key."""
     for name, signer in (("other.pem", Signer()), ("later-key.pem", Signer("audit:2"))):
         (files / name).write_text(PublicKeys(signer.public_keys()).file())
     (files / "altered.jsonl").write_bytes((files / "audit.jsonl").read_bytes().replace(b"ssel 3", b"ssel 9"))
@@ -256,11 +254,11 @@ def test_tampering_another_key_and_a_missing_key_are_distinguished(files: Path, 
 
 
 @pytest.mark.integration
-def test_people_read_why_a_signature_was_not_checked(files: Path) -> None:
+def test_the_text_output_states_why_a_signature_was_not_checked(files: Path) -> None:
     (files / "other.pem").write_text(PublicKeys(Signer().public_keys()).file())
     shown = offline.verify(files, "audit.jsonl", "--public-key", "other.pem", as_json=False)
     assert "COULD NOT CHECK: audit export" in shown.stdout
-    assert f"its key is not among the public keys given; the file names the key audit:1, fingerprint {FINGERPRINT}" in (
+    assert f"its key is not among the given public keys; the file names the key audit:1, fingerprint {FINGERPRINT}" in (
         shown.stdout
     )
     flip(files / "audit.jsonl", b"ssel 3")
@@ -269,7 +267,7 @@ def test_people_read_why_a_signature_was_not_checked(files: Path) -> None:
     assert "no public key was given" not in shown.stdout
 
 
-def test_a_summary_tells_what_is_in_the_file_and_how_it_was_found(files: Path, run: Any) -> None:
+def test_a_summary_lists_the_contents_and_the_result_of_the_verification(files: Path, run: Any) -> None:
     words = ("--public-key", str(files / "key.pem"), "--summary")
     assert run("verify", str(files / "later.jsonl"), *words, str(files / "export.txt"))[0] == 0
     report = (files / "export.txt").read_text()
@@ -278,12 +276,12 @@ def test_a_summary_tells_what_is_in_the_file_and_how_it_was_found(files: Path, r
     assert "       8  crypto.used" in report
     assert run("verify", str(files / "certificate.json"), *words, str(files / "shred.txt"))[0] == 0
     report = (files / "shred.txt").read_text()
-    for said in ("L2 tenant key  L2-acme-corp-12345-primary  versions 1-2", "3  service_key", "für den Nachweis"):
-        assert said in report
+    for text in ("L2 tenant key  L2-acme-corp-12345-primary  versions 1-2", "3  service_key", "für den Nachweis"):
+        assert text in report
     assert "backups of PostgreSQL, until 2026-12-25" in report
 
 
-def test_a_summary_of_a_broken_file_tells_nothing_of_what_it_claims(files: Path, run: Any) -> None:
+def test_a_summary_of_an_altered_file_contains_no_figures(files: Path, run: Any) -> None:
     whole = (files / "later.jsonl").read_bytes()
     (files / "later.jsonl").write_bytes(whole.replace("Schlüssel 7".encode(), "Schlüssel 1".encode()))
     assert run("verify", str(files / "later.jsonl"), "--summary", str(files / "report.txt"))[0] == 1
@@ -293,12 +291,12 @@ def test_a_summary_of_a_broken_file_tells_nothing_of_what_it_claims(files: Path,
 
 
 @pytest.mark.integration
-def test_what_a_hostile_file_says_reaches_no_terminal_as_it_is(files: Path) -> None:
+def test_control_characters_of_a_file_are_escaped_in_the_output(files: Path) -> None:
     records, hostile = a_stream(1), "\x1b[31m\u202e"
     head = a_head(records[0]).model_copy(update={"key": hostile})
     header = a_header(records, head, selection={hostile: hostile})
     (files / "audit.jsonl").write_bytes(a_file(header, records))
     for words in (("audit.jsonl",), ("audit.jsonl", "--public-key", "key.pem")):
-        told = offline.verify(files, *words, as_json=False)
-        assert "audit export of acme-corp-12345" in told.stdout
-        assert not {"\x1b", "\u202e"} & set(told.stdout + told.stderr)
+        shown = offline.verify(files, *words, as_json=False)
+        assert "audit export of acme-corp-12345" in shown.stdout
+        assert not {"\x1b", "\u202e"} & set(shown.stdout + shown.stderr)

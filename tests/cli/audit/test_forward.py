@@ -1,4 +1,4 @@
-"""`openkcmctl audit forward`: nothing is missing, the order holds, and what comes twice comes at a seam and as before."""
+"""`openkcmctl audit forward`: no record is lost, the order is kept, and a batch is repeated identically."""
 
 import itertools
 import json
@@ -60,21 +60,21 @@ def last_of(worker: Database) -> int:
 
 @pytest.fixture
 def forward(stand: Path, identity: Identity, capfd: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
-    """Run the command here and return its document; nothing it says has the token in it."""
+    """Run the command in this process and return its document; its output must not contain the token."""
 
     def run(to: str, *words: str, status: int = 0) -> dict[str, Any]:
         where = ("--ca", str(identity.pem), "--state", str(stand))
         assert main(["audit", "forward", TENANT, "--to", to, *where, *words, "--json"]) == status
-        said = capfd.readouterr()
-        assert TOKEN not in said.out + said.err
-        document: dict[str, Any] = json.loads(said.out)
+        printed = capfd.readouterr()
+        assert TOKEN not in printed.out + printed.err
+        document: dict[str, Any] = json.loads(printed.out)
         return document
 
     return run
 
 
 class Follower:
-    """The command as a process that follows, which can be killed at any moment."""
+    """The command with --follow as a process, which can be killed at any moment."""
 
     def __init__(self, to: str, identity: Identity, state: Path, *words: str) -> None:
         where = ("--ca", str(identity.pem), "--state", str(state), "--follow")
@@ -86,7 +86,7 @@ class Follower:
         )
 
     def kill(self) -> None:
-        """End it if it still runs, and close what it wrote into."""
+        """Kill the process if it still runs and close its pipe."""
         self.running.kill()
         with self.running:
             pass
@@ -98,18 +98,18 @@ class Follower:
 
 @pytest.fixture
 def following(stand: Path, identity: Identity) -> Iterator[Callable[..., Follower]]:
-    with ExitStack() as ending:
+    with ExitStack() as stack:
 
         def start(to: str, *words: str) -> Follower:
-            begun = Follower(to, identity, stand, *words)
-            ending.callback(begun.kill)
-            return begun
+            follower = Follower(to, identity, stand, *words)
+            stack.callback(follower.kill)
+            return follower
 
         yield start
 
 
-def complete(numbers: list[int], last: int) -> None:
-    """Every number is there; each is the next one, or goes back to a seam, from where all follow again."""
+def assert_complete(numbers: list[int], last: int) -> None:
+    """Assert that every number is present and that each one is the next one or restarts at an earlier batch."""
     assert set(range(1, last + 1)) <= set(numbers)
     for before, after in itertools.pairwise(numbers):
         assert after <= before + 1
@@ -125,7 +125,7 @@ def names(worker: Database) -> list[tuple[str, str]]:
 # ── what is sent ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_https_gets_it_all_once_in_batches_that_can_be_told_apart(
+def test_https_receives_each_record_once_in_batches_with_distinct_keys(
     forward: Any, identity: Identity, stand: Path
 ) -> None:
     receiver = HttpsReceiver(identity)
@@ -139,7 +139,7 @@ def test_https_gets_it_all_once_in_batches_that_can_be_told_apart(
     assert {"seq", "chain_hash", "record"} == receiver.taken[0][1][0].keys()
 
 
-def test_syslog_over_tls_gets_messages_of_rfc_5424(forward: Any, identity: Identity) -> None:
+def test_syslog_over_tls_receives_messages_of_rfc_5424(forward: Any, identity: Identity) -> None:
     receiver = SyslogReceiver(identity)
     with receiver.running():
         done = forward(receiver.url, "--format", "ocsf")
@@ -150,54 +150,52 @@ def test_syslog_over_tls_gets_messages_of_rfc_5424(forward: Any, identity: Ident
     assert name == json.loads(text)["metadata"]["event_code"]
 
 
-def test_syslog_without_tls_stays_on_this_machine(forward: Any) -> None:
+def test_syslog_without_tls_is_sent_over_loopback(forward: Any) -> None:
     receiver = SyslogReceiver(None)
     with receiver.running():
         done = forward(receiver.url)
     assert receiver.numbers() == list(range(1, done["acknowledged"] + 1))
 
 
-def test_it_is_on_record_that_a_stream_was_forwarded_and_where(
-    forward: Any, identity: Identity, worker: Database
-) -> None:
+def test_begin_and_end_of_forwarding_are_recorded(forward: Any, identity: Identity, worker: Database) -> None:
     receiver = HttpsReceiver(identity)
     with receiver.running():
         forward(receiver.url)
     assert names(worker) == [("audit.stream_begun", "success"), ("audit.stream_ended", "success")]
 
 
-# ── what breaks ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_batch_whose_answer_was_lost_is_sent_again_under_its_key(forward: Any, identity: Identity) -> None:
+def test_a_batch_without_a_response_is_sent_again_with_the_same_key(forward: Any, identity: Identity) -> None:
     receiver = HttpsReceiver(identity, lost=1, statuses=[200, 503, 429])
     with receiver.running():
         done = forward(receiver.url)
     assert [key for key, _ in receiver.taken][:2] == [f"{TENANT}/1-500"] * 2
-    complete(receiver.numbers(), done["acknowledged"])
+    assert_complete(receiver.numbers(), done["acknowledged"])
 
 
-def test_a_receiver_that_refuses_ends_it_and_nothing_is_skipped(forward: Any, identity: Identity) -> None:
+def test_a_rejected_batch_ends_the_command_and_skips_no_record(forward: Any, identity: Identity) -> None:
     receiver = HttpsReceiver(identity, statuses=[200, 400, 401, 404, 302])
     with receiver.running():
         for _ in range(4):
             assert forward(receiver.url, status=1)["error"]["code"] == "forwarding_refused"
         done = forward(receiver.url)
-    complete(receiver.numbers(), done["acknowledged"])
+    assert_complete(receiver.numbers(), done["acknowledged"])
     assert len(receiver.numbers()) == done["acknowledged"]
 
 
-def test_a_syslog_server_that_dies_in_the_middle_of_a_batch_has_not_acknowledged_it(
+def test_a_batch_is_not_acknowledged_when_the_syslog_server_dies_in_its_middle(
     forward: Any, identity: Identity
 ) -> None:
     receiver = SyslogReceiver(identity, dies_after=700)
     with receiver.running():
         done = forward(receiver.url)
-    complete(receiver.numbers(), done["acknowledged"])
+    assert_complete(receiver.numbers(), done["acknowledged"])
     assert len(receiver.numbers()) == done["acknowledged"] + 200  # the half of the second batch that it had
 
 
-def test_killed_and_restarted_again_and_again_both_sides_lose_nothing(
+def test_no_record_is_lost_when_sender_and_receiver_are_killed_and_restarted(
     following: Any, identity: Identity, worker: Database, field: Field, stand: Path
 ) -> None:
     receiver = HttpsReceiver(identity)
@@ -211,13 +209,13 @@ def test_killed_and_restarted_again_and_again_both_sides_lose_nothing(
     with receiver.running():
         wait_until(lambda: last_of(worker) - 5 <= max(receiver.numbers()))
     with field.server.offline(field.name):
-        time.sleep(1)  # an outage; nothing is asserted of how long it takes
+        time.sleep(1)  # the length of the outage is not asserted
     append(worker, 700, 7000)
     with receiver.running():
         wait_until(lambda: last_of(worker) in receiver.numbers())
         follower.end(signal.SIGTERM)
         reached = json.loads(stand.read_text())["seq"]
-    complete(receiver.numbers(), reached)
+    assert_complete(receiver.numbers(), reached)
     records = {one["seq"]: one for _, batch in receiver.taken for one in batch}
     with worker.tenant_tx(TENANT) as tx:
         stored = tx.audit.records(limit=10_000)
@@ -225,9 +223,7 @@ def test_killed_and_restarted_again_and_again_both_sides_lose_nothing(
     assert names(worker)[-1] == ("audit.stream_ended", "success")
 
 
-def test_a_stream_that_was_changed_is_not_forwarded_as_the_stream(
-    forward: Any, identity: Identity, field: Field, worker: Database
-) -> None:
+def test_an_altered_stream_is_not_forwarded(forward: Any, identity: Identity, field: Field, worker: Database) -> None:
     receiver = HttpsReceiver(identity)
     with receiver.running():
         forward(receiver.url)
@@ -242,9 +238,7 @@ def test_a_stream_that_was_changed_is_not_forwarded_as_the_stream(
     assert len(receiver.numbers()) == sent
 
 
-def test_a_stream_that_stays_behind_is_on_record_once_until_it_has_caught_up(
-    stand: Path, field: Field, worker: Database
-) -> None:
+def test_a_delayed_stream_is_recorded_once_until_it_has_caught_up(stand: Path, field: Field, worker: Database) -> None:
     stop, failures = threading.Event(), iter([True] * 4 + [False] + [True] * 4 + [False])
 
     class Failing:
@@ -266,10 +260,10 @@ def test_a_stream_that_stays_behind_is_on_record_once_until_it_has_caught_up(
     assert forwarding.state.seq == 1000
 
 
-# ── what is refused ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── rejected input ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_records_are_sent_encrypted_or_on_this_machine_and_no_secret_is_part_of_an_address() -> None:
+def test_destinations_without_tls_or_with_a_secret_in_the_address_are_rejected() -> None:
     for to in (
         "http://127.0.0.1/x",
         "syslog+tcp://203.0.113.9:514",
@@ -286,7 +280,7 @@ def test_records_are_sent_encrypted_or_on_this_machine_and_no_secret_is_part_of_
         assert "hunter2" not in refused.value.message
 
 
-def test_a_token_is_one_line_of_a_file_and_never_quoted(tmp_path: Path) -> None:
+def test_a_malformed_token_is_rejected_and_never_quoted(tmp_path: Path) -> None:
     for content in ("", "two words", f"{TOKEN}\r\nX-Injected: yes", "ü"):
         (tmp_path / "token").write_text(content)
         with pytest.raises((FileRefused, CallerError)) as refused:
@@ -295,7 +289,7 @@ def test_a_token_is_one_line_of_a_file_and_never_quoted(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_receiver_with_another_certificate_gets_nothing(identity: Identity, tmp_path: Path) -> None:
+def test_a_receiver_with_an_untrusted_certificate_receives_nothing(identity: Identity, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = make_identity(tmp_path / "other")
     for receiver in (HttpsReceiver(other), SyslogReceiver(other)):
@@ -304,7 +298,7 @@ def test_a_receiver_with_another_certificate_gets_nothing(identity: Identity, tm
         assert receiver.numbers() == []
 
 
-def test_a_state_file_is_of_one_stream_and_of_one_process(
+def test_a_state_file_is_rejected_for_another_stream_or_a_second_process(
     forward: Any, following: Any, identity: Identity, stand: Path
 ) -> None:
     receiver, other = HttpsReceiver(identity), HttpsReceiver(identity)

@@ -1,4 +1,4 @@
-"""`openkcmctl audit reconcile` as people and scripts use it: what it is told, what it says, and how it ends."""
+"""`openkcmctl audit reconcile` for operators and scripts: options, output and exit statuses."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ L2 = ids.l2_key(TENANT)
 
 
 def lines_of(number: int, at: datetime, path: str, data: dict[str, Any]) -> bytes:
-    """Return request and response as the server writes them for the tenant's own token."""
+    """Return request and response as the server logs them for the tenant's token."""
     auth = {"display_name": f"jwt-{TENANT}", "policies": ["openkcm-tenant"], "metadata": {"role": "tenant"}}
     request = {"id": f"request-{number}", "operation": "update", "path": path, "data": data}
     both = [
@@ -31,7 +31,7 @@ def lines_of(number: int, at: datetime, path: str, data: dict[str, Any]) -> byte
 
 @pytest.fixture
 def log(stand: Path, worker: Database) -> Path:
-    """A log in which the tenant's service key was opened twice this minute, and a stream that knows of it."""
+    """A log with two decryptions of the tenant's service key, and a stream with their records."""
     context = EncryptionContext(TENANT, L2, "orders", Purpose.SERVICE_KEY, "1").encode()
     begun = datetime.now(UTC) - timedelta(minutes=2)
     path = stand / "audit.log"
@@ -41,7 +41,7 @@ def log(stand: Path, worker: Database) -> Path:
         lines_of(0, moments[0], "auth/jwt/login", {})
         + b"".join(lines_of(number, moments[number], f"transit/decrypt/{L2}", data) for number in (1, 2))
     )
-    opened = [
+    events = [
         an_audit_event(
             f"open-{number}",
             name=AuditName.SERVICE_KEY_OPENED,
@@ -51,11 +51,11 @@ def log(stand: Path, worker: Database) -> Path:
         for number in (1, 2)
     ]
     with worker.tenant_tx(TENANT) as tx:
-        tx.audit.append_all(opened)
+        tx.audit.append_all(events)
     return path
 
 
-def test_two_books_that_agree_are_clean(log: Path, run: Any) -> None:
+def test_a_log_that_matches_the_stream_has_no_discrepancies(log: Path, run: Any) -> None:
     status, document = run("reconcile", TENANT, "--vault-log", str(log))
     assert (status, document["clean"], document["differences"]) == (0, True, 0)
     assert document["log"]["lines"] == 6
@@ -63,7 +63,7 @@ def test_two_books_that_agree_are_clean(log: Path, run: Any) -> None:
     assert tenant == {"tenant_id": TENANT, "requests": 2, "records": 2 + 21, "differences": []}
 
 
-def test_what_one_of_them_lacks_is_said_and_the_status_is_one(log: Path, run: Any) -> None:
+def test_an_event_that_one_side_lacks_is_reported_with_status_1(log: Path, run: Any) -> None:
     whole = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(whole[:-2]))
     status, document = run("reconcile", TENANT, "--vault-log", str(log))
@@ -76,21 +76,19 @@ def test_what_one_of_them_lacks_is_said_and_the_status_is_one(log: Path, run: An
     assert (status, kinds) == (1, {"unrecorded-use"})
 
 
-def test_people_read_a_line_for_each_difference_and_what_was_held(
+def test_the_text_output_has_a_line_for_each_discrepancy_and_totals(
     log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-2]))
     assert main(["audit", "reconcile", TENANT, "--vault-log", str(log)]) == 1
-    said = capsys.readouterr()
-    assert f"alarm missing-use: {TENANT}: record" in said.out
-    assert "1 requests on keys and 23 records of 1 tenants held against each other" in said.out
-    assert "audit_differs" in said.err
+    printed = capsys.readouterr()
+    assert f"alarm missing-use: {TENANT}: record" in printed.out
+    assert "1 key requests and 23 records of 1 tenants compared" in printed.out
+    assert "audit_differs" in printed.err
 
 
 @pytest.mark.usefixtures("stand")
-def test_a_log_that_is_not_there_or_not_known_is_refused(
-    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_or_unconfigured_log_is_rejected(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("reconcile", TENANT)[1]["error"]["code"] == "file_refused"
     status, document = run("reconcile", TENANT, "--vault-log", str(tmp_path / "no.log"))
     assert (status, document["error"]["code"]) == (3, "file_refused")
@@ -98,14 +96,14 @@ def test_a_log_that_is_not_there_or_not_known_is_refused(
     assert run("reconcile", TENANT)[1]["error"]["code"] == "vault_log_unknown"
 
 
-def test_a_tenant_or_all_of_them_and_not_both(log: Path, run: Any) -> None:
+def test_exactly_one_of_tenant_and_all_is_required(log: Path, run: Any) -> None:
     for words in ((), (TENANT, "--all")):
         status, document = run("reconcile", *words, "--vault-log", str(log))
         assert (status, document["error"]["code"]) == (2, "usage")
-    assert run("reconcile", "nobody-corp", "--vault-log", str(log))[1]["error"]["code"] == "tenant_unknown"
+    assert run("reconcile", "unknown-corp", "--vault-log", str(log))[1]["error"]["code"] == "tenant_unknown"
 
 
-def test_a_day_is_judged_by_itself(log: Path, run: Any) -> None:
+def test_records_before_since_are_not_compared(log: Path, run: Any) -> None:
     later = (datetime.now(UTC) - timedelta(seconds=30)).strftime("%Y-%m-%dT%H:%M:%S")
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-2]))
     assert run("reconcile", TENANT, "--vault-log", str(log), "--since", later)[0] == 0

@@ -1,4 +1,4 @@
-"""`openkcmctl service` against real servers: a worker does the work, the command has neither Vault nor a payload key."""
+"""`openkcmctl service` with real servers; the command has no access to Vault and no payload key."""
 
 import asyncio
 import base64
@@ -26,7 +26,7 @@ from worker.payload_codec import ENCODING
 from workflows.client.workflow_client import UpdateRejected, WorkflowClient
 
 
-def test_connecting_answers_with_the_contracts_fields_and_a_folder_for_its_owner_alone(command) -> None:
+def test_connect_returns_the_documented_fields_and_a_private_folder(command) -> None:
     answer = command.connect()
 
     assert (answer["service_id"], answer["kmip"], answer["https"]) == (
@@ -41,7 +41,7 @@ def test_connecting_answers_with_the_contracts_fields_and_a_folder_for_its_owner
     assert {stat.S_IMODE(path.stat().st_mode) for path in command.out.iterdir()} == {0o600}
 
 
-def test_a_join_token_is_good_for_one_service_and_kept_as_a_hash(command, tmp_path) -> None:
+def test_a_join_token_names_one_service_and_is_stored_as_a_hash(command, tmp_path) -> None:
     words = ("service", "join-token", command.tenant_id, "--kind", "postgresql", "--name", "orders-db")
     answer = command.run(*words, "--lifetime", "15m")
 
@@ -54,7 +54,7 @@ def test_a_join_token_is_good_for_one_service_and_kept_as_a_hash(command, tmp_pa
     assert command.join_tokens() == [(token.hash, "orders-db", "postgresql", "operator", None)]
     shown = CliRunner().invoke(application(), words)
     assert shown.stdout == f"{InlineAttestor(shown.stdout).read().text}\n"
-    assert "valid once" in shown.stderr
+    assert "for one use" in shown.stderr
     file = tmp_path / "token"
     shown = CliRunner().invoke(application(), [*words, "--out", str(file)])
     assert (shown.stdout, stat.S_IMODE(file.stat().st_mode)) == ("", 0o600)
@@ -65,7 +65,7 @@ def test_a_join_token_is_good_for_one_service_and_kept_as_a_hash(command, tmp_pa
     assert len(command.join_tokens()) == made
 
 
-def test_a_join_token_that_could_not_be_used_is_not_made(command) -> None:
+def test_an_unusable_join_token_is_not_created(command) -> None:
     one = ("service", "join-token", command.tenant_id, "--kind", "mongodb", "--name")
     for lifetime in ("25h", "0h", "1d", "soon"):
         with pytest.raises(InvalidName):
@@ -73,7 +73,7 @@ def test_a_join_token_that_could_not_be_used_is_not_made(command) -> None:
     with pytest.raises(InvalidName):
         command.run(*one, "../orders")
     with pytest.raises(TenantUnknown):
-        command.run("service", "join-token", "nobody-here", "--kind", "mongodb", "--name", "orders-db")
+        command.run("service", "join-token", "unknown-corp", "--kind", "mongodb", "--name", "orders-db")
     command.connect()
     with pytest.raises(ServiceConflict):
         command.run("service", "join-token", command.tenant_id, "--kind", "postgresql", "--name", "orders-db")
@@ -84,7 +84,7 @@ def test_a_join_token_that_could_not_be_used_is_not_made(command) -> None:
     assert command.join_tokens() == []
 
 
-def test_a_request_made_elsewhere_brings_back_a_certificate_and_writes_nothing(command, tmp_path) -> None:
+def test_connect_with_a_certificate_request_returns_a_certificate_and_writes_nothing(command, tmp_path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     answer = command.connect(csr=a_request(tmp_path, key))
 
@@ -102,7 +102,7 @@ def test_a_request_made_elsewhere_brings_back_a_certificate_and_writes_nothing(c
     assert shown.stdout.startswith("-----BEGIN CERTIFICATE-----\n")
 
 
-def test_list_and_show_tell_kind_state_expiry_and_last_seen(command) -> None:
+def test_list_and_show_contain_kind_state_expiry_and_last_seen(command) -> None:
     command.connect()
     assert command.list()[0]["last_seen_at"] is None
     with command.field.open("crypto").tenant_tx(command.tenant_id) as tx:
@@ -122,13 +122,13 @@ def test_list_and_show_tell_kind_state_expiry_and_last_seen(command) -> None:
     assert "orders-db (mongodb, connected)" in shown.stdout
 
 
-def test_list_tells_whether_a_services_agents_are_connected_and_what_their_problem_is(command) -> None:
+def test_list_shows_the_connections_and_problems_of_agents(command) -> None:
     command.connect()
     now = datetime.now(UTC)
     silent = a_contact("orders-db", "host-1", last_contact_at=now - timedelta(minutes=3))
-    troubled = a_contact("orders-db", "host-2", problem="reload_failed", last_contact_at=now)
+    failing = a_contact("orders-db", "host-2", problem="reload_failed", last_contact_at=now)
     with command.field.open("crypto").tenant_tx(command.tenant_id) as tx:
-        tx.agents.note([silent, troubled], [])
+        tx.agents.note([silent, failing], [])
     [service] = command.list()
     assert [(one["instance"], one["connected"], one["problem"]) for one in service["agents"]] == [
         ("host-2", True, "reload_failed"),
@@ -138,12 +138,12 @@ def test_list_tells_whether_a_services_agents_are_connected_and_what_their_probl
     shown = CliRunner().invoke(application(), ["service", "list", command.tenant_id])
     assert "reload_failed" in shown.stdout
     with command.field.open("crypto").tenant_tx(command.tenant_id) as tx:
-        tx.agents.note([replace(troubled, problem=None, last_contact_at=now + timedelta(seconds=1))], [])
+        tx.agents.note([replace(failing, problem=None, last_contact_at=now + timedelta(seconds=1))], [])
     shown = CliRunner().invoke(application(), ["service", "list", command.tenant_id])
     assert "1 of 2 connected" in shown.stdout
 
 
-def test_disconnecting_revokes_and_a_service_can_come_back(command) -> None:
+def test_a_disconnected_service_can_be_connected_again(command) -> None:
     command.connect()
 
     answer = command.run("service", "disconnect", command.tenant_id, "orders-db", "--confirm", "orders-db")
@@ -155,7 +155,7 @@ def test_disconnecting_revokes_and_a_service_can_come_back(command) -> None:
     assert command.list()[0]["state"] == "connected"
 
 
-def test_a_renewal_on_demand_is_for_the_same_key_and_the_folder_waits_for_its_service(command) -> None:
+def test_renew_issues_for_the_same_key_and_does_not_change_the_folder(command) -> None:
     command.connect()
     first = command.leaf
 
@@ -173,12 +173,12 @@ def test_a_renewal_on_demand_is_for_the_same_key_and_the_folder_waits_for_its_se
     assert refused.value.code == "service_unknown"
 
 
-def test_a_request_that_cannot_be_connected_stores_nothing_and_writes_no_key(command, tmp_path) -> None:
+def test_a_rejected_connect_stores_nothing_and_writes_no_key(command, tmp_path) -> None:
     for word in ("disconnect", "renew"):
         with pytest.raises(ServiceUnknown):
             command.run("service", word, command.tenant_id, "orders-db")
     new = ("--kind", "mongodb", "--name", "x", "--out", str(command.out))
-    for words in (("disconnect", "nobody-here", "x"), ("list", "nobody-here"), ("connect", "nobody-here", *new)):
+    for words in (("disconnect", "unknown-corp", "x"), ("list", "unknown-corp"), ("connect", "unknown-corp", *new)):
         with pytest.raises(TenantUnknown):
             command.run("service", *words)
     for name in ("", "Orders", "orders db", "-orders", "../orders", "o" * 41):
@@ -203,7 +203,7 @@ def test_a_request_that_cannot_be_connected_stores_nothing_and_writes_no_key(com
     assert command.list() == []
 
 
-def test_the_workflow_refuses_on_its_own_and_the_refusal_arrives_whole(command, settings) -> None:
+def test_a_rejection_by_the_workflow_keeps_code_message_and_hint(command, settings) -> None:
     with command.database.tenant_tx(command.tenant_id) as tx:
         tx.tenants.move(Transition.SUSPEND)
 
@@ -213,15 +213,15 @@ def test_the_workflow_refuses_on_its_own_and_the_refusal_arrives_whole(command, 
 
     with pytest.raises(UpdateRejected) as refused:
         asyncio.run(ask())
-    closed = TenantNotOperational("suspended")
+    expected = TenantNotOperational("suspended")
     assert (refused.value.code, refused.value.message, refused.value.hint) == (
-        closed.code,
-        closed.message,
-        closed.hint,
+        expected.code,
+        expected.message,
+        expected.hint,
     )
 
 
-def test_what_travels_through_temporal_holds_no_certificate_and_no_key(command, settings) -> None:
+def test_the_workflow_history_contains_no_certificate_and_no_key(command, settings) -> None:
     command.connect()
 
     async def history() -> str:

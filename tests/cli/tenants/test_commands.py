@@ -1,4 +1,4 @@
-"""The commands as a script sees them: arguments in, one JSON document and an exit status out."""
+"""`python -m devstack enable` and `openkcmctl tenant` for scripts: arguments, JSON documents and exit statuses."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ def application() -> typer.Typer:
 
 
 def run(*words: str) -> Any:
-    """Run a command as `cli.__main__` does and return its document; a refusal is raised."""
+    """Run a command and return its document; raises the error that `cli.__main__` would get."""
     result = CliRunner().invoke(application(), [*words, "--json"])
     if result.exception is not None:
         raise result.exception
@@ -58,7 +58,7 @@ def when_polled(stand: MarketplaceServer, state: str) -> Callable[[dict[str, Any
 
 
 @pytest.mark.usefixtures("stand")
-def test_enable_answers_with_the_contracts_fields() -> None:
+def test_enable_returns_the_documented_fields() -> None:
     assert run("enable", *ACME) == {
         "tenant_id": "acme-corp-12345",
         "state": "requested",
@@ -67,7 +67,7 @@ def test_enable_answers_with_the_contracts_fields() -> None:
     }
 
 
-def test_enabling_what_is_active_is_harmless_and_waits_for_nothing(stand) -> None:
+def test_enable_of_an_active_tenant_changes_nothing_and_does_not_wait(stand) -> None:
     run("enable", *ACME)
     stand.becomes("active")
 
@@ -93,7 +93,7 @@ def test_wait_ends_when_the_tenant_is_active(stand) -> None:
     assert status["announcement"].startswith("OpenKCM is ready for ACME Corporation!")
 
 
-def test_wait_says_failed_and_not_ready_apart(stand) -> None:
+def test_wait_distinguishes_failed_from_not_ready(stand) -> None:
     with pytest.raises(NotReadyInTime):
         run("enable", *ACME, "--wait", "--timeout", "0.2")
     stand.becomes("failed")
@@ -102,7 +102,7 @@ def test_wait_says_failed_and_not_ready_apart(stand) -> None:
     assert failed.value.hint.endswith("openkcmctl tenant retry acme-corp-12345")
 
 
-def test_a_refusal_carries_the_endpoints_code_and_hint(stand) -> None:
+def test_a_rejection_has_the_code_and_hint_of_the_endpoint(stand) -> None:
     with pytest.raises(EnableRefused) as refused:
         run("enable", "acme-corp-12345", "--organization", "ACME", "--region", "mars-north-1")
 
@@ -112,20 +112,20 @@ def test_a_refusal_carries_the_endpoints_code_and_hint(stand) -> None:
 
 
 @pytest.mark.usefixtures("stand")
-def test_an_illegal_id_is_refused_before_anything_is_sent() -> None:
+def test_an_illegal_id_is_rejected_before_a_request_is_sent() -> None:
     with pytest.raises(IllegalTenantId):
         run("enable", "ACME", "--organization", "ACME", "--region", "eu-west-1")
 
 
 @pytest.mark.usefixtures("stand")
-def test_an_endpoint_that_is_down_is_said_so(free_port, monkeypatch) -> None:
+def test_an_unreachable_endpoint_is_reported(free_port, monkeypatch) -> None:
     monkeypatch.setenv("OPENKCM_MARKETPLACE_PORT", str(free_port))
     with pytest.raises(ComponentFailed):
         run("enable", *ACME)
 
 
 @pytest.mark.usefixtures("stand")
-def test_show_has_everything_of_a_new_tenant_and_nothing_it_lacks() -> None:
+def test_show_of_a_new_tenant_has_no_resources_yet() -> None:
     run("enable", *ACME)
 
     shown = run("tenant", "show", "acme-corp-12345")
@@ -137,9 +137,9 @@ def test_show_has_everything_of_a_new_tenant_and_nothing_it_lacks() -> None:
 
 
 @pytest.mark.usefixtures("stand")
-def test_show_of_a_stranger_is_refused() -> None:
+def test_show_of_an_unknown_tenant_is_rejected() -> None:
     with pytest.raises(TenantUnknown):
-        run("tenant", "show", "nobody-here")
+        run("tenant", "show", "unknown-corp")
 
 
 def test_list_reads_every_page(stand) -> None:
@@ -157,16 +157,16 @@ def test_list_reads_every_page(stand) -> None:
 
 
 @pytest.mark.usefixtures("stand")
-def test_retry_of_a_tenant_without_a_workflow_is_refused(temporal, monkeypatch) -> None:
+def test_retry_of_a_tenant_without_a_workflow_is_rejected(temporal, monkeypatch) -> None:
     monkeypatch.setenv("OPENKCM_TEMPORAL_PORT", str(temporal.port))
     with pytest.raises(OpenKcmError) as refused:
-        run("tenant", "retry", "nobody-here")
+        run("tenant", "retry", "unknown-corp")
     assert refused.value.code == "tenant_unknown"
 
 
 @pytest.mark.usefixtures("stand")
 @pytest.mark.parametrize("words", [("list",), ("show", "acme-corp-12345")])
-def test_what_people_see_of_a_name_is_text_and_no_markup(words) -> None:
+def test_the_organization_is_printed_as_text_and_not_as_markup(words) -> None:
     run("enable", "acme-corp-12345", "--organization", "[red]A[/red]", "--region", "eu-west-1")
 
     shown = CliRunner().invoke(application(), ["tenant", *words])

@@ -1,4 +1,4 @@
-"""`openkcmctl tenant policy`: what it shows, what it changes, and what it cannot change alone."""
+"""`openkcmctl tenant policy`: output, changes, and changes that need an approval."""
 
 import pytest
 
@@ -9,34 +9,34 @@ from tests.dashboard.scene import ACME
 DEFAULTS = {"tenant_id": ACME, "tenant_key_days": 365, "service_key_days": 90, "four_eyes": []}
 
 
-def test_without_an_option_it_shows_and_asks_nobody(desk) -> None:
-    assert desk.run("tenant", "policy", ACME) == DEFAULTS
-    shown = desk.invoke("tenant", "policy", ACME).stdout
+def test_policy_without_an_option_shows_it_and_sends_no_request(operator_cli) -> None:
+    assert operator_cli.run("tenant", "policy", ACME) == DEFAULTS
+    shown = operator_cli.invoke("tenant", "policy", ACME).stdout
     assert "365 days" in shown
     assert "nothing" in shown
-    assert desk.gateway.asked == []
+    assert operator_cli.gateway.asked == []
 
 
-def test_each_option_changes_what_it_names_and_leaves_the_rest(desk) -> None:
-    changed = desk.run("tenant", "policy", ACME, "--service-key-days", "30")
+def test_each_option_changes_only_its_value(operator_cli) -> None:
+    changed = operator_cli.run("tenant", "policy", ACME, "--service-key-days", "30")
     assert changed == DEFAULTS | {"service_key_days": 30}
-    changed = desk.run("tenant", "policy", ACME, "--tenant-key-days", "200", "--four-eyes", "offboard, lock")
+    changed = operator_cli.run("tenant", "policy", ACME, "--tenant-key-days", "200", "--four-eyes", "offboard, lock")
     assert changed == {
         "tenant_id": ACME,
         "tenant_key_days": 200,
         "service_key_days": 30,
         "four_eyes": ["lock", "offboard"],
     }
-    assert "lock, offboard" in desk.invoke("tenant", "policy", ACME).stdout
+    assert "lock, offboard" in operator_cli.invoke("tenant", "policy", ACME).stdout
 
 
-def test_the_wall_is_not_taken_down_from_here(desk) -> None:
-    desk.run("tenant", "policy", ACME, "--four-eyes", "offboard")
+def test_a_policy_with_approvals_cannot_be_changed_by_a_command(operator_cli) -> None:
+    operator_cli.run("tenant", "policy", ACME, "--four-eyes", "offboard")
     for words in (("--four-eyes", "none"), ("--service-key-days", "30")):
         with pytest.raises(OpenKcmError) as refused:
-            desk.run("tenant", "policy", ACME, *words)
+            operator_cli.run("tenant", "policy", ACME, *words)
         assert refused.value.code == ApprovalRequired.code
-    assert desk.run("tenant", "policy", ACME)["four_eyes"] == ["offboard"]
+    assert operator_cli.run("tenant", "policy", ACME)["four_eyes"] == ["offboard"]
 
 
 @pytest.mark.parametrize(
@@ -47,16 +47,16 @@ def test_the_wall_is_not_taken_down_from_here(desk) -> None:
         (("--four-eyes", "everything"), "root-key-to-platform"),
     ],
 )
-def test_what_is_outside_of_the_bounds_is_refused_with_them_and_asks_nobody(desk, words, says) -> None:
+def test_a_value_out_of_bounds_is_rejected_with_the_bounds_and_without_a_request(operator_cli, words, says) -> None:
     with pytest.raises(PolicyRefused) as refused:
-        desk.run("tenant", "policy", ACME, *words)
+        operator_cli.run("tenant", "policy", ACME, *words)
     assert says in refused.value.hint
-    assert desk.gateway.asked == []
+    assert operator_cli.gateway.asked == []
 
 
-def test_locking_alone_is_refused_where_it_takes_two(desk) -> None:
-    desk.run("tenant", "policy", ACME, "--four-eyes", "lock")
+def test_lock_by_one_person_is_rejected_where_an_approval_is_required(operator_cli) -> None:
+    operator_cli.run("tenant", "policy", ACME, "--four-eyes", "lock")
     with pytest.raises(OpenKcmError) as refused:
-        desk.run("tenant", "lock", ACME, "--confirm", ACME)
+        operator_cli.run("tenant", "lock", ACME, "--confirm", ACME)
     assert refused.value.code == ApprovalRequired.code
-    assert desk.run("tenant", "show", ACME)["state"] == "active"
+    assert operator_cli.run("tenant", "show", ACME)["state"] == "active"

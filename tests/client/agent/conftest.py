@@ -1,4 +1,4 @@
-"""An agent whose time and chance the test decides, beside a real front over real mTLS and a control endpoint."""
+"""An agent with controlled time and randomness, beside a real HTTPS server with mTLS and a control endpoint."""
 
 import ssl
 import stat
@@ -28,7 +28,7 @@ from tests.crypto_service.https.stage import Stage
 
 
 class Time:
-    """The machine's clock, which may be wrong, and the one that nobody sets; both go on by `passes`."""
+    """The machine's clock, which may be wrong, and a monotonic clock; `passes` advances both."""
 
     def __init__(self) -> None:
         self.wrong_by = timedelta()
@@ -48,25 +48,25 @@ class Time:
         return (self.real() - self._began).total_seconds()
 
 
-class Following(ServerClock):
-    """The servers' clocks go on with the test's."""
+class SteppedServerClock(ServerClock):
+    """A server clock that advances with the test's time."""
 
     def __init__(self, time: Time) -> None:
         super().__init__(time.local, time.elapsed)
         self._time = time
 
     def learn(self, date: str) -> None:
-        told = parsedate_to_datetime(date) + (self._time.real() - datetime.now(UTC))
-        super().learn(format_datetime(told, usegmt=True))
+        moment = parsedate_to_datetime(date) + (self._time.real() - datetime.now(UTC))
+        super().learn(format_datetime(moment, usegmt=True))
 
 
-class Told(Reload):
-    """Counts how often the service was told; `fails` that many times first."""
+class RecordingReload(Reload):
+    """Counts notifications of the service; the first `fails` of them fail."""
 
     def __init__(self, fails: int = 0) -> None:
         self.times, self.fails = 0, fails
 
-    def tell(self, folder: Path) -> None:  # noqa: ARG002 - the protocol's
+    def notify(self, folder: Path) -> None:  # noqa: ARG002 - signature of the protocol
         if self.fails:
             self.fails -= 1
             raise ReloadFailed
@@ -74,23 +74,23 @@ class Told(Reload):
 
 
 class Field:
-    """One service's machine, the crypto service and the control endpoint."""
+    """A service's machine, the crypto service and the control endpoint."""
 
     def __init__(self, folder: Path, stage: Stage) -> None:
         self.stage, self.time, self.folder = stage, Time(), folder / "kcm"
         self.control = ControlServer(https=f"https://localhost:{stage.port}")
         self.control.on_issue = self.admit
-        self.proof_file, self.told = folder / "proof", Told()
+        self.proof_file, self.reloads = folder / "proof", RecordingReload()
         self._agents: list[Agent] = []
 
     def agent(self, kind: ServiceKind = ServiceKind.MICROSERVICE, **more: Any) -> Agent:
-        """Return an agent as it starts; the folder is taken anew."""
-        clock = Following(self.time)
+        """Return a newly started agent, which opens the folder again."""
+        clock = SteppedServerClock(self.time)
         folder = CredentialStore(self.folder, None, SERVICE)
         proofs = FileAttestor(self.proof_file)
         job = AgentConfig(SERVICE, kind, "0.1.0", str(self.folder), "db-1.example")
         control = EnrolmentClient(self.control.url, clock, more.pop("ca_file", None))
-        parts = {"reload": self.told, "clock": clock, "bell": SignalWaiter(), "chance": lambda: 0.5} | more
+        parts = {"reload": self.reloads, "clock": clock, "signals": SignalWaiter(), "chance": lambda: 0.5} | more
         self._agents.append(Agent(job, folder, control, proofs, **parts))
         return self._agents[-1]
 
@@ -100,16 +100,16 @@ class Field:
         self.control.stop()
 
     def prove(self, text: str | None = None) -> None:
-        """Put a proof where the agent reads it."""
+        """Write an attestation to the file that the agent reads."""
         self.proof_file.touch(mode=0o600)
         self.proof_file.write_text((text or self.control.token()) + "\n")
 
     def admit(self, leaf: x509.Certificate) -> None:
-        """Put a certificate on record, as the newest of its service."""
+        """Record a certificate as the newest of its service."""
         self.stage.on_loop(lambda: self.stage.core.admit(as_leaf(leaf), TENANT, SERVICE))
 
     def renew(self, **how: Any) -> x509.Certificate:
-        """Do what the platform does at two thirds: certify the same key once more."""
+        """Certify the same key again, as the platform does at two thirds of the lifetime."""
         leaf = certify(self.leaf.public_key(), **how)
         self.admit(leaf)
         return leaf
@@ -119,14 +119,14 @@ class Field:
         return x509.load_pem_x509_certificate((self.folder / "client.pem").read_bytes())
 
     def enrolled(self, agent: Agent | None = None, **more: Any) -> Agent:
-        """Return an agent that has got its first certificate."""
+        """Return an agent after its enrolment."""
         agent = agent or self.agent(**more)
         self.prove()
         agent.once(10)
         return agent
 
     def take_turns(self, agent: Agent, turns: int, until: Callable[[], bool] = lambda: False) -> bool:
-        """Let time pass from turn to turn; return whether the condition became true within them."""
+        """Advance the time from turn to turn; return whether the condition became true."""
         for _ in range(turns):
             wait = agent.turn()
             if until():
@@ -152,10 +152,10 @@ def field(tmp_path: Path, stage: Stage) -> Iterator[Field]:
 
 
 def assert_whole(folder: Path) -> None:
-    """Whatever happened: what is there is its owner's alone, whole, and key and certificate belong together."""
+    """Assert that files are private and complete, and that key and certificate match."""
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for file in folder.iterdir():
-        with suppress(FileNotFoundError):  # a running agent renames what it writes beside
+        with suppress(FileNotFoundError):  # a running agent renames its drafts
             assert stat.S_IMODE(file.lstat().st_mode) == 0o600, file
     key = folder / "client.key"
     if not (folder / "client.pem").exists():

@@ -1,4 +1,4 @@
-"""The control endpoint as the contract of enrolments has it, over real HTTP; and all that an agent needs around it."""
+"""A control endpoint over real HTTP according to the enrolment contract, with certificates for the agent."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def certify(  # noqa: PLR0917 - a certificate has many fields
     began: timedelta = timedelta(seconds=2),
     now: datetime | None = None,
 ) -> x509.Certificate:
-    """Have the tenant's authority certify a public key."""
+    """Issue a certificate of the tenant CA for a public key."""
     issuer, start = tenant_authority(tenant_id), (now or datetime.now(UTC)) - began
     extensions = (
         (x509.SubjectAlternativeName(service_names(tenant_id, service)), True),
@@ -47,24 +47,24 @@ def a_join_token(tenant_id: str = TENANT, authority: Issuer | None = None) -> st
 
 @dataclass
 class ControlServer:
-    """`issue` makes the certificate for a request; what else is set here changes what is answered."""
+    """A control endpoint that issues certificates; its fields change the responses."""
 
     https: str = "https://localhost:1"
     kmip: str = "localhost:5696"
     tokens: dict[str, str] = field(default_factory=dict)
-    """Join token → the request it was used with, empty before."""
+    """Join token → the request for which it was used, empty before."""
     jwts: set[str] = field(default_factory=set)
     life: timedelta = timedelta(hours=72)
     ahead: timedelta = timedelta()
-    """By how much its clock is ahead of this machine's."""
+    """The offset of its clock to this machine's."""
     authority: Issuer = field(default_factory=root)
     polls: int = 0
-    """How often a result is still pending before it is there."""
+    """Number of polls before a result is available."""
     lose: int = 0
-    """How many answers to enrolments are lost on the way."""
+    """Number of lost responses to enrolments."""
     busy: int = 0
     result: dict[str, Any] = field(default_factory=dict)
-    """What is put over an issued result."""
+    """Overrides of an issued result."""
     enrolment_url: str = ""
     redirect: str = ""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
@@ -91,7 +91,7 @@ class ControlServer:
         return [json.loads(body) for method, _, body in self.asked if method == "POST"]
 
     def start(self) -> None:
-        """Serve, on the port of before when it was stopped."""
+        """Start the server, on the same port after a stop."""
         control = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -101,14 +101,14 @@ class ControlServer:
             def do_POST(self) -> None:
                 control.answer(self, self.rfile.read(int(self.headers["content-length"])).decode())
 
-            def date_time_string(self, timestamp: float | None = None) -> str:  # noqa: ARG002 - the base's
+            def date_time_string(self, timestamp: float | None = None) -> str:  # noqa: ARG002 - signature of the base class
                 return format_datetime(datetime.now(UTC) + control.ahead, usegmt=True)
 
             def log_message(self, *_: Any) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self._server.daemon_threads = False  # closing waits for the handlers, whose errors else land in another test
+        self._server.daemon_threads = False  # closing waits for handlers, whose errors would appear in another test
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
@@ -210,5 +210,5 @@ class ControlServer:
 
 
 def as_leaf(certificate: x509.Certificate) -> Leaf:
-    """For the stage, which needs no private key of it."""
-    return Leaf(certificate, None)  # type: ignore[arg-type]  # nobody asks for it
+    """Return a leaf without a private key, which the stage does not need."""
+    return Leaf(certificate, None)  # type: ignore[arg-type]  # the key is never used

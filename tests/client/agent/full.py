@@ -1,4 +1,4 @@
-"""A disk that is full, as any user can have one."""
+"""Simulates a full disk without privileges."""
 
 import resource
 import signal
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_room() -> Iterator[None]:
-    """Let no file grow beyond some bytes, as a disk that is full or a quota that is used up does."""
+    """Limit the size of files to a few bytes, which has the effect of a full disk or an exhausted quota."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))

@@ -1,4 +1,4 @@
-"""The agent enrols, renews in time whatever fails meanwhile, tells the service, and says how it is."""
+"""The agent enrols, renews in time despite failures, reloads the service, and reports its state."""
 
 from datetime import timedelta
 
@@ -10,7 +10,7 @@ from core.tenants.lifecycle import State
 from openkcm.agent.errors import NotInOrder, ProofMissing
 from openkcm.contract.services import AgentProblem, ServiceKind
 from openkcm.sdk.client import Client
-from tests.client.agent.conftest import Field, Told, assert_whole
+from tests.client.agent.conftest import Field, RecordingReload, assert_whole
 from tests.client.agent.control import SERVICE, TENANT, as_leaf, certify
 from tests.client.agent.full import no_room
 
@@ -19,7 +19,7 @@ UNREACHABLE = "https://localhost:1"
 
 
 def renew_by_client(field: Field) -> None:
-    """Renew the certificate in the folder as another program does, without the agent."""
+    """Renew the certificate in the folder without the agent, as another program does."""
     with Client.from_folder(field.folder) as kcm:
         assert kcm.renew_certificate()
 
@@ -32,7 +32,7 @@ def renew_by_client(field: Field) -> None:
         (ServiceKind.MONGODB, {"client.toml", "mongodb.pem", "mongod.yaml", "csfle.json"}),
     ],
 )
-def test_a_join_token_becomes_a_folder_that_the_service_can_use(field: Field, kind, files):
+def test_enrolment_with_a_join_token_creates_a_usable_folder(field: Field, kind, files):
     field.enrolled(kind=kind)
     assert {file.name for file in field.folder.iterdir()} == {
         *("client.key", "client.pem", "ca.pem", "agent.json"),
@@ -41,22 +41,22 @@ def test_a_join_token_becomes_a_folder_that_the_service_can_use(field: Field, ki
     assert_whole(field.folder)
     with Client.from_folder(field.folder) as kcm:
         assert kcm.decrypt(kcm.encrypt(b"card", "orders/1"), "orders/1") == b"card"
-    assert field.told.times == 1
+    assert field.reloads.times == 1
 
 
-def test_a_heartbeat_reports_the_agent_and_announces_the_next_certificate(field: Field):
+def test_heartbeat_reports_the_agent_and_returns_notice_of_a_new_certificate(field: Field):
     agent = field.enrolled()
     agent.turn()
-    [(caller, told), *_] = field.stage.heartbeats.told
+    [(caller, heartbeat), *_] = field.stage.heartbeats.told
     assert (caller.tenant_id, caller.service) == (TENANT, SERVICE)
-    assert told.instance.startswith("db-1-example-")
-    assert (told.agent_version, told.problem, told.uses) == ("0.1.0", None, [])
-    assert told.not_after == field.leaf.not_valid_after_utc
+    assert heartbeat.instance.startswith("db-1-example-")
+    assert (heartbeat.agent_version, heartbeat.problem, heartbeat.uses) == ("0.1.0", None, [])
+    assert heartbeat.not_after == field.leaf.not_valid_after_utc
     renewed = field.renew()
-    field.go_on(agent, lambda: field.leaf == renewed, turns=4)  # a heartbeat's answer announces it
+    field.go_on(agent, lambda: field.leaf == renewed, turns=4)  # the response to a heartbeat reports it
 
 
-def test_it_looks_for_the_next_certificate_at_two_thirds_and_not_before(field: Field):
+def test_renewal_is_checked_from_two_thirds_of_the_lifetime(field: Field):
     agent = field.enrolled()
     field.stage.certificates.asked.clear()
     first = field.leaf
@@ -68,10 +68,10 @@ def test_it_looks_for_the_next_certificate_at_two_thirds_and_not_before(field: F
     renewed = field.renew(life=timedelta(hours=200))
     field.go_on(agent, lambda: field.leaf == renewed)
     assert field.leaf.public_key() == first.public_key()
-    assert field.told.times == 2
+    assert field.reloads.times == 2
 
 
-def test_within_the_last_third_it_never_gives_up_and_is_never_hot(field: Field):
+def test_renewal_is_retried_at_a_bounded_rate_in_the_last_third(field: Field):
     field.control.life = timedelta(hours=3)
     agent = field.enrolled()
     field.stage.certificates.asked.clear()
@@ -84,7 +84,7 @@ def test_within_the_last_third_it_never_gives_up_and_is_never_hot(field: Field):
     assert agent.health.worst is None
 
 
-def test_a_network_that_is_cut_is_waited_for_and_the_certificate_does_not_lapse(field: Field):
+def test_agent_renews_after_a_network_outage_before_the_certificate_expires(field: Field):
     field.control.life = timedelta(hours=3)
     agent = field.enrolled()
     https = field.control.https
@@ -100,7 +100,7 @@ def test_a_network_that_is_cut_is_waited_for_and_the_certificate_does_not_lapse(
 
 
 @pytest.mark.parametrize("hours", [-30, 30])
-def test_a_clock_that_is_hours_wrong_is_reported_and_neither_hurries_nor_lapses(field: Field, hours: int):
+def test_wrong_clock_is_reported_and_does_not_change_the_renewal_schedule(field: Field, hours: int):
     field.time.wrong_by = timedelta(hours=hours)
     agent = field.enrolled()
     assert agent.health.worst is AgentProblem.CLOCK_WRONG
@@ -113,7 +113,7 @@ def test_a_clock_that_is_hours_wrong_is_reported_and_neither_hurries_nor_lapses(
     field.go_on(agent, lambda: agent.health.worst is None, turns=10)
 
 
-def test_a_clock_that_jumps_while_nobody_answers_changes_nothing(field: Field):
+def test_clock_jump_during_an_outage_does_not_expire_the_certificate(field: Field):
     agent = field.enrolled()
     agent._connection.use(UNREACHABLE)
     field.control.stop()
@@ -124,21 +124,21 @@ def test_a_clock_that_jumps_while_nobody_answers_changes_nothing(field: Field):
     field.control.start()
 
 
-def test_a_revoked_certificate_is_reported_and_a_new_token_replaces_it(field: Field):
+def test_revoked_certificate_is_reported_and_replaced_with_a_new_token(field: Field):
     agent = field.enrolled()
     first = field.leaf
     field.stage.on_loop(lambda: field.stage.core.revoke(f"{first.serial_number:x}"))
     field.go_on(agent, lambda: agent.health.worst is AgentProblem.CERTIFICATE_REVOKED)
     sent = len(field.control.posts)
     field.take_turns(agent, 10)
-    assert len(field.control.posts) == sent, "a token that was used is not sent again"
+    assert len(field.control.posts) == sent, "a used token is not sent again"
     field.prove()
     field.go_on(agent, lambda: field.leaf != first, turns=20)
     field.go_on(agent, lambda: agent.health.worst is None, turns=5)
     assert field.leaf.public_key() == first.public_key()
 
 
-def test_a_lapsed_certificate_is_replaced_when_there_is_a_proof(field: Field):
+def test_expired_certificate_is_replaced_with_a_new_token(field: Field):
     agent = field.enrolled()
     first = field.leaf
     agent._connection.use(UNREACHABLE)
@@ -151,47 +151,47 @@ def test_a_lapsed_certificate_is_replaced_when_there_is_a_proof(field: Field):
     assert_whole(field.folder)
 
 
-def test_a_closed_tenant_is_waited_for(field: Field):
+def test_agent_waits_while_its_tenant_is_locked(field: Field):
     agent = field.enrolled()
     first = field.leaf
     field.stage.on_loop(lambda: field.stage.core.move(TENANT, State.LOCKED))
     field.prove()
     field.take_turns(agent, 20)
-    assert len(field.control.posts) == 1, "a tenant's lock is no reason to enrol"
+    assert len(field.control.posts) == 1, "a locked tenant does not cause an enrolment"
     field.stage.on_loop(lambda: field.stage.core.move(TENANT, State.ACTIVE))
     renewed = field.renew()
     field.go_on(agent, lambda: field.leaf == renewed)
     assert first != renewed
 
 
-def test_a_reload_that_fails_is_reported_and_retried_also_after_a_restart(field: Field):
-    field.told = Told(fails=3)
+def test_failed_reload_is_reported_and_retried_after_a_restart(field: Field):
+    field.reloads = RecordingReload(fails=3)
     agent = field.agent()
     field.prove()
     with pytest.raises(NotInOrder, match="reload_failed"):
         agent.once(10)
-    agent = field.agent()  # a restart: the reload that is still due is remembered
+    agent = field.agent()  # a restart: the state still contains the pending reload
     agent.turn()
     agent.turn()
     field.time.passes(31)
-    field.told.fails = 1
+    field.reloads.fails = 1
     agent.turn()
     assert field.stage.heartbeats.told[-1][1].problem == "reload_failed"
-    field.go_on(agent, lambda: field.told.times == 1)
+    field.go_on(agent, lambda: field.reloads.times == 1)
     assert agent.health.worst is None
     field.take_turns(agent, 5)
-    assert field.told.times == 1
+    assert field.reloads.times == 1
 
 
-def test_a_certificate_that_another_program_wrote_is_taken_over_and_the_service_reloaded(field: Field):
+def test_certificate_written_by_another_program_reloads_the_service(field: Field):
     agent = field.enrolled()
     renewed = field.renew()
     renew_by_client(field)
-    field.go_on(agent, lambda: field.told.times == 2, turns=5)
+    field.go_on(agent, lambda: field.reloads.times == 2, turns=5)
     assert field.leaf == renewed
 
 
-def test_a_folder_of_service_connect_is_taken_over(field: Field):
+def test_agent_renews_in_a_folder_of_service_connect(field: Field):
     field.folder = field.stage.folder
     renewed = field.renew()
     agent = field.agent()
@@ -201,7 +201,7 @@ def test_a_folder_of_service_connect_is_taken_over(field: Field):
     assert_whole(field.folder)
 
 
-def test_a_folder_without_an_address_asks_the_control_endpoint(field: Field):
+def test_missing_address_is_discovered_at_the_control_endpoint(field: Field):
     field.folder = field.stage.folder
     (field.folder / "client.toml").unlink()
     renewed = field.renew()
@@ -210,7 +210,7 @@ def test_a_folder_without_an_address_asks_the_control_endpoint(field: Field):
     assert (field.folder / "pg_tde.sql").exists()
 
 
-def test_what_an_earlier_writing_left_half_done_is_brought_to_its_end(field: Field):
+def test_interrupted_write_is_completed(field: Field):
     field.enrolled(kind=ServiceKind.MONGODB)
     renewed = field.renew()
     (field.folder / "mongodb.pem").write_text("")
@@ -219,24 +219,24 @@ def test_what_an_earlier_writing_left_half_done_is_brought_to_its_end(field: Fie
     assert_whole(field.folder)
 
 
-def test_a_certificate_for_another_key_or_service_never_gets_into_the_folder(field: Field):
+def test_certificate_for_another_key_or_service_is_never_written(field: Field):
     agent = field.enrolled()
     first = field.leaf
-    stranger = certify(ec.generate_private_key(ec.SECP256R1()).public_key())
-    other = certify(first.public_key(), service="billing")
-    for wrong in (stranger, other):
+    for_another_key = certify(ec.generate_private_key(ec.SECP256R1()).public_key())
+    for_another_service = certify(first.public_key(), service="billing")
+    for wrong in (for_another_key, for_another_service):
         field.stage.on_loop(lambda leaf=wrong: field.stage.core.newest.update({(TENANT, SERVICE): as_leaf(leaf)}))
         field.take_turns(agent, 5)
         assert field.leaf == first
 
 
-def test_once_without_proof_and_certificate_says_what_to_do(field: Field):
-    with pytest.raises(ProofMissing, match="no proof"):
+def test_once_without_token_and_certificate_raises_proof_missing(field: Field):
+    with pytest.raises(ProofMissing, match="no attestation"):
         field.agent().once(5)
     assert field.control.asked == []
 
 
-def test_what_it_could_not_remember_is_kept_when_there_is_room_again(field: Field):
+def test_state_is_saved_once_the_disk_has_space_again(field: Field):
     agent = field.enrolled()
     renewed = field.renew()
     renew_by_client(field)
@@ -246,11 +246,11 @@ def test_what_it_could_not_remember_is_kept_when_there_is_room_again(field: Fiel
     agent.turn()
     assert agent.health.worst is None
     field.agent().once(10)
-    assert field.told.times == 2
+    assert field.reloads.times == 2
     assert field.leaf == renewed
 
 
-def test_a_problem_ends_when_another_program_renews_the_certificate(field: Field):
+def test_problem_is_resolved_when_another_program_renews_the_certificate(field: Field):
     agent = field.enrolled()
     agent._connection.use(UNREACHABLE)
     field.time.passes(60 * 3600)

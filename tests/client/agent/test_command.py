@@ -1,4 +1,4 @@
-"""`openkcm agent` as it is started: its signals, its one instance, its exit status, and what others see of it."""
+"""`openkcm agent` as a process: signals, single instance, exit status, and visibility of secrets."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def start(field: Field, tmp_path: Path) -> Iterator[Callable[..., Running]]:
         each.end()
 
 
-def test_it_runs_until_sigterm_looks_at_sighup_and_is_the_only_one(field: Field, start):
+def test_agent_runs_until_sigterm_checks_at_sighup_and_rejects_a_second_instance(field: Field, start):
     field.prove()
     first = start()
     wait_until(lambda: first.said("files written") and len(field.stage.heartbeats.told) > 0)
@@ -84,10 +84,10 @@ def test_it_runs_until_sigterm_looks_at_sighup_and_is_the_only_one(field: Field,
     wait_until(lambda: field.leaf == renewed)
     first.process.terminate()
     assert first.process.wait(60) == 0
-    assert first.said("agent ends")
+    assert first.said("agent stopped")
 
 
-def test_a_token_from_standard_input_is_on_no_command_line_and_in_no_log(field: Field, start):
+def test_token_from_standard_input_is_in_no_command_line_and_no_log(field: Field, start):
     proof = field.control.token()
     one = start(proof="-", secret=proof)
     wait_until(lambda: one.said("files written"))
@@ -96,7 +96,7 @@ def test_a_token_from_standard_input_is_on_no_command_line_and_in_no_log(field: 
     assert proof.split(".")[2] not in one.log.read_text()
 
 
-def test_once_does_what_is_due_and_ends(field: Field, start):
+def test_once_does_the_work_that_is_due_and_exits(field: Field, start):
     field.prove()
     one = start("--once")
     assert one.process.wait(60) == 0
@@ -107,7 +107,7 @@ def test_once_does_what_is_due_and_ends(field: Field, start):
     assert field.leaf == renewed
 
 
-def test_once_ends_with_status_1_and_says_why(field: Field, start, tmp_path: Path):
+def test_once_exits_with_status_1_and_reports_the_reason(field: Field, start, tmp_path: Path):
     one = start("--once")
     assert one.process.wait(60) == 1
     assert "proof_missing" in one.log.read_text()
@@ -118,7 +118,7 @@ def test_once_ends_with_status_1_and_says_why(field: Field, start, tmp_path: Pat
 
 
 @pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.full)])
-def test_killed_at_any_moment_of_its_enrolment_it_gets_there_with_one_token(field: Field, start, step: int):
+def test_enrolment_killed_at_any_moment_completes_with_one_token(field: Field, start, step: int):
     field.prove()
     for tenths in range(4, 16, step):
         one = start("--once")
@@ -135,7 +135,7 @@ def test_killed_at_any_moment_of_its_enrolment_it_gets_there_with_one_token(fiel
 
 
 @pytest.mark.full
-def test_short_certificates_are_renewed_by_the_running_agent_through_a_cut(field: Field, start):
+def test_running_agent_renews_short_certificates_despite_an_outage(field: Field, start):
     life = timedelta(seconds=60)
     field.control.life = life
     field.prove()

@@ -1,4 +1,4 @@
-"""A proof goes to nobody who is not known, once, and what comes back is only taken where it is the service's own."""
+"""An attestation is sent once and only to a trusted endpoint; only the service's own certificate is accepted."""
 
 import json
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def a_redirect(control: ControlServer) -> None:
     control.redirect = control.url + "/elsewhere"
 
 
-IMPOSTORS = {
+UNTRUSTED = {
     "another authority": (another_authority, AuthorityRefused),
     "another authority under the right fingerprint": (another_authority_with_the_right_fingerprint, NotInOrder),
     "another host": (an_endpoint_at("https://evil.example/v1/enrolments"), ControlRefused),
@@ -60,8 +60,8 @@ IMPOSTORS = {
 }
 
 
-@pytest.mark.parametrize(("pretend", "refusal"), IMPOSTORS.values(), ids=IMPOSTORS)
-def test_a_proof_is_sent_only_to_the_known_authority_at_the_given_address(field: Field, pretend, refusal):
+@pytest.mark.parametrize(("pretend", "refusal"), UNTRUSTED.values(), ids=UNTRUSTED)
+def test_attestation_is_sent_only_to_the_trusted_ca_at_the_given_address(field: Field, pretend, refusal):
     pretend(field.control)
     proof = field.control.token()
     field.prove(proof)
@@ -83,7 +83,7 @@ def test_only_https_and_loopback_addresses_are_accepted():
             EnrolmentClient(url, ServerClock())
 
 
-def test_a_jwt_over_plain_http_needs_the_authority_by_name(field: Field, tmp_path: Path):
+def test_jwt_over_plain_http_requires_the_ca_file(field: Field, tmp_path: Path):
     field.control.jwts.add(A_JWT)
     field.prove(A_JWT)
     with pytest.raises(AuthorityRefused):
@@ -96,7 +96,7 @@ def test_a_jwt_over_plain_http_needs_the_authority_by_name(field: Field, tmp_pat
     assert [set(sent) for sent in field.control.posts] == [{"service", "kind", "csr", "jwt"}]
 
 
-def test_a_lost_answer_is_asked_for_with_the_same_request_also_after_a_restart(field: Field):
+def test_lost_response_repeats_the_same_request_after_a_restart(field: Field):
     field.prove()
     field.control.lose = 1
     agent = field.agent()
@@ -107,13 +107,13 @@ def test_a_lost_answer_is_asked_for_with_the_same_request_also_after_a_restart(f
     assert first == second
 
 
-def test_a_busy_endpoint_is_asked_again(field: Field):
+def test_busy_endpoint_is_retried(field: Field):
     field.control.busy, field.control.polls = 1, 1
     field.enrolled()
     assert len(field.control.posts) == 2
 
 
-def test_after_a_restart_in_the_middle_the_result_is_had_with_the_ticket_alone(field: Field):
+def test_restart_during_enrolment_continues_with_the_ticket_alone(field: Field):
     field.prove()
     field.control.polls = 1
     field.agent().turn()
@@ -123,7 +123,7 @@ def test_after_a_restart_in_the_middle_the_result_is_had_with_the_ticket_alone(f
     assert json.loads((field.folder / FILE).read_text())["pending"] is None
 
 
-def test_a_refused_proof_is_said_so_and_not_sent_again_until_somebody_says_so(field: Field):
+def test_rejected_attestation_is_sent_again_only_on_request(field: Field):
     field.prove(a_join_token())
     agent = field.agent()
     with pytest.raises(ProofRefused):
@@ -131,14 +131,14 @@ def test_a_refused_proof_is_said_so_and_not_sent_again_until_somebody_says_so(fi
     with pytest.raises(ProofMissing):
         agent.once(5)
     assert len(field.control.posts) == 1
-    agent._enrolment.hear_again()
+    agent._enrolment.retry_rejected()
     agent._due.enrol = 0.0
     with pytest.raises(ProofRefused):
         agent.turn()
     assert len(field.control.posts) == 2
 
 
-def test_a_refused_enrolment_says_why(field: Field):
+def test_rejected_enrolment_raises_its_reason(field: Field):
     field.prove()
     field.control.result = {"state": "refused", "problem": "tenant_closed"}
     with pytest.raises(EnrolmentRefused, match="tenant_closed"):
@@ -157,7 +157,7 @@ WRONG = [
 ]
 
 
-def test_a_result_of_another_service_never_gets_into_the_folder(field: Field):
+def test_result_for_another_service_is_never_written(field: Field):
     field.prove()
     for wrong in WRONG:
         field.control.result = wrong
@@ -166,7 +166,7 @@ def test_a_result_of_another_service_never_gets_into_the_folder(field: Field):
         assert not (field.folder / "client.pem").exists(), wrong
 
 
-def test_a_token_of_another_tenant_is_refused_for_a_folder_that_has_one(field: Field):
+def test_token_of_another_tenant_is_rejected_for_an_enrolled_folder(field: Field):
     agent = field.enrolled()
     field.stage.on_loop(lambda: field.stage.core.revoke(f"{field.leaf.serial_number:x}"))
     proof = a_join_token("globex-67890")
@@ -178,7 +178,7 @@ def test_a_token_of_another_tenant_is_refused_for_a_folder_that_has_one(field: F
         agent._enrolment.attempt(field.time.real())
 
 
-def test_no_log_line_file_or_error_holds_the_proof_or_the_key(field: Field):
+def test_no_log_line_file_or_error_contains_the_attestation_or_key(field: Field):
     proof = field.control.token()
     field.prove(proof)
     with capture_logs() as lines:
@@ -187,17 +187,17 @@ def test_no_log_line_file_or_error_holds_the_proof_or_the_key(field: Field):
         agent = field.agent()
         field.stage.on_loop(lambda: field.stage.core.revoke(f"{field.leaf.serial_number:x}"))
         field.take_turns(agent, 5)
-    told = json.dumps(lines, default=str)
+    log_lines = json.dumps(lines, default=str)
     key = (field.folder / "client.key").read_text().splitlines()[1]
     for secret in (proof, proof.split(".")[2], key):
-        assert secret not in told
+        assert secret not in log_lines
         for file in field.folder.iterdir():
             if file.name != "client.key":
                 assert secret not in file.read_text(), file
     assert proof not in repr(parse(proof))
 
 
-def test_what_is_no_proof_is_refused_without_quoting_it():
+def test_invalid_attestation_is_rejected_without_quoting_it():
     for text in (
         *("nonsense", "okcmj1.acme-corp-12345.short.0123", "a.b.c", A_JWT + " " + A_JWT),
         *("eyJhbGciOiJub25lIn0.e30.c2ln", "okcmj2" + a_join_token()[6:]),
@@ -207,7 +207,7 @@ def test_what_is_no_proof_is_refused_without_quoting_it():
         assert text not in str(refused.value)
 
 
-def test_proofs_come_from_a_file_standard_input_or_the_environment_which_loses_it(tmp_path: Path):
+def test_attestation_is_read_from_a_file_or_the_environment_which_is_cleared(tmp_path: Path):
     token = a_join_token()
     environment = {"KCM_JOIN_TOKEN": token, "HOME": "x"}
     assert proofs_from(None, environment).read().text == token
@@ -222,7 +222,7 @@ def test_proofs_come_from_a_file_standard_input_or_the_environment_which_loses_i
         proofs.read()
 
 
-def test_an_answer_without_an_end_is_cut(field: Field):
+def test_oversized_response_is_rejected(field: Field):
     field.control._discovery = lambda: {"service": "openkcm", "more": "x" * 400_000}
     with pytest.raises(AnswerNotUnderstood):
         EnrolmentClient(field.control.url, ServerClock()).discover()

@@ -1,4 +1,4 @@
-"""The agent against `python -m crypto` with a real database and a real key server, as its service's folder begins."""
+"""The agent with a real crypto service, database and key server, in a folder of `openkcmctl service connect`."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -17,7 +17,7 @@ from openkcm.contract.protected_fields import Backfill
 from openkcm.contract.services import AgentProblem, ServiceKind, is_connected
 from openkcm.credentials.store import CredentialStore
 from openkcm.sdk.client import Client
-from tests.client.agent.conftest import Told, assert_whole
+from tests.client.agent.conftest import RecordingReload, assert_whole
 from tests.concurrency import wait_until
 from tests.contracts.authorities import p256
 from tests.crypto_service.core.world import Home, World
@@ -30,25 +30,25 @@ __all__ = ["service", "world"]
 
 @pytest.fixture
 def field(server: Server, template: str) -> Iterator[Field]:
-    """The database of the crypto service; not the agent's field."""
+    """The database of the crypto service, unrelated to the agent's fixture `field`."""
     with clone(server, template) as one:
         yield one
 
 
 class Machine:
-    """A service's machine with the folder that `openkcmctl service connect` wrote, and an agent in it."""
+    """A service's machine with a folder of `openkcmctl service connect`, and an agent for it."""
 
     def __init__(self, home: Home, folder: Path, service: Service) -> None:
         self.home, self.service, self.key = home, service, p256()
         home.connect("orders")
         self.folder = home.folder(folder / "orders", "orders", self.key, service.https)
-        self.told, self.bell, self._generation = Told(), SignalWaiter(), 2
+        self.reloads, self.signals, self._generation = RecordingReload(), SignalWaiter(), 2
 
     def agent(self) -> Agent:
         clock = ServerClock()
         folder, control = CredentialStore(self.folder, None, "orders"), EnrolmentClient("http://127.0.0.1:1", clock)
         job = AgentConfig("orders", ServiceKind.MICROSERVICE, "0.1.0", str(self.folder), "db-1")
-        return Agent(job, folder, control, InlineAttestor(""), reload=self.told, clock=clock, bell=self.bell)
+        return Agent(job, folder, control, InlineAttestor(""), reload=self.reloads, clock=clock, signals=self.signals)
 
     def renew(self, life: timedelta = timedelta(hours=2)) -> str:
         self._generation += 1
@@ -70,12 +70,12 @@ def machine(world: World, service: Service, tmp_path: Path) -> Machine:
     return Machine(world.tenant(), tmp_path, service)
 
 
-def test_renewed_heard_of_revoked_and_cut_off(machine: Machine) -> None:
+def test_agent_renews_reports_recovers_and_detects_revocation(machine: Machine) -> None:
     agent = machine.agent()
     renewed = machine.renew()
     agent.turn()
     assert machine.presented.startswith(renewed.strip())
-    assert machine.told.times == 1
+    assert machine.reloads.times == 1
     assert_whole(machine.folder)
 
     wait_until(lambda: bool(machine.agents()))
@@ -83,12 +83,12 @@ def test_renewed_heard_of_revoked_and_cut_off(machine: Machine) -> None:
     assert (seen.service, seen.agent_version, seen.problem) == ("orders", "0.1.0", None)
     assert is_connected(seen.last_contact_at, seen.last_contact_at)
 
-    # Announced by a heartbeat: no look was due for an hour.
+    # A heartbeat reports the new certificate: no check was due for an hour.
     again = machine.renew()
     agent._due.heartbeat = 0.0
     take_turns_until(agent, lambda: machine.presented.startswith(again.strip()))
 
-    # The crypto service dies and comes back; the agent gets there by itself.
+    # The crypto service is killed and restarted; the agent recovers automatically.
     machine.service.kill()
     agent._due.heartbeat = 0.0
     agent.turn()
@@ -103,25 +103,25 @@ def test_renewed_heard_of_revoked_and_cut_off(machine: Machine) -> None:
     agent.close()
 
 
-def take_turns_until(agent: Agent, true: Callable[[], bool]) -> None:
-    """Take turns without the half minute between heartbeats."""
+def take_turns_until(agent: Agent, condition: Callable[[], bool]) -> None:
+    """Take turns without the wait between heartbeats."""
 
-    def turned() -> bool:
+    def take_turn() -> bool:
         agent.turn()
         agent._due.heartbeat = 0.0
-        agent._looked_at = min(agent._looked_at, agent._clock.elapsed() - 5)
-        return true()
+        agent._last_check = min(agent._last_check, agent._clock.elapsed() - 5)
+        return condition()
 
-    wait_until(turned)
+    wait_until(take_turn)
 
 
-def test_uses_are_summed_for_the_customer_to_see_and_survive_the_end_of_the_process(machine: Machine) -> None:
+def test_usage_is_summed_and_survives_the_end_of_the_process(machine: Machine) -> None:
     use = {"operations": 10, "bytes": 320, "microseconds": 7, "requests": 4, "request_microseconds": 900}
-    told = {"instance": "app-1", "agent_version": "0.1.0", "not_after": "2027-01-01T00:00:00Z"}
+    report = {"instance": "app-1", "agent_version": "0.1.0", "not_after": "2027-01-01T00:00:00Z"}
     with Client.from_folder(machine.folder) as kcm:
         for _ in range(3):
-            answer = kcm.heartbeat(told | {"uses": [use | {"place": "public.customers.ssn"}]})
-            kcm.heartbeat(told | {"backfills": [{"place": "t.c", "done": 7, "remaining": 3, "state": "running"}]})
+            answer = kcm.heartbeat(report | {"uses": [use | {"place": "public.customers.ssn"}]})
+            kcm.heartbeat(report | {"backfills": [{"place": "t.c", "done": 7, "remaining": 3, "state": "running"}]})
     assert answer == {"heartbeat_seconds": 30, "certificate_newer": False}
     assert machine.service.terminate() == 0
     with machine.home.world.field.open("dashboard", max_size=1).tenant_tx(machine.home.tenant_id) as tx:

@@ -1,4 +1,4 @@
-"""The service is told by a signal or by a program, never through a shell, and a failure says what failed."""
+"""The service is notified by a signal or a command, never through a shell; an error names the cause."""
 
 import os
 import signal
@@ -23,42 +23,42 @@ def test_the_process_in_the_pid_file_gets_the_signal(tmp_path: Path):
         service.stdout.readline()
         file = tmp_path / "service.pid"
         file.write_text(f"{service.pid}\n/var/lib/postgresql/data\n1700000000\n")
-        PidFile(file, "USR1").tell(tmp_path)
+        PidFile(file, "USR1").notify(tmp_path)
         assert service.wait(60) == 7
     with pytest.raises(ReloadFailed):
-        PidFile(file, "USR1").tell(tmp_path)
+        PidFile(file, "USR1").notify(tmp_path)
 
 
-def test_a_pid_file_that_names_no_service_signals_no_process(tmp_path: Path):
+def test_invalid_pid_file_signals_no_process(tmp_path: Path):
     file = tmp_path / "service.pid"
     for text in ("", "nonsense", "0", "1", "-1", "99999999999999999999"):
         file.write_text(text)
         with pytest.raises(ReloadFailed):
-            PidFile(file, "HUP").tell(tmp_path)
+            PidFile(file, "HUP").notify(tmp_path)
     with pytest.raises(ReloadFailed):
-        PidFile(tmp_path / "none", "HUP").tell(tmp_path)
+        PidFile(tmp_path / "none", "HUP").notify(tmp_path)
 
 
-def test_a_signal_that_is_none_is_refused_at_the_start(tmp_path: Path):
+def test_unknown_signal_name_is_rejected(tmp_path: Path):
     with pytest.raises(InvalidName):
         PidFile(tmp_path, "HURRY")
     assert PidFile(tmp_path, "SIGHUP")._signal is signal.SIGHUP
 
 
-def test_a_command_is_run_by_no_shell_and_gets_no_proof(tmp_path: Path):
+def test_command_runs_without_a_shell_and_without_the_attestation(tmp_path: Path):
     out = tmp_path / "out"
-    told = "repr((sys.argv[1:], 'KCM_JWT' in os.environ, os.environ['KCM_FOLDER']))"
-    script = f"import os,sys; open({str(out)!r},'w').write({told})"
+    arguments = "repr((sys.argv[1:], 'KCM_JWT' in os.environ, os.environ['KCM_FOLDER']))"
+    script = f"import os,sys; open({str(out)!r},'w').write({arguments})"
     line = f"{sys.executable} -c \"{script}\" '$HOME;true' b"
-    Command(line, dict(os.environ) | {"KCM_JWT": "x"}).tell(tmp_path)
+    Command(line, dict(os.environ) | {"KCM_JWT": "x"}).notify(tmp_path)
     assert out.read_text() == repr((["$HOME;true", "b"], False, str(tmp_path)))
 
 
-def test_a_command_that_fails_says_how(tmp_path: Path):
+def test_failed_command_raises_its_status(tmp_path: Path):
     with pytest.raises(ReloadFailed, match="status 3"):
-        Command(f"{sys.executable} -c 'raise SystemExit(3)'", {}).tell(tmp_path)
-    with pytest.raises(ReloadFailed, match="cannot be run"):
-        Command(str(tmp_path / "none"), {}).tell(tmp_path)
+        Command(f"{sys.executable} -c 'raise SystemExit(3)'", {}).notify(tmp_path)
+    with pytest.raises(ReloadFailed, match="could not be run"):
+        Command(str(tmp_path / "none"), {}).notify(tmp_path)
     for nothing in ("", "'"):
         with pytest.raises(InvalidName):
             Command(nothing, {})

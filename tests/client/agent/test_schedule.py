@@ -1,4 +1,4 @@
-"""What time it is where the machine's clock may be wrong, and that a server's certificate is judged by that time."""
+"""The servers' time replaces a wrong machine clock, also for the validation of a server certificate."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +13,7 @@ from tests.crypto_service.https.authority import _authority
 from tests.crypto_service.https.stage import Stage
 
 REAL = datetime(2026, 11, 26, 12, tzinfo=UTC)
-TOLD = "Thu, 26 Nov 2026 12:00:00 GMT"
+DATE_HEADER = "Thu, 26 Nov 2026 12:00:00 GMT"
 
 
 class Machine:
@@ -35,17 +35,17 @@ def clock(machine: Machine) -> ServerClock:
     return ServerClock(lambda: machine.shown, lambda: machine.up)
 
 
-def test_the_machines_clock_counts_until_a_server_told_the_time(machine: Machine, clock: ServerClock):
+def test_machine_clock_is_used_until_a_server_reports_the_time(machine: Machine, clock: ServerClock):
     machine.shown += timedelta(hours=9)
     assert clock.now() == machine.shown
     assert clock.wrong_by() is None
-    clock.learn(TOLD)
+    clock.learn(DATE_HEADER)
     assert clock.now() == REAL
     assert clock.wrong_by() == timedelta(hours=9)
 
 
-def test_what_was_told_is_carried_on_whatever_the_machines_clock_is_set_to_and_for_a_day(machine, clock):
-    clock.learn(TOLD)
+def test_server_time_advances_for_a_day_independent_of_the_machine_clock(machine, clock):
+    clock.learn(DATE_HEADER)
     machine.passes(3600)
     machine.shown -= timedelta(days=400)
     assert clock.now() == REAL + timedelta(hours=1)
@@ -55,13 +55,13 @@ def test_what_was_told_is_carried_on_whatever_the_machines_clock_is_set_to_and_f
     assert clock.wrong_by() is None
 
 
-def test_a_few_seconds_are_no_wrong_clock(machine: Machine, clock: ServerClock):
+def test_small_offset_is_not_a_wrong_clock(machine: Machine, clock: ServerClock):
     machine.shown += timedelta(seconds=59)
-    clock.learn(TOLD)
+    clock.learn(DATE_HEADER)
     assert clock.wrong_by() is None
 
 
-def test_what_is_no_date_is_ignored(machine: Machine, clock: ServerClock):
+def test_invalid_date_header_is_ignored(machine: Machine, clock: ServerClock):
     machine.shown += timedelta(hours=9)
     for text in ("", "yesterday", "Thu, 99 Nov 2026 12:00:00 GMT", "\0", "Thu, 26 Nov 2026 12:00:00"):
         clock.learn(text)
@@ -83,7 +83,7 @@ def _at(moment: datetime) -> ServerClock:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("days", [-100, 100])
-def test_a_server_whose_certificate_is_not_valid_at_this_time_is_not_spoken_to(stage: Stage, days: int):
+def test_server_certificate_outside_its_validity_period_is_rejected(stage: Stage, days: int):
     with pytest.raises(Unavailable):
         _ask(stage, _at(datetime.now(UTC) + timedelta(days=days)))
     assert stage.certificates.asked == []
@@ -91,7 +91,7 @@ def test_a_server_whose_certificate_is_not_valid_at_this_time_is_not_spoken_to(s
 
 
 @pytest.mark.integration
-def test_time_is_all_that_is_judged_otherwise(stage: Stage):
+def test_name_and_ca_of_the_server_certificate_are_still_verified(stage: Stage):
     now = _at(datetime.now(UTC))
     with pytest.raises(Unavailable):
         _ask(stage, now, "127.0.0.2")  # not a name in its certificate

@@ -1,4 +1,4 @@
-"""Killed at any moment of a write, or out of space in it: what is there is whole, private, and fits together."""
+"""Files stay complete, private and consistent when the writer is killed or the disk is full."""
 
 import json
 import os
@@ -18,11 +18,12 @@ from structlog.testing import capture_logs
 from openkcm.contract.services import AgentProblem, ServiceKind
 from openkcm.credentials.store import CredentialStore
 from openkcm.errors import FolderRefused
-from tests.client.agent.conftest import Field, assert_whole
+from tests.client.agent.conftest import Field, assert_whole, field, stage
 from tests.client.agent.control import SERVICE, TENANT
 from tests.client.agent.full import no_room
 from tests.concurrency import wait_until
 
+__all__ = ["field", "stage"]  # fixtures that pytest finds here by their names
 pytestmark = pytest.mark.integration  # processes
 ROOT = Path(__file__).parents[3]
 
@@ -38,7 +39,7 @@ def key_of(folder: Path) -> bytes | None:
 
 
 @pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.full)])
-def test_killed_before_each_of_its_effects_it_leaves_a_usable_pair_and_goes_on(tmp_path: Path, step: int):
+def test_writer_killed_before_any_file_operation_leaves_a_usable_pair(tmp_path: Path, step: int) -> None:
     folder, key = tmp_path / "kcm", None
     for number in count(1, step):
         running = write(folder, 2, number)
@@ -51,11 +52,11 @@ def test_killed_before_each_of_its_effects_it_leaves_a_usable_pair_and_goes_on(t
             assert out == b"done\n"
             break
         assert running.returncode == -signal.SIGKILL
-    assert number > 20, "there was nothing to be killed in"
+    assert number > 20, "there were too few operations to be killed before"
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(25, marks=pytest.mark.full)])
-def test_killed_at_any_moment_readers_meanwhile_always_have_a_pair_that_belongs_together(tmp_path: Path, kills: int):
+def test_concurrent_readers_always_see_a_matching_pair(tmp_path: Path, kills: int) -> None:
     folder = tmp_path / "kcm"
     write(folder, 1, 0).communicate(timeout=60)
     key, read = key_of(folder), 0
@@ -77,8 +78,8 @@ def test_killed_at_any_moment_readers_meanwhile_always_have_a_pair_that_belongs_
     assert read > kills
 
 
-def refused_without_room(write: Callable[[], object]) -> bool:
-    """Return whether a full disk is refused; what pytest itself writes meanwhile must not fail."""
+def is_rejected_on_a_full_disk(write: Callable[[], object]) -> bool:
+    """Return whether a full disk raises FolderRefused; pytest's own writes must not fail."""
     with no_room():
         try:
             write()
@@ -87,22 +88,22 @@ def refused_without_room(write: Callable[[], object]) -> bool:
     return False
 
 
-def test_without_room_no_file_changes_and_nothing_is_half_there(tmp_path: Path):
+def test_full_disk_leaves_no_changed_or_partial_file(tmp_path: Path) -> None:
     folder = CredentialStore(tmp_path / "kcm", TENANT, SERVICE)
-    assert refused_without_room(folder.request)
+    assert is_rejected_on_a_full_disk(folder.request)
     assert list(folder.path.iterdir()) == []
     folder.write({"ca.pem": "first"})
-    assert refused_without_room(lambda: folder.write({"ca.pem": "second" * 1000}))
+    assert is_rejected_on_a_full_disk(lambda: folder.write({"ca.pem": "second" * 1000}))
     assert [(file.name, file.read_text()) for file in folder.path.iterdir()] == [("ca.pem", "first")]
     folder.request()
 
 
-def test_an_agent_without_room_goes_on_with_what_it_has_says_so_and_recovers(field: Field):
+def test_agent_on_a_full_disk_continues_reports_and_recovers(field: Field) -> None:
     agent = field.enrolled(kind=ServiceKind.MONGODB)
     first = field.leaf
     renewed = field.renew()
     agent.turn()
-    with capture_logs(), no_room():  # what pytest catches goes into a file, too
+    with capture_logs(), no_room():  # pytest would write captured logs to a file
         for _ in range(6):
             agent.turn()
             field.time.passes(31)
@@ -116,9 +117,9 @@ def test_an_agent_without_room_goes_on_with_what_it_has_says_so_and_recovers(fie
     assert agent.health.worst is None
 
 
-def test_a_folder_that_became_read_only_is_reported(field: Field):
+def test_read_only_folder_is_reported(field: Field) -> None:
     if os.geteuid() == 0:
-        return  # root writes to any folder; the run without room above is its case
+        return  # root can write to any folder; the test with a full disk covers this case
     agent = field.enrolled()
     field.renew()
     field.folder.chmod(0o500)

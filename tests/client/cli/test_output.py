@@ -1,4 +1,4 @@
-"""What the command prints, by where it is printed."""
+"""Output of the command on a terminal, in a pipe, and to a full disk."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def run(*words: str, out: Any = subprocess.PIPE, **environment: str) -> subproce
 
 
 @pytest.mark.integration
-def test_a_reader_that_left_ends_the_command_by_sigpipe() -> None:
+def test_closed_pipe_ends_the_command_by_sigpipe() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer) as out:
@@ -56,7 +56,7 @@ def test_a_reader_that_left_ends_the_command_by_sigpipe() -> None:
 
 
 @pytest.mark.integration
-def test_a_full_disk_is_an_error_and_no_verdict() -> None:
+def test_full_disk_is_an_error_and_not_a_result() -> None:
     with Path("/dev/full").open("w") as out:
         done = run("missing", "--json", out=out)
     assert done.returncode == 3

@@ -9,7 +9,7 @@ from openkcm.cli.__main__ import main
 
 @pytest.fixture
 def start(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Return what `openkcm run` reports; a program that it accepts fails at the next check, for want of a folder."""
+    """Return the error output of `openkcm run`; an accepted program fails at the next check, for lack of a folder."""
 
     def report(*words: str) -> str:
         assert main(["run", "--folder", str(tmp_path / "none"), *words]) == 1
@@ -44,9 +44,9 @@ def test_a_python_script_is_started(start, script, text):
     "text",
     ["#!/bin/sh\nexec node app.js\n", "#!/usr/bin/env node python\n", "#!/usr/bin/env -S -i python3\n", "\x7fELF"],
 )
-def test_a_program_that_is_not_python_is_refused_unless_it_is_a_launcher(start, script, text):
+def test_program_that_is_not_python_is_rejected_unless_it_is_a_launcher(start, script, text):
     refused = start("--", script(text), "--port", "1")
-    assert "is not a Python program, so nothing in it is encrypted" in refused
+    assert "is not a Python program, so its data is not encrypted" in refused
     assert "add --launcher" in refused
     allowed = start("--launcher", "--", script(text))
     assert "warning" in allowed
@@ -57,11 +57,11 @@ def test_a_program_that_is_not_python_is_refused_unless_it_is_a_launcher(start, 
     "words",
     [("-bS", "app.py"), ("-W", "ignore", "-I", "-c", "0"), ("--check-hash-based-pycs", "default", "-E", "app.py")],
 )
-def test_python_is_refused_with_an_option_that_leaves_the_protection_out(start, script, words):
-    assert "would not bring the hook in" in start("--", "python3", *words)
-    assert "would not bring the hook in" in start("--", script(f"#!/usr/bin/python3 {words[0]} {' '.join(words[1:])}"))
+def test_python_option_that_disables_the_protection_is_rejected(start, script, words):
+    assert "does not load the encryption" in start("--", "python3", *words)
+    assert "does not load the encryption" in start("--", script(f"#!/usr/bin/python3 {words[0]} {' '.join(words[1:])}"))
 
 
 @pytest.mark.parametrize("words", [("-mIPython",), ("-Xdev", "-c", "S", "-I"), ("app.py", "-I"), ("-", "-S")])
-def test_options_of_the_program_itself_are_not_those_of_python(start, words):
+def test_options_of_the_program_are_not_treated_as_python_options(start, words):
     assert "is not the folder of a connected service" in start("--", "python3", *words)

@@ -21,7 +21,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
 def chain(subjects):
-    """Return a stream in ASCII: a flipped bit that is no UTF-8 is then never replaced by the character it was."""
+    """Return a stream in ASCII, so that a flipped bit that is invalid UTF-8 never decodes to the same character."""
     return stream_of_subjects(subjects, ensure_ascii=True)
 
 
@@ -29,9 +29,9 @@ STREAMS = st.lists(TEXT, min_size=1, max_size=8).map(chain)
 
 
 @given(STREAMS)
-def test_a_whole_stream_verifies_to_its_last_record(stream):
+def test_whole_stream_verifies_and_returns_its_last_record(stream):
     assert verify_chain(stream) == stream[-1]
-    assert verify_chain(stream[:-1]) != stream[-1], "only the signed head shows a truncation"
+    assert verify_chain(stream[:-1]) != stream[-1], "only the checkpoint reveals a truncation"
     assert verify_chain([]) is None
 
 
@@ -77,13 +77,13 @@ ATTACKS = (change_a_bit_of_the_text, change_a_bit_of_the_hash, delete, exchange,
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @given(st.lists(TEXT, min_size=2, max_size=8).map(chain), st.data())
-def test_each_change_of_a_stream_is_found_with_its_place(attack, stream, data):
+def test_each_change_of_a_stream_is_detected_at_its_position(attack, stream, data):
     says = attack(stream, data.draw(st.integers(0, len(stream) - 2)), data)
     with pytest.raises(AuditBroken, match=says):
         verify_chain(stream)
 
 
-def test_a_text_that_is_no_record_breaks_the_chain_even_when_it_is_linked():
+def test_linked_text_that_is_not_a_record_breaks_the_chain():
     linked = [
         (text, link(GENESIS, text)) for text in ("not json", "[1]", '"x"', "7", "{}", '{"seq": "1"}', '{"seq": true}')
     ]
@@ -93,17 +93,17 @@ def test_a_text_that_is_no_record_breaks_the_chain_even_when_it_is_linked():
             verify_chain([StoredRecord(1, text, chain_hash)])
 
 
-# Short ids of few letters, so that many are equal; `from_regex` costs a hundred times as much.
+# Short ids of few letters, so that many are equal; `from_regex` is a hundred times slower.
 TENANT_IDS = st.text("a-1", min_size=1, max_size=4)
 HEADS = st.tuples(TENANT_IDS, st.integers(0, 2**63), st.binary(min_size=32, max_size=32))
 
 
 @given(HEADS, HEADS)
-def test_two_heads_share_a_signed_message_only_when_they_are_the_same(one, other):
+def test_different_checkpoints_have_different_messages(one, other):
     assert (head_message(*one) == head_message(*other)) == (one == other)
 
 
-def test_a_record_carries_the_upstream_name_where_there_is_one():
+def test_record_contains_the_upstream_name_if_one_exists():
     for name in AuditName:
         event = AuditEvent(
             event_id="tenant/acme-corp-12345/provision/2",

@@ -15,26 +15,26 @@ OFFER = Offer("https://kcm.example:8443", "kcm.example:5696")
 PEM = "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n"
 
 
-def test_an_offer_says_host_and_port_apart():
+def test_offer_splits_host_and_port():
     assert (OFFER.kmip_host, OFFER.kmip_port) == ("kcm.example", 5696)
 
 
 @pytest.mark.parametrize("folder", ["", "orders", "/", "/a\nb", "/" + "a" * 200])
-def test_a_folder_that_no_configuration_could_name_is_refused(folder):
+def test_folder_that_cannot_be_quoted_is_rejected(folder):
     with pytest.raises(InvalidName):
         parse_folder(folder)
 
 
-def test_a_folder_loses_what_does_not_belong_to_it():
+def test_folder_is_stripped_of_spaces_and_trailing_slash():
     assert parse_folder(" /etc/openkcm/orders/ ") == "/etc/openkcm/orders"
 
 
-def test_a_chain_is_what_is_presented_and_the_root_that_is_trusted():
+def test_chain_is_split_into_sent_certificates_and_trusted_root():
     leaf, authority, root = (PEM.format(name) for name in ("leaf", "authority", "root"))
     assert certificates(leaf, authority + root) == (leaf + authority, root)
 
 
-def test_mongodb_is_told_one_file_for_both_and_gets_it_where_the_key_is_known():
+def test_mongodb_gets_certificate_and_key_in_one_file_if_the_key_is_known():
     files = configuration(ServiceKind.MONGODB, "orders", "/etc/o'r", OFFER, "both")
     assert files["mongodb.pem"] == "both"
     assert "mongodb.pem" not in configuration(ServiceKind.MONGODB, "orders", "/etc/o", OFFER, "")
@@ -43,14 +43,14 @@ def test_mongodb_is_told_one_file_for_both_and_gets_it_where_the_key_is_known():
     assert 'serverName: "kcm.example"\n    port: 5696' in files["mongod.yaml"]
 
 
-def test_postgresql_and_a_microservice_are_told_where_their_files_are():
+def test_configuration_of_postgresql_and_microservice_names_their_files():
     sql = configuration(ServiceKind.POSTGRESQL, "orders", "/etc/o'r", OFFER, "")["pg_tde.sql"]
     assert "'/etc/o''r/client.key'" in sql
     toml = configuration(ServiceKind.MICROSERVICE, "orders", "/etc/o", OFFER, "")["client.toml"]
     assert tomllib.loads(toml)["https"] == "https://kcm.example:8443"
 
 
-def test_what_the_workflow_would_refuse_is_refused_before_a_key_is_made():
+def test_connection_that_the_workflow_would_reject_is_rejected_before_a_key_is_created():
     refuse_unconnectable(State.ACTIVE, ServiceKind.MONGODB, None)
     refuse_unconnectable(State.ACTIVE, ServiceKind.MONGODB, ServiceKind.MONGODB)
     with pytest.raises(TenantNotOperational):

@@ -20,7 +20,7 @@ from openkcm.errors import CallerError, InvalidName
 SECRET = "s" * 43
 
 
-def test_a_token_says_its_tenant_and_root_and_comes_back_whole():
+def test_token_contains_tenant_and_root_and_parses_back():
     token = join_token("acme-corp-12345", SECRET, b"root")
     assert token.text == f"okcmj1.acme-corp-12345.{SECRET}.{hashlib.sha256(b'root').hexdigest()[:32]}"
     assert parse_join_token(f" {token.text}\n") == token
@@ -31,10 +31,10 @@ def test_a_token_says_its_tenant_and_root_and_comes_back_whole():
 
 
 @given(st.text() | st.builds("okcmj1.{}.{}.{}".format, st.text(), st.text(), st.text()))
-def test_what_is_no_token_is_refused_without_being_quoted(text):
+def test_invalid_token_is_rejected_without_quoting_it(text):
     with pytest.raises(CallerError) as refused:
         parse_join_token(text)
-    assert refused.value.message in {"this cannot be a join token", "this cannot be a tenant id"}
+    assert refused.value.message in {"invalid join token", "invalid tenant id"}
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_a_lifetime_is_a_number_and_a_unit(text, lifetime):
 
 
 @pytest.mark.parametrize("text", ["", "1", "h", "0h", "25h", "1441m", "-1h", "1.5h", "1d", "1h1", "\u0661h"])
-def test_no_token_lives_longer_than_a_day(text):
+def test_invalid_or_too_long_lifetime_is_rejected(text):
     with pytest.raises(InvalidName):
         parse_lifetime(text)
 
 
-def test_an_enrolments_name_says_whose_it_is():
+def test_enrolment_name_contains_its_tenant():
     assert parse_enrolment_name(enrolment_name("acme-corp-12345", "a" * 32)) == ("acme-corp-12345", "a" * 32)
     for name in ("acme", f"*.{'a' * 32}", f"-cme.{'a' * 32}", f"acme.{'A' * 32}", f"acme.{'a' * 33}"):
         assert parse_enrolment_name(name) is None
@@ -61,7 +61,7 @@ def test_the_command_of_an_agent_names_its_service_and_folder():
     assert "--service orders --kind mongodb --out '/etc/openkcm/orders'" in command
 
 
-def test_an_agent_is_connected_until_it_missed_three_heartbeats():
+def test_agent_counts_as_connected_until_it_missed_three_heartbeats():
     now = datetime(2026, 11, 27, tzinfo=UTC)
     assert is_connected(now, now)
     assert not is_connected(now - timedelta(hours=1), now)

@@ -1,4 +1,4 @@
-"""A folder is one service's, its owner's alone, reached by nothing that somebody else could put in its place."""
+"""The folder belongs to one service and one user, and no other user can exchange it."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "kcm"
 
 
-def test_a_link_in_place_of_the_folder_is_refused(tmp_path: Path, path: Path):
+def test_symbolic_link_as_folder_is_rejected(tmp_path: Path, path: Path):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FolderRefused):
@@ -27,37 +27,37 @@ def test_a_link_in_place_of_the_folder_is_refused(tmp_path: Path, path: Path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_a_folder_of_another_user_is_refused(path: Path):
-    theirs = Path("/usr")
+def test_folder_of_another_user_is_rejected(path: Path):
+    other_folder = Path("/usr")
     if os.geteuid() == 0:
         path.mkdir(mode=0o700)
         os.chown(path, OTHER_USER, OTHER_USER)
-        theirs = path
-    before = sorted(theirs.iterdir())
+        other_folder = path
+    before = sorted(other_folder.iterdir())
     with pytest.raises(FolderRefused, match="another user"):
-        CredentialStore(theirs, TENANT, SERVICE)
-    assert sorted(theirs.iterdir()) == before
+        CredentialStore(other_folder, TENANT, SERVICE)
+    assert sorted(other_folder.iterdir()) == before
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o701, 0o770])
-def test_a_folder_that_is_open_to_others_is_refused(path: Path, mode: int):
+def test_folder_accessible_to_others_is_rejected(path: Path, mode: int):
     path.mkdir()
     path.chmod(mode)
-    with pytest.raises(FolderRefused, match="open to others"):
+    with pytest.raises(FolderRefused, match="accessible to others"):
         CredentialStore(path, TENANT, SERVICE)
 
 
-def test_a_folder_that_anybody_could_replace_is_refused(tmp_path: Path):
+def test_folder_that_other_users_could_replace_is_rejected(tmp_path: Path):
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    with pytest.raises(FolderRefused, match="anybody may replace"):
+    with pytest.raises(FolderRefused, match="other users may replace"):
         CredentialStore(tmp_path / "open" / "kcm", TENANT, SERVICE)
     (tmp_path / "open").chmod(0o1777)
     (tmp_path / "open" / "kcm").chmod(0o700)
     CredentialStore(tmp_path / "open" / "kcm", TENANT, SERVICE)
 
 
-def test_a_folder_that_is_swapped_after_it_was_taken_gets_nothing(tmp_path: Path, path: Path):
+def test_exchanged_folder_receives_no_files(tmp_path: Path, path: Path):
     folder = CredentialStore(path, TENANT, SERVICE)
     path.rename(tmp_path / "moved")
     (tmp_path / "trap").mkdir()
@@ -69,7 +69,7 @@ def test_a_folder_that_is_swapped_after_it_was_taken_gets_nothing(tmp_path: Path
 
 
 @pytest.mark.parametrize("what", ["link", "pipe", "folder"])
-def test_what_is_no_file_is_not_read_as_a_key(tmp_path: Path, path: Path, what: str):
+def test_key_that_is_not_a_regular_file_is_rejected(tmp_path: Path, path: Path, what: str):
     folder = CredentialStore(path, TENANT, SERVICE)
     CredentialStore(tmp_path / "other", TENANT, SERVICE).request()
     key = path / "client.key"
@@ -83,17 +83,17 @@ def test_what_is_no_file_is_not_read_as_a_key(tmp_path: Path, path: Path, what: 
         folder.request()
 
 
-def test_a_link_in_place_of_a_file_is_replaced_and_not_followed(tmp_path: Path, path: Path):
+def test_symbolic_link_as_file_is_replaced_and_not_followed(tmp_path: Path, path: Path):
     folder = CredentialStore(path, TENANT, SERVICE)
     target = tmp_path / "target"
-    target.write_text("theirs")
+    target.write_text("other_folder")
     (path / "ca.pem").symlink_to(target)
-    folder.write({"ca.pem": "ours"})
-    assert (target.read_text(), (path / "ca.pem").read_text()) == ("theirs", "ours")
+    folder.write({"ca.pem": "new"})
+    assert (target.read_text(), (path / "ca.pem").read_text()) == ("other_folder", "new")
     assert not (path / "ca.pem").is_symlink()
 
 
-def test_a_key_that_others_can_read_is_refused_and_kept(path: Path):
+def test_key_readable_by_others_is_rejected(path: Path):
     folder = CredentialStore(path, TENANT, SERVICE)
     folder.request()
     (path / "client.key").chmod(0o640)
@@ -102,7 +102,7 @@ def test_a_key_that_others_can_read_is_refused_and_kept(path: Path):
 
 
 @pytest.mark.parametrize(("tenant", "service"), [("globex-67890", SERVICE), (TENANT, "billing"), (None, "billing")])
-def test_a_folder_of_another_service_or_tenant_is_refused(path: Path, tenant: str | None, service: str):
+def test_folder_of_another_service_or_tenant_is_rejected(path: Path, tenant: str | None, service: str):
     write_folder(path, TENANT, service_leaf(TENANT, SERVICE), 1)
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     with pytest.raises(FolderRefused, match="another service"):
@@ -110,12 +110,12 @@ def test_a_folder_of_another_service_or_tenant_is_refused(path: Path, tenant: st
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
 
-def test_whose_it_is_is_read_from_its_certificate(path: Path):
+def test_tenant_is_read_from_the_certificate(path: Path):
     write_folder(path, TENANT, service_leaf(TENANT, SERVICE), 1)
     assert CredentialStore(path, None, SERVICE).tenant_id == TENANT
 
 
-def test_it_has_one_agent_and_what_a_killed_one_left_is_cleared(path: Path):
+def test_folder_lock_rejects_a_second_agent_and_removes_old_drafts(path: Path):
     folder = CredentialStore(path, TENANT, SERVICE)
     old, young = path / ".client.pem.0123abcd", path / ".client.pem.4567abcd"
     for draft in (old, young):
@@ -130,7 +130,7 @@ def test_it_has_one_agent_and_what_a_killed_one_left_is_cleared(path: Path):
         pass
 
 
-def test_folder_and_files_are_their_owners_alone_whatever_the_umask(path: Path):
+def test_folder_and_files_are_private_for_every_umask(path: Path):
     before = os.umask(0)
     try:
         folder = CredentialStore(path, TENANT, SERVICE)
@@ -142,15 +142,15 @@ def test_folder_and_files_are_their_owners_alone_whatever_the_umask(path: Path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
-def test_a_folder_whose_certificate_has_its_key_elsewhere_is_refused(tmp_path: Path, path: Path):
+def test_folder_without_the_key_of_its_certificate_is_rejected(tmp_path: Path, path: Path):
     write_folder(path, TENANT, service_leaf(TENANT, SERVICE), 1)
     folder = CredentialStore(path, TENANT, SERVICE)
-    folder.refuse_strange_key()
+    folder.require_key_of_certificate()
     CredentialStore(tmp_path / "other", TENANT, SERVICE).request()
     (tmp_path / "other" / "client.key").rename(path / "client.key")
     with pytest.raises(FolderRefused, match="does not have the key"):
-        folder.refuse_strange_key()
+        folder.require_key_of_certificate()
     (path / "client.key").unlink()
     with pytest.raises(FolderRefused, match="does not have the key"):
-        folder.refuse_strange_key()
+        folder.require_key_of_certificate()
     assert not (path / "client.key").exists()

@@ -1,4 +1,4 @@
-"""A database for each test, and the hook in this process with keys that need no crypto service; a MongoDB for all."""
+"""A database for each test, the encryption in this process with keys in memory, and one MongoDB for all tests."""
 
 from collections.abc import Iterator
 from uuid import uuid4

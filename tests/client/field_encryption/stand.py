@@ -1,4 +1,4 @@
-"""The hook in this process, which can be taken out again, and a source of keys in memory."""
+"""The encryption in this process, which can be removed again, and a source of keys in memory."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -21,41 +21,41 @@ _PATCHED = (_cursor_base.BaseCursor, client_cursor.ClientCursorMixin, psycopg.Cu
 
 
 class MemoryKeys:
-    """Wraps by remembering; opens for the resource that a key was made for, while `up` and not `refused`."""
+    """Stores keys in memory; unwraps a key for its resource while `up` is true and `refused` is not set."""
 
     def __init__(self) -> None:
         self.up, self.opened = True, 0
         self.refused: KeyUnwrapError | None = None
-        self.looks: list[Callable[[], bool]] = []
-        self._kept: dict[tuple[str, str], bytes] = {}
+        self.callbacks: list[Callable[[], bool]] = []
+        self._keys: dict[tuple[str, str], bytes] = {}
 
     def make(self, resource: str) -> str:
         self._check()
         wrapped = os.urandom(8).hex()
-        self._kept[wrapped, resource] = os.urandom(32)
+        self._keys[wrapped, resource] = os.urandom(32)
         return wrapped
 
     def open(self, wrapped: str, resource: str) -> bytes:
         self._check()
         self.opened += 1
         try:
-            return self._kept[wrapped, resource]
+            return self._keys[wrapped, resource]
         except KeyError:
             raise KeyUnwrapError("ciphertext_refused", "the wrapped key is not of this service") from None
 
-    def when_changed(self, look: Callable[[], bool]) -> None:
-        self.looks.append(look)
+    def when_changed(self, callback: Callable[[], bool]) -> None:
+        self.callbacks.append(callback)
 
     def _check(self) -> None:
         if self.refused is not None:
             raise self.refused
         if not self.up:
-            raise KeyUnwrapError("connection_failed", "the crypto service was not reached")
+            raise KeyUnwrapError("connection_failed", "the crypto service is not reachable")
 
 
 @dataclass
 class MemoryProtection:
-    """The list of protected fields, which is known while there is no `problem`."""
+    """The list of protected fields, which is known while `problem` is not set."""
 
     listed: tuple[ProtectedField, ...] = ()
     problem: ProtectionUnreadable | None = None
@@ -68,7 +68,7 @@ class MemoryProtection:
 
 @dataclass
 class Memory:
-    """What a hook asks, in memory, and its clock."""
+    """The dependencies of the encryption, in memory, and its clock."""
 
     keys: MemoryKeys = field(default_factory=MemoryKeys)
     protection: MemoryProtection = field(default_factory=MemoryProtection)
@@ -101,7 +101,7 @@ class Stand(Memory):
         return await psycopg.AsyncConnection.connect(self.conninfo, **options)
 
     def stored(self, query: str) -> list[tuple[Any, ...]]:
-        """Ask as somebody without the hook, who sees what is on the disk."""
+        """Return the result of a query without the encryption: the stored values."""
         plain = pq.PGconn.connect(self.conninfo.encode())
         try:
             result = plain.exec_(query.encode())
@@ -119,7 +119,7 @@ class Stand(Memory):
 
 @contextmanager
 def patched(owners: Iterable[Any], install: Callable[[], None]) -> Iterator[None]:
-    """Install the hook and remove it from the classes and modules of the driver again."""
+    """Install the encryption, and remove it from the classes and modules of the driver afterwards."""
     before = {owner: dict(vars(owner)) for owner in owners}
     install()
     try:
@@ -134,7 +134,7 @@ def patched(owners: Iterable[Any], install: Callable[[], None]) -> Iterator[None
 
 
 def run_in_child(work: Callable[[], bytes]) -> bytes:
-    """Return what a forked process returns; b"" where it raised."""
+    """Return the result of `work` in a forked process; b"" if it raised."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""What ends a column key: its time, or a refusal at once; silence does not, and nobody's slowness keeps one alive."""
+"""A column key ends after its time, or immediately by a rejection; a missing response does not end it earlier."""
 
 import threading
 from collections.abc import Callable
@@ -16,7 +16,7 @@ PATIENCE_SECONDS = 60
 SECONDS = 60.0
 
 
-class Kept(dict[tuple[Column, str], str]):
+class MemoryKeyStore(dict[tuple[Column, str], str]):
     """Wrapped keys in memory."""
 
     def read(self, column: Column, purpose: str) -> dict[int, str]:
@@ -26,17 +26,17 @@ class Kept(dict[tuple[Column, str], str]):
         self[column, purpose] = wrapped
 
 
-class Waiting(MemoryKeys):
-    """Holds back each answer for a column until it is let go."""
+class DelayedKeys(MemoryKeys):
+    """Delays each answer for a column until the test releases it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.held_back: str | None = None
+        self.delayed: str | None = None
         self.asked, self.go = threading.Event(), threading.Event()
 
     def open(self, wrapped: str, resource: str) -> bytes:
         key = super().open(wrapped, resource)
-        if self.held_back is not None and self.held_back in resource:
+        if self.delayed is not None and self.delayed in resource:
             self.asked.set()
             assert self.go.wait(PATIENCE_SECONDS)
         return key
@@ -44,12 +44,12 @@ class Waiting(MemoryKeys):
 
 @dataclass
 class Process:
-    source: Waiting = field(default_factory=Waiting)
+    source: DelayedKeys = field(default_factory=DelayedKeys)
     now: float = 1000.0
     keys: ColumnKeys = field(init=False)
 
     def __post_init__(self) -> None:
-        self.keys = ColumnKeys(Store.POSTGRESQL, self.source, Kept(), SECONDS, lambda: self.now)
+        self.keys = ColumnKeys(Store.POSTGRESQL, self.source, MemoryKeyStore(), SECONDS, lambda: self.now)
         for column in (ONE, TWO):
             self.keys.newest(column)
             self.now += 1
@@ -57,8 +57,8 @@ class Process:
     def refuse(self, ends: KeyErrorScope) -> None:
         self.source.refused = KeyUnwrapError("tenant_closed", "the tenant is locked", ends=ends)
 
-    def refreshed(self, column: Column) -> None:
-        """Use a key half way through its time, and wait until it was asked for again."""
+    def refresh(self, column: Column) -> None:
+        """Use a key after half of its time, and wait for the refresh."""
         self.now += SECONDS / 2
         self.keys.newest(column)
         for thread in threading.enumerate():
@@ -87,9 +87,9 @@ def in_a_thread(work: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def test_a_refusal_half_way_ends_every_key_at_once(process):
+def test_rejection_of_a_refresh_ends_every_key_immediately(process):
     process.refuse(KeyErrorScope.ALL_KEYS)
-    process.refreshed(ONE)
+    process.refresh(ONE)
     assert process.usable(ONE, TWO) == [False, False]
     with pytest.raises(KeyUnwrapError, match="the tenant is locked") as refused:
         process.keys.newest(ONE)
@@ -99,71 +99,71 @@ def test_a_refusal_half_way_ends_every_key_at_once(process):
     assert process.usable(ONE, TWO) == [True, True]
 
 
-def test_a_refusal_of_one_key_ends_that_one(process):
+def test_rejection_of_one_key_ends_only_that_key(process):
     process.refuse(KeyErrorScope.THE_KEY)
-    process.refreshed(ONE)
+    process.refresh(ONE)
     process.source.refused = None
     assert process.usable(ONE, TWO) == [False, True]
 
 
 @pytest.mark.integration  # the source is asked again after a pause
 @pytest.mark.parametrize("silent", [KeyErrorScope.NOTHING, None])
-def test_silence_ends_nothing_before_the_time_is_over(process, silent):
+def test_missing_response_ends_no_key_before_its_time(process, silent):
     if silent is None:
         process.source.up = False
     else:
         process.refuse(silent)
-    process.refreshed(ONE)
+    process.refresh(ONE)
     assert process.usable(ONE, TWO) == [True, True]
     process.now += SECONDS / 2
     assert process.usable(ONE, TWO) == [False, False]
 
 
-def test_a_key_that_was_opened_before_a_refusal_and_comes_after_it_is_not_used(process):
-    process.now = 1000.5 + SECONDS  # the one's time is over, the other's is not
-    process.source.held_back = ONE[-1]
+def test_key_unwrapped_before_a_rejection_but_received_after_it_is_not_used(process):
+    process.now = 1000.5 + SECONDS  # the time of ONE is over, that of TWO is not
+    process.source.delayed = ONE[-1]
     found: list[list[bool]] = []
-    opening = in_a_thread(lambda: found.append(process.usable(ONE)))
+    unwrapping = in_a_thread(lambda: found.append(process.usable(ONE)))
     assert process.source.asked.wait(PATIENCE_SECONDS)
     process.refuse(KeyErrorScope.ALL_KEYS)
-    process.keys.look_again()  # a refusal waits for nobody who is asking
+    process.keys.check_again()  # a rejection does not wait for a pending request
     process.source.go.set()
-    opening.join(PATIENCE_SECONDS)
+    unwrapping.join(PATIENCE_SECONDS)
     assert found == [[False]]
     assert process.usable(TWO) == [False]
 
 
-def test_a_look_asks_once_and_for_nothing_that_is_not_in_use(process):
-    [look] = process.source.looks
+def test_check_unwraps_one_key_that_is_in_use(process):
+    [callback] = process.source.callbacks
     before = process.source.opened
-    assert look() is True
+    assert callback() is True
     assert process.source.opened == before + 1
     process.source.up = False
-    assert look() is True, "silence"
+    assert callback() is True, "a missing response"
     process.source.up = True
     process.now += 2 * SECONDS
-    assert look() is False
+    assert callback() is False
     assert process.source.opened == before + 1
 
 
-def test_a_look_that_is_answered_makes_the_key_new(process):
+def test_successful_check_renews_the_key(process):
     process.now += SECONDS - 2
-    assert process.keys.look_again()
+    assert process.keys.check_again()
     process.source.up = False
     process.now += SECONDS / 2 - 1
     assert process.usable(TWO) == [True]
     assert process.usable(ONE) == [False]
 
 
-def test_a_key_that_is_being_opened_is_as_good_as_one_in_use():
+def test_key_that_is_being_unwrapped_counts_as_in_use():
     process = Process()
     process.now += 2 * SECONDS
-    process.source.held_back = ONE[-1]
-    opening = in_a_thread(lambda: process.usable(ONE))
+    process.source.delayed = ONE[-1]
+    unwrapping = in_a_thread(lambda: process.usable(ONE))
     assert process.source.asked.wait(PATIENCE_SECONDS)
-    assert process.keys.look_again() is True, "who watches must not end between the answer and its note"
+    assert process.keys.check_again() is True, "the watch must not end before the pending key is recorded"
     process.source.go.set()
-    opening.join(PATIENCE_SECONDS)
-    process.source.held_back = None
+    unwrapping.join(PATIENCE_SECONDS)
+    process.source.delayed = None
     process.now += 2 * SECONDS
-    assert process.keys.look_again() is False
+    assert process.keys.check_again() is False

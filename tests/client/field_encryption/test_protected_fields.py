@@ -1,4 +1,4 @@
-"""What a program knows of its protection: asked of a real front over real mTLS, followed in the background, kept."""
+"""The list of protected fields: loaded from a real HTTPS server with mTLS, refreshed in the background, kept."""
 
 import os
 import time
@@ -29,7 +29,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 @pytest.fixture
-def asked_every(stage: Stage) -> Iterator[Callable[[float], ServiceProtection]]:
+def refreshed_every(stage: Stage) -> Iterator[Callable[[float], ServiceProtection]]:
     with ExitStack() as stack:
 
         def make(seconds: float) -> ServiceProtection:
@@ -38,37 +38,35 @@ def asked_every(stage: Stage) -> Iterator[Callable[[float], ServiceProtection]]:
         yield make
 
 
-def keep(stage: Stage, *fields: ProtectedField, service: str = SERVICE) -> None:
+def set_list(stage: Stage, *fields: ProtectedField, service: str = SERVICE) -> None:
     stage.on_loop(lambda: stage.protections.lists.__setitem__((TENANT, service), ProtectionRow(1, fields)))
 
 
-def test_the_list_is_the_services_own(stage: Stage, asked_every) -> None:
-    keep(stage, SSN, PHONE)
-    keep(stage, service="another")
-    protection = asked_every(60)
+def test_list_is_that_of_the_service(stage: Stage, refreshed_every) -> None:
+    set_list(stage, SSN, PHONE)
+    set_list(stage, service="another")
+    protection = refreshed_every(60)
     assert [protection.fields() for _ in range(100)] == [(SSN, PHONE)] * 100
-    assert stage.protections.asked == 1, "only the first statement asks"
+    assert stage.protections.asked == 1, "only the first statement loads the list"
 
 
-def test_a_change_is_fetched_automatically_and_without_one_the_list_is_the_same_object(
-    stage: Stage, asked_every
-) -> None:
-    keep(stage, SSN)
-    protection = asked_every(0.05)
+def test_change_is_loaded_automatically_and_an_unchanged_list_is_the_same_object(stage: Stage, refreshed_every) -> None:
+    set_list(stage, SSN)
+    protection = refreshed_every(0.05)
     first = protection.fields()
     asked = stage.protections.asked
     wait_until(lambda: stage.protections.asked > asked + 3)
     assert protection.fields() is first
-    keep(stage, SSN, PHONE)
+    set_list(stage, SSN, PHONE)
     wait_until(lambda: protection.fields() == (SSN, PHONE))
-    keep(stage)
+    set_list(stage)
     wait_until(lambda: protection.fields() == ())
 
 
-def test_without_a_list_the_reason_is_raised_and_it_recovers(stage: Stage, asked_every) -> None:
-    keep(stage, SSN)
+def test_missing_list_raises_its_reason_and_recovers(stage: Stage, refreshed_every) -> None:
+    set_list(stage, SSN)
     stage.on_loop(lambda: stage.core.move(TENANT, State.LOCKED))
-    protection = asked_every(60)
+    protection = refreshed_every(60)
     with pytest.raises(ProtectionUnreadable) as refused:
         protection.fields()
     assert refused.value.code == "tenant_closed"
@@ -83,7 +81,7 @@ def test_without_a_list_the_reason_is_raised_and_it_recovers(stage: Stage, asked
     wait_until(is_known)
 
 
-def test_an_unreachable_service_is_not_taken_for_an_empty_list(tmp_path: Path) -> None:
+def test_unreachable_service_is_not_treated_as_an_empty_list(tmp_path: Path) -> None:
     with Stage(tmp_path) as stage:
         folder = stage.folder
     with pytest.raises(ProtectionUnreadable) as refused:
@@ -91,37 +89,37 @@ def test_an_unreachable_service_is_not_taken_for_an_empty_list(tmp_path: Path) -
     assert refused.value.code == "connection_failed"
 
 
-def test_the_last_list_stays_in_force_when_it_cannot_be_asked_for(stage: Stage, asked_every) -> None:
-    """The attack: an attacker who cuts the network must not end the protection of a field."""
-    keep(stage, SSN)
-    protection = asked_every(0.05)
+def test_last_list_stays_in_force_when_the_refresh_fails(stage: Stage, refreshed_every) -> None:
+    """An attacker who cuts the network must not end the protection of a field."""
+    set_list(stage, SSN)
+    protection = refreshed_every(0.05)
     protection.fields()
     stage.on_loop(lambda: stage.core.move(TENANT, State.LOCKED))
-    keep(stage)
-    deadline = time.monotonic() + 0.3  # six times what it waits between two requests
+    set_list(stage)
+    deadline = time.monotonic() + 0.3  # six times the interval of the refresh
     while time.monotonic() < deadline:
         assert protection.fields() == (SSN,)
     stage.on_loop(lambda: stage.core.move(TENANT, State.ACTIVE))
     wait_until(lambda: protection.fields() == ())
 
 
-def test_a_child_follows_on_its_own_from_its_parents_list(stage: Stage, asked_every) -> None:
-    keep(stage, SSN)
-    protection = asked_every(0.05)
+def test_child_process_starts_with_its_parents_list_and_refreshes_it(stage: Stage, refreshed_every) -> None:
+    set_list(stage, SSN)
+    protection = refreshed_every(0.05)
     protection.fields()
-    heard, said = os.pipe()
+    reading, writing = os.pipe()
     child = os.fork()
     if not child:
         try:
             known = protection.fields()
-            os.write(said, b"1" if known == (SSN,) else b"0")
+            os.write(writing, b"1" if known == (SSN,) else b"0")
             wait_until(lambda: protection.fields() == (SSN, PHONE))
-            os.write(said, b"1")
+            os.write(writing, b"1")
         finally:
             os._exit(0)
-    os.close(said)
-    assert os.read(heard, 1) == b"1"
-    keep(stage, SSN, PHONE)
-    assert os.read(heard, 1) == b"1"
-    os.close(heard)
+    os.close(writing)
+    assert os.read(reading, 1) == b"1"
+    set_list(stage, SSN, PHONE)
+    assert os.read(reading, 1) == b"1"
+    os.close(reading)
     os.waitpid(child, 0)

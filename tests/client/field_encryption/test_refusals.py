@@ -1,4 +1,4 @@
-"""What would store plaintext, or would have to be computed from ciphertext, is refused before it is sent."""
+"""Statements that would store plaintext, or compute with ciphertext, are rejected before they are sent."""
 
 import psycopg
 import pytest
@@ -33,11 +33,11 @@ COMMENT ON COLUMN orders.note IS 'openkcm: encrypt';
 @pytest.fixture
 def conn(stand):
     stand.stored(TABLES)
-    with stand.connect(autocommit=True) as opened:
+    with stand.connect(autocommit=True) as connection:
         insert = "INSERT INTO customers (id, name, ssn, email) VALUES "
-        opened.execute(insert + "(101, 'Ann', 's1', 'ann@x'), (102, 'Bob', 's2', 'bob@x')")
-        opened.execute("INSERT INTO orders (customer, note) VALUES (101, 'first')")
-        yield opened
+        connection.execute(insert + "(101, 'Ann', 's1', 'ann@x'), (102, 'Bob', 's2', 'bob@x')")
+        connection.execute("INSERT INTO orders (customer, note) VALUES (101, 'first')")
+        yield connection
 
 
 WRITES = [
@@ -109,7 +109,7 @@ READS = [
 ]
 
 
-def refused(conn, query):
+def is_rejected(conn, query):
     try:
         if query.startswith("COPY"):
             with conn.cursor().copy(query):
@@ -120,14 +120,14 @@ def refused(conn, query):
     return False
 
 
-def test_it_is_refused_and_nothing_is_stored(stand, conn):
+def test_unsupported_statement_is_rejected_and_nothing_is_stored(stand, conn):
     conn.execute("INSERT INTO customers (name, ssn) VALUES ('c', 's3')")
     before = stand.stored("SELECT * FROM customers ORDER BY id")
-    assert [query for query in (*WRITES, *READS) if not refused(conn, query)] == []
+    assert [query for query in (*WRITES, *READS) if not is_rejected(conn, query)] == []
     assert stand.stored("SELECT * FROM customers ORDER BY id") == before
 
 
-def test_a_refusal_is_an_error_of_the_driver(conn):
+def test_rejection_is_an_error_of_the_driver(conn):
     with pytest.raises(psycopg.NotSupportedError):
         conn.execute("SELECT upper(ssn) FROM customers")
 
@@ -165,7 +165,7 @@ READABLE = [
 ]  # fmt: skip
 
 
-def test_it_reads_as_it_would_plain(conn):
+def test_supported_query_returns_the_same_rows_as_without_encryption(conn):
     for query, rows in READABLE:
         with conn.transaction(force_rollback=True):
             assert (query, conn.execute(query).fetchall()) == (query, rows)
@@ -198,9 +198,9 @@ MOVES = [
 ]
 
 
-def test_a_value_that_was_moved_or_altered_is_refused(stand, conn):
+def test_moved_or_altered_value_is_rejected(stand, conn):
     for move in MOVES:
-        # What opens a value that is well is known from here on.
+        # The cipher of a valid value is cached afterwards.
         assert len(conn.execute("SELECT ssn, email FROM customers").fetchall()) == 2
         stand.stored("CREATE TABLE kept AS SELECT * FROM customers")
         stand.stored(move)
@@ -210,21 +210,21 @@ def test_a_value_that_was_moved_or_altered_is_refused(stand, conn):
     assert len(conn.execute("SELECT ssn, email FROM customers").fetchall()) == 2
 
 
-def test_a_value_that_was_moved_to_another_column_is_refused(stand, conn):
+def test_value_moved_to_another_column_is_rejected(stand, conn):
     stand.stored("UPDATE customers SET name = ssn; COMMENT ON COLUMN customers.name IS 'openkcm: encrypt'")
     stand.now += 31
     with pytest.raises(ValueRefused):
         conn.execute("SELECT name FROM customers").fetchall()
 
 
-def test_a_table_that_takes_the_place_of_another_opens_nothing(stand, conn):
+def test_table_moved_to_another_schema_cannot_be_decrypted(stand, conn):
     stand.stored("CREATE SCHEMA s; ALTER TABLE orders SET SCHEMA s")
     stand.now += 31
     with pytest.raises(ValueRefused):
         conn.execute("SELECT note FROM s.orders").fetchall()
 
 
-def test_another_service_opens_nothing_and_stores_nothing(stand, conn):
+def test_another_service_decrypts_and_stores_nothing(stand, conn):
     stand.keys.__dict__.update(MemoryKeys().__dict__)
     stand.now += 61
     for query in ("SELECT ssn FROM customers", "UPDATE customers SET ssn = 'x' WHERE id = 101"):
@@ -232,7 +232,7 @@ def test_another_service_opens_nothing_and_stores_nothing(stand, conn):
             conn.execute(query).fetchall()
 
 
-def test_a_plain_value_is_refused_unless_it_is_allowed_for_a_time(stand, conn):
+def test_plain_value_is_rejected_unless_it_is_allowed(stand, conn):
     stand.stored("INSERT INTO customers (id, name, ssn, email) VALUES (7, 'Old', 'plain', 'old@x')")
     with pytest.raises(PlainValueFound):
         conn.execute("SELECT ssn FROM customers WHERE id = 7").fetchall()
@@ -246,7 +246,7 @@ def test_a_plain_value_is_refused_unless_it_is_allowed_for_a_time(stand, conn):
             assert len(conn.execute("SELECT * FROM customers WHERE " + query + " AND id > 0", values).fetchall()) == 1
 
 
-def test_keys_are_used_for_their_time_then_asked_for_again(stand, conn):
+def test_keys_are_used_for_their_time_and_then_unwrapped_again(stand, conn):
     def read() -> list:
         return conn.execute("SELECT ssn FROM customers WHERE id = 101").fetchall()
 
@@ -256,7 +256,7 @@ def test_keys_are_used_for_their_time_then_asked_for_again(stand, conn):
     assert read() == [("s1",)]
     conn.execute("UPDATE customers SET ssn = 's1' WHERE id = 101")
     stand.now += 32
-    with pytest.raises(KeysUnavailable, match="not reached"):
+    with pytest.raises(KeysUnavailable, match="not reachable"):
         read()
     with pytest.raises(psycopg.OperationalError):
         conn.execute("UPDATE customers SET ssn = 'x' WHERE id = 101")
@@ -265,7 +265,7 @@ def test_keys_are_used_for_their_time_then_asked_for_again(stand, conn):
     assert read() == [("s1",)]
 
 
-def test_a_refusal_ends_at_once_what_was_lent(stand, conn):
+def test_rejection_ends_lent_keys_immediately(stand, conn):
     statements = [
         ("SELECT ssn FROM customers WHERE id = 101", None),
         ("UPDATE customers SET ssn = %s WHERE id = 101", ("s1",)),
@@ -277,7 +277,7 @@ def test_a_refusal_ends_at_once_what_was_lent(stand, conn):
     cursor = conn.execute("SELECT ssn FROM customers ORDER BY id")
     assert cursor.fetchone() == ("s1",)
     stand.keys.refused = KeyUnwrapError("tenant_closed", "the tenant is locked", ends=KeyErrorScope.ALL_KEYS)
-    assert not any([look() for look in stand.keys.looks])  # noqa: C419 - each must look
+    assert not any([callback() for callback in stand.keys.callbacks])  # noqa: C419 - each must run
     with pytest.raises(KeysUnavailable):
         cursor.fetchone()
     for query, values in statements:
@@ -299,7 +299,7 @@ BROKEN = [
 ]
 
 
-def test_a_table_that_cannot_be_protected_says_why(stand):
+def test_unsupported_table_raises_its_reason(stand):
     with stand.connect() as conn:
         for table, reason in BROKEN:
             stand.stored(f"{table}; COMMENT ON COLUMN t.c IS 'openkcm: encrypt'")
@@ -310,21 +310,21 @@ def test_a_table_that_cannot_be_protected_says_why(stand):
             stand.stored("DROP TABLE t")
 
 
-def test_values_of_another_type_are_refused(conn):
+def test_values_of_another_type_are_rejected(conn):
     with pytest.raises(ProtectionUnusable, match="is not text"):
         conn.execute("INSERT INTO customers (id, ssn) VALUES (1, %s)", (1.5,))
-    with pytest.raises(ProtectionUnusable, match="of that column's type"):
+    with pytest.raises(ProtectionUnusable, match="does not have that column's type"):
         conn.execute("INSERT INTO customers (id, ssn) VALUES (%s, 'x')", (1.5,))
     conn.execute("INSERT INTO customers (id, ssn) VALUES (1, %s), (2, %s)", (77, -5))
     assert conn.execute("SELECT ssn FROM customers WHERE id < 3 ORDER BY id").fetchall() == [("77",), ("-5",)]
 
 
-def test_nothing_is_sent_before_it_is_known_what_is_protected(stand):
+def test_nothing_is_sent_before_the_list_is_available(stand):
     stand.stored("CREATE TABLE t (id int PRIMARY KEY, c text)")
-    stand.protection.problem = ProtectionUnreadable("connection_failed", "the crypto service was not reached", "wait")
+    stand.protection.problem = ProtectionUnreadable("connection_failed", "the crypto service is not reachable", "wait")
     with stand.connect(autocommit=True) as conn:
         for query in ("SELECT 1", "INSERT INTO t VALUES (1, 'x')", "DROP TABLE t"):
-            with pytest.raises(ProtectionUnknown, match="not reached"):
+            with pytest.raises(ProtectionUnknown, match="not reachable"):
                 conn.execute(query)
         assert stand.stored("SELECT * FROM t") == []
         stand.protection.problem = None
@@ -332,7 +332,7 @@ def test_nothing_is_sent_before_it_is_known_what_is_protected(stand):
     assert stand.stored("SELECT c FROM t") == [("x",)]
 
 
-def test_a_changed_list_is_obeyed_by_the_next_statement_on_every_connection(stand, conn):
+def test_changed_list_applies_to_the_next_statement_on_every_connection(stand, conn):
     conn.execute("SELECT ssn FROM plain")
     with stand.connect(autocommit=True) as other:
         other.execute("SELECT ssn FROM plain")
@@ -346,7 +346,7 @@ def test_a_changed_list_is_obeyed_by_the_next_statement_on_every_connection(stan
     assert stored == ["okcm:c1:", "okcm:c1:", "x", "x"]
 
 
-def test_a_column_protected_while_the_program_runs_is_encrypted_from_then_on(stand, conn):
+def test_column_protected_at_run_time_is_encrypted_afterwards(stand, conn):
     conn.execute("INSERT INTO plain VALUES (1, 'x')")
     conn.execute("COMMENT ON COLUMN plain.ssn IS 'openkcm: encrypt'")
     conn.execute("INSERT INTO plain VALUES (2, 'x')")

@@ -1,4 +1,4 @@
-"""The connection on which next to nothing is said: its end is a reason to ask, the lack of one is none to hurry."""
+"""The held connection: its end causes a check of the keys, its absence does not."""
 
 import socket
 import threading
@@ -10,136 +10,136 @@ import pytest
 
 from openkcm.field_encryption.service_client import HeldConnection, RevocationWatch
 
-pytestmark = pytest.mark.integration  # the watch pauses between two tries
+pytestmark = pytest.mark.integration  # the watch pauses between two attempts
 PATIENCE_SECONDS = 60
 SERVED = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 REFUSED = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n"
 
 
 class Process:
-    """The other sides of the connections that a watch has opened, and how often it looked."""
+    """The server sides of a watch's connections, and its checks."""
 
-    def __init__(self, *, reached: bool = True) -> None:
-        self.reached, self.going_on = reached, True
-        self.theirs: Queue[socket.socket] = Queue()
-        self.tries, self.looks = Queue[float](), Queue[float]()
+    def __init__(self, *, reachable: bool = True) -> None:
+        self.reachable, self.is_needed = reachable, True
+        self.server: Queue[socket.socket] = Queue()
+        self.tries, self.checks = Queue[float](), Queue[float]()
         self.watch = RevocationWatch(self._connect)
-        self.watch.tell(self._look)
-        self.watch.want()
+        self.watch.subscribe(self._check)
+        self.watch.start()
         assert self.watch.thread is not None
         self.thread = self.watch.thread
 
     def _connect(self) -> HeldConnection:
         self.tries.put(time.monotonic())
-        if not self.reached:
+        if not self.reachable:
             raise ConnectionRefusedError
-        ours, theirs = socket.socketpair()
-        self.theirs.put(theirs)
-        return HeldConnection(ours, "here")
+        client, server = socket.socketpair()
+        self.server.put(server)
+        return HeldConnection(client, "here")
 
-    def _look(self) -> bool:
-        self.looks.put(time.monotonic())
-        return self.going_on
+    def _check(self) -> bool:
+        self.checks.put(time.monotonic())
+        return self.is_needed
 
-    def wait_look(self) -> float:
-        return self.looks.get(timeout=PATIENCE_SECONDS)
+    def wait_check(self) -> float:
+        return self.checks.get(timeout=PATIENCE_SECONDS)
 
     def wait_connected(self) -> socket.socket:
-        return self.theirs.get(timeout=PATIENCE_SECONDS)
+        return self.server.get(timeout=PATIENCE_SECONDS)
 
 
 @pytest.fixture
 def held() -> Callable[[float], tuple[HeldConnection, socket.socket, threading.Thread]]:
-    def made(seconds: float) -> tuple[HeldConnection, socket.socket, threading.Thread]:
-        ours, theirs = socket.socketpair()
-        connection = HeldConnection(ours, "here", seconds)
+    def create(seconds: float) -> tuple[HeldConnection, socket.socket, threading.Thread]:
+        client, server = socket.socketpair()
+        connection = HeldConnection(client, "here", seconds)
         waiting = threading.Thread(target=connection.wait, daemon=True)
         waiting.start()
-        return connection, theirs, waiting
+        return connection, server, waiting
 
-    return made
+    return create
 
 
-def test_it_waits_while_it_is_served_and_asks_now_and_then(held):
-    connection, theirs, waiting = held(2.0)  # an answer that is later than this ends the wait
+def test_held_connection_polls_while_it_is_served(held):
+    connection, server, waiting = held(2.0)  # a later response ends the wait
     for _ in range(2):
-        assert theirs.recv(1024).startswith(b"GET /healthz HTTP/1.1\r\nhost: here\r\n")
-        theirs.sendall(SERVED)
+        assert server.recv(1024).startswith(b"GET /healthz HTTP/1.1\r\nhost: here\r\n")
+        server.sendall(SERVED)
     assert waiting.is_alive()
-    theirs.close()
+    server.close()
     waiting.join(PATIENCE_SECONDS)
     assert not waiting.is_alive()
     connection.close()
 
 
 @pytest.mark.parametrize("answer", [REFUSED, b""])
-def test_a_refusal_and_silence_end_the_wait(held, answer):
-    connection, theirs, waiting = held(0.2)
-    theirs.recv(1024)
-    theirs.sendall(SERVED)
-    theirs.recv(1024)
-    theirs.sendall(answer)
+def test_rejection_or_missing_response_ends_the_wait(held, answer):
+    connection, server, waiting = held(0.2)
+    server.recv(1024)
+    server.sendall(SERVED)
+    server.recv(1024)
+    server.sendall(answer)
     waiting.join(PATIENCE_SECONDS)
     assert not waiting.is_alive()
     connection.close()
-    theirs.close()
+    server.close()
 
 
-def test_it_looks_once_connected_and_in_the_moment_of_its_end():
+def test_watch_checks_after_connecting_and_after_the_connection_ends():
     process = Process()
-    theirs = process.wait_connected()
-    process.wait_look()
-    theirs.sendall(SERVED)
-    process.going_on = False
+    server = process.wait_connected()
+    process.wait_check()
+    server.sendall(SERVED)
+    process.is_needed = False
     ended = time.monotonic()
-    theirs.close()
-    assert process.wait_look() > ended, "it looked without a reason"
+    server.close()
+    assert process.wait_check() > ended, "it checked before the end"
     process.thread.join(PATIENCE_SECONDS)
     assert not process.thread.is_alive()
 
 
-def test_it_connects_again_as_long_as_there_is_a_reason():
+def test_watch_reconnects_while_it_is_needed():
     process = Process()
     for _ in range(2):
         process.wait_connected().close()
-        process.wait_look()
-        process.wait_look()
+        process.wait_check()
+        process.wait_check()
     assert process.thread.is_alive()
-    process.going_on = False
+    process.is_needed = False
     process.wait_connected().close()
     process.thread.join(PATIENCE_SECONDS)
     assert not process.thread.is_alive()
 
 
-def test_an_unreachable_service_is_tried_with_pauses_and_is_no_reason_to_look():
-    process = Process(reached=False)
+def test_unreachable_service_is_retried_with_pauses_and_without_a_check():
+    process = Process(reachable=False)
     tries = [process.tries.get(timeout=PATIENCE_SECONDS) for _ in range(3)]
-    assert process.looks.empty()
+    assert process.checks.empty()
     assert tries[2] - tries[0] > 0.7
-    process.reached, process.going_on = True, False
+    process.reachable, process.is_needed = True, False
     process.thread.join(PATIENCE_SECONDS)
     process.wait_connected().close()
-    assert process.looks.qsize() == 1
+    assert process.checks.qsize() == 1
 
 
-def test_a_watch_that_is_wanted_while_it_ends_continues():
+def test_watch_started_while_it_ends_continues():
     process = Process()
-    theirs = process.wait_connected()
-    process.wait_look()
-    wanted = []
+    server = process.wait_connected()
+    process.wait_check()
+    started = []
 
-    def look() -> bool:
-        """Find nothing in use; meanwhile, once, another thread gets a key."""
-        if not wanted:
-            wanted.append(process.watch.want())
+    def callback() -> bool:
+        """Report that no key is in use; once, another thread gets a key meanwhile."""
+        if not started:
+            started.append(process.watch.start())
         return False
 
-    process.going_on = False
-    process.watch.tell(look)
-    theirs.close()
-    process.wait_look()
+    process.is_needed = False
+    process.watch.subscribe(callback)
+    server.close()
+    process.wait_check()
     process.wait_connected().close()
     process.thread.join(PATIENCE_SECONDS)
     assert process.watch.thread is None
-    process.watch.want()
+    process.watch.start()
     process.wait_connected().close()

@@ -1,4 +1,4 @@
-"""What a program tells of its encryption is what it did: told once, kept while nobody listens, a child's by itself."""
+"""Usage reports of a program: each count is reported once, kept while reports fail, and separate in a child."""
 
 import threading
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from openkcm.contract.services import OTHER_PLACES
-from openkcm.field_encryption import usage as uses
+from openkcm.field_encryption import usage
 from openkcm.field_encryption.usage import UsageReporter
 from tests.client.field_encryption.stand import run_in_child
 from tests.concurrency import wait_until
@@ -14,18 +14,18 @@ from tests.concurrency import wait_until
 
 class Listener:
     def __init__(self) -> None:
-        self.up, self.heard, self.times = True, [], 0
+        self.up, self.received, self.times = True, [], 0
 
-    def tell(self, claims: list[dict[str, Any]]) -> float:
+    def receive(self, claims: list[dict[str, Any]]) -> float:
         self.times += 1
         if not self.up:
             raise OSError
-        self.heard += claims
+        self.received += claims
         return 60.0
 
     def sums(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
-        for claim in self.heard:
+        for claim in self.received:
             place, *sums = claim.values()
             found[place] = [a + b for a, b in zip(found.get(place, [0] * 5), sums, strict=True)]
         return found
@@ -36,15 +36,15 @@ def listener() -> Listener:
     return Listener()
 
 
-def test_sums_are_told_once_by_place_and_times_in_equal_shares(listener):
-    told = UsageReporter(listener.tell, first_seconds=60)
-    told.note("postgresql:public.t.a", 3, 96, 5_000)
-    told.request(["postgresql:public.t.a", "postgresql:public.t.b"], 2_000_000)
-    told.request([], 1_000_000)
-    told._tell_what_came()
-    told._tell_what_came()
-    told.note("postgresql:public.t.a", 1, 32, 1_900)
-    told._end()
+def test_sums_are_reported_once_by_place_with_times_in_equal_shares(listener):
+    reporter = UsageReporter(listener.receive, first_seconds=60)
+    reporter.note("postgresql:public.t.a", 3, 96, 5_000)
+    reporter.request(["postgresql:public.t.a", "postgresql:public.t.b"], 2_000_000)
+    reporter.request([], 1_000_000)
+    reporter._report_new()
+    reporter._report_new()
+    reporter.note("postgresql:public.t.a", 1, 32, 1_900)
+    reporter._end()
     assert listener.sums() == {
         "postgresql:public.t.a": [4, 128, 6, 1, 1000],
         "postgresql:public.t.b": [0, 0, 0, 1, 1000],
@@ -52,55 +52,55 @@ def test_sums_are_told_once_by_place_and_times_in_equal_shares(listener):
     assert listener.times == 2
 
 
-def test_what_nobody_heard_is_told_later_and_the_application_hears_of_it_once(listener, caplog):
+def test_failed_report_is_repeated_later_and_logged_once(listener, caplog):
     caplog.set_level("INFO")
-    told = UsageReporter(listener.tell, first_seconds=60)
+    reporter = UsageReporter(listener.receive, first_seconds=60)
     listener.up = False
     for _ in range(3):
-        told.note("p", 1, 1, 1_000)
-        told._tell_what_came()
-    assert [record.message for record in caplog.records] == ["what is encrypted here is not told for now: OSError"]
+        reporter.note("p", 1, 1, 1_000)
+        reporter._report_new()
+    assert [record.message for record in caplog.records] == ["usage report failed: OSError"]
     listener.up = True
-    told._tell_what_came()
+    reporter._report_new()
     assert listener.sums() == {"p": [3, 3, 3, 0, 0]}
 
 
 @pytest.mark.integration
-def test_it_is_told_soon_and_at_the_end_which_waits_for_nobody(listener):
-    told = UsageReporter(listener.tell, first_seconds=0.05)
-    told.note("p", 1, 1, 0)
-    wait_until(lambda: bool(listener.heard))
+def test_usage_is_reported_soon_and_at_the_end_without_blocking(listener):
+    reporter = UsageReporter(listener.receive, first_seconds=0.05)
+    reporter.note("p", 1, 1, 0)
+    wait_until(lambda: bool(listener.received))
     assert listener.sums() == {"p": [1, 1, 0, 0, 0]}
     held = threading.Event()
     stuck = UsageReporter(lambda _: held.wait(600) or 60.0, first_seconds=60)
     stuck.note("p", 1, 1, 0)
     stuck._end()
-    assert not held.is_set(), "the end waited for the answer"
+    assert not held.is_set(), "the end waited for the response"
     held.set()
 
 
 @pytest.mark.integration
-def test_a_forked_child_tells_what_it_did_itself(listener):
-    told = UsageReporter(listener.tell, first_seconds=60)
-    told.note("p", 5, 5, 0)
+def test_forked_child_reports_only_its_own_usage(listener):
+    reporter = UsageReporter(listener.receive, first_seconds=60)
+    reporter.note("p", 5, 5, 0)
 
     def work() -> bytes:
-        told.note("p", 2, 2, 0)
-        told._end()
+        reporter.note("p", 2, 2, 0)
+        reporter._end()
         return repr(listener.sums()).encode()
 
     assert run_in_child(work) == b"{'p': [2, 2, 0, 0, 0]}"
-    told._end()
+    reporter._end()
     assert listener.sums() == {"p": [5, 5, 0, 0, 0]}
 
 
-def test_places_are_bounded_told_in_parts_and_fit(listener):
-    told = UsageReporter(listener.tell, first_seconds=60)
-    for number in range(uses._MOST + 50):
-        told.note(f"p{number}", 1, 0, 0)
-    told._end()
+def test_places_are_bounded_and_reported_in_parts(listener):
+    reporter = UsageReporter(listener.receive, first_seconds=60)
+    for number in range(usage._MAX_COUNTERS + 50):
+        reporter.note(f"p{number}", 1, 0, 0)
+    reporter._end()
     assert listener.times > 1
-    assert len(listener.heard) == uses._MOST + 1
+    assert len(listener.received) == usage._MAX_COUNTERS + 1
     assert listener.sums()[OTHER_PLACES][0] == 50
-    assert uses.place("postgresql", "s", "t", "c") == "postgresql:s.t.c"
-    assert uses.place("postgresql", "a\nb", "t" * 300) == "postgresql:a?b." + "t" * 165
+    assert usage.place("postgresql", "s", "t", "c") == "postgresql:s.t.c"
+    assert usage.place("postgresql", "a\nb", "t" * 300) == "postgresql:a?b." + "t" * 165

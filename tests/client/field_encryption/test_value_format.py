@@ -1,4 +1,4 @@
-"""Properties: what is sealed opens in its place and nowhere else, and no two places look alike."""
+"""Properties: an encrypted value can be decrypted only in its place, and different places have different encodings."""
 
 from contextlib import suppress
 from uuid import UUID
@@ -26,18 +26,18 @@ def same(one: tuple, other: tuple) -> bool:
 
 
 @given(places, places)
-def test_two_places_are_never_encoded_alike(one, other):
+def test_different_places_have_different_encodings(one, other):
     assert (place(one) == place(other)) is same(one, other)
 
 
-def test_numbers_and_their_texts_are_two_places():
+def test_numbers_and_their_texts_are_different_places():
     column = values.column_place("postgresql", "public", "t", "c")
     forms = [1, "1", b"1", UUID(int=1), "01", UUID(int=1).bytes]
     assert len({values.row_place(column, [form]) for form in forms}) == len(forms)
 
 
 @given(st.binary(max_size=200), places, places, st.none() | st.binary(min_size=16, max_size=16))
-def test_what_is_sealed_opens_in_its_place_alone(plain, here, there, equality):
+def test_value_is_decrypted_only_in_its_place(plain, here, there, equality):
     sealed = values.seal(KEY, place(here), plain)
     assert values.from_text(values.to_text(sealed, equality)) == (sealed, equality)
     assert values.from_bytes(values.to_bytes(sealed, equality)) == (sealed, equality)
@@ -51,7 +51,7 @@ def test_what_is_sealed_opens_in_its_place_alone(plain, here, there, equality):
 
 
 @given(st.binary(max_size=40), st.data())
-def test_no_bit_may_differ(plain, data):
+def test_value_with_a_changed_bit_is_rejected(plain, data):
     sealed = bytearray(values.seal(KEY, b"here", plain))
     at = data.draw(st.integers(0, len(sealed) - 1))
     sealed[at] ^= 1 << data.draw(st.integers(0, 7))
@@ -60,7 +60,7 @@ def test_no_bit_may_differ(plain, data):
 
 
 @given(st.text(max_size=120))
-def test_any_other_text_is_not_ours_or_does_not_open(text):
+def test_any_other_text_is_rejected(text):
     for candidate in (text, "okcm:c1:" + text, "okcm:c2:" + text):
         try:
             sealed, equality = values.from_text(candidate)
@@ -70,7 +70,7 @@ def test_any_other_text_is_not_ours_or_does_not_open(text):
 
 
 @given(st.binary(max_size=8), st.data())
-def test_a_ciphertext_has_one_spelling(plain, data):
+def test_only_the_canonical_encoding_of_a_ciphertext_is_accepted(plain, data):
     text = values.to_text(values.seal(KEY, b"here", plain), data.draw(st.none() | st.just(bytes(16))))
     at = data.draw(st.integers(0, len(text) - 1) | st.integers(len(text) - 4, len(text) - 1))
     for changed in (
@@ -87,7 +87,7 @@ def test_a_ciphertext_has_one_spelling(plain, data):
         assert changed == text or read != values.from_text(text)
 
 
-def test_every_last_character_but_one_is_refused():
+def test_last_character_with_unused_bits_is_rejected():
     for length in (30, 31):
         text = values.to_text(bytes(length), None)
         body = text.rstrip("=")
@@ -99,11 +99,11 @@ def test_every_last_character_but_one_is_refused():
 
 
 @pytest.mark.integration  # a process
-def test_a_child_does_not_go_on_with_its_parents_session():
+def test_child_process_does_not_continue_its_parents_session():
     key = ColumnKey(1, bytes(32))
-    parents = [values.seal(key, b"", b"")[:20] for _ in range(2)]
-    assert parents[0] == parents[1]
-    childs = run_in_child(lambda: values.seal(key, b"", b"")[:20])
-    assert len(childs) == 20
-    assert childs != parents[0]
-    assert values.seal(key, b"", b"")[:20] == parents[0]
+    parent_sessions = [values.seal(key, b"", b"")[:20] for _ in range(2)]
+    assert parent_sessions[0] == parent_sessions[1]
+    child_session = run_in_child(lambda: values.seal(key, b"", b"")[:20])
+    assert len(child_session) == 20
+    assert child_session != parent_sessions[0]
+    assert values.seal(key, b"", b"")[:20] == parent_sessions[0]

@@ -56,7 +56,7 @@ async def awaited(stage: Stage) -> AsyncIterator[AsyncClient]:
         yield one
 
 
-def test_both_faces_have_the_same_methods():
+def test_both_clients_have_the_same_methods():
     def public(face: type) -> set[str]:
         return {name for name in dir(face) if not name.startswith("_")}
 
@@ -64,13 +64,13 @@ def test_both_faces_have_the_same_methods():
 
 
 @pytest.mark.parametrize("face", ["client", "awaited"])
-async def test_either_face_does_every_operation(client: Client, awaited: AsyncClient, stage: Stage, face: str):
+async def test_either_client_supports_every_operation(client: Client, awaited: AsyncClient, stage: Stage, face: str):
     async def ask(name: str, *given: Any) -> Any:
         if face == "client":
             return await asyncio.to_thread(getattr(client, name), *given)
         return await getattr(awaited, name)(*given)
 
-    stage.on_loop(lambda: stage.core.failing.append(errors.VaultUnavailable()))  # it tries again
+    stage.on_loop(lambda: stage.core.failing.append(errors.VaultUnavailable()))  # the client retries
     sealed = await ask("encrypt", b"card", "orders/1")
     assert await ask("decrypt", sealed, "orders/1") == b"card"
     stage.on_loop(lambda: stage.core.rotate(stage.caller))
@@ -86,7 +86,7 @@ async def test_either_face_does_every_operation(client: Client, awaited: AsyncCl
     assert raised.value.code == "tenant_closed"
 
 
-async def test_batches_larger_than_the_service_takes_are_sent_in_several(awaited: AsyncClient, client: Client):
+async def test_oversized_batch_is_sent_in_several_requests(awaited: AsyncClient, client: Client):
     items = [(f"{n}".encode(), f"r{n}") for n in range(1500)]
     sealed = await awaited.encrypt_many(items)
     pairs = [(str(text), resource) for text, (_, resource) in zip(sealed, items, strict=True)]
@@ -97,20 +97,20 @@ async def test_batches_larger_than_the_service_takes_are_sent_in_several(awaited
     assert await awaited.encrypt_many([]) == []
 
 
-def test_large_items_are_spread_over_batches():
+def test_large_items_are_distributed_over_batches():
     large = b"x" * 400_000
     batches = list(client_calls.encrypt_many([(large, "a"), (large, "b"), (b"", "c")]))
     assert [len(batch.items) for batch in batches] == [1, 2]
 
 
-def test_an_item_too_large_for_the_service_does_not_refuse_the_others(client: Client):
+def test_oversized_item_does_not_reject_the_others(client: Client):
     first, second, third = client.encrypt_many([(b"a", "a"), (b"x" * BODY_LIMIT, "b"), (b"c", "c")])
     assert isinstance(second, RequestRefused)
     assert second.code == "body_too_large"
     assert [client.decrypt(str(first), "a"), client.decrypt(str(third), "c")] == [b"a", b"c"]
 
 
-def test_an_item_that_is_refused_has_its_error_in_its_place(client: Client):
+def test_rejected_item_is_replaced_by_its_error(client: Client):
     sealed = client.encrypt(b"card", "a")
     first, second, third = client.decrypt_many([(sealed, "a"), (sealed, "b"), (sealed, "")])
     assert first == b"card"
@@ -131,7 +131,7 @@ def test_an_item_that_is_refused_has_its_error_in_its_place(client: Client):
         (RuntimeError("hunter2"), ServiceFailed),
     ],
 )
-def test_a_failure_that_is_not_retryable_is_raised_at_once(
+def test_failure_that_is_not_retryable_is_raised_immediately(
     client: Client, stage: Stage, failure: Exception, expected: type[ClientError]
 ):
     stage.on_loop(lambda: stage.core.failing.append(failure))
@@ -160,7 +160,7 @@ def test_a_retryable_failure_is_retried_as_often_as_the_options_allow(
     assert stage.on_loop(lambda: len(stage.core.asked)) == 6
 
 
-def test_a_connection_is_kept_and_replaced_when_it_is_lost(client: Client, stage: Stage):
+def test_connection_is_reused_and_replaced_after_a_loss(client: Client, stage: Stage):
     for _ in range(5):
         client.encrypt(b"card", "a")
     assert stage.on_loop(lambda: stage.connections.opened) == 1
@@ -169,7 +169,7 @@ def test_a_connection_is_kept_and_replaced_when_it_is_lost(client: Client, stage
     assert stage.on_loop(lambda: stage.connections.opened) == 2
 
 
-def test_a_connection_that_is_lost_before_the_answer_is_tried_again(client: Client, stage: Stage):
+def test_connection_loss_before_the_response_is_retried(client: Client, stage: Stage):
     gate = stage.on_loop(stage.core.hold)
     with ThreadPoolExecutor(1) as thread:
         asked = thread.submit(client.encrypt, b"card", "a")
@@ -180,7 +180,7 @@ def test_a_connection_that_is_lost_before_the_answer_is_tried_again(client: Clie
         assert client.decrypt(asked.result(), "a") == b"card"
 
 
-def test_a_wait_the_service_asks_for_is_kept_up_to_a_bound():
+def test_requested_wait_is_honoured_up_to_a_limit():
     retry = Retry(first_seconds=0.1, longest_seconds=5.0)
     assert 1.0 <= retry.pause(1, 1.0) <= 1.2
     assert 5.0 <= retry.pause(1, 3600.0) <= 5.2
@@ -188,11 +188,11 @@ def test_a_wait_the_service_asks_for_is_kept_up_to_a_bound():
     assert retry.pause(30, None) <= 5.0
 
 
-def test_a_service_that_does_not_answer_or_has_another_authority_is_unavailable(stage: Stage):
-    elsewhere, wary = (stage.connect_folder(name, TENANT, stage.leaf) for name in ("elsewhere", "wary"))
+def test_unreachable_service_or_another_ca_raises_unavailable(stage: Stage):
+    elsewhere, another_ca = (stage.connect_folder(name, TENANT, stage.leaf) for name in ("elsewhere", "another_ca"))
     (elsewhere / "client.toml").write_text('https = "https://localhost:1"\n')
-    (wary / "ca.pem").write_text(stage.leaf.pem)
-    for folder in (elsewhere, wary):
+    (another_ca / "ca.pem").write_text(stage.leaf.pem)
+    for folder in (elsewhere, another_ca):
         with Client.from_folder(folder, _QUICK) as lost, pytest.raises(Unavailable) as raised:
             lost.encrypt(b"card", "a")
         assert raised.value.code == "connection_failed"
@@ -208,7 +208,7 @@ def test_threads_share_one_client(client: Client):
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(round_trip, range(40))) == [f"{n}".encode() for n in range(40)]
     client.close()
-    assert client._local._opened == {}  # the data keys that were cached
+    assert client._local._unwrapped == {}  # the data keys that were cached
 
 
 def _aged(stage: Stage) -> tuple[Leaf, Path]:
@@ -224,7 +224,7 @@ def _renewed(stage: Stage, old: Leaf) -> Leaf:
     return new
 
 
-def test_a_renewed_certificate_is_fetched_by_itself_and_used_for_new_connections(stage: Stage):
+def test_renewed_certificate_is_fetched_automatically_and_used_for_new_connections(stage: Stage):
     old, folder = _aged(stage)
     new = _renewed(stage, old)
     with Client.from_folder(folder, _QUICK) as client:
@@ -237,7 +237,7 @@ def test_a_renewed_certificate_is_fetched_by_itself_and_used_for_new_connections
     assert sorted(path.name for path in folder.iterdir()) == ["ca.pem", "client.key", "client.pem", "client.toml"]
 
 
-async def test_the_awaited_face_renews_too(stage: Stage):
+async def test_async_client_renews_its_certificate(stage: Stage):
     old, folder = _aged(stage)
     _renewed(stage, old)
     async with AsyncClient.from_folder(folder, _QUICK) as client:
@@ -247,7 +247,7 @@ async def test_the_awaited_face_renews_too(stage: Stage):
         assert not await client.renew_certificate()
 
 
-def test_while_there_is_no_renewed_certificate_work_goes_on_and_it_is_not_asked_for_each_time(stage: Stage):
+def test_missing_renewal_neither_stops_requests_nor_is_checked_for_each_one(stage: Stage):
     _, folder = _aged(stage)
     with Client.from_folder(folder, _QUICK) as client:
         for _ in range(5):
@@ -255,10 +255,10 @@ def test_while_there_is_no_renewed_certificate_work_goes_on_and_it_is_not_asked_
     assert stage.on_loop(lambda: len(stage.certificates.asked)) == 1
 
 
-def test_a_failure_to_renew_does_not_stop_the_work(stage: Stage, caplog: pytest.LogCaptureFixture):
+def test_failed_renewal_does_not_stop_requests(stage: Stage, caplog: pytest.LogCaptureFixture):
     old, folder = _aged(stage)
-    stranger = service_leaf(TENANT, SERVICE)
-    stage.on_loop(lambda: stage.core.newest.update({(TENANT, SERVICE): stranger}))
+    for_another_key = service_leaf(TENANT, SERVICE)
+    stage.on_loop(lambda: stage.core.newest.update({(TENANT, SERVICE): for_another_key}))
     with Client.from_folder(folder, _QUICK) as client:
         assert client.encrypt(b"card", "a")
         assert "certificate_unusable" in caplog.text
@@ -267,7 +267,7 @@ def test_a_failure_to_renew_does_not_stop_the_work(stage: Stage, caplog: pytest.
     assert (folder / "client.pem").read_text().startswith(old.pem)
 
 
-def test_a_certificate_renewed_by_another_process_is_taken_from_disk(stage: Stage):
+def test_certificate_renewed_by_another_process_is_loaded_from_disk(stage: Stage):
     old, folder = _aged(stage)
     with Client.from_folder(folder, _QUICK) as first, Client.from_folder(folder, _QUICK) as second:
         _renewed(stage, old)
@@ -276,7 +276,7 @@ def test_a_certificate_renewed_by_another_process_is_taken_from_disk(stage: Stag
         assert stage.on_loop(lambda: len(stage.certificates.asked)) == 1
 
 
-def test_a_folder_with_a_missing_or_wrong_file_is_refused(stage: Stage):
+def test_folder_with_a_missing_or_wrong_file_is_rejected(stage: Stage):
     wrong: dict[str, list[str | None]] = {name: [None, "nonsense"] for name in ("client.pem", "client.key", "ca.pem")}
     wrong["client.key"].append(service_leaf(TENANT, SERVICE).key_pem)
     wrong["client.toml"] = [None, "nonsense", 'https = "http://localhost:1"\n']
@@ -296,7 +296,7 @@ def test_a_folder_may_be_moved(stage: Stage):
         assert client.encrypt(b"card", "a")
 
 
-def test_one_of_many_callers_is_told_to_renew(stage: Stage):
+def test_only_one_of_many_callers_claims_the_renewal(stage: Stage):
     identity = Identity.from_folder(_aged(stage)[1])
     start = threading.Barrier(8)
 
@@ -309,7 +309,7 @@ def test_one_of_many_callers_is_told_to_renew(stage: Stage):
 
 
 def test_the_client_needs_nothing_of_the_server():
-    """httpx2 and cryptography are enough: every other package of the service is made unimportable."""
+    """httpx2 and cryptography are enough: all other packages of the server are made unimportable."""
     hidden = ["uvloop", "httptools", "orjson", "pydantic", "structlog", "psycopg", "hvac", "temporalio", "fastapi"]
     root = str(Path(__file__).parents[3] / "client" / "src")
     blocked = f"sys.modules.update(dict.fromkeys({hidden}))"

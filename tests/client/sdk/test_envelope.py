@@ -13,7 +13,7 @@ _RETRY = Retry(attempts=1)
 
 
 class Service:
-    """Answers the procedures as the crypto service does, and counts what it was asked."""
+    """Answers procedures as the crypto service does, and counts its requests."""
 
     def __init__(self) -> None:
         self.made, self.opened, self.seconds = 0, 0, 0.0
@@ -53,7 +53,7 @@ def keys(service: Service, **limits: float) -> LocalKeys:
     return LocalKeys(LocalLimits(**limits), service.clock)  # type: ignore[arg-type]  # counts among them are whole
 
 
-def test_one_data_key_seals_many_messages_and_no_two_are_alike(service: Service):
+def test_one_data_key_encrypts_many_different_messages(service: Service):
     cache = keys(service)
     messages = {service.drive(cache.encrypt(b"card", "a", _RETRY)) for _ in range(200)}
     assert (len(messages), service.made) == (200, 1)
@@ -62,16 +62,14 @@ def test_one_data_key_seals_many_messages_and_no_two_are_alike(service: Service)
 
 
 @pytest.mark.parametrize(("limits", "messages", "made"), [({"messages": 3}, 7, 3), ({"bytes": 10}, 4, 2)])
-def test_a_data_key_is_replaced_before_it_seals_more_than_it_may(
-    service: Service, limits: dict[str, float], messages: int, made: int
-):
+def test_data_key_is_replaced_at_its_limits(service: Service, limits: dict[str, float], messages: int, made: int):
     cache = keys(service, **limits)
     for _ in range(messages):
         service.drive(cache.encrypt(b"12345", "a", _RETRY))
     assert service.made == made
 
 
-def test_keys_are_not_used_after_their_time(service: Service):
+def test_keys_are_not_used_after_their_expiry(service: Service):
     cache = keys(service, seconds=60)
     message = service.drive(cache.encrypt(b"card", "a", _RETRY))
     service.seconds = 59.9
@@ -83,7 +81,7 @@ def test_keys_are_not_used_after_their_time(service: Service):
     assert (service.made, service.opened) == (2, 1)
 
 
-def test_no_more_opened_keys_are_kept_than_allowed(service: Service):
+def test_cache_keeps_at_most_the_allowed_number_of_keys(service: Service):
     cache = keys(service, keys=2, messages=1)
     messages = [service.drive(cache.encrypt(b"card", "a", _RETRY)) for _ in range(3)]
     service.drive(cache.decrypt(messages[2], "a", _RETRY))
@@ -95,7 +93,7 @@ def test_no_more_opened_keys_are_kept_than_allowed(service: Service):
     assert service.opened == 2
 
 
-def test_a_message_opens_under_its_own_resource_only(service: Service):
+def test_message_decrypts_only_with_its_own_resource(service: Service):
     cache = keys(service)
     message = service.drive(cache.encrypt(b"card", "orders/1", _RETRY))
     for other in ("orders/2", "orders/1 ", "o"):
@@ -104,9 +102,7 @@ def test_a_message_opens_under_its_own_resource_only(service: Service):
 
 
 @given(st.data(), st.binary(max_size=300))
-def test_an_altered_message_is_never_decrypted_and_other_bytes_are_refused_before_the_service_is_asked(
-    data: st.DataObject, junk: bytes
-):
+def test_altered_message_is_rejected_and_other_bytes_cause_no_request(data: st.DataObject, junk: bytes):
     service = Service()
     cache = keys(service)
     with pytest.raises(CiphertextRefused):
@@ -120,18 +116,18 @@ def test_an_altered_message_is_never_decrypted_and_other_bytes_are_refused_befor
 
 
 @pytest.mark.parametrize("resource", ["", "a" * 513, "\ud800"])
-def test_a_resource_that_is_none_is_refused(service: Service, resource: str):
+def test_invalid_resource_is_rejected(service: Service, resource: str):
     with pytest.raises(RequestRefused):
         service.drive(keys(service).encrypt(b"card", resource, _RETRY))
     assert service.made == 0
 
 
 @pytest.mark.parametrize("status", [200, 302, 404, 502])
-def test_an_answer_that_is_not_as_documented_is_an_error_of_the_service_without_its_content(status: int):
+def test_undocumented_response_raises_service_failed_without_its_content(status: int):
     for body in (b'{"plaintext": "hunter2", "wrapped": 1}', b"<html>hunter2"):
         asked = perform(new_data_key_call("a", wrapped_only=False), _RETRY)
         next(asked)
-        with pytest.raises(ClientError, match=r"not as documented|refused") as raised:
+        with pytest.raises(ClientError, match=r"documented format|rejected") as raised:
             asked.send(Response(status, body))
         assert "hunter2" not in str(raised.value)
         assert status != 200 or isinstance(raised.value, ServiceFailed)

@@ -1,4 +1,4 @@
-"""The client against `python -m crypto` with a real database and a real key server."""
+"""The client with a real crypto service, database and key server."""
 
 import time
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def refusal(client: Client, sealed: str, resource: str = "orders/1") -> str:
     pytest.fail("still served")
 
 
-def test_a_service_renews_its_certificate_also_while_its_tenant_is_locked_and_works_until_it_is_disconnected(
+def test_service_renews_its_certificate_while_locked_and_works_until_disconnected(
     client: Client, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
 ):
     sealed, message = client.encrypt(b"card", "orders/1"), client.encrypt_local(b"card", "orders/2")
@@ -73,10 +73,10 @@ def test_a_service_renews_its_certificate_also_while_its_tenant_is_locked_and_wo
     assert is_renewed(4)
     assert refusal(client, sealed) == "tenant_closed"
     home.move(Transition.UNLOCK, State.ACTIVE)
-    deadline, opened = time.monotonic() + 30, b""
-    while not opened and time.monotonic() < deadline:
+    deadline, plaintext = time.monotonic() + 30, b""
+    while not plaintext and time.monotonic() < deadline:
         with suppress(AccessRefused):
-            opened = client.decrypt(sealed, "orders/1")
-    assert opened == b"card"
+            plaintext = client.decrypt(sealed, "orders/1")
+    assert plaintext == b"card"
     home.disconnect("orders")
     assert refusal(client, sealed) == "caller_refused"

@@ -1,4 +1,4 @@
-"""A tenant's authority is rolled under `python -m crypto` while its client goes on asking; its lists are fetched."""
+"""A tenant CA is rotated under a running crypto service while its client sends requests; its CRLs are served."""
 
 import ssl
 import threading
@@ -27,9 +27,9 @@ CRL = "/.well-known/openkcm/crl"
 
 
 @contextmanager
-def hammering(client: Client) -> Iterator[list[ClientError]]:
-    """Have the client encrypt and decrypt without a pause; yields what went wrong."""
-    wrong: list[ClientError] = []
+def continuous_requests(client: Client) -> Iterator[list[ClientError]]:
+    """Encrypt and decrypt continuously with the client; yield the list of errors."""
+    failures: list[ClientError] = []
     done, rounds = threading.Event(), [0]
 
     def ask() -> None:
@@ -38,20 +38,20 @@ def hammering(client: Client) -> Iterator[list[ClientError]]:
                 assert client.decrypt(client.encrypt(b"card", "orders/1"), "orders/1") == b"card"
                 rounds[0] += 1
             except ClientError as failed:
-                wrong.append(failed)
+                failures.append(failed)
 
     thread = threading.Thread(target=ask)
     thread.start()
 
-    def goes_on() -> None:
+    def wait_for_progress() -> None:
         until = rounds[0] + 50
-        while rounds[0] < until and not wrong:
+        while rounds[0] < until and not failures:
             time.sleep(0.005)
 
-    goes_on()
+    wait_for_progress()
     try:
-        yield wrong
-        goes_on()
+        yield failures
+        wait_for_progress()
     finally:
         done.set()
         thread.join(20)
@@ -59,7 +59,7 @@ def hammering(client: Client) -> Iterator[list[ClientError]]:
 
 
 def fetch(serving: Service, folder: Path, path: str = CRL) -> httpx2.Response:
-    """Ask as any HTTP client would, on a connection of its own."""
+    """Send a request as an ordinary HTTP client, on a separate connection."""
     tls = ssl.create_default_context(cafile=str(folder / "ca.pem"))
     tls.load_cert_chain(folder / "client.pem", folder / "client.key")
     with httpx2.Client(verify=tls, trust_env=False) as http:
@@ -68,37 +68,37 @@ def fetch(serving: Service, folder: Path, path: str = CRL) -> httpx2.Response:
 
 def publish(home: Home, number: int, *revoked: str) -> bytes:
     now = datetime.now(UTC).replace(microsecond=0)
-    wanted = RevocationList(number, now, now + HOUR, [(serial, now) for serial in revoked])
-    der = home.world.authorities.revoke(home.authority, home.tenant_id, wanted)
+    crl = RevocationList(number, now, now + HOUR, [(serial, now) for serial in revoked])
+    der = home.world.authorities.revoke(home.authority, home.tenant_id, crl)
     with home.world.worker.tenant_tx(home.tenant_id) as tx:
         assert tx.certificates.publish(RevocationListRow(home.authority.serial, number, der, now, now + HOUR))
     return der
 
 
-def test_a_client_goes_through_a_roll_without_an_error_and_the_former_is_worth_nothing_at_its_end(
+def test_ca_rotation_causes_no_client_error_and_ends_with_the_former_ca_rejected(
     serving: Service, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
 ) -> None:
     folder = home.folder(tmp_path / "orders", "orders", key, serving.https)
     home.connect("users")
     home.folder(tmp_path / "left-behind", "users", p256(), serving.https)
-    with Client.from_folder(folder) as client, Client.from_folder(tmp_path / "left-behind") as left_behind:
-        with hammering(client) as wrong:
-            sealed = left_behind.encrypt(b"card", "users/1")
+    with Client.from_folder(folder) as client, Client.from_folder(tmp_path / "left-behind") as not_renewed:
+        with continuous_requests(client) as failures:
+            sealed = not_renewed.encrypt(b"card", "users/1")
             rolled = home.roll()
             rolled.issue("orders", 3, key, 2 * HOUR)
             assert client.renew_certificate()
-            assert left_behind.decrypt(sealed, "users/1") == b"card"  # the overlap
+            assert not_renewed.decrypt(sealed, "users/1") == b"card"  # the overlap
             rolled.end(home.authority)
-        assert wrong == []
+        assert failures == []
         leaf, issuer = x509.load_pem_x509_certificates((folder / "client.pem").read_bytes())
         leaf.verify_directly_issued_by(issuer)
         assert issuer == x509.load_pem_x509_certificate(rolled.authority.certificate_pem.encode())
-        assert refusal(left_behind, sealed, "users/1") == "caller_refused"
+        assert refusal(not_renewed, sealed, "users/1") == "caller_refused"
     answer = fetch(serving, tmp_path / "left-behind")
     assert (answer.status_code, answer.json()["code"]) == (403, "caller_refused")
 
 
-def test_the_revocation_lists_of_both_authorities_are_served_as_signed_to_their_tenant_alone(
+def test_crls_of_both_cas_are_served_only_to_their_tenant(
     serving: Service, world: World, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
 ) -> None:
     folder = home.folder(tmp_path / "orders", "orders", key, serving.https)

@@ -26,7 +26,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
 @given(st.lists(TEXT, max_size=6))
-def test_a_file_is_read_back_as_it_was_and_verifies(subjects):
+def test_export_is_read_back_unchanged_and_verifies(subjects):
     records = stream_of_subjects(subjects)
     header, read = read_export(lines_of(a_file(HEADER, records)))
     read = list(read)
@@ -35,39 +35,39 @@ def test_a_file_is_read_back_as_it_was_and_verifies(subjects):
     assert verify_chain(one.stored for one in read) == (records[-1] if records else None)
 
 
-def test_a_selection_says_what_was_asked_and_what_each_record_follows():
+def test_selection_contains_its_filters_and_missing_predecessor_hashes():
     chosen = HEADER.model_copy(update={"selection": {"text": "ada"}, "signed_head": None})
     records = stream_of_subjects("abcde")
     pieces = [[(records[1], records[0].chain_hash), (records[2], records[1].chain_hash)], []]
     pieces.append([(records[4], records[3].chain_hash)])
-    told = []
-    header, read = read_export(lines_of("".join(export_lines(chosen, pieces, told.append)).encode()))
+    totals = []
+    header, read = read_export(lines_of("".join(export_lines(chosen, pieces, totals.append)).encode()))
     assert header == chosen
     assert [(one.stored, one.previous) for one in read] == [
         (records[1], records[0].chain_hash),
         (records[2], None),
         (records[4], records[3].chain_hash),
     ]
-    assert told == [3]
+    assert totals == [3]
 
 
 WHOLE = a_file(HEADER, stream_of_subjects("abc"))
 LINES = lines_of(WHOLE)
 BROKEN = {
-    **{f"broken off after line {n}": (LINES[:n], f"breaks off after line {n}") for n in range(1, 5)},
+    **{f"broken off after line {n}": (LINES[:n], f"ends early, after line {n}") for n in range(1, 5)},
     "a line cut in its middle": (lines_of(WHOLE[: WHOLE.index(b'"seq": 2')]), "line 3 is not a record"),
-    "a missing line": ([*LINES[:2], *LINES[3:]], "line 4, the last, does not say that the file holds 2 records"),
+    "a missing line": ([*LINES[:2], *LINES[3:]], "line 4, the last, does not state that the file has 2 records"),
     "more after the end": ([*LINES, b"more"], "line 6 follows the last line"),
     "no text": ([LINES[0], b'{"seq": \xff'], r"line 2 is not text \(byte 9\)"),
     "a hash that the record before has": (
         [LINES[0], *(record_line(one, bytes(32)).encode() for one in stream_of_subjects("ab"))],
-        "line 2 has a hash to follow that the line before it has too",
+        "line 2 repeats the hash of the line before it",
     ),
 }
 
 
 @pytest.mark.parametrize(("lines", "says"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_file_is_refused_with_the_line(lines, says):
+def test_broken_file_is_rejected_with_its_line(lines, says):
     _, read = read_export(lines)
     with pytest.raises(AuditBroken, match=says):
         list(read)
@@ -76,12 +76,12 @@ def test_a_broken_file_is_refused_with_the_line(lines, says):
 @pytest.mark.parametrize(
     "line", ["", "no json", "{}", "[]", '{"format": "openkcm-audit/9"}', "[" * 100_000], ids=range(6)
 )
-def test_what_is_no_export_is_refused_at_once(line):
+def test_file_without_a_header_is_rejected_immediately(line):
     with pytest.raises(AuditBroken, match="line 1 is not the header"):
         read_export([line.encode()] if line else [])
 
 
-def test_a_header_of_the_older_format_is_named():
+def test_header_of_the_older_format_is_reported():
     with pytest.raises(AuditBroken, match="older format, openkcm-audit/1: export the stream again"):
         read_export([header_line(HEADER).replace("audit/2", "audit/1").encode()])
 
@@ -99,7 +99,7 @@ def test_a_header_of_the_older_format_is_named():
     ],
     ids=range(7),
 )
-def test_a_header_that_was_changed_does_not_fit_its_checksum(changed):
+def test_changed_header_is_detected_by_its_checksum(changed):
     with pytest.raises(AuditBroken, match="line 1, the header, was altered"):
         read_export([changed.encode()])
 
@@ -123,7 +123,7 @@ def test_a_header_that_was_changed_does_not_fit_its_checksum(changed):
         f'{{"seq": {"9" * 5_000}, "chain_hash": "00", "record": "x"}}',
     ],
 )
-def test_a_line_that_is_no_record_is_named(line):
+def test_invalid_record_is_rejected_with_its_line(line):
     _, read = read_export([header_line(HEADER).encode(), f"{line}\n".encode()])
     with pytest.raises(AuditBroken, match="line 2 is not a record"):
         list(read)
@@ -143,7 +143,7 @@ def test_a_line_that_is_no_record_is_named(line):
         ('{"seq": 1, "chain_hash": "00", "record": "\\ud800"}\n', 43),
     ],
 )
-def test_a_record_that_is_said_in_another_way_is_not_as_it_was_written(line, at):
+def test_record_in_another_encoding_is_rejected_with_its_position(line, at):
     _, read = read_export([header_line(HEADER).encode(), line.encode()])
-    with pytest.raises(AuditBroken, match=f"line 2 is not as it was written: it differs at character {at}$"):
+    with pytest.raises(AuditBroken, match=f"line 2 was altered: it differs at character {at}$"):
         list(read)

@@ -1,4 +1,4 @@
-"""The lines in docs/audit.md and docs/reports.md that verify a file without our code do what they say."""
+"""The shell commands in docs/audit.md and docs/reports.md verify a file without OpenKCM's code."""
 
 import re
 import subprocess
@@ -36,42 +36,42 @@ def run(folder: Path, lines: str) -> tuple[bool, str]:
 
 
 @pytest.mark.parametrize("lines", [CHAIN, SHRED], ids=["chain", "shred"])
-def test_a_true_file_verifies(folder: Path, lines: str) -> None:
+def test_genuine_file_verifies(folder: Path, lines: str) -> None:
     assert run(folder, lines) == (True, "Verified OK\n")
 
 
 @pytest.mark.parametrize(("form", "file"), [("pdf", a_print()), ("html", a_page())], ids=["pdf", "html"])
-def test_a_true_report_verifies_and_a_changed_one_does_not(folder: Path, form: str, file: bytes) -> None:
+def test_genuine_report_verifies_and_a_changed_one_does_not(folder: Path, form: str, file: bytes) -> None:
     lines = REPORT.replace("acme-corp-12345 pdf", f"acme-corp-12345 {form}")
     (folder / "report.pdf").write_bytes(file)
     assert run(folder, lines) == (True, "Verified OK\n")
     (folder / "report.pdf").write_bytes(file.replace(b"1", b"2", 1))
-    held, said = run(folder, lines)
+    held, output = run(folder, lines)
     assert not held
-    assert "Verification failure" in said
+    assert "Verification failure" in output
 
 
 def test_an_altered_record_breaks_the_chain(folder: Path) -> None:
     altered = an_export(5, signed=4).replace("Schlüssel 2".encode(), "Schlüssel 3".encode())
     (folder / "audit.jsonl").write_bytes(altered)
-    held, said = run(folder, CHAIN)
+    held, output = run(folder, CHAIN)
     assert not held
-    assert "AssertionError" in said
+    assert "AssertionError" in output
 
 
 @pytest.mark.parametrize("lines", [CHAIN, SHRED], ids=["chain", "shred"])
-def test_what_another_key_signed_does_not_verify(folder: Path, lines: str) -> None:
+def test_file_signed_with_another_key_does_not_verify(folder: Path, lines: str) -> None:
     (folder / "audit.jsonl").write_bytes(an_export(5, signer=Signer()))
     (folder / "certificate.json").write_bytes(a_certificate(signer=Signer()))
-    held, said = run(folder, lines)
+    held, output = run(folder, lines)
     assert not held
-    assert "Verification failure" in said
+    assert "Verification failure" in output
 
 
-def test_the_signing_key_is_found_by_name_and_has_our_fingerprint(folder: Path) -> None:
+def test_signing_key_is_found_by_name_with_the_same_fingerprint(folder: Path) -> None:
     other = Signer("audit-heads:2")
     keys = KEYS.file().replace("audit:1", "audit-heads:1")
     (folder / "key.pem").write_text(type(KEYS)(other.public_keys()).file() + keys)
-    held, said = run(folder, SIGNER_OF)
+    held, output = run(folder, SIGNER_OF)
     assert held
-    assert said.strip().endswith(KEYS.fingerprint("audit:1"))
+    assert output.strip().endswith(KEYS.fingerprint("audit:1"))

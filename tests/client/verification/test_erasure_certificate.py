@@ -1,4 +1,4 @@
-"""A crypto-shred certificate: one text for one statement, and whatever is changed in a file is found in its part."""
+"""The erasure certificate: one canonical text for a statement, and every change of a file is detected in its part."""
 
 import json
 import re
@@ -25,25 +25,25 @@ from tests.database.signing import SIGNER, Signer
 PARTS = re.compile(r'"(statement|signature|key)":"')
 
 
-def refusal(document: bytes) -> str:
+def rejection(document: bytes) -> str:
     with pytest.raises(CertificateBroken) as broken:
         read_certificate(document)
     return broken.value.message
 
 
 def signed(text: str) -> bytes:
-    """Return a document around any text, with checksums that fit and a true signature."""
+    """Return a document around any text, with matching checksums and a valid signature."""
     return certificate_file(text, *SIGNER.sign(shred_message(TENANT, text))).encode()
 
 
-def test_a_statement_has_one_text_and_is_read_back():
+def test_statement_has_one_canonical_text_and_is_read_back():
     found, statement = read_certificate(a_certificate()), a_statement(a_stream(5))
     assert found.statement == statement
     other = statement.model_copy(update={"erased": dict(reversed(statement.erased.items()))})
     assert statement_text(other) == statement_text(statement) == found.text
 
 
-def test_a_certificate_verifies_and_says_by_which_key():
+def test_certificate_verifies_and_names_its_key():
     verdict, statement = verify_certificate(a_certificate(), KEYS.check)
     assert (verdict.kind, verdict.intact, verdict.signature) == (Kind.CERTIFICATE, True, SignatureState.VERIFIED)
     assert (verdict.tenant_id, verdict.events, verdict.signed) == (TENANT, 1, 5)
@@ -54,7 +54,7 @@ def test_a_certificate_verifies_and_says_by_which_key():
 
 
 @pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.full)])
-def test_a_changed_bit_is_found_in_its_part(step):
+def test_changed_bit_is_detected_in_its_part(step):
     document = a_certificate()
     text = document.decode()
     starts = {found[1]: len(text[: found.end()].encode()) for found in PARTS.finditer(text)}
@@ -69,14 +69,14 @@ def test_a_changed_bit_is_found_in_its_part(step):
 
 
 @pytest.mark.parametrize("part", ["statement", "signature", "key"])
-def test_a_part_that_was_changed_is_named(part):
+def test_changed_part_is_named(part):
     fields = json.loads(a_certificate())
     fields[part] = fields[part].replace(fields[part][5], "?", 1)
     document = json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n"
-    assert refusal(document.encode()) == f"the part {part} was altered: it does not fit its checksum"
+    assert rejection(document.encode()) == f"the part {part} was altered: its checksum does not match"
 
 
-def test_a_signature_over_anything_else_is_refused():
+def test_signature_over_another_message_is_rejected():
     own = statement_text(a_statement(a_stream(5)))
     others = statement_text(a_statement(a_stream(5)).model_copy(update={"tenant_id": "beta-corp-1"}))
     for text, signature in (
@@ -87,7 +87,7 @@ def test_a_signature_over_anything_else_is_refused():
     ):
         verdict, _ = verify_certificate(certificate_file(text, *signature).encode(), KEYS.check)
         assert verdict.signature is SignatureState.REFUSED
-        assert verdict.problem.startswith("the part signature: the signature is not by the public key")
+        assert verdict.problem.startswith("the part signature: the signature does not match this content")
 
 
 @pytest.mark.parametrize(
@@ -96,16 +96,16 @@ def test_a_signature_over_anything_else_is_refused():
         (lambda text: text.replace("acme", "ac\\u006de"), "the part statement differs at character"),
         (lambda text: text.replace(",", ", ", 1), "the part statement differs at character"),
         (lambda text: text.replace('"audit_seq":5', '"audit_seq":5.0'), "the part statement differs at character"),
-        (lambda text: text.replace('"audit_seq":5', '"audit_seq":0'), "the part statement is not one: audit_seq"),
-        (lambda text: text.replace("openkcm-shred/1", "openkcm-shred/2"), "the part statement is not one: format"),
-        (lambda text: text.replace('"versions"', '"editions"'), "the part statement is not one: destroyed.0"),
-        (lambda text: text.replace("{", '{"more":1,', 1), "the part statement is not one: more"),
-        (lambda _text: "[]", "the part statement is not one: no JSON"),
-        (lambda _text: "[" * 100_000, "the part statement is not one: no JSON"),
+        (lambda text: text.replace('"audit_seq":5', '"audit_seq":0'), "the part statement is invalid: audit_seq"),
+        (lambda text: text.replace("openkcm-shred/1", "openkcm-shred/2"), "the part statement is invalid: format"),
+        (lambda text: text.replace('"versions"', '"editions"'), "the part statement is invalid: destroyed.0"),
+        (lambda text: text.replace("{", '{"more":1,', 1), "the part statement is invalid: more"),
+        (lambda _text: "[]", "the part statement is invalid: no JSON"),
+        (lambda _text: "[" * 100_000, "the part statement is invalid: no JSON"),
     ],
 )
-def test_even_a_signed_text_must_be_the_one_text_of_its_statement(change, says):
-    assert refusal(signed(change(statement_text(a_statement(a_stream(5)))))).startswith(says)
+def test_signed_text_must_be_canonical(change, says):
+    assert rejection(signed(change(statement_text(a_statement(a_stream(5)))))).startswith(says)
 
 
 @pytest.mark.parametrize(
@@ -116,28 +116,28 @@ def test_even_a_signed_text_must_be_the_one_text_of_its_statement(change, says):
         (b"\xff", "the file is not text (byte 1)"),
         (b"[" * 200_000, "the file is not JSON"),
         (b'{"key":' + b"9" * 5_000 + b"}", "the file is not JSON"),
-        (b" " * (LONGEST_DOCUMENT + 1), "the file is longer than any"),
+        (b" " * (LONGEST_DOCUMENT + 1), "the file is longer than the maximum"),
         (a_certificate() + a_certificate(), "the file is not JSON"),
-        (a_certificate()[:-1], "the file is not as it was written: it differs at character"),
-        (a_certificate() + b"\n", "the file is not as it was written: it differs at character"),
-        (a_certificate().replace(b'{"key"', b'{"key":"x","key"'), "the file is not as it was written"),
+        (a_certificate()[:-1], "the file was altered: it differs at character"),
+        (a_certificate() + b"\n", "the file was altered: it differs at character"),
+        (a_certificate().replace(b'{"key"', b'{"key":"x","key"'), "the file was altered"),
         (a_certificate().replace(b'"key":"audit:1"', b'"key":7'), "the part key was altered"),
         (a_certificate().replace(b'"sha256":{', b'"sha256":{"more":"",'), "the part sha256 does not have"),
         (a_certificate().replace(b'"sha256":{', b'"sha257":{'), "the file does not have the parts"),
     ],
-    ids=range(13),  # a signature is another one each time, and names of tests must not be
+    ids=range(13),  # signatures differ between runs, and test ids must not
 )
-def test_what_is_no_certificate_of_ours_is_refused_with_its_place(document, says):
-    assert refusal(document).startswith(says)
+def test_invalid_document_is_rejected_with_its_position(document, says):
+    assert rejection(document).startswith(says)
 
 
 @given(st.text(), st.text(), st.text())
-def test_whatever_parts_are_read_back_as_they_were_or_are_refused(text, signature, key):
+def test_arbitrary_statement_text_is_rejected(text, signature, key):
     document = certificate_file(text, signature, key).encode()
-    assert refusal(document).startswith("the part statement is not one")
+    assert rejection(document).startswith("the part statement is invalid")
 
 
-def test_times_without_a_zone_are_no_times():
+def test_time_without_a_zone_is_rejected():
     fields = json.loads(statement_text(a_statement(a_stream(5)))) | {"issued_at": "2026-11-25T12:00:00"}
     with pytest.raises(ValueError, match="issued_at"):
         ErasureStatement.model_validate(fields)

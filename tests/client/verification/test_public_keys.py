@@ -1,4 +1,4 @@
-"""The file of public keys, and that a signature counts only as the one text over the one content by the named key."""
+"""The file of public keys; a signature counts only in its canonical encoding, for one content and the named key."""
 
 import base64
 import subprocess
@@ -22,14 +22,14 @@ def pem_of(public) -> str:
     return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
-def test_a_file_is_read_back_with_names_and_fingerprints():
+def test_key_file_is_read_back_with_names_and_fingerprints():
     read = PublicKeys.read(BOTH.file())
     assert [(one.name, one.fingerprint) for one in read.all()] == [(one.name, one.fingerprint) for one in BOTH.all()]
     assert read.file() == BOTH.file()
 
 
 @pytest.mark.integration  # runs openssl
-def test_the_fingerprint_is_what_openssl_says(tmp_path: Path):
+def test_fingerprint_equals_that_of_openssl(tmp_path: Path):
     file = tmp_path / "keys.pem"
     file.write_text(BOTH.file())
     der = subprocess.run(
@@ -39,7 +39,7 @@ def test_the_fingerprint_is_what_openssl_says(tmp_path: Path):
     assert digest.decode().split()[0] == BOTH.fingerprint("audit-heads:1")
 
 
-def test_each_version_verifies_what_it_signed_and_nothing_of_the_other():
+def test_each_version_verifies_only_its_own_signatures():
     for signer in (ONE, TWO):
         signature, name = signer.sign(b"head")
         assert BOTH.check(name, b"head", signature).problem is None
@@ -47,29 +47,29 @@ def test_each_version_verifies_what_it_signed_and_nothing_of_the_other():
     signature, _ = ONE.sign(b"head")
     checked = BOTH.check("audit-heads:2", b"head", signature)
     assert (checked.problem, checked.fingerprint) == (
-        "the signature is not by the public key over this content",
+        "the signature does not match this content and public key",
         BOTH.fingerprint("audit-heads:2"),
     )
 
 
-def test_a_name_that_is_not_known_is_refused_however_it_looks():
+def test_unknown_key_name_is_reported_without_control_characters():
     signature, _ = ONE.sign(b"head")
     assert "audit-heads:1, audit-heads:2" in (BOTH.check("\x1b[31m", b"head", signature).problem or "")
     assert "\x1b" not in (BOTH.check("\x1b[31m", b"head", signature).problem or "")
 
 
-def test_a_bare_pem_stands_for_whichever_name_a_signature_gives():
+def test_pem_without_a_name_matches_every_key_name():
     signature, name = ONE.sign(b"head")
     bare = PublicKeys.read(ONE.public_keys()[name])
     assert bare.check(name, b"head", signature).problem is None
     assert bare.check(name, b"head", TWO.sign(b"head")[0]).problem is not None
 
 
-def test_a_signature_has_one_text():
+def test_only_the_canonical_encoding_of_a_signature_is_accepted():
     signature, name = ONE.sign(b"head")
     der = base64.b64decode(signature)
     r, s = decode_dss_signature(der)
-    longer = b"\x30\x81" + der[1:]  # the same length, said in two bytes
+    longer = b"\x30\x81" + der[1:]  # the same length, encoded in two bytes
     others = [
         f" {signature}",
         f"{signature}\n",
@@ -86,7 +86,7 @@ def test_a_signature_has_one_text():
         assert BOTH.check(name, b"head", other).problem is not None
 
 
-def test_each_changed_letter_of_a_signature_is_refused():
+def test_each_changed_character_of_a_signature_is_rejected():
     signature, name = ONE.sign(b"head")
     for place, letter in enumerate(signature):
         for bit in range(7):
@@ -112,10 +112,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_no_key_of_the_platform_is_refused(what: str):
+def test_invalid_key_file_is_rejected(what: str):
     with pytest.raises(PublicKeyRefused):
         PublicKeys.read(REFUSED[what])
 
 
-def test_what_is_on_record_and_no_key_is_left_out():
+def test_unreadable_stored_key_is_left_out():
     assert PublicKeys.on_record({"audit:1": "x"} | ONE.public_keys()).file() == PublicKeys(ONE.public_keys()).file()

@@ -1,12 +1,18 @@
-"""The agent beside one connected service: its certificate, its files, its reload, its heartbeat.
+"""The agent beside one connected service: certificate, files, reload and heartbeat.
 
-It runs at the customer, on the service's machine or in its pod, as the service's user, and knows nothing of the
-platform but two addresses. `agent` is the loop, and reads as what it does: enrol, look for the next certificate, tell
-the service, say that it is there. `enrolment` is by a `proof` at the `control` endpoint, `renewal` by the certificate
-over the `connection` to the crypto service; `checking` decides whether a certificate is what it should be, `timing`
-when to look; `folder` holds what the service reads, which `openkcmctl service connect` shares, `memory` what the agent
-itself remembers.
-`clock` knows the servers' time, because the machine's may be wrong.
+It runs at the customer, on the service's machine or in its pod, as the service's user. It knows two addresses of the
+platform and nothing else.
 
-It leaves out what is encrypted: that is `hooks` and the service itself. See docs/agent.md.
+    agent                    the loop: enrol, renew, reload the service, send heartbeats
+    enrolment                enrolment with an attestation at the control endpoint
+    enrolment_client         HTTP client of the control endpoint
+    attestation              join token or JWT
+    renewal                  renewal with the present certificate at the crypto service
+    certificate_validation   checks on an issued certificate
+    schedule                 the servers' time, check intervals and backoff
+    reload                   signal or command that has the service read its files again
+    signals                  interruptible waiting
+    state                    what the agent stores between two starts
+
+See docs/agent.md. `openkcm.field_encryption` encrypts data; the agent does not.
 """

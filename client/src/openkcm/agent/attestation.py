@@ -1,7 +1,7 @@
-"""By what an agent proves which workload it is: a one-time join token, or a JWT that the platform's issuer signed.
+"""Attestation: a one-time join token, or a JWT that the platform's issuer signed.
 
-Neither is ever on a command line, where other users of the machine could read it. A file is read anew at each need, so
-that whoever makes a new token only has to put it there.
+Neither is passed on a command line, where other users of the machine could read it. A file is read again for each
+enrolment, so an operator only has to replace it.
 """
 
 import base64
@@ -35,41 +35,41 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class AttestationEvidence:
-    """`kind` is its name in a request; a join token says of which tenant it is and which authority is the right one."""
+    """`kind` is its name in a request; a join token also names the tenant and the CA."""
 
     kind: str
     text: str = field(repr=False)
     tenant_id: str | None = None
     authority: str = ""
-    """The first half of the SHA-256 of the authority's DER, in hex; empty where the proof does not say."""
+    """The first half of the SHA-256 of the CA certificate's DER, in hex; empty if the attestation names none."""
 
     @property
     def digest(self) -> str:
-        """By what it is remembered that this proof was used; the proof itself is not kept."""
+        """Return the digest by which a used attestation is recognised; the attestation itself is not stored."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 class Attestor(Protocol):
     def read(self) -> AttestationEvidence | None:
-        """Return the proof there is now, None where there is none; raises ProofUnreadable."""
+        """Return the present attestation, None if the source is empty; raises ProofUnreadable."""
         ...
 
 
 def parse(text: str) -> AttestationEvidence | None:
-    """Return the proof a text is, None when it is empty; raises ProofUnreadable, which quotes nothing of it."""
+    """Return the attestation in a text, None for an empty one; raises ProofUnreadable, which quotes nothing of it."""
     text = text.strip()
     if not text:
         return None
     with suppress(InvalidName):
-        joined = parse_join_token(text)
-        return AttestationEvidence(enrolment.Proof.JOIN_TOKEN, text, joined.tenant_id, joined.ca_fingerprint)
+        token = parse_join_token(text)
+        return AttestationEvidence(enrolment.Proof.JOIN_TOKEN, text, token.tenant_id, token.ca_fingerprint)
     if _JWT.fullmatch(text) and len(text) <= _LONGEST and _is_signed(text):
         return AttestationEvidence(enrolment.Proof.JWT, text)
     raise ProofUnreadable
 
 
 def _is_signed(text: str) -> bool:
-    """Whether the header names an algorithm; what is signed, and by whom, is for the control endpoint to judge."""
+    """Return whether the header names an algorithm; the control endpoint verifies claims and signature."""
     head = text.partition(".")[0]
     try:
         named = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
@@ -86,15 +86,15 @@ class FileAttestor:
 
     def read(self) -> AttestationEvidence | None:
         try:
-            with self._file.open("rb") as opened:
-                mode = os.fstat(opened.fileno()).st_mode
-                text = opened.read(_LONGEST + 1)
+            with self._file.open("rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
+                text = file.read(_LONGEST + 1)
         except FileNotFoundError:
             return None
         except OSError as failed:
-            raise ProofUnreadable(f"{self._file} cannot be read", "check who may read it") from failed
+            raise ProofUnreadable(f"{self._file} cannot be read", "check its permissions") from failed
         if stat.S_IMODE(mode) & _OTHERS:
-            log.warning("others may read the file with the proof", file=str(self._file))
+            log.warning("attestation file is readable by others", file=str(self._file))
         try:
             return parse(text.decode("ascii"))
         except UnicodeDecodeError:
@@ -102,7 +102,7 @@ class FileAttestor:
 
 
 class InlineAttestor:
-    """What was given once, at the start."""
+    """An attestation given once, at the start."""
 
     def __init__(self, text: str) -> None:
         self._proof = parse(text)
@@ -114,9 +114,9 @@ class InlineAttestor:
 def proofs_from(
     file: Path | None,
     environment: MutableMapping[str, str],
-    stdin: bool = False,  # noqa: FBT001, FBT002 - as a script says it
+    stdin: bool = False,  # noqa: FBT001, FBT002 - a flag of the command
 ) -> Attestor:
-    """Return where proofs come from: a file, standard input, or the environment, from which it is taken away."""
+    """Return the source of attestations: a file, standard input, or the environment, which is then cleared."""
     given = [environment.pop(name, "") for name in (JOIN_TOKEN_VARIABLE, JWT_VARIABLE)]
     if stdin:
         return InlineAttestor(sys.stdin.read(_LONGEST + 1))

@@ -1,6 +1,6 @@
-"""Whether what was issued is what the service can use: for its key, in its name, under the authority it trusts; pure.
+"""Checks on an issued certificate: the service's key, its name, and the CA that it trusts; pure.
 
-A folder never gets a certificate that is not: what is there goes on until it ends.
+A certificate that fails a check is never written: the folder keeps the present one until it expires.
 """
 
 from collections.abc import Sequence
@@ -18,37 +18,37 @@ from openkcm.credentials.store import service_of
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """What the service presents (its certificate and what is above it, without the root), and the root it trusts."""
+    """The service's certificate with its intermediates, without the root, and the root that the service trusts."""
 
     leaf: x509.Certificate
     presented: str
     root: str
 
 
-def checked(certificate: str, chain: str, root: x509.Certificate, tenant_id: str | None, service: str) -> Issued:
-    """Return what was issued.
+def verify_issued(certificate: str, chain: str, root: x509.Certificate, tenant_id: str | None, service: str) -> Issued:
+    """Return the issued certificate after verification.
 
-    `chain` goes from the issuer up; whether it ends with the root or below it does not matter. That the certificate is
-    for the key in the folder is for the caller to ask.
+    `chain` starts with the issuer and may end with the root or below it. The caller MUST also compare the certificate's
+    key with the key in the folder.
 
     Raises:
-        AnswerNotUnderstood: it is not of this service and tenant (any where None), or does not hang from `root`.
+        AnswerNotUnderstood: it names another service or tenant (any tenant where None), or does not chain to `root`.
     """
     try:
         leaf = x509.load_pem_x509_certificate(certificate.encode())
-        above = x509.load_pem_x509_certificates(chain.encode()) if chain.strip() else []
+        issuers = x509.load_pem_x509_certificates(chain.encode()) if chain.strip() else []
     except ValueError:
         raise AnswerNotUnderstood from None
     named = service_of(leaf)
     if named is None or named != (tenant_id or named[0], service):
-        raise AnswerNotUnderstood("the certificate is another service's", "check --service and the proof")
-    between = [one for one in above if one != root]
-    _refuse_broken([leaf, *between, root])
+        raise AnswerNotUnderstood("the certificate is for another service", "check --service and the attestation")
+    between = [one for one in issuers if one != root]
+    _verify_signatures([leaf, *between, root])
     return Issued(leaf, "".join(map(_pem, [leaf, *between])), _pem(root))
 
 
 def root_of(chain: str) -> x509.Certificate | None:
-    """Return the root that a chain ends with, None when it ends below it."""
+    """Return the root at the end of a chain, None when the chain ends below it."""
     try:
         *_, last = x509.load_pem_x509_certificates(chain.encode())
     except ValueError:
@@ -57,7 +57,7 @@ def root_of(chain: str) -> x509.Certificate | None:
 
 
 def serial_of(leaf: x509.Certificate) -> str:
-    """Return the serial as the platform writes it."""
+    """Return the serial in lower-case hex, as the platform writes it."""
     return f"{leaf.serial_number:x}"
 
 
@@ -65,12 +65,12 @@ def is_valid(leaf: x509.Certificate, now: datetime) -> bool:
     return now < leaf.not_valid_after_utc
 
 
-def _refuse_broken(links: Sequence[x509.Certificate]) -> None:
+def _verify_signatures(links: Sequence[x509.Certificate]) -> None:
     for lower, upper in pairwise(links):
         try:
             lower.verify_directly_issued_by(upper)
         except (ValueError, TypeError, InvalidSignature):
-            raise AnswerNotUnderstood("the certificate does not hang from the authority that is trusted") from None
+            raise AnswerNotUnderstood("the certificate does not chain to the trusted CA") from None
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -1,4 +1,4 @@
-"""What one agent is to do, as it was told at its start."""
+"""Configuration of one agent, fixed at its start."""
 
 import socket
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from openkcm.contract.services import ServiceKind
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """What the agent is to do. `seen_as` is where the service itself finds the folder, which may be mounted there."""
+    """Configuration of one agent. `seen_as` is the path under which the service sees the folder, such as a mount."""
 
     service: str
     kind: ServiceKind
@@ -23,5 +23,5 @@ class AgentConfig:
 
 
 def folder_seen_as(folder: Path, named: str | None) -> str:
-    """Return where the service finds its folder, for the configuration that names files in it."""
+    """Return the path under which the service sees its folder; generated configuration uses it."""
     return str(folder.absolute()) if named is None else named

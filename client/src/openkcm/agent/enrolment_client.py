@@ -1,8 +1,8 @@
-"""The control endpoint: where OpenKCM is, and an enrolment there.
+"""Client of the control endpoint: discovery and enrolment.
 
-What is sent to it may be a secret that lets anybody be the service, so it is sent only to whom we know: over https
-whose certificate the system or `--ca-file` vouches for, or to this very machine; and only when the authority it names
-is the one that the proof, or the file, says. Nothing follows a redirect, and no proxy from the environment is asked.
+An attestation is a secret with which an attacker could enrol as the service. It is therefore sent only over HTTPS with
+a certificate that the system or `--ca-file` trusts, or to this machine, and only if the endpoint names the CA that the
+attestation or the file names. The client follows no redirect and uses no proxy from the environment.
 """
 
 import re
@@ -36,7 +36,7 @@ _CODE = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The root that the crypto service's certificate hangs from."""
+    """The root CA of the crypto service's certificate."""
 
     certificate: x509.Certificate
 
@@ -51,7 +51,7 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """What the control endpoint says of itself; `addresses` are the crypto service's, one a region."""
+    """The discovery document; `addresses` are those of the crypto service, one for each region."""
 
     authority: Authority
     enrolment_url: str
@@ -60,7 +60,7 @@ class Discovered:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Where the result of one enrolment is to be had; the ticket opens that and nothing else."""
+    """URL of one enrolment's result; the ticket authorizes that request only."""
 
     status_url: str
     text: str = field(repr=False)
@@ -68,7 +68,7 @@ class Ticket:
 
 
 class ServerBusy(ControlUnavailable):
-    """As its base, and when to come again."""
+    """The control endpoint asked for a retry after `wait` seconds."""
 
     def __init__(self, wait: float) -> None:
         super().__init__()
@@ -77,10 +77,10 @@ class ServerBusy(ControlUnavailable):
 
 class EnrolmentClient:
     def __init__(self, url: str, clock: ServerClock, ca_file: Path | None = None) -> None:
-        """Speak to `url`; nothing is sent yet.
+        """Prepare requests to `url`; nothing is sent yet.
 
         Raises:
-            ControlRefused: what would be sent there could be read on the way, or the authority file is none.
+            ControlRefused: the connection would not be protected, or the CA file holds no certificate.
         """
         self._url, self._clock = url.rstrip("/"), clock
         self._named = _certificates_of(ca_file)
@@ -89,7 +89,7 @@ class EnrolmentClient:
         if not parts.hostname or not (self._secure or (parts.scheme == "http" and _is_this_machine(parts.hostname))):
             raise ControlRefused(f"{url} is neither https nor on this machine", ControlRefused.hint)
         if parts.username is not None or parts.query or parts.fragment:
-            raise ControlRefused("the address has more in it than where the endpoint is", "leave out all but the place")
+            raise ControlRefused("the address has a user name, query or fragment", "give scheme, host and port only")
         context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
         self._http = httpx2.Client(
             verify=context,
@@ -103,7 +103,7 @@ class EnrolmentClient:
         self._http.close()
 
     def discover(self) -> Discovered:
-        """Return what the endpoint says; nothing secret is sent. Raises ControlUnavailable, AnswerNotUnderstood."""
+        """Return the discovery document; sends no secret. Raises ControlUnavailable, AnswerNotUnderstood."""
         status, document = self._ask("GET", f"{self._url}/.well-known/openkcm")
         if status != 200 or document.get("service") != "openkcm":
             raise AnswerNotUnderstood
@@ -117,23 +117,23 @@ class EnrolmentClient:
             raise AnswerNotUnderstood
         return Discovered(authority, enrolment, addresses)
 
-    def refuse_stranger(self, found: Discovered, proof: AttestationEvidence) -> None:
-        """Raise AuthorityRefused or ControlRefused unless `proof` may be sent where `found` says."""
+    def require_trusted_endpoint(self, found: Discovered, proof: AttestationEvidence) -> None:
+        """Raise AuthorityRefused or ControlRefused unless `proof` may be sent to the endpoint that was discovered."""
         if _origin(found.enrolment_url) != _origin(self._url):
-            raise ControlRefused("the control endpoint wants the proof sent elsewhere", "check the address in --url")
+            raise ControlRefused("the control endpoint names another server to enrol", "check the address in --url")
         fingerprint = found.authority.fingerprint
         if proof.authority:
             if not fingerprint.startswith(proof.authority):
                 raise AuthorityRefused
         elif not self._secure and fingerprint not in self._named:
-            raise AuthorityRefused(hint="with a JWT, name the authority with --ca-file where the endpoint has no https")
+            raise AuthorityRefused(hint="with a JWT and an endpoint without https, give the CA with --ca-file")
 
     def enrol(self, found: Discovered, proof: AttestationEvidence, service: str, kind: str, csr: str) -> Ticket:
-        """Send the proof, which `refuse_stranger` let pass, and return where the result is to be had.
+        """Send the attestation after `require_trusted_endpoint` and return the ticket for the result.
 
         Raises: ProofRefused, ControlUnavailable, AnswerNotUnderstood.
         """
-        self.refuse_stranger(found, proof)
+        self.require_trusted_endpoint(found, proof)
         body = {"service": service, "kind": kind, "csr": csr, proof.kind: proof.text}
         status, document = self._ask("POST", found.enrolment_url, json=body)
         if status in {401, 403}:
@@ -149,7 +149,7 @@ class EnrolmentClient:
         return ticket
 
     def result(self, ticket: Ticket) -> dict[str, Any] | None:
-        """Return what became of an enrolment, None when nobody knows of it any more; raises as `discover`."""
+        """Return the result of an enrolment, None when the server does not know it; raises as `discover`."""
         if _origin(ticket.status_url) != _origin(self._url):
             return None
         status, document = self._ask("GET", ticket.status_url, headers={"authorization": f"Bearer {ticket.text}"})
@@ -160,7 +160,7 @@ class EnrolmentClient:
         return document
 
     def _ask(self, method: str, url: str, **more: Any) -> tuple[int, dict[str, Any]]:
-        """Return status and JSON object; errors carry nothing of what was sent."""
+        """Return status and JSON object; errors quote nothing that was sent."""
         try:
             with self._http.stream(method, url, **more) as answer:
                 self._clock.learn(answer.headers.get("date", ""))
@@ -191,9 +191,9 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
-    """Return what makes two addresses the same server; of nonsense, one that equals none of ours.
+    """Return scheme, host and port, by which two URLs are compared; an invalid URL equals no valid one.
 
-    This machine is the same by each of its names.
+    All names of this machine are equal.
     """
     try:
         parts = urlsplit(url)
@@ -205,7 +205,7 @@ def _origin(url: str) -> tuple[str, str, int | None]:
 
 
 def _seconds(value: object) -> float:
-    """Return a wait that was asked for, within reason."""
+    """Return a requested wait in seconds, limited to a sensible range."""
     try:
         return min(max(float(str(value)), 0.1), _LONGEST_WAIT)
     except ValueError:
@@ -213,9 +213,9 @@ def _seconds(value: object) -> float:
 
 
 def _code_of(document: dict[str, Any]) -> str:
-    """Return the code of a problem document, and of anything else no word that a terminal or a log could choke on."""
+    """Return the code of a problem document; any other text is dropped, as it could inject into a terminal or log."""
     code = str(document.get("code", ""))
-    return code if _CODE.fullmatch(code) else "without a reason"
+    return code if _CODE.fullmatch(code) else "no reason given"
 
 
 def _certificates_of(ca_file: Path | None) -> frozenset[str]:
@@ -225,5 +225,5 @@ def _certificates_of(ca_file: Path | None) -> frozenset[str]:
     try:
         named = x509.load_pem_x509_certificates(ca_file.read_bytes())
     except (OSError, ValueError) as failed:
-        raise ControlRefused(f"{ca_file} holds no certificates", "give a file of PEM with --ca-file") from failed
+        raise ControlRefused(f"{ca_file} holds no certificates", "give a PEM file with --ca-file") from failed
     return frozenset(one.fingerprint(hashes.SHA256()).hex() for one in named)

@@ -1,4 +1,4 @@
-"""Telling the service that its files are new: a signal to the process in a pid file, or a command; never a shell."""
+"""Notification of the service that its files have changed: a signal to a process, or a command without a shell."""
 
 import os
 import shlex
@@ -17,46 +17,46 @@ _PID_BYTES = 32
 
 
 class Reload(Protocol):
-    def tell(self, folder: Path) -> None:
+    def notify(self, folder: Path) -> None:
         """Have the service read its files again; raises ReloadFailed."""
         ...
 
 
 class NoReload:
-    """For a service that looks at its files by itself."""
+    """For a service that detects changed files itself."""
 
-    def tell(self, folder: Path) -> None:
+    def notify(self, folder: Path) -> None:
         pass
 
 
 class PidFile:
     def __init__(self, file: Path, name: str) -> None:
-        """Raises InvalidName when there is no signal of that name."""
+        """Take the signal by its name; raises InvalidName for an unknown one."""
         self._file = file
         try:
             self._signal = signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
         except KeyError:
             raise InvalidName("signal", "a name such as HUP or USR1") from None
 
-    def tell(self, folder: Path) -> None:  # noqa: ARG002 - whoever gets a signal knows its files
+    def notify(self, folder: Path) -> None:  # noqa: ARG002 - a signal carries no arguments
         try:
-            with self._file.open("rb") as opened:
-                text = opened.read(_PID_BYTES)
-            # PostgreSQL's has more lines; the first is the process in every kind there is.
+            with self._file.open("rb") as file:
+                text = file.read(_PID_BYTES)
+            # PostgreSQL's pid file has more lines; the first is the process id in every known format.
             pid = int(text.split(b"\n")[0])
         except (OSError, ValueError) as failed:
-            raise ReloadFailed(f"{self._file} names no process") from failed
+            raise ReloadFailed(f"{self._file} holds no process id") from failed
         if pid <= 1:
-            raise ReloadFailed(f"{self._file} names no process of a service")
+            raise ReloadFailed(f"{self._file} holds no process id of a service")
         try:
             os.kill(pid, self._signal)
         except (OSError, OverflowError) as failed:
-            raise ReloadFailed(f"process {pid} of {self._file} cannot be signalled") from failed
+            raise ReloadFailed(f"process {pid} of {self._file} could not be signalled") from failed
 
 
 class Command:
     def __init__(self, line: str, environment: Mapping[str, str]) -> None:
-        """Run `line`, split as a shell would and by no shell; raises InvalidName."""
+        """Take a command, split as a shell would and run without one; raises InvalidName."""
         try:
             self._words: Sequence[str] = shlex.split(line)
         except ValueError:
@@ -66,7 +66,7 @@ class Command:
         secret = {JOIN_TOKEN_VARIABLE, JWT_VARIABLE}
         self._environment = {name: value for name, value in environment.items() if name not in secret}
 
-    def tell(self, folder: Path) -> None:
+    def notify(self, folder: Path) -> None:
         try:
             done = subprocess.run(
                 self._words,
@@ -78,8 +78,8 @@ class Command:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise ReloadFailed(f"{self._words[0]} did not end within {_COMMAND_SECONDS:.0f} seconds") from None
+            raise ReloadFailed(f"{self._words[0]} did not exit within {_COMMAND_SECONDS:.0f} seconds") from None
         except OSError as failed:
-            raise ReloadFailed(f"{self._words[0]} cannot be run") from failed
+            raise ReloadFailed(f"{self._words[0]} could not be run") from failed
         if done.returncode != 0:
-            raise ReloadFailed(f"{self._words[0]} ended with status {done.returncode}")
+            raise ReloadFailed(f"{self._words[0]} exited with status {done.returncode}")

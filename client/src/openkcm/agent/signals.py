@@ -1,6 +1,6 @@
-"""Waiting that a signal ends: SIGTERM and SIGINT end the agent, SIGHUP has it look now.
+"""Waiting that a signal interrupts: SIGTERM and SIGINT stop the agent, SIGHUP requests a check now.
 
-A handler only writes a byte into a pipe, so that nothing it does can meet what it interrupted half way.
+A handler only writes a byte into a pipe, so it cannot conflict with the code that it interrupts.
 """
 
 import os
@@ -11,21 +11,21 @@ from types import FrameType
 
 
 class SignalWaiter:
-    """`stopped` stays; `looked_for` is for whoever looks to put back."""
+    """`stopped` is final; the caller resets `check_requested`."""
 
     def __init__(self) -> None:
         self.stopped = False
-        self.looked_for = False
+        self.check_requested = False
         self._reading, self._writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def listen(self) -> None:
-        """Take the signals of this process; for its main thread."""
+        """Install the signal handlers of this process; call it from the main thread."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._heard)
+            signal.signal(number, self._handle)
 
     def wait(self, seconds: float) -> None:
-        """Wait that long, or until somebody rings."""
-        if self.stopped or self.looked_for:
+        """Wait for `seconds`, or until a signal arrives."""
+        if self.stopped or self.check_requested:
             return
         select.select([self._reading], [], [], max(0.0, seconds))
         with suppress(BlockingIOError):
@@ -34,18 +34,18 @@ class SignalWaiter:
 
     def stop(self) -> None:
         self.stopped = True
-        self._ring()
+        self._wake()
 
-    def look(self) -> None:
-        self.looked_for = True
-        self._ring()
+    def request_check(self) -> None:
+        self.check_requested = True
+        self._wake()
 
-    def _heard(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
-            self.look()
+            self.request_check()
         else:
             self.stop()
 
-    def _ring(self) -> None:
-        with suppress(BlockingIOError):  # it rings already
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):  # the pipe is full: the waiter wakes anyway
             os.write(self._writing, b"!")

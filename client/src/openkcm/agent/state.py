@@ -1,7 +1,7 @@
-"""What the agent remembers from one start to the next, in a file of its own beside the service's.
+"""State that the agent stores between two starts, in a separate file beside the service's files.
 
-Beside the ticket of an enrolment that is under way, which reads that one result, there is no secret in it: of a proof
-only its digest is kept, by which one that was used is never sent again.
+Its only secret is the ticket of a pending enrolment, which can read that one result. Of an attestation it stores only
+the digest, so that a used one is never sent again.
 """
 
 import secrets
@@ -12,15 +12,15 @@ from pydantic import BaseModel, ValidationError
 from openkcm.credentials.store import CredentialStore
 
 FILE = "agent.json"
-_SPENT = 20
+_MAX_SPENT = 20
 
 log = structlog.get_logger()
 
 
 class PendingEnrolment(BaseModel):
-    """An enrolment under way. The request is kept, so that asking again after a lost answer is the same enrolment.
+    """A pending enrolment. Its request is stored, so that a retry after a lost response is the same enrolment.
 
-    `authority` is the root that was trusted when it was begun, and may issue.
+    `authority` is the root CA that was trusted at its start.
     """
 
     proof: str
@@ -32,7 +32,7 @@ class PendingEnrolment(BaseModel):
 
 
 class AgentState(BaseModel):
-    """`told` is the serial of the certificate that the service was last told of, `name` a part of the instance's."""
+    """`told` is the serial of the certificate that the service was last notified of, `name` identifies the instance."""
 
     name: str = ""
     https: str = ""
@@ -42,23 +42,23 @@ class AgentState(BaseModel):
     pending: PendingEnrolment | None = None
 
     def spend(self, digest: str) -> None:
-        self.spent = (*self.spent, digest)[-_SPENT:]
+        self.spent = (*self.spent, digest)[-_MAX_SPENT:]
 
 
-def remembered(folder: CredentialStore) -> AgentState:
-    """Return what the folder's agent knew; of a file that is damaged nothing, which costs a look and a reload."""
+def load_state(folder: CredentialStore) -> AgentState:
+    """Return the stored state; a damaged file gives an empty one, which costs one check and one reload."""
     text = folder.read(FILE)
-    memory = AgentState()
+    state = AgentState()
     if text is not None:
         try:
-            memory = AgentState.model_validate_json(text)
+            state = AgentState.model_validate_json(text)
         except ValidationError:
-            log.warning("what the agent remembered cannot be read", file=FILE)
-    if not memory.name:
-        memory.name = secrets.token_hex(4)
-    return memory
+            log.warning("agent state cannot be read", file=FILE)
+    if not state.name:
+        state.name = secrets.token_hex(4)
+    return state
 
 
-def remember(folder: CredentialStore, memory: AgentState) -> None:
-    """Keep it; raises FolderRefused."""
-    folder.write_changed({FILE: memory.model_dump_json(indent=2) + "\n"})
+def save_state(folder: CredentialStore, state: AgentState) -> None:
+    """Store the state; raises FolderRefused."""
+    folder.write_changed({FILE: state.model_dump_json(indent=2) + "\n"})

@@ -1,1 +1,1 @@
-"""Command of the client: agent, run, backfill, offline verification."""
+"""Commands of the client: agent, run, backfill, offline verification."""

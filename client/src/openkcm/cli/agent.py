@@ -1,4 +1,4 @@
-"""`openkcm agent`: look after one service's certificate. It runs at the customer: no database, no settings."""
+"""`openkcm agent`: manage one service's certificate. It runs at the customer, without database and settings."""
 
 import os
 from contextlib import closing
@@ -28,39 +28,39 @@ def register(app: typer.Typer) -> None:
     app.command("agent")(agent)
 
 
-def agent(  # noqa: PLR0913 - one parameter an option
+def agent(  # noqa: PLR0913 - one parameter for each option
     *,
-    url: Annotated[str, typer.Option(help="Address of OpenKCM's control endpoint.")],
-    service: Annotated[str, typer.Option(help="The service's name within its tenant.")],
-    kind: Annotated[ServiceKind, typer.Option(help="What it is.")],
-    out: Annotated[Path, typer.Option(help="Folder for its key, its certificate and its configuration.")],
+    url: Annotated[str, typer.Option(help="URL of the control endpoint")],
+    service: Annotated[str, typer.Option(help="Name of the service within its tenant")],
+    kind: Annotated[ServiceKind, typer.Option(help="Service type")],
+    out: Annotated[Path, typer.Option(help="Folder for key, certificate and configuration")],
     join_token_file: Annotated[
         str | None,
-        typer.Option(help=f"File with a join token, - for standard input; else the variable {JOIN_TOKEN_VARIABLE}."),
+        typer.Option(help=f"File with a join token, - for standard input; default: {JOIN_TOKEN_VARIABLE}"),
     ] = None,
     jwt_file: Annotated[
-        str | None, typer.Option(help=f"File with a JWT of your platform, - for standard input; else {JWT_VARIABLE}.")
+        str | None, typer.Option(help=f"File with a JWT of the platform, - for standard input; default: {JWT_VARIABLE}")
     ] = None,
-    ca_file: Annotated[Path | None, typer.Option(help="Authorities to trust the control endpoint by, in PEM.")] = None,
+    ca_file: Annotated[Path | None, typer.Option(help="PEM file of the CAs to trust for the control endpoint")] = None,
     mounted_as: Annotated[
-        str | None, typer.Option(help="Where the service itself finds the folder, if not under the same path.")
+        str | None, typer.Option(help="Path of the folder as the service sees it, if different")
     ] = None,
     reload_pid_file: Annotated[
-        Path | None, typer.Option(help="File with the process to signal after a change.")
+        Path | None, typer.Option(help="File with the id of the process to signal after a change")
     ] = None,
-    reload_signal: Annotated[str, typer.Option(help="Which signal it gets.")] = "HUP",
-    reload_command: Annotated[str | None, typer.Option(help="Program to run after a change; no shell is used.")] = None,
-    once: Annotated[bool, typer.Option("--once", help="Do what is due now and end.")] = False,
-    wait: Annotated[float, typer.Option(help="With --once: seconds to wait for a certificate.")] = 180.0,
-    log_format: Annotated[str, typer.Option(help="json or console.")] = "json",
+    reload_signal: Annotated[str, typer.Option(help="Name of the signal to send")] = "HUP",
+    reload_command: Annotated[str | None, typer.Option(help="Command to run after a change, without a shell")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Do the work that is due and exit")] = False,
+    wait: Annotated[float, typer.Option(help="With --once: seconds to wait for a certificate")] = 180.0,
+    log_format: Annotated[str, typer.Option(help="Log format: json or console")] = "json",
 ) -> None:
-    """Get a service its certificate by a proof of which service it is, renew it, and tell the service."""
+    """Enrol a service, renew its certificate and notify the service."""
     if log_format not in {"json", "console"}:
-        raise typer.BadParameter("the log is json or console")
+        raise typer.BadParameter("the log format is json or console")
     if join_token_file is not None and jwt_file is not None:
-        raise typer.BadParameter("give one proof")
+        raise typer.BadParameter("give one attestation")
     if reload_pid_file is not None and reload_command is not None:
-        raise typer.BadParameter("say in one way how the service is told")
+        raise typer.BadParameter("give --reload-pid-file or --reload-command, not both")
     configure_logs(log_format, "agent")
     name, given = parse_service_name(service), join_token_file or jwt_file
     seen_as = parse_folder(folder_seen_as(out, mounted_as))
@@ -70,11 +70,11 @@ def agent(  # noqa: PLR0913 - one parameter an option
         reload = PidFile(reload_pid_file, reload_signal)
     elif reload_command is not None:
         reload = Command(reload_command, os.environ)
-    folder, clock, bell = CredentialStore(out, None, name), ServerClock(), SignalWaiter()
+    folder, clock, signals = CredentialStore(out, None, name), ServerClock(), SignalWaiter()
     control = EnrolmentClient(url, clock, ca_file)
     os.umask(0o077)
     with folder.held():
-        bell.listen()
+        signals.listen()
         one = Agent(
             AgentConfig(name, kind, installed_version(), seen_as),
             folder,
@@ -82,7 +82,7 @@ def agent(  # noqa: PLR0913 - one parameter an option
             proofs,
             reload=reload,
             clock=clock,
-            bell=bell,
+            signals=signals,
         )
         with closing(control), closing(one):
             if once:

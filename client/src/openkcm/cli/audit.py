@@ -1,9 +1,7 @@
-"""What a checked file is said to be, in a few lines and as a report.
+"""`openkcm audit verify`: verify files offline, and print the result for people or as a document.
 
-A file that is being checked may be hostile, so nothing of it is printed as it is: what is not a plain character becomes
-a replacement, and what is long is cut.
-
-A compliance report held against an audit export, both as files; and what is said of it.
+A file may be hostile, so its content is never printed unchanged: characters that are not printable become a
+replacement, and long texts are shortened.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,20 +26,20 @@ from openkcm.verification.results import Kind, Outcome, SignatureCheck, Signatur
 _HEADS = {Outcome.INTACT: "intact", Outcome.REFUTED: "NOT INTACT", Outcome.NOT_CHECKED: "COULD NOT CHECK"}
 _LONGEST = 300
 _LISTED = 40
-"""How many kinds of events a report lists; the rest is summed up."""
+"""Maximum number of event names that a summary lists; the others are summed."""
 
 
 def summarize_file(checked: Checked) -> Iterator[str]:
-    """Yield what is to be said of a file, a sentence each."""
-    verdict = checked.verdict
-    what = f"{verdict.kind} of {plain(verdict.tenant_id)}" if verdict.tenant_id else str(verdict.kind)
-    counted = "destructions" if verdict.kind is Kind.CERTIFICATE else "records"
-    yield f"{_HEADS[verdict.outcome]}: {what}, {verdict.events} {counted}"
-    if verdict.problem is not None:
-        yield f"problem: {plain(verdict.problem)}"
+    """Yield the result of a file, one sentence each."""
+    result = checked.result
+    what = f"{result.kind} of {plain(result.tenant_id)}" if result.tenant_id else str(result.kind)
+    counted = "destructions" if result.kind is Kind.CERTIFICATE else "records"
+    yield f"{_HEADS[result.outcome]}: {what}, {result.events} {counted}"
+    if result.problem is not None:
+        yield f"problem: {plain(result.problem)}"
     yield from _signature(checked)
-    if verdict.selection:
-        chosen = "; ".join(f"{name}: {value}" for name, value in verdict.selection.items())
+    if result.selection:
+        chosen = "; ".join(f"{name}: {value}" for name, value in result.selection.items())
         yield f"a selection, not the whole stream: {plain(chosen)}"
     if checked.compared is not None:
         found = checked.compared
@@ -52,46 +50,46 @@ def summarize_file(checked: Checked) -> Iterator[str]:
 
 
 def render(checked: Checked, at: datetime) -> str:
-    """Return the report; `at` is when the file was checked."""
-    verdict = checked.verdict
+    """Return the text of --summary; `at` is the time of the check."""
+    result = checked.result
     lines = [
-        f"# {verdict.kind} {plain(verdict.tenant_id)}".rstrip(),
+        f"# {result.kind} {plain(result.tenant_id)}".rstrip(),
         "",
         f"File: {plain(str(checked.path))}",
         f"Checked: {moment(at)}",
         "",
         *summarize_file(checked),
     ]
-    if checked.contents.names and verdict.intact:
+    if checked.contents.names and result.intact:
         lines += ["", "## What happened", "", *_contents(checked)]
-    if checked.statement is not None and verdict.intact:
+    if checked.statement is not None and result.intact:
         lines += ["", *_statement(checked.statement)]
     return "\n".join(lines) + "\n"
 
 
 def signature_line(signature: SignatureState, name: str, fingerprint: str) -> Iterator[str]:
-    """Yield the line about a signature; nothing where the file is refuted before its signature could be read."""
+    """Yield the line about a signature; nothing if the file was refuted before its signature was read."""
     key = f"the key {plain(name)}, fingerprint {fingerprint or 'not in the file'}"
     lines = {
         SignatureState.VERIFIED: f"verified, by {key}",
         SignatureState.NOT_CHECKED: f"NOT CHECKED, no public key was given; the file names {key}",
         SignatureState.NOT_REACHED: f"NOT CHECKED, the file is not intact; it names {key}",
-        SignatureState.UNKNOWN_KEY: f"NOT CHECKED, its key is not among the public keys given; the file names {key}",
-        SignatureState.REFUSED: f"refused; it is not by {key}",
+        SignatureState.UNKNOWN_KEY: f"NOT CHECKED, its key is not among the given public keys; the file names {key}",
+        SignatureState.REFUSED: f"invalid; it does not match {key}",
     }
     if signature in lines and (name or signature is not SignatureState.NOT_REACHED):
         yield f"signature: {lines[signature]}"
 
 
 def _signature(checked: Checked) -> Iterator[str]:
-    verdict = checked.verdict
-    yield from signature_line(verdict.signature, verdict.key, verdict.fingerprint)
-    if verdict.signature is SignatureState.MISSING and (verdict.intact or verdict.incomplete):
-        yield "signature: none in this file, so nothing shows whose records these are"
-    if verdict.kind is Kind.EXPORT and verdict.intact and not verdict.selection and verdict.signed < verdict.events:
+    result = checked.result
+    yield from signature_line(result.signature, result.key, result.fingerprint)
+    if result.signature is SignatureState.MISSING and (result.intact or result.incomplete):
+        yield "signature: none in this file, so the origin of its records is not proven"
+    if result.kind is Kind.EXPORT and result.intact and not result.selection and result.signed < result.events:
         yield (
-            f"records {verdict.signed + 1} to {verdict.events} came after the signed one: chained, but signed by nobody"
-            " yet; a later export has them signed"
+            f"records {result.signed + 1} to {result.events} came after the signed one: chained, but not signed yet;"
+            " a later export has them signed"
         )
 
 
@@ -108,7 +106,7 @@ def _contents(checked: Checked) -> Iterator[str]:
 
 def _statement(statement: ErasureStatement) -> Iterator[str]:
     yield f"Issued: {moment(statement.issued_at)}"
-    yield f"The grace began: {moment(statement.grace_began_at)}"
+    yield f"Start of the grace period: {moment(statement.grace_began_at)}"
     yield f"End of the audit stream: record {statement.audit_seq}, hash {statement.audit_hash}"
     yield from ("", "## Destroyed", "")
     for one in statement.destroyed:
@@ -123,31 +121,31 @@ def _statement(statement: ErasureStatement) -> Iterator[str]:
 
 
 def moment(at: datetime) -> str:
-    """Return a time as people read it."""
+    """Return a time in the format for people."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def plain(text: str) -> str:
-    """Return a text from a file that may be hostile as it may be printed."""
+    """Return a printable form of a text from a file that may be hostile."""
     shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
 
 
-File = Annotated[Path, typer.Argument(help="An audit export, or a crypto-shred certificate.")]
+File = Annotated[Path, typer.Argument(help="Audit export or erasure certificate")]
 
 
 KeyFile = Annotated[
     Path | None,
-    typer.Option("--public-key", help="The platform's public keys, or one in PEM; without it no signature is checked."),
+    typer.Option("--public-key", help="File with the platform's public keys; without it no signature is checked"),
 ]
 Against = Annotated[
     Path | None,
-    typer.Option("--against", help="Another export of the same stream, or the tenant's certificate, to compare with."),
+    typer.Option("--against", help="Another export of the same stream, or the tenant's certificate, to compare with"),
 ]
 Report = Annotated[
-    Path | None, typer.Option("--report", help="A compliance report, PDF, HTML or JSON, to confirm or refute.")
+    Path | None, typer.Option("--report", help="Compliance report (PDF, HTML or JSON) to verify against the export")
 ]
-Summary = Annotated[Path | None, typer.Option("--summary", help="The file for a short text for people to read.")]
+Summary = Annotated[Path | None, typer.Option("--summary", help="Output file for a summary; must not exist")]
 
 _LONGEST_KEY_FILE = 1_000_000
 
@@ -158,7 +156,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(audit, name="audit")
 
 
-def verify(  # noqa: PLR0913 - a file and what it can be held against
+def verify(  # noqa: PLR0913 - one parameter for each option
     file: File,
     public_key: KeyFile = None,
     against: Against = None,
@@ -167,14 +165,14 @@ def verify(  # noqa: PLR0913 - a file and what it can be held against
     *,
     as_json: output.AsJson = False,
 ) -> None:
-    """Verify an export, a certificate, or a report against an export, offline.
+    """Verify an audit export, an erasure certificate, or a compliance report against an export, offline.
 
-    Exit status: 0 intact or confirmed, 1 refuted, 2 wrong usage, 3 could not be checked (a file or a key is missing).
+    Exit status: 0 intact or confirmed, 1 refuted, 2 wrong usage, 3 not checked (a file or a key is missing).
     """
     check = None if public_key is None else _keys(public_key).check
     if report is not None:
         if against is not None or summary is not None:
-            raise typer.BadParameter("--report goes with an export and --public-key alone")
+            raise typer.BadParameter("--report can be combined only with an export and --public-key")
         _verify_report(report, file, check, as_json=as_json)
         return
     checked = _checked(file, check, against)
@@ -187,26 +185,26 @@ def verify(  # noqa: PLR0913 - a file and what it can be held against
         for line in summarize_file(checked):
             console.print(Text(line), soft_wrap=True)
 
-    if checked.verdict.intact:
+    if checked.result.intact:
         output.answer(document, as_json=as_json, show=show)
     else:
-        _end(document, checked.refusal(), checked.verdict.outcome, as_json=as_json, show=show)
+        _end(document, checked.refusal(), checked.result.outcome, as_json=as_json, show=show)
 
 
 def _verify_report(report: Path, file: Path, check: SignatureCheck | None, *, as_json: bool) -> None:
-    verdict = check_report(report, file, check)
-    checked = Checked(file, verdict.export or VerificationResult(Kind.EXPORT), Contents())
-    said = {"intact": verdict.confirmed, "outcome": verdict.outcome, "problem": verdict.problem}
-    document = {**_document(checked), **said, "report": report_document(verdict)}
+    result = check_report(report, file, check)
+    checked = Checked(file, result.export or VerificationResult(Kind.EXPORT), Contents())
+    said = {"intact": result.confirmed, "outcome": result.outcome, "problem": result.problem}
+    document = {**_document(checked), **said, "report": report_document(result)}
 
     def show(console: Console) -> None:
-        for line in summarize_report(verdict):
+        for line in summarize_report(result):
             console.print(Text(line), soft_wrap=True)
 
-    if verdict.confirmed:
+    if result.confirmed:
         output.answer(document, as_json=as_json, show=show)
     else:
-        _end(document, report_refusal(verdict), verdict.outcome, as_json=as_json, show=show)
+        _end(document, report_refusal(result), result.outcome, as_json=as_json, show=show)
 
 
 def _end(
@@ -230,19 +228,19 @@ def _checked(file: Path, check: SignatureCheck | None, against: Path | None) -> 
 
 
 def _document(checked: Checked) -> Mapping[str, Any]:
-    verdict, compared = checked.verdict, checked.compared
+    result, compared = checked.result, checked.compared
     return {
-        "events": verdict.events,
-        "intact": verdict.intact,
-        "outcome": verdict.outcome,
-        "problem": verdict.problem,
-        "kind": verdict.kind,
-        "tenant_id": verdict.tenant_id,
-        "signature": verdict.signature,
-        "signed": verdict.signed,
-        "key": verdict.key,
-        "fingerprint": verdict.fingerprint,
-        "selection": dict(verdict.selection),
+        "events": result.events,
+        "intact": result.intact,
+        "outcome": result.outcome,
+        "problem": result.problem,
+        "kind": result.kind,
+        "tenant_id": result.tenant_id,
+        "signature": result.signature,
+        "signed": result.signed,
+        "key": result.key,
+        "fingerprint": result.fingerprint,
+        "selection": dict(result.selection),
         "against": compared
         and {"same": compared.same, "only_here": compared.only_here, "only_there": compared.only_there},
     }
@@ -261,7 +259,7 @@ def _keys(path: Path) -> PublicKeys:
 
 _REPORT_HEADS = {Outcome.INTACT: "CONFIRMED", Outcome.REFUTED: "REFUTED", Outcome.NOT_CHECKED: "COULD NOT CHECK"}
 _SHOWN = 10
-"""How many differences people are shown; the JSON answer has all that are named."""
+"""Maximum number of differences shown to people; the JSON document has all."""
 
 
 def check_report(report: Path, export: Path, check: SignatureCheck | None) -> ReportVerdict:
@@ -272,15 +270,15 @@ def check_report(report: Path, export: Path, check: SignatureCheck | None) -> Re
         return verify_report(content, lines(records), check)
 
 
-def report_refusal(verdict: ReportVerdict) -> OpenKcmError:
-    """Return the error of a report that is refuted, or that could not be checked."""
-    problem = plain(verdict.problem or ReportRefuted.message)
-    return incomplete(problem, verdict.signature) if verdict.incomplete else ReportRefuted(problem)
+def report_refusal(result: ReportVerdict) -> OpenKcmError:
+    """Return the error of a report that is refuted or could not be checked."""
+    problem = plain(result.problem or ReportRefuted.message)
+    return incomplete(problem, result.signature) if result.incomplete else ReportRefuted(problem)
 
 
-def report_document(verdict: ReportVerdict) -> Mapping[str, Any]:
-    """Return what the command answers of a report."""
-    report = verdict.report
+def report_document(result: ReportVerdict) -> Mapping[str, Any]:
+    """Return the JSON document of a report's verification."""
+    report = result.report
     known = (
         {}
         if report is None
@@ -295,12 +293,12 @@ def report_document(verdict: ReportVerdict) -> Mapping[str, Any]:
         }
     )
     return {
-        "confirmed": verdict.confirmed,
+        "confirmed": result.confirmed,
         **known,
-        "format": verdict.form,
-        "signature": verdict.signature,
-        "key": verdict.key,
-        "fingerprint": verdict.fingerprint,
+        "format": result.form,
+        "signature": result.signature,
+        "key": result.key,
+        "fingerprint": result.fingerprint,
         "differences": [
             {
                 "section": one.section,
@@ -308,26 +306,26 @@ def report_document(verdict: ReportVerdict) -> Mapping[str, Any]:
                 "reported": one.reported,
                 "recomputed": one.recomputed,
             }
-            for one in verdict.differences
+            for one in result.differences
         ],
     }
 
 
-def summarize_report(verdict: ReportVerdict) -> Iterator[str]:
-    """Yield what is to be said of a report, a sentence each; nothing of a hostile file is printed as it is."""
-    report = verdict.report
+def summarize_report(result: ReportVerdict) -> Iterator[str]:
+    """Yield the result of a report, one sentence each; text of a hostile file is never printed unchanged."""
+    report = result.report
     whose = "" if report is None else f" of {plain(report.tenant_id)}, {moment(report.since)} to {moment(report.until)}"
-    yield f"{_REPORT_HEADS[verdict.outcome]}: compliance report{whose}"
-    if verdict.problem is not None:
-        yield f"problem: {plain(verdict.problem)}"
-    for one in verdict.differences[:_SHOWN]:
+    yield f"{_REPORT_HEADS[result.outcome]}: compliance report{whose}"
+    if result.problem is not None:
+        yield f"problem: {plain(result.problem)}"
+    for one in result.differences[:_SHOWN]:
         yield f"differs: {plain(f'{one.section}, {one.subject}')}"
         yield f"  reported    {plain(one.reported)}"
         yield f"  recomputed  {plain(one.recomputed)}"
-    if len(verdict.differences) > _SHOWN:
-        yield f"and {len(verdict.differences) - _SHOWN} more differ; --json names them"
-    yield from signature_line(verdict.signature, verdict.key, verdict.fingerprint)
-    if verdict.confirmed and report is not None:
+    if len(result.differences) > _SHOWN:
+        yield f"and {len(result.differences) - _SHOWN} more differ; --json lists them"
+    yield from signature_line(result.signature, result.key, result.fingerprint)
+    if result.confirmed and report is not None:
         seq = report.stream.seq
-        yield f"counted anew: {report.counted.records} records of the period, up to record {seq - 1}"
-        yield f"stated on {moment(report.made_at)}: as record {seq} bound it to the stream"
+        yield f"derived: {report.counted.records} records of the period, recomputed up to record {seq - 1}"
+        yield f"snapshot of {moment(report.made_at)}: bound to the stream by record {seq}"

@@ -1,9 +1,7 @@
-"""What `openkcm backfill` shows: how far it is while it runs, and what came of it.
+"""`openkcm backfill`: encrypt the values that were stored before a column was protected, and show the progress.
 
-`openkcm backfill`: encrypt the rows from before a column was protected, at the customer.
-
-It reaches the customer's database and the crypto service and nothing else of OpenKCM: neither the data nor the
-password of the database ever comes to the platform, which is why no workflow does this. Its state is the data.
+It runs at the customer and connects to the customer's database and the crypto service only. Neither the data nor the
+password of the database ever reaches the platform, so this is no workflow. Its state is the data itself.
 """
 
 import signal
@@ -32,29 +30,29 @@ if TYPE_CHECKING:
 
 
 _TERMINAL, _LINES = 0.2, 5.0
-"""Seconds between two looks: on a terminal, and where lines are kept."""
+"""Seconds between two updates: on a terminal, and for log lines."""
 
 
 class Watch:
-    """Tells on standard error how far it is, now and then."""
+    """Shows the progress on standard error at intervals."""
 
     def __init__(self, tables: "Callable[[], Sequence[TableProgress]]") -> None:
         self._tables = tables
         self._status: Status | None = None
-        self._told = 0.0
+        self._shown_at = 0.0
         self._marks: dict[str, tuple[float, int]] = {}
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        with output.progress.status("looking at the database") as self._status:
+        with output.progress.status("reading the database") as self._status:
             yield
 
-    def look(self) -> None:
+    def update(self) -> None:
         now = time.monotonic()
         terminal = output.progress.is_terminal
-        if self._status is None or now - self._told < (_TERMINAL if terminal else _LINES):
+        if self._status is None or now - self._shown_at < (_TERMINAL if terminal else _LINES):
             return
-        self._told = now
+        self._shown_at = now
         texts = [self._text(one, now) for one in self._tables() if one.state in _AT_WORK]
         if texts:
             self._status.update(Text("; ".join(texts)))
@@ -78,7 +76,7 @@ _AT_WORK = (Backfill.RUNNING, Backfill.UNDOING, Backfill.WAITING)
 def progress_document(
     tables: "Sequence[TableProgress]", notes: Sequence[str], *, undo: bool, dry_run: bool
 ) -> dict[str, Any]:
-    """Return the result as JSON's types."""
+    """Return the result as JSON types."""
     return {
         "undo": undo,
         "dry_run": dry_run,
@@ -125,12 +123,12 @@ def draw(console: Console, shown: Mapping[str, Any]) -> None:
     for one in shown["tables"]:
         for sqlstate, count in one["refused"].items():
             console.print(
-                Text(f"{one['table']}: the database refused {count} rows, SQLSTATE {sqlstate}"), soft_wrap=True
+                Text(f"{one['table']}: the database rejected {count} rows, SQLSTATE {sqlstate}"), soft_wrap=True
             )
         for column in one["columns"]:
             name = f"{one['table']}.{column['column']}"
             if column["unopened"]:
-                text = f"{name}: {column['unopened']} values look like ciphertext and do not open; they were left alone"
+                text = f"{name}: {column['unopened']} values look like ciphertext but cannot be decrypted; not changed"
                 console.print(Text(text), soft_wrap=True)
     if shown["finished"]:
         console.print(Text(_finished(shown, undo=undo)), soft_wrap=True)
@@ -138,74 +136,72 @@ def draw(console: Console, shown: Mapping[str, Any]) -> None:
 
 def _finished(shown: Mapping[str, Any], *, undo: bool) -> str:
     if undo:
-        return (
-            "Every value was decrypted and read back. Take the columns off the list, and `openkcm run` is not needed."
-        )
+        return "Every value was decrypted and read back. Remove the columns from the list; `openkcm run` is not needed."
     allowed = [
         f"{one['table']}.{column['column']}"
         for one in shown["tables"]
         for column in one["columns"]
         if column["plain_allowed"]
     ]
-    done = "Every value was read back: all are encrypted and open."
+    done = "Every value was read back: all are encrypted and can be decrypted."
     if not allowed:
         return done
     return (
-        f"{done} Plain values need not be allowed any more in {', '.join(allowed)}: switch that off on the Services"
+        f"{done} Plain values need not be allowed any more in {', '.join(allowed)}: disable this on the Services"
         " page, or with `openkcmctl service protect-field … --no-plain-allowed`."
     )
 
 
-_PASSWORD_HINT = "name it in a service file or a password file, or give the whole in KCM_BACKFILL_DATABASE"  # noqa: S105 - no password
+_PASSWORD_HINT = "use a service file or a password file, or set KCM_BACKFILL_DATABASE"  # noqa: S105 - no password
 
 
 def register(app: typer.Typer) -> None:
     app.command("backfill")(backfill)
 
 
-def backfill(  # noqa: PLR0913 - one parameter an option
+def backfill(  # noqa: PLR0913 - one parameter for each option
     context: typer.Context,
     *,
     folder: Annotated[
         Path,
-        typer.Option(help="The folder that `service connect --out` wrote.", envvar="KCM_RUN_FOLDER"),
+        typer.Option(help="Folder written by `service connect --out`", envvar="KCM_RUN_FOLDER"),
     ] = Path("openkcm"),
     database: Annotated[
         str,
         typer.Option(
-            help="Connection string of the database, such as service=clinic; without a password.",
+            help="Connection string of the database, such as service=clinic, without a password",
             envvar="KCM_BACKFILL_DATABASE",
             show_envvar=True,
         ),
     ] = "",
-    table: Annotated[str, typer.Option(help="This table alone: schema.table.")] = "",
+    table: Annotated[str, typer.Option(help="Only this table: schema.table")] = "",
     rows_per_second: Annotated[
-        float, typer.Option(min=0.1, max=100_000, help="Rows to change in a second, at most.")
+        float, typer.Option(min=0.1, max=100_000, help="Maximum number of rows to change per second")
     ] = 500.0,
-    batch: Annotated[int, typer.Option(min=1, max=5000, help="Rows in one transaction, at most.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, max=5000, help="Maximum number of rows in one transaction")] = 100,
     wait_seconds: Annotated[
-        float, typer.Option(min=0, help="How long to wait for a database or a crypto service that is away.")
+        float, typer.Option(min=0, help="Seconds to wait for an unavailable database or crypto service")
     ] = 600.0,
     key_seconds: Annotated[
-        float, typer.Option(min=1, max=3600, help="How long an opened column key is used without asking again.")
+        float, typer.Option(min=1, max=3600, help="Seconds for which an unwrapped column key is used")
     ] = 60.0,
-    undo: Annotated[bool, typer.Option("--undo", help="Decrypt instead, to leave.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what is to do and change nothing.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Decrypt instead, to end the protection")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the rows to change and change nothing")] = False,
     as_json: output.AsJson = False,
 ) -> None:
-    """Encrypt what stood in protected columns before they were protected; run again, it goes on where it was."""
+    """Encrypt values that were stored before their columns were protected; a new run resumes."""
     from openkcm.field_encryption.backfill.connection import Options, holds_password  # noqa: PLC0415 - the same
-    from openkcm.field_encryption.backfill.progress import ProgressReporter as Telling  # noqa: PLC0415 - the same
+    from openkcm.field_encryption.backfill.progress import ProgressReporter  # noqa: PLC0415 - the same
     from openkcm.field_encryption.backfill.run import BackfillRun  # noqa: PLC0415 - the same
     from openkcm.field_encryption.backfill.table_scan import Settings  # noqa: PLC0415 - the same
     from openkcm.field_encryption.protected_fields import ServiceProtection  # noqa: PLC0415 - the same
     from openkcm.field_encryption.service_client import CryptoService, ServiceKeySource  # noqa: PLC0415 - the same
-    from openkcm.sdk.errors import CertificateUnusable  # noqa: PLC0415 - loading it would slow every other command
+    from openkcm.sdk.errors import CertificateUnusable  # noqa: PLC0415 - its import would slow every other command
     from openkcm.sdk.identity import Identity  # noqa: PLC0415 - the same
 
     given = context.get_parameter_source("database")
     if given is not None and given.name == "COMMANDLINE" and holds_password(database):
-        raise BackfillRefused("a password in --database can be seen by everybody on this machine", _PASSWORD_HINT)
+        raise BackfillRefused("a password in --database is visible to all users of this machine", _PASSWORD_HINT)
     try:
         Identity.from_folder(folder)
     except CertificateUnusable as refused:
@@ -215,9 +211,9 @@ def backfill(  # noqa: PLR0913 - one parameter an option
     watch = Watch(lambda: run.tables)
     service = CryptoService(folder)
     protection = ServiceProtection(service, OBEYED_SECONDS)
-    run = BackfillRun(options, protection, ServiceKeySource(service), watch.look, stop)
+    run = BackfillRun(options, protection, ServiceKeySource(service), watch.update, stop)
     failed: BackfillStopped | None = None
-    with _told_to_stop(stop), watch.shown(), Telling(service, lambda: [] if dry_run else run.tables):
+    with _stop_on_signal(stop), watch.shown(), ProgressReporter(service, lambda: [] if dry_run else run.tables):
         try:
             run.run()
         except BackfillStopped as stopped:
@@ -243,14 +239,14 @@ def _answer(run: "BackfillRun", failed: BackfillStopped | None, *, undo: bool, d
 
 
 @contextmanager
-def _told_to_stop(stop: threading.Event) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM end it after the batch it is at, and a second one at once, which is as safe."""
+def _stop_on_signal(stop: threading.Event) -> Iterator[None]:
+    """Stop after the present batch at the first SIGINT or SIGTERM, and at once at the second, which is as safe."""
 
-    def told(number: int, _frame: FrameType | None) -> None:
+    def stop_once(number: int, _frame: FrameType | None) -> None:
         stop.set()
         signal.signal(number, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop_once) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Files that a command hands out: whole or not there, and never in the place of another one."""
+"""Output files of a command: written completely or not at all, and never over an existing file."""
 
 import os
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ from openkcm.errors import FileRefused
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a new file, 0600, to write into; it is gone again when the writing fails.
+    """Yield a new file with mode 0600 to write into; it is removed when writing fails.
 
-    What lies under the name already is kept: it may be the evidence that the new one is to be held against.
+    An existing file is never replaced: it may be the evidence to compare the new one with.
 
     Raises:
-        FileRefused: there is a file of that name, or it cannot be written.
+        FileRefused: the file exists, or it cannot be written.
     """
     try:
         file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except FileExistsError:
-        raise FileRefused(f"{path} is there already", "choose a new name: it is not written over") from None
+        raise FileRefused(f"{path} already exists", "choose a new name; existing files are never replaced") from None
     except OSError as failed:
-        raise FileRefused(f"{path} cannot be made: {failed.strerror}", "choose another place") from None
+        raise FileRefused(f"{path} cannot be created: {failed.strerror}", "choose another path") from None
     try:
         with file:
             yield file
@@ -31,7 +31,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
     except OSError as failed:
         path.unlink(missing_ok=True)
-        raise FileRefused(f"{path} cannot be written: {failed.strerror}", "free some space and run it again") from None
+        raise FileRefused(f"{path} cannot be written: {failed.strerror}", "free some space and retry") from None
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -1,4 +1,4 @@
-"""The one place where the command prints: one JSON document on standard output, or a form for people."""
+"""Output of every command: one JSON document on standard output, or a presentation for people."""
 
 import json
 import sys
@@ -15,13 +15,13 @@ from openkcm.errors import OpenKcmError
 REFUSED = 1
 WRONG_USAGE = 2
 COULD_NOT_CHECK = 3
-"""Of a command that verifies something: no result, where `REFUSED` is a negative one."""
+"""Exit status of a verification without a result; `REFUSED` is a negative result."""
 JSON_FLAG = "--json"
 
-AsJson = Annotated[bool, typer.Option(JSON_FLAG, help="Print one JSON document and nothing else.")]
+AsJson = Annotated[bool, typer.Option(JSON_FLAG, help="Print one JSON document and nothing else")]
 
 _UNBOUNDED = 100_000
-"""The width of what is no terminal, characters: a program that reads the output gets whole lines and cells."""
+"""Width in characters if the output is not a terminal: programs that read it get whole lines and cells."""
 
 
 def _width(stream: TextIO) -> int | None:
@@ -29,7 +29,7 @@ def _width(stream: TextIO) -> int | None:
 
 
 def people() -> Console:
-    """Return standard output for people; where it is no terminal, no line is wrapped and no cell is cut."""
+    """Return standard output for people; without a terminal, no line is wrapped and no cell is cut."""
     return Console(width=_width(sys.stdout))
 
 
@@ -37,14 +37,14 @@ progress = Console(stderr=True, width=_width(sys.stderr))
 
 
 def answer(document: Mapping[str, Any], *, as_json: bool, show: Callable[[Console], None]) -> None:
-    """Print the result of a command: the document, or what `show` makes of it for people."""
+    """Print the result of a command: the document, or its presentation by `show`."""
     if as_json:
         write_json(document)
     else:
         show(people())
 
 
-def answer_refused(  # noqa: PLR0913 - an error's parts beside the document
+def answer_refused(  # noqa: PLR0913 - the parts of an error and the document
     document: Mapping[str, Any],
     code: str,
     message: str,
@@ -54,7 +54,7 @@ def answer_refused(  # noqa: PLR0913 - an error's parts beside the document
     show: Callable[[Console], None] = lambda _console: None,
     status: int = REFUSED,
 ) -> NoReturn:
-    """Print a result that is no success and end the command with `status`: the document, with the error in it."""
+    """Print a result that is not a success, with its error, and exit with `status`."""
     if as_json:
         write_json({**document, "error": {"code": code, "message": message, "hint": hint}})
     else:
@@ -65,9 +65,9 @@ def answer_refused(  # noqa: PLR0913 - an error's parts beside the document
 
 @contextmanager
 def waiting(what: str) -> Iterator[Callable[[str], None]]:
-    """Show on standard error what the command waits for while the block runs; yields what shows how far it is.
+    """Show on standard error what the command waits for; yield a function that updates the text.
 
-    A terminal gets one line that changes; elsewhere each text is a line, the first of them at once.
+    A terminal shows one line that changes; otherwise each text is a new line, the first one immediately.
     """
     if progress.is_terminal:
         with progress.status(what) as status:
@@ -78,7 +78,7 @@ def waiting(what: str) -> Iterator[Callable[[str], None]]:
 
 
 def refuse(failed: OpenKcmError, *, as_json: bool) -> None:
-    """Print why a command did not do what it was asked."""
+    """Print why a command failed."""
     fail(failed.code, failed.message, failed.hint, as_json=as_json)
 
 
@@ -87,18 +87,18 @@ def fail(code: str, message: str, hint: str, *, as_json: bool) -> None:
     if as_json:
         write_json({"error": {"code": code, "message": message, "hint": hint}})
         return
-    # As text, not as markup: a message may quote what somebody typed.
+    # As text, not as markup: a message may quote user input.
     progress.print(Text.assemble(("error ", "bold red"), (code, "bold"), f": {message}"), soft_wrap=True)
     if hint:
         progress.print(Text.assemble(("hint  ", "bold"), hint), soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    """Print on standard error what the caller should know although the command goes ahead."""
+    """Print a warning on standard error; the command continues."""
     progress.print(Text.assemble(("warning ", "bold yellow"), message), soft_wrap=True)
 
 
 def write_json(document: Mapping[str, Any]) -> None:
-    # Escaped by JSON itself where standard output cannot encode it: another escape would be no JSON.
+    # JSON escapes what standard output cannot encode; any other escape would be invalid JSON.
     ascii_only = sys.stdout.encoding.lower().replace("-", "") != "utf8"
     sys.stdout.write(json.dumps(document, indent=2, default=str, ensure_ascii=ascii_only) + "\n")

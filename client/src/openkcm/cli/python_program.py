@@ -1,4 +1,4 @@
-"""Whether a program is Python, and with which options Python starts: its name or the first lines of a script."""
+"""Detection of Python programs and of their interpreter options, by name or by the first lines of a script."""
 
 import re
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ _LONGEST_LINE = 4096
 _LONG_WITH_VALUE = "--check-hash-based-pycs"
 _ENV_SPLIT = frozenset({"-S", "--split-string"})
 _SHELL_EXEC = b"'''exec'"
-"""How pip and uv start Python from a script whose interpreter has a path that no `#!` line can hold."""
+"""The start of scripts by pip and uv for an interpreter path that is too long for a `#!` line."""
 
 
 def python_arguments(program: Path, arguments: Sequence[str]) -> Sequence[str] | None:
-    """Return the arguments that Python itself reads when `program` is started; None when it does not start Python."""
+    """Return the arguments that the interpreter reads when `program` is started; None if it is not Python."""
     if _is_python(program.name) or _is_python(program.resolve().name):
         return arguments
     first = second = b""
@@ -29,15 +29,15 @@ def python_arguments(program: Path, arguments: Sequence[str]) -> Sequence[str] |
     else:
         words = first[2:].decode(errors="replace").split()
         if words and Path(words[0]).name == "env":
-            # Other options and assignments of env can take PYTHONPATH away: such a script counts as a launcher.
+            # Other options and assignments of env can remove PYTHONPATH: such a script counts as a launcher.
             words = list(dropwhile(_ENV_SPLIT.__contains__, words[1:]))
     return words[1:] if words and _is_python(Path(words[0]).name) else None
 
 
 def blind_option(arguments: Sequence[str]) -> str | None:
-    """Return the first option with which Python ignores PYTHONPATH or sitecustomize (-I, -E, -S), alone or in a group.
+    """Return the first option that makes Python ignore PYTHONPATH or sitecustomize (-I, -E, -S), also in a group.
 
-    The options end at the script, `-c` or `-m`; what follows is the program's own.
+    Interpreter options end at the script, `-c` or `-m`; the arguments after it belong to the program.
     """
     left = iter(arguments)
     for word in left:

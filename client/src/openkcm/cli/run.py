@@ -1,4 +1,4 @@
-"""`openkcm run`: start a Python program whose protected columns are encrypted without a change to it."""
+"""`openkcm run`: run a Python program with encrypted columns, without a change to the program."""
 
 import os
 import shutil
@@ -17,8 +17,8 @@ from openkcm.errors import os_reason
 from openkcm.field_encryption.errors import RunRefused
 
 _OTHER_LANGUAGE = (
-    "a program in another language encrypts over HTTPS: docs/microservices.md#connect; to start a launcher, such as a"
-    " shell or uwsgi, and protect only the Python programs that it starts, add --launcher"
+    "a program in another language encrypts over HTTPS: docs/microservices.md#connect; for a launcher, such as a"
+    " shell or uwsgi, add --launcher to protect the Python programs that it starts"
 )
 
 
@@ -27,21 +27,21 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    program: Annotated[list[str], typer.Argument(help="The program and its arguments.")],
+    program: Annotated[list[str], typer.Argument(help="Program and its arguments")],
     *,
     folder: Annotated[
         Path,
-        typer.Option(help="The folder that `service connect --out` wrote.", envvar="KCM_RUN_FOLDER"),
+        typer.Option(help="Folder written by `service connect --out`", envvar="KCM_RUN_FOLDER"),
     ] = Path("openkcm"),
     key_seconds: Annotated[
-        float, typer.Option(min=1, max=3600, help="How long an opened column key is used without asking again.")
+        float, typer.Option(min=1, max=3600, help="Seconds for which an unwrapped column key is used")
     ] = 60.0,
     launcher: Annotated[
-        bool, typer.Option("--launcher", help="Start a program that is not Python; protect the Python that it starts.")
+        bool, typer.Option("--launcher", help="Allow a program that is not Python; protect the Python that it starts")
     ] = False,
 ) -> None:
-    """Run a Python program, and the programs it starts, with its protected columns encrypted."""
-    from openkcm.sdk.errors import CertificateUnusable  # noqa: PLC0415 - loading it would slow every other command
+    """Run a Python program, and the programs that it starts, with its protected columns encrypted."""
+    from openkcm.sdk.errors import CertificateUnusable  # noqa: PLC0415 - its import would slow every other command
     from openkcm.sdk.identity import Identity  # noqa: PLC0415 - the same
 
     found = shutil.which(program[0])
@@ -54,16 +54,16 @@ def run(
         Identity.from_folder(folder)
     except CertificateUnusable as refused:
         raise RunRefused(f"{folder} is not the folder of a connected service: {refused.detail}") from None
-    environment = surroundings(os.environ, folder.resolve(), key_seconds)
+    environment = run_environment(os.environ, folder.resolve(), key_seconds)
     sys.stdout.flush()
     try:
-        os.execve(found, program, environment)  # noqa: S606 - the user's own program, by the user's own words
+        os.execve(found, program, environment)  # noqa: S606 - the user's own program
     except OSError as failed:
         raise RunRefused(f"{program[0]} cannot be started: {os_reason(failed)}") from None
 
 
-def surroundings(environment: Mapping[str, str], folder: Path, key_seconds: float) -> dict[str, str]:
-    """Return the environment in which a Python program brings the hook in by itself."""
+def run_environment(environment: Mapping[str, str], folder: Path, key_seconds: float) -> dict[str, str]:
+    """Return the environment in which a Python program loads the encryption at its start."""
     startup = str(Path(hooks.__file__).with_name("bootstrap"))
     before = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part and part != startup]
     libraries = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
@@ -78,11 +78,11 @@ def surroundings(environment: Mapping[str, str], folder: Path, key_seconds: floa
 
 
 def _refuse_unprotected(found: str, program: Sequence[str], *, launcher: bool) -> None:
-    """Refuse a program in which the hook would never be loaded; warn about one that the caller allows."""
+    """Reject a program that would never load the encryption; warn about a launcher that the caller allows."""
     arguments = python_arguments(Path(found), program[1:])
     if arguments is None:
         if not launcher:
-            raise RunRefused(f"{program[0]} is not a Python program, so nothing in it is encrypted", _OTHER_LANGUAGE)
+            raise RunRefused(f"{program[0]} is not a Python program, so its data is not encrypted", _OTHER_LANGUAGE)
         output.warn(f"{program[0]} is not a Python program: only the Python programs that it starts are protected")
     elif (option := blind_option(arguments)) is not None:
-        raise RunRefused(f"with {option} Python would not bring the hook in", "leave out the options -I, -E and -S")
+        raise RunRefused(f"with {option} Python does not load the encryption", "leave out the options -I, -E and -S")

@@ -1,4 +1,4 @@
-"""Standard output as a Unix command has it: for a reader that leaves, for any encoding, for a full disk."""
+"""Standard output with Unix conventions: closed pipes, any encoding, full disks."""
 
 import io
 import os
@@ -8,9 +8,9 @@ from typing import Any, NoReturn, TextIO
 
 
 class OutputLost(BaseException):
-    """Standard output cannot be written. No Exception: to a command it is an interrupt and not an error.
+    """Standard output cannot be written. Not an Exception: a command treats it as an interrupt, not as an error.
 
-    As an OSError it would become an error of the command, which of one that verifies something is a negative result.
+    As an OSError it would become an error of the command, which for a verification is a negative result.
     """
 
     def __init__(self, cause: OSError) -> None:
@@ -27,9 +27,9 @@ class _Output(io.FileIO):
 
 
 def prepare() -> None:
-    """Replace standard output; what its encoding does not have is then escaped and no error.
+    """Replace standard output so that characters outside its encoding are escaped instead of raising an error.
 
-    A process that was started with a closed standard output or error writes to nothing instead.
+    A process that was started with closed standard output or error writes to the null device instead.
     """
     sys.stdout, sys.stderr = sys.stdout or _nothing(), sys.stderr or _nothing()
     out = sys.stdout
@@ -45,7 +45,7 @@ def prepare() -> None:
 
 
 def end_without_output(lost: OutputLost, status: int) -> NoReturn:
-    """End as `cat` does: by SIGPIPE where the reader has left, else with an error and `status`."""
+    """End as `cat` does: by SIGPIPE if the reader has closed the pipe, else with an error and `status`."""
     if isinstance(lost.cause, BrokenPipeError):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGPIPE)
@@ -55,4 +55,4 @@ def end_without_output(lost: OutputLost, status: int) -> NoReturn:
 
 
 def _nothing() -> TextIO:
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - for as long as the process
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - open for the lifetime of the process

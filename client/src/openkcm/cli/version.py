@@ -1,4 +1,4 @@
-"""Versions of installed distributions."""
+"""The installed version of OpenKCM."""
 
 from importlib.metadata import PackageNotFoundError, version
 

@@ -1,1 +1,1 @@
-"""What client and server agree on; standard library and cryptography only."""
+"""Definitions that client and server share; standard library and cryptography only."""

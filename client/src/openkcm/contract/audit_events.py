@@ -1,8 +1,8 @@
-"""The audit vocabulary: event names, record fields, and the hash chain that anyone can verify offline.
+"""Audit events: names, record fields, and the hash chain that anyone can verify offline.
 
-A stream is one tenant's records in order. PostgreSQL composes each record's text inside the stream's lock and stores
-exactly that text; `link` is the chain over it. Because the stored text itself is hashed there is no second encoding
-to agree on: a verifier needs the texts, SHA-256 and the signed head, nothing else.
+A stream is the sequence of one tenant's records. PostgreSQL composes the text of each record under the stream's lock
+and stores exactly that text; `link` is the chain over it. Since the stored text itself is hashed, no second encoding
+exists. A verifier needs only the texts, SHA-256 and the signed checkpoint.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from openkcm.errors import AuditBroken
 
 GENESIS = bytes(32)
-"""What the first record of a stream follows."""
+"""The hash before the first record of a stream."""
 
 
 class AuditName(StrEnum):
-    """What happened; `UPSTREAM_NAME` gives the upstream project's word for it where it has one."""
+    """Event names; `UPSTREAM_NAME` maps them to those of the upstream project where it has one."""
 
     ENABLE_ACCEPTED = "marketplace.enable_accepted"
     DISABLE_RECORDED = "marketplace.disable_recorded"
@@ -169,7 +169,7 @@ Outcome = Literal["intended", "success", "refused", "failure"]
 
 
 class AuditEvent(BaseModel):
-    """One record before it has a place in the stream; sequence, time and chain are given by the database."""
+    """A record before it is appended; the database adds sequence number, time and hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -180,11 +180,11 @@ class AuditEvent(BaseModel):
     subject: str = Field(description="what was acted on, by its name")
     outcome: Outcome
     correlation_id: str = Field(description="the workflow id, or the webhook id before there is a workflow")
-    source: str = Field(default="", description="address the request came from, where there is one")
+    source: str = Field(default="", description="address the request came from, if known")
     details: dict[str, str] = Field(default_factory=dict)
 
     def as_json(self) -> str:
-        """Return the fields as a JSON object, the upstream name among them."""
+        """Return the fields as a JSON object, with the upstream name."""
         fields = self.model_dump(mode="json")
         upstream = UPSTREAM_NAME.get(self.name)
         return json.dumps(fields if upstream is None else fields | {"upstream_event_type": upstream})
@@ -192,7 +192,7 @@ class AuditEvent(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record as it lies in the stream."""
+    """A record as it is stored in the stream."""
 
     seq: int
     record: str
@@ -212,31 +212,31 @@ def is_linked(previous: bytes, stored: StoredRecord) -> bool:
         return False
 
 
-def _says_its_place(record: str, position: int) -> bool:
-    """Whether the text itself carries its number, so that no renumbering outside of it goes unseen."""
+def _has_sequence_number(record: str, position: int) -> bool:
+    """Return whether the text contains its sequence number, so that a renumbering outside of it is detected."""
     seq = fields_of(record).get("seq")
     return type(seq) is int and seq == position
 
 
 @lru_cache(maxsize=1)
 def fields_of(record: str) -> Mapping[str, object]:
-    """Return the fields of a record's text; empty for a text that is none, which only tampering can leave.
+    """Return the fields of a record's text; empty for a text that is not JSON, which only tampering can produce.
 
-    The last text is remembered: whoever verifies a stream looks at each record for its place, its tenant and what it
-    says, and reading it costs more than all the rest. Nobody may change what is returned.
+    The last text is cached: a verifier reads each record several times, and parsing dominates its run time. The result
+    is read-only.
     """
     try:
         fields = json.loads(record)
-    except (ValueError, RecursionError):  # nested as deep as no record of ours, to bring the reader down
+    except (ValueError, RecursionError):  # too deeply nested: an attempt to exhaust the verifier's stack
         fields = None
     return MappingProxyType(fields if isinstance(fields, dict) else {})
 
 
 def verify_chain(records: Iterable[StoredRecord], after: StoredRecord | None = None) -> StoredRecord | None:
-    """Return the last record of a whole stream, None when it is empty; it can be read and verified piece by piece.
+    """Return the last record of a valid stream, None for an empty one; a stream can be verified in parts.
 
-    `after` is what this returned for the piece before. Truncation at the end is not visible in the chain; the caller
-    MUST compare the result with a signed head.
+    `after` is the result for the part before. The chain does not reveal truncation at the end; the caller MUST compare
+    the result with a signed checkpoint.
 
     Raises:
         AuditBroken: a record is missing, out of order or altered; the message names the first bad position.
@@ -245,12 +245,12 @@ def verify_chain(records: Iterable[StoredRecord], after: StoredRecord | None = N
     for position, stored in enumerate(records, start=first):
         if stored.seq != position:
             raise AuditBroken(f"record {position} is missing or out of order")
-        if not is_linked(previous, stored) or not _says_its_place(stored.record, position):
+        if not is_linked(previous, stored) or not _has_sequence_number(stored.record, position):
             raise AuditBroken(f"record {position} was altered")
         previous, last = stored.chain_hash, stored
     return last
 
 
 def head_message(tenant_id: str, seq: int, chain_hash: bytes) -> bytes:
-    """Return what a signed head signs: tenant, length and hash of the stream in one unambiguous line."""
+    """Return the message that a checkpoint signs: tenant, length and hash of the stream in one unambiguous line."""
     return f"openkcm-audit-head/1 {tenant_id} {seq} {chain_hash.hex()}".encode()

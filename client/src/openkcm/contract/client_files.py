@@ -1,7 +1,7 @@
-"""What a connected service is handed: its certificates and a configuration that its software can use as it is.
+"""The files that a connected service receives: certificates, and configuration for its software.
 
-The command writes these files into a folder, the dashboard delivers them as an archive. A configuration names files by
-absolute paths, so the folder in which the service will find them must be known when it is made.
+The command writes these files into a folder, the dashboard delivers them as an archive. A configuration contains
+absolute paths, so the service's path of the folder must be known when it is created.
 """
 
 import json
@@ -15,7 +15,7 @@ CERTIFICATE = "client.pem"
 AUTHORITY = "ca.pem"
 MONGODB_PEM = "mongodb.pem"
 CONFIGURATION = "client.toml"
-"""What the Python client reads; also beside a database, whose programs may encrypt by it."""
+"""The Python client reads it; it also exists beside a database, whose programs can use it to encrypt fields."""
 
 _END = "-----END CERTIFICATE-----\n"
 _LONGEST_FOLDER = 200
@@ -23,7 +23,7 @@ _LONGEST_FOLDER = 200
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Under which addresses the crypto service is reached: `https` is a URL, `kmip` is `host:port`."""
+    """The addresses of the crypto service: `https` is a URL, `kmip` is `host:port`."""
 
     https: str
     kmip: str
@@ -38,10 +38,10 @@ class Offer:
 
 
 def parse_folder(text: str) -> str:
-    """Return the folder of a service's files on its own machine, without a slash at its end.
+    """Return the absolute path of a service's folder on its own machine, without a trailing slash.
 
     Raises:
-        InvalidName: it is no absolute path, or has letters that no configuration file could quote.
+        InvalidName: it is not an absolute path, or contains characters that a configuration file cannot quote.
     """
     folder = text.strip().rstrip("/")
     if not folder.startswith("/") or len(folder) > _LONGEST_FOLDER or not folder.isprintable():
@@ -52,16 +52,16 @@ def parse_folder(text: str) -> str:
 
 
 def certificates(leaf_pem: str, chain_pem: str) -> tuple[str, str]:
-    """Return what the service presents (its certificate and the tenant's authority) and the root it trusts."""
+    """Return what the service sends (its certificate and the tenant CA) and the root that it trusts."""
     above = [f"{part}{_END}" for part in chain_pem.split(_END) if part.strip()]
     return leaf_pem + "".join(above[:-1]), above[-1]
 
 
 def configuration(kind: ServiceKind, name: str, folder: str, offer: Offer, certificate_and_key: str) -> dict[str, str]:
-    """Return file name → text for a kind of service.
+    """Return the configuration files of a service by file name.
 
-    `certificate_and_key` is the one PEM that MongoDB's server and drivers want in a file of its own; empty where only
-    the service's machine has the key, which then has to make that file.
+    `certificate_and_key` is the PEM file that MongoDB's server and drivers require. It is empty if only the service's
+    machine has the key; the machine then has to create that file.
     """
     files = {CONFIGURATION: _openkcm(folder, offer)}
     match kind:
@@ -125,7 +125,7 @@ ca = {_quoted(f"{folder}/{AUTHORITY}")}
 
 
 def _quoted(value: str) -> str:
-    """Return a string in double quotes as YAML and TOML both read it, which is as JSON does."""
+    """Return a string in double quotes; YAML and TOML read JSON strings."""
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -1,6 +1,6 @@
-"""Certificate requests (PKCS #10): how a service's key asks for a certificate, and which requests are taken.
+"""Certificate requests (PKCS #10): creation by a service, and the rules by which they are accepted.
 
-Used on both sides of a request, and by those who check one before they store it; knows no key server.
+Both sides of a request use this module, and so does code that checks a request before it is stored.
 """
 
 from typing import ClassVar
@@ -24,11 +24,11 @@ class CsrRefused(CallerError):
     hint = "send a PKCS #10 request in PEM, self-signed, with an EC P-256 or P-384, Ed25519 or RSA (2048+) key"
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the certificate request is refused: {reason}")
+        super().__init__(f"the certificate request was rejected: {reason}")
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """Return a fresh P-256 key."""
+    """Return a new P-256 key."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
@@ -39,19 +39,19 @@ def key_pem(key: PrivateKey) -> str:
 
 
 def request_of(key: PrivateKey) -> str:
-    """Return a request with an empty subject: what a certificate says is for its authority to say."""
+    """Return a request with an empty subject: the CA alone determines the names in a certificate."""
     algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, algorithm)
     return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def requested_key(csr_pem: str) -> LeafKey:
-    """Return the public key of a certificate request whose holder proved to have the private one (RFC 2986).
+    """Return the public key of a request after proof of possession of the private key (RFC 2986).
 
-    Nothing else of the request is used: names and usages are ours to say.
+    Nothing else of the request is used: the CA determines names and usages.
 
     Raises:
-        CsrRefused: not a request, a weak or unknown key, or a signature that does not fit.
+        CsrRefused: it is not a request, its key is weak or of an unknown kind, or its signature is invalid.
     """
     if len(csr_pem) > LONGEST:
         raise CsrRefused("it is too long")
@@ -68,11 +68,11 @@ def requested_key(csr_pem: str) -> LeafKey:
         case ed25519.Ed25519PublicKey():
             pass
         case _:
-            raise CsrRefused("its key is of a kind or size that is not taken")
+            raise CsrRefused("its key has an unsupported kind or size")
     try:
-        proven = request.is_signature_valid
+        is_valid = request.is_signature_valid
     except (ValueError, UnsupportedAlgorithm):
-        proven = False
-    if not proven:
-        raise CsrRefused("its signature does not fit its key")
+        is_valid = False
+    if not is_valid:
+        raise CsrRefused("its signature does not match its key")
     return key

@@ -1,8 +1,8 @@
-"""Enrolment: how an agent beside a customer's workload proves which service it is (docs/enrolment.md).
+"""Enrolment: how an agent proves which service it runs beside (docs/enrolment.md).
 
-A join token is a secret that an administrator makes for one service; what is stored of it is a hash. Its text names the
-tenant, because whose rows are looked at must be known first, and the beginning of the root's fingerprint, by which the
-agent sees that the certificates it is given are ours.
+A join token is a secret that an administrator creates for one service; only its hash is stored. Its text contains the
+tenant, which selects the rows to search. It also contains the beginning of the root's fingerprint, by which the agent
+authenticates the certificates that it receives.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from openkcm.contract.services import ServiceKind
 from openkcm.errors import InvalidName
 
 AUDIENCE = "openkcm"
-"""Whom a platform-issued JWT must be meant for."""
+"""The required audience of a platform-issued JWT."""
 DISCOVERY_PATH = "/.well-known/openkcm"
 ENROLMENTS_PATH = "/v1/enrolments"
 DEFAULT_LIFETIME = timedelta(hours=1)
@@ -35,7 +35,7 @@ _ENROLMENT = re.compile(r"([a-z0-9][a-z0-9-]{2,39})\.([0-9a-f]{32})")
 
 
 class Proof(StrEnum):
-    """How an agent shows which service it is."""
+    """Kinds of attestation."""
 
     JOIN_TOKEN = "join_token"  # noqa: S105 - a word, not a secret
     JWT = "jwt"
@@ -49,7 +49,7 @@ class EnrolmentState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JoinToken:
-    """`text` is the secret whole; no `repr` shows it."""
+    """A join token; `text` contains the secret, and `repr` does not show it."""
 
     tenant_id: str
     secret: str
@@ -60,38 +60,38 @@ class JoinToken:
 
     @property
     def text(self) -> str:
-        """The token as it is handed over."""
+        """The complete token as it is given to an agent."""
         return f"{_PREFIX}.{self.tenant_id}.{self.secret}.{self.ca_fingerprint}"
 
     @property
     def hash(self) -> str:
-        """What is stored of it; of 256 random bits nobody finds the original."""
+        """The hash that is stored; the 256 random bits of the secret cannot be recovered from it."""
         return hashlib.sha256(self.secret.encode("ascii")).hexdigest()
 
     def names(self, root_der: bytes) -> bool:
-        """Return whether a root certificate is the one that the token was made beside."""
+        """Return whether the token was created for the CA with this root certificate."""
         return hashlib.sha256(root_der).hexdigest().startswith(self.ca_fingerprint)
 
 
 def join_token(tenant_id: str, secret: str, root_der: bytes) -> JoinToken:
-    """Return the token of a secret of `SECRET_CHARACTERS` that the caller drew."""
+    """Return the token for a random secret of `SECRET_CHARACTERS`."""
     return JoinToken(tenant_id, secret, hashlib.sha256(root_der).hexdigest()[:_FINGERPRINT_CHARACTERS])
 
 
 def parse_join_token(text: str) -> JoinToken:
-    """Return a token from its text; says nothing of whether it is one of ours.
+    """Return a token from its text; does not check whether the platform created it.
 
     Raises:
-        InvalidName: it has not the form of one; the text never quotes it.
+        InvalidName: the format is wrong; the error does not quote the text.
     """
     found = _TOKEN.fullmatch(text.strip())
     if found is None:
-        raise InvalidName("join token", "the whole text that begins with okcmj1, as it was shown once")
+        raise InvalidName("join token", "the whole text that begins with okcmj1, as it was displayed once")
     return JoinToken(parse_tenant_id(found[1]), found[2], found[3])
 
 
 def parse_lifetime(text: str) -> timedelta:
-    """Return how long a token may be used, such as `1h` or `30m`; raises InvalidName."""
+    """Return the lifetime of a token, such as `1h` or `30m`; raises InvalidName."""
     found = _LIFETIME.fullmatch(text.strip())
     lifetime = timedelta() if found is None else timedelta(**{_UNITS[found[2]]: int(found[1])})
     if not timedelta() < lifetime <= LONGEST_LIFETIME:
@@ -100,21 +100,21 @@ def parse_lifetime(text: str) -> timedelta:
 
 
 def enrolment_name(tenant_id: str, enrolment_id: str) -> str:
-    """Return what an enrolment is called outside, where nothing else says whose it is."""
+    """Return the public name of an enrolment, which contains its tenant."""
     return f"{tenant_id}.{enrolment_id}"
 
 
 def parse_enrolment_name(text: str) -> tuple[str, str] | None:
-    """Return the tenant and the id that an enrolment's name says, None for what is no name."""
+    """Return the tenant and the id in an enrolment's name, None for an invalid name."""
     found = _ENROLMENT.fullmatch(text)
     return None if found is None else (found[1], found[2])
 
 
 def folder_of(service: str) -> str:
-    """Return where a service's files go unless somebody says otherwise."""
+    """Return the default folder of a service's files."""
     return f"/etc/openkcm/{service}"
 
 
 def agent_command(url: str, service: str, kind: ServiceKind, folder: str) -> str:
-    """Return the command to run beside a service; it reads the token from standard input, so no history keeps it."""
+    """Return the command to run beside a service; it reads the token from standard input, which no history stores."""
     return f"openkcm agent --url {url} --service {service} --kind {kind} --out '{folder}' --join-token-file -"

@@ -16,7 +16,7 @@ def parse_tenant_id(text: str) -> str:
     """Return the marketplace account id unchanged when it may name a tenant.
 
     Raises:
-        IllegalTenantId: it does not match `TENANT_ID_PATTERN` or lies in the platform's own `openkcm-` range.
+        IllegalTenantId: it does not match `TENANT_ID_PATTERN` or has the platform's prefix `openkcm-`.
     """
     if not _TENANT_ID.fullmatch(text) or text.startswith(RESERVED_PREFIX):
         raise IllegalTenantId
@@ -24,17 +24,17 @@ def parse_tenant_id(text: str) -> str:
 
 
 def parse_service_name(text: str) -> str:
-    """Return the name of a customer's service unchanged when it may appear in a certificate."""
+    """Return the name of a customer's service unchanged when a certificate may contain it."""
     if not _SERVICE_NAME.fullmatch(text):
         raise InvalidName("service name", "1 to 40 lower-case letters, digits and hyphens, not starting with a hyphen")
     return text
 
 
 def tenant_dns(tenant_id: str) -> str:
-    """Return the DNS name that the tenant's authority is constrained to and that each leaf carries."""
+    """Return the DNS name to which the tenant CA is constrained and which each leaf contains."""
     return f"{tenant_id}.{TENANT_DOMAIN}"
 
 
 def service_spiffe(tenant_id: str, service: str) -> str:
-    """Return the SPIFFE URI of one service; never what decides the tenant (the issuer does)."""
+    """Return the SPIFFE URI of one service; it never determines the tenant (the issuer does)."""
     return f"spiffe://{tenant_dns(tenant_id)}/service/{service}"

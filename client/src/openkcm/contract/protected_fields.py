@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 OBEYED_SECONDS = 30
-"""How soon a program that runs does what a changed list says, unless it was started with another figure."""
+"""Default time after which a running program applies a changed list."""
 
 
 class Store(StrEnum):
-    """What keeps the data."""
+    """The kind of database."""
 
     POSTGRESQL = "postgresql"
     MONGODB = "mongodb"
@@ -17,29 +17,29 @@ class Store(StrEnum):
 class Mode(StrEnum):
     RANDOMISED = "randomised"
     DETERMINISTIC = "deterministic"
-    """Equal values of the field can be searched for, and be seen to be equal by whoever sees the data."""
+    """Equal values of the field can be searched for; equality is visible to anyone who reads the data."""
 
 
 class Backfill(StrEnum):
-    """How the encryption of values from before the protection stands at one place."""
+    """State of the encryption of values that one table or collection stored before the protection."""
 
     RUNNING = "running"
     WAITING = "waiting"
-    """For the database or the crypto service; it goes on by itself."""
+    """For the database or the crypto service; it continues automatically."""
     FINISHED = "finished"
-    """All were read back, and none is plain."""
+    """All values were read back, and none is plain."""
     STOPPED = "stopped"
-    """It ended before that; started again, it goes on."""
+    """It ended early; a new start resumes it."""
     UNDOING = "undoing"
     UNDONE = "undone"
-    """Decrypted, to leave."""
+    """All values were decrypted, before the protection ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProtectedField:
     """`place` is schema.table or database.collection, `field` the column or the dotted path in a document.
 
-    `plain_allowed`: values from before the protection may still be plain, and are read as they are.
+    `plain_allowed`: values stored before the protection may be plain, and are returned unchanged.
     """
 
     store: Store
@@ -50,5 +50,5 @@ class ProtectedField:
 
     @property
     def name(self) -> str:
-        """What it is called where one text must say it."""
+        """The unique name of the field within a service."""
         return f"{self.store}:{self.place}.{self.field}"

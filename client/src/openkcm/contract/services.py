@@ -4,14 +4,14 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 HEARTBEAT_SECONDS = 30
-"""How often an agent is asked to say that it is there."""
+"""Default interval of an agent's heartbeats."""
 _SILENCE = timedelta(seconds=4 * HEARTBEAT_SECONDS)
 OTHER_PLACES = "(others)"
-"""Where uses are counted whose own place is one too many."""
+"""The row that counts the uses of all places beyond the limit."""
 
 
 class AgentProblem(StrEnum):
-    """What keeps an agent from its work, worst first: it tells one."""
+    """What prevents an agent from its work, worst first; a heartbeat reports one."""
 
     CERTIFICATE_LAPSED = "certificate_lapsed"
     CERTIFICATE_REVOKED = "certificate_revoked"
@@ -24,7 +24,7 @@ class AgentProblem(StrEnum):
 
 
 def is_connected(last_contact_at: datetime, now: datetime) -> bool:
-    """Whether an agent counts as connected: it missed at most three heartbeats in a row."""
+    """Return whether an agent counts as connected: it missed at most three consecutive heartbeats."""
     return now - last_contact_at <= _SILENCE
 
 

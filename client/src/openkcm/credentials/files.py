@@ -1,4 +1,4 @@
-"""Files of a service's folder: each its owner's alone, and replaced whole or not at all."""
+"""Files of a service's folder: readable by the owner only, and replaced atomically."""
 
 import os
 import secrets
@@ -7,19 +7,19 @@ from pathlib import Path
 
 _SECRET_BYTES = 4
 DRAFT = r"\..+\.[0-9a-f]{8}"
-"""What a draft is called: one that is left over is of somebody who was killed while writing."""
+"""Name of a draft; a draft that is left over belongs to a writer that was killed."""
 
 
 def open_folder(path: Path) -> int:
-    """Return a descriptor of a folder that is no symbolic link itself; raises OSError."""
+    """Return a descriptor of a folder that is not itself a symbolic link; raises OSError."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def write_whole(folder: int, name: str, content: bytes) -> None:
-    """Replace a file of an open folder in one step, with mode 0600.
+    """Replace a file of an open folder atomically, with mode 0600.
 
-    Whoever reads meanwhile sees the old file or the new one, also after a loss of power. Raises OSError, and then the
-    file is as it was.
+    A concurrent reader sees the old file or the new one, also after a power failure. Raises OSError, and then the file
+    is unchanged.
     """
     draft = write_draft(folder, name, content)
     try:
@@ -31,7 +31,7 @@ def write_whole(folder: int, name: str, content: bytes) -> None:
 
 
 def write_draft(folder: int, name: str, content: bytes) -> str:
-    """Write a file that no other can be, down to the disk, and return its name; raises OSError and leaves nothing."""
+    """Write and sync a new file with a unique name, and return the name; raises OSError after removing it."""
     draft = f".{name}.{secrets.token_hex(_SECRET_BYTES)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

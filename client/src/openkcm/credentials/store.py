@@ -1,11 +1,11 @@
-"""The folder of one connected service: its key, its certificate and a configuration its software can use as it is.
+"""The folder of one connected service: its key, its certificate and configuration for its software.
 
-The key is made here and never leaves; only a request signed with it does. It is written before anything is asked for
-and never replaced. That is why whoever reads certificate and key while a new certificate is written, or after the
-writer was killed, has a pair that belongs together: every certificate here is for the one key. Each file is 0600 in a
-folder that is 0700, and appears whole or not at all.
+The key is generated here and never leaves the folder; only a request signed with it does. It is stored before any
+request and never replaced, so every certificate in the folder is for this one key. A reader therefore finds a matching
+pair even while a certificate is replaced or after the writer was killed. Each file has mode 0600 in a folder with mode
+0700, and is written atomically.
 
-Everything is done through a descriptor of the folder that was checked, so that nobody can put another in its place.
+All access uses one descriptor of the folder that was checked, so the folder cannot be exchanged.
 """
 
 import fcntl
@@ -36,11 +36,11 @@ _DRAFT_SECONDS = 60
 
 class CredentialStore:
     def __init__(self, path: Path, tenant_id: str | None, service: str) -> None:
-        """Take the folder of one service, made if it is missing; any tenant's where `tenant_id` is None.
+        """Open the folder of one service and create it if it is missing; any tenant's if `tenant_id` is None.
 
         Raises:
-            FolderRefused: it is a link or somebody else's, others may read it or put another in its place, it belongs
-                to another service, or it cannot be used.
+            FolderRefused: it is a link or belongs to another user or service, other users may read or replace it, or
+                it cannot be used.
         """
         self.path = path.absolute()
         self.tenant_id, self._service = tenant_id, service
@@ -51,19 +51,19 @@ class CredentialStore:
             raise FolderRefused(f"{self.path} cannot be used as a folder", "choose another with --out") from failed
         weakref.finalize(self, os.close, self._folder)
         self._refuse_unsafe()
-        self._refuse_strangers()
+        self._require_own_certificate()
 
     def request(self) -> str:
-        """Return a certificate request with an empty subject: what a certificate says is for its authority to say."""
+        """Return a certificate request with an empty subject: the CA alone determines the names in a certificate."""
         return signing_requests.request_of(self._key())
 
     def refuse_own_key(self) -> None:
-        """Raise FolderRefused when there is a key, beside which a certificate for another one would be of no use."""
+        """Raise FolderRefused if the folder has a key, since a certificate for another key would be useless there."""
         if self._is_there(KEY):
-            raise FolderRefused(f"{self.path} has a key of its own", "leave --csr out, or use another folder")
+            raise FolderRefused(f"{self.path} already has a key", "leave --csr out, or use another folder")
 
-    def refuse_strange_key(self) -> None:
-        """Raise FolderRefused when there is a certificate, and its key is elsewhere or another is in its place."""
+    def require_key_of_certificate(self) -> None:
+        """Raise FolderRefused if the folder has a certificate, but not the key that it was issued for."""
         certificate = self.certificate()
         if certificate is not None and not (
             self._is_there(KEY) and certificate.public_key() == self._key().public_key()
@@ -75,14 +75,14 @@ class CredentialStore:
         return x509.load_pem_x509_certificate(certificate_pem.encode()).public_key() == self._key().public_key()
 
     def key_pem(self) -> str:
-        """Return the private key, for the software that wants it in one file with its certificate."""
+        """Return the private key, for software that requires it in one file with its certificate."""
         try:
             return self._read(KEY).decode("ascii")
         except (OSError, UnicodeDecodeError) as failed:
-            raise FolderRefused(f"{self.path / KEY} is not a key that can be read", "use a new folder") from failed
+            raise FolderRefused(f"{self.path / KEY} is not a readable key", "use a new folder") from failed
 
     def certificate(self) -> x509.Certificate | None:
-        """Return the certificate that is there now, None before the first; raises FolderRefused."""
+        """Return the present certificate, None before the first; raises FolderRefused."""
         try:
             return x509.load_pem_x509_certificate(self._read(CERTIFICATE))
         except FileNotFoundError:
@@ -92,33 +92,33 @@ class CredentialStore:
             raise FolderRefused(f"{file} is not a certificate of a service", "use a new folder") from failed
 
     def read(self, name: str) -> str | None:
-        """Return a file's text, None when there is none or it cannot be read as text."""
+        """Return a file's text, None if the file is missing or not text."""
         try:
             return self._read(name).decode("utf-8")
         except (OSError, UnicodeDecodeError):
             return None
 
     def write(self, files: Mapping[str, str]) -> list[str]:
-        """Write the files in their order, each in one step, and return their paths."""
+        """Write the files in their order, each atomically, and return their paths."""
         try:
             for name, text in files.items():
                 write_whole(self._folder, name, text.encode())
         except OSError as failed:
-            raise FolderRefused(f"{self.path} cannot be written", "free some space and run it again") from failed
+            raise FolderRefused(f"{self.path} cannot be written", "free some space and retry") from failed
         return [str(self.path / name) for name in files]
 
     def write_changed(self, files: Mapping[str, str]) -> list[str]:
-        """Write those that are not there as they should be, in their order; return their paths."""
+        """Write the files that differ from the stored ones, in their order; return their paths."""
         return self.write({name: text for name, text in files.items() if self.read(name) != text})
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Be the only agent of this folder, and clear away what a killed one left; raises AgentRunning."""
+        """Hold the exclusive lock of the folder, and remove drafts of killed writers; raises AgentRunning."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             lock = os.open(_LOCK, flags, 0o600, dir_fd=self._folder)
         except OSError as failed:
-            raise FolderRefused(f"{self.path} cannot be written", "free some space and run it again") from failed
+            raise FolderRefused(f"{self.path} cannot be written", "free some space and retry") from failed
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,10 +130,10 @@ class CredentialStore:
             os.close(lock)
 
     def _clear_drafts(self, lock: int) -> None:
-        """Remove drafts older than anybody writes; a younger one may be of a client in another process."""
-        os.utime(lock)  # now, as the file system has it
+        """Remove drafts that are too old to be in use; a recent one may belong to a client in another process."""
+        os.utime(lock)  # the present time by the clock of the file system
         now = os.fstat(lock).st_mtime
-        for name in os.listdir(self._folder):  # noqa: PTH208 - a descriptor, under which no path can be swapped
+        for name in os.listdir(self._folder):  # noqa: PTH208 - a descriptor: the path cannot be exchanged
             if re.fullmatch(DRAFT, name):
                 with suppress(OSError):
                     if now - os.stat(name, dir_fd=self._folder, follow_symlinks=False).st_mtime > _DRAFT_SECONDS:
@@ -146,9 +146,9 @@ class CredentialStore:
         try:
             key = serialization.load_pem_private_key(self._read(KEY), password=None)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as failed:
-            raise FolderRefused(f"{file} is not a key that can be read", "use a new folder") from failed
+            raise FolderRefused(f"{file} is not a readable key", "use a new folder") from failed
         if not isinstance(key, PrivateKey):
-            raise FolderRefused(f"{file} is of a kind that is not taken", "use a new folder")
+            raise FolderRefused(f"{file} has an unsupported kind of key", "use a new folder")
         return key
 
     def _make_key(self, file: Path) -> None:
@@ -157,7 +157,7 @@ class CredentialStore:
         try:
             draft = write_draft(folder, KEY, pem.encode("ascii"))
             try:
-                # Unlike a rename it never replaces a key that somebody else just put there.
+                # Unlike a rename, a link never replaces a key that another process has just written.
                 os.link(draft, KEY, src_dir_fd=folder, dst_dir_fd=folder)
                 os.fsync(folder)
             except FileExistsError:
@@ -175,30 +175,30 @@ class CredentialStore:
         return True
 
     def _read(self, name: str) -> bytes:
-        """Return a file of ours; a key that others may read is refused. Raises OSError, FolderRefused."""
-        # A pipe in place of a file must not keep us waiting.
+        """Return the content of an owned file; reject a key that others may read. Raises OSError, FolderRefused."""
+        # O_NONBLOCK: a pipe in place of the file must not block the agent.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         with os.fdopen(os.open(name, flags, dir_fd=self._folder), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-                raise FolderRefused(f"{self.path / name} is not a file of ours", "use a new folder")
+                raise FolderRefused(f"{self.path / name} is not a regular file of this user", "use a new folder")
             if name == KEY and stat.S_IMODE(found.st_mode) & _OTHERS:
                 path = self.path / name
-                raise FolderRefused(f"{path} is readable by others", "treat the key as stolen and use a new folder")
+                raise FolderRefused(f"{path} is readable by others", "treat the key as compromised; use a new folder")
             return file.read(_LARGEST)
 
     def _refuse_unsafe(self) -> None:
         found = os.fstat(self._folder)
         if found.st_uid != os.geteuid():
-            raise FolderRefused(f"{self.path} belongs to another user", "run as the service's own user")
+            raise FolderRefused(f"{self.path} belongs to another user", "run as the service's user")
         if stat.S_IMODE(found.st_mode) & _OTHERS:
-            raise FolderRefused(f"{self.path} is open to others", f"choose a new folder, or chmod 700 {self.path}")
+            raise FolderRefused(f"{self.path} is accessible to others", f"use a new folder, or chmod 700 {self.path}")
         for above in self.path.resolve().parents:
             mode = above.stat().st_mode
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-                raise FolderRefused(f"anybody may replace what is in {above}", "choose a folder elsewhere")
+                raise FolderRefused(f"other users may replace files in {above}", "use another folder")
 
-    def _refuse_strangers(self) -> None:
+    def _require_own_certificate(self) -> None:
         certificate = self.certificate()
         if certificate is None:
             return
@@ -214,7 +214,7 @@ _NAMED = re.compile(r"spiffe://([^/.]+)\.[^/]+/service/([^/]+)")
 
 
 def service_of(certificate: x509.Certificate) -> tuple[str, str] | None:
-    """Return tenant and service that a certificate names, None when it is not a service's."""
+    """Return tenant and service that a certificate names, None if it is not a service certificate."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound):

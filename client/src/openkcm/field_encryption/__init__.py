@@ -1,16 +1,16 @@
-"""Encryption inside a Python application that knows nothing of it: `openkcm run -- python app.py`.
+"""Encryption inside an unchanged Python application: `openkcm run -- python app.py`.
 
-    startup/        the folder that is put on PYTHONPATH; its sitecustomize brings the hook into the program
-    install         waits for a driver to be imported and puts the hook into it
-    surroundings    what `openkcm run` told the program
-    crypto_service  the crypto service, asked as the service that the program is
-    protection      which fields: as OpenKCM keeps it for the service
-    values          the form of a protected value
-    keys            column keys and how long they are kept; key_service opens them
-    watching        hears at once that the crypto service may refuse them
-    uses            what is encrypted and what it costs, told to the crypto service
-    postgresql/     psycopg 3
-    mongodb/        pymongo 4
+    bootstrap/        the folder on PYTHONPATH whose sitecustomize loads the encryption into the program
+    import_hook       waits for the import of a driver and installs the encryption in it
+    environment       the settings that `openkcm run` passes to the program
+    service_client    the crypto service, called with the service's certificate; notices revocations
+    protected_fields  the protected fields of the service
+    value_format      the format of an encrypted value
+    key_cache         column keys and their lifetime
+    usage             reports of encrypted values and their cost to the crypto service
+    postgresql/       psycopg 3
+    mongodb/          pymongo 4
+    backfill/         encryption of values that were stored earlier
 
-It runs at the customer: of the platform it knows the crypto service's client alone.
+It runs at the customer and depends on nothing of the platform but the crypto service's client.
 """

@@ -1,4 +1,4 @@
-"""What a protected program was told by `openkcm run`."""
+"""Settings that `openkcm run` passes to a protected program."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class RunEnvironment:
-    """`folder` is the connected service's; the others are how long an opened key and a list of fields are used."""
+    """`folder` is that of the connected service; the times limit the use of an unwrapped key and of a field list."""
 
     folder: Path
     key_seconds: float
     catalogue_seconds: float
 
 
-def surroundings(environment: Mapping[str, str]) -> RunEnvironment:
-    """Return what the variables say."""
+def read_environment(environment: Mapping[str, str]) -> RunEnvironment:
+    """Return the settings in the environment variables."""
     return RunEnvironment(
         Path(environment["KCM_RUN_FOLDER"]),
         float(environment.get("KCM_RUN_KEY_SECONDS", "60")),

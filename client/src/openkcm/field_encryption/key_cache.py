@@ -1,11 +1,13 @@
-"""Column keys: stored wrapped beside the data, opened by the crypto service, kept in this process for a short time.
+"""Cache of column keys: stored wrapped beside the data, unwrapped by the crypto service, kept for a short time.
 
-Each protected column has a data key, and one that is asked for by equality a tag key. The wrapped keys are in the
-table `openkcm.column_key` of the application's database, so that they are in every backup beside what they open, and
-all processes agree. Only the crypto service opens them, for the service whose certificate asks, and only while its
-tenant may work. An opened key is used for at most `seconds`; half way it is opened anew in the background, so that a
-process that is in use does not wait. Silence changes nothing before the time is over. A refusal ends the key at once,
-and one that is about the service and not about the key ends all of them; the source says when it is worth asking.
+Each protected column has a data key; a column with equality queries also has a tag key. The wrapped keys are stored in
+the table `openkcm.column_key` of the application's database. Every backup therefore contains them beside their data,
+and all processes use the same keys. Only the crypto service can unwrap them, for the service of the client certificate
+and only while its tenant is active.
+
+An unwrapped key is used for at most `seconds`. It is unwrapped again in the background after half of that time, so that
+a busy process does not wait. No response changes nothing before the time is over. A rejection ends the key immediately;
+if it concerns the service and not the key, it ends all keys. The source reports when a new request is useful.
 """
 
 import json
@@ -25,23 +27,23 @@ Column = tuple[str, str, str]
 
 Lent = tuple[ColumnKey, float]
 
-_REMEMBERED = 1.0
-"""Seconds for which a refusal is repeated without asking again."""
-_ASKED_AGAIN = 1.0
-"""Seconds after which to look whether a key that is being opened anew has come."""
+_REFUSAL_SECONDS = 1.0
+"""Seconds for which a rejection is repeated without another request."""
+_REFRESH_SECONDS = 1.0
+"""Seconds after which to check whether a key that is being refreshed has arrived."""
 
 
 class KeyErrorScope(Enum):
-    """What is over because a key cannot be had."""
+    """Which keys an error ends."""
 
     NOTHING = auto()
-    """Nobody decided anything: no answer, or a server that fails."""
+    """No decision was made: no response, or a server error."""
     THE_KEY = auto()
     ALL_KEYS = auto()
 
 
 class KeyUnwrapError(Exception):
-    """A key cannot be had: `code` and text say why."""
+    """A key is not available; `code` and text state the reason."""
 
     def __init__(self, code: str, detail: str, hint: str = "", ends: KeyErrorScope = KeyErrorScope.NOTHING) -> None:
         super().__init__(detail)
@@ -49,30 +51,30 @@ class KeyUnwrapError(Exception):
 
 
 class KeySource(Protocol):
-    """Who wraps and opens; the crypto service, or a test."""
+    """Wraps and unwraps column keys: the crypto service, or a test."""
 
     def make(self, resource: str) -> str:
         """Return a new wrapped key. Raises KeyUnwrapError."""
 
     def open(self, wrapped: str, resource: str) -> bytes:
-        """Return the key. Raises KeyUnwrapError."""
+        """Return the unwrapped key. Raises KeyUnwrapError."""
 
     def when_changed(self, look: Callable[[], bool]) -> None:
-        """Call `look`, in any thread, whenever an answer may be another than before; it returns False to be let be."""
+        """Call `look` in any thread whenever an answer may have changed; it returns False when no key is needed."""
 
 
 class KeyStore(Protocol):
-    """Where wrapped keys are kept."""
+    """Storage of wrapped keys."""
 
     def read(self, column: Column, purpose: str) -> Mapping[int, str]:
-        """Return version → wrapped key. Raises KeyUnwrapError."""
+        """Return the wrapped keys by version. Raises KeyUnwrapError."""
 
     def add(self, column: Column, purpose: str, wrapped: str) -> None:
-        """Keep the first key of a column unless another process was faster. Raises KeyUnwrapError."""
+        """Store the first key of a column unless another process already has. Raises KeyUnwrapError."""
 
 
 def resource(store: Store, column: Column, purpose: str, version: int) -> str:
-    """Return the place that a column key is bound to at the crypto service."""
+    """Return the resource to which the crypto service binds a column key."""
     return json.dumps([store, *column, purpose, version], ensure_ascii=False, separators=(",", ":"))
 
 
@@ -88,7 +90,7 @@ class _Entry:
 
 
 class ColumnKeys:
-    """The keys of one database; safe to use from several threads."""
+    """The keys of one database; thread-safe."""
 
     def __init__(
         self,
@@ -100,45 +102,45 @@ class ColumnKeys:
     ) -> None:
         self._kind, self._source, self._store, self._seconds, self.clock = kind, source, store, seconds, clock
         self._lock = threading.RLock()
-        self._settling = threading.Lock()
-        """Held for no longer than it takes to note an answer, so that a refusal waits for nobody who is asking."""
-        self._refusals = self._asking = 0
+        self._result_lock = threading.Lock()
+        """Held only to record a result, so that a rejection never waits for a pending request."""
+        self._refusals = self._pending = 0
         self.ended = 0
-        """How often keys were dropped: what was lent before the last time may not be used any more."""
-        os.register_at_fork(after_in_child=self._forked)
+        """Number of times that keys were discarded: a key lent before the last time must not be used any more."""
+        os.register_at_fork(after_in_child=self._reset_after_fork)
         self._entries: dict[tuple[Column, str], dict[int, _Entry]] = {}
-        source.when_changed(self.look_again)
+        source.when_changed(self.check_again)
 
-    def _forked(self) -> None:
-        """A thread of the parent may have held a lock or been opening a key, and is not here."""
-        self._lock, self._settling = threading.RLock(), threading.Lock()
-        self._asking = 0
+    def _reset_after_fork(self) -> None:
+        """Reset locks and requests: a thread of the parent may have held them, and does not exist here."""
+        self._lock, self._result_lock = threading.RLock(), threading.Lock()
+        self._pending = 0
         for _, _, entry in self._all():
             entry.refreshing = False
 
     def newest(self, column: Column, purpose: str = DATA) -> ColumnKey:
-        """Return the key to encrypt with, made if the column has none yet. Raises KeyUnwrapError."""
+        """Return the key to encrypt with, created for a column that has none. Raises KeyUnwrapError."""
         return self.lend(column, purpose)[0]
 
     def version(self, column: Column, version: int) -> ColumnKey | None:
-        """Return the key that encrypted a value, None when the column never had it. Raises KeyUnwrapError."""
+        """Return the key that encrypted a value, None for a version that never existed. Raises KeyUnwrapError."""
         lent = self.lend_version(column, version)
         return None if lent is None else lent[0]
 
     def lend(self, column: Column, purpose: str = DATA) -> Lent:
-        """Return `newest` with the time until which it may be used without asking again while `ended` stays."""
+        """Return `newest` and the time until which it may be used without another call while `ended` is unchanged."""
         entries = self._entries.get((column, purpose))
         if not entries:
             entries = self._first(column, purpose)
         version = max(entries)
-        return self._opened(column, purpose, version, entries[version])
+        return self._usable(column, purpose, version, entries[version])
 
     def lend_version(self, column: Column, version: int) -> Lent | None:
-        """Return `version` with the time until which it may be used without asking again while `ended` stays."""
+        """Return `version` and the time until which it may be used without another call while `ended` is unchanged."""
         entry = self._entries.get((column, DATA), {}).get(version)
         if entry is None:
             entry = self._read(column, DATA).get(version)
-        return None if entry is None else self._opened(column, DATA, version, entry)
+        return None if entry is None else self._usable(column, DATA, version, entry)
 
     def _first(self, column: Column, purpose: str) -> dict[int, _Entry]:
         with self._lock:
@@ -160,21 +162,21 @@ class ColumnKeys:
             self._entries[column, purpose] = fresh
             return fresh
 
-    def look_again(self) -> bool:
-        """Ask for the key that was opened last, and drop what a refusal ends; whether any is in use or being opened."""
+    def check_again(self) -> bool:
+        """Unwrap the most recent key again, which applies a rejection; return whether any key is still needed."""
         known = [(entry.opened, place, version, entry) for place, version, entry in self._all() if self._in_use(entry)]
         if not known:
-            return self._wanted()
+            return self._is_needed()
         _, (column, purpose), version, entry = max(known, key=lambda one: one[0])
         try:
-            self._ask(column, purpose, version, entry)
+            self._unwrap(column, purpose, version, entry)
         except KeyUnwrapError:
-            return self._wanted()
+            return self._is_needed()
         return True
 
-    def _wanted(self) -> bool:
-        with self._settling:
-            return self._asking > 0 or any(self._in_use(entry) for _, _, entry in self._all())
+    def _is_needed(self) -> bool:
+        with self._result_lock:
+            return self._pending > 0 or any(self._in_use(entry) for _, _, entry in self._all())
 
     def _all(self) -> Iterator[tuple[tuple[Column, str], int, _Entry]]:
         for place, entries in tuple(self._entries.items()):
@@ -184,7 +186,7 @@ class ColumnKeys:
     def _in_use(self, entry: _Entry) -> bool:
         return entry.key is not None and self.clock() - entry.opened < self._seconds
 
-    def _opened(self, column: Column, purpose: str, version: int, entry: _Entry) -> Lent:
+    def _usable(self, column: Column, purpose: str, version: int, entry: _Entry) -> Lent:
         now = self.clock()
         key, opened = entry.key, entry.opened
         if key is None or now - opened >= self._seconds:
@@ -197,14 +199,14 @@ class ColumnKeys:
             threading.Thread(
                 target=self._refresh, args=(column, purpose, version, entry), name="openkcm-keys", daemon=True
             ).start()
-        return key, min(opened + self._seconds, now + _ASKED_AGAIN)
+        return key, min(opened + self._seconds, now + _REFRESH_SECONDS)
 
     def _refresh(self, column: Column, purpose: str, version: int, entry: _Entry) -> None:
         try:
-            self._ask(column, purpose, version, entry)
+            self._unwrap(column, purpose, version, entry)
         except KeyUnwrapError as failed:
             if failed.ends is KeyErrorScope.NOTHING:
-                time.sleep(_REMEMBERED)  # the key in use stays good until its time is over, which ends it
+                time.sleep(_REFUSAL_SECONDS)  # the present key stays valid until its time is over
         finally:
             entry.refreshing = False
 
@@ -212,48 +214,48 @@ class ColumnKeys:
         with self._lock:
             key, now = entry.key, self.clock()
             if key is not None and now - entry.opened < self._seconds:
-                return key, entry.opened  # another thread was faster
+                return key, entry.opened  # another thread has unwrapped it
             entry.key = None
             refused = entry.refused
-            if refused is not None and now - entry.refused_at < _REMEMBERED:
+            if refused is not None and now - entry.refused_at < _REFUSAL_SECONDS:
                 raise refused
-            return self._ask(column, purpose, version, entry)
+            return self._unwrap(column, purpose, version, entry)
 
-    def _ask(self, column: Column, purpose: str, version: int, entry: _Entry) -> tuple[ColumnKey, float]:
-        """Open a key, note the answer, and return the key with the time of the question. Raises KeyUnwrapError."""
-        with self._settling:
-            self._asking += 1
+    def _unwrap(self, column: Column, purpose: str, version: int, entry: _Entry) -> tuple[ColumnKey, float]:
+        """Unwrap a key, record the result, and return the key with the time of the request. Raises KeyUnwrapError."""
+        with self._result_lock:
+            self._pending += 1
         while True:
             begun, refusals = self.clock(), self._refusals
             try:
                 material = self._source.open(entry.wrapped, resource(self._kind, column, purpose, version))
             except BaseException as failed:
-                with self._settling:
-                    self._asking -= 1
+                with self._result_lock:
+                    self._pending -= 1
                     if isinstance(failed, KeyUnwrapError):
-                        self._note(failed, entry)
+                        self._record_error(failed, entry)
                 raise
-            with self._settling:
-                if refusals == self._refusals:  # else somebody was refused since, and this may be from before that
-                    self._asking -= 1
+            with self._result_lock:
+                if refusals == self._refusals:  # else a later rejection may have made this result obsolete
+                    self._pending -= 1
                     key = entry.key
                     if key is None or key.material != material:
                         key = ColumnKey(version, material)
                     entry.key, entry.opened, entry.refused = key, begun, None
                     return key, begun
 
-    def _note(self, failed: KeyUnwrapError, entry: _Entry) -> None:
+    def _record_error(self, failed: KeyUnwrapError, entry: _Entry) -> None:
         entry.refused, entry.refused_at = failed, self.clock()
         if failed.ends is KeyErrorScope.NOTHING:
             return
         self._refusals += 1
         for one in [entry] if failed.ends is KeyErrorScope.THE_KEY else [one for _, _, one in self._all()]:
             one.key = None
-        self.ended += 1  # after them: who lends meanwhile still counts it
+        self.ended += 1  # after the keys are removed: a concurrent caller then still sees the change
 
 
 class LatestKey:
-    """The newest key of one column, asked for anew only when it may no longer be used without."""
+    """The newest key of one column, looked up again only when its time is over."""
 
     __slots__ = ("_column", "_keys", "_lent", "_purpose")
 
@@ -262,7 +264,7 @@ class LatestKey:
         self._lent: tuple[ColumnKey, float, int] | None = None
 
     def key(self, now: float) -> ColumnKey:
-        """Return the key, at `now` by the clock of `keys`. Raises KeyUnwrapError."""
+        """Return the key at the time `now` of the clock of `keys`. Raises KeyUnwrapError."""
         lent, ended = self._lent, self._keys.ended
         if lent is None or now >= lent[1] or ended != lent[2]:
             lent = self._lent = (*self._keys.lend(self._column, self._purpose), ended)

@@ -1,13 +1,10 @@
-"""Hears at once that the crypto service may decide otherwise than before, without asking it all the time.
+"""The crypto service, called as the service whose folder this process was given, with immediate notice of revocations.
 
-The crypto service ends the connections of whom it no longer serves in the moment in which that is decided: the tenant
-locked, the service disconnected, its certificate revoked, the root key taken away. So one connection is held on which
-next to nothing is said. Its end says nothing but that it is time to ask; a server that stopped ends it too. One of its
-processes may hear of a decision later than another, so it is asked again after the connection is there again.
-
-The crypto service, asked as the service whose folder this process was given.
-
-Column keys are wrapped and opened by the crypto service, which also says at once when there may be none any more.
+The crypto service wraps and unwraps column keys. It also closes the connections of a caller as soon as it must reject
+the caller: tenant locked, service disconnected, certificate revoked, root key revoked. The client therefore holds one
+nearly idle connection. Its end carries no further information: the client then asks for its keys again, since the end
+of a server process looks the same. Another server process may apply a decision later, so the client asks once more
+after the connection is restored.
 """
 
 import os
@@ -35,89 +32,89 @@ from openkcm.sdk.identity import Identity, read_configuration
 from openkcm.sdk.protocol import Retry
 
 _STEADY_SECONDS = 2.0
-"""A connection that lasted for so long may be opened again at once."""
+"""A connection that lasted this long may be replaced immediately."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
-"""Between two tries; each is a handshake and no more."""
-_ASKED_AGAIN = 5.0
-_SERVED = b"HTTP/1.1 200 "
+"""Between two attempts; each costs a handshake."""
+_POLL_SECONDS = 5.0
+_OK = b"HTTP/1.1 200 "
 
 
 class WatchConnection(Protocol):
-    """A connection as sockets are."""
+    """The part of the socket interface that is used."""
 
     def settimeout(self, value: float | None, /) -> None:
-        """For whatever comes afterwards."""
+        """Set the timeout of the following calls."""
 
     def sendall(self, data: bytes, /) -> None:
         """Raises OSError."""
 
     def recv(self, amount: int, /) -> bytes:
-        """Return nothing once the other side has ended it. Raises OSError, TimeoutError."""
+        """Return no bytes after the peer has closed. Raises OSError, TimeoutError."""
 
     def close(self) -> None:
-        """Let it go."""
+        """Close the connection."""
 
 
 class HeldConnection:
-    """A connection to the service's HTTPS front on which it is asked whether it serves, every few seconds.
+    """A connection to the HTTPS server on which the client asks every few seconds whether it is served.
 
-    It would end without that. But whom it refuses already the service tells so, and lets go, only once something was
-    said; and what is between the two may drop in silence a connection on which nothing is.
+    The server reports a rejection of this client, and closes, only in response to a request. A network device may also
+    drop an idle connection silently.
     """
 
-    def __init__(self, line: WatchConnection, host: str, seconds: float = _ASKED_AGAIN) -> None:
-        self._line = line
-        self._question = f"GET /healthz HTTP/1.1\r\nhost: {host}\r\n\r\n".encode("ascii")
+    def __init__(self, connection: WatchConnection, host: str, seconds: float = _POLL_SECONDS) -> None:
+        self._connection = connection
+        self._request = f"GET /healthz HTTP/1.1\r\nhost: {host}\r\n\r\n".encode("ascii")
         self._seconds = seconds
 
     def wait(self) -> None:
-        """Return when it was ended, refused, or not answered."""
+        """Return when the connection is closed, rejected or not answered."""
         answered = False
         try:
-            self._line.settimeout(self._seconds)
-            self._line.sendall(self._question)
+            self._connection.settimeout(self._seconds)
+            self._connection.sendall(self._request)
             while True:
                 try:
-                    if not self._line.recv(16_384).startswith(_SERVED):
+                    if not self._connection.recv(16_384).startswith(_OK):
                         return
                     answered = True
                 except TimeoutError:
                     if not answered:
                         return
                     answered = False
-                    self._line.sendall(self._question)
+                    self._connection.sendall(self._request)
         except OSError:
             return
 
     def close(self) -> None:
-        self._line.close()
+        self._connection.close()
 
 
 class RevocationWatch:
-    """Holds a connection for as long as what it tells is wanted; safe to use from several threads."""
+    """Holds a connection while its notice is needed; thread-safe."""
 
     def __init__(self, connect: Callable[[], HeldConnection]) -> None:
         """`connect` raises OSError."""
         self._connect = connect
-        self._looks: list[Callable[[], bool]] = []
-        self._times_wanted = 0
-        self.forked()
+        self._callbacks: list[Callable[[], bool]] = []
+        self._starts = 0
+        self.reset_after_fork()
 
-    def forked(self) -> None:
-        """Begin anew in a child, where the thread of the parent is not."""
+    def reset_after_fork(self) -> None:
+        """Start without a thread in a child process, which does not have the parent's."""
         self._lock = threading.Lock()
         self.thread: threading.Thread | None = None
 
-    def tell(self, look: Callable[[], bool]) -> None:
-        """Have `look` called whenever it is time to ask; it returns whether it wants to be told further."""
+    def subscribe(self, callback: Callable[[], bool]) -> None:
+        """Call `callback` whenever the keys must be checked; it returns whether it needs further calls."""
         with self._lock:
-            self._looks = [*self._looks, look]
+            self._callbacks = [*self._callbacks, callback]
 
-    def want(self) -> None:
-        """Begin to watch unless that is done already."""
+    def start(self) -> None:
+        """Start the watch unless it runs."""
         with self._lock:
-            self._times_wanted += 1
-            if self._looks and self.thread is None:
+            self._starts += 1
+            if self._callbacks and self.thread is None:
                 self.thread = threading.Thread(target=self._run, name="openkcm-watch", daemon=True)
                 self.thread.start()
 
@@ -127,24 +124,24 @@ class RevocationWatch:
             began = time.monotonic()
             try:
                 with closing(self._connect()) as held:
-                    if not self._look():  # after connecting: what is decided from here on ends the connection
+                    if not self._check():  # after connecting: a later decision closes the connection
                         return
                     held.wait()
-                    if not self._look():
+                    if not self._check():
                         return
             except OSError:
-                pass  # silence; whoever needs a key meanwhile asks by himself
+                pass  # no notice; a caller that needs a key sends its own request
             lasted = time.monotonic() - began
             pause = 0.0 if lasted >= _STEADY_SECONDS else min(_LONGEST_PAUSE, max(_FIRST_PAUSE, 2 * pause))
-            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, no security purpose
 
-    def _look(self) -> bool:
-        """Ask, and return whether to go on. Whoever wants it meanwhile finds it going on, or over and begins anew."""
-        before = self._times_wanted
-        if any([look() for look in self._looks]):  # noqa: C419 - each of them must look
+    def _check(self) -> bool:
+        """Call all callbacks and return whether to continue; a concurrent `start` always finds or gets a thread."""
+        before = self._starts
+        if any([callback() for callback in self._callbacks]):  # noqa: C419 - every callback must run
             return True
         with self._lock:
-            if before != self._times_wanted:
+            if before != self._starts:
                 return True
             self.thread = None
             return False
@@ -153,47 +150,47 @@ class RevocationWatch:
 Result = TypeVar("Result")
 
 _OPTIONS = Options(connect_seconds=2.0, answer_seconds=5.0, connections=4, retry=Retry(attempts=2))
-"""An application waits for this, so it is told soon; what is in use is asked for again before it is needed."""
+"""An application waits for the result, so a failure is reported soon; keys in use are refreshed in advance."""
 _HOLD_SECONDS = 10.0
-"""For a connection that nobody waits for."""
+"""For a connection that no caller waits for."""
 
 
-class _Used:
-    """A client and how many are asking it; one that is left is closed by the last of them."""
+class _ClientUse:
+    """A client and its number of users; the last user closes a retired client."""
 
-    __slots__ = ("asking", "client", "left", "process")
+    __slots__ = ("client", "process", "retired", "users")
 
     def __init__(self, client: Client) -> None:
         self.client, self.process = client, os.getpid()
-        self.asking, self.left = 0, False
+        self.users, self.retired = 0, False
 
 
 class CryptoService:
-    """Safe to use from several threads; after a fork the child makes connections of its own."""
+    """Thread-safe; after a fork the child opens its own connections."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
-        self._used: _Used | None = None
-        os.register_at_fork(after_in_child=self._forked)
+        self._used: _ClientUse | None = None
+        os.register_at_fork(after_in_child=self._reset_after_fork)
 
     def ask(self, call: Callable[[Client], Result]) -> Result:
-        """Return what the client returns; raises ClientError."""
+        """Return the result of `call`; raises ClientError."""
         used = self._begin()
         try:
             return call(used.client)
         except AccessRefused:
-            used.left = True
+            used.retired = True
             raise
         finally:
             self._end(used)
 
-    def tell(self, uses: list[dict[str, Any]]) -> float:
-        """Tell what the program encrypted; return after how many seconds to tell again. Raises ClientError."""
+    def report_usage(self, uses: list[dict[str, Any]]) -> float:
+        """Report encrypted values; return the seconds until the next report. Raises ClientError."""
         return float(self.ask(lambda client: client.heartbeat({"uses": uses}))["heartbeat_seconds"])
 
     def hold(self) -> HeldConnection:
-        """Connect as the client does, with what is in the folder by now, to be told when that ends. Raises OSError."""
+        """Connect with the present files of the folder, to notice when the server closes. Raises OSError."""
         try:
             place = urlsplit(str(read_configuration(self._folder)["https"]))
             context, host = Identity.from_folder(self._folder).context, str(place.hostname)
@@ -202,24 +199,24 @@ class CryptoService:
         plain = socket.create_connection((host, place.port or 443), timeout=_HOLD_SECONDS)
         return HeldConnection(context.wrap_socket(plain, server_hostname=host), host)
 
-    def _forked(self) -> None:
-        """Another thread of the parent may have held the lock, and will never give it back here."""
+    def _reset_after_fork(self) -> None:
+        """Replace the lock: another thread of the parent may have held it, and does not exist here."""
         self._lock = threading.Lock()
 
-    def _begin(self) -> _Used:
+    def _begin(self) -> _ClientUse:
         with self._lock:
             used = self._used
-            if used is None or used.left or used.process != os.getpid():
-                # Who was refused shows next time what is in the folder by then: a service that is connected again
-                # has another certificate.
-                used = self._used = _Used(Client.from_folder(self._folder, _OPTIONS))
-            used.asking += 1
+            if used is None or used.retired or used.process != os.getpid():
+                # After a rejection the files are loaded again: a service that was connected again has another
+                # certificate.
+                used = self._used = _ClientUse(Client.from_folder(self._folder, _OPTIONS))
+            used.users += 1
             return used
 
-    def _end(self, used: _Used) -> None:
+    def _end(self, used: _ClientUse) -> None:
         with self._lock:
-            used.asking -= 1
-            done = used.left and not used.asking
+            used.users -= 1
+            done = used.retired and not used.users
             if done and self._used is used:
                 self._used = None
         if done:
@@ -232,27 +229,27 @@ _ENDS = {
     CiphertextRefused: KeyErrorScope.THE_KEY,
     KeyVersionRetired: KeyErrorScope.THE_KEY,
 }
-"""Only what the crypto service itself has said no to; anything else may be nobody's decision."""
+"""Only decisions of the crypto service end keys; other errors may be temporary."""
 
 
 class ServiceKeySource:
-    """Safe to use from several threads, and after a fork."""
+    """Thread-safe and fork-safe."""
 
     def __init__(self, service: CryptoService) -> None:
         self._service = service
         self._watch = RevocationWatch(service.hold)
-        os.register_at_fork(after_in_child=self._watch.forked)
+        os.register_at_fork(after_in_child=self._watch.reset_after_fork)
 
     def make(self, resource: str) -> str:
         return self._ask(lambda client: client.new_wrapped_data_key(resource))
 
     def open(self, wrapped: str, resource: str) -> bytes:
-        opened = self._ask(lambda client: client.open_data_key(wrapped, resource))
-        self._watch.want()
-        return opened
+        unwrapped = self._ask(lambda client: client.open_data_key(wrapped, resource))
+        self._watch.start()
+        return unwrapped
 
-    def when_changed(self, look: Callable[[], bool]) -> None:
-        self._watch.tell(look)
+    def when_changed(self, callback: Callable[[], bool]) -> None:
+        self._watch.subscribe(callback)
 
     def _ask(self, call: Callable[[Client], Result]) -> Result:
         try:

@@ -1,18 +1,20 @@
-"""The form of a protected value, and why it opens nowhere but in its row.
+"""The format of an encrypted value, and why it decrypts only in its row.
 
     sealed        = version of the column key (4) | session (16) | nonce (12) | AES-256-GCM ciphertext and tag
     text column   = "okcm:c1:" | base64(sealed), or "okcm:c2:" | base64(tag) without its padding (22) | base64(sealed)
     bytea column  = 00 "okcm" 01 | sealed,          or 00 "okcm" 02 | tag (16) | sealed
 
-The key of a session is HMAC-SHA256(column key, label, session): each process takes a random session for each column
-key, and another after a fork and after 2^20 values, so that its random nonces stay far below GCM's bound (a chance of
-2^-57 in a session) however many processes, forks and years share a column key; two sessions would have to draw the same
-128 bits to share a key. The place, an injective encoding of store, schema, table, column and primary key, is associated
-data; tenant and service are in the column key, which the crypto service opens for that service alone. A value that is
-moved to another row, column, table, service or tenant does not open.
+The key of a session is HMAC-SHA256(column key, label, session). Each process draws a random session for each column
+key, and another one after a fork and after 2^20 values. Its random nonces therefore stay far below GCM's bound (a
+chance of 2^-57 in a session), however many processes, forks and years share a column key. Two sessions share a key only
+if they draw the same 128 bits.
 
-The second form is for columns that are asked for by equality: its tag is HMAC-SHA256 of the column and the plaintext
-under the column's tag key, cut to 128 bits. Equal values of a column have equal tags, and that is what it gives away.
+The place, an injective encoding of store, schema, table, column and primary key, is associated data. Tenant and service
+are bound by the column key, which the crypto service unwraps for that service alone. A value that was moved to another
+row, column, table, service or tenant cannot be decrypted.
+
+The second form is for columns with equality queries. Its tag is HMAC-SHA256 of the column and the plaintext under the
+column's tag key, cut to 128 bits. Equal values of a column have equal tags, and the form reveals only that.
 """
 
 import binascii
@@ -28,50 +30,50 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 TEXT_PREFIX = ("okcm:c1:", "okcm:c2:")
 BYTES_PREFIX = (b"\0okcm\1", b"\0okcm\2")
 TAG_TEXT = len(TEXT_PREFIX[1]) + 22
-"""Characters of a deterministic text up to its ciphertext: what equality compares."""
+"""Characters of a deterministic text before its ciphertext; equality compares them."""
 _TEXT = TEXT_PREFIX[0].encode("ascii")
 TAG_BYTES = len(BYTES_PREFIX[1]) + 16
 
 _VERSION, _SESSION, _NONCE, _GCM_TAG, _MAC = 4, 16, 12, 16, 16
 START = _VERSION + _SESSION
-"""Bytes of a sealed value that say by what it was sealed."""
+"""Bytes of a sealed value that identify its key."""
 HEAD = START + _NONCE
 AROUND = HEAD + _GCM_TAG
-"""Bytes that a sealed value has more than its plaintext."""
+"""The number of bytes that a sealed value is longer than its plaintext."""
 _USES = 1 << 20
 _SESSIONS_KEPT = 4096
 _LABEL = b"openkcm column value 1\0"
 _TAG_LABEL = b"openkcm column tag 1\0"
 ONE_BYTE_LESS = frozenset(f"{last}=" for last in "AEIMQUYcgkosw048")
 TWO_BYTES_LESS = frozenset(f"{last}==" for last in "AQgw")
-"""How base64 ends whose last character holds no bits that decoding would drop.
+"""Endings of base64 texts whose last character has no unused bits.
 
-With that, and a length of whole fours because strict decoding overlooks some padding at the end, a text is the one
-spelling of what it says."""
+Together with a length that is a multiple of four, since strict decoding ignores some padding at the end, this makes the
+encoding of a value unique."""
 
 KeyValue = int | str | bytes | UUID
 
 _processes = [object()]
-"""Another object in each process: a child does not go on with the session of its parent and its siblings."""
+"""A different object in each process, so that a child never continues the session of its parent or siblings."""
 os.register_at_fork(after_in_child=lambda: _processes.__setitem__(0, object()))
 
 
 class NotEncrypted(Exception):
-    """The bytes are no protected value at all."""
+    """The bytes are not an encrypted value."""
 
 
 class DecryptionFailed(Exception):
-    """A protected value, but not of this place and key, or altered."""
+    """An encrypted value of another place or key, or an altered one."""
 
 
 @dataclass(slots=True, eq=False)
 class ColumnKey:
-    """An opened column key; safe to use from several threads, and in a forked child, whose session is its own."""
+    """An unwrapped column key; thread-safe and fork-safe: each process has its own session."""
 
     version: int
     material: bytes = field(repr=False)
     _ciphers: dict[bytes, AESGCM] = field(default_factory=dict, repr=False)
-    _sealing: tuple[bytes, AESGCM] | None = field(default=None, repr=False)
+    _session: tuple[bytes, AESGCM] | None = field(default=None, repr=False)
     _left: int = 0
     _process: object = field(default=None, repr=False)
 
@@ -83,18 +85,18 @@ class ColumnKey:
             found = self._ciphers[session] = AESGCM(hmac.digest(self.material, _LABEL + session, "sha256"))
         return found
 
-    def sealing(self) -> tuple[bytes, AESGCM]:
-        """Return how a value begins, and what seals it."""
-        if self._sealing is None or self._left <= 0 or self._process is not _processes[0]:
+    def encryption_session(self) -> tuple[bytes, AESGCM]:
+        """Return the first bytes of a value, and the cipher to encrypt it."""
+        if self._session is None or self._left <= 0 or self._process is not _processes[0]:
             session = os.urandom(_SESSION)
-            self._sealing, self._left = (self.version.to_bytes(_VERSION, "big") + session, self.cipher(session)), _USES
+            self._session, self._left = (self.version.to_bytes(_VERSION, "big") + session, self.cipher(session)), _USES
             self._process = _processes[0]
         self._left -= 1
-        return self._sealing
+        return self._session
 
 
 def column_place(store: str, schema: str, table: str, column: str) -> bytes:
-    """Return the part of a place that all rows share."""
+    """Return the part of a place that all rows of a column share."""
     return b"\x01" + b"".join(_framed(part.encode("utf-8")) for part in (store, schema, table, column))
 
 
@@ -104,7 +106,7 @@ def row_place(column: bytes, key: Sequence[KeyValue]) -> bytes:
 
 
 def row_part(key: Sequence[KeyValue]) -> bytes:
-    """Return the part of a place that a row's columns share; each value says its kind: 1 and '1' are two places."""
+    """Return the part of a place that the columns of a row share; it includes the type, since 1 and '1' differ."""
     return b"".join([_framed(_part(value)) for value in key])
 
 
@@ -125,12 +127,12 @@ def _framed(part: bytes) -> bytes:
 
 
 LENGTHS = [length.to_bytes(4, "big") for length in range(32)]
-"""How short parts are framed: of integers for one, which have at most 20 characters in PostgreSQL."""
+"""The frames of short parts, such as integers, which have at most 20 characters in PostgreSQL."""
 
 
 def seal(key: ColumnKey, place: bytes, plaintext: bytes) -> bytes:
-    """Return the sealed form of one value."""
-    start, cipher = key.sealing()
+    """Return one value in encrypted form."""
+    start, cipher = key.encryption_session()
     nonce = os.urandom(_NONCE)
     return start + nonce + cipher.encrypt(nonce, plaintext, start + place)
 
@@ -146,19 +148,19 @@ def unseal(key: ColumnKey, place: bytes, sealed: bytes) -> bytes:
 
 
 def version_of(sealed: bytes) -> int:
-    """Return which version of the column key a sealed value names; raises DecryptionFailed."""
+    """Return the version of the column key in a sealed value; raises DecryptionFailed."""
     if len(sealed) < AROUND:
         raise DecryptionFailed
     return int.from_bytes(sealed[:_VERSION], "big")
 
 
 def tag(key: ColumnKey, column: bytes, plaintext: bytes) -> bytes:
-    """Return what equal values of a column have in common."""
+    """Return the tag that equal values of a column share."""
     return hmac.digest(key.material, _TAG_LABEL + column + plaintext, "sha256")[:_MAC]
 
 
 def to_ascii(sealed: bytes, equality: bytes | None) -> bytes:
-    """Return `to_text` as it is sent."""
+    """Return `to_text` as bytes."""
     start = _TEXT if equality is None else tag_text(equality).encode("ascii")
     return start + binascii.b2a_base64(sealed, newline=False)
 
@@ -168,12 +170,12 @@ def to_text(sealed: bytes, equality: bytes | None) -> str:
 
 
 def tag_text(equality: bytes) -> str:
-    """Return how the text of an equal value begins."""
+    """Return the prefix of the text of all equal values."""
     return TEXT_PREFIX[1] + binascii.b2a_base64(equality, newline=False)[:-2].decode("ascii")
 
 
 def from_text(text: str) -> tuple[bytes, bytes | None]:
-    """Return the sealed bytes and the tag. Raises NotEncrypted, DecryptionFailed for text not made by `to_text`."""
+    """Return the sealed bytes and the tag. Raises NotEncrypted, and DecryptionFailed for an invalid text."""
     start = text[:8]
     if start == TEXT_PREFIX[0]:
         return _unbase64(text[8:]), None

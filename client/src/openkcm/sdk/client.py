@@ -4,10 +4,10 @@
         sealed = kcm.encrypt(b"card number", "orders/1234")
         assert kcm.decrypt(sealed, "orders/1234") == b"card number"
 
-`AsyncClient` has the same methods to await. Both keep connections open, send again what may be sent again, raise
-`ClientError`s only, and fetch a renewed certificate after two thirds of the present one's life. A `Client` may be used
-by several threads, an `AsyncClient` by the tasks of one event loop; neither survives a fork: make one in the child.
-Needs httpx2 and cryptography, and nothing else of the server. See docs/crypto-api.md.
+`AsyncClient` has the same methods as coroutines. Both keep connections open, retry requests where that is safe, raise
+only `ClientError`, and fetch a renewed certificate after two thirds of the present one's lifetime. Threads may share a
+`Client`, and tasks of one event loop an `AsyncClient`; neither survives a fork: create one in the child. Both need
+httpx2 and cryptography, and nothing else of the server. See docs/crypto-api.md.
 """
 
 import asyncio
@@ -88,11 +88,11 @@ class Options:
     retry: Retry = field(default_factory=Retry)
     local: LocalLimits = field(default_factory=LocalLimits)
     saw_date: Callable[[str], None] | None = None
-    """Told the Date of every answer, by which a clock that is wrong shows."""
+    """Called with the Date header of every response, which reveals a wrong local clock."""
 
 
 class _Core:
-    """What both faces share: everything but the waiting."""
+    """The common part of both clients: everything except waiting and I/O."""
 
     def __init__(self, url: str, identity: Identity, options: Options | None = None) -> None:
         """Connect to `url` (`https://host:port`) as `identity`; nothing is sent yet."""
@@ -127,7 +127,7 @@ class _Core:
                 max_keepalive_connections=options.connections,
                 keepalive_expiry=options.keep_seconds,
             ),
-            # Keys travel here: no proxy and no netrc that an environment variable happens to name.
+            # Keys are transmitted: use no proxy and no netrc from the environment.
             "trust_env": False,
             "follow_redirects": False,
         }
@@ -138,7 +138,7 @@ class _Core:
         return Response(response.status_code, response.content, response.headers.get("retry-after", ""))
 
     def _current(self, procedure: Procedure[Result]) -> Procedure[Result]:
-        """Look for a renewed certificate when it is time, then do what was asked; the old one may still do."""
+        """Renew the certificate if it is due, then run `procedure`; a failed renewal does not stop it."""
         if self._identity.claim_renewal():
             try:
                 yield from self._renew()
@@ -157,7 +157,7 @@ class _Core:
 
 
 class Client(_Core):
-    """The face that blocks."""
+    """The blocking client."""
 
     def __init__(self, url: str, identity: Identity, options: Options | None = None) -> None:
         super().__init__(url, identity, options)
@@ -166,7 +166,7 @@ class Client(_Core):
         self._swap = threading.Lock()
 
     def encrypt(self, plaintext: bytes, resource: str) -> str:
-        """Return a ciphertext that opens for this service and `resource` only (1 to 512 characters)."""
+        """Return a ciphertext that decrypts only for this service and `resource` (1 to 512 characters)."""
         return self._do(perform(calls.encrypt(plaintext, resource), self._retry))
 
     def decrypt(self, ciphertext: str, resource: str) -> bytes:
@@ -174,15 +174,15 @@ class Client(_Core):
         return self._do(perform(calls.decrypt(ciphertext, resource), self._retry))
 
     def rewrap(self, ciphertext: str, resource: str) -> str:
-        """Bring a ciphertext or a wrapped data key under the service's active key."""
+        """Re-encrypt a ciphertext or a wrapped data key with the service's active key."""
         return self._do(perform(calls.rewrap(ciphertext, resource), self._retry))
 
     def new_data_key(self, resource: str) -> DataKey:
-        """Return a new data key, plain and wrapped; keep `wrapped` beside the data and drop `plaintext` soon."""
+        """Return a new data key, plain and wrapped; store `wrapped` beside the data and discard `plaintext` soon."""
         return self._do(perform(calls.new_data_key(resource, wrapped_only=False), self._retry))
 
     def new_wrapped_data_key(self, resource: str) -> str:
-        """Return a new data key that only `open_data_key` reveals."""
+        """Return a new data key in wrapped form; `open_data_key` returns its plaintext."""
         return self._do(perform(calls.new_data_key(resource, wrapped_only=True), self._retry)).wrapped
 
     def open_data_key(self, wrapped: str, resource: str) -> bytes:
@@ -190,47 +190,47 @@ class Client(_Core):
         return self._do(perform(calls.open_data_key(wrapped, resource), self._retry))
 
     def encrypt_many(self, items: Sequence[tuple[bytes, str]]) -> list[str | ClientError]:
-        """Encrypt (plaintext, resource) pairs; an item that is refused has its error in its place."""
+        """Encrypt (plaintext, resource) pairs; a rejected item is replaced by its error."""
         return self._do(perform_all(calls.encrypt_many(items), self._retry))
 
     def decrypt_many(self, items: Sequence[tuple[str, str]]) -> list[bytes | ClientError]:
-        """Decrypt (ciphertext, resource) pairs; an item that is refused has its error in its place."""
+        """Decrypt (ciphertext, resource) pairs; a rejected item is replaced by its error."""
         return self._do(perform_all(calls.decrypt_many(items), self._retry))
 
     def rewrap_many(self, items: Sequence[tuple[str, str]]) -> list[str | ClientError]:
-        """Rewrap (ciphertext, resource) pairs; an item that is refused has its error in its place."""
+        """Re-encrypt (ciphertext, resource) pairs; a rejected item is replaced by its error."""
         return self._do(perform_all(calls.rewrap_many(items), self._retry))
 
     def new_data_keys(self, resources: Sequence[str]) -> list[DataKey | ClientError]:
-        """Make a data key for each resource; an item that is refused has its error in its place."""
+        """Create a data key for each resource; a rejected item is replaced by its error."""
         return self._do(perform_all(calls.new_data_keys(resources), self._retry))
 
     def encrypt_local(self, plaintext: bytes, resource: str) -> bytes:
-        """Encrypt in this process with a cached data key: any size, mostly without a request."""
+        """Encrypt any size in this process with a cached data key, usually without a request."""
         return self._do(self._local.encrypt(plaintext, resource, self._retry))
 
     def decrypt_local(self, message: bytes, resource: str) -> bytes:
-        """Decrypt what `encrypt_local` returned; raises CiphertextRefused."""
+        """Decrypt a message of `encrypt_local`; raises CiphertextRefused."""
         return self._do(self._local.decrypt(message, resource, self._retry))
 
     def discover(self) -> dict[str, Any]:
-        """Return the discovery document: operations, addresses, limits, and who we are to the service."""
+        """Return the discovery document: operations, addresses, limits, and the authenticated service."""
         return self._do(perform(calls.discover(), self._retry))
 
     def newest_certificate(self) -> dict[str, Any]:
-        """Return the service's newest certificate and its chain, and keep the one in use."""
+        """Return the service's newest certificate with its chain; the one in use stays."""
         return self._drive(perform(calls.certificate(), self._retry))
 
-    def heartbeat(self, told: Mapping[str, Any]) -> dict[str, Any]:
-        """Say how the service's agent is and what the service encrypted itself; see docs/crypto-api.md."""
-        return self._drive(perform(calls.heartbeat(told), self._retry))
+    def heartbeat(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Report the agent's state and the service's own encryption; see docs/crypto-api.md."""
+        return self._drive(perform(calls.heartbeat(report), self._retry))
 
     def protection(self) -> tuple[ProtectedField, ...]:
-        """Return which fields of its data the service's programs keep encrypted, as OpenKCM's administrators chose."""
+        """Return the fields that the service's programs must encrypt, as configured by the administrators."""
         return self._do(perform(calls.protection(), self._retry))
 
     def renew_certificate(self) -> bool:
-        """Fetch the newest certificate now; False when it is the one in use. Happens by itself at 2/3 of its life."""
+        """Install the newest certificate now, which is automatic at 2/3 of the lifetime; False if it is in use."""
         return self._drive(self._renew())
 
     def close(self) -> None:
@@ -270,7 +270,7 @@ class Client(_Core):
         return None
 
     def _reconnect(self) -> None:
-        """Leave the old connections to the threads that are using them; they are closed at the next renewal."""
+        """Keep the old connections for threads that use them; the next renewal closes them."""
         with self._swap:
             unused, self._replaced = self._replaced, [self._http]
             self._http = httpx2.Client(**self._settings())
@@ -286,7 +286,7 @@ class Client(_Core):
 
 
 class AsyncClient(_Core):
-    """The face to await; see `Client` for what each method does."""
+    """The asynchronous client; see `Client` for the methods."""
 
     def __init__(self, url: str, identity: Identity, options: Options | None = None) -> None:
         super().__init__(url, identity, options)
@@ -335,8 +335,8 @@ class AsyncClient(_Core):
     async def newest_certificate(self) -> dict[str, Any]:
         return await self._drive(perform(calls.certificate(), self._retry))
 
-    async def heartbeat(self, told: Mapping[str, Any]) -> dict[str, Any]:
-        return await self._drive(perform(calls.heartbeat(told), self._retry))
+    async def heartbeat(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._drive(perform(calls.heartbeat(report), self._retry))
 
     async def protection(self) -> tuple[ProtectedField, ...]:
         return await self._do(perform(calls.protection(), self._retry))

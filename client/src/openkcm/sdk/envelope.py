@@ -1,11 +1,11 @@
-"""Envelope encryption in the caller's own process, with data keys that are asked for once and used often.
+"""Envelope encryption in the caller's process with data keys that are requested once and used often.
 
     message = version (1) | length of wrapped (2) | wrapped data key | salt (32) | AES-256-GCM ciphertext and tag
 
-Key and nonce of a message are HKDF-SHA256(data key, salt, info = label and resource), so a key seals one message and a
+Key and nonce of a message are HKDF-SHA256(data key, salt, info = label and resource), so a key encrypts one message. A
 nonce never repeats, however many messages, threads, forks or restored snapshots share a data key: only two equal
-256-bit salts could make one. Everything before the ciphertext and the resource are associated data. The wrapped data
-key travels in the message; opening it is the service's decision each time it is not in the cache.
+256-bit salts could repeat one. Everything before the ciphertext and the resource are associated data. The message
+contains the wrapped data key; the service decides about each unwrap that the cache cannot answer.
 
 A cached data key keeps working for at most its TTL after the tenant is locked or the service disconnected.
 """
@@ -27,7 +27,7 @@ from openkcm.sdk.errors import CiphertextRefused, RequestRefused, ServiceFailed
 from openkcm.sdk.protocol import DataKey, Procedure, Retry, new_data_key, open_data_key, perform
 
 SCOPE = "local-encryption"
-"""The resource under which the service wraps the data keys; each message is bound to its own resource besides."""
+"""The resource of the data keys at the service; each message is additionally bound to its own resource."""
 
 _VERSION = 1
 _HEADER = struct.Struct(">BH")
@@ -40,7 +40,7 @@ _LABEL = b"openkcm local encryption 1\0"
 
 @dataclass(frozen=True, slots=True)
 class LocalLimits:
-    """How long and how often one data key is used, and how many opened ones are kept."""
+    """How long and how often one data key is used, and how many unwrapped keys are cached."""
 
     seconds: float = 60.0
     messages: int = 100_000
@@ -49,7 +49,7 @@ class LocalLimits:
 
 
 @dataclass(slots=True)
-class _Sealing:
+class _EncryptionKey:
     wrapped: str
     key: bytes = field(repr=False)
     until: float
@@ -58,84 +58,84 @@ class _Sealing:
 
 
 class LocalKeys:
-    """The cache; safe to use from several threads. Python cannot overwrite what it drops."""
+    """The cache of data keys; thread-safe. Python cannot overwrite the memory of a discarded key."""
 
     def __init__(self, limits: LocalLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits, self._clock = limits, clock
         self._lock = threading.Lock()
-        self._sealing: _Sealing | None = None
-        self._opened: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._encryption_key: _EncryptionKey | None = None
+        self._unwrapped: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
 
     def encrypt(self, plaintext: bytes, resource: str, retry: Retry) -> Procedure[bytes]:
-        """Return a message that `decrypt` opens under the same resource."""
-        place = _place(resource)
-        taken = self._take(len(plaintext))
-        if taken is None:
-            made = yield from perform(new_data_key(SCOPE, wrapped_only=False), retry)
-            taken = self._keep_for_sealing(made, len(plaintext))
-        wrapped, key = taken
-        return _seal(wrapped, key, plaintext, place)
+        """Return a message that `decrypt` accepts with the same resource."""
+        context = _encoded_resource(resource)
+        current = self._current_key(len(plaintext))
+        if current is None:
+            created = yield from perform(new_data_key(SCOPE, wrapped_only=False), retry)
+            current = self._store_encryption_key(created, len(plaintext))
+        wrapped, key = current
+        return _seal(wrapped, key, plaintext, context)
 
     def decrypt(self, message: bytes, resource: str, retry: Retry) -> Procedure[bytes]:
         """Return the plaintext; raises CiphertextRefused."""
-        place = _place(resource)
+        context = _encoded_resource(resource)
         wrapped, begins = _wrapped_key(message)
         key = self._find(wrapped)
         if key is None:
             key = yield from perform(open_data_key(wrapped, SCOPE), retry)
-            self._keep(wrapped, key)
-        return _open(key, message, begins, place)
+            self._store(wrapped, key)
+        return _open(key, message, begins, context)
 
     def forget(self) -> None:
-        """Drop every key."""
+        """Discard every key."""
         with self._lock:
-            self._sealing = None
-            self._opened.clear()
+            self._encryption_key = None
+            self._unwrapped.clear()
 
-    def _take(self, size: int) -> tuple[str, bytes] | None:
+    def _current_key(self, size: int) -> tuple[str, bytes] | None:
         with self._lock:
-            found = self._sealing
+            found = self._encryption_key
             spent = found is not None and (
                 self._clock() >= found.until
                 or found.messages >= self._limits.messages
                 or found.bytes + size > self._limits.bytes
             )
             if found is None or spent:
-                self._sealing = None
+                self._encryption_key = None
                 return None
             found.messages += 1
             found.bytes += size
             return found.wrapped, found.key
 
-    def _keep_for_sealing(self, made: DataKey, size: int) -> tuple[str, bytes]:
-        if made.plaintext is None or len(made.plaintext) != _KEY or len(made.wrapped) > 0xFFFF:
-            raise ServiceFailed("answer_not_understood", "the service answered with no usable data key")
+    def _store_encryption_key(self, created: DataKey, size: int) -> tuple[str, bytes]:
+        if created.plaintext is None or len(created.plaintext) != _KEY or len(created.wrapped) > 0xFFFF:
+            raise ServiceFailed("answer_not_understood", "the service returned an unusable data key")
         with self._lock:
             until = self._clock() + self._limits.seconds
-            self._sealing = _Sealing(made.wrapped, made.plaintext, until, messages=1, bytes=size)
-        self._keep(made.wrapped, made.plaintext)
-        return made.wrapped, made.plaintext
+            self._encryption_key = _EncryptionKey(created.wrapped, created.plaintext, until, messages=1, bytes=size)
+        self._store(created.wrapped, created.plaintext)
+        return created.wrapped, created.plaintext
 
     def _find(self, wrapped: str) -> bytes | None:
         with self._lock:
-            key, until = self._opened.get(wrapped, (b"", 0.0))
+            key, until = self._unwrapped.get(wrapped, (b"", 0.0))
             if not key:
                 return None
             if self._clock() >= until:
-                del self._opened[wrapped]
+                del self._unwrapped[wrapped]
                 return None
-            self._opened.move_to_end(wrapped)
+            self._unwrapped.move_to_end(wrapped)
             return key
 
-    def _keep(self, wrapped: str, key: bytes) -> None:
+    def _store(self, wrapped: str, key: bytes) -> None:
         with self._lock:
-            self._opened[wrapped] = key, self._clock() + self._limits.seconds
-            self._opened.move_to_end(wrapped)
-            while len(self._opened) > self._limits.keys:
-                self._opened.popitem(last=False)
+            self._unwrapped[wrapped] = key, self._clock() + self._limits.seconds
+            self._unwrapped.move_to_end(wrapped)
+            while len(self._unwrapped) > self._limits.keys:
+                self._unwrapped.popitem(last=False)
 
 
-def _place(resource: str) -> bytes:
+def _encoded_resource(resource: str) -> bytes:
     try:
         encoded = resource.encode()
     except UnicodeEncodeError:
@@ -145,42 +145,42 @@ def _place(resource: str) -> bytes:
     return encoded
 
 
-def _seal(wrapped: str, key: bytes, plaintext: bytes, place: bytes) -> bytes:
+def _seal(wrapped: str, key: bytes, plaintext: bytes, context: bytes) -> bytes:
     text = wrapped.encode("ascii")
     head = _HEADER.pack(_VERSION, len(text)) + text + os.urandom(_SALT)
-    once, nonce = _derived(key, head[-_SALT:], place)
-    return head + AESGCM(once).encrypt(nonce, plaintext, head + place)
+    once, nonce = _derived(key, head[-_SALT:], context)
+    return head + AESGCM(once).encrypt(nonce, plaintext, head + context)
 
 
 def _wrapped_key(message: bytes) -> tuple[str, int]:
-    """Return the wrapped data key and where the ciphertext begins; raises CiphertextRefused."""
+    """Return the wrapped data key and the offset of the ciphertext; raises CiphertextRefused."""
     if len(message) < _HEADER.size:
-        raise _refused()
+        raise _rejected()
     version, length = _HEADER.unpack_from(message)
     begins = _HEADER.size + length + _SALT
     wrapped = message[_HEADER.size : begins - _SALT]
     if version != _VERSION or len(message) < begins + _TAG or not length or not wrapped.isascii():
-        raise _refused()
+        raise _rejected()
     return wrapped.decode("ascii"), begins
 
 
-def _open(key: bytes, message: bytes, begins: int, place: bytes) -> bytes:
+def _open(key: bytes, message: bytes, begins: int, context: bytes) -> bytes:
     head = message[:begins]
-    once, nonce = _derived(key, head[-_SALT:], place)
+    once, nonce = _derived(key, head[-_SALT:], context)
     try:
-        return AESGCM(once).decrypt(nonce, message[begins:], head + place)
+        return AESGCM(once).decrypt(nonce, message[begins:], head + context)
     except InvalidTag:
-        raise _refused() from None
+        raise _rejected() from None
 
 
-def _derived(key: bytes, salt: bytes, place: bytes) -> tuple[bytes, bytes]:
-    both = HKDF(hashes.SHA256(), _KEY + _NONCE, salt, _LABEL + place).derive(key)
+def _derived(key: bytes, salt: bytes, context: bytes) -> tuple[bytes, bytes]:
+    both = HKDF(hashes.SHA256(), _KEY + _NONCE, salt, _LABEL + context).derive(key)
     return both[:_KEY], both[_KEY:]
 
 
-def _refused() -> CiphertextRefused:
+def _rejected() -> CiphertextRefused:
     return CiphertextRefused(
         "ciphertext_refused",
-        "the ciphertext does not open for this caller and resource",
-        "send it unaltered, from the service that encrypted it, with the same resource",
+        "the ciphertext cannot be decrypted for this caller and resource",
+        "send it unchanged, from the service that encrypted it, with the same resource",
     )

@@ -1,14 +1,14 @@
-"""What the client raises: one class per thing a program would do differently, each with the service's code and hint."""
+"""Errors of the client: one class for each reaction of a program, with the service's code and hint."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 class ClientError(Exception):
-    """Base of everything the client raises.
+    """Base of all errors of the client.
 
-    `code` is stable and for programs, `hint` is the next step for a person, `reference` finds the operator's log line,
-    `status` is 0 when there was no answer. Texts hold no plaintext and no key.
+    `code` is stable, for programs; `hint` states the next step for a person; `reference` identifies the operator's log
+    record; `status` is 0 without a response. Texts contain no plaintext and no key.
     """
 
     retryable = False
@@ -23,31 +23,31 @@ class ClientError(Exception):
 
 
 class RequestRefused(ClientError):
-    """The request itself is wrong; sent again it is refused again."""
+    """The request is invalid; a retry is rejected again."""
 
 
 class CiphertextRefused(ClientError):
-    """Altered, moved, or encrypted by another service or under another resource."""
+    """The ciphertext was altered or moved, or encrypted by another service or for another resource."""
 
 
 class KeyVersionRetired(ClientError):
-    """Encrypted under a version of the service's key that is compromised or destroyed; nothing opens it any more."""
+    """The key version that encrypted the data is compromised or destroyed; the data cannot be decrypted any more."""
 
 
 class AccessRefused(ClientError):
-    """The certificate opens nothing, or the tenant's state forbids the operation."""
+    """The certificate is not authorized, or the tenant's state forbids the operation."""
 
 
 class RootKeyFailed(ClientError):
-    """The customer's root key does not do its part; whoever holds it must act."""
+    """The customer's root key is unavailable; its holder must act."""
 
 
 class Unavailable(ClientError):
-    """Nothing answers, or too much was asked; already tried again as often as the client may."""
+    """The service does not respond or is overloaded; the client has already retried as often as it may."""
 
     retryable = True
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the base's, and how long to wait
+    def __init__(  # noqa: PLR0913, PLR0917 - the parameters of the base class, and the wait
         self,
         code: str,
         detail: str,
@@ -61,19 +61,19 @@ class Unavailable(ClientError):
 
 
 class ServiceFailed(ClientError):
-    """The service failed, or answered something this client does not understand."""
+    """The service failed, or its response is not understood by this client."""
 
 
 class CertificateUnusable(ClientError):
-    """The files of the service's identity are missing, damaged or do not belong together."""
+    """The files of the service's identity are missing, damaged or inconsistent."""
 
 
 _RETRYABLE_STATUS = frozenset({429, 502, 503, 504})
 
 
 def from_problem(status: int, problem: Mapping[str, Any], retry_after: float | None = None) -> ClientError:
-    """Return the error that a problem document (RFC 9457) stands for; it may be anybody's, so nothing is assumed."""
-    code, detail = str(problem.get("code", f"http_{status}")), str(problem.get("detail", "the request was refused"))
+    """Return the error of a problem document (RFC 9457); any server may have sent it, so nothing is assumed."""
+    code, detail = str(problem.get("code", f"http_{status}")), str(problem.get("detail", "the request was rejected"))
     hint, reference = str(problem.get("hint", "")), str(problem.get("reference", ""))
     if status in _RETRYABLE_STATUS:
         return Unavailable(code, detail, hint, status, reference, retry_after)

@@ -1,7 +1,7 @@
-"""The service's certificate and key on disk, as `openkcmctl service connect --out` wrote them, and their renewal.
+"""The service's certificate and key files, written by `openkcmctl service connect --out`, and their renewal.
 
-A renewed certificate is for the same key, which never leaves this machine. It is written in one step with mode 0600
-and put into the TLS context that is in use: the next connection shows it, and open ones go on.
+A renewed certificate is for the same key, which never leaves this machine. It is written atomically with mode 0600 and
+loaded into the TLS context in use: new connections present it, and open connections continue.
 """
 
 import os
@@ -22,8 +22,8 @@ from openkcm.sdk.errors import CertificateUnusable
 CONFIGURATION = "client.toml"
 _FILES = {"certificate": "client.pem", "key": "client.key", "ca": "ca.pem"}
 _RENEWED_AFTER = 2 / 3
-_LOOKS = 60
-"""While no renewed certificate is there yet, it is asked for this often in the last third of the old one's life."""
+_CHECKS = 60
+"""How often the client checks for a renewed certificate in the last third of the present one's lifetime."""
 
 
 def _now() -> datetime:
@@ -37,13 +37,13 @@ class Identity:
         """Read the files. Raises CertificateUnusable."""
         self._certificate, self._key, self._now = certificate, key, now
         self._lock = threading.Lock()
-        self._next_look = datetime.min.replace(tzinfo=UTC)
+        self._next_check = datetime.min.replace(tzinfo=UTC)
         try:
             self.context = ssl.create_default_context(cafile=str(ca))
             self.context.minimum_version = ssl.TLSVersion.TLSv1_2
             self._load()
         except (OSError, ValueError) as failed:
-            raise _unusable("the certificate, key or authority file cannot be used") from failed
+            raise _unusable("the certificate, key or CA file cannot be used") from failed
 
     @classmethod
     def from_folder(cls, folder: Path, now: Callable[[], datetime] = _now) -> "Identity":
@@ -54,22 +54,22 @@ class Identity:
 
     @property
     def not_after(self) -> datetime:
-        """When the certificate in use ends."""
+        """The expiry of the certificate in use."""
         return self._leaf.not_valid_after_utc
 
     def claim_renewal(self) -> bool:
-        """Whether to look for a renewed certificate now; one caller is told so, the others go on."""
-        if self._now() < self._next_look:  # read without the lock: a look more or less does no harm
+        """Return whether to check for a renewed certificate now; only one of several concurrent callers gets True."""
+        if self._now() < self._next_check:  # read without the lock: an extra or skipped check does no harm
             return False
         with self._lock:
-            if self._now() < self._next_look:
+            if self._now() < self._next_check:
                 return False
-            life = self._leaf.not_valid_after_utc - self._leaf.not_valid_before_utc
-            self._next_look = self._now() + life * (1 - _RENEWED_AFTER) / _LOOKS
+            lifetime = self._leaf.not_valid_after_utc - self._leaf.not_valid_before_utc
+            self._next_check = self._now() + lifetime * (1 - _RENEWED_AFTER) / _CHECKS
             return True
 
     def reload(self) -> bool:
-        """Take the files' certificate when another process has renewed it there; raises CertificateUnusable."""
+        """Load the files again if another process has renewed the certificate; raises CertificateUnusable."""
         with self._lock:
             try:
                 on_disk = x509.load_pem_x509_certificate(self._certificate.read_bytes())
@@ -81,10 +81,10 @@ class Identity:
             return True
 
     def install(self, answer: Mapping[str, Any]) -> bool:
-        """Take the certificate the service answered with; False when it is the one in use.
+        """Install the certificate of the service's response; False if it is the one in use.
 
         Raises:
-            CertificateUnusable: it is for another key, which is to be had from `openkcmctl service connect` only; or it
+            CertificateUnusable: it is for another key, which only `openkcmctl service connect` can provide; or it
                 cannot be read or written. Nothing was replaced.
         """
         with self._lock:
@@ -93,12 +93,12 @@ class Identity:
                 chain = x509.load_pem_x509_certificates(str(answer["chain"]).encode())
                 same_key = _spki(leaf) == _spki(self._leaf)
             except (KeyError, ValueError) as failed:
-                raise _unusable("the answered certificate cannot be read") from failed
+                raise _unusable("the certificate in the response cannot be read") from failed
             if leaf == self._leaf:
                 return False
             if not same_key:
                 raise _unusable("the service's newest certificate is for another key")
-            # The root is the server's to know; sent along it would only make handshakes longer.
+            # The server has the root itself; sending it would only enlarge handshakes.
             wanted = dict.fromkeys([leaf, *(one for one in chain if one.subject != one.issuer)])
             try:
                 _write(self._certificate, b"".join(map(_pem, wanted)))
@@ -110,12 +110,12 @@ class Identity:
     def _load(self) -> None:
         self.context.load_cert_chain(self._certificate, self._key)
         self._leaf = x509.load_pem_x509_certificate(self._certificate.read_bytes())
-        life = self._leaf.not_valid_after_utc - self._leaf.not_valid_before_utc
-        self._next_look = self._leaf.not_valid_before_utc + life * _RENEWED_AFTER
+        lifetime = self._leaf.not_valid_after_utc - self._leaf.not_valid_before_utc
+        self._next_check = self._leaf.not_valid_before_utc + lifetime * _RENEWED_AFTER
 
 
 def read_configuration(folder: Path) -> dict[str, Any]:
-    """Return what `client.toml` of a connected service says; raises CertificateUnusable."""
+    """Return the content of `client.toml` of a connected service; raises CertificateUnusable."""
     try:
         with (folder / CONFIGURATION).open("rb") as file:
             return tomllib.load(file)
@@ -124,13 +124,13 @@ def read_configuration(folder: Path) -> dict[str, Any]:
 
 
 def _file(folder: Path, named: object) -> Path:
-    """Return a named file; where the folder was moved or mounted elsewhere, the one of that name in it."""
+    """Return a configured file; if the folder was moved or mounted elsewhere, the file of that name in it."""
     path = folder / str(named)
     return path if path.exists() else folder / path.name
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replace a file in one step, so that no reader ever sees half of it."""
+    """Replace a file atomically, so that no reader sees a part of it."""
     folder = open_folder(path.parent)
     try:
         write_whole(folder, path.name, content)

@@ -1,7 +1,7 @@
-"""Requests and answers of the client, without any I/O: both faces drive the same generators.
+"""Requests and responses of the client, without I/O: both clients drive the same generators.
 
-A *procedure* is a generator that yields what it needs done (a `Step`), is given the outcome, and returns the result.
-Whether the doing blocks or awaits is all that `Client` and `AsyncClient` differ in.
+A *procedure* is a generator that yields the next action (a `Step`), receives its outcome, and returns the result.
+`Client` and `AsyncClient` differ only in how they perform the actions.
 """
 
 import base64
@@ -18,14 +18,14 @@ from openkcm.sdk.errors import ClientError, RequestRefused, ServiceFailed, Unava
 Result = TypeVar("Result")
 BATCH_ITEMS = 1000
 _BATCH_CHARACTERS = 700_000
-"""Characters of one batch's data, well below the body limit a service has by default (1 MiB)."""
+"""Maximum number of characters of one batch, well below a service's default body limit (1 MiB)."""
 
 _TOO_LARGE = "body_too_large"
 
 
 @dataclass(frozen=True, slots=True)
 class DataKey:
-    """A data key: `wrapped` is stored beside the data; `plaintext` is None when only `wrapped` was requested."""
+    """A data key: store `wrapped` beside the data; `plaintext` is None if only `wrapped` was requested."""
 
     wrapped: str
     plaintext: bytes | None = field(default=None, repr=False)
@@ -45,7 +45,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """Use new connections from now on, which show the renewed certificate."""
+    """Open new connections, which present the renewed certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class NoResponse:
-    """There was no answer; `reason` names the kind of failure."""
+    """No response arrived; `reason` names the kind of failure."""
 
     reason: str
 
@@ -69,22 +69,22 @@ Procedure = Generator[Step, Outcome, Result]
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often and how patiently. Every operation may be sent twice: nothing of it stays but its audit record."""
+    """Retries of a request. Every operation may be repeated: its only trace is the audit record."""
 
     attempts: int = 4
     first_seconds: float = 0.1
     longest_seconds: float = 5.0
 
     def pause(self, attempt: int, asked: float | None) -> float:
-        """Return how long to wait after `attempt`, with jitter so that many clients do not come back together."""
+        """Return the wait after `attempt` in seconds, with jitter so that clients do not retry simultaneously."""
         backoff = min(self.longest_seconds, self.first_seconds * 2.0 ** (attempt - 1))
-        spread = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+        spread = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, no security purpose
         return spread if asked is None else min(asked, self.longest_seconds) + spread
 
 
 @dataclass(frozen=True, slots=True)
 class PendingCall(Generic[Result]):
-    """One request and how its answer is read."""
+    """One request and the function that reads its response."""
 
     method: str
     path: str
@@ -93,7 +93,7 @@ class PendingCall(Generic[Result]):
 
 
 def perform(call: PendingCall[Result], retry: Retry) -> Procedure[Result]:
-    """Send a call, again where that is safe and can help; raises ClientError."""
+    """Send a request and retry it where that is safe and useful; raises ClientError."""
     content = None if call.body is None else json.dumps(call.body).encode()
     for attempt in count(1):
         outcome = yield Send(call.method, call.path, content)
@@ -110,8 +110,8 @@ def perform(call: PendingCall[Result], retry: Retry) -> Procedure[Result]:
 def _read(call: PendingCall[Result], outcome: Outcome) -> Result:
     if not isinstance(outcome, Response):
         reason = outcome.reason if outcome is not None else "nothing was sent"
-        hint = "check the address, the network and that the certificate has not expired"
-        raise Unavailable("connection_failed", f"the crypto service was not reached: {reason}", hint)
+        hint = "check address, network and expiry of the certificate"
+        raise Unavailable("connection_failed", f"the crypto service is not reachable: {reason}", hint)
     try:
         document = json.loads(outcome.content)
     except ValueError:
@@ -127,14 +127,16 @@ def _read(call: PendingCall[Result], outcome: Outcome) -> Result:
 
 
 def _not_understood() -> ServiceFailed:
-    return ServiceFailed("answer_not_understood", "the answer is not as documented", "check the address and versions")
+    return ServiceFailed(
+        "answer_not_understood", "the response does not have the documented format", "check the address and versions"
+    )
 
 
 def _seconds(text: str) -> float | None:
     return float(text) if text.isascii() and text.isdigit() else None
 
 
-# The calls.
+# Requests.
 
 
 def encrypt(plaintext: bytes, resource: str) -> PendingCall[str]:
@@ -142,11 +144,11 @@ def encrypt(plaintext: bytes, resource: str) -> PendingCall[str]:
 
 
 def decrypt(ciphertext: str, resource: str) -> PendingCall[bytes]:
-    return _post("/v1/decrypt", _sealed(ciphertext, resource), _plaintext)
+    return _post("/v1/decrypt", _encrypted(ciphertext, resource), _plaintext)
 
 
 def rewrap(ciphertext: str, resource: str) -> PendingCall[str]:
-    return _post("/v1/rewrap", _sealed(ciphertext, resource), _ciphertext)
+    return _post("/v1/rewrap", _encrypted(ciphertext, resource), _ciphertext)
 
 
 def new_data_key(resource: str, *, wrapped_only: bool) -> PendingCall[DataKey]:
@@ -173,7 +175,7 @@ def protection() -> PendingCall[tuple[ProtectedField, ...]]:
     return PendingCall("GET", "/v1/protection", None, _fields)
 
 
-# Batches: as many calls as the limits need, in order.
+# Batches: as many requests as the limits require, in order.
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,11 +206,11 @@ def encrypt_many(items: Sequence[tuple[bytes, str]]) -> Iterator[Batch[str]]:
 
 
 def decrypt_many(items: Sequence[tuple[str, str]]) -> Iterator[Batch[bytes]]:
-    return _batches("/v1/decrypt:batch", [_sealed(*item) for item in items], _plaintext)
+    return _batches("/v1/decrypt:batch", [_encrypted(*item) for item in items], _plaintext)
 
 
 def rewrap_many(items: Sequence[tuple[str, str]]) -> Iterator[Batch[str]]:
-    return _batches("/v1/rewrap:batch", [_sealed(*item) for item in items], _ciphertext)
+    return _batches("/v1/rewrap:batch", [_encrypted(*item) for item in items], _ciphertext)
 
 
 def new_data_keys(resources: Sequence[str]) -> Iterator[Batch[DataKey]]:
@@ -216,7 +218,7 @@ def new_data_keys(resources: Sequence[str]) -> Iterator[Batch[DataKey]]:
 
 
 def perform_all(batches: Iterator[Batch[Result]], retry: Retry) -> Procedure[list[Result | ClientError]]:
-    """Perform batches one after the other and return their results as one list."""
+    """Perform batches in sequence and return their results as one list."""
     found: list[Result | ClientError] = []
     for batch in batches:
         found += yield from _perform_batch(batch, retry)
@@ -227,7 +229,7 @@ def _perform_batch(batch: Batch[Result], retry: Retry) -> Procedure[list[Result 
     try:
         return (yield from perform(batch.call(), retry))
     except RequestRefused as refused:
-        # How much a service takes is a setting of the platform, so a batch that is too large for it is halved.
+        # The maximum size is a setting of the platform, so a batch that exceeds it is halved.
         if refused.code != _TOO_LARGE:
             raise
         if len(batch.items) == 1:
@@ -237,17 +239,17 @@ def _perform_batch(batch: Batch[Result], retry: Retry) -> Procedure[list[Result 
 
 
 def _batches(path: str, items: Sequence[Mapping[str, str]], read: Callable[[Any], Result]) -> Iterator[Batch[Result]]:
-    taken: list[Mapping[str, str]] = []
+    part: list[Mapping[str, str]] = []
     characters = 0
     for item in items:
         size = sum(map(len, item.values()))
-        if taken and (len(taken) == BATCH_ITEMS or characters + size > _BATCH_CHARACTERS):
-            yield Batch(path, taken, read)
-            taken, characters = [], 0
-        taken.append(item)
+        if part and (len(part) == BATCH_ITEMS or characters + size > _BATCH_CHARACTERS):
+            yield Batch(path, part, read)
+            part, characters = [], 0
+        part.append(item)
         characters += size
-    if taken:
-        yield Batch(path, taken, read)
+    if part:
+        yield Batch(path, part, read)
 
 
 def _post(path: str, body: Mapping[str, Any], read: Callable[[Any], Result]) -> PendingCall[Result]:
@@ -258,7 +260,7 @@ def _plain(plaintext: bytes, resource: str) -> dict[str, str]:
     return {"plaintext": base64.b64encode(plaintext).decode("ascii"), "resource": resource}
 
 
-def _sealed(ciphertext: str, resource: str) -> dict[str, str]:
+def _encrypted(ciphertext: str, resource: str) -> dict[str, str]:
     return {"ciphertext": ciphertext, "resource": resource}
 
 
@@ -271,7 +273,7 @@ def _plaintext(document: Any) -> bytes:
 
 
 def _fields(document: Any) -> tuple[ProtectedField, ...]:
-    """Read every field or none: one that this version does not understand must not go unprotected unnoticed."""
+    """Read all fields or raise: a field that this version does not understand must not stay unprotected unnoticed."""
     return tuple(
         ProtectedField(
             Store(one["store"]), str(one["place"]), str(one["field"]), Mode(one["mode"]), one["plain_allowed"] is True

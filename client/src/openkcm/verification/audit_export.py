@@ -1,27 +1,26 @@
-"""An audit stream, or what was chosen from it, as JSON Lines: one file that its reader can check without us.
+"""An audit stream or a selection of it as JSON Lines, a file that can be verified offline.
 
-The first line is the header: whose stream, what was chosen, where the stream ended, its newest signed head, and a
-checksum of the header itself, which no chain covers. Then one line for each record with its number, its chain hash and
-exactly the text that was hashed. The last line says how many there were, so that a download that broke off is not taken
-for a stream that ends there.
+The first line is the header: tenant, selection, end of the stream, newest checkpoint, and a checksum of the header
+itself, which no chain covers. One line follows for each record, with its number, its chain hash and exactly the text
+that was hashed. The last line states the number of records, so that an incomplete download is detected.
 
-The records of a selection are not neighbours: where one is missing before a record, the record's line also has the
-chain hash it follows, so that each link can be computed all the same.
+Records of a selection are not consecutive. Where a predecessor is missing, the line also contains the predecessor's
+chain hash, so that each link can still be computed.
 
-JSON has many ways to say the same. A reader that took them all would not see that somebody was at the file, so each
-line is written anew from what was read and must come out the same, byte for byte.
+JSON can encode the same value in many ways, which could hide an edit. A verifier therefore encodes each line again and
+requires the same bytes.
 
-Verifying an audit export with nothing but the file and public keys: what is wrong with it, and where.
+An export is verified with the file and public keys alone:
 
-1. The header fits its checksum, and every line is exactly as it was written (`audit_export`).
-2. The records of a whole stream are numbered without a gap, each is chained to the one before it and is the tenant's.
-3. The file ends where its header says the stream ended.
-4. The signed head is that of the record in the file that has its number.
-5. The signature over that head is by a key the reader was given by another way than this file.
+1. The header matches its checksum, and every line is in canonical form.
+2. The records of a whole stream are numbered without gaps, chained, and belong to the tenant.
+3. The file ends where its header states the end of the stream.
+4. The checkpoint matches the record with its number.
+5. The signature of the checkpoint is by a key that the verifier obtained from another source than this file.
 
-The chain alone proves nothing against somebody who can write the whole file: it is computed from what it protects. The
-signature does, for everything up to the signed record. What comes after it was signed by nobody yet, and the verdict
-says so; a later export of the same stream has it signed.
+The chain alone proves nothing against an attacker who can rewrite the whole file, since it is computed from the
+content. The signature proves everything up to the signed record. Later records are not signed yet, and the result says
+so; a later export of the same stream has them signed.
 """
 
 import hashlib
@@ -47,16 +46,16 @@ from openkcm.verification.results import (
 )
 
 LONGEST = 2**63 - 1
-"""The greatest number a stream can have, PostgreSQL's bigint."""
+"""The greatest sequence number: the maximum of PostgreSQL's bigint."""
 
-_as_json = json.JSONEncoder(ensure_ascii=False).encode
-"""Made once: a million lines are written anew to verify them."""
+_encode_json = json.JSONEncoder(ensure_ascii=False).encode
+"""Created once: a verification encodes a million lines again."""
 
 
 class Checkpoint(BaseModel):
     """A signature over `openkcm.contract.audit_events.head_message`; base64 of the DER form, by `key` (`name:version`).
 
-    `fingerprint` tells which public key to ask for, by a way other than this file: SHA-256 of its DER form.
+    `fingerprint` identifies the public key, to be obtained from another source: SHA-256 of its DER form.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -69,7 +68,7 @@ class Checkpoint(BaseModel):
 
 
 class ExportHeader(BaseModel):
-    """What a file says about itself. `selection` is empty for a whole stream, else what was asked for, in words."""
+    """The description of a file. `selection` contains the filters in words; it is empty for a whole stream."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -83,7 +82,7 @@ class ExportHeader(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ExportedRecord:
-    """A record as a file has it; `previous` is the chain hash before it, where the record before it is not there."""
+    """A record of a file; `previous` is the chain hash of its predecessor, if that is not in the file."""
 
     stored: StoredRecord
     previous: bytes | None
@@ -95,9 +94,9 @@ def header_line(header: ExportHeader) -> str:
 
 
 def record_line(stored: StoredRecord, previous: bytes | None = None) -> str:
-    """Return a record's line; `previous` is given where the record before it is not in the file."""
+    """Return a record's line; `previous` is given if its predecessor is not in the file."""
     follows = "" if previous is None else f', "previous": "{previous.hex()}"'
-    record = _as_json(stored.record)
+    record = _encode_json(stored.record)
     return f'{{"seq": {stored.seq}, "chain_hash": "{stored.chain_hash.hex()}", "record": {record}{follows}}}\n'
 
 
@@ -108,11 +107,11 @@ def end_line(records: int) -> str:
 def export_lines(
     header: ExportHeader,
     pieces: Iterable[Iterable[tuple[StoredRecord, bytes | None]]],
-    handed_out: Callable[[int], None],
+    report_total: Callable[[int], None],
 ) -> Iterator[str]:
-    """Yield a whole file, a piece of lines at a time; a piece is records with the chain hash before each.
+    """Yield a whole file in pieces; a piece contains records with the chain hash before each.
 
-    `handed_out` is told how many records there were, before the last line says so.
+    `report_total` receives the number of records before the last line is yielded.
     """
     yield header_line(header)
     records = last = 0
@@ -124,17 +123,17 @@ def export_lines(
         records += len(lines)
         if lines:
             yield "".join(lines)
-    handed_out(records)
+    report_total(records)
     yield end_line(records)
 
 
 def read_export(lines: Iterable[bytes]) -> tuple[ExportHeader, Iterator[ExportedRecord]]:
-    """Return the header and the records as they are read; the file's end is checked when the last one was.
+    """Return the header and an iterator of the records; the iterator checks the end of the file.
 
-    The lines are as they lie in the file, each with the newline that ends it.
+    The lines are those of the file, each with its newline.
 
     Raises:
-        AuditBroken: now for the header, later for a line that is none of ours or an end that is missing or untrue.
+        AuditBroken: now for the header, while iterating for an invalid line or a missing or wrong end.
     """
     rest = _decoded(lines)
     return _header(next(rest, "")), _records(rest)
@@ -157,7 +156,7 @@ def _header(line: str) -> ExportHeader:
             raise AuditBroken("line 1 is of an older format, openkcm-audit/1: export the stream again") from None
         raise AuditBroken("line 1 is not the header of an audit export") from None
     if header_line(header) != line:
-        raise AuditBroken("line 1, the header, was altered: it does not fit its own checksum")
+        raise AuditBroken("line 1, the header, was altered: its checksum does not match")
     return header
 
 
@@ -167,7 +166,7 @@ def _records(lines: Iterator[str]) -> Iterator[ExportedRecord]:
         fields = _fields(line)
         if fields.keys() == {"records"}:
             if end_line(number - 1) != line:
-                raise AuditBroken(f"line {number + 1}, the last, does not say that the file holds {number - 1} records")
+                raise AuditBroken(f"line {number + 1}, the last, does not state that the file has {number - 1} records")
             if next(lines, None) is not None:
                 raise AuditBroken(f"line {number + 2} follows the last line")
             return
@@ -176,13 +175,13 @@ def _records(lines: Iterator[str]) -> Iterator[ExportedRecord]:
         except (KeyError, TypeError, ValueError):
             raise AuditBroken(f"line {number + 1} is not a record") from None
         if one.previous is not None and one.stored.seq == last + 1:
-            raise AuditBroken(f"line {number + 1} has a hash to follow that the line before it has too")
+            raise AuditBroken(f"line {number + 1} repeats the hash of the line before it")
         if (canonical := record_line(one.stored, one.previous)) != line:
             at = differs_at(line, canonical)
-            raise AuditBroken(f"line {number + 1} is not as it was written: it differs at character {at}")
+            raise AuditBroken(f"line {number + 1} was altered: it differs at character {at}")
         last = one.stored.seq
         yield one
-    raise AuditBroken(f"the file breaks off after line {number + 1}")
+    raise AuditBroken(f"the file ends early, after line {number + 1}")
 
 
 def _fields(line: str) -> dict[str, object]:
@@ -208,49 +207,49 @@ def _hash(text: object) -> bytes:
 
 
 Place = tuple[int, bytes]
-"""A record by its number and chain hash, which stands for everything before it too."""
+"""A record's number and chain hash, which identifies the stream up to there."""
 
 
 def verify_export(
     lines: Iterable[bytes],
     check: SignatureCheck | None,
-    seen: Callable[[StoredRecord], None] = lambda _stored: None,
+    visit: Callable[[StoredRecord], None] = lambda _stored: None,
     *,
     compared: bool = False,
 ) -> VerificationResult:
-    """Return what is to be said of an export; `seen` gets each record that is in its place, before the next is read.
+    """Return the result for an export; `visit` gets each verified record before the next is read.
 
-    Without `check` the signature is not looked at. `compared` says that the caller holds the records against a whole
-    export besides: nothing ties a selection to a signed head, so one alone is not passed as signed.
+    Without `check` the signature is not checked. `compared` declares that the caller also compares the records with a
+    whole export: a selection is not bound to its checkpoint, so alone it does not count as signed.
     """
-    verdict, events, last = VerificationResult(Kind.EXPORT), 0, 0
+    result, events, last = VerificationResult(Kind.EXPORT), 0, 0
     try:
         header, records = read_export(lines)
-        verdict, at_head = _of_header(header), None
-        for stored in _linked(header, records):
+        result, at_head = _initial_result(header), None
+        for stored in _verified_records(header, records):
             events, last = events + 1, stored.seq
-            if last == verdict.signed:
+            if last == result.signed:
                 at_head = stored
-            seen(stored)
+            visit(stored)
         if not header.selection:
-            _ends_as_said(header, last)
-            _holds_head(header.signed_head, at_head)
+            _check_end(header, last)
+            _check_checkpoint(header.signed_head, at_head)
     except AuditBroken as broken:
-        signature = verdict.signature if check is None else SignatureState.NOT_REACHED
-        return replace(verdict, events=events, problem=broken.message, signature=signature)
-    verdict = replace(verdict, events=events)
-    return verdict if check is None else _signed(header, verdict, check, compared=compared)
+        signature = result.signature if check is None else SignatureState.NOT_REACHED
+        return replace(result, events=events, problem=broken.message, signature=signature)
+    result = replace(result, events=events)
+    return result if check is None else _check_signature(header, result, check, compared=compared)
 
 
 def places_of(lines: Iterable[bytes]) -> Iterator[Place]:
-    """Yield the records of an export that was found intact, as places, in their order."""
+    """Yield number and chain hash of the records of an intact export, in their order."""
     _, records = read_export(lines)
     return ((one.stored.seq, one.stored.chain_hash) for one in records)
 
 
 @dataclass(frozen=True, slots=True)
 class ExportComparison:
-    """How many records two files have in common, and how many are in one of them only."""
+    """How many records two files share, and how many are in one of them only."""
 
     same: int = 0
     only_here: int = 0
@@ -258,11 +257,11 @@ class ExportComparison:
 
 
 def compare(here: Iterable[Place], there: Iterable[Place]) -> ExportComparison:
-    """Hold the places of two proofs against each other, each in order of its numbers.
+    """Compare two sequences of records, each in ascending order.
 
     Raises:
-        AuditBroken: a record differs; the message names the first that does.
-        VerificationIncomplete: they have no record in common, so neither proves anything about the other.
+        AuditBroken: a record differs; the message names the first one.
+        VerificationIncomplete: they share no record, so neither proves anything about the other.
     """
     ours, theirs = iter(here), iter(there)
     one, other = next(ours, None), next(theirs, None)
@@ -273,7 +272,7 @@ def compare(here: Iterable[Place], there: Iterable[Place]) -> ExportComparison:
         elif one is None or other[0] < one[0]:
             only_there, other = only_there + 1, next(theirs, None)
         elif one[1] != other[1]:
-            raise AuditBroken(f"record {one[0]} is not the same in both files")
+            raise AuditBroken(f"record {one[0]} differs between the files")
         else:
             same, one, other = same + 1, next(ours, None), next(theirs, None)
     if not same:
@@ -284,10 +283,10 @@ def compare(here: Iterable[Place], there: Iterable[Place]) -> ExportComparison:
 
 
 def recognize_other_key(checked: CheckedSignature, signed: Checkpoint | None) -> CheckedSignature:
-    """Return a failed check as one with another key, where the file names a key with another fingerprint.
+    """Return a failed check as one with an unknown key, if the file names a key with another fingerprint.
 
-    Every installation gives its keys the same names, so the name cannot show that the key is another installation's.
-    A forger can name any fingerprint: the result is no finding against the file, and never a confirmation.
+    Every installation uses the same key names, so the name cannot identify another installation's key. A forger can
+    name any fingerprint: the result neither refutes nor confirms the file.
     """
     if signed is None or checked.problem is None or checked.key != signed.key:
         return checked
@@ -298,12 +297,12 @@ def recognize_other_key(checked: CheckedSignature, signed: Checkpoint | None) ->
     return replace(checked, fingerprint=named, problem=problem, unknown_key=True)
 
 
-def _of_header(header: ExportHeader) -> VerificationResult:
-    signed, verdict = header.signed_head, VerificationResult(Kind.EXPORT, header.tenant_id, selection=header.selection)
+def _initial_result(header: ExportHeader) -> VerificationResult:
+    signed, result = header.signed_head, VerificationResult(Kind.EXPORT, header.tenant_id, selection=header.selection)
     if signed is None:
-        return verdict
+        return result
     return replace(
-        verdict,
+        result,
         signature=SignatureState.NOT_CHECKED,
         signed=signed.seq,
         key=signed.key,
@@ -311,66 +310,66 @@ def _of_header(header: ExportHeader) -> VerificationResult:
     )
 
 
-def _linked(header: ExportHeader, records: Iterator[ExportedRecord]) -> Iterator[StoredRecord]:
-    """Yield each record that follows from the one before it; line and number are named where one does not."""
+def _verified_records(header: ExportHeader, records: Iterator[ExportedRecord]) -> Iterator[StoredRecord]:
+    """Yield each record that is chained to its predecessor; an error names line and number."""
     last: StoredRecord | None = None
     for line, one in enumerate(records, start=2):
         stored = one.stored
         try:
-            verify_chain([stored], after=_before(header, one, last))
+            verify_chain([stored], after=_predecessor(header, one, last))
         except AuditBroken as broken:
             raise AuditBroken(f"{broken.message} (line {line})") from None
         if fields_of(stored.record).get("tenant_id") != header.tenant_id:
-            raise AuditBroken(f"record {stored.seq} is not of {header.tenant_id} (line {line})")
+            raise AuditBroken(f"record {stored.seq} does not belong to {header.tenant_id} (line {line})")
         yield stored
         last = stored
 
 
-def _before(header: ExportHeader, one: ExportedRecord, last: StoredRecord | None) -> StoredRecord | None:
-    """Return what a record follows: in a selection, where others were left out, what its line says that it follows."""
+def _predecessor(header: ExportHeader, one: ExportedRecord, last: StoredRecord | None) -> StoredRecord | None:
+    """Return the predecessor of a record; in a selection that left it out, from the hash in the record's line."""
     seq, expected = one.stored.seq, 1 if last is None else last.seq + 1
     if not header.selection or seq <= expected:
         return last
     if one.previous is None:
-        raise AuditBroken(f"record {seq} does not say what it follows")
+        raise AuditBroken(f"record {seq} does not contain the hash of its predecessor")
     return StoredRecord(seq - 1, "", one.previous)
 
 
-def _ends_as_said(header: ExportHeader, last: int) -> None:
+def _check_end(header: ExportHeader, last: int) -> None:
     if last < header.last_seq:
-        raise AuditBroken(f"record {last + 1} is missing: the file ends there and its header says {header.last_seq}")
+        raise AuditBroken(f"record {last + 1} is missing: the file ends there, the header states {header.last_seq}")
     if last > header.last_seq:
-        raise AuditBroken(f"record {header.last_seq + 1} comes after the end that the header names")
+        raise AuditBroken(f"record {header.last_seq + 1} comes after the end that the header states")
 
 
-def _holds_head(signed: Checkpoint | None, there: StoredRecord | None) -> None:
+def _check_checkpoint(signed: Checkpoint | None, stored: StoredRecord | None) -> None:
     if signed is None:
         return
-    if there is None:
+    if stored is None:
         raise AuditBroken(f"record {signed.seq}, which was signed, is missing")
-    if there.chain_hash.hex() != signed.chain_hash:
-        raise AuditBroken(f"record {signed.seq} is not the one that was signed")
+    if stored.chain_hash.hex() != signed.chain_hash:
+        raise AuditBroken(f"record {signed.seq} is not the signed one")
 
 
-def _signed(
-    header: ExportHeader, verdict: VerificationResult, check: SignatureCheck, *, compared: bool
+def _check_signature(
+    header: ExportHeader, result: VerificationResult, check: SignatureCheck, *, compared: bool
 ) -> VerificationResult:
     signed = header.signed_head
     if signed is None:
-        problem = "no head is signed in this file, so nothing shows whose records these are; export it again later"
-        return replace(verdict, problem=problem, incomplete=True)
+        problem = "the file has no signed checkpoint, so the origin of its records is not proven; export it again later"
+        return replace(result, problem=problem, incomplete=True)
     checked = check(
         signed.key, head_message(header.tenant_id, signed.seq, bytes.fromhex(signed.chain_hash)), signed.signature
     )
     checked = recognize_other_key(checked, signed)
     if checked.problem is not None:
-        problem = f"line 1, the signed head of record {signed.seq}: {checked.problem}"
-        verdict = replace(verdict, signature=signature_state(checked), problem=problem, incomplete=checked.unknown_key)
-        return replace(verdict, fingerprint=checked.fingerprint or verdict.fingerprint)
-    verdict = replace(verdict, signature=SignatureState.VERIFIED, fingerprint=checked.fingerprint)
+        problem = f"line 1, the checkpoint of record {signed.seq}: {checked.problem}"
+        result = replace(result, signature=signature_state(checked), problem=problem, incomplete=checked.unknown_key)
+        return replace(result, fingerprint=checked.fingerprint or result.fingerprint)
+    result = replace(result, signature=SignatureState.VERIFIED, fingerprint=checked.fingerprint)
     if header.selection and not compared:
-        problem = "a selection is not tied to the signed head; hold it against a whole export of the same stream"
-        return replace(verdict, problem=problem, incomplete=True)
+        problem = "a selection is not bound to its checkpoint; compare it with a whole export of the same stream"
+        return replace(result, problem=problem, incomplete=True)
     if header.selection:
-        return replace(verdict, signed=0)
-    return verdict
+        return replace(result, signed=0)
+    return result

@@ -1,9 +1,8 @@
-"""The crypto-shred certificate: what was destroyed when a tenant left, what remains and until when, signed.
+"""The erasure certificate: a signed statement of what was destroyed at the offboarding of a tenant, and what remains.
 
-It is made once, at the end of leaving, and is the last thing the platform says about the tenant. The statement is a
-JSON text and the signature is over exactly that text, by the key that signs heads of audit streams, so whoever has the
-file and the platform's public key needs nothing else. It names the end of the audit stream by number and hash: an
-export of that stream, kept beside it, shows each step that led to it.
+It is issued once, at the end of offboarding, as the last statement about the tenant. The signature covers exactly the
+statement's JSON text, by the key that signs checkpoints of audit streams. The file and the platform's public key are
+enough to verify it. It names the end of the audit stream by number and hash: an export of the stream shows each step.
 """
 
 import hashlib
@@ -24,7 +23,7 @@ from openkcm.verification.signed_document import (
 )
 
 LONGEST_DOCUMENT = 4_000_000
-"""Bytes of the largest document that is read: some thousand services with all their versions are a tenth of that."""
+"""Maximum size of a document in bytes; some thousand services with all their versions take a tenth of it."""
 
 DestroyedKind = Literal[
     "L2 tenant key", "service key", "payload key", "certificate authority key", "service certificate"
@@ -32,7 +31,7 @@ DestroyedKind = Literal[
 
 
 class Destroyed(BaseModel):
-    """Something that opens nothing any more. `fingerprint` is SHA-256 of what identified it, never of key material."""
+    """A destroyed key or certificate. `fingerprint` is SHA-256 of what identified it, never of key material."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +43,7 @@ class Destroyed(BaseModel):
 
 
 class Remains(BaseModel):
-    """What is there still, in backups for instance, and until when."""
+    """What still exists, for example in backups, and until when."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +52,7 @@ class Remains(BaseModel):
 
 
 class ErasureStatement(BaseModel):
-    """`erased` is rows by table; `kept` says what is kept of the tenant, and why."""
+    """`erased` counts rows by table; `kept` states what is kept of the tenant, and why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,7 +70,7 @@ class ErasureStatement(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A document that was read: what it states, the text that was signed, the signature and the key's name."""
+    """A parsed document: its statement, the signed text, the signature and the key's name."""
 
     statement: ErasureStatement
     text: str
@@ -80,12 +79,12 @@ class Certificate:
 
 
 def statement_text(statement: ErasureStatement) -> str:
-    """Return exactly what is signed: one statement has one text, whoever writes it and whenever."""
+    """Return the signed text; a statement has exactly one."""
     return canonical_text(statement.model_dump(mode="json"))
 
 
 def shred_message(tenant_id: str, text: str) -> bytes:
-    """Return what the audit signing key signs: it begins unlike a head, so neither can be passed off as the other."""
+    """Return the message to sign; its prefix differs from that of a checkpoint, so neither can replace the other."""
     return f"openkcm-shred-certificate/1 {tenant_id} {hashlib.sha256(text.encode()).hexdigest()}".encode()
 
 
@@ -95,10 +94,10 @@ def certificate_file(text: str, signature: str, key: str) -> str:
 
 
 def read_certificate(document: bytes) -> Certificate:
-    """Return what a document holds. Its signature is not looked at: that is for `verify_certificate`.
+    """Return the content of a document without verifying its signature; see `verify_certificate`.
 
     Raises:
-        CertificateBroken: it is not exactly as `certificate_file` wrote it; the message names the part.
+        CertificateBroken: it is not in the form that `certificate_file` writes; the message names the part.
     """
     try:
         signed = read_document(document, LONGEST_DOCUMENT, Kind.CERTIFICATE)
@@ -111,9 +110,9 @@ def read_certificate(document: bytes) -> Certificate:
 def verify_certificate(
     document: bytes, check: SignatureCheck | None
 ) -> tuple[VerificationResult, ErasureStatement | None]:
-    """Return what is to be said of a document, and the statement where it could be read.
+    """Return the result for a document, and the statement if it could be read.
 
-    The events of a certificate are the destructions that it lists. Without `check` the signature is not looked at.
+    The events of a certificate are its destructions. Without `check` the signature is not checked.
     """
     try:
         found = read_certificate(document)

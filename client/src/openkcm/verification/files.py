@@ -1,6 +1,6 @@
-"""Files to be verified: which kind one is, what is wrong with it, and two held against each other.
+"""Verification of files: an audit export or an erasure certificate, alone or compared with another file.
 
-A file is read line by line, however long it is; no line is longer than one of ours could be.
+A file of any length is read line by line; the length of a line is limited.
 """
 
 from collections import Counter
@@ -24,14 +24,14 @@ from openkcm.verification.results import Kind, Outcome, SignatureCheck, Signatur
 
 _LONGEST_LINE = 16_000_000
 _BEGINS = {b'{"key":"': Kind.CERTIFICATE, b'{"format': Kind.EXPORT}
-"""How each kind begins, in as many bytes; more of the first line is looked at by who reads it."""
+"""The first bytes of each kind, all of the same length; the parsers check the rest of the line."""
 _NAMES = 200
-"""How many different names are counted; a hostile file can have as many as records."""
+"""Maximum number of distinct names that are counted; a hostile file can have one for each record."""
 
 
 @dataclass
 class Contents:
-    """What a report tells of the records, gathered while they are verified."""
+    """Counts of the records, gathered during verification."""
 
     first: str = ""
     last: str = ""
@@ -47,26 +47,26 @@ class Contents:
 
 @dataclass(frozen=True)
 class Checked:
-    """A file that was checked; `compared` where it was held against another one named `against`."""
+    """A verified file; `compared` is set if it was compared with the file `against`."""
 
     path: Path
-    verdict: VerificationResult
+    result: VerificationResult
     contents: Contents
     statement: ErasureStatement | None = None
     against: Path | None = None
     compared: ExportComparison | None = None
 
     def refusal(self) -> OpenKcmError:
-        """Return the error of a file that is refuted, or that could not be checked."""
-        if self.verdict.outcome is Outcome.NOT_CHECKED:
-            return incomplete(self.verdict.problem, self.verdict.signature)
-        kind = CertificateBroken if self.verdict.kind is Kind.CERTIFICATE else AuditBroken
-        hint = "keep the file as it is and get another copy; see docs/audit.md#what-a-verdict-means"
-        return kind(self.verdict.problem, hint)
+        """Return the error of a file that is refuted or could not be checked."""
+        if self.result.outcome is Outcome.NOT_CHECKED:
+            return incomplete(self.result.problem, self.result.signature)
+        kind = CertificateBroken if self.result.kind is Kind.CERTIFICATE else AuditBroken
+        hint = "keep the file unchanged and get another copy; see docs/audit.md#what-a-verdict-means"
+        return kind(self.result.problem, hint)
 
 
 def incomplete(problem: str | None, signature: SignatureState) -> VerificationIncomplete:
-    """Return the error of a check that lacks something: the public key, or another file."""
+    """Return the error of a check that lacks a public key or another file."""
     return (SigningKeyUnknown if signature is SignatureState.UNKNOWN_KEY else VerificationIncomplete)(problem)
 
 
@@ -76,43 +76,43 @@ def check_file(path: Path, check: SignatureCheck | None, *, compared: bool = Fal
     with opened(path) as file:
         kind = _kind(file)
         if kind is Kind.CERTIFICATE:
-            verdict, statement = verify_certificate(file.read(LONGEST_DOCUMENT + 1), check)
-            return Checked(path, verdict, contents, statement)
+            result, statement = verify_certificate(file.read(LONGEST_DOCUMENT + 1), check)
+            return Checked(path, result, contents, statement)
         if kind is Kind.EXPORT:
             return Checked(path, verify_export(lines(file), check, contents.add, compared=compared), contents)
-        problem = "line 1 begins neither an audit export nor a crypto-shred certificate"
+        problem = "line 1 is the start of neither an audit export nor an erasure certificate"
         return Checked(path, VerificationResult(kind, problem=problem), contents)
 
 
 def compare_files(path: Path, against: Path, check: SignatureCheck | None) -> Checked:
-    """Verify two files and hold them against each other; raises FileRefused when one cannot be read."""
+    """Verify two files and compare them; raises FileRefused when one cannot be read."""
     other = check_file(against, check)
-    whole = other.verdict.kind is Kind.EXPORT and not other.verdict.selection
+    whole = other.result.kind is Kind.EXPORT and not other.result.selection
     checked = replace(check_file(path, check, compared=whole), against=against)
-    if not checked.verdict.intact:
+    if not checked.result.intact:
         return checked
     try:
         compared = _compared(checked, other)
     except AuditBroken as broken:
-        return replace(checked, verdict=replace(checked.verdict, problem=broken.message))
+        return replace(checked, result=replace(checked.result, problem=broken.message))
     except VerificationIncomplete as missing:
-        return replace(checked, verdict=replace(checked.verdict, problem=missing.message, incomplete=True))
-    # What is in a selection is signed as far as the whole export that has all of it.
-    signed = other.verdict.signed if checked.verdict.selection else checked.verdict.signed
-    return replace(checked, verdict=replace(checked.verdict, signed=signed), compared=compared)
+        return replace(checked, result=replace(checked.result, problem=missing.message, incomplete=True))
+    # A selection is signed as far as the whole export that contains all of it.
+    signed = other.result.signed if checked.result.selection else checked.result.signed
+    return replace(checked, result=replace(checked.result, signed=signed), compared=compared)
 
 
 def _compared(checked: Checked, other: Checked) -> ExportComparison:
-    """Return how two files agree; raises AuditBroken, which names the file at fault, and VerificationIncomplete."""
-    if other.verdict.outcome is Outcome.NOT_CHECKED:
-        raise VerificationIncomplete(f"the file to compare with could not be checked: {other.verdict.problem}")
-    if not other.verdict.intact:
-        raise AuditBroken(f"the file to compare with is not intact: {other.verdict.problem}")
-    if other.verdict.tenant_id != checked.verdict.tenant_id:
-        raise VerificationIncomplete("the file to compare with is of another tenant")
+    """Return how far two files agree; raises AuditBroken, which names the faulty file, and VerificationIncomplete."""
+    if other.result.outcome is Outcome.NOT_CHECKED:
+        raise VerificationIncomplete(f"the file to compare with could not be checked: {other.result.problem}")
+    if not other.result.intact:
+        raise AuditBroken(f"the file to compare with is not intact: {other.result.problem}")
+    if other.result.tenant_id != checked.result.tenant_id:
+        raise VerificationIncomplete("the file to compare with belongs to another tenant")
     with opened(checked.path) as here, opened(other.path) as there:
         compared = compare(_places(here), _places(there))
-    if checked.verdict.selection and compared.only_here and not other.verdict.selection:
+    if checked.result.selection and compared.only_here and not other.result.selection:
         missing = f"the other file does not have {compared.only_here} of the selection's records"
         raise VerificationIncomplete(f"{missing}: compare with a later export")
     return compared
@@ -126,20 +126,20 @@ def _places(file: BinaryIO) -> Iterable[Place]:
 
 
 def _kind(file: BinaryIO) -> Kind:
-    """Tell a file's kind by how it begins, and go back there."""
+    """Return a file's kind by its first bytes, and rewind."""
     begins = file.read(len(next(iter(_BEGINS))))
     file.seek(0)
     return _BEGINS.get(begins, Kind.NEITHER)
 
 
 def lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a file, each with its newline and none longer than one of ours could be."""
+    """Yield the lines of a file with their newlines; an overlong line is cut."""
     return iter(lambda: file.readline(_LONGEST_LINE), b"")
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that is to be verified; raises FileRefused when it cannot be read."""
+    """Open a file for verification; raises FileRefused when it cannot be read."""
     try:
         with path.open("rb") as file:
             yield file

@@ -1,8 +1,8 @@
-"""The platform's public keys as a file that anybody can keep, and the check of a signature with them.
+"""The platform's public keys as a file, and the verification of signatures with them.
 
-Heads of audit streams and crypto-shred certificates are signed by ECDSA over P-256 and SHA-256. A file has one block
-for each version of the key: its name and its fingerprint as lines before the PEM, where OpenSSL skips them (RFC 7468,
-5.2). A file that has nothing but a PEM is taken as well.
+Checkpoints and erasure certificates are signed with ECDSA over P-256 and SHA-256. A file has one block for each version
+of the key: its name and its fingerprint as lines before the PEM, where OpenSSL skips them (RFC 7468, 5.2). A file with
+only a PEM is also accepted.
 """
 
 import base64
@@ -30,14 +30,14 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """`name` is `name:version`; empty where a file does not say it."""
+    """`name` is `name:version`; empty if the file does not state it."""
 
     name: str
     key: ec.EllipticCurvePublicKey
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the key's DER form, by which people compare keys."""
+        """SHA-256 of the key's DER form, for comparison by people."""
         der = self.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return hashlib.sha256(der).hexdigest()
 
@@ -48,10 +48,10 @@ class PublicKey:
 
 
 class PublicKeys:
-    """The keys a reader believes in, by name."""
+    """The keys that a verifier trusts, by name."""
 
     def __init__(self, keys: Mapping[str, str]) -> None:
-        """Take PEM by name; an empty name stands for whichever name a signature gives. Raises PublicKeyRefused."""
+        """Take PEM by name; an empty name matches every name in a signature. Raises PublicKeyRefused."""
         self._keys = {name: PublicKey(name, _loaded(pem)) for name, pem in keys.items()}
 
     @classmethod
@@ -59,23 +59,23 @@ class PublicKeys:
         """Return the keys of a file.
 
         Raises:
-            PublicKeyRefused: there is none, there are two of one name, or one is not that of the fingerprint over it.
+            PublicKeyRefused: it has no key, two keys with one name, or a key that does not match its fingerprint.
         """
         keys: dict[str, str] = {}
         for block in _BLOCK.finditer(text.replace("\r\n", "\n")):
-            name, said = block["name"] or "", block["fingerprint"]
+            name, fingerprint = block["name"] or "", block["fingerprint"]
             if name in keys:
-                raise PublicKeyRefused("the file holds two keys of one name")
+                raise PublicKeyRefused("the file contains two keys with the same name")
             keys[name] = block["pem"]
-            if said is not None and PublicKey(name, _loaded(block["pem"])).fingerprint != said:
-                raise PublicKeyRefused(f"the key {name} is not the one of the fingerprint over it")
+            if fingerprint is not None and PublicKey(name, _loaded(block["pem"])).fingerprint != fingerprint:
+                raise PublicKeyRefused(f"the key {name} does not match the fingerprint before it")
         if not keys:
             raise PublicKeyRefused
         return cls(keys)
 
     @classmethod
     def on_record(cls, keys: Mapping[str, str]) -> "PublicKeys":
-        """Return the keys of the database; what cannot be read there is left out, and then signs nothing."""
+        """Return the keys of the database; an unreadable key is left out and therefore verifies nothing."""
         readable = {}
         for name, pem in keys.items():
             with suppress(PublicKeyRefused):
@@ -87,31 +87,31 @@ class PublicKeys:
         return tuple(sorted(self._keys.values(), key=lambda one: (len(one.name), one.name)))
 
     def file(self) -> str:
-        """Return the keys as `read` takes them."""
+        """Return the keys in the format of `read`."""
         return "".join(f"key: {one.name}\nfingerprint: {one.fingerprint}\n{one.pem}" for one in self.all())
 
     def fingerprint(self, name: str) -> str:
-        """Return the fingerprint of a key; empty for one that is not here."""
+        """Return the fingerprint of a key, empty for an unknown one."""
         key = self._keys.get(name)
         return "" if key is None else key.fingerprint
 
     def check(self, name: str, message: bytes, signature: str) -> CheckedSignature:
-        """Return what came of checking a signature; implements `openkcm.verification.results.SignatureCheck`."""
+        """Return the result of a signature check; implements `openkcm.verification.results.SignatureCheck`."""
         key = self._keys.get(name) or self._keys.get("")
         if key is None:
             names = ", ".join(one.name for one in self.all()) or "none"
-            problem = f"it is by the key {name!r}, and the public keys known are: {names}"
+            problem = f"it was signed with the key {name!r}, and the known public keys are: {names}"
             return CheckedSignature(name, problem=problem, unknown_key=True)
         try:
             der = _canonical(signature)
             key.key.verify(der, message, ec.ECDSA(hashes.SHA256()))
         except (InvalidSignature, ValueError):
-            return CheckedSignature(name, key.fingerprint, "the signature is not by the public key over this content")
+            return CheckedSignature(name, key.fingerprint, "the signature does not match this content and public key")
         return CheckedSignature(name, key.fingerprint)
 
 
 def _canonical(signature: str) -> bytes:
-    """Return the bytes of a base64 text that is the only one for them; raises ValueError for any other."""
+    """Return the bytes of a canonical base64 text; raises ValueError for any other text."""
     try:
         found = base64.b64decode(signature.encode("ascii"), validate=True)
     except (UnicodeEncodeError, binascii.Error):
@@ -125,7 +125,7 @@ def _loaded(pem: str) -> ec.EllipticCurvePublicKey:
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise PublicKeyRefused("the file holds a public key that cannot be read") from None
+        raise PublicKeyRefused("the file contains an unreadable public key") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise PublicKeyRefused("the file holds a public key of another kind than ECDSA over P-256")
+        raise PublicKeyRefused("the file contains a public key that is not ECDSA over P-256")
     return key

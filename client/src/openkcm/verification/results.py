@@ -1,8 +1,8 @@
-"""What a proof that is checked away from us says: verdicts over audit exports and crypto-shred certificates.
+"""Results of offline verification of audit exports and erasure certificates.
 
-Whoever checks one has the file and the platform's public keys, and need not believe anything else. Deciding is done
-here and in `audit_verify` and `shred`; the one thing that needs a library, whether a signature is that of a key, is
-passed in as a `SignatureCheck` (`openkcm.verification.public_keys` makes them).
+A verifier needs the file and the platform's public keys, and trusts nothing else. The decisions are made here and in
+`audit_export` and `erasure_certificate`. Only the signature check needs a library; it is passed in as a
+`SignatureCheck` (created by `openkcm.verification.public_keys`).
 """
 
 from collections.abc import Callable, Mapping
@@ -12,9 +12,9 @@ from enum import StrEnum
 
 @dataclass(frozen=True, slots=True)
 class CheckedSignature:
-    """The result of checking one. `fingerprint` is of the key it was checked with, `problem` None when it is valid.
+    """The result of a signature check. `fingerprint` identifies the key that was used; a valid one has no `problem`.
 
-    `unknown_key`: it was not checked, because the reader does not have the key that it names.
+    `unknown_key`: the signature was not checked, because the verifier lacks the key that it names.
     """
 
     key: str
@@ -24,31 +24,31 @@ class CheckedSignature:
 
 
 SignatureCheck = Callable[[str, bytes, str], CheckedSignature]
-"""Checks (key name, message, signature) and never raises for what it is given: hostile files bring all three."""
+"""Checks (key name, message, signature) and never raises for invalid input: all three can come from a hostile file."""
 
 
 class Kind(StrEnum):
     EXPORT = "audit export"
-    CERTIFICATE = "crypto-shred certificate"
+    CERTIFICATE = "erasure certificate"
     NEITHER = "file of neither kind"
 
 
 class SignatureState(StrEnum):
-    """The state of a file's signature; docs/audit.md describes each for its reader."""
+    """The state of a file's signature; docs/audit.md describes each state."""
 
     VERIFIED = "verified"
     NOT_CHECKED = "not checked"
-    """There is one, and no public key was given."""
+    """The file has a signature, and no public key was given."""
     NOT_REACHED = "not reached"
-    """A public key was given, and the file is refuted before its signature is checked."""
+    """A public key was given, and the file was refuted before its signature was checked."""
     UNKNOWN_KEY = "unknown key"
-    """It names another key than those that were given."""
+    """The signature names a key that was not given."""
     MISSING = "missing"
     REFUSED = "refused"
 
 
 class Outcome(StrEnum):
-    """What verifying a file showed. `NOT_CHECKED`: something is missing, so it is neither of the other two."""
+    """The outcome of a verification. `NOT_CHECKED`: an input is missing, so the file is neither of the other two."""
 
     INTACT = "intact"
     REFUTED = "refuted"
@@ -57,12 +57,12 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VerificationResult:
-    """What checking a file found. `problem` names the place; None when nothing is wrong.
+    """The result of a verification. `problem` names the position; None if the file is intact.
 
-    `incomplete`: the problem is that something needed for the check is missing, and no finding against the file.
+    `incomplete`: an input for the check is missing, which does not refute the file.
 
-    `signed` is the last record the signature stands for: what comes after it is chained, but anybody could have
-    written it. `fingerprint` is that of the key the signature was checked with, or, unchecked, the one the file names.
+    `signed` is the last record that the signature covers: later records are chained, but an attacker could have written
+    them. `fingerprint` identifies the key of the signature check or, without a check, the key that the file names.
     """
 
     kind: Kind
@@ -78,17 +78,17 @@ class VerificationResult:
 
     @property
     def intact(self) -> bool:
-        """Whether nothing was found wrong; the caller MUST also look at `signature` before trusting the content."""
+        """Whether no problem was found; the caller MUST also check `signature` before trusting the content."""
         return self.problem is None
 
     @property
     def outcome(self) -> Outcome:
-        """What the command's exit status reports."""
+        """The outcome that the command's exit status reports."""
         return outcome_of(self.problem, incomplete=self.incomplete)
 
 
 def signature_state(checked: CheckedSignature) -> SignatureState:
-    """Return the state of a signature that was to be checked."""
+    """Return the state of a signature after its check."""
     if checked.problem is None:
         return SignatureState.VERIFIED
     return SignatureState.UNKNOWN_KEY if checked.unknown_key else SignatureState.REFUSED
@@ -102,6 +102,6 @@ def outcome_of(problem: str | None, *, incomplete: bool) -> Outcome:
 
 
 def differs_at(text: str, expected: str) -> int:
-    """Return the position, counted from one, of the first character that is not the expected one."""
+    """Return the position, counted from one, of the first character that differs."""
     together = zip(text, expected, strict=False)
     return next((at for at, (one, other) in enumerate(together, 1) if one != other), min(len(text), len(expected)) + 1)

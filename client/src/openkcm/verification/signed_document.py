@@ -1,8 +1,8 @@
-"""A signed document of one line: the text that was signed, the signature, the key's name and a checksum of each.
+"""A signed document of one line: the signed text, the signature, the key's name and a checksum of each.
 
-The checksums prove nothing, anybody can compute them; they tell which part was damaged, and that one was where there is
-no public key at hand. JSON has many ways to say the same. A reader that took them all would not see that somebody was
-at the file, so a document is written anew from what was read and must come out the same, byte for byte.
+The checksums prove nothing, since anyone can compute them. They identify the damaged part, also without a public key.
+JSON can encode the same value in many ways, which could hide an edit. A reader therefore writes the document again and
+requires the same bytes.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ Statement = TypeVar("Statement", bound=BaseModel)
 
 
 class InvalidDocument(Exception):
-    """What was read is no such document; the text says which part is not, for the reader's own error."""
+    """The input is not such a document; the text names the faulty part, for the reader's own error."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignedText:
-    """What a document holds: the text that was signed, the signature (base64 of DER) and the key (`name:version`)."""
+    """The content of a document: signed text, signature (base64 of DER) and key (`name:version`)."""
 
     text: str
     signature: str
@@ -34,7 +34,7 @@ class SignedText:
 
 
 def canonical_text(value: object) -> str:
-    """Return the one JSON text of a value, whoever writes it and whenever."""
+    """Return the canonical JSON text of a value."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
@@ -44,13 +44,13 @@ def write_document(signed: SignedText) -> str:
 
 
 def read_document(document: bytes, longest: int, kind: str) -> SignedText:
-    """Return what a document of a kind holds, no longer than `longest`; its signature is not looked at.
+    """Return the content of a document of at most `longest` bytes, without verifying its signature.
 
     Raises:
-        InvalidDocument: it is not exactly as `write_document` wrote it.
+        InvalidDocument: it is not in the form that `write_document` writes.
     """
     if len(document) > longest:
-        raise InvalidDocument(f"the file is longer than any {kind}")
+        raise InvalidDocument(f"the file is longer than the maximum for a {kind}")
     try:
         written = document.decode()
         fields = json.loads(written)
@@ -63,37 +63,35 @@ def read_document(document: bytes, longest: int, kind: str) -> SignedText:
     signed = parts_of(fields, kind)
     canonical = write_document(signed)
     if canonical != written:
-        raise InvalidDocument(
-            f"the file is not as it was written: it differs at character {differs_at(written, canonical)}"
-        )
+        raise InvalidDocument(f"the file was altered: it differs at character {differs_at(written, canonical)}")
     return signed
 
 
 def parts_of(fields: object, kind: str) -> SignedText:
-    """Return the parts, each of which fits its checksum; raises InvalidDocument."""
+    """Return the parts after comparing their checksums; raises InvalidDocument."""
     if not isinstance(fields, dict) or fields.keys() != {*_PARTS, "sha256"}:
         raise InvalidDocument(f"the file does not have the parts of a {kind}")
     parts, checksums = [fields[name] for name in _PARTS], fields["sha256"]
     if not isinstance(checksums, dict) or checksums.keys() != set(_PARTS):
-        raise InvalidDocument("the part sha256 does not have a checksum of each other part")
+        raise InvalidDocument("the part sha256 does not have a checksum for each other part")
     for name, part in zip(_PARTS, parts, strict=True):
         if not isinstance(part, str) or _checksum(part) != checksums[name]:
-            raise InvalidDocument(f"the part {name} was altered: it does not fit its checksum")
+            raise InvalidDocument(f"the part {name} was altered: its checksum does not match")
     return SignedText(*parts)
 
 
 def statement_of(signed: SignedText, kind: type[Statement], written: Callable[[Statement], str]) -> Statement:
-    """Return what the signed text states; raises InvalidDocument where the text is not the one that says it."""
+    """Return the statement in the signed text; raises InvalidDocument unless the text is its canonical form."""
     try:
         statement = kind.model_validate_json(signed.text)
     except ValidationError as failed:
         place = ".".join(str(part) for part in failed.errors()[0]["loc"])
-        raise InvalidDocument(f"the part statement is not one: {place or 'no JSON'}") from None
+        raise InvalidDocument(f"the part statement is invalid: {place or 'no JSON'}") from None
     if (canonical := written(statement)) != signed.text:
         raise InvalidDocument(f"the part statement differs at character {differs_at(signed.text, canonical)}")
     return statement
 
 
 def _checksum(part: str) -> str:
-    """Return the SHA-256 of a part; a lone surrogate, which no text of ours holds, has one as well."""
+    """Return the SHA-256 of a part; also of one with a lone surrogate, which only a hostile file contains."""
     return hashlib.sha256(part.encode(errors="surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""A database for each test, without the hook in this process except where a test asks for it."""
+"""A database for each test; the encryption is installed in this process only where a test requests it."""
 
 import pytest
 

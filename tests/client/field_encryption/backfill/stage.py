@@ -1,4 +1,4 @@
-"""A backfill in this process, beside an application that is protected in this process as well."""
+"""A backfill in this process, beside an application that is protected in the same process."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ PATIENTS = """
 CREATE TABLE patients (id bigint PRIMARY KEY, name text NOT NULL, diagnosis text, insurance varchar, photo bytea);
 INSERT INTO patients SELECT n, 'name ' || n, 'diagnosis ' || n, 'A-' || n % 7, decode(lpad(to_hex(n), 8, '0'), 'hex')
     FROM generate_series(1, 250) n;
-INSERT INTO patients VALUES (1000, 'nobody', NULL, NULL, NULL), (1001, 'empty', '', '', '');
+INSERT INTO patients VALUES (1000, 'no values', NULL, NULL, NULL), (1001, 'empty', '', '', '');
 """
 FIELDS = (
     {"place": "public.patients", "field": "diagnosis", "plain_allowed": True},
@@ -33,16 +33,16 @@ class Stage:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def patients(self) -> list[tuple[Any, ...]]:
-        """Make the table, protect three of its columns, and return what is in it."""
+        """Create the table, protect three of its columns, and return its content."""
         self.stand.stored(PATIENTS)
         self.stand.protect(*FIELDS)
         return self.stand.stored(PLAIN)
 
-    def run(self, tell: Callable[[], None] = lambda: None, **changed: Any) -> BackfillRun:
+    def run(self, update: Callable[[], None] = lambda: None, **changed: Any) -> BackfillRun:
         settings = {"batch": 40, "rows_per_second": 100_000.0, "undo": False}
         settings |= {name: changed.pop(name) for name in list(changed) if name in settings}
         options = {"conninfo": self.stand.conninfo, "settings": Settings(**settings), "wait_seconds": 20.0} | changed
-        return BackfillRun(Options(**options), self.stand.protection, self.stand.keys, tell, self.stop)
+        return BackfillRun(Options(**options), self.stand.protection, self.stand.keys, update, self.stop)
 
     def backfill(self, **changed: Any) -> list[TableProgress]:
         run = self.run(**changed)
@@ -50,19 +50,19 @@ class Stage:
         return run.tables
 
     def read(self, query: str) -> list[tuple[Any, ...]]:
-        """Ask as the protected application."""
+        """Query as the protected application."""
         with self.stand.hooked(), self.stand.connect() as connection:
             return connection.execute(query).fetchall()
 
     @contextmanager
     def beside(self, **changed: Any) -> Iterator[BackfillRun]:
-        """Run a backfill in a thread, which has ended well when the block is left."""
+        """Run a backfill in a thread, which must have succeeded at the end of the block."""
         run, failures = self.run(**changed), list[BaseException]()
 
         def work() -> None:
             try:
                 run.run()
-            except BaseException as failed:  # noqa: BLE001 - handed to the test
+            except BaseException as failed:  # noqa: BLE001 - reported by the test
                 failures.append(failed)
 
         thread = threading.Thread(target=work)

@@ -1,4 +1,4 @@
-"""Beside an application at work: no row is waited for long, none is lost, and what is away is waited for."""
+"""A backfill beside an application: short row locks, no lost rows, and waiting for unavailable servers."""
 
 import time
 
@@ -11,7 +11,7 @@ from openkcm.field_encryption.errors import BackfillRefused, BackfillRunning, Ba
 from tests.client.field_encryption.backfill.stage import FIELDS, PLAIN, Stage
 from tests.concurrency import wait_until
 
-# Of this test's own database: others of the same server have backfills at work too.
+# Only the database of this test: other databases of the server may have backfills as well.
 ENDED = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE application_name = 'openkcm backfill' AND datname = current_database()"
@@ -19,7 +19,7 @@ ENDED = (
 LEFT = "SELECT count(*) FROM patients WHERE diagnosis LIKE 'diag%'"
 
 
-def test_a_row_that_the_application_holds_is_left_for_later_and_what_it_wrote_stays(stage: Stage):
+def test_row_locked_by_the_application_is_skipped_and_keeps_its_new_value(stage: Stage):
     stage.patients()
     with stage.stand.hooked():
         application = stage.stand.connect()
@@ -36,7 +36,7 @@ def test_a_row_that_the_application_holds_is_left_for_later_and_what_it_wrote_st
     ]
 
 
-def test_a_second_one_on_the_same_table_is_told_so_and_goes_on_afterwards(stage: Stage, monkeypatch):
+def test_second_backfill_on_the_same_table_is_rejected_until_the_first_ends(stage: Stage, monkeypatch):
     stage.patients()
     monkeypatch.setattr("openkcm.field_encryption.backfill.connection._LOCK_SECONDS", 0.3)
     with stage.beside(rows_per_second=40.0, batch=10) as first:
@@ -47,7 +47,7 @@ def test_a_second_one_on_the_same_table_is_told_so_and_goes_on_afterwards(stage:
     assert stage.backfill()[0].is_whole
 
 
-def test_two_that_know_nothing_of_each_other_do_no_row_twice(stage: Stage, monkeypatch):
+def test_two_backfills_without_the_table_lock_change_no_row_twice(stage: Stage, monkeypatch):
     stage.patients()
     monkeypatch.setattr("openkcm.field_encryption.backfill.connection.RetryingConnection._lock", lambda *_: None)
     stage.stand.stored("CREATE TABLE stores (id bigint); ")
@@ -63,7 +63,7 @@ def test_two_that_know_nothing_of_each_other_do_no_row_twice(stage: Stage, monke
     assert stage.stand.stored("SELECT count(*), count(DISTINCT id) FROM stores") == [("251", "251")]
 
 
-def test_a_connection_that_is_ended_again_and_again_costs_nothing_but_time(stage: Stage):
+def test_backfill_survives_repeated_connection_loss(stage: Stage):
     before = stage.patients()
     with stage.beside(rows_per_second=150.0, batch=5) as run:
         wait_until(lambda: bool(run.tables and run.tables[0].rows))
@@ -76,7 +76,7 @@ def test_a_connection_that_is_ended_again_and_again_costs_nothing_but_time(stage
     assert read == [(int(row[0]), row[2]) for row in before]
 
 
-def test_without_the_crypto_service_it_waits_holds_no_row_and_goes_on(stage: Stage):
+def test_backfill_waits_for_the_crypto_service_without_row_locks_and_continues(stage: Stage):
     stage.patients()
     with stage.beside(rows_per_second=200.0, batch=5, key_seconds=0.5) as run:
         wait_until(lambda: bool(run.tables and run.tables[0].rows))
@@ -91,12 +91,12 @@ def test_without_the_crypto_service_it_waits_holds_no_row_and_goes_on(stage: Sta
     assert run.tables[0].is_whole
 
 
-def test_what_stays_away_ends_it_in_bounded_time_and_said(stage: Stage):
+def test_permanent_outage_ends_the_backfill_in_bounded_time_with_a_reason(stage: Stage):
     stage.patients()
     stage.stand.keys.up = False
     with pytest.raises(BackfillStopped, match="connection_failed"):
         stage.backfill(wait_seconds=1.0)
-    with pytest.raises(BackfillRefused, match="not reached"):
+    with pytest.raises(BackfillRefused, match="not reachable"):
         stage.backfill(conninfo="host=127.0.0.1 port=1 password=hidden")
     with pytest.raises(BackfillRefused) as refused:
         stage.backfill(conninfo="hidden")
@@ -104,9 +104,7 @@ def test_what_stays_away_ends_it_in_bounded_time_and_said(stage: Stage):
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["connected", "connection ended"])
-def test_a_key_table_that_cannot_be_used_refuses_it_with_the_reason_and_changes_nothing(
-    stage: Stage, monkeypatch, ended
-):
+def test_unusable_key_table_is_rejected_with_a_reason_and_changes_nothing(stage: Stage, monkeypatch, ended):
     before, make = stage.patients(), stage.stand.keys.make
 
     def make_beside_an_unusable_table(resource: str) -> str:
@@ -122,10 +120,12 @@ def test_a_key_table_that_cannot_be_used_refuses_it_with_the_reason_and_changes_
     assert stage.stand.stored(PLAIN) == before
 
 
-def test_told_to_stop_it_ends_after_a_batch_and_another_goes_on(stage: Stage):
+def test_stopped_backfill_ends_after_a_batch_and_another_continues(stage: Stage):
     stage.patients()
-    run = stage.run(rows_per_second=100.0, batch=5, tell=lambda: run.tables and run.tables[0].rows and stage.stop.set())
-    with pytest.raises(BackfillStopped, match="told to stop"):
+    run = stage.run(
+        rows_per_second=100.0, batch=5, update=lambda: run.tables and run.tables[0].rows and stage.stop.set()
+    )
+    with pytest.raises(BackfillStopped, match="stopped by a signal"):
         run.run()
     assert run.tables[0].state is Backfill.STOPPED
     assert stage.stand.stored(LEFT) == [("245",)]
@@ -141,25 +141,25 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=["the list", "the table"])
-def test_what_is_protected_otherwise_meanwhile_is_not_gone_on_with(stage: Stage, monkeypatch, change):
+def test_changed_protection_stops_the_backfill(stage: Stage, monkeypatch, change):
     stage.patients()
     monkeypatch.setattr("openkcm.field_encryption.backfill.table_scan._WINDOW", 50)
     left: list[int] = []
 
-    def tell() -> None:
+    def update() -> None:
         if run.tables and run.tables[0].rows and not left:
             change(stage)
             left.append(run.tables[0].columns["diagnosis"].left)
 
-    run = stage.run(tell=tell, batch=20)
-    with pytest.raises(BackfillStopped, match="was changed meanwhile"):
+    run = stage.run(update=update, batch=20)
+    with pytest.raises(BackfillStopped, match="changed during the backfill"):
         run.run()
     assert run.tables[0].rows == 50
     assert left == [231]
 
 
-def test_it_holds_an_application_up_for_a_moment_at_most(stage: Stage):
-    """A change of the table's structure that waits must not make the application wait behind it for long."""
+def test_backfill_delays_an_application_only_briefly(stage: Stage):
+    """A schema change that waits for a lock must not make the application wait behind it for long."""
     stage.patients()
     with psycopg.connect(stage.stand.conninfo) as changing, stage.beside(rows_per_second=200.0, batch=5) as run:
         wait_until(lambda: bool(run.tables and run.tables[0].rows))
@@ -174,7 +174,7 @@ def test_it_holds_an_application_up_for_a_moment_at_most(stage: Stage):
     assert run.tables[0].is_whole
 
 
-def test_rows_a_second_are_not_exceeded(stage: Stage):
+def test_row_rate_limit_is_not_exceeded(stage: Stage):
     stage.patients()
     begun = time.monotonic()
     [table] = stage.backfill(rows_per_second=100.0, batch=20)
@@ -183,26 +183,26 @@ def test_rows_a_second_are_not_exceeded(stage: Stage):
     assert stage.stand.stored(PLAIN)[0][2].startswith("okcm:c1:")
 
 
-def test_large_values_are_read_few_at_a_time():
-    portion = BatchSize(1000)
-    sizes = [portion.rows]
+def test_large_values_are_read_in_small_batches():
+    batch_size = BatchSize(1000)
+    sizes = [batch_size.rows]
     for size in (10, 10, 10, 4 << 20, 64 << 20, 10):
-        portion.saw(portion.rows, portion.rows * size)
-        sizes.append(portion.rows)
+        batch_size.saw(batch_size.rows, batch_size.rows * size)
+        sizes.append(batch_size.rows)
     assert sizes == [20, 80, 320, 1000, 2, 1, 4]
 
 
-def test_the_pace_follows_a_database_that_gets_slow_and_recovers():
-    pace = RateLimiter(100.0)
-    assert pace.batch(500) == 100
-    assert pace.pause(50, 0.1) == pytest.approx(0.4)
+def test_rate_is_reduced_for_a_slow_database_and_recovers():
+    limiter = RateLimiter(100.0)
+    assert limiter.batch(500) == 100
+    assert limiter.pause(50, 0.1) == pytest.approx(0.4)
     for _ in range(5):
-        pace.pause(50, 2.0)
-    slow = pace.rows_per_second
+        limiter.pause(50, 2.0)
+    slow = limiter.rows_per_second
     assert slow < 5
-    assert pace.batch(500) == int(slow)
-    assert pace.pause(3, 0.9) > 0
+    assert limiter.batch(500) == int(slow)
+    assert limiter.pause(3, 0.9) > 0
     for _ in range(60):
-        pace.pause(50, 0.1)
-    assert pace.rows_per_second == 100.0
-    assert pace.pause(0, 5.0) == 0
+        limiter.pause(50, 0.1)
+    assert limiter.rows_per_second == 100.0
+    assert limiter.pause(0, 5.0) == 0

@@ -1,4 +1,4 @@
-"""Every kind of column and key is encrypted where it is, once, and read back by the application; and the way back."""
+"""Columns and keys of every kind are encrypted in place, once, and read back by the application; undo reverses it."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def as_read(rows: list[tuple]) -> list[tuple]:
     return [(int(i), name, d, s, None if p is None else bytes.fromhex(p)) for i, name, d, s, p in rows]
 
 
-def test_all_is_encrypted_and_the_application_reads_what_was_there(stage: Stage):
+def test_all_values_are_encrypted_and_the_application_reads_them_unchanged(stage: Stage):
     before = stage.patients()
     [table] = stage.backfill()
     assert (table.state, table.rows, table.is_whole) == (Backfill.FINISHED, 251, True)
@@ -41,7 +41,7 @@ KEYS = [
 
 
 @pytest.mark.parametrize(("_name", "columns", "key", "query"), KEYS, ids=[one[0] for one in KEYS])
-def test_every_primary_key_that_the_hook_knows(stage: Stage, _name, columns, key, query):
+def test_every_supported_kind_of_primary_key_is_processed(stage: Stage, _name, columns, key, query):
     stage.stand.stored('CREATE SCHEMA "odd.one"')
     name = '"odd.one"."T%s ""x"""'
     stage.stand.stored(f'CREATE TABLE {name} ({columns}, "c%s" text, PRIMARY KEY ({key}))')
@@ -53,7 +53,7 @@ def test_every_primary_key_that_the_hook_knows(stage: Stage, _name, columns, key
     assert found == sorted(f"value {n}" for n in range(1, 96))
 
 
-def test_a_partitioned_table_is_gone_over_by_its_own_name(stage: Stage):
+def test_partitioned_table_is_processed_by_its_own_name(stage: Stage):
     stage.stand.stored("CREATE TABLE log (day int, n int, line text, PRIMARY KEY (day, n)) PARTITION BY LIST (day)")
     for day in (1, 2):
         stage.stand.stored(f"CREATE TABLE log_{day} PARTITION OF log FOR VALUES IN ({day})")
@@ -64,7 +64,7 @@ def test_a_partitioned_table_is_gone_over_by_its_own_name(stage: Stage):
     assert set(stage.read("SELECT line FROM log")) == {("line",)}
 
 
-def test_the_way_back_gives_everything_as_it_was(stage: Stage):
+def test_undo_restores_all_values(stage: Stage):
     before = stage.patients()
     stage.backfill()
     [table] = stage.backfill(undo=True)
@@ -73,7 +73,7 @@ def test_the_way_back_gives_everything_as_it_was(stage: Stage):
     assert stage.stand.stored(PLAIN) == before
 
 
-def test_a_dry_run_counts_and_changes_nothing(stage: Stage):
+def test_dry_run_counts_and_changes_nothing(stage: Stage):
     before = stage.patients()
     stage.stand.stored("CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
     stage.stand.stored("CREATE TRIGGER touched BEFORE UPDATE ON patients FOR EACH ROW EXECUTE FUNCTION touch()")
@@ -95,7 +95,7 @@ def test_a_dry_run_counts_and_changes_nothing(stage: Stage):
     assert stage.stand.keys.opened == 0
 
 
-def test_what_looks_like_ciphertext_and_does_not_open_is_reported_and_left_alone(stage: Stage):
+def test_undecryptable_ciphertext_is_reported_and_not_changed(stage: Stage):
     stage.patients()
     stage.backfill()
     stage.stand.stored("UPDATE patients SET diagnosis = (SELECT diagnosis FROM patients WHERE id = 2) WHERE id = 1")
@@ -110,7 +110,7 @@ def test_what_looks_like_ciphertext_and_does_not_open_is_reported_and_left_alone
     assert stage.stand.stored("SELECT diagnosis FROM patients WHERE id = 4") == [("plain",)]
 
 
-def test_rows_that_the_database_does_not_take_keep_nobody_else_from_being_done(stage: Stage):
+def test_rows_that_the_database_rejects_do_not_block_other_rows(stage: Stage):
     stage.patients()
     stage.stand.stored("ALTER TABLE patients ADD CHECK (id % 100 <> 7 OR diagnosis NOT LIKE 'okcm%')")
     [table] = stage.backfill()
@@ -120,7 +120,7 @@ def test_rows_that_the_database_does_not_take_keep_nobody_else_from_being_done(s
     assert stored == [("7",), ("107",), ("207",)]
 
 
-def test_a_table_that_takes_no_row_is_given_up_soon(stage: Stage):
+def test_table_that_rejects_every_row_is_stopped_soon(stage: Stage):
     stage.patients()
     stage.stand.stored("ALTER TABLE patients ADD CHECK (diagnosis NOT LIKE 'okcm%')")
     [table] = stage.backfill()
@@ -131,28 +131,28 @@ def test_a_table_that_takes_no_row_is_given_up_soon(stage: Stage):
 REFUSED = [
     ("ALTER TABLE patients ALTER COLUMN insurance TYPE varchar(20)", {}, "varchar without a length"),
     ("ALTER TABLE patients DROP CONSTRAINT patients_pkey", {}, "needs a primary key"),
-    ("ALTER TABLE patients RENAME TO others", {}, "public.patients is listed as protected and is not in this database"),
+    ("ALTER TABLE patients RENAME TO others", {}, "public.patients is listed as protected but not in this database"),
     ("SELECT 1", {"table": "public.others"}, "no column of public.others is protected"),
 ]
 
 
-@pytest.mark.parametrize(("statement", "options", "said"), REFUSED)
-def test_what_cannot_be_is_refused_before_a_row_is_touched(stage: Stage, statement, options, said):
+@pytest.mark.parametrize(("statement", "options", "message"), REFUSED)
+def test_unsupported_table_is_rejected_before_a_row_is_changed(stage: Stage, statement, options, message):
     before = stage.patients()
     stage.stand.stored(statement)
-    with pytest.raises(BackfillRefused, match=said):
+    with pytest.raises(BackfillRefused, match=message):
         stage.backfill(**options)
     stage.stand.stored("ALTER TABLE IF EXISTS others RENAME TO patients")
     assert stage.stand.stored(PLAIN) == before
     assert stage.stand.stored("SELECT to_regnamespace('openkcm')") == [(None,)]
 
 
-def test_a_user_who_may_not_see_or_store_all_rows_is_refused(stage: Stage):
+def test_database_user_without_access_to_all_rows_is_rejected(stage: Stage):
     stage.patients()
     stage.stand.stored("DROP ROLE IF EXISTS clerk; CREATE ROLE clerk; GRANT SELECT ON patients TO clerk")
     try:
         clerk = f"{stage.stand.conninfo} options='-c role=clerk'"
-        with pytest.raises(BackfillRefused, match="may not read and update"):
+        with pytest.raises(BackfillRefused, match="lacks the right to read and update"):
             stage.backfill(conninfo=clerk)
         stage.stand.stored("GRANT UPDATE ON patients TO clerk; ALTER TABLE patients ENABLE ROW LEVEL SECURITY")
         stage.stand.stored("CREATE POLICY few ON patients USING (id < 10)")

@@ -1,4 +1,4 @@
-"""A clinic's patients, in plain psycopg: an application that has never heard of OpenKCM."""
+"""A clinic's patients, in plain psycopg: an application without any knowledge of OpenKCM."""
 
 import os
 

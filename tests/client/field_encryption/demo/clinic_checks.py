@@ -1,4 +1,4 @@
-"""The clinic's own tests, which know nothing of OpenKCM either."""
+"""The clinic's own tests, independent of OpenKCM."""
 
 import asyncio
 import datetime as dt
@@ -11,11 +11,11 @@ import pytest
 
 @pytest.fixture
 def conn():
-    with clinic.connect() as opened:
-        opened.execute(clinic.SCHEMA)
-        opened.execute("TRUNCATE visits, patients RESTART IDENTITY")
-        opened.commit()
-        yield opened
+    with clinic.connect() as connection:
+        connection.execute(clinic.SCHEMA)
+        connection.execute("TRUNCATE visits, patients RESTART IDENTITY")
+        connection.commit()
+        yield connection
 
 
 def test_a_patient_is_admitted_and_found(conn):
@@ -38,7 +38,7 @@ def test_patients_are_found_by_their_insurance(conn):
     assert clinic.insured(conn, "C-3") == []
 
 
-def test_a_history_tells_every_visit(conn):
+def test_a_history_contains_every_visit(conn):
     number = clinic.admit(conn, "Ann", "influenza", "A-1")
     clinic.visit(conn, number, dt.date(2026, 1, 2), "better")
     clinic.visit(conn, number, dt.date(2026, 1, 1), "fever")

@@ -1,6 +1,6 @@
-"""A ward's monitor, in plain psycopg: writes a note and reads it back every few milliseconds, and says what came of it.
+"""A ward's monitor, in plain psycopg: writes a note and reads it back every few milliseconds, and prints the result.
 
-Each line: the machine's monotonic clock when the answer was there, `write` or `read`, and `ok` or what was said.
+Each line: the machine's monotonic clock at the result, `write` or `read`, and `ok` or the error.
 """
 
 import os
@@ -33,10 +33,10 @@ def watch(conn):
         for act in (write, read):
             try:
                 act(conn, number)
-                said = "ok"
+                result = "ok"
             except psycopg.Error as error:
-                said = " ".join(str(error).split())
-            sys.stdout.write(f"{time.monotonic():.4f} {act.__name__} {said}\n")
+                result = " ".join(str(error).split())
+            sys.stdout.write(f"{time.monotonic():.4f} {act.__name__} {result}\n")
             sys.stdout.flush()
         number += 1
         time.sleep(0.003)

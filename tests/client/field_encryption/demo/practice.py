@@ -1,4 +1,4 @@
-"""A practice's patients, in plain pymongo: an application that has never heard of OpenKCM."""
+"""A practice's patients, in plain pymongo: an application without any knowledge of OpenKCM."""
 
 import os
 

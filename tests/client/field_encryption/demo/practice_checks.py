@@ -1,4 +1,4 @@
-"""The practice's own tests, which know nothing of OpenKCM either."""
+"""The practice's own tests, independent of OpenKCM."""
 
 import asyncio
 import datetime as dt
@@ -11,8 +11,8 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 @pytest.fixture
 def client():
-    with practice.connect() as opened:
-        yield opened
+    with practice.connect() as connection:
+        yield connection
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A shop's customers, in SQLAlchemy: an application that has never heard of OpenKCM."""
+"""A shop's customers, in SQLAlchemy: an application without any knowledge of OpenKCM."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The shop's own tests, which know nothing of OpenKCM either."""
+"""The shop's own tests, independent of OpenKCM."""
 
 import pytest
 import shop
@@ -8,8 +8,8 @@ from sqlalchemy import func, select, update
 
 @pytest.fixture
 def session():
-    with shop.begin() as opened:
-        yield opened
+    with shop.begin() as opened_session:
+        yield opened_session
     shop.engine.dispose()
 
 
@@ -23,8 +23,8 @@ def test_one_customer(session):
 
 
 def test_many_customers_in_one_flush(session):
-    made = [Customer(name=f"c{n}", card=str(n), email=f"{n}@example.com") for n in range(30)]
-    session.add_all(made)
+    customers = [Customer(name=f"c{n}", card=str(n), email=f"{n}@example.com") for n in range(30)]
+    session.add_all(customers)
     session.commit()
     found = session.scalars(select(Customer).order_by(Customer.id)).all()
     assert [(one.name, one.card) for one in found] == [(f"c{n}", str(n)) for n in range(30)]

@@ -1,4 +1,4 @@
-"""A ward round's application: until it is told to end it changes patients and knows what each row must hold."""
+"""A ward round's application: changes patients until its input ends, and checks the content of each row."""
 
 import json
 import os
@@ -10,11 +10,11 @@ import psycopg
 
 
 def work(conn: psycopg.Connection, known: dict[int, str], ended: threading.Event) -> int:
-    """Change and read rows; return how many of them did not hold what they must."""
+    """Change and read rows; return how many had an unexpected content."""
     wrong, number = 0, 0
     while not ended.is_set():
         number += 1
-        patient = random.choice(list(known))  # noqa: S311 - which one, no secret
+        patient = random.choice(list(known))  # noqa: S311 - test data, no secret
         kind = random.random()  # noqa: S311 - the same
         if kind < 0.4:
             conn.execute("UPDATE patients SET diagnosis = %s WHERE id = %s", (f"changed {number}", patient))

@@ -1,4 +1,4 @@
-"""A database of its own for each test, and the hook in this process with keys that need no crypto service."""
+"""A separate database for each test, and the encryption in this process with keys in memory."""
 
 from collections.abc import Iterator
 

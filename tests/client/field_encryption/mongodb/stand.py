@@ -1,4 +1,4 @@
-"""The hook in this process, which can be taken out of pymongo again, beside a client without it."""
+"""The encryption in this process, which can be removed from pymongo again, beside a client without it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,11 +29,11 @@ class Stand(Memory):
     @contextmanager
     def hooked(self, **options: Any) -> Iterator[MongoSession]:
         hook = self.hook(**options)
-        with patched({owner for owner, _, _ in driver.SEAMS}, lambda: driver.install(hook)):
+        with patched({owner for owner, _, _ in driver.REPLACED_METHODS}, lambda: driver.install(hook)):
             yield hook
 
     def protect(self, collection: str, **modes: str) -> None:
-        """Protect fields by mode; `__` stands for the dot of a path, and `+` after a mode allows plain values."""
+        """Protect fields by mode; `__` represents the dot of a path, and `+` after a mode allows plain values."""
         place = f"{self.name}.{collection}"
         self.protection.listed = tuple(
             ProtectedField(Store.MONGODB, place, path.replace("__", "."), Mode(mode.rstrip("+")), mode.endswith("+"))
@@ -42,10 +42,10 @@ class Stand(Memory):
 
     @contextmanager
     def plain(self) -> Iterator[Any]:
-        """Yield the database as somebody without the hook sees it: nothing is protected meanwhile."""
-        aside, self.protection.listed = self.protection.listed, ()
+        """Yield the database without encryption: no field is protected meanwhile."""
+        listed, self.protection.listed = self.protection.listed, ()
         try:
             with MongoClient(self.address) as client:
                 yield client[self.name]
         finally:
-            self.protection.listed = aside
+            self.protection.listed = listed

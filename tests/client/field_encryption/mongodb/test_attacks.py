@@ -1,4 +1,4 @@
-"""What is done to the data from outside, and what happens without keys."""
+"""Attacks on stored data, and behaviour without keys."""
 
 import pytest
 from pymongo import MongoClient, UpdateOne
@@ -14,14 +14,14 @@ def patients(patients):
     return patients
 
 
-def test_a_value_opens_nowhere_but_in_its_place(stand, patients):
+def test_value_is_decrypted_only_in_its_place(stand, patients):
     stand.protect(
         "patients", diagnosis="randomised", other="randomised", insurance="deterministic", tag="deterministic"
     )
     patients.insert_many([{"_id": 2, "diagnosis": "b", "insurance": "I", "other": "o", "tag": "I"}, {"_id": "2"}])
     with stand.plain() as plain:
         two = plain.patients.find_one({"_id": 2})
-        assert two["insurance"]["t"] != two["tag"]["t"]  # equal values of two fields do not show
+        assert two["insurance"]["t"] != two["tag"]["t"]  # equal values of two fields are not visible
         sealed = two["diagnosis"]
         moves = {
             "to another document": {"_id": 10, "diagnosis": sealed},
@@ -46,14 +46,14 @@ def test_a_value_opens_nowhere_but_in_its_place(stand, patients):
         patients.database.copies.find_one()
 
 
-def test_another_service_opens_nothing(stand, patients):
+def test_another_service_decrypts_nothing(stand, patients):
     assert patients.find_one() == ANN
     stand.keys = MemoryKeys()
     with stand.hooked(), MongoClient(stand.address) as client, pytest.raises(KeysUnavailable):
         client[stand.name].patients.find_one()
 
 
-def test_a_plain_value_is_found_or_allowed(stand, patients):
+def test_plain_value_is_rejected_or_allowed(stand, patients):
     with stand.plain() as plain:
         plain.patients.insert_one({"_id": 2, "diagnosis": "old", "insurance": "A-1", "address": {"street": "x"}})
         plain.patients.insert_one({"_id": 3, "address": [{"street": "x"}]})
@@ -67,8 +67,8 @@ def test_a_plain_value_is_found_or_allowed(stand, patients):
     assert [one["_id"] for one in patients.find({"insurance": {"$in": ["A-1", None]}})] == [1, 2, 3]
     assert [one["_id"] for one in patients.find({"insurance": {"$ne": "A-1"}})] == [3]
     patients.update_one({"_id": 2}, {"$set": {"diagnosis": "new"}})
-    made = patients.update_one({"insurance": "N", "_id": 4}, {"$set": {"name": "Neu"}}, upsert=True)
-    assert made.upserted_id == 4
+    result = patients.update_one({"insurance": "N", "_id": 4}, {"$set": {"name": "Neu"}}, upsert=True)
+    assert result.upserted_id == 4
     assert patients.find_one({"insurance": "N"}) == {"_id": 4, "insurance": "N", "name": "Neu"}
     with stand.plain() as plain:
         assert plain.patients.find_one({"_id": 2})["diagnosis"] != "new"
@@ -77,7 +77,7 @@ def test_a_plain_value_is_found_or_allowed(stand, patients):
 # Keys.
 
 
-def test_without_the_crypto_service_it_goes_on_for_a_while_and_stores_nothing_plain(stand, patients):
+def test_program_continues_briefly_without_the_crypto_service_and_stores_nothing_plain(stand, patients):
     stand.keys.up = False
     assert patients.find_one() == ANN
     patients.insert_one({"_id": 2, "diagnosis": "b"})
@@ -97,7 +97,7 @@ def test_without_the_crypto_service_it_goes_on_for_a_while_and_stores_nothing_pl
     assert patients.find_one() == ANN
 
 
-def test_the_first_key_of_a_field_wins(stand, patients):
+def test_first_key_of_a_field_is_kept(stand, patients):
     store = stand.hook()._store(patients.database.client, stand.name)
     column = (stand.name, "patients", "new")
     store.add(column, "data", "first")
@@ -108,7 +108,7 @@ def test_the_first_key_of_a_field_wins(stand, patients):
         patients.insert_one({"new": "x"})
 
 
-def test_a_key_outlives_a_transaction_that_is_rolled_back(stand, patients):
+def test_key_survives_a_transaction_that_is_rolled_back(stand, patients):
     stand.protect("visits", notes="randomised")
     visits = patients.database.visits
     with visits.database.client.start_session() as session, session.start_transaction():

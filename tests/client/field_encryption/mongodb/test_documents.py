@@ -1,4 +1,4 @@
-"""Values go in encrypted and come out as they went in, by every way pymongo has."""
+"""Values are encrypted when stored and restored when read, through every interface of pymongo."""
 
 import datetime as dt
 import re
@@ -31,12 +31,12 @@ def three(patients):
     return patients
 
 
-def test_what_is_stored_is_ciphertext_and_what_is_read_is_not(stand, patients):
-    given = {key: value for key, value in ANN.items() if key != "_id"}
-    made = patients.insert_one(given).inserted_id
-    assert given["_id"] == made  # the application's own document is left alone but for what pymongo does to it
-    assert given["diagnosis"] == "flu"
-    assert patients.find_one({"_id": made}) == ANN | {"_id": made}
+def test_stored_values_are_ciphertext_and_read_values_are_plain(stand, patients):
+    document = {key: value for key, value in ANN.items() if key != "_id"}
+    inserted_id = patients.insert_one(document).inserted_id
+    assert document["_id"] == inserted_id  # the application's document is changed only as pymongo itself does
+    assert document["diagnosis"] == "flu"
+    assert patients.find_one({"_id": inserted_id}) == ANN | {"_id": inserted_id}
     with stand.plain() as plain:
         stored = plain.patients.find_one()
         assert (stored["name"], stored["address"]["city"]) == ("Ann", "Ulm")
@@ -45,7 +45,7 @@ def test_what_is_stored_is_ciphertext_and_what_is_read_is_not(stand, patients):
         assert stored["insurance"].keys() == {"t", "c"}
         assert (len(stored["insurance"]["t"]), is_sealed(stored["insurance"]["c"])) == (16, True)
         raw = plain.get_collection("patients", codec_options=CodecOptions(RawBSONDocument)).find_one().raw
-        # As BSON strings: ciphertext may contain three given bytes by chance.
+        # As BSON strings: ciphertext may contain three document bytes by chance.
         assert not any(bson.encode({"": word})[5:-1] in raw for word in ("flu", "A-1", "Main 1"))
         assert plain["openkcm.column_key"].count_documents({}) == 4
 
@@ -75,7 +75,7 @@ TYPES = [
 ]
 
 
-def test_every_type_comes_back_as_it_was(patients):
+def test_every_type_is_restored_exactly(patients):
     patients.insert_many([{"_id": n, "diagnosis": value, "plain": value} for n, value in enumerate(TYPES)])
     read = list(patients.find().sort("_id"))
     assert [one["diagnosis"] for one in read] == TYPES
@@ -93,7 +93,7 @@ IDS = [
 ]
 
 
-def test_every_kind_of_id(patients):
+def test_every_supported_kind_of_id(patients):
     for identity in IDS:
         patients.insert_one({"_id": identity, "diagnosis": "flu"})
         patients.update_one({"_id": identity}, {"$set": {"insurance": "A"}})
@@ -101,13 +101,13 @@ def test_every_kind_of_id(patients):
         patients.delete_one({"_id": identity})
 
 
-def test_an_integer_is_one_id_however_wide_it_is_written(patients):
+def test_integer_id_is_independent_of_its_width(patients):
     patients.insert_one({"_id": Int64(5), "diagnosis": "flu"})
     patients.update_one({"_id": 5}, {"$set": {"diagnosis": "cold"}})
     assert patients.find_one()["diagnosis"] == "cold"
 
 
-def test_uuids_as_the_application_has_them(stand):
+def test_uuids_follow_the_representation_of_the_application(stand):
     one = UUID("12345678123456781234567812345678")
     for representation in ("standard", "pythonLegacy"):
         with MongoClient(stand.address, uuidRepresentation=representation) as client:
@@ -117,7 +117,7 @@ def test_uuids_as_the_application_has_them(stand):
             patients.drop()
 
 
-def test_changes(three):
+def test_updates(three):
     three.update_one({"_id": 1}, {"$set": {"diagnosis": "cold", "name": "Anna"}, "$inc": {"visits": 1}})
     three.update_one({"_id": {"$eq": 2}}, {"$set": {"address": {"street": "Side 2", "city": "Bern"}}})
     three.update_one({"$and": [{"_id": 3}, {"name": "Cid"}]}, {"$set": {"address.street": "Back 3"}})
@@ -134,7 +134,7 @@ def test_changes(three):
     assert three.delete_one({"_id": 3}).deleted_count == 1
 
 
-def test_changes_that_return_the_document(three):
+def test_updates_that_return_the_document(three):
     after = ReturnDocument.AFTER
     change = {"$set": {"diagnosis": "cold"}, "$inc": {"changes": 1}}
     changed = three.find_one_and_update({"_id": 1}, change, return_document=after)
@@ -158,18 +158,23 @@ def test_upserts(patients):
     patients.replace_one({"name": "x"}, {"_id": 9, "diagnosis": "bad"}, upsert=True)
     assert [one["diagnosis"] for one in patients.find()] == ["flu", "cold", "bad"]
     change = {"$setOnInsert": {"diagnosis": "new"}, "$inc": {"visits": 1}}
-    made = patients.update_one({"insurance": "C-3"}, change, upsert=True).upserted_id
+    new_id = patients.update_one({"insurance": "C-3"}, change, upsert=True).upserted_id
     assert patients.update_one({"insurance": "C-3"}, change, upsert=True).upserted_id is None
-    # The document is made from the condition, in which MongoDB saw the tag alone.
-    assert patients.find_one({"_id": made}) == {"_id": made, "insurance": "C-3", "diagnosis": "new", "visits": 2}
+    # The document is created from the condition, of which MongoDB received only the tag.
+    assert patients.find_one({"_id": new_id}) == {
+        "_id": new_id,
+        "insurance": "C-3",
+        "diagnosis": "new",
+        "visits": 2,
+    }
     named = {"_id": 10, "insurance": {"$in": ["D-4"]}}
     patients.update_one(named, {"$set": {"name": "Dan"}}, upsert=True)
     assert patients.find_one({"insurance": "D-4"}) == {"_id": 10, "insurance": "D-4", "name": "Dan"}
 
 
 def test_equality(three):
-    def names(asked) -> str:
-        return "".join(one["name"][0] for one in three.find(asked).sort("_id"))
+    def names(condition) -> str:
+        return "".join(one["name"][0] for one in three.find(condition).sort("_id"))
 
     assert names({"insurance": "A-1"}) == "AC"
     assert names({"insurance": {"$eq": "A-1"}, "name": "Cid"}) == "C"
@@ -191,12 +196,12 @@ def test_equality(three):
     assert three.delete_many({"insurance": "A-1"}).deleted_count == 1
 
 
-def test_numbers_are_equal_however_wide(patients):
+def test_equality_of_numbers_is_independent_of_their_width(patients):
     patients.insert_many([{"_id": 1, "insurance": 5}, {"_id": 2, "insurance": Int64(5)}, {"_id": 3, "insurance": "5"}])
     assert [one["_id"] for one in patients.find({"insurance": 5})] == [1, 2]
 
 
-def test_an_index_is_made_on_what_is_compared(patients):
+def test_index_is_created_on_the_tag(patients):
     patients.create_index("insurance", unique=True)
     patients.create_index([("insurance", 1), ("name", -1)], name="both")
     patients.insert_one({"_id": 1, "insurance": "A-1"})
@@ -361,7 +366,7 @@ def test_a_forked_process_encrypts_too(stand, patients):
     assert [one["diagnosis"] for one in patients.find()] == ["a", "b"]
 
 
-def test_what_is_not_protected_goes_as_it_is(stand, db):
+def test_unprotected_collection_is_not_changed(stand, db):
     db.notes.insert_many([{"_id": 1, "diagnosis": "flu"}, {"_id": 2, "diagnosis": "cold"}])
     assert [one["_id"] for one in db.notes.find({"diagnosis": re.compile("^f")}).sort("diagnosis")] == [1]
     with stand.plain() as plain:

@@ -1,4 +1,4 @@
-"""What would store plaintext, or would have to be computed from ciphertext, is refused before it is sent."""
+"""Commands that would store plaintext, or compute with ciphertext, are rejected before they are sent."""
 
 import re
 
@@ -14,7 +14,7 @@ from tests.client.field_encryption.mongodb.stand import ANN
 
 
 class Sent(monitoring.CommandListener):
-    """Remembers which commands left."""
+    """Records the names of commands that were sent."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -166,7 +166,7 @@ READS = [
 
 
 @pytest.mark.parametrize("asks", [WRITES, READS], ids=["writes", "reads"])
-def test_it_is_refused_and_nothing_is_sent(stand, patients, sent, asks):
+def test_unsupported_command_is_rejected_and_nothing_is_sent(stand, patients, sent, asks):
     for ask in asks:
         line = f"line {ask.__code__.co_firstlineno}"
         with pytest.raises(PyMongoError) as refused:
@@ -174,24 +174,24 @@ def test_it_is_refused_and_nothing_is_sent(stand, patients, sent, asks):
         assert type(refused.value) is StatementRefused, line
         assert "(statement_refused); " in str(refused.value), line
         assert not sent.names, line
-        assert list(patients.find()) == [ANN], line  # over a connection that is still there
+        assert list(patients.find()) == [ANN], line  # the connection still works
         sent.names.clear()
     with stand.plain() as plain:
         assert plain.list_collection_names(filter={"name": {"$ne": "openkcm.column_key"}}) == ["patients"]
 
 
-def test_raw_batches_of_an_aggregation_are_not_handed_out(patients):
+def test_raw_batches_of_an_aggregation_are_rejected(patients):
     with pytest.raises(StatementRefused, match="raw batches"):
         list(patients.aggregate_raw_batches([{"$match": {}}]))
     assert patients.find_one() == ANN
 
 
-def test_what_is_refused_is_an_error_of_the_driver():
+def test_rejection_is_an_error_of_the_driver():
     assert issubclass(StatementRefused, InvalidOperation)
     assert StatementRefused("no").code == "statement_refused"
 
 
-async def test_refused_for_async_as_well(stand, patients):
+async def test_unsupported_command_is_rejected_for_async(stand, patients):
     async with AsyncMongoClient(stand.address) as client:
         other = client[stand.name].patients
         for ask in (
@@ -220,7 +220,7 @@ UNFIT = [
 ]
 
 
-def test_what_a_value_cannot_be_or_be_bound_to(patients, sent):
+def test_unsupported_value_or_id_is_rejected(patients, sent):
     for ask in UNFIT:
         with pytest.raises(ProtectionUnusable, match="protection_unusable"):
             ask(patients)
@@ -228,7 +228,7 @@ def test_what_a_value_cannot_be_or_be_bound_to(patients, sent):
     assert list(patients.find()) == [ANN]
 
 
-def test_a_list_that_cannot_be_carried_out(stand, patients):
+def test_invalid_list_of_fields_is_rejected(stand, patients):
     for fields in (
         {"address": "randomised", "address__street": "randomised"},
         *({path: "randomised"} for path in ("_id", "_id__a", "a__", "a__0")),
@@ -239,30 +239,30 @@ def test_a_list_that_cannot_be_carried_out(stand, patients):
                 ask()
 
 
-def test_nothing_is_sent_while_it_is_not_known_what_is_protected(stand, patients, sent):
-    stand.protection.problem = ProtectionUnreadable("connection_failed", "the crypto service was not reached")
+def test_nothing_is_sent_while_the_list_is_not_available(stand, patients, sent):
+    stand.protection.problem = ProtectionUnreadable("connection_failed", "the crypto service is not reachable")
     for ask in (patients.find_one, lambda: patients.insert_one({"name": "x"}), lambda: patients.insert_many([{}])):
         with pytest.raises(ProtectionUnknown, match="protection_unknown"):
             ask()
     with MongoClient(stand.address, serverSelectionTimeoutMS=5000) as fresh, pytest.raises(ProtectionUnknown):
-        fresh[stand.name].patients.find_one()  # the server answers, and that is not what it looks like
+        fresh[stand.name].patients.find_one()  # the server responds, so the error must not look like a lost server
     assert not sent.names
     stand.protection.problem = None
     assert list(patients.find()) == [ANN]
 
 
-def test_a_client_that_encrypts_by_itself_is_refused(patients):
+def test_client_with_automatic_encryption_is_rejected(patients):
     patients.database.client._encrypter = object()
     try:
         for ask in (patients.find_one, lambda: patients.insert_many([{"diagnosis": "x"}])):
-            with pytest.raises(StatementRefused, match="encrypts by itself"):
+            with pytest.raises(StatementRefused, match="has automatic encryption"):
                 ask()
     finally:
         patients.database.client._encrypter = None
 
 
-def test_no_plaintext_is_in_what_is_said_of_it(patients):
-    said = []
+def test_errors_contain_no_plaintext(patients):
+    messages = []
     for ask in (
         lambda: patients.update_one({"name": "Ann"}, {"$set": {"diagnosis": "secret-word"}}),
         lambda: patients.find_one({"diagnosis": "secret-word"}),
@@ -271,17 +271,17 @@ def test_no_plaintext_is_in_what_is_said_of_it(patients):
     ):
         with pytest.raises(PyMongoError) as refused:
             ask()
-        said.append(f"{refused.value} {refused.value!r}")
-    assert "secret-word" not in "".join(said)
+        messages.append(f"{refused.value} {refused.value!r}")
+    assert "secret-word" not in "".join(messages)
 
 
-def test_another_pymongo_is_not_taken(monkeypatch):
-    assert driver.unsuited() == ""
+def test_unsupported_pymongo_is_rejected(monkeypatch):
+    assert driver.incompatibility() == ""
     monkeypatch.setattr(driver.pymongo, "version_tuple", (4, 99, 0))
-    assert "and not 4.20" in driver.unsuited()
+    assert "and not 4.20" in driver.incompatibility()
     monkeypatch.undo()
     monkeypatch.setattr(driver.bulk._Bulk, "execute", lambda self, write_concern: None)  # noqa: ARG005 - its signature
-    assert "has another _Bulk.execute" in driver.unsuited()
+    assert "has another _Bulk.execute" in driver.incompatibility()
     monkeypatch.undo()
     monkeypatch.delattr(driver.message._Query, "as_command")
-    assert "has another _Query.as_command" in driver.unsuited()
+    assert "has another _Query.as_command" in driver.incompatibility()

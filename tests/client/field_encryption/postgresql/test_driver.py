@@ -1,4 +1,4 @@
-"""Values go in encrypted and come out as they went in, by every way psycopg has."""
+"""Values are encrypted when stored and restored when read, through every interface of psycopg."""
 
 import psycopg
 import pytest
@@ -16,11 +16,11 @@ COMMENT ON COLUMN customers.photo IS 'openkcm: encrypt';
 @pytest.fixture
 def conn(stand):
     stand.stored(TABLE)
-    with stand.connect() as opened:
-        yield opened
+    with stand.connect() as connection:
+        yield connection
 
 
-def test_what_is_stored_is_ciphertext_and_what_is_read_is_not(stand, conn):
+def test_stored_values_are_ciphertext_and_read_values_are_plain(stand, conn):
     conn.execute("INSERT INTO customers (id, name, ssn, photo) VALUES (%s, %s, %s, %s)", (1, "Ann", "12-34", b"\0\xff"))
     conn.execute("INSERT INTO customers VALUES (2, 'Bob', '56-78', '\\x00ff')")
     conn.commit()
@@ -32,13 +32,13 @@ def test_what_is_stored_is_ciphertext_and_what_is_read_is_not(stand, conn):
         assert photo.startswith("\\x006f6b636d01")
 
 
-def test_the_database_may_make_the_primary_key(conn):
-    made = [
+def test_database_may_generate_the_primary_key(conn):
+    inserted = [
         conn.execute("INSERT INTO customers (name, ssn) VALUES (%s, %s) RETURNING id, ssn", ("n", str(n))).fetchone()
         for n in range(12)
     ]
-    assert made == [(n + 1, str(n)) for n in range(12)]
-    assert conn.execute("SELECT id, ssn FROM customers").fetchall() == made
+    assert inserted == [(n + 1, str(n)) for n in range(12)]
+    assert conn.execute("SELECT id, ssn FROM customers").fetchall() == inserted
 
 
 def test_many_rows_at_once(stand, conn):
@@ -157,7 +157,7 @@ def test_a_forked_process_encrypts_too(stand, conn):
     assert conn.execute("SELECT ssn FROM customers ORDER BY id").fetchall() == [("s1",), ("s2",)]
 
 
-def test_values_of_rolled_back_transactions_leave_the_key(stand, conn):
+def test_key_survives_a_transaction_that_is_rolled_back(stand, conn):
     conn.execute("INSERT INTO customers (name, ssn) VALUES ('a', 's1')")
     conn.rollback()
     conn.execute("INSERT INTO customers (name, ssn) VALUES ('a', 's2')")

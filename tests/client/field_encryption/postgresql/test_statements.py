@@ -1,4 +1,4 @@
-"""Generated tables and statements: what a protected application reads is what a plain one reads."""
+"""Generated tables and statements: a protected application reads the same values as a plain one."""
 
 import psycopg
 from hypothesis import HealthCheck, given, settings
@@ -30,16 +30,16 @@ shapes = st.sampled_from([
 
 @st.composite
 def inserts(draw):
-    """Return a statement with `{table}` in it and its parameters."""
-    made = draw(rows)
+    """Return a statement that contains `{table}`, and its parameters."""
+    inserted_rows = draw(rows)
     wanted = draw(st.permutations(["k", "a", "b", "c"]))
     value = {"k": 0, "a": 1, "b": 2, "c": 3}
-    groups = ", ".join("(" + ", ".join(["%s"] * 4) + ")" for _ in made)
+    groups = ", ".join("(" + ", ".join(["%s"] * 4) + ")" for _ in inserted_rows)
     query = f"INSERT INTO {{table}} ({', '.join(wanted)}) VALUES {groups}"
     query += draw(
         st.sampled_from(["", " RETURNING a, n", " RETURNING *", " ON CONFLICT (n) DO NOTHING RETURNING b AS x"])
     )
-    return query, [row[value[name]] for row in made for name in wanted]
+    return query, [row[value[name]] for row in inserted_rows for name in wanted]
 
 
 def answer(conn: psycopg.Connection, query: str, values: list, *, binary: bool) -> tuple:
@@ -50,14 +50,14 @@ def answer(conn: psycopg.Connection, query: str, values: list, *, binary: bool) 
 
 
 def distinct_names(wanted: list[str], shape: str) -> bool:
-    """Inside of a subquery two columns of one name could not be told apart, for PostgreSQL neither."""
+    """Return whether the columns of a subquery have distinct names, which PostgreSQL requires as well."""
     shown = [name for one in wanted for name in (["k", "n", "a", "b", "c"] if one == "t.*" else [one.split()[-1][-1]])]
     return "AS s" not in shape or len(shown) == len(set(shown))
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(statement=inserts(), wanted=columns, around=st.tuples(tails, shapes), binary=st.booleans(), data=st.data())
-def test_values_come_out_as_they_went_in(stand, statement, wanted, around, binary, data):  # noqa: PLR0917 - generated
+def test_protected_table_returns_the_same_rows_as_a_plain_one(stand, statement, wanted, around, binary, data):  # noqa: PLR0917 - generated
     tail, shape = around
     stand.stored('DROP TABLE IF EXISTS plain, "Guarded";' + TABLES)
     query, values = statement

@@ -1,4 +1,4 @@
-"""Applications of their own, the crypto service as a process, and the tenant acme with the service `clinic`."""
+"""Sample applications, the crypto service as a process, and a tenant with the service `clinic`."""
 
 from pathlib import Path
 
@@ -22,11 +22,11 @@ def home(world: World, service: Service) -> Home:
 
 @pytest.fixture
 def program(conninfo: str, home: Home, service: Service, tmp_path: Path) -> Program:
-    """What runs a program plain or under `openkcm run`, with a separate database."""
+    """A runner of programs, plain or under `openkcm run`, with a separate database."""
     return Program(conninfo, client_folder(home, "clinic", service, tmp_path / "clinic"), tmp_path, home)
 
 
 @pytest.fixture
 def mongo_program(mongo: str, home: Home, service: Service, tmp_path: Path) -> MongoProgram:
-    """The same for programs that have their data in MongoDB."""
+    """The same for programs that use MongoDB."""
     return MongoProgram(mongo, client_folder(home, "clinic", service, tmp_path / "clinic"), tmp_path, home)

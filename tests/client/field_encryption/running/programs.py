@@ -1,4 +1,4 @@
-"""Runs programs as a user would, plain and under `openkcm run`."""
+"""Runs programs as a user does, plain and under `openkcm run`."""
 
 import json
 import os
@@ -51,7 +51,7 @@ class Program:
 
     @property
     def app(self) -> Path:
-        """The applications, away from this repository."""
+        """A copy of the applications outside of this repository."""
         app = self.place / "app"
         if not app.exists():
             shutil.copytree(DEMO, app)
@@ -67,7 +67,7 @@ class Program:
         return {k: v for k, v in os.environ.items() if not k.startswith("OPENKCM_")} | own
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run any command to its end, with more in its environment."""
+        """Run a command to its end, with additional environment variables."""
         return subprocess.run(
             command,
             cwd=self.app,
@@ -88,7 +88,7 @@ class Program:
         return [OPENKCM, "run", "--folder", str(folder or self.folder), *options, "--", *command]
 
     def start(self, *command: str, options: tuple[str, ...] = (), **more: str) -> subprocess.Popen[str]:
-        """Start Python under `openkcm run`, which a test talks with."""
+        """Start Python under `openkcm run` with pipes to the test."""
         return subprocess.Popen(
             self.command(sys.executable, *command, options=options),
             cwd=self.app,
@@ -100,7 +100,7 @@ class Program:
         )
 
     def execute(self, statements: str) -> list[tuple[Any, ...]]:
-        """Run statements without the hook, which sees what is stored."""
+        """Run statements without the encryption, which return the stored values."""
         with psycopg.connect(self.conninfo) as owner:
             cursor = owner.execute(statements.encode())
             return cursor.fetchall() if cursor.description else []
@@ -111,7 +111,7 @@ class Program:
         ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
         ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key(Role.OPERATOR).hex())
         ran = self.run(
-            *(OPENKCM, *words, "--json"),
+            *(sys.executable, "-m", "cli", *words, "--json"),
             OPENKCM_DATABASE_URL=field.url,
             OPENKCM_SECRETS_DIR=str(folder),
             OPENKCM_STATE_DIR=str(self.place / "state"),
@@ -121,13 +121,13 @@ class Program:
         return document
 
     def operator_runs(self, command: str) -> None:
-        """Run a command for operators as a document writes it, for the tenant of the test."""
+        """Run an operator command of a document for the tenant of the test."""
         openkcm, *words = command.split()
-        assert (openkcm, words[2:4]) == ("openkcm", ["acme-corp-12345", "clinic"])
+        assert (openkcm, words[2:4]) == ("openkcmctl", ["acme-corp-12345", "clinic"])
         self.operator(*[self.home.tenant_id if word == "acme-corp-12345" else word for word in words])
 
     def run_example(self, script: str, command: str) -> subprocess.CompletedProcess[str]:
-        """Run a document's `app.py` as its command line for a shell does."""
+        """Run a document's `app.py` with its shell command."""
         (self.app / "app.py").write_text(script)
         words = command.split()
         assert words[:2] == ["openkcm", "run"]
@@ -143,7 +143,7 @@ class Program:
         plain_allowed: bool = False,
         **modes: Mode,
     ) -> None:
-        """Put fields on a service's list; `__` stands for the dot of a path."""
+        """Add fields to a service's list; `__` represents the dot of a path."""
         home = home or self.home
         with home.world.field.open("operator", max_size=1).tenant_tx(home.tenant_id) as tx:
             for path, mode in modes.items():
@@ -151,7 +151,7 @@ class Program:
                 protecting.protect(tx, service, wanted, "operator")
 
     def assert_own_tests_pass(self, name: str) -> None:
-        """Run an application's own tests plain and protected: as many pass."""
+        """Run an application's own tests plain and protected, and assert that the same number passes."""
         arguments = "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(self.app), str(self.app / name)
         plain, protected = self.plain(*arguments), self.protected(*arguments)
         assert plain.returncode == 0, plain.stdout

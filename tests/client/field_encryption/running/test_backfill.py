@@ -1,4 +1,4 @@
-"""`openkcm backfill` as a user runs it: killed at random moments beside an application, locked half way, looked at."""
+"""`openkcm backfill` as a user runs it: killed beside an application, locked half way, and its output."""
 
 import json
 import os
@@ -38,7 +38,7 @@ READ = (
     " print(json.dumps(dict(connection.execute('SELECT id, diagnosis FROM patients'))))"
 )
 DONE = "SELECT count(*) FROM patients WHERE insurance LIKE 'okcm:c2:%'"
-"""What the application beside never writes."""
+"""The application that runs beside the backfill never writes this."""
 
 
 def make(program: Program, rows: int = ROWS) -> None:
@@ -67,7 +67,7 @@ def run(program: Program, *options: str, **changed: str) -> subprocess.Completed
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.full)])
-def test_killed_at_random_moments_beside_an_application_no_row_is_lost_or_done_twice(program: Program, kills: int):
+def test_backfill_killed_at_random_moments_loses_and_repeats_no_row(program: Program, kills: int):
     make(program)
     visits = program.start("visits.py", str(ROWS))
     try:
@@ -78,67 +78,67 @@ def test_killed_at_random_moments_beside_an_application_no_row_is_lost_or_done_t
             time.sleep(random.uniform(0, 0.15))  # noqa: S311 - a moment, no secret
             running.send_signal(signal.SIGKILL)
             running.communicate(timeout=60)
-            assert count(program) > 0, f"nothing was left to kill after {number}"
+            assert count(program) > 0, f"no row was left after {number} kills"
         finished = run(program, "--rows-per-second", "5000", "--json")
     finally:
-        said, _ = visits.communicate(timeout=60)
+        output, _ = visits.communicate(timeout=60)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert json.loads(finished.stdout)["finished"] is True
     assert count(program) == 0
-    told = json.loads(said)
-    assert told["wrong"] == 0
-    assert len(told["known"]) > ROWS / 2
+    reported = json.loads(output)
+    assert reported["wrong"] == 0
+    assert len(reported["known"]) > ROWS / 2
     read = program.protected("-c", READ)
-    assert json.loads(read.stdout) == told["known"], read.stderr
+    assert json.loads(read.stdout) == reported["known"], read.stderr
     assert count(program, "SELECT count(*) FROM twice") == 0
 
 
-def test_the_kill_switch_half_way_stops_it_and_it_goes_on_when_the_tenant_is_unlocked(program: Program, service):
+def test_backfill_stops_while_the_tenant_is_locked_and_continues_after_the_unlock(program: Program, service):
     make(program, 1500)
     running = begin(program, "--rows-per-second", "150", "--key-seconds", "1", "--json")
     try:
         wait_until(lambda: count(program) < 1400)
         program.home.move(Transition.LOCK)
-        wait_until(lambda: _stands_still(program))
+        wait_until(lambda: _makes_no_progress(program))
         left = count(program)
         assert left > 0
         assert running.poll() is None
         program.home.move(Transition.UNLOCK, State.ACTIVE)
-        said, _ = running.communicate(timeout=120)
+        output, _ = running.communicate(timeout=120)
     finally:
         running.kill()
-    assert running.returncode == 0, said
-    [table] = json.loads(said)["tables"]
+    assert running.returncode == 0, output
+    [table] = json.loads(output)["tables"]
     assert (table["state"], table["rows"], count(program)) == ("finished", 1500, 0)
     assert service.terminate() == 0
     with program.home.world.field.open("dashboard", max_size=1).tenant_tx(program.home.tenant_id) as tx:
-        told = {(row.place, row.done, row.remaining, row.state) for row in tx.agents.backfills()}
+        reported = {(row.place, row.done, row.remaining, row.state) for row in tx.agents.backfills()}
         assert tx.agents.all() == []
-    assert told == {
+    assert reported == {
         ("postgresql:public.patients.diagnosis", 1500, 0, Backfill.FINISHED),
         ("postgresql:public.patients.insurance", 1500, 0, Backfill.FINISHED),
     }
 
 
-def _stands_still(program: Program) -> bool:
+def _makes_no_progress(program: Program) -> bool:
     before = count(program)
     time.sleep(1.5)
     return count(program) == before
 
 
-def test_a_signal_ends_it_and_says_so_and_what_is_left_is_told(program: Program):
+def test_signal_ends_the_backfill_which_reports_what_is_left(program: Program):
     make(program, 400)
     running = begin(program, "--rows-per-second", "50", "--json")
     wait_until(lambda: count(program) < 400)
     running.terminate()
-    said, _ = running.communicate(timeout=60)
-    document = json.loads(said)
+    output, _ = running.communicate(timeout=60)
+    document = json.loads(output)
     assert (running.returncode, document["error"]["code"]) == (1, "backfill_stopped")
     assert document["tables"][0]["state"] == "stopped"
     assert 0 < count(program) < 400
 
 
-def test_a_dry_run_and_people_are_told_what_is_to_do_and_what_was_done(program: Program):
+def test_dry_run_and_run_print_their_results(program: Program):
     make(program, 40)
     dry = run(program, "--dry-run")
     assert dry.returncode == 0, dry.stderr
@@ -147,38 +147,38 @@ def test_a_dry_run_and_people_are_told_what_is_to_do_and_what_was_done(program: 
     assert count(program) == 40
     done = run(program)
     assert done.returncode == 0, done.stderr
-    assert "all are encrypted and open" in done.stdout
+    assert "all are encrypted and can be decrypted" in done.stdout
     assert "public.patients.diagnosis" in done.stdout
     assert run(program, "--undo").returncode == 0
     assert count(program) == 40
 
 
-def test_a_password_is_never_an_argument_and_never_shown(program: Program):
+def test_password_is_rejected_as_an_argument_and_never_printed(program: Program):
     make(program, 3)
-    for given in ("host=x password=hidden", "postgresql://u:hidden@x/y", "password hidden"):
-        refused = run(program, "--database", given)
+    for conninfo in ("host=x password=hidden", "postgresql://u:hidden@x/y", "password hidden"):
+        refused = run(program, "--database", conninfo)
         assert refused.returncode == 1
         assert "KCM_BACKFILL_DATABASE" in refused.stderr
         assert "hidden" not in refused.stdout + refused.stderr
     wrong = run(program, KCM_BACKFILL_DATABASE="host=127.0.0.1 port=1 dbname=x password=hidden")
-    assert "not reached" in wrong.stderr
+    assert "not reachable" in wrong.stderr
     assert "hidden" not in wrong.stdout + wrong.stderr
     running = begin(program, "--rows-per-second", "1", "--batch", "1")
     wait_until(lambda: count(program) < 3)
-    seen = Path(f"/proc/{running.pid}/cmdline").read_bytes()
+    command_line = Path(f"/proc/{running.pid}/cmdline").read_bytes()
     running.kill()
     running.communicate(timeout=60)
     password = psycopg.conninfo.conninfo_to_dict(program.conninfo).get("password") or os.environ.get("PGPASSWORD", "-")
-    assert str(password).encode() not in seen
+    assert str(password).encode() not in command_line
 
 
-def test_another_services_folder_opens_nothing_and_stores_nothing(program: Program, world, service):
+def test_folder_of_another_service_decrypts_and_stores_nothing(program: Program, world, service):
     make(program, 20)
     assert run(program).returncode == 0
     program.execute("UPDATE patients SET diagnosis = 'plain' WHERE id = 1")
-    stranger = world.tenant()
-    other = client_folder(stranger, "clinic", service, program.place / "other")
-    program.protect("public.patients", home=stranger, plain_allowed=True, **FIELDS)
+    other_tenant = world.tenant()
+    other = client_folder(other_tenant, "clinic", service, program.place / "other")
+    program.protect("public.patients", home=other_tenant, plain_allowed=True, **FIELDS)
     refused = run(program, "--folder", str(other))
     assert refused.returncode == 1
     assert "backfill_refused" in refused.stderr

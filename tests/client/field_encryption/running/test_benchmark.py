@@ -1,4 +1,4 @@
-"""The benchmarks of protected statements and requests run and compare what they say; their figures are not used."""
+"""The benchmarks of protected statements and requests run and compare both sides; their figures are not used."""
 
 import psycopg
 import pytest
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.full
 
 
 def assert_compared(found) -> None:
-    """Each measurement has both sides, and none is faster than the delay it was made with."""
+    """Assert that each measurement has both sides, and is not faster than its configured delay."""
     assert len(found) == 2 * 2 * 6
     for (_, delay, _), one in found.items():
         assert len(one.plain) == len(one.protected) == 2
@@ -20,7 +20,7 @@ def assert_compared(found) -> None:
         assert one.summary()["plain (ms)"] > 0
 
 
-def test_both_sides_of_postgresql_do_the_same_work_and_one_of_them_encrypts(program):
+def test_postgresql_benchmark_does_the_same_work_on_both_sides_and_encrypts_one(program):
     plan = protected_postgresql.Plan(rows=600, rounds=2, points=3, ranges=1)
     found = protected_postgresql.measure(program.conninfo, program.folder, (0.0, 1.0), plan)
     with psycopg.connect(program.conninfo) as owner:
@@ -32,7 +32,7 @@ def test_both_sides_of_postgresql_do_the_same_work_and_one_of_them_encrypts(prog
     assert_compared(found)
 
 
-def test_both_sides_of_mongodb_do_the_same_work_and_one_of_them_encrypts(mongo_program):
+def test_mongodb_benchmark_does_the_same_work_on_both_sides_and_encrypts_one(mongo_program):
     sizes, plan = protected_mongodb.SIZES, protected_mongodb.Plan(rows=1000, rounds=2, points=3, ranges=1)
     for size in sizes:
         mongo_program.protect(f"bench.protected_{size}", **dict.fromkeys("abcd", Mode.RANDOMISED))

@@ -13,7 +13,7 @@ GUIDE = "mongodb.md"
 PAGE = (REPOSITORY / "docs" / GUIDE).read_text(encoding="utf-8")
 
 
-def test_the_guide(mongo_program: MongoProgram):
+def test_guide_runs_as_written(mongo_program: MongoProgram):
     program = mongo_program
     (commands,) = blocks(GUIDE, "console")
     for command in commands.splitlines():
@@ -21,9 +21,9 @@ def test_the_guide(mongo_program: MongoProgram):
     with MongoClient(program.conninfo) as client:
         client.drop_database("clinic")
         ran = program.run_example(*blocks(GUIDE, "python"), *blocks(GUIDE, "sh"))
-        said = "{'code': 'J11', 'since': 2026} {'street': 'Main 1', 'city': 'Ulm'}"
-        assert ran.stdout == f"{said}\n", ran.stderr
-        assert f"`{said}`" in PAGE
+        output = "{'code': 'J11', 'since': 2026} {'street': 'Main 1', 'city': 'Ulm'}"
+        assert ran.stdout == f"{output}\n", ran.stderr
+        assert f"`{output}`" in PAGE
         stored = client.clinic.patients.find_one()
         assert stored is not None
         assert [stored["diagnosis"].subtype, stored["address"]["street"].subtype] == [199, 199]
@@ -32,17 +32,17 @@ def test_the_guide(mongo_program: MongoProgram):
         assert (dict(index["key"]), index["unique"]) == ({"insurance.t": 1}, True)
 
 
-def test_the_section_for_mongod_is_what_a_folder_holds():
+def test_mongod_section_equals_the_generated_file():
     offer = Offer("https://kcm.example:8443", "kcm.example:5696")
-    made = configuration(ServiceKind.MONGODB, "orders", "/etc/openkcm/orders", offer, "both")["mongod.yaml"]
+    generated = configuration(ServiceKind.MONGODB, "orders", "/etc/openkcm/orders", offer, "both")["mongod.yaml"]
     (section,) = blocks(GUIDE, "yaml")
-    assert section == "".join(line for line in made.splitlines(keepends=True) if not line.startswith("#"))
+    assert section == "".join(line for line in generated.splitlines(keepends=True) if not line.startswith("#"))
 
 
-@pytest.mark.parametrize("asked", re.findall(r"`(\$\w+)`", PAGE))
-def test_what_the_page_names_is_known_to_the_hook(asked):
+@pytest.mark.parametrize("operator", re.findall(r"`(\$\w+)`", PAGE))
+def test_every_operator_of_the_guide_is_supported_by_the_encryption(operator):
     sources = "".join(
         path.read_text() for path in (REPOSITORY / "client/src/openkcm/field_encryption/mongodb").rglob("*.py")
     )
-    generic = {"$inc", "$push", "$regex"}  # refused like everything that is not named
-    assert f'"{asked}"' in sources or asked in generic
+    generic = {"$inc", "$push", "$regex"}  # rejected like every operator that is not listed
+    assert f'"{operator}"' in sources or operator in generic

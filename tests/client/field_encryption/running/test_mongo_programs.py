@@ -1,4 +1,4 @@
-"""A stock application on MongoDB, run unchanged: plain, and then protected."""
+"""A sample application on MongoDB, run unchanged: plain and protected."""
 
 import pytest
 from bson.codec_options import CodecOptions
@@ -18,7 +18,7 @@ def program(mongo_program):
     return mongo_program
 
 
-def test_an_applications_own_tests_pass_plain_and_protected(program):
+def test_tests_of_an_application_pass_plain_and_protected(program):
     program.assert_own_tests_pass("practice_checks.py")
 
 
@@ -32,7 +32,7 @@ READ_ANY = "import practice; print(practice.connect().practice.patients.find_one
 
 
 def dump(address: str) -> bytes:
-    """Return all that is stored, as a backup would have it."""
+    """Return all stored documents as a backup would contain them."""
     with MongoClient(address) as client:
         options = CodecOptions(RawBSONDocument)
         return b"".join(
@@ -42,9 +42,9 @@ def dump(address: str) -> bytes:
         )
 
 
-def test_what_others_see_is_ciphertext_and_another_tenant_reads_nothing(program, world, service):
-    wrote = program.protected("-c", WRITE)
-    assert wrote.returncode == 0, wrote.stderr
+def test_stored_values_are_ciphertext_and_another_tenant_cannot_read_them(program, world, service):
+    writing = program.protected("-c", WRITE)
+    assert writing.returncode == 0, writing.stderr
     stored = dump(program.conninfo)
     assert stored.count(b"\0okcm\1") == 3
     assert b"Ann" in stored
@@ -52,7 +52,7 @@ def test_what_others_see_is_ciphertext_and_another_tenant_reads_nothing(program,
     for word in (b"influenza", b"insured-1", b"Main Street"):
         assert word not in stored
     assert program.protected("-c", READ).stdout == "influenza\n"
-    assert program.plain("-c", READ).returncode == 1  # nobody without the key can ask for the insurance
+    assert program.plain("-c", READ).returncode == 1  # a query for the insurance needs the key
     assert program.plain("-c", READ_ANY).stdout[2:].startswith("\\x00okcm\\x01")
     tenant = world.tenant()
     other = client_folder(tenant, "clinic", service, program.place / "other")
@@ -64,18 +64,18 @@ def test_what_others_see_is_ciphertext_and_another_tenant_reads_nothing(program,
             read = program.protected("-c", ask, folder=folder)
             assert (read.returncode, read.stdout) == (1, "")
             assert "openkcm.field_encryption.mongodb.errors.KeysUnavailable" in read.stderr
-    # A value that is put where the other tenant's own is does not open for it either.
+    # A value in the place of the other tenant's value cannot be decrypted by it either.
     with MongoClient(program.conninfo) as client:
-        ours = client.practice.patients.find_one()
+        own_document = client.practice.patients.find_one()
         client.drop_database("practice")
         assert program.protected("-c", WRITE, folder=other).returncode == 0
-        client.practice.patients.update_one({"_id": 1}, {"$set": {"diagnosis": ours["diagnosis"]}})
+        client.practice.patients.update_one({"_id": 1}, {"$set": {"diagnosis": own_document["diagnosis"]}})
     read = program.protected("-c", READ_ANY, folder=other)
     assert (read.returncode, read.stdout) == (1, "")
     assert "protected_value_refused" in read.stderr
 
 
-def test_what_cannot_be_protected_is_not_imported(program):
+def test_driver_that_cannot_be_protected_is_not_imported(program):
     (program.app / "txmongo.py").write_text("")
     ran = program.protected("-c", "import txmongo; print('ran')")
     assert (ran.returncode, ran.stdout) == (1, "")

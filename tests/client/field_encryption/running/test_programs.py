@@ -1,4 +1,4 @@
-"""Stock applications, run unchanged: plain, and then protected."""
+"""Sample applications, run unchanged: plain and protected."""
 
 import sys
 import time
@@ -9,13 +9,13 @@ import psycopg
 import pytest
 
 from core.tenants.lifecycle import State, Transition
-from openkcm.cli.run import surroundings
+from openkcm.cli.run import run_environment
 from tests.client.field_encryption.running.programs import Program, client_folder
 from tests.concurrency import wait_until
 
 
 @pytest.mark.parametrize("name", ["clinic_checks.py", "shop_checks.py"])
-def test_an_applications_own_tests_pass_plain_and_protected(program, name):
+def test_tests_of_an_application_pass_plain_and_protected(program, name):
     program.assert_own_tests_pass(name)
 
 
@@ -27,7 +27,7 @@ WRITE = (
 READ = "import clinic; print(clinic.patient(clinic.connect(), 1)['diagnosis'])"
 
 
-def test_what_others_see_is_ciphertext_and_another_tenant_reads_nothing(program, world, service):
+def test_stored_values_are_ciphertext_and_another_tenant_cannot_read_them(program, world, service):
     assert program.protected("-c", WRITE).returncode == 0
     [stored] = program.execute("SELECT diagnosis, insurance FROM patients")
     assert [value[:8] for value in stored] == ["okcm:c1:", "okcm:c2:"]
@@ -54,7 +54,7 @@ conn.autocommit = True
 
 def is_watching():
     frames = [frame for top in sys._current_frames().values() for frame, _ in traceback.walk_stack(top)]
-    return any(frame.f_code.co_qualname == "Held.wait" for frame in frames)
+    return any(frame.f_code.co_qualname == "HeldConnection.wait" for frame in frames)
 
 for line in sys.stdin:
     try:
@@ -65,7 +65,7 @@ for line in sys.stdin:
 
 
 class Running:
-    """A program that reads each time it is asked to and continues after an error."""
+    """A program that reads on request and continues after an error."""
 
     def __init__(self, program: Program, key_seconds: int) -> None:
         self.process = program.start("-c", LOOP, options=("--key-seconds", str(key_seconds)))
@@ -98,7 +98,7 @@ def running(program: Program, key_seconds: int) -> Iterator[Running]:
         loop.process.communicate(timeout=60)
 
 
-def test_it_goes_on_for_its_time_without_the_crypto_service_then_stops_and_recovers(program, service):
+def test_program_continues_for_its_key_time_without_the_crypto_service_then_stops_and_recovers(program, service):
     with running(program, 4) as loop:
         assert loop.ask() == "influenza"
         service.kill()
@@ -110,11 +110,11 @@ def test_it_goes_on_for_its_time_without_the_crypto_service_then_stops_and_recov
 
 
 @pytest.mark.parametrize("what", ["locked", "disconnected", "revoked"])
-def test_a_refusal_stops_a_running_program_at_once_however_long_it_may_keep_its_keys(program, what):
+def test_rejection_stops_a_running_program_immediately_despite_a_long_key_time(program, what):
     home = program.home
     with running(program, 3600) as loop:
         assert loop.ask() == "influenza"
-        # The hook holds a connection whose end reports the refusal.
+        # The encryption holds a connection whose end reports the rejection.
         loop.until("True", "False", "watching")
         if what == "locked":
             home.move(Transition.LOCK)
@@ -129,7 +129,7 @@ def test_a_refusal_stops_a_running_program_at_once_however_long_it_may_keep_its_
             loop.until("influenza", "KeysUnavailable")
 
 
-def test_one_that_keeps_its_keys_goes_on_over_a_restart_of_the_crypto_service(program, service):
+def test_program_with_cached_keys_continues_during_a_restart_of_the_crypto_service(program, service):
     with running(program, 3600) as loop:
         assert loop.ask() == "influenza"
         service.kill()
@@ -141,7 +141,7 @@ def test_one_that_keeps_its_keys_goes_on_over_a_restart_of_the_crypto_service(pr
         assert loop.ask() == "influenza"
 
 
-def test_a_program_that_starts_while_its_tenant_is_locked_sends_nothing(program):
+def test_program_started_while_its_tenant_is_locked_sends_nothing(program):
     assert program.protected("-c", WRITE).returncode == 0
     program.home.move(Transition.LOCK)
     read = program.protected("-c", READ)
@@ -151,7 +151,7 @@ def test_a_program_that_starts_while_its_tenant_is_locked_sends_nothing(program)
     assert program.protected("-c", READ).stdout == "influenza\n"
 
 
-def test_children_are_protected_and_a_program_keeps_its_own_modules(program):
+def test_child_processes_are_protected_and_a_program_keeps_its_own_modules(program):
     assert program.protected("-c", WRITE).returncode == 0
     (program.app / "crypto.py").write_text("OWN = 'mine'\n")
     (program.app / "hooks").mkdir()
@@ -168,8 +168,8 @@ def test_children_are_protected_and_a_program_keeps_its_own_modules(program):
 
 
 NOT_RUN = [
-    (("-I", "-c", "print('ran')"), "would not bring the hook in"),
-    (("-W", "ignore", "-bS", "-c", "print('ran')"), "would not bring the hook in"),
+    (("-I", "-c", "print('ran')"), "does not load the encryption"),
+    (("-W", "ignore", "-bS", "-c", "print('ran')"), "does not load the encryption"),
     (("-c", "import asyncpg; print('ran')"), "asyncpg cannot be protected"),
     (("-c", "import psycopg2; print('ran')"), "psycopg2 cannot be protected"),
 ]
@@ -180,20 +180,20 @@ ENDED = [
 ]
 
 
-def test_what_cannot_be_protected_does_not_run(program):
-    for command, said in NOT_RUN:
+def test_program_that_cannot_be_protected_does_not_run(program):
+    for command, message in NOT_RUN:
         ran = program.protected(*command)
         assert ran.returncode != 0
         assert "ran" not in ran.stdout
-        assert said in ran.stderr
+        assert message in ran.stderr
     (program.app / "blocked").mkdir()
     (program.app / "blocked" / "postgast.py").write_text("")
-    for changed, said in ENDED:
-        environment = surroundings(program.environment() | changed, program.folder, 60)
+    for changed, message in ENDED:
+        environment = run_environment(program.environment() | changed, program.folder, 60)
         environment |= {name: value for name, value in changed.items() if name != "PYTHONPATH"}
         ran = program.run(sys.executable, "-c", "print('ran')", **environment)
         assert (ran.returncode, ran.stdout) == (78, "")
-        assert said in ran.stderr
+        assert message in ran.stderr
 
 
 WRITER = """
@@ -206,14 +206,14 @@ for number in sys.stdin:
 """
 
 
-def test_a_program_that_runs_obeys_a_changed_list_within_its_time(program):
+def test_running_program_applies_a_changed_list_in_time(program):
     with psycopg.connect(program.conninfo, autocommit=True) as owner:
         owner.execute("CREATE TABLE notes (id int PRIMARY KEY, text text)")
         running = program.start("-c", WRITER, KCM_RUN_CATALOGUE_SECONDS="1")
         numbers = iter(range(1_000_000))
 
         def written() -> bool:
-            """Have one more row written and return whether it was encrypted."""
+            """Write one more row and return whether it was encrypted."""
             number = next(numbers)
             running.stdin.write(f"{number}\n")
             running.stdin.flush()

@@ -1,4 +1,4 @@
-"""What a protected program does is soon on record, and it neither looks like an agent nor notices."""
+"""Usage of a protected program is recorded soon; the program is neither counted as an agent nor affected."""
 
 import subprocess
 import time
@@ -38,8 +38,8 @@ sys.stdin.readline()
 """
 
 
-def told(program: Program, expected: int) -> dict[str, ProtectionUseRow]:
-    """Return what is on record once there are so many operations on diagnoses."""
+def recorded(program: Program, expected: int) -> dict[str, ProtectionUseRow]:
+    """Return the recorded usage once it has the expected number of operations on diagnoses."""
     today = datetime.now(UTC).date()
     deadline = time.monotonic() + 60
     while True:
@@ -52,10 +52,10 @@ def told(program: Program, expected: int) -> dict[str, ProtectionUseRow]:
         time.sleep(0.2)
 
 
-def test_what_a_program_and_its_children_did_is_told_at_their_end(program):
+def test_usage_of_a_program_and_its_children_is_reported_at_their_end(program):
     ran = program.protected("-c", WORK + FORKED)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
-    rows = told(program, 8)
+    rows = recorded(program, 8)
     counts = {place: (row.operations, row.bytes, row.requests) for place, row in rows.items()}
     assert counts == {
         "postgresql:public.patients.diagnosis": (3 + 2 + 2 + 1, 9 + 6 + 8 + 4, 3 + 2 + 1 + 1),
@@ -67,14 +67,14 @@ def test_what_a_program_and_its_children_did_is_told_at_their_end(program):
         assert 0 < row.microseconds < row.request_microseconds < 60_000_000
 
 
-def test_values_read_plain_are_counted_as_such(program):
+def test_values_read_plain_are_counted_separately(program):
     program.plain("-c", WORK)
     fields = {"diagnosis": Mode.RANDOMISED, "insurance": Mode.DETERMINISTIC}
     program.protect("public.patients", plain_allowed=True, **fields)
     script = "import clinic; c = clinic.connect(); print(len([clinic.patient(c, n) for n in (1, 2)]))"
     script += "; clinic.diagnose(c, 1, 'flu'); c.commit()"
     assert program.protected("-c", script).stdout == "2\n"
-    rows = told(program, 1)
+    rows = recorded(program, 1)
     assert rows["postgresql:public.patients.diagnosis#plain"].operations == 2
     assert rows["postgresql:public.patients.diagnosis"].operations == 1
 
@@ -86,16 +86,16 @@ def start(program: Program) -> subprocess.Popen[str]:
     return running
 
 
-def test_a_killed_program_has_told_what_it_did_before(program):
+def test_killed_program_has_reported_its_earlier_usage(program):
     running = start(program)
     try:
-        assert told(program, 7)["postgresql:public.patients.diagnosis"].operations == 7
+        assert recorded(program, 7)["postgresql:public.patients.diagnosis"].operations == 7
     finally:
         running.kill()
         running.communicate()
 
 
-def test_a_crypto_service_that_is_away_is_nothing_to_the_program(program, service):
+def test_unreachable_crypto_service_does_not_affect_the_program(program, service):
     running = start(program)
     service.kill()
     assert running.communicate("\n", timeout=60) == ("", "")

@@ -1,4 +1,4 @@
-"""Counted figures follow from the records alone: the same for everybody, in one pass, whatever the records hold."""
+"""Derived figures follow from the records alone: independent of the reader, in one pass, for any record content."""
 
 import json
 import tracemalloc
@@ -26,7 +26,7 @@ def of(*records: StoredRecord, since: datetime = SINCE, until: datetime = UNTIL)
     return counted(records, since, until)
 
 
-def test_the_period_has_its_beginning_and_not_its_end():
+def test_period_includes_its_start_and_excludes_its_end():
     instant = timedelta(microseconds=1)
     times = (SINCE - instant, SINCE, UNTIL - instant, UNTIL)
     found = of(*(a_record(seq, "tenant.activated", at) for seq, at in enumerate(times, start=1)))
@@ -38,7 +38,7 @@ def test_an_empty_period_has_no_figures():
     assert (found.records, found.first_seq, found.last_seq, found.events, found.access) == (0, 0, 0, (), ())
 
 
-def test_uses_are_counted_as_often_as_a_record_says():
+def test_key_uses_are_counted_by_the_count_in_a_record():
     found = of(
         a_record(1, "crypto.used", actor="orders", details={"count": "900"}),
         a_record(2, "crypto.key_released", actor="orders"),
@@ -50,15 +50,15 @@ def test_uses_are_counted_as_often_as_a_record_says():
     assert [one.seq for one in found.denied] == [3, 4]
 
 
-def test_the_measured_revocation_is_from_the_refusal_to_the_lock():
+def test_revocation_is_measured_from_the_rejection_to_the_lock():
     lock = {"root_key": "k", "health": "root_key_disabled"}
-    told = of(
+    found = of(
         a_record(1, "root_key.unavailable", subject="k", outcome="failure", details={"after": "root_key_disabled"}),
         a_record(2, "tenant.locked", AT + timedelta(seconds=1.5), details=lock),
     )
-    assert [one.seconds for one in told.root_key] == [None, 1.5]
-    said = {**lock, "health_since": (AT - timedelta(seconds=2)).isoformat()}
-    assert of(a_record(1, "tenant.locked", details=said)).root_key[0].seconds == 2.0
+    assert [one.seconds for one in found.root_key] == [None, 1.5]
+    details = {**lock, "health_since": (AT - timedelta(seconds=2)).isoformat()}
+    assert of(a_record(1, "tenant.locked", details=details)).root_key[0].seconds == 2.0
 
 
 @pytest.mark.parametrize(
@@ -70,18 +70,18 @@ def test_the_measured_revocation_is_from_the_refusal_to_the_lock():
         {"health": "root_key_disabled", "root_key": "k", "health_since": "2027-03-01T12:00:02+00:00"},
     ],
 )
-def test_what_cannot_be_measured_is_not_said_to_have_been(details):
-    gone = a_record(1, "root_key.unavailable", subject="k", details={"after": "root_key_slow"})
-    assert of(gone, a_record(2, "tenant.locked", details=details)).root_key[1].seconds is None
+def test_revocation_is_not_measured_without_a_matching_rejection(details):
+    unavailable = a_record(1, "root_key.unavailable", subject="k", details={"after": "root_key_slow"})
+    assert of(unavailable, a_record(2, "tenant.locked", details=details)).root_key[1].seconds is None
 
 
-def test_a_switch_that_a_person_pulled_is_a_change_and_no_event_of_the_root_key():
+def test_manual_lock_is_a_change_and_not_a_root_key_event():
     found = of(a_record(1, "tenant.locked", details={"locked_by": "switch"}))
     assert (found.changes_total, found.root_key) == (1, ())
     assert found.changes[0].words == "Locked: locked by: switch"
 
 
-def test_runs_of_boundary_checks_are_added_up_by_clause():
+def test_isolation_checks_are_summed_by_control():
     def ran(seq: int, *outcomes: str) -> StoredRecord:
         results = [CheckResult(clause="A1", name="n", outcome=one, seconds=0, evidence="") for one in outcomes]
         outcome = "failure" if "breached" in outcomes else "success"
@@ -92,19 +92,19 @@ def test_runs_of_boundary_checks_are_added_up_by_clause():
     assert [(one.clause, one.held, one.breached, one.not_checked) for one in found.isolation] == [("A1", 3, 1, 1)]
 
 
-def test_a_tally_reads_as_it_was_written_and_what_is_none_says_nothing():
+def test_tally_is_parsed_and_an_invalid_one_is_ignored():
     assert tallied("A1 3/0/1; REQ-011 2/0/0") == {"A1": (3, 0, 1), "REQ-011": (2, 0, 0)}
     assert tallied("") == tallied("A1 3/0") == tallied("a 1/2/3") == tallied("A1 1/2/3/4") == {}
 
 
-def test_lists_keep_the_newest_and_count_all():
+def test_lists_keep_the_newest_entries_and_count_all():
     found = of(*(a_record(seq, "crypto.refused", outcome="refused") for seq in range(1, DENIED + 11)))
     assert (len(found.denied), found.denied_total, found.denied[0].seq) == (DENIED, DENIED + 10, 11)
     found = of(*(a_record(seq, "policy.changed") for seq in range(1, LISTED + 11)))
     assert (len(found.changes), found.changes_total, found.changes[-1].seq) == (LISTED, LISTED + 10, LISTED + 10)
 
 
-def test_a_stream_with_more_names_than_ours_is_counted_within_bounds_and_says_so():
+def test_too_many_names_are_counted_within_bounds_and_reported():
     found = of(*(a_record(seq, f"crypto.x{seq}", outcome="refused", actor=f"s{seq}") for seq in range(1, 4001)))
     assert not found.is_complete
     assert len(found.events) < 400
@@ -112,16 +112,16 @@ def test_a_stream_with_more_names_than_ours_is_counted_within_bounds_and_says_so
     assert sum(one.refused for one in found.access) == 4000
 
 
-def test_the_memory_it_takes_does_not_grow_with_the_stream():
-    def taken(number: int) -> int:
+def test_memory_does_not_grow_with_the_stream():
+    def peak_memory(number: int) -> int:
         tracemalloc.start()
         counted((a_record(seq, "crypto.refused", outcome="refused") for seq in range(number)), SINCE, UNTIL)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return peak
 
-    taken(10)
-    assert taken(4_000) < 1.5 * taken(1_000)
+    peak_memory(10)
+    assert peak_memory(4_000) < 1.5 * peak_memory(1_000)
 
 
 hostile = st.recursive(
@@ -141,14 +141,14 @@ keys = st.sampled_from(
 @given(
     st.lists(st.dictionaries(keys, hostile | names | st.just("2026-03-01T12:00:00.000000Z"), max_size=8), max_size=5)
 )
-def test_no_record_whatever_it_holds_brings_the_counting_down(fields):
+def test_no_record_content_makes_counting_fail(fields):
     at = {"time": "2026-03-01T12:00:00.000000Z"}
     records = [StoredRecord(seq, json.dumps(at | one), b"") for seq, one in enumerate(fields, start=1)]
     first = counted([*records, StoredRecord(9, "[" * 5000, b""), StoredRecord(10, "\ud800", b"")], SINCE, UNTIL)
     first.model_dump_json()
 
 
-def test_a_busy_year_says_who_did_what():
+def test_figures_of_a_busy_year_name_actors_and_events():
     report, records = a_busy_report()
     figures = report.counted
     assert figures == counted(records, SINCE, UNTIL)
@@ -158,7 +158,7 @@ def test_a_busy_year_says_who_did_what():
     assert all(one.words and one.actor and one.subject for one in figures.changes)
 
 
-def test_more_clauses_and_root_keys_than_ours_are_counted_within_bounds():
+def test_too_many_controls_and_root_keys_are_counted_within_bounds():
     runs = [
         a_record(at, "boundary.checked", details={"clauses": "; ".join(f"A{at}{one} 1/0/0" for one in range(40))})
         for at in range(1, 5)
@@ -166,10 +166,10 @@ def test_more_clauses_and_root_keys_than_ours_are_counted_within_bounds():
     found = of(*runs)
     assert not found.is_complete
     assert len(found.isolation) == 100
-    gone = (a_record(at, "root_key.unavailable", subject=f"k{at}", outcome="failure") for at in range(1, 2003))
-    assert of(*gone).root_key_total == 2002
+    unavailable = (a_record(at, "root_key.unavailable", subject=f"k{at}", outcome="failure") for at in range(1, 2003))
+    assert of(*unavailable).root_key_total == 2002
 
 
-def test_a_time_of_no_calendar_is_counted_and_not_listed():
+def test_record_with_an_invalid_time_is_counted_but_not_listed():
     found = of(a_record(1, "policy.changed", time="2026-03-01T99:00:00.000000Z"))
     assert (found.changes, found.changes_total) == ((), 0)

@@ -1,4 +1,4 @@
-"""A summary is never kinder than its figures: what is empty is missing, and what is bad asks for attention."""
+"""The summary is never better than its figures: an empty section is missing, and a bad figure requires attention."""
 
 from datetime import timedelta
 
@@ -33,11 +33,11 @@ def statuses(figures=COUNTED, stated=GOOD, at=MADE) -> dict[str, str]:
     return {one.subject: one.status for one in findings(figures, stated, at)}
 
 
-def test_a_well_kept_tenant_is_in_order_throughout():
+def test_good_figures_are_in_order_in_all_sections():
     assert set(statuses().values()) == {"in order"}
 
 
-def test_of_nothing_nothing_is_in_order():
+def test_empty_figures_are_never_in_order():
     nothing = GOOD.model_copy(
         update={
             **dict.fromkeys(("coverage", "keys", "checks", "four_eyes"), ()),
@@ -64,7 +64,7 @@ SECTIONS = {
 
 
 @given(st.sets(st.sampled_from(sorted(SECTIONS))))
-def test_a_section_that_is_empty_is_never_in_order_whatever_the_others_are(emptied):
+def test_empty_section_is_never_in_order_independent_of_others(emptied):
     parts = {"stated": GOOD, "counted": COUNTED}
     for subject in emptied:
         where, name, nothing = SECTIONS[subject]
@@ -87,7 +87,7 @@ def changed(name: str, at: int, **fields: object):
 
 
 @given(st.integers(0, len(GOOD.checks) - 1), st.sampled_from(["breached", "not-checked"]))
-def test_isolation_is_in_order_only_when_each_clause_held(at, outcome):
+def test_isolation_is_in_order_only_if_each_control_held(at, outcome):
     figures, stated = changed("checks", at, outcome=outcome)
     alone = [one for one in stated.checks if one.clause == stated.checks[at].clause and one.outcome == "held"]
     assert alone, "the other check of the clause still held"
@@ -98,7 +98,7 @@ def test_isolation_is_in_order_only_when_each_clause_held(at, outcome):
     assert statuses(*bad(checks=without))["Isolation"] == expected
 
 
-def test_one_overdue_key_or_one_service_with_a_gap_asks_for_attention():
+def test_one_overdue_key_or_incomplete_service_requires_attention():
     for at in range(len(GOOD.keys)):
         assert statuses(*changed("keys", at, overdue=True))["Keys and cryptoperiods"] == "attention", at
     for at in range(len(GOOD.coverage)):
@@ -124,16 +124,16 @@ def counting(**figures: object) -> DerivedFigures:
         ("Audit stream", counting(is_complete=False), GOOD, MADE),
     ],
 )
-def test_what_is_bad_asks_for_attention(subject, figures, stated, at):
+def test_bad_figure_requires_attention(subject, figures, stated, at):
     assert statuses(figures, stated, at)[subject] == "attention"
 
 
-def test_a_root_key_at_the_platform_is_no_kill_switch():
+def test_root_key_held_by_the_platform_counts_as_missing_revocation():
     assert statuses(*bad(root_key_mode="platform"))["Root key and revocation"] == "missing"
     assert "does not exclude the platform" in " ".join(limits(GOOD.model_copy(update={"root_key_mode": "platform"})))
 
 
-def test_every_row_has_ids_of_every_framework_and_none_is_claimed_to_be_met():
+def test_every_row_has_ids_of_every_framework_and_claims_no_compliance():
     found = evidence(COUNTED, GOOD, MADE)
     assert [one.evidence for one in found] == list(CONTROLS)
     for one in found:
@@ -142,12 +142,12 @@ def test_every_row_has_ids_of_every_framework_and_none_is_claimed_to_be_met():
     assert "no attestation" in " ".join(limits(GOOD))
 
 
-def test_backups_are_said_not_to_be_shown_here():
+def test_backups_are_reported_as_missing():
     found = {one.evidence: one.status for one in evidence(COUNTED, GOOD, MADE)}
     assert found["Availability, backup and recovery of keys"] == "missing"
 
 
-def test_a_breached_clause_and_a_failed_destruction_ask_for_attention():
+def test_breached_control_and_failed_destruction_require_attention():
     breached = tuple(one.model_copy(update={"outcome": "breached"}) for one in GOOD.checks)
     assert "attention" in {one.status for one in evidence(*bad(checks=breached), MADE)}
     failed = counting(events=(EventCounts(name=AuditName.KEY_DESTROYED, failure=1),))

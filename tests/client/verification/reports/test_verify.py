@@ -1,4 +1,4 @@
-"""A report is confirmed or refuted by an export and a public key; every change of either is found and named."""
+"""A report is confirmed or refuted by an export and a public key; every change of either is detected and named."""
 
 import json
 import zlib
@@ -98,25 +98,25 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", list(ReportFormat), ids=str)
-def test_a_report_of_any_form_is_confirmed_by_the_export_alone(form):
+def test_report_of_any_format_is_confirmed_by_the_export(form):
     verdict = verify(FORMS[form]())
     assert verdict.problem is None
     assert (verdict.confirmed, verdict.signature, verdict.form) == (True, SignatureState.VERIFIED, form)
     assert verdict.report == report()
 
 
-def test_a_later_export_confirms_it_too():
+def test_later_export_confirms_the_report():
     grown = chained([*(one.record for one in stream()), made_record(len(stream()) + 1, STATED, "ab" * 16)])
     assert verify(document(), an_export(grown)).confirmed
 
 
-def test_without_a_key_the_figures_are_checked_and_the_signature_is_said_not_to_be():
+def test_without_a_key_figures_are_verified_and_the_signature_is_not_checked():
     verdict = verify(document(signer=Signer()), keyed=False)
     assert (verdict.confirmed, verdict.signature) == (True, SignatureState.NOT_CHECKED)
 
 
 def figures(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the path of every figure and word in a report."""
+    """Return the path of every value in a report."""
     if isinstance(value, dict):
         return [found for key, item in value.items() for found in figures(item, (*path, key))]
     if isinstance(value, list):
@@ -125,7 +125,7 @@ def figures(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 FOLLOWS = ("counted", "stated", "summary", "evidence", "limits", "stated_sha256", "stream", "since", "until", "made_at")
-"""What follows from the stream, or is bound to it; for the rest there is the signature alone."""
+"""The parts that follow from the stream or are bound to it; only the signature protects the others."""
 PATHS = [path for path in figures(json.loads(report_text(report()))) if path[0] in FOLLOWS]
 
 
@@ -142,7 +142,7 @@ def changed(value: Any) -> Any:
 
 
 def with_change(path: tuple[Any, ...]) -> Report | None:
-    """Return the report with one figure changed; None where it would be no report any more."""
+    """Return the report with one value changed; None if that is not a valid report."""
     fields = json.loads(report_text(report()))
     place = fields
     for step in path[:-1]:
@@ -155,7 +155,7 @@ def with_change(path: tuple[Any, ...]) -> Report | None:
 
 
 @pytest.mark.parametrize("step", [len(PATHS) // 12, pytest.param(17, marks=pytest.mark.full)])
-def test_a_changed_figure_is_found_by_its_signature_and_when_signed_again_by_the_stream(step):
+def test_changed_figure_is_detected_by_signature_and_by_stream(step):
     for path in PATHS[::step]:
         forged = with_change(path)
         if forged is None or forged == report():
@@ -165,13 +165,13 @@ def test_a_changed_figure_is_found_by_its_signature_and_when_signed_again_by_the
         assert verify(json.dumps(unsigned).encode()).problem is not None, path
         other_key = verify(document(forged, Signer()))
         assert (other_key.confirmed, other_key.signature) == (False, SignatureState.REFUSED), path
-        # An attacker who could sign would still have to make the stream agree.
+        # With the signing key, an attacker would still have to forge the stream.
         verdict = verify(document(forged))
         assert not verdict.confirmed, path
         assert verdict.differences or path[0] != "counted", path
 
 
-def test_a_difference_names_section_subject_and_both_figures():
+def test_difference_names_section_subject_and_both_figures():
     access = list(report().counted.access)
     access[0] = access[0].model_copy(update={"refused": 99})
     forged = report().model_copy(update={"counted": report().counted.model_copy(update={"access": tuple(access)})})
@@ -183,39 +183,39 @@ def test_a_difference_names_section_subject_and_both_figures():
 
 @pytest.mark.parametrize("step", [len(stream()) // 3, pytest.param(64, marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", ["outcome", "actor", "time", "name", "details"])
-def test_a_changed_record_is_found_when_the_export_is_chained_and_signed_again(name, step):
+def test_changed_record_is_detected_in_a_rechained_and_resigned_export(name, step):
     for at in range(0, len(stream()) - 1, step):
         texts = [one.record for one in stream()]
         fields = json.loads(texts[at])
         fields[name] = {"count": "1000000"} if name == "details" else "2026-03-03T03:03:03.000000Z"
         texts[at] = json.dumps(fields, ensure_ascii=False)
         verdict = verify(document(), an_export(chained(texts)))
-        assert "another one in the export" in verdict.problem, at
+        assert "differs in the export" in verdict.problem, at
 
 
-def test_another_tenants_report_or_export_is_refused():
-    assert "is of acme-corp-12345" in verify(document(report().model_copy(update={"tenant_id": "beta"}))).problem
+def test_report_or_export_of_another_tenant_is_rejected():
+    assert "belongs to acme-corp-12345" in verify(document(report().model_copy(update={"tenant_id": "beta"}))).problem
     assert verify(signed(signable(a_page())[:-1], ReportFormat.HTML, tenant_id="beta")).problem is not None
 
 
-def test_another_period_another_time_and_another_reports_record_are_told():
+def test_different_period_time_or_report_id_is_detected():
     day = timedelta(days=1)
     for name in ("since", "until", "made_at"):
         forged = report().model_copy(update={name: getattr(report(), name) + day})
         assert f"another {name}" in verify(document(forged)).problem
     other = report().model_copy(update={"report_id": "ab" * 16})
-    assert "is not that of this report" in verify(document(other)).problem
+    assert "does not belong to this report" in verify(document(other)).problem
 
 
-def test_what_is_stated_is_bound_to_the_stream():
-    lied = a_standing(state="locked")
-    forged = report().model_copy(update={"stated": lied})
-    assert "does not fit its own digest" in verify(document(forged)).problem
-    forged = forged.model_copy(update={"stated_sha256": stated_digest(lied)})
+def test_snapshot_is_bound_to_the_stream():
+    forged_snapshot = a_standing(state="locked")
+    forged = report().model_copy(update={"stated": forged_snapshot})
+    assert "does not match its digest" in verify(document(forged)).problem
+    forged = forged.model_copy(update={"stated_sha256": stated_digest(forged_snapshot)})
     assert "another stated_sha256" in verify(document(forged)).problem
 
 
-def test_an_export_that_ends_before_the_report_or_is_not_signed_so_far_is_told():
+def test_insufficient_export_is_reported():
     short = list(stream()[:-1])
     assert "ends at record" in verify(document(), an_export(short)).problem
     assert "export it again" in verify(document(), an_export(stream(), signed=len(stream()) - 1)).problem
@@ -229,7 +229,7 @@ def test_an_export_that_ends_before_the_report_or_is_not_signed_so_far_is_told()
 @pytest.mark.parametrize("form", list(ReportFormat), ids=str)
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
-def test_a_file_that_was_changed_cut_or_extended_is_not_confirmed(form, data):
+def test_changed_cut_or_extended_file_is_not_confirmed(form, data):
     file = FORMS[form]()
     at = data.draw(st.integers(0, len(file) - 1))
     altered = with_flipped_bit(file, at * 8 + data.draw(st.integers(0, 7)))
@@ -237,23 +237,23 @@ def test_a_file_that_was_changed_cut_or_extended_is_not_confirmed(form, data):
         assert not verify(changed).confirmed
 
 
-def test_figures_beside_pages_that_say_something_else_are_excluded_by_the_signature_over_the_bytes():
+def test_page_text_that_differs_from_its_figures_is_detected_by_the_signature():
     page = a_page()
     content, _, line = page[:-1].rpartition(b"\n")
     forged = content.replace(b"41 attempts", b" 0 attempts") + b"\n" + line + b"\n"
     assert len(forged) == len(page)
     assert verify(forged).signature is SignatureState.REFUSED
-    # Nor does a document of another report, rightly signed by itself, get into signed pages.
+    # A correctly signed document of another report cannot be embedded in signed pages either.
     other = document(report().model_copy(update={"report_id": "ab" * 16}))
     swapped = signed(a_page(inner=other)[: -len(line) - 1], ReportFormat.HTML, Signer())
     assert verify(swapped).signature is SignatureState.REFUSED
 
 
-def test_pages_signed_for_one_form_are_none_of_another():
+def test_signature_of_one_format_is_invalid_for_another():
     content = a_print()
     body = content[: content[:-1].rfind(b"\n") + 1]
-    passed_off = with_signature(body, ReportFormat.PDF, *SIGNER.sign(report_message(TENANT, ReportFormat.HTML, body)))
-    assert verify(passed_off).signature is SignatureState.REFUSED
+    relabelled = with_signature(body, ReportFormat.PDF, *SIGNER.sign(report_message(TENANT, ReportFormat.HTML, body)))
+    assert verify(relabelled).signature is SignatureState.REFUSED
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_pages_signed_for_one_form_are_none_of_another():
     ],
     ids=range(18),
 )
-def test_a_hostile_file_is_refused_as_no_report(file):
+def test_hostile_file_is_rejected(file):
     verdict = verify(file)
     assert verdict.problem.startswith("the report: ")
     assert verdict.report is None
@@ -289,28 +289,28 @@ def test_a_hostile_file_is_refused_as_no_report(file):
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"%PDF-", b"{", b"<!doctype html>"]))
-def test_no_file_brings_the_reader_down(rest, begins):
+def test_no_file_makes_the_reader_fail(rest, begins):
     assert not verify(begins + rest, b"").confirmed
 
 
-def test_names_that_would_end_the_element_are_carried_all_the_same():
-    cruel = report().model_copy(update={"organization": "</script><!-- \\u003c ü"})
-    carried = read_report(a_page(cruel)).report
-    assert carried.organization == cruel.organization
-    assert a_page(cruel).count(b"</script>") == 1
-    assert read_report(a_print(cruel)).report == cruel
+def test_names_with_markup_are_embedded_unchanged():
+    hostile = report().model_copy(update={"organization": "</script><!-- \\u003c ü"})
+    embedded = read_report(a_page(hostile)).report
+    assert embedded.organization == hostile.organization
+    assert a_page(hostile).count(b"</script>") == 1
+    assert read_report(a_print(hostile)).report == hostile
 
 
-def test_the_record_that_binds_a_report_is_no_change_and_no_figure_of_it():
+def test_binding_record_is_not_part_of_the_figures():
     assert REPORT_ID not in report_text(report()).replace(f'"report_id":"{REPORT_ID}"', "")
     assert AuditName.REPORT_MADE not in {one.name for one in report().counted.events}
 
 
-def test_another_order_and_another_number_are_differences():
+def test_different_order_and_different_number_are_differences():
     counted = report().counted
     swapped = counted.model_copy(update={"events": counted.events[::-1]})
     verdict = verify(document(report().model_copy(update={"counted": swapped})))
-    assert {one.recomputed for one in verdict.differences} == {"in another order, or some of it twice"}
+    assert {one.recomputed for one in verdict.differences} == {"in another order, or with duplicates"}
     more = counted.model_copy(update={"records": counted.records + 1})
     (one,) = verify(document(report().model_copy(update={"counted": more}))).differences
     assert (one.reported, one.recomputed) == (str(counted.records + 1), str(counted.records))

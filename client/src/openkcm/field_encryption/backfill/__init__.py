@@ -1,14 +1,13 @@
-"""Rows from before the protection, encrypted where they are: `openkcm backfill`.
+"""Encryption of values that were stored before their columns were protected: `openkcm backfill`.
 
-run          goes over the tables
-patience     the connection, and waiting for whatever is away
-table        the walks over one table: count, change, read back
-queries      the statements of these walks
-at_hand      seals and opens values with keys that were asked for before a row is locked
-pace         how fast
-preflight    what is refused beforehand, and what should be known
-progress     how far it is; telling says it to OpenKCM
+    run             processes the tables in sequence
+    connection      the database connection, with waiting and retries
+    table_scan      the passes over one table: count, change, read back
+    queries         the statements of these passes
+    preloaded_keys  encrypts and decrypts values with keys that were loaded before a row is locked
+    preflight       the requirements, and warnings
+    progress        the progress, and its reports to OpenKCM
 
-Its state is the data itself: a value that is no ciphertext is left to do, and nothing else is. So nothing can be lost
-or done twice, however it ends, and a database that was restored or written to meanwhile is no special case.
+The data itself is the state: a plain value is still to be encrypted. An interruption can neither lose nor repeat work,
+and a database that was restored or written to meanwhile is no special case.
 """

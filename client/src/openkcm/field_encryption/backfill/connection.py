@@ -1,4 +1,4 @@
-"""The connection, made again when it is lost, and patience with whatever is away or busy meanwhile."""
+"""The database connection: restored after a loss, with retries while a server is unavailable or busy."""
 
 import random
 import threading
@@ -17,28 +17,28 @@ from openkcm.field_encryption.errors import BackfillRefused, BackfillRunning, Ba
 from openkcm.field_encryption.key_cache import KeyUnwrapError
 
 LONGEST_REST = 5.0
-_SHOWN_AFTER = 3
-"""Tries after which it counts as waiting."""
+_SHOW_AFTER = 3
+"""Attempts after which the state is reported as waiting."""
 _LOCK = 0x6F6B6266
-"""The first half of the advisory lock's number; the second is the table's."""
+"""The first half of the advisory lock's number; the second half identifies the table."""
 _LOCK_SECONDS = 5.0
-"""How long the server may take to notice that one before us was killed."""
+"""Maximum time for the server to notice that a previous backfill was killed."""
 _FINAL = frozenset({
     "ciphertext_refused", "column_key_missing", "certificate_unusable", "key_version_retired", "invalid_request",
 })  # fmt: skip
-"""Answers about a key that no waiting changes."""
-# A session that hangs must not hold rows for long, nor one that waits the application's changes of structure.
+"""Errors of a key that waiting cannot resolve."""
+# A blocked session must not hold rows for long, and a waiting one must not delay the application's schema changes.
 _SESSION = (
     "SET lock_timeout = '1s'; SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '15s';"
     " SET row_security = off"
 )
 _LOST = ("08", "53", "57")
-"""Classes of SQLSTATE that say that the server is away, full or going down."""
+"""Classes of SQLSTATE for a server that is unreachable, full or shutting down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`conninfo` may hold a password: it is never shown. `table` is empty for all."""
+    """`conninfo` may contain a password and is never displayed. `table` is empty for all tables."""
 
     conninfo: str
     settings: Settings
@@ -49,7 +49,7 @@ class Options:
 
 
 def holds_password(conninfo: str) -> bool:
-    """Whether a connection string says a password, or cannot be read as one."""
+    """Return whether a connection string contains a password, or cannot be parsed."""
     try:
         return bool({"password", "sslpassword"} & set(conninfo_to_dict(conninfo)))
     except psycopg.Error:
@@ -57,32 +57,32 @@ def holds_password(conninfo: str) -> bool:
 
 
 class RetryingConnection:
-    def __init__(self, options: Options, stop: threading.Event, tell: Callable[[], None]) -> None:
-        self._options, self._stop, self._tell = options, stop, tell
+    def __init__(self, options: Options, stop: threading.Event, update: Callable[[], None]) -> None:
+        self._options, self._stop, self._update = options, stop, update
         self._connection: Connection | None = None
         self._progress: TableProgress | None = None
         self._locked = False
 
     def connect_first(self) -> Connection:
-        """Return the first connection; what does not work now was given wrongly. Raises BackfillRefused."""
+        """Return the first connection; any error is a wrong option. Raises BackfillRefused."""
         try:
             return self.connected()
         except psycopg.OperationalError as failed:
-            said = str(failed).strip().splitlines()
+            message = str(failed).strip().splitlines()
             raise BackfillRefused(
-                f"the database is not reached: {said[-1] if said else ''}", "see --database"
+                f"the database is not reachable: {message[-1] if message else ''}", "check --database"
             ) from None
         except psycopg.Error:
-            raise BackfillRefused("the connection string is not understood", "see --database") from None
+            raise BackfillRefused("the connection string is invalid", "check --database") from None
 
     def begin(self, progress: TableProgress) -> None:
-        """Be the only backfill of a table from here on. Raises BackfillRunning, BackfillStopped."""
+        """Lock a table against other backfills. Raises BackfillRunning, BackfillStopped."""
         self._progress, self._locked = progress, False
-        self._show(self._at_work())
+        self._show(self._running_state())
         self.do(lambda _: None)
 
     def do(self, work: Callable[[Connection], Result]) -> Result:
-        """Raises: what is not over by waiting, and BackfillStopped."""
+        """Run `work` with retries. Raises: errors that waiting cannot resolve, and BackfillStopped."""
         until, tries = 0.0, 0
         while True:
             self._refuse_if_stopped()
@@ -91,49 +91,49 @@ class RetryingConnection:
                 self._lock(connection)
                 result = work(connection)
             except (KeyUnwrapError, psycopg.Error) as failed:
-                reason = self._passing(failed)
+                reason = self._wait_reason(failed)
             else:
-                if tries > _SHOWN_AFTER:
-                    self._show(self._at_work())
+                if tries > _SHOW_AFTER:
+                    self._show(self._running_state())
                 return result
             tries += 1
             until = until or time.monotonic() + self._options.wait_seconds
             if time.monotonic() > until:
-                raise BackfillStopped(f"it waited for {self._options.wait_seconds:g} s: {reason}")
-            if tries > _SHOWN_AFTER:
+                raise BackfillStopped(f"it waited {self._options.wait_seconds:g} s for: {reason}")
+            if tries > _SHOW_AFTER:
                 self._show(Backfill.WAITING, reason)
             self.rest(min(0.05 * 2**tries, LONGEST_REST) * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
 
     def rest(self, seconds: float) -> None:
-        """Raises BackfillStopped."""
+        """Wait. Raises BackfillStopped."""
         if seconds > 0:
             self._stop.wait(seconds)
         self._refuse_if_stopped()
 
     def connected(self) -> Connection:
-        """Return the connection, made anew if need be. Raises psycopg.Error."""
+        """Return the connection, restored if necessary. Raises psycopg.Error."""
         if self._connection is None or self._connection.closed:
             self._locked, self._connection = False, None
-            made = psycopg.connect(
+            connection = psycopg.connect(
                 self._options.conninfo,
                 autocommit=True,
                 cursor_factory=psycopg.RawCursor,
                 application_name="openkcm backfill",
                 client_encoding="utf8",
             )
-            made.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-            made.execute(_SESSION)
+            connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+            connection.execute(_SESSION)
             if self._options.dry_run:
-                made.execute("SET default_transaction_read_only = on")
-            self._connection = made
+                connection.execute("SET default_transaction_read_only = on")
+            self._connection = connection
         return self._connection
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
 
-    def _passing(self, failed: KeyUnwrapError | psycopg.Error) -> str:
-        """Return what is being waited for; raises what no waiting changes."""
+    def _wait_reason(self, failed: KeyUnwrapError | psycopg.Error) -> str:
+        """Return the reason to wait; raises errors that waiting cannot resolve."""
         if isinstance(failed, KeyUnwrapError):
             if failed.code in _FINAL or (failed.code == "key_table_unusable" and self._is_alive()):
                 raise BackfillRefused(f"{failed.detail} ({failed.code})", failed.hint or None) from None
@@ -167,18 +167,18 @@ class RetryingConnection:
         until = time.monotonic() + _LOCK_SECONDS
         while connection.execute(query).fetchone() != (True,):
             if time.monotonic() > until:
-                raise BackfillRunning(f"another backfill is at work on {table.full_name}")
+                raise BackfillRunning(f"another backfill runs on {table.full_name}")
             self.rest(0.1)
         self._locked = True
 
-    def _at_work(self) -> Backfill:
+    def _running_state(self) -> Backfill:
         return Backfill.UNDOING if self._options.settings.undo else Backfill.RUNNING
 
     def _show(self, state: Backfill, reason: str = "") -> None:
         if self._progress is not None:
             self._progress.state, self._progress.waits_for = state, reason
-            self._tell()
+            self._update()
 
     def _refuse_if_stopped(self) -> None:
         if self._stop.is_set():
-            raise BackfillStopped("it was told to stop")
+            raise BackfillStopped("it was stopped by a signal")

@@ -1,4 +1,4 @@
-"""What is refused before a row is touched, and what whoever runs a backfill should know."""
+"""Requirements that are checked before a row is changed, and warnings for the operator of a backfill."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -31,7 +31,7 @@ SELECT 'the unique index ' || c.relname || ' finds no equal values any more' FRO
 def tables(
     connection: psycopg.Connection[Any], fields: Iterable[ProtectedField], wanted: str, *, reads_only: bool
 ) -> list[Table]:
-    """Return the tables to go over, by the catalogue that the application's hook uses. Raises BackfillRefused."""
+    """Return the tables to process, from the same catalogue as the application. Raises BackfillRefused."""
     listed = tuple(one for one in fields if one.store is Store.POSTGRESQL)
     found = sorted(_known(connection, listed), key=lambda table: table.full_name)
     if wanted:
@@ -41,21 +41,17 @@ def tables(
         known = {(table.schema, table.name) for table in found}
         missing = sorted(".".join(table_of(one)) for one in listed if table_of(one) not in known)
         if missing:
-            raise BackfillRefused(
-                f"{missing[0]} is listed as protected and is not in this database", "check --database"
-            )
+            raise BackfillRefused(f"{missing[0]} is listed as protected but not in this database", "check --database")
     if not found:
         what = wanted or "this database"
-        raise BackfillRefused(
-            f"no column of {what} is protected", "list its columns first, see docs/postgresql.md#try-it"
-        )
+        raise BackfillRefused(f"no column of {what} is protected", "list its columns first: docs/postgresql.md#try-it")
     for table in found:
         _refuse(connection, table, reads_only=reads_only)
     return found
 
 
 def is_as_before(connection: psycopg.Connection[Any], fields: Iterable[ProtectedField], table: Table) -> bool:
-    """Whether a table and what is protected of it are what they were."""
+    """Return whether a table and its protection are unchanged."""
     listed = tuple(one for one in fields if one.store is Store.POSTGRESQL)
     return any(one == table for one in _known(connection, listed))
 
@@ -67,15 +63,15 @@ def _known(connection: psycopg.Connection[Any], listed: tuple[ProtectedField, ..
 
 def _refuse(connection: psycopg.Connection[Any], table: Table, *, reads_only: bool) -> None:
     if table.problem:
-        hint = "ALTER TABLE … ALTER COLUMN … TYPE text takes a moment: it rewrites nothing where it was varchar"
+        hint = "ALTER TABLE … ALTER COLUMN … TYPE text is fast: it does not rewrite a varchar column"
         raise BackfillRefused(table.problem, hint)
     if connection.execute(_RIGHTS, [table.oid, reads_only]).fetchone() != (True,):
         raise BackfillRefused(
-            f"this user of the database may not read and update {table.full_name}", "connect as the table's owner"
+            f"the database user lacks the right to read and update {table.full_name}", "connect as the table's owner"
         )
 
 
 def notes(connection: psycopg.Connection[Any], table: Table) -> list[str]:
-    """Return what becomes otherwise in a table whose rows are stored anew."""
+    """Return the side effects of storing the table's rows again."""
     numbers = "{" + ",".join(str(one.number) for one in table.protected.values()) + "}"
     return [f"{table.full_name}: {note}" for (note,) in connection.execute(_NOTES, [table.oid, numbers])]

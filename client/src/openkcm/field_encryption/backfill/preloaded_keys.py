@@ -1,4 +1,4 @@
-"""Seals and opens values with keys that are at hand, so that no row stays locked while the crypto service answers."""
+"""Encryption with keys that were loaded before, so that no row stays locked during a request to the crypto service."""
 
 from openkcm.contract.protected_fields import Mode
 from openkcm.field_encryption import value_format as values
@@ -7,39 +7,41 @@ from openkcm.field_encryption.postgresql.catalog import Column, Table
 from openkcm.field_encryption.value_format import ColumnKey
 
 Stored = str | bytes
-_Wanted = tuple[str, str, int]
-"""Column, purpose, version; 0 is the newest."""
+_KeyName = tuple[str, str, int]
+"""Column, purpose, version; version 0 is the newest."""
 
 
 class KeyNotLoaded(Exception):
-    """A value needs a key that is not at hand: `fetch` it, outside of any transaction, and begin again."""
+    """A value needs a key that is not loaded: `fetch` it outside of any transaction, and start again."""
 
-    def __init__(self, wanted: _Wanted) -> None:
-        super().__init__(wanted)
-        self.wanted = wanted
+    def __init__(self, name: _KeyName) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 class PreloadedKeys:
-    """The keys of one table's columns. `refresh` and `fetch` may ask the crypto service; nothing else does."""
+    """The keys of one table's columns. Only `refresh` and `fetch` may send requests to the crypto service."""
 
     def __init__(self, keys: ColumnKeys, table: Table) -> None:
         self._keys, self._table = keys, table
-        self._held: dict[_Wanted, ColumnKey | None] = {}
+        self._held: dict[_KeyName, ColumnKey | None] = {}
 
     def refresh(self) -> None:
-        """See that each key may still be used. Raises KeyUnwrapError."""
-        for wanted in list(self._held):
-            self.fetch(wanted)
+        """Load each key again. Raises KeyUnwrapError."""
+        for name in list(self._held):
+            self.fetch(name)
 
-    def fetch(self, wanted: _Wanted) -> None:
-        """Have a key at hand. Raises KeyUnwrapError."""
-        column, purpose, version = wanted
-        name = (self._table.schema, self._table.name, column)
-        self._held.pop(wanted, None)
-        self._held[wanted] = self._keys.version(name, version) if version else self._keys.newest(name, purpose)
+    def fetch(self, name: _KeyName) -> None:
+        """Load a key. Raises KeyUnwrapError."""
+        column, purpose, version = name
+        table_column = (self._table.schema, self._table.name, column)
+        self._held.pop(name, None)
+        self._held[name] = (
+            self._keys.version(table_column, version) if version else self._keys.newest(table_column, purpose)
+        )
 
     def seal(self, column: Column, part: bytes, plain: Stored) -> Stored:
-        """Return what the application would have stored. Raises KeyNotLoaded."""
+        """Return the value as the application would store it. Raises KeyNotLoaded."""
         raw = plain.encode("utf-8") if isinstance(plain, str) else plain
         sealed = values.seal(self._newest(column, DATA), column.place + part, raw)
         equality = None
@@ -48,12 +50,12 @@ class PreloadedKeys:
         return values.to_text(sealed, equality) if isinstance(plain, str) else values.to_bytes(sealed, equality)
 
     def open(self, column: Column, part: bytes, stored: Stored) -> Stored:
-        """Return what the application would read. Raises values.NotEncrypted, values.DecryptionFailed, KeyNotLoaded."""
+        """Return the value as the application would read it. Raises NotEncrypted, DecryptionFailed, KeyNotLoaded."""
         sealed, equality = values.from_text(stored) if isinstance(stored, str) else values.from_bytes(stored)
-        wanted = (column.name, DATA, values.version_of(sealed))
-        if not wanted[2]:
+        name = (column.name, DATA, values.version_of(sealed))
+        if not name[2]:
             raise values.DecryptionFailed
-        key = self._key(wanted)
+        key = self._key(name)
         if key is None:
             raise values.DecryptionFailed
         plain = values.unseal(key, column.place + part, sealed)
@@ -67,8 +69,8 @@ class PreloadedKeys:
             raise KeyNotLoaded((column.name, purpose, 0))
         return found
 
-    def _key(self, wanted: _Wanted) -> ColumnKey | None:
+    def _key(self, name: _KeyName) -> ColumnKey | None:
         try:
-            return self._held[wanted]
+            return self._held[name]
         except KeyError:
-            raise KeyNotLoaded(wanted) from None
+            raise KeyNotLoaded(name) from None

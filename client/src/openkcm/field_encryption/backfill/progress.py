@@ -1,8 +1,6 @@
-"""Says to OpenKCM how far the backfill is, so that the Services page shows it: places and counts, nothing of the data.
+"""Progress of a backfill by table and column, and its reports to OpenKCM for the Services page.
 
-It never stops the work: what could not be said now is said with the next word.
-
-How far a backfill is, table by table and column by column.
+Reports contain places and counts, no data. A failed report never stops the backfill; the next one includes its counts.
 """
 
 import threading
@@ -23,7 +21,7 @@ _PLACE = 200
 
 @dataclass(slots=True)
 class ColumnProgress:
-    """In values. `left` are those still to do as far as known, `unopened` look like ciphertext and do not open."""
+    """Counts of values. `left` are those still to be changed; `unopened` look like ciphertext but do not decrypt."""
 
     column: Column
     place: str
@@ -36,7 +34,7 @@ class ColumnProgress:
 
 @dataclass(slots=True)
 class TableProgress:
-    """`refused` counts rows that the database did not take, by SQLSTATE; `state` is None before its turn."""
+    """`refused` counts rows that the database rejected, by SQLSTATE; `state` is None before processing."""
 
     table: Table
     columns: dict[str, ColumnProgress]
@@ -58,13 +56,13 @@ class TableProgress:
 
 
 class ProgressReporter:
-    """Inside of it, a thread says every few seconds what `tables` has come to; at the end it is said once more."""
+    """Reports the state of `tables` every few seconds in a thread, and once more at the end."""
 
     def __init__(self, service: CryptoService, tables: Callable[[], Sequence[TableProgress]]) -> None:
         self._service, self._tables = service, tables
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="openkcm-telling", daemon=True)
-        self._said: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -75,13 +73,13 @@ class ProgressReporter:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        self._say()
+        self._report()
 
     def _run(self) -> None:
         while not self._ended.wait(_PAUSE_SECONDS):
-            self._say()
+            self._report()
 
-    def _say(self) -> None:
+    def _report(self) -> None:
         backfills, uses, done = [], [], {}
         for table in self._tables():
             for column in table.columns.values():
@@ -96,15 +94,15 @@ class ProgressReporter:
                     }
                 )
                 done[column.place] = column.done
-                if column.done > self._said.get(column.place, 0):
-                    uses.append(_use(column.place, column.done - self._said.get(column.place, 0)))
+                if column.done > self._reported.get(column.place, 0):
+                    uses.append(_use(column.place, column.done - self._reported.get(column.place, 0)))
         if not backfills:
             return
         try:
             self._service.ask(lambda client: client.heartbeat({"backfills": backfills, "uses": uses}))
         except ClientError:
             return
-        self._said = done
+        self._reported = done
 
 
 def _use(place: str, operations: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The statements of a walk over one table, in the order of its primary key.
+"""The statements of a pass over one table, in the order of its primary key.
 
-A walk goes from key to key, never by offset, so each statement reads a bounded piece by the key's own index, and rows
-that come or go meanwhile shift nothing.
+A pass advances by key, never by offset. Each statement reads a bounded part through the key's index, and concurrent
+inserts and deletes do not shift the position.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _CASTS = {"int": "bigint", "text": "text", "uuid": "uuid", "bytea": "bytea"}
 
 
 class Queries:
-    """`sealed` says which values are looked for: ciphertext, or everything else."""
+    """`sealed` selects the values to find: ciphertext, or all others."""
 
     def __init__(self, table: Table, *, sealed: bool) -> None:
         self.columns = tuple(table.protected.values())
@@ -26,7 +26,7 @@ class Queries:
         self._place = SQL("({})").format(self._names)
 
     def window(self, after: Sequence[object] | None, rows: int) -> Composed:
-        """Return the query for the key of the last of the next `rows` rows, and what is to do in each column there."""
+        """Return the query for the last key of the next `rows` rows, and the counts of values to change by column."""
         keys = [Identifier(f"k{number}") for number in range(len(self._key))]
         marks = [Identifier(f"m{number}") for number in range(len(self._marks))]
         columns = [SQL("{} AS {}").format(_name(one), alias) for one, alias in zip(self._key, keys, strict=True)]
@@ -46,10 +46,10 @@ class Queries:
         )
 
     def batch(self, after: Sequence[object] | None, last: Sequence[object], rows: int) -> Composed:
-        """Return the query that locks and reads rows with something to do, those that nobody else holds.
+        """Return the query that locks and reads rows to change, except rows that are locked by another transaction.
 
-        A row that another transaction changed meanwhile is judged and read as it is now: READ COMMITTED looks again at
-        what it locks.
+        A row that another transaction has changed is evaluated in its new version: READ COMMITTED checks the condition
+        again after locking.
         """
         return SQL(
             "SELECT {}, {} FROM {} WHERE {} AND {} <= ({}) AND ({}) ORDER BY {} LIMIT {} "
@@ -67,7 +67,7 @@ class Queries:
         )
 
     def page(self, after: Sequence[object] | None, rows: int) -> Composed:
-        """Return the query that reads rows to open what is in them."""
+        """Return the query that reads rows to decrypt."""
         return SQL("SELECT {}, {} FROM {} WHERE {} ORDER BY {} LIMIT {}").format(
             self._names,
             SQL(", ").join(_name(one) for one in self.columns),
@@ -78,7 +78,7 @@ class Queries:
         )
 
     def change(self, columns: Sequence[Column]) -> Composed:
-        """Return the statement that stores new values in a row that is locked; its parameters are values, then key."""
+        """Return the statement that stores new values in a locked row; its parameters are values, then key."""
         return SQL("UPDATE {} SET {} WHERE {}").format(
             self._table,
             SQL(", ").join(
@@ -106,7 +106,7 @@ def _name(column: Column) -> Composed:
 
 
 def _mark(column: Column, *, sealed: bool) -> Composed:
-    """Return the condition under which a value is to do; of NULL it is never true."""
+    """Return the condition for a value that is to be changed; never true for NULL."""
     text = column.kind == "text"
     begins: Sequence[str | bytes] = values.TEXT_PREFIX if text else values.BYTES_PREFIX
     return SQL("{}({}, {}) {} ({})").format(

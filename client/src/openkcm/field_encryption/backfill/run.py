@@ -1,4 +1,4 @@
-"""A backfill as a whole: one table after the other, and patience with whatever is away meanwhile."""
+"""A complete backfill: one table after the other, with waiting for unavailable servers."""
 
 import threading
 from collections.abc import Callable
@@ -22,68 +22,68 @@ _ROUNDS = 12
 
 
 class BackfillRun:
-    """`tell` is called whenever there is something new in `tables`; `stop` ends it after the row it is at."""
+    """`tell` is called for each change of `tables`; `stop` ends the backfill after the present row."""
 
     def __init__(
         self,
         options: Options,
         protection: Protection,
         source: KeySource,
-        tell: Callable[[], None],
+        update: Callable[[], None],
         stop: threading.Event,
     ) -> None:
-        self._options, self._protection, self._source, self._tell = options, protection, source, tell
-        self._patience = RetryingConnection(options, stop, tell)
+        self._options, self._protection, self._source, self._update = options, protection, source, update
+        self._connection = RetryingConnection(options, stop, update)
         self.tables: list[TableProgress] = []
         self.notes: list[str] = []
 
     def run(self) -> None:
-        """Go over all tables.
+        """Process all tables.
 
-        Raises: BackfillRefused before anything was done, BackfillRunning, BackfillStopped.
+        Raises: BackfillRefused before any change, BackfillRunning, BackfillStopped.
         """
         try:
-            self._begin()
+            self._prepare()
             for progress in self.tables:
-                self._go_over(progress)
+                self._process(progress)
         finally:
-            self._patience.close()
+            self._connection.close()
             for progress in self.tables:
                 if progress.state not in {None, Backfill.FINISHED, Backfill.UNDONE}:
                     progress.state = Backfill.STOPPED
-            self._tell()
+            self._update()
 
-    def _begin(self) -> None:
+    def _prepare(self) -> None:
         try:
             fields = self._protection.fields()
         except ProtectionUnreadable as failed:
             raise BackfillRefused(f"{failed.detail} ({failed.code})", failed.hint or None) from None
-        self._patience.connect_first()
+        self._connection.connect_first()
         try:
-            found = self._patience.do(lambda connection: self._look_at(connection, fields))
+            found = self._connection.do(lambda connection: self._read_catalogue(connection, fields))
         except psycopg.Error as failed:
             raise _refused(failed, "the catalogue") from None
         self.tables = [of_table(table) for table in found]
 
-    def _look_at(self, connection: Connection, fields: tuple[ProtectedField, ...]) -> list[Table]:
+    def _read_catalogue(self, connection: Connection, fields: tuple[ProtectedField, ...]) -> list[Table]:
         options = self._options
         found = preflight.tables(connection, fields, options.table, reads_only=options.dry_run)
         self.notes = [note for table in found for note in preflight.notes(connection, table)]
         return found
 
-    def _go_over(self, progress: TableProgress) -> None:
+    def _process(self, progress: TableProgress) -> None:
         undo, table = self._options.settings.undo, progress.table
-        self._patience.begin(progress)
-        store = DatabaseKeyStore(self._patience.do(lambda connection: connection.pgconn))
+        self._connection.begin(progress)
+        store = DatabaseKeyStore(self._connection.do(lambda connection: connection.pgconn))
         keys = PreloadedKeys(ColumnKeys(Store.POSTGRESQL, self._source, store, self._options.key_seconds), table)
         unchanged = partial(self._refuse_changed, table)
-        walks = TableScan(keys, self._patience, self._options.settings, progress, unchanged, self._tell)
+        scan = TableScan(keys, self._connection, self._options.settings, progress, unchanged, self._update)
         try:
-            walks.count()
+            scan.count()
             if self._options.dry_run:
                 progress.state = None
                 return
-            self._rounds(walks, progress)
+            self._rounds(scan, progress)
         except TooManyRefused:
             progress.state = Backfill.STOPPED
         except psycopg.Error as failed:
@@ -91,31 +91,31 @@ class BackfillRun:
         else:
             whole = not progress.left
             progress.state = (Backfill.UNDONE if undo else Backfill.FINISHED) if whole else Backfill.STOPPED
-        self._tell()
+        self._update()
 
     def _refuse_changed(self, table: Table, connection: Connection) -> None:
-        """See that the table's columns are still protected as they were: else nobody could read what is sealed."""
+        """Verify that the table's protection is unchanged; otherwise the application could not read new ciphertext."""
         try:
             same = preflight.is_as_before(connection, self._protection.fields(), table)
         except ProtectionUnreadable as failed:
             raise BackfillStopped(f"{failed.detail} ({failed.code})") from None
         if not same:
-            raise BackfillStopped(f"{table.full_name}, or what is protected of it, was changed meanwhile")
+            raise BackfillStopped(f"{table.full_name} or its protection changed during the backfill")
 
-    def _rounds(self, walks: TableScan, progress: TableProgress) -> None:
-        """Change and read back until nothing is left; what others held in one round is free in another."""
+    def _rounds(self, scan: TableScan, progress: TableProgress) -> None:
+        """Change and read back until nothing is left; rows that were locked in one round are free in another."""
         for number in range(_ROUNDS):
             before = progress.rows
-            walks.change()
-            walks.read_back()
+            scan.change()
+            scan.read_back()
             if not progress.left or (progress.refused and progress.rows == before):
                 return
-            self._patience.rest(min(0.1 * 2**number, LONGEST_REST))
+            self._connection.rest(min(0.1 * 2**number, LONGEST_REST))
 
 
 def _refused(failed: psycopg.Error, what: str) -> BackfillRefused:
-    """Return the database's refusal without its text, which may quote a value."""
-    hint = "look into the database's log; it goes on where it was when it is run again"
+    """Return the database's error without its text, which may contain a value."""
+    hint = "check the database log, then run it again to resume"
     if failed.sqlstate == "42501":
-        hint = "connect as the table's owner, or as a role that row security does not hold back (BYPASSRLS)"
-    return BackfillRefused(f"the database refused a statement on {what} (SQLSTATE {failed.sqlstate})", hint)
+        hint = "connect as the table's owner, or as a role that bypasses row-level security (BYPASSRLS)"
+    return BackfillRefused(f"the database rejected a statement on {what} (SQLSTATE {failed.sqlstate})", hint)

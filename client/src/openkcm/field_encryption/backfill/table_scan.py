@@ -1,9 +1,10 @@
-"""The walks over one table.
+"""The passes over one table.
 
-A batch is one short transaction: lock rows that nobody else holds, seal what is plain in them, store it, commit. Killed
-at any moment, all of it happened or nothing. An application that wants such a row waits for that long at most.
+A batch is one short transaction: lock rows that no other transaction holds, encrypt their plain values, store them,
+commit. An interruption leaves all of it or nothing. An application waits for such a row at most that long.
 
-How fast: so many rows a second and no more, and fewer while the database is slow; and how many rows at once.
+The rate is limited to a number of rows per second, and reduced while the database is slow; the batch size is limited by
+rows and bytes.
 """
 
 import time
@@ -25,12 +26,12 @@ Key = tuple[KeyValue, ...]
 Connection = psycopg.Connection[Any]
 
 _WINDOW = 5000
-"""Rows that one statement looks through, at most."""
+"""Maximum number of rows that one statement scans."""
 _PAGE = 1000
 _READ_FASTER = 20
-"""Times as fast as rows are changed."""
-_MOST_REFUSED = 100
-"""Rows that the database does not take, after which it is not tried further."""
+"""Factor by which reading is faster than changing."""
+_MAX_REJECTED = 100
+"""Number of rejected rows after which the backfill of a table stops."""
 
 PASSING = (
     psycopg.errors.DeadlockDetected,
@@ -39,11 +40,11 @@ PASSING = (
     psycopg.errors.QueryCanceled,
     psycopg.errors.IdleInTransactionSessionTimeout,
 )
-"""What happens beside an application at work, and is over when it is tried again."""
+"""Errors that a concurrent application causes and a retry resolves."""
 
 
 class RetryPolicy(Protocol):
-    """Does a piece of work over a connection, again and again until it is done; see `run`."""
+    """Runs a piece of work with a connection, with retries; see `connection`."""
 
     def do(self, work: Callable[[Connection], Result]) -> Result: ...
 
@@ -59,7 +60,7 @@ class Settings(NamedTuple):
 
 
 class _Done(NamedTuple):
-    """What a batch did: up to which key, of how many rows how many were stored, and what changed in each column."""
+    """The result of a batch: its last key, rows read, their size, rows stored, and the changes of each column."""
 
     reached: Key | None
     rows: int
@@ -72,44 +73,44 @@ class _Done(NamedTuple):
 
 
 class TableScan:
-    def __init__(  # noqa: PLR0913, PLR0917 - what a walk is made of
+    def __init__(  # noqa: PLR0913, PLR0917 - its collaborators
         self,
         keys: PreloadedKeys,
-        patient: RetryPolicy,
+        connection: RetryPolicy,
         settings: Settings,
         progress: TableProgress,
         unchanged: Callable[[Connection], None],
-        tell: Callable[[], None],
+        update: Callable[[], None],
     ) -> None:
-        """`unchanged` raises when the table is no longer protected as it was; asked every few thousand rows."""
+        """`unchanged` raises when the table's protection has changed; it is called every few thousand rows."""
         self._table = progress.table
-        self._keys, self._patient, self._settings = keys, patient, settings
-        self._progress, self._unchanged, self._tell = progress, unchanged, tell
+        self._keys, self._connection, self._settings = keys, connection, settings
+        self._progress, self._unchanged, self._update = progress, unchanged, update
         self._queries = Queries(self._table, sealed=settings.undo)
-        self._pace, self._reading = (
+        self._limiter, self._reading = (
             RateLimiter(settings.rows_per_second),
             RateLimiter(_READ_FASTER * settings.rows_per_second),
         )
         self._batches, self._pages = BatchSize(settings.batch), BatchSize(_PAGE)
 
     def count(self) -> None:
-        """Find out how much there is to do; reads, and changes nothing."""
+        """Count the values to change; changes nothing."""
         for one in self._progress.columns.values():
             one.left = 0
         after, marked = self._window(None)
         while after is not None:
             for column, count in zip(self._queries.columns, marked, strict=True):
                 self._progress.columns[column.name].left += count
-            self._tell()
+            self._update()
             after, marked = self._window(after)
 
     def change(self) -> None:
-        """Seal what is plain, or open what is sealed, from the first row to the last; leaves out locked rows."""
+        """Encrypt plain values, or decrypt sealed ones, from the first row to the last; skips locked rows."""
         self._progress.refused.clear()
         begin: Key | None = None
         last, marked = self._window(begin)
         while last is not None:
-            self._patient.do(self._unchanged)
+            self._connection.do(self._unchanged)
             after, more = begin, any(marked)
             while more:
                 after, more = self._batch(after, last)
@@ -117,44 +118,44 @@ class TableScan:
             last, marked = self._window(begin)
 
     def read_back(self) -> None:
-        """Open every value as the application would, and count what is left to do and what does not open."""
+        """Decrypt every value as the application would; count values left to change and undecryptable ones."""
         for one in self._progress.columns.values():
             one.left = one.unopened = one.read_back = 0
         rows = self._page(None)
         while rows:
             begun = time.monotonic()
-            self._patient.do(lambda _: self._keys.refresh())
+            self._connection.do(lambda _: self._keys.refresh())
             for row in rows:
                 self._read(row)
-            self._tell()
-            self._patient.rest(self._reading.pause(len(rows), time.monotonic() - begun))
+            self._update()
+            self._connection.rest(self._reading.pause(len(rows), time.monotonic() - begun))
             rows = self._page(self._key(rows[-1]))
 
     def _window(self, after: Key | None) -> tuple[Key | None, Sequence[int]]:
-        """Return the key with which the next window ends, None when there is none, and how much is to do in it."""
+        """Return the last key of the next window, None at the end, and the number of values to change in it."""
         query = self._queries.window(after, _WINDOW)
-        row = self._patient.do(lambda connection: connection.execute(query).fetchone())
+        row = self._connection.do(lambda connection: connection.execute(query).fetchone())
         return (None, ()) if row is None else (self._key(row), row[len(self._table.key) :])
 
     def _page(self, after: Key | None) -> list[Any]:
         query = self._queries.page(after, self._pages.rows)
-        rows = self._patient.do(lambda connection: connection.execute(query).fetchall())
+        rows = self._connection.do(lambda connection: connection.execute(query).fetchall())
         self._pages.saw(len(rows), sum(len(value) for row in rows for _, value in self._of(row)))
         return rows
 
     # Changing.
 
     def _batch(self, after: Key | None, last: Key) -> tuple[Key | None, bool]:
-        """Change the next rows up to a key; return the key of the last one, and whether there may be more."""
-        size = self._pace.batch(self._batches.rows)
+        """Change the next rows up to a key; return the last key, and whether more rows may follow."""
+        size = self._limiter.batch(self._batches.rows)
         try:
-            done = self._patient.do(lambda connection: self._try(connection, after, last, size, careful=False))
+            done = self._connection.do(lambda connection: self._try(connection, after, last, size, one_by_one=False))
         except psycopg.Error:
-            # One row is enough for the database to refuse all of them: find out which.
-            done = self._patient.do(lambda connection: self._try(connection, after, last, size, careful=True))
+            # The database rejects the whole batch for one row: find out which.
+            done = self._connection.do(lambda connection: self._try(connection, after, last, size, one_by_one=True))
         self._note(done)
         self._batches.saw(done.rows, done.size)
-        self._patient.rest(self._pace.pause(done.rows, done.seconds))
+        self._connection.rest(self._limiter.pause(done.rows, done.seconds))
         return done.reached, done.rows > 0
 
     def _note(self, done: _Done) -> None:
@@ -168,21 +169,21 @@ class TableScan:
             )
         progress.rows += done.stored
         progress.refused.update(done.refused)
-        progress.rows_per_second = self._pace.rows_per_second
-        self._tell()
-        if progress.refused.total() >= _MOST_REFUSED:
+        progress.rows_per_second = self._limiter.rows_per_second
+        self._update()
+        if progress.refused.total() >= _MAX_REJECTED:
             raise TooManyRefused(progress.refused)
 
-    def _try(self, connection: Connection, after: Key | None, last: Key, size: int, *, careful: bool) -> _Done:
+    def _try(self, connection: Connection, after: Key | None, last: Key, size: int, *, one_by_one: bool) -> _Done:
         """Raises KeyUnwrapError, psycopg.Error."""
         self._keys.refresh()
         while True:
             try:
-                return self._changed(connection, after, last, size, careful=careful)
+                return self._changed(connection, after, last, size, one_by_one=one_by_one)
             except KeyNotLoaded as missing:
-                self._keys.fetch(missing.wanted)
+                self._keys.fetch(missing.name)
 
-    def _changed(self, connection: Connection, after: Key | None, last: Key, size: int, *, careful: bool) -> _Done:
+    def _changed(self, connection: Connection, after: Key | None, last: Key, size: int, *, one_by_one: bool) -> _Done:
         begun, refused, count = time.monotonic(), Counter[str](), 0
         changed: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
         with connection.transaction():
@@ -193,7 +194,7 @@ class TableScan:
                 if new:
                     groups[tuple(new)].append((*new.values(), *self._key(row)))
             for names, parameters in groups.items():
-                stored = self._store(connection, names, parameters, refused, careful=careful)
+                stored = self._store(connection, names, parameters, refused, one_by_one=one_by_one)
                 count += len(stored)
                 for at, name in enumerate(names):
                     changed[name][0] += len(stored)
@@ -210,12 +211,12 @@ class TableScan:
         parameters: Sequence[tuple[Any, ...]],
         refused: Counter[str],
         *,
-        careful: bool,
+        one_by_one: bool,
     ) -> Sequence[tuple[Any, ...]]:
-        """Store new values and return those that were stored; only when `careful` does one go without the others."""
+        """Store new values and return the stored ones; with `one_by_one` a rejected row does not affect others."""
         query = self._queries.change([self._table.protected[name] for name in names])
         with connection.cursor() as cursor:
-            if not careful:
+            if not one_by_one:
                 cursor.executemany(query, parameters)
                 return parameters
             stored = []
@@ -234,7 +235,7 @@ class TableScan:
             return stored
 
     def _new(self, row: Sequence[Any]) -> dict[str, Stored]:
-        """Return what is to be stored in a row's columns; empty when nothing is. Raises KeyNotLoaded."""
+        """Return the new values of a row's columns, empty if none change. Raises KeyNotLoaded."""
         part = values.row_part(self._key(row))
         found: dict[str, Stored] = {}
         for column, stored in self._of(row):
@@ -246,7 +247,7 @@ class TableScan:
             try:
                 found[column.name] = self._keys.open(column, part, stored)
             except values.DecryptionFailed:
-                continue  # it is counted when everything is read back
+                continue  # the final pass counts it
         return found
 
     # Reading back.
@@ -256,7 +257,7 @@ class TableScan:
         for column, stored in self._of(row):
             progress = self._progress.columns[column.name]
             try:
-                sealed = self._opens(column, part, stored)
+                sealed = self._decrypts(column, part, stored)
             except values.DecryptionFailed:
                 progress.unopened += 1
                 continue
@@ -265,16 +266,16 @@ class TableScan:
             else:
                 progress.read_back += 1
 
-    def _opens(self, column: Column, part: bytes, stored: Stored) -> bool:
-        """Return whether a value is sealed, and opened if it is. Raises values.DecryptionFailed."""
+    def _decrypts(self, column: Column, part: bytes, stored: Stored) -> bool:
+        """Return whether a value is sealed and can be decrypted. Raises DecryptionFailed."""
         while True:
             try:
                 self._keys.open(column, part, stored)
             except values.NotEncrypted:
                 return False
             except KeyNotLoaded as missing:
-                wanted = missing.wanted
-                self._patient.do(lambda _, wanted=wanted: self._keys.fetch(wanted))  # type: ignore[misc]  # its default
+                name = missing.name
+                self._connection.do(lambda _, name=name: self._keys.fetch(name))  # type: ignore[misc]  # its default
             else:
                 return True
 
@@ -295,16 +296,16 @@ def _is_sealed(stored: Stored) -> bool:
 
 
 class TooManyRefused(Exception):
-    """The database refuses row after row: SQLSTATE → how often."""
+    """The database rejects row after row; the argument counts them by SQLSTATE."""
 
 
 _SLOW = 3.0
-"""Times as long as usual, for a row."""
-_NOTICED = 0.05
-"""Seconds of a batch below which nothing is called slow."""
-_LEAST = 1 / 32
-_FIRST_ROWS, _MOST_BYTES = 20, 8 << 20
-"""At once, while it is not known how large values are, and of what is read."""
+"""Factor to the usual time for a row from which the database counts as slow."""
+_MIN_SECONDS = 0.05
+"""Duration of a batch in seconds below which it never counts as slow."""
+_MIN_SHARE = 1 / 32
+_FIRST_ROWS, _MAX_BYTES = 20, 8 << 20
+"""Rows of the first read, while the size of values is not known, and maximum bytes of a read."""
 
 
 class RateLimiter:
@@ -317,32 +318,32 @@ class RateLimiter:
         return self._now
 
     def batch(self, most: int) -> int:
-        """Return how many rows to lock at once: what is done in a second at most."""
+        """Return how many rows to lock together: at most those of one second."""
         return max(1, min(most, int(self._now)))
 
     def pause(self, rows: int, seconds: float) -> float:
-        """Return how long to rest after so many rows, which took so many seconds."""
+        """Return the seconds to wait after `rows` rows that took `seconds`."""
         if not rows:
             return 0.0
         each = seconds / rows
         usual = each if self._usual is None else self._usual
-        if seconds > _NOTICED and each > _SLOW * usual:
-            self._now = max(self._full * _LEAST, self._now / 2)
+        if seconds > _MIN_SECONDS and each > _SLOW * usual:
+            self._now = max(self._full * _MIN_SHARE, self._now / 2)
         else:
             self._now = min(self._full, self._now * 1.1)
-        # What is usual follows at once to what is faster, and slowly to what is slower.
+        # The usual time follows a faster batch immediately, and a slower one slowly.
         self._usual = min(each, usual * 1.02)
         return max(0.0, rows / self._now - seconds)
 
 
 class BatchSize:
-    """How many rows to read at once, so that large values do not fill the memory."""
+    """How many rows to read together, so that large values do not fill the memory."""
 
     def __init__(self, most: int) -> None:
         self._most, self.rows = most, min(most, _FIRST_ROWS)
 
     def saw(self, rows: int, size: int) -> None:
-        """Learn from what was read; it grows step by step, for the next rows may be larger."""
+        """Adjust to the size of the last rows; grows gradually, since the next rows may be larger."""
         if rows:
-            fitting = _MOST_BYTES * rows // max(1, size)
+            fitting = _MAX_BYTES * rows // max(1, size)
             self.rows = max(1, min(self._most, fitting, 4 * self.rows))

@@ -1,1 +1,1 @@
-"""The folder that `openkcm run` puts on PYTHONPATH; Python imports `sitecustomize` from it before the program."""
+"""The folder that `openkcm run` adds to PYTHONPATH; Python imports `sitecustomize` from it before the program."""

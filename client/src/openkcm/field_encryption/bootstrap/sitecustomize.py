@@ -1,8 +1,8 @@
-"""Python runs this before the program's first line: it brings the hook in, or ends the program.
+"""Python runs this module before the program's first line: it loads the encryption, or ends the program.
 
-Our packages have common names, so they are kept apart: while ours are imported, `import` finds ours; then they are
-taken out of `sys.modules` again, and the program's own `crypto` or `hooks` are its own. The libraries we need are
-looked for where the program looks, and only then where OpenKCM is installed: the program's versions win.
+OpenKCM's package name could collide with the program's, so its modules are kept apart. During its own imports, `import`
+finds OpenKCM's packages; afterwards they are removed from `sys.modules`. Libraries are searched first where the program
+finds them, and only then where OpenKCM is installed: the program's versions take precedence.
 """
 
 import os
@@ -26,7 +26,7 @@ _loaded: dict[str, ModuleType] = {}
 
 
 class _OwnPackages:
-    """Finds our packages where they are, and nothing else there."""
+    """Finds OpenKCM's packages in their folder, and nothing else there."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
@@ -38,10 +38,10 @@ def _is_own(name: str) -> bool:
 
 
 @contextmanager
-def _ours() -> Iterator[None]:
+def _own_imports() -> Iterator[None]:
     with _lock:
-        theirs = {name: module for name, module in sys.modules.items() if _is_own(name)}
-        for name in theirs:
+        replaced = {name: module for name, module in sys.modules.items() if _is_own(name)}
+        for name in replaced:
             del sys.modules[name]
         sys.modules.update(_loaded)
         sys.meta_path.insert(0, _OwnPackages)
@@ -52,45 +52,43 @@ def _ours() -> Iterator[None]:
             _loaded.update({name: module for name, module in sys.modules.items() if _is_own(name)})
             for name in _loaded:
                 sys.modules.pop(name, None)
-            sys.modules.update(theirs)
+            sys.modules.update(replaced)
 
 
 def _stop(reason: str, hint: str) -> None:
-    """End the program: an exception would be printed by Python, and the program would run unprotected."""
+    """End the program: after an exception Python would continue and run the program unprotected."""
     sys.stderr.write(f"openkcm run: {reason}\n  hint: {hint}\n")
     sys.stderr.flush()
     os._exit(_CONFIGURATION_UNUSABLE)
 
 
-def _begin() -> None:
+def _load() -> None:
     wanted, found = os.environ.get("KCM_RUN_PYTHON", ""), f"{sys.version_info[0]}.{sys.version_info[1]}"
     if wanted != found:
         _stop(
-            f"the program runs on Python {found} and OpenKCM is installed for Python {wanted}",
+            f"the program runs on Python {found}, but OpenKCM is installed for Python {wanted}",
             f"install OpenKCM with Python {found} as well, and use its `openkcm run`",
         )
     folder = Path(os.environ.get("KCM_RUN_FOLDER", ""))
     if not (folder / "client.toml").is_file():
-        _stop(
-            f"{folder} is not the folder of a connected service", "give the one that `openkcmctl service connect` wrote"
-        )
+        _stop(f"{folder} is not the folder of a connected service", "use the one of `openkcmctl service connect`")
     for place in os.environ.get("KCM_RUN_PATHS", "").split(os.pathsep):
         if place and place not in sys.path:
             sys.path.append(place)
     try:
-        with _ours():
-            from openkcm.field_encryption import import_hook as install  # noqa: PLC0415 - only inside is it ours
+        with _own_imports():
+            from openkcm.field_encryption import import_hook  # noqa: PLC0415 - importable only in this context
 
-            install.begin(_ours)
-    except BaseException as failed:  # noqa: BLE001 - whatever it is, the program must not run without the hook
+            import_hook.install(_own_imports)
+    except BaseException as failed:  # noqa: BLE001 - after any error the program must not run unprotected
         _stop(
             f"{type(failed).__name__}: {failed}",
-            "see docs/postgresql.md#what-is-needed for what a protected program needs",
+            "see docs/postgresql.md#requirements for the requirements of a protected program",
         )
 
 
 def _chain() -> None:
-    """Run the sitecustomize that Python would have run without us."""
+    """Run the sitecustomize module that Python would have run without OpenKCM."""
     spec = PathFinder.find_spec("sitecustomize", [place for place in sys.path if place not in {_HERE, ""}])
     if spec is None or spec.loader is None or spec.origin == __file__:
         return
@@ -102,5 +100,5 @@ def _chain() -> None:
 
 
 if "KCM_RUN_FOLDER" in os.environ:
-    _begin()
+    _load()
     _chain()

@@ -1,4 +1,4 @@
-"""What is protected: the fields of each collection, by their dotted paths."""
+"""The protected fields of each collection, by their dotted paths."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,18 +25,18 @@ class Collection:
     name: str
     fields: tuple[Field, ...]
     problem: str = ""
-    """Why it cannot be protected as it is listed."""
+    """Why it cannot be protected as listed."""
     by_path: Mapping[str, Field] = field(default_factory=dict, hash=False)
-    above: Mapping[str, Field] = field(default_factory=dict, hash=False)
-    """Paths of what protected fields are inside of."""
+    ancestors: Mapping[str, Field] = field(default_factory=dict, hash=False)
+    """Paths of documents that contain protected fields."""
 
     @property
     def full_name(self) -> str:
         return f"{self.database}.{self.name}"
 
-    def touched(self, path: str) -> Field | None:
-        """Return a protected field that a path names, holds or is inside of; places in arrays are no part of a path."""
-        found = self.by_path.get(path) or self.above.get(path)
+    def affected_field(self, path: str) -> Field | None:
+        """Return the protected field that a path names, contains or is inside of; array indexes are ignored."""
+        found = self.by_path.get(path) or self.ancestors.get(path)
         if found is not None or "." not in path:
             return found
         names = [name for name in path.split(".") if not (name.isdigit() or name.startswith("$"))]
@@ -45,7 +45,7 @@ class Collection:
             if found is not None:
                 return found
         whole = ".".join(names)
-        return self.by_path.get(whole) or self.above.get(whole)
+        return self.by_path.get(whole) or self.ancestors.get(whole)
 
 
 Catalogue = Mapping[tuple[str, str], Collection]
@@ -62,15 +62,15 @@ def catalogue(fields: Iterable[ProtectedField]) -> Catalogue:
 
 def _collection(database: str, name: str, listed: list[ProtectedField]) -> Collection:
     fields = tuple(_field(database, name, one) for one in listed)
-    above = {".".join(one.parts[:end]): one for one in fields for end in range(1, len(one.parts))}
-    problem = next(filter(None, (_problem(one, above) for one in fields)), "")
+    ancestors = {".".join(one.parts[:end]): one for one in fields for end in range(1, len(one.parts))}
+    problem = next(filter(None, (_problem(one, ancestors) for one in fields)), "")
     return Collection(
         database,
         name,
         fields,
         f"{database}.{name}: {problem}" if problem else "",
         {one.path: one for one in fields},
-        above,
+        ancestors,
     )
 
 
@@ -88,11 +88,11 @@ def _field(database: str, name: str, one: ProtectedField) -> Field:
     )
 
 
-def _problem(one: Field, above: Mapping[str, Field]) -> str:
-    if one.path in above:
-        return f"{one.path} is protected as a whole, and {above[one.path].path} inside of it once more"
+def _problem(one: Field, ancestors: Mapping[str, Field]) -> str:
+    if one.path in ancestors:
+        return f"{one.path} is protected as a whole, and so is {ancestors[one.path].path} inside of it"
     if one.parts[0] == "_id":
         return "the _id cannot be protected: each value is bound to it"
     if any(not part or part.startswith("$") or part.isdigit() for part in one.parts):
-        return f"{one.path} is not a path of names"
+        return f"{one.path} is not a path of field names"
     return ""

@@ -1,15 +1,12 @@
-"""The places in pymongo where commands leave and replies arrive, beneath everything that an application can call.
+"""Installs the encryption in pymongo, where commands are sent and replies arrive, below the public interface.
 
-All commands but those of cursors and bulk writes leave by `Connection.command`; a cursor's `find` is made once by
-`_Query.as_command`, and its replies, and those of every getMore, pass `run_cursor_command`; bulk writes send operations
-in batches that are filled as far as a message may be large, so they are exchanged one by one while it is filled. The
-blocking and the async face differ in what is awaited alone.
+Most commands are sent by `Connection.command`. A cursor's `find` is built once by `_Query.as_command`; its replies, and
+those of every getMore, pass through `run_cursor_command`. Bulk writes send operations in batches up to the maximum
+message size, so operations are replaced one by one while a batch is filled. The blocking and the async interface differ
+only in what is awaited.
 
-pymongo has a hook of its own for client-side encryption, `client._encrypter`. It is not used: with it every reply is
-decoded twice and bulk writes are encoded twice in batches of 2 MiB, protected or not, and MongoClient.bulk_write passes
-it by.
-
-Puts the hook into pymongo.
+pymongo's own interface for client-side encryption, `client._encrypter`, is not used. It decodes every reply twice and
+encodes bulk writes twice in batches of 2 MiB, protected or not, and MongoClient.bulk_write bypasses it.
 """
 
 import inspect
@@ -40,14 +37,14 @@ _COMMAND = ["self", "dbname", "spec", "read_preference", "codec_options", "check
 _CURSOR = ["conn", "cmd", "dbname", "request_id", "msg", "client", "session", "listeners", "codec_options"]
 _BATCH, _CLIENT_BATCH = ["self", "bwc", "cmd", "ops", "client"], ["self", "bwc", "cmd", "ops", "namespaces"]
 _OPERATIONS = (commands.insert, commands.update, commands.delete)
-"""By pymongo's numbers for them."""
+"""In the order of pymongo's numbers for them."""
 
-_BEGINNINGS = frozenset({"hello", "isMaster", "ismaster", "saslStart", "saslContinue", "authenticate"})
+_HANDSHAKE = frozenset({"hello", "isMaster", "ismaster", "saslStart", "saslContinue", "authenticate"})
 
 _READY = "_openkcm_ready"
-"""Operations as they are sent, on the bulk write itself, by those that the application gave, which it keeps."""
+"""Attribute of a bulk write: its encrypted operations by the id of the application's, which stay unchanged."""
 
-SEAMS: list[tuple[Any, str, list[str]]] = [
+REPLACED_METHODS: list[tuple[Any, str, list[str]]] = [
     (pool.Connection, "command", _COMMAND),
     (async_pool.AsyncConnection, "command", _COMMAND),
     (cursor_base, "run_cursor_command", _CURSOR),
@@ -68,32 +65,32 @@ SEAMS: list[tuple[Any, str, list[str]]] = [
     (client_bulk._ClientBulk, "execute", ["self", "session", "operation"]),
     (async_client_bulk._AsyncClientBulk, "execute", ["self", "session", "operation"]),
 ]
-"""What must be there, as it is known, for the hook to be sure of what it does."""
+"""The functions that the encryption replaces, with their parameters."""
 
 
-def unsuited() -> str:
-    """Return what this pymongo does otherwise than the hook knows, empty when nothing."""
-    for owner, name, parameters in SEAMS:
+def incompatibility() -> str:
+    """Return how this pymongo differs from the supported one, empty if it does not."""
+    for owner, name, parameters in REPLACED_METHODS:
         method = getattr(owner, name, None)
         if method is None or list(inspect.signature(method).parameters)[: len(parameters)] != parameters:
             return f"pymongo {pymongo.version} has another {owner.__name__}.{name}"
     if pymongo.version_tuple[:2] != KNOWN:
         return f"pymongo is {pymongo.version} and not {'.'.join(map(str, KNOWN))}"
     if (message._INSERT, message._UPDATE, message._DELETE) != (0, 1, 2):
-        return f"pymongo {pymongo.version} numbers operations otherwise"
+        return f"pymongo {pymongo.version} has other numbers for operations"
     return ""
 
 
 def install(hook: MongoSession) -> None:
-    """Put the hook into pymongo."""
-    made: dict[str, Callable[..., Any]] = {
+    """Install the encryption in pymongo."""
+    replacements: dict[str, Callable[..., Any]] = {
         "command": _command,
         "run_cursor_command": _run_cursor_command,
         "as_command": _as_command,
     }
-    for owner, name, parameters in SEAMS:
-        if name in made:
-            replacement = made[name]
+    for owner, name, parameters in REPLACED_METHODS:
+        if name in replacements:
+            replacement = replacements[name]
         elif name == "execute":
             replacement = _execute_client if "write_concern" not in parameters else _execute
         else:
@@ -111,7 +108,7 @@ def _wrap(owner: Any, name: str, hook: MongoSession, replacement: Callable[..., 
 
 
 class _Prepared(dict[str, Any]):
-    """A find command that takes with it how its reply is read."""
+    """A find command with the decryptor of its reply."""
 
     exchange: CommandExchange
 
@@ -128,9 +125,9 @@ def _command(  # noqa: PLR0913, PLR0917 - pymongo's own parameters
     **named: Any,
 ) -> Any:
     client = named.get("client")
-    # What a connection begins with holds no documents, and must not look like a server that does not answer.
-    beginning = client is None and next(iter(spec)) in _BEGINNINGS
-    exchange = None if beginning else hook.exchange(client, dbname, spec, codec_options)
+    # Handshake commands contain no documents, and an error there would look like an unreachable server.
+    is_handshake = client is None and next(iter(spec)) in _HANDSHAKE
+    exchange = None if is_handshake else hook.exchange(client, dbname, spec, codec_options)
     if exchange is None:
         return original(connection, dbname, spec, read_preference, codec_options, *arguments, **named)
     spec, reading, count = exchange
@@ -142,12 +139,12 @@ def _command(  # noqa: PLR0913, PLR0917 - pymongo's own parameters
 
 
 def _then(reply: Any, read: Callable[[Any], Any]) -> Any:
-    """Read a reply, or what is awaited for it."""
+    """Apply `read` to a reply, or to the result of an awaitable."""
     if not inspect.isawaitable(reply):
         return read(reply)
 
-    async def awaited(coming: Awaitable[Any]) -> Any:
-        return read(await coming)
+    async def awaited(pending: Awaitable[Any]) -> Any:
+        return read(await pending)
 
     return awaited(reply)
 
@@ -162,11 +159,11 @@ def _as_command(
     if query._as_command is not None:
         return original(query, conn, apply_timeout)
     command, database = original(query, conn, apply_timeout)
-    query._as_command = None  # what is refused must not be found there by another attempt
+    query._as_command = None  # another attempt must not find the rejected command
     exchange = hook.exchange(query.client, database, command, query.codec_options)
     if exchange is not None:
         if isinstance(query, message._RawBatchQuery):
-            raise StatementRefused("raw batches would hand out ciphertext", "use find")
+            raise StatementRefused("raw batches would return ciphertext", "use find")
         command = _Prepared(exchange.command)
         command.exchange = exchange
     query._as_command = command, database
@@ -199,7 +196,7 @@ def _run_cursor_command(  # noqa: PLR0913 - pymongo's own parameters
 
 
 def _execute(hook: MongoSession, original: Callable[..., Any], writing: Any, *arguments: Any, **named: Any) -> Any:
-    """Make all operations ready before the first of them is sent; they are sent in the places of the application's."""
+    """Encrypt all operations before the first is sent; they replace the application's operations while sending."""
     collection = writing.collection
     client, name, codec = collection.database.client, collection.full_name, collection.codec_options
     count = hook.count()
@@ -240,18 +237,18 @@ def _client_batch(  # noqa: PLR0913, PLR0917 - the same
     return original(writing, bwc, cmd, ((kind, ready.get(id(one), one)) for kind, one in ops), namespaces)
 
 
-def hook_in(told: RunEnvironment) -> None:
-    """Hook into the driver, which is imported by now; raises ImportError when it is another than is known."""
-    problem = unsuited()
+def install_hook(settings: RunEnvironment) -> None:
+    """Install the encryption in the imported driver; raises ImportError for an unsupported one."""
+    problem = incompatibility()
     if problem:
         raise ImportError(f"{problem}, which this version of OpenKCM cannot protect", name="pymongo")
-    service = CryptoService(told.folder)
+    service = CryptoService(settings.folder)
     install(
         MongoSession(
-            ServiceProtection(service, told.catalogue_seconds),
+            ServiceProtection(service, settings.catalogue_seconds),
             ServiceKeySource(service),
             CollectionKeyStore,
-            UsageReporter(service.tell),
-            key_seconds=told.key_seconds,
+            UsageReporter(service.report_usage),
+            key_seconds=settings.key_seconds,
         )
     )

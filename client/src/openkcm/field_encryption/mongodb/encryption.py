@@ -1,15 +1,15 @@
-"""A document's values: BSON type and all, sealed for their place, and as they are stored.
+"""Encryption of a document's values with their BSON types, and the format in which they are stored.
 
-    plaintext        = BSON type (1) | the value as BSON writes it, so that every type comes back as it was
-    randomised       = Binary of our subtype: 00 "okcm" 01 | sealed (field_encryption/value_format.py)
-    deterministic    = {"t": Binary of our subtype: tag (16), "c": as above}
+    plaintext        = BSON type (1) | the value as BSON encodes it, so that every type is restored exactly
+    randomised       = Binary of OpenKCM's subtype: 00 "okcm" 01 | sealed (field_encryption/value_format.py)
+    deterministic    = {"t": Binary of the same subtype: tag (16), "c": as above}
 
-The place is store, database, collection, path and the document's `_id`. The subtype is of the range that BSON leaves to
-applications; not its first, 0x80, which applications take by habit, and not 6, which would make drivers with
-client-side encryption of their own try to open the value.
+The place is store, database, collection, path and the document's `_id`. The subtype is from BSON's range for
+applications. It is not the first one, 0x80, which applications commonly use, and not 6, which would make drivers with
+client-side encryption try to decrypt the value.
 
-MongoDB compares Binary by length, subtype and bytes, so a tag in front of a ciphertext could not be asked for. In a
-document of two it can: `path.t` is a path like any other, in queries and in an index, unique or not.
+MongoDB compares Binary by length, subtype and bytes, so a tag before a ciphertext could not be queried. In a document
+of both parts, `path.t` is an ordinary path for queries and for indexes, unique or not.
 """
 
 import hmac
@@ -33,12 +33,12 @@ Codec = CodecOptions[Any]
 
 _STRING, _INT32, _INT64 = b"\x02", b"\x10", b"\x12"
 _DOCUMENTS = frozenset({b"\x03", b"\x04"})
-_COMPARED = frozenset({_STRING, b"\x05", b"\x07", b"\x08", b"\x09", _INT32, b"\x11", _INT64})
-"""Types of which equal values have equal bytes: string, Binary, ObjectId, bool, date, int, Timestamp."""
+_COMPARABLE = frozenset({_STRING, b"\x05", b"\x07", b"\x08", b"\x09", _INT32, b"\x11", _INT64})
+"""Types whose equal values have equal bytes: string, Binary, ObjectId, bool, date, int, Timestamp."""
 
 
 def identity(value: object, codec: Codec) -> bytes | None:
-    """Return the part of a place that a document's fields share, None for an `_id` that values cannot be bound to."""
+    """Return the part of a place that a document's fields share, None for an `_id` of an unsupported type."""
     if isinstance(value, ObjectId):
         return values.row_part([b"o" + value.binary])
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
@@ -52,12 +52,12 @@ def identity(value: object, codec: Codec) -> bytes | None:
 
 
 def is_document(value: object, codec: Codec) -> bool:
-    """Say whether a value is stored as a document or an array."""
+    """Return whether a value is stored as a document or an array."""
     return bson.encode({"": value}, codec_options=codec)[4:5] in _DOCUMENTS
 
 
 def seal(keys: ColumnKeys, field: Field, identity: bytes, value: object, codec: Codec) -> Binary | dict[str, Binary]:
-    """Return what is stored. Raises KeyUnwrapError, ProtectionUnusable."""
+    """Return the encrypted value to store. Raises KeyUnwrapError, ProtectionUnusable."""
     plain = _plain(value, codec)
     equality = tag(keys, field, plain) if field.deterministic else None
     sealed = Binary(
@@ -67,43 +67,43 @@ def seal(keys: ColumnKeys, field: Field, identity: bytes, value: object, codec: 
 
 
 def tag_of(keys: ColumnKeys, field: Field, value: object, codec: Codec) -> Binary:
-    """Return what equality of a field is asked by. Raises KeyUnwrapError, ProtectionUnusable."""
+    """Return the tag for an equality query. Raises KeyUnwrapError, ProtectionUnusable."""
     return Binary(tag(keys, field, _plain(value, codec)), SUBTYPE)
 
 
 def tag(keys: ColumnKeys, field: Field, plain: bytes) -> bytes:
-    if plain[:1] not in _COMPARED:
+    if plain[:1] not in _COMPARABLE:
         raise ProtectionUnusable(
-            f"a value of {field.full_name} is of a type that equality cannot be asked of",
+            f"a value of {field.full_name} has a type that does not support equality",
             "store a string, an integer, a date, a boolean, bytes or an id, or protect the field without equality",
         )
-    if plain[:1] == _INT32:  # drivers choose between the two by size, and MongoDB takes them for equal
+    if plain[:1] == _INT32:  # drivers choose the type by size, and MongoDB considers the values equal
         plain = _INT64 + int.from_bytes(plain[1:], "little", signed=True).to_bytes(8, "little", signed=True)
     return values.tag(keys.newest(field.column, TAG), field.place, plain)
 
 
-def opened(keys: ColumnKeys, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
-    """Return the value that was stored. Raises KeyUnwrapError, PlainValueFound, ValueRefused."""
+def decrypted(keys: ColumnKeys, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
+    """Return the decrypted value. Raises KeyUnwrapError, PlainValueFound, ValueRefused."""
     try:
-        return _value(_unsealed(keys, field, identity, stored), codec)
+        return _value(_unseal(keys, field, identity, stored), codec)
     except values.NotEncrypted:
         if field.plain_allowed:
             return stored
-        raise PlainValueFound(f"{field.full_name} holds a value that is not encrypted") from None
+        raise PlainValueFound(f"{field.full_name} contains a value that is not encrypted") from None
     except values.DecryptionFailed:
         raise ValueRefused(
-            f"a value of {field.full_name} does not open in its document: "
+            f"a value of {field.full_name} cannot be decrypted in its document: "
             "it was altered, moved, or encrypted by another service"
         ) from None
 
 
 def size_of(stored: Binary | Mapping[str, Binary]) -> int:
-    """Return how many bytes a value has of which this is the stored form."""
+    """Return the number of plaintext bytes of a stored value."""
     sealed = stored if isinstance(stored, Binary) else stored[SEALED_NAME]
     return len(sealed) - len(values.BYTES_PREFIX[0]) - values.AROUND
 
 
-def _unsealed(keys: ColumnKeys, field: Field, identity: bytes | None, stored: Any) -> bytes:
+def _unseal(keys: ColumnKeys, field: Field, identity: bytes | None, stored: Any) -> bytes:
     sealed, equality = _parts(stored)
     key = keys.version(field.column, values.version_of(sealed))
     if key is None or identity is None:
@@ -117,14 +117,19 @@ def _unsealed(keys: ColumnKeys, field: Field, identity: bytes | None, stored: An
 def _parts(stored: Any) -> tuple[bytes, Binary | None]:
     """Return the sealed bytes and the tag. Raises NotEncrypted, DecryptionFailed."""
     equality = None
-    if type(stored) is not Binary and isinstance(stored, Mapping) and len(stored) == 2 and _ours(stored.get(TAG_NAME)):
+    if (
+        type(stored) is not Binary
+        and isinstance(stored, Mapping)
+        and len(stored) == 2
+        and _is_encrypted(stored.get(TAG_NAME))
+    ):
         equality, stored = stored[TAG_NAME], stored.get(SEALED_NAME)
-    if not _ours(stored):
+    if not _is_encrypted(stored):
         raise values.NotEncrypted
     return values.from_bytes(stored)[0], equality
 
 
-def _ours(stored: Any) -> bool:
+def _is_encrypted(stored: Any) -> bool:
     return isinstance(stored, Binary) and stored.subtype == SUBTYPE
 
 

@@ -1,8 +1,7 @@
-"""The collection of wrapped column keys, in the application's own database.
+"""Storage of wrapped column keys in a collection of the application's database.
 
-It is read and written by a client of our own, which waits for a majority: a key that values were encrypted with must
-not vanish with a transaction that is rolled back, nor with a primary that is lost. That happens a few times in a
-process's life.
+A separate client reads and writes it with majority concern: a key that has encrypted values must not be lost when a
+transaction is rolled back or a primary fails. This happens a few times in the lifetime of a process.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from openkcm.field_encryption.key_cache import Column, KeyUnwrapError
 from openkcm.field_encryption.mongodb.pymongo_internals import arguments
 
 COLLECTION = "openkcm.column_key"
-_OURS: Mapping[str, Any] = {
+_OVERRIDES: Mapping[str, Any] = {
     "document_class": dict,
     "tz_aware": False,
     "type_registry": None,
@@ -28,32 +27,32 @@ _OURS: Mapping[str, Any] = {
     "auto_encryption_opts": None,
     "connect": True,
 }
-"""What an application may have chosen for its own documents."""
+"""Overrides of options that an application may have set for its own documents."""
 
 
 class CollectionKeyStore:
-    """Reaches the database as the application's client does."""
+    """Connects to the database with the arguments of the application's client."""
 
     def __init__(self, client: Any, database: str) -> None:
-        self._arguments = {**arguments(client), **_OURS}  # a password may be in it: never shown
+        self._arguments = {**arguments(client), **_OVERRIDES}  # may contain a password: never displayed
         self._database = database
 
     def read(self, column: Column, purpose: str) -> Mapping[int, str]:
-        with self._opened() as kept:
-            found = kept.find({"place": ".".join(column[:2]), "field": column[2], "purpose": purpose})
+        with self._collection() as collection:
+            found = collection.find({"place": ".".join(column[:2]), "field": column[2], "purpose": purpose})
             return {one["version"]: one["wrapped"] for one in found}
 
     def add(self, column: Column, purpose: str, wrapped: str) -> None:
         place = ".".join(column[:2])
         identity = {"place": place, "field": column[2], "purpose": purpose, "version": 1}
-        with self._opened() as kept:
+        with self._collection() as collection:
             try:
-                kept.insert_one({"_id": identity, **identity, "wrapped": wrapped})
+                collection.insert_one({"_id": identity, **identity, "wrapped": wrapped})
             except DuplicateKeyError:
-                return  # another process was faster, and its key is everybody's
+                return  # another process was first; all processes use its key
 
     @contextmanager
-    def _opened(self) -> Iterator[Collection[dict[str, Any]]]:
+    def _collection(self) -> Iterator[Collection[dict[str, Any]]]:
         try:
             with MongoClient[dict[str, Any]](**self._arguments) as client:
                 yield client.get_database(self._database).get_collection(
@@ -66,5 +65,5 @@ class CollectionKeyStore:
             raise KeyUnwrapError(
                 "key_collection_unusable",
                 f"the collection {COLLECTION} cannot be used: {type(failed).__name__}",
-                "let the application's user read and write it, see docs/mongodb.md#what-is-needed",
+                "grant the application's user read and write access, see docs/mongodb.md#requirements",
             ) from failed

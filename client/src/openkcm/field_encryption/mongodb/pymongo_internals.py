@@ -1,4 +1,4 @@
-"""What pymongo's clients and options do not tell in public."""
+"""Private properties of pymongo's clients and options."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,17 +7,17 @@ from bson import CodecOptions
 from bson.raw_bson import RawBSONDocument
 
 KNOWN = (4, 20)
-"""The minor version of pymongo whose inside the hook knows."""
+"""The minor version of pymongo whose internals are supported."""
 
 
 def arguments(client: Any) -> Mapping[str, Any]:
-    """Return what a client was made with. A password may be in it."""
-    made: Mapping[str, Any] = client._init_kwargs
-    return made
+    """Return the arguments with which a client was created, which may include a password."""
+    found: Mapping[str, Any] = client._init_kwargs
+    return found
 
 
 def cursor_key(client: Any, cursor: int) -> tuple[Any, int]:
-    """Return what tells a cursor from those of other clients."""
+    """Return a key that distinguishes a cursor from those of other clients."""
     return client._topology_id, cursor
 
 
@@ -26,5 +26,5 @@ def encrypts_itself(client: Any) -> bool:
 
 
 def is_opaque(codec: CodecOptions[Any]) -> bool:
-    """Say whether documents of these options are made of something that fields cannot be exchanged in."""
+    """Return whether documents with these options have a form in which fields cannot be replaced."""
     return issubclass(codec.document_class, RawBSONDocument) or bool(codec.type_registry._decoder_map)

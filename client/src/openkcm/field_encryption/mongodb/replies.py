@@ -1,4 +1,4 @@
-"""Documents as the application reads them: decrypted, and without an `_id` that came along for it."""
+"""Documents as the application reads them: decrypted, and without an `_id` that was added."""
 
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
@@ -24,21 +24,21 @@ _AS_STORED: Codec = CodecOptions(document_class=dict, datetime_conversion=Dateti
 
 @dataclass(frozen=True, slots=True)
 class ReplyDecryptor:
-    """How the documents of a reply are opened."""
+    """Decrypts the documents of a reply."""
 
     request: Request
     reads: Documents
 
     @property
     def codec(self) -> Codec:
-        """What the driver is to decode the reply by; it decodes once."""
+        """The options with which the driver decodes the reply, once."""
         codec = self.request.codec
         if self.reads is Documents.OTHERS or not is_opaque(codec):
             return codec
         return codec.with_options(document_class=RawBSONDocument, type_registry=TypeRegistry())
 
-    def opened(self, reply: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the reply with its documents opened. Raises KeysUnavailable, PlainValueFound, ValueRefused."""
+    def decrypted(self, reply: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the reply with decrypted documents. Raises KeysUnavailable, PlainValueFound, ValueRefused."""
         try:
             if isinstance(reply.get("value"), Mapping):
                 return _with(reply, "value", self._document(reply["value"]))
@@ -54,14 +54,14 @@ class ReplyDecryptor:
 
     def _document(self, document: Any) -> Any:
         if isinstance(document, bytes | memoryview):
-            raise StatementRefused("raw batches would hand out ciphertext", "use find and aggregate")
+            raise StatementRefused("raw batches would return ciphertext", "use find and aggregate")
         codec = self.request.codec
         if not is_opaque(codec):
-            return self._exchanged(document, codec)
-        inner = self._exchanged(bson.decode(document.raw, codec_options=_AS_STORED), _AS_STORED)
+            return self._decrypt_fields(document, codec)
+        inner = self._decrypt_fields(bson.decode(document.raw, codec_options=_AS_STORED), _AS_STORED)
         return bson.decode(bson.encode(inner, codec_options=_AS_STORED), codec_options=codec)
 
-    def _exchanged(self, document: Any, codec: Codec) -> Any:
+    def _decrypt_fields(self, document: Any, codec: Codec) -> Any:
         identity: bytes | None = None
         for field in self.request.collection.fields:
             holder: Any = document
@@ -74,20 +74,20 @@ class ReplyDecryptor:
             if stored is not None:
                 if identity is None:
                     identity = sealing.identity(document.get("_id"), codec)
-                holder[name] = self.request.opened(field, identity, stored, codec)
+                holder[name] = self.request.decrypted(field, identity, stored, codec)
         if self.reads is Documents.WITHOUT_ID:
             document.pop("_id", None)
         return document
 
 
 def _holder(document: Any, field: Field) -> Any:
-    """Return the document that a field would be in directly, None when there is none."""
+    """Return the document that directly contains a field, None if it is missing."""
     holder = document
     for part in field.parts[:-1]:
         holder = holder.get(part)
         if not isinstance(holder, Mapping):
             if isinstance(holder, list) and not field.plain_allowed:
-                raise PlainValueFound(f"{field.full_name} is inside of an array, where nothing is encrypted")
+                raise PlainValueFound(f"{field.full_name} is inside an array, where nothing is encrypted")
             return None
     return holder
 

@@ -1,4 +1,4 @@
-"""What is known in this process: which fields, the keys of each database, and cursors that are being read."""
+"""State of the encryption in this process: the protected fields, the keys of each database, and open cursors."""
 
 import os
 import threading
@@ -19,14 +19,14 @@ from openkcm.field_encryption.mongodb.rewrite.request import Count, Request
 from openkcm.field_encryption.protected_fields import Protection, ProtectionUnreadable
 from openkcm.field_encryption.usage import UsageReporter
 
-_CURSORS = 65536
+_MAX_CURSORS = 65536
 _DOCUMENTS = frozenset({"find", "aggregate", "findAndModify", "findandmodify", "getMore"})
 
 Command = Mapping[str, Any]
 
 
 class CommandExchange(NamedTuple):
-    """What is sent in the place of a command, and how what comes back is read."""
+    """The command to send, and the decryptor of its reply."""
 
     command: Command
     reading: ReplyDecryptor | None
@@ -34,9 +34,9 @@ class CommandExchange(NamedTuple):
 
 
 class MongoSession:
-    """The state of the hook in this process; safe to use from several threads."""
+    """The state of the encryption in this process; thread-safe."""
 
-    def __init__(  # noqa: PLR0913 - what a process knows from its environment
+    def __init__(  # noqa: PLR0913 - the settings of a process
         self,
         protection: Protection,
         source: KeySource,
@@ -46,33 +46,33 @@ class MongoSession:
         key_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`store` makes, from a client and a database's name, what keeps the wrapped keys of that database."""
+        """`store` returns, for a client and a database name, the storage of wrapped keys in that database."""
         self._protection, self._source, self._store, self._uses = protection, source, store, uses
         self._key_seconds, self._clock = key_seconds, clock
         self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=self._forked)
+        os.register_at_fork(after_in_child=self._reset_after_fork)
         self._databases: dict[tuple[str, ...], ColumnKeys] = {}
         self._cursors: dict[tuple[Any, int], Documents] = {}
         self._known: tuple[tuple[ProtectedField, ...] | None, Catalogue] = (None, {})
 
-    def _forked(self) -> None:
-        """Another thread of the parent may have held the lock, and will never give it back here."""
+    def _reset_after_fork(self) -> None:
+        """Replace the lock: another thread of the parent may have held it, and does not exist here."""
         self._lock = threading.Lock()
 
     def catalogue(self) -> Catalogue:
-        """Return what is protected. Raises ProtectionUnknown."""
+        """Return the protected fields by collection. Raises ProtectionUnknown."""
         try:
             fields = self._protection.fields()
         except ProtectionUnreadable as failed:
-            raise ProtectionUnknown(f"which fields are protected is not known: {failed}", failed.hint) from None
-        known, found = self._known  # one object, which threads read and replace as a whole
+            raise ProtectionUnknown(f"the list of protected fields is not available: {failed}", failed.hint) from None
+        known, found = self._known  # one tuple, which threads replace as a whole
         if fields is not known:
             found = catalogue(fields)
             self._known = fields, found
         return found
 
     def exchange(self, client: Any, database: str, command: Command, codec: Codec) -> CommandExchange | None:
-        """Return what is sent instead of a command, None when it goes as it is.
+        """Return the replacement of a command, None if it is sent unchanged.
 
         Raises StatementRefused, ProtectionUnusable, ProtectionUnknown, KeysUnavailable.
         """
@@ -89,7 +89,7 @@ class MongoSession:
             writers = [self.writer(client, space, codec, commands.bulk, count) for space in spaces]
             kinds = [one[next(iter(one))] for one in command["ops"]]
             written = zip(command["ops"], kinds, strict=True)
-            operations = [_through(writers[kind], one) for one, kind in written]
+            operations = [_apply(writers[kind], one) for one, kind in written]
             count.prepared()
             return CommandExchange({**command, "ops": operations}, None, count)
         collection = commands.collection_of(known, database, name, command)
@@ -99,7 +99,7 @@ class MongoSession:
             return None
         request = self._request(client, collection, codec, count)
         if name == "getMore":
-            reads = self._cursors.get(clients.cursor_key(client, command[name]), Documents.THEIRS)
+            reads = self._cursors.get(clients.cursor_key(client, command[name]), Documents.ORIGINAL)
             return CommandExchange(command, ReplyDecryptor(request, reads), count)
         try:
             sent = commands.prepared(request, name, command)
@@ -109,42 +109,42 @@ class MongoSession:
         return CommandExchange(sent.command, ReplyDecryptor(request, sent.reads) if name in _DOCUMENTS else None, count)
 
     def count(self) -> Count:
-        """Return what counts one command, which begins now."""
+        """Return a counter for one command, which starts now."""
         return Count(self._uses)
 
     def writer(
         self, client: Any, space: str, codec: Codec, one: Callable[[Request, Command], Command], count: Count
     ) -> "Writer | None":
-        """Return what makes operations ready for `database.collection`, None where nothing is protected."""
+        """Return the encryptor of operations on `database.collection`, None if it has no protected fields."""
         database, _, name = space.partition(".")
         collection = self.catalogue().get((database, name))
         return None if collection is None else Writer(self._request(client, collection, codec, count), one)
 
     def read(self, client: Any, reading: ReplyDecryptor, reply: Any) -> Any:
-        """Return a reply as the application reads it, and remember its cursor."""
-        if reading.reads is not Documents.THEIRS:
+        """Return a decrypted reply, and store its cursor."""
+        if reading.reads is not Documents.ORIGINAL:
             cursor = reply.get("cursor")
             if cursor is not None:
                 self._remember(client, cursor.get("id"), reading.reads)
         if reading.reads is Documents.OTHERS:
             return reply
         begun, count = time.perf_counter_ns(), reading.request.count
-        found = reading.opened(reply)
+        found = reading.decrypted(reply)
         count.spent(begun)
         return count.ended(found)
 
     def _remember(self, client: Any, cursor: int | None, reads: Documents) -> None:
         if cursor:
             with self._lock:
-                while len(self._cursors) >= _CURSORS:
+                while len(self._cursors) >= _MAX_CURSORS:
                     del self._cursors[next(iter(self._cursors))]
                 self._cursors[clients.cursor_key(client, cursor)] = reads
 
     def _request(self, client: Any, collection: Collection, codec: Codec, count: Count) -> Request:
         if client is None or clients.encrypts_itself(client):
             raise StatementRefused(
-                f"{collection.full_name} is protected, and this client encrypts by itself",
-                "take auto_encryption_opts out, or the collection's fields from what is protected",
+                f"{collection.full_name} is protected, and this client has automatic encryption enabled",
+                "remove auto_encryption_opts, or remove the collection's fields from the protected fields",
             )
         arguments = clients.arguments(client)
         place = (str(arguments["host"]), str(arguments["port"]), collection.database)
@@ -168,5 +168,5 @@ class Writer(NamedTuple):
             raise unavailable(failed) from None
 
 
-def _through(writer: Writer | None, operation: Command) -> Command:
+def _apply(writer: Writer | None, operation: Command) -> Command:
     return operation if writer is None else writer(operation)

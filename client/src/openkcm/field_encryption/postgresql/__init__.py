@@ -1,15 +1,13 @@
-"""Columns of PostgreSQL, encrypted inside psycopg 3.
+"""Encryption of PostgreSQL columns inside psycopg 3.
 
-install         puts the hook into the driver
-cursors         where statements leave and rows arrive
-databases       what is known of each database and connection
-catalogue       which columns: what is listed, and comments; and their tables (catalogue_query asks)
-parser          PostgreSQL's own parser
-statements      text → plan, by analysis, scopes, reading, conditions, writing; plans is what comes out
-work            a plan made ready to be carried out
-rewriting       what is sent in place of a statement; parameters reads what was passed
-rows            rows on the way back; opening opens the values of a column
-key_store       keeps the wrapped column keys beside the data
-errors          what the application meets
-backfill/       rows from before the protection
+driver      sends rewritten statements and decrypts rows
+sessions    the state of each database and connection
+catalog     the protected columns and their tables, from the list and from comments
+parser      PostgreSQL's own parser
+statements  from a text to its plan
+rewrite/    the analysis of queries, conditions and modifying statements
+plan        the plan: rewritten text, parameters and result columns
+execute/    the execution of a plan: parameters, rows
+key_store   the wrapped column keys in the database
+errors      the errors of the application
 """

@@ -1,6 +1,6 @@
-"""What is protected in one database, and all that is needed of its tables to understand statements about them.
+"""The protected columns of one database, and the properties of its tables for the analysis of statements.
 
-The one question to a database's catalogue: which columns are protected, of which tables, with which keys.
+One query reads them from the database's catalogue: columns, tables, keys.
 """
 
 import json
@@ -24,17 +24,17 @@ class Column:
     name: str
     number: int
     kind: str
-    """int, text, uuid or bytea; empty for a type that we need not know."""
+    """int, text, uuid or bytea; empty for other types."""
     mode: Mode | None = None
     plain_allowed: bool = False
     made_by_database: str = ""
-    """Of a key column: `sequence`, `uuid`, or another default that is not known here."""
+    """Of a key column: `sequence`, `uuid`, or the text of another default."""
     sequence: str = ""
     always: bool = False
-    """An identity whose values the database insists on making."""
+    """GENERATED ALWAYS AS IDENTITY."""
     place: bytes = b""
     longest: int = 0
-    """Characters of a varchar with a length, else 0."""
+    """Maximum number of characters of a varchar with a length, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,12 @@ class Table:
     schema: str
     name: str
     alone: bool
-    """No other table of the database has this name, so it needs no schema in a statement to be known."""
+    """No other table of the database has this name, so that a statement can omit its schema."""
     columns: tuple[Column, ...]
     key: tuple[Column, ...]
     key_name: str
     problem: str = ""
-    """Why it cannot be protected as it is."""
+    """Why it cannot be protected."""
     protected: Mapping[str, Column] = field(default_factory=dict, hash=False)
 
     @property
@@ -63,9 +63,9 @@ class Table:
 class Catalogue:
     tables: Mapping[tuple[str, str], Table]
     avoided: Mapping[tuple[str, str], str]
-    """Views and partitions that show or take protected columns under another name, with the reason to refuse them."""
+    """Views and partitions that use protected columns under another name, with the reason to reject them."""
     mentions: re.Pattern[bytes] | None
-    """What every statement about them contains."""
+    """Matches every statement that may use them."""
 
     def named(self, name: str) -> list[Table]:
         return [table for table in self.tables.values() if table.name == name]
@@ -80,7 +80,7 @@ NOTHING = Catalogue({}, {}, None)
 
 
 def read_answer(answer: str, fields: Iterable[ProtectedField]) -> Catalogue:
-    """Return the catalogue that an answer to `catalogue_query.question` describes."""
+    """Return the catalogue from the result of the query that `question` returns."""
     document = json.loads(answer)
     listed: dict[tuple[str, str], dict[str, ProtectedField]] = {}
     for one in fields:
@@ -91,9 +91,9 @@ def read_answer(answer: str, fields: Iterable[ProtectedField]) -> Catalogue:
         table = _table(described, listed.get(name, {}))
         if table.protected or table.problem:
             tables[name] = table
-    avoided = _avoided(document, {table.oid: table for table in tables.values()})
+    avoided = _rejected_relations(document, {table.oid: table for table in tables.values()})
     words = sorted({name.replace('"', '""') for _, name in (*tables, *avoided)})
-    # A name can also be spelt with Unicode escapes, which is then left to the parser.
+    # A name can also be written with Unicode escapes; the parser then decides.
     pattern = "|".join([*map(re.escape, words), 'u&"'])
     return Catalogue(tables, avoided, re.compile(pattern.encode(), re.IGNORECASE) if words else None)
 
@@ -126,18 +126,18 @@ def _column(one: Mapping[str, Any], schema: str, table: str, listed: Mapping[str
         mode = chosen.mode
     elif comment is not None:
         mode = Mode.DETERMINISTIC if comment[1] else Mode.RANDOMISED
-    made, default = "", one["default"] or ""
+    generator, default = "", one["default"] or ""
     if one["identity"] or re.fullmatch(r"nextval\('.*'::regclass\)", default):
-        made = "sequence" if one["sequence"] else default
+        generator = "sequence" if one["sequence"] else default
     elif default:
-        made = "uuid" if default.rpartition(".")[2] in _UUID_DEFAULTS else default
+        generator = "uuid" if default.rpartition(".")[2] in _UUID_DEFAULTS else default
     return Column(
         name,
         one["number"],
         _KINDS.get(one["type"], ""),
         mode,
         chosen is not None and chosen.plain_allowed,
-        made,
+        generator,
         one["sequence"] or "",
         one["identity"] == "a",
         values.column_place(Store.POSTGRESQL, schema, table, name) if mode is not None else b"",
@@ -148,7 +148,7 @@ def _column(one: Mapping[str, Any], schema: str, table: str, listed: Mapping[str
 def _problem(
     described: Mapping[str, Any], columns: tuple[Column, ...], key: list[Column], listed: Mapping[str, ProtectedField]
 ) -> str:
-    """Return why the table's columns cannot be protected, empty when they can."""
+    """Return why the table's columns cannot be protected, empty if they can."""
     protected = [one for one in columns if one.mode is not None]
     raw = {one["name"]: one for one in described["columns"] or ()}
     missing = sorted(set(listed) - set(raw))
@@ -159,7 +159,7 @@ def _problem(
     if described["kind"] not in {"r", "p"}:
         return "only columns of ordinary and partitioned tables can be protected"
     if not key:
-        return "a table with protected columns needs a primary key, to which each value is bound"
+        return "a table with protected columns needs a primary key, since each value is bound to it"
     problems = [_key_problem(one, raw[one.name]) for one in key]
     problems += [_column_problem(one, raw[one.name]) for one in protected]
     return next(filter(None, problems), "")
@@ -175,14 +175,14 @@ def _column_problem(column: Column, raw: Mapping[str, Any]) -> str:
     if column.kind not in {"text", "bytea"} or raw["modifier"] != -1:
         return (
             f"the protected column {column.name} must be text, varchar without a length, or bytea: "
-            "change its type, and write numbers and dates as text"
+            "change its type, and store numbers and dates as text"
         )
     if raw["generated"] or raw["default"] not in {None, "NULL::text", "NULL::character varying", "NULL::bytea"}:
-        return f"the protected column {column.name} has a default or is generated, which would be stored plain"
+        return f"the protected column {column.name} has a default or is generated, which would be stored unencrypted"
     return ""
 
 
-def _avoided(document: Mapping[str, Any], tables: Mapping[int, Table]) -> dict[tuple[str, str], str]:
+def _rejected_relations(document: Mapping[str, Any], tables: Mapping[int, Table]) -> dict[tuple[str, str], str]:
     found = {}
     for view in document["views"] or ():
         for oid, number in view["uses"] or ():
@@ -192,12 +192,12 @@ def _avoided(document: Mapping[str, Any], tables: Mapping[int, Table]) -> dict[t
     for part in document["parts"] or ():
         if part["base"] in tables:
             parent = tables[part["base"]].full_name
-            found[part["schema"], part["name"]] = f"{part['name']} is a part of {parent}: use that name"
+            found[part["schema"], part["name"]] = f"{part['name']} is a partition of {parent}: use that name"
     return found
 
 
 def key_value(kind: str, value: object) -> KeyValue | None:
-    """Return a loaded primary key value in the one form that places are made of, or None when it is none."""
+    """Return a primary key value in the canonical form for places, None for an unsupported value."""
     if kind == "int" and type(value) is int:
         return value
     if kind == "text" and isinstance(value, str):
@@ -219,14 +219,14 @@ def _uuid(text: str) -> UUID | None:
 
 
 def question(fields: Iterable[ProtectedField]) -> bytes:
-    """Return the query, whose answer is one JSON text; it takes no lock and needs no privilege."""
+    """Return the catalogue query, whose result is one JSON text; it takes no lock and needs no privilege."""
     named = [{"schema": schema, "table": table} for schema, table in sorted({table_of(one) for one in fields})]
     literal = json.dumps(named).replace("\\", "\\\\").replace("'", "''")
     return _QUERY.replace("@named@", f"E'{literal}'").encode("ascii")
 
 
 def table_of(one: ProtectedField) -> tuple[str, str]:
-    """Return schema and table of a protected column; a place without a schema is in `public`."""
+    """Return schema and table of a protected column; the default schema is `public`."""
     schema, _, table = one.place.rpartition(".")
     return schema or "public", table
 

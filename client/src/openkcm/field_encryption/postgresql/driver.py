@@ -1,11 +1,9 @@
-"""The places in psycopg where a statement leaves and where its rows arrive; blocking and async cursors share them.
+"""Installs the encryption in psycopg, where statements are sent and rows arrive; blocking and async cursors share it.
 
-psycopg makes statement and parameters ready, we exchange both, it sends them; its results come back, and the row
-factory is given decrypted values. All of it is inside the generators that psycopg's two faces drive, so what we ask the
-database on the way (the catalogue, a block of ids) goes over the same connection in the same manner. Every statement of
-the application passes here, so what a call costs was weighed: most of the price of a short statement is here.
-
-Puts the hook into psycopg.
+psycopg prepares statement and parameters, this module replaces both, psycopg sends them. Its row factories then receive
+decrypted values. All of this runs inside the generators that both kinds of cursor drive. Queries of the encryption
+itself (the catalogue, reserved ids) therefore use the same connection in the same way. Every statement of the
+application passes through this module, and a short statement spends most of its overhead here: the code avoids calls.
 """
 
 import inspect
@@ -34,9 +32,9 @@ from openkcm.field_encryption.usage import UsageReporter
 from openkcm.field_encryption.value_format import KeyValue
 
 Steps = Generator[Any, Any, Any]
-_Loads: Any = adapt.Transformer
+_BaseTransformer: Any = adapt.Transformer
 
-_SKIPPED, _CHANGES, _ASKS_IDS, _OTHER = range(4)
+_NEUTRAL_KIND, _CHANGES, _ASKS_IDS, _OTHER = range(4)
 _NEUTRAL = re.compile(
     rb"\s*(?:begin|start|commit|end|rollback|abort|savepoint|release|set|reset|show|listen|unlisten|notify|discard"
     rb"|deallocate|close|fetch|move)\b[^;]*;?\s*\Z",
@@ -45,7 +43,7 @@ _NEUTRAL = re.compile(
 _STRUCTURE = re.compile(rb"(?:^|;)\s*(?:create|alter|drop|comment|truncate|do|call)\b|\bsetval\s*\(", re.IGNORECASE)
 _IDS = re.compile(rb"\b(?:lastval|currval)\s*\(", re.IGNORECASE)
 
-_ADDED: dict[Any, dict[str, list[str]]] = {
+_REQUIRED: dict[Any, dict[str, list[str]]] = {
     _cursor_base.BaseCursor: {
         "_start_query": ["self", "query"],
         "_maybe_prepare_gen": ["self", "pgq", "prepare", "binary"],
@@ -53,7 +51,7 @@ _ADDED: dict[Any, dict[str, list[str]]] = {
         "_executemany_gen_pipeline": ["self", "query", "params_seq", "returning"],
         "_executemany_gen_no_pipeline": ["self", "query", "params_seq", "returning"],
     },
-    _Loads: {
+    _BaseTransformer: {
         "load_rows": ["self", "row0", "row1", "make_row"],
         "load_row": ["self", "row", "make_row"],
     },
@@ -63,12 +61,12 @@ _ADDED: dict[Any, dict[str, list[str]]] = {
     _server_cursor_base.ServerCursorMixin: {"_declare_gen": ["self", "query", "params", "binary"]},
     _pipeline_base.BasePipeline: {"_fetch_gen": ["self", "flush"]},
 }
-"""What must be there, as it is known, for the hook to be sure of what it does."""
+"""The methods that the encryption relies on, with their parameters."""
 
 
-def unsuited() -> str:
-    """Return what this psycopg does otherwise than the hook knows, empty when nothing."""
-    for owner, methods in _ADDED.items():
+def incompatibility() -> str:
+    """Return how this psycopg differs from the supported one, empty if it does not."""
+    for owner, methods in _REQUIRED.items():
         for name, parameters in methods.items():
             method = getattr(owner, name, None)
             if method is None or list(inspect.signature(method).parameters) != parameters:
@@ -80,14 +78,14 @@ def unsuited() -> str:
 def _class_of(query: str | bytes) -> int:
     text = query.encode("utf-8", "replace") if isinstance(query, str) else query
     if _NEUTRAL.match(text):
-        return _SKIPPED
+        return _NEUTRAL_KIND
     if _STRUCTURE.search(text):
         return _CHANGES
     return _ASKS_IDS if _IDS.search(text) else _OTHER
 
 
 def install(hook: Hook) -> None:
-    """Put the hook into psycopg's cursors."""
+    """Install the encryption in psycopg's cursors."""
     base = _cursor_base.BaseCursor
     for owner, name, around in (
         (base, "_start_query", _start_query),
@@ -100,36 +98,36 @@ def install(hook: Hook) -> None:
         (psycopg.AsyncCursor, "_make_row_maker", _make_row_maker),
     ):
         setattr(owner, name, around(hook, getattr(owner, name)))
-    for face in (psycopg.Cursor, psycopg.AsyncCursor):
-        setattr(face, "row_factory", property(attrgetter("_row_factory"), _set_row_factory))  # noqa: B010 - no attribute of the class for mypy
-    shown = base.description.fget  # type: ignore[attr-defined]  # a property
-    setattr(base, "description", property(partial(_description, shown)))  # noqa: B010 - the same
+    for cursor_class in (psycopg.Cursor, psycopg.AsyncCursor):
+        setattr(cursor_class, "row_factory", property(attrgetter("_row_factory"), _set_row_factory))  # noqa: B010 - not an attribute for mypy
+    getter = base.description.fget  # type: ignore[attr-defined]  # a property
+    setattr(base, "description", property(partial(_description, getter)))  # noqa: B010 - the same
     setattr(adapt, "Transformer", _Transformer)  # noqa: B010 - the same
 
 
-# On the way out. What has nothing to ask and nothing to write is handed on without a generator of ours around it.
+# Outgoing statements. Without a query or change to make, a call returns psycopg's generator directly.
 
 
 def _start_query(hook: Hook, original: Callable[..., Steps]) -> Callable[..., Steps]:
     def method(cursor: Any, query: Any = None) -> Steps:
         kind = _class_of(query) if type(query) is str or type(query) is bytes else _OTHER
-        if kind == _SKIPPED:
+        if kind == _NEUTRAL_KIND:
             return original(cursor, query)
         session = hook.session(cursor._conn)
-        if kind == _OTHER and hook.knows(session):
+        if kind == _OTHER and hook.is_current(session):
             return original(cursor, query)
-        return asking(cursor, query, kind, session)
+        return checking(cursor, query, kind, session)
 
-    def asking(cursor: Any, query: Any, kind: int, session: Session) -> Steps:
+    def checking(cursor: Any, query: Any, kind: int, session: Session) -> Steps:
         yield from original(cursor, query)
-        if kind == _ASKS_IDS and session.took_ids:
+        if kind == _ASKS_IDS and session.used_ids:
             raise StatementRefused(
-                "lastval and currval do not know the ids that were taken beforehand for protected rows",
+                "lastval and currval do not reflect the ids that were reserved for protected rows",
                 "use INSERT … RETURNING",
             )
-        if not hook.knows(session):
-            found = yield from _ask(cursor._conn, hook.question(session))
-            hook.answered(session, found[0].decode("utf-8"))
+        if not hook.is_current(session):
+            found = yield from _query_column(cursor._conn, hook.question(session))
+            hook.catalogue_received(session, found[0].decode("utf-8"))
         if kind == _CHANGES:
             hook.structure_changed(session)
 
@@ -148,13 +146,15 @@ def _maybe_prepare_gen(hook: Hook, original: Callable[..., Steps]) -> Callable[.
         begun = perf_counter_ns()
         _check_encoding(cursor)
         if work.plan.declares:
-            raise StatementRefused("the rows of a cursor declared in SQL cannot be followed", "use a named cursor")
+            raise StatementRefused(
+                "a cursor declared in SQL is not supported for protected columns", "use a named cursor"
+            )
         made: Sequence[KeyValue] = ()
         if work.plan.made:
             yield from _take_ids(cursor._conn, session, work.plan)
             made = work.made(session.take)
         many = cursor._execmany_returning is not None
-        # In a pipeline, how long a request takes cannot be told from those around it.
+        # In a pipeline, the time of one request cannot be separated from that of its neighbours.
         timed = many or not cursor._conn._pipeline
         pgq = cursor._query = work.rewritten(pgq, made, _arrays(cursor), timed=timed)
         sent = perf_counter_ns()
@@ -168,7 +168,7 @@ def _maybe_prepare_gen(hook: Hook, original: Callable[..., Steps]) -> Callable[.
 
 
 def _execute_send(hook: Hook, original: Callable[..., None]) -> Callable[..., None]:
-    """What does not come by `_maybe_prepare_gen`: server-side cursors, streams and COPY."""
+    """Handle requests that bypass `_maybe_prepare_gen`: server-side cursors, streams and COPY."""
 
     def method(cursor: Any, query: Any, **named: Any) -> None:
         if type(query) is not Rewritten:
@@ -177,7 +177,7 @@ def _execute_send(hook: Hook, original: Callable[..., None]) -> Callable[..., No
                 _check_encoding(cursor)
                 if work.plan.made:
                     raise StatementRefused(
-                        "the primary key cannot be made for a statement sent this way", "use execute()"
+                        "a statement sent this way cannot get a generated primary key", "use execute()"
                     )
                 query = cursor._query = work.rewritten(query, (), _arrays(cursor), timed=False)
         original(cursor, query, **named)
@@ -197,26 +197,26 @@ def _executemany(_hook: Hook, original: Callable[..., Steps]) -> Callable[..., S
 
 def _check_encoding(cursor: Any) -> None:
     if cursor._pgconn._encoding not in {"utf-8", "ascii"}:
-        raise StatementRefused("protected columns need the client encoding UTF8", "set client_encoding to UTF8")
+        raise StatementRefused("protected columns require the client encoding UTF8", "set client_encoding to UTF8")
 
 
 def _take_ids(connection: Any, session: Session, plan: Plan) -> Steps:
-    wanted: dict[str, int] = {}
+    needed: dict[str, int] = {}
     for one in plan.made:
         if one.column.made_by_database == "sequence":
-            wanted[one.column.sequence] = wanted.get(one.column.sequence, 0) + 1
-    for sequence, count in wanted.items():
-        waiting = session.ids.setdefault(sequence, [])
-        if len(waiting) < count:
+            needed[one.column.sequence] = needed.get(one.column.sequence, 0) + 1
+    for sequence, count in needed.items():
+        reserved = session.ids.setdefault(sequence, [])
+        if len(reserved) < count:
             name = sequence.replace("\\", "\\\\").replace("'", "''")
-            size = session.next_block(count - len(waiting))
+            size = session.next_block(count - len(reserved))
             query = f"SELECT pg_catalog.nextval(E'{name}') FROM pg_catalog.generate_series(1, {size})"  # noqa: S608 - quoted
-            found = yield from _ask(connection, query.encode("utf-8"))
-            waiting[:] = [*(int(one) for one in reversed(found)), *waiting]
+            found = yield from _query_column(connection, query.encode("utf-8"))
+            reserved[:] = [*(int(one) for one in reversed(found)), *reserved]
 
 
 class _Collector:
-    """Takes the place of a cursor in a pipeline's queue."""
+    """Replaces a cursor in a pipeline's queue."""
 
     def __init__(self, connection: Any) -> None:
         self._conn = connection
@@ -231,8 +231,8 @@ class _Collector:
         self.results = list(results)
 
 
-def _ask(connection: Any, query: bytes) -> Steps:
-    """Return the first column of the answer, over the application's connection and in its transaction."""
+def _query_column(connection: Any, query: bytes) -> Steps:
+    """Return the first column of a query's result, through the application's connection and transaction."""
     collector, pgconn, pipeline = _Collector(connection), connection.pgconn, connection._pipeline
     if pipeline:
         pipeline.command_queue.append(partial(pgconn.send_query_params, query, None))
@@ -257,25 +257,25 @@ def _arrays(cursor: Any) -> Callable[[bytes, int, int], Sequence[Any]]:
     return read
 
 
-# On the way back.
+# Incoming rows.
 
 
-class _Transformer(_Loads):  # type: ignore[misc]  # which of psycopg's two it is shows only now
-    """Loads rows as ever, and has a statement's reader make of them what the application is given."""
+class _Transformer(_BaseTransformer):  # type: ignore[misc]  # psycopg chooses one of two classes at run time
+    """Loads rows as psycopg does, and converts them with the statement's reader."""
 
     reader: RowReader | None = None
     timed = False
 
     def load_rows(self, row0: int, row1: int, make_row: Any) -> list[Any]:
         if self.reader is None:
-            loaded: list[Any] = _Loads.load_rows(self, row0, row1, make_row)
+            loaded: list[Any] = _BaseTransformer.load_rows(self, row0, row1, make_row)
             return loaded
-        return self.reader.read(_Loads.load_rows(self, row0, row1, tuple), make_row, timed=self.timed)
+        return self.reader.read(_BaseTransformer.load_rows(self, row0, row1, tuple), make_row, timed=self.timed)
 
     def load_row(self, row: int, make_row: Any) -> Any:
         if self.reader is None:
-            return _Loads.load_row(self, row, make_row)
-        return self.reader.read((_Loads.load_row(self, row, tuple),), make_row, timed=self.timed)[0]
+            return _BaseTransformer.load_row(self, row, make_row)
+        return self.reader.read((_BaseTransformer.load_row(self, row, tuple),), make_row, timed=self.timed)[0]
 
 
 def _make_row_maker(_hook: Hook, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -287,18 +287,18 @@ def _make_row_maker(_hook: Hook, original: Callable[..., Any]) -> Callable[..., 
             return original(cursor)
         loads.reader, loads.timed = query.work.reader(result), query.timed
         if cursor._row_factory is tuple_row:
-            return tuple  # needs no look at the result
-        return _seen(cursor, loads.reader, partial(original, cursor))
+            return tuple  # independent of the result
+        return _with_visible_columns(cursor, loads.reader, partial(original, cursor))
 
     return method
 
 
-def _seen(cursor: Any, reader: RowReader, look: Callable[[], Any]) -> Any:
-    """Look at the cursor as the application sees its result."""
+def _with_visible_columns(cursor: Any, reader: RowReader, call: Callable[[], Any]) -> Any:
+    """Call a function while the cursor shows only the application's columns of the result."""
     result = cursor.pgresult
     cursor.pgresult = Visible(result, reader.visible)
     try:
-        return look()
+        return call()
     finally:
         cursor.pgresult = result
 
@@ -317,19 +317,19 @@ def _set_row_factory(cursor: Any, factory: Any) -> None:
         cursor._make_row = cursor._make_row_maker()
 
 
-def hook_in(told: RunEnvironment) -> None:
-    """Hook into the driver, which is imported by now; raises ImportError when it is another than is known."""
-    problem = unsuited()
+def install_hook(settings: RunEnvironment) -> None:
+    """Install the encryption in the imported driver; raises ImportError for an unsupported one."""
+    problem = incompatibility()
     if problem:
         raise ImportError(f"{problem}, which this version of OpenKCM cannot protect", name="psycopg")
-    service = CryptoService(told.folder)
+    service = CryptoService(settings.folder)
     install(
         Hook(
-            ServiceProtection(service, told.catalogue_seconds),
+            ServiceProtection(service, settings.catalogue_seconds),
             ServiceKeySource(service),
             DatabaseKeyStore,
-            UsageReporter(service.tell),
-            key_seconds=told.key_seconds,
-            catalogue_seconds=told.catalogue_seconds,
+            UsageReporter(service.report_usage),
+            key_seconds=settings.key_seconds,
+            catalogue_seconds=settings.catalogue_seconds,
         )
     )

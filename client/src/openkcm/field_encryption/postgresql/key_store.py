@@ -1,7 +1,7 @@
-"""The table of wrapped column keys in the application's own database.
+"""Storage of wrapped column keys in a table of the application's database.
 
-It is read and written over a connection of our own, which commits by itself: a key that values were encrypted with must
-not vanish with a transaction that is rolled back. That happens a few times in a process's life.
+A separate connection reads and writes it and commits immediately: a key that has encrypted values must not be lost when
+a transaction is rolled back. This happens a few times in the lifetime of a process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS openkcm.column_key (
 GRANT USAGE ON SCHEMA openkcm TO PUBLIC;
 GRANT SELECT ON openkcm.column_key TO PUBLIC;
 """
-"""What a wrapped key says is of use to nobody but the service it was made for, so everybody may read it."""
+"""A wrapped key is useless to any service other than its own, so every database user may read it."""
 
 _EXISTS = "SELECT to_regclass('openkcm.column_key') IS NOT NULL"
 _READ = "SELECT version, wrapped FROM openkcm.column_key WHERE place = $1 AND field = $2 AND purpose = $3"
@@ -34,11 +34,11 @@ ON CONFLICT DO NOTHING"""
 
 
 class DatabaseKeyStore:
-    """Reaches the database as the application's connection does."""
+    """Connects to the database with the parameters of the application's connection."""
 
     def __init__(self, pgconn: Any) -> None:
         options = {one.keyword.decode(): one.val.decode() for one in pgconn.info if one.val}
-        self._conninfo = make_conninfo(**options)  # a password may be in it: never shown
+        self._conninfo = make_conninfo(**options)  # may contain a password: never displayed
 
     def read(self, column: Column, purpose: str) -> Mapping[int, str]:
         with _Connection(self._conninfo) as connection:
@@ -58,7 +58,7 @@ def _set_up(connection: "_Connection") -> None:
     try:
         connection.ask(SETUP)
     except KeyUnwrapError:
-        # Another process may have been faster, which CREATE … IF NOT EXISTS answers with an error.
+        # Another process may have created it concurrently, for which CREATE … IF NOT EXISTS returns an error.
         if connection.ask(_EXISTS) != [[b"t"]]:
             raise
 
@@ -68,13 +68,13 @@ def _place(column: Column) -> str:
 
 
 class _Connection:
-    """A plain connection, by libpq alone: the hook must not see what it does itself."""
+    """A plain libpq connection, which the installed encryption does not intercept."""
 
     def __init__(self, conninfo: str) -> None:
         self._pgconn = pq.PGconn.connect(conninfo.encode())
         if self._pgconn.status != pq.ConnStatus.OK:
             self._pgconn.finish()
-            raise _failed("the database is not reached for the column keys")
+            raise _failed("the database is not reachable for the column keys")
 
     def __enter__(self) -> Self:
         return self
@@ -88,8 +88,8 @@ class _Connection:
         else:
             result = self._pgconn.exec_(query.encode())
         if result.status not in {pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK}:
-            said = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode("utf-8", "replace")
-            raise _failed(f"the table openkcm.column_key cannot be used: {said}")
+            message = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode("utf-8", "replace")
+            raise _failed(f"the table openkcm.column_key cannot be used: {message}")
         return [[result.get_value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)]
 
 
@@ -97,5 +97,5 @@ def _failed(detail: str) -> KeyUnwrapError:
     return KeyUnwrapError(
         "key_table_unusable",
         detail,
-        "let an owner of the database make this table once, see docs/postgresql.md#what-is-needed",
+        "have a database owner create this table once, see docs/postgresql.md#requirements",
     )

@@ -1,7 +1,7 @@
-"""PostgreSQL's own parser (libpg_query), which says of a statement what the server will understand it to be.
+"""PostgreSQL's own parser (libpg_query), so that a statement is understood exactly as the server does.
 
-Only the library file inside the `postgast` wheel is used, by ctypes: its trees come as JSON, so that neither the
-package's Python nor protobuf is brought into the application. Positions are bytes of the UTF-8 text.
+Only the library file of the `postgast` wheel is used, through ctypes: its trees are JSON, so neither the package's
+Python code nor protobuf is loaded into the application. Positions are bytes of the UTF-8 text.
 """
 
 import ctypes
@@ -16,14 +16,14 @@ Node = dict[str, Any]
 
 
 class NotParsed(Exception):
-    """The text is not a statement of PostgreSQL as this parser knows it."""
+    """The text is not a valid statement for this parser."""
 
 
 class Token(NamedTuple):
     start: int
     end: int
     text: str
-    """As written, keywords in capitals; a quoted name keeps its quotes and is no keyword."""
+    """As written, but keywords in capitals; a quoted name keeps its quotes and is no keyword."""
 
 
 class _Error(ctypes.Structure):
@@ -60,14 +60,14 @@ def _library() -> ctypes.CDLL:
 
 
 def load() -> None:
-    """See that the parser is there and works; raises ImportError, OSError or NotParsed."""
+    """Verify that the parser is installed and works; raises ImportError, OSError or NotParsed."""
     parse(b"SELECT 1")
 
 
 def parse(text: bytes) -> list[Node]:
     """Return the statements of a text, each `{"SelectStmt": {...}}` or the like; raises NotParsed."""
     if b"\0" in text:
-        raise NotParsed("the statement holds a zero byte")
+        raise NotParsed("the statement contains a zero byte")
     library = _library()
     result = library.pg_query_parse(text)
     try:
@@ -98,7 +98,7 @@ def tokens(text: bytes) -> list[Token]:
 
 
 def _spans(encoded: bytes) -> Iterator[tuple[int, int]]:
-    """Read start and end of each token from libpg_query's protobuf: field 2 is a token, in it 1 and 2."""
+    """Yield start and end of each token from libpg_query's protobuf: field 2 is a token with the fields 1 and 2."""
     for field, token in _fields(encoded):
         if field == 2 and isinstance(token, bytes):
             numbers = {name: value for name, value in _fields(token) if isinstance(value, int)}
@@ -116,7 +116,7 @@ def _fields(encoded: bytes) -> Iterator[tuple[int, int | bytes]]:
         elif head & 7 == 0:
             yield head >> 3, value
         else:
-            raise NotParsed("the scanner answered something unknown")
+            raise NotParsed("the scanner returned an unknown field")
 
 
 def _varint(encoded: bytes, at: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What is done with one statement: its text in pieces, what is put between them, and how its rows are read."""
+"""The plan of one statement: its text in pieces, the values between them, and the protected columns of its result."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from openkcm.field_encryption.postgresql.catalog import Column, Table
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What the application passed as `$number`."""
+    """A value that the application passed as `$number`."""
 
     number: int
 
@@ -21,7 +21,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedKey:
-    """A primary key value that the hook takes from the sequence or makes, for the row of this number."""
+    """A primary key value taken from the sequence or generated, for the row of this number."""
 
     table: Table
     column: Column
@@ -43,7 +43,7 @@ class EncryptedParameter:
 
 @dataclass(frozen=True, slots=True)
 class EqualityTagParameter:
-    """What equals a value in a column that is asked for by equality; `many` is an array of values."""
+    """The tag of a value for an equality comparison; `many` is an array of values."""
 
     table: Table
     column: Column
@@ -59,7 +59,7 @@ Piece = bytes | Slot
 
 @dataclass(frozen=True, slots=True)
 class DecryptedColumn:
-    """A protected column of the result, and the names of the columns beside it that hold its row's primary key."""
+    """A protected column of the result, and the names of the result columns with its row's primary key."""
 
     table: Table
     column: Column
@@ -71,33 +71,31 @@ class Plan:
     pieces: tuple[Piece, ...]
     reads: tuple[DecryptedColumn, ...] = ()
     hidden: frozenset[str] = frozenset()
-    """Names of result columns that the application did not ask for."""
+    """Names of result columns that were added for decryption."""
     columns: tuple[Name, ...] = ()
-    """All that are encrypted, decrypted or asked for."""
+    """All columns that are encrypted, decrypted or compared."""
     declares: bool = False
-    """It declares a cursor, whose rows come by another statement."""
+    """The statement declares a cursor, whose rows arrive with another statement."""
     query: bytes = b""
-    """The text with parameters; empty when values go into the text itself."""
+    """The text with parameters; empty when values are written into the text."""
     sources: tuple[Slot, ...] = ()
     made: tuple[GeneratedKey, ...] = ()
     passes: bool = False
-    """The parameters are sent as they came: only what is read is protected."""
+    """The parameters are sent unchanged: only the result is protected."""
 
 
-def finished(
+def make_plan(
     pieces: list[Piece], reads: tuple[DecryptedColumn, ...], hidden: frozenset[str], *, declares: bool, parameters: bool
 ) -> Plan:
-    """Return the plan; with `parameters` every slot is one, else it is written into the text."""
+    """Return the plan; with `parameters` every slot becomes a parameter, otherwise a literal."""
     slots = [piece for piece in pieces if not isinstance(piece, bytes)]
     made = tuple(dict.fromkeys(slot for slot in slots if isinstance(slot, GeneratedKey)))
-    touched = [
-        (slot.table, slot.column) for slot in slots if isinstance(slot, EncryptedParameter | EqualityTagParameter)
-    ]
-    touched += [(read.table, read.column) for read in reads]
-    columns = tuple(dict.fromkeys((table.schema, table.name, column.name) for table, column in touched))
+    used = [(slot.table, slot.column) for slot in slots if isinstance(slot, EncryptedParameter | EqualityTagParameter)]
+    used += [(read.table, read.column) for read in reads]
+    columns = tuple(dict.fromkeys((table.schema, table.name, column.name) for table, column in used))
     query, sources = b"", tuple(dict.fromkeys(slots))
     if parameters or not slots:
-        # Two appearances of one sealed value are two ciphertexts; of one parameter, the same parameter.
+        # The same encrypted value in two positions is encrypted twice; the same parameter is sent once.
         numbers: dict[Slot, int] = {slot: number for number, slot in enumerate(sources, 1)}
         query = b"".join(p if isinstance(p, bytes) else b"$%d" % numbers[p] + _cast(p) for p in pieces)
     passes = bool(query) and sources == tuple(Parameter(number) for number in range(1, len(sources) + 1))

@@ -1,4 +1,4 @@
-"""What is known of each database and each connection: its catalogue for a short time, its keys, its blocks of ids."""
+"""State of each database and connection: its catalogue for a short time, its keys, and reserved ids."""
 
 import threading
 import time
@@ -14,21 +14,21 @@ from openkcm.field_encryption.protected_fields import Protection, ProtectionUnre
 from openkcm.field_encryption.usage import UsageReporter
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 8, 512
-_KEPT = "_openkcm_session"
-"""On the connection itself, which ends with it and is found at once."""
+_ATTRIBUTE = "_openkcm_session"
+"""An attribute of the connection, so that the session ends with it."""
 
 
 class Database:
-    """One database of one server, for the whole process."""
+    """One database of one server, shared by the process."""
 
     def __init__(self, keys: ColumnKeys, uses: UsageReporter) -> None:
         self._keys, self._uses = keys, uses
         self.works = RewriteCache(NOTHING, keys, uses)
         self.known_until = float("-inf")
         self.fields: tuple[ProtectedField, ...] | None = None
-        """Those of all stores that the catalogue was read with."""
+        """The fields of all stores with which the catalogue was read."""
 
-    def learn(self, answer: str, fields: tuple[ProtectedField, ...], until: float) -> None:
+    def update(self, answer: str, fields: tuple[ProtectedField, ...], until: float) -> None:
         catalogue = read_answer(answer, _columns(fields))
         if catalogue != self.works.catalogue:
             self.works = RewriteCache(catalogue, self._keys, self._uses)
@@ -36,20 +36,20 @@ class Database:
 
 
 class Session:
-    """What belongs to one connection."""
+    """The state of one connection."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.ids: dict[str, list[int]] = {}
         self.block = _FIRST_BLOCK
-        self.took_ids = False
+        self.used_ids = False
         self.asked: tuple[ProtectedField, ...] = ()
-        """The fields that the question to the catalogue named, which is under way."""
+        """The fields in the pending catalogue query."""
         self.changed = False
-        """It changed the structure of the database, perhaps in a transaction that others do not see yet."""
+        """The connection changed the structure of the database, perhaps in a transaction that is not committed."""
 
     def take(self, sequence: str) -> int:
-        self.took_ids = True
+        self.used_ids = True
         return self.ids[sequence].pop()
 
     def next_block(self, needed: int) -> int:
@@ -58,9 +58,9 @@ class Session:
 
 
 class Hook:
-    """The state of the hook in this process."""
+    """The state of the encryption in this process."""
 
-    def __init__(  # noqa: PLR0913 - what a process knows from its environment
+    def __init__(  # noqa: PLR0913 - the settings of a process
         self,
         protection: Protection,
         source: KeySource,
@@ -71,14 +71,14 @@ class Hook:
         catalogue_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`store` makes, from a connection, what keeps the wrapped keys of its database."""
+        """`store` returns, for a connection, the storage of wrapped keys in its database."""
         self._protection, self._source, self._store, self.uses = protection, source, store, uses
         self._key_seconds, self._catalogue_seconds, self._clock = key_seconds, catalogue_seconds, clock
         self._lock = threading.Lock()
         self._databases: dict[tuple[bytes, ...], Database] = {}
 
     def session(self, connection: Any) -> Session:
-        kept: tuple[Hook, Session] | None = connection.__dict__.get(_KEPT)
+        kept: tuple[Hook, Session] | None = connection.__dict__.get(_ATTRIBUTE)
         if kept is not None and kept[0] is self:
             return kept[1]
         pgconn = connection.pgconn
@@ -88,17 +88,17 @@ class Hook:
             if database is None:
                 keys = ColumnKeys(Store.POSTGRESQL, self._source, self._store(pgconn), self._key_seconds, self._clock)
                 database = self._databases[place] = Database(keys, self.uses)
-        made = Session(database)
-        connection.__dict__[_KEPT] = (self, made)
-        return made
+        session = Session(database)
+        connection.__dict__[_ATTRIBUTE] = (self, session)
+        return session
 
-    def knows(self, session: Session) -> bool:
-        """Whether what is known of the catalogue holds. Raises ProtectionUnknown."""
+    def is_current(self, session: Session) -> bool:
+        """Return whether the cached catalogue is valid. Raises ProtectionUnknown."""
         database = session.database
         return self._fields() is database.fields and not session.changed and self._clock() < database.known_until
 
     def question(self, session: Session) -> bytes:
-        """Return what to ask the catalogue. Raises ProtectionUnknown."""
+        """Return the catalogue query. Raises ProtectionUnknown."""
         session.asked = self._fields()
         return question(_columns(session.asked))
 
@@ -106,14 +106,14 @@ class Hook:
         try:
             return self._protection.fields()
         except ProtectionUnreadable as failed:
-            raise ProtectionUnknown(f"which columns are protected is not known: {failed}", failed.hint) from None
+            raise ProtectionUnknown(f"the list of protected columns is not available: {failed}", failed.hint) from None
 
-    def answered(self, session: Session, answer: str) -> None:
+    def catalogue_received(self, session: Session, answer: str) -> None:
         session.changed = False
-        session.database.learn(answer, session.asked, self._clock() + self._catalogue_seconds)
+        session.database.update(answer, session.asked, self._clock() + self._catalogue_seconds)
 
     def structure_changed(self, session: Session) -> None:
-        """Ask again before the next statement, and again before what follows the end of the transaction."""
+        """Read the catalogue again before the next statement, and again after the end of the transaction."""
         session.changed = True
         session.ids.clear()
         session.database.known_until = float("-inf")

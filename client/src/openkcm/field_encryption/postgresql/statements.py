@@ -1,4 +1,4 @@
-"""From a statement's text to its plan and the work that this is, once for each text."""
+"""Cache of statements: each text is parsed, analysed and prepared once."""
 
 from collections import OrderedDict
 
@@ -8,15 +8,15 @@ from openkcm.field_encryption.postgresql.errors import StatementRefused
 from openkcm.field_encryption.postgresql.execute.prepared import PreparedRewrite
 from openkcm.field_encryption.postgresql.execute.rows import ColumnDecryptor
 from openkcm.field_encryption.postgresql.parser import Node, NotParsed, parse
-from openkcm.field_encryption.postgresql.plan import EncryptedParameter, Plan, finished
+from openkcm.field_encryption.postgresql.plan import EncryptedParameter, Plan, make_plan
 from openkcm.field_encryption.postgresql.rewrite import dml as writing
 from openkcm.field_encryption.postgresql.rewrite import select as reading
 from openkcm.field_encryption.postgresql.rewrite.analysis import Analysis
 from openkcm.field_encryption.postgresql.rewrite.scopes import EXPORTED, IGNORED, REFUSED, Output, Scope, table_of
 from openkcm.field_encryption.usage import UsageReporter
 
-# What neither stores values nor gives them out: structure, maintenance, sessions.
-_PASSING = frozenset({
+# Statements that neither store values nor return them: structure, maintenance, sessions.
+_UNRESTRICTED = frozenset({
     "AlterTableStmt", "AlterOwnerStmt", "AlterObjectSchemaStmt", "AlterSeqStmt", "AlterPolicyStmt", "AlterEnumStmt",
     "AlterDefaultPrivilegesStmt", "AlterObjectDependsStmt", "AlterPublicationStmt", "AlterRoleStmt", "AlterRoleSetStmt",
     "AlterDatabaseStmt", "AlterDatabaseSetStmt", "AlterExtensionStmt", "AlterStatsStmt", "AlterTypeStmt",
@@ -31,71 +31,71 @@ _PASSING = frozenset({
     "RefreshMatViewStmt", "RuleStmt",
 })  # fmt: skip
 _WRITES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
-_MOST = 2000
-_LONGEST_KEPT = 1 << 16
+_MAX_STATEMENTS = 2000
+_MAX_LENGTH = 1 << 16
 
 
 class RewriteCache:
-    """The statements known under one catalogue; safe to use from several threads, as one made twice does no harm."""
+    """Prepared statements of one catalogue; thread-safe, since preparing a statement twice does no harm."""
 
     def __init__(self, catalogue: Catalogue, keys: ColumnKeys, uses: UsageReporter) -> None:
         self.catalogue = catalogue
         self._keys, self._uses = keys, uses
-        self._kept: OrderedDict[bytes, PreparedRewrite | None] = OrderedDict()
-        self._openers: dict[tuple[int, int], ColumnDecryptor] = {}
+        self._cache: OrderedDict[bytes, PreparedRewrite | None] = OrderedDict()
+        self._decryptors: dict[tuple[int, int], ColumnDecryptor] = {}
 
     def of(self, query: bytes) -> PreparedRewrite | None:
-        """Return what is to be done for a statement, None when it touches nothing that is protected.
+        """Return the prepared rewrite of a statement, None if it uses nothing protected.
 
         Raises: StatementRefused, ProtectionUnusable.
         """
         try:
-            return self._kept[query]
+            return self._cache[query]
         except KeyError:
             pass
         mentions = self.catalogue.mentions
         plan = None if mentions is None or mentions.search(query) is None else make(self.catalogue, query)
-        work = None if plan is None else PreparedRewrite(plan, self._keys, self._opener, self._uses)
-        if len(query) <= _LONGEST_KEPT:
-            self._kept[query] = work
-            while len(self._kept) > _MOST:
-                self._kept.popitem(last=False)
+        work = None if plan is None else PreparedRewrite(plan, self._keys, self._decryptor, self._uses)
+        if len(query) <= _MAX_LENGTH:
+            self._cache[query] = work
+            while len(self._cache) > _MAX_STATEMENTS:
+                self._cache.popitem(last=False)
         return work
 
-    def _opener(self, table: Table, column: Column) -> ColumnDecryptor:
-        """Return the one of a column, which all its statements share."""
-        found = self._openers.get((table.oid, column.number))
+    def _decryptor(self, table: Table, column: Column) -> ColumnDecryptor:
+        """Return the decryptor of a column, which all statements share."""
+        found = self._decryptors.get((table.oid, column.number))
         if found is None:
-            found = self._openers.setdefault((table.oid, column.number), ColumnDecryptor(self._keys, table, column))
+            found = self._decryptors.setdefault((table.oid, column.number), ColumnDecryptor(self._keys, table, column))
         return found
 
 
 def make(catalogue: Catalogue, query: bytes) -> Plan | None:
-    """Understand a statement that mentions something protected."""
+    """Return the plan of a statement whose text contains a protected name, None if it needs no change."""
     try:
         statements = parse(query)
     except NotParsed as failed:
-        raise StatementRefused(f"the statement was not understood: {failed}", "correct it") from None
-    analyses = [_analysed(catalogue, query, one) for one in statements]
+        raise StatementRefused(f"the statement could not be parsed: {failed}", "correct it") from None
+    analyses = [_analyse(catalogue, query, one) for one in statements]
     plans = [plan for plan in analyses if plan is not None]
     if not plans:
         return None
     if len(statements) > 1:
         raise StatementRefused(
-            "several statements at once, of which one is on protected columns", "send them one by one"
+            "several statements at once, one of them on protected columns, are not supported", "send them one by one"
         )
     return plans[0]
 
 
-def _analysed(catalogue: Catalogue, query: bytes, statement: Node) -> Plan | None:
+def _analyse(catalogue: Catalogue, query: bytes, statement: Node) -> Plan | None:
     ((kind, node),) = statement.items()
-    if kind in _PASSING:
+    if kind in _UNRESTRICTED:
         return None
     a = Analysis(catalogue, query, reading.select, writing.write)
-    outputs = _understood(a, kind, node)
+    outputs = _analyse_node(a, kind, node)
     pieces = a.pieces()
     parameters = any(token.text[0] == "$" and token.text[1:].isdigit() for token in a.tokens)
-    plan = finished(
+    plan = make_plan(
         pieces,
         tuple(one.read() for one in outputs),
         frozenset(a.hidden),
@@ -105,7 +105,7 @@ def _analysed(catalogue: Catalogue, query: bytes, statement: Node) -> Plan | Non
     return plan if plan.columns or plan.made or plan.hidden else None
 
 
-def _understood(a: Analysis, kind: str, node: Node) -> list[Output]:
+def _analyse_node(a: Analysis, kind: str, node: Node) -> list[Output]:
     scope = Scope()
     if kind == "SelectStmt":
         return reading.select(a, node, scope, EXPORTED)
@@ -120,12 +120,12 @@ def _understood(a: Analysis, kind: str, node: Node) -> list[Output]:
         else:
             writing.write(a, inner, query, scope, IGNORED)
         if a.changed(EncryptedParameter):
-            raise StatementRefused("EXPLAIN of a statement that encrypts shows nothing true", "explain a query")
+            raise StatementRefused("EXPLAIN of a statement that encrypts would be misleading", "explain a query")
         return []
     if kind == "CopyStmt":
         _copy(a, node, scope)
         return []
-    # Something unknown: it passes only where it names no protected table and computes with no protected column.
+    # An unknown statement is allowed if it names no protected table and computes with no protected column.
     _no_table(a, node)
     return []
 
@@ -145,7 +145,7 @@ def _copy(a: Analysis, node: Node, scope: Scope) -> None:
         doing = (
             ("would store plain values in", "use INSERT with executemany")
             if node.get("is_from")
-            else ("would hand out ciphertext of", "use SELECT")
+            else ("would return ciphertext of", "use SELECT")
         )
         raise StatementRefused(f"COPY {doing[0]} {table.full_name}.{touched[0]}", doing[1])
 
@@ -159,7 +159,7 @@ def _no_table(a: Analysis, node: object) -> None:
             if kind in {"RangeVar", "relation", "rel"} and isinstance(inner, dict) and "relname" in inner:
                 table = table_of(inner, a.catalogue)
                 if table is not None and table.protected:
-                    raise StatementRefused(f"the statement cannot be followed on {table.full_name}", "use SELECT")
+                    raise StatementRefused(f"the statement is not supported on {table.full_name}", "use SELECT")
             if kind == "ColumnRef":
                 continue
             _no_table(a, inner)

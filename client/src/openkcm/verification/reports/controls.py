@@ -1,7 +1,7 @@
-"""The ids of controls that each kind of evidence supports, by framework. Data alone; `report_evidence` judges.
+"""Ids of the controls that each kind of evidence supports, by framework; `evaluation` computes the status.
 
-They are ids to look at, not controls that are claimed to be met. GDPR's are articles, NIST's are publications with
-their sections (SP 800-57 is part 1 revision 5 where no other is named) or controls of SP 800-53.
+The ids point an auditor to controls; they do not claim that a control is met. GDPR's are articles, NIST's are
+publications with their sections (SP 800-57 is part 1 revision 5 unless stated) or controls of SP 800-53.
 """
 
 from collections.abc import Mapping
@@ -69,7 +69,7 @@ CONTROLS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "Art. 32; Art. 44 to 46 (supplementary measure)",
             "CEK-08",
         ),
-        "Dual control over locking, leaving and root keys": _ids(
+        "Dual control over locking, offboarding and root keys": _ids(
             "CC6.3; CC5.1", "5.3", "3.7.6", "SP 800-130 section 6.7", "Art. 32(4)", "CEK-02"
         ),
         "Tests of tenant isolation": _ids(
@@ -80,7 +80,7 @@ CONTROLS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "Art. 25; Art. 32",
             "IVS-06",
         ),
-        "Least privilege: who used keys, and who was refused": _ids(
+        "Least privilege: who used keys, and who was denied": _ids(
             "CC6.2; CC6.3",
             "5.15; 5.18; 8.2",
             "7.2.1; 7.2.2; 7.2.5; 8.2.1; 8.3.1",
@@ -88,7 +88,7 @@ CONTROLS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "Art. 25; Art. 29",
             "IAM-05",
         ),
-        "Audit stream that cannot be edited unseen": _ids(
+        "Tamper-evident audit stream": _ids(
             "CC7.2; CC7.3",
             "8.15; 8.16; 8.17; 5.33",
             "10.2.1; 10.3.2; 10.3.3; 10.3.4; 10.5.1; 10.6.1",
@@ -96,7 +96,7 @@ CONTROLS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "Art. 5(2); Art. 30",
             "LOG-02; LOG-04; CEK-09",
         ),
-        "Encryption coverage: which data lies under which key": _ids(
+        "Encryption coverage: which key encrypts which data": _ids(
             "CC6.1; CC6.7; C1.1",
             "8.24; 8.11",
             "3.5.1; 3.5.1.2",
@@ -104,7 +104,7 @@ CONTROLS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "Art. 32(1)(a); Art. 34(3)(a)",
             "CEK-03",
         ),
-        "Incidents: a key taken back or declared compromised": _ids(
+        "Incidents: a key revoked or declared compromised": _ids(
             "CC7.3; CC7.4",
             "5.24; 5.25; 5.26; 5.27; 5.28",
             "3.7.5; 12.10.1",
@@ -120,7 +120,7 @@ CONTROLS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "Art. 32(1)(b); Art. 32(1)(c)",
             "CEK-20",
         ),
-        "Changes on record, and the controls tested": _ids(
+        "Changes recorded, and the controls tested": _ids(
             "CC8.1; CC4.1", "8.32; 8.29", "6.5.1; 11.1.1", "SP 800-130 sections 9 and 11", "Art. 32(1)(d)", "CCC-02"
         ),
         "Substitution of keys and ciphertexts prevented": _ids(

@@ -1,8 +1,8 @@
-"""The counted figures of a compliance report: what follows from audit records alone, for its maker and its verifier.
+"""The derived figures of a compliance report: they follow from audit records alone, for its creator and verifier.
 
-One pass over the records, however many, in memory that does not grow with them: lists keep the newest, and of names
-and services there are at most so many. `counted` believes nothing of a record but its fields, of which some may be
-missing or odd: whoever verifies a report may have been given a hostile export.
+One pass over any number of records needs bounded memory: lists keep the newest entries, and the numbers of names and
+services are limited. `counted` trusts nothing but the fields of a record, and these may be missing or malformed: a
+verifier may process a hostile export.
 """
 
 from collections import Counter, deque
@@ -23,9 +23,9 @@ from openkcm.verification.reports.model import (
 )
 
 DENIED = 200
-"""How many refused attempts a report names; all are counted."""
+"""Maximum number of rejected attempts that a report lists; all are counted."""
 LISTED = 500
-"""How many changes, approvals and events of the root key each."""
+"""Maximum number of changes, approvals and root key events, each."""
 _NAMES = 300
 _SERVICES = 2000
 _CLAUSES = 100
@@ -33,7 +33,7 @@ _LONGEST = 200
 _OTHERS = "(others)"
 
 _STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
-"""How the stream writes times; such texts are in order as the times are."""
+"""The time format of the stream; its lexical order is the order in time."""
 _STAMP_LENGTH = 27
 
 _OUTCOMES = ("success", "intended", "refused", "failure")
@@ -88,11 +88,11 @@ CHANGES = frozenset(
         AuditName.RESTORE_REQUESTED,
     }
 )
-"""What changes a tenant, and who asked for it; what happens to each certificate and key by itself is only counted."""
+"""Changes of a tenant, and requests for them; automatic changes of single keys and certificates are only counted."""
 
-_TOLD = ("action", "argument", "requested_by", "decided_by", "before", "after", "locked_by", "health", "operation")
-_TOLD_TOO = ("policy", "provider", "version", "versions", "service", "code", "reason")
-"""The details that a person is told of; the rest is for who reads the record itself."""
+_DETAILS = ("action", "argument", "requested_by", "decided_by", "before", "after", "locked_by", "health", "operation")
+_MORE_DETAILS = ("policy", "provider", "version", "versions", "service", "code", "reason")
+"""The details that a report shows; the record itself has the rest."""
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ class _Sums:
     isolation_runs: int = 0
     root_key: deque[RootKeyEvent] = field(default_factory=lambda: deque(maxlen=LISTED))
     root_key_total: int = 0
-    gone: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+    unavailable: dict[str, tuple[str, datetime]] = field(default_factory=dict)
     changes: deque[ReportedEvent] = field(default_factory=lambda: deque(maxlen=LISTED))
     changes_total: int = 0
     approvals: deque[ReportedEvent] = field(default_factory=lambda: deque(maxlen=LISTED))
@@ -120,10 +120,10 @@ class _Sums:
 
 
 class ReportCounter:
-    """Figures of the records whose time is in a period, added one by one in the stream's order."""
+    """Figures of the records in a period, added one by one in the stream's order."""
 
     def __init__(self, since: datetime, until: datetime) -> None:
-        """`since` belongs to the period and `until` does not."""
+        """Include `since` and exclude `until`."""
         self._first, self._end, self._sums = _stamp(since), _stamp(until), _Sums()
 
     def add(self, stored: StoredRecord) -> None:
@@ -133,16 +133,16 @@ class ReportCounter:
             _add(self._sums, stored.seq, time, fields)
 
     def figures(self) -> DerivedFigures:
-        """Return what was counted so far."""
+        """Return the figures so far."""
         return _figures(self._sums)
 
 
 def counted(records: Iterable[StoredRecord], since: datetime, until: datetime) -> DerivedFigures:
-    """Return the figures of the records of a period, all of them in the stream's order."""
-    counting = ReportCounter(since, until)
+    """Return the figures of a period from all records in the stream's order."""
+    counter = ReportCounter(since, until)
     for stored in records:
-        counting.add(stored)
-    return counting.figures()
+        counter.add(stored)
+    return counter.figures()
 
 
 def _stamp(at: datetime) -> str:
@@ -155,11 +155,11 @@ def _add(sums: _Sums, seq: int, time: str, fields: Mapping[str, object]) -> None
     sums.first_seq = sums.first_seq or seq
     sums.last_seq = seq
     if outcome in _OUTCOMES:
-        sums.events[_known(sums, sums.names, name, _NAMES), outcome] += 1
+        sums.events[_bounded_name(sums, sums.names, name, _NAMES), outcome] += 1
     family = name.partition(".")[0]
     if family == "crypto":
         times = _count(fields)
-        service = _known(sums, sums.services, _text(fields, "actor"), _SERVICES)
+        service = _bounded_name(sums, sums.services, _text(fields, "actor"), _SERVICES)
         if name in _ANSWERED and outcome == "success":
             sums.answered[service] += times
         elif outcome == "refused":
@@ -167,7 +167,7 @@ def _add(sums: _Sums, seq: int, time: str, fields: Mapping[str, object]) -> None
     elif name == AuditName.BOUNDARY_CHECKED and outcome in {"success", "failure"}:
         _add_run(sums, fields)
     if outcome == "refused" or family in {"root_key", "approval"} or name in CHANGES:
-        _list(sums, seq, time, name, fields)
+        _add_to_lists(sums, seq, time, name, fields)
 
 
 def _add_run(sums: _Sums, fields: Mapping[str, object]) -> None:
@@ -181,8 +181,8 @@ def _add_run(sums: _Sums, fields: Mapping[str, object]) -> None:
             runs[number] += times
 
 
-def _list(sums: _Sums, seq: int, time: str, name: str, fields: Mapping[str, object]) -> None:
-    """Keep what is worth reading one by one, in each list that it belongs to."""
+def _add_to_lists(sums: _Sums, seq: int, time: str, name: str, fields: Mapping[str, object]) -> None:
+    """Append the record to each list that it belongs to."""
     moment = _moment(seq, time, name, fields)
     if moment is None:
         return
@@ -195,24 +195,24 @@ def _list(sums: _Sums, seq: int, time: str, name: str, fields: Mapping[str, obje
     if name in CHANGES and moment.outcome == "success":
         sums.changes.append(moment)
         sums.changes_total += 1
-    # A lock that has the health of a root key in it is the holder's doing, and its end too; any other is our switch.
+    # A lock with the health of a root key was caused by the key holder, and so was its end; other locks are manual.
     of_root_key = name in {AuditName.TENANT_LOCKED, AuditName.TENANT_UNLOCKED} and _detail(fields, "health") != ""
     if name.startswith("root_key.") or of_root_key:
-        sums.root_key.append(RootKeyEvent(moment=moment, seconds=_took(sums, moment, fields)))
+        sums.root_key.append(RootKeyEvent(moment=moment, seconds=_seconds_to_lock(sums, moment, fields)))
         sums.root_key_total += 1
 
 
-def _took(sums: _Sums, moment: ReportedEvent, fields: Mapping[str, object]) -> float | None:
-    """Return how long it took from the holder's refusal, as it was first met, to the lock that follows from it."""
+def _seconds_to_lock(sums: _Sums, moment: ReportedEvent, fields: Mapping[str, object]) -> float | None:
+    """Return the seconds from the first rejection by the key holder to the lock that it caused."""
     if moment.name == AuditName.ROOT_KEY_UNAVAILABLE:
-        if len(sums.gone) < _SERVICES:
-            sums.gone[moment.subject] = (_detail(fields, "after"), moment.at)
+        if len(sums.unavailable) < _SERVICES:
+            sums.unavailable[moment.subject] = (_detail(fields, "after"), moment.at)
         return None
     if moment.name != AuditName.TENANT_LOCKED:
         return None
     refused = _time_of(_detail(fields, "health_since"))
     if refused is None:
-        health, refused = sums.gone.get(_detail(fields, "root_key"), ("", None))
+        health, refused = sums.unavailable.get(_detail(fields, "root_key"), ("", None))
         if refused is None or health != _detail(fields, "health"):
             return None
     took = moment.at - refused
@@ -236,13 +236,13 @@ def _moment(seq: int, time: str, name: str, fields: Mapping[str, object]) -> Rep
 
 
 def _words(name: str, fields: Mapping[str, object]) -> str:
-    told = [(key, _detail(fields, key)) for key in _TOLD + _TOLD_TOO]
-    said = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in told if value)
-    return _cut(": ".join(filter(None, (what(name), said))))
+    details = [(key, _detail(fields, key)) for key in _DETAILS + _MORE_DETAILS]
+    shown = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in details if value)
+    return _shortened(": ".join(filter(None, (what(name), shown))))
 
 
-def _known(sums: _Sums, names: set[str], name: str, most: int) -> str:
-    """Return the name, or that of all others when there are more than any tenant of ours has."""
+def _bounded_name(sums: _Sums, names: set[str], name: str, most: int) -> str:
+    """Return the name, or a common name for all that exceed the maximum."""
     if name in names:
         return name
     if len(names) >= most:
@@ -259,7 +259,7 @@ def _count(fields: Mapping[str, object]) -> int:
 
 def _text(fields: Mapping[str, object], name: str) -> str:
     value = fields.get(name)
-    return _cut(value) if isinstance(value, str) else ""
+    return _shortened(value) if isinstance(value, str) else ""
 
 
 def _detail(fields: Mapping[str, object], name: str) -> str:
@@ -268,8 +268,8 @@ def _detail(fields: Mapping[str, object], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _cut(text: str) -> str:
-    """Return a text that any report can hold: not too long, and without halves of surrogate pairs."""
+def _shortened(text: str) -> str:
+    """Return a text that every report can contain: shortened, and without lone surrogates."""
     whole = text if text.isascii() else text.encode(errors="replace").decode()
     return whole if len(whole) <= _LONGEST else f"{whole[: _LONGEST - 1]}…"
 

@@ -1,8 +1,8 @@
-"""What a report's figures are evidence of: the summary, and the ids of controls in frameworks that auditors go by.
+"""Evaluation of a report's figures: the summary, and the ids of controls that they support.
 
-Each status follows from the report's own figures, and from nothing else. Nothing is in order for want of a figure: a
-section that is empty makes its finding `missing`, and anything bad in it makes it `attention`. The ids map evidence; no
-framework is claimed to be met, and `limits` says what no figure here can show.
+Each status follows from the report's own figures alone. A missing figure is never "in order": an empty section makes
+its finding `missing`, and a bad figure makes it `attention`. The ids map evidence and do not claim that a framework is
+met; `limits` states what no figure can show.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from openkcm.verification.reports.controls import CONTROLS
 from openkcm.verification.reports.model import DerivedFigures, EventCounts, Evidence, Finding, Snapshot
 
 Status = Literal["in order", "attention", "missing"]
-Said = tuple[Status, str]
+Judgement = tuple[Status, str]
 
 COVERAGE = "Encryption coverage"
 KEYS = "Keys and cryptoperiods"
@@ -30,19 +30,19 @@ AUDIT = "Audit stream"
 LIMITS = "Limits"
 SUMMARY = "Summary"
 EVIDENCE = "Evidence"
-"""The sections of a report, by which findings and evidence name them."""
+"""The sections of a report; findings and evidence refer to them."""
 
 OLDEST_CHECK = timedelta(hours=48)
-"""The boundaries of a tenant are attacked every day; a day may be missed."""
-_MOST_REFUSED = 0.01
-"""The share of refused attempts from which somebody should look what tries."""
+"""Isolation checks run daily; one day may be missed."""
+_MAX_REJECTED_SHARE = 0.01
+"""The share of rejected attempts above which an administrator should investigate."""
 _PLATFORM = "platform"
-_GONE = frozenset({"disabled", "unavailable", "destroyed"})
+_UNUSABLE = frozenset({"disabled", "unavailable", "destroyed"})
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationInput:
-    """What a status is judged by. `at` is when the report was made, to which `stated` belongs."""
+    """The input of an evaluation. `at` is the report's creation time, to which `stated` belongs."""
 
     counted: DerivedFigures
     stated: Snapshot
@@ -55,7 +55,7 @@ class EvaluationInput:
         return sum(self.event(name).success for name in names)
 
 
-Judge = Callable[[EvaluationInput], Said]
+Judge = Callable[[EvaluationInput], Judgement]
 
 
 def findings(counted: DerivedFigures, stated: Snapshot, at: datetime) -> tuple[Finding, ...]:
@@ -66,7 +66,7 @@ def findings(counted: DerivedFigures, stated: Snapshot, at: datetime) -> tuple[F
 
 
 def evidence(counted: DerivedFigures, stated: Snapshot, at: datetime) -> tuple[Evidence, ...]:
-    """Return what is evidence of which controls."""
+    """Return the status and the controls of each kind of evidence."""
     figures = EvaluationInput(counted, stated, at)
     rows = zip(CONTROLS.items(), _JUDGED, strict=True)
     return tuple(
@@ -76,45 +76,46 @@ def evidence(counted: DerivedFigures, stated: Snapshot, at: datetime) -> tuple[E
 
 
 def limits(stated: Snapshot) -> tuple[str, ...]:
-    """Return what the report does not show, whatever its figures are."""
+    """Return what the report cannot show, independent of its figures."""
     return (_BY_MODE[stated.root_key_mode == _PLATFORM], *_LIMITS)
 
 
-def _coverage(figures: EvaluationInput) -> Said:
+def _coverage(figures: EvaluationInput) -> Judgement:
     services = figures.stated.coverage
     if not services:
-        return "missing", "No service is connected, so nothing is known to be encrypted."
+        return "missing", "No service is connected, so no encrypted data is known."
     lacking = [one.service for one in services if not one.complete or one.gaps]
     if lacking:
-        return "attention", f"{len(lacking)} of {len(services)} services are not covered in full: {_few(lacking)}."
-    return "in order", f"All listed data of {len(services)} services is encrypted, as far as is known here."
+        names = _first_names(lacking)
+        return "attention", f"{len(lacking)} of {len(services)} services are not fully covered: {names}."
+    return "in order", f"All listed data of {len(services)} services is encrypted, as far as the platform knows."
 
 
-def _keys(figures: EvaluationInput) -> Said:
+def _keys(figures: EvaluationInput) -> Judgement:
     keys = figures.stated.keys
     if not {"L1", "L2"} <= {one.level for one in keys}:
         return "missing", "The inventory has no root key or no tenant key."
     overdue = sorted({f"{one.name} version {one.version}" for one in keys if one.overdue})
     if overdue:
-        return "attention", f"Older than its cryptoperiod: {_few(overdue)}."
-    return "in order", f"{len(keys)} versions of keys, none older than its cryptoperiod."
+        return "attention", f"Older than its cryptoperiod: {_first_names(overdue)}."
+    return "in order", f"{len(keys)} key versions, none older than its cryptoperiod."
 
 
-def _isolation(figures: EvaluationInput) -> Said:
+def _isolation(figures: EvaluationInput) -> Judgement:
     checks, runs = figures.stated.checks, figures.counted.isolation
     breached = sorted({one.clause for one in checks if one.outcome == "breached"} | _breached(figures))
     if breached:
-        return "attention", f"An attack succeeded on {_few(breached)}: see the section {ISOLATION}."
+        return "attention", f"Isolation checks failed for {_first_names(breached)}: see the section {ISOLATION}."
     if not checks or not figures.counted.isolation_runs or not sum(one.held for one in runs):
-        return "missing", "No attacks across the tenant's boundary are on record for this period."
+        return "missing", "No isolation checks were recorded in this period."
     if max(one.at for one in checks) < figures.at - OLDEST_CHECK:
-        return "attention", "The boundaries were not attacked in the last two days before the report."
+        return "attention", "No isolation check ran in the last two days before the report."
     held = {one.clause for one in checks if one.outcome == "held"}
     unchecked = [clause.id for clause in CLAUSES.values() if not clause.optional and clause.id not in held]
     if unchecked:
-        return "attention", f"The newest run did not check {_few(unchecked)}."
+        return "attention", f"The newest run did not check {_first_names(unchecked)}."
     number = sum(one.held for one in runs)
-    return "in order", f"{number:,} attacks in {figures.counted.isolation_runs:,} runs, each of them refused."
+    return "in order", f"{number:,} checks in {figures.counted.isolation_runs:,} runs, all passed."
 
 
 def _breached(figures: EvaluationInput) -> set[str]:
@@ -122,10 +123,10 @@ def _breached(figures: EvaluationInput) -> set[str]:
     return by_clause or ({"a clause"} if figures.event(AuditName.BOUNDARY_CHECKED).failure else set())
 
 
-def _clauses_hold(*clauses: str) -> Judge:
-    """Return a judge for whom the newest checks of these clauses must all have held."""
+def _controls_hold(*clauses: str) -> Judge:
+    """Return a judge that requires the newest checks of all these controls to have passed."""
 
-    def judge(figures: EvaluationInput) -> Said:
+    def judge(figures: EvaluationInput) -> Judgement:
         found = [one for one in figures.stated.checks if one.clause in clauses]
         bad = {one.clause for one in found if one.outcome == "breached"} | (_breached(figures) & set(clauses))
         held = {one.clause for one in found if one.outcome == "held"}
@@ -134,83 +135,83 @@ def _clauses_hold(*clauses: str) -> Judge:
         if not held:
             return "missing", "not checked"
         whole = held == set(clauses) and max(one.at for one in found) >= figures.at - OLDEST_CHECK
-        return ("in order", "held") if whole else ("attention", "not all checked of late")
+        return ("in order", "held") if whole else ("attention", "not all checked recently")
 
     return judge
 
 
-def _access(figures: EvaluationInput) -> Said:
+def _access(figures: EvaluationInput) -> Judgement:
     answered = sum(one.answered for one in figures.counted.access)
     refused = figures.counted.denied_total
     if not answered and not refused:
-        return "missing", "No use of keys and no attempt is on record for this period."
-    words = f"{answered:,} operations answered, {refused:,} attempts refused"
-    if refused > _MOST_REFUSED * (answered + refused):
-        return "attention", f"{words}: more than one in a hundred, so look at who tried."
+        return "missing", "No use of keys and no attempt was recorded in this period."
+    words = f"{answered:,} operations completed, {refused:,} attempts rejected"
+    if refused > _MAX_REJECTED_SHARE * (answered + refused):
+        return "attention", f"{words}: more than 1 %; investigate their source."
     return "in order", f"{words}."
 
 
-def _root_key(figures: EvaluationInput) -> Said:
+def _root_key(figures: EvaluationInput) -> Judgement:
     stated, holder = figures.stated, figures.stated.root_key_holder
     if stated.root_key_mode == _PLATFORM or not holder:
-        return "missing", "The platform holds the root key, so the customer has no kill switch of their own."
+        return "missing", "The platform holds the root key, so the customer cannot revoke it independently."
     measured = [one.seconds for one in figures.counted.root_key if one.seconds is not None]
-    if stated.state == "locked" or any(one.state in _GONE for one in stated.keys if one.level == "L1"):
-        return "attention", f"The root key of {holder} does not do its part, or the tenant is locked."
+    if stated.state == "locked" or any(one.state in _UNUSABLE for one in stated.keys if one.level == "L1"):
+        return "attention", f"The root key of {holder} is unavailable, or the tenant is locked."
     if not measured:
         return "attention", f"{holder} holds the root key; no revocation was measured in this period."
     times = "once" if len(measured) == 1 else f"{len(measured)} times"
     return "in order", f"{holder} holds the root key; revoked {times}, locked within {max(measured):.1f} s."
 
 
-def _changes(figures: EvaluationInput) -> Said:
+def _changes(figures: EvaluationInput) -> Judgement:
     if not figures.counted.changes_total:
-        return "missing", "No change is on record for this period."
-    return "in order", f"{figures.counted.changes_total:,} changes, each with who made it."
+        return "missing", "No change was recorded in this period."
+    return "in order", f"{figures.counted.changes_total:,} changes, each with its author."
 
 
-def _approvals(figures: EvaluationInput) -> Said:
+def _approvals(figures: EvaluationInput) -> Judgement:
     if not figures.stated.four_eyes:
-        return "missing", "The policy asks for a second person for nothing."
+        return "missing", "The policy requires no approval for any action."
     failed = figures.event(AuditName.APPROVAL_EXECUTED).failure
-    words = f"A second person is needed for {_few(figures.stated.four_eyes)}"
+    words = f"An approval is required for {_first_names(figures.stated.four_eyes)}"
     if failed:
         return "attention", f"{words}; {failed} approved actions failed."
     return "in order", f"{words}; {figures.counted.approvals_total:,} records of requests and decisions."
 
 
-def _certificates(figures: EvaluationInput) -> Said:
+def _certificates(figures: EvaluationInput) -> Judgement:
     stated = figures.stated
     if not stated.certificates or stated.next_certificate_expiry is None:
-        return "missing", "No service holds a certificate."
+        return "missing", "No service has a certificate."
     lapsed = figures.succeeded(AuditName.EXPIRY_LAPSED) + figures.event(AuditName.EXPIRY_LAPSED).failure
     if stated.next_certificate_expiry <= figures.at or lapsed:
-        return "attention", "A certificate expired without being renewed."
+        return "attention", "A certificate expired without renewal."
     until = f"{stated.next_certificate_expiry:%Y-%m-%d %H:%M} UTC"
-    return "in order", f"{stated.certificates} certificates of the tenant's own authority; the next ends {until}."
+    return "in order", f"{stated.certificates} certificates of the tenant CA; the next expires {until}."
 
 
-def _audit(figures: EvaluationInput) -> Said:
+def _audit(figures: EvaluationInput) -> Judgement:
     if not figures.counted.records:
-        return "missing", "No record lies in this period."
+        return "missing", "This period has no records."
     if not figures.counted.is_complete:
-        return "attention", "The records have more names or services than a report tells apart."
+        return "attention", "The records have more names or services than a report can list separately."
     first, last = figures.counted.first_seq, figures.counted.last_seq
     return "in order", f"{figures.counted.records:,} records, {first:,} to {last:,}, chained, and signed past the last."
 
 
-def _policy(figures: EvaluationInput) -> Said:
+def _policy(figures: EvaluationInput) -> Judgement:
     return ("in order", "") if figures.stated.four_eyes else ("attention", "")
 
 
-def _generation(figures: EvaluationInput) -> Said:
-    of_ours = [one for one in figures.stated.keys if one.level in {"L2", "L3"}]
-    if not of_ours:
+def _generation(figures: EvaluationInput) -> Judgement:
+    platform_keys = [one for one in figures.stated.keys if one.level in {"L2", "L3"}]
+    if not platform_keys:
         return "missing", ""
-    return ("in order", "") if all(one.algorithm for one in of_ours) else ("attention", "")
+    return ("in order", "") if all(one.algorithm for one in platform_keys) else ("attention", "")
 
 
-def _retirement(figures: EvaluationInput) -> Said:
+def _retirement(figures: EvaluationInput) -> Judgement:
     ended = (AuditName.TENANT_KEY_RETIRED, AuditName.TENANT_KEY_TRIMMED, AuditName.SERVICE_KEY_DESTROYED)
     destroyed = (AuditName.KEY_DESTROYED, AuditName.SHRED_CERTIFIED)
     if any(figures.event(name).failure for name in ended + destroyed):
@@ -218,29 +219,29 @@ def _retirement(figures: EvaluationInput) -> Said:
     return ("in order", "") if figures.succeeded(*ended, *destroyed) else ("missing", "")
 
 
-def _incidents(figures: EvaluationInput) -> Said:
-    """Judge whether anything shows how an incident goes: a measured revocation, or a compromised key replaced."""
+def _incidents(figures: EvaluationInput) -> Judgement:
+    """Return whether the response to an incident was shown: a measured revocation, or a compromised key replaced."""
     measured = any(one.seconds is not None for one in figures.counted.root_key)
     if measured or figures.succeeded(AuditName.SERVICE_KEY_COMPROMISED):
         return _audit(figures)
     return "missing", ""
 
 
-def _not_held(_figures: EvaluationInput) -> Said:
+def _no_evidence(_figures: EvaluationInput) -> Judgement:
     return "missing", ""
 
 
 def _worst(*judges: Judge) -> Judge:
-    """Return a judge who says what the most severe of these says."""
+    """Return a judge that returns the most severe judgement of these."""
 
-    def judge(figures: EvaluationInput) -> Said:
+    def judge(figures: EvaluationInput) -> Judgement:
         order: Sequence[Status] = ("in order", "attention", "missing")
         return max((one(figures) for one in judges), key=lambda said: order.index(said[0]))
 
     return judge
 
 
-def _few(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     shown = ", ".join(names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
@@ -262,7 +263,7 @@ _JUDGED: Sequence[tuple[str, Judge]] = (
     (KEYS, _keys),
     (KEYS, _generation),
     (CERTIFICATES, _certificates),
-    (ISOLATION, _worst(_keys, _clauses_hold("E1", "E2", "E3"))),
+    (ISOLATION, _worst(_keys, _controls_hold("E1", "E2", "E3"))),
     (KEYS, _keys),
     (KEYS, _retirement),
     (ROOT_KEY, _root_key),
@@ -272,42 +273,39 @@ _JUDGED: Sequence[tuple[str, Judge]] = (
     (AUDIT, _audit),
     (COVERAGE, _coverage),
     (ROOT_KEY, _incidents),
-    (LIMITS, _not_held),
+    (LIMITS, _no_evidence),
     (CHANGES, _worst(_changes, _isolation)),
-    (ISOLATION, _clauses_hold("C1", "C2", "C3")),
+    (ISOLATION, _controls_hold("C1", "C2", "C3")),
 )
 """The section and the judge of each row of `report_controls.CONTROLS`, in its order."""
 
 _BY_MODE = {
-    True: "The platform holds the root key. This mode separates tenants from each other; it does not exclude the"
-    " platform, which could open what lies under its own root key.",
-    False: "The customer holds the root key. What was opened with it stays in the crypto service's memory for at most"
-    " its cache time after it is taken back, and a service that fetched a key keeps it until its own cache ends.",
+    True: "The platform holds the root key. This mode separates tenants from each other. It does not exclude the"
+    " platform, which could decrypt everything that its own root key protects.",
+    False: "The customer holds the root key. After a revocation, unwrapped keys stay in the crypto service's memory"
+    " for at most its cache time. A service that fetched a key keeps it until its own cache expires.",
 }
 _LIMITS = (
     (
-        "This report maps evidence to ids of controls. It is no attestation and no certification: whether a control"
-        " is met is for an auditor to judge."
+        "This report maps evidence to ids of controls. It is no attestation and no certification: an auditor decides"
+        " whether a control is met."
     ),
     (
-        "What services and their agents say of their own encryption is a claim and no evidence. Which data is sensitive"
-        " is what the list of protected fields says; data that is not on it is not known here."
+        "Statements of services and agents about their own encryption are claims, not evidence. The list of protected"
+        " fields defines which data is sensitive; data that is not listed is not known here."
     ),
     (
-        "Counted figures follow from the audit stream, which shows every edit and every gap, and not what was never"
+        "Derived figures follow from the audit stream, which shows every edit and every gap, but not what was never"
         " recorded in it."
     ),
+    ("Isolation checks show that these attacks failed at these times; they do not prove that no other attack exists."),
     (
-        "Attacks across the tenant's boundary show that these attacks failed at these times; they prove no absence of"
-        " others."
+        "The processes are written in Python, which cannot reliably overwrite key material in memory. Core dumps are"
+        " disabled, and tenant keys never leave the key server."
     ),
     (
-        "The processes are written in Python, which cannot dependably overwrite key material in memory. Core dumps are"
-        " off and tenant keys never leave the key server."
+        "Times are by the platform's clocks. A measured revocation begins with the first rejection by the root key's"
+        " server, at most a few seconds after its holder revoked it."
     ),
-    (
-        "Times are those of the platform's clocks. A measured revocation begins when the platform was first refused the"
-        " root key, at most a few seconds after its holder took it back."
-    ),
-    "Backups and the recovery of keys are the platform operator's, and no figure of this report is evidence of them.",
+    "Backups and key recovery are the platform operator's responsibility; no figure here is evidence of them.",
 )

@@ -1,9 +1,9 @@
-"""What a compliance report says, section by section: one document, from which its PDF, HTML and JSON are made.
+"""The content of a compliance report, section by section: PDF, HTML and JSON are made from this one model.
 
-Two kinds of figures, told apart because they are verified differently. *Counted* figures are functions of the tenant's
-audit records in the period alone, so whoever has an export recomputes them (`DerivedFigures`). *Stated* figures are how
-things stood when the report was made (`Snapshot`): the digest of exactly that section was put into the audit stream
-before the report was signed, so that a report which states something else does not fit the stream.
+It has two kinds of figures, which are verified differently. *Derived* figures are functions of the tenant's audit
+records in the period (`DerivedFigures`); any holder of an export can recompute them. The *snapshot* describes the
+moment of the report (`Snapshot`). Its digest was appended to the audit stream before the report was signed, so a report
+with a different snapshot does not match the stream.
 
 The report maps evidence to ids of control frameworks. It is no attestation, and says so.
 """
@@ -28,7 +28,7 @@ class EventCounts(_Part):
 
 
 class ReportedEvent(_Part):
-    """One record worth reading: its number in the stream, when, who, what, and in words."""
+    """One listed record: its sequence number, time, actor, name and description."""
 
     seq: int
     at: AwareDatetime
@@ -41,14 +41,14 @@ class ReportedEvent(_Part):
 
 
 class RootKeyEvent(_Part):
-    """Something that happened to the root key. `seconds` from the holder's refusal to the lock, where it was one."""
+    """An event of the root key. `seconds` from the holder's rejection to the lock, if it caused one."""
 
     moment: ReportedEvent
     seconds: float | None = None
 
 
 class ClauseRuns(_Part):
-    """How often the checks of a clause ran in the period, as the stream has it."""
+    """How often the checks of a control ran in the period, according to the stream."""
 
     clause: str
     held: int
@@ -57,7 +57,7 @@ class ClauseRuns(_Part):
 
 
 class ServiceAccess(_Part):
-    """Use of keys by one service: operations answered and refused."""
+    """Use of keys by one service: operations completed and rejected."""
 
     service: str
     answered: int
@@ -65,15 +65,15 @@ class ServiceAccess(_Part):
 
 
 class DerivedFigures(_Part):
-    """What follows from the audit records of the period, and from nothing else."""
+    """Figures that follow from the audit records of the period alone."""
 
     records: int = Field(ge=0)
     first_seq: int = Field(ge=0, description="0 when the period has no records")
     last_seq: int = Field(ge=0)
     events: tuple[EventCounts, ...]
     access: tuple[ServiceAccess, ...]
-    denied: tuple[ReportedEvent, ...] = Field(description="the newest refused attempts, at most DENIED of them")
-    denied_total: int = Field(description="attempts: one record can stand for many of a second")
+    denied: tuple[ReportedEvent, ...] = Field(description="the newest rejected attempts, at most DENIED of them")
+    denied_total: int = Field(description="attempts: one record can represent many within a second")
     isolation: tuple[ClauseRuns, ...]
     isolation_runs: int
     root_key: tuple[RootKeyEvent, ...]
@@ -82,11 +82,11 @@ class DerivedFigures(_Part):
     approvals: tuple[ReportedEvent, ...]
     approvals_total: int = 0
     root_key_total: int = 0
-    is_complete: bool = Field(default=True, description="whether all names and services could be told apart")
+    is_complete: bool = Field(default=True, description="whether all names and services could be listed separately")
 
 
 class CoveredService(_Part):
-    """A service and what of its data is encrypted. `protected`: places; `under`: the names of L3, L2 and L1."""
+    """A service and its encrypted data. `protected`: places; `under`: the names of L3, L2 and L1."""
 
     service: str
     kind: str
@@ -118,7 +118,7 @@ class InventoryKey(_Part):
 
 
 class LatestCheck(_Part):
-    """The newest result of one boundary check."""
+    """The newest result of one isolation check."""
 
     clause: str
     name: str
@@ -128,7 +128,7 @@ class LatestCheck(_Part):
 
 
 class Snapshot(_Part):
-    """How things stood when the report was made."""
+    """The state at the moment of the report."""
 
     state: str
     root_key_mode: str
@@ -144,7 +144,7 @@ class Snapshot(_Part):
 
 
 class Finding(_Part):
-    """One line of the summary: what was looked at, whether it is in order, and in words."""
+    """One line of the summary: subject, status and description."""
 
     subject: str
     status: Literal["in order", "attention", "missing"]
@@ -161,16 +161,16 @@ class Evidence(_Part):
 
 
 class StreamPosition(_Part):
-    """Where the audit stream stood; the head that was signed there covers every record before."""
+    """A position of the audit stream; the checkpoint signed there covers every record before."""
 
     seq: int
     chain_hash: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Report(_Part):
-    """A whole report. `since` belongs to the period, `until` does not.
+    """A complete report. `since` belongs to the period, `until` does not.
 
-    `stream` is the place of the record that has the digest of `stated`; every record before it was counted.
+    `stream` is the position of the record with the digest of `stated`; the figures include every record before it.
     """
 
     format: Literal["openkcm-report/1"] = "openkcm-report/1"
@@ -189,4 +189,4 @@ class Report(_Part):
     stated_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     evidence: tuple[Evidence, ...]
     limits: tuple[str, ...]
-    made_with: str = Field(default="", description="the version of OpenKCM, whose words these are")
+    made_with: str = Field(default="", description="the version of OpenKCM that produced the texts")

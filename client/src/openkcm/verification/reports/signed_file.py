@@ -1,15 +1,14 @@
-"""A compliance report as files: what of each is signed, and how the figures lie in every one of them.
+"""A compliance report as files: which content is signed, and where the figures are stored.
 
-The JSON file is one signed document (`signed_document`) whose statement is the report. The HTML and PDF files carry
-that document inside, so that any of the three is enough to check every figure; and each ends in a line with a signature
-over all bytes before it, so that what is printed is what was made from these figures and nothing else.
+The JSON file is one signed document (`signed_document`) whose statement is the report. The HTML and PDF files embed
+that document, so each of the three is enough to verify every figure. Each of these ends with a signature over all bytes
+before it, which proves that its text was made from these figures.
 
 All signatures are by the key that signs audit streams, over `openkcm-report/1 <tenant> <form> <SHA-256>`.
 
-The one file that a PDF of ours carries, taken out without a PDF library: whoever verifies one has this alone.
-
-It reads what our typesetter writes and nothing else: one stream of type EmbeddedFile, its dictionary right before it.
-A PDF's structure is not believed; the signature over its bytes is what shows that it is ours.
+The embedded file of a PDF is extracted without a PDF library, so that a verifier needs only this module. It accepts
+only the output of the platform's typesetter: one stream of type EmbeddedFile with its dictionary directly before it.
+The structure of a PDF is not trusted; the signature over its bytes proves the origin.
 """
 
 import hashlib
@@ -32,9 +31,9 @@ from openkcm.verification.signed_document import (
 
 KIND = "compliance report"
 LONGEST_DOCUMENT = 20_000_000
-"""Bytes of the largest document that is read; the lists of a report are bounded, its keys and services are not."""
+"""Maximum size of a document in bytes; a report's lists are bounded, its keys and services are not."""
 LONGEST_FILE = 60_000_000
-"""Bytes of the largest HTML or PDF file that is read."""
+"""Maximum size of an HTML or PDF file in bytes."""
 
 ELEMENT = '<script type="application/json" id="openkcm-report">'
 _ELEMENT_ENDS = "</script>"
@@ -43,7 +42,7 @@ _SIGNED = rb"openkcm-report/1 ([a-z0-9-]{1,40}:[0-9]{1,9}) ([A-Za-z0-9+/=]{1,400
 
 
 class ReportFormat(StrEnum):
-    """What a report's file is."""
+    """The format of a report's file."""
 
     JSON = "json"
     HTML = "html"
@@ -54,7 +53,7 @@ _LAST_LINES = {
     ReportFormat.HTML: (re.compile(rb"<!-- " + _SIGNED + rb" -->\n"), "<!-- {} -->\n"),
     ReportFormat.PDF: (re.compile(rb"%" + _SIGNED + rb"\n"), "%{}\n"),
 }
-"""A comment, which neither form shows: how it is read, and how it is written."""
+"""A comment, which neither format displays: the pattern to read it, and the template to write it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class ParsedReport:
-    """A file that was read: the report in it, and all signatures that must hold."""
+    """A parsed file: its report, and all signatures to verify."""
 
     form: ReportFormat
     report: Report
@@ -76,50 +75,50 @@ class ParsedReport:
 
 
 def report_text(report: Report) -> str:
-    """Return exactly what is signed: one report has one text."""
+    """Return the signed text; a report has exactly one."""
     return canonical_text(report.model_dump(mode="json"))
 
 
 def stated_digest(stated: Snapshot) -> str:
-    """Return the SHA-256 that binds what a report states to the audit stream."""
+    """Return the SHA-256 that binds the snapshot to the audit stream."""
     return hashlib.sha256(canonical_text(stated.model_dump(mode="json")).encode()).hexdigest()
 
 
 def report_message(tenant_id: str, form: ReportFormat, content: bytes) -> bytes:
-    """Return what is signed: it begins unlike a head and a certificate, so none can be passed off as another."""
+    """Return the message to sign; its prefix differs from checkpoints and certificates, so none can replace another."""
     return f"openkcm-report/1 {tenant_id} {form} {hashlib.sha256(content).hexdigest()}".encode()
 
 
 def element(document: bytes) -> str:
-    """Return the element by which an HTML file carries the document; a `<` in it could end the element."""
+    """Return the element that embeds the document in HTML; `<` is escaped, since it could end the element."""
     return f"{ELEMENT}{document.decode().strip().replace('<', chr(92) + 'u003c')}{_ELEMENT_ENDS}"
 
 
 def signable(content: bytes) -> bytes:
-    """Return a rendered file as it is signed: the line that follows begins a line of its own."""
+    """Return a rendered file in the form that is signed, so that the signature starts on a new line."""
     return content if content.endswith(b"\n") else content + b"\n"
 
 
 def with_signature(content: bytes, form: ReportFormat, signature: str, key: str) -> bytes:
-    """Return a signable HTML or PDF file with its last line."""
+    """Return a signable HTML or PDF file with its signature line."""
     _, written = _LAST_LINES[form]
     return content + written.format(f"openkcm-report/1 {key} {signature}").encode()
 
 
 def read_report(file: bytes) -> ParsedReport:
-    """Return the report in a file of any form. Signatures are not looked at: they are for `report_verify`.
+    """Return the report in a file of any format, without verifying signatures; see `verify`.
 
     Raises:
-        InvalidDocument: the file is none of ours, or its figures do not lie in it as they were written.
+        InvalidDocument: the file is not a report of the platform, or its figures are not in canonical form.
     """
     if len(file) > LONGEST_FILE:
-        raise InvalidDocument(f"the file is longer than any {KIND}")
+        raise InvalidDocument(f"the file is longer than the maximum for a {KIND}")
     form = _form(file)
     if form is ReportFormat.JSON:
         signed, outer = read_document(file, LONGEST_DOCUMENT, KIND), None
     else:
-        content, key, signature = _parted(file, form)
-        signed = _carried(content, form)
+        content, key, signature = _split_signature(file, form)
+        signed = _embedded_document(content, form)
         outer = (content, signature, key)
     report = statement_of(signed, Report, report_text)
     inner = Signature(
@@ -139,8 +138,8 @@ def _form(file: bytes) -> ReportFormat:
     return ReportFormat.JSON if file.startswith(b"{") else ReportFormat.HTML
 
 
-def _parted(file: bytes, form: ReportFormat) -> tuple[bytes, str, str]:
-    """Return what was signed, the key and the signature of a file that ends in its signature."""
+def _split_signature(file: bytes, form: ReportFormat) -> tuple[bytes, str, str]:
+    """Return signed content, key and signature of a file that ends with its signature."""
     pattern, _ = _LAST_LINES[form]
     begins = file.rfind(b"\n", 0, max(len(file) - 1, 0)) + 1
     last = pattern.fullmatch(file, begins)
@@ -149,13 +148,13 @@ def _parted(file: bytes, form: ReportFormat) -> tuple[bytes, str, str]:
     return file[:begins], last[1].decode(), last[2].decode()
 
 
-def _carried(content: bytes, form: ReportFormat) -> SignedText:
-    """Return the document that a file carries."""
+def _embedded_document(content: bytes, form: ReportFormat) -> SignedText:
+    """Return the document that a file embeds."""
     text = attached(content, LONGEST_DOCUMENT) if form is ReportFormat.PDF else _in_element(content)
     try:
         signed = parts_of(json.loads(text), KIND)
         return read_document(write_document(signed).encode(), LONGEST_DOCUMENT, KIND)
-    except (ValueError, RecursionError):  # half of a surrogate pair is a ValueError as well
+    except (ValueError, RecursionError):  # a lone surrogate is a ValueError as well
         raise InvalidDocument("the figures in the file are not JSON") from None
 
 
@@ -163,9 +162,9 @@ def _in_element(content: bytes) -> bytes:
     _, begins, rest = content.partition(ELEMENT.encode())
     text, ends, _ = rest.partition(_ELEMENT_ENDS.encode())
     if not begins or not ends:
-        raise InvalidDocument("the file does not carry its figures")
+        raise InvalidDocument("the file does not contain its figures")
     if len(text) > LONGEST_DOCUMENT or ELEMENT.encode() in rest:
-        raise InvalidDocument("the file carries more than one set of figures, or too many")
+        raise InvalidDocument("the file contains more than one set of figures, or too many")
     return text
 
 
@@ -174,17 +173,17 @@ _LENGTH = re.compile(rb"/Length ([0-9]{1,9})")
 
 
 def attached(pdf: bytes, longest: int) -> bytes:
-    """Return what a PDF carries, no longer than `longest` when inflated; raises InvalidDocument where it is not one."""
+    """Return the embedded file of a PDF, at most `longest` bytes after decompression; raises InvalidDocument."""
     found = list(_STREAM.finditer(pdf))
     if len(found) != 1:
-        raise InvalidDocument("the file does not carry exactly one set of figures")
+        raise InvalidDocument("the file does not contain exactly one set of figures")
     length, begins = _LENGTH.match(found[0][1]), found[0].end()
     packed = pdf[begins : begins + int(length[1])] if length else b""
     inflating = zlib.decompressobj()
     try:
         text = inflating.decompress(packed, longest + 1)
     except zlib.error:
-        raise InvalidDocument("the figures in the file cannot be unpacked") from None
+        raise InvalidDocument("the figures in the file cannot be decompressed") from None
     if len(text) > longest or not inflating.eof or inflating.unused_data:
-        raise InvalidDocument("the figures in the file are not whole, or too many")
+        raise InvalidDocument("the figures in the file are incomplete, or too many")
     return text

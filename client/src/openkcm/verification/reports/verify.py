@@ -1,14 +1,14 @@
-"""Verifying a compliance report against an audit export, with nothing but the two files and public keys.
+"""Verification of a compliance report against an audit export, with the two files and public keys alone.
 
-1. The file is as it was written, and its figures lie in it (`report_document`).
-2. Every signature in it is by a key the reader was given by another way than these files.
-3. The export is intact, whole, the same tenant's, and signed at least up to the record that the report names.
-4. That record says what the report states, for which period and when it was made: its digest and times.
-5. Every counted figure is counted anew from the export's records before it.
-6. Summary and evidence follow from those figures and from what is stated.
+1. The file is in canonical form and contains its figures (`signed_file`).
+2. Every signature is by a key that the verifier obtained from another source than these files.
+3. The export is intact, whole, of the same tenant, and signed at least up to the record that the report names.
+4. That record contains the digest of the report's snapshot, its period and its creation time.
+5. Every derived figure equals the figure recomputed from the export's records before it.
+6. Summary and evidence follow from the derived figures and the snapshot.
 
-What is stated (coverage, inventory of keys, newest checks) is how things stood: no export can show that anew. Step 4
-shows that it is what was bound to the stream at that moment, and that nobody changed it since.
+The snapshot (coverage, key inventory, newest checks) describes one moment, which an export cannot reproduce. Step 4
+proves that it was bound to the stream at that moment and not changed since.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -53,7 +53,7 @@ from openkcm.verification.results import (
 from openkcm.verification.signed_document import InvalidDocument, canonical_text
 
 _MOST = 100
-"""Differences that are named; the rest is as wrong."""
+"""Maximum number of differences that are listed."""
 
 _SECTIONS: Mapping[str, str] = {
     "access": ACCESS,
@@ -68,12 +68,12 @@ _SECTIONS: Mapping[str, str] = {
     "approvals": APPROVALS,
     "approvals_total": APPROVALS,
 }
-"""The section that each counted figure is shown in; what is not here is in that of the stream."""
+"""The section of each derived figure; the default is the section of the stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A figure that is not what follows from the export; both as JSON, `null` where there is none."""
+    """A figure that does not follow from the export; both values as JSON, `null` for a missing one."""
 
     section: str
     subject: str
@@ -83,10 +83,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class ReportVerdict:
-    """What checking a report found. `problem` says why it could not be confirmed, None when it was.
+    """The result of verifying a report. `problem` states why it was not confirmed, None if it was.
 
-    `export` is the verdict over the export alone; None where it was not reached. `incomplete`: the problem is that
-    something needed for the check is missing, and no finding against the report.
+    `export` is the result for the export alone, None if it was not reached. `incomplete`: an input for the check is
+    missing, which does not refute the report.
     """
 
     problem: str | None
@@ -101,33 +101,33 @@ class ReportVerdict:
 
     @property
     def outcome(self) -> Outcome:
-        """What the command's exit status reports."""
+        """The outcome that the command's exit status reports."""
         return outcome_of(self.problem, incomplete=self.incomplete)
 
     @property
     def confirmed(self) -> bool:
-        """Whether every figure follows from the export; without a public key that shows nothing of who made either."""
+        """Whether every figure follows from the export; without a public key this does not prove the origin."""
         return self.problem is None
 
 
 @dataclass(slots=True)
-class _Reading:
-    """What is looked at of an export's records as they go by."""
+class _RecordVisitor:
+    """Counts the records of the period, and keeps the record that the report names."""
 
     report: Report
-    counting: ReportCounter
+    counter: ReportCounter
     made: StoredRecord | None = None
 
-    def see(self, stored: StoredRecord) -> None:
+    def visit(self, stored: StoredRecord) -> None:
         place = self.report.stream
         if stored.seq < place.seq:
-            self.counting.add(stored)
+            self.counter.add(stored)
         elif stored.seq == place.seq:
             self.made = stored
 
 
 def verify_report(file: bytes, export: Iterable[bytes], check: SignatureCheck | None) -> ReportVerdict:
-    """Return what is to be said of a report held against the lines of an export; never raises for what is in either."""
+    """Return the result for a report and the lines of an export; invalid input never raises."""
     try:
         read = read_report(file)
     except InvalidDocument as broken:
@@ -139,25 +139,25 @@ def verify_report(file: bytes, export: Iterable[bytes], check: SignatureCheck | 
     signed = (report, form, signature, read.signatures[0].key, checked.fingerprint)
     if checked.problem is not None:
         return ReportVerdict(f"the report: {checked.problem}", *signed, incomplete=checked.unknown_key)
-    reading = _Reading(report, ReportCounter(report.since, report.until))
-    verdict = verify_export(chain((header,) if header else (), lines), check, reading.see)
+    reading = _RecordVisitor(report, ReportCounter(report.since, report.until))
+    verdict = verify_export(chain((header,) if header else (), lines), check, reading.visit)
     try:
         problem = _export_problem(report, verdict, reading.made, checked=check is not None)
     except VerificationIncomplete as missing:
         return ReportVerdict(missing.message, *signed, verdict, incomplete=True)
     differences: tuple[Difference, ...] = ()
     if problem is None:
-        differences = tuple(_first(_differences(report, reading.counting.figures())))
-        problem = _told(differences) if differences else None
+        differences = tuple(_first(_differences(report, reading.counter.figures())))
+        problem = _describe(differences) if differences else None
     return ReportVerdict(problem, *signed, verdict, differences)
 
 
 def _signatures(
     read: ParsedReport, check: SignatureCheck | None, header: bytes
 ) -> tuple[SignatureState, CheckedSignature]:
-    """Return the state of a file's signatures, and the first that does not hold, else the outer one.
+    """Return the state of a file's signatures, and the first invalid one, else the outer one.
 
-    `header` is the export's first line: a report names no fingerprint of the key that signed it, and the export does.
+    `header` is the export's first line: a report contains no fingerprint of its signing key, and the export does.
     """
     outer = read.signatures[0]
     if check is None:
@@ -172,35 +172,35 @@ def _signatures(
 def _export_problem(
     report: Report, export: VerificationResult, made: StoredRecord | None, *, checked: bool
 ) -> str | None:
-    """Return what of the export refutes the report; None when its records can be counted.
+    """Return why the export refutes the report; None when its records can be counted.
 
     Raises:
-        VerificationIncomplete: it is not the export that the report can be checked against.
+        VerificationIncomplete: the report cannot be verified against this export.
     """
     if export.incomplete:
         raise VerificationIncomplete(f"the export: {export.problem}")
     if export.problem is not None:
         return f"the export: {export.problem}"
     if export.tenant_id != report.tenant_id:
-        raise VerificationIncomplete(f"the export is of {export.tenant_id}, the report of {report.tenant_id}")
+        raise VerificationIncomplete(f"the export belongs to {export.tenant_id}, the report to {report.tenant_id}")
     if export.selection:
-        raise VerificationIncomplete("the export is a selection: a report is checked against a whole export")
+        raise VerificationIncomplete("the export is a selection; a report is verified against a whole export")
     return _place_problem(report, export, made, checked=checked)
 
 
 def _place_problem(
     report: Report, export: VerificationResult, made: StoredRecord | None, *, checked: bool
 ) -> str | None:
-    place, stands = report.stream, f"record {report.stream.seq}, which the report names"
+    place, named = report.stream, f"record {report.stream.seq}, which the report names"
     if made is None:
         raise VerificationIncomplete(
-            f"the export ends at record {export.events}, before {stands}: export the stream again"
+            f"the export ends at record {export.events}, before {named}: export the stream again"
         )
     if made.chain_hash.hex() != place.chain_hash:
-        return f"{stands}, is another one in the export: the two tell different stories"
+        return f"{named}, differs in the export: report and export contradict each other"
     if checked and export.signed < place.seq:
         raise VerificationIncomplete(
-            f"the export is signed up to record {export.signed} only, before {stands}: export it again"
+            f"the export is signed up to record {export.signed} only, before {named}: export it again"
         )
     return _binding_problem(report, made)
 
@@ -208,10 +208,10 @@ def _place_problem(
 def _binding_problem(report: Report, made: StoredRecord) -> str | None:
     fields, digest = fields_of(made.record), stated_digest(report.stated)
     if digest != report.stated_sha256:
-        return "what the report states does not fit its own digest"
+        return "the snapshot of the report does not match its digest"
     said = {"name": AuditName.REPORT_MADE, "subject": report.report_id}
     if any(fields.get(name) != value for name, value in said.items()):
-        return f"record {made.seq} of the stream is not that of this report"
+        return f"record {made.seq} of the stream does not belong to this report"
     details = fields.get("details")
     bound = binding(report.since, report.until, report.made_at, digest)
     for name, value in bound.items():
@@ -234,7 +234,7 @@ def _differences(report: Report, recomputed: DerivedFigures) -> Iterator[Differe
 
 
 def _of_figure(section: str, name: str, reported: Any, recomputed: Any) -> Iterator[Difference]:
-    """Yield how a figure differs: of a list what is only in one of both, by what each item is about."""
+    """Yield the differences of a figure; of a list, the items that are in only one of both, by their subject."""
     if reported == recomputed:
         return
     if not isinstance(reported, tuple):
@@ -245,7 +245,7 @@ def _of_figure(section: str, name: str, reported: Any, recomputed: Any) -> Itera
         if said.get(subject) != follows.get(subject):
             yield Difference(section, subject, said.get(subject, "null"), follows.get(subject, "null"))
     if said == follows:
-        yield Difference(section, name.replace("_", " "), "in this order", "in another order, or some of it twice")
+        yield Difference(section, name.replace("_", " "), "in this order", "in another order, or with duplicates")
 
 
 def _by_subject(name: str, items: Iterable[Any]) -> Mapping[str, str]:
@@ -270,15 +270,15 @@ def _first(differences: Iterator[Difference]) -> Iterator[Difference]:
         yield one
 
 
-def _told(differences: tuple[Difference, ...]) -> str:
+def _describe(differences: tuple[Difference, ...]) -> str:
     first = differences[0]
     more = f", and {len(differences) - 1} more differ" if len(differences) > 1 else ""
-    told = f"{first.section}, {first.subject}: reported {first.reported}, recomputed {first.recomputed}"
-    return f"{told}{more}"
+    text = f"{first.section}, {first.subject}: reported {first.reported}, recomputed {first.recomputed}"
+    return f"{text}{more}"
 
 
 def binding(since: datetime, until: datetime, made_at: datetime, stated_sha256: str) -> Mapping[str, str]:
-    """Return what the audit record of a report says, so that the stream knows one report by its id and no other."""
+    """Return the details of a report's audit record, which bind one report to the stream."""
     times = {"since": since, "until": until, "made_at": made_at}
     said = {name: at.astimezone(UTC).isoformat(timespec="microseconds") for name, at in times.items()}
     return {**said, "stated_sha256": stated_sha256}

@@ -1,4 +1,4 @@
-"""What each command may do with a protected collection, and how it is sent."""
+"""Commands on a protected collection: which are supported, and their rewritten form."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class Sent(NamedTuple):
 
 
 def prepared(request: Request, name: str, command: Command) -> Sent:
-    """Return a command about a protected collection as it is sent.
+    """Return the form of a command on a protected collection that is sent.
 
     Raises StatementRefused, ProtectionUnusable, KeyUnwrapError.
     """
@@ -31,116 +31,116 @@ def prepared(request: Request, name: str, command: Command) -> Sent:
     if name in _UNCHANGED:
         return Sent(command)
     if name not in _READS:
-        raise StatementRefused(f"{name} cannot be followed on {request.collection.full_name}")
+        raise StatementRefused(f"{name} is not supported on {request.collection.full_name}")
     return _READS[name](request, command)
 
 
 def check_elsewhere(catalogue: Catalogue, database: str, name: str, command: Command) -> None:
-    """Refuse a command that is not about one protected collection and yet reaches into one."""
+    """Reject a command on another collection or database that accesses a protected collection."""
     if name == "aggregate":
         pipeline = command.get("pipeline", ())
         pipelines.check_places(database, pipeline, catalogue)
-        watched = next((stage["$changeStream"] for stage in pipeline if "$changeStream" in stage), None)
-        if watched is not None and not isinstance(command[name], str):
-            everywhere = watched.get("allChangesForCluster")
+        change_stream = next((stage["$changeStream"] for stage in pipeline if "$changeStream" in stage), None)
+        if change_stream is not None and not isinstance(command[name], str):
+            everywhere = change_stream.get("allChangesForCluster")
             if any(everywhere or place[0] == database for place in catalogue):
-                raise StatementRefused("a change stream would hand out ciphertext", "watch one collection")
-    elif name not in _ELSEWHERE_HARMLESS:
+                raise StatementRefused("a change stream would return ciphertext", "watch one collection")
+    elif name not in _NO_OTHER_COLLECTION:
         named = set(_strings(command))
         for one in catalogue.values():
             if one.full_name in named or (one.database == database and one.name in named):
-                raise StatementRefused(f"{name} cannot be followed on {one.full_name}")
+                raise StatementRefused(f"{name} is not supported on {one.full_name}")
 
 
 def insert(request: Request, document: Command) -> Command:
-    return updates.inserted(request, document)
+    return updates.rewrite_insert(request, document)
 
 
 def update(request: Request, operation: Command) -> Command:
-    return _with_hint(request, updates.changed(request, operation, updates.UPDATE))
+    return _with_hint(request, updates.rewrite_update(request, operation, updates.UPDATE))
 
 
 def delete(request: Request, operation: Command) -> Command:
-    return _with_hint(request, updates.deleted(request, operation, updates.UPDATE))
+    return _with_hint(request, updates.rewrite_delete(request, operation, updates.UPDATE))
 
 
 def bulk(request: Request, operation: Command) -> Command:
-    """Return one operation of the command bulkWrite, which begins with its kind."""
+    """Rewrite one operation of the command bulkWrite; its first key is its kind."""
     kind = next(iter(operation))
     if kind == "insert":
         return {**operation, "document": insert(request, operation["document"])}
-    change = updates.deleted if kind == "delete" else updates.changed
+    change = updates.rewrite_delete if kind == "delete" else updates.rewrite_update
     return _with_hint(request, change(request, operation, updates.BULK_WRITE))
 
 
 def _find(request: Request, command: Command) -> Sent:
-    sent = dict(_asked(request, command, "filter"))
+    sent = dict(_with_filter(request, command, "filter"))
     for bound in ("min", "max"):
         for path in dict(sent.get(bound) or ()):
-            request.untouched(path, "a range of")
+            request.require_unprotected(path, "a range of")
     if sent.get("returnKey"):
-        raise StatementRefused("returnKey hands out what is in the index", "leave it out")
+        raise StatementRefused("returnKey returns the content of the index", "leave it out")
     return _projected(request, sent, "projection")
 
 
 def _find_and_modify(request: Request, command: Command) -> Sent:
     sent: Command = {**command, "query": command.get("query") or {}}
     sent = (
-        _asked(request, sent, "query")
+        _with_filter(request, sent, "query")
         if sent.get("remove")
-        else updates.changed(request, sent, updates.FIND_AND_MODIFY)
+        else updates.rewrite_update(request, sent, updates.FIND_AND_MODIFY)
     )
-    _sorted(request, sent)
+    _check_sort(request, sent)
     return _projected(request, dict(_with_hint(request, sent)), "fields")
 
 
 def _projected(request: Request, command: dict[str, Any], name: str) -> Sent:
-    reads = Documents.THEIRS
+    reads = Documents.ORIGINAL
     if command.get(name):
         command[name], reads = projected(request, command[name])
     return Sent(command, reads)
 
 
-def _asked(request: Request, command: Command, name: str) -> Command:
-    """Return a command with its condition as it is sent."""
-    sent = {**command, name: filters.rewritten(request, command[name])} if name in command else command
-    _sorted(request, sent)
+def _with_filter(request: Request, command: Command, name: str) -> Command:
+    """Return a command with its condition rewritten."""
+    sent = {**command, name: filters.rewrite_filter(request, command[name])} if name in command else command
+    _check_sort(request, sent)
     return _with_hint(request, sent)
 
 
-def _sorted(request: Request, command: Command) -> None:
+def _check_sort(request: Request, command: Command) -> None:
     for path in dict(command.get("sort") or ()):
-        request.untouched(path, "sorting by")
+        request.require_unprotected(path, "sorting by")
 
 
 def _with_hint(request: Request, command: Command) -> Command:
-    _sorted(request, command)
+    _check_sort(request, command)
     if isinstance(command.get("hint"), Mapping):
         return {**command, "hint": _index_key(request, command["hint"])}
     return command
 
 
 def _count(request: Request, command: Command) -> Sent:
-    return Sent(_asked(request, command, "query"))
+    return Sent(_with_filter(request, command, "query"))
 
 
 def _distinct(request: Request, command: Command) -> Sent:
-    request.untouched(command["key"], "telling apart values of")
-    return Sent(_asked(request, command, "query"))
+    request.require_unprotected(command["key"], "distinguishing values of")
+    return Sent(_with_filter(request, command, "query"))
 
 
 def _aggregate(request: Request, command: Command) -> Sent:
-    pipeline, reads = pipelines.rewritten(request, command["pipeline"])
+    pipeline, reads = pipelines.rewrite_pipeline(request, command["pipeline"])
     return Sent(_with_hint(request, {**command, "pipeline": pipeline}), reads)
 
 
 def _create_indexes(request: Request, command: Command) -> Sent:
-    """An index on a field with equality is made on its tag, which is what is asked for."""
+    """Create an index for equality on the tag, which queries compare."""
     indexes = []
     for one in command["indexes"]:
         index = {**one, "key": _index_key(request, one["key"])}
         if "partialFilterExpression" in one:
-            index["partialFilterExpression"] = filters.rewritten(request, one["partialFilterExpression"])
+            index["partialFilterExpression"] = filters.rewrite_filter(request, one["partialFilterExpression"])
         indexes.append(index)
     return Sent({**command, "indexes": indexes})
 
@@ -148,14 +148,14 @@ def _create_indexes(request: Request, command: Command) -> Sent:
 def _index_key(request: Request, key: Mapping[str, Any]) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     for path, kind in key.items():
-        field = request.collection.touched(path)
+        field = request.collection.affected_field(path)
         if field is None:
             found[path] = kind
         elif path == field.path and field.deterministic and not isinstance(kind, str):
             found[f"{path}.{TAG_NAME}"] = kind
         else:
             raise StatementRefused(
-                f"an index over {path} is of no use: {field.full_name} is ciphertext there",
+                f"an index over {path} is useless: {field.full_name} is ciphertext",
                 "protect the field as deterministic to have an index for equality",
             )
     return found
@@ -164,8 +164,8 @@ def _index_key(request: Request, key: Mapping[str, Any]) -> Mapping[str, Any]:
 def _create(request: Request, command: Command) -> Sent:
     if "viewOn" in command or "collation" in command:
         raise StatementRefused(
-            f"{request.collection.full_name} can be neither a view nor have a collation of its own",
-            "protect the collection beneath the view; give collations with each command",
+            f"{request.collection.full_name} must not be a view or have a default collation",
+            "protect the collection of the view; specify collations in each command",
         )
     return Sent(command)
 
@@ -201,7 +201,7 @@ _UNCHANGED = frozenset(
     {"drop", "listIndexes", "dropIndexes", "collStats", "validate", "compact", "reIndex", "planCacheClear"}
     | {"killCursors", "planCacheListFilters"}
 )
-_ELSEWHERE_HARMLESS = frozenset(
+_NO_OTHER_COLLECTION = frozenset(
     {*_WRITES, "find", "findAndModify", "findandmodify", "getMore", "count", "distinct", *_UNCHANGED}
     | {
         "createIndexes",
@@ -219,6 +219,6 @@ _ELSEWHERE_HARMLESS = frozenset(
 
 
 def collection_of(catalogue: Catalogue, database: str, name: str, command: Command) -> Collection | None:
-    """Return the protected collection that a command is about."""
+    """Return the protected collection of a command, None if it has no other."""
     where = command.get("collection") if name == "getMore" else command[name]
     return catalogue.get((database, where)) if isinstance(where, str) else None

@@ -1,4 +1,4 @@
-"""Conditions: what can be asked of a ciphertext is whether it is there, and of a tag whether it is equal."""
+"""Query conditions: a ciphertext supports tests for existence, a tag tests for equality."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,8 +15,8 @@ _EQUAL = {"$eq": "$in", "$ne": "$nin", "$in": "$in", "$nin": "$nin"}
 Filter = Mapping[str, Any]
 
 
-def rewritten(request: Request, asked: Any) -> Any:
-    """Return what the database can answer; raises StatementRefused, ProtectionUnusable, KeyUnwrapError."""
+def rewrite_filter(request: Request, asked: Any) -> Any:
+    """Return a condition for the database; raises StatementRefused, ProtectionUnusable, KeyUnwrapError."""
     if not isinstance(asked, Mapping):
         return asked  # the database says what it thinks of it
     kept: dict[str, Any] = {}
@@ -25,7 +25,7 @@ def rewritten(request: Request, asked: Any) -> Any:
         if name.startswith("$"):
             kept[name] = _operator(request, name, value)
             continue
-        field = request.collection.touched(name)
+        field = request.collection.affected_field(name)
         if field is None:
             kept[name] = value
         elif field.path != name:
@@ -42,7 +42,7 @@ def rewritten(request: Request, asked: Any) -> Any:
 
 def _operator(request: Request, name: str, value: Any) -> Any:
     if name in _BRANCHES:
-        return [rewritten(request, one) for one in value]
+        return [rewrite_filter(request, one) for one in value]
     if name in _COMPUTED:
         raise StatementRefused(f"{name} cannot be followed on {request.collection.full_name}", "name the fields")
     if name == "$expr":
@@ -51,7 +51,7 @@ def _operator(request: Request, name: str, value: Any) -> Any:
 
 
 def equalities(request: Request, asked: Any) -> Iterable[tuple[Field, Any]]:
-    """Return the protected fields that a condition fixes: an upsert makes its document from them."""
+    """Yield the protected fields that a condition fixes, from which an upsert creates its document."""
     if not isinstance(asked, Mapping):
         return
     for name, value in asked.items():

@@ -1,4 +1,4 @@
-"""Aggregations: which stages leave documents as they are, which make others of them, and which cannot be followed."""
+"""Aggregation pipelines: stages that keep documents, stages that create others, and unsupported stages."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -12,8 +12,8 @@ from openkcm.field_encryption.mongodb.rewrite.request import Request
 Stage = Mapping[str, Any]
 Pipeline = Iterable[Stage]
 
-_ALIKE = frozenset({"$limit", "$skip", "$sample"})
-_OTHERS = frozenset(
+_PASS_THROUGH = frozenset({"$limit", "$skip", "$sample"})
+_NEW_DOCUMENTS = frozenset(
     {
         "$group",
         "$sortByCount",
@@ -31,7 +31,7 @@ _ELSEWHERE = {"$lookup": "from", "$graphLookup": "from", "$unionWith": "coll", "
 
 
 def places(database: str, pipeline: Pipeline) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield the other collections that a pipeline reads or writes, with the stage that does."""
+    """Yield the other collections that a pipeline reads or writes, with the stage."""
     for stage in pipeline:
         for name, body in stage.items():
             if name in _ELSEWHERE:
@@ -49,82 +49,85 @@ def places(database: str, pipeline: Pipeline) -> Iterator[tuple[str, tuple[str, 
 
 
 def check_places(database: str, pipeline: Pipeline, catalogue: Catalogue) -> None:
-    """Refuse a pipeline that takes ciphertext to, or plaintext into, where it does not belong."""
+    """Reject a pipeline that moves ciphertext or plaintext between collections."""
     for name, place in places(database, pipeline):
         other = catalogue.get(place)
         if other is not None:
-            doing = (
-                "would store unencrypted values in" if name in {"$out", "$merge"} else "would hand out ciphertext of"
-            )
+            doing = "would store unencrypted values in" if name in {"$out", "$merge"} else "would return ciphertext of"
             raise StatementRefused(f"{name} {doing} {other.full_name}", "use find and insert_many")
 
 
-def rewritten(request: Request, pipeline: Pipeline) -> tuple[list[Stage], Documents]:
-    """Return the pipeline as it is sent and what comes of it. Raises StatementRefused."""
+def rewrite_pipeline(request: Request, pipeline: Pipeline) -> tuple[list[Stage], Documents]:
+    """Return the pipeline to send and the kind of its results. Raises StatementRefused."""
     result: list[Stage] = []
-    seen = Documents.THEIRS
+    documents = Documents.ORIGINAL
     for stage in pipeline:
         sent = stage
-        if seen is not Documents.OTHERS:  # else it sees only what was computed without protected fields
+        if documents is not Documents.OTHERS:  # else its input contains no protected fields
             for name, body in stage.items():
-                if seen is Documents.WITHOUT_ID and name not in _ALIKE:
-                    raise StatementRefused(f"{name} after the _id was left out cannot be followed", "leave it out last")
-                sent, seen = _followed(request, name, body)
+                if documents is Documents.WITHOUT_ID and name not in _PASS_THROUGH:
+                    raise StatementRefused(
+                        f"{name} after the removal of the _id is not supported", "remove the _id in the last stage"
+                    )
+                sent, documents = _rewrite_stage(request, name, body)
         result.append(sent)
-    return result, seen
+    return result, documents
 
 
 def checked_update(request: Request, pipeline: Pipeline) -> None:
-    """Refuse an update by pipeline unless it leaves protected fields alone."""
+    """Reject an update pipeline that changes protected fields."""
     for stage in pipeline:
         for name, body in stage.items():
             if name not in _UPDATES:
                 raise StatementRefused(
-                    f"an update by {name} cannot be followed on {request.collection.full_name}", "use $set"
+                    f"an update by {name} is not supported on {request.collection.full_name}", "use $set"
                 )
             _STAGES[name](request, body)
 
 
-def _followed(request: Request, name: str, body: Any) -> tuple[Stage, Documents]:
-    sent, seen = {name: body}, Documents.THEIRS
+def _rewrite_stage(request: Request, name: str, body: Any) -> tuple[Stage, Documents]:
+    sent, documents = {name: body}, Documents.ORIGINAL
     if name == "$match":
-        sent = {name: filters.rewritten(request, body)}
+        sent = {name: filters.rewrite_filter(request, body)}
     elif name == "$project":
-        projection, seen = projected(request, body)
+        projection, documents = projected(request, body)
         sent = {name: projection} if projection else {"$match": {}}
     elif name in _STAGES:
         _STAGES[name](request, body)
-    elif name in _OTHERS:
-        seen = Documents.OTHERS
+    elif name in _NEW_DOCUMENTS:
+        documents = Documents.OTHERS
         if name != "$count":
             request.no_reference(body, f"{name} with")
     elif name == "$facet":
-        sent, seen = {name: {face: _face(request, face, inner) for face, inner in body.items()}}, Documents.OTHERS
+        sent, documents = (
+            {name: {facet: _rewrite_facet(request, facet, inner) for facet, inner in body.items()}},
+            Documents.OTHERS,
+        )
     elif name in {"$out", "$merge"}:
         raise StatementRefused(
-            f"{name} would copy ciphertext of {request.collection.full_name} to where it does not open",
+            f"{name} would copy ciphertext of {request.collection.full_name} to where it cannot be decrypted",
             "use find and insert_many",
         )
-    elif name not in _ALIKE:
-        raise StatementRefused(f"{name} cannot be followed on {request.collection.full_name}", "use other stages")
-    return sent, seen
+    elif name not in _PASS_THROUGH:
+        raise StatementRefused(f"{name} is not supported on {request.collection.full_name}", "use other stages")
+    return sent, documents
 
 
-def _face(request: Request, face: str, pipeline: Pipeline) -> list[Stage]:
-    sent, seen = rewritten(request, pipeline)
-    if seen is not Documents.OTHERS:
-        raise StatementRefused(f"$facet would hand out ciphertext in {face}", "aggregate once for each")
+def _rewrite_facet(request: Request, facet: str, pipeline: Pipeline) -> list[Stage]:
+    sent, documents = rewrite_pipeline(request, pipeline)
+    if documents is not Documents.OTHERS:
+        raise StatementRefused(f"$facet would return ciphertext in {facet}", "aggregate once for each")
     return sent
 
 
 def _sort(request: Request, body: Any) -> None:
     for path in body:
-        request.untouched(path, "sorting by")
+        request.require_unprotected(path, "sorting by")
 
 
 def _add_fields(request: Request, body: Any) -> None:
     for path, expression in body.items():
-        request.untouched(path, "computing")
+        request.require_unprotected(path, "computing")
         request.no_reference(expression, "computing with")
         if path == "_id":
             raise computed_id()
@@ -133,15 +136,15 @@ def _add_fields(request: Request, body: Any) -> None:
 def _unset(request: Request, body: Any) -> None:
     for path in [body] if isinstance(body, str) else body:
         if path == "_id":
-            raise StatementRefused("without the _id protected values do not open", "leave it out with $project")
-        if path not in request.collection.by_path and path not in request.collection.above:
-            request.untouched(path, "removing a part of")
+            raise StatementRefused("without the _id protected values cannot be decrypted", "remove it with $project")
+        if path not in request.collection.by_path and path not in request.collection.ancestors:
+            request.require_unprotected(path, "removing a part of")
 
 
 def _unwind(request: Request, body: Any) -> None:
     options = {"path": body} if isinstance(body, str) else body
     request.no_reference(options["path"], "unwinding")
-    request.untouched(options.get("includeArrayIndex") or "", "counting into")
+    request.require_unprotected(options.get("includeArrayIndex") or "", "counting into")
 
 
 def _redact(request: Request, body: Any) -> None:
@@ -149,8 +152,8 @@ def _redact(request: Request, body: Any) -> None:
 
 
 def _lookup(request: Request, body: Any) -> None:
-    request.untouched(body["as"], "joining into")
-    request.untouched(body.get("localField", ""), "joining by")
+    request.require_unprotected(body["as"], "joining into")
+    request.require_unprotected(body.get("localField", ""), "joining by")
     request.no_reference([body.get("let", {}), body.get("startWith", "")], "joining by")
 
 

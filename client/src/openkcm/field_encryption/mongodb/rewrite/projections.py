@@ -1,4 +1,4 @@
-"""Projections: whether protected fields come back, and the `_id` without which they do not open."""
+"""Projections: whether a result contains protected fields, and the `_id` that decryption requires."""
 
 from collections.abc import Mapping
 from enum import Enum, auto
@@ -12,47 +12,47 @@ Projection = Mapping[str, Any]
 
 
 class Documents(Enum):
-    """What comes back."""
+    """The documents of a result."""
 
-    THEIRS = auto()
+    ORIGINAL = auto()
     """Documents of the collection, or parts of them."""
     WITHOUT_ID = auto()
-    """The same, and the `_id` has to be taken away from them again."""
+    """The same, and the `_id` must be removed again."""
     OTHERS = auto()
     """Documents without protected fields."""
 
 
 def projected(request: Request, projection: Projection) -> tuple[Projection, Documents]:
-    """Return a projection as it is sent and what comes of it. Raises StatementRefused."""
-    flat = dict(_flat(projection))
+    """Return the projection to send and the kind of its results. Raises StatementRefused."""
+    flat = dict(_flatten(projection))
     identity = flat.pop("_id", 1)
     for path, wanted in flat.items():
         if not _is_choice(wanted):
-            request.untouched(path, "computing")
+            request.require_unprotected(path, "computing")
             request.no_reference(wanted, "computing with")
-        elif path not in request.collection.by_path and path not in request.collection.above:
-            request.untouched(path, "choosing a part of")
+        elif path not in request.collection.by_path and path not in request.collection.ancestors:
+            request.require_unprotected(path, "choosing a part of")
     chosen = any(_is_choice(wanted) and wanted for wanted in flat.values())
     if chosen and not any(_is_named(field, flat) for field in request.collection.fields):
         return projection, Documents.OTHERS
     if not _is_choice(identity):
         raise computed_id()
     if identity:
-        return projection, Documents.THEIRS
+        return projection, Documents.ORIGINAL
     return {path: wanted for path, wanted in projection.items() if path != "_id"}, Documents.WITHOUT_ID
 
 
 def computed_id() -> StatementRefused:
-    return StatementRefused("an _id that is computed is not the one that values are bound to", "name it otherwise")
+    return StatementRefused("values are bound to the stored _id, not to a computed one", "use another name")
 
 
-def _flat(projection: Projection, before: str = "") -> list[tuple[str, Any]]:
-    """Return path → what is wanted of it, with documents of choices as dotted paths."""
+def _flatten(projection: Projection, before: str = "") -> list[tuple[str, Any]]:
+    """Return the wanted parts by path, with nested choices as dotted paths."""
     found: list[tuple[str, Any]] = []
     for name, wanted in projection.items():
         path = f"{before}{name}"
         if isinstance(wanted, Mapping) and wanted and not next(iter(wanted)).startswith("$"):
-            found += _flat(wanted, f"{path}.")
+            found += _flatten(wanted, f"{path}.")
         else:
             found.append((path, wanted))
     return found

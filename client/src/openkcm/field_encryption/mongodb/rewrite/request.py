@@ -1,6 +1,6 @@
-"""One command about one protected collection, while it is being understood.
+"""One command on a protected collection: its keys, its errors, and its usage counts.
 
-What one command did at protected fields, and how long that took: noted in the program's sums once it is done.
+The counts are added to the program's sums when the command is complete.
 """
 
 import time
@@ -21,7 +21,7 @@ _BY_NAME = ("$getField", "$setField", "$unsetField")
 
 
 class Count:
-    """Begins with the command; used by the one who carries it out."""
+    """Counts of one command, from its start; not shared between threads."""
 
     __slots__ = ("_begun", "_done", "_plain", "_spent", "_uses")
 
@@ -31,7 +31,7 @@ class Count:
         self._plain: dict[str, int] = {}
 
     def value(self, field: Field, size: int) -> None:
-        """Count a value that was encrypted or decrypted, of so many bytes."""
+        """Count an encrypted or decrypted value by its size in bytes."""
         done = self._done.setdefault(_place(field), [0, 0])
         done[0] += 1
         done[1] += size
@@ -42,15 +42,15 @@ class Count:
         self._plain[name] = self._plain.get(name, 0) + 1
 
     def spent(self, since: int) -> None:
-        """Count the time since then, by `time.perf_counter_ns`, as taken by encryption."""
+        """Count the time since `since`, by `time.perf_counter_ns`, as encryption."""
         self._spent += time.perf_counter_ns() - since
 
     def prepared(self) -> None:
-        """Count the time until now as taken by encryption."""
+        """Count the time until now as encryption."""
         self.spent(self._begun)
 
     def ended(self, reply: Any = None) -> Any:
-        """Note it all, with the whole time of the command, and return the reply."""
+        """Add the counts and the total time to the sums, and return the reply."""
         lasted = time.perf_counter_ns() - self._begun
         for name, number in self._plain.items():
             self._uses.note(name + PLAIN, number, 0, 0)
@@ -71,7 +71,7 @@ class Request:
     count: Count
 
     def identity(self, value: object) -> bytes:
-        """Return what binds to a document. Raises ProtectionUnusable."""
+        """Return the identity to which values of a document are bound. Raises ProtectionUnusable."""
         found = sealing.identity(value, self.codec)
         if found is None:
             raise ProtectionUnusable(
@@ -82,14 +82,14 @@ class Request:
         return found
 
     def seal(self, field: Field, identity: bytes, value: object) -> Any:
-        """Return what is stored. Raises ProtectionUnusable, KeyUnwrapError."""
+        """Return the encrypted value to store. Raises ProtectionUnusable, KeyUnwrapError."""
         stored = sealing.seal(self.keys, field, identity, value, self.codec)
         self.count.value(field, sealing.size_of(stored))
         return stored
 
-    def opened(self, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
-        """Return the value that was stored. Raises KeyUnwrapError, PlainValueFound, ValueRefused."""
-        value = sealing.opened(self.keys, field, identity, stored, codec)
+    def decrypted(self, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
+        """Return the decrypted value. Raises KeyUnwrapError, PlainValueFound, ValueRefused."""
+        value = sealing.decrypted(self.keys, field, identity, stored, codec)
         if value is stored:
             self.count.plain(field)
         else:
@@ -97,34 +97,34 @@ class Request:
         return value
 
     def tag(self, field: Field, value: object) -> Any:
-        """Return what equality is asked by. Raises ProtectionUnusable, KeyUnwrapError."""
+        """Return the tag for an equality query. Raises ProtectionUnusable, KeyUnwrapError."""
         return sealing.tag_of(self.keys, field, value, self.codec)
 
     def is_document(self, value: object) -> bool:
         return sealing.is_document(value, self.codec)
 
-    def untouched(self, path: str, doing: str) -> None:
-        """Refuse a path that is protected, holds what is, or is inside of it."""
-        field = self.collection.touched(path)
+    def require_unprotected(self, path: str, doing: str) -> None:
+        """Reject a path that is protected, contains protected fields, or is inside of one."""
+        field = self.collection.affected_field(path)
         if field is not None:
             raise refusal(field, doing)
 
     def no_reference(self, expression: object, doing: str) -> None:
-        """Refuse an expression that reads a protected field."""
+        """Reject an expression that reads a protected field."""
         for path in _references(expression):
             if path in _WHOLE:
                 raise StatementRefused(
-                    f"{doing} the whole document would take along ciphertext of {self.collection.full_name}",
+                    f"{doing} the whole document would include ciphertext of {self.collection.full_name}",
                     "name the fields that are not protected",
                 )
             named = path.removeprefix("$$ROOT.").removeprefix("$$CURRENT.").removeprefix("$")
-            if not named.startswith("$"):  # a variable holds what was looked at where it was bound
-                self.untouched(named, doing)
+            if not named.startswith("$"):  # a variable was checked where it was bound
+                self.require_unprotected(named, doing)
 
 
 def refusal(field: Field, doing: str) -> StatementRefused:
     return StatementRefused(
-        f"{doing} the protected field {field.full_name} is not possible: the database sees its ciphertext",
+        f"{doing} the protected field {field.full_name} is not possible: the database has only its ciphertext",
         "read the documents and do it in the application" if field.deterministic else None,
     )
 
@@ -138,7 +138,7 @@ def _references(expression: object) -> Iterator[str]:
             if name in _BY_NAME:
                 asked = value.get("field") if isinstance(value, Mapping) else value
                 yield f"${asked}" if isinstance(asked, str) else "$$ROOT"
-                if isinstance(value, Mapping):  # the document is looked into, not taken along
+                if isinstance(value, Mapping):  # the document is only read, not included
                     yield from _references({key: one for key, one in value.items() if one not in _WHOLE})
             elif name != "$literal":
                 yield from _references(value)

@@ -1,4 +1,4 @@
-"""Documents, and changes of documents, on their way to the database."""
+"""Encryption of inserted documents and of updates."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ Document = Mapping[str, Any]
 
 
 class Names(NamedTuple):
-    """What a command calls its condition and its change."""
+    """The names of the condition and the change in a command."""
 
     condition: str
     change: str
@@ -23,28 +23,28 @@ class Names(NamedTuple):
 UPDATE, FIND_AND_MODIFY, BULK_WRITE = Names("q", "u"), Names("query", "update"), Names("filter", "updateMods")
 
 
-def inserted(request: Request, document: Document) -> Document:
-    """Return a document as it is stored, with an `_id` if it needs one. Raises as `changed`."""
+def rewrite_insert(request: Request, document: Document) -> Document:
+    """Return a document to store, with an `_id` if it needs one. Raises as `rewrite_update`."""
     if any(field.parts[0] in document for field in request.collection.fields) and "_id" not in document:
         document = {"_id": ObjectId(), **document}
-    return _sealed(request, document, _Binding(request, document.get("_id")))
+    return _encrypted(request, document, _Binding(request, document.get("_id")))
 
 
-def deleted(request: Request, operation: Document, names: Names) -> Document:
-    return {**operation, names.condition: filters.rewritten(request, operation[names.condition])}
+def rewrite_delete(request: Request, operation: Document, names: Names) -> Document:
+    return {**operation, names.condition: filters.rewrite_filter(request, operation[names.condition])}
 
 
-def changed(request: Request, operation: Document, names: Names) -> Document:
-    """Return an update as it is sent. Raises StatementRefused, ProtectionUnusable, KeyUnwrapError."""
+def rewrite_update(request: Request, operation: Document, names: Names) -> Document:
+    """Return the update to send. Raises StatementRefused, ProtectionUnusable, KeyUnwrapError."""
     asked, change = operation.get(names.condition, {}), operation[names.change]
-    result = {**operation, names.condition: filters.rewritten(request, asked)}
+    result = {**operation, names.condition: filters.rewrite_filter(request, asked)}
     if isinstance(change, list | tuple):
         pipelines.checked_update(request, change)
     elif next(iter(change), "").startswith("$"):
         result[names.change] = _operators(request, operation, names)
     else:
-        binding = _Binding(request, change["_id"]) if "_id" in change else _named(request, operation, names)
-        result[names.change] = _sealed(request, change, binding)
+        binding = _Binding(request, change["_id"]) if "_id" in change else _binding_of(request, operation, names)
+        result[names.change] = _encrypted(request, change, binding)
     return result
 
 
@@ -52,35 +52,35 @@ _UNKNOWN = object()
 
 
 class _Binding:
-    """The document that values are encrypted for: known by its `_id`, or not known."""
+    """The document for which values are encrypted, identified by its `_id` if that is known."""
 
-    __slots__ = ("_collated", "_found", "_request", "value")
+    __slots__ = ("_found", "_has_collation", "_request", "value")
 
-    def __init__(self, request: Request, value: object, *, collated: bool = False) -> None:
-        self._request, self.value, self._collated = request, value, collated
+    def __init__(self, request: Request, value: object, *, has_collation: bool = False) -> None:
+        self._request, self.value, self._has_collation = request, value, has_collation
         self._found: bytes | None = None
 
     def identity(self, field: Field) -> bytes:
-        """Return what a value of a field is bound to. Raises StatementRefused, ProtectionUnusable."""
+        """Return the identity to which a value of a field is bound. Raises StatementRefused, ProtectionUnusable."""
         if self._found is None:
             if self.value is _UNKNOWN:
                 raise StatementRefused(
-                    f"{field.full_name} is encrypted for its document, and this update does not name it",
-                    'update one document by its _id: {"_id": …}; find_one(…, {"_id": 1}) tells it',
+                    f"{field.full_name} is encrypted for its document, which this update does not identify",
+                    'update one document by its _id: {"_id": …}; find_one(…, {"_id": 1}) returns it',
                 )
-            if self._collated and isinstance(self.value, str):
+            if self._has_collation and isinstance(self.value, str):
                 raise StatementRefused(
-                    f"with a collation a document of {self._request.collection.full_name} may have another _id",
-                    "leave the collation out where the _id is given",
+                    f"with a collation, a document of {self._request.collection.full_name} may have another _id",
+                    "leave the collation out when the _id is given",
                 )
             self._found = self._request.identity(self.value)
         return self._found
 
 
-def _named(request: Request, operation: Document, names: Names) -> _Binding:
-    """Return the document that a condition names."""
+def _binding_of(request: Request, operation: Document, names: Names) -> _Binding:
+    """Return the document that a condition identifies."""
     value = _id_in(operation.get(names.condition, {}))
-    return _Binding(request, value, collated=bool(operation.get("collation")))
+    return _Binding(request, value, has_collation=bool(operation.get("collation")))
 
 
 def _id_in(asked: Document) -> object:
@@ -94,7 +94,7 @@ def _id_in(asked: Document) -> object:
 
 
 def _operators(request: Request, operation: Document, names: Names) -> Document:
-    change, binding = operation[names.change], _named(request, operation, names)
+    change, binding = operation[names.change], _binding_of(request, operation, names)
     result: dict[str, Any] = {}
     for operator, body in change.items():
         if operator == "$set":
@@ -103,85 +103,85 @@ def _operators(request: Request, operation: Document, names: Names) -> Document:
             _no_part(request, body)
         elif operator != "$setOnInsert":
             for path, value in body.items():
-                request.untouched(path, f"{operator} of")
+                request.require_unprotected(path, f"{operator} of")
                 if operator == "$rename":
-                    request.untouched(value, "$rename to")
+                    request.require_unprotected(value, "$rename to")
         result.setdefault(operator, body)
     on_insert = _on_insert(request, operation, names, binding)
     return result | ({"$setOnInsert": on_insert} if on_insert else {})
 
 
 def _on_insert(request: Request, operation: Document, names: Names, binding: _Binding) -> Document:
-    """Return what is set in a document that an upsert makes, for which nobody may know an `_id` yet."""
+    """Return the fields that an upsert sets in a new document, whose `_id` may not be known yet."""
     change = operation[names.change]
     body = dict(change.get("$setOnInsert", {}))
     if operation.get("upsert"):
         given = [*change.get("$set", {}), *body]
         for field, value in filters.equalities(request, operation.get(names.condition, {})):
-            # The database would make the document from the condition, which holds the tag alone.
+            # The database would create the document from the condition, which contains only the tag.
             if not any(field.path == path or field.path.startswith(f"{path}.") for path in given):
                 body[field.path] = value
-    if not any(request.collection.touched(path) for path in body):
+    if not any(request.collection.affected_field(path) for path in body):
         return body
-    if binding.value is _UNKNOWN:  # of no effect on a document that is there
+    if binding.value is _UNKNOWN:  # has no effect on an existing document
         binding = _Binding(request, body.setdefault("_id", ObjectId()))
     return _set(request, body, binding)
 
 
 def _no_part(request: Request, body: Document) -> None:
     for path in body:
-        field = request.collection.touched(path)
-        if field is not None and path != field.path and path not in request.collection.above:
+        field = request.collection.affected_field(path)
+        if field is not None and path != field.path and path not in request.collection.ancestors:
             raise refusal(field, f"removing {path} from")
 
 
 def _set(request: Request, body: Document, binding: _Binding) -> Document:
     result = dict(body)
     for path, value in body.items():
-        field = request.collection.touched(path)
+        field = request.collection.affected_field(path)
         if field is None:
             continue
         if path == field.path:
             result[path] = None if value is None else request.seal(field, binding.identity(field), value)
-        elif path in request.collection.above:
-            result[path] = _inside(request, path, value, binding)
+        elif path in request.collection.ancestors:
+            result[path] = _encrypt_children(request, path, value, binding)
         else:
             raise refusal(field, f"setting {path} inside of")
     return result
 
 
-def _inside(request: Request, path: str, value: Any, binding: _Binding) -> Any:
-    """Return the value of a path that holds protected fields."""
+def _encrypt_children(request: Request, path: str, value: Any, binding: _Binding) -> Any:
+    """Return a value that contains protected fields, encrypted."""
     depth = path.count(".") + 1
     for field in request.collection.fields:
         if field.path.startswith(f"{path}."):
-            value = _below(request, field, value, depth, binding)
+            value = _encrypt_in(request, field, value, depth, binding)
     return value
 
 
-def _sealed(request: Request, document: Document, binding: _Binding) -> Document:
+def _encrypted(request: Request, document: Document, binding: _Binding) -> Document:
     for field in request.collection.fields:
         if field.nested or field.path in document:
-            document = _below(request, field, document, 0, binding)
+            document = _encrypt_in(request, field, document, 0, binding)
     return document
 
 
-def _below(request: Request, field: Field, value: Any, depth: int, binding: _Binding) -> Any:
-    """Return a value with one field sealed that is inside of it, `depth` names below the document."""
+def _encrypt_in(request: Request, field: Field, value: Any, depth: int, binding: _Binding) -> Any:
+    """Return a value with one field inside of it encrypted, `depth` names below the document."""
     if depth == len(field.parts):
         return None if value is None else request.seal(field, binding.identity(field), value)
     if type(value) is not dict and not isinstance(value, Mapping):
         if value is not None and request.is_document(value):
             raise StatementRefused(
-                f"{field.full_name} would be in an array, or in something that is made a document only when it is sent",
-                "protect the array as a whole, and write documents as dictionaries",
+                f"{field.full_name} would be in an array, or in an object that becomes a document only when it is sent",
+                "protect the array as a whole, and pass documents as dictionaries",
             )
         return value
     for end in range(depth + 2, len(field.parts) + 1):
         if ".".join(field.parts[depth:end]) in value:
-            raise StatementRefused(f"a name with dots looks like {field.full_name} and is not", "nest the documents")
+            raise StatementRefused(f"a name with dots looks like {field.full_name}", "nest the documents")
     name = field.parts[depth]
     if name not in value:
         return value
-    inner = _below(request, field, value[name], depth + 1, binding)
+    inner = _encrypt_in(request, field, value[name], depth + 1, binding)
     return value if inner is value[name] else {**value, name: inner}

@@ -1,8 +1,6 @@
-"""Carrying out a plan: from what psycopg would have sent to what is sent.
+"""Execution of a plan: replaces the parameters of psycopg's query.
 
-All that does not depend on the values is settled once for each plan: for a statement only its values are looked at.
-
-What the application passed, as values are sealed and rows are known by it.
+Everything that does not depend on values is prepared once for each plan.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,14 +30,14 @@ from openkcm.field_encryption.value_format import KeyValue
 
 Buffer = bytes | bytearray | memoryview
 Arrays = Callable[[bytes, int, int], Sequence[Any]]
-"""Reads an array parameter: bytes, type, format."""
+"""Returns the elements of an array parameter from bytes, type and format."""
 
 Sent = tuple[bytes | None, int, int]
 """Value, type and format."""
 
 
-class Given:
-    """The parameters as psycopg dumped them for one execution, and what has been made for it."""
+class Execution:
+    """The parameters of one execution in psycopg's format, and the values generated for it."""
 
     __slots__ = ("arrays", "formats", "made", "now", "params", "parts", "types")
 
@@ -47,7 +45,7 @@ class Given:
         self.params, self.types, self.formats = query.params or (), query.types, query.formats or ()
         self.made, self.arrays, self.now = made, arrays, now
         self.parts: list[bytes | None] = []
-        """Of the places that values are sealed for, by row; None where the key is NULL."""
+        """By row, the part of the place for its values; None for a NULL key."""
 
     def parameter(self, number: int) -> Sent:
         value = self.params[number - 1]
@@ -55,36 +53,36 @@ class Given:
         return raw, self.types[number - 1], int(self.formats[number - 1])
 
 
-Write = Callable[[Given], tuple[Any, int, Any]]
+Write = Callable[[Execution], tuple[Any, int, Any]]
 """Returns value, type and format of one parameter to send."""
 
 
 class Writer:
-    """Writes the statements of one plan."""
+    """Writes the parameters of one plan."""
 
-    def __init__(self, plan: Plan, keys: ColumnKeys, tally: UsageCounter) -> None:
-        self._plan, self._keys, self._tally = plan, keys, tally
+    def __init__(self, plan: Plan, keys: ColumnKeys, counter: UsageCounter) -> None:
+        self._plan, self._keys, self._counter = plan, keys, counter
         self._counted: dict[Name, int] = {name: at for at, name in enumerate(plan.columns)}
         self._made: dict[GeneratedKey, int] = {one: at for at, one in enumerate(plan.made)}
         self._rows: dict[tuple[Table, tuple[Operand, ...]], int] = {}
         self._writes = [self._write(slot) for slot in plan.sources]
         self._parts = [self._part(table, key) for table, key in self._rows]
         by_slot = dict(zip(plan.sources, self._writes, strict=True))
-        self._pieces: list[bytes | Callable[[Given], bytes]] = [
+        self._pieces: list[bytes | Callable[[Execution], bytes]] = [
             piece if isinstance(piece, bytes) else partial(_literal, by_slot[piece], piece) for piece in plan.pieces
         ]
 
     def written(self, query: Any, made: Sequence[KeyValue], arrays: Arrays) -> tuple[bytes, Any, Any, Any]:
         """Return text, parameters, types and formats. Raises KeysUnavailable, ProtectionUnusable."""
         plan = self._plan
-        given = Given(query, made, arrays, self._keys.clock())
+        execution = Execution(query, made, arrays, self._keys.clock())
         try:
-            given.parts = [part(given) for part in self._parts]
+            execution.parts = [part(execution) for part in self._parts]
             if plan.query:
-                sent = [write(given) for write in self._writes]
+                sent = [write(execution) for write in self._writes]
                 found, types, formats = zip(*sent, strict=True) if sent else ((), (), ())
                 return plan.query, list(found), types, list(formats)
-            text = b"".join([piece if isinstance(piece, bytes) else piece(given) for piece in self._pieces])
+            text = b"".join([piece if isinstance(piece, bytes) else piece(execution) for piece in self._pieces])
         except KeyUnwrapError as failed:
             raise unavailable(failed) from None
         return text, query.params, query.types, query.formats
@@ -92,14 +90,14 @@ class Writer:
     def _write(self, slot: Slot) -> Write:
         if isinstance(slot, Parameter):
             at = slot.number - 1
-            return lambda given: (given.params[at], given.types[at], given.formats[at])
+            return lambda execution: (execution.params[at], execution.types[at], execution.formats[at])
         if isinstance(slot, GeneratedKey):
             at = self._made[slot]
-            return lambda given: (str(given.made[at]).encode("ascii"), 0, 0)
-        return self._sealed(slot) if isinstance(slot, EncryptedParameter) else self._tagged(slot)
+            return lambda execution: (str(execution.made[at]).encode("ascii"), 0, 0)
+        return self._encrypted(slot) if isinstance(slot, EncryptedParameter) else self._equality(slot)
 
-    def _sealed(self, slot: EncryptedParameter) -> Write:
-        table, column, tally = slot.table, slot.column, self._tally
+    def _encrypted(self, slot: EncryptedParameter) -> Write:
+        table, column, counter = slot.table, slot.column, self._counter
         name, place = (table.schema, table.name, column.name), column.place
         text = column.kind == "text"
         oid, form = (TEXT, 0) if text else (BYTEA, 1)
@@ -107,81 +105,81 @@ class Writer:
         key, tags = LatestKey(self._keys, name), LatestKey(self._keys, name, TAG)
         tagged, value = column.mode is Mode.DETERMINISTIC, slot.value
 
-        def write(given: Given) -> Sent:
-            plain, part = plain_value(given, value, table, column), given.parts[row]
+        def write(execution: Execution) -> Sent:
+            plain, part = plain_value(execution, value, table, column), execution.parts[row]
             if plain is None or part is None:
-                return None, oid, form  # without a key the database refuses the row, for all it knows
-            sealed = values.seal(key.key(given.now), place + part, plain)
-            equality = values.tag(tags.key(given.now), place, plain) if tagged else None
-            tally.operations[at] += 1
-            tally.bytes[at] += len(plain)
+                return None, oid, form  # a NULL key: the database itself rejects the row
+            sealed = values.seal(key.key(execution.now), place + part, plain)
+            equality = values.tag(tags.key(execution.now), place, plain) if tagged else None
+            counter.operations[at] += 1
+            counter.bytes[at] += len(plain)
             if text:
                 return values.to_ascii(sealed, equality), oid, form
             return values.to_bytes(sealed, equality), oid, form
 
         return write
 
-    def _tagged(self, slot: EqualityTagParameter) -> Write:
-        table, column, tally = slot.table, slot.column, self._tally
+    def _equality(self, slot: EqualityTagParameter) -> Write:
+        table, column, counter = slot.table, slot.column, self._counter
         name, text = (table.schema, table.name, column.name), slot.column.kind == "text"
         tags, at, value = LatestKey(self._keys, name, TAG), self._counted[name], slot.value
         array = TEXT_ARRAY if text else BYTEA_ARRAY
 
-        def tag(given: Given, plain: bytes | None) -> bytes | None:
+        def tag(execution: Execution, plain: bytes | None) -> bytes | None:
             if plain is None:
                 return None
-            tally.operations[at] += 1
-            tally.bytes[at] += len(plain)
-            found = values.tag(tags.key(given.now), column.place, plain)
+            counter.operations[at] += 1
+            counter.bytes[at] += len(plain)
+            found = values.tag(tags.key(execution.now), column.place, plain)
             return values.tag_text(found).encode("ascii") if text else values.tag_bytes(found)
 
-        def one(given: Given) -> Sent:
-            found = tag(given, plain_value(given, value, table, column))
+        def one(execution: Execution) -> Sent:
+            found = tag(execution, plain_value(execution, value, table, column))
             return found, TEXT if text else BYTEA, 0 if text else 1
 
         if not slot.many or not isinstance(value, Parameter):
             return one
 
-        def many(given: Given) -> Sent:
-            elements = array_elements(given, value, table, column)
+        def many(execution: Execution) -> Sent:
+            elements = array_elements(execution, value, table, column)
             if elements is None:
                 return None, array, 0
-            listed = [_listed(tag(given, element), text=text) for element in elements]
+            listed = [_array_element(tag(execution, element), text=text) for element in elements]
             return b"{" + b",".join(listed) + b"}", array, 0
 
         return many
 
-    def _part(self, table: Table, key: Sequence[Operand]) -> Callable[[Given], bytes | None]:
-        """Return what reads a row's part of a place."""
+    def _part(self, table: Table, key: Sequence[Operand]) -> Callable[[Execution], bytes | None]:
+        """Return a function that returns a row's part of a place."""
         if len(key) == 1 and isinstance(key[0], GeneratedKey):
             at = self._made[key[0]]
-            return lambda given: values.row_part((given.made[at],))
+            return lambda execution: values.row_part((execution.made[at],))
         reads = [self._key(part, table, column) for part, column in zip(key, table.key, strict=True)]
 
-        def part(given: Given) -> bytes | None:
-            found = [read(given) for read in reads]
+        def part(execution: Execution) -> bytes | None:
+            found = [read(execution) for read in reads]
             known = [one for one in found if one is not None]
             return values.row_part(known) if len(known) == len(found) else None
 
         return part
 
-    def _key(self, part: Operand, table: Table, column: Column) -> Callable[[Given], KeyValue | None]:
+    def _key(self, part: Operand, table: Table, column: Column) -> Callable[[Execution], KeyValue | None]:
         if isinstance(part, GeneratedKey):
             at = self._made[part]
-            return lambda given: given.made[at]
-        return lambda given: key(given, part, table, column)
+            return lambda execution: execution.made[at]
+        return lambda execution: key(execution, part, table, column)
 
 
-def _listed(element: bytes | None, *, text: bool) -> bytes:
+def _array_element(element: bytes | None, *, text: bool) -> bytes:
     """Return an element of an array as text."""
     if element is None:
         return b"NULL"
     return b'"' + (element if text else b"\\\\x" + element.hex().encode("ascii")) + b'"'
 
 
-def _literal(write: Write, slot: Slot, given: Given) -> bytes:
-    """Write a value into the text: ciphertext, numbers and UUIDs hold nothing that would need escaping."""
-    value, oid, _ = write(given)
+def _literal(write: Write, slot: Slot, execution: Execution) -> bytes:
+    """Return a value as SQL text; ciphertext, numbers and UUIDs contain no character that needs escaping."""
+    value, oid, _ = write(execution)
     if value is None:
         return b"NULL"
     if isinstance(slot, GeneratedKey):
@@ -201,12 +199,12 @@ class ParameterSource(Protocol):
     def arrays(self, raw: bytes, oid: int, form: int) -> Sequence[Any]: ...
 
 
-def plain_value(given: ParameterSource, value: Parameter | Constant, table: Table, column: Column) -> bytes | None:
-    """Return what the database would have stored; raises ProtectionUnusable."""
+def plain_value(execution: ParameterSource, value: Parameter | Constant, table: Table, column: Column) -> bytes | None:
+    """Return the bytes that the database would have stored; raises ProtectionUnusable."""
     if isinstance(value, Constant):
         raw, oid, form = None if value.value is None else str(value.value).encode("utf-8"), 0, 0
     else:
-        raw, oid, form = given.parameter(value.number)
+        raw, oid, form = execution.parameter(value.number)
     if raw is None:
         return None
     if column.kind == "text":
@@ -220,18 +218,20 @@ def plain_value(given: ParameterSource, value: Parameter | Constant, table: Tabl
         try:
             return bytes.fromhex(raw[2:].decode("ascii"))
         except ValueError:
-            raise _unfit(table, column) from None
-    raise _unfit(table, column)
+            raise _wrong_type(table, column) from None
+    raise _wrong_type(table, column)
 
 
-def array_elements(given: ParameterSource, value: Parameter, table: Table, column: Column) -> list[bytes | None] | None:
-    """Return the elements of an array of such values; raises ProtectionUnusable."""
-    raw, oid, form = given.parameter(value.number)
+def array_elements(
+    execution: ParameterSource, value: Parameter, table: Table, column: Column
+) -> list[bytes | None] | None:
+    """Return the elements of an array parameter; raises ProtectionUnusable."""
+    raw, oid, form = execution.parameter(value.number)
     if raw is None:
         return None
     if not oid and form == 0:
         oid = TEXT_ARRAY if column.kind == "text" else BYTEA_ARRAY
-    return [_element(item, table, column) for item in given.arrays(raw, oid, form)]
+    return [_element(item, table, column) for item in execution.arrays(raw, oid, form)]
 
 
 def _element(item: object, table: Table, column: Column) -> bytes | None:
@@ -241,25 +241,25 @@ def _element(item: object, table: Table, column: Column) -> bytes | None:
         return item.encode("utf-8")
     if column.kind == "bytea" and isinstance(item, bytes | bytearray | memoryview):
         return bytes(item)
-    raise _unfit(table, column)
+    raise _wrong_type(table, column)
 
 
-def _unfit(table: Table, column: Column) -> ProtectionUnusable:
-    wanted = "text" if column.kind == "text" else "bytes"
+def _wrong_type(table: Table, column: Column) -> ProtectionUnusable:
+    expected = "text" if column.kind == "text" else "bytes"
     return ProtectionUnusable(
-        f"the value for the protected column {table.full_name}.{column.name} is not {wanted}",
-        f"pass it as {wanted}: what is encrypted must be what is read again",
+        f"the value for the protected column {table.full_name}.{column.name} is not {expected}",
+        f"pass it as {expected}: the decrypted value must equal the original",
     )
 
 
-def key(given: ParameterSource, part: Parameter | Constant, table: Table, column: Column) -> KeyValue | None:
-    """Return a primary key value as places hold it, None for NULL; raises ProtectionUnusable."""
+def key(execution: ParameterSource, part: Parameter | Constant, table: Table, column: Column) -> KeyValue | None:
+    """Return a primary key value in the form for places, None for NULL; raises ProtectionUnusable."""
     if isinstance(part, Constant):
         if part.value is None:
             return None
         raw, oid, form = str(part.value).encode("utf-8"), 0, 0
     else:
-        maybe, oid, form = given.parameter(part.number)
+        maybe, oid, form = execution.parameter(part.number)
         if maybe is None:
             return None
         raw = maybe
@@ -269,7 +269,7 @@ def key(given: ParameterSource, part: Parameter | Constant, table: Table, column
         found = None
     if found is None or (isinstance(found, str) and 0 < column.longest < len(found)):
         raise ProtectionUnusable(
-            f"the value for the primary key {table.full_name}.{column.name} is not of that column's type",
+            f"the value for the primary key {table.full_name}.{column.name} does not have that column's type",
             f"pass it as {column.kind}",
         )
     return found

@@ -1,4 +1,4 @@
-"""A statement of one database, understood and made ready: what writes it, what reads its rows, where it is counted."""
+"""A prepared statement of one database: its writer, the readers of its results, and its usage counter."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from openkcm.field_encryption.value_format import KeyValue
 
 
 class Rewritten:
-    """Stands in for psycopg's query: the same attributes, and the work it belongs to."""
+    """Replaces psycopg's query: the same attributes, and the prepared rewrite."""
 
     __slots__ = ("formats", "params", "query", "timed", "types", "work")
 
@@ -24,19 +24,19 @@ class Rewritten:
 
 
 class PreparedRewrite:
-    """Safe to use from several threads."""
+    """Thread-safe."""
 
     def __init__(
-        self, plan: Plan, keys: ColumnKeys, openers: Callable[..., ColumnDecryptor], uses: UsageReporter
+        self, plan: Plan, keys: ColumnKeys, decryptors: Callable[..., ColumnDecryptor], uses: UsageReporter
     ) -> None:
         self.plan, self.uses = plan, uses
-        self.tally = uses.tally([place(Store.POSTGRESQL, *name) for name in plan.columns])
-        self._keys, self._openers = keys, openers
-        self._writer = Writer(plan, keys, self.tally)
+        self.counter = uses.counter([place(Store.POSTGRESQL, *name) for name in plan.columns])
+        self._keys, self._decryptors = keys, decryptors
+        self._writer = Writer(plan, keys, self.counter)
         self._readers: dict[int, RowReader] = {}
 
     def rewritten(self, query: Any, made: Sequence[KeyValue], arrays: Arrays, *, timed: bool) -> Rewritten:
-        """Return what is to be sent; `timed` says that the request is counted.
+        """Return the query to send; `timed` says that the request is counted.
 
         Raises: KeysUnavailable, ProtectionUnusable.
         """
@@ -47,28 +47,28 @@ class PreparedRewrite:
         return Rewritten(self, parts, timed=timed)
 
     def spent(self, nanoseconds: int) -> None:
-        """Count what writing the statement took."""
-        self.tally.nanoseconds += nanoseconds
+        """Count the time that writing the statement took."""
+        self.counter.nanoseconds += nanoseconds
 
     def lasted(self, nanoseconds: int) -> None:
-        """Count a request that lasted so long as a whole."""
-        self.tally.requests += 1
-        self.tally.request_nanoseconds += nanoseconds
+        """Count a request by its total time."""
+        self.counter.requests += 1
+        self.counter.request_nanoseconds += nanoseconds
         if not self.uses.awake:
             self.uses.wake()
 
     def made(self, take: Callable[[str], int]) -> list[KeyValue]:
-        """Return the primary key values that the plan makes; `take` gives the next of a sequence."""
+        """Return the primary key values that the plan generates; `take` returns the next value of a sequence."""
         return [
             take(one.column.sequence) if one.column.made_by_database == "sequence" else uuid4()
             for one in self.plan.made
         ]
 
     def reader(self, result: Any) -> RowReader:
-        """Return what reads a result's rows; raises StatementRefused when it is not as understood."""
+        """Return the reader of a result's rows; raises StatementRefused for unexpected columns."""
         found = self._readers.get(result.nfields)
         if found is None:
             found = self._readers[result.nfields] = RowReader(
-                self.plan, result, self._keys, self._openers, self.tally, self.uses
+                self.plan, result, self._keys, self._decryptors, self.counter, self.uses
             )
         return found

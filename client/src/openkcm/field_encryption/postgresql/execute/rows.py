@@ -1,9 +1,7 @@
-"""Rows as the application reads them: decrypted, and without the keys that came along for it.
+"""Rows as the application reads them: decrypted, and without the key columns that were added.
 
-Opens the values of one protected column.
-
-Nearly all values are well and of a session that is known: `rows` opens those in its own loop with `ciphers`. What is
-otherwise comes here, where every check is made and said why a value does not open.
+Nearly all values are valid and belong to a known session; the loop of `RowReader` decrypts these without a call.
+`ColumnDecryptor` handles all others with every check, and raises the reason if a value cannot be decrypted.
 """
 
 from binascii import a2b_base64
@@ -40,13 +38,13 @@ from openkcm.field_encryption.value_format import (
 
 MakeRow = Callable[[Sequence[Any]], Any]
 _BODY = {TEXT_PREFIX[0]: len(TEXT_PREFIX[0]), TEXT_PREFIX[1]: TAG_TEXT}
-"""By how a text begins, where its ciphertext does."""
-_AT_ONCE = 1000
-"""Rows that are opened together: the keys may be used no longer than that takes."""
+"""The length of each text prefix, after which the ciphertext starts."""
+_BATCH_ROWS = 1000
+"""Rows that are decrypted together; a key may expire during that time only."""
 
 
 class Visible:
-    """A result without its hidden columns, as row factories look at one."""
+    """A result without its hidden columns, for row factories."""
 
     def __init__(self, result: Any, visible: Sequence[int]) -> None:
         self._result, self._visible = result, visible
@@ -63,7 +61,7 @@ class Visible:
 
 
 class ColumnDecryptor:
-    """Safe to use from several threads."""
+    """Decrypts the values of one protected column; thread-safe."""
 
     __slots__ = ("_column", "_keys", "_name", "_tags", "_where", "is_text", "lent", "place")
 
@@ -74,52 +72,52 @@ class ColumnDecryptor:
         self._tags = LatestKey(keys, self._name, TAG)
         self.place, self.is_text = column.place, column.kind == "text"
         self.lent: tuple[float, dict[bytes, AESGCM], int] = (float("-inf"), {}, -1)
-        """Until when it may be used, what opens a value by how it starts, and `ended` of the keys; replaced whole."""
+        """Time limit, ciphers by the first bytes of a value, and `ended` of the keys; replaced as a whole."""
 
     def renew(self, ended: int) -> None:
-        """Ask for keys again: they may not be used any more without."""
+        """Discard the ciphers, which may not be used any more."""
         self.lent = (float("inf"), {}, ended)
 
     def tag(self, plain: bytes) -> bytes:
-        """Return what values have in common that equal this one. Raises KeyUnwrapError."""
+        """Return the tag of all values that equal this one. Raises KeyUnwrapError."""
         return values.tag(self._tags.key(self._keys.clock()), self.place, plain)
 
-    def opened_bytes(self, stored: Any, part: bytes | None) -> bytes | None:
-        """Return a value of a bytea column, None when it is plain and may be; raises as `looked_at`."""
+    def decrypt_bytes(self, stored: Any, part: bytes | None) -> bytes | None:
+        """Return a value of a bytea column, None for an allowed plain value; raises as `decrypt`."""
         try:
             if part is not None and stored[:6] == _BYTES:
                 start, nonce = stored[6 : 6 + START], stored[6 + START : 6 + HEAD]
                 return self.lent[1][start].decrypt(nonce, stored[6 + HEAD :], start + self.place + part)
         except UNUSUAL:
             pass
-        return self.looked_at(stored, part)
+        return self.decrypt(stored, part)
 
-    def looked_at(self, stored: Any, part: bytes | None) -> bytes | None:
-        """Open one value of the row with this key, with every check; None when it is plain and may be.
+    def decrypt(self, stored: Any, part: bytes | None) -> bytes | None:
+        """Decrypt one value of the row with this key, with every check; None for an allowed plain value.
 
         Raises: PlainValueFound, ValueRefused, KeysUnavailable, ProtectionUnusable.
         """
         if type(stored) is not (str if self.is_text else bytes):  # a subclass may be anything
             raise ProtectionUnusable(
-                f"{self._where} is loaded by something of the application's own",
+                f"{self._where} is loaded by a custom loader of the application",
                 "remove the loader for this column's type",
             )
         try:
             read: Callable[[Any], tuple[Any, Any]] = values.from_text if self.is_text else values.from_bytes
-            return self._unsealed(*read(stored), part)
+            return self._unseal(*read(stored), part)
         except values.NotEncrypted:
             if self._column.plain_allowed:
                 return None
-            raise PlainValueFound(f"{self._where} holds a value that is not encrypted") from None
+            raise PlainValueFound(f"{self._where} contains a value that is not encrypted") from None
         except values.DecryptionFailed:
             raise ValueRefused(
-                f"a value of {self._where} does not open in its row: it was altered, moved, or encrypted by another"
-                " service"
+                f"a value of {self._where} cannot be decrypted in its row: "
+                "it was altered, moved, or encrypted by another service"
             ) from None
         except KeyUnwrapError as failed:
             raise unavailable(failed) from None
 
-    def _unsealed(self, sealed: bytes, equality: bytes | None, part: bytes | None) -> bytes:
+    def _unseal(self, sealed: bytes, equality: bytes | None, part: bytes | None) -> bytes:
         before = self.lent
         lent = self._keys.lend_version(self._name, values.version_of(sealed))
         if lent is None or part is None:
@@ -128,13 +126,15 @@ class ColumnDecryptor:
         plain = values.unseal(key, self.place + part, sealed)
         if equality is not None and equality != self.tag(plain):
             raise values.DecryptionFailed
-        self._learn(before, sealed[:START], key.cipher(sealed[START - 16 : START]), until)
+        self._add_cipher(before, sealed[:START], key.cipher(sealed[START - 16 : START]), until)
         return plain
 
-    def _learn(self, lent: tuple[float, dict[bytes, AESGCM], int], start: bytes, cipher: AESGCM, until: float) -> None:
-        """Keep what opens values among what was lent before it was asked for, which a refusal since then has ended."""
+    def _add_cipher(
+        self, lent: tuple[float, dict[bytes, AESGCM], int], start: bytes, cipher: AESGCM, until: float
+    ) -> None:
+        """Add a cipher to those that were lent before the request; a rejection meanwhile has replaced them."""
         usable, ciphers, ended = lent
-        if until < usable:  # a key that must go earlier than those that are known: they go with it
+        if until < usable:  # the new key expires earlier than the others, so its limit applies to all
             ciphers = dict(ciphers)
             self.lent = (until, ciphers, ended)
         if len(ciphers) >= _SESSIONS_KEPT:
@@ -143,19 +143,19 @@ class ColumnDecryptor:
 
 
 class RowReader:
-    """Reads the rows of one statement's results; where things are in them is known by their origin."""
+    """Reads the rows of one statement's results; columns are identified by their origin."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a statement's work is made of
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a prepared statement
         self,
         plan: Plan,
         result: Any,
         keys: ColumnKeys,
-        openers: Callable[..., ColumnDecryptor],
-        tally: UsageCounter,
+        decryptors: Callable[..., ColumnDecryptor],
+        counter: UsageCounter,
         uses: UsageReporter,
     ) -> None:
-        """Raises StatementRefused when the result is not as understood."""
-        self._keys, self._tally, self._uses = keys, tally, uses
+        """Raises StatementRefused for unexpected columns."""
+        self._keys, self._counter, self._uses = keys, counter, uses
         columns = range(result.nfields)
         names = [(result.fname(index) or b"").decode("utf-8") for index in columns]
         positions = {name: index for index, name in enumerate(names)}
@@ -163,82 +163,82 @@ class RowReader:
         self._leading = self.visible == tuple(range(len(self.visible)))
         groups: dict[tuple[int, tuple[int, ...]], tuple[_RowKey, list[tuple[int, int, ColumnDecryptor]]]] = {}
         counted = {name: at for at, name in enumerate(plan.columns)}
-        for index, read in zip(_found(plan, result), plan.reads, strict=True):
+        for index, read in zip(_protected_positions(plan, result), plan.reads, strict=True):
             key = tuple(positions[name] for name in read.key)
             group = groups.setdefault((read.table.oid, key), (_RowKey(read.table, key), []))
             name = (read.table.schema, read.table.name, read.column.name)
-            group[1].append((index, counted[name], openers(read.table, read.column)))
-        self._groups = [(key.position, key.part, opening) for key, opening in groups.values()]
-        self._openers = [opener for _, opening in groups.values() for _, _, opener in opening]
+            group[1].append((index, counted[name], decryptors(read.table, read.column)))
+        self._groups = [(key.position, key.part, columns_of_key) for key, columns_of_key in groups.values()]
+        self._decryptors = [decryptor for _, columns_of_key in groups.values() for _, _, decryptor in columns_of_key]
 
     def read(self, rows: Sequence[tuple[Any, ...]], make: MakeRow, *, timed: bool) -> list[Any]:
-        """Return the application's rows; `timed` says that the request is counted in which they were asked for."""
+        """Return the application's rows; `timed` says that their request is counted."""
         begun = perf_counter_ns()
         made: list[Any] = []
-        for at in range(0, len(rows), _AT_ONCE):
+        for at in range(0, len(rows), _BATCH_ROWS):
             now, ended = self._keys.clock(), self._keys.ended
-            for opener in self._openers:
-                if now >= opener.lent[0] or ended != opener.lent[2]:
-                    opener.renew(ended)
-            self._read(rows[at : at + _AT_ONCE], make, made.append)
+            for decryptor in self._decryptors:
+                if now >= decryptor.lent[0] or ended != decryptor.lent[2]:
+                    decryptor.renew(ended)
+            self._read(rows[at : at + _BATCH_ROWS], make, made.append)
         if timed:
             lasted = perf_counter_ns() - begun
-            self._tally.nanoseconds += lasted
-            self._tally.request_nanoseconds += lasted
+            self._counter.nanoseconds += lasted
+            self._counter.request_nanoseconds += lasted
         return made
 
-    def _read(  # noqa: C901, PLR0912 - a call for each value would cost as much as opening it
+    def _read(  # noqa: C901, PLR0912 - a call for each value would cost as much as its decryption
         self, rows: Sequence[tuple[Any, ...]], make: MakeRow, add: Callable[[Any], None]
     ) -> None:
-        """Open what is protected: one loop without a call of ours for a value of the usual kind."""
-        groups, operations, sizes = self._groups, self._tally.operations, self._tally.bytes
+        """Decrypt protected values in one loop, without a call for ordinary values."""
+        groups, operations, sizes = self._groups, self._counter.operations, self._counter.bytes
         count, visible = len(self.visible), None if self._leading else self.visible
         for row in rows:
             found = list(row)
-            for position, part_of, opening in groups:
+            for position, part_of, columns_of_key in groups:
                 part: bytes | None
                 if position is not None and type(row[position]) is int:
                     number = b"i%d" % row[position]
                     part = LENGTHS[len(number)] + number
                 else:
                     part = part_of(row)
-                for index, at, opener in opening:
+                for index, at, decryptor in columns_of_key:
                     stored = row[index]
                     if stored is None:
                         continue
                     plain = None
-                    if opener.is_text:
+                    if decryptor.is_text:
                         try:
                             body = _BODY[stored[:8]]
                             sealed = a2b_base64(stored[body:], strict_mode=True)
-                            last = stored[-1]  # the one spelling of these bytes, as values.from_text
+                            last = stored[-1]  # only the canonical encoding, as in values.from_text
                             if not (len(stored) - body) & 3 and (
                                 last != "=" or stored[-2:] in ONE_BYTE_LESS or stored[-3:] in TWO_BYTES_LESS
                             ):
                                 start = sealed[:START]
-                                place = start + opener.place + part  # type: ignore[operator]  # for None as well
-                                plain = opener.lent[1][start].decrypt(sealed[START:HEAD], sealed[HEAD:], place)
-                                if body == TAG_TEXT and stored[:TAG_TEXT] != tag_text(opener.tag(plain)):
+                                place = start + decryptor.place + part  # type: ignore[operator]  # for None as well
+                                plain = decryptor.lent[1][start].decrypt(sealed[START:HEAD], sealed[HEAD:], place)
+                                if body == TAG_TEXT and stored[:TAG_TEXT] != tag_text(decryptor.tag(plain)):
                                     plain = None
                         except UNUSUAL:
                             pass
                         if plain is None:
-                            plain = opener.looked_at(stored, part)
+                            plain = decryptor.decrypt(stored, part)
                         if plain is not None:
                             found[index] = plain.decode("utf-8")
                     else:
-                        plain = found[index] = opener.opened_bytes(stored, part)
+                        plain = found[index] = decryptor.decrypt_bytes(stored, part)
                     if plain is None:
                         found[index] = stored
-                        self._uses.note(self._tally.places[at] + PLAIN, 1, 0, 0)
+                        self._uses.note(self._counter.places[at] + PLAIN, 1, 0, 0)
                     else:
                         operations[at] += 1
                         sizes[at] += len(plain)
             add(make(found[:count] if visible is None else [found[at] for at in visible]))
 
 
-def _found(plan: Plan, result: Any) -> list[int]:
-    """Return where the protected columns of the result are."""
+def _protected_positions(plan: Plan, result: Any) -> list[int]:
+    """Return the positions of the protected columns in the result."""
     expected = [(read.table.oid, read.column.number) for read in plan.reads]
     tables = {read.table.oid: read.table for read in plan.reads}
     protected = {(oid, one.number) for oid, table in tables.items() for one in table.protected.values()}
@@ -247,22 +247,22 @@ def _found(plan: Plan, result: Any) -> list[int]:
     found = [index for index, origin in enumerate(origins) if origin in protected]
     if [origins[index] for index in found] != expected:
         raise StatementRefused(
-            "the result's protected columns are not those that the statement was understood to have",
-            "write the schema before its tables, and name the columns",
+            "the result has other protected columns than the analysis of the statement expects",
+            "qualify tables with their schema, and name the columns",
         )
     return found
 
 
 class _RowKey:
-    """Reads a row's primary key from the columns that came along."""
+    """Reads a row's primary key from the columns that were added."""
 
     def __init__(self, table: Table, positions: tuple[int, ...]) -> None:
         self._positions, self._kinds = positions, [one.kind for one in table.key]
         self.position = positions[0] if self._kinds == ["int"] else None
-        """Of a key that is one integer, as nearly all are."""
+        """The position of a key that is one integer, the usual case."""
 
     def part(self, row: tuple[Any, ...]) -> bytes | None:
-        """Return the row's part of a place, None where there is no row, as in an outer join."""
+        """Return the row's part of a place, None where an outer join has no row."""
         known = []
         for position, kind in zip(self._positions, self._kinds, strict=True):
             found = key_value(kind, row[position])
@@ -273,7 +273,7 @@ class _RowKey:
 
 
 UNUSUAL = (KeyError, ValueError, TypeError, InvalidTag, KeyUnwrapError)
-"""What becomes of a value that is not of the usual kind where it is taken for one."""
+"""Errors of the fast path for a value that is not an ordinary one."""
 
 _BYTES = BYTES_PREFIX[0]
 _SESSIONS_KEPT = 4096

@@ -1,4 +1,4 @@
-"""The statement that is being understood: its text, its tokens, and the changes to it so far."""
+"""The statement under analysis: its text, its tokens, and its changes so far."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
@@ -38,14 +38,14 @@ class Analysis:
     # Positions.
 
     def index(self, location: int) -> int:
-        """Return the index of the token that begins at a location or follows it."""
+        """Return the index of the token at a location, or of the next one."""
         return bisect_left(self._starts, location)
 
     def token(self, location: int) -> Token:
         return self.tokens[self.index(location)]
 
     def level(self, index: int) -> Iterator[tuple[int, Token]]:
-        """Yield the tokens from an index on that are not inside further parentheses, and the one that ends it."""
+        """Yield the tokens from an index on outside of further parentheses, with the token that ends the level."""
         depth = 0
         while index < len(self.tokens):
             token = self.tokens[index]
@@ -63,23 +63,23 @@ class Analysis:
             index += 1
 
     def word_after(self, location: int, word: str) -> Token:
-        """Return the keyword that follows on the same level; raises StatementRefused."""
+        """Return the next such keyword on the same level; raises StatementRefused."""
         before = ""
         for _, token in self.level(self.index(location)):
             if token.text == word and before != "DISTINCT":
                 return token
             before = token.text
-        raise not_understood()
+        raise unsupported_syntax()
 
     def end_of_level(self, location: int) -> int:
-        """Return where the last token of this level ends."""
+        """Return the end of the last token on this level."""
         for index, token in self.level(self.index(location)):
             if token.text in _CLOSE or token.text == ";":
                 return self.tokens[index - 1].end
         return self.tokens[-1].end
 
     def reference_end(self, location: int) -> int:
-        """Return where a column reference ends."""
+        """Return the end of a column reference."""
         index = self.index(location)
         while index + 2 < len(self.tokens) and self.tokens[index + 1].text == ".":
             index += 2
@@ -94,7 +94,7 @@ class Analysis:
         self.replace(at, at, *pieces)
 
     def hide(self) -> str:
-        """Return a new name for a column that the application will not see."""
+        """Return a new name for a column that is hidden from the application."""
         name = f"okcm${len(self.hidden)}"
         self.hidden.add(name)
         return name
@@ -103,7 +103,7 @@ class Analysis:
         return any(isinstance(piece, slot) for _, _, pieces in self._edits for piece in pieces)
 
     def pieces(self) -> list[Piece]:
-        """Return the text with all changes, and the parameters that stay as places for them."""
+        """Return the text with all changes, and the unchanged parameters between them."""
         edits = list(self._edits)
         edited = sorted((start, end) for start, end, _ in edits if end > start)
         for token in self.tokens:
@@ -114,7 +114,7 @@ class Analysis:
         at = 0
         for start, end, pieces in sorted(edits, key=lambda edit: edit[:2]):
             if start < at:
-                raise not_understood()
+                raise unsupported_syntax()
             found += [self.text[at:start], *pieces]
             at = end
         return [*found, self.text[at:]]
@@ -122,7 +122,7 @@ class Analysis:
     # Operands.
 
     def operand(self, node: Node, column: Column) -> tuple[Parameter | Constant, Token] | None:
-        """Return a parameter or literal and where it stands, None for any other expression."""
+        """Return a parameter or literal and its token, None for any other expression."""
         cast = node.get("TypeCast")
         if cast is not None:
             return self.operand(cast["arg"], column) if _fits(cast["typeName"], column) else None
@@ -151,5 +151,5 @@ def _literal(constant: Mapping[str, Any]) -> Constant | None:
     return None
 
 
-def not_understood() -> StatementRefused:
-    return StatementRefused("the statement is written in a way that is not understood here", "write it more simply")
+def unsupported_syntax() -> StatementRefused:
+    return StatementRefused("the syntax of the statement is not supported here", "simplify the statement")

@@ -1,6 +1,6 @@
-"""INSERT, UPDATE and DELETE: which values must be encrypted, and for which row.
+"""Analysis of INSERT, UPDATE and DELETE: the values to encrypt, and the row of each.
 
-The rows of an INSERT in its text, and the primary keys that are made for those which bring none.
+It also finds the rows of an INSERT in its text, and generates missing primary keys.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from openkcm.field_encryption.postgresql.parser import Node
 from openkcm.field_encryption.postgresql.plan import Constant, EncryptedParameter, GeneratedKey, Operand, Piece
 from openkcm.field_encryption.postgresql.rewrite import select as reading
 from openkcm.field_encryption.postgresql.rewrite import where as conditions
-from openkcm.field_encryption.postgresql.rewrite.analysis import Analysis, not_understood
+from openkcm.field_encryption.postgresql.rewrite.analysis import Analysis, unsupported_syntax
 from openkcm.field_encryption.postgresql.rewrite.scopes import (
     REFUSED,
     Output,
@@ -29,11 +29,11 @@ from openkcm.field_encryption.postgresql.rewrite.scopes import (
 
 
 def write(a: Analysis, kind: str, node: Node, parent: Scope, use: str) -> list[Output]:
-    """Understand a statement that writes. Raises StatementRefused, ProtectionUnusable."""
+    """Analyse a modifying statement. Raises StatementRefused, ProtectionUnusable."""
     scope = Scope(parent)
     reading.define(a, node.get("withClause"), scope)
     if kind not in {"InsertStmt", "UpdateStmt", "DeleteStmt"}:
-        raise StatementRefused(f"{kind.removesuffix('Stmt').upper()} is not possible where columns are protected")
+        raise StatementRefused(f"{kind.removesuffix('Stmt').upper()} is not supported on protected columns")
     relation = node["relation"]
     table = table_of(relation, a.catalogue)
     source = Source(alias_of(relation)) if table is None else base_source(table, alias_of(relation))
@@ -43,16 +43,16 @@ def write(a: Analysis, kind: str, node: Node, parent: Scope, use: str) -> list[O
     else:
         for item in [*node.get("fromClause", ()), *node.get("usingClause", ())]:
             reading.add_source(a, item, others)
-        inside = Scope(scope, [source, *others.sources])
+        inner = Scope(scope, [source, *others.sources])
         if kind == "UpdateStmt":
-            _update(a, node, table, inside)
-        conditions.check(a, node.get("whereClause"), inside)
+            _update(a, node, table, inner)
+        conditions.check(a, node.get("whereClause"), inner)
     return reading.returning(a, node, source, others, use)
 
 
 def _insert(a: Analysis, node: Node, table: Table | None, scope: Scope) -> None:
     query = (node.get("selectStmt") or {}).get("SelectStmt")
-    if query is None:  # DEFAULT VALUES, and protected columns have no defaults
+    if query is None:  # DEFAULT VALUES: protected columns have no defaults
         return
     if table is None:
         reading.select(a, query, scope, REFUSED)
@@ -60,17 +60,17 @@ def _insert(a: Analysis, node: Node, table: Table | None, scope: Scope) -> None:
         return
     targets = _target_columns(node, table, query)
     written = {number: column for number, column in enumerate(targets) if column.name in table.protected}
-    listed = listed_rows(a, node, query, set(written))
-    if listed is None:
+    insert_rows = listed_rows(a, node, query, set(written))
+    if insert_rows is None:
         if written:
             names = ", ".join(f"{table.full_name}.{column.name}" for column in written.values())
             raise StatementRefused(
-                f"INSERT with a query would store {names} as the query gives it, unencrypted",
+                f"INSERT with a query would store {names} unencrypted",
                 "read the rows and insert their values with parameters",
             )
         reading.select(a, query, scope, REFUSED)
-    rows = [] if listed is None else listed.rows
-    made = {} if listed is None or not written else generated_values(a, node, table, targets, listed)
+    rows = [] if insert_rows is None else insert_rows.rows
+    made = {} if insert_rows is None or not written else generated_values(a, node, table, targets, insert_rows)
     keys: list[tuple[Operand, ...] | None] = []
     for number, row in enumerate(rows):
         key = _row_key(a, table, targets, row, {name: made[number, name] for at, name in made if at == number})
@@ -79,7 +79,7 @@ def _insert(a: Analysis, node: Node, table: Table | None, scope: Scope) -> None:
             if position not in written:
                 conditions.check(a, item, scope)
             elif "SetToDefault" not in item:
-                _seal(a, table, written[position], item, key)
+                _encrypt(a, table, written[position], item, key)
     _conflict(a, node.get("onConflictClause"), table, keys, base_source(table, alias_of(node["relation"])))
 
 
@@ -91,13 +91,13 @@ def _target_columns(node: Node, table: Table, query: Node) -> list[Column]:
     for target in node["cols"]:
         column = table.column(target["ResTarget"]["name"])
         if column is None or "indirection" in target["ResTarget"]:
-            raise StatementRefused(f"{target['ResTarget']['name']} is not a column of {table.full_name} as known here")
+            raise StatementRefused(f"{target['ResTarget']['name']} is not a known column of {table.full_name}")
         columns.append(column)
     return columns
 
 
 class Row(NamedTuple):
-    """One row of VALUES: the expression for each target column, and where its closing parenthesis is."""
+    """One row of VALUES: the expression for each target column, and the position of its closing parenthesis."""
 
     items: list[Node]
     end: int
@@ -106,7 +106,7 @@ class Row(NamedTuple):
 def _row_key(
     a: Analysis, table: Table, targets: list[Column], row: Row, made: dict[str, GeneratedKey]
 ) -> tuple[Operand, ...] | None:
-    """Return the primary key of a row to be inserted, None when it is an expression."""
+    """Return the primary key of a row to insert, None when it is an expression."""
     parts: list[Operand] = []
     for column in table.key:
         if column.name in made:
@@ -121,12 +121,12 @@ def _row_key(
     return tuple(parts)
 
 
-def _seal(a: Analysis, table: Table, column: Column, item: Node, key: tuple[Operand, ...] | None) -> None:
-    """Put the ciphertext in the place of a parameter or literal."""
+def _encrypt(a: Analysis, table: Table, column: Column, item: Node, key: tuple[Operand, ...] | None) -> None:
+    """Replace a parameter or literal by its ciphertext."""
     value = a.operand(item, column)
     if value is None:
         raise StatementRefused(
-            f"{table.full_name}.{column.name} would be stored as the database computes it, unencrypted",
+            f"{table.full_name}.{column.name} would be computed by the database and stored unencrypted",
             "pass the value as a parameter or literal, without a function or a cast to another type",
         )
     if value[0] == Constant(None):
@@ -134,7 +134,7 @@ def _seal(a: Analysis, table: Table, column: Column, item: Node, key: tuple[Oper
     if key is None:
         raise StatementRefused(
             f"the primary key of the row in {table.full_name} is not known before it is stored",
-            "give each column of the primary key as a parameter or literal",
+            "pass each column of the primary key as a parameter or literal",
         )
     a.replace(value[1].start, value[1].end, EncryptedParameter(table, column, value[0], key))
 
@@ -164,24 +164,24 @@ def _conflict(
             conditions.check(a, item, scope)
             continue
         ref = reference(item)
-        taken = ref is not None and path(ref)[0] == ["excluded", name]
+        is_excluded = ref is not None and path(ref)[0] == ["excluded", name]
         null = "A_Const" in item and item["A_Const"].get("isnull")
         if null:
             continue
         if not same_row:
             raise StatementRefused(
-                f"ON CONFLICT may store a value of {table.full_name}.{name} in another row than it is encrypted for",
-                "let the conflict be on the primary key, or update the row by its primary key",
+                f"ON CONFLICT could store a value of {table.full_name}.{name} in a row for which it is not encrypted",
+                "use the primary key as the conflict target, or update the row by its primary key",
             )
-        if not taken:
-            _seal(a, table, column, item, keys[0] if len(keys) == 1 else None)
+        if not is_excluded:
+            _encrypt(a, table, column, item, keys[0] if len(keys) == 1 else None)
 
 
 def _not_a_key(table: Table, name: str) -> None:
     if any(one.name == name for one in table.key):
         raise StatementRefused(
-            f"the primary key of {table.full_name} cannot be changed: its protected values are bound to it",
-            "insert the row anew and delete the old one",
+            f"the primary key of {table.full_name} cannot be changed: protected values are bound to it",
+            "insert a new row and delete the old one",
         )
 
 
@@ -197,14 +197,14 @@ def _update(a: Analysis, node: Node, table: Table | None, scope: Scope) -> None:
             key = _key_in(a, node.get("whereClause"), table, scope)
             if key is None and not ("A_Const" in item and item["A_Const"].get("isnull")):
                 raise StatementRefused(
-                    f"{table.full_name}.{name} is encrypted for its row, and this UPDATE does not name it",
+                    f"{table.full_name}.{name} is encrypted for its row, which this UPDATE does not identify",
                     "update one row by its primary key: WHERE " + " AND ".join(f"{k.name} = …" for k in table.key),
                 )
-            _seal(a, table, column, item, key)
+            _encrypt(a, table, column, item, key)
 
 
 def _key_in(a: Analysis, where: Node | None, table: Table, scope: Scope) -> tuple[Operand, ...] | None:
-    """Return the primary key that a condition fixes, None when it leaves it open."""
+    """Return the primary key that a condition fixes, None if it does not."""
     found: dict[str, Operand] = {}
     target = scope.sources[0]
     for node in _conjuncts(where):
@@ -216,9 +216,9 @@ def _key_in(a: Analysis, where: Node | None, table: Table, scope: Scope) -> tupl
             if ref is None or path(ref)[1]:
                 continue
             names = path(ref)[0]
-            ours = names[-2] == target.alias if len(names) > 1 else len(scope.sources) == 1
+            is_target = names[-2] == target.alias if len(names) > 1 else len(scope.sources) == 1
             column = next((key for key in table.key if key.name == names[-1]), None)
-            if ours and column is not None and (operand := a.operand(expression[other], column)) is not None:
+            if is_target and column is not None and (operand := a.operand(expression[other], column)) is not None:
                 found.setdefault(column.name, operand[0])
     return tuple(found[one.name] for one in table.key) if len(found) == len(table.key) else None
 
@@ -236,23 +236,23 @@ _ADDED = b"okcm$key"
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """`through` and `names_end` are set when the rows go through a query: where its list and its names end."""
+class InsertRows:
+    """`through` and `names_end` are set for rows in a subquery: the ends of its target list and of its names."""
 
     rows: list[Row]
     through: int | None = None
     names_end: int = 0
 
 
-def listed_rows(a: Analysis, node: Node, query: Node, written: set[int]) -> Listed | None:
-    """Return the rows of an INSERT, None when they are not in the statement. `written` are the protected targets."""
+def listed_rows(a: Analysis, node: Node, query: Node, written: set[int]) -> InsertRows | None:
+    """Return the rows of an INSERT, None when the statement does not list them. `written` are protected targets."""
     begin = node["relation"]["location"]
     if "valuesLists" in query:
-        return Listed(_rows(a, a.index(a.word_after(begin, "VALUES").start), query["valuesLists"]))
-    return _through_query(a, query, written)
+        return InsertRows(_rows(a, a.index(a.word_after(begin, "VALUES").start), query["valuesLists"]))
+    return _rows_of_query(a, query, written)
 
 
-def _through_query(a: Analysis, query: Node, written: set[int]) -> Listed | None:
+def _rows_of_query(a: Analysis, query: Node, written: set[int]) -> InsertRows | None:
     """`INSERT … SELECT p0::VARCHAR, p1 FROM (VALUES …) AS x (p0, p1, n) ORDER BY n`, which SQLAlchemy writes."""
     source = query.get("fromClause", [{}])[0].get("RangeSubselect", {})
     values = source.get("subquery", {}).get("SelectStmt", {}).get("valuesLists")
@@ -277,19 +277,19 @@ def _through_query(a: Analysis, query: Node, written: set[int]) -> Listed | None
     after = a.tokens[_closing(a, index + 2)].end
     opening = next(at for at, token in a.level(a.index(after)) if token.text == "(")
     names_end = a.tokens[_closing(a, opening + 1)].start
-    return Listed([Row([row.items[at] for at in order], row.end) for row in rows], place.start, names_end)
+    return InsertRows([Row([row.items[at] for at in order], row.end) for row in rows], place.start, names_end)
 
 
 def _closing(a: Analysis, index: int) -> int:
-    """Return the index of the parenthesis that closes a level; raises StatementRefused."""
+    """Return the index of the closing parenthesis of a level; raises StatementRefused."""
     found = next((at for at, token in a.level(index) if token.text == ")"), None)
     if found is None:
-        raise not_understood()
+        raise unsupported_syntax()
     return found
 
 
 def _uncast(node: Node) -> Node:
-    """Return what is cast without a length: a ciphertext is left as it is by its own type, and refused by others."""
+    """Return the argument of a cast without a length, which does not change a ciphertext of the column's type."""
     cast = node.get("TypeCast")
     if cast is None:
         return node
@@ -298,12 +298,12 @@ def _uncast(node: Node) -> Node:
 
 
 def _rows(a: Analysis, index: int, lists: list[Node]) -> list[Row]:
-    """Find the rows that follow the word VALUES."""
+    """Return the rows after the word VALUES."""
     rows: list[Row] = []
     for row in lists:
         index += 1
         if a.tokens[index].text != "(":
-            raise not_understood()
+            raise unsupported_syntax()
         closing = _closing(a, index + 1)
         rows.append(Row(row["List"]["items"], a.tokens[closing].start))
         index = closing + 1
@@ -311,9 +311,9 @@ def _rows(a: Analysis, index: int, lists: list[Node]) -> list[Row]:
 
 
 def generated_values(
-    a: Analysis, node: Node, table: Table, targets: list[Column], rows: Listed
+    a: Analysis, node: Node, table: Table, targets: list[Column], rows: InsertRows
 ) -> dict[tuple[int, str], GeneratedKey]:
-    """Make the primary key values that the statement leaves to the database, before the database would."""
+    """Generate the primary key values that the statement leaves to the database."""
     found: dict[tuple[int, str], GeneratedKey] = {}
     added: list[Column] = []
     for column in table.key:
@@ -326,9 +326,9 @@ def generated_values(
                 continue
             if column.made_by_database not in {"sequence", "uuid"}:
                 raise StatementRefused(
-                    f"the primary key {table.full_name}.{column.name} is left to the database "
-                    f"({column.made_by_database or 'it has no default'}), and is needed to encrypt the row",
-                    "give the primary key in the statement",
+                    f"the primary key {table.full_name}.{column.name} is generated by the database "
+                    f"({column.made_by_database or 'it has no default'}), but is needed to encrypt the row",
+                    "pass the primary key in the statement",
                 )
             found[number, column.name] = GeneratedKey(table, column, number)
             if position is not None:
@@ -342,7 +342,7 @@ def generated_values(
 
 
 def _override(a: Analysis, node: Node) -> None:
-    """Identity columns that are always the database's take a value only when told so."""
+    """Add OVERRIDING SYSTEM VALUE, without which GENERATED ALWAYS columns accept no value."""
     override = node.get("override", "")
     if "OVERRIDING_USER" in override:
         raise StatementRefused("OVERRIDING USER VALUE hides the primary key", "leave it out")
@@ -356,10 +356,10 @@ def _extend(
     a: Analysis,
     node: Node,
     targets: list[Column],
-    rows: Listed,
+    rows: InsertRows,
     added: list[tuple[Column, dict[tuple[int, str], GeneratedKey]]],
 ) -> None:
-    """Add columns to the list of an INSERT, or write the list if there is none, and values to each row."""
+    """Add columns to the list of an INSERT, or create the list, and add values to each row."""
     names = b"".join(b", " + quoted(column.name) for column, _ in added)
     if node.get("cols"):
         closing = _closing(a, a.index(node["cols"][-1]["ResTarget"]["location"]))

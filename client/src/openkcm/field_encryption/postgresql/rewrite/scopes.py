@@ -1,4 +1,4 @@
-"""Names inside a statement: what each part of FROM brings, and which protected column a reference means."""
+"""Names in a statement: the sources of FROM, and the protected column of a reference."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from openkcm.field_encryption.postgresql.errors import ProtectionUnusable, State
 from openkcm.field_encryption.postgresql.parser import Node
 from openkcm.field_encryption.postgresql.plan import DecryptedColumn
 
-# What becomes of protected columns in a query's result.
+# The use of a query's protected result columns.
 EXPORTED, REFUSED, IGNORED = "exported", "refused", "ignored"
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A protected column of a result; `key` are names of columns in the same result."""
+    """A protected column of a result; `key` names the columns of its primary key in the same result."""
 
     name: str
     table: Table
@@ -28,7 +28,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A protected column as one source shows it; `key` are the source's columns with the row's primary key."""
+    """A protected column of a source; `key` names the source's columns with the row's primary key."""
 
     name: str
     table: Table
@@ -38,7 +38,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A part of FROM. `names` are all its columns where they are known."""
+    """A part of FROM. `names` are all its columns, if they are known."""
 
     alias: str
     fields: tuple[Field, ...] = ()
@@ -53,7 +53,7 @@ class Scope:
     parent: "Scope | None" = None
     sources: list[Source] = field(default_factory=list)
     queries: dict[str, Source] = field(default_factory=dict)
-    """What WITH defines, by name."""
+    """The queries that WITH defines, by name."""
 
     def chain(self) -> "Iterator[Scope]":
         scope: Scope | None = self
@@ -66,15 +66,15 @@ class Scope:
 
 
 def refusal(column: Column, table: Table, doing: str) -> StatementRefused:
-    """Return why a protected column cannot be used so."""
+    """Return the error for an unsupported use of a protected column."""
     return StatementRefused(
         f"{table.full_name}.{column.name} is encrypted by the application, so the database cannot {doing} it",
-        "read the rows and do it in the application, or ask for equality only, with `openkcm: encrypt deterministic`",
+        "read the rows and do it in the application; `openkcm: encrypt deterministic` allows equality",
     )
 
 
 def reference(node: Any) -> Mapping[str, Any] | None:
-    """Return the column reference that a node is."""
+    """Return the column reference in a node, None for another node."""
     return node.get("ColumnRef") if isinstance(node, dict) else None
 
 
@@ -85,7 +85,7 @@ def path(ref: Mapping[str, Any]) -> tuple[list[str], bool]:
 
 
 def find(ref: Mapping[str, Any], scope: Scope) -> tuple[Source, Field] | None:
-    """Return the protected column that a reference means, None for any other. Raises StatementRefused."""
+    """Return the protected column of a reference, None for any other. Raises StatementRefused."""
     names, _ = path(ref)
     if not names:
         return None
@@ -94,7 +94,7 @@ def find(ref: Mapping[str, Any], scope: Scope) -> tuple[Source, Field] | None:
     for level in scope.chain():
         hits = [(source, hit) for source in level.sources if (hit := source.field(names[0])) is not None]
         if len(hits) > 1:
-            raise StatementRefused(f"the column {names[0]} could be of two tables", "write the table before it")
+            raise StatementRefused(f"the column {names[0]} is ambiguous", "qualify it with its table")
         if hits:
             return hits[0]
         if any(source.names is not None and names[0] in source.names for source in level.sources):
@@ -118,13 +118,13 @@ def _qualified(alias: str, name: str, scope: Scope) -> tuple[Source, Field] | No
 
 def whole_row(source: Source) -> StatementRefused:
     return StatementRefused(
-        f"a whole row of {source.alias} holds protected columns, which could not be told apart in it",
-        "name the columns, or write a star",
+        f"a whole row of {source.alias} contains protected columns, which cannot be separated in it",
+        "name the columns, or use a star",
     )
 
 
 def covered(ref: Mapping[str, Any], scope: Scope) -> list[Source]:
-    """Return the sources whose columns a star stands for, in their order."""
+    """Return the sources of a star's columns, in their order."""
     names, _ = path(ref)
     if not names:
         return list(scope.sources)
@@ -142,7 +142,7 @@ def base_source(table: Table, alias: str) -> Source:
 
 
 def table_of(relation: Node, catalogue: Catalogue) -> Table | None:
-    """Return the protected table a statement names. Raises StatementRefused, ProtectionUnusable."""
+    """Return the protected table that a statement names. Raises StatementRefused, ProtectionUnusable."""
     schema, name = relation.get("schemaname", ""), relation["relname"]
     reason = catalogue.reason_to_avoid(schema, name)
     if reason:
@@ -152,7 +152,7 @@ def table_of(relation: Node, catalogue: Catalogue) -> Table | None:
     else:
         named = catalogue.named(name)
         if len(named) > 1 or (named and not named[0].alone):
-            raise StatementRefused(f"more than one table is named {name}", "write the schema before it")
+            raise StatementRefused(f"more than one table is named {name}", "qualify it with its schema")
         found = named[0] if named else None
     if found is not None and found.problem:
         raise ProtectionUnusable(found.problem)

@@ -1,4 +1,4 @@
-"""Queries: which protected columns come out of them, with which keys, and what is asked of them on the way."""
+"""Analysis of queries: the protected columns of their results, with keys, and the use of protected columns inside."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +30,7 @@ _CLAUSES = ("whereClause", "groupClause", "havingClause", "windowClause", "limit
 
 
 def select(a: Analysis, node: Node, parent: Scope, use: str) -> list[Output]:
-    """Understand a SELECT or VALUES, changing it so that the keys of what is exported come along."""
+    """Analyse a SELECT or VALUES, and add the keys of exported columns to it."""
     scope = Scope(parent)
     define(a, node.get("withClause"), scope)
     if "valuesLists" in node:
@@ -44,47 +44,47 @@ def select(a: Analysis, node: Node, parent: Scope, use: str) -> list[Output]:
     for item in node.get("fromClause", ()):
         add_source(a, item, scope)
     targets = node.get("targetList", [])
-    shown, names = _targets(a, targets, scope)
+    protected, names = _targets(a, targets, scope)
     conditions.check(a, [node.get(clause) for clause in _CLAUSES], scope)
     _check_order(a, node, scope, names, [one for one in targets if _exports(one, scope)])
-    if node.get("intoClause") and shown:
-        raise StatementRefused("SELECT INTO would copy protected values away from their rows", "insert them instead")
-    if not shown or use == IGNORED:
+    if node.get("intoClause") and protected:
+        raise StatementRefused("SELECT INTO would copy protected values to other rows", "insert the values instead")
+    if not protected or use == IGNORED:
         return []
     if use == REFUSED:
-        raise refusal(shown[0][1].column, shown[0][1].table, "compare or combine")
+        raise refusal(protected[0][1].column, protected[0][1].table, "compare or combine")
     if node.get("distinctClause") == [{}]:
-        return _distinct(targets, shown)
+        return _distinct(targets, protected)
     place = a.word_after(targets[-1]["ResTarget"]["location"], "FROM")
-    return _with_keys(a, shown, place.start, b" ")
+    return _with_keys(a, protected, place.start, b" ")
 
 
 def returning(a: Analysis, node: Node, source: Source, others: Scope, use: str) -> list[Output]:
-    """Understand RETURNING of a write to `source`."""
+    """Analyse RETURNING of a statement that modifies `source`."""
     clause = node.get("returningClause") or {}
     targets = clause.get("exprs") or node.get("returningList") or []
     if not targets:
         return []
     if clause.get("options") and source.fields:
-        raise StatementRefused("RETURNING WITH cannot be followed on protected tables", "leave WITH out")
-    # PostgreSQL 18 knows the row before and after by these names; both are known here, so both are refused.
+        raise StatementRefused("RETURNING WITH is not supported on protected tables", "leave WITH out")
+    # PostgreSQL 18 provides the row before and after under these names; both are rejected.
     changed = [Source(name, source.fields, source.names) for name in ("old", "new") if source.fields]
     for target in targets:
         ref = reference(target["ResTarget"].get("val"))
         if ref is not None and path(ref)[0][:1] in (["old"], ["new"]) and source.fields:
-            raise StatementRefused("RETURNING old and new cannot be followed on protected tables", "name the columns")
+            raise StatementRefused("RETURNING old and new is not supported on protected tables", "name the columns")
     scope = Scope(others, [source, *others.sources])
-    shown, _ = _targets(a, targets, scope)
+    protected, _ = _targets(a, targets, scope)
     scope.sources += changed
-    if not shown or use == IGNORED:
+    if not protected or use == IGNORED:
         return []
     if use == REFUSED:
-        raise refusal(shown[0][1].column, shown[0][1].table, "compare or combine")
-    return _with_keys(a, shown, a.end_of_level(targets[-1]["ResTarget"]["location"]), b"")
+        raise refusal(protected[0][1].column, protected[0][1].table, "compare or combine")
+    return _with_keys(a, protected, a.end_of_level(targets[-1]["ResTarget"]["location"]), b"")
 
 
 def define(a: Analysis, clause: Node | None, scope: Scope) -> None:
-    """Take in what WITH defines."""
+    """Add the queries of WITH to the scope."""
     for item in (clause or {}).get("ctes", ()):
         query = item["CommonTableExpr"]
         ((kind, inner),) = query["ctequery"].items()
@@ -96,7 +96,7 @@ def define(a: Analysis, clause: Node | None, scope: Scope) -> None:
 
 
 def add_source(a: Analysis, item: Node, scope: Scope) -> None:
-    """Take in one part of FROM."""
+    """Add a part of FROM to the scope."""
     ((kind, node),) = item.items()
     if kind == "RangeVar":
         scope.sources.append(_relation(a, node, scope))
@@ -125,7 +125,7 @@ def _relation(a: Analysis, node: Node, scope: Scope) -> Source:
         table = table_of(node, a.catalogue)
         found = Source(alias) if table is None else base_source(table, alias)
     if found.fields and (node.get("alias") or {}).get("colnames"):
-        raise StatementRefused(f"the columns of {alias} are renamed in FROM", "rename them in the list of results")
+        raise StatementRefused(f"the columns of {alias} are renamed in FROM", "rename them in the target list")
     return found
 
 
@@ -135,7 +135,7 @@ def _derived(alias: str, outputs: list[Output], renamed: Any) -> Source:
     names = [one.name for one in outputs]
     if renamed or len(set(names)) < len(names) or not alias:
         raise StatementRefused(
-            "protected columns of a subquery need an alias for it and names of their own", "name each one with AS"
+            "protected columns of a subquery need an alias and distinct names", "name each one with AS"
         )
     return Source(alias, tuple(Field(one.name, one.table, one.column, one.key) for one in outputs))
 
@@ -143,13 +143,13 @@ def _derived(alias: str, outputs: list[Output], renamed: Any) -> Source:
 def _check_join(a: Analysis, node: Node, scope: Scope, inside: list[Source]) -> None:
     fields = [one for source in inside for one in source.fields]
     if node.get("isNatural") and fields:
-        raise StatementRefused("a natural join may compare protected columns", "say what is joined with ON or USING")
+        raise StatementRefused("a natural join may compare protected columns", "use ON or USING")
     using = {part["String"]["sval"] for part in node.get("usingClause", ())}
     for one in fields:
         if one.name in using:
             raise refusal(one.column, one.table, "join by")
     if node.get("alias") and fields:
-        raise StatementRefused("a join with an alias of its own hides protected columns", "leave the alias out")
+        raise StatementRefused("an alias for a join hides protected columns", "leave the alias out")
     conditions.check(a, node.get("quals"), scope)
 
 
@@ -161,8 +161,8 @@ def _exports(target: Node, scope: Scope) -> bool:
 def _targets(
     a: Analysis, targets: list[Node], scope: Scope
 ) -> tuple[list[tuple[Source, Field, str]], dict[str, Field]]:
-    """Return the protected columns of the list in their order, and which names of results mean them."""
-    shown: list[tuple[Source, Field, str]] = []
+    """Return the protected columns of the target list in their order, and the result names that refer to them."""
+    protected: list[tuple[Source, Field, str]] = []
     names: dict[str, Field] = {}
     for target in targets:
         result = target["ResTarget"]
@@ -171,18 +171,18 @@ def _targets(
             conditions.check(a, result.get("val"), scope)
             continue
         if path(ref)[1]:
-            shown += [(source, one, one.name) for source in covered(ref, scope) for one in source.fields]
+            protected += [(source, one, one.name) for source in covered(ref, scope) for one in source.fields]
             continue
         found = find(ref, scope)
         if found is not None:
             name = result.get("name") or found[1].name
-            shown.append((*found, name))
+            protected.append((*found, name))
             names[name] = found[1]
-    return shown, names
+    return protected, names
 
 
 def _check_order(a: Analysis, node: Node, scope: Scope, names: Mapping[str, Field], exported: list[Node]) -> None:
-    """ORDER BY, GROUP BY and DISTINCT ON may name a result or its number."""
+    """Check ORDER BY, GROUP BY and DISTINCT ON, which may refer to a result column by name or number."""
     targets = node.get("targetList", [])
     for item in [*node.get("sortClause", ()), *node.get("groupClause", ()), *node.get("distinctClause", ())]:
         value = item.get("SortBy", {}).get("node") if "SortBy" in item else item
@@ -198,16 +198,16 @@ def _check_order(a: Analysis, node: Node, scope: Scope, names: Mapping[str, Fiel
             counted = 0 <= position < len(targets) and targets[position] in exported
             if counted or (starred and any(source.fields for source in scope.sources)):
                 raise StatementRefused(
-                    "sorting or grouping by the number of a column cannot be followed here", "name the column"
+                    "sorting or grouping by a column number is not supported here", "name the column"
                 )
         conditions.check(a, value, scope)
 
 
-def _with_keys(a: Analysis, shown: list[tuple[Source, Field, str]], at: int, after: bytes) -> list[Output]:
-    """Add the primary keys of what is shown to the list of results."""
+def _with_keys(a: Analysis, protected: list[tuple[Source, Field, str]], at: int, after: bytes) -> list[Output]:
+    """Add the primary keys of protected columns to the target list."""
     added: dict[tuple[int, str], str] = {}
     outputs, text = [], b""
-    for source, one, name in shown:
+    for source, one, name in protected:
         for key in one.key:
             if (id(source), key) not in added:
                 hidden = added[id(source), key] = a.hide()
@@ -217,8 +217,8 @@ def _with_keys(a: Analysis, shown: list[tuple[Source, Field, str]], at: int, aft
     return outputs
 
 
-def _distinct(targets: list[Node], shown: list[tuple[Source, Field, str]]) -> list[Output]:
-    """Take the keys from the list itself: another column in it would make other rows distinct."""
+def _distinct(targets: list[Node], protected: list[tuple[Source, Field, str]]) -> list[Output]:
+    """Use the keys in the target list itself: an added column would change which rows are distinct."""
     found: dict[tuple[str, str], str] = {}
     for target in targets:
         ref = reference(target["ResTarget"].get("val"))
@@ -227,13 +227,13 @@ def _distinct(targets: list[Node], shown: list[tuple[Source, Field, str]]) -> li
             result = target["ResTarget"].get("name") or names[-1]
             found[names[-2] if len(names) > 1 else "", names[-1]] = result
     outputs = []
-    for source, one, name in shown:
+    for source, one, name in protected:
         keys = [found.get((source.alias, key)) or found.get(("", key)) for key in one.key]
         known = [key for key in keys if key is not None]
         if len(known) < len(keys) or len(set(found.values())) < len(found):
             raise StatementRefused(
                 f"DISTINCT would compare ciphertexts of {one.table.full_name}.{one.column.name}, which all differ",
-                "list the primary key's columns by name as well, or leave DISTINCT out",
+                "add the primary key's columns by name, or leave DISTINCT out",
             )
         outputs.append(Output(name, one.table, one.column, tuple(known)))
     return outputs

@@ -1,6 +1,6 @@
-"""What may be asked of protected columns inside a statement: whether they are NULL, how many, and some for equality.
+"""Analysis of expressions: protected columns support tests for NULL, counts, and equality if deterministic.
 
-Everything else that the database would have to compute from ciphertext is refused.
+All other computations on ciphertext are rejected.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ _DISTINCT = {"AEXPR_DISTINCT", "AEXPR_NOT_DISTINCT"}
 
 
 def check(a: Analysis, node: Any, scope: Scope) -> None:
-    """Go through an expression; raises StatementRefused for what cannot be answered from ciphertext."""
+    """Check an expression; raises StatementRefused for a computation on ciphertext."""
     if isinstance(node, list):
         for one in node:
             check(a, one, scope)
@@ -61,7 +61,7 @@ def _null_test(a: Analysis, test: Node, scope: Scope) -> None:
 
 
 def _function(a: Analysis, call: Node, scope: Scope) -> None:
-    """`count(column)` counts what is not NULL, which ciphertext tells as well."""
+    """Allow `count(column)`, which counts values that are not NULL, also of ciphertext."""
     arguments = call.get("args", [])
     counts = call["funcname"][-1]["String"]["sval"] == "count" and not call.get("agg_distinct")
     if counts and len(arguments) == 1 and (ref := reference(arguments[0])) is not None and not path(ref)[1]:
@@ -83,7 +83,7 @@ def _select(a: Analysis, node: Node, scope: Scope) -> None:
 def _comparison(a: Analysis, expression: Node, scope: Scope) -> None:
     kind, left, right = expression["kind"], expression.get("lexpr"), expression.get("rexpr")
     operator = expression["name"][-1]["String"]["sval"] if expression.get("name") else ""
-    fitting = operator in _EQUALITY.get(kind, ()) or kind in _DISTINCT
+    supported = operator in _EQUALITY.get(kind, ()) or kind in _DISTINCT
     for one, other in ((left, right), (right, left)):
         ref = reference(one)
         found = None if ref is None or path(ref)[1] else find(ref, scope)
@@ -91,19 +91,19 @@ def _comparison(a: Analysis, expression: Node, scope: Scope) -> None:
             continue
         if found[1].column.mode is not Mode.DETERMINISTIC:
             raise refusal(found[1].column, found[1].table, "compare")
-        if not fitting or (one is right and kind not in {"AEXPR_OP", *_DISTINCT}):
+        if not supported or (one is right and kind not in {"AEXPR_OP", *_DISTINCT}):
             raise refusal(found[1].column, found[1].table, f"use {operator or 'this operator'} on")
         if one is right and found[1].column.plain_allowed:
-            raise StatementRefused("the column of a comparison is on its right", "write the column first")
+            raise StatementRefused("the column is on the right of the comparison", "write the column first")
         _equality(a, ref, found[1], kind, operator, other)
         return
     check(a, [left, right], scope)
 
 
-def _equality(  # noqa: PLR0913, PLR0917 - a comparison in its parts
+def _equality(  # noqa: PLR0913, PLR0917 - the parts of a comparison
     a: Analysis, ref: Mapping[str, Any], found: Field, kind: str, operator: str, other: Any
 ) -> None:
-    """Compare tags: how the stored value begins with how an equal value would."""
+    """Replace a comparison of values by a comparison of tags: the prefixes of stored and expected value."""
     table, column = found.table, found.column
     start = ref["location"]
     end = a.reference_end(start)
@@ -112,7 +112,7 @@ def _equality(  # noqa: PLR0913, PLR0917 - a comparison in its parts
         b"left(" + name + b", %d)" % TAG_TEXT if column.kind == "text" else b"substr(%b, 1, %d)" % (name, TAG_BYTES)
     )
     operands = _operands(a, other, kind)
-    fitting = []
+    supported = []
     for node in operands:
         value = a.operand(node, column)
         if value is None and kind in {"AEXPR_OP_ANY", "AEXPR_OP_ALL"}:
@@ -122,15 +122,15 @@ def _equality(  # noqa: PLR0913, PLR0917 - a comparison in its parts
                 f"{table.full_name}.{column.name} can be compared with parameters and literals only",
                 "pass the value as a parameter",
             )
-        fitting.append(value)
+        supported.append(value)
     if column.plain_allowed and (kind, operator) != ("AEXPR_OP", "="):
         raise StatementRefused(
-            f"while {table.full_name}.{column.name} may still hold plain values, only = can be asked of it",
-            "ask one by one, or wait until all rows are encrypted",
+            f"while {table.full_name}.{column.name} may contain plain values, it supports only =",
+            "compare with one value at a time, or wait until all rows are encrypted",
         )
     many = kind in {"AEXPR_OP_ANY", "AEXPR_OP_ALL"} and "A_ArrayExpr" not in other
     a.replace(start, end, b"(" + prefix if column.plain_allowed else prefix)
-    for operand, token in fitting:
+    for operand, token in supported:
         tagged = EqualityTagParameter(table, column, operand, many)
         if column.plain_allowed:
             _either(a, name, operand, token.start, tagged)
@@ -139,7 +139,7 @@ def _equality(  # noqa: PLR0913, PLR0917 - a comparison in its parts
 
 
 def _either(a: Analysis, name: bytes, value: Parameter | Constant, start: int, tagged: EqualityTagParameter) -> None:
-    """Also find the rows from before: `(tag = … OR column = value)`."""
+    """Match earlier plain rows as well: `(tag = … OR column = value)`."""
     index = a.index(start)
     token = a.tokens[index]
     end = token.end
@@ -158,7 +158,7 @@ def _operands(_: Analysis, other: Any, kind: str) -> list[Node]:
 
 
 def _array(a: Analysis, node: Node) -> Any:
-    """Return the parameter that an array is, with or without a cast to text[]."""
+    """Return the parameter of an array, with or without a cast to text[]."""
     cast = node.get("TypeCast")
     if cast is not None and cast["typeName"].get("arrayBounds"):
         node = cast["arg"]
