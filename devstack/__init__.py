@@ -1,7 +1,7 @@
-"""The embedded stack: real PostgreSQL, OpenBao and Temporal from pip packages, and our own processes, supervised.
+"""The embedded stack: real PostgreSQL, OpenBao and Temporal from pip packages, and the product's processes, supervised.
 
-Read `servers.base` (what every supervised process can do), then the servers, then `stack.supervisor`, which starts
-them in order and restarts them. `python -m devstack` is the supervisor; `make up` starts it and `stack.control`
-is how the command talks to it. Everything listens on loopback only and keeps its state below `state_dir`.
-For development and evaluation: in production each server is an existing one, named by settings. Linux only.
+Read `servers.base` (a supervised process), then the servers, then `stack.supervisor`, which starts them in order and
+restarts them. `python -m devstack` is the supervisor; `make up` starts it, and `stack.control` communicates with it.
+All servers listen on loopback only and keep their state below `state_dir`.
+For development and evaluation: in production the settings name existing servers. Linux only.
 """

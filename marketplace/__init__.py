@@ -1,7 +1,7 @@
-"""The endpoint a marketplace posts its signed events to, and asks how far a tenant is.
+"""The HTTP API for a marketplace, which posts signed events and reads tenant states, and for agents, which enrol.
 
-Read `app` for its routes, `events.accept` for the one transaction that makes an answer of 202 a promise, and `relay`
-for how the promise is kept while Temporal is down. `events.signature` decides who sent an event and `events.parse` what
-it says; `http.problems` is the table from errors to answers. Agents enrol here too: `enrolment`. This
-process holds no Vault identity: it stores what came in and hands ids to Temporal.
+`app` has the routes. `events.accept` stores an event in one transaction before the response 202, and `relay` delivers
+it to Temporal, even after an outage of Temporal. `events.signature` authenticates the sender and `events.parse` reads
+the event. `http.problems` maps errors to responses. `enrolment` enrols agents. This process has no OpenBao identity: it
+stores requests and passes their ids to Temporal.
 """

@@ -1,4 +1,4 @@
-"""`python -m marketplace`: settings, wiring, serve until SIGTERM."""
+"""`python -m marketplace`: load the settings, wire the process, serve until SIGTERM."""
 
 import asyncio
 import signal
@@ -30,17 +30,17 @@ _GRACE_SECONDS = 10
 
 
 def enrolment_offer(settings: Settings) -> EnrolmentConfig:
-    """Return what agents are told of us, and whose JWTs prove something."""
+    """Return the data that agents receive about the platform, and the issuers of accepted JWTs."""
     host = settings.crypto_name
     crypto = Addresses(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
     return EnrolmentConfig(settings.enrolment_url, settings.regions, crypto, Issuers(settings.workload_issuers))
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until the process is told to stop; running requests are answered first.
+    """Serve until a signal stops the process; running requests are completed first.
 
     Raises:
-        SettingsInvalid: a secret is missing or not one.
+        SettingsInvalid: a secret is missing or malformed.
     """
     folder = settings.secrets
     database = Database(
@@ -66,13 +66,13 @@ async def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        # The source of an audit record must not be a header that the sender wrote.
+        # A header of the sender must not determine the source in an audit record.
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     running = uvicorn.Server(config)
     for stop in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises the signal again once it has stopped; this makes that harmless, so that the rest ends too.
+        # uvicorn raises the signal again after it has stopped; with this handler the cleanup below still runs.
         signal.signal(stop, running.handle_exit)
     try:
         await running.serve()
@@ -81,7 +81,7 @@ async def serve(settings: Settings) -> None:
 
 
 def main() -> int:
-    """Return the exit status: 2 when the settings are refused."""
+    """Return the exit status: 2 for invalid settings."""
     try:
         settings = load_settings()
         configure_logs(settings.log_format, "marketplace")

@@ -1,4 +1,4 @@
-"""The routes. What they decide lies in `signature`, `envelopes` and `acceptance`."""
+"""The routes of the API. `events` and `enrolment` contain the decisions."""
 
 import asyncio
 import hmac
@@ -36,7 +36,7 @@ from workflows.client.workflow_client import WorkflowClient
 
 @dataclass(frozen=True, slots=True)
 class EndpointConfig:
-    """What this endpoint was set up with: who may send, who may look, what may be asked for."""
+    """Settings of the API: secrets of the senders, the token for the status, regions and limits."""
 
     webhook_secrets: Sequence[str]
     token: str
@@ -46,19 +46,19 @@ class EndpointConfig:
     enrolment: EnrolmentConfig
 
 
-def create_app(database: Database, door: WorkflowClient, offer: EndpointConfig) -> FastAPI:
-    """Return the endpoint; the sweep runs for as long as the application does.
+def create_app(database: Database, workflows: WorkflowClient, offer: EndpointConfig) -> FastAPI:
+    """Return the application; the relays run as long as it does.
 
     Raises:
-        SettingsInvalid: a webhook secret is not one.
+        SettingsInvalid: a webhook secret is malformed.
     """
     check = SignatureCheck(offer.webhook_secrets)
     transactions = DatabaseExecutor()
     queries = PlatformQueries(database)
-    sweep = EventRelay(database, queries, door, transactions)
-    # Threads of their own, so that a flood of enrolments holds up no event.
+    sweep = EventRelay(database, queries, workflows, transactions)
+    # Separate threads, so that a flood of enrolments delays no event.
     enrolment_transactions = DatabaseExecutor(ENROLMENT_THREADS)
-    enrolments = EnrolmentRelay(database, queries, door, enrolment_transactions)
+    enrolments = EnrolmentRelay(database, queries, workflows, enrolment_transactions)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -107,7 +107,7 @@ def create_app(database: Database, door: WorkflowClient, offer: EndpointConfig) 
 
     @app.get("/v1/tenants/{tenant_id}", response_model=StatusAnswer, **openapi.TENANT)
     async def show_tenant(request: Request, tenant_id: str) -> Response:
-        _admit(request, offer.token)
+        _require_token(request, offer.token)
         row, steps = await transactions.run(partial(look_up, database, parse_tenant_id(tenant_id)))
         shown = status_answer(row, steps, offer.base_url)
         return JSONResponse(shown.model_dump(mode="json"), headers={"cache-control": "no-store"})
@@ -125,9 +125,9 @@ def create_app(database: Database, door: WorkflowClient, offer: EndpointConfig) 
     return app
 
 
-def _admit(request: Request, token: str) -> None:
+def _require_token(request: Request, token: str) -> None:
     scheme, _, sent = request.headers.get("authorization", "").partition(" ")
-    # Compared as bytes: compare_digest refuses text beyond ASCII.
+    # Compared as bytes: compare_digest rejects text with non-ASCII characters.
     if scheme.lower() != "bearer" or not hmac.compare_digest(sent.encode(), token.encode()):
         raise Unauthorized
 
@@ -146,6 +146,6 @@ async def _refuse_route(_request: Request, refused: Exception) -> Response:
         status,
         phrase.replace(" ", "_"),
         phrase,
-        "see /docs for what this endpoint answers to",
+        "see /docs for the routes of this API",
         getattr(refused, "headers", None),
     )

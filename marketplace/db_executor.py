@@ -1,4 +1,4 @@
-"""Transactions off the event loop, and a short memory of a database that is down."""
+"""Threads for transactions, outside the event loop, with a short memory of an unavailable database."""
 
 import asyncio
 import time
@@ -11,8 +11,8 @@ from core.errors.platform import DatabaseUnavailable
 
 THREADS = 8
 ENROLMENT_THREADS = 4
-"""Together as many as the pool has connections: a thread never waits for another's."""
-_REST_SECONDS = 0.5
+"""Together the number of connections in the pool: a thread never waits for a connection of another."""
+_RETRY_SECONDS = 0.5
 
 Result = TypeVar("Result")
 
@@ -23,16 +23,16 @@ class DatabaseExecutor:
         self._down_until = 0.0
 
     async def run(self, work: Callable[[], Result]) -> Result:
-        """Run `work` in a thread and return what it returns.
+        """Run `work` in a thread and return its result.
 
-        Finding out that a database is down takes seconds. Those who queue behind the one that found out are told at
-        once, so that a burst meets an answer of 503 and not a wall of time-outs.
+        Detection of an unavailable database takes seconds. Work that is queued behind the failed one fails at once, so
+        that a burst receives 503 instead of timeouts.
         """
-        # With the caller's context: the correlation id goes along into the transaction.
+        # In the caller's context, so that the transaction has the correlation id.
         return await asyncio.get_running_loop().run_in_executor(self._executor, copy_context().run, self._attempt, work)
 
     def close(self) -> None:
-        """Let running transactions end and take no more."""
+        """Wait for running transactions and accept no more."""
         self._executor.shutdown(cancel_futures=True)
 
     def _attempt(self, work: Callable[[], Result]) -> Result:
@@ -41,5 +41,5 @@ class DatabaseExecutor:
         try:
             return work()
         except DatabaseUnavailable:
-            self._down_until = time.monotonic() + _REST_SECONDS
+            self._down_until = time.monotonic() + _RETRY_SECONDS
             raise

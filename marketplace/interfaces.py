@@ -1,1 +1,1 @@
-"""What this process needs of the others: the door into Temporal, and its part of the database."""
+"""Dependencies on other components: the workflow client and the database."""

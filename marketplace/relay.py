@@ -1,7 +1,7 @@
-"""Nothing accepted is ever lost: what is stored reaches Temporal, now or when Temporal is back.
+"""Delivery of stored requests to Temporal, now or after an outage, so that no accepted request is lost.
 
-What was accepted is offered right after its answer. What could not be handed over, by this process or by one that died,
-is found in the database by a round every few seconds, the first one at start. Handing over twice is harmless.
+A request is passed on right after its response. Requests that this process or a crashed one could not pass on are found
+in the database by a sweep every few seconds, first at the start. A repeated delivery has no effect.
 """
 
 import asyncio
@@ -20,53 +20,53 @@ _INTERVAL_SECONDS = 2.0
 _SLOWEST_SECONDS = 5.0
 _BATCH = 500
 _AT_ONCE = 32
-_REFUSED_REST_SECONDS = 10.0
+_RETRY_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
 
 Waiting = tuple[str, str, str, str]
-"""Tenant id, id of what waits, region, and what else it takes to hand it over."""
+"""Tenant id, id of the request, region, and one more value that the relay needs."""
 
 
 class WorkflowRelay(ABC):
     def __init__(self, transactions: DatabaseExecutor) -> None:
         self._transactions = transactions
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_AT_ONCE)
         self._running: dict[Waiting, asyncio.Task[None]] = {}
         self._handed_over: set[Waiting] = set()
-        """Since the last round began: what a round reads may be out of date before it comes to it."""
+        """Since the start of the last round, because its query may be out of date when a request is reached."""
         self._refused: dict[Waiting, float] = {}
         self._temporal_down = False
 
     @abstractmethod
     def find(self, limit: int) -> Sequence[Waiting]:
-        """Return what waits, oldest first; runs in a thread."""
+        """Return pending requests, oldest first; runs in a thread."""
 
     @abstractmethod
     async def hand_over(self, waiting: Waiting) -> None:
-        """Hand over and note that it was; raises TemporalUnavailable, DatabaseUnavailable."""
+        """Deliver a request and record that; raise TemporalUnavailable, DatabaseUnavailable."""
 
     def offer(self, waiting: Waiting) -> None:
-        """Hand over what was just stored without making anybody wait; a Temporal known to be down is for the rounds."""
+        """Start delivery of a new request in the background; leave it to the sweep while Temporal is unavailable."""
         if not self._temporal_down:
             self._start(waiting)
 
     async def run(self) -> None:
-        """Sweep until cancelled; slower while something is down."""
+        """Sweep until cancelled; slower during an outage."""
         pause = _INTERVAL_SECONDS
         while True:
             try:
                 await self._round()
                 pause = _INTERVAL_SECONDS
             except (TemporalUnavailable, DatabaseUnavailable) as down:
-                _log.warning("accepted requests wait", code=down.code)
+                _log.warning("accepted requests are delayed", code=down.code)
                 pause = min(pause * 1.5, _SLOWEST_SECONDS)
-            except Exception:  # noqa: BLE001 - an end of the sweep would lose requests silently
-                _log.exception("a sweep failed")
+            except Exception:  # noqa: BLE001 - if the sweep ended, requests would be lost silently
+                _log.exception("sweep failed")
             await asyncio.sleep(pause)
 
     async def close(self) -> None:
-        """Stop what is being handed over; the database still knows it."""
+        """Cancel running deliveries; the requests remain in the database."""
         running = tuple(self._running.values())
         for task in running:
             task.cancel()
@@ -75,7 +75,7 @@ class WorkflowRelay(ABC):
     async def _round(self) -> None:
         now = time.monotonic()
         self._refused = {waiting: until for waiting, until in self._refused.items() if until > now}
-        # Refused ones are asked for on top, so that they never fill the batch and starve the rest.
+        # The limit grows by the number of failed requests, so that they never fill the batch.
         limit = _BATCH + len(self._refused)
         self._handed_over.clear()
         found = await self._transactions.run(partial(self.find, limit))
@@ -91,13 +91,13 @@ class WorkflowRelay(ABC):
     def _start(self, waiting: Waiting) -> asyncio.Task[None]:
         task = self._running.get(waiting)
         if task is None:
-            task = asyncio.create_task(self._take_place(waiting))
+            task = asyncio.create_task(self._deliver(waiting))
             self._running[waiting] = task
             task.add_done_callback(partial(self._ended, waiting))
         return task
 
-    async def _take_place(self, waiting: Waiting) -> None:
-        async with self._places:
+    async def _deliver(self, waiting: Waiting) -> None:
+        async with self._slots:
             await self.hand_over(waiting)
 
     def _ended(self, waiting: Waiting, task: asyncio.Task[None]) -> None:
@@ -112,8 +112,8 @@ class WorkflowRelay(ABC):
         elif isinstance(failed, DatabaseUnavailable):
             return
         elif isinstance(failed, PlatformError):
-            self._refused[waiting] = time.monotonic() + _REFUSED_REST_SECONDS
-            _log.warning("an accepted request waits", tenant_id=waiting[0], request=waiting[1], code=failed.code)
+            self._refused[waiting] = time.monotonic() + _RETRY_SECONDS
+            _log.warning("accepted request is delayed", tenant_id=waiting[0], request=waiting[1], code=failed.code)
         else:
-            self._refused[waiting] = time.monotonic() + _REFUSED_REST_SECONDS
-            _log.error("an accepted request was not taken", tenant_id=waiting[0], request=waiting[1], exc_info=failed)
+            self._refused[waiting] = time.monotonic() + _RETRY_SECONDS
+            _log.error("delivery of a request failed", tenant_id=waiting[0], request=waiting[1], exc_info=failed)

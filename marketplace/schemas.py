@@ -1,4 +1,4 @@
-"""What the endpoint answers with, as models: they are the OpenAPI page too."""
+"""Models of the responses, which the OpenAPI document contains."""
 
 from datetime import datetime
 
@@ -12,7 +12,7 @@ from database.tenants import TenantRow
 
 
 class EventAnswer(BaseModel):
-    """The event is stored and will be acted on. `status_url` is answered to the marketplace's token only."""
+    """The event is stored and will take effect. `status_url` requires the marketplace's token."""
 
     tenant_id: str
     state: State
@@ -22,7 +22,7 @@ class EventAnswer(BaseModel):
 
 
 class StepAnswer(BaseModel):
-    """One numbered step of the newest operation; `attempts` counts tries that failed so far."""
+    """One numbered step of the newest operation; `attempts` counts failed attempts."""
 
     number: int
     name: str
@@ -34,7 +34,7 @@ class StepAnswer(BaseModel):
 
 
 class StatusAnswer(BaseModel):
-    """How far a tenant is; `ready_seconds` counts from the stored event, and is null until the tenant was ready."""
+    """The state of a tenant; `ready_seconds` counts from the stored event and is null until the tenant was ready."""
 
     tenant_id: str
     organization: str
@@ -60,7 +60,7 @@ class ProblemAnswer(BaseModel):
 
 
 def status_answer(row: TenantRow, steps: list[StepRow], base_url: str) -> StatusAnswer:
-    """Return what the marketplace may show of a tenant; why a step failed is the operators' business."""
+    """Return the data that the marketplace can see of a tenant; the reason for a failed step is not part of it."""
     url = dashboard_url(base_url, row.tenant_id)
     ready = row.state is State.ACTIVE
     return StatusAnswer(
@@ -95,8 +95,8 @@ class RegionAnswer(BaseModel):
     kmip: str
 
 
-class EnrolmentWaysAnswer(BaseModel):
-    """Where and with what agents enrol."""
+class EnrolmentOptionsAnswer(BaseModel):
+    """The URL and the attestations for enrolment."""
 
     url: str
     proofs: list[str]
@@ -105,18 +105,18 @@ class EnrolmentWaysAnswer(BaseModel):
 
 
 class DiscoveryAnswer(BaseModel):
-    """Public facts. `ca` is the root of the crypto service's certificate; `ca_sha256` is of its DER form."""
+    """Public data. `ca` is the root of the crypto service's certificate; `ca_sha256` is the hash of its DER form."""
 
     service: str
     versions: dict[str, list[str]]
     regions: list[RegionAnswer]
     ca: str
     ca_sha256: str
-    enrolment: EnrolmentWaysAnswer
+    enrolment: EnrolmentOptionsAnswer
 
 
 class EnrolmentAnswer(BaseModel):
-    """The enrolment is stored and will be acted on. The ticket reads its result and does nothing else."""
+    """The enrolment is stored and will take effect. The ticket permits only reading its result."""
 
     enrolment_id: str
     ticket: str
@@ -130,8 +130,8 @@ class EnrolmentProblem(BaseModel):
     hint: str
 
 
-class StandingAnswer(BaseModel):
-    """How an enrolment stands. `chain` is what lies above the certificate and ends in `ca`."""
+class EnrolmentStatusAnswer(BaseModel):
+    """The status of an enrolment. `chain` contains the issuers of the certificate and ends with `ca`."""
 
     state: str
     tenant_id: str

@@ -1,6 +1,6 @@
-"""Plays the platform's marketplace towards our endpoint: signs the event of the one click, posts it, reads the status.
+"""Simulation of the platform's marketplace: signs and posts the event of the enable button, and reads the status.
 
-`sender.MarketplaceClient` is all there is. The `python -m devstack enable` command and the dashboard's development page use it; a
-platform has a marketplace of its own, so nothing of the product depends on this package. It knows no settings, reads no
-secret file, and sees of a tenant what the endpoint tells its marketplace.
+`client.MarketplaceClient` is the interface, for the command `python -m devstack enable` and the development page. A
+platform has its own marketplace, so the product does not depend on this package. The client reads no settings and no
+secret files, and sees of a tenant only what the endpoint reports to its marketplace.
 """

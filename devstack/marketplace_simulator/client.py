@@ -1,4 +1,4 @@
-"""The marketplace endpoint as its own sender sees it."""
+"""Client of the marketplace endpoint, with the rights of a marketplace."""
 
 import json
 import uuid
@@ -16,11 +16,11 @@ _REQUEST_SECONDS = 15.0
 
 
 class EnableRefused(OpenKcmError):
-    """The endpoint refused the event or the look; carries the endpoint's own code and hint."""
+    """The endpoint rejected the event or the status request; contains the endpoint's code and hint."""
 
     def __init__(self, code: str, message: str, hint: str) -> None:
         super().__init__(message, hint)
-        self.code = code  # type: ignore[misc] # the answer brings its code with it
+        self.code = code  # type: ignore[misc] # the code of the response
 
 
 def _utc_now() -> datetime:
@@ -28,20 +28,20 @@ def _utc_now() -> datetime:
 
 
 class MarketplaceClient:
-    """Safe to share between threads."""
+    """Thread-safe."""
 
     def __init__(self, url: str, webhook_secret: str, token: str, now: Callable[[], datetime] = _utc_now) -> None:
-        """Take the endpoint's address, a secret it knows (`whsec_` and base64) and the token for its status.
+        """Take the endpoint's address, one of its webhook secrets (`whsec_` and base64) and its status token.
 
         Raises:
-            SettingsInvalid: the secret is not one.
+            SettingsInvalid: the secret is invalid.
         """
         try:
             self._signer = Webhook(webhook_secret)
-        except Exception:  # noqa: BLE001 - the library raises several kinds, and their texts may quote the secret
+        except Exception:  # noqa: BLE001 - the library raises several types, whose texts may quote the secret
             raise SettingsInvalid("the first webhook secret is not base64", "write it as whsec_ and base64") from None
         self._now = now
-        # No proxy from the environment: the endpoint is named by the settings, in the embedded stack on loopback.
+        # Use no proxy from the environment: the settings name the endpoint, in the embedded stack on loopback.
         self._client = httpx2.Client(
             base_url=url,
             headers={"authorization": f"Bearer {token}"},
@@ -54,11 +54,11 @@ class MarketplaceClient:
         self._client.close()
 
     def enable(self, tenant_id: str, organization: str, region: str) -> None:
-        """Send the event under an id of its own: the tenant's workflow ignores an enable of what is enabled.
+        """Send the event with a new id: the tenant's workflow ignores an enable event for an enabled tenant.
 
         Raises:
-            EnableRefused: the endpoint's own refusal.
-            ComponentFailed: it does not answer.
+            EnableRefused: the endpoint rejected the event.
+            ComponentFailed: the endpoint does not respond.
         """
         now = self._now()
         event = {
@@ -76,22 +76,25 @@ class MarketplaceClient:
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": self._signer.sign(event_id, now, body),
         }
-        self._ask("POST", "/v1/events", content=body, headers=headers)
+        self._request("POST", "/v1/events", content=body, headers=headers)
 
     def status(self, tenant_id: str) -> dict[str, Any]:
-        """Return the endpoint's status document of a tenant; raises as `enable`, `tenant_unknown` among the codes."""
-        return self._ask("GET", f"/v1/tenants/{tenant_id}")
+        """Return the endpoint's status document of a tenant; raises as `enable`, also for `tenant_unknown`."""
+        return self._request("GET", f"/v1/tenants/{tenant_id}")
 
-    def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+    def _request(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         try:
             answer = self._client.request(method, path, **request)
             document = answer.json()
         except (httpx2.HTTPError, ValueError):
             raise ComponentFailed(
-                "the marketplace endpoint does not answer", "see whether it runs: make status"
+                "the marketplace endpoint does not answer", "check whether it runs: make status"
             ) from None
         if not isinstance(document, dict):
-            raise ComponentFailed("the marketplace endpoint answers something else", "see what runs there: make status")
+            raise ComponentFailed(
+                "the server at the marketplace address is not the endpoint",
+                "check which server runs there: make status",
+            )
         if not answer.is_success:
             raise EnableRefused(
                 str(document.get("code", "refused")),

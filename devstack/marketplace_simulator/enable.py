@@ -1,4 +1,4 @@
-"""`python -m devstack enable`: plays the marketplace, event and signature included, and waits for the answer's promise."""
+"""`python -m devstack enable`: simulates the marketplace with a signed event, and waits for the provisioning."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -23,12 +23,12 @@ _LONGEST_PAUSE_SECONDS = 0.5
 _PAUSE_GROWTH = 1.15
 
 Progress = Callable[[dict[str, Any]], None]
-"""Takes the status document each time it was read."""
+"""Receives the status document after each read."""
 
 
 class ProvisioningFailed(OpenKcmError):
     code = "provisioning_failed"
-    message = "the tenant could not be prepared"
+    message = "the tenant could not be provisioned"
 
     def __init__(self, tenant_id: str) -> None:
         super().__init__(hint=f"openkcmctl tenant show {tenant_id}, then openkcmctl tenant retry {tenant_id}")
@@ -39,11 +39,11 @@ class NotReadyInTime(OpenKcmError):
     message = "the tenant is not ready yet"
 
     def __init__(self, tenant_id: str) -> None:
-        super().__init__(hint=f"nothing is lost and it goes on by itself; see openkcmctl tenant show {tenant_id}")
+        super().__init__(hint=f"provisioning continues automatically; see openkcmctl tenant show {tenant_id}")
 
 
 def open_sender(settings: Settings) -> MarketplaceClient:
-    """Return the sender that the settings and secrets describe, which the caller closes."""
+    """Return a client with the configured address and secrets, which the caller closes."""
     folder = settings.secrets
     return MarketplaceClient(
         settings.marketplace_url,
@@ -60,8 +60,8 @@ def wait_until_active(source: StatusSource, tenant_id: str, seconds: float, prog
     """Return the status of a tenant once it is active.
 
     Raises:
-        ProvisioningFailed: it failed.
-        NotReadyInTime: it is still on its way after `seconds`.
+        ProvisioningFailed: provisioning failed.
+        NotReadyInTime: provisioning has not ended after `seconds`.
     """
     end, pause = time.monotonic() + seconds, _FIRST_PAUSE_SECONDS
     while True:
@@ -78,16 +78,16 @@ def wait_until_active(source: StatusSource, tenant_id: str, seconds: float, prog
 
 
 @contextmanager
-def _shown(console: Console) -> Iterator[Progress]:
-    """Print each step once, when it is done or the first time it had to be tried again."""
-    said: set[tuple[str, str]] = set()
+def _printed_steps(console: Console) -> Iterator[Progress]:
+    """Print each step once, when it is complete or first retried."""
+    printed: set[tuple[str, str]] = set()
 
     def show(status: dict[str, Any]) -> None:
         for step in status["steps"]:
             key = (step["name"], step["state"])
-            if step["state"] == StepState.PENDING or key in said:
+            if step["state"] == StepState.PENDING or key in printed:
                 continue
-            said.add(key)
+            printed.add(key)
             sign = {StepState.DONE: "✓", StepState.FAILED: "✗"}.get(step["state"], "…")
             console.print(f"{sign} {step['title']}", highlight=False)
 
@@ -99,16 +99,16 @@ def register(app: typer.Typer) -> None:
     app.command()(enable)
 
 
-def enable(  # noqa: PLR0913 - one parameter an option
-    tenant: Annotated[str, typer.Argument(help="The marketplace account id.")],
-    organization: Annotated[str, typer.Option(help="The customer's name.")],
-    region: Annotated[str, typer.Option(help="Where the tenant lives, for good.")],
+def enable(  # noqa: PLR0913 - one parameter for each option
+    tenant: Annotated[str, typer.Argument(help="Account id in the marketplace")],
+    organization: Annotated[str, typer.Option(help="Name of the customer")],
+    region: Annotated[str, typer.Option(help="Region of the tenant; it cannot be changed later")],
     *,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the tenant is active.")] = False,
-    timeout: Annotated[float, typer.Option(help="Longest wait, seconds.", min=0.0)] = 240.0,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the tenant is active")] = False,
+    timeout: Annotated[float, typer.Option(help="Maximum wait in seconds", min=0.0)] = 240.0,
     as_json: output.AsJson = False,
 ) -> None:
-    """Enable OpenKCM for an account, as the marketplace's one click does."""
+    """Enable OpenKCM for an account, as a click in the marketplace does."""
     tenant_id = parse_tenant_id(tenant)
     marketplace = open_sender(load_settings())
     try:
@@ -119,32 +119,32 @@ def enable(  # noqa: PLR0913 - one parameter an option
         elif as_json:
             status = wait_until_active(marketplace, tenant_id, timeout, lambda _status: None)
         else:
-            with _shown(output.progress) as progress:
+            with _printed_steps(output.progress) as progress:
                 status = wait_until_active(marketplace, tenant_id, timeout, progress)
     finally:
         marketplace.close()
     output.answer(
         {name: status[name] for name in ("tenant_id", "state", "ready_seconds", "dashboard_url")},
         as_json=as_json,
-        show=lambda console: console.print(_told(status, organization), markup=False, highlight=False),
+        show=lambda console: console.print(_result_line(status, organization), markup=False, highlight=False),
     )
 
 
 def _refuse_other_organization(source: StatusSource, tenant_id: str, organization: str) -> None:
-    """Refuse a name that the endpoint would ignore: it takes the organization from a tenant's first event alone."""
+    """Reject a name that the endpoint would ignore: only a tenant's first event sets its organization."""
     try:
         known = source.status(tenant_id)
     except EnableRefused as refused:
         if refused.code != TenantUnknown.code:
             raise
         return
-    # The name of a tenant that leaves is erased; whether it can be enabled is for the endpoint to decide.
+    # The name of an offboarded tenant is erased; the endpoint decides whether it can be enabled.
     if known["state"] not in {State.LEAVING, State.OFFBOARDED} and known["organization"] != organization:
         raise TenantConflict(
             f"the tenant exists with the organization {known['organization']}",
-            "a tenant keeps the organization it was enabled with; give that name, or offboard the tenant first",
+            "the organization of a tenant cannot be changed; use that name, or offboard the tenant first",
         )
 
 
-def _told(status: dict[str, Any], organization: str) -> str:
+def _result_line(status: dict[str, Any], organization: str) -> str:
     return str(status["announcement"] or f"OpenKCM is being provisioned for {organization}")

@@ -1,9 +1,7 @@
-"""The platform's marketplace, played for development: one click sends the real signed event to the real endpoint.
+"""A simulated platform marketplace for development: the button sends a real signed event to the real endpoint.
 
-Nobody is signed in here, so it shows what the endpoint tells the marketplace of an account and nothing else.
-
-Where the development marketplace page stands. Nobody is signed in there, so it is no `PageContext` and sees no
-database.
+The page has no signed-in user, no `PageContext` and no database. It shows only what the endpoint reports to the
+marketplace about an account.
 """
 
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from devstack.marketplace_simulator import view
 from devstack.marketplace_simulator.client import MarketplaceClient
 from openkcm.errors import OpenKcmError
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _ANOTHER = "Another account"
 _REFUSED = "marketplace-refused"
 _CLICKED = "marketplace-clicked"
@@ -27,7 +25,7 @@ _CLICKED = "marketplace-clicked"
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """What the page plays the platform's marketplace with; `regions` are those in which OpenKCM is offered."""
+    """The client and settings of the simulated marketplace; `regions` are those that offer OpenKCM."""
 
     sender: MarketplaceClient
     regions: tuple[str, ...]
@@ -36,11 +34,11 @@ class Market:
 
 
 def draw(market: Market) -> None:
-    """Draw the marketplace with its one offer."""
+    """Draw the marketplace with its only offer."""
     st.title("Marketplace")
     st.warning(
-        "This page plays your platform's marketplace so that you can try OpenKCM. It is not part of the product,"
-        " asks nobody to sign in, and is there in development only.",
+        "This page simulates your platform's marketplace for a trial of OpenKCM. It is not part of the product,"
+        " requires no sign-in, and exists in development only.",
         title="Development page",
         icon=":material/construction:",
     )
@@ -53,11 +51,11 @@ def draw(market: Market) -> None:
         st.subheader(view.SERVICE)
         st.markdown("  \n".join(f":green[✓] {detail}" for detail in view.DETAILS))
         if account is not None:
-            _draw_standing(market, account, region)
+            _draw_status(market, account, region)
 
 
 def _draw_account() -> view.Account | None:
-    """Return whose account it is; None while it cannot be one, which is said."""
+    """Return the selected account; None while the input is incomplete or invalid."""
     labels = {account.label: account for account in view.ACCOUNTS}
     chosen = st.radio("Your account on the platform", [*labels, _ANOTHER], key="marketplace-account")
     if chosen in labels:
@@ -75,36 +73,36 @@ def _draw_account() -> view.Account | None:
     return view.Account(tenant_id, organization)
 
 
-def _draw_standing(market: Market, account: view.Account, region: str) -> None:
+def _draw_status(market: Market, account: view.Account, region: str) -> None:
     refused = st.session_state.pop(_REFUSED, None)
     if refused is not None:
         st.error(refused, icon=":material/error:")
     try:
-        standing = _look(market, account)
+        standing = _read_status(market, account)
     except OpenKcmError as failed:
-        st.error(f"Nothing can be enabled now: {said(failed)}", icon=":material/cloud_off:")
+        st.error(f"OpenKCM cannot be enabled now. {said(failed)}", icon=":material/cloud_off:")
         return
     match standing.stage:
         case view.Stage.OFFERED:
-            _draw_click(market, account, region, "Enable OpenKCM")
+            _draw_enable_button(market, account, region, "Enable OpenKCM")
         case view.Stage.PREPARING:
-            st.fragment(_draw_progress, run_every=_LOOK_SECONDS)(market, account)
+            st.fragment(_draw_progress, run_every=_POLL_SECONDS)(market, account)
         case view.Stage.ENABLED:
-            # It is often ready before anybody has read what the click was answered with.
+            # The tenant is often ready before the first response was read.
             if st.session_state.get(_CLICKED) == account.tenant_id:
                 st.text(view.confirmation(standing.organization))
             _draw_enabled(standing)
         case view.Stage.FAILED:
-            _draw_said(standing)
-            st.caption("Nothing is lost. Enabling again asks for another try, as an operator can too.")
-            _draw_click(market, account, region, "Enable OpenKCM again")
+            _draw_unavailable(standing)
+            st.caption("No data is lost. Enabling OpenKCM again retries the provisioning; so can an operator.")
+            _draw_enable_button(market, account, region, "Enable OpenKCM again")
         case view.Stage.LEFT:
-            _draw_said(standing)
+            _draw_unavailable(standing)
             st.caption("To use OpenKCM again, enable it for another account.")
 
 
-def _draw_click(market: Market, account: view.Account, region: str, label: str) -> None:
-    st.caption(f"For account {account.tenant_id} in {region}. Your environment is promised within three minutes.")
+def _draw_enable_button(market: Market, account: view.Account, region: str, label: str) -> None:
+    st.caption(f"For account {account.tenant_id} in {region}. The target is a ready environment within 3 minutes.")
     if st.button(label, type="primary", icon=":material/bolt:", key=f"marketplace-enable-{account.tenant_id}"):
         try:
             market.sender.enable(account.tenant_id, account.organization, region)
@@ -116,12 +114,13 @@ def _draw_click(market: Market, account: view.Account, region: str, label: str) 
 
 
 def _draw_progress(market: Market, account: view.Account) -> None:
-    """Draw how far it is, again and again until it has ended one way or the other."""
+    """Draw the progress of the provisioning repeatedly until it ends."""
     try:
-        standing = _look(market, account)
+        standing = _read_status(market, account)
     except OpenKcmError as failed:
         st.warning(
-            f"How far it is cannot be seen now; it goes on by itself. {said(failed)}", icon=":material/cloud_off:"
+            f"The progress is not available now; provisioning continues automatically. {said(failed)}",
+            icon=":material/cloud_off:",
         )
         return
     if standing.stage is not view.Stage.PREPARING:
@@ -131,12 +130,12 @@ def _draw_progress(market: Market, account: view.Account) -> None:
     for step in standing.steps:
         st.markdown(f"{step.icon} {step.text}")
     if standing.late:
-        st.warning("It takes longer than promised.", icon=":material/hourglass_bottom:")
+        st.warning("Provisioning takes longer than 3 minutes.", icon=":material/hourglass_bottom:")
         st.text(standing.late)
 
 
 def _draw_enabled(standing: view.Standing) -> None:
-    st.success("Enabled: there is nothing more to click.", icon=":material/check_circle:")
+    st.success("Enabled: no further action is required.", icon=":material/check_circle:")
     st.text(standing.title)
     st.caption(standing.detail)
     if standing.message:
@@ -150,7 +149,7 @@ def _draw_enabled(standing: view.Standing) -> None:
     )
 
 
-def _draw_said(standing: view.Standing) -> None:
+def _draw_unavailable(standing: view.Standing) -> None:
     st.error("OpenKCM is not available for this account now.", icon=":material/error:")
     st.text(standing.title)
     st.caption(standing.detail)
@@ -158,7 +157,7 @@ def _draw_said(standing: view.Standing) -> None:
         st.text(standing.message)
 
 
-def _look(market: Market, account: view.Account) -> view.Standing:
+def _read_status(market: Market, account: view.Account) -> view.Standing:
     status: dict[str, Any] | None
     try:
         status = market.sender.status(account.tenant_id)

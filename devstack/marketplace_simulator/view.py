@@ -1,4 +1,4 @@
-"""What the development marketplace shows of an account: the offer, how far the tenant is, and what happens now."""
+"""The content of the development marketplace for an account: offer, progress, and next action."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _LONGEST_ORGANIZATION = 200
 
 
 class Stage(StrEnum):
-    """What the account's owner can do next."""
+    """The state of the account from the view of its owner."""
 
     OFFERED = "offered"
     PREPARING = "preparing"
@@ -51,7 +51,7 @@ _SIGNS = {
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who clicks: a customer of the platform."""
+    """A customer account of the platform."""
 
     tenant_id: str
     organization: str
@@ -72,7 +72,7 @@ class StepLine:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far an account is. `done` of all steps, from 0 to 1; `message` is what its owner was told."""
+    """The state of an account. `done` is the share of complete steps, 0 to 1; `message` was sent to its owner."""
 
     stage: Stage
     organization: str
@@ -86,20 +86,20 @@ class Standing:
 
 
 def account_problem(tenant_id: str, organization: str) -> str:
-    """Return what is wrong with a typed account, nothing when it can be enabled."""
+    """Return what is wrong with a typed account, empty if it can be enabled."""
     try:
         parse_tenant_id(tenant_id)
     except IllegalTenantId as refused:
-        return f"“{tenant_id}” cannot be an account id: use {refused.hint}"
+        return f"“{tenant_id}” is not a valid account id: use {refused.hint}"
     if not organization:
-        return "Say the organization's name: it is in every message to the customer"
+        return "Enter the name of the organization; every message to the customer contains it"
     if len(organization) > _LONGEST_ORGANIZATION:
         return f"The organization's name is longer than {_LONGEST_ORGANIZATION} characters"
     return ""
 
 
 def standing(status: Mapping[str, Any] | None, promise_seconds: float, now: datetime) -> Standing:
-    """Return what to show for the endpoint's status document, None while the account never enabled anything."""
+    """Return the view of the endpoint's status document, None for an account that was never enabled."""
     if status is None:
         return Standing(Stage.OFFERED, "", "", "", "", "", "")
     state, organization, url = State(status["state"]), str(status["organization"]), str(status["dashboard_url"])
@@ -122,7 +122,7 @@ def standing(status: Mapping[str, Any] | None, promise_seconds: float, now: date
 
 
 def confirmation(organization: str) -> str:
-    """Return what the click is answered with."""
+    """Return the text of the response to the enable button."""
     return f"OpenKCM is being provisioned for {organization}"
 
 
@@ -130,8 +130,8 @@ def _title(stage: Stage, organization: str) -> str:
     return {
         Stage.PREPARING: confirmation(organization),
         Stage.ENABLED: f"OpenKCM is enabled for {organization}",
-        Stage.FAILED: f"OpenKCM could not be prepared for {organization}",
-    }.get(stage, f"{organization} has left OpenKCM")
+        Stage.FAILED: f"OpenKCM could not be provisioned for {organization}",
+    }.get(stage, f"{organization} was offboarded")
 
 
 def _detail(status: Mapping[str, Any], stage: Stage, state: State, waited: float) -> str:
@@ -139,7 +139,7 @@ def _detail(status: Mapping[str, Any], stage: Stage, state: State, waited: float
         return f"{words.span(waited)} since the click"
     if stage is Stage.LEFT:
         return (
-            "The account is leaving." if state is State.LEAVING else "Its keys are gone and its id is never used again."
+            "Offboarding is in progress." if state is State.LEAVING else "All keys are destroyed. The id is not reused."
         )
     ready = status["ready_seconds"]
     took = "" if ready is None else f" · ready {words.span(ready)} after the click"
@@ -154,12 +154,12 @@ def _message(status: Mapping[str, Any], stage: Stage, organization: str, url: st
 
 def _step(title: str, step: Mapping[str, Any]) -> StepLine:
     state = StepState(step.get("state", StepState.PENDING))
-    said = ""
+    suffix = ""
     if state is StepState.DONE and step["started_at"] and step["finished_at"]:
         took = datetime.fromisoformat(step["finished_at"]) - datetime.fromisoformat(step["started_at"])
-        said = f" · {words.span(took.total_seconds())}"
+        suffix = f" · {words.span(took.total_seconds())}"
     elif state is StepState.RETRYING:
-        said = f" · being tried again after {words.count(step['attempts'], 'failed try', 'failed tries')}"
+        suffix = f" · retrying after {words.count(step['attempts'], 'failed attempt', 'failed attempts')}"
     elif state is StepState.FAILED:
-        said = " · failed"
-    return StepLine(_SIGNS[state], f"{title}{said}")
+        suffix = " · failed"
+    return StepLine(_SIGNS[state], f"{title}{suffix}")

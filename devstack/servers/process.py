@@ -1,7 +1,7 @@
-"""Which process is ours: a pid alone proves nothing, because the kernel gives it to somebody else after a while.
+"""Identity of processes: a pid alone is not enough, because the kernel reuses it for other processes.
 
-A process is identified by its pid together with the boot it ran under and the moment it was started. Nothing in this
-package signals a process whose identity it has not compared first.
+A process is identified by its pid, its boot and its start time. This package never sends a signal to a process without
+comparing its identity first.
 """
 
 import json
@@ -14,8 +14,8 @@ from pathlib import Path
 
 _STATE = 0
 _STARTED = 19
-"""Places in /proc/<pid>/stat behind the command's closing parenthesis (proc(5): fields 3 and 22)."""
-_GONE = frozenset("ZX")
+"""Positions in /proc/<pid>/stat after the command's closing parenthesis (proc(5): fields 3 and 22)."""
+_ENDED_STATES = frozenset("ZX")
 _AUTOGROUP_TRIES, _AUTOGROUP_SECONDS = 20, 0.11
 
 
@@ -33,7 +33,7 @@ class Identity:
         write_atomically(path, json.dumps(asdict(self)))
 
     def end(self, first: signal.Signals, patience: float) -> None:
-        """Signal the process, then kill it when it is still there after `patience` seconds."""
+        """Send a signal, then kill the process if it still exists after `patience` seconds."""
         for send, seconds in ((first, patience), (signal.SIGKILL, 10.0)):
             if self.alive:
                 with suppress(ProcessLookupError):
@@ -42,28 +42,28 @@ class Identity:
 
 
 def identify(pid: int) -> Identity | None:
-    """Return the identity of a living process; None for a dead one, a zombie included."""
+    """Return the identity of a living process; None for a dead one or a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return None
     fields = stat.rpartition(")")[2].split()
-    return None if fields[_STATE] in _GONE else Identity(pid, int(fields[_STARTED]), boot)
+    return None if fields[_STATE] in _ENDED_STATES else Identity(pid, int(fields[_STARTED]), boot)
 
 
 def lower_priority(pid: int, niceness: int) -> None:
-    """Have a process that leads a session let others go first when the machine is busy.
+    """Lower the CPU priority of a process that leads a session.
 
-    Where the kernel schedules session against session (autogroup, sched(7)), a process's own niceness counts against
-    its own session's alone, and that of the session is a setting beside it. A kernel without it has no such file.
+    With autogroup scheduling (sched(7)), the kernel balances sessions. A process's niceness then applies only within
+    its session, and the session has a separate setting. A kernel without autogroup has no such file.
     """
     os.setpriority(os.PRIO_PROCESS, pid, niceness)
     session = Path(f"/proc/{pid}/autogroup")
     for _ in range(_AUTOGROUP_TRIES):
         try:
             session.write_text(f"{niceness}\n", encoding="ascii")
-        except BlockingIOError:  # without privileges no more than one change in 100 ms, of all on the machine
+        except BlockingIOError:  # without privileges, one change in 100 ms is allowed for the whole machine
             time.sleep(_AUTOGROUP_SECONDS)
         except OSError:
             return
@@ -72,7 +72,7 @@ def lower_priority(pid: int, niceness: int) -> None:
 
 
 def load(path: Path) -> Identity | None:
-    """Return the identity saved at `path` if that process still lives."""
+    """Return the identity saved at `path` if that process is alive."""
     try:
         identity = Identity(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -92,7 +92,7 @@ def working_in(folder: Path) -> list[Identity]:
 
 
 def wait_until_gone(identities: list[Identity], seconds: float) -> bool:
-    """Wait until none of the processes lives; False when one still does."""
+    """Wait until none of the processes is alive; return False if one still is."""
     deadline = time.monotonic() + seconds
     while any(identity.alive for identity in identities):
         if time.monotonic() > deadline:
@@ -102,7 +102,7 @@ def wait_until_gone(identities: list[Identity], seconds: float) -> bool:
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace a file as a whole, so that a reader sees the old text or the new one and never a part."""
+    """Replace a file atomically, so that a reader sees the old text or the new one and never a part."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Our own processes as components of the stack: `python -m <module>` with the settings of the supervisor."""
+"""Processes of the product as components of the stack: `python -m <module>` with the supervisor's settings."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ EVERYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised here, n
 
 
 class PythonProcess(Server):
-    """A module that serves HTTP on a port of its own and is ready when `health` answers 200 and says `saying`."""
+    """A module that serves HTTP on a dedicated port, and is ready when `health` returns 200 and contains `saying`."""
 
     stops_first = True
 
-    def __init__(  # noqa: PLR0913 - one component described in one place
+    def __init__(  # noqa: PLR0913 - the description of one component
         self,
         name: str,
         module: str,
@@ -47,7 +47,7 @@ class PythonProcess(Server):
         return [sys.executable, "-m", self._module]
 
     def working_directory(self) -> Path | None:
-        return None  # the settings file and a relative state_dir are found from where the command was given
+        return None  # the settings file and a relative state_dir are relative to the working directory of the command
 
     def ready(self) -> bool:
         status, text = http_answer(self.port, self._health, self._host) or (None, "")

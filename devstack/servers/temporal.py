@@ -1,4 +1,4 @@
-"""Temporal's own development server, tuned and persistent: one process with frontend, history, matching and web UI."""
+"""Temporal's development server, tuned and persistent: frontend, history, matching and web UI in one process."""
 
 import shutil
 import sys
@@ -19,24 +19,24 @@ SEARCH_ATTRIBUTES: Mapping[str, str] = {
 NAMESPACE = "default"
 
 _DYNAMIC = {
-    # The default of 20 polls a second delays every task by about 50 ms; nothing else makes an activity slow here.
+    # The default of 20 polls per second delays every task by about 50 ms, more than all other causes.
     "history.transferProcessorMaxPollRPS": "200",
     "history.timerProcessorMaxPollRPS": "200",
-    # One partition of each task queue instead of four: all are in this one process, where handing tasks and polls from
-    # one to another costs three calls a tenant, and fairness is exact only within a partition.
+    # One partition for each task queue instead of four: they share one process, in which a transfer between partitions
+    # costs three calls for each tenant. Fairness is exact only within a partition.
     "matching.numTaskqueueReadPartitions": "1",
     "matching.numTaskqueueWritePartitions": "1",
-    # Off by default, and then fairness keys are silently ignored.
+    # Off by default, in which case fairness keys are ignored silently.
     "matching.enableFairness": "true",
 }
 _PRAGMAS = ("journal_mode=wal", "synchronous=normal")
-"""Survives kill -9 and gives 2.6 times the throughput; only a power loss may cost the last transactions."""
+"""Survives kill -9 with 2.6 times the throughput; only a power failure may lose the last transactions."""
 
 
 class TemporalServer(Server):
     name = "temporal"
 
-    def __init__(  # noqa: PLR0913, PLR0917 - three ports and what the server is told once
+    def __init__(  # noqa: PLR0913, PLR0917 - three ports and fixed options
         self,
         state_dir: Path,
         port: int,
@@ -47,9 +47,9 @@ class TemporalServer(Server):
         *,
         time_skipping: bool = False,
     ) -> None:
-        """Take ports, the codec server the UI decodes with, and the search attributes to register (name → type).
+        """Take ports, the codec server for the UI, and the search attributes to register (name → type).
 
-        `time_skipping` is for tests: it lets a client move a workflow's clock.
+        `time_skipping` is for tests: it allows a client to advance a workflow's clock.
         """
         ports = {"temporal_port": port, "temporal_ui_port": ui_port, "temporal_metrics_port": metrics_port}
         super().__init__(state_dir, ports)
@@ -86,12 +86,12 @@ class TemporalServer(Server):
         return GO_RUNTIME
 
     def ready(self) -> bool:
-        # Through the UI's proxy: one answer says that frontend, namespace and UI serve.
+        # Through the UI's proxy: one response shows that frontend, namespace and UI are ready.
         return http_status(self.ui_port, f"/api/v1/namespaces/{NAMESPACE}") == 200
 
 
 def program() -> Path:
-    """Return the pinned binary beside this interpreter, or the one on the PATH."""
+    """Return the pinned binary beside this interpreter, or the one on PATH."""
     beside = Path(sys.executable).with_name("temporal")
     if beside.exists():
         return beside

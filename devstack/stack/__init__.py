@@ -1,1 +1,1 @@
-"""The stack as a whole: components, supervisor, control, status."""
+"""The stack: components, supervisor, control, status."""

@@ -31,7 +31,7 @@ def main() -> None:
     except OpenKcmError as refused:
         sys.exit(f"supervisor cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda _signum, _frame: supervisor.ask_to_stop())
+        signal.signal(signum, lambda _signum, _frame: supervisor.request_stop())
     supervisor.run()
     lock.close()
 

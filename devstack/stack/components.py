@@ -1,4 +1,4 @@
-"""What the stack consists of under given settings: the one list. A server that exists elsewhere is not in it."""
+"""The list of components for given settings. A server that is configured elsewhere is not included."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ _HOST_SETTINGS = {
     "crypto_https_port": "crypto_host",
     "crypto_kmip_port": "crypto_host",
 }
-"""Which setting chooses the address of a port; every other port is on loopback."""
+"""The setting for the address of a port; every other port is on loopback."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Something done once while starting, before what comes `after` it; repeated until it succeeds."""
+    """A one-time step of the start, before the components that name it in `after`; retried until it succeeds."""
 
     name: str
     run: Callable[[], object]
@@ -36,7 +36,7 @@ Component = Server | Task
 
 
 def components(settings: Settings) -> list[Component]:
-    """Return everything to run, each behind what it needs."""
+    """Return all components to run, each after its dependencies."""
     state_dir = settings.state_dir
     found: list[Component] = []
     prepared: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ def components(settings: Settings) -> list[Component]:
     if settings.vault_address is None:
         openbao = OpenBaoServer(state_dir, settings.vault_port, settings.secrets, settings.crypto_names)
         found += [openbao, Task("policies", openbao.bring_up_to_date, after=(openbao.name,))]
-        # Who needs a policy of this version waits until a server of an older one has it; a new server is born with it.
+        # A process that needs a new policy waits until an older server has it; a new server is created with it.
         allowed = () if openbao.is_new else ("policies",)
     if settings.temporal == "embedded":
         found.append(
@@ -60,7 +60,7 @@ def components(settings: Settings) -> list[Component]:
                 f"http://{LOOPBACK}:{settings.codec_port}",
             )
         )
-    # Worker and marketplace wait for Temporal by themselves, so they start meanwhile.
+    # Worker and marketplace wait for Temporal themselves, so they start in parallel.
     return [
         *found,
         PythonProcess(
@@ -94,7 +94,7 @@ def components(settings: Settings) -> list[Component]:
             health="/healthz",
             after=prepared + allowed,
             stop_seconds=2 * settings.drain_seconds + _DRAIN_MARGIN_SECONDS,
-            niceness=0,  # customers' databases wait for it
+            niceness=0,  # customers' databases wait for its responses
         ),
         PythonProcess(
             "dashboard",
@@ -112,7 +112,7 @@ def components(settings: Settings) -> list[Component]:
 
 
 def servers(settings: Settings) -> list[Server]:
-    """Return the processes of the stack, without the tasks between them."""
+    """Return the servers of the stack, without tasks."""
     return [component for component in components(settings) if isinstance(component, Server)]
 
 
@@ -126,7 +126,7 @@ class PortConflict:
 
 
 def port_conflicts(settings: Settings) -> list[PortConflict]:
-    """Return each pair of settings of this stack that gives one port to two listeners."""
+    """Return each pair of settings that gives one port to two listeners."""
     wanted = [
         (port, _listening_host(settings, setting), server.name, setting)
         for server in servers(settings)
@@ -142,13 +142,13 @@ def port_conflicts(settings: Settings) -> list[PortConflict]:
 
 
 def _listening_host(settings: Settings, setting: str) -> str:
-    """Return the address of a port's listener; two addresses of a machine can each have the same port."""
+    """Return the address of a port's listener; each address of a machine has its own ports."""
     host = str(getattr(settings, _HOST_SETTINGS[setting])) if setting in _HOST_SETTINGS else LOOPBACK
     return LOOPBACK if host == "localhost" else host
 
 
 def addresses(settings: Settings) -> dict[str, str | None]:
-    """Return where a person or a program reaches what; null for what is not part of this stack."""
+    """Return the address of each component; None for one outside of this stack."""
     embedded = settings.temporal == "embedded"
     return {
         "dashboard": settings.dashboard_url,
@@ -162,7 +162,7 @@ def addresses(settings: Settings) -> dict[str, str | None]:
 
 
 def _prepare_database(settings: Settings, postgres: PostgresServer) -> None:
-    from database.schema.setup import prepare_database  # noqa: PLC0415 - it is needed while servers start, not before
+    from database.schema.setup import prepare_database  # noqa: PLC0415 - needed only while servers start
 
     passwords, keys = database_credentials(settings.secrets)
     prepare_database(postgres.admin_conninfo, passwords=passwords, context_keys=keys)

@@ -1,6 +1,6 @@
-"""What `make up`, `down` and `status` do: start the supervisor, end it, read what it wrote.
+"""Implementation of `make up`, `down` and `status`: start the supervisor, end it, read its status file.
 
-The supervisor is a process of its own, detached from the command. Two commands at once take turns by a lock file.
+The supervisor is a separate process, detached from the command. A lock file serialises concurrent commands.
 """
 
 import fcntl
@@ -26,8 +26,8 @@ from devstack.stack.status import Report, State
 
 _POLL_SECONDS = 0.03
 _TIMEOUT_SECONDS = 120.0
-_TRIES = 3
-"""Failed starts of one component after which `up` gives up; the first may be the end of an earlier crash."""
+_MAX_RESTARTS = 3
+"""Failed starts of one component after which `up` gives up; the first can result from an earlier crash."""
 _STOP_MARGIN_SECONDS = 30.0
 
 
@@ -58,7 +58,7 @@ def supervisor_file(settings: Settings) -> Path:
 
 
 def status(settings: Settings) -> Status:
-    """Return what runs; without a supervisor everything of the embedded stack counts as stopped.
+    """Return the state of all components; without a supervisor all embedded ones count as stopped.
 
     Raises:
         SettingsInvalid: the state folder cannot be read.
@@ -78,14 +78,14 @@ def status(settings: Settings) -> Status:
 
 
 def up(settings: Settings, progress: Progress) -> Status:
-    """Start what does not run and return when everything is ready; what runs already stays as it is.
+    """Start all components that do not run and return when all are ready.
 
     Raises:
-        ComponentFailed: a port is in use or a component does not start; what this call started is stopped again.
-        SettingsInvalid: a folder cannot be used, or one port is given to two components.
+        ComponentFailed: a port is in use or a component does not start; components started by this call are stopped.
+        SettingsInvalid: a folder cannot be used, or two components have the same port.
     """
     make_private(settings.state_dir, run_folder(settings))
-    with _turn(settings):
+    with _command_lock(settings):
         supervisor = _supervisor(settings)
         if supervisor is not None:
             return _wait_ready(settings, supervisor, progress)
@@ -103,11 +103,11 @@ def up(settings: Settings, progress: Progress) -> Status:
 
 
 def down(settings: Settings) -> tuple[str, ...]:
-    """Stop everything that is ours and return the names of what was running."""
+    """Stop all components of this stack and return the names of those that were running."""
     require_readable(settings.state_dir, run_folder(settings))
     if not run_folder(settings).is_dir():
         return ()
-    with _turn(settings):
+    with _command_lock(settings):
         before = status(settings)
         supervisor = _supervisor(settings)
         if supervisor is not None:
@@ -124,7 +124,7 @@ def _launch(settings: Settings) -> Identity:
     make_private(logs)
     log = os.open(logs / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        # Not by subprocess, whose object expects its process to be waited for: this one outlives the command.
+        # Not with subprocess, whose object expects a wait for its process: this one outlives the command.
         pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-m", "devstack.stack"],
@@ -154,7 +154,7 @@ def _wait_ready(settings: Settings, supervisor: Identity, progress: Progress) ->
         if not supervisor.alive:
             raise _supervisor_failed(settings)
         for report in now.components:
-            if report.problem is not None and (report.restarts >= _TRIES or time.monotonic() > deadline):
+            if report.problem is not None and (report.restarts >= _MAX_RESTARTS or time.monotonic() > deadline):
                 raise ComponentFailed(report.problem, report.hint)
         if time.monotonic() > deadline:
             late = ", ".join(report.name for report in now.components if report.state is not State.READY)
@@ -174,7 +174,7 @@ def _end(settings: Settings, supervisor: Identity) -> None:
 
 
 def _end_leftovers(settings: Settings) -> None:
-    """End what an earlier supervisor started under other settings; the pid files say what it was."""
+    """End processes of an earlier supervisor with other settings, identified by their pid files."""
     for file in run_folder(settings).glob("*.pid"):
         left = process.load(file)
         if left is not None:
@@ -196,15 +196,15 @@ def _read(settings: Settings) -> tuple[Identity | None, dict[str, Any] | None]:
 
 
 def _external(settings: Settings) -> list[Report]:
-    """Return the servers that settings place elsewhere; whether they answer is for `doctor` to find out."""
-    elsewhere = {"postgres": settings.database_url, "openbao": settings.vault_address}
+    """Return the servers that are configured elsewhere; `doctor` checks whether they respond."""
+    configured = {"postgres": settings.database_url, "openbao": settings.vault_address}
     if settings.temporal == "profile":
-        elsewhere["temporal"] = "as TEMPORAL_* say"
-    return [Report(name, State.EXTERNAL, address=at) for name, at in elsewhere.items() if at is not None]
+        configured["temporal"] = "configured by TEMPORAL_*"
+    return [Report(name, State.EXTERNAL, address=at) for name, at in configured.items() if at is not None]
 
 
 @contextmanager
-def _turn(settings: Settings) -> Iterator[None]:
+def _command_lock(settings: Settings) -> Iterator[None]:
     with (run_folder(settings) / "command.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""What the supervisor says of each component, and the commands read."""
+"""The state of components, as the supervisor writes it and the commands read it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,12 +13,12 @@ class State(StrEnum):
     STOPPED = "stopped"
     EXTERNAL = "external"
     ORPHANED = "orphaned"
-    """It runs, but its supervisor is gone; the next `up` or `down` ends it."""
+    """The process runs without its supervisor; the next `up` or `down` ends it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One component as `make status` shows it. `seconds` is the time its last start took."""
+    """The state of one component in `make status`. `seconds` is the duration of its last start."""
 
     name: str
     state: State

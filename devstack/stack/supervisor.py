@@ -1,8 +1,8 @@
-"""Starts the components in order, side by side where nothing forbids it, and starts again whatever dies.
+"""Starts the components in order, in parallel where possible, and restarts those that end.
 
-One loop in the main thread, because the death signal of a child is tied to the thread that started it; what may block
-(preparing a folder, a task, asking whether a server is ready) runs in a pool beside it. Its view of the world is the
-status file, written whole after every change.
+One loop runs in the main thread, because the death signal of a child is tied to the thread that started it. Blocking
+work (preparing a folder, a task, a readiness check) runs in a thread pool. The status file describes the state and is
+replaced atomically after every change.
 """
 
 import json
@@ -27,8 +27,8 @@ _STARTING_TICK_SECONDS = 0.02
 _QUIET_TICK_SECONDS = 0.2
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
-_STEADY_SECONDS = 30.0
-"""A component that stayed ready this long starts over with the shortest pause."""
+_STABLE_SECONDS = 30.0
+"""A component that was ready for this long restarts with the shortest pause."""
 _READY_SECONDS = 90.0
 _INTERNAL = "internal"
 
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 class SupervisedComponent:
-    """One component and where it is on its way to being ready."""
+    """One component and its progress towards readiness."""
 
     def __init__(self, component: Component, pool: ThreadPoolExecutor) -> None:
         self.component = component
@@ -69,7 +69,7 @@ class SupervisedComponent:
         )
 
     def advance(self, ready: set[str]) -> None:
-        """Take the next step if its time has come."""
+        """Take the next step if it is due."""
         try:
             match self.state:
                 case State.WAITING if ready.issuperset(self.component.after):
@@ -80,9 +80,9 @@ class SupervisedComponent:
                     self._pending.result()
                     self._start()
                 case State.STARTING:
-                    self._ask()
+                    self._check_ready()
                 case State.READY:
-                    self._watch()
+                    self._check_alive()
                 case State.PAUSED if time.monotonic() >= self._resume_at:
                     self.state = State.WAITING
                 case _:
@@ -91,7 +91,7 @@ class SupervisedComponent:
             self._pause_after(failed)
         except Exception:
             log.exception("component failed", component=self.component.name)
-            self._pause_after(_Unforeseen())
+            self._pause_after(_UnexpectedError())
 
     def _prepare(self) -> None:
         if isinstance(self.component, Task):
@@ -102,36 +102,36 @@ class SupervisedComponent:
 
     def _start(self) -> None:
         if self.server is None:
-            self._arrive()
+            self._mark_ready()
             return
         self.server.start()
         log.info("component started", component=self.server.name, pid=self.server.pid)
         self._pending = None
         self.state = State.STARTING
 
-    def _ask(self) -> None:
+    def _check_ready(self) -> None:
         server = self.server
         assert server is not None  # noqa: S101 - tasks are never in this state
         if self._pending is not None and self._pending.done():
             pending, self._pending = self._pending, None
             if pending.result() and server.alive:
-                self._arrive()
+                self._mark_ready()
                 return
         if not server.alive or time.monotonic() - self._began > _READY_SECONDS:
             raise server.failure()
         if self._pending is None:
             self._pending = self._pool.submit(server.ready)
 
-    def _arrive(self) -> None:
+    def _mark_ready(self) -> None:
         self._ready_at = time.monotonic()
         self._seconds = round(self._ready_at - self._began, 2)
         self._failure = None
         self.state = State.READY
         log.info("component ready", component=self.component.name, seconds=self._seconds)
 
-    def _watch(self) -> None:
+    def _check_alive(self) -> None:
         if self.server is not None and not self.server.alive:
-            if time.monotonic() - self._ready_at > _STEADY_SECONDS:
+            if time.monotonic() - self._ready_at > _STABLE_SECONDS:
                 self._pause = _FIRST_PAUSE_SECONDS
             raise self.server.failure()
 
@@ -146,51 +146,55 @@ class SupervisedComponent:
         self.state = State.PAUSED
 
 
-class _Unforeseen(OpenKcmError):
+class _UnexpectedError(OpenKcmError):
     code = _INTERNAL
-    message = "failed for a reason that was not foreseen"
+    message = "failed for an unexpected reason"
     hint = "see logs/supervisor.log in the state folder"
 
 
 class Supervisor:
     def __init__(self, components: Sequence[Component], status_file: Path, about: dict[str, Any]) -> None:
-        """Take the components, where to write the status, and facts to write beside it."""
+        """Take the components, the path of the status file, and additional content for it."""
         self._pool = ThreadPoolExecutor(max_workers=len(components) + 1, thread_name_prefix="component")
-        self._watched = [SupervisedComponent(component, self._pool) for component in components]
+        self._components = [SupervisedComponent(component, self._pool) for component in components]
         self._status_file = status_file
         self._about = about
         self._stopping = Event()
         self._published: tuple[Report, ...] = ()
 
-    def ask_to_stop(self) -> None:
-        """End `run`; may be called from a signal handler."""
+    def request_stop(self) -> None:
+        """End `run`; safe to call from a signal handler."""
         self._stopping.set()
 
     def run(self) -> None:
-        """Keep the components running until asked to stop, then stop them, what was started last first."""
+        """Keep the components running until a stop is requested, then stop them in reverse order."""
         while not self._stopping.is_set():
-            ready = {watched.component.name for watched in self._watched if watched.state is State.READY}
-            for watched in self._watched:
-                watched.advance(ready)
+            ready = {supervised.component.name for supervised in self._components if supervised.state is State.READY}
+            for supervised in self._components:
+                supervised.advance(ready)
             self._publish()
-            settled = all(watched.state is State.READY for watched in self._watched)
-            self._stopping.wait(_QUIET_TICK_SECONDS if settled else _STARTING_TICK_SECONDS)
+            all_ready = all(supervised.state is State.READY for supervised in self._components)
+            self._stopping.wait(_QUIET_TICK_SECONDS if all_ready else _STARTING_TICK_SECONDS)
         self._stop()
 
     def _stop(self) -> None:
-        """Stop what serves customers before what it needs, each group side by side."""
+        """Stop processes that serve customers before the servers they use, each group in parallel."""
         log.info("stopping")
         for first in (True, False):
-            group = [watched for watched in self._watched if watched.server and watched.server.stops_first is first]
-            for stopped in [self._pool.submit(watched.server.stop) for watched in group if watched.server]:
+            group = [
+                supervised
+                for supervised in self._components
+                if supervised.server and supervised.server.stops_first is first
+            ]
+            for stopped in [self._pool.submit(supervised.server.stop) for supervised in group if supervised.server]:
                 stopped.result()
-            for watched in group:
-                watched.state = State.STOPPED
+            for supervised in group:
+                supervised.state = State.STOPPED
             self._publish()
         self._pool.shutdown()
 
     def _publish(self) -> None:
-        reports = tuple(watched.report() for watched in self._watched)
+        reports = tuple(supervised.report() for supervised in self._components)
         if reports != self._published:
             me = process.identify(os.getpid())
             status = {

@@ -1,7 +1,8 @@
-"""What an agent proves with: a join token, or a JWT of an issuer in settings (RFC 7519, RFC 8725).
+"""Attestation of an agent: a join token, or a JWT of a configured issuer (RFC 7519, RFC 8725).
 
-Both end in a `Claim`: whose service, and the hash of what must not prove two keys. A token's secret is looked up, in
-the transaction that uses it; a JWT is verified here. Why a proof is refused is said to nobody outside.
+Both result in a `Claim`: tenant, service, and the hash by which an attestation is used for one key only. The
+transaction that uses a join token looks up its secret; a JWT is verified here. No response gives the reason for a
+rejection.
 """
 
 import base64
@@ -26,7 +27,7 @@ from openkcm.errors import IllegalTenantId, InvalidName, ProofRefused
 LONGEST_JWT = 8192
 LEEWAY_SECONDS = 60.0
 LONGEST_LIFE_SECONDS = 24 * 3600.0
-"""A JWT that is good for longer is a password."""
+"""A JWT with a longer validity is as dangerous as a password."""
 _TICKET = b"openkcm-ticket/1"
 _HEADER_KEYS = frozenset({"alg", "kid", "typ"})
 _TYPES = frozenset({"JWT", "AT+JWT"})
@@ -34,7 +35,7 @@ _TYPES = frozenset({"JWT", "AT+JWT"})
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Who somebody says to be; of a JWT it is proven. `service` is None where the database knows for which it is."""
+    """The identity that an agent claims; a JWT proves it. `service` is None for a token: the database knows it."""
 
     tenant_id: str
     service: str | None
@@ -43,9 +44,10 @@ class Claim:
     ticket_key: bytes = field(repr=False)
 
     def ticket(self, enrolment_id: str, key_hash: str) -> str:
-        """Return the ticket of an enrolment, the same one for the same proof and key: a lost answer is asked for again.
+        """Return the ticket of an enrolment, which is the same for the same attestation and key.
 
-        Nobody can compute it who has not the proof, which is as secret as it is.
+        An agent that lost the response repeats the request. Only a holder of the attestation can compute the ticket,
+        and the attestation is as secret as the ticket.
         """
         message = b"|".join((_TICKET, enrolment_id.encode(), key_hash.encode()))
         mac = hmac.new(self.ticket_key, message, hashlib.sha256).digest()
@@ -53,7 +55,11 @@ class Claim:
 
 
 def token_claim(text: str) -> Claim:
-    """Return what a join token claims; whether there is such a one is for the database. Raises ProofRefused."""
+    """Return the claim of a join token, whose existence the database verifies.
+
+    Raises:
+        ProofRefused: it is malformed.
+    """
     try:
         token = parse_join_token(text)
     except (InvalidName, IllegalTenantId):
@@ -67,11 +73,11 @@ class JwtProof:
         self._clock = clock
 
     async def claim(self, text: str) -> Claim:
-        """Return what a JWT proves.
+        """Verify a JWT and return its claim.
 
         Raises:
-            ProofRefused: it is not by one of our issuers, not for us, not of now, or names no service.
-            IssuerUnavailable: nobody can say.
+            ProofRefused: the issuer is unknown, the audience or the time is wrong, or it names no valid service.
+            IssuerUnavailable: the keys of the issuer are not available.
         """
         parts = text.split(".")
         if len(text) > LONGEST_JWT or len(parts) != 3 or not text.isascii():
@@ -104,7 +110,7 @@ class JwtProof:
 
     @staticmethod
     def _header(header: Mapping[str, Any]) -> tuple[str, str | None]:
-        """Return algorithm and key id; anything that would have us look elsewhere for a key is refused."""
+        """Return algorithm and key id; reject header fields that refer to a key elsewhere."""
         algorithm, key_id, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
         if not isinstance(algorithm, str) or algorithm not in ALGORITHMS or not header.keys() <= _HEADER_KEYS:
             _refuse()
@@ -134,7 +140,7 @@ class JwtProof:
 
 
 class _Exactly(JWSRegistry):
-    """One algorithm and no other. As the library's own, without its warning that EdDSA has a newer name (RFC 9864)."""
+    """Accepts one algorithm. As in the library, without its warning that EdDSA has a newer name (RFC 9864)."""
 
     def get_alg(self, name: str) -> Any:
         if self.allowed is None or name not in self.allowed:
@@ -147,9 +153,9 @@ def _refuse() -> NoReturn:
 
 
 def _proof_hash(issuer: str, claims: Mapping[str, Any], signed: str) -> str:
-    """Return what a JWT is known by: issuer and jti, without a jti what was signed.
+    """Return the hash that identifies a JWT: issuer and `jti`, or without `jti` issuer and signed content.
 
-    Not the signature, which for some algorithms can be written in two ways that both verify.
+    The signature is no identifier: for some algorithms, two encodings of one signature verify.
     """
     number = claims.get("jti")
     parts = ["jti", issuer, number] if isinstance(number, str) and number else ["signed", issuer, signed]
@@ -157,12 +163,13 @@ def _proof_hash(issuer: str, claims: Mapping[str, Any], signed: str) -> str:
 
 
 def _object(part: str) -> dict[str, Any]:
-    """Return the JSON object in one part of a JWT, which is base64url without padding and nothing else."""
+    """Return the JSON object in one part of a JWT, which must be base64url without padding."""
     try:
         text = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
         if base64.urlsafe_b64encode(text).rstrip(b"=").decode() != part:
             _refuse()
-        # No NaN or Infinity: neither is JSON, and both compare as no time does. No name twice, which reads two ways.
+        # Reject NaN and Infinity, which are not JSON and make time comparisons invalid, and duplicate names, which are
+        # ambiguous.
         read = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
     except (binascii.Error, ValueError, RecursionError):
         raise ProofRefused from None

@@ -1,8 +1,8 @@
-"""The public keys of the issuers in settings (RFC 7517), read with care and remembered for minutes.
+"""The public keys of the configured issuers (RFC 7517), read with limits and cached for minutes.
 
-Where they are is the operator's word (an https address or a file) and never the token's: `jku`, `x5u` and `jwk` in one
-decide nothing. One read follows no redirect, takes at most seconds and so many bytes. A key that is not known leads to
-one new read in a while, so that a flood of invented key ids is no flood at the issuer's door.
+The operator configures where they are (an https address or a file). Fields of a token (`jku`, `x5u`, `jwk`) have no
+effect. A read follows no redirects and has limits for time and size. An unknown key id triggers a new read at most once
+per `PAUSE_SECONDS`, so that a flood of invented key ids does not become a flood of requests to the issuer.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from config.settings import WorkloadIssuer
 from core.errors.requests import IssuerUnavailable
 
 ALGORITHMS = {"RS256": "RSA", "ES256": "EC", "EdDSA": "OKP"}
-"""What a token may be signed with, and the type of key that belongs to it. Nothing symmetric, and never `none`."""
+"""Accepted signature algorithms with their key types. No symmetric algorithm, and never `none`."""
 FRESH_SECONDS = 300.0
 STALE_SECONDS = 3600.0
-"""For how long keys are believed that cannot be read again."""
+"""How long cached keys stay valid if they cannot be read again."""
 PAUSE_SECONDS = 30.0
 MOST_BYTES = 262_144
 MOST_KEYS = 100
 _READ_SECONDS = 5.0
 _LEAST_RSA_CHARACTERS = 342
-"""Of a modulus of 2048 bits in base64url."""
+"""Length of a 2048-bit modulus in base64url."""
 _CURVES = frozenset({None, "P-256", "Ed25519"})
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
@@ -64,7 +64,7 @@ class Issuers:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Whom we believe."""
+        """The names of the configured issuers."""
         return tuple(self._issuers)
 
     def get(self, name: str) -> WorkloadIssuer | None:
@@ -72,10 +72,10 @@ class Issuers:
         return self._issuers.get(name)
 
     async def keys(self, name: str, algorithm: str, key_id: str | None) -> Sequence[Key]:
-        """Return an issuer's keys that may have signed so.
+        """Return the keys of an issuer that match algorithm and key id.
 
         Raises:
-            IssuerUnavailable: they cannot be read, and none are remembered.
+            IssuerUnavailable: they cannot be read and are not in the cache.
         """
         known = self._known[name]
         if self._clock() - known.read_at > FRESH_SECONDS or not self._fitting(known, algorithm, key_id):
@@ -86,7 +86,7 @@ class Issuers:
         return self._fitting(known, algorithm, key_id)
 
     async def _refresh(self, name: str, known: _Known) -> None:
-        """Read the keys again unless that was just tried."""
+        """Read the keys again, at most once per `PAUSE_SECONDS`."""
         if self._clock() - known.tried_at < PAUSE_SECONDS:
             return
         known.tried_at = self._clock()
@@ -95,8 +95,8 @@ class Issuers:
                 known.keys = parse_keys(await self._read(self._issuers[name].jwks))
             known.read_at = self._clock()
         except (OSError, TimeoutError, ValueError, RecursionError, httpx2.HTTPError, httpx2.InvalidURL) as failed:
-            # The kind of error and no more: its text can quote what an issuer answered.
-            _log.warning("the keys of an issuer cannot be read", issuer=name, problem=type(failed).__name__)
+            # Only the type of the error: its text can quote the issuer's response.
+            _log.warning("cannot read the keys of an issuer", issuer=name, problem=type(failed).__name__)
 
     @staticmethod
     def _fitting(known: _Known, algorithm: str, key_id: str | None) -> Sequence[Key]:
@@ -108,20 +108,20 @@ class Issuers:
 
 
 def parse_keys(text: bytes) -> Sequence[tuple[str | None, str | None, Key]]:
-    """Return the usable keys of a key set with their ids and algorithms; what is not usable is left out.
+    """Return the usable keys of a key set with their ids and algorithms; skip all others.
 
     Raises:
-        ValueError: it is no key set.
+        ValueError: it is not a key set.
     """
     document = json.loads(text)
     listed = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(listed, list) or len(listed) > MOST_KEYS:
-        raise ValueError("no key set")
+        raise ValueError("not a key set")
     return [found for one in listed if (found := _usable(one)) is not None]
 
 
 def _usable(one: Any) -> tuple[str | None, str | None, Key] | None:
-    # A secret or private key in a public set is known to everybody: it proves nothing.
+    # A symmetric or private key in a public set is not secret, so its signatures prove nothing.
     if not isinstance(one, dict) or _PRIVATE & one.keys() or one.get("use", "sig") != "sig":
         return None
     kind = one.get("kty")
@@ -139,10 +139,10 @@ def _usable(one: Any) -> tuple[str | None, str | None, Key] | None:
 
 
 async def read_keys(place: str) -> bytes:
-    """Return what lies at an https address or in a file.
+    """Return the content of an https address or a file.
 
     Raises:
-        OSError, ValueError, httpx2.HTTPError: it cannot be read, is too long, or is answered with anything but 200.
+        OSError, ValueError, httpx2.HTTPError: it cannot be read, is too long, or has a status other than 200.
     """
     if "://" not in place:
         return await asyncio.to_thread(_read_file, Path(place))
@@ -151,7 +151,7 @@ async def read_keys(place: str) -> bytes:
         client.stream("GET", place, headers={"accept": "application/json", "accept-encoding": "identity"}) as answer,
     ):
         if answer.status_code != httpx2.codes.OK:
-            raise ValueError("not answered with 200")
+            raise ValueError("status is not 200")
         found = bytearray()
         async for chunk in answer.aiter_raw():
             found += chunk
@@ -161,8 +161,8 @@ async def read_keys(place: str) -> bytes:
 
 
 def _read_file(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        found = opened.read(MOST_BYTES + 1)
+    with file.open("rb") as stream:
+        found = stream.read(MOST_BYTES + 1)
     if len(found) > MOST_BYTES:
         raise ValueError("too long")
     return found

@@ -13,25 +13,25 @@ from workflows.client.workflow_client import WorkflowClient
 
 
 class EnrolmentRelay(WorkflowRelay):
-    """Enrolments: the request's id is the update's, so that asking again joins what was asked before."""
+    """Relay of enrolments. The request id is the id of the update, so a repeated request joins the first one."""
 
     def __init__(
-        self, database: Database, platform: PlatformQueries, door: WorkflowClient, transactions: DatabaseExecutor
+        self, database: Database, platform: PlatformQueries, workflows: WorkflowClient, transactions: DatabaseExecutor
     ) -> None:
         super().__init__(transactions)
         self._database = database
         self._platform = platform
-        self._door = door
+        self._workflows = workflows
 
     def find(self, limit: int) -> Sequence[Waiting]:
         return self._platform.pending_enrolments(limit)
 
     async def hand_over(self, waiting: Waiting) -> None:
-        """Have the service connected, which is the last of `waiting`, and put on record what came of it."""
+        """Connect the service, which is the last item of `waiting`, and record the result."""
         tenant_id, enrolment_id, region, service = waiting
-        refused: CallerError | None = None
+        rejection: CallerError | None = None
         try:
-            await self._door.connect_service(tenant_id, region, service, enrolment_id)
-        except CallerError as refusal:
-            refused = refusal
-        await self._transactions.run(partial(settle, self._database, tenant_id, enrolment_id, refused))
+            await self._workflows.connect_service(tenant_id, region, service, enrolment_id)
+        except CallerError as failed:
+            rejection = failed
+        await self._transactions.run(partial(settle, self._database, tenant_id, enrolment_id, rejection))

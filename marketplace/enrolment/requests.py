@@ -1,8 +1,9 @@
-"""What agents enrol with and what becomes of it: the transactions behind `POST /v1/enrolments` and its status.
+"""Enrolment requests of agents: the transactions of `POST /v1/enrolments` and of its status.
 
-A request is stored as `openkcmctl service connect` stores one, and a workflow does the rest; what it made is read from the
-database. The proof decides whose service it is. Of a join token the text names a tenant and only the row under that
-tenant proves it; so a refusal is told to a stream that somebody merely named, and how often is for the caller to bound.
+A request is stored in the form that `openkcmctl service connect` uses. A workflow connects the service, and its result
+is read from the database. The attestation determines the service. A join token only names a tenant; the row of that
+tenant proves it. Therefore any caller can cause audit records of rejections at any tenant, and the caller of `enrol`
+MUST limit their rate.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ from openkcm.errors import CallerError
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an agent asks for, checked for its form. `key_hash` is of the public key that is to be certified."""
+    """A well-formed enrolment request. `key_hash` is the hash of the public key to be certified."""
 
     service: str
     kind: ServiceKind
@@ -43,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """`fresh`: it was stored just now and has to be handed over."""
+    """A stored enrolment. `fresh`: this request created it, so it must be passed to the relay."""
 
     enrolment_id: str
     tenant_id: str
@@ -53,8 +54,8 @@ class Enrolled:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How an enrolment stands. Certificates are there when it is issued, `problem` when it is refused."""
+class EnrolmentStatus:
+    """The status of an enrolment. An issued one has certificates, a rejected one has a `problem`."""
 
     tenant_id: str
     region: str
@@ -68,23 +69,23 @@ class Standing:
 
 
 def key_hash(csr_pem: str) -> str:
-    """Return the hash of the public key of a certificate request; raises CsrRefused."""
+    """Return the hash of the public key of a certificate request; raise CsrRefused if it is malformed."""
     der = requested_key(csr_pem).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(der).hexdigest()
 
 
-def enrol(database: Database, claim: Claim, request: Request, source: str, *, tells: bool) -> Enrolled | None:
-    """Store an enrolment if its proof holds, and return it; None when the proof is refused.
+def enrol(database: Database, claim: Claim, request: Request, source: str, *, log_refusal: bool) -> Enrolled | None:
+    """Store an enrolment if its attestation is valid, and return it; return None if it is rejected.
 
-    The same proof for the same key is the same enrolment, however often it is asked for. With another key it is
-    refused: who copied a proof on its way gets nothing for it.
+    A repeated request with the same attestation and key returns the same enrolment. With another key it is rejected, so
+    that a copied attestation has no value to an attacker.
 
     Args:
-        database: of the role `marketplace`.
-        claim: what the proof says.
-        request: for what.
-        source: address the request came from, for the audit stream.
-        tells: whether a refusal is put on record.
+        database: with the role `marketplace`.
+        claim: the claim of the attestation.
+        request: the requested service and key.
+        source: address of the sender, for the audit stream.
+        log_refusal: whether the audit stream records a rejection.
     """
     with database.tenant_tx(claim.tenant_id) as tx:
         tenant = tx.tenants.get()
@@ -103,18 +104,18 @@ def enrol(database: Database, claim: Claim, request: Request, source: str, *, te
         if known is not None and _is_same(known, claim, request):
             ticket = claim.ticket(known.enrolment_id, request.key_hash)
             return Enrolled(known.enrolment_id, claim.tenant_id, tenant.region, ticket, fresh=False)
-        if tells:
+        if log_refusal:
             _record(tx, AuditName.ENROLMENT_PROOF_REFUSED, request, claim, "refused", source)
         return None
 
 
-def look_up(database: Database, tenant_id: str, enrolment_id: str, ticket: str) -> Standing:
-    """Return how an enrolment stands to whoever has its ticket; raises TicketRefused."""
+def look_up(database: Database, tenant_id: str, enrolment_id: str, ticket: str) -> EnrolmentStatus:
+    """Return the status of an enrolment to a holder of its ticket; raise TicketRefused for a wrong one."""
     with database.tenant_tx(tenant_id) as tx:
         row, tenant = tx.enrolments.get(enrolment_id), tx.tenants.get()
         if row is None or tenant is None or not hmac.compare_digest(row.ticket_hash, _hash(ticket)):
             raise TicketRefused
-        found = Standing(tenant_id, tenant.region, row.service, row.kind, row.state)
+        found = EnrolmentStatus(tenant_id, tenant.region, row.service, row.kind, row.state)
         match row.state:
             case EnrolmentState.PENDING:
                 return found
@@ -125,16 +126,16 @@ def look_up(database: Database, tenant_id: str, enrolment_id: str, ticket: str) 
 
 
 def settle(database: Database, tenant_id: str, enrolment_id: str, refused: CallerError | None) -> None:
-    """Put on record what a workflow made of an enrolment."""
+    """Record the result of the workflow for an enrolment."""
     with database.tenant_tx(tenant_id) as tx:
         problem = None if refused is None else (refused.code, refused.message, refused.hint)
         tx.enrolments.settle(enrolment_id, problem)
 
 
 def platform_root(database: Database) -> str:
-    """Return the root that every certificate of the platform hangs from, PEM; raises CanaryMissing.
+    """Return the root of the platform's certificates, PEM; raise CanaryMissing before the first start.
 
-    From the canary, which is there before any tenant is: this process has no identity at the key server.
+    It comes from the canary tenant, which exists before all others: this process has no identity at OpenBao.
     """
     with database.tenant_tx(CANARY_TENANT_ID) as tx:
         authority = tx.certificates.authority()
@@ -143,12 +144,12 @@ def platform_root(database: Database) -> str:
     return certificates("", authority.chain_pem)[1]
 
 
-def _issued(tx: TenantTransaction, found: Standing, enrolment_id: str) -> Standing:
+def _issued(tx: TenantTransaction, found: EnrolmentStatus, enrolment_id: str) -> EnrolmentStatus:
     try:
         leaf, chain = tx.services.issued(found.service, enrolment_id)
-    except (ServiceUnknown, Superseded) as gone:
-        return _refused(found, gone.code, gone.message, gone.hint)
-    return Standing(
+    except (ServiceUnknown, Superseded) as failed:
+        return _refused(found, failed.code, failed.message, failed.hint)
+    return EnrolmentStatus(
         found.tenant_id,
         found.region,
         found.service,
@@ -160,8 +161,8 @@ def _issued(tx: TenantTransaction, found: Standing, enrolment_id: str) -> Standi
     )
 
 
-def _refused(found: Standing, code: str, message: str, hint: str) -> Standing:
-    return Standing(
+def _refused(found: EnrolmentStatus, code: str, message: str, hint: str) -> EnrolmentStatus:
+    return EnrolmentStatus(
         found.tenant_id,
         found.region,
         found.service,
@@ -185,7 +186,7 @@ def _row(claim: Claim, request: Request) -> EnrolmentRow:
 
 
 def _is_same(known: EnrolmentRow, claim: Claim, request: Request) -> bool:
-    """Whether a proof that was used is shown again by the one who used it: for the same key, to the letter."""
+    """Return whether the same agent repeats a used attestation: service, kind, key and ticket are equal."""
     ticket = claim.ticket(known.enrolment_id, request.key_hash)
     return (
         (known.service, known.kind, known.key_hash) == (request.service, request.kind, request.key_hash)
@@ -198,7 +199,7 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _record(  # noqa: PLR0913, PLR0917 - what a record is made of
+def _record(  # noqa: PLR0913, PLR0917 - the fields of an audit event
     tx: TenantTransaction,
     name: AuditName,
     request: Request,

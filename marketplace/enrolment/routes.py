@@ -1,7 +1,7 @@
 """The routes of discovery and enrolment: `/.well-known/openkcm` and `/v1/enrolments`.
 
-Who is wrong often is not listened to for a while, before anything is looked at. The proof, its form apart, is checked
-last, so that a request that could not be taken anyway uses up no token.
+An address with many recent failures is rejected before any other check. The attestation, except its form, is checked
+last, so that a request that is invalid for another reason does not use up a token.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ from marketplace.enrolment.jwks import Issuers
 from marketplace.enrolment.requests import Enrolled
 from marketplace.http import openapi
 from marketplace.http.body import read_body
-from marketplace.http.rate_limit import TokenBuckets, neighbourhood
+from marketplace.http.rate_limit import TokenBuckets, client_network
 from marketplace.relay import WorkflowRelay
-from marketplace.schemas import DiscoveryAnswer, EnrolmentAnswer, StandingAnswer
+from marketplace.schemas import DiscoveryAnswer, EnrolmentAnswer, EnrolmentStatusAnswer
 from openkcm.contract.client_files import Offer as Addresses
 from openkcm.contract.client_files import certificates
 from openkcm.contract.enrolment import (
@@ -49,17 +49,17 @@ from openkcm.errors import ProofRefused
 
 RETRY_SECONDS = 1
 MOST_BYTES = 32_768
-"""A certificate request of the longest kind, a JWT of the longest kind, and their JSON."""
+"""The longest certificate request, the longest JWT and their JSON."""
 AT_ONCE = 32
 _ROOT_SECONDS = 60.0
 _LONGEST_TICKET = 200
-_WAIT = "wait as long as Retry-After says, then send the same request again"
-_NOT_NOW = {"cache-control": "no-store"}
+_WAIT = "wait for the time in Retry-After, then send the same request again"
+_NO_STORE = {"cache-control": "no-store"}
 
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentConfig:
-    """Where agents find us, the regions they may be in, the crypto service's addresses, and whose JWTs we believe."""
+    """The URL for agents, the regions, the addresses of the crypto service, and the accepted JWT issuers."""
 
     base_url: str
     regions: tuple[str, ...]
@@ -68,7 +68,7 @@ class EnrolmentConfig:
 
 
 class EnrolmentApi:
-    """What the routes decide, and what they remember of those who were wrong."""
+    """The logic of the enrolment routes, with their rate limits."""
 
     def __init__(
         self, database: Database, transactions: DatabaseExecutor, sweep: WorkflowRelay, offer: EnrolmentConfig
@@ -78,17 +78,17 @@ class EnrolmentApi:
         self._transactions = transactions
         self._sweep = sweep
         self._jwt = JwtProof(offer.issuers)
-        self._wrong = TokenBuckets(burst=20, seconds=3.0)
-        """By address. Behind an edge that hides addresses it is one for all, and the edge has to tell them apart."""
-        self._told = TokenBuckets(burst=10, seconds=60.0)
-        """By tenant: refusals that are put on record, so that nobody fills the stream of a tenant he can name."""
-        self._many = TokenBuckets(burst=30, seconds=10.0)
-        """By service: enrolments that are taken, for a proof can be true and too many."""
+        self._failures = TokenBuckets(burst=20, seconds=3.0)
+        """By client network. Behind a proxy that hides addresses, all share one bucket: the proxy must limit."""
+        self._logged_refusals = TokenBuckets(burst=10, seconds=60.0)
+        """By tenant: rejections that are logged, so that a caller cannot fill the audit stream of a tenant."""
+        self._enrolments = TokenBuckets(burst=30, seconds=10.0)
+        """By service: accepted enrolments, because an issuer can sign any number of valid JWTs."""
         self._at_once = 0
         self._root: tuple[float, str] = (-_ROOT_SECONDS, "")
 
     async def describe(self) -> DiscoveryAnswer:
-        """Return what everybody may know of us; raises CanaryMissing, DatabaseUnavailable."""
+        """Return the public data of the platform; raise CanaryMissing, DatabaseUnavailable."""
         root = await self.root()
         der = x509.load_pem_x509_certificate(root.encode()).public_bytes(Encoding.DER)
         offer = self.offer
@@ -112,70 +112,70 @@ class EnrolmentApi:
         )
 
     async def root(self) -> str:
-        """Return the platform's root, remembered for a minute."""
+        """Return the platform's root certificate, cached for a minute."""
         if time.monotonic() - self._root[0] > _ROOT_SECONDS:
             found = await self._transactions.run(partial(enrolment.platform_root, self._database))
             self._root = (time.monotonic(), found)
         return self._root[1]
 
-    def refuse_the_often_wrong(self, source: str) -> None:
-        """Raise TooManyRequests for an address that was refused too often just now."""
-        if self._wrong.is_empty(neighbourhood(source)):
-            raise TooManyRequests("too many requests of this address were refused", _WAIT)
+    def require_rate_limit(self, source: str) -> None:
+        """Raise TooManyRequests for an address with too many recent rejections."""
+        if self._failures.is_empty(client_network(source)):
+            raise TooManyRequests("too many rejected requests from this address", _WAIT)
 
     @asynccontextmanager
-    async def listening(self, source: str) -> AsyncIterator[None]:
-        """Work on a request that has arrived; what is refused for its proof counts against its address.
+    async def limited(self, source: str) -> AsyncIterator[None]:
+        """Apply the rate limits to a received request; a rejected attestation counts against its address.
 
         Raises:
-            TooManyRequests: that address was wrong too often, or too many are worked on.
+            TooManyRequests: the address had too many rejections, or too many requests are in progress.
         """
-        name = neighbourhood(source)
-        self.refuse_the_often_wrong(source)
+        name = client_network(source)
+        self.require_rate_limit(source)
         if self._at_once >= AT_ONCE:
-            raise TooManyRequests("too many requests are worked on", _WAIT)
+            raise TooManyRequests("too many requests are in progress", _WAIT)
         self._at_once += 1
         try:
             yield
         except (ProofRefused, TicketRefused):
-            self._wrong.take(name)
+            self._failures.take(name)
             raise
         finally:
             self._at_once -= 1
 
     async def enrol(self, body: bytes, source: str) -> EnrolmentAnswer:
-        """Take an enrolment; it is stored when this returns.
+        """Store an enrolment.
 
         Raises:
-            MalformedEnrolment, InvalidName, CsrRefused: it could not be taken whoever sent it.
+            MalformedEnrolment, InvalidName, CsrRefused: the request is invalid, regardless of its attestation.
             ProofRefused, IssuerUnavailable, TooManyRequests, DatabaseUnavailable
         """
         fields = _fields(body)
         request = await _request(fields)
         claim = await self._claim(fields)
-        # Of JWTs there are as many as their issuer likes; of tokens as many as people make, and none is believed yet.
-        if claim.proof is Proof.JWT and not self._many.take(f"{claim.tenant_id}/{request.service}"):
+        # An issuer can sign any number of JWTs. Join tokens need no limit: people create them one by one.
+        if claim.proof is Proof.JWT and not self._enrolments.take(f"{claim.tenant_id}/{request.service}"):
             raise TooManyRequests("too many enrolments of this service", _WAIT)
-        tells = not self._told.is_empty(claim.tenant_id)
+        log_refusal = not self._logged_refusals.is_empty(claim.tenant_id)
         taken = await self._transactions.run(
-            partial(enrolment.enrol, self._database, claim, request, source, tells=tells)
+            partial(enrolment.enrol, self._database, claim, request, source, log_refusal=log_refusal)
         )
         if taken is None:
-            self._told.take(claim.tenant_id)
+            self._logged_refusals.take(claim.tenant_id)
             raise ProofRefused
         if taken.fresh:
             self._sweep.offer((taken.tenant_id, taken.enrolment_id, taken.region, request.service))
         return self._answer(taken)
 
-    async def standing(self, name: str, ticket: str) -> StandingAnswer:
-        """Return how an enrolment stands; raises TicketRefused, DatabaseUnavailable."""
+    async def status(self, name: str, ticket: str) -> EnrolmentStatusAnswer:
+        """Return the status of an enrolment; raise TicketRefused, DatabaseUnavailable."""
         parsed = parse_enrolment_name(name)
         if parsed is None or not 0 < len(ticket) <= _LONGEST_TICKET:
             raise TicketRefused
         found = await self._transactions.run(partial(enrolment.look_up, self._database, *parsed, ticket))
         issued = found.state is EnrolmentState.ISSUED
         offer = self.offer.crypto
-        return StandingAnswer.model_validate(
+        return EnrolmentStatusAnswer.model_validate(
             {
                 "state": found.state,
                 "tenant_id": found.tenant_id,
@@ -209,28 +209,28 @@ class EnrolmentApi:
         )
 
 
-def add_routes(app: FastAPI, front: EnrolmentApi) -> None:
+def add_routes(app: FastAPI, api: EnrolmentApi) -> None:
     @app.get(DISCOVERY_PATH, response_model=DiscoveryAnswer, **openapi.DISCOVERY)
     async def discover() -> Response:
-        found = await front.describe()
+        found = await api.describe()
         return JSONResponse(found.model_dump(mode="json"), headers={"cache-control": "max-age=60"})
 
     @app.post(ENROLMENTS_PATH, status_code=202, response_model=EnrolmentAnswer, **openapi.ENROL)
     async def enrol(request: Request) -> Response:
         source = request.client.host if request.client else ""
-        front.refuse_the_often_wrong(source)
+        api.require_rate_limit(source)
         body = await _body(request)
-        async with front.listening(source):
-            taken = await front.enrol(body, source)
-        return JSONResponse(taken.model_dump(mode="json"), HTTPStatus.ACCEPTED, _NOT_NOW)
+        async with api.limited(source):
+            taken = await api.enrol(body, source)
+        return JSONResponse(taken.model_dump(mode="json"), HTTPStatus.ACCEPTED, _NO_STORE)
 
-    @app.get(f"{ENROLMENTS_PATH}/{{enrolment_id}}", response_model=StandingAnswer, **openapi.STANDING)
+    @app.get(f"{ENROLMENTS_PATH}/{{enrolment_id}}", response_model=EnrolmentStatusAnswer, **openapi.ENROLMENT_STATUS)
     async def show_enrolment(request: Request, enrolment_id: str) -> Response:
         source = request.client.host if request.client else ""
         scheme, _, ticket = request.headers.get("authorization", "").partition(" ")
-        async with front.listening(source):
-            found = await front.standing(enrolment_id, ticket if scheme.lower() == "bearer" else "")
-        return JSONResponse(found.model_dump(mode="json"), headers=_NOT_NOW)
+        async with api.limited(source):
+            found = await api.status(enrolment_id, ticket if scheme.lower() == "bearer" else "")
+        return JSONResponse(found.model_dump(mode="json"), headers=_NO_STORE)
 
 
 async def _body(request: Request) -> bytes:
@@ -239,11 +239,11 @@ async def _body(request: Request) -> bytes:
     except MalformedEvent as late:
         raise MalformedEnrolment(late.message, late.hint) from None
     except BodyTooLarge:
-        raise BodyTooLarge("the body is larger than an enrolment may be", "send only the fields of one") from None
+        raise BodyTooLarge("the body exceeds the limit for an enrolment", "send only its fields") from None
 
 
 def _fields(body: bytes) -> dict[str, str]:
-    """Return the fields of an enrolment, of which exactly one is a proof; no message quotes what was sent."""
+    """Return the fields of an enrolment with exactly one attestation; no error message quotes the request."""
     try:
         read: Any = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -252,7 +252,7 @@ def _fields(body: bytes) -> dict[str, str]:
         raise MalformedEnrolment("the body is not a JSON object")
     proofs = [proof.value for proof in Proof if proof in read]
     if len(proofs) != 1:
-        raise MalformedEnrolment("there must be one proof, join_token or jwt")
+        raise MalformedEnrolment("the body must have exactly one of join_token and jwt")
     fields = {}
     for name in ("service", "kind", "csr", *proofs):
         value = read.get(name)
@@ -268,6 +268,6 @@ async def _request(fields: dict[str, str]) -> enrolment.Request:
         kind = ServiceKind(fields["kind"])
     except ValueError:
         kinds = ", ".join(ServiceKind)
-        raise MalformedEnrolment("the kind of service is not known", f"the kinds are {kinds}") from None
+        raise MalformedEnrolment("the kind of service is unknown", f"use one of {kinds}") from None
     csr = fields["csr"]
     return enrolment.Request(service, kind, csr, await asyncio.to_thread(enrolment.key_hash, csr))

@@ -1,4 +1,4 @@
-"""The one transaction that makes 202 a promise, and what the marketplace may see afterwards."""
+"""The transaction that stores an event before the response 202, and the status that the marketplace can read."""
 
 from dataclasses import dataclass
 
@@ -27,26 +27,26 @@ class Accepted:
 
 
 def accept(database: Database, event: MarketplaceEvent, source: str) -> Accepted:
-    """Store an event with its audit record and, when it enables a new tenant, the tenant's row; all or nothing.
+    """Store an event with its audit record and, if it enables a new tenant, the tenant's row; all or nothing.
 
-    A second delivery, however many at once, finds the first by (tenant, event id) and adds nothing.
+    A repeated delivery, even a concurrent one, is identified by (tenant, event id) and adds nothing.
 
     Args:
-        database: of the role `marketplace`.
-        event: checked.
-        source: address the request came from, for the audit stream.
+        database: with the role `marketplace`.
+        event: validated.
+        source: address of the sender, for the audit stream.
 
     Raises:
         TenantOffboarded, TenantConflict, TenantUnknown, ServiceConflict: nothing was stored.
-        DatabaseUnavailable: nothing was stored, or everything was and only the answer was lost; sending the event
-            again with the same id is right in both cases.
+        DatabaseUnavailable: nothing was stored, or everything was stored and only the response was lost. In both cases
+            the sender repeats the event with the same id.
     """
     with database.tenant_tx(event.tenant_id) as tx:
         row = tx.tenants.request(event) if event.kind is EventKind.SERVICE_ENABLED else tx.tenants.get()
         if row is None:
             raise TenantUnknown
         leaving = tx.leaving.get()
-        _refuse_what_cannot_be(row, event, destroying=leaving is not None and leaving.destroying_at is not None)
+        _require_acceptable(row, event, destroying=leaving is not None and leaving.destroying_at is not None)
         fresh = _store_discovery(tx, event) if event.kind is EventKind.SERVICE_DISCOVERED else tx.inbox.accept(event)
         if fresh:
             _record(tx, event, source)
@@ -54,7 +54,7 @@ def accept(database: Database, event: MarketplaceEvent, source: str) -> Accepted
 
 
 def discovered(database: Database, tenant_id: str, event_id: str) -> str | None:
-    """Return the service that a stored event discovered; None when it was erased with its tenant."""
+    """Return the service that a stored event discovered; None if it was erased with its tenant."""
     with database.tenant_tx(tenant_id) as tx:
         return tx.inbox.discovered(event_id)
 
@@ -69,13 +69,13 @@ def look_up(database: Database, tenant_id: str) -> tuple[TenantRow, list[StepRow
 
 
 def mark_started(database: Database, tenant_id: str, event_id: str) -> None:
-    """Note that the tenant's workflow has the event."""
+    """Record that the tenant's workflow has received the event."""
     with database.tenant_tx(tenant_id) as tx:
         tx.inbox.mark_started(event_id)
 
 
 def _store_discovery(tx: TenantTransaction, event: MarketplaceEvent) -> bool:
-    """Store an event about a service; what was discovered or connected before stays what it is."""
+    """Store an event about a service; a service that is discovered or connected already is unchanged."""
     if event.service is None or event.service_kind is None:
         raise MalformedEvent
     known = tx.enrolments.known_kind(event.service)
@@ -87,8 +87,8 @@ def _store_discovery(tx: TenantTransaction, event: MarketplaceEvent) -> bool:
     return fresh
 
 
-def _refuse_what_cannot_be(row: TenantRow, event: MarketplaceEvent, *, destroying: bool) -> None:
-    # Once its keys are being destroyed it has as good as left: there is nothing to come back to.
+def _require_acceptable(row: TenantRow, event: MarketplaceEvent, *, destroying: bool) -> None:
+    # While its keys are destroyed, the tenant cannot be restored: it counts as offboarded.
     if row.state is State.OFFBOARDED or destroying:
         raise TenantOffboarded
     if row.region != event.region:

@@ -1,15 +1,16 @@
-"""What an event says: three ways to write it, one model.
+"""The three formats of an event, and their one model.
 
-1. The seed's bare JSON: `event, customer, service, region, timestamp` and an optional `organization`; an event
-   that discovers a service says which one (`workload`) and of what `kind`.
-2. A structured CloudEvent whose `data` is that object; `event` may then be left out when the type is
-   `io.openkcm.marketplace.<kind>` (or the bare kind), and `timestamp` when there is a `time`.
-3. A binary CloudEvent whose body is that object, whole: `ce-` headers are not covered by the signature, so they may
-   repeat what the body says but never decide it. Otherwise whoever sits between could turn an enable into a disable.
+1. The bare JSON: `event, customer, service, region, timestamp` and an optional `organization`; an event that discovers
+   a service names it (`workload`) with its `kind`.
+2. A structured CloudEvent whose `data` is that object. `event` is optional if the type is
+   `io.openkcm.marketplace.<kind>` or the bare kind; `timestamp` is optional if there is a `time`.
+3. A binary CloudEvent whose body is that object, complete. The signature does not cover `ce-` headers, so they must
+agree
+   with the body and add nothing: otherwise a man in the middle could turn an enable into a disable.
 
-Which of the three it is is read from the signed body, not from Content-Type, for the same reason. Fields nobody knows
-are ignored, because a public sender adds some one day; a known field of the wrong type is refused. Where an object
-says a field twice, the last one counts.
+For the same reason the signed body, not Content-Type, determines the format. Unknown fields are ignored, because public
+senders add fields over time; a known field of the wrong type is rejected. If a field occurs twice in an object, the
+last value counts.
 """
 
 import json
@@ -37,14 +38,14 @@ def read_event(body: bytes, headers: Mapping[str, str], event_id: str, regions: 
     """Return the event in a verified body.
 
     Args:
-        body: as it was signed.
-        headers: with lower-case names; only looked at to refuse a CloudEvent that contradicts its body.
-        event_id: the webhook's message id.
-        regions: where tenants may be enabled.
+        body: the signed body.
+        headers: with lower-case names; used only to reject a CloudEvent whose headers contradict its body.
+        event_id: the message id of the webhook.
+        regions: the regions in which tenants can be enabled.
 
     Raises:
         MalformedEvent, UnknownEvent, UnknownService, IllegalTenantId, UnknownRegion: in this order of checks.
-        InvalidName: what was discovered cannot be a service's name.
+        InvalidName: the discovered service has an invalid name.
     """
     fields = _fields(body, headers)
     try:
@@ -85,7 +86,7 @@ def _object(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise MalformedEvent("the body is not JSON in UTF-8") from None
     if not isinstance(read, dict):
-        raise MalformedEvent("the body is not a JSON object", "send one event a request")
+        raise MalformedEvent("the body is not a JSON object", "send one event per request")
     return read
 
 
@@ -93,14 +94,14 @@ def _from_structured(read: dict[str, Any], body: bytes) -> dict[str, Any]:
     try:
         event = JSONFormat().read(CloudEvent, body)
     except (BaseCloudEventException, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        # The library's own refusals are the first; the others are what it raises for attributes of odd types.
-        raise MalformedEvent("the CloudEvent does not follow the specification, version 1.0") from None
+        # The library raises the first; the others result from attributes of unexpected types.
+        raise MalformedEvent("the CloudEvent does not conform to version 1.0 of the specification") from None
     fields = read.get("data")
     if not isinstance(fields, dict):
         raise MalformedEvent("the CloudEvent's data is not a JSON object")
     kind = _kind_of_type(event.get_type())
     if kind is not None and fields.setdefault("event", kind) != kind:
-        raise MalformedEvent("the CloudEvent's type and its data name different kinds of event")
+        raise MalformedEvent("the CloudEvent's type and its data have different kinds of event")
     fields.setdefault("event", event.get_type())
     if "timestamp" not in fields and "time" in read:
         fields["timestamp"] = read["time"]
@@ -112,19 +113,19 @@ def _compare_with_headers(read: dict[str, Any], body: bytes, headers: Mapping[st
     try:
         event = from_binary_event(HTTPMessage(attributes, body))
     except (BaseCloudEventException, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise MalformedEvent("the CloudEvent's headers do not follow the specification") from None
+        raise MalformedEvent("the headers of the CloudEvent do not conform to the specification") from None
     if "event" not in read:
         raise MalformedEvent(
-            "a binary CloudEvent says its kind only in a header, and headers are not signed",
+            "the binary CloudEvent has its kind only in a header, and headers are not signed",
             "repeat it in the body as event, or send a structured CloudEvent",
         )
     kind = _kind_of_type(event.get_type())
     if kind is not None and read["event"] != kind:
-        raise MalformedEvent("the CloudEvent's type and its data name different kinds of event")
+        raise MalformedEvent("the CloudEvent's type and its data have different kinds of event")
 
 
 def _kind_of_type(event_type: str) -> EventKind | None:
-    """Return the kind a CloudEvent's type names; None for a marketplace's own word, which its data explains."""
+    """Return the kind in a CloudEvent's type; None for a marketplace's own type, whose data has the kind."""
     bare = event_type.removeprefix(TYPE_PREFIX)
     return EventKind(bare) if bare in tuple(EventKind) else None
 
@@ -141,18 +142,18 @@ def _service_kind(text: str) -> ServiceKind:
         return ServiceKind(text)
     except ValueError:
         raise MalformedEvent(
-            "the kind of the discovered service is not known", f"the kinds are {', '.join(ServiceKind)}"
+            "the kind of the discovered service is unknown", f"use one of {', '.join(ServiceKind)}"
         ) from None
 
 
 def _organization(value: object, tenant_id: str) -> str:
-    """Return the customer's name; it ends in mail headers and on pages, so nothing in it may steer either."""
+    """Return the customer's name. It appears in e-mail headers and on pages, so control characters are rejected."""
     if value is None:
         return tenant_id
     if not isinstance(value, str) or not 1 <= len(value) <= MOST_CHARACTERS or not value.isprintable():
         raise MalformedEvent(f"the organization is not a text of 1 to {MOST_CHARACTERS} printable characters")
     if value != value.strip():
-        raise MalformedEvent("the organization begins or ends with white space")
+        raise MalformedEvent("the organization starts or ends with white space")
     return value
 
 

@@ -1,8 +1,8 @@
-"""Who sent this: Standard Webhooks, symmetric, with up to two active secrets.
+"""Authentication of the sender: Standard Webhooks, symmetric, with up to two active secrets.
 
-What is signed is the message id, the time stamp and the raw body, nothing else: no other header may decide anything
-(see `envelopes`). The library compares in constant time; what it raises for input that is not even a signature
-(ValueError, binascii.Error, UnicodeDecodeError) means the same as a wrong one and stops here.
+The signature covers the message id, the timestamp and the raw body. No other header may determine anything (see
+`parse`). The library compares in constant time. It raises ValueError, binascii.Error or UnicodeDecodeError for
+malformed input; these are treated like a wrong signature.
 """
 
 import re
@@ -15,7 +15,7 @@ from core.errors.platform import SettingsInvalid
 from core.errors.requests import SignatureRefused, StaleTimestamp
 
 TOLERANCE_SECONDS = 300
-"""Standard Webhooks' replay window; within it the event id makes a second delivery a duplicate."""
+"""The replay window of Standard Webhooks; within it, the event id identifies a repeated delivery."""
 MOST_SECRETS = 2
 
 _ID = "webhook-id"
@@ -30,30 +30,30 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_secret(secret: str) -> Webhook:
-    """Return the signer and verifier for one secret (`whsec_` and base64, at least 16 bytes of it).
+def parse_secret(secret: str) -> Webhook:
+    """Return the signer and verifier for one secret (`whsec_` and base64, at least 16 bytes).
 
     Raises:
-        SettingsInvalid: it is not one; the text never quotes it.
+        SettingsInvalid: it is malformed; the message never quotes it.
     """
-    refusal = SettingsInvalid(
-        "a webhook secret is not base64 of at least 16 bytes", "write it as whsec_ followed by base64, one a line"
+    invalid = SettingsInvalid(
+        "a webhook secret is not base64 of at least 16 bytes", "write whsec_ followed by base64, one secret per line"
     )
     if len(secret.removeprefix("whsec_")) < _LEAST_BASE64:
-        raise refusal
+        raise invalid
     try:
         return Webhook(secret)
-    except Exception:  # noqa: BLE001 - the library raises several kinds, and their texts may quote the secret
-        raise refusal from None
+    except Exception:  # noqa: BLE001 - the library raises several types, and their texts may quote the secret
+        raise invalid from None
 
 
 class SignatureCheck:
     def __init__(self, secrets: Sequence[str], clock: Callable[[], datetime] = _now) -> None:
         if not 1 <= len(secrets) <= MOST_SECRETS:
             raise SettingsInvalid(
-                f"{len(secrets)} webhook secrets are active", "keep one, or two while the marketplace changes over"
+                f"{len(secrets)} webhook secrets are active", "keep one, or two during a change of the secret"
             )
-        self._webhooks = tuple(open_secret(secret) for secret in secrets)
+        self._webhooks = tuple(parse_secret(secret) for secret in secrets)
         self._clock = clock
 
     def verify(self, headers: Mapping[str, str], body: bytes) -> str:
@@ -61,11 +61,11 @@ class SignatureCheck:
 
         Args:
             headers: with lower-case names.
-            body: as it came, before anything parsed it.
+            body: as received, before any parsing.
 
         Raises:
-            SignatureRefused: a header is missing or malformed, or no secret fits.
-            StaleTimestamp: it was signed, or says so, more than five minutes ago or ahead.
+            SignatureRefused: a header is missing or malformed, or no secret matches.
+            StaleTimestamp: the timestamp is more than five minutes in the past or the future.
         """
         message_id, stamp = headers.get(_ID, ""), headers.get(_TIMESTAMP, "")
         if not _MESSAGE_ID.fullmatch(message_id) or not _SECONDS.fullmatch(stamp):
@@ -73,13 +73,13 @@ class SignatureCheck:
         if abs(self._clock().timestamp() - int(stamp)) > TOLERANCE_SECONDS:
             raise StaleTimestamp
         signed = {_ID: message_id, _TIMESTAMP: stamp, _SIGNATURE: headers.get(_SIGNATURE, "")}
-        # Every secret is tried whatever the first one says: how long it takes does not tell which one is current.
-        if not any([_fits(webhook, signed, body) for webhook in self._webhooks]):  # noqa: C419 - see above
+        # Try every secret, even after a match: the duration must not reveal which secret is current.
+        if not any([_verifies(webhook, signed, body) for webhook in self._webhooks]):  # noqa: C419 - see above
             raise SignatureRefused
         return message_id
 
 
-def _fits(webhook: Webhook, signed: dict[str, str], body: bytes) -> bool:
+def _verifies(webhook: Webhook, signed: dict[str, str], body: bytes) -> bool:
     try:
         webhook.verify(body, signed, json_parse=False)
     except (WebhookVerificationError, ValueError):

@@ -1,1 +1,1 @@
-"""HTTP of the endpoint: body limits, rate limits, problems, API description."""
+"""HTTP of the API: body limits, rate limits, problem documents, API description."""

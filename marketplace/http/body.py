@@ -1,4 +1,4 @@
-"""A request's body, read with a limit."""
+"""Reading of a request's body with a limit."""
 
 import asyncio
 
@@ -11,10 +11,11 @@ _BODY_SECONDS = 10.0
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the raw body, giving up before it is in memory when it is too large.
+    """Return the raw body; stop reading at the limit, before a large body is in memory.
 
     Raises:
-        BodyTooLarge, MalformedEvent: it is, or it did not arrive.
+        BodyTooLarge: it exceeds the limit.
+        MalformedEvent: it did not arrive completely.
     """
     if int(request.headers.get("content-length", "0")) > limit:
         raise BodyTooLarge
@@ -26,5 +27,5 @@ async def read_body(request: Request, limit: int) -> bytes:
                 if len(body) > limit:
                     raise BodyTooLarge
     except (TimeoutError, ClientDisconnect):
-        raise MalformedEvent("the body did not arrive", "send the whole body within ten seconds") from None
+        raise MalformedEvent("the body did not arrive in time", "send the whole body within ten seconds") from None
     return bytes(body)

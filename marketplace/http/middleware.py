@@ -1,4 +1,4 @@
-"""Where every request comes in and every answer goes out: one log line each, and no exception further."""
+"""Logging of each request, and the response to unexpected exceptions."""
 
 import time
 import uuid
@@ -9,14 +9,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from marketplace.http.problems import internal
 
 CODE = "openkcm.code"
-"""Where in the scope a handler leaves the code of its refusal, for the log."""
+"""Key in the scope under which a handler stores its error code for the log."""
 _LONGEST_PATH = 200
 
 _log = structlog.get_logger(__name__)
 
 
 class RequestMiddleware:
-    """Logs neither headers, query nor body: signatures, tokens and customers' names travel in them."""
+    """Logs one line per request, without headers, query and body: they contain signatures, tokens and names."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -35,7 +35,7 @@ class RequestMiddleware:
 
         try:
             await self._app(scope, receive, note)
-        except Exception:  # noqa: BLE001 - what it is goes to the log, the caller gets a reference
+        except Exception:  # noqa: BLE001 - the log has the details, the caller gets a reference
             reference = uuid.uuid4().hex
             _log.exception("request failed", reference=reference)
             scope[CODE] = "internal"
@@ -43,9 +43,9 @@ class RequestMiddleware:
                 await internal(reference)(scope, receive, note)
         source = scope.get("client")
         _log.info(
-            "request answered",
+            "request completed",
             method=scope["method"],
-            # As it came, percent-encoded: nothing in it can break a line.
+            # As received, percent-encoded: it cannot contain a line break.
             path=scope.get("raw_path", b"").decode("ascii", "replace")[:_LONGEST_PATH],
             status=int(status),
             code=scope.get(CODE),

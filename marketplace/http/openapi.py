@@ -1,14 +1,14 @@
-"""What the OpenAPI page says beyond the models."""
+"""Descriptions in the OpenAPI document that the models do not contain."""
 
 from typing import Any
 
 from marketplace.schemas import ProblemAnswer
 
 DESCRIPTION = (
-    "Takes signed marketplace events and shows how far a tenant is. Bodies are signed as Standard Webhooks describes "
-    "(webhook-id, webhook-timestamp, webhook-signature over the raw body; HMAC-SHA256). Every refusal is a problem "
-    "document (RFC 9457) with a stable code and a hint. Send an event again with the same webhook-id until it is "
-    "answered with 202: it is acted on once."
+    "Receives signed marketplace events and shows the state of a tenant. Bodies are signed as in Standard Webhooks "
+    "(webhook-id, webhook-timestamp, webhook-signature over the raw body; HMAC-SHA256). Every error is a problem "
+    "document (RFC 9457) with a stable code and a hint. Repeat an event with the same webhook-id until the response is "
+    "202; it takes effect once."
 )
 
 _SEED = {
@@ -28,7 +28,7 @@ _STRUCTURED = {
 }
 
 
-def _refusals(*statuses: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
+def _errors(*statuses: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ProblemAnswer, "description": text} for status, text in statuses}
 
 
@@ -37,15 +37,14 @@ def _header(name: str, description: str) -> dict[str, Any]:
 
 
 EVENTS: dict[str, Any] = {
-    "summary": "take an event",
+    "summary": "Send an event",
     "description": (
-        "Stores the event and answers before anything is made. Kinds: service_enabled starts a tenant, "
-        "service_disabled lets it leave, service_discovered puts a service on record by its "
-        "workload and kind. The body is the object below, a structured CloudEvent with it as data, or a "
-        "binary CloudEvent with it as body; ce- headers are not signed and never decide anything. Unknown fields are "
-        "ignored; organization defaults to the customer id."
+        "Stores the event before it responds. Kinds: service_enabled creates a tenant, service_disabled starts its "
+        "offboarding, service_discovered records a service by its workload and kind. The body is the object below, a "
+        "structured CloudEvent with it as data, or a binary CloudEvent with it as body; ce- headers are not signed and "
+        "determine nothing. Unknown fields are ignored. The default of organization is the customer id."
     ),
-    "responses": _refusals(
+    "responses": _errors(
         (400, "malformed_event"),
         (401, "signature_refused, stale_timestamp"),
         (404, "tenant_unknown: service_disabled for an account that never enabled the service"),
@@ -53,13 +52,13 @@ EVENTS: dict[str, Any] = {
         (413, "body_too_large"),
         (422, "unknown_event, unknown_service, unknown_region, illegal_tenant_id, invalid_name"),
         (500, "internal, with a reference for the operator"),
-        (503, "database_unavailable: nothing is stored, send it again after Retry-After seconds"),
+        (503, "database_unavailable: nothing is stored; repeat after Retry-After seconds"),
     ),
     "openapi_extra": {
         "parameters": [
-            _header("webhook-id", "1 to 200 visible ASCII characters; the same for every delivery of one event"),
-            _header("webhook-timestamp", "Unix seconds, at most five minutes from the present"),
-            _header("webhook-signature", "v1,<base64>; several are separated by a space"),
+            _header("webhook-id", "1 to 200 visible ASCII characters; the same for every delivery of an event"),
+            _header("webhook-timestamp", "Unix seconds, at most five minutes in the past or future"),
+            _header("webhook-signature", "v1,<base64>; separate several with a space"),
         ],
         "requestBody": {
             "required": True,
@@ -72,28 +71,28 @@ EVENTS: dict[str, Any] = {
 }
 
 TENANT: dict[str, Any] = {
-    "summary": "show a tenant",
-    "description": "How far a tenant is, for the marketplace's own display. Needs the marketplace's bearer token.",
-    "responses": _refusals(
+    "summary": "Show a tenant",
+    "description": "The state of a tenant, for display in the marketplace. Requires the marketplace's bearer token.",
+    "responses": _errors(
         (401, "unauthorized"), (404, "tenant_unknown"), (422, "illegal_tenant_id"), (503, "database_unavailable")
     ),
     "openapi_extra": {"parameters": [_header("authorization", "Bearer <marketplace token>")]},
 }
 
 DISCOVERY: dict[str, Any] = {
-    "summary": "find OpenKCM",
-    "description": "Where the crypto service is, the root its certificate hangs from, and how to enrol. Public.",
-    "responses": _refusals((503, "canary_missing, database_unavailable")),
+    "summary": "Discover OpenKCM",
+    "description": "Addresses of the crypto service, the root of its certificate, and how to enrol. Public.",
+    "responses": _errors((503, "canary_missing, database_unavailable")),
 }
 
 ENROL: dict[str, Any] = {
-    "summary": "enrol as a service",
+    "summary": "Enrol a service",
     "description": (
-        "Asks for a certificate for the key of a PKCS #10 request, with a join token or with a JWT of one of the "
-        "issuers. The same key and proof again is the same enrolment; a proof is good for one key. What is wrong with "
-        "a proof is not said."
+        "Requests a certificate for the key of a PKCS #10 request, with a join token or with a JWT of one of the "
+        "issuers. A repeated request with the same key and attestation is the same enrolment; an attestation is valid "
+        "for one key. The response does not give the reason for a rejected attestation."
     ),
-    "responses": _refusals(
+    "responses": _errors(
         (400, "malformed_enrolment"),
         (401, "proof_refused"),
         (413, "body_too_large"),
@@ -119,14 +118,14 @@ ENROL: dict[str, Any] = {
     },
 }
 
-STANDING: dict[str, Any] = {
-    "summary": "how an enrolment stands",
-    "description": "pending, issued with the certificate, or refused with the reason. Needs the enrolment's ticket.",
-    "responses": _refusals((401, "ticket_refused"), (429, "too_many_requests"), (503, "database_unavailable")),
+ENROLMENT_STATUS: dict[str, Any] = {
+    "summary": "Show an enrolment",
+    "description": "pending, issued with the certificate, or refused with the reason. Requires the ticket.",
+    "responses": _errors((401, "ticket_refused"), (429, "too_many_requests"), (503, "database_unavailable")),
     "openapi_extra": {"parameters": [_header("authorization", "Bearer <ticket>")]},
 }
 
 HEALTH: dict[str, Any] = {
-    "summary": "is the process up",
-    "description": "Says that this process answers, not that what it depends on does: a restart would not help that.",
+    "summary": "Check the process",
+    "description": "Whether this process responds, without its dependencies: a restart would not repair those.",
 }

@@ -1,4 +1,4 @@
-"""The OpenAPI document as a plain page: no script, and nothing fetched from anywhere."""
+"""The OpenAPI document as an HTML page without scripts and external resources."""
 
 import json
 from html import escape
@@ -20,7 +20,7 @@ def render(document: dict[str, Any]) -> str:
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
             f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body><h1>{title}</h1>'
             f"<p>{escape(document['info'].get('description', ''))}</p>"
-            '<p>The same for programs: <a href="/openapi.json">openapi.json</a></p>'
+            '<p>Machine-readable: <a href="/openapi.json">openapi.json</a></p>'
         )
     ]
     for path, methods in document["paths"].items():
@@ -29,7 +29,7 @@ def render(document: dict[str, Any]) -> str:
             parts.append(f"<p>{escape(operation.get('description', operation.get('summary', '')))}</p>")
             parts.append(_table("Headers and parameters", _parameters(operation)))
             parts.append(_example(operation))
-            parts.append(_table("Answers", _answers(operation)))
+            parts.append(_table("Responses", _answers(operation)))
     parts.append("<h2>Models</h2>")
     for name, schema in document.get("components", {}).get("schemas", {}).items():
         text = json.dumps(schema, indent=1, ensure_ascii=False)

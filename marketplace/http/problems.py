@@ -1,4 +1,4 @@
-"""From errors to answers, in one table (RFC 9457). What is not listed is ours, and the caller gets a reference only."""
+"""The mapping from errors to responses (RFC 9457). For an unlisted error, the caller gets only a reference."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -58,7 +58,7 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
 
 
 def answer(error: OpenKcmError) -> JSONResponse | None:
-    """Return the answer to a listed error, None for one that is nobody else's business."""
+    """Return the response to a listed error; None for an internal one."""
     status = STATUS.get(type(error))
     if status is None:
         return None
@@ -71,16 +71,16 @@ def answer(error: OpenKcmError) -> JSONResponse | None:
 
 
 def internal(reference: str) -> JSONResponse:
-    """Return the answer to everything else."""
+    """Return the response to an unexpected error."""
     return problem(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "internal",
-        "something went wrong on our side",
-        f"tell the operator the reference {reference}",
+        "internal error",
+        f"report the reference {reference} to the operator",
     )
 
 
 def problem(status: int, code: str, detail: str, hint: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Return an RFC 9457 document; `code` and `hint` are extension members, `type` is left at about:blank."""
+    """Return an RFC 9457 document; `code` and `hint` are extension members, `type` is about:blank."""
     body = {"title": HTTPStatus(status).phrase, "status": int(status), "code": code, "detail": detail, "hint": hint}
     return JSONResponse(body, status, headers, CONTENT_TYPE)

@@ -1,4 +1,4 @@
-"""How often somebody may be wrong: token buckets by name, of which only so many are remembered."""
+"""Rate limits: token buckets by name, with a limit on the number of names."""
 
 import time
 from collections import OrderedDict
@@ -10,7 +10,7 @@ _HOST_BITS = 64
 
 
 class TokenBuckets:
-    """A bucket holds `burst` and gets one back every `seconds`; safe in one event loop."""
+    """A bucket holds `burst` tokens and gains one every `seconds`; safe in one event loop."""
 
     def __init__(self, burst: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._burst = float(burst)
@@ -19,7 +19,7 @@ class TokenBuckets:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, name: str) -> bool:
-        """Take one; False when there is none, and then nothing is taken."""
+        """Take a token; return False, without effect, if the bucket is empty."""
         left = self._now(name)
         if left < 1.0:
             return False
@@ -38,8 +38,8 @@ class TokenBuckets:
         return min(self._burst, left + (self._clock() - at) / self._seconds)
 
 
-def neighbourhood(address: str) -> str:
-    """Return what counts as one sender: an IPv4 address, or the network of 64 bits that an IPv6 address is in."""
+def client_network(address: str) -> str:
+    """Return the sender that a limit applies to: an IPv4 address, or the 64-bit network of an IPv6 address."""
     try:
         parsed = ip_address(address)
     except ValueError:

@@ -11,12 +11,12 @@ from devstack.servers.temporal import TemporalServer
 from tests.ports import free_ports
 
 NewServer = Callable[..., Server]
-"""Name, and the ports of another one that it shall take the place of."""
+"""Name of the server, and the ports of another server that it replaces."""
 
 
 @pytest.fixture
 def new_server(tmp_path: Path) -> Iterator[NewServer]:
-    """Return a function that builds a server for this test alone, not yet started."""
+    """Return a function that creates a server for this test alone, not yet started."""
     built: list[Server] = []
 
     def new(name: str, ports: Mapping[str, int] | None = None) -> Server:

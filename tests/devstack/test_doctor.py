@@ -1,4 +1,4 @@
-"""What `python -m devstack doctor` finds on the machine, and on the page that the crypto service shows."""
+"""Findings of `python -m devstack doctor` about the machine and the metrics of the crypto service."""
 
 import threading
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 
 @contextmanager
-def showing(page: str) -> Iterator[Settings]:
+def metrics_server(page: str) -> Iterator[Settings]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -25,7 +25,7 @@ def showing(page: str) -> Iterator[Settings]:
             self.wfile.write(page.encode())
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -42,28 +42,28 @@ def showing(page: str) -> Iterator[Settings]:
     ("page", "finding"),
     [
         ("openkcm_crypto_ready 2.0\nopenkcm_crypto_set_aside_lines_total 0.0\n", None),
-        ("# a comment\nopenkcm_crypto_ready 0.0\n", "none of its processes serves"),
+        ("# a comment\nopenkcm_crypto_ready 0.0\n", "none of its processes is ready"),
         (
             "openkcm_crypto_ready 2.0\nopenkcm_crypto_set_aside_lines_total 3.0\n",
-            "audit records were set aside in undeliverable.jsonl",
+            "audit records were moved to undeliverable.jsonl",
         ),
         (
             "openkcm_crypto_ready 2.0\nopenkcm_crypto_delivery_failing_seconds 7.0\n",
-            "the database does not take its audit records",
+            "the database does not accept its audit records",
         ),
     ],
 )
-def test_doctor_says_what_the_crypto_service_shows(page: str, finding: str | None) -> None:
-    with showing(page) as settings:
+def test_doctor_reports_problems_in_the_metrics_of_the_crypto_service(page: str, finding: str | None) -> None:
+    with metrics_server(page) as settings:
         assert _crypto(settings) == finding
 
 
 @pytest.fixture
 def unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that its user cannot read, nor an ordinary user where the tests run as root."""
+    """A folder that its user cannot read, nor an ordinary user if the tests run as root."""
     folder = tmp_path / "unreadable"
     folder.mkdir(mode=0)
-    monkeypatch.chdir("/")  # settings are looked for in the working folder, which that user may not read
+    monkeypatch.chdir("/")  # that user must be able to read the working directory, where the settings file is searched
     with ordinary_user():
         yield folder
     folder.chmod(0o700)
@@ -92,5 +92,5 @@ def test_doctor_reports_one_port_given_to_two_components(tmp_path: Path) -> None
         assert all("_PORT" in one.hint for one in found)
 
 
-def test_doctor_says_when_nobody_answers() -> None:
-    assert _crypto(Settings(crypto_metrics_port=free_port())) == "its metrics do not answer"
+def test_doctor_reports_an_unreachable_metrics_endpoint() -> None:
+    assert _crypto(Settings(crypto_metrics_port=free_port())) == "its metrics endpoint does not respond"

@@ -1,4 +1,4 @@
-"""The endpoint on a real socket, over a real PostgreSQL; only the door into Temporal can be a stand-in."""
+"""The marketplace API on a real socket with a real PostgreSQL; only the workflow client may be a fake."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ async def streamed(body: bytes) -> AsyncIterator[bytes]:
 
 
 class RecordingDoor:
-    """Stands in for the gateway where a test is about HTTP or the inbox; it refuses as the real one does."""
+    """Fake workflow client for tests of HTTP or the inbox; it rejects calls as the real one does."""
 
     def __init__(self) -> None:
         self.taken: list[tuple[str, str, str]] = []
@@ -78,7 +78,7 @@ class RecordingDoor:
         self.discovered: list[tuple[str, str, str]] = []
         self.asked: list[tuple[str, str, str, str]] = []
         self.connect: Callable[[str, str, str], None] = lambda *_asked: None
-        """What is done, or raised, when a service is to be connected: tenant, service, request."""
+        """Called when a service is to be connected, with tenant, service and request; may raise."""
         self.down = False
         self.broken_for: set[str] = set()
 
@@ -110,8 +110,8 @@ class RecordingDoor:
 
 
 class Endpoint:
-    def __init__(self, url: str, field, door) -> None:
-        self.url, self.field, self.door = url, field, door
+    def __init__(self, url: str, field, workflow_client) -> None:
+        self.url, self.field, self.workflow_client = url, field, workflow_client
         self.client = httpx2.AsyncClient(base_url=url, timeout=30, limits=httpx2.Limits(max_connections=50))
 
     async def post(self, event: dict | bytes, headers: dict | None = None, **how: Any) -> httpx2.Response:
@@ -141,7 +141,7 @@ class Endpoint:
 
     def assert_nothing_stored(self) -> None:
         assert (self.count("tenant"), self.count("marketplace_event"), self.count("audit_event")) == (0, 0, 0)
-        assert getattr(self.door, "taken", []) == []
+        assert getattr(self.workflow_client, "taken", []) == []
 
 
 def assert_refused(answer, status: int, code: str, case: str = "") -> None:
@@ -168,9 +168,9 @@ async def serving(app: Any, lifespan: Literal["on", "off"] = "off") -> AsyncIter
 
 
 @asynccontextmanager
-async def running(field, door: WorkflowClient, offer: EndpointConfig = OFFER) -> AsyncIterator[Endpoint]:
-    async with serving(create_app(field.open("marketplace", max_size=12), door, offer), "on") as url:
-        endpoint = Endpoint(url, field, door)
+async def running(field, workflow_client: WorkflowClient, offer: EndpointConfig = OFFER) -> AsyncIterator[Endpoint]:
+    async with serving(create_app(field.open("marketplace", max_size=12), workflow_client, offer), "on") as url:
+        endpoint = Endpoint(url, field, workflow_client)
         try:
             yield endpoint
         finally:
@@ -179,7 +179,7 @@ async def running(field, door: WorkflowClient, offer: EndpointConfig = OFFER) ->
 
 @pytest.fixture(autouse=True)
 def logs() -> None:
-    """Logs go where the standard library's go, so that a test sees all of them and standard output none."""
+    """Send logs to the standard library's logging, so that a test captures all and standard output has none."""
     structlog.configure(
         processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -187,11 +187,11 @@ def logs() -> None:
 
 
 @pytest.fixture
-def door() -> RecordingDoor:
+def workflow_client() -> RecordingDoor:
     return RecordingDoor()
 
 
 @pytest.fixture
-async def endpoint(field, door) -> AsyncIterator[Endpoint]:
-    async with running(field, door) as started:
+async def endpoint(field, workflow_client) -> AsyncIterator[Endpoint]:
+    async with running(field, workflow_client) as started:
         yield started

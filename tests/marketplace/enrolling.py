@@ -1,4 +1,4 @@
-"""Tenants with a certificate authority, agents that enrol there, an issuer of JWTs: for the tests of enrolment."""
+"""Tenants with a certificate authority, agents that enrol, and a JWT issuer: helpers for the enrolment tests."""
 
 import json
 import secrets
@@ -31,12 +31,12 @@ def a_csr() -> str:
     return request_of(new_key())
 
 
-class Stand:
-    """The endpoint, and behind it tenants whose workflows are played by the dashboard's stand-in on the same rows."""
+class Scenario:
+    """The API with tenants whose workflows the dashboard's fake client simulates on the same rows."""
 
     def __init__(self, endpoint: Endpoint, scene: Scene) -> None:
         self.endpoint, self.scene = endpoint, scene
-        endpoint.door.connect = lambda tenant, service, request: scene.door.connect_service(
+        endpoint.door.connect = lambda tenant, service, request: scene.gateway.connect_service(
             tenant, "eu-west-1", service, request
         )
         for tenant in (ACME, BETA):
@@ -47,7 +47,7 @@ class Stand:
             tx.certificates.record_authority(scene.authority.row())
 
     def token(self, tenant_id: str = ACME, role: str = "dashboard", **changed: Any) -> JoinToken:
-        """Make a join token as the dashboard or the command does."""
+        """Create a join token as the dashboard or the command does."""
         root = self.scene.authority.root.public_bytes(serialization.Encoding.DER)
         made = join_token(tenant_id, secrets.token_urlsafe(32), root)
         row = {"service": "orders", "kind": ServiceKind.POSTGRESQL, "made_by": "ada", "lifetime": timedelta(hours=1)}
@@ -62,17 +62,17 @@ class Stand:
     async def with_token(self, token: JoinToken, csr: str | None = None, **fields: Any) -> httpx2.Response:
         return await self.enrol(csr, join_token=token.text, **fields)
 
-    async def standing(self, enrolled: httpx2.Response, ticket: str | None = None) -> httpx2.Response:
+    async def status(self, enrolled: httpx2.Response, ticket: str | None = None) -> httpx2.Response:
         answer = enrolled.json()
         return await self.endpoint.client.get(
             f"/v1/enrolments/{answer['enrolment_id']}",
             headers={"authorization": f"Bearer {ticket or answer['ticket']}"},
         )
 
-    async def settled(self, enrolled: httpx2.Response) -> dict[str, Any]:
+    async def result(self, enrolled: httpx2.Response) -> dict[str, Any]:
         assert enrolled.status_code == 202, enrolled.text
         end = time.monotonic() + 20
-        while (answer := (await self.standing(enrolled))).json()["state"] == "pending":
+        while (answer := (await self.status(enrolled))).json()["state"] == "pending":
             assert time.monotonic() < end
         return answer.json()
 
@@ -82,7 +82,7 @@ class Stand:
         return [record for record in records if record["name"].startswith(prefix)]
 
     def everything(self) -> str:
-        """Return every row of the tables of the schema as text."""
+        """Return every row of every table of the schema as text."""
         tables = self.endpoint.execute(
             "select relname from pg_class where relnamespace = 'okcm'::regnamespace and relkind in ('r', 'p')"
         )
@@ -91,7 +91,7 @@ class Stand:
 
 @dataclass
 class Issuer:
-    """Somebody who issues JWTs, and where the endpoint reads the keys."""
+    """A JWT issuer, and the function that reads its keys for the API."""
 
     name: str = ISSUER
     algorithm: str = "ES256"
@@ -140,7 +140,7 @@ def make_key(algorithm: str) -> Any:
 
 
 class Signing(jws.JWSRegistry):
-    """Signs with whatever it is told to, as somebody does who means harm."""
+    """Signs with any algorithm, as an attacker does."""
 
     def get_alg(self, name: str) -> Any:
         return self.algorithms[name]

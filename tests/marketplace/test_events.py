@@ -1,4 +1,4 @@
-"""What a marketplace may send, and what it must not be able to do."""
+"""Events that a marketplace can send, and attacks that must fail."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, an_event, asser
 CLOUD = {"type": "io.openkcm.marketplace.service_enabled", "source": "/marketplace"}
 
 
-async def test_the_seeds_event_becomes_a_row_an_audit_record_and_a_workflow(endpoint):
+async def test_enable_event_creates_a_row_an_audit_record_and_a_workflow(endpoint):
     answer = await endpoint.post(an_event(organization=None), event_id="msg_1")
 
     assert answer.status_code == 202
@@ -27,7 +27,7 @@ async def test_the_seeds_event_becomes_a_row_an_audit_record_and_a_workflow(endp
     }
     assert TOKEN not in answer.text
     await wait_until_async(lambda: endpoint.waiting() == 0)
-    assert endpoint.door.taken == [("acme-corp-12345", "eu-west-1", "msg_1")]
+    assert endpoint.workflow_client.taken == [("acme-corp-12345", "eu-west-1", "msg_1")]
     with endpoint.field.open("operator").tenant_tx("acme-corp-12345") as tx:
         assert tx.tenants.get().organization == "acme-corp-12345"
         (stored,) = tx.audit.records()
@@ -36,7 +36,7 @@ async def test_the_seeds_event_becomes_a_row_an_audit_record_and_a_workflow(endp
     assert record["correlation_id"] == "msg_1"
 
 
-async def test_both_active_secrets_and_both_modes_of_cloud_events_are_accepted(endpoint):
+async def test_both_active_secrets_and_both_cloudevent_modes_are_accepted(endpoint):
     for secret in (CURRENT, PREVIOUS):
         assert (await endpoint.post(an_event(), secret=secret)).status_code == 202
     for convert in (to_structured_event, to_binary_event):
@@ -46,7 +46,7 @@ async def test_both_active_secrets_and_both_modes_of_cloud_events_are_accepted(e
     assert (await endpoint.show("acme-corp-12345")).json()["organization"] == "ACME Corporation"
 
 
-async def test_a_header_outside_the_signature_cannot_turn_an_enable_into_a_disable(endpoint):
+async def test_unsigned_header_cannot_turn_an_enable_into_a_disable(endpoint):
     message = to_binary_event(CloudEvent(CLOUD | {"datacontenttype": "application/json"}, an_event()))
 
     answer = await endpoint.post(message.body, message.headers | {"ce-type": "io.openkcm.marketplace.service_disabled"})
@@ -72,7 +72,7 @@ BAD = {
     "too long tenant id": (an_event(customer="a" * 41), 422, "illegal_tenant_id"),
     "the platform's own range": (an_event(customer="openkcm-canary"), 422, "illegal_tenant_id"),
     "region not configured": (an_event(region="us-east-1"), 422, "unknown_region"),
-    "disable of a stranger": (an_event(event="service_disabled"), 404, "tenant_unknown"),
+    "disable of an unknown tenant": (an_event(event="service_disabled"), 404, "tenant_unknown"),
     "CloudEvent without a source": (
         {"specversion": "1.0", "type": "x", "id": "1", "data": an_event()},
         400,
@@ -81,13 +81,13 @@ BAD = {
 }
 
 
-async def test_bad_input_is_refused_by_name_and_leaves_nothing(endpoint):
+async def test_invalid_events_are_rejected_and_store_nothing(endpoint):
     for name, (event, status, code) in BAD.items():
         assert_refused(await endpoint.post(event), status, code, name)
         endpoint.assert_nothing_stored()
 
 
-async def test_wrong_missing_and_malformed_signatures_are_refused_and_logged_without_secrets(endpoint, caplog):
+async def test_invalid_signatures_are_rejected_and_logged_without_secrets(endpoint, caplog):
     body = json.dumps(an_event()).encode()
     good = signed(body)
     wrong = [
@@ -111,14 +111,14 @@ async def test_wrong_missing_and_malformed_signatures_are_refused_and_logged_wit
     assert "signature_refused" in caplog.text
 
 
-async def test_a_delivery_outside_the_replay_window_has_its_own_code(endpoint):
+async def test_delivery_outside_the_replay_window_has_a_specific_error_code(endpoint):
     for minutes in (-6, 6):
         answer = await endpoint.post(an_event(), at=datetime.now(UTC) + timedelta(minutes=minutes))
         assert_refused(answer, 401, "stale_timestamp")
     endpoint.assert_nothing_stored()
 
 
-async def test_ten_megabytes_are_refused_whether_announced_or_streamed(endpoint):
+async def test_body_of_ten_megabytes_is_rejected_with_and_without_content_length(endpoint):
     body = b"x" * 10_000_000
     assert_refused(await endpoint.post(body), 413, "body_too_large")
     sent = await endpoint.client.post("/v1/events", content=streamed(body), headers=signed(b""))
@@ -126,27 +126,27 @@ async def test_ten_megabytes_are_refused_whether_announced_or_streamed(endpoint)
     endpoint.assert_nothing_stored()
 
 
-async def test_the_same_event_fifty_times_at_once_makes_nothing_twice(endpoint):
+async def test_fifty_concurrent_deliveries_of_an_event_take_effect_once(endpoint):
     answers = await asyncio.gather(*(endpoint.post(an_event(), event_id="msg_once") for _ in range(50)))
 
     assert {answer.status_code for answer in answers} == {202}
     assert sum(not answer.json()["duplicate"] for answer in answers) == 1
     await wait_until_async(lambda: endpoint.waiting() == 0)
     assert (endpoint.count("tenant"), endpoint.count("marketplace_event"), endpoint.count("audit_event")) == (1, 1, 1)
-    assert len(endpoint.door.taken) == 1
+    assert len(endpoint.workflow_client.taken) == 1
 
 
-async def test_a_tenant_stays_in_its_region_and_an_offboarded_id_is_never_taken_again(endpoint):
+async def test_enable_is_rejected_in_another_region_and_for_an_offboarded_id(endpoint):
     await endpoint.enable()
     assert_refused(await endpoint.post(an_event(region="eu-central-1")), 409, "tenant_conflict")
     endpoint.execute("update okcm.tenant set state = 'offboarded'")
 
     assert_refused(await endpoint.post(an_event()), 409, "tenant_offboarded")
     assert endpoint.count("marketplace_event") == 1
-    assert len(endpoint.door.taken) == 1
+    assert len(endpoint.workflow_client.taken) == 1
 
 
-async def test_a_disable_is_recorded_and_told_to_the_tenants_workflow(endpoint):
+async def test_disable_is_recorded_and_delivered_to_the_workflow(endpoint):
     await endpoint.enable("msg_on")
 
     answers = [await endpoint.post(an_event(event="service_disabled"), event_id="msg_off") for _ in range(2)]
@@ -156,11 +156,11 @@ async def test_a_disable_is_recorded_and_told_to_the_tenants_workflow(endpoint):
     assert (endpoint.count("marketplace_event"), endpoint.count("audit_event")) == (2, 2)
     [(name,)] = endpoint.execute("select record::jsonb ->> 'name' from okcm.audit_event where seq = 2")
     assert name == "marketplace.disable_recorded"
-    assert endpoint.door.disabled == [("acme-corp-12345", "msg_off")]
-    assert [event_id for (_, _, event_id) in endpoint.door.taken] == ["msg_on"]
+    assert endpoint.workflow_client.disabled == [("acme-corp-12345", "msg_off")]
+    assert [event_id for (_, _, event_id) in endpoint.workflow_client.taken] == ["msg_on"]
 
 
-async def test_a_tenant_whose_keys_are_being_destroyed_is_not_enabled_any_more(endpoint):
+async def test_enable_is_rejected_while_the_tenants_keys_are_destroyed(endpoint):
     await endpoint.enable()
     endpoint.execute("update okcm.tenant set state = 'leaving'")
     assert (await endpoint.post(an_event())).status_code == 202
@@ -171,7 +171,7 @@ async def test_a_tenant_whose_keys_are_being_destroyed_is_not_enabled_any_more(e
     assert answer.json()["hint"] == "enable OpenKCM under a new account id"
 
 
-async def test_what_is_ours_is_answered_with_a_reference_only(endpoint):
+async def test_internal_error_returns_only_a_reference(endpoint):
     endpoint.execute("revoke insert on okcm.marketplace_event from okcm_marketplace")
 
     answer = await endpoint.post(an_event())

@@ -1,4 +1,4 @@
-"""`python -m marketplace` as the supervisor sees it."""
+"""The process `python -m marketplace`, as its supervisor uses it."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def start(environment: dict[str, str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_it_serves_without_its_servers_and_ends_cleanly_when_told(environment, tmp_path, free_port):
+def test_process_serves_during_outages_and_stops_cleanly_on_sigterm(environment, tmp_path, free_port):
     process = start(environment, tmp_path)
     try:
         wait_until(lambda: answers(free_port) or process.poll() is not None)
@@ -62,12 +62,12 @@ def answers(port: int) -> bool:
         return False
 
 
-def test_a_missing_secret_is_wrong_usage_with_a_hint(environment, tmp_path):
+def test_missing_secret_ends_the_process_with_status_2_and_a_hint(environment, tmp_path):
     (tmp_path / "secrets" / secrets.MARKETPLACE_TOKEN).unlink()
 
     process = start(environment, tmp_path)
-    _, said = process.communicate(timeout=60)
+    _, log = process.communicate(timeout=60)
 
     assert process.returncode == 2
-    assert "marketplace-token" in said
-    assert "hint:" in said
+    assert "marketplace-token" in log
+    assert "hint:" in log

@@ -2,7 +2,7 @@ from core.tenants.provisioning import Step
 from tests.marketplace.conftest import TOKEN, an_event, assert_refused
 
 
-async def test_the_status_needs_the_marketplaces_token(endpoint):
+async def test_status_requires_the_marketplaces_token(endpoint):
     await endpoint.post(an_event())
 
     refused = await endpoint.client.get("/v1/tenants/acme-corp-12345")
@@ -12,12 +12,12 @@ async def test_the_status_needs_the_marketplaces_token(endpoint):
     assert_refused(await endpoint.show("acme-corp-12345", token=TOKEN + "x"), 401, "unauthorized")
 
 
-async def test_a_stranger_is_not_there(endpoint):
-    assert_refused(await endpoint.show("nobody-here"), 404, "tenant_unknown")
+async def test_status_of_unknown_tenant_is_not_found(endpoint):
+    assert_refused(await endpoint.show("unknown-corp"), 404, "tenant_unknown")
     assert_refused(await endpoint.show("NOT%20AN%20ID"), 422, "illegal_tenant_id")
 
 
-async def test_a_ready_tenant_is_announced_in_the_customers_words(endpoint):
+async def test_status_of_a_ready_tenant_contains_the_notification_text(endpoint):
     await endpoint.post(an_event())
     before = (await endpoint.show("acme-corp-12345")).json()
     assert (before["state"], before["ready_seconds"], before["announcement"]) == ("requested", None, None)
@@ -42,12 +42,12 @@ async def test_steps_are_shown_by_number_and_name(endpoint):
     assert (steps[0]["name"], steps[0]["state"], steps[0]["attempts"]) == ("open-records", "retrying", 1)
 
 
-async def test_unknown_routes_and_methods_are_problems_too(endpoint):
+async def test_unknown_routes_and_methods_return_problem_documents(endpoint):
     assert_refused(await endpoint.client.get("/v2"), 404, "not_found")
     assert_refused(await endpoint.client.get("/v1/events"), 405, "method_not_allowed")
 
 
-async def test_the_api_page_fetches_nothing_from_the_network(endpoint):
+async def test_api_page_loads_no_external_resources(endpoint):
     page = await endpoint.client.get("/docs")
 
     assert "POST /v1/events" in page.text

@@ -1,4 +1,4 @@
-"""With Temporal itself: accepted while it is down, started once it is up, and once only."""
+"""With a real Temporal server: events that were accepted during its outage start their workflow once."""
 
 import asyncio
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.ports import free_port
 from workflows.client.workflow_client import WorkflowClient
 
 
-async def test_an_event_accepted_while_temporal_is_down_starts_its_workflow_when_it_is_up(field, tmp_path: Path):
+async def test_event_accepted_during_an_outage_starts_its_workflow_once(field, tmp_path: Path):
     temporal = TemporalServer(tmp_path, free_port(), free_port(), free_port())
     async with running(field, await WorkflowClient.connect(temporal.address, 180.0)) as endpoint:
         answer = await endpoint.post(an_event(), event_id="msg_1")

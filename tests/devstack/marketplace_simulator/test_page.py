@@ -1,4 +1,4 @@
-"""The development marketplace against the real endpoint on a real database: what it posts is stored and shown."""
+"""The development marketplace with the real endpoint and a real database: posted events are stored and shown."""
 
 import json
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ from tests.marketplace.conftest import CURRENT, TOKEN
 CONFIRMED = "OpenKCM is being provisioned for ACME Corporation"
 
 
-class Fair(MarketplaceServer):
-    """The endpoint and those who were sent to it."""
+class SimulatedMarketplace(MarketplaceServer):
+    """The endpoint and the clients that use it."""
 
     def __init__(self, field: Field) -> None:
         super().__init__(field)
@@ -31,8 +31,8 @@ class Fair(MarketplaceServer):
 
 
 @pytest.fixture
-def stand(field: Field) -> Iterator[Fair]:
-    started = Fair(field)
+def stand(field: Field) -> Iterator[SimulatedMarketplace]:
+    started = SimulatedMarketplace(field)
     try:
         yield started
     finally:
@@ -40,7 +40,7 @@ def stand(field: Field) -> Iterator[Fair]:
         started.stop()
 
 
-def a_market(stand: Fair, secret: str = CURRENT, regions: tuple[str, ...] = ("eu-west-1",)) -> Market:
+def a_market(stand: SimulatedMarketplace, secret: str = CURRENT, regions: tuple[str, ...] = ("eu-west-1",)) -> Market:
     stand.senders.append(MarketplaceClient(stand.endpoint.url, secret, TOKEN))
     return Market(stand.senders[-1], regions, 180.0, lambda: datetime.now(UTC))
 
@@ -55,18 +55,18 @@ def click(at: AppTest, tenant_id: str = ACME) -> AppTest:
     return at
 
 
-def test_it_says_that_it_is_for_development_and_offers_what_the_story_offers(stand: Fair) -> None:
-    said = text(draw(a_market(stand)))
-    assert "It is not part of the product" in said
-    assert "OpenKCM - Customer Managed Key Service" in said
-    assert "Compliance ready (SOC2, GDPR, PCI DSS)" in said
+def test_page_is_marked_as_development_and_shows_the_offer(stand: SimulatedMarketplace) -> None:
+    shown_text = text(draw(a_market(stand)))
+    assert "It is not part of the product" in shown_text
+    assert "OpenKCM - Customer Managed Key Service" in shown_text
+    assert "Compliance ready (SOC2, GDPR, PCI DSS)" in shown_text
     stand.endpoint.assert_nothing_stored()
 
 
-def test_one_click_stores_the_signed_event_and_is_confirmed(stand: Fair) -> None:
+def test_enable_button_stores_the_signed_event_and_confirms_it(stand: SimulatedMarketplace) -> None:
     at = click(draw(a_market(stand)))
     assert CONFIRMED in text(at)
-    assert "6 · announce" in text(at)
+    assert "6 · notify the customer" in text(at)
     assert [(tenant_id, region) for tenant_id, region, _ in stand.door.taken] == [(ACME, "eu-west-1")]
     assert not [button for button in at.button if button.key.startswith("marketplace-enable")]
     with stand.field.administrator() as administrator:
@@ -74,28 +74,28 @@ def test_one_click_stores_the_signed_event_and_is_confirmed(stand: Fair) -> None
     assert json.loads(record)["name"] == "marketplace.enable_accepted"
 
 
-def test_progress_becomes_the_ready_message_and_a_second_click_is_not_offered(stand: Fair) -> None:
+def test_progress_ends_with_the_ready_message_and_no_button(stand: SimulatedMarketplace) -> None:
     at = click(draw(a_market(stand)))
     with stand.field.open("worker").tenant_tx(ACME) as tx:
         tx.steps.plan("provision/1", [*Step])
         tx.steps.finish("provision/1", Step.OPEN_RECORDS, datetime.now(UTC))
     at.run()
-    assert "1 · open the tenant's records and audit stream · 0.0 s" in text(at)
+    assert "1 · create the tenant's records and audit stream · 0.0 s" in text(at)
     stand.becomes("active")
     at.run()
-    said = text(at)
-    assert CONFIRMED in said
-    assert "OpenKCM is ready for ACME Corporation!" in said
-    assert "✓ Encryption keys configured" in said
+    shown_text = text(at)
+    assert CONFIRMED in shown_text
+    assert "OpenKCM is ready for ACME Corporation!" in shown_text
+    assert "✓ Encryption keys configured" in shown_text
     [link] = at.link_button
     assert link.url == f"https://cmk.openkcm.io/tenant/{ACME}"
     again = draw(a_market(stand))
-    assert "there is nothing more to click" in text(again)
+    assert "no further action is required" in text(again)
     assert CONFIRMED not in text(again)
     assert not again.button
 
 
-def test_a_failed_account_says_what_happens_now_and_may_ask_again(stand: Fair) -> None:
+def test_failed_account_shows_its_notification_and_can_be_enabled_again(stand: SimulatedMarketplace) -> None:
     at = click(draw(a_market(stand)))
     stand.becomes("failed")
     at.run()
@@ -104,12 +104,12 @@ def test_a_failed_account_says_what_happens_now_and_may_ask_again(stand: Fair) -
     assert stand.endpoint.count("marketplace_event") == 2
 
 
-def test_another_account_is_checked_before_anything_is_sent(stand: Fair) -> None:
+def test_typed_account_is_validated_before_the_event_is_sent(stand: SimulatedMarketplace) -> None:
     at = draw(a_market(stand))
     at.radio(key="marketplace-account").set_value("Another account").run()
     assert not at.button
     at.text_input(key="marketplace-id").set_value("Not An Id").run()
-    assert "“Not An Id” cannot be an account id" in text(at)
+    assert "“Not An Id” is not a valid account id" in text(at)
     assert not at.button
     at.text_input(key="marketplace-id").set_value("gamma-corp-1").run()
     at.text_input(key="marketplace-organization").set_value("*Gamma*").run()
@@ -118,31 +118,29 @@ def test_another_account_is_checked_before_anything_is_sent(stand: Fair) -> None
     assert [tenant_id for tenant_id, _, _ in stand.door.taken] == ["gamma-corp-1"]
 
 
-def test_the_endpoints_refusal_is_shown_in_its_own_words(stand: Fair) -> None:
+def test_rejection_by_the_endpoint_is_shown(stand: SimulatedMarketplace) -> None:
     at = click(draw(a_market(stand, regions=("us-east-1",))))
     assert (
         "OpenKCM was not enabled: OpenKCM is not offered in this region. Choose one of: eu-west-1, eu-central-1."
         in text(at)
     )
     at = click(draw(a_market(stand, secret="whsec_" + "QW5vdGhlciBzZWNyZXQgb2YgdGhlIHRlc3Rz")))
-    assert "OpenKCM was not enabled: The webhook signature does not fit the body." in text(at)
+    assert "OpenKCM was not enabled: The webhook signature does not match the body." in text(at)
     stand.endpoint.assert_nothing_stored()
 
 
-def test_the_region_is_chosen_where_there_are_several(stand: Fair) -> None:
+def test_region_is_selected_if_there_are_several(stand: SimulatedMarketplace) -> None:
     at = draw(a_market(stand, regions=("eu-west-1", "eu-central-1")))
     at.selectbox(key="marketplace-region").select("eu-central-1").run()
     click(at)
     assert [region for _, region, _ in stand.door.taken] == ["eu-central-1"]
 
 
-def test_an_endpoint_that_is_down_is_said(field: Field) -> None:
-    stand = Fair(field)
+def test_unreachable_endpoint_is_reported(field: Field) -> None:
+    stand = SimulatedMarketplace(field)
     market = a_market(stand)
     stand.stop()
-    said = text(draw(market))
+    shown_text = text(draw(market))
     stand.close()
-    assert (
-        "Nothing can be enabled now: The marketplace endpoint does not answer. See whether it runs: make status."
-        in said
-    )
+    notice = "OpenKCM cannot be enabled now. The marketplace endpoint does not answer."
+    assert f"{notice} Check whether it runs: make status." in shown_text

@@ -7,7 +7,7 @@ import pytest
 from config.secrets import BOUNDARY_PUBLIC_KEY, Role, ensure_secrets, read_secret, vault_secret
 from config.settings import Settings
 from core.errors.platform import ComponentFailed, VaultUnavailable
-from devstack.doctor import Finding, _ask, _vault
+from devstack.doctor import Finding, _check, _vault
 from devstack.servers.base import Server
 from devstack.servers.openbao import OpenBaoServer
 from devstack.servers.ports import free_port
@@ -41,7 +41,7 @@ def test_recorded_boot_protects_the_data_and_no_secret_is_readable(new_server: N
     assert not [file for file in (server.folder, *server.folder.iterdir()) if file.stat().st_mode & 0o077]
 
     server.kill()
-    # Of all that could break a later start, the loss of the key is the worst: the data must outlive it.
+    # The loss of the key is the worst obstacle to a later start: the data must survive it.
     seal_key = server.folder / "unseal.key"
     aside = shutil.move(seal_key, server.folder / "aside")
     server.start()
@@ -76,23 +76,23 @@ def at_port(state_dir: Path, port: int, crypto_names: tuple[str, ...] = ()) -> O
 def test_server_of_an_older_version_gets_new_policies_and_keeps_its_keys(server: OpenBaoServer) -> None:
     setup = VaultSession(server.address, SETUP, read_secret(server.folder, "setup-secret-id"))
     key = worker_of(server).write("transit/keys/L2-acme-corp-12345-primary", {"type": "aes256-gcm96", "derived": True})
-    whole = {role: setup.read(policy_of(role)) or {} for role in ("worker", "crypto", "setup")}
-    # What an older version would have left: less for the worker, nothing for the crypto service, and a setup role
-    # that does not know of the role for server certificates.
-    older = whole["setup"]["policy"].replace('path "pki/roles/crypto-server"', 'path "nothing"')
+    current = {role: setup.read(policy_of(role)) or {} for role in ("worker", "crypto", "setup")}
+    # The state of an older version: fewer rights for the worker, none for the crypto service, and a setup role without
+    # access to the role for server certificates.
+    older = current["setup"]["policy"].replace('path "pki/roles/crypto-server"', 'path "nothing"')
     for role, policy in {"worker": 'path "nothing" {}', "crypto": 'path "nothing" {}', "setup": older}.items():
         setup.write(policy_of(role), {"policy": policy})
     (server.folder / "applied").write_text("the digest of that version", encoding="utf-8")
 
     server.bring_up_to_date()
 
-    for role, policy in whole.items():
+    for role, policy in current.items():
         assert (setup.read(policy_of(role)) or {})["policy"].strip() == policy["policy"].strip()
     record = worker_of(server).read("transit/keys/L2-acme-corp-12345-primary") or {}
     assert record["keys"] == key["keys"]
 
 
-def test_server_that_has_everything_is_not_asked(server: OpenBaoServer) -> None:
+def test_current_server_gets_no_request(server: OpenBaoServer) -> None:
     stopped = at_port(server.state_dir, free_port())
 
     stopped.bring_up_to_date()
@@ -112,14 +112,14 @@ def test_changed_names_of_the_crypto_service_reach_its_role(server: OpenBaoServe
 
 
 def test_server_without_the_setup_role_is_reported_and_not_changed(server: OpenBaoServer) -> None:
-    # To the server a secret that it never learnt and a role that it has not are one and the same refusal.
+    # The server rejects an unknown secret and an unknown role in the same way.
     (server.folder / "setup-secret-id").write_text("0" * 64, encoding="utf-8")
     (server.folder / "applied").unlink()
 
     with pytest.raises(ComponentFailed, match="older version") as refused:
         server.bring_up_to_date()
 
-    assert "start anew" in refused.value.hint
+    assert "start again" in refused.value.hint
     assert not (server.folder / "applied").exists()
 
 
@@ -132,11 +132,11 @@ def test_processes_that_need_new_policies_wait_for_them_unless_the_server_is_new
     assert [found.name for found in components(settings) if "policies" in found.after] == ["worker", "crypto"]
 
 
-def test_doctor_names_the_processes_that_the_key_server_does_not_know(server: OpenBaoServer) -> None:
+def test_doctor_names_processes_without_a_policy(server: OpenBaoServer) -> None:
     settings = Settings(state_dir=server.state_dir, vault_address=server.address)
 
     assert finding(settings).ok
-    # As on an operator's own server that was last set up by a version without this process.
+    # The state of an operator's server that was last set up by a version without this process.
     (settings.secrets / vault_secret(Role.CRYPTO)).write_text("0" * 64, encoding="utf-8")
 
     assert not finding(settings).ok
@@ -145,7 +145,7 @@ def test_doctor_names_the_processes_that_the_key_server_does_not_know(server: Op
 
 
 def finding(settings: Settings) -> Finding:
-    return _ask("openbao", _vault, "", settings)
+    return _check("openbao", _vault, "", settings)
 
 
 def worker_of(server: Server) -> VaultSession:

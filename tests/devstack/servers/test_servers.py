@@ -1,4 +1,4 @@
-"""What holds for each of the three servers."""
+"""Properties that all three servers share."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ from tests.stories.sockets import links
 from vault.auth.client import VaultSession
 
 _LOOPBACK = frozenset({"0100007F", "00000000000000000000000001000000"})
-"""127.0.0.1 and ::1 as /proc/net writes them."""
+"""127.0.0.1 and ::1 in the format of /proc/net."""
 NAMES = ("postgres", "openbao", "temporal")
 
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module", params=NAMES)
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Each server, which is only read."""
+    """Each server, for tests that do not change it."""
     server = run(build(request.param, tmp_path_factory.mktemp(request.param)))
     yield server
     server.stop()
@@ -51,7 +51,7 @@ def test_server_listens_on_loopback_only(running: Server) -> None:
 def test_server_has_a_lower_priority_than_the_crypto_service(running: Server) -> None:
     assert running.pid is not None
     assert os.getpriority(os.PRIO_PROCESS, running.pid) == Server.niceness > 0
-    # Where sessions are scheduled against each other, the number above counts against its own session's alone.
+    # With autogroup scheduling, the niceness above applies only within the process's session.
     session = Path(f"/proc/{running.pid}/autogroup")
     assert not session.exists() or session.read_text().endswith(f" nice {Server.niceness}\n")
     niceness = {one.name: one.niceness for one in servers(Settings())}
@@ -92,7 +92,7 @@ def test_data_survives_kill_9_and_another_supervisor_ends_the_orphan(new_server:
 
 
 def addresses_of(server: Server) -> set[str]:
-    """Return the addresses the server's process listens on, as /proc/net writes them."""
+    """Return the addresses on which the server's process listens, in the format of /proc/net."""
     assert server.pid is not None
     held = set(links(server.pid))
     return {one.address for one in ports.listening() if f"socket:[{one.inode}]" in held}

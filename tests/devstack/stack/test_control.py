@@ -1,4 +1,4 @@
-"""The whole stack by its command, each time as a separate process."""
+"""The complete stack through its command, each time as a separate process."""
 
 import json
 import os
@@ -60,7 +60,7 @@ class Stack:
         return document
 
     def left(self) -> list[str]:
-        """Return the command lines of processes that have to do with this folder."""
+        """Return the command lines of processes that use this folder."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and process.identify(int(entry.name)) is not None:
@@ -90,22 +90,22 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 @pytest.fixture
 def database_stack(stack: Stack) -> Stack:
-    """The stack whose OpenBao and Temporal exist elsewhere, so that little is started before PostgreSQL is ready."""
+    """The stack with OpenBao and Temporal configured elsewhere, so that few components start before PostgreSQL."""
     elsewhere = {"OPENKCM_VAULT_ADDRESS": "http://127.0.0.1:9", "OPENKCM_TEMPORAL": "profile"}
     return Stack(stack.folder, stack.environment | elsewhere)
 
 
 @pytest.fixture
 def ordinary_stack() -> Iterator[Stack]:
-    """The stack of a user without privileges: of the user `nobody` where the tests run as root.
+    """The stack of an unprivileged user, if the tests run as root.
 
-    Where that user cannot reach this interpreter, a user namespace gives root another user id and no privilege.
+    If that user cannot access this interpreter, a user namespace gives root another user id and no privilege.
     """
     folder = Path(tempfile.mkdtemp())
     become: tuple[str, ...] = ()
     if os.geteuid() == 0:
         if all(above.stat().st_mode & 0o001 for above in Path(sys.executable).resolve().parents):
-            shutil.chown(folder, "nobody")
+            shutil.chown(folder, "nobody")  # lint-words: quotes the user name of POSIX systems
             become = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
         else:
             become = ("unshare", "--user", "--map-user=65534", "--map-group=65534")
@@ -179,7 +179,7 @@ def test_up_ends_the_supervisor_after_its_deadline(database_stack: Stack, monkey
     with pytest.raises(ComponentFailed, match="not ready in time: postgres, worker"):
         control.up(load_settings(), skip_an_hour)
 
-    monkeypatch.undo()  # this process leaves the folder, too
+    monkeypatch.undo()  # also restores the working directory
     assert database_stack.left() == []
 
 

@@ -1,4 +1,4 @@
-"""The supervisor over components of the tests' own: small HTTP servers and tasks."""
+"""The supervisor with components of these tests: small HTTP servers and tasks."""
 
 import json
 import signal
@@ -47,7 +47,7 @@ class Stubborn(Web):
         return [sys.executable, "-c", "raise SystemExit('no')"]
 
 
-def test_a_killed_component_is_started_again(tmp_path: Path) -> None:
+def test_killed_component_is_restarted(tmp_path: Path) -> None:
     web = Web("web", tmp_path)
     with supervised(tmp_path, [web]) as status:
         wait_until(lambda: status()["web"]["state"] == State.READY)
@@ -59,7 +59,7 @@ def test_a_killed_component_is_started_again(tmp_path: Path) -> None:
         assert status()["web"]["restarts"] == 1
 
 
-def test_a_component_waits_for_what_it_needs(tmp_path: Path) -> None:
+def test_component_waits_for_its_dependencies(tmp_path: Path) -> None:
     gate = threading.Event()
     task = Task("task", lambda: gate.wait(_PATIENCE_SECONDS))
     web = Web("web", tmp_path, after=("task",))
@@ -72,7 +72,7 @@ def test_a_component_waits_for_what_it_needs(tmp_path: Path) -> None:
         wait_until(lambda: status()["web"]["state"] == State.READY)
 
 
-def test_a_task_is_repeated_until_it_succeeds(tmp_path: Path) -> None:
+def test_task_is_retried_until_it_succeeds(tmp_path: Path) -> None:
     tries: list[int] = []
 
     def work() -> None:
@@ -87,7 +87,7 @@ def test_a_task_is_repeated_until_it_succeeds(tmp_path: Path) -> None:
         assert status()["task"]["problem"] is None
 
 
-def test_a_component_that_ends_at_once_is_reported_and_stops_nobody_else(tmp_path: Path) -> None:
+def test_component_that_ends_immediately_is_reported_and_does_not_stop_others(tmp_path: Path) -> None:
     with supervised(tmp_path, [Stubborn("stubborn", tmp_path), Web("web", tmp_path)]) as status:
         wait_until(lambda: status()["stubborn"]["restarts"] >= 2)
 
@@ -106,7 +106,7 @@ def test_nothing_runs_after_the_end(tmp_path: Path) -> None:
 
 @contextmanager
 def supervised(folder: Path, components: Sequence[Component]) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Run a supervisor and give a function that reads its status file by component."""
+    """Run a supervisor; yield a function that reads its status file by component."""
     status_file = folder / "status.json"
 
     def status() -> dict[str, Any]:
@@ -121,7 +121,7 @@ def supervised(folder: Path, components: Sequence[Component]) -> Iterator[Callab
     try:
         yield status
     finally:
-        supervisor.ask_to_stop()
+        supervisor.request_stop()
         thread.join()
 
 

@@ -1,4 +1,4 @@
-"""Agents enrol with JWTs of an issuer in settings: what holds, and everything that must not."""
+"""Enrolment with JWTs of a configured issuer: valid ones, and every attack that must fail."""
 
 import base64
 import hmac
@@ -15,12 +15,12 @@ from core.errors.requests import IssuerUnavailable
 from marketplace.enrolment.jwks import MOST_BYTES, PAUSE_SECONDS, Issuers, parse_keys, read_keys
 from tests.dashboard.scene import Scene
 from tests.marketplace.conftest import assert_refused, running, serving
-from tests.marketplace.enrolling import ACME, BETA, ISSUER, Issuer, Stand, a_csr, make_key, offer_of, sign
+from tests.marketplace.enrolling import ACME, BETA, ISSUER, Issuer, Scenario, a_csr, make_key, offer_of, sign
 
 
 @pytest.fixture
 def issuer(request) -> Issuer:
-    """An issuer that signs by ES256, or by the algorithm that a test names."""
+    """An issuer that signs with ES256, or with the algorithm that a test names."""
     return Issuer(algorithm=getattr(request, "param", "ES256"))
 
 
@@ -28,26 +28,26 @@ every_algorithm = pytest.mark.parametrize("issuer", ["RS256", "ES256", "EdDSA"],
 
 
 @pytest.fixture
-async def stand(field, door, issuer) -> AsyncIterator[Stand]:
-    async with running(field, door, offer_of(issuer.issuers())) as endpoint:
-        yield Stand(endpoint, Scene(field))
+async def scenario(field, workflow_client, issuer) -> AsyncIterator[Scenario]:
+    async with running(field, workflow_client, offer_of(issuer.issuers())) as endpoint:
+        yield Scenario(endpoint, Scene(field))
 
 
 @every_algorithm
-async def test_a_jwt_becomes_a_certificate(stand, issuer):
-    enrolled = await stand.enrol(jwt=issuer.token())
-    standing = await stand.settled(enrolled)
-    assert (standing["state"], standing["tenant_id"], standing["service"]) == ("issued", ACME, "orders")
-    told = (await stand.endpoint.client.get("/.well-known/openkcm")).json()["enrolment"]
-    assert (told["proofs"], told["issuers"]) == (["join_token", "jwt"], [ISSUER])
-    [record] = [record for record in stand.audited() if record["name"] == "enrolment.accepted"]
+async def test_jwt_is_exchanged_for_a_certificate(scenario, issuer):
+    enrolled = await scenario.enrol(jwt=issuer.token())
+    status = await scenario.result(enrolled)
+    assert (status["state"], status["tenant_id"], status["service"]) == ("issued", ACME, "orders")
+    offer = (await scenario.endpoint.client.get("/.well-known/openkcm")).json()["enrolment"]
+    assert (offer["proofs"], offer["issuers"]) == (["join_token", "jwt"], [ISSUER])
+    [record] = [record for record in scenario.audited() if record["name"] == "enrolment.accepted"]
     assert record["details"]["proof"] == "jwt"
 
 
 def hostile(issuer: Issuer) -> dict[str, str]:
-    """Return tokens that must prove nothing, by what is wrong with them."""
+    """Return tokens that must be rejected, by their flaw."""
     now = int(time.time())
-    stranger = make_key(issuer.algorithm)
+    unknown = make_key(issuer.algorithm)
     good = issuer.token()
     header, payload, signature = good.split(".")
     public = issuer.key.as_pem(private=False)
@@ -61,9 +61,9 @@ def hostile(issuer: Issuer) -> dict[str, str]:
         "alg none, signed": f"{none}.{payload}.{signature}",
         "HS256 with the public key": hs256(payload, public),
         "no signature": f"{header}.{payload}.",
-        "another's signature": issuer.token(key=stranger),
+        "another's signature": issuer.token(key=unknown),
         "altered": f"{header}.{payload[:-2]}AA.{signature}",
-        "an issuer nobody knows": issuer.token(iss="https://evil.example"),
+        "an unknown issuer": issuer.token(iss="https://evil.example"),
         "an issuer with a slash more": issuer.token(iss=f"{ISSUER}/"),
         "no issuer": issuer.token(iss=None),
         "a list of issuers": issuer.token(iss=[ISSUER]),
@@ -86,7 +86,7 @@ def hostile(issuer: Issuer) -> dict[str, str]:
         "the platform's own tenant": issuer.token(openkcm_tenant="openkcm-canary"),
         "all tenants": issuer.token(openkcm_tenant="*"),
         "another service than asked for": issuer.token(openkcm_service="another"),
-        "a key in the header": issuer.token(key=stranger, header={"jwk": stranger.as_dict(private=False)}),
+        "a key in the header": issuer.token(key=unknown, header={"jwk": unknown.as_dict(private=False)}),
         "an address in the header": issuer.token(header={"jku": "https://evil.example/keys"}),
         "a critical header": issuer.token(header={"crit": ["b64"], "b64": True}),
         "an unknown key id": issuer.token(header={"kid": "unknown"}),
@@ -109,45 +109,45 @@ def b64(raw: bytes) -> str:
 
 
 @pytest.mark.parametrize("issuer", ["RS256", pytest.param("ES256", marks=pytest.mark.full)], indirect=True)
-async def test_every_hostile_token_is_refused_alike_and_makes_nothing(field, door, issuer):
+async def test_hostile_tokens_get_the_same_rejection_and_store_nothing(field, workflow_client, issuer):
     tokens, texts = hostile(issuer), set()
     scene = Scene(field)
     offer = offer_of(issuer.issuers())
-    stands = list(tokens.items())
-    # A new process for every few, because one that guesses on and on is not listened to.
-    for begin in range(0, len(stands), 15):
-        async with running(field, door, offer) as endpoint:
+    cases = list(tokens.items())
+    # A new process for every few tokens, because an address with many failures is rejected for a while.
+    for begin in range(0, len(cases), 15):
+        async with running(field, workflow_client, offer) as endpoint:
             if begin == 0:
-                stand = Stand(endpoint, scene)
-            stand.endpoint = endpoint
-            for name, token in stands[begin : begin + 15]:
-                answer = await stand.enrol(jwt=token)
+                scenario = Scenario(endpoint, scene)
+            scenario.endpoint = endpoint
+            for name, token in cases[begin : begin + 15]:
+                answer = await scenario.enrol(jwt=token)
                 assert answer.status_code == 401, name
                 assert_refused(answer, 401, "proof_refused")
                 texts.add(answer.text)
     assert len(texts) == 1
-    assert stand.endpoint.count("enrolment") == stand.endpoint.count("service_request") == 0
-    assert door.asked == []
-    # Of what was truly signed and for another service the tenant hears; of what anybody can write it does not.
-    assert [record["outcome"] for record in stand.audited()] == ["refused"]
+    assert scenario.endpoint.count("enrolment") == scenario.endpoint.count("service_request") == 0
+    assert workflow_client.asked == []
+    # Only the properly signed token for another service is logged: anyone can write the others.
+    assert [record["outcome"] for record in scenario.audited()] == ["refused"]
 
 
-async def test_the_claims_decide_the_tenant_whatever_the_body_says(stand, issuer):
-    standing = await stand.settled(
-        await stand.enrol(jwt=issuer.token(openkcm_tenant=BETA), tenant=ACME, tenant_id=ACME, customer=ACME)
+async def test_the_claims_determine_the_tenant_regardless_of_the_body(scenario, issuer):
+    status = await scenario.result(
+        await scenario.enrol(jwt=issuer.token(openkcm_tenant=BETA), tenant=ACME, tenant_id=ACME, customer=ACME)
     )
-    assert standing["tenant_id"] == BETA
-    assert stand.audited(ACME) == []
+    assert status["tenant_id"] == BETA
+    assert scenario.audited(ACME) == []
 
 
-async def test_an_issuer_for_some_tenants_speaks_for_no_other(field, door, issuer):
-    async with running(field, door, offer_of(issuer.issuers(tenants=(ACME,)))) as endpoint:
-        stand = Stand(endpoint, Scene(field))
-        assert (await stand.enrol(jwt=issuer.token())).status_code == 202
-        assert_refused(await stand.enrol(jwt=issuer.token(openkcm_tenant=BETA)), 401, "proof_refused")
+async def test_issuer_restricted_to_tenants_is_rejected_for_others(field, workflow_client, issuer):
+    async with running(field, workflow_client, offer_of(issuer.issuers(tenants=(ACME,)))) as endpoint:
+        scenario = Scenario(endpoint, Scene(field))
+        assert (await scenario.enrol(jwt=issuer.token())).status_code == 202
+        assert_refused(await scenario.enrol(jwt=issuer.token(openkcm_tenant=BETA)), 401, "proof_refused")
 
 
-async def test_one_issuers_key_signs_nothing_of_anothers(field, door):
+async def test_key_of_one_issuer_does_not_verify_tokens_of_another(field, workflow_client):
     one, other = Issuer("https://one.example"), Issuer("https://other.example")
 
     async def read(place: str) -> bytes:
@@ -160,38 +160,38 @@ async def test_one_issuers_key_signs_nothing_of_anothers(field, door):
         },
         read,
     )
-    async with running(field, door, offer_of(known)) as endpoint:
-        stand = Stand(endpoint, Scene(field))
-        assert_refused(await stand.enrol(jwt=one.token(key=other.key)), 401, "proof_refused")
-        assert (await stand.enrol(jwt=one.token())).status_code == 202
-        assert (await stand.enrol(jwt=other.token(openkcm_tenant=BETA))).status_code == 202
+    async with running(field, workflow_client, offer_of(known)) as endpoint:
+        scenario = Scenario(endpoint, Scene(field))
+        assert_refused(await scenario.enrol(jwt=one.token(key=other.key)), 401, "proof_refused")
+        assert (await scenario.enrol(jwt=one.token())).status_code == 202
+        assert (await scenario.enrol(jwt=other.token(openkcm_tenant=BETA))).status_code == 202
 
 
-async def test_a_token_that_was_seen_on_its_way_certifies_no_other_key(stand, issuer):
+async def test_intercepted_token_is_rejected_for_another_key(scenario, issuer):
     for number, jti in enumerate(("a-jti", None), start=1):
         token, csr = issuer.token(jti=jti), a_csr()
-        first = await stand.enrol(csr, jwt=token)
-        await stand.settled(first)
-        assert (await stand.enrol(csr, jwt=token)).text == first.text
-        assert_refused(await stand.enrol(jwt=token), 401, "proof_refused")
-        assert stand.endpoint.count("enrolment") == number
-    assert_refused(await stand.enrol(jwt=issuer.token(jti="a-jti")), 401, "proof_refused")
+        first = await scenario.enrol(csr, jwt=token)
+        await scenario.result(first)
+        assert (await scenario.enrol(csr, jwt=token)).text == first.text
+        assert_refused(await scenario.enrol(jwt=token), 401, "proof_refused")
+        assert scenario.endpoint.count("enrolment") == number
+    assert_refused(await scenario.enrol(jwt=issuer.token(jti="a-jti")), 401, "proof_refused")
 
 
-async def test_no_jwt_is_in_a_row_a_log_or_an_answer(stand, issuer, caplog):
+async def test_jwt_is_absent_from_rows_logs_and_responses(scenario, issuer, caplog):
     with caplog.at_level(logging.DEBUG):
         good, bad = issuer.token(), issuer.token(aud="vault")
-        await stand.settled(await stand.enrol(jwt=good))
-        refused = await stand.enrol(jwt=bad)
+        await scenario.result(await scenario.enrol(jwt=good))
+        refused = await scenario.enrol(jwt=bad)
     for token in (good, bad):
         for part in token.split(".")[1:]:
-            assert part not in stand.everything()
+            assert part not in scenario.everything()
             assert part not in caplog.text
             assert part not in refused.text
 
 
-async def test_a_valid_token_is_not_good_for_a_flood(stand, issuer):
-    answers = [await stand.enrol(jwt=issuer.token()) for _ in range(34)]
+async def test_valid_tokens_are_rate_limited_per_service(scenario, issuer):
+    answers = [await scenario.enrol(jwt=issuer.token()) for _ in range(34)]
     assert {answer.status_code for answer in answers[:30]} == {202}
     assert answers[-1].status_code == 429
 
@@ -206,7 +206,7 @@ class Clock:
         return self.now
 
 
-async def test_keys_are_read_once_in_minutes_and_an_unknown_id_leads_to_one_more_read_in_a_while():
+async def test_keys_are_cached_and_unknown_key_id_causes_at_most_one_read_per_pause():
     issuer, clock = Issuer(), Clock()
     known = Issuers({ISSUER: issuer.issuers().get(ISSUER)}, issuer.read, clock)
     for _ in range(5):
@@ -219,7 +219,7 @@ async def test_keys_are_read_once_in_minutes_and_an_unknown_id_leads_to_one_more
     assert await known.keys(ISSUER, "RS256", None) == []
 
 
-async def test_keys_that_cannot_be_read_again_are_believed_for_an_hour():
+async def test_cached_keys_are_used_for_an_hour_if_the_issuer_is_unavailable():
     issuer, clock = Issuer(), Clock()
     known = Issuers({ISSUER: issuer.issuers().get(ISSUER)}, issuer.read, clock)
     await known.keys(ISSUER, "ES256", None)
@@ -234,20 +234,20 @@ async def test_keys_that_cannot_be_read_again_are_believed_for_an_hour():
     assert len(await known.keys(ISSUER, "ES256", None)) == 1
 
 
-async def test_an_issuer_whose_answer_is_no_key_set_is_unavailable(field, door):
+async def test_issuer_with_malformed_key_set_is_unavailable(field, workflow_client):
     issuer = Issuer()
     for answer in (b"", b"[]", b"{}", b'{"keys": 1}', b"[" * 50_000, json.dumps({"keys": [{}] * 101}).encode()):
         issuer.answer = answer
         known = Issuers({ISSUER: issuer.issuers().get(ISSUER)}, issuer.read)
         with pytest.raises(IssuerUnavailable):
             await known.keys(ISSUER, "ES256", None)
-    async with running(field, door, offer_of(issuer.issuers())) as endpoint:
-        refused = await Stand(endpoint, Scene(field)).enrol(jwt=issuer.token())
+    async with running(field, workflow_client, offer_of(issuer.issuers())) as endpoint:
+        refused = await Scenario(endpoint, Scene(field)).enrol(jwt=issuer.token())
         assert_refused(refused, 503, "issuer_unavailable")
         assert ISSUER not in refused.text
 
 
-def test_only_public_keys_for_signatures_of_enough_bits_are_taken():
+def test_only_public_signature_keys_of_sufficient_size_are_used():
     ec, rsa, small = make_key("ES256"), make_key("RS256"), make_key("RS256").as_dict(private=False)
     small["n"] = small["n"][: len(small["n"]) // 2]
     public = ec.as_dict(private=False)
@@ -268,7 +268,7 @@ def test_only_public_keys_for_signatures_of_enough_bits_are_taken():
     assert len(parse_keys(json.dumps({"keys": [public, rsa.as_dict(private=False), *odd]}).encode())) == 2
 
 
-async def test_keys_are_read_from_a_file_with_a_bound(tmp_path):
+async def test_key_file_has_a_size_limit(tmp_path):
     file = tmp_path / "keys.json"
     file.write_bytes(b"x" * MOST_BYTES)
     assert len(await read_keys(str(file))) == MOST_BYTES
@@ -280,7 +280,7 @@ async def test_keys_are_read_from_a_file_with_a_bound(tmp_path):
 
 
 @pytest.mark.integration
-async def test_a_read_follows_no_redirect_and_limits_the_answer():
+async def test_key_request_follows_no_redirect_and_limits_the_response():
     async def answering(scope, _receive, send) -> None:
         if scope["type"] != "http":
             return

@@ -14,9 +14,9 @@ from tests.concurrency import wait_until_async
 from tests.marketplace.conftest import an_event, assert_refused, running
 
 
-async def test_events_accepted_while_temporal_is_down_are_handed_over_when_it_is_back(endpoint):
+async def test_events_accepted_during_an_outage_of_temporal_are_delivered_afterwards(endpoint):
     await endpoint.enable("msg_on")
-    endpoint.door.down = True
+    endpoint.workflow_client.down = True
     ids = [f"tenant-{number}" for number in range(5)]
     discovery = an_event(event="service_discovered", workload="orders-db", kind="postgresql", organization=None)
     answers = await asyncio.gather(
@@ -27,37 +27,37 @@ async def test_events_accepted_while_temporal_is_down_are_handed_over_when_it_is
     assert {answer.status_code for answer in answers} == {202}
     assert endpoint.waiting() == 7
 
-    endpoint.door.down = False
+    endpoint.workflow_client.down = False
     await wait_until_async(lambda: endpoint.waiting() == 0)
 
-    assert sorted(tenant_id for tenant_id, _, _ in endpoint.door.taken) == ["acme-corp-12345", *ids]
-    assert endpoint.door.disabled == [("acme-corp-12345", "msg_off")]
-    assert endpoint.door.discovered == [("acme-corp-12345", "eu-west-1", "orders-db")]
+    assert sorted(tenant_id for tenant_id, _, _ in endpoint.workflow_client.taken) == ["acme-corp-12345", *ids]
+    assert endpoint.workflow_client.disabled == [("acme-corp-12345", "msg_off")]
+    assert endpoint.workflow_client.discovered == [("acme-corp-12345", "eu-west-1", "orders-db")]
 
 
-async def test_what_a_process_left_behind_is_started_by_the_next_one(field, door):
-    door.down = True
-    async with running(field, door) as first:
+async def test_next_process_delivers_events_that_the_previous_one_did_not(field, workflow_client):
+    workflow_client.down = True
+    async with running(field, workflow_client) as first:
         await first.post(an_event())
-    door.down = False
+    workflow_client.down = False
 
-    async with running(field, door) as second:
+    async with running(field, workflow_client) as second:
         await wait_until_async(lambda: second.waiting() == 0)
 
-    assert len(door.taken) == 1
+    assert len(workflow_client.taken) == 1
 
 
-async def test_one_event_that_is_not_taken_holds_up_no_other(endpoint):
-    endpoint.door.broken_for = {"tenant-bad"}
+async def test_failed_delivery_of_one_event_does_not_block_others(endpoint):
+    endpoint.workflow_client.broken_for = {"tenant-bad"}
     await endpoint.post(an_event(customer="tenant-bad"))
     await endpoint.post(an_event(customer="tenant-good"))
 
     await wait_until_async(lambda: endpoint.waiting() == 1)
 
-    assert [tenant_id for tenant_id, _, _ in endpoint.door.taken] == ["tenant-good"]
+    assert [tenant_id for tenant_id, _, _ in endpoint.workflow_client.taken] == ["tenant-good"]
 
 
-async def test_a_database_that_is_down_is_said_at_once_and_nothing_is_half_done(endpoint):
+async def test_unavailable_database_causes_503_at_once_and_stores_nothing(endpoint):
     await endpoint.enable(customer="before")
     with endpoint.field.server.offline(endpoint.field.name):
         answers = await asyncio.gather(*(endpoint.post(an_event(), event_id="msg_down") for _ in range(40)))
@@ -73,61 +73,61 @@ async def test_a_database_that_is_down_is_said_at_once_and_nothing_is_half_done(
 
 
 class StaleReads:
-    """The database, with a list of waiting events that is out of date by the time the sweep has it."""
+    """The database with an outdated list of waiting events: it blocks between the query and its result."""
 
     def __init__(self, database) -> None:
         self.tenant_tx = database.tenant_tx
         self._unstarted = PlatformQueries(database).unstarted_events
         self.reads = 0
-        self.may_go_on = threading.Event()
+        self.released = threading.Event()
 
     def unstarted_events(self, limit: int):
         found = self._unstarted(limit)
         self.reads += 1
-        self.may_go_on.wait()
+        self.released.wait()
         return found
 
 
-async def test_what_was_handed_over_while_a_round_was_reading_is_not_handed_over_again(field, door):
-    door.down = True
-    async with running(field, door) as endpoint:
+async def test_event_delivered_during_the_query_of_a_round_is_not_delivered_again(field, workflow_client):
+    workflow_client.down = True
+    async with running(field, workflow_client) as endpoint:
         await endpoint.post(an_event(), event_id="msg_once")
-    door.down = False
+    workflow_client.down = False
     waiting = ("acme-corp-12345", "msg_once", "eu-west-1", "service_enabled")
     database, transactions = StaleReads(field.open("marketplace")), DatabaseExecutor()
-    sweep = EventRelay(database, database, door, transactions)
+    sweep = EventRelay(database, database, workflow_client, transactions)
     rounds = asyncio.create_task(sweep.run())
     try:
         await wait_until_async(lambda: database.reads == 1)
         sweep.offer(waiting)
         await wait_until_async(lambda: endpoint.waiting() == 0)
-        database.may_go_on.set()
+        database.released.set()
         await wait_until_async(lambda: database.reads == 2)
     finally:
         rounds.cancel()
         await sweep.close()
         transactions.close()
 
-    assert [event_id for _, _, event_id in door.taken] == ["msg_once"]
+    assert [event_id for _, _, event_id in workflow_client.taken] == ["msg_once"]
 
 
-async def test_a_disable_that_nobody_is_there_for_yet_waits_and_holds_up_no_other(field, door):
-    async with running(field, door) as endpoint:
-        door.broken_for = {"acme-corp-12345"}
+async def test_disable_before_the_workflow_exists_waits_and_does_not_block_others(field, workflow_client):
+    async with running(field, workflow_client) as endpoint:
+        workflow_client.broken_for = {"acme-corp-12345"}
         await endpoint.post(an_event(), event_id="msg_on")
         await endpoint.post(an_event(event="service_disabled"), event_id="msg_off")
         await endpoint.post(an_event(customer="tenant-good"))
         await wait_until_async(lambda: endpoint.waiting() == 2)
-        assert door.disabled == []
-    door.broken_for = set()
+        assert workflow_client.disabled == []
+    workflow_client.broken_for = set()
 
-    async with running(field, door) as endpoint:
-        await wait_until_async(lambda: [event for _, _, event in door.taken if event == "msg_on"])
-        await wait_until_async(lambda: door.disabled == [("acme-corp-12345", "msg_off")])
+    async with running(field, workflow_client) as endpoint:
+        await wait_until_async(lambda: [event for _, _, event in workflow_client.taken if event == "msg_on"])
+        await wait_until_async(lambda: workflow_client.disabled == [("acme-corp-12345", "msg_off")])
 
 
 class FailingRounds(WorkflowRelay):
-    """A hundred requests, none of which can be handed over."""
+    """A relay of a hundred requests whose delivery always fails."""
 
     def __init__(self, transactions: DatabaseExecutor, failure: PlatformError) -> None:
         super().__init__(transactions)
@@ -143,12 +143,12 @@ class FailingRounds(WorkflowRelay):
 
 
 @pytest.mark.parametrize("failure", [TemporalUnavailable, DatabaseUnavailable])
-async def test_a_round_ends_early_while_temporal_or_the_database_is_down(caplog, failure: type[PlatformError]):
+async def test_round_ends_early_while_temporal_or_the_database_is_unavailable(caplog, failure: type[PlatformError]):
     transactions = DatabaseExecutor()
     failing = FailingRounds(transactions, failure())
     rounds = asyncio.create_task(failing.run())
     try:
-        await wait_until_async(lambda: rounds.done() or "accepted requests wait" in caplog.text)
+        await wait_until_async(lambda: rounds.done() or "accepted requests are delayed" in caplog.text)
     finally:
         rounds.cancel()
         with suppress(asyncio.CancelledError):
