@@ -1,5 +1,5 @@
-# Each target sets up what it needs in .venv first; nothing has to be installed by hand but Python 3.11 or newer and make.
-# PYTHON=… chooses the interpreter, JOBS=… the test processes (one for each core), TESTS=… further options of pytest.
+# Each target sets up its requirements in .venv first; only Python 3.11 or newer and make must be installed by hand.
+# PYTHON=… selects the interpreter, JOBS=… the test processes (one for each core), TESTS=… further options of pytest.
 # Ports and folders are settings: docs/settings.md.
 .DEFAULT_GOAL := help
 .PHONY: help demo up status down test test-unit test-full coverage lint lint-types lint-texts check docs lock bench screenshots chaos setup-runtime setup-test setup-bench
@@ -7,7 +7,7 @@
 BIN := .venv/bin
 JOBS ?= $(shell nproc)
 # Integration tests wait for servers half of their time, so twice as many share the cores. Not in the full tier: each
-# process that runs stories starts a whole installation.
+# process that runs stories starts a complete installation.
 DOUBLE_JOBS = $(shell expr 2 \* $(JOBS))
 # Tests of the source tree and the documents: `make lint` runs them.
 LINTS := tests/test_architecture.py tests/test_docs.py
@@ -23,7 +23,7 @@ SERVICE_FOLDER := $(or $(OPENKCM_STATE_DIR),.openkcm)/services/$(SERVICE)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
-demo: setup-runtime ## start everything on loopback, enable ACME Corporation and let a service of it encrypt a record
+demo: setup-runtime ## start everything on loopback, enable ACME Corporation and encrypt a record with one of its services
 	@$(BIN)/python -m devstack up
 	@$(BIN)/python -m devstack enable $(TENANT) --organization "$(ORGANIZATION)" --region $(REGION) --wait
 	@$(BIN)/openkcmctl service connect $(TENANT) --kind microservice --name $(SERVICE) --out $(SERVICE_FOLDER)
@@ -33,10 +33,10 @@ demo: setup-runtime ## start everything on loopback, enable ACME Corporation and
 up: setup-runtime ## start everything on loopback
 	@$(BIN)/python -m devstack up
 
-status: setup-runtime ## show what runs and where it is reached
+status: setup-runtime ## show the components and their addresses
 	@$(BIN)/python -m devstack status
 
-down: setup-runtime ## stop everything that demo started, keeping its data
+down: setup-runtime ## stop everything that demo started and keep its data
 	@$(BIN)/python -m devstack down
 
 test-unit: setup-test ## run the tests that need no server, network or pause
@@ -48,7 +48,7 @@ test: setup-test ## run the unit and integration tests and the short end-to-end 
 test-full: test ## run every test: all stories, mutations, crash matrices, the model, a short chaos
 	@$(PYTEST) -n $(JOBS) -m full $(TESTS)
 
-coverage: setup-test ## run every test with line and branch coverage of the product, processes included (slow)
+coverage: setup-test ## run every test with line and branch coverage of the product and its processes (slow)
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest -n $(JOBS) $(TESTS)
 	@$(BIN)/coverage combine --quiet
@@ -72,19 +72,19 @@ lint-texts:
 
 check: lint test ## lint and test, as CI does
 
-docs: setup-test ## write the generated documents anew
+docs: setup-test ## generate the generated documents again
 	@$(BIN)/python -m tools.docs
 
-lock: setup-test ## write the hash-locked requirements anew (UPGRADE=1 takes newer releases)
+lock: setup-test ## write the hash-locked requirements again (UPGRADE=1 takes newer releases)
 	@UPGRADE=$(UPGRADE) tools/lock.sh
 
-bench: setup-bench ## measure, one JSON file and one plot each under benchmarks/results
+bench: setup-bench ## run the benchmarks; JSON files and plots are written to benchmarks/results
 	@$(BIN)/python -m benchmarks
 
-screenshots: setup-test ## take a picture of every page of the dashboard into docs/screenshots
+screenshots: setup-test ## take screenshots of every page of the dashboard into docs/screenshots
 	@$(BIN)/python -m tools.screenshots
 
-chaos: setup-test ## kill every process at every moment of every operation, search the model further, break every wall (long)
+chaos: setup-test ## kill every process during every operation, extend the model search, break every isolation control (long)
 	@$(BIN)/pytest tests/chaos tests/model tests/breaches --long -n $(JOBS)
 
 setup-runtime:

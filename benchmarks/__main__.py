@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [NAME...]`: run these benchmarks, or all; exit 1 when a promise is missed."""
+"""`python -m benchmarks [--quick] [NAME...]`: run these benchmarks, or all; exit with 1 if a target is missed."""
 
 import argparse
 import sys
@@ -53,11 +53,11 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; default: all")
-    parser.add_argument("--quick", action="store_true", help="a few tenants only, to see that it runs; proves nothing")
+    parser.add_argument("--quick", action="store_true", help="run with few tenants; the figures prove nothing")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - BENCHMARKS.keys()
     if unknown:
-        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
+        parser.error(f"unknown benchmark: {', '.join(sorted(unknown))}")
     passed = [_run(name, quick=arguments.quick) for name in arguments.names or BENCHMARKS]
     if not arguments.quick:
         report.PAGE.write_text(report.render_page(), encoding="utf-8")
@@ -70,7 +70,7 @@ def _run(name: str, *, quick: bool) -> bool:
     result, figure = BENCHMARKS[name](quick=quick)
     path = report.save(result, figure, began)
     for check in result.checks:
-        verdict = "kept" if check.passed else "MISSED"
+        verdict = "met" if check.passed else "MISSED"
         print(f"  {verdict}: {check.promise}: {check.measured:g} {check.unit}, limit {check.limit:g}", flush=True)
     print(f"  written: {path}", flush=True)
     return result.passed

@@ -1,4 +1,4 @@
-"""How long does an auditor wait for the verdict on a million records, and how long do we to hand them out?"""
+"""Duration of the verification of a million audit records, and of their export."""
 
 import asyncio
 import hashlib
@@ -22,15 +22,15 @@ _TENANT = "much-audited-corp"
 _LIMIT_SECONDS = 60
 _PIECE = 1000
 _PATIENCE_SECONDS = 600
-_LOOK_SECONDS = 1
+_POLL_SECONDS = 1
 _PROTOCOL = (
-    "{events} records of one tenant, of the kinds and in the proportions in which its services make them (keys "
-    "released, uses summed up, refusals), are appended through the function that the crypto service's delivery calls, "
-    "{piece} at a time, and the head of the stream is signed by the schedule of the product. `openkcmctl audit export` "
-    "writes them into a file of {megabytes} MB, `openkcm audit verify --public-key` verifies it in a process of its "
-    "own: seconds from its start to its verdict, and its CPU. The floor is what nobody can spare: the same file read "
-    "and each line hashed after the one before it, without looking at anything else. At last a bit in the "
-    "middle of the file is turned over, and the command must say in which line."
+    "{events} records of one tenant, with the kinds and proportions that its services produce (released keys, summed "
+    "uses, rejections), are appended through the function that the crypto service's shipper calls, {piece} at a time. "
+    "The product's schedule signs the newest checkpoint. `openkcmctl audit export` writes the records to a file of "
+    "{megabytes} MB. `openkcm audit verify --public-key` verifies it in a separate process: measured are the seconds "
+    "from its start to its result, and its CPU time. The floor is the unavoidable work: reading the file and hashing "
+    "each line after the line before it. Finally one bit in the middle of the file is inverted, and the command must "
+    "report the line."
 )
 Measured = TypeVar("Measured")
 
@@ -67,10 +67,10 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         checks=[Check(f"verdict on {events:,} records", round(seconds["verify"], 2), _LIMIT_SECONDS, "s")],
         summary={
             "seconds": {name: round(took, 2) for name, took in seconds.items()},
-            "records a second": {name: round(events / took) for name, took in seconds.items()},
+            "records per second": {name: round(events / took) for name, took in seconds.items()},
             "microseconds for a record, verified": round(seconds["verify"] / events * 1e6, 1),
             "MB": megabytes,
-            "the damage was told as": damaged["problem"],
+            "the damage was reported as": damaged["problem"],
         },
         samples={"seconds": seconds},
     )
@@ -78,14 +78,14 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
 
 
 def append(database: Database, tenant_id: str, events: int) -> None:
-    """Append records of the kinds and in the proportions in which a tenant's services make them."""
+    """Append records with the kinds and proportions that a tenant's services produce."""
     for first in range(0, events, _PIECE):
         with database.tenant_tx(tenant_id) as tx:
             tx.audit.append_all([_event(number) for number in range(first, min(first + _PIECE, events))])
 
 
 def _event(number: int) -> AuditEvent:
-    """Return one as the crypto service makes it: half are released keys, one in 50 is refused, the rest are sums."""
+    """Return a record of the crypto service: half are released keys, one in 50 is a rejection, the rest are sums."""
     refused, released = number % 50 == 0, number % 2 == 1
     details = {"operation": "data-key" if released else "encrypt", "at": "2026-11-25T12:00:10.123+00:00"}
     more = {"code": "object_not_found"} if refused else {"bytes": "32"} if released else {"count": "241", "bytes": "96"}
@@ -107,7 +107,7 @@ def _event(number: int) -> AuditEvent:
 
 
 def _signed(stack: Stack, database: Database) -> int:
-    """Have the schedule sign the stream to its end, ahead of its time; return its number."""
+    """Trigger the schedule until it has signed the newest record; return its number."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
         asyncio.run(_trigger(stack.settings.temporal_address))
@@ -115,8 +115,8 @@ def _signed(stack: Stack, database: Database) -> int:
             ends = tx.audit.ends()
         if ends.last is not None and ends.signed is not None and ends.last.seq == ends.signed.seq:
             return ends.last.seq
-        time.sleep(_LOOK_SECONDS)
-    raise TimeoutError("nobody signed the head of the stream")
+        time.sleep(_POLL_SECONDS)
+    raise TimeoutError("no checkpoint was signed for the newest record")
 
 
 async def _trigger(temporal: str) -> None:
@@ -137,7 +137,7 @@ def _floor(file: Path) -> None:
 
 
 def _damage(file: Path) -> int:
-    """Turn over a bit in the middle of a file and return its line."""
+    """Invert one bit in the middle of a file and return its line."""
     place = file.stat().st_size // 2
     with file.open("r+b") as content:
         line = content.read(place).count(b"\n") + 1
@@ -149,14 +149,14 @@ def _damage(file: Path) -> int:
 
 
 def timed(work: Callable[[], Measured]) -> tuple[float, Measured]:
-    """Return the seconds that some work took, and its result."""
+    """Return the duration of some work in seconds, and its result."""
     began = time.perf_counter()
     result = work()
     return time.perf_counter() - began, result
 
 
 def _cpu() -> float:
-    """Return what this process's ended children have used."""
+    """Return the CPU seconds of this process's ended children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -1,6 +1,6 @@
-"""What mTLS costs before anything is done: a server on the crypto service's event loop with one fixed answer.
+"""The cost of mTLS alone: a server on the crypto service's event loop with one fixed response.
 
-No service in Python can be faster than this one. What a peer leaves between the two is all that the work may take.
+No service in Python can be faster. The difference between this server and a peer is the time that is left for the work.
 """
 
 import subprocess
@@ -46,7 +46,7 @@ uvloop.run(serve())
 
 @contextmanager
 def bare_server(folder: Path, request: bytes) -> Iterator[Target]:
-    """Run the server in a process of its own until the end of the block; yields whom to ask with `request`."""
+    """Run the server in a separate process until the end of the block; yield the target for `request`."""
     write_certificates(folder)
     port = free_ports(1)[0]
     process = subprocess.Popen([sys.executable, "-c", _PROGRAM, str(folder), str(port), str(_ANSWER_BYTES)])

@@ -1,4 +1,4 @@
-"""Every customer clicks at the same moment: how long until the last of them is ready?"""
+"""Time until the last of many tenants is ready that were enabled at the same moment."""
 
 import time
 from datetime import datetime
@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.5
 _PROTOCOL = (
     "One tenant warms the stack up; then {tenants} signed events are posted over {tenants} connections at once. "
     "The clock starts when the first is sent and stops when the database has the last tenant as active; the "
-    "operator's one query that watches it runs every half second. Times of the curve are `ready_at` of the "
+    "operator's one query that observes it runs every half second. Times of the curve are `ready_at` of the "
     "tenants' rows."
 )
 

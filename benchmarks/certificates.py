@@ -1,4 +1,4 @@
-"""Certificates for a server that is measured beside the product, and for who asks it."""
+"""Certificates for a server that is measured beside the product, and for its clients."""
 
 import os
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The marketplace's side: signs and posts events over HTTP, and asks how far a tenant is."""
+"""Client of the marketplace API: signs and posts events, and reads the state of a tenant."""
 
 import asyncio
 import json
@@ -28,25 +28,25 @@ class Marketplace:
         )
 
     def enable(self, tenant_id: str) -> float:
-        """Send the click of one customer and return when, seconds since the epoch."""
+        """Send the event of one customer and return the time, in seconds since the epoch."""
         headers, body = self._event(tenant_id)
         sent = time.time()
         self._client.post("/v1/events", content=body, headers=headers).raise_for_status()
         return sent
 
     def enable_all(self, tenants: Sequence[str], at_once: int) -> float:
-        """Send the clicks of all, `at_once` of them open at any time; return when the first left."""
+        """Send the events of all tenants with at most `at_once` in progress; return when the first was sent."""
         return asyncio.run(self._enable_all([self._event(tenant) for tenant in tenants], at_once))
 
     def ready_seconds(self, tenant_id: str, patience: float) -> float:
-        """Wait until the tenant is active and return the product's own figure of how long it took.
+        """Wait until the tenant is active and return the duration that the product reports.
 
         Raises:
             TimeoutError: it is not active after `patience` seconds.
         """
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            # Rest first: a status page that is asked too early takes CPU from what it asks about.
+            # Wait first: an early status request takes CPU from the provisioning that it measures.
             time.sleep(_POLL_SECONDS)
             status: dict[str, Any] = self._client.get(f"/v1/tenants/{tenant_id}").raise_for_status().json()
             if status["state"] == "active":
@@ -75,12 +75,12 @@ class Marketplace:
         return headers, body
 
     async def _enable_all(self, events: Sequence[tuple[dict[str, str], str]], at_once: int) -> float:
-        gate = asyncio.Semaphore(at_once)
+        limit = asyncio.Semaphore(at_once)
         limits = httpx2.Limits(max_connections=at_once)
         async with httpx2.AsyncClient(base_url=self._settings.marketplace_url, timeout=60, limits=limits) as client:
 
             async def post(headers: dict[str, str], body: str) -> None:
-                async with gate:
+                async with limit:
                     (await client.post("/v1/events", content=body, headers=headers)).raise_for_status()
 
             first = time.time()

@@ -1,4 +1,4 @@
-"""How long does somebody wait for a compliance report of a busy tenant's year, and an auditor for its confirmation?"""
+"""Duration of a compliance report for a busy tenant's year, and of its verification by an auditor."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -17,11 +17,12 @@ _LIMIT_SECONDS = 10
 _TIMES = 3
 _PATIENCE_SECONDS = 300
 _PROTOCOL = (
-    "A tenant with {services} connected services has {events} audit records of the kinds and in the proportions in "
-    "which its services make them. `openkcmctl report create` has its worker count a year of them, state how the tenant stands, "
-    "draw the PDF and the page, sign all of it and store it, {times} times each as PDF and as HTML: seconds from the "
-    "command's start to the file. Then `openkcm audit verify EXPORT --report REPORT` recounts every figure of each "
-    "file from an export of the stream."
+    "A tenant with {services} connected services has {events} audit records with the kinds and proportions that its "
+    "services produce. `openkcmctl report create` has its worker count a year of them, take the snapshot, render the "
+    "PDF and the "
+    "page, sign and store all files, {times} times each as PDF and as HTML: seconds from the start of the command to "
+    "the file. Then `openkcm audit verify EXPORT --report REPORT` computes every figure of each file again from an "
+    "export of the stream."
 )
 
 
@@ -35,7 +36,9 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         database = stack.database(Role.WORKER)
         append(database, _TENANT, events)
         database.close()
-        pages = {form: [_made(stack, seconds, form, number) for number in range(_TIMES)] for form in ("pdf", "html")}
+        pages = {
+            form: [_create_report(stack, seconds, form, number) for number in range(_TIMES)] for form in ("pdf", "html")
+        }
         key, export = stack.folder / "key.pem", stack.folder / "audit.jsonl"
         stack.openkcm("audit", "public-key", "--out", str(key))
         stack.openkcm("audit", "export", _TENANT, "--out", str(export), timeout=_PATIENCE_SECONDS)
@@ -62,7 +65,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     return result, _plot(seconds)
 
 
-def _made(stack: Stack, seconds: dict[str, list[float]], form: str, number: int) -> int:
+def _create_report(stack: Stack, seconds: dict[str, list[float]], form: str, number: int) -> int:
     today = datetime.now(UTC).date()
     words = ("--since", f"{today - timedelta(days=364)}", "--until", f"{today}", "--format", form)
     file = stack.folder / f"{form}-{number}"

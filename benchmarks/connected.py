@@ -1,4 +1,4 @@
-"""A stack with one tenant and connected services, for the benchmarks of the crypto service, and what they ask of it."""
+"""A stack with one tenant and connected services for the benchmarks of the crypto service, and their requests."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import kmip_messages, load
 from benchmarks.stack import Stack
-from benchmarks.steady import Front
+from benchmarks.steady import Listener
 
 
 @contextmanager
@@ -21,16 +21,16 @@ def connected_stack(tenant_id: str, kind: str, **settings: float | str) -> Itera
 
 
 def connect(stack: Stack, tenant_id: str, kind: str, service: str) -> Path:
-    """Connect a service and return the folder as above."""
+    """Connect a service and return its folder, as `connected_stack` does."""
     folder = stack.folder / f"service-{service}"
     stack.openkcm("service", "connect", tenant_id, "--kind", kind, "--name", service, "--out", str(folder))
     return folder
 
 
-def fronts(stack: Stack, folder: Path, *, encrypts: bool = False) -> tuple[Front, ...]:
-    """Make a ciphertext on one front and a key with one on the other; return what is asked from then on.
+def listeners(stack: Stack, folder: Path, *, encrypts: bool = False) -> tuple[Listener, ...]:
+    """Create a ciphertext over HTTPS and a key with a ciphertext over KMIP; return the requests that use them.
 
-    That is to decrypt over HTTPS (with `encrypts` to encrypt too), and to get the key and to decrypt over KMIP.
+    They decrypt over HTTPS (with `encrypts` they also encrypt), and get the key and decrypt over KMIP.
     """
     https, kmip = stack.settings.crypto_https_port, stack.settings.crypto_kmip_port
     client = folder / "client.pem", folder / "client.key"
@@ -47,7 +47,7 @@ def fronts(stack: Stack, folder: Path, *, encrypts: bool = False) -> tuple[Front
     encrypted = ask(kmip, "ttlv", kmip_messages.encrypt(identifier, bytes(64)))
     over_https = (encrypting, decrypting) if encrypts else (decrypting,)
     over_kmip = kmip_messages.get(identifier), kmip_messages.decrypt(identifier, encrypted)
-    return Front("https", "http", https, folder, over_https), Front("kmip", "ttlv", kmip, folder, over_kmip)
+    return Listener("https", "http", https, folder, over_https), Listener("kmip", "ttlv", kmip, folder, over_kmip)
 
 
 def _post(path: str, body: Any) -> bytes:

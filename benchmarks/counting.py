@@ -1,7 +1,7 @@
-"""How much work provisioning makes, counted by the servers: OpenBao's audit log, PostgreSQL's log and statistics.
+"""Work of provisioning, counted by the servers: OpenBao's audit log, PostgreSQL's log and statistics.
 
-It keeps the floor honest: a bare script that asked the servers for more than the product does would be a high bar set
-low. While it counts, nothing polls, the scheduled work is paused, and PostgreSQL logs every statement of the two roles.
+It validates the floor: a script that sends more requests than the product would make the target too easy. While it
+counts, nothing polls, the schedules are paused, and PostgreSQL logs every statement of the two roles.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from benchmarks.statement_log import Message, StatementLog
 from worker.bootstrap import SCHEDULES
 
 FLUSH_SECONDS = 11.5
-"""An idle PostgreSQL backend hands its counters over after 10 seconds at the latest."""
+"""An idle PostgreSQL backend reports its counters after 10 seconds at the latest."""
 _TENANT_WORK = re.compile(r"transit/|pki/root/sign-intermediate|auth/jwt/login")
 _BACKGROUND = re.compile(r"audit-heads|payloads-platform")
 _VARYING = re.compile(r"[a-z0-9*-]+\|\d+\|[0-9a-f]{64}|boundary-[0-9a-f]{16}")
@@ -29,7 +29,7 @@ _VARYING = re.compile(r"[a-z0-9*-]+\|\d+\|[0-9a-f]{64}|boundary-[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class Work:
-    """What one tenant costs the servers, each kind of request or statement with how often it is made."""
+    """The work of the servers for one tenant: each kind of request or statement with its number."""
 
     requests: dict[str, float]
     statements: dict[str, float]
@@ -37,7 +37,7 @@ class Work:
     rows_written: float
 
     def exceeding(self, other: "Work") -> dict[str, float]:
-        """Return what this makes more of than `other` does, by how much."""
+        """Return each kind of which this has more than `other`, with the difference."""
         mine = self.requests | self.statements | {"transactions": self.transactions}
         theirs = other.requests | other.statements | {"transactions": other.transactions}
         return {what: round(n - theirs.get(what, 0), 2) for what, n in mine.items() if n > theirs.get(what, 0)}
@@ -63,13 +63,13 @@ class Counters:
     def counting(self) -> Iterator[Callable[[Sequence[str], Callable[[str], object]], Work]]:
         pause_schedules(self._temporal, paused=True)
         with self._log.logging():
-            time.sleep(FLUSH_SECONDS)  # until nothing that was done before is still to be counted
+            time.sleep(FLUSH_SECONDS)  # until the counters contain all earlier work
             yield self._count
         pause_schedules(self._temporal, paused=False)
         self._log.close()
 
     def _count(self, tenants: Sequence[str], provision: Callable[[str], object]) -> Work:
-        """Provision all tenants and return what one of them cost; `provision` must not ask whether it is done."""
+        """Provision all tenants and return the work for one; `provision` must not poll for the result."""
         idle = self._over(lambda: None)
         before, after = self._over(lambda: [provision(tenant) for tenant in tenants])
         idle_transactions = idle[1].transactions - idle[0].transactions
@@ -100,7 +100,7 @@ class Counters:
 
 
 def pause_schedules(temporal: str, *, paused: bool) -> None:
-    """Have the platform's own scheduled work rest, or go on."""
+    """Pause or resume the platform's schedules."""
 
     async def change() -> None:
         client = await Client.connect(temporal)
@@ -112,7 +112,7 @@ def pause_schedules(temporal: str, *, paused: bool) -> None:
 
 
 def requests_between(audit_log: Path, start: int, end: int, tenants: Sequence[str]) -> Counter[str]:
-    """Return how often each request for tenants was made; their names in paths are replaced by `TENANT`."""
+    """Return the number of each request for tenants; tenant names in paths are replaced by `TENANT`."""
     with audit_log.open("rb") as log:
         log.seek(start)
         entries = [json.loads(line) for line in log.read(end - start).splitlines()]
@@ -126,7 +126,7 @@ def requests_between(audit_log: Path, start: int, end: int, tenants: Sequence[st
 
 
 def kinds(messages: Sequence[Message], tenants: Sequence[str]) -> Counter[str]:
-    """Return how often each message was sent; what differs from tenant to tenant is blanked."""
+    """Return the number of each message; values that differ between tenants are replaced."""
     name = _any_of(tenants)
     return Counter(name.sub("TENANT", _VARYING.sub("VARYING", message.text)) for message in messages)
 

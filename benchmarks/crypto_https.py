@@ -1,4 +1,4 @@
-"""Encrypting 1 KiB: the crypto service over mTLS beside OpenBao Transit, audit on in both, in one run."""
+"""Encryption of 1 KiB: the crypto service over mTLS beside OpenBao Transit, both with audit, in one run."""
 
 import base64
 import json
@@ -30,10 +30,10 @@ _SECONDS = 4.0
 _PROTOCOL = (
     "One stack, one tenant, one service. For each concurrency the two sides take turns, {rounds} rounds of {seconds:g} "
     "s each over kept connections, driven by the same generator (benchmarks/generator.c, in C, one thread) on the same "
-    "machine; the median round of each side counts. Ours: POST /v1/encrypt over mTLS, audit journal on, {processes} "
-    "processes. Theirs: POST transit/encrypt with a derivation context over TLS, audit file on, storage in memory and "
-    "a root token, which costs it no policy. Both get {bytes} bytes, base64 in JSON. "
-    "For comparison: one process on the same event loop that answers over mTLS without doing anything."
+    "machine; the median round of each side counts. Ours: POST /v1/encrypt over mTLS with the write-ahead log, "
+    "{processes} processes. Theirs: POST transit/encrypt with a derivation context over TLS, audit file on, storage in "
+    "memory and a root token, which needs no policy check. Both get {bytes} bytes, base64 in JSON. For comparison: one "
+    "process on the same event loop that responds over mTLS without any work."
 )
 
 
@@ -51,7 +51,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     ):
         sides = {"ours": _ours(stack, folder, plaintext), "transit": _transit(peer, plaintext)}
         with bare_server(Path(floor), sides["ours"].request) as bare:
-            summary["one bare TLS server that does nothing, concurrency 1"] = ask(bare, 1, seconds).summary()
+            summary["one bare TLS server without any work, concurrency 1"] = ask(bare, 1, seconds).summary()
         for connections in _CONCURRENCY:
             loads: dict[str, list[Load]] = {side: [] for side in sides}
             for _ in range(rounds):
@@ -123,6 +123,6 @@ def _plot(summary: dict[str, Any]) -> Figure:
         )
         axes.bar_label(bars, fmt="{:,.0f}")
     axes.set_xticks(places, [f"concurrency {n}" for n in _CONCURRENCY])
-    axes.set(title="Encrypting 1 KiB", ylabel="requests a second")
+    axes.set(title="Encrypting 1 KiB", ylabel="requests per second")
     axes.legend(loc="upper left")
     return figure

@@ -29,14 +29,14 @@ _CASES: dict[str, tuple[Callable[[Target, float], Load], float]] = {
 }
 _SCALED = "16 connections"
 _PROTOCOL = (
-    "Each server holds one AES-256 key, made over KMIP 1.2, and is asked for it by Get over mTLS (ours TLS 1.3, PyKMIP "
-    "1.2, the most it speaks). For each case the two sides take turns, {rounds} rounds of {seconds:g} s; the median "
+    "Each server has one AES-256 key, created over KMIP 1.2, and receives Get requests for it over mTLS (ours TLS 1.3, "
+    "PyKMIP 1.2, its maximum). For each case the two sides take turns, {rounds} rounds of {seconds:g} s; the median "
     "round counts; same generator (benchmarks/generator.c, in C, one thread), same machine. Ours runs {processes} "
-    "processes and writes its audit journal before each answer; PyKMIP is one process with threads and SQLite, as it "
-    "ships. Then a second stack serves from one process. What processes can gain is bounded by the machine, as the "
-    "last line of the table shows: two loops that only count, at once, over one of them alone; and the generator has "
-    "its share of the same processors. For comparison with a connection for each operation: a process on the same "
-    "event loop that makes the same kind of handshake and answers without doing anything."
+    "processes and writes its write-ahead log before each response; PyKMIP is one process with threads and SQLite, "
+    "with its defaults. Then a second stack serves from one process. The machine limits the gain from more processes, "
+    "as the last line of the table shows: two counting loops at once, compared with one alone; the generator uses the "
+    "same processors. For comparison with one connection per operation: a process on the same event loop that makes "
+    "the same kind of handshake and responds without any work."
 )
 
 
@@ -64,9 +64,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         tempfile.TemporaryDirectory(prefix="openkcm-bare-") as floor,
         bare_server(Path(floor), b"any request") as bare,
     ):
-        summary["one bare TLS server that does nothing, connect per operation"] = ask_connecting(
-            bare, seconds
-        ).summary()
+        summary["one bare TLS server without any work, connect per operation"] = ask_connecting(bare, seconds).summary()
     with connected_stack(_TENANT, "mongodb", crypto_processes=1) as (stack, folder):
         measure = _CASES[_SCALED][0]
         alone = _middle(measure, {"ours": _ours(stack, folder)}, rounds, seconds)["ours"]
@@ -102,11 +100,11 @@ def _ours(stack: Stack, folder: Path) -> Target:
 
 
 def _target(port: int, folder: Path) -> Target:
-    """Make a key and return what asks for it."""
+    """Create a key and return the target with a Get request for it."""
     ca, client = folder / "ca.pem", (folder / "client.pem", folder / "client.key")
     made = one(Target(port, create(), "ttlv", ca, client))
     if not succeeded(made):
-        raise RuntimeError(f"no key was made: {made[:300]!r}")
+        raise RuntimeError(f"cannot create a key: {made[:300]!r}")
     return Target(port, get(found_identifier(made)), "ttlv", ca, client)
 
 
@@ -119,6 +117,6 @@ def _plot(summary: dict[str, Any]) -> Figure:
         axes.bar_label(bars, fmt="{:,.0f}")
     axes.set_yscale("log")
     axes.set_xticks(places, list(_CASES))
-    axes.set(title="KMIP Get over mTLS", ylabel="requests a second")
+    axes.set(title="KMIP Get over mTLS", ylabel="requests per second")
     axes.legend(loc="upper right")
     return figure

@@ -1,7 +1,7 @@
-"""A real browser in front of the dashboard, and how long people wait in it.
+"""A real browser for the dashboard, and its response times.
 
-A first paint is from the moment an address is asked for until the page's main content is visible; an interaction from
-the click or key until what it leads to is. Both are polled in the browser at every frame.
+A first paint lasts from the request for an address until the page's main content is visible; an interaction from the
+click or key until its result is visible. The browser polls both at every frame.
 """
 
 import shutil
@@ -33,15 +33,15 @@ FIRST_ROW = """() => {
     if (pixels.every(pixel => pixel === pixels[0])) return '';
     return String(pixels.reduce((hash, pixel) => (Math.imul(hash, 31) + pixel) | 0, 7));
 }"""
-"""A fingerprint of the first row of Streamlit's table as it is painted, on a canvas; empty while nothing is.
+"""A fingerprint of the painted first row of Streamlit's table, from its canvas; empty while it is blank.
 
-The text that the table keeps for screen readers follows the painting by a third of a second.
+The text of the table for screen readers is updated a third of a second after the canvas.
 """
 
 
 @dataclass(frozen=True)
 class Place:
-    """A page: its name, its path below the dashboard's address, and what is visible once its content is."""
+    """A page: its name, its path below the dashboard's address, and a wait for its content."""
 
     name: str
     path: str
@@ -50,7 +50,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Interaction:
-    """`before` brings a page to where `act` begins; `act` returns once what it leads to is visible."""
+    """`before` prepares the page for `act`; `act` returns when its result is visible."""
 
     name: str
     path: str
@@ -60,7 +60,7 @@ class Interaction:
 
 
 class Person:
-    """Somebody signed in with the development sign-on, whose browser can be opened anew at any time."""
+    """A user who is signed in with the development sign-on; new browser contexts can use the session."""
 
     def __init__(self, browser: Browser, dashboard: str, root: str, name: str) -> None:
         self._browser = browser
@@ -75,7 +75,7 @@ class Person:
         context.close()
 
     def first_paints(self, place: Place, runs: int, *, cached: bool) -> list[float]:
-        """Return seconds; with `cached` the browser has been here before, else it fetches the whole application."""
+        """Return seconds; with `cached` the browser has visited the page before."""
         seconds = []
         context = self._browser.new_context(storage_state=self._cookies, viewport=_VIEW)
         for run in range(runs + cached):
@@ -93,7 +93,7 @@ class Person:
         return seconds
 
     def interactions(self, interaction: Interaction, runs: int) -> list[float]:
-        """Return seconds of one interaction, each from a page that was just opened."""
+        """Return the seconds of one interaction, each from a page that was just opened."""
         seconds = []
         context = self._browser.new_context(storage_state=self._cookies, viewport=_VIEW)
         for _ in range(runs):
@@ -113,7 +113,7 @@ class Person:
 
 
 class Chromium:
-    """`with Chromium() as browser:` is Debian's Chromium without a window."""
+    """`with Chromium() as browser:` runs Debian's Chromium headless."""
 
     def __enter__(self) -> Self:
         self._playwright = sync_playwright().start()
@@ -135,7 +135,7 @@ class Chromium:
 
 
 def at_rest(page: Page) -> None:
-    """Wait until the script has run to its end and everything it left is drawn."""
+    """Wait until the script has finished and all its output is drawn."""
     page.wait_for_function(
         "() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
         " && !document.querySelector('[data-stale=true]')",
@@ -144,27 +144,27 @@ def at_rest(page: Page) -> None:
 
 
 def settle(page: Page) -> None:
-    """Wait until the page has nothing more to do, so that what is measured next is not in its way."""
+    """Wait until the page is idle, so that pending work does not disturb the next measurement."""
     at_rest(page)
     page.wait_for_timeout(300)
 
 
 def changes(page: Page, read: str, act: Callable[[], None]) -> None:
-    """Do something and wait until what the function `read` returns in the browser is another text, and not empty."""
+    """Call `act` and wait until the browser function `read` returns another text that is not empty."""
     before = page.evaluate(read)
     act()
     page.wait_for_function(f"before => {{ const now = ({read})(); return now && now !== before; }}", arg=before)
 
 
 def row_changes(page: Page, act: Callable[[], None]) -> None:
-    """Do something and wait until the table's first row is another one."""
+    """Call `act` and wait until the table's first row changes."""
     changes(page, FIRST_ROW, act)
 
 
-def seen(text: str, *, exact: bool = False) -> Callable[[Page], None]:
-    """Return a wait for a visible text."""
+def wait_for_text(text: str, *, exact: bool = False) -> Callable[[Page], None]:
+    """Return a function that waits for a visible text."""
     return lambda page: page.get_by_text(text, exact=exact).first.wait_for(timeout=_PATIENCE_MS)
 
 
-def table_seen(page: Page) -> None:
+def wait_for_table(page: Page) -> None:
     page.wait_for_function(f"() => ({FIRST_ROW})() !== ''", timeout=_PATIENCE_MS)

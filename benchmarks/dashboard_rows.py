@@ -1,8 +1,8 @@
-"""A database as it looks after a long life: thousands of tenants, a million audit events in one, a year of usage.
+"""Sample data for a database after long use: thousands of tenants, a million audit events in one, a year of usage.
 
-The product's processes cannot write such a past: they insert rows one transaction at a time and only ever with the
-present time. So this goes in as the administrator, in bulk, and only here. What it leaves is what the product would
-have left: every state with the steps that lead to it, and an audit stream whose chain holds.
+The product's processes cannot write past data: they insert rows one transaction at a time, with the present time. This
+module writes in bulk as the administrator, and only here. The result equals the product's: every state with the steps
+that lead to it, and an audit stream with a valid chain.
 """
 
 import json
@@ -27,7 +27,7 @@ SERVICES = (
     ("reporting", "microservice"),
 )
 
-# Of a thousand tenants; the rest is active.
+# Per thousand tenants; the rest is active.
 _STATES = {
     State.REQUESTED: 2,
     State.PROVISIONING: 4,
@@ -44,7 +44,7 @@ _ADDRESSES = tuple(f"10.20.{n // 8}.{n % 8 + 10}" for n in range(64))
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much of everything."""
+    """The amounts of sample data."""
 
     tenants: int = 10_000
     events: int = 1_000_000
@@ -55,7 +55,7 @@ QUICK = Amounts(tenants=300, events=5_000, usage_days=10)
 
 
 def fill_tenants(connection: psycopg.Connection, number: int, now: datetime, chance: random.Random) -> None:
-    """Add tenants of every state, the oldest a year old, each with the steps of its provisioning."""
+    """Add tenants of every state, the oldest one year old, each with the steps of its provisioning."""
     tenants = [_tenant(n, now, chance) for n in range(1, number + 1)]
     with (
         connection.cursor() as cursor,
@@ -90,7 +90,7 @@ def _tenant(number: int, now: datetime, chance: random.Random) -> tuple[object, 
     if state in {State.REQUESTED, State.PROVISIONING}:
         age = timedelta(seconds=chance.expovariate(1 / 60))
     requested_at = now - age
-    # Most are ready after seconds; the tail of such a distribution is what the page is for.
+    # Most are ready after seconds; the operations page shows the tail of such a distribution.
     took = timedelta(seconds=chance.lognormvariate(1.6, 0.9))
     has_been_ready = state not in {State.REQUESTED, State.PROVISIONING, State.FAILED}
     late = took > _PROMISE if has_been_ready else state is not State.REQUESTED and age > _PROMISE
@@ -115,21 +115,21 @@ def _steps(
     part = (ends - requested_at) / len(Step)
     for number, step in enumerate(Step, start=1):
         begins, done = requested_at + part * (number - 1), number < reached or reached == len(Step)
-        at_it = number == reached and not done
+        is_current = number == reached and not done
         kind = StepState.DONE if done else StepState.PENDING
-        if at_it:
+        if is_current:
             kind = StepState.FAILED if state is State.FAILED else StepState.RETRYING
         yield (
-            *(tenant_id, f"tenant/{tenant_id}/provision", step.value, number, kind.value, 3 if at_it else 0),
-            *(requested_at, begins if done or at_it else None, begins + part if done else None),
-            "key_unavailable" if at_it else None,
+            *(tenant_id, f"tenant/{tenant_id}/provision", step.value, number, kind.value, 3 if is_current else 0),
+            *(requested_at, begins if done or is_current else None, begins + part if done else None),
+            "key_unavailable" if is_current else None,
         )
 
 
 def fill_audit(
     connection: psycopg.Connection, tenant_id: str, number: int, now: datetime, chance: random.Random
 ) -> None:
-    """Begin a tenant's stream with `number` events of the last 90 days; the tenant must have none yet."""
+    """Start a tenant's stream with `number` events of the last 90 days; the tenant must have no events yet."""
     seq, chain_hash = 0, GENESIS
     with (
         connection.cursor() as cursor,
@@ -146,7 +146,7 @@ def fill_audit(
 
 
 def _record(event: dict[str, object]) -> str:
-    """Return the text as PostgreSQL writes a jsonb object: keys by length, then by their bytes."""
+    """Return the text as PostgreSQL formats a jsonb object: keys by length, then by their bytes."""
     ordered = {key: event[key] for key in sorted(event, key=lambda key: (len(key), key))}
     return json.dumps(ordered, ensure_ascii=False)
 
@@ -167,7 +167,7 @@ def _events(tenant_id: str, number: int, now: datetime, chance: random.Random) -
             yield _other(tenant_id, seq, at, chance.choice(rare), chance)
 
 
-def _use(  # noqa: PLR0913, PLR0917 - the parts of an event
+def _use(  # noqa: PLR0913, PLR0917 - the fields of an event
     tenant_id: str, seq: int, at: datetime, name: AuditName, service: str, chance: random.Random
 ) -> dict[str, object]:
     refused = name is AuditName.CRYPTO_REFUSED
@@ -224,7 +224,7 @@ def _event(tenant_id: str, seq: int, at: datetime, name: AuditName, **fields: ob
 
 
 def fill_usage(connection: psycopg.Connection, tenant_id: str, days: int, now: datetime) -> None:
-    """Add a row for every minute of two services around the clock, and of the others while people work."""
+    """Add rows for every minute of two services, and for working hours of the others."""
     for number, (service, _) in enumerate(SERVICES):
         hours = (
             "true" if number < 2 else "extract(hour from minute) between 6 and 17 and extract(isodow from minute) < 6"
@@ -243,7 +243,7 @@ def fill_usage(connection: psycopg.Connection, tenant_id: str, days: int, now: d
                 "until": now.astimezone(UTC),
             },
         )
-    # What the product counts by the day beside it: all answered in one bucket, the refused for one reason.
+    # The product's sums per day: all successful uses in one bucket, all rejections for one reason.
     connection.execute(
         "insert into okcm.usage_day"
         " (tenant_id, day, service, operation, refusal, count, bytes, microseconds, latency)"

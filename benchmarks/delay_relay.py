@@ -1,6 +1,6 @@
-"""`python delay_relay.py PORT MILLISECONDS`: relays TCP to PORT on loopback, each direction half of the delay later.
+"""TCP relay to PORT on loopback that delays each direction by half: `python delay_relay.py PORT MILLISECONDS`.
 
-Prints the port it listens on, and ends with its standard input. What it takes itself is added for all alike.
+Prints its port and ends with its standard input. Its own overhead is added to all measured sides alike.
 """
 
 import os
@@ -18,7 +18,7 @@ _CHUNK = 1 << 18
 def serve(target: int, milliseconds: float) -> None:
     os.sched_setaffinity(
         0, {min(os.sched_getaffinity(0))}
-    )  # away from the programs (two_sides), and before its threads
+    )  # a processor other than that of the programs (two_sides); set before the threads start
     listening = socket.create_server((_LOOPBACK, 0))
     print(listening.getsockname()[1], flush=True)
     threading.Thread(target=_accept, args=(listening, target, milliseconds / 2000), daemon=True).start()

@@ -1,7 +1,7 @@
-"""The second part of the floor: the product's own workflows with activities that do nothing.
+"""Second part of the floor: the product's workflows with activities that do nothing.
 
-Run as `python -m benchmarks.empty_workflow ADDRESS REGION` it is a worker for a region of its own, in a process of its
-own as the product's is, on the product's Temporal server. No payload codec, no interceptor, no metrics.
+`python -m benchmarks.empty_workflow ADDRESS REGION` runs a worker for a dedicated region on the product's Temporal
+server, in a separate process as the product's worker is. It has no payload codec, no interceptors and no metrics.
 """
 
 import asyncio
@@ -40,14 +40,14 @@ _MARKER = "marker_recorded_event_attributes"
 
 @dataclass(frozen=True)
 class EmptyRun:
-    """Seconds from the start's request until `activate` was done, and until the whole of provisioning was."""
+    """Seconds from the request until `activate` completed, and until provisioning completed."""
 
     active: float
     done: float
 
 
 class EmptyWorkflow:
-    """`with EmptyWorkflow(settings) as empty:` runs the worker; `empty.measure(tenant)` provisions nothing."""
+    """`with EmptyWorkflow(settings) as empty:` runs the worker; `empty.measure(tenant)` runs the empty workflow."""
 
     def __init__(self, settings: Settings) -> None:
         self._address = settings.temporal_address or ""
@@ -95,13 +95,13 @@ class EmptyWorkflow:
 
 
 def _is_of(event: HistoryEvent, step: Step) -> bool:
-    """Whether this is the marker that a local activity leaves behind when it has ended."""
+    """Return whether this is the marker of a completed local activity for the step."""
     data = event.marker_recorded_event_attributes.details["data"].payloads if event.HasField(_MARKER) else ()
     return any(json.loads(payload.data)["activity_type"] == step for payload in data)
 
 
-def _empties() -> list[Callable[..., Any]]:
-    """Return an activity for each step, registered under its name; `def`, as the real ones are."""
+def _empty_activities() -> list[Callable[..., Any]]:
+    """Return an activity for each step, registered under its name; synchronous (`def`), as the real ones are."""
 
     def empty(step: Step) -> Callable[..., Any]:
         if step is Step.ANNOUNCE:
@@ -132,7 +132,7 @@ async def _work(address: str, region: str, threads: int) -> None:
         client,
         task_queue=ids.task_queue(region),
         workflows=[Tenant, ProvisionTenant],
-        activities=_empties(),
+        activities=_empty_activities(),
         activity_executor=ThreadPoolExecutor(threads),
         max_concurrent_activities=threads,
         workflow_runner=UnsandboxedWorkflowRunner(),  # as the product's worker

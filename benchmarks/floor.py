@@ -1,4 +1,4 @@
-"""The first part of the floor: the same OpenBao requests and SQL statements for a fresh tenant, and nothing else.
+"""First part of the floor: the OpenBao requests and SQL statements for one new tenant, and nothing else.
 
 One keep-alive connection to OpenBao, one to PostgreSQL for each of the two roles, one call after another.
 """
@@ -15,10 +15,10 @@ _PATIENCE_SECONDS = 60
 
 
 def record(stack: Stack, marketplace: Marketplace) -> Recording:
-    """Let the product make one tenant and return what it sent to PostgreSQL for it."""
+    """Let the product provision one tenant and return the messages that it sent to PostgreSQL."""
     log = StatementLog(stack)
     with log.logging():
-        # The first one waits for the canary and opens the pools' connections; the second is a tenant like any other.
+        # The first tenant waits for the canary tenant and for connections of the pools; the second one is typical.
         for tenant_id in ("floor-before", "floor-recorded"):
             start = log.offset()
             marketplace.enable(tenant_id)
@@ -34,9 +34,9 @@ class BareScript:
         self._database = BareDatabase(stack, recording)
 
     def provision(self, tenant_id: str) -> float:
-        """Do for `tenant_id` what the product does from accepting the event to `active`; return the seconds it took."""
+        """Send the product's requests from the acceptance of the event to `active`; return the duration in seconds."""
         self._vault.refresh()
-        messages = self._database.fitted_to(tenant_id)
+        messages = self._database.messages_for(tenant_id)
         began = time.perf_counter()
         self._database.replay(messages)
         token = self._vault.create_keys(tenant_id)

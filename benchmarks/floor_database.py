@@ -1,7 +1,7 @@
-"""PostgreSQL's part of the floor: what one tenant of the product sent, sent again for another one, and nothing more.
+"""PostgreSQL's part of the floor: the recorded messages of one tenant, replayed for another one.
 
-The messages are taken from the server's own log, so they are the product's by construction and stay so when it changes.
-They are replayed one after another through libpq itself; only names and signed contexts are made to fit before.
+The messages come from the server's log, so they are the product's and remain so when it changes. They are replayed one
+after another through libpq; only names and signed contexts are replaced before.
 """
 
 import hmac
@@ -27,7 +27,7 @@ _MARKETPLACE_TRANSACTIONS = 2
 
 @dataclass(frozen=True)
 class Recording:
-    """A tenant's transactions in the order they began, each with the role that made it."""
+    """The transactions of a tenant in the order of their start, each with its role."""
 
     tenant_id: str
     at: float
@@ -35,16 +35,16 @@ class Recording:
 
     @classmethod
     def of(cls, tenant_id: str, messages: list[Message], roles: dict[int, Role]) -> "Recording":
-        """Choose from a log what happened for the tenant until it was active.
+        """Select from a log the transactions for the tenant until it was active.
 
-        Of the marketplace that is the acceptance and the note that the workflow has the event (without it the product's
-        sweep would start one for the script's tenant); what asks for the tenant's status is left out.
+        Those of the marketplace are the acceptance and the mark that the workflow has the event; without the mark, the
+        product's sweep would start a workflow for the script's tenant. Status requests are excluded.
         """
         began: dict[int, int] = {}
         parts: dict[int, list[Message]] = {}
         for position, message in enumerate(messages):
-            opened = _BEGIN.search(message.text)
-            if opened is not None and opened[1] in {tenant_id, CANARY_TENANT_ID}:
+            begin = _BEGIN.search(message.text)
+            if begin is not None and begin[1] in {tenant_id, CANARY_TENANT_ID}:
                 began[position], parts[position] = message.session, []
             current = max((p for p, session in began.items() if session == message.session), default=None)
             if current is not None:
@@ -77,30 +77,32 @@ class BareDatabase:
         for connection in self._connections.values():
             connection.close()
 
-    def fitted_to(self, tenant_id: str) -> list[tuple[Role, Message]]:
-        """Return the messages with the other tenant's name and contexts that are valid where the product's were."""
+    def messages_for(self, tenant_id: str) -> list[tuple[Role, Message]]:
+        """Return the messages for another tenant, with contexts that are valid where the product's were valid."""
         shift = int(time.time() - self._recording.at)
 
         def fit(role: Role, text: str) -> str:
-            def resign(context: re.Match[str]) -> str:
+            def sign_again(context: re.Match[str]) -> str:
                 named, expires, mac = context[1], int(context[2]), context[3]
                 genuine = hmac.compare_digest(sign(self._keys[role], named, expires), context[0])
-                fitted = named.replace(self._recording.tenant_id, tenant_id)
+                replaced = named.replace(self._recording.tenant_id, tenant_id)
                 if not genuine:
-                    return f"{fitted}|{expires + shift}|{mac}"
-                return sign(self._keys[role], fitted, expires + shift)
+                    return f"{replaced}|{expires + shift}|{mac}"
+                return sign(self._keys[role], replaced, expires + shift)
 
-            # Contexts first: they are checked against the recorded name.
-            return _CONTEXT.sub(resign, text).replace(self._recording.tenant_id, tenant_id)
+            # Contexts first: they are verified with the recorded name.
+            return _CONTEXT.sub(sign_again, text).replace(self._recording.tenant_id, tenant_id)
 
-        def refit(role: Role, message: Message) -> Message:
+        def replace_tenant(role: Role, message: Message) -> Message:
             values = message.values and tuple(v and fit(role, v.decode()).encode() for v in message.values)
             return replace(message, text=fit(role, message.text), values=values)
 
-        return [(role, refit(role, message)) for role, part in self._recording.transactions for message in part]
+        return [
+            (role, replace_tenant(role, message)) for role, part in self._recording.transactions for message in part
+        ]
 
     def replay(self, messages: list[tuple[Role, Message]]) -> None:
-        """Send all messages; each must be answered as the product's was, with success or with a refusal."""
+        """Send all messages; each must have the same result as the product's, success or error."""
         for role, message in messages:
             libpq = self._connections[role].pgconn
             if message.values is None:
@@ -108,4 +110,4 @@ class BareDatabase:
             else:
                 result = libpq.exec_params(message.text.encode(), list(message.values))
             if (result.status == ExecStatus.FATAL_ERROR) is not message.refused:
-                raise RuntimeError(f"replayed with another outcome: {message.text[:200]}: {result.error_message!r}")
+                raise RuntimeError(f"replay has another result: {message.text[:200]}: {result.error_message!r}")

@@ -1,8 +1,7 @@
-"""OpenBao's part of the floor: the requests of one tenant on one keep-alive connection, nothing checked, nothing parsed
-that a later request does not need.
+"""OpenBao's part of the floor: the requests of one tenant on one keep-alive connection, without checks and without
+parsing, except where a later request needs a value.
 
-The list was taken from the modules of vault/; `counting` compares it with what the
-product really sends, path by path.
+The list is derived from the modules of vault/; `counting` compares it with the product's requests, path by path.
 """
 
 import base64
@@ -28,7 +27,7 @@ from vault.auth.tenant_tokens import TENANT_ROLE, TOKEN_AUDIENCE, TOKEN_ISSUER
 
 _CANARY_SECONDS = 30
 _LEAF_BYTES = os.urandom(420)
-"""Of the length of a leaf that the boundary attack has signed."""
+"""As long as a leaf certificate that the isolation check has signed."""
 
 
 class BareVault:
@@ -41,7 +40,7 @@ class BareVault:
         self._log_in_as_canary()
 
     def refresh(self) -> None:
-        """Renew the canary's token when it is half spent, as the product does, which keeps it from tenant to tenant."""
+        """Renew the canary tenant's token in time, as the product does, which caches it across tenants."""
         if time.monotonic() > self._renew_at:
             self._log_in_as_canary()
 
@@ -49,7 +48,7 @@ class BareVault:
         self._connection.close()
 
     def create_keys(self, tenant_id: str) -> str:
-        """Make the L2 key, use it once, and make the payload key; return the tenant's token."""
+        """Create the L2 key, use it once, and create the payload key; return the tenant's token."""
         name = ids.l2_key(tenant_id)
         self._write(f"transit/keys/{name}", {"type": "aes256-gcm96", "derived": True})
         token = self.log_in(tenant_id)
@@ -79,27 +78,27 @@ class BareVault:
         )
 
     def attack(self, tenant_id: str, token: str) -> None:
-        """Make the requests of the boundary gate, in both directions."""
+        """Send the requests of the isolation checks before activation, in both directions."""
         mine, canary = _party(tenant_id, token), _party(ids.CANARY_TENANT_ID, self._canary_token)
         ciphertexts = [self._encrypt(own_token, here, here.l2_key) for here, own_token in (mine, canary)]
-        for thief, target, own, stolen in ((mine, canary, *ciphertexts), (canary, mine, *reversed(ciphertexts))):
-            self._attack_keys(*thief, target[0], own, stolen)
-            for _leaf in ("with its own name", "with a foreign name"):
+        for attacker, target, own, stolen in ((mine, canary, *ciphertexts), (canary, mine, *reversed(ciphertexts))):
+            self._attack_keys(*attacker, target[0], own, stolen)
+            for _leaf in ("with its own name", "with another tenant's name"):
                 body = {"input": base64.b64encode(_LEAF_BYTES).decode(), "marshaling_algorithm": "asn1"}
-                self._write(f"transit/sign/{ids.ca_key(thief[0].tenant_id)}/sha2-256", body)
+                self._write(f"transit/sign/{ids.ca_key(attacker[0].tenant_id)}/sha2-256", body)
 
     def _attack_keys(
-        self, here: EncryptionContext, thief: str, there: EncryptionContext, own: str, stolen: str
+        self, here: EncryptionContext, token: str, there: EncryptionContext, own: str, stolen: str
     ) -> None:
-        self._encrypt(thief, there, there.l2_key)
+        self._encrypt(token, there, there.l2_key)
         moved = (replace(here, tenant_id=there.tenant_id), replace(here, l2_key=there.l2_key))
         items = ((here, own), (there, stolen), (here, stolen), *((context, own) for context in moved))
-        self._decrypt(thief, here.l2_key, items)
-        self._decrypt(thief, there.l2_key, ((there, stolen),))
+        self._decrypt(token, here.l2_key, items)
+        self._decrypt(token, there.l2_key, ((there, stolen),))
 
     def _encrypt(self, token: str, context: EncryptionContext, key: str) -> str:
         body = {"plaintext": _encoded(b"a floor has 16 b"), "context": _encoded(context.encode())}
-        # A refusal, which the attack wants, has no data.
+        # A rejection, which the attack expects, has no data.
         return str((self._call(token, "POST", f"transit/encrypt/{key}", body).get("data") or {}).get("ciphertext", ""))
 
     def _decrypt(self, token: str, key: str, items: tuple[tuple[EncryptionContext, str], ...]) -> None:
@@ -112,7 +111,7 @@ class BareVault:
         self._renew_at = time.monotonic() + _CANARY_SECONDS
 
     def log_in(self, tenant_id: str) -> str:
-        """Return a token that may use the tenant's L2 key for a minute."""
+        """Return a token that can use the tenant's L2 key for a minute."""
         issued = int(time.time())
         claims = {
             "iss": TOKEN_ISSUER,
@@ -130,7 +129,7 @@ class BareVault:
     def _write(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         answer = self._call(self._token, "POST", path, body)
         if "data" not in answer:
-            raise RuntimeError(f"the script's list of requests is out of date: {path}: {answer}")
+            raise RuntimeError(f"the script's list of requests is outdated: {path}: {answer}")
         return dict(answer["data"])
 
     def _call(self, token: str, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

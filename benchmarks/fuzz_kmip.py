@@ -1,4 +1,4 @@
-"""A million inputs for the KMIP codec and front: no crash, no hang, no growth."""
+"""Fuzzing of the KMIP codec and listener with a million inputs: no crash, no hang, no memory growth."""
 
 import re
 import subprocess
@@ -15,16 +15,16 @@ from benchmarks.report import Check, Result
 _INPUTS = 1_000_000
 _DECODER_SHARE = 0.6
 _SLOWEST_MS = 250.0
-"""A message has up to 1 MiB and 128 batch items, and here those that would wait for a thread run on the loop too."""
+"""A message has up to 1 MiB and 128 batch items; here, operations that would use a thread run on the event loop too."""
 _GROWN_MIB = 32.0
 _INPUT_SECONDS = 5
 _PROTOCOL = (
-    "Two parts, both seeded with the requests of the 197 OASIS cases. Decoder: atheris (coverage-guided) in a process "
-    "of its own, which dies on an assertion, an exception other than a refusal, an input of {seconds} s or 512 MiB; "
-    "what is read must write back to the same bytes. Front: the same requests with their bytes damaged (a third) or "
-    "their items changed (the rest), cut into pieces, through the real connection, dispatcher, operations and ciphers "
-    "over objects in memory; whatever the front logs as its own fault, or lets escape, is an error. An input's time is "
-    "CPU time of the loop; memory is resident memory after the last input less that after the first fifth."
+    "Two parts, both seeded with the requests of the 197 OASIS cases. Decoder: atheris (coverage-guided) in a separate "
+    "process, which ends on an assertion, an exception other than a rejection, an input of {seconds} s or 512 MiB; "
+    "decoded input must be encoded to the same bytes. Listener: the same requests with damaged bytes (a third) or "
+    "changed items (the rest), split into pieces, through the real connection, dispatcher, operations and ciphers over "
+    "objects in memory; an internal error in the log or an escaped exception counts as an error. The time of an input "
+    "is CPU time of the loop; memory is resident memory after the last input minus that after the first fifth."
 )
 
 
@@ -37,24 +37,24 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
             "inputs missing to a million" if not quick else "inputs missing", inputs - decoded - account.inputs, 0, ""
         ),
         Check("crashes, hangs and errors", crashes + len(account.errors), 0, ""),
-        Check("slowest input of the front", round(account.slowest_seconds * 1000, 2), _SLOWEST_MS, "ms"),
+        Check("slowest input of the listener", round(account.slowest_seconds * 1000, 2), _SLOWEST_MS, "ms"),
         Check("memory grown", round(account.grown, 1), _GROWN_MIB, "MiB"),
     ]
     summary = {
         "decoder": {"inputs": decoded, "crashes": crashes},
-        "front": {"inputs": account.inputs, "answered": account.answered, "errors": len(account.errors)},
+        "listener": {"inputs": account.inputs, "answered": account.answered, "errors": len(account.errors)},
         "milliseconds of an input": report.spread(account.milliseconds),
         "slowest input": account.slowest.hex()[:512],
     }
     errors = [{"error": text, "input": data.hex()} for text, data in account.errors[:100]]
     samples = {"milliseconds": account.milliseconds, "errors": errors}
     protocol = _PROTOCOL.format(seconds=_INPUT_SECONDS)
-    title = "Fuzzing the KMIP front"
+    title = "Fuzzing the KMIP listener"
     return Result("fuzz_kmip", title, quick, protocol, checks, summary, samples), _plot(account)
 
 
 def _decoder(runs: int) -> tuple[int, int]:
-    """Return how many inputs the decoder took and how many broke it."""
+    """Return the number of inputs of the decoder, and of those that broke it."""
     with tempfile.TemporaryDirectory() as folder:
         corpus, artifacts = Path(folder) / "corpus", Path(folder) / "artifacts"
         corpus.mkdir()
@@ -90,6 +90,6 @@ def _plot(account: Account) -> Figure:
     axes.axvline(account.slowest_seconds * 1000, color=report.RED, linestyle="--", label="slowest of all")
     axes.set_xlabel("CPU milliseconds of an input")
     axes.set_ylabel("inputs, sampled")
-    axes.set_title("What a hostile KMIP message costs")
+    axes.set_title("Cost of a hostile KMIP message")
     axes.legend(frameon=False)
     return figure

@@ -1,11 +1,11 @@
-/* A closed loop of requests over TLS, for benchmarks/load.py: each connection sends its request, waits for the whole
- * answer and sends the next. It is in C because a generator shares the processors with the server it measures: one in
- * Python takes as long for a request as the crypto service does, and makes the faster side of a comparison look slower.
+/* A closed loop of requests over TLS, for benchmarks/load.py: each connection sends its request, waits for the complete
+ * response and sends the next. It is written in C because a generator shares the processors with the measured server: in
+ * Python it takes as long per request as the crypto service, and makes the faster side of a comparison appear slower.
  *
  *   generator PORT CONNECTIONS SECONDS kept|connecting http|ttlv SERVER_NAME CA_FILE [CERTIFICATE_FILE KEY_FILE]
  *
- * Reads the request from stdin. Writes the seconds it measured and then the microseconds of each request, a line each;
- * what came in a first tenth of the time is not counted. Ends with status 1 and a sentence when an answer is refused.
+ * Reads the request from stdin. Writes the measured seconds and then the microseconds of each request, one per line,
+ * without those of a first tenth of the time. Ends with status 1 and a message when the server rejects a request.
  */
 
 #define _GNU_SOURCE
@@ -68,7 +68,7 @@ static void keep(double seconds) {
     latencies[measured++] = seconds;
 }
 
-/* Returns how long the answer that begins like this is; 0 while that cannot be told. */
+/* Returns the length of the response that starts like this; 0 while it is unknown. */
 static size_t size_of(const struct connection *one) {
     const unsigned char *answer = one->answer;
     if (!target.is_http) {
@@ -83,7 +83,7 @@ static size_t size_of(const struct connection *one) {
         if (strncasecmp((const char *)line, "\r\ncontent-length:", 17) == 0)
             return end + 4 - answer + strtoul((const char *)line + 17, NULL, 10);
     }
-    give_up("an answer without a length");
+    give_up("a response has no length");
     return 0;
 }
 
@@ -117,29 +117,29 @@ static void close_connection(struct connection *one) {
 static void ask(struct connection *one) {
     one->filled = 0;
     one->begun = now();
-    /* A request is one record, and its answer has come before the next is written: the socket is never full. */
+    /* A request is one record, and its response arrives before the next is written: the socket is never full. */
     if (SSL_write(one->tls, target.request, target.request_bytes) <= 0) give_up("cannot send");
 }
 
-/* Takes what is there; returns whether the answer is whole. */
+/* Reads available data; returns whether the response is complete. */
 static bool receive(struct connection *one) {
     for (;;) {
         int got = SSL_read(one->tls, one->answer + one->filled, MOST_BYTES - one->filled);
         if (got <= 0) {
             if (target.in_turns && SSL_get_error(one->tls, got) == SSL_ERROR_WANT_READ) return false;
-            give_up("the server closed the connection, or did not answer in time");
+            give_up("the server closed the connection, or did not respond in time");
         }
         one->filled += got;
         size_t size = size_of(one);
-        if (size > MOST_BYTES) give_up("too long an answer");
+        if (size > MOST_BYTES) give_up("the response is too long");
         if (size != 0 && one->filled >= size) {
-            if (!is_accepted(one)) give_up("the server refused");
+            if (!is_accepted(one)) give_up("the server rejected the request");
             return true;
         }
     }
 }
 
-/* One connection waits in the kernel for its answer, as a client's thread does. */
+/* One connection waits in the kernel for its response, as a client's thread does. */
 static void ask_alone(double begin, double end) {
     static struct connection only;
     open_connection(&only);
@@ -162,7 +162,7 @@ static void ask_connecting(double begin, double end) {
     }
 }
 
-/* Many connections: one epoll tells whose answer has come. */
+/* Many connections: one epoll reports the next response. */
 static void ask_in_turns(int connections, double begin, double end) {
     struct connection *crowd = calloc(connections, sizeof *crowd);
     struct epoll_event ready[MOST_CONNECTIONS];
@@ -178,7 +178,7 @@ static void ask_in_turns(int connections, double begin, double end) {
     }
     for (double at = now(); at < end; at = now()) {
         int found = epoll_wait(poll, ready, MOST_CONNECTIONS, 1000 * PATIENCE_SECONDS);
-        if (found <= 0 && errno != EINTR) give_up("nobody answered in time");
+        if (found <= 0 && errno != EINTR) give_up("no response in time");
         for (int n = 0; n < found; n++) {
             struct connection *one = ready[n].data.ptr;
             if (!receive(one)) continue;
@@ -192,7 +192,7 @@ static void ask_in_turns(int connections, double begin, double end) {
 static void set_up_tls(char **files, bool has_certificate) {
     target.tls = SSL_CTX_new(TLS_client_method());
     SSL_CTX_set_verify(target.tls, SSL_VERIFY_PEER, NULL);
-    SSL_CTX_set_read_ahead(target.tls, 1); /* one call to the kernel for a record instead of two */
+    SSL_CTX_set_read_ahead(target.tls, 1); /* one system call per record instead of two */
     if (SSL_CTX_load_verify_file(target.tls, files[0]) != 1) give_up("cannot read the CA");
     if (!has_certificate) return;
     if (SSL_CTX_use_certificate_chain_file(target.tls, files[1]) != 1 ||
@@ -201,10 +201,10 @@ static void set_up_tls(char **files, bool has_certificate) {
 }
 
 int main(int count, char **words) {
-    if (count != 8 && count != 10) give_up("wrong arguments, see the head of generator.c");
+    if (count != 8 && count != 10) give_up("wrong arguments, see the start of generator.c");
     int connections = atoi(words[2]);
     double seconds = atof(words[3]);
-    if (connections < 1 || connections > MOST_CONNECTIONS) give_up("too many connections, or none");
+    if (connections < 1 || connections > MOST_CONNECTIONS) give_up("the number of connections is out of range");
     target.address = (struct sockaddr_in){
         .sin_family = AF_INET, .sin_port = htons(atoi(words[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     target.is_http = strcmp(words[5], "http") == 0;

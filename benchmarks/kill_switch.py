@@ -1,4 +1,4 @@
-"""A customer pulls a switch: how soon does an unchanged application read and write its last protected value?"""
+"""Time from a customer's kill switch until an unchanged application reads and writes its last protected value."""
 
 import tempfile
 import time
@@ -28,31 +28,30 @@ _QUIET_SECONDS = 3.0
 _SERVED_SECONDS = 2.0
 _PATIENCE_SECONDS = 60.0
 _PROTOCOL = (
-    "One stack, one tenant, one service, and a PostgreSQL that is no part of the stack. A stock psycopg application "
-    "(monitor.py of the tests) runs under `openkcm run` as one process from beginning to end: it writes a row with "
-    "a protected column, reads it back and waits 3 ms, over and over, and notes when each answer was there. An opened "
-    "column key may be used for {key_seconds:g} s, as ever. {runs} times each, the customer pulls a switch, waits "
-    "until nothing was read or written for {quiet:g} s, and undoes it; then the application works for {served:g} s. "
-    "The switches: `openkcmctl tenant lock`; `openkcmctl service disconnect`, undone by `openkcmctl service connect` into the "
-    "same folder; the root key disabled where its customer holds it, in AWS KMS (MiniStack), in a token (SoftHSM2, "
-    "PKCS#11) and in an OpenBao of their own. Times run from the return of the command or of the customer's own call "
-    "to the last success, below zero it was before, and to the first success after the return of what undoes it. At "
-    "last `make down` stops every server of the platform, and nobody is left who could refuse anything: the "
-    "application goes on until its column key's time is over."
+    "One stack, one tenant, one service, and a PostgreSQL outside the stack. A stock psycopg application (monitor.py "
+    "of the tests) runs under `openkcm run` as one process: it repeatedly writes a row with a protected column, reads "
+    "it back and waits 3 ms, and records the time of each response. It may cache a column key for {key_seconds:g} s, "
+    "as usual. {runs} times each, the customer uses a switch, waits until nothing was read or written for {quiet:g} s, "
+    "and reverts it; then the application works for {served:g} s. The switches: `openkcmctl tenant lock`; `openkcm "
+    "service disconnect`, reverted by `openkcmctl service connect` into the same folder; the root key disabled by its "
+    "customer in AWS KMS (MiniStack), in a token (SoftHSM2, PKCS#11) and in the customer's OpenBao. Times count from "
+    "the return of the command or of the customer's call to the last success (negative if it was before), and to the "
+    "first success after the return of the reverting call. Finally `make down` stops every server of the platform, "
+    "so that no server can reject a request: the application continues until its cached column key expires."
 )
 
 
 @dataclass
 class Series:
-    """Of one switch: seconds, one for each run."""
+    """Results for one switch: seconds, one value per run."""
 
     last_read: list[float] = field(default_factory=list)
     last_write: list[float] = field(default_factory=list)
     served_again: list[float] = field(default_factory=list)
     pulling: list[float] = field(default_factory=list)
-    """How long the command or call took."""
+    """Duration of the command or call."""
     said: str = ""
-    """What the application was told first."""
+    """The first error message in the application."""
 
 
 def run(*, quick: bool) -> tuple[Result, Figure]:
@@ -75,7 +74,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     protocol = _PROTOCOL.format(key_seconds=key_seconds, runs=runs, quiet=_QUIET_SECONDS, served=_SERVED_SECONDS)
     result = Result(
         name="kill_switch",
-        title="A customer pulls a switch, and an unchanged application stops",
+        title="A customer uses a kill switch, and an unchanged application stops",
         quick=quick,
         protocol=protocol,
         checks=list(_checks(series, stopped, plain, key_seconds)),
@@ -87,7 +86,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
 
 @contextmanager
 def _database(folder: Path) -> Iterator[str]:
-    """Run the customer's own PostgreSQL."""
+    """Run a PostgreSQL server of the customer."""
     folder.chmod(0o711)
     server = PostgresServer(folder / "postgres", free_port())
     server.prepare()
@@ -100,7 +99,7 @@ def _database(folder: Path) -> Iterator[str]:
 
 
 class _Customer:
-    """Pulls the switches and takes the times."""
+    """Uses the switches and measures the times."""
 
     def __init__(self, stack: Stack, application: Application, folder: Path) -> None:
         self._stack, self._application, self._folder = stack, application, folder
@@ -123,7 +122,7 @@ class _Customer:
         )
 
     def hold(self, holders: Holders, provider: str, runs: int) -> Series:
-        """Change to a root key of the customer's own, and take that away."""
+        """Change to a root key of the customer, and measure its revocation."""
         holder = holders.hold(provider)
         self._stack.openkcm("root-key", "change", TENANT, *holder.words(self._folder), timeout=_PATIENCE_SECONDS)
         return self.measure(f"root key disabled, {provider}", holder.take_away, holder.give_back, runs)
@@ -152,7 +151,7 @@ class _Customer:
         return series
 
     def stop_all(self, key_seconds: float) -> dict[str, float]:
-        """Stop the platform, and start it again; return seconds."""
+        """Stop the platform and start it again; return seconds."""
         time.sleep(_SERVED_SECONDS)
         began = time.monotonic()
         self._stack.openkcm("down", timeout=_PATIENCE_SECONDS)
@@ -181,13 +180,13 @@ def _checks(series: dict[str, Series], stopped: dict[str, float], plain: int, ke
 
 
 def _summary(series: dict[str, Series], stopped: dict[str, float]) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     for what, one in series.items():
-        told[f"{what}, last read (s)"] = spread(one.last_read)
-        told[f"{what}, last write (s)"] = spread(one.last_write)
-        told[f"{what}, served again (s)"] = spread(one.served_again)
-        told[f"{what}, the command or call (s)"] = spread(one.pulling)
-    return told | {"the whole platform stopped (s)": stopped}
+        summary[f"{what}, last read (s)"] = spread(one.last_read)
+        summary[f"{what}, last write (s)"] = spread(one.last_write)
+        summary[f"{what}, served again (s)"] = spread(one.served_again)
+        summary[f"{what}, the command or call (s)"] = spread(one.pulling)
+    return summary | {"the whole platform stopped (s)": stopped}
 
 
 def _plot(series: dict[str, Series]) -> Figure:

@@ -1,6 +1,6 @@
-"""Atheris drives the TTLV decoder: `python -m benchmarks.kmip_decoder_target CORPUS -runs=N`, in a process of its own.
+"""Fuzz target of the TTLV decoder for atheris: `python -m benchmarks.kmip_decoder_target CORPUS -runs=N`.
 
-libFuzzer ends the process itself: with 0 after its runs, with something else on a crash, a hang or too much memory.
+libFuzzer ends the process: with status 0 after its runs, otherwise after a crash, a hang or too much memory.
 """
 
 import sys
@@ -20,7 +20,7 @@ def one_input(data: bytes) -> None:
         return
     written = ttlv.encode(item)
     assert ttlv.decode(written) == item
-    if not _holds_big_integer(item):  # which may come with more sign bytes than it needs
+    if not _holds_big_integer(item):  # a big integer may have more sign bytes than necessary
         assert written == data
 
 

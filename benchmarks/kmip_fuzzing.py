@@ -1,4 +1,4 @@
-"""Feeds mutated requests to a `Stand`, and keeps account of what they cost."""
+"""Sends mutated requests to a `Stand`, and records their cost."""
 
 import asyncio
 import gc
@@ -20,7 +20,7 @@ _SAMPLES = 2000
 
 @dataclass
 class Account:
-    """`errors`: what the front called its own fault, with the input. `grown` is of resident memory, in MiB."""
+    """`errors`: internal errors of the listener, with the input. `grown`: growth of resident memory, in MiB."""
 
     inputs: int = 0
     answered: int = 0
@@ -33,7 +33,7 @@ class Account:
 
 
 def seeds(identifiers: Sequence[str]) -> list[bytes]:
-    """Return the requests of the OASIS cases, about objects that are there."""
+    """Return the requests of the OASIS cases, for existing objects."""
     found: dict[bytes, None] = {}
     for case in oasis_xml.cases():
         for request, _ in case.exchanges:
@@ -43,7 +43,7 @@ def seeds(identifiers: Sequence[str]) -> list[bytes]:
 
 
 def _quicker(request: Item) -> Item:
-    """Have EC keys made where the case has RSA keys made, which takes a thousand times as long."""
+    """Replace RSA by EC in requests for a key pair, whose generation is a thousand times faster."""
     operations = [part.value for item in request.all(Tag.BATCH_ITEM) for part in item.all(Tag.OPERATION)]
     return _replaced(request) if Operation.CREATE_KEY_PAIR in operations else request
 
@@ -66,7 +66,7 @@ def _values(request: Node, identifiers: Sequence[str]) -> dict[str, Value]:
 
 
 def fuzz(inputs: int, seed: int) -> Account:
-    """Send `inputs` messages, most of them well-formed ones that say something wrong."""
+    """Send `inputs` messages, most of them well-formed with invalid contents."""
     return asyncio.run(_fuzz(inputs, seed))
 
 
@@ -81,7 +81,7 @@ async def _fuzz(inputs: int, seed: int) -> Account:
                 resident = _resident()
             await _one(stand, account, mutator.noise() if number % 3 == 0 else mutator.message(), mutator, number)
             if number % 1000 == 0:
-                await asyncio.sleep(0)  # the deadlines of the connections are looked at here
+                await asyncio.sleep(0)  # lets the loop check the deadlines of the connections
         account.seconds = time.perf_counter() - began
         account.grown = _resident() - resident
     finally:
@@ -95,14 +95,14 @@ async def _one(stand: Stand, account: Account, data: bytes, mutator: Mutator, nu
         answer = await stand.send(mutator.cut(data))
         if answer:
             ttlv.decode(answer[: int.from_bytes(answer[4:8], "big") + 8])
-    except Exception as escaped:  # noqa: BLE001 - whatever gets out is what is looked for
+    except Exception as escaped:  # noqa: BLE001 - every escaped exception is a finding
         stand.errors.append(repr(escaped))
         answer = b""
     spent = time.thread_time() - stand.blocked - began
     account.inputs += 1
     account.answered += bool(answer)
     if not answer:
-        stand.hang_up()  # it waits for the rest of something; the next message is not to be that rest
+        stand.hang_up()  # it waits for the rest of a message; the next message must not become that rest
     if stand.errors:
         account.errors += [(text, data) for text in stand.errors]
         stand.errors.clear()

@@ -1,4 +1,4 @@
-"""The few KMIP messages that the benchmarks send, made with the product's codec and understood by every server."""
+"""The KMIP messages of the benchmarks, made with the product's codec; all measured servers accept them."""
 
 from crypto_service.kmip.codec.enums import BlockCipherMode, CryptographicAlgorithm, ObjectType, Operation
 from crypto_service.kmip.codec.tags import Tag
@@ -31,12 +31,12 @@ def get(identifier: str) -> bytes:
 
 
 def activate(identifier: str) -> bytes:
-    """Return a request that makes a key fit for use."""
+    """Return a request that activates a key."""
     return _request(Operation.ACTIVATE, Item(Tag.UNIQUE_IDENTIFIER, ItemType.TEXT_STRING, identifier))
 
 
 def encrypt(identifier: str, data: bytes) -> bytes:
-    """Return a request to encrypt with AES-GCM under a nonce of the server's."""
+    """Return a request to encrypt with AES-GCM and a nonce from the server."""
     return _request(
         Operation.ENCRYPT,
         Item(Tag.UNIQUE_IDENTIFIER, ItemType.TEXT_STRING, identifier),
@@ -46,7 +46,7 @@ def encrypt(identifier: str, data: bytes) -> bytes:
 
 
 def decrypt(identifier: str, encrypted: bytes) -> bytes:
-    """Return a request to decrypt what the answer to `encrypt` brought."""
+    """Return a request to decrypt the ciphertext in a response to `encrypt`."""
     [item] = decode(encrypted).all(Tag.BATCH_ITEM)
     payload = item.first(Tag.RESPONSE_PAYLOAD)
     assert payload is not None
@@ -60,18 +60,18 @@ def decrypt(identifier: str, encrypted: bytes) -> bytes:
 
 
 def succeeded(answer: bytes) -> bool:
-    """Whether the answer's one item says Success; looked for in the bytes, since decoding would cost like an answer."""
+    """Return whether the response has the status Success; searches the bytes, because decoding is expensive."""
     return _SUCCESS in answer
 
 
 def found_identifier(answer: bytes) -> str:
-    """Return the unique identifier that an answer names."""
+    """Return the unique identifier in a response."""
     [item] = decode(answer).all(Tag.BATCH_ITEM)
     payload = item.first(Tag.RESPONSE_PAYLOAD)
     identifier = None if payload is None else payload.first(Tag.UNIQUE_IDENTIFIER)
     if identifier is None:
-        raise RuntimeError("the answer names no object")
-    return str(identifier.value)
+        raise RuntimeError("the response names no object")
+        raise RuntimeError("the response has no unique identifier")
 
 
 def _gcm() -> Item:

@@ -1,4 +1,4 @@
-"""Requests that nobody should send: mutations of ones that somebody would, of their bytes and of their meaning."""
+"""Mutations of valid KMIP requests, of their bytes and of their contents."""
 
 import itertools
 import random
@@ -14,29 +14,29 @@ _TAGS = tuple(Tag)
 
 
 class Mutator:
-    """Deterministic for its seed: what it found can be found again."""
+    """Deterministic for its seed, so that findings are reproducible."""
 
     def __init__(self, seeds: Sequence[bytes], seed: int) -> None:
-        self._random = random.Random(seed)  # noqa: S311 - to be repeatable, not to be secret
+        self._random = random.Random(seed)  # noqa: S311 - reproducible on purpose, not secret
         self._seeds = seeds
         self._items = [ttlv.decode(data) for data in seeds]
 
     def message(self) -> bytes:
-        """Return a well-formed message with something wrong in it."""
+        """Return a well-formed message with invalid contents."""
         item = self._random.choice(self._items)
         for _ in range(self._random.choice((1, 1, 2, 4))):
             item = self._changed(item)
         return ttlv.encode(item)
 
     def noise(self) -> bytes:
-        """Return bytes that were a message before they were damaged."""
+        """Return a message with damaged bytes."""
         data = bytearray(self._random.choice(self._seeds))
         for _ in range(self._random.choice((1, 1, 2, 8))):
             self._damage(data)
         return bytes(data)
 
     def cut(self, data: bytes) -> list[bytes]:
-        """Return the data in pieces, as a network may hand it over."""
+        """Return the data in pieces, as a network may deliver it."""
         places = sorted(self._random.randrange(len(data) + 1) for _ in range(self._random.randrange(4)))
         edges = [0, *places, len(data)]
         return [data[begin:end] for begin, end in itertools.pairwise(edges)]

@@ -1,6 +1,6 @@
-"""A KMIP front without network, Vault or PostgreSQL: its codec, loop and operations over memory, as fast as they go.
+"""A KMIP listener without network, OpenBao and PostgreSQL: codec, loop and operations over objects in memory.
 
-For fuzzing, where only what the client sends varies. What it must not do is be relied upon for anything else.
+For fuzzing only, where nothing but the client's input varies.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 class MemoryObjects:
-    """`database.services.managed_objects.ManagedObjects` in a dictionary, and the database around it."""
+    """`database.services.managed_objects.ManagedObjects` in a dictionary, with its database."""
 
     def __init__(self) -> None:
         self.rows: dict[str, ObjectRow] = {}
@@ -70,7 +70,7 @@ class MemoryObjects:
 
 
 class _Given:
-    """Callers, keyring, journal, limits, threads and changes that stand in nobody's way."""
+    """Stubs for callers, keys, write-ahead log, limits, threads and change notifications; they accept everything."""
 
     def __init__(self) -> None:
         self.entries: deque[AuditEntry] = deque(maxlen=100)
@@ -103,7 +103,7 @@ class _Given:
 
 
 class Wire(asyncio.Transport):
-    """The client's end: what was sent, and whether the server hung up."""
+    """The client's side of a connection: the received data, and whether the server closed it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Wire(asyncio.Transport):
 
 
 class Stand:
-    """MUST be made on a running loop. `errors` counts what the front logged as its own fault."""
+    """Must be created on a running loop. `errors` has the internal errors that the listener logged."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -151,15 +151,15 @@ class Stand:
         self._kept: dict[str, ObjectRow] = {}
 
     async def furnish(self) -> list[str]:
-        """Make objects that requests can be about, and return their identifiers."""
-        made = [await self._made(request) for request in _FIRST]
+        """Create objects for the requests, and return their identifiers."""
+        made = [await self._create(request) for request in _FIRST]
         for identifier in made:
-            await self._made(_message(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, identifier)))
+            await self._create(_message(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, identifier)))
         self._kept = dict(self.database.rows)
         return made
 
     async def send(self, pieces: Sequence[bytes]) -> bytes:
-        """Return what is answered; a connection that was closed is replaced by the next call."""
+        """Return the response; after a connection was closed, the next call opens a new one."""
         if self._wire.closed:
             self._connection.connection_lost(None)
             self._wire, self._connection = self._connect()
@@ -175,11 +175,11 @@ class Stand:
 
     @property
     def blocked(self) -> float:
-        """CPU seconds of what the service does in threads, and this stand on the loop."""
+        """CPU seconds of work that the service does in threads, and this class on the loop."""
         return self._given.blocked
 
     def hang_up(self) -> None:
-        """End the connection, with whatever it is in the middle of."""
+        """End the connection, even within a message."""
         self._wire.close()
 
     def stop(self) -> None:
@@ -192,7 +192,7 @@ class Stand:
         connection.connection_made(wire)
         return wire, connection
 
-    async def _made(self, request: Item) -> str:
+    async def _create(self, request: Item) -> str:
         (result,) = ttlv.decode(await self.send([ttlv.encode(request)])).all(Tag.BATCH_ITEM)
         payload, status = result.first(Tag.RESPONSE_PAYLOAD), result.first(Tag.RESULT_STATUS)
         assert payload is not None

@@ -1,7 +1,7 @@
-"""A closed loop of requests over TLS, the same for every server: each connection waits for its answer and asks again.
+"""A closed loop of requests over TLS, the same for every server: each connection waits for its response and repeats.
 
-What asks is `generator.c`, compiled here: it shares the processors with the server it measures, and one in Python takes
-as long for a request as the crypto service does.
+The load comes from `generator.c`, which is compiled here: it shares the processors with the measured server, and a
+Python generator takes as long per request as the crypto service.
 """
 
 import shutil
@@ -23,7 +23,7 @@ _LONGEST_ANSWER = 65536
 
 @dataclass(frozen=True)
 class Target:
-    """Whom to ask what. `ca` is the file of whom the server's certificate must come from, `client` ours and its key."""
+    """A server and its request. `ca` is the file of the server's CA, `client` the client certificate and its key."""
 
     port: int
     request: bytes
@@ -35,14 +35,14 @@ class Target:
 
 @dataclass
 class Load:
-    """What was measured; latencies are in milliseconds."""
+    """Measured latencies in milliseconds, and the duration."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
-        """Requests a second."""
+        """Requests per second."""
         return len(self.latencies) / self.seconds
 
     def summary(self) -> dict[str, float]:
@@ -50,17 +50,17 @@ class Load:
 
 
 def ask(target: Target, connections: int, seconds: float) -> Load:
-    """Ask over kept connections for `seconds`, after a tenth of that to warm up."""
+    """Send requests over kept connections for `seconds`, after a tenth of that as warm-up."""
     return _generate(target, connections, seconds, "kept")
 
 
 def ask_connecting(target: Target, seconds: float) -> Load:
-    """Ask again and again, each time over a connection of its own."""
+    """Send requests repeatedly, each over a separate connection."""
     return _generate(target, 1, seconds, "connecting")
 
 
 def one(target: Target) -> bytes:
-    """Ask once and return what the server's first record says."""
+    """Send one request and return the first record of the response."""
     context = ssl.create_default_context(cafile=target.ca)
     if target.client is not None:
         context.load_cert_chain(*target.client)

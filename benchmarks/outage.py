@@ -1,4 +1,4 @@
-"""Taking servers of the stack away for as long as a benchmark needs them away."""
+"""Outages of servers of the stack, for as long as a benchmark needs them."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ _GONE_SECONDS = 10.0
 
 @contextmanager
 def without(stack: Stack, components: Sequence[str]) -> Iterator[float]:
-    """Keep these dead and yield when they were killed; who starts them again is halted meanwhile."""
+    """Kill these components and yield the time; their supervisor is paused until the end of the block."""
     pids = stack.pids()
     victims = {name: process.identify(pids[name]) for name in components}
     supervisor = _parent_of(pids[components[0]])

@@ -1,4 +1,4 @@
-"""Processes that are measured: waiting until one serves, and what they take, read from /proc with all descendants."""
+"""Measured processes: wait until one serves, and read its resources from /proc, including all descendants."""
 
 import os
 import socket
@@ -23,10 +23,10 @@ print(count)
 
 @dataclass(frozen=True)
 class CpuSpan:
-    """CPU used between two readings. `others` is the share of all cores that went to processes not of this stack."""
+    """CPU seconds between two readings. `others` is the share of all cores that other processes used."""
 
     seconds: dict[str, float]
-    wall: float
+    elapsed: float
     others: float
 
 
@@ -38,30 +38,30 @@ class CpuReading:
     components: dict[str, float]
 
     def until(self, later: "CpuReading") -> CpuSpan:
-        """Return what was used between this reading and `later`."""
+        """Return the CPU time between this reading and `later`."""
         used = {name: round(later.components.get(name, 0.0) - self.components[name], 2) for name in self.components}
-        wall = later.at - self.at
+        elapsed = later.at - self.at
         busy, mine = later.busy - self.busy, later.mine - self.mine
-        others = max(0.0, busy - mine - sum(used.values())) / (wall * (os.cpu_count() or 1))
-        return CpuSpan(used, round(wall, 2), round(others, 3))
+        others = max(0.0, busy - mine - sum(used.values())) / (elapsed * (os.cpu_count() or 1))
+        return CpuSpan(used, round(elapsed, 2), round(others, 3))
 
 
 def wait_open(port: int, process: "subprocess.Popen[bytes]") -> None:
-    """Wait until a process that was just started listens on a port; raises RuntimeError when it ended or takes long."""
+    """Wait until a started process listens on a port; raise RuntimeError if it ends or takes too long."""
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"nothing listens on port {port}: {process.args!r}"[:300]) from None
+                raise RuntimeError(f"no listener on port {port}: {process.args!r}"[:300]) from None
             time.sleep(0.1)
         else:
             return
 
 
 def read_cpu(pids: Mapping[str, int]) -> CpuReading:
-    """Read CPU seconds so far. A descendant that has ended counts through its parent, which has waited for it."""
+    """Read CPU seconds so far. An ended descendant counts through its parent, which has waited for it."""
     tree = _children()
     at = float((_PROC / "uptime").read_text().split()[0])
     times = os.times()
@@ -70,13 +70,13 @@ def read_cpu(pids: Mapping[str, int]) -> CpuReading:
 
 
 def read_memory(pids: Mapping[str, int]) -> dict[str, float]:
-    """Return MiB of each component; shared pages are divided among those who share them (PSS)."""
+    """Return MiB of each component; shared pages are divided among their users (PSS)."""
     tree = _children()
     return {name: round(sum(_pss(pid) for pid in _family(pid, tree)) / 1024, 1) for name, pid in pids.items()}
 
 
 def two_loops_over_one() -> float:
-    """Return how many times as much two processes count as one alone: below 2 where processors share a core."""
+    """Return the count of two processes relative to one: below 2 if processors share a core."""
     alone = _count(1)
     return _count(2) / alone
 
@@ -89,7 +89,7 @@ def _count(processes: int) -> int:
 
 
 def folder_size(folder: Path) -> float:
-    """Return MiB that the files below `folder` take on disk."""
+    """Return the disk usage of the files below `folder` in MiB."""
     blocks = 0
     for path in folder.rglob("*"):
         try:
@@ -134,7 +134,7 @@ def _family(pid: int, tree: Mapping[int, list[int]]) -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/<pid>/stat from `state` on; the name before them may contain anything."""
+    """Return the fields of /proc/<pid>/stat after the name, which can contain any character."""
     try:
         return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:

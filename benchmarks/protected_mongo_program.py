@@ -1,6 +1,6 @@
-"""A stock application for `protected_mongodb`: does blocks of requests as it is told on stdin, one JSON each.
+"""A stock application for `protected_mongodb`: runs blocks of requests according to JSON lines on stdin.
 
-It knows nothing of OpenKCM, and is run twice: plain, and under `openkcm run`.
+It does not use OpenKCM, and runs twice: plain, and under `openkcm run`.
 """
 
 import json
@@ -27,7 +27,7 @@ class Application:
         return self._client["bench"]
 
     def connect(self, conninfo: str) -> int:
-        """Return this process: the server is one for all, and has its processor already."""
+        """Return this process: the server serves both programs and has its processor already."""
         if self._client is not None:
             self._client.close()
         self._client = MongoClient(conninfo, directConnection=True)
@@ -35,14 +35,14 @@ class Application:
         return os.getpid()
 
     def fill(self, table: str, rows: int, size: int) -> None:
-        """Store documents with ids from 1 on, and read them all once, so that they are in memory everywhere."""
+        """Store documents with ids from 1, and read all of them once, so that all caches are warm."""
         collection = self.bench[table]
         for first in range(1, rows + 1, RANGE):
             collection.insert_many([{"_id": number} | _values(size) for number in range(first, first + RANGE)])
         assert len(list(collection.find())) >= rows
 
     def block(self, workload: str, table: str, rows: int, size: int, count: int) -> list[int]:
-        """Return how many nanoseconds each request took, with its documents fetched."""
+        """Return the duration of each request in nanoseconds, including the documents."""
         request = _WORKLOADS[workload]
         collection = self.bench["other" if workload == "nothing protected" else table]
         asked = [(1 + (number * 7919) % (rows - RANGE), _values(size)) for number in range(count)]
@@ -75,8 +75,8 @@ def _values(size: int) -> dict[str, str]:
 def main() -> None:
     application = Application()
     for line in sys.stdin:
-        told = json.loads(line)
-        print(json.dumps(getattr(application, told.pop("do"))(**told)), flush=True)
+        command = json.loads(line)
+        print(json.dumps(getattr(application, command.pop("do"))(**command)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What encrypting fields inside an application costs its requests to MongoDB: plain and protected, in turns."""
+"""Cost of field encryption in an application for its MongoDB requests: plain and protected, in turns."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -30,28 +30,27 @@ _POINTS = (
 )
 _RANGE = "find, 500 documents of 4 fields"
 _PROMISED_MS = 2.0
-"""Promised is for requests of so long and more."""
+"""The target applies to requests of this duration and longer."""
 _LIMIT = 5.0
 _PROTOCOL = (
     "One stack, one tenant, one service of kind mongodb. The server is SecantusDB, which speaks MongoDB's protocol on "
-    "WiredTiger and keeps all in memory: no mongod can be installed from a registry here, and what matters is how long "
-    "a request takes without protection, which stands beside each figure. The same program "
-    "(benchmarks/protected_mongo_program.py, pymongo {pymongo}, one client) runs twice, plain and under `openkcm run`, "
-    "each on collections of its own that are alike: {rows} documents of four texts, written by that program and read "
-    "once by it before anything is measured, so that the field keys are open; they are opened anew every 30 s as "
-    "always. The two take turns in blocks of {points} requests ({ranges} where {range} documents are read), {rounds} "
-    "rounds after one that does not count, and who is first changes with each. The programs and the server are kept on "
-    "one processor, and the relay on another. A request's time is from the call to the last document. A block counts "
-    "with its median, a side with the median of its blocks; beside it is between what half of the rounds lie, and from "
-    "which time of the plain request on the added time is less than 5 %. All over loopback, and then with a relay "
-    "between for both sides (benchmarks/delay_relay.py) that adds a round trip of 0.5 and 2 ms and what it takes "
-    "itself, as a network would."
+    "WiredTiger and keeps all data in memory: mongod is not available from a registry here. The duration of a request "
+    "without protection is part of each figure. The same program (benchmarks/protected_mongo_program.py, pymongo "
+    "{pymongo}, one client) runs twice, plain and under `openkcm run`, each on separate collections with equal "
+    "contents: {rows} documents of four texts, written by that program and read once by it before the measurement, so "
+    "that the field keys are in the cache; as usual, they are unwrapped again every 30 s. The two take turns in blocks "
+    "of {points} requests ({ranges} where {range} documents are read), {rounds} rounds after one that does not count, "
+    "and the order changes with each round. The programs and the server are pinned to one processor, and the relay to "
+    "another. A request's time is from the call to the last document. A block counts with its median, a side with the "
+    "median of its blocks. Also stated are the range of the middle half of the rounds, and the time of the plain "
+    "request from which the added time is less than 5 %. All over loopback, and then with a relay for both sides "
+    "(benchmarks/delay_relay.py) that adds a round trip of 0.5 and 2 ms and its own overhead, as a network would."
 )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is done: documents of each collection, rounds, and requests of a block."""
+    """The amount of work: documents of each collection, rounds, and requests of a block."""
 
     rows: int = 2000
     rounds: int = 15
@@ -90,7 +89,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
 
 
 def measure(address: str, folder: Path, delays: Sequence[float], plan: Plan) -> Cases:
-    """Make the collections in an empty database and compare the sides."""
+    """Create the collections in an empty database and compare the sides."""
     found: Cases = {}
     port = int(urlsplit(address).port or 0)
     with MongoClient(address) as client:
@@ -115,7 +114,7 @@ def measure(address: str, folder: Path, delays: Sequence[float], plan: Plan) -> 
 
 @contextmanager
 def _server(folder: Path) -> Iterator[str]:
-    """Run the server on the processor that the programs are kept on."""
+    """Run the server on the processor of the programs."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(before)})
     with mongo_server(folder) as address:

@@ -1,4 +1,4 @@
-"""What encrypting columns inside an application costs its statements: plain and under `openkcm run`, in turns."""
+"""Cost of column encryption in an application for its statements: plain and under `openkcm run`, in turns."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -31,33 +31,33 @@ _POINTS = (
     "update by key, 1 column",
 )
 _RANGE = "select, 500 rows of 4 columns"
-_TOLD = "select, 4 columns"
+_REPORTED_WORKLOAD = "select, 4 columns"
 _PROMISED = ("select, 4 columns", "insert, 4 columns")
 _LIMIT = 5.0
-_FIRST_TELLING_SECONDS = 12.0
-"""A program tells first after 5 seconds, and the crypto service writes it down within 2."""
+_FIRST_REPORT_SECONDS = 12.0
+"""A program sends its first report after 5 seconds, and the crypto service stores it within 2."""
 _PROTOCOL = (
-    "One stack, one tenant, one service of kind postgresql; its database is one of its own in the stack's PostgreSQL, "
+    "One stack, one tenant, one service of kind postgresql; its database is a separate one in the stack's PostgreSQL, "
     "as installed (fsync on). The same program (benchmarks/protected_program.py, psycopg {psycopg} in C, autocommit, "
-    "one connection, statements prepared by the driver) runs twice, plain and under `openkcm run`, each on tables of "
-    "its own that are alike: an identity as primary key and four text columns, {rows} rows each, written by that "
-    "program, vacuumed, and read once by it before anything is measured, so that rows are in PostgreSQL's memory and "
-    "the column keys are open. Keys are opened anew every 30 s as always. The two take turns in blocks of {points} "
-    "statements ({ranges} where {range} rows are read), {rounds} rounds after one that does not count, and who is "
-    "first changes with each. Each program and the server process that works for it are kept on one processor, and the "
-    "relay on another, so that where the kernel puts them is not what is measured. A statement's time is from "
-    "`execute` to the last row fetched. A block counts with its median, a side with the median of its blocks; beside "
-    "it is between what half of the rounds lie, and from which time of the plain statement on the added time is less "
-    "than 5 %. All over loopback, and then with a relay between "
-    "for both sides (benchmarks/delay_relay.py) that adds a round trip of 0.5 and 2 ms and what it takes itself, as a "
-    "network would. Last, the program does one workload alone, and what it told the crypto service of it is read as "
-    "the Services page reads it: that is what rewriting, sealing and opening take, without what the driver does longer."
+    "one connection, statements prepared by the driver) runs twice, plain and under `openkcm run`, each on separate "
+    "tables with equal contents: an identity as primary key and four text columns, {rows} rows each, written by that "
+    "program, vacuumed, and read once by it before the measurement, so that rows are in PostgreSQL's memory and the "
+    "column keys are in the cache. As usual, keys are unwrapped again every 30 s. The two take turns in blocks of "
+    "{points} statements ({ranges} where {range} rows are read), {rounds} rounds after one that does not count, and "
+    "the order changes with each round. Each program and its server process are pinned to one processor, and the relay "
+    "to another, so that the kernel's scheduling is not measured. A statement's time is from `execute` to the last row "
+    "fetched. A block counts with its median, a side with the median of its blocks. Also stated are the range of the "
+    "middle half of the rounds, and the time of the plain statement from which the added time is less than 5 %. All "
+    "over loopback, and then with a relay for both sides (benchmarks/delay_relay.py) that adds a round trip of 0.5 and "
+    "2 ms and its own overhead, as a network would. Last, the program runs one workload alone, and its report to the "
+    "crypto service is read as on the Services page: it covers rewriting, encryption and decryption, without the "
+    "additional time in the driver."
 )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is done: rows of each table, rounds, and statements of a block."""
+    """The amount of work: rows of each table, rounds, and statements of a block."""
 
     rows: int = 2000
     rounds: int = 21
@@ -74,7 +74,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         with psycopg.connect(server.admin_conninfo, autocommit=True) as admin:
             admin.execute("CREATE DATABASE bench")
         found = measure(conninfo, folder, delays, plan)
-        told = _told(stack, folder, conninfo, plan)
+        reported = _reported(stack, folder, conninfo, plan)
     protocol = _PROTOCOL.format(psycopg=psycopg.__version__, range=RANGE, **asdict(plan))
     result = Result(
         name="protected_postgresql",
@@ -90,7 +90,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
             f"{workload}, {size} bytes, {network(delay)}": one.summary()
             for (size, delay, workload), one in found.items()
         }
-        | {f"what a program itself tells of {_TOLD}, 32 bytes, loopback": told},
+        | {f"reported by the program for {_REPORTED_WORKLOAD}, 32 bytes, loopback": reported},
         samples={
             f"{workload}, {size} bytes, {network(delay)}": {"plain": one.plain, "protected": one.protected}
             for (size, delay, workload), one in found.items()
@@ -101,7 +101,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
 
 
 def measure(conninfo: str, folder: Path, delays: Sequence[float], plan: Plan) -> Cases:
-    """Make the tables in an empty database and compare the sides."""
+    """Create the tables in an empty database and compare the sides."""
     found: Cases = {}
     port = int(psycopg.conninfo.conninfo_to_dict(conninfo)["port"] or 0)
     _make_tables(conninfo)
@@ -122,19 +122,19 @@ def measure(conninfo: str, folder: Path, delays: Sequence[float], plan: Plan) ->
     return found
 
 
-def _told(stack: Stack, folder: Path, conninfo: str, plan: Plan) -> dict[str, float]:
-    """Run one workload alone, and return what the program says of it on the Services page."""
+def _reported(stack: Stack, folder: Path, conninfo: str, plan: Plan) -> dict[str, float]:
+    """Run one workload alone, and return the program's report as on the Services page."""
     statements = plan.points * plan.rounds
-    block = {"workload": _TOLD, "table": "protected_32", "rows": plan.rows, "size": 32}
+    block = {"workload": _REPORTED_WORKLOAD, "table": "protected_32", "rows": plan.rows, "size": 32}
     side = Side(protected(_PROGRAM, folder))
     side.connect(conninfo)
-    side.do("block", **block, count=plan.points)  # opens the keys, and is told before what counts
-    time.sleep(_FIRST_TELLING_SECONDS)
-    before = _on_record(stack)
+    side.do("block", **block, count=plan.points)  # fills the cache of keys; reported before the measurement
+    time.sleep(_FIRST_REPORT_SECONDS)
+    before = _stored_reports(stack)
     side.do("block", **block, count=statements)
     side.end()
     deadline = time.monotonic() + 30
-    while (now := _on_record(stack))[0] < before[0] + statements and time.monotonic() < deadline:
+    while (now := _stored_reports(stack))[0] < before[0] + statements and time.monotonic() < deadline:
         time.sleep(0.5)
     requests, spent, lasted = (new - old for new, old in zip(now, before, strict=True))
     return {
@@ -144,8 +144,8 @@ def _told(stack: Stack, folder: Path, conninfo: str, plan: Plan) -> dict[str, fl
     }
 
 
-def _on_record(stack: Stack) -> tuple[int, int, int]:
-    """Return the statements on the first column, and the microseconds of encryption and of statements on all."""
+def _stored_reports(stack: Stack) -> tuple[int, int, int]:
+    """Return the statements on the first column, and the microseconds of encryption and statements on all columns."""
     today = datetime.now(UTC).date()
     with closing(stack.database(Role.DASHBOARD)) as database, database.tenant_tx(_TENANT) as tx:
         rows = [row for row in tx.agents.uses(today, today) if row.place.startswith("postgresql:public.protected_32.")]

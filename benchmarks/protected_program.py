@@ -1,6 +1,6 @@
-"""A stock application for `protected_postgresql`: does blocks of statements as it is told on stdin, one JSON each.
+"""A stock application for `protected_postgresql`: runs blocks of statements according to JSON lines on stdin.
 
-It knows nothing of OpenKCM, and is run twice: plain, and under `openkcm run`.
+It does not use OpenKCM, and runs twice: plain, and under `openkcm run`.
 """
 
 import json
@@ -33,14 +33,14 @@ class Application:
         return self._conn
 
     def connect(self, conninfo: str) -> int:
-        """Return the server's process."""
+        """Return the process id of the server's backend."""
         if self._conn is not None:
             self._conn.close()
         self._conn = psycopg.connect(conninfo, autocommit=True)
         return self._conn.info.backend_pid
 
     def fill(self, table: str, rows: int, size: int) -> None:
-        """Store rows with keys from 1 on, and read them all once, so that they are in memory everywhere."""
+        """Store rows with keys from 1, and read all of them once, so that all caches are warm."""
         columns = ", ".join(_COLUMNS)
         query = f"INSERT INTO {table} ({columns}) VALUES (%s, %s, %s, %s)"  # noqa: S608 - our own names
         with self.conn.cursor() as cursor:
@@ -49,7 +49,7 @@ class Application:
         assert len(self.conn.execute(f"SELECT * FROM {table}").fetchall()) >= rows  # noqa: S608 - the same
 
     def block(self, workload: str, table: str, rows: int, size: int, count: int) -> list[int]:
-        """Return how many nanoseconds each statement took, with its rows fetched."""
+        """Return the duration of each statement in nanoseconds, including its rows."""
         query = _WORKLOADS[workload].format(table)
         asked = [_values(workload, 1 + (number * 7919) % (rows - RANGE), size) for number in range(count)]
         conn, clock, took, reads = self.conn, time.perf_counter_ns, [], "SELECT" in query
@@ -77,8 +77,8 @@ def _values(workload: str, key: int, size: int) -> list[Any]:
 def main() -> None:
     application = Application()
     for line in sys.stdin:
-        told = json.loads(line)
-        print(json.dumps(getattr(application, told.pop("do"))(**told)), flush=True)
+        command = json.loads(line)
+        print(json.dumps(getattr(application, command.pop("do"))(**command)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long one click takes, beside what the same calls and the same workflow cost with nothing of ours around them."""
+"""Provisioning time of one tenant, beside the minimum for the same calls and the same workflow."""
 
 import statistics
 import time
@@ -22,15 +22,15 @@ _COUNTED = 10
 _PAUSE_SECONDS = 0.5
 _PATIENCE_SECONDS = 60
 _PROTOCOL = (
-    "After {warm} unmeasured rounds, {rounds} rounds of three fresh tenants each, one after another with half a "
-    "second of rest: (a) a signed event is posted to the marketplace and `ready_seconds` is read from its status; "
-    "(b) a bare script sends the same requests to OpenBao and the same messages to PostgreSQL for another tenant, "
-    "on keep-alive connections, one after another, without the product's code (the messages are taken from "
-    "PostgreSQL's log of one real tenant and sent through libpq); (c) the product's workflows run with empty "
-    "activities in a worker process of their own. The floor is the median of (b) plus the median of (c), where "
-    "(c) ends like the product's figure with the step `activate`. Then {counted} more tenants each are "
-    "provisioned by (a) and by (b) while OpenBao's audit log and PostgreSQL's log and statistics count the work; "
-    "a script that makes more of any request, statement or transaction than the product fails the benchmark."
+    "After {warm} unmeasured rounds, {rounds} rounds of three new tenants each, one after another with half a second "
+    "between: (a) a signed event is posted to the marketplace API and `ready_seconds` is read from its status; (b) a "
+    "script sends the same requests to OpenBao and the same messages to PostgreSQL for another tenant, on keep-alive "
+    "connections, one after another, without the product's code (the messages come from PostgreSQL's log of one real "
+    "tenant and are sent through libpq); (c) the product's workflows run with empty activities in a separate worker "
+    "process. The floor is the median of (b) plus the median of (c), where (c) ends like the product's figure with the "
+    "step `activate`. Then {counted} more tenants each are provisioned by (a) and by (b) while OpenBao's audit log and "
+    "PostgreSQL's log and statistics count the work; if the script makes more of any request, statement or transaction "
+    "than the product, the benchmark fails."
 )
 
 
@@ -66,10 +66,10 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         "empty workflow until its end (s)": spread([e.done for e in runs]),
         "floor (s)": round(floor, 4),
         "p50 over floor": round(ratio, 3),
-        "OpenBao requests a tenant": {name: round(sum(work.requests.values()), 1) for name, work in works.items()},
-        "SQL statements a tenant": {name: round(sum(work.statements.values()), 1) for name, work in works.items()},
-        "PostgreSQL transactions a tenant": {name: work.transactions for name, work in works.items()},
-        "PostgreSQL rows written a tenant": {name: work.rows_written for name, work in works.items()},
+        "OpenBao requests per tenant": {name: round(sum(work.requests.values()), 1) for name, work in works.items()},
+        "SQL statements per tenant": {name: round(sum(work.statements.values()), 1) for name, work in works.items()},
+        "PostgreSQL transactions per tenant": {name: work.transactions for name, work in works.items()},
+        "PostgreSQL rows written per tenant": {name: work.rows_written for name, work in works.items()},
         "share of the CPU used by other programs": others,
     }
     result = Result(
@@ -113,10 +113,10 @@ def _times(measured: tuple[float, float, EmptyRun]) -> tuple[float, float, float
 
 
 def _count(stack: Stack, marketplace: Marketplace, recording: Recording, number: int) -> dict[str, Work]:
-    """Return the work of a tenant by the product and by the script.
+    """Return the work for one tenant by the product and by the script.
 
     Raises:
-        AssertionError: the script makes more of something than the product does, so it is no floor.
+        AssertionError: the script does more of some kind than the product, so it is not a minimum.
     """
     print("  counting requests and statements", flush=True)
 
@@ -130,7 +130,7 @@ def _count(stack: Stack, marketplace: Marketplace, recording: Recording, number:
         scripted = count([f"count-{n:03}-b" for n in range(number)], script.provision)
         script.close()
     more = scripted.exceeding(product)
-    assert not more, f"the script asks for more than the product does: {more}"
+    assert not more, f"the script sends more requests than the product: {more}"
     return {"product": product, "script": scripted}
 
 

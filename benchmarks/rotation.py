@@ -1,4 +1,4 @@
-"""How long does rotating a tenant key with 10,000 service keys take, and what do services and the key server notice?"""
+"""Duration of a tenant key rotation with 10,000 service keys, and its effect on services and the key server."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks import report
-from benchmarks.connected import connect, connected_stack, fronts
+from benchmarks.connected import connect, connected_stack, listeners
 from benchmarks.counting import requests_between
 from benchmarks.processes import CpuSpan, read_cpu
 from benchmarks.report import Check, Result, percentile
@@ -41,25 +41,26 @@ _MOST_LATE = 1.2
 _MOST_QUIET_SECONDS = 60.0
 _SAMPLE = 50
 _WARM_SECONDS = 5.0
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 600.0
 _PROTOCOL = (
-    "A tenant has {rows:,} service keys under the platform's root key, made through the worker's adapters; {connected} "
-    "of them are of connected services, which ask both fronts of the crypto service {rate:g} times a second in all, "
-    "over {connections} kept connections each, from a process of its own with clocks that wait for nobody: POST "
-    "/v1/encrypt, /v1/decrypt, KMIP Get and Decrypt in turn. {pairs} times they ask for {quiet:.0f} s while nothing "
-    "else is done, and then while the tenant key is rotated at the default `rewrap_per_second` of {throttle:g}, for as "
-    "long as service keys are being wrapped anew; p99 of the two is compared pair by pair. A latency runs from before "
-    "the request is sent until its answer has been read. Requests at the key server are counted in its audit log, CPU "
-    "is read from /proc, and what the same load took without a rotation is taken off. Then the tenant key is rotated "
-    "once more without a limit, and {new:,} service keys of another tenant are given new versions, which take over. "
-    "All of it shares {cores} cores. At the end {sample} service keys are opened and compared with what they were."
+    "A tenant has {rows:,} service keys under the platform's root key, created through the worker's adapters; "
+    "{connected} of them belong to connected services, which send {rate:g} requests per second in total to both "
+    "listeners of the crypto service, over {connections} kept connections each, from a separate process in an open "
+    "loop: POST /v1/encrypt, /v1/decrypt, KMIP Get and Decrypt in turn. {pairs} times they send requests for "
+    "{quiet:.0f} s without other work, and then while the tenant key is rotated at the default `rewrap_per_second` of "
+    "{throttle:g}, until all service keys are re-wrapped; p99 of the two is compared pair by pair. A latency counts "
+    "from before the request is sent until its response has been read. Requests at the key server are counted in its "
+    "audit log, CPU is read from /proc, and the values of the same load without a rotation are subtracted. Then the "
+    "tenant key is rotated once more without a limit, and {new:,} service keys of another tenant get new versions, "
+    "which become active. All of it shares {cores} cores. At the end {sample} service keys are unwrapped and compared "
+    "with their former values."
 )
 
 
 @dataclass
 class Window:
-    """What was seen between two moments; latencies are in milliseconds, by front."""
+    """Measurements between two moments; latencies are in milliseconds, by listener."""
 
     name: str
     seconds: float
@@ -69,30 +70,30 @@ class Window:
     requests: Counter[str]
     progress: list[tuple[float, int]] = field(default_factory=list)
     whole_seconds: float = 0.0
-    """From the request for a rotation until it was done."""
+    """From the request for a rotation until its end."""
 
     @property
-    def opened(self) -> int:
-        """How often the crypto service opened a service key."""
+    def unwraps(self) -> int:
+        """The number of service keys that the crypto service unwrapped."""
         return self.requests[f"update transit/decrypt/{l2_key('TENANT')}"]
 
-    def at(self, percent: float, front: str | None = None) -> float:
-        chosen = [self.latencies[front]] if front else self.latencies.values()
+    def at(self, percent: float, listener: str | None = None) -> float:
+        chosen = [self.latencies[listener]] if listener else self.latencies.values()
         found = [latency for latencies in chosen for latency in latencies]
         return percentile(found, percent) if found else 0.0
 
-    def told(self) -> dict[str, float]:
-        fronts_p99 = {f"{front} p99": round(self.at(99, front), 2) for front in self.latencies}
-        return {"p50": round(self.at(50), 2), "p99": round(self.at(99), 2), **fronts_p99, "other load": self.cpu.others}
+    def summary(self) -> dict[str, float]:
+        p99 = {f"{listener} p99": round(self.at(99, listener), 2) for listener in self.latencies}
+        return {"p50": round(self.at(50), 2), "p99": round(self.at(99), 2), **p99, "other load": self.cpu.others}
 
     def sampled(self) -> dict[str, Any]:
-        """Return all of it, of the latencies every half percent."""
+        """Return all values, with latencies in steps of half a percent."""
         shares = {
-            front: [percentile(latencies, half / 2) for half in range(1, 201)]
-            for front, latencies in ((front, sorted(times)) for front, times in self.latencies.items())
+            listener: [percentile(latencies, half / 2) for half in range(1, 201)]
+            for listener, latencies in ((listener, sorted(times)) for listener, times in self.latencies.items())
             if latencies
         }
-        return vars(self) | {"latencies": shares, "cpu": vars(self.cpu), "told": self.told()}
+        return vars(self) | {"latencies": shares, "cpu": vars(self.cpu), "summary": self.summary()}
 
 
 def run(*, quick: bool) -> tuple[Result, Figure]:
@@ -100,17 +101,17 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     with connected_stack(_TENANT, "microservice") as (stack, folder):
         folders = [folder, *(connect(stack, _TENANT, "microservice", f"bench-{n}") for n in range(1, _CONNECTED))]
         throttle = stack.settings.rewrap_per_second
-        asked = [front for one in folders for front in fronts(stack, one, encrypts=True)]
+        asked = [listener for one in folders for listener in listeners(stack, one, encrypts=True)]
         estate = _Estate(stack, rows)
         with asking(asked, _RATE, _CONNECTIONS, stack.folder / "answers") as seen:
             rotations = _Rotations(stack, seen)
             time.sleep(_WARM_SECONDS)
             quiet = min(rows / throttle, _MOST_QUIET_SECONDS)
             windows = list(rotations.alternating(pairs, quiet))
-            rotations.know_no_limit()
+            rotations.remove_limit()
             windows.append(rotations.rotate(_TENANT, "without a limit", tenant_key=True))
             left = estate.outdated()
-            estate.assert_the_same()
+            estate.assert_unchanged()
             estate.make(_OTHER, new)
             windows.append(rotations.rotate(_OTHER, "new versions", tenant_key=False))
             rotations.close()
@@ -131,18 +132,19 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         sample=_SAMPLE,
     )
     longest = max(window.seconds for window in figures.rotated)
-    # Each process keeps each key as the active one and by its version, and opens both again whenever half of their time
-    # is over; the rotation itself tries L2 once. A key that each batch made it forget would be opened by the hundred.
-    most_opened = 2 * processes * _CONNECTED * (int(longest / half) + 1) + 1
+    # Each process caches each key twice, as the active one and by its version, and unwraps both again after half of the
+    # cache time; the rotation itself checks L2 once. If each batch invalidated a key, there would be hundreds of
+    # unwraps.
+    most_unwraps = 2 * processes * _CONNECTED * (int(longest / half) + 1) + 1
     checks = [
         Check("p99 of the crypto service with a rotation, over p99 without", figures.ratio, _MOST_RATIO, "times"),
-        Check(f"{rows:,} service keys wrapped anew", round(longest, 1), round(_MOST_LATE * rows / throttle, 1), "s"),
-        Check("service keys left under an older tenant key", left, 0, ""),
+        Check(f"{rows:,} service keys re-wrapped", round(longest, 1), round(_MOST_LATE * rows / throttle, 1), "s"),
+        Check("service keys left with an older tenant key", left, 0, ""),
         Check("requests not served", sum(window.not_served for window in windows), 0, ""),
         Check(
-            "service keys opened by the crypto service during a rotation",
-            max(window.opened for window in figures.rotated),
-            most_opened,
+            "service keys unwrapped by the crypto service during a rotation",
+            max(window.unwraps for window in figures.rotated),
+            most_unwraps,
             "",
         ),
     ]
@@ -152,14 +154,14 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         quick=quick,
         protocol=protocol,
         checks=checks,
-        summary=figures.told(new) | {"service keys made, for the benchmark (s)": estate.took},
+        summary=figures.summary(new) | {"service keys made, for the benchmark (s)": estate.took},
         samples={f"{place} {window.name}": window.sampled() for place, window in enumerate(windows, 1)},
     )
     return result, _plot(windows, figures.ratio)
 
 
 class _Estate:
-    """The tenant's service keys, and a sample of them opened."""
+    """The tenant's service keys, and an unwrapped sample of them."""
 
     def __init__(self, stack: Stack, rows: int) -> None:
         self._stack = stack
@@ -183,17 +185,17 @@ class _Estate:
         with self._parts.database.tenant_tx(_TENANT) as tx:
             return len(tx.rotations.outdated(limit=100_000))
 
-    def assert_the_same(self) -> None:
+    def assert_unchanged(self) -> None:
         with Opener(self._stack.settings) as opener:
             now = [opener.open(_TENANT, _REGION, name, 1) for name in self._sample]
-        assert now == self._before, "another key came out"
+        assert now == self._before, "an unwrapped service key has changed"
 
     def close(self) -> None:
         self._parts.database.close()
 
 
 class _Rotations:
-    """Asks for rotations and looks what the crypto service's answers and the servers say of them."""
+    """Requests rotations and records the responses of the crypto service and the work of the servers."""
 
     def __init__(self, stack: Stack, seen: Steady) -> None:
         self._stack = stack
@@ -211,7 +213,7 @@ class _Rotations:
             yield self.rotate(_TENANT, "with", tenant_key=True)
 
     def rotate(self, tenant_id: str, name: str, *, tenant_key: bool) -> Window:
-        """Rotate the tenant key, or else make new service keys; return the window in which it was at service keys."""
+        """Rotate the tenant key or create new service key versions; return the window of work on service keys."""
         before = self._last(tenant_id)
         number = 1 if before is None else before.number + 1
 
@@ -223,21 +225,21 @@ class _Rotations:
             return not tenant_key or now.stage is RotationPhase.REWRAP
 
         def over(now: RotationRow | None, _passed: float) -> bool:
-            # The record says done a while later: the steps behind it wait for whoever has read an old wrap.
+            # The rotation's state changes later: its last steps wait for readers of old wraps.
             return now is not None and (0 < now.total == now.done if tenant_key else now.state != "running")
 
         with ThreadPoolExecutor(1) as pool:
             began = time.monotonic()
             rotating = pool.submit(asyncio.run, self._ask(tenant_id, tenant_key=tenant_key))
             while not begun() and not rotating.done():
-                time.sleep(_LOOK_SECONDS / 4)
+                time.sleep(_POLL_SECONDS / 4)
             window = self._watched(name, tenant_id, over)
             rotating.result()
             window.whole_seconds = round(time.monotonic() - began, 2)
         return window
 
-    def know_no_limit(self) -> None:
-        """Have a new worker begin that wraps anew as fast as it can."""
+    def remove_limit(self) -> None:
+        """Start a new worker that re-wraps without a limit."""
         with (self._stack.folder / "openkcm.toml").open("a", encoding="utf-8") as settings:
             settings.write("rewrap_per_second = 0\n")
         former = self._pids["worker"]
@@ -246,7 +248,7 @@ class _Rotations:
         while self._pids.get("worker", former) == former:
             if time.monotonic() > deadline:
                 raise TimeoutError("no new worker")
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
             self._pids = self._stack.pids()
 
     async def _ask(self, tenant_id: str, *, tenant_key: bool) -> None:
@@ -259,7 +261,7 @@ class _Rotations:
         await gateway.rotate_keys(tenant_id, request)
 
     def _watched(self, name: str, tenant_id: str, over: Callable[[RotationRow | None, float], bool]) -> Window:
-        """Look at the record as often with a rotation as without, so that the looking is in both."""
+        """Poll the rotation in all windows, so that polling affects all of them alike."""
         self._seen.new()
         audited, before, began = self._audit_log.stat().st_size, read_cpu(self._pids), time.monotonic()
         progress: list[tuple[float, int]] = []
@@ -267,13 +269,13 @@ class _Rotations:
             progress.append((round(time.monotonic() - began, 2), 0 if now is None else now.done))
             if time.monotonic() > began + _PATIENCE_SECONDS:
                 raise TimeoutError(f"{name}: not over after {_PATIENCE_SECONDS:g} s")
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         seconds, cpu = time.monotonic() - began, before.until(read_cpu(self._pids))
         requests = requests_between(self._audit_log, audited, self._audit_log.stat().st_size, [tenant_id])
         latencies, not_served = _latencies([a for a in self._seen.new() if began <= a.sent <= began + seconds])
         progress.append((round(seconds, 2), 0 if now is None else now.done))
         window = Window(name, round(seconds, 2), latencies, not_served, cpu, requests, progress)
-        print(f"  {name}: {seconds:.1f} s, {window.told()}", flush=True)
+        print(f"  {name}: {seconds:.1f} s, {window.summary()}", flush=True)
         return window
 
     def _last(self, tenant_id: str) -> RotationRow | None:
@@ -284,12 +286,12 @@ class _Rotations:
 def _latencies(answers: Sequence[Answered]) -> tuple[dict[str, list[float]], int]:
     found: dict[str, list[float]] = {"https": [], "kmip": []}
     for answer in answers:
-        found[answer.front].append(round(1000 * (answer.at - answer.sent), 3))
+        found[answer.listener].append(round(1000 * (answer.at - answer.sent), 3))
     return found, sum(answer.outcome != "ok" for answer in answers)
 
 
 class _Figures:
-    """What the windows say of a rotation."""
+    """Figures of the rotations, from all windows."""
 
     def __init__(self, windows: Sequence[Window], rows: int) -> None:
         self._rows = rows
@@ -299,15 +301,15 @@ class _Figures:
         self.ratios = [after.at(99) / before.at(99) for before, after in zip(self.quiet, self.rotated, strict=True)]
         self.ratio = round(statistics.median(self.ratios), 3)
 
-    def told(self, new: int) -> dict[str, Any]:
+    def summary(self, new: int) -> dict[str, Any]:
         p99: dict[str, list[str]] = {window.name: [] for window in (*self.quiet, *self.rotated)}
         for window in (*self.quiet, *self.rotated):
             p99[window.name].append(f"{window.at(99):.2f}")
         return {
             "p99 (ms)": {name: " ".join(values) for name, values in p99.items()},
-            "p99 by front (ms)": {
-                f"{front} {name}": round(statistics.median(window.at(99, front) for window in windows), 2)
-                for front in ("https", "kmip")
+            "p99 by listener (ms)": {
+                f"{listener} {name}": round(statistics.median(window.at(99, listener) for window in windows), 2)
+                for listener in ("https", "kmip")
                 for name, windows in (("without", self.quiet), ("with", self.rotated))
             },
             "p99 with over without, pair by pair": " ".join(f"{ratio:.2f}" for ratio in self.ratios),
@@ -316,7 +318,7 @@ class _Figures:
             ),
             "seconds": {window.name: window.seconds for window in (*self.rotated[:1], self._unlimited)},
             "seconds of the whole rotation": [window.whole_seconds for window in self.rotated],
-            "service keys a second without a limit": round(self._rows / self._unlimited.seconds),
+            "service keys per second without a limit": round(self._rows / self._unlimited.seconds),
             "p99 without a limit (ms)": round(self._unlimited.at(99), 2),
             "requests at the key server for a service key": self._requests(),
             "CPU seconds for 1,000 service keys": self._cpu(),
@@ -338,11 +340,11 @@ class _Figures:
         return {kind: times for kind, times in sorted(found.items()) if times >= 0.005}
 
     def _cpu(self) -> dict[str, float]:
-        """Return what each component took beyond what the load takes."""
+        """Return CPU seconds of each component, without those for the load."""
         found = {}
         for name in self.rotated[0].cpu.seconds:
-            idle = sum(window.cpu.seconds[name] for window in self.quiet) / sum(w.cpu.wall for w in self.quiet)
-            busy = sum(window.cpu.seconds[name] - idle * window.cpu.wall for window in self.rotated)
+            idle = sum(window.cpu.seconds[name] for window in self.quiet) / sum(w.cpu.elapsed for w in self.quiet)
+            busy = sum(window.cpu.seconds[name] - idle * window.cpu.elapsed for window in self.rotated)
             found[name] = round(1000 * busy / (self._rows * len(self.rotated)), 2)
         return {name: seconds for name, seconds in found.items() if seconds >= 0.05}
 
@@ -355,15 +357,15 @@ def _plot(windows: Sequence[Window], ratio: float) -> Figure:
         "without a limit": report.RED,
         "new versions": report.GREY,
     }
-    told: set[str] = set()
+    labelled: set[str] = set()
     for window in windows:
         latencies = sorted(latency for one in window.latencies.values() for latency in one)
         shares = [100 * (place + 1) / len(latencies) for place in range(len(latencies))]
-        label = None if window.name in told else window.name
+        label = None if window.name in labelled else window.name
         axes.plot(latencies, shares, color=colours[window.name], label=label)
-        told.add(window.name)
+        labelled.add(window.name)
     axes.axhline(99, color=report.GREY, ls="--", lw=1)
-    axes.set(title=f"answers of the crypto service: p99 with a rotation is {ratio:g} times p99 without")
+    axes.set(title=f"responses of the crypto service: p99 with a rotation is {ratio:g} times p99 without")
     axes.set(xlabel="milliseconds", ylabel="% answered", xscale="log", ylim=(90, 100.2))
     axes.legend(loc="lower right")
     return figure

@@ -1,4 +1,4 @@
-"""Does the 2,000th tenant cost what the 20th did?"""
+"""Cost of the 2,000th tenant compared with the 20th."""
 
 import statistics
 import time
@@ -21,10 +21,10 @@ _WAVE = 40
 _PAUSE_SECONDS = 0.5
 _PATIENCE_SECONDS = 120
 _PROTOCOL = (
-    "Tenants {first} to {first_end} are enabled one after another, each after the one before is active and half a "
-    "second of rest; then the stack is filled in waves of {wave}; then tenants {last} to {last_end} are enabled "
-    "one after another in the same way. Memory (proportional set size of each component's processes) and the "
-    "state folder are read after each of the two series."
+    "Tenants {first} to {first_end} are enabled one after another, each half a second after the one before is active; "
+    "then the stack is filled in waves of {wave}; then tenants {last} to {last_end} are enabled one after another in "
+    "the same way. Memory (proportional set size of each component's processes) and the state folder are read after "
+    "each of the two series."
 )
 
 
@@ -51,7 +51,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         f"memory at {first.stop - 1} (MiB)": memory[0],
         f"memory at {last.stop - 1} (MiB)": memory[1],
         "state folder (MiB)": {f"at {first.stop - 1}": size[0], f"at {last.stop - 1}": size[1]},
-        "filling (tenants a second)": round(sum(wave["tenants"] for wave in filling) / filling[-1]["after"], 1),
+        "filling (tenants per second)": round(sum(wave["tenants"] for wave in filling) / filling[-1]["after"], 1),
         "share of the CPU used by other programs": {names[0]: early_cpu, names[1]: late_cpu},
     }
     result = Result(
@@ -69,7 +69,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
 
 
 def tenant(number: int) -> str:
-    """Return the id of the tenant with a number."""
+    """Return the id of the tenant with this number."""
     return f"scale-{number:05}"
 
 
@@ -81,7 +81,7 @@ def _enable(marketplace: Marketplace, number: int) -> float:
 
 
 def _series(marketplace: Marketplace, numbers: range, pids: dict[str, int]) -> tuple[list[float], float]:
-    """Return the durations and the share of CPU that other programs took meanwhile."""
+    """Return the durations and the share of CPU of other programs."""
     before = read_cpu(pids)
     samples = [_enable(marketplace, number) for number in numbers]
     print(f"  tenants {numbers.start} to {numbers.stop - 1}: p50 {statistics.median(samples):.3f} s", flush=True)
@@ -89,7 +89,7 @@ def _series(marketplace: Marketplace, numbers: range, pids: dict[str, int]) -> t
 
 
 def fill(stack: Stack, marketplace: Marketplace, numbers: range) -> list[dict[str, float]]:
-    """Enable `numbers` in waves, each after the one before is active; return when each wave was."""
+    """Enable `numbers` in waves, each after the one before is active; return the time of each wave."""
     database = stack.database(Role.OPERATOR)
     began = time.monotonic()
     waves = []

@@ -1,4 +1,4 @@
-"""A stack of its own for each benchmark: started, asked and stopped with the `openkcm` command, as a user would."""
+"""A separate stack for each benchmark, controlled with the `openkcm` command, as a user would."""
 
 import json
 import os
@@ -34,16 +34,16 @@ _PORTS = (
     "dashboard_port",
 )
 _BELOW_EPHEMERAL = (20000, 32000)
-"""Where the kernel takes no ports for outgoing connections, so that a port found free stays free until it is used."""
+"""Below the ephemeral ports of the kernel, so that a free port stays free until it is used."""
 
 
 class Stack:
     """`with Stack() as stack:` runs the whole product in a temporary folder on free ports."""
 
     def __init__(self, **settings: float | str) -> None:
-        """`settings` are of the product, beside ports and folder."""
+        """`settings` are additional settings of the product, besides ports and folder."""
         self.folder = Path(tempfile.mkdtemp(prefix="openkcm-bench-"))
-        # PostgreSQL refuses to run as root and is then run as nobody, who must be able to reach its folder.
+        # PostgreSQL rejects root and runs as an unprivileged user, which must be able to reach its folder.
         self.folder.chmod(0o711)
         self._before = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
         self.settings = self._configure(settings)
@@ -64,7 +64,7 @@ class Stack:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def openkcm(self, *arguments: str, timeout: float = 60, ends: int = 0) -> Any:
-        """Run the command and return the document it prints; its own words are the error when it ends otherwise."""
+        """Run the command and return its JSON document; raise RuntimeError with its output on another exit status."""
         module = "devstack" if arguments[0] in _DEVELOPMENT else "cli"
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments, "--json"],
@@ -79,12 +79,12 @@ class Stack:
         return json.loads(done.stdout) if done.stdout.strip() else None
 
     def pids(self) -> dict[str, int]:
-        """Return the process of each component that runs."""
+        """Return the process id of each running component."""
         components = self.openkcm("status")["components"]
         return {part["name"]: part["pid"] for part in components if part["pid"] is not None}
 
     def database(self, role: Role) -> Database:
-        """Return the database as one of the product's processes sees it."""
+        """Return the database with the role of one of the product's processes."""
         return Database(self.settings.postgres_url, role, *self.database_secrets(role))
 
     def database_secrets(self, role: Role) -> tuple[str, bytes]:
@@ -114,7 +114,7 @@ class Stack:
 
 
 def free_ports(number: int) -> list[int]:
-    """Return `number` + 1 free ports; the one behind the first is free as well (OpenBao's cluster port)."""
+    """Return `number` + 1 free ports; the port after the first is free as well (OpenBao's cluster port)."""
     first = _first_free(pair=True)
     found = [first]
     while len(found) <= number:
@@ -126,7 +126,7 @@ def free_ports(number: int) -> list[int]:
 
 def _first_free(*, pair: bool) -> int:
     while True:
-        port = random.randint(*_BELOW_EPHEMERAL)  # noqa: S311 - spreads parallel runs, guards nothing
+        port = random.randint(*_BELOW_EPHEMERAL)  # noqa: S311 - spreads parallel runs, not secret
         if _is_free(port) and (not pair or _is_free(port + 1)):
             return port
 

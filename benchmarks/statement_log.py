@@ -1,4 +1,4 @@
-"""What PostgreSQL was sent, message by message, from its own log: what the floor replays and is counted by."""
+"""Messages to PostgreSQL, read from its log: the input of the floor and of the counters."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _VALUE = re.compile(r"\$\d+ = (?:NULL|'((?:[^']|'')*)')", re.DOTALL)
 
 @dataclass(frozen=True)
 class Message:
-    """One message of a session. `values` is None in the simple protocol; `refused` when PostgreSQL answered ERROR."""
+    """One message of a session. `values` is None in the simple protocol; `refused` means an ERROR from PostgreSQL."""
 
     session: int
     text: str
@@ -30,12 +30,12 @@ class Message:
 
 
 class StatementLog:
-    """Turns the logging of the two roles' statements on and off; to be used while nothing is being measured."""
+    """Switches the logging of the two roles' statements on and off; not for use during a measurement."""
 
     def __init__(self, stack: Stack) -> None:
         postgres = PostgresServer(stack.settings.state_dir, stack.settings.postgres_port)
         self._file = postgres.log_file
-        # From another database, so that what is asked here is in no statistics of the product's.
+        # In another database, so that these queries are not part of the product's statistics.
         self.administrator = psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True)
 
     def close(self) -> None:
@@ -51,13 +51,13 @@ class StatementLog:
         return self._file.stat().st_size
 
     def between(self, start: int, end: int) -> list[Message]:
-        """Return the messages in that part of the log."""
+        """Return the messages in this part of the log."""
         with self._file.open("rb") as file:
             file.seek(start)
             return _parse(file.read(end - start).decode("utf-8", "replace"))
 
     def roles(self) -> dict[int, Role]:
-        """Return whose each open session is."""
+        """Return the role of each open session."""
         rows = self.administrator.execute(
             "select pid, usename from pg_stat_activity where usename = any(%s)", [list(_ROLES)]
         )
@@ -68,7 +68,7 @@ class StatementLog:
             self.administrator.execute(
                 sql.SQL("alter role {} set log_statement = {}").format(sql.Identifier(role), sql.Literal(what))
             )
-        # A role's setting is read when a session begins; the product's pools open new ones by themselves.
+        # A role's setting is read at the start of a session; the product's pools open new sessions automatically.
         self.administrator.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where usename = any(%s)", [list(_ROLES)]
         )
@@ -77,7 +77,7 @@ class StatementLog:
 def _parse(log: str) -> list[Message]:
     messages: list[Message] = []
     newest: dict[int, int] = {}
-    # An entry's further lines begin with a tab.
+    # Further lines of an entry start with a tab.
     for entry in filter(None, (_ENTRY.match(text.replace("\n\t", "\n")) for text in re.split(r"\n(?!\t)", log))):
         session, level, text = int(entry[1]), entry[2], entry[3]
         sent = _SENT.match(text) if level == "LOG" else None

@@ -1,8 +1,8 @@
-"""A service that never stops asking, in a process of its own: an open loop at a fixed rate, every answer on record.
+"""Load of a service in a separate process: an open loop at a fixed rate, with a record of every response.
 
-Each connection has a clock of its own. What is late is asked at once, so that the rate holds whatever the server does;
-a connection that was closed is opened anew. `CLOCK_MONOTONIC` is one clock for all processes of a
-machine, so a time read here can be held against one read by whoever takes the key away.
+Each connection has its own schedule. A late request is sent at once, so that the rate does not depend on the server; a
+closed connection is opened again. `CLOCK_MONOTONIC` is one clock for all processes of a machine, so these times are
+comparable with those of the process that disables the key.
 """
 
 import base64
@@ -28,18 +28,18 @@ _RECEIVE = 65_536
 _TTLV_HEADER = 8
 
 Outcome = Literal["ok", "refused", "closed"]
-"""A success; an answer that says no; no answer, because the connection was closed or not to be had."""
+"""A success; an error response; no response, because the connection was closed or could not be opened."""
 
 
 @dataclass(frozen=True)
-class Front:
-    """One way into the crypto service, and the requests that go there in turn."""
+class Listener:
+    """A listener of the crypto service, and its requests in turn."""
 
     name: str
     protocol: Literal["http", "ttlv"]
     port: int
     folder: Path
-    """With `ca.pem`, `client.pem` and `client.key`."""
+    """Contains `ca.pem`, `client.pem` and `client.key`."""
     requests: tuple[bytes, ...]
 
     def dump(self) -> dict[str, Any]:
@@ -47,23 +47,23 @@ class Front:
         return {**vars(self), "folder": str(self.folder), "requests": requests}
 
     @classmethod
-    def load(cls, dumped: dict[str, Any]) -> "Front":
+    def load(cls, dumped: dict[str, Any]) -> "Listener":
         requests = tuple(base64.b64decode(request) for request in dumped["requests"])
         return cls(**{**dumped, "folder": Path(dumped["folder"]), "requests": requests})
 
 
 @dataclass(frozen=True)
 class Answered:
-    """One request: seconds of the machine's monotonic clock."""
+    """One request; times are seconds of the machine's monotonic clock."""
 
-    front: str
+    listener: str
     sent: float
     at: float
     outcome: Outcome
 
 
 class Steady:
-    """What the process has seen so far; `new` returns what came since it was asked last."""
+    """The results of the process so far; `new` returns those since its last call."""
 
     def __init__(self, file: Path) -> None:
         self._file = file.open(encoding="ascii")
@@ -78,9 +78,9 @@ class Steady:
 
 
 @contextmanager
-def asking(fronts: Sequence[Front], rate: float, connections: int, file: Path) -> Iterator[Steady]:
-    """Ask `rate` times a second in all over `connections` to each front, until the block ends."""
-    process = _start(fronts, file, {"rate": rate, "connections": connections})
+def asking(listeners: Sequence[Listener], rate: float, connections: int, file: Path) -> Iterator[Steady]:
+    """Send `rate` requests per second in total over `connections` to each listener, until the block ends."""
+    process = _start(listeners, file, {"rate": rate, "connections": connections})
     seen = Steady(file)
     try:
         while file.stat().st_size == 0 and process.poll() is None:
@@ -93,9 +93,9 @@ def asking(fronts: Sequence[Front], rate: float, connections: int, file: Path) -
         seen.close()
 
 
-def ask_fast(fronts: Sequence[Front], times: int, connections: int, file: Path) -> list[Answered]:
-    """Ask each front `times` times as fast as it answers, and return what came of it."""
-    process = _start(fronts, file, {"times": times, "connections": connections})
+def ask_fast(listeners: Sequence[Listener], times: int, connections: int, file: Path) -> list[Answered]:
+    """Send `times` requests to each listener without pauses, and return the results."""
+    process = _start(listeners, file, {"times": times, "connections": connections})
     process.communicate()
     seen = Steady(file)
     try:
@@ -104,53 +104,53 @@ def ask_fast(fronts: Sequence[Front], times: int, connections: int, file: Path) 
         seen.close()
 
 
-def _start(fronts: Sequence[Front], file: Path, how: dict[str, Any]) -> "subprocess.Popen[bytes]":
+def _start(listeners: Sequence[Listener], file: Path, how: dict[str, Any]) -> "subprocess.Popen[bytes]":
     with file.open("wb") as output:
-        # A session of its own shares its part of the processors with nothing else of the benchmark (autogroup).
+        # A new session has a separate share of the processors (autogroup of the scheduler).
         process = subprocess.Popen(
             [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=output, cwd=_ROOT, start_new_session=True
         )
     assert process.stdin is not None
-    process.stdin.write(json.dumps({**how, "fronts": [front.dump() for front in fronts]}).encode() + b"\n")
+    process.stdin.write(json.dumps({**how, "listeners": [listener.dump() for listener in listeners]}).encode() + b"\n")
     process.stdin.flush()
     return process
 
 
 def _parsed(line: str) -> Answered:
-    front, sent, at, outcome = line.split()
-    return Answered(front, float(sent), float(at), outcome)  # type: ignore[arg-type]  # what `_main` wrote
+    listener, sent, at, outcome = line.split()
+    return Answered(listener, float(sent), float(at), outcome)  # type: ignore[arg-type]  # written by `_main`
 
 
 # ── the process ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class _Connection:
-    """Opened when it is needed."""
+    """A connection that is opened when it is needed."""
 
-    def __init__(self, front: Front) -> None:
-        self._front = front
-        self._tls = ssl.create_default_context(cafile=front.folder / "ca.pem")
-        self._tls.load_cert_chain(front.folder / "client.pem", front.folder / "client.key")
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._tls = ssl.create_default_context(cafile=listener.folder / "ca.pem")
+        self._tls.load_cert_chain(listener.folder / "client.pem", listener.folder / "client.key")
         self._open: ssl.SSLSocket | None = None
         self._turn = 0
 
     def ask(self) -> Outcome:
-        request = self._front.requests[self._turn % len(self._front.requests)]
+        request = self._listener.requests[self._turn % len(self._listener.requests)]
         self._turn += 1
         kept = self._open is not None
         outcome = self._once(request)
-        # What was closed meanwhile, as it may be, says nothing about this request.
+        # A kept connection may have been closed meanwhile, which is no result of this request: repeat it.
         return self._once(request) if outcome == "closed" and kept else outcome
 
     def _once(self, request: bytes) -> Outcome:
         try:
             if self._open is None:
-                plain = socket.create_connection(("127.0.0.1", self._front.port), timeout=_ANSWER_SECONDS)
+                plain = socket.create_connection(("127.0.0.1", self._listener.port), timeout=_ANSWER_SECONDS)
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._open = self._tls.wrap_socket(plain, server_hostname="localhost")
             self._open.sendall(request)
-            return self._http() if self._front.protocol == "http" else self._ttlv()
-        except OSError:  # ssl.SSLError is one
+            return self._http() if self._listener.protocol == "http" else self._ttlv()
+        except OSError:  # includes ssl.SSLError
             if self._open is not None:
                 self._open.close()
             self._open = None
@@ -181,10 +181,10 @@ class _Connection:
         return data
 
 
-def _never_wait_for_a_processor() -> None:
-    """Go before everything on this machine, where that is allowed: whoever asks stands for another machine.
+def _use_realtime_priority() -> None:
+    """Run with real-time priority where permitted: this process represents another machine.
 
-    What is asked now and then takes little; who asks as fast as it can does not do this.
+    An open loop needs little CPU; a closed loop (`ask_fast`) does not do this.
     """
     with suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
@@ -193,36 +193,38 @@ def _never_wait_for_a_processor() -> None:
 def _main() -> None:
     wanted = json.loads(sys.stdin.readline())
     if "rate" in wanted:
-        _never_wait_for_a_processor()
-    fronts, each = [Front.load(front) for front in wanted["fronts"]], wanted["connections"]
+        _use_realtime_priority()
+    listeners, each = [Listener.load(listener) for listener in wanted["listeners"]], wanted["connections"]
     lock, stop = threading.Lock(), threading.Event()
 
-    def ask(front: Front, connection: _Connection) -> None:
+    def ask(listener: Listener, connection: _Connection) -> None:
         sent = time.monotonic()
         outcome = connection.ask()
-        line = f"{front.name} {sent:.6f} {time.monotonic():.6f} {outcome}\n"
+        line = f"{listener.name} {sent:.6f} {time.monotonic():.6f} {outcome}\n"
         with lock, suppress(BrokenPipeError):
             sys.stdout.write(line)
             sys.stdout.flush()
 
-    def steadily(front: Front, number: int) -> None:
-        pause = len(fronts) * each / wanted["rate"]
-        connection, due = _Connection(front), time.monotonic() + pause * number / each
+    def steadily(listener: Listener, number: int) -> None:
+        pause = len(listeners) * each / wanted["rate"]
+        connection, due = _Connection(listener), time.monotonic() + pause * number / each
         while not stop.wait(max(0.0, due - time.monotonic())):
-            ask(front, connection)
+            ask(listener, connection)
             due += pause
 
-    def fast(front: Front, number: int) -> None:
-        connection = _Connection(front)
+    def fast(listener: Listener, number: int) -> None:
+        connection = _Connection(listener)
         for _ in range(wanted["times"] // each + (number < wanted["times"] % each)):
-            ask(front, connection)
+            ask(listener, connection)
 
     work = steadily if "rate" in wanted else fast
-    threads = [threading.Thread(target=work, args=(front, number)) for front in fronts for number in range(each)]
+    threads = [
+        threading.Thread(target=work, args=(listener, number)) for listener in listeners for number in range(each)
+    ]
     for thread in threads:
         thread.start()
     if "rate" in wanted:
-        sys.stdin.read()  # its end is the end of the work
+        sys.stdin.read()  # until the parent closes it
         stop.set()
     for thread in threads:
         thread.join()

@@ -1,4 +1,4 @@
-"""The same application twice, plain and under `openkcm run`, which take turns in blocks of statements."""
+"""The same application twice, plain and under `openkcm run`, which run blocks of statements in turns."""
 
 import json
 import os
@@ -21,7 +21,7 @@ _HERE = Path(__file__).parent
 
 
 class Side:
-    """A running program that does what it is told on stdin and answers on stdout."""
+    """A running program that reads commands from stdin and writes results to stdout."""
 
     def __init__(self, command: Sequence[str]) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENKCM_")}
@@ -39,9 +39,9 @@ class Side:
         return json.loads(answer)
 
     def connect(self, conninfo: str) -> None:
-        """Connect, and keep the program and the server process that works for it on one processor.
+        """Connect, and pin the program and its server process to one processor.
 
-        Where the kernel puts the two would be what is measured: waking another processor takes as long as a statement.
+        Otherwise the kernel's placement would be measured: waking another processor takes as long as a statement.
         """
         backend = self.do("connect", conninfo=conninfo)
         processor = {max(os.sched_getaffinity(0))}
@@ -53,14 +53,14 @@ class Side:
 
 
 def protected(program: str, folder: Path) -> list[str]:
-    """Return the command that runs a program as the service of a folder."""
+    """Return the command that runs a program as the service in a folder."""
     openkcm = str(Path(sys.executable).with_name("openkcm"))
     return [openkcm, "run", "--folder", str(folder), "--", sys.executable, str(_HERE / program)]
 
 
 @contextmanager
 def sides(program: str, folder: Path) -> Iterator[Mapping[str, Side]]:
-    """Run the program plain and as the service of a folder."""
+    """Run the program plain and as the service in a folder."""
     plain = [sys.executable, str(_HERE / program)]
     found = {"plain": Side(plain), "protected": Side(protected(program, folder))}
     try:
@@ -72,7 +72,7 @@ def sides(program: str, folder: Path) -> Iterator[Mapping[str, Side]]:
 
 @contextmanager
 def relayed(port: int, milliseconds: float) -> Iterator[int]:
-    """Yield a port that leads to another with so long a round trip more; the same port for none."""
+    """Yield a port that relays to another with this additional round trip; without one, the port itself."""
     if not milliseconds:
         yield port
         return
@@ -87,7 +87,7 @@ def relayed(port: int, milliseconds: float) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Compared:
-    """Medians in milliseconds, of blocks that took turns; a block of each side is a round."""
+    """Medians in milliseconds of blocks in turns; a block of each side is a round."""
 
     plain: Sequence[float]
     protected: Sequence[float]
@@ -103,7 +103,7 @@ class Compared:
 
     @property
     def overhead(self) -> float:
-        """Per cent of the plain side's time."""
+        """Percent of the plain side's time."""
         return 100 * self.added / self.base
 
     def summary(self) -> dict[str, Any]:
@@ -119,10 +119,10 @@ class Compared:
 
 
 def compare(found: Mapping[str, Side], how: Mapping[str, Mapping[str, Any]], rounds: int) -> Compared:
-    """Have the sides do a block in turns, each as `how` says; the first one of each is not counted."""
+    """Run a block on each side in turns, with the arguments in `how`; the first round does not count."""
     medians: dict[str, list[float]] = {side: [] for side in found}
     for number in range(rounds + 1):
-        # Who is first changes, so that neither is always the one after the other.
+        # The order alternates, so that neither side is always second.
         for side in sorted(found, reverse=bool(number % 2)):
             took = found[side].do("block", **how[side])
             if number:
@@ -138,7 +138,7 @@ def network(delay: float) -> str:
     return f"{delay:g} ms of network" if delay else "loopback"
 
 
-def plot(  # noqa: PLR0913, PLR0917 - what is drawn, by name
+def plot(  # noqa: PLR0913, PLR0917 - the parts of the figure, by name
     found: Cases, workloads: Sequence[str], delays: Sequence[float], size: int, limit: float, title: str
 ) -> Figure:
     figure, axes = report.canvas(10, 5.5)

@@ -1,4 +1,4 @@
-"""What does the watch cost over thousands of root keys, and how soon does it see that one of them was taken away?"""
+"""Cost of the monitoring of thousands of root keys, and the time until it detects a disabled key."""
 
 import asyncio
 import json
@@ -36,16 +36,17 @@ _SEEN_EVERY_SECONDS = 1.0
 _AT_ONCE = 8
 _TRY = "transit/decrypt/root-"
 _PROTOCOL = (
-    "{tenants:,} tenants whose root keys lie in one OpenBao of a customer's, each with a key of its own there, "
-    "credentials under an L2 of its own and a probe; {used} of them are provisioned by a click, the rows of the "
-    "others are written into the database in bulk. No service is in use. The worker is killed when the rows are "
-    "there, and started again by `make up`; from its start on, the customer's audit log says when each key was "
-    "first tried. {rest:g} s later, with the platform's schedules paused, {window:g} s are measured: CPU time of "
-    "worker and PostgreSQL from /proc, tries from the audit log, rows from pg_stat_user_tables of the product's "
-    "schema, events from the history of WatchRootKeys. Then the services of the {used} are seen every second, as the "
-    "crypto service does, and after {rest:g} s the same is measured again (without rows, which are now written by "
-    "that). Then {runs} times one of the {used} keys is soft-deleted, and from the return of that call it is measured"
-    " until the tenant's row is `locked`, looked at every {poll:g} ms; restored, it must unlock before the next."
+    "{tenants:,} tenants have root keys in one OpenBao of a customer, each with a separate key there, credentials "
+    "encrypted by a separate L2, and a canary ciphertext; {used} of them are provisioned by an event, the rows of the "
+    "others are written into the database in bulk. No service is in use. The worker is killed when the rows exist, and "
+    "started again by `make up`; from its start, the customer's audit log shows when each key was first checked. "
+    "{rest:g} s later, with the platform's schedules paused, {window:g} s are measured: CPU time of worker and "
+    "PostgreSQL from /proc, checks from the audit log, rows from pg_stat_user_tables of the product's schema, events "
+    "from the history of WatchRootKeys. Then the services of the {used} are marked as seen every second, as the crypto "
+    "service does, and after {rest:g} s the same is measured again (without rows, which the marks now write). Then "
+    "{runs} times one of the {used} keys is soft-deleted, and the time from the return of that call until the tenant's "
+    "row is `locked` is measured, polled every {poll:g} ms; after its restoration, the tenant must unlock before the "
+    "next run."
 )
 
 
@@ -54,7 +55,7 @@ class Amounts:
     tenants: int = 5_000
     used: int = 50
     rest: float = 45.0
-    """Longer than one round of those that are not used."""
+    """Longer than one round of checks of the keys that are not used."""
     window: float = 60.0
     runs: int = 20
 
@@ -64,7 +65,7 @@ QUICK = Amounts(tenants=300, used=10, rest=5.0, window=15.0, runs=5)
 
 @dataclass(frozen=True)
 class Window:
-    """What the watch cost, as seconds or times in a minute; rows and events are of the whole window."""
+    """Cost of the monitoring, as seconds or times in a minute; rows and events are of the whole window."""
 
     worker_cpu: float
     postgres_cpu: float
@@ -74,7 +75,7 @@ class Window:
 
 
 class AuditLog:
-    """The customer's: which keys were tried since it was looked at last."""
+    """The customer's audit log: the keys that were checked since the last call of `new`."""
 
     def __init__(self, bao: CustomerOpenBao) -> None:
         self._file = (bao.server.folder / "logs" / "audit.log").open("rb")
@@ -100,30 +101,32 @@ def run(*, quick: bool, amounts: Amounts | None = None) -> tuple[Result, Figure]
         scene = _Scene(stack, bao, administrator)
         made = scene.furnish(used, idle)
         before = _resident(stack)
-        tried = scene.start_anew([*used, *idle])
+        tried = scene.restart_worker([*used, *idle])
         time.sleep(amounts.rest)
         pause_schedules(scene.temporal, paused=True)
         resting = scene.window(amounts.window)
         with scene.using(used):
             time.sleep(amounts.rest)
             working = scene.window(amounts.window)
-            locked, unlocked = scene.take_away(used, amounts.runs)
+            locked, unlocked = scene.revoke_and_restore(used, amounts.runs)
         memory = {"without root keys": before, f"with {amounts.tenants:,}": _resident(stack)}
     result = Result(
         name="watch",
-        title=f"The watch over {amounts.tenants:,} root keys",
+        title=f"Monitoring of {amounts.tenants:,} root keys",
         quick=quick,
         protocol=_PROTOCOL.format(**asdict(amounts), poll=1000 * _POLL_SECONDS),
         checks=[
-            Check("events the watch added to its history", resting.events[1] - resting.events[0], 0, ""),
+            Check(
+                "events added to the history of the monitoring workflow", resting.events[1] - resting.events[0], 0, ""
+            ),
             Check("rows written while nothing changed", sum(resting.rows.values()), 0, ""),
             Check("p95 until the tenant is locked", round(percentile(locked, 95), 2), _LIMIT_SECONDS, "s"),
         ],
         summary={
             "making keys and rows (s)": round(made, 1),
-            "worker's start until every key was tried (s)": round(max(tried), 1),
-            "nobody uses a key": _told(resting),
-            f"{amounts.used} are in use": _told(working),
+            "worker's start until every key was checked (s)": round(max(tried), 1),
+            "no key is in use": _summary(resting),
+            f"{amounts.used} are in use": _summary(working),
             "tenant locked (s)": spread(locked),
             "tenant unlocked (s)": spread(unlocked),
             "resident memory of the worker (MiB)": memory,
@@ -143,7 +146,7 @@ class _Scene:
         self.temporal = stack.settings.temporal_address or ""
 
     def furnish(self, used: Sequence[str], idle: Sequence[str]) -> float:
-        """Make everything and return how long that took; the worker stands still when the rows appear."""
+        """Create all keys and rows and return the duration; the worker is paused when the rows appear."""
         began = time.monotonic()
         marketplace = Marketplace(self._stack.settings)
         marketplace.enable_all(used, _AT_ONCE)
@@ -156,8 +159,8 @@ class _Scene:
         print(f"  {len(keys)} root keys after {took:.0f} s", flush=True)
         return took
 
-    def start_anew(self, tenants: Sequence[str]) -> list[float]:
-        """Have a new worker begin; return for each root key how long after its start it was tried."""
+    def restart_worker(self, tenants: Sequence[str]) -> list[float]:
+        """Start a new worker; return for each root key the time from its start to the first check."""
         self._log.new()
         former = self._stack.pids()["worker"]
         os.kill(former, signal.SIGKILL)
@@ -171,8 +174,8 @@ class _Scene:
                 first.setdefault(tenant, round(at - began, 2))
             return first.keys() >= set(tenants)
 
-        self._wait(all_tried, "every root key tried", pause=0.2)
-        print(f"  every one was tried {max(first.values()):.1f} s after the worker's start", flush=True)
+        self._wait(all_tried, "every root key checked", pause=0.2)
+        print(f"  every key was checked {max(first.values()):.1f} s after the worker's start", flush=True)
         return sorted(first.values())
 
     def window(self, seconds: float) -> Window:
@@ -187,9 +190,9 @@ class _Scene:
         time.sleep(FLUSH_SECONDS)
         written = {table: number - rows[table] for table, number in self._rows().items() if number > rows[table]}
         found = Window(
-            worker_cpu=round(used.seconds["worker"] * 60 / used.wall, 2),
-            postgres_cpu=round(used.seconds["postgres"] * 60 / used.wall, 2),
-            tries_a_second=round(tries / used.wall, 1),
+            worker_cpu=round(used.seconds["worker"] * 60 / used.elapsed, 2),
+            postgres_cpu=round(used.seconds["postgres"] * 60 / used.elapsed, 2),
+            tries_a_second=round(tries / used.elapsed, 1),
             rows=written,
             events=(events, after),
         )
@@ -198,7 +201,7 @@ class _Scene:
 
     @contextmanager
     def using(self, tenants: Sequence[str]) -> Iterator[None]:
-        """Have a service of each be seen, as it is while it asks for something."""
+        """Mark a service of each tenant as seen, as during requests of that service."""
         stop = threading.Event()
 
         def see() -> None:
@@ -219,8 +222,8 @@ class _Scene:
             stop.set()
             seeing.join()
 
-    def take_away(self, tenants: Sequence[str], runs: int) -> tuple[list[float], list[float]]:
-        """Return how long locking and unlocking took, each time of another tenant."""
+    def revoke_and_restore(self, tenants: Sequence[str], runs: int) -> tuple[list[float], list[float]]:
+        """Return the durations until the lock and until the unlock, each for one tenant in turn."""
         locked, unlocked = [], []
         for number in range(runs):
             tenant = tenants[number % len(tenants)]
@@ -229,7 +232,7 @@ class _Scene:
             self._bao.restore(f"root-{tenant}")
             unlocked.append(self._until(tenant, "active"))
             print(f"  {tenant}: locked after {locked[-1]:.2f} s, unlocked after {unlocked[-1]:.2f} s", flush=True)
-            time.sleep(random.uniform(1, 3))  # noqa: S311 - spreads the runs, guards nothing
+            time.sleep(random.uniform(1, 3))  # noqa: S311 - spreads the runs, not secret
         return locked, unlocked
 
     def _until(self, tenant: str, state: str) -> float:
@@ -243,7 +246,7 @@ class _Scene:
         return round(time.monotonic() - began, 3)
 
     def _rows(self) -> dict[str, int]:
-        """Return by table how many rows were ever written."""
+        """Return the number of rows written since the start, by table."""
         found = self._administrator.execute(
             "select relname, n_tup_ins + n_tup_upd + n_tup_del from pg_stat_user_tables where schemaname = 'okcm'"
         )
@@ -279,7 +282,7 @@ def _administrator(stack: Stack) -> str:
 
 
 def _started(pid: int) -> float:
-    """Return when a process was started, in seconds since the machine's (proc(5), field 22)."""
+    """Return the start time of a process, in seconds since the boot of the machine (proc(5), field 22)."""
     ticks = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19]
     return int(ticks) / os.sysconf("SC_CLK_TCK")
 
@@ -290,7 +293,7 @@ def _resident(stack: Stack) -> float:
     return round(int(status.partition("VmRSS:")[2].split()[0]) / 1024, 1)
 
 
-def _told(window: Window) -> dict[str, Any]:
+def _summary(window: Window) -> dict[str, Any]:
     return {
         "tries/s": window.tries_a_second,
         "CPU seconds a minute, worker": window.worker_cpu,
@@ -305,7 +308,7 @@ def _plot(tried: list[float], locked: list[float], unlocked: list[float]) -> Fig
     left.remove()
     left, right = figure.subplots(1, 2)
     left.plot(tried, range(1, len(tried) + 1), color=report.BLUE)
-    left.set(title="root keys tried once", xlabel="seconds since the worker's start", xlim=(0, None), ylim=(0, None))
+    left.set(title="root keys checked once", xlabel="seconds since the worker's start", xlim=(0, None), ylim=(0, None))
     for place, (times, colour) in enumerate(((locked, report.BLUE), (unlocked, report.GREEN))):
         right.scatter([place] * len(times), times, color=colour, alpha=0.6)
         right.scatter([place], [percentile(times, 95)], color=colour, marker="_", s=600, lw=3)

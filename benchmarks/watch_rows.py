@@ -1,7 +1,7 @@
-"""Thousands of tenants whose customer holds the root key: real keys at both key servers, and the rows that name them.
+"""Thousands of tenants with root keys of a customer: real keys at both key servers, and their rows.
 
-Nothing is shared: each tenant has an L2 of its own, under which its credentials are sealed, and a root key of its own
-at the customer's server, with which its probe was wrapped. Only the rows are written in bulk and as the administrator.
+Each tenant has a separate L2, which encrypts its credentials, and a separate root key at the customer's server, which
+encrypted its canary ciphertext. Only the rows are written in bulk, as the administrator.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _PROBE_BYTES = 32
 
 @dataclass(frozen=True)
 class Held:
-    """A tenant's root key as it will stand in its row."""
+    """A tenant's root key as stored in its row."""
 
     tenant_id: str
     root_key_id: str
@@ -42,7 +42,7 @@ class Held:
 
 
 def make_keys(settings: Settings, bao: CustomerOpenBao, tenants: Sequence[str]) -> list[Held]:
-    """Make L2 and root key of each tenant, and what its row says of them."""
+    """Create L2 and root key of each tenant, and return the values of its row."""
     vault = open_vault(settings, Role.WORKER)
     identity = read_secret(settings.secrets, secrets.BOUNDARY_IDENTITY)
     tenant_keys = TransitTenantKeys(vault, TenantTokens(vault, identity))
@@ -62,7 +62,7 @@ def make_keys(settings: Settings, bao: CustomerOpenBao, tenants: Sequence[str]) 
 
 
 def write_rows(administrator: psycopg.Connection, region: str, keys: Sequence[Held]) -> None:
-    """Write all rows at once; a tenant that is there already only gets the root key and a service."""
+    """Write all rows at once; an existing tenant gets only the root key and a service."""
     with administrator.transaction(), administrator.cursor() as cursor:
         cursor.execute(
             "create temporary table held (tenant_id text, root_key_id text, name text, place jsonb, credentials text,"

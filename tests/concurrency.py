@@ -1,4 +1,4 @@
-"""Threads that begin at the same moment, and waiting for what another thread, task or process does."""
+"""Threads that start simultaneously, and waits for a condition."""
 
 import asyncio
 import inspect
@@ -11,35 +11,35 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def at_once(*acts: Callable[[], T]) -> list[T]:
-    """Run each act in a thread, all from the same moment on; return what they returned, or raise what one raised."""
-    together = Barrier(len(acts))
+def at_once(*functions: Callable[[], T]) -> list[T]:
+    """Run each function in a thread, all starting simultaneously; return their results, or raise their error."""
+    barrier = Barrier(len(functions))
 
-    def run(act: Callable[[], T]) -> T:
-        together.wait(60)
-        return act()
+    def run(function: Callable[[], T]) -> T:
+        barrier.wait(60)
+        return function()
 
-    with ThreadPoolExecutor(len(acts)) as pool:
-        return list(pool.map(run, acts))
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return list(pool.map(run, functions))
 
 
 def wait_until(
-    true: Callable[[], object],
-    otherwise: Callable[[], str] = lambda: "the condition did not become true in time",
+    condition: Callable[[], object],
+    otherwise: Callable[[], str] = lambda: "the condition did not become condition in time",
     seconds: float = 120,
 ) -> None:
     """Poll a condition until it holds; fail with the text of `otherwise` after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline, otherwise()
         time.sleep(0.02)
 
 
-async def wait_until_async(true: Callable[[], object], *, seconds: float = 120) -> None:
+async def wait_until_async(condition: Callable[[], object], *, seconds: float = 120) -> None:
     """Poll a condition, which may be a coroutine function, until it holds; raise TimeoutError after `seconds`."""
     async with asyncio.timeout(seconds):
         while True:
-            holds = true()
+            holds = condition()
             if await holds if inspect.isawaitable(holds) else holds:
                 return
             await asyncio.sleep(0.01)

@@ -1,6 +1,6 @@
 """The real servers of a test process, and the tier of every test.
 
-Each pytest worker process starts a server when its first test asks for it, and keeps it to the end. A server that does
+Each pytest worker process starts a server when its first test requests it, and keeps it to the end. A server that does
 not start fails the test; it never skips it.
 """
 
@@ -22,24 +22,23 @@ from tests import ports, tiers, timing
 from tests.database.fixtures import Field, Server, clone, configure, prepare
 from tests.vault import server as vault_server
 
-# A property test has no deadline: how long an example takes says nothing on a busy machine.
+# Property tests have no deadline: the duration of an example means nothing on a busy machine.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 _MEMORY = Path("/dev/shm")
 _NICENESS = 0
-"""Of the servers: a development stack steps back when the machine is busy, but every test waits for these."""
+"""The priority of the servers: a development stack has a lower one, but every test waits for these."""
 _ROOM = 8 * 1024**3
-"""More than twice of what a whole run leaves behind."""
+"""More than twice the files of a complete run."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Spare what costs most and tests nothing: compiling the same modules in every process, and the disk.
+    """Avoid two costs without value for the tests: repeated compilation of modules, and disk access.
 
-    Containers often set PYTHONDONTWRITEBYTECODE; each of the hundreds of processes that a run starts, and each workflow
-    in its sandbox, would then compile all that it imports. Files are kept in memory where there is plenty, unless
-    TMPDIR says where: on a disk, making and removing those of a database takes several times the CPU, and no test needs
-    them to survive more than the death of a process.
+    Containers often set PYTHONDONTWRITEBYTECODE; each of the hundreds of processes of a run, and each workflow in its
+    sandbox, would then compile all its imports. Files are stored in memory if enough is free, unless TMPDIR is set. On
+    a disk, the files of a database cost several times the CPU, and they only have to survive the death of a process.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
@@ -51,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Assign the tiers before `-m` selects by them; after the shuffle, let the longest modules start first."""
+    """Assign the tiers before `-m` selects by them; after the shuffle, start the longest modules first."""
     tiers.assign(items)
     yield
     items.sort(key=tiers.is_short)
@@ -63,7 +62,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> tiers.Sch
 
 
 def pytest_collection_finish() -> None:
-    """Take what is imported and collected by now, which stays to the end, out of each look for garbage."""
+    """Exclude all objects that exist after the collection from garbage collection, since they stay to the end."""
     gc.collect()
     gc.freeze()
 
@@ -141,7 +140,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vault_server.Ser
 
 @pytest.fixture(scope="session")
 def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
-    """A Temporal with the product's search attributes, on which a test may also move a workflow's clock."""
+    """A Temporal with the product's search attributes, on which a test may advance a workflow's clock."""
     running = TemporalServer(tmp_path_factory.mktemp("temporal"), *ports.free_ports(3), time_skipping=True)
     running.niceness = _NICENESS
     running.prepare()

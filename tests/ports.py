@@ -9,7 +9,7 @@ from devstack.servers import ports
 
 
 def free_port() -> int:
-    """Return a free port that no other test process gets while this one runs."""
+    """Return a free port that no other test process receives while this one runs."""
     return free_ports(1)[0]
 
 
@@ -28,7 +28,7 @@ def free_ports(count: int, neighbours: int = 0) -> tuple[int, ...]:
 
 
 def _reserve(port: int) -> bool:
-    # One folder for all users and runs of this machine; its files are empty and stay.
+    # One folder for all runs of a user on this machine; its files are empty and stay.
     folder = Path(tempfile.gettempdir()) / f"openkcm-test-ports-{os.geteuid()}"
     folder.mkdir(exist_ok=True)
     # Not closed: the end of this process releases the lock.

@@ -1,4 +1,4 @@
-"""The contracts about imports and the rules for sources hold, and each of them can fail."""
+"""The import contracts and the rules for source files hold, and each of them can fail."""
 
 import secrets
 import shutil
@@ -15,24 +15,24 @@ from tools.architecture import RULES, Source, read_tree
 ROOT = Path(__file__).parents[1]
 SOURCES = read_tree(ROOT)
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
-BREACHES = {
+VIOLATIONS = {
     "A package imports from the layers below it": ("vault", "database"),
     "Settings are read by processes and passed down as values": ("activities", "config"),
     "Workflows do no I/O": ("workflows", "vault.transit.tenant_keys"),
     "No workflow holds a Temporal client": ("workflows", "workflows.client.workflow_client"),
-    "Whoever asks for a workflow knows the gateway only": ("marketplace", "workflows.tenants"),
+    "Callers of a workflow use the workflow client only": ("marketplace", "workflows.tenants"),
     "The crypto service runs no workflow": ("crypto_service", "activities"),
-    "The marketplace endpoint holds no key server": ("marketplace", "vault.transit.tenant_keys"),
-    "The dashboard holds no key server": ("dashboard", "vault.transit.tenant_keys"),
+    "The marketplace endpoint has no access to a key server": ("marketplace", "vault.transit.tenant_keys"),
+    "The dashboard has no access to a key server": ("dashboard", "vault.transit.tenant_keys"),
     "The command runs no activity": ("cli", "activities"),
     "The client": ("openkcm/contract", "openkcm.sdk.client"),
-    "What runs at the customer is not the server's": ("core", "openkcm.agent.agent"),
+    "The server does not import the customer's part of the client": ("core", "openkcm.agent.agent"),
 }
-"""Contract → an import that breaks it. A library must not be imported by `config`."""
+"""Contract → an import that violates it. For a library the importer is `config`."""
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_the_repository_keeps(rule):
+def test_repository_complies_with(rule):
     assert list(rule(SOURCES)) == []
 
 
@@ -48,7 +48,7 @@ def test_every_contract_about_imports_can_be_broken(tmp_path):
         shutil.copytree(folder, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "results"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for contract in CONTRACTS["contracts"]:
-        importer, imported = BREACHES.get(contract["name"]) or ("config", contract["protected_modules"][0])
+        importer, imported = VIOLATIONS.get(contract["name"]) or ("config", contract["protected_modules"][0])
         (tmp_path / importer / f"breach_{secrets.token_hex(4)}.py").write_text(f"def late():\n    import {imported}\n")
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as main; main()", "--no-cache"]
     report = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, text=True).stdout
@@ -72,7 +72,7 @@ SEEDED = [
 
 
 @pytest.mark.parametrize(("rule", "path", "text"), SEEDED)
-def test_a_seeded_violation_is_found(tmp_path, rule, path, text):
+def test_seeded_violation_is_found(tmp_path, rule, path, text):
     file = tmp_path / path
     file.parent.mkdir(parents=True)
     file.write_text(text)
@@ -80,7 +80,7 @@ def test_a_seeded_violation_is_found(tmp_path, rule, path, text):
     assert found.startswith(f"{path}:")
 
 
-def test_what_the_rules_allow_is_not_reported():
+def test_allowed_sources_are_not_reported():
     allowed = [
         Source(
             "vault/transit/tenant_keys.py",

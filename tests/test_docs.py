@@ -1,4 +1,4 @@
-"""The documents say what is true: generated parts are current, and what they name exists."""
+"""The documents are correct: generated parts are current, and the names in them exist."""
 
 import ast
 import re
@@ -25,11 +25,11 @@ LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
 MENTION = re.compile(r"`([\w.-]+/[\w./-]*)`")
 COMMAND = re.compile(r"(?:`|^)(?:\.venv/bin/)?(openkcm|openkcmctl|python -m devstack) ([a-z][^`\n]*)", re.MULTILINE)
 METRIC = re.compile(r"\bopenkcm_\w+")
-CLAIMS = {"openkcm_tenant", "openkcm_service", "openkcm_roles"}  # of tokens, no metrics
+CLAIMS = {"openkcm_tenant", "openkcm_service", "openkcm_roles"}  # claims of tokens, not metrics
 POINTER = re.compile(r"(docs/[\w/-]+\.md)(?:#([\w-]+))?")
 MAKE = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)
 
-# Written apart, so that this file does not name what it forbids.
+# Written in parts, so that this file does not contain what it forbids.
 FORBIDDEN = [
     re.compile(pattern)
     for pattern in (
@@ -60,11 +60,11 @@ def texts():
 
 
 @pytest.mark.parametrize("path", generated(), ids=lambda path: path.name)
-def test_a_generated_document_is_current(path):
+def test_generated_document_is_current(path):
     assert path.read_text(encoding="utf-8") == generated()[path], "run `make docs`"
 
 
-def test_drift_in_a_generated_region_is_seen():
+def test_change_in_a_generated_region_is_detected():
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     drifted = page.replace("requested --> provisioning: provision", "requested --> active: provision")
     assert drifted != page
@@ -87,13 +87,13 @@ def test_every_metric_that_a_page_or_a_health_check_names_is_exported(page):
 
 
 def headings(page):
-    """Return the anchors of a page's headings, made as GitHub makes them."""
+    """Return the anchors of a page's headings, in GitHub's format."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def pointers():
-    """Yield (file, page, anchor) for each page that a text of the product names; docstrings are not shown to users."""
+    """Yield (file, page, anchor) for each page that a text of the product names; users do not see docstrings."""
     packages = PROJECT["tool"]["importlinter"]["root_packages"]
     for path in (path for package in packages for path in sorted((ROOT / package).rglob("*.py"))):
         nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
@@ -104,21 +104,21 @@ def pointers():
                     yield str(path.relative_to(ROOT)), page, anchor
 
 
-def test_a_hint_names_a_section_that_exists():
+def test_every_hint_names_an_existing_section():
     found = list(pointers())
     assert len(found) > 30
     for file, page, anchor in found:
         sections = headings(ROOT / page)
-        # A guide of the dashboard names another guide as a whole, and a page of one table has no sections.
+        # A guide of the dashboard names another guide as a whole, and a page with one table has no sections.
         whole = not anchor and (file == "dashboard/services/setup_guides.py" or len(sections) == 1)
         assert whole or anchor in sections, f"{file}: {page}#{anchor}"
 
 
-def test_the_runbook_explains_what_doctor_finds():
+def test_runbook_explains_every_finding_of_doctor():
     page = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
     attributes = [f"--name {name} --type {kind}" for name, kind in SEARCH_ATTRIBUTES.items()]
-    wanted = [*(f"`{rule}`" for rule in gate.RULES), *attributes, *CRYPTO_PROBLEMS.values(), *PINNED.values()]
-    assert [text for text in wanted if text.strip(".") not in page] == []
+    expected = [*(f"`{rule}`" for rule in gate.RULES), *attributes, *CRYPTO_PROBLEMS.values(), *PINNED.values()]
+    assert [text for text in expected if text.strip(".") not in page] == []
 
 
 TARGETS = re.findall(r"^([a-z-]+):(.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
@@ -150,7 +150,7 @@ def test_nothing_names_a_registry_or_a_folder_of_one_machine():
 LOCKS = {name: (ROOT / f"requirements/{name}.lock").read_text() for name in ("installer", "runtime", "test")}
 
 
-def test_a_lock_pins_every_package_by_hash_and_names_no_place():
+def test_lock_pins_every_package_by_hash_and_contains_no_address():
     for name, text in LOCKS.items():
         entries = [entry for entry in re.split(r"\n(?=\S)", text) if entry.strip()]
         assert entries, name
@@ -158,19 +158,19 @@ def test_a_lock_pins_every_package_by_hash_and_names_no_place():
         assert not [mark for mark in ("://", "@") if mark in text], name
 
 
-def test_what_is_tested_is_what_is_run():
+def test_tested_and_runtime_versions_are_equal():
     runtime, test = (set(re.findall(r"^(\S+==\S+)", LOCKS[name], re.MULTILINE)) for name in ("runtime", "test"))
     assert runtime
     assert runtime <= test
 
 
-def test_the_lock_knows_every_dependency_of_the_project():
+def test_lock_contains_every_dependency_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
-    wanted = [name for one in named if (name := re.split(r"[\[<>=]", one)[0]) != "openkcm"]  # it is in this repository
+    expected = {re.split(r"[\[<>=]", one)[0] for one in named} - {"openkcm"}  # it is in this repository
     locked = LOCKS["test"].lower()
-    assert "temporalio" in wanted
-    assert [name for name in wanted if f"\n{name.lower()}==" not in f"\n{locked}"] == []
+    assert "temporalio" in expected
+    assert [name for name in expected if f"\n{name.lower()}==" not in f"\n{locked}"] == []
 
 
 def commands():
@@ -184,7 +184,7 @@ def commands():
     return sorted(found)
 
 
-def test_every_command_it_mentions_exists(capsys):
+def test_every_documented_command_exists(capsys):
     programs = {"openkcm": client.main, "openkcmctl": operators.main, "python -m devstack": development.main}
     for program, *words in commands():
         assert programs[program]([*words, "--help"]) == 0, words

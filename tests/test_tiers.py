@@ -1,4 +1,4 @@
-"""The tiers hold what CONTRIBUTING.md promises of them."""
+"""The tiers have the properties that CONTRIBUTING.md describes."""
 
 import re
 import socket
@@ -36,19 +36,19 @@ def _listen() -> None:
     ],
     ids=["connect", "listen", "process", "sleep"],
 )
-def test_a_unit_test_that_needs_more_than_itself_fails(attempt: Callable[[], object]) -> None:
+def test_unit_test_that_uses_network_process_or_pause_fails(attempt: Callable[[], object]) -> None:
     with pytest.raises(NotAUnitTest, match="mark it `integration`"):
         attempt()
 
 
-def test_a_thread_that_a_unit_test_starts_is_held_to_the_same() -> None:
+def test_thread_of_a_unit_test_is_restricted_as_well() -> None:
     with ThreadPoolExecutor(1) as pool, pytest.raises(NotAUnitTest):
         pool.submit(_listen).result(30)
 
 
 @pytest.fixture(scope="session")
 def other_threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads that another test left running, as a server's are."""
+    """Threads that another test left running, such as those of a server."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(threading.get_ident).result(30)
         yield pool
@@ -61,12 +61,12 @@ def _serve() -> None:
 
 
 @pytest.mark.unit
-def test_threads_that_began_before_it_may_listen_and_wait_meanwhile(other_threads: ThreadPoolExecutor) -> None:
+def test_threads_started_before_a_unit_test_may_listen_and_wait(other_threads: ThreadPoolExecutor) -> None:
     other_threads.submit(_serve).result(30)
 
 
 @pytest.mark.integration
-def test_an_integration_test_may_listen_and_wait() -> None:
+def test_integration_test_may_listen_and_wait() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
         time.sleep(0.001)
 
@@ -87,7 +87,7 @@ def test_each_tier_belongs_to_a_make_target() -> None:
     assert set(TIERS) == {"unit", "integration", "e2e", "full"}
 
 
-def test_a_skipped_test_fails() -> None:
+def test_skipped_test_fails() -> None:
     report = pytest.TestReport("a test", ("a file", 1, "a test"), {}, "skipped", ("a file", 1, "no server"), "setup")
     fail_skipped(report)
     assert report.failed

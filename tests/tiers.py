@@ -1,4 +1,4 @@
-"""The tier of each test: its marker, or else its folder or the servers it uses. CONTRIBUTING.md describes the tiers."""
+"""The tier of each test: by its marker, else by its folder or the servers it uses. CONTRIBUTING.md describes them."""
 
 import sys
 import threading
@@ -16,7 +16,7 @@ _FULL_FOLDERS = {"stories", "chaos", "breaches", "lives"}
 _SERVERS = {"postgres", "server", "vault", "temporal", "temporal_client", "stack", "stage", "mongo", "free_port"}
 """Fixtures that start a server, or that lead a test to one."""
 _FORBIDDEN_EVENTS = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "pty.spawn"}
-"""Audit events (PEP 578) of what a unit test does not do."""
+"""Audit events (PEP 578) that a unit test must not cause."""
 _start, _sleep = threading.Thread.start, time.sleep
 
 
@@ -24,8 +24,8 @@ class NotAUnitTest(BaseException):
     """A unit test used the network, a process or a pause; a BaseException, so that no handler hides it."""
 
 
-_guarded: set[threading.Thread] = set()
-"""The thread of the unit test that is running, and those it started: servers of other tests go on meanwhile."""
+_restricted: set[threading.Thread] = set()
+"""The thread of the running unit test and the threads it started; servers of other tests continue meanwhile."""
 
 
 def assign(items: Sequence[pytest.Item]) -> None:
@@ -51,7 +51,7 @@ def tier_marks(item: pytest.Item) -> set[str]:
 
 
 def is_short(item: pytest.Item) -> bool:
-    """Return whether the test is of a module without long tests; sorts those with long ones first."""
+    """Return whether the module of the test has no long tests; sorts modules with long ones first."""
     return not (_FULL_FOLDERS & set(item.path.parts))
 
 
@@ -72,40 +72,40 @@ class Scheduling(LoadFileScheduling):
 
 @contextmanager
 def enforced(item: pytest.Item) -> Iterator[None]:
-    """Make whatever needs a server or waits fail in a unit test.
+    """Make a unit test fail if it uses a server or waits.
 
-    For its set-up and itself, not for its tear-down: the last test of a process stops the servers of the others.
+    This applies to its set-up and itself, not to its tear-down: the last test of a process stops the servers of others.
     """
     if "unit" not in tier_marks(item):
         yield
         return
-    _watch()
-    _guarded.add(threading.current_thread())
+    _install_audit_hook()
+    _restricted.add(threading.current_thread())
     try:
         with (
             mock.patch.object(time, "sleep", _refuse_sleep),
-            mock.patch.object(threading.Thread, "start", _start_guarded),
+            mock.patch.object(threading.Thread, "start", _start_restricted),
         ):
             yield
     finally:
-        _guarded.clear()
+        _restricted.clear()
 
 
 def fail_skipped(report: pytest.TestReport) -> None:
-    """Turn a skip into a failure: a suite that lacks what it needs is not green."""
+    """Turn a skip into a failure: a suite without its requirements has not passed."""
     if report.skipped:
         report.outcome = "failed"
         report.longrepr = f"skipped, which counts as a failure here: {report.longrepr}"
 
 
-def _start_guarded(thread: threading.Thread) -> None:
-    if threading.current_thread() in _guarded:
-        _guarded.add(thread)
+def _start_restricted(thread: threading.Thread) -> None:
+    if threading.current_thread() in _restricted:
+        _restricted.add(thread)
     _start(thread)
 
 
 def _refuse_sleep(seconds: float) -> None:
-    if threading.current_thread() in _guarded:
+    if threading.current_thread() in _restricted:
         _refuse(f"sleeps {seconds} s")
     _sleep(seconds)
 
@@ -114,13 +114,13 @@ def _refuse(what: str) -> None:
     raise NotAUnitTest(f"a unit test {what}: give it a condition to wait for, or mark it `integration`")
 
 
-def _watch() -> None:
+def _install_audit_hook() -> None:
     if hasattr(sys, "_openkcm_unit_guard"):
         return
-    guarded, forbidden = _guarded, _FORBIDDEN_EVENTS  # the module's own names are gone when the interpreter ends
+    restricted, forbidden = _restricted, _FORBIDDEN_EVENTS  # module globals are gone at the end of the interpreter
 
     def on_event(event: str, _arguments: tuple[Any, ...]) -> None:
-        if guarded and event in forbidden and threading.current_thread() in guarded:
+        if restricted and event in forbidden and threading.current_thread() in restricted:
             _refuse(f"causes {event}")
 
     sys.addaudithook(on_event)

@@ -1,10 +1,10 @@
-"""Where the time of the tests goes: a recorder for pytest, and a report of what it recorded.
+"""Duration of the tests: a recorder for pytest, and a report of its records.
 
     pytest --timing=FOLDER …          record, one file for each process
     python -m tests.timing FOLDER     print the tables
 
-Seconds are wall time; `CPU` is the processor time of the test process and of child processes it waited for. What a
-server or the operating system computes for a test counts as waiting of that test.
+Seconds are elapsed time; `CPU` is the processor time of the test process and of the child processes it waited for. Time
+that a server or the operating system computes for a test counts as waiting of that test.
 """
 
 import json
@@ -30,9 +30,9 @@ class Recorder:
 
     @contextmanager
     def _timed(self, kind: str, name: str) -> Iterator[None]:
-        wall, cpu = time.monotonic(), sum(os.times()[:4])
+        elapsed, cpu = time.monotonic(), sum(os.times()[:4])
         yield
-        spent = {"wall": time.monotonic() - wall, "cpu": sum(os.times()[:4]) - cpu}
+        spent = {"elapsed": time.monotonic() - elapsed, "cpu": sum(os.times()[:4]) - cpu}
         self._file.write(json.dumps({"kind": kind, "name": name, **spent}) + "\n")
         self._file.flush()
 
@@ -58,7 +58,7 @@ class Recorder:
 
 
 Row = tuple[str, float, float]
-"""Name, wall seconds, CPU seconds."""
+"""Name, elapsed seconds, CPU seconds."""
 
 
 def read(folder: Path) -> dict[str, list[Row]]:
@@ -67,19 +67,20 @@ def read(folder: Path) -> dict[str, list[Row]]:
     for file in sorted(folder.glob("*.jsonl")):
         for line in file.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
-            rows[record["kind"]].append((record["name"], record["wall"], record["cpu"]))
+            rows[record["kind"]].append((record["name"], record["elapsed"], record["cpu"]))
     return rows
 
 
 def table(title: str, rows: Iterable[Row], most: int = _ROWS) -> str:
     """Return a Markdown table of the sums by name, the largest first."""
     sums: dict[str, tuple[int, float, float]] = defaultdict(lambda: (0, 0.0, 0.0))
-    for name, wall, cpu in rows:
+    for name, elapsed, cpu in rows:
         count, *before = sums[name]
-        sums[name] = (count + 1, before[0] + wall, before[1] + cpu)
+        sums[name] = (count + 1, before[0] + elapsed, before[1] + cpu)
     lines = [f"| {title} | times | seconds | CPU | waiting | seconds each |", "|---|---|---|---|---|---|"]
-    for name, (count, wall, cpu) in sorted(sums.items(), key=lambda one: -one[1][1])[:most]:
-        lines.append(f"| {name} | {count} | {wall:.1f} | {cpu:.1f} | {max(wall - cpu, 0):.1f} | {wall / count:.3f} |")
+    for name, (count, elapsed, cpu) in sorted(sums.items(), key=lambda one: -one[1][1])[:most]:
+        waiting = max(elapsed - cpu, 0)
+        lines.append(f"| {name} | {count} | {elapsed:.1f} | {cpu:.1f} | {waiting:.1f} | {elapsed / count:.3f} |")
     return "\n".join(lines)
 
 
@@ -87,7 +88,7 @@ def main(folder: Path) -> None:
     rows = read(folder)
     steps = [(kind, *row[1:]) for kind in ("setup", "call", "teardown") for row in rows[kind]]
     tests = [row for kind in ("setup", "call", "teardown") for row in rows[kind]]
-    folders = [("/".join(name.split("::")[0].split("/")[:2]), wall, cpu) for name, wall, cpu in rows["call"]]
+    folders = [("/".join(name.split("::")[0].split("/")[:2]), elapsed, cpu) for name, elapsed, cpu in rows["call"]]
     for title, part in (("step", steps), ("folder (call)", folders), ("fixture, with those it uses", rows["fixture"])):
         print(table(title, part), end="\n\n")  # noqa: T201 - a command's output
     print(table("test (set-up, call, tear-down)", tests))  # noqa: T201 - a command's output

@@ -1,7 +1,7 @@
-"""Rules for sources that no other tool checks; `make lint` runs them through tests/test_architecture.py.
+"""Rules for source files that no other tool checks; `make lint` runs them through tests/test_architecture.py.
 
-Which package may import which is written in pyproject.toml, for import-linter. Each rule here is a function from a tree
-of source files to findings, one line each, naming file, line and rule.
+The import rules between packages are in pyproject.toml, for import-linter. Each rule here is a function from a tree of
+source files to findings: one line each, with file, line and rule.
 """
 
 import ast
@@ -27,7 +27,7 @@ _IGNORE_GOOD = re.compile(r"\[[a-z-]+(, ?[a-z-]+)*\]\s+# \S.*")
 
 @dataclass(frozen=True)
 class Source:
-    """One Python file. `module` is its dotted name, `package` the first part of it."""
+    """A Python file. `module` is its dotted name, `package` the first part of it."""
 
     path: str
     text: str
@@ -45,7 +45,7 @@ class Source:
         return ast.parse(self.text)
 
     def imports(self) -> Iterator[tuple[int, str]]:
-        """Yield (line, dotted name); `from a import b` gives `a.b`, for b may be a module."""
+        """Yield (line, dotted name); `from a import b` gives `a.b`, since b may be a module."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
                 yield from ((node.lineno, alias.name) for alias in node.names)
@@ -58,7 +58,7 @@ class Source:
 
 
 def read_tree(root: Path) -> list[Source]:
-    """Return the Python files of the repository, hidden folders left out."""
+    """Return the Python files of the repository, without hidden folders."""
     return [
         Source(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8"))
         for path in sorted(root.rglob("*.py"))
@@ -67,7 +67,7 @@ def read_tree(root: Path) -> list[Source]:
 
 
 def purity(sources: list[Source]) -> Iterator[str]:
-    """`core` is the standard library without I/O, clock and randomness, and pydantic."""
+    """Require that `core` imports only pydantic and the standard library, without I/O, clock and randomness."""
     for source in sources:
         if source.package not in _PURE:
             continue
@@ -85,30 +85,30 @@ def purity(sources: list[Source]) -> Iterator[str]:
 
 
 def maps(sources: list[Source]) -> Iterator[str]:
-    """A package opens with its map and holds nothing but exports beside it."""
+    """Require that a package starts with a docstring that describes its modules, and contains only exports."""
     for source in sources:
         if not source.path.endswith("__init__.py"):
             continue
         if not ast.get_docstring(source.tree):
-            yield source.at(1, "a package opens with a docstring that is its map")
+            yield source.at(1, "a package starts with a docstring that describes its modules")
         for node in source.tree.body:
             exports = isinstance(node, ast.Import | ast.ImportFrom) or (
                 isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]
             )
             docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             if not exports and not docstring:
-                yield source.at(node.lineno, "a package's __init__ holds its map and exports, no code")
+                yield source.at(node.lineno, "a package's __init__ contains its docstring and exports, no code")
 
 
 def sizes(sources: list[Source]) -> Iterator[str]:
-    """A file can be read top to bottom."""
+    """Limit the length of files."""
     for source in sources:
         if (lines := source.text.count("\n")) > LONGEST_FILE:
-            yield source.at(lines, f"{lines} lines, {LONGEST_FILE} is the most: split it by concern")
+            yield source.at(lines, f"{lines} lines, the maximum is {LONGEST_FILE}: split it by concern")
 
 
 def suppressions(sources: list[Source]) -> Iterator[str]:
-    """A suppression names its code and its reason."""
+    """Require a code and a reason for each suppression."""
     for source in sources:
         for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
             if token.type != tokenize.COMMENT:

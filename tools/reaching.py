@@ -1,8 +1,8 @@
-"""Which names of an enumeration a function can come to, by reading the code: what it calls, and what that calls.
+"""Find the members of an enumeration that a function can use, by static analysis of its code and of what it calls.
 
-Followed are functions and classes by their names, methods of `self`, and methods of what `self` was given, by the
-annotation it was given under. It reads less than the interpreter does, so what it does not find may be there; whoever
-relies on it says what is there, and is told when the two differ.
+The analysis follows functions and classes by name, methods of `self`, and methods of attributes of `self` by their
+annotation. It resolves less than the interpreter does and can therefore miss members. A caller states the expected
+members, so that a difference is reported.
 """
 
 import ast
@@ -16,7 +16,7 @@ FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass
 class Module:
-    """A module's functions by qualified name, and what its names stand for."""
+    """A module's functions by qualified name, and the definitions of its other names."""
 
     name: str
     tree: ast.Module
@@ -24,7 +24,7 @@ class Module:
     classes: dict[str, ast.ClassDef] = field(default_factory=dict)
     constants: dict[str, ast.expr] = field(default_factory=dict)
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Name → module and what of it, empty for the module itself."""
+    """Name → module and name in it, empty for the module itself."""
 
     def __post_init__(self) -> None:
         for node in self.tree.body:
@@ -45,8 +45,8 @@ class Module:
                         self.imports[alias.asname or alias.name] = (of, alias.name)
 
     @cached_property
-    def given(self) -> dict[tuple[str, str], str]:
-        """(class, attribute of self) → the class it is annotated with: a field's, or an argument's of `__init__`."""
+    def annotations(self) -> dict[tuple[str, str], str]:
+        """(class, attribute of self) → its annotated class: of a field, or of an argument of `__init__`."""
         found = {}
         for name, node in self.classes.items():
             for inner in node.body:
@@ -64,7 +64,7 @@ class Module:
 
 
 class Code:
-    """The repository's code, read as it is needed; calls are followed within `packages`."""
+    """The repository's code, parsed on demand; calls are followed within `packages`."""
 
     def __init__(self, enumeration: str, packages: tuple[str, ...], root: Path = ROOT) -> None:
         self._enumeration = enumeration
@@ -73,7 +73,7 @@ class Code:
         self._modules: dict[str, Module | None] = {}
 
     def reached(self, module: str, function: str) -> frozenset[str]:
-        """Return the members' names that a function (`name` or `Class.name`) can come to; raises KeyError for none."""
+        """Return the members that a function (`name` or `Class.name`) can use; raises KeyError for an unknown one."""
         found = self._module(module)
         if found is None or function not in found.functions:
             raise KeyError(f"{module}.{function}")
@@ -84,13 +84,13 @@ class Code:
     def _module(self, name: str) -> Module | None:
         if name not in self._modules:
             path = self._root / f"{name.replace('.', '/')}.py"
-            known = f"{name}.".startswith(tuple(f"{package}." for package in self._packages)) and path.exists()
+            known = any(f"{name}.".startswith(f"{one}.") for one in self._packages) and path.exists()
             tree = ast.parse(path.read_text(encoding="utf-8")) if known else None
             self._modules[name] = None if tree is None else Module(name, tree)
         return self._modules[name]
 
     def _follow(self, module: Module, what: str, members: set[str], seen: set[tuple[str, str]]) -> None:
-        """Take in whatever a name of a module stands for."""
+        """Add the members of the definition of a module's name."""
         if (module.name, what) in seen:
             return
         seen.add((module.name, what))
@@ -115,7 +115,7 @@ class Code:
                 case ast.Attribute(value=ast.Name(id="self"), attr=attribute):
                     self._follow(module, f"{owner}.{attribute}", members, seen)
                 case ast.Attribute(value=ast.Attribute(value=ast.Name(id="self"), attr=attribute), attr=method):
-                    kind = module.given.get((owner, attribute), "")
+                    kind = module.annotations.get((owner, attribute), "")
                     of, name = module.imports.get(kind, (module.name, kind))
                     other = self._module(of)
                     if other is not None and f"{name}.{method}" in other.functions:

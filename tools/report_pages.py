@@ -1,4 +1,4 @@
-"""Draws the first pages of a busy year's compliance report into docs (`make screenshots`)."""
+"""Render the first pages of a sample compliance report into docs (`make screenshots`)."""
 
 import io
 from pathlib import Path
@@ -14,13 +14,13 @@ _PER_INCH = 80
 
 
 def draw() -> None:
-    """Draw them anew, in few colours, which makes them small."""
+    """Render the pages with few colours, which makes the files small."""
     report, _ = a_busy_report()
     pages = pictures(report, a_document(report).encode(), _PER_INCH)
     for name, page in zip(_NAMES, pages, strict=False):
         with Image.open(io.BytesIO(page)) as picture:
-            few = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        few.save(FOLDER / f"{name}.png", optimize=True)
+            reduced = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        reduced.save(FOLDER / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

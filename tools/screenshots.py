@@ -1,8 +1,8 @@
-"""Takes pictures of the dashboard, light, dark and on a phone, into docs/screenshots (`make screenshots`).
+"""Take screenshots of the dashboard, light, dark and on a phone, into docs/screenshots (`make screenshots`).
 
-It starts an installation of its own on free ports, lets customers click, connects services and lets them work, and
-stops it again. Nothing in the pictures is drawn by hand; what no installation does within a minute (weeks of use, a
-tenant that is stuck) is written through the product's own contracts.
+The tool starts a separate installation on free ports, enables tenants, connects services and generates load. Pages are
+never edited. States that no installation reaches within a minute (weeks of use, a stuck tenant) are written through the
+product's own interfaces.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ _PAST_DAYS = 38
 _SATURDAY = 5
 _FROM_MEMORY = 0.985
 _CALM_MS = 1500
-"""Until charts have stopped moving."""
+"""Time until charts stop moving."""
 _AROUND_DIALOG = 96
 _MAIN, _DIALOG = "[data-testid=stMainBlockContainer]", "[role=dialog]"
 
@@ -92,32 +92,32 @@ _FAILED = ("proseware-10115", "Proseware Media")
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a window looks. `grows` says that it is made as high as what it shows."""
+class Appearance:
+    """Settings of a browser window. `grows` adapts its height to the content."""
 
     name: str
     grows: bool
     options: dict[str, Any] = field(default_factory=dict)
 
 
-LOOKS = (
-    Look("light", grows=True, options={"color_scheme": "light", "viewport": _WIDE}),
-    Look("dark", grows=True, options={"color_scheme": "dark", "viewport": _WIDE}),
-    Look("phone", grows=False, options={"color_scheme": "light", "viewport": _PHONE}),
+APPEARANCES = (
+    Appearance("light", grows=True, options={"color_scheme": "light", "viewport": _WIDE}),
+    Appearance("dark", grows=True, options={"color_scheme": "dark", "viewport": _WIDE}),
+    Appearance("phone", grows=False, options={"color_scheme": "light", "viewport": _PHONE}),
 )
 
 
 def main() -> int:
-    """Take all pictures; returns the exit status."""
+    """Take all screenshots; return the exit status."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     report_pages.draw()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         with Holders(place / "holders").until_closed() as holders, installation(place, holders) as stack:
-            furnish(stack, place)
+            populate(stack, place)
             with browser.chromium() as chromium:
-                for look in LOOKS:
-                    _take_all(stack, chromium, look)
+                for appearance in APPEARANCES:
+                    _take_all(stack, chromium, appearance)
                 _take_root_keys(stack, chromium, holders.hold("aws-kms"), place)
     for picture in sorted(FOLDER.glob("*.png")):
         sys.stdout.write(f"{picture.stat().st_size / 1024:6.0f} KB  {picture.relative_to(FOLDER.parents[1])}\n")
@@ -126,7 +126,7 @@ def main() -> int:
 
 @contextmanager
 def installation(place: Path, holders: Holders) -> Iterator[Stack]:
-    """Run everything on free ports, for as long as it is needed."""
+    """Run an installation on free ports for the duration of the block."""
     with closing(Stack(place, aws_principal=_AWS_PRINCIPAL, **holders.settings())) as stack:
         try:
             stack.command("up")
@@ -135,12 +135,12 @@ def installation(place: Path, holders: Holders) -> Iterator[Stack]:
             stack.command("down")
 
 
-def furnish(stack: Stack, place: Path) -> None:
-    """Let customers come, and ACME's services work."""
+def populate(stack: Stack, place: Path) -> None:
+    """Enable tenants, and generate load by the services of ACME."""
     for tenant_id, organization in ((ACME, "ACME Corporation"), *_CUSTOMERS):
         stack.enable(tenant_id, organization)
-    _leave_stuck(stack, *_STUCK)
-    _let_fail(stack, *_FAILED)
+    _create_stuck(stack, *_STUCK)
+    _create_failed(stack, *_FAILED)
     for name, kind in _SERVICES:
         _work(connected.connect(stack, ACME, kind, name, place / name), kind)
     _write_past(stack)
@@ -152,18 +152,18 @@ def furnish(stack: Stack, place: Path) -> None:
 
 
 def _write_past(stack: Stack) -> None:
-    """Write some weeks of use, busy in the working hours of a week, with a few refusals."""
-    chance = random.Random("the past")  # noqa: S311 - the same pictures each time
+    """Write some weeks of use with busy working hours and a few rejections."""
+    rng = random.Random("the past")  # noqa: S311 - the same screenshots each time
     this_hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     hours = [this_hour - timedelta(hours=back) for back in range(1, _PAST_DAYS * 24)]
     with stack.database(Role.CRYPTO).tenant_tx(ACME) as tx:
         for service, kind in _SERVICES:
-            tx.usage.add([row for hour in hours for row in _hour(hour, service, kind, chance)], f"past-{service}")
+            tx.usage.add([row for hour in hours for row in _hour(hour, service, kind, rng)], f"past-{service}")
 
 
 def _protect(stack: Stack) -> None:
-    """List some fields, and write some weeks of what programs say that they encrypted there."""
-    chance = random.Random("the fields")  # noqa: S311 - the same pictures each time
+    """Protect some fields, and write some weeks of usage reports for them."""
+    rng = random.Random("the fields")  # noqa: S311 - the same screenshots each time
     today = datetime.now(UTC).date()
     listed = [(service, field) for service, fields in _FIELDS.items() for field in fields]
     with stack.database(Role.DASHBOARD).tenant_tx(ACME) as tx:
@@ -174,7 +174,7 @@ def _protect(stack: Stack) -> None:
             day = today - timedelta(days=back)
             busy = 1 if day.weekday() < _SATURDAY else 8
             tx.agents.note(
-                [], [_use(day, service, field, chance.randrange(900, 1400) // busy) for service, field in listed]
+                [], [_use(day, service, field, rng.randrange(900, 1400) // busy) for service, field in listed]
             )
 
 
@@ -185,33 +185,33 @@ def _use(day: date, service: str, field: ProtectedField, operations: int) -> Pro
     )
 
 
-def _hour(hour: datetime, service: str, kind: str, chance: random.Random) -> Iterator[UsesRow]:
+def _hour(hour: datetime, service: str, kind: str, rng: random.Random) -> Iterator[UsesRow]:
     working = hour.weekday() < _SATURDAY and 7 <= hour.hour <= 18
     operations = _OPERATIONS[kind]
     for share, operation in enumerate(operations, start=1):
-        count = chance.randrange(900, 1400) // share // (1 if working else 12)
-        yield UsesRow(hour, service, operation, "", count, count * 512, _times(count, chance))
-    if working and not chance.randrange(40):
-        yield UsesRow(hour, service, operations[0], "object_not_found", chance.randrange(1, 4), 0)
+        count = rng.randrange(900, 1400) // share // (1 if working else 12)
+        yield UsesRow(hour, service, operation, "", count, count * 512, _times(count, rng))
+    if working and not rng.randrange(40):
+        yield UsesRow(hour, service, operations[0], "object_not_found", rng.randrange(1, 4), 0)
 
 
-def _times(number: int, chance: random.Random) -> Latency:
-    """Return what answering from memory takes, and now and then opening a key."""
+def _times(number: int, rng: random.Random) -> Latency:
+    """Return latencies of responses from memory, with occasional unwrapping of a key."""
     counts = [0] * BUCKETS
     for _ in range(number):
-        counts[bucket(int(chance.lognormvariate(5.0, 0.6) if chance.random() < _FROM_MEMORY else 25_000))] += 1
+        counts[bucket(int(rng.lognormvariate(5.0, 0.6) if rng.random() < _FROM_MEMORY else 25_000))] += 1
     return Latency(tuple(counts), sum(count * BOUNDS[place] for place, count in enumerate(counts) if count))
 
 
 def _work(service: Service, kind: str) -> None:
-    """Let a service do what its kind does: databases fetch their keys over KMIP, microservices ask over HTTPS."""
+    """Generate load by a service's kind: databases fetch keys over KMIP, microservices use HTTPS."""
     if kind != "microservice":
         with service.open_kmip() as kmip:
-            made = ask(kmip, batch_item(*creation())).first(Tag.UNIQUE_IDENTIFIER)
-            if made is None:
-                raise RuntimeError(f"{service.name} got no key")
+            created = ask(kmip, batch_item(*creation())).first(Tag.UNIQUE_IDENTIFIER)
+            if created is None:
+                raise RuntimeError(f"{service.name} received no key")
             for operation in (Operation.ACTIVATE, *[Operation.GET] * _FETCHES):
-                ask(kmip, batch_item(operation, text(Tag.UNIQUE_IDENTIFIER, str(made.value))))
+                ask(kmip, batch_item(operation, text(Tag.UNIQUE_IDENTIFIER, str(created.value))))
         return
     program = Program(service)
     for number in range(_FETCHES):
@@ -222,7 +222,7 @@ def _work(service: Service, kind: str) -> None:
 
 
 async def _sign_streams(stack: Stack) -> None:
-    """Have the heads of the audit streams signed now and not within a minute."""
+    """Sign the checkpoints of the audit streams immediately, instead of within a minute."""
     client = await stack.temporal()
     await client.get_schedule_handle("audit-heads").trigger()
 
@@ -237,16 +237,16 @@ def _begin(stack: Stack, tenant_id: str, organization: str) -> str:
     return ids.provision_workflow(tenant_id)
 
 
-def _leave_stuck(stack: Stack, tenant_id: str, organization: str) -> None:
-    """Leave a tenant as one is that waits for the key server."""
+def _create_stuck(stack: Stack, tenant_id: str, organization: str) -> None:
+    """Create a tenant in the state of one that waits for the key server."""
     operation = _begin(stack, tenant_id, organization)
     with stack.database().tenant_tx(tenant_id) as tx:
         for _ in range(4):
             tx.steps.retry(operation, Step.CREATE_KEYS, "vault_unavailable")
 
 
-def _let_fail(stack: Stack, tenant_id: str, organization: str) -> None:
-    """Leave a tenant as one is whose authority was refused."""
+def _create_failed(stack: Stack, tenant_id: str, organization: str) -> None:
+    """Create a tenant in the state of one whose CA was rejected."""
     operation = _begin(stack, tenant_id, organization)
     with stack.database().tenant_tx(tenant_id) as tx:
         tx.steps.finish(operation, Step.CREATE_KEYS, datetime.now(UTC) - timedelta(seconds=1))
@@ -254,59 +254,59 @@ def _let_fail(stack: Stack, tenant_id: str, organization: str) -> None:
         tx.tenants.move(Transition.FAIL)
 
 
-def _take_all(stack: Stack, chromium: Browser, look: Look) -> None:
-    with closing(Visitor(chromium, stack.settings.dashboard_url, **look.options)) as window:
-        _take(window.open("/marketplace/"), look, "marketplace")
-        _take(window.open(f"/tenant/{ACME}/"), look, "sign-in")
+def _take_all(stack: Stack, chromium: Browser, appearance: Appearance) -> None:
+    with closing(Visitor(chromium, stack.settings.dashboard_url, **appearance.options)) as window:
+        _take(window.open("/marketplace/"), appearance, "marketplace")
+        _take(window.open(f"/tenant/{ACME}/"), appearance, "sign-in")
         window.sign_in(ADA, f"/tenant/{ACME}/")
         for entry in navigation.TENANT:
-            _take(window.open(f"/tenant/{ACME}/{entry.path}"), look, entry.title.lower())
+            _take(window.open(f"/tenant/{ACME}/{entry.path}"), appearance, entry.title.lower())
         window.open(f"/tenant/{ACME}/services")
         fill_connect(window.page, "invoices")
-        _take(window.page, look, "connect", grows=False)
-    with closing(Visitor(chromium, stack.settings.dashboard_url, **look.options)) as window:
-        _take(window.sign_in(OLGA), look, "operations")
+        _take(window.page, appearance, "connect", grows=False)
+    with closing(Visitor(chromium, stack.settings.dashboard_url, **appearance.options)) as window:
+        _take(window.sign_in(OLGA), appearance, "operations")
 
 
 def _take_root_keys(stack: Stack, chromium: Browser, holder: Holder, place: Path) -> None:
-    """Take what a customer sees who holds the root key, and what everybody sees once it is taken away."""
+    """Take the pages of a customer who holds the root key, before and after its revocation."""
     stack.command("root-key", "change", ACME, *holder.words(place))
-    for look in LOOKS:
-        with closing(Visitor(chromium, stack.settings.dashboard_url, **look.options)) as window:
+    for appearance in APPEARANCES:
+        with closing(Visitor(chromium, stack.settings.dashboard_url, **appearance.options)) as window:
             page = window.sign_in(ADA, f"/tenant/{ACME}/keys")
             window.open(f"/tenant/{ACME}/keys")
-            _take(page, look, "root-key")
+            _take(page, appearance, "root-key")
             dialog = open_change(page, RootKeyMode.AWS_KMS)
             labelled(dialog, "Key ARN").fill(holder.place.name)
-            dialog.get_by_text("What to do first, where the key is held").click()
-            _take(page, look, "root-key-change", shows=_DIALOG)
+            dialog.get_by_text("Prepare your provider").click()
+            _take(page, appearance, "root-key-change", shows=_DIALOG)
             close(dialog, "Cancel")
             page.locator(".st-key-rotation-compromised").get_by_role("button").click()
             dialog = page.get_by_role("dialog")
             expect(dialog.get_by_label(f"Type {ACME} to confirm")).to_be_visible()
-            _take(page, look, "compromised", shows=_DIALOG)
+            _take(page, appearance, "compromised", shows=_DIALOG)
             close(dialog, "Cancel")
             ask_for(page, "lock")
-            _take(page, look, "lock", shows=_DIALOG)
+            _take(page, appearance, "lock", shows=_DIALOG)
     holder.take_away()
     wait_until(lambda: stack.command("tenant", "show", ACME)["state"] == "locked", lambda: "it is not locked")
-    for look in LOOKS:
-        with closing(Visitor(chromium, stack.settings.dashboard_url, **look.options)) as window:
+    for appearance in APPEARANCES:
+        with closing(Visitor(chromium, stack.settings.dashboard_url, **appearance.options)) as window:
             window.sign_in(ADA, f"/tenant/{ACME}/keys")
-            _take(window.open(f"/tenant/{ACME}/keys"), look, "locked")
+            _take(window.open(f"/tenant/{ACME}/keys"), appearance, "locked")
 
 
-def _take(page: Page, look: Look, name: str, *, grows: bool = True, shows: str = _MAIN) -> None:
-    """Wait until everything is there and still, and keep the picture in few colours, which makes it small."""
+def _take(page: Page, appearance: Appearance, name: str, *, grows: bool = True, shows: str = _MAIN) -> None:
+    """Take a screenshot after the page has loaded, and reduce its colours for a small file."""
     _settle(page)
-    if look.grows and grows:
+    if appearance.grows and grows:
         height = page.evaluate("shows => document.querySelector(shows).scrollHeight", shows)
         tallest, around = (_TALLEST, 0) if shows == _MAIN else (_TALLEST_DIALOG, _AROUND_DIALOG)
         page.set_viewport_size({"width": _WIDE["width"], "height": max(_WIDE["height"], min(height + around, tallest))})
         _settle(page)
-    file = FOLDER / f"{name}-{look.name}.png"
+    file = FOLDER / f"{name}-{appearance.name}.png"
     page.screenshot(path=file)
-    if look.grows and grows:
+    if appearance.grows and grows:
         page.set_viewport_size({"width": _WIDE["width"], "height": _WIDE["height"]})
     with Image.open(file) as picture:
         few = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Makes .venv hold exactly what a lock file names, and the project itself.
+# Create .venv with exactly the packages of a lock file, and the project itself.
 #
 #   tools/setup.sh runtime   what `make demo` needs
-#   tools/setup.sh test      that, and what the tests and checks need
+#   tools/setup.sh test      that, and what tests and checks need
 #   tools/setup.sh bench     that, and a C compiler for the benchmarks' load generator
 #
-# A second run with nothing changed is over at once: .venv carries a stamp of everything that went into it.
-# PYTHON names another interpreter. On Debian as root what is missing is installed, as anybody else it is named: the venv
-# module, chromium and SoftHSM2 for the tests, the compiler. Without chromium everything but the browser's stories can be
-# run; SoftHSM2 is unpacked into .venv where it cannot be installed.
+# A second run without changes ends immediately: .venv contains a stamp of all inputs.
+# PYTHON selects another interpreter. On Debian, missing system packages are installed for root and reported to other
+# users: the venv module, chromium and SoftHSM2 for the tests, the compiler. Without chromium only the browser stories
+# cannot run; SoftHSM2 is unpacked into .venv if it cannot be installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-kind="${1:?say runtime, test or bench}"
+kind="${1:?give runtime, test or bench}"
 venv=.venv
 
 say() { printf '%s\n' "$*" >&2; }
@@ -38,14 +38,14 @@ have_compiler() {
     if [ "$kind" != bench ]; then return; fi
     kind=test
     if command -v cc >/dev/null && echo '#include <openssl/ssl.h>' | cc -E - >/dev/null 2>&1; then return; fi
-    may_install || refuse "there is no C compiler, or no OpenSSL to compile with" "as root: apt-get install gcc libc6-dev libssl-dev"
+    may_install || refuse "a C compiler or the OpenSSL headers are missing" "as root: apt-get install gcc libc6-dev libssl-dev"
     install_debian gcc libc6-dev libssl-dev
 }
 
 have_browser() {
     if [ "$kind" = runtime ] || command -v chromium >/dev/null; then return; fi
     if may_install && install_debian chromium; then return; fi
-    say "there is no chromium: the stories that show the dashboard in a browser will fail (as root: apt-get install chromium)"
+    say "chromium is missing: the browser stories of the dashboard will fail (as root: apt-get install chromium)"
 }
 
 have_softhsm() {
@@ -58,17 +58,17 @@ have_softhsm() {
     fi
     rm -rf "$packages"
     if [ -n "$(softhsm_module)" ]; then return; fi
-    say "there is no SoftHSM2: the tests of root keys in PKCS#11 tokens will fail (as root: apt-get install softhsm2)"
+    say "SoftHSM2 is missing: the tests of root keys in PKCS#11 tokens will fail (as root: apt-get install softhsm2)"
 }
 
 softhsm_module() {
-    # The places that tests/kms/softhsm.py looks in.
+    # The paths that tests/kms/softhsm.py searches.
     ls "$venv/softhsm/usr/lib/softhsm/libsofthsm2.so" /usr/lib/softhsm/libsofthsm2.so \
         /usr/lib64/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so 2>/dev/null | head -1 || true
 }
 
 have_gateway() {
-    # Unpacked and not installed: as a package it would bring users, services and a folder of state.
+    # Unpacked and not installed: the package would create users, services and a state folder.
     if [ "$kind" = runtime ] || [ -x "$venv/radosgw/usr/bin/radosgw" ] || command -v radosgw >/dev/null; then return; fi
     local packages="$venv/radosgw-packages"
     mkdir -p "$packages"
@@ -80,12 +80,12 @@ have_gateway() {
     fi
     rm -rf "$packages"
     if [ -x "$venv/radosgw/usr/bin/radosgw" ]; then return; fi
-    say "there is no radosgw: the story of the object store will fail (as root: apt-get install radosgw)"
+    say "radosgw is missing: the story of the object store will fail (as root: apt-get install radosgw)"
 }
 
 have_compiler
 have_browser
-# Whatever holds the tests' packages holds those of the runtime too.
+# An environment with the test packages also contains the runtime packages.
 if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; have_gateway; exit 0; fi
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
@@ -95,23 +95,23 @@ find_python() {
     for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
         if new_enough "$candidate"; then echo "$candidate"; return; fi
     done
-    refuse "there is no Python 3.11 or newer" "install one (Debian: apt-get install python3 python3-venv) or set PYTHON"
+    refuse "Python 3.11 or newer is missing" "install it (Debian: apt-get install python3 python3-venv) or set PYTHON"
 }
 
 make_venv() {
     local python
     python="$(find_python)"
     if ! "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then
-        # Debian's default interpreter takes python3-venv, another one a package with its version in the name.
+        # Debian's default interpreter requires python3-venv, others a package with the version in its name.
         install_debian python3-venv "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
     fi
     "$python" -m venv --clear "$venv"
 }
 
 install_locked() {
-    # uv first; where it cannot reach an index, pip may, for it reads settings of its own (mirror, certificates).
+    # uv first; if it cannot access an index, pip may, since it has separate settings (mirror, certificates).
     "$venv/bin/uv" pip install --quiet --no-config --python "$venv/bin/python" --require-hashes --no-deps -r "$1" ||
-        { say "uv could not install; trying pip ..."
+        { say "uv could not install; retrying with pip ..."
           "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$1"; }
 }
 

@@ -1,7 +1,7 @@
-"""How the running product is broken and mended again: a line of its source, the database, a policy of the key server.
+"""Breaches of the running product and their repair: in its source, its database or a policy of the key server.
 
-Each breach is one thing that somebody could do by mistake or on purpose, told by what it opens. It names the checks of
-which at least one must find it; that others do as well is reported and not asked for.
+Each breach is one mistake or attack with its effect. It names isolation checks; at least one of them must detect it.
+Further checks may detect it as well.
 """
 
 import json
@@ -22,12 +22,12 @@ from vault.setup import SETUP
 
 STARTUP = Path(__file__).parent / "startup"
 BREACHED = "BREACHED"
-"""The variable by which processes find the file that says what is altered; see startup/sitecustomize.py."""
+"""The environment variable with the path of the file of edits; see startup/sitecustomize.py."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Modules of a process have another text: by module, what is written there and what stands there instead."""
+    """Edits of the source of a process: for each module, pairs of old and new text."""
 
     process: str
     edits: Mapping[str, Sequence[tuple[str, str]]]
@@ -35,7 +35,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Rows:
-    """Statements of a superuser, and those that undo them; `{tenant}` stands for the tenant that is looked at."""
+    """Statements of a superuser, and those that revert them; `{tenant}` is replaced by the id of the tenant."""
 
     do: str
     undo: str
@@ -43,7 +43,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Function:
-    """A function of the database has another body."""
+    """Edits of a function of the database."""
 
     name: str
     edits: Sequence[tuple[str, str]]
@@ -51,7 +51,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy of the key server has another text, and `more` behind it."""
+    """Edits of a policy of the key server, and the text `more` that is appended."""
 
     name: str
     edits: Sequence[tuple[str, str]]
@@ -59,26 +59,26 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Written:
-    """An administrator of the key server writes to a path; `undo` reverts it, and `made` is a key to delete then."""
+class KeyServerWrite:
+    """A write of an administrator of the key server; `undo` reverts it, and the key `created_key` is then deleted."""
 
     path: str
     do: Mapping[str, object]
     undo: Mapping[str, object] | None = None
-    made: str = ""
+    created_key: str = ""
 
 
-How = Source | Rows | Function | Policy | Written
+Change = Source | Rows | Function | Policy | KeyServerWrite
 
 
 @dataclass(frozen=True)
 class Breach:
-    """`how`: everything that is done, in this order; `service`: the tenant needs one, connected before or after it."""
+    """`changes` in their order, and whether the tenant needs a service that is connected before or after them."""
 
     name: str
-    opens: str
-    how: Sequence[How]
-    caught_by: frozenset[str]
+    effect: str
+    changes: Sequence[Change]
+    detected_by: frozenset[str]
     service: Literal["none", "before", "after"] = "none"
 
 
@@ -86,8 +86,8 @@ _ADMINISTRATOR = 'path "transit/*" { capabilities = ["create", "read", "update",
 
 
 @dataclass
-class Ground:
-    """The installation that is broken; each breach is looked for at a tenant of its own, because it locks it."""
+class BrokenInstallation:
+    """The installation under test; each breach is checked at a separate tenant, because it locks the tenant."""
 
     stack: Stack
     file: Path
@@ -98,19 +98,19 @@ class Ground:
     def __post_init__(self) -> None:
         secret = self.stack.settings.state_dir / "openbao" / "setup-secret-id"
         self._setup = VaultSession(self.stack.settings.vault_url, SETUP, secret.read_text(encoding="utf-8").strip())
-        # Whoever may write policies may do anything in the end; this is an administrator from here on.
+        # A role that writes policies can give itself every right, so it becomes an administrator here.
         path = f"sys/policies/acl/openkcm-{SETUP}"
         policy = str((self._setup.read(path) or {})["policy"])
         self._setup.write(path, {"policy": f"{policy}\n{_ADMINISTRATOR}"})
 
-    def settle(self) -> None:
-        """Bring a new tenant, with a service of its own, into the installation."""
+    def enable_tenant(self) -> None:
+        """Enable a new tenant."""
         self._tenants += 1
         self.tenant = f"broken-{self._tenants}"
         self.stack.enable(self.tenant, f"Broken {self._tenants}")
 
-    def examine(self) -> dict[str, str]:
-        """Examine the tenant by the command; return the outcome of each check by its name."""
+    def check_isolation(self) -> dict[str, str]:
+        """Run the isolation checks of the tenant by the command; return the outcome of each check by its name."""
         done = self.stack.run("isolation", "check", self.tenant, "--json")
         document = json.loads(done.stdout)
         assert "checks" in document, done.stdout + done.stderr
@@ -118,38 +118,39 @@ class Ground:
         return {check["name"]: check["outcome"] for check in document["checks"]}
 
     @contextmanager
-    def broken(self, how: Sequence[How]) -> Iterator[None]:
-        """Break it for as long as the block lasts."""
-        with ExitStack() as mends:
-            for one in how:
-                mends.callback(self._break(one))
+    def broken(self, changes: Sequence[Change]) -> Iterator[None]:
+        """Apply the changes and revert them after the block."""
+        with ExitStack() as repairs:
+            for change in changes:
+                repairs.callback(self._apply(change))
             yield
 
-    def _break(self, how: How) -> Callable[[], None]:
-        match how:
+    def _apply(self, change: Change) -> Callable[[], None]:
+        """Apply a change and return the function that reverts it."""
+        match change:
             case Source():
-                self._alter(how)
-                return lambda: self._mend(how.process)
+                self._edit_source(change)
+                return lambda: self._restore_source(change.process)
             case Rows():
-                self._execute(how.do)
-                return lambda: self._execute(how.undo)
+                self._execute(change.do)
+                return lambda: self._execute(change.undo)
             case Function():
                 with self.stack.owner() as administrator:
-                    answer = administrator.execute("select pg_get_functiondef(%s::regproc)", [how.name]).fetchone()
+                    answer = administrator.execute("select pg_get_functiondef(%s::regproc)", [change.name]).fetchone()
                 before = str(answer and answer[0])
-                self._execute(_edited(before, how.edits))
+                self._execute(_edited(before, change.edits))
                 return lambda: self._execute(before)
             case Policy():
-                path = f"sys/policies/acl/{how.name}"
+                path = f"sys/policies/acl/{change.name}"
                 policy = str((self._setup.read(path) or {})["policy"])
-                self._setup.write(path, {"policy": f"{_edited(policy, how.edits)}\n{how.more}"})
+                self._setup.write(path, {"policy": f"{_edited(policy, change.edits)}\n{change.more}"})
                 return lambda: self._write(path, {"policy": policy})
-            case Written():
-                self._write(how.path, how.do)
-                return lambda: self._revert(how)
+            case KeyServerWrite():
+                self._write(change.path, change.do)
+                return lambda: self._revert(change)
 
     def connect(self) -> None:
-        """Connect a service of the tenant's, by the command."""
+        """Connect a service of the tenant by the command."""
         folder = self.file.parent / self.tenant
         self.stack.command(
             *("service", "connect", self.tenant, "--kind", "microservice", "--name", "records", "--out", str(folder))
@@ -158,23 +159,23 @@ class Ground:
     def _write(self, path: str, fields: Mapping[str, object]) -> None:
         self._setup.write(path.replace("{tenant}", self.tenant), dict(fields))
 
-    def _revert(self, how: Written) -> None:
-        if how.undo is not None:
-            self._write(how.path, how.undo)
-        if how.made:
-            self._write(f"transit/keys/{how.made}/config", {"deletion_allowed": True})
-            self._setup.delete(f"transit/keys/{how.made}")
+    def _revert(self, change: KeyServerWrite) -> None:
+        if change.undo is not None:
+            self._write(change.path, change.undo)
+        if change.created_key:
+            self._write(f"transit/keys/{change.created_key}/config", {"deletion_allowed": True})
+            self._setup.delete(f"transit/keys/{change.created_key}")
 
-    def _alter(self, how: Source) -> None:
-        self.file.write_text(json.dumps({module: list(edits) for module, edits in how.edits.items()}))
-        self._start_anew(how.process)
+    def _edit_source(self, change: Source) -> None:
+        self.file.write_text(json.dumps({module: list(edits) for module, edits in change.edits.items()}))
+        self._restart(change.process)
 
-    def _mend(self, process: str) -> None:
+    def _restore_source(self, process: str) -> None:
         self.file.write_text("")
-        self._start_anew(process)
+        self._restart(process)
 
-    def _start_anew(self, process: str) -> None:
-        """Kill a process of the stack and return when the one that its supervisor starts instead is ready."""
+    def _restart(self, process: str) -> None:
+        """Kill a process of the stack and return when its replacement by the supervisor is ready."""
         before = self.stack.pids()[process]
         os.kill(before, signal.SIGKILL)
 
@@ -182,7 +183,7 @@ class Ground:
             (found,) = (one for one in self.stack.command("status")["components"] if one["name"] == process)
             return found["state"] == "ready" and found["pid"] not in (None, before)
 
-        wait_until(ready, lambda: f"{process} did not come back: {self.stack.command('status')}")
+        wait_until(ready, lambda: f"{process} did not restart: {self.stack.command('status')}")
 
     def _execute(self, statements: str) -> None:
         with self.stack.owner() as administrator:
@@ -192,6 +193,6 @@ class Ground:
 
 def _edited(text: str, edits: Sequence[tuple[str, str]]) -> str:
     for old, new in edits:
-        assert text.count(old) == 1, f"it does not have this once: {old}"
+        assert text.count(old) == 1, f"the text must contain this once: {old}"
         text = text.replace(old, new)
     return text

@@ -1,83 +1,93 @@
-"""The deliberate breaches, by the control that each removes.
+"""The deliberate breaches, grouped by the control that they remove.
 
-Controls overlap: a mistake at one alone is often no breach. So some mutants remove two at once, and say so.
+Controls overlap: a mistake in one of them is often no breach. Therefore some breaches remove two, as their names state.
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
-from tests.breaches.breaking import Breach, Function, How, Policy, Rows, Source, Written
+from tests.breaches.breaking import Breach, Change, Function, KeyServerWrite, Policy, Rows, Source
 
 When = Literal["none", "before", "after"]
 
 
 def _crypto(*edits: tuple[str, str, str]) -> Source:
-    """Alter the crypto service; each edit is a module, a text of it and what stands there instead."""
+    """Edit the crypto service; each edit is a module, the old and the new text."""
     by_module: dict[str, list[tuple[str, str]]] = {}
     for module, old, new in edits:
         by_module.setdefault(module, []).append((old, new))
     return Source("crypto", by_module)
 
 
-def _breach(name: str, opens: str, how: How | Sequence[How], *caught_by: str, service: When = "none") -> Breach:
-    return Breach(name, opens, how if isinstance(how, Sequence) else (how,), frozenset(caught_by), service)
+def _breach(
+    name: str, effect: str, changes: Change | Sequence[Change], *detected_by: str, service: When = "none"
+) -> Breach:
+    return Breach(
+        name, effect, changes if isinstance(changes, Sequence) else (changes,), frozenset(detected_by), service
+    )
 
 
-_PLACE = "return Context(caller.tenant_id, caller.l2_key, caller.service, purpose, resource)"
-_OF_OBJECTS = f"if purpose is Purpose.MANAGED_OBJECT:\n        {_PLACE}\n    "
-"""What is stored already goes on opening: the breach is of new texts, and the product runs on."""
-_SEALS = "key = await self._key(caller, ENCRYPTS)\n        return form.to_text("
-_OPENS = "key = await self._key_of_text(caller, DECRYPTS, form.header(sealed).key_version)\n        return form.unseal("
-_REWRAPS = "active = await self._key(caller, ENCRYPTS)\n"
+_CONTEXT = "return EncryptionContext(caller.tenant_id, caller.l2_key, caller.service, purpose, resource)"
+_OF_OBJECTS = f"if purpose is Purpose.MANAGED_OBJECT:\n        {_CONTEXT}\n    "
+"""Stored objects still decrypt, so that the product keeps running: the breach affects new ciphertexts only."""
+_ENCRYPT = "key = await self._key(caller, ENCRYPTS)\n        return form.to_text("
+_DECRYPT = (
+    "key = await self._key_of_text(caller, DECRYPTS, form.header(sealed).key_version)\n        return form.unseal("
+)
+_REENCRYPT = "active = await self._key(caller, ENCRYPTS)\n"
 
 
-def _one_key_for(whom: str, place: str) -> Source:
-    """Have texts of the same `whom` sealed with the same key, in the context that `place` returns."""
-    key = f"key = ServiceKey(key.version, {whom})\n        return"
+def _one_key_for(key_bytes: str, context: str) -> Source:
+    """Encrypt with the key that the expression `key_bytes` returns, in the context that `context` returns."""
+    key = f"key = ServiceKey(key.version, {key_bytes})\n        return"
     return _crypto(
-        ("crypto_service.keys.operations", _PLACE, _OF_OBJECTS + place),
-        ("crypto_service.keys.operations", _SEALS, _SEALS.replace("return", key)),
-        ("crypto_service.keys.operations", _OPENS, _OPENS.replace("return", key)),
-        ("crypto_service.keys.operations", _REWRAPS, f"active = old = ServiceKey(old.version, {whom})\n"),
+        ("crypto_service.keys.operations", _CONTEXT, _OF_OBJECTS + context),
+        ("crypto_service.keys.operations", _ENCRYPT, _ENCRYPT.replace("return", key)),
+        ("crypto_service.keys.operations", _DECRYPT, _DECRYPT.replace("return", key)),
+        ("crypto_service.keys.operations", _REENCRYPT, f"active = old = ServiceKey(old.version, {key_bytes})\n"),
     )
 
 
 CRYPTO = (
     _breach(
-        "the context leaves out the object",
-        "a ciphertext opens in any place of its service",
-        _crypto(("crypto_service.keys.operations", _PLACE, _OF_OBJECTS + _PLACE.replace("resource)", '"anywhere")'))),
+        "the encryption context omits the resource",
+        "a ciphertext decrypts for every resource of its service",
+        _crypto(
+            ("crypto_service.keys.operations", _CONTEXT, _OF_OBJECTS + _CONTEXT.replace("resource)", '"anywhere")'))
+        ),
         "https-decrypt-other-resource",
     ),
     _breach(
-        "the context leaves out the purpose",
-        "a data key's text opens through decrypt, without the record of a released key",
-        _crypto(("crypto_service.keys.operations", _PLACE, _OF_OBJECTS + _PLACE.replace("purpose,", "Purpose.DATA,"))),
+        "the encryption context omits the purpose",
+        "decrypt returns a wrapped data key without the record of a released key",
+        _crypto(
+            ("crypto_service.keys.operations", _CONTEXT, _OF_OBJECTS + _CONTEXT.replace("purpose,", "Purpose.DATA,"))
+        ),
         "https-decrypt-data-key-as-data",
     ),
     _breach(
-        "the context leaves out the service, and all services of a tenant have one key",
-        "one service opens what another encrypted",
-        _one_key_for("(caller.tenant_id.encode() * 32)[:32]", _PLACE.replace("caller.service", '"any"')),
+        "the encryption context omits the service, and all services of a tenant have one key",
+        "a service decrypts the data of another service",
+        _one_key_for("(caller.tenant_id.encode() * 32)[:32]", _CONTEXT.replace("caller.service", '"any"')),
         "https-decrypt-other-service",
         "https-open-data-key-other-service",
     ),
     _breach(
-        "the context leaves out who, and all tenants have one key",
-        "one tenant opens what another encrypted",
-        _one_key_for("bytes(32)", 'return Context("any", "any", "any", purpose, resource)'),
+        "the encryption context omits the caller, and all tenants have one key",
+        "a tenant decrypts the data of another tenant",
+        _one_key_for("bytes(32)", 'return EncryptionContext("any", "any", "any", purpose, resource)'),
         "https-decrypt-other-tenant",
         "https-open-data-key-other-tenant",
     ),
     _breach(
-        "objects are found without their service",
-        "one service learns what another has, and changes it",
+        "managed objects are found without their service",
+        "a service reads and changes the objects of another service",
         _crypto(("database.services.managed_objects", 'where service = %s"', "where service || %s <> ''\"")),
         "kmip-locate-other-service",
     ),
     _breach(
-        "the URI of a certificate is believed, and its issuer is not proven",
-        "whoever has an authority of its own is anybody it likes",
+        "the URI of a certificate is trusted, and its issuer is not verified",
+        "a caller with its own CA impersonates any service",
         _crypto(
             (
                 "crypto_service.authentication",
@@ -89,8 +99,8 @@ CRYPTO = (
         "certificate-with-other-tenant-in-uri",
     ),
     _breach(
-        "a revoked certificate is let in, and so is a service that was disconnected",
-        "who was shut out goes on",
+        "a revoked certificate is accepted, and so is a disconnected service",
+        "a revoked service keeps its access",
         _crypto(
             ("crypto_service.authentication", "if row.revoked_at is not None:", "if False:"),
             ("crypto_service.authentication", "if row.service_state is not ServiceState.CONNECTED:", "if False:"),
@@ -98,15 +108,15 @@ CRYPTO = (
         "revoked-on-new-connection",
     ),
     _breach(
-        "what is remembered of callers outlives their revocation",
-        "who was shut out goes on for as long as the cache lasts",
+        "cached callers outlive their revocation",
+        "a revoked service keeps its access until its cache entry expires",
         _crypto(("crypto_service.authentication", "elif tenant in self._tenants:", "elif False:")),
         "revoked-on-new-connection",
         "revoked-on-open-connection",
     ),
     _breach(
-        "a use that succeeded is not written down over HTTPS",
-        "keys are used and nobody can know",
+        "a successful operation over HTTPS is not recorded",
+        "the use of keys is not audited",
         _crypto(
             (
                 "crypto_service.keys.operations",
@@ -117,8 +127,8 @@ CRYPTO = (
         "operations-on-record",
     ),
     _breach(
-        "a refusal is not written down over HTTPS",
-        "attempts leave no trace",
+        "a rejected request over HTTPS is not recorded",
+        "attacks are not audited",
         _crypto(
             (
                 "crypto_service.keys.operations",
@@ -129,8 +139,8 @@ CRYPTO = (
         "refusals-on-record",
     ),
     _breach(
-        "KMIP forgets to write down who fetches a key",
-        "keys are fetched and nobody can know",
+        "KMIP does not record the export of a key",
+        "the export of keys is not audited",
         _crypto(
             (
                 "crypto_service.kmip.dispatch",
@@ -141,8 +151,8 @@ CRYPTO = (
         "operations-on-record",
     ),
     _breach(
-        "delivery leaves refusals out",
-        "what was tried and refused stands in no stream",
+        "the shipper omits rejected requests",
+        "rejected requests are in no audit stream",
         _crypto(
             (
                 "crypto_service.audit.shipper",
@@ -153,8 +163,8 @@ CRYPTO = (
         "refusals-on-record",
     ),
     _breach(
-        "an authentication tag is not looked at",
-        "altered and stolen texts are answered as if they opened",
+        "an authentication tag is not verified",
+        "altered and foreign ciphertexts are accepted",
         _crypto(
             (
                 "crypto_service.keys.primitives",
@@ -172,7 +182,7 @@ CRYPTO = (
         "kmip-decrypt-other-object",
     ),
     _breach(
-        "a request may say whose it is",
+        "a request may name its tenant",
         "the payload has a field for the tenant",
         _crypto(("crypto_service.https.schemas", 'extra="forbid", strict=True', 'extra="ignore", strict=True')),
         "https-claim-in-payload",
@@ -189,8 +199,8 @@ def _reference_to_key(table: str) -> tuple[str, str]:
 
 DATABASE = (
     _breach(
-        "the signature of contexts is asked of nobody on one table",
-        "whoever can run SQL names any tenant",
+        "one table does not require a signed context",
+        "a client with SQL access selects any tenant",
         Rows(
             "drop policy signed on okcm.key",
             "create policy signed on okcm.key as restrictive for all to public"
@@ -200,8 +210,8 @@ DATABASE = (
         "row-security-swapped-context-write",
     ),
     _breach(
-        "a tenant policy lets every row through",
-        "each tenant sees all",
+        "a policy of row-level security allows every row",
+        "a tenant reads the rows of all tenants",
         Rows(
             "alter policy own_rows on okcm.service_key using (true)",
             "alter policy own_rows on okcm.service_key"
@@ -210,8 +220,8 @@ DATABASE = (
         "row-security-plain-read",
     ),
     _breach(
-        "row security is off on the objects",
-        "each tenant sees the others' objects",
+        "row-level security is disabled on managed objects",
+        "a tenant reads the managed objects of all tenants",
         Rows(
             "alter table okcm.managed_object no force row level security, disable row level security",
             "alter table okcm.managed_object enable row level security, force row level security",
@@ -219,21 +229,21 @@ DATABASE = (
         "row-security-plain-read",
     ),
     _breach(
-        "any context is a good one",
-        "whoever can run SQL is anybody",
+        "the signature of a context is not verified",
+        "a client with SQL access impersonates any tenant",
         Function("okcm.ctx_ok", [("return parts[3] =", "return true or parts[3] =")]),
         "row-security-forged-context-read",
         "row-security-swapped-context-read",
     ),
     _breach(
-        "contexts do not end",
-        "an old context works for ever",
+        "contexts do not expire",
+        "an old context is valid for ever",
         Function("okcm.ctx_ok", [("<= extract(epoch from statement_timestamp())", "<= 0")]),
         "row-security-expired-context-read",
     ),
     _breach(
-        "a route may lead to another tenant's key",
-        "a tenant is sent to a key that is not its own",
+        "a route may name another tenant's key",
+        "a tenant uses the key of another tenant",
         Rows(*_reference_to_key("route")),
         "row-security-refer-to-foreign-key",
     ),
@@ -241,13 +251,13 @@ DATABASE = (
 
 
 def _any_tenant(path: str) -> Policy:
-    """Let a tenant's token do at any tenant's key what it may do at its own."""
+    """Give a tenant's token the same rights on every tenant's key as on its own."""
     own = f'path "{path}/L2-{{{{'
     return Policy("openkcm-tenant", [(own, f'path "{path}/L2-*" {{\n  capabilities = ["update"]\n}}\n{own}')])
 
 
 def _may(who: str, path: str, capability: str) -> Policy:
-    """Let somebody do one thing more; what the policy says first is left as it is."""
+    """Give a role one more capability; the rest of its policy is unchanged."""
     more = f'path "{path}" {{\n  capabilities = ["{capability}"]\n}}\n'
     return Policy(f"openkcm-{who}", [], more)
 
@@ -258,78 +268,80 @@ _ENCRYPTS = '-primary" {\n  capabilities = ["update"]\n}\n\npath "transit/decryp
 KEY_SERVER = (
     _breach(
         "a tenant's token decrypts with any tenant's key",
-        "what one tenant encrypted opens for another that has its text",
+        "a tenant decrypts the ciphertexts of another tenant",
         _any_tenant("transit/decrypt"),
         "decrypt-with-foreign-token",
     ),
     _breach(
         "a tenant's token encrypts with any tenant's key",
-        "one tenant makes texts that another takes for its own",
+        "a tenant forges ciphertexts of another tenant",
         _any_tenant("transit/encrypt"),
         "encrypt-with-foreign-token",
     ),
     _breach(
-        "a tenant's token makes keys under any tenant's key",
-        "one tenant has keys made that belong to another's branch",
+        "a tenant's token creates keys that any tenant's key wraps",
+        "a tenant creates keys in the hierarchy of another tenant",
         _any_tenant("transit/datakey/wrapped"),
         "make-key-with-foreign-token",
     ),
     _breach(
         "the worker may export keys",
-        "tenant keys can be carried away",
+        "tenant keys can be exported",
         _may("worker", "transit/export/*", "read"),
         "bring-in-or-take-out-as-worker",
     ),
     _breach(
         "a tenant's token may import versions of a key",
-        "somebody brings in a key whose material is known elsewhere",
+        "a caller imports a key whose material is known elsewhere",
         _may("tenant", "transit/keys/+/import_version", "update"),
         "bring-in-or-take-out-as-tenant",
     ),
     _breach(
         "the worker may make keys exportable, or deletable",
-        "one call more, and tenant keys can be carried away",
+        "tenant keys can be exported with one more call",
         Policy("openkcm-worker", [(_LAST, f'{_LAST}\n    "exportable" = []\n    "deletion_allowed" = []')]),
         "let-the-key-be-exported-or-deleted",
     ),
     _breach(
-        "a key is made by being used",
-        "a tenant that was shredded comes back with the first call",
+        "an encryption creates a missing key",
+        "the key of an erased tenant is created again by the first call",
         (
             Policy("openkcm-tenant", [(_ENCRYPTS, _ENCRYPTS.replace('["update"]', '["create", "update"]'))]),
-            Written(
+            KeyServerWrite(
                 "transit/config/keys",
                 {"disable_upsert": False},
                 {"disable_upsert": True},
-                made="L2-openkcm-nobody-primary",
+                created_key="L2-openkcm-nobody-primary",
             ),
         ),
         "encrypt-under-a-name-without-a-key",
     ),
     _breach(
         "the worker may use tenant keys",
-        "one process holds both layers of every service key",
+        "one process can remove both wraps of every service key",
         _may("worker", "transit/decrypt/L2-*", "update"),
         "open-without-tenant-key",
     ),
     _breach(
-        "a key is rotated behind the platform's back",
-        "there is a version that nobody has on record",
-        Written("transit/keys/L2-{tenant}-primary/rotate", {}),
+        "a key is rotated without the platform",
+        "a key version is not recorded",
+        KeyServerWrite("transit/keys/L2-{tenant}-primary/rotate", {}),
         "versions-on-record",
     ),
     _breach(
-        "a key is made deletable behind the platform's back",
-        "one call destroys what all of a tenant's data lies under",
-        Written("transit/keys/L2-{tenant}-primary/config", {"deletion_allowed": True}, {"deletion_allowed": False}),
+        "a key is made deletable without the platform",
+        "one call destroys the key of all data of a tenant",
+        KeyServerWrite(
+            "transit/keys/L2-{tenant}-primary/config", {"deletion_allowed": True}, {"deletion_allowed": False}
+        ),
         "key-is-derived-and-stays-inside",
     ),
 )
 
-DESCENT = (
+KEY_HIERARCHY = (
     _breach(
         "service keys are wrapped without the root key",
-        "the customer's kill switch stops nothing",
+        "disabling the customer's root key has no effect",
         Source(
             "worker",
             {
@@ -358,7 +370,7 @@ DESCENT = (
     ),
     _breach(
         "a service key's row names another tenant's key",
-        "two tenants lie under one key",
+        "one key wraps the service keys of two tenants",
         Rows(
             f"alter table okcm.managed_object disable trigger all; {_reference_to_key('service_key')[0]};"
             " update okcm.service_key set l2_key = 'L2-openkcm-canary-primary' where tenant_id = {tenant}",
@@ -371,11 +383,11 @@ DESCENT = (
         service="before",
     ),
     _breach(
-        "a service key may lie under another tenant's key",
-        "a row that leads across the boundary is taken",
+        "a service key may name another tenant's key",
+        "a row that refers to another tenant is accepted",
         Rows(*_reference_to_key("service_key")),
         "rows-under-another-key",
     ),
 )
 
-BREACHES = (*CRYPTO, *DATABASE, *KEY_SERVER, *DESCENT)
+BREACHES = (*CRYPTO, *DATABASE, *KEY_SERVER, *KEY_HIERARCHY)

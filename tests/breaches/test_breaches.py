@@ -1,23 +1,25 @@
-"""The mutation run: the running product is broken on purpose, and its own examination of a tenant must report it.
+"""Mutation test: the running product is broken deliberately, and its own isolation assessment must detect it.
 
-One installation, altered and repaired for each breach; each on a separate tenant, because a breach locks it.
+One installation is altered and repaired for each breach, with a separate tenant, because a breach locks the tenant.
 """
 
+import importlib.util
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.breaches.breaking import BREACHED, STARTUP, Breach, Ground
+from tests.breaches.breaking import BREACHED, STARTUP, Breach, BrokenInstallation, Source
 from tests.breaches.mutants import BREACHES
 from tests.stories.stack import ROOT, Stack
 
 SHORT = BREACHES[::4]
-"""One of each four; all of them with `--long` (make chaos)."""
+"""Every fourth breach; `--long` (make chaos) tests all of them."""
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokenInstallation]:
     folder = tmp_path_factory.mktemp("breaches")
     file = folder / "breached.json"
     file.write_text("")
@@ -26,23 +28,36 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         environment.setenv("PYTHONPATH", str(STARTUP))
         environment.setenv(BREACHED, str(file))
         stack.command("up")
-    yield Ground(stack, file)
+    yield BrokenInstallation(stack, file)
     stack.command("down")
     stack.close()
 
 
-def test_examination_of_the_unaltered_product_finds_no_breach(ground: Ground) -> None:
-    for _ in range(2):  # the first one leaves what the second one's key is tried on
-        ground.settle()
-        outcomes = ground.examine()
+def test_an_assessment_of_the_unaltered_product_finds_no_breach(installation: BrokenInstallation) -> None:
+    for _ in range(2):  # the first assessment leaves objects that the second one attacks
+        installation.enable_tenant()
+        outcomes = installation.check_isolation()
     assert {name: outcome for name, outcome in outcomes.items() if outcome != "held"} == {}
 
 
 @pytest.mark.unit
 def test_readme_states_the_number_of_mutants() -> None:
-    said = re.search(r"breaks the running product in (\d+) ways", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert said is not None
-    assert int(said[1]) == len({breach.name for breach in BREACHES})
+    match = re.search(r"breaks the running product in (\d+) ways", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert match is not None
+    assert int(match[1]) == len({breach.name for breach in BREACHES})
+
+
+@pytest.mark.unit
+def test_source_edits_match_the_product() -> None:
+    """An edit that no longer matches would let the process exit instead of testing the breach."""
+    sources = [change for breach in BREACHES for change in breach.changes if isinstance(change, Source)]
+    for module, edits in ((module, edits) for source in sources for module, edits in source.edits.items()):
+        spec = importlib.util.find_spec(module)
+        assert spec is not None, module
+        text = Path(str(spec.origin)).read_text(encoding="utf-8")
+        for old, new in edits:
+            assert text.count(old) == 1, f"{module}: {old}"
+            text = text.replace(old, new)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -51,13 +66,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("breach", breaches, ids=[breach.name for breach in breaches])
 
 
-def test_examination_finds_the_breach(ground: Ground, breach: Breach) -> None:
-    ground.settle()
+def test_an_assessment_detects_the_breach(installation: BrokenInstallation, breach: Breach) -> None:
+    installation.enable_tenant()
     if breach.service == "before":
-        ground.connect()
-    with ground.broken(breach.how):
+        installation.connect()
+    with installation.broken(breach.changes):
         if breach.service == "after":
-            ground.connect()
-        outcomes = ground.examine()
+            installation.connect()
+        outcomes = installation.check_isolation()
     found = {name.rpartition("/")[2] for name, outcome in outcomes.items() if outcome == "breached"}
-    assert found & breach.caught_by, found
+    assert found & breach.detected_by, found

@@ -1,10 +1,10 @@
-"""Processes that write audit records for many tenants until they are killed, and what was acknowledged to each.
+"""Processes that write audit records for many tenants until they are killed, with a ledger of acknowledged writes.
 
-Run as `python -m tests.chaos.appending LAIR`, a JSON file of `Lair`. It forks a process for each line it reads, `ROLE
-NUMBER`, and answers with its pid, so that modules are imported once.
+Run as `python -m tests.chaos.appending WORKSPACE`, a JSON file of `Workspace`. It forks a process for each input line,
+`ROLE NUMBER`, and prints its pid, so that modules are imported only once.
 
-A ledger records what is about to be written and what was acknowledged. Each line is one write, so a kill leaves it
-whole or absent. A restarted process reads its ledger and first repeats the write that was not acknowledged.
+A ledger records each write before it starts, and its acknowledgement. Each line is one write, so after a kill it is
+complete or absent. A restarted process reads its ledger and first repeats the write that was not acknowledged.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ from openkcm.contract.audit_events import AuditEvent, AuditName
 APPENDER, JOURNAL, DELIVERY = "appender", "journal", "delivery"
 SERVICE = "orders"
 _MOST = 40
-"""Records in one call: between one and so many."""
+"""The maximum of records in one call."""
 _PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
-class Lair:
-    """Where everything is; `credentials` are password and context key by role."""
+class Workspace:
+    """The configuration of all processes; `credentials` maps a role to password and context key."""
 
     url: str
     credentials: dict[str, tuple[str, str]]
@@ -57,26 +57,26 @@ class Lair:
 
 
 @dataclass(frozen=True)
-class Promise:
-    """What was to be written of a tenant, and whether it was acknowledged."""
+class Write:
+    """A write for a tenant, and whether it was acknowledged."""
 
     tenant: str
     ids: tuple[str, ...]
-    kept: bool
+    acknowledged: bool
 
 
 class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def promises(self) -> list[Promise]:
-        found: list[Promise] = []
+    def writes(self) -> list[Write]:
+        found: list[Write] = []
         for line in self.path.read_text(encoding="ascii").splitlines() if self.path.exists() else []:
             said = json.loads(line)
             if said == "acknowledged":
-                found[-1] = Promise(found[-1].tenant, found[-1].ids, kept=True)
+                found[-1] = Write(found[-1].tenant, found[-1].ids, acknowledged=True)
             else:
-                found.append(Promise(said[0], tuple(said[1:]), kept=False))
+                found.append(Write(said[0], tuple(said[1:]), acknowledged=False))
         return found
 
     def intend(self, tenant: str, ids: tuple[str, ...]) -> None:
@@ -91,25 +91,25 @@ class Ledger:
         os.close(file)
 
 
-def append(lair: Lair, number: int) -> None:
-    """Append through the pool, one by one or many at once, and again until it is acknowledged."""
-    ledger, database, random = lair.ledger(APPENDER, number), lair.database("worker"), _random()
-    known = ledger.promises()
-    if known and not known[-1].kept:
+def append(workspace: Workspace, number: int) -> None:
+    """Append through the connection pool, one or many records per call, and repeat until acknowledged."""
+    ledger, database, random = workspace.ledger(APPENDER, number), workspace.database("worker"), _random()
+    known = ledger.writes()
+    if known and not known[-1].acknowledged:
         _append(database, known[-1])
         ledger.acknowledge()
     for ids in _ids(f"a{number}", len(known), random):
-        promise = Promise(random.choice(lair.tenants), ids, kept=False)
-        ledger.intend(promise.tenant, ids)
-        _append(database, promise)
+        write = Write(random.choice(workspace.tenants), ids, acknowledged=False)
+        ledger.intend(write.tenant, ids)
+        _append(database, write)
         ledger.acknowledge()
 
 
-def _append(database: Database, promise: Promise) -> None:
-    events = [_event(one) for one in promise.ids]
+def _append(database: Database, write: Write) -> None:
+    events = [_event(one) for one in write.ids]
     while True:
         try:
-            with database.tenant_tx(promise.tenant) as tx:
+            with database.tenant_tx(write.tenant) as tx:
                 if len(events) == 1:
                     tx.audit.append(events[0])
                 else:
@@ -132,28 +132,28 @@ def _event(event_id: str) -> AuditEvent:
     )
 
 
-def answer(lair: Lair, number: int) -> None:
-    """Write journals as the crypto service does before it answers; who got no answer asks for something new."""
-    ledger, random = lair.ledger(JOURNAL, number), _random()
-    known = len(ledger.promises())
+def answer(workspace: Workspace, number: int) -> None:
+    """Write audit entries as the crypto service does before a response; an unacknowledged write is not repeated."""
+    ledger, random = workspace.ledger(JOURNAL, number), _random()
+    known = len(ledger.writes())
 
     async def serve() -> None:
-        journal = WriteAheadLog(lair.journals)
+        journal = WriteAheadLog(workspace.journals)
         for ids in _ids(f"j{number}", known, random):
-            tenant = random.choice(lair.tenants)
+            tenant = random.choice(workspace.tenants)
             ledger.intend(tenant, ids)
             await journal.write([AuditEntry(tenant, SERVICE, CryptoOperation.GET, one, "chaos") for one in ids])
             ledger.acknowledge()
-            await asyncio.sleep(_PAUSE_SECONDS)  # or the disk would be full of it
+            await asyncio.sleep(_PAUSE_SECONDS)  # limits the size of the files
 
     asyncio.run(serve())
 
 
-def deliver(lair: Lair, _number: int) -> None:
-    """Move journals to the streams until killed, or until SIGTERM and everything is there."""
+def deliver(workspace: Workspace, _number: int) -> None:
+    """Ship the logs to the streams until killed, or until SIGTERM and everything is shipped."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    AuditShipper(lair.journals, lair.database("crypto")).run(stop)
+    AuditShipper(workspace.journals, workspace.database("crypto")).run(stop)
 
 
 _JOBS = {APPENDER: append, JOURNAL: answer, DELIVERY: deliver}
@@ -167,18 +167,18 @@ def _ids(prefix: str, known: int, random: Random) -> Iterator[tuple[str, ...]]:
 
 
 def _random() -> Random:
-    return Random(time.time_ns())  # noqa: S311 - what is written, and for whom
+    return Random(time.time_ns())  # noqa: S311 - test data
 
 
 def main() -> None:
-    lair = Lair(**json.loads(Path(sys.argv[1]).read_text(encoding="ascii")))
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes the dead away
+    workspace = Workspace(**json.loads(Path(sys.argv[1]).read_text(encoding="ascii")))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps children
     for line in sys.stdin:
         role, number = line.split()
         pid = os.fork()
         if pid == 0:
-            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what it logs is no answer of ours
-            _JOBS[role](lair, int(number))
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # its log must not mix with the pids
+            _JOBS[role](workspace, int(number))
             os._exit(0)
         sys.stdout.write(f"{pid}\n")
         sys.stdout.flush()

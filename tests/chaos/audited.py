@@ -1,4 +1,4 @@
-"""What a tenant's audit stream says of one operation, whatever died while it ran."""
+"""Checks of a tenant's audit stream for one operation, after any crash."""
 
 import json
 from collections import Counter
@@ -9,7 +9,7 @@ from openkcm.contract.audit_events import AuditName, StoredRecord, verify_chain
 
 
 def whole_stream(database: Database, tenant_id: str) -> list[dict[str, Any]]:
-    """Return every record, after a look at the chain that they make."""
+    """Return every record, after a verification of their hash chain."""
     records: list[StoredRecord] = []
     with database.tenant_tx(tenant_id) as tx:
         while piece := tx.audit.records(after=len(records)):
@@ -19,7 +19,7 @@ def whole_stream(database: Database, tenant_id: str) -> list[dict[str, Any]]:
 
 
 def assert_recorded_once(records: list[dict[str, Any]], operation: str, *names: AuditName) -> None:
-    """Check that the operation has nothing twice on record, and each of these names with an intention and its end."""
+    """Assert that no event of the operation is recorded twice, and each name has an intention and a success."""
     of_it = [record for record in records if record["event_id"].startswith(f"{operation}/")]
     counted = Counter((record["name"], record["subject"], record["outcome"]) for record in of_it)
     assert set(counted.values()) == {1}, counted

@@ -1,4 +1,4 @@
-"""The holders of root keys, and a tenant that changes between them."""
+"""Root key providers, and a tenant that changes between them."""
 
 import uuid
 from collections import Counter
@@ -37,11 +37,11 @@ class Customers:
         key.allow(user.arn)
         bao = CustomerOpenBao.start(folder / "bao")
         bao.make_key("second")
-        bao.make_key("doomed")
+        bao.make_key("disabled")
         return cls(bao, aws, user, key)
 
     def holds(self, name: str) -> tuple[Place, Credentials | None]:
-        """Return where a root key lies and new credentials for it: `platform`, `aws`, or a key of the OpenBao."""
+        """Return the reference of a root key and new credentials: `platform`, `aws`, or a key of the OpenBao."""
         match name:
             case "platform":
                 return PlatformKeyRef(), None
@@ -57,13 +57,13 @@ class Customers:
 
 @dataclass
 class Tenant:
-    """The tenant whose root key is changed, as somebody asks for it who does not give up."""
+    """The tenant whose root key is changed, by a caller that retries until it succeeds."""
 
     field: Field
     customers: Customers
     tenant_id: str
-    under: tuple[str, str | None] = ("platform", None)
-    """Who holds the root key in force, and its id."""
+    root_key: tuple[str, str | None] = ("platform", None)
+    """The holder of the root key in force, and its id."""
 
     def request(self, holder: str) -> str:
         place, credentials = self.customers.holds(holder)
@@ -74,24 +74,24 @@ class Tenant:
             tx.root_keys.request(RootKeyRequestRow(request_id, place, sealed))
         return request_id
 
-    def change(self, holder: str, before_healing: Callable[[], None] = lambda: None) -> str:
-        """Change to another root key and return its id; raises UpdateRejected when it was abandoned."""
+    def change(self, holder: str, before_restart: Callable[[], None] = lambda: None) -> str:
+        """Change to another root key and return its id; raise UpdateRejected when the change was abandoned."""
         request_id = self.request(holder)
-        self.field.ask(lambda gateway: gateway.change_root_key(self.tenant_id, request_id), before_healing)
-        self.under = (holder, None if holder == "platform" else request_id)
+        self.field.ask(lambda gateway: gateway.change_root_key(self.tenant_id, request_id), before_restart)
+        self.root_key = (holder, None if holder == "platform" else request_id)
         return request_id
 
-    def bring_under(self, holder: str) -> None:
-        """See to it that a root key is in force, whatever a test before this one left."""
-        if self.under[0] != holder:
-            self.field.aim()
+    def ensure_root_key(self, holder: str) -> None:
+        """Ensure that this root key is in force, regardless of earlier tests."""
+        if self.root_key[0] != holder:
+            self.field.set_plans()
             self.change(holder)
 
-    def assert_under(self) -> RootKeyChangeRow:
-        """Check what is on record, and return the last change."""
+    def assert_root_key(self) -> RootKeyChangeRow:
+        """Check the recorded state, and return the last change."""
         self.field.wait_whole()
         with self.field.database(Role.WORKER) as database:
-            holder, root_key_id = self.under
+            holder, root_key_id = self.root_key
             assert_in_force(database, self.tenant_id, self.customers.holds(holder)[0].provider, root_key_id)
             with database.tenant_tx(self.tenant_id) as tx:
                 [last] = tx.root_keys.changes(1)

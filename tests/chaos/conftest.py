@@ -10,7 +10,7 @@ _PORTS = 6
 
 @pytest.fixture(scope="session")
 def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
-    # Not the shared servers of the session: what is shot here must not be anybody else's.
+    # Dedicated servers, not the shared ones of the session, because they are killed.
     started = Field(tmp_path_factory.mktemp("field"), free_ports(_PORTS, neighbours=1))
     started.start()
     yield started

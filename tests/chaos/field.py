@@ -1,4 +1,4 @@
-"""Real servers in a dedicated folder, a worker that kills, and a receiver of announcements."""
+"""Real servers in a dedicated folder, a worker that kills processes, and a receiver of notifications."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ from workflows.client.workflow_client import OperationTimeout, WorkflowClient
 
 REGION = "eu-west-1"
 _HERE = Path(__file__).parent
-_PATIENCE_SECONDS = 180
+_TIMEOUT_SECONDS = 180
 _TRIES = 20
 _STOP_SECONDS = 60
 
@@ -86,7 +86,7 @@ class Field:
         prepare_database(self.servers["postgres"].admin_conninfo, passwords=passwords, context_keys=keys)
 
     def run_worker(self, *plans: dict[str, Any]) -> None:
-        """Start the worker, with plans to shoot by one after the other, or a harmless one."""
+        """Start the worker with kill plans, executed in order, or with a plan that kills nothing."""
         self._write(plans)
         fields = self.settings.model_dump(exclude_none=True, exclude_unset=True)
         env = os.environ | {f"OPENKCM_{k.upper()}": str(v) for k, v in fields.items()}
@@ -94,8 +94,8 @@ class Field:
         with (self.folder / "worker.log").open("ab") as log:
             self._worker = subprocess.Popen(command, env=env, stdout=log, stderr=log)
 
-    def aim(self, *plans: dict[str, Any]) -> None:
-        """Give the worker that runs other plans, or start one."""
+    def set_plans(self, *plans: dict[str, Any]) -> None:
+        """Replace the plans of the running worker, or start one."""
         if self._worker is None or self._worker.poll() is not None:
             self.run_worker(*plans)
         else:
@@ -115,11 +115,11 @@ class Field:
             try:
                 worker.wait(_STOP_SECONDS)
             finally:
-                worker.kill()  # nothing to one that has ended; another field's tests are not to pay for it
+                worker.kill()  # no effect after its end; otherwise it would disturb later tests
                 worker.wait()
 
-    def heal(self) -> None:
-        """Start again whatever died."""
+    def restart_dead(self) -> None:
+        """Restart every process that died."""
         if self._worker is not None and self._worker.poll() is not None:
             self.run_worker(*(json.loads(self._plan.read_text(encoding="utf-8")) if self._plan else ()))
         for server in self.servers.values():
@@ -129,17 +129,17 @@ class Field:
     def ask(
         self,
         what: Callable[[WorkflowClient], Coroutine[Any, Any, None]],
-        before_healing: Callable[[], None] = lambda: None,
+        before_restart: Callable[[], None] = lambda: None,
     ) -> None:
-        """Ask as somebody would who does not give up, starting again whatever died meanwhile."""
+        """Call until it succeeds, and restart every process that dies meanwhile."""
 
         async def asked() -> None:
             gateway = await WorkflowClient.connect(self.settings.temporal_address, self.settings.promise_seconds)
             asking = asyncio.create_task(what(gateway))
             while not asking.done():
-                before_healing()
+                before_restart()
                 # Here, not in a thread of the loop: a server dies with the thread that started it.
-                self.heal()
+                self.restart_dead()
                 await asyncio.wait({asking}, timeout=0.05)
             asking.result()
 
@@ -152,28 +152,28 @@ class Field:
                 continue
             else:
                 return
-        raise AssertionError("it was never done")
+        raise AssertionError("the call did not succeed")
 
     def wait_whole(self) -> None:
-        """Start again whatever died, or dies while this waits, until all servers serve."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        """Restart every process that died, or dies meanwhile, until all servers are ready."""
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
         while True:
-            self.heal()
+            self.restart_dead()
             try:
                 for server in self.servers.values():
-                    server.wait_ready(_PATIENCE_SECONDS)
+                    server.wait_ready(_TIMEOUT_SECONDS)
             except ComponentFailed:
-                assert time.monotonic() < deadline, "a server does not come back"
+                assert time.monotonic() < deadline, "a server does not restart"
             else:
                 return
 
     def pid_of(self, target: str) -> int:
-        """Return whom to shoot, alive and ready; 0 is the worker itself, whoever that then is."""
+        """Return the pid of a running process to kill; 0 means the worker itself, whichever pid it then has."""
         self.wait_whole()
         if target == "worker":
             return 0
         pid = self.servers[target].pid
-        # No other number may stand in for a pid that is not known: -1 would be every process there is.
+        # An unknown pid must not be replaced by another number: -1 would kill every process.
         assert pid is not None
         return pid
 
@@ -186,21 +186,21 @@ class Field:
 
     @contextmanager
     def tx(self, tenant_id: str, role: Role = Role.WORKER) -> Iterator[TenantTransaction]:
-        """Return one transaction with all servers up."""
+        """Yield one transaction, with all servers running."""
         self.wait_whole()
         with self.database(role) as database, database.tenant_tx(tenant_id) as tx:
             yield tx
 
     def activate(self, *tenant_ids: str) -> None:
-        """Run the worker and provision the canary and these tenants."""
-        self.aim()
+        """Run the worker and provision the canary tenant and these tenants."""
+        self.set_plans()
         self.wait_active(ids.CANARY_TENANT_ID)
         for tenant_id in tenant_ids:
             self.enable(tenant_id)
             self.wait_active(tenant_id)
 
     def enable(self, tenant_id: str) -> None:
-        """Accept an event as the marketplace does and send it to Temporal."""
+        """Accept an event as the marketplace does, and start its workflow."""
         event = MarketplaceEvent(
             event_id=f"event-{tenant_id}",
             kind=EventKind.SERVICE_ENABLED,
@@ -221,21 +221,21 @@ class Field:
             tx.services.request(ServiceRequestRow(request_id, service, kind, csr))
 
     def wait_active(self, tenant_id: str) -> None:
-        """Start again what dies until the tenant is active."""
+        """Restart dead processes until the tenant is active."""
         self._wait(tenant_id, lambda row, _steps: row.state is State.ACTIVE)
 
     def wait_announced(self, tenant_id: str) -> None:
-        """Start again what dies until the tenant is active and its steps are all done."""
+        """Restart dead processes until the tenant is active and all its steps are done."""
         self._wait(
             tenant_id,
             lambda row, steps: row.state is State.ACTIVE and all(step.state is StepState.DONE for step in steps),
         )
 
     def _wait(self, tenant_id: str, done: Callable[[TenantRow, Sequence[StepRow]], bool]) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
         with self.database(Role.WORKER) as database:
             while time.monotonic() < deadline:
-                self.heal()
+                self.restart_dead()
                 try:
                     with database.tenant_tx(tenant_id) as tx:
                         row, steps = tx.tenants.get(), tx.steps.latest()
@@ -244,11 +244,11 @@ class Field:
                 if row is not None and done(row, steps):
                     return
                 time.sleep(0.05)
-        raise AssertionError(f"{tenant_id} did not become ready within {_PATIENCE_SECONDS} s")
+        raise AssertionError(f"{tenant_id} did not become ready within {_TIMEOUT_SECONDS} s")
 
     def assert_nothing_twice(self, tenant_id: str) -> None:
-        """One L2, one CA, one route, no orphan, one announcement by message id, a chain without a gap."""
-        # A server killed after its last call for this tenant may still be down; this test needs it.
+        """Assert one L2, one CA, one route, no orphan, one notification by message id, and a complete chain."""
+        # A server that was killed after its last call for this tenant may still be down.
         self.wait_whole()
         vault = VaultSession(self.settings.vault_url, Role.WORKER, read_secret(self.settings.secrets, "vault-worker"))
         expected = {ids.l2_key(tenant_id), ids.ca_key(tenant_id), ids.payload_key(tenant_id)}

@@ -1,9 +1,9 @@
-"""A worker that kills: the real wiring, with a process shot at one chosen moment of one chosen step.
+"""A worker that kills a process at one moment of one step, with the real wiring otherwise.
 
 Run as `python killing_worker.py PLAN`, a JSON list of `{"tenant", "activity", "moment", "pid", "spent"}` that may be
-replaced while it runs; the first that is not spent counts. `moment` is `start` (before the step), `effect-N` (after its
-Nth effect outside the process: an answer from a key server, or a commit) or `end` (before Temporal has the result).
-`pid` 0 is this process. The file `spent` is created just before the shot, so that the next worker does not repeat it.
+replaced while it runs; the first plan that is not spent is active. `moment` is `start` (before the step), `effect-N`
+(after its Nth external effect: a response of a key server, or a commit) or `end` (before Temporal has the result).
+`pid` 0 is this process. The file `spent` is created just before the kill, so that the next worker does not repeat it.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from worker import wiring
 from worker.__main__ import metrics_runtime
 
 _THREADS_OF_A_STEP = ("wrap", "prepare", "rewrap")
-"""Begins the names of the threads that a step starts itself; they know nothing of the step."""
+"""Prefixes of the names of threads that a step starts; such threads do not know their step."""
 
 
 class Plan:
@@ -39,10 +39,10 @@ class Plan:
         self._lock = threading.Lock()
         self._plan: dict[str, Any] | None = None
         self._running = 0
-        self._look()
+        self._load()
 
-    def _look(self) -> None:
-        """Take up another plan if there is one by now: whoever aims next need not start this process again."""
+    def _load(self) -> None:
+        """Load another plan if one is active now, so that a new plan does not require a restart."""
         with self._lock:
             plans = json.loads(self._path.read_text(encoding="utf-8"))
             plan = next((one for one in plans if not Path(one["spent"]).exists()), plans[-1])
@@ -57,16 +57,16 @@ class Plan:
             self.spent = Path(plan["spent"])
 
     def reached(self, moment: str) -> None:
-        """Shoot if this is the moment; the shot is fired once."""
+        """Kill the process if this is the moment of the plan; a plan kills only once."""
         if moment != self.moment or self.spent.exists():
             return
-        target = self.pid or os.getpid()  # before it is spent: whoever sees that may aim at somebody else
+        target = self.pid or os.getpid()  # before it is spent: afterwards the test may replace the plan
         self.spent.touch()
         os.kill(target, signal.SIGKILL)
 
     def effect(self) -> None:
-        """Count an effect of the step under attack."""
-        if not self._under_attack():
+        """Count an external effect of the planned step."""
+        if not self._is_in_planned_step():
             return
         with self._lock:
             self._effects += 1
@@ -75,9 +75,9 @@ class Plan:
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        """Reach the moments before and after a step, if it is the one under attack."""
-        self._look()
-        if not self._is_the_step():
+        """Report the moments before and after a step, if it is the planned one."""
+        self._load()
+        if not self._is_planned_step():
             yield
             return
         self.reached("start")
@@ -88,25 +88,25 @@ class Plan:
             self._running -= 1
         self.reached("end")
 
-    def _under_attack(self) -> bool:
+    def _is_in_planned_step(self) -> bool:
         if activity.in_activity():
-            return self._is_the_step()
+            return self._is_planned_step()
         return self._running > 0 and threading.current_thread().name.startswith(_THREADS_OF_A_STEP)
 
-    def _is_the_step(self) -> bool:
+    def _is_planned_step(self) -> bool:
         info = activity.info()
         return info.activity_type == self.activity and tenant_of_workflow(info.workflow_id or "") == self.tenant
 
 
-class Moments(Interceptor):
+class MomentsInterceptor(Interceptor):
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002 - the SDK's name
-        return _Moments(next, self._plan)
+        return _MomentsInbound(next, self._plan)
 
 
-class _Moments(ActivityInboundInterceptor):
+class _MomentsInbound(ActivityInboundInterceptor):
     def __init__(self, following: ActivityInboundInterceptor, plan: Plan) -> None:
         super().__init__(following)
         self._plan = plan
@@ -116,8 +116,8 @@ class _Moments(ActivityInboundInterceptor):
             return await self.next.execute_activity(input)
 
 
-def arm(parts: wiring.WorkerDependencies, plan: Plan) -> wiring.WorkerDependencies:
-    """Make every answer from a key server and every commit a moment, and put the shooter around the steps."""
+def instrument(parts: wiring.WorkerDependencies, plan: Plan) -> wiring.WorkerDependencies:
+    """Report every response of a key server, every commit and every step as a moment."""
     tenant_tx, customers_send = parts.database.tenant_tx, Transport.send
 
     def send(*args: Any, **kwargs: Any) -> Any:
@@ -140,10 +140,10 @@ def arm(parts: wiring.WorkerDependencies, plan: Plan) -> wiring.WorkerDependenci
         plan.effect()
 
     for session in (parts.vault, parts.offboarding):
-        session.request = counted(session.request)  # type: ignore[method-assign] # this is the test's whole point
-    parts.database.tenant_tx = transaction  # type: ignore[method-assign] # likewise
-    Transport.send = send  # type: ignore[method-assign] # likewise; what opens root keys is out of reach from here
-    return dataclasses.replace(parts, interceptors=(Moments(plan), *parts.interceptors))
+        session.request = counted(session.request)  # type: ignore[method-assign] # the purpose of this worker
+    parts.database.tenant_tx = transaction  # type: ignore[method-assign] # the same
+    Transport.send = send  # type: ignore[method-assign] # the same; root key clients are created elsewhere
+    return dataclasses.replace(parts, interceptors=(MomentsInterceptor(plan), *parts.interceptors))
 
 
 def main() -> None:
@@ -151,7 +151,7 @@ def main() -> None:
     settings = load_settings()
     configure_logs(settings.log_format, "killing-worker")
     runtime = metrics_runtime(f"{LOOPBACK}:{settings.worker_metrics_port}")
-    asyncio.run(worker_main.run(settings, arm(wiring.build(settings), plan), runtime))
+    asyncio.run(worker_main.run(settings, instrument(wiring.build(settings), plan), runtime))
 
 
 if __name__ == "__main__":

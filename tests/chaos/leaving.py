@@ -1,4 +1,4 @@
-"""A tenant that leaves, and what must be so once it is gone."""
+"""A tenant that is offboarded, and the assertions afterwards."""
 
 import asyncio
 import time
@@ -34,47 +34,47 @@ from worker.payload_codec import ENCODING
 from workflows.client.connection import connect_client
 from workflows.client.workflow_client import UpdateRejected
 
-_PATIENCE_SECONDS = 600
-"""A worker that is shot in every step is started a dozen times, each of which a busy machine may take a minute for."""
+_TIMEOUT_SECONDS = 600
+"""A worker that is killed in every step restarts a dozen times, and each start may take a minute on a busy machine."""
 _NAMES = (ids.l2_key, ids.ca_key, ids.payload_key)
 
 
 @dataclass
-class Leaving:
-    """The tenant, as somebody asks for it who does not give up."""
+class OffboardedTenant:
+    """The tenant, with a caller that retries until it succeeds."""
 
     field: Field
     tenant_id: str
     service: str = "ledger"
-    came_back: int = 0
+    restored: int = 0
 
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(name(self.tenant_id) for name in _NAMES)
 
     def __post_init__(self) -> None:
-        """Provision it and connect a service, so that it has a workflow, a key and a certificate to lose."""
+        """Provision the tenant and connect a service, so that it has a workflow, a key and a certificate."""
         self.field.activate(self.tenant_id)
         self.field.request_service(self.tenant_id, self.service, "request-1", ServiceKind.MICROSERVICE)
         self.field.ask(lambda gateway: gateway.connect_service(self.tenant_id, REGION, self.service, "request-1"))
 
     def offboard(self, request: OffboardRequest) -> None:
-        """Leave. Who asks again, because the answer was lost, may find that it is over already."""
+        """Offboard. A repeated request, after a lost response, may find that the offboarding is complete."""
         try:
             self.field.ask(lambda gateway: gateway.offboard(self.tenant_id, request))
         except (TenantUnknown, UpdateRejected):
             assert self.state() in {State.LEAVING, State.OFFBOARDED}
 
     def restore(self) -> None:
-        """Come back. Who asks again, because the answer was lost, may find that it is done already."""
+        """Restore. A repeated request, after a lost response, may find that the tenant is restored."""
         try:
             self.field.ask(lambda gateway: gateway.restore(self.tenant_id))
         except UpdateRejected:
             self.assert_is(State.ACTIVE)
-        self.came_back += 1
+        self.restored += 1
 
     def state(self) -> State | None:
-        """Return the state on record, None while the database is down."""
+        """Return the recorded state; None while the database is down."""
         with self.field.database(Role.WORKER) as database:
             try:
                 with database.tenant_tx(self.tenant_id) as tx:
@@ -88,13 +88,13 @@ class Leaving:
         self.field.wait_whole()
         assert self.state() is state
 
-    def wait_gone(self) -> None:
-        """Heal what dies until the tenant is offboarded and no workflow of it runs."""
+    def wait_offboarded(self) -> None:
+        """Restart dead processes until the tenant is offboarded and none of its workflows runs."""
         self._wait(lambda: self.state() is State.OFFBOARDED)
         self._wait(lambda: not asyncio.run(self._running()))
 
     def _wait(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
         while True:
             self.field.wait_whole()
             if true():
@@ -107,38 +107,38 @@ class Leaving:
         query = f"TenantId = '{self.tenant_id}' and ExecutionStatus = 'Running'"
         return [run.id async for run in client.list_workflows(query)]
 
-    # ── what is there still ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── what still exists ───────────────────────────────────────────────────────────────────────────────────
 
     def fingerprints(self) -> dict[str, Any]:
-        """Return the key server's own record of each of the tenant's keys that it has."""
+        """Return the key server's record of each existing key of the tenant."""
         with adapters(self.field) as parts:
             records = {name: parts.vault.read(f"transit/keys/{name}") for name in self.keys}
         return {name: record["keys"] for name, record in records.items() if record is not None}
 
-    def assert_left_and_came_back_once(self) -> None:
-        """Check that each time it was asked to leave and to come back is on record once, whatever was repeated."""
+    def assert_offboardings_recorded_once(self) -> None:
+        """Assert that each offboarding and each restore is recorded exactly once, despite repetitions."""
         with adapters(self.field) as parts:
             names = Counter(record["name"] for record in whole_stream(parts.database, self.tenant_id))
-        assert (names[AuditName.LEAVING_BEGUN], names[AuditName.RESTORED]) == (self.came_back, self.came_back)
+        assert (names[AuditName.LEAVING_BEGUN], names[AuditName.RESTORED]) == (self.restored, self.restored)
         assert not names[AuditName.DESTRUCTION_BEGUN]
 
-    def assert_gone(self) -> None:
-        """Check that nothing is left of it but what is kept, and that the certificate says so."""
+    def assert_erased(self) -> None:
+        """Assert that only the data to be kept remains, and that the certificate states it."""
         self.field.wait_whole()
         assert self.fingerprints() == {}
         left = self._tables() - KEPT.keys()
         assert left <= {"outbox"}, left
-        asyncio.run(self._assert_payloads_closed())
+        asyncio.run(self._assert_payloads_undecodable())
         with adapters(self.field) as parts:
             with parts.database.tenant_tx(self.tenant_id) as tx:
-                row, kept, announced = tx.tenants.get(), tx.leaving.certificate(), tx.outbox.all()
+                row, certificate, announced = tx.tenants.get(), tx.leaving.certificate(), tx.outbox.all()
             assert row is not None
             assert (row.state, row.organization) == (State.OFFBOARDED, "(erased)")
-            self._assert_certified(kept, TransitAuditSigner(parts.vault).public_keys())
+            self._assert_certified(certificate, TransitAuditSigner(parts.vault).public_keys())
             records = whole_stream(parts.database, self.tenant_id)
         assert {message.kind for message, _ in announced} <= {"farewell"}
-        assert kept is not None
-        at = ErasureStatement.model_validate_json(kept.statement).audit_seq
+        assert certificate is not None
+        at = ErasureStatement.model_validate_json(certificate.statement).audit_seq
         after = [record["name"] for record in records[at:]]
         assert after == [AuditName.SHRED_CERTIFIED, AuditName.OFFBOARDED, AuditName.ANNOUNCED], after
         assert_recorded_once(records, "offboard-1")
@@ -147,11 +147,13 @@ class Leaving:
             (subject, outcome) for subject in ("service keys", *self.keys) for outcome in ("intended", "success")
         ]
 
-    def _assert_certified(self, kept: ErasureCertificateRow | None, public_keys: dict[str, str]) -> None:
-        assert kept is not None
-        assert verified(public_keys[kept.key], kept.signature, shred_message(self.tenant_id, kept.statement))
-        statement = ErasureStatement.model_validate_json(kept.statement)
-        assert statement_text(statement) == kept.statement
+    def _assert_certified(self, certificate: ErasureCertificateRow | None, public_keys: dict[str, str]) -> None:
+        assert certificate is not None
+        assert verified(
+            public_keys[certificate.key], certificate.signature, shred_message(self.tenant_id, certificate.statement)
+        )
+        statement = ErasureStatement.model_validate_json(certificate.statement)
+        assert statement_text(statement) == certificate.statement
         assert sorted(one.kind for one in statement.destroyed) == [
             *("L2 tenant key", "certificate authority key", "payload key", "service certificate", "service key")
         ]
@@ -160,7 +162,7 @@ class Leaving:
         }
 
     def _tables(self) -> set[str]:
-        """Return the tables that have a row of the tenant, as the database's owner sees them."""
+        """Return the tables that have a row of the tenant, as seen by the database's owner."""
         postgres = self.field.servers["postgres"]
         assert isinstance(postgres, PostgresServer)
         with psycopg.connect(postgres.admin_conninfo) as owner:
@@ -177,8 +179,8 @@ class Leaving:
                 if owner.execute(found.format(sql.Identifier(name)), [self.tenant_id]).fetchall()
             }
 
-    async def _assert_payloads_closed(self) -> None:
-        """No payload of its workflows decodes, but those of its leaving, which lie under the platform's key."""
+    async def _assert_payloads_undecodable(self) -> None:
+        """Assert that only workflow payloads of the offboarding decode, which the platform's key encrypts."""
         client = await connect_client(self.field.settings.temporal_address)
         query = f"TenantId = '{self.tenant_id}'"
         histories = [(h.workflow_id, h) async for h in client.list_workflows(query).map_histories()]
@@ -186,7 +188,7 @@ class Leaving:
             parts.keyring.open_platform_key()
             codec = parts.converter.payload_codec
             assert codec is not None
-            closed = 0
+            undecodable = 0
             for payload in payloads_of(histories):
                 if payload.metadata.get("encoding") != ENCODING:
                     continue
@@ -195,5 +197,5 @@ class Leaving:
                     continue
                 with pytest.raises(KeyUnavailable):
                     await codec.decode([payload])
-                closed += 1
-        assert closed > 5
+                undecodable += 1
+        assert undecodable > 5

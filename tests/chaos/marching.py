@@ -1,4 +1,4 @@
-"""Which process is killed when: the shots of one test, each aimed as soon as the one before it was fired."""
+"""The kills of one test: which process in which step, each prepared as soon as the previous one is done."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,12 +8,12 @@ import pytest
 from tests.chaos.field import Field
 
 TARGETS = ("worker", "openbao", "postgres", "temporal")
-Shot = tuple[str, str, str]
-"""What is killed, in which step, at which moment of it (killing_worker.py)."""
+Kill = tuple[str, str, str]
+"""The process to kill, the step, and the moment of it (killing_worker.py)."""
 
 
-def every(effects: Mapping[str, int]) -> list[Shot]:
-    """Return every moment of every step, aimed at each process in turn."""
+def every(effects: Mapping[str, int]) -> list[Kill]:
+    """Return every moment of every step, for each process."""
     return [
         (target, step, moment)
         for target in TARGETS
@@ -22,13 +22,13 @@ def every(effects: Mapping[str, int]) -> list[Shot]:
     ]
 
 
-def last(target: str, effects: Mapping[str, int]) -> list[Shot]:
-    """Return a shot at the last effect of every step."""
+def last(target: str, effects: Mapping[str, int]) -> list[Kill]:
+    """Return a kill at the last effect of every step."""
     return [(target, step, f"effect-{most}" if most else "start") for step, most in effects.items()]
 
 
 def parametrize(metafunc: pytest.Metafunc, argument: str, short: Sequence[object], long: Sequence[object]) -> None:
-    """Take the long form with `--long`, where a test has the argument."""
+    """Use the long form with `--long`, where a test has the argument."""
     if argument in metafunc.fixturenames:
         cases = long if metafunc.config.getoption("--long") else short
         metafunc.parametrize(argument, cases, ids=map(_id, cases))
@@ -36,21 +36,20 @@ def parametrize(metafunc: pytest.Metafunc, argument: str, short: Sequence[object
 
 def _id(case: object) -> str:
     match case:
-        case (bool(), shots):
-            return _id(shots)
-        case [shot]:
-            return "-".join(shot)
+        case (bool(), kills):
+            return _id(kills)
+        case [kill]:
+            return "-".join(kill)
         case list():
             return f"{len(case)}-in-a-row"
         case _:
             return "-".join(case)
 
 
-class March:
-    """The steps must come in the order in which the operation takes them, and no server may be in it twice: it has
-    another pid once it was started again."""
+class KillSequence:
+    """Kills in the order of the operation's steps. Each server may occur only once: a restart changes its pid."""
 
-    def __init__(self, field: Field, tenant_id: str, name: str, shots: Sequence[Shot]) -> None:
+    def __init__(self, field: Field, tenant_id: str, name: str, kills: Sequence[Kill]) -> None:
         self._plans = [
             {
                 "tenant": tenant_id,
@@ -59,13 +58,13 @@ class March:
                 "pid": field.pid_of(target),
                 "spent": str(field.folder / f"spent-{name}-{number}"),
             }
-            for number, (target, step, moment) in enumerate(shots)
+            for number, (target, step, moment) in enumerate(kills)
         ]
-        field.aim(*self._plans)
+        field.set_plans(*self._plans)
 
     def left(self) -> list[str]:
-        """Return the steps in which the shot was not fired yet."""
+        """Return the steps whose kill has not happened yet."""
         return [str(plan["activity"]) for plan in self._plans if not Path(str(plan["spent"])).exists()]
 
-    def assert_over(self) -> None:
-        assert not self.left(), f"shots were never fired, so nothing was shown: {self.left()}"
+    def assert_done(self) -> None:
+        assert not self.left(), f"kills did not happen, so the test proves nothing: {self.left()}"

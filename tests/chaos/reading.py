@@ -1,4 +1,4 @@
-"""A reader that opens every service key of a tenant all the time, whatever is changed or killed."""
+"""A reader that continuously unwraps every service key of a tenant during changes and kills."""
 
 import threading
 import time
@@ -13,27 +13,27 @@ from tests.chaos.field import REGION, Field
 from tests.kms.opening import Estate, Opener, decrypt, encrypt
 
 _PAUSE_SECONDS = 0.03
-"""Between two rounds of the reader, so that those that are read about have a processor, too."""
+"""Between two rounds of the reader, so that the observed processes get CPU time."""
 _OUTAGES: dict[str, tuple[type[OpenKcmError], ...]] = {
-    # The platform's own root key lies there, too.
+    # The platform's own root key is stored there, too.
     "openbao": (VaultUnavailable, RootKeyUnreachable),
     "postgres": (DatabaseUnavailable,),
 }
-"""What a reader may be told when which server was shot; nothing at all while others are down."""
+"""The errors that a reader may get after the kill of a server; none for other servers."""
 
 
 @dataclass
 class Reader:
-    """`with Reader(...)`: opens every service key in a loop, in a thread, and keeps what went wrong.
+    """`with Reader(...)`: unwraps every service key in a loop, in a thread, and records errors.
 
-    It encrypts in each round, before, during and after the change. A version must stay the same key; one that exists at
-    the beginning must stay, unless it is `replaced`.
+    It encrypts in each round, before, during and after the change. A version must remain the same key. A version that
+    exists at the beginning must remain, unless it is `replaced`.
     """
 
     settings_of: Field
     tenant_id: str
     estate: Estate
-    shot: Collection[str]
+    killed: Collection[str]
     replaced: bool = False
     rounds: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -50,33 +50,33 @@ class Reader:
         self._thread.join(30)
 
     def _read(self) -> None:
-        told_of = tuple(error for target in self.shot for error in _OUTAGES.get(target, ()))
+        expected = tuple(error for target in self.killed for error in _OUTAGES.get(target, ()))
         seen = dict(self.estate)
         with Opener(self.settings_of.settings) as opener:
             while not self._enough.is_set():
                 try:
                     found = opener.open_all(self.tenant_id, REGION)
-                except OpenKcmError as told:
-                    if not isinstance(told, told_of):
-                        self.wrong.append(f"{told.code}: {told.message}")
+                except OpenKcmError as error:
+                    if not isinstance(error, expected):
+                        self.wrong.append(f"{error.code}: {error.message}")
                     time.sleep(_PAUSE_SECONDS)
-                except Exception as unexpected:  # noqa: BLE001 - whatever it is, the test must hear of it
+                except Exception as unexpected:  # noqa: BLE001 - the test must report any error
                     self.wrong.append(repr(unexpected))
                     return
                 else:
                     self.rounds += 1
                     if any(seen.setdefault(place, key) != key for place, key in found.items()):
-                        self.wrong.append("another key came out")
+                        self.wrong.append("a version has another key")
                     if not self.replaced and not self.estate.keys() <= found.keys():
-                        self.wrong.append("a version of before is gone")
+                        self.wrong.append("an earlier version is missing")
                     place = max(found)
                     self.ciphertexts.append((place, encrypt(found[place], b"meanwhile")))
                     time.sleep(_PAUSE_SECONDS)
 
-    def assert_never_refused(self, estate: Estate) -> None:
-        """Check that nothing went wrong, and that what was encrypted meanwhile opens with the keys as they are now."""
+    def assert_no_errors(self, estate: Estate) -> None:
+        """Assert that no error occurred, and that everything encrypted meanwhile decrypts with the present keys."""
         assert not self.wrong, self.wrong
-        assert self.rounds > 1, "nobody read"
+        assert self.rounds > 1, "the reader did not run"
         for place, ciphertext in self.ciphertexts:
             if self.replaced and place not in estate:
                 continue

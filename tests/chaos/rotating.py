@@ -1,4 +1,4 @@
-"""A tenant whose keys are rotated on the battlefield, a thief with an old copy, and what must be so afterwards."""
+"""A tenant whose keys are rotated during kills, an attacker with an old copy, and the assertions afterwards."""
 
 import uuid
 from collections import Counter
@@ -24,13 +24,13 @@ from vault.auth.tenant_tokens import TenantTokens
 from vault.transit.tenant_keys import TransitTenantKeys
 from worker import wiring
 
-Loot = list[tuple[EncryptionContext, str]]
-"""What lay under the root key: whoever has it needs nothing but the tenant key to open service keys."""
+Copies = list[tuple[EncryptionContext, str]]
+"""Wraps without the layer of the root key: a holder needs only the tenant key to unwrap service keys."""
 
 
 @contextmanager
 def adapters(field: Field) -> Iterator[wiring.WorkerDependencies]:
-    """The worker's own adapters, beside the worker that is shot."""
+    """Yield the worker's adapters in this process, beside the worker that is killed."""
     parts = wiring.build(field.settings)
     yield parts
     parts.database.close()
@@ -41,8 +41,8 @@ def tenant_keys(parts: wiring.WorkerDependencies) -> TransitTenantKeys:
     return TransitTenantKeys(parts.vault, TenantTokens(parts.vault, identity))
 
 
-def copy_wraps(field: Field, tenant_id: str) -> Loot:
-    """Return what somebody has who copied every row of a tenant and can use the platform's root key."""
+def copy_wraps(field: Field, tenant_id: str) -> Copies:
+    """Return what an attacker has who copied every row of a tenant and can use the platform's root key."""
     with adapters(field) as parts:
         root_key = PlatformRootKey(parts.root_keys, REGION)
         with parts.database.tenant_tx(tenant_id) as tx:
@@ -50,23 +50,23 @@ def copy_wraps(field: Field, tenant_id: str) -> Loot:
             live = [(key.service, key.version) for key in versions if key.state is not KeyState.DESTROYED]
             rows = [found[0] for at in live if (found := tx.services.key_and_root(*at)) is not None]
         contexts = [context_of(tenant_id, row.service, row.version) for row in rows]
-        loot = [(c, root_key.unwrap(c, row.wrapped).decode("ascii")) for c, row in zip(contexts, rows, strict=True)]
-        # Or nothing would be shown by what it opens later.
-        assert all(len(tenant_keys(parts).decrypt(context, inner)) == 32 for context, inner in loot)
-        assert loot
-    return loot
+        copies = [(c, root_key.unwrap(c, row.wrapped).decode("ascii")) for c, row in zip(contexts, rows, strict=True)]
+        # Otherwise a failure to decrypt them later would prove nothing.
+        assert all(len(tenant_keys(parts).decrypt(context, inner)) == 32 for context, inner in copies)
+        assert copies
+    return copies
 
 
-def assert_worthless(field: Field, loot: Loot) -> None:
+def assert_undecryptable(field: Field, copies: Copies) -> None:
     with adapters(field) as parts:
-        for context, inner in loot:
+        for context, inner in copies:
             with pytest.raises(KeyUnavailable):
                 tenant_keys(parts).decrypt(context, inner)
 
 
 @dataclass
-class Rotating:
-    """The tenant, as somebody asks for it who does not give up."""
+class RotatedTenant:
+    """The tenant, with a caller that retries until it succeeds."""
 
     field: Field
     tenant_id: str
@@ -74,7 +74,7 @@ class Rotating:
     rotations: int = 0
 
     def rotate(self, *, compromised: bool = False) -> None:
-        """Rotate everything."""
+        """Rotate all keys."""
         request = RotateRequest(
             request_id=uuid.uuid4().hex, services=RotationScope.ALL, tenant_key=True, compromised=compromised
         )
@@ -82,8 +82,8 @@ class Rotating:
         self.field.ask(lambda gateway: gateway.rotate_keys(self.tenant_id, request))
 
     def retire_old(self) -> None:
-        """Destroy every version that encrypts nothing, or each rotation would have more to do than the one before."""
-        self.field.aim()
+        """Destroy every deactivated version, so that rotations do not become longer each time."""
+        self.field.set_plans()
         for (service, version), state in self._states().items():
             if state is KeyState.DEACTIVATED:
                 self._retire(service, version)
@@ -98,7 +98,7 @@ class Rotating:
         return {(key.service, key.version): key.state for key in versions}
 
     def assert_rotated(self, *, compromised: bool = False) -> None:
-        """One version of each service encrypts, everything lies under the newest L2, and no older one opens."""
+        """Assert that one version per service is active and only the newest L2 is in use and decrypts."""
         states = self._states()
         active = Counter(service for (service, _), state in states.items() if state is KeyState.ACTIVE)
         assert active == dict.fromkeys(self.services, 1)
@@ -117,9 +117,9 @@ class Rotating:
             assert (there["latest_version"], there["min_decryption_version"]) == (newest, newest)
             assert not compromised or there["min_available_version"] == newest
             with parts.database.raw_tx(self.tenant_id) as connection:
-                under = connection.execute(
+                l2_versions = connection.execute(
                     "select distinct l2_version from okcm.service_key where state <> 'destroyed'"
                 ).fetchall()
-            assert under == [(newest,)]
+            assert l2_versions == [(newest,)]
             records = whole_stream(parts.database, self.tenant_id)
         assert_recorded_once(records, f"rotate-{self.rotations}", AuditName.KEYS_ROTATED, AuditName.TENANT_KEY_RETIRED)

@@ -1,7 +1,7 @@
 """Kill -9 at random moments of every process that writes audit records for eight tenants, and of PostgreSQL.
 
-Appenders, processes that answer once their journal has the entry, and the delivery of journals are killed and started
-again. Afterwards every stream is whole: no gap, nothing acknowledged lost, nothing doubled, nothing added.
+Appenders, processes that respond after their log has the entry, and the shipper are killed and restarted. Afterwards
+every stream is complete: no gap, no acknowledged record lost, none duplicated, none added.
 """
 
 import json
@@ -26,32 +26,32 @@ from database.connection.database import Database
 from devstack.servers.postgres import PostgresServer
 from openkcm.verification.audit_export import verify_export
 from openkcm.verification.public_keys import PublicKeys
-from tests.chaos.appending import APPENDER, DELIVERY, JOURNAL, SERVICE, Lair
+from tests.chaos.appending import APPENDER, DELIVERY, JOURNAL, SERVICE, Workspace
 from tests.chaos.audited import whole_stream
 from tests.database.builders import a_connected_service, a_provisioned_tenant
 from tests.database.fixtures import Field, Server, prepare
 from tests.ports import free_port
 
 TENANTS = tuple(f"stream-{number}-corp" for number in range(1, 9))
-CREW = ((APPENDER, 1), (APPENDER, 2), (APPENDER, 3), (JOURNAL, 1), (JOURNAL, 2), (DELIVERY, 1))
-SHOTS = {False: (14, 1), True: (400, 20)}
-"""At processes, and at PostgreSQL: in the short form and in the long one."""
-_PATIENCE_SECONDS = 60
-_LOOK_SECONDS = 0.005
+ROLES = ((APPENDER, 1), (APPENDER, 2), (APPENDER, 3), (JOURNAL, 1), (JOURNAL, 2), (DELIVERY, 1))
+KILLS = {False: (14, 1), True: (400, 20)}
+"""The number of kills of processes and of PostgreSQL: in the short and in the long form."""
+_TIMEOUT_SECONDS = 60
+_POLL_SECONDS = 0.005
 
 
-class Crew:
-    """The processes, by what they do; each is started again by whoever shoots it."""
+class Processes:
+    """The processes by role; each is restarted after a kill."""
 
-    def __init__(self, lair: Lair, file: Path) -> None:
-        self._lair = lair
+    def __init__(self, workspace: Workspace, file: Path) -> None:
+        self._workspace = workspace
         self._launcher = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.appending", str(file)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.pids = {one: self._start(*one) for one in CREW}
+        self.pids = {one: self._start(*one) for one in ROLES}
 
     def _start(self, role: str, number: int) -> int:
         assert self._launcher.stdin is not None
@@ -60,10 +60,10 @@ class Crew:
         self._launcher.stdin.flush()
         return int(self._launcher.stdout.readline())
 
-    def shoot(self, one: tuple[str, int]) -> None:
-        """Kill a process, as soon as it has come a little further, and start it again."""
+    def kill_and_restart(self, one: tuple[str, int]) -> None:
+        """Kill a process as soon as it has made progress, and restart it."""
         role, number = one
-        ledger = self._lair.ledger(role, number).path
+        ledger = self._workspace.ledger(role, number).path
         if role != DELIVERY:
             was = _size(ledger)
             until(lambda: _size(ledger) > was)
@@ -71,16 +71,16 @@ class Crew:
         self.pids[one] = self._start(role, number)
 
     def finish(self) -> None:
-        """Let each appender get what it was promised, and have everything delivered; then nobody is left."""
-        for one in CREW:
+        """Let each appender complete its write, ship everything, and end all processes."""
+        for one in ROLES:
             if one[0] == APPENDER:
-                ledger = self._lair.ledger(*one)
+                ledger = self._workspace.ledger(*one)
                 was = _size(ledger.path)
                 until(lambda path=ledger.path, was=was: _size(path) > was)
             if one[0] != DELIVERY:
                 self._end(one, signal.SIGKILL)
         self._end((DELIVERY, 1), signal.SIGTERM)
-        until(lambda: waiting_bytes(self._lair.journals) == 0, self._deliver_again)
+        until(lambda: waiting_bytes(self._workspace.journals) == 0, self._deliver_again)
 
     def _deliver_again(self) -> None:
         if not _lives(self.pids[DELIVERY, 1]):
@@ -96,15 +96,15 @@ class Crew:
         for pid in self.pids.values():
             if _lives(pid):
                 os.kill(pid, signal.SIGKILL)
-        self._launcher.communicate()  # it ends when nothing more is to be read
+        self._launcher.communicate()  # it ends at the end of its input
 
 
 def until(done: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     while not done():
-        assert time.monotonic() < deadline, "it was never done"
+        assert time.monotonic() < deadline, "the condition was not reached"
         meanwhile()
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _size(path: Path) -> int:
@@ -120,8 +120,8 @@ def _lives(pid: int) -> bool:
 
 
 @pytest.fixture
-def postgres_alone(tmp_path: Path) -> Iterator[PostgresServer]:
-    """A PostgreSQL that is nobody else's, because it is shot."""
+def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    """Start a PostgreSQL only for this test, because it is killed."""
     server = PostgresServer(tmp_path, free_port())
     server.prepare()
     server.start()
@@ -131,16 +131,16 @@ def postgres_alone(tmp_path: Path) -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def base(postgres_alone: PostgresServer) -> Iterator[Field]:
-    """Its database, with eight active tenants and a service of each."""
+def base(own_postgres: PostgresServer) -> Iterator[Field]:
+    """Yield its database with eight active tenants and a service for each."""
     roles = ("migrator", "worker", "marketplace", "operator", "crypto", "dashboard")
     known = Server(
-        make_conninfo(postgres_alone.admin_conninfo, dbname="postgres"),
+        make_conninfo(own_postgres.admin_conninfo, dbname="postgres"),
         {role: os.urandom(16).hex() for role in roles},
         {role: os.urandom(32) for role in roles if role != "migrator"},
     )
     prepare(known, "okcm_chaos")
-    url = f"postgresql://127.0.0.1:{postgres_alone.port}/okcm_chaos"
+    url = f"postgresql://127.0.0.1:{own_postgres.port}/okcm_chaos"
     base = Field(known, "okcm_chaos", url)
     worker = base.open("worker", max_size=2)
     for tenant in TENANTS:
@@ -152,57 +152,57 @@ def base(postgres_alone: PostgresServer) -> Iterator[Field]:
 
 
 @pytest.mark.chaos
-def test_eight_streams_stay_whole_whoever_dies_while_they_grow(
-    base: Field, postgres_alone: PostgresServer, tmp_path: Path, request: pytest.FixtureRequest
+def test_audit_streams_stay_complete_when_processes_are_killed(
+    base: Field, own_postgres: PostgresServer, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    at_processes, at_postgres = SHOTS[request.config.getoption("--long")]
-    folder = tmp_path / "lair"
+    at_processes, at_postgres = KILLS[request.config.getoption("--long")]
+    folder = tmp_path / "workspace"
     folder.mkdir()
     credentials = {role: (base.server.passwords[role], base.key(role).hex()) for role in ("worker", "crypto")}
-    lair = Lair(base.url, credentials, TENANTS, str(folder))
-    journal_folder(lair.journals)
-    file = folder / "lair.json"
-    file.write_text(json.dumps(vars(lair)), encoding="ascii")
-    random = Random(len(TENANTS))  # noqa: S311 - who is shot
-    shots = [*(random.choice(CREW) for _ in range(at_processes)), *[None] * at_postgres]
-    random.shuffle(shots)
-    crew = Crew(lair, file)
+    workspace = Workspace(base.url, credentials, TENANTS, str(folder))
+    journal_folder(workspace.journals)
+    file = folder / "workspace.json"
+    file.write_text(json.dumps(vars(workspace)), encoding="ascii")
+    random = Random(len(TENANTS))  # noqa: S311 - order of kills
+    kills = [*(random.choice(ROLES) for _ in range(at_processes)), *[None] * at_postgres]
+    random.shuffle(kills)
+    processes = Processes(workspace, file)
     try:
-        for one in shots:
+        for one in kills:
             if one is None:
-                shoot(postgres_alone)
+                kill_and_restart(own_postgres)
             else:
-                crew.shoot(one)
-        crew.finish()
+                processes.kill_and_restart(one)
+        processes.finish()
     finally:
-        crew.close()
+        processes.close()
     worker = base.open("worker", max_size=2)
     for tenant in TENANTS:
-        assert_whole(worker, tenant, lair)
+        assert_whole(worker, tenant, workspace)
 
 
-def shoot(postgres: PostgresServer) -> None:
+def kill_and_restart(postgres: PostgresServer) -> None:
     assert postgres.pid is not None
     os.kill(postgres.pid, signal.SIGKILL)
     until(lambda: not postgres.alive)
     postgres.start()
-    postgres.wait_ready(_PATIENCE_SECONDS)
+    postgres.wait_ready(_TIMEOUT_SECONDS)
 
 
-def assert_whole(worker: Database, tenant: str, lair: Lair) -> None:
+def assert_whole(worker: Database, tenant: str, workspace: Workspace) -> None:
     records = whole_stream(worker, tenant)
     assert [record["seq"] for record in records] == list(range(1, len(records) + 1))
     event_ids = Counter(record["event_id"] for record in records)
-    assert set(event_ids.values()) == {1}, "an event is on record twice"
+    assert set(event_ids.values()) == {1}, "an event is recorded twice"
     subjects = Counter(record["subject"] for record in records if record["correlation_id"] == "chaos")
-    assert not subjects or set(subjects.values()) == {1}, "what happened once is on record twice"
-    promises = [one for who in CREW for one in lair.ledger(*who).promises() if one.tenant == tenant]
+    assert not subjects or set(subjects.values()) == {1}, "a write is recorded twice"
+    writes = [one for who in ROLES for one in workspace.ledger(*who).writes() if one.tenant == tenant]
     found = set(subjects)
-    for one in promises:
+    for one in writes:
         there = found & set(one.ids)
-        assert len(there) == len(one.ids) or not one.kept, "something acknowledged is lost"
-        assert len(there) in {0, len(one.ids)}, "half of a write is on record"
-    assert found <= {name for one in promises for name in one.ids}, "something is on record that nobody wrote"
+        assert len(there) == len(one.ids) or not one.acknowledged, "an acknowledged write is lost"
+        assert len(there) in {0, len(one.ids)}, "half of a write is recorded"
+    assert found <= {name for one in writes for name in one.ids}, "a record was never written"
     with worker.tenant_tx(tenant) as tx:
         begun = begin_export(tx, AuditFilter(), datetime.now(UTC), PublicKeys({}).fingerprint)
     lines = "".join(begun.lines(worker, lambda _number: None)).encode().splitlines(keepends=True)

@@ -1,9 +1,9 @@
-"""Kill -9 inside every step of ChangeRootKey, in all four directions, aimed at each process in turn.
+"""Kill -9 inside every step of ChangeRootKey, in all four directions, for each process.
 
-The change is done, or abandoned where the new key was taken away meanwhile: one root key in force, every service key
-under it, nothing half done, no credentials left. A reader that opens every service key all the time is refused only
-during the outage of the server that was killed. The short form takes each step and each server once; the long form
-every moment of every step for all four, in all four directions.
+The change completes, or is abandoned where the new key was disabled meanwhile: one root key in force, which wraps every
+service key, nothing half done, no credentials left. A reader that continuously unwraps every service key is rejected
+only during the outage of the killed server. The short form kills in each step and each server once; the long form kills
+at every moment of every step, for all four processes, in all four directions.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from config.secrets import Role
 from core.keys.root_keys import RootKeyMode
 from tests.chaos.changing import Customers, Tenant
 from tests.chaos.field import REGION, Field
-from tests.chaos.marching import TARGETS, March, every, parametrize
+from tests.chaos.marching import TARGETS, KillSequence, every, parametrize
 from tests.chaos.reading import Reader
 from tests.chaos.rotating import adapters
 from tests.kms.estate import make_service_keys
@@ -26,8 +26,8 @@ MANY = "many-services-corp"
 SERVICES = ("billing", "ledger", "orders")
 KEY = "openkcm-root"
 
-# The round that one tenant goes: from the platform to a customer, to another key of the same server, to another
-# provider, and back.
+# The sequence of root keys of one tenant: from the platform to a customer, to another key of the same server, to
+# another provider, and back.
 DIRECTIONS = {
     "to-customer": ("platform", KEY),
     "within-provider": (KEY, "second"),
@@ -35,10 +35,10 @@ DIRECTIONS = {
     "to-platform": ("aws", "platform"),
 }
 
-# How many effects (answers from key servers, commits) each step has at least, in every direction.
+# The minimum of effects (responses of key servers, commits) of each step, in every direction.
 EFFECTS = {"admit-root-key": 2, "preflight-root-key": 2, "wrap-service-keys": 10, "switch-root-key": 2}
 
-# In the order of the round, so that one change leads to the next and none has to be made in between.
+# In the order of the sequence, so that each change starts where the previous one ended.
 SHORT = [
     ("worker", "to-customer", "wrap-service-keys", "effect-10"),
     ("worker", "within-provider", "switch-root-key", "effect-2"),
@@ -50,9 +50,9 @@ SHORT = [
 
 EVERY = [(target, way, step, moment) for target, step, moment in every(EFFECTS) for way in DIRECTIONS]
 
-# The new key is taken away while whoever was shot is down; or it never worked, so that the change is abandoned at once.
-TAKEN_SHORT = [("worker", "wrap-service-keys", "effect-10"), ("worker", "abandon-root-key", "effect-1")]
-TAKEN_EVERY = [
+# The new key is disabled while the killed process is down, or from the start, so that the change is abandoned.
+DISABLED_SHORT = [("worker", "wrap-service-keys", "effect-10"), ("worker", "abandon-root-key", "effect-1")]
+DISABLED_EVERY = [
     *(("worker", "wrap-service-keys", f"effect-{n}") for n in range(1, 11)),
     *(("worker", "switch-root-key", moment) for moment in ("start", "effect-1", "effect-2")),
     *((target, "abandon-root-key", moment) for target in TARGETS for moment in ("start", "effect-1", "end")),
@@ -60,8 +60,8 @@ TAKEN_EVERY = [
 
 
 def pytest_generate_tests(metafunc):
-    parametrize(metafunc, "shot", SHORT, EVERY)
-    parametrize(metafunc, "taken", TAKEN_SHORT, TAKEN_EVERY)
+    parametrize(metafunc, "kill", SHORT, EVERY)
+    parametrize(metafunc, "disabled", DISABLED_SHORT, DISABLED_EVERY)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ def customers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Customers]:
 
 @pytest.fixture(scope="module")
 def tenants(field: Field, customers: Customers) -> Iterator[dict[str, Tenant]]:
-    """Two active tenants on the platform's root key, one with a few services and one with many."""
-    field.stop_worker()  # it may be that of another module, and has other settings
+    """Yield two active tenants on the platform's root key, one with a few services and one with many."""
+    field.stop_worker()  # it may be another module's, with other settings
     before = field.settings
     field.settings = before.model_copy(update={"aws_kms_endpoint": customers.aws.url})
     services = {TENANT: SERVICES, MANY: tuple(f"service-{n:02}" for n in range(60))}
@@ -88,58 +88,60 @@ def tenants(field: Field, customers: Customers) -> Iterator[dict[str, Tenant]]:
 
 
 @pytest.mark.chaos
-def test_root_key_changes_and_services_decrypt_whatever_is_killed(tenants, shot, request):
-    tenant, (target, direction, step, moment) = tenants[TENANT], shot
+def test_root_key_change_survives_kills_and_services_decrypt(tenants, kill, request):
+    tenant, (target, direction, step, moment) = tenants[TENANT], kill
     former, new = DIRECTIONS[direction]
-    tenant.bring_under(former)
+    tenant.ensure_root_key(former)
     with Opener(tenant.field.settings) as opener:
         tenant.field.wait_whole()
         estate = opener.open_all(TENANT, REGION)
         before = {place: encrypt(key, b"before") for place, key in estate.items()}
-        name = f"change-{request.node.callspec.indices['shot']}"
-        march = March(tenant.field, TENANT, name, [(target, step, moment)])
+        name = f"change-{request.node.callspec.indices['kill']}"
+        sequence = KillSequence(tenant.field, TENANT, name, [(target, step, moment)])
         with Reader(tenant.field, TENANT, estate, [target]) as reader:
             tenant.change(new)
-            march.assert_over()
-            last = tenant.assert_under()
+            sequence.assert_done()
+            last = tenant.assert_root_key()
         assert last.state == "done"
         after = opener.open_all(TENANT, REGION)
         assert after == estate
         assert all(decrypt(after[place], ciphertext) == b"before" for place, ciphertext in before.items())
-        reader.assert_never_refused(after)
+        reader.assert_no_errors(after)
 
 
 @pytest.mark.chaos
-def test_new_key_that_is_taken_away_during_an_outage_leaves_the_former_one(tenants, taken, request):
-    tenant, (target, step, _moment) = tenants[TENANT], taken
+def test_key_disabled_during_an_outage_leaves_the_former_root_key(tenants, disabled, request):
+    tenant, (target, step, _moment) = tenants[TENANT], disabled
     bao = tenant.customers.bao
-    under = tenant.under
+    root_key = tenant.root_key
     with Opener(tenant.field.settings) as opener:
         tenant.field.wait_whole()
         estate = opener.open_all(TENANT, REGION)
-        march = March(tenant.field, TENANT, f"taken-{request.node.callspec.indices['taken']}", [taken])
-        gone = False
+        sequence = KillSequence(
+            tenant.field, TENANT, f"disabled-{request.node.callspec.indices['disabled']}", [disabled]
+        )
+        key_disabled = False
 
-        def take_away() -> None:
-            nonlocal gone
-            if not gone and (step == "abandon-root-key" or not march.left()):
-                gone = True
-                bao.soft_delete("doomed")
+        def disable_key() -> None:
+            nonlocal key_disabled
+            if not key_disabled and (step == "abandon-root-key" or not sequence.left()):
+                key_disabled = True
+                bao.soft_delete("disabled")
 
         try:
             with Reader(tenant.field, TENANT, estate, [target]) as reader:
                 with pytest.raises(UpdateRejected) as refused:
-                    tenant.change("doomed", take_away)
-                march.assert_over()
-                assert (refused.value.code, tenant.under) == ("root_key_disabled", under)
-                last = tenant.assert_under()
+                    tenant.change("disabled", disable_key)
+                sequence.assert_done()
+                assert (refused.value.code, tenant.root_key) == ("root_key_disabled", root_key)
+                last = tenant.assert_root_key()
             assert (last.state, last.problem) == ("failed", "root_key_disabled")
             after = opener.open_all(TENANT, REGION)
             assert after == estate
-            reader.assert_never_refused(after)
+            reader.assert_no_errors(after)
         finally:
-            if gone:
-                bao.restore("doomed")
+            if key_disabled:
+                bao.restore("disabled")
 
 
 @pytest.mark.chaos
@@ -149,24 +151,24 @@ def test_change_of_many_service_keys_continues_where_its_worker_was_killed(tenan
     field.wait_whole()
     with Opener(field.settings) as opener:
         estate = opener.open_all(MANY, REGION)
-        # In the second batch of wraps, each of which has four effects.
-        march = March(field, MANY, "many", [("worker", "wrap-service-keys", "effect-200")])
+        # In the second batch of wraps; each wrap has four effects.
+        sequence = KillSequence(field, MANY, "many", [("worker", "wrap-service-keys", "effect-200")])
         wrapped: list[int] = []
 
-        def look() -> None:
-            if not wrapped and not march.left():
-                # Before anything is started again.
+        def record_progress() -> None:
+            if not wrapped and not sequence.left():
+                # Before any process is restarted.
                 with field.database(Role.WORKER) as database, database.tenant_tx(MANY) as tx:
                     wrapped.append(tx.root_keys.changes(1)[0].wrapped)
 
         before = bao.count("encrypt", "second")
-        tenant.change("second", look)
+        tenant.change("second", record_progress)
         made = bao.count("encrypt", "second") - before
-        last = tenant.assert_under()
+        last = tenant.assert_root_key()
         assert (last.total, last.wrapped) == (len(estate), len(estate))
         assert 0 < wrapped[0] < len(estate)
-        # Each that was on record was not made again; a few more are those of the preflight.
+        # A recorded wrap was not repeated; a few additional ones are from the preflight.
         assert len(estate) < made <= len(estate) + (len(estate) - wrapped[0]) + 5
         assert opener.open_all(MANY, REGION) == estate
-    assert tenant.under == ("second", last.root_key_id)
+    assert tenant.root_key == ("second", last.root_key_id)
     assert last.to_mode is RootKeyMode.OPENBAO

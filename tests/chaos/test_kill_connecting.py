@@ -1,8 +1,8 @@
 """Kill -9 inside every step of a service's connection.
 
-Whatever is killed, the caller gets the answer: one service, one key, one certificate for each request, an audit chain
-without a gap and nothing in it twice. The short form kills the worker once in every step and Temporal once; the long
-form takes every moment of every step for all servers too.
+The caller always gets a result: one service, one key, one certificate for each request, and a complete audit chain
+without duplicates. The short form kills the worker once in every step and Temporal once; the long form kills at every
+moment of every step, for all servers too.
 """
 
 from collections import Counter
@@ -14,11 +14,11 @@ from core.services import ServiceState
 from openkcm.contract.services import ServiceKind
 from tests.chaos.audited import whole_stream
 from tests.chaos.field import REGION
-from tests.chaos.marching import March, every, last, parametrize
+from tests.chaos.marching import KillSequence, every, last, parametrize
 
 TENANT = "connecting-corp"
 
-# How many effects (answers from Vault, commits) each step has at least, so that every shot has a target.
+# The minimum of effects (responses of Vault, commits) of each step, so that every kill has a target.
 EFFECTS = {
     "record-service": 1,
     "create-service-key": 3,
@@ -31,12 +31,12 @@ SHORT = [*last("worker", EFFECTS), ("temporal", "create-service-key", "end")]
 
 
 def pytest_generate_tests(metafunc):
-    parametrize(metafunc, "shot", SHORT, every(EFFECTS))
+    parametrize(metafunc, "kill", SHORT, every(EFFECTS))
 
 
 @pytest.fixture(scope="module")
 def ready_field(field):
-    """The field with an active tenant."""
+    """Return the field with an active tenant."""
     field.activate(TENANT)
     return field
 
@@ -64,15 +64,15 @@ def assert_audited_once(field, service):
 
 
 @pytest.mark.chaos
-def test_service_is_connected_renewed_and_disconnected_once_whatever_is_killed(ready_field, shot, request):
-    field, service = ready_field, f"service-{request.node.callspec.indices['shot']}"
+def test_service_is_connected_renewed_and_disconnected_once_despite_kills(ready_field, kill, request):
+    field, service = ready_field, f"service-{request.node.callspec.indices['kill']}"
     field.request_service(TENANT, service, f"request-{service}", ServiceKind.MONGODB)
-    march = March(field, TENANT, service, [shot])
+    sequence = KillSequence(field, TENANT, service, [kill])
     field.ask(lambda gateway: gateway.connect_service(TENANT, REGION, service, f"request-{service}"))
     assert_state(field, service, ServiceState.CONNECTED, 1)
     field.ask(lambda gateway: gateway.renew_service(TENANT, REGION, service))
     assert_state(field, service, ServiceState.CONNECTED, 2)
     field.ask(lambda gateway: gateway.disconnect_service(TENANT, REGION, service))
     assert_state(field, service, ServiceState.DISCONNECTED, 2)
-    march.assert_over()
+    sequence.assert_done()
     assert_audited_once(field, service)

@@ -1,10 +1,10 @@
-"""Kill -9 inside every step of OffboardTenant, and of the grace before it, aimed at each process in turn.
+"""Kill -9 inside every step of OffboardTenant, and of the grace period before it, for each process.
 
-A tenant that leaves is gone: none of its keys is at the key server, no row is left but those that are kept, the signed
-certificate is stored, none of its workflows runs and none of their payloads decodes. In the grace it is
-either leaving or restored, with every key as it was. Another tenant notices only the outage of the server that was
-killed. The short form kills the worker in every fourth step of one leaving, and the servers in another; the long form
-takes one tenant for every moment of every step for all four.
+An offboarded tenant has no key at the key server, no row except those that are kept, a stored signed certificate, no
+running workflow, and no payload that decodes. In the grace period it is either offboarding or restored, with unchanged
+keys. Another tenant notices only the outage of the killed server. The short form kills the worker in every fourth step
+of one offboarding, and the servers in another; the long form uses one tenant for every moment of every step and each of
+the four processes.
 """
 
 import pytest
@@ -12,13 +12,13 @@ import pytest
 from core.messages.tenants import OffboardRequest
 from core.tenants.lifecycle import State
 from tests.chaos.field import REGION, Field
-from tests.chaos.leaving import Leaving
-from tests.chaos.marching import March, every, last, parametrize
+from tests.chaos.leaving import OffboardedTenant
+from tests.chaos.marching import KillSequence, every, last, parametrize
 from tests.chaos.reading import Reader
-from tests.chaos.rotating import assert_worthless, copy_wraps
+from tests.chaos.rotating import assert_undecryptable, copy_wraps
 from tests.kms.opening import Opener
 
-# How many effects (answers from the key server, commits) each step has at least, so that every shot has a target.
+# The minimum of effects (responses of the key server, commits) of each step, so that every kill has a target.
 EFFECTS = {
     "begin-leaving": 1,
     "begin-destruction": 1,
@@ -36,7 +36,7 @@ EFFECTS = {
 GRACE = {"begin-leaving": 1, "restore-tenant": 1}
 
 SHORT = [
-    # Each death is noticed by its step's time limit: all of them are for the long form.
+    # Each kill is detected by the time limit of its step, which is slow: the long form has all of them.
     last("worker", EFFECTS)[2::4],
     [
         ("openbao", "destroy-tenant-key", "effect-3"),
@@ -51,65 +51,65 @@ SHORT_GRACE = [
 
 
 def pytest_generate_tests(metafunc):
-    parametrize(metafunc, "shots", SHORT, [[shot] for shot in every(EFFECTS)])
-    parametrize(metafunc, "grace", SHORT_GRACE, [[shot] for shot in every(GRACE)])
+    parametrize(metafunc, "kills", SHORT, [[kill] for kill in every(EFFECTS)])
+    parametrize(metafunc, "grace", SHORT_GRACE, [[kill] for kill in every(GRACE)])
 
 
 @pytest.fixture(scope="module")
 def ready_field(field: Field) -> Field:
-    """The field with its canary provisioned."""
+    """Return the field with its canary tenant provisioned."""
     field.activate()
     return field
 
 
 @pytest.fixture(scope="module")
-def neighbour(ready_field: Field) -> Leaving:
-    """A tenant that stays."""
-    return Leaving(ready_field, "staying-corp")
+def other_tenant(ready_field: Field) -> OffboardedTenant:
+    """Return a tenant that stays active."""
+    return OffboardedTenant(ready_field, "staying-corp")
 
 
 @pytest.fixture(scope="module")
-def wavering(ready_field: Field) -> Leaving:
-    """A tenant that leaves and always comes back."""
-    return Leaving(ready_field, "wavering-corp")
+def restored_tenant(ready_field: Field) -> OffboardedTenant:
+    """Return a tenant that is offboarded and always restored."""
+    return OffboardedTenant(ready_field, "wavering-corp")
 
 
 @pytest.mark.chaos
-def test_tenant_that_leaves_is_gone_whatever_is_killed(neighbour, shots, request):
-    field = neighbour.field
-    number = request.node.callspec.indices["shots"]
-    tenant = Leaving(field, f"leaving-{number}-corp")
-    loot, stays = copy_wraps(field, tenant.tenant_id), neighbour.fingerprints()
+def test_tenant_is_offboarded_completely_despite_kills(other_tenant, kills, request):
+    field = other_tenant.field
+    number = request.node.callspec.indices["kills"]
+    tenant = OffboardedTenant(field, f"leaving-{number}-corp")
+    copies, stays = copy_wraps(field, tenant.tenant_id), other_tenant.fingerprints()
     assert len(tenant.fingerprints()) == len(stays) == 3
-    march = March(field, tenant.tenant_id, f"leaving-{number}", shots)
+    sequence = KillSequence(field, tenant.tenant_id, f"leaving-{number}", kills)
     with Opener(field.settings) as opener:
-        estate = opener.open_all(neighbour.tenant_id, REGION)
-        with Reader(field, neighbour.tenant_id, estate, [target for target, _, _ in shots]) as reader:
+        estate = opener.open_all(other_tenant.tenant_id, REGION)
+        with Reader(field, other_tenant.tenant_id, estate, [target for target, _, _ in kills]) as reader:
             tenant.offboard(OffboardRequest(now=True))
-            tenant.wait_gone()
-            march.assert_over()
-            tenant.assert_gone()
-        assert_worthless(field, loot)
-        assert opener.open_all(neighbour.tenant_id, REGION) == estate
-    assert neighbour.fingerprints() == stays
-    assert neighbour.state() is State.ACTIVE
-    reader.assert_never_refused(estate)
+            tenant.wait_offboarded()
+            sequence.assert_done()
+            tenant.assert_erased()
+        assert_undecryptable(field, copies)
+        assert opener.open_all(other_tenant.tenant_id, REGION) == estate
+    assert other_tenant.fingerprints() == stays
+    assert other_tenant.state() is State.ACTIVE
+    reader.assert_no_errors(estate)
 
 
 @pytest.mark.chaos
-def test_tenant_in_its_grace_is_leaving_or_restored_whatever_is_killed(wavering, grace, request):
-    field = wavering.field
+def test_tenant_in_its_grace_period_is_offboarding_or_restored_despite_kills(restored_tenant, grace, request):
+    field = restored_tenant.field
     field.wait_whole()
-    before = wavering.fingerprints()
-    march = March(field, wavering.tenant_id, f"grace-{request.node.callspec.indices['grace']}", grace)
+    before = restored_tenant.fingerprints()
+    sequence = KillSequence(field, restored_tenant.tenant_id, f"grace-{request.node.callspec.indices['grace']}", grace)
     with Opener(field.settings) as opener:
-        estate = opener.open_all(wavering.tenant_id, REGION)
-        wavering.offboard(OffboardRequest(grace_seconds=3600))
-        wavering.assert_is(State.LEAVING)
-        assert wavering.fingerprints() == before
-        wavering.restore()
-        march.assert_over()
-        wavering.assert_is(State.ACTIVE)
-        assert opener.open_all(wavering.tenant_id, REGION) == estate
-    assert wavering.fingerprints() == before
-    wavering.assert_left_and_came_back_once()
+        estate = opener.open_all(restored_tenant.tenant_id, REGION)
+        restored_tenant.offboard(OffboardRequest(grace_seconds=3600))
+        restored_tenant.assert_is(State.LEAVING)
+        assert restored_tenant.fingerprints() == before
+        restored_tenant.restore()
+        sequence.assert_done()
+        restored_tenant.assert_is(State.ACTIVE)
+        assert opener.open_all(restored_tenant.tenant_id, REGION) == estate
+    assert restored_tenant.fingerprints() == before
+    restored_tenant.assert_offboardings_recorded_once()

@@ -1,16 +1,16 @@
-"""Kill -9 at every boundary and inside every activity of provisioning, aimed at each process in turn.
+"""Kill -9 at every boundary and inside every activity of provisioning, for each process.
 
-The tenant ends active with exactly one of everything, announced once, and its audit chain has no gap. The short form
-kills the worker once inside every activity and each server once; the long form (`make chaos`) takes every moment of
-every activity for all four.
+The tenant becomes active with exactly one of everything and one notification, and its audit chain is complete. The
+short form kills the worker once inside every activity and each server once; the long form (`make chaos`) kills at every
+moment of every activity, for all four processes.
 """
 
 import pytest
 
 from core.tenants.provisioning import Step
-from tests.chaos.marching import March, every, last, parametrize
+from tests.chaos.marching import KillSequence, every, last, parametrize
 
-# How many effects (answers from Vault, commits) each activity has at least, so that every shot has a target.
+# The minimum of effects (responses of Vault, commits) of each activity, so that every kill has a target.
 EFFECTS = {
     Step.OPEN_RECORDS: 1,
     Step.CREATE_KEYS: 4,
@@ -28,21 +28,21 @@ SHORT = [
 
 
 def pytest_generate_tests(metafunc):
-    parametrize(metafunc, "shot", SHORT, every(EFFECTS))
+    parametrize(metafunc, "kill", SHORT, every(EFFECTS))
 
 
 @pytest.fixture(scope="module")
 def ready_field(field):
-    """The field with its canary provisioned."""
+    """Return the field with its canary tenant provisioned."""
     field.activate()
     return field
 
 
 @pytest.mark.chaos
-def test_tenant_is_provisioned_once_whatever_is_killed(ready_field, shot, request):
-    tenant_id = f"shot-{request.node.callspec.indices['shot']}-{shot[0]}"
-    march = March(ready_field, tenant_id, tenant_id, [shot])
+def test_tenant_is_provisioned_once_despite_kills(ready_field, kill, request):
+    tenant_id = f"kill-{request.node.callspec.indices['kill']}-{kill[0]}"
+    sequence = KillSequence(ready_field, tenant_id, tenant_id, [kill])
     ready_field.enable(tenant_id)
     ready_field.wait_announced(tenant_id)
-    march.assert_over()
+    sequence.assert_done()
     ready_field.assert_nothing_twice(tenant_id)

@@ -1,25 +1,25 @@
-"""Kill -9 inside every step of RotateKeys, aimed at each process in turn.
+"""Kill -9 inside every step of RotateKeys, for each process.
 
-The rotation is done: one version of each service encrypts, everything is wrapped by the newest tenant key, no older one
-decrypts, and a copy of the rows from before is worth nothing. What was encrypted before decrypts, unless its key was
-compromised. A reader of every service key is refused only during the outage of the server that was killed. The short
-form kills the worker in every step of one rotation, and all four in one for compromised keys; the long form takes one
-rotation for every moment of every step for all four.
+The rotation completes: one version of each service is active, everything is wrapped by the newest tenant key, no older
+one decrypts, and a copy of earlier rows is useless. Earlier ciphertexts decrypt, unless their key was compromised. A
+reader of every service key is rejected only during the outage of the killed server. The short form kills the worker in
+every step of one rotation, and all four processes in one for compromised keys; the long form uses one rotation for
+every moment of every step and each of the four processes.
 """
 
 import pytest
 
 from tests.chaos.field import REGION, Field
-from tests.chaos.marching import March, every, last, parametrize
+from tests.chaos.marching import KillSequence, every, last, parametrize
 from tests.chaos.reading import Reader
-from tests.chaos.rotating import Rotating, adapters, assert_worthless, copy_wraps
+from tests.chaos.rotating import RotatedTenant, adapters, assert_undecryptable, copy_wraps
 from tests.kms.estate import make_service_keys
 from tests.kms.opening import Opener, decrypt, encrypt
 
 TENANT = "rotating-corp"
 SERVICES = ("billing", "ledger", "orders")
 
-# How many effects (answers from the key server, commits) each step has at least, so that every shot has a target.
+# The minimum of effects (responses of the key server, commits) of each step, so that every kill has a target.
 BEGINNING = {
     "plan-rotation": 2,
     "rotate-tenant-key": 5,
@@ -31,7 +31,7 @@ BEGINNING = {
 COMPROMISED = {"trim-tenant-key": 4, "destroy-compromised-keys": 2}
 END = {"finish-rotation": 1}
 
-# Whether it is for compromised keys, and what is killed when.
+# Whether it is for compromised keys, and the kills.
 SHORT = [
     (False, last("worker", BEGINNING | END)),
     (
@@ -45,8 +45,8 @@ SHORT = [
     ),
 ]
 EVERY = [
-    *((False, [shot]) for shot in every(BEGINNING | END)),
-    *((True, [shot]) for shot in every(COMPROMISED)),
+    *((False, [kill]) for kill in every(BEGINNING | END)),
+    *((True, [kill]) for kill in every(COMPROMISED)),
 ]
 
 
@@ -55,27 +55,27 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="module")
-def rotating(field: Field) -> Rotating:
-    """An active tenant with a few services."""
+def rotating(field: Field) -> RotatedTenant:
+    """Return an active tenant with a few services."""
     field.activate(TENANT)
     with adapters(field) as parts:
         make_service_keys(parts, TENANT, REGION, SERVICES)
-    return Rotating(field, TENANT, SERVICES)
+    return RotatedTenant(field, TENANT, SERVICES)
 
 
 @pytest.mark.chaos
-def test_rotation_is_done_and_services_decrypt_whatever_is_killed(rotating, rotation, request):
-    field, (compromised, shots) = rotating.field, rotation
+def test_rotation_completes_and_services_decrypt_despite_kills(rotating, rotation, request):
+    field, (compromised, kills) = rotating.field, rotation
     field.wait_whole()
     rotating.retire_old()
-    loot = copy_wraps(field, TENANT)
-    march = March(field, TENANT, f"rotation-{request.node.callspec.indices['rotation']}", shots)
+    copies = copy_wraps(field, TENANT)
+    sequence = KillSequence(field, TENANT, f"rotation-{request.node.callspec.indices['rotation']}", kills)
     with Opener(field.settings) as opener:
         estate = opener.open_all(TENANT, REGION)
         before = {place: encrypt(key, b"before") for place, key in estate.items()}
-        with Reader(field, TENANT, estate, [target for target, _, _ in shots], replaced=compromised) as reader:
+        with Reader(field, TENANT, estate, [target for target, _, _ in kills], replaced=compromised) as reader:
             rotating.rotate(compromised=compromised)
-            march.assert_over()
+            sequence.assert_done()
             rotating.assert_rotated(compromised=compromised)
         after = opener.open_all(TENANT, REGION)
     if compromised:
@@ -86,5 +86,5 @@ def test_rotation_is_done_and_services_decrypt_whatever_is_killed(rotating, rota
             before, b"before"
         )
         assert len(after) == len(estate) + len(SERVICES)
-    reader.assert_never_refused(after)
-    assert_worthless(field, loot)
+    reader.assert_no_errors(after)
+    assert_undecryptable(field, copies)

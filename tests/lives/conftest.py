@@ -1,4 +1,4 @@
-"""The servers of a life: a database with a clock of its own, OpenBao, and a Temporal of its own."""
+"""The servers of a tenant's lifetime: a database with a moved clock, OpenBao, and a dedicated Temporal."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,8 +12,8 @@ from tests.activities.conftest import bao, settings
 from tests.activities.provisioning import REGION
 from tests.database.fixtures import Field
 from tests.kms.opening import Opener
-from tests.lives.clocks import DatedSession, PlayedClock
-from tests.lives.skipping import ImpatientTemporal
+from tests.lives.clocks import DatedSession, MovedClock
+from tests.lives.skipping import TimeSkippingTemporal
 from tests.ports import free_ports
 from tests.stories.receivers import CallbackReceiver
 from tests.vault import server as openbao
@@ -21,13 +21,13 @@ from tests.vault.server import Server
 from worker import wiring
 from worker.bootstrap import ensure_root_keys
 
-# Fixtures that pytest finds here by their names.
+# Fixtures that pytest finds by their names.
 __all__ = ["bao", "settings"]
 
 
 @pytest.fixture
 def key_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """An OpenBao of its own: a life rotates the keys of canary and platform, whose names all tests share."""
+    """A dedicated OpenBao, because the test rotates the keys of canary and platform, whose names all tests share."""
     started = openbao.start(tmp_path_factory.mktemp("openbao"))
     yield started
     started.kill()
@@ -40,18 +40,18 @@ def receiver() -> Iterator[CallbackReceiver]:
 
 
 @pytest.fixture
-def clock(field: Field) -> Iterator[PlayedClock]:
+def clock(field: Field) -> Iterator[MovedClock]:
     with field.administrator() as administrator:
-        yield PlayedClock(administrator)
+        yield MovedClock(administrator)
 
 
 @pytest.fixture
 def parts(
-    settings: Settings, receiver: CallbackReceiver, clock: PlayedClock, key_server: Server
+    settings: Settings, receiver: CallbackReceiver, clock: MovedClock, key_server: Server
 ) -> Iterator[wiring.WorkerDependencies]:
-    """What the worker is made of, by the moved clock."""
-    told_there = settings.model_copy(update={"callback_url": receiver.url, "smtp_host": None})
-    built = wiring.build(told_there, clock.now, DatedSession(told_there, key_server.admin(), clock))
+    """The dependencies of the worker, with the moved clock."""
+    changed = settings.model_copy(update={"callback_url": receiver.url, "smtp_host": None})
+    built = wiring.build(changed, clock.now, DatedSession(changed, key_server.admin(), clock))
     built.keyring.open_platform_key()
     ensure_root_keys(built.root_keys, [REGION])
     with closing(built.database):
@@ -59,14 +59,14 @@ def parts(
 
 
 @pytest.fixture
-def opener(settings: Settings, clock: PlayedClock) -> Iterator[Opener]:
-    with Opener(settings, wiring.open_database(settings, Role.CRYPTO, clock.now)) as opened:
-        yield opened
+def opener(settings: Settings, clock: MovedClock) -> Iterator[Opener]:
+    with Opener(settings, wiring.open_database(settings, Role.CRYPTO, clock.now)) as one:
+        yield one
 
 
 @pytest.fixture
-def impatient(tmp_path: Path) -> Iterator[ImpatientTemporal]:
-    started = ImpatientTemporal(tmp_path / "temporal", *free_ports(3), time_skipping=True)
+def skipping_temporal(tmp_path: Path) -> Iterator[TimeSkippingTemporal]:
+    started = TimeSkippingTemporal(tmp_path / "temporal", *free_ports(3), time_skipping=True)
     started.niceness = 0
     started.prepare()
     started.start()

@@ -1,6 +1,6 @@
-"""One tenant's life on real servers: what its services and the platform's schedules do by the clock.
+"""The lifetime of one tenant on real servers: the work of its services and of the platform's schedules over time.
 
-For each schedule the test asks what is due, and runs the schedule's workflow only where something is.
+For each schedule the test queries the due work, and runs the schedule's workflow only if there is any.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ from tests.activities.connecting import KEY, csr_of
 from tests.activities.provisioning import REGION, Provisioning
 from tests.database.builders import an_event
 from tests.kms.opening import Estate, Opener, decrypt, encrypt
-from tests.lives.clocks import PlayedClock
-from tests.lives.skipping import describe, skip_its_pauses, skip_to_its_timer
+from tests.lives.clocks import MovedClock
+from tests.lives.skipping import describe, skip_all_timers, skip_to_next_timer
 from worker import wiring
 from worker.bootstrap import PLATFORM_QUEUE, ensure_canary, record_audit_keys
 from workflows.certificates import RotateDueCertificateAuthorities
@@ -43,60 +43,60 @@ from workflows.rotation import RotateDueKeys
 
 DAY = timedelta(days=1)
 STEP = 2
-"""Days between two looks at what is due: as long as a certificate lasts before it is renewed."""
-LISTS = 10
-"""Days between two looks at revocation lists and at what was not renewed."""
+"""Days between two checks for due work: the time until the renewal of a certificate."""
+CRL_DAYS = 10
+"""Days between two runs of the schedules for CRLs and for expired certificates."""
 TENANT = "long-lived-corp"
 SERVICE = "orders-db"
 
 _LONG_DAY = DAY + timedelta(seconds=1)
-"""Of this life: what is to come after so many days is due when they are over."""
-_UNRENEWED = timedelta(hours=24)
-"""What is left of a certificate of 72 hours when its workflow renews it."""
-_PATIENCE_SECONDS = 300
+"""The length of a simulated day: work that is due after n days is due when n such days are over."""
+_RENEWAL_MARGIN = timedelta(hours=24)
+"""The remaining validity of a certificate of 72 hours when its workflow renews it."""
+_TIMEOUT_SECONDS = 300
 _BATCH = 100
 
 
 @dataclass(frozen=True)
-class Audited:
-    """A record by the day of the tenant's life on which it was made."""
+class RecordedEvent:
+    """An audit event with the day of the tenant's lifetime."""
 
     day: int
     name: AuditName
     outcome: str
 
 
-class Life:
-    """`Life.of` begins one, `until` lives it; what people ask for in between goes through `gateway`."""
+class TenantLifetime:
+    """`start` creates the tenant, `advance_to` moves the time; requests of users go through `gateway`."""
 
-    def __init__(self, parts: wiring.WorkerDependencies, clock: PlayedClock, client: Client, opener: Opener) -> None:
+    def __init__(self, parts: wiring.WorkerDependencies, clock: MovedClock, client: Client, opener: Opener) -> None:
         self.clock, self.client, self.gateway = clock, client, WorkflowClient(client, 180)
-        self.day, self.born = 0, clock.now()
+        self.day, self.began = 0, clock.now()
         self._parts, self._database, self._opener = parts, parts.database, opener
         self._tenant = Provisioning(parts, TENANT)
         self._operator = wiring.open_database(parts.settings, Role.OPERATOR, clock.now)
-        self._kept: list[tuple[int, bytes, bytes]] = []
+        self._samples: list[tuple[int, bytes, bytes]] = []
 
     @staticmethod
     @asynccontextmanager
-    async def of(
-        parts: wiring.WorkerDependencies, clock: PlayedClock, address: str, opener: Opener
-    ) -> AsyncIterator["Life"]:
-        """Start the worker, the canary and a tenant with one service; the day of its birth is over when this yields."""
+    async def start(
+        parts: wiring.WorkerDependencies, clock: MovedClock, address: str, opener: Opener
+    ) -> AsyncIterator["TenantLifetime"]:
+        """Start the worker, the canary and a tenant with one service; yields when the tenant is provisioned."""
         client = await Client.connect(address, data_converter=parts.converter)
         async with AsyncExitStack() as stack:
             for worker in wiring.workers(client, parts):
                 await stack.enter_async_context(worker)
-            life = Life(parts, clock, client, opener)
-            stack.callback(life._operator.close)
-            await life._begin()
-            yield life
+            lifetime = TenantLifetime(parts, clock, client, opener)
+            stack.callback(lifetime._operator.close)
+            await lifetime._provision()
+            yield lifetime
 
-    async def _begin(self) -> None:
+    async def _provision(self) -> None:
         record_audit_keys(self._parts.signer, self._database)
         event = an_event(TENANT, region=REGION, timestamp=self.clock.now())
         with closing(wiring.open_database(self._parts.settings, Role.MARKETPLACE, self.clock.now)) as marketplace:
-            await self._until_canary(marketplace)
+            await self._create_canary(marketplace)
             with marketplace.tenant_tx(TENANT) as tx:
                 tx.tenants.request(event)
                 tx.inbox.accept(event)
@@ -107,50 +107,50 @@ class Life:
             tx.services.request(ServiceRequestRow("request-1", SERVICE, ServiceKind.MONGODB, csr_of(KEY)))
         await self.gateway.connect_service(TENANT, REGION, SERVICE, "request-1")
         for tenant_id in (TENANT, ids.CANARY_TENANT_ID):
-            await self._rested(tenant_id)
-            await skip_its_pauses(self.client, self._entity_of(tenant_id))
-        self._look()
+            await self._wait_until_idle(tenant_id)
+            await skip_all_timers(self.client, self._entity_of(tenant_id))
+        self._run_crl_schedules()
 
-    async def _until_canary(self, marketplace: Any) -> None:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+    async def _create_canary(self, marketplace: Any) -> None:
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
             while True:
                 try:
                     return await ensure_canary(marketplace, self.gateway, REGION)
                 except CanaryMissing:
                     await asyncio.sleep(0.1)
 
-    # ── what happens by the clock ────────────────────────────────────────────────────────────────────────────────
+    # ── the passage of time ──────────────────────────────────────────────────────────────────────────────────────
 
-    async def until(self, day: int) -> None:
-        """Live on to the end of a day; it is even, and the schedules are played on even days alone."""
+    async def advance_to(self, day: int) -> None:
+        """Advance to the end of a day, which must be even, because the schedules run on even days only."""
         while self.day < day:
             self.day += STEP
-            self.clock.reach(self.born + self.day * _LONG_DAY)
+            self.clock.move_to(self.began + self.day * _LONG_DAY)
             newest = self.leaf
-            if newest.not_after - _UNRENEWED <= self.clock.now():
-                await self._renewed_after(newest)
-            await self._rotate()
-            await self._roll()
-            if self.day % LISTS == 0:
-                self._look()
+            if newest.not_after - _RENEWAL_MARGIN <= self.clock.now():
+                await self._renew(newest)
+            await self._run_due_rotations()
+            await self._run_due_ca_rotations()
+            if self.day % CRL_DAYS == 0:
+                self._run_crl_schedules()
 
-    async def _renewed_after(self, newest: ServiceCertificateRow) -> None:
-        """Have the service's workflow wait no longer, and wait for what it then does by itself."""
-        await skip_to_its_timer(self.client, self.service)
-        await self._issued_after(newest)
+    async def _renew(self, newest: ServiceCertificateRow) -> None:
+        """Skip to the timer of the service's workflow and wait for the renewal."""
+        await skip_to_next_timer(self.client, self.service)
+        await self._wait_for_renewal(newest)
 
-    async def _issued_after(self, newest: ServiceCertificateRow) -> None:
+    async def _wait_for_renewal(self, newest: ServiceCertificateRow) -> None:
         await wait_until(lambda: self.leaf.generation > newest.generation)
 
-    async def _rotate(self) -> None:
-        """What the schedule "rotations" does, until nothing is due: it comes every hour."""
+    async def _run_due_rotations(self) -> None:
+        """Run the work of the hourly schedule "rotations" until nothing is due."""
         while due := PlatformQueries(self._database).due_rotations(_BATCH):
             await self.client.execute_workflow(RotateDueKeys.run, id="platform/rotations", task_queue=PLATFORM_QUEUE)
             for tenant_id in due:
-                await self._rested(tenant_id)
+                await self._wait_until_idle(tenant_id)
 
-    async def _roll(self) -> None:
-        """What the schedule "authorities" does, and then the services, which are told to come for certificates."""
+    async def _run_due_ca_rotations(self) -> None:
+        """Run the work of the schedule "authorities" and wait for the services, which then renew their certificates."""
         while PlatformQueries(self._database).outlived_authorities(_BATCH) or PlatformQueries(
             self._database
         ).due_authorities(_BATCH):
@@ -159,53 +159,53 @@ class Life:
                 RotateDueCertificateAuthorities.run, id="platform/authorities", task_queue=PLATFORM_QUEUE
             )
             for tenant_id in due:
-                await self._rested(tenant_id)
+                await self._wait_until_idle(tenant_id)
             if TENANT in due:
-                await self._issued_after(newest)  # a second later: nobody skips what may be over meanwhile
+                await self._wait_for_renewal(newest)  # takes about a second, so no timer is skipped
 
-    def _look(self) -> None:
-        """What the schedules "revocation-lists" and "expiry" do; there is never anything that was not renewed."""
+    def _run_crl_schedules(self) -> None:
+        """Run the work of the schedules "revocation-lists" and "expiry"; no certificate may be unrenewed."""
         self._tenant.run_platform("publish-revocation-lists")
         assert self._tenant.run_platform("check-expiry") == ExpiryResult(services=())
 
-    async def _rested(self, tenant_id: str) -> None:
-        """Wait until a tenant's entity has nothing to do."""
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            while not (await describe(self._entity_of(tenant_id))).rests:  # noqa: ASYNC110 - another process is watched
+    async def _wait_until_idle(self, tenant_id: str) -> None:
+        """Wait until a tenant's workflow is idle."""
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
+            while not (await describe(self._entity_of(tenant_id))).idle:  # noqa: ASYNC110 - polls another process
                 await asyncio.sleep(0.02)
 
-    async def milestone(self) -> None:
-        """Encrypt something more; whatever was encrypted before opens."""
-        await self.keep_a_text()
-        await self.assert_texts_open()
+    async def check_decryption(self) -> None:
+        """Encrypt another sample and assert that all samples decrypt."""
+        await self.encrypt_sample()
+        await self.assert_samples_decrypt()
 
-    # ── what people do ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── requests of users ────────────────────────────────────────────────────────────────────────────────────────
 
     async def change_root_key(self, place: Place, credentials: Credentials | None) -> None:
         request_id = uuid.uuid4().hex
         public_key = read_secret(self._parts.settings.secrets, secrets.INTAKE_PUBLIC_KEY)
-        sealed = credentials and encrypt_credentials(public_key, TENANT, request_id, credentials)
+        encrypted = credentials and encrypt_credentials(public_key, TENANT, request_id, credentials)
         with self._operator.tenant_tx(TENANT) as tx:
-            tx.root_keys.request(RootKeyRequestRow(request_id, place, sealed))
+            tx.root_keys.request(RootKeyRequestRow(request_id, place, encrypted))
         await self.gateway.change_root_key(TENANT, request_id)
 
-    async def keep_a_text(self) -> None:
-        """Encrypt something with the version that encrypts now."""
-        estate = await self._opened()
-        version = max(version for _, version in estate)
+    async def encrypt_sample(self) -> None:
+        """Encrypt a sample with the active version of the service key."""
+        keys = await self._unwrapped_keys()
+        version = max(version for _, version in keys)
         text = f"written on day {self.day}".encode()
-        self._kept.append((version, text, encrypt(estate[SERVICE, version], text)))
+        self._samples.append((version, text, encrypt(keys[SERVICE, version], text)))
 
-    async def assert_texts_open(self) -> None:
-        """Whatever was ever encrypted opens, with keys opened as the crypto service opens them."""
-        estate = await self._opened()
-        for version, text, ciphertext in self._kept:
-            assert decrypt(estate[SERVICE, version], ciphertext) == text
+    async def assert_samples_decrypt(self) -> None:
+        """Assert that all samples decrypt with keys that are unwrapped as in the crypto service."""
+        keys = await self._unwrapped_keys()
+        for version, text, ciphertext in self._samples:
+            assert decrypt(keys[SERVICE, version], ciphertext) == text
 
-    async def _opened(self) -> Estate:
+    async def _unwrapped_keys(self) -> Estate:
         return await asyncio.to_thread(self._opener.open_all, TENANT, REGION)
 
-    # ── what is recorded ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── recorded state ───────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def entity(self) -> WorkflowHandle[Any, Any]:
@@ -224,8 +224,8 @@ class Life:
 
     @property
     def root_key_mode(self) -> RootKeyMode:
-        held = self._tenant.read(lambda tx: tx.root_keys.current())
-        return RootKeyMode.PLATFORM if held is None else held.mode
+        current = self._tenant.read(lambda tx: tx.root_keys.current())
+        return RootKeyMode.PLATFORM if current is None else current.mode
 
     @property
     def versions(self) -> dict[int, KeyState]:
@@ -238,18 +238,18 @@ class Life:
         key = self._tenant.get(lambda tx: tx.keys.get(ids.l2_key(TENANT)))
         return key.version, key.oldest
 
-    async def failed(self) -> list[str]:
-        """Return what ended otherwise than as it should have, or is stuck."""
+    async def failed_workflows(self) -> list[str]:
+        """Return the ids of the workflows that failed or are stuck."""
         ended = "ExecutionStatus in ('Failed', 'TimedOut', 'Terminated', 'Canceled')"
-        wrong = f"{ended} or TemporalReportedProblems is not null"
-        return [run.id async for run in self.client.list_workflows(wrong)]
+        query = f"{ended} or TemporalReportedProblems is not null"
+        return [run.id async for run in self.client.list_workflows(query)]
 
     @property
     def leaf(self) -> ServiceCertificateRow:
         return self._tenant.get(lambda tx: tx.services.leaf(SERVICE))
 
-    def verified(self) -> Sequence[Audited]:
-        """Return what is in the tenant's audit stream, which must be whole up to its signed head."""
+    def verified_events(self) -> Sequence[RecordedEvent]:
+        """Verify the tenant's audit stream up to its checkpoint and return its events."""
         self._tenant.run_platform("sign-audit-heads")
         with self._database.tenant_tx(TENANT) as tx:
             records = list(tx.audit.records())
@@ -261,20 +261,20 @@ class Life:
         assert (last.seq, last.chain_hash) == (signed.seq, signed.chain_hash)
         keys = PublicKeys(PlatformQueries(self._database).audit_keys())
         assert keys.check(signed.key, head_message(TENANT, last.seq, last.chain_hash), signed.signature).problem is None
-        return [self._audited(json.loads(stored.record)) for stored in records]
+        return [self._event_of(json.loads(stored.record)) for stored in records]
 
-    def _audited(self, record: dict[str, Any]) -> Audited:
-        day = (datetime.fromisoformat(record["time"]) - self.born) // DAY
-        return Audited(day, AuditName(record["name"]), record["outcome"])
+    def _event_of(self, record: dict[str, Any]) -> RecordedEvent:
+        day = (datetime.fromisoformat(record["time"]) - self.began) // DAY
+        return RecordedEvent(day, AuditName(record["name"]), record["outcome"])
 
     async def histories(self, handle: WorkflowHandle[Any, Any]) -> list[int]:
-        """Return how many events each run of a workflow has, the present one first."""
+        """Return the number of events of each run of a workflow, the current run first."""
         runs = self.client.list_workflows(f"WorkflowId = '{handle.id}' and ExecutionStatus = 'ContinuedAsNew'")
         return [(await describe(handle)).events, *[run.history_length or 0 async for run in runs]]
 
 
-async def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for something on record, asking beside the loop that the worker runs on."""
-    async with asyncio.timeout(_PATIENCE_SECONDS):
-        while not await asyncio.to_thread(true):  # noqa: ASYNC110 - another process is watched
+async def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, evaluated in a thread so that the worker's event loop is not blocked."""
+    async with asyncio.timeout(_TIMEOUT_SECONDS):
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - polls another process
             await asyncio.sleep(0.03)

@@ -1,7 +1,7 @@
-"""A Temporal whose workflows skip the time between their timers, one timer at a time or as they like.
+"""A Temporal server whose workflows skip the time until their timers, for one timer or for all.
 
-A workflow is told to skip to its next timer, once, and never how far: of a length something is left over, more of it
-the busier the machine is, and that would be skipped later.
+A skip is given as "to the next timer" and never as a duration: on a busy machine a part of a duration would be left
+over and skipped later.
 """
 
 from collections.abc import Sequence
@@ -18,56 +18,56 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from devstack.servers.temporal import TemporalServer
 
 EVENTS = 100
-"""After so many events the server suggests to continue as new; as it comes it does after 4096, and years have more."""
+"""Number of events after which the server suggests to continue as new; the default is 4096."""
 
 
-class ImpatientTemporal(TemporalServer):
-    """Suggests to continue as new early, so that years need it often, and lets nobody wait for what is due."""
+class TimeSkippingTemporal(TemporalServer):
+    """Suggests to continue as new early, so that years need it often, and fires due timers without delay."""
 
     def command(self) -> Sequence[str]:
         command = [*super().command()]
-        for told in (
+        for value in (
             f"limit.historyCount.suggestContinueAsNew={EVENTS}",
-            # As it comes it fires a timer within a second, which nobody notices unless there are hundreds of them.
+            # The default delays a timer by up to a second, which adds up for hundreds of timers.
             'history.timerProcessorMaxTimeShift="10ms"',
-            # A run that continues as new within a second of its start has the next one wait until the second is over.
-            # Where time was skipped, the server (1.32) counts that twice for when this wait ends, and a skip to it
-            # takes the workflow's clock as far again into the future as it has come.
+            # If a run continues as new within a second of its start, the next run waits until the second is over.
+            # After a skip, the server (1.32) counts the skipped time twice for the end of this wait. A skip to that
+            # end would then move the workflow's clock twice as far.
             'history.workflowIdReuseMinimalInterval="0s"',
         ):
-            command += ["--dynamic-config-value", told]
+            command += ["--dynamic-config-value", value]
         return command
 
 
 @dataclass(frozen=True)
-class Described:
-    rests: bool
-    """Whether it runs and has nothing to do: it waits for a time or for somebody."""
+class WorkflowStatus:
+    idle: bool
+    """Whether it runs and has nothing to do: it waits for a timer or a message."""
     now: datetime
-    """What it takes for the present."""
+    """The time of the workflow's clock."""
     events: int
-    """How long the history of its present run is."""
+    """The length of the history of the current run."""
 
 
-async def describe(handle: WorkflowHandle[Any, Any]) -> Described:
+async def describe(handle: WorkflowHandle[Any, Any]) -> WorkflowStatus:
     described = await handle.describe()
     raw = described.raw_description
-    works = raw.pending_activities or raw.pending_children or raw.HasField("pending_workflow_task")
+    work = raw.pending_activities or raw.pending_children or raw.HasField("pending_workflow_task")
     skipping = raw.workflow_extended_info.time_skipping_info
-    return Described(
-        rests=described.status is WorkflowExecutionStatus.RUNNING and not works,
+    return WorkflowStatus(
+        idle=described.status is WorkflowExecutionStatus.RUNNING and not work,
         now=skipping.current_time.ToDatetime(UTC),
         events=described.history_length,
     )
 
 
-async def skip_to_its_timer(client: Client, handle: WorkflowHandle[Any, Any]) -> None:
-    """Have a workflow go on at the end of the timer it waits for, or of the one it sets next."""
+async def skip_to_next_timer(client: Client, handle: WorkflowHandle[Any, Any]) -> None:
+    """Let a workflow skip to the end of its current timer, or of the next timer that it starts."""
     await _skip(client, handle, TimeSkippingConfig(enabled=True, max_session_skip_count=1, disable_propagation=True))
 
 
-async def skip_its_pauses(client: Client, handle: WorkflowHandle[Any, Any]) -> None:
-    """Have a workflow and whatever it starts from now on wait for no timer."""
+async def skip_all_timers(client: Client, handle: WorkflowHandle[Any, Any]) -> None:
+    """Let a workflow, and all workflows that it starts, skip every timer."""
     await _skip(client, handle, TimeSkippingConfig(enabled=True))
 
 

@@ -1,7 +1,7 @@
-"""Exhaustive search: every state that can be reached, breadth first, so that the first breach has a shortest story.
+"""Exhaustive breadth-first search of all reachable states, so that the first breach has a shortest story.
 
-A model is told by three things: where it begins, what can happen in a state, and what must never be. Nothing here knows
-of tenants or keys.
+A model consists of an initial state, the steps that are possible in a state, and the forbidden steps. This module knows
+nothing of tenants or keys.
 """
 
 from collections import deque
@@ -12,15 +12,15 @@ from typing import Generic, TypeVar
 
 State = TypeVar("State", bound=Hashable)
 Successors = Callable[[State], Iterable[tuple[str, State]]]
-"""What can happen: in words, and the state afterwards."""
+"""The possible steps of a state: a description, and the state afterwards."""
 _COMMON = 0.75
 Breach = Callable[[State, str, State], str | None]
-"""The name of what is broken by a step from one state to another, or None."""
+"""The name of the invariant that a step from one state to another breaks, or None."""
 
 
 @dataclass(frozen=True)
 class Story(Generic[State]):
-    """How a state is reached: what happened, and the state after each step."""
+    """How a state is reached: the steps, and the state after each."""
 
     begin: State
     steps: Sequence[tuple[str, State]]
@@ -31,7 +31,7 @@ class Story(Generic[State]):
 
 @dataclass(frozen=True)
 class Found(Generic[State]):
-    """What a search has seen; `broken` names what must never be, and `story` is how it came to that."""
+    """The result of a search; `broken` names the broken invariant, and `story` leads to it."""
 
     states: int
     steps: int
@@ -44,8 +44,8 @@ class Found(Generic[State]):
 
 
 def explore(begin: State, successors: Successors[State], breach: Breach[State], most: int) -> Found[State]:
-    """Visit every state; raises OverflowError where there are more than `most`, for then nothing is shown."""
-    came: dict[State, tuple[State, str] | None] = {begin: None}
+    """Visit every state; raise OverflowError above `most` states, because an incomplete search proves nothing."""
+    reached_from: dict[State, tuple[State, str] | None] = {begin: None}
     frontier, steps = deque([begin]), 0
     while frontier:
         state = frontier.popleft()
@@ -53,13 +53,13 @@ def explore(begin: State, successors: Successors[State], breach: Breach[State], 
             steps += 1
             broken = breach(state, words, after)
             if broken is not None:
-                return Found(len(came), steps, broken, _story(came, state, words, after))
-            if after not in came:
-                came[after] = (state, words)
+                return Found(len(reached_from), steps, broken, _story(reached_from, state, words, after))
+            if after not in reached_from:
+                reached_from[after] = (state, words)
                 frontier.append(after)
-        if len(came) > most:
+        if len(reached_from) > most:
             raise OverflowError(f"more than {most} states")
-    return Found(len(came), steps)
+    return Found(len(reached_from), steps)
 
 
 def walks(
@@ -69,10 +69,10 @@ def walks(
     length: int,
     is_common: Callable[[str], bool] = lambda _words: False,
 ) -> Iterator[Story[State]]:
-    """Yield random stories without end, each as long as it can become up to `length`.
+    """Yield random stories without end, each as long as possible up to `length`.
 
-    What can happen next is chosen by its words and then among those, so that what has many variants does not crowd out
-    what has one. Three times out of four it is something common, where there is any.
+    A kind of step is chosen first and then a variant of it, so that kinds with many variants are not preferred. Three
+    times out of four a common kind is chosen, if one is possible.
     """
     while True:
         steps: list[tuple[str, State]] = []
@@ -88,9 +88,9 @@ def walks(
         yield Story(begin, steps)
 
 
-def _story(came: dict[State, tuple[State, str] | None], state: State, words: str, after: State) -> Story[State]:
+def _story(reached_from: dict[State, tuple[State, str] | None], state: State, words: str, after: State) -> Story[State]:
     steps, at = [(words, after)], state
-    while (before := came[at]) is not None:
+    while (before := reached_from[at]) is not None:
         steps.append((before[1], at))
         at = before[0]
     return Story(at, steps[::-1])

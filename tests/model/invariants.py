@@ -1,4 +1,4 @@
-"""What must never be. Each has a name, by which the mutants say what they break."""
+"""The invariants. The mutants refer to them by name."""
 
 from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
 from tests.model.people import ROOT_KEY, SWITCH
@@ -6,23 +6,23 @@ from tests.model.service import NEWEST
 from tests.model.state import ACTIVE, DEACTIVATED, DESTROYED, OPENING, PREPARED, UP, D, T, Tenant, World, Wrap
 
 AFTER_REVOKE = "no decrypt after revoke + T"
-AFTER_WORD = "no answer after word of the change"
+AFTER_NOTIFICATION = "no response after the notification of a change"
 CROSS_TENANT = "no cross-tenant unwrap"
 WORKING_WRAP = "never without a working wrap"
 ONE_ACTIVE = "one version encrypts"
 LOCKS = "a lock ends by its own reason alone"
-DESTRUCTION = "nothing comes back from destruction"
-HALF_DONE = "nothing is kept of what was given up"
-TAKEN_AWAY = "what is open is dropped once the root key refuses"
-SEALED = "no version is destroyed that something is sealed under"
+DESTRUCTION = "destruction is irreversible"
+NO_LEFTOVERS = "an abandoned change leaves no wraps"
+DROPPED_WHEN_DISABLED = "cached keys are dropped when the root key is disabled"
+SEALED = "no version in use is destroyed"
 
 
 def breach(before: World, words: str, after: World) -> str | None:
-    """Return what a step breaks."""
+    """Return the name of the invariant that a step breaks."""
     for was, now in zip(before.tenants, after.tenants, strict=True):
         if was is now or was == now:
             continue
-        broken = _answer(was, words) or _memory(was, words, now) or _standing(was, words, now) or _keys(was, now)
+        broken = _answer(was, words) or _memory(was, words, now) or _status(was, words, now) or _keys(was, now)
         if broken is not None:
             return broken
     return None
@@ -34,26 +34,26 @@ def _answer(was: Tenant, words: str) -> str | None:
     asking, key, encrypts = was.asking, was.asking.key, was.asking.place == NEWEST
     if key.tenant != was.name:
         return CROSS_TENANT
-    if was.gone_for >= T + D or was.closed_for >= T + D:
+    if was.disabled_for >= T + D or was.closed_for >= T + D:
         return AFTER_REVOKE
-    closed = was.life.standing.state not in (ENCRYPTS if encrypts else DECRYPTS)
+    closed = was.life.lock_state.state not in (ENCRYPTS if encrypts else DECRYPTS)
     ended = was.versions[key.version - 1].state not in ({ACTIVE} if encrypts else {ACTIVE, DEACTIVATED})
-    # A request that was under way when the word came may end with the key that it had asked for.
-    return AFTER_WORD if not was.unheard and (closed or (ended and not asking.old)) else None
+    # A request that was in progress at the notification may complete with the key that it already requested.
+    return AFTER_NOTIFICATION if not was.unnotified and (closed or (ended and not asking.outdated)) else None
 
 
 def _memory(was: Tenant, words: str, now: Tenant) -> str | None:
-    if words.endswith("takes the key from memory") and was.told_gone:
-        return TAKEN_AWAY
-    if any(one.key.tenant != now.name for one in now.kept):
+    if words.endswith("takes the key from the cache") and was.disabled_ignored:
+        return DROPPED_WHEN_DISABLED
+    if any(one.key.tenant != now.name for one in now.cached):
         return CROSS_TENANT
     return None
 
 
-def _standing(was: Tenant, words: str, now: Tenant) -> str | None:
+def _status(was: Tenant, words: str, now: Tenant) -> str | None:
     if was.life is now.life:
         return None
-    before, after = was.life.standing, now.life.standing
+    before, after = was.life.lock_state, now.life.lock_state
     if was.life.destroying and after.state not in {State.LEAVING, State.OFFBOARDED}:
         return DESTRUCTION
     ended = before.locks - after.locks
@@ -66,11 +66,11 @@ def _standing(was: Tenant, words: str, now: Tenant) -> str | None:
     return LOCKS if wrong or (after.state in DECRYPTS and after.locks) else None
 
 
-def _keys(was: Tenant, now: Tenant) -> str | None:  # noqa: PLR0911 - a line for each
+def _keys(was: Tenant, now: Tenant) -> str | None:  # noqa: PLR0911 - one line per invariant
     if now.destroyed or now.life.destroying or now.tampered:
         return None
     if now.changing_to is None and any(one.staged is not None for one in now.versions):
-        return HALF_DONE
+        return NO_LEFTOVERS
     if was.versions == now.versions and was.l2 == now.l2 and was.root == now.root:
         return None
     if [one.state for one in now.versions].count(ACTIVE) != 1:
@@ -87,10 +87,10 @@ def _keys(was: Tenant, now: Tenant) -> str | None:  # noqa: PLR0911 - a line for
 
 
 def _works(tenant: Tenant, wrap: Wrap | None) -> bool:
-    """Whether the holder of the root key in force can open it, and then the tenant key."""
+    """Return whether the root key in force can unwrap it, and then the tenant key."""
     return (
         wrap is not None
-        and wrap.good
+        and wrap.valid
         and wrap.root == tenant.root
         and wrap.root in tenant.credentials
         and tenant.l2.oldest <= wrap.l2 <= tenant.l2.newest

@@ -1,4 +1,4 @@
-"""The model with one guard left out: what it must break, and where that shows."""
+"""The model without one guard: the invariant that breaks, and the search that shows it."""
 
 from dataclasses import replace
 from types import MappingProxyType
@@ -17,86 +17,88 @@ class Mutant(NamedTuple):
     breaks: str
 
 
-def _released_by_anybody(standing: LockState, _reason: LockReason) -> LockState:
-    """The lock goes with the first reason that goes."""
-    return LockState(transition(standing.state, Transition.UNLOCK, standing.unlocks_to or State.ACTIVE))
+def _release_for_any_reason(lock_state: LockState, _reason: LockReason) -> LockState:
+    """Unlock for any reason."""
+    return LockState(transition(lock_state.state, Transition.UNLOCK, lock_state.unlocks_to or State.ACTIVE))
 
 
-def _held_once(standing: LockState, reason: LockReason) -> LockState:
-    """A second reason is not written down."""
-    if standing.state is State.LOCKED:
-        return replace(standing, locks=frozenset({reason}))
-    return LockState(transition(standing.state, Transition.LOCK), frozenset({reason}), standing.state)
+def _hold_once(lock_state: LockState, reason: LockReason) -> LockState:
+    """Do not record a second reason."""
+    if lock_state.state is State.LOCKED:
+        return replace(lock_state, locks=frozenset({reason}))
+    return LockState(transition(lock_state.state, Transition.LOCK), frozenset({reason}), lock_state.state)
 
 
-def _released_with_reasons(standing: LockState, _reason: LockReason) -> LockState:
-    """It opens and keeps what locked it."""
-    if standing.state is not State.LOCKED:
-        raise InvalidTransition(standing.state, Transition.UNLOCK, ())
-    return replace(standing, state=standing.unlocks_to or State.ACTIVE)
+def _release_with_reasons(lock_state: LockState, _reason: LockReason) -> LockState:
+    """Unlock and keep the reasons."""
+    if lock_state.state is not State.LOCKED:
+        raise InvalidTransition(lock_state.state, Transition.UNLOCK, ())
+    return replace(lock_state, state=lock_state.unlocks_to or State.ACTIVE)
 
 
-_SERVED, _TAKEN, _KEYS = "kill switch", "root key taken away", "root key changed, tenant key rotated"
-_LOST = "a rotation, with a worker that was given up"
+_LOCKED, _DISABLED, _KEYS = "manual lock", "root key disabled", "root key changed, tenant key rotated"
+_ABANDONED = "a rotation, with an abandoned worker"
 
 MUTANTS = MappingProxyType(
     {
-        "any reason that goes unlocks": Mutant(Rules(release=_released_by_anybody), "standing", must.LOCKS),
-        "a second lock replaces the first": Mutant(Rules(hold=_held_once), "standing", must.LOCKS),
-        "an unlocked tenant keeps its locks": Mutant(Rules(release=_released_with_reasons), "standing", must.LOCKS),
-        "restored behind the point of no return": Mutant(
-            Rules(restores_before_destruction=False), "standing", must.DESTRUCTION
+        "the end of any reason unlocks": Mutant(Rules(release=_release_for_any_reason), "tenant status", must.LOCKS),
+        "a second lock replaces the first": Mutant(Rules(hold=_hold_once), "tenant status", must.LOCKS),
+        "an unlocked tenant keeps its locks": Mutant(Rules(release=_release_with_reasons), "tenant status", must.LOCKS),
+        "restored after the point of no return": Mutant(
+            Rules(restores_before_destruction=False), "tenant status", must.DESTRUCTION
         ),
-        "word of a change drops nothing": Mutant(Rules(forgets_when_told=False), _SERVED, must.AFTER_WORD),
-        "a feed that comes back drops nothing": Mutant(Rules(forgets_when_reconnected=False), _SERVED, must.AFTER_WORD),
-        "the caller is not looked at again": Mutant(Rules(looks_again=False), _SERVED, must.AFTER_WORD),
-        "an opening from before the word is kept": Mutant(
-            Rules(forgets_openings=False), "served while keys rotate", must.AFTER_WORD
+        "a notification drops nothing": Mutant(Rules(forgets_when_notified=False), _LOCKED, must.AFTER_NOTIFICATION),
+        "a restored feed drops nothing": Mutant(
+            Rules(forgets_when_reconnected=False), _LOCKED, must.AFTER_NOTIFICATION
         ),
-        "a request joins an opening from before the word": Mutant(
-            Rules(joins_no_old_opening=False), "served while keys rotate", must.AFTER_WORD
+        "the caller is not checked again": Mutant(Rules(checks_caller_again=False), _LOCKED, must.AFTER_NOTIFICATION),
+        "an unwrap from before the notification is cached": Mutant(
+            Rules(forgets_unwraps=False), "served while keys rotate", must.AFTER_NOTIFICATION
         ),
-        "a compromised version opens": Mutant(
-            Rules(refuses_compromised=False), "served while keys rotate", must.AFTER_WORD
+        "a request joins an unwrap from before the notification": Mutant(
+            Rules(joins_no_old_unwrap=False), "served while keys rotate", must.AFTER_NOTIFICATION
         ),
-        "keys are kept without end": Mutant(Rules(bounds_keys=False), _TAKEN, must.AFTER_REVOKE),
-        "a key's age begins when it is open": Mutant(Rules(counts_from_the_beginning=False), _TAKEN, must.AFTER_REVOKE),
-        "callers are believed without end": Mutant(
-            Rules(bounds_callers=False), "standing, served, everything fails", must.AFTER_REVOKE
+        "a compromised version decrypts": Mutant(
+            Rules(refuses_compromised=False), "served while keys rotate", must.AFTER_NOTIFICATION
         ),
-        "a refusing root key leaves open what is open": Mutant(
-            Rules(empties_when_taken_away=False), _TAKEN, must.TAKEN_AWAY
+        "keys are cached without limit": Mutant(Rules(bounds_keys=False), _DISABLED, must.AFTER_REVOKE),
+        "a key's age begins after the unwrap": Mutant(
+            Rules(counts_from_the_beginning=False), _DISABLED, must.AFTER_REVOKE
         ),
-        "keys in memory are found by service alone": Mutant(
-            Rules(keys_by_tenant=False), "strangers", must.CROSS_TENANT
+        "callers are cached without limit": Mutant(
+            Rules(bounds_callers=False), "tenant status, served, everything fails", must.AFTER_REVOKE
         ),
-        "the request says whose it is": Mutant(Rules(tenant_by_certificate=False), "strangers", must.CROSS_TENANT),
+        "a disabled root key leaves keys cached": Mutant(
+            Rules(empties_when_disabled=False), _DISABLED, must.DROPPED_WHEN_DISABLED
+        ),
+        "cached keys are found by service alone": Mutant(Rules(keys_by_tenant=False), "attacks", must.CROSS_TENANT),
+        "the request names its tenant": Mutant(Rules(tenant_by_certificate=False), "attacks", must.CROSS_TENANT),
         "no context, and one tenant key for all": Mutant(
-            Rules(binds_context=False, l2_of_its_own=False), "strangers", must.CROSS_TENANT
+            Rules(binds_context=False, l2_per_tenant=False), "attacks", must.CROSS_TENANT
         ),
-        "a new wrap is not opened before it is kept": Mutant(Rules(proves_wraps=False), _KEYS, must.WORKING_WRAP),
-        "the new wrap replaces the old one at once": Mutant(Rules(keeps_old_wraps=False), _KEYS, must.WORKING_WRAP),
-        "it switches before every key is wrapped": Mutant(Rules(switches_whole=False), _KEYS, must.WORKING_WRAP),
-        "it switches without a last look": Mutant(Rules(looks_before_switching=False), _KEYS, must.WORKING_WRAP),
-        "a wrap is replaced that is not the one read": Mutant(
+        "a new wrap is not verified before it is stored": Mutant(Rules(verifies_wraps=False), _KEYS, must.WORKING_WRAP),
+        "the new wrap replaces the old one immediately": Mutant(Rules(keeps_old_wraps=False), _KEYS, must.WORKING_WRAP),
+        "the root key switches before every key is wrapped": Mutant(
+            Rules(switches_whole=False), _KEYS, must.WORKING_WRAP
+        ),
+        "the root key switches without a final check": Mutant(
+            Rules(checks_before_switching=False), _KEYS, must.WORKING_WRAP
+        ),
+        "a wrap is replaced that changed after the read": Mutant(
             Rules(replaces_only_what_it_read=False), _KEYS, must.WORKING_WRAP
         ),
-        "who comes too late still commits": Mutant(Rules(refuses_ended=False), _KEYS, must.HALF_DONE),
+        "a worker commits after its operation ended": Mutant(Rules(refuses_ended=False), _KEYS, must.NO_LEFTOVERS),
         "a key made under the former root key is admitted": Mutant(
             Rules(refuses_other_root=False), _KEYS, must.WORKING_WRAP
         ),
         "a key made under a retired tenant key is admitted": Mutant(
-            Rules(refuses_retired=False), _LOST, must.WORKING_WRAP
+            Rules(refuses_retired=False), _ABANDONED, must.WORKING_WRAP
         ),
-        "a tenant key is retired under which something lies": Mutant(
-            Rules(retires_only_empty=False), _KEYS, must.WORKING_WRAP
+        "a tenant key version in use is retired": Mutant(Rules(retires_only_empty=False), _KEYS, must.WORKING_WRAP),
+        "the key server retires before it is recorded": Mutant(
+            Rules(records_retirement_first=False), _ABANDONED, must.WORKING_WRAP
         ),
-        "the server retires before it is on record": Mutant(
-            Rules(records_retirement_first=False), _LOST, must.WORKING_WRAP
-        ),
-        "a version is destroyed under which something is sealed": Mutant(
-            Rules(destroys_only_unused=False), _KEYS, must.SEALED
-        ),
-        "a change that is given up leaves its wraps": Mutant(Rules(clears_abandoned=False), _KEYS, must.HALF_DONE),
+        "a service key version in use is destroyed": Mutant(Rules(destroys_only_unused=False), _KEYS, must.SEALED),
+        "an abandoned change leaves its wraps": Mutant(Rules(clears_abandoned=False), _KEYS, must.NO_LEFTOVERS),
     }
 )

@@ -1,7 +1,7 @@
-"""A story of the model, replayed by the real statements in PostgreSQL, whose state is compared after each step.
+"""Replay of a story of the model with the real statements in PostgreSQL; the state is compared after each step.
 
-A wrap is its place in the model, as bytes. Every decision is the product's: statements, locks, states, and what
-activities check before they commit (activities/keys.py).
+A wrap is represented by its position in the model, as bytes. Every decision is the product's: statements, locks,
+states, and the checks of activities before they commit (activities/keys.py).
 """
 
 import uuid
@@ -40,14 +40,14 @@ def as_bytes(wrap: Wrap | None) -> bytes | None:
 
 
 class Replay:
-    """One tenant, made as the model begins; `step` does a step and compares."""
+    """One tenant in the initial state of the model; `step` replays a step and compares."""
 
     def __init__(self, worker: Database, operator: Database, crypto: Database, listener: psycopg.Connection) -> None:
         self.tenant_id = f"model-{uuid.uuid4().hex[:12]}"
         self._worker, self._operator, self._listener = worker, operator, listener
         self._key_ids: dict[str, str | None] = {PLATFORM: None}
         self._before_begin = 0
-        """How many changes of the root key there were before the story."""
+        """The number of changes of the root key before the story."""
         self._read: dict[Work, ServiceKeyRow | ActiveRootKey] = {}
         l2_key = ids.l2_key(self.tenant_id)
         with worker.tenant_tx(self.tenant_id) as tx:
@@ -63,8 +63,8 @@ class Replay:
         with crypto.tenant_tx(self.tenant_id) as tx:
             tx.objects.add([an_object(self.tenant_id, service=SERVICE)])
 
-    def begins(self, tenant: Tenant) -> None:
-        """Put the tenant under the root key that the model begins with."""
+    def set_root_key(self, tenant: Tenant) -> None:
+        """Give the tenant the root key with which the model begins."""
         if tenant.root != PLATFORM:
             self._before_begin = 1
             self._admit(tenant.root, 1)
@@ -72,19 +72,19 @@ class Replay:
                 staged = as_bytes(tenant.versions[0].wrap) or b""
                 tx.root_keys.stage(1, [(row, staged) for row in tx.root_keys.unstaged(1, 10)])
                 assert tx.root_keys.switch(1)
-        self._announced()
+        self._was_notified()
 
-    def step(self, words: str, before: Tenant, after: Tenant, *, told: bool) -> None:
-        """Do in the database what the words say, compare, and try what the model says is refused."""
+    def step(self, words: str, before: Tenant, after: Tenant, *, notified: bool) -> None:
+        """Do a step in the database, compare the state, and try what the model forbids."""
         act = self._act(words, before, after)
         if act is not None:
             with self._worker.tenant_tx(self.tenant_id) as tx:
                 act(tx)
-        assert self._announced() == told, f"announced otherwise than the model says: {words}"
+        assert self._was_notified() == notified, f"notification differs from the model: {words}"
         self._compare(after)
-        self._refused(after)
+        self._assert_rejections(after)
 
-    def _act(self, words: str, before: Tenant, after: Tenant) -> Callable[[TenantTransaction], object] | None:  # noqa: C901, PLR0911, PLR0912 - one line for each step
+    def _act(self, words: str, before: Tenant, after: Tenant) -> Callable[[TenantTransaction], object] | None:  # noqa: C901, PLR0911, PLR0912 - one line per step
         change = before.changes + self._before_begin
         match words.split():
             case ["suspends"]:
@@ -105,42 +105,42 @@ class Replay:
                 return lambda tx: tx.leaving.destroy_service_keys()
             case ["offboards"]:
                 return lambda tx: tx.leaving.end()
-            case ["the", "watch", *_]:
+            case ["monitoring", *_]:
                 code = CODES.get(after.health[0], RootKeyDisabled.code)
                 return lambda tx: tx.root_keys.report(self._key_ids[before.root] or "", code)
             case ["the", "worker", "follows", *_, what]:
                 return lambda tx: (tx.tenants.hold if what == "locks" else tx.tenants.release)(ROOT_KEY)
             case ["a", "change", *_]:
                 self._admit(after.changing_to or "", change + 1)
-            case ["wraps", "beside,", *_]:
-                self._reads_unstaged(after)
-            case ["keeps", "the", "wrap", *_]:
-                return lambda tx: self._stages(tx, before.changing)
+            case ["stages", *_]:
+                self._read_unstaged(after)
+            case ["stores", *_]:
+                return lambda tx: self._stage(tx, before.changing)
             case ["switches", *_]:
-                return lambda tx: self._switches(tx, change)
-            case ["the", "change", "is", "given", "up"]:
+                return lambda tx: self._switch(tx, change)
+            case ["the", "change", "is", "abandoned"]:
                 return lambda tx: tx.root_keys.abandon(change, "given_up")
             case ["a", "rotation", *_]:
                 wanted = RotationRequest(tenant_key=True, services=RotationScope.ALL, compromised=after.for_compromised)
                 return lambda tx: tx.rotations.begin(after.rotations, wanted, after.rotating_from)
             case ["the", "new", "version", *_]:
                 return lambda tx: tx.rotations.rotated(before.rotations, after.l2.recorded)
-            case ["prepares", *_] | ["wraps", "anew", *_]:
-                self._reads_for_rotation(before, after)
+            case ["prepares", *_] | ["rewraps", *_]:
+                self._read_for_rotation(before, after)
             case ["commits", *_]:
                 [work] = set(before.rotating) - set(after.rotating) or {before.rotating[0]}
-                return lambda tx: self._commits(tx, work)
+                return lambda tx: self._commit_work(tx, work)
             case ["the", "prepared", *_]:
                 return lambda tx: tx.rotations.activate(before.rotations)
             case ["destroys", "version", number]:
                 return lambda tx: tx.rotations.destroy(SERVICE, int(number))
             case ["older", "versions", *_]:
-                return lambda tx: self._retires(tx, before)
+                return lambda tx: self._retire(tx, before)
             case ["the", "rotation", "ends"]:
                 return lambda tx: tx.rotations.end(before.rotations)
         return None
 
-    # ── steps that are more than a statement ─────────────────────────────────────────────────────────────────────
+    # ── steps with more than one statement ──────────────────────────────────────────────────────────────────
 
     def _admit(self, root: str, number: int) -> None:
         key_id = uuid.uuid4().hex
@@ -163,7 +163,7 @@ class Replay:
         assert key is not None
         return key.version
 
-    def _reads_unstaged(self, after: Tenant) -> None:
+    def _read_unstaged(self, after: Tenant) -> None:
         work = after.changing
         assert work is not None
         with self._worker.tenant_tx(self.tenant_id) as tx:
@@ -171,23 +171,23 @@ class Replay:
         assert rows[work.version].wrapped == as_bytes(work.read)
         self._read[work] = rows[work.version]
 
-    def _stages(self, tx: TenantTransaction, work: Work | None) -> None:
+    def _stage(self, tx: TenantTransaction, work: Work | None) -> None:
         assert work is not None
         row = self._read[work]
         assert isinstance(row, ServiceKeyRow)
         with suppress(Superseded):
             tx.root_keys.stage(work.number + self._before_begin, [(row, as_bytes(work.made) or b"")])
 
-    def _switches(self, tx: TenantTransaction, number: int) -> None:
-        """As `switch-root-key` does."""
+    def _switch(self, tx: TenantTransaction, number: int) -> None:
+        """Switch as the activity `switch-root-key` does."""
         tenant = tx.tenants.lock()
         assert tx.root_keys.switch(number)
         if ROOT_KEY in tenant.locks:
             tx.tenants.release(ROOT_KEY)
 
-    def _reads_for_rotation(self, before: Tenant, after: Tenant) -> None:
+    def _read_for_rotation(self, before: Tenant, after: Tenant) -> None:
         [work] = set(after.rotating) - set(before.rotating) or {None}
-        if work is None:  # another attempt that has read and made the very same
+        if work is None:  # another attempt with the same result
             return
         with self._worker.tenant_tx(self.tenant_id) as tx:
             tenant = tx.tenants.get()
@@ -199,8 +199,8 @@ class Replay:
         assert rows[work.version].wrapped == as_bytes(work.read)
         self._read[work] = rows[work.version]
 
-    def _commits(self, tx: TenantTransaction, work: Work) -> None:
-        """As `prepare-service-keys` and `rewrap-keys` do."""
+    def _commit_work(self, tx: TenantTransaction, work: Work) -> None:
+        """Commit as the activities `prepare-service-keys` and `rewrap-keys` do."""
         read, made = self._read[work], as_bytes(work.made) or b""
         with suppress(Superseded):
             if isinstance(read, ServiceKeyRow):
@@ -211,22 +211,22 @@ class Replay:
                 require_active_version(tx, work.made.l2)
                 tx.rotations.prepare(work.number, read.row(SERVICE, work.version, made, work.made.l2))
 
-    def _retires(self, tx: TenantTransaction, before: Tenant) -> None:
+    def _retire(self, tx: TenantTransaction, before: Tenant) -> None:
         tx.tenants.lock()
         self._rewrap_credentials(tx, before)
         assert tx.rotations.retire_tenant_key(before.rotations) == before.l2.recorded
 
     def _rewrap_credentials(self, tx: TenantTransaction, before: Tenant) -> None:
-        """Credentials lie under the tenant key as well; the model leaves them out (docs/model.md)."""
+        """Rewrap credentials, which the tenant key wraps too; the model omits them (docs/model.md)."""
         for read in tx.rotations.outdated_credentials():
             tx.rotations.rewrap_credentials(before.rotations, read, "credentials", before.l2.recorded)
 
-    # ── where it is afterwards ───────────────────────────────────────────────────────────────────────────────────
+    # ── comparison of the states ────────────────────────────────────────────────────────────────────────────
 
     def _compare(self, now: Tenant) -> None:
         life = now.life
         with self._worker.raw_tx(self.tenant_id) as connection:
-            [stands] = connection.execute(
+            [stored] = connection.execute(
                 "select state, locks, unlocks_to, returns_to, destroying_at is not null from okcm.tenant"
             ).fetchall()
             versions = connection.execute(
@@ -238,11 +238,11 @@ class Replay:
             ).fetchall()
             running = connection.execute("select count(*) from okcm.root_key_change where state = 'running'").fetchone()
             rotating = connection.execute("select count(*) from okcm.rotation where state = 'running'").fetchone()
-        standing = life.standing
-        assert stands == (
-            standing.state,
-            sorted(standing.locks),
-            standing.unlocks_to,
+        lock_state = life.lock_state
+        assert stored == (
+            lock_state.state,
+            sorted(lock_state.locks),
+            lock_state.unlocks_to,
             life.returns_to,
             life.destroying,
         )
@@ -257,8 +257,8 @@ class Replay:
         assert {key_id for key_id, _ in keys} == {self._key_ids[root] for root in now.credentials} - {None}
         assert (running, rotating) == ((int(now.changing_to is not None),), (int(now.rotating_from > 0),))
 
-    def _refused(self, now: Tenant) -> None:
-        """What the model says cannot be done now is refused by the statements too, and changes nothing."""
+    def _assert_rejections(self, now: Tenant) -> None:
+        """Assert that the statements reject what the model forbids now, and change nothing."""
         if now.changing_to is not None and any(one.staged is None for one in now.versions if one.state != DESTROYED):
             with self._worker.tenant_tx(self.tenant_id) as tx:
                 assert not tx.root_keys.switch(now.changes + self._before_begin)
@@ -268,14 +268,14 @@ class Replay:
         if now.life.destroying:
             with suppress(DestructionStarted), self._worker.tenant_tx(self.tenant_id) as tx:
                 tx.leaving.restore()
-                raise AssertionError("restored behind the point of no return")
+                raise AssertionError("restored after the point of no return")
         compromised = now.versions[now.sealed - 1].state == KeyState.COMPROMISED.value
         if compromised:
             with self._worker.tenant_tx(self.tenant_id) as tx:
                 assert tx.rotations.destroy(SERVICE, now.sealed) == 1
 
-    def _announced(self) -> bool:
-        """Whether the tenant's change was announced since this was asked last."""
+    def _was_notified(self) -> bool:
+        """Return whether a change of the tenant was notified since the previous call."""
         sentinel = f"asked-{uuid.uuid4().hex}"
         self._listener.execute("select pg_notify('okcm_changed', %s)", [sentinel])
         announced = False
@@ -283,4 +283,4 @@ class Replay:
             announced |= notice.payload == tenant_hash(self.tenant_id)
             if notice.payload == sentinel:
                 return announced
-        raise AssertionError("the feed is silent")
+        raise AssertionError("the feed sends nothing")

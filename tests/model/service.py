@@ -1,41 +1,41 @@
-"""What the crypto service does for one request after the other.
+"""The crypto service's steps for one request after another.
 
-A look at the caller and the last check with the answer are one step each; what can come between the parts of these is
-explored with the real code by tests/crypto_service/core/test_model.py.
+The check of the caller is one step, and so are the final check and the response. What can occur between their parts is
+explored by tests/crypto_service/core/test_model.py with the real code.
 """
 
 from collections.abc import Iterator
 
 from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
-from tests.model.people import told
+from tests.model.people import after_notification
 from tests.model.state import (
     ACTIVE,
-    AWAY,
     COMPROMISED,
+    CONNECTED,
     DOWN,
     GRACE,
     OPENING,
+    UNREACHABLE,
     UP,
-    WELL,
-    Asking,
+    CachedKey,
     D,
-    Kept,
     Key,
-    Opening,
+    Request,
     Rules,
     Scope,
     T,
     Tenant,
+    Unwrap,
     World,
     Wrap,
 )
 
 NEWEST = 0
-"""The place of the key that encrypts; every other place is a version that decrypts."""
+"""The slot of the key that encrypts; every other slot is a version that decrypts."""
 
 
 def fresh(tenant: Tenant, rules: Rules) -> bool:
-    """Whether what is known of the caller may still be believed."""
+    """Return whether the cached caller may still be used."""
     return tenant.seen is not None and (tenant.seen[1] < T or not rules.bounds_callers)
 
 
@@ -44,75 +44,78 @@ def allows(state: State, place: int) -> bool:
 
 
 def serves(tenant: Tenant, world: World, rules: Rules, scope: Scope) -> Iterator[tuple[str, Tenant]]:
-    if tenant.unheard and world.link == WELL:
-        yield "the crypto service hears of it", told(tenant, rules, rules.forgets_when_told)
+    if tenant.unnotified and world.link == CONNECTED:
+        yield "the crypto service is notified", after_notification(tenant, rules, rules.forgets_when_notified)
     if world.link != DOWN and (tenant.seen is None or tenant.seen[1] > 0 or tenant.asking is not None):
-        state = tenant.life.standing.state
+        state = tenant.life.lock_state.state
         if tenant.seen != (state, 0):
-            yield "looks at the caller", tenant._replace(seen=(state, 0))
+            yield "refreshes the caller", tenant._replace(seen=(state, 0))
     if tenant.asking is None:
         if fresh(tenant, rules) and tenant.seen is not None:
             for place in range(0 if scope.encrypts else 1, len(tenant.versions) + 1):
                 if allows(tenant.seen[0], place):
-                    asking = Asking(place, waits=False, key=None, age=0, old=False)
+                    asking = Request(place, waits=False, key=None, age=0, outdated=False)
                     yield f"is asked to {_verb(place)}", tenant._replace(asking=asking)
     elif tenant.asking.key is None:
-        yield "the client gives up", tenant._replace(asking=None)
+        yield "the client cancels", tenant._replace(asking=None)
         yield from _wants(tenant, tenant.asking, rules)
     else:
         yield from _answers(tenant, tenant.asking, rules)
-    if tenant.opening is not None:
-        yield from _opens(tenant, tenant.opening, world, rules)
+    if tenant.unwrap is not None:
+        yield from _opens(tenant, tenant.unwrap, world, rules)
 
 
 def _verb(place: int) -> str:
     return "encrypt" if place == NEWEST else f"decrypt with version {place}"
 
 
-def _wants(tenant: Tenant, asking: Asking, rules: Rules) -> Iterator[tuple[str, Tenant]]:
-    for kept in tenant.kept:
-        if kept.place == asking.place and not asking.waits:
-            opening = tenant.opening
-            if opening is None and kept.age * 2 >= T:
-                opening = Opening(kept.place, None, half=False, age=0, replaced=False)  # nobody waits for it
-            has = asking._replace(key=kept.key)
-            yield "takes the key from memory", tenant._replace(asking=has, opening=opening)
+def _wants(tenant: Tenant, asking: Request, rules: Rules) -> Iterator[tuple[str, Tenant]]:
+    for cached in tenant.cached:
+        if cached.place == asking.place and not asking.waits:
+            unwrap = tenant.unwrap
+            if unwrap is None and cached.age * 2 >= T:
+                unwrap = Unwrap(cached.place, None, outer_unwrapped=False, age=0, replaced=False)  # in the background
+            has = asking._replace(key=cached.key)
+            yield "takes the key from the cache", tenant._replace(asking=has, unwrap=unwrap)
             return
-    opening = tenant.opening
-    if opening is None:
-        begun = Opening(asking.place, None, half=False, age=0, replaced=False)
-        yield "begins to open the key", tenant._replace(opening=begun, asking=asking._replace(waits=True))
-    elif not asking.waits and opening.place == asking.place and not (opening.replaced and rules.joins_no_old_opening):
-        yield "waits for the opening under way", tenant._replace(asking=asking._replace(waits=True))
+    unwrap = tenant.unwrap
+    if unwrap is None:
+        begun = Unwrap(asking.place, None, outer_unwrapped=False, age=0, replaced=False)
+        yield "begins to unwrap the key", tenant._replace(unwrap=begun, asking=asking._replace(waits=True))
+    elif not asking.waits and unwrap.place == asking.place and not (unwrap.replaced and rules.joins_no_old_unwrap):
+        yield "waits for the unwrap in progress", tenant._replace(asking=asking._replace(waits=True))
 
 
-def _opens(tenant: Tenant, opening: Opening, world: World, rules: Rules) -> Iterator[tuple[str, Tenant]]:
-    if opening.row is None:
+def _opens(tenant: Tenant, unwrap: Unwrap, world: World, rules: Rules) -> Iterator[tuple[str, Tenant]]:
+    if unwrap.row is None:
         if world.link != DOWN:
-            row = _row(tenant, opening.place)
+            row = _row(tenant, unwrap.place)
             if row is None:
-                yield "finds no such key", _failed(tenant, opening)
+                yield "finds no such key", _fail(tenant, unwrap)
             else:
-                yield "reads the key's row", tenant._replace(opening=opening._replace(row=row))
+                yield "reads the key's row", tenant._replace(unwrap=unwrap._replace(row=row))
         return
-    number, wrap, compromised = opening.row
-    holder = UP if opening.half else tenant.holder(wrap.root)
-    if holder == AWAY:
-        yield "cannot reach the root key", _failed(tenant, opening)
+    number, wrap, compromised = unwrap.row
+    holder = UP if unwrap.outer_unwrapped else tenant.holder(wrap.root)
+    if holder == UNREACHABLE:
+        yield "cannot reach the root key", _fail(tenant, unwrap)
     elif holder != UP:
-        kept = () if rules.empties_when_taken_away else tenant.kept
-        yield "is refused by the root key", _failed(tenant._replace(kept=kept, told_gone=bool(kept)), opening)
-    elif not opening.half and wrap.good and (wrap.tenant == tenant.name or not rules.binds_context):
-        yield "has the outer layer opened", tenant._replace(opening=opening._replace(half=True))
+        cached = () if rules.empties_when_disabled else tenant.cached
+        yield (
+            "is rejected by the root key",
+            _fail(tenant._replace(cached=cached, disabled_ignored=bool(cached)), unwrap),
+        )
+    elif not unwrap.outer_unwrapped and wrap.valid and (wrap.tenant == tenant.name or not rules.binds_context):
+        yield "has the outer layer unwrapped", tenant._replace(unwrap=unwrap._replace(outer_unwrapped=True))
     elif tenant.destroyed or not tenant.l2.oldest <= wrap.l2 <= tenant.l2.newest:
-        if _row(tenant, opening.place) not in {None, opening.row} and world.link != DOWN:
-            yield "reads the row once more", tenant._replace(opening=opening._replace(row=None, half=False))
+        if _row(tenant, unwrap.place) not in {None, unwrap.row} and world.link != DOWN:
+            yield "reads the row again", tenant._replace(unwrap=unwrap._replace(row=None, outer_unwrapped=False))
         else:
-            yield "finds the tenant key's version gone", _failed(tenant, opening)
-    elif not wrap.good or (wrap.tenant != tenant.name and (rules.binds_context or rules.l2_of_its_own)):
-        yield "finds that the wrap does not open in its place", _failed(tenant, opening)
+            yield "finds the tenant key's version deleted", _fail(tenant, unwrap)
+    elif not wrap.valid or (wrap.tenant != tenant.name and (rules.binds_context or rules.l2_per_tenant)):
+        yield "finds that the wrap does not decrypt in its context", _fail(tenant, unwrap)
     else:
-        yield f"opens version {number}", _opened(tenant, opening, Key(wrap.tenant, number, compromised), rules)
+        yield f"unwraps version {number}", _unwrapped(tenant, unwrap, Key(wrap.tenant, number, compromised), rules)
 
 
 def _row(tenant: Tenant, place: int) -> tuple[int, Wrap, bool] | None:
@@ -123,55 +126,59 @@ def _row(tenant: Tenant, place: int) -> tuple[int, Wrap, bool] | None:
     return None
 
 
-def _failed(tenant: Tenant, opening: Opening) -> Tenant:
-    waited = tenant.asking is not None and tenant.asking.waits and tenant.asking.place == opening.place
-    return tenant._replace(opening=None, asking=None if waited else tenant.asking)
+def _fail(tenant: Tenant, unwrap: Unwrap) -> Tenant:
+    waited = tenant.asking is not None and tenant.asking.waits and tenant.asking.place == unwrap.place
+    return tenant._replace(unwrap=None, asking=None if waited else tenant.asking)
 
 
-def _opened(tenant: Tenant, opening: Opening, key: Key, rules: Rules) -> Tenant:
-    asking, kept = tenant.asking, tenant.kept
-    if asking is not None and asking.waits and asking.place == opening.place:
+def _unwrapped(tenant: Tenant, unwrap: Unwrap, key: Key, rules: Rules) -> Tenant:
+    asking, cached = tenant.asking, tenant.cached
+    if asking is not None and asking.waits and asking.place == unwrap.place:
         asking = asking._replace(waits=False, key=key)
-    if not opening.replaced:
-        age = opening.age if rules.counts_from_the_beginning else 0
-        places = {opening.place, key.version}
-        kept = tuple(sorted([one for one in kept if one.place not in places] + [Kept(p, key, age) for p in places]))
-    return tenant._replace(asking=asking, kept=kept, opening=None, told_gone=False)
+    if not unwrap.replaced:
+        age = unwrap.age if rules.counts_from_the_beginning else 0
+        places = {unwrap.place, key.version}
+        cached = tuple(
+            sorted([one for one in cached if one.place not in places] + [CachedKey(p, key, age) for p in places])
+        )
+    return tenant._replace(asking=asking, cached=cached, unwrap=None, disabled_ignored=False)
 
 
-def _answers(tenant: Tenant, asking: Asking, rules: Rules) -> Iterator[tuple[str, Tenant]]:
-    """The last look at the caller and the answer, between which nothing gives up the loop."""
+def _answers(tenant: Tenant, asking: Request, rules: Rules) -> Iterator[tuple[str, Tenant]]:
+    """The final check of the caller and the response, between which nothing suspends."""
     key, done = asking.key, tenant._replace(asking=None)
-    if rules.looks_again and not fresh(tenant, rules):
-        return  # looks at the caller first
-    if rules.looks_again and tenant.seen is not None and not allows(tenant.seen[0], asking.place):
-        yield "refuses, for the tenant is closed", done
+    if rules.checks_caller_again and not fresh(tenant, rules):
+        return  # refreshes the caller first
+    if rules.checks_caller_again and tenant.seen is not None and not allows(tenant.seen[0], asking.place):
+        yield "rejects, because the tenant is closed", done
     elif key is not None and key.compromised and asking.place != NEWEST and rules.refuses_compromised:
-        yield "refuses, for the version is compromised", done
+        yield "rejects, because the version is compromised", done
     else:
         yield "answers", done
 
 
 def ticks(world: World, rules: Rules) -> World:
-    """Return the world a tick later; what hangs for longer than its time-outs has ended."""
-    return world._replace(tenants=tuple(_older(tenant, rules) for tenant in world.tenants))
+    """Return the world a tick later; calls that exceeded their time-outs have ended."""
+    return world._replace(tenants=tuple(_advance(tenant, rules) for tenant in world.tenants))
 
 
-def _older(tenant: Tenant, rules: Rules) -> Tenant:
-    asking, opening = tenant.asking, tenant.opening
-    kept = tuple(one._replace(age=min(one.age + 1, T)) for one in tenant.kept)
-    refused = tenant.holder(tenant.root) not in {UP, AWAY} or tenant.destroyed
-    closed = tenant.life.standing.state not in DECRYPTS
-    hangs = opening is not None and opening.age >= D
-    # Who waits for what hangs gets its error.
+def _advance(tenant: Tenant, rules: Rules) -> Tenant:
+    asking, unwrap = tenant.asking, tenant.unwrap
+    cached = tuple(one._replace(age=min(one.age + 1, T)) for one in tenant.cached)
+    refused = tenant.holder(tenant.root) not in {UP, UNREACHABLE} or tenant.destroyed
+    closed = tenant.life.lock_state.state not in DECRYPTS
+    hangs = unwrap is not None and unwrap.age >= D
+    # A request that waits for a call that timed out gets its error.
     late = asking is None or asking.age >= D or (hangs and asking.waits)
     most = T + D
     return tenant._replace(
-        health=(AWAY, min(tenant.health[1] + 1, GRACE + 1)) if tenant.health[0] == AWAY else tenant.health,
+        health=(UNREACHABLE, min(tenant.health[1] + 1, GRACE + 1))
+        if tenant.health[0] == UNREACHABLE
+        else tenant.health,
         closed_for=min(tenant.closed_for + 1, most) if closed else 0,
-        gone_for=min(tenant.gone_for + 1, most) if refused else 0,
+        disabled_for=min(tenant.disabled_for + 1, most) if refused else 0,
         seen=tenant.seen and (tenant.seen[0], min(tenant.seen[1] + 1, T)),
-        kept=tuple(one for one in kept if one.age < T) if rules.bounds_keys else kept,
+        cached=tuple(one for one in cached if one.age < T) if rules.bounds_keys else cached,
         asking=None if asking is None or late else asking._replace(age=asking.age + 1),
-        opening=None if opening is None or hangs else opening._replace(age=opening.age + 1),
+        unwrap=None if unwrap is None or hangs else unwrap._replace(age=unwrap.age + 1),
     )

@@ -1,4 +1,4 @@
-"""A story of the model, replayed by the crypto service's code: callers, keyring and operations, on one loop.
+"""Replay of a story of the model with the crypto service's code: callers, key cache and operations, on one loop.
 
 Database, holders and tenant key are views of the model's state; each call waits until the story reaches it.
 """
@@ -34,17 +34,17 @@ from openkcm.errors import OpenKcmError
 from tests.crypto_service.core.stage import IDENTITIES, MINE
 from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Clock, Journal
 from tests.model.service import NEWEST
-from tests.model.state import ACTIVE, AWAY, DESTROYED, OPENING, UP, T, Tenant
+from tests.model.state import ACTIVE, DESTROYED, OPENING, UNREACHABLE, UP, T, Tenant
 
 SERVICE = "orders"
 TICK = 1000.0
-"""Seconds: so many that `_A_MOMENT`, after which the code forgets a failure, is nothing beside it."""
+"""In seconds: so long that `_A_MOMENT`, after which a cached failure expires, is negligible."""
 _A_MOMENT = 1.0
 _PATIENCE_SECONDS = 10
 
 
-class Stopped:
-    """Work in a thread that stops before each call to a server until it is let on, or told that it hung too long."""
+class PausedWork:
+    """Work in a thread that pauses before each call to a server until it is resumed, normally or with a time-out."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -56,19 +56,19 @@ class Stopped:
         self._look()
 
     def _run(self, work: Callable[[], Any]) -> None:
-        _here.stopped = self
+        _here.paused = self
         try:
             self._at.put((None, work(), None))
         except OpenKcmError as error:
             self._at.put((None, None, error))
 
     def before(self, call: str) -> None:
-        """In the thread: wait for the story."""
+        """Wait for the story, in the thread."""
         self._at.put((call, None, None))
         if not self._on.get(timeout=_PATIENCE_SECONDS * 6):
             raise DatabaseUnavailable
 
-    def let_on(self, *, hangs: bool = False) -> None:
+    def resume(self, *, hangs: bool = False) -> None:
         self._on.put(not hangs)
         self._look()
 
@@ -85,23 +85,23 @@ _here = threading.local()
 
 
 def _before(call: str) -> None:
-    if (stopped := getattr(_here, "stopped", None)) is not None:
-        stopped.before(call)
+    if (paused := getattr(_here, "paused", None)) is not None:
+        paused.before(call)
 
 
 async def _unrecorded(tenant_id: str, service: str, version: int) -> None:
-    """The model has no records of openings."""
+    """Ignore an unwrap: the model has no records of them."""
 
 
 class Serving:
-    """`begin`, then a `step` for each of the story's; the outcome of a request is asserted where the model tells it."""
+    """Call `begin`, then `step` for each step of the story; the outcome of a request is asserted where it ends."""
 
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
         self._clock, self._changes = Clock(1000.0), Changes()
-        self._stopped: list[Stopped] = []
+        self._paused: list[PausedWork] = []
         self._wants: asyncio.Event | None = None
-        self._goes: asyncio.Event | None = None
+        self._released: asyncio.Event | None = None
         self._has_key = False
         self._task: asyncio.Task[Any] | None = None
         at_once = SimpleNamespace(run=self._at_once)
@@ -115,54 +115,54 @@ class Serving:
         self._caller = await self._callers.identify(IDENTITIES[MINE].certificate, ADDRESS)
         self._changes.tell(None)
 
-    async def step(self, words: str, after: Tenant, *, failed: bool) -> None:  # noqa: C901, PLR0912 - a line for each
+    async def step(self, words: str, after: Tenant, *, failed: bool) -> None:  # noqa: C901, PLR0912 - one line per step
         before, self.tenant = self.tenant, after
         match words.split():
             case ["a", "tick", "passes"]:
                 await self._tick(before)
-            case ["the", "crypto", "service", "hears", *_] | ["the", "feed", "is", "back"]:
+            case ["the", "crypto", "service", "is", *_] | ["the", "feed", "is", "back"]:
                 self._changes.tell(None if words.startswith("the feed") else tenant_hash(MINE))
-            case ["looks", *_]:
+            case ["refreshes", *_]:
                 with suppress(TenantNotOperational):
                     await self._callers.refresh(self._caller)
             case ["is", "asked", "to", what, *rest]:
                 await self._ask(NEWEST if what == "encrypt" else int(rest[-1]))
-            case ["the", "client", "gives", "up"]:
-                await self._give_up()
+            case ["the", "client", "cancels"]:
+                await self._cancel()
             case ["takes", *_]:
                 await self._want()
-                assert self._has_key, "it is not in memory"
+                assert self._has_key, "the key is not cached"
             case ["begins", *_]:
-                began = len(self._stopped)
+                began = len(self._paused)
                 await self._want()
-                assert len(self._stopped) == began + 1, "no opening began"
+                assert len(self._paused) == began + 1, "no unwrap began"
                 assert not self._has_key
             case ["waits", *_]:
-                began = len(self._stopped)
+                began = len(self._paused)
                 await self._want()
-                assert len(self._stopped) == began, "an opening of its own began"
+                assert len(self._paused) == began, "another unwrap began"
                 assert not self._has_key
             case ["finds", "the", "tenant", *_]:
-                await self._let_on("read", "decrypt")
-            case [("reads" | "finds" | "has" | "opens" | "is" | "cannot"), *_]:
-                await self._let_on()
-            case ["answers"] | ["refuses,", *_]:
+                await self._resume("read", "decrypt")
+            case [("reads" | "finds" | "has" | "unwraps" | "is" | "cannot"), *_]:
+                await self._resume()
+            case ["answers"] | ["rejects,", *_]:
                 await self._end(before, words)
         await self._settle()
         if failed:
             self._clock.now += _A_MOMENT
         if after.asking is None and self._task is not None:
-            assert self._task.done(), "it waits for what has failed"
-            await self._give_up()
+            assert self._task.done(), "the request waits for a failed call"
+            await self._cancel()
 
     async def end(self) -> None:
-        """Leave nothing running."""
-        await self._give_up()
-        while self._stopped:
-            await self._let_on(hangs=True)
+        """Cancel everything that still runs."""
+        await self._cancel()
+        while self._paused:
+            await self._resume(hangs=True)
 
     async def _ask(self, place: int) -> None:
-        self._wants, self._goes, self._has_key = asyncio.Event(), asyncio.Event(), False
+        self._wants, self._released, self._has_key = asyncio.Event(), asyncio.Event(), False
         caller = await self._callers.refresh(self._caller)
         if place == NEWEST:
             work = self._operations.encrypt(caller, "r", b"secret")
@@ -178,11 +178,11 @@ class Serving:
 
     async def _end(self, before: Tenant, words: str) -> None:
         assert self._task is not None
-        assert self._goes is not None
-        assert self._has_key, "it has no key"
-        self._goes.set()
+        assert self._released is not None
+        assert self._has_key, "the request has no key"
+        self._released.set()
         await self._settle()
-        assert self._task.done(), "it waits for something else"
+        assert self._task.done(), "the request does not complete"
         if words == "answers":
             assert before.asking is not None
             assert before.asking.place == NEWEST or self._task.result() == b"secret"
@@ -192,7 +192,7 @@ class Serving:
             assert isinstance(self._task.exception(), error), repr(self._task.exception())
         self._task = None
 
-    async def _give_up(self) -> None:
+    async def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError, OpenKcmError):
@@ -200,25 +200,25 @@ class Serving:
             self._task = None
 
     async def _tick(self, before: Tenant) -> None:
-        """What the model ended for its time-outs ends here too, before the clock goes on."""
-        if before.opening is not None and self.tenant.opening is None:
-            while self._stopped:
-                await self._let_on(hangs=True)
+        """End calls that the model ended by time-outs, before the clock advances."""
+        if before.unwrap is not None and self.tenant.unwrap is None:
+            while self._paused:
+                await self._resume(hangs=True)
         if self.tenant.asking is None:
-            await self._give_up()
+            await self._cancel()
         self._clock.now += TICK
         await self._settle()
 
-    async def _let_on(self, *more: str, hangs: bool = False) -> None:
-        """Let the oldest opening do its next call, and those named besides."""
-        assert self._stopped, "nothing is being opened"
-        one = self._stopped[0]
-        one.let_on(hangs=hangs)
+    async def _resume(self, *more: str, hangs: bool = False) -> None:
+        """Resume the oldest unwrap for its next call, and for the calls named in addition."""
+        assert self._paused, "no unwrap is in progress"
+        one = self._paused[0]
+        one.resume(hangs=hangs)
         while one.at in more and one.at is not None:
             more = tuple(call for call in more if call != one.at)
-            one.let_on()
+            one.resume()
         if one.at is None:
-            self._stopped.remove(one)
+            self._paused.remove(one)
         await self._settle()
 
     @staticmethod
@@ -226,27 +226,27 @@ class Serving:
         for _ in range(12):
             await asyncio.sleep(0)
 
-    # ── `interfaces.Keyring`, which waits for the story before and after the real one ────────────────────────────
+    # ── `interfaces.KeyCache`, which waits for the story before and after the real one ──────────────────────
 
     async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
         assert self._wants is not None
-        assert self._goes is not None
+        assert self._released is not None
         await self._wants.wait()
         key = await self._keyring.key(caller, version)
         self._has_key = True
-        await self._goes.wait()
+        await self._released.wait()
         return key
 
-    # ── threads, database, root key and tenant key, as far as they are asked ─────────────────────────────────────
+    # ── fakes of threads, database, root key and tenant key ─────────────────────────────────────────────────
 
     @staticmethod
     async def _at_once(_tenant_id: str, work: Callable[[], Any]) -> Any:
         return work()
 
     async def run(self, _tenant_id: str, work: Callable[[], Any]) -> Any:
-        stopped = Stopped(work)
-        self._stopped.append(stopped)
-        return await stopped.future
+        paused = PausedWork(work)
+        self._paused.append(paused)
+        return await paused.future
 
     @contextmanager
     def tenant_tx(self, _tenant_id: str) -> Iterator[Any]:
@@ -254,7 +254,7 @@ class Serving:
         yield SimpleNamespace(services=SimpleNamespace(caller=self._row, key_and_root=self._key_and_root))
 
     def _row(self, _serial: str) -> ClientIdentityRow:
-        one, state = IDENTITIES[MINE], self.tenant.life.standing.state
+        one, state = IDENTITIES[MINE], self.tenant.life.lock_state.state
         ends = datetime.now(UTC) + timedelta(hours=1)
         return ClientIdentityRow(
             SERVICE,
@@ -285,13 +285,13 @@ class Serving:
         return self
 
     def forget(self, _tenant_id: str) -> None:
-        """There is nothing that this keeps open."""
+        """Do nothing: this root key cache stores nothing."""
 
     def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
         _before("unwrap")
         root, l2, number = json.loads(wrapped)
         if self.tenant.holder(root) != UP:
-            raise RootKeyUnreachable if self.tenant.holder(root) == AWAY else RootKeyDisabled
+            raise RootKeyUnreachable if self.tenant.holder(root) == UNREACHABLE else RootKeyDisabled
         if (context.tenant_id, context.object_id) != (MINE, str(number)):
             raise WrongContext
         return json.dumps([l2, number]).encode()

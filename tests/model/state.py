@@ -1,6 +1,6 @@
-"""What there is: of each tenant what is on record, at the key servers, and in the crypto service's memory.
+"""The state: for each tenant the recorded data, the state of the key servers, and the crypto service's caches.
 
-Everything is a value. Numbers that grow (ages) stop growing where nothing depends on them any more.
+Everything is a value. Ages stop growing where nothing depends on them any more.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from core.tenants.lifecycle import State
 from core.tenants.locks import LockReason, LockState
 
 T = 2
-"""Ticks for which the crypto service believes what it remembers: `crypto_cache_seconds`."""
+"""Ticks of the crypto service's cache time: `crypto_cache_seconds`."""
 D = 1
-"""Ticks that a call may hang before its time-outs end it."""
+"""Ticks that a call may take before its time-outs end it."""
 GRACE = 1
-"""Ticks for which a root key may be out of reach before its tenant is locked."""
+"""Ticks for which a root key may be unreachable before its tenant is locked."""
 
 PLATFORM, CUSTOMER, OTHER = "platform's key", "customer's key", "customer's other key"
 """Root keys (L1)."""
-UP, AWAY, GONE, HALF = "usable", "out of reach", "taken away", "wraps and does not open"
-"""What the holder of a root key lets us do."""
-WELL, DEAF, DOWN = "well", "feed lost", "database down"
+UP, UNREACHABLE, DISABLED, WRAP_ONLY = "usable", "unreachable", "disabled", "able only to wrap"
+"""The behaviour of a root key's holder."""
+CONNECTED, FEED_LOST, DOWN = "well", "feed lost", "database down"
 
 PREPARED, ACTIVE, DEACTIVATED = KeyState.PREPARED.value, KeyState.ACTIVE.value, KeyState.DEACTIVATED.value
 COMPROMISED, DESTROYED = KeyState.COMPROMISED.value, KeyState.DESTROYED.value
@@ -32,24 +32,24 @@ OPENING = frozenset(state.value for state in OPENING_STATES)
 
 
 class Life(NamedTuple):
-    """A tenant's standing; `returns_to` while it is leaving, `destroying` behind the point of no return."""
+    """A tenant's state; `returns_to` while it is offboarding, `destroying` after the point of no return."""
 
-    standing: LockState
+    lock_state: LockState
     returns_to: State | None = None
     destroying: bool = False
 
 
 class Wrap(NamedTuple):
-    """A service key under both layers. `good` is whether the root key opens what it wrapped."""
+    """A service key wrapped twice. `valid` is whether the root key can unwrap what it wrapped."""
 
     tenant: str
     root: str
     l2: int
-    good: bool = True
+    valid: bool = True
 
 
 class Version(NamedTuple):
-    """A version of the service key (L3): its wrap in force, and the one that waits beside it."""
+    """A version of the service key (L3): its wrap in force, and a staged one."""
 
     state: str
     wrap: Wrap | None
@@ -57,7 +57,7 @@ class Version(NamedTuple):
 
 
 class L2(NamedTuple):
-    """The tenant key: the newest and the oldest version that opens, at the key server and on record."""
+    """The tenant key: the newest and the oldest version that decrypts, at the key server and as recorded."""
 
     newest: int = 1
     oldest: int = 1
@@ -66,7 +66,7 @@ class L2(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a worker has read and made and not committed; it may come back long after it was given up as lost."""
+    """What a worker has read and wrapped but not committed; it may complete long after it was abandoned."""
 
     number: int
     version: int
@@ -75,42 +75,42 @@ class Work(NamedTuple):
 
 
 class Key(NamedTuple):
-    """An opened service key: whose it is, and what its row said."""
+    """An unwrapped service key: its tenant, and data of its row."""
 
     tenant: str
     version: int
     compromised: bool
 
 
-class Kept(NamedTuple):
-    """A key in memory, found under `place`: a version, or 0 for the one that encrypts."""
+class CachedKey(NamedTuple):
+    """A cached key in the slot `place`: a version, or 0 for the one that encrypts."""
 
     place: int
     key: Key
     age: int
 
 
-class Opening(NamedTuple):
-    """A key being opened; `row` is what was read, `half` whether the root key has done its part.
+class Unwrap(NamedTuple):
+    """An unwrap in progress; `row` is what was read, `outer_unwrapped` whether the outer layer is unwrapped.
 
-    `replaced`: a change was heard of since it began.
+    `replaced`: a change was notified since it began.
     """
 
     place: int
     row: tuple[int, Wrap, bool] | None
-    half: bool
+    outer_unwrapped: bool
     age: int
     replaced: bool
 
 
-class Asking(NamedTuple):
-    """A request under way; `key` once it has it, `old` once a change was heard of since it began."""
+class Request(NamedTuple):
+    """A request in progress; `key` once it has one, `outdated` once a change was notified since it began."""
 
     place: int
     waits: bool
     key: Key | None
     age: int
-    old: bool
+    outdated: bool
 
 
 class Tenant(NamedTuple):
@@ -132,81 +132,81 @@ class Tenant(NamedTuple):
     rotating: tuple[Work, ...] = ()
     destroyed: bool = False
     tampered: bool = False
-    # What time has passed over, for the invariants alone.
+    # Durations, only for the invariants.
     closed_for: int = 0
-    gone_for: int = 0
-    # The crypto service's memory.
+    disabled_for: int = 0
+    # The crypto service's caches.
     seen: tuple[State, int] | None = None
-    unheard: bool = False
-    kept: tuple[Kept, ...] = ()
-    opening: Opening | None = None
-    asking: Asking | None = None
-    told_gone: bool = False
+    unnotified: bool = False
+    cached: tuple[CachedKey, ...] = ()
+    unwrap: Unwrap | None = None
+    asking: Request | None = None
+    disabled_ignored: bool = False
 
     def holder(self, root: str) -> str:
         return dict(self.holders)[root]
 
 
 class World(NamedTuple):
-    """Two tenants and what their crypto service is connected to."""
+    """Two tenants, and the connection of their crypto service to the database."""
 
     tenants: tuple[Tenant, Tenant]
-    link: str = WELL
+    link: str = CONNECTED
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What may happen in one search, and how often: the bounds within which it shows anything."""
+    """The possible steps of one search and their bounds; a search proves nothing beyond them."""
 
     people: bool = False
-    """Tenants are suspended, locked, leave, come back and are destroyed."""
+    """Tenants are suspended, locked, offboarded, restored and destroyed."""
     holders: tuple[str, ...] = (UP,)
-    """What may become of a customer's root key."""
+    """The possible behaviours of a customer's root key."""
     links: bool = False
     serves: bool = False
-    """The crypto service is asked to decrypt."""
+    """Requests to decrypt occur."""
     encrypts: bool = False
-    """It is asked to encrypt as well."""
+    """Requests to encrypt occur too."""
     time: bool = True
     changes: int = 0
     rotations: int = 0
     compromises: bool = False
     versions: int = 1
     workers: int = 1
-    """How many attempts of a rotation are at work: all but one were given up as lost."""
+    """The number of concurrent attempts of a rotation: all but one were abandoned."""
     roots: tuple[str, ...] = (PLATFORM, CUSTOMER)
     begins_with: str = CUSTOMER
     both_move: bool = False
-    thief: bool = False
+    attacker: bool = False
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What the product decides. Functions are the product's own; each `bool` is a guard that a mutant leaves out."""
+    """The product's decisions. Functions are the product's own; each `bool` is a guard that a mutant removes."""
 
     hold: Callable[[LockState, LockReason], LockState] = locks.add_lock
     release: Callable[[LockState, LockReason], LockState] = locks.remove_lock
     closes: Callable[[str, float, float], bool] = locks.requires_lock
     may_change_root_key: Callable[..., bool] = locks.may_change_root_key
     restores_before_destruction: bool = True
-    forgets_when_told: bool = True
+    forgets_when_notified: bool = True
     forgets_when_reconnected: bool = True
-    forgets_openings: bool = True
-    joins_no_old_opening: bool = True
+    forgets_unwraps: bool = True
+    joins_no_old_unwrap: bool = True
     bounds_keys: bool = True
     bounds_callers: bool = True
     counts_from_the_beginning: bool = True
-    looks_again: bool = True
-    empties_when_taken_away: bool = True
+    checks_caller_again: bool = True
+    empties_when_disabled: bool = True
     refuses_compromised: bool = True
     keys_by_tenant: bool = True
     tenant_by_certificate: bool = True
     binds_context: bool = True
-    l2_of_its_own: bool = True
-    proves_wraps: bool = True
+    l2_per_tenant: bool = True
+    verifies_wraps: bool = True
     keeps_old_wraps: bool = True
     switches_whole: bool = True
-    looks_before_switching: bool = True
+    checks_before_switching: bool = True
     replaces_only_what_it_read: bool = True
     refuses_ended: bool = True
     refuses_other_root: bool = True
@@ -218,7 +218,7 @@ class Rules:
 
 
 def begin(scope: Scope) -> World:
-    """Return two active tenants with one service each, and a tenant key of their own."""
+    """Return two active tenants with one service and a separate tenant key each."""
 
     def tenant(name: str) -> Tenant:
         wrap = Wrap(name, scope.begins_with, 1)

@@ -1,27 +1,27 @@
-"""What a tenant tries, or a thief who can write rows, to have a service key opened for somebody else."""
+"""Attacks of a tenant, or of an attacker who can write rows, to get a service key of another tenant unwrapped."""
 
 from collections.abc import Iterator
 
-from tests.model.state import DOWN, Kept, Rules, World
+from tests.model.state import DOWN, CachedKey, Rules, World
 
 
-def strangers(world: World, rules: Rules) -> Iterator[tuple[str, World]]:
-    """Rows are put in each other's place; and what a guard would have kept apart, a mutant mixes."""
+def attacks(world: World, rules: Rules) -> Iterator[tuple[str, World]]:
+    """Swap rows between tenants; without a guard, a mutant also mixes caches and callers."""
     mine, theirs = world.tenants
     if world.link != DOWN and not theirs.tampered and mine.versions[0].wrap is not None:
         copied = theirs.versions[0]._replace(wrap=mine.versions[0].wrap)
-        moved = theirs._replace(versions=(copied, *theirs.versions[1:]), tampered=True, unheard=True)
-        yield "a thief puts the row of acme's key in the place of beta's", world._replace(tenants=(mine, moved))
+        altered = theirs._replace(versions=(copied, *theirs.versions[1:]), tampered=True, unnotified=True)
+        yield "an attacker copies the row of acme's key over beta's", world._replace(tenants=(mine, altered))
     asking = theirs.asking
     if asking is None or asking.key is not None or asking.waits:
         return
     if not rules.keys_by_tenant:
-        for kept in mine.kept:
-            if kept.place == asking.place:
-                has = theirs._replace(asking=asking._replace(key=kept.key))
-                yield "beta: takes the key from memory, which is acme's", world._replace(tenants=(mine, has))
+        for cached in mine.cached:
+            if cached.place == asking.place:
+                has = theirs._replace(asking=asking._replace(key=cached.key))
+                yield "beta: takes the key from the cache, which is acme's", world._replace(tenants=(mine, has))
     if not rules.tenant_by_certificate:
-        for kept in mine.kept:
-            if kept.place == asking.place:
-                has = theirs._replace(kept=(Kept(kept.place, kept.key, kept.age),))
-                yield "beta: says that it is acme", world._replace(tenants=(mine, has))
+        for cached in mine.cached:
+            if cached.place == asking.place:
+                has = theirs._replace(cached=(CachedKey(cached.place, cached.key, cached.age),))
+                yield "beta: claims to be acme", world._replace(tenants=(mine, has))

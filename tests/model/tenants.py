@@ -1,4 +1,4 @@
-"""The model put together: what can happen to two tenants within a scope, under the product's rules or a mutant's."""
+"""The complete model: the possible steps of two tenants within a scope, by the product's rules or a mutant's."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,7 +8,7 @@ from tests.model.operations import change_root_key, rotate
 from tests.model.people import acts, links, watch
 from tests.model.service import serves, ticks
 from tests.model.state import Rules, Scope, World, begin
-from tests.model.strangers import strangers
+from tests.model.strangers import attacks
 
 
 def successors(scope: Scope, rules: Rules) -> Callable[[World], Iterator[tuple[str, World]]]:
@@ -25,8 +25,8 @@ def successors(scope: Scope, rules: Rules) -> Callable[[World], Iterator[tuple[s
             if scope.both_move:
                 for words, after in part(theirs, world, rules, scope):
                     yield f"{theirs.name}: {words}", World((mine, after), world.link)
-        if scope.thief:
-            yield from strangers(world, rules)
+        if scope.attacker:
+            yield from attacks(world, rules)
         if scope.links:
             yield from links(world, rules)
         if scope.time:
@@ -36,5 +36,5 @@ def successors(scope: Scope, rules: Rules) -> Callable[[World], Iterator[tuple[s
 
 
 def search(scope: Scope, rules: Rules | None = None, most: int = 2_000_000) -> Found[World]:
-    """Go everywhere within a scope."""
+    """Visit every state within a scope."""
     return explore(begin(scope), successors(scope, rules or Rules()), breach, most)

@@ -1,4 +1,4 @@
-"""The model says what the code does: its moves are the product's, and its stories happen in a real database as told."""
+"""The model conforms to the code: its moves are the product's, and its stories replay in a real database."""
 
 import asyncio
 import itertools
@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from core.tenants.lifecycle import TRANSITIONS, State, Transition
 from tests.database.fixtures import Field
 from tests.model.explorer import Story, walks
-from tests.model.people import PEOPLE, moved
+from tests.model.people import PEOPLE, apply_move
 from tests.model.replaying import Replay
 from tests.model.scopes import LONG, SHORT
 from tests.model.serving import Serving
@@ -22,10 +22,13 @@ from tests.model.tenants import successors
 
 LENGTH = 60
 STORIES = {False: 4, True: 40}
-"""Of each scope, in the short form and in the long one."""
+"""The number of stories of each scope, in the short and in the long form."""
 REPLAYED = {
-    **{name: SHORT[name] for name in ("standing", "root key changed, tenant key rotated", "two changes, a rotation")},
-    **{name: SHORT[name] for name in ("two rotations, a change", "a rotation, with a worker that was given up")},
+    **{
+        name: SHORT[name]
+        for name in ("tenant status", "root key changed, tenant key rotated", "two changes, a rotation")
+    },
+    **{name: SHORT[name] for name in ("two rotations, a change", "a rotation, with an abandoned worker")},
     "three versions": LONG["three versions"],
 }
 
@@ -41,20 +44,20 @@ _MOVES = {
     "offboards": Transition.OFFBOARD,
 }
 _NOT_MODELLED = {State.REQUESTED, State.PROVISIONING, State.FAILED}
-"""Before a tenant is active it has no service, and no key of one."""
+"""Before a tenant is active it has neither a service nor a service key."""
 
 
-def test_the_model_makes_every_move_of_the_lifecycle_and_no_other() -> None:
-    made, seen = set(), {Life(begin(SHORT["standing"]).tenants[0].life.standing)}
+def test_model_makes_exactly_the_moves_of_the_lifecycle() -> None:
+    made, seen = set(), {Life(begin(SHORT["tenant status"]).tenants[0].life.lock_state)}
     frontier = list(seen)
     while frontier:
         life = frontier.pop()
         for act in (*PEOPLE, "root key holds", "root key releases"):
-            after = moved(Rules(), life, act)
+            after = apply_move(Rules(), life, act)
             if after is None:
                 continue
-            if after.standing.state is not life.standing.state:
-                made.add((life.standing.state, _MOVES[act], after.standing.state))
+            if after.lock_state.state is not life.lock_state.state:
+                made.add((life.lock_state.state, _MOVES[act], after.lock_state.state))
             if after not in seen:
                 seen.add(after)
                 frontier.append(after)
@@ -73,42 +76,42 @@ def replay(field: Field) -> Iterator[Callable[[], Replay]]:
 
 
 @pytest.mark.parametrize("name", REPLAYED)
-def test_stories_of_the_model_happen_in_the_database_as_told(
+def test_stories_replay_in_the_database(
     replay: Callable[[], Replay], name: str, request: pytest.FixtureRequest
 ) -> None:
     scope = REPLAYED[name]
     long = request.config.getoption("--long")
 
-    def hushed(world: World) -> Iterator[tuple[str, World]]:
-        """What can happen next; what was announced was heard of, so that each announcement is seen."""
+    def notified_steps(world: World) -> Iterator[tuple[str, World]]:
+        """Yield the possible steps; each notification is delivered immediately, so that every one is visible."""
         mine, theirs = world.tenants
-        quiet = world._replace(tenants=(mine._replace(unheard=False), theirs))
+        quiet = world._replace(tenants=(mine._replace(unnotified=False), theirs))
         yield from successors(scope, Rules())(quiet)
 
-    stories = walks(begin(scope), hushed, Random(name), LENGTH)  # noqa: S311 - stories
+    stories = walks(begin(scope), notified_steps, Random(name), LENGTH)  # noqa: S311 - stories
     taken = set()
     for story in itertools.islice(stories, STORIES[long]):
         real, before = replay(), story.begin.tenants[0]
-        real.begins(before)
+        real.set_root_key(before)
         for number, (words, world) in enumerate(story.steps):
             mine, after = words.removeprefix("acme: "), world.tenants[0]
             taken.add(mine.split(",")[0])
             try:
-                real.step(mine, before._replace(unheard=False), after, told=after.unheard)
+                real.step(mine, before._replace(unnotified=False), after, notified=after.unnotified)
             except AssertionError as broken:
-                told = "\n".join(one for one, _ in story.steps[: number + 1])
-                raise AssertionError(f"{broken}\nafter:\n{told}") from broken
+                so_far = "\n".join(one for one, _ in story.steps[: number + 1])
+                raise AssertionError(f"{broken}\nafter:\n{so_far}") from broken
             before = after
     assert len(taken) > 3
 
 
-SERVED = ("kill switch", "root key taken away", "served while keys rotate", "served while the root key changes")
+SERVED = ("manual lock", "root key disabled", "served while keys rotate", "served while the root key changes")
 
 
 @pytest.mark.parametrize("name", SERVED)
-def test_stories_of_the_model_happen_in_the_crypto_service_as_told(name: str, request: pytest.FixtureRequest) -> None:
+def test_stories_replay_in_the_crypto_service(name: str, request: pytest.FixtureRequest) -> None:
     scope, seed = replace(SHORT[name], links=False), Random(name)  # noqa: S311 - stories
-    stories = walks(begin(scope), looking_in_time(scope), seed, 3 * LENGTH, is_of_a_request)
+    stories = walks(begin(scope), refreshing_in_time(scope), seed, 3 * LENGTH, is_of_a_request)
     ends: Counter[str] = Counter()
     with capture_logs():
         for story in itertools.islice(stories, STORIES[request.config.getoption("--long")] * 4):
@@ -117,23 +120,34 @@ def test_stories_of_the_model_happen_in_the_crypto_service_as_told(name: str, re
 
 
 def is_of_a_request(words: str) -> bool:
-    kinds = ("asked", "looks", "takes the key", "begins", "waits", "reads", "finds", "has the", "opens", "answers")
+    kinds = (
+        "asked",
+        "refreshes",
+        "takes the key",
+        "begins",
+        "waits",
+        "reads",
+        "finds",
+        "has the",
+        "unwraps",
+        "answers",
+    )
     return any(kind in words for kind in kinds)
 
 
-def looking_in_time(scope: Scope) -> Callable[[World], Iterator[tuple[str, World]]]:
-    """What can happen, where a caller of whom half of the time is over is looked at before anything else is asked.
+def refreshing_in_time(scope: Scope) -> Callable[[World], Iterator[tuple[str, World]]]:
+    """Yield the possible steps; a caller after half of its cache time is refreshed before any other request.
 
-    The code does that itself, at the first question. While it is young it is not looked at, whatever the record says.
+    The code does that automatically at the first request. A younger entry is not refreshed, even after a change.
     """
 
     def steps(world: World) -> Iterator[tuple[str, World]]:
         tenant = world.tenants[0]
-        old = tenant.seen is None or tenant.seen[1] * 2 >= T
+        outdated = tenant.seen is None or tenant.seen[1] * 2 >= T
         for words, after in successors(scope, Rules())(world):
-            looks = words.endswith(": looks at the caller")
-            asks = any(part in words for part in (": is asked", ": answers", ": refuses"))
-            if (looks and old) or (not looks and not (asks and old)):
+            looks = words.endswith(": refreshes the caller")
+            asks = any(part in words for part in (": is asked", ": answers", ": rejects"))
+            if (looks and outdated) or (not looks and not (asks and outdated)):
                 yield words, after
 
     return steps
@@ -145,12 +159,12 @@ async def serve(story: Story[World], ends: Counter[str]) -> None:
     await real.begin()
     for number, (words, world) in enumerate(story.steps):
         mine, after = words.removeprefix("acme: "), world.tenants[0]
-        failed = before.opening is not None and after.opening is None and not mine.startswith(("opens", "a tick"))
+        failed = before.unwrap is not None and after.unwrap is None and not mine.startswith(("unwraps", "a tick"))
         ends[mine.split(",")[0]] += 1
         try:
             await real.step(mine, after, failed=failed)
         except AssertionError as broken:
-            told = "\n".join(one for one, _ in story.steps[: number + 1])
-            raise AssertionError(f"{broken}\nafter:\n{told}") from broken
+            so_far = "\n".join(one for one, _ in story.steps[: number + 1])
+            raise AssertionError(f"{broken}\nafter:\n{so_far}") from broken
         before = after
     await real.end()

@@ -1,4 +1,4 @@
-"""No forbidden state is reached, in any order of events; and without a guard it is."""
+"""No forbidden state is reachable in any order of events; without a guard one is."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +11,10 @@ from tests.model.state import Rules
 from tests.model.tenants import search
 
 SCOPES = {**SHORT, **LONG}
-LARGE = {"served while keys rotate", "root key taken away", "root key changed, tenant key rotated"}
-"""Searches of the short form that are run in the full tier."""
-REPRESENTATIVE = "word of a change drops nothing"
-"""The mutant that every run tries; the others are for the full tier."""
+LARGE = {"served while keys rotate", "root key disabled", "root key changed, tenant key rotated"}
+"""Searches of the short form that run only in the full tier."""
+REPRESENTATIVE = "a notification drops nothing"
+"""The mutant that every run tries; the others run in the full tier."""
 
 
 def _full_unless(name: str, ordinary: bool) -> object:  # noqa: FBT001 - a condition
@@ -35,7 +35,7 @@ def test_no_forbidden_state_is_reached(scope: str, record_property: Callable[[st
 
 
 @pytest.mark.parametrize("mutant", [_full_unless(name, name == REPRESENTATIVE) for name in MUTANTS])
-def test_without_a_guard_it_is_reached_by_a_story(mutant: str) -> None:
+def test_without_a_guard_a_forbidden_state_is_reached(mutant: str) -> None:
     rules, scope, breaks = MUTANTS[mutant]
     found = search(SCOPES[scope], rules)
     assert found.broken == breaks, str(found)
@@ -48,10 +48,10 @@ def test_every_guard_has_a_mutant() -> None:
     left_out = {
         name for rules, _, _ in MUTANTS.values() for name, value in vars(rules).items() if value != vars(Rules())[name]
     }
-    # These two decide what is wanted and not what is safe: tests/core/tenants/test_locks.py.
+    # These two decide what is wanted, not what is safe: tests/core/tenants/test_locks.py.
     assert vars(Rules()).keys() - left_out == {"closes", "may_change_root_key"}
 
 
-@pytest.mark.parametrize("guard", ["binds_context", "l2_of_its_own"])
-def test_either_of_two_guards_alone_protects_a_stolen_row(guard: str) -> None:
-    assert search(SHORT["strangers"], replace(Rules(), **{guard: False})).broken is None
+@pytest.mark.parametrize("guard", ["binds_context", "l2_per_tenant"])
+def test_one_of_two_guards_protects_a_copied_row(guard: str) -> None:
+    assert search(SHORT["attacks"], replace(Rules(), **{guard: False})).broken is None

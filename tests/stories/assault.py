@@ -1,4 +1,4 @@
-"""Carries attempts out over real connections and keeps what came of them."""
+"""Runs attack attempts over real connections and collects their outcomes."""
 
 import random
 import ssl
@@ -15,24 +15,24 @@ from crypto_service.kmip.codec.ttlv import Item
 from tests.crypto_service.https.wire import Reply
 from tests.crypto_service.kmip.messages import message
 from tests.stories.attacks import Attacks, Attempt
-from tests.stories.estates import Estate
+from tests.stories.estates import ServiceObjects
 from tests.stories.wires import HttpsWire, KmipWire, post
 
 _SIZES = (1, 1, 4, 32)
-"""How many attempts go into one KMIP message, one of these by chance."""
+"""Numbers of attempts in one KMIP message; the choice is random."""
 _CHANGING_FIELDS = frozenset({Tag.TIME_STAMP, Tag.CLIENT_CORRELATION_VALUE, Tag.UNIQUE_BATCH_ITEM_ID})
 _CHANGING_HEADERS = frozenset({"date", "x-request-id"})
 
 
 @dataclass
 class Outcome:
-    """How many attempts there were, and each that was not answered as for an object that does not exist."""
+    """The number of attempts, and each response that differs from the response for an object that does not exist."""
 
     attempts: int = 0
     successes: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     audited: dict[str, Counter[tuple[str, str]]] = field(default_factory=lambda: defaultdict(Counter))
-    """Tenant → (service, correlation id) → refusals that its stream must hold."""
+    """Tenant → (service, correlation id) → number of rejections that its stream must contain."""
 
     def add(self, other: "Outcome") -> None:
         self.attempts += other.attempts
@@ -42,37 +42,39 @@ class Outcome:
             self.audited[tenant_id] += expected
 
 
-def unchanging(item: Item) -> Item:
-    """Return an answer without what differs from one to the next: times and the names of requests."""
+def without_varying_fields(item: Item) -> Item:
+    """Return a response without the fields that vary: times and ids of requests."""
     if not isinstance(item.value, tuple):
         return item
-    return structure(item.tag, *(unchanging(part) for part in item.value if part.tag not in _CHANGING_FIELDS))
+    return structure(
+        item.tag, *(without_varying_fields(part) for part in item.value if part.tag not in _CHANGING_FIELDS)
+    )
 
 
-def same(reply: Reply) -> tuple[Any, ...]:
-    """Return what of an answer is the same for each request: status, headers, and every byte of the body."""
+def stable_parts(reply: Reply) -> tuple[Any, ...]:
+    """Return the parts of a response that do not vary: status, headers and the body."""
     headers = tuple(sorted((name, value) for name, value in reply.headers.items() if name not in _CHANGING_HEADERS))
     return reply.status, headers, reply.body
 
 
-class _Assault:
-    """One attacker's attempts over one connection."""
+class _AttackRunner:
+    """Runs the attempts of one attacker over one connection."""
 
     def __init__(
-        self, attacker: Estate, open_connection: Callable[[], ssl.SSLSocket], attacks: Attacks, seed: str
+        self, attacker: ServiceObjects, open_connection: Callable[[], ssl.SSLSocket], attacks: Attacks, seed: str
     ) -> None:
         self._attacker, self._open, self._attacks, self._seed = attacker, open_connection, attacks, seed
-        self._chance = random.Random(seed)  # noqa: S311 - to be the same each time
+        self._chance = random.Random(seed)  # noqa: S311 - reproducible, not secret
         self._sent = 0
         self.outcome = Outcome()
 
 
-class KmipAssault(_Assault):
+class KmipAttackRunner(_AttackRunner):
     def run(self) -> Outcome:
         with KmipWire(self._open()) as wire:
             nothing = self._attacks.of_nothing()
             expected = {
-                operation: self._answers(wire, [[Attempt(operation, "what never existed", item)]])[0][0]
+                operation: self._answers(wire, [[Attempt(operation, "an object that never existed", item)]])[0][0]
                 for operation, item in nothing.items()
             }
             for operation, answer in expected.items():
@@ -89,18 +91,18 @@ class KmipAssault(_Assault):
         for batch, answers in zip(batches, self._answers(wire, batches), strict=True):
             for attempt, answer in zip(batch, answers, strict=True):
                 self.outcome.attempts += 1
-                said = f"{self._attacker.name} {attempt.operation}: {attempt.kind}"
+                description = f"{self._attacker.name} {attempt.operation}: {attempt.kind}"
                 if ttlv.encode(answer) == ttlv.encode(expected[attempt.operation]):
                     continue
                 if attempt.operation == "LOCATE":
                     self._search(attempt, answer)
                 elif _status(answer) == ResultStatus.SUCCESS:
-                    self.outcome.successes.append(said)
+                    self.outcome.successes.append(description)
                 else:
-                    self.outcome.differences.append(f"{said}: {answer.first(Tag.RESULT_MESSAGE)}")
+                    self.outcome.differences.append(f"{description}: {answer.first(Tag.RESULT_MESSAGE)}")
 
     def _search(self, attempt: Attempt, answer: Item) -> None:
-        """Judge a search that found something: own objects only, and no other counted."""
+        """Evaluate a search with results: only own objects may be found and counted."""
         payload = answer.first(Tag.RESPONSE_PAYLOAD)
         found = [] if payload is None else [item.value for item in payload.all(Tag.UNIQUE_IDENTIFIER)]
         counted = None if payload is None else payload.first(Tag.LOCATED_ITEMS)
@@ -109,16 +111,16 @@ class KmipAssault(_Assault):
             self.outcome.successes.append(f"{self._attacker.name} {attempt.operation}: {attempt.kind} found {found}")
 
     def _batches(self, attempts: Sequence[Attempt]) -> list[Sequence[Attempt]]:
-        made, first = [], 0
+        batches, first = [], 0
         while first < len(attempts):
             size = self._chance.choice(_SIZES)
-            made.append(attempts[first : first + size])
+            batches.append(attempts[first : first + size])
             first += size
-        return made
+        return batches
 
     def _answers(self, wire: KmipWire, batches: Sequence[Sequence[Attempt]]) -> list[list[Item]]:
         requests = [self._message(batch) for batch in batches]
-        return [[unchanging(item) for item in answer.all(Tag.BATCH_ITEM)] for answer in wire.all(requests)]
+        return [[without_varying_fields(item) for item in answer.all(Tag.BATCH_ITEM)] for answer in wire.all(requests)]
 
     def _message(self, batch: Sequence[Attempt]) -> bytes:
         self._sent += 1
@@ -145,23 +147,23 @@ def _status(answer: Item) -> object:
     return None if status is None else status.value
 
 
-class HttpsAssault(_Assault):
+class HttpsAttackRunner(_AttackRunner):
     def run(self) -> Outcome:
         attempts = self._attacks.on_texts()
-        never = {attempt.operation: attempt for attempt in attempts if attempt.kind == "a text never made"}
+        never = {attempt.operation: attempt for attempt in attempts if attempt.kind == "a ciphertext never created"}
         with HttpsWire(self._open()) as wire:
             expected = {}
             for path, attempt in never.items():
                 (reply,) = wire.all([self._request(attempt)])
-                assert _refused(reply), f"{path} opened what nobody made"
-                expected[path] = same(reply)
+                assert _refused(reply), f"{path} decrypted a ciphertext that was never created"
+                expected[path] = stable_parts(reply)
             for attempt, reply in zip(attempts, wire.all([self._request(one) for one in attempts]), strict=True):
                 self.outcome.attempts += 1
-                said = f"{self._attacker.name} {attempt.operation}: {attempt.kind}: {reply.body!r}"
+                description = f"{self._attacker.name} {attempt.operation}: {attempt.kind}: {reply.body!r}"
                 if not _refused(reply):
-                    self.outcome.successes.append(said)
-                elif same(reply) != expected[attempt.operation]:
-                    self.outcome.differences.append(said)
+                    self.outcome.successes.append(description)
+                elif stable_parts(reply) != expected[attempt.operation]:
+                    self.outcome.differences.append(description)
         return self.outcome
 
     def _request(self, attempt: Attempt) -> bytes:
@@ -172,6 +174,6 @@ class HttpsAssault(_Assault):
 
 
 def _refused(reply: Reply) -> bool:
-    """Whether nothing was opened: a refusal, or a batch in which every item was refused."""
+    """Return whether the request, or every item of a batch, was rejected."""
     items = reply.json.get("items")
     return reply.status >= 400 or (items is not None and all(list(item) == ["problem"] for item in items))

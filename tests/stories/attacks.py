@@ -1,4 +1,4 @@
-"""What one service tries against the things of others, generated from a seed; every attempt is to fail the same way."""
+"""Attacks of one service on the objects of others, generated from a seed; every attempt must fail in the same way."""
 
 import random
 import uuid
@@ -14,7 +14,7 @@ from crypto_service.kmip.codec.ttlv import Item
 from tests.crypto_service.kmip.messages import batch_item, encoded, message
 from tests.crypto_service.kmip.scene import VALUE, a_name, attribute, custom
 from tests.stories import estates
-from tests.stories.estates import ABOUT_OBJECTS, BY_NAME, WITH_TEXT, WITHOUT_TEXT, Estate
+from tests.stories.estates import ABOUT_OBJECTS, BY_NAME, WITH_CIPHERTEXT, WITHOUT_CIPHERTEXT, ServiceObjects
 from tests.stories.wires import post
 
 _SPELLINGS = ("", "*", "%", "' or '1'='1", "../", "\N{RIGHT-TO-LEFT OVERRIDE}1", "a" * 129, "a" * 20_000)
@@ -22,7 +22,7 @@ _SPELLINGS = ("", "*", "%", "' or '1'='1", "../", "\N{RIGHT-TO-LEFT OVERRIDE}1",
 
 @dataclass(frozen=True)
 class Attempt:
-    """`operation` is what is asked, `kind` what is wrong about it: only the first decides what the answer may be."""
+    """`operation` is requested, `kind` says what is wrong; only `operation` may determine the response."""
 
     operation: str
     kind: str
@@ -30,13 +30,13 @@ class Attempt:
 
 
 class Attacks:
-    """Everything that `attacker` tries against `victims`."""
+    """All attempts of `attacker` against `victims`."""
 
-    def __init__(self, attacker: Estate, victims: Sequence[Estate], seed: str) -> None:
+    def __init__(self, attacker: ServiceObjects, victims: Sequence[ServiceObjects], seed: str) -> None:
         self._attacker, self._victims = attacker, victims
-        self._chance = random.Random(seed)  # noqa: S311 - to be the same each time
+        self._chance = random.Random(seed)  # noqa: S311 - reproducible, not secret
 
-    def _kind(self, victim: Estate) -> str:
+    def _kind(self, victim: ServiceObjects) -> str:
         same = victim.service.tenant_id == self._attacker.service.tenant_id
         return "another service's" if same else "another tenant's"
 
@@ -46,7 +46,7 @@ class Attacks:
     # ── KMIP ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def of_nothing(self) -> dict[str, Item]:
-        """Return, by operation, the request about what never existed."""
+        """Return, by operation, the request about an object that never existed."""
         own, never = self._attacker, self._unknown_id()
         asked = {operation.name: estates.about(operation, own, never) for operation in ABOUT_OBJECTS}
         asked |= {operation.name: estates.by_name(operation, never) for operation in BY_NAME}
@@ -55,7 +55,7 @@ class Attacks:
         return asked
 
     def on_objects(self) -> list[Attempt]:
-        """Return every operation on every object of the victims, on spellings of their ids, and on guesses."""
+        """Return every operation on every object of the victims, on variants of their ids, and on guessed ids."""
         made = []
         for kind, owner, object_id in self._ids():
             made += [Attempt(one.name, kind, estates.about(one, owner, object_id)) for one in ABOUT_OBJECTS]
@@ -66,22 +66,22 @@ class Attacks:
         self._chance.shuffle(made)
         return made
 
-    def _ids(self) -> Iterator[tuple[str, Estate, str]]:
+    def _ids(self) -> Iterator[tuple[str, ServiceObjects, str]]:
         for victim in self._victims:
             for object_id in victim.objects.values():
                 yield f"{self._kind(victim)} object", victim, object_id
-                yield "a neighbour of an id", victim, self._neighbour(object_id)
-            yield "an id spelt otherwise", victim, self._spelt(victim)
+                yield "a similar id", victim, self._similar_id(object_id)
+            yield "a variant of an id", victim, self._variant(victim)
         for spelling in _SPELLINGS:
             yield "a hostile id", self._attacker, spelling
         for _ in range(2):
             yield "a guessed id", self._attacker, self._unknown_id()
 
-    def _neighbour(self, object_id: str) -> str:
+    def _similar_id(self, object_id: str) -> str:
         number_of = uuid.UUID(object_id).int
         return str(uuid.UUID(int=number_of ^ (1 << self._chance.randrange(4))))
 
-    def _spelt(self, victim: Estate) -> str:
+    def _variant(self, victim: ServiceObjects) -> str:
         object_id = self._chance.choice(list(victim.objects.values()))
         ways = (
             object_id.upper(),
@@ -97,7 +97,7 @@ class Attacks:
                 yield f"{self._kind(victim)} template", name
 
     def searches(self) -> list[Attempt]:
-        """Return a Locate for each thing that a victim's objects are known by and the attacker's are not."""
+        """Return a Locate for each attribute that a victim's objects have and the attacker's do not."""
         own = {attribute for some in self._attacker.attributes.values() for attribute in some}
         made = []
         for victim in self._victims:
@@ -113,19 +113,19 @@ class Attacks:
         return made
 
     def counts(self) -> list[Attempt]:
-        """Return what counts objects: none of the victims' may be in the number."""
+        """Return the requests that count objects; the count must not include the victims' objects."""
         limits = ((number(Tag.MAXIMUM_ITEMS, 100),), ())
         return [Attempt("LOCATE, all", "every object", batch_item(Operation.LOCATE, *one)) for one in limits]
 
     # ── HTTPS ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _never_made(self) -> str:
-        """Return a text in the right form that no service was ever given."""
+    def _unknown_ciphertext(self) -> str:
+        """Return a well-formed ciphertext that the platform never created."""
         own = from_text(self._attacker.ciphertext)
         return to_text(own[:5] + self._chance.randbytes(len(own) - 5))
 
     def on_texts(self) -> list[Attempt]:
-        """Return every path that opens a text, with every text of the victims, also altered, for many places."""
+        """Return every decrypting path with every ciphertext of the victims, also altered, for several resources."""
         made = []
         for victim in self._victims:
             places = (victim.resource, self._attacker.resource, f"../{victim.resource}")
@@ -136,13 +136,13 @@ class Attacks:
                     Attempt(path, how, body(text, place))
                     for how, text in texts
                     for place in places
-                    for path, body in WITH_TEXT.items()
+                    for path, body in WITH_CIPHERTEXT.items()
                 ]
         for _ in range(5):
-            text = self._never_made()
+            text = self._unknown_ciphertext()
             made += [
-                Attempt(path, "a text never made", body(text, self._attacker.resource))
-                for path, body in WITH_TEXT.items()
+                Attempt(path, "a ciphertext never created", body(text, self._attacker.resource))
+                for path, body in WITH_CIPHERTEXT.items()
             ]
         self._chance.shuffle(made)
         return made
@@ -152,33 +152,33 @@ class Attacks:
         place = self._chance.randrange(5, len(sealed))
         mine = from_text(self._attacker.ciphertext)
         return [
-            to_text(bytes([3 - sealed[0]]) + sealed[1:]),  # as if it were of the other purpose
-            to_text(sealed[:1] + (2).to_bytes(4) + sealed[5:]),  # as if under a later key
+            to_text(bytes([3 - sealed[0]]) + sealed[1:]),  # the header of the other purpose
+            to_text(sealed[:1] + (2).to_bytes(4) + sealed[5:]),  # the header of a later key version
             to_text(sealed[:place] + bytes([sealed[place] ^ 1]) + sealed[place + 1 :]),
-            to_text(mine[:37] + sealed[37:]),  # the victim's data behind the attacker's own beginning
+            to_text(mine[:37] + sealed[37:]),  # the victim's data after the attacker's header
         ]
 
 
 def _unnumbered(item: Item) -> Item:
-    """Return an attribute without its index, which Locate does not ask for."""
+    """Return an attribute without its index, which Locate does not take."""
     return structure(Tag.ATTRIBUTE, *(part for part in item.children() if part.tag != Tag.ATTRIBUTE_INDEX))
 
 
-def requests_of(estate: Estate) -> Iterator[tuple[str, bytes]]:
-    """Yield front and request for everything that can be asked, as the owner of an estate would ask it."""
+def requests_of(service_objects: ServiceObjects) -> Iterator[tuple[str, bytes]]:
+    """Yield port and request for every operation and endpoint, as the owner of the objects would send it."""
     items = [
         *(
-            estates.about(one, estate, estate.objects.get(kind, estate.objects["aes"]))
+            estates.about(one, service_objects, service_objects.objects.get(kind, service_objects.objects["aes"]))
             for one, (kind, _) in ABOUT_OBJECTS.items()
         ),
-        *(estates.by_name(one, estate.template) for one in BY_NAME),
+        *(estates.by_name(one, service_objects.template) for one in BY_NAME),
         batch_item(Operation.LOCATE),
         batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, QueryFunction.QUERY_OPERATIONS)),
         batch_item(Operation.DISCOVER_VERSIONS),
     ]
     yield from (("kmip", encoded(message(item))) for item in items)
-    for path, body in WITH_TEXT.items():
-        sealed = estate.wrapped if path == "/v1/data-keys/open" else estate.ciphertext
-        yield "https", post(path, body(sealed, estate.resource))
-    for path, plain in WITHOUT_TEXT.items():
+    for path, body in WITH_CIPHERTEXT.items():
+        sealed = service_objects.wrapped if path == "/v1/data-keys/open" else service_objects.ciphertext
+        yield "https", post(path, body(sealed, service_objects.resource))
+    for path, plain in WITHOUT_CIPHERTEXT.items():
         yield "https", post(path, plain)

@@ -1,4 +1,4 @@
-"""People in front of the dashboard: Debian's Chromium, and for each of them a context with cookies of its own."""
+"""Users of the dashboard: Debian's Chromium, with a separate context and cookies for each user."""
 
 import re
 import shutil
@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-MISSING = "there is no chromium, so the dashboard cannot be shown in a browser (as root: apt-get install chromium)"
+MISSING = "chromium is missing; install it as root: apt-get install chromium"
 SIGN_IN = "Sign in with your platform account"
-PATIENCE_MS = 60_000
+TIMEOUT_MS = 60_000
 _DRAWN = "[data-testid=stApp][data-test-script-state=notRunning]"
 _ARGUMENTS = (
-    "--no-sandbox",  # root has none in a container; it opens pages of this machine only
+    "--no-sandbox",  # root has no sandbox in a container; only pages of this machine are opened
     "--disable-gpu",
     "--disable-background-networking",
     "--disable-component-update",
@@ -25,11 +25,11 @@ _ARGUMENTS = (
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Run a browser; fails where there is none."""
+    """Run a browser; raises RuntimeError without chromium."""
     path = shutil.which("chromium")
     if path is None:
         raise RuntimeError(MISSING)
-    expect.set_options(timeout=PATIENCE_MS)
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=_ARGUMENTS)
         try:
@@ -39,25 +39,25 @@ def chromium() -> Iterator[Browser]:
 
 
 class Visitor:
-    """One person's browser. `origins` are those that it may ask for anything: the dashboard's, and a sign-on's."""
+    """The browser of one user. It may send requests only to `origins`: the dashboard, and a sign-on."""
 
     def __init__(self, browser: Browser, *origins: str, **options: Any) -> None:
-        self.origins, self.asked = origins, set[str]()
+        self.origins, self.requested_urls = origins, set[str]()
         self.context = browser.new_context(base_url=origins[0], **options)
-        self.context.set_default_timeout(PATIENCE_MS)
-        self.context.on("request", lambda request: self.asked.add(request.url))
-        self.context.on("page", lambda page: page.on("websocket", lambda socket: self.asked.add(socket.url)))
-        self.context.set_default_navigation_timeout(PATIENCE_MS)
+        self.context.set_default_timeout(TIMEOUT_MS)
+        self.context.on("request", lambda request: self.requested_urls.add(request.url))
+        self.context.on("page", lambda page: page.on("websocket", lambda socket: self.requested_urls.add(socket.url)))
+        self.context.set_default_navigation_timeout(TIMEOUT_MS)
         self.page = self.context.new_page()
 
     @property
-    def asked_elsewhere(self) -> set[str]:
-        """What was asked of anybody but the dashboard and its sign-on."""
-        allowed = {"", *(urlsplit(origin).netloc for origin in self.origins)}  # what has no host is in the page itself
-        return {url for url in self.asked if urlsplit(url).netloc not in allowed}
+    def foreign_urls(self) -> set[str]:
+        """The requested URLs outside the dashboard and its sign-on."""
+        allowed = {"", *(urlsplit(origin).netloc for origin in self.origins)}  # a URL without a host is inside the page
+        return {url for url in self.requested_urls if urlsplit(url).netloc not in allowed}
 
-    def carry(self, cookies: Mapping[str, str]) -> None:
-        """Put cookies into the browser, as whoever took or made them would."""
+    def add_cookies(self, cookies: Mapping[str, str]) -> None:
+        """Add cookies to the browser, as an attacker with stolen or forged cookies would."""
         self.context.add_cookies([{"name": n, "value": v, "url": self.origins[0]} for n, v in cookies.items()])
 
     def open(self, path: str) -> Page:
@@ -67,7 +67,7 @@ class Visitor:
         return self.page
 
     def sign_in(self, name: str, path: str = "/") -> Page:
-        """Go to a path, sign in through the development sign-on, and wait until what it leads to is drawn."""
+        """Open a path, sign in through the development sign-on, and wait until the next page is drawn."""
         self.open(path)
         self.page.get_by_role("button", name=SIGN_IN).click()
         self.page.get_by_role("button", name=name).click()
@@ -76,24 +76,24 @@ class Visitor:
         return self.page
 
     def close(self) -> None:
-        """Close the browser's window; it must have asked nobody else for anything."""
+        """Close the window and assert that it sent no request elsewhere."""
         self.context.close()
-        assert self.asked_elsewhere == set()
+        assert self.foreign_urls == set()
 
 
 def drawn(page: Page) -> None:
-    """Wait until Streamlit has drawn what it was asked for."""
+    """Wait until Streamlit has drawn the page."""
     expect(page.locator(_DRAWN)).to_be_attached()
     expect(page.get_by_role("heading", level=1).first).to_be_visible()
 
 
 def title(page: Page) -> Locator:
-    """Return the page's one heading; while Streamlit replaces a page, the new one."""
+    """Return the main heading of the page; while Streamlit replaces a page, that of the new page."""
     return page.get_by_role("heading", level=1).first
 
 
 def tab_to(page: Page, wanted: Locator, most: int = 80) -> None:
-    """Press Tab until `wanted` has the focus, as somebody without a mouse would."""
+    """Press Tab until `wanted` has the focus, as a user without a mouse would."""
     expect(wanted).to_be_visible()
     for _ in range(most):
         if wanted.evaluate("element => element === document.activeElement"):

@@ -1,4 +1,4 @@
-"""A service at work: it asks over both fronts all the time, keeps what it was given, and checks every answer."""
+"""A service under load: it sends requests over HTTPS and KMIP all the time and verifies every response."""
 
 import base64
 import random
@@ -23,15 +23,15 @@ from tests.stories.connected import ONCE, Service
 from tests.stories.kmip_wire import activated_key, ask, value_of
 from tests.stories.wires import HttpsWire, post
 
-_BREATH = 0.004
-"""Seconds between two rounds: a load and not a flood, on a machine that serves it as well."""
+_PAUSE_SECONDS = 0.004
+"""Seconds between two requests, so that the load does not exhaust the machine, which also runs the server."""
 _OBJECTS = 40
 _BATCH = 500
 
 
 @dataclass(frozen=True)
 class Text:
-    """Something that was encrypted, and what it opens to."""
+    """A ciphertext with its plaintext and resource."""
 
     resource: str
     sealed: str
@@ -39,12 +39,12 @@ class Text:
 
     @property
     def version(self) -> int:
-        """The version of the service's key that it says it lies under."""
+        """The version of the service key in the ciphertext's header."""
         return header(from_text(self.sealed)).key_version
 
 
-class Busy:
-    """`problems` are answers that were refused or wrong. What is kept is added to by threads and never taken from."""
+class BusyService:
+    """`problems` are rejected or wrong responses. Threads append to the lists and never remove from them."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -53,31 +53,31 @@ class Busy:
         self.objects: dict[str, bytes] = {}
         self.sealed: list[tuple[str, tuple[Item, ...], bytes]] = []
         self.problems: list[str] = []
-        self.asked = Counter[str]()
-        self._over = threading.Event()
+        self.requests = Counter[str]()
+        self._stop = threading.Event()
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Work over both fronts until the block ends."""
-        self._over.clear()
-        threads = [threading.Thread(target=self._until_over, args=(one,)) for one in (self._https, self._kmip)]
+    def under_load(self) -> Iterator[None]:
+        """Send requests over HTTPS and KMIP until the block ends."""
+        self._stop.clear()
+        threads = [threading.Thread(target=self._run, args=(one,)) for one in (self._https, self._kmip)]
         for thread in threads:
             thread.start()
         try:
             yield
         finally:
-            self._over.set()
+            self._stop.set()
             for thread in threads:
                 thread.join()
 
-    def still_open(self) -> int:
-        """Decrypt everything there is by now, each answer compared; return how much that was. It may be at work."""
+    def decrypt_all(self) -> int:
+        """Decrypt all ciphertexts, compare the plaintexts and return their number; the load may be running."""
         found = self.answers(list(self.texts)) + self.answers_to_data_keys(list(self.data_keys))
         assert set(found) == {"open"}, found
-        return found.total() + self.objects_open()
+        return found.total() + self.check_objects()
 
-    def objects_open(self) -> int:
-        """Ask for every object and decrypt everything that they encrypted; return how much that was."""
+    def check_objects(self) -> int:
+        """Get every object, decrypt all its ciphertexts, compare them and return their number."""
         objects, encrypted = dict(self.objects), list(self.sealed)
         with self.service.open_kmip() as kmip:
             for object_id, material in objects.items():
@@ -87,20 +87,20 @@ class Busy:
         return len(objects) + len(encrypted)
 
     def answers(self, texts: list[Text]) -> Counter[str]:
-        """Return what asking for texts comes to now: `open`, `wrong`, or the code of the refusal."""
+        """Decrypt ciphertexts and count the results: `open`, `wrong`, or the error code."""
         found = Counter[str]()
         with Client.from_folder(self.service.folder, ONCE) as client:
             for first in range(0, len(texts), _BATCH):
                 some = texts[first : first + _BATCH]
-                opened = client.decrypt_many([(one.sealed, one.resource) for one in some])
+                results = client.decrypt_many([(one.sealed, one.resource) for one in some])
                 found.update(
                     got.code if isinstance(got, ClientError) else "open" if got == one.plain else "wrong"
-                    for one, got in zip(some, opened, strict=True)
+                    for one, got in zip(some, results, strict=True)
                 )
         return found
 
     def answers_to_data_keys(self, wrapped: list[Text]) -> Counter[str]:
-        """Return the same of wrapped data keys."""
+        """Unwrap data keys and count the results in the same way."""
         found = Counter[str]()
         with Client.from_folder(self.service.folder, ONCE) as client:
             for one in wrapped:
@@ -110,22 +110,22 @@ class Busy:
                     found[refused.code] += 1
         return found
 
-    def rewrapped(self, texts: list[Text]) -> list[Text]:
-        """Bring texts under the active version by the endpoint that is there for it; raises ClientError."""
+    def rewrap(self, texts: list[Text]) -> list[Text]:
+        """Re-encrypt ciphertexts with the active version by the endpoint rewrap; raises ClientError."""
         with Client.from_folder(self.service.folder, ONCE) as client:
             return [Text(one.resource, client.rewrap(one.sealed, one.resource), one.plain) for one in texts]
 
-    def _until_over(self, work: Callable[[], Iterator[str]]) -> None:
+    def _run(self, work: Callable[[], Iterator[str]]) -> None:
         try:
             for what in work():
-                self.asked[what] += 1
-                if self._over.wait(_BREATH):
+                self.requests[what] += 1
+                if self._stop.wait(_PAUSE_SECONDS):
                     return
-        except Exception as error:  # noqa: BLE001 - any at all is what must not happen
+        except Exception as error:  # noqa: BLE001 - every error is a failure of the test
             self.problems.append(f"{self.service.name}: {type(error).__name__} {error}")
 
     def _https(self) -> Iterator[str]:
-        """Encrypt, decrypt something of before, take a data key, open one of before; for ever."""
+        """Encrypt, decrypt an earlier ciphertext, create a data key, unwrap an earlier one; repeat."""
         with HttpsWire(self.service.open_https()) as wire:
             while True:
                 resource, plain = f"record/{len(self.texts)}", secrets.token_bytes(24)
@@ -145,7 +145,7 @@ class Busy:
                 yield "open a data key"
 
     def _kmip(self) -> Iterator[str]:
-        """Create an object now and then; get, locate, encrypt and decrypt with those of before; for ever."""
+        """Create an object from time to time; get, locate, encrypt and decrypt with earlier objects; repeat."""
         with self.service.open_kmip() as kmip:
             while True:
                 if len(self.objects) < _OBJECTS or not len(self.sealed) % 20:
@@ -169,7 +169,7 @@ class Busy:
 
 
 def _any(kept: list[Any]) -> Any:
-    return random.choice(kept)  # noqa: S311 - which is asked for guards nothing
+    return random.choice(kept)  # noqa: S311 - the choice is not security-relevant
 
 
 def _text(data: bytes) -> str:

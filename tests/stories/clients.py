@@ -1,4 +1,4 @@
-"""A service as a running program: two open connections, and what each kind of request on them comes to."""
+"""A service as a running program with an HTTPS and a KMIP connection, and the result of each kind of request."""
 
 import base64
 from collections.abc import Callable, Mapping
@@ -39,14 +39,14 @@ def get(object_id: str, correlation: str = "") -> bytes:
 
 
 class Program:
-    """`settle` makes what it needs; `probe` asks for one of each and says what came of it."""
+    """`prepare` creates the needed objects; `probe` sends one request of each kind and returns the results."""
 
     def __init__(self, service: Service, object_id: str = "", ciphertext: str = "") -> None:
         self.service, self.object_id, self._ciphertext = service, object_id, ciphertext
         self._wires: dict[type[Any], Any] = {}
 
-    def settle(self) -> None:
-        """Make an active key over KMIP and a ciphertext over HTTPS."""
+    def prepare(self) -> None:
+        """Create an active key over KMIP and a ciphertext over HTTPS."""
         with self.service.open_kmip() as kmip:
             self.object_id = activated_key(kmip)
         with HttpsWire(self.service.open_https()) as https:
@@ -54,14 +54,14 @@ class Program:
             self._ciphertext = https.ask(post("/v1/encrypt", body))["ciphertext"]
 
     def hang_up(self) -> None:
-        """End both connections; the next request opens new ones."""
+        """Close both connections; the next request opens new ones."""
         while self._wires:
             self._wires.popitem()[1].socket.close()
 
     def probe(self, *names: str) -> dict[str, str]:
-        """Return, by request, `ok` or the code (HTTPS) or the message (KMIP) it was refused with; all without names.
+        """Return, by request, `ok` or the error code (HTTPS) or error message (KMIP); without names, of all requests.
 
-        Both fronts are asked at the same time.
+        The requests over HTTPS and KMIP run at the same time.
         """
         it = text(Tag.UNIQUE_IDENTIFIER, self.object_id)
         requests = {
@@ -78,8 +78,8 @@ class Program:
             "Query": batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, 1)),
         }
 
-        def ask_all(ask: Callable[[Any], str], asked: Mapping[str, Any]) -> dict[str, str]:
-            return {name: ask(one) for name, one in asked.items() if not names or name in names}
+        def ask_all(ask: Callable[[Any], str], wanted: Mapping[str, Any]) -> dict[str, str]:
+            return {name: ask(one) for name, one in wanted.items() if not names or name in names}
 
         with ThreadPoolExecutor(2) as both:
             https, kmip = both.submit(ask_all, self.https, requests), both.submit(ask_all, self.kmip, items)
@@ -89,23 +89,25 @@ class Program:
         return set(self.probe().values()) == {OK}
 
     def refuses_all(self) -> bool:
-        """Whether every request is rejected; a connection that ends because of the change does not count."""
+        """Return whether every request is rejected; a connection that the change closes does not count."""
         try:
             return OK not in self.probe().values()
         except (EOFError, OSError):
             return False
 
     def https(self, request: bytes) -> str:
-        (reply,) = self._twice(lambda wire: list(wire.all([request])), HttpsWire, self.service.open_https)
+        (reply,) = self._with_reconnect(lambda wire: list(wire.all([request])), HttpsWire, self.service.open_https)
         return OK if reply.status == 200 else str(reply.json["code"])
 
     def kmip(self, item: Item) -> str:
-        (answer,) = self._twice(lambda wire: send(wire.socket, item), KmipWire, self.service.open_kmip)
-        told = answer.first(Tag.RESULT_MESSAGE)
-        return OK if told is None else str(told.value)
+        (answer,) = self._with_reconnect(lambda wire: send(wire.socket, item), KmipWire, self.service.open_kmip)
+        error = answer.first(Tag.RESULT_MESSAGE)
+        return OK if error is None else str(error.value)
 
-    def _twice(self, ask: Callable[[Any], Answer], kind: type[Any], open_connection: Callable[[], SSLSocket]) -> Answer:
-        """Ask on the open connection, and when the service has closed it meanwhile, as it may, on a new one."""
+    def _with_reconnect(
+        self, ask: Callable[[Any], Answer], kind: type[Any], open_connection: Callable[[], SSLSocket]
+    ) -> Answer:
+        """Send on the open connection, or on a new one if the server has closed it, which is allowed."""
         if kind in self._wires:
             with suppress(ConnectionError, EOFError, SSLError):
                 return ask(self._wires[kind])
@@ -115,7 +117,7 @@ class Program:
 
 
 def start_program(stack: Stack, tenant_id: str, folder: Path, name: str = SERVICE) -> Program:
-    """Connect a service of a tenant, which has then encrypted data."""
+    """Connect a service of a tenant and encrypt data with it."""
     program = Program(connect(stack, tenant_id, "microservice", name, folder / name))
-    program.settle()
+    program.prepare()
     return program

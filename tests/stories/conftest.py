@@ -1,4 +1,4 @@
-"""One installation for the stories of each pytest worker process; every story has its own tenants."""
+"""One installation for the stories of each pytest worker process; each story has separate tenants."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -22,14 +22,14 @@ from tests.stories.tenants import new_tenant
 
 @pytest.fixture(scope="session")
 def holders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Holders]:
-    """Customers' own key servers, which are there before the stack is told of them."""
+    """Key servers of customers; they run before the stack, whose settings name them."""
     with Holders(tmp_path_factory.mktemp("holders")).until_closed() as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
-    """The platform's own issuer of JWTs, whose keys lie in a file."""
+    """The platform's issuer of JWTs with its keys in a file."""
     return Issuer(tmp_path_factory.mktemp("issuer"))
 
 
@@ -45,7 +45,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, holders: Holders, platform: 
 
 @pytest.fixture(scope="session")
 def acme(stack: Stack) -> str:
-    """ACME Corporation, which clicked once and was told that it is ready."""
+    """ACME Corporation, enabled by one click and notified that it is ready."""
     stack.enable(ACME, "ACME Corporation")
     stack.wait_announced(ACME)
     return ACME
@@ -53,13 +53,13 @@ def acme(stack: Stack) -> str:
 
 @pytest.fixture(scope="module")
 def tenant(stack: Stack, request: pytest.FixtureRequest) -> str:
-    """A tenant of one test module, named for it, with the organization `ORGANIZATION`."""
+    """A tenant of one test module, with the name of the module and the organization `ORGANIZATION`."""
     return new_tenant(stack, request.path.stem.removeprefix("test_").replace("_", "-"))
 
 
 @pytest.fixture(scope="module")
 def database(postgres: PostgresServer) -> Iterator[str]:
-    """The customer's own database, on a server that the platform does not know."""
+    """A database of the customer on a server that the platform does not know."""
     name = f"customer_{uuid4().hex}"
     with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}"')
@@ -77,14 +77,14 @@ def program(stack: Stack, tmp_path: Path) -> Iterator[Program]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One browser for a whole file of stories; not for all of them, as its driver keeps the thread's event loop."""
+    """One browser for each test module; not for all, because its driver occupies the event loop of the thread."""
     with browser.chromium() as started:
         yield started
 
 
 @pytest.fixture
 def visitor(stack: Stack, chromium: Browser) -> Iterator[Callable[..., Visitor]]:
-    """Return what gives a person a window of their own; at the end each must have asked the dashboard alone."""
+    """A function that opens a separate window; at the end each window must have sent requests to the dashboard only."""
     with ExitStack() as windows:
 
         def open_window(*origins: str, **options: Any) -> Visitor:

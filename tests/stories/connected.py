@@ -1,4 +1,4 @@
-"""A customer's service as its owner has it: what `openkcmctl service connect` wrote, and connections made with it."""
+"""A customer's service: the files that `openkcmctl service connect` wrote, and connections with them."""
 
 import json
 import ssl
@@ -15,17 +15,17 @@ from core.tenants.lifecycle import State, Transition
 from openkcm.sdk.client import Options
 from openkcm.sdk.protocol import Retry
 from tests.stories.stack import Stack
-from tests.stories.wires import PATIENCE_SECONDS, dial
+from tests.stories.wires import TIMEOUT_SECONDS, dial
 
 ONCE = Options(retry=Retry(attempts=1))
-"""A client that sends nothing again, so that no refusal stays unseen."""
+"""A client without retries, so that no rejection is hidden."""
 AT_ONCE_SECONDS = 30
-"""A deadline for what takes milliseconds on a quiet machine; after the cache time, 60 s, it would happen anyway."""
+"""A deadline for an effect that takes milliseconds on an idle machine; it must be below the cache time of 60 s."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One connected service. `answer` is what the command printed."""
+    """One connected service; `answer` is the document that the command printed."""
 
     stack: Stack
     tenant_id: str
@@ -35,7 +35,7 @@ class Service:
 
     @property
     def csfle(self) -> dict[str, Any]:
-        """Return the options that a MongoDB driver is to be given."""
+        """Return the options for a MongoDB driver."""
         options: dict[str, Any] = json.loads((self.folder / "csfle.json").read_text())
         return options
 
@@ -51,7 +51,7 @@ class Service:
     def open(
         self, address: str, tls: ssl.SSLContext | None = None, session: ssl.SSLSession | None = None
     ) -> ssl.SSLSocket:
-        """Open a connection to an address with what is in the folder now or with `tls`."""
+        """Connect to an address with the current files of the folder or with `tls`."""
         return dial(address, tls or self.tls(), session)
 
     def open_https(self) -> ssl.SSLSocket:
@@ -65,14 +65,14 @@ class Service:
 
 
 def connect(stack: Stack, tenant_id: str, kind: str, name: str, folder: Path) -> Service:
-    """Connect a service of a tenant into `folder`, as its owner would."""
+    """Connect a service of a tenant by the command and write its files to `folder`."""
     words = ("service", "connect", tenant_id, "--kind", kind, "--name", name, "--out", str(folder))
     return Service(stack, tenant_id, name, folder, stack.command(*words))
 
 
 def command_until_done(stack: Stack, *words: str) -> dict[str, Any]:
-    """Run a command again while it is not done in the 30 s that it waits; its hint says that this does no harm."""
-    deadline = time.monotonic() + 10 * PATIENCE_SECONDS
+    """Repeat a command until it is done within its 30 s; its hint states that a repetition is safe."""
+    deadline = time.monotonic() + 10 * TIMEOUT_SECONDS
     while True:
         done = stack.run(*words, "--json")
         document: dict[str, Any] = json.loads(done.stdout)
@@ -82,8 +82,8 @@ def command_until_done(stack: Stack, *words: str) -> dict[str, Any]:
         assert time.monotonic() < deadline, document
 
 
-def refused(stack: Stack, *words: str) -> str:
-    """Run a command that is refused with a hint, and return its code."""
+def rejection_code(stack: Stack, *words: str) -> str:
+    """Run a command that must be rejected with a hint, and return the error code."""
     done = stack.run(*words, "--json")
     assert done.returncode == 1, done.stdout + done.stderr
     error = json.loads(done.stdout)["error"]
@@ -92,8 +92,8 @@ def refused(stack: Stack, *words: str) -> str:
 
 
 @contextmanager
-def locked(stack: Stack, tenant_id: str) -> Iterator[None]:
-    """Keep the tenant locked; as its workflow will do it, by the worker's role."""
+def hold_lock(stack: Stack, tenant_id: str) -> Iterator[None]:
+    """Lock the tenant during the block, with the database role of the worker."""
     _move(stack, tenant_id, Transition.LOCK)
     try:
         yield
@@ -107,7 +107,7 @@ def _move(stack: Stack, tenant_id: str, move: Transition, back_to: State | None 
 
 
 def is_closed(connection: ssl.SSLSocket) -> bool:
-    """Wait for the other side to end the connection; False when it has not within the connection's patience."""
+    """Wait until the other side closes the connection; return False after the timeout of the connection."""
     with suppress(ConnectionError, ssl.SSLEOFError):
         return connection.recv(1) == b""
     return True

@@ -1,4 +1,4 @@
-"""An agent by hand, with nothing of ours in it but HTTP; and a platform that says of its workloads who they are."""
+"""A minimal agent that uses only HTTP, and a platform that issues JWTs for its workloads."""
 
 import json
 import secrets
@@ -41,7 +41,7 @@ class Issuer:
 
 
 class Agent:
-    """One that knows an address and has a proof."""
+    """An agent with an address and an attestation."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.found = httpx2.get(f"{url}/.well-known/openkcm").json()
@@ -56,36 +56,36 @@ class Agent:
             .decode()
         )
 
-    def ask(self, service: str, kind: str, **proof: str) -> httpx2.Response:
-        body = {"service": service, "kind": kind, "csr": self.csr} | proof
+    def ask(self, service: str, kind: str, **attestation: str) -> httpx2.Response:
+        body = {"service": service, "kind": kind, "csr": self.csr} | attestation
         return httpx2.post(self.found["enrolment"]["url"], json=body, timeout=30)
 
-    def enrol(self, service: str, kind: str, **proof: str) -> dict[str, Any]:
-        """Ask, wait for what comes of it, and keep it."""
-        taken = self.ask(service, kind, **proof)
-        assert taken.status_code == 202, taken.text
-        standing: dict[str, Any] = {}
+    def enrol(self, service: str, kind: str, **attestation: str) -> dict[str, Any]:
+        """Request a certificate, wait for the result and store it."""
+        accepted = self.ask(service, kind, **attestation)
+        assert accepted.status_code == 202, accepted.text
+        status: dict[str, Any] = {}
 
-        def settled() -> bool:
-            ticket = {"authorization": f"Bearer {taken.json()['ticket']}"}
-            standing.update(httpx2.get(taken.json()["status_url"], headers=ticket, timeout=30).json())
-            return standing["state"] != "pending"
+        def finished() -> bool:
+            ticket = {"authorization": f"Bearer {accepted.json()['ticket']}"}
+            status.update(httpx2.get(accepted.json()["status_url"], headers=ticket, timeout=30).json())
+            return status["state"] != "pending"
 
-        wait_until(settled, lambda: f"the enrolment is still pending: {standing}")
-        if standing["state"] == "issued":
-            self._keep(standing)
-        return standing
+        wait_until(finished, lambda: f"the enrolment is still pending: {status}")
+        if status["state"] == "issued":
+            self._keep(status)
+        return status
 
     def post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
-        """Ask the crypto service as the service that the certificate names."""
+        """Send a request to the crypto service with the certificate."""
         context = ssl.create_default_context(cafile=self.folder / "ca.pem")
         context.load_cert_chain(self.folder / "client.pem", self.folder / "client.key")
         return httpx2.post(f"{self.found['regions'][0]['https']}{path}", json=body, verify=context, timeout=30)
 
-    def _keep(self, standing: dict[str, Any]) -> None:
+    def _keep(self, status: dict[str, Any]) -> None:
         key = self.key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         (self.folder / "client.key").write_bytes(key)
-        (self.folder / "client.pem").write_text(standing["certificate"] + standing["chain"])
-        (self.folder / "ca.pem").write_text(standing["ca"])
+        (self.folder / "client.pem").write_text(status["certificate"] + status["chain"])
+        (self.folder / "ca.pem").write_text(status["ca"])

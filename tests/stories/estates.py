@@ -1,4 +1,4 @@
-"""What a service has in the crypto service, and requests about it: one of every kind that the two fronts take."""
+"""The objects of a service in the crypto service, and one request of every kind about them over KMIP and HTTPS."""
 
 import base64
 from collections.abc import Callable, Iterable, Mapping
@@ -35,8 +35,8 @@ _REASON = structure(
 
 
 @dataclass(frozen=True)
-class Estate:
-    """One service with an object of each kind (`objects`: kind → id), what they made, and its texts over HTTPS."""
+class ServiceObjects:
+    """One service with an object of each kind (`objects`: kind → id), their outputs, and its ciphertexts over HTTPS."""
 
     service: Service
     objects: dict[str, str]
@@ -54,17 +54,17 @@ class Estate:
 
     @property
     def template(self) -> str:
-        return _called(self.service, "template")
+        return _name(self.service, "template")
 
 
-def settle(service: Service) -> Estate:
-    """Make everything that an estate has, as its owner would."""
+def create_objects(service: Service) -> ServiceObjects:
+    """Create all objects and ciphertexts of a service."""
     with service.open_kmip() as kmip, HttpsWire(service.open_https()) as https:
         objects = {
-            "aes": _made(kmip, *_key(service, "aes", CryptographicAlgorithm.AES)),
-            "hmac": _made(kmip, *_key(service, "hmac", CryptographicAlgorithm.HMAC_SHA256)),
-            "secret": _made(kmip, _O.REGISTER, *_secret(service)),
-            "template": _made(kmip, _O.REGISTER, *_template(service)),
+            "aes": _create(kmip, *_key(service, "aes", CryptographicAlgorithm.AES)),
+            "hmac": _create(kmip, *_key(service, "hmac", CryptographicAlgorithm.HMAC_SHA256)),
+            "secret": _create(kmip, _O.REGISTER, *_secret(service)),
+            "template": _create(kmip, _O.REGISTER, *_template(service)),
         }
         pair = ask(kmip, batch_item(_O.CREATE_KEY_PAIR, *_pair(service)))
         objects["private"] = value_of(pair, Tag.PRIVATE_KEY_UNIQUE_IDENTIFIER)
@@ -80,17 +80,17 @@ def settle(service: Service) -> Estate:
         resource = f"{service.name}/record/1"
         ciphertext = https.ask(post("/v1/encrypt", {"resource": resource, "plaintext": _text(DATA)}))["ciphertext"]
         wrapped = https.ask(post("/v1/data-keys", {"resource": resource}))["wrapped"]
-    return Estate(service, objects, sealed, signature, mac, attributes, resource, ciphertext, wrapped)
+    return ServiceObjects(service, objects, sealed, signature, mac, attributes, resource, ciphertext, wrapped)
 
 
 def attributes_of(kmip: Any, object_id: str) -> tuple[Item, ...]:
-    """Return everything an object's owner is told about it."""
+    """Return all attributes of an object as its owner reads them."""
     answer = ask(kmip, batch_item(_O.GET_ATTRIBUTES, text(Tag.UNIQUE_IDENTIFIER, object_id)))
     return tuple(answer.all(Tag.ATTRIBUTE))
 
 
-Payload = Callable[[Estate, Item], Iterable[Item]]
-"""From whose things are named and the id of the object, to a payload that its owner would be answered."""
+Payload = Callable[[ServiceObjects, Item], Iterable[Item]]
+"""Maps the owner's objects and the id of an object to a payload with which the owner succeeds."""
 
 ABOUT_OBJECTS: Mapping[Operation, tuple[str, Payload]] = MappingProxyType(
     {
@@ -100,21 +100,26 @@ ABOUT_OBJECTS: Mapping[Operation, tuple[str, Payload]] = MappingProxyType(
         _O.GET_ATTRIBUTE_LIST: ("aes", lambda _, it: (it,)),
         _O.OBTAIN_LEASE: ("aes", lambda _, it: (it,)),
         _O.ENCRYPT: ("aes", lambda _, it: (it, gcm(), octets(Tag.DATA, DATA))),
-        _O.DECRYPT: ("aes", lambda estate, it: (it, gcm(), *estate.sealed)),
+        _O.DECRYPT: ("aes", lambda service_objects, it: (it, gcm(), *service_objects.sealed)),
         _O.SIGN: ("private", lambda _, it: (it, _SCHEME, octets(Tag.DATA, DATA))),
         _O.SIGNATURE_VERIFY: (
             "public",
-            lambda estate, it: (it, _SCHEME, octets(Tag.DATA, DATA), octets(Tag.SIGNATURE_DATA, estate.signature)),
+            lambda service_objects, it: (
+                it,
+                _SCHEME,
+                octets(Tag.DATA, DATA),
+                octets(Tag.SIGNATURE_DATA, service_objects.signature),
+            ),
         ),
         _O.MAC: ("hmac", lambda _, it: (it, octets(Tag.DATA, DATA))),
         _O.MAC_VERIFY: (
             "hmac",
-            lambda estate, it: (it, octets(Tag.DATA, DATA), octets(Tag.MAC_DATA, estate.mac)),
+            lambda service_objects, it: (it, octets(Tag.DATA, DATA), octets(Tag.MAC_DATA, service_objects.mac)),
         ),
         _O.DERIVE_KEY: ("aes", lambda _, it: _derivation(it)),
-        # Of one object, from its first day to its last.
-        _O.ADD_ATTRIBUTE: ("new", lambda _, it: (it, custom("x-owner", "somebody"))),
-        _O.MODIFY_ATTRIBUTE: ("new", lambda _, it: (it, custom("x-owner", "somebody else"))),
+        # The operations on one new object, in the order of its life cycle.
+        _O.ADD_ATTRIBUTE: ("new", lambda _, it: (it, custom("x-owner", "one owner"))),
+        _O.MODIFY_ATTRIBUTE: ("new", lambda _, it: (it, custom("x-owner", "another owner"))),
         _O.DELETE_ATTRIBUTE: ("new", lambda _, it: (it, text(Tag.ATTRIBUTE_NAME, "x-owner"))),
         _O.ACTIVATE: ("new", lambda _, it: (it,)),
         _O.GET_USAGE_ALLOCATION: ("new", lambda _, it: (it, long(Tag.USAGE_LIMITS_COUNT, 1))),
@@ -125,7 +130,7 @@ ABOUT_OBJECTS: Mapping[Operation, tuple[str, Payload]] = MappingProxyType(
         _O.DESTROY: ("new", lambda _, it: (it,)),
     }
 )
-"""Every operation that names an object: on which kind its owner succeeds, and the payload. `new`: see `a_new_key`."""
+"""Operation on an object → the kind with which its owner succeeds, and the payload; for `new` see `a_new_key`."""
 
 BY_NAME: Mapping[Operation, Callable[[str], Iterable[Item]]] = MappingProxyType(
     {
@@ -147,8 +152,8 @@ ABOUT_NOTHING = frozenset({_O.QUERY, _O.DISCOVER_VERSIONS})
 SEARCHES = frozenset({_O.LOCATE})
 
 
-def about(operation: Operation, owner: Estate, object_id: str) -> Item:
-    """Return the request about an object, with whatever else of `owner` belongs to it."""
+def about(operation: Operation, owner: ServiceObjects, object_id: str) -> Item:
+    """Return the request about an object, with the other objects of `owner` that it needs."""
     return batch_item(operation, *ABOUT_OBJECTS[operation][1](owner, text(Tag.UNIQUE_IDENTIFIER, object_id)))
 
 
@@ -158,7 +163,7 @@ def by_name(operation: Operation, name: str) -> Item:
 
 
 def wrapped_under(own: str, wrapping: str) -> Item:
-    """Return a Get of an own object that shall come wrapped under another."""
+    """Return a Get of an own object that requests a wrap by another object."""
     information = structure(
         Tag.ENCRYPTION_KEY_INFORMATION,
         text(Tag.UNIQUE_IDENTIFIER, wrapping),
@@ -169,23 +174,23 @@ def wrapped_under(own: str, wrapping: str) -> Item:
 
 
 def a_new_key(service: Service) -> Item:
-    """Return the request for a key that lives through every change there is."""
+    """Return the request for the key on which all changes are made."""
     return batch_item(*_key(service, "", CryptographicAlgorithm.AES))
 
 
-def _made(kmip: Any, operation: int, *payload: Item) -> str:
+def _create(kmip: Any, operation: int, *payload: Item) -> str:
     return value_of(ask(kmip, batch_item(operation, *payload)), Tag.UNIQUE_IDENTIFIER)
 
 
-def _called(service: Service, kind: str) -> str:
+def _name(service: Service, kind: str) -> str:
     return f"{service.tenant_id} {service.name} {kind}"
 
 
 def _described(service: Service, kind: str, *more: Item) -> Item:
-    """Return attributes by which nothing of anybody else is found."""
-    whose = _called(service, kind)
-    told = (a_name(whose), custom("x-owner", whose), attribute("Object Group", text(VALUE, f"{whose} group")))
-    return structure(Tag.TEMPLATE_ATTRIBUTE, *(told if kind else ()), *more)
+    """Return attributes that no object of another service has."""
+    name = _name(service, kind)
+    unique = (a_name(name), custom("x-owner", name), attribute("Object Group", text(VALUE, f"{name} group")))
+    return structure(Tag.TEMPLATE_ATTRIBUTE, *(unique if kind else ()), *more)
 
 
 def _uses(mask: int = _EVERY_USE) -> Item:
@@ -199,9 +204,9 @@ def _key(service: Service, kind: str, algorithm: int) -> tuple[int, Item, Item]:
         kind,
         attribute("Cryptographic Algorithm", choice(VALUE, algorithm)),
         attribute("Cryptographic Length", number(VALUE, 256)),
-        attribute("Contact Information", text(VALUE, f"{_called(service, kind)} contact")),
+        attribute("Contact Information", text(VALUE, f"{_name(service, kind)} contact")),
         attribute("Usage Limits", limits),
-        a_date("Deactivation Date", 2_000_000_000 + sum(_called(service, kind).encode())),
+        a_date("Deactivation Date", 2_000_000_000 + sum(_name(service, kind).encode())),
         _uses(),
     )
     return _O.CREATE, choice(Tag.OBJECT_TYPE, ObjectType.SYMMETRIC_KEY), described
@@ -213,8 +218,8 @@ def _secret(service: Service) -> tuple[Item, ...]:
 
 
 def _template(service: Service) -> tuple[Item, ...]:
-    held = structure(Tag.TEMPLATE, *_creation().children())
-    return choice(Tag.OBJECT_TYPE, ObjectType.TEMPLATE), _described(service, "template"), held
+    template = structure(Tag.TEMPLATE, *_creation().children())
+    return choice(Tag.OBJECT_TYPE, ObjectType.TEMPLATE), _described(service, "template"), template
 
 
 def _creation() -> Item:
@@ -246,13 +251,13 @@ def _like(name: str, tag: int, *more: Item) -> Item:
 
 
 def _block(algorithm: int | None) -> Item:
-    said = (
+    algorithm_fields = (
         ()
         if algorithm is None
         else (choice(Tag.CRYPTOGRAPHIC_ALGORITHM, algorithm), number(Tag.CRYPTOGRAPHIC_LENGTH, 256))
     )
     value = structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, DATA[:32]))
-    return structure(Tag.KEY_BLOCK, choice(Tag.KEY_FORMAT_TYPE, 1), value, *said)
+    return structure(Tag.KEY_BLOCK, choice(Tag.KEY_FORMAT_TYPE, 1), value, *algorithm_fields)
 
 
 def _derivation(it: Item) -> tuple[Item, ...]:
@@ -275,7 +280,7 @@ def _text(data: bytes) -> str:
 
 
 Texts = Callable[[str, str], dict[str, Any]]
-WITH_TEXT: Mapping[str, Texts] = MappingProxyType(
+WITH_CIPHERTEXT: Mapping[str, Texts] = MappingProxyType(
     {
         "/v1/decrypt": lambda text, resource: {"ciphertext": text, "resource": resource},
         "/v1/rewrap": lambda text, resource: {"ciphertext": text, "resource": resource},
@@ -284,8 +289,8 @@ WITH_TEXT: Mapping[str, Texts] = MappingProxyType(
         "/v1/rewrap:batch": lambda text, resource: {"items": [{"ciphertext": text, "resource": resource}]},
     }
 )
-"""The paths that take a sealed text, and their bodies."""
-WITHOUT_TEXT: Mapping[str, Any] = MappingProxyType(
+"""The paths that take a ciphertext, and their bodies."""
+WITHOUT_CIPHERTEXT: Mapping[str, Any] = MappingProxyType(
     {
         "/v1/encrypt": {"resource": "r", "plaintext": _text(DATA)},
         "/v1/encrypt:batch": {"items": [{"resource": "r", "plaintext": _text(DATA)}]},
@@ -301,6 +306,6 @@ WITHOUT_TEXT: Mapping[str, Any] = MappingProxyType(
         "/openapi.json": None,
     }
 )
-"""The others: they make something new for the caller or tell him something; without a body it is a GET."""
-PERHAPS_NOT_THERE = frozenset({"/.well-known/openkcm/crl", "/.well-known/openkcm/crl/former"})
-"""What the owner may ask for too soon: a list before the first was made, that of a former authority without one."""
+"""The other paths: they create or return data of the caller; without a body the request is a GET."""
+OPTIONAL_PATHS = frozenset({"/.well-known/openkcm/crl", "/.well-known/openkcm/crl/former"})
+"""Paths that may respond with 404: no CRL has been published yet, or the tenant has no former CA."""

@@ -1,7 +1,7 @@
-"""Client certificates that must be rejected, each wrong in one way, made with everything an attacker might get.
+"""Client certificates that must be rejected, each for one reason, created with the means of a strong attacker.
 
-What the tenant's own authority signs here is signed through Vault with the worker's role, so it is as genuine as a
-certificate can be that the platform did not mean to issue.
+Certificates of the tenant CA are signed in Vault with the worker's role. They are genuine, except that the platform
+did not issue them.
 """
 
 import ssl
@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from crypto_service.kmip.codec import ttlv
 from database.services.repository import ServiceCertificateRow
 from openkcm.contract.names import TENANT_DOMAIN, service_spiffe, tenant_dns
-from tests.stories.assault import same, unchanging
+from tests.stories.assault import stable_parts, without_varying_fields
 from tests.stories.connected import Service
 from tests.stories.kmip_wire import receive
 from tests.stories.stack import Stack
@@ -26,14 +26,14 @@ from vault.pki.certificates import Issuer, LeafNames, build_leaf, hex_serial, lo
 
 _HOUR = timedelta(hours=1)
 _BOTH = (True, False)
-"""TLS 1.3 and 1.2: in one the client learns of the refusal after its handshake, in the other within."""
+"""TLS 1.3 and 1.2: a client learns of the rejection after the handshake in 1.3, during it in 1.2."""
 Key = ec.EllipticCurvePrivateKey
 
 
 @dataclass(frozen=True)
 class Forgery:
-    """`fault` is what OpenSSL refuses it for, empty where only our records can tell; `why` is what the audit stream of
-    the tenant says, empty where nobody can be blamed.
+    """`fault` is OpenSSL's reason for the rejection, empty if only the records of the platform show it. `why` is the
+    reason in the audit stream of the tenant, empty if the certificate identifies no service.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Forgery:
 
 
 class Forger:
-    """Makes certificates for `service` with the authority of its tenant and without."""
+    """Creates certificates for `service` with the CA of its tenant and without it."""
 
     def __init__(self, stack: Stack, service: Service, folder: Path) -> None:
         self._stack, self._service, self._folder = stack, service, folder
@@ -55,18 +55,18 @@ class Forger:
         self._issuer = load_issuer(stack.vault(), service.tenant_id, authority.certificate_pem, authority.key_version)
 
     def names(self, tenant_id: str = "", service: str = "", dns: str = "") -> LeafNames:
-        """Return the names that a genuine certificate has, with those given instead."""
+        """Return the names of a genuine certificate, with the given replacements."""
         tenant_id, service = tenant_id or self._service.tenant_id, service or self._service.name
         return LeafNames(service, dns or tenant_dns(tenant_id), service_spiffe(tenant_id, service))
 
-    def signed(self, names: LeafNames, since: datetime | None = None, lasting: timedelta = _HOUR) -> tuple[str, Key]:
-        """Return a leaf of the tenant's authority and its key."""
+    def sign_leaf(self, names: LeafNames, since: datetime | None = None, lasting: timedelta = _HOUR) -> tuple[str, Key]:
+        """Return a leaf of the tenant CA and its key."""
         key = _key()
         leaf = build_leaf(self._issuer, key.public_key(), names, since or datetime.now(UTC), lasting)
         return _pem(leaf), key
 
-    def on_record(self, pem: str) -> str:
-        """Put a leaf on record as the service's own and return its serial."""
+    def record_certificate(self, pem: str) -> str:
+        """Record a leaf as a certificate of the service and return its serial."""
         leaf = x509.load_pem_x509_certificate(pem.encode())
         serial, dates = hex_serial(leaf), (leaf.not_valid_before_utc, leaf.not_valid_after_utc)
         with self._stack.database().tenant_tx(self._service.tenant_id) as tx:
@@ -79,7 +79,7 @@ class Forger:
         return serial
 
     def context(self, pem: str, key: Key, chain: str | None = None, *, newest: bool = True) -> ssl.SSLContext:
-        """Return what a client needs to present the certificate; not `newest`: over TLS 1.2."""
+        """Return a TLS context with the certificate; with `newest` False it is limited to TLS 1.2."""
         tls = self.without_certificate(newest=newest)
         file = self._folder / f"{len(list(self._folder.iterdir()))}.pem"
         private = key.private_bytes(
@@ -90,26 +90,26 @@ class Forger:
         return tls
 
     def serial_of(self, service: Service) -> str:
-        """Return the serial of the certificate that a service has."""
+        """Return the serial of a service's certificate."""
         return hex_serial(service.certificate)
 
     def end_of(self, pem: str) -> float:
-        """Return when a certificate ends, in seconds since the epoch."""
+        """Return the expiry of a certificate in seconds since the epoch."""
         return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc.timestamp()
 
     def without_certificate(self, *, newest: bool = True) -> ssl.SSLContext:
-        """Return what a client without any certificate has."""
+        """Return a TLS context without a certificate."""
         tls = ssl.create_default_context(cafile=self._service.folder / "ca.pem")
         if not newest:
             tls.maximum_version = ssl.TLSVersion.TLSv1_2
         return tls
 
     def all(self, other: Service, sibling: Service) -> list[Forgery]:
-        """Return every forgery that there is; `other` is of another tenant, `sibling` of the same."""
-        return [*self._unsigned(other), *self._misnamed(other), self._untimely(), *self._not_on_record(sibling)]
+        """Return all forgeries; `other` is a service of another tenant, `sibling` of the same tenant."""
+        return [*self._unsigned(other), *self._misnamed(other), self._untimely(), *self._unrecorded(sibling)]
 
     def _unsigned(self, other: Service) -> list[Forgery]:
-        """Certificates that no authority of ours has signed."""
+        """Return certificates that no CA of the platform has signed."""
         missing = "PEER_DID_NOT_RETURN_A_CERTIFICATE"
         made = [Forgery("no certificate", self.without_certificate(newest=newest), missing) for newest in _BOTH]
         own, theirs, key = self.names(), self.names(other.tenant_id, other.name), _key()
@@ -124,39 +124,40 @@ class Forger:
         ]
         unsigned = self.context(_leaf(key, own, _key(), self._issuer.certificate), key)
         made.append(Forgery("attacker's signature", unsigned, "certificate signature failure"))
-        # The service's own, genuine certificate used as if it were an authority.
-        pem, below = self.signed(own)
-        self.on_record(pem)
+        # The genuine certificate of the service is used as a CA.
+        pem, below = self.sign_leaf(own)
+        self.record_certificate(pem)
         leaf = _leaf(key, theirs, below, x509.load_pem_x509_certificate(pem.encode()))
         as_authority = self.context(leaf, key, pem + self._chain)
         return [*made, Forgery("leaf as authority", as_authority, "invalid CA certificate")]
 
     def _misnamed(self, other: Service) -> list[Forgery]:
-        """What the right authority signed for the wrong names."""
+        """Return certificates of the right CA with wrong names."""
         made = []
         for dns in (tenant_dns(other.tenant_id), f"*.{TENANT_DOMAIN}", "orders.example.com"):
-            pem, key = self.signed(self.names(other.tenant_id, other.name, dns))
+            pem, key = self.sign_leaf(self.names(other.tenant_id, other.name, dns))
             made += [
                 Forgery(dns, self.context(pem, key, newest=newest), "permitted subtree violation") for newest in _BOTH
             ]
-        # What the authority may name and is still not the tenant's one name: recorded, so that only the name decides.
+        # Names that the name constraint permits but that are not the tenant's name; recorded, so that only the name
+        # is wrong.
         own = tenant_dns(self._service.tenant_id)
         for dns in (f"{other.tenant_id}.{own}", f"*.{own}"):
-            pem, key = self.signed(self.names(dns=dns))
-            self.on_record(pem)
+            pem, key = self.sign_leaf(self.names(dns=dns))
+            self.record_certificate(pem)
             made.append(Forgery("a name below the own", self.context(pem, key)))
         return made
 
     def _untimely(self) -> Forgery:
-        pem, key = self.signed(self.names(), datetime.now(UTC) + 2 * _HOUR)
-        self.on_record(pem)
+        pem, key = self.sign_leaf(self.names(), datetime.now(UTC) + 2 * _HOUR)
+        self.record_certificate(pem)
         return Forgery("not yet valid", self.context(pem, key), "certificate is not yet valid")
 
-    def _not_on_record(self, sibling: Service) -> list[Forgery]:
-        """Genuine, and never issued by the platform."""
+    def _unrecorded(self, sibling: Service) -> list[Forgery]:
+        """Return genuine certificates that the platform never issued."""
         made = []
         for names in (self.names(), self.names(service=sibling.name)):
-            pem, key = self.signed(names)
+            pem, key = self.sign_leaf(names)
             serial = hex_serial(x509.load_pem_x509_certificate(pem.encode()))
             contexts = (self.context(pem, key, newest=newest) for newest in _BOTH)
             made += [Forgery(f"unknown {names}", one, why="not on record", serial=serial) for one in contexts]
@@ -192,12 +193,12 @@ def _authority(subject: x509.Name, key: Key) -> x509.Certificate:
 
 
 def _leaf(key: Key, names: LeafNames, signer: Key, issuer: x509.Certificate) -> str:
-    """Return a leaf as the product makes it, signed by anyone."""
+    """Return a leaf in the form of the product, with any signer."""
     return _pem(build_leaf(Issuer(issuer, signer), key.public_key(), names, datetime.now(UTC), _HOUR))
 
 
 def refusal(server: ssl.SSLContext, client: ssl.SSLContext) -> str:
-    """Return why `server` refuses the client's certificate, in OpenSSL's words; empty when it does not."""
+    """Return OpenSSL's reason for which `server` rejects the client's certificate; empty if it accepts it."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours = server.wrap_bio(to_server, to_client, server_side=True)
     theirs = client.wrap_bio(to_client, to_server, server_hostname="localhost")
@@ -215,12 +216,12 @@ def refusal(server: ssl.SSLContext, client: ssl.SSLContext) -> str:
 
 
 def try_once(address: str, forgery: Forgery, request: bytes) -> object:
-    """Return what a request on a connection of its own is answered with, None when the connection ends without."""
+    """Return the response to a request on a new connection; None if the connection closes without a response."""
     try:
         with dial(address, forgery.tls) as connection:
             connection.sendall(request)
             if request.startswith(b"B"):
-                return ttlv.encode(unchanging(receive(connection)))
-            return same(HttpsWire(connection).reply())
+                return ttlv.encode(without_varying_fields(receive(connection)))
+            return stable_parts(HttpsWire(connection).reply())
     except (ssl.SSLError, ConnectionError, EOFError):
         return None

@@ -1,4 +1,4 @@
-"""Customers' own key servers beside the stack: they hold root keys, take them away, and can be made to fail."""
+"""Key servers of customers beside the stack: they hold root keys, disable them, and can be made to fail."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,18 +18,18 @@ Act = Callable[[], object]
 
 @dataclass(frozen=True)
 class Holder:
-    """A root key with its customer: `take_away` and `give_back` are what they do at their side."""
+    """A root key and its customer: `take_away` disables the key at the customer, `give_back` enables it."""
 
     place: Place
     credentials: Credentials
     take_away: Act
     give_back: Act
     taken: str
-    """The code that a key has that was taken away like this."""
+    """The health code of the disabled key."""
 
     @contextmanager
     def taken_away(self) -> Iterator[None]:
-        """Keep the key taken away until the block ends."""
+        """Disable the key during the block."""
         self.take_away()
         try:
             yield
@@ -37,21 +37,21 @@ class Holder:
             self.give_back()
 
     def words(self, folder: Path) -> tuple[str, ...]:
-        """Return the options by which the command is told of it; credentials go through a file."""
+        """Return the options of the command for this root key; credentials go through a file."""
         file = folder / f"{self.place.provider}.json"
         file.write_bytes(self.credentials.dump())
         file.chmod(0o600)
         options = self.place.model_dump(mode="json", exclude_none=True, exclude={"provider", "ca_pem"})
-        told = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+        flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
         if isinstance(self.place, AwsKmsKeyRef) and self.credentials.access_key_id is not None:
             fields = json.loads(file.read_text())
-            told += ["--access-key-id", fields.pop("access_key_id")]
+            flags += ["--access-key-id", fields.pop("access_key_id")]
             file.write_text(json.dumps(fields))
-        return ("--provider", self.place.provider, *told, "--credentials", str(file))
+        return ("--provider", self.place.provider, *flags, "--credentials", str(file))
 
 
 class Holders:
-    """MiniStack and an OpenBao behind proxies that can spoil their answers, and a SoftHSM."""
+    """MiniStack and OpenBao behind proxies that can alter responses, and a SoftHSM."""
 
     def __init__(self, folder: Path) -> None:
         for name in ("aws", "hsm", "bao"):
@@ -63,16 +63,16 @@ class Holders:
         self.hsm.make_token("customer")
         self.bao = CustomerOpenBao.start(folder / "bao")
         self.bao_proxy = FaultProxy.start(self.bao.url)
-        self._made = 0
+        self._count = 0
 
     def settings(self) -> dict[str, Any]:
-        """Return what the stack has to be told of them."""
+        """Return the settings of the stack for these servers."""
         return {"aws_kms_endpoint": self.aws_proxy.url, "pkcs11_module": self.hsm.module}
 
     def hold(self, provider: str) -> Holder:
-        """Make a new key there; what is done to it touches no other."""
-        self._made += 1
-        name = f"root-{self._made}"
+        """Create a new key at a provider; changes of it do not affect other keys."""
+        self._count += 1
+        name = f"root-{self._count}"
         match provider:
             case "aws-kms":
                 return self._aws(self.aws.key())

@@ -1,4 +1,4 @@
-"""Requests as clients of all kinds send them, byte for byte where it matters, over their own TLS connections."""
+"""KMIP requests of all kinds of clients over separate TLS connections."""
 
 import ssl
 from typing import Any
@@ -15,32 +15,32 @@ _HEADER = 8
 
 
 def exchange(connection: ssl.SSLSocket, request: bytes) -> Item:
-    """Send one message and return the answer to it."""
+    """Send one message and return the response."""
     connection.sendall(request)
     return receive(connection)
 
 
 def receive(connection: ssl.SSLSocket) -> Item:
-    """Return the next message; raises ConnectionResetError when the connection ends."""
+    """Return the next message; raises ConnectionResetError if the connection closes."""
     received = _read(connection, _HEADER)
     return ttlv.decode(received + _read(connection, int.from_bytes(received[4:])))
 
 
 def send(connection: ssl.SSLSocket, *items: Item, minor: int = 4, header: tuple[Item, ...] = ()) -> list[Item]:
-    """Send a batch and return the batch items of the answer."""
+    """Send a batch and return the batch items of the response."""
     answer = exchange(connection, ttlv.encode(message(*items, minor=minor, header=header)))
     return list(answer.all(Tag.BATCH_ITEM))
 
 
 def ask(connection: ssl.SSLSocket, item: Item, *, minor: int = 4, header: tuple[Item, ...] = ()) -> Item:
-    """Send one request, which must succeed, and return the payload of its answer."""
+    """Send one request, which must succeed, and return the payload of the response."""
     (answer,) = send(connection, item, minor=minor, header=header)
     assert reason_of(answer) is None, answer.first(Tag.RESULT_MESSAGE)
     return part_of(answer, Tag.RESPONSE_PAYLOAD)
 
 
 def part_of(item: Item, *path: int) -> Item:
-    """Return what is in a structure at a path of tags."""
+    """Return the item at a path of tags in a structure."""
     for tag in path:
         inner = item.first(tag)
         assert inner is not None, f"no {tag:x}"
@@ -65,7 +65,7 @@ def revocation(object_id: str, code: int = RevocationReasonCode.CESSATION_OF_OPE
 
 
 def reason_of(answer: Item) -> ResultReason | None:
-    """Return why a batch item was refused, None when it was not."""
+    """Return the reason of a rejected batch item, None for a successful one."""
     reason = answer.first(Tag.RESULT_REASON)
     return None if reason is None else ResultReason(reason.value)
 

@@ -1,4 +1,4 @@
-"""A database that speaks MongoDB's protocol, and drivers with client-side field level encryption (CSFLE)."""
+"""A database with the protocol of MongoDB, and drivers with client-side field level encryption (CSFLE)."""
 
 import subprocess
 import sys
@@ -22,12 +22,12 @@ from tests.stories.connected import Service
 KEY_VAULT = "keyvault.datakeys"
 DETERMINISTIC = Algorithm.AEAD_AES_256_CBC_HMAC_SHA_512_Deterministic
 CACHE_MILLISECONDS = 300
-"""How long the driver may use a data key that it has opened; its own default is a minute."""
+"""The time for which the driver caches an unwrapped data key; its default is one minute."""
 
 
 @contextmanager
 def mongo_server(folder: Path) -> Iterator[str]:
-    """Run a server that keeps nothing, and yield its address."""
+    """Run a server with storage in memory, and yield its address."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "secantus", "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "mongo.log").open("wb") as log:
@@ -54,7 +54,7 @@ def _answers(address: str) -> bool:
 
 @dataclass(frozen=True)
 class Driver:
-    """An application's driver, given what `service connect` wrote; `master_key` chooses its mode."""
+    """The driver of an application with the files of `service connect`; `master_key` selects its mode."""
 
     address: str
     service: Service
@@ -63,11 +63,11 @@ class Driver:
     master_key: dict[str, bool]
 
     def new_key(self, name: str) -> Binary:
-        """Make a data key, known by `name` in the key vault."""
+        """Create a data key with the alternative name `name` in the key vault."""
         return self.encryption.create_data_key("kmip", master_key=self.master_key, key_alt_names=[name])
 
     def wrapped_by(self, data_key: Binary) -> str:
-        """Return the id of the managed object that a data key is wrapped with."""
+        """Return the id of the managed object that wraps a data key."""
         stored = self.client.get_database("keyvault")["datakeys"].find_one({"_id": data_key})
         assert stored is not None
         return str(stored["masterKey"]["keyId"])
@@ -77,7 +77,7 @@ class Driver:
 
     @contextmanager
     def reader(self) -> Iterator[MongoClient[dict[str, Any]]]:
-        """Yield another client of the same database, which decrypts by itself what it reads."""
+        """Yield another client of the same database that decrypts automatically."""
         options = AutoEncryptionOpts(
             self.service.csfle["kms_providers"],
             KEY_VAULT,

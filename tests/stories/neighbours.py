@@ -1,4 +1,4 @@
-"""Two services of one tenant and one of another, who attack each other, and a fourth whose certificates are abused."""
+"""Two services of one tenant and one of another that attack each other, and a fourth with forged certificates."""
 
 import json
 from collections import Counter
@@ -9,7 +9,7 @@ from pathlib import Path
 from crypto_service.kmip.codec.ttlv import Item
 from openkcm.contract.audit_events import verify_chain
 from tests.stories.connected import connect
-from tests.stories.estates import Estate, attributes_of, settle
+from tests.stories.estates import ServiceObjects, attributes_of, create_objects
 from tests.stories.stack import Stack
 from tests.stories.tenants import new_tenant
 
@@ -18,27 +18,27 @@ Refusals = Counter[tuple[str, str]]
 
 @dataclass
 class Neighbours:
-    """`scapegoat` is a service of `mine`'s tenant that has certificates which its owner never asked for."""
+    """`forgery_target` is a service of the tenant of `mine`; the tests forge certificates for it."""
 
     stack: Stack
-    mine: Estate
-    sibling: Estate
-    other: Estate
-    scapegoat: Estate
+    mine: ServiceObjects
+    sibling: ServiceObjects
+    other: ServiceObjects
+    forgery_target: ServiceObjects
 
     @property
-    def estates(self) -> tuple[Estate, Estate, Estate]:
+    def estates(self) -> tuple[ServiceObjects, ServiceObjects, ServiceObjects]:
         return self.mine, self.sibling, self.other
 
     def holdings(self) -> list[dict[str, tuple[Item, ...]]]:
-        """Return the attributes of every object, as its owner reads them."""
-        return [_holdings(estate) for estate in self.estates]
+        """Return the attributes of every object as its owner reads them."""
+        return [_holdings(service_objects) for service_objects in self.estates]
 
     def refusals(self, tenant_id: str, seed: str) -> tuple[Refusals, Refusals]:
-        """Return the refusals in a tenant's whole stream.
+        """Return the numbers of rejections in a tenant's verified stream.
 
-        They are counted by service and correlation id where that begins with `seed`, and by serial and reason where a
-        certificate was refused. The chain of the stream is verified.
+        The first counter is by service and correlation id with the prefix `seed`; the second is by serial and reason of
+        rejected certificates.
         """
         attempts, certificates = Refusals(), Refusals()
         stored = self.stack.stream(tenant_id)
@@ -54,18 +54,18 @@ class Neighbours:
         return attempts, certificates
 
 
-def settle_all(stack: Stack, folder: Path) -> Neighbours:
-    """Enable both tenants and connect every service."""
+def create_all(stack: Stack, folder: Path) -> Neighbours:
+    """Enable both tenants, connect every service and create its objects."""
     mine, other = new_tenant(stack, "isolated"), new_tenant(stack, "mirror")
-    wanted = [(mine, "vault"), (mine, "till"), (other, "vault"), (mine, "scapegoat")]
+    wanted = [(mine, "vault"), (mine, "till"), (other, "vault"), (mine, "forgery-target")]
 
-    def settled(one: tuple[str, str]) -> Estate:
-        return settle(connect(stack, one[0], "microservice", one[1], folder / "-".join(one)))
+    def create(one: tuple[str, str]) -> ServiceObjects:
+        return create_objects(connect(stack, one[0], "microservice", one[1], folder / "-".join(one)))
 
-    with ThreadPoolExecutor(len(wanted)) as crowd:
-        return Neighbours(stack, *crowd.map(settled, wanted))
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        return Neighbours(stack, *pool.map(create, wanted))
 
 
-def _holdings(estate: Estate) -> dict[str, tuple[Item, ...]]:
-    with estate.service.open_kmip() as kmip:
-        return {kind: attributes_of(kmip, object_id) for kind, object_id in estate.objects.items()}
+def _holdings(service_objects: ServiceObjects) -> dict[str, tuple[Item, ...]]:
+    with service_objects.service.open_kmip() as kmip:
+        return {kind: attributes_of(kmip, object_id) for kind, object_id in service_objects.objects.items()}

@@ -1,4 +1,4 @@
-"""OpenBao as the platform's single sign-on: an OpenID Connect provider written by others."""
+"""OpenBao as the platform's single sign-on: an OpenID Connect provider of a third party."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ _CLAIMS = (
 
 @dataclass(frozen=True)
 class Issuer:
-    """A running provider with one client. `address` is where it describes itself."""
+    """A running provider with one client; `address` is the URL of its metadata."""
 
     server: Server
     client_id: str
@@ -44,7 +44,7 @@ class Issuer:
 
 
 def start(folder: Path, redirect_uri: str) -> Issuer:
-    """Start it, for a client that may be answered at `redirect_uri` alone."""
+    """Start a provider with one client that is allowed only `redirect_uri`."""
     running = server.start(folder, bare=True, ui=True)
     admin = running.admin()
     admin.write("sys/policies/acl/sign-on", {"policy": _MAY_SIGN_ON})

@@ -1,4 +1,4 @@
-"""Taking a server of the stack away, dead or hanging, for as long as a test needs it away."""
+"""Outages of servers of the stack: a server is killed or halted during a test."""
 
 import os
 import signal
@@ -12,17 +12,17 @@ from tests.stories.stack import Stack
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the processes that `pid` has started."""
+    """Return the child processes of `pid`."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
 @contextmanager
 def down(stack: Stack, component: str) -> Iterator[None]:
-    """Keep a component dead: whoever starts it again is halted meanwhile, and goes on afterwards."""
+    """Kill a component and halt its supervisor during the block, so that it is restarted only afterwards."""
     victim = process.identify(stack.pids()[component])
     assert victim is not None
     supervisor = _parent_of(victim.pid)
-    # PostgreSQL's sessions outlive a killed postmaster for a while; SIGQUIT ends them with it, without any farewell.
+    # Sessions of PostgreSQL survive a killed postmaster for some time; SIGQUIT ends them immediately.
     how = signal.SIGQUIT if component == "postgres" else signal.SIGKILL
     os.kill(supervisor, signal.SIGSTOP)
     try:
@@ -31,14 +31,14 @@ def down(stack: Stack, component: str) -> Iterator[None]:
         yield
     finally:
         os.kill(supervisor, signal.SIGCONT)
-        wait_until(lambda: _is_ready(stack, component, victim.pid), lambda: f"{component} did not come back")
-        # A feed that listens again has its process forget everything, up to a second after the database is back.
+        wait_until(lambda: _is_ready(stack, component, victim.pid), lambda: f"{component} did not restart")
+        # A process clears its caches when it listens again, up to a second after the restart of the database.
         wait_until(lambda: all_listen(stack), lambda: "the crypto service does not listen to changes")
 
 
 @contextmanager
 def hanging(stack: Stack, component: str) -> Iterator[None]:
-    """Halt a component: it still takes connections and answers nothing."""
+    """Halt a component during the block: it accepts connections but does not respond."""
     pid = stack.pids()[component]
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -57,7 +57,7 @@ def _is_ready(stack: Stack, component: str, before: int) -> bool:
 
 
 def all_listen(stack: Stack) -> bool:
-    """Whether every serving process of the crypto service, so all but the one that delivers, listens to changes."""
+    """Return whether every serving process of the crypto service, that is, all but the shipper, listens to changes."""
     listening = "application_name = 'openkcm-crypto-feed' and state = 'idle' and query like 'listen %'"
     with stack.owner() as owner:
         found = owner.execute(f"select count(*) from pg_stat_activity where {listening}").fetchone()

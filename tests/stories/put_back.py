@@ -1,4 +1,4 @@
-"""The administrator of the database restores a tenant's rows from a copy, past every policy, trigger and reference."""
+"""A database administrator restores a tenant's rows from a copy and bypasses every policy, trigger and reference."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,19 +12,19 @@ TABLES = (
     *("tenant", "key", "certificate_authority", "route", "service", "service_certificate", "service_key"),
     "managed_object",
 )
-"""What the crypto service reads to authenticate a service and decrypt."""
+"""The tables that the crypto service reads to authenticate a service and to decrypt."""
 _BEFORE, _AFTER = "copied_before", "copied_after"
 
 
 def copy_rows(stack: Stack, tenant_id: str, tables: Iterable[str] = TABLES) -> None:
-    """Take the copy."""
+    """Copy the rows of a tenant."""
     with stack.owner() as owner:
         _copy(owner, _BEFORE, tenant_id, tables)
 
 
 @contextmanager
-def rows_put_back(stack: Stack, tenant_id: str, tables: Iterable[str] = TABLES) -> Iterator[None]:
-    """Restore the rows as they were copied, and notify of it, until the block ends."""
+def rows_restored(stack: Stack, tenant_id: str, tables: Iterable[str] = TABLES) -> Iterator[None]:
+    """Restore the copied rows with their notifications during the block."""
     with stack.owner() as owner:
         owner.execute("set session_replication_role = replica")
         _copy(owner, _AFTER, tenant_id, tables)

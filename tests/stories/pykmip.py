@@ -1,4 +1,4 @@
-"""PyKMIP's client, given what `openkcmctl service connect` wrote."""
+"""PyKMIP's client with the files that `openkcmctl service connect` wrote."""
 
 from typing import Any
 

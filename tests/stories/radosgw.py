@@ -1,6 +1,6 @@
-"""A Ceph Object Gateway from Debian's package, on its own store in a file: no cluster, the gateway itself.
+"""The Ceph Object Gateway of Debian's package with a store in a file instead of a cluster.
 
-tools/setup.sh unpacks it into .venv, where the system has none.
+tools/setup.sh unpacks it into .venv if the system has no gateway.
 """
 
 import os
@@ -37,10 +37,10 @@ rgw crypt require ssl = false
 
 
 class Gateway:
-    """`url` speaks S3; `stored` is everything it keeps."""
+    """`url` is the S3 endpoint; `stored` is the content of the store."""
 
     def __init__(self, folder: Path, more: str) -> None:
-        """`more` are further lines of its configuration."""
+        """`more` is appended to the configuration."""
         self._folder, self._port = folder, free_port()
         self._configuration = folder / "ceph.conf"
         libraries = _UNPACKED / "usr/lib/x86_64-linux-gnu" if _UNPACKED.exists() else Path("/usr/lib/x86_64-linux-gnu")
@@ -61,7 +61,7 @@ class Gateway:
         return (self._folder / "rgw.log").read_text(encoding="utf-8", errors="replace")
 
     def add_user(self, access_key: str, secret_key: str) -> None:
-        """Create the first user; on a loaded machine the tool has been seen not to end, so then it starts again."""
+        """Create the first user; the tool sometimes hangs on a loaded machine and is then repeated."""
         keys = ("--access-key", access_key, "--secret-key", secret_key)
         words = ("user", "create", "--uid", access_key, "--display-name", access_key, *keys)
         for _ in range(3):

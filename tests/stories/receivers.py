@@ -1,4 +1,4 @@
-"""Those who are told: the marketplace's callback and the customer's mailbox, as real servers that can be slow."""
+"""Receivers of notifications: the marketplace's callback and the customer's mailbox, as real servers with delays."""
 
 import json
 import threading
@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 
 @dataclass(frozen=True)
 class Taken:
-    """One announcement as it arrived at the callback; `headers` have lower-case names."""
+    """One notification that the callback received; `headers` have lower-case names."""
 
     headers: dict[str, str]
     body: bytes
@@ -33,7 +33,7 @@ class Taken:
         return str(self.event["data"]["text"])
 
     def verify(self, secret: str) -> None:
-        """Raise unless it was signed as the marketplace's own library signs, and not long before it arrived."""
+        """Raise AssertionError unless the signature is that of the marketplace's library and is recent."""
         signed_at = datetime.fromtimestamp(int(self.headers["webhook-timestamp"]), UTC)
         assert abs(self.arrived_at - signed_at) < timedelta(minutes=5)
         expected = Webhook(secret).sign(self.headers["webhook-id"], signed_at, self.body.decode())
@@ -41,7 +41,7 @@ class Taken:
 
 
 class CallbackReceiver(ThreadingHTTPServer):
-    """Takes announcements; `hold` keeps each sender waiting for its answer."""
+    """Receives notifications; `holding` delays the response to each sender."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Take)
@@ -65,7 +65,7 @@ class CallbackReceiver(ThreadingHTTPServer):
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """Answer nobody until the end."""
+        """Delay all responses until the block ends."""
         self.arrived.clear()
         self._may_answer.clear()
         try:
@@ -88,11 +88,11 @@ class _Take(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_arguments: Any) -> None:
-        """Stay quiet."""
+        """Log nothing."""
 
 
 class Mailbox:
-    """Takes every mail for anybody, without encryption, on a port of its own."""
+    """An SMTP server without TLS on a dedicated port that accepts every mail."""
 
     def __init__(self, port: int) -> None:
         self.mails: list[EmailMessage] = []
@@ -114,7 +114,7 @@ class Mailbox:
         return [mail for mail in self.mails if tenant_id in str(mail["To"]) and words in str(mail["Subject"])]
 
     def close(self) -> None:
-        """Take no more mail, as a server that is down."""
+        """Stop the server, which then refuses connections."""
         if self._running is not None:
             self._running.stop()
             self._running = None

@@ -1,4 +1,4 @@
-"""What people do in dialogs, and to the root key and the kill switch on the page Keys, by the names they read there."""
+"""Actions of users in dialogs and on the page Keys, by the names that the pages show."""
 
 from contextlib import suppress
 
@@ -9,12 +9,12 @@ from dashboard.root_keys.guides import ENTRIES, NAMES
 from tests.stories.browser import drawn
 from tests.stories.holders import Holder
 
-LOCKED, SUSPENDED = "Your tenant is locked", "Your tenant is suspended"
+LOCKED, SUSPENDED = "Tenant locked", "Tenant suspended"
 SOON_MS = 60_000
-"""Within which a page shows by itself what happened elsewhere: a try of the watch, and the page's next look."""
+"""Time within which a page shows an external change: one check of the root key and one refresh of the page."""
 
-# All that a window keeps: its document, what is in its fields, its address and its storages.
-_KEPT = """
+# The state of a window: its document, the values of its fields, its address and its storages.
+_STATE = """
 () => JSON.stringify([
     document.documentElement.outerHTML,
     [...document.querySelectorAll("input, textarea")].map(field => field.value),
@@ -39,7 +39,7 @@ def notice(page: Page, title: str) -> Locator:
 
 def open_change(page: Page, provider: RootKeyMode) -> Locator:
     """Open the dialog that changes the root key and choose who holds it from then on; return the dialog."""
-    page.get_by_role("button", name="Change the root key").click()
+    page.get_by_role("button", name="Change root key").click()
     dialog = page.get_by_role("dialog")
     dialog.locator(".st-key-root-key-provider").get_by_text(NAMES[provider], exact=True).click()
     drawn(page)
@@ -47,7 +47,7 @@ def open_change(page: Page, provider: RootKeyMode) -> Locator:
 
 
 def fill_in(dialog: Locator, holder: Holder, **changed: str) -> list[str]:
-    """Type where the key is and its credentials, with `changed` fields; return what was typed that is secret."""
+    """Type the reference of the key and its credentials, with `changed` fields; return the typed secrets."""
     place = holder.place.model_dump(mode="json", exclude_none=True, exclude={"provider"}) | changed
     credentials = {name: secret.get_secret_value() for name, secret in holder.credentials if secret is not None}
     secrets = []
@@ -60,9 +60,9 @@ def fill_in(dialog: Locator, holder: Holder, **changed: str) -> list[str]:
 
 
 def submit(dialog: Locator, button: str, holder: Holder, says: str, **changed: str) -> list[str]:
-    """Fill in, press a button and wait until the dialog says what resulted; return what was typed that is secret.
+    """Fill in, press a button and wait for the result in the dialog; return the typed secrets.
 
-    All is typed again when it does not: Streamlit can drop what is typed while it draws the page again.
+    Types everything again if the result does not appear, because Streamlit can drop input while it draws the page.
     """
     for _ in range(3):
         secrets = fill_in(dialog, holder, **changed)
@@ -78,13 +78,13 @@ def labelled(dialog: Locator, label: str) -> Locator:
 
 
 def press(dialog: Locator, button: str, says: str) -> None:
-    """Press a button of a dialog and wait until it says what came of it."""
+    """Press a button of a dialog and wait for the result."""
     dialog.get_by_role("button", name=button, exact=True).click()
     expect(dialog.get_by_text(says)).to_be_visible()
 
 
 def finish(dialog: Locator, button: str, says: str) -> None:
-    """Press a button, wait until the dialog says what resulted, and close it."""
+    """Press a button of a dialog, wait for the result, and close the dialog."""
     press(dialog, button, says)
     close(dialog)
 
@@ -95,13 +95,13 @@ def close(dialog: Locator, button: str = "Close") -> None:
 
 
 def change(page: Page, provider: RootKeyMode, holder: Holder | None = None) -> list[str]:
-    """Change the root key in the dialog; return what was typed that is secret."""
+    """Change the root key by the dialog; return the typed secrets."""
     dialog = open_change(page, provider)
     typed: list[str] = []
     if holder is None:
-        press(dialog, "Change", "The root key is changed")
+        press(dialog, "Change", "Root key changed")
     else:
-        typed = submit(dialog, "Change", holder, "The root key is changed")
+        typed = submit(dialog, "Change", holder, "Root key changed")
     close(dialog)
     return typed
 
@@ -111,13 +111,13 @@ def button(page: Page, key: str) -> Locator:
 
 
 def open_dialog(page: Page, key: str) -> Locator:
-    """Press the button with the key and return the dialog."""
+    """Press the button with the given key and return the dialog."""
     button(page, key).click()
     return page.get_by_role("dialog")
 
 
 def ask_for(page: Page, move: str) -> Locator:
-    """Open the dialog of one of the buttons under Stop and start; return the dialog."""
+    """Open the dialog of one of the buttons under Emergency controls; return the dialog."""
     return open_dialog(page, f"standing-{move}")
 
 
@@ -125,7 +125,7 @@ def confirm(dialog: Locator, name: str) -> None:
     dialog.get_by_label(f"Type {name} to confirm").fill(name)
 
 
-def kept_by(page: Page) -> str:
-    """Return everything that the window keeps."""
-    kept: str = page.evaluate(_KEPT)
-    return kept
+def window_state(page: Page) -> str:
+    """Return the state of the window."""
+    state: str = page.evaluate(_STATE)
+    return state

@@ -1,4 +1,4 @@
-"""Signed-in sessions of the dashboard for tenants that the development sign-on does not know."""
+"""Sessions of the dashboard for tenants that the development sign-on does not know."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,12 +16,12 @@ _ROLES = {ADA: PersonRole.ADMINISTRATOR, KAI: PersonRole.KEY_ADMINISTRATOR, UMA:
 
 
 def subject(tenant_id: str, name: str) -> str:
-    """Return the address by which the audit stream names a person."""
+    """Return the address of a user in the audit stream."""
     return f"{name.split(maxsplit=1)[0].lower()}@{tenant_id}.example"
 
 
 def cookie(stack: Stack, tenant_id: str, name: str = ADA, secret: str | None = None, **changed: Any) -> dict[str, str]:
-    """Return the cookie of a sign-on made now; `changed` claims replace others, None removes one."""
+    """Return the cookie of a new sign-on; `changed` replaces claims, and None removes a claim."""
     now = datetime.now(UTC)
     claims = {
         "iss": f"{stack.settings.dashboard_url}/dev-sign-on",
@@ -39,6 +39,6 @@ def cookie(stack: Stack, tenant_id: str, name: str = ADA, secret: str | None = N
 
 
 def sign_in(window: Visitor, stack: Stack, tenant_id: str, name: str = ADA, page: str = "") -> Page:
-    """Open a page of the tenant in a window that is signed in as one of its people."""
-    window.carry(cookie(stack, tenant_id, name))
+    """Open a page of the tenant in a window that is signed in as one of its users."""
+    window.add_cookies(cookie(stack, tenant_id, name))
     return window.open(f"/tenant/{tenant_id}/{page}")

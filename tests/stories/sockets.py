@@ -1,4 +1,4 @@
-"""Where a process really listens, read from the kernel."""
+"""The listening addresses and open files of a process, read from the kernel."""
 
 import socket
 import struct
@@ -21,12 +21,12 @@ def listening_addresses(pid: int) -> list[tuple[IPv4Address | IPv6Address, int]]
 
 
 def links(pid: int) -> list[str]:
-    """Return what the descriptors of a process lead to; those it closes meanwhile are left out."""
+    """Return the targets of the descriptors of a process; descriptors that it closes meanwhile are omitted."""
     found = []
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         try:
             found.append(str(descriptor.readlink()))
-        except FileNotFoundError:  # closed while we looked
+        except FileNotFoundError:  # closed after the listing
             continue
     return found
 

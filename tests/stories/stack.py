@@ -1,4 +1,4 @@
-"""The product as a user meets it: the `openkcm` command, the marketplace's address, and what arrives afterwards."""
+"""A running installation from a user's view: the `openkcm` command, the marketplace endpoint, and notifications."""
 
 import asyncio
 import json
@@ -49,11 +49,11 @@ SEED_EVENT = {
     "timestamp": "2026-01-15T10:30:00Z",
     "organization": "ACME Corporation",
 }
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
 def enabling(tenant_id: str, organization: str) -> MarketplaceEvent:
-    """Return an event by which a customer enables OpenKCM now."""
+    """Return the event of a customer that enables OpenKCM now."""
     return MarketplaceEvent(
         event_id=f"msg_{tenant_id}",
         kind=EventKind.SERVICE_ENABLED,
@@ -65,7 +65,7 @@ def enabling(tenant_id: str, organization: str) -> MarketplaceEvent:
 
 
 def other_machine() -> dict[str, str]:
-    """Return the environment of a machine that has no setting of this installation."""
+    """Return an environment without the settings of this installation."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("OPENKCM_", "KCM_"))}
 
 
@@ -87,10 +87,10 @@ def _as_setting(value: Any) -> str:
 
 
 class Stack:
-    """One installation in a folder of its own, and those it tells."""
+    """One installation in a dedicated folder, and the receivers of its notifications."""
 
     def __init__(self, folder: Path, **more: Any) -> None:
-        """`more` are further settings."""
+        """`more` contains additional settings."""
         self.callback = CallbackReceiver()
         postgres, vault, temporal, ui, temporal_metrics, marketplace, codec, metrics, *others = free_ports(
             13, neighbours=1
@@ -118,7 +118,7 @@ class Stack:
             dashboard_port=dashboard,
             **more,
         )
-        self._opened: dict[Role, Database] = {}
+        self._databases: dict[Role, Database] = {}
 
     # ── the command ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -129,15 +129,15 @@ class Stack:
         return run_openkcm(dict(os.environ) | settings, *arguments)
 
     def command(self, *arguments: str) -> dict[str, Any]:
-        """Run `openkcm` with `--json` and return its one document; it must succeed."""
+        """Run `openkcm` with `--json` and return its document; it must succeed."""
         return document_of(self.run(*arguments, "--json"))
 
     def services(self, tenant_id: str) -> dict[str, dict[str, Any]]:
-        """Return the services of a tenant by name, as the command lists them."""
+        """Return the services of a tenant by name, as listed by the command."""
         return {row["service_id"]: row for row in self.command("service", "list", tenant_id)["services"]}
 
     def state(self, tenant_id: str) -> str:
-        """Return the state of a tenant as the command shows it."""
+        """Return the state of a tenant, as shown by the command."""
         return str(self.command("tenant", "show", tenant_id)["state"])
 
     def pids(self) -> dict[str, int]:
@@ -160,17 +160,17 @@ class Stack:
         return httpx2.post(f"{self.settings.marketplace_url}/v1/events", content=body, headers=headers, timeout=30)
 
     def click(self, message_id: str | None = None, **changed: str) -> httpx2.Response:
-        """Send the seed's event, bare and signed; keyword arguments override its fields."""
+        """Send the seed's event with a signature; keyword arguments override its fields."""
         body = json.dumps(SEED_EVENT | changed).encode()
         return self.post(body, self.sign(body, message_id or f"msg_{uuid.uuid4().hex}"))
 
     def click_often(self, times: int, message_id: Callable[[int], str], **changed: str) -> list[httpx2.Response]:
-        """Send as many events at once."""
-        with ThreadPoolExecutor(times) as crowd:
-            return list(crowd.map(lambda n: self.click(message_id(n), **changed), range(times)))
+        """Send `times` events at the same time."""
+        with ThreadPoolExecutor(times) as pool:
+            return list(pool.map(lambda n: self.click(message_id(n), **changed), range(times)))
 
     def enable(self, tenant_id: str, organization: str) -> dict[str, Any]:
-        """Click for a tenant and return its status once it is active."""
+        """Enable a tenant by an event and return its status once it is active."""
         answer = self.click(customer=tenant_id, organization=organization)
         assert answer.status_code == 202, answer.text
         return self.wait_for(tenant_id, "active")
@@ -180,11 +180,11 @@ class Stack:
         return httpx2.get(f"{self.settings.marketplace_url}/v1/tenants/{tenant_id}", headers=token, timeout=10)
 
     def wait_for(self, tenant_id: str, state: str) -> dict[str, Any]:
-        """Wait until the marketplace shows the tenant in `state`, whatever dies meanwhile."""
+        """Wait until the marketplace shows the tenant in `state`; servers may be down meanwhile."""
         return self._wait_status(tenant_id, lambda shown: shown.get("state") == state)
 
     def wait_announced(self, tenant_id: str) -> None:
-        """Wait until the ready message went out on both channels and the last step of provisioning is done."""
+        """Wait until both channels have the notification and the last step of provisioning is done."""
         wait_until(
             lambda: bool(self.callback.about(tenant_id, "ready") and self.mailbox.about(tenant_id, "is ready")),
             lambda: f"no ready message for {tenant_id}",
@@ -194,20 +194,20 @@ class Stack:
     def _wait_status(self, tenant_id: str, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         shown: dict[str, Any] = {}
 
-        def asked() -> bool:
+        def is_reached() -> bool:
             with suppress(httpx2.TransportError):
                 shown.update(self.status(tenant_id).json())
             return reached(shown)
 
-        wait_until(asked, lambda: f"the status of {tenant_id} stays {shown}")
+        wait_until(is_reached, lambda: f"the status of {tenant_id} stays {shown}")
         return shown
 
-    # ── behind the scenes ────────────────────────────────────────────────────────────────────────────────────────
+    # ── internal state ───────────────────────────────────────────────────────────────────────────────────────────
 
     def database(self, role: Role = Role.WORKER) -> Database:
-        if role not in self._opened:
-            self._opened[role] = wiring.open_database(self.settings, role)
-        return self._opened[role]
+        if role not in self._databases:
+            self._databases[role] = wiring.open_database(self.settings, role)
+        return self._databases[role]
 
     def vault(self, role: Role = Role.WORKER) -> VaultSession:
         return open_vault(self.settings, role)
@@ -218,7 +218,7 @@ class Stack:
         return psycopg.connect(server.admin_conninfo, autocommit=True)
 
     def rows(self) -> dict[str, str]:
-        """Return the rows of each table of the product as text, of all tenants."""
+        """Return the rows of all tenants as text, by table."""
         with self.owner() as owner:
             owner.execute("set row_security = off")
             tables = owner.execute("select tablename from pg_tables where schemaname = 'okcm'").fetchall()
@@ -234,7 +234,7 @@ class Stack:
         return 0 if head is None else head.seq
 
     def stream(self, tenant_id: str, after: int = 0) -> list[StoredRecord]:
-        """Return the records of a tenant's audit stream that follow the number `after`."""
+        """Return the records of a tenant's audit stream after the number `after`."""
         stored: list[StoredRecord] = []
         with self.database().tenant_tx(tenant_id) as tx:
             while page := tx.audit.records(after=stored[-1].seq if stored else after):
@@ -242,16 +242,16 @@ class Stack:
         return stored
 
     def events(self, tenant_id: str, after: int = 0) -> list[dict[str, Any]]:
-        """Return the fields of the same records."""
+        """Return the fields of the records of `stream`."""
         return [json.loads(one.record) for one in self.stream(tenant_id, after)]
 
     async def temporal(self) -> Client:
-        """Connect to Temporal without any key for payloads."""
+        """Connect to Temporal without a payload key."""
         assert self.settings.temporal_address is not None
         return await Client.connect(self.settings.temporal_address, data_converter=pydantic_data_converter)
 
-    def hand_over(self, tenant_id: str, organization: str, promise_seconds: float) -> None:
-        """Accept an event and start its workflow with another promise than the marketplace gives."""
+    def start_provisioning(self, tenant_id: str, organization: str, promise_seconds: float) -> None:
+        """Accept an event and start its workflow with another provisioning SLO than the marketplace uses."""
         event = enabling(tenant_id, organization)
         with self.database(Role.MARKETPLACE).tenant_tx(tenant_id) as tx:
             tx.tenants.request(event)
@@ -273,11 +273,11 @@ class Stack:
         return asyncio.run(listed())
 
     def runs_of(self, tenant_id: str) -> list[tuple[str, str]]:
-        """Return those of one tenant in one order, which Temporal's own lists do not have."""
+        """Return the runs of one tenant, sorted, because Temporal's lists have no order."""
         return sorted(run for run in self.workflows() if ids.tenant_of_workflow(run[0]) == tenant_id)
 
     def close(self) -> None:
-        for database in self._opened.values():
+        for database in self._databases.values():
             database.close()
         self.mailbox.close()
         self.callback.close()

@@ -1,4 +1,4 @@
-"""An agent beside a service connects it with a proof, renews its certificate and reports that it runs."""
+"""An agent beside a service enrols it with an attestation, renews its certificate and sends heartbeats."""
 
 import shlex
 import signal
@@ -15,13 +15,20 @@ from tests.stories.connected import Service, connect
 from tests.stories.stack import ROOT, Stack, other_machine
 
 
-def run_once(words: list[str], folder: Path, proof: str) -> "subprocess.CompletedProcess[str]":
-    """Run `openkcm agent --once` into a folder, with the proof on standard input."""
+def run_once(words: list[str], folder: Path, attestation: str) -> "subprocess.CompletedProcess[str]":
+    """Run `openkcm agent --once` for a folder, with the attestation on standard input."""
     words = [*words, "--once"]
     words[words.index("--out") + 1] = str(folder)
     command = command_line(words)
     return subprocess.run(
-        command, cwd=ROOT, env=other_machine(), input=proof, capture_output=True, text=True, timeout=240, check=False
+        command,
+        cwd=ROOT,
+        env=other_machine(),
+        input=attestation,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
 
 
@@ -35,7 +42,7 @@ def agents_of(stack: Stack, service: Service) -> list[dict[str, Any]]:
     return agents
 
 
-def test_agent_takes_over_a_folder_reports_renews_and_names_a_revoked_certificate(
+def test_agent_takes_over_a_folder_sends_heartbeats_renews_and_reports_a_revoked_certificate(
     stack: Stack, tenant: str, tmp_path: Path
 ) -> None:
     ledger = connect(stack, tenant, "postgresql", "ledger-db", tmp_path / "kcm")
@@ -47,7 +54,7 @@ def test_agent_takes_over_a_folder_reports_renews_and_names_a_revoked_certificat
     with log.open("wb") as errors:
         agent = subprocess.Popen(command, cwd=ROOT, env=other_machine(), stderr=errors)
     try:
-        # It takes the folder over and reports.
+        # The agent takes over the folder and sends heartbeats.
         wait_until(lambda: bool(agents_of(stack, ledger)), log.read_text)
         [seen] = agents_of(stack, ledger)
         assert (seen["connected"], seen["problem"]) == (True, None)
@@ -65,12 +72,12 @@ def test_agent_takes_over_a_folder_reports_renews_and_names_a_revoked_certificat
         with ledger.open_https(), ledger.open_kmip():
             pass
 
-        # A revoked certificate is not renewed, and the log says what to do.
+        # A revoked certificate is not renewed, and the log states the remedy.
         before = ledger.certificate
         ledger.disconnect()
         agent.send_signal(signal.SIGHUP)
         wait_until(lambda: "certificate_revoked" in log.read_text(), log.read_text)
-        assert "make a join token on the Services page" in log.read_text()
+        assert "create a join token on the Services page" in log.read_text()
         assert agent.poll() is None
         assert ledger.certificate == before
         assert_whole(ledger.folder)
@@ -86,7 +93,7 @@ def test_agent_takes_over_a_folder_reports_renews_and_names_a_revoked_certificat
         agent.wait(60)
 
 
-def test_join_token_connects_one_service_once(stack: Stack, tenant: str, tmp_path: Path) -> None:
+def test_join_token_enrols_one_service_once(stack: Stack, tenant: str, tmp_path: Path) -> None:
     made = stack.command("service", "join-token", tenant, "--kind", "microservice", "--name", "joined")
     program, *words = shlex.split(made["agent_command"])
     assert program == "openkcm"

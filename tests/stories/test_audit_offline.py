@@ -1,4 +1,4 @@
-"""An auditor verifies the audit stream offline, with a file and the public key, and sees whether a bit was changed."""
+"""An auditor verifies the audit stream offline with a file and the public key, and detects every changed bit."""
 
 import asyncio
 from pathlib import Path
@@ -12,12 +12,12 @@ from openkcm.verification.audit_export import export_lines, read_export
 from tests.cli.offline import verdict, verify
 from tests.stories.dashboard_pages import UMA
 from tests.stories.sign_ons import cookie
-from tests.stories.stack import PATIENCE_SECONDS, Stack
+from tests.stories.stack import TIMEOUT_SECONDS, Stack
 from vault.transit.audit_signer import TransitAuditSigner
 
 
 async def sign_to_the_end(stack: Stack, tenant_id: str) -> None:
-    """Trigger the signing until the last record is signed: a run under way takes no order, and records may follow."""
+    """Trigger the signing until the last record is signed, because a running workflow ignores triggers."""
     schedule = (await stack.temporal()).get_schedule_handle("audit-heads")
 
     def signed() -> bool:
@@ -25,55 +25,55 @@ async def sign_to_the_end(stack: Stack, tenant_id: str) -> None:
             head, heads = tx.audit.head(), tx.audit.signed_heads()
         return bool(head and heads) and heads[-1].seq == head.seq
 
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while not signed():
             await schedule.trigger()
             await asyncio.sleep(1)
 
 
 @pytest.fixture(scope="module")
-def home(stack: Stack, tenant: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the auditor's folder: the tenant's stream, signed up to the record of its export, and the public key."""
-    home = tmp_path_factory.mktemp("home")
+def auditor_folder(stack: Stack, tenant: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the auditor's folder: public key and the tenant's stream, signed up to the record of its export."""
+    auditor_folder = tmp_path_factory.mktemp("auditor")
     asyncio.run(sign_to_the_end(stack, tenant))
-    stack.command("audit", "export", tenant, "--out", str(home / "audit.jsonl"))
-    stack.command("audit", "public-key", "--out", str(home / "key.pem"))
-    return home
+    stack.command("audit", "export", tenant, "--out", str(auditor_folder / "audit.jsonl"))
+    stack.command("audit", "public-key", "--out", str(auditor_folder / "key.pem"))
+    return auditor_folder
 
 
-def test_export_of_the_command_verifies_with_the_public_key_alone(stack, tenant, home):
-    found = verdict(home, "audit.jsonl", "--public-key", "key.pem")
+def test_export_of_the_command_verifies_with_the_public_key_alone(stack, tenant, auditor_folder):
+    found = verdict(auditor_folder, "audit.jsonl", "--public-key", "key.pem")
     assert (found["intact"], found["problem"], found["signature"]) == (True, None, "verified")
     assert found["tenant_id"] == tenant
     assert 0 < found["signed"] < found["events"]  # the export is recorded before it is written
-    assert found["events"] == (home / "audit.jsonl").read_bytes().count(b"\n") - 2
-    shown = verify(home, "audit.jsonl", as_json=False)
+    assert found["events"] == (auditor_folder / "audit.jsonl").read_bytes().count(b"\n") - 2
+    shown = verify(auditor_folder, "audit.jsonl", as_json=False)
     assert shown.returncode == 0
     assert "signature: NOT CHECKED" in shown.stdout
     assert f"fingerprint {found['fingerprint']}" in shown.stdout
     assert PlatformQueries(stack.database()).audit_keys() == TransitAuditSigner(stack.vault()).public_keys()
 
 
-def test_downloads_of_the_dashboard_verify_with_the_same_key(stack, tenant, home):
+def test_downloads_of_the_dashboard_verify_with_the_same_key(stack, tenant, auditor_folder):
     for name, query in (("selection.jsonl", "?text=boundary"), ("downloaded.jsonl", "")):
         address = f"{stack.settings.dashboard_url}/tenant/{tenant}/audit.jsonl{query}"
         answer = httpx2.get(address, cookies=cookie(stack, tenant, UMA), timeout=30)
         assert answer.status_code == 200
-        (home / name).write_bytes(answer.content)
-    later = verdict(home, "downloaded.jsonl", "--public-key", "key.pem", "--against", "audit.jsonl")
+        (auditor_folder / name).write_bytes(answer.content)
+    later = verdict(auditor_folder, "downloaded.jsonl", "--public-key", "key.pem", "--against", "audit.jsonl")
     assert (later["intact"], later["signature"]) == (True, "verified")
-    assert later["against"]["same"] == verdict(home, "audit.jsonl")["events"]
-    part = verdict(home, "selection.jsonl", "--public-key", "key.pem", "--against", "downloaded.jsonl")
+    assert later["against"]["same"] == verdict(auditor_folder, "audit.jsonl")["events"]
+    part = verdict(auditor_folder, "selection.jsonl", "--public-key", "key.pem", "--against", "downloaded.jsonl")
     assert (part["intact"], part["against"]["only_here"]) == (True, 0)
 
 
-def test_changed_and_rewritten_streams_are_rejected(home):
-    """The lower layers change every bit, line and record; here one change of each kind is made in a real export."""
-    export = (home / "audit.jsonl").read_bytes()
+def test_changed_and_rewritten_streams_are_rejected(auditor_folder):
+    """Unit tests change every bit, line and record; this test makes one change of each kind in a real export."""
+    export = (auditor_folder / "audit.jsonl").read_bytes()
 
     def problem(content: bytes) -> str:
-        (home / "altered.jsonl").write_bytes(content)
-        found = verdict(home, "altered.jsonl", "--public-key", "key.pem")
+        (auditor_folder / "altered.jsonl").write_bytes(content)
+        found = verdict(auditor_folder, "altered.jsonl", "--public-key", "key.pem")
         assert not found["intact"]
         return str(found["problem"])
 
@@ -82,7 +82,7 @@ def test_changed_and_rewritten_streams_are_rejected(home):
     line = export[:place].count(b"\n") + 1
     assert f"line {line}" in problem(flipped)
 
-    # A holder of the file can change a text and chain every record again, but cannot sign the result.
+    # An attacker with the file can change a record and compute the chain again, but cannot sign the result.
     header, records = read_export(export.splitlines(keepends=True))
     assert header.signed_head is not None
     previous, forged = GENESIS, []
@@ -94,11 +94,11 @@ def test_changed_and_rewritten_streams_are_rejected(home):
     signed = header.signed_head.seq
     head = header.signed_head.model_copy(update={"chain_hash": forged[signed - 1].chain_hash.hex()})
     for signed_head, says in (
-        (header.signed_head, f"record {signed} is not the one that was signed"),
-        (head, "the signature is not by the public key"),
+        (header.signed_head, f"record {signed} is not the signed one"),
+        (head, "the signature does not match this content"),
     ):
         new_header = header.model_copy(update={"signed_head": signed_head})
         lines = export_lines(new_header, [[(one, None) for one in forged]], lambda _number: None)
         assert says in problem("".join(lines).encode())
-    compared = verdict(home, "audit.jsonl", "--against", "altered.jsonl")
-    assert compared["problem"].endswith("not the same in both files")
+    compared = verdict(auditor_folder, "audit.jsonl", "--against", "altered.jsonl")
+    assert compared["problem"].endswith("differs between the files")

@@ -1,4 +1,4 @@
-"""Boundaries are attacked on demand and after a rotation; a boundary that does not hold locks its tenant."""
+"""Isolation checks run on demand and after a rotation; a breach locks the tenant."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from openkcm.sdk.client import Client
 from openkcm.sdk.errors import ClientError
 from openkcm.verification.isolation_controls import CLAUSES
 from tests.concurrency import wait_until
-from tests.stories.connected import ONCE, Service, connect, refused
+from tests.stories.connected import ONCE, Service, connect, rejection_code
 from tests.stories.stack import Stack
 from tests.stories.tenants import new_tenant
 
@@ -31,7 +31,9 @@ def serves(service: Service) -> bool:
     return True
 
 
-async def test_every_clause_is_attacked_on_demand_and_after_a_rotation(stack: Stack, orders: Service) -> None:
+async def test_isolation_checks_cover_every_clause_on_demand_and_run_after_a_rotation(
+    stack: Stack, orders: Service
+) -> None:
     tenant = orders.tenant_id
     document = stack.command("isolation", "check", tenant)
     assert document["passed"] is True
@@ -48,17 +50,15 @@ async def test_every_clause_is_attacked_on_demand_and_after_a_rotation(stack: St
     await (await stack.temporal()).get_schedule_handle(_SCHEDULE).trigger()
     wait_until(
         lambda: stack.command("tenant", "show", tenant)["examination"]["run"] != shown["run"],
-        lambda: "the tenant was not examined after the rotation of its keys",
+        lambda: "the isolation checks did not run after the rotation",
     )
     assert serves(orders)
 
 
-async def test_boundary_that_does_not_hold_locks_its_tenant_until_an_operator_unlocks_it(
-    stack: Stack, orders: Service
-) -> None:
+async def test_a_breach_locks_the_tenant_until_an_operator_unlocks_it(stack: Stack, orders: Service) -> None:
     tenant = orders.tenant_id
     schedule = (await stack.temporal()).get_schedule_handle(_SCHEDULE)
-    # Row security is off for the whole installation meanwhile: no other tenant may be examined.
+    # Row-level security is disabled for the whole installation, so no other tenant may be checked meanwhile.
     await schedule.pause()
     try:
         with stack.owner() as owner:
@@ -73,19 +73,19 @@ async def test_boundary_that_does_not_hold_locks_its_tenant_until_an_operator_un
                 wait_until(lambda: not serves(orders), lambda: "a tenant with a breach is served")
                 wait_until(
                     lambda: bool(
-                        stack.callback.about(tenant, "breached") and stack.mailbox.about(tenant, "did not hold")
+                        stack.callback.about(tenant, "breached") and stack.mailbox.about(tenant, "check failed")
                     ),
                     lambda: "the customer was not notified of the breach",
                 )
                 assert json.loads(stack.run("tenant", "unlock", tenant, "--json").stdout)["locks"] == ["breach"]
                 unlock = ("tenant", "unlock", tenant, "--isolation-breach", "--confirm", tenant)
-                assert refused(stack, *unlock) == "breach_not_cleared"
+                assert rejection_code(stack, *unlock) == "breach_not_cleared"
             finally:
                 owner.execute("alter table okcm.operation_step enable row level security")
         assert stack.command("isolation", "check", tenant)["passed"] is True
         assert not serves(orders)
         assert stack.command(*unlock) == {"tenant_id": tenant, "state": "active", "locks": []}
-        wait_until(lambda: serves(orders), lambda: "the service of the unlocked tenant is refused")
+        wait_until(lambda: serves(orders), lambda: "the service of the unlocked tenant is rejected")
         assert stack.command("isolation", "check", tenant)["passed"] is True
     finally:
         await schedule.unpause()

@@ -1,7 +1,7 @@
 """Slow clients are disconnected and oversized messages rejected, while other clients of the running stack are served.
 
-Each framing rule has its test in tests/crypto/https and tests/crypto/kmip. Here the deployed limits are met: real
-deadlines, real memory of the serving processes, both ports at once.
+Each framing rule has a test in tests/crypto_service/https and tests/crypto_service/kmip. These tests verify the
+deployed limits: the deadlines and the memory of the serving processes, on both ports at the same time.
 """
 
 import threading
@@ -26,7 +26,7 @@ EACH = 12
 """Connections of each slow kind on each port."""
 HANDSHAKE_SECONDS, MESSAGE_SECONDS = 10, 30
 LATE_SECONDS = 30
-"""What a loaded machine may add."""
+"""Additional time for a loaded machine."""
 GROWTH_KIB = 65_536
 
 
@@ -40,8 +40,8 @@ def hostile(stack: Stack, tenant: str, tmp_path: Path) -> Service:
     return connect(stack, tenant, "microservice", "hostile", tmp_path / "hostile")
 
 
-class Watch:
-    """The healthy client, which asks on both ports until the block ends; every answer must be a success."""
+class HealthyClient:
+    """Sends requests on both ports until the block ends; every response must be a success."""
 
     def __init__(self, program: Program) -> None:
         self._program, self._stop = program, threading.Event()
@@ -63,7 +63,7 @@ class Watch:
         while not self._stop.wait(0.01):
             self._answers += self._program.probe("data key", "Get").values()
             if len(self._answers) % 50 == 0:
-                self._program.hang_up()  # new connections must be accepted, too
+                self._program.hang_up()  # new connections must be accepted as well
 
 
 def _item(tag: int, kind: int, length: int) -> bytes:
@@ -73,7 +73,7 @@ def _item(tag: int, kind: int, length: int) -> bytes:
 _REQUEST = _item(Tag.REQUEST_MESSAGE, ItemType.STRUCTURE, 0)[:4]
 _NESTED = b"".join(_item(Tag.REQUEST_MESSAGE, ItemType.STRUCTURE, 8 * level) for level in reversed(range(120_000)))
 _HEAD = b"POST /v1/encrypt HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-BOMBS = [
+OVERSIZED_MESSAGES = [
     ("kmip", _REQUEST + b"\xff\xff\xff\xf8" + bytes(64), ""),
     ("kmip", _REQUEST + (16).to_bytes(4) + _item(Tag.REQUEST_HEADER, 1, 2**32 - 8) + bytes(8), ""),
     ("kmip", _NESTED, ""),
@@ -83,44 +83,44 @@ BOMBS = [
     ("https", _HEAD + b"x: " + b"x" * 1_000_000 + b"\r\n\r\n", "431"),
     ("https", _HEAD + b"content-length: 200000\r\n\r\n" + b"[" * 200_000, "400"),
 ]
-"""Port, what is sent, and the status of the answer; on KMIP the connection ends without one."""
+"""Port, message, and status of the response; on KMIP the connection closes without a response."""
 
 
 def memory_of(stack: Stack) -> int:
-    """Return the most that one serving process holds, in KiB."""
+    """Return the memory of the largest serving process in KiB."""
     pages = (Path(f"/proc/{pid}/statm").read_text(encoding="ascii") for pid in children_of(stack.pids()["crypto"]))
     return max(int(one.split()[1]) for one in pages) * 4
 
 
-def status_of(service: Service, port: str, bomb: bytes) -> str:
-    """Return the status of the answer to a bomb; empty when the connection ends without an answer."""
+def status_of(service: Service, port: str, message: bytes) -> str:
+    """Return the status of the response to a message; empty if the connection closes without a response."""
     with service.open(service.answer[port]) as connection:
         connection.settimeout(LATE_SECONDS)
         try:
-            connection.sendall(bomb)
+            connection.sendall(message)
             return connection.recv(RECEIVE)[9:12].decode("latin-1")
         except TimeoutError:
             return "silence"
-        except OSError:  # it ended before all of it was sent
+        except OSError:  # the connection closed before the message was sent completely
             return ""
 
 
 def test_oversized_messages_are_rejected_and_take_no_memory(stack, healthy, hostile):
-    for port, bomb, _ in BOMBS:
-        status_of(hostile, port, bomb)
+    for port, message, _ in OVERSIZED_MESSAGES:
+        status_of(hostile, port, message)
     before = memory_of(stack)
-    many = BOMBS * 10
-    with Watch(healthy), ThreadPoolExecutor(4) as crowd:
-        for (port, bomb, wanted), status in zip(
-            many, crowd.map(lambda one: status_of(hostile, one[0], one[1]), many), strict=True
+    many = OVERSIZED_MESSAGES * 10
+    with HealthyClient(healthy), ThreadPoolExecutor(4) as pool:
+        for (port, message, wanted), status in zip(
+            many, pool.map(lambda one: status_of(hostile, one[0], one[1]), many), strict=True
         ):
-            # A client that is rejected while it still sends may find the connection reset and no answer.
-            assert status == wanted or (not status and len(bomb) > RECEIVE), (port, bomb[:40])
+            # A client that is rejected while it sends may get a reset instead of a response.
+            assert status == wanted or (not status and len(message) > RECEIVE), (port, message[:40])
     assert memory_of(stack) - before < GROWTH_KIB
 
 
 def seconds_until_end(connection: socket, seconds: float) -> float:
-    """Return after how many seconds the other side ended the connection, infinity when it did not."""
+    """Return the seconds until the other side closes the connection; infinity if it does not."""
     began = monotonic()
     while (left := began + seconds - monotonic()) > 0:
         connection.settimeout(left)
@@ -135,7 +135,7 @@ def seconds_until_end(connection: socket, seconds: float) -> float:
 
 
 def test_slow_clients_are_disconnected_and_others_are_served(healthy, hostile):
-    """A client sends nothing or half a message, or one byte a second, which buys no time."""
+    """A client sends nothing, half a message, or one byte per second, which does not extend the deadline."""
     whole = {"https": data_key("record/1"), "kmip": get(healthy.object_id)}
 
     def dial(port: str, kind: str) -> socket:
@@ -147,7 +147,7 @@ def test_slow_clients_are_disconnected_and_others_are_served(healthy, hostile):
         return connection
 
     kinds = {"nothing": HANDSHAKE_SECONDS, "half a message": MESSAGE_SECONDS, "byte by byte": MESSAGE_SECONDS}
-    with Watch(healthy):
+    with HealthyClient(healthy):
         waiting = [(kind, dial(port, kind)) for port in whole for kind in kinds for _ in range(EACH)]
         stop = threading.Event()
 
@@ -162,8 +162,8 @@ def test_slow_clients_are_disconnected_and_others_are_served(healthy, hostile):
 
         trickling = threading.Thread(target=trickle)
         trickling.start()
-        with ThreadPoolExecutor(len(waiting)) as crowd:
-            ended = list(crowd.map(lambda one: seconds_until_end(one[1], kinds[one[0]] + LATE_SECONDS), waiting))
+        with ThreadPoolExecutor(len(waiting)) as pool:
+            ended = list(pool.map(lambda one: seconds_until_end(one[1], kinds[one[0]] + LATE_SECONDS), waiting))
         stop.set()
         trickling.join()
     for (kind, connection), after in zip(waiting, ended, strict=True):

@@ -1,4 +1,4 @@
-"""No service reaches an object or a text of another one, over either port, nor learns that it exists."""
+"""No service can use an object or ciphertext of another one over HTTPS or KMIP, or learn that it exists."""
 
 import ssl
 from collections import defaultdict
@@ -22,7 +22,7 @@ from tests.concurrency import wait_until
 from tests.crypto_service.kmip.messages import batch_item
 from tests.crypto_service.kmip.scene import a_name
 from tests.stories import estates
-from tests.stories.assault import HttpsAssault, KmipAssault, Outcome, same
+from tests.stories.assault import HttpsAttackRunner, KmipAttackRunner, Outcome, stable_parts
 from tests.stories.attacks import Attacks, requests_of
 from tests.stories.connected import connect
 from tests.stories.estates import (
@@ -30,14 +30,14 @@ from tests.stories.estates import (
     ABOUT_OBJECTS,
     BY_NAME,
     SEARCHES,
-    WITH_TEXT,
-    WITHOUT_TEXT,
-    Estate,
-    settle,
+    WITH_CIPHERTEXT,
+    WITHOUT_CIPHERTEXT,
+    ServiceObjects,
+    create_objects,
 )
 from tests.stories.forgeries import Forger, Forgery, refusal, try_once
 from tests.stories.kmip_wire import ask, value_of
-from tests.stories.neighbours import Neighbours, Refusals, settle_all
+from tests.stories.neighbours import Neighbours, Refusals, create_all
 from tests.stories.tenants import new_tenant
 from tests.stories.wires import HttpsWire, dial, post
 from vault.pki.server_certificates import PkiServerCertificates
@@ -48,16 +48,16 @@ Open = Callable[[], ssl.SSLSocket]
 
 @pytest.fixture(scope="module")
 def neighbours(stack, tmp_path_factory) -> Neighbours:
-    return settle_all(stack, tmp_path_factory.mktemp("isolation"))
+    return create_all(stack, tmp_path_factory.mktemp("isolation"))
 
 
 @pytest.fixture(scope="module")
 def forger(neighbours, tmp_path_factory) -> Forger:
-    return Forger(neighbours.stack, neighbours.scapegoat.service, tmp_path_factory.mktemp("forged"))
+    return Forger(neighbours.stack, neighbours.forgery_target.service, tmp_path_factory.mktemp("forged"))
 
 
-def wait_for_refused_certificates(neighbours: Neighbours, expected: Refusals) -> None:
-    """Wait until the stream of the attacked tenant holds exactly these; they arrive within a second."""
+def wait_for_rejected_certificates(neighbours: Neighbours, expected: Refusals) -> None:
+    """Wait until the stream of the attacked tenant contains exactly the expected rejections."""
     found = Refusals()
 
     def arrived() -> bool:
@@ -65,35 +65,42 @@ def wait_for_refused_certificates(neighbours: Neighbours, expected: Refusals) ->
         found.update(neighbours.refusals(neighbours.mine.service.tenant_id, SEED)[1])
         return all(found[key] >= count for key, count in expected.items())
 
-    wait_until(arrived, lambda: "not all refused certificates are recorded")
+    wait_until(arrived, lambda: "not all rejected certificates are recorded")
     assert {key: found[key] for key in expected} == expected
 
 
 @pytest.mark.unit
-def test_every_operation_and_endpoint_is_among_the_requests():
+def test_the_attacks_cover_every_operation_and_endpoint():
     assert ABOUT_OBJECTS.keys() | BY_NAME.keys() | ABOUT_NOTHING | SEARCHES == OPERATIONS.keys()
-    assert WITH_TEXT.keys() | WITHOUT_TEXT.keys() == {endpoint.path for endpoint in ENDPOINTS}
+    assert WITH_CIPHERTEXT.keys() | WITHOUT_CIPHERTEXT.keys() == {endpoint.path for endpoint in ENDPOINTS}
 
 
-def test_service_reaches_nothing_of_another_and_every_attempt_is_recorded(neighbours, forger):
-    """Each attacks all others; one more has a recorded certificate with the name of another service."""
-    pem, key = forger.signed(forger.names(service=neighbours.mine.service.name))
-    forger.on_record(pem)
-    masked = forger.context(pem, key)
-    scapegoat = neighbours.scapegoat
-    attackers: list[tuple[Estate, Open, Open]] = [
+def test_no_service_can_use_objects_of_another_and_every_attempt_is_recorded(neighbours, forger):
+    """Each service attacks all others; one more has a recorded certificate with the name of another service."""
+    pem, key = forger.sign_leaf(forger.names(service=neighbours.mine.service.name))
+    forger.record_certificate(pem)
+    impostor_tls = forger.context(pem, key)
+    forgery_target = neighbours.forgery_target
+    attackers: list[tuple[ServiceObjects, Open, Open]] = [
         *((one, one.service.open_kmip, one.service.open_https) for one in neighbours.estates),
-        (scapegoat, *(partial(dial, scapegoat.service.answer[port], masked) for port in ("kmip", "https"))),
+        (
+            forgery_target,
+            *(partial(dial, forgery_target.service.answer[port], impostor_tls) for port in ("kmip", "https")),
+        ),
     ]
     before = neighbours.holdings()
-    assaults, outcome = list[KmipAssault | HttpsAssault](), Outcome()
-    for estate, open_kmip, open_https in attackers:
-        victims = [other for other in neighbours.estates if other is not estate]
-        seed = f"{SEED}.{estate.service.tenant_id[:4]}.{estate.service.name}"
-        assaults.append(KmipAssault(estate, open_kmip, Attacks(estate, victims, seed), f"{seed}.k"))
-        assaults.append(HttpsAssault(estate, open_https, Attacks(estate, victims, seed), f"{seed}.h"))
-    with ThreadPoolExecutor(len(assaults)) as crowd:
-        for one in crowd.map(lambda assault: assault.run(), assaults):
+    runners, outcome = list[KmipAttackRunner | HttpsAttackRunner](), Outcome()
+    for service_objects, open_kmip, open_https in attackers:
+        victims = [other for other in neighbours.estates if other is not service_objects]
+        seed = f"{SEED}.{service_objects.service.tenant_id[:4]}.{service_objects.service.name}"
+        runners.append(
+            KmipAttackRunner(service_objects, open_kmip, Attacks(service_objects, victims, seed), f"{seed}.k")
+        )
+        runners.append(
+            HttpsAttackRunner(service_objects, open_https, Attacks(service_objects, victims, seed), f"{seed}.h")
+        )
+    with ThreadPoolExecutor(len(runners)) as pool:
+        for one in pool.map(lambda runner: runner.run(), runners):
             outcome.add(one)
     assert outcome.successes == []
     assert outcome.differences == []
@@ -109,45 +116,47 @@ def test_service_reaches_nothing_of_another_and_every_attempt_is_recorded(neighb
         assert neighbours.refusals(tenant_id, SEED)[0] == expected
 
 
-def test_owner_is_served_with_the_requests_that_others_are_refused(stack, tmp_path):
-    """With a service apart: its requests make objects, and an assault knows the ones that its neighbours began with."""
-    estate = settle(connect(stack, new_tenant(stack, "owner"), "microservice", "vault", tmp_path / "vault"))
-    with estate.service.open_kmip() as kmip, HttpsWire(estate.service.open_https()) as https:
-        new = value_of(ask(kmip, estates.a_new_key(estate.service)), Tag.UNIQUE_IDENTIFIER)
-        own = estate.objects | {"new": str(new)}
+def test_the_owner_succeeds_with_the_requests_that_are_rejected_for_others(stack, tmp_path):
+    """Uses a separate service, because its requests create objects that the other tests do not expect."""
+    service_objects = create_objects(
+        connect(stack, new_tenant(stack, "owner"), "microservice", "vault", tmp_path / "vault")
+    )
+    with service_objects.service.open_kmip() as kmip, HttpsWire(service_objects.service.open_https()) as https:
+        new = value_of(ask(kmip, estates.a_new_key(service_objects.service)), Tag.UNIQUE_IDENTIFIER)
+        own = service_objects.objects | {"new": str(new)}
         for operation, (kind, _) in ABOUT_OBJECTS.items():
-            ask(kmip, estates.about(operation, estate, own[kind]))
+            ask(kmip, estates.about(operation, service_objects, own[kind]))
         for operation in BY_NAME:
-            ask(kmip, estates.by_name(operation, estate.template))
+            ask(kmip, estates.by_name(operation, service_objects.template))
         ask(kmip, estates.wrapped_under(own["hmac"], own["aes"]))
-        (found,) = ask(kmip, batch_item(Operation.LOCATE, a_name(estate.template))).children()
+        (found,) = ask(kmip, batch_item(Operation.LOCATE, a_name(service_objects.template))).children()
         assert found.value == own["template"]
-        for path, body in WITH_TEXT.items():
-            sealed = estate.wrapped if path == "/v1/data-keys/open" else estate.ciphertext
-            assert https.ask(post(path, body(sealed, estate.resource))).get("refused", 0) == 0
-        for path, plain in WITHOUT_TEXT.items():
-            assert path in estates.PERHAPS_NOT_THERE or https.ask(post(path, plain)).get("refused", 0) == 0
+        for path, body in WITH_CIPHERTEXT.items():
+            sealed = service_objects.wrapped if path == "/v1/data-keys/open" else service_objects.ciphertext
+            assert https.ask(post(path, body(sealed, service_objects.resource))).get("refused", 0) == 0
+        for path, plain in WITHOUT_CIPHERTEXT.items():
+            assert path in estates.OPTIONAL_PATHS or https.ask(post(path, plain)).get("refused", 0) == 0
 
 
 CLAIMS = ("x-tenant-id", "x-openkcm-tenant", "x-forwarded-client-cert", "x-ssl-client-s-dn", "forwarded", "from")
 
 
-def test_headers_queries_and_fields_that_claim_another_identity_change_nothing(neighbours):
-    reads = [path for path, body in WITHOUT_TEXT.items() if body is None]
-    encrypting = WITHOUT_TEXT["/v1/encrypt"]
-    for estate, victim in permutations(neighbours.estates, 2):
-        whose = victim.name
+def test_headers_queries_and_fields_with_another_identity_have_no_effect(neighbours):
+    reads = [path for path, body in WITHOUT_CIPHERTEXT.items() if body is None]
+    encrypting = WITHOUT_CIPHERTEXT["/v1/encrypt"]
+    for service_objects, victim in permutations(neighbours.estates, 2):
+        victim_name = victim.name
         host = f"{victim.service.tenant_id}.tenants.openkcm.internal"
-        claims = dict.fromkeys(CLAIMS, whose) | {"authorization": f"Bearer {whose}", "host": host}
-        with HttpsWire(estate.service.open_https()) as wire, HttpsWire(victim.service.open_https()) as theirs:
-            plain = dict(zip(reads, map(same, wire.all([post(path, None) for path in reads])), strict=True))
+        claims = dict.fromkeys(CLAIMS, victim_name) | {"authorization": f"Bearer {victim_name}", "host": host}
+        with HttpsWire(service_objects.service.open_https()) as wire, HttpsWire(victim.service.open_https()) as theirs:
+            plain = dict(zip(reads, map(stable_parts, wire.all([post(path, None) for path in reads])), strict=True))
             for path in reads:
-                asked = [post(f"{path}?tenant={whose}&service={whose}", None), post(path, None, claims)]
-                asked += [post(f"{path}/{whose}", None, claims), post(f"/{whose}{path}", None)]
-                for reply in wire.all(asked):
-                    assert reply.status == 404 or same(reply) == plain[path], path
+                requests = [post(f"{path}?tenant={victim_name}&service={victim_name}", None), post(path, None, claims)]
+                requests += [post(f"{path}/{victim_name}", None, claims), post(f"/{victim_name}{path}", None)]
+                for reply in wire.all(requests):
+                    assert reply.status == 404 or stable_parts(reply) == plain[path], path
             for extra in ("tenant", "tenant_id", "service", "caller", "l2_key"):
-                (reply,) = wire.all([post("/v1/encrypt", encrypting | {extra: whose})])
+                (reply,) = wire.all([post("/v1/encrypt", encrypting | {extra: victim_name})])
                 assert (reply.status, reply.json["code"]) == (400, "invalid_request")
             made = wire.ask(post("/v1/encrypt", encrypting | {"resource": victim.resource}, claims))
             decrypting = post("/v1/decrypt", {"ciphertext": made["ciphertext"], "resource": victim.resource}, claims)
@@ -156,26 +165,26 @@ def test_headers_queries_and_fields_that_claim_another_identity_change_nothing(n
             assert wire.ask(decrypting)["plaintext"] == encrypting["plaintext"]
 
 
-def test_invalid_certificates_are_rejected_with_one_answer_and_recorded(neighbours, forger, tmp_path: Path):
+def test_invalid_certificates_are_rejected_with_one_response_and_recorded(neighbours, forger, tmp_path: Path):
     mine, other = neighbours.mine, neighbours.other
     former = connect(neighbours.stack, mine.service.tenant_id, "microservice", "former", tmp_path / "former")
     former.disconnect()
     revoked = Forgery("revoked", former.tls(), why="revoked", serial=forger.serial_of(former))
     forgeries = [*forger.all(other.service, mine.service), revoked]
 
-    # Each is wrong in the way that its name says and in no other.
+    # OpenSSL rejects each certificate for exactly the expected reason.
     vault = PkiServerCertificates(neighbours.stack.vault(Role.CRYPTO))
     server = server_context(new_identity(vault, ["localhost"]))
     for forgery in forgeries:
         assert refusal(server, forgery.tls) == forgery.fault, forgery.name
 
-    # A handshake that fails never reads a request, so one on each port is enough; the others send every request.
+    # After a failed handshake no request is read, so one request on each port is enough; the others send all requests.
     every = list(requests_of(mine))
     first = list({port: (port, request) for port, request in every}.values())
     wanted = [(forgery, *one) for forgery in forgeries for one in (first if forgery.fault else every)]
     expected, answers = Refusals(), defaultdict[str, set[object]](set)
-    with ThreadPoolExecutor(8) as crowd:
-        ends = crowd.map(lambda one: try_once(mine.service.answer[one[1]], one[0], one[2]), wanted)
+    with ThreadPoolExecutor(8) as pool:
+        ends = pool.map(lambda one: try_once(mine.service.answer[one[1]], one[0], one[2]), wanted)
         for (forgery, port, _), answer in zip(wanted, ends, strict=True):
             if forgery.fault:
                 assert answer is None, (forgery.name, port, answer)
@@ -183,20 +192,20 @@ def test_invalid_certificates_are_rejected_with_one_answer_and_recorded(neighbou
             answers[port].add(answer)
             if forgery.why:
                 expected[forgery.serial, forgery.why] += 1
-    # All have the same answer, byte for byte: it does not say what is wrong.
+    # All responses are identical, so they do not disclose the reason.
     assert {port: len(different) for port, different in answers.items()} == {"https": 1, "kmip": 1}
     assert b"caller_refused" in str(answers["https"]).encode()
-    assert b"this certificate opens nothing here" in str(answers["kmip"]).encode()
-    wait_for_refused_certificates(neighbours, expected)
+    assert b"client certificate not authorized" in str(answers["kmip"]).encode()
+    wait_for_rejected_certificates(neighbours, expected)
     assert neighbours.refusals(other.service.tenant_id, SEED)[1] == Refusals()
 
 
-def test_certificate_that_expires_is_rejected_on_the_open_connection_and_in_the_handshake(neighbours, forger):
-    service = neighbours.scapegoat.service
-    pem, key = forger.signed(forger.names(), lasting=timedelta(seconds=5))
-    serial = forger.on_record(pem)
+def test_an_expired_certificate_is_rejected_on_open_connections_and_in_the_handshake(neighbours, forger):
+    service = neighbours.forgery_target.service
+    pem, key = forger.sign_leaf(forger.names(), lasting=timedelta(seconds=5))
+    serial = forger.record_certificate(pem)
     tls, ends_at = forger.context(pem, key), forger.end_of(pem)
-    request = post("/v1/encrypt", WITHOUT_TEXT["/v1/encrypt"])
+    request = post("/v1/encrypt", WITHOUT_CIPHERTEXT["/v1/encrypt"])
     with HttpsWire(dial(service.answer["https"], tls)) as wire:
         last_good = 0.0
         while True:
@@ -210,11 +219,11 @@ def test_certificate_that_expires_is_rejected_on_the_open_connection_and_in_the_
     expected = Refusals({(serial, "expired"): 1})
 
     def ends_in_handshake() -> bool:
-        # For OpenSSL the second in which a certificate ends still belongs to it; for the crypto service it does not.
+        # OpenSSL accepts a certificate during the second of its expiry; the crypto service does not.
         answer = try_once(service.answer["https"], Forgery("expired", tls), request)
         expected[serial, "expired"] += answer is not None
         assert answer is None or "caller_refused" in str(answer)
         return answer is None
 
     wait_until(ends_in_handshake, lambda: "an expired certificate still passes the handshake")
-    wait_for_refused_certificates(neighbours, expected)
+    wait_for_rejected_certificates(neighbours, expected)

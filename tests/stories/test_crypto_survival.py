@@ -1,4 +1,4 @@
-"""Services get their keys while a server of the platform is down, and no release is missing in the audit stream."""
+"""Services get their keys while a server of the platform is down, and the audit stream contains every release."""
 
 import threading
 from collections import Counter
@@ -11,7 +11,7 @@ import pytest
 
 from tests.concurrency import wait_until
 from tests.stories.clients import OK, Program, data_key, start_program
-from tests.stories.connected import locked
+from tests.stories.connected import hold_lock
 from tests.stories.outages import children_of, down, hanging
 from tests.stories.stack import Stack
 from tests.stories.tenants import new_tenant
@@ -29,17 +29,17 @@ def programs(stack, tenant, tmp_path_factory) -> Iterator[dict[str, Program]]:
     """Services of one tenant, and one of another tenant."""
     folder = tmp_path_factory.mktemp("programs")
     tenants = dict.fromkeys(NAMES, tenant) | {"calm": new_tenant(stack, "calm")}
-    with ThreadPoolExecutor(len(tenants)) as crowd:
-        started = crowd.map(lambda name: start_program(stack, tenants[name], folder, name), tenants)
+    with ThreadPoolExecutor(len(tenants)) as pool:
+        started = pool.map(lambda name: start_program(stack, tenants[name], folder, name), tenants)
         made = dict(zip(tenants, started, strict=True))
     yield made
     for program in made.values():
         program.hang_up()
 
 
-def forget(stack: Stack, tenant_id: str, programs: dict[str, Program]) -> None:
-    """Have the crypto service forget everything of a tenant."""
-    with locked(stack, tenant_id):
+def clear_caches(stack: Stack, tenant_id: str, programs: dict[str, Program]) -> None:
+    """Make the crypto service clear its caches of a tenant."""
+    with hold_lock(stack, tenant_id):
         for program in programs.values():
             if program.service.tenant_id == tenant_id:
                 wait_until(program.refuses_all, lambda: "the lock has no effect")
@@ -51,7 +51,7 @@ def crypto_processes(stack: Stack) -> list[int]:
     return [parent, *children_of(parent)]
 
 
-GOES_ON: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+REJECTED: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "temporal": ({}, {}),
     "openbao": (
         {},
@@ -63,17 +63,19 @@ GOES_ON: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"encrypt": "database_unavailable"} | dict.fromkeys(("Get", "Query"), "the database does not answer"),
     ),
 }
-"""What is rejected while a server is down: for a service whose key is in memory, and for one whose key is not."""
+"""Rejected requests while a server is down: of a service whose key is cached, and of one whose key is not."""
 
 
-@pytest.mark.parametrize("component", GOES_ON)
-def test_requests_that_need_no_dead_server_are_answered_and_others_name_it(stack, tenant, programs, component):
+@pytest.mark.parametrize("component", REJECTED)
+def test_requests_succeed_without_an_unneeded_server_and_others_name_the_missing_server(
+    stack, tenant, programs, component
+):
     warm, cold = programs["warm"], programs["cold"]
-    forget(stack, tenant, programs)
+    clear_caches(stack, tenant, programs)
     wait_until(lambda: warm.probe() == EVERYTHING, lambda: str(warm.probe()))
     before = crypto_processes(stack)
-    refused_warm, refused_cold = GOES_ON[component]
-    asked_cold = EVERYTHING if component != "postgres" else refused_cold  # each of these waits for two seconds
+    refused_warm, refused_cold = REJECTED[component]
+    asked_cold = EVERYTHING if component != "postgres" else refused_cold  # each rejected request waits for two seconds
     with down(stack, component):
         with ThreadPoolExecutor(2) as both:
             of_warm, of_cold = both.submit(warm.probe), both.submit(cold.probe, *asked_cold)
@@ -83,7 +85,7 @@ def test_requests_that_need_no_dead_server_are_answered_and_others_name_it(stack
     assert crypto_processes(stack) == before
 
 
-def test_releases_while_the_database_is_down_are_in_the_stream_afterwards(stack, tenant, programs):
+def test_releases_during_an_outage_of_the_database_are_recorded_afterwards(stack, tenant, programs):
     warm = programs["warm"]
     wait_until(lambda: warm.probe() == EVERYTHING, lambda: str(warm.probe()))
     before, found = stack.last_record(tenant), Counter[str]()
@@ -102,11 +104,11 @@ def test_releases_while_the_database_is_down_are_in_the_stream_afterwards(stack,
     assert {found[one] for one in wanted} == {1}
 
 
-def test_tenant_whose_keys_hang_slows_no_other(stack, tenant, programs):
-    """The key server is halted; one tenant asks for all its keys with many threads, the other is served meanwhile."""
+def test_a_hanging_key_server_does_not_slow_tenants_with_cached_keys(stack, tenant, programs):
+    """The key server is halted; one tenant requests its keys with many threads, and the other tenant is served."""
     calm, cold = programs["calm"], [programs[name] for name in NAMES]
     wait_until(lambda: calm.probe() == EVERYTHING, lambda: str(calm.probe()))
-    forget(stack, tenant, programs)
+    clear_caches(stack, tenant, programs)
     stop = threading.Event()
     refused: Counter[str] = Counter()
 
@@ -117,16 +119,16 @@ def test_tenant_whose_keys_hang_slows_no_other(stack, tenant, programs):
         alone.hang_up()
 
     milliseconds: list[float] = []
-    with hanging(stack, "openbao"), ThreadPoolExecutor(12) as crowd:
+    with hanging(stack, "openbao"), ThreadPoolExecutor(12) as pool:
         for program in cold * 3:
-            crowd.submit(hammer, program)
+            pool.submit(hammer, program)
         until = monotonic() + 6
         while monotonic() < until:
             began = monotonic()
             assert calm.probe("data key", "Get") == {"data key": OK, "Get": OK}
             milliseconds.append((monotonic() - began) * 1000)
         stop.set()
-    wait_until(lambda: all(one.probe() == EVERYTHING for one in cold), lambda: "it does not recover")
+    wait_until(lambda: all(one.probe() == EVERYTHING for one in cold), lambda: "the services do not recover")
     assert set(refused) <= {"root_key_unreachable", "too_many_requests"}
-    # Each request of the other tenant waits for seconds until the key server's deadline; these never do.
+    # Each request of the first tenant waits seconds for the deadline of the key server; these requests must not.
     assert median(milliseconds) < 1000

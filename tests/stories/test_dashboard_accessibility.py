@@ -1,4 +1,4 @@
-"""axe-core finds no serious fault on any page of the dashboard, light on a desktop and dark on a phone."""
+"""axe-core finds no serious violation on any page of the dashboard, in light on a desktop and in dark on a phone."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from dashboard import router as navigation
 from tests.stories.browser import SIGN_IN, drawn
 from tests.stories.dashboard_pages import ADA, OLGA, fill_connect
 from tests.stories.holders import Holders
-from tests.stories.open_to_all import assert_open_to_all
+from tests.stories.open_to_all import assert_accessible
 from tests.stories.root_key_pages import LOCKED, ask_for, close, notice, open_change, submit
 from tests.stories.sign_ons import sign_in
 from tests.stories.stack import Stack
@@ -30,36 +30,36 @@ def show(page: Page, path: str) -> None:
 @pytest.mark.parametrize("look", LOOKS)
 def test_pages_of_a_tenant_and_its_sign_in_are_accessible(acme, visitor, look):
     page = visitor(**look).open(f"/tenant/{acme}/")
-    assert_open_to_all(page)
+    assert_accessible(page)
     page.get_by_role("button", name=SIGN_IN).click()
     expect(page.get_by_role("button", name=ADA)).to_be_visible()
-    assert_open_to_all(page)
+    assert_accessible(page)
     page.get_by_role("button", name=ADA).click()
     page.wait_for_url(re.compile(f"/tenant/{acme}/"))
     for entry in navigation.TENANT:
         show(page, f"/tenant/{acme}/{entry.path}")
-        assert_open_to_all(page)
+        assert_accessible(page)
     show(page, f"/tenant/{acme}/services")
     fill_connect(page, "never-connected")
-    assert_open_to_all(page)
+    assert_accessible(page)
     show(page, f"/tenant/{acme}/services")
-    page.get_by_role("button", name="Let an agent enrol").click()
-    expect(page.get_by_role("dialog").get_by_role("button", name="Make the token")).to_be_visible()
-    assert_open_to_all(page)
+    page.get_by_role("button", name="Enrol an agent").click()
+    expect(page.get_by_role("dialog").get_by_role("button", name="Create token")).to_be_visible()
+    assert_accessible(page)
     page.goto("/operations/")
     expect(page.get_by_text("403 Forbidden")).to_be_visible()
-    assert_open_to_all(page)
+    assert_accessible(page)
 
 
 @pytest.mark.usefixtures("acme")
 @pytest.mark.parametrize("look", LOOKS)
 def test_pages_of_operators_and_the_development_marketplace_are_accessible(visitor, look):
     page = visitor(**look).open("/marketplace/")
-    assert_open_to_all(page)
+    assert_accessible(page)
     page = visitor(**look).sign_in(OLGA)
     for entry in navigation.OPERATIONS:
         show(page, f"/operations/{entry.path}")
-        assert_open_to_all(page)
+        assert_accessible(page)
 
 
 def test_dialogs_of_the_root_key_and_the_pages_of_a_locked_tenant_are_accessible(
@@ -68,23 +68,23 @@ def test_dialogs_of_the_root_key_and_the_pages_of_a_locked_tenant_are_accessible
     tenant, held = new_tenant(stack, "accessible"), holders.hold("openbao")
     stack.command("root-key", "change", tenant, *held.words(tmp_path))
     page = sign_in(visitor(**DARK_PHONE), stack, tenant, page="keys")
-    assert_open_to_all(page)
+    assert_accessible(page)
     for provider in RootKeyMode:
         dialog = open_change(page, provider)
-        dialog.get_by_text("What to do first, where the key is held").click()
-        assert_open_to_all(page)
+        dialog.get_by_text("Prepare your provider").click()
+        assert_accessible(page)
         close(dialog, "Cancel")
     dialog = open_change(page, RootKeyMode.OPENBAO)
-    submit(dialog, "Check", held, "This root key would not do", key="missing")
-    assert_open_to_all(page)
+    submit(dialog, "Check", held, "Check failed", key="missing")
+    assert_accessible(page)
     close(dialog, "Cancel")
     for move in ("suspend", "lock"):
         dialog = ask_for(page, move)
-        assert_open_to_all(page)
+        assert_accessible(page)
         close(dialog, "Cancel")
     with held.taken_away():
         for path in ("keys", ""):
             show(page, f"/tenant/{tenant}/{path}")
             expect(notice(page, LOCKED)).to_be_visible()
-            assert_open_to_all(page)
+            assert_accessible(page)
     expect(notice(page, LOCKED)).to_have_count(0)

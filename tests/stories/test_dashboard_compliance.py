@@ -10,15 +10,22 @@ from playwright.sync_api import Browser, Page, expect
 
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.reports.signed_file import ReportFormat, read_report
-from tests.stories.browser import PATIENCE_MS, Visitor, drawn, title
+from tests.stories.browser import TIMEOUT_MS, Visitor, drawn, title
 from tests.stories.dashboard_pages import KAI, UMA, go_to
-from tests.stories.open_to_all import assert_open_to_all
+from tests.stories.open_to_all import assert_accessible
 from tests.stories.sign_ons import sign_in, subject
 from tests.stories.stack import Stack
 from tests.stories.tenants import ORGANIZATION
 
-MADE = "The report is made and signed"
-SUBJECTS = ("Isolation", "Custody of the root key", "Ages of keys", "Encryption coverage", "Audit stream", "Two people")
+MADE = "Report created and signed"
+SUBJECTS = (
+    "Isolation",
+    "Root key custody",
+    "Key rotation",
+    "Encryption coverage",
+    "Audit stream",
+    "Two-person approval",
+)
 
 
 def download(page: Page, form: ReportFormat, folder: Path) -> Path:
@@ -34,7 +41,7 @@ def download(page: Page, form: ReportFormat, folder: Path) -> Path:
 def files(
     stack: Stack, tenant: str, chromium: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[ReportFormat, Path]:
-    """Return the files of a report of this year, created and downloaded by an auditor in a browser."""
+    """Return the files of a report for this year that an auditor created and downloaded in a browser."""
     folder = tmp_path_factory.mktemp("files")
     with closing(Visitor(chromium, stack.settings.dashboard_url)) as window:
         page = sign_in(window, stack, tenant, UMA)
@@ -44,7 +51,7 @@ def files(
         page.get_by_text("This year", exact=True).click()
         drawn(page)
         page.get_by_role("button", name="Create report").click()
-        expect(page.get_by_text(MADE)).to_be_visible(timeout=2 * PATIENCE_MS)
+        expect(page.get_by_text(MADE)).to_be_visible(timeout=2 * TIMEOUT_MS)
         return {form: download(page, form, folder) for form in ReportFormat}
 
 
@@ -60,37 +67,37 @@ def test_each_file_is_the_same_signed_report(stack: Stack, files: dict[ReportFor
     assert report.stated.checks
 
     # The request, the report and each download are recorded.
-    of_it = [one for one in stack.events(tenant) if one["subject"] == report.report_id]
-    downloads = [json.dumps(one["details"]) for one in of_it if one["name"] == AuditName.REPORT_DOWNLOADED]
+    events = [one for one in stack.events(tenant) if one["subject"] == report.report_id]
+    downloads = [json.dumps(one["details"]) for one in events if one["name"] == AuditName.REPORT_DOWNLOADED]
     assert downloads == [json.dumps({"form": form}) for form in ReportFormat]
-    assert {one["name"] for one in of_it} >= {AuditName.REPORT_REQUESTED, AuditName.REPORT_MADE}
+    assert {one["name"] for one in events} >= {AuditName.REPORT_REQUESTED, AuditName.REPORT_MADE}
 
 
 def test_html_report_requests_nothing_and_is_accessible(files: dict[ReportFormat, Path], chromium: Browser) -> None:
     for look in ({"color_scheme": "light"}, {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}}):
         context = chromium.new_context(**look)
         try:
-            page, asked, said = context.new_page(), [], []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            page.on("console", lambda message, said=said: said.append(message.text))
+            page, urls, logs = context.new_page(), [], []
+            page.on("request", lambda request, urls=urls: urls.append(request.url))
+            page.on("console", lambda message, logs=logs: logs.append(message.text))
             page.goto(files[ReportFormat.HTML].as_uri())
             expect(title(page)).to_have_text(ORGANIZATION)
-            assert asked == [page.url]
-            assert said == []  # the policy of the page blocks nothing that belongs to it
+            assert urls == [page.url]
+            assert logs == []  # the content security policy blocks no part of the page
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-            assert_open_to_all(page)
+            assert_accessible(page)
         finally:
             context.close()
 
 
-def test_key_administrator_gets_no_report(
+def test_a_key_administrator_cannot_read_reports(
     stack: Stack, tenant: str, files: dict[ReportFormat, Path], visitor: Callable[..., Visitor]
 ) -> None:
     report = read_report(files[ReportFormat.JSON].read_bytes()).report
     window = visitor()
     page = sign_in(window, stack, tenant, KAI)
     go_to(page, "Compliance")
-    expect(page.get_by_text("Your role does not show reports")).to_be_visible()
+    expect(page.get_by_text("Access denied")).to_be_visible()
     expect(page.get_by_role("button", name="Create report")).to_have_count(0)
     answer = window.context.request.get(f"/tenant/{tenant}/compliance-report?report={report.report_id}&form=pdf")
     assert answer.status == 403

@@ -1,6 +1,6 @@
 """A customer enables OpenKCM in the marketplace, connects a service and signs out, in a browser.
 
-The one story of Beta Corp: the development marketplace lists it, and no other test may enable it before.
+Only this test may enable Beta Corp, because the development marketplace lists it as not enabled.
 """
 
 import re
@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.stories.browser import SIGN_IN, drawn, title
-from tests.stories.connected import refused
+from tests.stories.connected import rejection_code
 from tests.stories.dashboard_pages import BEA, connect, disconnect, go_to, unpack
 
 BETA, ORGANIZATION = "beta-corp-67890", "Beta Corp"
@@ -17,7 +17,7 @@ AT_ONCE_MS = 20_000
 
 
 @pytest.mark.e2e
-def test_click_leads_to_a_service_that_encrypts_and_signing_out_ends_every_tab(stack, visitor, tmp_path):
+def test_one_click_leads_to_a_service_that_encrypts_and_sign_out_ends_every_tab(stack, visitor, tmp_path):
     assert stack.status(BETA).status_code == 404
     window = visitor()
     page = window.open("/marketplace/")
@@ -27,9 +27,9 @@ def test_click_leads_to_a_service_that_encrypts_and_signing_out_ends_every_tab(s
     expect(page.get_by_text(f"OpenKCM is ready for {ORGANIZATION}!")).to_be_visible()
     assert stack.status(BETA).json()["state"] == "active"
 
-    with window.context.expect_page() as opened:
+    with window.context.expect_page() as popup:
         page.get_by_role("link", name="Open the CMK dashboard").click()
-    page = opened.value
+    page = popup.value
     page.get_by_role("button", name=SIGN_IN).click()
     page.get_by_role("button", name=BEA).click()
     page.wait_for_url(re.compile(f"/tenant/{BETA}/"))
@@ -40,12 +40,12 @@ def test_click_leads_to_a_service_that_encrypts_and_signing_out_ends_every_tab(s
     go_to(page, "Services")
     folder = unpack(connect(page, "orders"), tmp_path, "orders")
     expect(page.get_by_text("orders:", exact=True)).to_be_visible()
-    told = stack.command("service", "smoke-test", str(folder), "--record", "Jane Roe", "--resource", "orders/1")
-    assert (told["decrypted"], told["opens_elsewhere"]) == ("Jane Roe", False)
-    assert told["ciphertext"].startswith("okcm:v1:")
-    assert refused(stack, "service", "smoke-test", str(tmp_path)) == "certificate_unusable"
+    result = stack.command("service", "smoke-test", str(folder), "--record", "Jane Roe", "--resource", "orders/1")
+    assert (result["decrypted"], result["opens_elsewhere"]) == ("Jane Roe", False)
+    assert result["ciphertext"].startswith("okcm:v1:")
+    assert rejection_code(stack, "service", "smoke-test", str(tmp_path)) == "certificate_unusable"
     disconnect(page, "orders")
-    assert refused(stack, "service", "smoke-test", str(folder)) == "caller_refused"
+    assert rejection_code(stack, "service", "smoke-test", str(folder)) == "caller_refused"
 
     other = window.context.new_page()
     other.goto(f"/tenant/{BETA}/")

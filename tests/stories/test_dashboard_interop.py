@@ -1,4 +1,4 @@
-"""The dashboard signs people in through a standard OpenID Connect provider, configured by settings alone."""
+"""Users sign in to the dashboard through a standard OpenID Connect provider that only settings configure."""
 
 import re
 import shutil
@@ -77,7 +77,7 @@ def window(chromium, own, issuer) -> Iterator[Visitor]:
     visitor.close()
 
 
-def test_person_who_signs_in_at_the_issuer_sees_the_page_of_their_tenant(tenant, window):
+def test_a_user_who_signs_in_at_the_issuer_sees_the_page_of_the_tenant(tenant, window):
     page = window.open(f"/tenant/{tenant}/")
     expect(page.get_by_text("Development sign-on")).to_have_count(0)
     page.get_by_role("button", name=SIGN_IN).click()
@@ -95,6 +95,6 @@ def test_sign_in_page_reports_that_the_issuer_is_down(tenant, issuer, window):
     try:
         page = window.open(f"/tenant/{tenant}/")
         page.get_by_role("button", name=SIGN_IN).click()
-        expect(page.get_by_text("Your platform's single sign-on does not answer")).to_be_visible()
+        expect(page.get_by_text("your platform's single sign-on does not respond")).to_be_visible()
     finally:
         issuer.server.start_again()

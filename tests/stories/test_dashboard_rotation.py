@@ -1,4 +1,4 @@
-"""A key administrator rotates keys in the browser, destroys an old version, and leaves, returns and leaves for good."""
+"""A key administrator rotates keys, destroys an old version, and offboards, restores and offboards the tenant."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,9 +20,9 @@ from tests.stories.root_key_pages import SOON_MS, button, confirm, finish, notic
 from tests.stories.sign_ons import sign_in
 from tests.stories.stack import Stack
 
-RESTORABLE = "Your tenant is leaving: restorable until"
+RESTORABLE = "Offboarding: restorable until"
 WAITING_TO_RETIRE = MEANING[RotationPhase.REWRAP][1:]
-"""Ten seconds lie between the last new wrap and the end of the older versions, in which this is shown."""
+"""Shown for the ten seconds between the last new wrap and the retirement of the older versions."""
 
 
 @pytest.fixture
@@ -38,10 +38,10 @@ def test_keys_are_rotated_an_old_version_destroyed_and_compromised_keys_replaced
     def states() -> dict[int, str]:
         return {key["version"]: key["state"] for key in stack.command("tenant", "show", tenant)["service_keys"]}
 
-    # All keys are rotated; the page shows how far it is, also after a reload.
+    # All keys are rotated; the page shows the progress, also after a reload.
     page = sign_in(window, stack, tenant)
     go_to(page, "Keys")
-    expect(page.get_by_text("It was never rotated.")).to_be_visible()
+    expect(page.get_by_text("Never rotated.")).to_be_visible()
     dialog = open_dialog(page, "rotation-everything")
     expect(dialog.get_by_text(f"{SERVICE} version 1: decrypts only")).to_be_visible()
     dialog.get_by_role("button", name="Rotate", exact=True).click()
@@ -51,64 +51,64 @@ def test_keys_are_rotated_an_old_version_destroyed_and_compromised_keys_replaced
         expect(page.get_by_text(WAITING_TO_RETIRE)).to_be_visible()
         expect(button(page, "rotation-everything")).to_be_disabled()
         assert program.works()
-    expect(notice(page, "The last rotation is done")).to_be_visible()  # without a reload
+    expect(notice(page, "Last rotation completed")).to_be_visible()  # without a reload
     assert states() == {1: "deactivated", 2: "active"}
     assert program.works()
     go_to(page, "Audit")
-    expect(page.get_by_text("Rotation of keys asked for").first).to_be_attached()
+    expect(page.get_by_text("Key rotation requested").first).to_be_attached()
 
-    # One service's key is rotated, and its oldest version destroyed.
+    # The key of one service is rotated, and its oldest version is destroyed.
     go_to(page, "Keys")
     dialog = open_dialog(page, f"rotation-one-{SERVICE}")
-    finish(dialog, "Rotate", "The keys are rotated")
+    finish(dialog, "Rotate", "Rotation completed")
     assert states() == {1: "deactivated", 2: "deactivated", 3: "active"}
     dialog = open_dialog(page, f"rotation-retire-{SERVICE}")
-    expect(dialog.get_by_text("can never be read again")).to_be_visible()
+    expect(dialog.get_by_text("can never be decrypted again")).to_be_visible()
     confirm(dialog, tenant)
-    finish(dialog, "Destroy this version", "The version is destroyed")
+    finish(dialog, "Destroy version", "Version destroyed")
     expect(page.get_by_text("1 older version destroyed")).to_be_visible()
     assert states()[1] == "destroyed"
 
-    # Keys that may be compromised are replaced only with the tenant's id, after the dialog named what is lost.
-    program.settle()  # the ciphertext from before was under the version that is destroyed
+    # The replacement of compromised keys requires the tenant's id; the dialog lists the consequences.
+    program.prepare()  # the earlier ciphertext used the destroyed version
     assert program.works()
     before = states()
     dialog = open_dialog(page, "rotation-compromised")
     for line in (
-        "data that services encrypted under them and keep themselves cannot be read through us again",
-        "KMIP objects are kept here; they are sealed anew and stay readable",
+        "data that services encrypted under them and store themselves can no longer be decrypted through OpenKCM",
+        "KMIP objects are stored here; they are re-encrypted and stay readable",
         f"{SERVICE} version 2: becomes compromised",
         f"{SERVICE} version 3: becomes compromised",
     ):
         expect(dialog.get_by_text(line)).to_be_visible()
-    press(dialog, "Replace them", "Nothing was done.")
+    press(dialog, "Replace keys", "Nothing was done.")
     assert states() == before
     assert program.works()
     confirm(dialog, tenant)
-    finish(dialog, "Replace them", "The keys are rotated")
-    done = notice(page, "The last rotation is done")
-    expect(done.get_by_text("The versions before count as compromised.")).to_be_visible()
+    finish(dialog, "Replace keys", "Rotation completed")
+    done = notice(page, "Last rotation completed")
+    expect(done.get_by_text("The former versions are compromised.")).to_be_visible()
     expect(page.get_by_text("3 older versions destroyed")).to_be_visible()
     assert states() == {1: "destroyed", 2: "destroyed", 3: "destroyed", 4: "active"}
     refused = {name: answer for name, answer in program.probe().items() if answer != OK}
-    assert refused == {"decrypt": "key_version_retired"}  # only the text that the service keeps itself
-    program.settle()
+    assert refused == {"decrypt": "key_version_retired"}  # only the ciphertext that the service stores itself
+    program.prepare()
     assert program.works()
     assert AuditName.SERVICE_KEY_COMPROMISED in {one["name"] for one in stack.events(tenant)}
 
 
-def test_tenant_leaves_returns_and_after_leaving_for_good_only_its_certificate_is_shown(
+def test_a_tenant_is_offboarded_restored_and_after_the_final_offboarding_sees_only_its_certificate(
     stack: Stack, program: Program, window: Visitor, visitor: Callable[..., Visitor], tmp_path: Path
 ) -> None:
     tenant = program.service.tenant_id
 
-    # It leaves on the page Settings; every page offers the way back, which restores it.
+    # The tenant is offboarded on the page Settings; every page has a button that restores it.
     page = sign_in(window, stack, tenant)
     go_to(page, "Settings")
     dialog = open_dialog(page, "leaving-leave")
     expect(dialog.get_by_text(f"{SERVICE}, Microservice")).to_be_visible()
     confirm(dialog, tenant)
-    finish(dialog, "Leave", RESTORABLE)
+    finish(dialog, "Offboard", RESTORABLE)
     assert stack.state(tenant) == "leaving"
     for name in ("Keys", "Services", "Overview"):
         page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
@@ -120,20 +120,20 @@ def test_tenant_leaves_returns_and_after_leaving_for_good_only_its_certificate_i
             expect(dialog).to_be_visible(timeout=SOON_MS)
         if dialog.is_visible():
             break
-    finish(dialog, "Restore", "The tenant is restored")
+    finish(dialog, "Restore", "Tenant restored")
     assert stack.state(tenant) == "active"
     wait_until(lambda: OK in program.probe("encrypt").values(), lambda: "the service does not work again")
     program.hang_up()
 
-    # After it has left for good, the open page shows that and a later sign-on gets only its proof.
+    # After the offboarding the open page shows it, and a later sign-on sees only the erasure certificate.
     stack.command("tenant", "offboard", tenant, "--grace", "3s", "--confirm", tenant)
     stack.wait_for(tenant, "offboarded")
-    expect(title(page)).to_have_text("Your tenant has left")
+    expect(title(page)).to_have_text("Tenant closed")
     page = sign_in(visitor(), stack, tenant, UMA)
-    expect(title(page)).to_have_text("Your tenant has left")
+    expect(title(page)).to_have_text("Tenant closed")
     links = page.get_by_test_id("stSidebarNav").get_by_role("link")
-    expect(links).to_contain_text(["Farewell", "Audit"])  # the name of its icon comes before
-    link = page.get_by_role("link", name="Download the certificate").get_attribute("href")
+    expect(links).to_contain_text(["Tenant closed", "Audit"])  # the name of its icon comes before
+    link = page.get_by_role("link", name="Download certificate").get_attribute("href")
     assert link is not None
     answer = page.request.get(link)  # with this window's cookies; the link itself opens another window
     assert answer.headers["content-disposition"] == f'attachment; filename="{tenant}-{CERTIFICATE}"'

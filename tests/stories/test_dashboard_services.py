@@ -1,4 +1,4 @@
-"""A discovered service is connected with a token of the page Services, which works by the keyboard alone."""
+"""A discovered service is connected with a token of the page Services, and the page works with the keyboard only."""
 
 import re
 
@@ -30,7 +30,7 @@ def test_discovered_service_is_connected_with_a_token_of_the_page(stack, tenant,
     expect(page.get_by_text("paged-db:", exact=True)).to_be_visible()
 
 
-def test_keyboard_alone_signs_in_goes_to_services_and_opens_the_dialog(acme, visitor):
+def test_sign_in_navigation_and_dialog_work_with_the_keyboard_only(acme, visitor):
     window: Visitor = visitor()
     page = window.open(f"/tenant/{acme}/")
     for button in ("Sign in with your platform account", ADA):
@@ -41,7 +41,7 @@ def test_keyboard_alone_signs_in_goes_to_services_and_opens_the_dialog(acme, vis
     tab_to(page, page.get_by_test_id("stSidebarNav").get_by_role("link", name="Services"))
     page.keyboard.press("Enter")
     expect(title(page)).to_have_text("Services")
-    tab_to(page, page.get_by_role("button", name="Connect a service"))
+    tab_to(page, page.get_by_role("button", name="Connect service"))
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
     tab_to(page, dialog.get_by_label("Name", exact=True))

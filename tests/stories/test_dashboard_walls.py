@@ -1,4 +1,4 @@
-"""A person sees no page of another tenant, in a real browser, also with stolen, forged or expired cookies."""
+"""A user sees no page of another tenant in a real browser, even with stolen, forged or expired cookies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from core.tenants.roles import OPERATORS
 from dashboard.auth import cookies
-from dashboard.auth.authorization import NOBODY, STRANGER
+from dashboard.auth.authorization import NOT_SIGNED_IN, OTHER_TENANTS_USER
 from openkcm.contract.audit_events import AuditName
 from tests.concurrency import wait_until
 from tests.stories.browser import SIGN_IN, title
@@ -20,7 +20,7 @@ from tests.stories.tenants import ORGANIZATION, new_tenant
 
 AT_ONCE_MS = 20_000
 
-# Returns whether the socket of a page opens for the cookies of this window; `where` is the page's address.
+# Returns whether the server accepts the socket of a page with the cookies of this window; `where` is the page's URL.
 _SOCKET = """
 where => new Promise(settle => {
     const socket = new WebSocket(where.replace(/^http/, "ws") + "_stcore/stream", ["streamlit"]);
@@ -37,9 +37,9 @@ def other(stack: Stack) -> str:
 
 @pytest.fixture(params=["other tenant", "operator", "expired", "forged", "no tenant"])
 def refused(request: pytest.FixtureRequest, stack: Stack, tenant: str, other: str) -> tuple[dict[str, str], str, str]:
-    """Return a cookie that may not see the tenant's page, and the stream and actor under which it is recorded.
+    """Return a cookie without a right to the tenant's page, and the stream and actor of its audit record.
 
-    Each is refused for another reason: the same reason at the same page is recorded once a minute.
+    Each cookie has a different reason, because the same reason at the same page is recorded once per minute.
     """
     tenant_claim, roles = stack.settings.oidc_tenant_claim, stack.settings.oidc_roles_claim
     long_ago = datetime.now(UTC) - timedelta(hours=2)
@@ -51,15 +51,15 @@ def refused(request: pytest.FixtureRequest, stack: Stack, tenant: str, other: st
             return cookie(stack, tenant, **olga), OPERATORS, "olga@platform.example"
         case "expired":
             times = {"iat": int(long_ago.timestamp()), "exp": int((long_ago + timedelta(hours=1)).timestamp())}
-            return cookie(stack, tenant, **times), OPERATORS, NOBODY
+            return cookie(stack, tenant, **times), OPERATORS, NOT_SIGNED_IN
         case "forged":
-            return cookie(stack, tenant, secret="a secret that was guessed: " + "x" * 32), OPERATORS, NOBODY
-    return cookie(stack, tenant, **{tenant_claim: None}), OPERATORS, NOBODY
+            return cookie(stack, tenant, secret="a secret that was guessed: " + "x" * 32), OPERATORS, NOT_SIGNED_IN
+    return cookie(stack, tenant, **{tenant_claim: None}), OPERATORS, NOT_SIGNED_IN
 
 
 @contextmanager
 def recorded(stack: Stack, expected: dict[str, str]) -> Iterator[None]:
-    """Expect, in the streams named, a new record of a refusal with the actor named."""
+    """Assert that the block adds a record of a rejection with the expected actor to each stream."""
     before = {tenant_id: stack.last_record(tenant_id) for tenant_id in expected}
     yield
 
@@ -68,7 +68,7 @@ def recorded(stack: Stack, expected: dict[str, str]) -> Iterator[None]:
 
     wait_until(
         lambda: all(actor in found()[tenant_id] for tenant_id, actor in expected.items()),
-        lambda: f"the streams hold {found()}, not {expected}",
+        lambda: f"the streams contain {found()}, not {expected}",
     )
 
 
@@ -77,13 +77,13 @@ def _refused(stack: Stack, tenant_id: str, after: int) -> set[str]:
     return {one["actor"] for one in events if one["name"] == AuditName.ACCESS_REFUSED and one["outcome"] == "refused"}
 
 
-def test_cookie_without_a_right_to_the_page_gets_403_and_its_socket_is_refused(stack, tenant, visitor, refused):
-    carried, stream, actor = refused
+def test_a_cookie_without_a_right_to_the_page_gets_403_and_no_socket(stack, tenant, visitor, refused):
+    cookies_of_attacker, stream, actor = refused
     window, place = visitor(), f"{stack.settings.dashboard_url}/tenant/{tenant}/"
     window.page.goto("/healthz")
     assert window.page.evaluate(_SOCKET, place) == "open"  # for the page that offers the sign-on
-    window.carry(carried)
-    with recorded(stack, {stream: actor, tenant: NOBODY if actor == NOBODY else STRANGER}):
+    window.add_cookies(cookies_of_attacker)
+    with recorded(stack, {stream: actor, tenant: NOT_SIGNED_IN if actor == NOT_SIGNED_IN else OTHER_TENANTS_USER}):
         answer = window.page.goto(f"/tenant/{tenant}/")
     assert answer.status == 403
     assert answer.headers["cache-control"] == "no-store"
@@ -91,39 +91,39 @@ def test_cookie_without_a_right_to_the_page_gets_403_and_its_socket_is_refused(s
     assert ORGANIZATION not in shown
     assert "stApp" not in shown
     expect(title(window.page)).to_be_visible()
-    window.carry(carried)
+    window.add_cookies(cookies_of_attacker)
     window.page.goto("/healthz")
     assert window.page.evaluate(_SOCKET, place) == "refused"
 
 
 @pytest.mark.e2e
-def test_administrator_does_not_get_into_another_tenants_page(stack, tenant, visitor):
+def test_an_administrator_cannot_open_another_tenants_page(stack, tenant, visitor):
     other = new_tenant(stack, "intruder", "Intruder Inc")
     window = visitor()
     page = sign_in(window, stack, other)
     with recorded(stack, {other: subject(other, ADA)}):
         answer = page.goto(f"/tenant/{tenant}/")
     assert answer.status == 403
-    expect(title(page)).to_have_text("You cannot open this page")
+    expect(title(page)).to_have_text("Access denied")
     assert ORGANIZATION not in page.content()
-    page.get_by_role("link", name="Go to your own page").click()
+    page.get_by_role("link", name="Go to your page").click()
     page.wait_for_url(f"**/tenant/{other}/")
 
 
 @pytest.mark.usefixtures("acme")
-def test_person_who_signs_in_at_another_tenants_page_is_refused_there(stack, visitor):
+def test_a_user_who_signs_in_at_another_tenants_page_is_rejected(stack, visitor):
     tenant = new_tenant(stack, "visited")
     page = visitor().open(f"/tenant/{tenant}/")
     expect(page.get_by_test_id("stSidebarNav")).to_have_count(0)
     assert ORGANIZATION not in page.content()
     page.get_by_role("button", name=SIGN_IN).click()
-    with recorded(stack, {tenant: STRANGER}):
+    with recorded(stack, {tenant: OTHER_TENANTS_USER}):
         page.get_by_role("button", name=ADA).click()
-        expect(title(page)).to_have_text("You cannot open this page")
+        expect(title(page)).to_have_text("Access denied")
     assert ORGANIZATION not in page.content()
 
 
-def test_query_that_names_another_tenant_is_refused_and_empties_an_open_page(stack, tenant, other, visitor):
+def test_a_query_with_another_tenant_is_rejected_and_clears_an_open_page(stack, tenant, other, visitor):
     page = sign_in(visitor(), stack, tenant)
     assert page.goto(f"/tenant/{tenant}/?tenant={tenant}").status == 200
     with recorded(stack, {tenant: subject(tenant, ADA)}):
@@ -132,12 +132,12 @@ def test_query_that_names_another_tenant_is_refused_and_empties_an_open_page(sta
     page = sign_in(visitor(), stack, tenant)
     page.evaluate("query => history.replaceState({}, '', query)", f"?tenant={other}")
     with recorded(stack, {tenant: subject(tenant, ADA)}):
-        _rerun_until(page, "403 · You cannot open this page")
+        _rerun_until(page, "403 · Access denied")
     expect(page.get_by_text(tenant)).to_have_count(0)
 
 
 def _rerun_until(page: Page, heading: str) -> None:
-    """Press Streamlit's key for running the page again until it does: while it runs one it ignores the key."""
+    """Press Streamlit's rerun key until the heading appears, because Streamlit ignores the key while a page runs."""
     for _ in range(20):
         page.keyboard.press("r")
         with suppress(AssertionError):
@@ -146,7 +146,7 @@ def _rerun_until(page: Page, heading: str) -> None:
     expect(title(page)).to_have_text(heading)
 
 
-def test_signing_out_ends_the_session_in_every_tab_and_for_a_copied_cookie(acme, visitor):
+def test_sign_out_ends_the_session_in_every_tab_and_for_a_copied_cookie(acme, visitor):
     window = visitor()
     first = window.sign_in(ADA, f"/tenant/{acme}/")
     second = window.context.new_page()
@@ -169,7 +169,7 @@ def test_operators_and_tenant_administrators_see_only_their_own_pages(stack, ten
     expect(title(page)).to_be_visible()
     links = page.get_by_test_id("stSidebarNav").get_by_role("link")
     assert set(links.all_inner_texts()) <= {"Operations"}
-    expect(page.get_by_role("button", name="Connect a service")).to_have_count(0)
+    expect(page.get_by_role("button", name="Connect service")).to_have_count(0)
     assert page.goto(f"/tenant/{tenant}/").status == 403
     page = sign_in(visitor(), stack, tenant)
     with recorded(stack, {tenant: subject(tenant, ADA)}):

@@ -1,4 +1,4 @@
-"""The key server's own log and the audit streams are reconciled: honest use has no difference, every attack has one."""
+"""Reconciliation of the key server's log with the audit streams finds every attack and no discrepancy otherwise."""
 
 import json
 import time
@@ -22,7 +22,7 @@ from tests.stories.clients import Program, start_program
 from tests.stories.connected import connect
 from tests.stories.holders import Holders
 from tests.stories.stack import ACME, Stack
-from tests.stories.thief import Thief
+from tests.stories.thief import InsiderAttacker
 from vault.auth.client import VaultSession, token_session
 from vault.auth.tenant_tokens import TenantTokens
 
@@ -30,18 +30,18 @@ NEIGHBOUR = "neighbour-corp-8"
 LEAVER = "shortstay-corp-8"
 L2 = ids.l2_key(ACME)
 
-Differences = Counter[tuple[str, str, str]]
-"""Kind, the side that lacks it, and what it is."""
+Discrepancies = Counter[tuple[str, str, str]]
+"""Kind, the side that lacks the event, and its description."""
 
 
 @dataclass
-class Books:
-    """A separate installation, which no other test attacks, with its key server's log."""
+class ReconciledInstallation:
+    """A separate installation that no other test attacks, with the log of its key server."""
 
     stack: Stack
     log: Path
     program: Program
-    known: Differences = field(default_factory=Differences)
+    known: Discrepancies = field(default_factory=Discrepancies)
 
     def reconcile(self, until: datetime, *words: str) -> dict[str, Any]:
         words = (*words, "--until", f"{until:%Y-%m-%dT%H:%M:%S}", "--json")
@@ -50,30 +50,32 @@ class Books:
         assert done.returncode == (0 if document["clean"] else 1), done.stderr
         return document
 
-    def expect(self, right: Callable[[Differences], bool], log: Path | None = None) -> Differences:
-        """Wait until the differences of ACME and the platform that are not known yet are `right`; return them.
+    def expect(self, right: Callable[[Discrepancies], bool], log: Path | None = None) -> Discrepancies:
+        """Wait until the new discrepancies of ACME and the platform are `right`; return them.
 
-        Until the crypto service's journal is in the streams, honest uses are among the differences.
+        Legitimate uses are also discrepancies until the crypto service has shipped its write-ahead log.
         """
-        until, found = datetime.now(UTC) + timedelta(seconds=1), Differences()
+        until, found = datetime.now(UTC) + timedelta(seconds=1), Discrepancies()
 
         def is_right() -> bool:
             document = self.reconcile(until, ACME, *(() if log is None else ("--vault-log", str(log))))
             ones = [*document["platform"], *(one for tenant in document["tenants"] for one in tenant["differences"])]
-            every = Differences((one["kind"], one["lacks"], one["what"]) for one in ones if one["severity"] != "notice")
+            every = Discrepancies(
+                (one["kind"], one["lacks"], one["what"]) for one in ones if one["severity"] != "notice"
+            )
             found.clear()
             found.update(every - self.known)
             return right(found)
 
-        wait_until(is_right, lambda: f"the differences are {found}")
+        wait_until(is_right, lambda: f"the discrepancies are {found}")
         if log is None:
             self.known += found
         return found
 
 
 @pytest.fixture(scope="module")
-def books(tmp_path_factory: pytest.TempPathFactory, holders: Holders) -> Iterator[Books]:
-    stack = Stack(tmp_path_factory.mktemp("books"), **holders.settings())
+def installation(tmp_path_factory: pytest.TempPathFactory, holders: Holders) -> Iterator[ReconciledInstallation]:
+    stack = Stack(tmp_path_factory.mktemp("installation"), **holders.settings())
     stack.command("up")
     try:
         stack.enable(ACME, "ACME Corporation")
@@ -81,28 +83,28 @@ def books(tmp_path_factory: pytest.TempPathFactory, holders: Holders) -> Iterato
         folder = tmp_path_factory.mktemp("double")
         program = start_program(stack, ACME, folder, "orders")
         assert stack.settings.key_server_log is not None
-        books = Books(stack, stack.settings.key_server_log, program)
-        use_from_the_first_day_to_the_last(books, holders, folder)
-        yield books
+        installation = ReconciledInstallation(stack, stack.settings.key_server_log, program)
+        use_all_features(installation, holders, folder)
+        yield installation
         program.hang_up()
     finally:
         stack.command("down")
         stack.close()
 
 
-def use_from_the_first_day_to_the_last(books: Books, holders: Holders, folder: Path) -> None:
-    """Use, rotate, change the root key, examine and offboard; the books must then agree.
+def use_all_features(installation: ReconciledInstallation, holders: Holders, folder: Path) -> None:
+    """Use, rotate, change the root key, check the isolation and offboard; the reconciliation must find nothing.
 
-    It precedes every attack of this module, because nothing is clean after one.
+    Runs before every attack of this module, because each attack leaves discrepancies.
     """
-    stack, program = books.stack, books.program
+    stack, program = installation.stack, installation.program
     program.probe()
     stack.command("key", "rotate", ACME)
     program.probe()
     stack.command("root-key", "change", ACME, *holders.hold("openbao").words(folder))
     program.probe()
-    # What is missing beside a record is judged only when the log began long enough before it.
-    begin = datetime.fromisoformat(json.loads(books.log.read_bytes().partition(b"\n")[0])["time"])
+    # A missing request is a discrepancy only if the log began long enough before the record.
+    begin = datetime.fromisoformat(json.loads(installation.log.read_bytes().partition(b"\n")[0])["time"])
     time.sleep(max(0.0, (begin + SLACK - datetime.now(UTC)).total_seconds() + 1))
     stack.command("key", "rotate", ACME)
     stack.command("root-key", "change", ACME, "--provider", "platform")
@@ -116,10 +118,10 @@ def use_from_the_first_day_to_the_last(books: Books, holders: Holders, folder: P
     until, document = datetime.now(UTC) + timedelta(seconds=1), dict[str, Any]()
 
     def is_clean() -> bool:
-        document.update(books.reconcile(until, "--all"))
+        document.update(installation.reconcile(until, "--all"))
         return bool(document["clean"])
 
-    wait_until(is_clean, lambda: f"honest use has differences: {document}")
+    wait_until(is_clean, lambda: f"legitimate use has discrepancies: {document}")
     assert [one for tenant in document["tenants"] for one in tenant["differences"]] == []
     assert {one["severity"] for one in document["platform"]} == {"notice"}
     acme = next(one for one in document["tenants"] if one["tenant_id"] == ACME)
@@ -128,60 +130,62 @@ def use_from_the_first_day_to_the_last(books: Books, holders: Holders, folder: P
 
 
 @contextmanager
-def unchecked(books: Books) -> Iterator[None]:
-    """Rename the records of boundary checks meanwhile: a refused request could otherwise be one of their attacks.
+def isolation_checks_hidden(installation: ReconciledInstallation) -> Iterator[None]:
+    """Rename the records of isolation checks during the block, so that they do not explain a rejected request.
 
-    Those attacks are differences meanwhile, and known.
+    The attacks of the isolation checks are then discrepancies and are added to the known ones.
     """
     renamed = "update okcm.audit_event set record = replace(record, %s, %s)"
-    there, away = '"boundary.checked"', '"boundary.unheard_of"'
-    known = books.known.copy()
-    with books.stack.owner() as owner:
+    name, unknown = '"boundary.checked"', '"boundary.unheard_of"'
+    known = installation.known.copy()
+    with installation.stack.owner() as owner:
         owner.execute("alter table okcm.audit_event disable trigger append_only")
-        owner.execute(renamed, [there, away])
+        owner.execute(renamed, [name, unknown])
     try:
-        books.expect(lambda _: True)
+        installation.expect(lambda _: True)
         yield
     finally:
-        books.known = known
-        with books.stack.owner() as owner:
-            owner.execute(renamed, [away, there])
+        installation.known = known
+        with installation.stack.owner() as owner:
+            owner.execute(renamed, [unknown, name])
             owner.execute("alter table okcm.audit_event enable trigger append_only")
 
 
-def test_key_used_with_a_stolen_identity_is_reported(books: Books) -> None:
-    books.program.probe()
-    thief = Thief(books.stack, ACME)
-    assert thief.opened()
-    new = books.expect(lambda new: new.total() == len(thief.wraps))
+def test_use_of_a_key_with_a_stolen_identity_is_reported(installation: ReconciledInstallation) -> None:
+    installation.program.probe()
+    attacker = InsiderAttacker(installation.stack, ACME)
+    assert attacker.unwrap_keys()
+    new = installation.expect(lambda new: new.total() == len(attacker.wraps))
     assert {(kind, lacks) for kind, lacks, _ in new} == {("unrecorded-use", "audit stream")}
-    assert f"something was decrypted with {L2} (service-key orders 1)" in {what for _, _, what in new}
+    assert f"data was decrypted with {L2} (service-key orders 1)" in {what for _, _, what in new}
 
 
-def test_keys_changed_with_the_workers_identity_are_reported(books: Books) -> None:
-    stolen = books.stack.vault(Role.WORKER)
-    stolen.write(f"transit/keys/{L2}/rotate")
-    stolen.write(f"transit/keys/{ids.ca_key(ACME)}/rotate")
-    stolen.write(f"transit/sign/{ids.ca_key(ACME)}/sha2-256", {"input": "AAAA"})
-    new = books.expect(lambda new: {kind for kind, _, _ in new} == {"unrecorded-change"} and new.total() >= 3)
+def test_changes_of_keys_with_the_workers_identity_are_reported(installation: ReconciledInstallation) -> None:
+    stolen_session = installation.stack.vault(Role.WORKER)
+    stolen_session.write(f"transit/keys/{L2}/rotate")
+    stolen_session.write(f"transit/keys/{ids.ca_key(ACME)}/rotate")
+    stolen_session.write(f"transit/sign/{ids.ca_key(ACME)}/sha2-256", {"input": "AAAA"})
+    new = installation.expect(lambda new: {kind for kind, _, _ in new} == {"unrecorded-change"} and new.total() >= 3)
     shown = " ".join(what for _, _, what in new)
     assert f"{L2} was rotated, version" in shown
     assert f"{ids.ca_key(ACME)} was rotated, version" in shown
-    assert f"something was signed with {ids.ca_key(ACME)}" in shown
+    assert f"data was signed with {ids.ca_key(ACME)}" in shown
 
 
-def test_refused_request_with_another_tenants_token_is_reported(books: Books) -> None:
-    tokens = TenantTokens(books.stack.vault(Role.WORKER), books.stack.secret(BOUNDARY_IDENTITY))
-    tried = f"tenant:{NEIGHBOUR} tried transit/datakey/wrapped/{L2} and was refused"
-    with unchecked(books):
+def test_a_rejected_request_with_another_tenants_token_is_reported(installation: ReconciledInstallation) -> None:
+    tokens = TenantTokens(installation.stack.vault(Role.WORKER), installation.stack.secret(BOUNDARY_IDENTITY))
+    rejected_request = f"request of tenant:{NEIGHBOUR} for transit/datakey/wrapped/{L2} was rejected"
+    with isolation_checks_hidden(installation):
         with pytest.raises(VaultRefused):
             tokens.session(NEIGHBOUR).write(f"transit/datakey/wrapped/{L2}", {"context": ""})
-        books.expect(lambda new: [(kind, what) for kind, _, what in new.elements()] == [("foreign-token", tried)])
+        installation.expect(
+            lambda new: [(kind, what) for kind, _, what in new.elements()] == [("foreign-token", rejected_request)]
+        )
 
 
-def test_identity_with_rights_it_gave_itself_is_reported(books: Books) -> None:
-    """With the launcher's own identity, which has the most rights: there is no root token."""
-    settings = books.stack.settings
+def test_an_identity_that_extended_its_own_rights_is_reported(installation: ReconciledInstallation) -> None:
+    """Uses the identity of the launcher, which has the most rights, because no root token exists."""
+    settings = installation.stack.settings
     secret_id = (settings.state_dir / "openbao" / "setup-secret-id").read_text()
     setup = VaultSession(settings.vault_url, "setup", secret_id)
     policy = 'path "transit/keys/*" { capabilities = ["read"] }'
@@ -194,16 +198,16 @@ def test_identity_with_rights_it_gave_itself_is_reported(books: Books) -> None:
     answer = token_session(settings.vault_url, "").request("POST", "auth/approle/login", {"role_id": "spy"})
     assert token_session(settings.vault_url, answer["auth"]["client_token"]).read(f"transit/keys/{L2}")
     wanted = {
-        ("administration", "sys/policies/acl/openkcm-spy was administered by setup, for whom it is not"),
-        ("administration", "auth/approle/role/openkcm-spy was administered by setup, for whom it is not"),
-        ("unknown-identity", f"{L2} was read by approle openkcm-spy, for whom it is not"),
+        ("administration", "sys/policies/acl/openkcm-spy was administered by setup, which is not authorized"),
+        ("administration", "auth/approle/role/openkcm-spy was administered by setup, which is not authorized"),
+        ("unknown-identity", f"{L2} was read by approle openkcm-spy, which is not authorized"),
     }
-    books.expect(lambda new: {(kind, what) for kind, _, what in new} == wanted)
+    installation.expect(lambda new: {(kind, what) for kind, _, what in new} == wanted)
 
 
-def test_record_that_a_superuser_deleted_is_reported(books: Books) -> None:
-    books.program.probe()
-    with books.stack.owner() as owner:
+def test_a_record_deleted_by_a_superuser_is_reported(installation: ReconciledInstallation) -> None:
+    installation.program.probe()
+    with installation.stack.owner() as owner:
         owner.execute("alter table okcm.audit_event disable trigger append_only")
         (record,) = owner.execute(
             "delete from okcm.audit_event where tenant_id = %s and seq = (select min(seq) from okcm.audit_event"
@@ -212,27 +216,31 @@ def test_record_that_a_superuser_deleted_is_reported(books: Books) -> None:
         ).fetchall()
         owner.execute("alter table okcm.audit_event enable trigger append_only")
     version = json.loads(record[0])["details"]["version"]
-    what = f"something was decrypted with {L2} (service-key orders {version})"
-    books.expect(lambda new: new == Differences([("unrecorded-use", "audit stream", what)]))
+    what = f"data was decrypted with {L2} (service-key orders {version})"
+    installation.expect(lambda new: new == Discrepancies([("unrecorded-use", "audit stream", what)]))
 
 
-def test_lines_that_were_cut_out_of_the_log_are_reported(books: Books, tmp_path: Path) -> None:
+def test_lines_removed_from_the_log_are_reported(installation: ReconciledInstallation, tmp_path: Path) -> None:
     *_, (retirement, at) = (
         (entry["request"]["id"], datetime.fromisoformat(entry["time"]))
-        for entry in map(json.loads, books.log.read_bytes().splitlines())
+        for entry in map(json.loads, installation.log.read_bytes().splitlines())
         if entry["type"] == "response"
         and entry["request"].get("path") == f"transit/keys/{L2}/config"
         and not entry.get("error")
     )
-    # A request near the end of a log may still be under way, which is no difference.
+    # A request near the end of a log may still be running, which is not a discrepancy.
     time.sleep(max(0.0, (at + _UNDER_WAY + timedelta(seconds=1) - datetime.now(UTC)).total_seconds()))
-    books.stack.vault(Role.WORKER).read(f"transit/keys/{L2}")
-    lines = books.log.read_bytes().splitlines(keepends=True)
+    installation.stack.vault(Role.WORKER).read(f"transit/keys/{L2}")
+    lines = installation.log.read_bytes().splitlines(keepends=True)
     retired = [number for number, line in enumerate(lines) if retirement.encode() in line]
     assert len(retired) == 2
     copy = tmp_path / "audit.log"
     copy.write_bytes(b"".join(lines[: retired[1]] + lines[retired[1] + 1 :]))
-    books.expect(lambda new: {kind for kind, _, _ in new} == {"request-without-response", "missing-change"}, copy)
+    installation.expect(
+        lambda new: {kind for kind, _, _ in new} == {"request-without-response", "missing-change"}, copy
+    )
     copy.write_bytes(b"".join(line for number, line in enumerate(lines) if number not in retired))
-    new = books.expect(lambda new: [one[:2] for one in new.elements()] == [("missing-change", "key server")], copy)
+    new = installation.expect(
+        lambda new: [one[:2] for one in new.elements()] == [("missing-change", "key server")], copy
+    )
     assert "key.tenant_key_versions_retired" in next(iter(new))[2]

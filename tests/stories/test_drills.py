@@ -1,7 +1,7 @@
-"""A customer stops an application by a kill switch: measured by what the application last read and last wrote.
+"""A customer stops an application in three ways; the test measures its last successful read and write.
 
-It is a psycopg application under `openkcm run`, with a database that is no part of the platform. Each drill ends
-with the same process reading and writing again.
+The application uses psycopg under `openkcm run`, with a database outside the platform. At the end of each drill the
+same process reads and writes again.
 """
 
 import time
@@ -16,9 +16,9 @@ from tests.stories.holders import Holders
 from tests.stories.stack import Stack
 
 REFUSED_WITHIN_SECONDS = 30.0
-"""Generous: the promise is five seconds, and the benchmark `kill_switch` measures it."""
+"""A generous deadline; the objective is five seconds, and the benchmark `kill_switch` measures it."""
 KEY_SECONDS = 120.0
-"""For how long keys are kept without an answer: longer, so that no drill passes because keys ran out."""
+"""The cache time of keys without a response; it exceeds the deadline, so that no drill passes by expiry."""
 QUIET_SECONDS = 3.0
 
 
@@ -36,7 +36,7 @@ def application(ward: Service, database: str, tmp_path_factory: pytest.TempPathF
 
 
 def drill(application: Application, stop: Callable[[], object], undo: Callable[[], object], says: str) -> None:
-    """Stop the application, see it stop for that reason and in time, undo it, see the application go on."""
+    """Stop the application, assert the reason and the deadline, undo it, and wait until the application works again."""
     application.wait_served(time.monotonic())
     began = time.monotonic()
     stop()
@@ -46,7 +46,7 @@ def drill(application: Application, stop: Callable[[], object], undo: Callable[[
         assert max(stopped.last_read, stopped.last_write) - done < REFUSED_WITHIN_SECONDS
         assert "column_key_unavailable" in stopped.said
         assert says in stopped.said
-        assert {note[:8] for note in application.stored()} == {"okcm:c1:"}, "nothing is stored plain"
+        assert {note[:8] for note in application.stored()} == {"okcm:c1:"}, "a value is stored in plaintext"
     finally:
         undone = time.monotonic()
         undo()
@@ -68,11 +68,11 @@ def test_disconnecting_the_service_stops_the_application(stack: Stack, ward: Ser
         application,
         ward.disconnect,
         lambda: connect(stack, ward.tenant_id, "microservice", ward.name, ward.folder),
-        "opens nothing here",
+        "client certificate not authorized",
     )
 
 
-def test_disabling_the_root_key_where_its_customer_holds_it_stops_the_application(
+def test_disabling_the_customers_root_key_stops_the_application(
     stack: Stack, ward: Service, application: Application, holders: Holders, tmp_path: Path
 ) -> None:
     holder = holders.hold("openbao")

@@ -1,4 +1,4 @@
-"""An agent beside a service finds OpenKCM, proves which service it is, and receives a certificate that encrypts."""
+"""An agent beside a service discovers OpenKCM, presents an attestation, and receives a certificate."""
 
 import base64
 import hashlib
@@ -16,19 +16,19 @@ SECRET = base64.b64encode(b"a record").decode()
 def assert_encrypts(agent: Agent) -> None:
     sealed = agent.post("/v1/encrypt", {"resource": "orders/1", "plaintext": SECRET})
     assert sealed.status_code == 200, sealed.text
-    opened = agent.post("/v1/decrypt", {"resource": "orders/1", "ciphertext": sealed.json()["ciphertext"]})
-    assert opened.json()["plaintext"] == SECRET
+    decrypted = agent.post("/v1/decrypt", {"resource": "orders/1", "ciphertext": sealed.json()["ciphertext"]})
+    assert decrypted.json()["plaintext"] == SECRET
 
 
-def assert_in_no_log_and_no_row(stack: Stack, *proofs: str) -> None:
+def assert_in_no_log_and_no_row(stack: Stack, *attestations: str) -> None:
     logs = (stack.settings.state_dir / "logs").rglob("*")
     written = "".join(file.read_text(errors="replace") for file in logs if file.is_file())
     assert "/v1/enrolments" in written
     written += "\n".join(stack.rows().values())
-    assert [proof for proof in proofs if proof in written] == []
+    assert [one for one in attestations if one in written] == []
 
 
-def test_join_token_becomes_a_certificate_that_encrypts(stack, tenant, tmp_path):
+def test_an_agent_with_a_join_token_gets_a_certificate_that_encrypts(stack, tenant, tmp_path):
     made = stack.command("service", "join-token", tenant, "--kind", "postgresql", "--name", "enrolled-db")
     assert f"openkcm agent --url {stack.settings.enrolment_url} " in made["agent_command"]
     assert made["join_token"] not in made["agent_command"]
@@ -51,7 +51,7 @@ def test_join_token_becomes_a_certificate_that_encrypts(stack, tenant, tmp_path)
     assert_in_no_log_and_no_row(stack, secret)
 
 
-def test_jwt_of_the_platform_becomes_a_certificate_that_encrypts(stack, tenant, platform, tmp_path):
+def test_an_agent_with_a_jwt_of_the_platform_gets_a_certificate_that_encrypts(stack, tenant, platform, tmp_path):
     agent = Agent(stack.settings.marketplace_url, tmp_path / "agent")
     assert agent.found["enrolment"]["proofs"] == ["join_token", "jwt"]
     refused = agent.ask("spoken-for", "microservice", jwt=platform.token(tenant, "another"))
@@ -63,7 +63,7 @@ def test_jwt_of_the_platform_becomes_a_certificate_that_encrypts(stack, tenant, 
     assert_in_no_log_and_no_row(stack, *token.split(".")[1:])
 
 
-def test_discovered_service_waits_for_its_agent_and_is_connected_by_it(stack, tenant, platform, tmp_path):
+def test_a_discovered_service_is_connected_by_its_agent(stack, tenant, platform, tmp_path):
     event = {name: value for name, value in SEED_EVENT.items() if name != "organization"}
     event |= {"event": "service_discovered", "customer": tenant, "workload": "found-db", "kind": "postgresql"}
     body = json.dumps(event).encode()

@@ -1,4 +1,4 @@
-"""The guides of docs/integrations.md that need no server of their own, as written."""
+"""The guides of docs/integrations.md that need no additional server, executed as written."""
 
 import re
 import shlex
@@ -33,7 +33,7 @@ def test_every_guide_is_in_the_index_and_names_the_test_that_runs_it() -> None:
         assert f"({page})" in index
 
 
-def test_a_microservice_works_as_the_guide_says(stack: Stack, tenant: str, tmp_path: Path) -> None:
+def test_the_guide_for_microservices_works_as_written(stack: Stack, tenant: str, tmp_path: Path) -> None:
     folder = tmp_path / "kcm"
     changed = {ORDERS: str(folder), ACME: tenant}
     connecting, _, check, kill, disconnect = blocks(MICROSERVICES, "sh", changed)
@@ -43,7 +43,7 @@ def test_a_microservice_works_as_the_guide_says(stack: Stack, tenant: str, tmp_p
     programs = blocks(MICROSERVICES, "python", changed)
     assert len(programs) == 3
     for program in programs:
-        exec(program, {})  # noqa: S102 - the guide's own words
+        exec(program, {})  # noqa: S102 - code of the guide
     curl = next(block for block in blocks(MICROSERVICES, "sh", changed) if block.startswith("curl"))
     done = subprocess.run(shlex.split(curl.replace("\\\n", " ")), capture_output=True, text=True, check=True)
     assert '"ciphertext":"okcm:v1:' in done.stdout.replace(" ", "")
@@ -52,7 +52,7 @@ def test_a_microservice_works_as_the_guide_says(stack: Stack, tenant: str, tmp_p
         listed = {row["service_id"]: row for row in stack.command(*words(check))["services"]}
         return listed["orders"]["last_seen_at"] is not None
 
-    wait_until(seen, lambda: "the list does not say that it was seen")
+    wait_until(seen, lambda: "the service list has no time of last contact")
     with Client.from_folder(folder, ONCE) as kcm:
         sealed = kcm.encrypt(b"a record", "orders/1")
 
@@ -71,10 +71,10 @@ def test_a_microservice_works_as_the_guide_says(stack: Stack, tenant: str, tmp_p
         assert kcm.decrypt(sealed, "orders/1") == b"a record"
 
 
-def test_pg_tde_is_configured_and_finds_its_principal_key_as_the_guide_says(
+def test_the_guide_for_pg_tde_configures_it_and_its_principal_key_is_found(
     stack: Stack, tenant: str, tmp_path: Path
 ) -> None:
-    """PyKMIP does what the extension does with the settings of the guide, each step on a connection of its own."""
+    """PyKMIP sends the requests of the extension with the settings of the guide, each on a new connection."""
     folder = tmp_path / "kcm"
     changed = {DATABASE: str(folder)}
     [connecting] = blocks(TDE, "sh", changed | {ACME: tenant})

@@ -1,8 +1,8 @@
-"""What databases, backup programs and storage arrays send, each in its own version and order of calls.
+"""Requests of databases, backup programs and storage arrays, each with its version of KMIP and order of calls.
 
-They cannot be installed here, so their requests are put together field by field as they send them, over TLS
-connections of their own; what each of them needs of an answer is asserted. MongoDB's drivers, Ceph's gateway, PyKMIP
-and OpenBao run for real in the tests beside this one.
+These products cannot be installed here, so the tests build their requests field by field and assert the parts of the
+responses that they need, over separate TLS connections. MongoDB's drivers, Ceph's gateway, PyKMIP and OpenBao run for
+real in other tests.
 """
 
 import time
@@ -45,7 +45,7 @@ KEY = bytes(range(32))
 
 @dataclass
 class Client:
-    """One connection of a client that speaks `minor` and begins each request with `header`."""
+    """One connection of a client that uses the minor version `minor` and the header fields `header`."""
 
     connection: SSLSocket
     minor: int
@@ -112,16 +112,16 @@ def a_new_name() -> str:
 
 def registration(kind: ObjectType, form: KeyFormatType, material: bytes, *attributes: Item) -> tuple[Item, ...]:
     value = structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, material))
-    said: tuple[Item, ...] = ()
+    key_fields: tuple[Item, ...] = ()
     if kind is ObjectType.SYMMETRIC_KEY:
         algorithm = choice(Tag.CRYPTOGRAPHIC_ALGORITHM, CryptographicAlgorithm.AES)
-        said = (algorithm, number(Tag.CRYPTOGRAPHIC_LENGTH, len(material) * 8))
-    block = structure(Tag.KEY_BLOCK, choice(Tag.KEY_FORMAT_TYPE, form), value, *said)
+        key_fields = (algorithm, number(Tag.CRYPTOGRAPHIC_LENGTH, len(material) * 8))
+    block = structure(Tag.KEY_BLOCK, choice(Tag.KEY_FORMAT_TYPE, form), value, *key_fields)
     if kind is ObjectType.SYMMETRIC_KEY:
-        brought = structure(Tag.SYMMETRIC_KEY, block)
+        registered_object = structure(Tag.SYMMETRIC_KEY, block)
     else:
-        brought = structure(Tag.SECRET_DATA, choice(Tag.SECRET_DATA_TYPE, SecretDataType.PASSWORD), block)
-    return (choice(Tag.OBJECT_TYPE, kind), structure(Tag.TEMPLATE_ATTRIBUTE, *attributes), brought)
+        registered_object = structure(Tag.SECRET_DATA, choice(Tag.SECRET_DATA_TYPE, SecretDataType.PASSWORD), block)
+    return (choice(Tag.OBJECT_TYPE, kind), structure(Tag.TEMPLATE_ATTRIBUTE, *attributes), registered_object)
 
 
 def an_aes_key(*more: Item) -> tuple[Item, ...]:
@@ -135,45 +135,45 @@ def an_aes_key(*more: Item) -> tuple[Item, ...]:
 
 @pytest.fixture(scope="module")
 def service(stack, tmp_path_factory) -> Service:
-    """Return a service that keeps its keys over KMIP."""
+    """Return a service that stores its keys over KMIP."""
     folder = tmp_path_factory.mktemp("any-client") / "kcm"
     return connect(stack, new_tenant(stack, "kmip-clients"), "postgresql", "any-client", folder)
 
 
 @contextmanager
-def opened(service: Service, minor: int, *header: Item) -> Iterator[Client]:
+def kmip_client(service: Service, minor: int, *header: Item) -> Iterator[Client]:
     with service.open_kmip() as connection:
         yield Client(connection, minor, header)
 
 
 @pytest.mark.parametrize("minor", [0, 1, 2])
 def test_mongodb_enterprise_at_rest(service, minor):
-    with opened(service, minor) as mongod:
+    with kmip_client(service, minor) as mongod:
         key_id = mongod.activated()
         assert len(mongod.key(key_id)) == 32
-    with opened(service, minor) as poll:
+    with kmip_client(service, minor) as poll:
         assert poll.attributes(key_id, "State")["State"].value == State.ACTIVE
     if minor >= 2:
-        with opened(service, minor) as audit_log:
+        with kmip_client(service, minor) as audit_log:
             sealed = audit_log.about(Operation.ENCRYPT, key_id, cbc(), octets(Tag.DATA, b"a line"))
             nonce, data = part_of(sealed, Tag.IV_COUNTER_NONCE), part_of(sealed, Tag.DATA)
-            opened_again = audit_log.about(Operation.DECRYPT, key_id, cbc(random=False), data, nonce)
-            assert opened_again.first(Tag.DATA) == octets(Tag.DATA, b"a line")
+            decrypted = audit_log.about(Operation.DECRYPT, key_id, cbc(random=False), data, nonce)
+            assert decrypted.first(Tag.DATA) == octets(Tag.DATA, b"a line")
 
 
 @pytest.mark.parametrize("minor", [0, 4])
 def test_pg_tde_finds_its_principal_key_by_name_with_a_connection_for_each_call(service, minor):
     name = a_new_name()
     wanted = (attribute("Object Type", choice(VALUE, ObjectType.SYMMETRIC_KEY)), a_name(name))
-    with opened(service, minor) as client:
+    with kmip_client(service, minor) as client:
         assert client.locate(*wanted, most=16) == []
-    with opened(service, minor) as client:
+    with kmip_client(service, minor) as client:
         key_id = id_in(client.ask(Operation.REGISTER, *an_aes_key(a_name(name))))
-    with opened(service, minor) as client:
+    with kmip_client(service, minor) as client:
         assert client.locate(*wanted, most=16) == [key_id]
-    with opened(service, minor) as client:
+    with kmip_client(service, minor) as client:
         assert client.key(key_id) == KEY
-    with opened(service, minor) as client:  # more than one hit would be an error to it
+    with kmip_client(service, minor) as client:  # pg_tde treats more than one result as an error
         (again,) = send(client.connection, batch_item(Operation.REGISTER, *an_aes_key(a_name(name))), minor=minor)
         assert reason_of(again) is not None
         assert client.locate(*wanted, most=16) == [key_id]
@@ -181,7 +181,7 @@ def test_pg_tde_finds_its_principal_key_by_name_with_a_connection_for_each_call(
 
 @pytest.mark.parametrize("minor", [1, 4])
 def test_mysql_and_percona_server_for_mysql(service, minor):
-    with opened(service, minor) as keyring:
+    with kmip_client(service, minor) as keyring:
         key_id = keyring.activated(a_name(a_new_name()))
         assert len(keyring.key(key_id)) == 32
         assert keyring.refused(Operation.DESTROY, key_id) is ResultReason.PERMISSION_DENIED
@@ -190,18 +190,22 @@ def test_mysql_and_percona_server_for_mysql(service, minor):
         assert keyring.refused(Operation.GET, key_id) is ResultReason.ITEM_NOT_FOUND
 
         mask = attribute("Cryptographic Usage Mask", number(VALUE, CryptographicUsageMask.EXPORT))
-        brought = registration(ObjectType.SECRET_DATA, KeyFormatType.RAW, b"audit password", mask)
-        secret = id_in(keyring.ask(Operation.REGISTER, *brought))
+        registered_object = registration(ObjectType.SECRET_DATA, KeyFormatType.RAW, b"audit password", mask)
+        secret = id_in(keyring.ask(Operation.REGISTER, *registered_object))
         keyring.about(Operation.ACTIVATE, secret)
         assert keyring.key(secret) == b"audit password"
 
 
-def test_vmware_vcenter_marks_its_keys_with_attributes_of_its_own(service):
-    with opened(service, 1) as vcenter:
+def test_vmware_vcenter_marks_its_keys_with_custom_attributes(service):
+    with kmip_client(service, 1) as vcenter:
         versions = vcenter.ask(Operation.DISCOVER_VERSIONS, version(1), version(0))
         assert [item.children()[1].value for item in versions.children()] == [1, 0]
-        asked = (QueryFunction.QUERY_OPERATIONS, QueryFunction.QUERY_OBJECTS, QueryFunction.QUERY_SERVER_INFORMATION)
-        can = vcenter.ask(Operation.QUERY, *(choice(Tag.QUERY_FUNCTION, function) for function in asked))
+        functions = (
+            QueryFunction.QUERY_OPERATIONS,
+            QueryFunction.QUERY_OBJECTS,
+            QueryFunction.QUERY_SERVER_INFORMATION,
+        )
+        can = vcenter.ask(Operation.QUERY, *(choice(Tag.QUERY_FUNCTION, function) for function in functions))
         needed = {Operation.CREATE, Operation.GET, Operation.ADD_ATTRIBUTE, Operation.GET_ATTRIBUTES}
         assert needed <= {item.value for item in can.all(Tag.OPERATION)}
 
@@ -211,21 +215,21 @@ def test_vmware_vcenter_marks_its_keys_with_attributes_of_its_own(service):
         for name, value in marks.items():
             added = vcenter.about(Operation.ADD_ATTRIBUTE, key_id, custom(name, value))
             assert attributes_in(added)[name].value == value
-        told = vcenter.attributes(key_id)
-        assert {name: told[name].value for name in marks} == marks
-        assert all(RULES[name].since <= 1 for name in told.keys() - marks.keys())
+        stored = vcenter.attributes(key_id)
+        assert {name: stored[name].value for name in marks} == marks
+        assert all(RULES[name].since <= 1 for name in stored.keys() - marks.keys())
         assert vcenter.locate(custom("x-Vendor", "VMware, Inc."), custom("x-Product", "VMware vSphere")) == [key_id]
         assert len(vcenter.key(key_id)) == 32
 
 
-def test_synology_disk_station_renames_what_it_registered(service):
+def test_synology_disk_station_renames_its_registered_key(service):
     temporary, name = a_new_name(), a_new_name()
     credential = structure(
         Tag.CREDENTIAL,
         choice(Tag.CREDENTIAL_TYPE, 1),
-        structure(Tag.CREDENTIAL_VALUE, text(Tag.USERNAME, "dsm"), text(Tag.PASSWORD, "not looked at")),
+        structure(Tag.CREDENTIAL_VALUE, text(Tag.USERNAME, "dsm"), text(Tag.PASSWORD, "not checked")),
     )
-    with opened(service, 2, structure(Tag.AUTHENTICATION, credential)) as dsm:
+    with kmip_client(service, 2, structure(Tag.AUTHENTICATION, credential)) as dsm:
         for function in (
             QueryFunction.QUERY_OPERATIONS,
             QueryFunction.QUERY_OBJECTS,
@@ -250,7 +254,7 @@ def test_synology_disk_station_renames_what_it_registered(service):
 
 def test_vast_replaces_a_key_and_reads_both(service):
     name = a_new_name()
-    with opened(service, 4) as vast:
+    with kmip_client(service, 4) as vast:
         old = vast.activated(a_name(name))
         new = id_in(vast.about(Operation.REKEY, old))
         assert vast.locate(a_name(name)) == [new]
@@ -258,7 +262,7 @@ def test_vast_replaces_a_key_and_reads_both(service):
 
 
 def test_edb_tde_wraps_its_data_key_in_the_service(service):
-    with opened(service, 4) as edb:
+    with kmip_client(service, 4) as edb:
         key_id = edb.activated()
         for parameters in (gcm(), cbc()):
             sealed = edb.about(Operation.ENCRYPT, key_id, parameters, octets(Tag.DATA, KEY))
@@ -269,9 +273,9 @@ def test_edb_tde_wraps_its_data_key_in_the_service(service):
 def test_fortigate_and_veeam_locate_many_by_exact_names_in_one_batch(service):
     stem = a_new_name()
     names = [stem, f"{stem}-2", f"{stem}-20"]
-    with opened(service, 4) as client:
+    with kmip_client(service, 4) as client:
         made = [client.create(a_name(name)) for name in names]
-        asked = [
+        requests = [
             structure(
                 Tag.BATCH_ITEM,
                 choice(Tag.OPERATION, Operation.LOCATE),
@@ -280,23 +284,23 @@ def test_fortigate_and_veeam_locate_many_by_exact_names_in_one_batch(service):
             )
             for place, name in enumerate([*names, f"{stem}-none", stem[:-1]])
         ]
-        answers = send(client.connection, *asked)
+        answers = send(client.connection, *requests)
         assert [answer.first(Tag.UNIQUE_BATCH_ITEM_ID) for answer in answers] == [
-            octets(Tag.UNIQUE_BATCH_ITEM_ID, bytes([place])) for place in range(len(asked))
+            octets(Tag.UNIQUE_BATCH_ITEM_ID, bytes([place])) for place in range(len(requests))
         ]
         found = [ids_in(answer.first(Tag.RESPONSE_PAYLOAD) or answer) for answer in answers]
         assert found == [[made[0]], [made[1]], [made[2]], [], []]
 
 
-def test_netapp_storage_encryption_keeps_authentication_keys(service):
+def test_netapp_storage_encryption_stores_authentication_keys(service):
     group = attribute("Object Group", text(VALUE, a_new_name()))
-    with opened(service, 0) as ontap:
+    with kmip_client(service, 0) as ontap:
         name = a_new_name()
         key_id = id_in(
             ontap.ask(Operation.REGISTER, *an_aes_key(a_name(name), group, custom("x-NETAPP-Vserver", "v1")))
         )
         assert ontap.locate(group) == [key_id]
-    with opened(service, 0) as ontap:
+    with kmip_client(service, 0) as ontap:
         assert ontap.key(key_id) == KEY
         assert ontap.attributes(key_id, "x-NETAPP-Vserver")["x-NETAPP-Vserver"].value == "v1"
         ontap.about(Operation.DESTROY, key_id)
@@ -304,8 +308,8 @@ def test_netapp_storage_encryption_keeps_authentication_keys(service):
 
 
 @pytest.mark.parametrize("option", [None, EncodingOption.NO_ENCODING])
-def test_a_key_is_got_wrapped_by_another(service, option):
-    with opened(service, 4) as client:
+def test_get_returns_a_key_wrapped_by_another_key(service, option):
+    with kmip_client(service, 4) as client:
         wrapping = client.activated(mask=CryptographicUsageMask.WRAP_KEY)
         key_id = id_in(client.ask(Operation.REGISTER, *an_aes_key()))
         mode = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.NIST_KEY_WRAP))
@@ -316,6 +320,6 @@ def test_a_key_is_got_wrapped_by_another(service, option):
             *(() if option is None else (choice(Tag.ENCODING_OPTION, option),)),
         )
         plain = aes_key_unwrap(client.key(wrapping), material_in(client.about(Operation.GET, key_id, specification)))
-        if option is None:  # a key value in TTLV is what is wrapped by default
+        if option is None:  # by default the wrapped value is a key value in TTLV
             plain = value_of(ttlv.decode(plain), Tag.KEY_MATERIAL)
         assert plain == KEY

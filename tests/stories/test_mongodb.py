@@ -1,8 +1,8 @@
-"""My MongoDB application encrypts its fields with my tenant's keys, and stops when those are taken from it.
+"""A MongoDB application encrypts its fields with the tenant's keys, and stops when it loses access to them.
 
-The real driver in both modes that it has. By default it asks for the key that wraps its data keys and does the rest
-itself (KMIP 1.0: Register, Activate, Get); delegated, that key never leaves the crypto service (KMIP 1.2: Create,
-Activate, Encrypt, Decrypt). What the driver has opened already it uses until its own cache ends.
+The real driver runs in both of its modes. By default it gets the key that wraps its data keys and wraps them itself
+(KMIP 1.0: Register, Activate, Get). In delegated mode that key never leaves the crypto service (KMIP 1.2: Create,
+Activate, Encrypt, Decrypt). The driver uses unwrapped data keys until its cache expires.
 """
 
 import time
@@ -14,7 +14,7 @@ from pymongo.errors import EncryptionError
 
 from crypto_service.kmip.codec.enums import RevocationReasonCode
 from tests.concurrency import wait_until
-from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, locked
+from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, hold_lock
 from tests.stories.kmip_wire import ask, revocation
 from tests.stories.mongo import Driver, driver, mongo_server
 
@@ -43,7 +43,7 @@ def a_name() -> str:
     return f"key-{time.monotonic_ns()}"
 
 
-def opens(application: Driver, sealed: Binary) -> bool:
+def decrypts(application: Driver, sealed: Binary) -> bool:
     try:
         return application.encryption.decrypt(sealed) == "078-05-1120"
     except EncryptionError:
@@ -51,7 +51,7 @@ def opens(application: Driver, sealed: Binary) -> bool:
 
 
 def refusal(application: Driver, sealed: Binary) -> str:
-    """Return why a driver that starts now cannot open it, nothing when it can."""
+    """Return the reason for which a new driver cannot decrypt the value; empty if it can."""
     with driver(application.address, application.service, {}) as fresh:
         try:
             fresh.encryption.decrypt(sealed)
@@ -61,9 +61,11 @@ def refusal(application: Driver, sealed: Binary) -> str:
 
 
 def assert_stops(application: Driver, sealed: Binary, because: str) -> None:
-    """A driver that starts now decrypts nothing and is given the reason; one that runs stops when its cache expires."""
-    wait_until(lambda: because in refusal(application, sealed), lambda: "a new driver decrypts it", AT_ONCE_SECONDS)
-    wait_until(lambda: not opens(application, sealed), lambda: "the cache does not expire", AT_ONCE_SECONDS)
+    """Assert that a new driver is rejected with the reason, and that a running driver stops when its cache expires."""
+    wait_until(
+        lambda: because in refusal(application, sealed), lambda: "a new driver decrypts the value", AT_ONCE_SECONDS
+    )
+    wait_until(lambda: not decrypts(application, sealed), lambda: "the cache does not expire", AT_ONCE_SECONDS)
 
 
 def test_a_field_is_encrypted_and_read_by_the_drivers_of_its_service_only(application, stack, tenant, mongo, tmp_path):
@@ -103,30 +105,36 @@ def revoke(service: Service, object_id: str) -> None:
         ask(connection, revocation(object_id, RevocationReasonCode.UNSPECIFIED))
 
 
-def test_it_stops_when_its_key_is_revoked(application):
+def test_a_driver_stops_when_its_key_is_revoked(application):
     data_key = application.new_key(a_name())
     sealed = application.encrypt("078-05-1120", data_key)
     revoke(application.service, application.wrapped_by(data_key))
     assert_stops(application, sealed, "the key is deactivated")
 
 
-def test_it_stops_while_the_tenant_is_locked(application, stack, tenant):
+def test_a_driver_stops_while_the_tenant_is_locked(application, stack, tenant):
     sealed = application.encrypt("078-05-1120", application.new_key(a_name()))
-    with locked(stack, tenant):
+    with hold_lock(stack, tenant):
         assert_stops(application, sealed, "the tenant is locked")
         with pytest.raises(EncryptionError, match="the tenant is locked"):
             application.new_key(a_name())
-    wait_until(lambda: opens(application, sealed), lambda: "it does not go on", AT_ONCE_SECONDS)
+    wait_until(lambda: decrypts(application, sealed), lambda: "the driver does not decrypt again", AT_ONCE_SECONDS)
 
 
-def test_it_stops_when_it_is_disconnected_and_decrypts_when_it_is_connected_again(stack, tenant, mongo, tmp_path):
+def test_a_driver_stops_when_the_service_is_disconnected_and_decrypts_when_connected_again(
+    stack, tenant, mongo, tmp_path
+):
     leaving = connect(stack, tenant, "mongodb", "leaving-shop", tmp_path / "kcm")
     with driver(mongo, leaving, MODES["default"]) as default, driver(mongo, leaving, MODES["delegated"]) as delegated:
         both = (default, delegated)
         sealed = [one.encrypt("078-05-1120", one.new_key(a_name())) for one in both]
         leaving.disconnect()
         for one, value in zip(both, sealed, strict=True):
-            assert_stops(one, value, "this certificate opens nothing here")
+            assert_stops(one, value, "client certificate not authorized")
         connect(stack, tenant, "mongodb", leaving.name, leaving.folder)
         for value in sealed:
-            wait_until(lambda value=value: refusal(default, value) == "", lambda: "it stays closed", AT_ONCE_SECONDS)
+            wait_until(
+                lambda value=value: refusal(default, value) == "",
+                lambda: "the driver does not decrypt again",
+                AT_ONCE_SECONDS,
+            )

@@ -1,4 +1,4 @@
-"""docs/object-stores.md as written, on a real Ceph Object Gateway: objects are ciphertext, and the switch stops it."""
+"""docs/object-stores.md as written, with a real Ceph Object Gateway: objects are encrypted, and a lock stops access."""
 
 import subprocess
 import time
@@ -27,27 +27,27 @@ QUIET_SECONDS = 8.0
 
 @pytest.fixture(scope="module")
 def store(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Service:
-    """Connect the gateway as a service by the guide's command."""
+    """Connect the gateway as a service with the command of the guide."""
     tenant, folder = new_tenant(stack, "objects"), tmp_path_factory.mktemp("store") / "kcm"
     command, trusted = blocks(PAGE, "sh", {PLACE: str(folder), ACME: tenant})
     answer = stack.command(*words(command))
-    subprocess.run(trusted, shell=True, check=True)  # noqa: S602 - the guide's own words
+    subprocess.run(trusted, shell=True, check=True)  # noqa: S602 - command of the guide
     return Service(stack, tenant, "object-store", folder, answer)
 
 
 @pytest.fixture(scope="module")
 def gateway(store: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway with what the guide says of its configuration, and a key made as the guide says."""
-    [configuration] = blocks(PAGE, "ini", told(store))
+    """A gateway with the configuration and the key of the guide."""
+    [configuration] = blocks(PAGE, "ini", replacements(store))
     gateway = Gateway(tmp_path_factory.mktemp("gateway"), configuration)
     gateway.add_user("ada", "secret")
-    exec(blocks(PAGE, "python", told(store))[0], {})  # noqa: S102 - the guide's own words
+    exec(blocks(PAGE, "python", replacements(store))[0], {})  # noqa: S102 - code of the guide
     with gateway.running():
         yield gateway
 
 
-def told(store: Service, url: str = "") -> dict[str, str]:
-    """Return what an installation has in the place of the example's folder and addresses."""
+def replacements(store: Service, url: str = "") -> dict[str, str]:
+    """Return the folder and addresses of this installation for those of the example."""
     host, _, port = store.answer["kmip"].rpartition(":")
     changed = {
         PLACE: str(store.folder),
@@ -85,7 +85,7 @@ def put(gateway: Gateway, key: str, name: str) -> str:
 
 
 def assert_reads_again(gateway: Gateway) -> None:
-    """Ask seldom: the gateway keeps a connection that was ended while it is asked for keys every few seconds."""
+    """Retry at long intervals, because frequent requests make the gateway keep its closed KMIP connection."""
     for _ in range(8):
         time.sleep(QUIET_SECONDS)
         if read(gateway) == TEXT:
@@ -96,23 +96,23 @@ def assert_reads_again(gateway: Gateway) -> None:
 def test_an_object_is_stored_as_ciphertext_and_read_until_the_tenant_is_locked_or_the_service_disconnected(
     stack: Stack, store: Service, gateway: Gateway
 ) -> None:
-    check = blocks(PAGE, "python", told(store, gateway.url))[1]
-    exec(check, {})  # noqa: S102 - the guide's own words
+    check = blocks(PAGE, "python", replacements(store, gateway.url))[1]
+    exec(check, {})  # noqa: S102 - code of the guide
     assert b"scans" in gateway.stored
     assert TEXT not in gateway.stored
     client(gateway).put_object(Bucket="scans", Key="plain", Body=b"a plain one of ACME")
-    assert b"a plain one of ACME" in gateway.stored, "what is looked for could be found"
+    assert b"a plain one of ACME" in gateway.stored, "the search does not find a plain object"
     assert put(gateway, "2", "a-key-of-another-service") != "stored"
     assert read(gateway) == TEXT
 
     stack.command("tenant", "lock", store.tenant_id, "--confirm", store.tenant_id)
-    wait_until(lambda: read(gateway) != TEXT, lambda: "it still reads", AT_ONCE_SECONDS)
+    wait_until(lambda: read(gateway) != TEXT, lambda: "the gateway still reads", AT_ONCE_SECONDS)
     assert put(gateway, "3", "records") != "stored"
     stack.command("tenant", "unlock", store.tenant_id)
     assert_reads_again(gateway)
 
     store.disconnect()
-    wait_until(lambda: read(gateway) != TEXT, lambda: "it still reads", AT_ONCE_SECONDS)
+    wait_until(lambda: read(gateway) != TEXT, lambda: "the gateway still reads", AT_ONCE_SECONDS)
     command, _ = blocks(PAGE, "sh", {PLACE: str(store.folder), ACME: store.tenant_id})
     stack.command(*words(command))
     assert_reads_again(gateway)

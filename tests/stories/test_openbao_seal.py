@@ -1,4 +1,4 @@
-"""A key server of a customer's own is unsealed by a key in the running service: OpenBao, a KMIP client in Go."""
+"""A customer's OpenBao, a KMIP client in Go, is unsealed with a key of the running service."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ NOT_INITIALISED, SEALED, OPEN = 501, 503, 200
 
 @pytest.fixture
 def service(stack, tmp_path) -> Service:
-    """Return a customer's own key server."""
+    """Return a key server of a customer."""
     return connect(stack, new_tenant(stack, "seal"), "microservice", "own-vault", tmp_path / "kcm")
 
 

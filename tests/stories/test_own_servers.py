@@ -1,4 +1,4 @@
-"""The product on servers it did not start: PostgreSQL by URL, key server by address, Temporal by its own profile."""
+"""The product with existing servers: PostgreSQL by URL, key server by address, Temporal by its profile."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.vault.server import start as start_openbao
 
 
 class Operator:
-    """Runs `openkcm` with settings in a file, as an installation would have them."""
+    """Runs `openkcm` with a settings file."""
 
     def __init__(self, folder: Path, settings: dict[str, object], environment: dict[str, str]) -> None:
         file = folder / "openkcm.toml"
@@ -65,7 +65,7 @@ def operator(tmp_path: Path, temporal: TemporalServer):
     postgres.stop()
 
 
-def test_a_tenant_becomes_ready_on_servers_of_the_operators_own(operator):
+def test_a_tenant_becomes_ready_on_existing_servers_of_the_operator(operator):
     assert operator.run("setup", "database")["applied"]
     operator.run("setup", "vault")
     up = operator.run("up")

@@ -1,4 +1,4 @@
-"""An administrator protects a column on the page Services, and a program that runs encrypts it from the next row."""
+"""An administrator protects a column on the page Services, and a running program encrypts it from the next row."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ for number in sys.stdin:
 
 @contextmanager
 def running(folder: Path, database: str) -> Iterator[Callable[[], bool]]:
-    """Run the program; yield what has it store one more row, and says whether that was encrypted."""
+    """Run the program; yield a function that lets it store a row and returns whether the value is encrypted."""
     with psycopg.connect(database) as owner:
         owner.execute("CREATE TABLE notes (id int PRIMARY KEY, text text)")
     program = subprocess.Popen(
@@ -65,11 +65,11 @@ def until(encrypted: Callable[[], bool], *, wanted: bool) -> None:
 def open_fields(page: Page, service: str) -> Locator:
     go_to(page, "Services")
     dialog = open_dialog(page, f"protection-open-{service}")
-    expect(dialog.get_by_text("The data never comes here")).to_be_visible()
+    expect(dialog.get_by_text("Your data is never sent to OpenKCM")).to_be_visible()
     return dialog
 
 
-def test_a_column_protected_on_the_page_is_encrypted_by_the_program_that_runs(
+def test_a_running_program_encrypts_a_column_that_was_protected_on_the_page(
     stack: Stack, tenant: str, visitor: Callable[..., Page], database: str, tmp_path: Path
 ) -> None:
     mine = connect(stack, tenant, "postgresql", "notes-db", tmp_path / "mine")
@@ -77,15 +77,15 @@ def test_a_column_protected_on_the_page_is_encrypted_by_the_program_that_runs(
     with running(mine.folder, database) as encrypted:
         assert not encrypted()
         dialog = open_fields(page, "notes-db")
-        dialog.get_by_label("Place", exact=True).fill("public.notes")
+        dialog.get_by_label("Table or collection", exact=True).fill("public.notes")
         dialog.get_by_label("Field", exact=True).fill("text")
         dialog.get_by_label("Field", exact=True).press("Enter")
         expect(dialog.get_by_text("What programs write there from then on is encrypted")).to_be_visible()
-        dialog.get_by_role("button", name="Protect it").click()
+        dialog.get_by_role("button", name="Protect field").click()
         expect(dialog.get_by_text("is protected")).to_be_visible()
         until(encrypted, wanted=True)
-        told = stack.command("service", "list-protected-fields", tenant, "notes-db")
-        assert [(one["field"], one["changed_by"]) for one in told["fields"]] == [("text", subject(tenant, ADA))]
+        shown = stack.command("service", "list-protected-fields", tenant, "notes-db")
+        assert [(one["field"], one["changed_by"]) for one in shown["fields"]] == [("text", subject(tenant, ADA))]
         close(dialog)
         stack.command("service", "unprotect-field", tenant, "notes-db", "public.notes", "text", "--confirm", tenant)
         until(encrypted, wanted=False)

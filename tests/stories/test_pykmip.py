@@ -1,7 +1,7 @@
-"""An independent KMIP client calls every operation it has on the running service, in every version of KMIP 1.x.
+"""An independent KMIP client calls all of its operations on the running service, in every version of KMIP 1.x.
 
-test_pykmip.py of the codec calls the dispatcher with it; what it cannot send (custom attributes, batches) is in
-test_kmip_clients.py.
+test_pykmip.py of the codec calls the dispatcher with this client. Custom attributes and batches, which the client
+cannot send, are in test_kmip_clients.py.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ from tests.stories.connected import Service, connect
 from tests.stories.pykmip import a_client, attribute
 from tests.stories.tenants import new_tenant
 
-# PyKMIP 0.11 names a protocol that Python has deprecated; it negotiates TLS 1.3 all the same.
+# PyKMIP 0.11 uses a deprecated protocol constant of Python but negotiates TLS 1.3.
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLS is deprecated:DeprecationWarning")
 
 AES, RSA = enums.CryptographicAlgorithm.AES, enums.CryptographicAlgorithm.RSA
@@ -46,7 +46,7 @@ USES = enums.CryptographicUsageMask
 NAME, KEY = enums.AttributeType.NAME, bytes(range(32))
 VERSIONS = [version for version in enums.KMIPVersion if version < enums.KMIPVersion.KMIP_2_0]
 USING_KEYS = enums.KMIPVersion.KMIP_1_2
-"""The first version in which the service uses keys for its clients."""
+"""The first version with operations that use keys in the service."""
 SECRET = b"no one knows this"
 CBC: dict[str, Any] = {
     "cryptographic_algorithm": AES,
@@ -71,8 +71,8 @@ def services(stack, tmp_path_factory) -> list[Service]:
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: version.name)
 def client(services, request) -> Iterator[ProxyKmipClient]:
-    with a_client(services[0], request.param) as opened:
-        yield opened
+    with a_client(services[0], request.param) as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +90,13 @@ def active_key(client: ProxyKmipClient) -> str:
     return uid
 
 
-def registered(client: ProxyKmipClient, brought: ManagedObject) -> str:
-    uid = str(client.register(brought))
+def register_active(client: ProxyKmipClient, registrations: ManagedObject) -> str:
+    uid = str(client.register(registrations))
     client.activate(uid)
     return uid
 
 
-def located(client: ProxyKmipClient, kind: enums.AttributeType, value: Any, **more: Any) -> list[str]:
+def locate(client: ProxyKmipClient, kind: enums.AttributeType, value: Any, **more: Any) -> list[str]:
     found: list[str] = client.locate(attributes=[attribute(client, kind, value)], **more)
     return found
 
@@ -113,15 +113,15 @@ def assert_refused(reason: enums.ResultReason, call: Any, *arguments: Any, **nam
 
 
 def ask(client: ProxyKmipClient, operation: enums.Operation, payload: Any) -> Any:
-    """Send what the client has a payload for and no method; return the batch item of the answer."""
+    """Send a payload for which the client has no method; return the batch item of the response."""
     item = messages.RequestBatchItem(operation=contents.Operation(operation), request_payload=payload)
     request = client.proxy._build_request_message(None, [item])
     (answer,) = client.proxy._send_and_receive_message(request).batch_items
     return answer
 
 
-def halves_of(pair: RSAPrivateKey) -> tuple[PrivateKey, PublicKey]:
-    """Return both halves as objects to register, made for signing and verifying."""
+def key_objects_of(pair: RSAPrivateKey) -> tuple[PrivateKey, PublicKey]:
+    """Return private and public key as objects to register, for signing and verifying."""
     form = serialization.PrivateFormat.PKCS8
     private = pair.private_bytes(serialization.Encoding.DER, form, serialization.NoEncryption())
     public = pair.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
@@ -138,11 +138,11 @@ def a_certificate(pair: RSAPrivateKey) -> bytes:
     return builder.sign(pair, SHA256()).public_bytes(serialization.Encoding.DER)
 
 
-def test_key_is_created_activated_replaced_revoked_and_destroyed(client, services) -> None:
+def test_a_key_is_created_activated_rekeyed_revoked_and_destroyed(client, services) -> None:
     name = a_name()
     uid = client.create(AES, 192, name=name)
     assert state_of(client, uid) is enums.State.PRE_ACTIVE
-    assert located(client, NAME, name) == [uid]
+    assert locate(client, NAME, name) == [uid]
     key = client.get(uid)
     assert (len(key.value), key.cryptographic_algorithm, key.cryptographic_length) == (24, AES, 192)
     client.activate(uid)
@@ -159,7 +159,7 @@ def test_key_is_created_activated_replaced_revoked_and_destroyed(client, service
         assert uid not in other.locate()
 
     new = client.rekey(uid, offset=0)
-    assert located(client, NAME, name) == [new]
+    assert locate(client, NAME, name) == [new]
     assert state_of(client, new) is enums.State.ACTIVE
     assert client.get(new).value != key.value
     later = client.rekey(new, activation_date=int(time.time()) + 3600)
@@ -176,20 +176,20 @@ def test_key_is_created_activated_replaced_revoked_and_destroyed(client, service
     assert state_of(client, new) is enums.State.DESTROYED_COMPROMISED
 
 
-def test_registered_objects_are_returned_unchanged_and_a_created_pair_fits(client, pair) -> None:
-    brought: list[ManagedObject] = [
+def test_registered_objects_are_returned_unchanged_and_a_created_pair_matches(client, pair) -> None:
+    registrations: list[ManagedObject] = [
         SymmetricKey(AES, 256, KEY, [USES.ENCRYPT, USES.DECRYPT], a_name()),
         SecretData(b"a password", enums.SecretDataType.PASSWORD, name=a_name()),
         SecretData(bytes(96), enums.SecretDataType.SEED, name=a_name()),
         OpaqueObject(b"anything at all", enums.OpaqueDataType.NONE, name=a_name()),
         X509Certificate(a_certificate(pair), name=a_name()),
-        *halves_of(pair),
+        *key_objects_of(pair),
     ]
-    for one in brought:
+    for one in registrations:
         uid = client.register(one)
         got = client.get(uid)
         assert (type(got), got.value) == (type(one), one.value)
-        assert uid in located(client, enums.AttributeType.OBJECT_TYPE, one.object_type)
+        assert uid in locate(client, enums.AttributeType.OBJECT_TYPE, one.object_type)
 
     uids = client.create_key_pair(
         RSA, 2048, public_usage_mask=[USES.VERIFY], private_usage_mask=[USES.SIGN], public_name=a_name()
@@ -205,7 +205,7 @@ def test_attributes_are_listed_changed_and_deleted_except_those_of_the_server(cl
     before, after = a_name(), a_name()
     uid = client.create(AES, 256, name=before)
     listed = client.get_attribute_list(uid)
-    # In 1.0 PyKMIP expects a digest as 1.1 brought it.
+    # PyKMIP expects the digest of 1.1 also in 1.0.
     _, found = client.get_attributes(uid, [name for name in listed if name not in {"Digest", "Link"}])
     names = {one.attribute_name.value for one in found}
     assert {"Unique Identifier", "Object Type", "Name", "State", "Initial Date"} <= names <= set(listed)
@@ -221,13 +221,13 @@ def test_attributes_are_listed_changed_and_deleted_except_those_of_the_server(cl
 
     changed, now = client.modify_attribute(uid, attribute=attribute(client, NAME, after))
     assert (changed, now.attribute_value.name_value.value) == (uid, after)
-    assert (located(client, NAME, after), located(client, NAME, before)) == ([uid], [])
+    assert (locate(client, NAME, after), locate(client, NAME, before)) == ([uid], [])
     client.delete_attribute(uid, attribute_name="Name", attribute_index=0)
-    assert located(client, NAME, after) == []
+    assert locate(client, NAME, after) == []
     assert "Name" not in client.get_attribute_list(uid)
 
 
-def test_server_states_what_it_supports_and_rejects_the_rest(client, services) -> None:
+def test_the_server_reports_its_capabilities_and_rejects_other_operations(client, services) -> None:
     functions = enums.QueryFunction
     asked = [functions.QUERY_OPERATIONS, functions.QUERY_OBJECTS, functions.QUERY_SERVER_INFORMATION]
     answer = client.proxy.query(query_functions=asked)
@@ -249,8 +249,8 @@ def test_server_states_what_it_supports_and_rejects_the_rest(client, services) -
 
 def test_keys_encrypt_authenticate_sign_and_derive_in_the_service(client, pair) -> None:
     uid, given, mac = active_key(client), bytes(16), enums.CryptographicAlgorithm.HMAC_SHA256
-    for_mac = registered(client, SymmetricKey(mac, 256, KEY, [USES.MAC_GENERATE, USES.MAC_VERIFY], a_name()))
-    private, public = (registered(client, one) for one in halves_of(pair))
+    for_mac = register_active(client, SymmetricKey(mac, 256, KEY, [USES.MAC_GENERATE, USES.MAC_VERIFY], a_name()))
+    private, public = (register_active(client, one) for one in key_objects_of(pair))
     scheme = {
         "cryptographic_algorithm": RSA,
         "hashing_algorithm": enums.HashingAlgorithm.SHA_256,
@@ -285,8 +285,8 @@ def test_keys_encrypt_authenticate_sign_and_derive_in_the_service(client, pair) 
 
 
 def derive_pbkdf2(client: ProxyKmipClient, other: str) -> None:
-    """Derive from a key that is for it and check the value; `other` is not for it."""
-    base = registered(client, SymmetricKey(AES, 256, KEY, [USES.DERIVE_KEY], a_name()))
+    """Derive from a key with the usage mask for it and verify the value; `other` lacks the usage mask."""
+    base = register_active(client, SymmetricKey(AES, 256, KEY, [USES.DERIVE_KEY], a_name()))
     parameters = {
         "cryptographic_parameters": {"hashing_algorithm": enums.HashingAlgorithm.SHA_256},
         "salt": b"salt",
@@ -302,7 +302,7 @@ def derive_pbkdf2(client: ProxyKmipClient, other: str) -> None:
 
 
 def encrypt_with_gcm(client: ProxyKmipClient, uid: str) -> None:
-    """Before 1.4 the tag follows the ciphertext; since then it is a field, and there is additional data."""
+    """Before 1.4 the tag follows the ciphertext; since 1.4 it is a field, and additional data is supported."""
     key, failure = AESGCM(client.get(uid).value), enums.ResultReason.CRYPTOGRAPHIC_FAILURE
     if client.kmip_version < enums.KMIPVersion.KMIP_1_4:
         sealed, nonce = client.encrypt(SECRET, uid, GCM)
@@ -311,14 +311,14 @@ def encrypt_with_gcm(client: ProxyKmipClient, uid: str) -> None:
         assert_refused(failure, client.decrypt, broken, uid, GCM, nonce)
         return
     parameters = client._build_cryptographic_parameters(GCM)
-    asked = payloads.EncryptRequestPayload(uid, parameters, SECRET, auth_additional_data=b"row 7")
-    made = ask(client, enums.Operation.ENCRYPT, asked).response_payload
+    request = payloads.EncryptRequestPayload(uid, parameters, SECRET, auth_additional_data=b"row 7")
+    made = ask(client, enums.Operation.ENCRYPT, request).response_payload
     assert len(made.data) == len(SECRET)
     assert key.decrypt(made.iv_counter_nonce, made.data + made.auth_tag, b"row 7") == SECRET
 
-    def opened(additional: bytes) -> Any:
+    def decrypt(additional: bytes) -> Any:
         back = (uid, parameters, made.data, made.iv_counter_nonce, additional, made.auth_tag)
         return ask(client, enums.Operation.DECRYPT, payloads.DecryptRequestPayload(*back))
 
-    assert opened(b"row 7").response_payload.data == SECRET
-    assert opened(b"row 8").result_reason.value is failure
+    assert decrypt(b"row 7").response_payload.data == SECRET
+    assert decrypt(b"row 8").result_reason.value is failure

@@ -16,15 +16,15 @@ from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.reports.signed_file import ReportFormat, read_report
 from tests.cli.offline import verify
 from tests.concurrency import wait_until
-from tests.stories.connected import command_until_done, connect, refused
+from tests.stories.connected import command_until_done, connect, rejection_code
 from tests.stories.stack import Stack
 
 FORMS = ("json", "html", "pdf")
 
 
 @pytest.fixture(scope="module")
-def given(stack: Stack, tenant: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with what the auditor is given: this month's report in every form, the export, the public key."""
+def auditor_folder(stack: Stack, tenant: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the auditor: this month's report in every format, the export, and the public key."""
     home = tmp_path_factory.mktemp("auditor")
     connect(stack, tenant, "microservice", "ledger", tmp_path_factory.mktemp("reported") / "service")
     for form in FORMS:
@@ -42,32 +42,32 @@ def this_month() -> str:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_auditor_confirms_the_report_with_three_files_and_one_command(tenant, given, form):
+def test_an_auditor_verifies_the_report_with_three_files_and_one_command(tenant, auditor_folder, form):
     words = ("audit.jsonl", "--report", f"report.{form}", "--public-key", "key.pem")
-    done = verify(given, *words)
+    done = verify(auditor_folder, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert (found["intact"], found["problem"], found["signature"]) == (True, None, "verified")
-    told = found["report"]
-    assert (told["tenant_id"], told["signature"], told["differences"]) == (tenant, "verified", [])
-    report = read_report((given / f"report.{form}").read_bytes()).report
+    verified = found["report"]
+    assert (verified["tenant_id"], verified["signature"], verified["differences"]) == (tenant, "verified", [])
+    report = read_report((auditor_folder / f"report.{form}").read_bytes()).report
     assert "ledger" in {one.service for one in report.stated.coverage}
     assert {"L1", "L2", "L3", "CA"} <= {one.level for one in report.stated.keys}
     assert report.counted.isolation_runs >= 1
-    shown = verify(given, *words, as_json=False)
+    shown = verify(auditor_folder, *words, as_json=False)
     assert shown.stdout.startswith(f"CONFIRMED: compliance report of {tenant}")
 
 
-def test_stream_records_the_request_and_binds_the_report(stack, tenant, given):
-    report = read_report((given / "report.json").read_bytes()).report
+def test_the_stream_records_the_request_and_the_report(stack, tenant, auditor_folder):
+    report = read_report((auditor_folder / "report.json").read_bytes()).report
     made = stack.stream(tenant, report.stream.seq - 1)[0]
     assert fields_of(made.record)["name"] == AuditName.REPORT_MADE
     assert made.chain_hash.hex() == report.stream.chain_hash
-    asked = [one["subject"] for one in stack.events(tenant) if one["name"] == AuditName.REPORT_REQUESTED]
-    assert report.report_id in asked
+    requests = [one["subject"] for one in stack.events(tenant) if one["name"] == AuditName.REPORT_REQUESTED]
+    assert report.report_id in requests
 
 
-def test_a_worker_that_is_killed_while_it_makes_a_report_leaves_one_report(stack, tenant, tmp_path):
+def test_a_report_is_created_once_when_the_worker_is_killed_meanwhile(stack, tenant, tmp_path):
     out = tmp_path / "report.json"
 
     def requested() -> int:
@@ -80,7 +80,7 @@ def test_a_worker_that_is_killed_while_it_makes_a_report_leaves_one_report(stack
         wait_until(lambda: requested() > before, lambda: "no report was requested")
         os.kill(worker, signal.SIGKILL)
         answer.result()
-    wait_until(lambda: stack.pids().get("worker", worker) != worker, lambda: "the worker is not started again")
+    wait_until(lambda: stack.pids().get("worker", worker) != worker, lambda: "the worker was not restarted")
     report = read_report(out.read_bytes())
     keys = PublicKeys.on_record(PlatformQueries(stack.database()).audit_keys())
     assert all(keys.check(one.key, one.message, one.signature).problem is None for one in report.signatures)
@@ -95,6 +95,6 @@ def test_existing_file_and_illegal_period_are_rejected(stack, tenant, tmp_path):
         (("--out", str(tmp_path / "new.json"), "--period", "2026-13"), "period_refused"),
         (("--out", str(tmp_path / "new.json"), "--period", "2099"), "period_refused"),
     ):
-        assert refused(stack, "report", "create", tenant, "--format", "json", *words) == code
+        assert rejection_code(stack, "report", "create", tenant, "--format", "json", *words) == code
     assert (tmp_path / "there.json").read_text() == "evidence"
     assert not (tmp_path / "new.json").exists()

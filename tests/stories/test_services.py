@@ -1,4 +1,4 @@
-"""My databases and services are connected with one command, use their keys, and stop at once when disconnected."""
+"""Databases and services are connected with one command, use their keys, and stop at once when disconnected."""
 
 import ssl
 import stat
@@ -21,7 +21,7 @@ from tests.cli.service_stand import a_request
 from tests.concurrency import wait_until
 from tests.crypto_service.kmip.messages import batch_item
 from tests.stories.clients import Program
-from tests.stories.connected import AT_ONCE_SECONDS, ONCE, Service, connect, is_closed, refused
+from tests.stories.connected import AT_ONCE_SECONDS, ONCE, Service, connect, is_closed, rejection_code
 from tests.stories.kmip_wire import reason_of, send
 
 FILES = {
@@ -52,24 +52,24 @@ def answers_kmip(connection: ssl.SSLSocket) -> bool:
 
 
 def ask_https(service: Service) -> int:
-    """Return the status that a new connection is answered with."""
+    """Return the status of the response on a new connection."""
     with service.open_https() as connection:
         connection.sendall(PING)
         return int(connection.recv(4096).split()[1])
 
 
 def ask_kmip(service: Service) -> ResultReason | None:
-    """Return the reason for which a new connection's request is refused, None when it is not."""
+    """Return the reason of a rejected request on a new connection, None for a successful one."""
     with service.open_kmip() as connection:
         return reason_of(send(connection, QUERY)[0])
 
 
 def assert_serves(service: Service, status: int, reason: ResultReason | None) -> None:
-    """Every new connection is answered so, as soon as every process has heard of what was changed."""
+    """Wait until every process responds to new connections with the status and the reason."""
     wanted = [(status, reason)] * 4
     wait_until(
         lambda: [(ask_https(service), ask_kmip(service)) for _ in wanted] == wanted,
-        lambda: f"not answered with {status}, {reason!r}",
+        lambda: f"no response with {status}, {reason!r}",
         AT_ONCE_SECONDS,
     )
 
@@ -82,8 +82,8 @@ def assert_ends_at_once(connection: ssl.SSLSocket) -> None:
 
 @pytest.mark.e2e
 def test_services_of_each_kind_are_connected_by_one_command_and_encrypt_over_https_and_kmip(stack, tenant, tmp_path):
-    with ThreadPoolExecutor(len(NAMES)) as crowd:
-        made = list(crowd.map(lambda kind: connect(stack, tenant, kind, NAMES[kind], tmp_path / kind), NAMES))
+    with ThreadPoolExecutor(len(NAMES)) as pool:
+        made = list(pool.map(lambda kind: connect(stack, tenant, kind, NAMES[kind], tmp_path / kind), NAMES))
     rows = stack.services(tenant)
     for kind, service in zip(NAMES, made, strict=True):
         assert service.answer["service_id"] == service.name
@@ -101,15 +101,15 @@ def test_services_of_each_kind_are_connected_by_one_command_and_encrypt_over_htt
         row = rows[service.name]
         assert (row["kind"], row["state"], row["certificate_not_after"]) == (kind, "connected", until)
         program = Program(service)
-        program.settle()
+        program.prepare()
         assert program.works()
         program.hang_up()
     shown = {one["service_id"] for one in stack.command("tenant", "show", tenant)["services"]}
     assert set(NAMES.values()) <= shown
 
 
-def test_a_request_made_elsewhere_is_certified_and_its_key_never_seen(stack, tenant, orders, tmp_path):
-    def certified(kind: str) -> Service:
+def test_an_external_certificate_request_is_certified_without_its_key(stack, tenant, orders, tmp_path):
+    def connect_with_request(kind: str) -> Service:
         folder = tmp_path / kind
         folder.mkdir()
         key, form = ec.generate_private_key(ec.SECP256R1()), serialization.PrivateFormat.PKCS8
@@ -123,14 +123,14 @@ def test_a_request_made_elsewhere_is_certified_and_its_key_never_seen(stack, ten
         (folder / "client.key").write_bytes(pem)
         return Service(stack, tenant, f"own-{kind}", folder, answer)
 
-    with ThreadPoolExecutor(len(NAMES)) as crowd:
-        for service in crowd.map(certified, NAMES):
+    with ThreadPoolExecutor(len(NAMES)) as pool:
+        for service in pool.map(connect_with_request, NAMES):
             assert service.answer["files"] == []
             assert (ask_https(service), ask_kmip(service)) == (200, None)
 
-    # A request is not answered into a folder that holds another key.
+    # A certificate for an external request is not written to a folder with another key.
     words = ("connect", tenant, "--kind", "microservice", "--name", "orders", "--out", str(orders.folder))
-    assert refused(stack, "service", *words, "--csr", str(a_request(tmp_path))) == "folder_refused"
+    assert rejection_code(stack, "service", *words, "--csr", str(a_request(tmp_path))) == "folder_refused"
 
 
 def test_a_released_key_is_in_the_list_and_in_the_audit_stream(stack, tenant, orders):
@@ -143,13 +143,13 @@ def test_a_released_key_is_in_the_list_and_in_the_audit_stream(stack, tenant, or
     before, began = stack.last_record(tenant), datetime.now(UTC)
     with Client.from_folder(orders.folder) as kcm:
         kcm.new_data_key("orders/seen")
-    wait_until(lambda: bool(released()), lambda: "it is not in the audit stream")
+    wait_until(lambda: bool(released()), lambda: "the release is not in the audit stream")
     [release] = released()
     assert (release["name"], release["outcome"], release["actor"]) == ("crypto.key_released", "success", "orders")
     wait_until(lambda: last_seen() >= began - timedelta(seconds=1), lambda: f"last seen at {last_seen()}")
 
 
-def test_disconnect_ends_the_live_connections_of_that_service_only(stack, tenant, orders, tmp_path):
+def test_disconnect_closes_the_open_connections_of_that_service_only(stack, tenant, orders, tmp_path):
     leaving = connect(stack, tenant, "mongodb", "leaving", tmp_path / "kcm")
     https, kmip = leaving.open_https(), leaving.open_kmip()
     staying = orders.open_kmip()
@@ -167,7 +167,7 @@ def test_disconnect_ends_the_live_connections_of_that_service_only(stack, tenant
 
 
 @pytest.mark.e2e
-def test_a_locked_tenants_services_stop_on_live_and_new_connections_until_it_is_unlocked(stack, tenant, orders):
+def test_services_of_a_locked_tenant_stop_on_open_and_new_connections_until_the_unlock(stack, tenant, orders):
     with Client.from_folder(orders.folder) as kcm:
         sealed = kcm.encrypt(b"a secret", "orders/7")
     https, kmip = orders.open_https(), orders.open_kmip()
@@ -181,7 +181,7 @@ def test_a_locked_tenants_services_stop_on_live_and_new_connections_until_it_is_
         with Client.from_folder(orders.folder, ONCE) as kcm, pytest.raises(AccessRefused) as denied:
             kcm.decrypt(sealed, "orders/7")
         assert denied.value.code == "tenant_closed"
-        # A lock lets no certificate lapse: the next one is made and can be fetched, and decrypts nothing yet.
+        # Certificates are renewed during a lock, so that they do not expire; the renewed one does not decrypt either.
         before = orders.certificate
         stack.command("service", "renew", tenant, "orders")
         with Client.from_folder(orders.folder, ONCE) as kcm:
@@ -196,7 +196,7 @@ def test_a_locked_tenants_services_stop_on_live_and_new_connections_until_it_is_
         assert kcm.decrypt(sealed, "orders/7") == b"a secret"
 
 
-def test_a_renewed_certificate_is_fetched_and_both_are_good(stack, tenant, orders):
+def test_a_renewed_certificate_is_fetched_and_both_certificates_are_valid(stack, tenant, orders):
     before, key = orders.certificate, (orders.folder / "client.key").read_bytes()
     old = orders.tls()
     with Client.from_folder(orders.folder) as kcm:
@@ -216,12 +216,12 @@ def test_a_renewed_certificate_is_fetched_and_both_are_good(stack, tenant, order
     assert row["certificate_not_after"] == renewed.not_valid_after_utc.isoformat()
 
 
-def test_disconnected_service_is_not_served_on_a_resumed_session(stack, tenant, tmp_path):
+def test_a_disconnected_service_is_rejected_on_a_resumed_tls_session(stack, tenant, tmp_path):
     leaving = connect(stack, tenant, "mongodb", "resuming", tmp_path / "kcm")
     tls = leaving.tls()
-    tls.maximum_version = ssl.TLSVersion.TLSv1_2  # there are no tickets of TLS 1.3
+    tls.maximum_version = ssl.TLSVersion.TLSv1_2  # the server issues no session tickets in TLS 1.3
 
-    def resumed(session: ssl.SSLSession | None) -> tuple[bool, bool]:
+    def resume(session: ssl.SSLSession | None) -> tuple[bool, bool]:
         """Return whether a new connection resumed the session, and whether it was served."""
         with leaving.open(leaving.answer["https"], tls, session) as connection:
             connection.sendall(PING)
@@ -230,17 +230,17 @@ def test_disconnected_service_is_not_served_on_a_resumed_session(stack, tenant, 
     with leaving.open(leaving.answer["https"], tls) as first:
         assert answers_https(first)
         session = first.session
-        # Each process resumes its own sessions only, and which one answers is chance.
-        wait_until(lambda: resumed(session) == (True, True), lambda: "no session is resumed")
+        # Each process resumes only its own sessions, and the choice of the process is random.
+        wait_until(lambda: resume(session) == (True, True), lambda: "no session is resumed")
         leaving.disconnect()
         assert_serves(leaving, 403, ResultReason.PERMISSION_DENIED)
-        assert not any(served for _, served in (resumed(session) for _ in range(10)))
+        assert not any(served for _, served in (resume(session) for _ in range(10)))
 
 
 def test_addresses_are_the_same_in_file_status_and_discovery(stack, orders):
-    told = tomllib.loads((orders.folder / "client.toml").read_text())
+    file = tomllib.loads((orders.folder / "client.toml").read_text())
     addresses = stack.command("status")["addresses"]
     with Client.from_folder(orders.folder) as kcm:
         discovered = kcm.discover()["endpoints"]
-    said = [(told["https"], told["kmip"]), (addresses["crypto_https"], addresses["crypto_kmip"])]
-    assert said == [(discovered["https"], discovered["kmip"])] * 2
+    found = [(file["https"], file["kmip"]), (addresses["crypto_https"], addresses["crypto_kmip"])]
+    assert found == [(discovered["https"], discovered["kmip"])] * 2

@@ -1,4 +1,4 @@
-"""I see which of my data is encrypted: the sentence only while it is true, else what is missing and what to do."""
+"""The page Services shows whether all sensitive data is encrypted, and otherwise each gap with its remedy."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ from tests.concurrency import wait_until
 from tests.stories.browser import Visitor
 from tests.stories.connected import Service, connect
 from tests.stories.dashboard_pages import go_to
-from tests.stories.open_to_all import assert_open_to_all
+from tests.stories.open_to_all import assert_accessible
 from tests.stories.sign_ons import sign_in
 from tests.stories.stack import OPENKCM, ROOT, Stack, other_machine
 from tests.stories.tenants import new_tenant
@@ -31,7 +31,7 @@ READ = "import clinic; print([clinic.patient(clinic.connect(), n)['diagnosis'] f
 
 
 class Clinic:
-    """An application without any knowledge of OpenKCM, and its database."""
+    """An application without code for OpenKCM, and its database."""
 
     def __init__(self, stack: Stack, service: Service, folder: Path) -> None:
         self.service, self.app = service, folder / "app"
@@ -43,8 +43,8 @@ class Clinic:
         self.conninfo = psycopg.conninfo.make_conninfo(server.admin_conninfo, dbname=name)
         self._run([sys.executable, "-c", SCHEMA])
 
-    def protected(self, text: str) -> str:
-        """Run a program of it under `openkcm run`, to its end."""
+    def run_protected(self, text: str) -> str:
+        """Run a program of the application under `openkcm run` until it exits."""
         return self._run([OPENKCM, "run", "--folder", str(self.service.folder), "--", sys.executable, "-c", text])
 
     def _run(self, command: list[str]) -> str:
@@ -66,16 +66,16 @@ def codes(stack: Stack, tenant_id: str) -> list[tuple[str, str]]:
 
 
 def wait_missing(stack: Stack, tenant: str, *expected: tuple[str, str]) -> None:
-    """Wait until what programs reported has arrived."""
+    """Wait until the coverage has exactly the expected gaps."""
     wait_until(lambda: codes(stack, tenant) == list(expected), lambda: f"missing: {codes(stack, tenant)}")
 
 
-def look_again(page: Page) -> None:
+def reload_services(page: Page) -> None:
     go_to(page, "Keys")
     go_to(page, "Services")
 
 
-def test_the_sentence_appears_with_the_last_field_and_goes_with_the_first_plain_value(
+def test_the_status_all_data_protected_appears_with_the_last_field_and_disappears_with_a_plain_value(
     stack: Stack, acme: str, visitor: Callable[..., Visitor], tmp_path: Path
 ) -> None:
     tenant = new_tenant(stack, "clinic")
@@ -85,37 +85,37 @@ def test_the_sentence_appears_with_the_last_field_and_goes_with_the_first_plain_
         kcm.encrypt(b"a record", "orders/1")
     for name in ("diagnosis", "insurance"):
         stack.command("service", "protect-field", tenant, clinic.service.name, PATIENTS, name)
-    clinic.protected(ADMIT.format("Ann", "flu", None))
+    clinic.run_protected(ADMIT.format("Ann", "flu", None))
     wait_missing(stack, tenant, ("field_unseen", INSURANCE))
     page = sign_in(visitor(), stack, tenant)
     go_to(page, "Services")
-    expect(page.get_by_text("not all of your data is known to be protected")).to_be_visible()
+    expect(page.get_by_text("coverage incomplete")).to_be_visible()
     missing = page.get_by_text("is on the list, and no program encrypted or decrypted it in the last 30 days").first
     expect(missing).to_contain_text(f"clinic-db: {PATIENTS}.insurance")
     expect(missing).to_contain_text("Next: start every program that uses it with openkcm run")
     expect(page.get_by_text(SENTENCE)).to_have_count(0)
-    assert_open_to_all(page)
+    assert_accessible(page)
 
-    clinic.protected(ADMIT.format("Bob", "cold", "A-1"))
+    clinic.run_protected(ADMIT.format("Bob", "cold", "A-1"))
     wait_missing(stack, tenant)
-    look_again(page)
+    reload_services(page)
     expect(page.get_by_text(SENTENCE)).to_be_visible()
     expect(page.get_by_text("2 of 2", exact=True)).to_be_visible()
     expect(page.get_by_text("overhead in 7 days")).to_be_visible()
     page.get_by_text("clinic-db: protected").click()
-    expect(page.get_by_text("its programs encrypt fields themselves")).to_be_visible()
-    assert_open_to_all(page)
+    expect(page.get_by_text("field encryption in its programs")).to_be_visible()
+    assert_accessible(page)
 
-    # A client writes plaintext past the application, and the list of fields allows it.
+    # A client writes plaintext without the application, and the list of protected fields allows it.
     with psycopg.connect(clinic.conninfo) as past:
         written = past.execute("INSERT INTO patients (name, diagnosis) VALUES ('Eve', 'plain') RETURNING id").fetchone()
         assert written is not None
     words = ("service", "protect-field", tenant, clinic.service.name, PATIENTS, "diagnosis", "--plain-allowed")
     stack.command(*words)
-    assert clinic.protected(READ.format(written[0])) == "['flu', 'plain']\n"
+    assert clinic.run_protected(READ.format(written[0])) == "['flu', 'plain']\n"
     wait_missing(stack, tenant, ("plain_allowed", DIAGNOSIS), ("plain_read", DIAGNOSIS))
-    look_again(page)
-    expect(page.get_by_text("held values that are not encrypted: 1 read").first).to_be_visible()
+    reload_services(page)
+    expect(page.get_by_text("contained unencrypted values: 1 read").first).to_be_visible()
     expect(page.get_by_text(SENTENCE)).to_have_count(0)
 
     others: dict[str, Any] = stack.command("service", "coverage", acme)

@@ -1,4 +1,4 @@
-"""Story 1: as a Platform User I enable OpenKCM from the marketplace with one click and am told when it is ready."""
+"""Story 1: a platform user enables OpenKCM in the marketplace with one click and is notified when it is ready."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -21,8 +21,8 @@ OpenKCM is ready for ACME Corporation!
 """
 
 
-def made_for(stack: Stack, tenant_id: str) -> dict[str, object]:
-    """Return everything there is of a tenant that there must be one of."""
+def resources_of(stack: Stack, tenant_id: str) -> dict[str, object]:
+    """Return the resources of a tenant that must exist exactly once."""
     vault = stack.vault()
     with stack.database().tenant_tx(tenant_id) as tx:
         keys, authority, route = tx.keys.all(), tx.certificates.authority(), tx.routes.get()
@@ -40,7 +40,7 @@ def made_for(stack: Stack, tenant_id: str) -> dict[str, object]:
 
 
 @pytest.mark.e2e
-def test_one_click_makes_a_tenant_that_every_channel_announces_in_the_promised_words(stack, acme):
+def test_one_click_creates_a_tenant_and_every_channel_sends_the_specified_text(stack, acme):
     [callback] = stack.callback.about(acme, "ready")
     callback.verify(stack.secret("callback-secret"))
     text = READY_TEXT.format(dashboard=stack.settings.dashboard_url)
@@ -72,7 +72,7 @@ def test_one_click_makes_a_tenant_that_every_channel_announces_in_the_promised_w
     assert acme in [tenant["tenant_id"] for tenant in stack.command("tenant", "list")["tenants"]]
 
 
-def test_an_operator_enables_a_tenant_with_the_command_and_waits_for_it(stack):
+def test_an_operator_enables_a_tenant_by_the_command_and_waits(stack):
     arguments = ("enable", "delta-corp-67890", "--organization", "Delta Corp", "--region", REGION, "--wait")
     enabled = stack.command(*arguments)
     assert enabled["tenant_id"] == "delta-corp-67890"
@@ -82,8 +82,8 @@ def test_an_operator_enables_a_tenant_with_the_command_and_waits_for_it(stack):
 
 
 @pytest.mark.parametrize(("tenant_id", "messages"), [("often-corp-1", 1), ("eager-corp-1", 50)])
-def test_fifty_clicks_at_once_make_one_tenant(stack, tenant_id, messages):
-    """As one event that is delivered often, and as a customer who clicks often."""
+def test_fifty_simultaneous_clicks_create_one_tenant(stack, tenant_id, messages):
+    """Once as one event with many deliveries, and once as many clicks of one customer."""
 
     def message(number: int) -> str:
         return f"msg_{tenant_id}_{number % messages}"
@@ -93,7 +93,7 @@ def test_fifty_clicks_at_once_make_one_tenant(stack, tenant_id, messages):
     assert [answer.json()["duplicate"] for answer in answers].count(False) == messages
     stack.wait_for(tenant_id, "active")
     stack.wait_announced(tenant_id)
-    before = made_for(stack, tenant_id)
+    before = resources_of(stack, tenant_id)
     names = (ids.ca_key(tenant_id), ids.l2_key(tenant_id), ids.payload_key(tenant_id))
     assert before["key versions"] == dict.fromkeys(names, 1)
     assert (before["callbacks"], before["mails"], len(before["messages"])) == (1, 1, 2)
@@ -101,10 +101,10 @@ def test_fifty_clicks_at_once_make_one_tenant(stack, tenant_id, messages):
     assert len(before["provisioned"]) == 1
 
     assert stack.click(message(0), customer=tenant_id, organization="Often Corp").json()["duplicate"] is True
-    assert made_for(stack, tenant_id) == before
+    assert resources_of(stack, tenant_id) == before
 
 
-def test_the_seeds_event_without_a_name_is_taken_and_speaks_of_the_account(stack):
+def test_an_event_without_an_organization_is_accepted_and_uses_the_account_id(stack):
     event = {**SEED_EVENT, "customer": "plain-corp-1"}
     del event["organization"]
     body = json.dumps(event).encode()
@@ -114,7 +114,7 @@ def test_the_seeds_event_without_a_name_is_taken_and_speaks_of_the_account(stack
     assert stack.wait_for("plain-corp-1", "active")["announcement"].startswith("OpenKCM is ready for plain-corp-1!")
 
 
-# ── bad input: every kind of it is in tests/marketplace/test_events.py ───────────────────────────────────────────────
+# ── invalid input: all kinds are in tests/marketplace/test_events.py ─────────────────────────────────────────────────
 
 
 def assert_refused(answer, status: int, code: str) -> None:
@@ -133,7 +133,7 @@ BAD_FIELDS = (
 )
 
 
-def test_bad_events_are_rejected_by_name_and_start_nothing(stack):
+def test_invalid_events_are_rejected_with_a_code_and_start_nothing(stack):
     before = everything(stack)
     for changed, status, code in BAD_FIELDS:
         assert_refused(stack.click(**({"customer": "bad-corp-1"} | changed)), status, code)
@@ -153,7 +153,7 @@ def test_bad_events_are_rejected_by_name_and_start_nothing(stack):
 
 
 def everything(stack: Stack) -> list[object]:
-    """Return the tenants and the events that were accepted."""
+    """Return the tenants and the accepted events."""
     with stack.owner() as owner:
         tables = {"tenant": "tenant_id", "marketplace_event": "event_id"}
         return [owner.execute(f"select {key} from okcm.{table} order by 1").fetchall() for table, key in tables.items()]
@@ -165,4 +165,4 @@ def test_the_status_of_a_tenant_is_shown_to_the_marketplace_only(stack, acme):
         answer = httpx2.get(url, headers=headers)
         assert_refused(answer, 401, "unauthorized")
         assert "ACME" not in answer.text
-    assert_refused(stack.status("nobody-corp-1"), 404, "tenant_unknown")
+    assert_refused(stack.status("unknown-corp-1"), 404, "tenant_unknown")

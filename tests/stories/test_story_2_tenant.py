@@ -1,4 +1,4 @@
-"""Story 2: my tenant is created automatically and isolated, and everything that happened is on record."""
+"""Story 2: a tenant is created automatically and isolated, and all events are recorded."""
 
 import base64
 import hashlib
@@ -44,7 +44,7 @@ def authority_of(stack: Stack, tenant_id: str) -> AuthorityRow:
     return row
 
 
-def test_the_tenant_has_the_promised_key_authority_route_and_audit_stream(stack, alpha):
+def test_the_tenant_has_its_key_ca_route_and_audit_stream(stack, alpha):
     key = stack.vault().read(f"transit/keys/L2-{alpha}-primary")
     assert key is not None
     denied = dict.fromkeys(("exportable", "allow_plaintext_backup", "deletion_allowed"), False)
@@ -61,7 +61,7 @@ def test_the_tenant_has_the_promised_key_authority_route_and_audit_stream(stack,
     assert stack.stream(alpha)
 
 
-def test_two_customers_share_no_key_no_authority_and_no_record(stack, alpha, beta):
+def test_two_customers_share_no_key_no_ca_and_no_record(stack, alpha, beta):
     tenants = (alpha, beta)
     authorities = [authority_of(stack, tenant) for tenant in tenants]
     assert len({row.serial for row in authorities}) == 2
@@ -73,7 +73,7 @@ def test_two_customers_share_no_key_no_authority_and_no_record(stack, alpha, bet
         assert not [record for record in stack.stream(tenant) if other in record.record]
 
 
-def test_each_boundary_was_attacked_before_the_tenant_was_activated_and_held(stack, alpha, beta):
+def test_isolation_checks_passed_before_the_tenant_was_activated(stack, alpha, beta):
     for tenant in (alpha, beta):
         with stack.database().tenant_tx(tenant) as tx:
             results = tuple(tx.boundaries.latest())
@@ -83,8 +83,8 @@ def test_each_boundary_was_attacked_before_the_tenant_was_activated_and_held(sta
         assert names.index("boundary.checked") < names.index("tenant.activated")
 
 
-def test_the_audit_stream_is_whole_and_tells_what_happened_in_order(stack, alpha):
-    promised = [
+def test_the_audit_stream_is_complete_and_in_order(stack, alpha):
+    expected = [
         "marketplace.enable_accepted",
         "tenant.provision_intended",
         "key.tenant_key_created",
@@ -97,8 +97,8 @@ def test_the_audit_stream_is_whole_and_tells_what_happened_in_order(stack, alpha
     def names() -> list[str]:
         return [one["name"] for one in stack.events(alpha)]
 
-    wait_until(lambda: promised[-1] in names(), lambda: f"not announced: {names()}")
-    assert [name for name in dict.fromkeys(names()) if name in promised] == promised
+    wait_until(lambda: expected[-1] in names(), lambda: f"not announced: {names()}")
+    assert [name for name in dict.fromkeys(names()) if name in expected] == expected
     records = stack.stream(alpha)
     assert verify_chain(records) == records[-1]
     for stored in records:
@@ -108,7 +108,7 @@ def test_the_audit_stream_is_whole_and_tells_what_happened_in_order(stack, alpha
         assert ORGANIZATION not in stored.record
 
 
-# ── what operators see in the Temporal UI ────────────────────────────────────────────────────────────────────────────
+# ── the Temporal UI of operators ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def ui(stack: Stack, path: str) -> httpx2.Response:
@@ -122,7 +122,7 @@ def decode(stack: Stack, payloads: list[dict[str, Any]], token: str | None) -> h
 
 
 def summaries(stack: Stack, tenant_id: str) -> list[dict[str, Any]]:
-    """Return the summary payloads of the tenant's provisioning as the Temporal UI gets them."""
+    """Return the summary payloads of the tenant's provisioning as the Temporal UI receives them."""
     workflow_id = quote(ids.provision_workflow(tenant_id), safe="")
     answer = ui(stack, f"/api/v1/namespaces/default/workflows/{workflow_id}/history")
     assert answer.status_code == 200, answer.text
@@ -130,7 +130,7 @@ def summaries(stack: Stack, tenant_id: str) -> list[dict[str, Any]]:
     return [event["userMetadata"]["summary"] for event in events if "summary" in event.get("userMetadata", {})]
 
 
-def test_the_temporal_ui_answers_and_knows_where_to_decode(stack, alpha):
+def test_the_temporal_ui_responds_and_has_the_codec_endpoint(stack, alpha):
     assert "text/html" in ui(stack, "/").headers["content-type"]
     codec = ui(stack, "/api/v1/settings").json()["Codec"]
     assert codec["Endpoint"] == f"http://127.0.0.1:{stack.settings.codec_port}"
@@ -154,7 +154,7 @@ def test_steps_are_readable_with_the_token_of_the_codec_server_only(stack, alpha
 
 def test_operators_find_tenants_by_state(stack, alpha, beta):
     wanted = {ids.tenant_workflow(alpha), ids.tenant_workflow(beta)}
-    wait_until(  # Temporal lists a changed attribute a moment later
+    wait_until(  # Temporal updates its lists with a delay
         lambda: wanted <= {run for run, _ in stack.workflows("LifecycleState = 'active'")},
         lambda: "the tenants are not listed as active",
     )

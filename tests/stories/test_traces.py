@@ -1,4 +1,4 @@
-"""Histories, files and logs hold no customer's name and no secret, and the histories replay."""
+"""Histories, files and logs contain no customer's name and no secret, and the histories replay."""
 
 import asyncio
 import base64
@@ -37,7 +37,7 @@ LOCAL_ACTIVITY_FIELDS = {
     *("original_schedule_time", "activation_index"),
 }
 PATCH_FIELDS = {"id", "deprecated"}
-_SUMMARY = r"(tenant|service [a-z0-9-]+ of|compliance report of|examine the boundaries of) [a-z0-9-]+"
+_SUMMARY = r"(tenant|service [a-z0-9-]+ of|compliance report of|isolation assessment of) [a-z0-9-]+"
 PLAIN_FIELDS = {
     *("tenant_id", "region", "promise_seconds", "memory", "event_id", "kind"),
     *("state", "seen_events", "provisions", "promises", "changes", "operations", "move"),
@@ -46,14 +46,14 @@ PLAIN_FIELDS = {
     *("services", "tenant_key", "compromised", "version", "anew"),
     *("tenant_key_days", "service_key_days", "four_eyes"),
 }
-"""What the marketplace and the operator's command, which hold no key, may write in the clear: ids and settings."""
+"""The plaintext fields of the marketplace and the commands, which have no payload key: ids and settings only."""
 
 Exported = list[tuple[str, WorkflowHistory]]
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """A tenant for which every kind of operation was done, one that has left, and the histories of both."""
+class RecordedHistories:
+    """A tenant with every kind of operation, an offboarded tenant, and the histories of both."""
 
     tenant: str
     left: str
@@ -61,8 +61,8 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def recorded(stack: Stack, holders: Holders, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    folder = tmp_path_factory.mktemp("recorded")
+def recorded_histories(stack: Stack, holders: Holders, tmp_path_factory: pytest.TempPathFactory) -> RecordedHistories:
+    folder = tmp_path_factory.mktemp("recorded_histories")
     tenant, left = (new_tenant(stack, name, SECRETIVE) for name in ("secretive", "departed"))
     for one in (tenant, left):
         connect(stack, one, "microservice", "ledger", folder / one)
@@ -100,16 +100,16 @@ def recorded(stack: Stack, holders: Holders, tmp_path_factory: pytest.TempPathFa
     stack.wait_for(left, "offboarded")
 
     async def exported() -> Exported:
-        """Return the histories of the two and of the platform, not those that other tests made."""
+        """Return the histories of both tenants and of the platform, but not those of other tests."""
         client, ours = await stack.temporal(), {None, tenant, left}
         every = client.list_workflows().map_histories()
         return [(one.workflow_id, one) async for one in every if ids.tenant_of_workflow(one.workflow_id) in ours]
 
-    return Recorded(tenant, left, asyncio.run(exported()))
+    return RecordedHistories(tenant, left, asyncio.run(exported()))
 
 
 def payloads_in(message: Message) -> Iterator[Payload]:
-    """Walk through a message to every payload in it, however deep."""
+    """Yield every payload in a message at any depth."""
     if isinstance(message, Payload):
         yield message
         return
@@ -135,7 +135,7 @@ def payloads_of(histories: Exported) -> list[Payload]:
 
 
 def secrets_of(stack: Stack) -> dict[str, bytes]:
-    """Return every secret of the installation that is not public, by its file."""
+    """Return every secret of the installation by file name."""
     state = stack.settings.state_dir
     files = [file for file in (state / "secrets").iterdir() if file.suffix != ".pub"]
     files += [state / "postgres" / "superuser-password"]
@@ -145,8 +145,8 @@ def secrets_of(stack: Stack) -> dict[str, bytes]:
     return found
 
 
-def assert_tells_nothing(stack: Stack, raw: bytes) -> None:
-    """Look for secrets and names as they are, in base64, and inside whatever base64 there is."""
+def assert_no_secret(stack: Stack, raw: bytes) -> None:
+    """Search for secrets and names in plaintext, in base64 and in decoded base64."""
     assert found_in(raw, hidden_in(stack)) == []
 
 
@@ -166,52 +166,56 @@ def _decoded(raw: bytes) -> Iterator[bytes]:
         yield base64.b64decode(word + b"=" * (-len(word) % 4)) if len(word.rstrip(b"=")) % 4 != 1 else b""
 
 
-def test_histories_hold_no_customers_name_and_no_secret(stack, recorded):
-    assert {f"tenant/{recorded.tenant}", f"tenant/{recorded.left}/offboard"} <= {
-        workflow for workflow, _ in recorded.histories
+def test_histories_contain_no_customers_name_and_no_secret(stack, recorded_histories):
+    assert {f"tenant/{recorded_histories.tenant}", f"tenant/{recorded_histories.left}/offboard"} <= {
+        workflow for workflow, _ in recorded_histories.histories
     }
-    for _, history in recorded.histories:
-        assert_tells_nothing(stack, history.to_json().encode())
-        assert_tells_nothing(stack, b"\n".join(event.SerializeToString() for event in history.events))
+    for _, history in recorded_histories.histories:
+        assert_no_secret(stack, history.to_json().encode())
+        assert_no_secret(stack, b"\n".join(event.SerializeToString() for event in history.events))
 
 
-def test_every_payload_is_encrypted_under_its_tenants_key_or_holds_ids_only(recorded):
-    payloads = payloads_of(recorded.histories)
+def test_every_payload_is_encrypted_with_its_tenants_key_or_contains_ids_only(recorded_histories):
+    payloads = payloads_of(recorded_histories.histories)
     encrypted = [payload for payload in payloads if payload.metadata["encoding"] == ENCODING]
-    assert len(encrypted) > len(recorded.histories)
+    assert len(encrypted) > len(recorded_histories.histories)
     for payload in payloads:
         encoding = payload.metadata["encoding"]
         if encoding in {ENCODING, b"binary/null"}:
             continue
         assert encoding == b"json/plain"
-        if "type" in payload.metadata:  # a search attribute: ids by design
+        if "type" in payload.metadata:  # search attributes contain only ids
             continue
         value = json.loads(payload.data)
-        if isinstance(value, str):  # the summary that a start from outside carries
+        if isinstance(value, str):  # the summary of a workflow that a client started
             assert re.fullmatch(_SUMMARY, value)
         else:
-            # Only ids and numbers: what our callers outside start with, or what the SDK notes about a local activity
-            # or about a workflow that changed since older histories were written.
+            # Only ids and numbers: the arguments of clients, or the markers of the SDK for local activities and for
+            # workflows that changed after older histories were written.
             assert value.keys() <= PLAIN_FIELDS or value.keys() in (LOCAL_ACTIVITY_FIELDS, PATCH_FIELDS)
-    for workflow_id, history in recorded.histories:
+    for workflow_id, history in recorded_histories.histories:
         sealed = [p for p in payloads_of([(workflow_id, history)]) if p.metadata["encoding"] == ENCODING]
-        under, tenant_id = {p.metadata["key"] for p in sealed}, ids.tenant_of_workflow(workflow_id)
+        key_names, tenant_id = {p.metadata["key"] for p in sealed}, ids.tenant_of_workflow(workflow_id)
         if tenant_id is not None:
-            assert under <= {f"payload-{tenant_id}".encode(), b"payloads-platform"}
+            assert key_names <= {f"payload-{tenant_id}".encode(), b"payloads-platform"}
         if workflow_id.endswith("/provision"):
-            assert f"payload-{tenant_id}".encode() in under
+            assert f"payload-{tenant_id}".encode() in key_names
 
 
-async def test_histories_decrypt_to_no_name_and_no_secret_and_replay_with_the_workflows_of_today(stack, recorded):
+async def test_decrypted_histories_contain_no_name_and_no_secret_and_replay(stack, recorded_histories):
     parts = wiring.build(stack.settings)
     parts.keyring.open_platform_key()
     codec = parts.converter.payload_codec
     assert codec is not None
-    # The payload key of the tenant that has left is destroyed .
-    readable = [(name, one) for name, one in recorded.histories if ids.payloads_of_tenant(name) != recorded.left]
+    # The payload key of the offboarded tenant is destroyed.
+    readable = [
+        (name, one)
+        for name, one in recorded_histories.histories
+        if ids.payloads_of_tenant(name) != recorded_histories.left
+    ]
     decoded = await codec.decode(payloads_of(readable))
     assert ENCODING not in {payload.metadata["encoding"] for payload in decoded}
-    assert_tells_nothing(stack, b"\n".join(payload.data for payload in decoded))
+    assert_no_secret(stack, b"\n".join(payload.data for payload in decoded))
     workflows = [*wiring.LIFECYCLE_WORKFLOWS, *wiring.PLATFORM_WORKFLOWS]
     replayer = Replayer(workflows=workflows, data_converter=parts.converter)
     for _, history in readable:
@@ -219,26 +223,28 @@ async def test_histories_decrypt_to_no_name_and_no_secret_and_replay_with_the_wo
     parts.database.close()
 
 
-def test_payloads_of_a_tenant_that_has_left_do_not_decrypt_and_no_workflow_of_it_runs(stack, recorded):
+def test_payloads_of_an_offboarded_tenant_do_not_decrypt_and_none_of_its_workflows_runs(stack, recorded_histories):
     parts = wiring.build(stack.settings)
     codec = parts.converter.payload_codec
     assert codec is not None
     sealed = [
         payload
-        for payload in payloads_of([one for one in recorded.histories if one[0].startswith(f"tenant/{recorded.left}")])
-        if payload.metadata.get("key") == ids.payload_key(recorded.left).encode()
+        for payload in payloads_of(
+            [one for one in recorded_histories.histories if one[0].startswith(f"tenant/{recorded_histories.left}")]
+        )
+        if payload.metadata.get("key") == ids.payload_key(recorded_histories.left).encode()
     ]
     assert len(sealed) > 10
     for payload in sealed:
         with pytest.raises(KeyUnavailable):
             asyncio.run(codec.decode([payload]))
     parts.database.close()
-    running = f"TenantId = '{recorded.left}' and ExecutionStatus = 'Running'"
-    wait_until(lambda: stack.workflows(running) == [], lambda: "a workflow of a tenant that has left runs")
+    running = f"TenantId = '{recorded_histories.left}' and ExecutionStatus = 'Running'"
+    wait_until(lambda: stack.workflows(running) == [], lambda: "a workflow of an offboarded tenant runs")
 
 
-@pytest.mark.usefixtures("recorded")
-def test_files_and_logs_hold_no_customers_name_and_no_secret(stack):
+@pytest.mark.usefixtures("recorded_histories")
+def test_files_and_logs_contain_no_customers_name_and_no_secret(stack):
     hidden, state = hidden_in(stack), stack.settings.state_dir
     files = [file for file in (state / "temporal").rglob("*") if file.is_file()]
     assert files
@@ -251,7 +257,7 @@ def test_files_and_logs_hold_no_customers_name_and_no_secret(stack):
 
 
 @pytest.mark.parametrize("text", [b"ACME Corporation", b"s.AbCdEfGhIjKlMnOpQrStUvWx", b"hvs.CAESIJ"])
-def test_the_search_finds_what_it_looks_for_in_every_form(text):
+def test_the_search_finds_a_text_in_every_encoding(text):
     hidden = [b"ACME Corporation", b"hvs."]
     for form in (text, base64.b64encode(b'{"name":"' + text + b'"}'), b'"' + base64.b64encode(text) + b'"'):
         assert found_in(b"before " + form + b" after", hidden)

@@ -1,4 +1,4 @@
-"""An operator with the key server, every secret file of the worker, and a copy of rows from before."""
+"""An attacker with the key server, every secret file of the worker, and an earlier copy of rows."""
 
 from collections.abc import Iterator
 
@@ -11,8 +11,8 @@ from vault.transit.root_keys import TransitRootKeys
 from vault.transit.tenant_keys import TransitTenantKeys
 
 
-class Thief:
-    """The copy is of every service key's wrap, as they lay when this was made."""
+class InsiderAttacker:
+    """Holds a copy of the wraps of all service keys at the time of its creation."""
 
     def __init__(self, stack: Stack, tenant_id: str, region: str = REGION) -> None:
         self.stack, self.tenant_id, self._region = stack, tenant_id, region
@@ -26,7 +26,7 @@ class Thief:
             ).fetchall()
 
     def inner(self) -> Iterator[tuple[EncryptionContext, str]]:
-        """Open the outer layer of each wrap under the platform's root key, which no tenant's leaving takes away."""
+        """Remove the outer wrap of each key with the platform's root key, which an offboarding does not destroy."""
         for service, version, wrapped in self.wraps:
             context = EncryptionContext(
                 self.tenant_id, ids.l2_key(self.tenant_id), service, Purpose.SERVICE_KEY, str(version)
@@ -34,6 +34,6 @@ class Thief:
             text = TransitRootKeys(self.session).unwrap(ids.root_key(self._region), context.encode(), wrapped)
             yield context, text.decode("ascii")
 
-    def opened(self) -> list[bytes]:
-        """Open what can be opened: the outer layer, and then the inner one with the tenant's identity."""
+    def unwrap_keys(self) -> list[bytes]:
+        """Remove both wraps of each service key: the outer one, and the inner one with the tenant's identity."""
         return [self.keys.decrypt(context, text) for context, text in self.inner()]

@@ -1,4 +1,4 @@
-"""Connections over which many requests are sent before the first answer is read."""
+"""Connections on which many requests are sent before the first response is read."""
 
 import json
 import socket
@@ -10,9 +10,9 @@ from crypto_service.kmip.codec.ttlv import Item
 from tests.crypto_service.https.wire import Reply, Wire
 from tests.stories.kmip_wire import receive
 
-PATIENCE_SECONDS = 30
-_AT_ONCE = 24
-"""Requests under way: their answers fit into the buffers between, so neither side waits for the other for ever."""
+TIMEOUT_SECONDS = 30
+_PIPELINED = 24
+"""Pipelined requests: their responses fit into the socket buffers, so that no deadlock occurs."""
 
 
 class KmipWire:
@@ -26,9 +26,9 @@ class KmipWire:
         self.socket.close()
 
     def all(self, messages: Sequence[bytes]) -> Iterator[Item]:
-        """Send all messages and yield their answers in order."""
-        for first in range(0, len(messages), _AT_ONCE):
-            some = messages[first : first + _AT_ONCE]
+        """Send all messages and yield their responses in order."""
+        for first in range(0, len(messages), _PIPELINED):
+            some = messages[first : first + _PIPELINED]
             self.socket.sendall(b"".join(some))
             for _ in some:
                 yield receive(self.socket)
@@ -36,15 +36,15 @@ class KmipWire:
 
 class HttpsWire(Wire):
     def all(self, requests: Sequence[bytes]) -> Iterator[Reply]:
-        """Send all requests and yield their answers in order."""
-        for first in range(0, len(requests), _AT_ONCE):
-            some = requests[first : first + _AT_ONCE]
+        """Send all requests and yield their responses in order."""
+        for first in range(0, len(requests), _PIPELINED):
+            some = requests[first : first + _PIPELINED]
             self.send(b"".join(some))
             for _ in some:
                 yield self.reply()
 
     def ask(self, request: bytes) -> Any:
-        """Return the JSON of the answer, which must be a success."""
+        """Send a request, which must succeed, and return the JSON of the response."""
         self.send(request)
         reply = self.reply()
         assert reply.status == 200, reply.body
@@ -52,7 +52,7 @@ class HttpsWire(Wire):
 
 
 def post(path: str, body: Any, headers: Mapping[str, str] | None = None) -> bytes:
-    """Return a request; a GET where there is no body."""
+    """Return a request; a GET without a body."""
     data = b"" if body is None else json.dumps(body).encode()
     fields = {"host": "localhost", "content-length": str(len(data))} | (
         {} if body is None else {"content-type": "application/json"}
@@ -64,15 +64,15 @@ def post(path: str, body: Any, headers: Mapping[str, str] | None = None) -> byte
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """Return the parts of `host:port`, also in the form of a URL."""
+    """Return the parts of `host:port` or of a URL."""
     host, _, port = address.removeprefix("https://").rpartition(":")
     return host, int(port)
 
 
 def dial(address: str, tls: ssl.SSLContext, session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
-    """Open a connection to `host:port`, also in the form of a URL, with any certificate or none."""
+    """Connect to `host:port` or a URL with any certificate or none."""
     host, port = host_and_port(address)
-    plain = socket.create_connection((host, port), timeout=PATIENCE_SECONDS)
+    plain = socket.create_connection((host, port), timeout=TIMEOUT_SECONDS)
     try:
         return tls.wrap_socket(plain, server_hostname=host, session=session)
     except BaseException:

@@ -1,8 +1,8 @@
-"""Breaks one place of the product in every process that starts while a breach is wanted.
+"""Alters modules of the product in every process that starts while a breach is active.
 
-Python runs this before a process's first line. The file that `BREACHED` names holds what is wanted; it is empty while
-nothing is. A module is compiled from its altered text. A text that is not there as it was expected ends the process: a
-breach that changes nothing must not pass for one that was caught.
+Python runs this file before the first line of a process. The file that `BREACHED` names contains the edits; it is empty
+without a breach. A module is compiled from its edited text. If an edit does not match, the process exits, because a
+breach that changes nothing must not count as detected.
 """
 
 import json
@@ -20,12 +20,12 @@ BREACHED = "BREACHED"
 class _Altered(SourceFileLoader):
     edits: list[list[str]]
 
-    def get_code(self, fullname: str) -> CodeType | None:  # never from, nor into, the cache of compiled modules
+    def get_code(self, fullname: str) -> CodeType | None:  # never uses the cache of compiled modules
         path = self.get_filename(fullname)
         text = Path(path).read_text(encoding="utf-8")
         for old, new in self.edits:
             if text.count(old) != 1:
-                sys.stderr.write(f"{fullname} does not have this once: {old}\n")
+                sys.stderr.write(f"{fullname} must contain this once: {old}\n")
                 os._exit(70)
             text = text.replace(old, new)
         return compile(text, path, "exec", dont_inherit=True)
@@ -47,6 +47,6 @@ class _Breaches(MetaPathFinder):
 
 
 _file = Path(os.environ.get(BREACHED, os.devnull))
-_wanted = _file.read_text(encoding="utf-8") if _file.exists() else ""
-if _wanted:
-    sys.meta_path.insert(0, _Breaches(json.loads(_wanted)))
+_edits = _file.read_text(encoding="utf-8") if _file.exists() else ""
+if _edits:
+    sys.meta_path.insert(0, _Breaches(json.loads(_edits)))
