@@ -53,7 +53,7 @@ coverage: setup-test ## run every test with line and branch coverage of the prod
 	@$(BIN)/coverage run -m pytest -n $(JOBS) $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage json --quiet -o coverage.json
-	@$(BIN)/python -m tools.coverage_table coverage.json
+	@$(BIN)/python -m scripts.coverage_table coverage.json
 	@$(BIN)/coverage report --include="core/*,config/*,compliance/reconciliation/model.py,compliance/reconciliation/ledger.py,compliance/coverage/*" --fail-under=100
 
 lint: setup-test ## check format, lint, words, types, imports and documents
@@ -66,32 +66,32 @@ lint-texts:
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m tools.words
-	@git log -1 --format=%B 2>/dev/null | $(BIN)/python -m tools.words --commit -
+	@$(BIN)/python -m scripts.words
+	@git log -1 --format=%B 2>/dev/null | $(BIN)/python -m scripts.words --commit -
 	@$(BIN)/pytest -q -n 0 $(LINTS)
 
 check: lint test ## lint and test, as CI does
 
 docs: setup-test ## generate the generated documents again
-	@$(BIN)/python -m tools.docs
+	@$(BIN)/python -m scripts.generate_docs
 
 lock: setup-test ## write the hash-locked requirements again (UPGRADE=1 takes newer releases)
-	@UPGRADE=$(UPGRADE) tools/lock.sh
+	@UPGRADE=$(UPGRADE) scripts/lock.sh
 
-bench: setup-bench ## run the benchmarks; JSON files and plots are written to benchmarks/results
-	@$(BIN)/python -m benchmarks
+bench: setup-bench ## run the benchmarks; JSON files and plots are written to tests/benchmarks/results
+	@$(BIN)/python -m tests.benchmarks
 
 screenshots: setup-test ## take screenshots of every page of the dashboard into docs/screenshots
-	@$(BIN)/python -m tools.screenshots
+	@$(BIN)/python -m scripts.screenshots
 
 chaos: setup-test ## kill every process during every operation, extend the model search, break every isolation control (long)
-	@$(BIN)/pytest tests/chaos tests/model tests/breaches --long -n $(JOBS)
+	@$(BIN)/pytest tests/chaos tests/model tests/mutation --long -n $(JOBS)
 
 setup-runtime:
-	@tools/setup.sh runtime
+	@scripts/setup.sh runtime
 
 setup-test:
-	@tools/setup.sh test
+	@scripts/setup.sh test
 
 setup-bench:
-	@tools/setup.sh bench
+	@scripts/setup.sh bench

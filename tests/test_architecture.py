@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tools import architecture
-from tools.architecture import RULES, Source, read_tree
+from scripts import house_rules as architecture
+from scripts.house_rules import RULES, Source, read_tree
 
 ROOT = Path(__file__).parents[1]
 SOURCES = read_tree(ROOT)

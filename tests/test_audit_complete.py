@@ -1,4 +1,4 @@
-"""The audit is complete: every operation of the code is listed in tools/audited.py, and writes the events listed there.
+"""The audit is complete: every operation is listed in scripts/audit_catalog.py, and writes the events listed there.
 
 The lists come from the code itself, so a new activity, endpoint, update, action or command fails here until it is
 listed. The listed events are compared with those that the code can write: a missing call fails as well.
@@ -35,10 +35,10 @@ from marketplace.enrolment.jwks import Issuers
 from marketplace.enrolment.routes import EnrolmentConfig
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.client_files import Offer as Addresses
+from scripts import audit_catalog as audited
+from scripts.audit_catalog import Entry
+from scripts.call_graph import Code
 from tests.crypto_service.https.core import MemoryCore
-from tools import audited
-from tools.audited import Entry
-from tools.reaching import Code
 from worker import wiring
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from devstack import __main__ as development
 from devstack.doctor import CRYPTO_PROBLEMS, PINNED
 from devstack.servers.temporal import SEARCH_ATTRIBUTES
 from openkcm.cli import __main__ as client
-from tools.docs import architecture_page, error_classes, exported_metrics, generated, rows
+from scripts.generate_docs import architecture_page, error_classes, exported_metrics, generated, rows
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tools.words import LIST, ROOT, WordList, check_file, check_text, files, load, main, split
+from scripts.words import LIST, ROOT, WordList, check_file, check_text, files, load, main, split
 
 WORDS = load(LIST)
 
@@ -226,5 +226,5 @@ def test_a_contradictory_list_is_rejected(tmp_path, line):
 
 
 def test_the_tool_itself_is_clean_and_its_tree_has_no_ignored_folder():
-    assert check_file(ROOT, "tools/words.py", WordList(WORDS.replacements, WORDS.allowed_phrases)) == []
+    assert check_file(ROOT, "scripts/words.py", WordList(WORDS.replacements, WORDS.allowed_phrases)) == []
     assert not [path for path in files(ROOT) if path.startswith((".venv/", ".git/"))]

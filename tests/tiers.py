@@ -12,7 +12,7 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 TIERS = ("unit", "integration", "e2e", "full")
-_FULL_FOLDERS = {"stories", "chaos", "breaches", "lives"}
+_FULL_FOLDERS = {"e2e", "chaos", "mutation", "simulation"}
 _SERVERS = {"postgres", "server", "vault", "temporal", "temporal_client", "stack", "stage", "mongo", "free_port"}
 """Fixtures that start a server, or that lead a test to one."""
 _FORBIDDEN_EVENTS = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "pty.spawn"}
@@ -66,8 +66,8 @@ class Scheduling(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         scope: str = super()._split_scope(nodeid)
-        is_short = self.config.getoption("markexpr") == "not full" and scope.startswith("tests/stories/")
-        return "tests/stories" if is_short else scope
+        is_short = self.config.getoption("markexpr") == "not full" and scope.startswith("tests/e2e/")
+        return "tests/e2e" if is_short else scope
 
 
 @contextmanager

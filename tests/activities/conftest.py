@@ -29,9 +29,9 @@ from tests.activities.rolling import Roll
 from tests.activities.rotating import Rotating
 from tests.database.builders import an_event
 from tests.database.fixtures import Field
+from tests.e2e.receivers import CallbackReceiver
 from tests.kms.customer_openbao import CustomerOpenBao
 from tests.kms.opening import Opener
-from tests.stories.receivers import CallbackReceiver
 from tests.vault import server as openbao
 from vault.auth.client import TokenSession
 from worker import wiring

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from tests.e2e import receivers
 from tests.ports import free_port
-from tests.stories import receivers
 
 
 class Mailbox(receivers.Mailbox):

@@ -11,8 +11,8 @@ from standardwebhooks import Webhook
 from activities.notifications import CallbackSender, EmailSender
 from core.errors.platform import NotificationUndelivered, SettingsInvalid
 from core.notifications import Channel, Notification, NotificationKind, announcement_text
+from tests.e2e.receivers import CallbackReceiver
 from tests.kms.fault_proxy import FaultProxy, answering
-from tests.stories.receivers import CallbackReceiver
 
 pytestmark = pytest.mark.integration
 

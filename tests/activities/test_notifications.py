@@ -8,7 +8,7 @@ from core.notifications import Channel, NotificationKind
 from core.tenants.provisioning import Step
 from tests.activities.provisioning import Provisioning
 from tests.activities.receiving import Mailbox
-from tests.stories.receivers import CallbackReceiver
+from tests.e2e.receivers import CallbackReceiver
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from devstack.servers.temporal import TemporalServer
 from openkcm.contract.audit_events import verify_chain
 from openkcm.contract.services import ServiceKind
 from tests.activities.connecting import csr_of
-from tests.stories.receivers import CallbackReceiver
+from tests.e2e.receivers import CallbackReceiver
 from vault.auth.client import VaultSession
 from vault.pki.certificates import hex_serial
 from workflows.client.workflow_client import OperationTimeout, WorkflowClient

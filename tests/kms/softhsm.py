@@ -47,7 +47,7 @@ def module() -> Path:
     for place in _PLACES:
         if (root / place).exists():
             return root / place
-    raise RuntimeError("SoftHSM2 is missing: tools/setup.sh test")
+    raise RuntimeError("SoftHSM2 is missing: scripts/setup.sh test")
 
 
 @dataclass

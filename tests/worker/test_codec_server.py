@@ -19,7 +19,7 @@ from config import secrets
 from config.secrets import Role, ensure_secret
 from core.errors.platform import VaultRefused
 from devstack.servers.ports import free_port
-from tests.stories.sockets import listening_addresses
+from tests.e2e.sockets import listening_addresses
 from vault.transit.payload_keys import TransitPayloadKeys
 from worker.payload_codec import ENCODING, PayloadKeyCache, TenantCodec
 

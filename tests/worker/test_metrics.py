@@ -7,8 +7,8 @@ from config.settings import Settings
 from core.keys.rotation import StallReason
 from devstack.servers.base import http_answer
 from devstack.stack.components import components
+from scripts.generate_docs import exported_metrics
 from tests.ports import free_port
-from tools.docs import exported_metrics
 from worker.__main__ import metrics_runtime, report_ready
 
 

@@ -19,8 +19,8 @@ from core.tenants.provisioning import Step
 from database.connection.database import Database
 from tests.activities.conftest import NOWHERE
 from tests.activities.provisioning import Provisioning
+from tests.e2e.receivers import CallbackReceiver
 from tests.ports import free_port
-from tests.stories.receivers import CallbackReceiver
 from tests.worker.conftest import port_of, process_environment
 from workflows.client.workflow_client import WorkflowClient
 

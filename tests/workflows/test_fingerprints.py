@@ -1,7 +1,7 @@
 """The ordered commands of each workflow, compared with a record: an unintended edit would block running workflows.
 
 A replay fails after an activity, timer, child or search attribute was added, removed or reordered. Guard such an edit
-with `workflow.patched`, replay tests/histories, then write a new record:
+with `workflow.patched`, replay tests/replay, then write a new record:
 `python tests/workflows/test_fingerprints.py --write`.
 """
 

@@ -1,7 +1,7 @@
 """One page for several processes, with counters that never decrease."""
 
 from crypto_service.server.metrics import Report, Totals
-from tools.docs import exported_metrics
+from scripts.generate_docs import exported_metrics
 
 ENCRYPT = ("openkcm_crypto_operations", (("operation", "encrypt"), ("refused", "")))
 OPEN = ("openkcm_crypto_connections", ())

@@ -22,7 +22,7 @@ from devstack.servers.base import Server
 from devstack.servers.postgres import PostgresServer
 from devstack.stack.components import servers
 from tests.devstack.conftest import NewServer, build, run
-from tests.stories.sockets import links
+from tests.e2e.sockets import links
 from vault.auth.client import VaultSession
 
 _LOOPBACK = frozenset({"0100007F", "00000000000000000000000001000000"})

@@ -4,9 +4,10 @@ import psycopg
 import pytest
 from pymongo import MongoClient
 
-from benchmarks import protected_mongodb, protected_postgresql
 from openkcm.contract.protected_fields import Mode
 from openkcm.field_encryption.mongodb.encryption import SUBTYPE
+from tests.benchmarks.field_encryption import mongodb as protected_mongodb
+from tests.benchmarks.field_encryption import postgresql as protected_postgresql
 
 pytestmark = pytest.mark.full
 

@@ -1,0 +1,346 @@
+"""Take screenshots of the dashboard, light, dark and on a phone, into docs/screenshots (`make screenshots`).
+
+The tool starts a separate installation on free ports, enables tenants, connects services and generates load. Pages are
+never edited. States that no installation reaches within a minute (weeks of use, a stuck tenant) are written through the
+product's own interfaces.
+
+Render the first pages of a sample compliance report into docs (`make screenshots`).
+"""
+
+import asyncio
+import io
+import random
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from compliance.reports.render.pdf import pictures
+from config.secrets import Role
+from core import names as ids
+from core.keys.root_keys import RootKeyMode
+from core.services import CryptoOperation
+from core.tenants.lifecycle import Transition
+from core.tenants.provisioning import Step
+from core.usage import BOUNDS, BUCKETS, Latency, bucket
+from crypto_service.kmip.codec.enums import Operation
+from crypto_service.kmip.codec.fields import text
+from crypto_service.kmip.codec.tags import Tag
+from dashboard import router as navigation
+from database.services.agents import ProtectionUseRow
+from database.usage import UsesRow
+from openkcm.contract.protected_fields import Mode, ProtectedField, Store
+from tests.compliance.reports.sample import a_busy_report, a_document
+from tests.concurrency import wait_until
+from tests.crypto_service.kmip.messages import batch_item
+from tests.crypto_service.kmip.scene import creation
+from tests.e2e import browser, connected
+from tests.e2e.browser import Visitor, drawn
+from tests.e2e.clients import Program, data_key
+from tests.e2e.connected import Service
+from tests.e2e.dashboard_pages import ADA, OLGA, fill_connect
+from tests.e2e.holders import Holder, Holders
+from tests.e2e.kmip_wire import ask
+from tests.e2e.root_key_pages import ask_for, close, labelled, open_change
+from tests.e2e.stack import ACME, Stack, enabling
+from tests.e2e.wires import post
+
+FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
+_WIDE, _PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
+_TALLEST, _TALLEST_DIALOG = 1500, 2300
+_FETCHES = 40
+_PAST_DAYS = 38
+_SATURDAY = 5
+_FROM_MEMORY = 0.985
+_CALM_MS = 1500
+"""Time until charts stop moving."""
+_AROUND_DIALOG = 96
+_MAIN, _DIALOG = "[data-testid=stMainBlockContainer]", "[role=dialog]"
+
+_SERVICES = (
+    ("customer-records", "mongodb"),
+    ("orders", "mongodb"),
+    ("ledger", "postgresql"),
+    ("payments", "microservice"),
+)
+_FIELDS = {
+    "customer-records": (
+        ProtectedField(Store.MONGODB, "crm.customers", "email", Mode.DETERMINISTIC),
+        ProtectedField(Store.MONGODB, "crm.customers", "address.street", Mode.RANDOMISED),
+    ),
+    "ledger": (ProtectedField(Store.POSTGRESQL, "public.payments", "iban", Mode.RANDOMISED),),
+}
+_OPERATIONS = {
+    "mongodb": (CryptoOperation.GET, CryptoOperation.LOCATE),
+    "postgresql": (CryptoOperation.GET,),
+    "microservice": (CryptoOperation.ENCRYPT, CryptoOperation.DECRYPT, CryptoOperation.DATA_KEY),
+}
+_CUSTOMERS = (
+    ("nordwind-10021", "Nordwind Logistik GmbH"),
+    ("contoso-10044", "Contoso Retail"),
+    ("fabrikam-10052", "Fabrikam Health AG"),
+    ("tailspin-10063", "Tailspin Toys Ltd"),
+    ("litware-10078", "Litware Insurance SE"),
+    ("adatum-10090", "Adatum Bank"),
+)
+_AWS_PRINCIPAL = "arn:aws:iam::999988887777:role/openkcm-platform"
+_STUCK = ("wingtip-10101", "Wingtip Airlines")
+_FAILED = ("proseware-10115", "Proseware Media")
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """Settings of a browser window. `grows` adapts its height to the content."""
+
+    name: str
+    grows: bool
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+APPEARANCES = (
+    Appearance("light", grows=True, options={"color_scheme": "light", "viewport": _WIDE}),
+    Appearance("dark", grows=True, options={"color_scheme": "dark", "viewport": _WIDE}),
+    Appearance("phone", grows=False, options={"color_scheme": "light", "viewport": _PHONE}),
+)
+
+
+def main() -> int:
+    """Take all screenshots; return the exit status."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    draw()
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        with Holders(place / "holders").until_closed() as holders, installation(place, holders) as stack:
+            populate(stack, place)
+            with browser.chromium() as chromium:
+                for appearance in APPEARANCES:
+                    _take_all(stack, chromium, appearance)
+                _take_root_keys(stack, chromium, holders.hold("aws-kms"), place)
+    for picture in sorted(FOLDER.glob("*.png")):
+        sys.stdout.write(f"{picture.stat().st_size / 1024:6.0f} KB  {picture.relative_to(FOLDER.parents[1])}\n")
+    return 0
+
+
+@contextmanager
+def installation(place: Path, holders: Holders) -> Iterator[Stack]:
+    """Run an installation on free ports for the duration of the block."""
+    with closing(Stack(place, aws_principal=_AWS_PRINCIPAL, **holders.settings())) as stack:
+        try:
+            stack.command("up")
+            yield stack
+        finally:
+            stack.command("down")
+
+
+def populate(stack: Stack, place: Path) -> None:
+    """Enable tenants, and generate load by the services of ACME."""
+    for tenant_id, organization in ((ACME, "ACME Corporation"), *_CUSTOMERS):
+        stack.enable(tenant_id, organization)
+    _create_stuck(stack, *_STUCK)
+    _create_failed(stack, *_FAILED)
+    for name, kind in _SERVICES:
+        _work(connected.connect(stack, ACME, kind, name, place / name), kind)
+    _write_past(stack)
+    _protect(stack)
+    asyncio.run(_sign_streams(stack))
+    for days in (30, 365):
+        since = datetime.now(UTC).date() - timedelta(days=days)
+        stack.command("report", "create", ACME, "--since", f"{since}", "--out", str(place / f"report-{days}.pdf"))
+
+
+def _write_past(stack: Stack) -> None:
+    """Write some weeks of use with busy working hours and a few rejections."""
+    rng = random.Random("the past")  # noqa: S311 - the same screenshots each time
+    this_hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    hours = [this_hour - timedelta(hours=back) for back in range(1, _PAST_DAYS * 24)]
+    with stack.database(Role.CRYPTO).tenant_tx(ACME) as tx:
+        for service, kind in _SERVICES:
+            tx.usage.add([row for hour in hours for row in _hour(hour, service, kind, rng)], f"past-{service}")
+
+
+def _protect(stack: Stack) -> None:
+    """Protect some fields, and write some weeks of usage reports for them."""
+    rng = random.Random("the fields")  # noqa: S311 - the same screenshots each time
+    today = datetime.now(UTC).date()
+    listed = [(service, field) for service, fields in _FIELDS.items() for field in fields]
+    with stack.database(Role.DASHBOARD).tenant_tx(ACME) as tx:
+        for service, field in listed:
+            tx.protection.protect(service, field, "ada@acme.example")
+    with stack.database(Role.CRYPTO).tenant_tx(ACME) as tx:
+        for back in range(_PAST_DAYS):
+            day = today - timedelta(days=back)
+            busy = 1 if day.weekday() < _SATURDAY else 8
+            tx.agents.note(
+                [], [_use(day, service, field, rng.randrange(900, 1400) // busy) for service, field in listed]
+            )
+
+
+def _use(day: date, service: str, field: ProtectedField, operations: int) -> ProtectionUseRow:
+    requests = operations // 2
+    return ProtectionUseRow(
+        day, service, field.name, operations, operations * 48, operations * 9, requests, requests * 620
+    )
+
+
+def _hour(hour: datetime, service: str, kind: str, rng: random.Random) -> Iterator[UsesRow]:
+    working = hour.weekday() < _SATURDAY and 7 <= hour.hour <= 18
+    operations = _OPERATIONS[kind]
+    for share, operation in enumerate(operations, start=1):
+        count = rng.randrange(900, 1400) // share // (1 if working else 12)
+        yield UsesRow(hour, service, operation, "", count, count * 512, _times(count, rng))
+    if working and not rng.randrange(40):
+        yield UsesRow(hour, service, operations[0], "object_not_found", rng.randrange(1, 4), 0)
+
+
+def _times(number: int, rng: random.Random) -> Latency:
+    """Return latencies of responses from memory, with occasional unwrapping of a key."""
+    counts = [0] * BUCKETS
+    for _ in range(number):
+        counts[bucket(int(rng.lognormvariate(5.0, 0.6) if rng.random() < _FROM_MEMORY else 25_000))] += 1
+    return Latency(tuple(counts), sum(count * BOUNDS[place] for place, count in enumerate(counts) if count))
+
+
+def _work(service: Service, kind: str) -> None:
+    """Generate load by a service's kind: databases fetch keys over KMIP, microservices use HTTPS."""
+    if kind != "microservice":
+        with service.open_kmip() as kmip:
+            created = ask(kmip, batch_item(*creation())).first(Tag.UNIQUE_IDENTIFIER)
+            if created is None:
+                raise RuntimeError(f"{service.name} received no key")
+            for operation in (Operation.ACTIVATE, *[Operation.GET] * _FETCHES):
+                ask(kmip, batch_item(operation, text(Tag.UNIQUE_IDENTIFIER, str(created.value))))
+        return
+    program = Program(service)
+    for number in range(_FETCHES):
+        program.https(data_key(f"{service.name}/{number}"))
+        for _ in range(3):
+            program.https(post("/v1/encrypt", {"resource": f"{service.name}/{number}", "plaintext": "MTIzNA=="}))
+    program.hang_up()
+
+
+async def _sign_streams(stack: Stack) -> None:
+    """Sign the checkpoints of the audit streams immediately, instead of within a minute."""
+    client = await stack.temporal()
+    await client.get_schedule_handle("audit-heads").trigger()
+
+
+def _begin(stack: Stack, tenant_id: str, organization: str) -> str:
+    with stack.database(Role.MARKETPLACE).tenant_tx(tenant_id) as tx:
+        tx.tenants.request(enabling(tenant_id, organization))
+    with stack.database().tenant_tx(tenant_id) as tx:
+        tx.tenants.move(Transition.PROVISION)
+        tx.steps.plan(ids.provision_workflow(tenant_id), list(Step))
+        tx.steps.finish(ids.provision_workflow(tenant_id), next(iter(Step)), datetime.now(UTC) - timedelta(seconds=1))
+    return ids.provision_workflow(tenant_id)
+
+
+def _create_stuck(stack: Stack, tenant_id: str, organization: str) -> None:
+    """Create a tenant in the state of one that waits for the key server."""
+    operation = _begin(stack, tenant_id, organization)
+    with stack.database().tenant_tx(tenant_id) as tx:
+        for _ in range(4):
+            tx.steps.retry(operation, Step.CREATE_KEYS, "vault_unavailable")
+
+
+def _create_failed(stack: Stack, tenant_id: str, organization: str) -> None:
+    """Create a tenant in the state of one whose CA was rejected."""
+    operation = _begin(stack, tenant_id, organization)
+    with stack.database().tenant_tx(tenant_id) as tx:
+        tx.steps.finish(operation, Step.CREATE_KEYS, datetime.now(UTC) - timedelta(seconds=1))
+        tx.steps.fail(operation, Step.CREATE_AUTHORITY, "vault_refused")
+        tx.tenants.move(Transition.FAIL)
+
+
+def _take_all(stack: Stack, chromium: Browser, appearance: Appearance) -> None:
+    with closing(Visitor(chromium, stack.settings.dashboard_url, **appearance.options)) as window:
+        _take(window.open("/marketplace/"), appearance, "marketplace")
+        _take(window.open(f"/tenant/{ACME}/"), appearance, "sign-in")
+        window.sign_in(ADA, f"/tenant/{ACME}/")
+        for entry in navigation.TENANT:
+            _take(window.open(f"/tenant/{ACME}/{entry.path}"), appearance, entry.title.lower())
+        window.open(f"/tenant/{ACME}/services")
+        fill_connect(window.page, "invoices")
+        _take(window.page, appearance, "connect", grows=False)
+    with closing(Visitor(chromium, stack.settings.dashboard_url, **appearance.options)) as window:
+        _take(window.sign_in(OLGA), appearance, "operations")
+
+
+def _take_root_keys(stack: Stack, chromium: Browser, holder: Holder, place: Path) -> None:
+    """Take the pages of a customer who holds the root key, before and after its revocation."""
+    stack.command("root-key", "change", ACME, *holder.words(place))
+    for appearance in APPEARANCES:
+        with closing(Visitor(chromium, stack.settings.dashboard_url, **appearance.options)) as window:
+            page = window.sign_in(ADA, f"/tenant/{ACME}/keys")
+            window.open(f"/tenant/{ACME}/keys")
+            _take(page, appearance, "root-key")
+            dialog = open_change(page, RootKeyMode.AWS_KMS)
+            labelled(dialog, "Key ARN").fill(holder.place.name)
+            dialog.get_by_text("Prepare your provider").click()
+            _take(page, appearance, "root-key-change", shows=_DIALOG)
+            close(dialog, "Cancel")
+            page.locator(".st-key-rotation-compromised").get_by_role("button").click()
+            dialog = page.get_by_role("dialog")
+            expect(dialog.get_by_label(f"Type {ACME} to confirm")).to_be_visible()
+            _take(page, appearance, "compromised", shows=_DIALOG)
+            close(dialog, "Cancel")
+            ask_for(page, "lock")
+            _take(page, appearance, "lock", shows=_DIALOG)
+    holder.take_away()
+    wait_until(lambda: stack.command("tenant", "show", ACME)["state"] == "locked", lambda: "it is not locked")
+    for appearance in APPEARANCES:
+        with closing(Visitor(chromium, stack.settings.dashboard_url, **appearance.options)) as window:
+            window.sign_in(ADA, f"/tenant/{ACME}/keys")
+            _take(window.open(f"/tenant/{ACME}/keys"), appearance, "locked")
+
+
+def _take(page: Page, appearance: Appearance, name: str, *, grows: bool = True, shows: str = _MAIN) -> None:
+    """Take a screenshot after the page has loaded, and reduce its colours for a small file."""
+    _settle(page)
+    if appearance.grows and grows:
+        height = page.evaluate("shows => document.querySelector(shows).scrollHeight", shows)
+        tallest, around = (_TALLEST, 0) if shows == _MAIN else (_TALLEST_DIALOG, _AROUND_DIALOG)
+        page.set_viewport_size({"width": _WIDE["width"], "height": max(_WIDE["height"], min(height + around, tallest))})
+        _settle(page)
+    file = FOLDER / f"{name}-{appearance.name}.png"
+    page.screenshot(path=file)
+    if appearance.grows and grows:
+        page.set_viewport_size({"width": _WIDE["width"], "height": _WIDE["height"]})
+    with Image.open(file) as picture:
+        few = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(file, optimize=True)
+
+
+def _settle(page: Page) -> None:
+    drawn(page)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
+    page.evaluate("document.fonts.ready")
+    page.wait_for_timeout(_CALM_MS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+_DOCS = Path(__file__).parents[1] / "docs"
+_NAMES = ("report-cover", "report-summary")
+_PER_INCH = 80
+
+
+def draw() -> None:
+    """Render the pages with few colours, which makes the files small."""
+    report, _ = a_busy_report()
+    pages = pictures(report, a_document(report).encode(), _PER_INCH)
+    for name, page in zip(_NAMES, pages, strict=False):
+        with Image.open(io.BytesIO(page)) as picture:
+            reduced = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        reduced.save(_DOCS / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    draw()

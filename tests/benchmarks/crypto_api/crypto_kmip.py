@@ -1,0 +1,122 @@
+"""KMIP Get: the crypto service beside PyKMIP's server, over mTLS, in one run."""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tests.benchmarks import report
+from tests.benchmarks.crypto_api.bare_tls import bare_server
+from tests.benchmarks.crypto_api.pykmip_peer import pykmip_server
+from tests.benchmarks.harness.closed_loop import Load, Target, ask, ask_connecting, one
+from tests.benchmarks.harness.kmip_messages import create, found_identifier, get, succeeded
+from tests.benchmarks.harness.processes import two_loops_over_one
+from tests.benchmarks.harness.service_fixture import connected_stack
+from tests.benchmarks.harness.stack import Stack
+from tests.benchmarks.report import Check, Result
+
+_TENANT = "bench-corp-1"
+_ROUNDS = 3
+_SECONDS = 4.0
+_CASES: dict[str, tuple[Callable[[Target, float], Load], float]] = {
+    "1 connection": (lambda target, seconds: ask(target, 1, seconds), 10.0),
+    "16 connections": (lambda target, seconds: ask(target, 16, seconds), 30.0),
+    "connect per operation": (ask_connecting, 5.0),
+}
+_SCALED = "16 connections"
+_PROTOCOL = (
+    "Each server has one AES-256 key, created over KMIP 1.2, and receives Get requests for it over mTLS (ours TLS 1.3, "
+    "PyKMIP 1.2, its maximum). For each case the two sides take turns, {rounds} rounds of {seconds:g} s; the median "
+    "round counts; same generator (benchmarks/generator.c, in C, one thread), same machine. Ours runs {processes} "
+    "processes and writes its write-ahead log before each response; PyKMIP is one process with threads and SQLite, "
+    "with its defaults. Then a second stack serves from one process. The machine limits the gain from more processes, "
+    "as the last line of the table shows: two counting loops at once, compared with one alone; the generator uses the "
+    "same processors. For comparison with one connection per operation: a process on the same event loop that makes "
+    "the same kind of handshake and responds without any work."
+)
+
+
+def run(*, quick: bool) -> tuple[Result, Figure]:
+    rounds, seconds = (1, 1.0) if quick else (_ROUNDS, _SECONDS)
+    summary: dict[str, Any] = {}
+    samples: dict[str, list[float]] = {}
+    checks = []
+    with (
+        connected_stack(_TENANT, "mongodb") as (stack, folder),
+        tempfile.TemporaryDirectory(prefix="openkcm-pykmip-") as place,
+        pykmip_server(Path(place)) as peer_port,
+    ):
+        sides = {"ours": _ours(stack, folder), "PyKMIP": _target(peer_port, Path(place))}
+        for case, (measure, least) in _CASES.items():
+            middle = _middle(measure, sides, rounds, seconds)
+            for side, load in middle.items():
+                summary[f"{side}, {case}"] = load.summary()
+                step = max(1, len(load.latencies) // 500)
+                samples[f"{side}, {case}"] = [round(ms, 3) for ms in load.latencies[::step]]
+            ratio = middle["ours"].rate / middle["PyKMIP"].rate
+            summary[f"times PyKMIP, {case}"] = round(ratio, 1)
+            checks.append(Check(f"PyKMIP's Gets per second over ours, {case}", round(1 / ratio, 4), 1 / least, ""))
+    with (
+        tempfile.TemporaryDirectory(prefix="openkcm-bare-") as floor,
+        bare_server(Path(floor), b"any request") as bare,
+    ):
+        summary["one bare TLS server without any work, connect per operation"] = ask_connecting(bare, seconds).summary()
+    with connected_stack(_TENANT, "mongodb", crypto_processes=1) as (stack, folder):
+        measure = _CASES[_SCALED][0]
+        alone = _middle(measure, {"ours": _ours(stack, folder)}, rounds, seconds)["ours"]
+    both = summary[f"ours, {_SCALED}"]["requests/s"]
+    summary[f"ours in one process, {_SCALED}"] = alone.summary()
+    summary[f"{os.cpu_count()} processes over one, {_SCALED}"] = round(both / alone.rate, 2)
+    summary["two bare loops over one"] = round(two_loops_over_one(), 2)
+    result = Result(
+        name="crypto_kmip",
+        title="KMIP Get: the crypto service and PyKMIP",
+        quick=quick,
+        protocol=_PROTOCOL.format(rounds=rounds, seconds=seconds, processes=os.cpu_count()),
+        checks=checks,
+        summary=summary,
+        samples=samples,
+    )
+    return result, _plot(summary)
+
+
+def _middle(
+    measure: Callable[[Target, float], Load], sides: Mapping[str, Target], rounds: int, seconds: float
+) -> dict[str, Load]:
+    """Measure the sides in turns and return the median round of each."""
+    loads: dict[str, list[Load]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side, target in sides.items():
+            loads[side].append(measure(target, seconds))
+    return {side: sorted(found, key=lambda load: load.rate)[len(found) // 2] for side, found in loads.items()}
+
+
+def _ours(stack: Stack, folder: Path) -> Target:
+    return _target(stack.settings.crypto_kmip_port, folder)
+
+
+def _target(port: int, folder: Path) -> Target:
+    """Create a key and return the target with a Get request for it."""
+    ca, client = folder / "ca.pem", (folder / "client.pem", folder / "client.key")
+    made = one(Target(port, create(), "ttlv", ca, client))
+    if not succeeded(made):
+        raise RuntimeError(f"cannot create a key: {made[:300]!r}")
+    return Target(port, get(found_identifier(made)), "ttlv", ca, client)
+
+
+def _plot(summary: dict[str, Any]) -> Figure:
+    figure, axes = report.canvas()
+    places = np.arange(len(_CASES))
+    for shift, side, colour in ((-0.2, "ours", report.BLUE), (0.2, "PyKMIP", report.ORANGE)):
+        rates = [summary[f"{side}, {case}"]["requests/s"] for case in _CASES]
+        bars = axes.bar(places + shift, rates, 0.38, color=colour, label=side)
+        axes.bar_label(bars, fmt="{:,.0f}")
+    axes.set_yscale("log")
+    axes.set_xticks(places, list(_CASES))
+    axes.set(title="KMIP Get over mTLS", ylabel="requests per second")
+    axes.legend(loc="upper right")
+    return figure

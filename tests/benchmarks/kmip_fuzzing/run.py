@@ -1,0 +1,119 @@
+"""Sends mutated requests to a `Stand`, and records their cost."""
+
+import asyncio
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from crypto_service.kmip.codec import ttlv
+from crypto_service.kmip.codec.enums import CryptographicAlgorithm, Operation
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item, ItemType, Value
+from tests.benchmarks.kmip_fuzzing.in_memory_server import Stand
+from tests.benchmarks.kmip_fuzzing.mutations import Mutator
+from tests.crypto_service.kmip import oasis_xml
+from tests.crypto_service.kmip.oasis_xml import Known, Node
+
+_SAMPLES = 2000
+
+
+@dataclass
+class Account:
+    """`errors`: internal errors of the listener, with the input. `grown`: growth of resident memory, in MiB."""
+
+    inputs: int = 0
+    answered: int = 0
+    errors: list[tuple[str, bytes]] = field(default_factory=list)
+    slowest_seconds: float = 0.0
+    slowest: bytes = b""
+    milliseconds: list[float] = field(default_factory=list)
+    grown: float = 0.0
+    seconds: float = 0.0
+
+
+def seeds(identifiers: Sequence[str]) -> list[bytes]:
+    """Return the requests of the OASIS cases, for existing objects."""
+    found: dict[bytes, None] = {}
+    for case in oasis_xml.cases():
+        for request, _ in case.exchanges:
+            known = Known(int(time.time()), _values(request, identifiers))
+            found[ttlv.encode(_quicker(oasis_xml.item(request, known)))] = None
+    return list(found)
+
+
+def _quicker(request: Item) -> Item:
+    """Replace RSA by EC in requests for a key pair, whose generation is a thousand times faster."""
+    operations = [part.value for item in request.all(Tag.BATCH_ITEM) for part in item.all(Tag.OPERATION)]
+    return _replaced(request) if Operation.CREATE_KEY_PAIR in operations else request
+
+
+def _replaced(item: Item) -> Item:
+    if item.children():
+        return Item(item.tag, item.type, tuple(map(_replaced, item.children())))
+    if item.type is ItemType.ENUMERATION and item.value == CryptographicAlgorithm.RSA:
+        return Item(item.tag, item.type, int(CryptographicAlgorithm.EC))
+    return Item(item.tag, item.type, 256) if item.value in (1024, 2048) else item
+
+
+def _values(request: Node, identifiers: Sequence[str]) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for node in request.walk():
+        if node.raw.startswith("$"):
+            text = node.type is ItemType.TEXT_STRING
+            values[node.raw] = identifiers[len(values) % len(identifiers)] if text else bytes(16)
+    return values
+
+
+def fuzz(inputs: int, seed: int) -> Account:
+    """Send `inputs` messages, most of them well-formed with invalid contents."""
+    return asyncio.run(_fuzz(inputs, seed))
+
+
+async def _fuzz(inputs: int, seed: int) -> Account:
+    stand, account = Stand(), Account()
+    try:
+        mutator = Mutator(seeds(await stand.furnish()), seed)
+        began, warm = time.perf_counter(), inputs // 5
+        resident = 0.0
+        for number in range(inputs):
+            if number == warm:
+                resident = _resident()
+            await _one(stand, account, mutator.noise() if number % 3 == 0 else mutator.message(), mutator, number)
+            if number % 1000 == 0:
+                await asyncio.sleep(0)  # lets the loop check the deadlines of the connections
+        account.seconds = time.perf_counter() - began
+        account.grown = _resident() - resident
+    finally:
+        stand.stop()
+    return account
+
+
+async def _one(stand: Stand, account: Account, data: bytes, mutator: Mutator, number: int) -> None:
+    began = time.thread_time() - stand.blocked
+    try:
+        answer = await stand.send(mutator.cut(data))
+        if answer:
+            ttlv.decode(answer[: int.from_bytes(answer[4:8], "big") + 8])
+    except Exception as escaped:  # noqa: BLE001 - every escaped exception is a finding
+        stand.errors.append(repr(escaped))
+        answer = b""
+    spent = time.thread_time() - stand.blocked - began
+    account.inputs += 1
+    account.answered += bool(answer)
+    if not answer:
+        stand.hang_up()  # it waits for the rest of a message; the next message must not become that rest
+    if stand.errors:
+        account.errors += [(text, data) for text in stand.errors]
+        stand.errors.clear()
+    if number % max(1, account.inputs // _SAMPLES) == 0 and len(account.milliseconds) < 5 * _SAMPLES:
+        account.milliseconds.append(round(spent * 1000, 4))
+    if spent > account.slowest_seconds:
+        account.slowest_seconds, account.slowest = spent, data
+
+
+def _resident() -> float:
+    """Return the resident memory of this process in MiB, garbage collected."""
+    gc.collect()
+    with open("/proc/self/statm", encoding="ascii") as sizes:  # noqa: PTH123 - a file of the kernel
+        return int(sizes.read().split()[1]) * 4096 / 2**20

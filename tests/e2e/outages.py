@@ -1,0 +1,65 @@
+"""Outages of servers of the stack: a server is killed or halted during a test."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from devstack.servers import process
+from tests.concurrency import wait_until
+from tests.e2e.stack import Stack
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the child processes of `pid`."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
+@contextmanager
+def down(stack: Stack, component: str) -> Iterator[None]:
+    """Kill a component and halt its supervisor during the block, so that it is restarted only afterwards."""
+    victim = process.identify(stack.pids()[component])
+    assert victim is not None
+    supervisor = _parent_of(victim.pid)
+    # Sessions of PostgreSQL survive a killed postmaster for some time; SIGQUIT ends them immediately.
+    how = signal.SIGQUIT if component == "postgres" else signal.SIGKILL
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        os.kill(victim.pid, how)
+        assert process.wait_until_gone([victim], 10)
+        yield
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+        wait_until(lambda: _is_ready(stack, component, victim.pid), lambda: f"{component} did not restart")
+        # A process clears its caches when it listens again, up to a second after the restart of the database.
+        wait_until(lambda: all_listen(stack), lambda: "the crypto service does not listen to changes")
+
+
+@contextmanager
+def hanging(stack: Stack, component: str) -> Iterator[None]:
+    """Halt a component during the block: it accepts connections but does not respond."""
+    pid = stack.pids()[component]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
+
+
+def _is_ready(stack: Stack, component: str, before: int) -> bool:
+    found = {one["name"]: one for one in stack.command("status")["components"]}[component]
+    return found["state"] == "ready" and found["pid"] != before
+
+
+def all_listen(stack: Stack) -> bool:
+    """Return whether every serving process of the crypto service, that is, all but the shipper, listens to changes."""
+    listening = "application_name = 'openkcm-crypto-feed' and state = 'idle' and query like 'listen %'"
+    with stack.owner() as owner:
+        found = owner.execute(f"select count(*) from pg_stat_activity where {listening}").fetchone()
+    assert found is not None
+    return int(found[0]) == len(children_of(stack.pids()["crypto"])) - 1

@@ -1,0 +1,80 @@
+"""The product with existing servers: PostgreSQL by URL, key server by address, Temporal by its profile."""
+
+import json
+import os
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from config.secrets import DATABASE_ADMIN, VAULT_ADMIN, ensure_secret
+from devstack.servers.postgres import PostgresServer
+from devstack.servers.temporal import TemporalServer
+from tests.e2e.stack import document_of, run_openkcm
+from tests.ports import free_ports
+from tests.vault.server import start as start_openbao
+
+
+class Operator:
+    """Runs `openkcm` with a settings file."""
+
+    def __init__(self, folder: Path, settings: dict[str, object], environment: dict[str, str]) -> None:
+        file = folder / "openkcm.toml"
+        file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
+        self._environment = os.environ | environment | {"OPENKCM_CONFIG": str(file)}
+
+    def run(self, *words: str) -> dict[str, object]:
+        return document_of(run_openkcm(self._environment, *words, "--json"))
+
+
+@pytest.fixture
+def operator(tmp_path: Path, temporal: TemporalServer):
+    # Not the shared PostgreSQL: `setup database` sets the passwords of its roles.
+    postgres = PostgresServer(tmp_path / "postgres", free_ports(1)[0])
+    postgres.prepare()
+    postgres.start()
+    postgres.wait_ready(60)
+    admin = conninfo_to_dict(postgres.admin_conninfo)
+    (tmp_path / "key-server").mkdir()
+    key_server = start_openbao(tmp_path / "key-server", bare=True)
+    token = key_server.admin().request("POST", "auth/token/create", {"ttl": "1h"})["auth"]["client_token"]
+    secrets = tmp_path / "secrets"
+    ensure_secret(secrets, DATABASE_ADMIN, f"{admin['user']}:{admin['password']}")
+    ensure_secret(secrets, VAULT_ADMIN, token)
+    marketplace, codec, metrics, https, kmip, crypto_metrics, dashboard = free_ports(7, neighbours=0)
+    settings = {
+        "state_dir": str(tmp_path / "state"),
+        "secrets_dir": str(secrets),
+        "regions": ["eu-own-1"],
+        "database_url": f"postgresql://{admin['host']}:{admin['port']}/own_{uuid4().hex}",
+        "vault_address": key_server.url,
+        "temporal": "profile",
+        "marketplace_port": marketplace,
+        "codec_port": codec,
+        "worker_metrics_port": metrics,
+        "crypto_https_port": https,
+        "crypto_kmip_port": kmip,
+        "crypto_metrics_port": crypto_metrics,
+        "dashboard_port": dashboard,
+    }
+    running = Operator(tmp_path, settings, {"TEMPORAL_ADDRESS": temporal.address})
+    yield running
+    running.run("down")
+    key_server.kill()
+    postgres.stop()
+
+
+def test_a_tenant_becomes_ready_on_existing_servers_of_the_operator(operator):
+    assert operator.run("setup", "database")["applied"]
+    operator.run("setup", "vault")
+    up = operator.run("up")
+    started = {component["name"] for component in up["components"] if component["pid"]}
+    assert started == {"worker", "marketplace", "crypto", "dashboard", "codec"}
+    tenant = f"own-{uuid4().hex[:8]}"
+    enabled = operator.run("enable", tenant, "--organization", "Own", "--region", "eu-own-1", "--wait")
+    assert enabled["state"] == "active"
+
+    assert operator.run("setup", "database")["applied"] == []
+    operator.run("setup", "vault")
+    assert operator.run("tenant", "show", tenant)["state"] == "active"
