@@ -38,7 +38,7 @@ def test_repository_complies_with(rule):
 
 def test_every_package_is_in_the_contracts():
     packages = {source.package for source in SOURCES if "/" in source.path}
-    assert packages - {"tests", "tools"} == set(CONTRACTS["root_packages"])
+    assert packages - {"tests", "scripts"} == set(CONTRACTS["root_packages"])
 
 
 @pytest.mark.integration  # starts a process

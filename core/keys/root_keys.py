@@ -182,9 +182,7 @@ def refuse_incomplete(place: Place, credentials: Credentials) -> None:
             wanted = [{"secret_id"}]
     if given not in wanted:
         needed = " and ".join(sorted(wanted[-1])).replace("_", " ") or "no credentials"
-        raise RootKeyRefused(
-            f"{place.provider} needs {needed}", "submit exactly these, see docs/root-keys.md#the-commands"
-        )
+        raise RootKeyRefused(f"{place.provider} needs {needed}", "submit exactly these, see docs/root-keys.md#commands")
 
 
 def external_id(tenant_id: str) -> str:

@@ -129,12 +129,12 @@ def render_page() -> str:
         parts.append(
             f"## {document['title']}\n\n"
             "| target | measured | limit | met |\n|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
-            f"![{document['title']}](../benchmarks/results/{document['benchmark']}.png)\n\n"
+            f"![{document['title']}](../tests/benchmarks/results/{document['benchmark']}.png)\n\n"
             f"{document['protocol']}\n\n"
             "| other figures | |\n|---|---|\n" + "\n".join(details) + "\n\n"
             f"{document['began'][:10]}, commit {document['commit']}, {machine['cores']} cores of {machine['cpu']}, "
             f"{machine['memory_gib']} GiB, Linux {machine['kernel']}, Python {document['versions']['python']}, "
-            f"{document['seconds']:g} s. Raw: [{document['benchmark']}.json](../benchmarks/results/"
+            f"{document['seconds']:g} s. Raw: [{document['benchmark']}.json](../tests/benchmarks/results/"
             f"{document['benchmark']}.json).\n"
         )
     return "\n".join(parts)
