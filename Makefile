@@ -2,7 +2,7 @@
 # PYTHON=… selects the interpreter, JOBS=… the test processes (one for each core), TESTS=… further options of pytest.
 # Ports and folders are settings: docs/settings.md.
 .DEFAULT_GOAL := help
-.PHONY: help demo up status down test test-unit test-full coverage lint lint-types lint-texts check docs lock bench screenshots chaos setup-runtime setup-test setup-bench
+.PHONY: help demo up status down test test-unit test-full coverage lint lint-types lint-texts check docs site lock bench screenshots chaos setup-runtime setup-test setup-bench
 
 BIN := .venv/bin
 JOBS ?= $(shell nproc)
@@ -80,6 +80,9 @@ lock: setup-test ## write the hash-locked requirements again (UPGRADE=1 takes ne
 
 bench: setup-bench ## run the benchmarks; JSON files and plots are written to tests/benchmarks/results
 	@$(BIN)/python -m tests.benchmarks
+
+site: setup-test ## build the documentation site into build/site
+	@$(BIN)/mkdocs build --quiet --strict
 
 screenshots: setup-test ## take screenshots of every page of the dashboard into docs/screenshots
 	@$(BIN)/python -m scripts.screenshots

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -193,3 +195,11 @@ def test_every_documented_command_exists(capsys):
     for program, *words in commands():
         assert programs[program]([*words, "--help"]) == 0, words
         assert f"Usage: {program} {words[0]}" in capsys.readouterr().out
+
+
+@pytest.mark.integration  # starts a process
+def test_documentation_site_builds(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert (tmp_path / "index.html").exists()
