@@ -110,7 +110,7 @@ def _signed(stack: Stack, database: Database) -> int:
     """Trigger the schedule until it has signed the newest record; return its number."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        asyncio.run(_trigger(stack.settings.temporal_address))
+        asyncio.run(_trigger(stack.settings.temporal_address or ""))
         with database.tenant_tx(_TENANT) as tx:
             ends = tx.audit.ends()
         if ends.last is not None and ends.signed is not None and ends.last.seq == ends.signed.seq:

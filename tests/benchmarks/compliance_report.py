@@ -1,6 +1,7 @@
 """Duration of a compliance report for a busy tenant's year, and of its verification by an auditor."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from matplotlib.figure import Figure
 
@@ -44,9 +45,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         stack.openkcm("audit", "export", _TENANT, "--out", str(export), timeout=_PATIENCE_SECONDS)
         for form in pages:
             words = (str(export), "--report", str(stack.folder / f"{form}-0"), "--public-key", str(key))
-            took, verdict = timed(
-                lambda words=words: stack.openkcm("audit", "verify", *words, timeout=_PATIENCE_SECONDS)
-            )
+            took, verdict = timed(partial(stack.openkcm, "audit", "verify", *words, timeout=_PATIENCE_SECONDS))
             assert verdict["intact"], verdict
             seconds.setdefault("verify", []).append(took)
     slowest = max(seconds["pdf"])

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pymongo
@@ -18,7 +19,7 @@ from tests.benchmarks.report import Check, Result
 from tests.e2e.mongo import mongo_server
 
 _TENANT = "bench-corp-1"
-_PROGRAM = "protected_mongo_program.py"
+_PROGRAM = Path(__file__).with_name("mongodb_app.py")
 SIZES = (32, 1024)
 _DELAYS = (0.0, 0.5, 2.0)
 _POINTS = (
@@ -95,7 +96,8 @@ def measure(address: str, folder: Path, delays: Sequence[float], plan: Plan) -> 
     """Create the collections in an empty database and compare the sides."""
     found: Cases = {}
     port = int(urlsplit(address).port or 0)
-    with MongoClient(address) as client:
+    client: MongoClient[dict[str, Any]] = MongoClient(address)
+    with client:
         client["bench"]["other"].insert_many([{"_id": number, "a": "a"} for number in range(1, plan.rows + 1)])
     with sides(_PROGRAM, folder) as programs:
         for name, side in programs.items():

@@ -20,7 +20,7 @@ from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.report import Check, Result
 
 _TENANT = "bench-corp-1"
-_PROGRAM = "protected_program.py"
+_PROGRAM = Path(__file__).with_name("postgresql_app.py")
 _SIZES = (32, 1024)
 _DELAYS = (0.0, 0.5, 2.0)
 _POINTS = (

@@ -52,16 +52,16 @@ class Side:
         self._process.communicate()
 
 
-def protected(program: str, folder: Path) -> list[str]:
+def protected(program: Path, folder: Path) -> list[str]:
     """Return the command that runs a program as the service in a folder."""
     openkcm = str(Path(sys.executable).with_name("openkcm"))
-    return [openkcm, "run", "--folder", str(folder), "--", sys.executable, str(_HERE / program)]
+    return [openkcm, "run", "--folder", str(folder), "--", sys.executable, str(program)]
 
 
 @contextmanager
-def sides(program: str, folder: Path) -> Iterator[Mapping[str, Side]]:
+def sides(program: Path, folder: Path) -> Iterator[Mapping[str, Side]]:
     """Run the program plain and as the service in a folder."""
-    plain = [sys.executable, str(_HERE / program)]
+    plain = [sys.executable, str(program)]
     found = {"plain": Side(plain), "protected": Side(protected(program, folder))}
     try:
         yield found

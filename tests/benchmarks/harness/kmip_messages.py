@@ -70,8 +70,8 @@ def found_identifier(answer: bytes) -> str:
     payload = item.first(Tag.RESPONSE_PAYLOAD)
     identifier = None if payload is None else payload.first(Tag.UNIQUE_IDENTIFIER)
     if identifier is None:
-        raise RuntimeError("the response names no object")
         raise RuntimeError("the response has no unique identifier")
+    return str(identifier.value)
 
 
 def _gcm() -> Item:

@@ -6,7 +6,6 @@ import random
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +16,8 @@ from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import CONFIG_VARIABLE, LOOPBACK, PREFIX, Settings, load_settings
 from database.connection.database import Database
+from tests.commands import command_line
 
-_DEVELOPMENT = {"up", "down", "status", "doctor", "enable"}
 _UP_SECONDS = 120
 _PORTS = (
     "postgres_port",
@@ -65,9 +64,8 @@ class Stack:
 
     def openkcm(self, *arguments: str, timeout: float = 60, ends: int = 0) -> Any:
         """Run the command and return its JSON document; raise RuntimeError with its output on another exit status."""
-        module = "devstack" if arguments[0] in _DEVELOPMENT else "cli"
         done = subprocess.run(
-            [sys.executable, "-m", module, *arguments, "--json"],
+            [*command_line(arguments), "--json"],
             cwd=self.folder,
             capture_output=True,
             check=False,

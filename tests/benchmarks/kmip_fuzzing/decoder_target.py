@@ -16,7 +16,7 @@ from crypto_service.kmip.codec.ttlv import Item, ItemType
 def one_input(data: bytes) -> None:
     try:
         item = ttlv.decode(data)
-    except ttlv.RefusedBytes:
+    except ttlv.TtlvError:
         return
     written = ttlv.encode(item)
     assert ttlv.decode(written) == item

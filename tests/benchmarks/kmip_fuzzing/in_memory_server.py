@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import structlog
 
@@ -82,6 +82,9 @@ class _Given:
     async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         return caller
 
+    async def locked(self, certificate_der: bytes) -> ClientIdentity:
+        return await self.identify(certificate_der, "")
+
     async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
         return ServiceKey(version or 1, hashlib.sha256(caller.service.encode()).digest())
 
@@ -144,7 +147,7 @@ class Stand:
         self._given = given = _Given()
         self.database = MemoryObjects()
         parts = Dependencies(given, CryptoOperations(given, given, given), given, given, given, given)
-        self._store = ObjectStore(self.database, parts, 60.0)
+        self._store = ObjectStore(cast("Any", self.database), parts, 60.0)
         self._parts, self._connections = parts, ConnectionRegistry(parts)
         self._dispatcher = Dispatcher(parts, self._store)
         self._wire, self._connection = self._connect()

@@ -80,8 +80,8 @@ class BareVault:
     def attack(self, tenant_id: str, token: str) -> None:
         """Send the requests of the isolation checks before activation, in both directions."""
         mine, canary = _party(tenant_id, token), _party(ids.CANARY_TENANT_ID, self._canary_token)
-        ciphertexts = [self._encrypt(own_token, here, here.l2_key) for here, own_token in (mine, canary)]
-        for attacker, target, own, stolen in ((mine, canary, *ciphertexts), (canary, mine, *reversed(ciphertexts))):
+        ours, theirs = (self._encrypt(own_token, here, here.l2_key) for here, own_token in (mine, canary))
+        for attacker, target, own, stolen in ((mine, canary, ours, theirs), (canary, mine, theirs, ours)):
             self._attack_keys(*attacker, target[0], own, stolen)
             for _leaf in ("with its own name", "with another tenant's name"):
                 body = {"input": base64.b64encode(_LEAF_BYTES).decode(), "marshaling_algorithm": "asn1"}

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType
@@ -35,7 +35,7 @@ from workflows.tenants import Tenant
 
 REGION = "zz-floor-1"
 _CHILD_POLL_SECONDS = 0.02
-_MARKER = "marker_recorded_event_attributes"
+_MARKER: Final = "marker_recorded_event_attributes"
 
 
 @dataclass(frozen=True)
