@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import devstack.cli
 from cli.__main__ import main
 from devstack.__main__ import main as devstack
 from tests.devstack.unprivileged import ordinary_user

@@ -21,7 +21,7 @@ def test_denied_access_shows_only_the_reason_and_a_link_to_the_callers_page() ->
     assert not page.exception
     assert text(page).splitlines() == [
         "403 · Access denied",
-        "This page is not yours. Sign in with an account of the organization it belongs to, or open your own page.",
+        "You do not have access to this page. Sign in with an account of its organization, or open your own page.",
         "Go to your page",
     ]
     assert [link.proto.url for link in page.link_button] == ["/"]

@@ -36,7 +36,7 @@ class Scenario:
 
     def __init__(self, endpoint: Endpoint, scene: Scene) -> None:
         self.endpoint, self.scene = endpoint, scene
-        endpoint.door.connect = lambda tenant, service, request: scene.gateway.connect_service(
+        endpoint.workflow_client.connect = lambda tenant, service, request: scene.gateway.connect_service(
             tenant, "eu-west-1", service, request
         )
         for tenant in (ACME, BETA):

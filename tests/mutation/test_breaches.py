@@ -41,8 +41,11 @@ def test_an_assessment_of_the_unaltered_product_finds_no_breach(installation: Br
 
 
 @pytest.mark.unit
-def test_readme_states_the_number_of_mutants() -> None:
-    match = re.search(r"breaks the running product in (\d+) ways", (ROOT / "README.md").read_text(encoding="utf-8"))
+def test_the_isolation_page_states_the_number_of_mutants() -> None:
+    match = re.search(
+        r"breaks the running product in (\d+) ways",
+        (ROOT / "docs" / "isolation-controls.md").read_text(encoding="utf-8"),
+    )
     assert match is not None
     assert int(match[1]) == len({breach.name for breach in BREACHES})
 

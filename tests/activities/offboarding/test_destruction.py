@@ -72,7 +72,7 @@ def test_destruction_removes_keys_and_rows_and_the_statement_lists_them(leaving)
     assert gone["service certificate"]["name"] == leaf.serial
     assert statement["erased"]["service_key"] == 1
     assert statement["kept"] == dict(KEPT)
-    assert any("backup" in one["what"] and "not told" in one["until"] for one in statement["remains"])
+    assert any("backup" in one["what"] and "does not know" in one["until"] for one in statement["remains"])
     assert leaving.announced() == ["farewell", "farewell"]
 
 

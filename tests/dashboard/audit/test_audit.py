@@ -86,7 +86,7 @@ def test_the_details_of_a_record_are_complete():
     assert (details.title, details.raw, details.linked) == ("Record 1", json.dumps(FIELDS), True)
     assert details.fields == (
         ("Time", "2026-11-25 11:57:00.000001 UTC (2 minutes ago)"),
-        ("Event", "Use of a key refused"),
+        ("Event", "Use of a key rejected"),
         ("Code", "crypto.refused"),
         ("Upstream event type", "unauthorizedRequest"),
         ("Outcome", "Refused"),

@@ -153,7 +153,7 @@ FORGED, _ = Signer().sign(b"anything")
         (
             f"update okcm.audit_signed_head set signature = '{FORGED}'",
             "The signature over record 9 does not verify",
-            "checkpoint of record 9: the signature is not by the public key",
+            "checkpoint of record 9: the signature does not match this content and public key",
         ),
         (
             "update okcm.audit_signed_head set key = 'audit:2'",

@@ -47,7 +47,7 @@ def test_every_page_shows_the_notices_of_the_tenant(scene: Scene, page: str) -> 
     scene.report("root_key_pending_deletion")
     at = shown(page, scene.page_context())
     assert "Tenant locked" in text(at)
-    [error] = [one.value for one in at.error if "The root key is about to be deleted." in one.value]
+    [error] = [one.value for one in at.error if "scheduled for deletion" in one.value]
     assert "The tenant unlocks automatically" in error
 
     with scene.worker.tenant_tx(ACME) as tx:
@@ -147,4 +147,4 @@ def test_the_overview_shows_the_health_of_the_root_key(scene: Scene) -> None:
     scene.report("root_key_throttled")
     said = text(shown("overview", scene.page_context()))
     assert "**Root key:** Your own key in AWS KMS (BYOK)" in said
-    assert "The root key's server asks to slow down. Since" in said
+    assert "The root key's server throttles requests. Since" in said

@@ -127,7 +127,7 @@ def test_a_stuck_tenant_is_shown_with_its_step_and_workflow_and_none_of_the_cust
     said = press(at, f"operations-open-stuck-{ACME}")
     assert at.title[0].value == ACME
     assert "2 · create the L2 tenant key and the payload key: failed, 1 failed attempt" in said
-    assert "6 · announce: not started" in said
+    assert "6 · notify the customer: not started" in said
     assert f"L2-{ACME}" not in said
     press(at, "operations-back")
     assert at.title[0].value == "Operations"

@@ -96,11 +96,11 @@ def test_a_stuck_tenant_shows_waiting_time_step_and_error() -> None:
         ),
         (
             {"step": Step.ANNOUNCE, "step_state": StepState.PENDING, "attempts": 0, "problem": None},
-            "At step 6 of 6, announce. Not started; no error is recorded",
+            "At step 6 of 6, notify the customer. Not started; no error is recorded",
         ),
         (
             {"step": Step.ANNOUNCE, "step_state": StepState.RETRYING, "attempts": 1, "problem": "no_such_code"},
-            "At step 6 of 6, announce, 1 failed attempt. `no_such_code`",
+            "At step 6 of 6, notify the customer, 1 failed attempt. `no_such_code`",
         ),
     ],
 )
@@ -143,13 +143,13 @@ def test_a_line_as_markdown_is_complete_and_escapes_customer_input() -> None:
 def test_a_step_shows_its_result() -> None:
     done = StepRow(1, Step.OPEN_RECORDS, StepState.DONE, 1, NOW, NOW + timedelta(seconds=0.42), None)
     assert (
-        view.step_line(done).text == "1 · open the tenant's records and audit stream: done in 0.4 s, 1 failed attempt"
+        view.step_line(done).text == "1 · create the tenant's records and audit stream: done in 0.4 s, 1 failed attempt"
     )
     assert not view.step_line(done).trouble
     failed = StepRow(4, Step.CHECK_BOUNDARIES, StepState.FAILED, 1, None, NOW, "boundary_breached")
     shown = view.step_line(failed)
     assert shown.icon == ":material/error:"
-    assert shown.text == "4 · attack the boundaries: failed, 1 failed attempt"
+    assert shown.text == "4 · run the isolation checks: failed, 1 failed attempt"
     assert shown.trouble.startswith("`boundary_breached`: stop enabling tenants")
 
 

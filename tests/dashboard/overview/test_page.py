@@ -65,7 +65,7 @@ def test_a_tenant_in_provisioning_shows_its_steps(scene: Scene, state: State) ->
 def test_a_failed_tenant_shows_the_failed_step_and_what_to_do(scene: Scene) -> None:
     scene.tenant(State.FAILED)
     said = text(shown("overview", scene.page_context()))
-    assert "Failed at step 3 · create the certificate authority (`vault_refused`)" in said
+    assert "Failed at step 3 · create the tenant CA (`vault_refused`)" in said
     assert "Enable OpenKCM in the marketplace again" in said
 
 

@@ -69,6 +69,6 @@ def test_coverage_is_visible_to_every_role_of_the_tenant_and_to_no_other_tenant(
         assert f"Encryption Status: {SENTENCE}" in text(at)
         assert at.dataframe[0].value["Field"].tolist() == ["public.secret.plans"]
     at = shown("services", scene.page_context(BETA))
-    assert "was not seen to encrypt anything" in text(at)
+    assert "did not encrypt anything in the last" in text(at)
     assert not at.dataframe
     assert not shown("services", scene.page_context(ACME, PersonRole.OPERATOR)).metric

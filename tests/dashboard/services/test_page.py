@@ -61,7 +61,7 @@ def test_a_rejected_token_request_shows_the_reason_and_keeps_the_input(scene: Sc
     scene.service("orders-db", ServiceKind.MONGODB)
     at = shown("services", scene.page_context())
     at.button(key="services.join").click().run()
-    for name, why in (("../orders", "nvalid service name"), ("orders-db", "exists as another kind")):
+    for name, why in (("../orders", "nvalid service name"), ("orders-db", "exists with another kind")):
         at.text_input(key="join.name").set_value(name).run()
         at.button(key="join.do").click().run()
         assert why in text(at).lower()

@@ -109,7 +109,7 @@ class Installation:
             root_keys.abandon_root_key,
         ]
 
-    def seat(self, name: str, role: PersonRole = PersonRole.KEY_ADMINISTRATOR) -> PageContext:
+    def user(self, name: str, role: PersonRole = PersonRole.KEY_ADMINISTRATOR) -> PageContext:
         door = WorkflowBridge(lambda: WorkflowClient.connect(self.address, 180))
         return dataclasses.replace(self.scene.page_context(ACME, role, name=name), workflows=door)
 
@@ -190,7 +190,7 @@ async def test_clients_deny_a_protected_action_to_one_person(installed: Installa
 
 
 async def test_no_update_of_a_temporal_client_replaces_an_approval(installed: Installation) -> None:
-    request_id, waits = installed.back_to_the_platform(), await installed.asks()
+    request_id, waits = installed.request_platform_key(), await installed.request_lock()
     # Stored past every check of the dashboard: the word of whoever asked, under another name, and of an auditor.
     uma = installed.scene.page_context(ACME, PersonRole.AUDITOR, name="Uma").person
     ada = dataclasses.replace(installed.scene.page_context(ACME, name="Ada").person, name="Kai")
@@ -210,7 +210,7 @@ async def test_no_update_of_a_temporal_client_replaces_an_approval(installed: In
 
 
 async def test_a_root_key_change_started_beside_the_entity_is_denied(installed: Installation) -> None:
-    request_id, lock = installed.back_to_the_platform(), await installed.asks()
+    request_id, lock = installed.request_platform_key(), await installed.request_lock()
     kai = installed.scene.page_context(ACME, name="Kai").person
     with installed.scene.dashboard.tenant_tx(ACME) as tx:
         tx.approvals.vote(lock, kai, VoteChoice.APPROVE)

@@ -64,10 +64,10 @@ def test_progress_counts_complete_steps_and_names_retried_ones() -> None:
     standing = view.standing(a_status(State.PROVISIONING, steps=steps), PROMISE, NOW)
     assert standing.done == pytest.approx(1 / 6)
     assert [step.text for step in standing.steps[:4]] == [
-        "1 · open the tenant's records and audit stream · 2.0 s",
+        "1 · create the tenant's records and audit stream · 2.0 s",
         "2 · create the L2 tenant key and the payload key · retrying after 1 failed attempt",
-        "3 · create the certificate authority · failed",
-        "4 · attack the boundaries",
+        "3 · create the tenant CA · failed",
+        "4 · run the isolation checks",
     ]
 
 

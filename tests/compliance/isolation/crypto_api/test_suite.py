@@ -186,7 +186,7 @@ def test_evidence_names_the_serials_in_the_customers_audit_stream(
     results = attacks(customer.tenant_id)
     evidence = " ".join(one.evidence for one in results if one.name.startswith("fronts/certificate-"))
     serials = re.findall(r"serial (\w+)", evidence)
-    wanted = sorted(f"certificate {serial}: not on record" for serial in serials for _ in ("https", "kmip"))
+    wanted = sorted(f"certificate {serial}: not recorded" for serial in serials for _ in ("https", "kmip"))
 
     def found() -> list[str]:
         with customer.world.worker.tenant_tx(customer.tenant_id) as tx:

@@ -49,7 +49,7 @@ def _skip_the_purpose(patch: pytest.MonkeyPatch) -> None:
         place = crypto_service.keys.operations._place(caller, head.purpose, resource)
         return ciphertext.unseal(await self._keyring.key(caller, head.key_version), place, sealed)
 
-    patch.setattr(crypto_service.keys.operations.KeyedOperations, "_decrypt", decrypt)
+    patch.setattr(crypto_service.keys.operations.CryptoOperations, "_decrypt", decrypt)
 
 
 def _share_keys(**fields: str) -> Break:
