@@ -47,7 +47,7 @@ class ApprovalActivities:
         self._outbox = outbox
         self._lasts = lasts
 
-    @activity.defn(name="admit-approval")
+    @activity.defn(name="open-approval")
     def admit_approval(self, step: ApprovalStep) -> ApprovalResult:
         """Admit a stored request and notify the customer, or reject it with a code."""
         with self._database.tenant_tx(step.tenant_id) as tx:

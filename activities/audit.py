@@ -174,7 +174,7 @@ class AuditCheckpointActivities:
         self._platform = platform
         self._signer = signer
 
-    @activity.defn(name="sign-audit-heads")
+    @activity.defn(name="sign-audit-checkpoints")
     def sign_audit_heads(self) -> SignHeadsResult:
         """Sign the checkpoints of streams with new records, at most a batch; the next run continues."""
         signed = 0
@@ -184,7 +184,7 @@ class AuditCheckpointActivities:
             activity.heartbeat(signed)
         return SignHeadsResult(signed=signed)
 
-    @activity.defn(name="sign-audit-head")
+    @activity.defn(name="sign-audit-checkpoint")
     def sign_audit_head(self, step: StepInput) -> None:
         """Sign the checkpoint of one tenant's stream now, for a document that refers to its newest record."""
         self._sign(step.tenant_id)

@@ -16,14 +16,14 @@ from core.certificates import ALARMING, ExpiringItem, ExpiryStage
 from core.isolation import CheckResult, Outcome
 from core.keys.rotation import StallReason
 
-READY_SECONDS = "openkcm_ready_seconds"
+READY_SECONDS = "openkcm_provisioning_seconds"
 READY_MEANING = "seconds from the accepted event to an active tenant"
-_PROMISE_BROKEN = "openkcm_promise_broken"
-_BOUNDARY_CHECKS = "openkcm_boundary_checks"
-_EXAMINATIONS_TROUBLED = "openkcm_examinations_troubled"
-_NOT_RENEWED = "openkcm_not_renewed"
-_ROTATIONS_STUCK = "openkcm_rotations_stuck"
-_AUDIT_DIFFERENCES = "openkcm_audit_differences"
+_PROMISE_BROKEN = "openkcm_provisioning_slo_breaches"
+_BOUNDARY_CHECKS = "openkcm_isolation_checks"
+_EXAMINATIONS_TROUBLED = "openkcm_isolation_assessments_failed"
+_NOT_RENEWED = "openkcm_certificates_unrenewed"
+_ROTATIONS_STUCK = "openkcm_rotations_stalled"
+_AUDIT_DIFFERENCES = "openkcm_audit_discrepancies"
 
 
 class CounterSpec(NamedTuple):

@@ -65,7 +65,7 @@ class NotificationActivities:
             with self._database.tenant_tx(step.tenant_id) as tx:
                 complete_step(tx, step, Step.ANNOUNCE, began)
 
-    @activity.defn(name="sweep-outbox")
+    @activity.defn(name="dispatch-outbox")
     def sweep_outbox(self) -> None:
         """Send messages that an operation could not send; a message that fails again waits for the next sweep."""
         for tenant_id in self._platform.waiting_outboxes(_BATCH):

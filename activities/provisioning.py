@@ -95,7 +95,7 @@ class ProvisioningActivities:
             )
             self._outbox.store(tx, failure, row, NotificationKind.FAILED)
 
-    @activity.defn(name="break-promise")
+    @activity.defn(name="record-slo-breach")
     def break_promise(self, step: StepInput) -> None:
         """Record the breach of the provisioning SLO; notify the customer unless the tenant is ready or failed."""
         self._metrics.count_broken_promise()
@@ -134,7 +134,7 @@ class TenantCaActivities:
             )
             complete_step(tx, step, Step.CREATE_AUTHORITY, began)
 
-    @activity.defn(name="disable-authority")
+    @activity.defn(name="disable-ca")
     def disable_authority(self, step: StepInput) -> None:
         """Roll back step 3: disable the CA until a retry enables it; an unrecorded CA is not changed."""
         with self._database.tenant_tx(step.tenant_id) as tx:

@@ -56,7 +56,7 @@ class ReportActivities:
         self._version = version
         self._clock = clock
 
-    @activity.defn(name="state-report")
+    @activity.defn(name="snapshot-report")
     def state_report(self, step: ReportStep) -> None:
         """Step 1: read the snapshot of the tenant as of one moment, and append its digest to the stream.
 
@@ -75,7 +75,7 @@ class ReportActivities:
             if tx.reports.stated(step.report_id) is None:
                 tx.reports.state(step.report_id, StatedRow(stated, at, seq))
 
-    @activity.defn(name="make-report")
+    @activity.defn(name="render-report")
     def make_report(self, step: ReportStep) -> None:
         """Step 3: derive the figures from the period's records before the digest; render, sign and store the report.
 

@@ -40,7 +40,7 @@ class TenantStatusActivities:
         self._grace_seconds = grace_seconds
         self._clock = clock
 
-    @activity.defn(name="change-standing")
+    @activity.defn(name="change-status")
     def change_standing(self, step: StatusChangeInput) -> StatusChangeResult:
         """Apply a requested status change; without effect when the tenant has that status already."""
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -59,7 +59,7 @@ class TenantStatusActivities:
             )
             return self._result(tx, step, row, state)
 
-    @activity.defn(name="follow-root-key")
+    @activity.defn(name="apply-root-key-health")
     def follow_root_key(self, step: StepInput) -> StatusChangeResult:
         """Lock the tenant when its root key is revoked or unreachable for too long; unlock it when the key works again.
 
@@ -87,7 +87,7 @@ class TenantStatusActivities:
             )
             return self._result(tx, step, row, state)
 
-    @activity.defn(name="follow-boundaries")
+    @activity.defn(name="apply-isolation-result")
     def follow_boundaries(self, step: StepInput) -> StatusChangeResult:
         """Lock the tenant when its newest isolation assessment found a breach; this activity never unlocks it.
 
@@ -125,9 +125,9 @@ class TenantStatusActivities:
 def _apply(tx: TenantTransaction, row: TenantRow, move: StatusChange) -> State:
     match move:
         case StatusChange.LOCK:
-            return tx.tenants.hold(LockReason.SWITCH)
+            return tx.tenants.hold(LockReason.MANUAL)
         case StatusChange.UNLOCK:
-            return row.state if row.state in DECRYPTS else tx.tenants.release(LockReason.SWITCH)
+            return row.state if row.state in DECRYPTS else tx.tenants.release(LockReason.MANUAL)
         case StatusChange.CLEAR_BREACH:
             return _clear_breach(tx, row)
         case _:

@@ -68,7 +68,7 @@ def ask_gateway(settings: Settings, question: Question) -> None:
     from workflows.client.workflow_client import WorkflowClient  # noqa: PLC0415 - Temporal's library dominates the start-up time of a command
 
     async def ask() -> None:
-        await question(await WorkflowClient.connect(settings.temporal_address, settings.promise_seconds))
+        await question(await WorkflowClient.connect(settings.temporal_address, settings.provisioning_slo_seconds))
 
     asyncio.run(ask())
 

@@ -36,7 +36,7 @@ _PAUSE_SECONDS = 0.5
 
 
 class GraceUnclear(CallerError):
-    code = "grace_unclear"
+    code = "conflicting_grace_options"
     message = "--now and --grace are mutually exclusive"
     hint = "specify one of them"
 

@@ -21,6 +21,14 @@ from openkcm.errors import os_reason
 
 PREFIX = "OPENKCM_"
 CONFIG_VARIABLE = "OPENKCM_CONFIG"
+CLIENT_VARIABLES = frozenset(
+    f"OPENKCM_{name}"
+    for name in (
+        *("RUN_FOLDER", "RUN_KEY_SECONDS", "RUN_CATALOGUE_SECONDS", "RUN_PATHS", "RUN_PYTHON", "BACKFILL_DATABASE"),
+        *("JOIN_TOKEN", "JWT", "FOLDER"),
+    )
+)
+"""Variables of the client, which may be set in the same environment."""
 LOOPBACK = "127.0.0.1"
 """The address on which all servers of the embedded stack listen; no setting changes it."""
 
@@ -84,7 +92,9 @@ class Settings(BaseSettings):
     regions: tuple[Region, ...] = Field(
         ("eu-west-1",), min_length=1, description="regions in which tenants may be enabled"
     )
-    promise_seconds: float = Field(180.0, gt=0, description="provisioning SLO: seconds from event to active tenant")
+    provisioning_slo_seconds: float = Field(
+        180.0, gt=0, description="provisioning SLO: seconds from event to active tenant"
+    )
     base_url: str | None = Field(
         None, description="URL under which customers reach the CMK page; default: the dashboard's own address"
     )
@@ -146,7 +156,7 @@ class Settings(BaseSettings):
     crypto_processes: int = Field(
         0, ge=0, le=64, description="number of processes of the crypto service; 0: one for each core"
     )
-    crypto_cache_seconds: float = Field(
+    crypto_key_cache_seconds: float = Field(
         60.0, gt=0, le=60, description="maximum time that an unwrapped service key stays in memory, seconds"
     )
     crypto_audit_sync: bool = Field(
@@ -156,7 +166,9 @@ class Settings(BaseSettings):
     crypto_tenant_rate: int = Field(
         20_000, ge=1, description="rate limit of a tenant in one process, requests per second, with a burst of 1 s"
     )
-    crypto_tenant_places: int = Field(256, ge=1, description="maximum concurrent requests of a tenant in one process")
+    crypto_tenant_max_in_flight: int = Field(
+        256, ge=1, description="maximum concurrent requests of a tenant in one process"
+    )
     crypto_body_limit: int = Field(1_048_576, ge=4096, description="maximum request size of the crypto service, bytes")
     crypto_metrics_port: Port = Field(
         17465, description="port of the crypto service's Prometheus metrics and health check"
@@ -187,10 +199,10 @@ class Settings(BaseSettings):
         le=10,
         description="timeout for a connection to a customer's key server, and for one response, seconds",
     )
-    root_key_check_seconds: float = Field(
+    root_key_poll_seconds: float = Field(
         1.0, gt=0, le=60, description="interval of root key health checks while services of the tenant use it, seconds"
     )
-    root_key_idle_check_seconds: float = Field(
+    root_key_idle_poll_seconds: float = Field(
         30.0, gt=0, le=3600, description="interval of root key health checks while no service uses it, seconds"
     )
     root_key_grace_seconds: float = Field(
@@ -202,11 +214,13 @@ class Settings(BaseSettings):
         ge=0,
         description="service keys of a tenant that a rotation creates or re-wraps per second; 0: no limit",
     )
-    approval_hours: float = Field(24.0, gt=0, le=168, description="time after which a pending approval expires, hours")
+    approval_ttl_hours: float = Field(
+        24.0, gt=0, le=168, description="time after which a pending approval expires, hours"
+    )
     offboard_grace_days: float = Field(
         30.0, ge=1, le=365, description="grace period of an offboarding before the keys are destroyed, days"
     )
-    backup_days: int | None = Field(
+    backup_retention_days: int | None = Field(
         None,
         ge=0,
         le=3650,
@@ -230,9 +244,11 @@ class Settings(BaseSettings):
 
     worker_threads: int = Field(16, ge=4, le=256, description="maximum concurrent activities of a worker")
     worker_metrics_port: Port = Field(17464, description="port of the worker's Prometheus metrics")
-    drain_seconds: float = Field(20.0, ge=0, description="time for running activities of a stopping worker, seconds")
+    shutdown_grace_seconds: float = Field(
+        20.0, ge=0, description="time for running activities of a stopping worker, seconds"
+    )
 
-    OWN_VARIABLES: ClassVar[frozenset[str]] = frozenset({CONFIG_VARIABLE})
+    OWN_VARIABLES: ClassVar[frozenset[str]] = frozenset({CONFIG_VARIABLE, *CLIENT_VARIABLES})
 
     @classmethod
     def settings_customise_sources(

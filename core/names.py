@@ -10,7 +10,7 @@ from openkcm.errors import IllegalTenantId, InvalidName
 
 CANARY_TENANT_ID = "openkcm-canary"
 """The canary tenant: the other side of the isolation checks of each tenant, in both directions."""
-MIRROR_TENANT_ID = "openkcm-mirror"
+MIRROR_TENANT_ID = "openkcm-canary-2"
 """The second canary tenant: the two canary tenants attack each other through the APIs of the crypto service."""
 PLATFORM_TENANTS = (CANARY_TENANT_ID, MIRROR_TENANT_ID)
 """The tenants of the platform, in the order of their provisioning. They have no customer, so they get no e-mails."""
@@ -97,17 +97,17 @@ def offboard_workflow(tenant_id: str) -> str:
 
 def authority_workflow(tenant_id: str, number: int) -> str:
     """Return the workflow id of one rotation of the tenant CA."""
-    return f"{tenant_workflow(tenant_id)}/authority/{number}"
+    return f"{tenant_workflow(tenant_id)}/ca-rotation/{number}"
 
 
 def boundaries_workflow(tenant_id: str) -> str:
     """Return the workflow id of the tenant's isolation assessment; one runs at a time."""
-    return f"{tenant_workflow(tenant_id)}/boundaries"
+    return f"{tenant_workflow(tenant_id)}/isolation"
 
 
 def is_boundary_check(workflow_id: str) -> bool:
     """Return whether the workflow runs isolation checks: an assessment or a provisioning."""
-    return workflow_id.rpartition("/")[2] in {"boundaries", "provision"}
+    return workflow_id.rpartition("/")[2] in {"isolation", "provision"}
 
 
 def report_workflow(tenant_id: str, report_id: str) -> str:

@@ -15,22 +15,22 @@ from pydantic import BaseModel, ConfigDict
 
 class NotificationKind(StrEnum):
     READY = "ready"
-    LATE = "late"
+    LATE = "delayed"
     FAILED = "failed"
     LOCKED = "locked"
     UNLOCKED = "unlocked"
     ROOT_KEY_WARNING = "root-key-warning"
     ROOT_KEY_CHANGED = "root-key-changed"
     KEYS_ROTATED = "keys-rotated"
-    ROTATION_STUCK = "rotation-stuck"
-    APPROVAL_WAITING = "approval-waiting"
-    LEAVING = "leaving"
-    LEAVING_REMINDER = "leaving-reminder"
+    ROTATION_STUCK = "rotation-stalled"
+    APPROVAL_WAITING = "approval-pending"
+    LEAVING = "offboarding-started"
+    LEAVING_REMINDER = "offboarding-reminder"
     RESTORED = "restored"
-    FAREWELL = "farewell"
-    EXPIRY_LATE = "expiry-late"
-    EXPIRY_LAPSED = "expiry-lapsed"
-    BREACHED = "breached"
+    OFFBOARDED = "offboarded"
+    EXPIRY_LATE = "certificate-renewal-overdue"
+    EXPIRY_LAPSED = "certificate-expired"
+    BREACHED = "isolation-breached"
 
 
 _TEXTS: Mapping[NotificationKind, tuple[str, str]] = MappingProxyType(
@@ -151,7 +151,7 @@ _TEXTS: Mapping[NotificationKind, tuple[str, str]] = MappingProxyType(
                 "is unchanged. For the state of your tenant, see {url}\n"
             ),
         ),
-        NotificationKind.FAREWELL: (
+        NotificationKind.OFFBOARDED: (
             "OpenKCM: your keys are destroyed",
             (
                 "Your keys are destroyed permanently, your records are erased, and your account id is never reused. "

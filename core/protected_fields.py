@@ -29,7 +29,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_IN_DATABASE = frozenset('/\\ "$*<>:|?')
 
 
-def parse_field(store: Store, place: str, field: str, mode: Mode, *, plain_allowed: bool) -> ProtectedField:
+def parse_field(store: Store, place: str, field: str, mode: Mode, *, plaintext_allowed: bool) -> ProtectedField:
     """Return a protected field; raises FieldInvalid with a hint that names the valid form."""
     for what, text in (("place", place), ("field", field)):
         if not text or text != text.strip():
@@ -37,7 +37,7 @@ def parse_field(store: Store, place: str, field: str, mode: Mode, *, plain_allow
         if _UNPRINTABLE.search(text):
             raise FieldInvalid(f"the {what} contains non-printable characters", _hint(store))
     (_check_column if store is Store.POSTGRESQL else _check_path)(place, field)
-    found = ProtectedField(store, place, field, mode, plain_allowed)
+    found = ProtectedField(store, place, field, mode, plaintext_allowed)
     if len(found.name) > _LONGEST_NAME:
         raise FieldInvalid(
             f"its full name has more than {_LONGEST_NAME} characters", "shorten the name of the table or of the field"
@@ -112,7 +112,7 @@ def _consequences(before: ProtectedField | None, after: ProtectedField | None) -
         return
     if before is None:
         yield "Programs encrypt new values."
-        if not after.plain_allowed:
+        if not after.plaintext_allowed:
             yield (
                 "Programs cannot read existing values that are not encrypted. "
                 "Allow plain values until the existing values are encrypted."
@@ -127,10 +127,10 @@ def _consequences(before: ProtectedField | None, after: ProtectedField | None) -
     if before is not None and before.mode is Mode.DETERMINISTIC and after.mode is Mode.RANDOMISED:
         yield "Programs can no longer search for values: such searches are rejected."
         yield "Existing values still show which of them are equal, until each of them is written again."
-    if after.plain_allowed and (before is None or not before.plain_allowed):
+    if after.plaintext_allowed and (before is None or not before.plaintext_allowed):
         yield (
             "Programs return unencrypted values as they are, so a user with write access to the database can insert a "
             "forged value. Forbid plain values as soon as the existing values are encrypted."
         )
-    if before is not None and before.plain_allowed and not after.plain_allowed:
+    if before is not None and before.plaintext_allowed and not after.plaintext_allowed:
         yield "Programs cannot read values that are not encrypted: verify first that none is left."

@@ -32,7 +32,7 @@ def run(settings: Settings) -> None:
     # The shipper stops last, so that it ships what the workers wrote before they ended.
     children.append(Child("deliver", partial(deliver, settings, credentials), stage=1))
     address = (LOOPBACK, settings.crypto_metrics_port)
-    supervision = Supervisor(children, address, settings.drain_seconds + _STOP_MARGIN_SECONDS)
+    supervision = Supervisor(children, address, settings.shutdown_grace_seconds + _STOP_MARGIN_SECONDS)
     # The collector would write to, and so copy, all memory that is shared with the children.
     gc.freeze()
     supervision.run()

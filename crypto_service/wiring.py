@@ -109,7 +109,7 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
     changes = NotifyInvalidations(NotifyFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
     threads, opening = FairExecutor(_THREADS), FairExecutor(_UNWRAP_THREADS)
     journal = WriteAheadLog(journal_folder(settings.state_dir), sync=settings.crypto_audit_sync)
-    seconds = settings.crypto_cache_seconds
+    seconds = settings.crypto_key_cache_seconds
     # Subscribes to changes first, so that later subscribers read callers that are already invalidated.
     callers = ClientCertificateAuthenticator(database, threads, journal, changes, cache_seconds=seconds)
 
@@ -124,7 +124,7 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
     keyring = ServiceKeyCache(
         database, tenant_keys, held, opening, changes, cache_seconds=seconds, opened=unwrap_audit.opened
     )
-    limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_places)
+    limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_max_in_flight)
     parts = Dependencies(callers, CryptoOperations(callers, keyring, journal), journal, limits, threads, changes)
     connections = ConnectionRegistry(parts)
     host = settings.crypto_name

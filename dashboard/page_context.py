@@ -44,11 +44,11 @@ class PageContext:
     workflows: WorkflowBridge
     addresses: ServiceUrls
     now: Callable[[], datetime]
-    promise_seconds: float = 180.0
+    provisioning_slo_seconds: float = 180.0
     """The provisioning SLO, from the click to ready; the setting of the same name."""
     grace_seconds: float = 60.0
     """How long a root key may be unreachable before its tenant is locked; the setting `root_key_grace_seconds`."""
-    approval_hours: float = 24.0
+    approval_ttl_hours: float = 24.0
     """How long a request waits for a second person; the setting of the same name."""
     offboard_grace_days: float = 30.0
     """How long an offboarding tenant can be restored; the setting of the same name."""

@@ -75,9 +75,9 @@ class Dependencies:
             workflows=self.workflows,
             addresses=self.addresses,
             now=utc_now,
-            promise_seconds=self.settings.promise_seconds,
+            provisioning_slo_seconds=self.settings.provisioning_slo_seconds,
             grace_seconds=self.settings.root_key_grace_seconds,
-            approval_hours=self.settings.approval_hours,
+            approval_ttl_hours=self.settings.approval_ttl_hours,
             offboard_grace_days=self.settings.offboard_grace_days,
             intake_key=self.intake_key,
             aws_principal=self.settings.aws_principal,
@@ -140,7 +140,9 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
         settings=settings,
         database=database,
         workflows=WorkflowBridge(
-            lambda: WorkflowClient.connect(settings.temporal_address, settings.promise_seconds, settings.log_format)
+            lambda: WorkflowClient.connect(
+                settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format
+            )
         ),
         guard=SessionAuthorizer(database, names, timedelta(minutes=settings.dashboard_idle_minutes), utc_now),
         addresses=ServiceUrls(
@@ -155,7 +157,7 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
         cookie_secret=read_secret(folder, DASHBOARD_COOKIE),
         client_secret=client_secret,
         intake_key=read_secret(folder, INTAKE_PUBLIC_KEY),
-        operations=Operations(database, settings.promise_seconds),
+        operations=Operations(database, settings.provisioning_slo_seconds),
         development=develop(settings, origin, client_secret, names) if develops and develop is not None else None,
     )
 

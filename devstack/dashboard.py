@@ -31,7 +31,7 @@ def develop(settings: Settings, origin: str, client_secret: str, names: ClaimNam
         read_secret(folder, MARKETPLACE_TOKEN),
         utc_now,
     )
-    market = Market(client, settings.regions, settings.promise_seconds, utc_now)
+    market = Market(client, settings.regions, settings.provisioning_slo_seconds, utc_now)
     return Development(provider.routes(DEVELOPMENT_SIGN_ON), partial(_draw_marketplace, market))
 
 

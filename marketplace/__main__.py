@@ -50,7 +50,9 @@ async def serve(settings: Settings) -> None:
         bytes.fromhex(read_secret(folder, context_key(Role.MARKETPLACE))),
         max_size=THREADS + ENROLMENT_THREADS,
     )
-    gateway = await WorkflowClient.connect(settings.temporal_address, settings.promise_seconds, settings.log_format)
+    gateway = await WorkflowClient.connect(
+        settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format
+    )
     offer = EndpointConfig(
         webhook_secrets=read_secret_lines(folder, WEBHOOK_SECRETS),
         token=read_secret(folder, MARKETPLACE_TOKEN),

@@ -228,7 +228,7 @@ def _work(service: Service, kind: str) -> None:
 async def _sign_streams(stack: Stack) -> None:
     """Sign the checkpoints of the audit streams immediately, instead of within a minute."""
     client = await stack.temporal()
-    await client.get_schedule_handle("audit-heads").trigger()
+    await client.get_schedule_handle("audit-checkpoints").trigger()
 
 
 def _begin(stack: Stack, tenant_id: str, organization: str) -> str:

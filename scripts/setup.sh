@@ -123,7 +123,7 @@ if ! new_enough "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/de
 install_locked "requirements/$kind.lock"
 "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index \
     --editable client --editable .
-# devstack, tools and tests are in no wheel, and processes run them from other folders.
+# devstack, scripts and tests are in no wheel, and processes run them from other folders.
 pwd >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/openkcm-repository.pth"
 have_softhsm
 have_gateway

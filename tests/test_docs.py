@@ -22,7 +22,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CURRENT_PAGES = [page for page in PAGES if page.name != "upgrading.md"]
 """Without the page that lists former names."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-FOLDERS = {*PROJECT["tool"]["importlinter"]["root_packages"], "tests", "tools", "docs", "requirements", ".ci"}
+FOLDERS = {*PROJECT["tool"]["importlinter"]["root_packages"], "tests", "scripts", "docs", "requirements", ".ci"}
 SKIPPED = {"build", "__pycache__", "results"}
 
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
@@ -89,7 +89,11 @@ def test_every_error_code_is_documented_once():
     "page", [*CURRENT_PAGES, ROOT / "devstack/doctor.py", ROOT / "devstack/stack/components.py"], ids=str
 )
 def test_every_metric_that_a_page_or_a_health_check_names_is_exported(page):
-    assert set(METRIC.findall(page.read_text(encoding="utf-8"))) <= CLAIMS | {name for name, *_ in exported_metrics()}
+    text, known = page.read_text(encoding="utf-8"), CLAIMS | {name for name, *_ in exported_metrics()}
+    if page.name == "upgrading.md":  # its rows begin with the former name, and no name has the suffix of the exporter
+        text = re.sub(r"^\| `openkcm_\w+` \|", "|", text, flags=re.MULTILINE)
+        known |= {name.removesuffix("_total") for name in known}
+    assert set(METRIC.findall(text)) <= known
 
 
 def headings(page):

@@ -18,7 +18,7 @@ from vault.auth.client import ROLE_PREFIX, VaultClient, VaultRejected
 from vault.auth.tenant_tokens import TENANT_ROLE, TOKEN_AUDIENCE, TOKEN_ISSUER
 from vault.auth.transport import CORRELATION_HEADER, PROCESS_HEADER
 
-AUDIT_KEY = "audit-heads"
+AUDIT_KEY = "audit-checkpoints"
 PLATFORM_PAYLOAD_KEY = "payloads-platform"
 FINGERPRINT_KEY = "fingerprints"
 SERVER_ROLE = "crypto-server"

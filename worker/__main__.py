@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Runtime) -> None:
-    """Run the worker until SIGTERM or SIGINT; running activities then get `drain_seconds` to end."""
+    """Run the worker until SIGTERM or SIGINT; running activities then get `shutdown_grace_seconds` to end."""
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
@@ -45,7 +45,9 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
     async with AsyncExitStack() as running:
         for worker in wiring.workers(client, parts):
             await running.enter_async_context(worker)
-        gateway = await WorkflowClient.connect(settings.temporal_address, settings.promise_seconds, settings.log_format)
+        gateway = await WorkflowClient.connect(
+            settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format
+        )
         database, region = parts.database, settings.regions[0]
         canary = asyncio.create_task(_until_done("canary", lambda: bootstrap.ensure_canary(database, gateway, region)))
         mirror: asyncio.Task[None] | None = None

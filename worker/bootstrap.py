@@ -58,9 +58,9 @@ def _every(minutes: int) -> ScheduleSpec:
 
 
 SCHEDULES = {
-    "audit-heads": Schedule(
+    "audit-checkpoints": Schedule(
         action=ScheduleActionStartWorkflow(
-            SignAuditCheckpoints.run, id="platform/audit-heads", task_queue=PLATFORM_QUEUE
+            SignAuditCheckpoints.run, id="platform/audit-checkpoints", task_queue=PLATFORM_QUEUE
         ),
         spec=_every(minutes=5),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
@@ -72,16 +72,16 @@ SCHEDULES = {
         spec=_every(minutes=24 * 60),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
-    "untaken-credentials": Schedule(
+    "unused-credentials": Schedule(
         action=ScheduleActionStartWorkflow(
-            PurgeUnusedCredentials.run, id="platform/untaken-credentials", task_queue=PLATFORM_QUEUE
+            PurgeUnusedCredentials.run, id="platform/unused-credentials", task_queue=PLATFORM_QUEUE
         ),
         spec=_every(minutes=5),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
-    "authorities": Schedule(
+    "ca-rotation": Schedule(
         action=ScheduleActionStartWorkflow(
-            RotateDueCertificateAuthorities.run, id="platform/authorities", task_queue=PLATFORM_QUEUE
+            RotateDueCertificateAuthorities.run, id="platform/ca-rotation", task_queue=PLATFORM_QUEUE
         ),
         spec=_every(minutes=60),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
@@ -110,10 +110,10 @@ SCHEDULES = {
         spec=_every(minutes=60),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
-    "boundaries": Schedule(
+    "isolation": Schedule(
         action=ScheduleActionStartWorkflow(
             AssessDueTenants.run,
-            id="platform/boundaries",
+            id="platform/isolation",
             task_queue=PLATFORM_QUEUE,
             # An offboarding destroys the payload key of its child's result. A run that cannot be decrypted afterwards
             # must not block later runs.
@@ -122,8 +122,10 @@ SCHEDULES = {
         spec=_every(minutes=1),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
-    "outbox": Schedule(
-        action=ScheduleActionStartWorkflow(DispatchNotifications.run, id="platform/outbox", task_queue=PLATFORM_QUEUE),
+    "notifications": Schedule(
+        action=ScheduleActionStartWorkflow(
+            DispatchNotifications.run, id="platform/notifications", task_queue=PLATFORM_QUEUE
+        ),
         spec=_every(minutes=1),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),

@@ -28,9 +28,9 @@ class ProbeServiceConnections:
     free. Raises WorkerStopping in a draining worker, which would never execute these activities.
     """
 
-    def __init__(self, temporal_address: str | None, promise_seconds: float) -> None:
+    def __init__(self, temporal_address: str | None, provisioning_slo_seconds: float) -> None:
         self._address = temporal_address
-        self._promise_seconds = promise_seconds
+        self._promise_seconds = provisioning_slo_seconds
 
     def connect(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
         self._execute(lambda gateway: gateway.connect_service(tenant_id, region, service, request_id))

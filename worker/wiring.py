@@ -192,8 +192,8 @@ def build(
     )
     grace = settings.root_key_grace_seconds
     standing = TenantStatusActivities(database, outbox, grace, clock)
-    approvals = ApprovalActivities(database, outbox, timedelta(hours=settings.approval_hours))
-    pace = PollIntervals(settings.root_key_check_seconds, settings.root_key_idle_check_seconds, grace)
+    approvals = ApprovalActivities(database, outbox, timedelta(hours=settings.approval_ttl_hours))
+    pace = PollIntervals(settings.root_key_poll_seconds, settings.root_key_idle_poll_seconds, grace)
     watch = RootKeyHealthActivities(database, queries, root_key_cache, pace, clock)
     isolation = IsolationGateActivities(
         database, RowSecuritySuite(database), VaultTenantIsolationSuite(vault, tokens, clock), clock, metrics
@@ -231,7 +231,7 @@ def build(
         keyring,
         signer,
         outbox,
-        settings.backup_days,
+        settings.backup_retention_days,
         clock,
     )
     rolls = AuthorityActivities(database, queries, authorities)
@@ -340,7 +340,7 @@ def workers(client: Client, parts: WorkerDependencies) -> list[Worker]:
     """Return one worker for each region's task queue and one for the platform's."""
     settings = parts.settings
     pool = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="activity")
-    drain = timedelta(seconds=settings.drain_seconds)
+    drain = timedelta(seconds=settings.shutdown_grace_seconds)
 
     def worker(queue: str, workflows: tuple[type, ...], activities: tuple[Callable[..., Any], ...]) -> Worker:
         return Worker(
@@ -418,7 +418,7 @@ def key_attacks(
 def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> CryptoApiIsolationSuite:
     """Return the attacks through the crypto service's public endpoints, at the addresses that customers use."""
     endpoints = Endpoints(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
-    connections = ProbeServiceConnections(settings.temporal_address, settings.promise_seconds)
+    connections = ProbeServiceConnections(settings.temporal_address, settings.provisioning_slo_seconds)
     probes = ProbeServices(database, connections, clock)
     return CryptoApiIsolationSuite(
         database, CryptoApiSuite(endpoints), ForgedCertificateSigner(vault, clock), probes, clock

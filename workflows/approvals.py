@@ -77,7 +77,7 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
         self._approval_lock = asyncio.Lock()
         self._executed: set[str] = set()
 
-    @workflow.update(name="propose", description="Admit a stored request for approval by a second person")
+    @workflow.update(name="request-approval", description="Admit a stored request for approval by a second person")
     async def propose(self, request: ApprovalRequest) -> None:
         async with self._approval_lock:
             step = self._approval_step(request.approval_id)
@@ -100,7 +100,7 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
         del request
         self._require_state(LIVE | {State.LEAVING})
 
-    @workflow.update(name="decide", description="Approve or reject a request by its votes")
+    @workflow.update(name="decide-approval", description="Approve or reject a request by its votes")
     async def decide(self, request: ApprovalRequest) -> None:
         async with self._approval_lock:
             step = self._approval_step(request.approval_id)

@@ -7,7 +7,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import timeouts as timing
 
 
-@workflow.defn(name="SignAuditHeads")
+@workflow.defn(name="SignAuditCheckpoints")
 class SignAuditCheckpoints:
     @workflow.run
     async def run(self) -> None:

@@ -41,12 +41,12 @@ with workflow.unsafe.imports_passed_through():
     from workflows.services import CERTIFICATES_REVOKED, RENEW_SOON, ConnectService
 
 
-AUTHORITY_DUE = "authority-due"
+AUTHORITY_DUE = "ca-rotation-due"
 """The signal that requests a CA rotation from the tenant workflow."""
 _SIGNALS_AT_ONCE = 50
 
 
-@workflow.defn(name="RollDueAuthorities")
+@workflow.defn(name="RotateDueCertificateAuthorities")
 class RotateDueCertificateAuthorities:
     @workflow.run
     async def run(self) -> None:
@@ -115,7 +115,7 @@ async def _renew_or_restart(late: UnrenewedService) -> None:
             workflow.logger.warning("the service's workflow was started meanwhile")
 
 
-@workflow.defn(name="RollAuthority")
+@workflow.defn(name="RotateCertificateAuthority")
 class RotateCertificateAuthority:
     @workflow.init
     def __init__(self, roll: RollAuthorityInput) -> None:
@@ -203,7 +203,7 @@ class CaRotationHandlers(TenantWorkflowBase):
         self._crl_lock = asyncio.Lock()
         self._crl_outdated = False
 
-    @workflow.update(name="roll-authority", description="Replace the tenant CA")
+    @workflow.update(name="rotate-ca", description="Replace the tenant CA")
     async def roll_authority(self) -> None:
         with self._running(_OPERATION):
             result = await self._roll()

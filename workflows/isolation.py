@@ -29,7 +29,7 @@ _PAUSE = timedelta(seconds=0.3)
 """A pause after each assessment leaves capacity for services; a thousand tenants take about eight minutes."""
 
 
-@workflow.defn(name="CheckBoundaries")
+@workflow.defn(name="AssessIsolation")
 class AssessIsolation:
     @workflow.run
     async def run(self, tenant: BoundariesInput) -> None:
@@ -54,7 +54,7 @@ def _summary(result: ExamineResult) -> str:
     return f"**{'Breached' if result.breached else 'Held'}**: {counts}"
 
 
-@workflow.defn(name="ExamineDueTenants")
+@workflow.defn(name="AssessDueTenants")
 class AssessDueTenants:
     @workflow.init
     def __init__(self, due: DueInput | None = None) -> None:

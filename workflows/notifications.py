@@ -7,7 +7,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import timeouts as timing
 
 
-@workflow.defn(name="SweepOutbox")
+@workflow.defn(name="DispatchNotifications")
 class DispatchNotifications:
     @workflow.run
     async def run(self) -> None:

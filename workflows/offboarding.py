@@ -253,7 +253,7 @@ class OffboardTenant:
         )
         await run_activity(DestructionActivities.destroy_payload_key, step, "11 · destroy the key of workflow payloads")
         await run_activity(DestructionActivities.certify_destruction, step, "12 · sign the erasure certificate")
-        await self._announce(step, NotificationKind.FAREWELL, "13 · notify")
+        await self._announce(step, NotificationKind.OFFBOARDED, "13 · notify")
         workflow.set_current_details("**Offboarded.** The erasure certificate lists what was destroyed.")
         return True
 

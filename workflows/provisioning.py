@@ -35,7 +35,7 @@ class ProvisionTenant:
 
     @workflow.run
     async def run(self, request: ProvisionInput) -> ProvisionResult:
-        slo = asyncio.create_task(self._watch_slo(timedelta(seconds=request.promise_seconds)))
+        slo = asyncio.create_task(self._watch_slo(timedelta(seconds=request.provisioning_slo_seconds)))
         try:
             activated = await self._make()
         except ActivityError as failed:

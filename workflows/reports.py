@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime.failures import refusal_of
 
 
-@workflow.defn(name="MakeReport")
+@workflow.defn(name="GenerateReport")
 class GenerateReport:
     @workflow.run
     async def run(self, make: MakeReportInput) -> None:

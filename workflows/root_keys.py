@@ -39,7 +39,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime.tenant_base import LIVE, StatusHandlers
 
 
-@workflow.defn(name="WatchRootKeys")
+@workflow.defn(name="MonitorRootKeys")
 class MonitorRootKeys:
     @workflow.run
     async def run(self, watch: WatchRootKeysInput) -> None:
@@ -57,7 +57,7 @@ class MonitorRootKeys:
         workflow.continue_as_new(watch)
 
 
-@workflow.defn(name="ForgetUntakenCredentials")
+@workflow.defn(name="PurgeUnusedCredentials")
 class PurgeUnusedCredentials:
     @workflow.run
     async def run(self) -> None:
@@ -70,7 +70,7 @@ class PurgeUnusedCredentials:
         )
 
 
-@workflow.defn(name="NoticeRootKeyVersions")
+@workflow.defn(name="DetectRootKeyVersions")
 class DetectRootKeyVersions:
     """Signals tenants whose root key has a newer, recorded version; their workflows re-wrap all keys."""
 

@@ -164,8 +164,7 @@ class RotateDueKeys:
 
     @workflow.run
     async def run(self) -> None:
-        if workflow.patched("stuck-rotations"):
-            await self._alert_on_stalled_rotations()
+        await self._alert_on_stalled_rotations()
         due = await workflow.execute_activity_method(
             RotationActivities.find_due_rotations,
             summary="find tenants with due keys",

@@ -34,10 +34,10 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime.activity_calls import run_activity, run_local_activity
     from workflows.runtime.failures import code_of, refusal, refusal_of
 
-TENANT_GONE = "tenant-gone"
+TENANT_GONE = "tenant-offboarded"
 """The signal that ends the tenant's other workflows after its destruction. It has no payload, because no key exists."""
 
-RENEW_SOON = "renew-soon"
+RENEW_SOON = "renew-certificate"
 """The signal that renews a service's certificate early."""
 DISCOVERED = "discovered"
 """The signal that the platform discovered a service, whose workflow then waits for the agent. It has no payload."""
@@ -133,8 +133,6 @@ class ConnectService:
 
     async def _request_crl(self) -> None:
         """Request a new CRL; no caller waits for it, and the crypto service does not need it."""
-        if not workflow.patched("revocation-list"):
-            return
         try:
             await workflow.get_external_workflow_handle(ids.tenant_workflow(self._service.tenant_id)).signal(
                 CERTIFICATES_REVOKED

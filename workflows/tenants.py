@@ -114,7 +114,7 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
                 tenant_id=tenant.tenant_id,
                 region=tenant.region,
                 attempt=self._memory.provisions,
-                promise_seconds=tenant.promise_seconds,
+                provisioning_slo_seconds=tenant.provisioning_slo_seconds,
             ),
             id=ids.provision_workflow(tenant.tenant_id),
             priority=priorities.provision(tenant.tenant_id),

@@ -82,7 +82,7 @@ class AuthorityActivities:
         self._authorities = authorities
         self._maker = AuthorityMaker(database, platform, authorities)
 
-    @activity.defn(name="plan-authority")
+    @activity.defn(name="plan-ca")
     def plan_authority(self, step: StepInput) -> AuthorityPlan:
         """Step 1: choose the next version of the key and record the intention in the audit stream.
 
@@ -101,7 +101,7 @@ class AuthorityActivities:
             append_audit_event(tx, step, AuditName.AUTHORITY_ROLL_INTENDED, key, "intended", version=str(version))
             return AuthorityPlan(version=version)
 
-    @activity.defn(name="prepare-authority")
+    @activity.defn(name="prepare-ca")
     def prepare_authority(self, step: AuthorityStep) -> None:
         """Step 2: create and record the next version of the key and its certificate; no verifier trusts it yet."""
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -119,7 +119,7 @@ class AuthorityActivities:
                 version=str(step.version),
             )
 
-    @activity.defn(name="verify-authority")
+    @activity.defn(name="verify-ca")
     def verify_authority(self, step: AuthorityStep) -> None:
         """Step 3: issue a leaf with the new CA, verify it up to the root that is trusted today, and discard it."""
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -128,7 +128,7 @@ class AuthorityActivities:
             raise _missing(step)
         self._authorities.prove(as_authority(prepared), step.tenant_id, as_authority(current))
 
-    @activity.defn(name="activate-authority")
+    @activity.defn(name="activate-ca")
     def activate_authority(self, step: AuthorityStep) -> None:
         """Step 4: issue new leaves from the new CA; the former CA is trusted until its last leaf has expired."""
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -158,13 +158,13 @@ class AuthorityActivities:
                 overlap_until="" if until is None else until.isoformat(),
             )
 
-    @activity.defn(name="unrenewed-services")
+    @activity.defn(name="find-unrenewed-services")
     def unrenewed_services(self, step: StepInput) -> ServicesResult:
         """Step 5: return the services that are to renew with the new CA."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             return ServicesResult(services=tuple(tx.certificates.unrenewed(_RENEWED_SOON)))
 
-    @activity.defn(name="abandon-authority")
+    @activity.defn(name="abandon-ca")
     def abandon_authority(self, failure: AuthorityFailureInput) -> RollAuthorityResult:
         """End a rotation without effect: the prepared CA is never trusted and its version is never used again.
 
@@ -188,7 +188,7 @@ class AuthorityActivities:
             )
         return RollAuthorityResult(code=failure.code)
 
-    @activity.defn(name="due-authorities")
+    @activity.defn(name="find-due-cas")
     def due_authorities(self) -> TenantsResult:
         """Return tenants whose CA is due for rotation, at most a batch; the next run continues."""
         return TenantsResult(tenants=tuple(self._platform.due_authorities(_DUE_AT_ONCE)))

@@ -55,7 +55,7 @@ class RevocationActivities:
                 log.warning("CRL not published", tenant_id=tenant_id, code=failed.code)
             activity.heartbeat(tenant_id)
 
-    @activity.defn(name="end-authorities")
+    @activity.defn(name="retire-cas")
     def end_authorities(self) -> None:
         """End the former CAs whose last leaf has expired, for a batch of tenants."""
         for tenant_id in self._platform.outlived_authorities(_BATCH):

@@ -55,7 +55,7 @@ class IsolationAssessmentActivities:
         self._clock = clock
         self._metrics = metrics
 
-    @activity.defn(name="examine-tenant")
+    @activity.defn(name="assess-tenant")
     def examine_tenant(self, step: ExamineInput) -> ExamineResult:
         """Run every attack on a tenant and record the results, signed by clause, before any verdict.
 
@@ -137,7 +137,7 @@ class IsolationAssessmentActivities:
         if broken:
             log.critical("tenant boundary breached", tenant_id=step.tenant_id, run=found.run, checks=broken)
 
-    @activity.defn(name="find-due-examinations")
+    @activity.defn(name="find-due-assessments")
     def find_due_examinations(self, due: DueInput) -> DueResult:
         """Return a page of tenants whose assessment is due; the first page also counts breached and late ones."""
         if not due.after:

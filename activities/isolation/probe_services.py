@@ -37,7 +37,7 @@ _RENEWAL_FRACTION = 2 / 3
 class ProbeServiceNotReady(PlatformError):
     """The service's workflow rejected the connection; another worker's check may have disconnected the service."""
 
-    code: ClassVar[str] = "probe_not_connected"
+    code: ClassVar[str] = "probe_service_not_ready"
     message = "a service of a canary tenant could not be connected"
     hint = "the platform retries; if it fails again, see the service's workflow of that tenant"
 

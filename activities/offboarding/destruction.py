@@ -69,7 +69,7 @@ class DestructionActivities:
         keyring: PayloadKeyring,
         signer: TransitAuditSigner,
         outbox: NotificationOutbox,
-        backup_days: int | None,
+        backup_retention_days: int | None,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -77,10 +77,10 @@ class DestructionActivities:
         self._keyring = keyring
         self._signer = signer
         self._outbox = outbox
-        self._backup_days = backup_days
+        self._backup_days = backup_retention_days
         self._clock = clock
 
-    @activity.defn(name="take-stock")
+    @activity.defn(name="inventory-keys")
     def take_stock(self, step: StepInput) -> DestructionInventory:
         """Step 4: record the fingerprints of all keys to be destroyed, while they still exist.
 
@@ -123,7 +123,7 @@ class DestructionActivities:
         """Step 7: destroy the tenant key, without which no copy of a wrap can be unwrapped."""
         self._destroy(step, TenantKeyKind.TENANT)
 
-    @activity.defn(name="destroy-authority-key")
+    @activity.defn(name="destroy-ca-key")
     def destroy_authority_key(self, step: StepInput) -> None:
         """Step 8: destroy the key that signs certificates in the tenant's name."""
         self._destroy(step, TenantKeyKind.AUTHORITY)
@@ -148,7 +148,7 @@ class DestructionActivities:
         self._destroy(step, TenantKeyKind.PAYLOAD)
         self._keyring.forget(step.tenant_id)
 
-    @activity.defn(name="certify-destruction")
+    @activity.defn(name="issue-erasure-certificate")
     def certify_destruction(self, step: StepInput) -> None:
         """Step 12: sign the erasure certificate; it, the last state and the notification are one transaction.
 
@@ -162,7 +162,7 @@ class DestructionActivities:
             append_audit_event(tx, step, AuditName.SHRED_CERTIFIED, step.tenant_id, statement=digest, key=kept.key)
             tx.leaving.end()
             append_audit_event(tx, step, AuditName.OFFBOARDED, step.tenant_id)
-            self._outbox.store(tx, step, row, NotificationKind.FAREWELL)
+            self._outbox.store(tx, step, row, NotificationKind.OFFBOARDED)
 
     def _certified(self, step: StepInput) -> ErasureCertificateRow:
         """Return the signed statement; the recorded one when an earlier attempt stored it."""
@@ -247,7 +247,7 @@ log = structlog.get_logger()
 
 
 class WorkflowTerminationActivities:
-    @activity.defn(name="close-workflows")
+    @activity.defn(name="terminate-workflows")
     async def close_workflows(self, step: StepInput) -> None:
         """Step 10: wait until every other workflow of the tenant has ended; terminate those that remain.
 

@@ -39,7 +39,7 @@ class GracePeriodActivities:
         self._usual = usual
         self._clock = clock
 
-    @activity.defn(name="begin-leaving")
+    @activity.defn(name="start-offboarding")
     def begin_leaving(self, step: LeaveInput) -> OffboardingResult:
         """Step 1: reject all operations of the tenant from this commit on; nothing is destroyed, all can be restored.
 
@@ -75,7 +75,7 @@ class GracePeriodActivities:
             state=State.LEAVING, since=since, until=until, told=NotificationKind.LEAVING if stored else None
         )
 
-    @activity.defn(name="remind-of-leaving")
+    @activity.defn(name="remind-of-offboarding")
     def remind_of_leaving(self, step: StepInput) -> None:
         """Store the reminder that the grace period ends soon; a restored tenant is not notified."""
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -95,7 +95,7 @@ class GracePeriodActivities:
             stored = self._outbox.store(tx, step, before, NotificationKind.RESTORED)
         return StatusChangeResult(state=state, told=NotificationKind.RESTORED if stored else None)
 
-    @activity.defn(name="begin-destruction")
+    @activity.defn(name="start-destruction")
     def begin_destruction(self, step: StepInput) -> DestructionStartedResult:
         """Step 3: record the point of no return before any destruction, unless the tenant was restored."""
         with self._database.tenant_tx(step.tenant_id) as tx:

@@ -68,7 +68,7 @@ class RootKeyActivities:
         self._unseal = unseal
         self._outbox = outbox
 
-    @activity.defn(name="admit-root-key")
+    @activity.defn(name="register-root-key")
     def admit_root_key(self, step: RootKeyStep) -> None:
         """Step 1: record the intended change, and store the credentials encrypted under the tenant's L2."""
         with self._database.tenant_tx(step.tenant_id) as tx:

@@ -121,7 +121,7 @@ class RootKeyHealthActivities:
         self._probes: dict[tuple[str, str], tuple[EncryptedRootKeyRow, bytes, bytes]] = {}
 
     # The loop checks for cancellation itself: an exception thrown into it could leave a check unfinished.
-    @activity.defn(name="watch-root-keys", no_thread_cancel_exception=True)
+    @activity.defn(name="monitor-root-keys", no_thread_cancel_exception=True)
     def watch_root_keys(self, watch: WatchRootKeysInput) -> WatchResult:
         """Check root keys until tenants need a status change, and return these; empty when cancelled."""
         region = self._regions.setdefault(
@@ -144,7 +144,7 @@ class RootKeyHealthActivities:
             time.sleep(_TICK_SECONDS)
         return WatchResult(tenants=())
 
-    @activity.defn(name="forget-untaken-credentials")
+    @activity.defn(name="purge-unused-credentials")
     def forget_untaken_credentials(self) -> None:
         """Erase credentials of requests that no workflow took: rejected ones, or made while Temporal was down."""
         for tenant_id in self._platform.untaken_credentials(_BATCH):

@@ -41,7 +41,7 @@ class RootKeyVersionActivities:
         self._platform = platform
         self._root_keys = root_key_cache
 
-    @activity.defn(name="notice-root-key-versions")
+    @activity.defn(name="detect-root-key-versions")
     def notice_root_key_versions(self) -> DueTenants:
         """Read the newest version of each root key; return tenants with a wrap under an older one, at most a batch.
 

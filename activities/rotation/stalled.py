@@ -33,7 +33,7 @@ class StalledRotationActivities:
         self._outbox = outbox
         self._metrics = metrics
 
-    @activity.defn(name="check-rotations")
+    @activity.defn(name="find-stalled-rotations")
     def check_rotations(self) -> None:
         """Alert on automatic rotations that failed, on rotations that run for too long and on overdue keys.
 

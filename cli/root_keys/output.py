@@ -58,7 +58,7 @@ def _facts(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
             if name != "provider"
         ),
         ("health", _NOT_MONITORED if health is None else f"{health} since {_time(since)}: {shown['health_message']}"),
-        ("locked by", ", ".join(shown["locks"]) or "nothing"),
+        ("locks", ", ".join(shown["locks"]) or "none"),
         ("external id", f"{shown['external_id']} (required in the trust policy of a role at AWS)"),
         ("platform at AWS", shown["aws_principal"] or "setting aws_principal is not set: ask the operator"),
     ]

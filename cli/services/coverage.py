@@ -88,9 +88,9 @@ def _field(one: FieldCoverage) -> Mapping[str, Any]:
         "place": one.place,
         "listed": one.field is not None,
         "mode": one.field and one.field.mode,
-        "plain_allowed": one.field is not None and one.field.plain_allowed,
+        "plaintext_allowed": one.field is not None and one.field.plaintext_allowed,
         "plain_values_read": one.plain_values,
-        "plain_last_read": one.plain_read and one.plain_read.isoformat(),
+        "plain_last_read": one.plaintext_read and one.plaintext_read.isoformat(),
         "backfill": one.backfill
         and {"state": one.backfill.state, "done": one.backfill.done, "remaining": one.backfill.remaining},
         "last_seen": one.seen and one.seen.isoformat(),

@@ -60,7 +60,7 @@ def protect(  # noqa: PLR0913 - one parameter an option
         Mode | None,
         typer.Option(help="deterministic: equal values are searchable and recognizable; default: randomised."),
     ] = None,
-    plain_allowed: Annotated[
+    plaintext_allowed: Annotated[
         bool | None, typer.Option(help="Return values that are stored unencrypted, until the backfill is done.")
     ] = None,
     dry_run: DryRun = False,
@@ -75,7 +75,9 @@ def protect(  # noqa: PLR0913 - one parameter an option
             place,
             field,
             mode or (before.mode if before else Mode.RANDOMISED),
-            plain_allowed=(before is not None and before.plain_allowed) if plain_allowed is None else plain_allowed,
+            plaintext_allowed=(before is not None and before.plaintext_allowed)
+            if plaintext_allowed is None
+            else plaintext_allowed,
         )
         change = Change(before, wanted) if dry_run else protecting.protect(tx, name, wanted, _MADE_BY)
     _answer(tenant_id, name, change, as_json=as_json, dry_run=dry_run)
@@ -129,7 +131,7 @@ def _parse_field_name(
     tx: TenantTransaction, service: str, store: Store | None, place: str, field: str
 ) -> ProtectedField:
     """Return the named field regardless of its mode; raises FieldInvalid."""
-    return parse_field(_store(tx, service, store), place, field, Mode.RANDOMISED, plain_allowed=False)
+    return parse_field(_store(tx, service, store), place, field, Mode.RANDOMISED, plaintext_allowed=False)
 
 
 def _describe_field(field: ProtectedField | None) -> dict[str, Any] | None:
@@ -140,7 +142,7 @@ def _describe_field(field: ProtectedField | None) -> dict[str, Any] | None:
         "place": field.place,
         "field": field.field,
         "mode": field.mode,
-        "plain_allowed": field.plain_allowed,
+        "plaintext_allowed": field.plaintext_allowed,
     }
 
 
@@ -186,7 +188,7 @@ def _draw(console: Console, service: str, rows: Sequence[ProtectedFieldRow]) -> 
     table = Table("store", "location", "field", "mode", "plain values", "changed", "by")
     for row in rows:
         one = row.field
-        plain = "returned" if one.plain_allowed else "rejected"
+        plain = "returned" if one.plaintext_allowed else "rejected"
         moment = row.changed_at.isoformat()[:19].replace("T", " ")
         table.add_row(*map(Text, (one.store, one.place, one.field, one.mode, plain, moment, row.changed_by)))
     console.print(table)

@@ -16,7 +16,7 @@ _SHOWN = 56
 class TrialFailed(OpenKcmError):
     """The crypto service rejected the smoke test or did not respond; has the code and hint of the client."""
 
-    code = "trial_failed"
+    code = "smoke_test_failed"
 
     def __init__(self, code: str, message: str, hint: str) -> None:
         super().__init__(message, hint)
@@ -47,7 +47,7 @@ def try_service(
         raise TrialFailed(refused.code, refused.detail, refused.hint) from None
     if decrypted != record or moved:
         raise TrialFailed(
-            "trial_failed",
+            "smoke_test_failed",
             "the decrypted record differs, or it decrypted for another resource",
             "stop using the service",
         )

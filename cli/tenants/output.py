@@ -92,7 +92,7 @@ def _authorities(authorities: Sequence[Mapping[str, Any]]) -> list[tuple[str, st
 def state(tenant: Mapping[str, Any]) -> str:
     """Return a tenant's state in words with the lock reasons."""
     locked = tenant["state"] == "locked" and tenant["locks"]
-    return f"{tenant['state']} by {', '.join(tenant['locks'])}" if locked else str(tenant["state"])
+    return f"{tenant['state']} ({', '.join(tenant['locks'])})" if locked else str(tenant["state"])
 
 
 def _offboarding(leaving: Mapping[str, Any]) -> str:

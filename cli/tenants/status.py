@@ -95,7 +95,7 @@ class StatusCommands:
         output.answer_refused(
             document,
             "still_locked",
-            f"the tenant is still locked by: {', '.join(document['locks'])}",
+            f"the tenant is still locked ({', '.join(document['locks'])})",
             hint,
             as_json=as_json,
         )

@@ -157,8 +157,8 @@ class Volume:
 class FieldCoverage:
     """Coverage of one place. `field` is None if the place is not on the list of protected fields.
 
-    `seen` is the last day on which a program reported encryption or decryption there. `plain_read` is the last day on
-    which a program read an unencrypted value, unless a later backfill encrypted all values.
+    `seen` is the last day on which a program reported encryption or decryption there. `plaintext_read` is the last day
+    on which a program read an unencrypted value, unless a later backfill encrypted all values.
     """
 
     place: str
@@ -167,7 +167,7 @@ class FieldCoverage:
     week: Volume
     month: Volume
     seen: date | None
-    plain_read: date | None
+    plaintext_read: date | None
     plain_values: int
     backfill: BackfillProgress | None
     overhead: Overhead | None
@@ -301,12 +301,12 @@ def _gaps(service: ServiceFacts, fields: Sequence[FieldCoverage], now: datetime)
     for one in fields:
         if one.field is not None and one.seen is None:
             yield FieldUnseen(name, one.place, LOOKED_BACK_DAYS)
-        if one.field is not None and one.field.plain_allowed:
+        if one.field is not None and one.field.plaintext_allowed:
             yield PlainAllowed(name, one.place, finished=_is_finished(one.backfill))
         if one.backfill is not None and _lacks(one.backfill, listed=one.field is not None):
             yield BackfillUnfinished(name, one.place, one.backfill.state, one.backfill.remaining)
-        if one.plain_read is not None:
-            yield PlainRead(name, one.place, one.plain_values, one.plain_read)
+        if one.plaintext_read is not None:
+            yield PlainRead(name, one.place, one.plain_values, one.plaintext_read)
     if any(use.place == OTHER_PLACES and use.operations for use in service.uses):
         yield PlacesUntold(name)
 
@@ -333,7 +333,7 @@ def _fields(service: ServiceFacts, today: date) -> Iterable[FieldCoverage]:
             week=_amount(uses, lately),
             month=_amount(uses, first_day(today)),
             seen=max((use.day for use in uses), default=None),
-            plain_read=max((use.day for use in plain), default=None),
+            plaintext_read=max((use.day for use in plain), default=None),
             plain_values=sum(use.operations for use in plain),
             backfill=backfill,
             overhead=_overhead(use for use in uses if use.day >= lately),

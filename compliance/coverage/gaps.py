@@ -24,7 +24,7 @@ _UNDOES = frozenset({Backfill.UNDOING, Backfill.UNDONE})
 @dataclass(frozen=True, slots=True)
 class TenantClosed:
     state: State
-    code: ClassVar[str] = "tenant_closed"
+    code: ClassVar[str] = "tenant_not_operational"
     service: ClassVar[str] = ""
     place: ClassVar[str] = ""
 
@@ -76,7 +76,7 @@ class Disconnected:
 @dataclass(frozen=True, slots=True)
 class CertificateLapsed:
     service: str
-    code: ClassVar[str] = "certificate_lapsed"
+    code: ClassVar[str] = "certificate_expired"
     place: ClassVar[str] = ""
     missing: ClassVar[str] = "has no valid certificate, so it gets no keys"
     next_step: ClassVar[str] = "check why its agent does not renew it, or connect the service again"
@@ -103,7 +103,7 @@ class FieldUnseen:
     service: str
     place: str
     days: int
-    code: ClassVar[str] = "field_unseen"
+    code: ClassVar[str] = "field_not_reported"
 
     @property
     def missing(self) -> str:
@@ -121,7 +121,7 @@ class PlainAllowed:
     service: str
     place: str
     finished: bool
-    code: ClassVar[str] = "plain_allowed"
+    code: ClassVar[str] = "plaintext_allowed"
 
     @property
     def missing(self) -> str:
@@ -163,7 +163,7 @@ class PlainRead:
     place: str
     values: int
     day: date
-    code: ClassVar[str] = "plain_read"
+    code: ClassVar[str] = "plaintext_read"
 
     @property
     def missing(self) -> str:
@@ -177,7 +177,7 @@ class PlainRead:
 @dataclass(frozen=True, slots=True)
 class PlacesUntold:
     service: str
-    code: ClassVar[str] = "places_untold"
+    code: ClassVar[str] = "unreported_fields"
     place: ClassVar[str] = ""
     missing: ClassVar[str] = "reports more places a day than can be distinguished, so some are unknown"
     next_step: ClassVar[str] = "protect at most 1,000 fields with one service, or divide it into several"

@@ -44,7 +44,7 @@ def _services(tx: TenantTransaction, now: datetime) -> list[ServiceFacts]:
         uses[row.service].append(ReportedUse(row.day, row.place, *sums))
     backfills: defaultdict[str, list[BackfillProgress]] = defaultdict(list)
     for report in tx.agents.backfills():
-        day = report.told_at.astimezone(UTC).date()
+        day = report.reported_at.astimezone(UTC).date()
         backfills[report.service].append(
             BackfillProgress(report.place, report.state, report.done, report.remaining, day)
         )

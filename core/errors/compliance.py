@@ -6,7 +6,7 @@ from openkcm.errors import CallerError, OpenKcmError, PlatformError
 class BreachNotCleared(CallerError):
     """No assessment since the breach passed every isolation check, so the lock is not released."""
 
-    code = "breach_not_cleared"
+    code = "isolation_lock_not_cleared"
     message = "no isolation assessment since the breach has passed every check"
     hint = "follow docs/runbook.md#isolation-breach, then run openkcmctl isolation check TENANT"
 
@@ -14,7 +14,7 @@ class BreachNotCleared(CallerError):
 class NothingToExamine(CallerError):
     """The tenant is not active yet or is offboarded, so it has no isolation to assess."""
 
-    code = "nothing_to_examine"
+    code = "nothing_to_assess"
 
     def __init__(self, state: str) -> None:
         super().__init__(
@@ -26,15 +26,15 @@ class NothingToExamine(CallerError):
 class AssessmentFailed(PlatformError):
     """The assessment ended without a result, which is neither a breach nor a pass."""
 
-    code = "examination_failed"
+    code = "assessment_failed"
     message = "the isolation assessment ended without a result"
-    hint = "read the reason in the workflow tenant/TENANT/boundaries and check the servers with make status"
+    hint = "read the reason in the workflow tenant/TENANT/isolation and check the servers with make status"
 
 
 class AssessmentTampered(OpenKcmError):
     """The stored results of an assessment differ from the signed results."""
 
-    code = "examination_altered"
+    code = "assessment_tampered"
     hint = "keep the database as it is and follow docs/runbook.md#altered-isolation-results"
 
     def __init__(self, flaw: str) -> None:
@@ -42,7 +42,7 @@ class AssessmentTampered(OpenKcmError):
 
 
 class AuditDiscrepancy(PlatformError):
-    code = "audit_differs"
+    code = "audit_discrepancy"
 
     def __init__(self, differences: int) -> None:
         super().__init__(
@@ -52,7 +52,7 @@ class AuditDiscrepancy(PlatformError):
 
 
 class VaultAuditLogNotConfigured(CallerError):
-    code = "vault_log_unknown"
+    code = "vault_audit_log_not_configured"
     message = "no audit log of the key server is configured"
     hint = "pass --vault-log, or set vault_audit_log"
 
@@ -64,15 +64,15 @@ class CanaryMissing(PlatformError):
 
 
 class SecondCanaryMissing(PlatformError):
-    code = "mirror_missing"
+    code = "second_canary_missing"
     message = "the second canary tenant is not ready, so isolation checks cannot use the crypto service yet"
-    hint = "wait until it is provisioned after the canary tenant; see workflow tenant/openkcm-mirror"
+    hint = "wait until it is provisioned after the canary tenant; see workflow tenant/openkcm-canary-2"
 
 
 class IsolationBreached(OpenKcmError):
     """An attack across the tenant boundary succeeded: the tenant must never become active."""
 
-    code = "boundary_breached"
+    code = "isolation_breached"
     hint = "stop enabling tenants, keep the audit stream as evidence and follow docs/runbook.md#isolation-breach"
 
     def __init__(self, checks: tuple[str, ...]) -> None:
@@ -86,7 +86,7 @@ class AuditUnavailable(PlatformError):
 
 
 class CertificateMissing(CallerError):
-    code = "certificate_missing"
+    code = "erasure_certificate_not_found"
     message = "no key of this tenant was destroyed, so it has no erasure certificate"
     hint = "the certificate is issued at the end of offboarding; openkcmctl tenant show TENANT shows the tenant's state"
 
@@ -124,7 +124,7 @@ class ReceiverUnavailable(PlatformError):
 class PositiveControlFailed(PlatformError):
     """The positive control of a check failed: the attacker could not access its own data, so nothing is proven."""
 
-    code = "boundary_control_failed"
+    code = "positive_control_failed"
     hint = "the check is retried; if it keeps failing, compare policies and root certificate with a healthy server"
 
     def __init__(self, problem: str) -> None:
@@ -157,7 +157,7 @@ class PeriodRefused(CallerError):
 
 
 class ReportTooLate(CallerError):
-    code = "report_too_late"
+    code = "report_expired"
     message = "the tenant's keys and records are destroyed, so no report can be created"
     hint = "use openkcmctl audit export and openkcmctl audit erasure-certificate instead"
 

@@ -48,7 +48,7 @@ class RootKeyCredentialsRefused(RootKeyDenied):
 class RootKeyMismatch(CustomerKeyError):
     """The key at this address is another key than the one that wrapped the service keys."""
 
-    code = "root_key_swapped"
+    code = "root_key_mismatch"
     message = "the root key was replaced by another key"
     hint = "restore the former key; to use the new one, change the root key while the former one works"
 
@@ -67,13 +67,13 @@ class RootKeyUnreachable(CustomerKeyError):
 
 
 class RootKeyTimeout(RootKeyUnreachable):
-    code = "root_key_slow"
+    code = "root_key_timeout"
     message = "the root key's server answers too late"
     hint = "check the load of the server that holds the root key and the network to it"
 
 
 class RootKeyServerError(RootKeyUnreachable):
-    code = "root_key_failing"
+    code = "root_key_server_error"
     message = "the root key's server returns server errors"
     hint = "read the log of the server that holds the root key"
 
@@ -94,7 +94,7 @@ class RootKeyThrottled(CustomerKeyError):
 class RootKeyRefused(CallerError):
     """The root key reference or its credentials are invalid, regardless of the response of the key server."""
 
-    code = "root_key_refused"
+    code = "root_key_rejected"
     message = "this cannot be a root key"
     hint = "see docs/root-keys.md#commands, and the section of the provider for its requirements"
 

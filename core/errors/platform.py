@@ -66,13 +66,13 @@ class TemporalUnavailable(PlatformError):
 
 
 class Superseded(PlatformError):
-    code = "overtaken"
+    code = "superseded"
     message = "another attempt of the same step finished first"
     hint = "no action is needed; the next attempt uses that result"
 
 
 class NotificationUndelivered(PlatformError):
-    code = "announcement_undelivered"
+    code = "notification_undelivered"
     message = "the receiver rejects the notification"
     hint = "check callback_url and the SMTP settings; the platform retries with the same message id"
 

@@ -14,7 +14,7 @@ class MalformedEnrolment(CallerError):
 class TicketRefused(CallerError):
     """The ticket is wrong or the enrolment does not exist; the caller cannot distinguish the two."""
 
-    code = "ticket_refused"
+    code = "ticket_rejected"
     message = "the ticket does not belong to this enrolment"
     hint = "send the ticket from the response to the enrolment as a bearer token; enrol again if it is lost"
 
@@ -32,7 +32,7 @@ class MalformedEvent(CallerError):
 
 
 class SignatureRefused(CallerError):
-    code = "signature_refused"
+    code = "signature_invalid"
     message = "the webhook signature does not match the body"
     hint = "sign the raw body with one of the active secrets, as Standard Webhooks specifies"
 

@@ -26,7 +26,7 @@ class ProtectionFull(CallerError):
 class ClientNotAuthorized(CallerError):
     """The client certificate is genuine but not authorized: revoked, not recorded, or of a disconnected service."""
 
-    code = "caller_refused"
+    code = "client_not_authorized"
     message = "client certificate not authorized"
     hint = "connect the service again: openkcmctl service connect"
 
@@ -46,13 +46,13 @@ class ServiceConflict(CallerError):
 class CaRotationInProgress(CallerError):
     """Certificates of the former CA are still valid. A tenant has at most two trusted CAs at a time."""
 
-    code = "authority_overlaps"
+    code = "ca_rotation_in_progress"
     message = "certificates of the former tenant CA are still valid, so the current tenant CA is not rotated"
     hint = "retry after they expire, within three days; openkcmctl tenant show states the time"
 
 
 class CaExpired(PlatformError):
-    code = "authority_lapsed"
+    code = "ca_expired"
     message = "the tenant CA has expired, so it issues no certificates"
     hint = "rotate the tenant CA: openkcmctl certificate rotate-ca"
 

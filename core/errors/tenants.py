@@ -31,7 +31,7 @@ class ApprovalNotNeeded(CallerError):
 
 
 class ApprovalPending(CallerError):
-    code = "approval_waits"
+    code = "approval_pending"
     message = "an approval of exactly this action is already pending"
     hint = "approve it on the page settings, or ask its requester to withdraw it"
 
@@ -51,7 +51,7 @@ class ApprovalUnknown(CallerError):
 class VoteRejected(CallerError):
     """The request is still undecided: it has no vote, or no vote of a user who may decide it."""
 
-    code = "vote_not_counted"
+    code = "vote_rejected"
     message = "this vote does not decide the request"
     hint = "a user other than the requester must decide it, with a role that manages keys"
 
@@ -81,7 +81,7 @@ class TenantConflict(CallerError):
 
 
 class InvalidTransition(CallerError):
-    code = "illegal_move"
+    code = "invalid_transition"
 
     def __init__(self, state: str, move: str, allowed: tuple[str, ...]) -> None:
         super().__init__(
@@ -103,7 +103,7 @@ class TenantNotOperational(CallerError):
     A suspended tenant may only decrypt; a locked or offboarding tenant may do nothing.
     """
 
-    code = "tenant_closed"
+    code = "tenant_not_operational"
 
     def __init__(self, state: str) -> None:
         super().__init__(
@@ -115,7 +115,7 @@ class TenantNotOperational(CallerError):
 class AccessDenied(CallerError):
     """The signed-in user may not access this page; the error does not reveal whether the tenant exists."""
 
-    code = "access_refused"
+    code = "access_denied"
     message = "you do not have access to this page"
     hint = "sign in with an account of its organization, or open your own page"
 
@@ -123,7 +123,7 @@ class AccessDenied(CallerError):
 class PermissionDenied(CallerError):
     """The user's role at their own tenant does not permit the action."""
 
-    code = "action_refused"
+    code = "permission_denied"
     message = "your role does not permit this action"
     hint = "ask an administrator of your organization to do it"
 
@@ -139,7 +139,7 @@ class SessionEnded(CallerError):
 class DestructionStarted(CallerError):
     """The grace period is over and the tenant's keys are destroyed, or their destruction is running."""
 
-    code = "destruction_begun"
+    code = "destruction_started"
     message = "the destruction of the tenant's keys has begun"
     hint = "the tenant cannot be restored; the erasure certificate lists the destroyed keys: openkcmctl tenant show"
 
@@ -147,12 +147,12 @@ class DestructionStarted(CallerError):
 class OffboardingAlreadyScheduled(CallerError):
     """Offboarding is scheduled for another time than the requested one."""
 
-    code = "leaving_otherwise"
+    code = "offboarding_already_scheduled"
     message = "offboarding is already scheduled for a different time"
     hint = "to change the time, restore the tenant and start offboarding again"
 
 
 class GracePeriodActive(PlatformError):
-    code = "grace_not_over"
+    code = "grace_period_active"
     message = "the grace period of the tenant is not over"
     hint = "the platform retries; if the error persists, compare the clocks of the worker and of Temporal"

@@ -45,7 +45,7 @@ class TenantWorkflowState(Message):
 class TenantInput(Message):
     tenant_id: TenantId
     region: str
-    promise_seconds: float
+    provisioning_slo_seconds: float
     memory: TenantWorkflowState = Field(default_factory=TenantWorkflowState)
 
 
@@ -60,7 +60,7 @@ class ProvisionInput(Message):
     tenant_id: TenantId
     region: str
     attempt: int = Field(description="1 for the first provisioning, one more for each retry of a failed one")
-    promise_seconds: float
+    provisioning_slo_seconds: float
 
 
 class ProvisionResult(Message):
@@ -78,7 +78,7 @@ class StatusChange(StrEnum):
     RESUME = "resume"
     LOCK = "lock"
     UNLOCK = "unlock"
-    CLEAR_BREACH = "clear-breach"
+    CLEAR_BREACH = "clear-isolation-lock"
     """Releases the lock of an isolation breach; no other change does."""
 
 

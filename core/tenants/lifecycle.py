@@ -18,7 +18,7 @@ class State(StrEnum):
     ACTIVE = "active"
     SUSPENDED = "suspended"
     LOCKED = "locked"
-    LEAVING = "leaving"
+    LEAVING = "offboarding"
     OFFBOARDED = "offboarded"
 
 
@@ -31,9 +31,9 @@ class Transition(StrEnum):
     RESUME = "resume"
     LOCK = "lock"
     UNLOCK = "unlock"
-    LEAVE = "leave"
+    LEAVE = "start_offboarding"
     RESTORE = "restore"
-    OFFBOARD = "offboard"
+    OFFBOARD = "complete_offboarding"
 
 
 MEANING: Mapping[State, str] = MappingProxyType(

@@ -14,11 +14,11 @@ from core.tenants.lifecycle import DECRYPTS, State, Transition, transition
 
 
 class LockReason(StrEnum):
-    SWITCH = "switch"
+    MANUAL = "manual"
     """A user locked the tenant."""
     ROOT_KEY = "root-key"
     """The customer's root key was disabled or deleted, or was unreachable for longer than the grace period."""
-    BREACH = "breach"
+    BREACH = "isolation-breach"
     """The newest isolation assessment found a breach of the tenant's boundary, so the platform locked it."""
 
 

@@ -55,15 +55,15 @@ def reminders(since: datetime, until: datetime) -> tuple[datetime, ...]:
     return tuple(until - lead for lead in _LEADS if lead * 2 <= grace)
 
 
-def remains(backup_days: int | None) -> tuple[Remains, ...]:
+def remains(backup_retention_days: int | None) -> tuple[Remains, ...]:
     """Return what remains after the erasure, and until when.
 
-    `backup_days`: how long the operator keeps backups of PostgreSQL and of the key server; None if unknown.
+    `backup_retention_days`: how long the operator keeps backups of PostgreSQL and of the key server; None if unknown.
     """
     backups = (
         "the operator deletes its backups; OpenKCM does not know the retention time, ask the operator"
-        if backup_days is None
-        else f"{backup_days} days after this statement, when the last earlier backup is deleted"
+        if backup_retention_days is None
+        else f"{backup_retention_days} days after this statement, when the last earlier backup is deleted"
     )
     return (
         Remains(

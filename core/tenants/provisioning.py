@@ -11,12 +11,12 @@ from openkcm.contract.services import ServiceKind
 
 
 class Step(StrEnum):
-    OPEN_RECORDS = "open-records"
+    OPEN_RECORDS = "plan-provisioning"
     CREATE_KEYS = "create-keys"
-    CREATE_AUTHORITY = "create-authority"
-    CHECK_BOUNDARIES = "check-boundaries"
+    CREATE_AUTHORITY = "create-ca"
+    CHECK_BOUNDARIES = "check-isolation"
     ACTIVATE = "activate"
-    ANNOUNCE = "announce"
+    ANNOUNCE = "send-notification"
 
 
 TITLES = MappingProxyType(

@@ -18,7 +18,8 @@ from openkcm.contract.client_files import Offer
 KMIP_VERSIONS = ("1.0", "1.1", "1.2", "1.3", "1.4")
 _REFUSALS = {
     "400": "the request is not valid",
-    "403": "the certificate or the tenant's state does not permit it; after caller_refused the connection is closed",
+    "403": "the certificate or the tenant's state does not permit it;"
+    " after client_not_authorized the connection is closed",
     "413": "the body is too large",
     "422": "the ciphertext does not decrypt for this caller and resource",
     "424": "the customer's root key is disabled or not usable",

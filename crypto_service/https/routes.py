@@ -110,7 +110,7 @@ async def _protection(context: HandlerContext, caller: ClientIdentity, _request:
     found = await context.protections.of(caller)
     fields = [
         api.FieldAnswer(
-            store=one.store, place=one.place, field=one.field, mode=one.mode, plain_allowed=one.plain_allowed
+            store=one.store, place=one.place, field=one.field, mode=one.mode, plaintext_allowed=one.plaintext_allowed
         )
         for one in found.fields
     ]

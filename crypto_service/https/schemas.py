@@ -194,7 +194,7 @@ class FieldAnswer(Answer):
     place: str
     field: str
     mode: Mode
-    plain_allowed: bool = Field(description="a value that is not encrypted is returned unchanged, not rejected")
+    plaintext_allowed: bool = Field(description="a value that is not encrypted is returned unchanged, not rejected")
 
 
 class ProtectionAnswer(Answer):

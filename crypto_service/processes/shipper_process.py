@@ -43,13 +43,13 @@ def _send_reports(shipper: AuditShipper, reports: socket.socket, stop: threading
         failing = time.time() - totals.failing_since if totals.failing_since else 0.0
         report = Report(
             counters={
-                ("openkcm_crypto_delivered_lines", ()): totals.lines,
-                ("openkcm_crypto_set_aside_lines", ()): totals.set_aside,
-                ("openkcm_crypto_damaged_lines", ()): totals.damaged,
+                ("openkcm_crypto_audit_shipped_records", ()): totals.lines,
+                ("openkcm_crypto_audit_dead_letter_records", ()): totals.set_aside,
+                ("openkcm_crypto_wal_corrupt_records", ()): totals.damaged,
             },
             gauges={
-                ("openkcm_crypto_journal_waiting_bytes", ()): totals.waiting_bytes,
-                ("openkcm_crypto_delivery_failing_seconds", ()): failing,
+                ("openkcm_crypto_wal_pending_bytes", ()): totals.waiting_bytes,
+                ("openkcm_crypto_audit_shipping_failing_seconds", ()): failing,
             },
         )
         with suppress(OSError):

@@ -97,7 +97,7 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
             server.close()
         log.info("draining", connections=len(service.connections))
         _send_report(reports, _report(service, ready=False))
-        await service.connections.drain(settings.drain_seconds)
+        await service.connections.drain(settings.shutdown_grace_seconds)
         await service.heartbeats.write()
         _send_report(reports, _report(service, ready=False))
 
@@ -130,11 +130,11 @@ def _report(service: Service, *, ready: bool = True) -> Report:
     report.counters |= {
         ("openkcm_crypto_connections_opened", ()): connections.opened,
         ("openkcm_crypto_connections_refused", ()): connections.refused,
-        ("openkcm_crypto_limited", ()): service.limits.refused,
-        ("openkcm_crypto_resealed_objects", ()): service.resealing.totals.resealed,
-        ("openkcm_crypto_resealing_overtaken", ()): service.resealing.totals.overtaken,
-        ("openkcm_crypto_resealing_failed", ()): service.resealing.totals.failed,
-        ("openkcm_crypto_damaged_objects", ()): service.resealing.totals.damaged,
+        ("openkcm_crypto_rate_limited", ()): service.limits.refused,
+        ("openkcm_crypto_reencrypted_objects", ()): service.resealing.totals.resealed,
+        ("openkcm_crypto_reencryption_superseded", ()): service.resealing.totals.overtaken,
+        ("openkcm_crypto_reencryption_failures", ()): service.resealing.totals.failed,
+        ("openkcm_crypto_corrupt_objects", ()): service.resealing.totals.damaged,
         ("openkcm_crypto_heartbeats", ()): service.heartbeats.totals.taken,
         ("openkcm_crypto_heartbeats_lost", ()): service.heartbeats.totals.lost,
     }

@@ -31,14 +31,14 @@ COUNTERS = {
     "openkcm_crypto_operations": "uses and refusals written to the audit journal",
     "openkcm_crypto_connections_opened": "connections whose TLS handshake succeeded",
     "openkcm_crypto_connections_refused": "connections closed for their certificate or at a limit",
-    "openkcm_crypto_limited": "requests over a tenant's rate or concurrency limit",
-    "openkcm_crypto_delivered_lines": "journal lines delivered to the audit streams",
-    "openkcm_crypto_set_aside_lines": "journal lines that the database rejected, kept in undeliverable.jsonl",
-    "openkcm_crypto_damaged_lines": "journal lines whose checksum does not match",
-    "openkcm_crypto_resealed_objects": "managed objects re-encrypted under the active version of their service key",
-    "openkcm_crypto_resealing_overtaken": "managed objects that another request changed before their re-encryption",
-    "openkcm_crypto_resealing_failed": "failed attempts to re-encrypt a tenant's objects; each is retried",
-    "openkcm_crypto_damaged_objects": "managed objects that do not decrypt",
+    "openkcm_crypto_rate_limited": "requests over a tenant's rate or concurrency limit",
+    "openkcm_crypto_audit_shipped_records": "journal lines delivered to the audit streams",
+    "openkcm_crypto_audit_dead_letter_records": "journal lines that the database rejected, kept in undeliverable.jsonl",
+    "openkcm_crypto_wal_corrupt_records": "journal lines whose checksum does not match",
+    "openkcm_crypto_reencrypted_objects": "managed objects re-encrypted under the active version of their service key",
+    "openkcm_crypto_reencryption_superseded": "managed objects that another request changed before their re-encryption",
+    "openkcm_crypto_reencryption_failures": "failed attempts to re-encrypt a tenant's objects; each is retried",
+    "openkcm_crypto_corrupt_objects": "managed objects that do not decrypt",
     "openkcm_crypto_heartbeats": "heartbeats received from agents and services",
     "openkcm_crypto_heartbeats_lost": "services whose heartbeats the database rejected",
     "openkcm_crypto_restarts": "processes that ended unexpectedly",
@@ -46,8 +46,8 @@ COUNTERS = {
 SUMS = {
     "openkcm_crypto_ready": "processes that serve HTTPS and KMIP",
     "openkcm_crypto_connections": "open connections",
-    "openkcm_crypto_journal_waiting_bytes": "bytes of the audit journal not yet in the audit streams",
-    "openkcm_crypto_delivery_failing_seconds": "seconds for which the database has accepted no audit records",
+    "openkcm_crypto_wal_pending_bytes": "bytes of the audit journal not yet in the audit streams",
+    "openkcm_crypto_audit_shipping_failing_seconds": "seconds for which the database has accepted no audit records",
 }
 LEAST = {"openkcm_crypto_certificate_not_after_seconds": "earliest expiry of the service's certificates, Unix time"}
 

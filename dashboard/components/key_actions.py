@@ -214,5 +214,5 @@ def _possible(action: Action, state: State, locks: Collection[LockReason]) -> bo
     if action.name is KeyAction.CHANGE_ROOT_KEY:
         return may_change_root_key(state, locks)
     if state is State.LOCKED and action.move in {Transition.LOCK, Transition.UNLOCK}:
-        return (action.move is Transition.UNLOCK) == (LockReason.SWITCH in locks)
+        return (action.move is Transition.UNLOCK) == (LockReason.MANUAL in locks)
     return action.move is None or action.move in transitions_from(state)

@@ -83,7 +83,7 @@ _ADVICE: Mapping[State, str] = MappingProxyType(
 )
 
 
-_SWITCH, _ROOT_KEY = frozenset({LockReason.SWITCH}), frozenset({LockReason.ROOT_KEY})
+_SWITCH, _ROOT_KEY = frozenset({LockReason.MANUAL}), frozenset({LockReason.ROOT_KEY})
 _LOCKED: Mapping[frozenset[LockReason], tuple[str, str]] = MappingProxyType(
     {
         _SWITCH: (

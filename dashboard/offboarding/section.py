@@ -104,7 +104,7 @@ def _draw_leave_question(context: PageContext, tenant: TenantRow) -> TenantRow |
     st.markdown(f"**What happens**  \n{action.happens}")
     st.markdown(f"**Can it be undone?**  \n{action.undone}")
     if two:
-        st.info(approvals.needs_two(context.approval_hours), title="Approval required", icon=":material/group:")
+        st.info(approvals.needs_two(context.approval_ttl_hours), title="Approval required", icon=":material/group:")
     typed = st.text_input(f"Type {tenant.tenant_id} to confirm", key="leaving.confirm").strip()
     with st.container(horizontal=True):
         asked = st.button(button, type="primary", icon=":material/logout:", key="leaving.leave.do")

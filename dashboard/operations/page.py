@@ -109,14 +109,14 @@ def _draw_times(platform: Operations) -> None:
     if not found:
         st.info("No tenant has been ready yet.", icon=":material/timer:")
         return
-    times = view.times(found, platform.promise_seconds)
+    times = view.times(found, platform.provisioning_slo_seconds)
     st.caption(f"From the stored event to ready, {times.summary}.")
     with st.grid(min_column_width=140, key="operations-percentiles"):
         for label, value in times.percentiles:
             st.metric(label, value, border=True)
         st.metric(f"Over {times.promise}", f"{times.over:,}", border=True)
     st.echarts_chart(
-        view.times_chart(found, platform.promise_seconds),
+        view.times_chart(found, platform.provisioning_slo_seconds),
         height=260,
         key="operations-times",
         alt=f"Time to ready of {times.summary}",
@@ -132,7 +132,7 @@ def _draw_list(context: PageContext, platform: Operations, totals: view.Totals) 
     if not rows:
         st.info("No matching tenants. Change or clear the filter.", icon=":material/search_off:")
     for row in rows[:_PAGE]:
-        _draw_line(context, view.line(row, platform.promise_seconds, context.now()), "all")
+        _draw_line(context, view.line(row, platform.provisioning_slo_seconds, context.now()), "all")
     first = (len(trail) - 1) * _PAGE + 1
     with st.container(horizontal=True, vertical_alignment="center", key="operations-pages"):
         st.button(
@@ -228,7 +228,7 @@ def _draw_tenant(context: PageContext, platform: Operations, tenant_id: str) -> 
     if tenant is None:
         st.error("Tenant not found.", icon=":material/search_off:")
         return
-    line = view.line(tenant, platform.promise_seconds, context.now())
+    line = view.line(tenant, platform.provisioning_slo_seconds, context.now())
     st.badge(line.badge.label, icon=line.badge.icon, color=line.badge.color)
     st.text(line.organization)
     st.caption(line.facts)

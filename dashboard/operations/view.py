@@ -114,15 +114,15 @@ def totals(counts: Sequence[TenantCount]) -> Totals:
     )
 
 
-def times(found: Sequence[ProvisioningTime], promise_seconds: float) -> Times:
+def times(found: Sequence[ProvisioningTime], provisioning_slo_seconds: float) -> Times:
     """Return percentiles by nearest rank, so that each is a measured time."""
     seconds = sorted(time.seconds for time in found)
-    over = sum(time > promise_seconds for time in seconds)
+    over = sum(time > provisioning_slo_seconds for time in seconds)
     percentiles = tuple(
         (f"p{rank}", words.span(seconds[ceil(len(seconds) * rank / 100) - 1]) if seconds else "none")
         for rank in _PERCENTILES
     )
-    promise = words.span(promise_seconds)
+    promise = words.span(provisioning_slo_seconds)
     verdict = "all within the target" if not over else f"{words.count(over, 'tenant')} over the target"
     return Times(
         len(seconds),
@@ -133,14 +133,14 @@ def times(found: Sequence[ProvisioningTime], promise_seconds: float) -> Times:
     )
 
 
-def times_chart(found: Sequence[ProvisioningTime], promise_seconds: float) -> dict[str, object]:
+def times_chart(found: Sequence[ProvisioningTime], provisioning_slo_seconds: float) -> dict[str, object]:
     """Return an ECharts option with a point for each tenant; logarithmic, because times are far below the target."""
     points = [[time.requested_at.isoformat(), round(max(time.seconds, 0.01), 3)] for time in reversed(found)]
     return {
         "grid": {"left": 56, "right": 24, "top": 28, "bottom": 32},
         "tooltip": {"trigger": "item", "valueFormatter": "%.1f s"},
         "xAxis": {"type": "time"},
-        "yAxis": {"type": "log", "name": "seconds", "min": 0.1, "max": _axis_end(found, promise_seconds)},
+        "yAxis": {"type": "log", "name": "seconds", "min": 0.1, "max": _axis_end(found, provisioning_slo_seconds)},
         "series": [
             {
                 "name": "ready after",
@@ -150,9 +150,9 @@ def times_chart(found: Sequence[ProvisioningTime], promise_seconds: float) -> di
                 "markLine": {
                     "silent": True,
                     "symbol": "none",
-                    "data": [{"yAxis": promise_seconds}],
+                    "data": [{"yAxis": provisioning_slo_seconds}],
                     "label": {
-                        "formatter": f"target: {words.span(promise_seconds)}",
+                        "formatter": f"target: {words.span(provisioning_slo_seconds)}",
                         "position": "insideEndTop",
                         "color": "inherit",
                     },
@@ -188,14 +188,14 @@ def isolation_line(one: FailedAssessment, now: datetime) -> str:
     )
 
 
-def line(tenant: TenantRow, promise_seconds: float, now: datetime) -> Line:
+def line(tenant: TenantRow, provisioning_slo_seconds: float, now: datetime) -> Line:
     """Return a tenant in the list of all."""
     return Line(
         tenant.tenant_id,
         tenant.organization,
         badge(tenant.state),
         f"{tenant.region} · enabled {words.moment(tenant.requested_at, now)} · {_ready(tenant)}",
-        _lateness(tenant, promise_seconds, now),
+        _lateness(tenant, provisioning_slo_seconds, now),
         can_retry=tenant.state is State.FAILED,
     )
 
@@ -269,16 +269,16 @@ def _ready(tenant: TenantRow) -> str:
     return f"ready after {words.span((tenant.ready_at - tenant.requested_at).total_seconds())}"
 
 
-def _lateness(tenant: TenantRow, promise_seconds: float, now: datetime) -> str:
+def _lateness(tenant: TenantRow, provisioning_slo_seconds: float, now: datetime) -> str:
     waited = now - tenant.requested_at
     if tenant.state is State.FAILED:
         return "Provisioning failed: requires attention"
-    if tenant.state in WAITING and waited > timedelta(seconds=promise_seconds):
+    if tenant.state in WAITING and waited > timedelta(seconds=provisioning_slo_seconds):
         return f"Delayed: not ready after {words.span(waited.total_seconds())}"
     if tenant.promise_broken_at is not None:
-        return f"Was delayed: target {words.span(promise_seconds)}"
+        return f"Was delayed: target {words.span(provisioning_slo_seconds)}"
     return ""
 
 
-def _axis_end(found: Sequence[ProvisioningTime], promise_seconds: float) -> float:
-    return max([promise_seconds, *(time.seconds for time in found)]) * 2
+def _axis_end(found: Sequence[ProvisioningTime], provisioning_slo_seconds: float) -> float:
+    return max([provisioning_slo_seconds, *(time.seconds for time in found)]) * 2

@@ -110,16 +110,18 @@ def _follow(context: PageContext) -> None:
         return
     if tenant is None or tenant.state not in UNDER_WAY:
         st.rerun()
-    _draw_progress(progress(tenant, steps, context.promise_seconds, context.now()), context.promise_seconds)
+    _draw_progress(
+        progress(tenant, steps, context.provisioning_slo_seconds, context.now()), context.provisioning_slo_seconds
+    )
 
 
-def _draw_progress(made: Progress, promise_seconds: float) -> None:
+def _draw_progress(made: Progress, provisioning_slo_seconds: float) -> None:
     with st.container(border=True):
         st.header("Provisioning", anchor=False)
         st.progress(
             made.done / made.total,
             text=f"{made.done} of {count(made.total, 'step')} done after {span(made.elapsed)}; target: "
-            f"{span(promise_seconds)}",
+            f"{span(provisioning_slo_seconds)}",
         )
         if made.late:
             st.warning(
@@ -139,7 +141,7 @@ def _draw_failed(context: PageContext, rows: _Rows) -> None:
         st.header("Provisioning failed", anchor=False)
         if where := stopped(rows.steps):
             st.markdown(where)
-        _draw_lines(progress(rows.tenant, rows.steps, context.promise_seconds, context.now()))
+        _draw_lines(progress(rows.tenant, rows.steps, context.provisioning_slo_seconds, context.now()))
 
 
 def _draw_key_management(context: PageContext, rows: _Rows) -> None:
@@ -153,7 +155,7 @@ def _draw_key_management(context: PageContext, rows: _Rows) -> None:
 
 
 def _draw_ready(context: PageContext, rows: _Rows) -> None:
-    if not (words := ready(rows.tenant, context.promise_seconds)):
+    if not (words := ready(rows.tenant, context.provisioning_slo_seconds)):
         return
     with st.container(border=True):
         st.header("Readiness", anchor=False)
@@ -161,7 +163,7 @@ def _draw_ready(context: PageContext, rows: _Rows) -> None:
         st.caption(f"Ready since {moment(rows.tenant.ready_at, context.now())}.")
         if rows.steps:
             with st.expander("Provisioning steps", icon=":material/checklist:"):
-                _draw_lines(progress(rows.tenant, rows.steps, context.promise_seconds, context.now()))
+                _draw_lines(progress(rows.tenant, rows.steps, context.provisioning_slo_seconds, context.now()))
 
 
 def _draw_chain(rows: _Rows) -> None:

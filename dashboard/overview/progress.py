@@ -32,11 +32,11 @@ class Progress:
     late: bool
 
 
-def progress(tenant: TenantRow, steps: Sequence[StepRow], promise_seconds: float, now: datetime) -> Progress:
+def progress(tenant: TenantRow, steps: Sequence[StepRow], provisioning_slo_seconds: float, now: datetime) -> Progress:
     """Return the steps of a tenant's newest provisioning; before the first is stored, the planned steps."""
     rows = {row.step: row for row in steps}
     planned = tuple(row.step for row in steps) or steps_of(tenant.tenant_id)
-    began = _began(tenant, steps, promise_seconds)
+    began = _began(tenant, steps, provisioning_slo_seconds)
     lines, previous_end, unfinished_before = [], began, False
     for step in planned:
         row = rows.get(step)
@@ -51,17 +51,21 @@ def progress(tenant: TenantRow, steps: Sequence[StepRow], promise_seconds: float
     end = tenant.ready_at if tenant.ready_at is not None and tenant.ready_at >= began else now
     elapsed = max((end - began).total_seconds(), 0.0)
     return Progress(
-        tuple(lines), done, len(planned), elapsed, tenant.promise_broken_at is not None or elapsed > promise_seconds
+        tuple(lines),
+        done,
+        len(planned),
+        elapsed,
+        tenant.promise_broken_at is not None or elapsed > provisioning_slo_seconds,
     )
 
 
-def ready(tenant: TenantRow, promise_seconds: float) -> str:
+def ready(tenant: TenantRow, provisioning_slo_seconds: float) -> str:
     """Return the time from request to ready, compared with the SLO; empty while the tenant is not ready."""
     if tenant.ready_at is None:
         return ""
     took = (tenant.ready_at - tenant.requested_at).total_seconds()
-    verdict = "within the target" if took <= promise_seconds else "over the target"
-    return f"Ready {span(took)} after the request, {verdict} of {span(promise_seconds)}."
+    verdict = "within the target" if took <= provisioning_slo_seconds else "over the target"
+    return f"Ready {span(took)} after the request, {verdict} of {span(provisioning_slo_seconds)}."
 
 
 def stopped(steps: Sequence[StepRow]) -> str:
@@ -72,10 +76,10 @@ def stopped(steps: Sequence[StepRow]) -> str:
     return ""
 
 
-def _began(tenant: TenantRow, steps: Sequence[StepRow], promise_seconds: float) -> datetime:
+def _began(tenant: TenantRow, steps: Sequence[StepRow], provisioning_slo_seconds: float) -> datetime:
     """Return the start of this attempt: the request, unless the first step is so much later that it must be a retry."""
     first = steps[0].started_at if steps else None
-    if first is not None and first - tenant.requested_at > timedelta(seconds=promise_seconds):
+    if first is not None and first - tenant.requested_at > timedelta(seconds=provisioning_slo_seconds):
         return first
     return tenant.requested_at
 

@@ -115,7 +115,7 @@ def _draw_form(context: PageContext, tenant: TenantRow) -> _Result | None:
     _draw_meaning()
     two = _takes_two(context, provider)
     if two:
-        st.info(approvals.needs_two(context.approval_hours), title="Approval required", icon=":material/group:")
+        st.info(approvals.needs_two(context.approval_ttl_hours), title="Approval required", icon=":material/group:")
     with st.container(horizontal=True):
         st.button("Check", icon=":material/fact_check:", key="root-key.check", on_click=_ask, args=(context, _CHECK))
         st.button(

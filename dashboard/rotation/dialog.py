@@ -174,7 +174,7 @@ def _draw_consequences(name: KeyAction, lines: tuple[str, ...]) -> None:
 def _is_confirmed(context: PageContext, button: str, *, typed: bool, two: bool, disabled: bool = False) -> bool:
     """Draw the confirmation and return whether the user has confirmed, with the required input."""
     if two:
-        st.info(approvals.needs_two(context.approval_hours), title="Approval required", icon=":material/group:")
+        st.info(approvals.needs_two(context.approval_ttl_hours), title="Approval required", icon=":material/group:")
     word = context.tenant_id
     if typed:
         word = st.text_input(f"Type {context.tenant_id} to confirm", key="rotation.confirm", disabled=disabled).strip()

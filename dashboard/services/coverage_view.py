@@ -251,10 +251,10 @@ def _row(field: FieldCoverage) -> Mapping[str, str | int]:
 
 def _plain(field: FieldCoverage) -> str:
     parts = []
-    if field.field is not None and field.field.plain_allowed:
+    if field.field is not None and field.field.plaintext_allowed:
         parts.append("allowed")
-    if field.plain_read is not None:
-        parts.append(f"{field.plain_values:,} read, last {field.plain_read}")
+    if field.plaintext_read is not None:
+        parts.append(f"{field.plain_values:,} read, last {field.plaintext_read}")
     if field.backfill is not None and field.backfill.remaining:
         parts.append(f"{field.backfill.remaining:,} to be encrypted")
     return ", ".join(parts) or "none known"

@@ -118,12 +118,12 @@ def _draw_form(context: PageContext, service: str, kind: ServiceKind, known: dic
         captions=[protection.MODE_MEANS[one] for one in modes],
         key=f"protection.mode.{which}",
     )
-    plain_allowed = st.checkbox(
+    plaintext_allowed = st.checkbox(
         "Allow plaintext values until the backfill is complete",
-        value=chosen is not None and chosen.plain_allowed,
+        value=chosen is not None and chosen.plaintext_allowed,
         key=f"protection.plain.{which}",
     )
-    _draw_meaning(known, store, place, field, mode, plain_allowed=plain_allowed)
+    _draw_meaning(known, store, place, field, mode, plaintext_allowed=plaintext_allowed)
     with st.container(horizontal=True):
         label = "Protect field" if chosen is None else "Change field"
         asked = st.button(label, type="primary", icon=":material/shield_lock:", key="protection.do")
@@ -135,7 +135,7 @@ def _draw_form(context: PageContext, service: str, kind: ServiceKind, known: dic
     if not asked:
         return
     try:
-        wanted = parse_field(store, place.strip(), field.strip(), mode, plain_allowed=plain_allowed)
+        wanted = parse_field(store, place.strip(), field.strip(), mode, plaintext_allowed=plaintext_allowed)
         st.session_state[_DONE] = protection_actions.protect(context, service, wanted)
     except OpenKcmError as refused:
         draw_refusal(refused, "Protected fields not changed", "Your input is still here.")
@@ -144,11 +144,11 @@ def _draw_form(context: PageContext, service: str, kind: ServiceKind, known: dic
 
 
 def _draw_meaning(  # noqa: PLR0913 - what a field is made of
-    known: dict[str, ProtectedField], store: Store, place: str, field: str, mode: Mode, *, plain_allowed: bool
+    known: dict[str, ProtectedField], store: Store, place: str, field: str, mode: Mode, *, plaintext_allowed: bool
 ) -> None:
     """Draw the effect of the change as soon as a field is named."""
     try:
-        wanted = parse_field(store, place.strip(), field.strip(), mode, plain_allowed=plain_allowed)
+        wanted = parse_field(store, place.strip(), field.strip(), mode, plaintext_allowed=plaintext_allowed)
     except FieldInvalid:
         return  # an incomplete input is not an error while the user types
     words = protection.meaning(Change(known.get(wanted.name), wanted))

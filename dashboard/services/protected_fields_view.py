@@ -47,7 +47,7 @@ def table(rows: Sequence[ProtectedFieldRow], now: datetime) -> Mapping[str, Sequ
         "Table or collection": [row.field.place for row in rows],
         "Field": [row.field.field for row in rows],
         "Mode": [str(row.field.mode) for row in rows],
-        "Plaintext values": ["allowed" if row.field.plain_allowed else "rejected" for row in rows],
+        "Plaintext values": ["allowed" if row.field.plaintext_allowed else "rejected" for row in rows],
         "Last changed": [f"{moment(row.changed_at, now)} by {row.changed_by}" for row in rows],
     }
 

@@ -92,7 +92,7 @@ def _draw_save(context: PageContext, policy: TenantPolicy, wanted: TenantPolicy)
         st.markdown("**Changes**")
         st.markdown("\n".join(f"- {line}" for line in changes))
         if two:
-            st.info(approvals.needs_two(context.approval_hours), title="Approval required", icon=":material/group:")
+            st.info(approvals.needs_two(context.approval_ttl_hours), title="Approval required", icon=":material/group:")
     button = "Request approval" if two else "Change policy"
     if st.button(button, type="primary", icon=":material/save:", key="settings.save", disabled=not changes):
         _save(context, wanted, two=two)

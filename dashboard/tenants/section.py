@@ -126,7 +126,7 @@ def _draw_question(context: PageContext, tenant: TenantRow, move: StatusChange) 
             icon=":material/warning:",
         )
     if two:
-        st.info(approvals.needs_two(context.approval_hours), title="Approval required", icon=":material/group:")
+        st.info(approvals.needs_two(context.approval_ttl_hours), title="Approval required", icon=":material/group:")
     typed = context.tenant_id
     if move is StatusChange.LOCK:
         typed = st.text_input(f"Type {context.tenant_id} to confirm", key="standing.confirm").strip()

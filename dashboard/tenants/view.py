@@ -13,7 +13,7 @@ from database.services.repository import ServiceRow
 from database.tenants import TenantRow
 
 _SHOWN = 20
-_SWITCH, _ROOT_KEY = frozenset({LockReason.SWITCH}), frozenset({LockReason.ROOT_KEY})
+_SWITCH, _ROOT_KEY = frozenset({LockReason.MANUAL}), frozenset({LockReason.ROOT_KEY})
 _UNLOCK_ADVICE: Mapping[frozenset[LockReason], str] = MappingProxyType(
     {
         frozenset(): "Contact your platform's operator.",
@@ -29,7 +29,7 @@ _UNLOCK_ADVICE: Mapping[frozenset[LockReason], str] = MappingProxyType(
 
 _NAMES: Mapping[LockReason, str] = MappingProxyType(
     {
-        LockReason.SWITCH: "an administrator",
+        LockReason.MANUAL: "an administrator",
         LockReason.ROOT_KEY: "the root key",
         LockReason.BREACH: "the platform (failed isolation check)",
     }
@@ -47,7 +47,7 @@ def moves(tenant: TenantRow) -> tuple[StatusChange, ...]:
     can be locked, to stay locked when the root key works again.
     """
     if tenant.state is State.LOCKED:
-        return (StatusChange.UNLOCK,) if LockReason.SWITCH in tenant.locks else (StatusChange.LOCK,)
+        return (StatusChange.UNLOCK,) if LockReason.MANUAL in tenant.locks else (StatusChange.LOCK,)
     return tuple(
         StatusChange(move)
         for move in (Transition.SUSPEND, Transition.RESUME, Transition.LOCK)

@@ -244,10 +244,10 @@ def _failed(name: str, meaning: str) -> Reason:
 
 _REASONS = MappingProxyType(
     {
-        "caller_refused": Reason(
+        "client_not_authorized": Reason(
             "Certificate rejected", "The certificate is expired, revoked, unknown, or of a disconnected service."
         ),
-        "tenant_closed": Reason(
+        "tenant_not_operational": Reason(
             "Tenant suspended or locked",
             "The tenant state does not allow the request: suspended allows decryption only, locked allows nothing.",
         ),
@@ -286,10 +286,10 @@ _REASONS = MappingProxyType(
         "root_key_credentials_refused": _failed(
             "Root key credentials rejected", "The root key provider rejected the platform's credentials."
         ),
-        "root_key_swapped": _failed("Root key replaced", "Another key is stored at the root key reference."),
+        "root_key_mismatch": _failed("Root key replaced", "Another key is stored at the root key reference."),
         "root_key_unsuitable": _failed("Root key unsuitable", "The root key lacks a required property."),
-        "root_key_slow": _failed("Root key too slow", "The root key provider responded too late."),
-        "root_key_failing": _failed("Root key failing", "The root key provider responded with errors."),
+        "root_key_timeout": _failed("Root key too slow", "The root key provider responded too late."),
+        "root_key_server_error": _failed("Root key failing", "The root key provider responded with errors."),
         "root_key_clock_skew": _failed(
             "Clocks differ", "The clocks of the root key provider and the platform differ too much."
         ),

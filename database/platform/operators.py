@@ -74,10 +74,10 @@ class Operations:
         DatabaseUnavailable, DatabaseRefused
     """
 
-    def __init__(self, database: Database, promise_seconds: float) -> None:
-        self.promise_seconds = promise_seconds
+    def __init__(self, database: Database, provisioning_slo_seconds: float) -> None:
+        self.provisioning_slo_seconds = provisioning_slo_seconds
         self._database = database
-        self._promise = timedelta(seconds=promise_seconds)
+        self._promise = timedelta(seconds=provisioning_slo_seconds)
 
     def counts(self) -> Sequence[TenantCount]:
         with self._database.raw_tx(PLATFORM) as connection:

@@ -68,19 +68,19 @@ on conflict (tenant_id, day, service, place) do update set
     {", ".join(f"{one} = least(kept.{one}::numeric + excluded.{one}, {_LARGEST})::bigint" for one in _SUMS)}
 """  # noqa: S608 - constants
 _UPSERT_BACKFILLS = """
-insert into okcm.backfill as kept (tenant_id, service, place, done, remaining, state, told_at)
+insert into okcm.backfill as kept (tenant_id, service, place, done, remaining, state, reported_at)
 select %(tenant)s, reported.service, place, done, remaining, reported.state, at
 from unnest(%(services)s::text[], %(places)s::text[], %(done)s::bigint[], %(remaining)s::bigint[],
             %(states)s::text[], %(at)s::timestamptz[]) as reported (service, place, done, remaining, state, at)
 join okcm.service on service.tenant_id = %(tenant)s and service.service = reported.service
 order by reported.service, place
 on conflict (tenant_id, service, place) do update set done = excluded.done, remaining = excluded.remaining,
-    state = excluded.state, told_at = excluded.told_at
-where kept.told_at < excluded.told_at
+    state = excluded.state, reported_at = excluded.reported_at
+where kept.reported_at < excluded.reported_at
 """
 _DELETE_OLD_BACKFILLS = f"""
 with ranked as (
-    select service, place, row_number() over (partition by service order by told_at desc, place) as rank
+    select service, place, row_number() over (partition by service order by reported_at desc, place) as rank
     from okcm.backfill where service = any(%(services)s::text[])
 )
 delete from okcm.backfill b using ranked r where b.service = r.service and b.place = r.place and r.rank > {_PLACES}
@@ -122,7 +122,7 @@ class BackfillRow:
     done: int
     remaining: int
     state: Backfill
-    told_at: datetime
+    reported_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class Agents:
                 "done": [row.done for row in backfills],
                 "remaining": [row.remaining for row in backfills],
                 "states": [row.state.value for row in backfills],
-                "at": [row.told_at for row in backfills],
+                "at": [row.reported_at for row in backfills],
             },
         )
         services = sorted({row.service for row in backfills})
@@ -206,7 +206,7 @@ class Agents:
     def backfills(self) -> Sequence[BackfillRow]:
         """Return the progress of the backfills, by service and place."""
         rows = self.connection.execute(
-            "select service, place, done, remaining, state, told_at from okcm.backfill order by service, place"
+            "select service, place, done, remaining, state, reported_at from okcm.backfill order by service, place"
         )
         return [BackfillRow(service, place, done, left, Backfill(s), at) for service, place, done, left, s, at in rows]
 

@@ -38,7 +38,7 @@ class Protection:
         """Return the protected fields of one service, in order; none for an unknown service."""
         # One statement, so that version and fields belong together.
         rows = self.connection.execute(
-            "select p.version, f.store, f.place, f.field, f.mode, f.plain_allowed from okcm.protection p"
+            "select p.version, f.store, f.place, f.field, f.mode, f.plaintext_allowed from okcm.protection p"
             " left join okcm.protected_field f on f.tenant_id = p.tenant_id and f.service = p.service"
             " where p.service = %s order by f.store, f.place, f.field",
             [service],
@@ -53,7 +53,7 @@ class Protection:
         """Return the protected fields of all services that have any."""
         found: dict[str, list[ProtectedField]] = {}
         for row in self.connection.execute(
-            "select f.store, f.place, f.field, f.mode, f.plain_allowed, f.service"
+            "select f.store, f.place, f.field, f.mode, f.plaintext_allowed, f.service"
             " from okcm.protected_field f order by f.store, f.place, f.field"
         ):
             found.setdefault(row[5], []).append(_field(row))
@@ -62,7 +62,7 @@ class Protection:
     def rows(self, service: str) -> Sequence[ProtectedFieldRow]:
         """Return the protected fields of one service, in order, with the author of each."""
         rows = self.connection.execute(
-            "select f.store, f.place, f.field, f.mode, f.plain_allowed, f.changed_by, f.changed_at"
+            "select f.store, f.place, f.field, f.mode, f.plaintext_allowed, f.changed_by, f.changed_at"
             " from okcm.protected_field f where f.service = %s order by f.store, f.place, f.field",
             [service],
         )
@@ -79,17 +79,17 @@ class Protection:
     def protect(self, service: str, field: ProtectedField, by: str) -> None:
         """Add a protected field, or change its mode."""
         changed = self.connection.execute(
-            "update okcm.protected_field set mode = %s, plain_allowed = %s, changed_by = %s"
+            "update okcm.protected_field set mode = %s, plaintext_allowed = %s, changed_by = %s"
             " where service = %s and store = %s and place = %s and field = %s",
-            [field.mode, field.plain_allowed, by, service, field.store, field.place, field.field],
+            [field.mode, field.plaintext_allowed, by, service, field.store, field.place, field.field],
         )
         if changed.rowcount:
             return
         self.connection.execute(
             "insert into okcm.protected_field"
-            " (tenant_id, service, store, place, field, mode, plain_allowed, changed_by)"
+            " (tenant_id, service, store, place, field, mode, plaintext_allowed, changed_by)"
             " values (%s, %s, %s, %s, %s, %s, %s, %s)",
-            [self.tenant_id, service, field.store, field.place, field.field, field.mode, field.plain_allowed, by],
+            [self.tenant_id, service, field.store, field.place, field.field, field.mode, field.plaintext_allowed, by],
         )
 
     def unprotect(self, service: str, field: ProtectedField, by: str) -> bool:
@@ -108,5 +108,5 @@ class Protection:
 
 
 def _field(row: Iterable[object]) -> ProtectedField:
-    store, place, field, mode, plain_allowed, *_ = row
-    return ProtectedField(Store(str(store)), str(place), str(field), Mode(str(mode)), plain_allowed is True)
+    store, place, field, mode, plaintext_allowed, *_ = row
+    return ProtectedField(Store(str(store)), str(place), str(field), Mode(str(mode)), plaintext_allowed is True)

@@ -29,7 +29,7 @@ class Market:
 
     sender: MarketplaceClient
     regions: tuple[str, ...]
-    promise_seconds: float
+    provisioning_slo_seconds: float
     now: Callable[[], datetime]
 
 
@@ -165,4 +165,4 @@ def _read_status(market: Market, account: view.Account) -> view.Standing:
         if refused.code != TenantUnknown.code:
             raise
         status = None
-    return view.standing(status, market.promise_seconds, market.now())
+    return view.standing(status, market.provisioning_slo_seconds, market.now())

@@ -98,14 +98,14 @@ def account_problem(tenant_id: str, organization: str) -> str:
     return ""
 
 
-def standing(status: Mapping[str, Any] | None, promise_seconds: float, now: datetime) -> Standing:
+def standing(status: Mapping[str, Any] | None, provisioning_slo_seconds: float, now: datetime) -> Standing:
     """Return the view of the endpoint's status document, None for an account that was never enabled."""
     if status is None:
         return Standing(Stage.OFFERED, "", "", "", "", "", "")
     state, organization, url = State(status["state"]), str(status["organization"]), str(status["dashboard_url"])
     stage = _STAGES.get(state, Stage.ENABLED)
     waited = (now - datetime.fromisoformat(status["requested_at"])).total_seconds()
-    late = stage is Stage.PREPARING and (bool(status["promise_broken"]) or waited > promise_seconds)
+    late = stage is Stage.PREPARING and (bool(status["promise_broken"]) or waited > provisioning_slo_seconds)
     found = {step["number"]: step for step in status["steps"]}
     steps = [found.get(number, {}) for number in NUMBERS.values()]
     return Standing(

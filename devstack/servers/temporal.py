@@ -14,7 +14,7 @@ SEARCH_ATTRIBUTES: Mapping[str, str] = {
     "Region": "Keyword",
     "LifecycleState": "Keyword",
     "RootKeyMode": "Keyword",
-    "PromiseBroken": "Bool",
+    "ProvisioningSloBreached": "Bool",
 }
 NAMESPACE = "default"
 

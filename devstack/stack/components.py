@@ -71,7 +71,7 @@ def components(settings: Settings) -> list[Component]:
             health="/metrics",
             saying='openkcm_worker_ready{service_name="temporal-core-sdk"} 1',  # the sample and not its help text
             after=prepared + allowed,
-            stop_seconds=settings.drain_seconds + _DRAIN_MARGIN_SECONDS,
+            stop_seconds=settings.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS,
         ),
         PythonProcess(
             "marketplace",
@@ -93,7 +93,7 @@ def components(settings: Settings) -> list[Component]:
             },
             health="/healthz",
             after=prepared + allowed,
-            stop_seconds=2 * settings.drain_seconds + _DRAIN_MARGIN_SECONDS,
+            stop_seconds=2 * settings.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS,
             niceness=0,  # customers' databases wait for its responses
         ),
         PythonProcess(

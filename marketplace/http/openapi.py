@@ -46,7 +46,7 @@ EVENTS: dict[str, Any] = {
     ),
     "responses": _errors(
         (400, "malformed_event"),
-        (401, "signature_refused, stale_timestamp"),
+        (401, "signature_invalid, stale_timestamp"),
         (404, "tenant_unknown: service_disabled for an account that never enabled the service"),
         (409, "tenant_offboarded, tenant_conflict, service_conflict"),
         (413, "body_too_large"),
@@ -94,7 +94,7 @@ ENROL: dict[str, Any] = {
     ),
     "responses": _errors(
         (400, "malformed_enrolment"),
-        (401, "proof_refused"),
+        (401, "attestation_rejected"),
         (413, "body_too_large"),
         (422, "csr_refused, invalid_name"),
         (429, "too_many_requests"),
@@ -121,7 +121,7 @@ ENROL: dict[str, Any] = {
 ENROLMENT_STATUS: dict[str, Any] = {
     "summary": "Show an enrolment",
     "description": "pending, issued with the certificate, or refused with the reason. Requires the ticket.",
-    "responses": _errors((401, "ticket_refused"), (429, "too_many_requests"), (503, "database_unavailable")),
+    "responses": _errors((401, "ticket_rejected"), (429, "too_many_requests"), (503, "database_unavailable")),
     "openapi_extra": {"parameters": [_header("authorization", "Bearer <ticket>")]},
 }
 

@@ -22,7 +22,7 @@ from tests.kms.opening import Estate, Opener
 from vault.transit.tenant_keys import TransitTenantKeys
 
 SERVICES = ("billing", "ledger", "orders")
-STEPS = ("admit-root-key", "preflight-root-key", "wrap-service-keys", "switch-root-key")
+STEPS = ("register-root-key", "preflight-root-key", "wrap-service-keys", "switch-root-key")
 
 
 class Change(Recorded):

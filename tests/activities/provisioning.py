@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from temporalio import activity
 from temporalio.testing import ActivityEnvironment
 
 from config.secrets import BOUNDARY_IDENTITY, read_secret
@@ -25,7 +26,8 @@ class Provisioning(Recorded):
     """One tenant and the activities of the worker, by their names."""
 
     def __init__(self, parts: wiring.WorkerDependencies, tenant_id: str) -> None:
-        self._activities = {a.__name__.replace("_", "-"): a for a in (*parts.lifecycle, *parts.platform)}
+        activities = (*parts.lifecycle, *parts.platform)
+        self._activities = {activity._Definition.must_from_callable(a).name: a for a in activities}
         super().__init__(parts.database, tenant_id)
         self.parts, self.attempt = parts, 1
 

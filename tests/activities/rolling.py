@@ -13,7 +13,7 @@ from tests.activities.connecting import Connection
 from tests.activities.recorded import Recorded
 from tests.database.fixtures import Field
 
-STEPS = ("prepare-authority", "verify-authority", "activate-authority")
+STEPS = ("prepare-ca", "verify-ca", "activate-ca")
 
 
 class Roll(Recorded):
@@ -28,7 +28,7 @@ class Roll(Recorded):
         return StepInput(tenant_id=self.tenant_id, operation_id=f"authority-roll-{number}")
 
     def plan(self, number: int = 1) -> AuthorityPlan:
-        return self.tenant.run_with("plan-authority", self.step(number))
+        return self.tenant.run_with("plan-ca", self.step(number))
 
     def run(self, name: str, plan: AuthorityPlan, number: int = 1) -> None:
         self.tenant.run_with(name, AuthorityStep(**self.step(number).model_dump(), **plan.model_dump()))
@@ -40,15 +40,15 @@ class Roll(Recorded):
 
     def abandon(self, plan: AuthorityPlan, number: int = 1) -> RollAuthorityResult:
         failure = AuthorityFailureInput(
-            **self.step(number).model_dump(), **plan.model_dump(), code="vault_refused", reason="verify-authority"
+            **self.step(number).model_dump(), **plan.model_dump(), code="vault_refused", reason="verify-ca"
         )
-        return self.tenant.run_with("abandon-authority", failure)
+        return self.tenant.run_with("abandon-ca", failure)
 
     def publish(self) -> None:
         self.tenant.run_with("publish-revocation-list", self.step())
 
     def unrenewed(self) -> tuple[str, ...]:
-        return self.tenant.run_with("unrenewed-services", self.step()).services
+        return self.tenant.run_with("find-unrenewed-services", self.step()).services
 
     @property
     def authorities(self) -> Sequence[AuthorityRow]:

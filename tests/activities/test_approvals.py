@@ -56,7 +56,7 @@ def test_approved_action_is_executed_once_and_both_people_are_recorded(scene: Sc
     admitted = scene.admit(approval_id)
     assert (admitted.state, admitted.told) == (ApprovalState.PENDING, NotificationKind.APPROVAL_WAITING)
     assert [one.approval_id for one in admitted.waiting] == [approval_id]
-    assert scene.announced().count("approval-waiting") == 1
+    assert scene.announced().count("approval-pending") == 1
     scene.says(KAI, approval_id)
     decided = scene.decide(approval_id)
     assert (decided.state, decided.action, decided.waiting) == (ApprovalState.APPROVED, Action.LOCK, ())
@@ -68,7 +68,7 @@ def test_approved_action_is_executed_once_and_both_people_are_recorded(scene: Sc
         (one["name"], one["outcome"], one["details"].get("decided_by", "")) for one in scene.records("approval.")
     ]
     assert recorded == [
-        ("approval.requested", "success", ""),
+        ("approval.opened", "success", ""),
         ("approval.granted", "success", "kai"),
         ("approval.executed", "intended", "kai"),
         ("approval.executed", "success", "kai"),
@@ -244,9 +244,9 @@ def test_lock_after_a_root_key_failure_needs_no_approval(scene: Scene) -> None:
 def test_failure_of_an_approved_action_is_recorded(scene: Scene) -> None:
     approval_id = scene.approved()
     for _ in range(2):
-        scene.close(approval_id, "illegal_move")
+        scene.close(approval_id, "invalid_transition")
     found = scene.approval(approval_id)
-    assert (found.state, found.reason) == (ApprovalState.FAILED, "illegal_move")
+    assert (found.state, found.reason) == (ApprovalState.FAILED, "invalid_transition")
     assert_lock_rejected(scene, approval_id)
 
 
@@ -296,10 +296,10 @@ def test_every_step_that_crashes_after_its_commit_has_one_effect(scene: Scene) -
     assert set(events.values()) == {1}
     names = Counter((one["name"], one["outcome"]) for one in scene.records("approval."))
     assert names == {
-        ("approval.requested", "success"): 3,
+        ("approval.opened", "success"): 3,
         ("approval.granted", "success"): 2,
         ("approval.executed", "intended"): 2,
         ("approval.executed", "success"): 1,
         ("approval.expired", "refused"): 1,
     }
-    assert scene.announced().count("approval-waiting") == 3
+    assert scene.announced().count("approval-pending") == 3

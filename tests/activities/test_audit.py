@@ -33,7 +33,7 @@ def test_each_stream_with_new_records_is_signed_and_no_other(request_tenant):
     tenants = [request_tenant() for _ in range(3)]
     for tenant in tenants:
         tenant.run(Step.OPEN_RECORDS)
-    assert tenants[0].run_platform("sign-audit-heads").signed == 3
+    assert tenants[0].run_platform("sign-audit-checkpoints").signed == 3
     before = [heads_of(tenant) for tenant in tenants]
     for tenant, [head] in zip(tenants, before, strict=True):
         last = verify_chain(tenant.read(lambda tx: tx.audit.records()))
@@ -47,18 +47,18 @@ def test_each_stream_with_new_records_is_signed_and_no_other(request_tenant):
         ):
             with pytest.raises(InvalidSignature):
                 verify(tenant, head, other)
-    assert tenants[0].run_platform("sign-audit-heads").signed == 0
+    assert tenants[0].run_platform("sign-audit-checkpoints").signed == 0
     assert [heads_of(tenant) for tenant in tenants] == before
 
 
 def test_public_key_is_recorded_before_a_checkpoint_signed_with_it(tenant, vault_admin):
     """An auditor has no access to the key server, so each new key is recorded automatically after a rotation."""
     tenant.run(Step.OPEN_RECORDS)
-    tenant.run_platform("sign-audit-heads")
+    tenant.run_platform("sign-audit-checkpoints")
     assert PlatformQueries(tenant.parts.database).audit_keys() == tenant.parts.signer.public_keys()
-    vault_admin.write("transit/keys/audit-heads/rotate", {})
+    vault_admin.write("transit/keys/audit-checkpoints/rotate", {})
     tenant.run(Step.CREATE_KEYS)
-    tenant.run_platform("sign-audit-heads")
+    tenant.run_platform("sign-audit-checkpoints")
     known = PlatformQueries(tenant.parts.database).audit_keys()
     first, second = heads_of(tenant)
     assert first.key != second.key
@@ -74,5 +74,5 @@ def test_checkpoint_is_rejected_when_its_public_key_would_replace_another(tenant
     [name] = list(tenant.parts.signer.public_keys())[-1:]
     PlatformQueries(field.open("worker", max_size=1)).record_audit_keys(Signer(name).public_keys())
     with pytest.raises(DatabaseRefused):
-        tenant.run_platform("sign-audit-heads")
+        tenant.run_platform("sign-audit-checkpoints")
     assert heads_of(tenant) == []

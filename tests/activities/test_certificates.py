@@ -70,7 +70,7 @@ def test_foreign_key_under_the_cas_name_is_rejected_and_not_changed(tenant, vaul
     assert tenant.read(lambda tx: tx.certificates.authority()) is None
     assert tenant.read(lambda tx: tx.keys.all()) == []
     assert tenant.records() == before
-    tenant.run("disable-authority")
+    tenant.run("disable-ca")
     assert (vault_admin.read(f"transit/keys/{name}") or {})["soft_deleted"] is False
 
 
@@ -80,11 +80,11 @@ def test_rollback_disables_the_ca_and_a_retry_enables_it(tenant):
     before = recorded(tenant)
     assert issue(tenant)
 
-    tenant.run("disable-authority")
-    tenant.run("disable-authority")
+    tenant.run("disable-ca")
+    tenant.run("disable-ca")
     with pytest.raises(KeyUnavailable):
         issue(tenant)
-    tenant.run("record-failure", code="boundary_breached", reason="check-boundaries")
+    tenant.run("record-failure", code="isolation_breached", reason="check-isolation")
 
     tenant.attempt += 1
     tenant.run(Step.OPEN_RECORDS)

@@ -10,15 +10,15 @@ from tests.activities.offboarding.leaving import STEPS
 
 # The number of effects (Vault responses, commits) of each step, so that each crash occurs.
 EFFECTS = {
-    "begin-destruction": 1,
-    "take-stock": 5,
+    "start-destruction": 1,
+    "inventory-keys": 5,
     "disconnect-services": 1,
     "destroy-service-keys": 2,
     "destroy-tenant-key": 5,
-    "destroy-authority-key": 5,
+    "destroy-ca-key": 5,
     "erase-rows": 2,
     "destroy-payload-key": 5,
-    "certify-destruction": 3,
+    "issue-erasure-certificate": 3,
 }
 
 
@@ -37,7 +37,7 @@ def test_retry_completes_a_step_that_crashed_after_an_effect(leaving, name, effe
         "service_key": 1,
         "service_request": 1,
     }
-    assert leaving.announced() == ["farewell", "farewell"]
+    assert leaving.announced() == ["offboarded", "offboarded"]
     leaving.tenant.assert_audited_once()
 
 

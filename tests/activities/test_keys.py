@@ -80,7 +80,7 @@ def test_rollback_disables_the_tenant_key_and_a_retry_enables_it(tenant):
     tenant.run("disable-tenant-key")
     with pytest.raises(KeyUnavailable):
         tenant.tenant_keys.decrypt(a_context(tenant), wrapped)
-    tenant.run("record-failure", code="boundary_breached", reason="check-boundaries")
+    tenant.run("record-failure", code="isolation_breached", reason="check-isolation")
 
     tenant.attempt += 1
     tenant.run(Step.OPEN_RECORDS)

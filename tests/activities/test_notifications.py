@@ -61,14 +61,14 @@ def test_sweep_sends_old_messages_of_every_tenant_also_when_the_mail_server_fail
 ) -> None:
     other = request_tenant()
     other.run_until(Step.ACTIVATE)
-    ready.run_platform("sweep-outbox")
+    ready.run_platform("dispatch-outbox")
     assert callback.taken == []
     mailbox.close()
     with field.administrator() as administrator:
         administrator.execute("update okcm.outbox set added_at = added_at - interval '2 minutes'")
-    ready.run_platform("sweep-outbox")
+    ready.run_platform("dispatch-outbox")
     assert [len(callback.about(tenant.tenant_id, "ready")) for tenant in (ready, other)] == [1, 1]
     mailbox.open()
-    ready.run_platform("sweep-outbox")
+    ready.run_platform("dispatch-outbox")
     assert [len(mailbox.about(tenant.tenant_id, "is ready")) for tenant in (ready, other)] == [1, 1]
     assert unsent(ready) == unsent(other) == []

@@ -48,7 +48,7 @@ def test_creating_the_records_twice_has_one_effect(tenant):
 def test_canary_plans_no_attack_on_itself_and_sends_no_notification(canary):
     assert Step.CHECK_BOUNDARIES not in [row.step for row in canary.read(lambda tx: tx.steps.latest())]
     assert canary.tenant_row.state is State.ACTIVE
-    canary.run("break-promise")
+    canary.run("record-slo-breach")
     assert canary.announced() == []
 
 
@@ -69,9 +69,9 @@ def test_activation_publishes_one_route_and_one_message_per_channel(tenant):
     assert route.issuer_fingerprint == hashlib.sha256(ssl.PEM_cert_to_DER_cert(issuer)).hexdigest()
     tenant.assert_audited_once()
     # A breach of the SLO is recorded now, and no notification calls a ready tenant late.
-    tenant.run("break-promise")
+    tenant.run("record-slo-breach")
     assert messages(tenant) == on_every_channel("ready")
-    assert tenant.records("tenant.promise_broken")
+    assert tenant.records("tenant.provisioning_slo_breached")
 
 
 @pytest.mark.usefixtures("canary")
@@ -102,15 +102,15 @@ def test_failure_withdraws_the_route_and_is_notified_once(tenant):
     issuer = tenant.get(lambda tx: tx.certificates.authority()).fingerprint
     tenant.read(lambda tx: tx.routes.publish(RouteRow(l2_key(tenant.tenant_id), issuer, REGION)))
     for _ in range(2):
-        tenant.run("record-failure", code="boundary_breached", reason="check-boundaries")
+        tenant.run("record-failure", code="isolation_breached", reason="check-isolation")
     assert tenant.tenant_row.state is State.FAILED
     assert route_of(tenant) is None
-    assert [record["details"]["code"] for record in tenant.records("tenant.failed")] == ["boundary_breached"]
+    assert [record["details"]["code"] for record in tenant.records("tenant.failed")] == ["isolation_breached"]
     assert [record["name"] for record in tenant.records()][-2:] == ["route.withdrawn", "tenant.failed"]
     # No notification calls a failed tenant late.
-    tenant.run("break-promise")
+    tenant.run("record-slo-breach")
     assert messages(tenant) == on_every_channel("failed")
-    assert tenant.records("tenant.promise_broken")
+    assert tenant.records("tenant.provisioning_slo_breached")
     assert not tenant.records("tenant.provision_retried")
     tenant.run(Step.OPEN_RECORDS)
     assert len(tenant.records("tenant.provision_retried")) == 1
@@ -119,9 +119,9 @@ def test_failure_withdraws_the_route_and_is_notified_once(tenant):
 
 def test_slo_breach_is_recorded_and_notified_once(tenant):
     tenant.run(Step.OPEN_RECORDS)
-    tenant.run("break-promise")
-    tenant.run("break-promise")
+    tenant.run("record-slo-breach")
+    tenant.run("record-slo-breach")
     assert tenant.tenant_row.promise_broken_at is not None
     assert tenant.tenant_row.state is State.PROVISIONING
-    assert messages(tenant) == on_every_channel("late")
+    assert messages(tenant) == on_every_channel("delayed")
     tenant.assert_audited_once()

@@ -29,7 +29,7 @@ def approved(change: Change, field, request_id: str) -> str:
             tx.sessions.begin(f"{number:064x}", person.subject, datetime.now(UTC) + timedelta(hours=1))
         tx.approvals.ask(approval_id, Action.ROOT_KEY_TO_PLATFORM, {"request_id": request_id}, ada)
     step = ApprovalStep(tenant_id=tenant_id, operation_id=f"approval-{approval_id}", approval_id=approval_id)
-    change.tenant.run_with("admit-approval", step)
+    change.tenant.run_with("open-approval", step)
     with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
         tx.approvals.vote(approval_id, kai, VoteChoice.APPROVE)
     change.tenant.run_with("decide-approval", step)

@@ -90,7 +90,7 @@ def test_unlock_restores_the_state_before_the_lock(scene: Scene) -> None:
     scene.ask(StatusChange.SUSPEND)
     for _ in range(2):
         scene.ask(StatusChange.LOCK)
-    assert scene.standing == locked(LockReason.SWITCH)
+    assert scene.standing == locked(LockReason.MANUAL)
     with pytest.raises(InvalidTransition):
         scene.ask(StatusChange.RESUME)
     for _ in range(2):
@@ -123,13 +123,13 @@ def test_each_lock_is_released_separately(scene: Scene) -> None:
     scene.root_key_is(RootKeyDisabled.code)
     scene.follow()
     scene.ask(StatusChange.LOCK)
-    assert scene.standing == locked(LockReason.ROOT_KEY, LockReason.SWITCH)
+    assert scene.standing == locked(LockReason.ROOT_KEY, LockReason.MANUAL)
     scene.ask(StatusChange.UNLOCK)
     assert scene.standing == locked(LockReason.ROOT_KEY)
     scene.ask(StatusChange.LOCK)
     scene.root_key_is(HEALTHY)
     assert scene.follow().told is None
-    assert scene.standing == locked(LockReason.SWITCH)
+    assert scene.standing == locked(LockReason.MANUAL)
     scene.ask(StatusChange.UNLOCK)
     assert scene.standing == ACTIVE
 

@@ -120,7 +120,7 @@ def _signed(stack: Stack, database: Database) -> int:
 
 
 async def _trigger(temporal: str) -> None:
-    await (await Client.connect(temporal)).get_schedule_handle("audit-heads").trigger()
+    await (await Client.connect(temporal)).get_schedule_handle("audit-checkpoints").trigger()
 
 
 def _verify(stack: Stack, file: Path, key: Path, *, intact: bool = True) -> dict[str, Any]:

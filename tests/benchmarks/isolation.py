@@ -27,8 +27,8 @@ _PROTOCOL = (
     "A stack is filled with {tenants} tenants, one of which has a service that sends {rate:g} requests per second over "
     "kept connections to both listeners (tests/benchmarks/harness/open_loop.py, a separate process with "
     "real-time priority where "
-    "permitted, which represents another machine). It sends requests for {quiet:g} s, then while `openkcm "
-    "check-boundaries --all` assesses every tenant, then for {quiet:g} s again. The quiet periods before and after are "
+    "permitted, which represents another machine). It sends requests for {quiet:g} s, then while `openkcmctl "
+    "isolation check --all` assesses every tenant, then for {quiet:g} s again. The quiet periods before and after are "
     "combined, so that a machine that becomes slower is not mistaken for an effect of the assessments."
 )
 

@@ -153,7 +153,7 @@ Two benchmarks cover root keys of customers ([root-keys.md](root-keys.md)):
   A service sends 200 requests per second to each of the two listeners while the customer disables and enables the key:
   how long until the last success on each listener, until the tenant is `locked`, until the first success. While the
   key is disabled, 10,000 requests try to succeed nevertheless. At the end worker, Temporal and PostgreSQL are killed
-  right before the key is disabled, which leaves the cache time (`crypto_cache_seconds`) as the only limit.
+  right before the key is disabled, which leaves the cache time (`crypto_key_cache_seconds`) as the only limit.
 * `watch` has one worker monitor 5,000 root keys in one OpenBao, each tenant with real keys at both key servers: the
   cost in CPU and memory, that no row is written and no history grows while nothing changes, how long a new worker
   needs to check every key once, and, with 50 of them in use, how long until a tenant whose key is disabled is

@@ -117,7 +117,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
             rotations.close()
         estate.close()
         processes = stack.settings.crypto_processes or os.cpu_count() or 1
-        half = stack.settings.crypto_cache_seconds / 2
+        half = stack.settings.crypto_key_cache_seconds / 2
     figures = _Figures(windows, rows)
     protocol = _PROTOCOL.format(
         rows=rows,
@@ -254,7 +254,7 @@ class _Rotations:
     async def _ask(self, tenant_id: str, *, tenant_key: bool) -> None:
         settings = self._stack.settings
         gateway = WorkflowClient(
-            await connect_client(settings.temporal_address), settings.promise_seconds, _PATIENCE_SECONDS
+            await connect_client(settings.temporal_address), settings.provisioning_slo_seconds, _PATIENCE_SECONDS
         )
         services = RotationScope.NONE if tenant_key else RotationScope.ALL
         request = RotateRequest(request_id=uuid.uuid4().hex, services=services, tenant_key=tenant_key)

@@ -134,7 +134,8 @@ class Field:
         """Call until it succeeds, and restart every process that dies meanwhile."""
 
         async def asked() -> None:
-            gateway = await WorkflowClient.connect(self.settings.temporal_address, self.settings.promise_seconds)
+            settings = self.settings
+            gateway = await WorkflowClient.connect(settings.temporal_address, settings.provisioning_slo_seconds)
             asking = asyncio.create_task(what(gateway))
             while not asking.done():
                 before_restart()

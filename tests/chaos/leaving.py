@@ -136,7 +136,7 @@ class OffboardedTenant:
             assert (row.state, row.organization) == (State.OFFBOARDED, "(erased)")
             self._assert_certified(certificate, TransitAuditSigner(parts.vault).public_keys())
             records = whole_stream(parts.database, self.tenant_id)
-        assert {message.kind for message, _ in announced} <= {"farewell"}
+        assert {message.kind for message, _ in announced} <= {"offboarded"}
         assert certificate is not None
         at = ErasureStatement.model_validate_json(certificate.statement).audit_seq
         after = [record["name"] for record in records[at:]]

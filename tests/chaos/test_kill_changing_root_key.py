@@ -36,7 +36,7 @@ DIRECTIONS = {
 }
 
 # The minimum of effects (responses of key servers, commits) of each step, in every direction.
-EFFECTS = {"admit-root-key": 2, "preflight-root-key": 2, "wrap-service-keys": 10, "switch-root-key": 2}
+EFFECTS = {"register-root-key": 2, "preflight-root-key": 2, "wrap-service-keys": 10, "switch-root-key": 2}
 
 # In the order of the sequence, so that each change starts where the previous one ended.
 SHORT = [
@@ -44,7 +44,7 @@ SHORT = [
     ("worker", "within-provider", "switch-root-key", "effect-2"),
     ("postgres", "to-other-provider", "wrap-service-keys", "effect-9"),
     ("openbao", "to-platform", "preflight-root-key", "effect-2"),
-    ("worker", "to-customer", "admit-root-key", "effect-2"),
+    ("worker", "to-customer", "register-root-key", "effect-2"),
     ("temporal", "within-provider", "switch-root-key", "end"),
 ]
 

@@ -20,20 +20,20 @@ from tests.kms.opening import Opener
 
 # The minimum of effects (responses of the key server, commits) of each step, so that every kill has a target.
 EFFECTS = {
-    "begin-leaving": 1,
-    "begin-destruction": 1,
-    "take-stock": 5,
+    "start-offboarding": 1,
+    "start-destruction": 1,
+    "inventory-keys": 5,
     "disconnect-services": 1,
     "destroy-service-keys": 2,
     "destroy-tenant-key": 5,
-    "destroy-authority-key": 5,
+    "destroy-ca-key": 5,
     "erase-rows": 2,
-    "close-workflows": 0,
+    "terminate-workflows": 0,
     "destroy-payload-key": 5,
-    "certify-destruction": 3,
-    "announce": 1,
+    "issue-erasure-certificate": 3,
+    "send-notification": 1,
 }
-GRACE = {"begin-leaving": 1, "restore-tenant": 1}
+GRACE = {"start-offboarding": 1, "restore-tenant": 1}
 
 SHORT = [
     # Each kill is detected by the time limit of its step, which is slow: the long form has all of them.
@@ -46,7 +46,7 @@ SHORT = [
 ]
 SHORT_GRACE = [
     last("worker", GRACE),
-    [("postgres", "begin-leaving", "effect-1"), ("temporal", "restore-tenant", "end")],
+    [("postgres", "start-offboarding", "effect-1"), ("temporal", "restore-tenant", "end")],
 ]
 
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from cli.isolation import CheckBoundaries
+from cli.isolation import AssessIsolation
 from core.errors.compliance import BreachNotCleared
 from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import TenantUnknown
@@ -24,7 +24,7 @@ def records(operator_cli: Any) -> list[dict[str, Any]]:
         (("tenant", "suspend", ACME), "tenant.suspend_requested"),
         (("tenant", "lock", ACME, "--confirm", ACME), "tenant.lock_requested"),
         (("tenant", "unlock", ACME), "tenant.unlock_requested"),
-        (("certificate", "rotate-ca", ACME, "--confirm", ACME), "certificate.authority_roll_requested"),
+        (("certificate", "rotate-ca", ACME, "--confirm", ACME), "certificate.ca_rotation_requested"),
         (("tenant", "policy", ACME, "--tenant-key-days", "30"), "policy.change_requested"),
         (("key", "rotate", ACME), "key.rotate_requested"),
         (("tenant", "offboard", ACME, "--confirm", ACME), "tenant.offboard_requested"),
@@ -70,17 +70,17 @@ def test_an_isolation_check_and_the_unlock_of_a_breach_are_recorded(operator_cli
         async def check_boundaries(self, *_: object, **__: object) -> str:
             raise refused(TenantUnknown())
 
-    check = CheckBoundaries(lambda _settings, question: asyncio.run(question(cast("Any", RejectingClient()))))
+    check = AssessIsolation(lambda _settings, question: asyncio.run(question(cast("Any", RejectingClient()))))
     with pytest.raises(UpdateRejected):
         check.check_boundaries(ACME)
     operator_cli.gateway.fails = refused(BreachNotCleared())
     with pytest.raises(UpdateRejected):
         operator_cli.run("tenant", "unlock", ACME, "--isolation-breach", "--confirm", ACME)
     assert [(one["name"], one["outcome"]) for one in records(operator_cli)] == [
-        ("boundary.check_requested", "intended"),
-        ("boundary.check_requested", "refused"),
-        ("tenant.breach_clear_requested", "intended"),
-        ("tenant.breach_clear_requested", "refused"),
+        ("isolation.check_requested", "intended"),
+        ("isolation.check_requested", "refused"),
+        ("tenant.isolation_lock_clear_requested", "intended"),
+        ("tenant.isolation_lock_clear_requested", "refused"),
     ]
 
 

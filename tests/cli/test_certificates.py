@@ -43,7 +43,7 @@ def test_a_rejected_rotation_of_the_tenant_ca_has_a_hint(operator_cli) -> None:
     operator_cli.gateway.fails = refused(CaRotationInProgress())
     with pytest.raises(UpdateRejected) as rejected:
         operator_cli.run("certificate", "rotate-ca", ACME, "--confirm", ACME)
-    assert rejected.value.code == "authority_overlaps"
+    assert rejected.value.code == "ca_rotation_in_progress"
     assert "three days" in rejected.value.hint
 
 

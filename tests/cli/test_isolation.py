@@ -49,7 +49,7 @@ def test_a_breach_returns_document_and_error_with_status_1(operator_cli) -> None
     operator_cli.gateway.attacks[ACME] = (HELD, BREACHED)
     document = operator_cli.run("isolation", "check", ACME, status=1)
     assert document["passed"] is False
-    assert document["error"]["code"] == "boundary_breached"
+    assert document["error"]["code"] == "isolation_breached"
     assert [check["outcome"] for check in document["checks"]] == ["held", "breached"]
     assert "breached U2 by-canary/use-key" in operator_cli.invoke("isolation", "check", ACME).stdout
 
@@ -74,7 +74,7 @@ def test_all_checks_customer_tenants_only_and_returns_totals(operator_cli, beta)
 def test_a_failed_assessment_fails_the_command_but_not_the_checks_of_other_tenants(operator_cli, beta) -> None:
     operator_cli.gateway.unexamined = {ACME}
     document = operator_cli.run("isolation", "check", "--all", status=3)
-    assert document["error"]["code"] == "examination_failed"
+    assert document["error"]["code"] == "assessment_failed"
     assert ACME in document["error"]["message"]
     assert {one["tenant_id"]: one["passed"] for one in document["tenants"]} == {ACME: False, beta: True}
     with pytest.raises(AssessmentFailed):
@@ -83,7 +83,7 @@ def test_a_failed_assessment_fails_the_command_but_not_the_checks_of_other_tenan
 
 def test_a_tenant_in_a_wrong_state_is_rejected_before_any_request(operator_cli, beta) -> None:
     with operator_cli.field.administrator() as administrator:
-        administrator.execute("update okcm.tenant set state = 'leaving' where tenant_id = %s", [beta])
+        administrator.execute("update okcm.tenant set state = 'offboarding' where tenant_id = %s", [beta])
     with pytest.raises(NothingToExamine):
         operator_cli.run("isolation", "check", beta)
     assert [one["tenant_id"] for one in operator_cli.run("isolation", "check", "--all")["tenants"]] == [ACME]
@@ -105,17 +105,17 @@ def test_results_with_invalid_signatures_are_rejected(operator_cli) -> None:
     operator_cli.gateway.check_boundaries = forged
     document = operator_cli.run("isolation", "check", ACME, status=1)
     assert document["passed"] is False
-    assert document["error"]["code"] == "examination_altered"
+    assert document["error"]["code"] == "assessment_tampered"
 
 
 def test_the_lock_of_a_breach_needs_a_separate_unlock_after_an_assessment_without_a_breach(operator_cli) -> None:
     with operator_cli.worker.tenant_tx(ACME) as tx:
         an_examination(tx, BREACHED, run="examination-9", at=datetime.now(UTC))
         tx.tenants.hold(LockReason.BREACH)
-        tx.tenants.hold(LockReason.SWITCH)
-    assert "locked by breach" in operator_cli.invoke("tenant", "show", ACME).stdout
+        tx.tenants.hold(LockReason.MANUAL)
+    assert "locked (isolation-breach)" in operator_cli.invoke("tenant", "show", ACME).stdout
     document = operator_cli.run("tenant", "unlock", ACME, status=1)
-    assert document["locks"] == ["breach"]
+    assert document["locks"] == ["isolation-breach"]
     assert "--isolation-breach" in document["error"]["hint"]
     with pytest.raises(UpdateRejected) as early:
         operator_cli.run("tenant", "unlock", ACME, "--isolation-breach", "--confirm", ACME)

@@ -14,7 +14,7 @@ YES = ("--confirm", ACME)
 
 def test_offboard_returns_the_state_and_the_end_of_the_grace_period(operator_cli) -> None:
     document = operator_cli.run("tenant", "offboard", ACME, "--grace", "12h", *YES)
-    assert (document["tenant_id"], document["state"]) == (ACME, "leaving")
+    assert (document["tenant_id"], document["state"]) == (ACME, "offboarding")
     assert document["operation"] == f"tenant/{ACME}/offboard"
     leaving = document["leaving"]
     since, until = (datetime.fromisoformat(leaving[at]) for at in ("since", "until"))
@@ -65,7 +65,7 @@ def test_a_malformed_grace_period_is_rejected(operator_cli, grace) -> None:
 def test_grace_and_now_are_mutually_exclusive(operator_cli) -> None:
     with pytest.raises(OpenKcmError) as refused:
         operator_cli.run("tenant", "offboard", ACME, "--grace", "1d", "--now", *YES)
-    assert refused.value.code == "grace_unclear"
+    assert refused.value.code == "conflicting_grace_options"
 
 
 def test_restore_after_the_start_of_the_destruction_is_rejected_without_a_request(operator_cli) -> None:

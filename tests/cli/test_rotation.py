@@ -116,7 +116,7 @@ def test_contradictory_options_are_wrong_usage(operator_cli, words) -> None:
 
 @pytest.mark.parametrize(
     ("failure", "code"),
-    [(refused(OperationRunning("a rotation of keys")), "operation_running"), (OperationTimeout(), "not_done_in_time")],
+    [(refused(OperationRunning("a rotation of keys")), "operation_running"), (OperationTimeout(), "operation_timeout")],
 )
 def test_a_rejected_or_timed_out_rotation_returns_the_same_document(operator_cli, failure, code) -> None:
     operator_cli.gateway.fails = failure

@@ -71,7 +71,7 @@ def test_concurrent_commands_leave_one_key_and_its_certificate(command) -> None:
     answers = [json.loads(one.communicate(timeout=120)[0]) for one in processes]
     # A command whose certificate was superseded reports that; the folder is complete in any case.
     assert [answer for answer in answers if "certificate_not_after" in answer], answers
-    assert {answer["error"]["code"] for answer in answers if "error" in answer} <= {"overtaken"}
+    assert {answer["error"]["code"] for answer in answers if "error" in answer} <= {"superseded"}
     key = serialization.load_pem_private_key((command.out / "client.key").read_bytes(), None)
     assert command.leaf.public_key() == key.public_key()
 

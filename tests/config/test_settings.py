@@ -61,7 +61,7 @@ def test_unknown_key_in_the_file_is_rejected_by_name(tmp_path):
         ("OPENKCM_AWS_PRINCIPAL", "hunter2"),
         ("OPENKCM_AWS_PRINCIPAL", "arn:aws:sts::999988887777:assumed-role/openkcm/hunter2"),
         ("OPENKCM_TEMPORAL", "hunter2"),
-        ("OPENKCM_PROMISE_SECONDS", "0"),
+        ("OPENKCM_PROVISIONING_SLO_SECONDS", "0"),
         ("OPENKCM_LOG_FORMAT", "hunter2"),
     ],
 )

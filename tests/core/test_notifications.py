@@ -52,5 +52,5 @@ def test_offboarding_notification_states_time_limit_and_page_of_restore(kind):
 
 
 def test_last_offboarding_notification_names_no_organization():
-    texts = announcement_text(NotificationKind.FAREWELL, "ACME Corporation", "https://cmk.openkcm.io/tenant/acme")
+    texts = announcement_text(NotificationKind.OFFBOARDED, "ACME Corporation", "https://cmk.openkcm.io/tenant/acme")
     assert not [text for text in texts if "ACME" in text or "acme" in text]

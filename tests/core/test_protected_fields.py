@@ -13,7 +13,7 @@ PG, MONGO = Store.POSTGRESQL, Store.MONGODB
 
 
 def parsed(store: Store, place: str, field: str) -> ProtectedField:
-    return parse_field(store, place, field, Mode.RANDOMISED, plain_allowed=False)
+    return parse_field(store, place, field, Mode.RANDOMISED, plaintext_allowed=False)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_store_of_follows_the_kind_of_the_service() -> None:
     assert [store_of(kind) for kind in ServiceKind] == [MONGO, PG, None]
 
 
-RANDOMISED = parse_field(PG, "public.patients", "insurance", Mode.RANDOMISED, plain_allowed=False)
-PLAIN_ALLOWED = parse_field(PG, "public.patients", "insurance", Mode.RANDOMISED, plain_allowed=True)
-SEARCHABLE = parse_field(PG, "public.patients", "insurance", Mode.DETERMINISTIC, plain_allowed=False)
+RANDOMISED = parse_field(PG, "public.patients", "insurance", Mode.RANDOMISED, plaintext_allowed=False)
+PLAIN_ALLOWED = parse_field(PG, "public.patients", "insurance", Mode.RANDOMISED, plaintext_allowed=True)
+SEARCHABLE = parse_field(PG, "public.patients", "insurance", Mode.DETERMINISTIC, plaintext_allowed=False)
 
 
 @pytest.mark.parametrize(

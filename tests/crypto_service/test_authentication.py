@@ -155,7 +155,7 @@ async def test_locked_tenant_is_rejected_and_the_rejection_recorded(
     journal.full = True
     with pytest.raises(AuditUnavailable):  # no rejection without its audit entry
         await callers.identify(certificate, ADDRESS)
-    assert journal.refusals() == [(home.tenant_id, "connect", "tenant_closed")] * 2
+    assert journal.refusals() == [(home.tenant_id, "connect", "tenant_not_operational")] * 2
     assert {(entry.service, entry.source) for entry in journal.entries} == {("orders", ADDRESS)}
     assert journal.entries[0].correlation_id
     assert journal.entries[0].subject.endswith(": tenant not operational")
@@ -192,7 +192,7 @@ async def test_disconnected_service_is_rejected_with_all_certificates_until_reco
     for certificate in certificates:
         with pytest.raises(ClientNotAuthorized):
             await callers.identify(certificate, ADDRESS)
-    assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")] * 2
+    assert journal.refusals() == [(home.tenant_id, "connect", "client_not_authorized")] * 2
     assert all(entry.subject.endswith(": revoked") for entry in journal.entries)
     renewed = home.connect("orders", 3)
     changes.tell(tenant_hash(home.tenant_id))
@@ -211,7 +211,7 @@ async def test_unrecorded_certificate_is_rejected_and_the_rejection_recorded(
     for certificate in (home.unrecorded("orders"), others):
         with pytest.raises(ClientNotAuthorized):
             await callers.identify(certificate, ADDRESS)
-    assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")] * 2
+    assert journal.refusals() == [(home.tenant_id, "connect", "client_not_authorized")] * 2
 
 
 async def test_certificate_not_signed_by_the_named_tenants_ca_is_rejected(
@@ -273,7 +273,7 @@ async def test_certificate_expires_on_an_open_connection_too(
     wall_clock.now += timedelta(hours=2).total_seconds()
     with pytest.raises(ClientNotAuthorized):
         at_once(callers.refresh(caller))
-    assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")]
+    assert journal.refusals() == [(home.tenant_id, "connect", "client_not_authorized")]
 
 
 async def test_callers_are_rejected_without_a_route_to_their_ca(

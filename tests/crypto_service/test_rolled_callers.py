@@ -62,7 +62,7 @@ async def test_unrecorded_leaf_of_the_former_ca_is_rejected(
     before = home.unrecorded("orders")
     with pytest.raises(ClientNotAuthorized):
         await callers.identify(before, ADDRESS)
-    assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")]
+    assert journal.refusals() == [(home.tenant_id, "connect", "client_not_authorized")]
     rolled.end(home.authority)
     after = home.unrecorded("orders")  # its key still signs, but its signatures are no longer trusted
     with pytest.raises(ClientNotAuthorized):

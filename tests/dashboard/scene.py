@@ -143,7 +143,7 @@ class Scene:
             for move in _MOVES[state]:
                 tx.tenants.move(move)
             if state is State.LOCKED:
-                tx.tenants.hold(LockReason.SWITCH)
+                tx.tenants.hold(LockReason.MANUAL)
             elif state is State.LEAVING:
                 tx.leaving.begin(GRACE)
             elif state is State.OFFBOARDED:
@@ -157,7 +157,7 @@ class Scene:
             tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=1))
             tx.leaving.gather([KeyToDestroyRow("L2 tenant key", l2_key(tenant_id), "1", "a" * 64)])
             tx.leaving.destroyed("L2 tenant key")
-            tx.leaving.certify(ErasureCertificateRow("{}", "signature", "audit-heads:1", datetime.now(UTC)))
+            tx.leaving.certify(ErasureCertificateRow("{}", "signature", "audit-checkpoints:1", datetime.now(UTC)))
             tx.leaving.end()
 
     def service(self, name: str, kind: ServiceKind, tenant_id: str = ACME, uses: int = 0) -> None:
@@ -223,7 +223,7 @@ class Scene:
 
 def meaning(state: State) -> str:
     """Return the meaning that a page shows for the state of a tenant of this scene."""
-    return standing(state, [LockReason.SWITCH]).meaning
+    return standing(state, [LockReason.MANUAL]).meaning
 
 
 def shown(page: str, context: PageContext | Market, **query: str) -> AppTest:

@@ -166,7 +166,7 @@ def requested(scene: Scene) -> list[tuple[str, str, str]]:
     return [
         (one["name"], one["outcome"], one["details"].get("code", ""))
         for one in scene.records()
-        if one["name"].endswith("requested") and one["actor"].startswith("ada")
+        if one["name"].endswith(("requested", "submitted")) and one["actor"].startswith("ada")
     ]
 
 
@@ -219,7 +219,7 @@ def test_action_that_fails_is_recorded_with_the_code(scene: Scene) -> None:
     standing_actions.lock(scene.page_context())
     with pytest.raises(UpdateRejected):
         standing_actions.suspend(scene.page_context())
-    assert requested(scene)[-1] == (AuditName.SUSPEND_REQUESTED, "failure", "illegal_move")
+    assert requested(scene)[-1] == (AuditName.SUSPEND_REQUESTED, "failure", "invalid_transition")
 
 
 def test_action_on_a_tenant_that_does_not_exist_is_refused(scene: Scene) -> None:

@@ -142,7 +142,7 @@ def test_another_tenants_stream_is_refused_by_the_edge_and_by_the_route_itself(s
 
 def a_certificate(stand: Stand) -> str:
     """Store an erasure certificate of ACME; return the document."""
-    kept = ErasureCertificateRow("{}", "signature", "audit-heads:1", datetime.now(UTC))
+    kept = ErasureCertificateRow("{}", "signature", "audit-checkpoints:1", datetime.now(UTC))
     with stand.field.open("worker").tenant_tx(ACME) as tx:
         tx.leaving.certify(kept)
     return certificate_file(kept.statement, kept.signature, kept.key)

@@ -241,7 +241,7 @@ def _by_functions(
         # While both are destroyed: then the owner has access to most rows.
         administrator.execute(
             "reset session authorization;"
-            "update okcm.tenant set state = 'leaving', destroying_at = now();"
+            "update okcm.tenant set state = 'offboarding', destroying_at = now();"
             "set local session authorization okcm_worker"
         )
         for context in (own, (VICTIM, "")):

@@ -76,7 +76,7 @@ PLATFORM_QUESTIONS = (
             *("expiring(10)", "unknown_serials('{{aa}}')", "watched_root_keys('eu-west-1', '1 minute')"),
             *("untaken_credentials(10)", "due_examinations('', 10)", "troubled_examinations('1 hour', 10)"),
             *("due_rotations(1, 1, 10)", "stuck_rotations(1, 1, '1 hour', '1 day', 10)", "pending_enrolments(10)"),
-            *("stale_services('', '', 10)", "record_audit_key('audit-heads:9', 'x')", "erase_tenant(10)"),
+            *("stale_services('', '', 10)", "record_audit_key('audit-checkpoints:9', 'x')", "erase_tenant(10)"),
         )
     ),
     "select count(*) from okcm.audit_keys()",

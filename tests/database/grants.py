@@ -15,11 +15,11 @@ _PEOPLE = {
     """,
     "insert": """
         join_token(tenant_id, token_hash, service, kind, made_by, expires_at) protected_field(tenant_id, service, store,
-        place, field, mode, plain_allowed, changed_by) protection(tenant_id, service, changed_by)
+        place, field, mode, plaintext_allowed, changed_by) protection(tenant_id, service, changed_by)
         root_key_request(tenant_id, request_id, place, sealed) service_request(tenant_id, request_id, service, kind,
         csr_pem)
     """,
-    "update": "protected_field(mode, plain_allowed, changed_by) protection(changed_by)",
+    "update": "protected_field(mode, plaintext_allowed, changed_by) protection(changed_by)",
     "delete": "protected_field",
     "execute": "audit_keys ctx_ok",
 }
@@ -32,7 +32,7 @@ GRANTS = {
             boundary_result certificate_authority certificate_revocation_list dashboard_session(tenant_id) destruction
             discovery enrolment(tenant_id) join_token(tenant_id) key key_probe managed_object(tenant_id, l2_key,
             object_id, service, state) marketplace_event operation_step outbox protected_field(tenant_id, service,
-            store, place, field, mode, plain_allowed) protection(tenant_id) protection_use(tenant_id, day, service,
+            store, place, field, mode, plaintext_allowed) protection(tenant_id) protection_use(tenant_id, day, service,
             place, operations, bytes, microseconds, requests, request_microseconds) report root_key root_key_change
             root_key_request rotation route service service_certificate service_key service_request shred_certificate
             tenant tenant_policy usage_batch(tenant_id) usage_day(tenant_id, day, service, operation, refusal, count)
@@ -106,13 +106,13 @@ GRANTS = {
     "crypto": {
         "select": """
             agent backfill certificate_authority certificate_revocation_list managed_object protected_field(tenant_id,
-            service, store, place, field, mode, plain_allowed) protection(tenant_id, service, version) protection_use
-            root_key(tenant_id, root_key_id, place, credentials, state) route service service_certificate service_key
-            tenant usage_batch usage_day usage_minute
+            service, store, place, field, mode, plaintext_allowed) protection(tenant_id, service, version)
+            protection_use root_key(tenant_id, root_key_id, place, credentials, state) route service service_certificate
+            service_key tenant usage_batch usage_day usage_minute
         """,
         "insert": """
             agent(tenant_id, service, instance, agent_version, certificate_not_after, problem, first_contact_at,
-            last_contact_at) backfill(tenant_id, service, place, done, remaining, state, told_at)
+            last_contact_at) backfill(tenant_id, service, place, done, remaining, state, reported_at)
             managed_object(tenant_id, l2_key, object_id, service, object_type, state, names, attributes, key_version,
             material, revision) protection_use(tenant_id, day, service, place, operations, bytes, microseconds,
             requests, request_microseconds) usage_batch(tenant_id, batch_id) usage_day(tenant_id, day, service,
@@ -121,7 +121,7 @@ GRANTS = {
         """,
         "update": """
             agent(agent_version, certificate_not_after, problem, last_contact_at) backfill(done, remaining, state,
-            told_at) managed_object(state, names, attributes, key_version, material, revision)
+            reported_at) managed_object(state, names, attributes, key_version, material, revision)
             protection_use(operations, bytes, microseconds, requests, request_microseconds) service(last_seen_at)
             service_key(last_opened_at, emptied_at) usage_day(count, bytes, microseconds, latency) usage_minute(count,
             refused, bytes)

@@ -20,7 +20,7 @@ values ('openkcm-canary', 'OpenKCM', 'eu-west-1', 'failed', now() - interval '1 
 insert into okcm.operation_step (tenant_id, operation_id, step, number, state, attempts, planned_at, problem)
 select tenant_id, 'provision/1', step, number, case when number = 1 then 'done' else 'pending' end, 0,
        requested_at, null
-from okcm.tenant, unnest(array['open-records', 'create-keys', 'activate']) with ordinality as s (step, number);
+from okcm.tenant, unnest(array['plan-provisioning', 'create-keys', 'activate']) with ordinality as s (step, number);
 analyze okcm.tenant; analyze okcm.operation_step;
 """
 

@@ -86,7 +86,7 @@ def test_restore_returns_a_tenant_to_its_state_and_locks(worker: Database, state
         if state is not State.ACTIVE:
             tx.tenants.move(Transition.SUSPEND)
         if state is State.LOCKED:
-            tx.tenants.hold(LockReason.SWITCH)
+            tx.tenants.hold(LockReason.MANUAL)
             tx.tenants.hold(LockReason.ROOT_KEY)
         before = tx.tenants.get()
     with worker.tenant_tx(ACME) as tx:
@@ -257,10 +257,10 @@ def test_partial_erasure_continues_and_counts_each_row_once(worker: Database, fi
         assert leaving(tx).erased == {table: before[table] for table in ERASED}
 
 
-@pytest.mark.parametrize("state", ["active", "leaving", "restored", "offboarded"])
+@pytest.mark.parametrize("state", ["active", "offboarding", "restored", "offboarded"])
 def test_erasure_is_rejected_unless_destruction_has_begun(worker: Database, field: Field, state: str) -> None:
     with worker.tenant_tx(ACME) as tx:
-        if state in {"leaving", "restored"}:
+        if state in {"offboarding", "restored"}:
             tx.leaving.begin(timedelta())
         if state == "restored":
             tx.leaving.restore()

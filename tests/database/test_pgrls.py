@@ -68,7 +68,7 @@ def test_pgrls_proves_that_only_platform_policies_cross_tenants(field: Field) ->
 # Accepted findings of the linter, with the reason.
 ALLOWED = {
     "SEC001": r"okcm\.(context_key|schema_migration|audit_key)",  # for the owner only; lint.py rejects a grant
-    # Conditions on the session, on purpose.
+    # Conditions on the session, on purpose: see "Row security" in the baseline.
     "SEC005": r"okcm\.\w+\.(signed|every_tenant|platform_questions|while_destroying|only_old)",
     "SEC009": r"okcm\.audit_event_\d\d",  # no policy means no access, on purpose
     # These triggers only raise or read, hash the row's own tenant into a NOTIFY, or have the rights of the writer.
@@ -85,7 +85,7 @@ ALLOWED = {
         r"|objects_sealed|record_fingerprint|key_probes|numbered_root_keys"
         r"|trim_boundaries|due_examinations|troubled_examinations)"
     ),
-    # The one key that spans tenants, on a table without a grant: see lint.py.
+    # The one key that spans tenants, on a table without a grant: see the baseline and lint.py.
     "SEC035": r"okcm\.key_fingerprint \(key_fingerprint_of_one_key_alone\)",
     # A prefix of the tenant's own id, evaluated for the written row only.
     "PERF004": r"okcm\.service_request\.platforms_own",

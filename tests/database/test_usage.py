@@ -8,7 +8,6 @@ from core.errors.platform import DatabaseRefused
 from core.services import CryptoOperation
 from core.usage import Latency
 from database.connection.database import Database
-from database.schema.migrate import read_migrations
 from database.usage import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow
 from tests.concurrency import at_once
 from tests.database.builders import NOW, some_uses, took
@@ -87,11 +86,13 @@ def test_totals_sum_the_minutes_by_service_and_operation(crypto: Database) -> No
 
 
 def test_rejections_without_a_known_service_are_counted(crypto: Database) -> None:
-    refused = some_uses(service="", operation=CryptoOperation.CONNECT, refusal="caller_refused", count=1, bytes=0)
+    refused = some_uses(
+        service="", operation=CryptoOperation.CONNECT, refusal="client_not_authorized", count=1, bytes=0
+    )
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([refused], "a")
         assert tx.usage.between(NOW, NOW + HOUR) == [UsageRow(NOW, "", CryptoOperation.CONNECT, 1, 1, 0)]
-        assert tx.usage.sums(TODAY, TODAY) == [UsageSum("", CryptoOperation.CONNECT, "caller_refused", 1, 0)]
+        assert tx.usage.sums(TODAY, TODAY) == [UsageSum("", CryptoOperation.CONNECT, "client_not_authorized", 1, 0)]
 
 
 def test_batch_without_rows_is_recorded(crypto: Database) -> None:
@@ -194,22 +195,6 @@ def test_first_day_belongs_to_the_tenant(crypto: Database) -> None:
         assert tx.usage.first_day() == TODAY - 3 * DAY
     with crypto.tenant_tx("beta") as tx:
         assert tx.usage.first_day() is None
-
-
-def test_migration_adds_earlier_minutes_to_days(crypto: Database, field: Field) -> None:
-    with crypto.tenant_tx("acme") as tx:
-        tx.usage.add([some_uses(), some_uses(refusal="x", count=2, bytes=0), some_uses("users", minute=NOW - DAY)], "a")
-    migration = next(migration for migration in read_migrations() if migration.name.startswith("0009"))
-    with field.administrator() as administrator:
-        administrator.execute("drop table okcm.usage_day")
-        administrator.execute("set role okcm_owner")
-        administrator.execute(migration.text.encode())
-    with crypto.tenant_tx("acme") as tx:
-        assert tx.usage.days(TODAY - DAY, TODAY) == [
-            UsageDay(TODAY - DAY, replace(SOME_OF_A_DAY, service="users")),
-            UsageDay(TODAY, SOME_OF_A_DAY),
-            UsageDay(TODAY, UsageSum("orders", ENCRYPT, "not_recorded", 2, 0)),
-        ]
 
 
 def test_successful_uses_are_returned_by_service_day_and_operation(crypto: Database) -> None:

@@ -41,14 +41,14 @@ def metrics_server(page: str) -> Iterator[Settings]:
 @pytest.mark.parametrize(
     ("page", "finding"),
     [
-        ("openkcm_crypto_ready 2.0\nopenkcm_crypto_set_aside_lines_total 0.0\n", None),
+        ("openkcm_crypto_ready 2.0\nopenkcm_crypto_audit_dead_letter_records_total 0.0\n", None),
         ("# a comment\nopenkcm_crypto_ready 0.0\n", "none of its processes is ready"),
         (
-            "openkcm_crypto_ready 2.0\nopenkcm_crypto_set_aside_lines_total 3.0\n",
+            "openkcm_crypto_ready 2.0\nopenkcm_crypto_audit_dead_letter_records_total 3.0\n",
             "audit records were moved to undeliverable.jsonl",
         ),
         (
-            "openkcm_crypto_ready 2.0\nopenkcm_crypto_delivery_failing_seconds 7.0\n",
+            "openkcm_crypto_ready 2.0\nopenkcm_crypto_audit_shipping_failing_seconds 7.0\n",
             "the database does not accept its audit records",
         ),
     ],

@@ -66,7 +66,7 @@ def enabling(tenant_id: str, organization: str) -> MarketplaceEvent:
 
 def other_machine() -> dict[str, str]:
     """Return an environment without the settings of this installation."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("OPENKCM_", "KCM_"))}
+    return {name: value for name, value in os.environ.items() if not name.startswith("OPENKCM_")}
 
 
 def run_openkcm(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -250,7 +250,7 @@ class Stack:
         assert self.settings.temporal_address is not None
         return await Client.connect(self.settings.temporal_address, data_converter=pydantic_data_converter)
 
-    def start_provisioning(self, tenant_id: str, organization: str, promise_seconds: float) -> None:
+    def start_provisioning(self, tenant_id: str, organization: str, provisioning_slo_seconds: float) -> None:
         """Accept an event and start its workflow with another provisioning SLO than the marketplace uses."""
         event = enabling(tenant_id, organization)
         with self.database(Role.MARKETPLACE).tenant_tx(tenant_id) as tx:
@@ -259,7 +259,9 @@ class Stack:
             tx.inbox.mark_started(event.event_id)
 
         async def start() -> None:
-            await WorkflowClient(await self.temporal(), promise_seconds).enable(tenant_id, REGION, event.event_id)
+            await WorkflowClient(await self.temporal(), provisioning_slo_seconds).enable(
+                tenant_id, REGION, event.event_id
+            )
 
         asyncio.run(start())
 

@@ -103,7 +103,7 @@ def test_join_token_enrols_one_service_once(stack: Stack, tenant: str, tmp_path:
     assert_encrypts(tmp_path / "kcm")
     second = run_once(words, tmp_path / "second", made["join_token"])
     assert second.returncode == 1
-    assert "proof_refused" in second.stderr
+    assert "attestation_rejected" in second.stderr
     assert not (tmp_path / "second" / "client.pem").exists()
     for done in (joined, second):
         assert made["join_token"].split(".")[2] not in done.stdout + done.stderr

@@ -18,7 +18,7 @@ from vault.transit.audit_signer import TransitAuditSigner
 
 async def sign_to_the_end(stack: Stack, tenant_id: str) -> None:
     """Trigger the signing until the last record is signed, because a running workflow ignores triggers."""
-    schedule = (await stack.temporal()).get_schedule_handle("audit-heads")
+    schedule = (await stack.temporal()).get_schedule_handle("audit-checkpoints")
 
     def signed() -> bool:
         with stack.database().tenant_tx(tenant_id) as tx:

@@ -13,7 +13,7 @@ from tests.e2e.connected import ONCE, Service, connect, rejection_code
 from tests.e2e.stack import Stack
 from tests.e2e.tenants import new_tenant
 
-_SCHEDULE = "boundaries"
+_SCHEDULE = "isolation"
 
 
 @pytest.fixture
@@ -67,19 +67,22 @@ async def test_a_breach_locks_the_tenant_until_an_operator_unlocks_it(stack: Sta
                 done = stack.run("isolation", "check", tenant, "--json")
                 assert done.returncode == 1
                 document = json.loads(done.stdout)
-                assert document["error"]["code"] == "boundary_breached"
+                assert document["error"]["code"] == "isolation_breached"
                 assert {one["clause"] for one in document["checks"] if one["outcome"] == "breached"} == {"M2"}
                 stack.wait_for(tenant, "locked")
                 wait_until(lambda: not serves(orders), lambda: "a tenant with a breach is served")
                 wait_until(
                     lambda: bool(
-                        stack.callback.about(tenant, "breached") and stack.mailbox.about(tenant, "check failed")
+                        stack.callback.about(tenant, "isolation-breached")
+                        and stack.mailbox.about(tenant, "check failed")
                     ),
                     lambda: "the customer was not notified of the breach",
                 )
-                assert json.loads(stack.run("tenant", "unlock", tenant, "--json").stdout)["locks"] == ["breach"]
+                assert json.loads(stack.run("tenant", "unlock", tenant, "--json").stdout)["locks"] == [
+                    "isolation-breach"
+                ]
                 unlock = ("tenant", "unlock", tenant, "--isolation-breach", "--confirm", tenant)
-                assert rejection_code(stack, *unlock) == "breach_not_cleared"
+                assert rejection_code(stack, *unlock) == "isolation_lock_not_cleared"
             finally:
                 owner.execute("alter table okcm.operation_step enable row level security")
         assert stack.command("isolation", "check", tenant)["passed"] is True

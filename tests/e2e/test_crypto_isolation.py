@@ -194,7 +194,7 @@ def test_invalid_certificates_are_rejected_with_one_response_and_recorded(neighb
                 expected[forgery.serial, forgery.why] += 1
     # All responses are identical, so they do not disclose the reason.
     assert {port: len(different) for port, different in answers.items()} == {"https": 1, "kmip": 1}
-    assert b"caller_refused" in str(answers["https"]).encode()
+    assert b"client_not_authorized" in str(answers["https"]).encode()
     assert b"client certificate not authorized" in str(answers["kmip"]).encode()
     wait_for_rejected_certificates(neighbours, expected)
     assert neighbours.refusals(other.service.tenant_id, SEED)[1] == Refusals()
@@ -214,7 +214,7 @@ def test_an_expired_certificate_is_rejected_on_open_connections_and_in_the_hands
             if reply.status != 200:
                 break
             last_good = asked_at
-    assert (reply.status, reply.json["code"]) == (403, "caller_refused")
+    assert (reply.status, reply.json["code"]) == (403, "client_not_authorized")
     assert 0 < last_good <= ends_at <= time()
     expected = Refusals({(serial, "expired"): 1})
 
@@ -222,7 +222,7 @@ def test_an_expired_certificate_is_rejected_on_open_connections_and_in_the_hands
         # OpenSSL accepts a certificate during the second of its expiry; the crypto service does not.
         answer = try_once(service.answer["https"], Forgery("expired", tls), request)
         expected[serial, "expired"] += answer is not None
-        assert answer is None or "caller_refused" in str(answer)
+        assert answer is None or "client_not_authorized" in str(answer)
         return answer is None
 
     wait_until(ends_in_handshake, lambda: "an expired certificate still passes the handshake")

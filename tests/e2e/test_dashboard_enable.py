@@ -45,7 +45,7 @@ def test_one_click_leads_to_a_service_that_encrypts_and_sign_out_ends_every_tab(
     assert result["ciphertext"].startswith("okcm:v1:")
     assert rejection_code(stack, "service", "smoke-test", str(tmp_path)) == "certificate_unusable"
     disconnect(page, "orders")
-    assert rejection_code(stack, "service", "smoke-test", str(folder)) == "caller_refused"
+    assert rejection_code(stack, "service", "smoke-test", str(folder)) == "client_not_authorized"
 
     other = window.context.new_page()
     other.goto(f"/tenant/{BETA}/")

@@ -109,7 +109,7 @@ def test_a_tenant_is_offboarded_restored_and_after_the_final_offboarding_sees_on
     expect(dialog.get_by_text(f"{SERVICE}, Microservice")).to_be_visible()
     confirm(dialog, tenant)
     finish(dialog, "Offboard", RESTORABLE)
-    assert stack.state(tenant) == "leaving"
+    assert stack.state(tenant) == "offboarding"
     for name in ("Keys", "Services", "Overview"):
         page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
         drawn(page)

@@ -136,7 +136,7 @@ def isolation_checks_hidden(installation: ReconciledInstallation) -> Iterator[No
     The attacks of the isolation checks are then discrepancies and are added to the known ones.
     """
     renamed = "update okcm.audit_event set record = replace(record, %s, %s)"
-    name, unknown = '"boundary.checked"', '"boundary.unheard_of"'
+    name, unknown = '"isolation.checked"', '"isolation.unheard_of"'
     known = installation.known.copy()
     with installation.stack.owner() as owner:
         owner.execute("alter table okcm.audit_event disable trigger append_only")
@@ -211,7 +211,7 @@ def test_a_record_deleted_by_a_superuser_is_reported(installation: ReconciledIns
         owner.execute("alter table okcm.audit_event disable trigger append_only")
         (record,) = owner.execute(
             "delete from okcm.audit_event where tenant_id = %s and seq = (select min(seq) from okcm.audit_event"
-            " where tenant_id = %s and record like '%%key.service_key_opened%%') returning record",
+            " where tenant_id = %s and record like '%%key.service_key_unwrapped%%') returning record",
             [ACME, ACME],
         ).fetchall()
         owner.execute("alter table okcm.audit_event enable trigger append_only")

@@ -46,7 +46,7 @@ def test_an_agent_with_a_join_token_gets_a_certificate_that_encrypts(stack, tena
     assert_encrypts(agent)
     second = Agent(stack.settings.marketplace_url, tmp_path / "second")
     refused = second.ask("enrolled-db", "postgresql", join_token=made["join_token"])
-    assert (refused.status_code, refused.json()["code"]) == (401, "proof_refused")
+    assert (refused.status_code, refused.json()["code"]) == (401, "attestation_rejected")
     assert stack.services(tenant)["enrolled-db"]["state"] == "connected"
     assert_in_no_log_and_no_row(stack, secret)
 
@@ -55,7 +55,7 @@ def test_an_agent_with_a_jwt_of_the_platform_gets_a_certificate_that_encrypts(st
     agent = Agent(stack.settings.marketplace_url, tmp_path / "agent")
     assert agent.found["enrolment"]["proofs"] == ["join_token", "jwt"]
     refused = agent.ask("spoken-for", "microservice", jwt=platform.token(tenant, "another"))
-    assert (refused.status_code, refused.json()["code"]) == (401, "proof_refused")
+    assert (refused.status_code, refused.json()["code"]) == (401, "attestation_rejected")
     token = platform.token(tenant, "spoken-for")
     issued = agent.enrol("spoken-for", "microservice", jwt=token)
     assert (issued["state"], issued["kind"]) == ("issued", "microservice")

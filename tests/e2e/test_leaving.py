@@ -44,18 +44,18 @@ def test_all_requests_are_rejected_in_the_grace_period_until_the_tenant_is_resto
     assert [service["service_id"] for service in plan["would_stop"]] == [SERVICE]
     assert stack.state(tenant) == "active"
     left = stack.command("tenant", "offboard", tenant, "--grace", "2h", "--confirm", tenant)
-    assert (left["state"], left["operation"]) == ("leaving", f"tenant/{tenant}/offboard")
+    assert (left["state"], left["operation"]) == ("offboarding", f"tenant/{tenant}/offboard")
     wait_until(lambda: refuses_all(program), lambda: "a request succeeds in the grace period")
-    assert rejection_code(stack, "tenant", "unlock", tenant) == "illegal_move"
-    wait_until(lambda: bool(stack.callback.about(tenant, "leaving")), lambda: "no notification")
+    assert rejection_code(stack, "tenant", "unlock", tenant) == "invalid_transition"
+    wait_until(lambda: bool(stack.callback.about(tenant, "offboarding-started")), lambda: "no notification")
     assert stack.command("tenant", "restore", tenant)["state"] == "active"
     wait_until(program.works, lambda: "what was encrypted before is not decrypted")
-    assert rejection_code(stack, "tenant", "restore", tenant) == "illegal_move"
+    assert rejection_code(stack, "tenant", "restore", tenant) == "invalid_transition"
 
     # The marketplace disables and enables.
     answer = stack.click(event="service_disabled", customer=tenant, organization=ORGANIZATION)
     assert answer.status_code == 202, answer.text
-    stack.wait_for(tenant, "leaving")
+    stack.wait_for(tenant, "offboarding")
     wait_until(lambda: refuses_all(program), lambda: "a request succeeds in the grace period")
     assert stack.click(customer=tenant, organization=ORGANIZATION).status_code == 202
     stack.wait_for(tenant, "active")
@@ -97,7 +97,7 @@ def test_after_the_grace_period_keys_and_names_are_erased_and_the_certificate_st
         *("L2 tenant key", "service key", "payload key", "certificate authority key", "service certificate"),
     }
     wait_until(
-        lambda: bool(stack.callback.about(tenant, "farewell") and stack.mailbox.about(tenant, "keys are destroyed")),
+        lambda: bool(stack.callback.about(tenant, "offboarded") and stack.mailbox.about(tenant, "keys are destroyed")),
         lambda: "no last notification",
     )
     shown = stack.command("tenant", "show", tenant)

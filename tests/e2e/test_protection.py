@@ -34,7 +34,7 @@ def running(folder: Path, database: str) -> Iterator[Callable[[], bool]]:
     program = subprocess.Popen(
         [OPENKCM, "run", "--folder", str(folder), "--", sys.executable, "-c", WRITER],
         cwd=DEMO,
-        env={"PATH": "", "DATABASE": database, "KCM_RUN_CATALOGUE_SECONDS": "1"},
+        env={"PATH": "", "DATABASE": database, "OPENKCM_RUN_CATALOGUE_SECONDS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -165,9 +165,9 @@ def _slow(holders: Holders) -> Iterator[None]:
 
 FAULTS: dict[str, tuple[str, str, Callable[[Holders], AbstractContextManager[None]]]] = {
     "denied": ("aws-kms", "root_key_denied", _aws(400, "AccessDeniedException")),
-    "key swapped": ("aws-kms", "root_key_swapped", _aws(400, "IncorrectKeyException")),
-    "5xx": ("aws-kms", "root_key_failing", _aws(500, "KMSInternalException")),
-    "5 s late": ("openbao", "root_key_slow", _slow),
+    "key swapped": ("aws-kms", "root_key_mismatch", _aws(400, "IncorrectKeyException")),
+    "5xx": ("aws-kms", "root_key_server_error", _aws(500, "KMSInternalException")),
+    "5 s late": ("openbao", "root_key_timeout", _slow),
 }
 """Further faults are in tests/kms, where each response of a provider has its code."""
 LOCKING = {"denied", "key swapped"}

@@ -94,7 +94,7 @@ def test_five_rotations_under_load_and_the_rejections_of_retired_and_compromised
     retire_the_first_version(stack, busy)
     rotate_while_suspended_and_restore_an_object_of_a_retired_version(stack, results, busy)
     stack.command("tenant", "lock", TENANT, *YES)
-    assert rejection_code(stack, "key", "rotate", TENANT) == "tenant_closed"
+    assert rejection_code(stack, "key", "rotate", TENANT) == "tenant_not_operational"
     stack.command("tenant", "unlock", TENANT)
     assert all(one.check_objects() for one in busy)
     rotate_as_compromised(stack, results, busy)
@@ -168,7 +168,7 @@ def assert_every_object_is_reencrypted(stack: Stack, results: RotationResults, b
 
 def assert_second_rotations_were_rejected(stack: Stack, results: RotationResults) -> None:
     assert results.second == ["operation_running"] * ROTATIONS
-    wait_until(lambda: bool(stack.callback.about(TENANT, "keys-results")), lambda: "no notification")
+    wait_until(lambda: bool(stack.callback.about(TENANT, "keys-rotated")), lambda: "no notification")
     shown = stack.command("tenant", "show", TENANT)
     assert [states(shown, name) for name in SERVICES] == [states(results.document, name) for name in SERVICES]
 

@@ -180,7 +180,7 @@ def test_services_of_a_locked_tenant_stop_on_open_and_new_connections_until_the_
         assert_serves(orders, 403, ResultReason.PERMISSION_DENIED)
         with Client.from_folder(orders.folder, ONCE) as kcm, pytest.raises(AccessRefused) as denied:
             kcm.decrypt(sealed, "orders/7")
-        assert denied.value.code == "tenant_closed"
+        assert denied.value.code == "tenant_not_operational"
         # Certificates are renewed during a lock, so that they do not expire; the renewed one does not decrypt either.
         before = orders.certificate
         stack.command("service", "renew", tenant, "orders")

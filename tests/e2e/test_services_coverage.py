@@ -86,7 +86,7 @@ def test_the_status_all_data_protected_appears_with_the_last_field_and_disappear
     for name in ("diagnosis", "insurance"):
         stack.command("service", "protect-field", tenant, clinic.service.name, PATIENTS, name)
     clinic.run_protected(ADMIT.format("Ann", "flu", None))
-    wait_missing(stack, tenant, ("field_unseen", INSURANCE))
+    wait_missing(stack, tenant, ("field_not_reported", INSURANCE))
     page = sign_in(visitor(), stack, tenant)
     go_to(page, "Services")
     expect(page.get_by_text("coverage incomplete")).to_be_visible()
@@ -110,10 +110,10 @@ def test_the_status_all_data_protected_appears_with_the_last_field_and_disappear
     with psycopg.connect(clinic.conninfo) as past:
         written = past.execute("INSERT INTO patients (name, diagnosis) VALUES ('Eve', 'plain') RETURNING id").fetchone()
         assert written is not None
-    words = ("service", "protect-field", tenant, clinic.service.name, PATIENTS, "diagnosis", "--plain-allowed")
+    words = ("service", "protect-field", tenant, clinic.service.name, PATIENTS, "diagnosis", "--plaintext-allowed")
     stack.command(*words)
     assert clinic.run_protected(READ.format(written[0])) == "['flu', 'plain']\n"
-    wait_missing(stack, tenant, ("plain_allowed", DIAGNOSIS), ("plain_read", DIAGNOSIS))
+    wait_missing(stack, tenant, ("plaintext_allowed", DIAGNOSIS), ("plaintext_read", DIAGNOSIS))
     reload_services(page)
     expect(page.get_by_text("contained unencrypted values: 1 read").first).to_be_visible()
     expect(page.get_by_text(SENTENCE)).to_have_count(0)

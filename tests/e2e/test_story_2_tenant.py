@@ -80,7 +80,7 @@ def test_isolation_checks_passed_before_the_tenant_was_activated(stack, alpha, b
         assert results
         assert breaches(results) == ()
         names = [one["name"] for one in stack.events(tenant)]
-        assert names.index("boundary.checked") < names.index("tenant.activated")
+        assert names.index("isolation.checked") < names.index("tenant.activated")
 
 
 def test_the_audit_stream_is_complete_and_in_order(stack, alpha):
@@ -88,10 +88,10 @@ def test_the_audit_stream_is_complete_and_in_order(stack, alpha):
         "marketplace.enable_accepted",
         "tenant.provision_intended",
         "key.tenant_key_created",
-        "boundary.checked",
+        "isolation.checked",
         "route.published",
         "tenant.activated",
-        "tenant.announced",
+        "tenant.notified",
     ]
 
     def names() -> list[str]:
@@ -158,5 +158,5 @@ def test_operators_find_tenants_by_state(stack, alpha, beta):
         lambda: wanted <= {run for run, _ in stack.workflows("LifecycleState = 'active'")},
         lambda: "the tenants are not listed as active",
     )
-    for problem in ("PromiseBroken = true", "TemporalReportedProblems IS NOT NULL"):
+    for problem in ("ProvisioningSloBreached = true", "TemporalReportedProblems IS NOT NULL"):
         assert stack.workflows(f"TenantId = '{alpha}' and {problem}") == []

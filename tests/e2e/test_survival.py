@@ -85,17 +85,17 @@ def test_a_killed_component_is_restarted_and_loses_no_data(stack, component):
 def test_a_hanging_key_server_breaches_the_provisioning_slo_with_an_alert_and_the_tenant_is_ready_later(stack):
     tenant_id = f"patient-{uuid4().hex[:8]}"
     with hanging(stack, "openbao"):
-        stack.start_provisioning(tenant_id, "Patient Corp", promise_seconds=1)
-        wait_until(lambda: bool(stack.callback.about(tenant_id, "late")), lambda: "the customer was not notified")
+        stack.start_provisioning(tenant_id, "Patient Corp", provisioning_slo_seconds=1)
+        wait_until(lambda: bool(stack.callback.about(tenant_id, "delayed")), lambda: "the customer was not notified")
         assert stack.status(tenant_id).json()["state"] == "provisioning"
         assert stack.status(tenant_id).json()["promise_broken"] is True
     late = [ids.provision_workflow(tenant_id)]
-    query = f"TenantId = '{tenant_id}' and PromiseBroken = true"
+    query = f"TenantId = '{tenant_id}' and ProvisioningSloBreached = true"
     wait_until(lambda: [run for run, _ in stack.workflows(query)] == late, lambda: "no workflow is marked as late")
     stack.wait_for(tenant_id, "active")
     stack.wait_announced(tenant_id)
-    assert "is delayed" in stack.callback.about(tenant_id, "late")[0].text
-    assert (len(stack.callback.about(tenant_id, "late")), len(stack.callback.about(tenant_id, "ready"))) == (1, 1)
+    assert "is delayed" in stack.callback.about(tenant_id, "delayed")[0].text
+    assert (len(stack.callback.about(tenant_id, "delayed")), len(stack.callback.about(tenant_id, "ready"))) == (1, 1)
 
 
 def test_up_restarts_a_killed_stack_and_changes_nothing_in_a_running_one(stack, tenant):

@@ -39,7 +39,7 @@ LOCAL_ACTIVITY_FIELDS = {
 PATCH_FIELDS = {"id", "deprecated"}
 _SUMMARY = r"(tenant|service [a-z0-9-]+ of|compliance report of|isolation assessment of) [a-z0-9-]+"
 PLAIN_FIELDS = {
-    *("tenant_id", "region", "promise_seconds", "memory", "event_id", "kind"),
+    *("tenant_id", "region", "provisioning_slo_seconds", "memory", "event_id", "kind"),
     *("state", "seen_events", "provisions", "promises", "changes", "operations", "move"),
     *("service", "request_id"),
     *("grace_seconds", "reason", "now", "approval_id", "report_id"),

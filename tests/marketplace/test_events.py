@@ -57,7 +57,7 @@ async def test_unsigned_header_cannot_turn_an_enable_into_a_disable(endpoint):
 
 BAD = {
     "malformed JSON": (b'{"event": ', 400, "malformed_event"),
-    "not UTF-8": (b"\xff\xfe", 401, "signature_refused"),
+    "not UTF-8": (b"\xff\xfe", 401, "signature_invalid"),
     "a list": (b"[]", 400, "malformed_event"),
     "deep nesting": (b"[" * 60_000, 400, "malformed_event"),
     "no customer": (an_event(customer=None), 400, "malformed_event"),
@@ -103,12 +103,12 @@ async def test_invalid_signatures_are_rejected_and_logged_without_secrets(endpoi
     with caplog.at_level(logging.DEBUG):
         for headers in wrong:
             answer = await endpoint.client.post("/v1/events", content=body, headers=headers)
-            assert_refused(answer, 401, "signature_refused")
+            assert_refused(answer, 401, "signature_invalid")
 
     endpoint.assert_nothing_stored()
     for secret in (CURRENT, CURRENT.removeprefix("whsec_"), PREVIOUS, TOKEN, good["webhook-signature"]):
         assert secret not in caplog.text
-    assert "signature_refused" in caplog.text
+    assert "signature_invalid" in caplog.text
 
 
 async def test_delivery_outside_the_replay_window_has_a_specific_error_code(endpoint):
@@ -162,7 +162,7 @@ async def test_disable_is_recorded_and_delivered_to_the_workflow(endpoint):
 
 async def test_enable_is_rejected_while_the_tenants_keys_are_destroyed(endpoint):
     await endpoint.enable()
-    endpoint.execute("update okcm.tenant set state = 'leaving'")
+    endpoint.execute("update okcm.tenant set state = 'offboarding'")
     assert (await endpoint.post(an_event())).status_code == 202
     endpoint.execute("update okcm.tenant set destroying_at = now()")
 

@@ -39,7 +39,7 @@ async def test_steps_are_shown_by_number_and_name(endpoint):
     steps = (await endpoint.show("acme-corp-12345")).json()["steps"]
 
     assert [step["number"] for step in steps] == list(range(1, len(Step) + 1))
-    assert (steps[0]["name"], steps[0]["state"], steps[0]["attempts"]) == ("open-records", "retrying", 1)
+    assert (steps[0]["name"], steps[0]["state"], steps[0]["attempts"]) == ("plan-provisioning", "retrying", 1)
 
 
 async def test_unknown_routes_and_methods_return_problem_documents(endpoint):

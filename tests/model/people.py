@@ -24,7 +24,7 @@ from tests.model.state import (
     World,
 )
 
-SWITCH, ROOT_KEY = LockReason.SWITCH, LockReason.ROOT_KEY
+SWITCH, ROOT_KEY = LockReason.MANUAL, LockReason.ROOT_KEY
 CODES = {UP: HEALTHY, UNREACHABLE: RootKeyUnreachable.code}
 """The recorded code of a holder's behaviour; any other behaviour is the customer's decision."""
 

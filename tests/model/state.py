@@ -14,7 +14,7 @@ from core.tenants.lifecycle import State
 from core.tenants.locks import LockReason, LockState
 
 T = 2
-"""Ticks of the crypto service's cache time: `crypto_cache_seconds`."""
+"""Ticks of the crypto service's cache time: `crypto_key_cache_seconds`."""
 D = 1
 """Ticks that a call may take before its time-outs end it."""
 GRACE = 1

@@ -97,10 +97,10 @@ async def _ready(client: Client, _script: Script) -> Recorded:
 
 async def _late(client: Client, script: Script) -> Recorded:
     script.down.add(Step.CREATE_AUTHORITY)
-    script.on("break-promise", script.down.clear)
+    script.on("record-slo-breach", script.down.clear)
     handle = await client.start_workflow(
         ProvisionTenant.run,
-        ProvisionInput(tenant_id="late-corp", region=_REGION, attempt=1, promise_seconds=0.5),
+        ProvisionInput(tenant_id="late-corp", region=_REGION, attempt=1, provisioning_slo_seconds=0.5),
         id=ids.provision_workflow("late-corp"),
         task_queue=_QUEUE,
     )
@@ -109,7 +109,7 @@ async def _late(client: Client, script: Script) -> Recorded:
 
 
 async def _failed_and_retried(client: Client, script: Script) -> Recorded:
-    script.refused[Step.CHECK_BOUNDARIES] = "boundary_breached"
+    script.refused[Step.CHECK_BOUNDARIES] = "isolation_breached"
     entity = await Entity.enable(client, _REGION, "retried-corp")
     await entity.reaches(State.FAILED)
     provision = client.get_workflow_handle(ids.provision_workflow("retried-corp"))
@@ -146,18 +146,20 @@ async def _authority_rolled(client: Client, script: Script) -> Recorded:
     """A CA rotation with a notified service, one that fails verification, and the hourly check for expiry."""
     late = UnrenewedService(tenant_id="rolled-corp", region=_REGION, service="users-db", generation=1)
     script.answers |= {
-        "unrenewed-services": ServicesResult(services=("orders-db",)),
+        "find-unrenewed-services": ServicesResult(services=("orders-db",)),
         "check-expiry": ExpiryResult(services=(late,)),
     }
     entity = await _active(client, "rolled-corp")
     service = (entity.tenant_id, _REGION, "orders-db")
     await entity.gateway.connect_service(*service, "request-1")
     await entity.roll_authority()
-    script.refused["verify-authority"] = "conflicting_resource"
+    script.refused["verify-ca"] = "conflicting_resource"
     with suppress(UpdateRejected):
         await entity.roll_authority()
     await entity.gateway.disconnect_service(*service)
     await client.execute_workflow(CheckExpiry.run, id="platform/expiry", task_queue=_QUEUE)
+    # An unfinished renewal would continue in the next scenario, and its worker would not stop.
+    await wait_until_async(lambda: any(step.service == late.service for step in script.services.issued))
     for name, number in (("authority-rolled", 1), ("authority-refused", 2)):
         yield name, client.get_workflow_handle(ids.authority_workflow(entity.tenant_id, number))
     yield "expiry-checked", client.get_workflow_handle("platform/expiry")
@@ -175,7 +177,7 @@ async def _root_key_changed(client: Client, script: Script) -> Recorded:
     script.answers["preflight-root-key"] = PreflightResult(problems=1, code="root_key_denied")
     with suppress(UpdateRejected):
         await entity.change_root_key("c" * 32)
-    script.answers["follow-root-key"] = StatusChangeResult(state=State.LOCKED)
+    script.answers["apply-root-key-health"] = StatusChangeResult(state=State.LOCKED)
     await entity.handle.signal(ROOT_KEY_REPORTED)
     await entity.reaches(State.LOCKED)
     yield "tenant-moved", entity.handle
@@ -190,7 +192,7 @@ async def _watched(client: Client, script: Script) -> Recorded:
     watch = await client.start_workflow(
         MonitorRootKeys.run, WatchRootKeysInput(region=_REGION), id=ids.watch_workflow(_REGION), task_queue=_QUEUE
     )
-    await wait_until_async(lambda: script.attempts["watch-root-keys"] == 3)
+    await wait_until_async(lambda: script.attempts["monitor-root-keys"] == 3)
     yield "root-keys-watched", watch
     await watch.terminate()
 
@@ -265,7 +267,7 @@ async def _followed(client: Client, script: Script) -> Recorded:
     """The check finds a new version of a tenant's root key, and all keys are re-wrapped."""
     entity = await _active(client, "following-corp")
     script.answers |= {
-        "notice-root-key-versions": DueTenants(tenants=(entity.tenant_id,)),
+        "detect-root-key-versions": DueTenants(tenants=(entity.tenant_id,)),
         "rewrap-keys": RotationProgress(total=2, done=2),
         "look-for-due-rotation": DueRotation(
             request=RotateRequest(request_id="due-1", services=RotationScope.NONE, tenant_key=False)
@@ -275,7 +277,7 @@ async def _followed(client: Client, script: Script) -> Recorded:
     check = await client.start_workflow(DetectRootKeyVersions.run, id="platform/root-key-versions", task_queue=_QUEUE)
     await check.result()
     yield "root-key-versions-noticed", check
-    await wait_until_async(lambda: script.attempts["announce keys-rotated"])
+    await wait_until_async(lambda: script.attempts["send-notification keys-rotated"])
     yield "root-key-followed", await _ended(client, ids.rotation_workflow(entity.tenant_id, 1))
     yield "tenant-followed", entity.handle
 

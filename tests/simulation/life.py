@@ -150,13 +150,13 @@ class TenantLifetime:
                 await self._wait_until_idle(tenant_id)
 
     async def _run_due_ca_rotations(self) -> None:
-        """Run the work of the schedule "authorities" and wait for the services, which then renew their certificates."""
+        """Run the work of the schedule "ca-rotation" and wait for the services, which then renew their certificates."""
         while PlatformQueries(self._database).outlived_authorities(_BATCH) or PlatformQueries(
             self._database
         ).due_authorities(_BATCH):
             due, newest = PlatformQueries(self._database).due_authorities(_BATCH), self.leaf
             await self.client.execute_workflow(
-                RotateDueCertificateAuthorities.run, id="platform/authorities", task_queue=PLATFORM_QUEUE
+                RotateDueCertificateAuthorities.run, id="platform/ca-rotation", task_queue=PLATFORM_QUEUE
             )
             for tenant_id in due:
                 await self._wait_until_idle(tenant_id)
@@ -250,7 +250,7 @@ class TenantLifetime:
 
     def verified_events(self) -> Sequence[RecordedEvent]:
         """Verify the tenant's audit stream up to its checkpoint and return its events."""
-        self._tenant.run_platform("sign-audit-heads")
+        self._tenant.run_platform("sign-audit-checkpoints")
         with self._database.tenant_tx(TENANT) as tx:
             records = list(tx.audit.records())
             while more := tx.audit.records(records[-1].seq):

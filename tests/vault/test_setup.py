@@ -26,7 +26,7 @@ def test_apply_builds_what_self_initialisation_builds_and_a_killed_server_keeps_
     apply(admin, wanted_in(bare.folder))
     assert _state(admin) == first
     assert _shape(first) == _shape(_state(server.admin()))
-    assert bare.session("worker").read("transit/keys/audit-heads") is not None
+    assert bare.session("worker").read("transit/keys/audit-checkpoints") is not None
     bare.kill()
     bare.start_again()
     assert _state(bare.admin()) == first
@@ -59,7 +59,7 @@ def test_encrypt_does_not_create_a_key(server: Server) -> None:
 
 def _state(admin: TokenSession) -> dict[str, Any]:
     paths = (
-        "transit/keys/audit-heads",
+        "transit/keys/audit-checkpoints",
         "transit/keys/payloads-platform",
         "transit/keys/fingerprints",
         "transit/config/keys",
@@ -88,7 +88,7 @@ def _shape(state: dict[str, Any]) -> dict[str, Any]:
         "policies": [state[f"sys/policies/acl/openkcm-{role}"]["policy"].strip() for role in ROLES],
         "upsert": state["transit/config/keys"],
         "keys": [
-            state[f"transit/keys/{name}"]["type"] for name in ("audit-heads", "payloads-platform", "fingerprints")
+            state[f"transit/keys/{name}"]["type"] for name in ("audit-checkpoints", "payloads-platform", "fingerprints")
         ],
         "issuers": len(state["issuers"]),
     }

@@ -43,7 +43,7 @@ async def test_attributes_and_schedules_are_declared_once_however_many_workers_s
     first = await declared(temporal_client)
     assert set(first) == {key.name for key in visibility.ALL}
     assert first["TenantId"] == IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-    assert first["PromiseBroken"] == IndexedValueType.INDEXED_VALUE_TYPE_BOOL
+    assert first["ProvisioningSloBreached"] == IndexedValueType.INDEXED_VALUE_TYPE_BOOL
     await bootstrap.declare_search_attributes(temporal_client)
     assert await declared(temporal_client) == first
 
@@ -86,7 +86,7 @@ async def updated_at(client: Client, name: str) -> datetime | None:
 @pytest.fixture
 async def gateway(temporal_client) -> WorkflowClient:
     await bootstrap.declare_search_attributes(temporal_client)
-    return WorkflowClient(temporal_client, promise_seconds=180)
+    return WorkflowClient(temporal_client, provisioning_slo_seconds=180)
 
 
 async def test_both_canary_tenants_are_requested_once_and_wait_for_a_worker(temporal_client, gateway, parts):

@@ -177,7 +177,7 @@ def test_decode_rejects_a_body_that_is_no_payloads_message(http, content, status
     assert http.post("/decode", content=content, headers=bearer()).status_code == status
 
 
-LABELS = [b"../sys/policies", b"L2-acme-codec-primary", b"audit-heads", b"\xff", b"payload-missing"]
+LABELS = [b"../sys/policies", b"L2-acme-codec-primary", b"audit-checkpoints", b"\xff", b"payload-missing"]
 
 
 @pytest.mark.parametrize(("field", "value"), [("key", None), ("data-key", None), *(("key", name) for name in LABELS)])

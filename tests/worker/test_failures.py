@@ -97,7 +97,7 @@ async def test_foreign_error_shows_a_reference_and_none_of_its_text(parts, step,
     ("errors", "row"),
     [
         ((VaultUnavailable(), RuntimeError("oops"), VaultUnavailable()), ("retrying", 3, "vault_unavailable")),
-        ((IsolationBreached(("M2",)),), ("failed", 1, "boundary_breached")),
+        ((IsolationBreached(("M2",)),), ("failed", 1, "isolation_breached")),
     ],
     ids=["retried", "final"],
 )
@@ -110,7 +110,7 @@ async def test_failed_attempt_is_recorded_in_the_row_of_its_step(parts, step, er
 
 async def test_activity_that_is_no_step_changes_no_row(parts, step):
     before = row_of(parts.database, step)
-    await translated(parts.database, VaultUnavailable(), step, name="break-promise")
+    await translated(parts.database, VaultUnavailable(), step, name="record-slo-breach")
     assert row_of(parts.database, step) == before
 
 
@@ -133,7 +133,7 @@ async def test_backoff_grows_to_its_limit_with_jitter(parts, step, attempt):
     expected = min(timing.FIRST_RETRY_SECONDS * 2 ** (attempt - 1), timing.LARGEST_RETRY_SECONDS)
     waits = set()
     for _ in range(4):
-        seen = await translated(parts.database, VaultUnavailable(), step, name="break-promise", attempt=attempt)
+        seen = await translated(parts.database, VaultUnavailable(), step, name="record-slo-breach", attempt=attempt)
         assert isinstance(seen, ApplicationError)
         assert seen.next_retry_delay is not None
         waits.add(seen.next_retry_delay.total_seconds() / expected)

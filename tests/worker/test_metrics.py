@@ -33,7 +33,7 @@ def test_every_metric_series_of_the_worker_starts_with_zero(tmp_path) -> None:
     metrics.count_stuck_rotations([StallReason.FAILED])
     after = own_samples(settings.worker_metrics_port)
     (changed,) = (name for name, value in after.items() if value != before[name])
-    assert changed.startswith("openkcm_rotations_stuck_total{")
+    assert changed.startswith("openkcm_rotations_stalled_total{")
     assert 'why="failed"' in changed
 
     worker = next(one for one in components(settings) if one.name == "worker")

@@ -79,7 +79,7 @@ def callback() -> Iterator[CallbackReceiver]:
 def process_settings(settings: Settings, temporal_client: Client, callback: CallbackReceiver) -> Settings:
     mail = {"smtp_host": None, "email_to": None}
     ports = {"temporal_port": port_of(temporal_client), "worker_metrics_port": free_port()}
-    return settings.model_copy(update={**mail, **ports, "callback_url": callback.url, "drain_seconds": 60.0})
+    return settings.model_copy(update={**mail, **ports, "callback_url": callback.url, "shutdown_grace_seconds": 60.0})
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def enable(temporal_client: Client, request_tenant: Callable[..., Provisioning])
 
     async def enable() -> str:
         tenant_id = request_tenant().tenant_id
-        await WorkflowClient(temporal_client, promise_seconds=180).enable(tenant_id, "eu-west-1", "event-1")
+        await WorkflowClient(temporal_client, provisioning_slo_seconds=180).enable(tenant_id, "eu-west-1", "event-1")
         return tenant_id
 
     return enable
@@ -113,8 +113,8 @@ async def test_worker_serves_metrics_and_completes_its_activity_before_it_stops(
     assert answer.headers["content-type"].startswith("text/plain")
     values = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if line and not line.startswith("#"))
     named = {name.partition("{")[0] for name in values}
-    assert {"temporal_num_pollers", "openkcm_ready_seconds_bucket", "openkcm_boundary_checks_total"} <= named
-    ready = [float(value) for name, value in values.items() if name.startswith("openkcm_ready_seconds_count")]
+    assert {"temporal_num_pollers", "openkcm_provisioning_seconds_bucket", "openkcm_isolation_checks_total"} <= named
+    ready = [float(value) for name, value in values.items() if name.startswith("openkcm_provisioning_seconds_count")]
     assert sum(ready) == 3  # both canary tenants and the tenant
     assert [value for name, value in values.items() if 'outcome="breached"' in name] == ["0"]
     assert tenant_id not in answer.text

@@ -84,7 +84,7 @@ class Entity:
             TenantInput(
                 tenant_id=entity.tenant_id,
                 region=region,
-                promise_seconds=60,
+                provisioning_slo_seconds=60,
                 memory=TenantWorkflowState.model_validate({"state": state} | memory),
             ),
             id=entity.handle.id,
@@ -98,7 +98,7 @@ class Entity:
         entity = cls(client, region, tenant_id)
         await client.start_workflow(
             Tenant.run,
-            TenantInput(tenant_id=entity.tenant_id, region=region, promise_seconds=60),
+            TenantInput(tenant_id=entity.tenant_id, region=region, provisioning_slo_seconds=60),
             id=entity.handle.id,
             task_queue=ids.task_queue(region),
             start_signal="marketplace-event",

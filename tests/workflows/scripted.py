@@ -103,13 +103,13 @@ class Script:
             "wrap-service-keys": WrapProgress(total=3, wrapped=3),
             "switch-root-key": self._switch,
             "abandon-root-key": SWITCHED.model_copy(update={"switched": False}),
-            "follow-root-key": StatusChangeResult(state=State.ACTIVE),
-            "change-standing": self._change_standing,
-            "watch-root-keys": self._watch,
-            "plan-authority": AuthorityPlan(version=2),
-            "unrenewed-services": ServicesResult(services=()),
-            "abandon-authority": self._abandon_authority,
-            "due-authorities": TenantsResult(tenants=()),
+            "apply-root-key-health": StatusChangeResult(state=State.ACTIVE),
+            "change-status": self._change_standing,
+            "monitor-root-keys": self._watch,
+            "plan-ca": AuthorityPlan(version=2),
+            "find-unrenewed-services": ServicesResult(services=()),
+            "abandon-ca": self._abandon_authority,
+            "find-due-cas": TenantsResult(tenants=()),
             "check-expiry": ExpiryResult(services=()),
             "look-for-due-rotation": DueRotation(),
             "plan-rotation": RotationPlan(services=2, retires=True, destroys=False),
@@ -119,7 +119,7 @@ class Script:
             "destroy-compromised-keys": DestroyResult(objects=0),
             "finish-rotation": RotationEnded(told=NotificationKind.KEYS_ROTATED),
             "find-due-rotations": DueTenants(tenants=()),
-            "notice-root-key-versions": DueTenants(tenants=()),
+            "detect-root-key-versions": DueTenants(tenants=()),
         }
         self._then: dict[str, Callable[[], None]] = {}
         self.services = Services(self)
@@ -140,7 +140,7 @@ class Script:
     async def worker(self, client: Client, region: str, workflows: Sequence[type]) -> AsyncIterator[None]:
         """Run a worker of a region; only the termination of workflows is a real activity."""
         real = WorkflowTerminationActivities().close_workflows
-        scripted = [self._scripted(one) for one in _DEFINITIONS if one.name != "close-workflows"]
+        scripted = [self._scripted(one) for one in _DEFINITIONS if one.name != "terminate-workflows"]
         async with Worker(client, task_queue=ids.task_queue(region), workflows=workflows, activities=[real, *scripted]):
             yield
 
@@ -205,7 +205,7 @@ def _label(name: str, step: Any) -> str:
             return f"{name} {step.kind}"
         case RetireVersionStep():
             return f"{name} {step.service} {step.version}"
-        case _ if name == "remind-of-leaving":
+        case _ if name == "remind-of-offboarding":
             return f"{name} {step.operation_id}"
     return name
 
@@ -248,7 +248,7 @@ class Approvals:
         self.clock_behind = timedelta()
         """The lag of PostgreSQL's clock behind Temporal's."""
         script.answers |= {
-            "admit-approval": self._admit,
+            "open-approval": self._admit,
             "decide-approval": self._decide,
             "close-approval": lambda _step: self._waiting(),
             "expire-approvals": self._expire,
@@ -287,10 +287,10 @@ class LeavingTenant:
         self.leaving: OffboardingResult | None = None
         self.destroying = False
         script.answers |= {
-            "begin-leaving": self._leave,
+            "start-offboarding": self._leave,
             "restore-tenant": self._restore,
-            "begin-destruction": self._begin_destruction,
-            "take-stock": lambda _step: DestructionInventory(services=self.services),
+            "start-destruction": self._begin_destruction,
+            "inventory-keys": lambda _step: DestructionInventory(services=self.services),
         }
 
     def _leave(self, step: LeaveInput) -> OffboardingResult:

@@ -23,8 +23,8 @@ WORKFLOWS = [
     CheckExpiry,
     RotateDueCertificateAuthorities,
 ]
-ROLL = ["plan-authority", "prepare-authority", "verify-authority", "activate-authority"]
-AFTER = ["unrenewed-services", "publish-revocation-list"]
+ROLL = ["plan-ca", "prepare-ca", "verify-ca", "activate-ca"]
+AFTER = ["find-unrenewed-services", "publish-revocation-list"]
 
 
 @pytest.fixture
@@ -39,11 +39,11 @@ async def test_rotation_prepares_verifies_activates_and_publishes_in_this_order(
     await entity.roll_authority()
     assert script.calls == [*ROLL, *AFTER]
     await entity.roll_authority()
-    assert [step.operation_id for step in script.inputs["plan-authority"]] == ["authority-roll-1", "authority-roll-2"]
+    assert [step.operation_id for step in script.inputs["plan-ca"]] == ["authority-roll-1", "authority-roll-2"]
 
 
 async def test_services_renew_after_a_ca_rotation_and_one_without_a_workflow_blocks_no_other(connected, script):
-    script.answers["unrenewed-services"] = ServicesResult(services=("gone-db", "orders-db"))
+    script.answers["find-unrenewed-services"] = ServicesResult(services=("gone-db", "orders-db"))
     await connected.roll_authority()
     await wait_until_async(lambda: len(script.services.issued) == 2)
     assert [call for call in script.calls if call in {"plan-renewal", "issue-certificate"}] == [
@@ -56,36 +56,36 @@ async def test_failed_step_ends_the_ca_rotation_without_effect_and_the_next_one_
     for step in ROLL[1:]:
         script.refused = {step: "conflicting_resource"}
         await refused("conflicting_resource", entity.roll_authority())
-        assert script.calls[-1] == "abandon-authority"
+        assert script.calls[-1] == "abandon-ca"
     script.refused.clear()
     await entity.roll_authority()
     assert script.calls[-len(ROLL + AFTER) :] == [*ROLL, *AFTER]
 
 
 async def test_ca_rotation_that_was_activated_despite_an_error_succeeds(entity, script):
-    script.refused["activate-authority"] = "overtaken"
-    script.answers["abandon-authority"] = RollAuthorityResult(code="")
+    script.refused["activate-ca"] = "superseded"
+    script.answers["abandon-ca"] = RollAuthorityResult(code="")
     await entity.roll_authority()
     assert script.calls[-2:] == AFTER
 
 
 async def test_overlap_rejects_the_next_ca_rotation_before_any_step(entity, script):
-    script.refused["plan-authority"] = "authority_overlaps"
-    await refused("authority_overlaps", entity.roll_authority())
+    script.refused["plan-ca"] = "ca_rotation_in_progress"
+    await refused("ca_rotation_in_progress", entity.roll_authority())
     assert script.calls == []
 
 
 async def test_ca_rotation_rejects_other_operations_but_not_a_lock(entity, script):
-    script.down.add("prepare-authority")
+    script.down.add("prepare-ca")
     running = asyncio.create_task(entity.roll_authority())
-    await wait_until_async(lambda: script.attempts["prepare-authority"])
+    await wait_until_async(lambda: script.attempts["prepare-ca"])
     for another in (entity.roll_authority(), entity.change_root_key()):
         await refused("operation_running", another)
-    await entity.handle.signal("authority-due")
+    await entity.handle.signal("ca-rotation-due")
     await entity.move(StatusChange.LOCK)
     script.down.clear()
     await running
-    assert script.calls.count("plan-authority") == 1
+    assert script.calls.count("plan-ca") == 1
 
 
 async def test_crl_that_cannot_be_published_is_left_to_the_schedule(entity, script):
@@ -101,10 +101,10 @@ async def test_crl_that_cannot_be_published_is_left_to_the_schedule(entity, scri
 
 
 async def test_hourly_check_rotates_due_cas_and_skips_missing_tenants(client, queue, entity, script):
-    script.answers["due-authorities"] = TenantsResult(tenants=("gone-corp", entity.tenant_id))
+    script.answers["find-due-cas"] = TenantsResult(tenants=("gone-corp", entity.tenant_id))
     await run_platform(client, queue, RotateDueCertificateAuthorities)
     await wait_until_async(lambda: "publish-revocation-list" in script.calls)
-    assert script.calls == ["end-authorities", "due-authorities", *ROLL, *AFTER]
+    assert script.calls == ["retire-cas", "find-due-cas", *ROLL, *AFTER]
 
 
 async def test_disconnecting_publishes_a_crl(connected, script):

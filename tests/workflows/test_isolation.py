@@ -37,10 +37,10 @@ class Examinations:
         self.hold.set()
         self._locked: set[str] = set()
         script.answers |= {
-            "examine-tenant": self._examine,
-            "follow-boundaries": self._follow,
-            "change-standing": self._change,
-            "find-due-examinations": self._find,
+            "assess-tenant": self._examine,
+            "apply-isolation-result": self._follow,
+            "change-status": self._change,
+            "find-due-assessments": self._find,
         }
 
     async def _examine(self, step: ExamineInput) -> ExamineResult:
@@ -64,7 +64,7 @@ class Examinations:
         if step.move is not StatusChange.CLEAR_BREACH:
             return StatusChangeResult(state=State.LOCKED)
         if step.tenant_id in self.breached:
-            raise ApplicationError("not yet", type="breach_not_cleared", non_retryable=True)
+            raise ApplicationError("not yet", type="isolation_lock_not_cleared", non_retryable=True)
         self._locked.discard(step.tenant_id)
         return StatusChangeResult(state=State.ACTIVE)
 
@@ -146,7 +146,7 @@ async def test_breach_locks_the_tenant_until_it_is_cleared(check, entity, examin
     examinations.breached.add(entity.tenant_id)
     await check(entity.tenant_id)
     await entity.reaches(State.LOCKED)
-    await refused("breach_not_cleared", entity.move(StatusChange.CLEAR_BREACH))
+    await refused("isolation_lock_not_cleared", entity.move(StatusChange.CLEAR_BREACH))
     examinations.breached.clear()
     await entity.move(StatusChange.CLEAR_BREACH)
     await entity.reaches(State.ACTIVE)
@@ -179,7 +179,7 @@ async def test_due_tenants_are_assessed_one_by_one_and_a_failure_stops_no_other(
     examinations.broken = {due[0], due[4]}
     await run_platform(client, queue, AssessDueTenants)
     assert {one for one, _ in examinations.done} == set(due) - examinations.broken
-    assert [step.after for step in script.inputs["find-due-examinations"]] == ["", due[2], due[5], due[7]]
+    assert [step.after for step in script.inputs["find-due-assessments"]] == ["", due[2], due[5], due[7]]
     assert examinations.most == 1
 
 

@@ -21,16 +21,16 @@ from workflows.tenants import Tenant
 WORKFLOWS = [Tenant, OffboardTenant, ConnectService]
 HOUR = {"grace_seconds": 3600}
 DESTRUCTION = [
-    "begin-destruction",
-    "take-stock",
+    "start-destruction",
+    "inventory-keys",
     "disconnect-services",
     "destroy-service-keys",
     "destroy-tenant-key",
-    "destroy-authority-key",
+    "destroy-ca-key",
     "erase-rows",
     "destroy-payload-key",
-    "certify-destruction",
-    "announce farewell",
+    "issue-erasure-certificate",
+    "send-notification offboarded",
 ]
 
 
@@ -59,22 +59,22 @@ async def a_service(entity: Entity, service: str, queue: str) -> WorkflowHandle:
 async def test_offboarding_starts_a_visible_grace_period_and_destroys_nothing(entity, script):
     await entity.offboard()
     await entity.reaches(State.LEAVING)
-    await wait_until_async(lambda: "announce leaving" in script.calls)
+    await wait_until_async(lambda: "send-notification offboarding-started" in script.calls)
     described = await entity.offboarding.describe()
     assert described.status is WorkflowExecutionStatus.RUNNING
     assert described.typed_search_attributes.get(visibility.TENANT_ID) == entity.tenant_id
-    assert set(script.calls) == {"begin-leaving", "announce leaving"}
+    assert set(script.calls) == {"start-offboarding", "send-notification offboarding-started"}
 
 
 async def test_reminders_are_sent_a_week_and_a_day_before_the_end(entity, script):
     await entity.offboard()
     await forward(entity, timedelta(days=23, minutes=1))
-    await wait_until_async(lambda: "remind-of-leaving offboard-1-reminder-1" in script.calls)
-    assert "remind-of-leaving offboard-1-reminder-2" not in script.calls
+    await wait_until_async(lambda: "remind-of-offboarding offboard-1-reminder-1" in script.calls)
+    assert "remind-of-offboarding offboard-1-reminder-2" not in script.calls
     await forward(entity, timedelta(days=6))
-    await wait_until_async(lambda: "remind-of-leaving offboard-1-reminder-2" in script.calls)
-    await wait_until_async(lambda: "announce leaving-reminder" in script.calls)
-    assert "begin-destruction" not in script.calls
+    await wait_until_async(lambda: "remind-of-offboarding offboard-1-reminder-2" in script.calls)
+    await wait_until_async(lambda: "send-notification offboarding-reminder" in script.calls)
+    assert "start-destruction" not in script.calls
     end = f"2 · grace period: until {script.leaving.leaving.until:%Y-%m-%d %H:%M} UTC"
     shown = [text for text in await summaries(entity.offboarding) if text.startswith("2 · grace")]
     assert shown == ["2 · grace period: reminder 1", "2 · grace period: reminder 2", end]
@@ -85,9 +85,9 @@ async def test_restore_in_the_grace_period_ends_it_and_destroys_nothing(entity, 
     await entity.restore()
     await entity.reaches(State.ACTIVE)
     await ends(entity.offboarding, WorkflowExecutionStatus.CANCELED)
-    await wait_until_async(lambda: "announce restored" in script.calls)
-    assert "begin-destruction" not in script.calls
-    assert "follow-root-key" in script.calls
+    await wait_until_async(lambda: "send-notification restored" in script.calls)
+    assert "start-destruction" not in script.calls
+    assert "apply-root-key-health" in script.calls
 
 
 async def test_restored_tenant_can_be_offboarded_again_with_a_new_grace_period(entity, script):
@@ -97,15 +97,15 @@ async def test_restored_tenant_can_be_offboarded_again_with_a_new_grace_period(e
         if number < 3:
             await entity.restore()
     await forward(entity, timedelta(minutes=61))
-    await wait_until_async(lambda: "announce farewell" in script.calls)
-    assert script.calls.count("begin-destruction") == 1
+    await wait_until_async(lambda: "send-notification offboarded" in script.calls)
+    assert script.calls.count("start-destruction") == 1
 
 
 async def test_repeated_request_joins_and_another_end_is_rejected(entity):
     await entity.offboard(**HOUR)
     await entity.offboard(**HOUR)
     await entity.offboard()
-    await refused("leaving_otherwise", entity.offboard(now=True))
+    await refused("offboarding_already_scheduled", entity.offboard(now=True))
     events = (await entity.handle.fetch_history()).events
     assert sum(e.HasField("child_workflow_execution_started_event_attributes") for e in events) == 1
 
@@ -121,7 +121,7 @@ async def test_tenant_is_restored_when_its_offboarding_workflow_is_missing(clien
     entity = await Entity.start(client, region, State.LEAVING)
     await entity.restore()
     await entity.reaches(State.ACTIVE)
-    assert {"restore-tenant", "follow-root-key"} <= set(script.calls)
+    assert {"restore-tenant", "apply-root-key-health"} <= set(script.calls)
 
 
 # ── destruction ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -130,7 +130,7 @@ async def test_tenant_is_restored_when_its_offboarding_workflow_is_missing(clien
 async def test_end_of_the_grace_period_destroys_everything_in_order(entity, script):
     await entity.offboard(**HOUR)
     await forward(entity, timedelta(minutes=59))
-    assert "begin-destruction" not in script.calls
+    assert "start-destruction" not in script.calls
     await forward(entity, timedelta(minutes=2))
     await ends(entity.offboarding)
     assert destroyed(script) == DESTRUCTION
@@ -142,10 +142,10 @@ async def test_restore_and_cancel_are_rejected_after_the_destruction_started(ent
     script.down.add("destroy-tenant-key")
     await entity.offboard(now=True)
     await wait_until_async(lambda: "destroy-service-keys" in script.calls)
-    await refused("destruction_begun", entity.restore())
+    await refused("destruction_started", entity.restore())
     await entity.reaches(State.LEAVING)
     await entity.offboard(now=True)
-    await refused("leaving_otherwise", entity.offboard(**HOUR))
+    await refused("offboarding_already_scheduled", entity.offboard(**HOUR))
     await entity.offboarding.cancel()
     tried = script.attempts["destroy-tenant-key"]
     await wait_until_async(lambda: script.attempts["destroy-tenant-key"] > tried)  # the cancel has arrived by then
@@ -155,10 +155,10 @@ async def test_restore_and_cancel_are_rejected_after_the_destruction_started(ent
 
 
 async def test_tenant_restored_at_the_last_moment_keeps_everything(entity, script):
-    script.on("begin-destruction", lambda: setattr(script.leaving, "leaving", None))
+    script.on("start-destruction", lambda: setattr(script.leaving, "leaving", None))
     await entity.offboard(now=True)
     await ends(entity.offboarding)
-    assert "take-stock" not in script.calls
+    assert "inventory-keys" not in script.calls
 
 
 async def test_services_workflows_end_by_a_signal_without_payload(entity, queue, script):
@@ -182,7 +182,7 @@ async def test_payload_key_is_not_destroyed_while_a_workflow_of_the_tenant_runs(
 
     async def waits() -> bool:
         pending = (await entity.offboarding.describe()).raw_description.pending_activities
-        return any(one.activity_type.name == "close-workflows" for one in pending)
+        return any(one.activity_type.name == "terminate-workflows" for one in pending)
 
     await wait_until_async(waits)
     assert "destroy-payload-key" not in script.calls
@@ -205,14 +205,14 @@ async def test_failed_step_is_retried_and_no_step_is_skipped_or_repeated(entity,
 async def test_marketplace_event_disables_once_and_another_enables_again(entity, script):
     await entity.gateway.disable(entity.tenant_id, "event-off")
     await entity.reaches(State.LEAVING)
-    [step] = script.inputs["begin-leaving"]
+    [step] = script.inputs["start-offboarding"]
     assert (step.reason, step.now) == (LeaveReason.MARKETPLACE, False)
     await entity.gateway.enable(entity.tenant_id, entity.region, "event-on")
     await entity.reaches(State.ACTIVE)
     await ends(entity.offboarding, WorkflowExecutionStatus.CANCELED)
     await entity.gateway.disable(entity.tenant_id, "event-off")
     await entity.move(StatusChange.RESUME)
-    assert len(script.inputs["begin-leaving"]) == 1
+    assert len(script.inputs["start-offboarding"]) == 1
 
 
 async def test_disabling_an_unknown_tenant_fails(entity):

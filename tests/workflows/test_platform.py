@@ -13,10 +13,10 @@ WORKFLOWS = [SignAuditCheckpoints, ReconcileAudit, DispatchNotifications, PurgeU
 @pytest.mark.parametrize(
     ("workflow", "activity"),
     [
-        (SignAuditCheckpoints, "sign-audit-heads"),
+        (SignAuditCheckpoints, "sign-audit-checkpoints"),
         (ReconcileAudit, "reconcile-audit"),
-        (DispatchNotifications, "sweep-outbox"),
-        (PurgeUnusedCredentials, "forget-untaken-credentials"),
+        (DispatchNotifications, "dispatch-outbox"),
+        (PurgeUnusedCredentials, "purge-unused-credentials"),
     ],
 )
 async def test_scheduled_activity_is_retried_until_it_succeeds(client, queue, script, workflow, activity):

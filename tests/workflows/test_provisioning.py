@@ -12,12 +12,14 @@ from workflows.runtime import options as visibility
 WORKFLOWS = [ProvisionTenant]
 
 
-async def provision(client, queue, tenant_id=None, promise_seconds=60):
+async def provision(client, queue, tenant_id=None, provisioning_slo_seconds=60):
     """Provision a tenant and return its workflow."""
     tenant_id = tenant_id or a_tenant_id()
     handle = await client.start_workflow(
         ProvisionTenant.run,
-        ProvisionInput(tenant_id=tenant_id, region="eu-west-1", attempt=1, promise_seconds=promise_seconds),
+        ProvisionInput(
+            tenant_id=tenant_id, region="eu-west-1", attempt=1, provisioning_slo_seconds=provisioning_slo_seconds
+        ),
         id=f"{queue}/{ids.provision_workflow(tenant_id)}",
         task_queue=queue,
     )
@@ -27,17 +29,17 @@ async def provision(client, queue, tenant_id=None, promise_seconds=60):
 
 async def test_step_that_fails_beyond_the_slo_alerts_and_completes_later(client, queue, script):
     script.down.add(Step.CREATE_KEYS)
-    script.on("break-promise", script.down.clear)
-    handle = await provision(client, queue, promise_seconds=0.5)
+    script.on("record-slo-breach", script.down.clear)
+    handle = await provision(client, queue, provisioning_slo_seconds=0.5)
     assert script.attempts[Step.CREATE_KEYS] > 1
-    assert script.calls.count("break-promise") == 1
-    assert script.calls.index("break-promise") < script.calls.index(Step.ACTIVATE)
+    assert script.calls.count("record-slo-breach") == 1
+    assert script.calls.index("record-slo-breach") < script.calls.index(Step.ACTIVATE)
     assert (await handle.describe()).typed_search_attributes.get(visibility.PROMISE_BROKEN) is True
 
 
 async def test_provisioning_within_the_slo_does_not_alert_and_each_step_has_a_summary(client, queue, script):
     handle = await provision(client, queue)
-    assert "break-promise" not in script.calls
+    assert "record-slo-breach" not in script.calls
     assert sum("run the isolation checks" in summary for summary in await summaries(handle)) == 1
 
 

@@ -9,7 +9,7 @@ from workflows.client.workflow_client import OperationTimeout, WorkflowClient
 from workflows.reports import GenerateReport
 
 WORKFLOWS = [GenerateReport]
-STEPS = ["state-report", "sign-audit-head", "make-report"]
+STEPS = ["snapshot-report", "sign-audit-checkpoint", "render-report"]
 
 
 @pytest.fixture
@@ -29,13 +29,13 @@ async def test_checkpoint_is_signed_before_the_report_is_generated(make, script)
 
 
 async def test_rejected_report_returns_code_message_and_hint(make, script):
-    script.refused["make-report"] = "report_unknown"
+    script.refused["render-report"] = "report_unknown"
     error = await refused("report_unknown", make())
     assert (error.message, error.hint) == ("refused", "ask")
 
 
 async def test_repeated_request_joins_a_report_that_waits_for_a_server(make, script):
-    script.down.add("sign-audit-head")
+    script.down.add("sign-audit-checkpoint")
     with pytest.raises(OperationTimeout):
         await make(patience_seconds=1)
     script.down.clear()

@@ -17,13 +17,13 @@ from workflows.root_keys import ChangeRootKey, MonitorRootKeys
 from workflows.tenants import Tenant
 
 WORKFLOWS = [Tenant, ChangeRootKey, MonitorRootKeys]
-CHANGE = ["admit-root-key", "preflight-root-key", "wrap-service-keys", "switch-root-key"]
+CHANGE = ["register-root-key", "preflight-root-key", "wrap-service-keys", "switch-root-key"]
 DENIED = PreflightResult(problems=2, code="root_key_denied")
 
 
 async def test_change_takes_every_step_and_shows_the_new_mode(entity, script):
     await entity.change_root_key()
-    assert script.calls == [*CHANGE, "announce root-key-changed", "follow-root-key"]
+    assert script.calls == [*CHANGE, "send-notification root-key-changed", "apply-root-key-health"]
     await entity.reaches(State.ACTIVE)
     assert (await entity.state())[1] == "openbao"
 
@@ -71,7 +71,7 @@ async def test_each_change_has_its_own_number_and_workflow(client, entity, scrip
     await entity.change_root_key()
     for number in (1, 2):
         await client.get_workflow_handle(ids.root_key_workflow(entity.tenant_id, number)).result()
-    assert [step.operation_id for step in script.inputs["admit-root-key"]] == ["root-key-1", "root-key-2"]
+    assert [step.operation_id for step in script.inputs["register-root-key"]] == ["root-key-1", "root-key-2"]
 
 
 async def test_repeated_request_is_one_change(entity, script):
@@ -86,23 +86,23 @@ async def test_running_change_rejects_a_second_one_but_not_a_lock(entity, script
     await wait_until_async(lambda: script.attempts["wrap-service-keys"])
     await refused("operation_running", entity.change_root_key())
     await entity.move(StatusChange.LOCK)
-    assert script.calls[-1] in {"change-standing", "announce locked"}
+    assert script.calls[-1] in {"change-status", "send-notification locked"}
     script.down.clear()
     await first
 
 
 async def test_lock_that_comes_while_the_change_ends_is_not_lost(entity, script):
     locked = StatusChangeResult(state=State.LOCKED)
-    script.on("announce root-key-changed", lambda: script.answers.update({"follow-root-key": locked}))
+    script.on("send-notification root-key-changed", lambda: script.answers.update({"apply-root-key-health": locked}))
     await entity.change_root_key()
     await entity.reaches(State.LOCKED)
 
 
 async def test_change_continues_after_the_callers_timeout(client, entity, script):
     entity.gateway = WorkflowClient(client, 180, patience_seconds=0.5)
-    script.down.add("admit-root-key")
+    script.down.add("register-root-key")
     request = uuid.uuid4().hex
-    while not script.attempts["admit-root-key"]:
+    while not script.attempts["register-root-key"]:
         with pytest.raises(OperationTimeout):
             await entity.change_root_key(request)
     script.down.clear()
@@ -119,13 +119,13 @@ async def test_each_status_change_is_an_operation_and_a_lock_is_notified(entity,
     ):
         await entity.move(move)
         await entity.reaches(state)
-    assert script.calls.count("announce locked") == 1
-    assert len({step.operation_id for step in script.inputs["change-standing"]}) == 4
+    assert script.calls.count("send-notification locked") == 1
+    assert len({step.operation_id for step in script.inputs["change-status"]}) == 4
 
 
 async def test_rejected_status_change_returns_code_and_hint(entity, script):
-    script.refused["change-standing"] = "illegal_move"
-    assert (await refused("illegal_move", entity.move(StatusChange.RESUME))).hint == "ask"
+    script.refused["change-status"] = "invalid_transition"
+    assert (await refused("invalid_transition", entity.move(StatusChange.RESUME))).hint == "ask"
 
 
 async def test_preflight_changes_nothing(entity, script):
@@ -135,7 +135,7 @@ async def test_preflight_changes_nothing(entity, script):
 
 
 async def test_monitoring_signals_each_tenant_and_waits_without_events(client, region, entity, script):
-    script.answers["follow-root-key"] = StatusChangeResult(state=State.LOCKED)
+    script.answers["apply-root-key-health"] = StatusChangeResult(state=State.LOCKED)
     script.reports = [(entity.tenant_id, "no-such-tenant"), ()]
     watch = await client.start_workflow(
         MonitorRootKeys.run,
@@ -146,7 +146,7 @@ async def test_monitoring_signals_each_tenant_and_waits_without_events(client, r
     await entity.reaches(State.LOCKED)
     script.reports.append((entity.tenant_id,))
     await wait_until_async(
-        lambda: script.attempts["watch-root-keys"] == 4 and script.calls.count("follow-root-key") == 2
+        lambda: script.attempts["monitor-root-keys"] == 4 and script.calls.count("apply-root-key-health") == 2
     )
     events = (await watch.fetch_history()).events
     assert sum(event.HasField("activity_task_scheduled_event_attributes") for event in events) == 4

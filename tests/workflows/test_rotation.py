@@ -21,7 +21,7 @@ WORKFLOWS = [Tenant, RotateKeys, RotateDueKeys, DetectRootKeyVersions]
 SERVICE_KEYS = ["prepare-service-keys", "activate-service-keys"]
 RETIRED = ["rewrap-keys", "retire-tenant-key"]
 EVERYTHING = ["plan-rotation", "rotate-tenant-key", *SERVICE_KEYS, *RETIRED, "finish-rotation"]
-ANNOUNCED = "announce keys-rotated"
+ANNOUNCED = "send-notification keys-rotated"
 FOLLOWED = ["plan-rotation", "rewrap-keys", "finish-rotation", ANNOUNCED]
 FOLLOWS = RotationPlan(services=0, retires=False, destroys=False, follows=True)
 
@@ -186,33 +186,33 @@ async def test_schedule_signals_tenants_that_are_due_and_skips_missing_ones(clie
     await run_platform(client, queue, RotateDueKeys)
     await wait_until_async(lambda: "look-for-due-rotation" in script.calls)
     # A failed rotation is notified before it is retried.
-    assert script.calls == ["check-rotations", "find-due-rotations", "look-for-due-rotation"]
+    assert script.calls == ["find-stalled-rotations", "find-due-rotations", "look-for-due-rotation"]
 
 
 async def test_failed_check_for_stalled_rotations_stops_no_rotation(client, queue, entity, script):
     script.answers["find-due-rotations"] = DueTenants(tenants=(entity.tenant_id,))
-    script.refused["check-rotations"] = "database_refused"
+    script.refused["find-stalled-rotations"] = "database_refused"
     await run_platform(client, queue, RotateDueKeys)
     await wait_until_async(lambda: "look-for-due-rotation" in script.calls)
 
 
 async def test_new_root_key_version_starts_a_rotation_of_each_outdated_tenant(client, queue, entity, script):
     script.answers |= {
-        "notice-root-key-versions": DueTenants(tenants=("no-such-tenant", entity.tenant_id)),
+        "detect-root-key-versions": DueTenants(tenants=("no-such-tenant", entity.tenant_id)),
         "look-for-due-rotation": DueRotation(request=a_rotation(services=RotationScope.NONE, tenant_key=False)),
         "plan-rotation": FOLLOWS,
     }
     await run_platform(client, queue, DetectRootKeyVersions)
     await wait_until_async(lambda: ANNOUNCED in script.calls)
-    assert script.calls == ["notice-root-key-versions", "look-for-due-rotation", *FOLLOWED]
+    assert script.calls == ["detect-root-key-versions", "look-for-due-rotation", *FOLLOWED]
     [plan] = script.inputs["plan-rotation"]
     assert (plan.scheduled, plan.request.services, plan.request.tenant_key) == (True, RotationScope.NONE, False)
 
 
 async def test_check_of_root_key_versions_is_retried_and_signals_no_tenant_that_is_current(client, queue, script):
-    script.fail_first("notice-root-key-versions")
+    script.fail_first("detect-root-key-versions")
     await run_platform(client, queue, DetectRootKeyVersions)
-    assert script.calls == ["notice-root-key-versions"]
+    assert script.calls == ["detect-root-key-versions"]
 
 
 async def test_root_key_that_fails_half_way_leaves_the_rest_to_the_next_check(entity, script):

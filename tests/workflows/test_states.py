@@ -17,28 +17,28 @@ WORKFLOWS = [Tenant]
 @pytest.mark.parametrize("state", [State.REQUESTED, State.PROVISIONING, State.FAILED, State.LEAVING, State.OFFBOARDED])
 async def test_inactive_tenant_rejects_every_operation(client, region, script, state):
     entity = await Entity.start(client, region, state)
-    for signal in ("authority-due", ROTATION_DUE):
+    for signal in ("ca-rotation-due", ROTATION_DUE):
         await entity.handle.signal(signal)
     requests = [
-        *(("illegal_move", entity.move(move)) for move in StatusChange),
-        ("tenant_closed", entity.change_root_key()),
-        ("tenant_closed", entity.gateway.preflight_root_key(entity.tenant_id, uuid.uuid4().hex)),
-        ("tenant_closed", entity.rotate()),
-        ("tenant_closed", entity.retire(1)),
-        ("tenant_closed", entity.roll_authority()),
+        *(("invalid_transition", entity.move(move)) for move in StatusChange),
+        ("tenant_not_operational", entity.change_root_key()),
+        ("tenant_not_operational", entity.gateway.preflight_root_key(entity.tenant_id, uuid.uuid4().hex)),
+        ("tenant_not_operational", entity.rotate()),
+        ("tenant_not_operational", entity.retire(1)),
+        ("tenant_not_operational", entity.roll_authority()),
     ]
     if state is not State.LEAVING:
         policy = entity.gateway.change_policy(entity.tenant_id, TenantPolicy())
-        requests += [("tenant_closed", one) for one in (entity.propose(), entity.decide("a" * 32), policy)]
-        requests += [("illegal_move", one) for one in (entity.offboard(), entity.restore())]
+        requests += [("tenant_not_operational", one) for one in (entity.propose(), entity.decide("a" * 32), policy)]
+        requests += [("invalid_transition", one) for one in (entity.offboard(), entity.restore())]
     for code, request in requests:
         await refused(code, request)
     assert script.calls == []
 
 
 async def test_active_tenant_is_not_restored_and_locked_tenant_rotates_no_key(client, region, script, entity):
-    await refused("illegal_move", entity.restore())
+    await refused("invalid_transition", entity.restore())
     locked = await Entity.start(client, region, State.LOCKED)
     for request in (locked.rotate(), locked.retire(1)):
-        await refused("tenant_closed", request)
+        await refused("tenant_not_operational", request)
     assert script.calls == []

@@ -15,7 +15,7 @@ from workflows.runtime import options as priorities
 from workflows.tenants import Tenant
 
 WORKFLOWS = [Tenant, ProvisionTenant]
-ROLL_BACK = ["disable-tenant-key", "disable-authority", "record-failure", "announce failed"]
+ROLL_BACK = ["disable-tenant-key", "disable-ca", "record-failure", "send-notification failed"]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ async def test_event_runs_every_step_in_order(client, tenant, script):
     handle = await tenant(State.ACTIVE)
     assert script.calls[0] == Step.OPEN_RECORDS
     assert set(script.calls[1:3]) == {Step.CREATE_KEYS, Step.CREATE_AUTHORITY}
-    assert script.calls[3:] == [Step.CHECK_BOUNDARIES, Step.ACTIVATE, "announce ready"]
+    assert script.calls[3:] == [Step.CHECK_BOUNDARIES, Step.ACTIVATE, "send-notification ready"]
     tenant_id = handle.id.removeprefix("tenant/")
     provision = await client.get_workflow_handle(ids.provision_workflow(tenant_id)).fetch_history()
     begun = provision.events[0].workflow_execution_started_event_attributes.priority
@@ -58,7 +58,7 @@ async def test_repeated_events_repeat_no_step(tenant, script):
     script.down.clear()
     await reaches(handle, State.ACTIVE)
     await handle.signal(Tenant.marketplace_event, MarketplaceSignal(event_id="event-6", kind="service_enabled"))
-    assert await refused_retry(handle) == "illegal_move"  # the signal was handled before this update
+    assert await refused_retry(handle) == "invalid_transition"  # the signal was handled before this update
     assert len(script.calls) == len(set(script.calls)) == len(Step)
 
 
@@ -68,7 +68,7 @@ async def test_retry_is_rejected_during_provisioning_and_after_activation(tenant
     assert await refused_retry(handle) == "operation_running"
     script.down.clear()
     await reaches(handle, State.ACTIVE)
-    assert await refused_retry(handle) == "illegal_move"
+    assert await refused_retry(handle) == "invalid_transition"
     events = (await handle.fetch_history()).events
     assert not [e for e in events if e.HasField("workflow_execution_update_accepted_event_attributes")]
 

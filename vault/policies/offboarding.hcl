@@ -1,7 +1,7 @@
 # The destruction of an offboarded tenant's keys, and nothing else. It is a separate identity, which the worker uses
 # only in the last steps of offboarding, so that the worker's regular identity can destroy nothing
 # (policies/worker.hcl). It cannot read, use, sign with, export or enable any key. The platform's keys (root-*,
-# audit-heads, payloads-platform, fingerprints) and other keys in the same engine have other prefixes, so this policy
+# audit-checkpoints, payloads-platform, fingerprints) and other keys in the same engine have other prefixes, so this policy
 # does not match them.
 #
 # A pattern cannot end within a path, so each also matches the paths below the key. Only one parameter is accepted

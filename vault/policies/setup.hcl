@@ -29,7 +29,7 @@ path "sys/config/auditing/request-headers/X-OpenKCM-Process" {
 path "transit/config/keys" {
   capabilities = ["create", "update", "read"]
 }
-path "transit/keys/audit-heads" {
+path "transit/keys/audit-checkpoints" {
   capabilities = ["create", "update", "read"]
 }
 path "transit/keys/payloads-platform" {

@@ -52,7 +52,7 @@ path "transit/keys/root-*" {
   }
 }
 # Created by the setup of the server; the worker may only use them.
-path "transit/keys/audit-heads/*" {
+path "transit/keys/audit-checkpoints/*" {
   capabilities = ["deny"]
 }
 path "transit/keys/payloads-platform/*" {
@@ -105,7 +105,7 @@ path "transit/sign/ca-*" {
 }
 
 # Checkpoints of audit streams; anyone can verify them with the public keys, which transit/keys/+ permits to read.
-path "transit/sign/audit-heads/sha2-256" {
+path "transit/sign/audit-checkpoints/sha2-256" {
   capabilities = ["update"]
 }
 

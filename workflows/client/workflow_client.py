@@ -74,7 +74,7 @@ class UpdateRejected(CallerError):
 
 
 class OperationTimeout(PlatformError):
-    code = "not_done_in_time"
+    code = "operation_timeout"
     message = "the request is not complete yet"
     hint = "it continues automatically when the server that it waits for is available: make status; retry is safe"
 
@@ -82,27 +82,31 @@ class OperationTimeout(PlatformError):
 class WorkflowClient:
     """A client of the tenant, service, report and assessment workflows."""
 
-    def __init__(self, client: Client, promise_seconds: float, patience_seconds: float = _TIMEOUT_SECONDS) -> None:
-        """`promise_seconds` is the provisioning SLO; `patience_seconds` limits the wait for a result."""
+    def __init__(
+        self, client: Client, provisioning_slo_seconds: float, patience_seconds: float = _TIMEOUT_SECONDS
+    ) -> None:
+        """`provisioning_slo_seconds` is the provisioning SLO; `patience_seconds` limits the wait for a result."""
         self._client = client
-        self._promise_seconds = promise_seconds
+        self._promise_seconds = provisioning_slo_seconds
         self._timeout_seconds = patience_seconds
 
     @classmethod
-    async def connect(cls, address: str | None, promise_seconds: float, logs: LogForm = None) -> "WorkflowClient":
+    async def connect(
+        cls, address: str | None, provisioning_slo_seconds: float, logs: LogForm = None
+    ) -> "WorkflowClient":
         """Return a client for `address`, or for the server in Temporal's configuration when it is None.
 
         `logs` is the form of this process's logs; without it Temporal's core logs nothing. The first call connects, so
         the start of a process does not wait for Temporal.
         """
-        return cls(await connect_client(address, logs), promise_seconds)
+        return cls(await connect_client(address, logs), provisioning_slo_seconds)
 
     async def enable(self, tenant_id: str, region: str, event_id: str) -> None:
         """Start the tenant's workflow or signal the running one; raises TemporalUnavailable."""
         try:
             await self._client.start_workflow(
                 Tenant.run,
-                TenantInput(tenant_id=tenant_id, region=region, promise_seconds=self._promise_seconds),
+                TenantInput(tenant_id=tenant_id, region=region, provisioning_slo_seconds=self._promise_seconds),
                 id=ids.tenant_workflow(tenant_id),
                 task_queue=ids.task_queue(region),
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
@@ -150,7 +154,7 @@ class WorkflowClient:
         await self._update_tenant(tenant_id, Tenant.offboard, [request])
 
     async def restore(self, tenant_id: str) -> None:
-        """Restore a tenant in its grace period; raises as above, `destruction_begun` after the point of no return."""
+        """Restore a tenant in its grace period; raises as above, `destruction_started` after the point of no return."""
         await self._update_tenant(tenant_id, Tenant.restore, [])
 
     async def retry(self, tenant_id: str) -> None:

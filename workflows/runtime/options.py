@@ -43,7 +43,7 @@ TENANT_ID = SearchAttributeKey.for_keyword("TenantId")
 REGION = SearchAttributeKey.for_keyword("Region")
 LIFECYCLE_STATE = SearchAttributeKey.for_keyword("LifecycleState")
 ROOT_KEY_MODE = SearchAttributeKey.for_keyword("RootKeyMode")
-PROMISE_BROKEN = SearchAttributeKey.for_bool("PromiseBroken")
+PROMISE_BROKEN = SearchAttributeKey.for_bool("ProvisioningSloBreached")
 
 ALL = (TENANT_ID, REGION, LIFECYCLE_STATE, ROOT_KEY_MODE, PROMISE_BROKEN)
 

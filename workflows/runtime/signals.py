@@ -15,10 +15,10 @@ async def signal_tenant(tenant_id: str, signal: str) -> None:
         workflow.logger.warning("no tenant workflow to signal", extra={"signal": signal})
 
 
-BOUNDARIES_REPORTED = "boundaries-reported"
+BOUNDARIES_REPORTED = "isolation-assessed"
 """The signal that makes the tenant workflow read the newest isolation assessment."""
 
-ROOT_KEY_REPORTED = "root-key-reported"
+ROOT_KEY_REPORTED = "root-key-health-changed"
 """The signal that makes the tenant workflow read the health of the root key."""
 
 ROTATION_DUE = "rotation-due"

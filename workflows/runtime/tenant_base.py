@@ -119,7 +119,7 @@ class TenantWorkflowBase:
 
 
 class StatusHandlers(TenantWorkflowBase):
-    @workflow.update(name="change-standing", description="Suspend, resume, lock or unlock the tenant")
+    @workflow.update(name="change-status", description="Suspend, resume, lock or unlock the tenant")
     async def change_standing(self, request: StatusChangeRequest) -> None:
         await self._move(request)
 

@@ -58,7 +58,7 @@ class AgentRunning(CallerError):
 class ProofRefused(CallerError):
     """The reason (unknown, expired, used, wrong service, tenant or issuer) is not revealed to the caller."""
 
-    code = "proof_refused"
+    code = "attestation_rejected"
     message = "the attestation does not identify the service"
     hint = "create a join token for this name and kind, or check issuer, audience, clock and claims of the JWT"
 
@@ -83,13 +83,13 @@ class InvalidName(CallerError, ValueError):
 
 
 class AuditBroken(OpenKcmError):
-    code = "audit_broken"
+    code = "audit_chain_invalid"
     message = "the audit chain does not verify"
     hint = "keep the export and the database as they are and follow docs/runbook.md#an-audit-stream-does-not-verify"
 
 
 class CertificateBroken(OpenKcmError):
-    code = "certificate_broken"
+    code = "erasure_certificate_invalid"
     message = "the erasure certificate does not verify"
     hint = "keep the file unchanged, and download the certificate again: openkcmctl audit erasure-certificate <tenant>"
 

@@ -19,7 +19,7 @@ from openkcm.errors import PlatformError
 class CryptoApiUnreachable(PlatformError):
     """The crypto service is not running or stopped during the checks."""
 
-    code: ClassVar[str] = "fronts_away"
+    code: ClassVar[str] = "crypto_api_unreachable"
     message = "the crypto service does not answer at its address"
     hint = "check whether it runs: python -m devstack doctor"
 
@@ -27,14 +27,14 @@ class CryptoApiUnreachable(PlatformError):
 class CryptoApiFailing(PlatformError):
     """The answer is neither the expected rejection nor a success."""
 
-    code: ClassVar[str] = "fronts_failing"
+    code: ClassVar[str] = "crypto_api_failing"
     hint = "the check is retried; if it keeps failing, see python -m devstack doctor and the log of the crypto service"
 
 
 class ProbeRefused(PlatformError):
     """An authorized request of the probe service failed, so the check proves nothing."""
 
-    code: ClassVar[str] = "front_control_failed"
+    code: ClassVar[str] = "crypto_api_control_failed"
     hint = "the check is retried with a new certificate; if it keeps failing, see the log of the crypto service"
 
 

@@ -201,7 +201,7 @@ def _is_end(answer: HttpsAnswer | KmipAnswer) -> bool:
 
 def _all_rejected(knock: _Answers) -> bool:
     return all(
-        answer.code == "caller_refused"
+        answer.code == "client_not_authorized"
         if isinstance(answer, HttpsAnswer)
         else answer.reason == Reason.PERMISSION_DENIED
         for answer in knock

@@ -51,7 +51,7 @@ def test_rotation_issues_new_leaves_from_the_new_ca_and_the_route_names_both(rol
 
 def test_former_ca_issues_leaves_until_the_activation_of_the_new_one(roll: Roll) -> None:
     plan = roll.plan()
-    roll.run("prepare-authority", plan)
+    roll.run("prepare-ca", plan)
     assert roll.states == {2: "prepared", 1: "current"}
     assert roll.route.former_issuer_fingerprint is None
     roll.connection.certify(roll.connection.plan_renewal())
@@ -61,13 +61,13 @@ def test_former_ca_issues_leaves_until_the_activation_of_the_new_one(roll: Roll)
 def test_former_ca_ends_when_its_last_leaf_has_expired(roll: Roll) -> None:
     first = roll.authorities[0]
     roll.roll()
-    roll.tenant.run_platform("end-authorities")
+    roll.tenant.run_platform("retire-cas")
     assert roll.states == {2: "current", 1: "former"}
     roll.connection.disconnect()  # a revoked certificate stays in the CRL until it expires
-    roll.tenant.run_platform("end-authorities")
+    roll.tenant.run_platform("retire-cas")
     assert roll.states == {2: "current", 1: "former"}
     roll.age(73 * HOUR)
-    roll.tenant.run_platform("end-authorities")
+    roll.tenant.run_platform("retire-cas")
     assert roll.states == {2: "current", 1: "ended"}
     assert roll.route.former_issuer_fingerprint is None
     last = next(row for row in roll.lists if row.authority == first.serial)
@@ -80,7 +80,7 @@ def test_former_ca_ends_when_its_last_leaf_has_expired(roll: Roll) -> None:
 
 def test_ca_is_due_with_a_third_of_its_lifetime_left_and_not_during_an_overlap(roll: Roll) -> None:
     def due() -> bool:
-        return roll.tenant.tenant_id in roll.tenant.run_platform("due-authorities").tenants
+        return roll.tenant.tenant_id in roll.tenant.run_platform("find-due-cas").tenants
 
     roll.age(240 * DAY)
     assert not due()
@@ -96,7 +96,7 @@ def test_ca_is_due_with_a_third_of_its_lifetime_left_and_not_during_an_overlap(r
 
 def test_ca_whose_leaves_are_not_valid_is_never_activated(roll, monkeypatch) -> None:
     plan = roll.plan()
-    roll.run("prepare-authority", plan)
+    roll.run("prepare-ca", plan)
     issue = PkiAuthorities.issue
     monkeypatch.setattr(
         PkiAuthorities,
@@ -104,19 +104,19 @@ def test_ca_whose_leaves_are_not_valid_is_never_activated(roll, monkeypatch) -> 
         lambda self, authority, *more: issue(self, replace(authority, key_version=1), *more),
     )
     with pytest.raises(ConflictingResource):
-        roll.run("verify-authority", plan)
+        roll.run("verify-ca", plan)
     assert roll.abandon(plan).code == "vault_refused"
     assert roll.states == {2: "ended", 1: "current"}
     monkeypatch.undo()
     with pytest.raises(ConflictingResource):
-        roll.run("activate-authority", plan)
+        roll.run("activate-ca", plan)
     assert roll.plan(2).version == 3
     roll.roll(3)
     assert roll.states == {3: "current", 2: "ended", 1: "former"}
 
 
 def test_prepared_ca_is_used_by_the_next_rotation_and_cannot_be_abandoned_once_active(roll: Roll) -> None:
-    roll.run("prepare-authority", roll.plan())
+    roll.run("prepare-ca", roll.plan())
     plan = roll.plan(2)
     for name in STEPS:
         roll.run(name, plan, 2)
@@ -126,9 +126,9 @@ def test_prepared_ca_is_used_by_the_next_rotation_and_cannot_be_abandoned_once_a
 
 def test_ca_of_an_offboarding_tenant_is_not_rotated(roll: Roll) -> None:
     plan = roll.plan()
-    roll.run("prepare-authority", plan)
+    roll.run("prepare-ca", plan)
     roll.connection.move(Transition.LEAVE)
-    for step in (partial(roll.plan, 2), partial(roll.run, "activate-authority", plan)):
+    for step in (partial(roll.plan, 2), partial(roll.run, "activate-ca", plan)):
         with pytest.raises(TenantNotOperational, match=State.LEAVING):
             step()
 
@@ -136,9 +136,9 @@ def test_ca_of_an_offboarding_tenant_is_not_rotated(roll: Roll) -> None:
 def test_leaf_signed_before_an_activation_is_not_recorded_after_it(roll: Roll) -> None:
     """Otherwise the former CA could have a leaf that ends after the overlap."""
     plan = roll.plan()
-    roll.run("prepare-authority", plan)
+    roll.run("prepare-ca", plan)
     renewal = roll.connection.plan_renewal()
-    activate = partial(roll.run, "activate-authority", plan)
+    activate = partial(roll.run, "activate-ca", plan)
     with (
         after_effect(roll.tenant, 2, activate),
         pytest.raises(Superseded, match="rotated meanwhile"),
@@ -149,10 +149,10 @@ def test_leaf_signed_before_an_activation_is_not_recorded_after_it(roll: Roll) -
 
 
 # The minimum number of effects (Vault responses, commits) of each step, so that each crash occurs.
-EFFECTS = {"plan": 1, "prepare-authority": 6, "verify-authority": 2, "activate-authority": 1, "publish": 6, "end": 3}
+EFFECTS = {"plan": 1, "prepare-ca": 6, "verify-ca": 2, "activate-ca": 1, "publish": 6, "end": 3}
 
 
-@pytest.mark.parametrize(("name", "effect"), every_effect(EFFECTS, "activate-authority"))
+@pytest.mark.parametrize(("name", "effect"), every_effect(EFFECTS, "activate-ca"))
 def test_retry_completes_a_step_that_crashed_after_an_effect(roll: Roll, name: str, effect: int) -> None:
     steps: dict[str, Callable[[], object]] = {
         "plan": roll.plan,
@@ -161,7 +161,7 @@ def test_retry_completes_a_step_that_crashed_after_an_effect(roll: Roll, name: s
     }
     perform_with_crash(roll.tenant, steps, name, effect)
     roll.age(73 * HOUR)
-    perform_with_crash(roll.tenant, {"end": lambda: roll.tenant.run_platform("end-authorities")}, name, effect)
+    perform_with_crash(roll.tenant, {"end": lambda: roll.tenant.run_platform("retire-cas")}, name, effect)
     assert roll.states == {2: "current", 1: "ended"}
     assert len(roll.authorities) == 2
     assert {row.authority for row in roll.lists} == {row.serial for row in roll.authorities}
@@ -198,7 +198,7 @@ def test_sweep_publishes_only_missing_incomplete_or_half_expired_crls(roll: Roll
     assert [number(), number()] == [2, 2]
     roll.age(13 * HOUR)
     assert [number(), number()] == [3, 3]
-    published = roll.records("certificate.revocation_list_published")
+    published = roll.records("certificate.crl_published")
     assert [record["details"]["number"] for record in published] == ["1", "2", "3"]
 
 
@@ -216,5 +216,5 @@ def test_disabled_ca_stops_neither_the_crl_sweep_nor_the_end_of_a_former_ca(roll
     assert roll.lists == []
     assert roll.states == {2: "current", 1: "former"}
     roll.age(73 * HOUR)
-    roll.tenant.run_platform("end-authorities")
+    roll.tenant.run_platform("retire-cas")
     assert roll.states == {2: "current", 1: "ended"}

@@ -49,10 +49,10 @@ class Examined(Recorded):
         return ExamineInput(tenant_id=self.tenant_id, operation_id=run)
 
     def follow(self) -> Any:
-        return self.tenant.run_with("follow-boundaries", self._step())
+        return self.tenant.run_with("apply-isolation-result", self._step())
 
     def ask(self, move: StatusChange) -> Any:
-        return self.tenant.run_with("change-standing", StatusChangeInput(**self._step().model_dump(), move=move))
+        return self.tenant.run_with("change-status", StatusChangeInput(**self._step().model_dump(), move=move))
 
     def _step(self) -> StepInput:
         self._number += 1
@@ -105,7 +105,7 @@ def test_assessment_is_recorded_once_with_valid_signatures(examined: Examined) -
     assert first.held > 0
     assert (first.breached, first.not_checked) == (0, 0)
     assert examined.examine() == first
-    assert examined.names().count("boundary.checked") == 2  # of the gate and of this assessment
+    assert examined.names().count("isolation.checked") == 2  # of the gate and of this assessment
     assert examined.flaw() == ""
     details = examined.tenant.records()[-1]["details"]
     assert sum(held for held, _, _ in tallied(details[DETAIL]).values()) == first.held
@@ -154,7 +154,7 @@ def test_evidence_of_one_tenant_is_not_valid_for_another(examined: Examined, fie
 def test_breach_locks_and_notifies_and_is_cleared_only_after_a_passed_assessment(examined, widen) -> None:
     with widen("tenant", WIDE):
         assert examined.examine().breached > 0
-    assert examined.names()[-2:] == ["boundary.checked", "boundary.breached"]
+    assert examined.names()[-2:] == ["isolation.checked", "isolation.breached"]
     assert examined.flaw() == ""
     for _ in range(2):
         followed = examined.follow()
@@ -171,7 +171,7 @@ def test_breach_locks_and_notifies_and_is_cleared_only_after_a_passed_assessment
     assert examined.ask(StatusChange.CLEAR_BREACH).told is NotificationKind.UNLOCKED
     assert examined.standing == (State.ACTIVE, ())
     assert examined.follow().state is State.ACTIVE
-    assert examined.names()[-1] == "tenant.breach_cleared"
+    assert examined.names()[-1] == "tenant.isolation_lock_cleared"
 
 
 def test_manual_lock_and_breach_are_released_separately(examined: Examined, widen: Widen) -> None:
@@ -181,7 +181,7 @@ def test_manual_lock_and_breach_are_released_separately(examined: Examined, wide
     assert examined.follow().told is NotificationKind.BREACHED
     examined.examine("examination-2")
     assert examined.ask(StatusChange.CLEAR_BREACH).state is State.LOCKED
-    assert examined.standing == (State.LOCKED, (LockReason.SWITCH,))
+    assert examined.standing == (State.LOCKED, (LockReason.MANUAL,))
     assert examined.ask(StatusChange.UNLOCK).state is State.ACTIVE
 
 
@@ -251,12 +251,12 @@ def test_assessment_without_signature_records_nothing(scripted: Examined) -> Non
     with pytest.raises(KeyUnavailable):
         examine(activities, scripted.input("examination-9"))
     assert scripted.read(lambda tx: tx.boundaries.examination()) is None
-    assert scripted.names().count("boundary.checked") == 0
+    assert scripted.names().count("isolation.checked") == 0
 
 
 def test_tenant_is_due_until_assessed_also_when_locked_and_not_during_offboarding(examined, field) -> None:
     def due() -> list[str]:
-        found = examined.tenant.run_with("find-due-examinations", DueInput())
+        found = examined.tenant.run_with("find-due-assessments", DueInput())
         return [one.tenant_id for one in found.tenants]
 
     assert due() == []
@@ -268,13 +268,13 @@ def test_tenant_is_due_until_assessed_also_when_locked_and_not_during_offboardin
     assert examined.examine().examined
     assert due() == []
     with field.administrator() as administrator:
-        administrator.execute("update okcm.tenant set state = 'leaving'")
+        administrator.execute("update okcm.tenant set state = 'offboarding'")
     assert not examined.examine("examination-2").examined
 
 
 def examine(activities: IsolationAssessmentActivities, step: ExamineInput) -> ExamineResult:
     environment = ActivityEnvironment()
-    environment.info = dataclasses.replace(environment.info, workflow_id=f"tenant/{step.tenant_id}/boundaries")
+    environment.info = dataclasses.replace(environment.info, workflow_id=f"tenant/{step.tenant_id}/isolation")
     found = environment.run(activities.examine_tenant, step)
     assert isinstance(found, ExamineResult)
     return found

@@ -26,7 +26,7 @@ def evidence(tenant: Provisioning) -> tuple[CheckResult, ...]:
 
 
 def checked(tenant: Provisioning) -> list[tuple[str, str]]:
-    return [(record["outcome"], record["details"]["breached"]) for record in tenant.records("boundary.checked")]
+    return [(record["outcome"], record["details"]["breached"]) for record in tenant.records("isolation.checked")]
 
 
 def test_isolated_tenant_passes_and_its_evidence_names_every_clause(made) -> None:

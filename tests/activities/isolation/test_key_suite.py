@@ -79,7 +79,7 @@ def test_canary_is_attacked_by_the_second_canary(attack, canary, request_tenant,
 def test_locked_tenant_is_attacked_disabled_key_is_not_checked_and_missing_key_is_a_breach(
     attack, rotating, vault_admin
 ) -> None:
-    rotating.hold(LockReason.SWITCH)
+    rotating.hold(LockReason.MANUAL)
     found = attack(rotating.tenant_id)
     assert (breached(found), not_checked(found)) == (set(), WRAPS)
     rotating.tenant_keys.disable(rotating.tenant_id)

@@ -24,15 +24,15 @@ from tests.activities.recorded import Recorded
 from vault.auth.client import TokenSession
 
 STEPS = (
-    "begin-destruction",
-    "take-stock",
+    "start-destruction",
+    "inventory-keys",
     "disconnect-services",
     "destroy-service-keys",
     "destroy-tenant-key",
-    "destroy-authority-key",
+    "destroy-ca-key",
     "erase-rows",
     "destroy-payload-key",
-    "certify-destruction",
+    "issue-erasure-certificate",
 )
 """The steps of OffboardTenant after the grace period, except the one that waits for workflows."""
 
@@ -52,7 +52,7 @@ class Leaving(Recorded):
 
     def leave(self, **request: Any) -> OffboardingResult:
         step = LeaveInput(tenant_id=self.tenant_id, operation_id=f"leave-{self.number}", **request)
-        return self.tenant.run_with("begin-leaving", step)
+        return self.tenant.run_with("start-offboarding", step)
 
     def restore(self) -> StatusChangeResult:
         step = StepInput(tenant_id=self.tenant_id, operation_id=f"restore-{self.number}")
@@ -60,7 +60,7 @@ class Leaving(Recorded):
 
     def move(self, move: StatusChange) -> None:
         step = StatusChangeInput(tenant_id=self.tenant_id, operation_id=f"{move}-{self.number}", move=move)
-        self.tenant.run_with("change-standing", step)
+        self.tenant.run_with("change-status", step)
 
     def run(self, name: str) -> DestructionStartedResult | DestructionInventory | None:
         return self.tenant.run_with(name, self.step)

@@ -51,7 +51,7 @@ def test_destruction_removes_keys_and_rows_and_the_statement_lists_them(leaving)
     stock = None
     for name in STEPS:
         result = leaving.run(name)
-        stock = result if name == "take-stock" else stock
+        stock = result if name == "inventory-keys" else stock
     assert stock is not None
     assert stock.services == (SERVICE,)
     assert leaving.keys_there() == set()
@@ -73,7 +73,7 @@ def test_destruction_removes_keys_and_rows_and_the_statement_lists_them(leaving)
     assert statement["erased"]["service_key"] == 1
     assert statement["kept"] == dict(KEPT)
     assert any("backup" in one["what"] and "does not know" in one["until"] for one in statement["remains"])
-    assert leaving.announced() == ["farewell", "farewell"]
+    assert leaving.announced() == ["offboarded", "offboarded"]
 
 
 def test_statement_is_signed_and_bound_to_the_end_of_the_stream(leaving) -> None:
@@ -81,7 +81,7 @@ def test_statement_is_signed_and_bound_to_the_end_of_the_stream(leaving) -> None
     leaving.through()
     kept, records = leaving.read(lambda tx: (tx.leaving.certificate(), tx.audit.records()))
     assert kept.statement == statement_text(ErasureStatement.model_validate_json(kept.statement))
-    assert kept.key.startswith("audit-heads:")
+    assert kept.key.startswith("audit-checkpoints:")
     public = TransitAuditSigner(leaving.tenant.parts.vault).public_keys()[kept.key]
     assert verified(public, kept.signature, shred_message(leaving.tenant_id, kept.statement))
     assert not verified(public, kept.signature, shred_message("another-corp", kept.statement))
@@ -90,7 +90,7 @@ def test_statement_is_signed_and_bound_to_the_end_of_the_stream(leaving) -> None
     at = records[statement["audit_seq"] - 1]
     assert at.chain_hash.hex() == statement["audit_hash"]
     after = [json.loads(record.record)["name"] for record in records[statement["audit_seq"] :]]
-    assert after == ["tenant.shred_certified", "tenant.offboarded"]
+    assert after == ["tenant.erasure_certified", "tenant.offboarded"]
 
 
 def test_intention_is_recorded_before_each_key_is_destroyed(leaving) -> None:
@@ -101,7 +101,7 @@ def test_intention_is_recorded_before_each_key_is_destroyed(leaving) -> None:
     assert leaving.audited("key.destroyed") == [
         (subject, outcome) for subject in subjects for outcome in ("intended", "success")
     ]
-    assert leaving.audited("tenant.destruction_begun") == [(tenant_id, "intended")]
+    assert leaving.audited("tenant.destruction_started") == [(tenant_id, "intended")]
     leaving.tenant.assert_audited_once()
 
 
@@ -113,7 +113,7 @@ def test_no_other_tenants_keys_or_rows_are_touched(leaving, request_tenant, oper
     assert (other.keys_there(), other.wrap()) == (there, wrap)
     assert len(there) == 3
     assert len(opened(other, wrap.wrapped)) == 32
-    for name in (ids.root_key(REGION), "audit-heads", "payloads-platform"):
+    for name in (ids.root_key(REGION), "audit-checkpoints", "payloads-platform"):
         assert leaving.admin.read(f"transit/keys/{name}") is not None
 
 
@@ -125,7 +125,7 @@ def test_rows_are_erased_after_the_keys_and_certified_after_both(leaving) -> Non
     assert leaving.tenant_row.organization == "ACME Corporation"
     leaving.through("erase-rows")
     with pytest.raises(OpenKcmError):
-        leaving.run("certify-destruction")
+        leaving.run("issue-erasure-certificate")
     assert leaving.tenant_row.state is State.LEAVING
 
 

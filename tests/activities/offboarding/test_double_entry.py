@@ -142,7 +142,7 @@ def test_schedule_records_and_counts_each_discrepancy_once(log, rotating, vault_
     key = ids.l2_key(rotating.tenant_id)
     vault_admin.write(f"transit/keys/{key}/rotate")
     reconcile(rotating, log)
-    counted = reconcile(rotating, log).of("openkcm_audit_differences")
+    counted = reconcile(rotating, log).of("openkcm_audit_discrepancies")
     found = details_of(rotating, AuditName.AUDIT_DIFFERENCE)
     assert {(one["subject"], one["severity"], one["what"]) for one in found} == {
         ("unrecorded-change", "alarm", f"{key} was rotated, version 2"),

@@ -21,7 +21,7 @@ def test_offboarding_notifies_the_end_of_the_grace_period_and_destroys_nothing_b
     assert (begun.state, begun.told) == (State.LEAVING, NotificationKind.LEAVING)
     assert begun.until - begun.since == timedelta(days=30)
     assert (leaving.leaving.since, leaving.leaving.until) == (begun.since, begun.until)
-    assert leaving.announced()[-2:] == ["leaving", "leaving"]
+    assert leaving.announced()[-2:] == ["offboarding-started", "offboarding-started"]
     assert f"{begun.until:%Y-%m-%d %H:%M} UTC" in leaving.read(lambda tx: tx.outbox.all()[-1][0].body)
     tenant_id = leaving.tenant_id
     assert leaving.keys_there() == {ids.l2_key(tenant_id), ids.ca_key(tenant_id), ids.payload_key(tenant_id)}
@@ -30,9 +30,9 @@ def test_offboarding_notifies_the_end_of_the_grace_period_and_destroys_nothing_b
         with pytest.raises(InvalidTransition):
             leaving.move(move)
     with pytest.raises(GracePeriodActive):
-        leaving.run("begin-destruction")
+        leaving.run("start-destruction")
     leaving.restore()
-    assert not leaving.run("begin-destruction").begun
+    assert not leaving.run("start-destruction").begun
     assert leaving.tenant_row.state is State.ACTIVE
 
 
@@ -45,17 +45,17 @@ def test_repeated_request_joins_and_another_end_is_rejected(leaving) -> None:
         with pytest.raises(OffboardingAlreadyScheduled):
             leaving.leave(**request)
     assert leaving.leaving.until == first.until
-    assert leaving.audited("tenant.leaving_begun") == [(leaving.tenant_id, "success")]
+    assert leaving.audited("tenant.offboarding_started") == [(leaving.tenant_id, "success")]
     leaving.tenant.assert_audited_once()
 
 
 def test_restored_tenant_has_its_former_state_and_is_notified(leaving) -> None:
-    leaving.read(lambda tx: (tx.tenants.move(Transition.SUSPEND), tx.tenants.hold(LockReason.SWITCH)))
+    leaving.read(lambda tx: (tx.tenants.move(Transition.SUSPEND), tx.tenants.hold(LockReason.MANUAL)))
     leaving.leave()
     for notification in (NotificationKind.RESTORED, None):
         restored = leaving.restore()
         assert (restored.state, restored.told) == (State.LOCKED, notification)
-    assert leaving.tenant_row.locks == (LockReason.SWITCH,)
+    assert leaving.tenant_row.locks == (LockReason.MANUAL,)
     leaving.move(StatusChange.UNLOCK)
     assert leaving.tenant_row.state is State.SUSPENDED
     assert leaving.audited("tenant.restored") == [(leaving.tenant_id, "success")]
@@ -63,18 +63,18 @@ def test_restored_tenant_has_its_former_state_and_is_notified(leaving) -> None:
 
 def test_reminder_is_stored_for_each_channel_and_not_after_a_restore(leaving) -> None:
     leaving.leave()
-    leaving.run("remind-of-leaving")
-    leaving.run("remind-of-leaving")
-    assert leaving.announced().count("leaving-reminder") == 2
+    leaving.run("remind-of-offboarding")
+    leaving.run("remind-of-offboarding")
+    assert leaving.announced().count("offboarding-reminder") == 2
     leaving.restore()
     leaving.number = 2
-    leaving.run("remind-of-leaving")
-    assert leaving.announced().count("leaving-reminder") == 2
+    leaving.run("remind-of-offboarding")
+    assert leaving.announced().count("offboarding-reminder") == 2
 
 
 def test_restore_is_rejected_once_destruction_has_begun(leaving) -> None:
     leaving.leave(now=True)
-    leaving.through("begin-destruction")
+    leaving.through("start-destruction")
     with pytest.raises(DestructionStarted):
         leaving.restore()
     assert leaving.leave(now=True).state is State.LEAVING
@@ -84,5 +84,5 @@ def test_restore_is_rejected_once_destruction_has_begun(leaving) -> None:
 def test_canary_tenant_cannot_be_offboarded(canary) -> None:
     step = LeaveInput(tenant_id=CANARY_TENANT_ID, operation_id="leave-1", now=True)
     with pytest.raises(IllegalTenantId):
-        canary.run_with("begin-leaving", step)
+        canary.run_with("start-offboarding", step)
     assert canary.tenant_row.state is State.ACTIVE

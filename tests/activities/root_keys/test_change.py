@@ -38,7 +38,7 @@ def test_admitted_credentials_are_encrypted_under_the_tenants_key_alone(change, 
     credentials = bao.token()
     assert credentials.token is not None
     step = change.ask(bao.place(), credentials)
-    change.run("admit-root-key", step)
+    change.run("register-root-key", step)
     assert change.rows("select sealed from okcm.root_key_request") == [(None,)]
     row = credentials_of(change, step.request_id)
     assert row.credentials.startswith("vault:v1:")
@@ -56,7 +56,7 @@ def test_admitted_credentials_are_encrypted_under_the_tenants_key_alone(change, 
 def test_credentials_moved_to_another_root_key_cannot_be_decrypted(change, bao) -> None:
     first = change.to(bao.place(), bao.token())
     second = change.ask(bao.place("second"), bao.token())
-    change.run("admit-root-key", second)
+    change.run("register-root-key", second)
     mine, other = credentials_of(change, first.request_id), credentials_of(change, second.request_id)
     with change.tenant.database.raw_tx(change.tenant_id) as connection:
         for row, theirs in ((mine, other), (other, mine)):
@@ -76,11 +76,11 @@ def test_credentials_moved_to_another_root_key_cannot_be_decrypted(change, bao) 
 def test_credentials_moved_to_another_tenant_cannot_be_decrypted(change, bao, request_tenant) -> None:
     step = change.to(bao.place(), bao.token())
     theirs: Provisioning = request_tenant(organization="Globex")
-    run_steps(theirs, ["open-records", "create-keys", "create-authority", "activate"])
+    run_steps(theirs, ["plan-provisioning", "create-keys", "create-ca", "activate"])
     other = change.of(Connection(theirs, change.connection.operator))
     other.add_service("orders")
     admitted = other.ask(bao.place(), bao.token())
-    other.run("admit-root-key", admitted)
+    other.run("register-root-key", admitted)
     mine = credentials_of(change, step.request_id)
     with theirs.database.raw_tx(theirs.tenant_id) as connection:
         connection.execute("update okcm.root_key set credentials = %s", [mine.credentials])
@@ -97,8 +97,8 @@ def test_credentials_are_encrypted_for_one_tenant_and_one_request(change, bao) -
         connection.execute(swap)
     for asked in (step, other):
         with pytest.raises(RootKeyRefused):
-            change.run("admit-root-key", asked)
-        change.abandon(asked, RootKeyRefused.code, "admit-root-key")
+            change.run("register-root-key", asked)
+        change.abandon(asked, RootKeyRefused.code, "register-root-key")
     change.assert_in_force(RootKeyMode.PLATFORM, None)
 
 
@@ -106,8 +106,8 @@ def test_offboarding_tenant_changes_nothing_and_keeps_no_credentials(change, bao
     step = change.ask(bao.place(), bao.token())
     change.connection.move(Transition.LEAVE)
     with pytest.raises(TenantNotOperational):
-        change.run("admit-root-key", step)
-    change.abandon(step, TenantNotOperational.code, "admit-root-key")
+        change.run("register-root-key", step)
+    change.abandon(step, TenantNotOperational.code, "register-root-key")
     change.assert_in_force(RootKeyMode.PLATFORM, None)
     assert change.rows("select 1 from okcm.root_key") == []
 
@@ -126,7 +126,7 @@ def test_preflight_alone_stores_only_its_result_and_problems_end_a_change(change
     change.assert_in_force(RootKeyMode.PLATFORM, None)
     # In a change, problems end it.
     before, step = change.opened(), change.ask(bao.place("nowhere"), bao.token())
-    change.run("admit-root-key", step)
+    change.run("register-root-key", step)
     result = change.run("preflight-root-key", step)
     change.abandon(step, result.code, "preflight-root-key")
     change.assert_in_force(RootKeyMode.PLATFORM, None)
@@ -221,11 +221,11 @@ def test_switch_unlocks_a_tenant_that_the_former_root_key_had_locked(change, bao
     step = change.ask(PlatformKeyRef(), None)
     change.through(step, until="wrap-service-keys")
     change.hold(LockReason.ROOT_KEY)
-    change.hold(LockReason.SWITCH)
+    change.hold(LockReason.MANUAL)
     assert change.run("switch-root-key", step).state is State.LOCKED
-    assert change.tenant_row.locks == (LockReason.SWITCH,)
+    assert change.tenant_row.locks == (LockReason.MANUAL,)
     other = change.ask(bao.place(), bao.token())
-    change.release(LockReason.SWITCH)
+    change.release(LockReason.MANUAL)
     change.through(other, until="wrap-service-keys")
     change.hold(LockReason.ROOT_KEY)
     assert change.run("switch-root-key", other) == SwitchResult(

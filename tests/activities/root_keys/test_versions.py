@@ -48,7 +48,7 @@ class Following:
 
     def look(self) -> tuple[str, ...]:
         """Run the platform's hourly check; returns the tenants that it signals."""
-        return tuple(self.rotating.tenant.run_platform("notice-root-key-versions").tenants)
+        return tuple(self.rotating.tenant.run_platform("detect-root-key-versions").tenants)
 
     def plan(self) -> tuple[PlanRotationStep, RotationPlan]:
         """Plan the due rotation, which rotates nothing else."""
@@ -120,7 +120,7 @@ def test_rotation_follows_a_customers_new_version_and_the_older_ones_can_be_disa
     assert rotating.rotation(step.number).wanted.root_key_version == 2
     assert (rotating.rotation(step.number).done, rotating.rotation(step.number).state) == (3, "done")
     rotating.assert_whole()
-    for name in ("root_key.version_noticed", "root_key.version_followed"):
+    for name in ("root_key.version_detected", "root_key.version_adopted"):
         assert [outcome for _, outcome in rotating.audited(name)] == ["success"]
     [intended] = rotating.records("key.rotated", "intended")
     assert intended["details"]["root_key"] == "version 2 is followed"
@@ -198,19 +198,19 @@ def test_unreachable_key_does_not_fail_the_check_and_is_checked_again(following,
     assert following.look() == (following.rotating.tenant_id,)
 
 
-@pytest.mark.parametrize("standing", ["suspended", "locked", "leaving"])
+@pytest.mark.parametrize("standing", ["suspended", "locked", "offboarding"])
 def test_suspended_tenant_is_followed_and_an_inactive_one_is_not(following: Following, standing: str) -> None:
     rotating = following.rotating
     following.make_version()
     if standing == "locked":
-        rotating.hold(LockReason.SWITCH)
+        rotating.hold(LockReason.MANUAL)
     else:
         rotating.connection.move(Transition.SUSPEND if standing == "suspended" else Transition.LEAVE)
     assert following.look() == ((rotating.tenant_id,) if standing == "suspended" else ())
     if standing == "locked":
-        rotating.release(LockReason.SWITCH)
+        rotating.release(LockReason.MANUAL)
         assert following.look() == (rotating.tenant_id,)
-    if standing != "leaving":
+    if standing != "offboarding":
         following.follow()
 
 
@@ -280,7 +280,7 @@ def test_crash_during_the_check_is_completed_by_the_next_check(following: Follow
         effect += 1
         crashed = crashes_after(following.rotating.tenant, effect, following.look)
     assert following.look() == (following.rotating.tenant_id,)
-    assert len(following.rotating.audited("root_key.version_noticed")) == 1
+    assert len(following.rotating.audited("root_key.version_detected")) == 1
 
 
 def test_monitoring_continues_after_a_rotation_of_the_tenant_key(following: Following, bao: CustomerOpenBao) -> None:

@@ -11,15 +11,15 @@ from tests.database.fixtures import Field
 def check(rotating: Rotating) -> list[str]:
     """Run the check and return the reasons that it counted."""
     check = next(a for a in rotating.tenant.parts.platform if a.__name__ == "check_rotations")
-    return [labels["why"] for labels in counting(check).of("openkcm_rotations_stuck")]
+    return [labels["why"] for labels in counting(check).of("openkcm_rotations_stalled")]
 
 
 def recorded(rotating: Rotating) -> list[dict[str, str]]:
-    return [one["details"] for one in rotating.records("key.rotation_stuck")]
+    return [one["details"] for one in rotating.records("key.rotation_stalled")]
 
 
 def notifications(rotating: Rotating) -> int:
-    return rotating.announced().count("rotation-stuck") // len(Channel)
+    return rotating.announced().count("rotation-stalled") // len(Channel)
 
 
 def fail(rotating: Rotating) -> None:

@@ -107,10 +107,10 @@ def test_suspended_tenant_rotates_and_a_locked_or_offboarding_one_does_not(rotat
     rotating.connection.move(Transition.SUSPEND)
     rotating.rotate(rotating.wants())
     rotating.assert_whole()
-    rotating.hold(LockReason.SWITCH)
+    rotating.hold(LockReason.MANUAL)
     with pytest.raises(TenantNotOperational):
         rotating.rotate(rotating.wants())
-    rotating.release(LockReason.SWITCH)
+    rotating.release(LockReason.MANUAL)
     rotating.connection.move(Transition.LEAVE)
     with pytest.raises(TenantNotOperational):
         rotating.rotate(rotating.wants())
@@ -205,7 +205,7 @@ def test_credentials_under_a_version_retired_meanwhile_are_encrypted_again(rotat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(rotating.tenant_keys), "encrypt", encrypted)
         with pytest.raises(Superseded):
-            rotating.run("admit-root-key", step)
+            rotating.run("register-root-key", step)
     rotating.through(step)
     assert rotating.rows("select l2_version from okcm.root_key") == [(2,)]
     rotating.assert_whole()

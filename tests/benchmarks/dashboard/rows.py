@@ -174,7 +174,7 @@ def _use(  # noqa: PLR0917 - the fields of an event
     operation = CryptoOperation.GET if name is AuditName.CRYPTO_KEY_RELEASED else chance.choice(list(CryptoOperation))
     details = {"operation": operation.value, "at": at.isoformat(timespec="milliseconds")}
     if refused:
-        details["code"] = chance.choice(("object_not_found", "caller_refused", "key_not_usable"))
+        details["code"] = chance.choice(("object_not_found", "client_not_authorized", "key_not_usable"))
     elif name is AuditName.CRYPTO_USED:
         details |= {"count": str(chance.randrange(2, 4000)), "bytes": str(chance.randrange(100, 10_000_000))}
     return _event(

@@ -52,7 +52,7 @@ class EmptyWorkflow:
     def __init__(self, settings: Settings) -> None:
         self._address = settings.temporal_address or ""
         self._threads = settings.worker_threads
-        self._promise = settings.promise_seconds
+        self._promise = settings.provisioning_slo_seconds
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:

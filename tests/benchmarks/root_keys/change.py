@@ -148,7 +148,7 @@ class _Change:
 
     async def _ask(self, request_id: str) -> None:
         settings = self._stack.settings
-        gateway = await WorkflowClient.connect(settings.temporal_address, settings.promise_seconds)
+        gateway = await WorkflowClient.connect(settings.temporal_address, settings.provisioning_slo_seconds)
         await gateway.change_root_key(_TENANT, request_id)
 
     def _request(self, *, customers: bool) -> str:

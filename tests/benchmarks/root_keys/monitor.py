@@ -42,11 +42,11 @@ _PROTOCOL = (
     "started again by `make up`; from its start, the customer's audit log shows when each key was first checked. "
     "{rest:g} s later, with the platform's schedules paused, {window:g} s are measured: CPU time of worker and "
     "PostgreSQL from /proc, checks from the audit log, rows from pg_stat_user_tables of the product's schema, events "
-    "from the history of WatchRootKeys. Then the services of the {used} are marked as seen every second, as the crypto "
-    "service does, and after {rest:g} s the same is measured again (without rows, which the marks now write). Then "
-    "{runs} times one of the {used} keys is soft-deleted, and the time from the return of that call until the tenant's "
-    "row is `locked` is measured, polled every {poll:g} ms; after its restoration, the tenant must unlock before the "
-    "next run."
+    "from the history of MonitorRootKeys. Then the services of the {used} are marked as seen every second, as the "
+    "crypto service does, and after {rest:g} s the same is measured again (without rows, which the marks now write). "
+    "Then {runs} times one of the {used} keys is soft-deleted, and the time from the return of that call until the "
+    "tenant's row is `locked` is measured, polled every {poll:g} ms; after its restoration, the tenant must unlock "
+    "before the next run."
 )
 
 

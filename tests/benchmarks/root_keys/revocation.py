@@ -76,7 +76,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     runs, tries, cache = (2, 400, 6.0) if quick else (20, 10_000, 60.0)
     with tempfile.TemporaryDirectory(prefix="openkcm-holders-") as place, _holders(Path(place)) as holders:
         settings = {name: str(value) for name, value in holders.settings().items()}
-        with connected_stack(TENANT, "microservice", crypto_cache_seconds=cache, **settings) as (stack, folder):
+        with connected_stack(TENANT, "microservice", crypto_key_cache_seconds=cache, **settings) as (stack, folder):
             customer = _Customer(stack, listeners(stack, folder), Path(place))
             series = {provider: customer.measure(holders.hold(provider), runs, tries) for provider in PROVIDERS}
             customer.close()
@@ -182,7 +182,7 @@ class _Customer:
             began = time.monotonic()
             holder.take_away()
             returned = time.monotonic()
-            found = _last_successes(seen, began, returned, 2 * self._stack.settings.crypto_cache_seconds + 20)
+            found = _last_successes(seen, began, returned, 2 * self._stack.settings.crypto_key_cache_seconds + 20)
             series.cut_off = {listener: round(at - returned, 3) for listener, at in found.items()}
             series.dead_for = round(returned - killed, 3)
             print(f"  {holder.place.provider} cut off: last success {max(series.cut_off.values()):.1f} s", flush=True)

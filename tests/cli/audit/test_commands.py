@@ -89,7 +89,7 @@ def test_public_keys_are_printed_in_the_format_of_the_file(stand: Path, capsys: 
         (("export", TENANT, "--out", "nowhere/audit.jsonl"), "file_refused"),
         (("export", "unknown-corp", "--out", "file"), "tenant_unknown"),
         (("erasure-certificate", "unknown-corp", "--out", "file"), "tenant_unknown"),
-        (("erasure-certificate", TENANT, "--out", "file"), "certificate_missing"),
+        (("erasure-certificate", TENANT, "--out", "file"), "erasure_certificate_not_found"),
     ],
 )
 def test_a_rejected_export_neither_writes_nor_overwrites_a_file(
@@ -161,7 +161,7 @@ def test_verification_of_a_flipped_bit_fails_with_status_1_and_the_record(files:
     assert "record 3 was altered (line 4)" in shown.stderr
     flip(files / "certificate.json", b"L2 tenant key")
     found = offline.verdict(files, "certificate.json")
-    assert (found["intact"], found["error"]["code"]) == (False, "certificate_broken")
+    assert (found["intact"], found["error"]["code"]) == (False, "erasure_certificate_invalid")
     assert found["problem"] == "the part statement was altered: its checksum does not match"
 
 
@@ -246,11 +246,11 @@ def test_tampering_another_key_and_a_missing_key_are_distinguished(files: Path, 
         return status, document["outcome"], document["signature"], document["error"]["code"]
 
     for key in ("key.pem", "other.pem"):
-        assert found("altered.jsonl", key) == (1, "refuted", "not reached", "audit_broken")
+        assert found("altered.jsonl", key) == (1, "refuted", "not reached", "audit_chain_invalid")
     for key in ("other.pem", "later-key.pem"):
         assert found("audit.jsonl", key) == (3, "could-not-check", "unknown key", "signing_key_unknown")
     assert found("certificate.json", "later-key.pem") == (3, "could-not-check", "unknown key", "signing_key_unknown")
-    assert found("certificate.json", "other.pem") == (1, "refuted", "refused", "certificate_broken")
+    assert found("certificate.json", "other.pem") == (1, "refuted", "refused", "erasure_certificate_invalid")
 
 
 @pytest.mark.integration

@@ -161,7 +161,7 @@ def test_begin_and_end_of_forwarding_are_recorded(forward: Any, identity: Identi
     receiver = HttpsReceiver(identity)
     with receiver.running():
         forward(receiver.url)
-    assert names(worker) == [("audit.stream_begun", "success"), ("audit.stream_ended", "success")]
+    assert names(worker) == [("audit.forwarding_started", "success"), ("audit.forwarding_stopped", "success")]
 
 
 # ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -205,7 +205,7 @@ def test_no_record_is_lost_when_sender_and_receiver_are_killed_and_restarted(
         killed.end(signal.SIGKILL)
     append(worker, 900, 5000)
     follower = following(receiver.url)  # no receiver listens yet
-    wait_until(lambda: names(worker).count(("audit.stream_begun", "success")) == 2)
+    wait_until(lambda: names(worker).count(("audit.forwarding_started", "success")) == 2)
     with receiver.running():
         wait_until(lambda: last_of(worker) - 5 <= max(receiver.numbers()))
     with field.server.offline(field.name):
@@ -220,7 +220,7 @@ def test_no_record_is_lost_when_sender_and_receiver_are_killed_and_restarted(
     with worker.tenant_tx(TENANT) as tx:
         stored = tx.audit.records(limit=10_000)
     assert all(records[one.seq]["record"] == one.record for one in stored if one.seq <= reached)
-    assert names(worker)[-1] == ("audit.stream_ended", "success")
+    assert names(worker)[-1] == ("audit.forwarding_stopped", "success")
 
 
 def test_an_altered_stream_is_not_forwarded(forward: Any, identity: Identity, field: Field, worker: Database) -> None:
@@ -234,7 +234,7 @@ def test_an_altered_stream_is_not_forwarded(forward: Any, identity: Identity, fi
             administrator.execute(
                 "update okcm.audit_event set record = replace(record, 'key 3', 'key 4') where seq > 1202"
             )
-        assert forward(receiver.url, status=1)["error"]["code"] == "audit_broken"
+        assert forward(receiver.url, status=1)["error"]["code"] == "audit_chain_invalid"
     assert len(receiver.numbers()) == sent
 
 
@@ -256,7 +256,7 @@ def test_a_delayed_stream_is_recorded_once_until_it_has_caught_up(stand: Path, f
     operator = field.open("operator")
     forwarding = Forwarding(operator, Failing(), file, state, "here", stop, lambda _: None, behind_seconds=1.0)
     forwarding.run(follow=True)
-    assert [name for name, outcome in names(worker) if outcome == "failure"] == ["audit.stream_behind"] * 2
+    assert [name for name, outcome in names(worker) if outcome == "failure"] == ["audit.forwarding_delayed"] * 2
     assert forwarding.state.seq == 1000
 
 

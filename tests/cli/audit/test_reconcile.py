@@ -67,7 +67,7 @@ def test_an_event_that_one_side_lacks_is_reported_with_status_1(log: Path, run: 
     whole = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(whole[:-2]))
     status, document = run("reconcile", TENANT, "--vault-log", str(log))
-    assert (status, document["clean"], document["error"]["code"]) == (1, False, "audit_differs")
+    assert (status, document["clean"], document["error"]["code"]) == (1, False, "audit_discrepancy")
     ((one,),) = [tenant["differences"] for tenant in document["tenants"]]
     assert (one["kind"], one["lacks"], one["severity"]) == ("missing-use", "key server", "alarm")
     log.write_bytes(b"".join([*whole, *whole[-2:]]).replace(b"request-2", b"request-3", 2))
@@ -84,7 +84,7 @@ def test_the_text_output_has_a_line_for_each_discrepancy_and_totals(
     printed = capsys.readouterr()
     assert f"alarm missing-use: {TENANT}: record" in printed.out
     assert "1 key requests and 23 records of 1 tenants compared" in printed.out
-    assert "audit_differs" in printed.err
+    assert "audit_discrepancy" in printed.err
 
 
 @pytest.mark.usefixtures("stand")
@@ -93,7 +93,7 @@ def test_a_missing_or_unconfigured_log_is_rejected(run: Any, tmp_path: Path, mon
     status, document = run("reconcile", TENANT, "--vault-log", str(tmp_path / "no.log"))
     assert (status, document["error"]["code"]) == (3, "file_refused")
     monkeypatch.setenv("OPENKCM_VAULT_ADDRESS", "https://vault.example")
-    assert run("reconcile", TENANT)[1]["error"]["code"] == "vault_log_unknown"
+    assert run("reconcile", TENANT)[1]["error"]["code"] == "vault_audit_log_not_configured"
 
 
 def test_exactly_one_of_tenant_and_all_is_required(log: Path, run: Any) -> None:

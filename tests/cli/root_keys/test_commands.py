@@ -24,7 +24,7 @@ from workflows.client.workflow_client import OperationTimeout
 
 POLICY = '{\n  "Effect": "Allow",\n  "Action": ["kms:Encrypt", "kms:Decrypt"]\n}'
 DENIED = Problem(code="root_key_denied", message="access to the root key is denied", hint=f"add this:\n{POLICY}")
-SLOW = Problem(code="root_key_slow", message="it responds too late", hint="check its load")
+SLOW = Problem(code="root_key_timeout", message="it responds too late", hint="check its load")
 
 
 def test_the_platforms_root_key_is_shown_without_health(operator_cli) -> None:
@@ -119,7 +119,7 @@ def test_problems_are_reported_with_their_hints_and_status_1(operator_cli, word)
     # A policy in the hint can be copied unchanged.
     lines = [line.removeprefix("  ") for line in shown.stdout.splitlines()]
     assert POLICY in "\n".join(lines)
-    assert "root_key_slow: it responds too late" in shown.stdout
+    assert "root_key_timeout: it responds too late" in shown.stdout
     assert "root_key_denied" in shown.stderr
 
 
@@ -149,7 +149,7 @@ def test_a_change_that_times_out_continues_and_names_the_command_for_its_progres
 
     document = operator_cli.run("root-key", "change", ACME, *PLATFORM, status=1)
 
-    assert document["error"]["code"] == "not_done_in_time"
+    assert document["error"]["code"] == "operation_timeout"
     assert "continues automatically" in document["error"]["hint"]
     assert f"openkcmctl root-key show {ACME}" in document["error"]["hint"]
 

@@ -208,7 +208,7 @@ def test_a_rejection_by_the_workflow_keeps_code_message_and_hint(command, settin
         tx.tenants.move(Transition.SUSPEND)
 
     async def ask() -> None:
-        gateway = await WorkflowClient.connect(settings.temporal_address, settings.promise_seconds)
+        gateway = await WorkflowClient.connect(settings.temporal_address, settings.provisioning_slo_seconds)
         await gateway.connect_service(command.tenant_id, settings.regions[0], "orders-db", "request-1")
 
     with pytest.raises(UpdateRejected) as refused:

@@ -10,7 +10,7 @@ from tests.cli.root_key_stand import OperatorCli
 from tests.dashboard.scene import ACME
 
 COLUMN = ("orders", "public.patients", "diagnosis", "--store", "postgresql")
-LISTED = {"store": "postgresql", "place": "public.patients", "field": "diagnosis", "plain_allowed": False}
+LISTED = {"store": "postgresql", "place": "public.patients", "field": "diagnosis", "plaintext_allowed": False}
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def operator_cli(operator_cli: OperatorCli) -> OperatorCli:
 
 def fields(operator_cli: OperatorCli, service: str = "orders") -> list[tuple[str, str, str, bool]]:
     shown = operator_cli.run("service", "list-protected-fields", ACME, service)["fields"]
-    return [(one["place"], one["field"], one["mode"], one["plain_allowed"]) for one in shown]
+    return [(one["place"], one["field"], one["mode"], one["plaintext_allowed"]) for one in shown]
 
 
 def test_show_lists_protected_fields_and_who_changed_them(operator_cli: OperatorCli) -> None:
@@ -43,11 +43,12 @@ def test_omitted_options_keep_their_values(operator_cli: OperatorCli) -> None:
     made = operator_cli.run("service", "protect-field", ACME, *COLUMN, "--mode", "deterministic")
     assert (made["before"], made["after"], made["changed"]) == (None, LISTED | {"mode": "deterministic"}, True)
     assert any("which values are equal" in one for one in made["consequences"])
-    allowed = operator_cli.run("service", "protect-field", ACME, *COLUMN, "--plain-allowed")
-    assert allowed["after"] == LISTED | {"mode": "deterministic", "plain_allowed": True}
+    allowed = operator_cli.run("service", "protect-field", ACME, *COLUMN, "--plaintext-allowed")
+    assert allowed["after"] == LISTED | {"mode": "deterministic", "plaintext_allowed": True}
     again = operator_cli.run("service", "protect-field", ACME, *COLUMN)
     assert (again["changed"], again["consequences"]) == (False, [])
-    changed = operator_cli.run("service", "protect-field", ACME, *COLUMN, "--mode", "randomised", "--no-plain-allowed")
+    words = (*COLUMN, "--mode", "randomised", "--no-plaintext-allowed")
+    changed = operator_cli.run("service", "protect-field", ACME, *words)
     assert changed["after"] == LISTED | {"mode": "randomised"}
     assert any("can no longer search" in one for one in changed["consequences"])
     assert ("public.patients", "diagnosis", "randomised", False) in fields(operator_cli)

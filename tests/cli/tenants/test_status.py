@@ -17,7 +17,7 @@ def test_unlock_restores_the_former_state(operator_cli) -> None:
     assert operator_cli.run("tenant", "lock", ACME, "--confirm", ACME) == {
         "tenant_id": ACME,
         "state": "locked",
-        "locks": ["switch"],
+        "locks": ["manual"],
     }
     assert operator_cli.run("tenant", "unlock", ACME)["state"] == "suspended"
 
@@ -26,10 +26,10 @@ def test_locks_are_shown_and_listed(operator_cli) -> None:
     assert operator_cli.run("tenant", "show", ACME)["locks"] == []
     operator_cli.run("tenant", "lock", ACME, "--confirm", ACME)
 
-    assert operator_cli.run("tenant", "show", ACME)["locks"] == ["switch"]
-    assert [tenant["locks"] for tenant in operator_cli.run("tenant", "list")["tenants"]] == [["switch"]]
+    assert operator_cli.run("tenant", "show", ACME)["locks"] == ["manual"]
+    assert [tenant["locks"] for tenant in operator_cli.run("tenant", "list")["tenants"]] == [["manual"]]
     for words in (("show", ACME), ("list",)):
-        assert "locked by switch" in operator_cli.invoke("tenant", *words).stdout
+        assert "locked (manual)" in operator_cli.invoke("tenant", *words).stdout
 
 
 def test_a_dry_run_lists_what_would_stop_and_changes_nothing(operator_cli) -> None:
@@ -61,7 +61,7 @@ def test_an_illegal_transition_is_rejected_with_the_workflows_error(operator_cli
     operator_cli.run("tenant", "lock", ACME, "--confirm", ACME)
     with pytest.raises(OpenKcmError) as refused:
         operator_cli.run("tenant", "suspend", ACME)
-    assert refused.value.code == "illegal_move"
+    assert refused.value.code == "invalid_transition"
     assert operator_cli.run("tenant", "show", ACME)["state"] == "locked"
 
 

@@ -174,7 +174,7 @@ class ControlServer:
         proof = asked.get("join_token") or asked.get("jwt")
         known = self.tokens.get(proof) if "join_token" in asked else ("" if proof in self.jwts else None)
         if known is None or known not in {"", asked["csr"]}:
-            return 401, {"code": "proof_refused"}
+            return 401, {"code": "attestation_rejected"}
         if "join_token" in asked:
             self.tokens[proof] = asked["csr"]
         number = hashlib.sha256(asked["csr"].encode()).hexdigest()[:32]

@@ -27,7 +27,7 @@ class Running:
         self.log = folder / "agent.log"
         flags = ["--url", field.control.url, "--service", SERVICE, "--kind", "mongodb", "--out", str(field.folder)]
         flags += ["--join-token-file", proof or str(field.proof_file)]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENKCM_", "KCM_"))}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENKCM_")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "openkcm.cli", "agent", *flags, *words],
@@ -110,7 +110,7 @@ def test_once_does_the_work_that_is_due_and_exits(field: Field, start):
 def test_once_exits_with_status_1_and_reports_the_reason(field: Field, start, tmp_path: Path):
     one = start("--once")
     assert one.process.wait(60) == 1
-    assert "proof_missing" in one.log.read_text()
+    assert "attestation_missing" in one.log.read_text()
     field.prove()
     one = start("--once", "--reload-command", str(tmp_path / "none"))
     assert one.process.wait(60) == 1

@@ -140,8 +140,8 @@ def test_rejected_attestation_is_sent_again_only_on_request(field: Field):
 
 def test_rejected_enrolment_raises_its_reason(field: Field):
     field.prove()
-    field.control.result = {"state": "refused", "problem": "tenant_closed"}
-    with pytest.raises(EnrolmentRefused, match="tenant_closed"):
+    field.control.result = {"state": "refused", "problem": "tenant_not_operational"}
+    with pytest.raises(EnrolmentRefused, match="tenant_not_operational"):
         field.agent().once(5)
 
 
@@ -209,7 +209,7 @@ def test_invalid_attestation_is_rejected_without_quoting_it():
 
 def test_attestation_is_read_from_a_file_or_the_environment_which_is_cleared(tmp_path: Path):
     token = a_join_token()
-    environment = {"KCM_JOIN_TOKEN": token, "HOME": "x"}
+    environment = {"OPENKCM_JOIN_TOKEN": token, "HOME": "x"}
     assert proofs_from(None, environment).read().text == token
     assert environment == {"HOME": "x"}
     file = tmp_path / "token"

@@ -47,10 +47,10 @@ def test_unknown_signal_name_is_rejected(tmp_path: Path):
 
 def test_command_runs_without_a_shell_and_without_the_attestation(tmp_path: Path):
     out = tmp_path / "out"
-    arguments = "repr((sys.argv[1:], 'KCM_JWT' in os.environ, os.environ['KCM_FOLDER']))"
+    arguments = "repr((sys.argv[1:], 'OPENKCM_JWT' in os.environ, os.environ['OPENKCM_FOLDER']))"
     script = f"import os,sys; open({str(out)!r},'w').write({arguments})"
     line = f"{sys.executable} -c \"{script}\" '$HOME;true' b"
-    Command(line, dict(os.environ) | {"KCM_JWT": "x"}).notify(tmp_path)
+    Command(line, dict(os.environ) | {"OPENKCM_JWT": "x"}).notify(tmp_path)
     assert out.read_text() == repr((["$HOME;true", "b"], False, str(tmp_path)))
 
 

@@ -36,7 +36,7 @@ def test_only_a_terminal_cuts_a_table(monkeypatch, terminal, whole) -> None:
 
 def test_piped_help_does_not_cut_the_longest_option(capsys) -> None:
     assert main(["service", "protect-field", "--help"]) == 0
-    assert "--no-plain-allowed " in capsys.readouterr().out
+    assert "--no-plaintext-allowed " in capsys.readouterr().out
 
 
 def run(*words: str, out: Any = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[str]:

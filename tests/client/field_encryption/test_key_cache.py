@@ -55,7 +55,7 @@ class Process:
             self.now += 1
 
     def refuse(self, ends: KeyErrorScope) -> None:
-        self.source.refused = KeyUnwrapError("tenant_closed", "the tenant is locked", ends=ends)
+        self.source.refused = KeyUnwrapError("tenant_not_operational", "the tenant is locked", ends=ends)
 
     def refresh(self, column: Column) -> None:
         """Use a key after half of its time, and wait for the refresh."""
@@ -93,7 +93,7 @@ def test_rejection_of_a_refresh_ends_every_key_immediately(process):
     assert process.usable(ONE, TWO) == [False, False]
     with pytest.raises(KeyUnwrapError, match="the tenant is locked") as refused:
         process.keys.newest(ONE)
-    assert refused.value.code == "tenant_closed"
+    assert refused.value.code == "tenant_not_operational"
     process.source.refused = None
     process.now += 1.1
     assert process.usable(ONE, TWO) == [True, True]

@@ -19,7 +19,7 @@ from tests.crypto_service.https.stage import SERVICE, TENANT, Stage
 pytestmark = pytest.mark.integration  # the crypto service listens on loopback
 
 SSN = ProtectedField(Store.POSTGRESQL, "public.customers", "ssn", Mode.RANDOMISED)
-PHONE = ProtectedField(Store.MONGODB, "shop.customers", "contact.phone", Mode.DETERMINISTIC, plain_allowed=True)
+PHONE = ProtectedField(Store.MONGODB, "shop.customers", "contact.phone", Mode.DETERMINISTIC, plaintext_allowed=True)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_missing_list_raises_its_reason_and_recovers(stage: Stage, refreshed_eve
     protection = refreshed_every(60)
     with pytest.raises(ProtectionUnreadable) as refused:
         protection.fields()
-    assert refused.value.code == "tenant_closed"
+    assert refused.value.code == "tenant_not_operational"
     stage.on_loop(lambda: stage.core.move(TENANT, State.ACTIVE))
 
     def is_known() -> bool:

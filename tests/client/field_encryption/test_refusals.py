@@ -236,7 +236,7 @@ def test_plain_value_is_rejected_unless_it_is_allowed(stand, conn):
     stand.stored("INSERT INTO customers (id, name, ssn, email) VALUES (7, 'Old', 'plain', 'old@x')")
     with pytest.raises(PlainValueFound):
         conn.execute("SELECT ssn FROM customers WHERE id = 7").fetchall()
-    allowed = {"place": "public.customers", "plain_allowed": True}
+    allowed = {"place": "public.customers", "plaintext_allowed": True}
     stand.protect(allowed | {"field": "ssn"}, allowed | {"field": "email", "mode": Mode.DETERMINISTIC})
     stand.now += 31
     assert conn.execute("SELECT ssn, email FROM customers WHERE id = 7").fetchall() == [("plain", "old@x")]
@@ -276,7 +276,7 @@ def test_rejection_ends_lent_keys_immediately(stand, conn):
     conn.execute(statements[0][0]).fetchall()
     cursor = conn.execute("SELECT ssn FROM customers ORDER BY id")
     assert cursor.fetchone() == ("s1",)
-    stand.keys.refused = KeyUnwrapError("tenant_closed", "the tenant is locked", ends=KeyErrorScope.ALL_KEYS)
+    stand.keys.refused = KeyUnwrapError("tenant_not_operational", "the tenant is locked", ends=KeyErrorScope.ALL_KEYS)
     assert not any([callback() for callback in stand.keys.callbacks])  # noqa: C419 - each must run
     with pytest.raises(KeysUnavailable):
         cursor.fetchone()

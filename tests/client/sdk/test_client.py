@@ -83,7 +83,7 @@ async def test_either_client_supports_every_operation(client: Client, awaited: A
     stage.on_loop(lambda: stage.core.move(TENANT, State.LOCKED))
     with pytest.raises(AccessRefused) as raised:
         await ask("encrypt", b"", "a")
-    assert raised.value.code == "tenant_closed"
+    assert raised.value.code == "tenant_not_operational"
 
 
 async def test_oversized_batch_is_sent_in_several_requests(awaited: AsyncClient, client: Client):

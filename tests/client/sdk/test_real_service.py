@@ -69,9 +69,9 @@ def test_service_renews_its_certificate_while_locked_and_works_until_disconnecte
     assert client.decrypt(sealed, "orders/1") == b"card"
     assert not client.renew_certificate()
     home.move(Transition.LOCK)
-    assert refusal(client, sealed) == "tenant_closed"
+    assert refusal(client, sealed) == "tenant_not_operational"
     assert is_renewed(4)
-    assert refusal(client, sealed) == "tenant_closed"
+    assert refusal(client, sealed) == "tenant_not_operational"
     home.move(Transition.UNLOCK, State.ACTIVE)
     deadline, plaintext = time.monotonic() + 30, b""
     while not plaintext and time.monotonic() < deadline:
@@ -79,4 +79,4 @@ def test_service_renews_its_certificate_while_locked_and_works_until_disconnecte
             plaintext = client.decrypt(sealed, "orders/1")
     assert plaintext == b"card"
     home.disconnect("orders")
-    assert refusal(client, sealed) == "caller_refused"
+    assert refusal(client, sealed) == "client_not_authorized"

@@ -93,9 +93,9 @@ def test_ca_rotation_causes_no_client_error_and_ends_with_the_former_ca_rejected
         leaf, issuer = x509.load_pem_x509_certificates((folder / "client.pem").read_bytes())
         leaf.verify_directly_issued_by(issuer)
         assert issuer == x509.load_pem_x509_certificate(rolled.authority.certificate_pem.encode())
-        assert refusal(not_renewed, sealed, "users/1") == "caller_refused"
+        assert refusal(not_renewed, sealed, "users/1") == "client_not_authorized"
     answer = fetch(serving, tmp_path / "left-behind")
-    assert (answer.status_code, answer.json()["code"]) == (403, "caller_refused")
+    assert (answer.status_code, answer.json()["code"]) == (403, "client_not_authorized")
 
 
 def test_crls_of_both_cas_are_served_only_to_their_tenant(

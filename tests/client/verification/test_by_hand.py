@@ -69,8 +69,8 @@ def test_file_signed_with_another_key_does_not_verify(folder: Path, lines: str) 
 
 
 def test_signing_key_is_found_by_name_with_the_same_fingerprint(folder: Path) -> None:
-    other = Signer("audit-heads:2")
-    keys = KEYS.file().replace("audit:1", "audit-heads:1")
+    other = Signer("audit-checkpoints:2")
+    keys = KEYS.file().replace("audit:1", "audit-checkpoints:1")
     (folder / "key.pem").write_text(type(KEYS)(other.public_keys()).file() + keys)
     held, output = run(folder, SIGNER_OF)
     assert held

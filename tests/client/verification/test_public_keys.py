@@ -13,7 +13,7 @@ from openkcm.errors import PublicKeyRefused
 from openkcm.verification.public_keys import PublicKeys
 from tests.database.signing import Signer
 
-ONE, TWO = Signer("audit-heads:1"), Signer("audit-heads:2")
+ONE, TWO = Signer("audit-checkpoints:1"), Signer("audit-checkpoints:2")
 BOTH = PublicKeys(ONE.public_keys() | TWO.public_keys())
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -36,7 +36,7 @@ def test_fingerprint_equals_that_of_openssl(tmp_path: Path):
         ["openssl", "pkey", "-pubin", "-in", file, "-outform", "DER"], capture_output=True, check=True
     ).stdout
     digest = subprocess.run(["openssl", "dgst", "-sha256", "-r"], input=der, capture_output=True, check=True).stdout
-    assert digest.decode().split()[0] == BOTH.fingerprint("audit-heads:1")
+    assert digest.decode().split()[0] == BOTH.fingerprint("audit-checkpoints:1")
 
 
 def test_each_version_verifies_only_its_own_signatures():
@@ -45,16 +45,16 @@ def test_each_version_verifies_only_its_own_signatures():
         assert BOTH.check(name, b"head", signature).problem is None
         assert BOTH.check(name, b"other", signature).problem is not None
     signature, _ = ONE.sign(b"head")
-    checked = BOTH.check("audit-heads:2", b"head", signature)
+    checked = BOTH.check("audit-checkpoints:2", b"head", signature)
     assert (checked.problem, checked.fingerprint) == (
         "the signature does not match this content and public key",
-        BOTH.fingerprint("audit-heads:2"),
+        BOTH.fingerprint("audit-checkpoints:2"),
     )
 
 
 def test_unknown_key_name_is_reported_without_control_characters():
     signature, _ = ONE.sign(b"head")
-    assert "audit-heads:1, audit-heads:2" in (BOTH.check("\x1b[31m", b"head", signature).problem or "")
+    assert "audit-checkpoints:1, audit-checkpoints:2" in (BOTH.check("\x1b[31m", b"head", signature).problem or "")
     assert "\x1b" not in (BOTH.check("\x1b[31m", b"head", signature).problem or "")
 
 
@@ -100,14 +100,16 @@ PRIVATE = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, Pr
 
 REFUSED = {
     "nothing": "",
-    "a name without a key": "key: audit-heads:1\n",
+    "a name without a key": "key: audit-checkpoints:1\n",
     "a private key": PRIVATE.decode(),
     "RSA": pem_of(RSA.public_key()),
     "another curve": pem_of(ec.generate_private_key(ec.SECP384R1()).public_key()),
-    "a damaged key": ONE.public_keys()["audit-heads:1"].replace("M", "N"),
-    "two without a name": ONE.public_keys()["audit-heads:1"] * 2,
+    "a damaged key": ONE.public_keys()["audit-checkpoints:1"].replace("M", "N"),
+    "two without a name": ONE.public_keys()["audit-checkpoints:1"] * 2,
     "two of one name": BOTH.file() + BOTH.file(),
-    "another fingerprint": BOTH.file().replace(BOTH.fingerprint("audit-heads:1"), BOTH.fingerprint("audit-heads:2")),
+    "another fingerprint": BOTH.file().replace(
+        BOTH.fingerprint("audit-checkpoints:1"), BOTH.fingerprint("audit-checkpoints:2")
+    ),
 }
 
 

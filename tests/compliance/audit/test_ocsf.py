@@ -48,7 +48,9 @@ def test_event_has_the_required_attributes_for_each_outcome_and_actor(name: Audi
 
 
 def test_event_keeps_all_identifiers_of_the_record() -> None:
-    event = ocsf.event(stored(AuditName.CRYPTO_REFUSED, "refused", "service", details={"code": "tenant_closed"}))
+    event = ocsf.event(
+        stored(AuditName.CRYPTO_REFUSED, "refused", "service", details={"code": "tenant_not_operational"})
+    )
     assert event["metadata"] | {"product": {}} == {
         "version": "1.6.0",
         "product": {},
@@ -61,10 +63,14 @@ def test_event_keeps_all_identifiers_of_the_record() -> None:
         "log_name": "audit",
         "log_provider": "openkcm",
     }
-    assert (event["time"], event["status"], event["status_code"]) == (1768473000250, "Failure", "tenant_closed")
+    assert (event["time"], event["status"], event["status_code"]) == (
+        1768473000250,
+        "Failure",
+        "tenant_not_operational",
+    )
     assert event["src_endpoint"] == {"ip": "203.0.113.9", "svc_name": "pat@acme.example"}
     assert event["actor"]["user"]["type"] == "Service"
-    assert event["unmapped"]["details"] == {"code": "tenant_closed"}
+    assert event["unmapped"]["details"] == {"code": "tenant_not_operational"}
 
 
 def test_only_a_breached_check_is_critical() -> None:

@@ -50,15 +50,15 @@ BREAKS: Mapping[str, Break] = MappingProxyType(
         "not_connected": lambda one: replace(one, state=None, discovered=True),
         "being_connected": lambda one: replace(one, state=ServiceState.CONNECTING),
         "disconnected": lambda one: replace(one, state=ServiceState.DISCONNECTED, discovered=True),
-        "certificate_lapsed": lambda one: replace(one, certificate_ends=NOW),
+        "certificate_expired": lambda one: replace(one, certificate_ends=NOW),
         "nothing_encrypted": lambda one: replace(one, fields=(), uses=(), asked=(), fetched=None),
-        "field_unseen": lambda one: replace(one, fields=(*one.fields, PHONE)),
-        "plain_allowed": lambda one: replace(
-            one, fields=(*one.fields, replace(PHONE, plain_allowed=True)), uses=(*one.uses, a_use(PHONE.name))
+        "field_not_reported": lambda one: replace(one, fields=(*one.fields, PHONE)),
+        "plaintext_allowed": lambda one: replace(
+            one, fields=(*one.fields, replace(PHONE, plaintext_allowed=True)), uses=(*one.uses, a_use(PHONE.name))
         ),
-        "plain_read": lambda one: replace(one, uses=(*one.uses, a_use(f"{PLACE}#plain"))),
+        "plaintext_read": lambda one: replace(one, uses=(*one.uses, a_use(f"{PLACE}#plain"))),
         "backfill_unfinished": lambda one: replace(one, backfills=(a_backfill(Backfill.STOPPED),)),
-        "places_untold": lambda one: replace(one, uses=(*one.uses, a_use(OTHER_PLACES))),
+        "unreported_fields": lambda one: replace(one, uses=(*one.uses, a_use(OTHER_PLACES))),
     }
 )
 
@@ -130,7 +130,7 @@ def test_fully_covered_implies_that_all_requirements_are_met(state: State, servi
         assert one.certificate_ends > NOW
         recent = [use for use in one.uses if first_day(TODAY) <= use.day <= TODAY and use.operations]
         assert {field.name for field in one.fields} <= {use.place for use in recent}
-        assert not any(field.plain_allowed for field in one.fields)
+        assert not any(field.plaintext_allowed for field in one.fields)
         finished = {backfill.place: backfill.day for backfill in one.backfills if backfill.state is Backfill.FINISHED}
         plain = [use for use in recent if use.place.endswith("#plain")]
         assert all(use.day < finished[use.place.removesuffix("#plain")] for use in plain)
@@ -143,7 +143,7 @@ def test_fully_covered_implies_that_all_requirements_are_met(state: State, servi
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.ACTIVE])
 def test_tenant_that_may_not_encrypt_is_not_covered(state: State) -> None:
-    assert codes(whole(), state=state) == ["tenant_closed"]
+    assert codes(whole(), state=state) == ["tenant_not_operational"]
 
 
 def test_tenant_without_service_is_not_covered_and_retired_services_do_not_count() -> None:
@@ -157,7 +157,7 @@ def test_tenant_without_service_is_not_covered_and_retired_services_do_not_count
 def test_field_is_seen_only_if_used_within_the_period() -> None:
     service = whole("orders", DIAGNOSIS)
     asked = (RequestCount(TODAY, CryptoOperation.DATA_KEY, 1),)
-    for days, expected in ((LOOKED_BACK_DAYS - 1, []), (LOOKED_BACK_DAYS, ["field_unseen"])):
+    for days, expected in ((LOOKED_BACK_DAYS - 1, []), (LOOKED_BACK_DAYS, ["field_not_reported"])):
         assert codes(replace(service, uses=(a_use(days=days),), asked=asked)) == expected
 
 
@@ -190,7 +190,7 @@ def test_volumes_of_a_field_cover_today_a_week_and_a_month() -> None:
     [found] = judged(replace(whole("orders", DIAGNOSIS), uses=reported)).services
     [field] = found.fields
     assert (field.today, field.week, field.month) == (Volume(10, 320), Volume(20, 640), Volume(40, 1280))
-    assert (field.seen, field.plain_read) == (TODAY, None)
+    assert (field.seen, field.plaintext_read) == (TODAY, None)
     assert dict(found.days) == {ago(29): 10, ago(7): 10, ago(6): 10, TODAY: 10}
 
 
@@ -207,7 +207,7 @@ def test_reported_places_outside_the_list_have_no_field() -> None:
 def test_plain_values_are_counted_separately() -> None:
     reported = (a_use(), a_use(f"{PLACE}#plain", operations=3), a_use(f"{PLACE}#plain", 2, operations=4))
     [found] = judged(replace(whole("orders", DIAGNOSIS), uses=reported)).services
-    assert (found.fields[0].plain_values, found.fields[0].plain_read) == (7, TODAY)
+    assert (found.fields[0].plain_values, found.fields[0].plaintext_read) == (7, TODAY)
     assert dict(found.days) == {TODAY: 10}
 
 
@@ -220,7 +220,7 @@ def test_existing_values_are_a_gap_until_the_backfill_is_finished(state: Backfil
     assert codes(left) == ([] if state in {Backfill.FINISHED, Backfill.UNDONE} else ["backfill_unfinished"])
 
 
-@pytest.mark.parametrize(("read", "expected"), [(3, []), (2, ["plain_read"]), (0, ["plain_read"])])
+@pytest.mark.parametrize(("read", "expected"), [(3, []), (2, ["plaintext_read"]), (0, ["plaintext_read"])])
 def test_plain_values_read_before_a_finished_backfill_are_no_gap(read: int, expected: list[str]) -> None:
     reported = (a_use(), a_use(f"{PLACE}#plain", read))
     service = replace(whole("orders", DIAGNOSIS), uses=reported, backfills=(a_backfill(Backfill.FINISHED, days=2),))
@@ -228,7 +228,7 @@ def test_plain_values_read_before_a_finished_backfill_are_no_gap(read: int, expe
 
 
 def test_next_step_depends_on_the_state_of_the_backfill() -> None:
-    allowed = replace(whole("orders", replace(DIAGNOSIS, plain_allowed=True)), backfills=())
+    allowed = replace(whole("orders", replace(DIAGNOSIS, plaintext_allowed=True)), backfills=())
     steps = [
         [gap.next_step for gap in judged(replace(allowed, backfills=backfills)).verdict.gaps]
         for backfills in ((), (a_backfill(Backfill.FINISHED),), (a_backfill(Backfill.STOPPED),))

@@ -63,7 +63,7 @@ def codes(found: Coverage) -> list[str]:
 
 def test_listed_field_is_a_gap_until_a_program_reports_its_encryption(dashboard: Database, crypto: Database) -> None:
     list_field(dashboard)
-    assert codes(covered(dashboard)) == ["nothing_encrypted", "field_unseen"]
+    assert codes(covered(dashboard)) == ["nothing_encrypted", "field_not_reported"]
     with crypto.tenant_tx("acme") as tx:
         tx.agents.note([a_contact(last_contact_at=NOW)], [a_protection_use(place=PLACE), a_protection_use(place=PLACE)])
     found = covered(dashboard)
@@ -75,25 +75,25 @@ def test_listed_field_is_a_gap_until_a_program_reports_its_encryption(dashboard:
     assert found.overhead.share == pytest.approx(14 / 1800)
     with crypto.tenant_tx("acme") as tx:
         tx.agents.note([], [a_protection_use(place=f"{PLACE}#plain", operations=3)])
-    assert codes(covered(dashboard)) == ["plain_read"]
-    list_field(dashboard, replace(SSN, plain_allowed=True))
-    assert codes(covered(dashboard)) == ["plain_allowed", "plain_read"]
+    assert codes(covered(dashboard)) == ["plaintext_read"]
+    list_field(dashboard, replace(SSN, plaintext_allowed=True))
+    assert codes(covered(dashboard)) == ["plaintext_allowed", "plaintext_read"]
 
 
 def test_existing_values_are_a_gap_until_the_backfill_is_finished(dashboard: Database, crypto: Database) -> None:
     list_field(dashboard)
     with crypto.tenant_tx("acme") as tx:
         tx.agents.note([], [a_protection_use(place=PLACE)])
-        tx.agents.note_backfills([a_backfill(told_at=NOW)])
+        tx.agents.note_backfills([a_backfill(reported_at=NOW)])
     assert codes(covered(dashboard)) == ["backfill_unfinished"]
     with crypto.tenant_tx("acme") as tx:
-        tx.agents.note_backfills([a_backfill(state=Backfill.FINISHED, remaining=0, told_at=NOW + DAY)])
+        tx.agents.note_backfills([a_backfill(state=Backfill.FINISHED, remaining=0, reported_at=NOW + DAY)])
     assert covered(dashboard).verdict == FullyCovered()
 
 
 def test_key_use_counts_for_a_week_and_a_kept_key_for_longer(dashboard: Database, crypto: Database) -> None:
     encrypt, get = some_uses(minute=NOW - 8 * DAY), some_uses(operation=CryptoOperation.GET, minute=NOW - 200 * DAY)
-    refused = some_uses(refusal="tenant_closed")
+    refused = some_uses(refusal="tenant_not_operational")
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([encrypt, refused], "old")
     assert codes(covered(dashboard)) == ["nothing_encrypted"]

@@ -339,14 +339,14 @@ def test_hidden_contexts_are_reported_once_for_each_key() -> None:
 
 def test_our_record_returns_the_time_of_the_event_and_none_for_damaged_records() -> None:
     text = (
-        '{"seq": 3, "time": "2026-03-01T00:00:09.000000Z", "name": "key.service_key_opened", "subject": "orders",'
+        '{"seq": 3, "time": "2026-03-01T00:00:09.000000Z", "name": "key.service_key_unwrapped", "subject": "orders",'
         ' "outcome": "success", "event_id": "e", "correlation_id": "c",'
         ' "details": {"version": "2", "at": "2026-03-01T00:00:01.500+00:00"}}'
     )
     found = our_record(StoredRecord(3, text, b""))
     assert found is not None
     assert (found.at, found.details["version"]) == (T0 + timedelta(seconds=1.5), "2")
-    for damaged in ("{", "[]", "{}", text.replace("opened", "unheard_of"), text.replace("2026-", "year ")):
+    for damaged in ("{", "[]", "{}", text.replace("unwrapped", "unheard_of"), text.replace("2026-", "year ")):
         assert our_record(StoredRecord(3, damaged, b"")) is None
 
 

@@ -69,7 +69,7 @@ def test_unused_tenant_cannot_be_locked(state: State) -> None:
 
 
 def test_removal_of_another_reason_does_not_unlock() -> None:
-    locked = add_lock(LockState(State.ACTIVE), LockReason.SWITCH)
+    locked = add_lock(LockState(State.ACTIVE), LockReason.MANUAL)
     assert remove_lock(locked, LockReason.ROOT_KEY) == locked
 
 
@@ -91,7 +91,7 @@ def test_healthy_key_never_locks() -> None:
 
 
 def test_root_key_may_change_if_no_other_reason_locks() -> None:
-    root_key, switch = LockReason.ROOT_KEY, LockReason.SWITCH
+    root_key, switch = LockReason.ROOT_KEY, LockReason.MANUAL
     assert may_change_root_key(State.ACTIVE, ())
     assert may_change_root_key(State.SUSPENDED, ())
     assert may_change_root_key(State.LOCKED, [root_key])
@@ -102,7 +102,7 @@ def test_root_key_may_change_if_no_other_reason_locks() -> None:
 
 
 def test_lock_without_reasons_can_be_removed() -> None:
-    assert remove_lock(LockState(State.LOCKED), LockReason.SWITCH) == LockState(State.ACTIVE)
+    assert remove_lock(LockState(State.LOCKED), LockReason.MANUAL) == LockState(State.ACTIVE)
 
 
 def test_unknown_code_locks() -> None:

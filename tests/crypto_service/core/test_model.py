@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from tests.crypto_service.core.stage import CACHE_SECONDS, DONE, OPEN, Stage
 
-MAY_END = {DONE, "tenant_closed", "caller_refused", "root_key_disabled"}
+MAY_END = {DONE, "tenant_not_operational", "client_not_authorized", "root_key_disabled"}
 REPAIRS = ("is open", "root key is given back", "is heard of", "a minute passes", "asks")
 
 

@@ -17,7 +17,7 @@ from tests.crypto_service.https.wire import Wire, get
 pytestmark = pytest.mark.integration
 
 SSN = ProtectedField(Store.POSTGRESQL, "public.customers", "ssn", Mode.RANDOMISED)
-PHONE = ProtectedField(Store.MONGODB, "shop.customers", "contact.phone", Mode.DETERMINISTIC, plain_allowed=True)
+PHONE = ProtectedField(Store.MONGODB, "shop.customers", "contact.phone", Mode.DETERMINISTIC, plaintext_allowed=True)
 
 
 async def test_client_returns_only_the_callers_list(stage: Stage):
@@ -46,7 +46,7 @@ def test_response_is_as_documented(stage: Stage):
                     "place": "shop.customers",
                     "field": "contact.phone",
                     "mode": "deterministic",
-                    "plain_allowed": True,
+                    "plaintext_allowed": True,
                 }
             ],
         }
@@ -59,7 +59,7 @@ def test_locked_tenant_gets_the_same_error_as_on_other_paths(stage: Stage):
     with Wire(stage.dial()) as wire:
         wire.send(get("/v1/protection"))
         answered = wire.reply()
-    assert (answered.status, answered.json["code"]) == (403, "tenant_closed")
+    assert (answered.status, answered.json["code"]) == (403, "tenant_not_operational")
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,13 @@ def test_locked_tenant_gets_the_same_error_as_on_other_paths(stage: Stage):
     [
         {},
         {"fields": None},
-        {"fields": [{"store": "oracle", "place": "a.b", "field": "c", "mode": "randomised", "plain_allowed": False}]},
-        {"fields": [{"store": "mongodb", "place": "a.b", "field": "c", "mode": "ranged", "plain_allowed": False}]},
-        {"fields": [{"store": "mongodb", "place": "a.b", "mode": "randomised", "plain_allowed": False}]},
+        {
+            "fields": [
+                {"store": "oracle", "place": "a.b", "field": "c", "mode": "randomised", "plaintext_allowed": False}
+            ]
+        },
+        {"fields": [{"store": "mongodb", "place": "a.b", "field": "c", "mode": "ranged", "plaintext_allowed": False}]},
+        {"fields": [{"store": "mongodb", "place": "a.b", "mode": "randomised", "plaintext_allowed": False}]},
     ],
 )
 def test_unknown_response_is_rejected_as_a_whole(document: dict[str, Any]):
@@ -78,4 +82,4 @@ def test_unknown_response_is_rejected_as_a_whole(document: dict[str, Any]):
     next(asking)
     with pytest.raises(ServiceFailed) as refused:
         asking.send(Response(200, json.dumps(document).encode(), ""))
-    assert refused.value.code == "answer_not_understood"
+    assert refused.value.code == "unexpected_response"

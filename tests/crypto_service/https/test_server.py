@@ -153,11 +153,11 @@ def test_revoked_caller_is_rejected_and_its_connection_closed(wire: Wire, stage:
     stage.on_loop(lambda: stage.core.revoke(stage.leaf.serial))
     wire.send(post("/v1/encrypt", encrypt_body()))
     refused = wire.reply()
-    assert (refused.status, refused.json["code"]) == (403, "caller_refused")
+    assert (refused.status, refused.json["code"]) == (403, "client_not_authorized")
     assert wire.closed()
     with Wire(stage.dial()) as again:
         again.send(get("/healthz"))
-        assert again.reply().json["code"] == "caller_refused"
+        assert again.reply().json["code"] == "client_not_authorized"
         assert again.closed()
     assert stage.on_loop(lambda: stage.core.asked) == []
 
@@ -175,7 +175,7 @@ def test_locked_tenant_can_fetch_only_its_certificate_on_a_new_connection(stage:
         with Wire(stage.dial()) as wire:
             wire.send(request)
             refused = wire.reply()
-            assert (refused.status, refused.json["code"]) == (403, "tenant_closed")
+            assert (refused.status, refused.json["code"]) == (403, "tenant_not_operational")
             assert wire.closed()
     with Wire(stage.dial()) as wire:
         wire.send(get("/v1/certificate") + get("/v1/certificate") + post("/v1/encrypt", encrypt_body()))
@@ -183,7 +183,7 @@ def test_locked_tenant_can_fetch_only_its_certificate_on_a_new_connection(stage:
         if state is State.LOCKED:
             assert (answered.status, answered.json["certificate"]) == (200, stage.leaf.pem)
         else:
-            assert (answered.status, answered.json["code"]) == (403, "tenant_closed")
+            assert (answered.status, answered.json["code"]) == (403, "tenant_not_operational")
         assert wire.closed()
     assert stage.certificates.asked == ([SERVICE] if state is State.LOCKED else [])
     assert stage.on_loop(lambda: stage.core.asked) == []
@@ -197,14 +197,14 @@ def test_locked_tenant_can_fetch_only_its_certificate_on_an_open_connection(wire
     for request in (get("/healthz"), post("/v1/encrypt", encrypt_body()), post("/v1/certificate", b"{}")):
         wire.send(request)
         refused = wire.reply()
-        assert (refused.status, refused.json["code"]) == (403, "tenant_closed")
+        assert (refused.status, refused.json["code"]) == (403, "tenant_not_operational")
     wire.send(get("/v1/certificate") + post("/v1/encrypt", encrypt_body()))
     answered, refused = wire.reply(), wire.reply()
     if state is State.LOCKED:
         assert (answered.status, answered.json["certificate"]) == (200, stage.leaf.pem)
     else:
-        assert (answered.status, answered.json["code"]) == (403, "tenant_closed")
-    assert (refused.status, refused.json["code"]) == (403, "tenant_closed")
+        assert (answered.status, answered.json["code"]) == (403, "tenant_not_operational")
+    assert (refused.status, refused.json["code"]) == (403, "tenant_not_operational")
     assert stage.on_loop(lambda: stage.core.asked) == []
 
 

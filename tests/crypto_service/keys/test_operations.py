@@ -233,7 +233,7 @@ async def test_lock_during_an_unwrap_rejects_the_operation(
     caller = await callers.identify(home.connect("orders"), ADDRESS)
     with pytest.raises(TenantNotOperational):
         await CryptoOperations(callers, keyring, journal).encrypt(caller, "r", b"data")
-    assert all(entry.refused == "tenant_closed" for entry in journal.entries)
+    assert all(entry.refused == "tenant_not_operational" for entry in journal.entries)
     assert {entry.operation for entry in journal.entries} == {"connect", "encrypt"}
 
 

@@ -137,13 +137,13 @@ async def test_run_reencrypts_automatically_and_stops_when_done(stand: Stand, ob
 
 
 @pytest.mark.usefixtures("objects")
-@pytest.mark.parametrize("way", ["locked", "leaving"])
-async def test_objects_of_a_locked_or_leaving_tenant_are_not_changed(stand: Stand, way: str) -> None:
+@pytest.mark.parametrize("way", ["locked", "offboarding"])
+async def test_objects_of_a_locked_or_offboarding_tenant_are_not_changed(stand: Stand, way: str) -> None:
     stand.rotate(2)
     rows = stand.rows()
     with stand.world.worker.tenant_tx(stand.home.tenant_id) as tx:
         if way == "locked":
-            tx.tenants.hold(LockReason.SWITCH)
+            tx.tenants.hold(LockReason.MANUAL)
         else:
             tx.tenants.move(Transition.LEAVE)
     before = stand.world.key_server_requests()
@@ -154,7 +154,7 @@ async def test_objects_of_a_locked_or_leaving_tenant_are_not_changed(stand: Stan
     assert stand.world.key_server_requests() == before
     with stand.world.worker.tenant_tx(stand.home.tenant_id) as tx:
         if way == "locked":
-            tx.tenants.release(LockReason.SWITCH)
+            tx.tenants.release(LockReason.MANUAL)
         else:
             tx.tenants.move(Transition.RESTORE, State.SUSPENDED)
     await stand.one.resealing.once()
@@ -170,7 +170,7 @@ async def test_lock_between_unwrap_and_store_stores_nothing(stand: Stand) -> Non
         async def key(self, *asked: object) -> object:
             key = await keyring.key(*asked)  # type: ignore[arg-type]  # passed on
             with suppress(Exception), stand.world.worker.tenant_tx(stand.home.tenant_id) as tx:
-                tx.tenants.hold(LockReason.SWITCH)
+                tx.tenants.hold(LockReason.MANUAL)
             return key
 
     slow = stand.process()

@@ -45,7 +45,7 @@ class Service:
             "OPENKCM_CRYPTO_HTTPS_PORT": str(self.https),
             "OPENKCM_CRYPTO_KMIP_PORT": str(self.kmip),
             "OPENKCM_CRYPTO_METRICS_PORT": str(self.metrics),
-            "OPENKCM_DRAIN_SECONDS": "3",
+            "OPENKCM_SHUTDOWN_GRACE_SECONDS": "3",
         }
         self.journals = folder / "state" / "crypto"
 

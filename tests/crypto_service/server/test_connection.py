@@ -109,14 +109,14 @@ async def test_rejection_is_sent_once_for_the_first_data():
         here.callers.refusals[ACME] = TenantNotOperational("locked")
         reader, writer = await here.connect()
         writer.write(b"give me my key\n")
-        assert await asyncio.wait_for(reader.read(), 30) == b"tenant_closed give me my key\n"
+        assert await asyncio.wait_for(reader.read(), 30) == b"tenant_not_operational give me my key\n"
         reader, writer = await here.connect()
         writer.write(b"wait\n")
         await wait_until_async(lambda: here.made[1].busy)
         writer.write(b"and more\n")
         await wait_until_async(lambda: bytes(here.made[1]._early) == b"wait\nand more\n")
         Echo.go.set()
-        assert await asyncio.wait_for(reader.read(), 30) == b"tenant_closed wait\n"
+        assert await asyncio.wait_for(reader.read(), 30) == b"tenant_not_operational wait\n"
         assert here.connections.refused == 2
 
 

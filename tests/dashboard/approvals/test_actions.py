@@ -51,7 +51,7 @@ def test_a_vote_that_was_not_counted_can_be_repeated_and_not_changed(two: Scene)
     with pytest.raises(VoteRejected, match="already voted approve"):
         decide(kai(two), asked.approval_id, VoteChoice.DECLINE)
     assert decide(kai(two), asked.approval_id, VoteChoice.APPROVE).state is ApprovalState.DONE
-    outcomes = [outcome for _, outcome in two.recorded("approval.vote_requested")]
+    outcomes = [outcome for _, outcome in two.recorded("approval.vote_submitted")]
     assert outcomes == ["intended", "failure", "intended", "success"]
 
 

@@ -105,7 +105,7 @@ def test_the_kill_switch_lists_what_stops_and_requires_the_tenant_id(scene: Scen
     assert scene.standing() == (State.ACTIVE, ())
     at.text_input(key="standing.confirm").set_value(ACME).run()
     assert "Tenant locked" in press(at, "standing.lock.do")
-    assert scene.standing() == (State.LOCKED, (LockReason.SWITCH,))
+    assert scene.standing() == (State.LOCKED, (LockReason.MANUAL,))
     assert "Locked by an administrator" in press(at, "standing.close")
     assert [button.key for button in at.button if str(button.key).startswith("standing.")] == ["standing.unlock"]
     press(at, "standing.unlock")
@@ -133,7 +133,7 @@ def test_unlock_while_the_root_key_fails_reports_that_the_tenant_stays_locked(sc
     scene.tenant(State.ACTIVE)
     scene.held_key("root_key_disabled")
     with scene.worker.tenant_tx(ACME) as tx:
-        tx.tenants.hold(LockReason.SWITCH)
+        tx.tenants.hold(LockReason.MANUAL)
     at = shown("keys", scene.page_context())
     assert "Tenant stays locked" in press(at, "standing.unlock")
     assert "Administrator's lock removed; tenant still locked" in press(at, "standing.unlock.do")

@@ -109,7 +109,7 @@ def test_an_action_is_available_by_permission_and_state() -> None:
 @pytest.mark.parametrize(
     ("lock", "possible"),
     [
-        (LockReason.SWITCH, {KeyAction.UNLOCK}),
+        (LockReason.MANUAL, {KeyAction.UNLOCK}),
         # Expired credentials can be replaced, and the tenant can be locked as well, to stay locked afterwards.
         (LockReason.ROOT_KEY, {KeyAction.LOCK, KeyAction.CHANGE_ROOT_KEY}),
     ],

@@ -58,11 +58,11 @@ def test_the_dry_run_lists_keys_and_counts_the_rest() -> None:
 
 def test_the_summary_of_an_offboarded_tenant_is_complete() -> None:
     gone = replace(LEFT, state=State.OFFBOARDED, offboarded_at=NOW, erased={"service": 2, "route": 1})
-    said = "\n".join(leaving.summary(gone, ErasureCertificateRow("{}", "s", "audit-heads:1", NOW), NOW))
+    said = "\n".join(leaving.summary(gone, ErasureCertificateRow("{}", "s", "audit-checkpoints:1", NOW), NOW))
     assert "Offboarded 25 Nov 2026, 12:00 UTC (just now)" in said
     assert "can never be decrypted again" in said
     assert "3 rows about the tenant were erased" in said
-    assert "`audit-heads:1`" in said
+    assert "`audit-checkpoints:1`" in said
     rows = [KeyToDestroyRow("service key", f"orders {number}", "1", "a" * 64) for number in (1, 2)]
     assert leaving.destroyed([*rows, KeyToDestroyRow("L2 tenant key", "L2", "1", "a" * 64)]) == (
         "1 L2 tenant key and 2 service keys"
@@ -82,6 +82,6 @@ def test_authorities_show_the_issuer_and_how_long_the_former_is_trusted() -> Non
     active = replace(TENANT, state=State.ACTIVE)
     assert "still has valid certificates" in authorities.why_not(active, rows)
     assert authorities.why_not(active, rows[:1]) == ""
-    assert "while the tenant is leaving" in authorities.why_not(TENANT, rows[:1])
+    assert "while the tenant is offboarding" in authorities.why_not(TENANT, rows[:1])
     [over] = authorities.lines(rows[1:], {}, NOW)
     assert "removed within the hour" in over

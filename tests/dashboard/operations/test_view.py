@@ -146,11 +146,11 @@ def test_a_step_shows_its_result() -> None:
         view.step_line(done).text == "1 · create the tenant's records and audit stream: done in 0.4 s, 1 failed attempt"
     )
     assert not view.step_line(done).trouble
-    failed = StepRow(4, Step.CHECK_BOUNDARIES, StepState.FAILED, 1, None, NOW, "boundary_breached")
+    failed = StepRow(4, Step.CHECK_BOUNDARIES, StepState.FAILED, 1, None, NOW, "isolation_breached")
     shown = view.step_line(failed)
     assert shown.icon == ":material/error:"
     assert shown.text == "4 · run the isolation checks: failed, 1 failed attempt"
-    assert shown.trouble.startswith("`boundary_breached`: stop enabling tenants")
+    assert shown.trouble.startswith("`isolation_breached`: stop enabling tenants")
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from tests.dashboard.held import TENANT as PLATFORM
 GRACE = 60.0
 TENANT = replace(PLATFORM, root_key_mode="aws-kms")
 GONE = replace(TENANT, state=State.LOCKED, locks=(LockReason.ROOT_KEY,))
-BOTH = replace(TENANT, state=State.LOCKED, locks=(LockReason.ROOT_KEY, LockReason.SWITCH))
-SWITCHED = replace(TENANT, state=State.LOCKED, locks=(LockReason.SWITCH,))
+BOTH = replace(TENANT, state=State.LOCKED, locks=(LockReason.ROOT_KEY, LockReason.MANUAL))
+SWITCHED = replace(TENANT, state=State.LOCKED, locks=(LockReason.MANUAL,))
 CODES = sorted(root_key.PROBLEMS)
 
 
@@ -35,7 +35,7 @@ def test_the_effect_depends_on_the_lock_and_the_grace_period() -> None:
     assert len(CODES) >= 12
     assert set(CODES) >= OUT_OF_REACH
     assert all(issubclass(kind, CustomerKeyError) for kind in root_key.PROBLEMS.values())
-    assert "locked now" in how(TENANT, "root_key_slow", 61).meanwhile
+    assert "locked now" in how(TENANT, "root_key_timeout", 61).meanwhile
     assert "locked until the root key works again" in how(GONE, "root_key_disabled").meanwhile
     assert "Nothing can be decrypted in this tenant state" in how(SWITCHED, "root_key_disabled").meanwhile
     assert "root_key_new" in how(TENANT, "root_key_new").title

@@ -14,8 +14,8 @@ PLACE = "postgresql:public.patients.diagnosis"
 SENTENCE = "All sensitive data protected"
 
 
-def protect(scene: Scene, service: str, name: str = "diagnosis", *, plain_allowed: bool = False) -> None:
-    field = ProtectedField(Store.POSTGRESQL, "public.patients", name, Mode.RANDOMISED, plain_allowed)
+def protect(scene: Scene, service: str, name: str = "diagnosis", *, plaintext_allowed: bool = False) -> None:
+    field = ProtectedField(Store.POSTGRESQL, "public.patients", name, Mode.RANDOMISED, plaintext_allowed)
     with scene.dashboard.tenant_tx(ACME) as tx:
         tx.protection.protect(service, field, "ada@acme.example")
 

@@ -82,7 +82,7 @@ def test_figures_state_a_missing_measurement() -> None:
 
 
 def test_a_service_shows_its_encryption_and_each_field() -> None:
-    fields = (DIAGNOSIS, replace(PHONE, plain_allowed=True))
+    fields = (DIAGNOSIS, replace(PHONE, plaintext_allowed=True))
     uses = (a_use(), a_use(f"{PLACE}#plain", 1, operations=1200), a_use("public.t.x", bytes=2_500_000))
     asked = (RequestCount(TODAY, CryptoOperation.DATA_KEY, 2),)
     [line], more = view.lines(judged(replace(whole("orders", *fields), uses=uses, asked=asked, agents_connected=1)))

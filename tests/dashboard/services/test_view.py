@@ -108,7 +108,7 @@ def test_a_late_certificate_shows_its_expiry_and_what_to_do() -> None:
     assert "renew it here" in card.certificate
     leaving = replace(TENANT, state=State.LEAVING)
     [card] = groups(facts(late, tenant=leaving), NOW)[0].cards
-    assert card.certificate.endswith("Certificates cannot be renewed while the tenant is leaving.")
+    assert card.certificate.endswith("Certificates cannot be renewed while the tenant is offboarding.")
     [card] = groups(facts(a_service("a", certificate_not_before=NOW - 50 * HOUR)), NOW)[0].cards
     assert card.certificate.startswith("Certificate valid until")
 
@@ -126,7 +126,7 @@ def test_a_blocked_action_has_a_reason() -> None:
     assert why_not(TENANT) == ""
     assert "suspended" in why_not(suspended)
     assert "locked" in why_not(locked)
-    assert "leaving" in why_no_renewal(replace(TENANT, state=State.LEAVING))
+    assert "offboarding" in why_no_renewal(replace(TENANT, state=State.LEAVING))
 
 
 def test_a_command_quotes_its_folder() -> None:

@@ -25,8 +25,8 @@ def locked(*reasons: LockReason) -> TenantRow:
     [
         (TENANT, (SUSPEND, LOCK)),
         (replace(TENANT, state=State.SUSPENDED), (RESUME, LOCK)),
-        (locked(LockReason.SWITCH), (UNLOCK,)),
-        (locked(LockReason.ROOT_KEY, LockReason.SWITCH), (UNLOCK,)),
+        (locked(LockReason.MANUAL), (UNLOCK,)),
+        (locked(LockReason.ROOT_KEY, LockReason.MANUAL), (UNLOCK,)),
         (locked(LockReason.ROOT_KEY), (LOCK,)),
         *((replace(TENANT, state=state), ()) for state in (State.REQUESTED, State.FAILED, State.LEAVING)),
     ],
@@ -39,7 +39,7 @@ def test_suspend_and_lock_are_distinguished() -> None:
     said = stopping.explained(TENANT)
     assert "allows decryption only" in said
     assert "rejects all requests" in said
-    assert "an administrator and the root key" in stopping.explained(locked(LockReason.SWITCH, LockReason.ROOT_KEY))
+    assert "an administrator and the root key" in stopping.explained(locked(LockReason.MANUAL, LockReason.ROOT_KEY))
     assert "an unknown reason" in stopping.explained(locked())
     assert "Not available" in stopping.explained(replace(TENANT, state=State.LEAVING))
 
@@ -72,12 +72,12 @@ def test_an_unlocked_tenant_shows_that_its_root_key_still_locks_it() -> None:
 
 def test_a_tenant_locked_for_a_breach_cannot_be_unlocked_by_its_administrators() -> None:
     assert stopping.moves(locked(LockReason.BREACH)) == (LOCK,)
-    assert stopping.moves(locked(LockReason.BREACH, LockReason.SWITCH)) == (UNLOCK,)
-    for others in ((), (LockReason.SWITCH,), (LockReason.ROOT_KEY,), (LockReason.ROOT_KEY, LockReason.SWITCH)):
+    assert stopping.moves(locked(LockReason.BREACH, LockReason.MANUAL)) == (UNLOCK,)
+    for others in ((), (LockReason.MANUAL,), (LockReason.ROOT_KEY,), (LockReason.ROOT_KEY, LockReason.MANUAL)):
         tenant = locked(LockReason.BREACH, *others)
         assert "platform's operators remove the last one" in stopping.explained(tenant)
         assert "an isolation check failed" in stopping.why_locked_still(tenant)
         status = standing(State.LOCKED, tenant.locks)
         assert "a tenant isolation check failed" in status.meaning
         assert "all isolation checks have passed again" in status.advice
-        assert ("on the page Keys" in status.advice) is (LockReason.SWITCH in others)
+        assert ("on the page Keys" in status.advice) is (LockReason.MANUAL in others)

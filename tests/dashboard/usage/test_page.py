@@ -45,7 +45,7 @@ def used(field: Field, context_of: Callable[..., PageContext]) -> PageContext:
                 some_uses("users", operation=GET, count=7, refusal="object_not_found"),
                 some_uses("users", operation=GET, count=200, minute=NOW - 6 * DAY, latency=took(3000)),
                 some_uses(count=5, minute=NOW - 300 * DAY),
-                some_uses("", operation=CryptoOperation.CONNECT, count=1, refusal="caller_refused", bytes=0),
+                some_uses("", operation=CryptoOperation.CONNECT, count=1, refusal="client_not_authorized", bytes=0),
             ],
             "batch-1",
         )
@@ -138,7 +138,7 @@ def test_the_export_has_exactly_the_period_and_is_recorded(used: PageContext, fi
     rows = list(csv.DictReader(io.StringIO(page._export(used, week).decode())))
     assert [(row["day_utc"], row["service"], row["operation"], row["result"], row["requests"]) for row in rows] == [
         ("2026-11-19", "users", "get", "answered", "200"),
-        ("2026-11-25", "", "connect", "caller_refused", "1"),
+        ("2026-11-25", "", "connect", "client_not_authorized", "1"),
         ("2026-11-25", "orders", "encrypt", "answered", "1000"),
         ("2026-11-25", "users", "get", "object_not_found", "7"),
     ]

@@ -22,7 +22,7 @@ WEEK = Period(TODAY - 6 * DAY, TODAY)
 
 
 TOTALS = [
-    UsageSum("", CONNECT, "caller_refused", 3, 0),
+    UsageSum("", CONNECT, "client_not_authorized", 3, 0),
     UsageSum("orders", ENCRYPT, "", 700, 7000, took(*[40] * 700)),
     UsageSum("orders", ENCRYPT, "database_unavailable", 5, 0),
     UsageSum("orders", ENCRYPT, "ciphertext_refused", 2, 0),

@@ -8,7 +8,7 @@ from database.platform.scheduled import PlatformQueries
 from tests.database.fixtures import Field
 from tests.database.signing import Signer
 
-ONE, TWO = Signer("audit-heads:1"), Signer("audit-heads:2")
+ONE, TWO = Signer("audit-checkpoints:1"), Signer("audit-checkpoints:2")
 
 
 @pytest.fixture(autouse=True)
@@ -30,11 +30,11 @@ def test_new_key_is_added_and_a_repeated_call_changes_nothing(worker: Database) 
 
 def test_another_key_with_a_known_name_is_rejected(worker: Database) -> None:
     with pytest.raises(DatabaseRefused):
-        PlatformQueries(worker).record_audit_keys(TWO.public_keys() | Signer("audit-heads:1").public_keys())
+        PlatformQueries(worker).record_audit_keys(TWO.public_keys() | Signer("audit-checkpoints:1").public_keys())
     assert PlatformQueries(worker).audit_keys() == ONE.public_keys()
 
 
 def test_key_name_without_a_version_is_rejected(worker: Database) -> None:
-    for name in ("", "audit-heads", "audit-heads:0", "audit heads:1", "audit-heads:1\nx"):
+    for name in ("", "audit-checkpoints", "audit-checkpoints:0", "audit heads:1", "audit-checkpoints:1\nx"):
         with pytest.raises(DatabaseRefused):
             PlatformQueries(worker).record_audit_keys({name: "x"})

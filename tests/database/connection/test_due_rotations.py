@@ -98,7 +98,7 @@ def test_rotation_is_stuck_when_a_scheduled_one_failed_runs_too_long_or_is_overd
     with tenants.tenant_tx("acme") as tx:
         tx.tenants.move(Transition.LOCK)
     assert [row[1] for row in stuck()] == ["unfinished"]  # a lock does not stop a running rotation
-    end(4, "tenant_closed")
+    end(4, "tenant_not_operational")
     assert stuck() == []  # no rotation is possible until the tenant is unlocked
     with tenants.tenant_tx("acme") as tx:
         tx.tenants.move(Transition.UNLOCK, State.ACTIVE)

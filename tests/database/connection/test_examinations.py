@@ -132,9 +132,9 @@ def test_assessment_is_due_for_locked_tenants_but_not_for_offboarding_ones(worke
     aged(field, ACME, 2 * DAY)
     aged(field, BETA, 2 * DAY)
     with worker.tenant_tx(ACME) as tx:
-        tx.tenants.hold(LockReason.SWITCH)
+        tx.tenants.hold(LockReason.MANUAL)
     with field.administrator() as administrator:
-        administrator.execute("update okcm.tenant set state = 'leaving' where tenant_id = 'beta'")
+        administrator.execute("update okcm.tenant set state = 'offboarding' where tenant_id = 'beta'")
     assert due(worker) == [ACME]
 
 

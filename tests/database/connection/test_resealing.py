@@ -87,7 +87,7 @@ def test_prepared_active_and_destroyed_versions_are_not_stale(crypto: Database, 
 
 def test_locked_and_offboarding_tenants_are_not_stale(crypto: Database, worker: Database) -> None:
     with worker.tenant_tx("acme") as tx:
-        tx.tenants.hold(LockReason.SWITCH)
+        tx.tenants.hold(LockReason.MANUAL)
     with worker.tenant_tx("beta") as tx:
         tx.tenants.move(Transition.LEAVE)
     with worker.tenant_tx("gamma") as tx:

@@ -135,10 +135,10 @@ def test_root_keys_of_locked_tenants_and_unhealthy_root_keys_are_excluded(tenant
         administrator.execute("update okcm.root_key set probe = 'vault:v1:probe'")
     assert PlatformQueries(tenants).numbered_root_keys() == [VersionedRootKey("acme", "eu-west-1", key, 1, None)]
     with tenants.tenant_tx("acme") as tx:
-        tx.tenants.hold(LockReason.SWITCH)
+        tx.tenants.hold(LockReason.MANUAL)
     assert PlatformQueries(tenants).numbered_root_keys() == []
     with tenants.tenant_tx("acme") as tx:
-        tx.tenants.release(LockReason.SWITCH)
+        tx.tenants.release(LockReason.MANUAL)
         tx.root_keys.report(key, RootKeyUnreachable.code)
     assert PlatformQueries(tenants).numbered_root_keys() == []
 

@@ -83,7 +83,7 @@ class Installation:
         await self.client.start_workflow(
             Tenant.run,
             TenantInput(
-                tenant_id=ACME, region=self.queue.removeprefix("lifecycle."), promise_seconds=60, memory=memory
+                tenant_id=ACME, region=self.queue.removeprefix("lifecycle."), provisioning_slo_seconds=60, memory=memory
             ),
             id=self.entity.id,
             task_queue=self.queue,
@@ -110,8 +110,8 @@ class Installation:
         ]
 
     def user(self, name: str, role: PersonRole = PersonRole.KEY_ADMINISTRATOR) -> PageContext:
-        door = WorkflowBridge(lambda: WorkflowClient.connect(self.address, 180))
-        return dataclasses.replace(self.scene.page_context(ACME, role, name=name), workflows=door)
+        bridge = WorkflowBridge(lambda: WorkflowClient.connect(self.address, 180))
+        return dataclasses.replace(self.scene.page_context(ACME, role, name=name), workflows=bridge)
 
     async def request_lock(self, name: str = "Ada") -> str:
         """Request a lock as a user; return the request's id."""
@@ -191,7 +191,7 @@ async def test_clients_deny_a_protected_action_to_one_person(installed: Installa
 
 async def test_no_update_of_a_temporal_client_replaces_an_approval(installed: Installation) -> None:
     request_id, waits = installed.request_platform_key(), await installed.request_lock()
-    # Stored past every check of the dashboard: the word of whoever asked, under another name, and of an auditor.
+    # Stored past every check of the dashboard: the vote of the requester under another name, and of an auditor.
     uma = installed.scene.page_context(ACME, PersonRole.AUDITOR, name="Uma").person
     ada = dataclasses.replace(installed.scene.page_context(ACME, name="Ada").person, name="Kai")
     with installed.scene.dashboard.tenant_tx(ACME) as tx:

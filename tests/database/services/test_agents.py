@@ -98,14 +98,16 @@ def test_places_above_one_thousand_per_day_are_counted_together(crypto: Database
 
 def test_backfill_has_one_row_per_place_and_one_thousand_per_service(crypto: Database) -> None:
     at = datetime.now(UTC)
-    first = a_backfill(told_at=at)
-    later = replace(first, done=100, remaining=0, state=Backfill.FINISHED, told_at=at + timedelta(seconds=1))
+    first = a_backfill(reported_at=at)
+    later = replace(first, done=100, remaining=0, state=Backfill.FINISHED, reported_at=at + timedelta(seconds=1))
     for row in (first, later, first, a_backfill("unknown")):
         with crypto.tenant_tx("acme") as tx:
             tx.agents.note_backfills([row])
     with crypto.tenant_tx("acme") as tx:
         assert tx.agents.backfills() == [later]
-        tx.agents.note_backfills([a_backfill(place=f"t.{n}", told_at=at + timedelta(seconds=2)) for n in range(1000)])
+        tx.agents.note_backfills(
+            [a_backfill(place=f"t.{n}", reported_at=at + timedelta(seconds=2)) for n in range(1000)]
+        )
     with crypto.tenant_tx("acme") as tx:
         places = [row.place for row in tx.agents.backfills()]
     assert (len(places), first.place in places) == (1000, False)

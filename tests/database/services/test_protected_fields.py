@@ -19,7 +19,7 @@ from tests.database.fixtures import Field
 from tests.database.templates import filled_template
 
 SSN = a_protected_field()
-PHONE = ProtectedField(Store.MONGODB, "shop.customers", "contact.phone", Mode.RANDOMISED, plain_allowed=True)
+PHONE = ProtectedField(Store.MONGODB, "shop.customers", "contact.phone", Mode.RANDOMISED, plaintext_allowed=True)
 
 
 def fill(field: Field) -> None:
@@ -87,21 +87,21 @@ def test_version_increases_with_every_change_only(field: Field, role: str) -> No
 def test_every_change_is_logged_with_its_author(worker: Database, administrator: Database) -> None:
     for change in (
         lambda tx: protect(tx, "orders", SSN, "ada"),
-        lambda tx: protect(tx, "orders", a_protected_field(plain_allowed=True), "kai"),
-        lambda tx: protect(tx, "orders", a_protected_field(plain_allowed=True), "eve"),
+        lambda tx: protect(tx, "orders", a_protected_field(plaintext_allowed=True), "kai"),
+        lambda tx: protect(tx, "orders", a_protected_field(plaintext_allowed=True), "eve"),
         lambda tx: unprotect(tx, "orders", SSN, "ben"),
     ):
         with administrator.tenant_tx("acme") as tx:
             change(tx)
     named = {"store": "postgresql", "place": "public.customers", "field": "ssn", "mode": "randomised"}
     assert logged(worker) == [
-        ("protected", "ada", named | {"plain_allowed": "false"}),
+        ("protected", "ada", named | {"plaintext_allowed": "false"}),
         (
             "changed",
             "kai",
-            named | {"plain_allowed": "true", "former_mode": "randomised", "former_plain_allowed": "false"},
+            named | {"plaintext_allowed": "true", "former_mode": "randomised", "former_plaintext_allowed": "false"},
         ),
-        ("unprotected", "ben", named | {"plain_allowed": "true"}),
+        ("unprotected", "ben", named | {"plaintext_allowed": "true"}),
     ]
 
 
@@ -121,9 +121,9 @@ def test_database_enforces_the_limit_of_protected_fields(field: Field, administr
     with administrator.raw_tx("acme") as connection:
         connection.execute(
             "insert into okcm.protected_field"
-            " (tenant_id, service, store, place, field, mode, plain_allowed, changed_by)"
+            " (tenant_id, service, store, place, field, mode, plaintext_allowed, changed_by)"
             " select 'acme', 'orders', %s, %s, 'c' || n, %s, %s, 'ada' from generate_series(0, %s) n",
-            [SSN.store, SSN.place, SSN.mode, SSN.plain_allowed, FIELDS - 1],
+            [SSN.store, SSN.place, SSN.mode, SSN.plaintext_allowed, FIELDS - 1],
         )
     one_more = a_protected_field(field="one_more")
     with pytest.raises(ProtectionFull), administrator.tenant_tx("acme") as tx:

@@ -123,7 +123,7 @@ async def test_hostile_tokens_get_the_same_rejection_and_store_nothing(field, wo
             for name, token in cases[begin : begin + 15]:
                 answer = await scenario.enrol(jwt=token)
                 assert answer.status_code == 401, name
-                assert_refused(answer, 401, "proof_refused")
+                assert_refused(answer, 401, "attestation_rejected")
                 texts.add(answer.text)
     assert len(texts) == 1
     assert scenario.endpoint.count("enrolment") == scenario.endpoint.count("service_request") == 0
@@ -144,7 +144,7 @@ async def test_issuer_restricted_to_tenants_is_rejected_for_others(field, workfl
     async with running(field, workflow_client, offer_of(issuer.issuers(tenants=(ACME,)))) as endpoint:
         scenario = Scenario(endpoint, Scene(field))
         assert (await scenario.enrol(jwt=issuer.token())).status_code == 202
-        assert_refused(await scenario.enrol(jwt=issuer.token(openkcm_tenant=BETA)), 401, "proof_refused")
+        assert_refused(await scenario.enrol(jwt=issuer.token(openkcm_tenant=BETA)), 401, "attestation_rejected")
 
 
 async def test_key_of_one_issuer_does_not_verify_tokens_of_another(field, workflow_client):
@@ -162,7 +162,7 @@ async def test_key_of_one_issuer_does_not_verify_tokens_of_another(field, workfl
     )
     async with running(field, workflow_client, offer_of(known)) as endpoint:
         scenario = Scenario(endpoint, Scene(field))
-        assert_refused(await scenario.enrol(jwt=one.token(key=other.key)), 401, "proof_refused")
+        assert_refused(await scenario.enrol(jwt=one.token(key=other.key)), 401, "attestation_rejected")
         assert (await scenario.enrol(jwt=one.token())).status_code == 202
         assert (await scenario.enrol(jwt=other.token(openkcm_tenant=BETA))).status_code == 202
 
@@ -173,9 +173,9 @@ async def test_intercepted_token_is_rejected_for_another_key(scenario, issuer):
         first = await scenario.enrol(csr, jwt=token)
         await scenario.result(first)
         assert (await scenario.enrol(csr, jwt=token)).text == first.text
-        assert_refused(await scenario.enrol(jwt=token), 401, "proof_refused")
+        assert_refused(await scenario.enrol(jwt=token), 401, "attestation_rejected")
         assert scenario.endpoint.count("enrolment") == number
-    assert_refused(await scenario.enrol(jwt=issuer.token(jti="a-jti")), 401, "proof_refused")
+    assert_refused(await scenario.enrol(jwt=issuer.token(jti="a-jti")), 401, "attestation_rejected")
 
 
 async def test_jwt_is_absent_from_rows_logs_and_responses(scenario, issuer, caplog):

@@ -133,7 +133,7 @@ async def test_invalid_attestations_get_the_same_rejection_and_store_nothing(sce
     texts = set()
     for name, fields in wrong.items():
         answer = await scenario.enrol(**fields)
-        assert_refused(answer, 401, "proof_refused")
+        assert_refused(answer, 401, "attestation_rejected")
         texts.add(answer.text)
         assert answer.headers["content-type"] == "application/problem+json", name
     assert len(texts) == 1
@@ -192,7 +192,7 @@ async def test_ticket_reads_only_its_own_enrolment(scenario):
             f"/v1/enrolments/{enrolled.json()['enrolment_id']}",
             headers={b"authorization": b"Bearer " + (ticket if isinstance(ticket, bytes) else ticket.encode())},
         )
-        assert_refused(answer, 401, "ticket_refused")
+        assert_refused(answer, 401, "ticket_rejected")
         assert answer.headers["www-authenticate"] == "Bearer", name
         texts.add(answer.text)
     ticket = first.json()["ticket"]
@@ -201,7 +201,7 @@ async def test_ticket_reads_only_its_own_enrolment(scenario):
         answer = await scenario.endpoint.client.get(
             f"/v1/enrolments/{name}", headers={"authorization": f"Bearer {ticket}"}
         )
-        assert_refused(answer, 401, "ticket_refused")
+        assert_refused(answer, 401, "ticket_rejected")
         texts.add(answer.text)
     assert len(texts) == 1
     assert (await scenario.status(first)).status_code == 200
@@ -217,7 +217,7 @@ def raising(problem: Exception):
 async def test_rejection_by_the_workflow_is_returned_with_code_and_hint(scenario):
     scenario.endpoint.workflow_client.connect = raising(TenantNotOperational("suspended"))
     status = await scenario.result(await scenario.with_token(scenario.token()))
-    assert (status["state"], status["problem"]["code"]) == ("refused", "tenant_closed")
+    assert (status["state"], status["problem"]["code"]) == ("refused", "tenant_not_operational")
     assert "suspended" in status["problem"]["message"]
     assert status["problem"]["hint"]
     assert status["certificate"] is None

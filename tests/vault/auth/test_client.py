@@ -8,7 +8,7 @@ from tests.concurrency import at_once
 from tests.vault.server import Server
 from vault.auth.client import TokenSession, VaultRejected, VaultSession
 
-AUDIT_KEY = "transit/keys/audit-heads"
+AUDIT_KEY = "transit/keys/audit-checkpoints"
 
 
 def test_session_logs_in_on_the_first_call() -> None:

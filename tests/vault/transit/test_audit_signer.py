@@ -56,7 +56,7 @@ def test_after_a_rotation_both_versions_verify_what_each_of_them_signed(
     signer: TransitAuditSigner, admin: VaultSession
 ) -> None:
     before = signer.sign(b"head")
-    admin.write("transit/keys/audit-heads/rotate", {})
+    admin.write("transit/keys/audit-checkpoints/rotate", {})
     after = signer.sign(b"head")
     keys = PublicKeys(signer.public_keys())
     assert before[1] != after[1]

@@ -63,7 +63,7 @@ def test_destroyed_key_is_gone_and_its_ciphertexts_cannot_be_decrypted(
     with pytest.raises(KeyUnavailable):
         gone.payload_keys.open_data_key(ids.payload_key(gone.tenant_id), gone.data_key[1])
     assert stays.opens()
-    assert admin.read("transit/keys/audit-heads") is not None
+    assert admin.read("transit/keys/audit-checkpoints") is not None
     assert admin.read("transit/keys/payloads-platform") is not None
 
 

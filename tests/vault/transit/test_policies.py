@@ -21,7 +21,7 @@ NAMES = {
     "payload": ids.payload_key(TENANT),
     "root": ids.root_key("eu-west-1"),
 }
-PLATFORM_KEYS = ("{root}", "audit-heads", "payloads-platform", "fingerprints")
+PLATFORM_KEYS = ("{root}", "audit-checkpoints", "payloads-platform", "fingerprints")
 ANOTHER_SYSTEMS_KEY = "another-systems-key"
 TENANT_KEYS = ("{l2}", "{ca}", "{payload}")
 CIPHERTEXT = {"ciphertext": "vault:v1:aGk=", "context": "aGk="}
@@ -167,7 +167,7 @@ DENIED: dict[str, list[Attempt]] = {
         ("POST", "transit/keys/{l2}/config", {"min_decryption_version": 1}),
         ("POST", "transit/keys/{l2}/trim", {"min_available_version": 1}),
         ("POST", "transit/encrypt/{root}", {"batch_input": [PLAINTEXT]}),
-        *(("POST", f"transit/sign/{key}/sha2-256", {"input": "aGk="}) for key in ("{ca}", "audit-heads")),
+        *(("POST", f"transit/sign/{key}/sha2-256", {"input": "aGk="}) for key in ("{ca}", "audit-checkpoints")),
         ("POST", "transit/keys/{ca}/csr", {}),
         ("POST", "transit/decrypt/payloads-platform", {"ciphertext": "vault:v1:aGk="}),
         ("POST", "transit/hmac/fingerprints", {"input": "aGk=", "key_version": "1"}),
@@ -218,7 +218,7 @@ DENIED: dict[str, list[Attempt]] = {
             )
         ),
         ("POST", "transit/decrypt/{payload}", {"ciphertext": "vault:v1:aGk="}),
-        *(("POST", f"transit/sign/{key}/sha2-256", {"input": "aGk="}) for key in ("{ca}", "audit-heads")),
+        *(("POST", f"transit/sign/{key}/sha2-256", {"input": "aGk="}) for key in ("{ca}", "audit-checkpoints")),
         ("POST", "transit/keys/L2-smuggled-primary", {"type": "aes256-gcm96", "derived": True}),
         ("POST", "transit/keys/L2-smuggled-primary", {"deletion_allowed": True, "exportable": True}),
     ],

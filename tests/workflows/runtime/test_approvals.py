@@ -37,7 +37,7 @@ def closed(script: Script) -> list[tuple[str, str]]:
 
 async def test_pending_request_is_notified_and_shown_until_it_is_decided(entity, script):
     approval_id = await entity.propose()
-    await wait_until_async(lambda: "announce approval-waiting" in script.calls)
+    await wait_until_async(lambda: "send-notification approval-pending" in script.calls)
     await shows_waiting(entity, 1)
     await entity.decide(approval_id)
     await shows_waiting(entity, 0)
@@ -46,7 +46,7 @@ async def test_pending_request_is_notified_and_shown_until_it_is_decided(entity,
 async def test_approved_action_is_executed_once_after_repeated_decisions(entity, script):
     approval_id = await entity.propose()
     await asyncio.gather(*(entity.decide(approval_id) for _ in range(3)))
-    assert [step.approval_id for step in script.inputs["change-standing"]] == [approval_id]
+    assert [step.approval_id for step in script.inputs["change-status"]] == [approval_id]
     assert closed(script) == [(approval_id, "")]
     assert (await entity.state())[0] == State.LOCKED
 
@@ -54,7 +54,7 @@ async def test_approved_action_is_executed_once_after_repeated_decisions(entity,
 async def test_action_without_approval_is_not_executed(entity, script):
     for script.approvals.says in (ApprovalState.REFUSED, ApprovalState.WITHDRAWN, ApprovalState.EXPIRED):
         await entity.decide(await entity.propose())
-    assert (script.inputs["change-standing"], closed(script)) == ([], [])
+    assert (script.inputs["change-status"], closed(script)) == ([], [])
 
 
 async def test_approved_root_key_change_waits_for_the_running_one(client, entity, script):
@@ -65,7 +65,7 @@ async def test_approved_root_key_change_waits_for_the_running_one(client, entity
     approval_id = await entity.propose()
     approved = asyncio.create_task(entity.decide(approval_id))
     await wait_until_async(lambda: "decide-approval" in script.calls)
-    assert script.calls.count("admit-root-key") == 1
+    assert script.calls.count("register-root-key") == 1
     script.down.clear()
     await asyncio.gather(running, approved)
     assert closed(script) == [(approval_id, "")]
@@ -87,26 +87,26 @@ async def test_approved_policy_is_set(entity, script):
 @pytest.mark.parametrize(
     ("action", "argument", "step"),
     [
-        (Action.LOCK, {}, "change-standing"),
-        (Action.OFFBOARD, {"now": True}, "begin-leaving"),
+        (Action.LOCK, {}, "change-status"),
+        (Action.OFFBOARD, {"now": True}, "start-offboarding"),
         (Action.COMPROMISE, {"services": "all", "service": None, "tenant_key": True}, "plan-rotation"),
         (Action.RETIRE_KEY_VERSION, {"service": "orders", "version": 1}, "retire-service-key"),
     ],
 )
 async def test_rejected_action_closes_its_approval_with_the_code(entity, script, action, argument, step):
     script.approvals.asks, script.approvals.argument = action, argument
-    script.refused |= {step: "illegal_move", "retire-service-key orders 1": "illegal_move"}
+    script.refused |= {step: "invalid_transition", "retire-service-key orders 1": "invalid_transition"}
     approval_id = await entity.propose()
-    await refused("illegal_move", entity.decide(approval_id))
+    await refused("invalid_transition", entity.decide(approval_id))
     [asked] = script.inputs[step]
     assert getattr(asked, "request", asked).approval_id == approval_id
-    assert closed(script) == [(approval_id, "illegal_move")]
+    assert closed(script) == [(approval_id, "invalid_transition")]
 
 
 async def test_request_that_needs_no_approval_is_rejected_with_a_hint(entity, script):
     script.approvals.code = ApprovalNotNeeded.code
     assert (await refused(ApprovalNotNeeded.code, entity.propose())).hint == ApprovalNotNeeded.hint
-    assert "announce approval-waiting" not in script.calls
+    assert "send-notification approval-pending" not in script.calls
 
 
 async def test_direct_request_that_needs_an_approval_is_rejected(entity, script):

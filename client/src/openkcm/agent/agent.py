@@ -283,7 +283,7 @@ class Agent:
             self.health.resolve(AgentProblem.NOT_RENEWED)
 
     def _handle_access_refused(self, refused: AccessRefused) -> None:
-        if refused.code == "caller_refused":
+        if refused.code == "client_not_authorized":
             self._revoked = True
             self.health.report(AgentProblem.CERTIFICATE_REVOKED, refused.detail, ProofMissing.hint)
         else:

@@ -24,8 +24,8 @@ from openkcm.contract import enrolment
 from openkcm.contract.enrolment import parse_join_token
 from openkcm.errors import InvalidName
 
-JOIN_TOKEN_VARIABLE = "KCM_JOIN_TOKEN"  # noqa: S105 - a name
-JWT_VARIABLE = "KCM_JWT"
+JOIN_TOKEN_VARIABLE = "OPENKCM_JOIN_TOKEN"  # noqa: S105 - a name
+JWT_VARIABLE = "OPENKCM_JWT"
 _LONGEST = 16_384
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _OTHERS = 0o077

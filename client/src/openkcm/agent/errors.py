@@ -4,13 +4,13 @@ from openkcm.errors import CallerError, PlatformError
 
 
 class ProofMissing(CallerError):
-    code = "proof_missing"
+    code = "attestation_missing"
     message = "the service has no certificate that can be renewed and no attestation to enrol with"
     hint = "create a join token on the Services page and give it with --join-token-file, or a JWT with --jwt-file"
 
 
 class ProofUnreadable(CallerError):
-    code = "proof_unreadable"
+    code = "attestation_unreadable"
     message = "the attestation is neither a join token nor a JWT"
     hint = "give a file that holds the whole token and nothing else"
 
@@ -18,7 +18,7 @@ class ProofUnreadable(CallerError):
 class AuthorityRefused(CallerError):
     """The attestation was not sent."""
 
-    code = "authority_refused"
+    code = "ca_fingerprint_mismatch"
     message = "the control endpoint names a certificate authority that is not the trusted one"
     hint = "check the address given with --url, and that the join token is from the same installation"
 
@@ -26,7 +26,7 @@ class AuthorityRefused(CallerError):
 class ControlRefused(CallerError):
     """The attestation was not sent."""
 
-    code = "control_refused"
+    code = "control_endpoint_untrusted"
     message = "the control endpoint is not trusted"
     hint = "give an https address, and its CA with --ca-file unless the system trusts it"
 
@@ -39,13 +39,13 @@ class EnrolmentRefused(CallerError):
 
 
 class ControlUnavailable(PlatformError):
-    code = "control_unavailable"
+    code = "control_endpoint_unavailable"
     message = "the control endpoint does not answer"
     hint = "check the address given with --url and the network; the agent retries automatically"
 
 
 class AnswerNotUnderstood(PlatformError):
-    code = "answer_not_understood"
+    code = "unexpected_response"
     message = "the response does not have the documented format"
     hint = "check the address given with --url and the versions of client and server"
 
@@ -59,7 +59,7 @@ class ReloadFailed(CallerError):
 class NotInOrder(CallerError):
     """The error of `--once` when work is left."""
 
-    code = "agent_problem"
+    code = "agent_incomplete"
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"the agent could not complete its work: {problem}", "see the log above for the cause")

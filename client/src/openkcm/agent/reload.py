@@ -70,7 +70,7 @@ class Command:
         try:
             done = subprocess.run(
                 self._words,
-                env=self._environment | {"KCM_FOLDER": str(folder)},
+                env=self._environment | {"OPENKCM_FOLDER": str(folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=None,

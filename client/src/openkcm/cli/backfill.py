@@ -95,7 +95,7 @@ def progress_document(
                         "left": column.left,
                         "read_back": column.read_back,
                         "unopened": column.unopened,
-                        "plain_allowed": column.column.plain_allowed,
+                        "plaintext_allowed": column.column.plaintext_allowed,
                     }
                     for name, column in one.columns.items()
                 ],
@@ -141,18 +141,18 @@ def _finished(shown: Mapping[str, Any], *, undo: bool) -> str:
         f"{one['table']}.{column['column']}"
         for one in shown["tables"]
         for column in one["columns"]
-        if column["plain_allowed"]
+        if column["plaintext_allowed"]
     ]
     done = "Every value was read back: all are encrypted and can be decrypted."
     if not allowed:
         return done
     return (
         f"{done} Plain values need not be allowed any more in {', '.join(allowed)}: disable this on the Services"
-        " page, or with `openkcmctl service protect-field … --no-plain-allowed`."
+        " page, or with `openkcmctl service protect-field … --no-plaintext-allowed`."
     )
 
 
-_PASSWORD_HINT = "use a service file or a password file, or set KCM_BACKFILL_DATABASE"  # noqa: S105 - no password
+_PASSWORD_HINT = "use a service file or a password file, or set OPENKCM_BACKFILL_DATABASE"  # noqa: S105 - no password
 
 
 def register(app: typer.Typer) -> None:
@@ -164,13 +164,13 @@ def backfill(  # noqa: PLR0913 - one parameter for each option
     *,
     folder: Annotated[
         Path,
-        typer.Option(help="Folder written by `service connect --out`", envvar="KCM_RUN_FOLDER"),
+        typer.Option(help="Folder written by `service connect --out`", envvar="OPENKCM_RUN_FOLDER"),
     ] = Path("openkcm"),
     database: Annotated[
         str,
         typer.Option(
             help="Connection string of the database, such as service=clinic, without a password",
-            envvar="KCM_BACKFILL_DATABASE",
+            envvar="OPENKCM_BACKFILL_DATABASE",
             show_envvar=True,
         ),
     ] = "",

@@ -31,7 +31,7 @@ def run(
     *,
     folder: Annotated[
         Path,
-        typer.Option(help="Folder written by `service connect --out`", envvar="KCM_RUN_FOLDER"),
+        typer.Option(help="Folder written by `service connect --out`", envvar="OPENKCM_RUN_FOLDER"),
     ] = Path("openkcm"),
     key_seconds: Annotated[
         float, typer.Option(min=1, max=3600, help="Seconds for which an unwrapped column key is used")
@@ -70,10 +70,10 @@ def run_environment(environment: Mapping[str, str], folder: Path, key_seconds: f
     return {
         **environment,
         "PYTHONPATH": os.pathsep.join([startup, *before]),
-        "KCM_RUN_FOLDER": str(folder),
-        "KCM_RUN_PATHS": os.pathsep.join(libraries),
-        "KCM_RUN_PYTHON": f"{sys.version_info[0]}.{sys.version_info[1]}",
-        "KCM_RUN_KEY_SECONDS": f"{key_seconds:g}",
+        "OPENKCM_RUN_FOLDER": str(folder),
+        "OPENKCM_RUN_PATHS": os.pathsep.join(libraries),
+        "OPENKCM_RUN_PYTHON": f"{sys.version_info[0]}.{sys.version_info[1]}",
+        "OPENKCM_RUN_KEY_SECONDS": f"{key_seconds:g}",
     }
 
 

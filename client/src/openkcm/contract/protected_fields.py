@@ -39,14 +39,14 @@ class Backfill(StrEnum):
 class ProtectedField:
     """`place` is schema.table or database.collection, `field` the column or the dotted path in a document.
 
-    `plain_allowed`: values stored before the protection may be plain, and are returned unchanged.
+    `plaintext_allowed`: values stored before the protection may be plain, and are returned unchanged.
     """
 
     store: Store
     place: str
     field: str
     mode: Mode
-    plain_allowed: bool = False
+    plaintext_allowed: bool = False
 
     @property
     def name(self) -> str:

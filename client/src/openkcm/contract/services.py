@@ -13,10 +13,10 @@ OTHER_PLACES = "(others)"
 class AgentProblem(StrEnum):
     """What prevents an agent from its work, worst first; a heartbeat reports one."""
 
-    CERTIFICATE_LAPSED = "certificate_lapsed"
+    CERTIFICATE_LAPSED = "certificate_expired"
     CERTIFICATE_REVOKED = "certificate_revoked"
-    PROOF_REFUSED = "proof_refused"
-    AUTHORITY_REFUSED = "authority_refused"
+    PROOF_REFUSED = "attestation_rejected"
+    AUTHORITY_REFUSED = "ca_fingerprint_mismatch"
     FOLDER_UNUSABLE = "folder_unusable"
     NOT_RENEWED = "not_renewed"
     RELOAD_FAILED = "reload_failed"

@@ -17,7 +17,7 @@ class RunEnvironment:
 def read_environment(environment: Mapping[str, str]) -> RunEnvironment:
     """Return the settings in the environment variables."""
     return RunEnvironment(
-        Path(environment["KCM_RUN_FOLDER"]),
-        float(environment.get("KCM_RUN_KEY_SECONDS", "60")),
-        float(environment.get("KCM_RUN_CATALOGUE_SECONDS", "30")),
+        Path(environment["OPENKCM_RUN_FOLDER"]),
+        float(environment.get("OPENKCM_RUN_KEY_SECONDS", "60")),
+        float(environment.get("OPENKCM_RUN_CATALOGUE_SECONDS", "30")),
     )

@@ -32,7 +32,7 @@ class ProtectedValueRefused(CallerError):
 
 
 class PlainValueFound(CallerError):
-    code = "plain_value_found"
+    code = "unencrypted_value_found"
     message = "a protected column contains a value that is not encrypted"
     hint = "encrypt earlier rows with openkcm backfill, and allow plain values while it runs"
 

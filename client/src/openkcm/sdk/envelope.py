@@ -109,7 +109,7 @@ class LocalKeys:
 
     def _store_encryption_key(self, created: DataKey, size: int) -> tuple[str, bytes]:
         if created.plaintext is None or len(created.plaintext) != _KEY or len(created.wrapped) > 0xFFFF:
-            raise ServiceFailed("answer_not_understood", "the service returned an unusable data key")
+            raise ServiceFailed("unexpected_response", "the service returned an unusable data key")
         with self._lock:
             until = self._clock() + self._limits.seconds
             self._encryption_key = _EncryptionKey(created.wrapped, created.plaintext, until, messages=1, bytes=size)

@@ -128,7 +128,7 @@ def _read(call: PendingCall[Result], outcome: Outcome) -> Result:
 
 def _not_understood() -> ServiceFailed:
     return ServiceFailed(
-        "answer_not_understood", "the response does not have the documented format", "check the address and versions"
+        "unexpected_response", "the response does not have the documented format", "check the address and versions"
     )
 
 
@@ -276,7 +276,11 @@ def _fields(document: Any) -> tuple[ProtectedField, ...]:
     """Read all fields or raise: a field that this version does not understand must not stay unprotected unnoticed."""
     return tuple(
         ProtectedField(
-            Store(one["store"]), str(one["place"]), str(one["field"]), Mode(one["mode"]), one["plain_allowed"] is True
+            Store(one["store"]),
+            str(one["place"]),
+            str(one["field"]),
+            Mode(one["mode"]),
+            one["plaintext_allowed"] is True,
         )
         for one in document["fields"]
     )

@@ -14,7 +14,7 @@ FAMILIES = {
     "certificate": "Certificates",
     "dashboard": "Dashboard",
     "tenant": "Tenant",
-    "boundary": "Isolation checks",
+    "isolation": "Isolation checks",
     "route": "Routing",
     "marketplace": "Marketplace",
     "report": "Compliance reports",

@@ -115,7 +115,7 @@ CLAUSES: Mapping[str, IsolationControl] = MappingProxyType({clause.id: clause fo
 """Every control by its id, in the standard's order."""
 
 DETAIL = "clauses"
-"""The detail of a `boundary.` record that contains the tally."""
+"""The detail of an `isolation.` record that contains the tally."""
 
 
 _ONE = re.compile(r"([A-Z][A-Z0-9-]{0,9}) ([0-9]{1,9})/([0-9]{1,9})/([0-9]{1,9})")

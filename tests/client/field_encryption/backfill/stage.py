@@ -20,9 +20,9 @@ INSERT INTO patients SELECT n, 'name ' || n, 'diagnosis ' || n, 'A-' || n % 7, d
 INSERT INTO patients VALUES (1000, 'no values', NULL, NULL, NULL), (1001, 'empty', '', '', '');
 """
 FIELDS = (
-    {"place": "public.patients", "field": "diagnosis", "plain_allowed": True},
-    {"place": "public.patients", "field": "insurance", "mode": Mode.DETERMINISTIC, "plain_allowed": True},
-    {"place": "public.patients", "field": "photo", "plain_allowed": True},
+    {"place": "public.patients", "field": "diagnosis", "plaintext_allowed": True},
+    {"place": "public.patients", "field": "insurance", "mode": Mode.DETERMINISTIC, "plaintext_allowed": True},
+    {"place": "public.patients", "field": "photo", "plaintext_allowed": True},
 )
 PLAIN = "SELECT id, name, diagnosis, insurance, encode(photo, 'hex') FROM patients ORDER BY id"
 

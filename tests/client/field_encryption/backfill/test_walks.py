@@ -24,7 +24,7 @@ def test_all_values_are_encrypted_and_the_application_reads_them_unchanged(stage
     }
     assert [row[:2] for row in stored] == [row[:2] for row in before]
     assert (stored[250][0], *stored[250][2:]) == ("1000", None, None, None)
-    stage.stand.protect(*({**one, "plain_allowed": False} for one in FIELDS))
+    stage.stand.protect(*({**one, "plaintext_allowed": False} for one in FIELDS))
     assert stage.read(READ) == as_read(before)
     assert len(stage.read("SELECT id FROM patients WHERE insurance = 'A-3'")) == 36
     [again] = stage.backfill()

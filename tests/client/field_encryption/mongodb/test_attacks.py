@@ -58,7 +58,7 @@ def test_plain_value_is_rejected_or_allowed(stand, patients):
         plain.patients.insert_one({"_id": 2, "diagnosis": "old", "insurance": "A-1", "address": {"street": "x"}})
         plain.patients.insert_one({"_id": 3, "address": [{"street": "x"}]})
     for number in (2, 3):
-        with pytest.raises(PlainValueFound, match="plain_value_found"):
+        with pytest.raises(PlainValueFound, match="unencrypted_value_found"):
             patients.find_one({"_id": number})
     stand.protect("patients", diagnosis="randomised+", insurance="deterministic+", address__street="randomised+")
     assert patients.find_one({"_id": 2})["diagnosis"] == "old"

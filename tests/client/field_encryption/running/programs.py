@@ -140,14 +140,16 @@ class Program:
         *,
         home: Home | None = None,
         service: str = "clinic",
-        plain_allowed: bool = False,
+        plaintext_allowed: bool = False,
         **modes: Mode,
     ) -> None:
         """Add fields to a service's list; `__` represents the dot of a path."""
         home = home or self.home
         with home.world.field.open("operator", max_size=1).tenant_tx(home.tenant_id) as tx:
             for path, mode in modes.items():
-                wanted = parse_field(self.store, place, path.replace("__", "."), mode, plain_allowed=plain_allowed)
+                wanted = parse_field(
+                    self.store, place, path.replace("__", "."), mode, plaintext_allowed=plaintext_allowed
+                )
                 protecting.protect(tx, service, wanted, "operator")
 
     def assert_own_tests_pass(self, name: str) -> None:

@@ -43,7 +43,7 @@ DONE = "SELECT count(*) FROM patients WHERE insurance LIKE 'okcm:c2:%'"
 
 def make(program: Program, rows: int = ROWS) -> None:
     program.execute(MAKE.replace("ROWS", str(rows)))
-    program.protect("public.patients", plain_allowed=True, **FIELDS)
+    program.protect("public.patients", plaintext_allowed=True, **FIELDS)
 
 
 def count(program: Program, query: str = PLAIN) -> int:
@@ -56,14 +56,14 @@ def command(program: Program, *options: str) -> list[str]:
 
 
 def begin(program: Program, *options: str) -> subprocess.Popen[str]:
-    environment = program.environment() | {"KCM_BACKFILL_DATABASE": program.conninfo}
+    environment = program.environment() | {"OPENKCM_BACKFILL_DATABASE": program.conninfo}
     return subprocess.Popen(
         command(program, *options), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
 def run(program: Program, *options: str, **changed: str) -> subprocess.CompletedProcess[str]:
-    return program.run(*command(program, *options), **({"KCM_BACKFILL_DATABASE": program.conninfo} | changed))
+    return program.run(*command(program, *options), **({"OPENKCM_BACKFILL_DATABASE": program.conninfo} | changed))
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.full)])
@@ -158,9 +158,9 @@ def test_password_is_rejected_as_an_argument_and_never_printed(program: Program)
     for conninfo in ("host=x password=hidden", "postgresql://u:hidden@x/y", "password hidden"):
         refused = run(program, "--database", conninfo)
         assert refused.returncode == 1
-        assert "KCM_BACKFILL_DATABASE" in refused.stderr
+        assert "OPENKCM_BACKFILL_DATABASE" in refused.stderr
         assert "hidden" not in refused.stdout + refused.stderr
-    wrong = run(program, KCM_BACKFILL_DATABASE="host=127.0.0.1 port=1 dbname=x password=hidden")
+    wrong = run(program, OPENKCM_BACKFILL_DATABASE="host=127.0.0.1 port=1 dbname=x password=hidden")
     assert "not reachable" in wrong.stderr
     assert "hidden" not in wrong.stdout + wrong.stderr
     running = begin(program, "--rows-per-second", "1", "--batch", "1")
@@ -178,7 +178,7 @@ def test_folder_of_another_service_decrypts_and_stores_nothing(program: Program,
     program.execute("UPDATE patients SET diagnosis = 'plain' WHERE id = 1")
     other_tenant = world.tenant()
     other = client_folder(other_tenant, "clinic", service, program.place / "other")
-    program.protect("public.patients", home=other_tenant, plain_allowed=True, **FIELDS)
+    program.protect("public.patients", home=other_tenant, plaintext_allowed=True, **FIELDS)
     refused = run(program, "--folder", str(other))
     assert refused.returncode == 1
     assert "backfill_refused" in refused.stderr

@@ -174,8 +174,8 @@ NOT_RUN = [
     (("-c", "import psycopg2; print('ran')"), "psycopg2 cannot be protected"),
 ]
 ENDED = [
-    ({"KCM_RUN_PYTHON": "3.99"}, "OpenKCM is installed for Python 3.99"),
-    ({"KCM_RUN_FOLDER": "/nowhere"}, "is not the folder of a connected service"),
+    ({"OPENKCM_RUN_PYTHON": "3.99"}, "OpenKCM is installed for Python 3.99"),
+    ({"OPENKCM_RUN_FOLDER": "/nowhere"}, "is not the folder of a connected service"),
     ({"PYTHONPATH": "blocked"}, "libpg_query is missing"),
 ]
 
@@ -209,7 +209,7 @@ for number in sys.stdin:
 def test_running_program_applies_a_changed_list_in_time(program):
     with psycopg.connect(program.conninfo, autocommit=True) as owner:
         owner.execute("CREATE TABLE notes (id int PRIMARY KEY, text text)")
-        running = program.start("-c", WRITER, KCM_RUN_CATALOGUE_SECONDS="1")
+        running = program.start("-c", WRITER, OPENKCM_RUN_CATALOGUE_SECONDS="1")
         numbers = iter(range(1_000_000))
 
         def written() -> bool:

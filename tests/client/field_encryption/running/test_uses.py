@@ -70,7 +70,7 @@ def test_usage_of_a_program_and_its_children_is_reported_at_their_end(program):
 def test_values_read_plain_are_counted_separately(program):
     program.plain("-c", WORK)
     fields = {"diagnosis": Mode.RANDOMISED, "insurance": Mode.DETERMINISTIC}
-    program.protect("public.patients", plain_allowed=True, **fields)
+    program.protect("public.patients", plaintext_allowed=True, **fields)
     script = "import clinic; c = clinic.connect(); print(len([clinic.patient(c, n) for n in (1, 2)]))"
     script += "; clinic.diagnose(c, 1, 'flu'); c.commit()"
     assert program.protected("-c", script).stdout == "2\n"

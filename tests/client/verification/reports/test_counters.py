@@ -71,21 +71,21 @@ def test_revocation_is_measured_from_the_rejection_to_the_lock():
     ],
 )
 def test_revocation_is_not_measured_without_a_matching_rejection(details):
-    unavailable = a_record(1, "root_key.unavailable", subject="k", details={"after": "root_key_slow"})
+    unavailable = a_record(1, "root_key.unavailable", subject="k", details={"after": "root_key_timeout"})
     assert of(unavailable, a_record(2, "tenant.locked", details=details)).root_key[1].seconds is None
 
 
 def test_manual_lock_is_a_change_and_not_a_root_key_event():
-    found = of(a_record(1, "tenant.locked", details={"locked_by": "switch"}))
+    found = of(a_record(1, "tenant.locked", details={"locked_by": "manual"}))
     assert (found.changes_total, found.root_key) == (1, ())
-    assert found.changes[0].words == "Locked: locked by: switch"
+    assert found.changes[0].words == "Locked: locked by: manual"
 
 
 def test_isolation_checks_are_summed_by_control():
     def ran(seq: int, *outcomes: str) -> StoredRecord:
         results = [CheckResult(clause="A1", name="n", outcome=one, seconds=0, evidence="") for one in outcomes]
         outcome = "failure" if "breached" in outcomes else "success"
-        return a_record(seq, "boundary.checked", outcome=outcome, details={"clauses": tally(results)})
+        return a_record(seq, "isolation.checked", outcome=outcome, details={"clauses": tally(results)})
 
     found = of(ran(1, "held", "held"), ran(2, "held", "breached", "not-checked"))
     assert found.isolation_runs == 2
@@ -160,7 +160,7 @@ def test_figures_of_a_busy_year_name_actors_and_events():
 
 def test_too_many_controls_and_root_keys_are_counted_within_bounds():
     runs = [
-        a_record(at, "boundary.checked", details={"clauses": "; ".join(f"A{at}{one} 1/0/0" for one in range(40))})
+        a_record(at, "isolation.checked", details={"clauses": "; ".join(f"A{at}{one} 1/0/0" for one in range(40))})
         for at in range(1, 5)
     ]
     found = of(*runs)

@@ -54,7 +54,7 @@ class RunningCryptoService:
             vault_address=world.vault.url,
             crypto_https_port=free_port(),
             crypto_kmip_port=free_port(),
-            drain_seconds=0.5,
+            shutdown_grace_seconds=0.5,
         )
         self.address = Endpoints("localhost", self.settings.crypto_https_port, self.settings.crypto_kmip_port)
         self._credentials = wiring.read_credentials(self.settings)

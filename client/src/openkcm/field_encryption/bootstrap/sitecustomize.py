@@ -63,16 +63,16 @@ def _stop(reason: str, hint: str) -> None:
 
 
 def _load() -> None:
-    wanted, found = os.environ.get("KCM_RUN_PYTHON", ""), f"{sys.version_info[0]}.{sys.version_info[1]}"
+    wanted, found = os.environ.get("OPENKCM_RUN_PYTHON", ""), f"{sys.version_info[0]}.{sys.version_info[1]}"
     if wanted != found:
         _stop(
             f"the program runs on Python {found}, but OpenKCM is installed for Python {wanted}",
             f"install OpenKCM with Python {found} as well, and use its `openkcm run`",
         )
-    folder = Path(os.environ.get("KCM_RUN_FOLDER", ""))
+    folder = Path(os.environ.get("OPENKCM_RUN_FOLDER", ""))
     if not (folder / "client.toml").is_file():
         _stop(f"{folder} is not the folder of a connected service", "use the one of `openkcmctl service connect`")
-    for place in os.environ.get("KCM_RUN_PATHS", "").split(os.pathsep):
+    for place in os.environ.get("OPENKCM_RUN_PATHS", "").split(os.pathsep):
         if place and place not in sys.path:
             sys.path.append(place)
     try:
@@ -99,6 +99,6 @@ def _chain() -> None:
     spec.loader.exec_module(module)
 
 
-if "KCM_RUN_FOLDER" in os.environ:
+if "OPENKCM_RUN_FOLDER" in os.environ:
     _load()
     _chain()

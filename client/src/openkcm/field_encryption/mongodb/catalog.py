@@ -12,7 +12,7 @@ class Field:
     path: str
     parts: tuple[str, ...]
     deterministic: bool
-    plain_allowed: bool
+    plaintext_allowed: bool
     column: tuple[str, str, str]
     place: bytes
     full_name: str
@@ -80,7 +80,7 @@ def _field(database: str, name: str, one: ProtectedField) -> Field:
         one.field,
         parts,
         one.mode is Mode.DETERMINISTIC,
-        one.plain_allowed,
+        one.plaintext_allowed,
         (database, name, one.field),
         values.column_place(Store.MONGODB, database, name, one.field),
         f"{database}.{name}.{one.field}",

@@ -87,7 +87,7 @@ def decrypted(keys: ColumnKeys, field: Field, identity: bytes | None, stored: An
     try:
         return _value(_unseal(keys, field, identity, stored), codec)
     except values.NotEncrypted:
-        if field.plain_allowed:
+        if field.plaintext_allowed:
             return stored
         raise PlainValueFound(f"{field.full_name} contains a value that is not encrypted") from None
     except values.DecryptionFailed:

@@ -86,7 +86,7 @@ def _holder(document: Any, field: Field) -> Any:
     for part in field.parts[:-1]:
         holder = holder.get(part)
         if not isinstance(holder, Mapping):
-            if isinstance(holder, list) and not field.plain_allowed:
+            if isinstance(holder, list) and not field.plaintext_allowed:
                 raise PlainValueFound(f"{field.full_name} is inside an array, where nothing is encrypted")
             return None
     return holder

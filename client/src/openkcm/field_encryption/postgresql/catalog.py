@@ -26,7 +26,7 @@ class Column:
     kind: str
     """int, text, uuid or bytea; empty for other types."""
     mode: Mode | None = None
-    plain_allowed: bool = False
+    plaintext_allowed: bool = False
     made_by_database: str = ""
     """Of a key column: `sequence`, `uuid`, or the text of another default."""
     sequence: str = ""
@@ -136,7 +136,7 @@ def _column(one: Mapping[str, Any], schema: str, table: str, listed: Mapping[str
         one["number"],
         _KINDS.get(one["type"], ""),
         mode,
-        chosen is not None and chosen.plain_allowed,
+        chosen is not None and chosen.plaintext_allowed,
         generator,
         one["sequence"] or "",
         one["identity"] == "a",

@@ -94,7 +94,7 @@ def _equality(request: Request, field: Field, operator: str, wanted: list[Any]) 
     # One value is asked for as the application asked, because an index on the tag then serves it alike.
     asked = tags[0] if operator == "$eq" else {operator: tags[0] if operator == "$ne" else tags}
     condition: Filter = {f"{field.path}.{sealing.TAG_NAME}": asked}
-    plain = wanted if field.plain_allowed else [None] * (None in wanted)
+    plain = wanted if field.plaintext_allowed else [None] * (None in wanted)
     if not plain:
         return condition
     either = _EQUAL[operator] == "$in"

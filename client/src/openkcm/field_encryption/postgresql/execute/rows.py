@@ -106,7 +106,7 @@ class ColumnDecryptor:
             read: Callable[[Any], tuple[Any, Any]] = values.from_text if self.is_text else values.from_bytes
             return self._unseal(*read(stored), part)
         except values.NotEncrypted:
-            if self._column.plain_allowed:
+            if self._column.plaintext_allowed:
                 return None
             raise PlainValueFound(f"{self._where} contains a value that is not encrypted") from None
         except values.DecryptionFailed:

@@ -93,7 +93,7 @@ def _comparison(a: Analysis, expression: Node, scope: Scope) -> None:
             raise refusal(found[1].column, found[1].table, "compare")
         if not supported or (one is right and kind not in {"AEXPR_OP", *_DISTINCT}):
             raise refusal(found[1].column, found[1].table, f"use {operator or 'this operator'} on")
-        if one is right and found[1].column.plain_allowed:
+        if one is right and found[1].column.plaintext_allowed:
             raise StatementRefused("the column is on the right of the comparison", "write the column first")
         _equality(a, ref, found[1], kind, operator, other)
         return
@@ -123,16 +123,16 @@ def _equality(  # noqa: PLR0913, PLR0917 - the parts of a comparison
                 "pass the value as a parameter",
             )
         supported.append(value)
-    if column.plain_allowed and (kind, operator) != ("AEXPR_OP", "="):
+    if column.plaintext_allowed and (kind, operator) != ("AEXPR_OP", "="):
         raise StatementRefused(
             f"while {table.full_name}.{column.name} may contain plain values, it supports only =",
             "compare with one value at a time, or wait until all rows are encrypted",
         )
     many = kind in {"AEXPR_OP_ANY", "AEXPR_OP_ALL"} and "A_ArrayExpr" not in other
-    a.replace(start, end, b"(" + prefix if column.plain_allowed else prefix)
+    a.replace(start, end, b"(" + prefix if column.plaintext_allowed else prefix)
     for operand, token in supported:
         tagged = EqualityTagParameter(table, column, operand, many)
-        if column.plain_allowed:
+        if column.plaintext_allowed:
             _either(a, name, operand, token.start, tagged)
         else:
             a.replace(token.start, token.end, tagged)
