@@ -91,16 +91,24 @@ def holder(port: int) -> str:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if any(str(fd.readlink()) in sockets for fd in (entry / "fd").iterdir()):
+                if _has_open(entry, sockets):
                     return _process_name(entry)
             except PermissionError:
                 hidden.append(entry)
-            except OSError:  # the process has ended
-                continue
     uid = found[0].uid
     candidates = [_process_name(entry) for entry in hidden if _user_of(entry) == uid] if uid == os.geteuid() else []
     likely = f" that hides its open files, probably {' or '.join(candidates[:_MAX_CANDIDATES])}" if candidates else ""
     return f"a process of user {_user_name(uid)}{likely}"
+
+
+def _has_open(process: Path, sockets: set[str]) -> bool:
+    """Return whether a process has one of the sockets open; it may close files, or end, meanwhile."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for file in (process / "fd").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if str(file.readlink()) in sockets:
+                    return True
+    return False
 
 
 def listening() -> list[Listener]:

@@ -113,7 +113,7 @@ def test_the_lock_of_a_breach_needs_a_separate_unlock_after_an_assessment_withou
         an_examination(tx, BREACHED, run="examination-9", at=datetime.now(UTC))
         tx.tenants.hold(LockReason.BREACH)
         tx.tenants.hold(LockReason.MANUAL)
-    assert "locked (isolation-breach)" in operator_cli.invoke("tenant", "show", ACME).stdout
+    assert "locked (isolation-breach, manual)" in operator_cli.invoke("tenant", "show", ACME).stdout
     document = operator_cli.run("tenant", "unlock", ACME, status=1)
     assert document["locks"] == ["isolation-breach"]
     assert "--isolation-breach" in document["error"]["hint"]

@@ -82,3 +82,24 @@ def test_free_port_is_outside_the_kernels_range_for_connections() -> None:
         connection.bind(("127.0.0.1", 0))
 
         assert free_port() < int(connection.getsockname()[1])
+
+
+BUSY = """
+import socket
+files = [open("/dev/null", "rb") for _ in range(200)]
+server = socket.create_server(("127.0.0.1", 0))  # behind the other files in /proc
+print(server.getsockname()[1], flush=True)
+while True:
+    for file in files:
+        file.close()
+    files = [open("/dev/null", "rb") for _ in range(200)]
+"""
+
+
+def test_holder_is_found_while_it_opens_and_closes_files() -> None:
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        found = {holder(port) for _ in range(40)}
+        process.kill()
+    assert all(one.endswith(f"(pid {process.pid})") for one in found), found
