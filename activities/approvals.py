@@ -157,7 +157,7 @@ def _result(tx: TenantTransaction, step: ApprovalStep, notification: Notificatio
         argument=dict(approval.argument),
         state=approval.state,
         code=approval.reason or "",
-        told=notification,
+        notification=notification,
     )
 
 

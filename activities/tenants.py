@@ -72,7 +72,9 @@ class TenantStatusActivities:
             if due == held or row.state not in DECRYPTS | {State.LOCKED}:
                 warned = key is not None and key.health != HEALTHY and not held
                 stored = warned and self._outbox.store(tx, step, row, NotificationKind.ROOT_KEY_WARNING)
-                return StatusChangeResult(state=row.state, told=NotificationKind.ROOT_KEY_WARNING if stored else None)
+                return StatusChangeResult(
+                    state=row.state, notification=NotificationKind.ROOT_KEY_WARNING if stored else None
+                )
             state = (tx.tenants.hold if due else tx.tenants.release)(LockReason.ROOT_KEY)
             append_audit_event(
                 tx,
@@ -109,7 +111,7 @@ class TenantStatusActivities:
                 locked_by=", ".join(tx.tenants.lock().locks),
             )
             stored = self._outbox.store(tx, step, row, NotificationKind.BREACHED)
-            return StatusChangeResult(state=state, told=NotificationKind.BREACHED if stored else None)
+            return StatusChangeResult(state=state, notification=NotificationKind.BREACHED if stored else None)
 
     def _requires_lock(self, key: CustomerRootKeyRow | None) -> bool:
         if key is None:
@@ -119,7 +121,7 @@ class TenantStatusActivities:
     def _result(self, tx: TenantTransaction, step: StepInput, row: TenantRow, state: State) -> StatusChangeResult:
         kind = _notification_of(row.state, state)
         stored = kind is not None and self._outbox.store(tx, step, row, kind)
-        return StatusChangeResult(state=state, told=kind if stored else None)
+        return StatusChangeResult(state=state, notification=kind if stored else None)
 
 
 def _apply(tx: TenantTransaction, row: TenantRow, move: StatusChange) -> State:

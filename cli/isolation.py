@@ -95,7 +95,7 @@ class AssessIsolation:
                     try:
                         with audited(database, row.tenant_id, AuditName.BOUNDARY_CHECK_REQUESTED):
                             ended[row.tenant_id] = await gateway.check_boundaries(
-                                row.tenant_id, row.region, anew=len(rows) == 1
+                                row.tenant_id, row.region, repeat=len(rows) == 1
                             )
                     except OpenKcmError as failed:
                         ended[row.tenant_id] = failed
@@ -152,7 +152,9 @@ def _verify_results(database: Database, tenant_id: str, run: str | OpenKcmError)
         row, results = tx.boundaries.examination(run), tx.boundaries.results_of(run)
     if row is None:
         return nothing | {"error": _error(AssessmentFailed())}
-    altered = flaw(tenant_id, row.lines, PublicKeys.on_record(PlatformQueries(database).audit_keys()).check, results)
+    altered = flaw(
+        tenant_id, row.lines, PublicKeys.from_database(PlatformQueries(database).audit_keys()).check, results
+    )
     return {
         "tenant_id": tenant_id,
         "passed": row.passed and not altered,

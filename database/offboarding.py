@@ -79,7 +79,7 @@ class Leaving:
         back_to = None if returns_to is None else State(returns_to)
         return OffboardingRow(State(state), since, until, back_to, destroying_at, offboarded_at, erased or {})
 
-    def doomed(self) -> Sequence[KeyToDestroyRow]:
+    def keys_to_destroy(self) -> Sequence[KeyToDestroyRow]:
         """Return the items to be destroyed, by kind and name; empty until they are recorded."""
         return [KeyToDestroyRow(*row) for row in self.connection.execute(f"{_KEYS_TO_DESTROY} order by kind, name")]
 

@@ -212,7 +212,7 @@ def build(
     heads = AuditCheckpointActivities(database, queries, recorded)
     on_keys, through_listeners = (
         key_attacks(database, queries, vault, tokens, root_key_cache),
-        front_attacks(settings, database, vault, clock),
+        crypto_api_suite(settings, database, vault, clock),
     )
     examination = IsolationAssessmentActivities(
         database,
@@ -221,7 +221,7 @@ def build(
         recorded,
         clock,
         metrics,
-        begin_anew=through_listeners.forget_round,
+        begin_repeat=through_listeners.forget_round,
     )
     offboarding = open_vault(settings, Role.OFFBOARDING)
     leaving = GracePeriodActivities(database, outbox, timedelta(days=settings.offboard_grace_days), clock)
@@ -415,7 +415,9 @@ def key_attacks(
     return KeyIsolationSuite(database, queries, tenant_keys, fingerprints, root_key_cache, *probes)
 
 
-def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> CryptoApiIsolationSuite:
+def crypto_api_suite(
+    settings: Settings, database: Database, vault: VaultSession, clock: Clock
+) -> CryptoApiIsolationSuite:
     """Return the attacks through the crypto service's public endpoints, at the addresses that customers use."""
     endpoints = Endpoints(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
     connections = ProbeServiceConnections(settings.temporal_address, settings.provisioning_slo_seconds)

@@ -88,9 +88,9 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
             except ActivityError as failed:
                 raise refusal_of(failed) from None
             self._store(result)
-        if result.told is not None:
+        if result.notification is not None:
             self._notifications.append(
-                AnnounceInput(tenant_id=step.tenant_id, operation_id=step.operation_id, kind=result.told)
+                AnnounceInput(tenant_id=step.tenant_id, operation_id=step.operation_id, kind=result.notification)
             )
         if result.state is ApprovalState.REFUSED:
             raise refusal(REFUSALS.get(result.code, ApprovalUnknown)())

@@ -33,7 +33,9 @@ _PAUSE = timedelta(seconds=0.3)
 class AssessIsolation:
     @workflow.run
     async def run(self, tenant: BoundariesInput) -> None:
-        step = ExamineInput(tenant_id=tenant.tenant_id, operation_id=run_of(workflow.info().run_id), anew=tenant.anew)
+        step = ExamineInput(
+            tenant_id=tenant.tenant_id, operation_id=run_of(workflow.info().run_id), repeat=tenant.repeat
+        )
         result = await run_activity(
             IsolationAssessmentActivities.examine_tenant,
             step,

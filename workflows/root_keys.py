@@ -151,12 +151,14 @@ class ChangeRootKey:
         )
 
     async def _announce(self, switched: SwitchResult) -> None:
-        if switched.told is None:
+        if switched.notification is None:
             return
         try:
             await run_activity(
                 NotificationActivities.announce,
-                AnnounceInput(tenant_id=self._step.tenant_id, operation_id=self._step.operation_id, kind=switched.told),
+                AnnounceInput(
+                    tenant_id=self._step.tenant_id, operation_id=self._step.operation_id, kind=switched.notification
+                ),
                 "5 · notify",
                 timing.DELIVERY_ATTEMPT,
                 timing.DELIVERY_DEADLINE,

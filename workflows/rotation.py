@@ -82,9 +82,9 @@ class RotateKeys:
                 "ended · active versions stay",
             )
             return RotateResult(code=code)
-        if ended.told is not None:
+        if ended.notification is not None:
             await self._announce(
-                AnnounceInput(tenant_id=step.tenant_id, operation_id=step.operation_id, kind=ended.told)
+                AnnounceInput(tenant_id=step.tenant_id, operation_id=step.operation_id, kind=ended.notification)
             )
         return RotateResult()
 

@@ -44,13 +44,13 @@ class IsolationAssessmentActivities:
         clock: Clock,
         metrics: Metrics,
         *,
-        begin_anew: Callable[[], None] = lambda: None,
+        begin_repeat: Callable[[], None] = lambda: None,
     ) -> None:
-        """`begin_anew` makes attacks repeat the part whose recent results count for all tenants."""
+        """`begin_repeat` makes attacks repeat the part whose recent results count for all tenants."""
         self._database = database
         self._platform = platform
         self._attacks = attacks
-        self._discard_shared_results = begin_anew
+        self._discard_shared_results = begin_repeat
         self._signer = signer
         self._clock = clock
         self._metrics = metrics
@@ -71,7 +71,7 @@ class IsolationAssessmentActivities:
         # The time before the attacks: a key rotation during the attacks then requires another assessment.
         began = self._clock()
         results: list[CheckResult] = []
-        if step.anew:
+        if step.repeat:
             self._discard_shared_results()
         failure: OpenKcmError | None = None
         for attack in self._attacks:

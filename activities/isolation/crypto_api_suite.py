@@ -64,7 +64,7 @@ class CryptoApiIsolationSuite:
         clock: Clock,
     ) -> None:
         self._database = database
-        self._fronts = suite
+        self._suite = suite
         self._forger = forger
         self._probes = probes
         self._clock = clock
@@ -107,9 +107,9 @@ class CryptoApiIsolationSuite:
         sibling = self._probes.identity(CANARY_TENANT_ID, SIBLING)
         revoked, revoke = self._probes.revocation()
         return (
-            *self._fronts.attack_each_other(Pair(one, sibling, other)),
-            *self._fronts.see_on_record(one, self._recorded_since_now(one.tenant_id)),
-            *self._fronts.revoke(revoked, revoke),
+            *self._suite.attack_each_other(Pair(one, sibling, other)),
+            *self._suite.verify_recorded(one, self._recorded_since_now(one.tenant_id)),
+            *self._suite.revoke(revoked, revoke),
         )
 
     def _attack_tenant(self, tenant_id: str, protocols: Collection[ListenerProtocol]) -> Sequence[CheckResult]:
@@ -122,10 +122,10 @@ class CryptoApiIsolationSuite:
         if authority is None or authority.not_after < self._clock() + _MIN_CA_LIFETIME:
             return [_not_checked("A1", "the tenant has no CA that could sign a certificate")]
         name = services[0].service if services else PROBE
-        identities = self._strangers(tenant_id, as_authority(authority), name, probe)
-        return self._fronts.attack_tenant(probe, identities, objects, protocols)
+        identities = self._other_tenants(tenant_id, as_authority(authority), name, probe)
+        return self._suite.attack_tenant(probe, identities, objects, protocols)
 
-    def _strangers(self, tenant_id: str, authority: Authority, service: str, probe: Identity) -> ForgedIdentities:
+    def _other_tenants(self, tenant_id: str, authority: Authority, service: str, probe: Identity) -> ForgedIdentities:
         """Return identities signed by the tenant's CA, as a holder of its key could forge them for the canary."""
         key = ec.generate_private_key(ec.SECP256R1())
         wanted = (
@@ -162,5 +162,5 @@ class CryptoApiIsolationSuite:
 
 
 def _not_checked(clause: str, why: str) -> CheckResult:
-    name = f"fronts/{clause.lower()}"
+    name = f"crypto-api/{clause.lower()}"
     return CheckResult(clause=clause, name=name, outcome="not-checked", seconds=0.0, evidence=why)

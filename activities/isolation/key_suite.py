@@ -40,7 +40,7 @@ _WRAP_CHECKS = (
     ("E1", "open-without-tenant-key"),
     ("E2", "open-wrap-as-another-tenant"),
 )
-_RECORDED_VERSIONS = ("U3", "versions-on-record")
+_RECORDED_VERSIONS = ("U3", "versions-recorded")
 _FINGERPRINT = ("U2", "fingerprint-is-its-own")
 
 log = structlog.get_logger()

@@ -196,7 +196,7 @@ class DestructionActivities:
     def _destroy(self, step: StepInput, kind: TenantKeyKind) -> None:
         name = _NAMES[kind](step.tenant_id)
         with self._database.tenant_tx(step.tenant_id) as tx:
-            gone = next((row for row in tx.leaving.doomed() if row.kind == _KINDS[kind]), None)
+            gone = next((row for row in tx.leaving.keys_to_destroy() if row.kind == _KINDS[kind]), None)
             if gone is None:
                 return
             append_audit_event(tx, step, AuditName.KEY_DESTROYED, name, "intended")
@@ -215,7 +215,7 @@ class DestructionActivities:
             tenant_id=tenant_id,
             issued_at=self._clock(),
             grace_began_at=leaving.since,
-            destroyed=tuple(map(_gone, tx.leaving.doomed())),
+            destroyed=tuple(map(_gone, tx.leaving.keys_to_destroy())),
             erased=dict(leaving.erased),
             kept=KEPT,
             remains=remains(self._backup_days),

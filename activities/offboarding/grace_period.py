@@ -72,7 +72,7 @@ class GracePeriodActivities:
             )
             stored = self._outbox.store(tx, step, before, NotificationKind.LEAVING, until)
         return OffboardingResult(
-            state=State.LEAVING, since=since, until=until, told=NotificationKind.LEAVING if stored else None
+            state=State.LEAVING, since=since, until=until, notification=NotificationKind.LEAVING if stored else None
         )
 
     @activity.defn(name="remind-of-offboarding")
@@ -93,7 +93,7 @@ class GracePeriodActivities:
                 return StatusChangeResult(state=state)
             append_audit_event(tx, step, AuditName.RESTORED, step.tenant_id, after=state)
             stored = self._outbox.store(tx, step, before, NotificationKind.RESTORED)
-        return StatusChangeResult(state=state, told=NotificationKind.RESTORED if stored else None)
+        return StatusChangeResult(state=state, notification=NotificationKind.RESTORED if stored else None)
 
     @activity.defn(name="start-destruction")
     def begin_destruction(self, step: StepInput) -> DestructionStartedResult:

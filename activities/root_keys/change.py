@@ -214,7 +214,7 @@ class RootKeyActivities:
             state=state,
             switched=True,
             mode=change.to_mode,
-            told=NotificationKind.ROOT_KEY_CHANGED if stored else None,
+            notification=NotificationKind.ROOT_KEY_CHANGED if stored else None,
         )
 
     @activity.defn(name="abandon-root-key")

@@ -315,7 +315,7 @@ class RotationActivities:
             tx.rotations.end(step.number)
             append_audit_event(tx, step, AuditName.KEYS_ROTATED, ids.l2_key(step.tenant_id))
             stored = self._outbox.store(tx, step, tenant, NotificationKind.KEYS_ROTATED)
-        return RotationEnded(told=NotificationKind.KEYS_ROTATED if stored else None)
+        return RotationEnded(notification=NotificationKind.KEYS_ROTATED if stored else None)
 
     @activity.defn(name="abandon-rotation")
     def abandon_rotation(self, failure: RotationFailedStep) -> None:

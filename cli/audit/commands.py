@@ -69,7 +69,7 @@ def export(
         operator_database(load_settings()) as database,
         audited(database, tenant_id, AuditName.EXPORTED, "audit stream", format=form),
     ):
-        keys = PublicKeys.on_record(PlatformQueries(database).audit_keys())
+        keys = PublicKeys.from_database(PlatformQueries(database).audit_keys())
         with database.tenant_tx(tenant_id) as tx:
             begun = begin_export(tx, AuditFilter(), datetime.now(UTC), keys.fingerprint)
         with new_file(out) as file:
@@ -118,7 +118,7 @@ def certificate(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> 
 def public_key(out: KeysOut = None, *, as_json: output.AsJson = False) -> None:
     """Export the public keys that verify audit streams and certificates."""
     with operator_database(load_settings()) as database:
-        keys = PublicKeys.on_record(PlatformQueries(database).audit_keys())
+        keys = PublicKeys.from_database(PlatformQueries(database).audit_keys())
     if not keys.all():
         raise PublicKeyRefused(
             "no public key is stored yet", "the worker stores the keys when it starts; check make status"

@@ -84,9 +84,10 @@ class InvalidTransition(CallerError):
     code = "invalid_transition"
 
     def __init__(self, state: str, move: str, allowed: tuple[str, ...]) -> None:
+        possible = ", ".join(allowed).replace("_", " ")
         super().__init__(
-            f"a tenant that is {state} cannot {move}",
-            f"from {state} it can: {', '.join(allowed)}" if allowed else f"{state} is final",
+            f"a tenant that is {state} cannot {move.replace('_', ' ')}",
+            f"from {state} it can: {possible}" if allowed else f"{state} is final",
         )
 
 

@@ -29,7 +29,7 @@ class SignHeadsResult(Message):
 class BoundariesInput(Message):
     tenant_id: TenantId
     region: str
-    anew: bool = Field(
+    repeat: bool = Field(
         default=False,
         description="run also the shared checks that ran recently for all tenants, because a user requested a result",
     )
@@ -38,7 +38,7 @@ class BoundariesInput(Message):
 class ExamineInput(StepInput):
     """Input of the assessment; its operation id is the id of the run, the same for each retry."""
 
-    anew: bool = False
+    repeat: bool = False
 
 
 class ExamineResult(Message):
@@ -48,7 +48,7 @@ class ExamineResult(Message):
     held: int = 0
     breached: int = 0
     not_checked: int = 0
-    told: NotificationKind | None = None
+    notification: NotificationKind | None = None
 
 
 class DueInput(Message):

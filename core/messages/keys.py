@@ -64,7 +64,9 @@ class DestroyResult(Message):
 
 
 class RotationEnded(Message):
-    told: NotificationKind | None = Field(None, description="kind of the notification that is now in the outbox")
+    notification: NotificationKind | None = Field(
+        None, description="kind of the notification that is now in the outbox"
+    )
 
 
 class RotationFailedStep(RotationStep):

@@ -94,7 +94,9 @@ class StatusChangeInput(StepInput, StatusChangeRequest):
 
 class StatusChangeResult(Message):
     state: State
-    told: NotificationKind | None = Field(None, description="kind of the notification that is now in the outbox")
+    notification: NotificationKind | None = Field(
+        None, description="kind of the notification that is now in the outbox"
+    )
 
 
 class PolicyRequest(ApprovalRef):
@@ -134,7 +136,7 @@ class ApprovalResult(WaitingResult):
     argument: dict[str, JsonValue] = Field(default_factory=dict)
     state: ApprovalState
     code: str = Field("", description="error code of a request that was not admitted")
-    told: NotificationKind | None = None
+    notification: NotificationKind | None = None
 
 
 class LeaveReason(StrEnum):

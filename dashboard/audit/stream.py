@@ -84,7 +84,7 @@ def signature(database: Database, tenant_id: str, ends: StreamBounds) -> Checked
     """
     if (head := ends.signed) is None:
         return None
-    known = PublicKeys.on_record(PlatformQueries(database).audit_keys())
+    known = PublicKeys.from_database(PlatformQueries(database).audit_keys())
     return known.check(head.key, head_message(tenant_id, head.seq, head.chain_hash), head.signature)
 
 
@@ -146,7 +146,7 @@ def export(context: PageContext, chosen: AuditFilter) -> Iterator[str] | None:
         if allowed
         else context.event(AuditName.ACTION_REFUSED, "audit stream", "refused", action="export")
     )
-    keys = PublicKeys.on_record(PlatformQueries(context.database).audit_keys())
+    keys = PublicKeys.from_database(PlatformQueries(context.database).audit_keys())
     with context.database.tenant_tx(context.tenant_id) as tx:
         tx.audit.append(event)
         begun = begin_export(tx, chosen, context.now(), keys.fingerprint)

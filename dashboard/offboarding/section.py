@@ -181,7 +181,7 @@ def draw(context: PageContext) -> None:
     if not admitted(context):
         return
     with context.database.tenant_tx(context.tenant_id) as tx:
-        left, certificate, keys = tx.leaving.get(), tx.leaving.certificate(), tx.leaving.doomed()
+        left, certificate, keys = tx.leaving.get(), tx.leaving.certificate(), tx.leaving.keys_to_destroy()
     if left is None:
         draw_unknown()
         return

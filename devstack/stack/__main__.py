@@ -19,7 +19,7 @@ from openkcm.logging import configure_logs
 
 
 def main() -> None:
-    """Supervise until told to stop."""
+    """Supervise until a signal stops it."""
     try:
         settings = load_settings()
         configure_logs(settings.log_format, "supervisor")
@@ -44,7 +44,7 @@ def _introduce(settings: Settings) -> None:
 
 
 def _only_one(settings: Settings) -> IO[str]:
-    """Hold the folder's lock for as long as this process lives; the kernel lets go of it whatever ends us."""
+    """Hold the folder's lock for as long as this process lives; the kernel releases it however the process ends."""
     lock = (control.run_folder(settings) / "supervisor.lock").open("w", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -54,7 +54,7 @@ def assert_lock_rejected(scene: Scene, approval_id: str | None) -> None:
 def test_approved_action_is_executed_once_and_both_people_are_recorded(scene: Scene) -> None:
     approval_id = scene.asks(ADA)
     admitted = scene.admit(approval_id)
-    assert (admitted.state, admitted.told) == (ApprovalState.PENDING, NotificationKind.APPROVAL_WAITING)
+    assert (admitted.state, admitted.notification) == (ApprovalState.PENDING, NotificationKind.APPROVAL_WAITING)
     assert [one.approval_id for one in admitted.waiting] == [approval_id]
     assert scene.announced().count("approval-pending") == 1
     scene.says(KAI, approval_id)

@@ -82,7 +82,7 @@ def test_suspend_and_resume_are_idempotent(scene: Scene) -> None:
     for _ in range(2):
         assert scene.ask(StatusChange.SUSPEND).state is State.SUSPENDED
     for _ in range(2):
-        assert scene.ask(StatusChange.RESUME).told is None
+        assert scene.ask(StatusChange.RESUME).notification is None
     assert scene.standing == ACTIVE
 
 
@@ -101,21 +101,21 @@ def test_unlock_restores_the_state_before_the_lock(scene: Scene) -> None:
 
 def test_disabled_root_key_locks_at_once_and_an_enabled_one_unlocks(scene: Scene) -> None:
     scene.root_key_is(RootKeyDisabled.code)
-    assert scene.follow() == StatusChangeResult(state=State.LOCKED, told=NotificationKind.LOCKED)
+    assert scene.follow() == StatusChangeResult(state=State.LOCKED, notification=NotificationKind.LOCKED)
     assert scene.standing == locked(LockReason.ROOT_KEY)
     assert scene.follow() == StatusChangeResult(state=State.LOCKED)
     scene.root_key_is(HEALTHY)
-    assert scene.follow() == StatusChangeResult(state=State.ACTIVE, told=NotificationKind.UNLOCKED)
+    assert scene.follow() == StatusChangeResult(state=State.ACTIVE, notification=NotificationKind.UNLOCKED)
     assert scene.standing == ACTIVE
 
 
 def test_unreachable_root_key_is_notified_and_locks_after_the_grace_period(scene: Scene) -> None:
     scene.root_key_is(RootKeyUnreachable.code)
-    assert scene.follow() == StatusChangeResult(state=State.ACTIVE, told=NotificationKind.ROOT_KEY_WARNING)
+    assert scene.follow() == StatusChangeResult(state=State.ACTIVE, notification=NotificationKind.ROOT_KEY_WARNING)
     scene.later = timedelta(seconds=GRACE - 5)
     assert scene.follow().state is State.ACTIVE
     scene.later = timedelta(seconds=GRACE + 1)
-    assert scene.follow().told is NotificationKind.LOCKED
+    assert scene.follow().notification is NotificationKind.LOCKED
     assert scene.standing == locked(LockReason.ROOT_KEY)
 
 
@@ -128,7 +128,7 @@ def test_each_lock_is_released_separately(scene: Scene) -> None:
     assert scene.standing == locked(LockReason.ROOT_KEY)
     scene.ask(StatusChange.LOCK)
     scene.root_key_is(HEALTHY)
-    assert scene.follow().told is None
+    assert scene.follow().notification is None
     assert scene.standing == locked(LockReason.MANUAL)
     scene.ask(StatusChange.UNLOCK)
     assert scene.standing == ACTIVE

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from tests.database.fixtures import Field
-from tests.marketplace.conftest import Endpoint, RecordingDoor, running
+from tests.marketplace.conftest import Endpoint, RecordingWorkflowClient, running
 
 
 class Background:
@@ -33,7 +33,7 @@ class MarketplaceServer(Background):
     """The marketplace endpoint on the database of a test."""
 
     def __init__(self, field: Field) -> None:
-        self.field, self.workflows = field, RecordingDoor()
+        self.field, self.workflows = field, RecordingWorkflowClient()
         super().__init__(running(field, self.workflows))
         self.endpoint: Endpoint = self.server
 

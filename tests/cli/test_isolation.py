@@ -39,7 +39,7 @@ def test_a_passed_assessment_returns_the_documented_fields_and_status_0(operator
             "why": "the tenant is locked",
         },
     ]
-    assert operator_cli.gateway.asked == [f"check {ACME} in eu-west-1 anew"]
+    assert operator_cli.gateway.asked == [f"check {ACME} in eu-west-1 repeat"]
     shown = operator_cli.invoke("isolation", "check", ACME).stdout
     assert "not checked: the tenant is locked" in shown
     assert "Another tenant's transaction can neither read nor write your rows" in shown
@@ -95,8 +95,8 @@ def test_results_with_invalid_signatures_are_rejected(operator_cli) -> None:
     operator_cli.gateway.attacks[ACME] = (HELD, BREACHED)
     examine = operator_cli.gateway.check_boundaries
 
-    def forged(tenant_id: str, region: str, *, anew: bool) -> str:
-        run = examine(tenant_id, region, anew=anew)
+    def forged(tenant_id: str, region: str, *, repeat: bool) -> str:
+        run = examine(tenant_id, region, repeat=repeat)
         with operator_cli.field.administrator() as administrator:
             administrator.execute("update okcm.boundary_result set outcome = 'held'")
             administrator.execute("update okcm.boundary_clause set held = held + breached, breached = 0")

@@ -47,12 +47,12 @@ def test_verify_confirms_a_report_from_three_files(verify, form):
 
 @pytest.mark.integration
 def test_people_read_what_was_checked_and_what_was_not(folder):
-    told = offline.verify(folder, *WORDS, as_json=False).stdout
-    assert told.startswith("CONFIRMED: compliance report of acme-corp-12345, 2025-11-01")
-    assert "signature: verified, by the key audit:1" in told
-    assert f"bound to the stream by record {report().stream.seq}" in told
-    told = offline.verify(folder, *WORDS[:3], as_json=False).stdout
-    assert "signature: NOT CHECKED" in told
+    output = offline.verify(folder, *WORDS, as_json=False).stdout
+    assert output.startswith("CONFIRMED: compliance report of acme-corp-12345, 2025-11-01")
+    assert "signature: verified, by the key audit:1" in output
+    assert f"bound to the stream by record {report().stream.seq}" in output
+    output = offline.verify(folder, *WORDS[:3], as_json=False).stdout
+    assert "signature: NOT CHECKED" in output
 
 
 @pytest.mark.integration

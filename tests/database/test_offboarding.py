@@ -183,13 +183,13 @@ def test_recorded_keys_to_destroy_are_unchanged_by_a_repeated_call(worker: Datab
     with worker.tenant_tx(ACME) as tx:
         tx.leaving.gather([a_key_to_destroy(ACME)])
         tx.leaving.gather([a_key_to_destroy(ACME, fingerprint="cd" * 32, versions="9")])
-        assert tx.leaving.doomed() == [a_key_to_destroy(ACME)]
+        assert tx.leaving.keys_to_destroy() == [a_key_to_destroy(ACME)]
         tx.leaving.destroyed("L2 tenant key")
-        (first,) = tx.leaving.doomed()
+        (first,) = tx.leaving.keys_to_destroy()
         assert first.destroyed_at is not None
     with worker.tenant_tx(ACME) as tx:
         tx.leaving.destroyed("L2 tenant key")
-        assert tx.leaving.doomed() == [first]
+        assert tx.leaving.keys_to_destroy() == [first]
 
 
 def test_destroyed_service_keys_have_no_wrap_and_other_tenants_keep_theirs(worker: Database, field: Field) -> None:

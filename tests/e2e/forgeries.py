@@ -160,7 +160,7 @@ class Forger:
             pem, key = self.sign_leaf(names)
             serial = hex_serial(x509.load_pem_x509_certificate(pem.encode()))
             contexts = (self.context(pem, key, newest=newest) for newest in _BOTH)
-            made += [Forgery(f"unknown {names}", one, why="not on record", serial=serial) for one in contexts]
+            made += [Forgery(f"unknown {names}", one, why="not recorded", serial=serial) for one in contexts]
         return made
 
 

@@ -38,7 +38,7 @@ def notice(page: Page, title: str) -> Locator:
 
 
 def open_change(page: Page, provider: RootKeyMode) -> Locator:
-    """Open the dialog that changes the root key and choose who holds it from then on; return the dialog."""
+    """Open the dialog that changes the root key and choose its new key holder; return the dialog."""
     page.get_by_role("button", name="Change root key").click()
     dialog = page.get_by_role("dialog")
     dialog.locator(".st-key-root-key-provider").get_by_text(NAMES[provider], exact=True).click()

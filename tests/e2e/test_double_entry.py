@@ -18,11 +18,11 @@ from config.secrets import BOUNDARY_IDENTITY, Role
 from core import names as ids
 from core.errors.platform import VaultRefused
 from tests.concurrency import wait_until
+from tests.e2e.attacker import InsiderAttacker
 from tests.e2e.clients import Program, start_program
 from tests.e2e.connected import connect
 from tests.e2e.holders import Holders
 from tests.e2e.stack import ACME, Stack
-from tests.e2e.thief import InsiderAttacker
 from vault.auth.client import VaultSession, token_session
 from vault.auth.tenant_tokens import TenantTokens
 

@@ -11,13 +11,13 @@ from core.errors.keys import KeyUnavailable
 from openkcm.verification.erasure_certificate import shred_message
 from tests.activities.offboarding.test_destruction import verified
 from tests.concurrency import wait_until
+from tests.e2e.attacker import InsiderAttacker
 from tests.e2e.clients import OK, SERVICE, Program, start_program
 from tests.e2e.connected import rejection_code
 from tests.e2e.stack import Stack
 from tests.e2e.tenants import ORGANIZATION, new_tenant
 from tests.e2e.test_story_1_enable import assert_refused
 from tests.e2e.test_traces import found_in
-from tests.e2e.thief import InsiderAttacker
 from vault.transit.audit_signer import TransitAuditSigner
 
 LEAVER = "Leaver Holding"

@@ -22,6 +22,7 @@ from core.errors.tenants import TenantOffboarded, TenantUnknown
 from dashboard.auth.claims import FRESH
 from tests.cli.offline import verdict
 from tests.concurrency import wait_until
+from tests.e2e.attacker import InsiderAttacker
 from tests.e2e.busy import BusyService
 from tests.e2e.clients import OK
 from tests.e2e.connected import connect
@@ -29,7 +30,6 @@ from tests.e2e.put_back import copy_rows, rows_restored
 from tests.e2e.sign_ons import cookie
 from tests.e2e.stack import Stack
 from tests.e2e.test_audit_offline import sign_to_the_end
-from tests.e2e.thief import InsiderAttacker
 from tests.e2e.tries import AttackKind, RetainedAccess
 from vault.auth.client import VaultRejected
 from vault.transit.key_destruction import TenantKeyKind, TransitDestroyer

@@ -80,7 +80,7 @@ def test_a_running_program_encrypts_a_column_that_was_protected_on_the_page(
         dialog.get_by_label("Table or collection", exact=True).fill("public.notes")
         dialog.get_by_label("Field", exact=True).fill("text")
         dialog.get_by_label("Field", exact=True).press("Enter")
-        expect(dialog.get_by_text("What programs write there from then on is encrypted")).to_be_visible()
+        expect(dialog.get_by_text("Programs encrypt new values")).to_be_visible()
         dialog.get_by_role("button", name="Protect field").click()
         expect(dialog.get_by_text("is protected")).to_be_visible()
         until(encrypted, wanted=True)

@@ -82,7 +82,7 @@ def test_a_report_is_created_once_when_the_worker_is_killed_meanwhile(stack, ten
         answer.result()
     wait_until(lambda: stack.pids().get("worker", worker) != worker, lambda: "the worker was not restarted")
     report = read_report(out.read_bytes())
-    keys = PublicKeys.on_record(PlatformQueries(stack.database()).audit_keys())
+    keys = PublicKeys.from_database(PlatformQueries(stack.database()).audit_keys())
     assert all(keys.check(one.key, one.message, one.signature).problem is None for one in report.signatures)
     with stack.database(Role.DASHBOARD).tenant_tx(tenant) as tx:
         assert tx.reports.file(report.report.report_id, ReportFormat.JSON) == out.read_bytes()

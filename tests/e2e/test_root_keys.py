@@ -23,11 +23,11 @@ from kms.platform import PlatformRootKey
 from kms.providers import RootKeyProviders
 from openkcm.errors import OpenKcmError
 from tests.concurrency import wait_until
+from tests.e2e.attacker import InsiderAttacker
 from tests.e2e.clients import Program
 from tests.e2e.connected import rejection_code
 from tests.e2e.holders import Holder, Holders
 from tests.e2e.stack import Stack
-from tests.e2e.thief import InsiderAttacker
 from tests.kms.fault_proxy import answering, hanging
 from vault.transit.root_keys import TransitRootKeys
 

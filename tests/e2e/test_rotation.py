@@ -25,12 +25,12 @@ from crypto_service.kmip.codec.ttlv import Item
 from openkcm.sdk.errors import ClientError
 from tests.concurrency import wait_until
 from tests.crypto_service.kmip.messages import batch_item
+from tests.e2e.attacker import InsiderAttacker
 from tests.e2e.busy import BusyService, Text
 from tests.e2e.connected import AT_ONCE_SECONDS, connect, rejection_code
 from tests.e2e.kmip_wire import reason_of, send
 from tests.e2e.put_back import copy_rows, rows_restored
 from tests.e2e.stack import Stack
-from tests.e2e.thief import InsiderAttacker
 from tests.e2e.tries import code_of
 from vault.auth.client import VaultRejected
 from workflows.client.workflow_client import OperationTimeout, WorkflowClient

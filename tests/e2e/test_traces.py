@@ -43,7 +43,7 @@ PLAIN_FIELDS = {
     *("state", "seen_events", "provisions", "promises", "changes", "operations", "move"),
     *("service", "request_id"),
     *("grace_seconds", "reason", "now", "approval_id", "report_id"),
-    *("services", "tenant_key", "compromised", "version", "anew"),
+    *("services", "tenant_key", "compromised", "version", "repeat"),
     *("tenant_key_days", "service_key_days", "four_eyes"),
 }
 """The plaintext fields of the marketplace and the commands, which have no payload key: ids and settings only."""

@@ -31,10 +31,10 @@ from openkcm.errors import OpenKcmError
 from openkcm.sdk.errors import ClientError
 from tests.crypto_service.kmip.messages import batch_item
 from tests.crypto_service.kmip.scene import creation, gcm
+from tests.e2e.attacker import InsiderAttacker
 from tests.e2e.busy import BusyService
 from tests.e2e.clients import OK, Program, data_key
 from tests.e2e.stack import REGION, Stack
-from tests.e2e.thief import InsiderAttacker
 from tests.e2e.wires import post
 from vault.auth.client import VaultClient
 from workflows.client.workflow_client import WorkflowClient

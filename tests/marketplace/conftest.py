@@ -69,7 +69,7 @@ async def streamed(body: bytes) -> AsyncIterator[bytes]:
         yield body[begin : begin + 65536]
 
 
-class RecordingDoor:
+class RecordingWorkflowClient:
     """Fake workflow client for tests of HTTP or the inbox; it rejects calls as the real one does."""
 
     def __init__(self) -> None:
@@ -187,8 +187,8 @@ def logs() -> None:
 
 
 @pytest.fixture
-def workflow_client() -> RecordingDoor:
-    return RecordingDoor()
+def workflow_client() -> RecordingWorkflowClient:
+    return RecordingWorkflowClient()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from tests.model.operations import change_root_key, rotate
 from tests.model.people import acts, links, watch
 from tests.model.service import serves, ticks
 from tests.model.state import Rules, Scope, World, begin
-from tests.model.strangers import attacks
+from tests.model.unknown_tenants import attacks
 
 
 def successors(scope: Scope, rules: Rules) -> Callable[[World], Iterator[tuple[str, World]]]:

@@ -124,7 +124,7 @@ CRYPTO = (
                 "pass",
             )
         ),
-        "operations-on-record",
+        "operations-recorded",
     ),
     _breach(
         "a rejected request over HTTPS is not recorded",
@@ -136,7 +136,7 @@ CRYPTO = (
                 "pass",
             )
         ),
-        "refusals-on-record",
+        "refusals-recorded",
     ),
     _breach(
         "KMIP does not record the export of a key",
@@ -148,7 +148,7 @@ CRYPTO = (
                 "if outcome.entry is not None and (outcome.entry.refused or outcome.entry.operation != 'get')]",
             )
         ),
-        "operations-on-record",
+        "operations-recorded",
     ),
     _breach(
         "the shipper omits rejected requests",
@@ -160,7 +160,7 @@ CRYPTO = (
                 "tx.audit.append_all([one for one in found.events if one.outcome == 'success'])",
             ),
         ),
-        "refusals-on-record",
+        "refusals-recorded",
     ),
     _breach(
         "an authentication tag is not verified",
@@ -311,7 +311,7 @@ KEY_SERVER = (
                 "transit/config/keys",
                 {"disable_upsert": False},
                 {"disable_upsert": True},
-                created_key="L2-openkcm-nobody-primary",
+                created_key="L2-openkcm-absent-primary",
             ),
         ),
         "encrypt-under-a-name-without-a-key",
@@ -326,7 +326,7 @@ KEY_SERVER = (
         "a key is rotated without the platform",
         "a key version is not recorded",
         KeyServerWrite("transit/keys/L2-{tenant}-primary/rotate", {}),
-        "versions-on-record",
+        "versions-recorded",
     ),
     _breach(
         "a key is made deletable without the platform",

@@ -117,7 +117,7 @@ class Script:
             "rewrap-keys": RotationProgress(total=0, done=0),
             "retire-tenant-key": self._retire,
             "destroy-compromised-keys": DestroyResult(objects=0),
-            "finish-rotation": RotationEnded(told=NotificationKind.KEYS_ROTATED),
+            "finish-rotation": RotationEnded(notification=NotificationKind.KEYS_ROTATED),
             "find-due-rotations": DueTenants(tenants=()),
             "detect-root-key-versions": DueTenants(tenants=()),
         }
@@ -178,7 +178,7 @@ class Script:
     def _switch(self, _step: object) -> SwitchResult:
         done = self.calls.count("switch-root-key") + 1 >= self.rounds
         notification = NotificationKind.ROOT_KEY_CHANGED if done else None
-        return SWITCHED.model_copy(update={"switched": done, "told": notification})
+        return SWITCHED.model_copy(update={"switched": done, "notification": notification})
 
     def _retire(self, _step: object) -> RetireResult:
         return RetireResult(retired=self.calls.count("retire-tenant-key") + 1 >= self.rounds)
@@ -186,7 +186,7 @@ class Script:
     @staticmethod
     def _change_standing(step: StatusChangeInput) -> StatusChangeResult:
         notification = NotificationKind.LOCKED if step.move is StatusChange.LOCK else None
-        return StatusChangeResult(state=_STATES.get(step.move, State.ACTIVE), told=notification)
+        return StatusChangeResult(state=_STATES.get(step.move, State.ACTIVE), notification=notification)
 
     @staticmethod
     def _abandon_authority(failure: AuthorityFailureInput) -> RollAuthorityResult:
@@ -260,7 +260,7 @@ class Approvals:
         self.waiting[step.approval_id] = PendingApproval(
             approval_id=step.approval_id, action=self.asks, expires_at=datetime.now(UTC) + self.lasts
         )
-        return self._result(ApprovalState.PENDING, told=NotificationKind.APPROVAL_WAITING)
+        return self._result(ApprovalState.PENDING, notification=NotificationKind.APPROVAL_WAITING)
 
     def _decide(self, step: ApprovalStep) -> ApprovalResult:
         self.waiting.pop(step.approval_id, None)
@@ -298,17 +298,19 @@ class LeavingTenant:
         if self.leaving is not None:
             if requested is not None and self.leaving.until - self.leaving.since != requested:
                 raise ApplicationError("at another time", "", type=OffboardingAlreadyScheduled.code, non_retryable=True)
-            return self.leaving.model_copy(update={"told": None})
+            return self.leaving.model_copy(update={"notification": None})
         since = datetime.now(UTC)
         until = since + (timedelta(days=30) if requested is None else requested)
-        self.leaving = OffboardingResult(state=State.LEAVING, since=since, until=until, told=NotificationKind.LEAVING)
+        self.leaving = OffboardingResult(
+            state=State.LEAVING, since=since, until=until, notification=NotificationKind.LEAVING
+        )
         return self.leaving
 
     def _restore(self, _step: object) -> StatusChangeResult:
         if self.destroying:
             raise ApplicationError("too late", "", type=DestructionStarted.code, non_retryable=True)
         self.leaving = None
-        return StatusChangeResult(state=State.ACTIVE, told=NotificationKind.RESTORED)
+        return StatusChangeResult(state=State.ACTIVE, notification=NotificationKind.RESTORED)
 
     def _begin_destruction(self, _step: object) -> DestructionStartedResult:
         self.destroying = self.leaving is not None

@@ -109,7 +109,7 @@ def check(counted, region, examinations):
     examinations.region = region
 
     async def check(tenant_id: str, *, after_running: bool = False) -> str:
-        return await WorkflowClient(counted, 180).check_boundaries(tenant_id, region, anew=after_running)
+        return await WorkflowClient(counted, 180).check_boundaries(tenant_id, region, repeat=after_running)
 
     return check
 

@@ -280,10 +280,10 @@ class WorkflowClient:
         except WorkflowFailureError as failed:
             raise _rejection(failed) from None
 
-    async def check_boundaries(self, tenant_id: str, region: str, *, anew: bool) -> str:
+    async def check_boundaries(self, tenant_id: str, region: str, *, repeat: bool) -> str:
         """Run an isolation assessment of a tenant, or wait for a running one; returns the name of the run.
 
-        With `anew` the assessment starts after a running one, and repeats the attacks whose recent results count for
+        With `repeat` the assessment starts after a running one, and repeats the attacks whose recent results count for
         all tenants.
 
         Raises: TemporalUnavailable, OperationTimeout, or AssessmentFailed when it has no result.
@@ -293,8 +293,8 @@ class WorkflowClient:
                 tenant_id,
                 region,
                 AssessIsolation.run,
-                BoundariesInput(tenant_id=tenant_id, region=region, anew=anew),
-                after_running=anew,
+                BoundariesInput(tenant_id=tenant_id, region=region, repeat=repeat),
+                after_running=repeat,
                 id=ids.boundaries_workflow(tenant_id),
                 execution_timeout=timing.EXAMINATION,
                 static_summary=f"isolation assessment of {tenant_id}",

@@ -73,9 +73,9 @@ class TenantWorkflowBase:
 
     def _apply_status(self, step: StepInput, result: StatusChangeResult) -> None:
         """Store the tenant state after a step, and queue its notification."""
-        if result.told is not None:
+        if result.notification is not None:
             self._notifications.append(
-                AnnounceInput(tenant_id=step.tenant_id, operation_id=step.operation_id, kind=result.told)
+                AnnounceInput(tenant_id=step.tenant_id, operation_id=step.operation_id, kind=result.notification)
             )
         self._enter(result.state)
 

@@ -56,7 +56,7 @@ def recorded_trials(side: ProbeSession, kept_key: str, recorded: Callable[[str],
 def _trial(side: ProbeSession, what: str, ids: Sequence[str], recorded: Callable[[str], bool]) -> AccessTest:
     return AccessTest(
         "REQ-011",
-        f"{what}-on-record",
+        f"{what}-recorded",
         lambda: all(map(recorded, ids)),
         lambda: not recorded(uuid.uuid4().hex),
         side.works,

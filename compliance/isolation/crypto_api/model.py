@@ -138,7 +138,7 @@ class TestResults:
                 held, evidence = False, before.evidence
         self._results[trial.name] = CheckResult(
             clause=trial.clause,
-            name=f"fronts/{trial.name}",
+            name=f"crypto-api/{trial.name}",
             outcome="held" if held else "breached",
             seconds=seconds,
             evidence=evidence,

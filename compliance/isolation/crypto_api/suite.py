@@ -87,7 +87,7 @@ class CryptoApiSuite:
                     trial("A3", "certificate-for-other-tenant", lambda: handshake_rejected, NO_TLS),
                     trial(
                         "A1",
-                        "certificate-not-on-record",
+                        "certificate-not-recorded",
                         lambda: _all_rejected(unrecorded),
                         f"{NO_SERVICE} (serial {forged.unrecorded.serial})",
                     ),
@@ -103,7 +103,7 @@ class CryptoApiSuite:
                 verdicts.judge([_asking(side, self._kept_key(side), object_ids)])
         return verdicts.results()
 
-    def see_on_record(self, probe: Identity, recorded: Callable[[str], bool]) -> Sequence[CheckResult]:
+    def verify_recorded(self, probe: Identity, recorded: Callable[[str], bool]) -> Sequence[CheckResult]:
         """Send requests to each API and wait until `recorded` returns True for their correlation ids."""
         verdicts = TestResults()
         with ProbeSession(self._address, probe) as side:

@@ -39,7 +39,7 @@ from vault.transit.keys import KeyFindings, KeyTarget, encoded, key_errors
 SHARED = EncryptionContext("", "", "", Purpose.BOUNDARY, "")
 """The context of probes, the same for all tenants, so that only the key material can cause a rejection."""
 
-_NO_TENANT = f"{RESERVED_PREFIX}nobody"
+_NO_TENANT = f"{RESERVED_PREFIX}absent"
 """A tenant that cannot exist, because the prefix of its name is reserved."""
 _PROBE = b"openkcm probe"
 _ITEMS = 200
@@ -69,7 +69,7 @@ _CHECKS = (
     ("U1", "let-the-key-be-exported-or-deleted"),
     ("U2", "open-others-probes"),
     ("U3", "open-as-another-version"),
-    ("U3", "versions-on-record"),
+    ("U3", "versions-recorded"),
     ("U4", "key-was-made-inside"),
     ("U4", "bring-in-or-take-out-as-worker"),
     ("U4", "bring-in-or-take-out-as-tenant"),
@@ -276,12 +276,12 @@ def _versions(record: dict[str, Any], target: KeyTarget, seconds: float) -> Chec
     held = usable == (target.oldest, target.newest)
     if not held and target.rotating:
         (running,) = unchecked(
-            [("U3", "versions-on-record")], "a rotation is running, so the key server may be one version ahead"
+            [("U3", "versions-recorded")], "a rotation is running, so the key server may be one version ahead"
         )
         return running
     recorded = f"{target.oldest} to {target.newest}"
     expected = f"the usable versions at the key server ({usable[0]} to {usable[1]}) are the recorded ones ({recorded})"
-    return result("U3", "versions-on-record", held, seconds, expected, "the newest one encrypts")
+    return result("U3", "versions-recorded", held, seconds, expected, "the newest one encrypts")
 
 
 def _ways_in_and_out(key: str) -> Iterator[_Attempt]:

@@ -67,7 +67,7 @@ class Examined(Recorded):
 
     def flaw(self, run: str = "examination-1") -> str:
         row, results = self.read(lambda tx: (tx.boundaries.examination(run), tx.boundaries.results_of(run)))
-        keys = PublicKeys.on_record(PlatformQueries(self.database).audit_keys())
+        keys = PublicKeys.from_database(PlatformQueries(self.database).audit_keys())
         return flaw(self.tenant_id, row.lines, keys.check, results)
 
 
@@ -168,7 +168,7 @@ def test_breach_locks_and_notifies_and_is_cleared_only_after_a_passed_assessment
     assert examined.ask(StatusChange.UNLOCK).state is State.LOCKED
     assert examined.examine("examination-2").breached == 0
     assert examined.follow().state is State.LOCKED
-    assert examined.ask(StatusChange.CLEAR_BREACH).told is NotificationKind.UNLOCKED
+    assert examined.ask(StatusChange.CLEAR_BREACH).notification is NotificationKind.UNLOCKED
     assert examined.standing == (State.ACTIVE, ())
     assert examined.follow().state is State.ACTIVE
     assert examined.names()[-1] == "tenant.isolation_lock_cleared"
@@ -178,7 +178,7 @@ def test_manual_lock_and_breach_are_released_separately(examined: Examined, wide
     examined.ask(StatusChange.LOCK)
     with widen("tenant", WIDE):
         examined.examine()
-    assert examined.follow().told is NotificationKind.BREACHED
+    assert examined.follow().notification is NotificationKind.BREACHED
     examined.examine("examination-2")
     assert examined.ask(StatusChange.CLEAR_BREACH).state is State.LOCKED
     assert examined.standing == (State.LOCKED, (LockReason.MANUAL,))

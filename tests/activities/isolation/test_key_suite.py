@@ -56,7 +56,7 @@ def test_checks_hold_after_a_rotation_and_with_objects(attack, rotating, field) 
     rotating.rotate(rotating.wants())
     found = attack(rotating.tenant_id)
     assert breached(found) == not_checked(found) == set()
-    assert "(2 to 2)" in found["versions-on-record"].evidence
+    assert "(2 to 2)" in found["versions-recorded"].evidence
 
 
 def test_canary_is_attacked_by_the_second_canary(attack, canary, request_tenant, vault_admin) -> None:
@@ -145,7 +145,7 @@ def test_too_wide_policy_is_a_breach(attack, rotating, widen) -> None:
 def test_key_created_by_its_use_is_a_breach(attack, rotating, widen, vault_admin) -> None:
     with widen("tenant", swap=('"update"', '"create", "update"')):
         assert breached(attack(rotating.tenant_id)) == {"encrypt-under-a-name-without-a-key"}
-    missing_key = "transit/keys/L2-openkcm-nobody-primary"
+    missing_key = "transit/keys/L2-openkcm-absent-primary"
     vault_admin.write("transit/config/keys", {"disable_upsert": False})
     try:
         with widen("tenant", swap=('"update"', '"create", "update"')):
@@ -239,7 +239,7 @@ def test_key_is_eventually_tested_with_the_ciphertexts_of_all_others(
 
 def test_unrecorded_version_is_a_breach(attack, active, vault_admin) -> None:
     vault_admin.write(f"transit/keys/{ids.l2_key(active.tenant_id)}/rotate", {})
-    assert breached(attack(active.tenant_id)) == {"versions-on-record"}
+    assert breached(attack(active.tenant_id)) == {"versions-recorded"}
 
 
 def test_incomplete_rotation_is_not_checked(attack, rotating) -> None:
@@ -247,13 +247,13 @@ def test_incomplete_rotation_is_not_checked(attack, rotating) -> None:
     rotating.step_of("plan-rotation", step)
     rotating.tenant_keys.rotate(rotating.tenant_id, 1)
     found = attack(rotating.tenant_id)
-    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
+    assert (breached(found), not_checked(found)) == (set(), {"versions-recorded"})
     rotating.add_service("late")
     found = attack(rotating.tenant_id)
-    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
+    assert (breached(found), not_checked(found)) == (set(), {"versions-recorded"})
     rotating.give_up(step, "key_unavailable", "rotate-tenant-key")
     found = attack(rotating.tenant_id)
-    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
+    assert (breached(found), not_checked(found)) == (set(), {"versions-recorded"})
 
 
 def test_rotation_during_the_checks_is_no_breach(attack, rotating, monkeypatch) -> None:
@@ -275,7 +275,7 @@ def test_rotation_during_the_checks_is_no_breach(attack, rotating, monkeypatch) 
     step = rotating.wants()
     monkeypatch.setattr(rotating.tenant.parts.queries, "key_probes", begun)
     found = attack(rotating.tenant_id)
-    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
+    assert (breached(found), not_checked(found)) == (set(), {"versions-recorded"})
 
 
 def test_new_version_that_equals_an_old_one_is_a_breach(attack, active, vault_admin, field) -> None:

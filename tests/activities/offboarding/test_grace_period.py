@@ -18,7 +18,7 @@ DAY = 24 * 3600.0
 
 def test_offboarding_notifies_the_end_of_the_grace_period_and_destroys_nothing_before(leaving) -> None:
     begun = leaving.leave()
-    assert (begun.state, begun.told) == (State.LEAVING, NotificationKind.LEAVING)
+    assert (begun.state, begun.notification) == (State.LEAVING, NotificationKind.LEAVING)
     assert begun.until - begun.since == timedelta(days=30)
     assert (leaving.leaving.since, leaving.leaving.until) == (begun.since, begun.until)
     assert leaving.announced()[-2:] == ["offboarding-started", "offboarding-started"]
@@ -40,7 +40,7 @@ def test_repeated_request_joins_and_another_end_is_rejected(leaving) -> None:
     first = leaving.leave(grace_seconds=DAY)
     for request in ({}, {"grace_seconds": DAY}):
         again = leaving.leave(**request)
-        assert (again.since, again.until, again.told) == (first.since, first.until, None)
+        assert (again.since, again.until, again.notification) == (first.since, first.until, None)
     for request in ({"grace_seconds": 2 * DAY}, {"now": True}):
         with pytest.raises(OffboardingAlreadyScheduled):
             leaving.leave(**request)
@@ -54,7 +54,7 @@ def test_restored_tenant_has_its_former_state_and_is_notified(leaving) -> None:
     leaving.leave()
     for notification in (NotificationKind.RESTORED, None):
         restored = leaving.restore()
-        assert (restored.state, restored.told) == (State.LOCKED, notification)
+        assert (restored.state, restored.notification) == (State.LOCKED, notification)
     assert leaving.tenant_row.locks == (LockReason.MANUAL,)
     leaving.move(StatusChange.UNLOCK)
     assert leaving.tenant_row.state is State.SUSPENDED
@@ -78,7 +78,7 @@ def test_restore_is_rejected_once_destruction_has_begun(leaving) -> None:
     with pytest.raises(DestructionStarted):
         leaving.restore()
     assert leaving.leave(now=True).state is State.LEAVING
-    assert leaving.leave(reason=LeaveReason.MARKETPLACE).told is None
+    assert leaving.leave(reason=LeaveReason.MARKETPLACE).notification is None
 
 
 def test_canary_tenant_cannot_be_offboarded(canary) -> None:

@@ -229,7 +229,7 @@ def test_switch_unlocks_a_tenant_that_the_former_root_key_had_locked(change, bao
     change.through(other, until="wrap-service-keys")
     change.hold(LockReason.ROOT_KEY)
     assert change.run("switch-root-key", other) == SwitchResult(
-        state=State.ACTIVE, switched=True, mode=RootKeyMode.OPENBAO, told="root-key-changed"
+        state=State.ACTIVE, switched=True, mode=RootKeyMode.OPENBAO, notification="root-key-changed"
     )
     assert (change.tenant_row.state, change.tenant_row.locks) == (State.ACTIVE, ())
 

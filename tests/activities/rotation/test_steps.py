@@ -57,7 +57,7 @@ def test_old_database_copies_cannot_be_decrypted_after_the_old_version_is_retire
         with pytest.raises(KeyUnavailable):
             rotating.open_copy(copy)
     assert rotating.audited("key.tenant_key_versions_retired") == [("rotate-1", "intended"), ("rotate-1", "success")]
-    assert rotating.step_of("finish-rotation", step).told == "keys-rotated"
+    assert rotating.step_of("finish-rotation", step).notification == "keys-rotated"
     assert set(rotating.announced()) == {"ready", "keys-rotated"}
 
 

@@ -47,8 +47,9 @@ def test_omitted_options_keep_their_values(operator_cli: OperatorCli) -> None:
     assert allowed["after"] == LISTED | {"mode": "deterministic", "plaintext_allowed": True}
     again = operator_cli.run("service", "protect-field", ACME, *COLUMN)
     assert (again["changed"], again["consequences"]) == (False, [])
-    words = (*COLUMN, "--mode", "randomised", "--no-plaintext-allowed")
-    changed = operator_cli.run("service", "protect-field", ACME, *words)
+    changed = operator_cli.run(
+        "service", "protect-field", ACME, *COLUMN, "--mode", "randomised", "--no-plaintext-allowed"
+    )
     assert changed["after"] == LISTED | {"mode": "randomised"}
     assert any("can no longer search" in one for one in changed["consequences"])
     assert ("public.patients", "diagnosis", "randomised", False) in fields(operator_cli)

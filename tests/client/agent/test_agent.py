@@ -47,7 +47,7 @@ def test_enrolment_with_a_join_token_creates_a_usable_folder(field: Field, kind,
 def test_heartbeat_reports_the_agent_and_returns_notice_of_a_new_certificate(field: Field):
     agent = field.enrolled()
     agent.turn()
-    [(caller, heartbeat), *_] = field.stage.heartbeats.told
+    [(caller, heartbeat), *_] = field.stage.heartbeats.reported
     assert (caller.tenant_id, caller.service) == (TENANT, SERVICE)
     assert heartbeat.instance.startswith("db-1-example-")
     assert (heartbeat.agent_version, heartbeat.problem, heartbeat.uses) == ("0.1.0", None, [])
@@ -176,7 +176,7 @@ def test_failed_reload_is_reported_and_retried_after_a_restart(field: Field):
     field.time.passes(31)
     field.reloads.fails = 1
     agent.turn()
-    assert field.stage.heartbeats.told[-1][1].problem == "reload_failed"
+    assert field.stage.heartbeats.reported[-1][1].problem == "reload_failed"
     field.go_on(agent, lambda: field.reloads.times == 1)
     assert agent.health.worst is None
     field.take_turns(agent, 5)
@@ -230,7 +230,7 @@ def test_certificate_for_another_key_or_service_is_never_written(field: Field):
         assert field.leaf == first
 
 
-def test_once_without_token_and_certificate_raises_proof_missing(field: Field):
+def test_once_without_token_and_certificate_raises_attestation_missing(field: Field):
     with pytest.raises(ProofMissing, match="no attestation"):
         field.agent().once(5)
     assert field.control.asked == []

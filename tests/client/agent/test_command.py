@@ -72,7 +72,7 @@ def start(field: Field, tmp_path: Path) -> Iterator[Callable[..., Running]]:
 def test_agent_runs_until_sigterm_checks_at_sighup_and_rejects_a_second_instance(field: Field, start):
     field.prove()
     first = start()
-    wait_until(lambda: first.said("files written") and len(field.stage.heartbeats.told) > 0)
+    wait_until(lambda: first.said("files written") and len(field.stage.heartbeats.reported) > 0)
     assert_whole(field.folder)
 
     second = start()

@@ -110,7 +110,7 @@ def test_agent_on_a_full_disk_continues_reports_and_recovers(field: Field) -> No
     assert agent.health.worst is AgentProblem.FOLDER_UNUSABLE
     assert field.leaf == first
     assert_whole(field.folder)
-    assert field.stage.heartbeats.told[-1][1].problem == "folder_unusable"
+    assert field.stage.heartbeats.reported[-1][1].problem == "folder_unusable"
     field.go_on(agent, lambda: field.leaf == renewed, turns=30)
     assert_whole(field.folder)
     agent.turn()

@@ -120,4 +120,4 @@ def test_invalid_key_file_is_rejected(what: str):
 
 
 def test_unreadable_stored_key_is_left_out():
-    assert PublicKeys.on_record({"audit:1": "x"} | ONE.public_keys()).file() == PublicKeys(ONE.public_keys()).file()
+    assert PublicKeys.from_database({"audit:1": "x"} | ONE.public_keys()).file() == PublicKeys(ONE.public_keys()).file()

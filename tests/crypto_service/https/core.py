@@ -138,10 +138,10 @@ class MemoryCertificates:
 @dataclass
 class MemoryHeartbeats:
     core: MemoryCore
-    told: list[tuple[ClientIdentity, HeartbeatRequest]] = field(default_factory=list)
+    reported: list[tuple[ClientIdentity, HeartbeatRequest]] = field(default_factory=list)
 
     async def note(self, caller: ClientIdentity, heartbeat: HeartbeatRequest) -> bool:
-        self.told.append((caller, heartbeat))
+        self.reported.append((caller, heartbeat))
         return self.core.newest[caller.tenant_id, caller.service].serial != caller.serial
 
 

@@ -39,7 +39,7 @@ def test_overview_shows_why_checks_were_not_completed_and_the_last_full_assessme
     ]
     scene.tenant(State.ACTIVE)
     scene.gateway.attacks[ACME] = results
-    scene.gateway.check_boundaries(ACME, "eu-west-1", anew=False)
+    scene.gateway.check_boundaries(ACME, "eu-west-1", repeat=False)
     if checked_later:
         with scene.worker.tenant_tx(ACME) as tx:
             tx.boundaries.record("check-2", results)

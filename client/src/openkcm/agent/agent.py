@@ -176,7 +176,7 @@ class Agent:
 
     def _is_complete(self) -> bool:
         leaf = self._leaf
-        return leaf is not None and not self._must_enrol() and self._state.told == serial_of(leaf)
+        return leaf is not None and not self._must_enrol() and self._state.reported == serial_of(leaf)
 
     def _is_due(self, at: float) -> bool:
         return self._clock.elapsed() >= at
@@ -186,7 +186,7 @@ class Agent:
         times = [due.enrol] if self._must_enrol() else [due.heartbeat]
         if leaf is not None:
             times.append(due.renewal)
-            if self._state.told != serial_of(leaf):
+            if self._state.reported != serial_of(leaf):
                 times.append(due.reload)
         return min(times)
 
@@ -292,7 +292,7 @@ class Agent:
     # Reload and heartbeat.
 
     def _reload_service(self, leaf: x509.Certificate) -> None:
-        if self._state.told == serial_of(leaf) or not self._is_due(self._due.reload):
+        if self._state.reported == serial_of(leaf) or not self._is_due(self._due.reload):
             return
         try:
             self._reload.notify(self._folder.path)
@@ -302,10 +302,10 @@ class Agent:
             return
         self._backoffs["reload"].succeeded()
         self.health.resolve(AgentProblem.RELOAD_FAILED)
-        self._state.told = serial_of(leaf)
+        self._state.reported = serial_of(leaf)
         save_state(self._folder, self._state)
         if not isinstance(self._reload, NoReload):
-            log.info("service reloaded", serial=self._state.told)
+            log.info("service reloaded", serial=self._state.reported)
 
     def _send_heartbeat(self, leaf: x509.Certificate) -> None:
         if self._must_enrol() or not self._state.https or not self._is_due(self._due.heartbeat):

@@ -32,12 +32,12 @@ class PendingEnrolment(BaseModel):
 
 
 class AgentState(BaseModel):
-    """`told` is the serial of the certificate that the service was last notified of, `name` identifies the instance."""
+    """`reported` is the serial of the certificate the service was last notified of; `name` identifies the instance."""
 
     name: str = ""
     https: str = ""
     kmip: str = ""
-    told: str = ""
+    reported: str = ""
     spent: tuple[str, ...] = ()
     pending: PendingEnrolment | None = None
 

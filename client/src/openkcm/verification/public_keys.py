@@ -74,7 +74,7 @@ class PublicKeys:
         return cls(keys)
 
     @classmethod
-    def on_record(cls, keys: Mapping[str, str]) -> "PublicKeys":
+    def from_database(cls, keys: Mapping[str, str]) -> "PublicKeys":
         """Return the keys of the database; an unreadable key is left out and therefore verifies nothing."""
         readable = {}
         for name, pem in keys.items():

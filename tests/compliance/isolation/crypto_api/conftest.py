@@ -10,8 +10,8 @@ from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from core.tenants.lifecycle import State
 from crypto_service.interfaces import ClientIdentity
 from tests.activities.conftest import unused_port
-from tests.compliance.isolation.crypto_api.doors import RunningCryptoService, attacks_on, close_sessions, connected
-from tests.compliance.isolation.crypto_api.walls import CUSTOMERS
+from tests.compliance.isolation.crypto_api.controls import CUSTOMERS
+from tests.compliance.isolation.crypto_api.endpoints import RunningCryptoService, attacks_on, close_sessions, connected
 from tests.crypto_service.core.world import REGION, Home, World
 from tests.database.fixtures import Server, clone
 from tests.vault.server import Server as Vault
@@ -50,4 +50,4 @@ def customer(world: World, running_service: RunningCryptoService) -> Home:
 def attacks(world: World, running_service: RunningCryptoService, customer: Home) -> Iterator[CryptoApiIsolationSuite]:  # noqa: ARG001 - the attacked tenant
     made = attacks_on(world, running_service)
     yield made
-    close_sessions(made._fronts._sides)
+    close_sessions(made._suite._sides)

@@ -9,7 +9,7 @@ import compliance.isolation.crypto_api.session
 from compliance.isolation.crypto_api.model import CryptoApiFailing
 from compliance.isolation.crypto_api.session import ProbeSession, SessionPool
 from core.errors.platform import VaultUnavailable
-from tests.compliance.isolation.crypto_api.doors import RunningCryptoService, close_sessions, connected
+from tests.compliance.isolation.crypto_api.endpoints import RunningCryptoService, close_sessions, connected
 from tests.crypto_service.core.world import Home
 
 

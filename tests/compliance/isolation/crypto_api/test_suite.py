@@ -45,7 +45,8 @@ from crypto_service.keys.operations import CryptoOperations
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.names import service_spiffe, tenant_dns
 from tests.activities.counting import UNCOUNTED
-from tests.compliance.isolation.crypto_api.doors import (
+from tests.compliance.isolation.crypto_api.controls import CONTROLS
+from tests.compliance.isolation.crypto_api.endpoints import (
     ACTIVITIES,
     ActivityServiceConnector,
     RunningCryptoService,
@@ -53,7 +54,6 @@ from tests.compliance.isolation.crypto_api.doors import (
     breached_checks,
     probes_of,
 )
-from tests.compliance.isolation.crypto_api.walls import CONTROLS
 from tests.concurrency import wait_until
 from tests.crypto_service.core.world import Home, World
 from tests.crypto_service.https import authority
@@ -67,7 +67,7 @@ def test_every_attack_is_rejected_documented_and_detects_its_removed_control(att
     results = attacks(customer.tenant_id)
     assert {one.outcome for one in results} == {"held"}
     assert {one.clause for one in results} == set(crypto_api_suite.CLAUSES)
-    named = {(one.name.removeprefix("fronts/"), one.clause) for one in results}
+    named = {(one.name.removeprefix("crypto-api/"), one.clause) for one in results}
     assert len(named) == len(results)
     page = (Path(__file__).parents[4] / "docs" / "isolation-crypto-api.md").read_text(encoding="utf-8")
     documented = {
@@ -89,7 +89,7 @@ def test_attack_detects_that_its_control_is_removed(attacks, customer, control, 
     remove_control, detected_by = CONTROLS[control]
     attacks(customer.tenant_id)
     # Only the check that times out gets a shorter timeout: a loaded machine must not cause another breach.
-    if detected_by <= {"operations-on-record", "refusals-on-record"}:
+    if detected_by <= {"operations-recorded", "refusals-recorded"}:
         monkeypatch.setattr(compliance.isolation.crypto_api.audit_check, "RECORDED_SECONDS", 3.0)
     if "revoked-on-new-connection" in detected_by:
         monkeypatch.setattr(compliance.isolation.crypto_api.suite, "_REVOKED_SECONDS", 0.5)
@@ -160,9 +160,7 @@ def test_both_apis_are_attacked_after_a_round_and_alternately_between_rounds(att
     monkeypatch.setattr(
         CryptoApiSuite, "_ask", lambda self, who, protocol: attacked.append(protocol) or ask(self, who, protocol)
     )
-    attacks._fronts.attack_tenant(
-        attacks._probe(), *_forged_without_objects(attacks, customer), [ListenerProtocol.KMIP]
-    )
+    attacks._suite.attack_tenant(attacks._probe(), *_forged_without_objects(attacks, customer), [ListenerProtocol.KMIP])
     assert set(attacked) == {ListenerProtocol.KMIP}
     attacked.clear()
     attacks(customer.tenant_id)  # whether this needs a round or not
@@ -176,7 +174,7 @@ def test_both_apis_are_attacked_after_a_round_and_alternately_between_rounds(att
 
 
 def _forged_without_objects(attacks: CryptoApiIsolationSuite, customer: Home) -> tuple[ForgedIdentities, Sequence[str]]:
-    return attacks._strangers(customer.tenant_id, customer.authority, "orders", attacks._probe()), ()
+    return attacks._other_tenants(customer.tenant_id, customer.authority, "orders", attacks._probe()), ()
 
 
 def test_evidence_names_the_serials_in_the_customers_audit_stream(
@@ -184,7 +182,7 @@ def test_evidence_names_the_serials_in_the_customers_audit_stream(
 ) -> None:
     attacks.forget_round()  # so that both APIs are attacked
     results = attacks(customer.tenant_id)
-    evidence = " ".join(one.evidence for one in results if one.name.startswith("fronts/certificate-"))
+    evidence = " ".join(one.evidence for one in results if one.name.startswith("crypto-api/certificate-"))
     serials = re.findall(r"serial (\w+)", evidence)
     wanted = sorted(f"certificate {serial}: not recorded" for serial in serials for _ in ("https", "kmip"))
 
@@ -355,10 +353,10 @@ def test_requested_assessment_does_not_reuse_former_results(customer: Home) -> N
             utc_now,
             UNCOUNTED,
         ),
-        begin_anew=lambda: restarted.append(True),
+        begin_repeat=lambda: restarted.append(True),
     )
     for repeat in (False, True):
-        step = ExamineInput(tenant_id=customer.tenant_id, operation_id=f"examination-{repeat}", anew=repeat)
+        step = ExamineInput(tenant_id=customer.tenant_id, operation_id=f"examination-{repeat}", repeat=repeat)
         with pytest.raises(VaultUnavailable):
             ACTIVITIES.run(activities.examine_tenant, step)
         assert restarted == [True] * repeat

@@ -23,9 +23,9 @@ from openkcm.contract.names import service_spiffe
 from openkcm.verification.reports.signed_file import ReportFormat
 from tests.compliance.reports.render.builders import a_standing
 from tests.crypto_service.https.authority import Issuer, pem, root, signed
-from tests.dashboard.approval_door import ApprovalRequests, request
-from tests.dashboard.root_key_door import INTAKE_PRIVATE, RootKeyRequests
-from tests.dashboard.rotation_door import RotationRequests
+from tests.dashboard.approval_gateway import ApprovalRequests, request
+from tests.dashboard.root_key_gateway import INTAKE_PRIVATE, RootKeyRequests
+from tests.dashboard.rotation_gateway import RotationRequests
 from tests.database.builders import a_service_key, an_examination
 
 LIFE = timedelta(hours=72)
@@ -72,9 +72,9 @@ class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
         self.unexamined: set[str] = set()
         self._examinations = 1
 
-    @request(lambda tenant_id, region, *, anew: f"check {tenant_id} in {region}{' anew' * anew}")
-    def check_boundaries(self, tenant_id: str, _region: str, *, anew: bool) -> str:
-        del anew
+    @request(lambda tenant_id, region, *, repeat: f"check {tenant_id} in {region}{' repeat' * repeat}")
+    def check_boundaries(self, tenant_id: str, _region: str, *, repeat: bool) -> str:
+        del repeat
         if tenant_id in self.unexamined:
             raise AssessmentFailed
         self._examinations += 1

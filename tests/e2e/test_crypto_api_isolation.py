@@ -7,7 +7,7 @@ from activities.isolation.probe_services import PROBE, REVOKED, SIBLING
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, tenant_workflow
 from core.services import ServiceState
 from core.tenants.lifecycle import State
-from tests.compliance.isolation.crypto_api.doors import close_sessions
+from tests.compliance.isolation.crypto_api.endpoints import close_sessions
 from tests.concurrency import wait_until
 from tests.e2e.connected import command_until_done
 from worker import wiring
@@ -21,11 +21,11 @@ def test_attacks_over_https_and_kmip_are_rejected(stack, tenant):
         return row is not None and row.state is State.ACTIVE
 
     wait_until(second_canary_is_active, lambda: f"see workflow {tenant_workflow(MIRROR_TENANT_ID)}")
-    attacks = evidence_wiring.front_attacks(stack.settings, stack.database(), stack.vault(), wiring.utc_now)
+    attacks = evidence_wiring.crypto_api_suite(stack.settings, stack.database(), stack.vault(), wiring.utc_now)
     try:
         results = attacks(tenant)
     finally:
-        close_sessions(attacks._fronts._sides)
+        close_sessions(attacks._suite._sides)
     assert {one.clause for one in results} == set(CLAUSES)
     assert Counter(one.outcome for one in results) == {"held": len(results)}
     with stack.database().tenant_tx(CANARY_TENANT_ID) as tx:  # the attackers are ordinary services
@@ -46,7 +46,7 @@ def test_check_boundaries_repeats_the_attacks_each_time(stack, tenant):
     seconds = []
     for _ in range(2):
         checks = command_until_done(stack, "isolation", "check", tenant)["checks"]
-        found = {check["name"]: check for check in checks if check["name"].startswith("fronts/")}
+        found = {check["name"]: check for check in checks if check["name"].startswith("crypto-api/")}
         assert {check["outcome"] for check in found.values()} == {"held"}
-        seconds.append(found["fronts/kmip-read-other-tenant"]["seconds"])
+        seconds.append(found["crypto-api/kmip-read-other-tenant"]["seconds"])
     assert seconds[0] != seconds[1]

@@ -159,4 +159,4 @@ def connected(home: Home, service: str) -> Identity:
 
 
 def breached_checks(results: list[CheckResult]) -> set[str]:
-    return {result.name.removeprefix("fronts/") for result in results if result.outcome == "breached"}
+    return {result.name.removeprefix("crypto-api/") for result in results if result.outcome == "breached"}

@@ -307,11 +307,11 @@ CONTROLS: dict[str, tuple[Break, set[str]]] = {
     "the URI of a certificate determines the tenant": (_trust_the_uri, {"certificate-with-other-tenant-in-uri"}),
     "an unrecorded certificate is accepted": (
         _accept_unrecorded_certificates,
-        {"certificate-with-other-tenant-in-uri", "certificate-not-on-record"},
+        {"certificate-with-other-tenant-in-uri", "certificate-not-recorded"},
     ),
-    "successful operations are not recorded": (_forget_the_audit(refusals=False), {"operations-on-record"}),
-    "only the unwrapping of keys is recorded": (_record_only_unwraps, {"operations-on-record"}),
-    "rejected operations are not recorded": (_forget_the_audit(refusals=True), {"refusals-on-record"}),
+    "successful operations are not recorded": (_forget_the_audit(refusals=False), {"operations-recorded"}),
+    "only the unwrapping of keys is recorded": (_record_only_unwraps, {"operations-recorded"}),
+    "rejected operations are not recorded": (_forget_the_audit(refusals=True), {"refusals-recorded"}),
     "the service ignores revocations": (
         _ignore_revocations,
         {"revoked-on-open-connection", "revoked-on-new-connection"},
