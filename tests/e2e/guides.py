@@ -16,7 +16,7 @@ def blocks(page: str, language: str, changed: Mapping[str, str]) -> list[str]:
 
 
 def words(command: str) -> list[str]:
-    """Return the arguments of an `openkcm` command in a guide."""
+    """Return the arguments of an `openkcmctl` command in a guide."""
     program, *rest = command.replace("\\\n", " ").split()
-    assert program == "openkcm"
+    assert program == "openkcmctl"
     return rest

@@ -26,7 +26,7 @@ ORDERS, DATABASE = "/etc/openkcm/orders", "/etc/openkcm/orders-db"
 def test_every_guide_is_in_the_index_and_names_the_test_that_runs_it() -> None:
     index = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
     for row in (line for line in index.splitlines() if line.startswith("| ") and not line.startswith("| what")):
-        tests = re.findall(r"`(tests/[a-z_/]+\.py)`", row)
+        tests = re.findall(r"`(tests/[a-z0-9_/]+\.py)`", row)
         assert tests, row
         assert all((ROOT / test).is_file() for test in tests), row
     for page in (MICROSERVICES, TDE, "postgresql.md", "object-stores.md"):

@@ -100,7 +100,7 @@ def test_a_hanging_key_server_breaches_the_provisioning_slo_with_an_alert_and_th
 
 def test_up_restarts_a_killed_stack_and_changes_nothing_in_a_running_one(stack, tenant):
     ours = processes_of(stack)
-    [supervisor] = [one for one in ours if b"devstack\0" in Path(f"/proc/{one.pid}/cmdline").read_bytes()]
+    [supervisor] = [one for one in ours if b"devstack.stack\0" in Path(f"/proc/{one.pid}/cmdline").read_bytes()]
     os.kill(supervisor.pid, signal.SIGKILL)
     stack.command("up")
     assert stack.status(tenant).json()["state"] == "active"

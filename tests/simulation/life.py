@@ -23,7 +23,6 @@ from core.keys.root_keys import Credentials, Place, RootKeyMode
 from core.keys.rotation import KeyState
 from core.messages.services import ExpiryResult
 from core.tenants.lifecycle import State
-from database.platform.scheduled import PlatformQueries
 from database.root_keys import RootKeyRequestRow
 from database.services.repository import ServiceCertificateRow, ServiceRequestRow
 from openkcm.contract.audit_events import AuditName, head_message, verify_chain
@@ -93,7 +92,7 @@ class TenantLifetime:
             yield lifetime
 
     async def _provision(self) -> None:
-        record_audit_keys(self._parts.signer, self._database)
+        record_audit_keys(self._parts.signer, self._parts.queries)
         event = an_event(TENANT, region=REGION, timestamp=self.clock.now())
         with closing(wiring.open_database(self._parts.settings, Role.MARKETPLACE, self.clock.now)) as marketplace:
             await self._create_canary(marketplace)
@@ -144,17 +143,15 @@ class TenantLifetime:
 
     async def _run_due_rotations(self) -> None:
         """Run the work of the hourly schedule "rotations" until nothing is due."""
-        while due := PlatformQueries(self._database).due_rotations(_BATCH):
+        while due := self._parts.queries.due_rotations(_BATCH):
             await self.client.execute_workflow(RotateDueKeys.run, id="platform/rotations", task_queue=PLATFORM_QUEUE)
             for tenant_id in due:
                 await self._wait_until_idle(tenant_id)
 
     async def _run_due_ca_rotations(self) -> None:
         """Run the work of the schedule "ca-rotation" and wait for the services, which then renew their certificates."""
-        while PlatformQueries(self._database).outlived_authorities(_BATCH) or PlatformQueries(
-            self._database
-        ).due_authorities(_BATCH):
-            due, newest = PlatformQueries(self._database).due_authorities(_BATCH), self.leaf
+        while self._parts.queries.outlived_authorities(_BATCH) or self._parts.queries.due_authorities(_BATCH):
+            due, newest = self._parts.queries.due_authorities(_BATCH), self.leaf
             await self.client.execute_workflow(
                 RotateDueCertificateAuthorities.run, id="platform/ca-rotation", task_queue=PLATFORM_QUEUE
             )
@@ -259,7 +256,7 @@ class TenantLifetime:
         last = verify_chain(records)
         assert last is not None
         assert (last.seq, last.chain_hash) == (signed.seq, signed.chain_hash)
-        keys = PublicKeys(PlatformQueries(self._database).audit_keys())
+        keys = PublicKeys(self._parts.queries.audit_keys())
         assert keys.check(signed.key, head_message(TENANT, last.seq, last.chain_hash), signed.signature).problem is None
         return [self._event_of(json.loads(stored.record)) for stored in records]
 
