@@ -1,9 +1,9 @@
 """Reject the words that the language guide excludes, and name the replacement; scripts/words.toml is the list.
 
-    python -m scripts.words                 check the tree except for the pending paths (`make lint`)
-    python -m scripts.words PATH ...        check these files and folders, pending or not
+    python -m scripts.words                 check the tree (`make lint`)
+    python -m scripts.words PATH ...        check these files and folders
     python -m scripts.words --commit FILE   check a commit message; `-` reads it from standard input
-    python -m scripts.words --count         print the findings per 1,000 lines by root folder, pending paths included
+    python -m scripts.words --count         print the findings per 1,000 lines by root folder
 
 A text is split into words at punctuation, underscores and CamelCase. One pass over a file therefore covers names,
 comments, docstrings and literals, and a phrase is found across a line break. The path of a file is checked as well.
@@ -67,7 +67,6 @@ class WordList:
     replacements: Mapping[Phrase, Sequence[str]]
     allowed_phrases: frozenset[Phrase] = frozenset()
     exempt_paths: frozenset[str] = frozenset()
-    pending_paths: tuple[str, ...] = ()
 
     @cached_property
     def by_first_word(self) -> dict[str, list[Phrase]]:
@@ -76,11 +75,6 @@ class WordList:
         for phrase in sorted({*self.replacements, *self.allowed_phrases}, key=len, reverse=True):
             found[phrase[0]].append(phrase)
         return dict(found)
-
-    def pending_path(self, path: str) -> str | None:
-        """Return the pending path that is or contains `path`, the longest of several."""
-        found = [one for one in self.pending_paths if path == one or path.startswith(f"{one}/")]
-        return max(found, key=len, default=None)
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,7 @@ def load(file: Path) -> WordList:
     allowed = frozenset(split(phrase) for phrase in table["allowed_phrases"])
     if incomplete := [" ".join(phrase) for phrase, use in replacements.items() if not use or phrase in allowed]:
         raise ValueError(f"{file.name}: no replacement, or allowed as well: {', '.join(incomplete)}")
-    return WordList(replacements, allowed, frozenset(table["exempt_paths"]), tuple(table["pending_paths"]))
+    return WordList(replacements, allowed, frozenset(table["exempt_paths"]))
 
 
 def find_phrases(text: str, words: WordList) -> Iterator[tuple[int, Phrase]]:
@@ -189,23 +183,10 @@ def check_file(root: Path, path: str, words: WordList) -> list[Finding]:
 
 
 def check_tree(root: Path, words: WordList) -> list[str]:
-    """Return the findings outside the pending paths, and each pending or exempt path that is without use."""
-    problems: list[str] = []
-    used: set[str] = set()
-    for path in files(root):
-        if found := check_file(root, path, words):
-            if pending := words.pending_path(path):
-                used.add(pending)
-            else:
-                problems += [str(one) for one in found]
-    list_name = f"{LIST.parent.name}/{LIST.name}"
+    """Return the findings, and each exempt path that does not exist."""
+    problems = [str(found) for path in files(root) for found in check_file(root, path, words)]
     problems += [
-        f"{list_name}: pending path {path} has no findings: remove it from pending_paths"
-        for path in words.pending_paths
-        if path not in used
-    ]
-    problems += [
-        f"{list_name}: exempt path {path} does not exist: remove it from exempt_paths"
+        f"{LIST.parent.name}/{LIST.name}: exempt path {path} does not exist: remove it from exempt_paths"
         for path in sorted(words.exempt_paths)
         if not (root / path).exists()
     ]
@@ -213,14 +194,14 @@ def check_tree(root: Path, words: WordList) -> list[str]:
 
 
 def check_paths(root: Path, paths: Iterable[str], words: WordList) -> list[str]:
-    """Return the findings in these files and folders, pending or not."""
+    """Return the findings in these files and folders."""
     wanted = [Path(os.path.relpath(path, root)).as_posix() for path in paths]
     chosen = [path for path in files(root) if any(one in {".", path} or path.startswith(f"{one}/") for one in wanted)]
     return [str(found) for path in chosen for found in check_file(root, path, words)]
 
 
 def count(root: Path, words: WordList) -> str:
-    """Return a Markdown table of the findings by root folder, pending paths included."""
+    """Return a Markdown table of the findings by root folder."""
     lines: Counter[str] = Counter()
     findings: Counter[str] = Counter()
     for path in files(root):
@@ -249,7 +230,7 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT, list_file
     parser = argparse.ArgumentParser(
         prog="python -m scripts.words", description="Reject the words of scripts/words.toml"
     )
-    parser.add_argument("paths", nargs="*", metavar="PATH", help="check these files and folders, pending or not")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="check these files and folders")
     parser.add_argument("--commit", metavar="FILE", help="check a commit message; - reads standard input")
     parser.add_argument("--count", action="store_true", help="print the findings per 1,000 lines by root folder")
     options = parser.parse_args(arguments)

@@ -1,7 +1,6 @@
 """The check of words finds each listed word wherever it is written, and nothing else."""
 
 import io
-from collections.abc import Sequence
 
 import pytest
 
@@ -20,8 +19,7 @@ PHRASES = [
 ]
 REJECTED = sorted(" ".join(phrase) for phrase in WORDS.replacements)
 
-PENDING = """pending_paths = {pending}
-[exempt_paths]
+LIST_FILE = """[exempt_paths]
 {exempt}
 [allowed_phrases]
 "in front of" = "a position"
@@ -41,14 +39,12 @@ def rejected(text: str, *, markdown: bool = False) -> list[tuple[int, str]]:
 def run(tmp_path, capsys):
     """Return a function that checks a small tree and returns the exit status and the lines printed."""
 
-    def check(
-        tree: dict[str, str] | None = None, *arguments: str, pending: Sequence[str] = (), exempt: str = ""
-    ) -> tuple[int, list[str]]:
+    def check(tree: dict[str, str] | None = None, *arguments: str, exempt: str = "") -> tuple[int, list[str]]:
         root, list_file = tmp_path / "root", tmp_path / "words.toml"
         for path, text in (tree or {}).items():
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_text(text)
-        list_file.write_text(PENDING.format(pending=list(pending), exempt=exempt))
+        list_file.write_text(LIST_FILE.format(exempt=exempt))
         status = main(arguments, root=root, list_file=list_file)
         return status, capsys.readouterr().out.splitlines()
 
@@ -158,30 +154,19 @@ def test_identifiers_of_third_parties_are_exempt(run):
     assert run({"keys.py": "url = AcmeFront\n"})[0] == 1
 
 
-def test_a_pending_path_is_not_reported(run):
-    tree = {"vault/keys.py": "door", "vaults.py": "door", "tests/vault/test_keys.py": "door"}
-    status, lines = run(tree, pending=["vault", "tests/vault"])
-    assert (status, lines) == (1, ['vaults.py:1: "door": use "endpoint" or "gateway"'])
-    assert run(tree, pending=["vault", "vaults.py", "tests/vault"]) == (0, [])
-
-
-def test_a_pending_or_exempt_path_without_use_is_reported(run):
-    status, lines = run({"vault/keys.py": "key"}, pending=["vault", "former"], exempt='"gone.md" = "a quotation"')
+def test_an_exempt_path_that_does_not_exist_is_reported(run):
+    status, [line] = run({"vault/keys.py": "key"}, exempt='"gone.md" = "a quotation"')
     assert status == 1
-    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == [
-        "pending path vault has no findings",
-        "pending path former has no findings",
-        "exempt path gone.md does not exist",
-    ]
+    assert "exempt path gone.md does not exist: remove it" in line
 
 
 def test_an_exempt_path_is_not_reported(run):
     assert run({"quoted.md": "door"}, exempt='"quoted.md" = "a quotation"') == (0, [])
 
 
-def test_a_pending_path_is_checked_when_it_is_named(run, tmp_path):
+def test_only_the_named_folder_is_checked(run, tmp_path):
     tree = {"vault/keys.py": "door", "vaults.py": "door"}
-    status, lines = run(tree, str(tmp_path / "root/vault"), pending=["vault", "vaults.py"])
+    status, lines = run(tree, str(tmp_path / "root/vault"))
     assert (status, lines) == (1, ['vault/keys.py:1: "door": use "endpoint" or "gateway"'])
 
 
@@ -190,9 +175,9 @@ def test_a_path_that_does_not_exist_is_rejected(run):
         run({}, "missing.py")
 
 
-def test_the_count_includes_pending_paths(run):
+def test_the_count_is_by_folder(run):
     tree = {"vault/keys.py": "door\n" * 2 + "key\n" * 2, "README.md": "front\n"}
-    assert run(tree, "--count", pending=["vault"]) == (
+    assert run(tree, "--count") == (
         0,
         [
             "| folder | lines | findings | per 1,000 lines |",
@@ -219,7 +204,7 @@ def test_a_commit_message_is_checked(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("line", ['"door" = []', '"in front of" = ["before"]'])
 def test_a_contradictory_list_is_rejected(tmp_path, line):
     file = tmp_path / "words.toml"
-    text = PENDING.format(pending=[], exempt="").replace('"door" = ["endpoint", "gateway"]', line)
+    text = LIST_FILE.format(exempt="").replace('"door" = ["endpoint", "gateway"]', line)
     file.write_text(text)
     with pytest.raises(ValueError, match="no replacement, or allowed as well"):
         load(file)
