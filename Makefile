@@ -2,7 +2,7 @@
 # PYTHON=… selects the interpreter, JOBS=… the test processes (one for each core), TESTS=… further options of pytest.
 # Ports and folders are settings: docs/settings.md.
 .DEFAULT_GOAL := help
-.PHONY: help demo up status down test test-unit test-full coverage lint lint-types lint-texts check docs site lock bench screenshots chaos setup-runtime setup-test setup-bench
+.PHONY: help demo up status down test test-unit test-full coverage lint lint-types lint-texts check docs site lock audit bench screenshots chaos setup-runtime setup-test setup-bench
 
 BIN := .venv/bin
 JOBS ?= $(shell nproc)
@@ -77,6 +77,10 @@ docs: setup-test ## generate the generated documents again
 
 lock: setup-test ## write the hash-locked requirements again (UPGRADE=1 takes newer releases)
 	@UPGRADE=$(UPGRADE) scripts/lock.sh
+
+audit: setup-test ## look up known vulnerabilities of the locked packages (asks a public service)
+	@$(BIN)/uv tool run --from 'pip-audit>=2.9,<3' pip-audit --strict --progress-spinner off --disable-pip \
+		--require-hashes -r requirements/production.lock -r requirements/test.lock
 
 bench: setup-bench ## run the benchmarks; JSON files and plots are written to tests/benchmarks/results
 	@$(BIN)/python -m tests.benchmarks
