@@ -28,6 +28,7 @@ HANDSHAKE_SECONDS, MESSAGE_SECONDS = 10, 30
 LATE_SECONDS = 30
 """Additional time for a loaded machine."""
 GROWTH_KIB = 65_536
+FEWEST_ANSWERS = 10
 
 
 @pytest.fixture
@@ -56,11 +57,10 @@ class HealthyClient:
         self._stop.set()
         self._thread.join()
         self._program.hang_up()
-        assert len(self._answers) >= 10
         assert set(self._answers) == {OK}
 
     def _ask(self) -> None:
-        while not self._stop.wait(0.01):
+        while len(self._answers) < FEWEST_ANSWERS or not self._stop.wait(0.01):
             self._answers += self._program.probe("data key", "Get").values()
             if len(self._answers) % 50 == 0:
                 self._program.hang_up()  # new connections must be accepted as well
