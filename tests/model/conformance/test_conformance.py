@@ -12,11 +12,11 @@ from structlog.testing import capture_logs
 
 from core.tenants.lifecycle import TRANSITIONS, State, Transition
 from tests.database.fixtures import Field
+from tests.model.conformance.replaying import Replay
+from tests.model.conformance.serving import Serving
 from tests.model.explorer import Story, walks
 from tests.model.people import PEOPLE, apply_move
-from tests.model.replaying import Replay
 from tests.model.scopes import LONG, SHORT
-from tests.model.serving import Serving
 from tests.model.state import Life, Rules, Scope, T, World, begin
 from tests.model.tenants import successors
 
