@@ -21,8 +21,8 @@ from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.cli.root_key_stand import OperatorCli
 from tests.cli.service_stand import Command, Running
 from tests.core.proving import TENANT
+from tests.dashboard.gateways.workflow_gateway import FakeAuthority, FakeGateway
 from tests.dashboard.scene import ACME
-from tests.dashboard.workflow_gateway import FakeAuthority, FakeGateway
 from tests.database.builders import a_connected_service, a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field, Server, clone
 from tests.database.signing import sign_head

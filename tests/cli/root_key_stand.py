@@ -25,8 +25,8 @@ from config.settings import Settings
 from core.tenants.locks import LockReason
 from database.connection.database import Database
 from openkcm.errors import OpenKcmError
+from tests.dashboard.gateways.workflow_gateway import FakeGateway
 from tests.dashboard.scene import ACME, KEY_ARN, everything_stored
-from tests.dashboard.workflow_gateway import FakeGateway
 from tests.database.fixtures import Field
 from workflows.client.workflow_client import UpdateRejected, WorkflowClient
 

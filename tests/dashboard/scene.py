@@ -30,9 +30,9 @@ from database.services.repository import ServiceRequestRow
 from database.usage import UsesRow
 from devstack.marketplace_simulator.page import Market
 from openkcm.contract.services import ServiceKind
-from tests.dashboard.root_key_gateway import INTAKE_PUBLIC
-from tests.dashboard.rotation_gateway import GRACE
-from tests.dashboard.workflow_gateway import FakeAuthority, FakeGateway
+from tests.dashboard.gateways.root_key_gateway import INTAKE_PUBLIC
+from tests.dashboard.gateways.rotation_gateway import GRACE
+from tests.dashboard.gateways.workflow_gateway import FakeAuthority, FakeGateway
 from tests.database.builders import a_result, a_route, an_event, an_object
 from tests.database.fixtures import Field
 

@@ -18,8 +18,8 @@ from dashboard.page_context import PageContext, ServiceUrls
 from database.connection.database import Database
 from database.platform.operators import Operations
 from openkcm.contract.audit_events import AuditName
+from tests.dashboard.gateways.workflow_gateway import FakeAuthority, FakeGateway
 from tests.dashboard.scene import ACME, audit_records, press, shown, text
-from tests.dashboard.workflow_gateway import FakeAuthority, FakeGateway
 from tests.database.builders import an_event
 from tests.database.fixtures import Field, Server, clone
 from tests.database.many import TENANTS, add_many_tenants

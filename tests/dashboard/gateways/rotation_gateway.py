@@ -14,7 +14,7 @@ from core.tenants.policy import TenantPolicy
 from database.connection.database import Database
 from database.keys import ServiceKeyRow
 from database.rotation import RewrappedRow, RotationRequest
-from tests.dashboard.approval_gateway import request
+from tests.dashboard.gateways.approval_gateway import request
 from workflows.client.workflow_client import UpdateRejected
 
 GRACE = timedelta(days=30)

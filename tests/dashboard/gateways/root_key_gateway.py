@@ -14,7 +14,7 @@ from core.tenants.locks import may_change_root_key
 from database.connection.database import Database
 from database.keys import EncryptedRootKeyRow, ServiceKeyRow
 from tests.crypto_service.https.authority import key_pem
-from tests.dashboard.approval_gateway import request
+from tests.dashboard.gateways.approval_gateway import request
 from workflows.client.workflow_client import OperationTimeout, UpdateRejected
 
 _KEY = ec.generate_private_key(ec.SECP256R1())

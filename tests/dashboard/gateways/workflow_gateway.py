@@ -23,9 +23,9 @@ from openkcm.contract.names import service_spiffe
 from openkcm.verification.reports.signed_file import ReportFormat
 from tests.compliance.reports.render.builders import a_standing
 from tests.crypto_service.https.authority import Issuer, pem, root, signed
-from tests.dashboard.approval_gateway import ApprovalRequests, request
-from tests.dashboard.root_key_gateway import INTAKE_PRIVATE, RootKeyRequests
-from tests.dashboard.rotation_gateway import RotationRequests
+from tests.dashboard.gateways.approval_gateway import ApprovalRequests, request
+from tests.dashboard.gateways.root_key_gateway import INTAKE_PRIVATE, RootKeyRequests
+from tests.dashboard.gateways.rotation_gateway import RotationRequests
 from tests.database.builders import a_service_key, an_examination
 
 LIFE = timedelta(hours=72)
