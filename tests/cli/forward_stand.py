@@ -18,7 +18,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.crypto_service.https.authority import key_pem, pem, signed
+from tests.crypto_service.authority import key_pem, pem, signed
 
 
 @dataclass(frozen=True)

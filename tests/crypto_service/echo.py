@@ -21,8 +21,8 @@ from crypto_service.server.connection import Connection
 from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
 from crypto_service.server.tls import server_context
 from openkcm.errors import OpenKcmError
+from tests.crypto_service import authority
 from tests.crypto_service.core.world import Changes
-from tests.crypto_service.https import authority
 
 request_name: ContextVar[bytes] = ContextVar("request_name", default=b"")
 ACME, BETA = "acme-corp-12345", "beta-corp-67890"

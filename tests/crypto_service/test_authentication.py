@@ -22,6 +22,7 @@ from crypto_service.server.executor import FairExecutor
 from database.postgres.notify import tenant_hash
 from tests.concurrency import wait_until_async
 from tests.contracts.authorities import p256
+from tests.crypto_service.authority import signed
 from tests.crypto_service.core.world import (
     ADDRESS,
     REGION,
@@ -34,7 +35,6 @@ from tests.crypto_service.core.world import (
     at_once,
     signed_by,
 )
-from tests.crypto_service.https.authority import signed
 from vault.pki.certificates import load_issuer
 
 pytestmark = pytest.mark.integration

@@ -18,7 +18,7 @@ from core.keys.root_keys import Credentials, OpenBaoKeyRef
 from kms.egress_policy import EgressPolicy
 from kms.providers import RootKeyProviders
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT
-from tests.crypto_service.https import authority as certificates
+from tests.crypto_service import authority as certificates
 from tests.kms.fault_proxy import FaultProxy, answering
 
 TOKEN = Credentials(token=SecretStr("s.token"))

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.crypto_service.https.authority import Issuer, Leaf, pem, root, service_names, signed, tenant_authority
+from tests.crypto_service.authority import Issuer, Leaf, pem, root, service_names, signed, tenant_authority
 
 TENANT = "acme-corp-12345"
 SERVICE = "orders"

@@ -23,7 +23,7 @@ from openkcm.agent.state import FILE
 from openkcm.errors import FolderRefused, ProofRefused
 from tests.client.agent.conftest import Field
 from tests.client.agent.control import ControlServer, a_join_token
-from tests.crypto_service.https.authority import _authority, pem, root
+from tests.crypto_service.authority import _authority, pem, root
 
 A_JWT = "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiIxIn0.c2lnbmF0dXJl"
 

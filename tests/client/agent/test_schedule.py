@@ -9,7 +9,7 @@ from openkcm.agent.schedule import ServerClock
 from openkcm.credentials.store import CredentialStore
 from openkcm.sdk.errors import Unavailable
 from tests.client.agent.control import SERVICE, TENANT
-from tests.crypto_service.https.authority import _authority
+from tests.crypto_service.authority import _authority
 from tests.crypto_service.https.stage import Stage
 
 REAL = datetime(2026, 11, 26, 12, tzinfo=UTC)

@@ -13,7 +13,7 @@ from openkcm.contract.client_files import Offer, configuration
 from openkcm.contract.services import ServiceKind
 from openkcm.credentials.store import CredentialStore
 from tests.client.agent.control import SERVICE, TENANT, certify
-from tests.crypto_service.https.authority import pem, root, tenant_authority
+from tests.crypto_service.authority import pem, root, tenant_authority
 
 _EFFECTS = ("open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.chmod", "os.truncate")
 

@@ -9,7 +9,7 @@ import pytest
 from openkcm.credentials.store import CredentialStore
 from openkcm.errors import AgentRunning, FolderRefused
 from tests.client.agent.control import SERVICE, TENANT
-from tests.crypto_service.https.authority import service_leaf, write_folder
+from tests.crypto_service.authority import service_leaf, write_folder
 
 OTHER_USER = 65534
 

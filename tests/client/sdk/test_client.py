@@ -36,7 +36,7 @@ from openkcm.sdk.errors import (
 )
 from openkcm.sdk.identity import Identity
 from openkcm.sdk.protocol import DataKey, Retry
-from tests.crypto_service.https.authority import Leaf, service_leaf
+from tests.crypto_service.authority import Leaf, service_leaf
 from tests.crypto_service.https.stage import BODY_LIMIT, SERVICE, TENANT, Stage
 
 pytestmark = pytest.mark.integration

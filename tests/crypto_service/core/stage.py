@@ -31,8 +31,8 @@ from database.keys import ServiceKeyRow
 from database.postgres.notify import tenant_hash
 from database.services.repository import ClientIdentityRow
 from openkcm.errors import OpenKcmError
+from tests.crypto_service import authority
 from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Clock, Journal, ignore_unwrap
-from tests.crypto_service.https import authority
 from vault.pki.certificates import hex_serial
 
 CACHE_SECONDS = 60.0

@@ -32,7 +32,7 @@ from kms.interfaces import RootKey
 from kms.platform import PlatformRootKey
 from openkcm.contract.services import ServiceKind
 from tests.contracts.authorities import nothing_recorded, p256, request
-from tests.crypto_service.https.authority import key_pem, pem, service_names, signed, write_files
+from tests.crypto_service.authority import key_pem, pem, service_names, signed, write_files
 from tests.database.builders import an_event
 from tests.database.fixtures import Field
 from tests.vault.server import Server

@@ -18,7 +18,7 @@ from crypto_service.interfaces import AuditEntry, ClientIdentity, ServiceKey
 from database.certificates import AuthorityRow
 from database.services.protected_fields import ProtectionRow
 from database.services.repository import ServiceCertificateRow
-from tests.crypto_service.https.authority import Leaf, root, tenant_authority
+from tests.crypto_service.authority import Leaf, root, tenant_authority
 
 Result = TypeVar("Result")
 _MATERIAL = 32

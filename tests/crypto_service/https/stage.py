@@ -17,7 +17,7 @@ from crypto_service.server.connection_registry import ConnectionLimits, Connecti
 from crypto_service.server.limits import TenantLimits
 from crypto_service.server.tls import server_context
 from openkcm.contract.client_files import Offer
-from tests.crypto_service.https.authority import Leaf, server_identity, service_leaf, write_folder
+from tests.crypto_service.authority import Leaf, server_identity, service_leaf, write_folder
 from tests.crypto_service.https.core import MemoryCertificates, MemoryCore, MemoryHeartbeats, MemoryProtections
 
 Result = TypeVar("Result")

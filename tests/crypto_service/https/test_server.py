@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import platform as errors
 from core.tenants.lifecycle import State
-from tests.crypto_service.https.authority import root, tenant_authority
+from tests.crypto_service.authority import root, tenant_authority
 from tests.crypto_service.https.stage import BODY_LIMIT, SERVICE, TENANT, Stage
 from tests.crypto_service.https.wire import CHUNKED, Reply, Wire, encrypt_body, get, post
 

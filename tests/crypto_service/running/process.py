@@ -19,8 +19,8 @@ from cryptography import x509
 from config import secrets
 from config.secrets import Role, ensure_secret
 from tests.contracts.authorities import p256
+from tests.crypto_service.authority import key_pem, pem
 from tests.crypto_service.core.world import Home, World
-from tests.crypto_service.https.authority import key_pem, pem
 from tests.crypto_service.https.wire import Wire, post
 from tests.ports import free_port
 

@@ -18,8 +18,8 @@ from core.errors.platform import VaultUnavailable
 from crypto_service.server import tls
 from crypto_service.server.tls import ServerCertificate, ServerTls, SharedTlsIdentity, new_identity, server_context
 from tests.concurrency import wait_until_async
-from tests.crypto_service.https import authority
-from tests.crypto_service.https.authority import server_identity
+from tests.crypto_service import authority
+from tests.crypto_service.authority import server_identity
 from tests.vault.server import Server
 from vault.pki.server_certificates import PkiServerCertificates
 
@@ -130,7 +130,7 @@ def test_key_loads_from_memory_in_a_hardened_unprivileged_process():
 import codecs, os
 from crypto_service.server.hardening import harden
 from crypto_service.server.tls import server_context
-from tests.crypto_service.https.authority import server_identity
+from tests.crypto_service.authority import server_identity
 identity = server_identity()
 server_context(identity)  # loads all modules that another user cannot read
 codecs.lookup("ascii")

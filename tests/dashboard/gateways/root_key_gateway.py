@@ -13,7 +13,7 @@ from core.names import root_key
 from core.tenants.locks import may_change_root_key
 from database.connection.database import Database
 from database.keys import EncryptedRootKeyRow, ServiceKeyRow
-from tests.crypto_service.https.authority import key_pem
+from tests.crypto_service.authority import key_pem
 from tests.dashboard.gateways.approval_gateway import request
 from workflows.client.workflow_client import OperationTimeout, UpdateRejected
 

@@ -22,7 +22,7 @@ from database.services.repository import ServiceCertificateRow
 from openkcm.contract.names import service_spiffe
 from openkcm.verification.reports.signed_file import ReportFormat
 from tests.compliance.reports.render.builders import a_standing
-from tests.crypto_service.https.authority import Issuer, pem, root, signed
+from tests.crypto_service.authority import Issuer, pem, root, signed
 from tests.dashboard.gateways.approval_gateway import ApprovalRequests, request
 from tests.dashboard.gateways.root_key_gateway import INTAKE_PRIVATE, RootKeyRequests
 from tests.dashboard.gateways.rotation_gateway import RotationRequests

@@ -18,7 +18,7 @@ from compliance.isolation.crypto_api.kmip_client import ENDED as KMIP_ENDED
 from compliance.isolation.crypto_api.kmip_client import KmipProbeClient
 from compliance.isolation.crypto_api.model import CryptoApiFailing, CryptoApiUnreachable, Identity
 from compliance.isolation.crypto_api.tls_client import dial, trust
-from tests.crypto_service.https import authority
+from tests.crypto_service import authority
 
 pytestmark = pytest.mark.integration
 

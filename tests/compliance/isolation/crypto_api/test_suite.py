@@ -55,8 +55,8 @@ from tests.compliance.isolation.crypto_api.endpoints import (
     probes_of,
 )
 from tests.concurrency import wait_until
+from tests.crypto_service import authority
 from tests.crypto_service.core.world import Home, World
-from tests.crypto_service.https import authority
 from tests.database.fixtures import Field
 from tests.vault.server import Server
 from vault.pki.certificates import IssuedCertificate, Issuer, LeafNames, build_leaf, hex_serial
