@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.benchmarks.harness.certificates import write_certificates
+from tests.benchmarks.crypto_api.certificates import write_certificates
 from tests.benchmarks.harness.processes import wait_open
 from tests.benchmarks.harness.stack import free_ports
 

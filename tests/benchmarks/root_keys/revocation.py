@@ -17,11 +17,11 @@ from core.errors.platform import DatabaseUnavailable
 from core.tenants.lifecycle import State
 from database.connection.database import Database
 from tests.benchmarks import report
-from tests.benchmarks.harness.fault_injection import without
 from tests.benchmarks.harness.open_loop import Answered, Listener, Steady, ask_fast, asking
 from tests.benchmarks.harness.service_fixture import connected_stack, listeners
 from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.report import Check, Result, percentile, spread
+from tests.benchmarks.root_keys.fault_injection import without
 from tests.e2e.holders import Holder, Holders
 
 PROVIDERS = ("aws-kms", "pkcs11", "openbao")
