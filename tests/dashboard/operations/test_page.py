@@ -22,7 +22,7 @@ from tests.dashboard.gateways.workflow_gateway import FakeAuthority, FakeGateway
 from tests.dashboard.scene import ACME, audit_records, press, shown, text
 from tests.database.builders import an_event
 from tests.database.fixtures import Field, Server, clone
-from tests.database.many import TENANTS, add_many_tenants
+from tests.database.platform.many import TENANTS, add_many_tenants
 
 PROMISE = 180.0
 OPERATOR = Person("otto", "Otto", OPERATORS, frozenset({PersonRole.OPERATOR}))

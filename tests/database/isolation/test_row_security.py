@@ -6,9 +6,9 @@ import pytest
 
 from core.errors.platform import DatabaseRefused
 from database.connection.database import Database
-from tests.database.breaking import ATTACKER, VICTIM, breaches_of, denied_own_writes
 from tests.database.builders import a_leaving
 from tests.database.fixtures import Field
+from tests.database.isolation.breaking import ATTACKER, VICTIM, breaches_of, denied_own_writes
 from tests.database.templates import two_tenants
 
 

@@ -14,7 +14,7 @@ from database.postgres.access import PLATFORM, sign
 from database.tenants import TenantRow
 from tests.database.builders import a_provisioned_tenant, an_event
 from tests.database.fixtures import Field, Server, clone
-from tests.database.many import TENANTS, add_many_tenants
+from tests.database.platform.many import TENANTS, add_many_tenants
 
 PROMISE = 180.0
 

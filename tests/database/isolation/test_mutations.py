@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.database.breaking import ATTACKER, VICTIM, breaches_of
 from tests.database.builders import a_leaving
 from tests.database.fixtures import Field, Server, clone
+from tests.database.isolation.breaking import ATTACKER, VICTIM, breaches_of
 from tests.database.templates import two_tenants
 
 _CTX_OK = (

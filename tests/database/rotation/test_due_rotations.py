@@ -9,8 +9,8 @@ from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from tests.database.builders import a_new_version, a_wanted_rotation, an_object
 from tests.database.fixtures import Field
+from tests.database.rotation.test_rotation import begin
 from tests.database.templates import filled_template, two_services
-from tests.database.test_rotation import begin
 
 NOTHING_DUE = TenantPolicy(tenant_key_days=730, service_key_days=365)
 

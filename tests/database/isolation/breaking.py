@@ -13,9 +13,9 @@ import psycopg
 from psycopg import errors
 
 from database.postgres.access import PROCESSES, sign
-from tests.database.denied import FOREIGN_REFERENCES, NEVER, NEVER_ANY_PROCESS, PLATFORM_QUESTIONS
 from tests.database.fixtures import Field
-from tests.database.grants import GRANTS
+from tests.database.isolation.denied import FOREIGN_REFERENCES, NEVER, NEVER_ANY_PROCESS, PLATFORM_QUESTIONS
+from tests.database.isolation.grants import GRANTS
 
 ATTACKER, VICTIM = "acme", "beta"
 PARTITIONS = tuple(f"audit_event_{number:02d}" for number in range(16))
