@@ -19,7 +19,7 @@ from database.connection.database import Database
 from openkcm.cli import __main__ as client
 from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.cli.root_key_stand import OperatorCli
-from tests.cli.service_stand import Command, Running
+from tests.cli.services.service_stand import Command, Running
 from tests.core.proving import TENANT
 from tests.dashboard.gateways.workflow_gateway import FakeAuthority, FakeGateway
 from tests.dashboard.scene import ACME

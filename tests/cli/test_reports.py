@@ -7,7 +7,7 @@ import pytest
 
 from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.reports.model import Report
-from tests.cli import offline
+from tests.cli.audit import offline
 from tests.client.verification.reports.test_verify import a_page, a_print, an_export, document, export, report, stream
 from tests.core.proving import KEYS, a_certificate
 from tests.database.signing import Signer

@@ -9,7 +9,7 @@ import pytest
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import GENESIS, StoredRecord, link
 from openkcm.verification.audit_export import export_lines, read_export
-from tests.cli.offline import verdict, verify
+from tests.cli.audit.offline import verdict, verify
 from tests.e2e.dashboard_pages import UMA
 from tests.e2e.sign_ons import cookie
 from tests.e2e.stack import TIMEOUT_SECONDS, Stack

@@ -20,7 +20,7 @@ from core.errors.platform import VaultRefused
 from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantOffboarded, TenantUnknown
 from dashboard.auth.claims import FRESH
-from tests.cli.offline import verdict
+from tests.cli.audit.offline import verdict
 from tests.concurrency import wait_until
 from tests.e2e.attacker import InsiderAttacker
 from tests.e2e.busy import BusyService

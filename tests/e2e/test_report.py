@@ -14,7 +14,7 @@ from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName, fields_of
 from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.reports.signed_file import ReportFormat, read_report
-from tests.cli.offline import verify
+from tests.cli.audit.offline import verify
 from tests.concurrency import wait_until
 from tests.e2e.connected import command_until_done, connect, rejection_code
 from tests.e2e.stack import Stack

@@ -17,7 +17,7 @@ from crypto_service.kmip.codec.fields import choice
 from crypto_service.kmip.codec.tags import Tag
 from openkcm.sdk.client import Client
 from openkcm.sdk.errors import AccessRefused
-from tests.cli.service_stand import a_request
+from tests.cli.services.service_stand import a_request
 from tests.concurrency import wait_until
 from tests.crypto_service.kmip.messages import batch_item
 from tests.e2e.clients import Program

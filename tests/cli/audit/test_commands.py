@@ -12,7 +12,7 @@ from database.connection.database import Database
 from database.offboarding import ErasureCertificateRow
 from openkcm.verification.erasure_certificate import shred_message, statement_text
 from openkcm.verification.public_keys import PublicKeys
-from tests.cli import offline
+from tests.cli.audit import offline
 from tests.core.proving import (
     FINGERPRINT,
     KEYS,

@@ -22,7 +22,7 @@ from compliance.audit.forwarding.sinks import open_receiver
 from core.errors.compliance import DestinationRefused, ReceiverUnavailable
 from database.connection.database import Database
 from openkcm.errors import CallerError, FileRefused
-from tests.cli.forward_stand import HttpsReceiver, Identity, SyslogReceiver, make_identity
+from tests.cli.audit.forward_stand import HttpsReceiver, Identity, SyslogReceiver, make_identity
 from tests.concurrency import wait_until
 from tests.core.proving import TENANT, a_stream
 from tests.database.builders import a_provisioned_tenant, an_audit_event

@@ -19,7 +19,7 @@ from config.credential_encryption import decrypt_credentials
 from core.errors.keys import RootKeyRefused
 from core.errors.platform import SettingsInvalid
 from core.keys.root_keys import Credentials
-from tests.cli.forward_stand import make_identity
+from tests.cli.audit.forward_stand import make_identity
 from tests.cli.root_key_stand import AWS, BAO, HSM, SECRET, at_a_terminal
 from tests.dashboard.scene import ACME, ROLE_ARN
 

@@ -20,7 +20,7 @@ from openkcm.agent.attestation import FileAttestor, InlineAttestor
 from openkcm.contract.csr import CsrRefused
 from openkcm.contract.enrolment import parse_join_token
 from openkcm.errors import FileRefused, FolderRefused, InvalidName
-from tests.cli.service_stand import a_request, application
+from tests.cli.services.service_stand import a_request, application
 from tests.database.builders import a_contact
 from worker.payload_codec import ENCODING
 from workflows.client.workflow_client import UpdateRejected, WorkflowClient

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # An audit hook of the interpreter rejects every use of a socket; replaced functions would miss some.
 _SCRIPT = f"""

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from core.errors.platform import TemporalUnavailable
 from openkcm.errors import FolderRefused
-from tests.cli.service_stand import a_request
+from tests.cli.services.service_stand import a_request
 
 
 def test_a_mongodb_folder_has_a_valid_chain_and_a_new_certificate_keeps_the_key(command) -> None:
