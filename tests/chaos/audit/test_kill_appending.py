@@ -26,7 +26,7 @@ from database.connection.database import Database
 from devstack.servers.postgres import PostgresServer
 from openkcm.verification.audit_export import verify_export
 from openkcm.verification.public_keys import PublicKeys
-from tests.chaos.appending import APPENDER, DELIVERY, JOURNAL, SERVICE, Workspace
+from tests.chaos.audit.appending import APPENDER, DELIVERY, JOURNAL, SERVICE, Workspace
 from tests.chaos.audited import whole_stream
 from tests.database.builders import a_connected_service, a_provisioned_tenant
 from tests.database.fixtures import Field, Server, prepare
@@ -46,7 +46,7 @@ class Processes:
     def __init__(self, workspace: Workspace, file: Path) -> None:
         self._workspace = workspace
         self._launcher = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.appending", str(file)],
+            [sys.executable, "-m", "tests.chaos.audit.appending", str(file)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

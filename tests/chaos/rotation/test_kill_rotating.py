@@ -12,7 +12,7 @@ import pytest
 from tests.chaos.field import REGION, Field
 from tests.chaos.marching import KillSequence, every, last, parametrize
 from tests.chaos.reading import Reader
-from tests.chaos.rotating import RotatedTenant, adapters, assert_undecryptable, copy_wraps
+from tests.chaos.rotation.rotating import RotatedTenant, adapters, assert_undecryptable, copy_wraps
 from tests.kms.estate import make_service_keys
 from tests.kms.opening import Opener, decrypt, encrypt
 

@@ -27,7 +27,7 @@ from openkcm.verification.erasure_certificate import ErasureStatement, shred_mes
 from tests.activities.offboarding.test_destruction import verified
 from tests.chaos.audited import assert_recorded_once, whole_stream
 from tests.chaos.field import REGION, Field
-from tests.chaos.rotating import adapters
+from tests.chaos.rotation.rotating import adapters
 from tests.e2e.test_traces import payloads_of
 from vault.transit.audit_signer import TransitAuditSigner
 from worker.payload_codec import ENCODING

@@ -12,11 +12,11 @@ import pytest
 
 from config.secrets import Role
 from core.keys.root_keys import RootKeyMode
-from tests.chaos.changing import Customers, Tenant
 from tests.chaos.field import REGION, Field
 from tests.chaos.marching import TARGETS, KillSequence, every, parametrize
 from tests.chaos.reading import Reader
-from tests.chaos.rotating import adapters
+from tests.chaos.root_keys.changing import Customers, Tenant
+from tests.chaos.rotation.rotating import adapters
 from tests.kms.estate import make_service_keys
 from tests.kms.opening import Opener, decrypt, encrypt
 from workflows.client.workflow_client import UpdateRejected

@@ -12,10 +12,10 @@ import pytest
 from core.messages.tenants import OffboardRequest
 from core.tenants.lifecycle import State
 from tests.chaos.field import REGION, Field
-from tests.chaos.leaving import OffboardedTenant
 from tests.chaos.marching import KillSequence, every, last, parametrize
+from tests.chaos.offboarding.leaving import OffboardedTenant
 from tests.chaos.reading import Reader
-from tests.chaos.rotating import assert_undecryptable, copy_wraps
+from tests.chaos.rotation.rotating import assert_undecryptable, copy_wraps
 from tests.kms.opening import Opener
 
 # The minimum of effects (responses of the key server, commits) of each step, so that every kill has a target.

@@ -1,7 +1,7 @@
 """Processes that write audit records for many tenants until they are killed, with a ledger of acknowledged writes.
 
-Run as `python -m tests.chaos.appending WORKSPACE`, a JSON file of `Workspace`. It forks a process for each input line,
-`ROLE NUMBER`, and prints its pid, so that modules are imported only once.
+Run as `python -m tests.chaos.audit.appending WORKSPACE`, a JSON file of `Workspace`. It forks a process for each input
+line, `ROLE NUMBER`, and prints its pid, so that modules are imported only once.
 
 A ledger records each write before it starts, and its acknowledgement. Each line is one write, so after a kill it is
 complete or absent. A restarted process reads its ledger and first repeats the write that was not acknowledged.
