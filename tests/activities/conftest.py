@@ -19,14 +19,14 @@ from config.settings import Settings
 from core.names import CANARY_TENANT_ID
 from core.tenants.provisioning import Step
 from database.connection.database import Database
-from tests.activities.attacking import Attack, Found, Widen, attacks_of
-from tests.activities.changing import Change, connect_services
-from tests.activities.connecting import Connection
+from tests.activities.certificates.rolling import Roll
+from tests.activities.isolation.attacking import Attack, Found, Widen, attacks_of
+from tests.activities.notifications.receiving import Mailbox
 from tests.activities.offboarding.leaving import Leaving, connected
 from tests.activities.provisioning import MADE, REGION, Provisioning, run_steps
-from tests.activities.receiving import Mailbox
-from tests.activities.rolling import Roll
-from tests.activities.rotating import Rotating
+from tests.activities.root_keys.changing import Change, connect_services
+from tests.activities.rotation.rotating import Rotating
+from tests.activities.services.connecting import Connection
 from tests.database.builders import an_event
 from tests.database.fixtures import Field
 from tests.e2e.receivers import CallbackReceiver

@@ -35,7 +35,7 @@ from devstack.servers.postgres import PostgresServer
 from devstack.servers.temporal import TemporalServer
 from openkcm.contract.audit_events import verify_chain
 from openkcm.contract.services import ServiceKind
-from tests.activities.connecting import csr_of
+from tests.activities.services.connecting import csr_of
 from tests.e2e.receivers import CallbackReceiver
 from vault.auth.client import VaultSession
 from vault.pki.certificates import hex_serial

@@ -28,8 +28,8 @@ from database.services.repository import ServiceCertificateRow, ServiceRequestRo
 from openkcm.contract.audit_events import AuditName, head_message, verify_chain
 from openkcm.contract.services import ServiceKind
 from openkcm.verification.public_keys import PublicKeys
-from tests.activities.connecting import KEY, csr_of
 from tests.activities.provisioning import REGION, Provisioning
+from tests.activities.services.connecting import KEY, csr_of
 from tests.database.builders import an_event
 from tests.kms.opening import Estate, Opener, decrypt, encrypt
 from tests.simulation.clocks import MovedClock

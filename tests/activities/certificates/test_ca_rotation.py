@@ -13,9 +13,9 @@ from core.errors.services import CaRotationInProgress
 from core.errors.tenants import TenantNotOperational
 from core.messages.services import AuthorityPlan
 from core.tenants.lifecycle import State, Transition
-from tests.activities.connecting import SERVICE
+from tests.activities.certificates.rolling import STEPS, Roll
 from tests.activities.dying import after_effect, every_effect, perform_with_crash
-from tests.activities.rolling import STEPS, Roll
+from tests.activities.services.connecting import SERVICE
 from vault.pki.authorities import PkiAuthorities
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -13,9 +13,9 @@ from core.notifications import Channel
 from core.tenants.lifecycle import Transition
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName
-from tests.activities.connecting import SERVICE
+from tests.activities.certificates.rolling import Roll
 from tests.activities.counting import UNCOUNTED, counting
-from tests.activities.rolling import Roll
+from tests.activities.services.connecting import SERVICE
 from vault.pki.authorities import PkiAuthorities
 from vault.pki.certificates import PkiRoot
 

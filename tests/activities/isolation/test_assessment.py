@@ -23,8 +23,8 @@ from core.tenants.locks import LockReason
 from database.platform.scheduled import PlatformQueries
 from openkcm.verification.isolation_controls import DETAIL, tallied
 from openkcm.verification.public_keys import PublicKeys
-from tests.activities.attacking import Widen
 from tests.activities.counting import UNCOUNTED
+from tests.activities.isolation.attacking import Widen
 from tests.activities.provisioning import Provisioning
 from tests.activities.recorded import Recorded
 from worker.wiring import utc_now

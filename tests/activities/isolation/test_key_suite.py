@@ -11,14 +11,14 @@ from core.errors.platform import Superseded
 from core.tenants.locks import LockReason
 from database.platform.scheduled import PlatformQueries
 from kms.platform import PlatformRootKey
-from tests.activities.attacking import (
+from tests.activities.isolation.attacking import (
     attacks_of,
     breached,
     forget_key,
     not_checked,
 )
-from tests.activities.changing import SERVICES
 from tests.activities.provisioning import MADE, run_steps
+from tests.activities.root_keys.changing import SERVICES
 from tests.database.builders import an_object
 from tests.vault.sharing import a_shared_key, an_imported_key, an_old_version_again
 

@@ -18,9 +18,9 @@ from core.messages.tenants import (
 from database.connection.database import Database
 from database.keys import ServiceKeyRow
 from database.offboarding import OffboardingRow
-from tests.activities.connecting import SERVICE, Connection
 from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.activities.recorded import Recorded
+from tests.activities.services.connecting import SERVICE, Connection
 from vault.auth.client import TokenSession
 
 STEPS = (

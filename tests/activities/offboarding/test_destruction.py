@@ -17,9 +17,9 @@ from core.tenants.offboarding import KEPT
 from openkcm.contract.audit_events import verify_chain
 from openkcm.errors import OpenKcmError
 from openkcm.verification.erasure_certificate import ErasureStatement, shred_message, statement_text
-from tests.activities.connecting import SERVICE
 from tests.activities.offboarding.leaving import STEPS, connected
 from tests.activities.provisioning import REGION
+from tests.activities.services.connecting import SERVICE
 from vault.transit.audit_signer import TransitAuditSigner
 from vault.transit.payload_keys import TransitPayloadKeys
 from vault.transit.root_keys import TransitRootKeys

@@ -24,7 +24,7 @@ from core.tenants.provisioning import Step
 from openkcm.contract.audit_events import AuditName
 from tests.activities.counting import UNCOUNTED, Counted, counting
 from tests.activities.provisioning import Provisioning, run_steps
-from tests.activities.rotating import Rotating
+from tests.activities.rotation.rotating import Rotating
 from tests.vault import server as openbao
 from worker.wiring import utc_now
 

@@ -14,10 +14,10 @@ from core.messages.keys import PreflightResult, SwitchResult
 from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import LockReason
 from database.keys import EncryptedRootKeyRow
-from tests.activities.changing import SERVICES, Change
-from tests.activities.connecting import Connection
 from tests.activities.dying import after_effect
 from tests.activities.provisioning import REGION, Provisioning, run_steps
+from tests.activities.root_keys.changing import SERVICES, Change
+from tests.activities.services.connecting import Connection
 from tests.concurrency import wait_until
 
 

@@ -18,11 +18,11 @@ from core.messages.keys import PlanRotationStep, RotationPlan, WatchRootKeysInpu
 from core.tenants.lifecycle import Transition
 from core.tenants.locks import HEALTHY, LockReason
 from database.root_keys import RootKeyVersionsRow
-from tests.activities.changing import SERVICES
 from tests.activities.counting import run_until
 from tests.activities.dying import crashes_after
 from tests.activities.provisioning import REGION
-from tests.activities.rotating import Rotating
+from tests.activities.root_keys.changing import SERVICES
+from tests.activities.rotation.rotating import Rotating
 from tests.kms.customer_openbao import CustomerOpenBao
 from tests.vault.server import Server
 from vault.auth.client import TokenSession

@@ -3,7 +3,7 @@
 from core.keys.rotation import RotationScope
 from core.notifications import Channel
 from tests.activities.counting import counting
-from tests.activities.rotating import Rotating
+from tests.activities.rotation.rotating import Rotating
 from tests.activities.rotation.test_steps import age
 from tests.database.fixtures import Field
 

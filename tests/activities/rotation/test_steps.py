@@ -22,9 +22,9 @@ from core.tenants.approvals import Action
 from core.tenants.lifecycle import Transition
 from core.tenants.locks import LockReason
 from core.tenants.policy import TenantPolicy
-from tests.activities.changing import SERVICES
 from tests.activities.dying import after_effect, crashes_after
-from tests.activities.rotating import Rotating
+from tests.activities.root_keys.changing import SERVICES
+from tests.activities.rotation.rotating import Rotating
 from tests.database.builders import an_object
 from tests.database.fixtures import Field
 from vault.transit.keys import ciphertext_version

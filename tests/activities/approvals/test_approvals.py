@@ -25,7 +25,7 @@ from core.tenants.lifecycle import State, Transition
 from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import EventKind
 from core.tenants.roles import Person, PersonRole
-from tests.activities.approving import ADA, KAI, TENANT, UMA, Scene, sign_on
+from tests.activities.approvals.approving import ADA, KAI, TENANT, UMA, Scene, sign_on
 from tests.activities.dying import SimulatedCrash
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key, an_event
 from tests.database.fixtures import Field

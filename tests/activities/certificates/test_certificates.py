@@ -10,8 +10,8 @@ from core.errors.keys import KeyUnavailable
 from core.errors.platform import ConflictingResource
 from core.tenants.provisioning import Step
 from database.certificates import AuthorityRow
-from tests.activities.connecting import KEY, csr_of
 from tests.activities.provisioning import Provisioning
+from tests.activities.services.connecting import KEY, csr_of
 from vault.pki.authorities import PkiAuthorities
 from vault.pki.certificates import Authority, hex_serial
 

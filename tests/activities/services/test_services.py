@@ -18,9 +18,9 @@ from kms.platform import PlatformRootKey
 from openkcm.contract.names import service_spiffe
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import CallerError
-from tests.activities.connecting import CERTIFYING, KEY, SERVICE, Connection, csr_of
 from tests.activities.dying import after_effect
 from tests.activities.provisioning import REGION, Provisioning
+from tests.activities.services.connecting import CERTIFYING, KEY, SERVICE, Connection, csr_of
 from vault.transit.root_keys import TransitRootKeys
 
 

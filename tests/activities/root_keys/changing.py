@@ -14,9 +14,9 @@ from database.keys import ServiceKeyRow
 from database.root_keys import CustomerRootKeyRow, RootKeyChangeRow, RootKeyRequestRow
 from database.services.repository import ServiceRequestRow
 from openkcm.contract.services import ServiceKind
-from tests.activities.connecting import KEY, Connection, csr_of
 from tests.activities.provisioning import REGION, Provisioning
 from tests.activities.recorded import Recorded
+from tests.activities.services.connecting import KEY, Connection, csr_of
 from tests.kms.estate import assert_in_force
 from tests.kms.opening import Estate, Opener
 from vault.transit.tenant_keys import TransitTenantKeys

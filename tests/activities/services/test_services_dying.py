@@ -7,8 +7,8 @@ import pytest
 
 from core.messages.services import CertificatePlan
 from core.services import ServiceState
-from tests.activities.connecting import CERTIFYING
 from tests.activities.dying import every_effect, perform_with_crash
+from tests.activities.services.connecting import CERTIFYING
 
 # The minimum number of effects (Vault responses, commits) of each step, so that each crash occurs.
 EFFECTS = {

@@ -9,8 +9,8 @@ from core.messages.base import StepInput
 from core.messages.services import AuthorityFailureInput, AuthorityPlan, AuthorityStep, RollAuthorityResult
 from database.certificates import AuthorityRow, RevocationListRow
 from database.provisioning import RouteRow
-from tests.activities.connecting import Connection
 from tests.activities.recorded import Recorded
+from tests.activities.services.connecting import Connection
 from tests.database.fixtures import Field
 
 STEPS = ("prepare-ca", "verify-ca", "activate-ca")

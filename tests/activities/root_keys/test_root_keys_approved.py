@@ -10,7 +10,7 @@ from core.messages.keys import RootKeyStep
 from core.messages.tenants import ApprovalStep
 from core.tenants.approvals import Action, VoteChoice
 from core.tenants.policy import TenantPolicy
-from tests.activities.changing import Change
+from tests.activities.root_keys.changing import Change
 from tests.database.builders import a_person
 
 

@@ -12,8 +12,8 @@ from core.errors.keys import CustomerKeyError, RootKeyCredentialsRefused, RootKe
 from core.keys.root_keys import PlatformKeyRef, RootKeyMode
 from core.messages.keys import PreflightResult, RootKeyStep
 from openkcm.errors import OpenKcmError
-from tests.activities.changing import STEPS, Change
 from tests.activities.dying import after_effect, crash, crashes_after, full_but
+from tests.activities.root_keys.changing import STEPS, Change
 
 # The former (None: the platform's) and the new root key of each direction, by the names of the customer's keys.
 DIRECTIONS = {

@@ -6,8 +6,8 @@ from config.settings import Settings
 from core.errors.platform import NotificationUndelivered
 from core.notifications import Channel, NotificationKind
 from core.tenants.provisioning import Step
+from tests.activities.notifications.receiving import Mailbox
 from tests.activities.provisioning import Provisioning
-from tests.activities.receiving import Mailbox
 from tests.e2e.receivers import CallbackReceiver
 
 

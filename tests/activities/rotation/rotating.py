@@ -22,8 +22,8 @@ from core.messages.keys import (
 from database.keys import KeyRow, ServiceKeyRow
 from database.rotation import RotationRow
 from kms.platform import PlatformRootKey
-from tests.activities.changing import SERVICES, Change
 from tests.activities.provisioning import REGION
+from tests.activities.root_keys.changing import SERVICES, Change
 
 STEPS = (
     "plan-rotation",

@@ -8,9 +8,9 @@ from activities.keys import context_of
 from core import names as ids
 from core.errors.compliance import PositiveControlFailed
 from kms.platform import PlatformRootKey
-from tests.activities.attacking import breached
-from tests.activities.changing import SERVICES
+from tests.activities.isolation.attacking import breached
 from tests.activities.provisioning import REGION
+from tests.activities.root_keys.changing import SERVICES
 from tests.database.builders import an_object
 
 

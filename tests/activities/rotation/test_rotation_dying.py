@@ -11,7 +11,7 @@ from core.errors.keys import KeyUnavailable
 from core.keys.rotation import KeyState, RotationScope
 from core.messages.keys import PlanRotationStep
 from tests.activities.dying import crashes_after, full_but
-from tests.activities.rotating import STEPS, Rotating
+from tests.activities.rotation.rotating import STEPS, Rotating
 
 KINDS = {
     "everything": {},
