@@ -41,14 +41,15 @@ from tests.compliance.reports.sample import a_busy_report, a_document
 from tests.concurrency import wait_until
 from tests.crypto_service.kmip.messages import batch_item
 from tests.crypto_service.kmip.scene import creation
-from tests.e2e import browser, connected
-from tests.e2e.browser import Visitor, drawn
+from tests.e2e import connected
 from tests.e2e.clients import Program, data_key
 from tests.e2e.connected import Service
-from tests.e2e.dashboard_pages import ADA, OLGA, fill_connect
-from tests.e2e.holders import Holder, Holders
+from tests.e2e.dashboard.harness import browser
+from tests.e2e.dashboard.harness.browser import Visitor, drawn
+from tests.e2e.dashboard.harness.dashboard_pages import ADA, OLGA, fill_connect
+from tests.e2e.dashboard.harness.root_key_pages import ask_for, close, labelled, open_change
 from tests.e2e.kmip_wire import ask
-from tests.e2e.root_key_pages import ask_for, close, labelled, open_change
+from tests.e2e.root_keys.holders import Holder, Holders
 from tests.e2e.stack import ACME, Stack, enabling
 from tests.e2e.wires import post
 

@@ -1,6 +1,6 @@
 """The steps of GenerateReport on a real database: after a crash at any effect and a retry there is one valid report.
 
-A test key signs; the real key signs in tests/e2e/test_report.py.
+A test key signs; the real key signs in tests/e2e/audit/test_report.py.
 """
 
 import itertools

@@ -11,11 +11,11 @@ import pytest
 from playwright.sync_api import Browser
 
 from devstack.servers.postgres import PostgresServer
-from tests.e2e import browser
-from tests.e2e.browser import Visitor
 from tests.e2e.clients import Program, start_program
-from tests.e2e.enrolling import Issuer
-from tests.e2e.holders import Holders
+from tests.e2e.dashboard.harness import browser
+from tests.e2e.dashboard.harness.browser import Visitor
+from tests.e2e.root_keys.holders import Holders
+from tests.e2e.services.enrolling import Issuer
 from tests.e2e.stack import ACME, Stack
 from tests.e2e.tenants import new_tenant
 

@@ -16,7 +16,7 @@ from tests.benchmarks.field_encryption.mongodb_app import RANGE
 from tests.benchmarks.harness.ab_runner import Cases, compare, network, plot, relayed, sides
 from tests.benchmarks.harness.service_fixture import connected_stack
 from tests.benchmarks.report import Check, Result
-from tests.e2e.mongo import mongo_server
+from tests.e2e.integrations.mongo import mongo_server
 
 _TENANT = "bench-corp-1"
 _PROGRAM = Path(__file__).with_name("mongodb_app.py")

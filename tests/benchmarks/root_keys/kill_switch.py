@@ -16,8 +16,8 @@ from tests.benchmarks import report
 from tests.benchmarks.harness.service_fixture import connect, connected_stack
 from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.report import Check, Result, percentile, spread
-from tests.e2e.applications import Application, running
-from tests.e2e.holders import Holders
+from tests.e2e.root_keys.applications import Application, running
+from tests.e2e.root_keys.holders import Holders
 from tests.ports import free_port
 
 TENANT = "bench-switch-1"

@@ -22,7 +22,7 @@ from tests.benchmarks.harness.service_fixture import connected_stack, listeners
 from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.report import Check, Result, percentile, spread
 from tests.benchmarks.root_keys.fault_injection import without
-from tests.e2e.holders import Holder, Holders
+from tests.e2e.root_keys.holders import Holder, Holders
 
 PROVIDERS = ("aws-kms", "pkcs11", "openbao")
 TENANT = "bench-holder-1"

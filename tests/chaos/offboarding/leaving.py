@@ -28,7 +28,7 @@ from tests.activities.offboarding.test_destruction import verified
 from tests.chaos.audited import assert_recorded_once, whole_stream
 from tests.chaos.field import REGION, Field
 from tests.chaos.rotation.rotating import adapters
-from tests.e2e.test_traces import payloads_of
+from tests.e2e.isolation.test_traces import payloads_of
 from vault.transit.audit_signer import TransitAuditSigner
 from worker.payload_codec import ENCODING
 from workflows.client.connection import connect_client

@@ -8,7 +8,7 @@ import pytest
 
 from devstack.servers.postgres import PostgresServer
 from tests.client.field_encryption.stand import Stand
-from tests.e2e.mongo import mongo_server
+from tests.e2e.integrations.mongo import mongo_server
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The PyKMIP client, an independent implementation, calls the dispatcher in each version of KMIP.
 
-tests/e2e/test_pykmip.py does the same over TLS against the running service.
+tests/e2e/integrations/test_pykmip.py does the same over TLS against the running service.
 """
 
 import asyncio

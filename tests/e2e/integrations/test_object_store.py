@@ -1,0 +1,118 @@
+"""docs/object-stores.md as written, with a real Ceph Object Gateway: objects are encrypted, and a lock stops access."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from botocore.session import get_session
+
+from tests.concurrency import wait_until
+from tests.e2e.connected import AT_ONCE_SECONDS, Service
+from tests.e2e.integrations.guides import blocks, words
+from tests.e2e.integrations.radosgw import Gateway
+from tests.e2e.stack import ACME, Stack
+from tests.e2e.tenants import new_tenant
+
+pytestmark = pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLS is deprecated:DeprecationWarning")
+
+PAGE = "object-stores.md"
+PLACE = "/etc/openkcm/object-store"
+TEXT = b"a scan of ACME"
+QUIET_SECONDS = 8.0
+
+
+@pytest.fixture(scope="module")
+def store(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """Connect the gateway as a service with the command of the guide."""
+    tenant, folder = new_tenant(stack, "objects"), tmp_path_factory.mktemp("store") / "kcm"
+    command, trusted = blocks(PAGE, "sh", {PLACE: str(folder), ACME: tenant})
+    answer = stack.command(*words(command))
+    subprocess.run(trusted, shell=True, check=True)  # noqa: S602 - command of the guide
+    return Service(stack, tenant, "object-store", folder, answer)
+
+
+@pytest.fixture(scope="module")
+def gateway(store: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with the configuration and the key of the guide."""
+    [configuration] = blocks(PAGE, "ini", replacements(store))
+    gateway = Gateway(tmp_path_factory.mktemp("gateway"), configuration)
+    gateway.add_user("ada", "secret")
+    exec(blocks(PAGE, "python", replacements(store))[0], {})  # noqa: S102 - code of the guide
+    with gateway.running():
+        yield gateway
+
+
+def replacements(store: Service, url: str = "") -> dict[str, str]:
+    """Return the folder and addresses of this installation for those of the example."""
+    host, _, port = store.answer["kmip"].rpartition(":")
+    changed = {
+        PLACE: str(store.folder),
+        "localhost:15696": store.answer["kmip"],
+        '"localhost", 15696': f'"{host}", {port}',
+    }
+    return changed | ({"http://localhost:7480": url} if url else {})
+
+
+def client(gateway: Gateway) -> Any:
+    return get_session().create_client(
+        "s3",
+        "us-east-1",
+        endpoint_url=gateway.url,
+        aws_access_key_id="ada",
+        aws_secret_access_key="secret",
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+
+
+def read(gateway: Gateway, key: str = "1") -> bytes | str:
+    try:
+        found: bytes = client(gateway).get_object(Bucket="scans", Key=key)["Body"].read()
+    except ClientError as refused:
+        return str(refused.response["Error"]["Code"])
+    return found
+
+
+def put(gateway: Gateway, key: str, name: str) -> str:
+    try:
+        client(gateway).put_object(Bucket="scans", Key=key, Body=TEXT, ServerSideEncryption="aws:kms", SSEKMSKeyId=name)
+    except ClientError as refused:
+        return str(refused.response["Error"]["Code"])
+    return "stored"
+
+
+def assert_reads_again(gateway: Gateway) -> None:
+    """Retry at long intervals, because frequent requests make the gateway keep its closed KMIP connection."""
+    for _ in range(8):
+        time.sleep(QUIET_SECONDS)
+        if read(gateway) == TEXT:
+            return
+    pytest.fail(f"{read(gateway)!r}\n{gateway.log[-2000:]}")
+
+
+def test_an_object_is_stored_as_ciphertext_and_read_until_the_tenant_is_locked_or_the_service_disconnected(
+    stack: Stack, store: Service, gateway: Gateway
+) -> None:
+    check = blocks(PAGE, "python", replacements(store, gateway.url))[1]
+    exec(check, {})  # noqa: S102 - code of the guide
+    assert b"scans" in gateway.stored
+    assert TEXT not in gateway.stored
+    client(gateway).put_object(Bucket="scans", Key="plain", Body=b"a plain one of ACME")
+    assert b"a plain one of ACME" in gateway.stored, "the search does not find a plain object"
+    assert put(gateway, "2", "a-key-of-another-service") != "stored"
+    assert read(gateway) == TEXT
+
+    stack.command("tenant", "lock", store.tenant_id, "--confirm", store.tenant_id)
+    wait_until(lambda: read(gateway) != TEXT, lambda: "the gateway still reads", AT_ONCE_SECONDS)
+    assert put(gateway, "3", "records") != "stored"
+    stack.command("tenant", "unlock", store.tenant_id)
+    assert_reads_again(gateway)
+
+    store.disconnect()
+    wait_until(lambda: read(gateway) != TEXT, lambda: "the gateway still reads", AT_ONCE_SECONDS)
+    command, _ = blocks(PAGE, "sh", {PLACE: str(store.folder), ACME: store.tenant_id})
+    stack.command(*words(command))
+    assert_reads_again(gateway)
