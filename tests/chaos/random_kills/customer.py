@@ -23,7 +23,7 @@ from database.root_keys import RootKeyRequestRow
 from database.services.repository import ServiceRequestRow
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError
-from tests.activities.connecting import csr_of
+from tests.activities.services.connecting import csr_of
 from tests.chaos.root_keys.changing import Customers
 from tests.concurrency import wait_until_async
 from tests.e2e.stack import REGION, Stack
