@@ -17,15 +17,17 @@ import structlog
 from temporalio import activity
 
 from activities.audit_trail import Clock
+from activities.concurrency import MAX_LISTED, within_budget
 from activities.metrics import Metrics
 from compliance.reconciliation.ledger import ServerLog, reconcile_all
 from compliance.reconciliation.model import CHECKING, LATE, AuditRecord, Discrepancy, Severity
 from core import names as ids
+from core.errors.platform import DatabaseRefused
 from core.messages.base import StepInput
 from core.messages.compliance import SignHeadsResult
 from database.audit import SignedCheckpoint
 from database.connection.database import Database
-from database.platform.scheduled import PlatformQueries
+from database.platform.scheduled import PlatformQueries, UnsignedStream
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome, head_message
 from vault.transit.audit_signer import TransitAuditSigner
 
@@ -147,7 +149,8 @@ def _event(event_id: str, name: AuditName, subject: str, outcome: Outcome, detai
     )
 
 
-_BATCH = 200
+_BATCH = 100
+"""Checkpoints that the key server signs in one request."""
 
 
 class CheckpointSigner:
@@ -176,27 +179,47 @@ class AuditCheckpointActivities:
 
     @activity.defn(name="sign-audit-checkpoints")
     def sign_audit_heads(self) -> SignHeadsResult:
-        """Sign the checkpoints of streams with new records, at most a batch; the next run continues."""
+        """Sign the checkpoints of all streams with new records, the one with the oldest signature first.
+
+        Raises:
+            DatabaseRefused: a stream does not contain the record that its end names, after all others are signed.
+        """
+        streams = self._platform.unsigned_streams(MAX_LISTED)
+        batches = [streams[first : first + _BATCH] for first in range(0, len(streams), _BATCH)]
         signed = 0
-        for tenant_id in self._platform.moved_heads(_BATCH):
-            self._sign(tenant_id)
-            signed += 1
-            activity.heartbeat(signed)
+        refused: DatabaseRefused | None = None
+        for batch in within_budget("audit-checkpoints", batches):
+            messages = [head_message(one.tenant_id, one.seq, one.chain_hash) for one in batch]
+            for stream, (signature, key) in zip(batch, self._signer.sign_all(messages), strict=True):
+                try:
+                    self._save(stream, signature, key)
+                except DatabaseRefused as failed:
+                    log.exception("audit checkpoint rejected", tenant_id=stream.tenant_id, seq=stream.seq)
+                    refused = failed
+                else:
+                    signed += 1
+                activity.heartbeat(signed)
+        if refused is not None:
+            raise refused
         return SignHeadsResult(signed=signed)
 
     @activity.defn(name="sign-audit-checkpoint")
     def sign_audit_head(self, step: StepInput) -> None:
         """Sign the checkpoint of one tenant's stream now, for a document that refers to its newest record."""
-        self._sign(step.tenant_id)
-
-    def _sign(self, tenant_id: str) -> None:
-        with self._database.tenant_tx(tenant_id) as tx:
+        with self._database.tenant_tx(step.tenant_id) as tx:
             head = tx.audit.head()
         if head is None:
             return
-        [(signature, key)] = self._signer.sign_all([head_message(tenant_id, head.seq, head.chain_hash)])
-        with self._database.tenant_tx(tenant_id) as tx:
-            tx.audit.save_signed_head(SignedCheckpoint(head.seq, head.chain_hash, signature, key))
+        [(signature, key)] = self._signer.sign_all([head_message(step.tenant_id, head.seq, head.chain_hash)])
+        self._save(UnsignedStream(step.tenant_id, head.seq, head.chain_hash), signature, key)
+
+    def _save(self, stream: UnsignedStream, signature: str, key: str) -> None:
+        with self._database.tenant_tx(stream.tenant_id) as tx:
+            tx.audit.save_signed_head(SignedCheckpoint(stream.seq, stream.chain_hash, signature, key))
         log.info(
-            "audit checkpoint signed", tenant_id=tenant_id, seq=head.seq, hash=head.chain_hash.hex(), head=signature
+            "audit checkpoint signed",
+            tenant_id=stream.tenant_id,
+            seq=stream.seq,
+            hash=stream.chain_hash.hex(),
+            head=signature,
         )

@@ -1,20 +1,31 @@
-"""Throttling and threads for activities that process many service keys.
+"""Throttling, threads and time budgets for activities with much work.
 
 A pause between batches leaves capacity of the servers to their other clients. The threads carry the context of the
 activity, so that each request to a server names it.
+
+Scheduled activities list all due work of the platform, oldest first, and stop at the end of their time. A limit by
+count would starve the work behind it.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+import structlog
 from temporalio import activity
 
 _MAX_SLEEP_SECONDS = 1.0
 """The longest pause without a heartbeat."""
+
+BUDGET_SECONDS = 240.0
+"""Time of one scheduled run, shorter than its attempt (`workflows.runtime.timeouts`) and its schedule's interval."""
+MAX_LISTED = 100_000
+"""Due items that one query returns, which bounds the memory of a run."""
+
+log = structlog.get_logger()
 
 
 def throttle(keys: int, took: float, per_second: float) -> None:
@@ -43,3 +54,19 @@ class ContextThreadPool(ThreadPoolExecutor):
         self, fn: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> "Future[Result]":
         return super().submit(copy_context().run, partial(fn, *args, **kwargs))
+
+
+Work = TypeVar("Work")
+
+
+def within_budget(
+    run: str, due: Sequence[Work], seconds: float = BUDGET_SECONDS, monotonic: Callable[[], float] = time.monotonic
+) -> Iterator[Work]:
+    """Yield due work until the time is used up, with a heartbeat after each item; the first item is always yielded."""
+    end = monotonic() + seconds
+    for number, work in enumerate(due):
+        if number and monotonic() >= end:
+            log.warning("scheduled run used up its time; the next run continues", run=run, left=len(due) - number)
+            return
+        yield work
+        activity.heartbeat(number)

@@ -14,7 +14,7 @@ class SignAuditCheckpoints:
         await workflow.execute_activity_method(
             AuditCheckpointActivities.sign_audit_heads,
             summary="sign checkpoints of audit streams with new records",
-            start_to_close_timeout=timing.HEADS_ATTEMPT,
+            start_to_close_timeout=timing.BUDGET_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )

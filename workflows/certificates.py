@@ -53,7 +53,7 @@ class RotateDueCertificateAuthorities:
         await workflow.execute_activity_method(
             RevocationActivities.end_authorities,
             summary="end former tenant CAs whose certificates have expired",
-            start_to_close_timeout=timing.HEADS_ATTEMPT,
+            start_to_close_timeout=timing.BUDGET_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )
@@ -73,7 +73,7 @@ class PublishRevocationLists:
         await workflow.execute_activity_method(
             RevocationActivities.publish_revocation_lists,
             summary="publish stale CRLs again",
-            start_to_close_timeout=timing.HEADS_ATTEMPT,
+            start_to_close_timeout=timing.BUDGET_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )

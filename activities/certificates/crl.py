@@ -14,6 +14,7 @@ from temporalio import activity
 
 from activities.audit_trail import append_audit_event
 from activities.certificates.ca_rotation import as_authority
+from activities.concurrency import MAX_LISTED, within_budget
 from core.certificates import BELIEVED, AuthorityState
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import Superseded
@@ -29,7 +30,6 @@ from vault.pki.certificates import RevocationList
 
 VALID_FOR = timedelta(hours=24)
 REMADE_AFTER = timedelta(hours=12)
-_BATCH = 200
 
 log = structlog.get_logger()
 
@@ -47,23 +47,25 @@ class RevocationActivities:
 
     @activity.defn(name="publish-revocation-lists")
     def publish_revocation_lists(self) -> None:
-        """Publish each CRL that lacks a revocation or has passed half of its validity; one failure stops no other."""
-        for tenant_id in self._platform.stale_revocation_lists(REMADE_AFTER, _BATCH):
+        """Publish each CRL that lacks a revocation or has passed half of its validity, the oldest first.
+
+        One failure stops no other.
+        """
+        stale = self._platform.stale_revocation_lists(REMADE_AFTER, MAX_LISTED)
+        for tenant_id in within_budget("revocation-lists", stale):
             try:
                 self._publish(tenant_id)
             except OpenKcmError as failed:
                 log.warning("CRL not published", tenant_id=tenant_id, code=failed.code)
-            activity.heartbeat(tenant_id)
 
     @activity.defn(name="retire-cas")
     def end_authorities(self) -> None:
-        """End the former CAs whose last leaf has expired, for a batch of tenants."""
-        for tenant_id in self._platform.outlived_authorities(_BATCH):
+        """End the former CAs whose last leaf has expired."""
+        for tenant_id in within_budget("ca-rotation", self._platform.outlived_authorities(MAX_LISTED)):
             try:
                 self._end(tenant_id)
             except OpenKcmError as failed:
                 log.warning("former tenant CA not ended", tenant_id=tenant_id, code=failed.code)
-            activity.heartbeat(tenant_id)
 
     def _publish(self, tenant_id: str) -> None:
         with self._database.tenant_tx(tenant_id) as tx:

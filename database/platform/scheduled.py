@@ -1,6 +1,7 @@
 """Queries across tenants: each is one SQL function, granted to the role of the process that calls it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from core.certificates import ExpiringItem
@@ -13,6 +14,15 @@ from database.postgres.access import PLATFORM
 from database.root_keys import MonitoredRootKey, VersionedRootKey
 from database.rotation import StalledRotationRow
 from database.tenants import COLUMNS, TenantRow, tenant_row
+
+
+@dataclass(frozen=True, slots=True)
+class UnsignedStream:
+    """The end of an audit stream that has records after its newest checkpoint."""
+
+    tenant_id: str
+    seq: int
+    chain_hash: bytes
 
 
 class PlatformQueries:
@@ -43,10 +53,11 @@ class PlatformQueries:
             rows = connection.execute("select okcm.unknown_serials(%s::text[])", [list(serials)])
             return [serial for (serial,) in rows]
 
-    def moved_heads(self, limit: int) -> Sequence[str]:
-        """Return tenants whose audit stream has records after its newest checkpoint (worker)."""
+    def unsigned_streams(self, limit: int) -> Sequence[UnsignedStream]:
+        """Return streams with records after their newest checkpoint, the oldest signature first (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
-            return [tenant for (tenant,) in connection.execute("select okcm.moved_heads(%s)", [limit])]
+            rows = connection.execute("select * from okcm.unsigned_streams(%s)", [limit])
+            return [UnsignedStream(*row) for row in rows]
 
     def audit_keys(self) -> Mapping[str, str]:
         """Return `key:version` → PEM of every recorded public key (operator, dashboard, worker, crypto)."""

@@ -14,6 +14,7 @@ from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import head_message, verify_chain
 from openkcm.verification.public_keys import PublicKeys
 from tests.activities.provisioning import Provisioning
+from tests.database.builders import an_audit_event
 from tests.database.signing import Signer
 from vault.transit.audit_signer import TransitAuditSigner
 
@@ -49,6 +50,30 @@ def test_each_stream_with_new_records_is_signed_and_no_other(request_tenant):
                 verify(tenant, head, other)
     assert tenants[0].run_platform("sign-audit-checkpoints").signed == 0
     assert [heads_of(tenant) for tenant in tenants] == before
+
+
+def test_every_stream_is_signed_in_one_run_also_of_three_hundred_tenants(parts, tenant) -> None:
+    streams = [f"stream-{number:03}" for number in range(300)]
+    for stream in streams:
+        with parts.database.tenant_tx(stream) as tx:
+            tx.audit.append(an_audit_event())
+    assert tenant.run_platform("sign-audit-checkpoints").signed == len(streams)
+    for stream in streams:
+        with parts.database.tenant_tx(stream) as tx:
+            assert len(tx.audit.signed_heads()) == 1, stream
+
+
+def test_stream_whose_end_is_altered_is_rejected_and_delays_no_other(request_tenant, field) -> None:
+    altered, *others = (request_tenant() for _ in range(3))
+    for tenant in (altered, *others):
+        tenant.run(Step.OPEN_RECORDS)
+    with field.administrator() as administrator:
+        administrator.execute(
+            "update okcm.audit_head set chain_hash = sha256('altered') where tenant_id = %s", [altered.tenant_id]
+        )
+    with pytest.raises(DatabaseRefused):
+        altered.run_platform("sign-audit-checkpoints")
+    assert [len(heads_of(tenant)) for tenant in (altered, *others)] == [0, 1, 1]
 
 
 def test_public_key_is_recorded_before_a_checkpoint_signed_with_it(tenant, vault_admin):

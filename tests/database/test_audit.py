@@ -18,6 +18,10 @@ from tests.database.builders import an_audit_event
 from tests.database.fixtures import Field
 
 
+def unsigned(worker: Database) -> list[str]:
+    return [stream.tenant_id for stream in PlatformQueries(worker).unsigned_streams(9)]
+
+
 def records(database: Database, tenant_id: str) -> list[StoredRecord]:
     with database.tenant_tx(tenant_id) as tx:
         return list(tx.audit.records())
@@ -65,10 +69,10 @@ def test_batch_moves_the_head_only_with_a_new_event(worker: Database) -> None:
         head = tx.audit.head()
         tx.audit.save_signed_head(SignedCheckpoint(head.seq, head.chain_hash, "signature", "audit:1"))
         tx.audit.append_all([an_audit_event("b"), an_audit_event("a")])
-    assert PlatformQueries(worker).moved_heads(9) == []
+    assert unsigned(worker) == []
     with worker.tenant_tx("acme") as tx:
         tx.audit.append_all([an_audit_event("b"), an_audit_event("c")])
-    assert PlatformQueries(worker).moved_heads(9) == ["acme"]
+    assert unsigned(worker) == ["acme"]
 
 
 def test_concurrent_writers_create_one_chain_without_gaps(worker: Database) -> None:
@@ -132,17 +136,17 @@ def test_stream_is_unsigned_until_its_newest_record_is_signed(worker: Database) 
     for tenant in ("acme", "beta"):
         with worker.tenant_tx(tenant) as tx:
             tx.audit.append(an_audit_event())
-    assert PlatformQueries(worker).moved_heads(9) == ["acme", "beta"]
+    assert sorted(unsigned(worker)) == ["acme", "beta"]
     with worker.tenant_tx("acme") as tx:
         head = tx.audit.head()
         signed = SignedCheckpoint(head.seq, head.chain_hash, "signature", "audit:1")
         tx.audit.save_signed_head(signed)
         tx.audit.save_signed_head(signed)
         assert tx.audit.signed_heads() == [signed]
-    assert PlatformQueries(worker).moved_heads(9) == ["beta"]
+    assert unsigned(worker) == ["beta"]
     with worker.tenant_tx("acme") as tx:
         tx.audit.append(an_audit_event("more"))
-    assert PlatformQueries(worker).moved_heads(9) == ["acme", "beta"]
+    assert unsigned(worker) == ["beta", "acme"], "a stream without a signature precedes one that is signed"
 
 
 def test_checkpoint_of_an_older_record_leaves_the_stream_unsigned(worker: Database) -> None:
@@ -151,7 +155,20 @@ def test_checkpoint_of_an_older_record_leaves_the_stream_unsigned(worker: Databa
         head = tx.audit.head()
         tx.audit.append(an_audit_event("b"))
         tx.audit.save_signed_head(SignedCheckpoint(head.seq, head.chain_hash, "signature", "audit:1"))
-    assert PlatformQueries(worker).moved_heads(9) == ["acme"]
+    assert unsigned(worker) == ["acme"]
+
+
+def test_stream_with_the_oldest_signature_comes_first_also_if_its_newest_record_is_unsigned(worker: Database) -> None:
+    for turn, tenant in enumerate(("acme", "beta", "acme")):
+        with worker.tenant_tx(tenant) as tx:
+            tx.audit.append(an_audit_event(f"{turn}, signed"))
+            head = tx.audit.head()
+            tx.audit.append(an_audit_event(f"{turn}, later"))
+            tx.audit.save_signed_head(SignedCheckpoint(head.seq, head.chain_hash, "signature", "audit:1"))
+    assert unsigned(worker) == ["beta", "acme"]
+    assert [(one.seq, one.chain_hash) for one in PlatformQueries(worker).unsigned_streams(1)] == [
+        (2, records(worker, "beta")[1].chain_hash)
+    ]
 
 
 def test_checkpoint_with_a_wrong_hash_is_rejected(worker: Database) -> None:
@@ -159,7 +176,7 @@ def test_checkpoint_with_a_wrong_hash_is_rejected(worker: Database) -> None:
         tx.audit.append(an_audit_event())
     with pytest.raises(DatabaseRefused), worker.tenant_tx("acme") as tx:
         tx.audit.save_signed_head(SignedCheckpoint(1, bytes(32), "signature", "audit:1"))
-    assert PlatformQueries(worker).moved_heads(9) == ["acme"]
+    assert unsigned(worker) == ["acme"]
 
 
 def test_records_are_read_in_pages(worker: Database) -> None:

@@ -29,6 +29,8 @@ DELIVERY_DEADLINE = timedelta(minutes=1)
 its next operation."""
 
 HEADS_ATTEMPT = timedelta(minutes=2)
+BUDGET_ATTEMPT = timedelta(minutes=6)
+"""A scheduled activity stops after its time budget of four minutes (`activities.concurrency`), between two items."""
 HEARTBEAT = timedelta(seconds=15)
 RECONCILE_ATTEMPT = timedelta(hours=1)
 """A day of a busy key server's log, at tens of thousands of lines a second, and as many streams."""

@@ -168,7 +168,7 @@ def test_wrong_context_key_gives_access_to_no_rows(field: Field) -> None:
     with wrong.tenant_tx("acme") as tx:
         assert tx.tenants.get() is None
     with pytest.raises(DatabaseRefused):
-        PlatformQueries(wrong).moved_heads(10)
+        PlatformQueries(wrong).unsigned_streams(10)
     wrong.close()
 
 

@@ -71,7 +71,7 @@ PLATFORM_QUESTIONS = (
     *(
         f"select okcm.{question}"
         for question in (
-            *("provisioning_times(10)", "unstarted_events(10)", "moved_heads(10)", "waiting_outboxes(10)"),
+            *("provisioning_times(10)", "unstarted_events(10)", "unsigned_streams(10)", "waiting_outboxes(10)"),
             *("due_authorities(10)", "outlived_authorities(10)", "stale_revocation_lists('12 hours', 10)"),
             *("expiring(10)", "unknown_serials('{{aa}}')", "watched_root_keys('eu-west-1', '1 minute')"),
             *("untaken_credentials(10)", "due_examinations('', 10)", "troubled_examinations('1 hour', 10)"),

@@ -74,9 +74,10 @@ GRANTS = {
         "delete": "route",
         "execute": """
             audit_append audit_append_all audit_keys audit_save_signed_head ctx_ok due_authorities due_examinations
-            due_rotations erase_tenant expiring key_probes moved_heads numbered_root_keys objects_sealed
+            due_rotations erase_tenant expiring key_probes numbered_root_keys objects_sealed
             outlived_authorities record_audit_key record_fingerprint stale_revocation_lists stuck_rotations
-            trim_boundaries troubled_examinations unknown_serials untaken_credentials waiting_outboxes watched_root_keys
+            trim_boundaries troubled_examinations unknown_serials unsigned_streams untaken_credentials waiting_outboxes
+            watched_root_keys
         """,
     },
     "marketplace": {

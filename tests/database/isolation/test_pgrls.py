@@ -78,8 +78,8 @@ ALLOWED = {
         r"|protected_field\.(versioned|said|audited(_deletion)?)|report\.made_once)"
     ),
     "SEC014": (  # each verifies the context first, runs under FORCE, and is attacked in breaking.py
-        r"okcm\.(ctx_ok|audit_append_all|audit_append_command|audit_save_signed_head|unstarted_events|unknown_serials|moved_heads"
-        r"|audit_keys|record_audit_key|waiting_outboxes|erase_tenant|watched_root_keys|untaken_credentials"
+        r"okcm\.(ctx_ok|audit_append_all|audit_append_command|audit_save_signed_head|unstarted_events|unknown_serials"
+        r"|audit_keys|record_audit_key|unsigned_streams|waiting_outboxes|erase_tenant|watched_root_keys|untaken_credentials"
         r"|audit_join_token|audit_protection|pending_enrolments|due_authorities|outlived_authorities|stale_revocation_lists|expiring"
         r"|stale_services|count_tenants|page_of_tenants|stuck_tenants|provisioning_times|due_rotations|stuck_rotations"
         r"|objects_sealed|record_fingerprint|key_probes|numbered_root_keys"
