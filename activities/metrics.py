@@ -7,7 +7,7 @@ meter adds labels (activity type, task queue) and would create other series.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from temporalio.common import MetricMeter
 
@@ -15,6 +15,7 @@ from compliance.reconciliation.model import DiscrepancyKind
 from core.certificates import ALARMING, ExpiringItem, ExpiryStage
 from core.isolation import CheckResult, Outcome
 from core.keys.rotation import StallReason
+from core.notifications import Channel
 
 READY_SECONDS = "openkcm_provisioning_seconds"
 READY_MEANING = "seconds from the accepted event to an active tenant"
@@ -24,6 +25,10 @@ _EXAMINATIONS_TROUBLED = "openkcm_isolation_assessments_failed"
 _NOT_RENEWED = "openkcm_certificates_unrenewed"
 _ROTATIONS_STUCK = "openkcm_rotations_stalled"
 _AUDIT_DIFFERENCES = "openkcm_audit_discrepancies"
+_UNDELIVERED = "openkcm_notifications_undelivered"
+
+DeliveryStage = Literal["late", "expired"]
+"""A notification is late after ten failed attempts, and expired when it is no longer attempted (a dead letter)."""
 
 
 class CounterSpec(NamedTuple):
@@ -50,6 +55,10 @@ COUNTERS: Mapping[str, CounterSpec] = {
     _ROTATIONS_STUCK: CounterSpec("tenants found with keys that are due and not rotated", _each("why", StallReason)),
     _AUDIT_DIFFERENCES: CounterSpec(
         "discrepancies between the key server's audit log and the audit streams", _each("kind", DiscrepancyKind)
+    ),
+    _UNDELIVERED: CounterSpec(
+        "notifications that are late after ten failed attempts, or expired as dead letters",
+        tuple({"channel": str(channel), "stage": stage} for channel in Channel for stage in get_args(DeliveryStage)),
     ),
 }
 """Alert on any increase; of the isolation checks, on any increase of `breached`. Prometheus adds `_total` to the names.
@@ -98,6 +107,10 @@ class Metrics:
     def count_audit_differences(self, kinds: Iterable[DiscrepancyKind]) -> None:
         """Count, at each reconciliation, the discrepancies between the key server's log and the audit streams."""
         self._count(_AUDIT_DIFFERENCES, "kind", kinds)
+
+    def count_undelivered_notification(self, channel: Channel, stage: DeliveryStage) -> None:
+        """Count a notification once when it is late, and once when it expires."""
+        self._counters[_UNDELIVERED].add(1, {"channel": str(channel), "stage": stage})
 
     def _count(self, name: str, label: str, values: Iterable[str]) -> None:
         for value, number in Counter(values).items():

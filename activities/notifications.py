@@ -1,5 +1,9 @@
 """Step 6 and all other notifications: stored in the transaction of their cause, sent from the outbox.
 
+A receiver that does not answer delays only its own messages: each channel has separate threads, and each tenant a
+separate queue. A queue keeps its order: a message is attempted only after its predecessor is sent or expired. An
+attempt is recorded before it is made, so a worker that dies in it repeats one message of each running attempt.
+
 Each attempt sends the same message id where receivers expect it (`webhook-id` and the CloudEvent's `id`; `Message-ID`
 in mail), so that they can drop duplicates. The senders are the marketplace's callback and the customer's mailbox. Each
 failure becomes NotificationUndelivered without the text of its cause: addresses with credentials, responses and secrets
@@ -8,9 +12,11 @@ must not reach a workflow history.
 
 import smtplib
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -18,24 +24,50 @@ from email.policy import SMTP
 from typing import Literal, Protocol
 
 import httpx2
+import structlog
 from cloudevents.core.bindings.http import to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 from standardwebhooks import Webhook
 from temporalio import activity
 
 from activities.audit_trail import Clock, append_audit_event, complete_step
+from activities.concurrency import ContextThreadPool
+from activities.metrics import DeliveryStage, Metrics
 from core import names as ids
 from core.errors.platform import NotificationUndelivered, SettingsInvalid
 from core.messages.base import AnnounceInput, StepInput
-from core.notifications import Channel, Notification, NotificationKind, announcement_text, dashboard_url, message_id
+from core.notifications import (
+    Channel,
+    Notification,
+    NotificationKind,
+    announcement_text,
+    dashboard_url,
+    message_id,
+    retry_delay,
+)
 from core.tenants.provisioning import Step
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
+from database.notifications import DeliveryAttempt
 from database.platform.scheduled import PlatformQueries
 from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditName
+from openkcm.errors import OpenKcmError
 
-_BATCH = 200
+_SENDS_AT_ONCE = 8
+"""Concurrent sends on one channel."""
+_MAX_QUEUES = 10_000
+"""Queues of one channel in one sweep. A failed one is due later, so it keeps no other from the next sweep."""
+_LEASE = timedelta(seconds=20)
+"""Time after which the message of a dead worker is attempted again. A slower receiver can get a message twice."""
+_ANNOUNCE_SECONDS = 10.0
+_SWEEP_SECONDS = 45.0
+"""Time of one sweep. The schedule starts one each minute."""
+_HEARTBEAT_SECONDS = 1.0
+_LATE_ATTEMPT = 10
+"""The failed attempt that counts a message as late: about eight minutes after the first one."""
+
+log = structlog.get_logger()
 
 
 class Sender(Protocol):
@@ -47,55 +79,151 @@ class Sender(Protocol):
 
 
 class NotificationActivities:
-    def __init__(
-        self, database: Database, platform: PlatformQueries, senders: Mapping[Channel, Sender], clock: Clock
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each dependency
+        self,
+        database: Database,
+        platform: PlatformQueries,
+        senders: Mapping[Channel, Sender],
+        expires_after: timedelta,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
+        """`expires_after` is the age at which a failed message becomes a dead letter."""
         self._database = database
         self._platform = platform
         self._senders = senders
+        self._expires_after = expires_after
         self._clock = clock
+        self._metrics = metrics
 
     @activity.defn(name=Step.ANNOUNCE)
     def announce(self, step: AnnounceInput) -> None:
-        """Send the tenant's unsent messages; done when none is left."""
+        """Send the tenant's unsent messages; done when none is left.
+
+        Raises:
+            NotificationUndelivered: a message is left; it is due later, or another process is sending it.
+        """
         began = self._clock()
-        if not self._deliver(step):
-            raise NotificationUndelivered
-        if step.kind is NotificationKind.READY:
-            with self._database.tenant_tx(step.tenant_id) as tx:
+        self._send({channel: [step] for channel in self._senders}, _ANNOUNCE_SECONDS)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            if any(message.channel in self._senders for message in tx.outbox.unsent()):
+                raise NotificationUndelivered
+            if step.kind is NotificationKind.READY:
                 complete_step(tx, step, Step.ANNOUNCE, began)
 
     @activity.defn(name="dispatch-outbox")
     def sweep_outbox(self) -> None:
-        """Send messages that an operation could not send; a message that fails again waits for the next sweep."""
-        for tenant_id in self._platform.waiting_outboxes(_BATCH):
-            self._deliver(StepInput(tenant_id=tenant_id, operation_id="outbox"))
-            activity.heartbeat(tenant_id)
+        """Send all due messages that their operations did not send; what is left waits for the next sweep.
 
-    def _deliver(self, step: StepInput) -> bool:
-        """Send on every channel; a failed channel delays no other. Returns False when a message is left.
+        Messages on a channel without a sender expire as any other, so that none stays unnoticed.
+        """
+        due = {
+            channel: [
+                StepInput(tenant_id=tenant_id, operation_id="outbox")
+                for tenant_id in self._platform.due_notifications(channel, _MAX_QUEUES)
+            ]
+            for channel in Channel
+        }
+        self._send(due, _SWEEP_SECONDS)
+
+    def _send(self, queues: Mapping[Channel, Sequence[StepInput]], seconds: float) -> None:
+        """Send the queues of tenants concurrently, each channel in separate threads, with heartbeats.
+
+        No attempt begins after `seconds`. A failure of one queue stops no other; the first one is raised at the end.
+        """
+        until = time.monotonic() + seconds
+        pools = {channel: ContextThreadPool(_SENDS_AT_ONCE) for channel in queues}
+        try:
+            running: set[Future[None]] = {
+                pools[channel].submit(self._send_queue, step, channel, until)
+                for channel, steps in queues.items()
+                for step in steps
+            }
+            every = list(running)
+            while running:
+                running = wait(running, _HEARTBEAT_SECONDS).not_done
+                activity.heartbeat(len(running))
+        finally:
+            for pool in pools.values():
+                pool.shutdown(cancel_futures=True)
+        for ended in every:
+            ended.result()
+
+    def _send_queue(self, step: StepInput, channel: Channel, until: float) -> None:
+        """Send a tenant's messages on one channel in order, up to the first that is not accepted."""
+        try:
+            while time.monotonic() < until and self._attempt(step, channel):
+                pass
+        except OpenKcmError as failed:
+            log.warning("notifications not sent", tenant_id=step.tenant_id, channel=channel, code=failed.code)
+            raise
+
+    def _attempt(self, step: StepInput, channel: Channel) -> bool:
+        """Attempt the oldest message of a queue if it is due; return whether it was sent.
 
         A message is marked sent after the receiver accepted it. A crash in between sends it again with the same
         message id, by which receivers drop duplicates.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
-            waiting = tx.outbox.unsent()
-        delivered = True
-        for message in waiting:
-            sender = self._senders.get(message.channel)
-            if sender is None:
-                continue
-            try:
-                sender.send(message)
-            except NotificationUndelivered:
-                delivered = False
-                continue
-            with self._database.tenant_tx(step.tenant_id) as tx:
-                tx.outbox.mark_sent(message.message_id)
+            attempt = tx.outbox.claim(channel, _LEASE)
+        if attempt is None:
+            return False
+        message = attempt.notification
+        try:
+            self._sender(channel).send(message)
+        except NotificationUndelivered as failed:
+            self._record_failure(step, attempt, failed.message)
+            return False
+        except Exception as failed:  # noqa: BLE001 - a message on which its sender fails must not be attempted for ever
+            # Without the text and the trace, which may contain an address or a response.
+            facts = {"channel": channel, "message_id": message.message_id, "error": type(failed).__name__}
+            log.error("sender failed", **facts)  # noqa: TRY400 - the reason above
+            self._record_failure(step, attempt, "the message cannot be sent: internal error")
+            return False
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.outbox.mark_sent(message.message_id)
+            append_audit_event(
+                tx, step, AuditName.ANNOUNCED, message.message_id, channel=message.channel, kind=message.kind
+            )
+        return True
+
+    def _sender(self, channel: Channel) -> Sender:
+        sender = self._senders.get(channel)
+        if sender is None:
+            raise NotificationUndelivered("the channel is not configured")
+        return sender
+
+    def _record_failure(self, step: StepInput, attempt: DeliveryAttempt, problem: str) -> None:
+        """Record a failed attempt; a message at the end of its time becomes a dead letter with an audit event."""
+        message = attempt.notification
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            expired = tx.outbox.record_failure(
+                message.message_id, problem, retry_delay(attempt.number), self._expires_after
+            )
+            if expired:
                 append_audit_event(
-                    tx, step, AuditName.ANNOUNCED, message.message_id, channel=message.channel, kind=message.kind
+                    tx,
+                    step,
+                    AuditName.ANNOUNCE_EXPIRED,
+                    message.message_id,
+                    "failure",
+                    channel=message.channel,
+                    kind=message.kind,
+                    attempts=str(attempt.number),
                 )
-        return delivered
+        if not expired and attempt.number != _LATE_ATTEMPT:
+            return
+        stage: DeliveryStage = "expired" if expired else "late"
+        self._metrics.count_undelivered_notification(message.channel, stage)
+        log.error(
+            "notification not delivered",
+            tenant_id=step.tenant_id,
+            message_id=message.message_id,
+            channel=message.channel,
+            kind=message.kind,
+            stage=stage,
+            problem=problem,
+        )
 
 
 @dataclass(frozen=True, slots=True)

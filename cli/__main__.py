@@ -14,6 +14,7 @@ APPLICATION = Application(
         "cli.rotation": ("key",),
         "cli.certificates": ("certificate",),
         "cli.isolation": ("isolation",),
+        "cli.tenants.notifications": ("notification",),
         "cli.audit.commands": ("audit",),
         "cli.reports": ("report",),
         "cli.setup": ("setup",),

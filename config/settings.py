@@ -145,6 +145,13 @@ class Settings(BaseSettings):
     smtp_user: str | None = Field(None, description="user at smtp_host; its password is the secret smtp-password")
     email_from: str = Field("openkcm@localhost", description="sender of notifications")
     email_to: str | None = Field(None, description="receiver of notifications; {tenant_id} is replaced")
+    notification_retry_hours: float = Field(
+        72.0,
+        gt=0,
+        le=720,
+        description="age at which a notification that its receiver does not accept becomes a dead letter, hours; until "
+        "then it is attempted again with growing delays, at most 15 minutes",
+    )
 
     codec_port: Port = Field(18081, description="port of the codec server that decodes payloads for the Temporal UI")
     crypto_host: str = Field(LOOPBACK, description="address the crypto service listens on")

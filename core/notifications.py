@@ -5,7 +5,7 @@ last notification of an offboarding names no organization, because the name is e
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from uuid import NAMESPACE_URL, uuid5
@@ -188,6 +188,11 @@ class Notification(BaseModel):
     kind: NotificationKind
     subject: str
     body: str
+
+
+def retry_delay(attempts: int) -> timedelta:
+    """Return the time from a failed attempt to the next: 1, 2, 4, … seconds, at most 15 minutes."""
+    return min(timedelta(seconds=2 ** min(attempts - 1, 10)), timedelta(minutes=15))
 
 
 def message_id(tenant_id: str, operation_id: str, kind: NotificationKind, channel: Channel) -> str:

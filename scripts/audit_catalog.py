@@ -31,7 +31,7 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
         "create-ca": (N.AUTHORITY_CREATED,),
         "check-isolation": (N.BOUNDARY_CHECKED,),
         "activate": (N.ROUTE_PUBLISHED, N.TENANT_ACTIVATED),
-        "send-notification": (N.ANNOUNCED,),
+        "send-notification": (N.ANNOUNCE_EXPIRED, N.ANNOUNCED),
         "record-slo-breach": (N.PROMISE_BROKEN,),
         "record-failure": (N.ROUTE_WITHDRAWN, N.TENANT_FAILED),
         "disable-tenant-key": (N.PROVISION_ROLLED_BACK,),
@@ -100,7 +100,7 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
         "check-expiry": (N.EXPIRY_LAPSED, N.EXPIRY_LATE),
         "sign-audit-checkpoint": "the checkpoint is stored beside the stream, and every export contains it",
         "sign-audit-checkpoints": "the checkpoint is stored beside the stream, and every export contains it",
-        "dispatch-outbox": (N.ANNOUNCED,),
+        "dispatch-outbox": (N.ANNOUNCE_EXPIRED, N.ANNOUNCED),
         "reconcile-audit": (N.AUDIT_DIFFERENCE, N.AUDIT_RECONCILED),
         "snapshot-report": (N.REPORT_MADE,),
         "render-report": "renders and signs the snapshot, whose digest is recorded",
@@ -246,6 +246,8 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         **dict.fromkeys(
             ("tenant list", "tenant show", "service list", "root-key show", "service list-protected-fields"), _SHOWS
         ),
+        "notification list": _SHOWS,
+        "notification retry": (N.ANNOUNCE_RETRY_REQUESTED,),
         "tenant retry": (N.RETRY_REQUESTED,),
         "certificate rotate-ca": (N.AUTHORITY_ROLL_REQUESTED,),
         "certificate crl": _PUBLIC,

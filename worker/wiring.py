@@ -198,7 +198,9 @@ def build(
     isolation = IsolationGateActivities(
         database, RowSecuritySuite(database), VaultTenantIsolationSuite(vault, tokens, clock), clock, metrics
     )
-    notifications = NotificationActivities(database, queries, senders, clock)
+    notifications = NotificationActivities(
+        database, queries, senders, timedelta(hours=settings.notification_retry_hours), clock, metrics
+    )
     services = ServiceActivities(
         database,
         tenant_keys,

@@ -24,6 +24,7 @@ _PAGE = 25
 _STUCK = 5
 _TIMES = 300
 _TROUBLED = 10
+_UNDELIVERED = 10
 # Session state of this page.
 _CHOSEN = "operations-chosen"
 _CONFIRMING = "operations-confirming"
@@ -61,6 +62,7 @@ def _draw_overview(context: PageContext, platform: Operations) -> None:
         _draw_totals(totals)
         _draw_stuck(context, platform)
         _draw_isolation_alerts(context, platform)
+        _draw_undelivered(context, platform)
         _draw_times(platform)
         _draw_list(context, platform, totals)
     _draw_canary(context)
@@ -101,6 +103,18 @@ def _draw_isolation_alerts(context: PageContext, platform: Operations) -> None:
         draw(view.isolation_line(one, context.now()), icon=":material/gpp_bad:")
     if len(troubled) > _TROUBLED:
         st.caption(f"The first {_TROUBLED} alerts; `openkcmctl isolation check --all` checks every tenant now.")
+
+
+def _draw_undelivered(context: PageContext, platform: Operations) -> None:
+    undelivered = platform.undelivered(_UNDELIVERED + 1)
+    if not undelivered:
+        return
+    st.header("Undelivered notifications")
+    for one in undelivered[:_UNDELIVERED]:
+        draw = st.warning if one.expired_at is None else st.error
+        draw(view.undelivered_line(one, context.now()), icon=":material/outgoing_mail:")
+    if len(undelivered) > _UNDELIVERED:
+        st.caption(f"The first {_UNDELIVERED} notifications; `openkcmctl notification list` lists all.")
 
 
 def _draw_times(platform: Operations) -> None:

@@ -12,6 +12,7 @@ from core.tenants.lifecycle import State
 from core.tenants.provisioning import TITLES, Step, StepState
 from dashboard.components import formatting as words
 from database.isolation import FailedAssessment
+from database.notifications import UndeliveredNotification
 from database.platform.operators import ProvisioningTime, StuckTenant, TenantCount
 from database.provisioning import StepRow
 from database.tenants import TenantRow
@@ -185,6 +186,20 @@ def isolation_line(one: FailedAssessment, now: datetime) -> str:
     return (
         f"**{one.tenant_id}** ({one.region}): isolation assessment overdue since {words.moment(one.since, now)}. "
         f"Its workflow `{ids.boundaries_workflow(one.tenant_id)}` shows the cause."
+    )
+
+
+def undelivered_line(one: UndeliveredNotification, now: datetime) -> str:
+    """Return a notification that its receiver did not accept, and whether the platform still attempts it."""
+    attempts = f"{one.attempts:,} failed attempt{'' if one.attempts == 1 else 's'}, {one.problem}."
+    if one.expired_at is not None:
+        return (
+            f"**{one.tenant_id}**: the notification `{one.kind}` ({one.channel}) was not delivered and is no longer "
+            f"attempted since {words.moment(one.expired_at, now)}: {attempts} Notify the customer in another way."
+        )
+    return (
+        f"**{one.tenant_id}**: the notification `{one.kind}` ({one.channel}) of {words.moment(one.added_at, now)} is "
+        f"not delivered: {attempts}"
     )
 
 

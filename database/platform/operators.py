@@ -12,6 +12,7 @@ from core.tenants.lifecycle import State
 from core.tenants.provisioning import Step, StepState
 from database.connection.database import Database
 from database.isolation import FailedAssessment
+from database.notifications import UndeliveredNotification
 from database.platform.scheduled import PlatformQueries
 from database.postgres.access import PLATFORM
 from database.tenants import COLUMNS, TenantRow, tenant_row
@@ -63,6 +64,9 @@ class ProvisioningTime:
     def seconds(self) -> float:
         return (self.ready_at - self.requested_at).total_seconds()
 
+
+_DEAD_LETTERS = timedelta(days=30)
+"""How long a dead letter is listed for operators."""
 
 _PAGE = f"select {COLUMNS} from okcm.page_of_tenants(%s, %s, %s, %s, %s, %s, %s)"  # noqa: S608 - a constant
 
@@ -121,6 +125,10 @@ class Operations:
     def troubled(self, limit: int) -> Sequence[FailedAssessment]:
         """Return tenants whose isolation requires attention: breaches first, then late assessments."""
         return PlatformQueries(self._database).troubled_examinations(LATE, limit)
+
+    def undelivered(self, limit: int) -> Sequence[UndeliveredNotification]:
+        """Return notifications that their receivers did not accept: dead letters of the last 30 days first."""
+        return PlatformQueries(self._database).undelivered_notifications(_DEAD_LETTERS, limit)
 
     def times(self, limit: int) -> Sequence[ProvisioningTime]:
         """Return the provisioning times of the newest ready tenants, newest first."""

@@ -6,10 +6,12 @@ from datetime import timedelta
 
 from core.certificates import ExpiringItem
 from core.keys.rotation import StallReason
+from core.notifications import Channel, NotificationKind
 from core.tenants.policy import TenantPolicy
 from database.certificates import ExpiringRow
 from database.connection.database import Database
 from database.isolation import FailedAssessment
+from database.notifications import UndeliveredNotification
 from database.postgres.access import PLATFORM
 from database.root_keys import MonitoredRootKey, VersionedRootKey
 from database.rotation import StalledRotationRow
@@ -71,10 +73,23 @@ class PlatformQueries:
             for key, pem in keys.items():
                 connection.execute("select okcm.record_audit_key(%s, %s)", [key, pem])
 
-    def waiting_outboxes(self, limit: int) -> Sequence[str]:
-        """Return tenants with notifications that have been unsent for more than a minute (worker)."""
+    def due_notifications(self, channel: Channel, limit: int) -> Sequence[str]:
+        """Return tenants whose oldest unsent message on a channel is due, the longest waiting first (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
-            return [tenant for (tenant,) in connection.execute("select okcm.waiting_outboxes(%s)", [limit])]
+            rows = connection.execute("select okcm.due_notifications(%s, %s)", [channel, limit])
+            return [tenant for (tenant,) in rows]
+
+    def undelivered_notifications(self, since: timedelta, limit: int) -> Sequence[UndeliveredNotification]:
+        """Return messages that their receivers did not accept (operator, dashboard).
+
+        Those that expired within `since` come first, the newest first; then those still attempted, the oldest first.
+        """
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.undelivered_notifications(%s, %s)", [since, limit])
+            return [
+                UndeliveredNotification(tenant_id, message_id, Channel(channel), NotificationKind(kind), *rest)
+                for tenant_id, message_id, channel, kind, *rest in rows
+            ]
 
     def watched_root_keys(self, region: str, lately: timedelta) -> Sequence[MonitoredRootKey]:
         """Return customers' root keys in use in a region; `used` is within `lately` (worker)."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from temporalio import activity
@@ -40,6 +40,9 @@ class Provisioning(Recorded):
         kinds = {Step.ANNOUNCE: AnnounceInput, "record-failure": FailureInput}
         message = kinds.get(name, StepInput)(**self.step.model_dump(), **more)
         return self.run_with(name, message)
+
+    def activity(self, name: str) -> Callable[..., Any]:
+        return self._activities[name]
 
     def run_platform(self, name: str) -> Any:
         return self.run_with(name)

@@ -20,6 +20,7 @@ import cli.root_keys.commands
 import cli.rotation
 import cli.services.commands
 import cli.tenants.commands
+import cli.tenants.notifications
 from cli.connections import Question
 from config.settings import Settings
 from core.tenants.locks import LockReason
@@ -77,6 +78,7 @@ class OperatorCli:
         cli.tenants.commands.register(app, self._ask)
         cli.certificates.register(app, self._ask)
         cli.isolation.register(app, self._ask)
+        cli.tenants.notifications.register(app)
         cli.services.commands.register(app)
         return CliRunner().invoke(app, list(words), input=typed)
 

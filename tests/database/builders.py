@@ -206,6 +206,13 @@ def a_leaving(field: Field, tenant_id: str) -> None:
         tx.leaving.certify(ErasureCertificateRow("{}", "signature", "audit:1", NOW))
 
 
+def a_dead_letter(field: Field, tenant_id: str) -> None:
+    """Give an existing tenant a notification that was not delivered."""
+    with field.open("worker", max_size=1).tenant_tx(tenant_id) as tx:
+        tx.outbox.add(an_announcement(tenant_id, "dead-letter", channel=Channel.EMAIL))
+        tx.outbox.record_failure("dead-letter", "the mail server does not accept the message", *[timedelta(0)] * 2)
+
+
 def some_uses(service: str = "orders", **changed: object) -> UsesRow:
     return replace(UsesRow(NOW, service, CryptoOperation.ENCRYPT, "", 10, 1000), **changed)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import SessionEnded, TenantUnknown
 from core.names import CANARY_TENANT_ID
+from core.notifications import Channel
 from core.tenants.lifecycle import State, Transition
 from core.tenants.provisioning import Step
 from core.tenants.roles import OPERATORS, Person, PersonRole
@@ -20,7 +21,7 @@ from database.platform.operators import Operations
 from openkcm.contract.audit_events import AuditName
 from tests.dashboard.gateways.workflow_gateway import FakeAuthority, FakeGateway
 from tests.dashboard.scene import ACME, audit_records, press, shown, text
-from tests.database.builders import an_event
+from tests.database.builders import an_announcement, an_event
 from tests.database.fixtures import Field, Server, clone
 from tests.database.platform.many import TENANTS, add_many_tenants
 
@@ -134,6 +135,23 @@ def test_a_stuck_tenant_is_shown_with_its_step_and_workflow_and_none_of_the_cust
     press(at, f"operations-retry-stuck-{ACME}")
     assert "Your request is recorded" not in press(at, "operations-retry-left")
     assert (gateway.asked, audit_records(worker, ACME)) == ([], [])
+
+
+def test_undelivered_notifications_are_shown_without_their_text(
+    field: Field, worker: Database, gateway: FakeGateway
+) -> None:
+    failed(worker, ACME)
+    assert "Undelivered notifications" not in text(shown("operations", a_page_context(field, gateway)))
+    for message_id, expires_after in (("first", timedelta(0)), ("second", timedelta(days=1))):
+        with worker.tenant_tx(ACME) as tx:
+            tx.outbox.add(an_announcement(ACME, message_id, body="for the customer only"))
+            attempt = tx.outbox.claim(Channel.CALLBACK, timedelta(seconds=30))
+            assert attempt is not None
+            tx.outbox.record_failure(message_id, "the callback does not respond", timedelta(0), expires_after)
+    said = text(shown("operations", a_page_context(field, gateway)))
+    assert "`ready` (callback) was not delivered and is no longer attempted since" in said
+    assert "is not delivered: 1 failed attempt, the callback does not respond." in said
+    assert "for the customer only" not in said
 
 
 def retried(at: AppTest) -> AppTest:

@@ -7,6 +7,7 @@ from psycopg.rows import TupleRow
 
 from core.correlation import correlation_id
 from core.errors.platform import DatabaseRefused, DatabaseUnavailable
+from core.notifications import Channel
 from database.audit import AuditStream
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
@@ -262,12 +263,11 @@ def test_platform_queries_return_rows_of_all_tenants(field: Field, worker: Datab
     assert PlatformQueries(worker).unknown_serials(["ff", an_authority(b"acme".hex()).serial]) == ["ff"]
     assert [row.tenant_id for row in PlatformQueries(operator).list_tenants("acme", 9)] == ["beta", "gamma"]
     assert [row.tenant_id for row in PlatformQueries(operator).list_tenants("", 1)] == ["acme"]
-    assert PlatformQueries(worker).waiting_outboxes(9) == []
+    assert PlatformQueries(worker).due_notifications(Channel.EMAIL, 9) == []
     with field.administrator() as administrator:
-        administrator.execute(
-            "update okcm.outbox set added_at = now() - interval '2 minutes' where tenant_id <> 'acme'"
-        )
-    assert sorted(PlatformQueries(worker).waiting_outboxes(9)) == ["beta", "gamma"]
+        administrator.execute("update okcm.outbox set added_at = now() - interval '1 minute'")
+        administrator.execute("update okcm.outbox set next_try = now() + interval '1 minute' where tenant_id = 'acme'")
+    assert sorted(PlatformQueries(worker).due_notifications(Channel.CALLBACK, 9)) == ["beta", "gamma"]
 
 
 def test_client_creates_no_prepared_statements(worker: Database) -> None:

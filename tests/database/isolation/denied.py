@@ -36,6 +36,7 @@ NEVER = {
     ),
     "operator": (
         *_UNDOCUMENTED_DELETION,
+        "update okcm.outbox set next_try = now() + interval '1 year'",  # a suppressed notification
         *(
             f"select okcm.audit_append_command(jsonb_build_object('event_id', '{event}', 'actor_kind', '{kind}',"
             f" 'actor', '{actor}', 'name', '{name}'))"
@@ -71,7 +72,8 @@ PLATFORM_QUESTIONS = (
     *(
         f"select okcm.{question}"
         for question in (
-            *("provisioning_times(10)", "unstarted_events(10)", "unsigned_streams(10)", "waiting_outboxes(10)"),
+            *("provisioning_times(10)", "unstarted_events(10)", "unsigned_streams(10)"),
+            *("due_notifications('email', 10)", "undelivered_notifications('1 day', 10)"),
             *("due_authorities(10)", "outlived_authorities(10)", "stale_revocation_lists('12 hours', 10)"),
             *("expiring(10)", "unknown_serials('{{aa}}')", "watched_root_keys('eu-west-1', '1 minute')"),
             *("untaken_credentials(10)", "due_examinations('', 10)", "troubled_examinations('1 hour', 10)"),

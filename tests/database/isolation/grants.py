@@ -21,7 +21,7 @@ _PEOPLE = {
     """,
     "update": "protected_field(mode, plaintext_allowed, changed_by) protection(changed_by)",
     "delete": "protected_field",
-    "execute": "audit_keys ctx_ok",
+    "execute": "audit_keys ctx_ok undelivered_notifications",
 }
 """The common rights of the operator and the dashboard."""
 
@@ -61,23 +61,23 @@ GRANTS = {
             certificate_authority(state) certificate_revocation_list(number, der, this_update, next_update)
             destruction(destroyed_at) key(version, oldest, rotated_at) key_probe(l2_key, version, ciphertext, tried,
             left_at) marketplace_event(started_at) operation_step(state, attempts, started_at, finished_at, problem)
-            outbox(sent_at) report(stated, stated_at, seq, json, html, pdf, made_at) root_key(credentials, state, probe,
-            probe_digest, health, health_since, l2_version) root_key_change(root_key_id, state, total, wrapped, problem,
-            finished_at) root_key_request(sealed, problems) rotation(state, stage, total, done, problem, finished_at)
-            route(l2_key, issuer_fingerprint, region, published_at, former_issuer_fingerprint) service(state,
-            connected_at, disconnected_at) service_certificate(revoked_at) service_key(root_key_mode, root_key, wrapped,
-            root_key_id, staged_for, staged_wrapped, state, l2_version, activated_at, deactivated_at, destroyed_at)
-            tenant(state, root_key_mode, ready_at, promise_broken_at, locks, unlocks_to, leaving_since, leaves_at,
-            restored_at, returns_to, destroying_at, offboarded_at, root_key_newest) tenant_policy(tenant_key_days,
-            service_key_days, changed_at, four_eyes)
+            outbox(attempts, next_try, problem, expired_at, sent_at) report(stated, stated_at, seq, json, html, pdf,
+            made_at) root_key(credentials, state, probe, probe_digest, health, health_since, l2_version)
+            root_key_change(root_key_id, state, total, wrapped, problem, finished_at) root_key_request(sealed, problems)
+            rotation(state, stage, total, done, problem, finished_at) route(l2_key, issuer_fingerprint, region,
+            published_at, former_issuer_fingerprint) service(state, connected_at, disconnected_at)
+            service_certificate(revoked_at) service_key(root_key_mode, root_key, wrapped, root_key_id, staged_for,
+            staged_wrapped, state, l2_version, activated_at, deactivated_at, destroyed_at) tenant(state, root_key_mode,
+            ready_at, promise_broken_at, locks, unlocks_to, leaving_since, leaves_at, restored_at, returns_to,
+            destroying_at, offboarded_at, root_key_newest) tenant_policy(tenant_key_days, service_key_days, changed_at,
+            four_eyes)
         """,
         "delete": "route",
         "execute": """
             audit_append audit_append_all audit_keys audit_save_signed_head ctx_ok due_authorities due_examinations
-            due_rotations erase_tenant expiring key_probes numbered_root_keys objects_sealed
+            due_notifications due_rotations erase_tenant expiring key_probes numbered_root_keys objects_sealed
             outlived_authorities record_audit_key record_fingerprint stale_revocation_lists stuck_rotations
-            trim_boundaries troubled_examinations unknown_serials unsigned_streams untaken_credentials waiting_outboxes
-            watched_root_keys
+            trim_boundaries troubled_examinations unknown_serials unsigned_streams untaken_credentials watched_root_keys
         """,
     },
     "marketplace": {
@@ -100,7 +100,7 @@ GRANTS = {
     "operator": {
         "select": _PEOPLE["select"] + " marketplace_event outbox usage_batch",
         "insert": _PEOPLE["insert"],
-        "update": _PEOPLE["update"],
+        "update": _PEOPLE["update"] + " outbox(next_try, expired_at)",
         "delete": _PEOPLE["delete"],
         "execute": _PEOPLE["execute"] + " audit_append_command",
     },

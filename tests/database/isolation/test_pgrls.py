@@ -79,7 +79,8 @@ ALLOWED = {
     ),
     "SEC014": (  # each verifies the context first, runs under FORCE, and is attacked in breaking.py
         r"okcm\.(ctx_ok|audit_append_all|audit_append_command|audit_save_signed_head|unstarted_events|unknown_serials"
-        r"|audit_keys|record_audit_key|unsigned_streams|waiting_outboxes|erase_tenant|watched_root_keys|untaken_credentials"
+        r"|audit_keys|record_audit_key|unsigned_streams|due_notifications|undelivered_notifications"
+        r"|erase_tenant|watched_root_keys|untaken_credentials"
         r"|audit_join_token|audit_protection|pending_enrolments|due_authorities|outlived_authorities|stale_revocation_lists|expiring"
         r"|stale_services|count_tenants|page_of_tenants|stuck_tenants|provisioning_times|due_rotations|stuck_rotations"
         r"|objects_sealed|record_fingerprint|key_probes|numbered_root_keys"
@@ -91,7 +92,7 @@ ALLOWED = {
     "PERF004": r"okcm\.service_request\.platforms_own",
     # Beside a tenant predicate with an index.
     "PERF003": (
-        r"okcm\.(outbox\.ready_text|boundary_(result|clause)\.only_old|tenant\.(begins_requested|while_destroying))"
+        r"okcm\.(outbox\.(ready_text|only_dead_letters)|boundary_(result|clause)\.only_old|tenant\.(begins_requested|while_destroying))"
     ),
 }
 

@@ -53,6 +53,8 @@ class AuditName(StrEnum):
     PROVISION_RETRIED = "tenant.provision_retried"
     PROMISE_BROKEN = "tenant.provisioning_slo_breached"
     ANNOUNCED = "tenant.notified"
+    ANNOUNCE_EXPIRED = "tenant.notification_expired"
+    ANNOUNCE_RETRY_REQUESTED = "tenant.notification_retry_requested"
     SERVICE_CONNECT_INTENDED = "service.connect_intended"
     SERVICE_KEY_CREATED = "key.service_key_created"
     SERVICE_KEY_OPENED = "key.service_key_unwrapped"

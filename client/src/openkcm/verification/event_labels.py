@@ -40,6 +40,8 @@ _BY_NAME: dict[str, str] = {
     AuditName.STREAM_ENDED: "Forwarding of the audit stream ended",
     AuditName.STREAM_BEHIND: "Forwarding of the audit stream is behind",
     AuditName.ANNOUNCED: "Customer notified",
+    AuditName.ANNOUNCE_EXPIRED: "Notification not delivered",
+    AuditName.ANNOUNCE_RETRY_REQUESTED: "Repetition of undelivered notifications requested",
     AuditName.TENANT_LOCKED: "Locked",
     AuditName.TENANT_UNLOCKED: "Unlocked",
     AuditName.TENANT_SUSPENDED: "Suspended",
