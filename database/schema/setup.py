@@ -6,11 +6,16 @@ from contextlib import suppress
 import psycopg
 from psycopg import Connection, conninfo, errors, sql
 
+from core.errors.platform import DatabaseRefused, SchemaRefused
 from database.postgres.access import MIGRATOR, OWNER, PROCESSES, login, pads
 from database.postgres.errors import translate_errors
-from database.schema.migrate import migrate, read_migrations
+from database.schema.migrate import migrate, missing_migrations, read_migrations
 
 _LOCK = 0x6F6B6372  # "okcr": all databases of a server share its roles, and two processes may start at once
+_ADMINISTRATOR_HINT = (
+    "use a role with LOGIN, CREATEROLE and CREATEDB that owns the database, or a superuser;"
+    " after the first setup use the same role again (docs/own-servers.md#prepare-the-servers)"
+)
 
 
 def prepare_database(
@@ -19,7 +24,8 @@ def prepare_database(
     """Create missing parts of database, roles, schema and keys; return the names of the migrations applied now.
 
     Args:
-        admin_conninfo: connection string of a role that may create roles and the named database.
+        admin_conninfo: connection string of a role that may create roles and owns the named database or may create it;
+            it need not be a superuser.
         passwords: password of the migrator and of each process.
         context_keys: context key of each process, 32 to 64 bytes.
 
@@ -28,14 +34,27 @@ def prepare_database(
         SchemaRefused: see `migrate`.
     """
     with translate_errors():
-        with _administrator(admin_conninfo) as administrator:
-            database = administrator.info.dbname
-            _create_roles(administrator, database, passwords)
+        _prepare_as_administrator(admin_conninfo, passwords)
         migrator = conninfo.make_conninfo(admin_conninfo, user=login(MIGRATOR), password=passwords[MIGRATOR])
         with psycopg.connect(migrator, autocommit=True) as connection:
             applied = migrate(connection, read_migrations())
             _store_keys(connection, context_keys)
     return applied
+
+
+def require_prepared(url: str, migrator_password: str) -> None:
+    """Reject a database that `prepare_database` of this version has not prepared; change nothing.
+
+    Raises:
+        DatabaseUnavailable: the server does not respond, or the migrator cannot log in.
+        SchemaRefused: a migration is missing; or see `migrate`.
+    """
+    with (
+        translate_errors(),
+        psycopg.connect(url, user=login(MIGRATOR), password=migrator_password, connect_timeout=3) as connection,
+    ):
+        if missing_migrations(connection, read_migrations()):
+            raise SchemaRefused("the database lacks migrations of this version", "run openkcmctl setup database")
 
 
 def administrator_of(url: str, user: str, password: str) -> str:
@@ -66,8 +85,31 @@ def _create_database(admin_conninfo: str, name: str) -> bool:
         return True
 
 
-def _create_roles(administrator: Connection, database: str, passwords: Mapping[str, str]) -> None:
-    administrator.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+def _prepare_as_administrator(admin_conninfo: str, passwords: Mapping[str, str]) -> None:
+    """Create the database if it does not exist; create roles and schema and revoke default rights in one transaction.
+
+    Raises:
+        DatabaseRefused: the administrator lacks a right.
+    """
+    try:
+        with _administrator(admin_conninfo) as administrator:
+            administrator.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+            # Without this check, PostgreSQL would only warn that the rights of PUBLIC cannot be revoked.
+            owned = administrator.execute(
+                "select pg_has_role(current_user, datdba, 'usage') from pg_database where datname = current_database()"
+            )
+            if owned.fetchone() != (True,):
+                raise DatabaseRefused("the administrator does not own the database", _ADMINISTRATOR_HINT)
+            _create_roles(administrator, passwords)
+            _create_schema(administrator)
+            _revoke_from_public(administrator, administrator.info.dbname)
+    except errors.InsufficientPrivilege as denied:
+        raise DatabaseRefused(
+            f"the administrator lacks a right: {denied.diag.message_primary}", _ADMINISTRATOR_HINT
+        ) from None
+
+
+def _create_roles(administrator: Connection, passwords: Mapping[str, str]) -> None:
     names = [OWNER, *(login(role) for role in (MIGRATOR, *PROCESSES))]
     rows = administrator.execute("select rolname from pg_roles where rolname = any(%s)", [names]).fetchall()
     existing = {name for (name,) in rows}
@@ -85,9 +127,17 @@ def _create_roles(administrator: Connection, database: str, passwords: Mapping[s
     if login(MIGRATOR) not in existing:
         # With NOINHERIT, this membership permits only SET ROLE, on PostgreSQL 15 as well.
         administrator.execute(sql.SQL("grant {} to {}").format(sql.Identifier(OWNER), sql.Identifier(login(MIGRATOR))))
-    if administrator.execute("select to_regnamespace('okcm')").fetchone() == (None,):
-        administrator.execute(sql.SQL("create schema okcm authorization {}").format(sql.Identifier(OWNER)))
-    _revoke_from_public(administrator, database)
+
+
+def _create_schema(administrator: Connection) -> None:
+    if administrator.execute("select to_regnamespace('okcm')").fetchone() != (None,):
+        return
+    owner = sql.Identifier(OWNER)
+    # Only a member may create a schema for the owner. A superuser needs no membership; any other administrator may
+    # grant it to itself, and has it until the end of this transaction only.
+    administrator.execute(sql.SQL("grant {} to current_user").format(owner))
+    administrator.execute(sql.SQL("create schema okcm authorization {}").format(owner))
+    administrator.execute(sql.SQL("revoke {} from current_user").format(owner))
 
 
 def _revoke_from_public(administrator: Connection, database: str) -> None:

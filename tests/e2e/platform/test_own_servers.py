@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
@@ -36,11 +37,13 @@ def operator(tmp_path: Path, temporal: TemporalServer):
     postgres.start()
     postgres.wait_ready(60)
     admin = conninfo_to_dict(postgres.admin_conninfo)
+    with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as superuser:
+        superuser.execute("create role installer login createrole createdb password 'of the installer'")
     (tmp_path / "key-server").mkdir()
     key_server = start_openbao(tmp_path / "key-server", bare=True)
     token = key_server.admin().request("POST", "auth/token/create", {"ttl": "1h"})["auth"]["client_token"]
     secrets = tmp_path / "secrets"
-    ensure_secret(secrets, DATABASE_ADMIN, f"{admin['user']}:{admin['password']}")
+    ensure_secret(secrets, DATABASE_ADMIN, "installer:of the installer")
     ensure_secret(secrets, VAULT_ADMIN, token)
     marketplace, codec, metrics, https, kmip, crypto_metrics, dashboard = free_ports(7, neighbours=0)
     settings = {

@@ -1,0 +1,78 @@
+"""A PostgreSQL of each supported version; scripts/setup.sh installs those that are not embedded."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from devstack.servers import exec_child
+from devstack.servers import postgres as embedded
+from tests.concurrency import wait_until
+from tests.ports import free_port
+
+_INSTALLED = Path(".venv/postgresql").resolve()
+_UNPRIVILEGED = "nobody"  # lint-words: quotes the user name of POSIX systems
+
+
+@contextmanager
+def running(version: str) -> Iterator[str]:
+    """Start a PostgreSQL of a major version (`embedded` or a number) and yield its superuser's connection string.
+
+    PostgreSQL refuses to run as root, so root runs it as an unprivileged user, who needs access to every folder above
+    the programs and the data. Neither a checkout nor the folder of pytest guarantees that.
+    """
+    folder = Path(tempfile.mkdtemp())
+    account = pwd.getpwnam(_UNPRIVILEGED) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    try:
+        folder.chmod(0o755)
+        programs = _programs(version, folder)
+        data = folder / "data"
+        data.mkdir(mode=0o700)
+        os.chown(data, account.pw_uid, account.pw_gid)
+        options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        wrapper = [sys.executable, "-I", "-S", exec_child.__file__, str(os.getpid()), str(int(signal.SIGQUIT))]
+        wrapper += [str(account.pw_uid), str(account.pw_gid)]
+        subprocess.run(
+            [*wrapper, programs / "initdb", "-D", data, *options], cwd=data, check=True, stdout=subprocess.DEVNULL
+        )
+        port = free_port()
+        settings = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen(
+                [*wrapper, programs / "postgres", "-D", data, "-p", str(port), *settings], cwd=data, stderr=log
+            )
+        try:
+            conninfo = f"host=127.0.0.1 port={port} user=postgres dbname=postgres"
+            wait_until(lambda: _answers(conninfo), lambda: (folder / "log").read_text(encoding="utf-8"))
+            yield conninfo
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait()
+    finally:
+        shutil.rmtree(folder)
+
+
+def _programs(version: str, folder: Path) -> Path:
+    if version == "embedded":
+        return embedded._programs(reachable_by_others=os.geteuid() == 0)
+    (installed,) = _INSTALLED.glob(f"{version}.*")
+    if all(above.stat().st_mode & 0o001 for above in (installed, *installed.parents)):
+        return installed / "bin"
+    shutil.copytree(installed, folder / "programs", symlinks=True)
+    return folder / "programs" / "bin"
+
+
+def _answers(conninfo: str) -> bool:
+    try:
+        psycopg.connect(conninfo).close()
+    except psycopg.OperationalError:
+        return False
+    return True
