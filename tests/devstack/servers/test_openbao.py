@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from compliance.reconciliation.vault_log import files_of, read_log
 from config.secrets import BOUNDARY_PUBLIC_KEY, Role, ensure_secrets, read_secret, vault_secret
-from config.settings import Settings
+from config.settings import EMBEDDED_LOG, Settings
 from core.errors.platform import ComponentFailed, VaultUnavailable
 from devstack.doctor import Finding, _check, _vault
 from devstack.servers.base import Server
 from devstack.servers.openbao import OpenBaoServer
 from devstack.servers.ports import free_port
 from devstack.stack.components import components
+from tests.concurrency import wait_until
 from tests.devstack.conftest import NewServer, build, run
 from vault.auth.client import VaultSession
 from vault.setup import SETUP
@@ -31,6 +33,23 @@ def test_failed_first_boot_is_recovered_by_the_next(new_server: NewServer) -> No
     server.wait_ready(90)
 
     assert "openkcm-worker" in policies_of_worker(server)
+
+
+def test_interrupted_first_boot_leaves_no_fault_in_the_audit_log(new_server: NewServer) -> None:
+    server = new_server("openbao")
+    log = server.state_dir / EMBEDDED_LOG
+    server.prepare()
+    server.start()
+    # The moment of Ctrl-C during the first `make up`: the server has logged its first requests.
+    wait_until(lambda: log.exists() and log.read_bytes().count(b"initialize[") > 20)
+    server.kill()
+    assert not (server.folder / "booted").exists()
+
+    run(server)
+
+    read = read_log(files_of(log))
+    assert read.lines > 0
+    assert read.faults == []
 
 
 def test_recorded_boot_protects_the_data_and_no_secret_is_readable(new_server: NewServer) -> None:
