@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from config.settings import load_settings
+from core.errors.platform import ComponentFailed
 from devstack.stack import control
 from devstack.stack.control import Status
 from devstack.stack.status import State
@@ -18,7 +19,8 @@ from openkcm.cli import output
 if TYPE_CHECKING:
     from devstack.doctor import Finding
 
-_COLOURS = {State.READY: "green", State.EXTERNAL: "green", State.STOPPED: "dim", State.PAUSED: "red"}
+_COLOURS = {State.READY: "green", State.EXTERNAL: "green", State.STOPPED: "dim"}
+_COLOURS |= dict.fromkeys((State.PAUSED, State.UNRESPONSIVE, State.FULL), "red")
 
 
 def register(app: typer.Typer) -> None:
@@ -48,14 +50,23 @@ def down(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - the same
 
 
 def status(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - the same
-    """Show the state and addresses of all components."""
-    now = control.status(load_settings())
+    """Show the state and addresses of all components; exit with 1 unless all work."""
+    settings = load_settings()
+    now = control.status(settings)
 
     def show(console: Console) -> None:
-        console.print(_table(now, "running" if now.running else "not running; start with make up"))
+        console.print(_table(now, f"{'running' if now.running else 'not running'} in {settings.state_dir.resolve()}"))
         _show_addresses(now, console)
 
-    output.answer(_document(now), as_json=as_json, show=show)
+    if now.ready:
+        output.answer(_document(now), as_json=as_json, show=show)
+        return
+    if now.running:
+        message = ", ".join(f"{report.name} is {report.state}" for report in now.problems)
+        hint = next((report.hint for report in now.problems if report.hint), "make up")
+    else:
+        message, hint = "the stack is not running", "make up"
+    output.answer_refused(_document(now), ComponentFailed.code, message, hint, as_json=as_json, show=show)
 
 
 def doctor(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - the same

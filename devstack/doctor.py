@@ -19,6 +19,7 @@ from config.settings import Settings, config_file
 from core.errors.platform import VaultRefused
 from database.postgres.access import MIGRATOR, OWNER, login
 from database.schema import lint as gate
+from database.schema.setup import require_prepared
 from devstack.servers.base import check_access, http_answer
 from devstack.servers.ports import holder, is_free, variable
 from devstack.servers.temporal import SEARCH_ATTRIBUTES
@@ -59,13 +60,15 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
         findings += _ports(settings, now)
     except OpenKcmError as refused:
         return (*findings, Finding("servers", ok=False, detail=f"not checked: {refused.message}", hint=refused.hint))
-    for name, (check, hint) in _CHECKS.items():
-        server = {"database": "postgres", "vault": "openbao"}.get(name, name)
-        state = next(report.state for report in now.components if report.name == server)
-        if state in (State.READY, State.EXTERNAL):
+    for report in now.components:
+        name, check, hint = _CHECKS.get(report.name, (report.name, None, ""))
+        if report.state not in (State.READY, State.EXTERNAL):
+            problem = report.problem or f"{report.name} is {report.state}"
+            findings.append(Finding(name, ok=False, detail=problem, hint=report.hint or "make up"))
+        elif check is not None:
             findings.append(_check(name, check, hint, settings))
-        else:
-            findings.append(Finding(name, not now.running, f"{server} is {state}", "make up"))
+        elif report.address is not None:  # a step of the start has none
+            findings.append(Finding(name, ok=True, detail="responds"))
     return tuple(findings)
 
 
@@ -160,12 +163,13 @@ def _check(name: str, check: Callable[[Settings], str | None], hint: str, settin
     except OpenKcmError as failed:
         problem, hint = failed.message, failed.hint
     except (psycopg.Error, RPCError, RuntimeError, TimeoutError):
-        problem, hint = "does not respond", "make status"
+        problem, hint = "does not respond, or rejects the login", "check the server and its address: make status"
     return Finding(name, problem is None, problem or "responds and is configured correctly", hint if problem else "")
 
 
 def _database(settings: Settings) -> str | None:
     password = read_secret(settings.secrets, database_password(MIGRATOR))
+    require_prepared(settings.postgres_url, password)
     with psycopg.connect(settings.postgres_url, user=login(MIGRATOR), password=password, connect_timeout=3) as database:
         database.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
         breaches = gate.findings(database)
@@ -216,10 +220,10 @@ def _crypto(settings: Settings) -> str | None:
     return "; ".join(meaning for name, meaning in CRYPTO_PROBLEMS.items() if found.get(name)) or None
 
 
-_CHECKS: Mapping[str, tuple[Callable[[Settings], str | None], str]] = {
-    "database": (_database, "see docs/runbook.md#the-schema-breaks-a-rule"),
-    "vault": (_vault, "see docs/runbook.md#a-process-has-no-policy-at-the-key-server"),
-    "temporal": (_temporal, "see docs/runbook.md#search-attributes-are-missing"),
-    "crypto": (_crypto, "see docs/runbook.md#the-crypto-service-reports-a-problem"),
+_CHECKS: Mapping[str, tuple[str, Callable[[Settings], str | None], str]] = {
+    "postgres": ("database", _database, "see docs/runbook.md#the-schema-breaks-a-rule"),
+    "openbao": ("vault", _vault, "see docs/runbook.md#a-process-has-no-policy-at-the-key-server"),
+    "temporal": ("temporal", _temporal, "see docs/runbook.md#search-attributes-are-missing"),
+    "crypto": ("crypto", _crypto, "see docs/runbook.md#the-crypto-service-reports-a-problem"),
 }
-"""The check of each running server, and the guide to its findings."""
+"""The name of a component's finding, the check beyond its response, and the guide to its problems."""

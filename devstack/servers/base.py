@@ -151,7 +151,12 @@ class Server:
     def failure(self) -> ComponentFailed:
         """Return the error of a server that ended or is not ready in time, with the last lines of its log."""
         status = None if self._child is None else self._child.poll()
-        what = "is not ready in time" if status is None else f"ended with status {status}"
+        if status is None:
+            what = "is not ready in time"
+        elif status < 0:
+            what = f"was ended by signal {-status}"
+        else:
+            what = f"ended with status {status}"
         return ComponentFailed(f"{self.name} {what}", self._hint())
 
     def stop(self) -> None:
@@ -201,6 +206,8 @@ class Server:
             lines = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
         except OSError:
             lines = []
+        # A process states why it ended in plain text; its JSON lines are for programs and stay in the file.
+        lines = [line for line in lines if not line.startswith("{")]
         return f"see {self.log_file}" + (": " + " | ".join(lines) if lines else "")
 
     def _clean_up(self) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
-from config.secrets import database_credentials
+from config.secrets import MIGRATOR, database_credentials, database_password, read_secret
 from config.settings import LOOPBACK, Settings
+from core.errors.platform import ComponentFailed, DatabaseUnavailable
 from devstack.servers.base import Server
 from devstack.servers.openbao import OpenBaoServer
 from devstack.servers.ports import variable
@@ -39,12 +40,13 @@ def components(settings: Settings) -> list[Component]:
     """Return all components to run, each after its dependencies."""
     state_dir = settings.state_dir
     found: list[Component] = []
-    prepared: tuple[str, ...] = ()
+    prepared = ("database",)
     allowed: tuple[str, ...] = ()
     if settings.database_url is None:
         postgres = PostgresServer(state_dir, settings.postgres_port)
         found += [postgres, Task("database", lambda: _prepare_database(settings, postgres), after=(postgres.name,))]
-        prepared = ("database",)
+    else:
+        found.append(Task("database", lambda: _require_prepared_database(settings)))
     if settings.vault_address is None:
         openbao = OpenBaoServer(state_dir, settings.vault_port, settings.secrets, settings.crypto_names)
         found += [openbao, Task("policies", openbao.bring_up_to_date, after=(openbao.name,))]
@@ -166,3 +168,16 @@ def _prepare_database(settings: Settings, postgres: PostgresServer) -> None:
 
     passwords, keys = database_credentials(settings.secrets)
     prepare_database(postgres.admin_conninfo, passwords=passwords, context_keys=keys)
+
+
+def _require_prepared_database(settings: Settings) -> None:
+    """Report a database without roles or schema at once: the processes would wait for it without an end."""
+    from database.schema.setup import require_prepared  # noqa: PLC0415 - needed only while servers start
+
+    try:
+        require_prepared(settings.postgres_url, read_secret(settings.secrets, database_password(MIGRATOR)))
+    except DatabaseUnavailable:
+        raise ComponentFailed(
+            "database_url does not respond, or has no role okcm_migrator with this password",
+            "check the server and its address, then run openkcmctl setup database",
+        ) from None

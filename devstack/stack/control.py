@@ -6,12 +6,14 @@ The supervisor is a separate process, detached from the command. A lock file ser
 import fcntl
 import json
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from config.secrets import ensure_secrets
 from config.settings import Settings
 from core.errors.platform import ComponentFailed, SettingsInvalid
 from devstack.servers import process
-from devstack.servers.base import make_private, require_readable
+from devstack.servers.base import Server, make_private, require_readable
 from devstack.servers.process import Identity
 from devstack.stack.components import addresses, port_conflicts, servers
 from devstack.stack.status import Report, State
@@ -27,8 +29,12 @@ from devstack.stack.status import Report, State
 _POLL_SECONDS = 0.03
 _TIMEOUT_SECONDS = 120.0
 _MAX_RESTARTS = 3
-"""Failed starts of one component after which `up` gives up; the first can result from an earlier crash."""
+"""Failures of one component while `up` waits after which it gives up; the first can result from an earlier crash."""
 _STOP_MARGIN_SECONDS = 30.0
+_PATIENCE_SECONDS = 10.0
+"""How long `status` asks a component; a busy machine delays an answer beyond the time of one health check."""
+_LOWEST_FREE_BYTES = 64 * 1024**2
+"""Free space below which servers are about to reject writes: four segments of PostgreSQL's write-ahead log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +44,13 @@ class Status:
     addresses: dict[str, str | None]
 
     @property
+    def problems(self) -> tuple[Report, ...]:
+        """The components that do not work."""
+        return tuple(report for report in self.components if report.state not in (State.READY, State.EXTERNAL))
+
+    @property
     def ready(self) -> bool:
-        return self.running and all(report.state in (State.READY, State.EXTERNAL) for report in self.components)
+        return self.running and not self.problems
 
 
 Progress = Callable[[Status], None]
@@ -58,11 +69,52 @@ def supervisor_file(settings: Settings) -> Path:
 
 
 def status(settings: Settings) -> Status:
-    """Return the state of all components; without a supervisor all embedded ones count as stopped.
+    """Return the state of all components, each asked now; without a supervisor all embedded ones count as stopped.
+
+    The supervisor alone would not suffice: it knows whether a process runs, and learns of its end after a moment.
 
     Raises:
         SettingsInvalid: the state folder cannot be read.
     """
+    read = _read_status(settings)
+    components = _verify(settings, read.components, _PATIENCE_SECONDS)
+    return replace(read, components=(*components, *_full_disk(settings)))
+
+
+def _verify(settings: Settings, reports: Sequence[Report], patience: float) -> list[Report]:
+    """Ask each component that the supervisor reports as ready, concurrently and for at most `patience` seconds."""
+    known = {server.name: server for server in servers(settings)}
+
+    def verified(report: Report) -> Report:
+        server = known.get(report.name)
+        if report.state is not State.READY or server is None or _responds(server, report.pid, patience):
+            return report
+        problem = f"{report.name} does not respond"
+        return replace(report, state=State.UNRESPONSIVE, problem=problem, hint=f"see {server.log_file}")
+
+    with ThreadPoolExecutor(max_workers=len(reports) or 1) as pool:
+        return list(pool.map(verified, reports))
+
+
+def _responds(server: Server, pid: int | None, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while not server.ready():
+        if pid is None or process.identify(pid) is None or time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _full_disk(settings: Settings) -> list[Report]:
+    folder = settings.state_dir.resolve()
+    if not folder.is_dir() or (free := shutil.disk_usage(folder).free) >= _LOWEST_FREE_BYTES:
+        return []
+    problem = f"{free // 1024**2} MiB are free in {folder}"
+    return [Report("disk", State.FULL, problem=problem, hint="free space there; the servers continue automatically")]
+
+
+def _read_status(settings: Settings) -> Status:
+    """Return the state of all components as the supervisor last wrote it."""
     require_readable(settings.state_dir, run_folder(settings))
     running, written = _read(settings)
     if running is None or written is None:
@@ -108,7 +160,7 @@ def down(settings: Settings) -> tuple[str, ...]:
     if not run_folder(settings).is_dir():
         return ()
     with _command_lock(settings):
-        before = status(settings)
+        before = _read_status(settings)
         supervisor = _supervisor(settings)
         if supervisor is not None:
             _end(settings, supervisor)
@@ -146,18 +198,29 @@ def _launch(settings: Settings) -> Identity:
 
 def _wait_ready(settings: Settings, supervisor: Identity, progress: Progress) -> Status:
     deadline = time.monotonic() + _TIMEOUT_SECONDS
+    before: dict[str, int] = {}
+    answered: set[tuple[str, int | None]] = set()
     while True:
-        now = status(settings)
+        now = _read_status(settings)
         progress(now)
         if now.ready:
-            return now
+            # The process of a ready component may have ended a moment ago. One answer of each is enough.
+            asked = [report for report in now.components if (report.name, report.pid) not in answered]
+            verified = {report.name: report for report in _verify(settings, asked, patience=0.0)}
+            answered |= {(report.name, report.pid) for report in verified.values() if report.state is State.READY}
+            now = replace(now, components=tuple(verified.get(report.name, report) for report in now.components))
+            if now.ready:
+                return now
         if not supervisor.alive:
             raise _supervisor_failed(settings)
         for report in now.components:
-            if report.problem is not None and (report.restarts >= _MAX_RESTARTS or time.monotonic() > deadline):
+            # Only failures since the start of this wait: the supervisor restarts a component however often it ends.
+            earlier = before[report.name] = min(report.restarts, before.get(report.name, report.restarts))
+            failures = report.restarts - earlier
+            if report.problem is not None and (failures >= _MAX_RESTARTS or time.monotonic() > deadline):
                 raise ComponentFailed(report.problem, report.hint)
         if time.monotonic() > deadline:
-            late = ", ".join(report.name for report in now.components if report.state is not State.READY)
+            late = ", ".join(report.name for report in now.problems)
             raise ComponentFailed(f"not ready in time: {late}", f"see {settings.state_dir / 'logs'}")
         time.sleep(_POLL_SECONDS)
 

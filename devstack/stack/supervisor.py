@@ -17,18 +17,19 @@ from typing import Any
 
 import structlog
 
+from core.errors.platform import ComponentFailed
 from devstack.servers import process
 from devstack.servers.base import Server
 from devstack.stack.components import Component, Task
 from devstack.stack.status import Report, State
-from openkcm.errors import OpenKcmError
+from openkcm.errors import OpenKcmError, os_reason
 
 _STARTING_TICK_SECONDS = 0.02
 _QUIET_TICK_SECONDS = 0.2
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 _STABLE_SECONDS = 30.0
-"""A component that was ready for this long restarts with the shortest pause."""
+"""A component that was ready for this long is stable: its failures are forgotten, the next pause is the shortest."""
 _READY_SECONDS = 90.0
 _INTERNAL = "internal"
 
@@ -38,8 +39,9 @@ log = structlog.get_logger()
 class SupervisedComponent:
     """One component and its progress towards readiness."""
 
-    def __init__(self, component: Component, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, component: Component, pool: ThreadPoolExecutor, stable_seconds: float = _STABLE_SECONDS) -> None:
         self.component = component
+        self._stable_seconds = stable_seconds
         self.state = State.WAITING
         self._pool = pool
         self._pending: Future[Any] | None = None
@@ -89,6 +91,10 @@ class SupervisedComponent:
                     pass
         except OpenKcmError as failed:
             self._pause_after(failed)
+        except OSError as failed:
+            what = f"{self.component.name} cannot be started: {os_reason(failed)}"
+            where = f", {failed.filename}" if failed.filename else ""
+            self._pause_after(ComponentFailed(what + where, "check free space and rights"))
         except Exception:
             log.exception("component failed", component=self.component.name)
             self._pause_after(_UnexpectedError())
@@ -130,9 +136,9 @@ class SupervisedComponent:
         log.info("component ready", component=self.component.name, seconds=self._seconds)
 
     def _check_alive(self) -> None:
+        if time.monotonic() - self._ready_at > self._stable_seconds:
+            self._pause, self._restarts = _FIRST_PAUSE_SECONDS, 0
         if self.server is not None and not self.server.alive:
-            if time.monotonic() - self._ready_at > _STABLE_SECONDS:
-                self._pause = _FIRST_PAUSE_SECONDS
             raise self.server.failure()
 
     def _pause_after(self, failed: OpenKcmError) -> None:
@@ -153,14 +159,21 @@ class _UnexpectedError(OpenKcmError):
 
 
 class Supervisor:
-    def __init__(self, components: Sequence[Component], status_file: Path, about: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        components: Sequence[Component],
+        status_file: Path,
+        about: dict[str, Any],
+        stable_seconds: float = _STABLE_SECONDS,
+    ) -> None:
         """Take the components, the path of the status file, and additional content for it."""
         self._pool = ThreadPoolExecutor(max_workers=len(components) + 1, thread_name_prefix="component")
-        self._components = [SupervisedComponent(component, self._pool) for component in components]
+        self._components = [SupervisedComponent(component, self._pool, stable_seconds) for component in components]
         self._status_file = status_file
         self._about = about
         self._stopping = Event()
         self._published: tuple[Report, ...] = ()
+        self._unwritable = False
 
     def request_stop(self) -> None:
         """End `run`; safe to call from a signal handler."""
@@ -202,5 +215,12 @@ class Supervisor:
                 "supervisor": asdict(me) if me else None,
                 "components": [asdict(report) for report in reports],
             }
-            process.write_atomically(self._status_file, json.dumps(status))
-            self._published = reports
+            try:
+                process.write_atomically(self._status_file, json.dumps(status))
+            except OSError as failed:
+                # A full disk must not end the supervisor, and every component with it; the next tick writes again.
+                if not self._unwritable:
+                    log.warning("status file not written", reason=os_reason(failed))
+                self._unwritable = True
+            else:
+                self._published, self._unwritable = reports, False

@@ -53,7 +53,7 @@ def test_a_shell_completes_commands_and_options(
 
 
 def test_status_without_an_installation_reports_everything_stopped(capsys: pytest.CaptureFixture[str]) -> None:
-    assert devstack(["status", "--json"]) == 0
+    assert devstack(["status", "--json"]) == 1
 
     document = json.loads(capsys.readouterr().out)
     assert {component["state"] for component in document["components"]} == {"stopped"}
@@ -63,7 +63,7 @@ def test_status_without_an_installation_reports_everything_stopped(capsys: pytes
 
 
 def test_status_and_down_create_no_state_folder(state_dir: Path) -> None:
-    assert devstack(["status", "--json"]) == 0
+    assert devstack(["status", "--json"]) == 1
     assert devstack(["down", "--json"]) == 0
 
     assert not state_dir.exists()

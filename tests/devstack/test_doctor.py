@@ -79,6 +79,14 @@ def test_doctor_reports_folders_that_it_cannot_read(unreadable: Path) -> None:
     assert {"database", "crypto"} <= {one.name for one in elsewhere}
 
 
+def test_doctor_reports_every_component_of_a_stopped_stack(tmp_path: Path) -> None:
+    problems = {one.name: one.detail for one in examine(Settings(state_dir=tmp_path)) if not one.ok}
+
+    servers = {"database", "vault", "temporal", "worker", "marketplace", "crypto", "dashboard", "codec"}
+    assert servers <= set(problems)
+    assert problems["database"] == "postgres is stopped"
+
+
 def test_doctor_reports_one_port_given_to_two_components(tmp_path: Path) -> None:
     taken = free_port()
     hosts = {"marketplace_host": "10.0.0.1", "dashboard_host": "10.0.0.2"}

@@ -52,7 +52,7 @@ def _parent_of(pid: int) -> int:
 
 
 def _is_ready(stack: Stack, component: str, before: int) -> bool:
-    found = {one["name"]: one for one in stack.command("status")["components"]}[component]
+    found = {one["name"]: one for one in stack.components()}[component]
     return found["state"] == "ready" and found["pid"] != before
 
 

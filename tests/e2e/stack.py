@@ -142,7 +142,12 @@ class Stack:
 
     def pids(self) -> dict[str, int]:
         """Return the processes of the stack by name."""
-        return {c["name"]: c["pid"] for c in self.command("status")["components"] if c["pid"] is not None}
+        return {one["name"]: one["pid"] for one in self.components() if one["pid"] is not None}
+
+    def components(self) -> list[dict[str, Any]]:
+        """Return the reports of all components, whether or not they work."""
+        components: list[dict[str, Any]] = json.loads(self.run("status", "--json").stdout)["components"]
+        return components
 
     # ── the marketplace ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -180,10 +180,10 @@ class BrokenInstallation:
         os.kill(before, signal.SIGKILL)
 
         def ready() -> bool:
-            (found,) = (one for one in self.stack.command("status")["components"] if one["name"] == process)
+            (found,) = (one for one in self.stack.components() if one["name"] == process)
             return found["state"] == "ready" and found["pid"] not in (None, before)
 
-        wait_until(ready, lambda: f"{process} did not restart: {self.stack.command('status')}")
+        wait_until(ready, lambda: f"{process} did not restart: {self.stack.components()}")
 
     def _execute(self, statements: str) -> None:
         with self.stack.owner() as administrator:

@@ -3,10 +3,11 @@ import secrets
 import psycopg
 import pytest
 
-from core.errors.platform import DatabaseUnavailable
+from core.errors.platform import DatabaseUnavailable, SchemaRefused
 from database.connection.database import Database
+from database.postgres.access import MIGRATOR
 from database.schema.migrate import read_migrations
-from database.schema.setup import prepare_database
+from database.schema.setup import prepare_database, require_prepared
 from tests.database.builders import a_provisioned_tenant
 from tests.database.fixtures import Field, Server, prepare
 
@@ -19,6 +20,20 @@ def test_empty_server_is_prepared_once(server: Server) -> None:
     finally:
         with psycopg.connect(server.conninfo, autocommit=True) as administrator:
             administrator.execute(f"drop database {name}")
+
+
+def test_database_without_a_migration_of_this_version_is_rejected(field: Field) -> None:
+    password = field.server.passwords[MIGRATOR]
+    require_prepared(field.url, password)
+    with field.administrator() as administrator:
+        administrator.execute("delete from okcm.schema_migration")
+        with pytest.raises(SchemaRefused, match="lacks migrations") as refused:
+            require_prepared(field.url, password)
+        administrator.execute("drop table okcm.schema_migration")
+        with pytest.raises(SchemaRefused):
+            require_prepared(field.url, password)
+
+    assert "openkcmctl setup database" in refused.value.hint
 
 
 def test_repeated_setup_writes_no_row(field: Field) -> None:

@@ -16,11 +16,15 @@ from typing import Any
 
 import pytest
 
-from config.settings import load_settings
+from config.settings import Settings, load_settings
 from core.errors.platform import ComponentFailed
+from devstack.doctor import examine
 from devstack.servers import process
+from devstack.servers.base import http_status
+from devstack.servers.postgres import PostgresServer
 from devstack.servers.process import Identity
 from devstack.stack import control
+from devstack.stack.status import State
 from tests.commands import command_line
 from tests.ports import free_ports
 
@@ -49,10 +53,17 @@ class Stack:
         )
 
     def run(self, *words: str) -> tuple[int, dict[str, Any]]:
-        with self.begin(*words) as command:
-            printed, problems = command.communicate()
-            assert "Traceback" not in problems
-            return command.returncode, json.loads(printed)
+        return self.run_together(words)[0]
+
+    def run_together(self, *commands: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
+        """Run commands at the same time."""
+        ended = []
+        for running in [self.begin(*words) for words in commands]:
+            with running:
+                printed, problems = running.communicate()
+                assert "Traceback" not in problems
+                ended.append((running.returncode, json.loads(printed)))
+        return ended
 
     def up(self) -> dict[str, Any]:
         status, document = self.run("up")
@@ -115,15 +126,17 @@ def ordinary_stack() -> Iterator[Stack]:
     shutil.rmtree(folder)
 
 
-def test_two_ups_start_one_stack_that_survives_its_supervisor_and_down_leaves_no_process(stack: Stack) -> None:
-    first, second = stack.begin("up"), stack.begin("up")
-    answers = [json.loads(command.communicate()[0]) for command in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0], answers
-    before = pids(answers[0])
-    assert before == pids(answers[1])
+def test_two_ups_start_one_stack_that_survives_kills_and_down_leaves_no_process(stack: Stack) -> None:
+    first, second = stack.run_together(("up",), ("up",))
+    assert [first[0], second[0]] == [0, 0], (first, second)
+    before = pids(first[1])
+    assert before == pids(second[1])
     assert set(before) == _PROCESSES
-    assert stack.run("doctor")[0] == 0
+    assert [status for status, _ in stack.run_together(("status",), ("doctor",))] == [0, 0]
+    status_reports_a_killed_component_before_its_supervisor_does(stack, before["dashboard"])
+    up_waits_for_a_component_however_often_it_was_killed(stack)
 
+    before = pids(stack.up())
     children = [identity_of(pid) for pid in before.values()]
     supervisor = json.loads((stack.folder / ".openkcm/run/supervisor.pid").read_text(encoding="utf-8"))
     os.kill(supervisor["pid"], signal.SIGKILL)
@@ -137,6 +150,29 @@ def test_two_ups_start_one_stack_that_survives_its_supervisor_and_down_leaves_no
     assert set(document["stopped"]) == _PROCESSES
     assert stack.left() == []
     assert stack.run("down") == (0, {"stopped": []})
+
+
+def status_reports_a_killed_component_before_its_supervisor_does(stack: Stack, dashboard: int) -> None:
+    supervisor = json.loads((stack.folder / ".openkcm/run/supervisor.pid").read_text(encoding="utf-8"))["pid"]
+    os.kill(supervisor, signal.SIGSTOP)
+    os.kill(dashboard, signal.SIGKILL)
+    (status, shown), (doctor, examined) = stack.run_together(("status",), ("doctor",))
+    os.kill(supervisor, signal.SIGCONT)
+
+    assert (status, doctor) == (1, 1)
+    assert [one["name"] for one in shown["components"] if one["state"] != "ready"] == ["dashboard"]
+    assert shown["error"]["message"] == "dashboard is unresponsive"
+    assert [one["name"] for one in examined["checks"] if not one["ok"]] == ["dashboard"]
+
+
+def up_waits_for_a_component_however_often_it_was_killed(stack: Stack) -> None:
+    port = int(stack.environment["OPENKCM_CODEC_PORT"])
+    for _ in range(3):
+        os.kill(pids(stack.up())["codec"], signal.SIGKILL)
+
+    stack.up()
+
+    assert http_status(port, "/healthz") == 200
 
 
 def test_taken_port_is_an_error_and_nothing_is_left_running(stack: Stack) -> None:
@@ -165,6 +201,29 @@ def test_component_that_does_not_start_is_an_error_and_nothing_is_left_running(d
     assert str(occupied) in document["error"]["message"]
     assert document["error"]["hint"]
     assert database_stack.left() == []
+
+
+def test_database_that_is_not_prepared_is_an_error_at_once(database_stack: Stack, postgres: PostgresServer) -> None:
+    url = {"OPENKCM_DATABASE_URL": f"postgresql://{postgres.address}/not_prepared"}
+    began = time.monotonic()
+
+    status, document = Stack(database_stack.folder, database_stack.environment | url).run("up")
+
+    assert (status, document["error"]["code"]) == (1, "component_failed")
+    assert "openkcmctl setup database" in document["error"]["hint"]
+    assert time.monotonic() - began < 60  # half of the time after which any start is given up
+    assert database_stack.left() == []
+
+
+def test_status_reports_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(state_dir=tmp_path)
+    assert "disk" not in {report.name for report in control.status(settings).components}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
+
+    (disk,) = (report for report in control.status(settings).problems if report.name == "disk")
+
+    assert (disk.state, disk.problem) == (State.FULL, f"0 MiB are free in {tmp_path}")
+    assert "disk" in {finding.name for finding in examine(settings) if not finding.ok}
 
 
 def test_up_ends_the_supervisor_after_its_deadline(database_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +257,7 @@ def test_server_that_exists_elsewhere_is_not_started(stack: Stack) -> None:
 
     status, document = Stack(stack.folder, elsewhere).run("status")
 
-    assert status == 0
+    assert (status, document["error"]["message"]) == (1, "the stack is not running")
     (postgres,) = [component for component in document["components"] if component["name"] == "postgres"]
     assert (postgres["state"], postgres["pid"]) == ("external", None)
 

@@ -1,6 +1,7 @@
 """The supervisor with components of these tests: small HTTP servers and tasks."""
 
 import json
+import shutil
 import signal
 import sys
 import threading
@@ -59,6 +60,30 @@ def test_killed_component_is_restarted(tmp_path: Path) -> None:
         assert status()["web"]["restarts"] == 1
 
 
+def test_stable_component_has_no_restarts(tmp_path: Path) -> None:
+    web = Web("web", tmp_path)
+    with supervised(tmp_path, [web], stable_seconds=1.0) as status:
+        wait_until(lambda: status()["web"]["state"] == State.READY)
+        identity_of(status()["web"]["pid"]).end(signal.SIGKILL, 5)
+        wait_until(lambda: status()["web"]["restarts"] == 1)
+
+        wait_until(lambda: status()["web"]["restarts"] == 0)
+
+        assert status()["web"]["state"] == State.READY
+
+
+def test_supervisor_survives_a_status_file_that_it_cannot_write(tmp_path: Path) -> None:
+    web = Web("web", tmp_path)
+    obstacle = tmp_path / "status.json"
+    obstacle.mkdir()
+    (obstacle / "file").touch()
+    with supervised(tmp_path, [web]) as status:
+        wait_until(web.ready)
+        shutil.rmtree(obstacle)
+
+        wait_until(lambda: status()["web"]["state"] == State.READY)
+
+
 def test_component_waits_for_its_dependencies(tmp_path: Path) -> None:
     gate = threading.Event()
     task = Task("task", lambda: gate.wait(_PATIENCE_SECONDS))
@@ -105,17 +130,19 @@ def test_nothing_runs_after_the_end(tmp_path: Path) -> None:
 
 
 @contextmanager
-def supervised(folder: Path, components: Sequence[Component]) -> Iterator[Callable[[], dict[str, Any]]]:
+def supervised(
+    folder: Path, components: Sequence[Component], stable_seconds: float = 30.0
+) -> Iterator[Callable[[], dict[str, Any]]]:
     """Run a supervisor; yield a function that reads its status file by component."""
     status_file = folder / "status.json"
 
     def status() -> dict[str, Any]:
-        if not status_file.exists():
+        if not status_file.is_file():
             return {component.name: {"state": None, "pid": None, "restarts": 0} for component in components}
         reports = json.loads(status_file.read_text(encoding="utf-8"))["components"]
         return {report["name"]: report for report in reports}
 
-    supervisor = Supervisor(components, status_file, {})
+    supervisor = Supervisor(components, status_file, {}, stable_seconds)
     thread = threading.Thread(target=supervisor.run)
     thread.start()
     try:

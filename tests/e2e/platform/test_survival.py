@@ -1,5 +1,6 @@
 """Robustness of the stack: it listens on loopback only, kill -9 loses no data, and down leaves no process."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from core import names as ids
 from devstack.servers import process
-from tests.concurrency import wait_until
+from tests.concurrency import at_once, wait_until
 from tests.e2e.outages import all_listen, hanging
 from tests.e2e.sockets import listening_addresses
 from tests.e2e.stack import Stack
@@ -56,7 +57,7 @@ def healthy(stack: Stack) -> Iterator[None]:
 
 
 def is_ready(stack: Stack) -> bool:
-    components = stack.command("status")["components"]
+    components = stack.components()
     return {component["state"] for component in components} == {"ready"} and all_listen(stack)
 
 
@@ -80,6 +81,15 @@ def test_a_killed_component_is_restarted_and_loses_no_data(stack, component):
     wait_until(lambda: stack.pids().get(component, before) != before, lambda: f"{component} was not restarted")
     assert len(stack.callback.about(tenant_id, "ready")) == 1
     assert len(stack.runs_of(tenant_id)) == 2
+
+
+@pytest.mark.parametrize("component", ["postgres", "dashboard"])
+def test_status_and_doctor_report_a_component_that_does_not_respond(stack, component):
+    with hanging(stack, component):
+        status, doctor = at_once(lambda: stack.run("status", "--json"), lambda: stack.run("doctor", "--json"))
+    assert (status.returncode, doctor.returncode) == (1, 1)
+    assert component in [one["name"] for one in json.loads(status.stdout)["components"] if one["state"] != "ready"]
+    assert not all(check["ok"] for check in json.loads(doctor.stdout)["checks"])
 
 
 def test_a_hanging_key_server_breaches_the_provisioning_slo_with_an_alert_and_the_tenant_is_ready_later(stack):
@@ -116,7 +126,7 @@ def test_down_leaves_no_process_and_up_restores_every_tenant(stack, tenant):
     assert set(stack.command("down")["stopped"]) == set(COMPONENTS)
     assert processes_of(stack) == []
     assert not [identity for identity in before if identity.alive]
-    assert {component["state"] for component in stack.command("status")["components"]} == {"stopped"}
+    assert {component["state"] for component in stack.components()} == {"stopped"}
     assert stack.command("down")["stopped"] == []
 
     shown = stack.command("up")
