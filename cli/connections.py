@@ -54,7 +54,9 @@ def _database(settings: Settings, role: Role) -> Iterator[Database]:
     try:
         key = bytes.fromhex(read_secret(folder, context_key(role)))
     except ValueError:
-        raise SettingsInvalid(f"context key of {role} is not hexadecimal", "create it again with make up") from None
+        raise SettingsInvalid(
+            f"context key of {role} is not hexadecimal", "restore the file, or remove it and prepare the database again"
+        ) from None
     password = read_secret(folder, database_password(role))
     database = Database(settings.postgres_url, role, password, key, max_size=1)
     try:

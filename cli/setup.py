@@ -35,7 +35,9 @@ def database(*, as_json: output.AsJson = False) -> None:
 
     settings = load_settings()
     if settings.database_url is None:
-        raise SettingsInvalid("database_url is not set", "make up prepares the embedded database")
+        raise SettingsInvalid(
+            "database_url is not set", "name your PostgreSQL in it; an embedded one is prepared when it starts"
+        )
     ensure_secrets(settings.secrets)
     passwords, keys = database_credentials(settings.secrets)
     user, password = _administrator(settings)
@@ -55,7 +57,9 @@ def vault(*, as_json: output.AsJson = False) -> None:
 
     settings = load_settings()
     if settings.vault_address is None:
-        raise SettingsInvalid("vault_address is not set", "make up prepares the embedded key server")
+        raise SettingsInvalid(
+            "vault_address is not set", "name your OpenBao or Vault in it; an embedded one is prepared when it starts"
+        )
     folder = settings.secrets
     ensure_secrets(folder)
     session = token_session(
@@ -75,7 +79,7 @@ def vault(*, as_json: output.AsJson = False) -> None:
     output.answer(
         {"vault": settings.vault_address},
         as_json=as_json,
-        show=lambda console: console.print(f"{settings.vault_address} is ready for make up"),
+        show=lambda console: console.print(f"{settings.vault_address} is prepared"),
     )
 
 

@@ -38,4 +38,7 @@ def _key(pem: str) -> ECKey:
     try:
         return ECKey.import_key(pem)
     except (JoseError, ValueError):
-        raise SettingsInvalid("the intake key is not readable", "make up writes intake.pem and intake.pub") from None
+        raise SettingsInvalid(
+            "the intake key is not readable",
+            "restore intake.pem and intake.pub; the setup creates both if they are missing",
+        ) from None

@@ -1,7 +1,7 @@
 """Secret files: one folder with one file for each secret, readable only by their owner.
 
-This module lists all names; a process reads only its own secrets. For the embedded stack `make up` creates missing
-files and never changes existing ones; in production the operator's secret store mounts them.
+This module lists all names; a process reads only its own secrets. `openkcmctl setup` and the embedded stack create
+missing files and never change existing ones; otherwise the operator's secret store mounts them.
 """
 
 import base64

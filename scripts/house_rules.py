@@ -18,6 +18,8 @@ IMPURE = ("asyncio", "os", "pathlib", "random", "secrets", "socket", "subprocess
 PURE_LIBRARIES = ("pydantic", "annotated_types")
 _PURE = ("core",)
 LONGEST_FILE = 600
+_CHECKOUT_ONLY = ("devstack", "scripts", "tests")
+_CHECKOUT_COMMAND = re.compile(r"\bmake (up|down|status|demo)\b|\bdevstack\b")
 
 _NOQA = re.compile(r"#\s*noqa\b(?P<rest>.*)", re.IGNORECASE)
 _NOQA_GOOD = re.compile(r": [A-Z]+[0-9]+(, [A-Z]+[0-9]+)* - \S.*")
@@ -120,4 +122,17 @@ def suppressions(sources: list[Source]) -> Iterator[str]:
                 yield source.at(token.start[0], "write: type: ignore[code]  # reason")
 
 
-RULES: tuple[Callable[[list[Source]], Iterator[str]], ...] = (purity, maps, sizes, suppressions)
+def remedies(sources: list[Source]) -> Iterator[str]:
+    """Reject commands of a checkout in the texts of packages that are installed without one."""
+    for source in sources:
+        if source.package in _CHECKOUT_ONLY:
+            continue
+        nodes = list(ast.walk(source.tree))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        texts = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in docstrings]
+        for node in texts:
+            if found := _CHECKOUT_COMMAND.search(str(node.value)):
+                yield source.at(node.lineno, f"an installation has no {found[0]}: write what to check")
+
+
+RULES: tuple[Callable[[list[Source]], Iterator[str]], ...] = (purity, maps, sizes, suppressions, remedies)

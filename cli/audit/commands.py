@@ -121,7 +121,7 @@ def public_key(out: KeysOut = None, *, as_json: output.AsJson = False) -> None:
         keys = PublicKeys.from_database(PlatformQueries(database).audit_keys())
     if not keys.all():
         raise PublicKeyRefused(
-            "no public key is stored yet", "the worker stores the keys when it starts; check make status"
+            "no public key is stored yet", "the worker stores the keys when it starts; check that it is running"
         )
     if out is not None:
         with new_file(out) as file:

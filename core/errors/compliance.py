@@ -28,7 +28,7 @@ class AssessmentFailed(PlatformError):
 
     code = "assessment_failed"
     message = "the isolation assessment ended without a result"
-    hint = "read the reason in the workflow tenant/TENANT/isolation and check the servers with make status"
+    hint = "read the reason in the workflow tenant/TENANT/isolation and check that every server is running"
 
 
 class AssessmentTampered(OpenKcmError):

@@ -18,7 +18,7 @@ class SettingsInvalid(CallerError):
 class VaultUnavailable(PlatformError):
     code = "vault_unavailable"
     message = "the key server does not answer"
-    hint = "check that OpenBao or Vault is running and unsealed: make status"
+    hint = "check that OpenBao or Vault is running, unsealed and reachable at the configured address"
 
 
 class VaultRefused(PlatformError):
@@ -40,7 +40,7 @@ class ConflictingResource(OpenKcmError):
 class DatabaseUnavailable(PlatformError):
     code = "database_unavailable"
     message = "the database does not answer"
-    hint = "check that PostgreSQL is running: make status"
+    hint = "check that PostgreSQL is running and reachable at the configured address"
 
 
 class DatabaseRefused(OpenKcmError):
@@ -62,7 +62,7 @@ class SchemaRefused(OpenKcmError):
 class TemporalUnavailable(PlatformError):
     code = "temporal_unavailable"
     message = "the workflow service does not answer"
-    hint = "check that Temporal is running: make status"
+    hint = "check that Temporal is running and reachable at the configured address"
 
 
 class Superseded(PlatformError):
@@ -80,4 +80,4 @@ class NotificationUndelivered(PlatformError):
 class ComponentFailed(PlatformError):
     code = "component_failed"
     message = "a server of the embedded stack did not start"
-    hint = "run python -m devstack doctor to find what is missing; each server's log is in logs under state_dir"
+    hint = "read the log of the component in logs under state_dir"

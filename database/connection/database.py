@@ -198,7 +198,7 @@ class Database:
             return self._pool.getconn()
         except psycopg.OperationalError:
             if self._refusal is not None:
-                raise DatabaseRefused(self._refusal, "use the roles that make up creates") from None
+                raise DatabaseRefused(self._refusal, "use the roles that the database setup creates") from None
             raise
 
     def _require_row_security(self, connection: Connection[TupleRow]) -> None:

@@ -70,7 +70,7 @@ def _refusal(rejected: VaultRejected, names: Sequence[str]) -> Exception:
     if "not allowed" in rejected.reason or "subject alternate name" in rejected.reason:
         return SettingsInvalid(
             f"the key server signs no certificate for {', '.join(names)}",
-            "after a change of crypto_names: make down and up, or openkcmctl setup vault for a separate key server",
+            "after a change of crypto_names run openkcmctl setup vault, or restart an embedded key server",
         )
     if "csr" in rejected.reason.lower() or "key" in rejected.reason.lower():
         return CsrRefused("a self-signed request with an EC key is required")

@@ -76,7 +76,7 @@ class UpdateRejected(CallerError):
 class OperationTimeout(PlatformError):
     code = "operation_timeout"
     message = "the request is not complete yet"
-    hint = "it continues automatically when the server that it waits for is available: make status; retry is safe"
+    hint = "it continues automatically when the server or worker that it waits for is available; retry is safe"
 
 
 class WorkflowClient:

@@ -21,14 +21,14 @@ class CryptoApiUnreachable(PlatformError):
 
     code: ClassVar[str] = "crypto_api_unreachable"
     message = "the crypto service does not answer at its address"
-    hint = "check whether it runs: python -m devstack doctor"
+    hint = "check that it is running and reachable at its configured ports"
 
 
 class CryptoApiFailing(PlatformError):
     """The answer is neither the expected rejection nor a success."""
 
     code: ClassVar[str] = "crypto_api_failing"
-    hint = "the check is retried; if it keeps failing, see python -m devstack doctor and the log of the crypto service"
+    hint = "the check is retried; if it keeps failing, see the log of the crypto service"
 
 
 class ProbeRefused(PlatformError):
