@@ -1,15 +1,17 @@
 """All settings with name, type, default and description. docs/settings.md is generated from them.
 
-Precedence: environment (`OPENKCM_<NAME>`), then the file that `OPENKCM_CONFIG` names (or `openkcm.toml` in the working
-directory), then the default. Unknown keys are rejected, because a misspelt security setting that is silently ignored
-would have no effect. Secrets are never settings: they are files in `secrets_dir` (see `secrets.py`).
+Precedence: environment (`OPENKCM_<NAME>`), then the settings file (`config_file`), then the default. Neither the file
+nor the state folder depends on the working directory: a command must find the same installation from every folder, and
+must not read a settings file that another user has put into one. Unknown keys are rejected, because a misspelt security
+setting that is silently ignored would have no effect. Secrets are never settings: they are files in `secrets_dir` (see
+`secrets.py`).
 """
 
 import os
 import re
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -80,12 +82,46 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Network = Annotated[str, AfterValidator(_network)]
 AwsPrincipal = Annotated[str, AfterValidator(_principal)]
 Region = Annotated[str, AfterValidator(parse_region)]
+_PATHS = (Path, Path | None)
+
+
+def _place(in_checkout: str, installed: str) -> Path:
+    """Return a path in the source checkout to which this module belongs, or that of an installed package."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout / in_checkout if (checkout / "pyproject.toml").is_file() else Path(installed)
+
+
+def default_state_dir() -> Path:
+    """Return the state folder if no setting names one."""
+    return _place(".openkcm", "/var/lib/openkcm")
+
+
+def config_file() -> Path:
+    """Return the path of the settings file; the file must exist only if the environment names it."""
+    named = os.environ.get(CONFIG_VARIABLE)
+    return _place("openkcm.toml", "/etc/openkcm/openkcm.toml") if named is None else Path(named)
+
+
+class _SettingsFile(TomlConfigSettingsSource):
+    """The settings file; a relative path in it is relative to the folder of the file."""
+
+    def __call__(self) -> dict[str, Any]:
+        found, folder = super().__call__(), config_file().resolve().parent
+        paths = {name for name, field in self.settings_cls.model_fields.items() if field.annotation in _PATHS}
+        return {
+            name: str(folder / value) if name in paths and isinstance(value, str) else value
+            for name, value in found.items()
+        }
 
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
 
-    state_dir: Path = Field(Path(".openkcm"), description="folder for data, logs and secrets of the embedded servers")
+    state_dir: Path = Field(
+        default_factory=default_state_dir,
+        description="folder for data, logs, secrets and the audit journal; default: `.openkcm` in the checkout, "
+        "`/var/lib/openkcm` for an installed package",
+    )
     secrets_dir: Path | None = Field(
         None, description="folder of secret files, each with mode 0600; default: secrets in state_dir"
     )
@@ -267,7 +303,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - secrets are read by config.secrets
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take arguments, then the environment, then the file; no dotenv."""
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file()))
+        return (init_settings, env_settings, _SettingsFile(settings_cls, config_file()))
 
     @property
     def secrets(self) -> Path:
@@ -324,11 +360,6 @@ class Settings(BaseSettings):
         return self.crypto_host if self.crypto_host in self.crypto_names else self.crypto_names[0]
 
 
-def config_file() -> Path:
-    """Return the path of the settings file; the file must exist only if the environment names it."""
-    return Path(os.environ.get(CONFIG_VARIABLE, "openkcm.toml"))
-
-
 def load_settings() -> Settings:
     """Return the settings of this process.
 
@@ -349,7 +380,7 @@ def command_log_file() -> Path:
     try:
         state_dir = load_settings().state_dir
     except SettingsInvalid:
-        state_dir = Path(str(Settings.model_fields["state_dir"].default))
+        state_dir = default_state_dir()
     return state_dir / "logs" / "command.log"
 
 

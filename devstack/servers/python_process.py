@@ -47,7 +47,7 @@ class PythonProcess(Server):
         return [sys.executable, "-m", self._module]
 
     def working_directory(self) -> Path | None:
-        return None  # the settings file and a relative state_dir are relative to the working directory of the command
+        return None  # a relative path in the environment is relative to the working directory of the command
 
     def ready(self) -> bool:
         status, text = http_answer(self.port, self._health, self._host) or (None, "")

@@ -104,9 +104,8 @@ def test_an_unusable_state_folder_is_rejected_with_the_setting(
 
 @pytest.mark.parametrize("command", ["status", "down", "up"])
 def test_a_state_folder_of_another_user_is_rejected_and_not_treated_as_empty(
-    command: str, state_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, state_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir("/")
     state_dir.mkdir(mode=0)
     with ordinary_user():
         status = devstack([command, "--json"])

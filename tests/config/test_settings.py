@@ -1,15 +1,35 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from config.settings import LOOPBACK, PREFIX, Settings, WorkloadIssuer, load_settings
+from config.settings import (
+    CONFIG_VARIABLE,
+    LOOPBACK,
+    PREFIX,
+    Settings,
+    WorkloadIssuer,
+    config_file,
+    default_state_dir,
+    load_settings,
+)
 from core.errors.platform import SettingsInvalid
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
-def bare(monkeypatch, tmp_path):
-    """Run in an empty folder and an environment without settings."""
-    monkeypatch.chdir(tmp_path)
-    for name in [f"{PREFIX}{field}".upper() for field in Settings.model_fields] + ["OPENKCM_CONFIG"]:
-        monkeypatch.delenv(name, raising=False)
+def settings_file(monkeypatch, tmp_path):
+    """An empty settings file, and an environment that names it and no other setting."""
+    for field in Settings.model_fields:
+        monkeypatch.delenv(f"{PREFIX}{field}".upper(), raising=False)
+    file = tmp_path / "openkcm.toml"
+    file.touch()
+    monkeypatch.setenv(CONFIG_VARIABLE, str(file))
+    return file
 
 
 def test_defaults_use_embedded_servers_on_loopback():
@@ -19,8 +39,8 @@ def test_defaults_use_embedded_servers_on_loopback():
     assert settings.secrets == settings.state_dir / "secrets"
 
 
-def test_environment_overrides_file_and_file_overrides_default(monkeypatch, tmp_path):
-    (tmp_path / "openkcm.toml").write_text('vault_port = 1111\npostgres_port = 2222\nregions = ["us-east-1"]\n')
+def test_environment_overrides_file_and_file_overrides_default(monkeypatch, settings_file):
+    settings_file.write_text('vault_port = 1111\npostgres_port = 2222\nregions = ["us-east-1"]\n')
     monkeypatch.setenv("OPENKCM_VAULT_PORT", "3333")
     settings = load_settings()
     assert (settings.vault_port, settings.postgres_port, settings.temporal_port) == (3333, 2222, 17233)
@@ -41,8 +61,8 @@ def test_unknown_environment_variable_is_rejected_by_name(monkeypatch, name):
     assert "hunter2" not in rejected.value.message + rejected.value.hint
 
 
-def test_unknown_key_in_the_file_is_rejected_by_name(tmp_path):
-    (tmp_path / "openkcm.toml").write_text('vault_prot = "hunter2"\n')
+def test_unknown_key_in_the_file_is_rejected_by_name(settings_file):
+    settings_file.write_text('vault_prot = "hunter2"\n')
     with pytest.raises(SettingsInvalid) as rejected:
         load_settings()
     assert "vault_prot" in rejected.value.message
@@ -78,8 +98,8 @@ def test_a_named_file_must_exist(monkeypatch, tmp_path):
         load_settings()
 
 
-def test_file_that_is_not_toml_is_rejected(tmp_path):
-    (tmp_path / "openkcm.toml").write_text("vault_port: 1111\n")
+def test_file_that_is_not_toml_is_rejected(settings_file):
+    settings_file.write_text("vault_port: 1111\n")
     with pytest.raises(SettingsInvalid, match="not readable as TOML"):
         load_settings()
 
@@ -87,6 +107,44 @@ def test_file_that_is_not_toml_is_rejected(tmp_path):
 def test_unreadable_file_is_rejected(monkeypatch):
     monkeypatch.setenv("OPENKCM_CONFIG", "x" * 300)
     with pytest.raises(SettingsInvalid, match="cannot be read: file name too long"):
+        load_settings()
+
+
+def test_state_folder_and_settings_file_do_not_depend_on_the_working_directory(monkeypatch, tmp_path):
+    monkeypatch.delenv(CONFIG_VARIABLE)
+    (tmp_path / "openkcm.toml").write_text('state_dir = "of-another-user"\n')
+    for folder in (tmp_path, Path("/"), CHECKOUT):
+        monkeypatch.chdir(folder)
+        assert default_state_dir() == CHECKOUT / ".openkcm"
+        assert config_file() == CHECKOUT / "openkcm.toml"
+
+
+@pytest.mark.integration  # starts a process
+def test_installed_package_has_the_folders_of_the_system(tmp_path):
+    for package in (CHECKOUT / "config", CHECKOUT / "core", CHECKOUT / "client/src/openkcm"):
+        shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    program = "from config.settings import *; print(default_state_dir(), config_file())"
+    environment = {name: value for name, value in os.environ.items() if name != CONFIG_VARIABLE}
+    printed = subprocess.check_output(
+        [sys.executable, "-c", program], cwd="/", env=environment | {"PYTHONPATH": str(tmp_path)}, text=True
+    )
+    assert printed.split() == ["/var/lib/openkcm", "/etc/openkcm/openkcm.toml"]
+
+
+def test_relative_path_in_the_file_is_relative_to_its_folder(monkeypatch, tmp_path, settings_file):
+    settings_file.write_text('state_dir = "state"\nvault_ca_file = "/etc/ca.pem"\nsecrets_dir = "../secrets"\n')
+    monkeypatch.chdir("/")
+
+    settings = load_settings()
+
+    assert settings.state_dir == tmp_path / "state"
+    assert settings.vault_ca_file == Path("/etc/ca.pem")
+    assert settings.secrets.resolve() == tmp_path.parent / "secrets"
+
+
+def test_path_of_a_wrong_type_in_the_file_is_rejected(settings_file):
+    settings_file.write_text("state_dir = 1\n")
+    with pytest.raises(SettingsInvalid, match="state_dir"):
         load_settings()
 
 

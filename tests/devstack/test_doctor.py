@@ -59,11 +59,10 @@ def test_doctor_reports_problems_in_the_metrics_of_the_crypto_service(page: str,
 
 
 @pytest.fixture
-def unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def unreadable(tmp_path: Path) -> Iterator[Path]:
     """A folder that its user cannot read, nor an ordinary user if the tests run as root."""
     folder = tmp_path / "unreadable"
     folder.mkdir(mode=0)
-    monkeypatch.chdir("/")  # that user must be able to read the working directory, where the settings file is searched
     with ordinary_user():
         yield folder
     folder.chmod(0o700)

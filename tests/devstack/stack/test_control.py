@@ -89,7 +89,8 @@ def build(folder: Path, become: tuple[str, ...] = ()) -> Stack:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENKCM_")}
     ports = dict(zip(_SETTINGS, free_ports(len(_SETTINGS)), strict=True)) | {"VAULT": free_ports(1, neighbours=1)[0]}
     environment |= {f"OPENKCM_{name}_PORT": str(port) for name, port in ports.items()}
-    return Stack(folder, environment | {"HOME": str(folder)}, become)
+    environment |= {"HOME": str(folder), "OPENKCM_STATE_DIR": str(folder / ".openkcm")}
+    return Stack(folder, environment, become)
 
 
 @pytest.fixture
@@ -189,6 +190,24 @@ def test_taken_port_is_an_error_and_nothing_is_left_running(stack: Stack) -> Non
     assert stack.left() == []
 
 
+def test_database_of_another_installation_is_neither_used_nor_stopped(stack: Stack, postgres: PostgresServer) -> None:
+    stack.environment["OPENKCM_POSTGRES_PORT"] = str(postgres.port)
+
+    answers = {command: stack.run(command) for command in ("up", "status", "doctor", "down")}
+
+    assert {command: status for command, (status, _) in answers.items()} == {
+        "up": 1,
+        "status": 1,
+        "doctor": 1,
+        "down": 0,
+    }
+    error = answers["up"][1]["error"]
+    assert f"port {postgres.port} is in use by postgres (pid {postgres.pid})" in error["message"]
+    assert error["hint"].startswith("set OPENKCM_POSTGRES_PORT to another port")
+    assert postgres.alive
+    assert postgres.ready()
+
+
 def test_component_that_does_not_start_is_an_error_and_nothing_is_left_running(database_stack: Stack) -> None:
     occupied = database_stack.folder / ".openkcm" / "postgres"
     occupied.parent.mkdir()
@@ -229,7 +248,6 @@ def test_status_reports_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_up_ends_the_supervisor_after_its_deadline(database_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in database_stack.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.chdir(database_stack.folder)
     clock = time.monotonic
 
     def skip_an_hour(_: control.Status) -> None:
@@ -238,7 +256,7 @@ def test_up_ends_the_supervisor_after_its_deadline(database_stack: Stack, monkey
     with pytest.raises(ComponentFailed, match="not ready in time: postgres, worker"):
         control.up(load_settings(), skip_an_hour)
 
-    monkeypatch.undo()  # also restores the working directory
+    monkeypatch.undo()
     assert database_stack.left() == []
 
 
