@@ -138,7 +138,7 @@ class WorkerDependencies:
         return TenantConverter(TenantCodec(self.keyring))
 
 
-def open_database(settings: Settings, role: Role, clock: Clock = utc_now) -> Database:
+def open_database(settings: Settings, role: Role) -> Database:
     """Return the database with the identity of a role."""
     folder = settings.secrets
     return Database(
@@ -146,7 +146,6 @@ def open_database(settings: Settings, role: Role, clock: Clock = utc_now) -> Dat
         role,
         read_secret(folder, secrets.database_password(role)),
         bytes.fromhex(read_secret(folder, secrets.context_key(role))),
-        now=clock,
     )
 
 
@@ -158,10 +157,10 @@ def build(
 ) -> WorkerDependencies:
     """Build all dependencies without a connection, so that no unreachable server makes it fail.
 
-    `clock` gives the time for rows, contexts and certificates. `vault` is the worker's session, created if None.
+    `clock` gives the time for rows and certificates. `vault` is the worker's session, created if None.
     `meter` is the meter of the process, on which all metrics are exported.
     """
-    database, vault = open_database(settings, Role.WORKER, clock), vault or open_vault(settings, Role.WORKER)
+    database, vault = open_database(settings, Role.WORKER), vault or open_vault(settings, Role.WORKER)
     tokens = TenantTokens(vault, read_secret(settings.secrets, secrets.BOUNDARY_IDENTITY))
     tenant_keys, payload_keys, authorities = (
         TransitTenantKeys(vault, tokens),

@@ -1,15 +1,15 @@
 """A connection pool per process and a transaction per tenant: the only access to rows.
 
-One message begins the transaction and sets the tenant context, so no statement runs without a context. The context is
-local to the transaction and ends with it. The same message first resets the session. The reset runs when a connection
-is taken, not when it is returned, so it does not depend on how the previous caller returned it.
+A caller gets a connection only inside a transaction with a signed context. The first message resets the session,
+begins the transaction and returns the transaction's id, which the context is signed for. The second one sets the
+context, in bind parameters: the text of a statement is visible to all sessions of the same role. The reset runs when a
+connection is taken, not when it is returned, so it does not depend on how the previous caller returned it.
 """
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 
 import psycopg
 from psycopg import Connection
@@ -19,7 +19,7 @@ from psycopg_pool import ConnectionPool
 from core import correlation
 from core.errors.platform import DatabaseRefused
 from database.connection.transaction import TenantTransaction
-from database.postgres.access import LIFETIME_SECONDS, LONGEST_NAME, OWNER, PLATFORM, login, sign
+from database.postgres.access import CURRENT_TRANSACTION, LONGEST_NAME, OWNER, PLATFORM, login, sign
 from database.postgres.errors import translate_errors
 from openkcm.contract.names import TENANT_ID_PATTERN
 from openkcm.errors import IllegalTenantId
@@ -41,16 +41,21 @@ _SESSION = (
 # (`prepare_threshold`): hostile SQL could prepare its own text under a name that the client calls later.
 _CLEAN = "reset all; reset role; deallocate all; close all; unlisten *; select pg_advisory_unlock_all()"
 
+_BEGIN = f"{_CLEAN}; begin; {CURRENT_TRANSACTION}"
+_BEGIN_SNAPSHOT = f"begin isolation level repeatable read read only; {CURRENT_TRANSACTION}"
+
+# The session's name is the correlation id, for pg_stat_activity and the server's log.
+_SET_CONTEXT = """
+    select set_config('app.tenant_id', %s, true), set_config('app.ctx', %s, true),
+        set_config('application_name', coalesce(nullif(%s, ''), current_setting('application_name')), true)
+"""
+
 _TENANT = re.compile(rf"{TENANT_ID_PATTERN}|{re.escape(PLATFORM)}")
 
 _TOO_POWERFUL = """
     select rolname from pg_roles where rolname in (session_user, current_user) and (rolsuper or rolbypassrls
         or rolcreaterole or pg_has_role(rolname, %s, 'member'))
 """
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Database:
@@ -61,7 +66,7 @@ class Database:
     The first transaction connects, so a process can start while its database is down.
     """
 
-    def __init__(  # noqa: PLR0913 - address, role, two secrets, two sizes and the clock
+    def __init__(  # noqa: PLR0913 - address, role, two secrets and two sizes
         self,
         url: str,
         role: str,
@@ -70,13 +75,8 @@ class Database:
         *,
         min_size: int = 1,
         max_size: int = 16,
-        now: Callable[[], datetime] = _utc_now,
     ) -> None:
-        """`url` has no user and password; `role` is the name of a process (`worker`), not of a PostgreSQL role.
-
-        `now` is the clock for the expiry of contexts; it MUST agree with the server's clock to within minutes.
-        """
-        self.now = now
+        """`url` has no user and password; `role` is the name of a process (`worker`), not of a PostgreSQL role."""
         self._context_key = context_key
         self._refusal: str | None = None
         self._inside = threading.local()
@@ -142,9 +142,9 @@ class Database:
         finally:
             self._inside.open = False
 
-    def sign(self, tenant_id: str, expires_at: int) -> str:
-        """Return a signed context for `tenant_id` until `expires_at`, in seconds since the epoch."""
-        return sign(self._context_key, tenant_id, expires_at)
+    def sign(self, tenant_id: str, transaction: str) -> str:
+        """Return the context of `tenant_id` for the transaction that returned `transaction` as CURRENT_TRANSACTION."""
+        return sign(self._context_key, tenant_id, transaction)
 
     def close(self) -> None:
         """Close all connections; the object cannot be used again."""
@@ -152,14 +152,14 @@ class Database:
 
     def _begin(self, tenant_id: str, *, snapshot: bool) -> Connection[TupleRow]:
         """Return a connection inside a transaction for `tenant_id`; the caller returns it to the pool."""
-        messages = self._begin_messages(tenant_id, snapshot=snapshot)
+        if not _TENANT.fullmatch(tenant_id):
+            raise IllegalTenantId
         self._pool.open()
         stale = self._pool.max_size
         while True:
             connection = self._take()
             try:
-                for message in messages:
-                    connection.execute(message)
+                self._begin_on(connection, tenant_id, snapshot=snapshot)
             except psycopg.OperationalError:
                 self._pool.putconn(connection)
                 # A restart of the server leaves dead connections in the pool. No statement has run yet, so retry.
@@ -172,26 +172,15 @@ class Database:
             else:
                 return connection
 
-    def _begin_messages(self, tenant_id: str, *, snapshot: bool) -> Sequence[bytes]:
-        """Return the messages that begin a transaction for `tenant_id`.
-
-        A snapshot takes two messages: the statements of one message share a transaction, whose snapshot already exists.
-        """
-        # PostgreSQL accepts several statements in one message only without parameters. This check makes it safe to
-        # write the id into the text; a context consists of the id, digits, hex and two bars.
-        if not _TENANT.fullmatch(tenant_id):
-            raise IllegalTenantId
-        context = self.sign(tenant_id, int(self.now().timestamp()) + LIFETIME_SECONDS)
-        # The correlation id, for pg_stat_activity and the server's log; its characters are safe for the same reason.
-        correlation_id = correlation.shown(LONGEST_NAME)
-        set_name = f", set_config('application_name', '{correlation_id}', true)" if correlation_id else ""
-        set_context = (
-            f"select set_config('app.tenant_id', '{tenant_id}', true), set_config('app.ctx', '{context}', true)"
-            f"{set_name}"
-        )
+    def _begin_on(self, connection: Connection[TupleRow], tenant_id: str, *, snapshot: bool) -> None:
         if snapshot:
-            return _CLEAN.encode(), f"begin isolation level repeatable read read only; {set_context}".encode()
-        return (f"{_CLEAN}; begin; {set_context}".encode(),)
+            # A separate message: the statements of one message share a transaction, whose snapshot already exists.
+            connection.execute(_CLEAN.encode())
+        begun = connection.execute((_BEGIN_SNAPSHOT if snapshot else _BEGIN).encode())
+        begun.set_result(-1)
+        [transaction] = begun.fetchone() or ("",)
+        context = self.sign(tenant_id, str(transaction))
+        connection.execute(_SET_CONTEXT, [tenant_id, context, correlation.shown(LONGEST_NAME)])
 
     def _take(self) -> Connection[TupleRow]:
         try:

@@ -1,8 +1,8 @@
 """The signed context of a transaction and the names of the database roles.
 
 SQL can name any tenant but cannot sign a context, so hostile SQL in a transaction is restricted to that transaction's
-tenant. The function `okcm.ctx_ok` verifies the context. Each process has a separate role; no process logs in as the
-owner.
+tenant. A context is valid in one transaction of one session, so that no other transaction can replay it. The function
+`okcm.ctx_ok` verifies the context. Each process has a separate role; no process logs in as the owner.
 """
 
 import hmac
@@ -10,8 +10,8 @@ import hmac
 PLATFORM = "*"
 """The signed id of a query that spans tenants; no tenant can have this id."""
 
-LIFETIME_SECONDS = 300
-"""Longer than any transaction plus the clock skew between a process and the database."""
+CURRENT_TRANSACTION = "select pg_backend_pid() || '|' || extract(epoch from transaction_timestamp())"
+"""The query for the id of the current transaction, as `okcm.ctx_ok` forms it; SQL cannot change either part."""
 
 LONGEST_NAME = 63
 """PostgreSQL truncates a longer `application_name` silently, at the end that distinguishes operations."""
@@ -19,10 +19,15 @@ LONGEST_NAME = 63
 _BLOCK = 64  # block size of SHA-256, bytes (RFC 2104)
 
 
-def sign(key: bytes, tenant_id: str, expires_at: int) -> str:
-    """Return `tenant|expiry|mac`; `expires_at` is in seconds since the epoch."""
-    claim = f"{tenant_id}|{expires_at}"
-    return f"{claim}|{hmac.digest(key, claim.encode(), 'sha256').hex()}"
+def sign(key: bytes, tenant_id: str, transaction: str) -> str:
+    """Return the context of `tenant_id` for one transaction: an HMAC, hex.
+
+    Args:
+        key: the context key of the role.
+        tenant_id: a tenant, or PLATFORM.
+        transaction: the result of CURRENT_TRANSACTION.
+    """
+    return hmac.digest(key, f"{tenant_id}|{transaction}".encode(), "sha256").hex()
 
 
 def pads(key: bytes) -> tuple[bytes, bytes]:

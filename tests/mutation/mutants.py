@@ -197,6 +197,12 @@ def _reference_to_key(table: str) -> tuple[str, str]:
     return f"{alter} drop {constraint}", f"{alter} add {constraint} {columns}"
 
 
+_CONTEXT_BEFORE = (
+    "current_setting('app.ctx', true) = encode(sha256(pads.outer_pad || sha256(pads.inner_pad || convert_to(tenant"
+    " || '|' || pg_backend_pid() || '|' || extract(epoch from transaction_timestamp()) - 0.000001, 'UTF8'))), 'hex')"
+)
+"""The context of a transaction that began a microsecond earlier in the same session."""
+
 DATABASE = (
     _breach(
         "one table does not require a signed context",
@@ -206,8 +212,8 @@ DATABASE = (
             "create policy signed on okcm.key as restrictive for all to public"
             " using ((select okcm.ctx_ok())) with check ((select okcm.ctx_ok()))",
         ),
-        "row-security-swapped-context-read",
-        "row-security-swapped-context-write",
+        "row-security-switched-setting-read",
+        "row-security-switched-setting-write",
     ),
     _breach(
         "a policy of row-level security allows every row",
@@ -231,15 +237,15 @@ DATABASE = (
     _breach(
         "the signature of a context is not verified",
         "a client with SQL access impersonates any tenant",
-        Function("okcm.ctx_ok", [("return parts[3] =", "return true or parts[3] =")]),
+        Function("okcm.ctx_ok", [("return current_setting", "return true or current_setting")]),
         "row-security-forged-context-read",
-        "row-security-swapped-context-read",
+        "row-security-switched-setting-read",
     ),
     _breach(
-        "contexts do not expire",
-        "an old context is valid for ever",
-        Function("okcm.ctx_ok", [("<= extract(epoch from statement_timestamp())", "<= 0")]),
-        "row-security-expired-context-read",
+        "a context is valid in other transactions of its session",
+        "a stolen context gives access to its tenant",
+        Function("okcm.ctx_ok", [("return current_setting", f"return {_CONTEXT_BEFORE} or current_setting")]),
+        "row-security-other-transaction-context-read",
     ),
     _breach(
         "a route may name another tenant's key",

@@ -59,8 +59,8 @@ def parts(
 
 
 @pytest.fixture
-def opener(settings: Settings, clock: MovedClock) -> Iterator[Opener]:
-    with Opener(settings, wiring.open_database(settings, Role.CRYPTO, clock.now)) as one:
+def opener(settings: Settings) -> Iterator[Opener]:
+    with Opener(settings, wiring.open_database(settings, Role.CRYPTO)) as one:
         yield one
 
 

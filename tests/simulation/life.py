@@ -73,7 +73,7 @@ class TenantLifetime:
         self.day, self.began = 0, clock.now()
         self._parts, self._database, self._opener = parts, parts.database, opener
         self._tenant = Provisioning(parts, TENANT)
-        self._operator = wiring.open_database(parts.settings, Role.OPERATOR, clock.now)
+        self._operator = wiring.open_database(parts.settings, Role.OPERATOR)
         self._samples: list[tuple[int, bytes, bytes]] = []
 
     @staticmethod
@@ -94,7 +94,7 @@ class TenantLifetime:
     async def _provision(self) -> None:
         record_audit_keys(self._parts.signer, self._parts.queries)
         event = an_event(TENANT, region=REGION, timestamp=self.clock.now())
-        with closing(wiring.open_database(self._parts.settings, Role.MARKETPLACE, self.clock.now)) as marketplace:
+        with closing(wiring.open_database(self._parts.settings, Role.MARKETPLACE)) as marketplace:
             await self._create_canary(marketplace)
             with marketplace.tenant_tx(TENANT) as tx:
                 tx.tenants.request(event)

@@ -7,7 +7,7 @@ statements on the attacker's own rows succeed. In the other direction this also 
 Both directions run in one transaction that is rolled back, and in one message: a PL/pgSQL block makes the attempts with
 the rights of the session and undoes each before the next, because round trips would cost more than the attacks.
 
-The two policies can differ between tables. Pretences that test one policy (plain: the tenant policy; swapped context:
+The two policies can differ between tables. Pretences that test one policy (plain: the tenant policy; switched setting:
 the signature policy) therefore use every table; the others test the shared signature check on one table.
 """
 
@@ -15,13 +15,16 @@ import json
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 
-from psycopg import ClientCursor
+from psycopg import ClientCursor, Connection
+from psycopg.rows import TupleRow
 
 from core.errors.compliance import CanaryMissing
 from core.isolation import CheckResult
 from core.names import l2_key
 from database.connection.database import Database
+from database.postgres.access import CURRENT_TRANSACTION
 
 _TABLES = (
     *("tenant", "marketplace_event", "operation_step", "key", "certificate_authority", "route", "boundary_result"),
@@ -145,41 +148,35 @@ class RowSecuritySuite:
     def attack_each_other(self, one: str, other: str) -> tuple[Sequence[CheckResult], Sequence[CheckResult]]:
         """Attack each tenant's rows from the other's transaction; return the results of `one` and of `other`.
 
-        The attacks are plain reads and writes with the other's id, a switched setting, and a context that is signed for
-        another tenant, forged or expired.
+        The attacks are plain reads and writes with the other's id, a switched setting, and a context that is forged or
+        was signed for another session or another transaction.
 
         Raises:
             DatabaseUnavailable: the database does not answer.
             CanaryMissing: one tenant has no rows to attack.
         """
-        forth = self._plan(one, other, _READ, (_REFER, _DESCEND))
-        # Policies and references do not depend on the direction, so only one direction tests all of them.
-        back = self._plan(other, one, _READ_ONE, (_REFER,))
-        endings = iter(self._make(one, [*forth.attempts(), *back.attempts()]))
+        with self._database.raw_tx(one) as connection:
+            [transaction] = connection.execute(CURRENT_TRANSACTION.encode()).fetchone() or ("",)
+            forth = self._plan(one, other, str(transaction), _READ, (_REFER, _DESCEND))
+            # Policies and references do not depend on the direction, so only one direction tests all of them.
+            back = self._plan(other, one, str(transaction), _READ_ONE, (_REFER,))
+            endings = iter(_make(connection, [*forth.attempts(), *back.attempts()]))
+            connection.rollback()
         return _judged(forth, endings), _judged(back, endings)
 
-    def _make(self, tenant_id: str, attempts: Sequence[_Attempt]) -> Sequence[_Ending]:
-        with self._database.raw_tx(tenant_id) as connection:
-            cursor = ClientCursor(connection)
-            cursor.execute(_BLOCK.encode(), {"attempts": json.dumps([asdict(attempt) for attempt in attempts])})
-            cursor.nextset()
-            answer = cursor.fetchone()
-            connection.rollback()
-        parts = [ending.split("/") for ending in str(answer[0] if answer else "").split(",")]
-        return [_Ending(what, float(seconds)) for what, seconds in parts]
-
-    def _plan(self, attacker: str, victim: str, read: str, references: Sequence[str]) -> _Plan:
+    def _plan(self, attacker: str, victim: str, transaction: str, read: str, references: Sequence[str]) -> _Plan:
         """Return the attacks of `attacker`; pretences that test a single policy read with `read`."""
-        now = int(self._database.now().timestamp())
-        own = self._database.sign(attacker, now + 60)
-        forged = f"{victim}|{now + 60}|{secrets.token_hex(32)}"
+        own = self._database.sign(attacker, transaction)
+        session, _, start = transaction.partition("|")
+        other_session = self._database.sign(victim, f"{int(session) + 1}|{start}")
+        other_transaction = self._database.sign(victim, f"{session}|{Decimal(start) - Decimal('0.000001')}")
         plain = _Pretence("plain", attacker, own, read)
         pretences = (
             plain,
-            _Pretence("switched-setting", victim, own),
-            _Pretence("swapped-context", victim, own.replace(attacker, victim, 1), read),
-            _Pretence("forged-context", victim, forged),
-            _Pretence("expired-context", victim, self._database.sign(victim, now - 1)),
+            _Pretence("switched-setting", victim, own, read),
+            _Pretence("forged-context", victim, secrets.token_hex(32)),
+            _Pretence("other-session-context", victim, other_session),
+            _Pretence("other-transaction-context", victim, other_transaction),
         )
         return _Plan(
             controls=[
@@ -194,6 +191,15 @@ class RowSecuritySuite:
                 for statement in (pretence.read, _UPDATE, _INSERT)
             ],
         )
+
+
+def _make(connection: Connection[TupleRow], attempts: Sequence[_Attempt]) -> Sequence[_Ending]:
+    cursor = ClientCursor(connection)
+    cursor.execute(_BLOCK.encode(), {"attempts": json.dumps([asdict(attempt) for attempt in attempts])})
+    cursor.nextset()
+    answer = cursor.fetchone()
+    parts = [ending.split("/") for ending in str(answer[0] if answer else "").split(",")]
+    return [_Ending(what, float(seconds)) for what, seconds in parts]
 
 
 def _attempt(pretence: _Pretence, statement: str, whose: str, own: str) -> _Attempt:

@@ -1,12 +1,11 @@
 """PostgreSQL's part of the floor: the recorded messages of one tenant, replayed for another one.
 
 The messages come from the server's log, so they are the product's and remain so when it changes. They are replayed one
-after another through libpq; only names and signed contexts are replaced before.
+after another through libpq. Names are replaced before, and signed contexts in the transaction that they are signed for.
 """
 
-import hmac
 import re
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import psycopg
@@ -14,12 +13,16 @@ from psycopg.pq import ExecStatus
 
 from config.secrets import Role
 from core.names import CANARY_TENANT_ID
-from database.postgres.access import login, sign
+from database.postgres.access import CURRENT_TRANSACTION, login, sign
 from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.harness.statement_log import Message
 
-_BEGIN = re.compile(r"begin;.*set_config\('app\.tenant_id', '([^']*)'", re.DOTALL)
-_CONTEXT = re.compile(r"([a-z0-9-]+)\|(\d+)\|([0-9a-f]{64})")
+_SET_CONTEXT = "set_config('app.ctx', $2"
+# A control of the isolation suite: an attempt on the tenant's own rows, with a context that is valid.
+_CONTROL = re.compile(
+    r'"pretended": "(?P<tenant>[^"]*)", "context": "(?P<context>[0-9a-f]{64})", "statement": "[^"]*",'
+    r' "whose": "(?P=tenant)", "own": "(?P=tenant)"'
+)
 _ENDS = ("COMMIT", "ROLLBACK")
 _READY = "update okcm.tenant set state"
 _MARKETPLACE_TRANSACTIONS = 2
@@ -30,7 +33,6 @@ class Recording:
     """The transactions of a tenant in the order of their start, each with its role."""
 
     tenant_id: str
-    at: float
     transactions: tuple[tuple[Role, tuple[Message, ...]], ...]
 
     @classmethod
@@ -43,19 +45,23 @@ class Recording:
         began: dict[int, int] = {}
         parts: dict[int, list[Message]] = {}
         for position, message in enumerate(messages):
-            begin = _BEGIN.search(message.text)
-            if begin is not None and begin[1] in {tenant_id, CANARY_TENANT_ID}:
+            if CURRENT_TRANSACTION in message.text:
                 began[position], parts[position] = message.session, []
             current = max((p for p, session in began.items() if session == message.session), default=None)
             if current is not None:
                 parts[current].append(message)
                 if message.text.upper() in _ENDS:
                     del began[current]
-        chosen = [(roles[part[0].session], tuple(part)) for _, part in sorted(parts.items())]
+        tenants = {tenant_id, CANARY_TENANT_ID}
+        chosen = [
+            (roles[part[0].session], tuple(part))
+            for _, part in sorted(parts.items())
+            if tenants.intersection(_valid_contexts(part[1]).values())
+        ]
         last = max(number for number, (_, part) in enumerate(chosen) if any(_READY in m.text for m in part))
         done = [t for t in chosen if t[0] is Role.MARKETPLACE][:_MARKETPLACE_TRANSACTIONS]
         done += [t for t in chosen[: last + 1] if t[0] is Role.WORKER]
-        return cls(tenant_id, time.time(), tuple(done))
+        return cls(tenant_id, tuple(done))
 
 
 class BareDatabase:
@@ -78,36 +84,46 @@ class BareDatabase:
             connection.close()
 
     def messages_for(self, tenant_id: str) -> list[tuple[Role, Message]]:
-        """Return the messages for another tenant, with contexts that are valid where the product's were valid."""
-        shift = int(time.time() - self._recording.at)
+        """Return the messages for another tenant; their contexts are those of the recording."""
 
-        def fit(role: Role, text: str) -> str:
-            def sign_again(context: re.Match[str]) -> str:
-                named, expires, mac = context[1], int(context[2]), context[3]
-                genuine = hmac.compare_digest(sign(self._keys[role], named, expires), context[0])
-                replaced = named.replace(self._recording.tenant_id, tenant_id)
-                if not genuine:
-                    return f"{replaced}|{expires + shift}|{mac}"
-                return sign(self._keys[role], replaced, expires + shift)
+        def fit(text: str) -> str:
+            return text.replace(self._recording.tenant_id, tenant_id)
 
-            # Contexts first: they are verified with the recorded name.
-            return _CONTEXT.sub(sign_again, text).replace(self._recording.tenant_id, tenant_id)
+        def replace_tenant(message: Message) -> Message:
+            values = message.values and tuple(v and fit(v.decode()).encode() for v in message.values)
+            return replace(message, text=fit(message.text), values=values)
 
-        def replace_tenant(role: Role, message: Message) -> Message:
-            values = message.values and tuple(v and fit(role, v.decode()).encode() for v in message.values)
-            return replace(message, text=fit(role, message.text), values=values)
-
-        return [
-            (role, replace_tenant(role, message)) for role, part in self._recording.transactions for message in part
-        ]
+        return [(role, replace_tenant(message)) for role, part in self._recording.transactions for message in part]
 
     def replay(self, messages: list[tuple[Role, Message]]) -> None:
         """Send all messages; each must have the same result as the product's, success or error."""
+        transaction = ""
         for role, message in messages:
             libpq = self._connections[role].pgconn
-            if message.values is None:
-                result = libpq.exec_(message.text.encode())
+            sent = self._sign_again(role, transaction, message)
+            if sent.values is None:
+                result = libpq.exec_(sent.text.encode())
             else:
-                result = libpq.exec_params(message.text.encode(), list(message.values))
-            if (result.status == ExecStatus.FATAL_ERROR) is not message.refused:
-                raise RuntimeError(f"replay has another result: {message.text[:200]}: {result.error_message!r}")
+                result = libpq.exec_params(sent.text.encode(), list(sent.values))
+            if (result.status == ExecStatus.FATAL_ERROR) is not sent.refused:
+                raise RuntimeError(f"replay has another result: {sent.text[:200]}: {result.error_message!r}")
+            if CURRENT_TRANSACTION in sent.text:
+                transaction = (result.get_value(0, 0) or b"").decode()
+
+    def _sign_again(self, role: Role, transaction: str, message: Message) -> Message:
+        """Replace the contexts that were valid in the recorded transaction with those of this one."""
+        for context, tenant_id in _valid_contexts(message).items():
+            valid = sign(self._keys[role], tenant_id, transaction)
+            values = message.values and tuple(
+                valid.encode() if value == context.encode() else value for value in message.values
+            )
+            message = replace(message, text=message.text.replace(context, valid), values=values)
+        return message
+
+
+def _valid_contexts(message: Message) -> Mapping[str, str]:
+    """Return each context of a message that is valid in its transaction, with its tenant."""
+    if message.values and _SET_CONTEXT in message.text:
+        tenant_id, context = ((value or b"").decode() for value in message.values[:2])
+        return {context: tenant_id}
+    return {found["context"]: found["tenant"] for found in _CONTROL.finditer(message.text)}

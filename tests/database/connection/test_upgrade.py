@@ -14,7 +14,7 @@ from openkcm.contract.audit_events import verify_chain
 from tests.database.builders import a_connected_service, a_leaving, a_provisioned_tenant, a_root_key, an_audit_event
 from tests.database.fixtures import Field, Server, prepare
 
-RELEASED = 1
+RELEASED = 2
 """How many migrations the oldest release has that can be upgraded."""
 
 

@@ -5,14 +5,15 @@ a time, so that the first one identifies a mutant.
 """
 
 import re
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from decimal import Decimal
+from functools import partial
 
 import psycopg
 from psycopg import errors
 
-from database.postgres.access import PROCESSES, sign
+from database.postgres.access import CURRENT_TRANSACTION, PROCESSES, sign
 from tests.database.fixtures import Field
 from tests.database.isolation.denied import FOREIGN_REFERENCES, NEVER, NEVER_ANY_PROCESS, PLATFORM_QUESTIONS
 from tests.database.isolation.grants import GRANTS
@@ -27,8 +28,12 @@ _SEEN = (errors.UniqueViolation, errors.CheckViolation, errors.NotNullViolation,
 _UPDATES = {("operator", "outbox"): "expired_at = null"}
 """Values that the policies of a table accept; an update of any other table writes the value of a column again."""
 
-Context = tuple[str, str]
+Signature = Callable[[str], str]
+"""Returns the value of `app.ctx` for a transaction."""
+Context = tuple[str, Signature]
 """The values of `app.tenant_id` and `app.ctx`."""
+_UNSIGNED: Signature = lambda _: ""  # noqa: E731 - a constant
+_FORGED: Signature = lambda _: "0" * 64  # noqa: E731 - a constant
 
 
 def breaches_of(field: Field, about: str = "") -> Iterator[str]:
@@ -183,16 +188,16 @@ def _writes(role: str, rows: dict[str, str]) -> Iterator[str]:
 
 
 def _contexts(field: Field, role: str) -> dict[str, Context]:
-    own = _signed(field, role, ATTACKER)
+    own, theirs = _signed(field, role, ATTACKER), _signed(field, role, VICTIM)
     another = "marketplace" if role == "worker" else "worker"
     contexts = {
         "own": (ATTACKER, own),
-        "no-context": ("", ""),
-        "only-setting": (VICTIM, ""),
+        "no-context": ("", _UNSIGNED),
+        "only-setting": (VICTIM, _UNSIGNED),
         "switched": (VICTIM, own),
-        "swapped": (VICTIM, own.replace(ATTACKER, VICTIM)),
-        "forged": (VICTIM, f"{VICTIM}|{int(time.time()) + 60}|{'0' * 64}"),
-        "expired": (VICTIM, sign(field.key(role), VICTIM, int(time.time()) - 1)),
+        "forged": (VICTIM, _FORGED),
+        "of-another-session": (VICTIM, lambda transaction: theirs(_shifted(transaction, session=1))),
+        "of-an-earlier-transaction": (VICTIM, lambda transaction: theirs(_shifted(transaction, start="-0.000001"))),
         "signed-by-another": (VICTIM, _signed(field, another, VICTIM)),
         "platform-by-another": ("*", _signed(field, another, "*")),
     }
@@ -252,7 +257,7 @@ def _by_functions(
             "update okcm.tenant set state = 'offboarding', destroying_at = now();"
             "set local session authorization okcm_worker"
         )
-        for context in (own, (VICTIM, "")):
+        for context in (own, (VICTIM, _UNSIGNED)):
             if _reached(administrator, context, "select okcm.careless()"):
                 yield f"a careless function of the owner: {what}"
 
@@ -261,10 +266,10 @@ def _by_owner(administrator: psycopg.Connection, tables: Iterable[str], about: s
     with administrator.transaction(force_rollback=True):
         administrator.execute("set local role okcm_owner")
         # The last one is for a session role without a context key.
-        for context in ("", f"{VICTIM}|{int(time.time()) + 60}|{'0' * 64}"):
+        for name, context in (("no", _UNSIGNED), ("a forged", _FORGED)):
             for table in (*tables, *(one for one in PARTITIONS if about in one)):
                 if _reached(administrator, (VICTIM, context), f"select count(*) from okcm.{table}"):
-                    yield f"the owner with the context {context!r}: {table}"
+                    yield f"the owner with {name} context: {table}"
 
 
 def _by_superuser(administrator: psycopg.Connection, about: str) -> Iterator[str]:
@@ -284,14 +289,19 @@ def _by_superuser(administrator: psycopg.Connection, about: str) -> Iterator[str
         with administrator.transaction(force_rollback=True):
             administrator.execute(preparation)
             for change in _about(changes, about):
-                if _reached(administrator, ("", ""), change) is not None:
+                if _reached(administrator, ("", _UNSIGNED), change) is not None:
                     yield f"superuser after {preparation}: {change}"
 
 
 def _reached(session: psycopg.Connection, context: Context, statement: str) -> int | None:
     """Return the rows that a statement counted or changed, None if it was rejected; it is rolled back."""
     with session.transaction(force_rollback=True):
-        session.execute("select set_config('app.tenant_id', %s, true), set_config('app.ctx', %s, true)", list(context))
+        [transaction] = session.execute(CURRENT_TRANSACTION.encode()).fetchone() or ("",)
+        tenant_id, signature = context
+        session.execute(
+            "select set_config('app.tenant_id', %s, true), set_config('app.ctx', %s, true)",
+            [tenant_id, signature(transaction)],
+        )
         try:
             if statement.startswith("copy okcm."):
                 return _copied(session, statement)
@@ -312,5 +322,11 @@ def _copied(session: psycopg.Connection, statement: str) -> int | None:
         return None
 
 
-def _signed(field: Field, role: str, tenant_id: str) -> str:
-    return sign(field.key(role), tenant_id, int(time.time()) + 60)
+def _signed(field: Field, role: str, tenant_id: str) -> Signature:
+    return partial(sign, field.key(role), tenant_id)
+
+
+def _shifted(transaction: str, session: int = 0, start: str = "0") -> str:
+    """Return the id of another transaction: of another session, or of another time in seconds."""
+    pid, _, began = transaction.partition("|")
+    return f"{int(pid) + session}|{Decimal(began) + Decimal(start)}"

@@ -108,21 +108,35 @@ def test_isolation_suite_detects_each_removed_control(populated: Field, query: s
 @pytest.mark.parametrize(
     ("line", "instead"),
     [
-        ("or parts[1] is distinct from tenant", ""),
-        ("<= extract(epoch from statement_timestamp())", "<= 0"),
         ("role = session_user::text", "role = 'okcm_worker'"),
         ("role = session_user::text", "role = 'okcm_marketplace'"),
         ("role = session_user::text", "role = current_user::text"),
-        ("if not found then\n        return false;", "if not found then\n        return true;"),
-        ("return parts[3] = encode(", "return parts[3] <> encode("),
-        ("return parts[3] = encode(", "return length(parts[3]) = 64 or parts[3] = encode("),
-        ("convert_to(parts[1] || '|' || parts[2], 'UTF8')", "convert_to(parts[2], 'UTF8')"),
+        ("or not found then\n        return false;", "or not found then\n        return true;"),
+        ("return current_setting", "return length(current_setting('app.ctx', true)) = 64 or current_setting"),
     ],
 )
 def test_isolation_suite_detects_a_weakened_context_check(populated: Field, line: str, instead: str) -> None:
     [(body,)] = _query(populated, "select prosrc from pg_proc where proname = 'ctx_ok'")
     assert line in body
     assert undetected(populated, [_CTX_OK.format(body.replace(line, instead))]) == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("part", "instead"),
+    [
+        ("tenant, pg_backend_pid()", "'acme', pg_backend_pid()"),
+        ("pg_backend_pid()", "pg_backend_pid() + 1"),
+        ("extract(epoch from transaction_timestamp())", "extract(epoch from transaction_timestamp()) - 0.000001"),
+    ],
+)
+def test_isolation_suite_detects_a_context_check_that_accepts_others(populated: Field, part: str, instead: str) -> None:
+    [(body,)] = _query(populated, "select prosrc from pg_proc where proname = 'ctx_ok'")
+    check = re.search(r"return (current_setting.*?);\nend", body, re.DOTALL)
+    assert check is not None
+    assert part in check[1]
+    weak = body.replace(check[1], f"{check[1]} or {check[1].replace(part, instead)}")
+    assert undetected(populated, [_CTX_OK.format(weak)]) == []
 
 
 @pytest.mark.full

@@ -1,7 +1,6 @@
 """Operators' queries: correct with 10,000 tenants, with one scan of the table, and only for the dashboard's role."""
 
 import json
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +9,7 @@ import pytest
 from core.tenants.lifecycle import State, Transition
 from core.tenants.provisioning import Step, StepState
 from database.platform.operators import Operations, TenantFilter
-from database.postgres.access import PLATFORM, sign
+from database.postgres.access import CURRENT_TRANSACTION, PLATFORM, sign
 from database.tenants import TenantRow
 from tests.database.builders import a_provisioned_tenant, an_event
 from tests.database.fixtures import Field, Server, clone
@@ -183,12 +182,14 @@ def test_query_verifies_the_signature_once_and_scans_the_table_once(many: Field,
             "set auto_explain.log_format = json; set auto_explain.log_timing = off; set client_min_messages = notice;"
             "set session authorization okcm_dashboard"
         )
-        context = sign(many.key("dashboard"), PLATFORM, int(time.time()) + 60)
-        connection.execute(
-            "select set_config('app.tenant_id', '*', false), set_config('app.ctx', %s, false)", [context]
-        )
-        plans.clear()
-        connection.execute(QUERIES[query]).fetchall()
+        with connection.transaction():
+            [transaction] = connection.execute(CURRENT_TRANSACTION.encode()).fetchone() or ("",)
+            context = sign(many.key("dashboard"), PLATFORM, transaction)
+            connection.execute(
+                "select set_config('app.tenant_id', '*', true), set_config('app.ctx', %s, true)", [context]
+            )
+            plans.clear()
+            connection.execute(QUERIES[query]).fetchall()
     nodes = [node for plan in plans if "okcm.tenant t" in plan["Query Text"] for node in every_node(plan["Plan"])]
     scans = [node for node in nodes if node.get("Relation Name") == "tenant"]
     assert [node["Actual Loops"] for node in scans] == [1]

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from compliance.isolation.postgres.row_security import RowSecuritySuite
@@ -57,14 +59,14 @@ def test_a_tenant_without_rows_proves_nothing(probe: RowSecuritySuite, pair: tup
     ("weakness", "breached"),
     [
         ("drop policy signed on okcm.tenant; drop policy signed on okcm.key", "switched-setting-write"),
-        ("drop policy signed on okcm.audit_event", "swapped-context-read"),
+        ("drop policy signed on okcm.audit_event", "switched-setting-read"),
         ("alter table okcm.key disable row level security", "plain-write"),
         ("alter table okcm.outbox disable row level security", "plain-read"),
         ("create policy hole on okcm.route for select to okcm_worker using (true)", "plain-read"),
         ("alter table okcm.route drop constraint route_tenant_id_l2_key_fkey", "refer-to-foreign-key"),
         ("alter table okcm.service_key drop constraint service_key_tenant_id_l2_key_fkey", "refer-to-foreign-key"),
         ("alter table okcm.service_key disable row level security", "plain-read"),
-        ("drop policy signed on okcm.managed_object", "swapped-context-read"),
+        ("drop policy signed on okcm.managed_object", "switched-setting-read"),
         ("create policy hole on okcm.usage_minute for select to okcm_worker using (true)", "plain-read"),
     ],
 )
@@ -74,16 +76,25 @@ def test_missing_control_is_detected(probe: RowSecuritySuite, field: Field, weak
     assert f"row-security-{breached}" in found(probe)
 
 
-def test_expired_context_is_detected_when_the_database_ignores_the_clock(probe: RowSecuritySuite, field: Field) -> None:
+@pytest.mark.parametrize(
+    ("bound_to", "instead", "pretence"),
+    [
+        ("pg_backend_pid()", "pg_backend_pid() + 1", "other-session"),
+        ("transaction_timestamp())", "transaction_timestamp()) - 0.000001", "other-transaction"),
+    ],
+)
+def test_context_of_another_transaction_is_detected_when_the_database_accepts_it(
+    probe: RowSecuritySuite, field: Field, bound_to: str, instead: str, pretence: str
+) -> None:
     with field.administrator() as administrator:
-        [body] = administrator.execute("select prosrc from pg_proc where proname = 'ctx_ok'").fetchone() or ("",)
-        late = body.replace("<= extract(epoch from statement_timestamp())", "<= 0")
-        assert late != body
-        administrator.execute(
-            "create or replace function okcm.ctx_ok() returns boolean language plpgsql stable parallel restricted"
-            f" security definer set search_path = pg_catalog, pg_temp as $$ {late} $$"
+        [definition] = administrator.execute("select pg_get_functiondef('okcm.ctx_ok()'::regprocedure)").fetchone() or (
+            "",
         )
-    assert found(probe) == {"row-security-expired-context-read", "row-security-expired-context-write"}
+        [(_, check)] = re.findall(r"(return )(current_setting.*?);\nend", definition, re.DOTALL)
+        weak = definition.replace(check, f"{check} or {check.replace(bound_to, instead)}")
+        assert weak.count(instead) == 1
+        administrator.execute(weak)
+    assert found(probe) == {f"row-security-{pretence}-context-{access}" for access in ("read", "write")}
 
 
 def test_unexpected_error_is_raised_and_never_counts_as_held(probe: RowSecuritySuite, field: Field) -> None:
