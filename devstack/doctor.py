@@ -18,6 +18,7 @@ from config.secrets import DATABASE_ROLES, ROLES, Role, context_key, database_pa
 from config.settings import Settings, config_file
 from core.errors.platform import VaultRefused
 from database.postgres.access import MIGRATOR, OWNER, login
+from database.postgres.deadline import LIVENESS, DeadlineConnection
 from database.schema import lint as gate
 from database.schema.setup import require_prepared
 from devstack.servers.base import check_access, http_answer
@@ -170,7 +171,9 @@ def _check(name: str, check: Callable[[Settings], str | None], hint: str, settin
 def _database(settings: Settings) -> str | None:
     password = read_secret(settings.secrets, database_password(MIGRATOR))
     require_prepared(settings.postgres_url, password)
-    with psycopg.connect(settings.postgres_url, user=login(MIGRATOR), password=password, connect_timeout=3) as database:
+    with DeadlineConnection.connect(
+        settings.postgres_url, user=login(MIGRATOR), password=password, **LIVENESS
+    ) as database:
         database.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
         breaches = gate.findings(database)
     return "; ".join(map(str, breaches)) or None

@@ -2,7 +2,8 @@
 
 Nothing is written while nothing changes. One database query per second lists the root keys, and a check is one call to
 the key's holder. Used, unhealthy and locking keys are checked every second, the others rarely: no service key of theirs
-is in memory, so a revoked root key cannot be used before its holder is called again.
+is in memory, so a revoked root key cannot be used before its holder is called again. A round waits for neither database
+nor holders: a hung connection delays only the list, or the root key whose check uses it.
 There are two thread pools, because calls to unreachable holders block their threads and must not delay the others. Each
 pool gets only a short queue: a used key is checked soon even among thousands of due keys, and a round ends soon even
 when all checks fail at once.
@@ -11,10 +12,10 @@ when all checks fail at once.
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from temporalio import activity
@@ -42,6 +43,8 @@ _REPEAT_SECONDS = 5.0
 _THREADS, _WAITING_THREADS = 24, 8
 _QUEUED = 4
 """Checks submitted per thread: enough to keep it busy for a tick, few enough to avoid a queue."""
+_DATABASE_SECONDS = 2.0
+"""The deadline of a call to the database: monitoring continues soon after one without a response."""
 _MAX_REPORTED = 100
 """Tenants in one result; the result and its signals stay small when all keys of a region fail."""
 _BATCH = 200
@@ -58,14 +61,23 @@ class PollIntervals:
     grace: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """The health that a check found, None if it found none, and the time of its record if it changed."""
+
+    health: str | None
+    since: datetime | None = None
+
+
 @dataclass(slots=True, eq=False)
 class _Turn:
     """The state of one root key between its checks."""
 
     key: MonitoredRootKey
     due: float = 0.0
-    running: "Future[str | None] | None" = None
+    running: "Future[_Outcome] | None" = None
     tried: bool = False
+    recorded: float = float("-inf")
     reported: float = float("-inf")
     warned: bool = False
 
@@ -93,6 +105,8 @@ class _Region:
     well: _Pool
     waiting: _Pool
     turns: dict[tuple[str, str], _Turn] = field(default_factory=dict)
+    lists: ContextThreadPool = field(default_factory=lambda: ContextThreadPool(1, thread_name_prefix="watch-list"))
+    listing: "Future[Sequence[MonitoredRootKey]] | None" = None
     listed: float = float("-inf")
     run: int = 0
     round: threading.Lock = field(default_factory=threading.Lock)
@@ -131,12 +145,17 @@ class RootKeyHealthActivities:
         region.run += 1
         mine = region.run  # a timed-out attempt ends when the next one starts
         while mine == region.run and not (activity.is_cancelled() or activity.is_worker_shutdown()):
-            activity.heartbeat(len(region.turns))
-            # A timed-out attempt may still run a slow round.
+            # A timed-out attempt may still run a round.
             if not region.round.acquire(timeout=_TICK_SECONDS):
                 continue
             try:
-                concerned = self._round(watch.region, region)
+                if self._list(watch.region, region):
+                    # No heartbeat without a new list: without the database no result can be recorded, and a worker that
+                    # reaches it must continue the monitoring.
+                    activity.heartbeat(len(region.turns))
+                self._begin(region)
+                self._collect(region)
+                concerned = self._concerned(region)
             finally:
                 region.round.release()
             if concerned:
@@ -152,34 +171,41 @@ class RootKeyHealthActivities:
                 tx.root_keys.forget_untaken()
             activity.heartbeat(tenant_id)
 
-    def _round(self, name: str, region: _Region) -> tuple[str, ...]:
-        self._list(name, region)
-        self._begin(region)
-        self._collect(region)
-        return self._concerned(region)
+    def _list(self, name: str, region: _Region) -> bool:
+        """Request a list of the root keys, or take a finished one; return whether a new one was taken.
 
-    def _list(self, name: str, region: _Region) -> None:
-        """List the root keys; while the database is down the known ones are still checked."""
+        While the database is down the known root keys are still checked.
+        """
         now = self._monotonic()
-        if now < region.listed + _LIST_SECONDS:
-            return
-        region.listed = now
+        if region.listing is None:
+            if now >= region.listed + _LIST_SECONDS:
+                region.listed = now
+                region.listing = region.lists.submit(self._read_list, name)
+            return False
+        if not region.listing.done():
+            return False
+        done, region.listing = region.listing, None
         try:
-            found = self._platform.watched_root_keys(name, _RECENTLY)
+            found = done.result()
         except OpenKcmError as failed:
             log.warning("root keys not listed", region=name, code=failed.code)
-            return
+            return False
         known, region.turns = region.turns, {}
         for key in found:
             place = (key.tenant_id, key.root_key_id)
             turn = known.get(place) or _Turn(key)
             if key.used and not turn.key.used:
                 turn.due = min(turn.due, now)
-            turn.key = key
+            if turn.recorded < region.listed:  # otherwise the list may be older than the recorded health
+                turn.key = key
             region.turns[place] = turn
         for gone in self._probes.keys() - region.turns.keys():
             if gone in known:
                 del self._probes[gone]
+        return True
+
+    def _read_list(self, name: str) -> Sequence[MonitoredRootKey]:
+        return self._platform.watched_root_keys(name, _RECENTLY, call_seconds=_DATABASE_SECONDS)
 
     def _begin(self, region: _Region) -> None:
         """Submit the due checks that the pools have room for, by rank."""
@@ -189,11 +215,10 @@ class RootKeyHealthActivities:
         for turn in due:
             pool = region.waiting if turn.key.health in OUT_OF_REACH else region.well
             if len(pool.running) < pool.most:
-                turn.running = pool.threads.submit(self._determine_health, turn.key)
+                turn.running = pool.threads.submit(self._check_and_record, turn.key)
                 pool.running.append(turn)
 
     def _collect(self, region: _Region) -> None:
-        found: list[tuple[_Turn, str]] = []
         now = self._monotonic()
         for pool in (region.well, region.waiting):
             begun, pool.running = pool.running, []
@@ -201,14 +226,13 @@ class RootKeyHealthActivities:
                 if turn.running is None or not turn.running.done():
                     pool.running.append(turn)
                     continue
-                health, turn.running = turn.running.result(), None
-                turn.due, turn.tried = now + self._pause(turn, health), True
-                if health is not None and health != turn.key.health:
-                    found.append((turn, health))
-        # Last, because it may fail: an unreported result is found again.
-        for turn, health in found:
-            if region.turns.get((turn.key.tenant_id, turn.key.root_key_id)) is turn:
-                self._report(turn, health)
+                outcome, turn.running = turn.running.result(), None
+                turn.due, turn.tried = now + self._pause(turn, outcome.health), True
+                if outcome.health is not None and outcome.since is not None:
+                    turn.key = replace(turn.key, health=outcome.health, health_since=outcome.since)
+                    turn.recorded = now
+                    turn.reported = float("-inf")
+                    turn.warned = turn.warned and outcome.health != HEALTHY
 
     def _pause(self, turn: _Turn, health: str | None) -> float:
         if turn.key.used or turn.key.held or health != HEALTHY:
@@ -235,6 +259,13 @@ class RootKeyHealthActivities:
         for turn, warn in found[:_MAX_REPORTED]:
             turn.reported, turn.warned = now, turn.warned or warn
         return tuple(turn.key.tenant_id for turn, _ in found[:_MAX_REPORTED])
+
+    def _check_and_record(self, key: MonitoredRootKey) -> _Outcome:
+        health = self._determine_health(key)
+        if health is None or health == key.health:
+            return _Outcome(health)
+        # An unrecorded result is found again by the next check.
+        return _Outcome(health, self._record(key, health))
 
     def _determine_health(self, key: MonitoredRootKey) -> str | None:
         """Return the health of a root key; None when a failure of the platform prevents the check."""
@@ -269,22 +300,21 @@ class RootKeyHealthActivities:
         place = (key.tenant_id, key.root_key_id)
         kept = self._probes.get(place)
         if kept is None:
-            with self._database.tenant_tx(key.tenant_id) as tx:
+            with self._database.tenant_tx(key.tenant_id, call_seconds=_DATABASE_SECONDS) as tx:
                 row, probe = tx.root_keys.sealed(key.root_key_id), tx.root_keys.probe(key.root_key_id)
             if row is None or probe is None:
                 raise RootKeyRefused("the root key has no canary ciphertext", "change to this root key again")
             kept = self._probes[place] = (row, *probe)
         return kept
 
-    def _report(self, turn: _Turn, health: str) -> None:
-        """Record the new health of a root key."""
-        key = turn.key
+    def _record(self, key: MonitoredRootKey, health: str) -> datetime | None:
+        """Record the new health of a root key and return the time; None if it was not recorded."""
         well = health == HEALTHY
         try:
-            with self._database.tenant_tx(key.tenant_id) as tx:
+            with self._database.tenant_tx(key.tenant_id, call_seconds=_DATABASE_SECONDS) as tx:
                 held = tx.root_keys.held(key.root_key_id)
                 if held is None or not tx.root_keys.report(key.root_key_id, health):
-                    return
+                    return None
                 since = self._clock()
                 tx.audit.append(
                     AuditEvent(
@@ -300,7 +330,9 @@ class RootKeyHealthActivities:
                 )
         except OpenKcmError as failed:
             log.warning("root key health not recorded", tenant_id=key.tenant_id, code=failed.code)
-            return
+            return None
+        except Exception:  # as in _check
+            log.exception("root key health not recorded", tenant_id=key.tenant_id)
+            return None
         log.warning("root key health changed", tenant_id=key.tenant_id, before=key.health, after=health)
-        turn.key = replace(key, health=health, health_since=since)
-        turn.reported, turn.warned = float("-inf"), turn.warned and not well
+        return since

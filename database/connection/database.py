@@ -20,12 +20,15 @@ from core import correlation
 from core.errors.platform import DatabaseRefused
 from database.connection.transaction import TenantTransaction
 from database.postgres.access import CURRENT_TRANSACTION, LONGEST_NAME, OWNER, PLATFORM, login, sign
+from database.postgres.deadline import CALL_SECONDS, LIVENESS, STATEMENT_SECONDS, CallTimeout, DeadlineConnection
 from database.postgres.errors import translate_errors
 from openkcm.contract.names import TENANT_ID_PATTERN
 from openkcm.errors import IllegalTenantId
 
 _WAIT_SECONDS = 2.0
 """How long a caller waits for a connection before DatabaseUnavailable is raised."""
+_BEGIN_SECONDS = 2.0
+"""The deadline of the messages that begin a transaction; they wait for no lock and read no table."""
 
 # An attempt to connect ends before a waiting caller gives up, and the next caller starts a new one. A database that is
 # available again is found at once, not after the pool's backoff of up to minutes.
@@ -34,7 +37,7 @@ _RECONNECT_SECONDS = 1.8
 # `search_path` excludes okcm: every name is qualified, so no other object can capture it. The timeouts end stuck calls.
 _SESSION = (
     "-c search_path=pg_catalog -c timezone=UTC -c jit=off"
-    " -c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s"
+    f" -c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s"
 )
 
 # All session state that can affect a later transaction. Prepared statements are dropped and never created
@@ -80,14 +83,15 @@ class Database:
         self._context_key = context_key
         self._refusal: str | None = None
         self._inside = threading.local()
-        self._pool: ConnectionPool[Connection[TupleRow]] = ConnectionPool(
+        self._pool: ConnectionPool[DeadlineConnection] = ConnectionPool(
             url,
+            connection_class=DeadlineConnection,
             kwargs={
+                **LIVENESS,
                 "user": login(role),
                 "password": password,
                 "autocommit": True,
                 "prepare_threshold": None,
-                "connect_timeout": 2,
                 "application_name": f"openkcm-{role}",
                 "options": _SESSION,
             },
@@ -101,15 +105,15 @@ class Database:
         )
 
     @contextmanager
-    def tenant_tx(self, tenant_id: str) -> Iterator[TenantTransaction]:
+    def tenant_tx(self, tenant_id: str, *, call_seconds: float = CALL_SECONDS) -> Iterator[TenantTransaction]:
         """Open a transaction for one tenant; commit on a normal exit, roll back on an exception.
 
-        Must not be nested.
+        Must not be nested. A statement without a response within `call_seconds` ends the transaction.
 
         Raises:
             DatabaseUnavailable, DatabaseRefused: in the block or at its end.
         """
-        with self.raw_tx(tenant_id) as connection:
+        with self.raw_tx(tenant_id, call_seconds=call_seconds) as connection:
             yield TenantTransaction(connection, tenant_id)
 
     @contextmanager
@@ -119,7 +123,9 @@ class Database:
             yield TenantTransaction(connection, tenant_id)
 
     @contextmanager
-    def raw_tx(self, tenant_id: str, *, snapshot: bool = False) -> Iterator[Connection[TupleRow]]:
+    def raw_tx(
+        self, tenant_id: str, *, snapshot: bool = False, call_seconds: float = CALL_SECONDS
+    ) -> Iterator[Connection[TupleRow]]:
         """Open the transaction of `tenant_tx` and return its connection; for this package only."""
         if getattr(self._inside, "open", False):
             # A nested transaction would use a second connection: it would not be atomic with the first, and threads
@@ -129,6 +135,7 @@ class Database:
         try:
             with translate_errors():
                 connection = self._begin(tenant_id, snapshot=snapshot)
+                connection.call_seconds = call_seconds
                 try:
                     yield connection
                     connection.commit()
@@ -150,7 +157,7 @@ class Database:
         """Close all connections; the object cannot be used again."""
         self._pool.close()
 
-    def _begin(self, tenant_id: str, *, snapshot: bool) -> Connection[TupleRow]:
+    def _begin(self, tenant_id: str, *, snapshot: bool) -> DeadlineConnection:
         """Return a connection inside a transaction for `tenant_id`; the caller returns it to the pool."""
         if not _TENANT.fullmatch(tenant_id):
             raise IllegalTenantId
@@ -160,10 +167,14 @@ class Database:
             connection = self._take()
             try:
                 self._begin_on(connection, tenant_id, snapshot=snapshot)
-            except psycopg.OperationalError:
+            except psycopg.OperationalError as failed:
                 self._pool.putconn(connection)
                 # A restart of the server leaves dead connections in the pool. No statement has run yet, so retry.
                 stale -= 1
+                if isinstance(failed, CallTimeout):
+                    # After a loss of the network all are dead, and each would take a deadline to prove it.
+                    self._pool.drain()
+                    stale = min(stale, 0)
                 if stale < 0 or not connection.broken:
                     raise
             except BaseException:
@@ -172,7 +183,8 @@ class Database:
             else:
                 return connection
 
-    def _begin_on(self, connection: Connection[TupleRow], tenant_id: str, *, snapshot: bool) -> None:
+    def _begin_on(self, connection: DeadlineConnection, tenant_id: str, *, snapshot: bool) -> None:
+        connection.call_seconds = _BEGIN_SECONDS
         if snapshot:
             # A separate message: the statements of one message share a transaction, whose snapshot already exists.
             connection.execute(_CLEAN.encode())
@@ -182,7 +194,7 @@ class Database:
         context = self.sign(tenant_id, str(transaction))
         connection.execute(_SET_CONTEXT, [tenant_id, context, correlation.shown(LONGEST_NAME)])
 
-    def _take(self) -> Connection[TupleRow]:
+    def _take(self) -> DeadlineConnection:
         try:
             return self._pool.getconn()
         except psycopg.OperationalError:

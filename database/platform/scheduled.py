@@ -13,6 +13,7 @@ from database.connection.database import Database
 from database.isolation import FailedAssessment
 from database.notifications import UndeliveredNotification
 from database.postgres.access import PLATFORM
+from database.postgres.deadline import CALL_SECONDS
 from database.root_keys import MonitoredRootKey, VersionedRootKey
 from database.rotation import StalledRotationRow
 from database.tenants import COLUMNS, TenantRow, tenant_row
@@ -91,9 +92,11 @@ class PlatformQueries:
                 for tenant_id, message_id, channel, kind, *rest in rows
             ]
 
-    def watched_root_keys(self, region: str, lately: timedelta) -> Sequence[MonitoredRootKey]:
+    def watched_root_keys(
+        self, region: str, lately: timedelta, *, call_seconds: float = CALL_SECONDS
+    ) -> Sequence[MonitoredRootKey]:
         """Return customers' root keys in use in a region; `used` is within `lately` (worker)."""
-        with self._database.raw_tx(PLATFORM) as connection:
+        with self._database.raw_tx(PLATFORM, call_seconds=call_seconds) as connection:
             rows = connection.execute("select * from okcm.watched_root_keys(%s, %s)", [region, lately])
             return [MonitoredRootKey(*row) for row in rows]
 

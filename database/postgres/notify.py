@@ -2,22 +2,24 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable
 
 import psycopg
 import structlog
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from database.postgres.access import login
+from database.postgres.deadline import LIVENESS, DeadlineConnection
 
 CHANNEL = "okcm_changed"
+_LISTEN = f"listen {CHANNEL}"
 
 _POLL_SECONDS = 0.2
 """How long the feed may continue to listen after `stop`."""
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 
-# A silent loss of the peer is detected within about ten seconds; until then, changes can be missed.
-_LIVENESS = "keepalives_idle=4 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=10000"
+_CHECK_SECONDS, _CHECK_DEADLINE_SECONDS = 2.0, 2.0
+"""Interval and deadline of the check that detects a silent peer; until its end, changes can be missed."""
 
 _log = structlog.get_logger(__name__)
 
@@ -49,29 +51,35 @@ class NotifyFeed:
         while not stop.is_set():
             try:
                 with self._connect() as connection:
-                    connection.execute(f"listen {CHANNEL}")
+                    connection.execute(_LISTEN)
                     # Call `lost` only after LISTEN: its caller reads everything again, and a change during that read
                     # must produce a notification.
                     lost()
                     pause = _FIRST_PAUSE_SECONDS
                     while not stop.is_set():
-                        for notice in connection.notifies(timeout=_POLL_SECONDS):
-                            changed(notice.payload)
+                        due = time.monotonic() + _CHECK_SECONDS
+                        while not stop.is_set() and time.monotonic() < due:
+                            for notice in connection.notifies(timeout=_POLL_SECONDS):
+                                changed(notice.payload)
+                        # Repeated only for its response, which shows that the peer still sends notifications.
+                        connection.execute(_LISTEN)
             except psycopg.Error as failed:
                 _log.warning("change feed lost", error=type(failed).__name__)
                 stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _connect(self) -> psycopg.Connection:
-        return psycopg.connect(
-            make_conninfo(self._url, **conninfo_to_dict(_LIVENESS)),
+    def _connect(self) -> DeadlineConnection:
+        connection = DeadlineConnection.connect(
+            self._url,
+            **LIVENESS,
             user=login(self._role),
             password=self._password,
             autocommit=True,
-            connect_timeout=2,
             application_name=f"openkcm-{self._role}-feed",
             options="-c search_path=pg_catalog",
         )
+        connection.call_seconds = _CHECK_DEADLINE_SECONDS
+        return connection
 
 
 def tenant_hash(tenant_id: str) -> str:

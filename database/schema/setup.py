@@ -8,6 +8,7 @@ from psycopg import Connection, conninfo, errors, sql
 
 from core.errors.platform import DatabaseRefused, SchemaRefused
 from database.postgres.access import MIGRATOR, OWNER, PROCESSES, login, pads
+from database.postgres.deadline import LIVENESS
 from database.postgres.errors import translate_errors
 from database.schema.migrate import migrate, missing_migrations, read_migrations
 
@@ -36,7 +37,7 @@ def prepare_database(
     with translate_errors():
         _prepare_as_administrator(admin_conninfo, passwords)
         migrator = conninfo.make_conninfo(admin_conninfo, user=login(MIGRATOR), password=passwords[MIGRATOR])
-        with psycopg.connect(migrator, autocommit=True) as connection:
+        with _connect(migrator, autocommit=True) as connection:
             applied = migrate(connection, read_migrations())
             _store_keys(connection, context_keys)
     return applied
@@ -65,16 +66,21 @@ def administrator_of(url: str, user: str, password: str) -> str:
 def _administrator(admin_conninfo: str) -> Connection:
     name = str(conninfo.conninfo_to_dict(admin_conninfo).get("dbname", ""))
     try:
-        return psycopg.connect(admin_conninfo)
+        return _connect(admin_conninfo)
     except psycopg.OperationalError as failed:
         # libpq reports a failed startup without its SQLSTATE; a query of the server is safer than parsing the message.
         if not _create_database(admin_conninfo, name):
             raise failed from None
-    return psycopg.connect(admin_conninfo)
+    return _connect(admin_conninfo)
+
+
+def _connect(address: str, *, autocommit: bool = False) -> Connection:
+    # No deadline for a call: a migration takes as long as its table requires.
+    return psycopg.connect(address, autocommit=autocommit, **LIVENESS)
 
 
 def _create_database(admin_conninfo: str, name: str) -> bool:
-    with psycopg.connect(conninfo.make_conninfo(admin_conninfo, dbname="postgres"), autocommit=True) as connection:
+    with _connect(conninfo.make_conninfo(admin_conninfo, dbname="postgres"), autocommit=True) as connection:
         if connection.execute("select from pg_database where datname = %s", [name]).fetchone() is not None:
             return False
         with suppress(errors.DuplicateDatabase):  # another start was faster

@@ -48,9 +48,15 @@ def counting(work: Callable[..., Any], *arguments: Any) -> Counted:
     return counted
 
 
-def run_until(holds: Callable[[], bool], activity: Callable[..., Any], *arguments: Any) -> Any:
+def run_until(
+    holds: Callable[[], bool],
+    activity: Callable[..., Any],
+    *arguments: Any,
+    heartbeat: Callable[..., None] = lambda *_: None,
+) -> Any:
     """Run an activity and cancel it when `holds` is true, or after a minute."""
     environment, ended, deadline = ActivityEnvironment(), threading.Event(), time.monotonic() + 60
+    environment.on_heartbeat = heartbeat
 
     def cancel() -> None:
         while not (ended.wait(0.02) or holds() or time.monotonic() > deadline):

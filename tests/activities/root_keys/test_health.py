@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -24,8 +25,10 @@ from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError
 from tests.activities.counting import run_until
 from tests.activities.recorded import Recorded
+from tests.concurrency import wait_until
 from tests.database.builders import a_place, a_provisioned_tenant, a_root_key_id, an_event
 from tests.database.fixtures import Field
+from tests.database.silent_peer import backends, stopped
 
 REGION = "eu-west-1"
 PROBE, DIGEST = b"probe", hashlib.sha256(b"known").digest()
@@ -71,6 +74,7 @@ class Scene:
         self.field, self.worker = field, field.open("worker")
         self.holder = Holder()
         self.later = timedelta()
+        self.heartbeats: list[int] = []
         self.watch = self.with_pace(FAST)
 
     def with_pace(self, pace: PollIntervals) -> RootKeyHealthActivities:
@@ -103,7 +107,9 @@ class Scene:
 
     def run(self, until: Callable[[], bool] = lambda: False) -> tuple[str, ...]:
         """Run the monitoring until it returns tenants, or until `until` holds; return the tenants."""
-        return tuple(run_until(until, self.watch.watch_root_keys, WatchRootKeysInput(region=REGION)).tenants)
+        watch = WatchRootKeysInput(region=REGION)
+        found = run_until(until, self.watch.watch_root_keys, watch, heartbeat=self.heartbeats.append)
+        return tuple(found.tenants)
 
     def run_for_tries(self, number: int, tenant_id: str = "acme") -> tuple[str, ...]:
         """Run the monitoring until a tenant's key was checked `number` more times."""
@@ -239,7 +245,10 @@ def test_many_failures_are_reported_in_batches_and_each_before_any_repetition(sc
     for tenant in tenants - {"acme"}:
         scene.holds(tenant)
     scene.holder.fails = {tenant: RootKeyDisabled() for tenant in tenants}
+    while any(scene.health(tenant) == HEALTHY for tenant in tenants):
+        scene.run()
     monkeypatch.setattr(watching, "_REPEAT_SECONDS", 0.0)
+    scene.watch = scene.with_pace(FAST)  # as after a restart: all failures are recorded and none is reported
     reported: list[str] = []
     while set(reported) != tenants:
         some = scene.run()
@@ -250,10 +259,12 @@ def test_many_failures_are_reported_in_batches_and_each_before_any_repetition(sc
 
 def test_timed_out_attempt_leaves_the_round_to_the_next_attempt(scene: Scene) -> None:
     scene.run_for_tries(1)
+    scene.heartbeats.clear()
     with scene.watch._regions[REGION].round:
         tried, over = scene.holder.tries["acme"], time.monotonic() + 0.5
         assert scene.run(lambda: time.monotonic() > over) == ()
         assert scene.holder.tries["acme"] == tried
+    assert scene.heartbeats == [], "an attempt without a round must not look alive"
     scene.run_for_tries(1)
     assert scene.holder.tries["acme"] > tried
 
@@ -276,3 +287,27 @@ def test_unreachable_database_does_not_stop_the_checks(scene: Scene) -> None:
     assert scene.holder.tries["acme"] >= tried + 5
     scene.holder.fails["acme"] = RootKeyDisabled()
     assert scene.run() == ("acme",)
+
+
+def test_no_heartbeat_is_sent_without_a_list_of_the_keys(scene: Scene) -> None:
+    scene.run(lambda: len(scene.heartbeats) >= 2)
+    scene.run_for_tries(1)
+    with scene.field.server.offline(scene.field.name):
+        scene.run_for_tries(1)  # a list from before may end only now
+        scene.heartbeats.clear()
+        over = time.monotonic() + 1.5
+        scene.run(lambda: time.monotonic() > over)
+        assert scene.heartbeats == []
+    scene.run(lambda: len(scene.heartbeats) > 0)
+    assert scene.heartbeats
+
+
+def test_withdrawn_key_is_noticed_within_5_seconds_while_a_database_connection_hangs(scene: Scene) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(scene.run)
+        wait_until(lambda: scene.holder.tries["acme"] > 2)
+        with stopped(*backends(scene.field, "worker")):
+            time.sleep(1.5)  # by then a list uses the stopped backend
+            scene.holder.fails["acme"] = RootKeyDisabled()
+            assert running.result(timeout=5.0) == ("acme",)
+    assert scene.health() == RootKeyDisabled.code

@@ -1,0 +1,61 @@
+"""Connections that detect a silent peer: a deadline for each call, and the liveness options of TCP.
+
+A stopped backend acknowledges every packet, and so does a relay that drops the data behind it. TCP then reports a
+healthy connection, and the server's own timeouts never arrive. Only a deadline in the client ends such a call.
+"""
+
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from psycopg import Connection, OperationalError
+from psycopg.abc import RV, PQGen
+from psycopg.rows import TupleRow
+
+STATEMENT_SECONDS = 7
+"""The server's limit for one statement."""
+
+CALL_SECONDS = 8.0
+"""The client's limit for one call, longer than the server's: a slow statement ends with the server's error."""
+
+# TCP detects a lost peer within about ten seconds, also on a connection that waits for nothing.
+LIVENESS: Mapping[str, Any] = MappingProxyType(
+    {
+        "connect_timeout": 2,
+        "keepalives_idle": 4,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10000,
+    }
+)
+
+_INTERVAL_SECONDS = 0.1
+"""How often a wait checks for interrupts; the default of psycopg."""
+
+
+class CallTimeout(OperationalError):
+    """The peer did not respond within the deadline; the connection is closed."""
+
+
+class DeadlineConnection(Connection[TupleRow]):
+    """A connection whose calls end after `call_seconds` with CallTimeout, whether the peer responds or not.
+
+    Afterwards it is closed, because the state of the transaction is unknown. A stopped backend rolls back when it
+    continues, except for a COMMIT that it has received.
+    """
+
+    call_seconds = CALL_SECONDS
+
+    def wait(self, gen: PQGen[RV], interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> RV:
+        """Wait for one call; `timeout` in seconds is that of a caller for which its end is no error."""
+        if timeout is not None:
+            return super().wait(gen, interval, timeout)
+        deadline = time.monotonic() + self.call_seconds
+        try:
+            return super().wait(gen, interval, self.call_seconds)
+        except OperationalError:
+            if time.monotonic() < deadline:
+                raise
+            self.pgconn.finish()
+            raise CallTimeout(f"no response within {self.call_seconds:g} s") from None

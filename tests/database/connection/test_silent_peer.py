@@ -1,0 +1,140 @@
+"""A database that does not respond: a stopped backend, and a network that drops everything."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from core.errors.platform import DatabaseUnavailable
+from database.connection.database import Database
+from database.postgres.deadline import CALL_SECONDS, STATEMENT_SECONDS
+from database.postgres.notify import NotifyFeed
+from tests.concurrency import at_once, wait_until
+from tests.database.builders import a_provisioned_tenant
+from tests.database.fixtures import Field
+from tests.database.silent_peer import Relay, backends, stopped
+from tests.database.templates import filled_template
+
+template = filled_template(lambda field: a_provisioned_tenant(field.open("worker"), "acme"))
+
+ANSWER_SECONDS = 10.0
+"""Within this time after the return of the peer, every process must answer."""
+
+
+def reads(worker: Database) -> bool:
+    with worker.tenant_tx("acme") as tx:
+        return tx.tenants.get() is not None
+
+
+def seconds_until_answer(worker: Database) -> float:
+    began = time.monotonic()
+    while True:
+        with suppress(DatabaseUnavailable):
+            assert reads(worker)
+            return time.monotonic() - began
+
+
+@pytest.fixture
+def relay(field: Field) -> Iterator[Relay]:
+    relay = Relay(field.url)
+    yield relay
+    relay.close()
+
+
+def through(relay: Relay, field: Field, role: str = "worker", **sizes: int) -> Database:
+    field.opened.append(Database(relay.url, role, field.server.passwords[role], field.key(role), **sizes))
+    return field.opened[-1]
+
+
+def test_client_deadline_is_longer_than_the_servers_and_shorter_than_the_promise() -> None:
+    assert STATEMENT_SECONDS < CALL_SECONDS < ANSWER_SECONDS
+
+
+def test_call_to_a_stopped_backend_ends_within_its_deadline(field: Field) -> None:
+    worker = field.open("worker")
+    began = time.monotonic()
+    with (
+        pytest.raises(DatabaseUnavailable),
+        worker.raw_tx("acme", call_seconds=1.0) as connection,
+        stopped(connection.info.backend_pid),
+    ):
+        connection.execute("select 1")
+    assert time.monotonic() - began < ANSWER_SECONDS
+    assert connection.closed
+    assert reads(worker)
+
+
+def test_other_connections_work_while_one_backend_is_stopped(field: Field) -> None:
+    worker = field.open("worker")
+    with worker.raw_tx("acme") as connection, stopped(connection.info.backend_pid):
+        [answers] = at_once(lambda: [seconds_until_answer(worker) for _ in range(8)])
+    assert max(answers) < ANSWER_SECONDS
+
+
+def test_statement_that_is_slow_ends_with_the_servers_error(field: Field) -> None:
+    worker = field.open("worker")
+    with pytest.raises(DatabaseUnavailable) as failed, worker.raw_tx("acme") as connection:  # noqa: PT012 - the whole block raises
+        connection.execute("set local statement_timeout = 200")
+        connection.execute("select pg_sleep(60)")
+    assert "statement timeout" in str(failed.value.__cause__)
+
+
+def test_stopped_idle_backends_delay_the_next_transaction_only(field: Field) -> None:
+    worker = field.open("worker", min_size=4, max_size=4)
+    at_once(*[lambda: reads(worker)] * 4)
+    wait_until(lambda: len(backends(field, "worker")) == 4)
+    with stopped(*backends(field, "worker")):
+        assert seconds_until_answer(worker) < ANSWER_SECONDS
+        began = time.monotonic()
+        for _ in range(8):
+            assert reads(worker)
+        assert time.monotonic() - began < ANSWER_SECONDS, "each of the other connections took a deadline"
+
+
+def test_pool_answers_soon_after_a_network_loss(field: Field, relay: Relay) -> None:
+    worker = through(relay, field, min_size=4, max_size=4)
+    at_once(*[lambda: reads(worker)] * 4)
+    with relay.dropping(), pytest.raises(DatabaseUnavailable):
+        reads(worker)
+    assert seconds_until_answer(worker) < ANSWER_SECONDS
+    began = time.monotonic()
+    at_once(*[lambda: reads(worker)] * 8)
+    assert time.monotonic() - began < ANSWER_SECONDS
+
+
+def test_statement_that_is_lost_in_the_network_ends(field: Field, relay: Relay) -> None:
+    worker = through(relay, field)
+    began = time.monotonic()
+    with (
+        pytest.raises(DatabaseUnavailable),
+        worker.raw_tx("acme", call_seconds=1.0) as connection,
+        relay.dropping(),
+    ):
+        connection.execute("select 1")
+    assert time.monotonic() - began < ANSWER_SECONDS
+    assert reads(worker)
+
+
+@pytest.mark.parametrize("how", ["stopped", "dropped"])
+def test_feed_reports_a_loss_while_its_peer_is_silent(field: Field, relay: Relay, how: str) -> None:
+    lost: queue.Queue[float] = queue.Queue()
+    stop = threading.Event()
+    feed = NotifyFeed(relay.url, "crypto", field.server.passwords["crypto"])
+    thread = threading.Thread(target=feed.listen, args=(str, lambda: lost.put(time.monotonic()), stop))
+    thread.start()
+    try:
+        lost.get(timeout=60)
+        began = time.monotonic()
+        if how == "stopped":
+            with stopped(*backends(field, "crypto")):
+                assert lost.get(timeout=60) - began < ANSWER_SECONDS
+        else:
+            with relay.dropping():
+                pass  # the connection stays silent
+            assert lost.get(timeout=60) - began < ANSWER_SECONDS
+    finally:
+        stop.set()
+        thread.join(60)
