@@ -28,17 +28,22 @@ def append_audit_event(
 
     Returns the sequence number of the record.
     """
-    return tx.audit.append(
-        AuditEvent(
-            event_id=f"{step.operation_id}/{name}/{subject}/{outcome}",
-            name=name,
-            actor_kind="system",
-            actor=_ACTOR,
-            subject=subject,
-            outcome=outcome,
-            correlation_id=activity.info().workflow_id or "",
-            details=details,
-        )
+    return tx.audit.append(audit_event(step, name, subject, outcome, **details))
+
+
+def audit_event(
+    step: StepInput, name: AuditName, subject: str, outcome: Outcome = "success", **details: str
+) -> AuditEvent:
+    """Return the event that `append_audit_event` appends, for operations that append many in one round trip."""
+    return AuditEvent(
+        event_id=f"{step.operation_id}/{name}/{subject}/{outcome}",
+        name=name,
+        actor_kind="system",
+        actor=_ACTOR,
+        subject=subject,
+        outcome=outcome,
+        correlation_id=activity.info().workflow_id or "",
+        details=details,
     )
 
 

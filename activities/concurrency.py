@@ -1,7 +1,8 @@
-"""Throttling, threads and time budgets for activities with much work.
+"""Rate limit, time slices, time budgets and threads for activities with much work.
 
-A pause between batches leaves capacity of the servers to their other clients. The threads carry the context of the
-activity, so that each request to a server names it.
+A pause between batches leaves capacity of the servers to their other clients. A paced activity returns after a time
+slice, so that tenants take turns in the few slots for rotations. The threads carry the context of the activity, so that
+each request to a server names it.
 
 Scheduled activities list all due work of the platform, oldest first, and stop at the end of their time. A limit by
 count would starve the work behind it.
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -28,16 +30,24 @@ MAX_LISTED = 100_000
 log = structlog.get_logger()
 
 
-def throttle(keys: int, took: float, per_second: float) -> None:
-    """Wait until `keys` keys took as long as `per_second` allows; 0 is unlimited.
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The rate of service keys per second, 0 for no limit, and the time slice of an attempt in seconds."""
 
-    `took` is the time in seconds that they took already.
-    """
-    left = keys / per_second - took if per_second else 0.0
-    while left > 0:
-        activity.heartbeat()
-        time.sleep(min(left, _MAX_SLEEP_SECONDS))
-        left -= _MAX_SLEEP_SECONDS
+    per_second: float
+    slice_seconds: float = 10.0
+
+    def throttle(self, keys: int, took: float) -> None:
+        """Wait until `keys` keys took as long as the rate allows; `took` is the time that they took already."""
+        left = keys / self.per_second - took if self.per_second else 0.0
+        while left > 0 and not activity.is_worker_shutdown():
+            activity.heartbeat()
+            time.sleep(min(left, _MAX_SLEEP_SECONDS))
+            left -= _MAX_SLEEP_SECONDS
+
+    def is_over(self, began: float) -> bool:
+        """Return whether a slice that began at this monotonic time must end; a stopping worker ends it at once."""
+        return activity.is_worker_shutdown() or time.monotonic() - began >= self.slice_seconds
 
 
 Parameters = ParamSpec("Parameters")

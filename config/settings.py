@@ -285,7 +285,18 @@ class Settings(BaseSettings):
     oidc_tenant_claim: str = Field("openkcm_tenant", description="claim of the ID token that names the user's tenant")
     oidc_roles_claim: str = Field("openkcm_roles", description="claim of the ID token that lists the user's roles")
 
-    worker_threads: int = Field(16, ge=4, le=256, description="maximum concurrent activities of a worker")
+    worker_threads: int = Field(
+        16,
+        ge=4,
+        le=64,
+        description="maximum concurrent short activities of a region; half as many long ones run beside them",
+    )
+    worker_rotations: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="maximum concurrent rotations and root key changes of a region; further ones take turns",
+    )
     worker_metrics_port: Port = Field(17464, description="port of the worker's Prometheus metrics")
     shutdown_grace_seconds: float = Field(
         20.0, ge=0, description="time for running activities of a stopping worker, seconds"

@@ -1,6 +1,7 @@
 """Names of a tenant's keys, workflows and queues; only this module parses and builds them."""
 
 import re
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -137,6 +138,32 @@ def payloads_of_tenant(workflow_id: str) -> str | None:
     return None if tenant_id is None or workflow_id == offboard_workflow(tenant_id) else tenant_id
 
 
-def task_queue(region: str) -> str:
-    """Return the Temporal task queue of the tenants in this region."""
-    return f"lifecycle.{region}"
+class ActivityKind(StrEnum):
+    """The classes of activities; each has separate workers' slots in a region (docs/adr/0013)."""
+
+    SHORT = "operations"
+    """A few calls to the platform's servers: the default, on the task queue of the operations' workflows."""
+    LONG = "long"
+    """Minutes of work, or calls to servers of customers and receivers."""
+    PACED = "paced"
+    """A rate-limited part of a rotation or a root key change, which returns after a time slice."""
+
+
+def tenant_queue(region: str) -> str:
+    """Return the Temporal task queue of urgent work: tenant workflows and root key monitoring of a region."""
+    return f"tenants.{region}"
+
+
+def operation_queue(region: str) -> str:
+    """Return the Temporal task queue of all other workflows of a region's tenants, and of their short activities."""
+    return activity_queue(ActivityKind.SHORT, region)
+
+
+def activity_queue(kind: ActivityKind, region: str) -> str:
+    """Return the Temporal task queue of a class of activities in a region."""
+    return f"{kind}.{region}"
+
+
+def region_of_queue(queue: str) -> str:
+    """Return the region of a task queue of this module."""
+    return queue.partition(".")[2]

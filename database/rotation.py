@@ -259,13 +259,14 @@ class Rotations:
         )
         return [ServiceKeyRow(*row) for row in rows]
 
-    def count_outdated(self, number: int) -> None:
-        """Record how many service keys a rotation must wrap in total: those completed and those outdated."""
+    def count_outdated(self, number: int) -> RotationRow:
+        """Record how many service keys a rotation must wrap, completed and outdated ones; return the progress."""
         rotation = self._running(number)
         self.connection.execute(
             f"update okcm.rotation set total = done + (select count(*) from {_OUTDATED}) where number = %(number)s",  # noqa: S608 - a constant
             {"number": number, "root_key": rotation.wanted.root_key_version},
         )
+        return self._known(number)
 
     def outdated_credentials(self) -> Sequence[EncryptedRootKeyRow]:
         """Return root keys whose credentials an older version of the tenant key encrypted."""

@@ -100,7 +100,7 @@ def test_each_activity_writes_the_listed_events() -> None:
 
 def test_every_update_and_signal_names_the_activities_that_record_it() -> None:
     asked = set()
-    for kind in (*wiring.LIFECYCLE_WORKFLOWS, *wiring.PLATFORM_WORKFLOWS):
+    for kind in (*wiring.TENANT_WORKFLOWS, *wiring.OPERATION_WORKFLOWS, *wiring.PLATFORM_WORKFLOWS):
         for _, value in inspect.getmembers(kind):
             signal = getattr(value, "__temporal_signal_definition", None)
             update = getattr(value, "_defn", None)

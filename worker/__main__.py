@@ -7,7 +7,6 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import TypeVar
 
@@ -20,6 +19,7 @@ from core.errors.platform import TemporalUnavailable
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
 from worker import bootstrap, wiring
+from worker.task_queues import run_workers
 from workflows.client.connection import LogForm, connection, core_logging
 from workflows.client.workflow_client import WorkflowClient
 
@@ -42,9 +42,7 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
         starting.cancel()
         return
     client = starting.result()
-    async with AsyncExitStack() as running:
-        for worker in wiring.workers(client, parts):
-            await running.enter_async_context(worker)
+    async with run_workers(wiring.workers(client, parts)):
         gateway = await WorkflowClient.connect(
             settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format
         )

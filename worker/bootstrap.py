@@ -31,7 +31,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from core.errors.compliance import CanaryMissing, SecondCanaryMissing
 from core.messages.keys import WatchRootKeysInput
-from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, task_queue, watch_workflow
+from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, tenant_queue, watch_workflow
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import EventKind, MarketplaceEvent
 from database.connection.database import Database
@@ -233,7 +233,7 @@ async def ensure_watches(client: Client, regions: Sequence[str]) -> None:
             MonitorRootKeys.run,
             WatchRootKeysInput(region=region),
             id=watch_workflow(region),
-            task_queue=task_queue(region),
+            task_queue=tenant_queue(region),
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             static_summary=f"root key monitoring of {region}",
         )

@@ -21,6 +21,7 @@ from activities.audit_trail import Clock
 from activities.certificates.ca_rotation import AuthorityActivities
 from activities.certificates.crl import RevocationActivities
 from activities.certificates.expiry import ExpiryActivities
+from activities.concurrency import Pace
 from activities.isolation.assessment import Attack, IsolationAssessmentActivities
 from activities.isolation.crypto_api_suite import CryptoApiIsolationSuite
 from activities.isolation.gate import IsolationGateActivities
@@ -54,7 +55,8 @@ from config import secrets
 from config.credential_encryption import decrypt_credentials
 from config.secrets import Role, read_secret
 from config.settings import Settings
-from core.names import task_queue
+from core import names as ids
+from core.names import ActivityKind
 from core.notifications import Channel
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
@@ -75,6 +77,7 @@ from worker.bootstrap import PLATFORM_QUEUE
 from worker.interceptors import CorrelationInterceptor, FailureInterceptor
 from worker.payload_codec import PayloadKeyCache, TenantCodec, TenantConverter
 from worker.probe_services import ProbeServiceConnections
+from worker.task_queues import database_connections, queue_slots
 from worker.vault_login import open_vault
 from workflows.audit import ReconcileAudit, SignAuditCheckpoints
 from workflows.certificates import (
@@ -93,9 +96,10 @@ from workflows.rotation import RotateDueKeys, RotateKeys
 from workflows.services import ConnectService
 from workflows.tenants import Tenant
 
-LIFECYCLE_WORKFLOWS = (
-    *(Tenant, ProvisionTenant, ConnectService, OffboardTenant),
-    *(ChangeRootKey, RotateKeys, RotateCertificateAuthority, MonitorRootKeys, AssessIsolation, GenerateReport),
+TENANT_WORKFLOWS = (Tenant, MonitorRootKeys)
+OPERATION_WORKFLOWS = (
+    *(ProvisionTenant, ConnectService, OffboardTenant, ChangeRootKey, RotateKeys, RotateCertificateAuthority),
+    *(AssessIsolation, GenerateReport),
 )
 PLATFORM_WORKFLOWS = (
     *(SignAuditCheckpoints, ReconcileAudit, DispatchNotifications, PurgeUnusedCredentials, RotateDueKeys),
@@ -138,14 +142,15 @@ class WorkerDependencies:
         return TenantConverter(TenantCodec(self.keyring))
 
 
-def open_database(settings: Settings, role: Role) -> Database:
-    """Return the database with the identity of a role."""
+def open_database(settings: Settings, role: Role, connections: int = 16) -> Database:
+    """Return the database with the identity of a role and at most this number of connections."""
     folder = settings.secrets
     return Database(
         settings.postgres_url,
         role,
         read_secret(folder, secrets.database_password(role)),
         bytes.fromhex(read_secret(folder, secrets.context_key(role))),
+        max_size=connections,
     )
 
 
@@ -160,7 +165,8 @@ def build(
     `clock` gives the time for rows and certificates. `vault` is the worker's session, created if None.
     `meter` is the meter of the process, on which all metrics are exported.
     """
-    database, vault = open_database(settings, Role.WORKER), vault or open_vault(settings, Role.WORKER)
+    database = open_database(settings, Role.WORKER, database_connections(settings))
+    vault = vault or open_vault(settings, Role.WORKER)
     tokens = TenantTokens(vault, read_secret(settings.secrets, secrets.BOUNDARY_IDENTITY))
     tenant_keys, payload_keys, authorities = (
         TransitTenantKeys(vault, tokens),
@@ -185,9 +191,12 @@ def build(
         root_key_cache,
         lambda tenant, request, sealed: decrypt_credentials(intake, tenant, request, sealed),
         outbox,
+        Pace(per_second=0),
     )
     rotation = RotationActivities(
-        database, queries, tenant_keys, fingerprints, root_key_cache, outbox, settings.rewrap_per_second, metrics
+        *(database, queries, tenant_keys, fingerprints, root_key_cache, outbox),
+        Pace(settings.rewrap_per_second),
+        metrics,
     )
     grace = settings.root_key_grace_seconds
     standing = TenantStatusActivities(database, outbox, grace, clock)
@@ -338,19 +347,21 @@ def build(
 
 
 def workers(client: Client, parts: WorkerDependencies) -> list[Worker]:
-    """Return one worker for each region's task queue and one for the platform's."""
+    """Return a worker for each task queue: of the platform, and of each region by the urgency of its work."""
     settings = parts.settings
-    pool = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="activity")
     drain = timedelta(seconds=settings.shutdown_grace_seconds)
+    every_slots = queue_slots(settings)
 
     def worker(queue: str, workflows: tuple[type, ...], activities: tuple[Callable[..., Any], ...]) -> Worker:
+        slots = every_slots[queue]
         return Worker(
             client,
             task_queue=queue,
             workflows=workflows,
             activities=activities,
-            activity_executor=pool,
-            max_concurrent_activities=settings.worker_threads,
+            activity_executor=ThreadPoolExecutor(slots.threads, thread_name_prefix=queue),
+            max_concurrent_activities=slots.activities,
+            max_concurrent_local_activities=slots.local or None,
             interceptors=parts.interceptors,
             # The sandbox detects nondeterminism; tests/workflows run every workflow in it. Here it took 30 % of the
             # worker's CPU (docs/adr), half of that to determine the workflow of each payload.
@@ -363,8 +374,15 @@ def workers(client: Client, parts: WorkerDependencies) -> list[Worker]:
             workflow_failure_exception_types=[ValidationError],
         )
 
-    lifecycle = [worker(task_queue(region), LIFECYCLE_WORKFLOWS, parts.lifecycle) for region in settings.regions]
-    return [*lifecycle, worker(PLATFORM_QUEUE, PLATFORM_WORKFLOWS, parts.platform)]
+    found = [worker(PLATFORM_QUEUE, PLATFORM_WORKFLOWS, parts.platform)]
+    for region in settings.regions:
+        found += [
+            worker(ids.tenant_queue(region), TENANT_WORKFLOWS, parts.lifecycle),
+            worker(ids.operation_queue(region), OPERATION_WORKFLOWS, parts.lifecycle),
+            worker(ids.activity_queue(ActivityKind.LONG, region), (), parts.lifecycle),
+            worker(ids.activity_queue(ActivityKind.PACED, region), (), parts.lifecycle),
+        ]
+    return found
 
 
 def reach(settings: Settings) -> EgressPolicy:

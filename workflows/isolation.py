@@ -19,6 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from core import names as ids
     from core.isolation import run_of
     from core.messages.compliance import BoundariesInput, DueExamination, DueInput, ExamineInput, ExamineResult
+    from core.names import ActivityKind
     from workflows.runtime import options as priorities
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
@@ -43,6 +44,7 @@ class AssessIsolation:
             timing.EXAMINE_ATTEMPT,
             timing.EXAMINE_DEADLINE,
             timing.EXAMINE_HEARTBEAT,
+            ActivityKind.LONG,
         )
         workflow.set_current_details(_summary(result))
         if result.breached:
@@ -96,7 +98,7 @@ class AssessDueTenants:
                 AssessIsolation.run,
                 BoundariesInput(tenant_id=one.tenant_id, region=one.region),
                 id=ids.boundaries_workflow(one.tenant_id),
-                task_queue=ids.task_queue(one.region),
+                task_queue=ids.operation_queue(one.region),
                 execution_timeout=timing.EXAMINATION,
                 priority=priorities.service(one.tenant_id),
                 static_summary=f"isolation assessment of {one.tenant_id}",

@@ -33,13 +33,14 @@ with workflow.unsafe.imports_passed_through():
         OffboardRequest,
         OffboardResult,
     )
+    from core.names import ActivityKind
     from core.notifications import NotificationKind
     from core.tenants.lifecycle import State, Transition, transitions_from
     from core.tenants.offboarding import reminders
     from core.tenants.provisioning import EventKind
     from workflows.runtime import options as priorities
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import run_activity, run_local_activity
+    from workflows.runtime.activity_calls import activity_queue, run_activity, run_local_activity
     from workflows.runtime.failures import code_of, refusal, refusal_of
     from workflows.runtime.tenant_base import LIVE, StatusHandlers
     from workflows.services import TENANT_GONE
@@ -142,6 +143,7 @@ class OffboardingHandlers(StatusHandlers):
                     until=begun.until,
                 ),
                 id=ids.offboard_workflow(tenant.tenant_id),
+                task_queue=ids.operation_queue(tenant.region),
                 parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                 priority=priorities.service(tenant.tenant_id),
                 # No static summary: it would be encrypted under the tenant's payload key, which is destroyed first.
@@ -228,15 +230,18 @@ class OffboardTenant:
             workflow.set_current_details("**Restored** at the last moment; nothing was destroyed.")
             return False
         workflow.set_current_details("**Destroying.** The tenant cannot be restored.")
-        stock = await run_activity(DestructionActivities.take_stock, step, "4 · record the keys to be destroyed")
+        stock = await run_activity(
+            DestructionActivities.take_stock, step, "4 · record the keys to be destroyed", kind=ActivityKind.LONG
+        )
         for activity, summary in _DESTRUCTION:
-            await run_activity(activity, step, summary)
+            await run_activity(activity, step, summary, kind=ActivityKind.LONG)
         await run_activity(
             DestructionActivities.erase_rows,
             step,
             "9 · erase the rows",
             timing.ERASE_ATTEMPT,
             heartbeat=timing.HEARTBEAT,
+            kind=ActivityKind.LONG,
         )
         for workflow_id in (
             *(ids.service_workflow(tenant_id, service) for service in stock.services),
@@ -246,6 +251,7 @@ class OffboardTenant:
         await workflow.execute_activity_method(
             WorkflowTerminationActivities.close_workflows,
             step,
+            task_queue=activity_queue(ActivityKind.LONG),
             summary="10 · wait for the end of the tenant's workflows",
             start_to_close_timeout=timing.ERASE_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
@@ -265,6 +271,7 @@ class OffboardTenant:
                 summary,
                 timing.DELIVERY_ATTEMPT,
                 timing.DELIVERY_DEADLINE,
+                kind=ActivityKind.LONG,
             )
         except ActivityError:
             workflow.logger.warning("notification not sent; the outbox sweep retries")

@@ -18,6 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.provisioning import ProvisioningActivities, TenantCaActivities, TenantKeyActivities
     from core.messages.base import AnnounceInput, FailureInput, StepInput
     from core.messages.tenants import ActivateResult, ProvisionInput, ProvisionResult
+    from core.names import ActivityKind
     from core.notifications import NotificationKind
     from core.tenants.lifecycle import State
     from core.tenants.provisioning import TITLES, Step, steps_of
@@ -102,6 +103,7 @@ class ProvisionTenant:
                 TITLES[Step.ANNOUNCE] if kind is NotificationKind.READY else f"notify · {kind}",
                 timing.DELIVERY_ATTEMPT,
                 timing.DELIVERY_DEADLINE,
+                kind=ActivityKind.LONG,
             )
         except ActivityError:
             workflow.logger.warning("notification not sent; the outbox sweep retries")

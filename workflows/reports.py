@@ -12,6 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.reports import ReportActivities
     from core.messages.base import StepInput
     from core.messages.compliance import MakeReportInput, ReportStep
+    from core.names import ActivityKind
     from workflows.runtime import timeouts as timing
     from workflows.runtime.activity_calls import run_activity
     from workflows.runtime.failures import refusal_of
@@ -35,6 +36,7 @@ class GenerateReport:
             step,
             "1 · read the snapshot and append its digest to the stream",
             deadline=timing.REPORT_DEADLINE,
+            kind=ActivityKind.LONG,
         )
         await run_activity(
             AuditCheckpointActivities.sign_audit_head,
@@ -49,4 +51,5 @@ class GenerateReport:
             attempt=timing.REPORT_ATTEMPT,
             deadline=timing.REPORT_DEADLINE,
             heartbeat=timing.HEARTBEAT,
+            kind=ActivityKind.LONG,
         )

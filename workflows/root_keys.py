@@ -30,6 +30,7 @@ with workflow.unsafe.imports_passed_through():
         SwitchResult,
         WatchRootKeysInput,
     )
+    from core.names import ActivityKind
     from workflows.runtime import options as priorities
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
@@ -107,7 +108,11 @@ class ChangeRootKey:
                 RootKeyActivities.admit_root_key, step, "1 · record the change and store the credentials"
             )
             checked = await run_activity(
-                RootKeyActivities.preflight_root_key, step, "2 · test the new root key", timing.PREFLIGHT_ATTEMPT
+                RootKeyActivities.preflight_root_key,
+                step,
+                "2 · test the new root key",
+                timing.PREFLIGHT_ATTEMPT,
+                kind=ActivityKind.LONG,
             )
             if checked.problems:
                 await self._abandon(checked.code, "preflight-root-key")
@@ -130,13 +135,17 @@ class ChangeRootKey:
                 timing.WRAP_ATTEMPT,
                 timing.WRAP_DEADLINE,
                 timing.WRAP_HEARTBEAT,
+                ActivityKind.PACED,
             )
             workflow.set_current_details(f"**{progress.wrapped} of {progress.total}** service keys are wrapped")
+            if progress.more:
+                continue
             switched = await run_activity(
                 RootKeyActivities.switch_root_key,
                 self._step,
                 "4 · switch all of them at once",
                 deadline=timing.WRAP_DEADLINE,
+                kind=ActivityKind.LONG,
             )
             if switched.switched:
                 return switched
@@ -162,6 +171,7 @@ class ChangeRootKey:
                 "5 · notify",
                 timing.DELIVERY_ATTEMPT,
                 timing.DELIVERY_DEADLINE,
+                kind=ActivityKind.LONG,
             )
         except ActivityError:
             workflow.logger.warning("notification not sent; the outbox sweep retries")
@@ -175,7 +185,13 @@ class RootKeyHandlers(StatusHandlers):
     async def preflight_root_key(self, request: RootKeyRequest) -> None:
         step = RootKeyStep(**self._step("preflight").model_dump(), request_id=request.request_id)
         try:
-            await run_activity(RootKeyActivities.preflight_root_key, step, "test a root key", timing.PREFLIGHT_ATTEMPT)
+            await run_activity(
+                RootKeyActivities.preflight_root_key,
+                step,
+                "test a root key",
+                timing.PREFLIGHT_ATTEMPT,
+                kind=ActivityKind.LONG,
+            )
         except ActivityError as failed:
             raise refusal_of(failed) from None
 
@@ -208,6 +224,7 @@ class RootKeyHandlers(StatusHandlers):
                 approval_id=request.approval_id,
             ),
             id=ids.root_key_workflow(tenant.tenant_id, self._memory.changes),
+            task_queue=ids.operation_queue(tenant.region),
             priority=priorities.service(tenant.tenant_id),
             static_summary=f"change the root key of {tenant.tenant_id}",
             search_attributes=self._search_attributes(),

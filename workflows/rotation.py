@@ -30,6 +30,7 @@ with workflow.unsafe.imports_passed_through():
         RotationProgress,
         RotationStep,
     )
+    from core.names import ActivityKind
     from core.tenants.lifecycle import DECRYPTS
     from workflows.root_keys import RootKeyHandlers
     from workflows.runtime import options as priorities
@@ -89,20 +90,26 @@ class RotateKeys:
         return RotateResult()
 
     async def _rotate_service_keys(self) -> None:
-        await run_activity(
-            RotationActivities.prepare_service_keys,
-            self._step,
-            "3 · create new versions of service keys and test each",
-            timing.WRAP_ATTEMPT,
-            timing.WRAP_DEADLINE,
-            timing.WRAP_HEARTBEAT,
-        )
+        while True:
+            progress = await run_activity(
+                RotationActivities.prepare_service_keys,
+                self._step,
+                "3 · create new versions of service keys and test each",
+                timing.WRAP_ATTEMPT,
+                timing.WRAP_DEADLINE,
+                timing.WRAP_HEARTBEAT,
+                ActivityKind.PACED,
+            )
+            workflow.set_current_details(f"**{progress.done} of {progress.total}** service keys have a new version")
+            if not progress.more:
+                break
         await run_activity(
             RotationActivities.activate_service_keys,
             self._step,
             "4 · activate all new versions at once",
             timing.WRAP_ATTEMPT,
             heartbeat=timing.WRAP_HEARTBEAT,
+            kind=ActivityKind.LONG,
         )
 
     async def _retire_tenant_key(self) -> None:
@@ -118,16 +125,19 @@ class RotateKeys:
                 return
 
     async def _rewrap(self) -> RotationProgress:
-        progress = await run_activity(
-            RotationActivities.rewrap_keys,
-            self._step,
-            "5 · re-wrap under the newest versions of tenant key and root key, and test the wraps",
-            timing.WRAP_ATTEMPT,
-            timing.WRAP_DEADLINE,
-            timing.WRAP_HEARTBEAT,
-        )
-        workflow.set_current_details(f"**{progress.done} of {progress.total}** service keys are re-wrapped")
-        return progress
+        while True:
+            progress = await run_activity(
+                RotationActivities.rewrap_keys,
+                self._step,
+                "5 · re-wrap under the newest versions of tenant key and root key, and test the wraps",
+                timing.WRAP_ATTEMPT,
+                timing.WRAP_DEADLINE,
+                timing.WRAP_HEARTBEAT,
+                ActivityKind.PACED,
+            )
+            workflow.set_current_details(f"**{progress.done} of {progress.total}** service keys are re-wrapped")
+            if not progress.more:
+                return progress
 
     async def _destroy_service_keys(self) -> None:
         """Destroy compromised versions; after the deadline a later rotation destroys those with objects."""
@@ -153,6 +163,7 @@ class RotateKeys:
                 "10 · notify",
                 timing.DELIVERY_ATTEMPT,
                 timing.DELIVERY_DEADLINE,
+                kind=ActivityKind.LONG,
             )
         except ActivityError:
             workflow.logger.warning("notification not sent; the outbox sweep retries")
@@ -260,6 +271,7 @@ class RotationHandlers(RootKeyHandlers):
                 scheduled=scheduled,
             ),
             id=ids.rotation_workflow(tenant.tenant_id, number),
+            task_queue=ids.operation_queue(tenant.region),
             priority=priorities.service(tenant.tenant_id),
             static_summary=f"rotate keys of {tenant.tenant_id}",
             search_attributes=self._search_attributes(),

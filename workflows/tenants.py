@@ -117,6 +117,7 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
                 provisioning_slo_seconds=tenant.provisioning_slo_seconds,
             ),
             id=ids.provision_workflow(tenant.tenant_id),
+            task_queue=ids.operation_queue(tenant.region),
             priority=priorities.provision(tenant.tenant_id),
             static_summary=f"provision {tenant.tenant_id}",
             search_attributes=self._search_attributes(),

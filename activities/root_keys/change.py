@@ -6,13 +6,14 @@ layer stays encrypted under the tenant's L2, so the worker never has a service k
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Sequence
 
 from temporalio import activity
 
 from activities.approvals import require_approval
 from activities.audit_trail import append_audit_event
-from activities.concurrency import ContextThreadPool
+from activities.concurrency import ContextThreadPool, Pace
 from activities.keys import context_of, require_active_version, unwrap_service_key, verify_wrapped_key
 from activities.notifications import NotificationOutbox
 from core import names as ids
@@ -54,19 +55,22 @@ Unseal = Callable[[str, str, str], Credentials]
 
 
 class RootKeyActivities:
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each dependency
         self,
         database: Database,
         tenant_keys: TransitTenantKeys,
         root_key_cache: RootKeyCache,
         unseal: Unseal,
         outbox: NotificationOutbox,
+        pace: Pace,
     ) -> None:
+        """`pace` limits the time of one attempt to wrap service keys."""
         self._database = database
         self._tenant_keys = tenant_keys
         self._root_keys = root_key_cache
         self._unseal = unseal
         self._outbox = outbox
+        self._pace = pace
 
     @activity.defn(name="register-root-key")
     def admit_root_key(self, step: RootKeyStep) -> None:
@@ -146,7 +150,11 @@ class RootKeyActivities:
 
     @activity.defn(name="wrap-service-keys")
     def wrap_service_keys(self, step: RootKeyStep) -> WrapProgress:
-        """Step 3: store for each wrap a tested wrap under the new root key; existing ones are kept."""
+        """Step 3: store for each wrap a tested wrap under the new root key; existing ones are kept.
+
+        Returns the progress of this and earlier attempts when all are wrapped or the time slice ends.
+        """
+        started = time.monotonic()
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant, progress = _require_known(tx), tx.root_keys.stage(step.number, ())
         new = self._by_id(tenant, progress.root_key_id)
@@ -173,6 +181,8 @@ class RootKeyActivities:
                     wraps.append(wrap)
                 with self._database.tenant_tx(step.tenant_id) as tx:
                     progress = tx.root_keys.stage(step.number, wraps)
+                if self._pace.is_over(started):
+                    return WrapProgress(total=progress.total, wrapped=progress.wrapped, more=True)
 
     @activity.defn(name="switch-root-key")
     def switch_root_key(self, step: RootKeyStep) -> SwitchResult:

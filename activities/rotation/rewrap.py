@@ -11,7 +11,7 @@ from itertools import groupby
 
 from temporalio import activity
 
-from activities.concurrency import ContextThreadPool, throttle
+from activities.concurrency import ContextThreadPool, Pace
 from activities.keys import all_unwrapped, context_of, unwrap_service_key, verify_wrapped_key, verify_wrapped_keys
 from core.errors.keys import RootKeyServerError, WrongContext
 from core.errors.tenants import TenantUnknown
@@ -34,15 +34,15 @@ _THREADS = 4
 
 class Rewrapping:
     def __init__(
-        self, database: Database, tenant_keys: TransitTenantKeys, root_key_cache: RootKeyCache, per_second: float
+        self, database: Database, tenant_keys: TransitTenantKeys, root_key_cache: RootKeyCache, pace: Pace
     ) -> None:
         self._database = database
         self._tenant_keys = tenant_keys
         self._root_keys = root_key_cache
-        self._per_second = per_second
+        self._pace = pace
 
     def run(self, step: RotationStep, root_key_version: int | None = None) -> RotationProgress:
-        """Re-wrap until nothing is outdated; returns the progress of this and earlier attempts.
+        """Re-wrap until nothing is outdated or the time slice ends; returns the progress of all attempts.
 
         A wrap under an older root key version than `root_key_version` is outdated too.
         """
@@ -50,25 +50,26 @@ class Rewrapping:
         if root_key_version is not None:
             # Before the service keys: an operator who sees none left may disable the older versions.
             self._rewrap_probe(step, root_key_version)
-        total = done = 0
+        started = time.monotonic()
         with ContextThreadPool(_THREADS, thread_name_prefix="rewrap") as pool:
             while True:
-                activity.heartbeat(done)
+                activity.heartbeat()
                 with self._database.tenant_tx(step.tenant_id) as tx:
-                    tx.rotations.count_outdated(step.number)
+                    progress = tx.rotations.count_outdated(step.number)
                     read = tx.rotations.outdated(_READ, root_key_version)
                 if not read:
-                    return RotationProgress(total=total, done=done)
+                    return RotationProgress(total=progress.total, done=progress.done)
                 for root_key, rows in self._batches(step, read):
-                    activity.heartbeat(done)
+                    activity.heartbeat(progress.done)
                     began = time.monotonic()
                     rewrapped = self._rewrapped(pool, step, root_key, rows)
                     if root_key_version is not None:
                         _refuse_older(root_key, [row.wrapped for row in rewrapped], root_key_version)
                     with self._database.tenant_tx(step.tenant_id) as tx:
                         progress = tx.rotations.rewrap(step.number, rewrapped)
-                    total, done = progress.total, progress.done
-                    throttle(len(rows), time.monotonic() - began, self._per_second)
+                    self._pace.throttle(len(rows), time.monotonic() - began)
+                    if self._pace.is_over(started):
+                        return RotationProgress(total=progress.total, done=progress.done, more=True)
 
     def _rewrap_credentials(self, step: RotationStep) -> None:
         with self._database.tenant_tx(step.tenant_id) as tx:

@@ -10,8 +10,8 @@ import time
 from temporalio import activity
 
 from activities.approvals import require_approval
-from activities.audit_trail import append_audit_event
-from activities.concurrency import ContextThreadPool, throttle
+from activities.audit_trail import append_audit_event, audit_event
+from activities.concurrency import ContextThreadPool, Pace
 from activities.keys import (
     alarm,
     context_of,
@@ -75,19 +75,19 @@ class RotationActivities:
         fingerprints: TransitFingerprints,
         root_key_cache: RootKeyCache,
         outbox: NotificationOutbox,
-        rewrap_per_second: float,
+        pace: Pace,
         metrics: Metrics,
     ) -> None:
-        """`rewrap_per_second` limits the service keys created or re-wrapped per second; 0 is unlimited."""
+        """`pace` limits the service keys created or re-wrapped per second, and the time of one attempt."""
         self._database = database
         self._platform = platform
         self._tenant_keys = tenant_keys
         self._fingerprints = fingerprints
         self._root_keys = root_key_cache
         self._outbox = outbox
-        self._per_second = rewrap_per_second
+        self._pace = pace
         self._metrics = metrics
-        self._rewrapping = Rewrapping(database, tenant_keys, root_key_cache, rewrap_per_second)
+        self._rewrapping = Rewrapping(database, tenant_keys, root_key_cache, pace)
 
     @activity.defn(name="look-for-due-rotation")
     def look_for_due_rotation(self, step: StepInput) -> DueRotation:
@@ -184,9 +184,9 @@ class RotationActivities:
     def prepare_service_keys(self, step: RotationStep) -> RotationProgress:
         """Step 3: create a new version of each due service key in Vault, wrap it and test the wrap.
 
-        Returns the progress of this and earlier attempts.
+        Returns the progress of this and earlier attempts when all are prepared or the time slice ends.
         """
-        rotation = self._enter(step, RotationPhase.PREPARE)
+        rotation, started = self._enter(step, RotationPhase.PREPARE), time.monotonic()
         with ContextThreadPool(_THREADS, thread_name_prefix="prepare") as pool:
             while True:
                 activity.heartbeat(rotation.done)
@@ -222,7 +222,9 @@ class RotationActivities:
                     rotation = tx.rotations.came(
                         step.number, len(versions_to_create), len(unprepared) - len(versions_to_create)
                     )
-                throttle(len(versions_to_create), time.monotonic() - began, self._per_second)
+                self._pace.throttle(len(versions_to_create), time.monotonic() - began)
+                if self._pace.is_over(started):
+                    return RotationProgress(total=rotation.total, done=rotation.done, more=True)
 
     @activity.defn(name="activate-service-keys")
     def activate_service_keys(self, step: RotationStep) -> None:
@@ -232,22 +234,22 @@ class RotationActivities:
             if tenant.state not in DECRYPTS | {State.LOCKED}:
                 raise TenantNotOperational(tenant.state)
             rotation = tx.rotations.enter(step.number, RotationPhase.ACTIVATE)
+            events = []
             for service, version in tx.rotations.activate(step.number):
-                append_audit_event(
-                    tx, step, AuditName.SERVICE_KEY_ROTATED, service, before=str(version - 1), after=str(version)
-                )
+                before, after = str(version - 1), str(version)
+                events.append(audit_event(step, AuditName.SERVICE_KEY_ROTATED, service, before=before, after=after))
                 if rotation.wanted.compromised:
-                    append_audit_event(
-                        tx, step, AuditName.SERVICE_KEY_COMPROMISED, service, versions=f"before {version}"
-                    )
-                activity.heartbeat()
+                    former = f"before {version}"
+                    events.append(audit_event(step, AuditName.SERVICE_KEY_COMPROMISED, service, versions=former))
+            # In one round trip: a lock of the tenant waits for the row lock of this transaction.
+            tx.audit.append_all(events)
 
     @activity.defn(name="rewrap-keys")
     def rewrap_keys(self, step: RotationStep) -> RotationProgress:
-        """Step 5: re-wrap what an older version of tenant key or root key wraps."""
+        """Step 5: re-wrap what an older version of tenant key or root key wraps, in time slices."""
         followed = self._enter(step, RotationPhase.REWRAP).wanted.root_key_version
         progress = self._rewrapping.run(step, followed)
-        if followed is not None:
+        if followed is not None and not progress.more:
             with self._database.tenant_tx(step.tenant_id) as tx:
                 root_key = root_key_in_force(tx, _require_known(tx))
                 append_audit_event(tx, step, AuditName.ROOT_KEY_VERSION_FOLLOWED, root_key.name, version=str(followed))

@@ -53,6 +53,7 @@ class RotationPlan(Message):
 class RotationProgress(Message):
     total: int
     done: int
+    more: bool = Field(default=False, description="true after a time slice that left keys for the next one")
 
 
 class RetireResult(Message):
@@ -153,6 +154,7 @@ class WatchResult(Message):
 class WrapProgress(Message):
     total: int
     wrapped: int
+    more: bool = Field(default=False, description="true after a time slice that left keys for the next one")
 
 
 class SwitchResult(StatusChangeResult):

@@ -116,9 +116,15 @@ def test_tenant_id_accepts_platform_tenants_and_rejects_invalid_ids():
     assert parse(ids.CANARY_TENANT_ID) == ids.CANARY_TENANT_ID
     with pytest.raises(ValueError, match="invalid tenant id"):
         parse("../acme")
-    assert ids.task_queue("eu-west-1") == "lifecycle.eu-west-1"
     assert issubclass(IllegalTenantId, CallerError)
     assert issubclass(InvalidName, CallerError)
+
+
+def test_each_urgency_has_a_task_queue_of_its_region():
+    queues = [ids.tenant_queue("eu-west-1"), *(ids.activity_queue(kind, "eu-west-1") for kind in ids.ActivityKind)]
+    assert queues == ["tenants.eu-west-1", "operations.eu-west-1", "long.eu-west-1", "paced.eu-west-1"]
+    assert ids.operation_queue("eu-west-1") == "operations.eu-west-1"
+    assert {ids.region_of_queue(queue) for queue in queues} == {"eu-west-1"}
 
 
 def test_only_offboarding_payloads_use_the_platforms_key():

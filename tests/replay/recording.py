@@ -55,7 +55,7 @@ WORKFLOWS: list[type] = [
     *(RotateCertificateAuthority, CheckExpiry, DetectRootKeyVersions),
 ]
 _REGION = "eu-west-1"
-_QUEUE = ids.task_queue(_REGION)
+_QUEUE = ids.operation_queue(_REGION)
 
 
 async def record_all() -> Histories:

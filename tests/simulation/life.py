@@ -7,7 +7,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -36,6 +36,7 @@ from tests.simulation.clocks import MovedClock
 from tests.simulation.skipping import describe, skip_all_timers, skip_to_next_timer
 from worker import wiring
 from worker.bootstrap import PLATFORM_QUEUE, ensure_canary, record_audit_keys
+from worker.task_queues import run_workers
 from workflows.certificates import RotateDueCertificateAuthorities
 from workflows.client.workflow_client import WorkflowClient
 from workflows.rotation import RotateDueKeys
@@ -83,13 +84,11 @@ class TenantLifetime:
     ) -> AsyncIterator["TenantLifetime"]:
         """Start the worker, the canary and a tenant with one service; yields when the tenant is provisioned."""
         client = await Client.connect(address, data_converter=parts.converter)
-        async with AsyncExitStack() as stack:
-            for worker in wiring.workers(client, parts):
-                await stack.enter_async_context(worker)
-            lifetime = TenantLifetime(parts, clock, client, opener)
-            stack.callback(lifetime._operator.close)
-            await lifetime._provision()
-            yield lifetime
+        lifetime = TenantLifetime(parts, clock, client, opener)
+        with closing(lifetime._operator):
+            async with run_workers(wiring.workers(client, parts)):
+                await lifetime._provision()
+                yield lifetime
 
     async def _provision(self) -> None:
         record_audit_keys(self._parts.signer, self._parts.queries)

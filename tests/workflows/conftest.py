@@ -25,7 +25,7 @@ async def client(temporal: TemporalServer) -> Client:
 
 @pytest.fixture
 async def region(request: pytest.FixtureRequest, client: Client, script: Script) -> AsyncIterator[str]:
-    """Run a worker for a region that only this test uses."""
+    """Run the workers of a region that only this test uses."""
     name = f"eu-{uuid.uuid4().hex}-1"
     async with script.worker(client, name, request.module.WORKFLOWS):
         yield name
@@ -33,7 +33,7 @@ async def region(request: pytest.FixtureRequest, client: Client, script: Script)
 
 @pytest.fixture
 def queue(region: str) -> str:
-    return ids.task_queue(region)
+    return ids.operation_queue(region)
 
 
 @pytest.fixture

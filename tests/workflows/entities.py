@@ -88,7 +88,7 @@ class Entity:
                 memory=TenantWorkflowState.model_validate({"state": state} | memory),
             ),
             id=entity.handle.id,
-            task_queue=ids.task_queue(region),
+            task_queue=ids.tenant_queue(region),
         )
         return entity
 
@@ -100,7 +100,7 @@ class Entity:
             Tenant.run,
             TenantInput(tenant_id=entity.tenant_id, region=region, provisioning_slo_seconds=60),
             id=entity.handle.id,
-            task_queue=ids.task_queue(region),
+            task_queue=ids.tenant_queue(region),
             start_signal="marketplace-event",
             start_signal_args=[MarketplaceSignal(event_id="event-1", kind="service_enabled")],
         )

@@ -16,11 +16,9 @@ from typing import Any
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
-from temporalio.worker import Worker
 
 import activities
 from activities.offboarding.destruction import WorkflowTerminationActivities
-from core import names as ids
 from core.errors.tenants import DestructionStarted, OffboardingAlreadyScheduled
 from core.keys.root_keys import RootKeyMode
 from core.messages.base import AnnounceInput, TenantsResult
@@ -67,6 +65,7 @@ from core.notifications import NotificationKind
 from core.tenants.approvals import Action, ApprovalState
 from core.tenants.lifecycle import State
 from openkcm.errors import OpenKcmError
+from tests.workflows.queues import run_region
 
 RENEWED_AFTER = timedelta(hours=48)
 SWITCHED = SwitchResult(state=State.ACTIVE, switched=True, mode=RootKeyMode.OPENBAO)
@@ -138,10 +137,10 @@ class Script:
 
     @asynccontextmanager
     async def worker(self, client: Client, region: str, workflows: Sequence[type]) -> AsyncIterator[None]:
-        """Run a worker of a region; only the termination of workflows is a real activity."""
+        """Run the workers of a region; only the termination of workflows is a real activity."""
         real = WorkflowTerminationActivities().close_workflows
         scripted = [self._scripted(one) for one in _DEFINITIONS if one.name != "terminate-workflows"]
-        async with Worker(client, task_queue=ids.task_queue(region), workflows=workflows, activities=[real, *scripted]):
+        async with run_region(client, region, workflows, [real, *scripted]):
             yield
 
     def _scripted(self, real: activity._Definition) -> Callable[..., Any]:

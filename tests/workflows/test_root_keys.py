@@ -6,7 +6,7 @@ import uuid
 import pytest
 
 from core import names as ids
-from core.messages.keys import PreflightResult, WatchRootKeysInput
+from core.messages.keys import PreflightResult, WatchRootKeysInput, WrapProgress
 from core.messages.tenants import StatusChange, StatusChangeResult
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
@@ -32,6 +32,13 @@ async def test_key_of_a_service_connected_meanwhile_is_wrapped_in_another_round(
     script.rounds = 3
     await entity.change_root_key()
     assert script.calls[:-2] == [*CHANGE, *CHANGE[2:], *CHANGE[2:]]
+
+
+async def test_wrapping_is_repeated_until_a_time_slice_leaves_no_key(entity, script):
+    slices = iter([True, True, False])
+    script.answers["wrap-service-keys"] = lambda _: WrapProgress(total=3, wrapped=3, more=next(slices))
+    await entity.change_root_key()
+    assert script.calls[:-2] == [*CHANGE[:2], *CHANGE[2:3] * 3, CHANGE[3]]
 
 
 async def test_failed_preflight_ends_the_change_without_effect(entity, script):
@@ -141,7 +148,7 @@ async def test_monitoring_signals_each_tenant_and_waits_without_events(client, r
         MonitorRootKeys.run,
         WatchRootKeysInput(region=region),
         id=ids.watch_workflow(region),
-        task_queue=ids.task_queue(region),
+        task_queue=ids.tenant_queue(region),
     )
     await entity.reaches(State.LOCKED)
     script.reports.append((entity.tenant_id,))

@@ -19,6 +19,7 @@ from workflows.tenants import Tenant
 
 WORKFLOWS = [Tenant, RotateKeys, RotateDueKeys, DetectRootKeyVersions]
 SERVICE_KEYS = ["prepare-service-keys", "activate-service-keys"]
+PACED = ("prepare-service-keys", "rewrap-keys")
 RETIRED = ["rewrap-keys", "retire-tenant-key"]
 EVERYTHING = ["plan-rotation", "rotate-tenant-key", *SERVICE_KEYS, *RETIRED, "finish-rotation"]
 ANNOUNCED = "send-notification keys-rotated"
@@ -70,6 +71,15 @@ async def test_key_stored_under_the_old_version_meanwhile_is_wrapped_in_another_
     script.rounds = 3
     await entity.rotate()
     assert script.calls == [*EVERYTHING[:-1], *RETIRED, *RETIRED, EVERYTHING[-1], ANNOUNCED]
+
+
+async def test_paced_step_is_repeated_until_a_time_slice_leaves_no_key(entity, script):
+    for step in PACED:
+        slices = iter([True, True, False])
+        script.answers[step] = lambda _, slices=slices: RotationProgress(total=0, done=0, more=next(slices))
+    await entity.rotate()
+    steps = [step for step in EVERYTHING for _ in range(3 if step in PACED else 1)]
+    assert script.calls == [*steps, ANNOUNCED]
 
 
 async def test_old_version_is_retired_after_a_pause_behind_the_last_new_wrap(client, entity, script):

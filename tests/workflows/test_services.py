@@ -235,7 +235,7 @@ async def test_continued_run_renews_the_service_of_the_previous_run(service):
         ConnectService.run,
         ServiceInput(tenant_id=service.tenant_id, region=service.region, service=SERVICE, memory=memory),
         id=service.handle.id,
-        task_queue=ids.task_queue(service.region),
+        task_queue=ids.operation_queue(service.region),
     )
     await service.forward(RENEWED_AFTER + timedelta(minutes=1))
     await service.has_issued(2)

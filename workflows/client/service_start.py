@@ -57,7 +57,7 @@ def service_options(tenant_id: str, region: str, service: str) -> _ServiceOption
     """Return the start options of a service's workflow."""
     return {
         "id": ids.service_workflow(tenant_id, service),
-        "task_queue": ids.task_queue(region),
+        "task_queue": ids.operation_queue(region),
         "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
         "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
         "search_attributes": visibility.of_tenant(tenant_id, region),

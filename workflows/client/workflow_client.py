@@ -108,7 +108,7 @@ class WorkflowClient:
                 Tenant.run,
                 TenantInput(tenant_id=tenant_id, region=region, provisioning_slo_seconds=self._promise_seconds),
                 id=ids.tenant_workflow(tenant_id),
-                task_queue=ids.task_queue(region),
+                task_queue=ids.tenant_queue(region),
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 start_signal="marketplace-event",
@@ -320,7 +320,7 @@ class WorkflowClient:
                 handle = await self._client.start_workflow(
                     run,
                     argument,
-                    task_queue=ids.task_queue(region),
+                    task_queue=ids.operation_queue(region),
                     id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                     id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                     search_attributes=visibility.of_tenant(tenant_id, region),

@@ -8,7 +8,9 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
+    from core import names as ids
     from core.messages.base import StepInput
+    from core.names import ActivityKind
     from workflows.runtime import timeouts as timing
 
 Input = TypeVar("Input", bound=StepInput)
@@ -22,6 +24,7 @@ async def run_activity(  # noqa: PLR0913, PLR0917 - the activity and its timeout
     attempt: timedelta = timing.ATTEMPT,
     deadline: timedelta | None = None,
     heartbeat: timedelta | None = None,
+    kind: ActivityKind = ActivityKind.SHORT,
 ) -> Result:
     """Run an activity and retry it until it succeeds or fails with an error that is not retryable.
 
@@ -32,16 +35,23 @@ async def run_activity(  # noqa: PLR0913, PLR0917 - the activity and its timeout
         attempt: the timeout of one attempt.
         deadline: the timeout of all attempts together; None for no limit.
         heartbeat: the longest time between heartbeats; None for an activity without heartbeats.
+        kind: whose task queue and slots it takes, so that slow work delays no short work.
     """
     return await workflow.execute_activity_method(
         activity,
         step,
+        task_queue=activity_queue(kind),
         summary=summary,
         start_to_close_timeout=attempt,
         schedule_to_close_timeout=deadline,
         heartbeat_timeout=heartbeat,
         retry_policy=timing.RETRY,
     )
+
+
+def activity_queue(kind: ActivityKind) -> str:
+    """Return the task queue of a class of activities in the region of the running workflow."""
+    return ids.activity_queue(kind, ids.region_of_queue(workflow.info().task_queue))
 
 
 async def run_local_activity(activity: Callable[[Any, Input], Result], step: Input, summary: str) -> Result:

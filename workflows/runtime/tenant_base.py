@@ -25,6 +25,7 @@ with workflow.unsafe.imports_passed_through():
         TenantInput,
         TenantWorkflowState,
     )
+    from core.names import ActivityKind
     from core.tenants.lifecycle import DECRYPTS, MEANING, State, Transition, transitions_from
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
@@ -87,6 +88,7 @@ class TenantWorkflowBase:
                 f"notify · {announce.kind}",
                 timing.DELIVERY_ATTEMPT,
                 timing.DELIVERY_DEADLINE,
+                kind=ActivityKind.LONG,
             )
         except ActivityError:
             workflow.logger.warning("notification not sent; the outbox sweep retries")

@@ -6,11 +6,13 @@ import psycopg
 import pytest
 from temporalio.testing import ActivityEnvironment
 
+from activities.concurrency import Pace
+from activities.root_keys.change import RootKeyActivities
 from core.errors.keys import RootKeyRefused, RootKeyUnreachable, WrongContext
 from core.errors.platform import Superseded
 from core.errors.tenants import TenantNotOperational
 from core.keys.root_keys import PlatformKeyRef, RootKeyMode, credentials_context
-from core.messages.keys import PreflightResult, SwitchResult
+from core.messages.keys import PreflightResult, SwitchResult, WrapProgress
 from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import LockReason
 from database.keys import EncryptedRootKeyRow
@@ -307,6 +309,17 @@ def test_wrapping_sends_a_heartbeat_after_every_key(change, bao) -> None:
     wrap = next(activity for activity in change.tenant.parts.lifecycle if activity.__name__ == "wrap_service_keys")
     environment.run(wrap, step)
     assert len(beats) >= len(SERVICES) + 1
+
+
+def test_wrapping_returns_after_its_time_slice_and_the_next_slice_continues(change, bao) -> None:
+    step = change.ask(bao.place(), bao.token())
+    change.through(step, until="preflight-root-key")
+    wired = next(a.__self__ for a in change.tenant.parts.lifecycle if a.__name__ == "wrap_service_keys")
+    dependencies = wired._database, wired._tenant_keys, wired._root_keys, wired._unseal, wired._outbox
+    sliced = RootKeyActivities(*dependencies, Pace(per_second=0, slice_seconds=0))
+    slices = [ActivityEnvironment().run(sliced.wrap_service_keys, step) for _ in range(2)]
+    done = len(SERVICES)
+    assert slices == [WrapProgress(total=done, wrapped=done, more=more) for more in (True, False)]
 
 
 def test_unreachable_root_key_is_retried_and_existing_wraps_are_kept(change, bao) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 from temporalio.testing import ActivityEnvironment
 
+from activities.concurrency import Pace
 from activities.notifications import NotificationOutbox
 from activities.rotation.rewrap import Rewrapping
 from activities.rotation.steps import RotationActivities
@@ -18,6 +19,7 @@ from core.errors.tenants import ApprovalRequired, TenantNotOperational
 from core.keys.encryption_context import EncryptionContext
 from core.keys.root_keys import Credentials, RootKeyMode, credentials_context
 from core.keys.rotation import KeyState, RotationPhase, RotationScope
+from core.messages.keys import RotationProgress
 from core.tenants.approvals import Action
 from core.tenants.lifecycle import Transition
 from core.tenants.locks import LockReason
@@ -226,10 +228,26 @@ def test_rewrapping_respects_the_rate_limit(rotating) -> None:
     step = rotating.wants(services=RotationScope.NONE)
     rotating.rotate(step, until="rotate-tenant-key")
     root_key_cache = next(a.__self__._root_keys for a in parts.lifecycle if a.__name__ == "rewrap_keys")
-    slow = Rewrapping(parts.database, rotating.tenant_keys, root_key_cache, per_second=len(SERVICES) * 2)
+    slow = Rewrapping(parts.database, rotating.tenant_keys, root_key_cache, Pace(len(SERVICES) * 2))
     began = time.monotonic()
     rotating.in_activity(slow.run, rotating.following(step))
     assert timedelta(seconds=time.monotonic() - began) >= timedelta(seconds=0.5)
+
+
+def test_paced_steps_return_after_their_time_slice_and_the_next_slice_continues(rotating) -> None:
+    parts = rotating.tenant.parts
+    wired = next(a.__self__ for a in parts.lifecycle if a.__name__ == "rewrap_keys")
+    sliced = RotationActivities(
+        *(parts.database, parts.queries, rotating.tenant_keys, wired._fingerprints, wired._root_keys),
+        *(NotificationOutbox((), ""), Pace(per_second=0, slice_seconds=0), wired._metrics),
+    )
+    step = rotating.wants()
+    rotating.rotate(step, until="rotate-tenant-key")
+    following, done = rotating.following(step), len(SERVICES)
+    for paced in (sliced.prepare_service_keys, sliced.rewrap_keys):
+        slices = [rotating.in_activity(paced, following) for _ in range(2)]
+        # The progress contains the earlier slices: the workflow waits before it retires the old version.
+        assert slices == [RotationProgress(total=done, done=done, more=more) for more in (True, False)]
 
 
 def test_creation_of_versions_respects_the_rate_limit_and_reports_progress(rotating) -> None:
@@ -239,7 +257,7 @@ def test_creation_of_versions_respects_the_rate_limit_and_reports_progress(rotat
     wired = next(a.__self__ for a in parts.lifecycle if a.__name__ == "rewrap_keys")
     slow = RotationActivities(
         *(parts.database, parts.database, rotating.tenant_keys, wired._fingerprints, wired._root_keys),
-        *(NotificationOutbox((), ""), len(SERVICES) / 2, wired._metrics),
+        *(NotificationOutbox((), ""), Pace(len(SERVICES) / 2), wired._metrics),
     )
     environment = ActivityEnvironment()
     environment.on_heartbeat = lambda *details: beats.append(details)

@@ -22,13 +22,14 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.worker import UnsandboxedWorkflowRunner
 
 from config.settings import Settings
 from core import names as ids
 from core.messages.base import AnnounceInput, StepInput
 from core.messages.tenants import ActivateResult
 from core.tenants.provisioning import Step
+from tests.workflows.queues import run_region
 from workflows.client.workflow_client import WorkflowClient
 from workflows.provisioning import ProvisionTenant
 from workflows.tenants import Tenant
@@ -135,11 +136,11 @@ def _empty_activities() -> list[Callable[..., Any]]:
 
 async def _work(address: str, region: str, threads: int) -> None:
     client = await Client.connect(address, data_converter=pydantic_data_converter)
-    async with Worker(
+    async with run_region(
         client,
-        task_queue=ids.task_queue(region),
-        workflows=[Tenant, ProvisionTenant],
-        activities=_empty_activities(),
+        region,
+        [Tenant, ProvisionTenant],
+        _empty_activities(),
         activity_executor=ThreadPoolExecutor(threads),
         max_concurrent_activities=threads,
         workflow_runner=UnsandboxedWorkflowRunner(),  # as the product's worker

@@ -22,6 +22,7 @@ from tests.cli.background import Background
 from tests.database.fixtures import Field
 from worker import wiring
 from worker.bootstrap import ensure_root_keys
+from worker.task_queues import run_workers
 
 
 class Running(Background):
@@ -37,8 +38,7 @@ class Running(Background):
         ensure_root_keys(self.parts.root_keys, settings.regions)
         assert settings.temporal_address is not None
         client = await Client.connect(settings.temporal_address, data_converter=self.parts.converter)
-        [lifecycle, *_] = wiring.workers(client, self.parts)
-        async with lifecycle:
+        async with run_workers(wiring.workers(client, self.parts)):
             yield
 
     def stop(self) -> None:

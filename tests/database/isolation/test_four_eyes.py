@@ -14,9 +14,9 @@ import pytest
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError
-from temporalio.worker import Worker
 
 from activities.approvals import ApprovalActivities
+from activities.concurrency import Pace
 from activities.notifications import NotificationOutbox
 from activities.root_keys.change import RootKeyActivities
 from activities.tenants import PolicyActivities, TenantStatusActivities
@@ -46,6 +46,7 @@ from devstack.servers.temporal import TemporalServer
 from openkcm.errors import OpenKcmError
 from tests.dashboard.scene import Scene
 from tests.database.fixtures import Field
+from tests.workflows.queues import run_region
 from worker.interceptors import FailureInterceptor
 from workflows.client.workflow_client import WorkflowClient
 from workflows.root_keys import ChangeRootKey
@@ -68,8 +69,8 @@ class Untouched:
 class Installation:
     """The tenant's workflow with the product's own activities, and all its clients."""
 
-    def __init__(self, field: Field, client: Client, queue: str, address: str) -> None:
-        self.field, self.client, self.queue, self.address = field, client, queue, address
+    def __init__(self, field: Field, client: Client, region: str, address: str) -> None:
+        self.field, self.client, self.region, self.address = field, client, region, address
         self.scene = Scene(field)
         self.gateway = WorkflowClient(client, 180, patience_seconds=15)
         self.entity = client.get_workflow_handle(ids.tenant_workflow(ACME))
@@ -82,18 +83,16 @@ class Installation:
         memory = TenantWorkflowState(state=State.ACTIVE, changes=1)
         await self.client.start_workflow(
             Tenant.run,
-            TenantInput(
-                tenant_id=ACME, region=self.queue.removeprefix("lifecycle."), provisioning_slo_seconds=60, memory=memory
-            ),
+            TenantInput(tenant_id=ACME, region=self.region, provisioning_slo_seconds=60, memory=memory),
             id=self.entity.id,
-            task_queue=self.queue,
+            task_queue=ids.tenant_queue(self.region),
         )
 
     def steps(self) -> list[Callable[..., object]]:
         outbox, never, worker = NotificationOutbox((), ""), Untouched(), self.scene.worker
         approvals = ApprovalActivities(worker, outbox, timedelta(hours=24))
         status = TenantStatusActivities(worker, outbox, 60.0, lambda: datetime.now(UTC))
-        root_keys = RootKeyActivities(worker, never, never, lambda *_: never, outbox)
+        root_keys = RootKeyActivities(worker, never, never, lambda *_: never, outbox, Pace(per_second=0))
         return [
             approvals.admit_approval,
             approvals.decide_approval,
@@ -137,13 +136,13 @@ class Installation:
 @pytest.fixture
 async def installed(field: Field, temporal: TemporalServer) -> AsyncIterator[Installation]:
     client = await Client.connect(temporal.address, data_converter=pydantic_data_converter)
-    installation = Installation(field, client, ids.task_queue(f"eu-{uuid.uuid4().hex}-1"), temporal.address)
+    installation = Installation(field, client, f"eu-{uuid.uuid4().hex}-1", temporal.address)
     with ThreadPoolExecutor(8) as pool:
-        async with Worker(
+        async with run_region(
             client,
-            task_queue=installation.queue,
-            workflows=[Tenant, ChangeRootKey],
-            activities=installation.steps(),
+            installation.region,
+            [Tenant, ChangeRootKey],
+            installation.steps(),
             activity_executor=pool,
             interceptors=[FailureInterceptor(installation.scene.worker)],
         ):
@@ -221,7 +220,7 @@ async def test_a_root_key_change_started_beside_the_entity_is_denied(installed: 
                 tenant_id=ACME, region="eu-west-1", number=number, request_id=request_id, approval_id=approval_id
             ),
             id=f"mine/{uuid.uuid4().hex}",
-            task_queue=installed.queue,
+            task_queue=ids.operation_queue(installed.region),
         )
         assert result.code == ApprovalRequired.code
     installed.assert_untouched()

@@ -216,7 +216,7 @@ async def test_decrypted_histories_contain_no_name_and_no_secret_and_replay(stac
     decoded = await codec.decode(payloads_of(readable))
     assert ENCODING not in {payload.metadata["encoding"] for payload in decoded}
     assert_no_secret(stack, b"\n".join(payload.data for payload in decoded))
-    workflows = [*wiring.LIFECYCLE_WORKFLOWS, *wiring.PLATFORM_WORKFLOWS]
+    workflows = [*wiring.TENANT_WORKFLOWS, *wiring.OPERATION_WORKFLOWS, *wiring.PLATFORM_WORKFLOWS]
     replayer = Replayer(workflows=workflows, data_converter=parts.converter)
     for _, history in readable:
         await replayer.replay_workflow(history)
