@@ -122,6 +122,7 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
             static_summary=f"provision {tenant.tenant_id}",
             search_attributes=self._search_attributes(),
         )
-        self._enter(
-            transition(self._memory.state, Transition.ACTIVATE if result.state is State.ACTIVE else Transition.FAIL)
-        )
+        if self._memory.state is State.PROVISIONING:  # else its status changed while its notification was sent
+            self._enter(
+                transition(self._memory.state, Transition.ACTIVATE if result.state is State.ACTIVE else Transition.FAIL)
+            )

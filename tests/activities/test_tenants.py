@@ -71,6 +71,17 @@ def scene(active: Field) -> Scene:
     return Scene(active)
 
 
+@pytest.mark.parametrize("move", StatusChange)
+def test_provisioning_tenant_rejects_every_status_change(field, move):
+    a_provisioned_tenant(field.open("worker"), TENANT)
+    provisioning = Scene(field)
+    before = provisioning.audited()
+    with pytest.raises(InvalidTransition):
+        provisioning.ask(move)
+    assert provisioning.standing == (State.PROVISIONING, set())
+    assert provisioning.audited() == before
+
+
 ACTIVE, SUSPENDED = (State.ACTIVE, set[LockReason]()), (State.SUSPENDED, set[LockReason]())
 
 

@@ -127,7 +127,8 @@ class StatusHandlers(TenantWorkflowBase):
 
     @change_standing.validator
     def _may_change_standing(self, request: StatusChangeRequest) -> None:
-        if self._memory.state not in LIVE:
+        # An active tenant still counts as provisioning here while its notification is sent: its row decides.
+        if self._memory.state not in LIVE | {State.PROVISIONING}:
             # To clear a breach is the transition "unlock" in the lifecycle.
             move = Transition.UNLOCK if request.move is StatusChange.CLEAR_BREACH else Transition(request.move)
             raise refusal(InvalidTransition(self._memory.state, move, transitions_from(self._memory.state)))

@@ -6,9 +6,10 @@ import pytest
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 
 from core import names as ids
-from core.messages.tenants import MarketplaceSignal
+from core.messages.tenants import MarketplaceSignal, StatusChange
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import Step
+from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity, reaches
 from workflows.provisioning import ProvisionTenant
 from workflows.runtime import options as priorities
@@ -60,6 +61,20 @@ async def test_repeated_events_repeat_no_step(tenant, script):
     await handle.signal(Tenant.marketplace_event, MarketplaceSignal(event_id="event-6", kind="service_enabled"))
     assert await refused_retry(handle) == "invalid_transition"  # the signal was handled before this update
     assert len(script.calls) == len(set(script.calls)) == len(Step)
+
+
+async def test_active_tenant_is_locked_while_its_notification_waits_for_the_receiver(client, region, script):
+    script.down.add("send-notification ready")
+    entity = await Entity.enable(client, region)
+    await wait_until_async(lambda: script.attempts["send-notification ready"])
+    await entity.move(StatusChange.LOCK)
+    await entity.reaches(State.LOCKED)
+    script.down.clear()
+    await client.get_workflow_handle(ids.provision_workflow(entity.tenant_id)).result()
+    await entity.move(StatusChange.LOCK)
+    assert (await entity.state())[0] == State.LOCKED
+    await entity.move(StatusChange.UNLOCK)
+    await entity.reaches(State.ACTIVE)
 
 
 async def test_retry_is_rejected_during_provisioning_and_after_activation(tenant, script):
