@@ -31,7 +31,7 @@ async def test_event_accepted_during_an_outage_starts_its_workflow_once(field, t
         finally:
             temporal.stop()
 
-    assert described.task_queue == "lifecycle.eu-west-1"
+    assert described.task_queue == "tenants.eu-west-1"
     signals = [event for event in history.events if event.HasField("workflow_execution_signaled_event_attributes")]
     assert len(signals) == 1
     assert "ACME Corporation" not in str(history.events)
