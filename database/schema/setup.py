@@ -8,7 +8,7 @@ from psycopg import Connection, conninfo, errors, sql
 
 from core.errors.platform import DatabaseRefused, SchemaRefused
 from database.postgres.access import MIGRATOR, OWNER, PROCESSES, login, pads
-from database.postgres.deadline import LIVENESS
+from database.postgres.deadline import LIVENESS, DeadlineConnection
 from database.postgres.errors import translate_errors
 from database.schema.migrate import migrate, missing_migrations, read_migrations
 
@@ -52,7 +52,7 @@ def require_prepared(url: str, migrator_password: str) -> None:
     """
     with (
         translate_errors(),
-        psycopg.connect(url, user=login(MIGRATOR), password=migrator_password, connect_timeout=3) as connection,
+        DeadlineConnection.connect(url, user=login(MIGRATOR), password=migrator_password, **LIVENESS) as connection,
     ):
         if missing_migrations(connection, read_migrations()):
             raise SchemaRefused("the database lacks migrations of this version", "run openkcmctl setup database")
