@@ -35,7 +35,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import options as priorities
     from workflows.runtime import timeouts as timing
     from workflows.runtime.activity_calls import run_activity, run_local_activity
-    from workflows.runtime.failures import code_of
+    from workflows.runtime.failures import STOPPED, code_of, step_of
     from workflows.runtime.signals import signal_tenant
     from workflows.runtime.tenant_base import LIVE, TenantWorkflowBase
     from workflows.services import CERTIFICATES_REVOKED, RENEW_SOON, ConnectService
@@ -129,7 +129,7 @@ class RotateCertificateAuthority:
             plan = await run_local_activity(
                 AuthorityActivities.plan_authority, self._step, "1 · record the intended CA"
             )
-        except ActivityError as failed:
+        except STOPPED as failed:
             return self._unchanged(code_of(failed))
         ended = await self._make(plan)
         if ended.code:
@@ -152,10 +152,10 @@ class RotateCertificateAuthority:
             )
             await run_activity(AuthorityActivities.verify_authority, step, "3 · issue a test certificate and verify it")
             await run_local_activity(AuthorityActivities.activate_authority, step, "4 · issue new certificates with it")
-        except ActivityError as failed:
+        except STOPPED as failed:
             return await run_local_activity(
                 AuthorityActivities.abandon_authority,
-                AuthorityFailureInput(**step.model_dump(), code=code_of(failed), reason=failed.activity_type),
+                AuthorityFailureInput(**step.model_dump(), code=code_of(failed), reason=step_of(failed)),
                 "ended · discard the prepared CA",
             )
         return RollAuthorityResult()

@@ -107,6 +107,9 @@ class AssessDueTenants:
         except WorkflowAlreadyStartedError:
             pass  # a requested assessment of this tenant runs already
         except ChildWorkflowError:
+            # The cancellation of one assessment is a failure of that one; the cancellation of this workflow ends all.
+            if workflow.cancellation_reason() is not None:
+                raise
             self._failed += 1
         self._done += 1
         workflow.set_current_details(f"{self._done:,} assessed, {self._failed:,} failed")

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from temporalio import workflow
+from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
@@ -47,8 +48,6 @@ with workflow.unsafe.imports_passed_through():
 
 
 LEAVING = "offboarding"
-_RETRY_AFTER = timedelta(seconds=1)
-"""How long to wait for the end of a cancelled offboarding before the next one is started."""
 
 
 class OffboardingHandlers(StatusHandlers):
@@ -126,11 +125,14 @@ class OffboardingHandlers(StatusHandlers):
             step = LeaveInput(**self._step("leave").model_dump(), **request.model_dump())
             begun = await run_local_activity(GracePeriodActivities.begin_leaving, step, "1 · start the grace period")
             self._apply_status(step, begun)
-            while not await self._begin_offboarding(begun) and is_new:
-                await workflow.sleep(_RETRY_AFTER, summary="wait for the end of the previous offboarding")
+            await self._begin_offboarding(begun, is_new=is_new)
 
-    async def _begin_offboarding(self, begun: OffboardingResult) -> bool:
-        """Start OffboardTenant; False when one runs."""
+    async def _begin_offboarding(self, begun: OffboardingResult, *, is_new: bool) -> None:
+        """Start OffboardTenant; a new offboarding replaces the previous one, and a repeated request joins its own.
+
+        The tenant was restored before it began a new offboarding. The previous workflow can destroy nothing any more,
+        so it is terminated if its cancellation did not end it yet.
+        """
         tenant = self._tenant
         try:
             child = await workflow.start_child_workflow(
@@ -144,16 +146,18 @@ class OffboardingHandlers(StatusHandlers):
                 ),
                 id=ids.offboard_workflow(tenant.tenant_id),
                 task_queue=ids.operation_queue(tenant.region),
+                id_reuse_policy=(
+                    WorkflowIDReusePolicy.TERMINATE_IF_RUNNING if is_new else WorkflowIDReusePolicy.ALLOW_DUPLICATE
+                ),
                 parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                 priority=priorities.service(tenant.tenant_id),
                 # No static summary: it would be encrypted under the tenant's payload key, which is destroyed first.
                 search_attributes=self._search_attributes(),
             )
         except WorkflowAlreadyStartedError:
-            return False
+            return
         # The child's end is recorded elsewhere; the callback only marks its exception as retrieved.
         child.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        return True
 
     async def _restore(self) -> None:
         async with self._status_lock:

@@ -10,7 +10,7 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.isolation.gate import IsolationGateActivities
@@ -25,6 +25,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
     from workflows.runtime.activity_calls import run_activity, run_local_activity
+    from workflows.runtime.failures import STOPPED, code_of, step_of
 
 
 @workflow.defn(name="ProvisionTenant")
@@ -39,7 +40,7 @@ class ProvisionTenant:
         slo = asyncio.create_task(self._watch_slo(timedelta(seconds=request.provisioning_slo_seconds)))
         try:
             activated = await self._make()
-        except ActivityError as failed:
+        except STOPPED as failed:
             await self._roll_back(failed)
             return ProvisionResult(state=State.FAILED)
         finally:
@@ -81,14 +82,13 @@ class ProvisionTenant:
         await run_activity(ProvisioningActivities.break_promise, self._step, "alert · the provisioning SLO is breached")
         await self._announce(NotificationKind.LATE)
 
-    async def _roll_back(self, failed: ActivityError) -> None:
+    async def _roll_back(self, failed: ActivityError | asyncio.CancelledError) -> None:
         """Undo a failed provisioning without a loss: keys are disabled, and a retry enables them again."""
-        cause = failed.cause
-        code = cause.type if isinstance(cause, ApplicationError) and cause.type else "internal"
+        code = code_of(failed)
         workflow.set_current_details(
             f"**Failed:** `{code}`. See docs/runbook.md#symptoms, then `openkcmctl tenant retry`."
         )
-        failure = FailureInput(**self._step.model_dump(), code=code, reason=failed.activity_type)
+        failure = FailureInput(**self._step.model_dump(), code=code, reason=step_of(failed))
         await run_activity(TenantKeyActivities.disable_tenant_key, self._step, "roll back · disable the tenant key")
         await run_activity(TenantCaActivities.disable_authority, self._step, "roll back · disable the tenant CA")
         await run_activity(ProvisioningActivities.record_failure, failure, "roll back · record the failure")

@@ -35,7 +35,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
     from workflows.runtime.activity_calls import run_activity, run_local_activity
-    from workflows.runtime.failures import code_of, refusal_of
+    from workflows.runtime.failures import STOPPED, code_of, refusal_of, step_of
     from workflows.runtime.signals import ROOT_KEY_REPORTED, ROTATION_DUE, signal_tenant
     from workflows.runtime.tenant_base import LIVE, StatusHandlers
 
@@ -118,8 +118,8 @@ class ChangeRootKey:
                 await self._abandon(checked.code, "preflight-root-key")
                 return ChangeRootKeyResult(code=checked.code, problems=checked.problems)
             switched = await self._switch()
-        except ActivityError as failed:
-            switched = await self._abandon(code_of(failed), failed.activity_type)
+        except STOPPED as failed:
+            switched = await self._abandon(code_of(failed), step_of(failed))
             if not switched.switched:
                 return ChangeRootKeyResult(code=code_of(failed))
         await self._announce(switched)

@@ -35,8 +35,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows.root_keys import RootKeyHandlers
     from workflows.runtime import options as priorities
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import run_activity, run_local_activity
-    from workflows.runtime.failures import code_of, refusal_of
+    from workflows.runtime.activity_calls import raise_if_cancelled, run_activity, run_local_activity
+    from workflows.runtime.failures import STOPPED, code_of, refusal_of, step_of
     from workflows.runtime.signals import ROTATION_DUE, signal_tenant
 
 
@@ -74,12 +74,12 @@ class RotateKeys:
             if plan.destroys:
                 await self._destroy_service_keys()
             ended = await run_local_activity(RotationActivities.finish_rotation, step, "9 · record the end")
-        except ActivityError as failed:
+        except STOPPED as failed:
             code = code_of(failed)
             workflow.set_current_details(f"**Not finished:** `{code}`. Every key works; the next rotation continues.")
             await run_local_activity(
                 RotationActivities.abandon_rotation,
-                RotationFailedStep(**step.model_dump(), code=code, reason=failed.activity_type),
+                RotationFailedStep(**step.model_dump(), code=code, reason=step_of(failed)),
                 "ended · active versions stay",
             )
             return RotateResult(code=code)
@@ -195,7 +195,8 @@ class RotateDueKeys:
                 heartbeat_timeout=timing.HEARTBEAT,
                 retry_policy=timing.RETRY,
             )
-        except ActivityError:
+        except ActivityError as failed:
+            raise_if_cancelled(failed)
             workflow.logger.warning("no alert on stalled rotations")
 
 

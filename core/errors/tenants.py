@@ -98,6 +98,14 @@ class OperationRunning(CallerError):
         super().__init__(f"{operation} is still running for this tenant", "wait until it ends, then retry")
 
 
+class OperationCancelled(CallerError):
+    """An operator cancelled the operation's workflow, which undid what it had done."""
+
+    code = "operation_cancelled"
+    message = "the operation was cancelled"
+    hint = "request it again"
+
+
 class TenantNotOperational(CallerError):
     """The tenant's state forbids the operation.
 

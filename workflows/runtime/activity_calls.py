@@ -1,11 +1,16 @@
-"""Calls of activities from workflows: typed, with a summary for the Temporal UI and the timeouts of `timeouts`."""
+"""Calls of activities from workflows: typed, with a summary for the Temporal UI and the timeouts of `timeouts`.
 
+Temporal reports the cancellation of a workflow during an activity as a failure of the activity. `except ActivityError`
+would swallow it, and the workflow would continue. Therefore each call raises CancelledError instead.
+"""
+
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from core import names as ids
@@ -36,17 +41,25 @@ async def run_activity(  # noqa: PLR0913, PLR0917 - the activity and its timeout
         deadline: the timeout of all attempts together; None for no limit.
         heartbeat: the longest time between heartbeats; None for an activity without heartbeats.
         kind: whose task queue and slots it takes, so that slow work delays no short work.
+
+    Raises:
+        ActivityError: the activity failed with an error that is not retryable, or by its deadline.
+        CancelledError: the workflow was cancelled.
     """
-    return await workflow.execute_activity_method(
-        activity,
-        step,
-        task_queue=activity_queue(kind),
-        summary=summary,
-        start_to_close_timeout=attempt,
-        schedule_to_close_timeout=deadline,
-        heartbeat_timeout=heartbeat,
-        retry_policy=timing.RETRY,
-    )
+    try:
+        return await workflow.execute_activity_method(
+            activity,
+            step,
+            task_queue=activity_queue(kind),
+            summary=summary,
+            start_to_close_timeout=attempt,
+            schedule_to_close_timeout=deadline,
+            heartbeat_timeout=heartbeat,
+            retry_policy=timing.RETRY,
+        )
+    except ActivityError as failed:
+        raise_if_cancelled(failed)
+        raise
 
 
 def activity_queue(kind: ActivityKind) -> str:
@@ -61,13 +74,16 @@ async def run_local_activity(activity: Callable[[Any, Input], Result], step: Inp
     activity during retries, so an activity that calls another server MUST NOT run like this.
 
     Raises:
-        ActivityError: as `run_activity` does, for an error that is not retryable.
+        ActivityError, CancelledError: as `run_activity` does.
     """
     try:
         return await workflow.execute_local_activity_method(
             activity, step, summary=summary, start_to_close_timeout=timing.ATTEMPT, retry_policy=timing.RETRY
         )
-    except ApplicationError as cause:
+    except FailureError as cause:
+        raise_if_cancelled(cause)
+        if not isinstance(cause, ApplicationError):
+            raise
         # A local activity raises its error without the ActivityError that names the activity. With it, callers catch
         # one class for both kinds of calls.
         raise ActivityError(
@@ -79,3 +95,9 @@ async def run_local_activity(activity: Callable[[Any, Input], Result], step: Inp
             activity_id="",
             retry_state=None,
         ) from cause
+
+
+def raise_if_cancelled(failed: FailureError) -> None:
+    """Raise CancelledError when a call failed because the workflow was cancelled."""
+    if is_cancelled_exception(failed):
+        raise asyncio.CancelledError from failed

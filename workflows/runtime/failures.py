@@ -4,13 +4,20 @@ Message and hint share one text, because details of a failure are encrypted like
 processes have no payload key. Code, message and hint contain no secret (core.errors.platform).
 """
 
+import asyncio
+
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
+    from core.errors.tenants import OperationCancelled
     from openkcm.errors import OpenKcmError
 
 _INTERNAL = "internal"
+
+STOPPED = (ActivityError, asyncio.CancelledError)
+"""What ends an operation early: the failure of a step, or the cancellation of the operation's workflow. The workflow
+undoes the operation in both cases, and then ends."""
 
 
 def refusal(error: OpenKcmError) -> ApplicationError:
@@ -27,10 +34,17 @@ def refusal_of(failed: ActivityError) -> ApplicationError:
     return _failure(code_of(failed), cause.message, hint if isinstance(hint, str) else "")
 
 
-def code_of(failed: ActivityError) -> str:
+def code_of(failed: ActivityError | asyncio.CancelledError) -> str:
     """Return the code of the error that ended a step."""
+    if isinstance(failed, asyncio.CancelledError):
+        return OperationCancelled.code
     cause = _cause(failed)
     return cause.type if cause is not None and cause.type else _INTERNAL
+
+
+def step_of(failed: ActivityError | asyncio.CancelledError) -> str:
+    """Return the name of the failed step; `cancelled` when the workflow was cancelled."""
+    return "cancelled" if isinstance(failed, asyncio.CancelledError) else failed.activity_type
 
 
 def _cause(failed: ActivityError) -> ApplicationError | None:

@@ -1,6 +1,6 @@
 """Offboarding through the workflow client: grace period, restoration and destruction."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
@@ -9,7 +9,7 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from core import names as ids
 from core.errors.tenants import TenantUnknown
 from core.messages.services import ServiceInput, ServiceWorkflowState
-from core.messages.tenants import LeaveReason, StatusChange
+from core.messages.tenants import LeaveReason, OffboardInput, StatusChange
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity, ends, fast_forward, refused, summaries
@@ -88,6 +88,39 @@ async def test_restore_in_the_grace_period_ends_it_and_destroys_nothing(entity, 
     await wait_until_async(lambda: "send-notification restored" in script.calls)
     assert "start-destruction" not in script.calls
     assert "apply-root-key-health" in script.calls
+
+
+async def test_restore_ends_an_offboarding_whose_reminder_cannot_be_sent(entity, script):
+    reminder = "send-notification offboarding-reminder"
+    script.down.add(reminder)
+    await entity.offboard()
+    await forward(entity, timedelta(days=23, seconds=1))
+    await wait_until_async(lambda: script.attempts[reminder] > 0)
+    await entity.restore()
+    await ends(entity.offboarding, WorkflowExecutionStatus.CANCELED)
+    assert "start-destruction" not in script.calls
+
+
+async def test_new_offboarding_replaces_a_restored_one_that_does_not_end(entity):
+    await entity.client.start_workflow(
+        OffboardTenant.run,
+        OffboardInput(
+            tenant_id=entity.tenant_id, region=entity.region, number=1, since=datetime.now(UTC), until=datetime.now(UTC)
+        ),
+        id=entity.offboarding.id,
+        task_queue="no-worker-polls-here",
+    )
+    await entity.offboard(**HOUR)
+    await entity.reaches(State.LEAVING)
+    described = await entity.offboarding.describe()
+    assert (described.status, described.task_queue) == (
+        WorkflowExecutionStatus.RUNNING,
+        ids.task_queue(entity.region),
+    )
+    events = (await entity.handle.fetch_history()).events
+    assert not [event for event in events if event.HasField("timer_started_event_attributes")]
+    await entity.restore()
+    await entity.reaches(State.ACTIVE)
 
 
 async def test_restored_tenant_can_be_offboarded_again_with_a_new_grace_period(entity, script):
