@@ -13,17 +13,22 @@ from psycopg.rows import TupleRow
 
 from core.errors.platform import DatabaseRefused
 from core.errors.tenants import DestructionStarted, GracePeriodActive, TenantUnknown
-from core.tenants.lifecycle import DECRYPTS, State, Transition, transition
+from core.tenants.lifecycle import State, Transition, transition, transitions_from
+from core.tenants.provisioning import EventKind
 from openkcm.verification.erasure_certificate import DestroyedKind
 
 _ROW = (
     "select state, leaving_since, leaves_at, returns_to, destroying_at, offboarded_at, erased from okcm.tenant"
     " where tenant_id = %s"
 )
+# By the time of the event at the marketplace, which delivers events again and in any order. A restore revokes the
+# disable before it.
 _LAST_WORD = (
-    "select e.kind = 'service_disabled' and (t.restored_at is null or e.accepted_at > t.restored_at)"
+    "select case when e.kind = 'service_enabled' or t.restored_at is null or e.accepted_at > t.restored_at"
+    " then e.kind end"
     " from okcm.marketplace_event e join okcm.tenant t using (tenant_id) where t.tenant_id = %s"
-    " order by e.accepted_at desc, e.event_id limit 1"
+    " and e.kind in ('service_enabled', 'service_disabled')"
+    " order by e.occurred_at desc, e.accepted_at desc, e.event_id limit 1"
 )
 _KEYS_TO_DESTROY = "select kind, name, versions, fingerprint, destroyed_at from okcm.destruction"
 _CERTIFICATE = "select statement, signature, key, issued_at from okcm.shred_certificate"
@@ -87,9 +92,13 @@ class Leaving:
         found = self.connection.execute(_CERTIFICATE).fetchone()
         return None if found is None else ErasureCertificateRow(*found)
 
-    def asked_by_marketplace(self) -> bool:
-        """Return whether the marketplace's newest event, after the last restore, disables the tenant."""
-        return self.connection.execute(_LAST_WORD, [self.tenant_id]).fetchone() == (True,)
+    def last_word(self) -> EventKind | None:
+        """Return the kind of the marketplace's last event that enables or disables the tenant.
+
+        None if there is no such event, or if a restore revoked it.
+        """
+        found = self.connection.execute(_LAST_WORD, [self.tenant_id]).fetchone()
+        return None if found is None or found[0] is None else EventKind(found[0])
 
     def begin(self, grace: timedelta) -> OffboardingRow:
         """Start the offboarding with a grace period; an offboarding that already runs is unchanged.
@@ -115,7 +124,7 @@ class Leaving:
         row = self._locked()
         if row.destroying_at is not None:
             raise DestructionStarted
-        if row.state in DECRYPTS | {State.LOCKED}:
+        if Transition.LEAVE in transitions_from(row.state):
             return row.state
         state = transition(row.state, Transition.RESTORE, row.returns_to)
         self.connection.execute(

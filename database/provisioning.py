@@ -12,7 +12,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from core.errors.platform import DatabaseRefused
-from core.tenants.provisioning import NUMBERS, MarketplaceEvent, Step, StepState
+from core.tenants.provisioning import NUMBERS, EventKind, MarketplaceEvent, Step, StepState
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,17 @@ class Inbox:
             "select service from okcm.marketplace_event where event_id = %s", [event_id]
         ).fetchone()
         return None if found is None else found[0]
+
+    def unstarted_changes(self) -> Sequence[tuple[str, EventKind]]:
+        """Return (event id, kind) of the events that enable or disable the tenant and that no workflow has received.
+
+        They are in the order in which they were accepted.
+        """
+        rows = self.connection.execute(
+            "select event_id, kind from okcm.marketplace_event where started_at is null"
+            " and kind in ('service_enabled', 'service_disabled') order by accepted_at, event_id"
+        )
+        return [(event_id, EventKind(kind)) for event_id, kind in rows]
 
     def mark_started(self, event_id: str) -> None:
         """Record that the workflow received the event, so that the sweep skips it."""

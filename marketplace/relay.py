@@ -8,6 +8,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 
 import structlog
@@ -41,6 +42,11 @@ class WorkflowRelay(ABC):
     @abstractmethod
     def find(self, limit: int) -> Sequence[Waiting]:
         """Return pending requests, oldest first; runs in a thread."""
+
+    def turn(self, waiting: Waiting) -> AbstractAsyncContextManager[object]:
+        """Return the lock of requests that are delivered one after another; a request waits for it without a slot."""
+        del waiting
+        return nullcontext()
 
     @abstractmethod
     async def hand_over(self, waiting: Waiting) -> None:
@@ -97,7 +103,7 @@ class WorkflowRelay(ABC):
         return task
 
     async def _deliver(self, waiting: Waiting) -> None:
-        async with self._slots:
+        async with self.turn(waiting), self._slots:
             await self.hand_over(waiting)
 
     def _ended(self, waiting: Waiting, task: asyncio.Task[None]) -> None:

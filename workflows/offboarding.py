@@ -33,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
         OffboardInput,
         OffboardRequest,
         OffboardResult,
+        RestoreInput,
     )
     from core.names import ActivityKind
     from core.notifications import NotificationKind
@@ -43,7 +44,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import timeouts as timing
     from workflows.runtime.activity_calls import activity_queue, run_activity, run_local_activity
     from workflows.runtime.failures import code_of, refusal, refusal_of
-    from workflows.runtime.tenant_base import LIVE, StatusHandlers
+    from workflows.runtime.tenant_base import StatusHandlers
     from workflows.services import TENANT_GONE
 
 
@@ -70,7 +71,7 @@ class OffboardingHandlers(StatusHandlers):
     def _may_offboard(self, request: OffboardRequest) -> None:
         del request
         self._require_idle()
-        if self._memory.state not in LIVE | {State.LEAVING}:
+        if self._memory.state is not State.LEAVING and not self._may_leave:
             raise refusal(InvalidTransition(self._memory.state, Transition.LEAVE, transitions_from(self._memory.state)))
 
     @workflow.update(name="restore", description="Restore a tenant in its grace period")
@@ -95,6 +96,10 @@ class OffboardingHandlers(StatusHandlers):
             self._gone = True
 
     @property
+    def _may_leave(self) -> bool:
+        return Transition.LEAVE in transitions_from(self._memory.state)
+
+    @property
     def _has_pending_event(self) -> bool:
         """Return whether a marketplace event is pending and no operation runs."""
         return self._memory.wish is not None and self._operation is None
@@ -107,12 +112,12 @@ class OffboardingHandlers(StatusHandlers):
         wish = self._memory.wish
         self._remember(wish=None)
         try:
-            if wish is EventKind.SERVICE_DISABLED and self._memory.state in LIVE:
+            if wish is EventKind.SERVICE_DISABLED and self._may_leave:
                 with self._running(LEAVING):
                     await self._leave(OffboardRequest(reason=LeaveReason.MARKETPLACE))
             elif wish is EventKind.SERVICE_ENABLED and self._memory.state is State.LEAVING:
                 # A customer who enables the service again within the grace period wants the same tenant.
-                await self._restore()
+                await self._restore(LeaveReason.MARKETPLACE)
         except ActivityError as failed:
             workflow.logger.warning("marketplace event not processed", extra={"code": code_of(failed)})
 
@@ -159,9 +164,9 @@ class OffboardingHandlers(StatusHandlers):
         # The child's end is recorded elsewhere; the callback only marks its exception as retrieved.
         child.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
-    async def _restore(self) -> None:
+    async def _restore(self, reason: LeaveReason = LeaveReason.OPERATOR) -> None:
         async with self._status_lock:
-            step = self._step("restore")
+            step = RestoreInput(**self._step("restore").model_dump(), reason=reason)
             self._apply_status(
                 step, await run_local_activity(GracePeriodActivities.restore_tenant, step, "restore the tenant")
             )

@@ -59,7 +59,10 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
                 await self._provision(self._requested)
                 self._requested = None
             elif self._has_pending_event:
+                enabled = self._memory.wish is EventKind.SERVICE_ENABLED
                 await self._process_pending_event()
+                if enabled and self._memory.state is State.FAILED:
+                    self._requested = Transition.RETRY
             elif self._notifications:
                 await self._notify(self._notifications.pop(0))
             elif self._is_overdue():
@@ -80,7 +83,7 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
         if event.kind == EventKind.SERVICE_DISABLED:
             self._store_pending_event(EventKind.SERVICE_DISABLED)
             return
-        if self._memory.state is State.LEAVING or self._memory.wish is not None:
+        if self._memory.state is State.LEAVING or self._memory.wish is not None or self._operation is not None:
             self._store_pending_event(EventKind.SERVICE_ENABLED)
             return
         if event.kind != EventKind.SERVICE_ENABLED or self._requested is not None:
@@ -97,6 +100,7 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
 
     @retry.validator
     def _may_retry(self) -> None:
+        self._require_idle()
         if self._requested is not None:
             raise refusal(OperationRunning("provisioning"))
         try:

@@ -11,18 +11,20 @@ from temporalio import activity
 from activities.approvals import require_approval
 from activities.audit_trail import Clock, append_audit_event
 from activities.notifications import NotificationOutbox
-from core.errors.tenants import OffboardingAlreadyScheduled, TenantUnknown
+from core.errors.tenants import EventSuperseded, OffboardingAlreadyScheduled, TenantUnknown
 from core.messages.base import StepInput
 from core.messages.tenants import (
     DestructionStartedResult,
     LeaveInput,
     LeaveReason,
     OffboardingResult,
+    RestoreInput,
     StatusChangeResult,
 )
 from core.notifications import NotificationKind
 from core.tenants.approvals import Action, Argument
 from core.tenants.lifecycle import State
+from core.tenants.provisioning import EventKind
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.offboarding import OffboardingRow
@@ -43,7 +45,8 @@ class GracePeriodActivities:
     def begin_leaving(self, step: LeaveInput) -> OffboardingResult:
         """Step 1: reject all operations of the tenant from this commit on; nothing is destroyed, all can be restored.
 
-        A repeated request continues the offboarding in progress; a request for another end is rejected.
+        A repeated request continues the offboarding in progress; a request for another end is rejected. An event of
+        the marketplace is rejected with EventSuperseded unless it is the marketplace's last word.
         """
         # Isolation checks need the canary tenants: without them no tenant becomes active.
         if step.tenant_id.startswith(RESERVED_PREFIX):
@@ -59,7 +62,7 @@ class GracePeriodActivities:
                         f"offboarding is already scheduled for {until:%Y-%m-%d %H:%M} UTC"
                     )
                 return OffboardingResult(state=State.LEAVING, since=since, until=until)
-            if not self._asked_by_marketplace(tx, step):
+            if self._needs_approval(tx, step):
                 require_approval(tx, step, Action.OFFBOARD, _argument(step), step.approval_id)
             append_audit_event(
                 tx,
@@ -84,10 +87,17 @@ class GracePeriodActivities:
                 self._outbox.store(tx, step, row, NotificationKind.LEAVING_REMINDER, leaving.until)
 
     @activity.defn(name="restore-tenant")
-    def restore_tenant(self, step: StepInput) -> StatusChangeResult:
-        """Restore the tenant's former state and locks; raises DestructionStarted after the point of no return."""
+    def restore_tenant(self, step: RestoreInput) -> StatusChangeResult:
+        """Restore the tenant's former state and locks.
+
+        Raises:
+            DestructionStarted: after the point of no return.
+            EventSuperseded: the request is an event of the marketplace that is not its last word.
+        """
         with self._database.tenant_tx(step.tenant_id) as tx:
             before = tx.tenants.lock()
+            if step.reason is LeaveReason.MARKETPLACE:
+                _require_last_word(tx, EventKind.SERVICE_ENABLED)
             state = tx.leaving.restore()
             if before.state is not State.LEAVING:
                 return StatusChangeResult(state=state)
@@ -105,19 +115,28 @@ class GracePeriodActivities:
         return DestructionStartedResult(begun=begun)
 
     @staticmethod
-    def _asked_by_marketplace(tx: TenantTransaction, step: LeaveInput) -> bool:
-        """Return whether the marketplace's signed event is recorded; the caller's claim alone is not trusted.
+    def _needs_approval(tx: TenantTransaction, step: LeaveInput) -> bool:
+        """Return whether the policy applies; raises EventSuperseded for a revoked event of the marketplace.
 
-        A customer may cancel at the marketplace without a second person, because the grace period can undo it.
+        A customer may cancel at the marketplace without a second person, because the grace period can undo it. The
+        caller's claim is not trusted: the signed event must be recorded.
         """
-        usual = not step.now and step.grace_seconds is None
-        return usual and step.reason is LeaveReason.MARKETPLACE and tx.leaving.asked_by_marketplace()
+        if step.reason is not LeaveReason.MARKETPLACE:
+            return True
+        _require_last_word(tx, EventKind.SERVICE_DISABLED)
+        return step.now or step.grace_seconds is not None
 
     def _grace(self, step: LeaveInput) -> timedelta | None:
         """Return the requested grace period; None for the usual one, or the one in progress."""
         if step.now:
             return timedelta()
         return None if step.grace_seconds is None else timedelta(seconds=step.grace_seconds)
+
+
+def _require_last_word(tx: TenantTransaction, kind: EventKind) -> None:
+    """Raise EventSuperseded unless the marketplace's last event is of this kind; the caller holds the row lock."""
+    if tx.leaving.last_word() is not kind:
+        raise EventSuperseded
 
 
 def _argument(step: LeaveInput) -> Argument:

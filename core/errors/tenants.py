@@ -80,6 +80,14 @@ class TenantConflict(CallerError):
     hint = "a tenant keeps the region in which it was enabled; offboard it before you enable it elsewhere"
 
 
+class EventSuperseded(CallerError):
+    """A later event of the marketplace revokes the one that was to be processed; the tenant is unchanged."""
+
+    code = "event_superseded"
+    message = "a later event of the marketplace revokes this one"
+    hint = "no action is needed; the last event is in force"
+
+
 class InvalidTransition(CallerError):
     code = "invalid_transition"
 

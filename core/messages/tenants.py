@@ -140,7 +140,7 @@ class ApprovalResult(WaitingResult):
 
 
 class LeaveReason(StrEnum):
-    """Origin of an offboarding; without free text, which workflow histories would keep."""
+    """Origin of an offboarding or a restore; without free text, which workflow histories would keep."""
 
     OPERATOR = "operator"
     CUSTOMER = "customer"
@@ -157,6 +157,12 @@ class OffboardRequest(ApprovalRef):
 
 class LeaveInput(StepInput, OffboardRequest):
     """Input of the step that starts the offboarding of a tenant."""
+
+
+class RestoreInput(StepInput):
+    """Input of the step that restores a tenant."""
+
+    reason: LeaveReason = LeaveReason.OPERATOR
 
 
 class OffboardingResult(StatusChangeResult):

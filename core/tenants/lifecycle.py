@@ -40,7 +40,7 @@ MEANING: Mapping[State, str] = MappingProxyType(
     {
         State.REQUESTED: "the marketplace event is stored; provisioning has not started",
         State.PROVISIONING: "keys, tenant CA and route are created, then the isolation checks run",
-        State.FAILED: "provisioning failed; an operator must fix the cause and retry",
+        State.FAILED: "provisioning failed; an operator must fix the cause and retry, or offboard the tenant",
         State.ACTIVE: "all operations are allowed",
         State.SUSPENDED: "decryption only; encryption is rejected",
         State.LOCKED: "all cryptographic operations are rejected: manual lock, root key unavailable, or failed "
@@ -56,7 +56,7 @@ ENCRYPTS = frozenset({State.ACTIVE})
 DECRYPTS = frozenset({State.ACTIVE, State.SUSPENDED})
 """The states in which services may decrypt and get keys; every other state rejects all operations."""
 
-_LIVE = (State.ACTIVE, State.SUSPENDED, State.LOCKED)
+_LEAVABLE = (State.FAILED, State.ACTIVE, State.SUSPENDED, State.LOCKED)
 
 # A value with several states undoes an earlier transition: the caller names the state to return to.
 TRANSITIONS: Mapping[tuple[State, Transition], tuple[State, ...]] = MappingProxyType(
@@ -70,10 +70,8 @@ TRANSITIONS: Mapping[tuple[State, Transition], tuple[State, ...]] = MappingProxy
         (State.ACTIVE, Transition.LOCK): (State.LOCKED,),
         (State.SUSPENDED, Transition.LOCK): (State.LOCKED,),
         (State.LOCKED, Transition.UNLOCK): (State.ACTIVE, State.SUSPENDED),
-        (State.ACTIVE, Transition.LEAVE): (State.LEAVING,),
-        (State.SUSPENDED, Transition.LEAVE): (State.LEAVING,),
-        (State.LOCKED, Transition.LEAVE): (State.LEAVING,),
-        (State.LEAVING, Transition.RESTORE): _LIVE,
+        **{(state, Transition.LEAVE): (State.LEAVING,) for state in _LEAVABLE},
+        (State.LEAVING, Transition.RESTORE): _LEAVABLE,
         (State.LEAVING, Transition.OFFBOARD): (State.OFFBOARDED,),
     }
 )

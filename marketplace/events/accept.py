@@ -1,5 +1,6 @@
 """The transaction that stores an event before the response 202, and the status that the marketplace can read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.errors.requests import MalformedEvent
@@ -57,6 +58,12 @@ def discovered(database: Database, tenant_id: str, event_id: str) -> str | None:
     """Return the service that a stored event discovered; None if it was erased with its tenant."""
     with database.tenant_tx(tenant_id) as tx:
         return tx.inbox.discovered(event_id)
+
+
+def unstarted_changes(database: Database, tenant_id: str) -> Sequence[tuple[str, EventKind]]:
+    """Return (event id, kind) of a tenant's enables and disables that its workflow has not received, in order."""
+    with database.tenant_tx(tenant_id) as tx:
+        return tx.inbox.unstarted_changes()
 
 
 def look_up(database: Database, tenant_id: str) -> tuple[TenantRow, list[StepRow]]:

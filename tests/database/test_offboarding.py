@@ -65,6 +65,18 @@ def erase(worker: Database, at_most: int = 1000) -> int:
         calls += 1
 
 
+def test_tenant_that_was_never_active_cannot_be_restored_as_active(worker: Database, field: Field) -> None:
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.tenant set state = 'failed', ready_at = null where tenant_id = %s", [ACME])
+    with worker.tenant_tx(ACME) as tx:
+        tx.leaving.begin(GRACE)
+    for state in ("active", "suspended", "locked"):
+        with pytest.raises(DatabaseRefused, match="tenant_returns_ready_check"), worker.raw_tx(ACME) as connection:
+            connection.execute("update okcm.tenant set returns_to = %s", [state])
+    with worker.tenant_tx(ACME) as tx:
+        assert tx.leaving.restore() is State.FAILED
+
+
 def counts(field: Field, tenant: str) -> dict[str, int]:
     with field.administrator() as administrator:
         tables = administrator.execute(

@@ -81,9 +81,20 @@ class RecordingWorkflowClient:
         """Called when a service is to be connected, with tenant, service and request; may raise."""
         self.down = False
         self.broken_for: set[str] = set()
+        self.broken_events: set[str] = set()
+        self.slow = lambda: 0.0
+        """Returns how many seconds the next call takes."""
+        self.order: list[tuple[str, str]] = []
+        """(tenant, event) of each enable and disable, in the order in which they arrived first."""
+
+    def _arrive(self, tenant_id: str, event_id: str) -> None:
+        if event_id in self.broken_events:
+            raise RuntimeError("the workflow rejects this event")
+        if (tenant_id, event_id) not in self.order:  # the workflow ignores repeated events
+            self.order.append((tenant_id, event_id))
 
     async def _reach(self) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.slow())
         if self.down:
             raise TemporalUnavailable
 
@@ -91,12 +102,14 @@ class RecordingWorkflowClient:
         await self._reach()
         if tenant_id in self.broken_for:
             raise RuntimeError("not a workflow id")
+        self._arrive(tenant_id, event_id)
         self.taken.append((tenant_id, region, event_id))
 
     async def disable(self, tenant_id: str, event_id: str) -> None:
         await self._reach()
         if tenant_id not in {taken for taken, _, _ in self.taken}:
             raise TenantUnknown
+        self._arrive(tenant_id, event_id)
         self.disabled.append((tenant_id, event_id))
 
     async def discover_service(self, tenant_id: str, region: str, service: str) -> None:
@@ -118,10 +131,10 @@ class Endpoint:
         body = event if isinstance(event, bytes) else json.dumps(event).encode()
         return await self.client.post("/v1/events", content=body, headers=signed(body, **how) | (headers or {}))
 
-    async def enable(self, event_id: str | None = None, **changes: Any) -> None:
-        """Post an event that enables a tenant, and wait until its workflow has it."""
+    async def enable(self, event_id: str | None = None, *, left: int = 0, **changes: Any) -> None:
+        """Post an event that enables a tenant, and wait until its workflow has it and `left` events are waiting."""
         await self.post(an_event(**changes), event_id=event_id)
-        await wait_until_async(lambda: self.waiting() == 0)
+        await wait_until_async(lambda: self.waiting() == left)
 
     async def show(self, tenant_id: str, token: str = TOKEN) -> httpx2.Response:
         return await self.client.get(f"/v1/tenants/{tenant_id}", headers={"authorization": f"Bearer {token}"})

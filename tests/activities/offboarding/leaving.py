@@ -1,7 +1,9 @@
 """A tenant with services, the single steps of its offboarding, and what remains of it."""
 
 import json
-from typing import Any
+import uuid
+from datetime import datetime
+from typing import Any, Self
 
 from core import names as ids
 from core.keys.encryption_context import EncryptionContext, Purpose
@@ -10,17 +12,21 @@ from core.messages.tenants import (
     DestructionInventory,
     DestructionStartedResult,
     LeaveInput,
+    LeaveReason,
     OffboardingResult,
+    RestoreInput,
     StatusChange,
     StatusChangeInput,
     StatusChangeResult,
 )
+from core.tenants.provisioning import EventKind
 from database.connection.database import Database
 from database.keys import ServiceKeyRow
 from database.offboarding import OffboardingRow
 from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.activities.recorded import Recorded
 from tests.activities.services.connecting import SERVICE, Connection
+from tests.database.builders import an_event
 from vault.auth.client import TokenSession
 
 STEPS = (
@@ -40,10 +46,22 @@ STEPS = (
 class Leaving(Recorded):
     """The tenant and the single steps of its offboarding."""
 
+    connection: Connection
+
     def __init__(self, connection: Connection, admin: TokenSession) -> None:
-        super().__init__(connection.database, connection.tenant_id)
-        self.connection, self.tenant = connection, connection.tenant
-        self.admin = admin
+        self._begin(connection.tenant, admin)
+        self.connection = connection
+
+    @classmethod
+    def of(cls, tenant: Provisioning, admin: TokenSession) -> Self:
+        """Return the offboarding of a tenant without a service."""
+        leaving = cls.__new__(cls)
+        leaving._begin(tenant, admin)
+        return leaving
+
+    def _begin(self, tenant: Provisioning, admin: TokenSession) -> None:
+        super().__init__(tenant.database, tenant.tenant_id)
+        self.tenant, self.admin = tenant, admin
         self.number = 1
 
     @property
@@ -54,9 +72,14 @@ class Leaving(Recorded):
         step = LeaveInput(tenant_id=self.tenant_id, operation_id=f"leave-{self.number}", **request)
         return self.tenant.run_with("start-offboarding", step)
 
-    def restore(self) -> StatusChangeResult:
-        step = StepInput(tenant_id=self.tenant_id, operation_id=f"restore-{self.number}")
+    def restore(self, reason: LeaveReason = LeaveReason.OPERATOR) -> StatusChangeResult:
+        step = RestoreInput(tenant_id=self.tenant_id, operation_id=f"restore-{self.number}", reason=reason)
         return self.tenant.run_with("restore-tenant", step)
+
+    def accept(self, kind: EventKind, at: datetime) -> None:
+        """Store an event of the marketplace; `at` is its time there."""
+        event = an_event(self.tenant_id, f"event-{uuid.uuid4().hex}", kind=kind, timestamp=at)
+        assert self.read(lambda tx: tx.inbox.accept(event))
 
     def move(self, move: StatusChange) -> None:
         step = StatusChangeInput(tenant_id=self.tenant_id, operation_id=f"{move}-{self.number}", move=move)

@@ -1,19 +1,28 @@
 """The grace period on real servers: its restrictions, its notifications and both of its ends."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from core import names as ids
-from core.errors.tenants import DestructionStarted, GracePeriodActive, InvalidTransition, OffboardingAlreadyScheduled
+from core.errors.tenants import (
+    DestructionStarted,
+    EventSuperseded,
+    GracePeriodActive,
+    InvalidTransition,
+    OffboardingAlreadyScheduled,
+)
 from core.messages.tenants import LeaveInput, LeaveReason, StatusChange
 from core.names import CANARY_TENANT_ID
 from core.notifications import NotificationKind
 from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import LockReason
+from core.tenants.provisioning import EventKind, Step
 from openkcm.errors import IllegalTenantId
+from tests.activities.offboarding.leaving import Leaving
 
 DAY = 24 * 3600.0
+ENABLED, DISABLED, DISCOVERED = EventKind.SERVICE_ENABLED, EventKind.SERVICE_DISABLED, EventKind.SERVICE_DISCOVERED
 
 
 def test_offboarding_notifies_the_end_of_the_grace_period_and_destroys_nothing_before(leaving) -> None:
@@ -79,6 +88,92 @@ def test_restore_is_rejected_once_destruction_has_begun(leaving) -> None:
         leaving.restore()
     assert leaving.leave(now=True).state is State.LEAVING
     assert leaving.leave(reason=LeaveReason.MARKETPLACE).notification is None
+
+
+# ── marketplace ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def minutes(number: int) -> datetime:
+    return datetime.now(UTC) + timedelta(minutes=number)
+
+
+@pytest.mark.parametrize("events", [[(DISABLED, 1), (ENABLED, 2)], [(ENABLED, 2), (DISABLED, 1)]])
+def test_disable_that_a_later_enable_revokes_does_not_offboard(leaving, events) -> None:
+    """The events arrive in order and out of order; the time at the marketplace decides."""
+    for kind, number in events:
+        leaving.accept(kind, minutes(number))
+    with pytest.raises(EventSuperseded):
+        leaving.leave(reason=LeaveReason.MARKETPLACE)
+    with pytest.raises(EventSuperseded):
+        leaving.leave(reason=LeaveReason.MARKETPLACE, now=True)
+    assert leaving.tenant_row.state is State.ACTIVE
+    assert leaving.records("tenant.offboarding") == []
+
+
+def test_discovered_service_does_not_revoke_a_disable(leaving) -> None:
+    leaving.accept(DISABLED, minutes(1))
+    leaving.accept(DISCOVERED, minutes(2))
+    assert leaving.leave(reason=LeaveReason.MARKETPLACE).state is State.LEAVING
+
+
+def test_claimed_event_of_the_marketplace_without_a_record_does_not_offboard(leaving) -> None:
+    with pytest.raises(EventSuperseded):
+        leaving.leave(reason=LeaveReason.MARKETPLACE)
+    assert leaving.tenant_row.state is State.ACTIVE
+
+
+def test_enable_that_a_later_disable_revokes_does_not_restore(leaving) -> None:
+    leaving.accept(DISABLED, minutes(2))
+    leaving.accept(ENABLED, minutes(1))
+    leaving.leave(reason=LeaveReason.MARKETPLACE)
+    with pytest.raises(EventSuperseded):
+        leaving.restore(LeaveReason.MARKETPLACE)
+    assert leaving.tenant_row.state is State.LEAVING
+    leaving.accept(ENABLED, minutes(3))
+    assert leaving.restore(LeaveReason.MARKETPLACE).state is State.ACTIVE
+
+
+def test_restore_by_an_operator_revokes_the_disable_before_it(leaving) -> None:
+    leaving.accept(DISABLED, minutes(1))
+    leaving.leave(reason=LeaveReason.MARKETPLACE)
+    leaving.restore()
+    leaving.number = 2
+    with pytest.raises(EventSuperseded):
+        leaving.leave(reason=LeaveReason.MARKETPLACE)
+    leaving.accept(DISABLED, minutes(2))
+    assert leaving.leave(reason=LeaveReason.MARKETPLACE).state is State.LEAVING
+
+
+# ── other states ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_failed_tenant_is_restored_as_failed_or_destroyed(tenant, vault_admin) -> None:
+    for step in (Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY):
+        tenant.run(step)
+    for rollback in ("disable-tenant-key", "disable-ca"):
+        tenant.run(rollback)
+    tenant.run("record-failure", code="vault_refused", reason="check-isolation")
+    leaving = Leaving.of(tenant, vault_admin)
+    leaving.leave()
+    assert leaving.restore().state is State.FAILED
+    assert leaving.restore().state is State.FAILED
+    leaving.number = 2
+    leaving.leave(now=True)
+    leaving.through()
+    assert leaving.keys_there() == set()
+    assert leaving.tenant_row.state is State.OFFBOARDED
+    kinds = {one["kind"] for one in leaving.statement()["destroyed"]}
+    assert kinds == {"L2 tenant key", "payload key", "certificate authority key"}
+
+
+def test_tenant_whose_first_step_failed_is_offboarded_without_a_key(tenant, vault_admin) -> None:
+    tenant.run(Step.OPEN_RECORDS)
+    tenant.run("record-failure", code="vault_refused", reason="create-keys")
+    leaving = Leaving.of(tenant, vault_admin)
+    leaving.leave(now=True)
+    leaving.through()
+    assert leaving.tenant_row.state is State.OFFBOARDED
+    assert leaving.statement()["destroyed"] == []
 
 
 def test_canary_tenant_cannot_be_offboarded(canary) -> None:

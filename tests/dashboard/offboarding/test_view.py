@@ -39,9 +39,9 @@ def test_after_the_grace_period_a_restore_is_not_offered() -> None:
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_a_tenant_can_be_offboarded_only_after_activation(state: State) -> None:
+def test_a_tenant_can_be_offboarded_after_activation_or_a_failed_provisioning(state: State) -> None:
     may = leaving.may_leave(replace(TENANT, state=state))
-    assert may is (state in {State.ACTIVE, State.SUSPENDED, State.LOCKED})
+    assert may is (state in {State.FAILED, State.ACTIVE, State.SUSPENDED, State.LOCKED})
 
 
 def test_the_dry_run_lists_keys_and_counts_the_rest() -> None:

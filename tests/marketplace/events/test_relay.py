@@ -1,4 +1,5 @@
 import asyncio
+import random
 import threading
 from contextlib import suppress
 
@@ -124,6 +125,49 @@ async def test_disable_before_the_workflow_exists_waits_and_does_not_block_other
     async with running(field, workflow_client) as endpoint:
         await wait_until_async(lambda: [event for _, _, event in workflow_client.taken if event == "msg_on"])
         await wait_until_async(lambda: workflow_client.disabled == [("acme-corp-12345", "msg_off")])
+
+
+async def test_later_event_waits_until_the_workflow_has_the_earlier_ones(endpoint):
+    await endpoint.enable("msg_on")
+    endpoint.workflow_client.broken_events = {"msg_off"}
+    await endpoint.post(an_event(event="service_disabled"), event_id="msg_off")
+    await endpoint.post(an_event(), event_id="msg_on_again")
+    await endpoint.enable(customer="tenant-good", event_id="msg_good", left=2)
+    assert [event_id for _, event_id in endpoint.workflow_client.order] == ["msg_on", "msg_good"]
+    endpoint.workflow_client.broken_events = set()
+    await endpoint.enable("msg_last")
+    order = [event_id for tenant_id, event_id in endpoint.workflow_client.order if tenant_id == "acme-corp-12345"]
+    assert order == ["msg_on", "msg_off", "msg_on_again", "msg_last"]
+
+
+async def test_events_of_a_tenant_arrive_in_order_from_two_processes(field, workflow_client):
+    workflow_client.down = True
+    chance = random.Random(18)  # noqa: S311 - pauses of a test
+    sent: dict[str, list[str]] = {"tenant-a": [], "tenant-b": []}
+    async with running(field, workflow_client) as first, running(field, workflow_client) as second:
+        for number in range(16):
+            for tenant_id, ids in sent.items():
+                kind = "service_disabled" if number % 2 else "service_enabled"
+                event_id = f"msg_{tenant_id}_{number}"
+                endpoint = chance.choice([first, second])
+                answer = await endpoint.post(an_event(customer=tenant_id, event=kind), event_id=event_id)
+                assert answer.status_code == 202
+                ids.append(event_id)
+        workflow_client.slow = lambda: chance.random() / 50
+        workflow_client.down = False
+        await wait_until_async(lambda: first.waiting() == 0)
+    arrived = {one: [event_id for tenant_id, event_id in workflow_client.order if tenant_id == one] for one in sent}
+    assert arrived == sent
+
+
+async def test_discovered_service_does_not_wait_for_a_failing_event(endpoint):
+    await endpoint.enable("msg_on")
+    endpoint.workflow_client.broken_events = {"msg_off"}
+    await endpoint.post(an_event(event="service_disabled"), event_id="msg_off")
+    discovery = an_event(event="service_discovered", workload="orders-db", kind="postgresql", organization=None)
+    await endpoint.post(discovery)
+    await wait_until_async(lambda: endpoint.workflow_client.discovered)
+    assert endpoint.waiting() == 1
 
 
 class FailingRounds(WorkflowRelay):

@@ -7,18 +7,19 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 from core import names as ids
-from core.errors.tenants import TenantUnknown
+from core.errors.tenants import EventSuperseded, TenantUnknown
 from core.messages.services import ServiceInput, ServiceWorkflowState
-from core.messages.tenants import LeaveReason, OffboardInput, StatusChange
+from core.messages.tenants import LeaveReason, OffboardInput, StatusChange, StatusChangeResult
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity, ends, fast_forward, refused, summaries
 from workflows.offboarding import OffboardTenant
+from workflows.provisioning import ProvisionTenant
 from workflows.runtime import options as visibility
 from workflows.services import ConnectService
 from workflows.tenants import Tenant
 
-WORKFLOWS = [Tenant, OffboardTenant, ConnectService]
+WORKFLOWS = [Tenant, OffboardTenant, ConnectService, ProvisionTenant]
 HOUR = {"grace_seconds": 3600}
 DESTRUCTION = [
     "start-destruction",
@@ -246,6 +247,36 @@ async def test_marketplace_event_disables_once_and_another_enables_again(entity,
     await entity.gateway.disable(entity.tenant_id, "event-off")
     await entity.move(StatusChange.RESUME)
     assert len(script.inputs["start-offboarding"]) == 1
+
+
+async def test_superseded_event_leaves_the_tenant_unchanged_and_operable(entity, script):
+    script.refused["start-offboarding"] = EventSuperseded()
+    await entity.gateway.disable(entity.tenant_id, "event-off")
+    await wait_until_async(lambda: script.attempts["start-offboarding"] == 1)
+    await entity.move(StatusChange.SUSPEND)
+    await entity.reaches(State.SUSPENDED)
+    script.refused.clear()
+    await entity.offboard(**HOUR)
+    script.refused["restore-tenant"] = EventSuperseded()
+    await entity.gateway.enable(entity.tenant_id, entity.region, "event-on")
+    await wait_until_async(lambda: script.attempts["restore-tenant"] == 1)
+    assert script.inputs["restore-tenant"][0].reason is LeaveReason.MARKETPLACE
+    await entity.reaches(State.LEAVING)
+
+
+async def test_failed_tenant_is_offboarded_and_provisioned_again_when_enabled(client, region, script):
+    entity = await Entity.start(client, region, State.FAILED)
+    failed = StatusChangeResult(state=State.FAILED)
+    script.answers |= {"restore-tenant": failed, "apply-root-key-health": failed}
+    await entity.offboard(**HOUR)
+    await entity.reaches(State.LEAVING)
+    await entity.restore()
+    await entity.reaches(State.FAILED)
+    await entity.gateway.disable(entity.tenant_id, "event-off")
+    await entity.reaches(State.LEAVING)
+    await entity.gateway.enable(entity.tenant_id, region, "event-on")
+    await entity.reaches(State.ACTIVE)
+    assert "activate" in script.calls
 
 
 async def test_disabling_an_unknown_tenant_fails(entity):
