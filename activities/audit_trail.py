@@ -26,15 +26,16 @@ def append_audit_event(
 ) -> int:
     """Append an event to the tenant's audit stream, once for each operation, name, subject and outcome.
 
-    Returns the sequence number of the record.
+    Returns the sequence number of the record. A step that appends many events MUST build them and append them at once:
+    the appends of one transaction take a time that grows with the square of their number.
     """
-    return tx.audit.append(audit_event(step, name, subject, outcome, **details))
+    return tx.audit.append(build_audit_event(step, name, subject, outcome, **details))
 
 
-def audit_event(
+def build_audit_event(
     step: StepInput, name: AuditName, subject: str, outcome: Outcome = "success", **details: str
 ) -> AuditEvent:
-    """Return the event that `append_audit_event` appends, for operations that append many in one round trip."""
+    """Return an event of a step; its id makes a repeated append add nothing."""
     return AuditEvent(
         event_id=f"{step.operation_id}/{name}/{subject}/{outcome}",
         name=name,

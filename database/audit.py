@@ -39,6 +39,9 @@ _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 _UNSTORABLE = re.compile("[\\0\\ud800-\\udfff]")
 """Characters that PostgreSQL cannot store in a text: NUL, and half of a surrogate pair."""
 
+_APPENDED_AT_ONCE = 2000
+"""Events in one statement: it takes well below a second, also when all of them are recorded already."""
+
 _MANY = 1000
 """Rows per query when the patterns are imprecise and may match records that the exact filter removes."""
 
@@ -95,9 +98,9 @@ class AuditStream:
         return int(appended[0])
 
     def append_all(self, events: Sequence[AuditEvent]) -> None:
-        """Append the events in order, as `append` does, in one round trip."""
-        if events:
-            array = f"[{', '.join(event.as_json() for event in events)}]"
+        """Append the events in order, as `append` does, in few round trips."""
+        for begin in range(0, len(events), _APPENDED_AT_ONCE):
+            array = f"[{', '.join(event.as_json() for event in events[begin : begin + _APPENDED_AT_ONCE])}]"
             self.connection.execute("select okcm.audit_append_all(%s::jsonb)", [array])
 
     def records(self, after: int = 0, limit: int = 1000) -> Sequence[StoredRecord]:

@@ -153,34 +153,41 @@ class Leaving:
 
     def gather(self, rows: Sequence[KeyToDestroyRow]) -> None:
         """Record the items to be destroyed; recorded items are unchanged."""
-        for row in rows:
-            self.connection.execute(
-                "insert into okcm.destruction (tenant_id, kind, name, versions, fingerprint)"
-                " values (%s, %s, %s, %s, %s) on conflict do nothing",
-                [self.tenant_id, row.kind, row.name, row.versions, row.fingerprint],
-            )
+        self.connection.execute(
+            "insert into okcm.destruction (tenant_id, kind, name, versions, fingerprint)"
+            " select %s, * from unnest(%s::text[], %s::text[], %s::text[], %s::text[]) on conflict do nothing",
+            [
+                self.tenant_id,
+                [row.kind for row in rows],
+                [row.name for row in rows],
+                [row.versions for row in rows],
+                [row.fingerprint for row in rows],
+            ],
+        )
 
-    def unwrapped(self) -> Sequence[KeyToDestroyRow]:
-        """Return each service key that still has a wrap, with the SHA-256 of the wrap."""
+    def unwrapped(self, services: Sequence[str]) -> Sequence[KeyToDestroyRow]:
+        """Return each key of the services that still has a wrap, with the SHA-256 of the wrap."""
         rows = self.connection.execute(
             "select service || ' ' || version, version::text, encode(sha256(wrapped), 'hex') from okcm.service_key"
-            " where wrapped is not null order by service, version"
+            " where service = any(%s) and wrapped is not null order by service, version",
+            [list(services)],
         )
         return [KeyToDestroyRow("service key", *row) for row in rows]
 
-    def destroy_service_keys(self) -> int:
-        """Delete the wraps of all service keys, including staged ones, and return their number."""
+    def destroy_service_keys(self, services: Sequence[str]) -> int:
+        """Delete the wraps of all keys of the services, including staged ones, and return their number."""
         return self.connection.execute(
             "update okcm.service_key set state = 'destroyed', destroyed_at = clock_timestamp(), wrapped = null,"
-            " staged_for = null, staged_wrapped = null where wrapped is not null"
+            " staged_for = null, staged_wrapped = null where service = any(%s) and wrapped is not null",
+            [list(services)],
         ).rowcount
 
-    def destroyed(self, kind: DestroyedKind) -> None:
-        """Mark all items of a kind as destroyed."""
-        self.connection.execute(
+    def destroyed(self, kind: DestroyedKind) -> int:
+        """Mark all items of a kind as destroyed and return the number of items that were not marked."""
+        return self.connection.execute(
             "update okcm.destruction set destroyed_at = clock_timestamp() where kind = %s and destroyed_at is null",
             [kind],
-        )
+        ).rowcount
 
     def erase(self, at_most: int) -> bool:
         """Erase up to `at_most` rows; return True if none remain.

@@ -87,6 +87,7 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
         "erase-rows": (N.ROWS_ERASED,),
         "issue-erasure-certificate": (N.OFFBOARDED, N.SHRED_CERTIFIED),
         "terminate-workflows": "ends the tenant's workflows in Temporal, whose history shows it",
+        "terminate-service-workflows": "ends the workflows of services in Temporal, whose histories show it",
         "plan-ca": (N.AUTHORITY_ROLL_INTENDED,),
         "prepare-ca": (N.AUTHORITY_CREATED,),
         "verify-ca": _PART,

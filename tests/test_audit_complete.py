@@ -89,7 +89,7 @@ def test_every_activity_is_registered_under_a_name_of_the_table() -> None:
     """So the table describes the activities that run."""
     wired = set(re.findall(r"\.(\w+),\n", inspect.getsource(wiring.build)))
     functions = {function.rpartition(".")[2] for _, _, function in _ACTIVITIES}
-    assert functions - wired <= {"change_policy", "close_workflows", "check_rotations", "notice_root_key_versions"}
+    assert functions - wired <= {"change_policy", "check_rotations", "notice_root_key_versions"}
 
 
 def test_each_activity_writes_the_listed_events() -> None:

@@ -244,6 +244,7 @@ def build(
         settings.backup_retention_days,
         clock,
     )
+    termination = WorkflowTerminationActivities()
     rolls = AuthorityActivities(database, queries, authorities)
     revocation = RevocationActivities(database, queries, authorities)
     expiry = ExpiryActivities(database, queries, authorities, outbox, clock, metrics)
@@ -316,7 +317,8 @@ def build(
             destruction.erase_rows,
             destruction.destroy_payload_key,
             destruction.certify_destruction,
-            WorkflowTerminationActivities().close_workflows,
+            termination.close_workflows,
+            termination.terminate_service_workflows,
             rolls.plan_authority,
             rolls.prepare_authority,
             rolls.verify_authority,

@@ -179,9 +179,12 @@ class OffboardingHandlers(StatusHandlers):
         await self._follow_root_key()
 
 
-_DESTRUCTION: tuple[tuple[Callable[[Any, StepInput], None], str], ...] = (
-    (DestructionActivities.disconnect_services, "5 · revoke every certificate, withdraw the route"),
+_Step = tuple[Callable[[Any, StepInput], None], str]
+_OF_SERVICES: tuple[_Step, ...] = (
+    (DestructionActivities.disconnect_services, "5 · withdraw the route, revoke every certificate"),
     (DestructionActivities.destroy_service_keys, "6 · destroy the wraps of all service keys"),
+)
+_OF_TENANT: tuple[_Step, ...] = (
     (DestructionActivities.destroy_tenant_key, "7 · destroy the tenant key"),
     (DestructionActivities.destroy_authority_key, "8 · destroy the key of the tenant CA"),
 )
@@ -240,9 +243,23 @@ class OffboardTenant:
             return False
         workflow.set_current_details("**Destroying.** The tenant cannot be restored.")
         stock = await run_activity(
-            DestructionActivities.take_stock, step, "4 · record the keys to be destroyed", kind=ActivityKind.LONG
+            DestructionActivities.take_stock,
+            step,
+            "4 · record the keys to be destroyed",
+            timing.ERASE_ATTEMPT,
+            heartbeat=timing.DESTROY_HEARTBEAT,
+            kind=ActivityKind.LONG,
         )
-        for activity, summary in _DESTRUCTION:
+        for activity, summary in _OF_SERVICES:
+            await run_activity(
+                activity,
+                step,
+                summary,
+                timing.ERASE_ATTEMPT,
+                heartbeat=timing.DESTROY_HEARTBEAT,
+                kind=ActivityKind.LONG,
+            )
+        for activity, summary in _OF_TENANT:
             await run_activity(activity, step, summary, kind=ActivityKind.LONG)
         await run_activity(
             DestructionActivities.erase_rows,
@@ -252,11 +269,9 @@ class OffboardTenant:
             heartbeat=timing.HEARTBEAT,
             kind=ActivityKind.LONG,
         )
-        for workflow_id in (
-            *(ids.service_workflow(tenant_id, service) for service in stock.services),
-            ids.tenant_workflow(tenant_id),
-        ):
-            await _signal_gone(workflow_id)
+        for service in stock.services:
+            await _signal_gone(ids.service_workflow(tenant_id, service))
+        await _signal_gone(ids.tenant_workflow(tenant_id))
         await workflow.execute_activity_method(
             WorkflowTerminationActivities.close_workflows,
             step,
@@ -270,6 +285,16 @@ class OffboardTenant:
         await run_activity(DestructionActivities.certify_destruction, step, "12 · sign the erasure certificate")
         await self._announce(step, NotificationKind.OFFBOARDED, "13 · notify")
         workflow.set_current_details("**Offboarded.** The erasure certificate lists what was destroyed.")
+        if workflow.patched("terminate-service-workflows"):
+            await workflow.execute_activity_method(
+                WorkflowTerminationActivities.terminate_service_workflows,
+                step,
+                task_queue=activity_queue(ActivityKind.LONG),
+                summary="14 · terminate the workflows of the services",
+                start_to_close_timeout=timing.ERASE_ATTEMPT,
+                heartbeat_timeout=timing.HEARTBEAT,
+                retry_policy=timing.RETRY,
+            )
         return True
 
     async def _announce(self, step: StepInput, kind: NotificationKind, summary: str) -> None:

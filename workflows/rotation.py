@@ -147,6 +147,8 @@ class RotateKeys:
                 RotationActivities.destroy_compromised_keys,
                 self._step,
                 "8 · destroy compromised service keys without objects",
+                timing.WRAP_ATTEMPT,
+                heartbeat=timing.WRAP_HEARTBEAT,
             )
             if not left.objects or workflow.now() >= deadline:
                 return

@@ -8,7 +8,7 @@ key of their payloads is destroyed.
 import asyncio
 import hashlib
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.audit_trail import Clock, append_audit_event, is_recorded
+from activities.audit_trail import Clock, append_audit_event, build_audit_event, is_recorded
 from activities.notifications import NotificationOutbox
 from core import names as ids
 from core.errors.platform import DatabaseRefused
@@ -39,6 +39,9 @@ from openkcm.verification.erasure_certificate import (
 )
 from vault.transit.audit_signer import TransitAuditSigner
 from vault.transit.key_destruction import TenantKeyKind, TransitDestroyer
+
+_SERVICES = 500
+"""Services that one transaction reads or changes; it takes well below a second."""
 
 _ROWS = 5000
 """Rows of a table that one transaction erases; it takes well below a second."""
@@ -91,31 +94,38 @@ class DestructionActivities:
             recorded = [kind for kind in TenantKeyKind if is_recorded(tx, _NAMES[kind](step.tenant_id))]
         keys = [self._described(kind, step.tenant_id) for kind in recorded]
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tx.tenants.lock()
-            tx.leaving.gather([*keys, *tx.leaving.unwrapped(), *self._certificates(tx)])
-            return DestructionInventory(services=tuple(service.service for service in tx.services.all()))
+            tx.leaving.gather(keys)
+        for services in self._services(step):
+            with self._database.tenant_tx(step.tenant_id) as tx:
+                tx.leaving.gather([*tx.leaving.unwrapped(services), *self._certificates(tx, services)])
+        return DestructionInventory()
 
     @activity.defn(name="disconnect-services")
     def disconnect_services(self, step: StepInput) -> None:
-        """Step 5: revoke every certificate of every service and withdraw the route."""
+        """Step 5: withdraw the route and revoke every certificate of every service."""
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tx.tenants.lock()
-            for service in tx.services.all():
-                if tx.services.disconnect(service.service):
-                    append_audit_event(tx, step, AuditName.SERVICE_DISCONNECTED, service.service)
-            tx.leaving.destroyed("service certificate")
             if tx.routes.withdraw():
                 append_audit_event(tx, step, AuditName.ROUTE_WITHDRAWN, ids.l2_key(step.tenant_id))
+        for services in self._services(step):
+            with self._database.tenant_tx(step.tenant_id) as tx:
+                disconnected = tx.services.disconnect_all(services)
+                tx.audit.append_all(
+                    [build_audit_event(step, AuditName.SERVICE_DISCONNECTED, service) for service in disconnected]
+                )
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.leaving.destroyed("service certificate")
 
     @activity.defn(name="destroy-service-keys")
     def destroy_service_keys(self, step: StepInput) -> None:
         """Step 6: overwrite the wrap of every service key, before tenant key and root key are gone."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             append_audit_event(tx, step, AuditName.KEY_DESTROYED, "service keys", "intended")
+        for services in self._services(step):
+            with self._database.tenant_tx(step.tenant_id) as tx:
+                tx.leaving.destroy_service_keys(services)
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tx.tenants.lock()
-            number = tx.leaving.destroy_service_keys()
-            tx.leaving.destroyed("service key")
+            # The number of the inventory: an earlier attempt may have destroyed some of them.
+            number = tx.leaving.destroyed("service key")
             append_audit_event(tx, step, AuditName.KEY_DESTROYED, "service keys", wraps=str(number))
 
     @activity.defn(name="destroy-tenant-key")
@@ -181,8 +191,22 @@ class DestructionActivities:
             return KeyToDestroyRow(_KINDS[kind], name, "none found", hashlib.sha256(name.encode()).hexdigest())
         return KeyToDestroyRow(_KINDS[kind], name, found.versions, found.fingerprint)
 
-    def _certificates(self, tx: TenantTransaction) -> Sequence[KeyToDestroyRow]:
-        """Return the valid certificates; expired and revoked ones grant no access anyway."""
+    def _services(self, step: StepInput) -> Iterator[Sequence[str]]:
+        """Yield the names of all services in pieces, each after a heartbeat and for a separate transaction.
+
+        One transaction for thousands of services would outlast an attempt. After the point of no return no service is
+        added and no key or certificate is created.
+        """
+        services: Sequence[str] = [""]
+        while services:
+            activity.heartbeat(services[-1])
+            with self._database.tenant_tx(step.tenant_id) as tx:
+                services = tx.services.names(services[-1], _SERVICES)
+            if services:
+                yield services
+
+    def _certificates(self, tx: TenantTransaction, services: Sequence[str]) -> Sequence[KeyToDestroyRow]:
+        """Return the valid certificates of services; expired and revoked ones grant no access anyway."""
         return [
             KeyToDestroyRow(
                 "service certificate",
@@ -190,7 +214,7 @@ class DestructionActivities:
                 f"{leaf.service} {leaf.generation}",
                 hashlib.sha256(ssl.PEM_cert_to_DER_cert(leaf.certificate_pem)).hexdigest(),
             )
-            for leaf in tx.services.valid_leaves(self._clock())
+            for leaf in tx.services.valid_leaves(self._clock(), services)
         ]
 
     def _destroy(self, step: StepInput, kind: TenantKeyKind) -> None:
@@ -240,6 +264,7 @@ def _gone(row: KeyToDestroyRow) -> Destroyed:
 
 
 _PAUSE_SECONDS = 0.25
+_TERMINATED_AT_ONCE = 50
 _MAX_WAIT_SECONDS = 30.0
 """Time for workflows to end. One that still runs afterwards waits for something that no longer exists."""
 
@@ -249,10 +274,11 @@ log = structlog.get_logger()
 class WorkflowTerminationActivities:
     @activity.defn(name="terminate-workflows")
     async def close_workflows(self, step: StepInput) -> None:
-        """Step 10: wait until every other workflow of the tenant has ended; terminate those that remain.
+        """Step 10: wait until every other workflow of the tenant has ended, those of services aside.
 
-        Each received a signal before. The list of running workflows lags, so the tenant's own workflow is described by
-        its id. A workflow that the list misses can do no harm: its keys and rows are gone.
+        Those that remain are terminated. The tenant workflow received a signal before. The list of running workflows
+        lags, so the tenant workflow is described by its id. A workflow that the list misses can do no harm: its keys
+        and rows are gone.
         """
         client, own, waited = activity.client(), activity.info().workflow_id, 0.0
         while left := await _running(client, step.tenant_id, own):
@@ -264,15 +290,38 @@ class WorkflowTerminationActivities:
             await asyncio.sleep(_PAUSE_SECONDS)
             waited += _PAUSE_SECONDS
 
+    @activity.defn(name="terminate-service-workflows")
+    async def terminate_service_workflows(self, step: StepInput) -> None:
+        """Step 14: terminate the workflows of services, which have nothing left to do.
+
+        A signal to each would cost several events of the sender and a task of a worker.
+        """
+        client, terminated = activity.client(), set[str]()
+        while left := await _listed(client, f"WorkflowId STARTS_WITH '{ids.service_workflow(step.tenant_id, '')}'"):
+            for begin in range(0, len(left), _TERMINATED_AT_ONCE):
+                activity.heartbeat(len(terminated))
+                some = set(left[begin : begin + _TERMINATED_AT_ONCE]) - terminated
+                await asyncio.gather(*(_terminate(client, workflow_id) for workflow_id in some))
+                terminated |= some
+            await asyncio.sleep(_PAUSE_SECONDS)
+
 
 async def _running(client: Client, tenant_id: str, own: str | None) -> list[str]:
-    # A tenant id has only letters, digits and hyphens (core/names.py), so it cannot end the quotes.
-    query = f"TenantId = '{tenant_id}' and ExecutionStatus = 'Running'"
-    found = {run.id async for run in client.list_workflows(query)} - {own}
-    entity = ids.tenant_workflow(tenant_id)
+    entity, service = ids.tenant_workflow(tenant_id), ids.service_workflow(tenant_id, "")
+    query = f"WorkflowId STARTS_WITH '{entity}/' and WorkflowId NOT STARTS_WITH '{service}'"
+    found = {*await _listed(client, query)} - {own}
     if await _is_running(client, entity):
         found.add(entity)
     return sorted(found)
+
+
+async def _listed(client: Client, query: str) -> list[str]:
+    """Return the ids of the running workflows that a query finds.
+
+    The query is by id, because not every workflow has the search attribute of its tenant. A tenant id has only letters,
+    digits and hyphens (core/names.py), so it cannot end the quotes.
+    """
+    return [run.id async for run in client.list_workflows(f"{query} and ExecutionStatus = 'Running'")]
 
 
 async def _is_running(client: Client, workflow_id: str) -> bool:

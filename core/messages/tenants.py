@@ -185,7 +185,9 @@ class DestructionStartedResult(Message):
 class DestructionInventory(Message):
     """The part of the inventory to destroy that a workflow needs."""
 
-    services: tuple[ServiceName, ...] = Field(description="services that are connected or have a workflow")
+    services: tuple[ServiceName, ...] = Field(
+        (), description="services whose workflows to signal; only in old histories, because it has no bound"
+    )
 
 
 class OffboardResult(Message):

@@ -24,10 +24,8 @@ _SERVICE = (
     " from okcm.service s left join lateral (select not_after, not_before from okcm.service_certificate c"
     " where c.service = s.service and revoked_at is null order by generation desc limit 1) as newest on true"
 )
-_LEAF = (
-    "select serial, service, generation, request_id, certificate_pem, not_before, not_after, authority, revoked_at"
-    " from okcm.service_certificate where service = %s"
-)
+_LEAF_COLUMNS = "serial, service, generation, request_id, certificate_pem, not_before, not_after, authority, revoked_at"
+_LEAF = f"select {_LEAF_COLUMNS} from okcm.service_certificate where service = %s"  # noqa: S608 - a constant
 _KEY_COLUMNS = "service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id, state, l2_version"
 _KEY = f"select {_KEY_COLUMNS} from okcm.service_key where service = %s"  # noqa: S608 - a constant
 
@@ -164,20 +162,27 @@ class Services:
 
     def disconnect(self, service: str) -> bool:
         """Revoke all certificates and mark the service disconnected, atomically; return False if it already was."""
-        state = self._lock(service)[1]
-        # Repeated for a disconnected service: a superseded enrolment can have left a certificate.
+        self._lock(service)
+        return bool(self.disconnect_all([service]))
+
+    def disconnect_all(self, services: Sequence[str]) -> Sequence[str]:
+        """Disconnect services as `disconnect` does and return those that were not disconnected, by name."""
+        # In a fixed order, so that two processes that lock the same services do not deadlock.
+        self.connection.execute(
+            "select from okcm.service where service = any(%s) order by service for no key update", [list(services)]
+        )
+        # Also for a disconnected service: a superseded enrolment can have left a certificate.
         self.connection.execute(
             "update okcm.service_certificate set revoked_at = clock_timestamp()"
-            " where service = %s and revoked_at is null",
-            [service],
+            " where service = any(%s) and revoked_at is null",
+            [list(services)],
         )
-        if state is ServiceState.DISCONNECTED:
-            return False
-        self.connection.execute(
-            "update okcm.service set state = 'disconnected', disconnected_at = clock_timestamp() where service = %s",
-            [service],
+        rows = self.connection.execute(
+            "update okcm.service set state = 'disconnected', disconnected_at = clock_timestamp()"
+            " where service = any(%s) and state <> 'disconnected' returning service",
+            [list(services)],
         )
-        return True
+        return sorted(service for (service,) in rows)
 
     def get(self, service: str) -> ServiceRow | None:
         found = self.connection.execute(f"{_SERVICE} where service = %s", [service]).fetchone()
@@ -186,6 +191,13 @@ class Services:
     def all(self) -> Sequence[ServiceRow]:
         """Return the services by name."""
         return [_service(row) for row in self.connection.execute(f"{_SERVICE} order by service")]
+
+    def names(self, after: str, limit: int) -> Sequence[str]:
+        """Return up to `limit` names of services, in order, after `after`."""
+        rows = self.connection.execute(
+            "select service from okcm.service where service > %s order by service limit %s", [after, limit]
+        )
+        return [service for (service,) in rows]
 
     def record_leaf(self, leaf: ServiceCertificateRow) -> ServiceCertificateRow:
         """Record a certificate and return the recorded one for its service and generation, which is the first."""
@@ -217,12 +229,12 @@ class Services:
         ).fetchone()
         return None if found is None else ServiceCertificateRow(*found)
 
-    def valid_leaves(self, at: datetime) -> Sequence[ServiceCertificateRow]:
-        """Return all certificates that are neither revoked nor expired."""
+    def valid_leaves(self, at: datetime, services: Sequence[str] | None = None) -> Sequence[ServiceCertificateRow]:
+        """Return the certificates that are neither revoked nor expired, of all services or of `services`."""
         rows = self.connection.execute(
-            "select serial, service, generation, request_id, certificate_pem, not_before, not_after, revoked_at"
-            " from okcm.service_certificate where revoked_at is null and not_after > %s order by service, generation",
-            [at],
+            f"select {_LEAF_COLUMNS} from okcm.service_certificate where revoked_at is null and not_after > %(at)s"  # noqa: S608 - a constant
+            " and (%(services)s::text[] is null or service = any(%(services)s)) order by service, generation",
+            {"at": at, "services": None if services is None else list(services)},
         )
         return [ServiceCertificateRow(*row) for row in rows]
 

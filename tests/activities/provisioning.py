@@ -1,6 +1,7 @@
 """A tenant and the activities of the worker, which a test runs one at a time, twice or in a different order."""
 
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ class Provisioning(Recorded):
         self._activities = {activity._Definition.must_from_callable(a).name: a for a in activities}
         super().__init__(parts.database, tenant_id)
         self.parts, self.attempt = parts, 1
+        self.heartbeats: list[float] = []
 
     @property
     def step(self) -> StepInput:
@@ -49,6 +51,7 @@ class Provisioning(Recorded):
 
     def run_with(self, name: str, *arguments: Any) -> Any:
         environment = ActivityEnvironment()
+        environment.on_heartbeat = lambda *_details: self.heartbeats.append(time.monotonic())
         workflow_id = ids.provision_workflow(self.tenant_id)
         environment.info = dataclasses.replace(environment.info, activity_type=name, workflow_id=workflow_id)
         return environment.run(self._activities[name], *arguments)

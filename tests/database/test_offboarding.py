@@ -205,12 +205,13 @@ def test_recorded_keys_to_destroy_are_unchanged_by_a_repeated_call(worker: Datab
 
 
 def test_destroyed_service_keys_have_no_wrap_and_other_tenants_keep_theirs(worker: Database, field: Field) -> None:
+    services = ["orders"]
     with worker.tenant_tx(ACME) as tx:
-        (wrap,) = tx.leaving.unwrapped()
+        (wrap,) = tx.leaving.unwrapped(services)
         assert (wrap.kind, wrap.name, len(wrap.fingerprint)) == ("service key", "orders 1", 64)
-        assert tx.leaving.destroy_service_keys() == 1
-        assert tx.leaving.destroy_service_keys() == 0
-        assert tx.leaving.unwrapped() == []
+        assert tx.leaving.destroy_service_keys(services) == 1
+        assert tx.leaving.destroy_service_keys(services) == 0
+        assert tx.leaving.unwrapped(services) == []
     with field.administrator() as administrator:
         rows = administrator.execute(
             "select tenant_id, state, wrapped is null and staged_wrapped is null from okcm.service_key order by 1"

@@ -138,9 +138,11 @@ class Script:
     @asynccontextmanager
     async def worker(self, client: Client, region: str, workflows: Sequence[type]) -> AsyncIterator[None]:
         """Run the workers of a region; only the termination of workflows is a real activity."""
-        real = WorkflowTerminationActivities().close_workflows
-        scripted = [self._scripted(one) for one in _DEFINITIONS if one.name != "terminate-workflows"]
-        async with run_region(client, region, workflows, [real, *scripted]):
+        termination = WorkflowTerminationActivities()
+        real = [termination.close_workflows, termination.terminate_service_workflows]
+        names = {activity._Definition.must_from_callable(one).name for one in real}
+        scripted = [self._scripted(one) for one in _DEFINITIONS if one.name not in names]
+        async with run_region(client, region, workflows, [*real, *scripted]):
             yield
 
     def _scripted(self, real: activity._Definition) -> Callable[..., Any]:

@@ -65,7 +65,9 @@ EXAMINE_DEADLINE = timedelta(minutes=5)
 EXAMINATION = timedelta(minutes=10)
 
 ERASE_ATTEMPT = timedelta(minutes=10)
-"""Years of usage are erased in batches, with heartbeats."""
+"""Years of usage and thousands of services are destroyed in batches, with heartbeats."""
+DESTROY_HEARTBEAT = timedelta(seconds=6)
+"""After this time another worker continues the destruction of a dead worker; a batch takes below a second."""
 
 REPORT_ATTEMPT = timedelta(minutes=2)
 """A report reads a year of a tenant's stream and renders pages, with heartbeats."""

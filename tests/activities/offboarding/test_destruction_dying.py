@@ -11,9 +11,9 @@ from tests.activities.offboarding.leaving import STEPS
 # The number of effects (Vault responses, commits) of each step, so that each crash occurs.
 EFFECTS = {
     "start-destruction": 1,
-    "inventory-keys": 5,
-    "disconnect-services": 1,
-    "destroy-service-keys": 2,
+    "inventory-keys": 8,
+    "disconnect-services": 5,
+    "destroy-service-keys": 5,
     "destroy-tenant-key": 5,
     "destroy-ca-key": 5,
     "erase-rows": 2,

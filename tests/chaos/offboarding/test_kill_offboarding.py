@@ -22,9 +22,9 @@ from tests.kms.opening import Opener
 EFFECTS = {
     "start-offboarding": 1,
     "start-destruction": 1,
-    "inventory-keys": 5,
-    "disconnect-services": 1,
-    "destroy-service-keys": 2,
+    "inventory-keys": 8,
+    "disconnect-services": 5,
+    "destroy-service-keys": 5,
     "destroy-tenant-key": 5,
     "destroy-ca-key": 5,
     "erase-rows": 2,
@@ -32,6 +32,7 @@ EFFECTS = {
     "destroy-payload-key": 5,
     "issue-erasure-certificate": 3,
     "send-notification": 1,
+    "terminate-service-workflows": 0,
 }
 GRACE = {"start-offboarding": 1, "restore-tenant": 1}
 

@@ -102,7 +102,7 @@ class Replay:
             case ["passes", *_]:
                 return lambda tx: tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=5))
             case ["loses", "its", "service", *_]:
-                return lambda tx: tx.leaving.destroy_service_keys()
+                return lambda tx: tx.leaving.destroy_service_keys([SERVICE])
             case ["offboards"]:
                 return lambda tx: tx.leaving.end()
             case ["monitoring", *_]:

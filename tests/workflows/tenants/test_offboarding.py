@@ -1,5 +1,6 @@
 """Offboarding through the workflow client: grace period, restoration and destruction."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -43,14 +44,15 @@ async def forward(entity: Entity, time: timedelta) -> None:
     await fast_forward(entity.client, entity.offboarding, time)
 
 
-async def a_service(entity: Entity, service: str, queue: str) -> WorkflowHandle:
+async def a_service(entity: Entity, service: str, queue: str, **options: object) -> WorkflowHandle:
     memory = ServiceWorkflowState(generation=1)
+    attributes = TypedSearchAttributes([SearchAttributePair(visibility.TENANT_ID, entity.tenant_id)])
     return await entity.client.start_workflow(
         ConnectService.run,
         ServiceInput(tenant_id=entity.tenant_id, region=entity.region, service=service, memory=memory),
         id=ids.service_workflow(entity.tenant_id, service),
         task_queue=queue,
-        search_attributes=TypedSearchAttributes([SearchAttributePair(visibility.TENANT_ID, entity.tenant_id)]),
+        **({"search_attributes": attributes} | options),
     )
 
 
@@ -195,22 +197,34 @@ async def test_tenant_restored_at_the_last_moment_keeps_everything(entity, scrip
     assert "inventory-keys" not in script.calls
 
 
-async def test_services_workflows_end_by_a_signal_without_payload(entity, queue, script):
-    script.leaving.services = ("orders-db",)
-    service = await a_service(entity, "orders-db", queue)
+async def test_tenant_workflow_ends_by_a_signal_without_payload(entity):
     await entity.offboard(now=True)
-    await ends(service)
     await ends(entity.offboarding)
+    await ends(entity.handle)
     events = (await entity.offboarding.fetch_history()).events
     signals = [e.signal_external_workflow_execution_initiated_event_attributes for e in events]
-    sent = [signal for signal in signals if signal.signal_name]
-    assert len(sent) == 2
+    [sent] = [signal for signal in signals if signal.signal_name]
     # A payload would need the tenant's key, which is destroyed.
-    assert all(not signal.input.payloads for signal in sent)
+    assert not sent.input.payloads
+
+
+async def test_workflows_of_many_services_are_terminated_without_an_event_for_each(entity):
+    """No worker runs them, and one has no search attribute: neither delays the destruction."""
+    services = await asyncio.gather(*(a_service(entity, f"orders-{n}", "no-worker-polls-here") for n in range(120)))
+    services.append(await a_service(entity, "unlisted", "no-worker-polls-here", search_attributes=None))
+    neighbour = await a_service(Entity(entity.client, entity.region, f"{entity.tenant_id}-2"), "other", "no-worker")
+    await entity.offboard(now=True)
+    await ends(entity.offboarding)
+    for service in services:
+        assert (await service.describe()).status is WorkflowExecutionStatus.TERMINATED
+    assert (await neighbour.describe()).status is WorkflowExecutionStatus.RUNNING
+    assert len((await entity.offboarding.fetch_history()).events) < 150
 
 
 async def test_payload_key_is_not_destroyed_while_a_workflow_of_the_tenant_runs(entity, script):
-    straggler = await a_service(entity, "straggler", "no-worker-polls-here")
+    straggler = await entity.client.start_workflow(
+        "GenerateReport", id=ids.report_workflow(entity.tenant_id, "1"), task_queue="no-worker-polls-here"
+    )
     await entity.offboard(now=True)
     await wait_until_async(lambda: "erase-rows" in script.calls)
 

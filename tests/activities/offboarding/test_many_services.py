@@ -1,0 +1,57 @@
+"""The destruction of tenants with very many services: short transactions with heartbeats, and a bound for the whole."""
+
+import json
+import time
+from functools import partial
+from operator import sub
+
+import pytest
+
+from core.services import ServiceState
+from core.tenants.lifecycle import State
+from tests.activities.dying import crashes_after, perform_with_crash
+from tests.activities.many_services import add_services
+from tests.activities.offboarding.leaving import STEPS
+from workflows.runtime import timeouts as timing
+
+SERVICES = 1200
+LONGEST_PAUSE = min(timing.ATTEMPT, timing.DESTROY_HEARTBEAT)
+"""A step without a heartbeat for this time would be started again, for ever."""
+IN_PIECES = ("inventory-keys", "disconnect-services", "destroy-service-keys")
+
+
+def test_services_are_destroyed_in_pieces_with_heartbeats(leaving, field) -> None:
+    add_services(field, leaving.tenant_id, SERVICES)
+    leaving.leave(now=True)
+    leaving.run("start-destruction")
+    for name in IN_PIECES:
+        leaving.tenant.heartbeats.clear()
+        assert crashes_after(leaving.tenant, 4, partial(leaving.run, name)), name
+        leaving.run(name)
+        assert len(leaving.tenant.heartbeats) > SERVICES // 500, name
+    since, services = leaving.leaving.since, leaving.read(lambda tx: tx.services.all())
+    names = [service.service for service in services]
+    assert {service.state for service in services} == {ServiceState.DISCONNECTED}
+    assert leaving.read(lambda tx: (tx.services.valid_leaves(since), tx.leaving.unwrapped(names))) == ([], [])
+    records = [json.loads(record) for (record,) in leaving.rows("select record from okcm.audit_event order by seq")]
+    assert [one["subject"] for one in records if one["name"] == "service.disconnected"] == names
+    [end] = [one for one in records if (one["name"], one["outcome"]) == ("key.destroyed", "success")]
+    assert end["details"]["wraps"] == str(SERVICES + 1)
+
+
+@pytest.mark.full
+def test_tenant_with_10000_services_is_destroyed_within_a_minute_with_a_crash_in_each_step(leaving, field) -> None:
+    add_services(field, leaving.tenant_id, 9_999)
+    began = time.monotonic()
+    leaving.leave(now=True)
+    took, longest = {}, {}
+    for name in STEPS:
+        beats = leaving.tenant.heartbeats = [time.monotonic()]
+        perform_with_crash(leaving.tenant, {name: partial(leaving.run, name)}, name, 1)
+        beats.append(time.monotonic())
+        took[name] = round(beats[-1] - beats[0], 2)
+        longest[name] = round(max(map(sub, beats[1:], beats)), 2)
+    assert leaving.tenant_row.state is State.OFFBOARDED
+    assert len(leaving.statement()["destroyed"]) == 3 + 2 * 10_000
+    assert time.monotonic() - began < 60, took
+    assert max(longest.values()) < LONGEST_PAUSE.total_seconds(), longest
