@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.root_keys.health import RootKeyHealthActivities
     from activities.root_keys.versions import RootKeyVersionActivities
     from core import names as ids
+    from core.errors.tenants import OperationRunning
     from core.messages.base import AnnounceInput
     from core.messages.keys import (
         AbandonInput,
@@ -35,7 +36,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
     from workflows.runtime.activity_calls import run_activity, run_local_activity
-    from workflows.runtime.failures import STOPPED, code_of, refusal_of, step_of
+    from workflows.runtime.failures import STOPPED, code_of, refusal, refusal_of, step_of
     from workflows.runtime.signals import ROOT_KEY_REPORTED, ROTATION_DUE, signal_tenant
     from workflows.runtime.tenant_base import LIVE, StatusHandlers
 
@@ -105,13 +106,17 @@ class ChangeRootKey:
         workflow.set_current_details(f"**Changing** to the root key of request `{change.request_id}`")
         try:
             await run_activity(
-                RootKeyActivities.admit_root_key, step, "1 · record the change and store the credentials"
+                RootKeyActivities.admit_root_key,
+                step,
+                "1 · record the change and store the credentials",
+                deadline=timing.PREFLIGHT_DEADLINE,
             )
             checked = await run_activity(
                 RootKeyActivities.preflight_root_key,
                 step,
                 "2 · test the new root key",
                 timing.PREFLIGHT_ATTEMPT,
+                timing.PREFLIGHT_DEADLINE,
                 kind=ActivityKind.LONG,
             )
             if checked.problems:
@@ -180,25 +185,38 @@ class ChangeRootKey:
 ROOT_KEY_CHANGE = "a change of the root key"
 
 
+PREFLIGHTS = "the maximum number of preflights"
+_MAX_PREFLIGHTS = 3
+"""Preflights of a tenant that run at once. Temporal accepts ten updates in flight, and a lock is an update too."""
+
+
 class RootKeyHandlers(StatusHandlers):
+    _preflights = 0
+
     @workflow.update(name="preflight-root-key", description="Run the preflight of a stored request's root key")
     async def preflight_root_key(self, request: RootKeyRequest) -> None:
         step = RootKeyStep(**self._step("preflight").model_dump(), request_id=request.request_id)
+        self._preflights += 1
         try:
             await run_activity(
                 RootKeyActivities.preflight_root_key,
                 step,
                 "test a root key",
                 timing.PREFLIGHT_ATTEMPT,
+                timing.PREFLIGHT_DEADLINE,
                 kind=ActivityKind.LONG,
             )
         except ActivityError as failed:
             raise refusal_of(failed) from None
+        finally:
+            self._preflights -= 1
 
     @preflight_root_key.validator
     def _may_preflight(self, request: RootKeyRequest) -> None:
         del request
         self._require_state(LIVE)
+        if self._preflights >= _MAX_PREFLIGHTS:
+            raise refusal(OperationRunning(PREFLIGHTS))
 
     @workflow.update(name="change-root-key", description="Change to the root key of a stored request")
     async def change_root_key(self, request: RootKeyRequest) -> None:

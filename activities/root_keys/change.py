@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
+import structlog
 from temporalio import activity
 
 from activities.approvals import require_approval
@@ -17,7 +18,7 @@ from activities.concurrency import ContextThreadPool, Pace
 from activities.keys import context_of, require_active_version, unwrap_service_key, verify_wrapped_key
 from activities.notifications import NotificationOutbox
 from core import names as ids
-from core.errors.keys import RootKeyRefused
+from core.errors.keys import RootKeyRefused, RootKeyTimeout
 from core.errors.tenants import TenantNotOperational, TenantUnknown
 from core.keys.root_keys import (
     Credentials,
@@ -37,6 +38,7 @@ from core.tenants.locks import LockReason, may_change_root_key
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.keys import EncryptedRootKeyRow, ServiceKeyRow
+from database.root_keys import RootKeyRequestRow
 from database.tenants import TenantRow
 from kms.interfaces import RootKey
 from kms.key_cache import RootKeyCache
@@ -46,9 +48,13 @@ from vault.transit.keys import ciphertext_version
 from vault.transit.tenant_keys import TransitTenantKeys
 
 _PROBE_BYTES = 32
+_PREFLIGHT_SECONDS = 25.0
+"""The longest test of a root key. An attempt has 30 seconds, so the result of a slow server is stored in time."""
 _BATCH = 32
 """Service keys wrapped between two commits: the most that a crash loses."""
 _THREADS = 4
+
+log = structlog.get_logger()
 
 Unseal = Callable[[str, str, str], Credentials]
 """Decrypts the credentials of a request, by tenant, request and ciphertext; raises RootKeyRefused."""
@@ -122,13 +128,10 @@ class RootKeyActivities:
         canary = b""
         probe = os.urandom(_PROBE_BYTES)
         try:
-            root_key = self._candidate(step, tenant, request.place, request.sealed, known)
-            wrong = root_key.validate()
+            wrong, canary = _run_preflight(lambda: self._test(step, tenant, request, known, probe))
             if isinstance(request.place, PlatformKeyRef) and wrong and wrong[0].retryable:
                 raise wrong[0]  # an unreachable platform server ends no change; a customer's may be a wrong address
             problems = [_as_problem(problem) for problem in wrong]
-            if not problems and known is not None:
-                canary = verify_wrapped_key(root_key, probe_context(step.tenant_id, known.root_key_id), probe)
         except OpenKcmError as problem:
             if problem.retryable and step.number:
                 raise
@@ -259,6 +262,21 @@ class RootKeyActivities:
         refuse_incomplete(place, credentials)
         return credentials
 
+    def _test(
+        self,
+        step: RootKeyStep,
+        tenant: TenantRow,
+        request: RootKeyRequestRow,
+        known: EncryptedRootKeyRow | None,
+        probe: bytes,
+    ) -> "Tested":
+        """Return the problems of a root key, and the canary ciphertext of a recorded one without problems."""
+        root_key = self._candidate(step, tenant, request.place, request.sealed, known)
+        wrong = root_key.validate()
+        if wrong or known is None:
+            return wrong, b""
+        return wrong, verify_wrapped_key(root_key, probe_context(step.tenant_id, known.root_key_id), probe)
+
     def _candidate(
         self, step: RootKeyStep, tenant: TenantRow, place: Place, sealed: str | None, known: EncryptedRootKeyRow | None
     ) -> RootKey:
@@ -274,6 +292,42 @@ class RootKeyActivities:
         with self._database.tenant_tx(tenant.tenant_id) as tx:
             row = tx.root_keys.sealed(root_key_id)
         return unwrap_service_key(self._root_keys, tenant.tenant_id, row)
+
+
+Tested = tuple[Sequence[OpenKcmError], bytes]
+
+
+def _run_preflight(test: Callable[[], Tested]) -> Tested:
+    """Return the result of `test`, or RootKeyTimeout as its only problem after `_PREFLIGHT_SECONDS`.
+
+    Its thread is abandoned then: every call to a key server has a separate timeout.
+    """
+    pool = ContextThreadPool(1, thread_name_prefix="preflight")
+    try:
+        return pool.submit(_reject_unexpected, test).result(_PREFLIGHT_SECONDS)
+    except TimeoutError:
+        slow = f"the preflight did not end within {_PREFLIGHT_SECONDS:g} seconds"
+        return (RootKeyTimeout(slow, RootKeyTimeout.hint),), b""
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _reject_unexpected(test: Callable[[], Tested]) -> Tested:
+    """Convert any other exception to RootKeyRefused: a defect of an adapter fails again in each attempt.
+
+    Only its type is logged, because its text may contain a credential.
+    """
+    try:
+        return test()
+    except OpenKcmError:
+        raise
+    except Exception as failure:  # noqa: BLE001 - each one has the same effect
+        workflow_id = activity.info().workflow_id
+        log.error("root key not tested", error=type(failure).__name__, workflow_id=workflow_id)  # noqa: TRY400 - see above
+        raise RootKeyRefused(
+            "the platform cannot test this root key",
+            "check its fields; the operator finds the error in the worker's log",
+        ) from None
 
 
 def _require_changeable(tx: TenantTransaction) -> TenantRow:

@@ -10,12 +10,10 @@ import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import typer
-from pydantic import SecretStr, ValidationError
 
-from core.errors.keys import RootKeyRefused
 from core.keys.root_keys import (
     AwsKmsKeyRef,
     Credentials,
@@ -23,6 +21,7 @@ from core.keys.root_keys import (
     Pkcs11KeyRef,
     Place,
     PlatformKeyRef,
+    parse_credentials,
     refuse_incomplete,
 )
 from openkcm.errors import CallerError
@@ -61,7 +60,7 @@ class Source:
             return Credentials()
         if self.file is None:
             values |= _prompt([name for name in _prompted_fields(place, values) if name not in values])
-        credentials = Credentials(**{name: SecretStr(value) for name, value in values.items()})
+        credentials = parse_credentials(values)
         refuse_incomplete(place, credentials)
         return credentials
 
@@ -134,20 +133,4 @@ def _limited(stream: IO[bytes], name: str) -> bytes:
 
 
 def _parsed(text: bytes) -> dict[str, str]:
-    try:
-        read = Credentials.model_validate_json(text)
-    except ValidationError as wrong:
-        raise RootKeyRefused(
-            _problem(wrong.errors(include_input=False, include_url=False)[0]["loc"]),
-            f"specify a JSON object of strings; the fields are {_FIELDS}",
-        ) from None
-    return {name: value.get_secret_value() for name, value in read if value is not None}
-
-
-def _problem(where: tuple[Any, ...]) -> str:
-    """Return the problem with the name of a known field; an unknown name may itself be a secret."""
-    if not where:
-        return "the credentials are not a JSON object"
-    if where[0] not in Credentials.model_fields:
-        return "the credentials have an unknown field"
-    return f"{where[0]}: not a string"
+    return {name: value.get_secret_value() for name, value in Credentials.load(text) if value is not None}

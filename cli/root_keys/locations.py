@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import typer
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from cli.connections import Tenant
 from cli.root_keys.credentials import FileRefused, Source
@@ -110,7 +108,7 @@ def _place(provider: RootKeyMode, given: dict[str, Any]) -> Place:
             raise typer.BadParameter(f"required by --provider {provider}", param_hint=_flag(name))
     fields = {name: value for name, value in given.items() if name not in _NOT_OF_THE_PLACE}
     if "ca" in given:
-        fields["ca_pem"] = _certificates(given["ca"])
+        fields["ca_pem"] = _text(given["ca"])
     return parse_place({"provider": provider, **fields})
 
 
@@ -126,14 +124,13 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _certificates(file: Path) -> str:
-    """Return only the certificates of a PEM file, because the reference of a root key is not secret."""
+def _text(file: Path) -> str:
+    """Return the text of a PEM file; the reference keeps only its certificates."""
     try:
         with file.open("rb") as stream:
             text = stream.read(_LONGEST_CA + 1)
-        found = x509.load_pem_x509_certificates(text) if len(text) <= _LONGEST_CA else []
-    except (OSError, ValueError):
-        found = []
-    if not found:
-        raise FileRefused(f"{file} contains no certificates", f"specify at most {_LONGEST_CA} bytes of PEM with --ca")
-    return "".join(certificate.public_bytes(Encoding.PEM).decode("ascii") for certificate in found)
+    except OSError:
+        raise FileRefused(f"{file} cannot be read", "specify a PEM file with --ca") from None
+    if len(text) > _LONGEST_CA:
+        raise FileRefused(f"{file} is too long", f"specify at most {_LONGEST_CA} bytes of PEM with --ca")
+    return text.decode(errors="replace")

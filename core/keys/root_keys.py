@@ -6,9 +6,12 @@ stored only encrypted with the tenant key and have no text form. A provider has 
 """
 
 import re
+from base64 import b64decode
+from collections.abc import Mapping
 from enum import StrEnum
+from ipaddress import IPv6Address
+from textwrap import fill
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
 
@@ -34,11 +37,20 @@ class RootKeyState(StrEnum):
     """It wraps no service key any more, and its credentials are deleted."""
 
 
-_ARN = re.compile(r"arn:(aws[a-z-]*):kms:([a-z]{2}(?:-[a-z]+)+-\d):(\d{12}):key/([A-Za-z0-9-]{1,64})")
-_ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,512}")
-_KEY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-_PATH = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+){0,7}")
-_LABEL = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
+_ARN = re.compile(r"arn:(aws[a-z-]*):kms:([a-z]{2}(?:-[a-z]+)+-\d):(\d{12}):key/([A-Za-z0-9-]{1,64})", re.ASCII)
+_ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,512}", re.ASCII)
+_LABEL_OF_HOST = r"[A-Z0-9_](?:[A-Z0-9_-]{0,61}[A-Z0-9_])?"
+_ORIGIN = re.compile(
+    rf"https?://(?:{_LABEL_OF_HOST}(?:\.{_LABEL_OF_HOST})*|\[(?P<ipv6>[0-9A-F:.]+)\])(?::(?P<port>[1-9]\d{{0,4}}))?",
+    re.ASCII | re.IGNORECASE,
+)
+_LARGEST_PORT = 65_535
+_KEY_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,98}[A-Za-z0-9_])?")
+"""The names that Transit accepts: `..` would name another path."""
+_PATH = re.compile(r"(?=.{1,128}\Z)[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+){0,7}")
+_LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,64}")
+_GRAPHIC = re.compile(r"[!-~]{1,200}")
+"""Printable ASCII without spaces, as HTTP headers and PostgreSQL store it."""
 
 
 def _matching(pattern: re.Pattern[str], rule: str) -> AfterValidator:
@@ -50,11 +62,59 @@ def _matching(pattern: re.Pattern[str], rule: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _secret(pattern: str, rule: str) -> AfterValidator:
+    compiled = re.compile(pattern, re.ASCII)
+
+    def check(value: SecretStr) -> SecretStr:
+        if not compiled.fullmatch(value.get_secret_value()):
+            raise ValueError(rule)
+        return value
+
+    return AfterValidator(check)
+
+
 def _address(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise ValueError("an address such as https://vault.example.com:8200")
-    return text.rstrip("/")
+    origin = text.rstrip("/")
+    found = _ORIGIN.fullmatch(origin)
+    if found is None or int(found["port"] or 0) > _LARGEST_PORT or not _is_ipv6(found["ipv6"] or "::"):
+        raise ValueError("an address such as https://vault.example.com:8200, in ASCII and without a path")
+    return origin
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+_LONGEST_PEM = 32_768
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+_PEM = re.compile(rf"{_BEGIN}([A-Za-z0-9+/=\s]+){_END}")
+
+
+def _certificates(text: str) -> str:
+    """Return only the certificates of a PEM text: a reference is not secret, and the text may contain a key too.
+
+    The TLS library reports a block of another content, when the root key is tested.
+    """
+    blocks = ["".join(block.split()) for block in _PEM.findall(text)] if len(text) <= 2 * _LONGEST_PEM else []
+    kept = "".join(f"{_BEGIN}\n{fill(block, 64)}\n{_END}\n" for block in blocks if _is_der_sequence(block))
+    if not blocks or kept.count(_BEGIN) != len(blocks) or len(kept) > _LONGEST_PEM:
+        raise ValueError(f"CA certificates in PEM, at most {_LONGEST_PEM} characters")
+    return kept
+
+
+def _is_der_sequence(encoded: str) -> bool:
+    """Return whether base64 contains one complete SEQUENCE, as every certificate is (X.690, 8.1.3)."""
+    try:
+        der = b64decode(encoded, validate=True)
+    except ValueError:
+        return False
+    more = der[1] & 0x7F if der[1:2] >= b"\x80" else 0
+    length = int.from_bytes(der[2 : 2 + more]) if more else int.from_bytes(der[1:2])
+    return der[:1] == b"\x30" and len(der) == 2 + more + length
 
 
 class _Model(BaseModel):
@@ -110,9 +170,9 @@ class OpenBaoKeyRef(_Model):
     mount: Annotated[str, _matching(_PATH, "a mount's path such as transit")] = "transit"
     key: Annotated[str, _matching(_KEY_NAME, "a Transit key's name")]
     namespace: Annotated[str, _matching(_PATH, "a namespace's path")] | None = None
-    role_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    role_id: Annotated[str, _matching(_GRAPHIC, "a role id, 1 to 200 ASCII characters without spaces")] | None = None
     """Role id of an AppRole, whose secret id is the credential; None: the credential is a token."""
-    ca_pem: Annotated[str, Field(max_length=32_768)] | None = None
+    ca_pem: Annotated[str, AfterValidator(_certificates)] | None = None
     """CA certificates to trust instead of the public CAs."""
 
     @property
@@ -124,14 +184,20 @@ class OpenBaoKeyRef(_Model):
 Place = Annotated[PlatformKeyRef | AwsKmsKeyRef | Pkcs11KeyRef | OpenBaoKeyRef, Field(discriminator="provider")]
 
 
-class Credentials(_Model):
-    """Credentials for a provider. The reference determines the required fields; only `dump` returns them as text."""
+_GRAPHIC_RULE = "ASCII characters without spaces or line breaks"
 
-    access_key_id: SecretStr | None = None
-    secret_access_key: SecretStr | None = None
-    pin: SecretStr | None = None
-    token: SecretStr | None = None
-    secret_id: SecretStr | None = None
+
+class Credentials(_Model):
+    """Credentials for a provider, of which only `dump` returns the text.
+
+    The reference determines the required fields; an empty value counts as missing.
+    """
+
+    access_key_id: Annotated[SecretStr, _secret(r"[!-~]{0,128}", _GRAPHIC_RULE)] | None = None
+    secret_access_key: Annotated[SecretStr, _secret(r"[!-~]{0,256}", _GRAPHIC_RULE)] | None = None
+    pin: Annotated[SecretStr, _secret(r"[^\x00-\x1f\x7f]{0,255}", "at most 255 characters on one line")] | None = None
+    token: Annotated[SecretStr, _secret(r"[!-~]{0,8192}", _GRAPHIC_RULE)] | None = None
+    secret_id: Annotated[SecretStr, _secret(r"[!-~]{0,8192}", _GRAPHIC_RULE)] | None = None
 
     def dump(self) -> bytes:
         """Return the credentials as JSON, only for encryption."""
@@ -143,8 +209,28 @@ class Credentials(_Model):
         """Return the credentials from the output of `dump`; raises RootKeyRefused."""
         try:
             return cls.model_validate_json(dumped)
-        except ValidationError:
-            raise RootKeyRefused("the credentials are not readable") from None
+        except ValidationError as invalid:
+            raise _refusal(invalid) from None
+
+
+def parse_credentials(fields: Mapping[str, str]) -> Credentials:
+    """Return the credentials of these fields; raises RootKeyRefused with the invalid field's name, never a value."""
+    try:
+        return Credentials.model_validate(dict(fields))
+    except ValidationError as invalid:
+        raise _refusal(invalid) from None
+
+
+def _refusal(invalid: ValidationError) -> RootKeyRefused:
+    """Return the error about the first invalid field; an unknown name may itself be a secret, so it is not quoted."""
+    wrong = invalid.errors(include_input=False, include_url=False, include_context=False)[0]
+    hint = f"specify a JSON object of strings; the fields are {', '.join(Credentials.model_fields)}"
+    if not wrong["loc"]:
+        return RootKeyRefused("the credentials are not a JSON object", hint)
+    if wrong["loc"][0] not in Credentials.model_fields:
+        return RootKeyRefused("the credentials have an unknown field", hint)
+    rule = wrong["msg"].removeprefix("Value error, ") if wrong["type"] == "value_error" else "not a string"
+    return RootKeyRefused(f"{wrong['loc'][0]}: {rule}", hint)
 
 
 _PLACE: TypeAdapter[Place] = TypeAdapter(Place)

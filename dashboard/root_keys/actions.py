@@ -8,11 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from pydantic import SecretStr
-
 from config.credential_encryption import encrypt_credentials
 from core.errors.tenants import TenantNotOperational, TenantUnknown
-from core.keys.root_keys import Credentials, Place, PlatformKeyRef, Problem, parse_place, refuse_incomplete
+from core.keys.root_keys import (
+    Credentials,
+    Place,
+    PlatformKeyRef,
+    Problem,
+    parse_credentials,
+    parse_place,
+    refuse_incomplete,
+)
 from core.tenants.approvals import Action, Approval
 from core.tenants.lifecycle import DECRYPTS, State
 from core.tenants.locks import may_change_root_key
@@ -50,7 +56,7 @@ def wishes(
         RootKeyRefused: the first invalid field, with its rule; nothing was encrypted.
     """
     place = parse_place({name: text.strip() for name, text in fields.items() if text.strip()})
-    credentials = Credentials.model_validate({name: SecretStr(text) for name, text in secrets.items() if text})
+    credentials = parse_credentials({name: text for name, text in secrets.items() if text})
     refuse_incomplete(place, credentials)
     return tuple(_wish(context, uuid4().hex, place, credentials) for _ in range(_REQUESTS))
 

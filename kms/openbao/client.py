@@ -76,7 +76,7 @@ class OpenBaoCalls:
     def _renew(self) -> tuple[str, float]:
         """Return the given token, renewed if it is renewable; the following request shows whether it is valid."""
         given = self._credentials.token
-        token = "" if given is None else _header_safe(given.get_secret_value())
+        token = "" if given is None else given.get_secret_value()
         answer = self._request("POST", "auth/token/renew-self", {}, token)
         auth = answer.json().get("auth") if answer.status == 200 else None
         return token, _lifetime(auth if isinstance(auth, dict) else {})
@@ -105,12 +105,6 @@ def _lifetime(auth: Mapping[str, Any]) -> float:
     """Return how many seconds a token is used before it is renewed or replaced; a duration of 0 has no end."""
     life = auth.get("lease_duration")
     return min(float(life), _LONGEST_SESSION) if isinstance(life, int) and life > 0 else _LONGEST_SESSION
-
-
-def _header_safe(token: str) -> str:
-    if not token.isascii() or not token.isprintable():
-        raise RootKeyCredentialsRefused("the token is not accepted", "provide the token without spaces or line breaks")
-    return token
 
 
 def _reasons(answer: HttpResponse) -> str:

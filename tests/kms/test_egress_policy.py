@@ -192,5 +192,6 @@ class TestTls:
     def test_server_without_tls_and_invalid_ca_certificate_are_reported(self, proxy: FaultProxy) -> None:
         (problem,) = open_root_key(f"https://127.0.0.1:{proxy.port}", "127.0.0.0/8").validate()
         assert "does not speak TLS" in problem.message
-        (problem,) = open_root_key("https://127.0.0.1:1", "127.0.0.0/8", ca_pem="no certificate").validate()
+        sequence = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
+        (problem,) = open_root_key("https://127.0.0.1:1", "127.0.0.0/8", ca_pem=sequence).validate()
         assert "not trusted" in problem.message

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from datetime import timedelta
 
 import pytest
 
@@ -10,10 +11,11 @@ from core.messages.keys import PreflightResult, WatchRootKeysInput, WrapProgress
 from core.messages.tenants import StatusChange, StatusChangeResult
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
-from tests.workflows.entities import refused
+from tests.workflows.entities import Entity, refused
 from tests.workflows.scripted import SWITCHED
 from workflows.client.workflow_client import OperationTimeout, WorkflowClient
 from workflows.root_keys import ChangeRootKey, MonitorRootKeys
+from workflows.runtime import timeouts as timing
 from workflows.tenants import Tenant
 
 WORKFLOWS = [Tenant, ChangeRootKey, MonitorRootKeys]
@@ -137,8 +139,39 @@ async def test_rejected_status_change_returns_code_and_hint(entity, script):
 
 async def test_preflight_changes_nothing(entity, script):
     script.answers["preflight-root-key"] = DENIED
-    await entity.gateway.preflight_root_key(entity.tenant_id, uuid.uuid4().hex)
+    await preflight(entity)
     assert script.calls == ["preflight-root-key"]
+
+
+async def test_preflight_and_every_step_of_a_change_have_a_deadline(client, entity):
+    await preflight(entity)
+    await entity.change_root_key()
+    change = client.get_workflow_handle(ids.root_key_workflow(entity.tenant_id, 1))
+    deadlines = [
+        (one.activity_type.name, one.schedule_to_close_timeout.ToTimedelta())
+        for handle in (entity.handle, change)
+        for event in (await handle.fetch_history()).events
+        if (one := event.activity_task_scheduled_event_attributes).activity_type.name in CHANGE
+    ]
+    assert [name for name, _ in deadlines] == ["preflight-root-key", *CHANGE]
+    assert all(timedelta() < deadline <= timing.WRAP_DEADLINE for _, deadline in deadlines), deadlines
+
+
+async def test_lock_is_accepted_while_preflights_wait_for_a_key_server(entity, script):
+    script.down.add("preflight-root-key")
+    asked = [asyncio.create_task(preflight(entity)) for _ in range(12)]
+    await wait_until_async(lambda: sum(one.done() for one in asked) == 9)
+    for one in asked:
+        if one.done():
+            await refused("operation_running", one)
+    await entity.move(StatusChange.LOCK)
+    script.down.clear()
+    await asyncio.wait(asked)
+    await preflight(entity)
+
+
+async def preflight(entity: Entity) -> None:
+    await entity.gateway.preflight_root_key(entity.tenant_id, uuid.uuid4().hex)
 
 
 async def test_monitoring_signals_each_tenant_and_waits_without_events(client, region, entity, script):

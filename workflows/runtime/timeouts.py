@@ -39,7 +39,9 @@ ALARM_DEADLINE = timedelta(minutes=5)
 """How long an hourly alert may delay the work after it."""
 
 PREFLIGHT_ATTEMPT = timedelta(seconds=30)
-"""A preflight makes about eight calls to a customer's server, each of which may take its full timeout."""
+"""A preflight makes about eight calls to a customer's server; it ends after 25 seconds with a timeout as its result."""
+PREFLIGHT_DEADLINE = timedelta(minutes=5)
+"""How long the first steps of a root key change, and a preflight, wait for the platform's own servers."""
 WRAP_ATTEMPT = timedelta(minutes=10)
 WRAP_HEARTBEAT = timedelta(seconds=6)
 WRAP_DEADLINE = timedelta(hours=1)

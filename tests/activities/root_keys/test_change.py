@@ -1,26 +1,42 @@
 """The steps of ChangeRootKey on real servers: storage of credentials, the switch, and concurrent attempts."""
 
+import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 from temporalio.testing import ActivityEnvironment
 
 from activities.concurrency import Pace
+from activities.notifications import NotificationOutbox
 from activities.root_keys.change import RootKeyActivities
-from core.errors.keys import RootKeyRefused, RootKeyUnreachable, WrongContext
+from config.credential_encryption import decrypt_credentials
+from config.secrets import INTAKE_KEY, read_secret
+from core.errors.keys import RootKeyRefused, RootKeyTimeout, RootKeyUnreachable, WrongContext
 from core.errors.platform import Superseded
 from core.errors.tenants import TenantNotOperational
-from core.keys.root_keys import PlatformKeyRef, RootKeyMode, credentials_context
+from core.keys.encryption_context import EncryptionContext
+from core.keys.root_keys import Credentials, Place, PlatformKeyRef, RootKeyMode, credentials_context
 from core.messages.keys import PreflightResult, SwitchResult, WrapProgress
 from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import LockReason
 from database.keys import EncryptedRootKeyRow
+from kms.interfaces import RootKey
+from kms.key_cache import RootKeyCache
+from kms.providers import RootKeyProviders
+from openkcm.errors import OpenKcmError
 from tests.activities.dying import after_effect
 from tests.activities.provisioning import REGION, Provisioning, run_steps
 from tests.activities.root_keys.changing import SERVICES, Change
 from tests.activities.services.connecting import Connection
 from tests.concurrency import wait_until
+
+SECRET = "hunter2"
 
 
 def credentials_of(change: Change, root_key_id: str) -> EncryptedRootKeyRow:
@@ -133,6 +149,75 @@ def test_preflight_alone_stores_only_its_result_and_problems_end_a_change(change
     change.abandon(step, result.code, "preflight-root-key")
     change.assert_in_force(RootKeyMode.PLATFORM, None)
     assert change.opened() == before
+
+
+@dataclass
+class FaultyProviders:
+    """Providers of which a step of the preflight raises an error that no adapter should raise."""
+
+    failing: str
+    error: Exception = field(default_factory=lambda: TypeError(SECRET))
+
+    def open(self, _tenant_id: str, _place: Place, _credentials: Credentials) -> RootKey:
+        self._fail("open")
+        return cast("RootKey", self)
+
+    def validate(self) -> Sequence[OpenKcmError]:
+        self._fail("validate")
+        return []
+
+    def wrap(self, _context: EncryptionContext, _inner: bytes) -> bytes:
+        self._fail("wrap")
+        return b"wrapped"
+
+    def _fail(self, step: str) -> None:
+        if step == self.failing:
+            raise self.error
+
+
+def with_providers(change: Change, providers: FaultyProviders) -> Any:
+    """Return the preflight activity of a worker with other providers."""
+    settings, database = change.tenant.parts.settings, change.tenant.database
+    intake = read_secret(settings.secrets, INTAKE_KEY)
+    cache = RootKeyCache(
+        lambda _: cast("RootKey", None), cast("RootKeyProviders", providers), change.tenant_keys.decrypt
+    )
+    activities = RootKeyActivities(
+        database, change.tenant_keys, cache, partial(decrypt_credentials, intake), NotificationOutbox((), "")
+    )
+    return activities.preflight_root_key
+
+
+@pytest.mark.parametrize("failing", ["open", "validate", "wrap"])
+def test_unexpected_error_of_an_adapter_ends_the_preflight_without_its_text(change, bao, failing) -> None:
+    step = change.ask(bao.place(), bao.token())
+    change.run("register-root-key", step)
+    preflight = with_providers(change, FaultyProviders(failing))
+    with capture_logs() as logged:
+        result = ActivityEnvironment().run(preflight, step)
+    assert (result.problems, result.code) == (1, RootKeyRefused.code)
+    (problem,) = change.get(lambda tx: tx.root_keys.problems(step.request_id))
+    assert problem.message == "the platform cannot test this root key"
+    assert [line["error"] for line in logged] == ["TypeError"]
+    assert SECRET not in f"{logged}{problem}"
+
+
+def test_preflight_of_a_hanging_adapter_ends_with_a_timeout(change, bao, monkeypatch) -> None:
+    monkeypatch.setattr("activities.root_keys.change._PREFLIGHT_SECONDS", 0.2)
+    release = threading.Event()
+
+    class Hanging(FaultyProviders):
+        def validate(self) -> Sequence[OpenKcmError]:
+            release.wait(60)
+            return []
+
+    step = change.ask(bao.place(), bao.token())
+    change.run("register-root-key", step)
+    try:
+        result = ActivityEnvironment().run(with_providers(change, Hanging("")), step)
+    finally:
+        release.set()
+    assert (result.problems, result.code) == (1, RootKeyTimeout.code)
 
 
 # ── wrap and switch ──────────────────────────────────────────────────────────────────────────────────────────────

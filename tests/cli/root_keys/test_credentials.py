@@ -113,6 +113,7 @@ MALFORMED = (
     ('{"pin": ""}', "pkcs11 needs pin"),
     ("{}", "pkcs11 needs pin"),
     (f'{{"pin": "{SECRET}"', "the credentials are not a JSON object"),
+    (f'{{"pin": "{SECRET}\\n"}}', "pin: at most 255 characters on one line"),
     ('{"pin": "\ud800"}', "the credentials are not a JSON object"),
 )
 
@@ -227,6 +228,13 @@ def test_only_the_certificates_of_a_ca_file_are_stored(operator_cli, tmp_path: P
 def test_a_file_without_certificates_is_refused(operator_cli, tmp_path: Path) -> None:
     for text in ("", "no certificate", SECRET, "-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----"):
         (tmp_path / "ca.pem").write_text(text)
-        with pytest.raises(FileRefused) as refused:
+        with pytest.raises(RootKeyRefused) as refused:
             operator_cli.run("root-key", "preflight", ACME, *BAO, "--ca", str(tmp_path / "ca.pem"))
-        assert SECRET not in refused.value.message
+        assert refused.value.message.startswith("ca_pem: CA certificates in PEM")
+    for text in ("x" * 40_000, None):
+        if text is not None:
+            (tmp_path / "ca.pem").write_text(text)
+        else:
+            (tmp_path / "ca.pem").unlink()
+        with pytest.raises(FileRefused):
+            operator_cli.run("root-key", "preflight", ACME, *BAO, "--ca", str(tmp_path / "ca.pem"))
