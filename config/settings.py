@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from core.errors.platform import SettingsInvalid
-from core.names import parse_region
+from core.names import TenantId, parse_region
 from openkcm.errors import os_reason
 
 PREFIX = "OPENKCM_"
@@ -230,6 +230,11 @@ class Settings(BaseSettings):
     )
     pkcs11_module: Path | None = Field(
         None, description="PKCS#11 module (shared library) of the HSM for tenants' root keys"
+    )
+    pkcs11_tokens: dict[str, TenantId] = Field(
+        {},
+        description="tokens of `pkcs11_module` that tenants may use for root keys: label → tenant; a tenant cannot use "
+        "any other token; default: none",
     )
     root_key_networks: tuple[Network, ...] | None = Field(
         None,

@@ -1,7 +1,8 @@
 """The restrictions on connections to customers' root keys; the operator configures them, never the customer."""
 
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -13,10 +14,12 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 @dataclass(frozen=True)
 class EgressPolicy:
-    """The settings aws_kms_endpoint, pkcs11_module, root_key_networks and root_key_timeout_seconds."""
+    """The settings aws_kms_endpoint, pkcs11_module, pkcs11_tokens, root_key_networks and root_key_timeout_seconds."""
 
     aws_endpoint: str | None = None
     pkcs11_module: Path | None = None
+    pkcs11_tokens: Mapping[str, str] = field(default_factory=dict)
+    """The tenant that may use a token of the module, by the token's label."""
     networks: tuple[str, ...] = ()
     timeout_seconds: float = 2.0
 

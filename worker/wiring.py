@@ -392,6 +392,7 @@ def reach(settings: Settings) -> EgressPolicy:
     return EgressPolicy(
         aws_endpoint=settings.aws_kms_endpoint,
         pkcs11_module=settings.pkcs11_module,
+        pkcs11_tokens=settings.pkcs11_tokens,
         networks=settings.key_server_networks,
         timeout_seconds=settings.root_key_timeout_seconds,
     )

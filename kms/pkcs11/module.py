@@ -17,13 +17,15 @@ import pkcs11
 from pkcs11 import exceptions
 from pkcs11.constants import TokenFlag
 
-from core.errors.keys import RootKeyCredentialsRefused, RootKeyUnreachable, RootKeyUnsuitable
+from core.errors.keys import RootKeyCredentialsRefused, RootKeyThrottled, RootKeyUnreachable, RootKeyUnsuitable
 
 _REINITIALIZE_SECONDS = 300.0
 """Interval after which the module is initialised again and each PIN is verified again. SoftHSM2, for example, does not
 detect that another process has changed a PIN."""
 _REFUSED_SECONDS = 600.0
 """How long a rejected PIN is not used again without a preflight, because tokens lock after a few wrong PINs."""
+_MAX_REJECTED = 3
+"""PINs of preflights that a token may reject within `_REFUSED_SECONDS`: many tokens lock after ten wrong PINs."""
 _MIN_RETRY_SECONDS = 1.0
 _MAX_RETRY_SECONDS = 30.0
 _LOST_SESSIONS = 16
@@ -62,6 +64,7 @@ class Module:
         self._initialized = clock()
         self._sessions: dict[str, _Session] = {}
         self._refused: dict[bytes, float] = {}
+        self._rejections: dict[str, list[float]] = {}
         self._slots: dict[str, pkcs11.Slot] = {}
         self._absent: dict[str, _Absence] = {}
         self._lost = 0
@@ -69,22 +72,31 @@ class Module:
     def session(self, label: str, pin: str, *, verify_pin: bool = False) -> pkcs11.Session:
         """Return a session with the token of this label, logged in with `pin`.
 
-        `verify_pin` logs in again, also with a rejected PIN.
+        `verify_pin`, for a preflight, logs in again, also with a rejected PIN.
 
-        Raises: RootKeyUnreachable, RootKeyUnsuitable (two such tokens), RootKeyCredentialsRefused.
+        Raises: RootKeyUnreachable, RootKeyUnsuitable (two such tokens), RootKeyCredentialsRefused, RootKeyThrottled
+            (too many preflights with a wrong PIN).
         """
         digest = hashlib.sha256(f"{label}\0{pin}".encode()).digest()
         refused = self._clock() < self._refused.get(digest, 0.0)
-        if refused and not verify_pin:
+        outdated = self._clock() >= self._initialized + (_MIN_RETRY_SECONDS if refused else _REINITIALIZE_SECONDS)
+        if refused and not (verify_pin and outdated):  # a module need not detect a corrected PIN before
             raise RootKeyCredentialsRefused("the PIN is not accepted", "correct it and run the preflight")
-        if self._clock() >= self._initialized + (_MIN_RETRY_SECONDS if refused else _REINITIALIZE_SECONDS):
+        if verify_pin:
+            self._limit_preflights(label)
+        if outdated:
             self._reinitialize()
         known = self._sessions.get(label)
         if known is not None and known.pin == digest and not verify_pin:
             return known.session
         token = self._token(label)
         self.forget(label)
-        session = self._log_in(token, pin, digest)
+        try:
+            session = self._log_in(token, pin, digest)
+        except RootKeyCredentialsRefused:
+            if verify_pin:
+                self._rejections.setdefault(label, []).append(self._clock())
+            raise
         self._refused.pop(digest, None)
         self._sessions[label] = _Session(digest, session)
         return session
@@ -115,7 +127,9 @@ class Module:
         if token.flags & TokenFlag.USER_PIN_LOCKED:
             raise RootKeyCredentialsRefused("the token's PIN is locked", "have the security officer reset it")
         if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
-            raise RootKeyCredentialsRefused(
+            # The holder did not withdraw a PIN that the token never rejected, so that this failure is temporary.
+            kind = RootKeyCredentialsRefused if digest in self._refused else RootKeyUnreachable
+            raise kind(
                 "one more wrong PIN would lock the token, so no login is attempted", "log in to the token once yourself"
             )
         try:
@@ -128,6 +142,15 @@ class Module:
             self._lost += 1
             raise RootKeyUnreachable(f"the login to token {token.label} failed") from None
         raise RootKeyCredentialsRefused("the PIN is not accepted", "provide the correct PIN")
+
+    def _limit_preflights(self, label: str) -> None:
+        since = self._clock() - _REFUSED_SECONDS
+        recent = self._rejections[label] = [at for at in self._rejections.get(label, ()) if at > since]
+        if len(recent) >= _MAX_REJECTED:
+            raise RootKeyThrottled(
+                f"the token rejected {_MAX_REJECTED} preflights within {_REFUSED_SECONDS / 60:g} minutes",
+                "wait ten minutes, then run the preflight with the correct PIN: wrong PINs lock a token",
+            )
 
     def _remember_refused(self, digest: bytes) -> None:
         now = self._clock()

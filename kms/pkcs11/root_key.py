@@ -62,12 +62,21 @@ class Pkcs11:
 
     def __init__(self, reach: EgressPolicy) -> None:
         self._module = None if reach.pkcs11_module is None else _module_at(reach.pkcs11_module)
+        self._tokens = reach.pkcs11_tokens
         self._timeout = reach.timeout_seconds
 
     def open(self, tenant_id: str, place: Pkcs11KeyRef, credentials: Credentials) -> RootKey:
-        """Return the root key; no module is loaded yet. Raises RootKeyRefused where no module is configured."""
+        """Return the root key; no module is loaded yet.
+
+        Raises RootKeyRefused where no module is configured, and for a token of no tenant or of another one: all tenants
+        share the module, and wrong PINs lock a token. Whether such a token exists is not disclosed.
+        """
         if self._module is None or credentials.pin is None:
             raise RootKeyRefused("provider: no PKCS #11 module is configured", "ask the operator to set pkcs11_module")
+        if self._tokens.get(place.token) != tenant_id:
+            raise RootKeyRefused(
+                "token: no token with this label is assigned to the tenant", "ask the operator to set pkcs11_tokens"
+            )
         return Pkcs11RootKey(tenant_id, place, credentials, self._module, self._timeout)
 
 

@@ -190,3 +190,11 @@ def test_derived_settings_follow_from_the_addresses_of_the_servers():
     assert Settings(base_url="https://cmk.example/").dashboard_url == "https://cmk.example"
     principal = "arn:aws:iam::111122223333:role/openkcm"
     assert Settings(aws_principal=principal).aws_principal == principal
+
+
+def test_token_is_assigned_to_one_valid_tenant(monkeypatch) -> None:
+    monkeypatch.setenv("OPENKCM_PKCS11_TOKENS", '{"HSM 1": "acme-corp"}')
+    assert load_settings().pkcs11_tokens == {"HSM 1": "acme-corp"}
+    monkeypatch.setenv("OPENKCM_PKCS11_TOKENS", '{"HSM 1": "*"}')
+    with pytest.raises(SettingsInvalid, match="HSM 1: Value error, invalid tenant id"):
+        load_settings()

@@ -82,7 +82,8 @@ def document_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return document
 
 
-def _as_setting(value: Any) -> str:
+def as_setting(value: Any) -> str:
+    """Return a setting's value as the environment contains it."""
     return json.dumps(value) if isinstance(value, dict | list | tuple) else str(value)
 
 
@@ -125,7 +126,7 @@ class Stack:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `openkcm` as a user would, with the settings in the environment."""
         fields = self.settings.model_dump(exclude_none=True, exclude_unset=True)
-        settings = {f"OPENKCM_{name.upper()}": _as_setting(value) for name, value in fields.items()}
+        settings = {f"OPENKCM_{name.upper()}": as_setting(value) for name, value in fields.items()}
         return run_openkcm(dict(os.environ) | settings, *arguments)
 
     def command(self, *arguments: str) -> dict[str, Any]:

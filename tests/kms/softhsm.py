@@ -2,7 +2,8 @@
 
     hsm = SoftHsm.create(folder)            # writes softhsm2.conf and points SOFTHSM2_CONF of this process at it
     hsm.make_token("acme"); hsm.make_key("acme", "root")
-    root_key = RootKeyProviders(EgressPolicy(pkcs11_module=hsm.module)).open(TENANT, hsm.place("acme"), hsm.pin())
+    policy = EgressPolicy(pkcs11_module=hsm.module, pkcs11_tokens={"acme": TENANT})
+    root_key = RootKeyProviders(policy).open(TENANT, hsm.place("acme"), hsm.pin())
     hsm.switch("acme", on=False); hsm.destroy_key("acme"); hsm.take_away("acme"); hsm.bring_back("acme")
 
 A module reads SOFTHSM2_CONF once, when it is loaded: one SoftHsm for a process, or a process for each.
@@ -28,6 +29,8 @@ _PLACES = (
     Path("/usr/lib64/softhsm/libsofthsm2.so"),
     Path("/usr/lib64/pkcs11/libsofthsm2.so"),
 )
+_FLAGS = bytes.fromhex("000000008000534b0000000000000002")
+"""The attribute CKA_OS_TOKENFLAGS with its type in a token's file; eight bytes follow."""
 _OTHER_PROCESS = """
 import sys
 import pkcs11
@@ -109,6 +112,17 @@ class SoftHsm:
     def change_pin(self, token: str, old: str, new: str) -> None:
         self.run(token, f"session.set_pin({old!r}, {new!r})", pin=old)
 
+    def flags(self, token: str) -> int:
+        """Return CK_TOKEN_INFO.flags of a token."""
+        content = self._token_file(token).read_bytes()
+        return int.from_bytes(content[(at := content.index(_FLAGS) + len(_FLAGS)) : at + 8])
+
+    def set_flags(self, token: str, flags: int) -> None:
+        """Replace the flags, as wrong PINs in another token would; loaded modules detect it when initialised again."""
+        content = self._token_file(token).read_bytes()
+        at = content.index(_FLAGS) + len(_FLAGS)
+        self._token_file(token).write_bytes(content[:at] + flags.to_bytes(8) + content[at + 8 :])
+
     def take_away(self, token: str) -> None:
         """Remove the token."""
         shutil.move(self._folder_of(token, self._tokens), self._away)
@@ -119,6 +133,9 @@ class SoftHsm:
     def run(self, token: str, code: str, key: str = KEY, pin: str = PIN) -> None:
         """Run code on the token in a separate process; it has `session`, `key` and `keys()`."""
         self._run([sys.executable, "-c", _OTHER_PROCESS, str(self.module), token, pin, key, code])
+
+    def _token_file(self, token: str) -> Path:
+        return Path(self._folder_of(token, self._tokens)) / "token.object"
 
     def _folder_of(self, token: str, within: Path) -> str:
         padded = token.encode().ljust(32)

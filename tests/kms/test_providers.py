@@ -48,9 +48,10 @@ def test_every_customer_mode_has_a_provider_and_its_credentials() -> None:
 
 @pytest.mark.parametrize("kind", range(4), ids=["access keys", "role", "pkcs11", "openbao"])
 def test_root_key_that_is_not_used_costs_little_memory_and_no_connection(kind: int) -> None:
-    root_keys = RootKeyProviders(EgressPolicy(pkcs11_module=Path("/nonexistent.so")))
+    tokens = {f"token-{number}": f"tenant-{number}" for number in range(300)}
+    root_keys = RootKeyProviders(EgressPolicy(pkcs11_module=Path("/nonexistent.so"), pkcs11_tokens=tokens))
     wanted = [places(number)[kind] for number in range(300)]
-    root_keys.open("warm-up", *wanted[0])
+    root_keys.open("tenant-0", *wanted[0])
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     tracemalloc.start()
     opened = [root_keys.open(f"tenant-{number}", *one) for number, one in enumerate(wanted)]

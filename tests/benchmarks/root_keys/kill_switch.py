@@ -18,6 +18,7 @@ from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.report import Check, Result, percentile, spread
 from tests.e2e.root_keys.applications import Application, running
 from tests.e2e.root_keys.holders import Holders
+from tests.e2e.stack import as_setting
 from tests.ports import free_port
 
 TENANT = "bench-switch-1"
@@ -59,9 +60,9 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     with (
         tempfile.TemporaryDirectory(prefix="openkcm-switch-") as place,
         _database(Path(place)) as database,
-        Holders(Path(place) / "holders").until_closed() as holders,
+        Holders(Path(place) / "holders", TENANT).until_closed() as holders,
     ):
-        settings = {name: str(value) for name, value in holders.settings().items()}
+        settings = {name: as_setting(value) for name, value in holders.settings().items()}
         with (
             connected_stack(TENANT, "microservice", **settings) as (stack, folder),
             running(folder, database, Path(place) / "app", key_seconds=key_seconds) as application,

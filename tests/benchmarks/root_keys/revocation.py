@@ -23,6 +23,7 @@ from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.report import Check, Result, percentile, spread
 from tests.benchmarks.root_keys.fault_injection import without
 from tests.e2e.root_keys.holders import Holder, Holders
+from tests.e2e.stack import as_setting
 
 PROVIDERS = ("aws-kms", "pkcs11", "openbao")
 TENANT = "bench-holder-1"
@@ -75,7 +76,7 @@ class Series:
 def run(*, quick: bool) -> tuple[Result, Figure]:
     runs, tries, cache = (2, 400, 6.0) if quick else (20, 10_000, 60.0)
     with tempfile.TemporaryDirectory(prefix="openkcm-holders-") as place, _holders(Path(place)) as holders:
-        settings = {name: str(value) for name, value in holders.settings().items()}
+        settings = {name: as_setting(value) for name, value in holders.settings().items()}
         with connected_stack(TENANT, "microservice", crypto_key_cache_seconds=cache, **settings) as (stack, folder):
             customer = _Customer(stack, listeners(stack, folder), Path(place))
             series = {provider: customer.measure(holders.hold(provider), runs, tries) for provider in PROVIDERS}
@@ -232,7 +233,7 @@ def _all_served(seen: Steady) -> bool:
 
 @contextmanager
 def _holders(folder: Path) -> Iterator[Holders]:
-    with Holders(folder / "holders").until_closed() as holders:
+    with Holders(folder / "holders", TENANT).until_closed() as holders:
         yield holders
 
 

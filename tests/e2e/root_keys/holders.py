@@ -53,7 +53,9 @@ class Holder:
 class Holders:
     """MiniStack and OpenBao behind proxies that can alter responses, and a SoftHSM."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hsm_tenant: str = "hsm-customer") -> None:
+        """`hsm_tenant` is the tenant to which the operator assigns the token of the SoftHSM."""
+        self.hsm_tenant = hsm_tenant
         for name in ("aws", "hsm", "bao"):
             (folder / name).mkdir(parents=True)
         self.aws = MiniStack.start(folder / "aws")
@@ -67,7 +69,11 @@ class Holders:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the stack for these servers."""
-        return {"aws_kms_endpoint": self.aws_proxy.url, "pkcs11_module": self.hsm.module}
+        return {
+            "aws_kms_endpoint": self.aws_proxy.url,
+            "pkcs11_module": self.hsm.module,
+            "pkcs11_tokens": {"customer": self.hsm_tenant},
+        }
 
     def hold(self, provider: str) -> Holder:
         """Create a new key at a provider; changes of it do not affect other keys."""

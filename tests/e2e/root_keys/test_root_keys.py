@@ -23,7 +23,7 @@ from kms.platform import PlatformRootKey
 from kms.providers import RootKeyProviders
 from openkcm.errors import OpenKcmError
 from tests.concurrency import wait_until
-from tests.e2e.clients import Program
+from tests.e2e.clients import Program, start_program
 from tests.e2e.connected import rejection_code
 from tests.e2e.isolation.attacker import InsiderAttacker
 from tests.e2e.root_keys.holders import Holder, Holders
@@ -76,11 +76,38 @@ def customer(stack: Stack, program: Program, tmp_path: Path) -> KeyHolder:
     return KeyHolder(stack, program, tmp_path)
 
 
+@pytest.fixture
+def customer_of(
+    stack: Stack, holders: Holders, provider: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[KeyHolder]:
+    """Return the tenant to which the operator assigned the token, or any tenant for another provider."""
+    if provider != "pkcs11":
+        yield request.getfixturevalue("customer")
+        return
+    stack.enable(holders.hsm_tenant, "HSM Corporation")
+    program = start_program(stack, holders.hsm_tenant, tmp_path)
+    yield KeyHolder(stack, program, tmp_path)
+    program.hang_up()
+
+
+def test_a_token_of_another_tenant_is_refused_like_an_unknown_one(
+    stack: Stack, holders: Holders, customer: KeyHolder
+) -> None:
+    words = holders.hold("pkcs11").words(customer.folder)
+    unknown = [word.replace("customer", "unknown") if word == "customer" else word for word in words]
+    refusals = [
+        json.loads(stack.run("root-key", "preflight", customer.tenant, *tried, "--json").stdout)["problems"]
+        for tried in (words, unknown)
+    ]
+    assert refusals[0] == refusals[1]
+    assert [problem["code"] for problem in refusals[0]] == ["root_key_rejected"]
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_disabled_customer_key_locks_the_tenant_but_not_after_the_change_back(
-    stack: Stack, holders: Holders, customer: KeyHolder, provider: str
+    stack: Stack, holders: Holders, customer_of: KeyHolder, provider: str
 ) -> None:
-    holder = holders.hold(provider)
+    holder, customer = holders.hold(provider), customer_of
     assert stack.command("root-key", "preflight", customer.tenant, *holder.words(customer.folder))["problems"] == []
     assert customer.change(holder)["root_key_mode"] == provider
     assert customer.program.works()

@@ -345,7 +345,8 @@ from kms.providers import RootKeyProviders
 from core.keys.root_keys import AwsKmsKeyRef, Credentials, Pkcs11KeyRef
 from tests.contracts.root_keys import CONTEXT, INNER
 module, endpoint, arn, key_id, secret = sys.argv[1:]
-root_keys = RootKeyProviders(EgressPolicy(aws_endpoint=endpoint, pkcs11_module=Path(module)))
+policy = EgressPolicy(aws_endpoint=endpoint, pkcs11_module=Path(module), pkcs11_tokens={"forked": "acme-corp"})
+root_keys = RootKeyProviders(policy)
 token = Pkcs11KeyRef(token="forked", key="openkcm-root")
 keys = Credentials(access_key_id=SecretStr(key_id), secret_access_key=SecretStr(secret))
 opened = [

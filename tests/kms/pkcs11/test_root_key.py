@@ -1,5 +1,6 @@
 """The contract of root keys for PKCS #11 tokens, with changes to SoftHSM by other processes."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pkcs11.constants import TokenFlag
 
 from core.errors.keys import (
     RootKeyCredentialsRefused,
     RootKeyDisabled,
     RootKeyMissing,
     RootKeyRefused,
+    RootKeyThrottled,
     RootKeyTimeout,
     RootKeyUnreachable,
     RootKeyUnsuitable,
@@ -104,7 +107,12 @@ def hsm(tmp_path_factory: pytest.TempPathFactory) -> SoftHsm:
 
 @pytest.fixture(scope="module")
 def root_keys(hsm: SoftHsm) -> RootKeyProviders:
-    return RootKeyProviders(EgressPolicy(pkcs11_module=hsm.module))
+    return providers(hsm, TOKEN)
+
+
+def providers(hsm: SoftHsm, *labels: str) -> RootKeyProviders:
+    """Return providers for which the operator assigned these tokens to TENANT."""
+    return RootKeyProviders(EgressPolicy(pkcs11_module=hsm.module, pkcs11_tokens=dict.fromkeys(labels, TENANT)))
 
 
 @pytest.fixture
@@ -166,17 +174,17 @@ class TestChangesByOtherProcesses:
             root_key.wrap(CONTEXT, INNER)
         assert types(root_key.validate()) == [RootKeyUnsuitable]
 
-    def test_token_created_while_the_process_runs_is_detected(self, hsm, root_keys, holder) -> None:
+    def test_token_created_while_the_process_runs_is_detected(self, hsm, holder) -> None:
         holder.root_key.wrap(CONTEXT, INNER)
         label = new_token(hsm)
-        root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin())
+        root_key = providers(hsm, label).open(TENANT, hsm.place(label), hsm.pin())
         until_reached(root_key)
         assert root_key.validate() == []
         assert holder.root_key.validate() == [], "other root keys log in again"
 
-    def test_token_created_again_under_its_label_is_detected(self, hsm: SoftHsm, root_keys: RootKeyProviders) -> None:
+    def test_token_created_again_under_its_label_is_detected(self, hsm: SoftHsm) -> None:
         label = new_token(hsm)
-        root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin())
+        root_key = providers(hsm, label).open(TENANT, hsm.place(label), hsm.pin())
         until_reached(root_key)
         wrapped = root_key.wrap(CONTEXT, INNER)
         hsm.take_away(label)
@@ -190,17 +198,18 @@ class TestChangesByOtherProcesses:
 
 
 class TestPins:
-    def test_login_of_another_tenant_grants_no_access(self, hsm, root_keys, holder) -> None:
+    def test_login_with_another_pin_grants_no_access(self, hsm, root_keys, holder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
-        intruder = root_keys.open("other-corp", hsm.place(TOKEN), hsm.pin("guess"))
+        intruder = root_keys.open(TENANT, hsm.place(TOKEN), hsm.pin("guess"))
         for use in (lambda: intruder.wrap(CONTEXT, INNER), lambda: intruder.unwrap(CONTEXT, wrapped)):
             with pytest.raises(RootKeyCredentialsRefused) as failed:
                 use()
             assert "guess" not in f"{failed.value} {failed.value.hint} {failed.value.__context__!r}"
         assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
 
-    def test_rejected_pin_is_used_again_only_by_a_preflight(self, hsm, root_keys) -> None:
+    def test_rejected_pin_is_used_again_only_by_a_preflight(self, hsm) -> None:
         label = new_token(hsm)
+        root_keys = providers(hsm, label)
         root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin("4321-other"))
         until_reached(root_keys.open(TENANT, hsm.place(label), hsm.pin()))
         assert types(root_key.validate()) == [RootKeyCredentialsRefused]
@@ -225,6 +234,74 @@ class TestPins:
         now[0] += 301
         with pytest.raises(RootKeyCredentialsRefused):
             module.session(label, PIN)
+
+
+class TestTokensOfTenants:
+    def test_other_tenants_token_is_refused_like_an_unknown_one_and_never_gets_a_pin(self, hsm: SoftHsm) -> None:
+        label = new_token(hsm)
+        root_keys = providers(hsm, label)
+        root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin())
+        until_reached(root_key)
+        refusals = set()
+        for named in (*[label] * 9, label.upper(), f"{label} ", "no-such-token"):
+            with pytest.raises(RootKeyRefused) as refused:
+                root_keys.open("other-corp", hsm.place(named), hsm.pin("wrong")).validate()
+            refusals.add((refused.value.message, refused.value.hint))
+        assert len(refusals) == 1
+        assert not hsm.flags(label) & TokenFlag.USER_PIN_COUNT_LOW
+        assert root_key.validate() == []
+
+    def test_token_with_one_try_left_is_a_temporary_failure_unless_its_pin_was_rejected(self, hsm: SoftHsm) -> None:
+        label, module, now = self.loaded(hsm)
+        module.session(label, PIN)
+        before = hsm.flags(label) | TokenFlag.USER_PIN_FINAL_TRY
+        hsm.set_flags(label, before)
+        module.session(label, PIN)  # the login is still in force
+        now[0] += 301
+        with pytest.raises(RootKeyUnreachable, match="no login is attempted"):
+            module.session(label, PIN)
+        with pytest.raises(RootKeyUnreachable, match="no login is attempted"):
+            module.session(label, "another", verify_pin=True)
+        assert hsm.flags(label) == before
+        hsm.set_flags(label, before & ~TokenFlag.USER_PIN_FINAL_TRY)
+        now[0] += 301
+        with pytest.raises(RootKeyCredentialsRefused):
+            module.session(label, "wrong", verify_pin=True)
+        hsm.set_flags(label, before)
+        now[0] += 301
+        with pytest.raises(RootKeyCredentialsRefused, match="no login is attempted"):
+            module.session(label, "wrong", verify_pin=True)
+        hsm.set_flags(label, before | TokenFlag.USER_PIN_LOCKED)
+        now[0] += 301
+        with pytest.raises(RootKeyCredentialsRefused, match="locked"):
+            module.session(label, PIN)
+
+    def test_preflights_with_wrong_pins_are_limited_for_each_token(self, hsm: SoftHsm) -> None:
+        label, module, now = self.loaded(hsm)
+        untried = hsm.flags(label)
+        for number in range(3):
+            with pytest.raises(RootKeyCredentialsRefused):
+                module.session(label, f"wrong-{number}", verify_pin=True)
+            hsm.set_flags(label, untried)
+            now[0] += 60
+        for pin in ("wrong-0", "wrong-4", PIN):
+            with pytest.raises(RootKeyThrottled):
+                module.session(label, pin, verify_pin=True)
+        assert hsm.flags(label) == untried, "no PIN was sent"
+        assert module.session(label, PIN), "services of the tenant are not affected"
+        now[0] += 541
+        assert module.session(label, PIN, verify_pin=True)
+
+    @staticmethod
+    def loaded(hsm: SoftHsm) -> tuple[str, Module, list[float]]:
+        """Return a new token, a module that has found it, and the module's clock."""
+        label, now = new_token(hsm), [1000.0]
+        module = Module(hsm.module, lambda: now[0])
+        with contextlib.suppress(RootKeyUnreachable):
+            module.session(label, PIN)  # a loaded library does not detect a token created later
+        now[0] += 2
+        module.session(label, PIN)
+        return label, module, now
 
 
 class TestPreflight:
@@ -267,7 +344,8 @@ from kms.egress_policy import EgressPolicy
 from kms.providers import RootKeyProviders
 from core.keys.root_keys import Credentials, Pkcs11KeyRef
 place = Pkcs11KeyRef(token=sys.argv[2], key="openkcm-root")
-root_keys = RootKeyProviders(EgressPolicy(pkcs11_module=Path(sys.argv[1])))
+policy = EgressPolicy(pkcs11_module=Path(sys.argv[1]), pkcs11_tokens={sys.argv[2]: "acme-corp"})
+root_keys = RootKeyProviders(policy)
 for problem in root_keys.open("acme-corp", place, Credentials(pin=SecretStr(sys.argv[3]))).validate():
     print(problem.code, problem.message)
 """
@@ -281,7 +359,8 @@ class TestTheModule:
     def test_module_that_cannot_be_loaded_is_reported_as_unreachable(self, hsm: SoftHsm, tmp_path: Path) -> None:
         (tmp_path / "text.so").write_text("not a library")
         for path in (tmp_path / "nothing.so", tmp_path / "text.so"):
-            root_key = RootKeyProviders(EgressPolicy(pkcs11_module=path)).open(TENANT, hsm.place(TOKEN), hsm.pin())
+            policy = EgressPolicy(pkcs11_module=path, pkcs11_tokens={TOKEN: TENANT})
+            root_key = RootKeyProviders(policy).open(TENANT, hsm.place(TOKEN), hsm.pin())
             with pytest.raises(RootKeyUnreachable, match="cannot be loaded"):
                 root_key.wrap(CONTEXT, INNER)
 
