@@ -13,6 +13,7 @@ from activities.certificates.ca_rotation import AuthorityMaker
 from activities.keys import alarm, refused_fingerprint
 from activities.metrics import Metrics
 from activities.notifications import NotificationOutbox
+from activities.step_progress import track_progress
 from core import names as ids
 from core.certificates import AuthorityState
 from core.errors.keys import KeyUnavailable
@@ -28,6 +29,7 @@ from database.platform.scheduled import PlatformQueries
 from database.provisioning import RouteRow
 from openkcm.contract.audit_events import AuditName
 from vault.pki.authorities import PkiAuthorities
+from vault.transit.keys import TransitKey, ciphertext_version
 from vault.transit.payload_keys import TransitPayloadKeys
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 
@@ -116,16 +118,17 @@ class TenantCaActivities:
         self._authorities = authorities
         self._clock = clock
 
-    @activity.defn(name=Step.CREATE_AUTHORITY)
+    @activity.defn(name=Step.CREATE_AUTHORITY, no_thread_cancel_exception=True)
     def create_authority(self, step: StepInput) -> None:
         """Step 3: create the tenant CA unless it is recorded; a signed but unrecorded certificate is adopted."""
         began = self._clock()
         with self._database.tenant_tx(step.tenant_id) as tx:
             recorded = tx.certificates.authority()
-        if recorded is None:
-            made = self._maker.make(step.tenant_id, 1, AuthorityState.CURRENT)
-        else:
-            made = self._maker.enable(step.tenant_id, recorded)
+        with track_progress():
+            if recorded is None:
+                made = self._maker.make(step.tenant_id, 1, AuthorityState.CURRENT)
+            else:
+                made = self._maker.enable(step.tenant_id, recorded)
         with self._database.tenant_tx(step.tenant_id) as tx:
             recorded = tx.certificates.record_authority(made)
             tx.keys.record(ids.ca_key(step.tenant_id), "CA", 1)
@@ -173,7 +176,7 @@ class TenantKeyActivities:
         self._clock = clock
         self._metrics = metrics
 
-    @activity.defn(name=Step.CREATE_KEYS)
+    @activity.defn(name=Step.CREATE_KEYS, no_thread_cancel_exception=True)
     def create_keys(self, step: StepInput) -> None:
         """Step 2: create the tenant's keys, and verify the tenant key by an encryption and a decryption.
 
@@ -181,13 +184,16 @@ class TenantKeyActivities:
         tenant key that another tenant has too is rejected before it is recorded.
         """
         began = self._clock()
-        tenant_key = self._tenant_keys.ensure(step.tenant_id)
-        context = EncryptionContext(step.tenant_id, tenant_key.name, "", Purpose.VERIFY, step.operation_id)
-        if self._tenant_keys.decrypt(context, self._tenant_keys.encrypt(context, _TEST_PLAINTEXT)) != _TEST_PLAINTEXT:
-            raise KeyUnavailable
-        fingerprint = self._fingerprints.of(step.tenant_id, tenant_key.version)
-        payload_key = self._payload_keys.ensure(step.tenant_id)
-        data_key, wrapped = self._payload_keys.new_data_key(payload_key.name)
+        with track_progress() as progress:
+            version = progress.run_once("tenant key", lambda: self._tenant_keys.ensure(step.tenant_id).version)
+            tenant_key = TransitKey(ids.l2_key(step.tenant_id), version)
+            progress.run_once("round trip", lambda: self._test_tenant_key(step, tenant_key))
+            fingerprint = progress.run_once("fingerprint", lambda: self._fingerprints.of(step.tenant_id, version))
+            payload_version = progress.run_once(
+                "payload key", lambda: self._payload_keys.ensure(step.tenant_id).version
+            )
+            payload_key = TransitKey(ids.payload_key(step.tenant_id), payload_version)
+            data_key, wrapped = self._payload_keys.new_data_key(payload_key.name)
         self._keyring.learn(step.tenant_id, data_key, wrapped)
         with self._database.tenant_tx(step.tenant_id) as tx:
             refusal = refused_fingerprint(tx, step, tenant_key, fingerprint)
@@ -204,6 +210,14 @@ class TenantKeyActivities:
         if refusal is not None:
             alarm(self._metrics, step.tenant_id, refusal)
             raise refusal
+
+    def _test_tenant_key(self, step: StepInput, key: TransitKey) -> int:
+        """Return the version with which the key encrypts what it decrypts again; raises KeyUnavailable."""
+        context = EncryptionContext(step.tenant_id, key.name, "", Purpose.VERIFY, step.operation_id)
+        ciphertext = self._tenant_keys.encrypt(context, _TEST_PLAINTEXT)
+        if self._tenant_keys.decrypt(context, ciphertext) != _TEST_PLAINTEXT:
+            raise KeyUnavailable
+        return ciphertext_version(ciphertext)
 
     @activity.defn(name="disable-tenant-key")
     def disable_tenant_key(self, step: StepInput) -> None:

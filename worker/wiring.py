@@ -39,6 +39,7 @@ from activities.root_keys.versions import RootKeyVersionActivities
 from activities.rotation.stalled import StalledRotationActivities
 from activities.rotation.steps import RotationActivities
 from activities.services import ServiceActivities
+from activities.step_progress import report_response
 from activities.tenants import PolicyActivities, TenantStatusActivities
 from compliance.isolation.crypto_api.session import Endpoints
 from compliance.isolation.crypto_api.suite import CryptoApiSuite
@@ -166,7 +167,7 @@ def build(
     `meter` is the meter of the process, on which all metrics are exported.
     """
     database = open_database(settings, Role.WORKER, database_connections(settings))
-    vault = vault or open_vault(settings, Role.WORKER)
+    vault = vault or open_vault(settings, Role.WORKER, report_response)
     tokens = TenantTokens(vault, read_secret(settings.secrets, secrets.BOUNDARY_IDENTITY))
     tenant_keys, payload_keys, authorities = (
         TransitTenantKeys(vault, tokens),

@@ -34,7 +34,7 @@ with workflow.unsafe.imports_passed_through():
     from core.messages.tenants import TenantInput
     from workflows.runtime import options as priorities
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import run_activity, run_local_activity
+    from workflows.runtime.activity_calls import run_activity, run_key_server_activity, run_local_activity
     from workflows.runtime.failures import STOPPED, code_of, step_of
     from workflows.runtime.signals import signal_tenant
     from workflows.runtime.tenant_base import LIVE, TenantWorkflowBase
@@ -145,7 +145,7 @@ class RotateCertificateAuthority:
     async def _make(self, plan: AuthorityPlan) -> RollAuthorityResult:
         step = AuthorityStep(**self._step.model_dump(), **plan.model_dump())
         try:
-            await run_activity(
+            await run_key_server_activity(
                 AuthorityActivities.prepare_authority,
                 step,
                 "2 · create the next version of the key and its certificate",

@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from core.tenants.provisioning import TITLES, Step, steps_of
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import run_activity, run_local_activity
+    from workflows.runtime.activity_calls import run_activity, run_key_server_activity, run_local_activity
     from workflows.runtime.failures import STOPPED, code_of, step_of
 
 
@@ -56,8 +56,8 @@ class ProvisionTenant:
         step = self._step
         await run_local_activity(ProvisioningActivities.open_records, step, TITLES[Step.OPEN_RECORDS])
         made = await asyncio.gather(
-            run_activity(TenantKeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),
-            run_activity(TenantCaActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),
+            run_key_server_activity(TenantKeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),
+            run_key_server_activity(TenantCaActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),
             return_exceptions=True,
         )
         # A rollback waits for the end of both, because it would miss what one of them still creates.
@@ -65,9 +65,7 @@ class ProvisionTenant:
             if failed is not None:
                 raise failed
         if Step.CHECK_BOUNDARIES in steps_of(step.tenant_id):
-            await run_activity(
-                IsolationGateActivities.check_boundaries, step, TITLES[Step.CHECK_BOUNDARIES], timing.GATE_ATTEMPT
-            )
+            await run_key_server_activity(IsolationGateActivities.check_boundaries, step, TITLES[Step.CHECK_BOUNDARIES])
         return await run_local_activity(ProvisioningActivities.activate, step, TITLES[Step.ACTIVATE])
 
     async def _watch_slo(self, promised: timedelta) -> None:

@@ -35,7 +35,12 @@ with workflow.unsafe.imports_passed_through():
     from workflows.root_keys import RootKeyHandlers
     from workflows.runtime import options as priorities
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import raise_if_cancelled, run_activity, run_local_activity
+    from workflows.runtime.activity_calls import (
+        raise_if_cancelled,
+        run_activity,
+        run_key_server_activity,
+        run_local_activity,
+    )
     from workflows.runtime.failures import STOPPED, code_of, refusal_of, step_of
     from workflows.runtime.signals import ROTATION_DUE, signal_tenant
 
@@ -58,7 +63,7 @@ class RotateKeys:
                 "1 · record the intended rotation",
             )
             if request.tenant_key:
-                await run_activity(
+                await run_key_server_activity(
                     RotationActivities.rotate_tenant_key, step, "2 · create a new version of the tenant key"
                 )
             if plan.services:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from temporalio import activity
 
 from activities.audit_trail import append_audit_event
+from activities.step_progress import track_progress
 from core import names as ids
 from core.certificates import AuthorityState
 from core.errors.platform import ConflictingResource, Superseded
@@ -61,7 +62,8 @@ class AuthorityMaker:
                     raise Superseded
             return unknown
 
-        return _row(self.authorities.ensure(tenant_id, unrecorded, version), state)
+        retried = activity.info().attempt > 1
+        return _row(self.authorities.ensure(tenant_id, unrecorded, version, retried=retried), state)
 
     def enable(self, tenant_id: str, recorded: AuthorityRow) -> AuthorityRow:
         """Enable a recorded CA that a rollback has disabled; only its own serial is accepted."""
@@ -101,13 +103,14 @@ class AuthorityActivities:
             append_audit_event(tx, step, AuditName.AUTHORITY_ROLL_INTENDED, key, "intended", version=str(version))
             return AuthorityPlan(version=version)
 
-    @activity.defn(name="prepare-ca")
+    @activity.defn(name="prepare-ca", no_thread_cancel_exception=True)
     def prepare_authority(self, step: AuthorityStep) -> None:
         """Step 2: create and record the next version of the key and its certificate; no verifier trusts it yet."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             recorded = of_version(tx, step.version)
         if recorded is None:
-            recorded = self._maker.make(step.tenant_id, step.version, AuthorityState.PREPARED)
+            with track_progress():
+                recorded = self._maker.make(step.tenant_id, step.version, AuthorityState.PREPARED)
         with self._database.tenant_tx(step.tenant_id) as tx:
             recorded = tx.certificates.record_authority(recorded)
             append_audit_event(

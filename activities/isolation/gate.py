@@ -9,6 +9,7 @@ from activities.audit_trail import Clock, append_audit_event, complete_step
 from activities.certificates.ca_rotation import as_authority
 from activities.concurrency import ContextThreadPool
 from activities.metrics import Metrics
+from activities.step_progress import track_progress
 from compliance.isolation.postgres.row_security import RowSecuritySuite as DatabaseProbe
 from compliance.isolation.vault.cross_tenant import VaultTenantIsolationSuite as VaultProbe
 from core.errors.compliance import CanaryMissing, IsolationBreached
@@ -40,7 +41,7 @@ class IsolationGateActivities:
         self._canary: Authority | None = None
         self._pool = ContextThreadPool(_ATTACKERS, thread_name_prefix="attack")
 
-    @activity.defn(name=Step.CHECK_BOUNDARIES)
+    @activity.defn(name=Step.CHECK_BOUNDARIES, no_thread_cancel_exception=True)
     def check_boundaries(self, step: StepInput) -> None:
         """Attack in both directions, and record the results before the verdict.
 
@@ -48,7 +49,8 @@ class IsolationGateActivities:
         keeps the record, and the retry finds the breach again.
         """
         began = self._clock()
-        results = self.attack(step.tenant_id)
+        with track_progress():
+            results = self.attack(step.tenant_id)
         broken = breaches(results)
         self._metrics.count_boundary_checks(results)
         with self._database.tenant_tx(step.tenant_id) as tx:

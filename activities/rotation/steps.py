@@ -24,6 +24,7 @@ from activities.keys import (
 from activities.metrics import Metrics
 from activities.notifications import NotificationOutbox
 from activities.rotation.rewrap import Rewrapping
+from activities.step_progress import track_progress
 from core import names as ids
 from core.errors.keys import KeyUnavailable, KeyVersionInUse, KeyVersionUnknown
 from core.errors.services import ServiceUnknown
@@ -159,19 +160,20 @@ class RotationActivities:
             follows=followed is not None,
         )
 
-    @activity.defn(name="rotate-tenant-key")
+    @activity.defn(name="rotate-tenant-key", no_thread_cancel_exception=True)
     def rotate_tenant_key(self, step: RotationStep) -> None:
         """Step 2: create a new version of the tenant key and test it. Older versions still decrypt."""
         rotation = self._enter(step, RotationPhase.TENANT_KEY)
-        key = self._tenant_keys.rotate(step.tenant_id, rotation.from_version)
-        context = EncryptionContext(step.tenant_id, key.name, "", Purpose.VERIFY, step.operation_id)
-        ciphertext = self._tenant_keys.encrypt(context, _TEST_PLAINTEXT)
-        if (
-            ciphertext_version(ciphertext) < key.version
-            or self._tenant_keys.decrypt(context, ciphertext) != _TEST_PLAINTEXT
-        ):
-            raise KeyUnavailable
-        fingerprint = self._fingerprints.of(step.tenant_id, key.version)
+        with track_progress():
+            key = self._tenant_keys.rotate(step.tenant_id, rotation.from_version)
+            context = EncryptionContext(step.tenant_id, key.name, "", Purpose.VERIFY, step.operation_id)
+            ciphertext = self._tenant_keys.encrypt(context, _TEST_PLAINTEXT)
+            if (
+                ciphertext_version(ciphertext) < key.version
+                or self._tenant_keys.decrypt(context, ciphertext) != _TEST_PLAINTEXT
+            ):
+                raise KeyUnavailable
+            fingerprint = self._fingerprints.of(step.tenant_id, key.version)
         with self._database.tenant_tx(step.tenant_id) as tx:
             refusal = refused_fingerprint(tx, step, key, fingerprint)
             if refusal is None:

@@ -1,6 +1,6 @@
 """Thousands of connected services of one tenant, as copies of the rows of one service."""
 
-from tests.activities.connecting import SERVICE
+from tests.activities.services.connecting import SERVICE
 from tests.database.fixtures import Field
 
 _COPIES = """

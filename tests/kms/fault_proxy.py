@@ -115,6 +115,8 @@ class FaultProxy:
     tls: ssl.SSLContext | None = None
     port: int = 0
     connections: int = 0
+    delay_seconds: float = 0.0
+    """Time before each request is passed on."""
     seen: list[Seen] = field(default_factory=list)
     _server: ThreadingHTTPServer | None = None
     _faults: list[tuple[Fault, str]] = field(default_factory=list)
@@ -214,6 +216,7 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
             if fault is not None:
                 fault(self)
                 return
+            time.sleep(proxy.delay_seconds)
             headers = {name: value for name, value in self.headers.items() if name.lower() not in _NOT_PASSED}
             answer = pool.request(
                 self.command, f"{proxy.behind}{self.path}", body=body, headers=headers, redirect=False

@@ -15,6 +15,7 @@ RECORD = Path(__file__).with_name("fingerprints.json")
 
 COMMANDS = {
     "run_activity",
+    "run_key_server_activity",
     "run_local_activity",
     "workflow.execute_activity_method",
     "workflow.execute_local_activity_method",

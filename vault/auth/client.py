@@ -151,10 +151,18 @@ class InlineSession(VaultClient):
 class VaultSession(VaultClient):
     """A session of the process `role`: logs in on the first call, before the token expires, and when it is invalid."""
 
-    def __init__(
-        self, url: str, role: str, secret_id: str, *, ca_file: Path | None = None, namespace: str | None = None
+    def __init__(  # noqa: PLR0913 - one for each setting
+        self,
+        url: str,
+        role: str,
+        secret_id: str,
+        *,
+        ca_file: Path | None = None,
+        namespace: str | None = None,
+        on_response: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(_client(url, role, ca_file, namespace))
+        """`on_response` is called after each response, also for the sessions that share these connections."""
+        super().__init__(_client(url, role, ca_file, namespace, on_response))
         self._role_id = ROLE_PREFIX + role
         self._secret_id = secret_id
         self._lock = threading.Lock()
@@ -201,9 +209,15 @@ def token_session(url: str, token: str, *, ca_file: Path | None = None, namespac
     return TokenSession(_client(url, "administrator", ca_file, namespace), token)
 
 
-def _client(url: str, process: str, ca_file: Path | None, namespace: str | None) -> Any:
+def _client(
+    url: str,
+    process: str,
+    ca_file: Path | None,
+    namespace: str | None,
+    on_response: Callable[[], None] | None = None,
+) -> Any:
     pool = open_pool(url, None if ca_file is None else str(ca_file))
-    adapter = partial(PooledAdapter, process=process)
+    adapter = partial(PooledAdapter, process=process, on_response=on_response)
     return hvac.Client(url, token="", verify=True, session=pool, adapter=adapter, namespace=namespace)
 
 

@@ -5,6 +5,7 @@ Nothing else changes: hvac builds the calls and raises its exceptions.
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,6 +56,7 @@ class PooledAdapter(Adapter):  # type: ignore[misc]  # hvac ships no types
         *,
         session: urllib3.HTTPConnectionPool,
         process: str,
+        on_response: Callable[[], None] | None = None,
         namespace: str | None = None,
         **_unused: Any,
     ) -> None:
@@ -62,6 +64,7 @@ class PooledAdapter(Adapter):  # type: ignore[misc]  # hvac ships no types
         self.session = session
         self.namespace = namespace
         self.token = ""
+        self._on_response = on_response
         self._prefix = urlsplit(base_uri).path.rstrip("/")
         self._headers = {"X-Vault-Request": "true", "Content-Type": "application/json", PROCESS_HEADER: process}
         if namespace:
@@ -95,6 +98,8 @@ class PooledAdapter(Adapter):  # type: ignore[misc]  # hvac ships no types
             redirect=False,
             pool_timeout=RESPONSE_SECONDS,
         )
+        if self._on_response is not None:
+            self._on_response()
         try:
             answer = json.loads(response.data) if response.data else {}
         except ValueError:

@@ -6,13 +6,13 @@ steps of `ensure`, and what remains after a crash in each:
 2. Create it: a version without a certificate, which a retry finds by key and number. A signature requires the number of
    the version, so the current CA is not affected.
 3. Create a CSR and have PKI sign it: an unrecorded certificate in PKI's store. It cannot be found by name, only by a
-   search through PKI's serials. The search runs only if the key existed before step 2; a new tenant has no certificate.
+   search through all serials of PKI, page by page. The search runs only if an earlier attempt may have signed one.
 """
 
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -53,7 +53,10 @@ _TEST_LIFETIME = timedelta(minutes=5)
 _EXPECTED_WARNINGS = ("Max path length of the signed certificate is zero", "This mount hasn't configured any authority")
 _SURELY_NEW_SECONDS = 2.0
 """A missing key that exists within this time was created by this call. After a longer time, a timed-out attempt of the
-same step may have created and signed it meanwhile; the interval between attempts is longer than this."""
+same step may have created and signed it meanwhile; the interval between attempts is longer than this. The first attempt
+of a step has no such predecessor."""
+_PAGE = 1000
+"""Serials in one call: 100 kB, so that the response of a slow server arrives in time."""
 _LOCKS = 64
 
 
@@ -71,11 +74,17 @@ class PkiAuthorities:
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     def ensure(
-        self, tenant_id: str, unknown_serials: Callable[[Sequence[str]], Sequence[str]], version: int = 1
+        self,
+        tenant_id: str,
+        unknown_serials: Callable[[Sequence[str]], Sequence[str]],
+        version: int = 1,
+        *,
+        retried: bool = True,
     ) -> Authority:
         """Return the tenant's CA on a version of its key, see the module's steps. Four calls for a new tenant.
 
-        The caller MUST search for a recorded CA first, because this method ignores recorded ones.
+        The caller MUST search for a recorded CA first, because this method ignores recorded ones. `unknown_serials` is
+        called for each page of serials. `retried` is False when no earlier attempt of this step can still run.
 
         Raises:
             ConflictingResource: the existing key or certificate differs, or the version is not the next one.
@@ -85,7 +94,7 @@ class PkiAuthorities:
             known = self._session.read(f"transit/keys/{name}")
             existed = known is not None and int(known["latest_version"]) >= version
             key = self._version(name, ensure_key(self._session, name, "ecdsa-p256", derived=False), version)
-            if existed or time.monotonic() - started > _SURELY_NEW_SECONDS:
+            if existed or (retried and time.monotonic() - started > _SURELY_NEW_SECONDS):
                 signed = self._signed_before(tenant_id, key, unknown_serials)
                 if signed is not None:
                     return signed
@@ -187,21 +196,33 @@ class PkiAuthorities:
         self, tenant_id: str, key: "_KeyVersion", unknown_serials: Callable[[Sequence[str]], Sequence[str]]
     ) -> Authority | None:
         """Return the signed but unrecorded certificate of this key; the oldest of several."""
-        path_of = {
-            listed.replace(":", "").replace("-", "").lower(): listed for listed in self._session.list("pki/certs")
-        }
         found = []
-        for serial in unknown_serials(list(path_of)):
-            entry = self._session.read(f"pki/cert/{path_of[serial]}")
-            if entry is None or entry.get("revocation_time"):
-                continue
-            certificate = x509.load_pem_x509_certificate(entry["certificate"].encode())
-            if _raw_key(certificate.public_key()) == key.public:
-                found.append(certificate)
+        for page in self._serial_pages():
+            path_of = {listed.replace(":", "").replace("-", "").lower(): listed for listed in page}
+            for serial in unknown_serials(list(path_of)):
+                entry = self._session.read(f"pki/cert/{path_of[serial]}")
+                if entry is None or entry.get("revocation_time"):
+                    continue
+                certificate = x509.load_pem_x509_certificate(entry["certificate"].encode())
+                if _raw_key(certificate.public_key()) == key.public:
+                    found.append(certificate)
         if not found:
             return None
         oldest = min(found, key=lambda certificate: (certificate.not_valid_before_utc, certificate.serial_number))
         return _checked(tenant_id, key, _pem(oldest), self._root_pem())
+
+    def _serial_pages(self) -> Iterator[list[str]]:
+        """Yield the serials of all certificates, a page in each call; Vault has no pages and returns all at once."""
+        last = ""
+        while page := self._session.list(f"pki/certs?after={last}&limit={_PAGE}"):
+            # OpenBao compares `after` with the stored name, which has hyphens where its response has colons.
+            following = page[-1].replace(":", "-")
+            if following <= last:
+                return
+            yield page
+            if len(page) < _PAGE:
+                return
+            last = following
 
     def _root_pem(self) -> str:
         root = self._session.read("pki/cert/ca")

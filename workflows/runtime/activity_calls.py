@@ -67,6 +67,14 @@ def activity_queue(kind: ActivityKind) -> str:
     return ids.activity_queue(kind, ids.region_of_queue(workflow.info().task_queue))
 
 
+async def run_key_server_activity(activity: Callable[[Any, Input], Result], step: Input, summary: str) -> Result:
+    """Run an activity whose heartbeats are the responses of the key server (`activities.step_progress`).
+
+    An attempt lasts as long as the server responds, so a slow server does not make it start again.
+    """
+    return await run_activity(activity, step, summary, timing.KEY_SERVER_ATTEMPT, heartbeat=timing.KEY_SERVER_HEARTBEAT)
+
+
 async def run_local_activity(activity: Callable[[Any, Input], Result], step: Input, summary: str) -> Result:
     """Run an activity that only writes to the platform's database, inside the workflow task.
 

@@ -23,6 +23,8 @@ from openkcm.contract.names import service_spiffe, tenant_dns
 from openkcm.errors import CallerError, InvalidName
 from tests.concurrency import at_once
 from tests.contracts.authorities import RequestKey, nothing_recorded, p256, request
+from tests.kms.fault_proxy import FaultProxy
+from tests.vault.server import Server
 from vault.auth.client import TokenSession, VaultSession
 from vault.pki.authorities import PkiAuthorities
 from vault.pki.certificates import Authority, IssuedCertificate, RevocationList
@@ -229,6 +231,35 @@ def test_recorded_certificates_are_not_read_again(
 
     assert authorities.ensure(tenant, only_this_one) == authority
     assert sorted(asked) == sorted(serial.replace(":", "") for serial in admin.list("pki/certs"))
+
+
+@pytest.mark.parametrize(("retried", "searches"), [(False, 0), (True, 1)])
+def test_only_a_later_attempt_of_a_slow_step_searches_for_a_certificate(
+    server: Server, new_tenant: Callable[[], str], monkeypatch, retried, searches
+) -> None:
+    monkeypatch.setattr("vault.pki.authorities._SURELY_NEW_SECONDS", -1.0)
+    secret = (server.folder / "worker.secret").read_text(encoding="ascii")
+    with FaultProxy.running(server.url) as proxy:
+        authorities = PkiAuthorities(VaultSession(proxy.url, "worker", secret))
+        authorities.ensure(new_tenant(), nothing_recorded, retried=retried)
+    assert sum(seen.line.startswith("LIST /v1/pki/certs?") for seen in proxy.seen) == searches
+
+
+def test_search_for_a_certificate_reads_pages(
+    admin: TokenSession, authorities: PkiAuthorities, new_tenant: Callable[[], str], monkeypatch
+) -> None:
+    monkeypatch.setattr("vault.pki.authorities._PAGE", 2)
+    tenants = [new_tenant() for _ in range(5)]
+    made = [authorities.ensure(tenant, nothing_recorded) for tenant in tenants]
+    pages = list[int]()
+
+    def of_page(serials: Sequence[str]) -> Sequence[str]:
+        pages.append(len(serials))
+        return serials
+
+    assert [authorities.ensure(tenant, of_page) for tenant in tenants] == made
+    assert max(pages) == 2
+    assert sum(pages) == 5 * len(admin.list("pki/certs"))
 
 
 def test_ca_with_a_manually_created_key_is_rejected(
