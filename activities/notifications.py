@@ -12,9 +12,11 @@ must not reach a workflow history.
 
 import smtplib
 import ssl
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.errors import MessageError
@@ -64,6 +66,10 @@ _ANNOUNCE_SECONDS = 10.0
 _SWEEP_SECONDS = 45.0
 """Time of one sweep. The schedule starts one each minute."""
 _HEARTBEAT_SECONDS = 1.0
+_SLOW_SECONDS = 1.0
+"""A failure that takes longer holds a slot that other tenants' operations need."""
+_SLOW_FAILURES = 3
+_DOWN_SECONDS = 60.0
 _LATE_ATTEMPT = 10
 """The failed attempt that counts a message as late: about eight minutes after the first one."""
 
@@ -76,6 +82,36 @@ class Sender(Protocol):
     def send(self, notification: Notification) -> None:
         """Send the message; raises NotificationUndelivered when the receiver did not accept it."""
         ...
+
+
+class ChannelHealth:
+    """Whether a channel's receiver responds, by the newest attempts of this process. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._slow_failures = 0
+        self._down_until = 0.0
+
+    @property
+    def is_down(self) -> bool:
+        """True for a minute after three failures that each took longer than a second, without a success between."""
+        return time.monotonic() < self._down_until
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Measure an attempt; an exception is its failure."""
+        began = time.monotonic()
+        try:
+            yield
+        except Exception:
+            now = time.monotonic()
+            with self._lock:
+                self._slow_failures += now - began > _SLOW_SECONDS
+                if self._slow_failures >= _SLOW_FAILURES:
+                    self._down_until = now + _DOWN_SECONDS
+            raise
+        with self._lock:
+            self._slow_failures, self._down_until = 0, 0.0
 
 
 class NotificationActivities:
@@ -95,16 +131,21 @@ class NotificationActivities:
         self._expires_after = expires_after
         self._clock = clock
         self._metrics = metrics
+        self._health = {channel: ChannelHealth() for channel in Channel}
 
     @activity.defn(name=Step.ANNOUNCE)
     def announce(self, step: AnnounceInput) -> None:
         """Send the tenant's unsent messages; done when none is left.
 
+        Only the sweep attempts a channel that is down. Otherwise each operation would wait for its receiver, in a slot
+        that other tenants need.
+
         Raises:
             NotificationUndelivered: a message is left; it is due later, or another process is sending it.
         """
         began = self._clock()
-        self._send({channel: [step] for channel in self._senders}, _ANNOUNCE_SECONDS)
+        responding = [channel for channel in self._senders if not self._health[channel].is_down]
+        self._send({channel: [step] for channel in responding}, _ANNOUNCE_SECONDS)
         with self._database.tenant_tx(step.tenant_id) as tx:
             if any(message.channel in self._senders for message in tx.outbox.unsent()):
                 raise NotificationUndelivered
@@ -170,7 +211,8 @@ class NotificationActivities:
             return False
         message = attempt.notification
         try:
-            self._sender(channel).send(message)
+            with self._health[channel].attempt():
+                self._sender(channel).send(message)
         except NotificationUndelivered as failed:
             self._record_failure(step, attempt, failed.message)
             return False

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,29 @@ def test_concurrent_sweeps_and_operations_send_each_message_once_and_in_order(st
     tenant.run(Step.ANNOUNCE, kind=NotificationKind.LATE)
     assert subjects(mailbox, tenant) == names
     assert [taken.event["data"]["subject"] for taken in callback.taken] == names
+
+
+def test_operations_do_not_wait_for_a_receiver_that_is_down(store, request_tenant, callback, mailbox):
+    waiting, tenant, later = [request_tenant() for _ in range(3)], request_tenant(), request_tenant()
+    for one in (*waiting, tenant):
+        store(one, Channel.CALLBACK, one.tenant_id)
+    store(tenant, Channel.EMAIL, "mail")
+
+    def announce(one: Provisioning) -> None:
+        with pytest.raises(NotificationUndelivered):
+            one.run(Step.ANNOUNCE, kind=NotificationKind.LATE)
+
+    with callback.holding():
+        at_once(*(partial(announce, one) for one in waiting))
+        began = time.monotonic()
+        announce(tenant)
+        assert time.monotonic() - began < 3
+        assert len(callback.taken) == len(waiting), "the operation makes no request to a receiver that is down"
+        assert subjects(mailbox, tenant) == ["mail"]
+    tenant.run_platform(SWEEP)
+    store(later, Channel.CALLBACK, "later")
+    later.run(Step.ANNOUNCE, kind=NotificationKind.LATE)
+    assert callback.about(later.tenant_id, NotificationKind.READY)
 
 
 _SWEEP_ONCE = f"""
