@@ -47,7 +47,7 @@ def with_certificate(der: bytes, given: Attributes) -> Attributes:
         algorithm = _ALGORITHMS.get(certificate.signature_algorithm_oid.dotted_string)
         issuer_text, subject_text = issuer.rfc4514_string(), subject.rfc4514_string()
         serial = certificate.serial_number
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         return given
     if not 0 <= serial < _MOST_SERIAL:
         return given

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import ssl
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -93,6 +94,14 @@ def test_a_leaf_verifies_up_to_the_root(authorities: PkiAuthorities, tenant: str
     assert (described.begins, described.ends) == (root.not_valid_before_utc, root.not_valid_after_utc)
 
 
+def with_version(csr_pem: str, version: int) -> str:
+    """Return a request with another version, the last byte of its first INTEGER."""
+    der = ssl.PEM_cert_to_DER_cert(csr_pem.replace(" REQUEST", ""))
+    at = der.index(b"\x02\x01\x00") + 2
+    changed = ssl.DER_cert_to_PEM_cert(der[:at] + bytes([version]) + der[at + 1 :])
+    return changed.replace("CERTIFICATE", "CERTIFICATE REQUEST")
+
+
 @pytest.mark.parametrize(
     "pem",
     [
@@ -101,8 +110,9 @@ def test_a_leaf_verifies_up_to_the_root(authorities: PkiAuthorities, tenant: str
         "x" * 100_000,
         request(rsa.generate_private_key(65537, 1024)),  # noqa: S505 - weak on purpose
         request(ec.generate_private_key(ec.SECP521R1())),
+        with_version(request(p256()), 32),
     ],
-    ids=["empty", "text", "long", "rsa-1024", "p-521"],
+    ids=["empty", "text", "long", "rsa-1024", "p-521", "version"],
 )
 def test_invalid_or_weak_csr_is_rejected(
     authorities: PkiAuthorities, tenant: str, authority: Authority, pem: str

@@ -58,7 +58,7 @@ def requested_key(csr_pem: str) -> LeafKey:
     try:
         request = x509.load_pem_x509_csr(csr_pem.encode())
         key = request.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise CsrRefused("it cannot be read") from None
     match key:
         case ec.EllipticCurvePublicKey() if isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):

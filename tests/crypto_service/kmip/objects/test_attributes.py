@@ -1,11 +1,19 @@
 """Addition, change and deletion of attributes: the permissions of clients, and attributes of the server."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from crypto_service.kmip.codec.enums import Operation, ResultReason
 from crypto_service.kmip.codec.fields import choice, flag, interval, long, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.objects import attributes as named
+from crypto_service.kmip.objects.x509_attributes import with_certificate
 from tests.crypto_service.kmip.scene import VALUE, Scene, a_date, a_name, attribute, custom
 
 SERVERS = [
@@ -118,3 +126,14 @@ async def test_custom_attributes_have_any_type_and_newer_attributes_are_rejected
         assert (await client.about(Operation.ADD_ATTRIBUTE, object_id, item)).reason is None
     item = attribute("Description", text(VALUE, "of 1.4"))
     assert (await old.about(Operation.ADD_ATTRIBUTE, object_id, item)).reason is ResultReason.INVALID_FIELD
+
+
+def test_certificate_of_an_unknown_version_gets_no_attributes() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "customer")])
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(begin).not_valid_after(begin + timedelta(days=1))
+    der = builder.sign(key, SHA256()).public_bytes(Encoding.DER)
+    assert with_certificate(der, {}) != {}
+    assert with_certificate(der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x09", 1), {}) == {}
