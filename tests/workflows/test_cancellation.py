@@ -1,8 +1,10 @@
 """Cancellation of a workflow during a step that is retried: it ends the workflow, and an operation is undone first."""
 
+import ast
 import asyncio
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
@@ -131,3 +133,16 @@ async def test_cancelled_assessment_of_due_tenants_assesses_no_further_tenant(cl
     await cancel_during(script, "assess-tenant", handle)
     await ends(handle, CANCELLED)
     assert {step.tenant_id for step in script.inputs["assess-tenant"]} == {first}
+
+
+def test_direct_call_of_an_activity_does_not_swallow_a_cancellation():
+    """Where a workflow catches the failure of a call without `run_activity`, it distinguishes a cancellation."""
+    checked = 0
+    for path in (Path(__file__).parents[2] / "workflows").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Try) or "activity_method(" not in ast.unparse(node.body):
+                continue
+            for handler in node.handlers:
+                assert "raise_if_cancelled(" in ast.unparse(handler.body), (path.name, handler.lineno)
+                checked += 1
+    assert checked == 3
