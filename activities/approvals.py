@@ -90,7 +90,7 @@ class ApprovalActivities:
                 state = ApprovalState.FAILED if step.code else ApprovalState.DONE
                 tx.approvals.settle(step.approval_id, state, reason=step.code)
                 _record(tx, step, AuditName.APPROVAL_EXECUTED, "failure" if step.code else "success", code=step.code)
-            return WaitingResult(waiting=_waiting(tx))
+            return WaitingResult(waiting=pending_approvals(tx))
 
     @activity.defn(name="expire-approvals")
     def expire_approvals(self, step: StepInput) -> WaitingResult:
@@ -104,7 +104,7 @@ class ApprovalActivities:
                     name, outcome = _NAMES[ApprovalState.EXPIRED]
                     one = ApprovalStep(**step.model_dump(), approval_id=approval.approval_id)
                     _record(tx, one, name, outcome)
-            return WaitingResult(waiting=_waiting(tx))
+            return WaitingResult(waiting=pending_approvals(tx))
 
 
 def _not_admitted(tx: TenantTransaction, approval: Approval) -> str:
@@ -141,7 +141,8 @@ def _record(tx: TenantTransaction, step: ApprovalStep, name: AuditName, outcome:
     )
 
 
-def _waiting(tx: TenantTransaction) -> tuple[PendingApproval, ...]:
+def pending_approvals(tx: TenantTransaction) -> tuple[PendingApproval, ...]:
+    """Return the pending requests that a tenant workflow keeps, in the order of their expiry."""
     return tuple(
         PendingApproval(approval_id=one.approval_id, action=one.action, expires_at=one.expires_at)
         for one in tx.approvals.pending()
@@ -152,7 +153,7 @@ def _waiting(tx: TenantTransaction) -> tuple[PendingApproval, ...]:
 def _result(tx: TenantTransaction, step: ApprovalStep, notification: NotificationKind | None = None) -> ApprovalResult:
     approval = _require_known(tx, step)
     return ApprovalResult(
-        waiting=_waiting(tx),
+        waiting=pending_approvals(tx),
         action=approval.action,
         argument=dict(approval.argument),
         state=approval.state,

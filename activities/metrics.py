@@ -29,6 +29,7 @@ _UNDELIVERED = "openkcm_notifications_undelivered"
 
 DeliveryStage = Literal["late", "expired"]
 """A notification is late after ten failed attempts, and expired when it is no longer attempted (a dead letter)."""
+_WORKFLOWS_RECOVERED = "openkcm_workflows_recovered"
 
 
 class CounterSpec(NamedTuple):
@@ -59,6 +60,9 @@ COUNTERS: Mapping[str, CounterSpec] = {
     _UNDELIVERED: CounterSpec(
         "notifications that are late after ten failed attempts, or expired as dead letters",
         tuple({"channel": str(channel), "stage": stage} for channel in Channel for stage in get_args(DeliveryStage)),
+    ),
+    _WORKFLOWS_RECOVERED: CounterSpec(
+        "lost workflows that were started again", _each("kind", ("tenant", "offboarding", "service"))
     ),
 }
 """Alert on any increase; of the isolation checks, on any increase of `breached`. Prometheus adds `_total` to the names.
@@ -111,6 +115,10 @@ class Metrics:
     def count_undelivered_notification(self, channel: Channel, stage: DeliveryStage) -> None:
         """Count a notification once when it is late, and once when it expires."""
         self._counters[_UNDELIVERED].add(1, {"channel": str(channel), "stage": stage})
+
+    def count_recovered_workflows(self, kinds: Iterable[str]) -> None:
+        """Count workflows that did not run although the rows require them."""
+        self._count(_WORKFLOWS_RECOVERED, "kind", kinds)
 
     def _count(self, name: str, label: str, values: Iterable[str]) -> None:
         for value, number in Counter(values).items():

@@ -18,13 +18,15 @@ from core import names as ids
 from core.certificates import AuthorityState
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import ConflictingResource
+from core.errors.tenants import InvalidTransition
 from core.keys.encryption_context import EncryptionContext, Purpose
 from core.messages.base import FailureInput, StepInput
 from core.messages.tenants import ActivateResult
 from core.notifications import NotificationKind
-from core.tenants.lifecycle import State, Transition
+from core.tenants.lifecycle import State, Transition, transitions_from
 from core.tenants.provisioning import Step, steps_of
 from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
 from database.platform.scheduled import PlatformQueries
 from database.provisioning import RouteRow
 from openkcm.contract.audit_events import AuditName
@@ -32,6 +34,16 @@ from vault.pki.authorities import PkiAuthorities
 from vault.transit.keys import TransitKey, ciphertext_version
 from vault.transit.payload_keys import TransitPayloadKeys
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
+
+
+def _require_provisioning(tx: TenantTransaction, step: StepInput) -> None:
+    """Raise InvalidTransition unless the step's operation provisions the tenant: a rollback undoes only its own work.
+
+    The keys of a tenant in any other state are in use, or belong to a later operation.
+    """
+    state = tx.tenants.lock().state
+    if state is not State.PROVISIONING or tx.steps.newest_operation() != step.operation_id:
+        raise InvalidTransition(state, Transition.FAIL, transitions_from(state))
 
 
 class ProvisioningActivities:
@@ -86,9 +98,14 @@ class ProvisioningActivities:
 
     @activity.defn(name="record-failure")
     def record_failure(self, failure: FailureInput) -> None:
-        """Withdraw the route, mark the tenant failed, record the reason and notify the customer."""
+        """Withdraw the route, mark the tenant failed, record the reason and notify the customer.
+
+        Raises InvalidTransition, and changes nothing, unless this operation provisions the tenant or has failed.
+        """
         with self._database.tenant_tx(failure.tenant_id) as tx:
             row = tx.tenants.lock()
+            if row.state is not State.FAILED:
+                _require_provisioning(tx, failure)
             if tx.routes.withdraw():
                 append_audit_event(tx, failure, AuditName.ROUTE_WITHDRAWN, ids.l2_key(failure.tenant_id))
             tx.tenants.move(Transition.FAIL)
@@ -139,8 +156,12 @@ class TenantCaActivities:
 
     @activity.defn(name="disable-ca")
     def disable_authority(self, step: StepInput) -> None:
-        """Roll back step 3: disable the CA until a retry enables it; an unrecorded CA is not changed."""
+        """Roll back step 3: disable the CA until a retry enables it; an unrecorded CA is not changed.
+
+        Raises InvalidTransition unless this operation provisions the tenant.
+        """
         with self._database.tenant_tx(step.tenant_id) as tx:
+            _require_provisioning(tx, step)
             if not is_recorded(tx, ids.ca_key(step.tenant_id)):
                 return
         self._authorities.disable(step.tenant_id)
@@ -223,9 +244,11 @@ class TenantKeyActivities:
     def disable_tenant_key(self, step: StepInput) -> None:
         """Roll back step 2: disable the key, never destroy it, because it may have wrapped something already.
 
-        An unrecorded key is not changed; another user may have created it under that name.
+        An unrecorded key is not changed; another user may have created it under that name. Raises InvalidTransition
+        unless this operation provisions the tenant.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
+            _require_provisioning(tx, step)
             if not is_recorded(tx, ids.l2_key(step.tenant_id)):
                 return
         self._tenant_keys.disable(step.tenant_id)

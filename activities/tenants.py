@@ -1,4 +1,4 @@
-"""Tenant status (suspension and locks) and the key policy; PostgreSQL rows only.
+"""Tenant status (suspension and locks), key policy and the state of a new tenant workflow; PostgreSQL rows only.
 
 The commit notifies the crypto service of a new state: it drops the tenant's keys from memory and checks its
 connections.
@@ -6,17 +6,27 @@ connections.
 
 from temporalio import activity
 
-from activities.approvals import require_approval
+from activities.approvals import pending_approvals, require_approval
 from activities.audit_trail import Clock, append_audit_event
 from activities.notifications import NotificationOutbox
 from core.errors.compliance import BreachNotCleared
+from core.errors.tenants import TenantUnknown
+from core.keys.root_keys import RootKeyMode
 from core.messages.base import StepInput
-from core.messages.tenants import PolicyInput, StatusChange, StatusChangeInput, StatusChangeResult
+from core.messages.tenants import (
+    PolicyInput,
+    StatusChange,
+    StatusChangeInput,
+    StatusChangeResult,
+    StoredTenant,
+    TenantWorkflowState,
+)
 from core.notifications import NotificationKind
 from core.tenants.approvals import Action
 from core.tenants.lifecycle import DECRYPTS, State, Transition
 from core.tenants.locks import HEALTHY, LockReason, requires_lock
 from core.tenants.policy import parse_policy
+from core.tenants.provisioning import EventKind
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.root_keys import CustomerRootKeyRow
@@ -30,6 +40,58 @@ _NAMES = {
     StatusChange.UNLOCK: AuditName.TENANT_UNLOCKED,
     StatusChange.CLEAR_BREACH: AuditName.BREACH_CLEARED,
 }
+
+
+_OPERATIONS = 1_000_000
+"""Operation numbers of one tenant workflow; it runs a few thousand operations a year."""
+
+
+class StoredTenantActivities:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @activity.defn(name="load-tenant")
+    def load_tenant(self, step: StepInput) -> StoredTenant:
+        """Return the state with which a new tenant workflow starts; its operation numbers were never used.
+
+        Raises TenantUnknown. An unfinished rotation, root key change or CA rotation needs no workflow: the next one
+        ends or continues it. Provisioning starts again and finds what exists.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row, leaving = tx.tenants.lock(), tx.leaving.get()
+            if leaving is None or leaving.destroying_at is not None or row.state is State.OFFBOARDED:
+                return StoredTenant()
+            number = tx.tenants.count_workflow_start() * _OPERATIONS
+            return StoredTenant(
+                memory=TenantWorkflowState(
+                    state=row.state,
+                    provision=row.state in {State.REQUESTED, State.PROVISIONING},
+                    provisions=number,
+                    changes=number,
+                    rotations=number,
+                    rolls=number,
+                    operations=number,
+                    waiting=pending_approvals(tx),
+                    wish=_pending_event(tx, row.state),
+                ),
+                root_key_mode=RootKeyMode(row.root_key_mode),
+            )
+
+    @activity.defn(name="read-tenant-state")
+    def read_tenant_state(self, step: StepInput) -> StatusChangeResult:
+        """Return the tenant's state; raises TenantUnknown."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row = tx.tenants.get()
+        if row is None:
+            raise TenantUnknown
+        return StatusChangeResult(state=row.state)
+
+
+def _pending_event(tx: TenantTransaction, state: State) -> EventKind | None:
+    """Return the marketplace's last event if the tenant's state does not follow from it."""
+    if state is State.LEAVING:
+        return EventKind.SERVICE_ENABLED if tx.leaving.enabled_meanwhile() else None
+    return EventKind.SERVICE_DISABLED if tx.leaving.last_word() is EventKind.SERVICE_DISABLED else None
 
 
 class TenantStatusActivities:

@@ -167,3 +167,12 @@ def activity_queue(kind: ActivityKind, region: str) -> str:
 def region_of_queue(queue: str) -> str:
     """Return the region of a task queue of this module."""
     return queue.partition(".")[2]
+
+
+PLATFORM_QUEUE = "platform"
+"""The Temporal task queue of the platform's workflows, which belong to no tenant."""
+
+
+def recovery_workflow(tenant_id: str) -> str:
+    """Return the id of the platform's workflow that starts the lost workflows of one tenant."""
+    return f"platform/recovery/{tenant_id}"

@@ -30,6 +30,11 @@ _LAST_WORD = (
     " and e.kind in ('service_enabled', 'service_disabled')"
     " order by e.occurred_at desc, e.accepted_at desc, e.event_id limit 1"
 )
+_ENABLED_MEANWHILE = (
+    "select e.kind = 'service_enabled' and e.accepted_at > t.leaving_since"
+    " from okcm.marketplace_event e join okcm.tenant t using (tenant_id) where t.tenant_id = %s"
+    " order by e.accepted_at desc, e.event_id limit 1"
+)
 _KEYS_TO_DESTROY = "select kind, name, versions, fingerprint, destroyed_at from okcm.destruction"
 _CERTIFICATE = "select statement, signature, key, issued_at from okcm.shred_certificate"
 
@@ -99,6 +104,10 @@ class Leaving:
         """
         found = self.connection.execute(_LAST_WORD, [self.tenant_id]).fetchone()
         return None if found is None or found[0] is None else EventKind(found[0])
+
+    def enabled_meanwhile(self) -> bool:
+        """Return whether the marketplace's newest event enables the tenant and is later than the offboarding."""
+        return self.connection.execute(_ENABLED_MEANWHILE, [self.tenant_id]).fetchone() == (True,)
 
     def begin(self, grace: timedelta) -> OffboardingRow:
         """Start the offboarding with a grace period; an offboarding that already runs is unchanged.

@@ -14,6 +14,12 @@ from psycopg.rows import TupleRow
 from core.errors.platform import DatabaseRefused
 from core.tenants.provisioning import NUMBERS, EventKind, MarketplaceEvent, Step, StepState
 
+_NEWEST_OPERATION = "select operation_id from okcm.operation_step order by planned_at desc limit 1"
+_STEPS = (
+    "select number, step, state, attempts, started_at, finished_at, problem from okcm.operation_step"  # noqa: S608 - a constant
+    f" where operation_id = ({_NEWEST_OPERATION}) order by number"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
@@ -65,13 +71,14 @@ class Steps:
             {"problem": problem, "operation": operation_id, "step": step},
         )
 
+    def newest_operation(self) -> str | None:
+        """Return the operation id of the newest planned operation."""
+        found = self.connection.execute(_NEWEST_OPERATION).fetchone()
+        return None if found is None else found[0]
+
     def latest(self) -> Sequence[StepRow]:
         """Return the steps of the newest operation in order."""
-        rows = self.connection.execute(
-            "select number, step, state, attempts, started_at, finished_at, problem from okcm.operation_step"
-            " where operation_id = (select operation_id from okcm.operation_step order by planned_at desc limit 1)"
-            " order by number"
-        )
+        rows = self.connection.execute(_STEPS)
         return [StepRow(number, Step(step), StepState(state), *rest) for number, step, state, *rest in rows]
 
     def _change(self, update: str, values: dict[str, object]) -> None:

@@ -119,6 +119,17 @@ class Tenants:
         """Remove a lock reason; without any left, restore the former state. Raise InvalidTransition if not locked."""
         return self._store_locks(remove_lock(self._lock_state(), reason))
 
+    def count_workflow_start(self) -> int:
+        """Count a tenant workflow that starts with the state of this row; return the number of earlier ones."""
+        counted = self.connection.execute(
+            "update okcm.tenant set workflow_starts = workflow_starts + 1 where tenant_id = %s"
+            " returning workflow_starts - 1",
+            [self.tenant_id],
+        ).fetchone()
+        if counted is None:
+            raise TenantUnknown
+        return int(counted[0])
+
     def break_promise(self) -> bool:
         """Record that the tenant exceeded the provisioning SLO; return False if that is recorded already."""
         changed = self.connection.execute(

@@ -80,6 +80,7 @@ async def _connect(settings: Settings, parts: wiring.WorkerDependencies, runtime
         )
         await bootstrap.declare_search_attributes(client)
         await bootstrap.declare_schedules(client)
+        await bootstrap.recover_workflows(client)
         await bootstrap.ensure_watches(client, settings.regions)
     except (RuntimeError, OSError) as down:
         raise TemporalUnavailable from down

@@ -31,7 +31,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from core.errors.compliance import CanaryMissing, SecondCanaryMissing
 from core.messages.keys import WatchRootKeysInput
-from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, tenant_queue, watch_workflow
+from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_QUEUE, tenant_queue, watch_workflow
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import EventKind, MarketplaceEvent
 from database.connection.database import Database
@@ -43,11 +43,11 @@ from workflows.certificates import CheckExpiry, PublishRevocationLists, RotateDu
 from workflows.client.workflow_client import WorkflowClient
 from workflows.isolation import AssessDueTenants
 from workflows.notifications import DispatchNotifications
+from workflows.recovery import RecoverWorkflows
 from workflows.root_keys import DetectRootKeyVersions, MonitorRootKeys, PurgeUnusedCredentials
 from workflows.rotation import RotateDueKeys
 from workflows.runtime import options as visibility
 
-PLATFORM_QUEUE = "platform"
 _PLATFORM_WORKFLOWS = "platform/"
 
 
@@ -57,7 +57,16 @@ def _every(minutes: int) -> ScheduleSpec:
     )
 
 
+_RECOVERY = "workflow-recovery"
+
 SCHEDULES = {
+    _RECOVERY: Schedule(
+        action=ScheduleActionStartWorkflow(
+            RecoverWorkflows.run, id="platform/workflow-recovery", task_queue=PLATFORM_QUEUE
+        ),
+        spec=_every(minutes=1),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    ),
     "audit-checkpoints": Schedule(
         action=ScheduleActionStartWorkflow(
             SignAuditCheckpoints.run, id="platform/audit-checkpoints", task_queue=PLATFORM_QUEUE
@@ -224,6 +233,11 @@ def record_audit_keys(signer: TransitAuditSigner, platform: PlatformQueries) -> 
     keys = signer.public_keys()
     platform.record_audit_keys(keys)
     log.info("audit keys recorded", keys=sorted(keys))
+
+
+async def recover_workflows(client: Client) -> None:
+    """Start the lost workflows now: after the loss of Temporal's storage the first scheduled run is a minute away."""
+    await client.get_schedule_handle(_RECOVERY).trigger()
 
 
 async def ensure_watches(client: Client, regions: Sequence[str]) -> None:

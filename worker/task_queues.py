@@ -14,7 +14,7 @@ from temporalio.worker import Worker
 from config.settings import Settings
 from core import names as ids
 from core.names import ActivityKind
-from worker.bootstrap import PLATFORM_QUEUE, SCHEDULES
+from worker.bootstrap import SCHEDULES
 
 _URGENT_THREADS = 8
 """Status changes and approvals of a region; each takes milliseconds."""
@@ -40,7 +40,9 @@ class Slots:
 def queue_slots(settings: Settings) -> Mapping[str, Slots]:
     """Return the slots of each task queue of this worker."""
     short, half = settings.worker_threads, settings.worker_threads // 2
-    slots = {PLATFORM_QUEUE: Slots(len(SCHEDULES))}  # each scheduled workflow runs once, with one activity at a time
+    slots = {
+        ids.PLATFORM_QUEUE: Slots(len(SCHEDULES))
+    }  # each scheduled workflow runs once, with one activity at a time
     for region in settings.regions:
         slots |= {
             ids.tenant_queue(region): Slots(_MONITORS, _URGENT_THREADS),

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.common import MetricMeter
 from temporalio.converter import DataConverter
@@ -32,6 +31,7 @@ from activities.notifications import CallbackSender, EmailSender, NotificationAc
 from activities.offboarding.destruction import DestructionActivities, WorkflowTerminationActivities
 from activities.offboarding.grace_period import GracePeriodActivities
 from activities.provisioning import ProvisioningActivities, TenantCaActivities, TenantKeyActivities
+from activities.recovery import RecoveryActivities
 from activities.reports import Rendering, ReportActivities
 from activities.root_keys.change import RootKeyActivities
 from activities.root_keys.health import PollIntervals, RootKeyHealthActivities
@@ -40,7 +40,7 @@ from activities.rotation.stalled import StalledRotationActivities
 from activities.rotation.steps import RotationActivities
 from activities.services import ServiceActivities
 from activities.step_progress import report_response
-from activities.tenants import PolicyActivities, TenantStatusActivities
+from activities.tenants import PolicyActivities, StoredTenantActivities, TenantStatusActivities
 from compliance.isolation.crypto_api.session import Endpoints
 from compliance.isolation.crypto_api.suite import CryptoApiSuite
 from compliance.isolation.postgres.key_lineage import KeyLineageSuite
@@ -74,7 +74,6 @@ from vault.transit.key_destruction import TransitDestroyer
 from vault.transit.payload_keys import TransitPayloadKeys
 from vault.transit.root_keys import TransitRootKeys
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
-from worker.bootstrap import PLATFORM_QUEUE
 from worker.interceptors import CorrelationInterceptor, FailureInterceptor
 from worker.payload_codec import PayloadKeyCache, TenantCodec, TenantConverter
 from worker.probe_services import ProbeServiceConnections
@@ -87,10 +86,12 @@ from workflows.certificates import (
     RotateCertificateAuthority,
     RotateDueCertificateAuthorities,
 )
+from workflows.client.recovery import LostWorkflowStarter
 from workflows.isolation import AssessDueTenants, AssessIsolation
 from workflows.notifications import DispatchNotifications
 from workflows.offboarding import OffboardTenant
 from workflows.provisioning import ProvisionTenant
+from workflows.recovery import RecoverTenant, RecoverWorkflows
 from workflows.reports import GenerateReport
 from workflows.root_keys import ChangeRootKey, DetectRootKeyVersions, MonitorRootKeys, PurgeUnusedCredentials
 from workflows.rotation import RotateDueKeys, RotateKeys
@@ -105,7 +106,7 @@ OPERATION_WORKFLOWS = (
 PLATFORM_WORKFLOWS = (
     *(SignAuditCheckpoints, ReconcileAudit, DispatchNotifications, PurgeUnusedCredentials, RotateDueKeys),
     *(RotateDueCertificateAuthorities, PublishRevocationLists, CheckExpiry, DetectRootKeyVersions),
-    AssessDueTenants,
+    *(AssessDueTenants, RecoverWorkflows, RecoverTenant),
 )
 
 _RENDERINGS: Mapping[ReportFormat, Rendering] = MappingProxyType(
@@ -199,7 +200,7 @@ def build(
         Pace(settings.rewrap_per_second),
         metrics,
     )
-    grace = settings.root_key_grace_seconds
+    grace, stored = settings.root_key_grace_seconds, StoredTenantActivities(database)
     standing = TenantStatusActivities(database, outbox, grace, clock)
     approvals = ApprovalActivities(database, outbox, timedelta(hours=settings.approval_ttl_hours))
     pace = PollIntervals(settings.root_key_poll_seconds, settings.root_key_idle_poll_seconds, grace)
@@ -249,6 +250,8 @@ def build(
     rolls = AuthorityActivities(database, queries, authorities)
     revocation = RevocationActivities(database, queries, authorities)
     expiry = ExpiryActivities(database, queries, authorities, outbox, clock, metrics)
+    starter = LostWorkflowStarter(settings.temporal_address, settings.provisioning_slo_seconds)
+    recovery = RecoveryActivities(database, queries, starter, metrics)
     reports = ReportActivities(
         database, read_stated, _RENDERINGS, recorded, version("openkcm-tenant-controller"), clock
     )
@@ -262,6 +265,8 @@ def build(
         root_keys=root_keys,
         signer=signer,
         lifecycle=(
+            stored.load_tenant,
+            stored.read_tenant_state,
             records.open_records,
             keys.create_keys,
             certificates.create_authority,
@@ -344,6 +349,8 @@ def build(
             StalledRotationActivities(database, queries, outbox, metrics).check_rotations,
             RootKeyVersionActivities(database, queries, root_key_cache).notice_root_key_versions,
             examination.find_due_examinations,
+            recovery.recover_workflows,
+            recovery.recover_tenant,
         ),
         interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )
@@ -373,11 +380,9 @@ def workers(client: Client, parts: WorkerDependencies) -> list[Worker]:
             graceful_shutdown_timeout=drain,
             # No payload is stored outside the histories; a higher value would create a task for each payload.
             max_workflow_task_external_storage_concurrency=1,
-            # A payload that does not match its model must fail the run visibly instead of endless retries.
-            workflow_failure_exception_types=[ValidationError],
         )
 
-    found = [worker(PLATFORM_QUEUE, PLATFORM_WORKFLOWS, parts.platform)]
+    found = [worker(ids.PLATFORM_QUEUE, PLATFORM_WORKFLOWS, parts.platform)]
     for region in settings.regions:
         found += [
             worker(ids.tenant_queue(region), TENANT_WORKFLOWS, parts.lifecycle),

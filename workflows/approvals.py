@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.approvals import ApprovalActivities
     from activities.tenants import PolicyActivities
     from core.errors.tenants import REFUSALS, ApprovalUnknown, PolicyRefused
-    from core.messages.base import AnnounceInput, ApprovalRef
+    from core.messages.base import ApprovalRef
     from core.messages.keys import RetireVersionRequest, RootKeyRequest, RotateRequest
     from core.messages.tenants import (
         ApprovalRequest,
@@ -40,7 +40,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.root_keys import ROOT_KEY_CHANGE, RootKeyHandlers
     from workflows.rotation import RETIREMENT, ROTATION, RotationHandlers
     from workflows.runtime.activity_calls import run_local_activity
-    from workflows.runtime.failures import refusal, refusal_of
+    from workflows.runtime.failures import code_of, refusal, refusal_of
     from workflows.runtime.tenant_base import LIVE
 
 
@@ -48,6 +48,8 @@ Request = TypeVar("Request", bound=ApprovalRef)
 
 _MIN_WAIT = timedelta(seconds=1)
 """The shortest wait for an expiry: PostgreSQL's clock decides, and it may be slightly behind."""
+_EXPIRY_PAUSE = timedelta(minutes=1)
+"""The pause after the database rejected an expiry."""
 
 
 class PolicyHandlers(RootKeyHandlers):
@@ -76,6 +78,7 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
         super().__init__(tenant)
         self._approval_lock = asyncio.Lock()
         self._executed: set[str] = set()
+        self._expire_after: datetime | None = None
 
     @workflow.update(name="request-approval", description="Admit a stored request for approval by a second person")
     async def propose(self, request: ApprovalRequest) -> None:
@@ -89,9 +92,7 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
                 raise refusal_of(failed) from None
             self._store(result)
         if result.notification is not None:
-            self._notifications.append(
-                AnnounceInput(tenant_id=step.tenant_id, operation_id=step.operation_id, kind=result.notification)
-            )
+            self._queue_notification(step, result.notification)
         if result.state is ApprovalState.REFUSED:
             raise refusal(REFUSALS.get(result.code, ApprovalUnknown)())
 
@@ -128,11 +129,14 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
             code, failed = stopped.type or "internal", stopped
         step = CloseApprovalInput(**self._approval_step(approval_id).model_dump(), code=code)
         async with self._approval_lock:
-            self._store(
-                await run_local_activity(
-                    ApprovalActivities.close_approval, step, f"{result.action} · record the result"
+            try:
+                self._store(
+                    await run_local_activity(
+                        ApprovalActivities.close_approval, step, f"{result.action} · record the result"
+                    )
                 )
-            )
+            except ActivityError as unrecorded:
+                raise refusal_of(unrecorded) from None
         if failed is not None:
             raise failed
 
@@ -163,8 +167,9 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
             await do(request)
 
     def _next_expiry(self) -> datetime | None:
-        """Return when the next pending request expires; None when none is pending."""
-        return min((one.expires_at for one in self._memory.waiting), default=None)
+        """Return when the next pending request expires, or is expired again; None when none is pending."""
+        ends = min((one.expires_at for one in self._memory.waiting), default=None)
+        return ends if ends is None or self._expire_after is None else max(ends, self._expire_after)
 
     def _until(self, ends: datetime | None) -> timedelta | None:
         return None if ends is None else max(ends - workflow.now(), _MIN_WAIT)
@@ -175,9 +180,16 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
 
     async def _expire(self) -> None:
         async with self._approval_lock:
-            self._store(
-                await run_local_activity(ApprovalActivities.expire_approvals, self._step("expiry"), "expire requests")
-            )
+            try:
+                self._store(
+                    await run_local_activity(
+                        ApprovalActivities.expire_approvals, self._step("expiry"), "expire requests"
+                    )
+                )
+            except ActivityError as failed:
+                workflow.logger.warning("requests not expired", extra={"code": code_of(failed)})
+                self._expire_after = workflow.now() + _EXPIRY_PAUSE
+                return
         if self._is_overdue():
             await workflow.sleep(_MIN_WAIT, summary="retry the expiry of requests")
 

@@ -35,7 +35,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import options as priorities
     from workflows.runtime import timeouts as timing
     from workflows.runtime.activity_calls import run_activity, run_key_server_activity, run_local_activity
-    from workflows.runtime.failures import STOPPED, code_of, step_of
+    from workflows.runtime.failures import FAILURES, STOPPED, code_of, refusal_of, step_of
     from workflows.runtime.signals import signal_tenant
     from workflows.runtime.tenant_base import LIVE, TenantWorkflowBase
     from workflows.services import CERTIFICATES_REVOKED, RENEW_SOON, ConnectService
@@ -206,7 +206,10 @@ class CaRotationHandlers(TenantWorkflowBase):
     @workflow.update(name="rotate-ca", description="Replace the tenant CA")
     async def roll_authority(self) -> None:
         with self._running(_OPERATION):
-            result = await self._roll()
+            try:
+                result = await self._roll()
+            except FAILURES as stopped:
+                raise refusal_of(stopped) from None
         if result.code:
             raise ApplicationError(
                 "the tenant CA was not rotated; the former one stays active\n"
@@ -222,14 +225,19 @@ class CaRotationHandlers(TenantWorkflowBase):
 
     @workflow.signal(name=AUTHORITY_DUE, description="A third of the CA's lifetime is left")
     async def authority_due(self) -> None:
+        await self._until_loaded()
         # A busy tenant gets the signal again within the hour, a third of a year before the CA expires.
         if self._operation is None and self._memory.state in LIVE:
             with self._running(_OPERATION):
-                await self._roll()
+                try:
+                    await self._roll()
+                except FAILURES as stopped:
+                    workflow.logger.warning("tenant CA not rotated", extra={"code": code_of(stopped)})
 
     @workflow.signal(name=CERTIFICATES_REVOKED, description="Certificates of a service were revoked")
     async def certificates_revoked(self) -> None:
         """Publish one CRL for all revocations until now; a CRL contains every recorded revocation."""
+        await self._until_loaded()
         self._crl_outdated = True
         async with self._crl_lock:
             if not self._crl_outdated:

@@ -38,12 +38,12 @@ with workflow.unsafe.imports_passed_through():
     from core.names import ActivityKind
     from core.notifications import NotificationKind
     from core.tenants.lifecycle import State, Transition, transitions_from
-    from core.tenants.offboarding import reminders
+    from core.tenants.offboarding import offboarding_number, reminders
     from core.tenants.provisioning import EventKind
     from workflows.runtime import options as priorities
     from workflows.runtime import timeouts as timing
     from workflows.runtime.activity_calls import activity_queue, run_activity, run_local_activity
-    from workflows.runtime.failures import code_of, refusal, refusal_of
+    from workflows.runtime.failures import FAILURES, code_of, refusal, refusal_of
     from workflows.runtime.tenant_base import StatusHandlers
     from workflows.services import TENANT_GONE
 
@@ -90,7 +90,8 @@ class OffboardingHandlers(StatusHandlers):
             )
 
     @workflow.signal(name=TENANT_GONE, description="The tenant's keys are destroyed and its rows erased")
-    def tenant_gone(self) -> None:
+    async def tenant_gone(self) -> None:
+        await self._until_loaded()
         if self._memory.state is State.LEAVING:
             self._enter(State.OFFBOARDED)
             self._gone = True
@@ -118,15 +119,13 @@ class OffboardingHandlers(StatusHandlers):
             elif wish is EventKind.SERVICE_ENABLED and self._memory.state is State.LEAVING:
                 # A customer who enables the service again within the grace period wants the same tenant.
                 await self._restore(LeaveReason.MARKETPLACE)
-        except ActivityError as failed:
+        except FAILURES as failed:
             workflow.logger.warning("marketplace event not processed", extra={"code": code_of(failed)})
 
     async def _leave(self, request: OffboardRequest) -> None:
         """Start the offboarding, or join one in progress; its workflow is started again if an operator ended it."""
         async with self._status_lock:
             is_new = self._memory.state is not State.LEAVING
-            if is_new:
-                self._remember(leavings=self._memory.leavings + 1)
             step = LeaveInput(**self._step("leave").model_dump(), **request.model_dump())
             begun = await run_local_activity(GracePeriodActivities.begin_leaving, step, "1 · start the grace period")
             self._apply_status(step, begun)
@@ -145,7 +144,7 @@ class OffboardingHandlers(StatusHandlers):
                 OffboardInput(
                     tenant_id=tenant.tenant_id,
                     region=tenant.region,
-                    number=self._memory.leavings,
+                    number=offboarding_number(begun.since),
                     since=begun.since,
                     until=begun.until,
                 ),

@@ -16,6 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.isolation.gate import IsolationGateActivities
     from activities.notifications import NotificationActivities
     from activities.provisioning import ProvisioningActivities, TenantCaActivities, TenantKeyActivities
+    from activities.tenants import StoredTenantActivities
     from core.messages.base import AnnounceInput, FailureInput, StepInput
     from core.messages.tenants import ActivateResult, ProvisionInput, ProvisionResult
     from core.names import ActivityKind
@@ -28,12 +29,17 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime.failures import STOPPED, code_of, step_of
 
 
+def provision_operation(attempt: int) -> str:
+    """Return the operation id of one provisioning."""
+    return f"provision-{attempt}"
+
+
 @workflow.defn(name="ProvisionTenant")
 class ProvisionTenant:
     @workflow.init
     def __init__(self, request: ProvisionInput) -> None:
-        self._step = StepInput(tenant_id=request.tenant_id, operation_id=f"provision-{request.attempt}")
-        self._late = False
+        self._step = StepInput(tenant_id=request.tenant_id, operation_id=provision_operation(request.attempt))
+        self._begun = self._late = False
 
     @workflow.run
     async def run(self, request: ProvisionInput) -> ProvisionResult:
@@ -41,6 +47,8 @@ class ProvisionTenant:
         try:
             activated = await self._make()
         except STOPPED as failed:
+            if not self._begun:
+                return await self._leave_unchanged(failed)
             await self._roll_back(failed)
             return ProvisionResult(state=State.FAILED)
         finally:
@@ -55,6 +63,7 @@ class ProvisionTenant:
     async def _make(self) -> ActivateResult:
         step = self._step
         await run_local_activity(ProvisioningActivities.open_records, step, TITLES[Step.OPEN_RECORDS])
+        self._begun = True
         made = await asyncio.gather(
             run_key_server_activity(TenantKeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),
             run_key_server_activity(TenantCaActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),
@@ -77,8 +86,20 @@ class ProvisionTenant:
             "**Late.** The provisioning SLO is breached; the retrying step below shows the cause."
         )
         workflow.logger.warning("provisioning SLO breached")
-        await run_activity(ProvisioningActivities.break_promise, self._step, "alert · the provisioning SLO is breached")
+        try:
+            await run_activity(
+                ProvisioningActivities.break_promise, self._step, "alert · the provisioning SLO is breached"
+            )
+        except ActivityError:
+            workflow.logger.warning("breach of the provisioning SLO not recorded")
+            return
         await self._announce(NotificationKind.LATE)
+
+    async def _leave_unchanged(self, refused: ActivityError | asyncio.CancelledError) -> ProvisionResult:
+        """Return the tenant's state after a refused first step: this operation created nothing that it could undo."""
+        workflow.set_current_details(f"**Refused:** `{code_of(refused)}`. Nothing was created or changed.")
+        read = await run_local_activity(StoredTenantActivities.read_tenant_state, self._step, "read the tenant's state")
+        return ProvisionResult(state=read.state)
 
     async def _roll_back(self, failed: ActivityError | asyncio.CancelledError) -> None:
         """Undo a failed provisioning without a loss: keys are disabled, and a retry enables them again."""

@@ -36,7 +36,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
     from workflows.runtime.activity_calls import run_activity, run_local_activity
-    from workflows.runtime.failures import STOPPED, code_of, refusal, refusal_of, step_of
+    from workflows.runtime.failures import FAILURES, STOPPED, code_of, refusal, refusal_of, step_of
     from workflows.runtime.signals import ROOT_KEY_REPORTED, ROTATION_DUE, signal_tenant
     from workflows.runtime.tenant_base import LIVE, StatusHandlers
 
@@ -232,21 +232,24 @@ class RootKeyHandlers(StatusHandlers):
     async def _change(self, request: RootKeyRequest) -> None:
         tenant = self._tenant
         self._remember(changes=self._memory.changes + 1)
-        result = await workflow.execute_child_workflow(
-            ChangeRootKey.run,
-            ChangeRootKeyInput(
-                tenant_id=tenant.tenant_id,
-                region=tenant.region,
-                number=self._memory.changes,
-                request_id=request.request_id,
-                approval_id=request.approval_id,
-            ),
-            id=ids.root_key_workflow(tenant.tenant_id, self._memory.changes),
-            task_queue=ids.operation_queue(tenant.region),
-            priority=priorities.service(tenant.tenant_id),
-            static_summary=f"change the root key of {tenant.tenant_id}",
-            search_attributes=self._search_attributes(),
-        )
+        try:
+            result = await workflow.execute_child_workflow(
+                ChangeRootKey.run,
+                ChangeRootKeyInput(
+                    tenant_id=tenant.tenant_id,
+                    region=tenant.region,
+                    number=self._memory.changes,
+                    request_id=request.request_id,
+                    approval_id=request.approval_id,
+                ),
+                id=ids.root_key_workflow(tenant.tenant_id, self._memory.changes),
+                task_queue=ids.operation_queue(tenant.region),
+                priority=priorities.service(tenant.tenant_id),
+                static_summary=f"change the root key of {tenant.tenant_id}",
+                search_attributes=self._search_attributes(),
+            )
+        except FAILURES as stopped:
+            raise refusal_of(stopped) from None
         if result.mode is None:
             raise ApplicationError(
                 "the root key was not changed; the former one stays active\n"

@@ -11,7 +11,7 @@ The next rotation completes an unfinished one.
 import asyncio
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
@@ -41,7 +41,7 @@ with workflow.unsafe.imports_passed_through():
         run_key_server_activity,
         run_local_activity,
     )
-    from workflows.runtime.failures import STOPPED, code_of, refusal_of, step_of
+    from workflows.runtime.failures import FAILURES, STOPPED, code_of, refusal_of, step_of
     from workflows.runtime.signals import ROTATION_DUE, signal_tenant
 
 
@@ -217,7 +217,10 @@ class RotationHandlers(RootKeyHandlers):
             await self._rotate_on_demand(request)
 
     async def _rotate_on_demand(self, request: RotateRequest) -> None:
-        result = await self._rotate(request, scheduled=False)
+        try:
+            result = await self._rotate(request, scheduled=False)
+        except FAILURES as stopped:
+            raise refusal_of(stopped) from None
         if result.code:
             raise ApplicationError(
                 "the rotation did not complete; all keys still work\n"
@@ -245,6 +248,7 @@ class RotationHandlers(RootKeyHandlers):
 
     @workflow.signal(name=ROTATION_DUE, description="A key exceeds its cryptoperiod, or its root key has a new version")
     async def rotation_due(self) -> None:
+        await self._until_loaded()
         # A running operation is not disturbed; the keys are still due an hour later.
         if self._operation is not None or self._memory.state not in DECRYPTS:
             return
@@ -255,8 +259,8 @@ class RotationHandlers(RootKeyHandlers):
                 )
                 if due.request is not None:
                     await self._rotate(due.request, scheduled=True)
-            except (ActivityError, ChildWorkflowError):
-                workflow.logger.warning("due keys not rotated")
+            except FAILURES as stopped:
+                workflow.logger.warning("due keys not rotated", extra={"code": code_of(stopped)})
 
     async def _retire(self, request: RetireVersionRequest) -> None:
         step = RetireVersionStep(**self._step("retire").model_dump(), **request.model_dump())

@@ -3,25 +3,32 @@
 Events are signals. Requests with a result are updates; their validators reject an invalid request before it enters the
 history. Each kind of operation has a class of handlers in another module, based on `runtime.tenant_base`. This module
 combines them with events, provisioning and the main loop. Continue-as-new keeps the history short;
-`TenantWorkflowState` is the complete state.
+`TenantWorkflowState` is the complete state of a run. A workflow without a previous run first reads the tenant's state
+from the database, so a lost history loses no tenant (workflows/recovery.py).
 """
 
 from contextlib import suppress
 
 from temporalio import workflow
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import ActivityError, ChildWorkflowError
 
 with workflow.unsafe.imports_passed_through():
+    from activities.provisioning import ProvisioningActivities
+    from activities.tenants import StoredTenantActivities
     from core import names as ids
     from core.errors.tenants import OperationRunning
+    from core.messages.base import FailureInput, StepInput
     from core.messages.tenants import MarketplaceSignal, ProvisionInput, TenantInput
     from core.tenants.lifecycle import State, Transition, transition
     from core.tenants.provisioning import EventKind
     from openkcm.errors import OpenKcmError
     from workflows.approvals import ApprovalHandlers
     from workflows.certificates import CaRotationHandlers
-    from workflows.provisioning import ProvisionTenant
+    from workflows.provisioning import ProvisionTenant, provision_operation
     from workflows.runtime import options as priorities
-    from workflows.runtime.failures import refusal
+    from workflows.runtime.activity_calls import run_local_activity
+    from workflows.runtime.failures import code_of, refusal
 
 _REMEMBERED_EVENTS = 64
 """PostgreSQL rejects repeated events; this many are also kept here for duplicates after a crash of the endpoint."""
@@ -32,50 +39,58 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
     @workflow.init
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)
-        self._requested: Transition | None = None
 
     @workflow.run
     async def run(self, tenant: TenantInput) -> None:
+        if not self._loaded:
+            await self._load()
+        self._gone = self._gone or self._memory.state is State.OFFBOARDED
         self._show(self._memory.state)
-        while True:
+        while not self._gone:
             ends = self._next_expiry()
             with suppress(TimeoutError):
                 await workflow.wait_condition(
-                    lambda: (
-                        self._requested is not None
-                        or bool(self._notifications)
-                        or self._has_pending_event
-                        or self._gone
-                        or self._next_expiry() != ends  # noqa: B023 - evaluated before the next iteration
-                        or workflow.info().is_continue_as_new_suggested()
-                    ),
+                    lambda: self._has_work() or self._next_expiry() != ends,  # noqa: B023 - evaluated before the next
                     timeout=self._until(ends),
                     timeout_summary="expiry of the next request for approval",
                 )
-            if self._gone:
-                await workflow.wait_condition(workflow.all_handlers_finished)
-                return  # unsent notifications were erased
-            if self._requested is not None:
-                await self._provision(self._requested)
-                self._requested = None
-            elif self._has_pending_event:
-                enabled = self._memory.wish is EventKind.SERVICE_ENABLED
-                await self._process_pending_event()
-                if enabled and self._memory.state is State.FAILED:
-                    self._requested = Transition.RETRY
-            elif self._notifications:
-                await self._notify(self._notifications.pop(0))
-            elif self._is_overdue():
-                await self._expire()
-            elif workflow.info().is_continue_as_new_suggested():
-                break
-        await workflow.wait_condition(workflow.all_handlers_finished)
-        while self._notifications:
-            await self._notify(self._notifications.pop(0))
-        workflow.continue_as_new(tenant.model_copy(update={"memory": self._memory}))
+            if self._may_continue_as_new():
+                # Nothing is awaited from here on, so no update is accepted that this run cannot finish.
+                workflow.continue_as_new(tenant.model_copy(update={"memory": self._memory}))
+            await self._do_next()
+        await workflow.wait_condition(workflow.all_handlers_finished)  # unsent notifications were erased
+
+    def _has_work(self) -> bool:
+        return (
+            self._memory.provision
+            or bool(self._memory.notifications)
+            or self._has_pending_event
+            or self._gone
+            or self._may_continue_as_new()
+        )
+
+    def _may_continue_as_new(self) -> bool:
+        """Return whether the history is long and every accepted request is finished or in the memory."""
+        return workflow.info().is_continue_as_new_suggested() and workflow.all_handlers_finished() and not self._gone
+
+    async def _do_next(self) -> None:
+        if self._gone:
+            return
+        if self._memory.provision:
+            await self._provision()
+        elif self._has_pending_event:
+            enabled = self._memory.wish is EventKind.SERVICE_ENABLED
+            await self._process_pending_event()
+            if enabled and self._memory.state is State.FAILED:
+                self._remember(provision=True)
+        elif self._memory.notifications:
+            await self._send_notification()
+        elif self._is_overdue():
+            await self._expire()
 
     @workflow.signal(name="marketplace-event", description="An accepted marketplace event, by its id")
-    def marketplace_event(self, event: MarketplaceSignal) -> None:
+    async def marketplace_event(self, event: MarketplaceSignal) -> None:
+        await self._until_loaded()
         if event.event_id in self._memory.seen_events:
             return
         seen = (*self._memory.seen_events, event.event_id)[-_REMEMBERED_EVENTS:]
@@ -86,47 +101,67 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
         if self._memory.state is State.LEAVING or self._memory.wish is not None or self._operation is not None:
             self._store_pending_event(EventKind.SERVICE_ENABLED)
             return
-        if event.kind != EventKind.SERVICE_ENABLED or self._requested is not None:
-            return
-        if self._memory.state is State.REQUESTED:
-            self._requested = Transition.PROVISION
-        elif self._memory.state is State.FAILED:
-            # A customer who enables the service again after a failure requests a retry.
-            self._requested = Transition.RETRY
+        # A customer who enables the service again after a failure requests a retry.
+        if event.kind == EventKind.SERVICE_ENABLED and self._memory.state in {State.REQUESTED, State.FAILED}:
+            self._remember(provision=True)
 
     @workflow.update(name="retry", description="Provision a failed tenant again")
     def retry(self) -> None:
-        self._requested = Transition.RETRY
+        self._remember(provision=True)
 
     @retry.validator
     def _may_retry(self) -> None:
+        self._require_loaded()
         self._require_idle()
-        if self._requested is not None:
+        if self._memory.provision:
             raise refusal(OperationRunning("provisioning"))
         try:
             transition(self._memory.state, Transition.RETRY)
         except OpenKcmError as illegal:
             raise refusal(illegal) from None
 
-    async def _provision(self, move: Transition) -> None:
-        self._enter(transition(self._memory.state, move))
+    async def _provision(self) -> None:
+        self._enter(State.PROVISIONING)
         self._remember(provisions=self._memory.provisions + 1)
         tenant = self._tenant
-        result = await workflow.execute_child_workflow(
-            ProvisionTenant.run,
-            ProvisionInput(
-                tenant_id=tenant.tenant_id,
-                region=tenant.region,
-                attempt=self._memory.provisions,
-                provisioning_slo_seconds=tenant.provisioning_slo_seconds,
-            ),
-            id=ids.provision_workflow(tenant.tenant_id),
-            task_queue=ids.operation_queue(tenant.region),
-            priority=priorities.provision(tenant.tenant_id),
-            static_summary=f"provision {tenant.tenant_id}",
-            search_attributes=self._search_attributes(),
-        )
-        if self._memory.state is State.PROVISIONING:  # else its status changed while its notification was sent
-            self._enter(
-                transition(self._memory.state, Transition.ACTIVATE if result.state is State.ACTIVE else Transition.FAIL)
+        try:
+            result = await workflow.execute_child_workflow(
+                ProvisionTenant.run,
+                ProvisionInput(
+                    tenant_id=tenant.tenant_id,
+                    region=tenant.region,
+                    attempt=self._memory.provisions,
+                    provisioning_slo_seconds=tenant.provisioning_slo_seconds,
+                ),
+                id=ids.provision_workflow(tenant.tenant_id),
+                # Only a child of an earlier, lost tenant workflow can still run; its operation must not end this one.
+                id_reuse_policy=WorkflowIDReusePolicy.TERMINATE_IF_RUNNING,
+                task_queue=ids.operation_queue(tenant.region),
+                priority=priorities.provision(tenant.tenant_id),
+                static_summary=f"provision {tenant.tenant_id}",
+                search_attributes=self._search_attributes(),
             )
+        except ChildWorkflowError as stopped:
+            if workflow.cancellation_reason() is not None:
+                raise
+            state = await self._record_stopped_provisioning(stopped)
+        else:
+            state = result.state
+        self._remember(provision=False)
+        if self._memory.state is State.PROVISIONING:  # else its status changed while its notification was sent
+            # After a refused or stopped provisioning the row may still wait for one; an operator starts it by a retry.
+            self._enter(State.FAILED if state in {State.REQUESTED, State.PROVISIONING} else state)
+
+    async def _record_stopped_provisioning(self, stopped: ChildWorkflowError) -> State:
+        """Record that provisioning ended without a result, for example because an operator terminated it."""
+        step = StepInput(tenant_id=self._tenant.tenant_id, operation_id=provision_operation(self._memory.provisions))
+        failure = FailureInput(**step.model_dump(), code=code_of(stopped), reason="ProvisionTenant")
+        try:
+            await run_local_activity(ProvisioningActivities.record_failure, failure, "record the failure")
+        except ActivityError as refused:
+            workflow.logger.warning("failure not recorded", extra={"code": code_of(refused)})
+        try:
+            read = await run_local_activity(StoredTenantActivities.read_tenant_state, step, "read the tenant's state")
+        except ActivityError:
+            return State.FAILED
+        return read.state

@@ -56,6 +56,14 @@ class VoteRejected(CallerError):
     hint = "a user other than the requester must decide it, with a role that manages keys"
 
 
+class WorkflowStarting(PlatformError):
+    """A new tenant workflow has not read the tenant's state yet; callers repeat the request."""
+
+    code = "workflow_starting"
+    message = "the tenant's workflow is starting"
+    hint = "repeat the request; the workflow starts as soon as the database answers: make status"
+
+
 REFUSALS: dict[str, type[CallerError]] = {
     refused.code: refused for refused in (ApprovalNotNeeded, ApprovalPending, TooManyApprovals)
 }

@@ -10,7 +10,8 @@ from enum import StrEnum
 
 from pydantic import Field, JsonValue
 
-from core.messages.base import ApprovalRef, Message, ServiceName, StepInput
+from core.keys.root_keys import RootKeyMode
+from core.messages.base import AnnounceInput, ApprovalRef, Message, ServiceName, StepInput
 from core.names import TenantId
 from core.notifications import NotificationKind
 from core.tenants.approvals import Action, ApprovalState
@@ -32,21 +33,33 @@ class TenantWorkflowState(Message):
 
     state: State = State.REQUESTED
     seen_events: tuple[str, ...] = ()
+    provision: bool = Field(default=False, description="whether a provisioning was requested and has not started")
     provisions: int = 0
     changes: int = Field(0, description="number of started root key changes")
     rotations: int = Field(0, description="number of started key rotations")
     rolls: int = Field(0, description="number of started CA rotations")
     operations: int = Field(0, description="number of status changes and preflights; makes their operation ids unique")
     waiting: tuple[PendingApproval, ...] = ()
-    leavings: int = Field(0, description="number of started offboardings")
     wish: EventKind | None = Field(None, description="the newest marketplace event that could not be processed at once")
+    notifications: tuple[AnnounceInput, ...] = Field((), description="stored notifications that are still unsent")
 
 
 class TenantInput(Message):
     tenant_id: TenantId
     region: str
     provisioning_slo_seconds: float
-    memory: TenantWorkflowState = Field(default_factory=TenantWorkflowState)
+    memory: TenantWorkflowState | None = Field(
+        None, description="the state of the previous run; None: the workflow first reads it from the database"
+    )
+
+
+class StoredTenant(Message):
+    """The state of a tenant in the database, with which a new tenant workflow starts."""
+
+    memory: TenantWorkflowState | None = Field(
+        None, description="None when the tenant needs no workflow: its destruction has begun"
+    )
+    root_key_mode: RootKeyMode = RootKeyMode.PLATFORM
 
 
 class MarketplaceSignal(Message):
@@ -173,7 +186,7 @@ class OffboardingResult(StatusChangeResult):
 class OffboardInput(Message):
     tenant_id: TenantId
     region: str
-    number: int = Field(description="counts the tenant's offboardings, from 1")
+    number: int = Field(description="identifies the offboarding among those of the tenant")
     since: datetime
     until: datetime
 

@@ -55,6 +55,14 @@ def reminders(since: datetime, until: datetime) -> tuple[datetime, ...]:
     return tuple(until - lead for lead in _LEADS if lead * 2 <= grace)
 
 
+def offboarding_number(since: datetime) -> int:
+    """Return the number of the offboarding that started at `since`, the same for each of its workflows.
+
+    It is part of the ids of reminders, so a workflow that is started again repeats none of them.
+    """
+    return int(since.timestamp())
+
+
 def remains(backup_retention_days: int | None) -> tuple[Remains, ...]:
     """Return what remains after the erasure, and until when.
 

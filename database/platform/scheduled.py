@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from core.certificates import ExpiringItem
 from core.keys.rotation import StallReason
@@ -26,6 +26,32 @@ class UnsignedStream:
     tenant_id: str
     seq: int
     chain_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowTenantRow:
+    """A tenant that is not offboarded, and its offboarding if one has started.
+
+    `destroying` means after the point of no return.
+    """
+
+    tenant_id: str
+    region: str
+    leaving_since: datetime | None
+    leaves_at: datetime | None
+    destroying: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowServiceRow:
+    """A connected service with its newest certificate that is not revoked."""
+
+    tenant_id: str
+    region: str
+    service: str
+    generation: int
+    not_before: datetime
+    not_after: datetime
 
 
 class PlatformQueries:
@@ -177,6 +203,18 @@ class PlatformQueries:
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.troubled_examinations(%s, %s)", [late, limit])
             return [FailedAssessment(*row) for row in rows]
+
+    def workflow_tenants(self, after: str, limit: int) -> Sequence[WorkflowTenantRow]:
+        """Return tenants that are not offboarded, in order of id, after `after` (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.workflow_tenants(%s, %s)", [after, limit])
+            return [WorkflowTenantRow(*row) for row in rows]
+
+    def workflow_services(self, after: tuple[str, str], limit: int) -> Sequence[WorkflowServiceRow]:
+        """Return connected services whose certificates are renewed, in order, after (tenant id, service) (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.workflow_services(%s, %s, %s)", [*after, limit])
+            return [WorkflowServiceRow(*row) for row in rows]
 
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
         """Return tenants in order of id, starting after `after` (operator)."""

@@ -35,7 +35,7 @@ from tests.kms.opening import Estate, Opener, decrypt, encrypt
 from tests.simulation.clocks import MovedClock
 from tests.simulation.skipping import describe, skip_all_timers, skip_to_next_timer
 from worker import wiring
-from worker.bootstrap import PLATFORM_QUEUE, ensure_canary, record_audit_keys
+from worker.bootstrap import ensure_canary, record_audit_keys
 from worker.task_queues import run_workers
 from workflows.certificates import RotateDueCertificateAuthorities
 from workflows.client.workflow_client import WorkflowClient
@@ -143,7 +143,9 @@ class TenantLifetime:
     async def _run_due_rotations(self) -> None:
         """Run the work of the hourly schedule "rotations" until nothing is due."""
         while due := self._parts.queries.due_rotations(_BATCH):
-            await self.client.execute_workflow(RotateDueKeys.run, id="platform/rotations", task_queue=PLATFORM_QUEUE)
+            await self.client.execute_workflow(
+                RotateDueKeys.run, id="platform/rotations", task_queue=ids.PLATFORM_QUEUE
+            )
             for tenant_id in due:
                 await self._wait_until_idle(tenant_id)
 
@@ -152,7 +154,7 @@ class TenantLifetime:
         while self._parts.queries.outlived_authorities(_BATCH) or self._parts.queries.due_authorities(_BATCH):
             due, newest = self._parts.queries.due_authorities(_BATCH), self.leaf
             await self.client.execute_workflow(
-                RotateDueCertificateAuthorities.run, id="platform/ca-rotation", task_queue=PLATFORM_QUEUE
+                RotateDueCertificateAuthorities.run, id="platform/ca-rotation", task_queue=ids.PLATFORM_QUEUE
             )
             for tenant_id in due:
                 await self._wait_until_idle(tenant_id)

@@ -16,7 +16,7 @@ from temporalio.client import (
 )
 
 from core.errors.compliance import CanaryMissing, SecondCanaryMissing
-from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, root_key, tenant_workflow
+from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_QUEUE, root_key, tenant_workflow
 from core.tenants.lifecycle import State, Transition
 from core.tenants.provisioning import Step
 from database.platform.scheduled import PlatformQueries
@@ -56,7 +56,7 @@ async def test_attributes_and_schedules_are_declared_once_however_many_workers_s
     assert {name: await updated_at(temporal_client, name) for name in bootstrap.SCHEDULES} == before
 
 
-def of(workflow_id: str, queue: str = bootstrap.PLATFORM_QUEUE, hours: int = 7) -> Schedule:
+def of(workflow_id: str, queue: str = PLATFORM_QUEUE, hours: int = 7) -> Schedule:
     return Schedule(
         action=ScheduleActionStartWorkflow("Retired", id=workflow_id, task_queue=queue),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(hours=hours))]),

@@ -14,7 +14,7 @@ from config.settings import Settings
 from core.errors.compliance import CanaryMissing
 from core.errors.platform import TemporalUnavailable, VaultUnavailable
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
-from core.tenants.lifecycle import State
+from core.tenants.lifecycle import State, Transition
 from core.tenants.provisioning import Step
 from database.connection.database import Database
 from tests.activities.conftest import NOWHERE
@@ -134,8 +134,11 @@ async def test_worker_serves_metrics_and_completes_its_activity_before_it_stops(
     assert len(callback.about(tenant_id, "ready")) == 1
 
 
-def test_worker_stops_while_it_waits_for_the_canary(start, process_settings, request_tenant):
-    request_tenant(CANARY_TENANT_ID, "OpenKCM canary").run(Step.OPEN_RECORDS)  # and no workflow provisions it
+def test_worker_stops_while_it_waits_for_the_canary(start, process_settings, parts, request_tenant):
+    request_tenant(CANARY_TENANT_ID, "OpenKCM canary").run(Step.OPEN_RECORDS)
+    with parts.database.tenant_tx(CANARY_TENANT_ID) as tx:
+        for move in (Transition.ACTIVATE, Transition.SUSPEND):
+            tx.tenants.move(move)
     worker = start(process_settings)
     worker.wait_until(lambda: CanaryMissing.code in worker.log)
     worker.process.terminate()

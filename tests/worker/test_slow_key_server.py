@@ -16,6 +16,7 @@ from tests.activities.provisioning import REGION, Provisioning, run_steps
 from tests.concurrency import wait_until_async
 from tests.kms.fault_proxy import FaultProxy, answering
 from worker import wiring
+from worker.task_queues import run_workers
 from workflows.provisioning import ProvisionTenant
 
 CALL_SECONDS = 1.5
@@ -41,13 +42,12 @@ class SlowProvisioning:
     async def run(self, seconds: float) -> dict[str, int]:
         """Provision the tenant and return the number of attempts of each step."""
         client = await Client.connect(self._temporal.address, data_converter=self._parts.converter)
-        [lifecycle, *_] = wiring.workers(client, self._parts)
-        async with lifecycle, asyncio.timeout(seconds):
+        async with run_workers(wiring.workers(client, self._parts)), asyncio.timeout(seconds):
             handle = await client.start_workflow(
                 ProvisionTenant.run,
                 ProvisionInput(tenant_id=self.tenant_id, region=REGION, attempt=1, provisioning_slo_seconds=600),
                 id=ids.provision_workflow(self.tenant_id),
-                task_queue=ids.task_queue(REGION),
+                task_queue=ids.operation_queue(REGION),
             )
             assert (await handle.result()).state is State.ACTIVE
         events = (await handle.fetch_history()).events

@@ -16,9 +16,11 @@ from typing import Any
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
+from temporalio.worker import Worker
 
 import activities
 from activities.offboarding.destruction import WorkflowTerminationActivities
+from core import names as ids
 from core.errors.tenants import DestructionStarted, OffboardingAlreadyScheduled
 from core.keys.root_keys import RootKeyMode
 from core.messages.base import AnnounceInput, TenantsResult
@@ -36,6 +38,7 @@ from core.messages.keys import (
     WatchResult,
     WrapProgress,
 )
+from core.messages.recovery import RecoveryPage
 from core.messages.services import (
     AuthorityFailureInput,
     AuthorityPlan,
@@ -59,6 +62,8 @@ from core.messages.tenants import (
     StatusChange,
     StatusChangeInput,
     StatusChangeResult,
+    StoredTenant,
+    TenantWorkflowState,
     WaitingResult,
 )
 from core.notifications import NotificationKind
@@ -66,6 +71,7 @@ from core.tenants.approvals import Action, ApprovalState
 from core.tenants.lifecycle import State
 from openkcm.errors import OpenKcmError
 from tests.workflows.queues import run_region
+from workflows.recovery import RecoverTenant, RecoverWorkflows
 
 RENEWED_AFTER = timedelta(hours=48)
 SWITCHED = SwitchResult(state=State.ACTIVE, switched=True, mode=RootKeyMode.OPENBAO)
@@ -97,6 +103,10 @@ class Script:
         self.reports: list[tuple[str, ...]] = []
         """The successive results of root key monitoring; after the last one it waits."""
         self.answers: dict[str, Any] = {
+            "recover-tenant": RecoveryPage(started=0),
+            "recover-workflows": RecoveryPage(started=0),
+            "load-tenant": StoredTenant(memory=TenantWorkflowState(provision=True)),
+            "read-tenant-state": StatusChangeResult(state=State.REQUESTED),
             "activate": ActivateResult(messages=1),
             "preflight-root-key": PreflightResult(problems=0),
             "wrap-service-keys": WrapProgress(total=3, wrapped=3),
@@ -137,12 +147,17 @@ class Script:
 
     @asynccontextmanager
     async def worker(self, client: Client, region: str, workflows: Sequence[type]) -> AsyncIterator[None]:
-        """Run the workers of a region; only the termination of workflows is a real activity."""
+        """Run the workers of a region; only the termination of workflows is a real activity.
+
+        The worker of the platform's queue recovers nothing.
+        """
         termination = WorkflowTerminationActivities()
         real = [termination.close_workflows, termination.terminate_service_workflows]
         names = {activity._Definition.must_from_callable(one).name for one in real}
         scripted = [self._scripted(one) for one in _DEFINITIONS if one.name not in names]
-        async with run_region(client, region, workflows, [*real, *scripted]):
+        recovery = [RecoverWorkflows, RecoverTenant]
+        platform = Worker(client, task_queue=ids.PLATFORM_QUEUE, workflows=recovery, activities=scripted)
+        async with run_region(client, region, workflows, [*real, *scripted]), platform:
             yield
 
     def _scripted(self, real: activity._Definition) -> Callable[..., Any]:

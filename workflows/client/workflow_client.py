@@ -16,22 +16,18 @@ from temporalio.client import (
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
-from temporalio.common import (
-    SearchAttributePair,
-    TypedSearchAttributes,
-    WorkflowIDConflictPolicy,
-    WorkflowIDReusePolicy,
-)
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from core import names as ids
 from core.errors.compliance import AssessmentFailed
 from core.errors.platform import TemporalUnavailable
-from core.errors.tenants import TenantUnknown
+from core.errors.tenants import TenantUnknown, WorkflowStarting
 from core.isolation import run_of
 from core.messages.compliance import BoundariesInput, MakeReportInput
 from core.messages.keys import RetireVersionRequest, RootKeyRequest, RotateRequest
+from core.messages.recovery import RecoverTenantInput
 from core.messages.services import EnrolInput, ServiceInput
 from core.messages.tenants import (
     ApprovalRequest,
@@ -42,13 +38,14 @@ from core.messages.tenants import (
     StatusChangeRequest,
     TenantInput,
 )
-from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import EventKind
 from openkcm.errors import CallerError, PlatformError
 from workflows.client.connection import LogForm, connect_client
 from workflows.client.service_start import service_options, service_start, update_with_start
+from workflows.client.tenant_start import tenant_options
 from workflows.isolation import AssessIsolation
+from workflows.recovery import RecoverTenant
 from workflows.reports import GenerateReport
 from workflows.runtime import options as priorities
 from workflows.runtime import options as visibility
@@ -58,6 +55,7 @@ from workflows.tenants import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
 _TIMEOUT_SECONDS = 60.0
+_REPEAT_SECONDS = 0.1
 _ENDED_MEANWHILE = "AcceptedUpdateCompletedWorkflow"
 """Temporal's failure type when a run ended while it had an accepted update; the next run accepts the request."""
 
@@ -107,23 +105,11 @@ class WorkflowClient:
             await self._client.start_workflow(
                 Tenant.run,
                 TenantInput(tenant_id=tenant_id, region=region, provisioning_slo_seconds=self._promise_seconds),
-                id=ids.tenant_workflow(tenant_id),
-                task_queue=ids.tenant_queue(region),
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 start_signal="marketplace-event",
                 start_signal_args=[MarketplaceSignal(event_id=event_id, kind=EventKind.SERVICE_ENABLED)],
-                search_attributes=TypedSearchAttributes(
-                    [
-                        SearchAttributePair(visibility.TENANT_ID, tenant_id),
-                        SearchAttributePair(visibility.REGION, region),
-                        SearchAttributePair(visibility.LIFECYCLE_STATE, State.PROVISIONING.value),
-                        SearchAttributePair(visibility.ROOT_KEY_MODE, "platform"),
-                    ]
-                ),
-                static_summary=f"tenant {tenant_id}",
-                priority=priorities.enable(tenant_id),
                 rpc_timeout=_RPC_TIMEOUT,
+                **tenant_options(tenant_id, region),
             )
         except _DOWN as failed:
             raise TemporalUnavailable from failed
@@ -158,16 +144,8 @@ class WorkflowClient:
         await self._update_tenant(tenant_id, Tenant.restore, [])
 
     async def retry(self, tenant_id: str) -> None:
-        """Provision a failed tenant again; raises TenantUnknown, TemporalUnavailable or UpdateRejected."""
-        handle = self._client.get_workflow_handle(ids.tenant_workflow(tenant_id))
-        try:
-            await handle.execute_update(Tenant.retry, rpc_timeout=_RPC_TIMEOUT)
-        except WorkflowUpdateFailedError as refused:
-            raise _rejection(refused) from None
-        except _DOWN as failed:
-            if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
-                raise TenantUnknown from None
-            raise TemporalUnavailable from failed
+        """Start to provision a failed tenant again. Raises as `change_standing`."""
+        await self._update_tenant(tenant_id, Tenant.retry, [])
 
     async def change_standing(self, tenant_id: str, move: StatusChange) -> None:
         """Suspend, resume, lock or unlock a tenant and wait for the result; a repeated change is no error.
@@ -347,16 +325,40 @@ class WorkflowClient:
     async def _update_tenant(
         self, tenant_id: str, update: Any, arguments: Sequence[Any], update_id: str | None = None
     ) -> None:
-        """Update the tenant workflow, which runs as long as the tenant exists."""
+        """Update the tenant workflow, which runs as long as the tenant exists.
+
+        A lost one is started again first, because an administrator must be able to lock the tenant at any time.
+        """
         handle = self._client.get_workflow_handle(ids.tenant_workflow(tenant_id))
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                await _retry_while_run_ends(lambda: handle.execute_update(update, args=arguments, id=update_id))
+                try:
+                    await _repeat_update(lambda: handle.execute_update(update, args=arguments, id=update_id))
+                except RPCError as failed:
+                    if failed.status is not RPCStatusCode.NOT_FOUND:
+                        raise
+                    await self._recover_tenant(tenant_id)
+                    await _repeat_update(lambda: handle.execute_update(update, args=arguments, id=update_id))
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
             raise OperationTimeout from None
         except _DOWN as failed:
             if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
                 raise TenantUnknown from None
+            raise TemporalUnavailable from failed
+
+    async def _recover_tenant(self, tenant_id: str) -> None:
+        """Start the lost workflows of a tenant, if it exists."""
+        try:
+            await self._client.execute_workflow(
+                RecoverTenant.run,
+                RecoverTenantInput(tenant_id=tenant_id),
+                id=ids.recovery_workflow(tenant_id),
+                task_queue=ids.PLATFORM_QUEUE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                rpc_timeout=_RPC_TIMEOUT,
+            )
+        except WorkflowFailureError as failed:
             raise TemporalUnavailable from failed
 
     async def _update_service(  # noqa: PLR0913, PLR0917 - service and update
@@ -371,7 +373,7 @@ class WorkflowClient:
         """Update the workflow of a service; start it if none runs, because all its state is recorded."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                await _retry_while_run_ends(
+                await _repeat_update(
                     lambda: update_with_start(
                         self._client, service_start(tenant_id, region, service), update, arguments, update_id
                     )
@@ -382,15 +384,16 @@ class WorkflowClient:
             raise TemporalUnavailable from failed
 
 
-async def _retry_while_run_ends(update: Callable[[], Awaitable[object]]) -> None:
-    """Repeat an update while the run that accepted it ends meanwhile; raises UpdateRejected."""
+async def _repeat_update(update: Callable[[], Awaitable[object]]) -> None:
+    """Repeat an update while the run that accepted it ends meanwhile, or is starting; raises UpdateRejected."""
     while True:
         try:
             await update()
         except WorkflowUpdateFailedError as refused:
             refusal = _rejection(refused)
-            if refusal.code != _ENDED_MEANWHILE:
+            if refusal.code not in {_ENDED_MEANWHILE, WorkflowStarting.code}:
                 raise refusal from None
+            await asyncio.sleep(_REPEAT_SECONDS)
         else:
             return
 

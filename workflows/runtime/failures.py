@@ -7,7 +7,13 @@ processes have no payload key. Code, message and hint contain no secret (core.er
 import asyncio
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    ChildWorkflowError,
+    FailureError,
+    WorkflowAlreadyStartedError,
+)
 
 with workflow.unsafe.imports_passed_through():
     from core.errors.tenants import OperationCancelled
@@ -19,14 +25,20 @@ STOPPED = (ActivityError, asyncio.CancelledError)
 """What ends an operation early: the failure of a step, or the cancellation of the operation's workflow. The workflow
 undoes the operation in both cases, and then ends."""
 
+FAILURES = (ActivityError, ChildWorkflowError, WorkflowAlreadyStartedError)
+"""Errors of a step or a child that failed, was terminated, or still runs for an earlier workflow.
+
+In a signal handler or in the main loop each of them would end the workflow for good.
+"""
+
 
 def refusal(error: OpenKcmError) -> ApplicationError:
     """Return the failure that an update or its validator raises for an OpenKcmError."""
     return _failure(error.code, error.message, error.hint)
 
 
-def refusal_of(failed: ActivityError) -> ApplicationError:
-    """Return the failure that an update raises when one of its steps has failed."""
+def refusal_of(failed: FailureError) -> ApplicationError:
+    """Return the failure that an update raises when one of its steps or children has failed."""
     cause = _cause(failed)
     if cause is None:
         return _failure(_INTERNAL, "the operation was stopped", "see the workflow in the temporal ui")
@@ -34,8 +46,8 @@ def refusal_of(failed: ActivityError) -> ApplicationError:
     return _failure(code_of(failed), cause.message, hint if isinstance(hint, str) else "")
 
 
-def code_of(failed: ActivityError | asyncio.CancelledError) -> str:
-    """Return the code of the error that ended a step."""
+def code_of(failed: FailureError | asyncio.CancelledError) -> str:
+    """Return the code of the error that ended a step or a child."""
     if isinstance(failed, asyncio.CancelledError):
         return OperationCancelled.code
     cause = _cause(failed)
@@ -47,8 +59,11 @@ def step_of(failed: ActivityError | asyncio.CancelledError) -> str:
     return "cancelled" if isinstance(failed, asyncio.CancelledError) else failed.activity_type
 
 
-def _cause(failed: ActivityError) -> ApplicationError | None:
-    return failed.cause if isinstance(failed.cause, ApplicationError) else None
+def _cause(failed: FailureError) -> ApplicationError | None:
+    cause = failed.cause
+    while isinstance(cause, ActivityError | ChildWorkflowError):
+        cause = cause.cause
+    return cause if isinstance(cause, ApplicationError) else None
 
 
 def _failure(code: str, message: str, hint: str) -> ApplicationError:

@@ -7,6 +7,7 @@ among themselves and wait for no operation: a lock must take effect at once.
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
@@ -14,18 +15,26 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
-    from activities.tenants import TenantStatusActivities
-    from core.errors.tenants import InvalidTransition, OperationRunning, TenantNotOperational
+    from activities.tenants import StoredTenantActivities, TenantStatusActivities
+    from core.errors.tenants import (
+        InvalidTransition,
+        OperationRunning,
+        TenantNotOperational,
+        TenantUnknown,
+        WorkflowStarting,
+    )
     from core.messages.base import AnnounceInput, StepInput
     from core.messages.tenants import (
         StatusChange,
         StatusChangeInput,
         StatusChangeRequest,
         StatusChangeResult,
+        StoredTenant,
         TenantInput,
         TenantWorkflowState,
     )
     from core.names import ActivityKind
+    from core.notifications import NotificationKind
     from core.tenants.lifecycle import DECRYPTS, MEANING, State, Transition, transitions_from
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
@@ -36,6 +45,8 @@ with workflow.unsafe.imports_passed_through():
 
 LIVE = DECRYPTS | {State.LOCKED}
 """The states of a tenant between activation and offboarding."""
+_LOAD_PAUSE = timedelta(minutes=1)
+"""The pause after the database rejected the first read, for example before a migration. An outage is retried sooner."""
 
 
 class TenantWorkflowBase:
@@ -43,10 +54,48 @@ class TenantWorkflowBase:
 
     def __init__(self, tenant: TenantInput) -> None:
         self._tenant = tenant
-        self._memory = tenant.memory
+        self._memory = tenant.memory or TenantWorkflowState()
+        self._loaded = tenant.memory is not None
         self._status_lock = asyncio.Lock()
         self._operation: str | None = None
-        self._notifications: list[AnnounceInput] = []
+
+    async def _load(self) -> None:
+        """Read the state of the tenant from the database, before this new workflow does anything.
+
+        The state is `offboarded` for a tenant that needs no workflow.
+        """
+        step = StepInput(tenant_id=self._tenant.tenant_id, operation_id="load")
+        stored = await self._stored_tenant(step)
+        while stored is None:
+            await workflow.sleep(_LOAD_PAUSE, summary="read the tenant's state again")
+            stored = await self._stored_tenant(step)
+        self._memory = stored.memory or TenantWorkflowState(state=State.OFFBOARDED)
+        self._loaded = True
+        if stored.memory is None:
+            return
+        self._enter(self._memory.state)
+        if workflow.info().typed_search_attributes.get(visibility.ROOT_KEY_MODE) != stored.root_key_mode:
+            workflow.upsert_search_attributes([visibility.ROOT_KEY_MODE.value_set(stored.root_key_mode)])
+
+    @staticmethod
+    async def _stored_tenant(step: StepInput) -> StoredTenant | None:
+        try:
+            return await run_local_activity(StoredTenantActivities.load_tenant, step, "read the tenant's state")
+        except ActivityError as failed:
+            if code_of(failed) == TenantUnknown.code:
+                return StoredTenant()
+            workflow.logger.warning("state of the tenant not read", extra={"code": code_of(failed)})
+            return None
+
+    async def _until_loaded(self) -> None:
+        """Wait until the state of a new workflow is read; a signal may arrive together with the start."""
+        if not self._loaded:
+            await workflow.wait_condition(lambda: self._loaded)
+
+    def _require_loaded(self) -> None:
+        """Raise WorkflowStarting, as a failure of the update, before the state of a new workflow is read."""
+        if not self._loaded:
+            raise refusal(WorkflowStarting())
 
     @contextmanager
     def _running(self, operation: str) -> Iterator[None]:
@@ -59,11 +108,13 @@ class TenantWorkflowBase:
 
     def _require_idle(self) -> None:
         """Raise OperationRunning, as a failure of the update, when an operation runs."""
+        self._require_loaded()
         if self._operation is not None:
             raise refusal(OperationRunning(self._operation))
 
     def _require_state(self, states: frozenset[State]) -> None:
         """Raise TenantNotOperational, as a failure of the update, in any other state."""
+        self._require_loaded()
         if self._memory.state not in states:
             raise refusal(TenantNotOperational(self._memory.state))
 
@@ -75,12 +126,17 @@ class TenantWorkflowBase:
     def _apply_status(self, step: StepInput, result: StatusChangeResult) -> None:
         """Store the tenant state after a step, and queue its notification."""
         if result.notification is not None:
-            self._notifications.append(
-                AnnounceInput(tenant_id=step.tenant_id, operation_id=step.operation_id, kind=result.notification)
-            )
+            self._queue_notification(step, result.notification)
         self._enter(result.state)
 
-    async def _notify(self, announce: AnnounceInput) -> None:
+    def _queue_notification(self, step: StepInput, kind: NotificationKind) -> None:
+        announce = AnnounceInput(tenant_id=step.tenant_id, operation_id=step.operation_id, kind=kind)
+        self._remember(notifications=(*self._memory.notifications, announce))
+
+    async def _send_notification(self) -> None:
+        """Send the oldest queued notification."""
+        announce, *left = self._memory.notifications
+        self._remember(notifications=tuple(left))
         try:
             await run_activity(
                 NotificationActivities.announce,
@@ -127,6 +183,7 @@ class StatusHandlers(TenantWorkflowBase):
 
     @change_standing.validator
     def _may_change_standing(self, request: StatusChangeRequest) -> None:
+        self._require_loaded()
         # An active tenant still counts as provisioning here while its notification is sent: its row decides.
         if self._memory.state not in LIVE | {State.PROVISIONING}:
             # To clear a breach is the transition "unlock" in the lifecycle.
@@ -146,6 +203,7 @@ class StatusHandlers(TenantWorkflowBase):
 
     @workflow.signal(name=BOUNDARIES_REPORTED, description="The newest isolation assessment found a breach")
     async def boundaries_reported(self) -> None:
+        await self._until_loaded()
         async with self._status_lock:
             step = self._step("boundaries")
             try:
@@ -158,6 +216,7 @@ class StatusHandlers(TenantWorkflowBase):
 
     @workflow.signal(name=ROOT_KEY_REPORTED, description="The root key's health requires a status change")
     async def root_key_reported(self) -> None:
+        await self._until_loaded()
         await self._follow_root_key()
 
     async def _follow_root_key(self) -> None:

@@ -69,8 +69,8 @@ GRANTS = {
             service_certificate(revoked_at) service_key(root_key_mode, root_key, wrapped, root_key_id, staged_for,
             staged_wrapped, state, l2_version, activated_at, deactivated_at, destroyed_at) tenant(state, root_key_mode,
             ready_at, promise_broken_at, locks, unlocks_to, leaving_since, leaves_at, restored_at, returns_to,
-            destroying_at, offboarded_at, root_key_newest) tenant_policy(tenant_key_days, service_key_days, changed_at,
-            four_eyes)
+            destroying_at, offboarded_at, root_key_newest, workflow_starts) tenant_policy(tenant_key_days,
+            service_key_days, changed_at, four_eyes)
         """,
         "delete": "route",
         "execute": """
@@ -78,6 +78,7 @@ GRANTS = {
             due_notifications due_rotations erase_tenant expiring key_probes numbered_root_keys objects_sealed
             outlived_authorities record_audit_key record_fingerprint stale_revocation_lists stuck_rotations
             trim_boundaries troubled_examinations unknown_serials unsigned_streams untaken_credentials watched_root_keys
+            workflow_services workflow_tenants
         """,
     },
     "marketplace": {

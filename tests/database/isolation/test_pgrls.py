@@ -84,7 +84,7 @@ ALLOWED = {
         r"|audit_join_token|audit_protection|pending_enrolments|due_authorities|outlived_authorities|stale_revocation_lists|expiring"
         r"|stale_services|count_tenants|page_of_tenants|stuck_tenants|provisioning_times|due_rotations|stuck_rotations"
         r"|objects_sealed|record_fingerprint|key_probes|numbered_root_keys"
-        r"|trim_boundaries|due_examinations|troubled_examinations)"
+        r"|trim_boundaries|due_examinations|troubled_examinations|workflow_tenants|workflow_services)"
     ),
     # The one key that spans tenants, on a table without a grant: see the baseline and lint.py.
     "SEC035": r"okcm\.key_fingerprint \(key_fingerprint_of_one_key_alone\)",

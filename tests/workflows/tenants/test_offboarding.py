@@ -118,7 +118,7 @@ async def test_new_offboarding_replaces_a_restored_one_that_does_not_end(entity)
     described = await entity.offboarding.describe()
     assert (described.status, described.task_queue) == (
         WorkflowExecutionStatus.RUNNING,
-        ids.task_queue(entity.region),
+        ids.operation_queue(entity.region),
     )
     events = (await entity.handle.fetch_history()).events
     assert not [event for event in events if event.HasField("timer_started_event_attributes")]

@@ -1,0 +1,159 @@
+"""Recovery: start the workflows that the rows require and that do not run.
+
+Rows are the desired state: a tenant that is not offboarded has a tenant workflow, an offboarding its workflow, and a
+connected service the workflow that renews its certificate. Each start fails where the workflow runs, so a repeated or
+concurrent recovery starts nothing twice.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+from temporalio import activity
+
+from activities.metrics import Metrics
+from core import names as ids
+from core.messages.recovery import RecoverTenantInput, RecoveryCursor, RecoveryPage
+from core.messages.services import ServiceInput, ServiceWorkflowState
+from core.messages.tenants import OffboardInput
+from core.tenants.lifecycle import State
+from core.tenants.offboarding import offboarding_number
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries, WorkflowServiceRow, WorkflowTenantRow
+
+_TENANTS = 200
+_SERVICES = 400
+"""Rows of a page: about as many ids in one query to Temporal, and a few seconds of starts after a loss."""
+_AT_ONCE = 20
+"""Concurrent starts, so that a recovery leaves capacity for requests."""
+_LOGGED = 20
+"""Ids in one line of the log."""
+
+log = structlog.get_logger()
+
+
+class WorkflowStarter(Protocol):
+    """Start of workflows; each start returns False where the workflow runs already. All raise TemporalUnavailable."""
+
+    async def running(self, workflow_ids: Sequence[str]) -> frozenset[str]:
+        """Return which of these workflows run; the list may lag behind."""
+
+    async def start_tenant(self, tenant_id: str, region: str) -> bool: ...
+
+    async def start_offboarding(self, leaving: OffboardInput) -> bool: ...
+
+    async def start_service(self, service: ServiceInput) -> bool: ...
+
+
+Start = tuple[str, str, Callable[[], Awaitable[bool]]]
+"""The kind of a workflow, its id and its start."""
+
+
+class RecoveryActivities:
+    def __init__(
+        self, database: Database, platform: PlatformQueries, starter: WorkflowStarter, metrics: Metrics
+    ) -> None:
+        self._database = database
+        self._platform = platform
+        self._starter = starter
+        self._metrics = metrics
+
+    @activity.defn(name="recover-workflows")
+    async def recover_workflows(self, cursor: RecoveryCursor) -> RecoveryPage:
+        """Start the missing workflows of the next page of tenants, or of connected services after all tenants."""
+        return await (self._recover_services(cursor) if cursor.services else self._recover_tenants(cursor))
+
+    @activity.defn(name="recover-tenant")
+    async def recover_tenant(self, tenant: RecoverTenantInput) -> RecoveryPage:
+        """Start the missing tenant and offboarding workflows of one tenant; an unknown tenant needs none."""
+        row = await asyncio.to_thread(self._row, tenant.tenant_id)
+        return RecoveryPage(started=0 if row is None else await self._start(self._of_tenant(row)))
+
+    async def _recover_tenants(self, cursor: RecoveryCursor) -> RecoveryPage:
+        rows = await asyncio.to_thread(self._platform.workflow_tenants, cursor.tenant_id or "", _TENANTS)
+        started = await self._start([start for row in rows for start in self._of_tenant(row)])
+        if len(rows) < _TENANTS:
+            return RecoveryPage(started=started, next=RecoveryCursor(services=True))
+        return RecoveryPage(started=started, next=RecoveryCursor(tenant_id=rows[-1].tenant_id))
+
+    async def _recover_services(self, cursor: RecoveryCursor) -> RecoveryPage:
+        after = (cursor.tenant_id or "", cursor.service or "")
+        rows = await asyncio.to_thread(self._platform.workflow_services, after, _SERVICES)
+        started = await self._start([self._of_service(row) for row in rows])
+        if len(rows) < _SERVICES:
+            return RecoveryPage(started=started)
+        last = rows[-1]
+        return RecoveryPage(
+            started=started, next=RecoveryCursor(tenant_id=last.tenant_id, service=last.service, services=True)
+        )
+
+    def _row(self, tenant_id: str) -> WorkflowTenantRow | None:
+        with self._database.tenant_tx(tenant_id) as tx:
+            row, leaving = tx.tenants.get(), tx.leaving.get()
+        if row is None or leaving is None or row.state is State.OFFBOARDED:
+            return None
+        return WorkflowTenantRow(
+            tenant_id, row.region, leaving.since, leaving.until, destroying=leaving.destroying_at is not None
+        )
+
+    def _of_tenant(self, row: WorkflowTenantRow) -> list[Start]:
+        """Return the workflows of a tenant; after the point of no return only the offboarding is left."""
+        starts: list[Start] = []
+        if not row.destroying:
+            starts.append(
+                (
+                    "tenant",
+                    ids.tenant_workflow(row.tenant_id),
+                    lambda: self._starter.start_tenant(row.tenant_id, row.region),
+                )
+            )
+        if row.leaving_since is not None and row.leaves_at is not None:
+            leaving = _offboarding(row, row.leaving_since, row.leaves_at)
+            starts.append(
+                (
+                    "offboarding",
+                    ids.offboard_workflow(row.tenant_id),
+                    lambda: self._starter.start_offboarding(leaving),
+                )
+            )
+        return starts
+
+    def _of_service(self, row: WorkflowServiceRow) -> Start:
+        service = ServiceInput(
+            tenant_id=row.tenant_id,
+            region=row.region,
+            service=row.service,
+            memory=ServiceWorkflowState(
+                generation=row.generation, renew_at=row.not_before + (row.not_after - row.not_before) * 2 / 3
+            ),
+        )
+        return (
+            "service",
+            ids.service_workflow(row.tenant_id, row.service),
+            lambda: self._starter.start_service(service),
+        )
+
+    async def _start(self, wanted: Sequence[Start]) -> int:
+        """Start the workflows that do not run, and log and count them."""
+        running = await self._starter.running([workflow_id for _, workflow_id, _ in wanted])
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def start(kind: str, workflow_id: str, do: Callable[[], Awaitable[bool]]) -> tuple[str, str] | None:
+            async with slots:
+                activity.heartbeat(workflow_id)
+                return (kind, workflow_id) if await do() else None
+
+        results = await asyncio.gather(*(start(*one) for one in wanted if one[1] not in running))
+        started = [result for result in results if result is not None]
+        if started:
+            self._metrics.count_recovered_workflows(kind for kind, _ in started)
+            log.warning("workflows started again", number=len(started), first=[name for _, name in started[:_LOGGED]])
+        return len(started)
+
+
+def _offboarding(row: WorkflowTenantRow, since: datetime, until: datetime) -> OffboardInput:
+    return OffboardInput(
+        tenant_id=row.tenant_id, region=row.region, number=offboarding_number(since), since=since, until=until
+    )

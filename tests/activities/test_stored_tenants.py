@@ -1,0 +1,113 @@
+"""The state with which a tenant workflow starts, and rollbacks of a provisioning that does not own the tenant."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from core import names as ids
+from core.errors.tenants import InvalidTransition, TenantUnknown
+from core.keys.encryption_context import EncryptionContext, Purpose
+from core.messages.base import StepInput
+from core.messages.tenants import StatusChange, StatusChangeInput, StoredTenant
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import EventKind, Step
+from tests.activities.provisioning import Provisioning, run_steps
+from tests.database.builders import an_event
+
+
+def load(tenant: Provisioning) -> StoredTenant:
+    return tenant.run_with("load-tenant", StepInput(tenant_id=tenant.tenant_id, operation_id="load"))
+
+
+def assert_usable(tenant: Provisioning) -> None:
+    """Assert that the tenant is active with the same route, and that its keys work."""
+    assert tenant.tenant_row.state is State.ACTIVE
+    assert tenant.read(lambda tx: tx.routes.get()) is not None
+    context = EncryptionContext(tenant.tenant_id, ids.l2_key(tenant.tenant_id), "", Purpose.VERIFY, "check")
+    keys = tenant.tenant_keys
+    assert keys.decrypt(context, keys.encrypt(context, b"text")) == b"text"
+
+
+def test_enabling_an_active_tenant_again_changes_neither_keys_nor_route(active):
+    active.attempt = 2
+    before = len(active.records())
+    with pytest.raises(InvalidTransition):
+        active.run(Step.OPEN_RECORDS)
+    for step in ("disable-tenant-key", "disable-ca"):
+        with pytest.raises(InvalidTransition):
+            active.run(step)
+    with pytest.raises(InvalidTransition):
+        active.run("record-failure", code="invalid_transition", reason="plan-provisioning")
+    assert_usable(active)
+    assert len(active.records()) == before
+
+
+def test_late_rollback_of_an_earlier_provisioning_does_not_disable_what_the_next_one_enabled(tenant):
+    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY])
+    tenant.run("record-failure", code="conflicting_resource", reason="create-ca")
+    tenant.attempt = 2
+    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY])
+    tenant.attempt = 1
+    for step in ("disable-tenant-key", "disable-ca"):
+        with pytest.raises(InvalidTransition):
+            tenant.run(step)
+    tenant.attempt = 2
+    tenant.run(Step.ACTIVATE)
+    assert_usable(tenant)
+
+
+def test_new_workflow_gets_state_and_unused_operation_numbers(tenant):
+    first = load(tenant).memory
+    assert (first.state, first.provision, first.operations, first.wish) == (State.REQUESTED, True, 0, None)
+    run_steps(tenant, [Step.OPEN_RECORDS])
+    second = load(tenant).memory
+    assert (second.state, second.provision) == (State.PROVISIONING, True)
+    numbers = {second.provisions, second.changes, second.rotations, second.rolls, second.operations}
+    assert numbers == {1_000_000}
+    run_steps(tenant, [Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
+    third = load(tenant).memory
+    assert (third.state, third.provision, third.operations) == (State.ACTIVE, False, 2_000_000)
+
+
+def test_provisioning_without_a_history_finds_what_exists_and_records_each_event(tenant):
+    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS])
+    tenant.attempt = load(tenant).memory.provisions + 1
+    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
+    assert_usable(tenant)
+    tenant.assert_audited_once()
+
+
+@pytest.mark.parametrize("move", [StatusChange.SUSPEND, StatusChange.LOCK])
+def test_new_workflow_of_a_suspended_or_locked_tenant_keeps_its_state(active, move):
+    step = StatusChangeInput(tenant_id=active.tenant_id, operation_id="status-1", move=move)
+    state = active.run_with("change-status", step).state
+    stored = load(active).memory
+    assert (stored.state, stored.provision) == (state, False)
+
+
+def test_new_workflow_gets_the_marketplaces_last_event_only_if_the_state_does_not_follow_from_it(active):
+    assert load(active).memory.wish is None
+    disabled = an_event(active.tenant_id, "event-off", kind=EventKind.SERVICE_DISABLED, timestamp=datetime.now(UTC))
+    active.read(lambda tx: tx.inbox.accept(disabled))
+    assert load(active).memory.wish is EventKind.SERVICE_DISABLED
+    active.read(lambda tx: tx.leaving.begin(timedelta(days=30)))
+    leaving = load(active).memory
+    assert (leaving.state, leaving.wish) == (State.LEAVING, None)
+    enabled = an_event(active.tenant_id, "event-on", timestamp=datetime.now(UTC))
+    active.read(lambda tx: tx.inbox.accept(enabled))
+    assert load(active).memory.wish is EventKind.SERVICE_ENABLED
+    active.read(lambda tx: tx.leaving.restore())
+    assert load(active).memory.wish is None
+
+
+def test_tenant_in_destruction_gets_no_workflow(active):
+    active.read(lambda tx: tx.leaving.begin(timedelta()))
+    assert active.read(lambda tx: tx.leaving.begin_destruction(datetime.now(UTC)))
+    assert load(active) == StoredTenant()
+
+
+def test_unknown_tenant_gets_no_workflow(parts):
+    unknown = Provisioning(parts, "unknown-corp")
+    for name in ("load-tenant", "read-tenant-state"):
+        with pytest.raises(TenantUnknown):
+            unknown.run(name)

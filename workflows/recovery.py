@@ -1,0 +1,48 @@
+"""Recovery of lost workflows: of all tenants and services on a schedule, and of one tenant on request.
+
+A workflow is lost with Temporal's storage, or ends by an operator's mistake. The rows state which workflows are
+required; each new one reads its state from them (workflows/tenants.py), so the order of the starts does not matter.
+"""
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.recovery import RecoveryActivities
+    from core.messages.recovery import RecoverTenantInput, RecoveryCursor, RecoveryPage
+    from workflows.runtime import timeouts as timing
+
+
+@workflow.defn(name="RecoverWorkflows")
+class RecoverWorkflows:
+    @workflow.run
+    async def run(self, cursor: RecoveryCursor | None = None) -> None:
+        after = RecoveryCursor() if cursor is None else cursor
+        while True:
+            page: RecoveryPage = await workflow.execute_activity_method(
+                RecoveryActivities.recover_workflows,
+                after,
+                summary="start the lost workflows of services" if after.services else "start the lost workflows",
+                start_to_close_timeout=timing.HEADS_ATTEMPT,
+                heartbeat_timeout=timing.HEARTBEAT,
+                retry_policy=timing.RETRY,
+            )
+            if page.next is None:
+                return
+            after = page.next
+            if workflow.info().is_continue_as_new_suggested():
+                workflow.continue_as_new(after)
+
+
+@workflow.defn(name="RecoverTenant")
+class RecoverTenant:
+    """Starts the lost workflows of one tenant; a caller whose request found none waits for it."""
+
+    @workflow.run
+    async def run(self, tenant: RecoverTenantInput) -> None:
+        await workflow.execute_activity_method(
+            RecoveryActivities.recover_tenant,
+            tenant,
+            summary="start the lost workflows of the tenant",
+            start_to_close_timeout=timing.ATTEMPT,
+            retry_policy=timing.RETRY,
+        )
