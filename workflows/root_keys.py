@@ -12,7 +12,7 @@ was tested. Until then the former root key is active.
 import asyncio
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
@@ -46,14 +46,21 @@ class MonitorRootKeys:
     @workflow.run
     async def run(self, watch: WatchRootKeysInput) -> None:
         while not workflow.info().is_continue_as_new_suggested():
-            changed = await workflow.execute_activity_method(
-                RootKeyHealthActivities.watch_root_keys,
-                watch,
-                summary="check the root keys of the region's customers",
-                start_to_close_timeout=timing.WATCH_ATTEMPT,
-                heartbeat_timeout=timing.WATCH_HEARTBEAT,
-                retry_policy=timing.RETRY,
-            )
+            try:
+                changed = await workflow.execute_activity_method(
+                    RootKeyHealthActivities.watch_root_keys,
+                    watch,
+                    summary="check the root keys of the region's customers",
+                    start_to_close_timeout=timing.WATCH_ATTEMPT,
+                    heartbeat_timeout=timing.WATCH_HEARTBEAT,
+                    retry_policy=timing.RETRY,
+                )
+            except ActivityError as failed:
+                if is_cancelled_exception(failed):
+                    raise
+                workflow.logger.warning("root keys not checked", extra={"code": code_of(failed)})
+                await workflow.sleep(timing.WATCH_PAUSE, summary="check the root keys again")
+                continue
             # All signals in one task, because no root key is checked meanwhile.
             await asyncio.gather(*(signal_tenant(tenant_id, ROOT_KEY_REPORTED) for tenant_id in changed.tenants))
         workflow.continue_as_new(watch)

@@ -5,13 +5,14 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from temporalio.client import WorkflowExecutionStatus
 
 from core import names as ids
 from core.messages.keys import PreflightResult, WatchRootKeysInput, WrapProgress
 from core.messages.tenants import StatusChange, StatusChangeResult
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
-from tests.workflows.entities import Entity, refused
+from tests.workflows.entities import Entity, fast_forward, refused
 from tests.workflows.scripted import SWITCHED
 from workflows.client.workflow_client import OperationTimeout, WorkflowClient
 from workflows.root_keys import ChangeRootKey, MonitorRootKeys
@@ -141,6 +142,21 @@ async def test_preflight_changes_nothing(entity, script):
     script.answers["preflight-root-key"] = DENIED
     await preflight(entity)
     assert script.calls == ["preflight-root-key"]
+
+
+async def test_monitoring_continues_after_a_rejection(client, region, script):
+    script.refused["monitor-root-keys"] = "database_refused"
+    watch = await client.start_workflow(
+        MonitorRootKeys.run,
+        WatchRootKeysInput(region=region),
+        id=ids.watch_workflow(region),
+        task_queue=ids.tenant_queue(region),
+    )
+    await wait_until_async(lambda: script.attempts["monitor-root-keys"])
+    await fast_forward(client, watch, timing.WATCH_PAUSE)
+    await wait_until_async(lambda: script.attempts["monitor-root-keys"] > 1)
+    assert (await watch.describe()).status is WorkflowExecutionStatus.RUNNING
+    await watch.terminate()
 
 
 async def test_preflight_and_every_step_of_a_change_have_a_deadline(client, entity):

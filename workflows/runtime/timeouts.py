@@ -61,6 +61,8 @@ NOTICE_ATTEMPT = timedelta(minutes=30)
 WATCH_ATTEMPT = timedelta(hours=1)
 WATCH_HEARTBEAT = timedelta(seconds=4)
 """After this time another worker continues the monitoring of a dead worker."""
+WATCH_PAUSE = timedelta(seconds=10)
+"""The pause of the monitoring after a rejection, for example by a database that a migration has not reached."""
 
 EXAMINE_ATTEMPT = timedelta(minutes=2)
 EXAMINE_HEARTBEAT = timedelta(seconds=45)
