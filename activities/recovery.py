@@ -26,8 +26,8 @@ from database.platform.scheduled import PlatformQueries, WorkflowServiceRow, Wor
 _TENANTS = 200
 _SERVICES = 400
 """Rows of a page: about as many ids in one query to Temporal, and a few seconds of starts after a loss."""
-_AT_ONCE = 20
-"""Concurrent starts, so that a recovery leaves capacity for requests."""
+_AT_ONCE = 8
+"""Started workflows that have not run yet: a request for another tenant waits behind no more than these."""
 _LOGGED = 20
 """Ids in one line of the log."""
 
@@ -39,6 +39,9 @@ class WorkflowStarter(Protocol):
 
     async def running(self, workflow_ids: Sequence[str]) -> frozenset[str]:
         """Return which of these workflows run; the list may lag behind."""
+
+    async def wait_for_first_task(self, workflow_id: str) -> None:
+        """Wait until a started workflow has run its first task, or for a few seconds when no worker runs it."""
 
     async def start_tenant(self, tenant_id: str, region: str) -> bool: ...
 
@@ -143,7 +146,10 @@ class RecoveryActivities:
         async def start(kind: str, workflow_id: str, do: Callable[[], Awaitable[bool]]) -> tuple[str, str] | None:
             async with slots:
                 activity.heartbeat(workflow_id)
-                return (kind, workflow_id) if await do() else None
+                if not await do():
+                    return None
+                await self._starter.wait_for_first_task(workflow_id)
+                return kind, workflow_id
 
         results = await asyncio.gather(*(start(*one) for one in wanted if one[1] not in running))
         started = [result for result in results if result is not None]

@@ -38,6 +38,9 @@ class Starter:
             raise TemporalUnavailable
         return frozenset(workflow_ids) & self.runs.keys() - self.lagging
 
+    async def wait_for_first_task(self, workflow_id: str) -> None:
+        assert workflow_id in self.runs
+
     async def start_tenant(self, tenant_id: str, region: str) -> bool:
         return self._start(ids.tenant_workflow(tenant_id), region)
 

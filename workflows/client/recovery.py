@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +26,9 @@ from workflows.tenants import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
 _IDS_OF_A_QUERY = 100
+_EVENTS_OF_A_START = 3
+"""The start, and the first task scheduled and started."""
+_FIRST_TASK_POLLS, _POLL_SECONDS = 20, 0.1
 
 
 class LostWorkflowStarter:
@@ -42,6 +46,14 @@ class LostWorkflowStarter:
             *(_running(client, workflow_ids[first : first + _IDS_OF_A_QUERY]) for first in pages)
         )
         return frozenset().union(*found)
+
+    async def wait_for_first_task(self, workflow_id: str) -> None:
+        handle = (await self._connected()).get_workflow_handle(workflow_id)
+        for _ in range(_FIRST_TASK_POLLS):
+            with suppress(RPCError):
+                if (await handle.describe(rpc_timeout=_RPC_TIMEOUT)).history_length > _EVENTS_OF_A_START:
+                    return
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def start_tenant(self, tenant_id: str, region: str) -> bool:
         tenant = TenantInput(tenant_id=tenant_id, region=region, provisioning_slo_seconds=self._promise_seconds)

@@ -73,7 +73,8 @@ class TenantWorkflowBase:
         self._loaded = True
         if stored.memory is None:
             return
-        self._enter(self._memory.state)
+        if not self._memory.provision:  # provisioning sets the state in the same task
+            self._enter(self._memory.state)
         if workflow.info().typed_search_attributes.get(visibility.ROOT_KEY_MODE) != stored.root_key_mode:
             workflow.upsert_search_attributes([visibility.ROOT_KEY_MODE.value_set(stored.root_key_mode)])
 
