@@ -125,7 +125,7 @@ def suppressions(sources: list[Source]) -> Iterator[str]:
 def remedies(sources: list[Source]) -> Iterator[str]:
     """Reject commands of a checkout in the texts of packages that are installed without one."""
     for source in sources:
-        if source.package in _CHECKOUT_ONLY:
+        if source.package in _CHECKOUT_ONLY or not _CHECKOUT_COMMAND.search(source.text):
             continue
         nodes = list(ast.walk(source.tree))
         docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
