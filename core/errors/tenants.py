@@ -61,7 +61,7 @@ class WorkflowStarting(PlatformError):
 
     code = "workflow_starting"
     message = "the tenant's workflow is starting"
-    hint = "repeat the request; the workflow starts as soon as the database answers: make status"
+    hint = "repeat the request; the workflow starts as soon as PostgreSQL responds"
 
 
 REFUSALS: dict[str, type[CallerError]] = {
