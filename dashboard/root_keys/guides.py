@@ -57,7 +57,7 @@ ENTRIES: Mapping[RootKeyMode, tuple[Entry, ...]] = MappingProxyType(
             Entry("secret_access_key", "Secret access key (only without a role)", secret=True),
         ),
         RootKeyMode.PKCS11: (
-            Entry("token", "Token label", "The operator configures the HSM module."),
+            Entry("token", "Token label", "The operator assigns the token to the tenant."),
             Entry("key", "Key label"),
             Entry("pin", "PIN", "The user PIN of the token.", secret=True),
         ),
@@ -143,8 +143,8 @@ def _pkcs11(typed: Mapping[str, str]) -> tuple[Block, ...]:
     )
     return (
         Block(
-            "Ask the operator to configure the PKCS#11 module of your HSM; tenants cannot choose which module "
-            "is loaded."
+            "Ask the operator to configure the PKCS#11 module of your HSM and to assign your token to this tenant. "
+            "No other tenant can use the token."
         ),
         Block(
             "Create an AES key in a dedicated token, with these attributes. Its mechanism is CKM_AES_GCM.", attributes
