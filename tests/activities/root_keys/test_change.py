@@ -182,8 +182,9 @@ def with_providers(change: Change, providers: FaultyProviders) -> Any:
     cache = RootKeyCache(
         lambda _: cast("RootKey", None), cast("RootKeyProviders", providers), change.tenant_keys.decrypt
     )
+    outbox, pace = NotificationOutbox((), ""), Pace(per_second=0)
     activities = RootKeyActivities(
-        database, change.tenant_keys, cache, partial(decrypt_credentials, intake), NotificationOutbox((), "")
+        database, change.tenant_keys, cache, partial(decrypt_credentials, intake), outbox, pace
     )
     return activities.preflight_root_key
 
