@@ -110,6 +110,7 @@ async def _renew_or_restart(late: UnrenewedService) -> None:
                 parent_close_policy=ParentClosePolicy.ABANDON,
                 priority=priorities.service(late.tenant_id),
                 static_summary=f"service {late.service} of {late.tenant_id}",
+                search_attributes=priorities.of_tenant(late.tenant_id, late.region),
             )
         except WorkflowAlreadyStartedError:
             workflow.logger.warning("the service's workflow was started meanwhile")

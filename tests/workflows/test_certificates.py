@@ -12,6 +12,7 @@ from tests.concurrency import wait_until_async
 from tests.workflows.entities import refused, run_platform
 from workflows.certificates import CheckExpiry, RotateCertificateAuthority, RotateDueCertificateAuthorities
 from workflows.root_keys import ChangeRootKey
+from workflows.runtime import options as visibility
 from workflows.services import ConnectService
 from workflows.tenants import Tenant
 
@@ -127,4 +128,6 @@ async def test_late_service_is_renewed_by_its_workflow_or_by_a_new_one(client, q
     await wait_until_async(lambda: len(script.services.issued) == 3)
     assert {step.service for step in script.services.issued} == {"orders-db", "users-db"}
     started = client.get_workflow_handle(ids.service_workflow(connected.tenant_id, "users-db"))
-    assert (await started.describe()).status.name == "RUNNING"
+    described = await started.describe()
+    assert described.status.name == "RUNNING"
+    assert described.typed_search_attributes.get(visibility.TENANT_ID) == connected.tenant_id
