@@ -44,7 +44,7 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
     async def run(self, tenant: TenantInput) -> None:
         if not self._loaded:
             await self._load()
-        self._gone = self._gone or self._memory.state is State.OFFBOARDED
+            self._gone = self._memory.state is State.OFFBOARDED
         self._show(self._memory.state)
         while not self._gone:
             ends = self._next_expiry()

@@ -21,6 +21,7 @@ from core.messages.base import StepInput
 from core.messages.keys import PlanRotationStep, RotateRequest, RotationStep
 from core.messages.tenants import LeaveInput, StatusChange, StatusChangeInput
 from core.tenants.lifecycle import State
+from core.tenants.offboarding import offboarding_number
 from core.tenants.provisioning import Step
 from database.connection.database import Database
 from tests.activities.connecting import SERVICE, Connection
@@ -105,8 +106,9 @@ def leaving(tenant: Provisioning, operator: Database) -> None:
 def destroying(tenant: Provisioning, operator: Database) -> None:
     connected(tenant, operator)
     _leave(tenant, now=True)
+    number = offboarding_number(tenant.read(lambda tx: tx.leaving.get()).since)
     for name in ("start-destruction", "inventory-keys", "disconnect-services"):
-        tenant.run_with(name, StepInput(tenant_id=tenant.tenant_id, operation_id="offboard-1"))
+        tenant.run_with(name, StepInput(tenant_id=tenant.tenant_id, operation_id=f"offboard-{number}"))
 
 
 _OF_FIFTY = {

@@ -18,7 +18,7 @@ from core.errors.platform import DatabaseUnavailable
 from core.errors.tenants import TenantUnknown
 from core.messages.tenants import OffboardRequest
 from core.tenants.lifecycle import State
-from core.tenants.offboarding import KEPT
+from core.tenants.offboarding import KEPT, offboarding_number
 from database.offboarding import ErasureCertificateRow
 from devstack.servers.postgres import PostgresServer
 from openkcm.contract.audit_events import AuditName
@@ -138,10 +138,10 @@ class OffboardedTenant:
             records = whole_stream(parts.database, self.tenant_id)
         assert {message.kind for message, _ in announced} <= {"offboarded"}
         assert certificate is not None
-        at = ErasureStatement.model_validate_json(certificate.statement).audit_seq
-        after = [record["name"] for record in records[at:]]
+        statement = ErasureStatement.model_validate_json(certificate.statement)
+        after = [record["name"] for record in records[statement.audit_seq :]]
         assert after == [AuditName.SHRED_CERTIFIED, AuditName.OFFBOARDED, AuditName.ANNOUNCED], after
-        assert_recorded_once(records, "offboard-1")
+        assert_recorded_once(records, f"offboard-{offboarding_number(statement.grace_began_at)}")
         destroyed = [(r["subject"], r["outcome"]) for r in records if r["name"] == AuditName.KEY_DESTROYED]
         assert destroyed == [
             (subject, outcome) for subject in ("service keys", *self.keys) for outcome in ("intended", "success")

@@ -12,6 +12,7 @@ from core.errors.tenants import EventSuperseded, TenantUnknown
 from core.messages.services import ServiceInput, ServiceWorkflowState
 from core.messages.tenants import LeaveReason, OffboardInput, StatusChange, StatusChangeResult
 from core.tenants.lifecycle import State
+from core.tenants.offboarding import offboarding_number
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity, ends, fast_forward, refused, summaries
 from workflows.offboarding import OffboardTenant
@@ -71,11 +72,12 @@ async def test_offboarding_starts_a_visible_grace_period_and_destroys_nothing(en
 
 async def test_reminders_are_sent_a_week_and_a_day_before_the_end(entity, script):
     await entity.offboard()
+    reminder = f"remind-of-offboarding offboard-{offboarding_number(script.leaving.leaving.since)}-reminder-"
     await forward(entity, timedelta(days=23, minutes=1))
-    await wait_until_async(lambda: "remind-of-offboarding offboard-1-reminder-1" in script.calls)
-    assert "remind-of-offboarding offboard-1-reminder-2" not in script.calls
+    await wait_until_async(lambda: f"{reminder}1" in script.calls)
+    assert f"{reminder}2" not in script.calls
     await forward(entity, timedelta(days=6))
-    await wait_until_async(lambda: "remind-of-offboarding offboard-1-reminder-2" in script.calls)
+    await wait_until_async(lambda: f"{reminder}2" in script.calls)
     await wait_until_async(lambda: "send-notification offboarding-reminder" in script.calls)
     assert "start-destruction" not in script.calls
     end = f"2 · grace period: until {script.leaving.leaving.until:%Y-%m-%d %H:%M} UTC"
