@@ -28,6 +28,12 @@ def test_a_signature_verifies_offline_with_the_public_key_it_names(signer: Trans
         public.verify(base64.b64decode(signature), b"another head", ec.ECDSA(hashes.SHA256()))
 
 
+def test_message_above_the_servers_limit_for_requests_is_signed(signer: TransitAuditSigner) -> None:
+    message = bytes(33 * 2**20)
+    signature, key = signer.sign(message)
+    assert PublicKeys(signer.public_keys()).check(key, message, signature).problem is None
+
+
 def test_messages_are_signed_one_by_one_in_their_order(signer: TransitAuditSigner) -> None:
     messages = [f"line {number}".encode() for number in range(20)]
     keys = PublicKeys(signer.public_keys())
