@@ -265,7 +265,7 @@ class OffboardTenant:
             step,
             "9 · erase the rows",
             timing.ERASE_ATTEMPT,
-            heartbeat=timing.HEARTBEAT,
+            heartbeat=timing.DESTROY_HEARTBEAT,
             kind=ActivityKind.LONG,
         )
         for service in stock.services:
@@ -277,7 +277,7 @@ class OffboardTenant:
             task_queue=activity_queue(ActivityKind.LONG),
             summary="10 · wait for the end of the tenant's workflows",
             start_to_close_timeout=timing.ERASE_ATTEMPT,
-            heartbeat_timeout=timing.HEARTBEAT,
+            heartbeat_timeout=timing.DESTROY_HEARTBEAT,
             retry_policy=timing.RETRY,
         )
         await run_activity(DestructionActivities.destroy_payload_key, step, "11 · destroy the key of workflow payloads")

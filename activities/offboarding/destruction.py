@@ -43,7 +43,7 @@ from vault.transit.key_destruction import TenantKeyKind, TransitDestroyer
 _SERVICES = 500
 """Services that one transaction reads or changes; it takes well below a second."""
 
-_ROWS = 5000
+_ROWS = 2000
 """Rows of a table that one transaction erases; it takes well below a second."""
 
 _KINDS: Mapping[TenantKeyKind, DestroyedKind] = MappingProxyType(

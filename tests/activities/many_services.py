@@ -1,7 +1,8 @@
 """Thousands of connected services of one tenant, as copies of the rows of one service."""
 
+import psycopg
+
 from tests.activities.services.connecting import SERVICE
-from tests.database.fixtures import Field
 
 _COPIES = """
 insert into okcm.service (tenant_id, service, kind, state, connected_at)
@@ -22,21 +23,19 @@ insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode
 """
 
 
-def add_services(field: Field, tenant_id: str, number: int, service: str = SERVICE) -> None:
+def add_services(administrator: psycopg.Connection, tenant_id: str, number: int, service: str = SERVICE) -> None:
     """Connect `number` more services, bypassing row-level security; their keys cannot be unwrapped."""
-    with field.administrator() as administrator:
-        for statement in _COPIES.split(";")[:-1]:
-            administrator.execute(statement.encode(), {"tenant": tenant_id, "service": service, "number": number})
-        administrator.execute("analyze okcm.service; analyze okcm.service_certificate; analyze okcm.service_key")
+    for statement in _COPIES.split(";")[:-1]:
+        administrator.execute(statement.encode(), {"tenant": tenant_id, "service": service, "number": number})
+    administrator.execute("analyze okcm.service; analyze okcm.service_certificate; analyze okcm.service_key")
 
 
-def prepare_versions(field: Field, tenant_id: str) -> None:
+def prepare_versions(administrator: psycopg.Connection, tenant_id: str) -> None:
     """Record a prepared second version of each added service's key."""
-    with field.administrator() as administrator:
-        administrator.execute(
-            "insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped,"
-            " state, l2_version, activated_at)"
-            " select tenant_id, service, 2, l2_key, root_key_mode, root_key, wrapped, 'prepared', l2_version, null"
-            " from okcm.service_key where tenant_id = %s and service like 'many-%%'",
-            [tenant_id],
-        )
+    administrator.execute(
+        "insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped,"
+        " state, l2_version, activated_at)"
+        " select tenant_id, service, 2, l2_key, root_key_mode, root_key, wrapped, 'prepared', l2_version, null"
+        " from okcm.service_key where tenant_id = %s and service like 'many-%%'",
+        [tenant_id],
+    )

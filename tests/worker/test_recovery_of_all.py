@@ -24,8 +24,8 @@ from core.tenants.lifecycle import State
 from core.tenants.offboarding import offboarding_number
 from core.tenants.provisioning import Step
 from database.connection.database import Database
-from tests.activities.connecting import SERVICE, Connection
 from tests.activities.provisioning import MADE, REGION, Provisioning, run_steps
+from tests.activities.services.connecting import SERVICE, Connection
 from tests.concurrency import wait_until_async
 from tests.worker.test_process import callback, process_settings, start
 from tests.workflows.entities import a_rotation

@@ -74,7 +74,7 @@ EXAMINATION = timedelta(minutes=10)
 
 ERASE_ATTEMPT = timedelta(minutes=10)
 """Years of usage and thousands of services are destroyed in batches, with heartbeats."""
-DESTROY_HEARTBEAT = timedelta(seconds=6)
+DESTROY_HEARTBEAT = timedelta(seconds=4)
 """After this time another worker continues the destruction of a dead worker; a batch takes below a second."""
 
 REPORT_ATTEMPT = timedelta(minutes=2)

@@ -21,7 +21,8 @@ IN_PIECES = ("inventory-keys", "disconnect-services", "destroy-service-keys")
 
 
 def test_services_are_destroyed_in_pieces_with_heartbeats(leaving, field) -> None:
-    add_services(field, leaving.tenant_id, SERVICES)
+    with field.administrator() as administrator:
+        add_services(administrator, leaving.tenant_id, SERVICES)
     leaving.leave(now=True)
     leaving.run("start-destruction")
     for name in IN_PIECES:
@@ -41,7 +42,8 @@ def test_services_are_destroyed_in_pieces_with_heartbeats(leaving, field) -> Non
 
 @pytest.mark.full
 def test_tenant_with_10000_services_is_destroyed_within_a_minute_with_a_crash_in_each_step(leaving, field) -> None:
-    add_services(field, leaving.tenant_id, 9_999)
+    with field.administrator() as administrator:
+        add_services(administrator, leaving.tenant_id, 9_999)
     began = time.monotonic()
     leaving.leave(now=True)
     took, longest = {}, {}

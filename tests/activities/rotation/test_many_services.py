@@ -12,10 +12,12 @@ from tests.activities.many_services import add_services, prepare_versions
 
 @pytest.mark.parametrize("number", [450, pytest.param(8000, marks=pytest.mark.full)])
 def test_compromised_keys_of_many_services_are_replaced_and_destroyed(rotating, field, number) -> None:
-    add_services(field, rotating.tenant_id, number, "orders")
+    with field.administrator() as administrator:
+        add_services(administrator, rotating.tenant_id, number, "orders")
     step = rotating.wants(tenant_key=False, compromised=True)
     rotating.step_of("plan-rotation", step)
-    prepare_versions(field, rotating.tenant_id)
+    with field.administrator() as administrator:
+        prepare_versions(administrator, rotating.tenant_id)
     began = time.monotonic()
     rotating.step_of("activate-service-keys", step)
     # Two events for each service; a lock of the tenant waits meanwhile. With single appends it took 25 s for 8,000.

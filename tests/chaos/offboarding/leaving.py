@@ -24,6 +24,7 @@ from devstack.servers.postgres import PostgresServer
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from openkcm.verification.erasure_certificate import ErasureStatement, shred_message, statement_text
+from tests.activities.many_services import add_services
 from tests.activities.offboarding.test_destruction import verified
 from tests.chaos.audited import assert_recorded_once, whole_stream
 from tests.chaos.field import REGION, Field
@@ -46,6 +47,7 @@ class OffboardedTenant:
     field: Field
     tenant_id: str
     service: str = "ledger"
+    services: int = 1
     restored: int = 0
 
     @property
@@ -57,6 +59,14 @@ class OffboardedTenant:
         self.field.activate(self.tenant_id)
         self.field.request_service(self.tenant_id, self.service, "request-1", ServiceKind.MICROSERVICE)
         self.field.ask(lambda gateway: gateway.connect_service(self.tenant_id, REGION, self.service, "request-1"))
+
+    def add_services(self, number: int) -> None:
+        """Connect more services, as copies of the first, without workflows."""
+        postgres = self.field.servers["postgres"]
+        assert isinstance(postgres, PostgresServer)
+        with psycopg.connect(postgres.admin_conninfo, autocommit=True) as administrator:
+            add_services(administrator, self.tenant_id, number, self.service)
+        self.services += number
 
     def offboard(self, request: OffboardRequest) -> None:
         """Offboard. A repeated request, after a lost response, may find that the offboarding is complete."""
@@ -154,11 +164,13 @@ class OffboardedTenant:
         )
         statement = ErasureStatement.model_validate_json(certificate.statement)
         assert statement_text(statement) == certificate.statement
-        assert sorted(one.kind for one in statement.destroyed) == [
-            *("L2 tenant key", "certificate authority key", "payload key", "service certificate", "service key")
-        ]
+        assert Counter(one.kind for one in statement.destroyed) == {
+            **dict.fromkeys(("L2 tenant key", "certificate authority key", "payload key"), 1),
+            **dict.fromkeys(("service certificate", "service key"), self.services),
+        }
         assert {table: number for table, number in statement.erased.items() if table.startswith("service")} == {
-            **dict.fromkeys(("service", "service_certificate", "service_key", "service_request"), 1)
+            **dict.fromkeys(("service", "service_certificate", "service_key"), self.services),
+            "service_request": 1,
         }
 
     def _tables(self) -> set[str]:

@@ -34,6 +34,8 @@ EFFECTS = {
     "send-notification": 1,
     "terminate-service-workflows": 0,
 }
+WITHOUT_KEYS = ("start-offboarding", "send-notification", "terminate-service-workflows")
+"""The steps that destroy nothing."""
 GRACE = {"start-offboarding": 1, "restore-tenant": 1}
 
 SHORT = [
@@ -95,6 +97,20 @@ def test_tenant_is_offboarded_completely_despite_kills(other_tenant, kills, requ
     assert other_tenant.fingerprints() == stays
     assert other_tenant.state() is State.ACTIVE
     reader.assert_no_errors(estate)
+
+
+@pytest.mark.chaos
+def test_tenant_with_10000_services_is_offboarded_despite_a_kill_of_the_worker_in_each_step(other_tenant):
+    field = other_tenant.field
+    tenant = OffboardedTenant(field, "large-corp")
+    tenant.add_services(9_999)
+    kills = last("worker", {step: most for step, most in EFFECTS.items() if step not in WITHOUT_KEYS})
+    sequence = KillSequence(field, tenant.tenant_id, "large", kills)
+    tenant.offboard(OffboardRequest(now=True))
+    tenant.wait_offboarded()
+    sequence.assert_done()
+    tenant.assert_erased()
+    assert other_tenant.state() is State.ACTIVE
 
 
 @pytest.mark.chaos
