@@ -27,8 +27,11 @@ from openkcm.errors import IllegalTenantId
 
 _WAIT_SECONDS = 2.0
 """How long a caller waits for a connection before DatabaseUnavailable is raised."""
-_BEGIN_SECONDS = 2.0
-"""The deadline of the messages that begin a transaction; they wait for no lock and read no table."""
+BEGIN_SECONDS = 1.5
+"""The deadline of the messages that begin a transaction; they wait for no lock and read no table.
+
+A tenant must be locked within two seconds, also when the lock gets the connection of a silent backend first.
+"""
 
 # An attempt to connect ends before a waiting caller gives up, and the next caller starts a new one. A database that is
 # available again is found at once, not after the pool's backoff of up to minutes.
@@ -184,7 +187,7 @@ class Database:
                 return connection
 
     def _begin_on(self, connection: DeadlineConnection, tenant_id: str, *, snapshot: bool) -> None:
-        connection.call_seconds = _BEGIN_SECONDS
+        connection.call_seconds = BEGIN_SECONDS
         if snapshot:
             # A separate message: the statements of one message share a transaction, whose snapshot already exists.
             connection.execute(_CLEAN.encode())

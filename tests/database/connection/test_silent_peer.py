@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from core.errors.platform import DatabaseUnavailable
-from database.connection.database import Database
+from database.connection.database import BEGIN_SECONDS, Database
 from database.postgres.deadline import CALL_SECONDS, STATEMENT_SECONDS
 from database.postgres.notify import NotifyFeed
 from tests.concurrency import at_once, wait_until
@@ -20,6 +20,8 @@ from tests.database.templates import filled_template
 
 template = filled_template(lambda field: a_provisioned_tenant(field.open("worker"), "acme"))
 
+LOCK_SECONDS = 2.0
+"""Within this time after the request a tenant must be locked."""
 ANSWER_SECONDS = 10.0
 """Within this time after the return of the peer, every process must answer."""
 
@@ -52,6 +54,10 @@ def through(relay: Relay, field: Field, role: str = "worker", **sizes: int) -> D
 
 def test_client_deadline_is_longer_than_the_servers_and_shorter_than_the_promise() -> None:
     assert STATEMENT_SECONDS < CALL_SECONDS < ANSWER_SECONDS
+
+
+def test_silent_connection_leaves_time_to_lock_a_tenant_through_another() -> None:
+    assert BEGIN_SECONDS <= LOCK_SECONDS - 0.5
 
 
 def test_call_to_a_stopped_backend_ends_within_its_deadline(field: Field) -> None:
