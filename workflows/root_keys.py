@@ -12,7 +12,7 @@ was tested. Until then the former root key is active.
 import asyncio
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
@@ -35,7 +35,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import options as priorities
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import run_activity, run_local_activity
+    from workflows.runtime.activity_calls import raise_if_cancelled, run_activity, run_local_activity
     from workflows.runtime.failures import FAILURES, STOPPED, code_of, refusal, refusal_of, step_of
     from workflows.runtime.signals import ROOT_KEY_REPORTED, ROTATION_DUE, signal_tenant
     from workflows.runtime.tenant_base import LIVE, StatusHandlers
@@ -56,8 +56,7 @@ class MonitorRootKeys:
                     retry_policy=timing.RETRY,
                 )
             except ActivityError as failed:
-                if is_cancelled_exception(failed):
-                    raise
+                raise_if_cancelled(failed)
                 workflow.logger.warning("root keys not checked", extra={"code": code_of(failed)})
                 await workflow.sleep(timing.WATCH_PAUSE, summary="check the root keys again")
                 continue

@@ -19,6 +19,7 @@ from core.messages.tenants import (
     LeaveInput,
     OffboardingResult,
     PolicyInput,
+    RestoreInput,
     StatusChange,
     StatusChangeInput,
 )
@@ -100,7 +101,7 @@ class Scene(Recorded):
         return self.run(self.leaving.begin_leaving, LeaveInput.model_validate(fields))
 
     def restore(self) -> None:
-        self.run(self.leaving.restore_tenant, self.step("restore"))
+        self.run(self.leaving.restore_tenant, RestoreInput.model_validate(self.step("restore").model_dump()))
 
     def set_policy(self, policy: TenantPolicy, approval_id: str | None = None) -> None:
         request = policy.as_argument() | {"approval_id": approval_id}
