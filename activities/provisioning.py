@@ -21,7 +21,7 @@ from core.errors.platform import ConflictingResource
 from core.errors.tenants import InvalidTransition
 from core.keys.encryption_context import EncryptionContext, Purpose
 from core.messages.base import FailureInput, StepInput
-from core.messages.tenants import ActivateResult
+from core.messages.tenants import ActivateResult, PayloadKeyResult
 from core.notifications import NotificationKind
 from core.tenants.lifecycle import State, Transition, transitions_from
 from core.tenants.provisioning import Step, steps_of
@@ -239,6 +239,19 @@ class TenantKeyActivities:
         if self._tenant_keys.decrypt(context, ciphertext) != _TEST_PLAINTEXT:
             raise KeyUnavailable
         return ciphertext_version(ciphertext)
+
+    @activity.defn(name="load-payload-key")
+    def load_payload_key(self, step: StepInput) -> PayloadKeyResult:
+        """Encrypt the payloads of a workflow without a history under the tenant's key, as those of the lost one were.
+
+        Another worker gets the data key from the result, which is the first payload under it.
+        """
+        name = ids.payload_key(step.tenant_id)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            exists = is_recorded(tx, name)
+        if exists:
+            self._keyring.learn(step.tenant_id, *self._payload_keys.new_data_key(name))
+        return PayloadKeyResult(exists=exists)
 
     @activity.defn(name="disable-tenant-key")
     def disable_tenant_key(self, step: StepInput) -> None:

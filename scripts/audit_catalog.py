@@ -30,6 +30,7 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
         "recover-workflows": _STARTS,
         "recover-tenant": _STARTS,
         "plan-provisioning": (N.PROVISION_INTENDED, N.PROVISION_RETRIED),
+        "load-payload-key": "creates a data key in memory; its key is recorded since its creation",
         "create-keys": (N.PAYLOAD_KEY_CREATED, N.TENANT_KEY_CREATED, N.TENANT_KEY_REFUSED),
         "assess-tenant": (N.BOUNDARY_BREACHED, N.BOUNDARY_CHECKED),
         "find-due-assessments": _READS_DUE_WORK,

@@ -269,6 +269,7 @@ def build(
             stored.read_tenant_state,
             records.open_records,
             keys.create_keys,
+            keys.load_payload_key,
             certificates.create_authority,
             isolation.check_boundaries,
             records.activate,

@@ -14,7 +14,7 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ChildWorkflowError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.provisioning import ProvisioningActivities
+    from activities.provisioning import ProvisioningActivities, TenantKeyActivities
     from activities.tenants import StoredTenantActivities
     from core import names as ids
     from core.errors.tenants import OperationRunning
@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.certificates import CaRotationHandlers
     from workflows.provisioning import ProvisionTenant, provision_operation
     from workflows.runtime import options as priorities
-    from workflows.runtime.activity_calls import run_local_activity
+    from workflows.runtime.activity_calls import run_activity, run_local_activity
     from workflows.runtime.failures import code_of, refusal
 
 _REMEMBERED_EVENTS = 64
@@ -45,6 +45,8 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
         if not self._loaded:
             await self._load()
             self._gone = self._memory.state is State.OFFBOARDED
+            if not self._gone and not self._memory.provision:
+                await self._load_payload_key()
         self._show(self._memory.state)
         while not self._gone:
             ends = self._next_expiry()
@@ -59,6 +61,14 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
                 workflow.continue_as_new(tenant.model_copy(update={"memory": self._memory}))
             await self._do_next()
         await workflow.wait_condition(workflow.all_handlers_finished)  # unsent notifications were erased
+
+    async def _load_payload_key(self) -> None:
+        """Use the tenant's key for payloads again; status changes do not wait for the key server."""
+        step = StepInput(tenant_id=self._tenant.tenant_id, operation_id="load")
+        try:
+            await run_activity(TenantKeyActivities.load_payload_key, step, "use the tenant's payload key")
+        except ActivityError as failed:
+            workflow.logger.warning("payload key not loaded", extra={"code": code_of(failed)})
 
     def _has_work(self) -> bool:
         return (

@@ -62,6 +62,12 @@ class StoredTenant(Message):
     root_key_mode: RootKeyMode = RootKeyMode.PLATFORM
 
 
+class PayloadKeyResult(Message):
+    """Result of a step whose own payload is encrypted under the tenant's key, if it exists."""
+
+    exists: bool
+
+
 class MarketplaceSignal(Message):
     """An accepted event; its details are in PostgreSQL under (tenant, event)."""
 

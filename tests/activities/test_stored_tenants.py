@@ -13,6 +13,7 @@ from core.tenants.lifecycle import State
 from core.tenants.provisioning import EventKind, Step
 from tests.activities.provisioning import Provisioning, run_steps
 from tests.database.builders import an_event
+from worker.payload_codec import PLATFORM_KEY
 
 
 def load(tenant: Provisioning) -> StoredTenant:
@@ -98,6 +99,19 @@ def test_new_workflow_gets_the_marketplaces_last_event_only_if_the_state_does_no
     assert load(active).memory.wish is EventKind.SERVICE_ENABLED
     active.read(lambda tx: tx.leaving.restore())
     assert load(active).memory.wish is None
+
+
+def test_payloads_of_a_new_workflow_are_encrypted_under_the_tenants_key_again(active):
+    keyring, step = active.parts.keyring, StepInput(tenant_id=active.tenant_id, operation_id="load")
+    keyring.forget(active.tenant_id)  # as in a worker that has decrypted no payload of the tenant
+    assert keyring.current(active.tenant_id).key_name == PLATFORM_KEY
+    assert active.run_with("load-payload-key", step).exists
+    assert keyring.current(active.tenant_id).key_name == ids.payload_key(active.tenant_id)
+
+
+def test_tenant_without_keys_has_no_payload_key(tenant):
+    step = StepInput(tenant_id=tenant.tenant_id, operation_id="load")
+    assert not tenant.run_with("load-payload-key", step).exists
 
 
 def test_tenant_in_destruction_gets_no_workflow(active):

@@ -27,6 +27,7 @@ from database.connection.database import Database
 from tests.activities.provisioning import MADE, REGION, Provisioning, run_steps
 from tests.activities.services.connecting import SERVICE, Connection
 from tests.concurrency import wait_until_async
+from tests.e2e.test_traces import payloads_in
 from tests.worker.test_process import callback, process_settings, start
 from tests.workflows.entities import a_rotation
 from worker import wiring
@@ -209,6 +210,12 @@ class Estate:
         query = "ExecutionStatus = 'Running' and WorkflowId STARTS_WITH 'tenant/lost-'"
         return Counter([run.id async for run in self.client.list_workflows(query)])
 
+    async def payload_keys(self, tenant: Provisioning) -> set[str]:
+        """Return the keys that encrypt the payloads of a tenant's workflow."""
+        history = await self.client.get_workflow_handle(ids.tenant_workflow(tenant.tenant_id)).fetch_history()
+        payloads = [payload for event in history.events for payload in payloads_in(event)]
+        return {payload.metadata["key"].decode() for payload in payloads if "key" in payload.metadata}
+
     async def assert_operable(self) -> None:
         """Run an operation of each kind on each tenant."""
         for tenant in self.lockable:
@@ -258,5 +265,7 @@ async def test_every_tenant_is_operable_after_the_loss_of_all_histories(
     await estate.assert_operable()
     for tenant in estate.of(destroying):
         assert tenant.read(lambda tx: tx.leaving.certificate()) is not None
+    for tenant in estate.of(active):
+        assert ids.payload_key(tenant.tenant_id) in await estate.payload_keys(tenant)
     for tenant in estate.of(*KINDS):
         tenant.assert_audited_once()

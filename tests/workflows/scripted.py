@@ -58,6 +58,7 @@ from core.messages.tenants import (
     DestructionStartedResult,
     LeaveInput,
     OffboardingResult,
+    PayloadKeyResult,
     PendingApproval,
     StatusChange,
     StatusChangeInput,
@@ -105,6 +106,7 @@ class Script:
         self.answers: dict[str, Any] = {
             "recover-tenant": RecoveryPage(started=0),
             "recover-workflows": RecoveryPage(started=0),
+            "load-payload-key": PayloadKeyResult(exists=True),
             "load-tenant": StoredTenant(memory=TenantWorkflowState(provision=True)),
             "read-tenant-state": StatusChangeResult(state=State.REQUESTED),
             "activate": ActivateResult(messages=1),

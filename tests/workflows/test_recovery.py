@@ -78,7 +78,17 @@ async def test_enabling_a_live_tenant_without_a_history_provisions_and_undoes_no
     entity = await Entity.enable(client, region)
     await entity.reaches(state)
     await still_locks(entity)
-    assert set(script.calls) <= {"load-tenant", "change-status", "send-notification locked"}
+    assert set(script.calls) <= {"load-tenant", "load-payload-key", "change-status", "send-notification locked"}
+
+
+async def test_lock_of_a_recovered_tenant_does_not_wait_for_the_key_server(client, region, script):
+    after_loss(script, State.ACTIVE)
+    script.down.add("load-payload-key")
+    entity = await Entity.enable(client, region)
+    await still_locks(entity)
+    assert "load-payload-key" not in script.calls
+    script.down.clear()
+    await wait_until_async(lambda: "send-notification locked" in script.calls)
 
 
 @pytest.mark.parametrize("state", [State.REQUESTED, State.PROVISIONING])
