@@ -35,6 +35,14 @@ async def start_with_an_unknown_state(client: Client, tenant_id: str) -> None:
     )
 
 
+async def recovered(port: int) -> bool:
+    """Return whether the worker has counted two recovered tenant workflows."""
+    async with httpx2.AsyncClient() as http:
+        answer = await http.get(f"http://127.0.0.1:{port}/metrics")
+    counts = [line for line in answer.text.splitlines() if line.startswith("openkcm_workflows_recovered_total{")]
+    return any('kind="tenant"' in line and float(line.rsplit(" ", 1)[1]) >= 2 for line in counts)
+
+
 async def has_failed_task(client: Client, tenant_id: str) -> bool:
     history = await client.get_workflow_handle(ids.tenant_workflow(tenant_id)).fetch_history()
     return any(event.HasField("workflow_task_failed_event_attributes") for event in history.events)
@@ -74,10 +82,7 @@ async def test_worker_recovers_lost_workflows_and_keeps_those_of_a_newer_worker(
     await entity.terminate()
     await temporal_client.get_schedule_handle("workflow-recovery").trigger()
     await wait_until_async(lambda: shows(State.LOCKED))
-    async with httpx2.AsyncClient() as http:
-        answer = await http.get(f"http://127.0.0.1:{process_settings.worker_metrics_port}/metrics")
-    recovered = [line for line in answer.text.splitlines() if line.startswith("openkcm_workflows_recovered_total{")]
-    assert any('kind="tenant"' in line and float(line.rsplit(" ", 1)[1]) >= 2 for line in recovered)
+    await wait_until_async(lambda: recovered(process_settings.worker_metrics_port))
     tenant.assert_audited_once()
 
     await wait_until_async(lambda: has_failed_task(temporal_client, "future-corp"))
