@@ -40,15 +40,14 @@ _REGION = "eu-west-1"
 _LIMIT_SECONDS = 2.0
 _TIMEOUT_SECONDS = 120.0
 _PATIENCE_SECONDS = 300.0
-_SLOW = (ActivityKind.PACED, ActivityKind.LONG)
 _MOVES = (StatusChange.SUSPEND, StatusChange.LOCK, StatusChange.UNLOCK, StatusChange.RESUME)
 _PROTOCOL = (
     "One stack, {rotating} tenants with {services:,} service keys each, made through the worker's adapters, and "
     "{waiting} tenants without. All {rotating} create new versions of all keys at {rate:g} keys per second; "
     "`worker_rotations` = {slots} of them run at a time. Callback and mail server accept connections and never answer, "
     "and each tenant has notifications for both. One PostgreSQL backend of an idle connection of the worker is stopped "
-    "with SIGSTOP. The slots of rotations and of long activities are all busy before the first try (the worker's "
-    "metrics). Then a client suspends, locks, unlocks and resumes one tenant after the other, {tries} times: the "
+    "with SIGSTOP. The slots of rotations are all busy before the first try (the worker's metrics)."
+    " Then a client suspends, locks, unlocks and resumes one tenant after the other, {tries} times: the "
     "rotating ones and the others in turn. A time counts from the request until its response, after which the state in "
     "the tenant's row is compared. The same is done {tries} times before the rotations start. All of it shares {cores} "
     "cores."
@@ -75,7 +74,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         Check("tenant locked, p99 from the request", percentile(seconds[StatusChange.LOCK], 99), _LIMIT_SECONDS, "s"),
         Check("suspended, locked, unlocked or resumed: the slowest", slowest, _LIMIT_SECONDS, "s"),
         Check("responses whose state was not in the tenant's row", load.wrong, 0, ""),
-        Check("free slots of rotations and long activities, median of the tries", statistics.median(free), 0, ""),
+        Check("free slots of rotations, median of the tries", statistics.median(free), 0, ""),
     ]
     result = Result(
         name="lock_under_load",
@@ -135,7 +134,7 @@ class _Load:
         self.wrong = 0
         """Responses with another state than the tenant's row."""
         self.free: list[int] = []
-        """Free slots of the slow classes of activities, at each try."""
+        """Free slots of rotations, at each try."""
         self._rotating = [f"rotating-{number}-corp" for number in range(rotating)]
         self._waiting = [f"waiting-{number}-corp" for number in range(waiting)]
         for tenant_id in (*self._rotating, *self._waiting):
@@ -177,7 +176,7 @@ class _Load:
 
     @asynccontextmanager
     async def _busy(self, gateway: WorkflowClient) -> AsyncIterator[None]:
-        """Start the rotations and wait until they and the notifications of the locks take all slots."""
+        """Start the rotations and wait until they take all slots."""
         rotations = [asyncio.create_task(self._rotate(gateway, tenant_id)) for tenant_id in self._rotating]
 
         async def every_slot_is_busy() -> bool:
@@ -197,15 +196,15 @@ class _Load:
             await gateway.rotate_keys(tenant_id, request)
 
     async def _free_slots(self) -> int:
-        """Return the free slots of the slow classes of activities, as the worker exports them."""
-        queues = {activity_queue(kind, _REGION) for kind in _SLOW}
+        """Return the free slots of rotations, as the worker exports them."""
+        queue = activity_queue(ActivityKind.PACED, _REGION)
         async with httpx2.AsyncClient() as http:
             text = (await http.get(f"http://127.0.0.1:{self._stack.settings.worker_metrics_port}/metrics")).text
         free = 0
         for line in text.splitlines():
             labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
             if line.startswith("temporal_worker_task_slots_available") and labels["worker_type"] == "ActivityWorker":
-                free += int(float(line.rsplit(" ", 1)[1])) if labels["task_queue"] in queues else 0
+                free += int(float(line.rsplit(" ", 1)[1])) if labels["task_queue"] == queue else 0
         return free
 
 
