@@ -18,6 +18,8 @@ from worker.bootstrap import SCHEDULES
 
 _URGENT_THREADS = 8
 """Status changes and approvals of a region; each takes milliseconds."""
+_RECOVERIES = 8
+"""Requests for tenants whose workflow is lost, such as a lock: they wait for no scheduled work."""
 _MONITORS = 2
 """Root key monitoring runs once in a region. A timed-out attempt may end after the next one has started."""
 _OTHER_CONNECTIONS = 16
@@ -40,9 +42,8 @@ class Slots:
 def queue_slots(settings: Settings) -> Mapping[str, Slots]:
     """Return the slots of each task queue of this worker."""
     short, half = settings.worker_threads, settings.worker_threads // 2
-    slots = {
-        ids.PLATFORM_QUEUE: Slots(len(SCHEDULES))
-    }  # each scheduled workflow runs once, with one activity at a time
+    # Each scheduled workflow runs once, with one activity at a time.
+    slots = {ids.PLATFORM_QUEUE: Slots(len(SCHEDULES) + _RECOVERIES)}
     for region in settings.regions:
         slots |= {
             ids.tenant_queue(region): Slots(_MONITORS, _URGENT_THREADS),

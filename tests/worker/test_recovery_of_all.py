@@ -27,7 +27,7 @@ from database.connection.database import Database
 from tests.activities.provisioning import MADE, REGION, Provisioning, run_steps
 from tests.activities.services.connecting import SERVICE, Connection
 from tests.concurrency import wait_until_async
-from tests.e2e.test_traces import payloads_in
+from tests.e2e.isolation.test_traces import payloads_in
 from tests.worker.test_process import callback, process_settings, start
 from tests.workflows.entities import a_rotation
 from worker import wiring

@@ -145,4 +145,4 @@ def test_direct_call_of_an_activity_does_not_swallow_a_cancellation():
             for handler in node.handlers:
                 assert "raise_if_cancelled(" in ast.unparse(handler.body), (path.name, handler.lineno)
                 checked += 1
-    assert checked == 3
+    assert checked >= 3

@@ -14,7 +14,7 @@ from workflows.tenants import Tenant
 WORKFLOWS = [Tenant]
 
 
-@pytest.mark.parametrize("state", [State.REQUESTED, State.PROVISIONING, State.FAILED, State.LEAVING])
+@pytest.mark.parametrize("state", [State.REQUESTED, State.PROVISIONING, State.FAILED, State.LEAVING, State.OFFBOARDED])
 async def test_inactive_tenant_rejects_every_operation(client, region, script, state):
     entity = await Entity.start(client, region, state)
     for signal in ("ca-rotation-due", ROTATION_DUE):
@@ -37,13 +37,6 @@ async def test_inactive_tenant_rejects_every_operation(client, region, script, s
     for code, request in requests:
         await refused(code, request)
     assert script.calls == []
-
-
-async def test_workflow_of_an_offboarded_tenant_ends(client, region, script):
-    entity = await Entity.start(client, region, State.OFFBOARDED)
-    await entity.handle.result()
-    await refused("tenant_unknown", entity.move(StatusChange.LOCK))
-    assert set(script.calls) <= {"recover-tenant"}
 
 
 async def test_active_tenant_is_not_restored_and_locked_tenant_rotates_no_key(client, region, script, entity):
