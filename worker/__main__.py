@@ -4,11 +4,13 @@ One Prometheus endpoint serves Temporal's and OpenKCM's metrics.
 """
 
 import asyncio
+import atexit
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import structlog
 from temporalio.client import Client
@@ -108,6 +110,19 @@ def main() -> None:
         asyncio.run(run(settings, wiring.build(settings, meter=runtime.metric_meter), runtime))
     except OpenKcmError as refused:
         sys.exit(f"worker cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")
+    _end()
+
+
+def _end() -> NoReturn:
+    """End the process without finalizing the interpreter, after the exit handlers have run.
+
+    A thread of Temporal's core may still be releasing the lock of the interpreter after its last result. If it does so
+    during the finalization, Python aborts the process with SIGABRT.
+    """
+    atexit._run_exitfuncs()  # noqa: SLF001 - there is no public way to run them before os._exit
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 READY = "openkcm_worker_ready"
