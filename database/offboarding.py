@@ -23,18 +23,16 @@ _ROW = (
 )
 # By the time of the event at the marketplace, which delivers events again and in any order. A restore revokes the
 # disable before it.
-_LAST_WORD = (
-    "select case when e.kind = 'service_enabled' or t.restored_at is null or e.accepted_at > t.restored_at"
-    " then e.kind end"
+_OF_LAST_EVENT = (
     " from okcm.marketplace_event e join okcm.tenant t using (tenant_id) where t.tenant_id = %s"
     " and e.kind in ('service_enabled', 'service_disabled')"
     " order by e.occurred_at desc, e.accepted_at desc, e.event_id limit 1"
 )
-_ENABLED_MEANWHILE = (
-    "select e.kind = 'service_enabled' and e.accepted_at > t.leaving_since"
-    " from okcm.marketplace_event e join okcm.tenant t using (tenant_id) where t.tenant_id = %s"
-    " order by e.accepted_at desc, e.event_id limit 1"
+_LAST_WORD = (
+    "select case when e.kind = 'service_enabled' or t.restored_at is null or e.accepted_at > t.restored_at"
+    f" then e.kind end{_OF_LAST_EVENT}"
 )
+_ENABLED_MEANWHILE = f"select e.kind = 'service_enabled' and e.accepted_at > t.leaving_since{_OF_LAST_EVENT}"
 _KEYS_TO_DESTROY = "select kind, name, versions, fingerprint, destroyed_at from okcm.destruction"
 _CERTIFICATE = "select statement, signature, key, issued_at from okcm.shred_certificate"
 
@@ -106,7 +104,7 @@ class Leaving:
         return None if found is None or found[0] is None else EventKind(found[0])
 
     def enabled_meanwhile(self) -> bool:
-        """Return whether the marketplace's newest event enables the tenant and is later than the offboarding."""
+        """Return whether the last word is to enable the tenant, accepted after its offboarding began."""
         return self.connection.execute(_ENABLED_MEANWHILE, [self.tenant_id]).fetchone() == (True,)
 
     def begin(self, grace: timedelta) -> OffboardingRow:

@@ -97,6 +97,9 @@ def test_new_workflow_gets_the_marketplaces_last_event_only_if_the_state_does_no
     enabled = an_event(active.tenant_id, "event-on", timestamp=datetime.now(UTC))
     active.read(lambda tx: tx.inbox.accept(enabled))
     assert load(active).memory.wish is EventKind.SERVICE_ENABLED
+    discovered = an_event(active.tenant_id, "event-s", kind=EventKind.SERVICE_DISCOVERED, timestamp=datetime.now(UTC))
+    active.read(lambda tx: tx.inbox.accept(discovered))
+    assert load(active).memory.wish is EventKind.SERVICE_ENABLED
     active.read(lambda tx: tx.leaving.restore())
     assert load(active).memory.wish is None
 
