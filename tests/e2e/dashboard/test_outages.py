@@ -27,7 +27,7 @@ def assert_plain(page: Page) -> None:
         # The request is with the workflow, which waits for the key server; the page waits a minute for it.
         (
             "openbao",
-            "The request is not complete yet. It continues automatically when the server that it waits for is",
+            "The request is not complete yet. It continues automatically when the server or worker that it waits for",
         ),
     ],
 )
