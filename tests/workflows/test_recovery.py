@@ -136,7 +136,8 @@ async def test_signals_and_updates_wait_until_the_state_is_read(client, region, 
     assert not script.calls
     script.down.clear()
     await lock
-    assert {"apply-isolation-result", "apply-root-key-health", "publish-revocation-list"} <= set(script.calls)
+    signalled = {"apply-isolation-result", "apply-root-key-health", "publish-revocation-list"}
+    await wait_until_async(lambda: signalled <= set(script.calls))
 
 
 @pytest.mark.parametrize("stored", [StoredTenant(), TenantUnknown()])
