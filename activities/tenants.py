@@ -72,7 +72,7 @@ class StoredTenantActivities:
                     rolls=number,
                     operations=number,
                     waiting=pending_approvals(tx),
-                    wish=_pending_event(tx, row.state),
+                    pending_events=_pending_events(tx, row.state),
                 ),
                 root_key_mode=RootKeyMode(row.root_key_mode),
             )
@@ -87,11 +87,28 @@ class StoredTenantActivities:
         return StatusChangeResult(state=row.state)
 
 
-def _pending_event(tx: TenantTransaction, state: State) -> EventKind | None:
+def _end_unfinished(tx: TenantTransaction, before: int) -> None:
+    """End the rotations and root key changes before a number, as their workflows do after a failure."""
+    for number in tx.rotations.running(before):
+        tx.rotations.end(number, OperationLost.code)
+        _record_loss(tx, f"rotate-{number}", AuditName.KEYS_ROTATED, ids.l2_key(tx.tenant_id))
+    for number in tx.root_keys.running(before):
+        change = tx.root_keys.change(number)
+        tx.root_keys.abandon(number, OperationLost.code)
+        if change is not None:
+            _record_loss(tx, f"root-key-{number}", AuditName.ROOT_KEY_CHANGED, change.to_name)
+
+
+def _record_loss(tx: TenantTransaction, operation_id: str, name: AuditName, subject: str) -> None:
+    step = StepInput(tenant_id=tx.tenant_id, operation_id=operation_id)
+    append_audit_event(tx, step, name, subject, "failure", code=OperationLost.code, at="load-tenant")
+
+
+def _pending_events(tx: TenantTransaction, state: State) -> tuple[EventKind, ...]:
     """Return the marketplace's last event if the tenant's state does not follow from it."""
     if state is State.LEAVING:
-        return EventKind.SERVICE_ENABLED if tx.leaving.enabled_meanwhile() else None
-    return EventKind.SERVICE_DISABLED if tx.leaving.last_word() is EventKind.SERVICE_DISABLED else None
+        return (EventKind.SERVICE_ENABLED,) if tx.leaving.enabled_meanwhile() else ()
+    return (EventKind.SERVICE_DISABLED,) if tx.leaving.last_word() is EventKind.SERVICE_DISABLED else ()
 
 
 class TenantStatusActivities:

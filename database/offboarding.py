@@ -12,7 +12,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from core.errors.platform import DatabaseRefused
-from core.errors.tenants import DestructionStarted, GracePeriodActive, TenantUnknown
+from core.errors.tenants import DestructionStarted, GracePeriodActive, RestorePending, TenantUnknown
 from core.tenants.lifecycle import State, Transition, transition, transitions_from
 from core.tenants.provisioning import EventKind
 from openkcm.verification.erasure_certificate import DestroyedKind
@@ -21,12 +21,12 @@ _ROW = (
     "select state, leaving_since, leaves_at, returns_to, destroying_at, offboarded_at, erased from okcm.tenant"
     " where tenant_id = %s"
 )
-# By the time of the event at the marketplace, which delivers events again and in any order. A restore revokes the
-# disable before it.
+# By the time of the event at the marketplace, which delivers events again and in any order. A time after the acceptance
+# is wrong and would outrank every later event. A restore revokes the disable before it.
 _OF_LAST_EVENT = (
     " from okcm.marketplace_event e join okcm.tenant t using (tenant_id) where t.tenant_id = %s"
     " and e.kind in ('service_enabled', 'service_disabled')"
-    " order by e.occurred_at desc, e.accepted_at desc, e.event_id limit 1"
+    " order by least(e.occurred_at, e.accepted_at) desc, e.accepted_at desc, e.event_id limit 1"
 )
 _LAST_WORD = (
     "select case when e.kind = 'service_enabled' or t.restored_at is null or e.accepted_at > t.restored_at"
@@ -146,6 +146,7 @@ class Leaving:
 
         Raises:
             GracePeriodActive
+            RestorePending: the marketplace's last event is in force, also while no workflow could receive it.
         """
         row = self._locked()
         if row.destroying_at is not None:
@@ -155,6 +156,8 @@ class Leaving:
         # A timer of an offboarding that was undone and started again may still fire; it fires before `until`.
         if row.until is None or now < row.until:
             raise GracePeriodActive
+        if self.enabled_meanwhile():
+            raise RestorePending
         self.connection.execute("update okcm.tenant set destroying_at = clock_timestamp()")
         return True
 

@@ -103,20 +103,25 @@ class OffboardingHandlers(StatusHandlers):
     @property
     def _has_pending_event(self) -> bool:
         """Return whether a marketplace event is pending and no operation runs."""
-        return self._memory.wish is not None and self._operation is None
+        return bool(self._memory.pending_events) and self._operation is None
 
     def _store_pending_event(self, kind: EventKind) -> None:
-        """Store the newest marketplace event; it waits for the running operation, because no caller can retry it."""
-        self._remember(wish=kind)
+        """Store a marketplace event; it waits for the running operation, because no caller can retry it.
+
+        It replaces no event of the other kind: events arrive in any order, and the recorded last one is in force.
+        """
+        if kind not in self._memory.pending_events:
+            self._remember(pending_events=(*self._memory.pending_events, kind))
 
     async def _process_pending_event(self) -> None:
-        wish = self._memory.wish
-        self._remember(wish=None)
+        """Process the pending event that would change the state; its step rejects it unless it is the last one."""
+        pending = self._memory.pending_events
+        self._remember(pending_events=())
         try:
-            if wish is EventKind.SERVICE_DISABLED and self._may_leave:
+            if EventKind.SERVICE_DISABLED in pending and self._may_leave:
                 with self._running(LEAVING):
                     await self._leave(OffboardRequest(reason=LeaveReason.MARKETPLACE))
-            elif wish is EventKind.SERVICE_ENABLED and self._memory.state is State.LEAVING:
+            elif EventKind.SERVICE_ENABLED in pending and self._memory.state is State.LEAVING:
                 # A customer who enables the service again within the grace period wants the same tenant.
                 await self._restore(LeaveReason.MARKETPLACE)
         except FAILURES as failed:

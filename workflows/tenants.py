@@ -89,7 +89,7 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
         if self._memory.provision:
             await self._provision()
         elif self._has_pending_event:
-            enabled = self._memory.wish is EventKind.SERVICE_ENABLED
+            enabled = EventKind.SERVICE_ENABLED in self._memory.pending_events
             await self._process_pending_event()
             if enabled and self._memory.state is State.FAILED:
                 self._remember(provision=True)
@@ -108,7 +108,7 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
         if event.kind == EventKind.SERVICE_DISABLED:
             self._store_pending_event(EventKind.SERVICE_DISABLED)
             return
-        if self._memory.state is State.LEAVING or self._memory.wish is not None or self._operation is not None:
+        if self._memory.state is State.LEAVING or self._memory.pending_events or self._operation is not None:
             self._store_pending_event(EventKind.SERVICE_ENABLED)
             return
         # A customer who enables the service again after a failure requests a retry.

@@ -107,7 +107,11 @@ class GracePeriodActivities:
 
     @activity.defn(name="start-destruction")
     def begin_destruction(self, step: StepInput) -> DestructionStartedResult:
-        """Step 3: record the point of no return before any destruction, unless the tenant was restored."""
+        """Step 3: record the point of no return before any destruction, unless the tenant was restored.
+
+        Raises:
+            GracePeriodActive, RestorePending: nothing may be destroyed yet.
+        """
         with self._database.tenant_tx(step.tenant_id) as tx:
             begun = tx.leaving.begin_destruction(self._clock())
             if begun:

@@ -122,6 +122,22 @@ class OperationCancelled(CallerError):
     hint = "request it again"
 
 
+class OperationLost(CallerError):
+    """The operation's workflow was lost or terminated; the next tenant workflow ended the operation."""
+
+    code = "operation_lost"
+    message = "the operation was interrupted by the loss of its workflow; all keys still work"
+    hint = "request it again"
+
+
+class OperationRepeated(CallerError):
+    """A late attempt of a completed operation would revoke the result of a later one; the tenant is unchanged."""
+
+    code = "operation_repeated"
+    message = "the operation was completed before, and a later one has changed its result"
+    hint = "request it again"
+
+
 class TenantNotOperational(CallerError):
     """The tenant's state forbids the operation.
 
@@ -175,6 +191,14 @@ class OffboardingAlreadyScheduled(CallerError):
     code = "offboarding_already_scheduled"
     message = "offboarding is already scheduled for a different time"
     hint = "to change the time, restore the tenant and start offboarding again"
+
+
+class RestorePending(PlatformError):
+    """The marketplace enabled the tenant within its grace period; its tenant workflow has not restored it yet."""
+
+    code = "restore_pending"
+    message = "the marketplace has enabled the tenant again; nothing is destroyed"
+    hint = "the platform restores it; if the error persists: openkcmctl tenant restore"
 
 
 class GracePeriodActive(PlatformError):

@@ -40,7 +40,9 @@ class TenantWorkflowState(Message):
     rolls: int = Field(0, description="number of started CA rotations")
     operations: int = Field(0, description="number of status changes and preflights; makes their operation ids unique")
     waiting: tuple[PendingApproval, ...] = ()
-    wish: EventKind | None = Field(None, description="the newest marketplace event that could not be processed at once")
+    pending_events: tuple[EventKind, ...] = Field(
+        (), description="kinds of the marketplace events that could not be processed at once"
+    )
     notifications: tuple[AnnounceInput, ...] = Field((), description="stored notifications that are still unsent")
 
 

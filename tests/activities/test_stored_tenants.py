@@ -59,7 +59,7 @@ def test_late_rollback_of_an_earlier_provisioning_does_not_disable_what_the_next
 
 def test_new_workflow_gets_state_and_unused_operation_numbers(tenant):
     first = load(tenant).memory
-    assert (first.state, first.provision, first.operations, first.wish) == (State.REQUESTED, True, 0, None)
+    assert (first.state, first.provision, first.operations, first.pending_events) == (State.REQUESTED, True, 0, ())
     run_steps(tenant, [Step.OPEN_RECORDS])
     second = load(tenant).memory
     assert (second.state, second.provision) == (State.PROVISIONING, True)
@@ -87,21 +87,21 @@ def test_new_workflow_of_a_suspended_or_locked_tenant_keeps_its_state(active, mo
 
 
 def test_new_workflow_gets_the_marketplaces_last_event_only_if_the_state_does_not_follow_from_it(active):
-    assert load(active).memory.wish is None
+    assert load(active).memory.pending_events == ()
     disabled = an_event(active.tenant_id, "event-off", kind=EventKind.SERVICE_DISABLED, timestamp=datetime.now(UTC))
     active.read(lambda tx: tx.inbox.accept(disabled))
-    assert load(active).memory.wish is EventKind.SERVICE_DISABLED
+    assert load(active).memory.pending_events == (EventKind.SERVICE_DISABLED,)
     active.read(lambda tx: tx.leaving.begin(timedelta(days=30)))
     leaving = load(active).memory
-    assert (leaving.state, leaving.wish) == (State.LEAVING, None)
+    assert (leaving.state, leaving.pending_events) == (State.LEAVING, ())
     enabled = an_event(active.tenant_id, "event-on", timestamp=datetime.now(UTC))
     active.read(lambda tx: tx.inbox.accept(enabled))
-    assert load(active).memory.wish is EventKind.SERVICE_ENABLED
+    assert load(active).memory.pending_events == (EventKind.SERVICE_ENABLED,)
     discovered = an_event(active.tenant_id, "event-s", kind=EventKind.SERVICE_DISCOVERED, timestamp=datetime.now(UTC))
     active.read(lambda tx: tx.inbox.accept(discovered))
-    assert load(active).memory.wish is EventKind.SERVICE_ENABLED
+    assert load(active).memory.pending_events == (EventKind.SERVICE_ENABLED,)
     active.read(lambda tx: tx.leaving.restore())
-    assert load(active).memory.wish is None
+    assert load(active).memory.pending_events == ()
 
 
 def test_payloads_of_a_new_workflow_are_encrypted_under_the_tenants_key_again(active):

@@ -11,6 +11,8 @@ from core.errors.tenants import (
     GracePeriodActive,
     InvalidTransition,
     OffboardingAlreadyScheduled,
+    OperationRepeated,
+    RestorePending,
 )
 from core.messages.tenants import LeaveInput, LeaveReason, StatusChange
 from core.names import CANARY_TENANT_ID
@@ -20,6 +22,7 @@ from core.tenants.locks import LockReason
 from core.tenants.provisioning import EventKind, Step
 from openkcm.errors import IllegalTenantId
 from tests.activities.offboarding.leaving import Leaving
+from tests.database.fixtures import Field
 
 DAY = 24 * 3600.0
 ENABLED, DISABLED, DISCOVERED = EventKind.SERVICE_ENABLED, EventKind.SERVICE_DISABLED, EventKind.SERVICE_DISCOVERED
@@ -94,7 +97,16 @@ def test_restore_is_rejected_once_destruction_has_begun(leaving) -> None:
 
 
 def minutes(number: int) -> datetime:
-    return datetime.now(UTC) + timedelta(minutes=number)
+    """Return a time of the last hour."""
+    return datetime.now(UTC) - timedelta(hours=1) + timedelta(minutes=number)
+
+
+@pytest.fixture
+def leaving(leaving: Leaving, field: Field) -> Leaving:
+    """Return a tenant that the marketplace enabled a day ago."""
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.marketplace_event set occurred_at = occurred_at - interval '1 day'")
+    return leaving
 
 
 @pytest.mark.parametrize("events", [[(DISABLED, 1), (ENABLED, 2)], [(ENABLED, 2), (DISABLED, 1)]])
@@ -108,6 +120,27 @@ def test_disable_that_a_later_enable_revokes_does_not_offboard(leaving, events) 
         leaving.leave(reason=LeaveReason.MARKETPLACE, now=True)
     assert leaving.tenant_row.state is State.ACTIVE
     assert leaving.records("tenant.offboarding") == []
+
+
+def test_nothing_is_destroyed_after_an_enable_that_no_workflow_has_received_yet(leaving) -> None:
+    """Temporal was down at the end of the grace period."""
+    leaving.accept(DISABLED, minutes(1))
+    leaving.leave(now=True)
+    leaving.accept(ENABLED, minutes(2))
+    with pytest.raises(RestorePending):
+        leaving.run("start-destruction")
+    leaving.restore(LeaveReason.MARKETPLACE)
+    assert not leaving.run("start-destruction").begun
+    leaving.number = 2
+    leaving.leave(now=True)  # an operator decides against the enable, which is older
+    assert leaving.run("start-destruction").begun
+
+
+@pytest.mark.parametrize(("first", "last"), [(DISABLED, ENABLED), (ENABLED, DISABLED)])
+def test_event_with_a_time_in_the_future_does_not_outrank_later_events(leaving, first, last) -> None:
+    leaving.accept(first, datetime(2099, 1, 1, tzinfo=UTC))
+    leaving.accept(last, datetime.now(UTC))
+    assert leaving.read(lambda tx: tx.leaving.last_word()) is last
 
 
 def test_discovered_service_does_not_revoke_a_disable(leaving) -> None:

@@ -280,6 +280,33 @@ async def test_superseded_event_leaves_the_tenant_unchanged_and_operable(entity,
     await entity.reaches(State.LEAVING)
 
 
+async def until_sending(script, kind: str) -> None:
+    """Wait until the tenant workflow sends a notification; marketplace events wait for its end."""
+    await wait_until_async(lambda: script.attempts[f"send-notification {kind}"] > 0)
+
+
+async def test_earlier_disable_that_arrives_late_displaces_no_enable_within_the_grace_period(entity, script):
+    script.down.add("send-notification offboarding-started")
+    await entity.offboard(**HOUR)
+    await until_sending(script, "offboarding-started")
+    await entity.gateway.enable(entity.tenant_id, entity.region, "event-on")
+    await entity.gateway.disable(entity.tenant_id, "event-earlier")
+    script.down.clear()
+    await entity.reaches(State.ACTIVE)
+    assert [step.reason for step in script.inputs["restore-tenant"]] == [LeaveReason.MARKETPLACE]
+    assert len(script.inputs["start-offboarding"]) == 1
+
+
+async def test_earlier_enable_that_arrives_late_displaces_no_disable(entity, script):
+    script.down.add("send-notification locked")
+    await entity.move(StatusChange.LOCK)
+    await until_sending(script, "locked")
+    await entity.gateway.disable(entity.tenant_id, "event-off")
+    await entity.gateway.enable(entity.tenant_id, entity.region, "event-earlier")
+    script.down.clear()
+    await entity.reaches(State.LEAVING)
+
+
 async def test_failed_tenant_is_offboarded_and_provisioned_again_when_enabled(client, region, script):
     entity = await Entity.start(client, region, State.FAILED)
     failed = StatusChangeResult(state=State.FAILED)
