@@ -37,7 +37,7 @@ def build_audit_event(
 ) -> AuditEvent:
     """Return an event of a step; its id makes a repeated append add nothing."""
     return AuditEvent(
-        event_id=f"{step.operation_id}/{name}/{subject}/{outcome}",
+        event_id=_event_id(step, name, subject, outcome),
         name=name,
         actor_kind="system",
         actor=_ACTOR,
@@ -46,6 +46,21 @@ def build_audit_event(
         correlation_id=activity.info().workflow_id or "",
         details=details,
     )
+
+
+def is_executed(
+    tx: TenantTransaction, step: StepInput, name: AuditName, subject: str, outcome: Outcome = "success"
+) -> bool:
+    """Return whether an earlier attempt of this step has appended this event; the caller holds the tenant's row lock.
+
+    An attempt whose worker was suspended may continue after later operations. It must change nothing: it would revoke
+    their result, and the audit stream would not contain that, because the event id is recorded already.
+    """
+    return tx.audit.is_recorded(_event_id(step, name, subject, outcome))
+
+
+def _event_id(step: StepInput, name: AuditName, subject: str, outcome: Outcome) -> str:
+    return f"{step.operation_id}/{name}/{subject}/{outcome}"
 
 
 def complete_step(tx: TenantTransaction, step: StepInput, which: Step, began: datetime) -> None:

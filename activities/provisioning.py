@@ -4,11 +4,12 @@ Steps 1 and 5 and the failure of provisioning change PostgreSQL rows only. Step 
 Step 3 creates the tenant CA, which determines whose certificates are accepted (MTCI A1).
 """
 
+from datetime import datetime
 from typing import Protocol
 
 from temporalio import activity
 
-from activities.audit_trail import Clock, append_audit_event, complete_step, is_recorded
+from activities.audit_trail import Clock, append_audit_event, complete_step, is_executed, is_recorded
 from activities.certificates.ca_rotation import AuthorityMaker
 from activities.keys import alarm, refused_fingerprint
 from activities.metrics import Metrics
@@ -18,7 +19,7 @@ from core import names as ids
 from core.certificates import AuthorityState
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import ConflictingResource
-from core.errors.tenants import InvalidTransition
+from core.errors.tenants import InvalidTransition, OperationRepeated
 from core.keys.encryption_context import EncryptionContext, Purpose
 from core.messages.base import FailureInput, StepInput
 from core.messages.tenants import ActivateResult, PayloadKeyResult
@@ -29,6 +30,7 @@ from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.platform.scheduled import PlatformQueries
 from database.provisioning import RouteRow
+from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditName
 from vault.pki.authorities import PkiAuthorities
 from vault.transit.keys import TransitKey, ciphertext_version
@@ -36,14 +38,23 @@ from vault.transit.payload_keys import TransitPayloadKeys
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 
 
-def _require_provisioning(tx: TenantTransaction, step: StepInput) -> None:
-    """Raise InvalidTransition unless the step's operation provisions the tenant: a rollback undoes only its own work.
+def _begin_rollback(tx: TenantTransaction, step: StepInput) -> None:
+    """Fail the tenant and lock its row; raises InvalidTransition unless the step's operation provisions it.
 
-    The keys of a tenant in any other state are in use, or belong to a later operation.
+    A rollback undoes only its own work: the keys of a tenant in any other state are in use, or belong to a later
+    operation. The failure comes before the keys are disabled: a late attempt must not activate the tenant without them.
     """
     state = tx.tenants.lock().state
-    if state is not State.PROVISIONING or tx.steps.newest_operation() != step.operation_id:
-        raise InvalidTransition(state, Transition.FAIL, transitions_from(state))
+    _require_newest(tx, step, state, Transition.FAIL)
+    if state is not State.FAILED:
+        tx.tenants.move(Transition.FAIL)
+        append_audit_event(tx, step, AuditName.PROVISION_ROLLED_BACK, step.tenant_id, "intended")
+
+
+def _require_newest(tx: TenantTransaction, step: StepInput, state: State, move: Transition) -> None:
+    """Raise InvalidTransition unless the step's operation is the tenant's newest provisioning."""
+    if tx.steps.newest_operation() != step.operation_id:
+        raise InvalidTransition(state, move, transitions_from(state))
 
 
 class ProvisioningActivities:
@@ -62,6 +73,10 @@ class ProvisioningActivities:
         began = self._clock()
         with self._database.tenant_tx(step.tenant_id) as tx:
             row = tx.tenants.lock()
+            if is_executed(tx, step, AuditName.PROVISION_INTENDED, step.tenant_id, "intended"):
+                if row.state is not State.PROVISIONING:
+                    raise OperationRepeated
+                return
             retried = row.state is State.FAILED
             tx.tenants.move(Transition.RETRY if retried else Transition.PROVISION)
             if retried:
@@ -79,22 +94,30 @@ class ProvisioningActivities:
         """
         began = self._clock()
         with self._database.tenant_tx(step.tenant_id) as tx:
-            row, authority = tx.tenants.lock(), tx.certificates.authority()
-            if authority is None:
-                raise ConflictingResource("authority", step.tenant_id, "it is not recorded although its step is done")
-            tx.routes.publish(RouteRow(ids.l2_key(step.tenant_id), authority.fingerprint, row.region))
-            append_audit_event(
-                tx, step, AuditName.ROUTE_PUBLISHED, ids.l2_key(step.tenant_id), issuer=authority.fingerprint
-            )
-            tx.tenants.move(Transition.ACTIVATE)
-            append_audit_event(tx, step, AuditName.TENANT_ACTIVATED, step.tenant_id)
-            self._outbox.store(tx, step, row, NotificationKind.READY)
-            complete_step(tx, step, Step.ACTIVATE, began)
+            row = tx.tenants.lock()
+            executed = is_executed(tx, step, AuditName.TENANT_ACTIVATED, step.tenant_id)
+            if not executed:
+                self._activate(tx, step, row, began)
             waiting = len(tx.outbox.unsent()) if self._outbox.channels else 0
             if not waiting:
                 complete_step(tx, step, Step.ANNOUNCE, began)
-        self._metrics.record_ready((self._clock() - row.requested_at).total_seconds())
+        if not executed:
+            self._metrics.record_ready((self._clock() - row.requested_at).total_seconds())
         return ActivateResult(messages=waiting)
+
+    def _activate(self, tx: TenantTransaction, step: StepInput, row: TenantRow, began: datetime) -> None:
+        authority = tx.certificates.authority()
+        if authority is None:
+            raise ConflictingResource("authority", step.tenant_id, "it is not recorded although its step is done")
+        _require_newest(tx, step, row.state, Transition.ACTIVATE)
+        tx.routes.publish(RouteRow(ids.l2_key(step.tenant_id), authority.fingerprint, row.region))
+        append_audit_event(
+            tx, step, AuditName.ROUTE_PUBLISHED, ids.l2_key(step.tenant_id), issuer=authority.fingerprint
+        )
+        tx.tenants.move(Transition.ACTIVATE)
+        append_audit_event(tx, step, AuditName.TENANT_ACTIVATED, step.tenant_id)
+        self._outbox.store(tx, step, row, NotificationKind.READY)
+        complete_step(tx, step, Step.ACTIVATE, began)
 
     @activity.defn(name="record-failure")
     def record_failure(self, failure: FailureInput) -> None:
@@ -105,10 +128,10 @@ class ProvisioningActivities:
         with self._database.tenant_tx(failure.tenant_id) as tx:
             row = tx.tenants.lock()
             if row.state is not State.FAILED:
-                _require_provisioning(tx, failure)
+                _require_newest(tx, failure, row.state, Transition.FAIL)
+                tx.tenants.move(Transition.FAIL)
             if tx.routes.withdraw():
                 append_audit_event(tx, failure, AuditName.ROUTE_WITHDRAWN, ids.l2_key(failure.tenant_id))
-            tx.tenants.move(Transition.FAIL)
             append_audit_event(
                 tx, failure, AuditName.TENANT_FAILED, failure.tenant_id, "failure", code=failure.code, at=failure.reason
             )
@@ -161,11 +184,13 @@ class TenantCaActivities:
         Raises InvalidTransition unless this operation provisions the tenant.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
-            _require_provisioning(tx, step)
-            if not is_recorded(tx, ids.ca_key(step.tenant_id)):
-                return
-        self._authorities.disable(step.tenant_id)
+            _begin_rollback(tx, step)
+            recorded = is_recorded(tx, ids.ca_key(step.tenant_id))
+        if not recorded:
+            return
         with self._database.tenant_tx(step.tenant_id) as tx:
+            _begin_rollback(tx, step)
+            self._authorities.disable(step.tenant_id)  # under the row lock, for the reason of disable_tenant_key
             append_audit_event(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.ca_key(step.tenant_id))
 
 
@@ -261,9 +286,12 @@ class TenantKeyActivities:
         unless this operation provisions the tenant.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
-            _require_provisioning(tx, step)
-            if not is_recorded(tx, ids.l2_key(step.tenant_id)):
-                return
-        self._tenant_keys.disable(step.tenant_id)
+            _begin_rollback(tx, step)
+            recorded = is_recorded(tx, ids.l2_key(step.tenant_id))
+        if not recorded:
+            return
         with self._database.tenant_tx(step.tenant_id) as tx:
+            _begin_rollback(tx, step)
+            # Under the row lock: a retry enables the key only afterwards, also if this attempt is late.
+            self._tenant_keys.disable(step.tenant_id)
             append_audit_event(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.l2_key(step.tenant_id))

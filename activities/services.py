@@ -9,12 +9,12 @@ from datetime import timedelta
 from cryptography import x509
 from temporalio import activity
 
-from activities.audit_trail import Clock, append_audit_event
+from activities.audit_trail import Clock, append_audit_event, is_executed
 from activities.certificates.ca_rotation import as_authority
 from activities.keys import context_of, require_active_version, require_current_root_key, root_key_in_force
 from core.errors.platform import ConflictingResource, Superseded
 from core.errors.services import ServiceUnknown
-from core.errors.tenants import TenantNotOperational, TenantUnknown
+from core.errors.tenants import OperationRepeated, TenantNotOperational, TenantUnknown
 from core.messages.services import (
     CertificatePlan,
     CertificateResult,
@@ -212,7 +212,10 @@ class ServiceActivities:
             tx.tenants.lock()
             if tx.services.get(step.service) is None:
                 raise ServiceUnknown
+            executed = is_executed(tx, step, AuditName.SERVICE_DISCONNECTED, step.service)
             if tx.services.disconnect(step.service):
+                if executed:  # the service was connected again
+                    raise OperationRepeated
                 append_audit_event(tx, step, AuditName.SERVICE_DISCONNECTED, step.service)
 
     def _renewed_later(self, leaf: ServiceCertificateRow) -> CertificateResult:

@@ -7,10 +7,10 @@ connections.
 from temporalio import activity
 
 from activities.approvals import pending_approvals, require_approval
-from activities.audit_trail import Clock, append_audit_event
+from activities.audit_trail import Clock, append_audit_event, is_executed
 from activities.notifications import NotificationOutbox
 from core.errors.compliance import BreachNotCleared
-from core.errors.tenants import TenantUnknown
+from core.errors.tenants import OperationLost, OperationRepeated, TenantUnknown
 from core.keys.root_keys import RootKeyMode
 from core.messages.base import StepInput
 from core.messages.tenants import (
@@ -121,12 +121,22 @@ class TenantStatusActivities:
 
     @activity.defn(name="change-status")
     def change_standing(self, step: StatusChangeInput) -> StatusChangeResult:
-        """Apply a requested status change; without effect when the tenant has that status already."""
+        """Apply a requested status change; without effect when the tenant has that status already.
+
+        Raises:
+            OperationRepeated: it was applied before, and a later change revoked it. Only a lock is applied again: its
+                caller must not need a second request.
+        """
         with self._database.tenant_tx(step.tenant_id) as tx:
             row = tx.tenants.lock()
+            executed = is_executed(tx, step, _NAMES[step.move], step.tenant_id)
             if step.move is StatusChange.LOCK:
                 require_approval(tx, step, Action.LOCK, {}, step.approval_id)
             state = _apply(tx, row, step.move)
+            if executed and tx.tenants.lock() != row:
+                if step.move is not StatusChange.LOCK:
+                    raise OperationRepeated
+                step = _recorded_again(tx, step)
             append_audit_event(
                 tx,
                 step,
@@ -203,6 +213,12 @@ class TenantStatusActivities:
         return StatusChangeResult(state=state, notification=kind if stored else None)
 
 
+def _recorded_again(tx: TenantTransaction, step: StatusChangeInput) -> StatusChangeInput:
+    """Return the step with another operation id, because an event and a notification with its own id exist."""
+    head = tx.audit.head()
+    return step.model_copy(update={"operation_id": f"{step.operation_id}-after-{0 if head is None else head.seq}"})
+
+
 def _apply(tx: TenantTransaction, row: TenantRow, move: StatusChange) -> State:
     match move:
         case StatusChange.LOCK:
@@ -244,11 +260,17 @@ class PolicyActivities:
 
     @activity.defn(name="change-policy")
     def change_policy(self, step: PolicyInput) -> None:
-        """Set the policy; the rules of the former policy decide whether this needs an approval."""
+        """Set the policy; the rules of the former policy decide whether this needs an approval.
+
+        Raises:
+            OperationRepeated: this policy was set before, and a later one replaced it.
+        """
         policy = parse_policy(step.tenant_key_days, step.service_key_days, step.four_eyes)
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
             before = tx.policy.get()
+            if before != policy and is_executed(tx, step, AuditName.POLICY_CHANGED, step.tenant_id):
+                raise OperationRepeated
             require_approval(tx, step, Action.CHANGE_POLICY, policy.as_argument(), step.approval_id)
             tx.policy.set(policy)
             append_audit_event(

@@ -103,6 +103,12 @@ class AuditStream:
             array = f"[{', '.join(event.as_json() for event in events[begin : begin + _APPENDED_AT_ONCE])}]"
             self.connection.execute("select okcm.audit_append_all(%s::jsonb)", [array])
 
+    def is_recorded(self, event_id: str) -> bool:
+        return (
+            self.connection.execute("select from okcm.audit_event where event_id = %s", [event_id]).fetchone()
+            is not None
+        )
+
     def records(self, after: int = 0, limit: int = 1000) -> Sequence[StoredRecord]:
         rows = self.connection.execute(
             "select seq, record, chain_hash from okcm.audit_event where seq > %s order by seq limit %s", [after, limit]

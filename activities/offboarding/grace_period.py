@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from temporalio import activity
 
 from activities.approvals import require_approval
-from activities.audit_trail import Clock, append_audit_event
+from activities.audit_trail import Clock, append_audit_event, is_executed
 from activities.notifications import NotificationOutbox
-from core.errors.tenants import EventSuperseded, OffboardingAlreadyScheduled, TenantUnknown
+from core.errors.tenants import EventSuperseded, OffboardingAlreadyScheduled, OperationRepeated, TenantUnknown
 from core.messages.base import StepInput
 from core.messages.tenants import (
     DestructionStartedResult,
@@ -46,7 +46,8 @@ class GracePeriodActivities:
         """Step 1: reject all operations of the tenant from this commit on; nothing is destroyed, all can be restored.
 
         A repeated request continues the offboarding in progress; a request for another end is rejected. An event of
-        the marketplace is rejected with EventSuperseded unless it is the marketplace's last word.
+        the marketplace is rejected with EventSuperseded unless it is the marketplace's last word. A late attempt, after
+        the tenant was restored, is rejected with OperationRepeated.
         """
         # Isolation checks need the canary tenants: without them no tenant becomes active.
         if step.tenant_id.startswith(RESERVED_PREFIX):
@@ -54,6 +55,8 @@ class GracePeriodActivities:
         grace = self._grace(step)
         with self._database.tenant_tx(step.tenant_id) as tx:
             before = tx.tenants.lock()
+            if before.state is not State.LEAVING and is_executed(tx, step, AuditName.LEAVING_BEGUN, step.tenant_id):
+                raise OperationRepeated
             row = tx.leaving.begin(self._usual if grace is None else grace)
             since, until = _span(row)
             if before.state is State.LEAVING:
@@ -93,9 +96,12 @@ class GracePeriodActivities:
         Raises:
             DestructionStarted: after the point of no return.
             EventSuperseded: the request is an event of the marketplace that is not its last word.
+            OperationRepeated: the tenant was restored before, and a new offboarding has begun.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             before = tx.tenants.lock()
+            if before.state is State.LEAVING and is_executed(tx, step, AuditName.RESTORED, step.tenant_id):
+                raise OperationRepeated
             if step.reason is LeaveReason.MARKETPLACE:
                 _require_last_word(tx, EventKind.SERVICE_ENABLED)
             state = tx.leaving.restore()

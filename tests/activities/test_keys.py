@@ -68,7 +68,7 @@ def test_foreign_key_under_the_tenant_keys_name_is_rejected_and_not_changed(tena
     assert not tenant.is_done(Step.CREATE_KEYS)
     tenant.run("disable-tenant-key")
     assert not is_disabled(tenant)
-    assert tenant.records("tenant.provision_rolled_back") == []
+    assert tenant.records("tenant.provision_rolled_back", "success") == []
 
 
 def test_rollback_disables_the_tenant_key_and_a_retry_enables_it(tenant):

@@ -112,6 +112,7 @@ def test_failure_withdraws_the_route_and_is_notified_once(tenant):
     assert messages(tenant) == on_every_channel("failed")
     assert tenant.records("tenant.provisioning_slo_breached")
     assert not tenant.records("tenant.provision_retried")
+    tenant.attempt += 1
     tenant.run(Step.OPEN_RECORDS)
     assert len(tenant.records("tenant.provision_retried")) == 1
     tenant.assert_audited_once()

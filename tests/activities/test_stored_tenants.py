@@ -1,17 +1,19 @@
 """The state with which a tenant workflow starts, and rollbacks of a provisioning that does not own the tenant."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from core import names as ids
-from core.errors.tenants import InvalidTransition, TenantUnknown
+from core.errors.tenants import InvalidTransition, OperationRepeated, TenantUnknown
 from core.keys.encryption_context import EncryptionContext, Purpose
 from core.messages.base import StepInput
 from core.messages.tenants import StatusChange, StatusChangeInput, StoredTenant
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import EventKind, Step
-from tests.activities.provisioning import Provisioning, run_steps
+from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.database.builders import an_event
 from worker.payload_codec import PLATFORM_KEY
 
@@ -27,6 +29,12 @@ def assert_usable(tenant: Provisioning) -> None:
     context = EncryptionContext(tenant.tenant_id, ids.l2_key(tenant.tenant_id), "", Purpose.VERIFY, "check")
     keys = tenant.tenant_keys
     assert keys.decrypt(context, keys.encrypt(context, b"text")) == b"text"
+
+
+def issues_certificates(tenant: Provisioning) -> bool:
+    """Return whether the key of the tenant's CA signs."""
+    tenant.run_with("publish-revocation-list", StepInput(tenant_id=tenant.tenant_id, operation_id="revocation-list"))
+    return tenant.read(lambda tx: bool(tx.certificates.revocation_lists()))
 
 
 def test_enabling_an_active_tenant_again_changes_neither_keys_nor_route(active):
@@ -55,6 +63,68 @@ def test_late_rollback_of_an_earlier_provisioning_does_not_disable_what_the_next
     tenant.attempt = 2
     tenant.run(Step.ACTIVATE)
     assert_usable(tenant)
+
+
+def test_late_activation_does_not_follow_a_rollback_that_has_disabled_the_keys(tenant):
+    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, "disable-tenant-key"])
+    with pytest.raises(InvalidTransition):
+        tenant.run(Step.ACTIVATE)
+    tenant.run("disable-ca")
+    tenant.run("record-failure", code="conflicting_resource", reason="activate")
+    assert tenant.tenant_row.state is State.FAILED
+    assert tenant.read(lambda tx: tx.routes.get()) is None
+    with pytest.raises(OperationRepeated):  # a late first step
+        tenant.run(Step.OPEN_RECORDS)
+    tenant.attempt = 2
+    run_steps(tenant, MADE)
+    assert_usable(tenant)
+    tenant.assert_audited_once()
+
+
+def test_late_activation_of_an_earlier_provisioning_does_not_activate_the_next_one(tenant):
+    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY])
+    tenant.run("record-failure", code="internal", reason="ProvisionTenant")
+    tenant.attempt = 2
+    run_steps(tenant, [Step.OPEN_RECORDS])
+    tenant.attempt = 1
+    with pytest.raises(InvalidTransition):
+        tenant.run(Step.ACTIVATE)
+    assert tenant.tenant_row.state is State.PROVISIONING
+
+
+def test_repeated_activation_of_a_tenant_that_was_locked_meanwhile_is_no_failure(active):
+    step = StatusChangeInput(tenant_id=active.tenant_id, operation_id="lock-1", move=StatusChange.LOCK)
+    active.run_with("change-status", step)
+    active.run(Step.ACTIVATE)
+    assert active.tenant_row.state is State.LOCKED
+
+
+@pytest.mark.parametrize(("step", "adapter"), [("disable-tenant-key", "_tenant_keys"), ("disable-ca", "_authorities")])
+def test_retry_enables_the_keys_only_after_a_slow_rollback(tenant, monkeypatch, step, adapter):
+    """Another attempt of the rollback has recorded the failure, so the tenant can be provisioned again."""
+    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY])
+    server = getattr(tenant.activity(step).__self__, adapter)
+    disabling, may_disable, disable = threading.Event(), threading.Event(), server.disable
+
+    def disable_late(tenant_id: str) -> None:
+        disabling.set()
+        may_disable.wait(10)
+        disable(tenant_id)
+
+    with ThreadPoolExecutor() as pool:
+        with monkeypatch.context() as slow:
+            slow.setattr(server, "disable", disable_late)
+            late = pool.submit(tenant.run, step)
+            assert disabling.wait(5)
+        retry = Provisioning(tenant.parts, tenant.tenant_id)
+        retry.attempt = 2
+        retried = pool.submit(run_steps, retry, MADE)
+        wait({retried}, timeout=1.5)
+        may_disable.set()
+        late.result(10)
+        retried.result(10)
+    assert_usable(retry)
+    assert issues_certificates(retry)
 
 
 def test_new_workflow_gets_state_and_unused_operation_numbers(tenant):

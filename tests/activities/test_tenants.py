@@ -8,7 +8,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.notifications import NotificationOutbox
 from activities.tenants import TenantStatusActivities
 from core.errors.keys import RootKeyDisabled, RootKeyUnreachable
-from core.errors.tenants import InvalidTransition
+from core.errors.tenants import InvalidTransition, OperationRepeated
 from core.messages.base import StepInput
 from core.messages.tenants import StatusChange, StatusChangeInput, StatusChangeResult
 from core.notifications import Channel, NotificationKind
@@ -36,7 +36,12 @@ class Scene(Recorded):
         return StepInput(tenant_id=TENANT, operation_id=f"standing-{self._steps}")
 
     def ask(self, move: StatusChange) -> StatusChangeResult:
-        step = StatusChangeInput(**self._step().model_dump(), move=move)
+        return self.attempt(self.request(move))
+
+    def request(self, move: StatusChange) -> StatusChangeInput:
+        return StatusChangeInput(**self._step().model_dump(), move=move)
+
+    def attempt(self, step: StatusChangeInput) -> StatusChangeResult:
         return ActivityEnvironment().run(self.activities.change_standing, step)
 
     def follow(self) -> StatusChangeResult:
@@ -108,6 +113,37 @@ def test_unlock_restores_the_state_before_the_lock(scene: Scene) -> None:
         scene.ask(StatusChange.UNLOCK)
     assert scene.standing == SUSPENDED
     assert {"tenant.locked", "tenant.unlocked"} <= set(scene.audited())
+
+
+@pytest.mark.parametrize(
+    ("before", "late", "after"),
+    [
+        (StatusChange.LOCK, StatusChange.UNLOCK, StatusChange.LOCK),
+        (StatusChange.SUSPEND, StatusChange.RESUME, StatusChange.SUSPEND),
+        (StatusChange.RESUME, StatusChange.SUSPEND, StatusChange.RESUME),
+    ],
+)
+def test_late_attempt_of_a_status_change_does_not_revoke_a_later_one(scene: Scene, before, late, after) -> None:
+    """A worker that was suspended in the activity continues after the request was completed by another attempt."""
+    scene.ask(before)
+    change = scene.request(late)
+    for _ in range(2):
+        scene.attempt(change)
+    scene.ask(after)
+    state, recorded = scene.standing, scene.audited()
+    with pytest.raises(OperationRepeated):
+        scene.attempt(change)
+    assert (scene.standing, scene.audited()) == (state, recorded)
+
+
+def test_repeated_lock_is_applied_and_recorded_again(scene: Scene) -> None:
+    lock = scene.request(StatusChange.LOCK)
+    scene.attempt(lock)
+    scene.ask(StatusChange.UNLOCK)
+    recorded = scene.audited()
+    assert scene.attempt(lock).notification is NotificationKind.LOCKED
+    assert scene.standing == locked(LockReason.MANUAL)
+    assert scene.audited() == [*recorded, "tenant.locked"]
 
 
 def test_disabled_root_key_locks_at_once_and_an_enabled_one_unlocks(scene: Scene) -> None:

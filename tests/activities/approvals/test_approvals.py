@@ -15,6 +15,7 @@ from core.errors.tenants import (
     ApprovalRequired,
     ApprovalUnknown,
     EventSuperseded,
+    OperationRepeated,
     PolicyRefused,
     TooManyApprovals,
     VoteRejected,
@@ -212,6 +213,18 @@ def test_request_expires_and_can_be_repeated(scene: Scene, *, approved_before: b
     assert [one.approval_id for one in scene.expire().waiting] == [new]
     assert scene.decide(old).state is ApprovalState.EXPIRED
     assert [one["name"] for one in scene.records("approval.")].count("approval.expired") == 1
+
+
+def test_late_attempt_of_a_policy_change_does_not_replace_a_later_policy(scene: Scene) -> None:
+    scene.wants_two_for()
+    change = PolicyInput.model_validate(scene.step().model_dump() | TenantPolicy(service_key_days=30).as_argument())
+    for _ in range(2):
+        scene.run(scene.policies.change_policy, change)
+    later = TenantPolicy(four_eyes=frozenset({Action.LOCK}))
+    scene.set_policy(later)
+    with pytest.raises(OperationRepeated):
+        scene.run(scene.policies.change_policy, change)
+    assert scene.policy == later
 
 
 def test_policy_change_needs_no_approval_until_the_policy_requires_two_people(scene: Scene) -> None:

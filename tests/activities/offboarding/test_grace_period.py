@@ -73,6 +73,21 @@ def test_restored_tenant_has_its_former_state_and_is_notified(leaving) -> None:
     assert leaving.audited("tenant.restored") == [(leaving.tenant_id, "success")]
 
 
+def test_late_attempts_neither_offboard_a_restored_tenant_nor_restore_an_offboarding_one(leaving) -> None:
+    leaving.leave()
+    leaving.restore()
+    recorded = leaving.records()
+    with pytest.raises(OperationRepeated):
+        leaving.leave()
+    assert (leaving.tenant_row.state, leaving.records()) == (State.ACTIVE, recorded)
+    leaving.number = 2
+    leaving.leave()
+    leaving.number = 1
+    with pytest.raises(OperationRepeated):
+        leaving.restore()
+    assert leaving.tenant_row.state is State.LEAVING
+
+
 def test_reminder_is_stored_for_each_channel_and_not_after_a_restore(leaving) -> None:
     leaving.leave()
     leaving.run("remind-of-offboarding")

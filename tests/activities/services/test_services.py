@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from core import names as ids
 from core.errors.keys import WrongContext
 from core.errors.services import ServiceConflict, ServiceUnknown
-from core.errors.tenants import TenantNotOperational, TenantUnknown
+from core.errors.tenants import OperationRepeated, TenantNotOperational, TenantUnknown
 from core.keys.encryption_context import EncryptionContext, Purpose
 from core.messages.services import CertificatePlan, ConnectFailureInput
 from core.services import ServiceState
@@ -125,6 +125,17 @@ def test_disconnect_revokes_every_certificate_and_a_reconnect_keeps_the_key(conn
     assert connection.key == key
     connection.disconnect("run-2")
     assert len(connection.audited("service.disconnected")) == 2
+
+
+def test_late_attempt_to_disconnect_does_not_revoke_the_certificates_of_a_reconnected_service(connection) -> None:
+    connection.connect()
+    connection.disconnect()
+    connection.ask("request-2")
+    connection.connect("request-2")
+    with pytest.raises(OperationRepeated):
+        connection.disconnect()
+    assert connection.row.state is ServiceState.CONNECTED
+    assert connection.leaf is not None
 
 
 def test_step_overtaken_by_a_disconnect_records_nothing(connection) -> None:
