@@ -7,14 +7,16 @@ concurrent recovery starts nothing twice.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import structlog
 from temporalio import activity
 
+from activities.audit_trail import append_audit_event
 from activities.metrics import Metrics
 from core import names as ids
+from core.messages.base import StepInput
 from core.messages.recovery import RecoverTenantInput, RecoveryCursor, RecoveryPage
 from core.messages.services import ServiceInput, ServiceWorkflowState
 from core.messages.tenants import OffboardInput
@@ -22,6 +24,7 @@ from core.tenants.lifecycle import State
 from core.tenants.offboarding import offboarding_number
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries, WorkflowServiceRow, WorkflowTenantRow
+from openkcm.contract.audit_events import AuditName
 
 _TENANTS = 200
 _SERVICES = 400
@@ -30,6 +33,13 @@ _AT_ONCE = 8
 """Started workflows that have not run yet: a request for another tenant waits behind no more than these."""
 _LOGGED = 20
 """Ids in one line of the log."""
+_LEAST_GRACE = timedelta(days=2)
+"""The shortest grace period that is left when an offboarding starts again; it contains a reminder a day before the end.
+
+The tenant may be in use: the rows come from a backup in which it was not restored yet, or no request could restore it
+while Temporal was down. This time is left to notice that its operations are rejected, and to restore it."""
+_BEGINNING = timedelta(minutes=10)
+"""The age of an offboarding whose tenant workflow may be starting it at this moment, with the requested end."""
 
 log = structlog.get_logger()
 
@@ -118,10 +128,24 @@ class RecoveryActivities:
                 (
                     "offboarding",
                     ids.offboard_workflow(row.tenant_id),
-                    lambda: self._starter.start_offboarding(leaving),
+                    lambda: self._start_offboarding(leaving, row.leaves_at),
                 )
             )
         return starts
+
+    async def _start_offboarding(self, leaving: OffboardInput, recorded: datetime | None) -> bool:
+        """Start an offboarding; record its end if it is later than the recorded one."""
+        started = await self._starter.start_offboarding(leaving)
+        if started and leaving.until != recorded:
+            await asyncio.to_thread(self._extend, leaving)
+        return started
+
+    def _extend(self, leaving: OffboardInput) -> None:
+        step = StepInput(tenant_id=leaving.tenant_id, operation_id=f"offboard-{leaving.number}-recovered")
+        with self._database.tenant_tx(leaving.tenant_id) as tx:
+            if tx.leaving.extend(leaving.until):
+                until = leaving.until.isoformat()
+                append_audit_event(tx, step, AuditName.LEAVING_BEGUN, step.tenant_id, until=until, asked_by="recovery")
 
     def _of_service(self, row: WorkflowServiceRow) -> Start:
         service = ServiceInput(
@@ -160,6 +184,9 @@ class RecoveryActivities:
 
 
 def _offboarding(row: WorkflowTenantRow, since: datetime, until: datetime) -> OffboardInput:
+    now = datetime.now(UTC)
+    if not row.destroying and since < now - _BEGINNING:
+        until = max(until, now + _LEAST_GRACE)
     return OffboardInput(
         tenant_id=row.tenant_id, region=row.region, number=offboarding_number(since), since=since, until=until
     )

@@ -9,6 +9,7 @@ from temporalio import activity
 from activities.approvals import pending_approvals, require_approval
 from activities.audit_trail import Clock, append_audit_event, is_executed
 from activities.notifications import NotificationOutbox
+from core import names as ids
 from core.errors.compliance import BreachNotCleared
 from core.errors.tenants import OperationLost, OperationRepeated, TenantUnknown
 from core.keys.root_keys import RootKeyMode
@@ -54,14 +55,16 @@ class StoredTenantActivities:
     def load_tenant(self, step: StepInput) -> StoredTenant:
         """Return the state with which a new tenant workflow starts; its operation numbers were never used.
 
-        Raises TenantUnknown. An unfinished rotation, root key change or CA rotation needs no workflow: the next one
-        ends or continues it. Provisioning starts again and finds what exists.
+        Raises TenantUnknown. Rotations and root key changes of the lost workflow end as failed: no other process would
+        end them, and a late attempt of theirs then changes nothing. The next CA rotation continues an unfinished one.
+        Provisioning starts again and finds what exists.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             row, leaving = tx.tenants.lock(), tx.leaving.get()
             if leaving is None or leaving.destroying_at is not None or row.state is State.OFFBOARDED:
                 return StoredTenant()
             number = tx.tenants.count_workflow_start() * _OPERATIONS
+            _end_unfinished(tx, number)
             return StoredTenant(
                 memory=TenantWorkflowState(
                     state=row.state,

@@ -122,6 +122,14 @@ class Leaving:
             )
         return self._existing()
 
+    def extend(self, until: datetime) -> bool:
+        """Move the end of the grace period to a later time; return False if that is not possible or not later."""
+        row = self._locked()
+        if row.state is not State.LEAVING or row.destroying_at is not None or row.until is None or row.until >= until:
+            return False
+        self.connection.execute("update okcm.tenant set leaves_at = %s", [until])
+        return True
+
     def restore(self) -> State:
         """Return the tenant to its former state, with its locks; a restored tenant is unchanged.
 

@@ -233,11 +233,7 @@ class RootKeys:
         tenant = self.connection.execute("select root_key_mode, region from okcm.tenant").fetchone()
         if tenant is None:
             raise TenantUnknown
-        # A change whose workflow an operator terminated: no other process ends it.
-        left = self.connection.execute(
-            "select number from okcm.root_key_change where state = 'running' and number < %s", [number]
-        ).fetchall()
-        for (unfinished,) in left:
+        for unfinished in self.running(number):
             self.abandon(unfinished, Superseded.code)
         current = self.current()
         self.connection.execute(
@@ -254,6 +250,13 @@ class RootKeys:
             ],
         )
         return self._progress(number)
+
+    def running(self, before: int) -> Sequence[int]:
+        """Return the unfinished changes before a number: their workflow was lost or terminated."""
+        rows = self.connection.execute(
+            "select number from okcm.root_key_change where state = 'running' and number < %s order by number", [before]
+        )
+        return [number for (number,) in rows]
 
     def change(self, number: int) -> RootKeyChangeRow | None:
         row = self.connection.execute(f"{_CHANGE} where number = %s", [number]).fetchone()

@@ -123,11 +123,7 @@ class Rotations:
 
         An earlier rotation that never ended is ended as failed.
         """
-        # A rotation whose workflow an operator terminated: no other process ends it.
-        left = self.connection.execute(
-            "select number from okcm.rotation where state = 'running' and number < %s", [number]
-        ).fetchall()
-        for (unfinished,) in left:
+        for unfinished in self.running(number):
             self.end(unfinished, Superseded.code)
         self.connection.execute(
             "insert into okcm.rotation"
@@ -150,6 +146,13 @@ class Rotations:
         if rotation.state != "running":
             raise DatabaseRefused("a rotation with this number has ended", "request a new rotation")
         return rotation
+
+    def running(self, before: int) -> Sequence[int]:
+        """Return the unfinished rotations before a number: their workflow was lost or terminated."""
+        rows = self.connection.execute(
+            "select number from okcm.rotation where state = 'running' and number < %s order by number", [before]
+        )
+        return [number for (number,) in rows]
 
     def enter(self, number: int, stage: RotationPhase) -> RotationRow:
         """Record the stage of a rotation."""

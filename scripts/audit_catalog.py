@@ -15,8 +15,6 @@ Entry = tuple[N, ...] | str
 """The names of the events, or the reason why none is written."""
 
 _READS_DUE_WORK = "finds due work and changes nothing; the work itself is recorded"
-_READS_STATE = "reads the state of the tenant and changes nothing but the number of workflow starts"
-_STARTS = "starts a workflow that the rows require; its operations are recorded"
 _SHOWS = "shows what the platform set up itself: nothing secret, no record, no use of keys"
 _PUBLIC = "public, and the same for every caller"
 _PLATFORM_ONLY = "concerns the platform's own servers, no tenant"
@@ -25,10 +23,10 @@ _PART = "a step whose outcome is recorded with the end of the operation"
 
 ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
     {
-        "load-tenant": _READS_STATE,
-        "read-tenant-state": _READS_STATE,
-        "recover-workflows": _STARTS,
-        "recover-tenant": _STARTS,
+        "load-tenant": (N.KEYS_ROTATED, N.ROOT_KEY_CHANGED),
+        "read-tenant-state": "reads the state of the tenant and changes nothing",
+        "recover-workflows": (N.LEAVING_BEGUN,),
+        "recover-tenant": (N.LEAVING_BEGUN,),
         "plan-provisioning": (N.PROVISION_INTENDED, N.PROVISION_RETRIED),
         "load-payload-key": "creates a data key in memory; its key is recorded since its creation",
         "create-keys": (N.PAYLOAD_KEY_CREATED, N.TENANT_KEY_CREATED, N.TENANT_KEY_REFUSED),

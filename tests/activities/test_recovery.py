@@ -16,7 +16,7 @@ from core.messages.recovery import RecoverTenantInput, RecoveryCursor, RecoveryP
 from core.messages.services import ServiceInput
 from core.messages.tenants import OffboardInput
 from core.tenants.lifecycle import Transition
-from core.tenants.offboarding import offboarding_number
+from core.tenants.offboarding import offboarding_number, reminders
 from database.platform.scheduled import PlatformQueries
 from tests.database.builders import NOW, a_connected_service, a_provisioned_tenant, an_event
 from tests.database.fixtures import Field
@@ -148,6 +148,49 @@ def test_offboarding_continues_and_after_the_point_of_no_return_it_is_all_that_i
     offboarding = scene.temporal.runs[ids.offboard_workflow("leaver")]
     assert offboarding.until - offboarding.since == timedelta(days=30)
     assert offboarding.number == offboarding_number(offboarding.since)
+
+
+@pytest.mark.parametrize(
+    ("begun", "left", "extended"),
+    [
+        (timedelta(days=60), timedelta(days=-30), True),
+        (timedelta(days=29), timedelta(hours=1), True),
+        (timedelta(days=20), timedelta(days=10), False),
+        (timedelta(minutes=1), timedelta(0), False),  # its tenant workflow may start it now
+    ],
+)
+def test_recovered_offboarding_leaves_time_to_restore_the_tenant(scene, begun, left, extended):
+    """After a restored backup the rows may not know that the tenant was restored: nothing is destroyed at once."""
+    scene.live("acme")
+    scene.leave("acme")
+    now = datetime.now(UTC)
+    with scene.field.administrator() as administrator:
+        administrator.execute("update okcm.tenant set leaving_since = %s, leaves_at = %s", [now - begun, now + left])
+    scene.recover()
+    started = scene.temporal.runs[ids.offboard_workflow("acme")]
+    with scene.worker.tenant_tx("acme") as tx:
+        assert tx.leaving.get().until == started.until
+    assert (started.until > now + timedelta(days=1, hours=23)) == (extended or left > timedelta(days=2))
+    assert (started.until == now + left) == (not extended)
+    assert any(due > now for due in reminders(started.since, started.until)) == (extended or left > timedelta(days=2))
+
+
+def test_offboarding_that_runs_or_destroys_keeps_its_end(scene):
+    for tenant_id, destroy in (("runs", False), ("destroyed", True)):
+        scene.live(tenant_id)
+        scene.leave(tenant_id, destroy=destroy)
+    ended = datetime.now(UTC) - timedelta(hours=1)
+    with scene.field.administrator() as administrator:
+        administrator.execute(
+            "update okcm.tenant set leaving_since = %s, leaves_at = %s", [ended - timedelta(days=30), ended]
+        )
+    scene.temporal.runs[ids.offboard_workflow("runs")] = "started before"
+    scene.temporal.lagging.add(ids.offboard_workflow("runs"))
+    scene.recover()
+    assert scene.temporal.runs[ids.offboard_workflow("destroyed")].until == ended
+    for tenant_id in ("runs", "destroyed"):
+        with scene.worker.tenant_tx(tenant_id) as tx:
+            assert tx.leaving.get().until == ended
 
 
 def test_restored_and_unknown_tenants_get_no_offboarding(scene):

@@ -19,9 +19,10 @@ from config.credential_encryption import decrypt_credentials
 from config.secrets import INTAKE_KEY, read_secret
 from core.errors.keys import RootKeyRefused, RootKeyTimeout, RootKeyUnreachable, WrongContext
 from core.errors.platform import Superseded
-from core.errors.tenants import TenantNotOperational
+from core.errors.tenants import OperationLost, TenantNotOperational
 from core.keys.encryption_context import EncryptionContext
 from core.keys.root_keys import Credentials, Place, PlatformKeyRef, RootKeyMode, credentials_context
+from core.messages.base import StepInput
 from core.messages.keys import PreflightResult, SwitchResult, WrapProgress
 from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import LockReason
@@ -384,6 +385,22 @@ def test_unfinished_change_is_abandoned_when_the_next_one_starts(change, bao) ->
     assert (change.change(step.number).state, change.change(step.number).problem) == ("failed", Superseded.code)
     change.assert_in_force(RootKeyMode.OPENBAO, following.request_id)
     assert change.opened() == before
+
+
+def test_unfinished_change_of_a_lost_workflow_ends_and_keeps_no_credentials(change, bao) -> None:
+    load = StepInput(tenant_id=change.tenant_id, operation_id="load")
+    change.tenant.run_with("load-tenant", load)
+    before, step = change.opened(), change.ask(bao.place(), bao.token())
+    change.through(step, until="wrap-service-keys")
+    change.tenant.run_with("load-tenant", load)
+    ended = change.change(step.number)
+    assert (ended.state, ended.problem) == ("failed", OperationLost.code)
+    assert change.read(lambda tx: tx.root_keys.sealed(step.request_id)) is None
+    assert change.staged() == {}
+    assert not change.run("switch-root-key", step).switched
+    assert change.opened() == before
+    outcomes = [record["outcome"] for record in change.records("root_key.changed")]
+    assert outcomes[-2:] == ["intended", "failure"]
 
 
 def test_wrapping_sends_a_heartbeat_after_every_key(change, bao) -> None:

@@ -15,10 +15,11 @@ from core.errors.compliance import TenantKeyShared
 from core.errors.keys import KeyUnavailable, KeyVersionInUse, KeyVersionUnknown, RootKeyDisabled
 from core.errors.platform import Superseded
 from core.errors.services import ServiceUnknown
-from core.errors.tenants import ApprovalRequired, TenantNotOperational
+from core.errors.tenants import ApprovalRequired, OperationLost, TenantNotOperational
 from core.keys.encryption_context import EncryptionContext
 from core.keys.root_keys import Credentials, RootKeyMode, credentials_context
 from core.keys.rotation import KeyState, RotationPhase, RotationScope
+from core.messages.base import StepInput
 from core.messages.keys import RotationProgress
 from core.tenants.approvals import Action
 from core.tenants.lifecycle import Transition
@@ -269,6 +270,37 @@ def test_creation_of_versions_respects_the_rate_limit_and_reports_progress(rotat
     assert beats[:2] == [(0,), ()]  # the second during the pause
     shown = rotating.rotation(step.number)
     assert (shown.stage, shown.done, shown.total) == (RotationPhase.PREPARE, len(SERVICES), len(SERVICES))
+
+
+def test_creation_of_versions_sends_a_heartbeat_for_each_key(rotating) -> None:
+    """With a slow key server a batch takes longer than the heartbeat timeout."""
+    step, beats = rotating.wants(tenant_key=False), rotating.tenant.heartbeats
+    rotating.step_of("plan-rotation", step)
+    beats.clear()
+    rewrap, counts = TransitTenantKeys.rewrap, list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            TransitTenantKeys, "rewrap", lambda keys, items: (counts.append(len(beats)), rewrap(keys, items))[1]
+        )
+        rotating.step_of("prepare-service-keys", step)
+    assert counts[0] > len(SERVICES)
+
+
+def test_unfinished_rotation_of_a_lost_workflow_ends_and_its_late_attempts_change_nothing(rotating) -> None:
+    load = StepInput(tenant_id=rotating.tenant_id, operation_id="load")
+    rotating.tenant.run_with("load-tenant", load)
+    before, step = rotating.opened(), rotating.wants(compromised=True)
+    rotating.rotate(step, until="prepare-service-keys")
+    for _ in range(2):
+        rotating.tenant.run_with("load-tenant", load)
+    ended = rotating.rotation(step.number)
+    assert (ended.state, ended.problem) == ("failed", OperationLost.code)
+    assert rotating.audited("key.rotated") == [("rotate-1", "intended"), ("rotate-1", "failure")]
+    with pytest.raises(Superseded):
+        rotating.step_of("activate-service-keys", step)
+    assert rotating.opened() == before
+    rotating.rotate(rotating.wants(compromised=True))
+    assert not before.keys() & rotating.opened().keys()
 
 
 def test_version_is_retired_by_an_operator_when_it_neither_encrypts_nor_holds_an_object(rotating, field) -> None:
