@@ -8,13 +8,14 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import NoReturn, TypeVar
 
 import structlog
 from temporalio.client import Client
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
+from temporalio.service import RPCError
 
 from config.settings import LOOPBACK, Settings, load_settings
 from core.errors.platform import TemporalUnavailable
@@ -26,6 +27,8 @@ from workflows.client.connection import LogForm, connection, core_logging
 from workflows.client.workflow_client import WorkflowClient
 
 _RETRY_SECONDS = 0.5
+_RESTORE_SECONDS = 60.0
+"""The time between two checks for lost workflows of the platform, as long as that between those for tenants'."""
 
 Done = TypeVar("Done")
 
@@ -45,6 +48,7 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
         return
     client = starting.result()
     async with run_workers(wiring.workers(client, parts)):
+        restoring = asyncio.create_task(_keep_platform_workflows(client, settings.regions))
         gateway = await WorkflowClient.connect(
             settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format
         )
@@ -60,6 +64,7 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
                 _until_done("mirror", lambda: bootstrap.ensure_mirror(database, gateway, region))
             )
         await stopping
+        restoring.cancel()
         if mirror is not None:
             mirror.cancel()
         log.info("worker draining")
@@ -87,6 +92,15 @@ async def _connect(settings: Settings, parts: wiring.WorkerDependencies, runtime
     except (RuntimeError, OSError) as down:
         raise TemporalUnavailable from down
     return client
+
+
+async def _keep_platform_workflows(client: Client, regions: Sequence[str]) -> None:
+    while True:
+        await asyncio.sleep(_RESTORE_SECONDS)
+        try:
+            await bootstrap.restore_platform_workflows(client, regions)
+        except (RPCError, RuntimeError, OSError) as down:
+            log.warning("workflows of the platform not checked", error=type(down).__name__)
 
 
 async def _until_done(what: str, attempt: Callable[[], Awaitable[Done]]) -> Done:

@@ -253,6 +253,25 @@ async def ensure_watches(client: Client, regions: Sequence[str]) -> None:
         )
 
 
+async def restore_platform_workflows(client: Client, regions: Sequence[str]) -> None:
+    """Start root key monitoring that has ended; after a loss of Temporal's storage also declare everything again.
+
+    Each worker calls this every minute. Without the monitoring a customer's withdrawn root key locks no tenant, and
+    without search attributes and schedules no tenant workflow is recovered. Existing schedules are not changed: workers
+    of two versions would change them in turn.
+    """
+    try:
+        await client.get_schedule_handle(_RECOVERY).describe()
+    except RPCError as failed:
+        if failed.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        log.warning("schedules are lost and declared again")
+        await declare_search_attributes(client)
+        await declare_schedules(client)
+        await recover_workflows(client)
+    await ensure_watches(client, regions)
+
+
 async def ensure_canary(database: Database, gateway: WorkflowClient, region: str) -> None:
     """Provision the canary tenant like any other tenant; raises CanaryMissing until it is active.
 

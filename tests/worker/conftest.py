@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,17 +26,22 @@ __all__ = ["key_server", "parts", "request_tenant", "settings", "tenant", "vault
 
 
 @pytest.fixture
-async def temporal_client(tmp_path: Path) -> AsyncIterator[Client]:
-    """Connect to a Temporal server without search attributes or schedules of OpenKCM."""
+def bare_temporal(tmp_path: Path) -> Iterator[TemporalServer]:
+    """A Temporal server without search attributes or schedules of OpenKCM."""
     server = TemporalServer(tmp_path / "temporal", *free_ports(3), search_attributes={})
     server.niceness = 0
     server.prepare()
     server.start()
     try:
         server.wait_ready(90)
-        yield await Client.connect(server.address, data_converter=pydantic_data_converter)
+        yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+async def temporal_client(bare_temporal: TemporalServer) -> Client:
+    return await Client.connect(bare_temporal.address, data_converter=pydantic_data_converter)
 
 
 def port_of(client: Client) -> int:

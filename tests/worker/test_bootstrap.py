@@ -1,6 +1,7 @@
 """Declarations in Temporal are made once by any number of workers; the canary tenants are ordinary tenants."""
 
 import asyncio
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import pytest
@@ -13,13 +14,17 @@ from temporalio.client import (
     ScheduleIntervalSpec,
     ScheduleSpec,
     ScheduleState,
+    WorkflowExecutionStatus,
 )
+from temporalio.service import RPCError
 
 from core.errors.compliance import CanaryMissing, SecondCanaryMissing
-from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_QUEUE, root_key, tenant_workflow
+from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_QUEUE, root_key, tenant_workflow, watch_workflow
 from core.tenants.lifecycle import State, Transition
 from core.tenants.provisioning import Step
 from database.platform.scheduled import PlatformQueries
+from tests.concurrency import wait_until_async
+from worker import __main__ as process
 from worker import bootstrap
 from workflows.client.workflow_client import WorkflowClient
 from workflows.runtime import options as priorities
@@ -77,6 +82,28 @@ async def test_schedules_are_reconciled_with_the_table_and_foreign_ones_stay(tem
     assert described.schedule.action.workflow == "RotateDueKeys"
     assert [interval.every for interval in described.schedule.spec.intervals] == [timedelta(hours=1)]
     assert (described.schedule.state.paused, described.schedule.state.note) == (True, "by an operator")
+
+
+async def test_running_worker_restores_monitoring_and_declarations_that_are_lost(temporal_client, monkeypatch):
+    """Temporal's storage is empty; later an operator terminates the monitoring of a region."""
+    region = "eu-west-1"
+    monkeypatch.setattr(process, "_RESTORE_SECONDS", 0.1)
+    monitoring = temporal_client.get_workflow_handle(watch_workflow(region))
+
+    async def runs() -> bool:
+        with suppress(RPCError):
+            return (await monitoring.describe()).status is WorkflowExecutionStatus.RUNNING
+        return False
+
+    running = asyncio.create_task(process._keep_platform_workflows(temporal_client, [region]))
+    await wait_until_async(runs)
+    assert set(await declared(temporal_client)) == {key.name for key in visibility.ALL}
+    assert (await temporal_client.get_schedule_handle("workflow-recovery").describe()).info.num_actions == 1
+    await temporal_client.get_schedule_handle("rotations").pause(note="by an operator")
+    await monitoring.terminate()
+    await wait_until_async(runs)
+    assert (await temporal_client.get_schedule_handle("rotations").describe()).schedule.state.paused
+    running.cancel()
 
 
 async def updated_at(client: Client, name: str) -> datetime | None:

@@ -1,6 +1,9 @@
 """The running worker starts lost workflows from the rows and keeps those whose state it does not know."""
 
+from contextlib import suppress
+
 import httpx2
+import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from core import names as ids
@@ -8,6 +11,7 @@ from core.keys.encryption_context import EncryptionContext, Purpose
 from core.messages.tenants import StatusChange
 from core.names import CANARY_TENANT_ID
 from core.tenants.lifecycle import State
+from openkcm.errors import OpenKcmError
 from tests.activities.provisioning import Provisioning
 from tests.concurrency import wait_until_async
 from tests.worker.test_process import callback, enable, is_active, process_settings, start
@@ -46,6 +50,31 @@ async def recovered(port: int) -> bool:
 async def has_failed_task(client: Client, tenant_id: str) -> bool:
     history = await client.get_workflow_handle(ids.tenant_workflow(tenant_id)).fetch_history()
     return any(event.HasField("workflow_task_failed_event_attributes") for event in history.events)
+
+
+@pytest.mark.full  # a running worker notices the loss within a minute
+async def test_running_worker_recovers_when_temporal_loses_its_storage(  # noqa: PLR0917 - one for each fixture
+    bare_temporal, start, process_settings, parts, enable, temporal_client
+) -> None:
+    worker = start(process_settings)
+    worker.wait_until(lambda: is_active(parts.database, CANARY_TENANT_ID))
+    tenant_id = await enable()
+    worker.wait_until(lambda: is_active(parts.database, tenant_id))
+    bare_temporal.stop()
+    for file in bare_temporal.folder.glob("temporal.db*"):
+        file.unlink()
+    bare_temporal.start()
+    bare_temporal.wait_ready(90)
+    gateway = WorkflowClient(temporal_client, provisioning_slo_seconds=180)
+
+    async def locked() -> bool:
+        with suppress(OpenKcmError):
+            await gateway.change_standing(tenant_id, StatusChange.LOCK)
+        return Provisioning(parts, tenant_id).tenant_row.state is State.LOCKED
+
+    await wait_until_async(locked, seconds=180)
+    monitoring = await temporal_client.get_workflow_handle(ids.watch_workflow(REGION)).describe()
+    assert monitoring.status is WorkflowExecutionStatus.RUNNING
 
 
 async def test_worker_recovers_lost_workflows_and_keeps_those_of_a_newer_worker(
