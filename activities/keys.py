@@ -10,6 +10,7 @@ A new version of a tenant key is accepted only with a fingerprint that no other 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from typing import TypeVar
 
 import structlog
 from temporalio import activity
@@ -34,6 +35,8 @@ from kms.key_cache import RootKeyCache
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
 from vault.transit.keys import TransitKey
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ def all_unwrapped(
     """Unwrap with the root key, in one call where its server supports batches; else with a heartbeat for each."""
     if isinstance(root_key, BatchRootKey):
         return root_key.unwrap_all(list(zip(contexts, wraps, strict=True)))
-    return list(_beating(pool.map(root_key.unwrap, contexts, wraps)))
+    return list(with_heartbeats(pool.map(root_key.unwrap, contexts, wraps)))
 
 
 def verify_wrapped_keys(
@@ -125,10 +128,11 @@ def verify_wrapped_keys(
         if list(root_key.unwrap_all(list(zip(contexts, wraps, strict=True)))) != list(inners):
             raise WrongContext("the root key does not unwrap its own new wrap")
         return wraps
-    return list(_beating(pool.map(verify_wrapped_key, repeat(root_key), contexts, inners)))
+    return list(with_heartbeats(pool.map(verify_wrapped_key, repeat(root_key), contexts, inners)))
 
 
-def _beating(results: Iterable[bytes]) -> Iterator[bytes]:
+def with_heartbeats(results: Iterable[Result]) -> Iterator[Result]:
+    """Yield the results of calls to a server, with a heartbeat for each: together they may outlast its timeout."""
     for result in results:
         activity.heartbeat()
         yield result

@@ -20,6 +20,7 @@ from activities.keys import (
     require_current_root_key,
     root_key_in_force,
     verify_wrapped_keys,
+    with_heartbeats,
 )
 from activities.metrics import Metrics
 from activities.notifications import NotificationOutbox
@@ -203,7 +204,7 @@ class RotationActivities:
                 versions_to_create = unprepared[:_BATCH]
                 root_key = in_force.open(self._root_keys)
                 contexts = [context_of(step.tenant_id, service, version) for service, version in versions_to_create]
-                made = list(pool.map(self._tenant_keys.new_wrapped_key, contexts))
+                made = list(with_heartbeats(pool.map(self._tenant_keys.new_wrapped_key, contexts)))
                 # The re-wrap tests that each can be unwrapped; it does not change the key.
                 inners = self._tenant_keys.rewrap(list(zip(contexts, made, strict=True)))
                 wraps = verify_wrapped_keys(pool, root_key, contexts, [inner.encode("ascii") for inner in inners])
