@@ -187,8 +187,10 @@ class ServiceActivities:
         are renewed so that its services work at once after the unlock.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
-            _require_state(tx, RENEWED)
+            tx.tenants.lock()
+            # Before the tenant's state: the workflow of a service without a row has nothing left to do.
             service, newest = _require_not_disconnected(tx, step), tx.services.leaf(step.service)
+            _require_state(tx, RENEWED)
             if newest is None or service.state is not ServiceState.CONNECTED:
                 raise ServiceUnknown("the service has no certificate to renew", "connect it first")
             plan = CertificatePlan(request_id=newest.request_id, generation=tx.services.generation(step.service) + 1)

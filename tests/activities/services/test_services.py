@@ -111,6 +111,16 @@ def test_renewal_certifies_the_key_of_the_newest_certificate(connection) -> None
     assert renewal == "success"
 
 
+def test_renewal_for_an_offboarding_tenant_is_repeated_later_but_not_for_a_disconnected_service(connection) -> None:
+    connection.connect()
+    connection.read(lambda tx: tx.leaving.begin(timedelta(days=30)))
+    with pytest.raises(TenantNotOperational):
+        connection.plan_renewal()
+    connection.disconnect()
+    with pytest.raises(ServiceUnknown):  # ends the workflow of the service
+        connection.plan_renewal()
+
+
 def test_disconnect_revokes_every_certificate_and_a_reconnect_keeps_the_key(connection) -> None:
     connection.connect()
     connection.run("issue-certificate", connection.plan_renewal())
@@ -169,7 +179,7 @@ def test_certificates_of_suspended_and_locked_tenants_are_renewed_and_not_of_off
         assert plan.generation == generation
         connection.certify(plan)
         assert connection.leaf.generation == generation
-    connection.move(Transition.LEAVE)
+    connection.read(lambda tx: tx.leaving.begin(timedelta(days=30)))
     with pytest.raises(TenantNotOperational):
         connection.plan_renewal()
     connection.disconnect()
