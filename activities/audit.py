@@ -22,13 +22,14 @@ from activities.metrics import Metrics
 from compliance.reconciliation.ledger import ServerLog, reconcile_all
 from compliance.reconciliation.model import CHECKING, LATE, AuditRecord, Discrepancy, Severity
 from core import names as ids
-from core.errors.platform import DatabaseRefused
+from core.errors.platform import DatabaseRefused, DatabaseUnavailable
 from core.messages.base import StepInput
 from core.messages.compliance import SignHeadsResult
 from database.audit import SignedCheckpoint
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries, UnsignedStream
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome, head_message
+from openkcm.errors import OpenKcmError
 from vault.transit.audit_signer import TransitAuditSigner
 
 _PERIOD = timedelta(hours=25)
@@ -67,6 +68,9 @@ class ReconcileActivities:
         """Reconcile the platform and each tenant that the log names; one tenant's discrepancies stop no other.
 
         The period ends before the present, so that each running operation has its record.
+
+        Raises:
+            DatabaseRefused, DatabaseUnavailable: a tenant is not reconciled, after all others are.
         """
         if self._read_log is None:
             return
@@ -75,17 +79,28 @@ class ReconcileActivities:
         read = self._read_log(since - LATE, _ByteHeartbeat())
         tenants = sorted({tenant_id for tenant_id in read.events if tenant_id} | set(ids.PLATFORM_TENANTS))
         streams: dict[str, Sequence[AuditRecord]] = {}
+        failure: OpenKcmError | None = None
         for tenant_id in tenants:
-            streams[tenant_id] = self._read_stream(tenant_id, since)
+            try:
+                streams[tenant_id] = self._read_stream(tenant_id, since)
+            except OpenKcmError as failed:
+                log.warning("audit stream not read", tenant_id=tenant_id, code=failed.code)
+                failure = failed
             activity.heartbeat(tenant_id)
-        reconciled = reconcile_all(read, streams, since, until)
-        for tenant_id in tenants:
+        reconciled = reconcile_all(read, streams, since, until, every=len(streams) == len(tenants))
+        for tenant_id, records in streams.items():
             found = list(reconciled.tenants[tenant_id])
             if tenant_id == ids.CANARY_TENANT_ID:
                 found += reconciled.platform
-            counts = {"requests": str(len(read.events.get(tenant_id, ()))), "records": str(len(streams[tenant_id]))}
-            self._record(tenant_id, [one for one in found if one.severity is not Severity.NOTICE], until, counts)
+            counts = {"requests": str(len(read.events.get(tenant_id, ()))), "records": str(len(records))}
+            try:
+                self._record(tenant_id, [one for one in found if one.severity is not Severity.NOTICE], until, counts)
+            except OpenKcmError as failed:
+                log.warning("reconciliation not recorded", tenant_id=tenant_id, code=failed.code)
+                failure = failed
             activity.heartbeat(tenant_id)
+        if failure is not None:
+            raise failure
 
     def _record(self, tenant_id: str, found: Sequence[Discrepancy], until: datetime, counts: dict[str, str]) -> None:
         self._metrics.count_audit_differences(one.kind for one in found)
@@ -182,12 +197,13 @@ class AuditCheckpointActivities:
         """Sign the checkpoints of all streams with new records, the one with the oldest signature first.
 
         Raises:
-            DatabaseRefused: a stream does not contain the record that its end names, after all others are signed.
+            DatabaseRefused, DatabaseUnavailable: the checkpoint of a stream is not saved, after all others are; refused
+                when the stream does not contain the record that its end names.
         """
         streams = self._platform.unsigned_streams(MAX_LISTED)
         batches = [streams[first : first + _BATCH] for first in range(0, len(streams), _BATCH)]
         signed = 0
-        refused: DatabaseRefused | None = None
+        failure: OpenKcmError | None = None
         for batch in within_budget("audit-checkpoints", batches):
             messages = [head_message(one.tenant_id, one.seq, one.chain_hash) for one in batch]
             for stream, (signature, key) in zip(batch, self._signer.sign_all(messages), strict=True):
@@ -195,12 +211,15 @@ class AuditCheckpointActivities:
                     self._save(stream, signature, key)
                 except DatabaseRefused as failed:
                     log.exception("audit checkpoint rejected", tenant_id=stream.tenant_id, seq=stream.seq)
-                    refused = failed
+                    failure = failed
+                except DatabaseUnavailable as failed:
+                    log.warning("audit checkpoint not saved", tenant_id=stream.tenant_id, code=failed.code)
+                    failure = failure or failed
                 else:
                     signed += 1
                 activity.heartbeat(signed)
-        if refused is not None:
-            raise refused
+        if failure is not None:
+            raise failure
         return SignHeadsResult(signed=signed)
 
     @activity.defn(name="sign-audit-checkpoint")

@@ -4,8 +4,9 @@ A pause between batches leaves capacity of the servers to their other clients. A
 slice, so that tenants take turns in the few slots for rotations. The threads carry the context of the activity, so that
 each request to a server names it.
 
-Scheduled activities list all due work of the platform, oldest first, and stop at the end of their time. A limit by
-count would starve the work behind it.
+Scheduled activities list the due tenants of the platform, those with the oldest attempt first, and stop at the end of
+their time. Each attempt is recorded before its work, so tenants whose work fails, or ends the process, delay no other
+tenant in the next run.
 """
 
 import time
@@ -18,6 +19,11 @@ from typing import ParamSpec, TypeVar
 
 import structlog
 from temporalio import activity
+from temporalio.exceptions import CancelledError
+
+from core.scheduled import ScheduledTask
+from database.connection.database import Database
+from openkcm.errors import OpenKcmError
 
 _MAX_SLEEP_SECONDS = 1.0
 """The longest pause without a heartbeat."""
@@ -80,3 +86,42 @@ def within_budget(
             return
         yield work
         activity.heartbeat(number)
+
+
+def run_for_each_tenant(
+    database: Database,
+    task: ScheduledTask,
+    due: Sequence[str],
+    work: Callable[[str], None],
+    seconds: float = BUDGET_SECONDS,
+) -> None:
+    """Do the work of a scheduled task for each due tenant within the time budget; the failure of one stops no other."""
+    for tenant_id in within_budget(task, due, seconds):
+        try:
+            _record_attempt(database, task, tenant_id)
+            work(tenant_id)
+        except OpenKcmError as failed:
+            log.warning("scheduled work failed", task=task, tenant_id=tenant_id, code=failed.code)
+        except CancelledError:
+            raise
+        except Exception:  # a fault with one tenant's data must not stop the work for the others
+            log.exception("scheduled work failed", task=task, tenant_id=tenant_id)
+
+
+def take_turns(database: Database, task: ScheduledTask, due: Sequence[str]) -> tuple[str, ...]:
+    """Record an attempt for each tenant, and return those whose attempt is recorded."""
+    turns = []
+    for tenant_id in due:
+        try:
+            _record_attempt(database, task, tenant_id)
+        except OpenKcmError as failed:
+            log.warning("attempt not recorded", task=task, tenant_id=tenant_id, code=failed.code)
+        else:
+            turns.append(tenant_id)
+        activity.heartbeat(tenant_id)
+    return tuple(turns)
+
+
+def _record_attempt(database: Database, task: ScheduledTask, tenant_id: str) -> None:
+    with database.tenant_tx(tenant_id) as tx:
+        tx.tenants.record_attempt(task)

@@ -11,6 +11,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from core.errors.tenants import TenantUnknown
+from core.scheduled import ScheduledTask
 from core.tenants.approvals import Action
 from core.tenants.lifecycle import TRANSITIONS, State, Transition, transition
 from core.tenants.locks import LockReason, LockState, add_lock, remove_lock
@@ -129,6 +130,14 @@ class Tenants:
         if counted is None:
             raise TenantUnknown
         return int(counted[0])
+
+    def record_attempt(self, task: ScheduledTask) -> None:
+        """Record that a scheduled task is attempted now; its next run begins with the tenants without this attempt."""
+        self.connection.execute(
+            "update okcm.tenant set scheduled_attempts = scheduled_attempts"
+            " || jsonb_build_object(%s::text, clock_timestamp()) where tenant_id = %s",
+            [task, self.tenant_id],
+        )
 
     def break_promise(self) -> bool:
         """Record that the tenant exceeded the provisioning SLO; return False if that is recorded already."""

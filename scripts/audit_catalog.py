@@ -14,7 +14,7 @@ from openkcm.contract.audit_events import AuditName as N
 Entry = tuple[N, ...] | str
 """The names of the events, or the reason why none is written."""
 
-_READS_DUE_WORK = "finds due work and changes nothing; the work itself is recorded"
+_READS_DUE_WORK = "finds due work and changes no key or state; the work itself is recorded"
 _SHOWS = "shows what the platform set up itself: nothing secret, no record, no use of keys"
 _PUBLIC = "public, and the same for every caller"
 _PLATFORM_ONLY = "concerns the platform's own servers, no tenant"

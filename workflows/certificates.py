@@ -60,7 +60,8 @@ class RotateDueCertificateAuthorities:
         due = await workflow.execute_activity_method(
             AuthorityActivities.due_authorities,
             summary="find tenants whose CA is due for rotation",
-            start_to_close_timeout=timing.ATTEMPT,
+            start_to_close_timeout=timing.HEADS_ATTEMPT,
+            heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )
         await asyncio.gather(*(signal_tenant(tenant_id, AUTHORITY_DUE) for tenant_id in due.tenants))
@@ -86,7 +87,7 @@ class CheckExpiry:
         late = await workflow.execute_activity_method(
             ExpiryActivities.check_expiry,
             summary="alert on late renewals",
-            start_to_close_timeout=timing.HEADS_ATTEMPT,
+            start_to_close_timeout=timing.BUDGET_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )

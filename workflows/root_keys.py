@@ -72,7 +72,7 @@ class PurgeUnusedCredentials:
         await workflow.execute_activity_method(
             RootKeyHealthActivities.forget_untaken_credentials,
             summary="erase unused credentials",
-            start_to_close_timeout=timing.HEADS_ATTEMPT,
+            start_to_close_timeout=timing.BUDGET_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )

@@ -187,6 +187,7 @@ class RotateDueKeys:
             RotationActivities.find_due_rotations,
             summary="find tenants with due keys",
             start_to_close_timeout=timing.HEADS_ATTEMPT,
+            heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )
         await asyncio.gather(*(signal_tenant(tenant_id, ROTATION_DUE) for tenant_id in due.tenants))
@@ -197,7 +198,7 @@ class RotateDueKeys:
             await workflow.execute_activity_method(
                 StalledRotationActivities.check_rotations,
                 summary="alert on stalled rotations",
-                start_to_close_timeout=timing.HEADS_ATTEMPT,
+                start_to_close_timeout=timing.BUDGET_ATTEMPT,
                 schedule_to_close_timeout=timing.ALARM_DEADLINE,
                 heartbeat_timeout=timing.HEARTBEAT,
                 retry_policy=timing.RETRY,

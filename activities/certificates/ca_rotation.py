@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from temporalio import activity
 
 from activities.audit_trail import append_audit_event
+from activities.concurrency import take_turns
 from activities.step_progress import track_progress
 from core import names as ids
 from core.certificates import AuthorityState
@@ -25,6 +26,7 @@ from core.messages.services import (
     RollAuthorityResult,
     ServicesResult,
 )
+from core.scheduled import ScheduledTask
 from core.tenants.lifecycle import DECRYPTS, State
 from database.certificates import AuthorityRow
 from database.connection.database import Database
@@ -36,6 +38,7 @@ from vault.pki.certificates import Authority
 
 _LIVE = DECRYPTS | {State.LOCKED}
 _DUE_AT_ONCE = 100
+"""Tenants returned by one run, because each rotation renews the certificates of the tenant's services."""
 _RENEWED_SOON = 1000
 """Services that are asked at once to renew with the new CA; the limit keeps the workflow's history short.
 The others renew automatically after two thirds of their certificate's life, long before the overlap ends."""
@@ -193,8 +196,9 @@ class AuthorityActivities:
 
     @activity.defn(name="find-due-cas")
     def due_authorities(self) -> TenantsResult:
-        """Return tenants whose CA is due for rotation, at most a batch; the next run continues."""
-        return TenantsResult(tenants=tuple(self._platform.due_authorities(_DUE_AT_ONCE)))
+        """Return tenants whose CA is due for rotation, at most a batch; the next run begins with the others."""
+        due = self._platform.due_authorities(_DUE_AT_ONCE)
+        return TenantsResult(tenants=take_turns(self._database, ScheduledTask.CA_ROTATION, due))
 
 
 def of_version(tx: TenantTransaction, version: int) -> AuthorityRow | None:

@@ -9,29 +9,26 @@ number taken and starts again.
 from dataclasses import replace
 from datetime import timedelta
 
-import structlog
 from temporalio import activity
 
 from activities.audit_trail import append_audit_event
 from activities.certificates.ca_rotation import as_authority
-from activities.concurrency import MAX_LISTED, within_budget
+from activities.concurrency import MAX_LISTED, run_for_each_tenant
 from core.certificates import BELIEVED, AuthorityState
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import Superseded
 from core.messages.base import StepInput
+from core.scheduled import ScheduledTask
 from database.certificates import AuthorityRow, RevocationListRow
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName
-from openkcm.errors import OpenKcmError
 from vault.pki.authorities import PkiAuthorities
 from vault.pki.certificates import RevocationList
 
 VALID_FOR = timedelta(hours=24)
 REMADE_AFTER = timedelta(hours=12)
-
-log = structlog.get_logger()
 
 
 class RevocationActivities:
@@ -47,25 +44,15 @@ class RevocationActivities:
 
     @activity.defn(name="publish-revocation-lists")
     def publish_revocation_lists(self) -> None:
-        """Publish each CRL that lacks a revocation or has passed half of its validity, the oldest first.
-
-        One failure stops no other.
-        """
+        """Publish each CRL that lacks a revocation or has passed half of its validity."""
         stale = self._platform.stale_revocation_lists(REMADE_AFTER, MAX_LISTED)
-        for tenant_id in within_budget("revocation-lists", stale):
-            try:
-                self._publish(tenant_id)
-            except OpenKcmError as failed:
-                log.warning("CRL not published", tenant_id=tenant_id, code=failed.code)
+        run_for_each_tenant(self._database, ScheduledTask.REVOCATION_LISTS, stale, self._publish)
 
     @activity.defn(name="retire-cas")
     def end_authorities(self) -> None:
         """End the former CAs whose last leaf has expired."""
-        for tenant_id in within_budget("ca-rotation", self._platform.outlived_authorities(MAX_LISTED)):
-            try:
-                self._end(tenant_id)
-            except OpenKcmError as failed:
-                log.warning("former tenant CA not ended", tenant_id=tenant_id, code=failed.code)
+        outlived = self._platform.outlived_authorities(MAX_LISTED)
+        run_for_each_tenant(self._database, ScheduledTask.CA_RETIREMENT, outlived, self._end)
 
     def _publish(self, tenant_id: str) -> None:
         with self._database.tenant_tx(tenant_id) as tx:

@@ -1,19 +1,21 @@
 """The hourly check for overdue renewals: each is recorded, counted, notified and retried."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import groupby
 
 import structlog
 from temporalio import activity
 
 from activities.audit_trail import Clock
+from activities.concurrency import MAX_LISTED, run_for_each_tenant
 from activities.metrics import Metrics
 from activities.notifications import NotificationOutbox
 from core.certificates import ALARMING, ExpiringItem, ExpiryStage, stage
 from core.messages.base import StepInput
 from core.messages.services import ExpiryResult, UnrenewedService
 from core.notifications import NotificationKind
+from core.scheduled import ScheduledTask
 from database.certificates import ExpiringRow
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
@@ -21,7 +23,8 @@ from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
 from vault.pki.authorities import PkiAuthorities
 
-_BATCH = 1000
+_MAX_RENEWED = 1000
+"""Services signalled by one run; the workflow of each also retries every hour."""
 _NAMES = {ExpiryStage.LATE: AuditName.EXPIRY_LATE, ExpiryStage.LAPSED: AuditName.EXPIRY_LAPSED}
 _KINDS = {ExpiryStage.LATE: NotificationKind.EXPIRY_LATE, ExpiryStage.LAPSED: NotificationKind.EXPIRY_LAPSED}
 _NOTIFIED = frozenset({ExpiringItem.CERTIFICATE, ExpiringItem.AUTHORITY})
@@ -49,25 +52,36 @@ class ExpiryActivities:
 
     @activity.defn(name="check-expiry")
     def check_expiry(self) -> ExpiryResult:
-        """Alert on late and lapsed items, late ones first; returns the services to retry."""
+        """Alert on late and lapsed items; returns the services to retry.
+
+        A run ends after `_MAX_RENEWED` services, and the next one begins with the other tenants.
+        """
         now = self._clock()
-        found = [(row, stage(row.begins, row.ends, now)) for row in self._platform.expiring(_BATCH)]
+        found = [(row, stage(row.begins, row.ends, now)) for row in self._platform.expiring(MAX_LISTED)]
         alarming = [(row, at) for row, at in found if at in ALARMING]
         self._metrics.count_not_renewed((row.kind, at) for row, at in alarming)
-        by_tenant = sorted(alarming, key=lambda one: one[0].tenant_id)
-        for tenant_id, of_tenant in groupby(by_tenant, key=lambda one: one[0].tenant_id):
-            try:
-                self._record(tenant_id, list(of_tenant))
-            except OpenKcmError as failed:
-                log.warning("expiry not recorded", tenant_id=tenant_id, code=failed.code)
-            activity.heartbeat(tenant_id)
+        by_tenant: defaultdict[str, list[tuple[ExpiringRow, ExpiryStage]]] = defaultdict(list)
+        for row, at in alarming:
+            by_tenant[row.tenant_id].append((row, at))
+        turns: list[str] = []
+        services: list[UnrenewedService] = []
+        for tenant_id, of_tenant in by_tenant.items():
+            turns.append(tenant_id)
+            services += [
+                UnrenewedService(tenant_id=tenant_id, region=row.region, service=row.name, generation=row.generation)
+                for row, _ in of_tenant
+                if row.kind is ExpiringItem.CERTIFICATE
+            ]
+            if len(services) >= _MAX_RENEWED:
+                break
+        run_for_each_tenant(
+            self._database,
+            ScheduledTask.EXPIRY,
+            turns,
+            lambda tenant_id: self._record(tenant_id, by_tenant[tenant_id]),
+        )
         self._check_root(now)
-        services = [
-            UnrenewedService(tenant_id=row.tenant_id, region=row.region, service=row.name, generation=row.generation)
-            for row, _ in alarming
-            if row.kind is ExpiringItem.CERTIFICATE
-        ]
-        return ExpiryResult(services=tuple(services))
+        return ExpiryResult(services=tuple(services[:_MAX_RENEWED]))
 
     def _check_root(self, now: datetime) -> None:
         """Alert on the PKI root, which only an operator can renew; no tenant is notified."""

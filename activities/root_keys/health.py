@@ -21,11 +21,12 @@ import structlog
 from temporalio import activity
 
 from activities.audit_trail import Clock
-from activities.concurrency import ContextThreadPool
+from activities.concurrency import MAX_LISTED, ContextThreadPool, run_for_each_tenant
 from activities.keys import unwrap_service_key
 from core.errors.keys import CustomerKeyError, RootKeyMismatch, RootKeyRefused, WrongContext
 from core.keys.root_keys import probe_context
 from core.messages.keys import WatchResult, WatchRootKeysInput
+from core.scheduled import ScheduledTask
 from core.tenants.locks import HEALTHY, OUT_OF_REACH, requires_lock
 from database.connection.database import Database
 from database.keys import EncryptedRootKeyRow
@@ -47,7 +48,6 @@ _DATABASE_SECONDS = 2.0
 """The deadline of a call to the database: monitoring continues soon after one without a response."""
 _MAX_REPORTED = 100
 """Tenants in one result; the result and its signals stay small when all keys of a region fail."""
-_BATCH = 200
 
 log = structlog.get_logger()
 
@@ -166,10 +166,12 @@ class RootKeyHealthActivities:
     @activity.defn(name="purge-unused-credentials")
     def forget_untaken_credentials(self) -> None:
         """Erase credentials of requests that no workflow took: rejected ones, or made while Temporal was down."""
-        for tenant_id in self._platform.untaken_credentials(_BATCH):
-            with self._database.tenant_tx(tenant_id) as tx:
-                tx.root_keys.forget_untaken()
-            activity.heartbeat(tenant_id)
+        due = self._platform.untaken_credentials(MAX_LISTED)
+        run_for_each_tenant(self._database, ScheduledTask.UNUSED_CREDENTIALS, due, self._erase_untaken)
+
+    def _erase_untaken(self, tenant_id: str) -> None:
+        with self._database.tenant_tx(tenant_id) as tx:
+            tx.root_keys.forget_untaken()
 
     def _list(self, name: str, region: _Region) -> bool:
         """Request a list of the root keys, or take a finished one; return whether a new one was taken.

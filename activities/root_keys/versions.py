@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 import structlog
 from temporalio import activity
 
-from activities.concurrency import ContextThreadPool
+from activities.concurrency import ContextThreadPool, take_turns
 from activities.keys import unwrap_service_key
 from core import names as ids
 from core.errors.keys import CustomerKeyError
 from core.keys.root_keys import version_context
 from core.messages.keys import DueTenants
+from core.scheduled import ScheduledTask
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from database.root_keys import VersionedRootKey
@@ -45,8 +46,11 @@ class RootKeyVersionActivities:
     def notice_root_key_versions(self) -> DueTenants:
         """Read the newest version of each root key; return tenants with a wrap under an older one, at most a batch.
 
-        The next run checks an unreachable root key again, and finds the remaining tenants.
+        The next run checks an unreachable root key again, and begins with the tenants that this one did not return.
         """
+        return DueTenants(tenants=take_turns(self._database, ScheduledTask.ROOT_KEY_VERSIONS, self._behind()))
+
+    def _behind(self) -> Sequence[str]:
         found = self._platform.numbered_root_keys()
         regions = {key.region for key in found if key.root_key_id is None}
         of_platform = {region: self._newest_of_platform(region) for region in sorted(regions)}
@@ -57,8 +61,8 @@ class RootKeyVersionActivities:
                     if newest is not None and self._is_behind(key, newest):
                         behind.append(key.tenant_id)
                     if len(behind) == _MAX_TENANTS:
-                        return DueTenants(tenants=tuple(behind))
-        return DueTenants(tenants=tuple(behind))
+                        return behind
+        return behind
 
     def _newest_versions(
         self, pool: ContextThreadPool, keys: Sequence[VersionedRootKey], of_platform: dict[str, int | None]

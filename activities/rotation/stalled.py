@@ -5,21 +5,21 @@ from datetime import timedelta
 import structlog
 from temporalio import activity
 
+from activities.concurrency import MAX_LISTED, run_for_each_tenant
 from activities.metrics import Metrics
 from activities.notifications import NotificationOutbox
 from core import names as ids
 from core.keys.rotation import LONGEST
 from core.messages.base import StepInput
 from core.notifications import NotificationKind
+from core.scheduled import ScheduledTask
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from database.rotation import StalledRotationRow
 from openkcm.contract.audit_events import AuditEvent, AuditName
-from openkcm.errors import OpenKcmError
 
 _OVERDUE = timedelta(days=1)
 """The time by which a key exceeds its cryptoperiod before anyone is notified; several hourly checks precede that."""
-_BATCH = 1000
 
 log = structlog.get_logger()
 
@@ -39,14 +39,14 @@ class StalledRotationActivities:
 
         The caller MUST run this before it starts due rotations again: a failure counts until the next rotation runs.
         """
-        stuck = self._platform.stuck_rotations(LONGEST, _OVERDUE, _BATCH)
-        self._metrics.count_stuck_rotations(row.why for row in stuck)
-        for row in stuck:
-            try:
-                self._record(row)
-            except OpenKcmError as failed:
-                log.warning("stalled rotation not recorded", tenant_id=row.tenant_id, code=failed.code)
-            activity.heartbeat(row.tenant_id)
+        stuck = {row.tenant_id: row for row in self._platform.stuck_rotations(LONGEST, _OVERDUE, MAX_LISTED)}
+        self._metrics.count_stuck_rotations(row.why for row in stuck.values())
+        run_for_each_tenant(
+            self._database,
+            ScheduledTask.STALLED_ROTATIONS,
+            tuple(stuck),
+            lambda tenant_id: self._record(stuck[tenant_id]),
+        )
 
     def _record(self, row: StalledRotationRow) -> None:
         """Record a new finding, and notify the customer once until a rotation completes."""

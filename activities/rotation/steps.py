@@ -11,7 +11,7 @@ from temporalio import activity
 
 from activities.approvals import require_approval
 from activities.audit_trail import append_audit_event, build_audit_event
-from activities.concurrency import ContextThreadPool, Pace
+from activities.concurrency import ContextThreadPool, Pace, take_turns
 from activities.keys import (
     alarm,
     context_of,
@@ -48,6 +48,7 @@ from core.messages.keys import (
     RotationStep,
 )
 from core.notifications import NotificationKind
+from core.scheduled import ScheduledTask
 from core.tenants.approvals import Action, Argument
 from core.tenants.lifecycle import DECRYPTS, State
 from database.connection.database import Database
@@ -107,11 +108,12 @@ class RotationActivities:
 
     @activity.defn(name="find-due-rotations")
     def find_due_rotations(self) -> DueTenants:
-        """Return tenants with keys to rotate or a rotation to finish, at most a batch; the next run finds the rest.
+        """Return tenants with keys to rotate or a rotation to finish, at most a batch; the next run begins after it.
 
         The canary tenant is included: its keys age like all others, and a faulty rotation there harms no customer.
         """
-        return DueTenants(tenants=tuple(self._platform.due_rotations(_DUE_BATCH)))
+        due = self._platform.due_rotations(_DUE_BATCH)
+        return DueTenants(tenants=take_turns(self._database, ScheduledTask.ROTATIONS, due))
 
     @activity.defn(name="plan-rotation")
     def plan_rotation(self, step: PlanRotationStep) -> RotationPlan:

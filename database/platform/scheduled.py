@@ -69,7 +69,10 @@ class PlatformQueries:
             return [(tenant_id, event_id, region, kind) for tenant_id, event_id, region, kind in rows]
 
     def pending_enrolments(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
-        """Return (tenant id, enrolment id, region, service) of pending enrolments, oldest first (marketplace)."""
+        """Return (tenant id, enrolment id, region, service) of pending enrolments, oldest first (marketplace).
+
+        The limit holds for each region.
+        """
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute(
                 "select tenant_id, enrolment_id, region, service from okcm.pending_enrolments(%s)", [limit]
@@ -129,7 +132,7 @@ class PlatformQueries:
     def numbered_root_keys(self) -> Sequence[VersionedRootKey]:
         """Return healthy root keys in use that have numbered versions, of tenants in use (worker).
 
-        Tenants with the oldest rotation come first.
+        Tenants with the oldest attempt come first, as in all queries for a `ScheduledTask`.
         """
         with self._database.raw_tx(PLATFORM) as connection:
             return [VersionedRootKey(*row) for row in connection.execute("select * from okcm.numbered_root_keys()")]

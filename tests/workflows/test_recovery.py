@@ -116,7 +116,7 @@ async def test_new_workflow_uses_no_operation_number_twice_and_keeps_approvals_a
 
 
 async def test_pending_marketplace_event_survives_the_loss_of_the_history(client, region, script):
-    after_loss(script, State.ACTIVE, wish=EventKind.SERVICE_DISABLED)
+    after_loss(script, State.ACTIVE, pending_events=[EventKind.SERVICE_DISABLED])
     entity = Entity(client, region)
     await start_again(entity)
     await entity.reaches(State.LEAVING)

@@ -39,8 +39,8 @@ HEARTBEAT = timedelta(seconds=15)
 RECONCILE_ATTEMPT = timedelta(hours=1)
 """A day of a busy key server's log, at tens of thousands of lines a second, and as many streams."""
 
-ALARM_DEADLINE = timedelta(minutes=5)
-"""How long an hourly alert may delay the work after it."""
+ALARM_DEADLINE = timedelta(minutes=10)
+"""How long an hourly alert may delay the work after it; longer than one attempt."""
 
 PREFLIGHT_ATTEMPT = timedelta(seconds=30)
 """A preflight makes about eight calls to a customer's server; it ends after 25 seconds with a timeout as its result."""

@@ -1,6 +1,6 @@
 """Reconciliation detects a step that omits an audit record, by name, in the key server's log."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -16,9 +16,10 @@ from activities.audit_trail import append_audit_event
 from activities.offboarding import destruction
 from activities.rotation import steps as rotation
 from compliance.reconciliation.ledger import ServerLog, our_records, reconcile_all
-from compliance.reconciliation.model import CHECKING, DiscrepancyKind
+from compliance.reconciliation.model import CHECKING, AuditRecord, DiscrepancyKind
 from compliance.reconciliation.vault_log import read_log
 from core import names as ids
+from core.errors.platform import DatabaseUnavailable
 from core.keys.rotation import RotationScope
 from core.tenants.provisioning import Step
 from openkcm.contract.audit_events import AuditName
@@ -153,6 +154,25 @@ def test_schedule_records_and_counts_each_discrepancy_once(log, rotating, vault_
     assert (day["outcome"], day["differences"]) == ("failure", "2")
     assert {"kind": "unrecorded-change"} in counted
     assert {"kind": "unknown-identity"} in counted
+
+
+def test_tenant_whose_stream_cannot_be_read_delays_no_other(log, rotating, request_tenant) -> None:
+    failing = request_tenant()
+    run_steps(failing, [Step.OPEN_RECORDS, Step.CREATE_KEYS])
+    rotating.rotate(rotating.wants())
+
+    def read(tenant_id: str, since: datetime) -> Sequence[AuditRecord]:
+        if tenant_id == failing.tenant_id:
+            raise DatabaseUnavailable
+        return our_records(rotating.tenant.database, tenant_id, since)
+
+    later = CHECKING + timedelta(seconds=1)
+    activities = ReconcileActivities(rotating.tenant.database, log, read, lambda: datetime.now(UTC) + later, UNCOUNTED)
+    with pytest.raises(DatabaseUnavailable):
+        ActivityEnvironment().run(activities.reconcile_audit)
+    (day,) = details_of(rotating, AuditName.AUDIT_RECONCILED)
+    assert (day["outcome"], day["differences"]) == ("success", "0")
+    assert failing.records(AuditName.AUDIT_RECONCILED) == []
 
 
 def test_reconciliation_without_a_log_does_nothing(tenant: Provisioning) -> None:

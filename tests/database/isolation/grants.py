@@ -69,8 +69,8 @@ GRANTS = {
             service_certificate(revoked_at) service_key(root_key_mode, root_key, wrapped, root_key_id, staged_for,
             staged_wrapped, state, l2_version, activated_at, deactivated_at, destroyed_at) tenant(state, root_key_mode,
             ready_at, promise_broken_at, locks, unlocks_to, leaving_since, leaves_at, restored_at, returns_to,
-            destroying_at, offboarded_at, root_key_newest, workflow_starts) tenant_policy(tenant_key_days,
-            service_key_days, changed_at, four_eyes)
+            destroying_at, offboarded_at, root_key_newest, scheduled_attempts,
+            workflow_starts) tenant_policy(tenant_key_days, service_key_days, changed_at, four_eyes)
         """,
         "delete": "route",
         "execute": """

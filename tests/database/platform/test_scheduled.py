@@ -1,0 +1,86 @@
+"""Scheduled work comes in the order of its last attempt, and a region's requests displace no other region's."""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import pytest
+
+from core.scheduled import ScheduledTask
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
+from tests.database.fixtures import Field
+from tests.database.templates import filled_template, two_tenants
+
+HOUR = timedelta(hours=1)
+OLD_CERTIFICATES = (
+    "update okcm.service_certificate set not_before = now() - interval '3 days', not_after = now() - interval '1 day'"
+)
+OLD_KEYS = "update okcm.key set rotated_at = now() - interval '800 days' where kind = 'L2'"
+DUE: dict[ScheduledTask, tuple[str, Callable[[PlatformQueries], Sequence[str]]]] = {
+    ScheduledTask.CA_RETIREMENT: (
+        f"{OLD_CERTIFICATES}; update okcm.certificate_authority set state = 'former'",
+        lambda queries: queries.outlived_authorities(9),
+    ),
+    ScheduledTask.CA_ROTATION: (
+        "update okcm.certificate_authority set recorded_at = now() - interval '300 days', not_after = now()",
+        lambda queries: queries.due_authorities(9),
+    ),
+    ScheduledTask.EXPIRY: (
+        OLD_CERTIFICATES,
+        lambda queries: list(dict.fromkeys(row.tenant_id for row in queries.expiring(99))),
+    ),
+    ScheduledTask.REVOCATION_LISTS: (
+        "update okcm.certificate_revocation_list set this_update = now() - interval '13 hours', next_update = now()",
+        lambda queries: queries.stale_revocation_lists(12 * HOUR, 9),
+    ),
+    ScheduledTask.ROOT_KEY_VERSIONS: (
+        "update okcm.root_key set probe = 'vault:v1:probe'",
+        lambda queries: [row.tenant_id for row in queries.numbered_root_keys()],
+    ),
+    ScheduledTask.ROTATIONS: (OLD_KEYS, lambda queries: queries.due_rotations(9)),
+    ScheduledTask.STALLED_ROTATIONS: (
+        OLD_KEYS,
+        lambda queries: [row.tenant_id for row in queries.stuck_rotations(HOUR, HOUR, 9)],
+    ),
+    ScheduledTask.UNUSED_CREDENTIALS: (
+        "update okcm.root_key_request set sealed = 'sealed', requested_at = now() - interval '1 hour'",
+        lambda queries: queries.untaken_credentials(9),
+    ),
+}
+"""For each task the statement that makes its work due, and its query."""
+
+template = filled_template(two_tenants(active=True, root_keys=True))
+
+
+@pytest.mark.parametrize("task", ScheduledTask)
+def test_tenants_with_the_oldest_attempt_come_first(field: Field, worker: Database, task: ScheduledTask) -> None:
+    statement, query = DUE[task]
+    with field.administrator() as administrator:
+        administrator.execute(statement)
+
+    def attempt(tenant_id: str) -> list[str]:
+        with worker.tenant_tx(tenant_id) as tx:
+            tx.tenants.record_attempt(task)
+        return list(query(PlatformQueries(worker)))
+
+    first, second = query(PlatformQueries(worker))
+    assert {first, second} == {"acme", "beta"}
+    assert attempt(first) == [second, first]
+    assert attempt(second) == [first, second]
+
+
+def test_limit_of_pending_enrolments_holds_for_each_region(field: Field) -> None:
+    with field.administrator() as administrator:
+        administrator.execute(
+            "update okcm.tenant set region = 'eu-central-1' where tenant_id = 'beta';"
+            " insert into okcm.enrolment (tenant_id, enrolment_id, service, kind, proof, proof_hash, key_hash,"
+            "                             ticket_hash, requested_at)"
+            " select e.tenant_id, md5(n::text), e.service, e.kind, e.proof, md5(n::text) || md5(n::text), e.key_hash,"
+            "        md5(n::text) || md5(n::text), now() - interval '1 hour'"
+            " from okcm.enrolment e, generate_series(1, 3) n where e.tenant_id = 'acme'"
+        )
+    found = PlatformQueries(field.open("marketplace")).pending_enrolments(2)
+    assert [(tenant_id, region) for tenant_id, _, region, _ in found] == [
+        *[("acme", "eu-west-1")] * 2,
+        ("beta", "eu-central-1"),
+    ]
