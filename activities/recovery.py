@@ -7,6 +7,7 @@ concurrent recovery starts nothing twice.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from temporalio import activity
 from activities.audit_trail import append_audit_event
 from activities.metrics import Metrics
 from core import names as ids
+from core.errors.platform import TemporalUnavailable
 from core.messages.base import StepInput
 from core.messages.recovery import RecoverTenantInput, RecoveryCursor, RecoveryPage
 from core.messages.services import ServiceInput, ServiceWorkflowState
@@ -50,8 +52,8 @@ class WorkflowStarter(Protocol):
     async def running(self, workflow_ids: Sequence[str]) -> frozenset[str]:
         """Return which of these workflows run; the list may lag behind."""
 
-    async def wait_for_first_task(self, workflow_id: str) -> None:
-        """Wait until a started workflow has run its first task, or for a few seconds when no worker runs it."""
+    async def wait_for_first_task(self, workflow_id: str) -> bool:
+        """Wait until a started workflow has run its first task; return False after a few seconds without a worker."""
 
     async def start_tenant(self, tenant_id: str, region: str) -> bool: ...
 
@@ -60,8 +62,14 @@ class WorkflowStarter(Protocol):
     async def start_service(self, service: ServiceInput) -> bool: ...
 
 
-Start = tuple[str, str, Callable[[], Awaitable[bool]]]
-"""The kind of a workflow, its id and its start."""
+@dataclass(frozen=True, slots=True)
+class RequiredWorkflow:
+    """A workflow that a row requires; `start` returns False where it runs already."""
+
+    kind: str
+    workflow_id: str
+    region: str
+    start: Callable[[], Awaitable[bool]]
 
 
 class RecoveryActivities:
@@ -82,11 +90,16 @@ class RecoveryActivities:
     async def recover_tenant(self, tenant: RecoverTenantInput) -> RecoveryPage:
         """Start the missing tenant and offboarding workflows of one tenant; an unknown tenant needs none."""
         row = await asyncio.to_thread(self._row, tenant.tenant_id)
-        return RecoveryPage(started=0 if row is None else await self._start(self._of_tenant(row)))
+        if row is None:
+            return RecoveryPage(started=0)
+        started, failure = await self._start(self._of_tenant(row))
+        if failure is not None:
+            raise failure
+        return RecoveryPage(started=started)
 
     async def _recover_tenants(self, cursor: RecoveryCursor) -> RecoveryPage:
         rows = await asyncio.to_thread(self._platform.workflow_tenants, cursor.tenant_id or "", _TENANTS)
-        started = await self._start([start for row in rows for start in self._of_tenant(row)])
+        started, _ = await self._start([workflow for row in rows for workflow in self._of_tenant(row)])
         if len(rows) < _TENANTS:
             return RecoveryPage(started=started, next=RecoveryCursor(services=True))
         return RecoveryPage(started=started, next=RecoveryCursor(tenant_id=rows[-1].tenant_id))
@@ -94,7 +107,7 @@ class RecoveryActivities:
     async def _recover_services(self, cursor: RecoveryCursor) -> RecoveryPage:
         after = (cursor.tenant_id or "", cursor.service or "")
         rows = await asyncio.to_thread(self._platform.workflow_services, after, _SERVICES)
-        started = await self._start([self._of_service(row) for row in rows])
+        started, _ = await self._start([self._of_service(row) for row in rows])
         if len(rows) < _SERVICES:
             return RecoveryPage(started=started)
         last = rows[-1]
@@ -111,27 +124,29 @@ class RecoveryActivities:
             tenant_id, row.region, leaving.since, leaving.until, destroying=leaving.destroying_at is not None
         )
 
-    def _of_tenant(self, row: WorkflowTenantRow) -> list[Start]:
+    def _of_tenant(self, row: WorkflowTenantRow) -> list[RequiredWorkflow]:
         """Return the workflows of a tenant; after the point of no return only the offboarding is left."""
-        starts: list[Start] = []
+        required: list[RequiredWorkflow] = []
         if not row.destroying:
-            starts.append(
-                (
+            required.append(
+                RequiredWorkflow(
                     "tenant",
                     ids.tenant_workflow(row.tenant_id),
+                    row.region,
                     lambda: self._starter.start_tenant(row.tenant_id, row.region),
                 )
             )
         if row.leaving_since is not None and row.leaves_at is not None:
             leaving = _offboarding(row, row.leaving_since, row.leaves_at)
-            starts.append(
-                (
+            required.append(
+                RequiredWorkflow(
                     "offboarding",
                     ids.offboard_workflow(row.tenant_id),
+                    row.region,
                     lambda: self._start_offboarding(leaving, row.leaves_at),
                 )
             )
-        return starts
+        return required
 
     async def _start_offboarding(self, leaving: OffboardInput, recorded: datetime | None) -> bool:
         """Start an offboarding; record its end if it is later than the recorded one."""
@@ -147,7 +162,7 @@ class RecoveryActivities:
                 until = leaving.until.isoformat()
                 append_audit_event(tx, step, AuditName.LEAVING_BEGUN, step.tenant_id, until=until, asked_by="recovery")
 
-    def _of_service(self, row: WorkflowServiceRow) -> Start:
+    def _of_service(self, row: WorkflowServiceRow) -> RequiredWorkflow:
         service = ServiceInput(
             tenant_id=row.tenant_id,
             region=row.region,
@@ -156,31 +171,47 @@ class RecoveryActivities:
                 generation=row.generation, renew_at=row.not_before + (row.not_after - row.not_before) * 2 / 3
             ),
         )
-        return (
+        return RequiredWorkflow(
             "service",
             ids.service_workflow(row.tenant_id, row.service),
+            row.region,
             lambda: self._starter.start_service(service),
         )
 
-    async def _start(self, wanted: Sequence[Start]) -> int:
-        """Start the workflows that do not run, and log and count them."""
-        running = await self._starter.running([workflow_id for _, workflow_id, _ in wanted])
+    async def _start(self, required: Sequence[RequiredWorkflow]) -> tuple[int, TemporalUnavailable | None]:
+        """Start the workflows that do not run, and log and count them; return their number and the last failure.
+
+        The failure of one start stops no other. A region without a worker is waited for once.
+        """
+        running = await self._starter.running([one.workflow_id for one in required])
         slots = asyncio.Semaphore(_AT_ONCE)
+        started: list[RequiredWorkflow] = []
+        attended: dict[str, bool] = {}
+        """Whether a started workflow has run its first task, by region."""
+        failure: TemporalUnavailable | None = None
 
-        async def start(kind: str, workflow_id: str, do: Callable[[], Awaitable[bool]]) -> tuple[str, str] | None:
+        async def start(one: RequiredWorkflow) -> None:
+            nonlocal failure
             async with slots:
-                activity.heartbeat(workflow_id)
-                if not await do():
-                    return None
-                await self._starter.wait_for_first_task(workflow_id)
-                return kind, workflow_id
+                activity.heartbeat(one.workflow_id)
+                try:
+                    if not await one.start():
+                        return
+                except TemporalUnavailable as failed:
+                    log.warning("workflow not started", workflow_id=one.workflow_id, code=failed.code)
+                    failure = failed
+                    return
+                started.append(one)
+                if attended.get(one.region, True):
+                    ran = await self._starter.wait_for_first_task(one.workflow_id)
+                    attended[one.region] = ran or attended.get(one.region, False)
 
-        results = await asyncio.gather(*(start(*one) for one in wanted if one[1] not in running))
-        started = [result for result in results if result is not None]
+        await asyncio.gather(*(start(one) for one in required if one.workflow_id not in running))
         if started:
-            self._metrics.count_recovered_workflows(kind for kind, _ in started)
-            log.warning("workflows started again", number=len(started), first=[name for _, name in started[:_LOGGED]])
-        return len(started)
+            self._metrics.count_recovered_workflows(one.kind for one in started)
+            first = [one.workflow_id for one in started[:_LOGGED]]
+            log.warning("workflows started again", number=len(started), first=first)
+        return len(started), failure
 
 
 def _offboarding(row: WorkflowTenantRow, since: datetime, until: datetime) -> OffboardInput:

@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.exceptions import ChildWorkflowError, WorkflowAlreadyStartedError
+from temporalio.exceptions import TimeoutError as WorkflowTimeout
 
 with workflow.unsafe.imports_passed_through():
     from activities.isolation.assessment import IsolationAssessmentActivities
@@ -64,6 +65,8 @@ class AssessDueTenants:
     def __init__(self, due: DueInput | None = None) -> None:
         del due
         self._done, self._failed = 0, 0
+        self._unattended: set[str] = set()
+        """Regions without a worker: an assessment timed out before it began, so this run tries no other there."""
 
     @workflow.run
     async def run(self, due: DueInput | None = None) -> None:
@@ -89,6 +92,8 @@ class AssessDueTenants:
     async def _examine_in_turn(self, tenants: Sequence[DueExamination]) -> None:
         """Assess the tenants of a region one after another; a region without a worker delays no other region."""
         for one in tenants:
+            if one.region in self._unattended:
+                return
             await self._examine(one)
             await workflow.sleep(_PAUSE, summary="pause to leave capacity for services")
 
@@ -106,10 +111,12 @@ class AssessDueTenants:
             )
         except WorkflowAlreadyStartedError:
             pass  # a requested assessment of this tenant runs already
-        except ChildWorkflowError:
+        except ChildWorkflowError as ended:
             # The cancellation of one assessment is a failure of that one; the cancellation of this workflow ends all.
             if workflow.cancellation_reason() is not None:
                 raise
+            if isinstance(ended.cause, WorkflowTimeout):
+                self._unattended.add(one.region)
             self._failed += 1
         self._done += 1
         workflow.set_current_details(f"{self._done:,} assessed, {self._failed:,} failed")

@@ -21,7 +21,7 @@ from database.platform.scheduled import PlatformQueries
 from tests.database.builders import NOW, a_connected_service, a_provisioned_tenant, an_event
 from tests.database.fixtures import Field
 
-_PAGE = 200
+_PAGE, _STARTS_AT_ONCE = 200, 8
 
 
 class Starter:
@@ -31,6 +31,9 @@ class Starter:
         self.runs: dict[str, object] = {}
         self.lagging: set[str] = set()
         self.starts: list[str] = []
+        self.waits: list[str] = []
+        self.refused: set[str] = set()
+        self.attended = True
         self.down = False
 
     async def running(self, workflow_ids: Sequence[str]) -> frozenset[str]:
@@ -38,8 +41,10 @@ class Starter:
             raise TemporalUnavailable
         return frozenset(workflow_ids) & self.runs.keys() - self.lagging
 
-    async def wait_for_first_task(self, workflow_id: str) -> None:
+    async def wait_for_first_task(self, workflow_id: str) -> bool:
         assert workflow_id in self.runs
+        self.waits.append(workflow_id)
+        return self.attended
 
     async def start_tenant(self, tenant_id: str, region: str) -> bool:
         return self._start(ids.tenant_workflow(tenant_id), region)
@@ -52,6 +57,8 @@ class Starter:
 
     def _start(self, workflow_id: str, argument: object) -> bool:
         self.starts.append(workflow_id)
+        if workflow_id in self.refused:
+            raise TemporalUnavailable
         return self.runs.setdefault(workflow_id, argument) is argument
 
 
@@ -209,3 +216,24 @@ def test_recovery_is_retried_while_temporal_is_unavailable(scene):
     with pytest.raises(TemporalUnavailable):
         scene.recover()
     assert TemporalUnavailable.retryable
+
+
+def test_start_that_fails_each_time_delays_no_other_page(scene):
+    tenants = [f"tenant-{number:03}" for number in range(_PAGE + 1)]
+    for tenant_id in tenants:
+        scene.request(tenant_id)
+    first = ids.tenant_workflow(tenants[0])
+    scene.temporal.refused.add(first)
+    assert [page.started for page in scene.recover()] == [_PAGE - 1, 1, 0]
+    assert set(scene.temporal.runs) == set(map(ids.tenant_workflow, tenants)) - {first}
+    with pytest.raises(TemporalUnavailable):
+        scene.recover_one(tenants[0])
+
+
+def test_region_without_a_worker_is_waited_for_once_and_delays_no_other_region(scene):
+    for number in range(_PAGE):
+        scene.request(f"tenant-{number:03}")
+    scene.temporal.attended = False
+    scene.recover()
+    assert len(scene.temporal.runs) == _PAGE
+    assert len(scene.temporal.waits) <= _STARTS_AT_ONCE

@@ -1,11 +1,13 @@
 """Isolation assessments and the check for due tenants: order, one per tenant at a time, and the effect of a breach."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 
 from core import names as ids
 from core.errors.compliance import AssessmentFailed
@@ -18,6 +20,7 @@ from tests.workflows.entities import a_tenant_id, refused, run_platform
 from tests.workflows.scripted import Script
 from workflows.client.workflow_client import WorkflowClient
 from workflows.isolation import AssessDueTenants, AssessIsolation
+from workflows.runtime import timeouts as timing
 from workflows.tenants import Tenant
 
 WORKFLOWS = [Tenant, AssessIsolation, AssessDueTenants]
@@ -32,6 +35,8 @@ class Examinations:
         self.broken: set[str] = set()
         self.due: list[str] = []
         self.region = ""
+        self.regions: dict[str, str] = {}
+        """Regions other than `region`, by tenant."""
         self.running = self.most = 0
         self.hold = asyncio.Event()
         self.hold.set()
@@ -70,7 +75,9 @@ class Examinations:
 
     def _find(self, due: DueInput) -> DueResult:
         page = sorted(one for one in self.due if one > due.after)[:3]
-        return DueResult(tenants=tuple(DueExamination(tenant_id=one, region=self.region) for one in page))
+        return DueResult(
+            tenants=tuple(DueExamination(tenant_id=one, region=self.regions.get(one, self.region)) for one in page)
+        )
 
 
 @pytest.fixture
@@ -194,3 +201,15 @@ async def test_due_tenant_with_a_running_assessment_is_skipped(client, queue, ch
     examinations.hold.set()
     run = await requested
     assert examinations.done == [(tenant_id, run)]
+
+
+@pytest.mark.usefixtures("check")
+async def test_region_without_a_worker_is_tried_once_and_delays_no_other(client, queue, examinations, monkeypatch):
+    monkeypatch.setattr(timing, "EXAMINATION", timedelta(seconds=4))
+    prefix = a_tenant_id()
+    *dead, live = examinations.due = [f"{prefix}-{number:02}" for number in range(7)]
+    examinations.regions = dict.fromkeys(dead, "eu-nowhere-1")
+    await run_platform(client, queue, AssessDueTenants)
+    assert [one for one, _ in examinations.done] == [live]
+    with pytest.raises(RPCError, match="not found"):
+        await client.get_workflow_handle(ids.boundaries_workflow(dead[1])).describe()

@@ -47,13 +47,14 @@ class LostWorkflowStarter:
         )
         return frozenset().union(*found)
 
-    async def wait_for_first_task(self, workflow_id: str) -> None:
+    async def wait_for_first_task(self, workflow_id: str) -> bool:
         handle = (await self._connected()).get_workflow_handle(workflow_id)
         for _ in range(_FIRST_TASK_POLLS):
             with suppress(RPCError):
                 if (await handle.describe(rpc_timeout=_RPC_TIMEOUT)).history_length > _EVENTS_OF_A_START:
-                    return
+                    return True
             await asyncio.sleep(_POLL_SECONDS)
+        return False
 
     async def start_tenant(self, tenant_id: str, region: str) -> bool:
         tenant = TenantInput(tenant_id=tenant_id, region=region, provisioning_slo_seconds=self._promise_seconds)

@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 
 from core.errors.platform import DatabaseUnavailable, TemporalUnavailable
+from core.errors.tenants import TenantUnknown
 from database.platform.scheduled import PlatformQueries
 from marketplace.db_executor import DatabaseExecutor
 from marketplace.events.relay import EventRelay
@@ -202,3 +203,69 @@ async def test_round_ends_early_while_temporal_or_the_database_is_unavailable(ca
 
     assert failure.code in caplog.text
     assert 0 < len(failing.tried) < 100
+
+
+class DeadRegion(WorkflowRelay):
+    """A relay with a region whose deliveries never end, and another region."""
+
+    def __init__(self, transactions: DatabaseExecutor) -> None:
+        super().__init__(transactions)
+        self.delivered: list[str] = []
+
+    def find(self, limit: int) -> list[Waiting]:
+        dead = [("acme-corp-12345", f"dead_{number}", "eu-west-1", "") for number in range(limit)]
+        return [*dead, ("beta-corp-1", "swept", "eu-central-1", "")]
+
+    async def hand_over(self, waiting: Waiting) -> None:
+        _, request, region, _ = waiting
+        if region == "eu-west-1":
+            await asyncio.Event().wait()
+        self.delivered.append(request)
+
+
+async def test_region_without_a_worker_delays_no_other_region():
+    transactions = DatabaseExecutor()
+    relay = DeadRegion(transactions)
+    rounds = asyncio.create_task(relay.run())
+    try:
+        await wait_until_async(lambda: relay.delivered.count("swept") > 1)
+        relay.offer(("beta-corp-1", "offered", "eu-central-1", ""))
+        await wait_until_async(lambda: "offered" in relay.delivered)
+    finally:
+        rounds.cancel()
+        with suppress(asyncio.CancelledError):
+            await rounds
+        await relay.close()
+        transactions.close()
+
+
+class ThousandsFailing(WorkflowRelay):
+    """A relay whose oldest 3,000 requests fail at each attempt, and one later request."""
+
+    def __init__(self, transactions: DatabaseExecutor) -> None:
+        super().__init__(transactions)
+        self.delivered = False
+
+    def find(self, limit: int) -> list[Waiting]:
+        names = [*(f"failing_{number}" for number in range(3000)), "later"]
+        return [("acme-corp-12345", name, "eu-west-1", "") for name in names[:limit]]
+
+    async def hand_over(self, waiting: Waiting) -> None:
+        if waiting[1] != "later":
+            raise TenantUnknown
+        self.delivered = True
+
+
+@pytest.mark.full  # the rounds take half a minute
+async def test_thousands_of_failing_requests_do_not_delay_a_later_one_for_ever():
+    transactions = DatabaseExecutor()
+    relay = ThousandsFailing(transactions)
+    rounds = asyncio.create_task(relay.run())
+    try:
+        await wait_until_async(lambda: relay.delivered, seconds=60)
+    finally:
+        rounds.cancel()
+        with suppress(asyncio.CancelledError):
+            await rounds
+        await relay.close()
+        transactions.close()
