@@ -226,12 +226,17 @@ class RootKeyHandlers(StatusHandlers):
 
     @workflow.update(name="change-root-key", description="Change to the root key of a stored request")
     async def change_root_key(self, request: RootKeyRequest) -> None:
+        if self._is_repeated():
+            return
         with self._running(ROOT_KEY_CHANGE):
             await self._change(request)
+        self._complete_update()
 
     @change_root_key.validator
     def _may_change_root_key(self, request: RootKeyRequest) -> None:
         del request
+        if self._is_repeated():
+            return
         self._require_idle()
         self._require_state(LIVE)  # the activity decides by the recorded locks whether a locked tenant may
 

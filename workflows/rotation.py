@@ -214,8 +214,11 @@ ROTATION, RETIREMENT = "a rotation of keys", "a retirement of a service key vers
 class RotationHandlers(RootKeyHandlers):
     @workflow.update(name="rotate-keys", description="Create new versions of keys and re-wrap under them")
     async def rotate_keys(self, request: RotateRequest) -> None:
+        if self._is_repeated():
+            return
         with self._running(ROTATION):
             await self._rotate_on_demand(request)
+        self._complete_update()
 
     async def _rotate_on_demand(self, request: RotateRequest) -> None:
         try:
@@ -233,6 +236,8 @@ class RotationHandlers(RootKeyHandlers):
     @rotate_keys.validator
     def _may_rotate_keys(self, request: RotateRequest) -> None:
         del request
+        if self._is_repeated():
+            return
         self._require_idle()
         self._require_state(DECRYPTS)
 

@@ -44,6 +44,7 @@ class TenantWorkflowState(Message):
         (), description="kinds of the marketplace events that could not be processed at once"
     )
     notifications: tuple[AnnounceInput, ...] = Field((), description="stored notifications that are still unsent")
+    completed_updates: tuple[str, ...] = Field((), description="ids of updates that a repetition must not run again")
 
 
 class TenantInput(Message):

@@ -13,14 +13,15 @@ from temporalio.testing import WorkflowEnvironment
 from core.messages.tenants import StatusChange
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
-from tests.workflows.entities import Entity
+from tests.workflows.entities import Entity, refused
 from workflows.provisioning import ProvisionTenant
+from workflows.root_keys import ChangeRootKey
 from workflows.rotation import RotateKeys
 from workflows.runtime import options as visibility
 from workflows.runtime.signals import ROOT_KEY_REPORTED
 from workflows.tenants import Tenant
 
-WORKFLOWS = [Tenant, ProvisionTenant, RotateKeys]
+WORKFLOWS = [Tenant, ProvisionTenant, RotateKeys, ChangeRootKey]
 _EVENTS = 80
 """Events after which this server suggests a new run, instead of 4,096."""
 
@@ -93,3 +94,34 @@ async def test_new_run_loses_no_accepted_retry(client, region, script):
     await wait_for_new_run(entity, first)
     await entity.reaches(State.ACTIVE)
     assert script.calls.count("activate") == 1
+
+
+async def test_repeated_request_is_not_run_again_by_the_next_run(entity, script):
+    first, request_id = await run_id(entity), "c" * 32
+    await entity.rotate(request_id=request_id)
+    await entity.change_root_key(request_id)
+    await lengthen(entity)
+    await entity.handle.signal(ROOT_KEY_REPORTED)
+    await wait_for_new_run(entity, first)
+    script.down.add("plan-rotation")
+    running = asyncio.create_task(entity.rotate())
+    await wait_until_async(lambda: script.attempts["plan-rotation"] > 1)
+    # The result of a completed request does not depend on the operation that runs now.
+    await entity.rotate(request_id=request_id)
+    await entity.change_root_key(request_id)
+    script.down.clear()
+    await running
+    assert {step.number for step in script.inputs["plan-rotation"]} == {1, 2}
+    assert [step.number for step in script.inputs["register-root-key"]] == [1]
+
+
+async def test_failed_request_runs_again_in_the_next_run(entity, script):
+    first, request_id = await run_id(entity), "d" * 32
+    script.refused |= {"plan-rotation": "key_unavailable"}
+    await refused("key_unavailable", entity.rotate(request_id=request_id))
+    await lengthen(entity)
+    await entity.handle.signal(ROOT_KEY_REPORTED)
+    await wait_for_new_run(entity, first)
+    script.refused.clear()
+    await entity.rotate(request_id=request_id)
+    assert [step.number for step in script.inputs["plan-rotation"]][-1] == 2

@@ -45,6 +45,7 @@ with workflow.unsafe.imports_passed_through():
 
 LIVE = DECRYPTS | {State.LOCKED}
 """The states of a tenant between activation and offboarding."""
+_REMEMBERED_UPDATES = 64
 _LOAD_PAUSE = timedelta(minutes=1)
 """The pause after the database rejected the first read, for example before a migration. An outage is retried sooner."""
 
@@ -106,6 +107,22 @@ class TenantWorkflowBase:
             yield
         finally:
             self._operation = None
+
+    def _is_repeated(self) -> bool:
+        """Return whether an earlier run completed the update with this id.
+
+        Temporal returns the result of a repeated id only within one run. Updates whose repetition the rows prevent need
+        no such check.
+        """
+        update = workflow.current_update_info()
+        return update is not None and update.id in self._memory.completed_updates
+
+    def _complete_update(self) -> None:
+        """Remember the id of the running update, which succeeded."""
+        update = workflow.current_update_info()
+        if update is not None:
+            completed = (*self._memory.completed_updates, update.id)[-_REMEMBERED_UPDATES:]
+            self._remember(completed_updates=completed)
 
     def _require_idle(self) -> None:
         """Raise OperationRunning, as a failure of the update, when an operation runs."""
