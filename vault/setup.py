@@ -20,6 +20,8 @@ from vault.auth.transport import CORRELATION_HEADER, PROCESS_HEADER
 
 AUDIT_KEY = "audit-checkpoints"
 PLATFORM_PAYLOAD_KEY = "payloads-platform"
+PAYLOAD_KEY_PERIOD = "2160h"
+"""The cryptoperiod of the keys of workflow payloads, 90 days; also in policies/worker.hcl."""
 FINGERPRINT_KEY = "fingerprints"
 SERVER_ROLE = "crypto-server"
 SETUP = "setup"
@@ -144,7 +146,11 @@ def _engines() -> tuple[SetupRequest, ...]:
         # Without this an encrypt with a missing key creates one, also that of an offboarded tenant.
         SetupRequest("no-upsert", "transit/config/keys", {"disable_upsert": True}),
         SetupRequest("audit-key", f"transit/keys/{AUDIT_KEY}", {"type": "ecdsa-p256"}),
-        SetupRequest("payload-key", f"transit/keys/{PLATFORM_PAYLOAD_KEY}", {"type": "aes256-gcm96"}),
+        SetupRequest(
+            "payload-key",
+            f"transit/keys/{PLATFORM_PAYLOAD_KEY}",
+            {"type": "aes256-gcm96", "auto_rotate_period": PAYLOAD_KEY_PERIOD},
+        ),
         SetupRequest("fingerprint-key", f"transit/keys/{FINGERPRINT_KEY}", {"type": "aes256-gcm96"}),
         _mount("pki", "sys/mounts/pki", {"type": "pki", "config": {"max_lease_ttl": _TEN_YEARS}}),
         SetupRequest(

@@ -22,6 +22,7 @@ from core.errors.platform import TemporalUnavailable
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
 from worker import bootstrap, wiring
+from worker.payload_codec import PayloadKeyCache
 from worker.task_queues import run_workers
 from workflows.client.connection import LogForm, connection, core_logging
 from workflows.client.workflow_client import WorkflowClient
@@ -29,6 +30,8 @@ from workflows.client.workflow_client import WorkflowClient
 _RETRY_SECONDS = 0.5
 _RESTORE_SECONDS = 60.0
 """The time between two checks for lost workflows of the platform, as long as that between those for tenants'."""
+_RENEWAL_SECONDS = 6 * 3600.0
+"""The time between two checks for data keys under an older version of their payload key, which lives for 90 days."""
 
 Done = TypeVar("Done")
 
@@ -52,6 +55,7 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
         gateway = await WorkflowClient.connect(
             settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format
         )
+        renewing = asyncio.create_task(_renew_data_keys(parts.keyring))
         database, region = parts.database, settings.regions[0]
         canary = asyncio.create_task(_until_done("canary", lambda: bootstrap.ensure_canary(database, gateway, region)))
         mirror: asyncio.Task[None] | None = None
@@ -65,6 +69,7 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
             )
         await stopping
         restoring.cancel()
+        renewing.cancel()
         if mirror is not None:
             mirror.cancel()
         log.info("worker draining")
@@ -101,6 +106,12 @@ async def _keep_platform_workflows(client: Client, regions: Sequence[str]) -> No
             await bootstrap.restore_platform_workflows(client, regions)
         except (RPCError, RuntimeError, OSError) as down:
             log.warning("workflows of the platform not checked", error=type(down).__name__)
+
+
+async def _renew_data_keys(keyring: PayloadKeyCache) -> None:
+    while True:
+        await asyncio.sleep(_RENEWAL_SECONDS)
+        await asyncio.to_thread(keyring.renew)
 
 
 async def _until_done(what: str, attempt: Callable[[], Awaitable[Done]]) -> Done:

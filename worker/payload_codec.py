@@ -5,12 +5,16 @@ metadata of a payload contains the name of the Transit key and the wrapped data 
 can decrypt it without another store. The metadata is authenticated, so a payload cannot be assigned to another key.
 Nonces are random: one data key encrypts far fewer than the 2^32 messages for which that is safe (NIST SP 800-38D, 8.3).
 
-Each tenant has one data key, which its payload key in Transit wraps. Before that key exists, the tenant's few payloads,
-which contain only ids, are encrypted under the platform's key. After `learn`, or after the first payload of the tenant
-was decrypted here, its payloads are encrypted under the tenant's key. To delete this one Transit key makes all later
-payloads of the tenant unreadable, in histories and in backups. Encoding never calls Vault, so a workflow can raise an
-alert while Vault is down. Data keys are removed only after an offboarding: each is a few hundred bytes, and without its
-data key a tenant's payloads would again be encrypted under the platform's key.
+Each tenant has one current data key, which its payload key in Transit wraps. Before the payload key exists, the few
+payloads of the tenant, which contain only ids, are encrypted under the platform's key. After `learn`, or after the
+first payload of the tenant was decrypted here, its payloads are encrypted under the tenant's key. To delete this one
+Transit key makes all later payloads of the tenant unreadable, in histories and in backups. Encoding never calls Vault,
+so a workflow can raise an alert while Vault is down.
+
+The key server rotates payload keys. A data key that an older version wraps is replaced by `renew`, or by a newer one
+that another worker used. Former data keys still decrypt. They are removed only after an offboarding: each is a few
+hundred bytes, and a tenant gets a few in a year. Without its data key a tenant's payloads would be encrypted under the
+platform's key again.
 """
 
 import asyncio
@@ -22,6 +26,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Self
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from temporalio.api.common.v1 import Payload
@@ -36,8 +41,10 @@ from temporalio.converter import (
 )
 
 from core import names as ids
-from core.errors.keys import WrongContext
+from core.errors.keys import KeyUnavailable, WrongContext
 from core.names import payloads_of_tenant
+from openkcm.errors import OpenKcmError
+from vault.transit.keys import ciphertext_version
 from vault.transit.payload_keys import TransitPayloadKeys
 
 ENCODING = b"binary/openkcm-aes256gcm"
@@ -46,6 +53,8 @@ _NONCE_BYTES = 12
 
 PLATFORM_KEY = "payloads-platform"
 
+
+log = structlog.get_logger()
 
 _KEY_NAME = re.compile(rf"{re.escape(PLATFORM_KEY)}|{ids.payload_key('[a-z0-9][a-z0-9-]{2,39}')}")
 
@@ -63,18 +72,36 @@ class PayloadKeyCache:
     def __init__(self, keys: TransitPayloadKeys) -> None:
         self._keys = keys
         self._lock = threading.Lock()
-        self._platform: DataKey | None = None
         self._current: dict[str, DataKey] = {}
         self._unwrapped: dict[str, DataKey] = {}
 
     def open_platform_key(self) -> None:
         """Fetch the platform's data key; required once, before the first payload is encrypted."""
-        plain, wrapped = self._keys.new_data_key(PLATFORM_KEY)
-        self._platform = DataKey(PLATFORM_KEY, wrapped, plain)
+        self._keep(self._new(PLATFORM_KEY))
 
     def learn(self, tenant_id: str, data_key: bytes, wrapped: str) -> None:
-        """Encrypt the tenant's payloads with this data key; the first learned key stays in use."""
+        """Encrypt the tenant's payloads with this data key; of one version the first learned key stays in use."""
         self._keep(DataKey(ids.payload_key(tenant_id), wrapped, data_key))
+
+    def renew(self) -> None:
+        """Replace the data keys that an older version of their Transit key wraps.
+
+        A data key stays in use when its Transit key is disabled, and all do while the key server is unavailable.
+        """
+        with self._lock:
+            names = tuple(self._current)
+        for name in names:
+            try:
+                made = self._new(name)
+            except KeyUnavailable as failed:
+                log.warning("data key not renewed", key=name, code=failed.code)
+                continue
+            except OpenKcmError as failed:
+                log.warning("data keys not renewed", code=failed.code)
+                return
+            with self._lock:
+                if name in self._current:  # else its tenant was offboarded meanwhile
+                    self._adopt(made)
 
     def forget(self, tenant_id: str) -> None:
         """Remove the tenant's data keys after their Transit key was destroyed; its payloads are unreadable then."""
@@ -85,12 +112,11 @@ class PayloadKeyCache:
 
     def current(self, tenant_id: str | None) -> DataKey:
         """Return the data key for encryption; `tenant_id` is None for the platform's workflows."""
-        if self._platform is None:
-            raise RuntimeError("open_platform_key was not called")
-        if tenant_id is None:
-            return self._platform
         with self._lock:
-            return self._current.get(ids.payload_key(tenant_id), self._platform)
+            platform = self._current.get(PLATFORM_KEY)
+            if platform is None:
+                raise RuntimeError("open_platform_key was not called")
+            return platform if tenant_id is None else self._current.get(ids.payload_key(tenant_id), platform)
 
     async def open(self, key_name: str, wrapped: str) -> bytes:
         """Return the data key of a payload, from memory or from Vault."""
@@ -98,17 +124,24 @@ class PayloadKeyCache:
             known = self._unwrapped.get(wrapped)
             if known is not None and known.key_name == key_name:
                 return known.plain
-        if self._platform is not None and (key_name, wrapped) == (self._platform.key_name, self._platform.wrapped):
-            return self._platform.plain
         plain = await asyncio.to_thread(self._keys.open_data_key, key_name, wrapped)
         self._keep(DataKey(key_name, wrapped, plain))
         return plain
 
+    def _new(self, key_name: str) -> DataKey:
+        plain, wrapped = self._keys.new_data_key(key_name)
+        return DataKey(key_name, wrapped, plain)
+
     def _keep(self, key: DataKey) -> None:
         with self._lock:
-            if key.key_name != PLATFORM_KEY:
-                self._current.setdefault(key.key_name, key)
-            self._unwrapped[key.wrapped] = key
+            self._adopt(key)
+
+    def _adopt(self, key: DataKey) -> None:
+        """Decrypt with a data key, and encrypt with it unless the current one is as new."""
+        self._unwrapped[key.wrapped] = key
+        current = self._current.get(key.key_name)
+        if current is None or ciphertext_version(current.wrapped) < ciphertext_version(key.wrapped):
+            self._current[key.key_name] = key
 
 
 class TenantCodec(PayloadCodec, WithSerializationContext):

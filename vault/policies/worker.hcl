@@ -51,6 +51,15 @@ path "transit/keys/root-*" {
     "derived" = [true]
   }
 }
+# The keys of workflow payloads are rotated automatically. As above, the parameters exclude config and trim, so no
+# version is ever retired: histories stay readable.
+path "transit/keys/payload-*" {
+  capabilities       = ["create", "update", "read"]
+  allowed_parameters = {
+    "type"               = ["aes256-gcm96"]
+    "auto_rotate_period" = ["2160h"]
+  }
+}
 # Created by the setup of the server; the worker may only use them.
 path "transit/keys/audit-checkpoints/*" {
   capabilities = ["deny"]

@@ -96,15 +96,24 @@ class CapabilityMissing(OpenKcmError):
         )
 
 
-def ensure_key(session: VaultClient, name: str, kind: str, *, derived: bool) -> dict[str, Any]:
+def ensure_key(
+    session: VaultClient, name: str, kind: str, *, derived: bool, auto_rotate: str | None = None
+) -> dict[str, Any]:
     """Return Transit's record of the key `name`; create it if missing and enable it if disabled.
+
+    `auto_rotate` is the period after which the key server creates the next version of a key that is created here.
 
     A creation responds with 200 and the existing key in any case, so the record is always compared.
 
     Raises:
         ConflictingResource: a key of that name exists with other properties.
     """
-    record = session.write(f"transit/keys/{name}", {"type": kind, "derived": True} if derived else {"type": kind})
+    wanted: dict[str, object] = {"type": kind}
+    if derived:
+        wanted["derived"] = True
+    if auto_rotate is not None:
+        wanted["auto_rotate_period"] = auto_rotate
+    record = session.write(f"transit/keys/{name}", wanted)
     require_key(record, name, kind, derived=derived)
     if record.get("soft_deleted"):
         record = session.write(f"transit/keys/{name}/soft-delete-restore")

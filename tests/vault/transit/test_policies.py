@@ -106,6 +106,11 @@ DENIED: dict[str, list[Attempt]] = {
         ("POST", "transit/keys/smuggled", {"type": "aes256-gcm96", "allow_plaintext_backup": True}),
         ("POST", "transit/keys/smuggled", {"type": "aes256-gcm96", "derived": True, "convergent_encryption": True}),
         ("POST", "transit/keys/smuggled", {"type": "rsa-2048"}),
+        ("POST", "transit/keys/smuggled", {"type": "aes256-gcm96", "auto_rotate_period": "2160h"}),
+        ("POST", "transit/keys/payload-smuggled", {"type": "aes256-gcm96", "auto_rotate_period": "1h"}),
+        ("POST", "transit/keys/payload-smuggled", {"type": "aes256-gcm96", "exportable": True}),
+        ("POST", "transit/keys/{payload}/config", {"min_decryption_version": 2}),
+        ("POST", "transit/keys/{payload}/trim", {"min_available_version": 2}),
         *(
             ("POST", "pki/root/sign-intermediate", {"csr": "x", "common_name": "x", **limits})
             for limits in (
