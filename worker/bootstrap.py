@@ -5,7 +5,7 @@ a second run, or a run in two workers at once, changes nothing.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -272,38 +272,48 @@ async def restore_platform_workflows(client: Client, regions: Sequence[str]) -> 
     await ensure_watches(client, regions)
 
 
-async def ensure_canary(database: Database, gateway: WorkflowClient, region: str) -> None:
+Clock = Callable[[], datetime]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def ensure_canary(database: Database, gateway: WorkflowClient, region: str, clock: Clock = _now) -> None:
     """Provision the canary tenant like any other tenant; raises CanaryMissing until it is active.
 
     The isolation gate of each new tenant attacks it, so without it no tenant becomes active.
     """
-    if not await _provision(database, gateway, CANARY_TENANT_ID, "OpenKCM canary", region):
+    if not await _provision(database, gateway, CANARY_TENANT_ID, "OpenKCM canary", region, clock):
         raise CanaryMissing
 
 
-async def ensure_mirror(database: Database, gateway: WorkflowClient, region: str) -> None:
+async def ensure_mirror(database: Database, gateway: WorkflowClient, region: str, clock: Clock = _now) -> None:
     """Provision the second canary tenant, whose gate needs the first; raises SecondCanaryMissing until it is active."""
-    if not await _provision(database, gateway, MIRROR_TENANT_ID, "OpenKCM mirror", region):
+    if not await _provision(database, gateway, MIRROR_TENANT_ID, "OpenKCM mirror", region, clock):
         raise SecondCanaryMissing
 
 
-async def _provision(
-    database: Database, gateway: WorkflowClient, tenant_id: str, organization: str, region: str
+async def _provision(  # noqa: PLR0913, PLR0917 - the tenant and its clients
+    database: Database, gateway: WorkflowClient, tenant_id: str, organization: str, region: str, clock: Clock
 ) -> bool:
-    state = await asyncio.to_thread(_request_tenant, database, tenant_id, organization, region)
-    if state in {State.REQUESTED, State.FAILED}:
-        await gateway.enable(tenant_id, region, f"bootstrap-{state}")
+    state = await asyncio.to_thread(_request_tenant, database, tenant_id, organization, region, clock())
+    if state is State.REQUESTED:
+        await gateway.enable(tenant_id, region, "bootstrap-requested")
+    elif state is State.FAILED:
+        # The tenant workflow ignores a repeated id. This one limits the retries of all workers to one a minute.
+        await gateway.enable(tenant_id, region, f"bootstrap-failed-{clock():%Y-%m-%dT%H:%M}")
     return state is State.ACTIVE
 
 
-def _request_tenant(database: Database, tenant_id: str, organization: str, region: str) -> State:
+def _request_tenant(database: Database, tenant_id: str, organization: str, region: str, now: datetime) -> State:
     event = MarketplaceEvent(
         event_id="bootstrap",
         kind=EventKind.SERVICE_ENABLED,
         tenant_id=tenant_id,
         organization=organization,
         region=region,
-        timestamp=datetime.now(UTC),
+        timestamp=now,
     )
     with database.tenant_tx(tenant_id) as tx:
         return tx.tenants.request(event).state

@@ -1,8 +1,9 @@
 """Declarations in Temporal are made once by any number of workers; the canary tenants are ordinary tenants."""
 
 import asyncio
+import json
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from temporalio.api.enums.v1 import IndexedValueType
@@ -135,6 +136,28 @@ async def test_both_canary_tenants_are_requested_once_and_wait_for_a_worker(temp
         tx.tenants.move(Transition.PROVISION)
         tx.tenants.move(Transition.ACTIVATE)
     await bootstrap.ensure_mirror(parts.database, gateway, "eu-west-1")
+
+
+async def test_canary_that_fails_again_is_requested_again_once_a_minute(temporal_client, gateway, parts):
+    with pytest.raises(CanaryMissing):
+        await bootstrap.ensure_canary(parts.database, gateway, "eu-west-1")
+    with parts.database.tenant_tx(CANARY_TENANT_ID) as tx:
+        tx.tenants.move(Transition.PROVISION)
+        tx.tenants.move(Transition.FAIL)
+    begin = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+    for seconds in (0, 30, 60, 90):
+        with pytest.raises(CanaryMissing):
+            await bootstrap.ensure_canary(
+                parts.database, gateway, "eu-west-1", lambda seconds=seconds: begin + timedelta(seconds=seconds)
+            )
+    history = await temporal_client.get_workflow_handle(tenant_workflow(CANARY_TENANT_ID)).fetch_history()
+    signals = [event.workflow_execution_signaled_event_attributes.input.payloads for event in history.events]
+    requests = [json.loads(payload.data)["event_id"] for payloads in signals for payload in payloads]
+    assert list(dict.fromkeys(requests)) == [
+        "bootstrap-requested",
+        "bootstrap-failed-2026-01-15T10:30",
+        "bootstrap-failed-2026-01-15T10:31",
+    ]
 
 
 async def test_active_canary_is_not_requested_again(temporal_client, gateway, parts, request_tenant):
