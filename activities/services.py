@@ -12,6 +12,7 @@ from temporalio import activity
 from activities.audit_trail import Clock, append_audit_event, is_executed
 from activities.certificates.ca_rotation import as_authority
 from activities.keys import context_of, require_active_version, require_current_root_key, root_key_in_force
+from activities.step_progress import track_progress
 from core.errors.platform import ConflictingResource, Superseded
 from core.errors.services import ServiceUnknown
 from core.errors.tenants import OperationRepeated, TenantNotOperational, TenantUnknown
@@ -82,11 +83,12 @@ class ServiceActivities:
             )
             return plan
 
-    @activity.defn(name="create-service-key")
+    @activity.defn(name="create-service-key", no_thread_cancel_exception=True)
     def create_service_key(self, step: CertificateStep) -> None:
         """Step 2: create an L3 that no process has in memory, wrapped by L2 and then by L1 (MTCI E1 to E3).
 
-        It is created once. A reconnected service keeps it, so that it can decrypt its earlier ciphertexts.
+        It is created once. A reconnected service keeps it, so that it can decrypt its earlier ciphertexts. The inner
+        wrap is not kept in the heartbeat for a later attempt: it lacks the layer of the root key.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             _require_not_disconnected(tx, step)
@@ -97,8 +99,9 @@ class ServiceActivities:
                 raise TenantUnknown
             in_force = root_key_in_force(tx, tenant)
         context = context_of(step.tenant_id, step.service, _FIRST_VERSION)
-        inner = self._tenant_keys.new_wrapped_key(context)
-        wrapped = in_force.open(self._root_keys).wrap(context, inner.encode("ascii"))
+        with track_progress():
+            inner = self._tenant_keys.new_wrapped_key(context)
+            wrapped = in_force.open(self._root_keys).wrap(context, inner.encode("ascii"))
         made = in_force.row(step.service, _FIRST_VERSION, wrapped, ciphertext_version(inner))
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()

@@ -31,7 +31,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from openkcm.errors import InvalidName
     from workflows.runtime import timeouts as timing
-    from workflows.runtime.activity_calls import run_activity, run_local_activity
+    from workflows.runtime.activity_calls import run_activity, run_key_server_activity, run_local_activity
     from workflows.runtime.failures import code_of, refusal, refusal_of
 
 TENANT_GONE = "tenant-offboarded"
@@ -152,7 +152,9 @@ class ConnectService:
         )
         step = self._certificate(plan)
         try:
-            await run_activity(ServiceActivities.create_service_key, step, "2 · create the service key, wrapped twice")
+            await run_key_server_activity(
+                ServiceActivities.create_service_key, step, "2 · create the service key, wrapped twice"
+            )
             issued = await run_activity(ServiceActivities.issue_certificate, step, "3 · issue the certificate")
             await run_local_activity(ServiceActivities.mark_connected, step, "4 · mark the service connected")
         except ActivityError as failed:

@@ -13,6 +13,7 @@ from config.settings import Settings
 from devstack.servers.temporal import TemporalServer
 from tests.activities.conftest import (
     key_server,
+    operator,
     parts,
     request_tenant,
     settings,
@@ -22,7 +23,7 @@ from tests.activities.conftest import (
 from tests.ports import free_ports
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["key_server", "parts", "request_tenant", "settings", "tenant", "vault_admin"]
+__all__ = ["key_server", "operator", "parts", "request_tenant", "settings", "tenant", "vault_admin"]
 
 
 @pytest.fixture
