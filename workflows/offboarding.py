@@ -240,13 +240,13 @@ class OffboardTenant:
 
     async def _destroy(self) -> bool:
         """Destroy keys and rows, unless the tenant was restored at the last moment."""
-        step, tenant_id = self._step, self._leaving.tenant_id
+        step = self._step
         begun = await run_activity(GracePeriodActivities.begin_destruction, step, "3 · the point of no return")
         if not begun.begun:
             workflow.set_current_details("**Restored** at the last moment; nothing was destroyed.")
             return False
         workflow.set_current_details("**Destroying.** The tenant cannot be restored.")
-        stock = await run_activity(
+        await run_activity(
             DestructionActivities.take_stock,
             step,
             "4 · record the keys to be destroyed",
@@ -273,9 +273,7 @@ class OffboardTenant:
             heartbeat=timing.DESTROY_HEARTBEAT,
             kind=ActivityKind.LONG,
         )
-        for service in stock.services:
-            await _signal_gone(ids.service_workflow(tenant_id, service))
-        await _signal_gone(ids.tenant_workflow(tenant_id))
+        await _signal_gone(ids.tenant_workflow(self._leaving.tenant_id))
         await workflow.execute_activity_method(
             WorkflowTerminationActivities.close_workflows,
             step,
@@ -289,16 +287,15 @@ class OffboardTenant:
         await run_activity(DestructionActivities.certify_destruction, step, "12 · sign the erasure certificate")
         await self._announce(step, NotificationKind.OFFBOARDED, "13 · notify")
         workflow.set_current_details("**Offboarded.** The erasure certificate lists what was destroyed.")
-        if workflow.patched("terminate-service-workflows"):
-            await workflow.execute_activity_method(
-                WorkflowTerminationActivities.terminate_service_workflows,
-                step,
-                task_queue=activity_queue(ActivityKind.LONG),
-                summary="14 · terminate the workflows of the services",
-                start_to_close_timeout=timing.ERASE_ATTEMPT,
-                heartbeat_timeout=timing.HEARTBEAT,
-                retry_policy=timing.RETRY,
-            )
+        await workflow.execute_activity_method(
+            WorkflowTerminationActivities.terminate_service_workflows,
+            step,
+            task_queue=activity_queue(ActivityKind.LONG),
+            summary="14 · terminate the workflows of the services",
+            start_to_close_timeout=timing.ERASE_ATTEMPT,
+            heartbeat_timeout=timing.HEARTBEAT,
+            retry_policy=timing.RETRY,
+        )
         return True
 
     async def _announce(self, step: StepInput, kind: NotificationKind, summary: str) -> None:

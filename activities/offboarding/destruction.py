@@ -23,7 +23,6 @@ from core import names as ids
 from core.errors.platform import DatabaseRefused
 from core.errors.tenants import TenantUnknown
 from core.messages.base import StepInput
-from core.messages.tenants import DestructionInventory
 from core.notifications import NotificationKind
 from core.tenants.offboarding import KEPT, remains
 from database.connection.database import Database
@@ -84,7 +83,7 @@ class DestructionActivities:
         self._clock = clock
 
     @activity.defn(name="inventory-keys")
-    def take_stock(self, step: StepInput) -> DestructionInventory:
+    def take_stock(self, step: StepInput) -> None:
         """Step 4: record the fingerprints of all keys to be destroyed, while they still exist.
 
         Of the keys in the key server only recorded ones count: an unrecorded key of that name may belong to another
@@ -98,7 +97,6 @@ class DestructionActivities:
         for services in self._services(step):
             with self._database.tenant_tx(step.tenant_id) as tx:
                 tx.leaving.gather([*tx.leaving.unwrapped(services), *self._certificates(tx, services)])
-        return DestructionInventory()
 
     @activity.defn(name="disconnect-services")
     def disconnect_services(self, step: StepInput) -> None:

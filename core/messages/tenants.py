@@ -11,7 +11,7 @@ from enum import StrEnum
 from pydantic import Field, JsonValue
 
 from core.keys.root_keys import RootKeyMode
-from core.messages.base import AnnounceInput, ApprovalRef, Message, ServiceName, StepInput
+from core.messages.base import AnnounceInput, ApprovalRef, Message, StepInput
 from core.names import TenantId
 from core.notifications import NotificationKind
 from core.tenants.approvals import Action, ApprovalState
@@ -202,14 +202,6 @@ class OffboardInput(Message):
 
 class DestructionStartedResult(Message):
     begun: bool = Field(description="false when the tenant was restored")
-
-
-class DestructionInventory(Message):
-    """The part of the inventory to destroy that a workflow needs."""
-
-    services: tuple[ServiceName, ...] = Field(
-        (), description="services whose workflows to signal; only in old histories, because it has no bound"
-    )
 
 
 class OffboardResult(Message):

@@ -212,9 +212,8 @@ async def _approved(client: Client, script: Script) -> Recorded:
     yield "tenant-approved", entity.handle
 
 
-async def _left(client: Client, script: Script) -> Recorded:
-    """An offboarding by the marketplace that is undone in the grace period; then an immediate one with a service."""
-    script.leaving.services = ("orders-db",)
+async def _left(client: Client, _script: Script) -> Recorded:
+    """An offboarding by the marketplace that is undone in the grace period; then an immediate one."""
     entity = await _active(client, "leaver-corp")
     await entity.gateway.disable(entity.tenant_id, "event-off")
     await entity.reaches(State.LEAVING)

@@ -54,7 +54,6 @@ from core.messages.tenants import (
     ActivateResult,
     ApprovalResult,
     ApprovalStep,
-    DestructionInventory,
     DestructionStartedResult,
     LeaveInput,
     OffboardingResult,
@@ -301,14 +300,12 @@ class LeavingTenant:
     """The part of a tenant's row that offboarding, restoration and destruction read."""
 
     def __init__(self, script: Script) -> None:
-        self.services: tuple[str, ...] = ()
         self.leaving: OffboardingResult | None = None
         self.destroying = False
         script.answers |= {
             "start-offboarding": self._leave,
             "restore-tenant": self._restore,
             "start-destruction": self._begin_destruction,
-            "inventory-keys": lambda _step: DestructionInventory(services=self.services),
         }
 
     def _leave(self, step: LeaveInput) -> OffboardingResult:

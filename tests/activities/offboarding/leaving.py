@@ -9,7 +9,6 @@ from core import names as ids
 from core.keys.encryption_context import EncryptionContext, Purpose
 from core.messages.base import StepInput
 from core.messages.tenants import (
-    DestructionInventory,
     DestructionStartedResult,
     LeaveInput,
     LeaveReason,
@@ -85,7 +84,7 @@ class Leaving(Recorded):
         step = StatusChangeInput(tenant_id=self.tenant_id, operation_id=f"{move}-{self.number}", move=move)
         self.tenant.run_with("change-status", step)
 
-    def run(self, name: str) -> DestructionStartedResult | DestructionInventory | None:
+    def run(self, name: str) -> DestructionStartedResult | None:
         return self.tenant.run_with(name, self.step)
 
     def through(self, until: str = STEPS[-1]) -> None:

@@ -13,6 +13,7 @@ from core.messages.services import ServiceInput, ServiceWorkflowState
 from core.messages.tenants import LeaveReason, OffboardInput, StatusChange, StatusChangeResult
 from core.tenants.lifecycle import State
 from core.tenants.offboarding import offboarding_number
+from tests.activities.offboarding.leaving import STEPS
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity, ends, fast_forward, refused, summaries
 from workflows.offboarding import OffboardTenant
@@ -23,18 +24,7 @@ from workflows.tenants import Tenant
 
 WORKFLOWS = [Tenant, OffboardTenant, ConnectService, ProvisionTenant]
 HOUR = {"grace_seconds": 3600}
-DESTRUCTION = [
-    "start-destruction",
-    "inventory-keys",
-    "disconnect-services",
-    "destroy-service-keys",
-    "destroy-tenant-key",
-    "destroy-ca-key",
-    "erase-rows",
-    "destroy-payload-key",
-    "issue-erasure-certificate",
-    "send-notification offboarded",
-]
+DESTRUCTION = [*STEPS, "send-notification offboarded"]
 
 
 def destroyed(script) -> list[str]:
