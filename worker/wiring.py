@@ -372,7 +372,7 @@ def workers(client: Client, parts: WorkerDependencies) -> list[Worker]:
             activities=activities,
             activity_executor=ThreadPoolExecutor(slots.threads, thread_name_prefix=queue),
             max_concurrent_activities=slots.activities,
-            max_concurrent_local_activities=slots.local or None,
+            max_concurrent_local_activities=max(slots.local, 1),  # 0 would mean the default of 100
             interceptors=parts.interceptors,
             # The sandbox detects nondeterminism; tests/workflows run every workflow in it. Here it took 30 % of the
             # worker's CPU (docs/adr), half of that to determine the workflow of each payload.
