@@ -26,6 +26,12 @@ COLUMNS = (
 # Row-level security alone selects the tenant's row. The id is in the query for the plan: the operator has a second
 # policy, ORed to the first, and an OR alone cannot use the index.
 _GET = f"select {COLUMNS} from okcm.tenant where tenant_id = %s"  # noqa: S608 - COLUMNS is the constant above
+# A process that no longer responds must not keep the tenant from being locked: PostgreSQL ends its transaction before
+# the next one that waits for the row gives up (`lock_timeout`).
+LOCK = f"""
+    select {COLUMNS} from okcm.tenant, set_config('idle_in_transaction_session_timeout', '4s', true)
+    where tenant_id = %s for no key update of tenant
+"""  # noqa: S608 - the same
 _CREATE = (
     "insert into okcm.tenant (tenant_id, organization, region) values (%s, %s, %s)"  # noqa: S608 - the same
     f" on conflict do nothing returning {COLUMNS}"
@@ -75,9 +81,10 @@ class Tenants:
     def lock(self) -> TenantRow:
         """Return the row, locked against other `lock` calls until the transaction ends; raise TenantUnknown.
 
-        The lock is NO KEY: FOR UPDATE would wait for every transaction that writes a row that refers to this one.
+        The lock is NO KEY: FOR UPDATE would wait for every transaction that writes a row that refers to this one. The
+        transaction ends as soon as the process pauses for four seconds.
         """
-        found = self.connection.execute(f"{_GET} for no key update", [self.tenant_id]).fetchone()
+        found = self.connection.execute(LOCK, [self.tenant_id]).fetchone()
         if found is None:
             raise TenantUnknown
         return tenant_row(found)

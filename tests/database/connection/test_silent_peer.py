@@ -9,6 +9,8 @@ from contextlib import suppress
 import pytest
 
 from core.errors.platform import DatabaseUnavailable
+from core.tenants.lifecycle import State, Transition
+from core.tenants.locks import LockReason
 from database.connection.database import BEGIN_SECONDS, Database
 from database.postgres.deadline import CALL_SECONDS, STATEMENT_SECONDS
 from database.postgres.notify import NotifyFeed
@@ -123,6 +125,18 @@ def test_statement_that_is_lost_in_the_network_ends(field: Field, relay: Relay) 
         connection.execute("select 1")
     assert time.monotonic() - began < ANSWER_SECONDS
     assert reads(worker)
+
+
+def test_tenant_is_locked_while_a_lost_process_holds_its_row(field: Field, relay: Relay) -> None:
+    lost, worker = through(relay, field), field.open("worker")
+    with worker.tenant_tx("acme") as tx:
+        tx.tenants.move(Transition.ACTIVATE)
+    states: list[State] = []
+    with suppress(DatabaseUnavailable), lost.tenant_tx("acme", call_seconds=1.0) as held:
+        held.tenants.lock()
+        with relay.dropping(), worker.tenant_tx("acme") as tx:
+            states.append(tx.tenants.hold(LockReason.MANUAL))
+    assert states == [State.LOCKED], "the first attempt ended by `lock_timeout`"
 
 
 @pytest.mark.parametrize("how", ["stopped", pytest.param("dropped", marks=pytest.mark.full)])
