@@ -75,6 +75,7 @@ class StoredTenantActivities:
                     rolls=number,
                     operations=number,
                     waiting=pending_approvals(tx),
+                    approved=tuple(one.approval_id for one in tx.approvals.unexecuted()),
                     pending_events=_pending_events(tx, row.state),
                 ),
                 root_key_mode=RootKeyMode(row.root_key_mode),

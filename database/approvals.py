@@ -83,6 +83,13 @@ class Approvals:
         rows = self.connection.execute(f"{_READ} where state = 'pending' order by expires_at, approval_id").fetchall()
         return [_approval(row) for row in rows]
 
+    def unexecuted(self) -> Sequence[Approval]:
+        """Return approved requests whose action has not begun, the first approved first."""
+        rows = self.connection.execute(
+            f"{_READ} where state = 'approved' and used_by is null order by decided_at, approval_id"
+        ).fetchall()
+        return [_approval(row) for row in rows]
+
     def latest(self, limit: int = 10) -> Sequence[Approval]:
         """Return the newest requests that are no longer pending, newest first."""
         rows = self.connection.execute(

@@ -103,8 +103,16 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
 
     @workflow.update(name="decide-approval", description="Approve or reject a request by its votes")
     async def decide(self, request: ApprovalRequest) -> None:
+        await self._decide(request.approval_id)
+
+    @decide.validator
+    def _may_decide(self, request: ApprovalRequest) -> None:
+        del request
+        self._require_state(LIVE | {State.LEAVING})
+
+    async def _decide(self, approval_id: str) -> None:
         async with self._approval_lock:
-            step = self._approval_step(request.approval_id)
+            step = self._approval_step(approval_id)
             try:
                 result = await run_local_activity(
                     ApprovalActivities.decide_approval, step, "count the votes on a request"
@@ -112,13 +120,17 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
             except ActivityError as failed:
                 raise refusal_of(failed) from None
             self._store(result)
-        if result.state is ApprovalState.APPROVED and request.approval_id not in self._executed:
-            await self._execute_approved(request.approval_id, result)
+        if result.state is ApprovalState.APPROVED and approval_id not in self._executed:
+            await self._execute_approved(approval_id, result)
 
-    @decide.validator
-    def _may_decide(self, request: ApprovalRequest) -> None:
-        del request
-        self._require_state(LIVE | {State.LEAVING})
+    async def _execute_next_approved(self) -> None:
+        """Execute an approved request that a lost workflow had not begun; the action's step verifies the approval."""
+        approval_id, *left = self._memory.approved
+        self._remember(approved=tuple(left))
+        try:
+            await self._decide(approval_id)
+        except ApplicationError as failed:
+            workflow.logger.warning("approved request not executed", extra={"code": failed.type})
 
     async def _execute_approved(self, approval_id: str, result: ApprovalResult) -> None:
         self._executed.add(approval_id)

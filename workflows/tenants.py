@@ -73,6 +73,7 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
     def _has_work(self) -> bool:
         return (
             self._memory.provision
+            or bool(self._memory.approved)
             or bool(self._memory.notifications)
             or self._has_pending_event
             or self._gone
@@ -88,6 +89,8 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
             return
         if self._memory.provision:
             await self._provision()
+        elif self._memory.approved:
+            await self._execute_next_approved()
         elif self._has_pending_event:
             enabled = EventKind.SERVICE_ENABLED in self._memory.pending_events
             await self._process_pending_event()

@@ -40,6 +40,9 @@ class TenantWorkflowState(Message):
     rolls: int = Field(0, description="number of started CA rotations")
     operations: int = Field(0, description="number of status changes and preflights; makes their operation ids unique")
     waiting: tuple[PendingApproval, ...] = ()
+    approved: tuple[str, ...] = Field(
+        (), description="ids of approved requests whose action a lost workflow had not begun"
+    )
     pending_events: tuple[EventKind, ...] = Field(
         (), description="kinds of the marketplace events that could not be processed at once"
     )

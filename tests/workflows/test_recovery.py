@@ -115,6 +115,28 @@ async def test_new_workflow_uses_no_operation_number_twice_and_keeps_approvals_a
     assert script.calls.count("close-approval") == 1
 
 
+async def test_approved_request_that_a_lost_workflow_had_not_begun_is_executed_once(client, region, script):
+    after_loss(script, State.ACTIVE, approved=["a" * 32])
+    entity = await Entity.enable(client, region)
+    await entity.decide("a" * 32)
+    await entity.reaches(State.LOCKED)
+    await wait_until_async(lambda: "close-approval" in script.calls)
+    assert [step.approval_id for step in script.inputs["change-status"]] == ["a" * 32]
+    assert [(step.approval_id, step.code) for step in script.inputs["close-approval"]] == [("a" * 32, "")]
+
+
+@pytest.mark.parametrize("step", ["decide-approval", "change-status", "close-approval"])
+async def test_approved_request_that_cannot_be_executed_does_not_end_the_recovered_workflow(
+    client, region, script, step
+):
+    after_loss(script, State.ACTIVE, approved=["a" * 32])
+    script.refused[step] = "approval_required"
+    entity = await Entity.enable(client, region)
+    await wait_until_async(lambda: script.attempts[step])
+    script.refused.clear()
+    await still_locks(entity)
+
+
 async def test_pending_marketplace_event_survives_the_loss_of_the_history(client, region, script):
     after_loss(script, State.ACTIVE, pending_events=[EventKind.SERVICE_DISABLED])
     entity = Entity(client, region)
@@ -136,8 +158,13 @@ async def test_signals_and_updates_wait_until_the_state_is_read(client, region, 
     assert not script.calls
     script.down.clear()
     await lock
+<<<<<<< HEAD
     signalled = {"apply-isolation-result", "apply-root-key-health", "publish-revocation-list"}
     await wait_until_async(lambda: signalled <= set(script.calls))
+=======
+    applied = {"apply-isolation-result", "apply-root-key-health", "publish-revocation-list"}
+    await wait_until_async(lambda: applied <= set(script.calls))
+>>>>>>> dfa29680 (approvals: execute what a lost workflow had not begun)
 
 
 @pytest.mark.parametrize("stored", [StoredTenant(), TenantUnknown()])

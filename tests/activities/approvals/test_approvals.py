@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from activities.tenants import StoredTenantActivities
 from core.errors.keys import RootKeyDisabled
 from core.errors.tenants import (
     ApprovalNotNeeded,
@@ -253,6 +254,20 @@ def test_lock_after_a_root_key_failure_needs_no_approval(scene: Scene) -> None:
     scene.read(lambda tx: tx.root_keys.report(key.root_key_id, RootKeyDisabled.code))
     scene.run(scene.standings.follow_root_key, scene.step())
     assert scene.state is State.LOCKED
+
+
+def test_workflow_without_a_history_gets_the_approved_requests_whose_action_has_not_begun(scene: Scene) -> None:
+    stored = StoredTenantActivities(scene.worker)
+    scene.wants_two_for(Action.LOCK, Action.OFFBOARD)
+    begun, failed = scene.approved(), scene.approved(Action.OFFBOARD, {"now": True})
+    scene.move(StatusChange.LOCK, begun)
+    scene.close(failed, "invalid_transition")
+    left = scene.approved()
+    waiting = scene.asks(ADA, Action.OFFBOARD, {"now": False})
+    scene.admit(waiting)
+    memory = scene.run(stored.load_tenant, scene.step("load")).memory
+    assert memory.approved == (left,)
+    assert [one.approval_id for one in memory.waiting] == [waiting]
 
 
 def test_failure_of_an_approved_action_is_recorded(scene: Scene) -> None:
