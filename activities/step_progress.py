@@ -1,14 +1,15 @@
-"""Progress of a step that makes several calls to the key server.
+"""Heartbeats of a step, which detect a dead worker within the heartbeat timeout.
 
-Responses are heartbeats, so an attempt lasts as long as the server responds, and a dead worker is detected within the
-heartbeat timeout. A fixed timeout for all calls would let a slow server repeat the first ones without an end. After a
+In a step that makes several calls to the key server the responses are heartbeats, so an attempt lasts as long as the
+server responds. A fixed timeout for all calls would let a slow server repeat the first ones without an end. After a
 failure the next attempt continues after the last call whose result is in the heartbeat.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
 from temporalio import activity
@@ -16,6 +17,8 @@ from temporalio import activity
 Result = TypeVar("Result", str, int)
 _INTERVAL_SECONDS = 1.0
 """The shortest time between heartbeats for responses, because each one costs the worker an encryption."""
+_LIVENESS_SECONDS = 0.5
+"""The time between heartbeats without a result, which cost no encryption."""
 
 
 class StepProgress:
@@ -63,3 +66,25 @@ def report_response() -> None:
     progress = _current.get()
     if progress is not None:
         progress.report_response()
+
+
+@contextmanager
+def send_heartbeats() -> Iterator[None]:
+    """Send heartbeats during the block, or during the decorated step: only those of a dead worker stop.
+
+    They do not show progress. Therefore each call of the step MUST end within a deadline.
+    """
+    ended = threading.Event()
+
+    def send() -> None:
+        while not ended.wait(_LIVENESS_SECONDS):
+            activity.heartbeat()
+
+    # Without the context the thread would not know its activity.
+    sender = threading.Thread(target=copy_context().run, args=(send,), name="heartbeats", daemon=True)
+    sender.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        sender.join()

@@ -95,6 +95,7 @@ from workflows.recovery import RecoverTenant, RecoverWorkflows
 from workflows.reports import GenerateReport
 from workflows.root_keys import ChangeRootKey, DetectRootKeyVersions, MonitorRootKeys, PurgeUnusedCredentials
 from workflows.rotation import RotateDueKeys, RotateKeys
+from workflows.runtime import timeouts as timing
 from workflows.services import ConnectService
 from workflows.tenants import Tenant
 
@@ -378,6 +379,7 @@ def workers(client: Client, parts: WorkerDependencies) -> list[Worker]:
             # worker's CPU (docs/adr), half of that to determine the workflow of each payload.
             workflow_runner=UnsandboxedWorkflowRunner(),
             sticky_queue_schedule_to_start_timeout=_STICKY,
+            max_heartbeat_throttle_interval=timing.HEARTBEAT_INTERVAL,
             graceful_shutdown_timeout=drain,
             # No payload is stored outside the histories; a higher value would create a task for each payload.
             max_workflow_task_external_storage_concurrency=1,

@@ -184,13 +184,16 @@ class OffboardingHandlers(StatusHandlers):
 
 
 _Step = tuple[Callable[[Any, StepInput], None], str]
-_OF_SERVICES: tuple[_Step, ...] = (
+_UNTIL_ERASED: tuple[_Step, ...] = (
     (DestructionActivities.disconnect_services, "5 · withdraw the route, revoke every certificate"),
     (DestructionActivities.destroy_service_keys, "6 · destroy the wraps of all service keys"),
-)
-_OF_TENANT: tuple[_Step, ...] = (
     (DestructionActivities.destroy_tenant_key, "7 · destroy the tenant key"),
     (DestructionActivities.destroy_authority_key, "8 · destroy the key of the tenant CA"),
+    (DestructionActivities.erase_rows, "9 · erase the rows"),
+)
+_AFTER_WORKFLOWS: tuple[_Step, ...] = (
+    (DestructionActivities.destroy_payload_key, "11 · destroy the key of workflow payloads"),
+    (DestructionActivities.certify_destruction, "12 · sign the erasure certificate"),
 )
 
 
@@ -241,7 +244,13 @@ class OffboardTenant:
     async def _destroy(self) -> bool:
         """Destroy keys and rows, unless the tenant was restored at the last moment."""
         step = self._step
-        begun = await run_activity(GracePeriodActivities.begin_destruction, step, "3 · the point of no return")
+        begun = await run_activity(
+            GracePeriodActivities.begin_destruction,
+            step,
+            "3 · the point of no return",
+            timing.ERASE_ATTEMPT,
+            heartbeat=timing.DESTROY_HEARTBEAT,
+        )
         if not begun.begun:
             workflow.set_current_details("**Restored** at the last moment; nothing was destroyed.")
             return False
@@ -254,7 +263,7 @@ class OffboardTenant:
             heartbeat=timing.DESTROY_HEARTBEAT,
             kind=ActivityKind.LONG,
         )
-        for activity, summary in _OF_SERVICES:
+        for activity, summary in _UNTIL_ERASED:
             await run_activity(
                 activity,
                 step,
@@ -263,16 +272,6 @@ class OffboardTenant:
                 heartbeat=timing.DESTROY_HEARTBEAT,
                 kind=ActivityKind.LONG,
             )
-        for activity, summary in _OF_TENANT:
-            await run_activity(activity, step, summary, kind=ActivityKind.LONG)
-        await run_activity(
-            DestructionActivities.erase_rows,
-            step,
-            "9 · erase the rows",
-            timing.ERASE_ATTEMPT,
-            heartbeat=timing.DESTROY_HEARTBEAT,
-            kind=ActivityKind.LONG,
-        )
         await _signal_gone(ids.tenant_workflow(self._leaving.tenant_id))
         await workflow.execute_activity_method(
             WorkflowTerminationActivities.close_workflows,
@@ -283,8 +282,8 @@ class OffboardTenant:
             heartbeat_timeout=timing.DESTROY_HEARTBEAT,
             retry_policy=timing.RETRY,
         )
-        await run_activity(DestructionActivities.destroy_payload_key, step, "11 · destroy the key of workflow payloads")
-        await run_activity(DestructionActivities.certify_destruction, step, "12 · sign the erasure certificate")
+        for activity, summary in _AFTER_WORKFLOWS:
+            await run_activity(activity, step, summary, timing.ERASE_ATTEMPT, heartbeat=timing.DESTROY_HEARTBEAT)
         await self._announce(step, NotificationKind.OFFBOARDED, "13 · notify")
         workflow.set_current_details("**Offboarded.** The erasure certificate lists what was destroyed.")
         await workflow.execute_activity_method(

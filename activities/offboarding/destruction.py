@@ -3,6 +3,9 @@
 Each step is idempotent: destroyed keys and erased rows stay so, and counts and fingerprints are recorded before the
 destruction. For each key the intention is recorded first and the end afterwards. The tenant's workflows end before the
 key of their payloads is destroyed.
+
+Each step sends heartbeats as long as the worker lives. So another worker soon continues the step of a dead one, and a
+slow server makes no step start again.
 """
 
 import asyncio
@@ -19,6 +22,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.audit_trail import Clock, append_audit_event, build_audit_event, is_recorded
 from activities.notifications import NotificationOutbox
+from activities.step_progress import send_heartbeats
 from core import names as ids
 from core.errors.platform import DatabaseRefused
 from core.errors.tenants import TenantUnknown
@@ -83,6 +87,7 @@ class DestructionActivities:
         self._clock = clock
 
     @activity.defn(name="inventory-keys")
+    @send_heartbeats()
     def take_stock(self, step: StepInput) -> None:
         """Step 4: record the fingerprints of all keys to be destroyed, while they still exist.
 
@@ -99,6 +104,7 @@ class DestructionActivities:
                 tx.leaving.gather([*tx.leaving.unwrapped(services), *self._certificates(tx, services)])
 
     @activity.defn(name="disconnect-services")
+    @send_heartbeats()
     def disconnect_services(self, step: StepInput) -> None:
         """Step 5: withdraw the route and revoke every certificate of every service."""
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -114,6 +120,7 @@ class DestructionActivities:
             tx.leaving.destroyed("service certificate")
 
     @activity.defn(name="destroy-service-keys")
+    @send_heartbeats()
     def destroy_service_keys(self, step: StepInput) -> None:
         """Step 6: overwrite the wrap of every service key, before tenant key and root key are gone."""
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -127,21 +134,23 @@ class DestructionActivities:
             append_audit_event(tx, step, AuditName.KEY_DESTROYED, "service keys", wraps=str(number))
 
     @activity.defn(name="destroy-tenant-key")
+    @send_heartbeats()
     def destroy_tenant_key(self, step: StepInput) -> None:
         """Step 7: destroy the tenant key, without which no copy of a wrap can be unwrapped."""
         self._destroy(step, TenantKeyKind.TENANT)
 
     @activity.defn(name="destroy-ca-key")
+    @send_heartbeats()
     def destroy_authority_key(self, step: StepInput) -> None:
         """Step 8: destroy the key that signs certificates in the tenant's name."""
         self._destroy(step, TenantKeyKind.AUTHORITY)
 
     @activity.defn(name="erase-rows")
+    @send_heartbeats()
     def erase_rows(self, step: StepInput) -> None:
         """Step 9: erase the tenant's rows in PostgreSQL in batches, and its name."""
         done = False
         while not done:
-            activity.heartbeat()
             with self._database.tenant_tx(step.tenant_id) as tx:
                 done = tx.leaving.erase(_ROWS)
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -151,12 +160,14 @@ class DestructionActivities:
             append_audit_event(tx, step, AuditName.ROWS_ERASED, step.tenant_id, "success", **details)
 
     @activity.defn(name="destroy-payload-key")
+    @send_heartbeats()
     def destroy_payload_key(self, step: StepInput) -> None:
         """Step 11: destroy the key of the tenant's workflow payloads, after its last workflow has ended."""
         self._destroy(step, TenantKeyKind.PAYLOAD)
         self._keyring.forget(step.tenant_id)
 
     @activity.defn(name="issue-erasure-certificate")
+    @send_heartbeats()
     def certify_destruction(self, step: StepInput) -> None:
         """Step 12: sign the erasure certificate; it, the last state and the notification are one transaction.
 
@@ -190,14 +201,13 @@ class DestructionActivities:
         return KeyToDestroyRow(_KINDS[kind], name, found.versions, found.fingerprint)
 
     def _services(self, step: StepInput) -> Iterator[Sequence[str]]:
-        """Yield the names of all services in pieces, each after a heartbeat and for a separate transaction.
+        """Yield the names of all services in pieces, each for a separate transaction.
 
-        One transaction for thousands of services would outlast an attempt. After the point of no return no service is
-        added and no key or certificate is created.
+        One transaction for thousands of services would outlast the deadline of a statement. After the point of no
+        return no service is added and no key or certificate is created.
         """
         services: Sequence[str] = [""]
         while services:
-            activity.heartbeat(services[-1])
             with self._database.tenant_tx(step.tenant_id) as tx:
                 services = tx.services.names(services[-1], _SERVICES)
             if services:

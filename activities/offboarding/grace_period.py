@@ -11,6 +11,7 @@ from temporalio import activity
 from activities.approvals import require_approval
 from activities.audit_trail import Clock, append_audit_event, is_executed
 from activities.notifications import NotificationOutbox
+from activities.step_progress import send_heartbeats
 from core.errors.tenants import EventSuperseded, OffboardingAlreadyScheduled, OperationRepeated, TenantUnknown
 from core.messages.base import StepInput
 from core.messages.tenants import (
@@ -112,6 +113,7 @@ class GracePeriodActivities:
         return StatusChangeResult(state=state, notification=NotificationKind.RESTORED if stored else None)
 
     @activity.defn(name="start-destruction")
+    @send_heartbeats()
     def begin_destruction(self, step: StepInput) -> DestructionStartedResult:
         """Step 3: record the point of no return before any destruction, unless the tenant was restored.
 

@@ -36,7 +36,9 @@ from devstack.servers.temporal import TemporalServer
 from openkcm.contract.audit_events import verify_chain
 from openkcm.contract.services import ServiceKind
 from tests.activities.services.connecting import csr_of
+from tests.concurrency import wait_until
 from tests.e2e.receivers import CallbackReceiver
+from tests.ports import free_port
 from vault.auth.client import VaultSession
 from vault.pki.certificates import hex_serial
 from workflows.client.workflow_client import OperationTimeout, WorkflowClient
@@ -64,7 +66,8 @@ class Field:
             callback_url=self.receiver.url,
         )
         self.servers: dict[str, Server] = {}
-        self._worker: subprocess.Popen[bytes] | None = None
+        self._workers: dict[int, subprocess.Popen[bytes]] = {}
+        """The workers by the ports of their metrics."""
         self._plan: Path | None = None
 
     def start(self) -> None:
@@ -88,15 +91,38 @@ class Field:
     def run_worker(self, *plans: dict[str, Any]) -> None:
         """Start the worker with kill plans, executed in order, or with a plan that kills nothing."""
         self._write(plans)
-        fields = self.settings.model_dump(exclude_none=True, exclude_unset=True)
+        self._start_worker(self.settings.worker_metrics_port)
+
+    def _start_worker(self, port: int) -> None:
+        fields = self.settings.model_dump(exclude_none=True, exclude_unset=True) | {"worker_metrics_port": port}
         env = os.environ | {f"OPENKCM_{k.upper()}": str(v) for k, v in fields.items()}
         command = [sys.executable, str(_HERE / "killing_worker.py"), str(self._plan)]
-        with (self.folder / "worker.log").open("ab") as log:
-            self._worker = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        with self._worker_log.open("ab") as log:
+            self._workers[port] = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+
+    @property
+    def _worker_log(self) -> Path:
+        return self.folder / "worker.log"
+
+    @contextmanager
+    def another_worker(self) -> Iterator[None]:
+        """Run a second worker in the block, which continues the work of a killed one, as in production."""
+        port, known = free_port(), self._starts()
+        self._start_worker(port)
+        try:
+            wait_until(lambda: self._starts() > known, lambda: "the second worker does not start")
+            yield
+        finally:
+            self._stop_worker(port)
+
+    def _starts(self) -> int:
+        """Return how often a worker became ready."""
+        return self._worker_log.read_text(encoding="utf-8").count("worker ready")
 
     def set_plans(self, *plans: dict[str, Any]) -> None:
         """Replace the plans of the running worker, or start one."""
-        if self._worker is None or self._worker.poll() is not None:
+        worker = self._workers.get(self.settings.worker_metrics_port)
+        if worker is None or worker.poll() is not None:
             self.run_worker(*plans)
         else:
             self._write(plans)
@@ -109,19 +135,23 @@ class Field:
         draft.replace(self._plan)
 
     def stop_worker(self) -> None:
-        if self._worker is not None:
-            worker, self._worker = self._worker, None
-            worker.terminate()
-            try:
-                worker.wait(_STOP_SECONDS)
-            finally:
-                worker.kill()  # no effect after its end; otherwise it would disturb later tests
-                worker.wait()
+        for port in list(self._workers):
+            self._stop_worker(port)
+
+    def _stop_worker(self, port: int) -> None:
+        worker = self._workers.pop(port)
+        worker.terminate()
+        try:
+            worker.wait(_STOP_SECONDS)
+        finally:
+            worker.kill()  # no effect after its end; otherwise it would disturb later tests
+            worker.wait()
 
     def restart_dead(self) -> None:
         """Restart every process that died."""
-        if self._worker is not None and self._worker.poll() is not None:
-            self.run_worker(*(json.loads(self._plan.read_text(encoding="utf-8")) if self._plan else ()))
+        for port, worker in self._workers.items():
+            if worker.poll() is not None:
+                self._start_worker(port)
         for server in self.servers.values():
             if not server.alive:
                 server.start()

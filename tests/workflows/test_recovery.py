@@ -158,13 +158,8 @@ async def test_signals_and_updates_wait_until_the_state_is_read(client, region, 
     assert not script.calls
     script.down.clear()
     await lock
-<<<<<<< HEAD
     signalled = {"apply-isolation-result", "apply-root-key-health", "publish-revocation-list"}
     await wait_until_async(lambda: signalled <= set(script.calls))
-=======
-    applied = {"apply-isolation-result", "apply-root-key-health", "publish-revocation-list"}
-    await wait_until_async(lambda: applied <= set(script.calls))
->>>>>>> dfa29680 (approvals: execute what a lost workflow had not begun)
 
 
 @pytest.mark.parametrize("stored", [StoredTenant(), TenantUnknown()])

@@ -36,6 +36,9 @@ HEADS_ATTEMPT = timedelta(minutes=2)
 BUDGET_ATTEMPT = timedelta(minutes=6)
 """A scheduled activity stops after its time budget of four minutes (`activities.concurrency`), between two items."""
 HEARTBEAT = timedelta(seconds=15)
+HEARTBEAT_INTERVAL = timedelta(seconds=0.5)
+"""The shortest time between two heartbeats that reach Temporal. The SDK's default is 80 % of their timeout. Of a short
+timeout this leaves a busy worker less than a second before it counts as dead."""
 RECONCILE_ATTEMPT = timedelta(hours=1)
 """A day of a busy key server's log, at tens of thousands of lines a second, and as many streams."""
 
@@ -73,9 +76,10 @@ EXAMINE_DEADLINE = timedelta(minutes=5)
 EXAMINATION = timedelta(minutes=10)
 
 ERASE_ATTEMPT = timedelta(minutes=10)
-"""Years of usage and thousands of services are destroyed in batches, with heartbeats."""
-DESTROY_HEARTBEAT = timedelta(seconds=4)
-"""After this time another worker continues the destruction of a dead worker; a batch takes below a second."""
+"""Years of usage and thousands of services are destroyed in batches."""
+DESTROY_HEARTBEAT = timedelta(seconds=2)
+"""After this time another worker continues the destruction of a dead worker. A living one sends a heartbeat every half
+second."""
 
 REPORT_ATTEMPT = timedelta(minutes=2)
 """A report reads a year of a tenant's stream and renders pages, with heartbeats."""

@@ -37,6 +37,8 @@ from workflows.client.workflow_client import UpdateRejected
 
 _TIMEOUT_SECONDS = 600
 """A worker that is killed in every step restarts a dozen times, and each start may take a minute on a busy machine."""
+_POLL_SECONDS = 0.2
+"""Each poll opens a connection to each server."""
 _NAMES = (ids.l2_key, ids.ca_key, ids.payload_key)
 
 
@@ -100,8 +102,12 @@ class OffboardedTenant:
 
     def wait_offboarded(self) -> None:
         """Restart dead processes until the tenant is offboarded and none of its workflows runs."""
-        self._wait(lambda: self.state() is State.OFFBOARDED)
+        self.wait_last_state()
         self._wait(lambda: not asyncio.run(self._running()))
+
+    def wait_last_state(self) -> None:
+        """Restart dead processes until the tenant is offboarded."""
+        self._wait(lambda: self.state() is State.OFFBOARDED)
 
     def _wait(self, true: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _TIMEOUT_SECONDS
@@ -110,7 +116,7 @@ class OffboardedTenant:
             if true():
                 return
             assert time.monotonic() < deadline, f"{self.tenant_id} is {self.state()}"
-            time.sleep(0.05)
+            time.sleep(_POLL_SECONDS)
 
     async def _running(self) -> list[str]:
         client = await connect_client(self.field.settings.temporal_address)
