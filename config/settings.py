@@ -302,6 +302,13 @@ class Settings(BaseSettings):
         le=64,
         description="maximum concurrent rotations and root key changes of a region; further ones take turns",
     )
+    root_key_shards: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="parts of a region's root keys that workers check concurrently, each in one worker at a time; all "
+        "workers need the same number",
+    )
     worker_metrics_port: Port = Field(17464, description="port of the worker's Prometheus metrics")
     shutdown_grace_seconds: float = Field(
         20.0, ge=0, description="time for running activities of a stopping worker, seconds"

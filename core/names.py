@@ -116,9 +116,15 @@ def report_workflow(tenant_id: str, report_id: str) -> str:
     return f"{tenant_workflow(tenant_id)}/report/{report_id}"
 
 
-def watch_workflow(region: str) -> str:
-    """Return the workflow id of the root key monitoring of a region."""
-    return f"root-keys/{region}"
+def watch_workflow(region: str, shard: int = 0, shards: int = 1) -> str:
+    """Return the workflow id of the root key monitoring of a region, or of one of its shards."""
+    return f"root-keys/{region}" if shards == 1 else f"root-keys/{region}/{shard}-of-{shards}"
+
+
+def region_of_watch_workflow(workflow_id: str) -> str | None:
+    """Return the region of a root key monitoring, None for other workflows."""
+    kind, _, rest = workflow_id.partition("/")
+    return rest.partition("/")[0] if kind == "root-keys" else None
 
 
 def tenant_of_workflow(workflow_id: str) -> str | None:

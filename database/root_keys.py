@@ -5,9 +5,9 @@ therefore sees either all keys wrapped by the former root key or all keys wrappe
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg import Connection
@@ -397,14 +397,46 @@ def _change(row: tuple[Any, ...]) -> RootKeyChangeRow:
 
 @dataclass(frozen=True, slots=True)
 class MonitoredRootKey:
-    """A root key to be checked. `held`: the tenant is locked because of it. `used`: a service used it recently."""
+    """A root key to be checked. `held`: the tenant is locked because of it."""
 
     tenant_id: str
     root_key_id: str
+    endpoint: str
+    """Its key server; equal for all root keys that a slow server delays."""
     health: str
     health_since: datetime
     held: bool
-    used: bool
+    used_seconds: float
+    """How long a process may still have a service key in memory; 0 or less for an idle tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootKeyRead:
+    """A read of the root keys in one of `shards` parts of a region: changes, single tenants, and a page of all."""
+
+    region: str
+    shard: int
+    shards: int
+    lately: timedelta
+    """How long a process may have a service key in memory after its last use."""
+    since: str | None
+    """`until` of the read before; None reads no changes."""
+    tenants: Sequence[str]
+    after: str
+    limit: int
+    """Root keys of the page behind the tenant `after`; 0 for no page."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootKeyChanges:
+    """The result of a read."""
+
+    until: str
+    """The next read continues here: the number of a transaction."""
+    found: Mapping[str, MonitoredRootKey | None]
+    """By tenant; None for a tenant without a root key to be checked."""
+    listed: Sequence[str]
+    """The tenants of the page, in their order."""
 
 
 @dataclass(frozen=True, slots=True)

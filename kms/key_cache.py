@@ -9,8 +9,11 @@ from core.keys.root_keys import Credentials, Place, credentials_context
 from kms.interfaces import RootKey
 from kms.providers import RootKeyProviders
 
-_MAX_ENTRIES = 8192
-"""Cached root keys; beyond it the least recently used ones are dropped."""
+_MAX_ENTRIES = 131_072
+"""Cached root keys; beyond it the least recently used ones are dropped.
+
+Monitoring uses all keys in turn: if it used more, each check would decrypt the credentials again.
+"""
 
 
 class RootKeyCache:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import product
 
 import structlog
 from temporalio.api.enums.v1 import IndexedValueType
@@ -31,7 +32,14 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from core.errors.compliance import CanaryMissing, SecondCanaryMissing
 from core.messages.keys import WatchRootKeysInput
-from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_QUEUE, tenant_queue, watch_workflow
+from core.names import (
+    CANARY_TENANT_ID,
+    MIRROR_TENANT_ID,
+    PLATFORM_QUEUE,
+    region_of_watch_workflow,
+    tenant_queue,
+    watch_workflow,
+)
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import EventKind, MarketplaceEvent
 from database.connection.database import Database
@@ -213,7 +221,7 @@ def _is_of_platform(schedule: Schedule) -> bool:
 
 @contextmanager
 def _ignore_not_found() -> Iterator[None]:
-    """Ignore a schedule that another worker has deleted at the same time."""
+    """Ignore what another worker has deleted or ended at the same time."""
     try:
         yield
     except RPCError as failed:
@@ -240,17 +248,27 @@ async def recover_workflows(client: Client) -> None:
     await client.get_schedule_handle(_RECOVERY).trigger()
 
 
-async def ensure_watches(client: Client, regions: Sequence[str]) -> None:
-    """Start root key monitoring for each region where it does not run."""
-    for region in regions:
-        await client.start_workflow(
+async def ensure_watches(client: Client, regions: Sequence[str], shards: int) -> None:
+    """Start root key monitoring for each shard of each region where it does not run.
+
+    Monitoring with another number of shards is cancelled only after the start, so that no root key is unchecked.
+    """
+    wanted = set()
+    for region, shard in product(regions, range(shards)):
+        handle = await client.start_workflow(
             MonitorRootKeys.run,
-            WatchRootKeysInput(region=region),
-            id=watch_workflow(region),
+            WatchRootKeysInput(region=region, shard=shard, shards=shards),
+            id=watch_workflow(region, shard, shards),
             task_queue=tenant_queue(region),
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            static_summary=f"root key monitoring of {region}",
+            static_summary=f"root key monitoring of {region}, shard {shard + 1} of {shards}",
         )
+        wanted.add(handle.id)
+    async for found in client.list_workflows("WorkflowType = 'MonitorRootKeys' and ExecutionStatus = 'Running'"):
+        if found.id not in wanted and region_of_watch_workflow(found.id) in regions:
+            with _ignore_not_found():
+                await client.get_workflow_handle(found.id).cancel()
+                log.info("root key monitoring cancelled", workflow_id=found.id)
 
 
 async def restore_platform_workflows(client: Client, regions: Sequence[str]) -> None:

@@ -20,8 +20,8 @@ _URGENT_THREADS = 8
 """Status changes and approvals of a region; each takes milliseconds."""
 _RECOVERIES = 8
 """Requests for tenants whose workflow is lost, such as a lock: they wait for no scheduled work."""
-_MONITORS = 2
-"""Root key monitoring runs once in a region. A timed-out attempt may end after the next one has started."""
+_MONITORING_ATTEMPTS = 2
+"""Root key monitoring runs once in a shard. A timed-out attempt may end after the next one has started."""
 _OTHER_CONNECTIONS = 16
 """For threads without a slot: root key checks, isolation attacks and records of failed attempts."""
 
@@ -46,7 +46,7 @@ def queue_slots(settings: Settings) -> Mapping[str, Slots]:
     slots = {ids.PLATFORM_QUEUE: Slots(len(SCHEDULES) + _RECOVERIES)}
     for region in settings.regions:
         slots |= {
-            ids.tenant_queue(region): Slots(_MONITORS, _URGENT_THREADS),
+            ids.tenant_queue(region): Slots(_MONITORING_ATTEMPTS * settings.root_key_shards, _URGENT_THREADS),
             ids.operation_queue(region): Slots(short, half),
             ids.activity_queue(ActivityKind.LONG, region): Slots(half),
             ids.activity_queue(ActivityKind.PACED, region): Slots(settings.worker_rotations),

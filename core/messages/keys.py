@@ -142,7 +142,11 @@ class AbandonInput(RootKeyStep):
 
 
 class WatchRootKeysInput(Message):
+    """One of `shards` parts of a region's root keys."""
+
     region: str
+    shard: int = Field(0, description="number of the part, from 0")
+    shards: int = Field(1, description="number of parts")
 
 
 class WatchResult(Message):

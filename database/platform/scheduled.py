@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from psycopg.rows import TupleRow
+
 from core.certificates import ExpiringItem
 from core.keys.rotation import StallReason
 from core.notifications import Channel, NotificationKind
@@ -14,7 +16,7 @@ from database.isolation import FailedAssessment
 from database.notifications import UndeliveredNotification
 from database.postgres.access import PLATFORM
 from database.postgres.deadline import CALL_SECONDS
-from database.root_keys import MonitoredRootKey, VersionedRootKey
+from database.root_keys import MonitoredRootKey, RootKeyChanges, RootKeyRead, VersionedRootKey
 from database.rotation import StalledRotationRow
 from database.tenants import COLUMNS, TenantRow, tenant_row
 
@@ -121,13 +123,20 @@ class PlatformQueries:
                 for tenant_id, message_id, channel, kind, *rest in rows
             ]
 
-    def watched_root_keys(
-        self, region: str, lately: timedelta, *, call_seconds: float = CALL_SECONDS
-    ) -> Sequence[MonitoredRootKey]:
-        """Return customers' root keys in use in a region; `used` is within `lately` (worker)."""
+    def monitored_root_keys(self, read: RootKeyRead, *, call_seconds: float = CALL_SECONDS) -> RootKeyChanges:
+        """Return customers' root keys in use, and changes of what decides about their checks (worker)."""
         with self._database.raw_tx(PLATFORM, call_seconds=call_seconds) as connection:
-            rows = connection.execute("select * from okcm.watched_root_keys(%s, %s)", [region, lately])
-            return [MonitoredRootKey(*row) for row in rows]
+            # Before the read: a transaction that it does not see yet is read again.
+            [until] = connection.execute("select pg_snapshot_xmin(pg_current_snapshot())::text").fetchone() or ("",)
+            rows = connection.execute(
+                "select * from okcm.monitored_root_keys(%s, %s, %s, %s, %s::xid8, %s::text[], %s, %s)",
+                [
+                    *(read.region, read.shard, read.shards, read.lately),
+                    *(read.since, list(read.tenants), read.after, read.limit),
+                ],
+            ).fetchall()
+        found = {row[0]: _monitored_root_key(row) for row in rows}
+        return RootKeyChanges(until, found, sorted(tenant_id for tenant_id, listed, *_ in rows if listed))
 
     def numbered_root_keys(self) -> Sequence[VersionedRootKey]:
         """Return healthy root keys in use that have numbered versions, of tenants in use (worker).
@@ -224,3 +233,10 @@ class PlatformQueries:
         query = f"select {COLUMNS} from okcm.tenant where tenant_id > %s order by tenant_id limit %s"  # noqa: S608 - a constant
         with self._database.raw_tx(PLATFORM) as connection:
             return [tenant_row(row) for row in connection.execute(query, [after, limit])]
+
+
+def _monitored_root_key(row: TupleRow) -> MonitoredRootKey | None:
+    tenant_id, _, root_key_id, endpoint, health, health_since, held, used_seconds = row
+    if root_key_id is None:
+        return None
+    return MonitoredRootKey(tenant_id, root_key_id, endpoint, health, health_since, held, used_seconds or 0.0)

@@ -62,7 +62,7 @@ class HttpResponse:
 class Transport:
     """Connections to many servers, shared by all their root keys and by threads; `send` connects on demand."""
 
-    def __init__(self, timeout_seconds: float, allows: Callable[[str, bool], bool], kept: int = 16) -> None:
+    def __init__(self, timeout_seconds: float, allows: Callable[[str, bool], bool], kept: int = 48) -> None:
         """`allows` decides whether an address may be connected to, with TLS or without.
 
         `kept` is the maximum number of idle connections to one server.

@@ -12,7 +12,8 @@ from openkcm.errors import OpenKcmError
 T = TypeVar("T")
 _USED_UNTIL = 0.8
 """Part of a lifetime after which the next use logs in again, so that no session expires during a request."""
-_KEPT = 10_000
+_KEPT = 131_072
+"""Monitoring uses the session of each root key in turn: with fewer, each check would log in again."""
 
 
 @dataclass

@@ -18,7 +18,7 @@ from tests.benchmarks.provisioning import burst, scale
 from tests.benchmarks.provisioning import latency as provision_latency
 from tests.benchmarks.report import Result
 from tests.benchmarks.root_keys import change as root_key_change
-from tests.benchmarks.root_keys import kill_switch, revocation
+from tests.benchmarks.root_keys import kill_switch, revocation, scaling
 from tests.benchmarks.root_keys import monitor as watch
 
 BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
@@ -33,6 +33,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "revocation": revocation.run,
     "kill_switch": kill_switch.run,
     "watch": watch.run,
+    "root_key_scaling": scaling.run,
     "rotation": rotation.run,
     "lock_under_load": lock_under_load.run,
     "protected_postgresql": protected_postgresql.run,

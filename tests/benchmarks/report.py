@@ -147,7 +147,7 @@ benchmark starts a separate stack with `make up`: servers, marketplace API and w
 measuring program. Durations of tenants are the product's own `ready_seconds`, from the accepted event to `active`,
 both by the database's clock.
 
-Two benchmarks cover root keys of customers ([root-keys.md](root-keys.md)):
+Two benchmarks cover real root keys of customers ([root-keys.md](root-keys.md)):
 
 * `revocation` uses a root key in AWS KMS (MiniStack), in a token (SoftHSM2) and in an OpenBao of the customer in turn.
   A service sends 200 requests per second to each of the two listeners while the customer disables and enables the key:
@@ -159,6 +159,7 @@ Two benchmarks cover root keys of customers ([root-keys.md](root-keys.md)):
   needs to check every key once, and, with 50 of them in use, how long until a tenant whose key is disabled is
   `locked`.
 
+`root_key_scaling` measures the monitoring alone for up to 100,000 root keys; their key servers are simulated.
 `kill_switch` measures the same and more through an unchanged application under `openkcm run`
 ([postgresql.md](postgresql.md)): the last protected value that it reads and writes when the tenant is locked, the
 service disconnected, the root key disabled, and when the whole platform stops.

@@ -103,6 +103,14 @@ def test_other_workflows_and_keys_have_no_tenant():
         assert ids.tenant_of_key(text) is None, text
 
 
+def test_root_key_monitoring_has_a_workflow_for_each_shard_of_a_region():
+    assert ids.watch_workflow("eu-west-1") == ids.watch_workflow("eu-west-1", 0, 1) == "root-keys/eu-west-1"
+    shards = {ids.watch_workflow("eu-west-1", shard, 3) for shard in range(3)}
+    assert len(shards | {ids.watch_workflow("eu-west-1", 0, 2)}) == 4
+    assert {ids.region_of_watch_workflow(one) for one in (*shards, "root-keys/eu-west-1")} == {"eu-west-1"}
+    assert ids.region_of_watch_workflow(ids.tenant_workflow("acme-corp-12345")) is None
+
+
 def test_names_have_the_specified_format():
     assert ids.l2_key("acme-corp-12345") == "L2-acme-corp-12345-primary"
     assert tenant_dns("acme-corp-12345") == "acme-corp-12345.tenants.openkcm.internal"

@@ -5,14 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from pathlib import Path
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from config.settings import LOOPBACK
 from database.connection.database import Database
 from database.postgres.access import MIGRATOR, PROCESSES, login
 from database.schema.setup import prepare_database
 from devstack.servers.postgres import PostgresServer
+from tests.ports import free_port
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,11 @@ def configure(running: PostgresServer) -> Server:
         administrator.execute("alter system set fsync = off")
         administrator.execute("alter system set scram_iterations = 1")
         administrator.execute("select pg_reload_conf()")
+    return with_secrets(conninfo)
+
+
+def with_secrets(conninfo: str) -> Server:
+    """Return a server with new passwords and context keys for all roles."""
     return Server(
         conninfo,
         {role: secrets.token_hex(16) for role in (MIGRATOR, *PROCESSES)},
@@ -99,6 +107,26 @@ def prepare(server: Server, database: str) -> tuple[str, ...]:
     return prepare_database(
         server.administrator(database), passwords=server.passwords, context_keys=server.context_keys
     )
+
+
+@contextmanager
+def durable_database(folder: Path) -> Iterator[Field]:
+    """Start a PostgreSQL with the settings of the real stack in `folder`; yield its migrated, empty database."""
+    running = PostgresServer(folder, free_port())
+    running.prepare()
+    running.start()
+    try:
+        running.wait_ready(60)
+        server = with_secrets(make_conninfo(running.admin_conninfo, dbname="postgres"))
+        name = "openkcm_benchmark"
+        prepare(server, name)
+        field = Field(server, name, f"postgresql://{LOOPBACK}:{running.port}/{name}")
+        try:
+            yield field
+        finally:
+            field.close()
+    finally:
+        running.stop()
 
 
 @contextmanager

@@ -169,6 +169,29 @@ async def test_active_canary_is_not_requested_again(temporal_client, gateway, pa
     assert [run async for run in temporal_client.list_workflows()] == []
 
 
+async def test_each_shard_of_root_keys_is_monitored_and_a_former_number_of_shards_ends(temporal_client):
+    async def monitored(*canceled: str) -> list[str]:
+        """Return the monitoring workflows, when those in `canceled` have a request to end."""
+        found = [run async for run in temporal_client.list_workflows("WorkflowType = 'MonitorRootKeys'")]
+        ending = set()
+        for run in found:
+            history = await temporal_client.get_workflow_handle(run.id).fetch_history()
+            if any(e.HasField("workflow_execution_cancel_requested_event_attributes") for e in history.events):
+                ending.add(run.id)
+        assert ending <= set(canceled)
+        return sorted(run.id for run in found) if ending == set(canceled) else []
+
+    await bootstrap.ensure_watches(temporal_client, ["eu-west-1", "us-east-1"], 1)
+    await bootstrap.ensure_watches(temporal_client, ["eu-west-1", "us-east-1"], 1)
+    async with asyncio.timeout(60):
+        while await monitored() != ["root-keys/eu-west-1", "root-keys/us-east-1"]:  # noqa: ASYNC110 - a list lags behind
+            await asyncio.sleep(0.05)
+    wanted = ["root-keys/eu-west-1", *(f"root-keys/eu-west-1/{n}-of-2" for n in range(2)), "root-keys/us-east-1"]
+    async with asyncio.timeout(60):
+        while await monitored("root-keys/eu-west-1") != wanted:
+            await bootstrap.ensure_watches(temporal_client, ["eu-west-1"], 2)
+
+
 async def test_root_key_of_each_region_is_created_once(parts, vault_admin):
     # Separate regions, because other tests of this process rotate the root key of theirs.
     regions = ("eu-central-8", "eu-central-9")

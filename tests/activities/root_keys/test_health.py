@@ -7,20 +7,29 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from activities.root_keys import health as watching
 from activities.root_keys.health import PollIntervals, RootKeyHealthActivities
-from core.errors.keys import RootKeyDenied, RootKeyDisabled, RootKeyMismatch, RootKeyUnreachable, WrongContext
+from core.errors.keys import (
+    RootKeyDenied,
+    RootKeyDisabled,
+    RootKeyMismatch,
+    RootKeyTimeout,
+    RootKeyUnreachable,
+    WrongContext,
+)
 from core.errors.platform import VaultUnavailable
 from core.keys.encryption_context import EncryptionContext
+from core.keys.root_keys import OpenBaoKeyRef
 from core.messages.keys import WatchRootKeysInput
 from core.tenants.lifecycle import Transition
 from core.tenants.locks import HEALTHY, LockReason
 from database.keys import EncryptedRootKeyRow
 from database.platform.scheduled import PlatformQueries
-from database.root_keys import MonitoredRootKey, RootKeyRequestRow
+from database.root_keys import MonitoredRootKey, RootKeyChanges, RootKeyRequestRow
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError
 from tests.activities.counting import run_until
@@ -33,6 +42,9 @@ from tests.database.silent_peer import backends, stopped
 REGION = "eu-west-1"
 PROBE, DIGEST = b"probe", hashlib.sha256(b"known").digest()
 FAST = PollIntervals(used=0.05, idle=0.05, grace=60.0)
+WATCH = WatchRootKeysInput(region=REGION)
+TIMEOUT = 1.0
+"""Seconds until a call to a silent server fails."""
 
 
 class Holder:
@@ -44,10 +56,12 @@ class Holder:
         self.tries = Counter[str]()
         self.slow = 0.0
         self.takes = 0.0
+        self.silent = ""
+        """The address of a server that does not answer within the timeout."""
 
-    def held(self, tenant_id: str, _root_key_id: str, _place: object, credentials: str) -> "OneKey":
+    def held(self, tenant_id: str, _root_key_id: str, place: OpenBaoKeyRef, credentials: str) -> "OneKey":
         assert credentials == "credentials"
-        return OneKey(self, tenant_id)
+        return OneKey(self, tenant_id, place.address)
 
     def forget(self, _tenant_id: str) -> None:
         pass
@@ -57,11 +71,15 @@ class Holder:
 class OneKey:
     holder: Holder
     tenant_id: str
+    address: str
 
     def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
         assert (context.tenant_id, wrapped) == (self.tenant_id, PROBE)
         self.holder.tries[self.tenant_id] += 1
         time.sleep(self.holder.takes)
+        if self.address == self.holder.silent:
+            time.sleep(TIMEOUT)
+            raise RootKeyTimeout
         failed = self.holder.fails.get(self.tenant_id)
         if failed is not None:
             time.sleep(self.holder.slow)
@@ -69,17 +87,28 @@ class OneKey:
         return self.holder.answer
 
 
+class CountedQueries(PlatformQueries):
+    """Counts the root keys that reads return."""
+
+    rows = 0
+
+    def monitored_root_keys(self, *arguments: Any, **options: Any) -> RootKeyChanges:
+        changes = super().monitored_root_keys(*arguments, **options)
+        self.rows += len(changes.found)
+        return changes
+
+
 class Scene:
     def __init__(self, field: Field) -> None:
         self.field, self.worker = field, field.open("worker")
-        self.holder = Holder()
+        self.holder, self.queries = Holder(), CountedQueries(self.worker)
         self.later = timedelta()
         self.heartbeats: list[int] = []
         self.watch = self.with_pace(FAST)
 
     def with_pace(self, pace: PollIntervals) -> RootKeyHealthActivities:
         return RootKeyHealthActivities(
-            self.worker, PlatformQueries(self.worker), self.holder, pace, lambda: datetime.now(UTC) + self.later
+            self.worker, self.queries, self.holder, pace, lambda: datetime.now(UTC) + self.later
         )
 
     def uses(self, tenant_id: str) -> None:
@@ -89,25 +118,24 @@ class Scene:
         with self.field.open("crypto", max_size=1).tenant_tx(tenant_id) as tx:
             tx.services.seen(["orders"], datetime.now(UTC))
 
-    def holds(self, tenant_id: str) -> None:
+    def holds(self, tenant_id: str, address: str = "https://vault.example.com") -> None:
         """Record a customer root key of a tenant."""
         a_provisioned_tenant(self.worker, tenant_id)
-        key = a_root_key_id(tenant_id)
+        key, place = a_root_key_id(tenant_id), a_place(address=address)
         with self.field.open("operator", max_size=1).tenant_tx(tenant_id) as tx:
-            tx.root_keys.request(RootKeyRequestRow(key, a_place(), "sealed"))
+            tx.root_keys.request(RootKeyRequestRow(key, place, "sealed"))
         with self.worker.tenant_tx(tenant_id) as tx:
             tx.tenants.move(Transition.ACTIVATE)
-            tx.root_keys.admit(EncryptedRootKeyRow(key, a_place(), "credentials"))
-            tx.root_keys.begin(1, a_place().provider, a_place().name, key)
+            tx.root_keys.admit(EncryptedRootKeyRow(key, place, "credentials"))
+            tx.root_keys.begin(1, place.provider, place.name, key)
             tx.root_keys.prove(key, PROBE, DIGEST)
             assert tx.root_keys.switch(1)
 
     def health(self, tenant_id: str = "acme") -> str:
         return Recorded(self.worker, tenant_id).get(lambda tx: tx.root_keys.current()).health
 
-    def run(self, until: Callable[[], bool] = lambda: False) -> tuple[str, ...]:
+    def run(self, until: Callable[[], bool] = lambda: False, watch: WatchRootKeysInput = WATCH) -> tuple[str, ...]:
         """Run the monitoring until it returns tenants, or until `until` holds; return the tenants."""
-        watch = WatchRootKeysInput(region=REGION)
         found = run_until(until, self.watch.watch_root_keys, watch, heartbeat=self.heartbeats.append)
         return tuple(found.tenants)
 
@@ -205,6 +233,78 @@ def test_unreachable_keys_do_not_delay_the_others(scene: Scene, monkeypatch: pyt
     assert sum(scene.holder.tries[tenant] for tenant in slow) < len(slow), "it does not wait for all of them"
 
 
+def test_silent_server_does_not_delay_checks_at_another_server(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_THREADS", 4)
+    monkeypatch.setattr(watching, "_SERVER_THREADS", 3)
+    monkeypatch.setattr(watching, "_SLOW_SERVER_THREADS", 1)
+    scene.watch = scene.with_pace(FAST)
+    silent = [f"silent-{number}" for number in range(24)]
+    for tenant in silent:
+        scene.holds(tenant, "https://silent.example.com")
+    scene.run(lambda: len(scene.holder.tries) > len(silent))
+    scene.holder.silent = "https://silent.example.com"
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(scene.run)
+        time.sleep(TIMEOUT / 2)  # by then each thread that is allowed to waits for the silent server
+        scene.holder.fails["acme"] = RootKeyDisabled()
+        began = time.monotonic()
+        found = running.result(timeout=30.0)
+        while "acme" not in found:
+            found = scene.run()
+    assert time.monotonic() - began < 3 * TIMEOUT, "24 checks at the silent server take six timeouts of four threads"
+
+
+def test_unchanged_keys_are_read_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_READ_SECONDS", 0.05)
+    scene.watch = scene.with_pace(FAST)
+    tenants = [f"many-{number}" for number in range(12)]
+    for tenant in tenants:
+        scene.holds(tenant)
+    scene.run(lambda: len(scene.heartbeats) >= 10)
+    assert scene.queries.rows < 2 * (len(tenants) + 1)
+    scene.uses("acme")
+    rows = scene.queries.rows
+    scene.run(lambda: len(scene.heartbeats) >= 20)
+    assert rows < scene.queries.rows < rows + len(tenants)
+
+
+def test_used_tenant_is_read_again_when_its_use_ends(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_RECENTLY", timedelta(seconds=0.5))
+    scene.watch = scene.with_pace(PollIntervals(used=0.05, idle=3600, grace=60))
+    scene.uses("acme")
+    scene.run_for_tries(3)
+    turn = scene.watch._shards[WATCH].turns["acme"]
+    scene.run(lambda: not turn.used)
+    scene.uses("acme")  # within the pause that a mark needs: only this read notices the end of the use
+    assert not turn.used
+
+
+def test_shards_check_all_root_keys_and_each_once(scene: Scene) -> None:
+    tenants = {"acme", *(f"many-{number}" for number in range(11))}
+    for tenant in tenants - {"acme"}:
+        scene.holds(tenant)
+    checked = []
+    for shard in range(3):
+        scene.holder.tries.clear()
+        seen = len(scene.heartbeats)
+        watch = WatchRootKeysInput(region=REGION, shard=shard, shards=3)
+        scene.run(lambda seen=seen: len(scene.heartbeats) > seen + 2, watch)
+        checked += sorted(scene.holder.tries)
+    assert sorted(checked) == sorted(tenants)
+    assert len(checked) == len(tenants)
+
+
+def test_failover_that_lost_transactions_lists_all_keys_again(scene: Scene) -> None:
+    scene.run_for_tries(1)
+    shard = scene.watch._shards[WATCH]
+    scene.run(lambda: shard.is_listed)
+    shard.position = str(int(shard.position or 0) + 1000)
+    with scene.field.administrator() as administrator:
+        administrator.execute("set session_replication_role = replica; update okcm.tenant set state = 'offboarding'")
+    scene.run(lambda: not shard.turns)
+    assert not shard.turns
+
+
 def test_idle_tenant_is_checked_rarely_and_at_once_when_used(scene: Scene) -> None:
     scene.watch = scene.with_pace(PollIntervals(used=0.05, idle=3600, grace=60))
     scene.holds("busy")
@@ -230,8 +330,8 @@ def test_used_tenant_does_not_wait_behind_idle_ones(scene: Scene, monkeypatch: p
 
 
 def test_checks_are_spread_over_the_interval_after_the_start(scene: Scene) -> None:
-    key = MonitoredRootKey("acme", "80000000" + 24 * "0", HEALTHY, datetime.now(UTC), held=False, used=False)
-    turn = watching._Turn(key)
+    key = MonitoredRootKey("acme", "80000000" + 24 * "0", "", HEALTHY, datetime.now(UTC), held=False, used_seconds=0)
+    turn = watching._Turn(key=key)
     watch = scene.with_pace(PollIntervals(used=1, idle=30, grace=60))
     assert watch._pause(turn, HEALTHY) == 15
     turn.tried = True
@@ -260,7 +360,7 @@ def test_many_failures_are_reported_in_batches_and_each_before_any_repetition(sc
 def test_timed_out_attempt_leaves_the_round_to_the_next_attempt(scene: Scene) -> None:
     scene.run_for_tries(1)
     scene.heartbeats.clear()
-    with scene.watch._regions[REGION].round:
+    with scene.watch._shards[WATCH].round:
         tried, over = scene.holder.tries["acme"], time.monotonic() + 0.5
         assert scene.run(lambda: time.monotonic() > over) == ()
         assert scene.holder.tries["acme"] == tried

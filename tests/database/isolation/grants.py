@@ -75,9 +75,9 @@ GRANTS = {
         "delete": "route",
         "execute": """
             audit_append audit_append_all audit_keys audit_save_signed_head ctx_ok due_authorities due_examinations
-            due_notifications due_rotations erase_tenant expiring key_probes numbered_root_keys objects_sealed
-            outlived_authorities record_audit_key record_fingerprint stale_revocation_lists stuck_rotations
-            trim_boundaries troubled_examinations unknown_serials unsigned_streams untaken_credentials watched_root_keys
+            due_notifications due_rotations erase_tenant expiring key_probes monitored_root_keys numbered_root_keys
+            objects_sealed outlived_authorities record_audit_key record_fingerprint stale_revocation_lists
+            stuck_rotations trim_boundaries troubled_examinations unknown_serials unsigned_streams untaken_credentials
             workflow_services workflow_tenants
         """,
     },

@@ -73,14 +73,14 @@ ALLOWED = {
     "SEC009": r"okcm\.audit_event_\d\d",  # no policy means no access, on purpose
     # These triggers only raise or read, hash the row's own tenant into a NOTIFY, or have the rights of the writer.
     "SEC013": (
-        r"okcm\.(audit_\w+|\w+\.announce_(change|rewrap|update)|managed_object\.refuse_ended_version\w*"
+        r"okcm\.(audit_\w+|\w+\.(announce_(change|rewrap|update)|mark_for_monitoring)|managed_object\.refuse_ended_version\w*"
         r"|approval(_vote)?\.signed_on|join_token\.audited|protection\.risen"
         r"|protected_field\.(versioned|said|audited(_deletion)?)|report\.made_once)"
     ),
     "SEC014": (  # each verifies the context first, runs under FORCE, and is attacked in breaking.py
         r"okcm\.(ctx_ok|audit_append_all|audit_append_command|audit_save_signed_head|unstarted_events|unknown_serials"
         r"|audit_keys|record_audit_key|unsigned_streams|due_notifications|undelivered_notifications"
-        r"|erase_tenant|watched_root_keys|untaken_credentials"
+        r"|erase_tenant|monitored_root_keys|untaken_credentials"
         r"|audit_join_token|audit_protection|pending_enrolments|due_authorities|outlived_authorities|stale_revocation_lists|expiring"
         r"|stale_services|count_tenants|page_of_tenants|stuck_tenants|provisioning_times|due_rotations|stuck_rotations"
         r"|objects_sealed|record_fingerprint|key_probes|numbered_root_keys"
