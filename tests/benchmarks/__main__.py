@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from matplotlib.figure import Figure
 
-from tests.benchmarks import audit_verify, compliance_report, lock_under_load, report, rotation
+from tests.benchmarks import audit_verify, compliance_report, lock_under_load, notify_commits, report, rotation
 from tests.benchmarks import isolation as boundaries
 from tests.benchmarks.crypto_api import crypto_https, crypto_kmip
 from tests.benchmarks.dashboard import page_load as dashboard
@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "kill_switch": kill_switch.run,
     "watch": watch.run,
     "root_key_scaling": scaling.run,
+    "notify_commits": notify_commits.run,
     "rotation": rotation.run,
     "lock_under_load": lock_under_load.run,
     "protected_postgresql": protected_postgresql.run,

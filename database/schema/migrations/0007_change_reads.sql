@@ -86,3 +86,52 @@ revoke execute on function
     okcm.monitored_root_keys(text, integer, integer, interval, xid8, text[], text, integer) from public;
 grant execute on function
     okcm.monitored_root_keys(text, integer, integer, interval, xid8, text[], text, integer) to okcm_worker;
+
+
+-- ===== Changes for caches =====
+
+-- The changes that caches of the crypto service depend on; a reader passes transactions as above. Before, each change
+-- was a NOTIFY. PostgreSQL takes one lock for all databases from a NOTIFY to the end of the commit, so these commits
+-- waited for one another, each with its flush to the disk. No process has a right on this table. It names no tenant: a
+-- reader recognizes the hashes of tenants that it knows and learns no others.
+create table okcm.cache_change (
+    xid        xid8 not null default pg_current_xact_id(),
+    hash       bytea not null check (length(hash) = 32),
+    changed_at timestamptz not null default clock_timestamp(),
+    primary key (xid, hash)
+);
+
+-- Record a change once per transaction and tenant. A trigger's argument gives its changes a separate hash (no tenant id
+-- contains a slash): a changed object must not make every process unwrap service keys again.
+create or replace function okcm.announce_change() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    tenant text := case tg_op when 'DELETE' then old.tenant_id else new.tenant_id end;
+begin
+    insert into okcm.cache_change (hash)
+        values (sha256(convert_to(tenant || coalesce(tg_argv[0], ''), 'UTF8'))) on conflict do nothing;
+    return null;
+end
+$$;
+
+-- Return the position of the next read and the changes since `since`, some of them again; one row without a change.
+-- Without a signed context, because the rows belong to no tenant. The plan does not depend on the statistics of a table
+-- that changes continuously: only few rows are new.
+create function okcm.cache_changes(since xid8) returns table (until xid8, xid xid8, hash text)
+language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+    select pg_snapshot_xmin(pg_current_snapshot()), c.xid, encode(c.hash, 'hex')
+    from (select) as one left join okcm.cache_change c on c.xid >= since order by c.xid
+$$;
+revoke execute on function okcm.cache_changes(xid8) from public;
+grant execute on function okcm.cache_changes(xid8) to okcm_crypto;
+
+-- Delete the changes of which each reader has read or must assume the loss (database/postgres/notify.py).
+create function okcm.trim_cache_changes() returns void
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+    delete from okcm.cache_change where changed_at < statement_timestamp() - interval '10 minutes'
+$$;
+revoke execute on function okcm.trim_cache_changes() from public;
+grant execute on function okcm.trim_cache_changes() to okcm_crypto;

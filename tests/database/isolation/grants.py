@@ -129,7 +129,7 @@ GRANTS = {
             refused, bytes)
         """,
         "delete": "agent backfill managed_object usage_batch",
-        "execute": "audit_append audit_append_all audit_keys ctx_ok stale_services",
+        "execute": "audit_append audit_append_all audit_keys cache_changes ctx_ok stale_services trim_cache_changes",
     },
     "dashboard": {
         "select": _PEOPLE["select"] + " backfill dashboard_session protection_use report usage_day",

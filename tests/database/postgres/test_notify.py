@@ -1,6 +1,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,11 @@ from core.keys.root_keys import RootKeyMode
 from core.tenants.lifecycle import Transition
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
+from database.postgres import notify
 from database.postgres.notify import NotifyFeed, object_hash, tenant_hash
 from database.rotation import RewrappedRow
 from openkcm.contract.services import ServiceKind
+from tests.concurrency import wait_until
 from tests.database.builders import (
     NOW,
     a_connected_service,
@@ -86,11 +89,11 @@ def listener(tenants: Field) -> Iterator[RecordingFeed]:
     running.end()
 
 
-def received_before_the_next_change(listener: RecordingFeed, worker: Database) -> list[str]:
-    """Return the notifications before one for beta, whose change must be the last one of a test."""
+def received_before_the_next_change(listener: RecordingFeed, worker: Database, service: str = "next") -> list[str]:
+    """Return the notifications before one for beta, which a new service changes."""
     with worker.tenant_tx("beta") as tx:
-        tx.services.connect("next", KIND)
-        tx.services.connected("next")
+        tx.services.connect(service, KIND)
+        tx.services.connected(service)
     received = []
     while (notification := listener.next()) != tenant_hash("beta"):
         received.append(notification)
@@ -206,6 +209,76 @@ def test_changes_of_a_tenant_in_one_transaction_cause_one_notification(
     assert received_before_the_next_change(listener, worker) == [tenant_hash("acme")]
     assert "acme" not in tenant_hash("acme")
     assert len(tenant_hash("acme")) == 64
+
+
+def test_change_that_commits_after_later_ones_is_notified_once(
+    listener: RecordingFeed, tenants: Field, worker: Database
+) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.services.disconnect("orders")
+        assert received_before_the_next_change(listener, tenants.open("worker")) == []
+        assert received_before_the_next_change(listener, tenants.open("worker"), "second") == []
+    assert received_before_the_next_change(listener, worker, "third") == [tenant_hash("acme")]
+    assert received_before_the_next_change(listener, worker, "fourth") == []
+
+
+def test_commits_of_changes_do_not_wait_for_one_another(tenants: Field) -> None:
+    change = "update okcm.service set state = 'disconnected' where tenant_id = %s"
+
+    def commit(tenant: str, synchronous: str) -> None:
+        with tenants.administrator() as session:
+            session.execute(f"set synchronous_commit = {synchronous}")
+            session.execute(change, [tenant])
+
+    with tenants.administrator() as administrator, ThreadPoolExecutor(2) as pool:
+        # Of a standby that does not exist: a commit waits for it like for a very slow disk, with all its locks.
+        administrator.execute("alter system set synchronous_standby_names = 'missing'")
+        administrator.execute("select pg_reload_conf()")
+        try:
+            slow = pool.submit(commit, "acme", "on")
+            waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep' and query like 'update%'"
+            wait_until(lambda: administrator.execute(waits).fetchone() == (1,))
+            pool.submit(commit, "beta", "local").result(timeout=30)
+            assert not slow.done()
+        finally:
+            administrator.execute("alter system reset synchronous_standby_names")
+            administrator.execute("select pg_reload_conf()")
+        slow.result(timeout=30)
+
+
+def test_old_changes_are_deleted_and_recent_ones_kept(tenants: Field) -> None:
+    with tenants.administrator() as administrator, tenants.session("crypto") as crypto:
+        administrator.execute("truncate okcm.cache_change")
+        for minutes, tenant in ((11, "old"), (9, "recent")):
+            administrator.execute(
+                "insert into okcm.cache_change (hash, changed_at)"
+                " values (decode(%s, 'hex'), now() - make_interval(mins => %s))",
+                [tenant_hash(tenant), minutes],
+            )
+        crypto.execute("select okcm.trim_cache_changes()")
+        crypto.commit()
+        kept = administrator.execute("select encode(hash, 'hex') from okcm.cache_change").fetchall()
+        assert kept == [(tenant_hash("recent"),)]
+
+
+@pytest.mark.parametrize("missed", ["deleted while the process was suspended", "lost by a failover"])
+def test_feed_reports_changes_that_it_may_have_missed(
+    tenants: Field, monkeypatch: pytest.MonkeyPatch, missed: str
+) -> None:
+    feed = RecordingFeed(tenants)
+    assert feed.next() == LOST
+    if missed == "lost by a failover":
+        with tenants.administrator() as administrator:
+            # The function of a server that has fewer transactions.
+            administrator.execute(
+                "create or replace function okcm.cache_changes(since xid8) returns table (until xid8, xid xid8,"
+                " hash text) language sql stable security definer set search_path = pg_catalog, pg_temp"
+                " as $$ select '3'::xid8, null::xid8, null::text $$"
+            )
+    else:
+        monkeypatch.setattr(notify, "_LONGEST_GAP_SECONDS", 0.0)
+    assert feed.next() == LOST
+    feed.end()
 
 
 def test_feed_reports_a_lost_connection_after_it_reconnects(

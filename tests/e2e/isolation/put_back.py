@@ -63,4 +63,6 @@ def _replace(owner: Connection, schema: str, tenant_id: str, tables: Iterable[st
                 )
             )
         for changed in (tenant_hash(tenant_id), object_hash(tenant_id)):
-            owner.execute("select pg_notify('okcm_changed', %s)", [changed])
+            owner.execute(
+                "insert into okcm.cache_change (hash) values (decode(%s, 'hex')) on conflict do nothing", [changed]
+            )

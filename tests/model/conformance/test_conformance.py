@@ -73,9 +73,8 @@ def test_model_makes_exactly_the_moves_of_the_lifecycle() -> None:
 @pytest.fixture
 def replay(field: Field) -> Iterator[Callable[[], Replay]]:
     worker, operator, crypto = (field.open(role, max_size=1) for role in ("worker", "operator", "crypto"))
-    with field.administrator() as listener:
-        listener.execute("listen okcm_changed")
-        yield lambda: Replay(worker, operator, crypto, listener)
+    with field.administrator() as administrator:
+        yield lambda: Replay(worker, operator, crypto, administrator)
 
 
 @pytest.mark.parametrize("name", REPLAYED)
