@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from openkcm.contract.audit_events import GENESIS, StoredRecord, head_message
-from openkcm.verification.audit_export import Checkpoint, ExportHeader, export_lines
+from openkcm.contract.audit_events import GENESIS, StoredRecord, archive_message, head_message
+from openkcm.verification.audit_export import ArchiveStatement, Checkpoint, ExportHeader, export_lines
 from openkcm.verification.erasure_certificate import (
     Destroyed,
     ErasureStatement,
@@ -44,6 +44,22 @@ def a_head(record: StoredRecord, tenant_id: str = TENANT, signer: Signer = SIGNE
     return Checkpoint(
         seq=record.seq,
         chain_hash=record.chain_hash.hex(),
+        signature=signature,
+        key=key,
+        fingerprint=PublicKeys(signer.public_keys()).fingerprint(key),
+    )
+
+
+def an_archive_statement(
+    record: StoredRecord, message: bytes | None = None, signer: Signer = SIGNER
+) -> ArchiveStatement:
+    """Return the statement that a file with the SHA-256 "00…" contains the records up to this one."""
+    signed = message or archive_message(TENANT, record.seq, record.chain_hash, bytes(32))
+    signature, key = signer.sign(signed)
+    return ArchiveStatement(
+        seq=record.seq,
+        chain_hash=record.chain_hash.hex(),
+        sha256=bytes(32).hex(),
         signature=signature,
         key=key,
         fingerprint=PublicKeys(signer.public_keys()).fingerprint(key),

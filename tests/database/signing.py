@@ -16,17 +16,17 @@ from openkcm.contract.audit_events import head_message
 class Signer:
     """`vault.transit.keys.AuditSigner` with a local key."""
 
-    def __init__(self, name: str = "audit:1") -> None:
-        self.name, self._key = name, ec.generate_private_key(ec.SECP256R1())
+    def __init__(self, name: str = "audit:1", key: ec.EllipticCurvePrivateKey | None = None) -> None:
+        self.name, self.key = name, key or ec.generate_private_key(ec.SECP256R1())
 
     def sign(self, message: bytes) -> tuple[str, str]:
-        return base64.b64encode(self._key.sign(message, ec.ECDSA(hashes.SHA256()))).decode(), self.name
+        return base64.b64encode(self.key.sign(message, ec.ECDSA(hashes.SHA256()))).decode(), self.name
 
     def sign_all(self, messages: Sequence[bytes]) -> Sequence[tuple[str, str]]:
         return [self.sign(message) for message in messages]
 
     def public_keys(self) -> dict[str, str]:
-        pem = self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        pem = self.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         return {self.name: pem.decode()}
 
 

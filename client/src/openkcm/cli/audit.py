@@ -38,6 +38,11 @@ def summarize_file(checked: Checked) -> Iterator[str]:
     if result.problem is not None:
         yield f"problem: {plain(result.problem)}"
     yield from _signature(checked)
+    if result.archived and result.intact:
+        yield (
+            f"records 1 to {result.archived} are in archive files; verify the last of them in the same way, and compare"
+            " this file with it (--against)"
+        )
     if result.selection:
         chosen = "; ".join(f"{name}: {value}" for name, value in result.selection.items())
         yield f"a selection, not the whole stream: {plain(chosen)}"
@@ -86,9 +91,9 @@ def _signature(checked: Checked) -> Iterator[str]:
     yield from signature_line(result.signature, result.key, result.fingerprint)
     if result.signature is SignatureState.MISSING and (result.intact or result.incomplete):
         yield "signature: none in this file, so the origin of its records is not proven"
-    if result.kind is Kind.EXPORT and result.intact and not result.selection and result.signed < result.events:
+    if result.kind is Kind.EXPORT and result.intact and not result.selection and result.signed < result.last:
         yield (
-            f"records {result.signed + 1} to {result.events} came after the signed one: chained, but not signed yet;"
+            f"records {result.signed + 1} to {result.last} came after the signed one: chained, but not signed yet;"
             " a later export has them signed"
         )
 
@@ -238,6 +243,7 @@ def _document(checked: Checked) -> Mapping[str, Any]:
         "tenant_id": result.tenant_id,
         "signature": result.signature,
         "signed": result.signed,
+        "archived": result.archived,
         "key": result.key,
         "fingerprint": result.fingerprint,
         "selection": dict(result.selection),

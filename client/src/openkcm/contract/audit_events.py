@@ -256,3 +256,12 @@ def verify_chain(records: Iterable[StoredRecord], after: StoredRecord | None = N
 def head_message(tenant_id: str, seq: int, chain_hash: bytes) -> bytes:
     """Return the message that a checkpoint signs: tenant, length and hash of the stream in one unambiguous line."""
     return f"openkcm-audit-head/1 {tenant_id} {seq} {chain_hash.hex()}".encode()
+
+
+def archive_message(tenant_id: str, seq: int, chain_hash: bytes, sha256: bytes) -> bytes:
+    """Return the message of an archive statement: a verified file with this SHA-256 ends with record `seq`.
+
+    It differs from `head_message`: a checkpoint, of which the database has many, does not prove that its records were
+    archived.
+    """
+    return f"openkcm-audit-archive/1 {tenant_id} {seq} {chain_hash.hex()} {sha256.hex()}".encode()

@@ -10,13 +10,19 @@ chain hash, so that each link can still be computed.
 JSON can encode the same value in many ways, which could hide an edit. A verifier therefore encodes each line again and
 requires the same bytes.
 
+Records that were archived are not in the stream any more. The header then contains the newest archive statement, and
+the first record of the file follows the last archived one. An archive file is such an export as well: of the records
+between two statements, with the checkpoint of its last record.
+
 An export is verified with the file and public keys alone:
 
 1. The header matches its checksum, and every line is in canonical form.
-2. The records of a whole stream are numbered without gaps, chained, and belong to the tenant.
+2. The records of a whole stream are numbered without gaps from the first or from the archive statement, chained, and
+   belong to the tenant.
 3. The file ends where its header states the end of the stream.
 4. The checkpoint matches the record with its number.
-5. The signature of the checkpoint is by a key that the verifier obtained from another source than this file.
+5. The signatures of checkpoint and archive statement are by a key that the verifier obtained from another source than
+   this file.
 
 The chain alone proves nothing against an attacker who can rewrite the whole file, since it is computed from the
 content. The signature proves everything up to the signed record. Later records are not signed yet, and the result says
@@ -28,11 +34,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from openkcm.contract.audit_events import StoredRecord, fields_of, head_message, verify_chain
+from openkcm.contract.audit_events import StoredRecord, archive_message, fields_of, head_message, verify_chain
 from openkcm.errors import AuditBroken
 from openkcm.verification.errors import VerificationIncomplete
 from openkcm.verification.results import (
@@ -67,8 +74,36 @@ class Checkpoint(BaseModel):
     fingerprint: str = Field(pattern="^([0-9a-f]{64})?$")
 
 
+class ArchiveStatement(BaseModel):
+    """A signature over `openkcm.contract.audit_events.archive_message`: a verified file contains the records to `seq`.
+
+    `sha256` is that of the file; its header contains the statement before it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    seq: int = Field(gt=0, le=LONGEST)
+    chain_hash: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    signature: str
+    key: str
+    fingerprint: str = Field(pattern="^([0-9a-f]{64})?$")
+
+    @property
+    def end(self) -> StoredRecord:
+        """The last archived record, without its text: the predecessor of the first record after it."""
+        return StoredRecord(self.seq, "", bytes.fromhex(self.chain_hash))
+
+    def message(self, tenant_id: str) -> bytes:
+        """Return the signed message."""
+        return archive_message(tenant_id, self.seq, bytes.fromhex(self.chain_hash), bytes.fromhex(self.sha256))
+
+
 class ExportHeader(BaseModel):
-    """The description of a file. `selection` contains the filters in words; it is empty for a whole stream."""
+    """The description of a file. `selection` contains the filters in words; it is empty for a whole stream.
+
+    `archived` is absent from a file while no record is archived.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -78,6 +113,12 @@ class ExportHeader(BaseModel):
     last_seq: int = Field(ge=0, le=LONGEST, description="the number of the stream's last record when the export began")
     selection: dict[str, str] = Field(default_factory=dict)
     signed_head: Checkpoint | None = None
+    archived: ArchiveStatement | None = Field(None, exclude_if=lambda archived: archived is None)
+
+    @property
+    def before(self) -> StoredRecord | None:
+        """The archived record before the file; None if the file begins with the first."""
+        return None if self.archived is None else self.archived.end
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +155,7 @@ def export_lines(
     `report_total` receives the number of records before the last line is yielded.
     """
     yield header_line(header)
-    records = last = 0
+    records, last = 0, 0 if header.before is None else header.before.seq
     for piece in pieces:
         lines = []
         for stored, previous in piece:
@@ -136,7 +177,8 @@ def read_export(lines: Iterable[bytes]) -> tuple[ExportHeader, Iterator[Exported
         AuditBroken: now for the header, while iterating for an invalid line or a missing or wrong end.
     """
     rest = _decoded(lines)
-    return _header(next(rest, "")), _records(rest)
+    header = _header(next(rest, ""))
+    return header, _records(rest, 0 if header.before is None else header.before.seq)
 
 
 def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
@@ -160,8 +202,8 @@ def _header(line: str) -> ExportHeader:
     return header
 
 
-def _records(lines: Iterator[str]) -> Iterator[ExportedRecord]:
-    number, last = 0, 0
+def _records(lines: Iterator[str], last: int) -> Iterator[ExportedRecord]:
+    number = 0
     for number, line in enumerate(lines, start=1):
         fields = _fields(line)
         if fields.keys() == {"records"}:
@@ -225,7 +267,8 @@ def verify_export(
     result, events, last = VerificationResult(Kind.EXPORT), 0, 0
     try:
         header, records = read_export(lines)
-        result, at_head = _initial_result(header), None
+        result, at_head = _initial_result(header), header.before
+        last = result.archived
         for stored in _verified_records(header, records):
             events, last = events + 1, stored.seq
             if last == result.signed:
@@ -242,9 +285,13 @@ def verify_export(
 
 
 def places_of(lines: Iterable[bytes]) -> Iterator[Place]:
-    """Yield number and chain hash of the records of an intact export, in their order."""
-    _, records = read_export(lines)
-    return ((one.stored.seq, one.stored.chain_hash) for one in records)
+    """Yield number and chain hash of the records of an intact export, in their order.
+
+    The archived record before the file is the first: it is the last one of an archive file.
+    """
+    header, records = read_export(lines)
+    before = () if header.before is None else (header.before,)
+    return ((stored.seq, stored.chain_hash) for stored in chain(before, (one.stored for one in records)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +329,7 @@ def compare(here: Iterable[Place], there: Iterable[Place]) -> ExportComparison:
     return ExportComparison(same, only_here, only_there)
 
 
-def recognize_other_key(checked: CheckedSignature, signed: Checkpoint | None) -> CheckedSignature:
+def recognize_other_key(checked: CheckedSignature, signed: Checkpoint | ArchiveStatement | None) -> CheckedSignature:
     """Return a failed check as one with an unknown key, if the file names a key with another fingerprint.
 
     Every installation uses the same key names, so the name cannot identify another installation's key. A forger can
@@ -297,8 +344,14 @@ def recognize_other_key(checked: CheckedSignature, signed: Checkpoint | None) ->
     return replace(checked, fingerprint=named, problem=problem, unknown_key=True)
 
 
+def check_archived(tenant_id: str, archived: ArchiveStatement, check: SignatureCheck) -> CheckedSignature:
+    """Return the result of the signature check of an archive statement."""
+    return recognize_other_key(check(archived.key, archived.message(tenant_id), archived.signature), archived)
+
+
 def _initial_result(header: ExportHeader) -> VerificationResult:
-    signed, result = header.signed_head, VerificationResult(Kind.EXPORT, header.tenant_id, selection=header.selection)
+    signed, archived = header.signed_head, 0 if header.before is None else header.before.seq
+    result = VerificationResult(Kind.EXPORT, header.tenant_id, selection=header.selection, archived=archived)
     if signed is None:
         return result
     return replace(
@@ -312,7 +365,7 @@ def _initial_result(header: ExportHeader) -> VerificationResult:
 
 def _verified_records(header: ExportHeader, records: Iterator[ExportedRecord]) -> Iterator[StoredRecord]:
     """Yield each record that is chained to its predecessor; an error names line and number."""
-    last: StoredRecord | None = None
+    last = header.before
     for line, one in enumerate(records, start=2):
         stored = one.stored
         try:
@@ -345,7 +398,7 @@ def _check_end(header: ExportHeader, last: int) -> None:
 def _check_checkpoint(signed: Checkpoint | None, stored: StoredRecord | None) -> None:
     if signed is None:
         return
-    if stored is None:
+    if stored is None or stored.seq != signed.seq:
         raise AuditBroken(f"record {signed.seq}, which was signed, is missing")
     if stored.chain_hash.hex() != signed.chain_hash:
         raise AuditBroken(f"record {signed.seq} is not the signed one")
@@ -366,6 +419,10 @@ def _check_signature(
         problem = f"line 1, the checkpoint of record {signed.seq}: {checked.problem}"
         result = replace(result, signature=signature_state(checked), problem=problem, incomplete=checked.unknown_key)
         return replace(result, fingerprint=checked.fingerprint or result.fingerprint)
+    if header.archived is not None and (unproven := check_archived(header.tenant_id, header.archived, check)).problem:
+        problem = f"line 1, the archive of the records to {header.archived.seq}: {unproven.problem}"
+        state = signature_state(unproven)
+        return replace(result, signature=state, problem=problem, incomplete=unproven.unknown_key)
     result = replace(result, signature=SignatureState.VERIFIED, fingerprint=checked.fingerprint)
     if header.selection and not compared:
         problem = "a selection is not bound to its checkpoint; compare it with a whole export of the same stream"

@@ -61,6 +61,9 @@ class VerificationResult:
 
     `incomplete`: an input for the check is missing, which does not refute the file.
 
+    `archived` is the number of the last record before the file, which archive files contain; 0 if it begins with the
+    first. `events` counts the records of the file.
+
     `signed` is the last record that the signature covers: later records are chained, but an attacker could have written
     them. `fingerprint` identifies the key of the signature check or, without a check, the key that the file names.
     """
@@ -75,6 +78,12 @@ class VerificationResult:
     fingerprint: str = ""
     selection: Mapping[str, str] = field(default_factory=dict)
     incomplete: bool = False
+    archived: int = 0
+
+    @property
+    def last(self) -> int:
+        """The number of the last record of a whole stream."""
+        return self.archived + self.events
 
     @property
     def intact(self) -> bool:

@@ -112,14 +112,17 @@ class ReportVerdict:
 
 @dataclass(slots=True)
 class _RecordVisitor:
-    """Counts the records of the period, and keeps the record that the report names."""
+    """Counts the records of the period, and keeps the first record and the one that the report names."""
 
     report: Report
     counter: ReportCounter
+    first: StoredRecord | None = None
     made: StoredRecord | None = None
 
     def visit(self, stored: StoredRecord) -> None:
         place = self.report.stream
+        if self.first is None:
+            self.first = stored
         if stored.seq < place.seq:
             self.counter.add(stored)
         elif stored.seq == place.seq:
@@ -142,7 +145,7 @@ def verify_report(file: bytes, export: Iterable[bytes], check: SignatureCheck | 
     reading = _RecordVisitor(report, ReportCounter(report.since, report.until))
     verdict = verify_export(chain((header,) if header else (), lines), check, reading.visit)
     try:
-        problem = _export_problem(report, verdict, reading.made, checked=check is not None)
+        problem = _export_problem(report, verdict, reading, checked=check is not None)
     except VerificationIncomplete as missing:
         return ReportVerdict(missing.message, *signed, verdict, incomplete=True)
     differences: tuple[Difference, ...] = ()
@@ -170,7 +173,7 @@ def _signatures(
 
 
 def _export_problem(
-    report: Report, export: VerificationResult, made: StoredRecord | None, *, checked: bool
+    report: Report, export: VerificationResult, reading: _RecordVisitor, *, checked: bool
 ) -> str | None:
     """Return why the export refutes the report; None when its records can be counted.
 
@@ -185,7 +188,22 @@ def _export_problem(
         raise VerificationIncomplete(f"the export belongs to {export.tenant_id}, the report to {report.tenant_id}")
     if export.selection:
         raise VerificationIncomplete("the export is a selection; a report is verified against a whole export")
-    return _place_problem(report, export, made, checked=checked)
+    problem = _place_problem(report, export, reading.made, checked=checked)
+    if export.archived and not begins_before(reading.first, report.since):
+        raise VerificationIncomplete(
+            f"the records up to {export.archived} are archived, and the period of the report begins before the export"
+        )
+    return problem
+
+
+def begins_before(first: StoredRecord | None, since: datetime) -> bool:
+    """Return whether a stream that begins with `first` has all records since this time: times rise with numbers."""
+    if first is None:
+        return False
+    try:
+        return datetime.fromisoformat(str(fields_of(first.record).get("time"))) < since
+    except (ValueError, TypeError):
+        return False
 
 
 def _place_problem(
@@ -194,7 +212,7 @@ def _place_problem(
     place, named = report.stream, f"record {report.stream.seq}, which the report names"
     if made is None:
         raise VerificationIncomplete(
-            f"the export ends at record {export.events}, before {named}: export the stream again"
+            f"the export ends at record {export.last}, before {named}: export the stream again"
         )
     if made.chain_hash.hex() != place.chain_hash:
         return f"{named}, differs in the export: report and export contradict each other"
