@@ -16,6 +16,7 @@ from core.certificates import ALARMING, ExpiringItem, ExpiryStage
 from core.isolation import CheckResult, Outcome
 from core.keys.rotation import StallReason
 from core.notifications import Channel
+from core.retention import DELETED
 
 READY_SECONDS = "openkcm_provisioning_seconds"
 READY_MEANING = "seconds from the accepted event to an active tenant"
@@ -30,6 +31,11 @@ _UNDELIVERED = "openkcm_notifications_undelivered"
 DeliveryStage = Literal["late", "expired"]
 """A notification is late after ten failed attempts, and expired when it is no longer attempted (a dead letter)."""
 _WORKFLOWS_RECOVERED = "openkcm_workflows_recovered"
+_RETENTION_FAILURES = "openkcm_retention_failures"
+_ROWS_EXPIRED = "openkcm_retention_rows_deleted"
+_RECORDS_ARCHIVED = "openkcm_audit_records_archived"
+
+RetentionWork = Literal["rows", "archive"]
 
 
 class CounterSpec(NamedTuple):
@@ -64,8 +70,15 @@ COUNTERS: Mapping[str, CounterSpec] = {
     _WORKFLOWS_RECOVERED: CounterSpec(
         "lost workflows that were started again", _each("kind", ("tenant", "offboarding", "service"))
     ),
+    _RETENTION_FAILURES: CounterSpec(
+        "tenants whose expired rows were not deleted, or whose audit records were not archived",
+        _each("work", get_args(RetentionWork)),
+    ),
+    _ROWS_EXPIRED: CounterSpec("rows deleted after their retention", _each("table", DELETED)),
+    _RECORDS_ARCHIVED: CounterSpec("audit records deleted after a signed archive file was verified"),
 }
-"""Alert on any increase; of the isolation checks, on any increase of `breached`. Prometheus adds `_total` to the names.
+"""Alert on any increase, except of deleted rows and archived records; of the isolation checks, on any increase of
+`breached`. Prometheus adds `_total` to the names.
 
 They are counters and not gauges: another worker may run the next check, and a gauge would keep the value of the worker
 that ran the last one.
@@ -119,6 +132,18 @@ class Metrics:
     def count_recovered_workflows(self, kinds: Iterable[str]) -> None:
         """Count workflows that did not run although the rows require them."""
         self._count(_WORKFLOWS_RECOVERED, "kind", kinds)
+
+    def count_retention_failure(self, work: RetentionWork) -> None:
+        """Count a tenant that a run of the retention skipped after a failure; the next run tries it again."""
+        self._counters[_RETENTION_FAILURES].add(1, {"work": work})
+
+    def count_expired_rows(self, table: str, rows: int) -> None:
+        """Count rows that were deleted after their retention."""
+        self._counters[_ROWS_EXPIRED].add(rows, {"table": table})
+
+    def count_archived_records(self, records: int) -> None:
+        """Count audit records that were deleted after they were archived."""
+        self._counters[_RECORDS_ARCHIVED].add(records)
 
     def _count(self, name: str, label: str, values: Iterable[str]) -> None:
         for value, number in Counter(values).items():

@@ -9,7 +9,7 @@ from activities.audit import CheckpointSigner
 from activities.audit_trail import Clock, append_audit_event
 from compliance.reports.builder import Request, assemble
 from core.audit import AuditFilter
-from core.errors.compliance import ReportUnknown
+from core.errors.compliance import ReportPeriodArchived, ReportUnknown
 from core.errors.tenants import TenantUnknown
 from core.messages.compliance import ReportStep
 from database.connection.database import Database
@@ -26,7 +26,7 @@ from openkcm.verification.reports.signed_file import (
     stated_digest,
     with_signature,
 )
-from openkcm.verification.reports.verify import binding
+from openkcm.verification.reports.verify import begins_before, binding
 from openkcm.verification.signed_document import SignedText, write_document
 
 _BATCH = 5_000
@@ -66,6 +66,10 @@ class ReportActivities:
             requested = _requested(tx, step)
             if tx.reports.stated(step.report_id) is not None:
                 return
+            if tx.audit.archived() is not None and not begins_before(
+                next(iter(tx.audit.records(0, 1)), None), requested.since
+            ):
+                raise ReportPeriodArchived
             at = self._clock()
             stated = self._read_stated(tx, at)
         with self._database.tenant_tx(step.tenant_id) as tx:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from core import retention
 from core.errors.platform import SettingsInvalid
 from core.names import TenantId, parse_region
 from openkcm.errors import os_reason
@@ -75,11 +76,17 @@ class WorkloadIssuer(BaseModel):
         return text
 
 
+def _retention(chosen: dict[str, int]) -> dict[str, int]:
+    retention.days_of(chosen)
+    return chosen
+
+
 EMBEDDED_LOG = Path("openbao/audit/audit.log")
 """Path of the embedded OpenBao's audit log in the state folder."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Network = Annotated[str, AfterValidator(_network)]
+RetentionDays = Annotated[dict[str, int], AfterValidator(_retention)]
 AwsPrincipal = Annotated[str, AfterValidator(_principal)]
 Region = Annotated[str, AfterValidator(parse_region)]
 _PATHS = (Path, Path | None)
@@ -276,6 +283,23 @@ class Settings(BaseSettings):
         "default: stated as unknown",
     )
 
+    retention_days: RetentionDays = Field(
+        {},
+        description="retention of tables: name → days; docs/retention.md#deleted-after-a-time lists them",
+    )
+    audit_retention_days: int = Field(
+        retention.AUDIT_DAYS,
+        ge=retention.AUDIT_MINIMUM,
+        le=36_500,
+        description="time after which records of an audit stream are moved from the database to signed archive files, "
+        "days; a compliance report needs the records of its period in the database",
+    )
+    audit_archive_dir: Path | None = Field(
+        None,
+        description="folder of the archive files of audit streams; back it up like the database, and mount the same "
+        "folder for every worker; default: audit-archive in state_dir",
+    )
+
     dashboard_host: str = Field(LOOPBACK, description="address the dashboard listens on")
     dashboard_port: Port = Field(18501, description="port of the dashboard")
     dashboard_idle_minutes: float = Field(30.0, gt=0, description="idle time after which a session ends, minutes")
@@ -332,6 +356,11 @@ class Settings(BaseSettings):
     def secrets(self) -> Path:
         """The folder of secret files."""
         return self.secrets_dir if self.secrets_dir is not None else self.state_dir / "secrets"
+
+    @property
+    def audit_archive(self) -> Path:
+        """The folder of the archive files of audit streams."""
+        return self.state_dir / "audit-archive" if self.audit_archive_dir is None else self.audit_archive_dir
 
     @property
     def vault_url(self) -> str:

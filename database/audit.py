@@ -25,7 +25,8 @@ from openkcm.contract.audit_events import GENESIS, AuditEvent, StoredRecord, fie
 # It may return too many records; Python then applies the exact filter.
 _FOUND: LiteralString = """
     select seq, record, chain_hash,
-        (select before.chain_hash from okcm.audit_event before where before.seq = audit_event.seq - 1)
+        coalesce((select before.chain_hash from okcm.audit_event before where before.seq = audit_event.seq - 1),
+                 (select archived.chain_hash from okcm.audit_archive archived where archived.seq = audit_event.seq - 1))
     from okcm.audit_event
     where seq between %(first)s and %(last)s
     and (cardinality(%(names)s::text[]) = 0 or record like any (%(names)s))
@@ -34,6 +35,8 @@ _FOUND: LiteralString = """
 """
 _NEWEST: LiteralString = f"{_FOUND} order by seq desc limit %(limit)s"
 _OLDEST: LiteralString = f"{_FOUND} order by seq limit %(limit)s"
+
+_ARCHIVED: LiteralString = "first_seq, seq, chain_hash, sha256, signature, key"
 
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 _UNSTORABLE = re.compile("[\\0\\ud800-\\udfff]")
@@ -65,13 +68,40 @@ class SignedCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchivedPart:
+    """The records `first` to `seq` of a stream, which a verified file with this SHA-256 contains.
+
+    `signature` is over `audit_events.archive_message` by the Transit key in `key` (`name:version`).
+    """
+
+    first: int
+    seq: int
+    chain_hash: bytes
+    sha256: bytes
+    signature: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class DueArchive:
+    """The checkpoint at the end of the next archive file of a stream, and when it was signed."""
+
+    end: SignedCheckpoint
+    signed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class StreamBounds:
-    """The last record; the newest checkpoint, its signing time, and the record that now has its number."""
+    """The last record; the newest checkpoint, its signing time, and the record that now has its number.
+
+    `archived` is the newest archived part; the records after it are in the database.
+    """
 
     last: StoredRecord | None
     signed: SignedCheckpoint | None
     signed_at: datetime | None
     at_signed: StoredRecord | None
+    archived: ArchivedPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +166,63 @@ class AuditStream:
         newest = self.connection.execute(
             "select seq, chain_hash, signature, key, signed_at from okcm.audit_signed_head order by seq desc limit 1"
         ).fetchone()
+        archived = self.archived()
         if newest is None:
-            return StreamBounds(self.head(), None, None, None)
+            return StreamBounds(self.head(), None, None, None, archived)
         *head, signed_at = newest
         signed = SignedCheckpoint(*head)
-        at_signed = next((one for one in self.records(signed.seq - 1, 1) if one.seq == signed.seq), None)
-        return StreamBounds(self.head(), signed, signed_at, at_signed)
+        if archived is not None and archived.seq == signed.seq:
+            # The next checkpoint follows within minutes: the archive's own record is after this one.
+            at_signed: StoredRecord | None = StoredRecord(archived.seq, "", archived.chain_hash)
+        else:
+            at_signed = next((one for one in self.records(signed.seq - 1, 1) if one.seq == signed.seq), None)
+        return StreamBounds(self.head(), signed, signed_at, at_signed, archived)
+
+    def archived(self) -> ArchivedPart | None:
+        """Return the newest archived part of the stream; None while no record is archived."""
+        newest = self.connection.execute(
+            f"select {_ARCHIVED} from okcm.audit_archive order by seq desc limit 1"  # noqa: S608 - a constant
+        ).fetchone()
+        return None if newest is None else ArchivedPart(*newest)
+
+    def archived_before(self, part: ArchivedPart) -> ArchivedPart | None:
+        """Return the archived part before `part`; None for the first one."""
+        former = self.connection.execute(
+            f"select {_ARCHIVED} from okcm.audit_archive where seq = %s",  # noqa: S608 - a constant
+            [part.first - 1],
+        ).fetchone()
+        return None if former is None else ArchivedPart(*former)
+
+    def due_archive(self, after: int, cutoff: datetime, at_most: int) -> DueArchive | None:
+        """Return the end of the next archive file, which begins after record `after`.
+
+        It is a checkpoint that was signed before `cutoff`: the last one of the next `at_most` records, else the next.
+        """
+        due = self.connection.execute(
+            "select seq, chain_hash, signature, key, signed_at from okcm.audit_signed_head"
+            " where seq > %(after)s and signed_at < %(cutoff)s"
+            " order by seq > %(after)s + %(most)s, case when seq > %(after)s + %(most)s then seq else -seq end limit 1",
+            {"after": after, "cutoff": cutoff, "most": at_most},
+        ).fetchone()
+        return None if due is None else DueArchive(SignedCheckpoint(*due[:-1]), due[-1])
+
+    def record_archive(self, part: ArchivedPart) -> None:
+        """Record a verified archive file; afterwards the records of the part may be deleted."""
+        self.connection.execute(
+            "select okcm.record_audit_archive(%s, %s, %s, %s, %s)",
+            [part.first, part.seq, part.sha256, part.signature, part.key],
+        )
+
+    def delete_archived(self, at_most: int) -> int:
+        """Delete at most `at_most` archived records, the oldest first; return their number."""
+        row = self.connection.execute("select okcm.delete_archived_events(%s)", [at_most]).fetchone()
+        return 0 if row is None else int(row[0])
 
     def numbers(self, chosen: AuditFilter) -> range:
         """Return the numbers of all records in the filter's period; times increase with numbers, so it is one range."""
-        head = self.head()
-        every = range(1, 1 if head is None else head.seq + 1)
+        head, archived = self.head(), self.archived()
+        begin = 1 if archived is None else archived.seq + 1
+        every = range(begin, begin if head is None else head.seq + 1)
         first, last = (self._first_from(moment, every) for moment in (chosen.since, chosen.until))
         return every[first:last]
 

@@ -93,10 +93,6 @@ class Boundaries:
             ],
         )
 
-    def trim(self) -> None:
-        """Delete results of older assessments after their retention period."""
-        self.connection.execute("select okcm.trim_boundaries()")
-
     def latest(self) -> Sequence[CheckResult]:
         """Return the results of the newest run in the order in which they were recorded."""
         run = self.latest_run()

@@ -210,11 +210,7 @@ class SessionRow:
     ended_at: datetime | None
 
 
-# An expired session is kept for a month, so that an old cookie is distinguished from one that was never issued.
 _BEGIN = """
-with deleted as (
-    delete from okcm.dashboard_session where expires_at < now() - interval '30 days'
-)
 insert into okcm.dashboard_session (tenant_id, session_id, subject, expires_at)
 values (%s, %s, %s, %s) on conflict do nothing
 """
@@ -226,7 +222,7 @@ class Sessions:
     tenant_id: str
 
     def begin(self, session_id: str, subject: str, expires_at: datetime) -> bool:
-        """Record a session; return False if it exists. Deletes sessions that expired more than a month ago."""
+        """Record a session; return False if it exists."""
         return self.connection.execute(_BEGIN, [self.tenant_id, session_id, subject, expires_at]).rowcount == 1
 
     def get(self, session_id: str) -> SessionRow | None:

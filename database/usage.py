@@ -18,14 +18,12 @@ def _buckets(form: str) -> str:
 
 
 # One statement, one round trip. The rows of a batch are summed first, because ON CONFLICT can change a row once, and
-# are written in a fixed order, so that two processes that count the same minutes do not deadlock. A batch id is kept
-# for longer than the write-ahead log keeps an undelivered batch.
+# are written in a fixed order, so that two processes that count the same minutes do not deadlock. Batch
+# ids have a retention (core/retention.py).
 _ADD = f"""
 with fresh as (
     insert into okcm.usage_batch (tenant_id, batch_id) values (%(tenant)s, %(batch)s)
     on conflict do nothing returning 1
-), deleted as (
-    delete from okcm.usage_batch where added_at < now() - interval '90 days'
 ), used as (
     select minute, (minute at time zone 'UTC')::date as day, service, operation, refusal, count, bytes, microseconds,
            latency::bigint[] as latency

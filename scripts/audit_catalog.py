@@ -107,6 +107,8 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
         "sign-audit-checkpoint": "the checkpoint is stored beside the stream, and every export contains it",
         "sign-audit-checkpoints": "the checkpoint is stored beside the stream, and every export contains it",
         "dispatch-outbox": (N.ANNOUNCE_EXPIRED, N.ANNOUNCED),
+        "archive-audit-streams": (N.AUDIT_ARCHIVED,),
+        "delete-expired-rows": "deletes rows after their retention; docs/retention.md says where each is recorded",
         "reconcile-audit": (N.AUDIT_DIFFERENCE, N.AUDIT_RECONCILED),
         "snapshot-report": (N.REPORT_MADE,),
         "render-report": "renders and signs the snapshot, whose digest is recorded",

@@ -52,6 +52,7 @@ from workflows.client.workflow_client import WorkflowClient
 from workflows.isolation import AssessDueTenants
 from workflows.notifications import DispatchNotifications
 from workflows.recovery import RecoverWorkflows
+from workflows.retention import ArchiveAuditStreams, DeleteExpiredRows
 from workflows.root_keys import DetectRootKeyVersions, MonitorRootKeys, PurgeUnusedCredentials
 from workflows.rotation import RotateDueKeys
 from workflows.runtime import options as visibility
@@ -137,6 +138,18 @@ SCHEDULES = {
             execution_timeout=timedelta(hours=12),
         ),
         spec=_every(minutes=1),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    ),
+    "retention": Schedule(
+        action=ScheduleActionStartWorkflow(DeleteExpiredRows.run, id="platform/retention", task_queue=PLATFORM_QUEUE),
+        spec=_every(minutes=60),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    ),
+    "audit-archive": Schedule(
+        action=ScheduleActionStartWorkflow(
+            ArchiveAuditStreams.run, id="platform/audit-archive", task_queue=PLATFORM_QUEUE
+        ),
+        spec=_every(minutes=60),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
     "notifications": Schedule(

@@ -33,6 +33,7 @@ from activities.offboarding.grace_period import GracePeriodActivities
 from activities.provisioning import ProvisioningActivities, TenantCaActivities, TenantKeyActivities
 from activities.recovery import RecoveryActivities
 from activities.reports import Rendering, ReportActivities
+from activities.retention import ArchiveKeys, ArchivePolicy, AuditArchiveActivities, RowRetentionActivities
 from activities.root_keys.change import RootKeyActivities
 from activities.root_keys.health import PollIntervals, RootKeyHealthActivities
 from activities.root_keys.versions import RootKeyVersionActivities
@@ -57,9 +58,11 @@ from config.credential_encryption import decrypt_credentials
 from config.secrets import Role, read_secret
 from config.settings import Settings
 from core import names as ids
+from core import retention
 from core.names import ActivityKind
 from core.notifications import Channel
 from database.connection.database import Database
+from database.platform.retention import RetentionQueries
 from database.platform.scheduled import PlatformQueries
 from kms.egress_policy import EgressPolicy
 from kms.key_cache import RootKeyCache
@@ -93,6 +96,7 @@ from workflows.offboarding import OffboardTenant
 from workflows.provisioning import ProvisionTenant
 from workflows.recovery import RecoverTenant, RecoverWorkflows
 from workflows.reports import GenerateReport
+from workflows.retention import ArchiveAuditStreams, DeleteExpiredRows
 from workflows.root_keys import ChangeRootKey, DetectRootKeyVersions, MonitorRootKeys, PurgeUnusedCredentials
 from workflows.rotation import RotateDueKeys, RotateKeys
 from workflows.runtime import timeouts as timing
@@ -107,7 +111,7 @@ OPERATION_WORKFLOWS = (
 PLATFORM_WORKFLOWS = (
     *(SignAuditCheckpoints, ReconcileAudit, DispatchNotifications, PurgeUnusedCredentials, RotateDueKeys),
     *(RotateDueCertificateAuthorities, PublishRevocationLists, CheckExpiry, DetectRootKeyVersions),
-    *(AssessDueTenants, RecoverWorkflows, RecoverTenant),
+    *(AssessDueTenants, RecoverWorkflows, RecoverTenant, DeleteExpiredRows, ArchiveAuditStreams),
 )
 
 _RENDERINGS: Mapping[ReportFormat, Rendering] = MappingProxyType(
@@ -253,6 +257,16 @@ def build(
     expiry = ExpiryActivities(database, queries, authorities, outbox, clock, metrics)
     starter = LostWorkflowStarter(settings.temporal_address, settings.provisioning_slo_seconds)
     recovery = RecoveryActivities(database, queries, starter, metrics)
+    expiring = RetentionQueries(database)
+    rows = RowRetentionActivities(expiring, retention.days_of(settings.retention_days), metrics)
+    archive = AuditArchiveActivities(
+        database,
+        expiring,
+        ArchiveKeys(recorded, signer.public_keys),
+        ArchivePolicy(settings.audit_retention_days, settings.audit_archive),
+        clock,
+        metrics,
+    )
     reports = ReportActivities(
         database, read_stated, _RENDERINGS, recorded, version("openkcm-tenant-controller"), clock
     )
@@ -353,6 +367,8 @@ def build(
             examination.find_due_examinations,
             recovery.recover_workflows,
             recovery.recover_tenant,
+            rows.delete_expired_rows,
+            archive.archive_streams,
         ),
         interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )

@@ -111,7 +111,6 @@ class IsolationAssessmentActivities:
             if tx.boundaries.examination(step.operation_id) is not None:
                 return
             tx.boundaries.record_examination(found.lines, results)
-            tx.boundaries.trim()
             append_audit_event(
                 tx,
                 step,

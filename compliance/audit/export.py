@@ -9,11 +9,19 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from core.audit import AuditFilter
-from database.audit import StreamBounds
+from database.audit import ArchivedPart, SignedCheckpoint
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from openkcm.contract.audit_events import StoredRecord
-from openkcm.verification.audit_export import Checkpoint, ExportHeader, export_lines
+from openkcm.errors import AuditBroken
+from openkcm.verification.audit_export import (
+    ArchiveStatement,
+    Checkpoint,
+    ExportHeader,
+    check_archived,
+    export_lines,
+)
+from openkcm.verification.public_keys import PublicKeys
 
 PIECE = 5_000
 """Records in one transaction, a few megabytes; the caller can cancel between two pieces."""
@@ -60,15 +68,14 @@ def begin_export(
         exported_at=at,
         last_seq=0 if ends.last is None else ends.last.seq,
         selection=chosen.words(),
-        signed_head=_signed(ends, fingerprint_of),
+        signed_head=None if ends.signed is None else checkpoint(ends.signed, fingerprint_of),
+        archived=None if ends.archived is None else archive_statement(ends.archived, fingerprint_of),
     )
     return Export(header, chosen, among)
 
 
-def _signed(ends: StreamBounds, fingerprint_of: Callable[[str], str]) -> Checkpoint | None:
-    head = ends.signed
-    if head is None:
-        return None
+def checkpoint(head: SignedCheckpoint, fingerprint_of: Callable[[str], str]) -> Checkpoint:
+    """Return a stored checkpoint in the form of a file."""
     return Checkpoint(
         seq=head.seq,
         chain_hash=head.chain_hash.hex(),
@@ -76,3 +83,30 @@ def _signed(ends: StreamBounds, fingerprint_of: Callable[[str], str]) -> Checkpo
         key=head.key,
         fingerprint=fingerprint_of(head.key),
     )
+
+
+def archive_statement(part: ArchivedPart, fingerprint_of: Callable[[str], str]) -> ArchiveStatement:
+    """Return the statement about an archived part in the form of a file."""
+    return ArchiveStatement(
+        seq=part.seq,
+        chain_hash=part.chain_hash.hex(),
+        sha256=part.sha256.hex(),
+        signature=part.signature,
+        key=part.key,
+        fingerprint=fingerprint_of(part.key),
+    )
+
+
+def require_archive_signature(tenant_id: str, part: ArchivedPart | None, keys: PublicKeys) -> None:
+    """Require a valid signature of an archived part; None requires nothing.
+
+    Without it, deleted records could be declared as archived.
+
+    Raises:
+        AuditBroken: the signature is missing, invalid or by another key.
+    """
+    if part is None:
+        return
+    checked = check_archived(tenant_id, archive_statement(part, keys.fingerprint), keys.check)
+    if checked.problem is not None:
+        raise AuditBroken(f"archive of the records to {part.seq}: {checked.problem}")

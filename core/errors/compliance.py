@@ -109,6 +109,34 @@ class ForwardingStateRefused(CallerError):
     hint = "name another state file with --state"
 
 
+class AuditRecordsArchived(CallerError):
+    """A forwarding stopped for so long that its next records are in archive files."""
+
+    code = "audit_records_archived"
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__(
+            f"records {first} to {last} are not in the database any more: they were archived",
+            "load them into the receiver from the archive files, then begin a new forwarding with another --state",
+        )
+
+
+class AuditArchiveRefused(OpenKcmError):
+    """An archive file is missing, differs from its statement or cannot be written: nothing is deleted."""
+
+    code = "audit_archive_refused"
+    hint = "follow docs/retention.md#when-an-archive-is-rejected"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"audit archive: {problem}")
+
+
+class ReportPeriodArchived(CallerError):
+    code = "report_period_archived"
+    message = "the period of the report begins before the records in the database: older ones were archived"
+    hint = "choose a later begin; for older periods use the report of that time or the archive files"
+
+
 class ForwardingBusy(CallerError):
     code = "forwarding_busy"
     message = "another process forwards with this state file"

@@ -17,12 +17,15 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 KEPT = {
     "tenant": "id, region and times, without the organization's name, so that the id is never reused",
-    "marketplace_event": "ids and times of the events, without the name, so that no event is processed again",
-    "audit_event": "the audit stream of the tenant, which proves all operations, including this destruction",
+    "marketplace_event": "ids and times of the events until their retention ends, without the name, so that no event "
+    "is processed again",
+    "audit_event": "the audit stream of the tenant, which proves all operations, including this destruction; later its "
+    "records are in signed archive files",
+    "audit_archive": "the signed statements about the archive files of the audit stream",
     "audit_head": "the newest record of the audit stream",
     "audit_signed_head": "the signed checkpoints, which reveal a truncated audit stream",
     "key_fingerprint": "keyed fingerprints of the destroyed tenant key, which detect a restored key",
-    "boundary_result": "the results of the isolation checks, without names of persons",
+    "boundary_result": "the results of the isolation checks until their retention ends, without names of persons",
     "boundary_clause": "the same results for each clause, signed",
     "certificate_authority": "the public certificate of the tenant CA, so that its serial stays known; its key is "
     "destroyed",

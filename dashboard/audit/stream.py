@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import structlog
 
-from compliance.audit.export import PIECE, begin_export
+from compliance.audit.export import PIECE, begin_export, require_archive_signature
 from core.audit import AuditFilter
 from core.tenants.roles import Permission
 from dashboard.page_context import PageContext
@@ -89,7 +89,9 @@ def signature(database: Database, tenant_id: str, ends: StreamBounds) -> Checked
 
 
 def verify(database: Database, tenant_id: str, progressed: Callable[[int, int], None]) -> StreamVerification:
-    """Verify the stream from its first to its current last record; `progressed` receives (done, of).
+    """Verify the stream to its current last record, from its first one or the first after the archive.
+
+    `progressed` receives (done, of).
 
     Raises:
         AuditBroken: its message names the position.
@@ -99,6 +101,8 @@ def verify(database: Database, tenant_id: str, progressed: Callable[[int, int], 
         ends = tx.audit.ends()
     checked = signature(database, tenant_id, ends)
     try:
+        known = PublicKeys.from_database(PlatformQueries(database).audit_keys())
+        require_archive_signature(tenant_id, ends.archived, known)
         _verify_pieces(database, tenant_id, ends, progressed)
         _require_valid_signature(ends, checked)
     except AuditBroken as broken:
@@ -111,7 +115,8 @@ def _verify_pieces(
     database: Database, tenant_id: str, ends: StreamBounds, progressed: Callable[[int, int], None]
 ) -> None:
     end, signed = _number(ends.last), ends.signed
-    last: StoredRecord | None = None
+    archived = ends.archived
+    last = None if archived is None else StoredRecord(archived.seq, "", archived.chain_hash)
     while _number(last) < end:
         done = _number(last)
         with database.tenant_tx(tenant_id) as tx:

@@ -32,7 +32,8 @@ ours as (select oid, relname, relkind, relowner, relacl, reloptions, relispartit
 reachable as (select o.* from ours o where relkind <> 'S' and exists (select from session_role r
               where has_table_privilege(r.oid, o.oid, 'select, insert, update, delete, truncate, references, trigger')
                  or has_any_column_privilege(r.oid, o.oid, 'select, insert, update, references'))),
-stream as (select * from ours where relname ~ '^audit_(event|event_.*|signed_head|key)$' and relkind in ('r', 'p')),
+stream as (select * from ours where relkind in ('r', 'p')
+           and relname ~ '^audit_(event|event_.*|signed_head|archive|key)$'),
 policy as (select o.relname, p.*, pg_get_expr(polqual, polrelid) as sees, pg_get_expr(polwithcheck, polrelid) as writes
            from pg_policy p join ours o on o.oid = p.polrelid),
 procedure as (select oid::regprocedure::text as name, * from pg_proc where pronamespace = to_regnamespace('okcm'))

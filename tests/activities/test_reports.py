@@ -18,7 +18,7 @@ from compliance.audit.export import begin_export
 from compliance.reports.render import pdf, render_html
 from compliance.reports.snapshot import read_stated
 from core.audit import AuditFilter
-from core.errors.compliance import ReportUnknown
+from core.errors.compliance import ReportPeriodArchived, ReportUnknown
 from core.errors.platform import DatabaseRefused, DatabaseUnavailable
 from core.messages.base import StepInput
 from core.messages.compliance import ReportStep
@@ -33,7 +33,7 @@ from openkcm.verification.reports.verify import verify_report
 from tests.activities.dying import SimulatedCrash
 from tests.activities.recorded import Recorded
 from tests.core.proving import lines_of
-from tests.database.builders import a_connected_service, a_provisioned_tenant, an_audit_event
+from tests.database.builders import a_connected_service, a_provisioned_tenant, an_archive, an_audit_event
 from tests.database.fixtures import Field
 from tests.database.signing import SIGNER
 
@@ -214,3 +214,15 @@ def test_snapshot_shows_one_moment_and_writes_nothing(scene: Scene) -> None:
         assert tx.audit.head() == before
     with pytest.raises(DatabaseUnavailable), scene.worker.tenant_snapshot(TENANT) as tx:
         tx.audit.append(an_audit_event("in a snapshot"))
+
+
+def test_report_is_rejected_when_records_of_its_period_are_archived(scene: Scene, field: Field) -> None:
+    """The attack on a report's evidence: counts that silently lack the archived records."""
+    an_archive(field, TENANT)
+    scene.ask()
+    with pytest.raises(ReportPeriodArchived):
+        scene.make()
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.report set since = now(), until = now() + interval '1 day'")
+    scene.make()
+    assert len(scene.records(AuditName.REPORT_MADE)) == 1

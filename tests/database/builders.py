@@ -16,6 +16,7 @@ from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import EventKind, MarketplaceEvent, Step
 from core.tenants.roles import Person, PersonRole
 from core.usage import BUCKETS, Latency, bucket
+from database.audit import ArchivedPart
 from database.certificates import AuthorityRow, RevocationListRow
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
@@ -29,7 +30,7 @@ from database.services.enrolment import EnrolmentRow, JoinTokenRow
 from database.services.managed_objects import ObjectRow
 from database.services.repository import ServiceCertificateRow, ServiceRequestRow
 from database.usage import UsesRow
-from openkcm.contract.audit_events import AuditEvent, AuditName
+from openkcm.contract.audit_events import AuditEvent, AuditName, archive_message
 from openkcm.contract.enrolment import Proof
 from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
@@ -268,6 +269,31 @@ def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
         tx.rotations.begin(1, a_wanted_rotation(tenant_key=True, services=RotationScope.NONE), 1)
         tx.rotations.end(1)
     sign_head(worker, tenant_id)
+
+
+def an_archive(field: Field, tenant_id: str) -> None:
+    """Record the records up to the tenant's only checkpoint as archived, and sign the later ones."""
+    worker = field.open("worker", max_size=1)
+    made_old(field, tenant_id)
+    with worker.tenant_tx(tenant_id) as tx:
+        bounds = tx.audit.ends()
+        assert bounds.signed is not None
+        head = bounds.signed
+        signature, key = SIGNER.sign(archive_message(tenant_id, head.seq, head.chain_hash, bytes(32)))
+        tx.audit.record_archive(ArchivedPart(1, head.seq, head.chain_hash, bytes(32), signature, key))
+        tx.audit.append(an_audit_event("after-archive"))
+    sign_head(worker, tenant_id)
+
+
+def made_old(field: Field, tenant_id: str, days: int = 4000) -> None:
+    """Move the signing times of a stream's checkpoints into the past."""
+    with field.administrator() as administrator:
+        administrator.execute(
+            "alter table okcm.audit_signed_head disable trigger append_only;"
+            f"update okcm.audit_signed_head set signed_at = signed_at - interval '{days} days'"
+            f" where tenant_id = '{tenant_id}';"
+            "alter table okcm.audit_signed_head enable always trigger append_only"
+        )
 
 
 def a_connected_service(field: Field, tenant_id: str, service: str = "orders", serial: str = "1a2b") -> None:

@@ -34,11 +34,3 @@ def test_session_last_seen_time_never_decreases(dashboard: Database) -> None:
         tx.sessions.seen(ONE, SOON - timedelta(hours=2))
         kept = tx.sessions.get(ONE)
         assert kept.last_seen_at == SOON
-
-
-def test_long_expired_session_is_deleted_when_a_new_one_begins(dashboard: Database) -> None:
-    with dashboard.tenant_tx("acme") as tx:
-        tx.sessions.begin(ONE, "ada", SOON - timedelta(days=31))
-        tx.sessions.begin(OTHER, "ada", SOON)
-        assert tx.sessions.get(ONE) is None
-        assert tx.sessions.get(OTHER) is not None

@@ -116,20 +116,6 @@ def test_concurrent_processes_lose_no_counts(crypto: Database) -> None:
         assert [day.used.count for day in tx.usage.days(TODAY, TODAY)] == [4 * 8 * 10] * 6
 
 
-def test_old_batches_are_deleted_with_new_ones(crypto: Database, field: Field) -> None:
-    with crypto.tenant_tx("acme") as tx:
-        tx.usage.add([], "old")
-        tx.usage.add([], "recent")
-    with field.administrator() as administrator:
-        administrator.execute(
-            "update okcm.usage_batch set added_at = now() - interval '91 days' where batch_id = 'old'"
-        )
-        with crypto.tenant_tx("acme") as tx:
-            tx.usage.add([], "new")
-        kept = administrator.execute("select batch_id from okcm.usage_batch order by batch_id").fetchall()
-    assert kept == [("new",), ("recent",)]
-
-
 def test_invalid_count_is_rejected(crypto: Database) -> None:
     for changed in (
         {"minute": NOW + timedelta(seconds=1)},

@@ -16,13 +16,18 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from compliance.audit.export import require_archive_signature
 from compliance.audit.forwarding.batches import LARGEST, Batch, ForwardedState, StateFile
 from compliance.audit.forwarding.sinks import Receiver
 from compliance.audit.operator_events import command_event
+from core.errors.compliance import AuditRecordsArchived
 from core.errors.tenants import TenantUnknown
+from database.audit import ArchivedPart
 from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName, Outcome, StoredRecord, verify_chain
 from openkcm.errors import AuditBroken, OpenKcmError
+from openkcm.verification.public_keys import PublicKeys
 
 _PAUSE = 1.0
 """Polling interval for new records, seconds."""
@@ -99,8 +104,11 @@ class Forwarding:
         with self.database.tenant_tx(self.state.tenant_id) as tx:
             if tx.tenants.get() is None:
                 raise TenantUnknown
-            head = tx.audit.head()
+            head, archived = tx.audit.head(), tx.audit.archived()
             records = tx.audit.records(self.state.seq, LARGEST)
+        if archived is not None and self.state.seq < archived.seq:
+            self._begin_after(archived)
+            return self._next()
         last = 0 if head is None else head.seq
         if last < self.state.seq:
             raise AuditBroken(f"record {last + 1} is missing: the receiver has acknowledged {self.state.seq}")
@@ -109,6 +117,14 @@ class Forwarding:
             before = StoredRecord(self.state.seq, "", bytes.fromhex(self.state.chain_hash))
         verify_chain(records, after=before)
         return records, last
+
+    def _begin_after(self, archived: ArchivedPart) -> None:
+        """Continue after the archived records; only a new forwarding may skip them, and only with a valid signature."""
+        if self.state.seq:
+            raise AuditRecordsArchived(self.state.seq + 1, archived.seq)
+        keys = PublicKeys.from_database(PlatformQueries(self.database).audit_keys())
+        require_archive_signature(self.state.tenant_id, archived, keys)
+        self.state = replace(self.state, seq=archived.seq, chain_hash=archived.chain_hash.hex())
 
     def _deliver(self, records: Sequence[StoredRecord], last: int) -> None:
         self.receiver.deliver(Batch(self.state.tenant_id, self.state.form, records, self.host))

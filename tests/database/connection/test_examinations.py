@@ -9,9 +9,11 @@ import pytest
 from core.errors.platform import DatabaseRefused
 from core.isolation import LATE, run_of
 from core.names import ca_key, l2_key
+from core.retention import DELETED
 from core.tenants.lifecycle import Transition
 from core.tenants.locks import LockReason
 from database.connection.database import Database
+from database.platform.retention import RetentionQueries
 from database.platform.scheduled import PlatformQueries
 from tests.database.builders import a_result, a_route, an_event, an_examination
 from tests.database.fixtures import Field
@@ -186,9 +188,10 @@ def test_results_are_kept_for_14_days_lines_for_400_and_breaches_completely(work
             an_examination(tx, a_result(name, outcome="breached"), run=name, at=now() - days * DAY)
     with worker.tenant_tx(BETA) as tx:
         an_examination(tx, run="gone", at=now() - 500 * DAY)
+    queries = RetentionQueries(worker)
     for _ in range(2):
-        with worker.tenant_tx(ACME) as tx:
-            tx.boundaries.trim()
+        for table in ("boundary_result", "boundary_clause"):
+            queries.delete_expired_rows(ACME, table, DELETED[table].days, 1000)
     with worker.tenant_tx(ACME) as tx:
         kept = {name for name in (*ages, "breached", "long-breached") if tx.boundaries.results_of(name)}
         lines = {name for name in (*ages, "breached", "long-breached") if tx.boundaries.examination(name)}

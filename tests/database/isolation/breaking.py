@@ -211,23 +211,24 @@ _DELETES = (
 )
 
 
-_EVIDENCE = {"boundary_result": "recorded_at", "boundary_clause": "examined_at"}
-"""Results that the owner deletes when they are old, with the column of their time; newer rows are hidden from it."""
-
-
 def _by_careless_function(
     field: Field, administrator: psycopg.Connection, tables: Iterable[str], about: str
 ) -> Iterator[str]:
     """Simulate a future SECURITY DEFINER function that does not restrict the tenant of its rows."""
+    ages = dict(administrator.execute("select name, age from okcm.retention_rules()").fetchall())
     for table in tables:
         idle = f"begin return (select count(*) from okcm.{table}); end"
         careless = f"begin return (select count(*) from okcm.{table} where tenant_id <> '{ATTACKER}'); end"
         # Except for the audit stream and fingerprints, which it maintains, and objects, which it counts, the owner
         # needs access to a tenant's rows only during its destruction.
         reads = table.startswith(("audit_", "managed_object", "key_fingerprint"))
-        if at := _EVIDENCE.get(table):
+        made_young = ""
+        if at := ages.get(table):
+            # The owner deletes old rows; younger ones are hidden from it.
             idle = f"begin return (select count(*) from okcm.{table} where {at} > now() - interval '14 days'); end"
-        yield from _by_functions(field, administrator, table, None if reads else idle, careless)
+            if not table.startswith("boundary_"):
+                made_young = f"update okcm.{table} set {at} = date_trunc('minute', now())"
+        yield from _by_functions(field, administrator, table, None if reads else idle, careless, prepared=made_young)
     if about not in "managed_object":
         return
     # DELETE has separate policies from SELECT. Without a condition, because a condition would apply those of SELECT.
@@ -238,11 +239,18 @@ def _by_careless_function(
 
 
 def _by_functions(
-    field: Field, administrator: psycopg.Connection, what: str, idle: str | None, careless: str
+    field: Field,
+    administrator: psycopg.Connection,
+    what: str,
+    idle: str | None,
+    careless: str,
+    *,
+    prepared: str = "",
 ) -> Iterator[str]:
     """Call both functions as the owner: `idle` without a destruction, `careless` while all tenants are destroyed."""
     with administrator.transaction(force_rollback=True):
         administrator.execute(
+            f"{prepared};"
             f"create function okcm.careless() returns bigint language plpgsql security definer as $$ {careless} $$;"
             f"create function okcm.idle() returns bigint language plpgsql security definer as $$ {idle or careless} $$;"
             "alter function okcm.careless() owner to okcm_owner; alter function okcm.idle() owner to okcm_owner;"
@@ -280,9 +288,11 @@ def _by_superuser(administrator: psycopg.Connection, about: str) -> Iterator[str
         "delete from okcm.audit_signed_head",
         "update okcm.audit_key set public_key_pem = 'x'",
         "delete from okcm.audit_key",
+        "update okcm.audit_archive set seq = seq + 1",
+        "delete from okcm.audit_archive",
         *(
             f"truncate okcm.{stream}"
-            for stream in ("audit_head", "audit_signed_head", "audit_key", "audit_event", *PARTITIONS)
+            for stream in ("audit_head", "audit_signed_head", "audit_archive", "audit_key", "audit_event", *PARTITIONS)
         ),
     ]
     for preparation in ("set local session_replication_role = origin", "set local session_replication_role = replica"):

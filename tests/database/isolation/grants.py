@@ -2,8 +2,9 @@
 
 _PEOPLE = {
     "select": """
-        agent approval approval_vote audit_event audit_head audit_signed_head boundary_clause boundary_result
-        certificate_authority certificate_revocation_list destruction discovery enrolment(tenant_id, enrolment_id,
+        agent approval approval_vote audit_archive audit_event audit_head audit_signed_head boundary_clause
+        boundary_result certificate_authority certificate_revocation_list destruction discovery
+        enrolment(tenant_id, enrolment_id,
         service, kind, proof, state, requested_at, settled_at, code, message, hint) join_token(tenant_id, service, kind,
         made_by, made_at, expires_at, used_at, enrolment_id) key managed_object(tenant_id, l2_key, object_id, service,
         object_type, state, names, key_version, revision, created_at) operation_step protected_field protection
@@ -28,9 +29,10 @@ _PEOPLE = {
 GRANTS = {
     "worker": {
         "select": """
-            agent approval approval_vote audit_event audit_head audit_signed_head backfill boundary_clause
-            boundary_result certificate_authority certificate_revocation_list dashboard_session(tenant_id) destruction
-            discovery enrolment(tenant_id) join_token(tenant_id) key key_probe managed_object(tenant_id, l2_key,
+            agent approval approval_vote audit_archive audit_event audit_head audit_signed_head backfill
+            boundary_clause boundary_result certificate_authority certificate_revocation_list
+            dashboard_session(tenant_id) destruction discovery enrolment(tenant_id) join_token(tenant_id) key key_probe
+            managed_object(tenant_id, l2_key,
             object_id, service, state) marketplace_event operation_step outbox protected_field(tenant_id, service,
             store, place, field, mode, plaintext_allowed) protection(tenant_id) protection_use(tenant_id, day, service,
             place, operations, bytes, microseconds, requests, request_microseconds) report root_key root_key_change
@@ -66,7 +68,8 @@ GRANTS = {
             root_key_change(root_key_id, state, total, wrapped, problem, finished_at) root_key_request(sealed, problems)
             rotation(state, stage, total, done, problem, finished_at) route(l2_key, issuer_fingerprint, region,
             published_at, former_issuer_fingerprint) service(state, connected_at, disconnected_at)
-            service_certificate(revoked_at) service_key(root_key_mode, root_key, wrapped, root_key_id, staged_for,
+            service_certificate(revoked_at) service_request(used_at)
+            service_key(root_key_mode, root_key, wrapped, root_key_id, staged_for,
             staged_wrapped, state, l2_version, activated_at, deactivated_at, destroyed_at) tenant(state, root_key_mode,
             ready_at, promise_broken_at, locks, unlocks_to, leaving_since, leaves_at, restored_at, returns_to,
             destroying_at, offboarded_at, root_key_newest, scheduled_attempts,
@@ -74,11 +77,12 @@ GRANTS = {
         """,
         "delete": "route",
         "execute": """
-            audit_append audit_append_all audit_keys audit_save_signed_head ctx_ok due_authorities due_examinations
+            archivable_streams audit_append audit_append_all audit_keys audit_save_signed_head ctx_ok
+            delete_archived_events delete_expired_rows due_authorities due_examinations
             due_notifications due_rotations erase_tenant expiring key_probes monitored_root_keys numbered_root_keys
-            objects_sealed outlived_authorities record_audit_key record_fingerprint stale_revocation_lists
-            stuck_rotations trim_boundaries troubled_examinations unknown_serials unsigned_streams untaken_credentials
-            workflow_services workflow_tenants
+            objects_sealed outlived_authorities record_audit_archive record_audit_key record_fingerprint
+            stale_revocation_lists stuck_rotations tenants_with_expired_rows troubled_examinations unknown_serials
+            unsigned_streams untaken_credentials workflow_services workflow_tenants
         """,
     },
     "marketplace": {
@@ -128,7 +132,7 @@ GRANTS = {
             service_key(last_opened_at, emptied_at) usage_day(count, bytes, microseconds, latency) usage_minute(count,
             refused, bytes)
         """,
-        "delete": "agent backfill managed_object usage_batch",
+        "delete": "agent backfill managed_object",
         "execute": "audit_append audit_append_all audit_keys cache_changes ctx_ok stale_services trim_cache_changes",
     },
     "dashboard": {
@@ -140,7 +144,7 @@ GRANTS = {
             report(tenant_id, report_id, since, until, made_for)
         """,
         "update": _PEOPLE["update"] + " dashboard_session(last_seen_at, ended_at)",
-        "delete": _PEOPLE["delete"] + " dashboard_session",
+        "delete": _PEOPLE["delete"],
         "execute": _PEOPLE["execute"]
         + """
             audit_append audit_append_all count_tenants page_of_tenants provisioning_times stuck_tenants

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.database.builders import a_dead_letter, a_leaving
+from tests.database.builders import a_dead_letter, a_leaving, an_archive
 from tests.database.fixtures import Field, Server, clone
 from tests.database.isolation.breaking import ATTACKER, VICTIM, breaches_of
 from tests.database.templates import two_tenants
@@ -27,6 +27,7 @@ def populated(server: Server, template: str) -> Iterator[Field]:
         two_tenants(root_keys=True)(field)
         for tenant in (ATTACKER, VICTIM):
             a_leaving(field, tenant)
+            an_archive(field, tenant)
             a_dead_letter(field, tenant)
         field.close()
         yield field

@@ -6,7 +6,7 @@ import pytest
 
 from core.errors.platform import DatabaseRefused
 from database.connection.database import Database
-from tests.database.builders import a_dead_letter, a_leaving
+from tests.database.builders import a_dead_letter, a_leaving, an_archive
 from tests.database.fixtures import Field
 from tests.database.isolation.breaking import ATTACKER, VICTIM, breaches_of, denied_own_writes
 from tests.database.templates import two_tenants
@@ -17,6 +17,7 @@ def tenants(field: Field) -> Field:
     two_tenants(root_keys=True)(field)
     for tenant in (ATTACKER, VICTIM):
         a_leaving(field, tenant)
+        an_archive(field, tenant)
         a_dead_letter(field, tenant)
     return field
 

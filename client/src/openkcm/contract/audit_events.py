@@ -44,6 +44,7 @@ class AuditName(StrEnum):
     ROUTE_PUBLISHED = "route.published"
     ROUTE_WITHDRAWN = "route.withdrawn"
     BOUNDARY_CHECKED = "isolation.checked"
+    AUDIT_ARCHIVED = "audit.archived"
     AUDIT_RECONCILED = "audit.reconciled"
     AUDIT_DIFFERENCE = "audit.discrepancy_found"
     BOUNDARY_BREACHED = "isolation.breached"

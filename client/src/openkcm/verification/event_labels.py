@@ -98,6 +98,7 @@ _BY_NAME: dict[str, str] = {
     AuditName.BOUNDARY_CHECKED: "Isolation checked",
     AuditName.BOUNDARY_BREACHED: "Isolation check failed",
     AuditName.BREACH_CLEARED: "Lock for an isolation breach released",
+    AuditName.AUDIT_ARCHIVED: "Old records archived",
     AuditName.AUDIT_RECONCILED: "Reconciled with the key server's log",
     AuditName.AUDIT_DIFFERENCE: "Discrepancy with the key server's log",
     AuditName.REPORT_REQUESTED: "Compliance report requested",

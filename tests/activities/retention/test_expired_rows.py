@@ -1,0 +1,65 @@
+"""The scheduled deletion: all tables and tenants, in pieces, and one failure stops no other."""
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities import retention
+from activities.retention import RowRetentionActivities
+from core.retention import DELETED, days_of
+from database.connection.database import Database
+from database.platform.retention import RetentionQueries
+from tests.activities.retention.archiving import CountedMetrics
+from tests.database.fixtures import Field
+from tests.database.templates import filled_template, two_tenants
+
+template = filled_template(two_tenants(active=True))
+
+
+def run(worker: Database) -> tuple[CountedMetrics, list[object]]:
+    metrics, beats = CountedMetrics(), []
+    environment = ActivityEnvironment()
+    environment.on_heartbeat = lambda *details: beats.append(details)
+    environment.run(RowRetentionActivities(RetentionQueries(worker), days_of({}), metrics).delete_expired_rows)
+    return metrics, beats
+
+
+def fill(field: Field, table: str = "usage_batch", rows: int = 7) -> None:
+    with field.administrator() as administrator:
+        administrator.execute(
+            f"insert into okcm.{table} (tenant_id, batch_id, added_at)"
+            " select t, 'old-' || n, now() - interval '91 days' from unnest(array['acme', 'beta']) t,"
+            f" generate_series(1, {rows}) n"
+        )
+
+
+def test_expired_rows_of_all_tenants_are_deleted_in_pieces(
+    worker: Database, field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_ROWS", 3)
+    fill(field)
+    metrics, beats = run(worker)
+    assert metrics.rows["usage_batch"] == 14
+    assert metrics.failures == []
+    assert len(beats) >= len(DELETED) + 2 * 3
+    assert "usage_batch" not in run(worker)[0].rows
+
+
+def test_tenant_that_fails_stops_no_other_and_is_counted(worker: Database, field: Field) -> None:
+    fill(field)
+    with field.administrator() as administrator:
+        administrator.execute(
+            "create function okcm.fail() returns trigger language plpgsql as $$ begin raise 'no'; end $$;"
+            "create trigger fail before delete on okcm.usage_batch for each row when (old.tenant_id = 'acme')"
+            " execute function okcm.fail()"
+        )
+    metrics, _ = run(worker)
+    assert (metrics.failures, metrics.rows["usage_batch"]) == (["rows"], 7)
+
+
+def test_one_tenant_takes_only_a_share_of_a_run(
+    worker: Database, field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_ROWS", 2)
+    monkeypatch.setattr(retention, "_PIECES", 2)
+    fill(field)
+    assert [run(worker)[0].rows.get("usage_batch", 0) for _ in range(3)] == [8, 6, 0]
