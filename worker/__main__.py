@@ -51,7 +51,7 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
         return
     client = starting.result()
     async with run_workers(wiring.workers(client, parts)):
-        restoring = asyncio.create_task(_keep_platform_workflows(client, settings.regions))
+        restoring = asyncio.create_task(_keep_platform_workflows(client, settings.regions, settings.root_key_shards))
         gateway = await WorkflowClient.connect(
             settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format
         )
@@ -99,11 +99,11 @@ async def _connect(settings: Settings, parts: wiring.WorkerDependencies, runtime
     return client
 
 
-async def _keep_platform_workflows(client: Client, regions: Sequence[str]) -> None:
+async def _keep_platform_workflows(client: Client, regions: Sequence[str], shards: int) -> None:
     while True:
         await asyncio.sleep(_RESTORE_SECONDS)
         try:
-            await bootstrap.restore_platform_workflows(client, regions)
+            await bootstrap.restore_platform_workflows(client, regions, shards)
         except (RPCError, RuntimeError, OSError) as down:
             log.warning("workflows of the platform not checked", error=type(down).__name__)
 

@@ -284,7 +284,7 @@ async def ensure_watches(client: Client, regions: Sequence[str], shards: int) ->
                 log.info("root key monitoring cancelled", workflow_id=found.id)
 
 
-async def restore_platform_workflows(client: Client, regions: Sequence[str]) -> None:
+async def restore_platform_workflows(client: Client, regions: Sequence[str], shards: int) -> None:
     """Start root key monitoring that has ended; after a loss of Temporal's storage also declare everything again.
 
     Each worker calls this every minute. Without the monitoring a customer's withdrawn root key locks no tenant, and
@@ -300,7 +300,7 @@ async def restore_platform_workflows(client: Client, regions: Sequence[str]) -> 
         await declare_search_attributes(client)
         await declare_schedules(client)
         await recover_workflows(client)
-    await ensure_watches(client, regions)
+    await ensure_watches(client, regions, shards)
 
 
 Clock = Callable[[], datetime]

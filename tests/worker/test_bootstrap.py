@@ -96,7 +96,7 @@ async def test_running_worker_restores_monitoring_and_declarations_that_are_lost
             return (await monitoring.describe()).status is WorkflowExecutionStatus.RUNNING
         return False
 
-    running = asyncio.create_task(process._keep_platform_workflows(temporal_client, [region]))
+    running = asyncio.create_task(process._keep_platform_workflows(temporal_client, [region], 1))
     await wait_until_async(runs)
     assert set(await declared(temporal_client)) == {key.name for key in visibility.ALL}
     assert (await temporal_client.get_schedule_handle("workflow-recovery").describe()).info.num_actions == 1
